@@ -116,8 +116,8 @@ def memory_file(name: str) -> int:
 # --- lines ------------------------------------------------------------------------------------------------------
 
 
-def write_output(stdout: TextIO, text: str, encoding: str = "") -> None:
-    """Write whole lines to standard output, in its own encoding unless another is given.
+def write_output(stdout: TextIO, text: str | bytes, encoding: str = "") -> None:
+    """Write whole lines to standard output: text in its own encoding unless another is given, and bytes as they are.
 
     Raises NettopError where it cannot be written, BrokenPipeError where nobody reads it any more, and KeyboardInterrupt
     at the end of a line: an interrupt leaves none in part, unless the reader takes nothing.
@@ -126,10 +126,10 @@ def write_output(stdout: TextIO, text: str, encoding: str = "") -> None:
         try:
             descriptor = stdout.fileno()
         except OSError:  # a stream in memory
-            stdout.write(text)
+            stdout.write(text if isinstance(text, str) else text.decode(errors="replace"))
             stdout.flush()
             return
-        data = text.encode(encoding or stdout.encoding, "replace")
+        data = text.encode(encoding or stdout.encoding, "replace") if isinstance(text, str) else text
         at, give_up_at = 0, float("inf")
         with undisturbed() as interrupts:
             while at < len(data):

@@ -34,11 +34,10 @@ from grafana_panels import (
 )
 
 from nettop.flows.columns import PROTOCOL_NAMES
-from nettop.flows.decode.sflow import PROTOCOL_VERSION as SFLOW
-from nettop.flows.inputs.input import CONNTRACK, MIRRORED, NFLOG
-from nettop.flows.protobuf import PRODUCED
 from nettop.flows.spool import DROPPED
+from nettop.flows.store.schema import as_names_query
 from nettop.flows.top import REST, ROLLUPS, key_expression
+from nettop.snapshots.flows import PROTOCOLS
 
 FILE, UID = "flows-from-routers.json", "nettop-flows-from-routers"
 _SERIES = 10
@@ -101,8 +100,9 @@ _TYPED = (
 
 @dataclass(frozen=True, slots=True)
 class _From:
-    """A table, the column of its time, what its sums are, and by what its rows can be chosen."""
+    """A table with a name for it, the column of its time, what its sums are, and by what its rows can be chosen."""
 
+    name: str
     table: str
     time: str
     bytes: str
@@ -120,15 +120,28 @@ class _From:
         """The moment of a graph to which a row belongs."""
         return f"toStartOfInterval({self.time}, INTERVAL {_STEP} second)"
 
+    @property
+    def covered(self) -> str:
+        """The variable of the seconds that are chosen of which there are rows: mean rates are over these."""
+        return f"${self.name}_seconds"
 
-_SUMS = ("sum(estimated_bytes)", "sum(estimated_packets)", "sum(flows)")
-SUMS = _From(_ROLLUP, "time", *_SUMS, filters=(_OF_SIDE, _OF_AS, _OF_COUNTRY, _OF_SERVICE))
-TALKERS = _From("talkers_1m", "time", *_SUMS, filters=(_OF_ADDRESS,))
+    @property
+    def covered_sql(self) -> str:
+        """The query for its value."""
+        oldest, source = f"toDateTime(min({self.time}))", f"FROM {self.table}"
+        seconds = f"greatest(1, least($__toTime, now()) - greatest($__fromTime, {oldest}))"
+        return f"SELECT toString({seconds}) {source}"
+
+
+_SUMS = ("sum(toFloat64(estimated_bytes))", "sum(toFloat64(estimated_packets))", "sum(flows)")
+SUMS = _From("sums", _ROLLUP, "time", *_SUMS, filters=(_OF_SIDE, _OF_AS, _OF_COUNTRY, _OF_SERVICE))
+TALKERS = _From("talkers", "talkers_1m", "time", *_SUMS, filters=(_OF_ADDRESS,))
 RAW = _From(
+    "raw",
     "flows_raw",
     "received",
-    "sum(bytes * greatest(sampling_rate, 1))",
-    "sum(packets * greatest(sampling_rate, 1))",
+    "sum(toFloat64(bytes) * greatest(sampling_rate, 1))",
+    "sum(toFloat64(packets) * greatest(sampling_rate, 1))",
     "count()",
     filters=(_OF_SIDE, _OF_ADDRESS, _OF_AS, _OF_COUNTRY, _OF_PORT),
 )
@@ -146,8 +159,15 @@ def _named(column: str, names: Mapping[int, str]) -> str:
     return f"transform({column}, [{numbers}], [{texts}], toString({column}))"
 
 
+_NAMED_AS = f"FROM ({as_names_query()})"
+_AS_NAMES = f"(SELECT tuple(groupArray(as_number), groupArray(as_name)) {_NAMED_AS})"
+"""All numbers of autonomous systems that have a name, and the names: constants of a query, computed once."""
+
+
 def _as(column: str) -> str:
-    return f"if({column} = 0, 'not known', concat('AS', toString({column})))"
+    """The number of an autonomous system, and its name where a file of --networks had one."""
+    name = f"transform({column}, tupleElement({_AS_NAMES}, 1), tupleElement({_AS_NAMES}, 2), '')"
+    return f"if({column} = 0, 'not known', trim(concat('AS', toString({column}), ' ', {name})))"
 
 
 def _country(column: str) -> str:
@@ -165,17 +185,7 @@ def _exporter() -> str:
 
 PROTOCOL = _named("protocol", PROTOCOL_NAMES)
 ETYPE = _named("etype", {0x0800: "IPv4", 0x86DD: "IPv6"})
-_VERSIONS = {
-    5: "NetFlow 5",
-    9: "NetFlow 9",
-    10: "IPFIX",
-    SFLOW: "sFlow",
-    CONNTRACK: "conntrack",
-    NFLOG: "NFLOG",
-    MIRRORED: "mirrored port",
-    PRODUCED: "producer",
-}
-_VERSION = _named("protocol_version", _VERSIONS)
+_VERSION = _named("protocol_version", PROTOCOLS)
 PORT = "if(service_port = 0, 'none', toString(service_port))"
 IN_IF, OUT_IF = (f"concat({_exporter()}, ' ', toString({column}))" for column in ("in_if", "out_if"))
 IN_NAME, OUT_NAME = (
@@ -250,7 +260,7 @@ def _largest(
     sql = (
         f"SELECT {columns},\n"
         f'  {source.bytes} AS "Bytes", {source.packets} AS "Packets", {source.flows} AS "Flows",\n'
-        f'  "Bytes" * 8 / {_SPAN} AS "Mean rate"\n'
+        f'  "Bytes" * 8 / {source.covered} AS "Mean rate"\n'
         f'{source.where(*more)}\nGROUP BY {groups}\nORDER BY "Bytes" DESC\nLIMIT {_ROWS}'
     )
     return table(
@@ -294,13 +304,14 @@ def _total(title: str, expression: str, unit: str, source: _From = SUMS, descrip
 
 _NAMED_ONLY = (f"src != toIPv6('{REST}')",)
 _ESTIMATED = "Multiplied by the sampling rate, where that is known"
+_MEAN = f"{_ESTIMATED}; since the first flow that is stored, if that is in the time that is chosen"
 
 
 def _overview() -> list[Json]:
     stored = "SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = 'nettop'"
     oldest = "SELECT toUnixTimestamp(min(received)) * 1000 FROM flows_raw"
     return [
-        _total("Mean rate", f"{SUMS.bytes} * 8 / {_SPAN}", "bps", description=_ESTIMATED),
+        _total("Mean rate", f"{SUMS.bytes} * 8 / {SUMS.covered}", "bps", description=_MEAN),
         _total("Bytes", SUMS.bytes, "decbytes", description=_ESTIMATED),
         _total("Packets", SUMS.packets, "short", description=_ESTIMATED),
         _total("Flows", SUMS.flows, "short", description="As stored, after --filter"),
@@ -420,7 +431,7 @@ def _classes(value: str, edges: Sequence[int], weight: str) -> str:
 
 def _packet_sizes() -> list[Json]:
     size = "bytes / greatest(packets, 1)"
-    classes = _classes(f"({size})", _SIZES, "packets * greatest(sampling_rate, 1)")
+    classes = _classes(f"({size})", _SIZES, "toFloat64(packets) * greatest(sampling_rate, 1)")
     sql = f"SELECT {RAW.moment} AS at,\n  {classes}\n{RAW.where()}\nGROUP BY at\nORDER BY at"
     mean = (
         f"SELECT {SUMS.moment} AS at, {PROTOCOL} AS key, {SUMS.bytes} / greatest({SUMS.packets}, 1) AS size\n"
@@ -442,7 +453,7 @@ def _packet_sizes() -> list[Json]:
 
 def _single_flows() -> list[Json]:
     """What only flows_raw has: these queries read every flow."""
-    classes = _classes("ttl", _TTLS, "packets * greatest(sampling_rate, 1)")
+    classes = _classes("ttl", _TTLS, "toFloat64(packets) * greatest(sampling_rate, 1)")
     ttl = f"SELECT {RAW.moment} AS at,\n  {classes}\n{RAW.where('ttl > 0')}\nGROUP BY at\nORDER BY at"
     flags = (
         "arrayStringConcat(arrayFilter((name, bit) -> bitTest(tcp_flags, bit), "
@@ -602,6 +613,7 @@ def flows_dashboard() -> Json:
         *_TYPED,
         computed_variable(TABLE_VARIABLE, _TABLE_SQL),
         computed_variable(STEP_VARIABLE, _STEP_SQL),
+        *(computed_variable(source.covered[1:], source.covered_sql) for source in (SUMS, TALKERS, RAW)),
     ]
     return dashboard(
         UID,

@@ -17,6 +17,7 @@ from multiprocessing.context import ForkProcess
 import numpy as np
 
 from nettop.errors import NettopError, SourceFailed, failure_of
+from nettop.flows.as_names import AsNames
 from nettop.flows.exporters import EXPORTER
 from nettop.flows.inputs.produced import ProducedFlows
 from nettop.flows.spool import Spool, Storing
@@ -32,6 +33,8 @@ from nettop.flows.worker import (
     watch_files,
 )
 
+_NAMES = 300
+"""The number of what writes names, beside those of workers and of the collector itself."""
 _END_S = 10.0
 """For workers to write what they have, and for blocks to be stored, at the end; the next start stores what is left."""
 _REPEAT_S = 300.0
@@ -198,7 +201,9 @@ def collecting(
             threading.Thread(target=collector.listen, name="workers"),
             threading.Thread(target=collector.store, name="store"),
         ]
-        threading.Thread(target=watch_files, args=(own.files, collector.report), daemon=True).start()
+        names = AsNames(Spool(own.directory / SPOOL, own.spool_bytes, _NAMES), own.files)
+        watching = own.files, collector.report, names.write
+        threading.Thread(target=watch_files, args=watching, daemon=True).start()
         for thread in threads:
             thread.start()
         listening, storing = threads

@@ -154,9 +154,12 @@ def state_of(pipeline: Pipeline, sockets: Sequence[SocketCounts]) -> WorkerState
     )
 
 
-def watch_files(files: LookupFiles, report: Callable[[NettopError], None]) -> None:
-    """Read files again when they change, without end: what a thread does."""
+def watch_files(
+    files: LookupFiles, report: Callable[[NettopError], None], use: Callable[[], None] = lambda: None
+) -> None:
+    """Read files again when they change, without end, and use what they say: what a thread does."""
     while True:
+        use()
         threading.Event().wait(_CHECK_S)
         for warning in files.check():
             report(SourceFailed(warning))

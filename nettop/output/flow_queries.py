@@ -15,53 +15,93 @@ from rich.text import Text
 
 from nettop.flows.columns import PROTOCOL_NAMES
 from nettop.flows.reader import Reader
-from nettop.flows.top import REST, SUMS, Top, TopQuery
+from nettop.flows.store.queries import split_format
+from nettop.flows.top import AS_KEYS, REST, SUMS, Top, TopQuery
 from nettop.query.units import RATIO, UNKNOWN, human
 from nettop.settings import Format
+from nettop.snapshots.flows import PROTOCOLS
 from nettop.snapshots.safe_text import safe_text
 from nettop.writing import write_output
 
 _FORMS = {Format.TABLE: "PrettyCompactMonoBlock", Format.CSV: "CSVWithNames", Format.JSONL: "JSONEachRow"}
+_WORDS = {"protocol": PROTOCOL_NAMES, "protocol_version": PROTOCOLS}
+"""The words for numbers, by key."""
+_NAME = "_name"
+"""What the column of an AS's name has behind that of its number."""
 _UNLIMITED = 1 << 12
 """Cells of a line that is not written to a terminal."""
 
 
 def write_answer(stdout: TextIO, reader: Reader, sql: str, form: Format) -> None:
-    """Write the answer to a query; what could control a terminal is escaped where one shows it. Raises UsageError."""
-    text = reader.query(sql, _FORMS[form]).decode(errors="replace")
-    if form is Format.TABLE or stdout.isatty():
-        text = "".join(safe_text(line.rstrip("\n")) + "\n" for line in text.splitlines(keepends=True))
-    write_output(stdout, text)
+    """Write the answer to a query, in the format that it names, or else in this one. Raises UsageError.
+
+    In a table for people, and where a terminal shows it, what could control the terminal is escaped. Programs get what
+    the engine wrote.
+    """
+    sql, named = split_format(sql, "")
+    answer = reader.query(sql, named or _FORMS[form])
+    if not named and form is Format.TABLE:
+        write_output(stdout, _safe_lines(answer.decode(errors="replace")))
+    elif stdout.isatty():
+        cells = answer.decode(errors="replace").split("\t")
+        write_output(stdout, "\t".join(map(_safe_lines, cells)))
+    else:
+        write_output(stdout, answer)
 
 
 def write_top(stdout: TextIO, top: Top, query: TopQuery, form: Format) -> None:
     """Write the rows; a table for people also has what is not shown, and the sum of all."""
     if form is Format.TABLE:
         write_output(stdout, _table(stdout, top, query))
-    elif form is Format.CSV:
-        write_output(stdout, _csv(top, (*query.keys, *SUMS)))
+        return
+    documents = [_document(row, top, query) for row in top.rows]
+    if form is Format.CSV:
+        text = _csv(documents, [*_columns(query), *SUMS])
     else:
-        lines = (json.dumps(row, ensure_ascii=not stdout.isatty(), separators=(",", ":")) for row in top.rows)
-        write_output(stdout, "".join(f"{line}\n" for line in lines))
+        lines = (
+            json.dumps(each, ensure_ascii=not stdout.isatty(), separators=(",", ":")) for each in documents
+        )
+        text = "".join(f"{line}\n" for line in lines)
+    write_output(stdout, _safe_lines(text) if stdout.isatty() else text.encode())
 
 
-def _csv(top: Top, columns: Sequence[str]) -> str:
+def _safe_lines(text: str) -> str:
+    return "\n".join(map(safe_text, text.split("\n")))
+
+
+def _columns(query: TopQuery) -> Iterator[str]:
+    """The keys, and behind the number of an AS its name."""
+    for key in query.keys:
+        yield key
+        if key in AS_KEYS:
+            yield key + _NAME
+
+
+def _document(row: Mapping[str, Any], top: Top, query: TopQuery) -> dict[str, Any]:
+    """A row with the names of its AS numbers, None where there is none."""
+    names = {f"{key}{_NAME}": top.as_names.get(row[key]) for key in AS_KEYS if key in query.keys}
+    return {name: names[name] if name in names else row[name] for name in (*_columns(query), *SUMS)}
+
+
+def _csv(documents: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([row[name] for name in columns] for row in top.rows)
+    writer.writerows(document.values() for document in documents)
     return text.getvalue()
 
 
 def _table(stdout: TextIO, top: Top, query: TopQuery) -> str:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for key in query.keys:
-        table.add_column(key.upper(), overflow="fold")
+    columns = list(_columns(query))
+    for name in columns:
+        table.add_column(name.upper(), overflow="fold")
     for name in ("BYTES", "RATE", "PACKETS", "FLOWS", "SHARE"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in top.rows:
-        table.add_row(*(_cell(key, row[key]) for key in query.keys), *_amounts(row, top, query))
-    unnamed = [""] * (len(query.keys) - 1)
+        document = _document(row, top, query)
+        table.add_row(*(_cell(name, document[name]) for name in columns), *_amounts(row, top, query))
+    unnamed = [""] * (len(columns) - 1)
     others = {name: top.totals[name] - sum(row[name] for row in top.rows) for name in SUMS}
     if any(others.values()):
         table.add_row("(others)", *unnamed, *_amounts(others, top, query), style="dim")
@@ -74,17 +114,17 @@ def _table(stdout: TextIO, top: Top, query: TopQuery) -> str:
 
 
 def _cell(key: str, value: Any) -> Text:
-    if key == "protocol":
-        return Text(PROTOCOL_NAMES.get(value, str(value)))
+    if key in _WORDS:
+        return Text(_WORDS[key].get(value, str(value)))
     if key in ("src", "dst") and value == REST:
         return Text("(smaller)")
-    return Text(safe_text(str(value)) or UNKNOWN)
+    return Text(safe_text(str(value)) if value not in (None, "") else UNKNOWN)
 
 
 def _amounts(sums: Mapping[str, Any], top: Top, query: TopQuery) -> Iterator[str]:
     order = query.order if query.order == "flows" else f"estimated_{query.order}"
     yield human(sums["estimated_bytes"], "bytes")
-    yield human(sums["estimated_bytes"] / query.since_s, "bytes/s")
+    yield human(sums["estimated_bytes"] / top.seconds, "bytes/s")
     yield human(sums["estimated_packets"], "packets")
     yield human(sums["flows"], "")
     yield human(sums[order] / top.totals[order] if top.totals[order] else None, RATIO)

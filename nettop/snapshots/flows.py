@@ -5,7 +5,17 @@ from __future__ import annotations
 
 from nettop.snapshots.schema import Field, Hook, Kind, Lens, Option, Table
 
-PROTOCOLS = {0: "unknown", 5: "NetFlow 5", 9: "NetFlow 9", 10: "IPFIX", 105: "sFlow 5"}
+PROTOCOLS = {
+    0: "unknown",
+    5: "NetFlow 5",
+    9: "NetFlow 9",
+    10: "IPFIX",
+    105: "sFlow 5",
+    201: "conntrack",
+    202: "NFLOG",
+    203: "mirrored port",
+    204: "producer",
+}
 """By the version in flows; that of datagrams which cannot be read is 0."""
 
 # fmt: off

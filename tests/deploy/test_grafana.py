@@ -250,6 +250,8 @@ COLUMNS = {name: set(table.types) for name, table in TABLES.items()}
 _WORD = re.compile(r"(?<![\"'$\w.])([a-z_][a-z0-9_]*)\b(?!\()")
 _TEXT = re.compile(r"'[^']*'|\"[^\"]*\"|\$\{[^}]*\}|\$\w+")
 _ALIAS = re.compile(r"\bAS (\w+)")
+_NAMES_OF_AS = re.compile(r"\(SELECT tuple\(.*?FROM as_names GROUP BY as_number\)\)")
+"""What a query has of another table: the names of autonomous systems."""
 _SQL_WORDS = {"x", "second", "name", "bit"}
 SYSTEM = {"bytes_on_disk", "active", "database"}
 
@@ -265,6 +267,7 @@ SYSTEM = {"bytes_on_disk", "active", "database"}
 )
 def test_columns_exist(place: str, text: str) -> None:
     """Each word of a query that stands for a column is one of its table; of each of the tables of sums."""
+    text = _NAMES_OF_AS.sub("", text)
     (source,) = set(re.findall(r"\bFROM (\S+)", text))
     names = {"$table": [name for _, name in ROLLUPS]}.get(source, [source])
     plain = _TEXT.sub("", text)

@@ -281,10 +281,13 @@ async def test_what_became_of_flows() -> None:
 
 
 async def test_exporters() -> None:
-    """Each with its address as people write it."""
-    response = await ask(state_routes(always(collector_state())), "GET", EXPORTERS_PATH)
+    """Each with its address as people write it, and the word for its protocol."""
+    state = collector_state()
+    state.received.exporters["protocol_version"] = 9
+    response = await ask(state_routes(always(state)), "GET", EXPORTERS_PATH)
     (exporter,) = response.json()["exporters"]
     assert (exporter["exporter"], exporter["rows"]) == ("192.0.2.1", 10)
+    assert (exporter["protocol"], exporter["protocol_version"]) == ("NetFlow 9", 9)
 
 
 async def test_health() -> None:

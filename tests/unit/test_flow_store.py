@@ -758,7 +758,7 @@ def test_servers_take_blocks_in_turn(cluster: Cluster, servers: list[Server], cl
         store.insert("flows_raw", b"block", f"{token}")
     assert [server.calls for server in servers] == [3, 3]
     assert cluster.blocks == {f"{token}": ("nettop.flows_raw", b"block") for token in range(6)}
-    assert len([sql for sql in cluster.statements if "ON CLUSTER `two`" in sql]) == 19
+    assert len([sql for sql in cluster.statements if "ON CLUSTER `two`" in sql]) == 21
     settings = {
         "deduplicate_blocks_in_dependent_materialized_views": "1",
         "insert_deduplicate": "1",

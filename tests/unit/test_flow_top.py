@@ -7,13 +7,19 @@ import io
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from nettop.errors import UsageError
-from nettop.flows.top import KEYS, SUMS, TopQuery, checked_keys, read_top, table_for
+from nettop.flows.decode.sflow import PROTOCOL_VERSION as SFLOW
+from nettop.flows.decode.templates import IPFIX, NETFLOW_9
+from nettop.flows.inputs.input import CONNTRACK, MIRRORED, NFLOG
+from nettop.flows.protobuf import PRODUCED
+from nettop.flows.reader import Reader
+from nettop.flows.top import KEYS, SUMS, Top, TopQuery, checked_keys, read_top, table_for
 from nettop.output.flow_queries import write_answer, write_top
 from nettop.settings import Format
 
@@ -97,7 +103,7 @@ def test_columns_that_do_not_exist() -> None:
         assert near in refused.value.remedy
 
 
-def written(store: EmbeddedStore, query: TopQuery, form: Format) -> list[str]:
+def written(store: Reader, query: TopQuery, form: Format) -> list[str]:
     """What is written, line by line."""
     stdout = io.StringIO()
     write_top(stdout, read_top(store, query), query, form)
@@ -163,3 +169,117 @@ def test_a_time_without_flows(store: EmbeddedStore) -> None:
     stdout = io.StringIO()
     write_top(stdout, top, query, Format.TABLE)
     assert stdout.getvalue().splitlines()[-1].split() == ["(all)", "0", "B", "0", "b/s", "0", "0", "–"]
+
+
+# --- words ------------------------------------------------------------------------------------------------------
+
+
+def test_protocol_versions_have_words() -> None:
+    """Each that flows may have; programs read the number."""
+    words = {
+        5: "NetFlow 5",
+        NETFLOW_9: "NetFlow 9",
+        IPFIX: "IPFIX",
+        SFLOW: "sFlow 5",
+        CONNTRACK: "conntrack",
+        NFLOG: "NFLOG",
+        MIRRORED: "mirrored port",
+        PRODUCED: "producer",
+        77: "77",
+    }
+    query = TopQuery(("protocol_version",), HOUR)
+    sums = dict.fromkeys(SUMS, 1)
+    top = Top("flows_raw", [{"protocol_version": number, **sums} for number in words], sums, 1.0, {})
+    stdout = io.StringIO()
+    write_top(stdout, top, query, Format.TABLE)
+    lines = stdout.getvalue().splitlines()[1:]
+    assert [line.split("1 B")[0].strip() for line in lines[: len(words)]] == list(words.values())
+    stdout = io.StringIO()
+    write_top(stdout, top, query, Format.CSV)
+    assert [int(line.split(",")[0]) for line in stdout.getvalue().splitlines()[1:]] == list(words)
+
+
+# --- formats ----------------------------------------------------------------------------------------------------
+
+ODD = "SELECT 'tab\\there' AS a, 'esc\\x1b[2Jü' AS b, 1 AS c UNION ALL SELECT 'next\\u0085line', '\\u202eleft', 2"
+
+
+class Kept:
+    """A store, and its last answer: JSON says how long it took."""
+
+    def __init__(self, store: Reader) -> None:
+        self._store = store
+        self.answer = b""
+
+    def query(self, sql: str, form: str) -> bytes:
+        """As of Reader."""
+        self.answer = self._store.query(sql, form)
+        return self.answer
+
+
+class Stream(io.TextIOWrapper):
+    """A file in place of standard output, in an encoding that lacks letters; `is_terminal` is what it says to be."""
+
+    is_terminal = False
+
+    def isatty(self) -> bool:
+        """As of a terminal."""
+        return self.is_terminal
+
+
+def output(path: Path, reader: Reader, sql: str, form: Format, *, is_terminal: bool = False) -> bytes:
+    """The bytes that are written for the answer to a query."""
+    with Stream(path.open("wb"), "ascii") as stream:
+        stream.is_terminal = is_terminal
+        write_answer(stream, reader, sql, form)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "named", ["TSV", "JSON", "CSVWithNames", "Vertical", "Native", "Parquet", "RowBinary"]
+)
+def test_formats_that_a_query_names(store: EmbeddedStore, tmp_path: Path, named: str) -> None:
+    """A program gets what the engine wrote, byte for byte, in whichever format else is the default."""
+    kept = Kept(store)
+    for form in Format:
+        for ending in (f" FORMAT {named}", f"\nformat {named} ;\n"):
+            written = output(tmp_path / "out", kept, ODD + ending, form)
+            assert written == kept.answer
+            assert named == "JSON" or written == store.query(ODD, named)
+
+
+@pytest.mark.parametrize(("form", "engines"), [(Format.CSV, "CSVWithNames"), (Format.JSONL, "JSONEachRow")])
+def test_formats_for_programs_are_the_engines(
+    store: EmbeddedStore, tmp_path: Path, form: Format, engines: str
+) -> None:
+    """Also without a word for the engine."""
+    assert output(tmp_path / "out", store, ODD, form) == store.query(ODD, engines)
+
+
+@pytest.mark.parametrize("form", [*Format, "TSV", "JSON", "Vertical", "RowBinary"])
+def test_nothing_controls_a_terminal(store: EmbeddedStore, tmp_path: Path, form: str) -> None:
+    """Whatever the format is, what a terminal would obey is escaped; ends of lines and tabs between cells stay."""
+    named = "" if form in list(Format) else f" FORMAT {form}"
+    shown = Format(form) if not named else Format.TABLE
+    text = output(tmp_path / "out", store, ODD + named, shown, is_terminal=True)
+    allowed = {"\n"} if form is Format.TABLE else {"\n", "\t"}
+    assert {chr(code) for code in text if code < 32} <= allowed
+    assert not {0x7F, *range(0x80, 0xA0)} & set(text)
+
+
+def test_rows_for_programs_have_no_encoding_but_utf_8(tmp_path: Path) -> None:
+    """Names of interfaces are whole whatever the locale is; on a terminal nothing of them controls it."""
+    sums = dict.fromkeys(SUMS, 1)
+    top = Top("flows_raw", [{"in_if_name": "Zürich\x1b[2J\u202e", **sums}], sums, 1.0, {})
+    query = TopQuery(("in_if_name",), HOUR)
+    for form in (Format.CSV, Format.JSONL):
+        for is_terminal in (False, True):
+            path = tmp_path / "out"
+            with Stream(path.open("wb"), "utf-8" if is_terminal else "ascii") as stream:
+                stream.is_terminal = is_terminal
+                write_top(stream, top, query, form)
+            text = path.read_bytes().decode()
+            if form is Format.CSV and not is_terminal:
+                assert "Zürich\x1b[2J\u202e" in text
+            else:
+                assert not {"\x1b", "\u202e"} & set(text)

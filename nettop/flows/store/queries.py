@@ -29,6 +29,8 @@ FORMATS = frozenset(
 )
 """The formats of answers: those that write only to the answer."""
 
+_FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*\Z", re.IGNORECASE | re.ASCII)
+
 
 @dataclass(frozen=True, slots=True)
 class QueryLimits:
@@ -170,6 +172,12 @@ def parsing(sql: str) -> str:
         raise UsageError("the query has characters that are not text", "correct the query")
     # In hexadecimal nothing of it can end the literal.
     return f"SELECT parseQueryToJSON(unhex('{sql.encode().hex()}')) FORMAT TSVRaw"
+
+
+def split_format(sql: str, default: str) -> tuple[str, str]:
+    """A query without the FORMAT at its end, and that format; the default where it names none."""
+    match = _FORMAT.search(sql)
+    return (sql[: match.start()], match[1]) if match else (sql, default)
 
 
 def check_format(form: str) -> None:

@@ -59,6 +59,7 @@ class Retention:
     talkers_1m: timedelta = timedelta(days=30)
     interface_counters: timedelta = timedelta(days=90)
     ledger: timedelta = timedelta(days=90)
+    as_names: timedelta = timedelta(days=50 * 365)
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -142,23 +143,34 @@ _SERVICE_PORT = Stored(
     "UInt16",
     "the lower one of both ports that is below 1024 or known by a service; 0 is none",
 )
-_SUMS = tuple(
-    Stored(name, "UInt64", meaning, "T64, ZSTD(1)")
-    for name, meaning in (
-        ("bytes", "as reported"),
-        ("packets", "as reported"),
-        ("estimated_bytes", "each flow's multiplied by its sampling rate, where that is known"),
-        ("estimated_packets", "each flow's multiplied by its sampling rate, where that is known"),
-        ("flows", "how many rows of flows_raw"),
-    )
+_SUMS = (
+    *(
+        # A broken exporter may report all that 64 bits hold, and the sum of what others report is to stay right.
+        Stored(name, "UInt128", meaning)
+        for name, meaning in (
+            ("bytes", "as reported"),
+            ("packets", "as reported"),
+            ("estimated_bytes", "each flow's multiplied by its sampling rate, where that is known"),
+            ("estimated_packets", "each flow's multiplied by its sampling rate, where that is known"),
+        )
+    ),
+    Stored("flows", "UInt64", "how many rows of flows_raw", "T64, ZSTD(1)"),
 )
-_FLOW_SUMS = {
-    "bytes": "sum(f.bytes)",
-    "packets": "sum(f.packets)",
-    "estimated_bytes": "sum(f.bytes * greatest(f.sampling_rate, 1))",
-    "estimated_packets": "sum(f.packets * greatest(f.sampling_rate, 1))",
-    "flows": "count()",
-}
+
+
+def flow_sums(flow: str = "") -> dict[str, str]:
+    """The sums of flows by name, of rows of flows_raw with this before their columns; 128 bits hold them all."""
+    rate = f"greatest({flow}sampling_rate, 1)"
+    return {
+        "bytes": f"sum(toUInt128({flow}bytes))",
+        "packets": f"sum(toUInt128({flow}packets))",
+        "estimated_bytes": f"sum(toUInt128({flow}bytes) * {rate})",
+        "estimated_packets": f"sum(toUInt128({flow}packets) * {rate})",
+        "flows": "count()",
+    }
+
+
+_FLOW_SUMS = flow_sums("f.")
 _SUMS_OF_SUMS = {column.name: f"sum(f.{column.name})" for column in _SUMS}
 
 
@@ -270,9 +282,28 @@ TABLES = {
             indexed=1,
             shard_by="cityHash64(token)",
         ),
+        Table(
+            "as_names",
+            (
+                Stored("time", "DateTime64(3)", "when a collector last read it"),
+                Stored("as_number", "UInt32", "autonomous system"),
+                Stored("name", "String", "what the files of --networks call it"),
+            ),
+            ("as_number",),
+            indexed=1,
+            partition="tuple()",
+            engine="ReplacingMergeTree(time)",
+            shard_by="intHash64(as_number)",
+        ),
     )
 }
 """All tables by name, sources before what is filled from them."""
+
+
+def as_names_query(where: str = "") -> str:
+    """The query for the names of autonomous systems, the newest of each."""
+    source = " ".join(filter(None, ("FROM as_names", where)))
+    return f"SELECT as_number, argMax(name, time) AS as_name {source} GROUP BY as_number"
 
 
 # --- statements -----------------------------------------------------------------------------------------------

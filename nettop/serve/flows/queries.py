@@ -19,7 +19,7 @@ from nettop.errors import NettopError, UsageError
 from nettop.flows.enrichment.texts import Coded
 from nettop.flows.store import Store
 from nettop.flows.store.native import native_block
-from nettop.flows.store.queries import QUERY_MAX
+from nettop.flows.store.queries import QUERY_MAX, split_format
 from nettop.flows.store.schema import DATABASE
 from nettop.serve.problems import Problem
 from nettop.snapshots.safe_text import safe_text
@@ -27,7 +27,6 @@ from nettop.snapshots.safe_text import safe_text
 _QUERIES_AT_ONCE = 4
 """More wait: each may take a CPU and its share of memory."""
 _DEFAULT_FORMAT = "TabSeparated"
-_FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*\Z", re.IGNORECASE | re.ASCII)
 _QUERY_ID = re.compile(r"[\x21-\x7e]{1,200}")
 _MEDIA_TYPES = {
     "CSV": "text/csv; charset=UTF-8; header=absent",
@@ -103,8 +102,7 @@ async def _query_of(request: Request) -> _Query | None:
     if not sql:
         return None
     form = parameters.get("default_format") or request.headers.get("x-clickhouse-format") or _DEFAULT_FORMAT
-    if match := _FORMAT.search(sql):
-        sql, form = sql[: match.start()], match[1]
+    sql, form = split_format(sql, form)
     revision = parameters.get("client_protocol_version", "")
     return _Query(sql, form, int(revision) if re.fullmatch("[0-9]{1,9}", revision) else _NO_REVISION)
 

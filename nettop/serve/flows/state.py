@@ -17,6 +17,7 @@ from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH
 from nettop.flows.spool import DROPPED
 from nettop.query.address import address_text
 from nettop.serve.health import HEALTH_PATH, health_response
+from nettop.snapshots.flows import PROTOCOLS
 from nettop.snapshots.snapshot import Array
 
 
@@ -41,13 +42,14 @@ def state_routes(state: Callable[[], CollectorState]) -> list[Route]:
 
 
 def exporter_documents(exporters: Array) -> list[dict[str, Any]]:
-    """Exporters (e,), EXPORTER, each with its fields by name."""
+    """Exporters (e,), EXPORTER, each with its fields by name, and the word for its protocol's version."""
     names = [name for name in EXPORTER.names or () if name != "exporter"]
     addresses = [address_text(exporter.tobytes()) for exporter in exporters["exporter"]]
+    protocols = [PROTOCOLS[version] for version in exporters["protocol_version"].tolist()]
     columns = [exporters[name].tolist() for name in names]
     return [
-        {"exporter": address, **dict(zip(names, values, strict=True))}
-        for address, values in zip(addresses, zip(*columns, strict=True), strict=True)
+        {"exporter": address, "protocol": protocol, **dict(zip(names, values, strict=True))}
+        for address, protocol, values in zip(addresses, protocols, zip(*columns, strict=True), strict=True)
     ]
 
 
