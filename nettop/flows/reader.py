@@ -56,9 +56,13 @@ class Collector:
     def is_running(self) -> bool:
         """Whether it answers at all."""
         try:
-            return self._answer("GET", "/ping")[0] == http.client.OK
+            return self.ping()[0] == http.client.OK
         except (PermissionMissing, SourceFailed):
             return False
+
+    def ping(self) -> tuple[int, bytes]:
+        """The status and the content of its shortest answer. Raises PermissionMissing or SourceFailed for none."""
+        return self._answer("GET", "/ping")
 
     def _answer(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         connection = _connection(self.url)
@@ -120,8 +124,18 @@ def _denied(directory: Path) -> PermissionError | None:
 
 
 def none_answers(urls: Sequence[str]) -> str:
-    """Say that no collector answers at these URLs."""
-    return f"no collector answers at {' or '.join(urls)}"
+    """Say that no collector answers at these URLs, and where that is because we may not ask."""
+    return f"no collector answers at {' or '.join(map(_tried, urls))}"
+
+
+def _tried(url: str) -> str:
+    try:
+        status, _ = Collector(url).ping()
+    except PermissionMissing:
+        return f"{url} (permission denied)"
+    except SourceFailed:
+        return url
+    return f"{url} (status {status})"
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nettop.errors import ExitCode, SourceFailed
+from nettop import cli
+from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed
 from nettop.flows.exporters import EXPORTER
-from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH
+from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH, Collector, none_answers, running_collector
 from nettop.probes.flows import probe
 from nettop.probes.flows.probe import CollectorState as Probe
 from nettop.query.address import address_text
@@ -137,6 +138,59 @@ def test_no_collector(looked_for: list[tuple[str, ...]]) -> None:
         assert (refusal.exit_code, "nettop collect" in refusal.remedy) == (ExitCode.SOURCE, True)
     assert len(looked_for) == 2
     assert looked_for[0][0] == collector_urls(SYSTEM_FLOWS_DIR)[0]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--table",),
+        ("--table", "--once"),
+        ("--once", "-d", "--table"),
+        ("--format", "csv", "--once"),
+        ("--format", "jsonl"),
+        ("--format", "jsonl", "--why"),
+        ("--table", "--filter", "nowhere"),
+        ("--table", "--deltas"),
+        ("--table", "--all"),
+    ],
+)
+@pytest.mark.parametrize("view", ["flows", "flows.ledger"])
+def test_plain_output_without_a_collector(
+    looked_for: list[tuple[str, ...]],
+    words: tuple[str, ...],
+    view: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It says so once, on standard error alone, and ends as what has no source."""
+    monkeypatch.setattr(probe, "none_answers", lambda _: "no collector answers at unix:here")
+    code = cli.run(["--view", view, *words], lambda _: Probe())
+    shown = capsys.readouterr()
+    assert (code, shown.out) == (ExitCode.SOURCE, "")
+    assert shown.err.count("no collector answers at unix:here") == 1
+    assert "start one: nettop collect" in shown.err
+    assert len(looked_for) >= 1
+
+
+def test_why_none_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collector that we may not ask, or that wants a token, is told from none at all."""
+    answers: dict[str, NettopError | int] = {
+        "unix:/closed": PermissionMissing("you may not use it"),
+        "http://[::1]:1": SourceFailed("it does not answer"),
+        "http://[::1]:2": 401,
+    }
+
+    def answered(collector: Collector, *_: object) -> tuple[int, bytes]:
+        answer = answers[collector.url]
+        if isinstance(answer, NettopError):
+            raise answer
+        return answer, b""
+
+    monkeypatch.setattr(Collector, "_answer", answered)
+    assert running_collector(list(answers)) is None
+    assert none_answers(list(answers)) == (
+        "no collector answers at unix:/closed (permission denied) or http://[::1]:1 or http://[::1]:2 (status 401)"
+    )
 
 
 def test_another_collector(looked_for: list[tuple[str, ...]]) -> None:
