@@ -36,7 +36,8 @@ COLUMNS = (
     Column("received", "i8", "DateTime64(3)", "when the datagram arrived, ms", "TimeReceived"),
     Column("start", "i8", "DateTime64(3)", "first packet of the flow, ms", "TimeFlowStart"),
     Column("end", "i8", "DateTime64(3)", "last packet of the flow, ms", "TimeFlowEnd"),
-    Column("exporter", ADDRESS, "IPv6", "who sent the datagram; of sFlow the agent", "SamplerAddress"),
+    Column("exporter", ADDRESS, "IPv6", "who sent the datagram; of sFlow the agent, of a relay the one it names",
+           "SamplerAddress"),
     Column("domain", "u4", "UInt32", "observation domain, source ID, engine, or sub-agent of sFlow"),
     Column("protocol_version", "u1", "UInt8", "5 and 9 are NetFlow, 10 IPFIX, 105 sFlow 5, 201 conntrack, 202 NFLOG, "
            "203 a mirrored port, 204 another producer", "FlowType"),

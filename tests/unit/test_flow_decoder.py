@@ -25,6 +25,7 @@ from nettop.flows.decode.decoder import DATAGRAM, Counts, DecodedBatch, Decoder,
 from nettop.flows.decode.options import InterfaceName
 from nettop.flows.decode.sequences import FOLLOWED, Sequences
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
+from nettop.flows.exporters import Exporters
 from nettop.snapshots.snapshot import Array
 
 from .flow_oracle import VARIABLE, Field
@@ -598,13 +599,126 @@ def test_a_row_may_be_given_to_another_exporter() -> None:
     assert followed.tolist() == [(0, 0, 0), (0, 1, 0)]
 
 
+# --- relays ---------------------------------------------------------------------------------------------------
+
+ROUTERS = [mapped("203.0.113.1"), mapped("203.0.113.2")]
+ROUTERS_6 = [bytes.fromhex("20010db8" + "0" * 23 + each) for each in "12"]
+NOBODY = bytes(16)
+
+
+def exporters_of(*batches: DecodedBatch) -> list[bytes]:
+    """Whose the flows are."""
+    return [address for each in batches for address in each.flows["exporter"].tolist()]
+
+
+@pytest.mark.parametrize("version", [NETFLOW_9, IPFIX])
+@pytest.mark.parametrize(
+    ("number", "named"), [(130, ROUTERS), (131, ROUTERS_6), (403, ROUTERS), (404, ROUTERS_6), (131, ROUTERS)]
+)
+def test_a_relays_records_name_their_exporters(version: int, number: int, named: list[bytes]) -> None:
+    """Each flow is of the one that it names, or else the relay's; templates and numbers are the relay's own."""
+    length = 4 if number in (130, 403) else 16
+    fields = [*PLAIN, (0, number, length)]
+    decoder, exporters = Decoder(), Exporters()
+    sent_by = [*named, NOBODY, named[0]]
+    records = [plain(at) + address[-length:] for at, address in enumerate(sent_by)]
+    later = message(version, a_set(256, b"".join(records)), sequence=2 if version == NETFLOW_9 else 1)
+    batches = [decode(decoder, message(version, template_set(version, 256, fields))), decode(decoder, later)]
+    for each in batches:
+        exporters.update(each)
+    assert exporters_of(*batches) == [named[0], named[1], SENDER, named[0]]
+    (row,) = exporters.table(decoder)
+    assert (row["exporter"].tobytes(), row["rows"], row["templates"], row["lost"]) == (SENDER, 4, 1, 0)
+
+
+def test_the_first_exporter_counts_over_relays_in_between() -> None:
+    """A relay of relays has both: RFC 7119 calls the first one original."""
+    fields = [*PLAIN, (0, 130, 4), (0, 403, 4)]
+    content = plain(1) + ROUTERS[1][-4:] + ROUTERS[0][-4:]
+    sets = template_set(IPFIX, 256, fields), a_set(256, content)
+    assert exporters_of(decode(Decoder(), message(IPFIX, *sets))) == [ROUTERS[0]]
+
+
+def test_the_other_direction_is_of_the_same_exporter() -> None:
+    """Both flows of a biflow are."""
+    fields = [*PLAIN, (0, 130, 4), (29305, 1, 4), (29305, 2, 4)]
+    content = plain(1) + ROUTERS[0][-4:] + struct.pack("!II", 5, 1)
+    sets = template_set(IPFIX, 256, fields), a_set(256, content)
+    assert exporters_of(decode(Decoder(), message(IPFIX, *sets))) == [ROUTERS[0]] * 2
+
+
+def relay_options(
+    version: int, scopes: list[Field], fields: list[Field], *contents: bytes
+) -> tuple[bytes, ...]:
+    """Options records of these."""
+    return options_set(version, 257, scopes, fields), a_set(257, b"".join(contents))
+
+
+OF_ALL: list[Field] = [(0, 1, 4)]
+COUNTED_MESSAGES = struct.pack("!Q", 9)
+
+
+@pytest.mark.parametrize(
+    ("version", "options", "expected"),
+    [
+        (NETFLOW_9, relay_options(NETFLOW_9, OF_ALL, [(0, 130, 4)], b"\0\0\0\1" + ROUTERS[0][-4:]), ROUTERS[0]),
+        (IPFIX, relay_options(IPFIX, [(0, 149, 4)], [(0, 130, 4)], b"\0\0\0\7" + ROUTERS[0][-4:]), ROUTERS[0]),
+        (IPFIX, relay_options(IPFIX, [(0, 130, 4)], [(0, 34, 4)], ROUTERS[0][-4:] + bytes(4)), ROUTERS[0]),
+        (IPFIX, relay_options(IPFIX, [(0, 149, 4)], [(0, 404, 16)], b"\0\0\0\7" + ROUTERS_6[0]), ROUTERS_6[0]),
+        # Of another domain, of nobody, of several, and of a process that counts what it exports.
+        (IPFIX, relay_options(IPFIX, [(0, 149, 4)], [(0, 130, 4)], b"\0\0\0\x08" + ROUTERS[0][-4:]), SENDER),
+        (IPFIX, relay_options(IPFIX, [(0, 149, 4)], [(0, 130, 4)], b"\0\0\0\7" + bytes(4)), SENDER),
+        (IPFIX, relay_options(IPFIX, [(0, 130, 4)], [(0, 34, 4)],
+                              *(each[-4:] + bytes(4) for each in ROUTERS)), SENDER),
+        (IPFIX, relay_options(IPFIX, [(0, 130, 4)], [(0, 41, 8)], ROUTERS[0][-4:] + COUNTED_MESSAGES), SENDER),
+    ],
+)  # fmt: skip
+def test_a_relays_options_name_the_exporter_of_a_domain(
+    version: int, options: tuple[bytes, ...], expected: bytes
+) -> None:
+    """Its flows are of that one from then on, also after a restart, unless a record names another one."""
+    decoder, other = Decoder(), [*PLAIN, (0, 130, 4)]
+    data = a_set(300, plain(1)), template_set(version, 301, other), a_set(301, plain(2) + ROUTERS[1][-4:])
+    decode(decoder, message(version, DECLARED[version], *options))
+    assert exporters_of(decode(decoder, message(version, *data))) == [expected, ROUTERS[1]]
+    restarted = Decoder()
+    for key, domain in kept._parsed(kept._content(decoder))[0]:
+        restarted.messages.restore(key, domain)
+    assert exporters_of(decode(restarted, message(version, *data))) == [expected, ROUTERS[1]]
+
+
+def test_domains_of_a_relay_have_exporters_of_their_own() -> None:
+    """One message of options may name those of other domains."""
+    decoder = Decoder()
+    named = (struct.pack("!I", domain) + router[-4:] for domain, router in zip((1, 2), ROUTERS, strict=True))
+    decode(decoder, message(IPFIX, *relay_options(IPFIX, [(0, 149, 4)], [(0, 130, 4)], *named), domain=0))
+    data = [message(IPFIX, DECLARED[IPFIX], a_set(300, plain(1)), domain=domain) for domain in (2, 0, 1)]
+    flows = decode(decoder, *data).flows
+    of_domains = dict(zip(flows["domain"].tolist(), flows["exporter"].tolist(), strict=True))
+    assert of_domains == {0: SENDER, 1: ROUTERS[0], 2: ROUTERS[1]}
+
+
+def test_names_are_those_of_the_exporters_interfaces() -> None:
+    """Of the one that the record names, or that its domain has."""
+    decoder = Decoder()
+    names = options_set(IPFIX, 258, [(0, 10, 4)], [(0, 82, 1)]), a_set(258, b"\0\0\0\5x")
+    of_other = options_set(IPFIX, 259, [(0, 130, 4), (0, 10, 4)], [(0, 82, 1)])
+    decode(decoder, message(IPFIX, *relay_options(IPFIX, OF_ALL, [(0, 130, 4)], bytes(4) + ROUTERS[0][-4:])))
+    decode(decoder, message(IPFIX, *names))
+    decode(decoder, message(IPFIX, of_other, a_set(259, ROUTERS[1][-4:] + b"\0\0\0\5y")))
+    assert decoder.messages.names == {
+        (ROUTERS[0], 5): InterfaceName("x", ""),
+        (ROUTERS[1], 5): InterfaceName("y", ""),
+    }
+
+
 # --- templates on disk ----------------------------------------------------------------------------------------
 
 
 def remembered(decoder: Decoder) -> tuple[Any, ...]:
     """All that a decoder knows of its exporters."""
     return (
-        [(key, domain.templates, asdict(domain.sampling), domain.boot_ms, domain.fields)
+        [(key, domain.templates, asdict(domain.sampling), domain.boot_ms, domain.exporters, domain.fields)
          for key, domain in decoder.messages.domains.items()],
         decoder.messages.names,
     )  # fmt: skip
@@ -620,10 +734,11 @@ def taught() -> Decoder:
         ),
         a_set(301, struct.pack("!II", 5, 100) + b'\4\xff\x1b"\n\0' + struct.pack("!Q", 1000)),
     ]
+    relay = options_set(IPFIX, 302, [(0, 149, 4)], [(0, 130, 4)]), a_set(302, b"\0\0\0\1\xc0\0\2\1")
     sampler = options_set(NETFLOW_9, 302, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)])
     decode(
         decoder,
-        message(IPFIX, *sets, domain=1),
+        message(IPFIX, *sets, *relay, domain=1),
         message(NETFLOW_9, DECLARED[NETFLOW_9], sampler, a_set(302, struct.pack("!IBI", 1, 2, 64))),
         message(
             NETFLOW_9,
@@ -719,6 +834,7 @@ def changed_line(**values: Any) -> bytes:
         changed_line(samplers=[[1, 0]]),
         changed_line(interfaces=[[1]]),
         changed_line(rate=None),
+        changed_line(exporters=["00"]),
         changed_line(templates={}),
         changed_line(templates=[[255, 0, [[0, 1, 4]]]]),
         changed_line(templates=[[300, 2, [[0, 1, 4]]]]),

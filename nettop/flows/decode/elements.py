@@ -70,6 +70,8 @@ def _time(
 
 # fmt: off
 GIVEN_BY: dict[str, tuple[Given, ...]] = {
+    # Of whom a relay has it: that of RFC 7119, and what relays had before there was one.
+    "exporter": _any_of(403, 404, 130, 131, form=Form.ADDRESS),
     "start": _time(22, 150, 152, (154, 156), 158),
     "end": _time(21, 151, 153, (155, 157), 159),
     "bytes": (*_any_of(1, 85, 352, 353, 312), Given((231, 232)), *_any_of(23)),
@@ -119,6 +121,8 @@ GIVEN_BY: dict[str, tuple[Given, ...]] = {
 """The column's elements: the first of them that a record has gives its value."""
 # fmt: on
 
+DOMAIN = (IANA, 149)
+"""observationDomainId: the domain that options are of, where it is not that of their message."""
 SYSTEM_INIT = (IANA, 160)
 """systemInitTimeMilliseconds: what uptimes of IPFIX count from."""
 FRAME, IP_PACKET = (IANA, 315), (IANA, 313)

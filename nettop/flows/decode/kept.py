@@ -141,6 +141,7 @@ def _of_domain(key: DomainKey, domain: Domain) -> dict[str, Any]:
         "version": version,
         "domain": number,
         "boot_ms": domain.boot_ms,
+        "exporters": sorted(exporter.hex() for exporter in domain.exporters),
         "rate": domain.sampling.of_all,
         "samplers": list(domain.sampling.of_samplers.items()),
         "interfaces": list(domain.sampling.of_interfaces.items()),
@@ -188,7 +189,11 @@ def _domain(values: Any) -> tuple[DomainKey, Domain]:
         _rates(_member(values, "interfaces")),
         _number(_member(values, "rate"), 0, RATE_MAX),
     )
-    domain = Domain(sampling=sampling, boot_ms=_number(_member(values, "boot_ms"), -1, TIME_MAX_MS))
+    domain = Domain(
+        sampling=sampling,
+        boot_ms=_number(_member(values, "boot_ms"), -1, TIME_MAX_MS),
+        exporters=set(map(_address, _list(values.get("exporters", [])))),
+    )
     for each in _list(_member(values, "templates")):
         template = _template(each, version)
         domain.templates[template.id] = template

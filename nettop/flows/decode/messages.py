@@ -18,8 +18,15 @@ from nettop.flows.columns import ADDRESS, TIME_MAX_MS, Flows
 from nettop.flows.decode.datagrams import Datagrams, numbers
 from nettop.flows.decode.elements import SYSTEM_INIT
 from nettop.flows.decode.layout import Fields, laid_out
-from nettop.flows.decode.options import InterfaceNames, Sampling, read_names, read_sampling, sampling_rates
-from nettop.flows.decode.records import Records, decoded_flows
+from nettop.flows.decode.options import (
+    InterfaceNames,
+    Sampling,
+    named_exporters,
+    read_names,
+    read_sampling,
+    sampling_rates,
+)
+from nettop.flows.decode.records import Records, decoded_flows, says_nothing
 from nettop.flows.decode.templates import (
     FIRST_DATA_SET,
     IPFIX,
@@ -46,6 +53,7 @@ DOMAIN_FIELDS_MAX = 1 << 16
 """Fields and rates of one domain, beyond which its oldest templates make room."""
 SHARED_MAX = 4096
 """Templates that are compared with those of other domains."""
+_EXPORTERS_MAX = 2
 _STATEMENTS_MAX, _STATEMENT_MOST = 256, 1024
 """Sets of templates whose meaning is remembered, and how long they are: some exporters send them in every datagram."""
 _HELD_OVERHEAD = 384
@@ -109,6 +117,13 @@ class Domain:
     """Of all templates together, and how many sampling rates there are."""
     sampling: Sampling = field(default_factory=Sampling)
     boot_ms: int = -1
+    exporters: set[bytes] = field(default_factory=set)
+    """Those that a relay has named by options, at most two: of several nobody can say whose a flow is."""
+
+    @property
+    def exporter(self) -> bytes:
+        """The exporter that a relay forwards for in this domain, empty where none is named."""
+        return next(iter(self.exporters)) if len(self.exporters) == 1 else b""
 
 
 _UNKNOWN = Domain()
@@ -314,6 +329,7 @@ class MessageDecoder:
         """Remember a domain as it was before nettop was started; to be called before the first batch."""
         remembered = self._domain(key)
         remembered.sampling, remembered.boot_ms = domain.sampling, domain.boot_ms
+        remembered.exporters = domain.exporters
         self._count_fields(remembered, len(domain.sampling))
         for template in domain.templates.values():
             self._set(key, template)
@@ -480,19 +496,29 @@ class MessageDecoder:
             return
         decoded.count("records", counted_at)
         samplings = [domain.sampling for domain in domains]
+        exporters = _exporters(batch.messages["exporter"][messages], [each.exporter for each in domains], of)
         for at, flows in decoded_flows(records):
+            named = flows.get("exporter")
             flows |= {name: batch.messages[name][messages[at]] for name in _OF_MESSAGE}
+            flows["exporter"] = exporters[at]
+            if named is not None:
+                flows["exporter"] = np.where(says_nothing(named), exporters[at], named)
             flows["sampling_rate"] = sampling_rates(records, at, flows, samplings, of)
             decoded.parts.append(flows)
             decoded.rows.append(len(at))
             decoded.of.append(counted_at[at])
 
     def _read_options(self, key: DomainKey, records: Records) -> None:
+        for number, exporter in named_exporters(records):
+            relayed = self._domain(key if number is None else (*key[:3], number))
+            if exporter not in relayed.exporters and len(relayed.exporters) < _EXPORTERS_MAX:
+                relayed.exporters.add(exporter)
+                self.changes += 1
         domain = self._domain(key)
         rates_before = len(domain.sampling)
         for what, learned in (
             ("samplers", read_sampling(records, domain.sampling)),
-            ("interface names", read_names(records, key[0], self.names)),
+            ("interface names", read_names(records, domain.exporter or key[0], self.names)),
         ):
             self.changes += learned.changed
             if learned.dropped:
@@ -506,7 +532,14 @@ class MessageDecoder:
             domain.boot_ms = boot_ms
 
 
-_OF_MESSAGE = ("received", "exporter", "domain", "protocol_version", "sequence")
+def _exporters(senders: Array, relayed: list[bytes], of: Index) -> Array:
+    """Who exported each record (n,): its sender, or the one that its domain's relay has named. `of` are the domains."""
+    is_relayed = np.array([bool(exporter) for exporter in relayed])[of]
+    named = np.array([np.void(exporter or bytes(16)) for exporter in relayed], ADDRESS)[of]
+    return np.where(is_relayed, named, senders)
+
+
+_OF_MESSAGE = ("received", "domain", "protocol_version", "sequence")
 """Columns that are of the message."""
 
 

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What options records say of their exporter: at which rate it samples, and what its interfaces are called."""
+"""What options records say of their exporter: who it is, at which rate it samples, what its interfaces are called."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nettop.flows.columns import Flows
-from nettop.flows.decode.elements import IANA, Element
-from nettop.flows.decode.records import Records
+from nettop.flows.decode.elements import DOMAIN, IANA, Element
+from nettop.flows.decode.records import Records, says_nothing
 from nettop.flows.decode.templates import SCOPE
 from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.snapshot import Array
@@ -39,6 +39,8 @@ _NAMED_INTERFACES: tuple[Element, ...] = (*_INTERFACES, (IANA, 14))
 _NAME, _DESCRIPTION = (IANA, 82), (IANA, 83)
 """interfaceName and interfaceDescription."""
 _INDEX_MAX = 0xFFFFFFFF
+_OF_PROCESS: tuple[Element, ...] = ((IANA, 40), (IANA, 41), (IANA, 42), (IANA, 144))
+"""What a process has exported, and its number: records of these name an exporter to say which one is meant."""
 
 
 @dataclass(eq=False)
@@ -99,6 +101,19 @@ def sampling_rates(
     return np.where(rates > 0, rates, of_rest[of]).astype(np.uint32)
 
 
+def named_exporters(records: Records) -> Iterator[tuple[int | None, bytes]]:
+    """The exporters that a relay forwards for by options records, each with the number of its domain where it is given.
+
+    What a process counts of its own exports (RFC 7011, section 4.3) says nothing of that.
+    """
+    if any(element in records.fields for element in _OF_PROCESS):
+        return
+    exporters, known = records.column("exporter")
+    domains, has_domain = records.number(DOMAIN)
+    for at in as_list(np.flatnonzero(known & ~says_nothing(exporters))):
+        yield int(domains[at]) if has_domain[at] else None, exporters[at].tobytes()
+
+
 def read_sampling(records: Records, sampling: Sampling) -> Learned:
     """Remember the rates that options records give."""
     rates, known = _rates(records)
@@ -120,23 +135,26 @@ def read_sampling(records: Records, sampling: Sampling) -> Learned:
 
 
 def read_names(records: Records, exporter: bytes, names: InterfaceNames) -> Learned:
-    """Remember what options records call the interfaces of an exporter: those named last stay for longest."""
+    """Remember what options records call the interfaces of an exporter, or of the one that they name: those named last
+    stay for longest.
+    """
     if _NAME not in records.fields and _DESCRIPTION not in records.fields:
         return Learned(changed=False, dropped=0)
     changed = False
+    given_by, _ = records.column("exporter")
+    given_by[says_nothing(given_by)] = np.void(exporter)
     left = np.ones(len(records), bool)
     for element in _NAMED_INTERFACES:
         indices, has = records.number(element)
         at = np.flatnonzero(left & has & (indices <= _INDEX_MAX))
         left &= ~has
-        given = zip(
-            indices[at].tolist(), _texts(records, _NAME, at), _texts(records, _DESCRIPTION, at), strict=True
-        )
-        for index, name, description in given:
-            before = names.pop((exporter, index), InterfaceName("", ""))
+        keys = zip(given_by[at].tolist(), indices[at].tolist(), strict=True)
+        given = zip(keys, _texts(records, _NAME, at), _texts(records, _DESCRIPTION, at), strict=True)
+        for key, name, description in given:
+            before = names.pop(key, InterfaceName("", ""))
             now = InterfaceName(name or before.name, description or before.description)
             if any(now):
-                names[exporter, index] = now
+                names[key] = now
             changed |= now != before
     return Learned(changed, _cut(names, NAMES_MAX))
 

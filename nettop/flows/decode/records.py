@@ -67,7 +67,7 @@ class Records:
             if any((enterprise, number) in self.fields for number in given.numbers):
                 value, has = self._sum(given, enterprise)
                 # Counters of different kinds do not stand for each other. Of anything else 0 says nothing.
-                is_open = ~known if name in _COUNTERS else ~known | _says_nothing(values)
+                is_open = ~known if name in _COUNTERS else ~known | says_nothing(values)
                 np.copyto(values, value.astype(values.dtype), where=has & is_open)
                 known |= has
         return values, known
@@ -174,7 +174,7 @@ def _backward(records: Records, forward: Flows) -> tuple[Index, Flows]:
     return at, {name: values[at] for name, values in flows.items()}
 
 
-def _says_nothing(values: Array) -> Mask:
+def says_nothing(values: Array) -> Mask:
     """Which values are 0, or an address of zeros in either family."""
     if values.dtype.kind != "V":
         return np.asarray(values == 0)
