@@ -190,6 +190,18 @@ def test_each_query_takes_what_is_chosen(filled: Filled) -> None:
     assert used == CHOICES.keys()
 
 
+def test_names_beside_numbers(filled: Filled) -> None:
+    """An autonomous system has the name that the file of networks gives it, and a protocol its word."""
+    chosen, time_range = filled.chosen(HOUR_S), filled.time(HOUR_S)
+    for panel, names in (
+        ("Largest source AS", {"AS64500 Example", "AS64501 Other", "AS64502 Third"}),
+        ("What exporters report", {"producer", "NetFlow 5", "sFlow 5"}),
+    ):
+        (target,) = (each for place, each in TARGETS.items() if f" / {panel} / " in place)
+        shown = {value for row in filled.rows(sql(target.text, chosen, time_range)) for value in row}
+        assert names <= shown, shown
+
+
 def test_the_data_source_connects(filled: Filled) -> None:
     """What ClickHouse's client for Go asks when it connects, what the data source asks then, and its test button."""
     for text in (
