@@ -12,15 +12,20 @@ from nettop.snapshots.snapshot import Array
 ADDRESS = "V16"
 """The dtype of an address: 16 bytes in network order, IPv4 as ::ffff:a.b.c.d."""
 UNKNOWN_DIRECTION = 255
+TIME_MIN_MS = 946_684_800_000
+"""The begin of 2000: an earlier time is of a clock that was never set, and none."""
 TIME_MAX_MS = 10_413_791_999_999
 """The end of 2299, and of what DateTime64 holds: a later time is none."""
+_ROUNDING_MS = 1000
+"""How much two times of a flow differ that come of clocks of different precision."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of a flow: numpy's word for its values, ClickHouse's type, and NetMeta's name for the same.
 
-    0, and an address of zeros, is what an exporter did not report: the protocols have no other word for it.
+    0, and an address of zeros, is what an exporter did not report: the protocols have no other word for it. Of a type
+    that is Nullable it is NULL in the store.
     """
 
     name: str
@@ -34,8 +39,8 @@ class Column:
 # fmt: off
 COLUMNS = (
     Column("received", "i8", "DateTime64(3)", "when the datagram arrived, ms", "TimeReceived"),
-    Column("start", "i8", "DateTime64(3)", "first packet of the flow, ms", "TimeFlowStart"),
-    Column("end", "i8", "DateTime64(3)", "last packet of the flow, ms", "TimeFlowEnd"),
+    Column("start", "i8", "Nullable(DateTime64(3))", "first packet of the flow, ms", "TimeFlowStart"),
+    Column("end", "i8", "Nullable(DateTime64(3))", "last packet of the flow, ms", "TimeFlowEnd"),
     Column("exporter", ADDRESS, "IPv6", "who sent the datagram; of sFlow the agent, of a relay the one it names",
            "SamplerAddress"),
     Column("domain", "u4", "UInt32", "observation domain, source ID, engine, or sub-agent of sFlow"),
@@ -137,4 +142,18 @@ def joined_flows(parts: list[Flows], counts: list[int]) -> Flows:
     for part, begin, end in zip(parts, ends, ends[1:], strict=False):
         for name, values in part.items():
             flows[name][begin:end] = values
+    _settle_times(flows)
     return flows
+
+
+def _settle_times(flows: Flows) -> None:
+    """Make flows end no sooner than they start: of two times that contradict each other one is not known.
+
+    It is the one farther from when the flow was received. What rounding explains is a flow of no duration.
+    """
+    start, end, received = (flows[name] for name in ("start", "end", "received"))
+    at = np.flatnonzero((end < start) & (end > 0))
+    is_rounded = start[at] - end[at] <= _ROUNDING_MS
+    is_start = np.abs(start[at] - received[at]) > np.abs(end[at] - received[at])
+    end[at] = np.where(is_rounded, start[at], np.where(is_start, end[at], 0))
+    start[at[is_start & ~is_rounded]] = 0

@@ -17,8 +17,8 @@ Field = tuple[int, int, int]
 VARIABLE = 65535
 REVERSE = 29305
 NOTHING = bytes(16)
-TIME_MAX_MS = 10_413_791_999_999
-"""The end of 2299."""
+TIME_MIN_MS, TIME_MAX_MS = 946_684_800_000, 10_413_791_999_999
+"""The begin of 2000, and the end of 2299."""
 
 
 def address(value: bytes) -> bytes:
@@ -34,8 +34,9 @@ def ntp_ms(value: bytes) -> int:
 
 @dataclass
 class Oracle:
-    """What is known of all observation domains, and the rows so far."""
+    """What is known of all observation domains, and the rows so far, of messages that were received at this time."""
 
+    received_ms: int
     templates: dict[tuple[bytes, int, int, int, int], tuple[list[Field], int]] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
@@ -44,7 +45,7 @@ class Oracle:
         (version,) = struct.unpack_from("!H", data)
         if version == 9:
             _, _, uptime, seconds, _, domain = struct.unpack_from("!HHIIII", data)
-            boot_ms, at = seconds * 1000 - uptime, 20
+            boot_ms, at = self.export_ms(seconds) - uptime, 20
         else:
             _, _, seconds, _, domain = struct.unpack_from("!HHIII", data)
             boot_ms, at = None, 16
@@ -59,7 +60,12 @@ class Oracle:
                 fields, scopes = self.templates[*key, set_id]
                 for record in records(fields, content):
                     if not scopes:
-                        self.rows += rows_of(record, domain, seconds * 1000, boot_ms)
+                        rows = rows_of(record, domain, self.export_ms(seconds), boot_ms)
+                        self.rows += (settled(row, self.received_ms) for row in rows)
+
+    def export_ms(self, seconds: int) -> int:
+        """When a message was sent; an exporter whose clock was never set does not know."""
+        return seconds * 1000 if seconds * 1000 >= TIME_MIN_MS else self.received_ms
 
     def _templates(self, key: tuple[bytes, int, int, int], has_scopes: bool, content: bytes) -> None:
         at = 0
@@ -106,6 +112,10 @@ def rows_of(
     record: dict[tuple[int, int], bytes], domain: int, export_ms: int, boot_ms: int | None
 ) -> Iterator[Row]:
     """The row of a record, and that of the other direction."""
+    if not any(number in record and any(record[number]) for number in ((0, 22), (0, 21))):
+        boot_ms = None
+    elif (0, 160) in record and TIME_MIN_MS <= int.from_bytes(record[0, 160]) <= TIME_MAX_MS:
+        boot_ms = int.from_bytes(record[0, 160])
     row = columns(record, 0, export_ms, boot_ms) | {"domain": domain}
     if not any(enterprise == REVERSE for enterprise, _ in record):
         yield row
@@ -120,11 +130,25 @@ def rows_of(
 
 
 def since_boot_ms(uptime_ms: int, export_ms: int, boot_ms: int | None) -> int | None:
-    """The time of an uptime of 32 bits, which may have begun anew."""
+    """The time of an uptime of 32 bits, which may have begun anew: of all it may mean the nearest to the export."""
     if boot_ms is None:
         return None
     time_ms = boot_ms + uptime_ms
-    return time_ms - 2**32 if time_ms > export_ms + 2**31 else time_ms
+    periods = (export_ms - time_ms) // 2**32
+    return min(
+        (time_ms + (periods + more) * 2**32 for more in (0, 1)),
+        key=lambda each: (abs(each - export_ms), each),
+    )
+
+
+def settled(row: Row, received_ms: int) -> Row:
+    """The row with a duration that can be."""
+    start, end = (int(row.get(name, 0)) for name in ("start", "end"))
+    if not 0 < end < start:
+        return row
+    if start - end <= 1000:
+        return row | {"end": start}
+    return row | ({"start": 0} if abs(start - received_ms) > abs(end - received_ms) else {"end": 0})
 
 
 _BOTH_ENDS = (("src", "dst"), ("src_port", "dst_port"), ("src_mac", "dst_mac"))
@@ -161,6 +185,9 @@ GIVEN_BY: list[tuple[str, int, Convert]] = [
     ("start", 150, lambda value, *_: int.from_bytes(value) * 1000),
     ("start", 158, lambda value, export_ms, _: export_ms - int.from_bytes(value) // 1000),
     ("start", 22, lambda value, export_ms, boot_ms: since_boot_ms(int.from_bytes(value), export_ms, boot_ms)),
+    ("end", 153, whole),
+    ("end", 151, lambda value, *_: int.from_bytes(value) * 1000),
+    ("end", 21, lambda value, export_ms, boot_ms: since_boot_ms(int.from_bytes(value), export_ms, boot_ms)),
     ("direction", 61, whole),
 ]
 """Elements by column; the first that a record has counts, of most columns the first that is not 0."""
@@ -174,7 +201,8 @@ def columns(
     for name, number, convert in GIVEN_BY:
         if (enterprise, number) in record:
             value = convert(record[enterprise, number], export_ms, boot_ms)
-            if value is None or (name == "start" and not 0 <= int(value) <= TIME_MAX_MS):
+            is_time = name in ("start", "end")
+            if value is None or (is_time and not TIME_MIN_MS <= int(value) <= TIME_MAX_MS):
                 continue
             is_counter = name in ("bytes", "packets")
             if name not in row or (not is_counter and row[name] in (0, NOTHING, address(bytes(4)))):

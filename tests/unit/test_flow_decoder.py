@@ -197,7 +197,7 @@ OF_OPTIONS = [
     message(
         version,
         options_set(version, 400, [(0, 10, 4)], SCOPED),
-        a_set(400, struct.pack("!IIIQ4sQ", 5, rate, 3, population, b"eth0", 2000)),
+        a_set(400, struct.pack("!IIIQ4sQ", 5, rate, 3, population, b"eth0", EXPORT_S * 1000)),
         domain=domain,
     )
     for version in (NETFLOW_9, IPFIX)
@@ -329,7 +329,7 @@ def test_exporters_of_one_model_have_rates_and_clocks_of_their_own() -> None:
     said: dict[int, tuple[bytes, ...]] = {
         1: (
             a_set(302, struct.pack("!BI", 1, 10) + struct.pack("!BI", 2, 20)),
-            a_set(304, struct.pack("!IQ", 1, 5000)),
+            a_set(304, struct.pack("!IQ", 1, EXPORT_S * 1000 - 5000)),
         ),
         2: (a_set(302, struct.pack("!BI", 1, 30)), a_set(304, struct.pack("!IQ", 2, 2**64 - 1))),
         3: (a_set(303, struct.pack("!II", 9, 40) + struct.pack("!II", 8, 50)),),
@@ -351,8 +351,9 @@ def test_exporters_of_one_model_have_rates_and_clocks_of_their_own() -> None:
             *(rows[name].tolist() for name in ("domain", "bytes", "sampling_rate", "start")), strict=True
         )
     }
+    start = EXPORT_S * 1000 - 4993
     assert seen == {
-        (1, 1): (10, 5007), (1, 2): (20, 5007), (2, 1): (30, 0), (2, 2): (30, 0), (3, 1): (40, 0), (3, 2): (0, 0),
+        (1, 1): (10, start), (1, 2): (20, start), (2, 1): (30, 0), (2, 2): (30, 0), (3, 1): (40, 0), (3, 2): (0, 0),
         (4, 1): (0, 0), (4, 2): (0, 0),
     }  # fmt: skip
 
@@ -775,10 +776,10 @@ def test_only_changes_are_written(tmp_path: Path) -> None:
     assert not kept.save(path, restarted)
     changes = [
         message(IPFIX, options_set(IPFIX, 301, [(0, 10, 4)], [(0, 34, 4), (0, 82, 1), (0, 160, 8)])),
-        message(IPFIX, a_set(301, struct.pack("!IIsQ", 5, 100, b"x", 1))),
-        message(IPFIX, a_set(301, struct.pack("!IIsQ", 5, 200, b"x", 1))),
-        message(IPFIX, a_set(301, struct.pack("!IIsQ", 5, 200, b"y", 1))),
-        message(IPFIX, a_set(301, struct.pack("!IIsQ", 5, 200, b"y", 2))),
+        message(IPFIX, a_set(301, struct.pack("!IIsQ", 5, 100, b"x", EXPORT_S * 1000 - 1))),
+        message(IPFIX, a_set(301, struct.pack("!IIsQ", 5, 200, b"x", EXPORT_S * 1000 - 1))),
+        message(IPFIX, a_set(301, struct.pack("!IIsQ", 5, 200, b"y", EXPORT_S * 1000 - 1))),
+        message(IPFIX, a_set(301, struct.pack("!IIsQ", 5, 200, b"y", EXPORT_S * 1000))),
         message(IPFIX, a_set(2, struct.pack("!HH", 300, 0))),
     ]
     for each in changes:

@@ -33,7 +33,7 @@ BITS = {c.name: (1 << 8 * np.dtype(c.dtype).itemsize) - 1 for c in COLUMNS if c.
 LENGTHS = {
     1: (1, 3, 4, 8), 2: (2, 4, 5, 8), 23: (4, 8), 85: (8,), 86: (4, 8), 8: (4,), 12: (4,), 27: (16,), 28: (16,),
     7: (2,), 11: (2,), 4: (1,), 56: (6,), 70: (3,), 32: (2,), 152: (8,), 154: (8,), 150: (4,), 158: (4,), 22: (4,),
-    61: (1,), 82: (5,),
+    21: (4,), 151: (4,), 153: (8,), 160: (8,), 61: (1,), 82: (5,),
 }  # fmt: skip
 """Elements, and the lengths that they may have."""
 
@@ -196,7 +196,7 @@ def a_run(draw: st.DrawFn) -> list[Sent]:
 @given(a_run(), st.integers(1, 6))
 def test_flows_are_what_a_plain_decoder_reads(sent: list[Sent], at_once: int) -> None:
     """However many messages a batch has."""
-    oracle, decoder = Oracle(), MessageDecoder()
+    oracle, decoder = Oracle(RECEIVED_NS // 1_000_000), MessageDecoder()
     for each in sent:
         oracle.message(each.sender, each.port, each.data)
     batches = [sent[at : at + at_once] for at in range(0, len(sent), at_once)]

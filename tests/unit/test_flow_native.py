@@ -70,6 +70,12 @@ class Reader(io.BytesIO):
             return [self.text() for _ in range(rows)]
         if kind == "LowCardinality(String)":
             return self.low_cardinality(rows)
+        if nullable := re.fullmatch(r"Nullable\((.+)\)", kind):
+            is_null = self.numbers("B", rows)
+            return [
+                None if null else value
+                for null, value in zip(is_null, self.column(nullable[1], rows), strict=True)
+            ]
         assert kind == "Map(String, Int64)"
         ends = self.numbers("Q", rows)
         keys = [self.text() for _ in range(ends[-1] if ends else 0)]
@@ -118,6 +124,11 @@ def test_numbers_are_read_as_they_were(data: st.DataObject) -> None:
     limits = np.iinfo(DTYPES[kind])
     numbers = data.draw(st.lists(st.integers(int(limits.min), int(limits.max)), max_size=300))
     assert written(kind, np.array(numbers, DTYPES[kind])) == numbers
+
+
+@given(st.lists(st.integers(-1, 3), max_size=300))
+def test_a_zero_that_says_nothing_is_null(numbers: list[int]) -> None:
+    assert written("Nullable(DateTime64(3))", np.array(numbers, "i8")) == [each or None for each in numbers]
 
 
 @given(st.lists(st.binary(min_size=16, max_size=16), max_size=200))

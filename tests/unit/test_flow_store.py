@@ -187,6 +187,20 @@ def test_tables_sum_up_what_is_in_the_flows(store: EmbeddedStore) -> None:
     assert read == Counter(tuple(row[column] for column in columns) for row in rows)
 
 
+def test_a_time_that_is_not_known_is_null(store: EmbeddedStore) -> None:
+    flows = random_flows(0, 3)
+    flows["start"] = np.array([MIDNIGHT_MS - 5000, 0, 0])
+    flows["end"] = np.array([MIDNIGHT_MS, MIDNIGHT_MS, 0])
+    store.insert("flows_raw", flow_block(flows), "t")
+    times = "toUnixTimestamp64Milli(start), toUnixTimestamp64Milli(end), dateDiff('second', start, end)"
+    answer = store.query(f"SELECT {times} FROM flows_raw ORDER BY start, end", "TSV").decode()
+    assert [line.split("\t") for line in answer.splitlines()] == [
+        [str(MIDNIGHT_MS - 5000), str(MIDNIGHT_MS), "5"],
+        ["\\N", str(MIDNIGHT_MS), "\\N"],
+        ["\\N", "\\N", "\\N"],
+    ]
+
+
 def test_talkers_beyond_the_largest_are_counted_together(store: EmbeddedStore) -> None:
     flows = random_flows(1, 2500)
     flows["received"] = np.full(2500, MIDNIGHT_MS)

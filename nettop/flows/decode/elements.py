@@ -125,6 +125,8 @@ DOMAIN = (IANA, 149)
 """observationDomainId: the domain that options are of, where it is not that of their message."""
 SYSTEM_INIT = (IANA, 160)
 """systemInitTimeMilliseconds: what uptimes of IPFIX count from."""
+UPTIMES = (IANA, 22), (IANA, 21)
+"""flowStartSysUpTime and flowEndSysUpTime."""
 FRAME, IP_PACKET = (IANA, 315), (IANA, 313)
 """A sampled packet, from its link layer's header on or from its IP header on."""
 BASIC_LIST, SUBTEMPLATE_LIST, SUBTEMPLATE_MULTI_LIST = (IANA, 291), (IANA, 292), (IANA, 293)

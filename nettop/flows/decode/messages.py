@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from nettop.flows.columns import ADDRESS, TIME_MAX_MS, Flows
+from nettop.flows.columns import ADDRESS, TIME_MAX_MS, TIME_MIN_MS, Flows
 from nettop.flows.decode.datagrams import Datagrams, numbers
 from nettop.flows.decode.elements import SYSTEM_INIT
 from nettop.flows.decode.layout import Fields, laid_out
@@ -37,7 +37,8 @@ from nettop.flows.decode.templates import (
     Withdrawal,
     parsed_templates,
 )
-from nettop.snapshots.arrays import Index, as_list
+from nettop.flows.decode.times import exported_ms
+from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.snapshot import Array
 
 HEADERS = {NETFLOW_9: 20, IPFIX: 16}
@@ -71,7 +72,8 @@ MESSAGE = np.dtype(
         ("boot_ms", "i8"),
     ]
 )
-"""What is said of a message: times in ms; `boot_ms`, when the exporter began, is negative where it is not known."""
+"""What is said of a message: times in ms; `boot_ms`, a time when the exporter's uptime was 0, is negative where none is
+known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -524,8 +526,7 @@ class MessageDecoder:
             if learned.dropped:
                 self.dropped[what] += learned.dropped
         self._count_fields(domain, len(domain.sampling) - rates_before)
-        started_ms, known = records.number(SYSTEM_INIT)
-        known &= started_ms <= TIME_MAX_MS
+        started_ms, known = _started_ms(records)
         if known.any():
             boot_ms = int(started_ms[known][-1])
             self.changes += boot_ms != domain.boot_ms
@@ -564,11 +565,10 @@ def _headers(datagrams: Datagrams, which: Index, version: int) -> tuple[Decoded,
     messages["protocol_version"] = version
     if version == NETFLOW_9:
         uptime, seconds, sequence, domain = (numbers(buffer, starts + at, 4) for at in (4, 8, 12, 16))
-        messages["boot_ms"] = seconds.astype(np.int64) * 1000 - uptime.astype(np.int64)
     else:
         seconds, sequence, domain = (numbers(buffer, starts + at, 4) for at in (4, 8, 12))
-        messages["boot_ms"] = -1
-    messages["export_ms"] = seconds.astype(np.int64) * 1000
+    messages["export_ms"] = exported_ms(seconds.astype(np.int64) * 1000, messages["received"])
+    messages["boot_ms"] = messages["export_ms"] - uptime.astype(np.int64) if version == NETFLOW_9 else -1
     messages["sequence"], messages["domain"] = sequence, domain
     counts = np.zeros(len(which), COUNTS)
     # What is there of a message that says to be longer is decoded.
@@ -598,9 +598,15 @@ def _records(batch: Batch, messages: Index, fields: Fields, of_domain_ms: Array)
     boot_ms = np.where(of_message_ms < 0, of_domain_ms, of_message_ms)
     records = Records(batch.buffer, batch.messages["export_ms"][messages], boot_ms, fields)
     if SYSTEM_INIT in fields:
-        started_ms, known = records.number(SYSTEM_INIT)
+        started_ms, known = _started_ms(records)
         boot_ms[known] = started_ms[known]
     return records
+
+
+def _started_ms(records: Records) -> tuple[Array, Mask]:
+    """When the exporters of records began, as these say, and which say a time that can be."""
+    started_ms, known = records.number(SYSTEM_INIT)
+    return started_ms, known & (started_ms >= TIME_MIN_MS) & (started_ms <= TIME_MAX_MS)
 
 
 def _sets(buffer: Array, starts: Index, ends: Index, decoded: Decoded) -> Sets:

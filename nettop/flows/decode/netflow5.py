@@ -10,6 +10,7 @@ import numpy as np
 from nettop.flows.columns import Flows
 from nettop.flows.decode.datagrams import Datagrams, consecutive, ipv4, numbers
 from nettop.flows.decode.packets import IPV4
+from nettop.flows.decode.times import exported_ms, uptime_at_ms
 from nettop.snapshots.arrays import Index, Mask
 from nettop.snapshots.snapshot import Array
 
@@ -66,19 +67,34 @@ def decoded_netflow5(datagrams: Datagrams, which: Index) -> tuple[Flows, Index, 
     header = starts[of]
     flows: Flows = {name: numbers(buffer, at + place, width) for name, (place, width) in _PLACES.items()}
     flows |= {name: ipv4(buffer, at + place) for name, place in _ADDRESSES.items()}
-    uptime, seconds, nanoseconds = (
-        numbers(buffer, header + place, 4).astype(np.int64) for place in (4, 8, 12)
-    )
-    boot_ms = seconds * 1000 + nanoseconds // 1_000_000 - uptime
-    flows["start"] = boot_ms + numbers(buffer, at + 24, 4).astype(np.int64)
-    flows["end"] = boot_ms + numbers(buffer, at + 28, 4).astype(np.int64)
+    received_ms = datagrams.received_ns[which] // 1_000_000
+    export_ms, zero_ms = _clocks(buffer, starts, headers.are_whole, received_ms)
+    flows["start"], flows["end"] = _times(buffer, at, export_ms[of], zero_ms[of])
+    flows["received"] = received_ms[of]
     flows["sequence"], flows["domain"] = headers.sequences[of], headers.engines[of]
     flows["sampling_rate"] = numbers(buffer, header + 22, 2) & np.uint64(_SAMPLING)
     flows["etype"] = np.full(len(of), IPV4, np.uint16)
     flows["protocol_version"] = np.full(len(of), VERSION, np.uint8)
     flows["exporter"] = datagrams.senders[which][of]
-    flows["received"] = datagrams.received_ns[which][of] // 1_000_000
     is_icmp = flows["protocol"] == _ICMP
     flows["icmp_type"] = np.where(is_icmp, flows["dst_port"] >> np.uint64(8), 0)
     flows["icmp_code"] = np.where(is_icmp, flows["dst_port"] & np.uint64(0xFF), 0)
     return flows, of, is_malformed
+
+
+def _clocks(buffer: Array, starts: Index, are_whole: Mask, received_ms: Array) -> tuple[Array, Array]:
+    """Return when datagrams were sent, and a time at which the uptime was 0; of those without a header any."""
+    at = starts[are_whole]
+    uptime, seconds, nanoseconds = (numbers(buffer, at + place, 4).astype(np.int64) for place in (4, 8, 12))
+    export_ms, zero_ms = received_ms.copy(), received_ms.copy()
+    export_ms[are_whole] = exported_ms(seconds * 1000 + nanoseconds // 1_000_000, received_ms[are_whole])
+    zero_ms[are_whole] = export_ms[are_whole] - uptime
+    return export_ms, zero_ms
+
+
+def _times(buffer: Array, records: Index, export_ms: Array, zero_ms: Array) -> tuple[Array, Array]:
+    """Return when flows started and ended, 0 where both fields are empty."""
+    first, last = (numbers(buffer, records + place, 4).astype(np.int64) for place in (24, 28))
+    is_said = (first | last) > 0
+    start, end = (uptime_at_ms(each, zero_ms, export_ms) for each in (first, last))
+    return np.where(is_said, start, 0), np.where(is_said, end, 0)

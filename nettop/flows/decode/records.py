@@ -5,13 +5,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from nettop.flows.columns import ADDRESS, TIME_MAX_MS, Flows, default_values
+from nettop.flows.columns import ADDRESS, TIME_MAX_MS, TIME_MIN_MS, Flows, default_values
 from nettop.flows.decode.datagrams import ipv4, ipv6, numbers
-from nettop.flows.decode.elements import FRAME, GIVEN_BY, IANA, IP_PACKET, REVERSE, Element, Form, Given
+from nettop.flows.decode.elements import (
+    FRAME,
+    GIVEN_BY,
+    IANA,
+    IP_PACKET,
+    REVERSE,
+    UPTIMES,
+    Element,
+    Form,
+    Given,
+)
 from nettop.flows.decode.packets import FirstHeader, decoded_packets
+from nettop.flows.decode.times import uptime_at_ms
 from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.snapshot import Array
 
@@ -102,21 +114,28 @@ class Records:
         if form in _NUMBERS:
             return _NUMBERS[form](number), everywhere
         time_ms = self._time_ms(np.minimum(number, _NO_TIME) if form is not Form.NTP else number, form, at)
-        return time_ms, (time_ms >= 0) & (time_ms <= TIME_MAX_MS)
+        return time_ms, (time_ms >= TIME_MIN_MS) & (time_ms <= TIME_MAX_MS)
 
     def _time_ms(self, number: Array, form: Form, at: Index) -> Array:
-        """A time as ms since 1970, negative where it is not known."""
+        """A time as ms since 1970, 0 or what is none where it is not known."""
         if form is Form.NTP:
             fraction_ms = (number & np.uint64(0xFFFFFFFF)) * np.uint64(1000) >> np.uint64(32)
             seconds = (number >> np.uint64(32)).astype(np.int64) - NTP_EPOCH_S
             return seconds * 1000 + fraction_ms.astype(np.int64)
         given = number.astype(np.int64)
         if form is Form.UPTIME_MS:
-            boot_ms = self.boot_ms[at]
-            return np.asarray(np.where(boot_ms >= 0, _since(boot_ms, given, self.export_ms[at]), -1))
+            boot_ms, export_ms = self.boot_ms[at], self.export_ms[at]
+            is_said = (boot_ms >= 0) & self._has_uptime[at]
+            return np.where(is_said, uptime_at_ms(given, boot_ms, export_ms), 0)
         if form is Form.BEFORE_EXPORT_US:
             given = self.export_ms[at] - given // 1000
         return given * 1000 if form is Form.SECONDS else given
+
+    @cached_property
+    def _has_uptime(self) -> Mask:
+        """Which records have an uptime: of some exporters both are there, and empty."""
+        first, last = (self.number(element)[0] for element in UPTIMES)
+        return np.asarray((first > 0) | (last > 0))
 
 
 def decoded_flows(records: Records) -> list[tuple[Index, Flows]]:
@@ -188,12 +207,6 @@ def _can_be(form: Form, length: int) -> bool:
     if form is Form.NTP:
         return length == 8
     return 1 <= length <= 8
-
-
-def _since(boot_ms: Array, uptime_ms: Array, export_ms: Array) -> Array:
-    """A time of the exporter's clock of 32 bits, which begins anew after 49.7 days: what lies ahead was before."""
-    time_ms = boot_ms + uptime_ms
-    return np.where(time_ms > export_ms + (1 << 31), time_ms - (1 << 32), time_ms)
 
 
 _NUMBERS: dict[Form, Callable[[Array], Array]] = {

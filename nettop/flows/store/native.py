@@ -31,6 +31,7 @@ _DTYPES = {
     "IPv6": "V16",
 }
 _ENUM = re.compile(r"Enum8\(.+\)")
+_NULLABLE = re.compile(r"Nullable\((.+)\)")
 _FIXED_STRING = re.compile(r"FixedString\((\d+)\)")
 
 _DICTIONARY_VERSION = 1
@@ -48,6 +49,8 @@ _BLOCK_INFO = b"\x01\x00\x02\xff\xff\xff\xff\x00"
 
 def native_block(types: Mapping[str, str], columns: Mapping[str, Values], revision: int = 0) -> bytes:
     """The columns, all of one length, as a block. `types` are ClickHouse's, by column, in the order of the block.
+
+    A 0 of a Nullable type is NULL.
 
     A client that names a `revision` of ClickHouse's protocol reads blocks as servers of that revision write them.
     Raises ValueError where a column is missing, is longer or shorter than the others, or does not fit its type.
@@ -74,6 +77,8 @@ def _encoded(clickhouse: str, values: Values) -> list[bytes]:
     if isinstance(values, Coded) and clickhouse == "String":
         words = np.array([_text(word) for word in values.words], object)
         return list(words[values.codes])
+    if isinstance(values, np.ndarray) and (match := _NULLABLE.fullmatch(clickhouse)):
+        return [(values == 0).tobytes(), *_encoded(match[1], values)]
     if isinstance(values, np.ndarray):
         dtype = _dtype(clickhouse)
         # Not by == alone, for which None is float64.
