@@ -120,6 +120,8 @@ PROTOCOL_NAMES = {
     132: "sctp",
 }
 """IP protocols that have a name here, by number."""
+ICMP_PROTOCOLS = (1, 58)
+"""They have types and codes in place of ports."""
 BY_NAME = {column.name: column for column in COLUMNS}
 
 Flows = dict[str, Array]

@@ -116,7 +116,7 @@ def rows_of(
         boot_ms = None
     elif (0, 160) in record and TIME_MIN_MS <= int.from_bytes(record[0, 160]) <= TIME_MAX_MS:
         boot_ms = int.from_bytes(record[0, 160])
-    row = columns(record, 0, export_ms, boot_ms) | {"domain": domain}
+    row = with_icmp(columns(record, 0, export_ms, boot_ms)) | {"domain": domain}
     if not any(enterprise == REVERSE for enterprise, _ in record):
         yield row
         return
@@ -154,6 +154,15 @@ def settled(row: Row, received_ms: int) -> Row:
 _BOTH_ENDS = (("src", "dst"), ("src_port", "dst_port"), ("src_mac", "dst_mac"))
 EXCHANGED = dict(_BOTH_ENDS) | {destination: source for source, destination in _BOTH_ENDS}
 """Where a column's value belongs in the other direction."""
+
+
+def with_icmp(row: Row) -> Row:
+    """The row with type and code of ICMP from the destination port, if it has them nowhere else."""
+    if row.get("protocol") not in (1, 58) or "dst_port" not in row or "icmp_type" in row:
+        return row
+    upper, lower = divmod(int(row["dst_port"]) & 0xFFFF, 256)
+    return row | ({"icmp_type": upper, "icmp_code": lower} if upper else {"icmp_type": lower, "icmp_code": 0})
+
 
 Convert = Callable[[bytes, int, int | None], int | bytes | None]
 

@@ -360,6 +360,44 @@ def test_domains_and_templates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert decode(decoder, [message(IPFIX, a_set(300, plain(1)), domain=0)]).held == 1
 
 
+# --- ICMP -----------------------------------------------------------------------------------------------------
+
+
+def icmp_sets(version: int, protocol: int, port: int, fields: list[Field], content: bytes) -> list[bytes]:
+    """A flow of this protocol and destination port, with more fields."""
+    declared = template_set(version, 300, [*PLAIN, (0, 4, 1), (0, 7, 2), (0, 11, 2), *fields])
+    return [declared, a_set(300, plain(84) + struct.pack("!BHH", protocol, 0, port) + content)]
+
+
+@pytest.mark.parametrize("version", [NETFLOW_9, IPFIX])
+@pytest.mark.parametrize(
+    ("protocol", "port", "more", "type_and_code"),
+    [
+        (1, 0x0303, ([], b""), (3, 3)),
+        (1, 0x0800, ([], b""), (8, 0)),
+        (1, 0, ([], b""), (0, 0)),
+        (58, 0x8000, ([], b""), (128, 0)),
+        (58, 0x0104, ([], b""), (1, 4)),
+        (58, 135, ([], b""), (135, 0)),  # the type alone
+        (1, 8, ([], b""), (8, 0)),
+        (6, 0x0303, ([], b""), (0, 0)),
+        (17, 53, ([], b""), (0, 0)),
+        # An identifier of echo requests, as from ASA: fields say the type.
+        (1, 17_549, ([(0, 176, 1), (0, 177, 1)], bytes((0, 0))), (0, 0)),
+        (1, 17_549, ([(0, 32, 2)], bytes((11, 1))), (11, 1)),
+        (58, 17_549, ([(0, 139, 2)], bytes((136, 0))), (136, 0)),
+        (58, 17_549, ([(0, 178, 1), (0, 179, 1)], bytes((134, 0))), (134, 0)),
+    ],
+)
+def test_type_and_code_of_icmp(
+    version: int, protocol: int, port: int, more: tuple[list[Field], bytes], type_and_code: tuple[int, int]
+) -> None:
+    """By the fields that are there, else by the destination port."""
+    sent = message(version, *icmp_sets(version, protocol, port, *more))
+    (row,) = rows_of(flows_of(decode(MessageDecoder(), [sent])))
+    assert (row["icmp_type"], row["icmp_code"]) == type_and_code
+
+
 # --- lists, biflows, sampling ---------------------------------------------------------------------------------
 
 

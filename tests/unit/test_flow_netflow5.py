@@ -56,6 +56,17 @@ def test_every_field() -> None:
     assert (flows["icmp_type"][1], flows["icmp_code"][1]) == (3, 1)
 
 
+@pytest.mark.parametrize(
+    ("protocol", "port", "type_and_code"),
+    [(1, 0x0303, (3, 3)), (1, 0, (0, 0)), (1, 8, (8, 0)), (58, 0x8700, (135, 0)), (6, 0x0303, (0, 0))],
+)
+def test_type_and_code_of_icmp(protocol: int, port: int, type_and_code: tuple[int, int]) -> None:
+    """They are in the destination port."""
+    values = (*PING[:10], port, 0, protocol, *PING[13:])
+    flows, _, _ = decoded_netflow5(batch([datagram(record(values))]), np.arange(1))
+    assert (flows["icmp_type"][0], flows["icmp_code"][0]) == type_and_code
+
+
 @pytest.mark.parametrize("cut", [0, 1, 23, 24, 25, 71, 72, 100, 119])
 def test_what_is_cut_off_is_malformed(cut: int) -> None:
     """Records that are whole count; the next datagram is not touched."""

@@ -67,7 +67,7 @@ def random_flows(seed: int, count: int) -> dict[str, Values]:
     choices = {
         "in_if": [1, 2],
         "etype": [0x800, 0x86DD],
-        "protocol": [6, 17],
+        "protocol": [1, 6, 17, 58],
         "dst_as": [3, 64_512],
         "sampling_rate": [0, 1, 1000],
         "src_port": [0, 22, 443, 1023, 1024, 8080, 33_000, 51_820, 60_000],
@@ -102,6 +102,8 @@ def rows_of(flows: Mapping[str, Values]) -> list[Row]:
         row["service_port"] = next(
             (port for port in sorted((row["src_port"], row["dst_port"])) if is_service(port)), 0
         )
+        if row["protocol"] in (1, 58):
+            row["service_port"] = 0
     return rows
 
 

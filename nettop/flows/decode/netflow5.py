@@ -9,6 +9,7 @@ import numpy as np
 
 from nettop.flows.columns import Flows
 from nettop.flows.decode.datagrams import Datagrams, consecutive, ipv4, numbers
+from nettop.flows.decode.icmp import icmp_in_port
 from nettop.flows.decode.packets import IPV4
 from nettop.flows.decode.times import exported_ms, uptime_at_ms
 from nettop.snapshots.arrays import Index, Mask
@@ -26,7 +27,6 @@ _PLACES = {
 }  # fmt: skip
 """Where the numbers lie in a record, and their length."""
 _ADDRESSES = {"src": 0, "dst": 4, "next_hop": 8}
-_ICMP = 1
 
 
 class Headers(NamedTuple):
@@ -76,9 +76,7 @@ def decoded_netflow5(datagrams: Datagrams, which: Index) -> tuple[Flows, Index, 
     flows["etype"] = np.full(len(of), IPV4, np.uint16)
     flows["protocol_version"] = np.full(len(of), VERSION, np.uint8)
     flows["exporter"] = datagrams.senders[which][of]
-    is_icmp = flows["protocol"] == _ICMP
-    flows["icmp_type"] = np.where(is_icmp, flows["dst_port"] >> np.uint64(8), 0)
-    flows["icmp_code"] = np.where(is_icmp, flows["dst_port"] & np.uint64(0xFF), 0)
+    flows["icmp_type"], flows["icmp_code"] = icmp_in_port(flows["protocol"], flows["dst_port"])
     return flows, of, is_malformed
 
 

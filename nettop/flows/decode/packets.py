@@ -7,7 +7,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from nettop.flows.columns import BY_NAME, Flows
+from nettop.flows.columns import BY_NAME, ICMP_PROTOCOLS, Flows
 from nettop.flows.decode.datagrams import ipv4, ipv6, numbers
 from nettop.snapshots.arrays import Index, Mask
 from nettop.snapshots.snapshot import Array
@@ -46,8 +46,8 @@ _PPP_ETHERTYPES = {0x0021: IPV4, 0x0057: IPV6, 0x0281: _MPLS[0], 0x0283: _MPLS[1
 """IANA, PPP DLL Protocol Numbers."""
 
 # Protocol numbers (IANA).
-_HOP_BY_HOP, _ICMP, _TCP, _UDP, _DCCP, _ROUTING, _FRAGMENT = 0, 1, 6, 17, 33, 43, 44
-_AUTHENTICATION, _ICMPV6, _DESTINATION_OPTIONS, _SCTP, _UDP_LITE = 51, 58, 60, 132, 136
+_HOP_BY_HOP, _TCP, _UDP, _DCCP, _ROUTING, _FRAGMENT = 0, 6, 17, 33, 43, 44
+_AUTHENTICATION, _DESTINATION_OPTIONS, _SCTP, _UDP_LITE = 51, 60, 132, 136
 
 
 def _among(*protocols: int) -> Mask:
@@ -56,7 +56,7 @@ def _among(*protocols: int) -> Mask:
 
 
 _HAS_PORTS = _among(_TCP, _UDP, _DCCP, _SCTP, _UDP_LITE)
-_HAS_TYPE = _among(_ICMP, _ICMPV6)
+_HAS_TYPE = _among(*ICMP_PROTOCOLS)
 _IS_EXTENSION = _among(_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION_OPTIONS)
 
 TAGS_MAX, LABELS_MAX, EXTENSIONS_MAX = 4, 16, 8

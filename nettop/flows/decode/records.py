@@ -22,6 +22,7 @@ from nettop.flows.decode.elements import (
     Form,
     Given,
 )
+from nettop.flows.decode.icmp import icmp_in_port
 from nettop.flows.decode.packets import FirstHeader, decoded_packets
 from nettop.flows.decode.times import uptime_at_ms
 from nettop.snapshots.arrays import Index, Mask, as_list
@@ -144,11 +145,13 @@ def decoded_flows(records: Records) -> list[tuple[Index, Flows]]:
     Those of a biflow's other direction, where it had packets, are a second part.
     """
     flows: Flows = {}
+    said: dict[str, Mask] = {}
     for name in GIVEN_BY:
         values, known = records.column(name)
         if known.any():
-            flows[name] = values
+            flows[name], said[name] = values, known
     _read_packets(records, flows)
+    _read_icmp(flows, said)
     parts = [(np.arange(len(records)), flows)]
     if any(enterprise == REVERSE for enterprise, _ in records.fields):
         flows["biflow_direction"] = np.full(len(records), FORWARD, np.uint8)
@@ -168,6 +171,17 @@ def _read_packets(records: Records, flows: Flows) -> None:
             for name in packets.keys() - flows.keys():
                 flows[name] = default_values(name, len(records))
                 flows[name][at] = packets[name]
+
+
+def _read_icmp(flows: Flows, said: dict[str, Mask]) -> None:
+    """Add types and codes of ICMP from the ports, as far as neither elements nor packets say them."""
+    is_of_packets = "icmp_type" in flows.keys() - said.keys()
+    is_said = said.get("icmp_type", np.zeros(1, bool))
+    if is_of_packets or is_said.all() or not {"protocol", "dst_port"} <= flows.keys():
+        return
+    type_and_code = icmp_in_port(flows["protocol"], flows["dst_port"])
+    for name, values in zip(("icmp_type", "icmp_code"), type_and_code, strict=True):
+        flows[name] = np.where(is_said, flows.get(name, 0), values)
 
 
 def _backward(records: Records, forward: Flows) -> tuple[Index, Flows]:

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from nettop.errors import UsageError
-from nettop.flows.columns import ADDED_COLUMNS, COLUMNS
+from nettop.flows.columns import ADDED_COLUMNS, COLUMNS, ICMP_PROTOCOLS
 from nettop.flows.decode.sflow import INTERFACE_COUNTERS
 
 DATABASE = "nettop"
@@ -141,7 +141,7 @@ _TIME = Stored("time", "DateTime", "begin of the minute, five minutes or hour in
 _SERVICE_PORT = Stored(
     "service_port",
     "UInt16",
-    "the lower one of both ports that is below 1024 or known by a service; 0 is none",
+    "the lower one of both ports that is below 1024 or known by a service; 0 is none, as of ICMP",
 )
 _SUMS = (
     *(
@@ -185,7 +185,10 @@ def _is_service(port: str) -> str:
 
 
 _LOWER, _HIGHER = "least(f.src_port, f.dst_port)", "greatest(f.src_port, f.dst_port)"
-SERVICE_PORT_OF_FLOW = f"multiIf({_is_service(_LOWER)}, {_LOWER}, {_is_service(_HIGHER)}, {_HIGHER}, 0)"
+_HAS_NO_PORTS = f"f.protocol IN ({', '.join(map(str, ICMP_PROTOCOLS))})"
+SERVICE_PORT_OF_FLOW = (
+    f"multiIf({_HAS_NO_PORTS}, 0, {_is_service(_LOWER)}, {_LOWER}, {_is_service(_HIGHER)}, {_HIGHER}, 0)"
+)
 _DAY, _MONTH = "toYYYYMMDD({time}, 'UTC')", "toYYYYMM({time}, 'UTC')"
 
 
