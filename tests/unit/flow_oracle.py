@@ -60,7 +60,7 @@ class Oracle:
                 fields, scopes = self.templates[*key, set_id]
                 for record in records(fields, content):
                     if not scopes:
-                        rows = rows_of(record, domain, self.export_ms(seconds), boot_ms)
+                        rows = rows_of(record, domain, self.export_ms(seconds), boot_ms, version)
                         self.rows += (settled(row, self.received_ms) for row in rows)
 
     def export_ms(self, seconds: int) -> int:
@@ -109,7 +109,7 @@ def records(fields: list[Field], content: bytes) -> Iterator[dict[tuple[int, int
 
 
 def rows_of(
-    record: dict[tuple[int, int], bytes], domain: int, export_ms: int, boot_ms: int | None
+    record: dict[tuple[int, int], bytes], domain: int, export_ms: int, boot_ms: int | None, version: int
 ) -> Iterator[Row]:
     """The row of a record, and that of the other direction."""
     if not any(number in record and any(record[number]) for number in ((0, 22), (0, 21))):
@@ -117,16 +117,35 @@ def rows_of(
     elif (0, 160) in record and TIME_MIN_MS <= int.from_bytes(record[0, 160]) <= TIME_MAX_MS:
         boot_ms = int.from_bytes(record[0, 160])
     row = with_icmp(columns(record, 0, export_ms, boot_ms)) | {"domain": domain}
-    if not any(enterprise == REVERSE for enterprise, _ in record):
-        yield row
-        return
-    yield row | {"biflow_direction": 1}
     back = {
         EXCHANGED.get(name, name): value for name, value in row.items() if name not in ("bytes", "packets")
     }
-    back |= columns(record, REVERSE, export_ms, boot_ms)
+    if any(enterprise == REVERSE for enterprise, _ in record):
+        row["biflow_direction"] = 1
+        back |= columns(record, REVERSE, export_ms, boot_ms)
+    elif not {(0, 1), (0, 2)} & record.keys() and {(0, 232), (0, 299)} & record.keys():
+        row["biflow_direction"] = 1
+        back |= {"bytes": count(record, 232), "packets": count(record, 299)}
+    else:
+        pairs = [(count(record, into), count(record, out)) for into, out in ((1, 23), (2, 24))]
+        has_both = version == 9 or any(enterprise == 35632 for enterprise, _ in record)
+        if has_both and any(into and out and into != out for into, out in pairs):
+            row["biflow_direction"] = 1
+            back |= {"bytes": pairs[0][1], "packets": pairs[1][1]}
+        else:
+            row |= {
+                name: row[name] or out
+                for name, (_, out) in zip(("bytes", "packets"), pairs, strict=True)
+                if name in row
+            }
+    yield row
     if back.get("bytes") or back.get("packets"):
         yield back | {"biflow_direction": 2}
+
+
+def count(record: dict[tuple[int, int], bytes], number: int) -> int:
+    """A counter of a record, 0 where it is missing."""
+    return int.from_bytes(record.get((0, number), b""))
 
 
 def since_boot_ms(uptime_ms: int, export_ms: int, boot_ms: int | None) -> int | None:
@@ -175,9 +194,12 @@ def whole(value: bytes, _export_ms: int, _boot_ms: int | None) -> int:
 GIVEN_BY: list[tuple[str, int, Convert]] = [
     ("bytes", 1, whole),
     ("bytes", 85, whole),
+    ("bytes", 231, whole),
     ("bytes", 23, whole),
     ("packets", 2, whole),
     ("packets", 86, whole),
+    ("packets", 298, whole),
+    ("packets", 24, whole),
     ("src", 8, lambda value, *_: address(value)),
     ("src", 27, lambda value, *_: address(value)),
     ("dst", 12, lambda value, *_: address(value)),

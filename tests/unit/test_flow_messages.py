@@ -31,7 +31,8 @@ COMPARED = ("domain", "biflow_direction", *dict.fromkeys(name for name, _, _ in 
 DEFAULTS: Row = {column.name: bytes(16) if column.dtype == ADDRESS else column.default for column in COLUMNS}
 BITS = {c.name: (1 << 8 * np.dtype(c.dtype).itemsize) - 1 for c in COLUMNS if c.dtype.startswith("u")}
 LENGTHS = {
-    1: (1, 3, 4, 8), 2: (2, 4, 5, 8), 23: (4, 8), 85: (8,), 86: (4, 8), 8: (4,), 12: (4,), 27: (16,), 28: (16,),
+    1: (1, 3, 4, 8), 2: (2, 4, 5, 8), 23: (4, 8), 24: (4,), 231: (4, 8), 232: (4, 8), 298: (4,), 299: (4,), 85: (8,),
+    86: (4, 8), 8: (4,), 12: (4,), 27: (16,), 28: (16,),
     7: (2,), 11: (2,), 4: (1,), 56: (6,), 70: (3,), 32: (2,), 152: (8,), 154: (8,), 150: (4,), 158: (4,), 22: (4,),
     21: (4,), 151: (4,), 153: (8,), 160: (8,), 61: (1,), 82: (5,),
 }  # fmt: skip
@@ -150,7 +151,7 @@ def fields_of(draw: st.DrawFn, version: int) -> list[Field]:
         length = draw(st.sampled_from(LENGTHS[number]))
         enterprise = 0
         if version == IPFIX:
-            enterprise = draw(st.sampled_from((0, 0, 0, 0, REVERSE, 12_345)))
+            enterprise = draw(st.sampled_from((0, 0, 0, 0, REVERSE, 12_345, 35_632)))
             if number == 82 and draw(st.booleans()):
                 length = VARIABLE
         fields.append((enterprise, number, length))

@@ -42,14 +42,14 @@ class Form(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Elements that give a column; of several the sum."""
+    """An element that gives a column."""
 
-    numbers: tuple[int, ...]
+    number: int
     form: Form = Form.NUMBER
 
 
 def _any_of(*numbers: int, form: Form = Form.NUMBER) -> tuple[Given, ...]:
-    return tuple(Given((number,), form) for number in numbers)
+    return tuple(Given(number, form) for number in numbers)
 
 
 def _time(
@@ -74,8 +74,8 @@ GIVEN_BY: dict[str, tuple[Given, ...]] = {
     "exporter": _any_of(403, 404, 130, 131, form=Form.ADDRESS),
     "start": _time(22, 150, 152, (154, 156), 158),
     "end": _time(21, 151, 153, (155, 157), 159),
-    "bytes": (*_any_of(1, 85, 352, 353, 312), Given((231, 232)), *_any_of(23)),
-    "packets": (*_any_of(2, 86), Given((298, 299)), *_any_of(24)),
+    "bytes": _any_of(1, 85, 352, 353, 312, 231, 23),
+    "packets": _any_of(2, 86, 298, 24),
     "direction": _any_of(61),
     "src": _any_of(8, 27, form=Form.ADDRESS),
     "dst": _any_of(12, 28, form=Form.ADDRESS),
@@ -120,6 +120,14 @@ GIVEN_BY: dict[str, tuple[Given, ...]] = {
 }
 """The column's elements: the first of them that a record has gives its value."""
 # fmt: on
+RESPONDER = {"bytes": (IANA, 232), "packets": (IANA, 299)}
+"""What the responder sent; the elements before these, 231 and 298, are what the initiator did."""
+IN = {"bytes": (IANA, 1), "packets": (IANA, 2)}
+OUT = {"bytes": (IANA, 23), "packets": (IANA, 24)}
+"""OUT_BYTES and OUT_PKTS of NetFlow 9, where IPFIX has the same packets as IN, after a middlebox has changed them."""
+NTOP = 35632
+"""The enterprise of nProbe, whose IPFIX has OUT of NetFlow 9."""
+FIREWALL_EVENT, CONNECTION = (IANA, 233), (IANA, 148)
 
 DOMAIN = (IANA, 149)
 """observationDomainId: the domain that options are of, where it is not that of their message."""

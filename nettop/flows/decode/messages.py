@@ -15,8 +15,10 @@ from functools import lru_cache
 import numpy as np
 
 from nettop.flows.columns import ADDRESS, TIME_MAX_MS, TIME_MIN_MS, Flows
+from nettop.flows.decode.connections import KEY as CONNECTION_KEY
+from nettop.flows.decode.connections import Connections
 from nettop.flows.decode.datagrams import Datagrams, numbers
-from nettop.flows.decode.elements import SYSTEM_INIT
+from nettop.flows.decode.elements import CONNECTION, FIREWALL_EVENT, NTOP, SYSTEM_INIT
 from nettop.flows.decode.layout import Fields, laid_out
 from nettop.flows.decode.options import (
     InterfaceNames,
@@ -26,7 +28,8 @@ from nettop.flows.decode.options import (
     read_sampling,
     sampling_rates,
 )
-from nettop.flows.decode.records import Records, decoded_flows, says_nothing
+from nettop.flows.decode.records import Records, says_nothing
+from nettop.flows.decode.rows import decoded_flows
 from nettop.flows.decode.templates import (
     FIRST_DATA_SET,
     IPFIX,
@@ -307,6 +310,7 @@ class MessageDecoder:
         self.names: InterfaceNames = {}
         self.changes = 0
         self.dropped: Counter[str] = Counter()
+        self._connections = Connections(self.dropped)
 
     @property
     def domains(self) -> Mapping[DomainKey, Domain]:
@@ -323,6 +327,7 @@ class MessageDecoder:
         decoded, starts, ends = _headers(datagrams, which, version)
         sets = _sets(datagrams.buffer, starts, ends, decoded)
         batch = Batch(datagrams.buffer, decoded.messages, np.arange(len(decoded.messages)))
+        self._connections.begin_batch()
         for group in self._grouped(_Run(batch, sets, decoded)):
             self._decode_records(group, decoded)
         return decoded
@@ -499,7 +504,13 @@ class MessageDecoder:
         decoded.count("records", counted_at)
         samplings = [domain.sampling for domain in domains]
         exporters = _exporters(batch.messages["exporter"][messages], [each.exporter for each in domains], of)
-        for at, flows in decoded_flows(records):
+
+        def count_once(forward: Flows, backward: Flows) -> None:
+            if FIREWALL_EVENT in fields:
+                keys = _connection_keys(batch.messages[messages], records, forward)
+                self._connections.count_once(keys, records.number(FIREWALL_EVENT)[0], forward, backward)
+
+        for at, flows in decoded_flows(records, count_once):
             named = flows.get("exporter")
             flows |= {name: batch.messages[name][messages[at]] for name in _OF_MESSAGE}
             flows["exporter"] = exporters[at]
@@ -596,15 +607,29 @@ def _records(batch: Batch, messages: Index, fields: Fields, of_domain_ms: Array)
     """The records of these messages, with the best that is known of when their exporter began."""
     of_message_ms = batch.messages["boot_ms"][messages]
     boot_ms = np.where(of_message_ms < 0, of_domain_ms, of_message_ms)
-    records = Records(batch.buffer, batch.messages["export_ms"][messages], boot_ms, fields)
+    is_of_ntop = any(enterprise == NTOP for enterprise, _ in fields)
+    has_both = is_of_ntop or bool((batch.messages["protocol_version"] == NETFLOW_9).all())
+    records = Records(batch.buffer, batch.messages["export_ms"][messages], boot_ms, fields, has_both)
     if SYSTEM_INIT in fields:
         started_ms, known = _started_ms(records)
         boot_ms[known] = started_ms[known]
     return records
 
 
+def _connection_keys(messages: Array, records: Records, flows: Flows) -> Array:
+    """Return what the connection of each record is known by."""
+    keys = np.zeros(len(records), CONNECTION_KEY)
+    for name in ("exporter", "domain"):
+        keys[name] = messages[name]
+    for name in ("src", "dst", "src_port", "dst_port", "protocol"):
+        if name in flows:
+            keys[name] = flows[name]
+    keys["connection"], _ = records.number(CONNECTION)
+    return keys
+
+
 def _started_ms(records: Records) -> tuple[Array, Mask]:
-    """When the exporters of records began, as these say, and which say a time that can be."""
+    """Return when the exporters of records began, as these say, and which say a time that can be."""
     started_ms, known = records.number(SYSTEM_INIT)
     return started_ms, known & (started_ms >= TIME_MIN_MS) & (started_ms <= TIME_MAX_MS)
 

@@ -9,21 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
-from nettop.flows.columns import ADDRESS, TIME_MAX_MS, TIME_MIN_MS, Flows, default_values
+from nettop.flows.columns import ADDRESS, TIME_MAX_MS, TIME_MIN_MS, default_values
 from nettop.flows.decode.datagrams import ipv4, ipv6, numbers
-from nettop.flows.decode.elements import (
-    FRAME,
-    GIVEN_BY,
-    IANA,
-    IP_PACKET,
-    REVERSE,
-    UPTIMES,
-    Element,
-    Form,
-    Given,
-)
-from nettop.flows.decode.icmp import icmp_in_port
-from nettop.flows.decode.packets import FirstHeader, decoded_packets
+from nettop.flows.decode.elements import GIVEN_BY, IANA, UPTIMES, Element, Form
 from nettop.flows.decode.times import uptime_at_ms
 from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.snapshot import Array
@@ -34,15 +22,7 @@ NTP_EPOCH_S = 2_208_988_800
 """From 1900 to 1970."""
 _NO_TIME = np.uint64(TIME_MAX_MS + 1)
 _IPV4_OF_ZEROS = 0xFFFF_0000_0000
-_COUNTERS = ("bytes", "packets")
-_REVERSED = (
-    ("src", "dst"), ("src_port", "dst_port"), ("src_mac", "dst_mac"), ("src_vlan", "dst_vlan"), ("src_as", "dst_as"),
-    ("src_prefix", "dst_prefix"), ("in_if", "out_if"), ("in_vrf", "out_vrf"), ("nat_src", "nat_dst"),
-    ("nat_src_port", "nat_dst_port"),
-)  # fmt: skip
-"""Columns that change places in the other direction of a biflow."""
-FORWARD, BACKWARD = 1, 2
-"""The directions of a biflow."""
+COUNTERS = ("bytes", "packets")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +38,14 @@ class Records:
     """Records of one template: of each the time of its export and of its exporter's start, and where its fields lie.
 
     Times are in ms since 1970, shape (n,); `boot_ms` is negative where it is not known. Of several fields of one
-    element the first counts.
+    element the first counts. `has_both_directions` says that OUT_BYTES and OUT_PKTS count what came back.
     """
 
     buffer: Array
     export_ms: Array
     boot_ms: Array
     fields: dict[Element, Places]
+    has_both_directions: bool
 
     def __len__(self) -> int:
         return len(self.export_ms)
@@ -77,20 +58,13 @@ class Records:
         """What the records' elements give for a column, and which records have such an element."""
         values, known = default_values(name, len(self)), np.zeros(len(self), bool)
         for given in GIVEN_BY[name]:
-            if any((enterprise, number) in self.fields for number in given.numbers):
-                value, has = self._sum(given, enterprise)
+            if (enterprise, given.number) in self.fields:
+                value, has = self._read((enterprise, given.number), given.form)
                 # Counters of different kinds do not stand for each other. Of anything else 0 says nothing.
-                is_open = ~known if name in _COUNTERS else ~known | says_nothing(values)
+                is_open = ~known if name in COUNTERS else ~known | says_nothing(values)
                 np.copyto(values, value.astype(values.dtype), where=has & is_open)
                 known |= has
         return values, known
-
-    def _sum(self, given: Given, enterprise: int) -> tuple[Array, Mask]:
-        value, has = self._read((enterprise, given.numbers[0]), given.form)
-        for number in given.numbers[1:]:
-            other, has_other = self._read((enterprise, number), given.form)
-            value, has = value + other, has | has_other
-        return value, has
 
     def _read(self, element: Element, form: Form) -> tuple[Array, Mask]:
         """The values of an element in all records, 0 where there is none; and which have one that can be read."""
@@ -137,74 +111,6 @@ class Records:
         """Which records have an uptime: of some exporters both are there, and empty."""
         first, last = (self.number(element)[0] for element in UPTIMES)
         return np.asarray((first > 0) | (last > 0))
-
-
-def decoded_flows(records: Records) -> list[tuple[Index, Flows]]:
-    """The flows of data records, and of each the place of its record; columns that nothing gives are left out.
-
-    Those of a biflow's other direction, where it had packets, are a second part.
-    """
-    flows: Flows = {}
-    said: dict[str, Mask] = {}
-    for name in GIVEN_BY:
-        values, known = records.column(name)
-        if known.any():
-            flows[name], said[name] = values, known
-    _read_packets(records, flows)
-    _read_icmp(flows, said)
-    parts = [(np.arange(len(records)), flows)]
-    if any(enterprise == REVERSE for enterprise, _ in records.fields):
-        flows["biflow_direction"] = np.full(len(records), FORWARD, np.uint8)
-        parts.append(_backward(records, flows))
-    return parts
-
-
-def _read_packets(records: Records, flows: Flows) -> None:
-    """Add what the headers of sampled packets say, as far as no element of the records says it."""
-    for element, first in ((FRAME, FirstHeader.ETHERNET), (IP_PACKET, FirstHeader.IP)):
-        if element in records.fields:
-            places = records.fields[element]
-            at = np.flatnonzero(places.lengths > 0)
-            starts = places.starts[at]
-            packets = decoded_packets(records.buffer, starts, starts + places.lengths[at], first)
-            packets["bytes"], packets["packets"] = packets.pop("ip_bytes"), np.ones(len(at), np.uint64)
-            for name in packets.keys() - flows.keys():
-                flows[name] = default_values(name, len(records))
-                flows[name][at] = packets[name]
-
-
-def _read_icmp(flows: Flows, said: dict[str, Mask]) -> None:
-    """Add types and codes of ICMP from the ports, as far as neither elements nor packets say them."""
-    is_of_packets = "icmp_type" in flows.keys() - said.keys()
-    is_said = said.get("icmp_type", np.zeros(1, bool))
-    if is_of_packets or is_said.all() or not {"protocol", "dst_port"} <= flows.keys():
-        return
-    type_and_code = icmp_in_port(flows["protocol"], flows["dst_port"])
-    for name, values in zip(("icmp_type", "icmp_code"), type_and_code, strict=True):
-        flows[name] = np.where(is_said, flows.get(name, 0), values)
-
-
-def _backward(records: Records, forward: Flows) -> tuple[Index, Flows]:
-    """The other direction: what the reverse elements give, and the rest of the forward one with both ends exchanged."""
-    flows = {name: values for name, values in forward.items() if name not in _COUNTERS}
-    for source, destination in _REVERSED:
-        for name, from_name in ((source, destination), (destination, source)):
-            if from_name in forward:
-                flows[name] = forward[from_name]
-            else:
-                flows.pop(name, None)
-    for name in GIVEN_BY:
-        values, known = records.column(name, REVERSE)
-        if known.any():
-            flows[name] = np.where(known, values, flows.get(name, default_values(name, len(records))))
-    flows["biflow_direction"] = np.full(len(records), BACKWARD, np.uint8)
-    counters = [flows[name] for name in _COUNTERS if name in flows]
-    at = (
-        np.flatnonzero(np.logical_or.reduce([each > 0 for each in counters]))
-        if counters
-        else np.zeros(0, np.intp)
-    )
-    return at, {name: values[at] for name, values in flows.items()}
 
 
 def says_nothing(values: Array) -> Mask:

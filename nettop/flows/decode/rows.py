@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From records to flows: packets and ports say what elements do not, and both directions of a record are two flows.
+
+Three kinds of exporters count both directions of a connection in one record: those of RFC 5103 by reverse elements,
+firewalls as what initiator and responder sent, nProbe and others by OUT_BYTES and OUT_PKTS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from nettop.flows.columns import Flows, default_values
+from nettop.flows.decode.elements import FRAME, GIVEN_BY, IN, IP_PACKET, OUT, RESPONDER, REVERSE
+from nettop.flows.decode.icmp import icmp_in_port
+from nettop.flows.decode.packets import FirstHeader, decoded_packets
+from nettop.flows.decode.records import COUNTERS, Records
+from nettop.snapshots.arrays import Index, Mask
+
+_REVERSED = (
+    ("src", "dst"), ("src_port", "dst_port"), ("src_mac", "dst_mac"), ("src_vlan", "dst_vlan"), ("src_as", "dst_as"),
+    ("src_prefix", "dst_prefix"), ("in_if", "out_if"), ("in_vrf", "out_vrf"), ("nat_src", "nat_dst"),
+    ("nat_src_port", "nat_dst_port"),
+)  # fmt: skip
+"""Columns that change places in the other direction of a biflow."""
+FORWARD, BACKWARD = 1, 2
+"""The directions of a biflow."""
+
+CountOnce = Callable[[Flows, Flows], None]
+"""Takes the counters of initiators and responders, and leaves in them what was not counted before."""
+
+
+def decoded_flows(records: Records, count_once: CountOnce) -> list[tuple[Index, Flows]]:
+    """The flows of data records, and of each the place of its record; columns that nothing gives are left out.
+
+    Those of the other direction, where it had packets, are a second part.
+    """
+    flows: Flows = {}
+    said: dict[str, Mask] = {}
+    for name in GIVEN_BY:
+        values, known = records.column(name)
+        if known.any():
+            flows[name], said[name] = values, known
+    _read_packets(records, flows)
+    _read_icmp(flows, said)
+    backward = _other_direction(records, flows, count_once)
+    parts = [(np.arange(len(records)), flows)]
+    if backward:
+        counters = [backward[name] for name in COUNTERS if name in backward]
+        at = np.flatnonzero(
+            np.logical_or.reduce([np.zeros(len(records), bool), *(each > 0 for each in counters)])
+        )
+        parts.append((at, {name: values[at] for name, values in backward.items()}))
+    return parts
+
+
+def _read_packets(records: Records, flows: Flows) -> None:
+    """Add what the headers of sampled packets say, as far as no element of the records says it."""
+    for element, first in ((FRAME, FirstHeader.ETHERNET), (IP_PACKET, FirstHeader.IP)):
+        if element in records.fields:
+            places = records.fields[element]
+            at = np.flatnonzero(places.lengths > 0)
+            starts = places.starts[at]
+            packets = decoded_packets(records.buffer, starts, starts + places.lengths[at], first)
+            packets["bytes"], packets["packets"] = packets.pop("ip_bytes"), np.ones(len(at), np.uint64)
+            for name in packets.keys() - flows.keys():
+                flows[name] = default_values(name, len(records))
+                flows[name][at] = packets[name]
+
+
+def _read_icmp(flows: Flows, said: dict[str, Mask]) -> None:
+    """Add types and codes of ICMP from the ports, as far as neither elements nor packets say them."""
+    is_of_packets = "icmp_type" in flows.keys() - said.keys()
+    is_said = said.get("icmp_type", np.zeros(1, bool))
+    if is_of_packets or is_said.all() or not {"protocol", "dst_port"} <= flows.keys():
+        return
+    type_and_code = icmp_in_port(flows["protocol"], flows["dst_port"])
+    for name, values in zip(("icmp_type", "icmp_code"), type_and_code, strict=True):
+        flows[name] = np.where(is_said, flows.get(name, 0), values)
+
+
+# --- directions -----------------------------------------------------------------------------------------------
+
+
+def _other_direction(records: Records, flows: Flows, count_once: CountOnce) -> Flows:
+    """Return the flows of the other direction (n,), and say of each flow which direction it is.
+
+    They are empty where no record counts both. The counters of `flows` change where a record counts both otherwise.
+    """
+    if any(enterprise == REVERSE for enterprise, _ in records.fields):
+        flows["biflow_direction"] = np.full(len(records), FORWARD, np.uint8)
+        exchanged = _exchanged(flows)
+        return exchanged | _said_in_reverse(records, exchanged)
+    if _counts_responders(records):
+        flows["biflow_direction"] = np.full(len(records), FORWARD, np.uint8)
+        counters = {name: records.number(element)[0] for name, element in RESPONDER.items()}
+        count_once(flows, counters)
+        return _exchanged(flows) | counters
+    if any(element in records.fields for element in OUT.values()):
+        return _read_out(records, flows)
+    return {}
+
+
+def _counts_responders(records: Records) -> bool:
+    """Return whether what initiator and responder sent is all that is counted: IN may be both together."""
+    has_in, has_responder = (
+        any(element in records.fields for element in elements.values()) for elements in (IN, RESPONDER)
+    )
+    return has_responder and not has_in
+
+
+def _read_out(records: Records, flows: Flows) -> Flows:
+    """Return the other direction of records whose IN and OUT differ; where IN is 0, OUT is of the flow itself."""
+    counted = {name: (records.number(IN[name])[0], records.number(OUT[name])[0]) for name in COUNTERS}
+    is_both = np.zeros(len(records), bool)
+    if records.has_both_directions:
+        for into, out in counted.values():
+            is_both |= (into > 0) & (out > 0) & (into != out)
+    for name, (_, out) in counted.items():
+        if name in flows:
+            flows[name] = np.where((flows[name] == 0) & ~is_both, out, flows[name])
+    if not is_both.any():
+        return {}
+    flows["biflow_direction"] = np.where(is_both, FORWARD, 0).astype(np.uint8)
+    return _exchanged(flows) | {name: np.where(is_both, out, 0) for name, (_, out) in counted.items()}
+
+
+def _exchanged(forward: Flows) -> Flows:
+    """Return the flows with both ends exchanged, without counters."""
+    flows = {name: values for name, values in forward.items() if name not in COUNTERS}
+    for source, destination in _REVERSED:
+        for name, from_name in ((source, destination), (destination, source)):
+            if from_name in forward:
+                flows[name] = forward[from_name]
+            else:
+                flows.pop(name, None)
+    return flows | {"biflow_direction": np.full(len(flows["biflow_direction"]), BACKWARD, np.uint8)}
+
+
+def _said_in_reverse(records: Records, exchanged: Flows) -> Flows:
+    """Return the columns that reverse elements give, as far as they do."""
+    flows: Flows = {}
+    for name in GIVEN_BY:
+        values, known = records.column(name, REVERSE)
+        if known.any():
+            flows[name] = np.where(known, values, exchanged.get(name, default_values(name, len(records))))
+    return flows

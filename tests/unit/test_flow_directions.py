@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Both directions of a connection: two flows, each byte counted once, whichever way exporters report them."""
+
+from __future__ import annotations
+
+import struct
+from itertools import pairwise
+
+import pytest
+
+from nettop.flows.decode import connections
+from nettop.flows.decode.decoder import Decoder
+from nettop.flows.decode.templates import IPFIX, NETFLOW_9
+
+from .flow_oracle import REVERSE, Field
+from .test_flow_messages import Sent, a_set, batch, message, template_set
+
+ENDS: list[Field] = [(0, 8, 4), (0, 12, 4), (0, 7, 2), (0, 11, 2), (0, 4, 1), (0, 10, 2), (0, 14, 2)]
+CLIENT, SERVER = (10, 0, 50, 10), (10, 1, 78, 5)
+Row = tuple[int, int, int, int]
+"""Bytes, packets, destination port, and direction of a biflow."""
+
+
+def ends(client_port: int = 55_182) -> bytes:
+    """The fields ENDS of a connection to port 3128."""
+    return bytes((*CLIENT, *SERVER)) + struct.pack("!HHBHH", client_port, 3128, 6, 2, 3)
+
+
+def rows(*batches: list[Sent], decoder: Decoder | None = None) -> list[Row]:
+    """The flows of batches, one after the other."""
+    decoder = decoder or Decoder()
+    found: list[Row] = []
+    for sent in batches:
+        flows = decoder.decode(batch(sent)).flows
+        columns = (flows[name].tolist() for name in ("bytes", "packets", "dst_port", "biflow_direction"))
+        found += zip(*columns, strict=True)
+        for place, (direction, src) in enumerate(
+            zip(flows["biflow_direction"].tolist(), flows["src"].tolist(), strict=True)
+        ):
+            assert src[12:] == bytes(SERVER if direction == 2 else CLIENT)
+            assert flows["in_if"][place] == (3 if direction == 2 else 2)
+    return found
+
+
+# --- IN and OUT -----------------------------------------------------------------------------------------------
+
+
+def in_and_out(version: int, counters: dict[int, int], enterprise: int = 0) -> Sent:
+    """A flow with these counters."""
+    more: list[Field] = [(enterprise, 118, 2)] if enterprise else []
+    declared = template_set(version, 300, [*ENDS, *((0, number, 4) for number in counters), *more])
+    record = ends() + b"".join(struct.pack("!I", value) for value in counters.values()) + bytes(2 * len(more))
+    return message(version, declared, a_set(300, record))
+
+
+@pytest.mark.parametrize(
+    ("counters", "expected"),
+    [
+        ({1: 2000, 2: 20, 23: 1_500_000, 24: 1000}, [(2000, 20, 3128, 1), (1_500_000, 1000, 55_182, 2)]),
+        ({23: 1_500_000, 24: 1000, 1: 2000, 2: 20}, [(2000, 20, 3128, 1), (1_500_000, 1000, 55_182, 2)]),
+        ({1: 60, 2: 1, 23: 120, 24: 1}, [(60, 1, 3128, 1), (120, 1, 55_182, 2)]),  # DNS
+        ({1: 60, 23: 120}, [(60, 0, 3128, 1), (120, 0, 55_182, 2)]),
+        ({2: 7, 24: 9}, [(0, 7, 3128, 1), (0, 9, 55_182, 2)]),
+        ({1: 1500, 2: 3, 23: 0, 24: 0}, [(1500, 3, 3128, 0)]),  # ng_netflow
+        ({1: 0, 2: 0, 23: 1600, 24: 4}, [(1600, 4, 3128, 0)]),
+        ({1: 500, 2: 5, 23: 500, 24: 5}, [(500, 5, 3128, 0)]),  # FortiGate
+        ({1: 0, 2: 31, 23: 900, 24: 31}, [(900, 31, 3128, 0)]),
+        ({1: 500, 2: 5}, [(500, 5, 3128, 0)]),
+        ({23: 500, 24: 5}, [(500, 5, 3128, 0)]),
+        ({1: 0, 2: 0, 23: 0, 24: 0}, [(0, 0, 3128, 0)]),
+    ],
+)
+def test_in_and_out_are_two_flows_where_they_differ(counters: dict[int, int], expected: list[Row]) -> None:
+    """Equal ones are of one flow, and so is what only one of them has."""
+    assert rows([in_and_out(NETFLOW_9, counters)]) == expected
+    assert rows([in_and_out(IPFIX, counters, enterprise=35_632)]) == expected
+
+
+@pytest.mark.parametrize(
+    ("counters", "expected"),
+    [
+        ({1: 1500, 2: 1, 23: 1520, 24: 1}, (1500, 1, 3128, 0)),
+        ({1: 0, 2: 0, 23: 1600, 24: 4}, (1600, 4, 3128, 0)),
+        ({23: 1600, 24: 4}, (1600, 4, 3128, 0)),
+    ],
+)
+def test_what_a_middlebox_made_of_a_flow_is_no_other_flow(counters: dict[int, int], expected: Row) -> None:
+    """In IPFIX the elements have another meaning than in NetFlow 9, except where nProbe sends them."""
+    assert rows([in_and_out(IPFIX, counters)]) == [expected]
+
+
+# --- events of firewalls --------------------------------------------------------------------------------------
+
+CREATE, DELETE, DENY, UPDATE = 1, 2, 3, 5
+NSEL: list[Field] = [*ENDS, (0, 233, 1), (0, 231, 4), (0, 232, 4), (0, 298, 4), (0, 299, 4)]
+Event = tuple[int, int, int, int, int]
+"""Kind, then bytes and packets of both ends: those of the initiator, those of the responder, packets likewise."""
+FIRST: Event = (CREATE, 0, 0, 0, 0)
+UPDATES: tuple[Event, ...] = ((UPDATE, 2557, 1117, 10, 9), (UPDATE, 31, 0, 1, 0))
+LAST: Event = (DELETE, 2588, 1117, 11, 9)
+
+
+def event(said: Event, connection: int | None = None, client_port: int = 55_182) -> bytes:
+    """A record of NSEL."""
+    number = b"" if connection is None else struct.pack("!I", connection)
+    return ends(client_port) + struct.pack("!BIIII", *said) + number
+
+
+def events(*records: bytes, template_id: int = 263, has_number: bool = False) -> Sent:
+    """A message of these records."""
+    fields: list[Field] = [*NSEL, *([(0, 148, 4)] if has_number else [])]
+    declared = template_set(NETFLOW_9, template_id, fields)
+    return message(NETFLOW_9, declared, a_set(template_id, b"".join(records)))
+
+
+def sums(found: list[Row]) -> tuple[int, int, int, int]:
+    """Bytes of both directions, packets of both."""
+    of = {direction: [row for row in found if (row[3] == 2) == (direction == 2)] for direction in (1, 2)}
+    return tuple(sum(row[place] for row in of[direction]) for place in (0, 1) for direction in (1, 2))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("connection", [None, 742_819_710])
+@pytest.mark.parametrize(
+    "said",
+    [
+        (FIRST, *UPDATES, LAST),
+        (*UPDATES, LAST),
+        (FIRST, LAST),
+        (LAST,),
+        (UPDATES[1], LAST),  # the other one got lost
+        (FIRST, *UPDATES, (UPDATE, 0, 0, 0, 0), LAST),
+        (FIRST, (UPDATE, *LAST[1:]), LAST),  # at teardown
+        (FIRST, *UPDATES),  # it goes on
+    ],
+)
+def test_no_byte_of_a_connection_counts_twice(said: tuple[Event, ...], connection: int | None) -> None:
+    """Increments of updates and the total of the end, in one datagram, one batch or several."""
+    records = [event(each, connection) for each in said]
+    whole = events(*records, has_number=connection is not None)
+    parts = [events(each, has_number=connection is not None) for each in records]
+    for batches in ([[whole]], [parts], [[part] for part in parts]):
+        found = rows(*batches)
+        assert sums(found) == (2588, 1117, 11, 9)
+        # Every event stays a row.
+        assert len([row for row in found if row[3] == 1]) == len(said)
+
+
+def test_connections_are_told_apart() -> None:
+    """By the exporter's number, and by their ends."""
+    total: Event = (DELETE, 100, 200, 1, 2)
+    more = [event((UPDATE, 60, 150, 1, 1), 7), event((UPDATE, 9, 9, 1, 1), 8), event(total, 7)]
+    assert sums(rows([events(*more, has_number=True)])) == (109, 209, 2, 3)
+    more = [event((UPDATE, 60, 150, 1, 1)), event(total, client_port=1), event(total)]
+    assert sums(rows([events(*more)])) == (200, 400, 2, 4)
+
+
+def test_a_connection_of_the_same_ends_counts_by_itself() -> None:
+    """Also where the end of the one before got lost: its creation begins a new one."""
+    again = [event(each) for each in (*UPDATES, FIRST, *UPDATES, LAST, FIRST, LAST)]
+    assert sums(rows([events(*again)])) == tuple(3 * each for each in (2588, 1117, 11, 9))
+
+
+def test_an_end_may_be_read_before_an_update() -> None:
+    """Where they have different templates: within a batch these are read one after the other."""
+    for update, end in pairwise((300, 263, 300)):
+        sent = [events(*map(event, UPDATES), template_id=update), events(event(LAST), template_id=end)]
+        assert sums(rows(sent)) == (2588, 1117, 11, 9)
+
+
+def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one updated longest ago is forgotten, which is counted: its end counts all of it."""
+    monkeypatch.setattr(connections, "CONNECTIONS_MAX", 2)
+    decoder = Decoder()
+    sent = [events(event(UPDATES[0], number), has_number=True) for number in (1, 2, 1, 3)]
+    sent += [events(event((DELETE, 9000, 0, 0, 0), number), has_number=True) for number in (1, 2, 3)]
+    found = rows(sent, decoder=decoder)
+    assert [row[0] for row in found if row[3] == 1][4:] == [9000 - 2 * 2557, 9000, 9000 - 2557]
+    assert decoder.messages.dropped == {"connections": 1}
+
+
+def test_totals_of_other_firewalls_stay_what_they_are() -> None:
+    """Without counters of initiators and responders an event says nothing of what was counted before."""
+    fields: list[Field] = [*ENDS, (0, 233, 1), (0, 1, 4), (0, 2, 4)]
+    record = ends() + struct.pack("!BII", DELETE, 700, 3)
+    sent = message(NETFLOW_9, template_set(NETFLOW_9, 300, fields), a_set(300, record * 2))
+    assert rows([sent]) == [(700, 3, 3128, 0)] * 2
+
+
+def test_initiator_and_responder_without_events() -> None:
+    """As routers count them, where nothing else does."""
+    fields: list[Field] = [*ENDS, (0, 231, 4), (0, 232, 4)]
+    record = ends() + struct.pack("!II", 700, 900)
+    sent = message(
+        IPFIX, template_set(IPFIX, 300, fields), a_set(300, record + ends() + struct.pack("!II", 5, 0))
+    )
+    assert rows([sent]) == [(700, 0, 3128, 1), (5, 0, 3128, 1), (900, 0, 55_182, 2)]
+    with_octets = message(
+        IPFIX, template_set(IPFIX, 300, [*fields, (0, 1, 4)]), a_set(300, record + struct.pack("!I", 1600))
+    )
+    assert rows([with_octets]) == [(1600, 0, 3128, 0)]
+
+
+def test_a_biflow_by_reverse_elements() -> None:
+    """As before, also where the record has OUT_BYTES."""
+    fields: list[Field] = [*ENDS, (0, 1, 4), (REVERSE, 1, 4), (0, 23, 4)]
+    record = ends() + struct.pack("!III", 700, 900, 700)
+    sent = message(IPFIX, template_set(IPFIX, 300, fields), a_set(300, record))
+    assert rows([sent]) == [(700, 0, 3128, 1), (900, 0, 55_182, 2)]
