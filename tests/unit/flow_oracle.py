@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NetFlow v9 and IPFIX decoded one message, one record and one field at a time, as the RFCs tell it.
+"""NetFlow and IPFIX decoded one message, one record and one field at a time, as the RFCs tell it.
 
 It is slow and plain, and shares nothing with nettop's decoder but the names of columns.
 """
@@ -32,17 +32,38 @@ def ntp_ms(value: bytes) -> int:
     return (seconds - 2_208_988_800) * 1000 + (fraction * 1000 >> 32)
 
 
+@dataclass(frozen=True)
+class Set:
+    """A data set, and what the header of its message says."""
+
+    content: bytes
+    domain: int
+    export_ms: int
+    boot_ms: int | None
+    version: int
+
+
 @dataclass
 class Oracle:
     """What is known of all observation domains, and the rows so far, of messages that were received at this time."""
 
     received_ms: int
     templates: dict[tuple[bytes, int, int, int, int], tuple[list[Field], int]] = field(default_factory=dict)
+    waiting: dict[tuple[bytes, int, int, int, int], list[Set]] = field(default_factory=dict)
+    connections: dict[tuple[int | bytes, ...], list[int]] = field(default_factory=dict)
+    started_ms: dict[tuple[bytes, int, int, int], int] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    reported: list[Row] = field(default_factory=list)
+    """Each record as one row, with what it counts in all: as collectors have it that do not part directions."""
 
     def message(self, sender: bytes, port: int, data: bytes) -> None:
         """Decode a message that is well formed."""
         (version,) = struct.unpack_from("!H", data)
+        if version == 5:
+            rows = [settled(with_icmp(row), self.received_ms) for row in netflow5(data, self.export_ms)]
+            self.rows += rows
+            self.reported += rows
+            return
         if version == 9:
             _, _, uptime, seconds, _, domain = struct.unpack_from("!HHIIII", data)
             boot_ms, at = self.export_ms(seconds) - uptime, 20
@@ -52,16 +73,50 @@ class Oracle:
         key = (sender, port, version, domain)
         while at < len(data):
             set_id, length = struct.unpack_from("!HH", data, at)
-            content = data[at + 4 : at + length]
+            if set_id == length == 0:
+                break  # padding
+            if not 4 <= length <= len(data) - at:
+                raise ValueError("a set of an impossible length")
+            of_set = Set(data[at + 4 : at + length], domain, self.export_ms(seconds), boot_ms, version)
             at += length
             if set_id < 256:
-                self._templates(key, set_id in (1, 3), content)
+                self._templates(key, set_id in (1, 3), of_set.content)
             else:
-                fields, scopes = self.templates[*key, set_id]
-                for record in records(fields, content):
-                    if not scopes:
-                        rows = rows_of(record, domain, self.export_ms(seconds), boot_ms, version)
-                        self.rows += (settled(row, self.received_ms) for row in rows)
+                self.waiting.setdefault((*key, set_id), []).append(of_set)
+            for place in self.templates.keys() & self.waiting.keys():
+                for each in self.waiting.pop(place):
+                    self._records(place[:4], each, *self.templates[place])
+
+    def _records(
+        self, key: tuple[bytes, int, int, int], of_set: Set, fields: list[Field], scopes: int
+    ) -> None:
+        for record in records(fields, of_set.content):
+            if scopes:
+                if TIME_MIN_MS <= count(record, 160) <= TIME_MAX_MS:
+                    self.started_ms[key] = count(record, 160)
+                continue
+            boot_ms = self.started_ms.get(key) if of_set.boot_ms is None else of_set.boot_ms
+            rows = list(rows_of(record, of_set.domain, of_set.export_ms, boot_ms, of_set.version))
+            self.reported.append(as_one(record, rows))
+            self._count_once(key[0], record, rows)
+            self.rows += (settled(row, self.received_ms) for row in rows)
+
+    def _count_once(self, sender: bytes, record: dict[tuple[int, int], bytes], rows: list[Row]) -> None:
+        """Leave in the rows of an event what those before have not counted, and drop a direction with nothing left."""
+        if (0, 233) not in record or not {(0, 232), (0, 299)} & record.keys():
+            return
+        names = ("domain", "src", "dst", "src_port", "dst_port", "protocol")
+        key = (sender, count(record, 148), *(rows[0].get(name, 0) for name in names))
+        event, counters = count(record, 233), [(0, "bytes"), (0, "packets"), (1, "bytes"), (1, "packets")]
+        reported = [int(rows[at].get(name, 0)) if at < len(rows) else 0 for at, name in counters]
+        before = self.connections.pop(key, [0] * 4)
+        if event == 5:
+            self.connections[key] = [a + b for a, b in zip(before, reported, strict=True)]
+        elif event == 2:
+            for (at, name), a, b in zip(counters, before, reported, strict=True):
+                if at < len(rows) and name in rows[at]:
+                    rows[at][name] = max(0, b - a)
+        rows[:] = [row for row in rows if row is rows[0] or row.get("bytes") or row.get("packets")]
 
     def export_ms(self, seconds: int) -> int:
         """When a message was sent; an exporter whose clock was never set does not know."""
@@ -87,14 +142,32 @@ class Oracle:
                     (enterprise,) = struct.unpack_from("!I", content, at)
                     number, at = number - 0x8000, at + 4
                 fields.append((enterprise, number, length))
+            if not fields:
+                raise NotImplementedError("withdrawals")
             self.templates[*key, template_id] = fields, scopes
+
+
+def netflow5(data: bytes, export_ms_of: Callable[[int], int]) -> Iterator[Row]:
+    """The rows of a datagram."""
+    _, counted, uptime, seconds, nanoseconds = struct.unpack_from("!HHIII", data)
+    export_ms = export_ms_of(seconds) + nanoseconds // 10**6
+    for at in range(24, 24 + 48 * counted, 48):
+        src, dst, packets, size, first, last, src_port, dst_port, protocol = struct.unpack_from(
+            "!4s4s8xIIIIHH2xB", data, at
+        )
+        row: Row = {"src": address(src), "dst": address(dst), "packets": packets, "bytes": size}
+        row |= {"src_port": src_port, "dst_port": dst_port, "protocol": protocol}
+        for name, uptime_ms in (("start", first), ("end", last)):
+            if first or last:
+                row[name] = since_boot_ms(uptime_ms, export_ms, export_ms - uptime) or 0
+        yield row
 
 
 def records(fields: list[Field], content: bytes) -> Iterator[dict[tuple[int, int], bytes]]:
     """Each record's first value of each element."""
     shortest = sum(1 if length == VARIABLE else length for _, _, length in fields)
     at = 0
-    while len(content) - at >= shortest:
+    while shortest and len(content) - at >= shortest:
         record: dict[tuple[int, int], bytes] = {}
         for enterprise, number, stated in fields:
             length = stated
@@ -141,6 +214,13 @@ def rows_of(
     yield row
     if back.get("bytes") or back.get("packets"):
         yield back | {"biflow_direction": 2}
+
+
+def as_one(record: dict[tuple[int, int], bytes], rows: list[Row]) -> Row:
+    """A record's row, with the bytes and packets of both ends of a connection."""
+    if not {(0, 232), (0, 299)} & record.keys() or {(0, 1), (0, 2)} & record.keys():
+        return rows[0]
+    return rows[0] | {name: sum(int(row.get(name, 0)) for row in rows) for name in ("bytes", "packets")}
 
 
 def count(record: dict[tuple[int, int], bytes], number: int) -> int:
@@ -194,6 +274,7 @@ def whole(value: bytes, _export_ms: int, _boot_ms: int | None) -> int:
 GIVEN_BY: list[tuple[str, int, Convert]] = [
     ("bytes", 1, whole),
     ("bytes", 85, whole),
+    ("bytes", 352, whole),
     ("bytes", 231, whole),
     ("bytes", 23, whole),
     ("packets", 2, whole),
@@ -205,10 +286,20 @@ GIVEN_BY: list[tuple[str, int, Convert]] = [
     ("dst", 12, lambda value, *_: address(value)),
     ("dst", 28, lambda value, *_: address(value)),
     ("src_port", 7, whole),
+    ("src_port", 180, whole),
+    ("src_port", 182, whole),
     ("dst_port", 11, whole),
+    ("dst_port", 181, whole),
+    ("dst_port", 183, whole),
     ("protocol", 4, whole),
     ("src_mac", 56, whole),
     ("mpls_label_1", 70, lambda value, *_: int.from_bytes(value) >> 4),
+    ("icmp_type", 176, whole),
+    ("icmp_type", 178, whole),
+    ("icmp_code", 177, whole),
+    ("icmp_code", 179, whole),
+    ("icmp_type", 139, lambda value, *_: value[0]),
+    ("icmp_code", 139, lambda value, *_: value[1]),
     ("icmp_type", 32, lambda value, *_: value[0]),
     ("icmp_code", 32, lambda value, *_: value[1]),
     ("start", 152, whole),
@@ -216,9 +307,13 @@ GIVEN_BY: list[tuple[str, int, Convert]] = [
     ("start", 150, lambda value, *_: int.from_bytes(value) * 1000),
     ("start", 158, lambda value, export_ms, _: export_ms - int.from_bytes(value) // 1000),
     ("start", 22, lambda value, export_ms, boot_ms: since_boot_ms(int.from_bytes(value), export_ms, boot_ms)),
+    ("start", 323, whole),
     ("end", 153, whole),
+    ("end", 155, lambda value, *_: ntp_ms(value)),
     ("end", 151, lambda value, *_: int.from_bytes(value) * 1000),
+    ("end", 159, lambda value, export_ms, _: export_ms - int.from_bytes(value) // 1000),
     ("end", 21, lambda value, export_ms, boot_ms: since_boot_ms(int.from_bytes(value), export_ms, boot_ms)),
+    ("end", 323, whole),
     ("direction", 61, whole),
 ]
 """Elements by column; the first that a record has counts, of most columns the first that is not 0."""
