@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ UNRECOGNIZED_MAX = 1024
 
 _OF_DATAGRAMS = ("bytes", "rows", "options", "broken")
 """Counts that each datagram has."""
-COUNTED = ("datagrams", "malformed", *_OF_DATAGRAMS, *(FOLLOWED.names or ()))
+COUNTED = ("datagrams", "malformed", *_OF_DATAGRAMS, *(FOLLOWED.names or ()), "forgotten")
 """The counts of an exporter, which only grow; but `lost` falls by what comes late."""
 
 EXPORTER = np.dtype(
@@ -42,8 +43,9 @@ EXPORTER = np.dtype(
 
 `rows` are flows, `options` records of them, `broken` what could not be read of datagrams. `lost` counts what numbers of
 datagrams are missing: flows of NetFlow v5, records of IPFIX, else datagrams. Of `unchecked` datagrams nobody can say
-what was lost before them. `templates` are known and `waiting` sets wait for theirs at the moment. `sampling_rate` is
-the last one, 0 where none is known. The wall clock's times are those of its first and last datagram.
+what was lost before them. `templates` are known and `waiting` sets wait for theirs at the moment; `forgotten` sets were
+dropped before theirs came. `sampling_rate` is the last one, 0 where none is known. The wall clock's times are those of
+its first and last datagram.
 """
 
 
@@ -82,6 +84,12 @@ class Exporters:
         for datagrams in _pieces(batch.datagrams, ~is_decoded, self._unrecognized.most):
             keyed = self._unrecognized.add(datagrams)
             self._unrecognized.count("malformed", keyed, np.ones(len(datagrams), np.int64))
+        self.forget(batch.forgotten)
+
+    def forget(self, dropped: Mapping[DomainKey, int]) -> None:
+        """Count sets that were dropped before their template came, by the key of their exporter."""
+        for key, sets in dropped.items():
+            self._known.forget(key, sets)
 
     def table(self, decoder: Decoder) -> Array:
         """All rows, EXPORTER (e,): the exporters, then the senders of malformed datagrams."""
@@ -146,6 +154,14 @@ class _Table:
         """Add the datagrams' values (n,) to a count of their rows."""
         # The sums of one batch are far from 2⁵³, up to which they are exact.
         self.rows[name][keyed.rows] += np.bincount(keyed.of, values, len(keyed.rows)).astype(np.int64)
+
+    def forget(self, key: DomainKey, sets: int) -> None:
+        """Count sets that were dropped, of an exporter that may have made room for others."""
+        row = self.row_of.get(key)
+        if row is None:
+            self.evicted["forgotten"] += sets
+        else:
+            self.rows["forgotten"][row] += sets
 
     def _placed(self, keys: list[DomainKey]) -> tuple[Index, list[int]]:
         """The row of each key, and those rows that did not have it."""

@@ -175,7 +175,7 @@ class Pipeline:
 
     def finish(self) -> None:
         """Write the last block, and what is remembered for the next start."""
-        self.decoder.forget_waiting()
+        self.exporters.forget(self.decoder.forget_waiting())
         self.write_block()
         self._learn()
         if self._kafka is not None:

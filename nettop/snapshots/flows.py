@@ -46,6 +46,8 @@ EXPORTERS = Table(
         Field("options", Kind.COUNTER, "OPTIONS", "records that say something of the exporter", "u8", "records", 8, 20),
         Field("templates", Kind.GAUGE, "TEMPLATES", "templates that are known", "u8", "templates", 9, 35),
         Field("waiting", Kind.GAUGE, "WAITING", "sets that wait for their template", "u8", "sets", 8, 58, tone="warn"),
+        Field("forgotten", Kind.COUNTER, "FORGOTTEN", "sets that were dropped before their template came, as too many "
+              "waited", "u8", "sets", 9, 57, tone="warn"),
         Field("sampling_rate", Kind.GAUGE, "SAMPLING", "it looks at one packet in so many", "u8", "", 8, 65),
         Field("first_seen", Kind.TIME, "FIRST", "its first datagram since the collector began", "u8", "ns", 19, 10),
         Field("last_seen", Kind.TIME, "LAST", "its last datagram", "u8", "ns", 19, 70),
@@ -54,7 +56,7 @@ EXPORTERS = Table(
     screen=("exporter", "protocol", "domain", "flows", "flows_per_s", "datagrams_per_s", "lost", "broken", "waiting",
             "sampling_rate", "last_seen"),
     text=("exporter", "port", "protocol", "domain", "datagrams", "flows", "lost", "malformed", "broken", "templates",
-          "waiting", "sampling_rate", "last_seen"),
+          "waiting", "forgotten", "sampling_rate", "last_seen"),
     sort="-flows_per_s",
     text_sort="-flows",
     hooks=("collector",),

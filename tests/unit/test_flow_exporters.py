@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.flows.columns import ADDRESS
+from nettop.flows.decode import held
 from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.decode.decoder import Decoder
 from nettop.flows.decode.messages import KEY
@@ -107,8 +108,22 @@ def test_what_is_known_of_each() -> None:
     assert collected.rows("bytes")[SENDER, PORT, NETFLOW_5, 1] == (3 * 24 + 3 * 48,)
     assert collected.exporters.totals() == {
         "datagrams": 9, "malformed": 2, "rows": 8, "options": 1, "broken": 1, "lost": 0, "restarts": 0, "unchecked": 0,
-        "bytes": sum(each for (each,) in collected.rows("bytes").values()),
+        "bytes": sum(each for (each,) in collected.rows("bytes").values()), "forgotten": 0,
     }  # fmt: skip
+
+
+def test_sets_that_were_dropped_are_counted_for_their_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for one that has made room for others: the sum is that of the ledger."""
+    monkeypatch.setattr(held, "ADDRESS_BYTES_MAX", 8000)
+    collected = Collected(Exporters(most=1))
+    waiting = a_set(300, plain(1))
+    collected.see(*(message(IPFIX, waiting, domain=1) for _ in range(10)))
+    ((forgotten, still),) = collected.rows("forgotten", "waiting").values()
+    assert (forgotten > 0, forgotten + still) == (True, 10)
+    collected.see(*(message(IPFIX, waiting, domain=2) for _ in range(10)))
+    collected.exporters.forget(collected.decoder.forget_waiting())
+    assert collected.rows("forgotten") == {(SENDER, PORT, IPFIX, 2): (10,)}
+    assert collected.exporters.totals()["forgotten"] == collected.decoder.totals.forgotten == 20
 
 
 def test_the_last_sampling_rate_stays() -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.flows.columns import ADDRESS, COLUMNS, Flows, joined_flows
-from nettop.flows.decode import messages
+from nettop.flows.decode import held, messages
 from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.decode.messages import Decoded, MessageDecoder
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9, Template
@@ -249,17 +249,65 @@ def test_sets_wait_for_their_template(version: int) -> None:
     assert dict(zip(flows["bytes"].tolist(), flows["sequence"].tolist(), strict=True)) == {11: 5, 13: 9}
 
 
-def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bound", ["DOMAIN_BYTES_MAX", "ADDRESS_BYTES_MAX", "BYTES_MAX"])
+def test_what_waits_is_bounded(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sets that have waited for longest are dropped, and counted."""
-    monkeypatch.setattr(messages, "HELD_BYTES_MAX", 1000)
+    monkeypatch.setattr(held, bound, 20_000)
     decoder = MessageDecoder()
     decoded = [decode(decoder, [message(IPFIX, a_set(300 + n, plain(n)))]) for n in range(40)]
-    forgotten = sum(each.forgotten for each in decoded)
+    forgotten = sum(each.forgotten.total() for each in decoded)
     assert 0 < forgotten < 40
     every = [template_set(IPFIX, 300 + n, PLAIN) for n in range(40)]
     released = decode(decoder, [message(IPFIX, *every)])
     assert released.released == 40 - forgotten
     assert sorted(flows_of(released)["bytes"].tolist()) == list(range(forgotten, 40))
+
+
+QUIET = bytes(10) + b"\xff\xff" + bytes((192, 0, 2, 2))
+
+
+@pytest.mark.parametrize(
+    "noisy",
+    [
+        [message(IPFIX, a_set(300, bytes(1300)), domain=2)] * 1000,
+        [message(IPFIX, a_set(300 + number, bytes(1300)), domain=2) for number in range(1000)],
+        [
+            dataclasses.replace(
+                message(IPFIX, a_set(300, bytes(1300))), sender=QUIET[:-1] + b"\x03", port=port
+            )
+            for port in range(1000, 3000)
+        ],
+        [
+            dataclasses.replace(
+                message(IPFIX, a_set(300, bytes(1300)), domain=n), sender=QUIET[:-1] + b"\x03"
+            )
+            for n in range(2000)
+        ],
+    ],
+    ids=["one domain", "many templates", "many ports", "many domains"],
+)
+def test_no_exporter_takes_the_room_of_another(noisy: list[Sent]) -> None:
+    """What one sends whose template never comes leaves what others wait with, those of the same address included."""
+    decoder = MessageDecoder()
+    decode(decoder, [message(IPFIX, a_set(256, plain(1)), domain=1)])
+    dropped = decode(decoder, noisy).forgotten
+    released = decode(decoder, [message(IPFIX, template_set(IPFIX, 256, PLAIN), domain=1)])
+    assert (released.released, flows_of(released)["bytes"].tolist()) == (1, [1])
+    waiting = Counter(decoder.waiting)
+    assert sum(waiting.values()) * 1300 <= held.ADDRESS_BYTES_MAX
+    assert (waiting + dropped).total() == len(noisy)
+    assert {key[3] for key in dropped} <= {int.from_bytes(each.data[12:16]) for each in noisy}
+
+
+def test_what_waits_takes_as_much_memory_as_it_counts() -> None:
+    """Also where every set is of another port."""
+    decoder = MessageDecoder()
+    tracemalloc.start()
+    for port in range(6000):
+        decode(decoder, [Sent(SENDER, port, message(IPFIX, a_set(300, plain(1))).data)])
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < 1.5 * held.ADDRESS_BYTES_MAX
 
 
 def test_templates_are_withdrawn() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 
@@ -11,7 +12,7 @@ import numpy as np
 from nettop.flows.columns import ADDRESS, Flows, joined_flows
 from nettop.flows.decode import netflow5, sflow
 from nettop.flows.decode.datagrams import Datagrams, numbers
-from nettop.flows.decode.messages import KEY, MessageDecoder
+from nettop.flows.decode.messages import KEY, DomainKey, MessageDecoder
 from nettop.flows.decode.netflow5 import decoded_netflow5, netflow5_headers
 from nettop.flows.decode.sflow import INTERFACE_COUNTERS, decoded_sflow
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
@@ -117,7 +118,8 @@ class DecodedBatch:
     """What a batch of datagrams gave.
 
     `flows` have all columns (f,); `datagram_of` (f,) are the datagrams that gave them, of a set that had waited the one
-    that brought its template. `counters` are INTERFACE_COUNTERS, `datagrams` (n,) DATAGRAM.
+    that brought its template. `counters` are INTERFACE_COUNTERS, `datagrams` (n,) DATAGRAM. `forgotten` counts the sets
+    that were dropped to make room, by their exporter.
     """
 
     flows: Flows
@@ -125,6 +127,7 @@ class DecodedBatch:
     counters: Array
     datagrams: Array
     counts: Counts
+    forgotten: Counter[DomainKey]
 
 
 @dataclass(eq=False)
@@ -137,6 +140,7 @@ class _Batch:
     parts: list[Flows] = field(default_factory=list)
     of: list[Index] = field(default_factory=list)
     counters: list[Array] = field(default_factory=list)
+    forgotten: Counter[DomainKey] = field(default_factory=Counter)
 
     def add(self, flows: Flows, of: Index) -> None:
         """Flows, and their datagrams."""
@@ -182,10 +186,10 @@ class Decoder:
         self.totals.add(decoded.counts)
         return decoded
 
-    def forget_waiting(self) -> int:
-        """Drop the data sets that wait for their template, as at the end; returns how many they were."""
+    def forget_waiting(self) -> Counter[DomainKey]:
+        """Drop the data sets that wait for their template, as at the end. Returns how many each exporter had."""
         forgotten = self.messages.forget_waiting()
-        self.totals.forgotten += forgotten
+        self.totals.forgotten += forgotten.total()
         return forgotten
 
     def _read_netflow9(self, batch: _Batch, which: Index) -> None:
@@ -214,9 +218,10 @@ class Decoder:
                 templates=decoded.templates,
                 held=decoded.held,
                 released=decoded.released,
-                forgotten=decoded.forgotten,
+                forgotten=decoded.forgotten.total(),
             )
         )
+        batch.forgotten.update(decoded.forgotten)
         return which, counts
 
 
@@ -292,4 +297,4 @@ def _joined(batch: _Batch) -> DecodedBatch:
     counts.decoded, counts.unknown_version, counts.bad_header = as_list(by_reading)
     counts.broken = int(headers["broken"].sum())
     counters = np.concatenate([np.zeros(0, INTERFACE_COUNTERS), *batch.counters])
-    return DecodedBatch(flows, datagram_of, counters, headers, counts)
+    return DecodedBatch(flows, datagram_of, counters, headers, counts, batch.forgotten)

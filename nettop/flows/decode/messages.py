@@ -19,6 +19,7 @@ from nettop.flows.decode.connections import KEY as CONNECTION_KEY
 from nettop.flows.decode.connections import Connections
 from nettop.flows.decode.datagrams import Datagrams, numbers
 from nettop.flows.decode.elements import CONNECTION, FIREWALL_EVENT, NTOP, SYSTEM_INIT
+from nettop.flows.decode.held import Held, HeldSets
 from nettop.flows.decode.layout import Fields, laid_out
 from nettop.flows.decode.options import (
     InterfaceNames,
@@ -47,8 +48,6 @@ from nettop.snapshots.snapshot import Array
 HEADERS = {NETFLOW_9: 20, IPFIX: 16}
 """The length of a message's header."""
 SET_HEADER = 4
-HELD_BYTES_MAX = 1 << 20
-"""Sets whose template has not come: more are dropped, those first that have waited for longest."""
 DOMAINS_MAX = 16_384
 """Observation domains that are remembered: the one that was silent for longest makes room for another."""
 FIELDS_MAX = 1 << 20
@@ -60,8 +59,6 @@ SHARED_MAX = 4096
 _EXPORTERS_MAX = 2
 _STATEMENTS_MAX, _STATEMENT_MOST = 256, 1024
 """Sets of templates whose meaning is remembered, and how long they are: some exporters send them in every datagram."""
-_HELD_OVERHEAD = 384
-"""About what a set that waits takes beside its content."""
 
 MESSAGE = np.dtype(
     [
@@ -172,14 +169,6 @@ class Batch:
         self.keys = keys_of(messages[firsts])
 
 
-@dataclass(frozen=True, eq=False)
-class Held:
-    """Sets of one message whose template has not come."""
-
-    message: Array
-    content: bytes
-
-
 @dataclass(eq=False)
 class Decoded:
     """What a batch gave: flows in parts, each with its number of rows, and what was counted meanwhile.
@@ -196,8 +185,8 @@ class Decoded:
     parts: list[Flows] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     of: list[Index] = field(default_factory=list)
-    forgotten: int = 0
-    """Sets that were dropped before their template came."""
+    forgotten: Counter[DomainKey] = field(default_factory=Counter)
+    """How many sets of each domain were dropped before their template came."""
 
     def _sum(self, name: str) -> int:
         return int(self.counts[name].sum())
@@ -304,9 +293,7 @@ class MessageDecoder:
         self._domains: dict[DomainKey, Domain] = {}
         self._fields = 0
         self._shared: dict[Template, Template] = {}
-        self._held: dict[tuple[DomainKey, int], list[Held]] = {}
-        self._held_bytes = 0
-        self._waiting: Counter[DomainKey] = Counter()
+        self._held = HeldSets()
         self.names: InterfaceNames = {}
         self.changes = 0
         self.dropped: Counter[str] = Counter()
@@ -320,7 +307,7 @@ class MessageDecoder:
     @property
     def waiting(self) -> Mapping[DomainKey, int]:
         """How many sets of a domain wait for their template."""
-        return self._waiting
+        return self._held.waiting
 
     def decode(self, datagrams: Datagrams, which: Index, version: int) -> Decoded:
         """The flows in these datagrams, which are of one version."""
@@ -341,9 +328,10 @@ class MessageDecoder:
         for template in domain.templates.values():
             self._set(key, template)
 
-    def forget_waiting(self) -> int:
-        """Drop all sets that wait for their template; returns how many they were."""
-        return sum(len(self._take_held(key)) for key in list(self._held))
+    def forget_waiting(self) -> Counter[DomainKey]:
+        """Drop all sets that wait for their template. Returns how many they were, by domain."""
+        dropped, self._held = Counter(self._held.waiting), HeldSets()
+        return dropped
 
     def _grouped(self, run: _Run) -> list[_Group]:
         """The data sets by the template that was valid when they came. Those that have none are held."""
@@ -445,7 +433,7 @@ class MessageDecoder:
                 self._remove(self._domain(key), template_id)
             return []
         self._set(key, change)
-        waiting = self._take_held((key, change.id))
+        waiting = self._held.take(key, change.id)
         if not waiting:
             return []
         decoded.counts["released"][message] += len(waiting)
@@ -463,23 +451,9 @@ class MessageDecoder:
         for message, set_id, start, end in zip(
             *map(as_list, (sets.message, sets.id, sets.start, sets.end)), strict=True
         ):
-            key = batch.keys[batch.domains[message]]
             held = Held(batch.messages[message : message + 1].copy(), batch.buffer[start:end].tobytes())
-            self._held.setdefault((key, set_id), []).append(held)
-            self._held_bytes += _cost(held)
-            self._waiting[key] += 1
+            decoded.forgotten.update(self._held.add(batch.keys[batch.domains[message]], set_id, held))
         decoded.count("held", sets.message)
-        while self._held_bytes > HELD_BYTES_MAX:
-            decoded.forgotten += len(self._take_held(next(iter(self._held))))
-
-    def _take_held(self, key: tuple[DomainKey, int]) -> list[Held]:
-        taken = self._held.pop(key, [])
-        self._held_bytes -= sum(map(_cost, taken))
-        if taken:
-            self._waiting[key[0]] -= len(taken)
-            if not self._waiting[key[0]]:
-                del self._waiting[key[0]]
-        return taken
 
     # --- data ---------------------------------------------------------------------------------------------------
 
@@ -653,7 +627,3 @@ def _sets(buffer: Array, starts: Index, ends: Index, decoded: Decoded) -> Sets:
         return Sets(nothing, nothing, nothing, nothing)
     sets = Sets(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     return sets.at(np.lexsort((sets.start, sets.message)))
-
-
-def _cost(held: Held) -> int:
-    return len(held.content) + _HELD_OVERHEAD

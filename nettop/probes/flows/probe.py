@@ -40,7 +40,7 @@ _COLUMNS = {
         name: name
         for name in (
             *("datagrams", "bytes", "restarts", "unchecked", "malformed", "broken", "options", "templates"),
-            "waiting",
+            *("waiting", "forgotten"),
         )
     },
 }
