@@ -744,8 +744,8 @@ def taught() -> Decoder:
         message(NETFLOW_9, DECLARED[NETFLOW_9], sampler, a_set(302, struct.pack("!IBI", 1, 2, 64))),
         message(
             NETFLOW_9,
-            options_set(NETFLOW_9, 303, [(0, 1, 4)], [(0, 34, 4)]),
-            a_set(303, struct.pack("!II", 1, 8)),
+            options_set(NETFLOW_9, 303, [], [(0, 34, 4)]),
+            a_set(303, struct.pack("!I", 8)),
         ),
     )
     return decoder
@@ -840,6 +840,7 @@ def changed_line(**values: Any) -> bytes:
         changed_line(templates={}),
         changed_line(templates=[[255, 0, [[0, 1, 4]]]]),
         changed_line(templates=[[300, 2, [[0, 1, 4]]]]),
+        changed_line(templates=[[300, -2, [[0, 1, 4]]]]),
         changed_line(templates=[[300, 0, []]]),
         changed_line(templates=[[300, 0, [[0, 1, 0]]]]),
         changed_line(templates=[[300, 0, [[-1, 1, 4]]]]),

@@ -378,7 +378,7 @@ def test_a_withdrawal_looks_at_no_other_template() -> None:
         (NETFLOW_9, a_set(0, struct.pack("!HH", 300, 60_000))),
         (NETFLOW_9, a_set(0, struct.pack("!HHHH", 200, 1, 1, 4))),
         (IPFIX, a_set(2, struct.pack("!HHHH", 300, 2, 1, 4))),
-        (IPFIX, a_set(3, struct.pack("!HHHHH", 300, 1, 2, 1, 4))),
+        (IPFIX, a_set(3, struct.pack("!HHHHH", 300, 1, 2, 34, 4))),
         (IPFIX, a_set(2, struct.pack("!HHHH", 300, 1, 1, 0))),
         (IPFIX, a_set(7, b"1234")),
         (IPFIX, struct.pack("!HH", 256, 3)),
@@ -390,6 +390,19 @@ def test_what_is_malformed_is_counted(version: int, content: bytes) -> None:
     sound = template_set(version, 256, PLAIN) + a_set(256, plain(5))
     decoded = decode(MessageDecoder(), [message(version, sound, content)])
     assert (decoded.malformed, decoded.records) == (1, 1)
+
+
+@pytest.mark.parametrize("beyond", [1, 4, 15, 20, 36])
+def test_a_set_beyond_the_length_of_its_message(beyond: int) -> None:
+    """It is decoded where the datagram has it, and counted; what follows it is not of the message."""
+    sets = template_set(IPFIX, 300, PLAIN), a_set(300, plain(1) + plain(2))
+    whole = message(IPFIX, *sets)
+    length = struct.pack("!H", len(whole.data) - beyond)
+    sent = Sent(SENDER, PORT, whole.data[:2] + length + whole.data[4:] + a_set(300, plain(3)))
+    decoded = decode(MessageDecoder(), [sent])
+    is_begun = beyond <= len(sets[1]) - 4
+    assert flows_of(decoded)["bytes"].tolist() == ([1, 2] if is_begun else [])
+    assert decoded.malformed == int(is_begun)
 
 
 def test_domains_and_templates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -523,6 +536,8 @@ def test_a_biflow_is_two_flows() -> None:
             64,
         ),
         ((NETFLOW_9, [(0, 2, 4)], [(0, 34, 4)]), struct.pack("!II", 5, 32), (10, b"\0\0\0\x05"), 32),
+        ((NETFLOW_9, [], [(0, 34, 4), (0, 35, 1)]), struct.pack("!IB", 512, 2), None, 512),
+        ((IPFIX, [], [(0, 34, 4), (0, 35, 1)]), struct.pack("!IB", 512, 2), None, 512),
         ((IPFIX, [(0, 149, 4)], [(0, 305, 4), (0, 306, 4)]), struct.pack("!III", 7, 1, 99), None, 100),
         (
             (IPFIX, [(0, 302, 8)], [(0, 309, 4), (0, 310, 4)]),

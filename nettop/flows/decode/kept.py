@@ -36,6 +36,8 @@ FORMAT, VERSION = "nettop flow templates", 1
 FILE_BYTES_MAX = 128 << 20
 """A larger file is not read: what a decoder remembers takes less."""
 _ADDRESS_BYTES = np.dtype(ADDRESS).itemsize
+_NO_SCOPES = -1
+"""In place of the number of scopes: a template of options that has none."""
 _U16, _U32, _U64 = 0xFFFF, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -146,10 +148,15 @@ def _of_domain(key: DomainKey, domain: Domain) -> dict[str, Any]:
         "samplers": list(domain.sampling.of_samplers.items()),
         "interfaces": list(domain.sampling.of_interfaces.items()),
         "templates": [
-            [each.id, each.scopes, [[*field.element, field.length] for field in each.fields]]
+            [each.id, _scopes(each), [[*field.element, field.length] for field in each.fields]]
             for each in domain.templates.values()
         ],
     }
+
+
+def _scopes(template: Template) -> int:
+    """How many scopes a template has: 0 for one of flows."""
+    return template.scopes or (_NO_SCOPES if template.of_options else 0)
 
 
 # --- reading --------------------------------------------------------------------------------------------------
@@ -201,7 +208,8 @@ def _domain(values: Any) -> tuple[DomainKey, Domain]:
 
 
 def _template(values: Any, version: int) -> Template:
-    number, scopes, fields = _list(values, 3)
+    number, stated, fields = _list(values, 3)
+    scopes = _number(stated, _NO_SCOPES, TEMPLATE_FIELDS_MAX)
     least = SCOPE if version == NETFLOW_9 else 0
     template = Template(
         _number(number, FIRST_DATA_SET, _U16),
@@ -211,7 +219,8 @@ def _template(values: Any, version: int) -> Template:
             )
             for enterprise, element, length in (_list(each, 3) for each in _list(fields))
         ),
-        _number(scopes, 0, TEMPLATE_FIELDS_MAX),
+        of_options=scopes != 0,
+        scopes=max(scopes, 0),
     )
     if not template.scopes <= len(template.fields) <= TEMPLATE_FIELDS_MAX or not template.least_length:
         raise _Foreign(f"template {template.id} is none that an exporter may declare")

@@ -270,7 +270,7 @@ class _Run:
 
     def add(self, template: Template, domain: int, places: Index) -> None:
         """Data sets of a domain that have this template."""
-        is_alone = template.scopes or template.has_lists
+        is_alone = template.of_options or template.has_lists
         _, of_group = self._groups.setdefault((id(template), domain if is_alone else -1), (template, []))
         of_group.append(places)
 
@@ -280,7 +280,7 @@ class _Run:
             _Group(self.batch, template, self.sets.at(np.concatenate(places)))
             for template, places in self._groups.values()
         ]
-        return sorted(self.released + of_batch, key=lambda group: not group.template.scopes)
+        return sorted(self.released + of_batch, key=lambda group: not group.template.of_options)
 
 
 class MessageDecoder:
@@ -312,7 +312,7 @@ class MessageDecoder:
     def decode(self, datagrams: Datagrams, which: Index, version: int) -> Decoded:
         """The flows in these datagrams, which are of one version."""
         decoded, starts, ends = _headers(datagrams, which, version)
-        sets = _sets(datagrams.buffer, starts, ends, decoded)
+        sets = _sets(datagrams, starts, ends, decoded)
         batch = Batch(datagrams.buffer, decoded.messages, np.arange(len(decoded.messages)))
         self._connections.begin_batch()
         for group in self._grouped(_Run(batch, sets, decoded)):
@@ -402,7 +402,7 @@ class MessageDecoder:
         domain = self._domain(key)
         self._remove(domain, template.id)
         domain.templates[template.id] = self._shared.setdefault(template, template)
-        domain.of_kind[bool(template.scopes)][template.id] = None
+        domain.of_kind[template.of_options][template.id] = None
         self._count_fields(domain, len(template.fields))
         self.changes += 1
 
@@ -419,7 +419,7 @@ class MessageDecoder:
     def _remove(self, domain: Domain, template_id: int) -> None:
         removed = domain.templates.pop(template_id, None)
         if removed:
-            del domain.of_kind[bool(removed.scopes)][template_id]
+            del domain.of_kind[removed.of_options][template_id]
             domain.fields -= len(removed.fields)
             self._fields -= len(removed.fields)
             self.changes += 1
@@ -471,7 +471,7 @@ class MessageDecoder:
             decoded.count("units", counted_at)
         boot_ms = np.array([domain.boot_ms for domain in domains], np.int64)
         records = _records(batch, messages, fields, boot_ms[of])
-        if template.scopes:
+        if template.of_options:
             decoded.count("options", counted_at)
             self._read_options(keys[0], records)
             return
@@ -608,8 +608,9 @@ def _started_ms(records: Records) -> tuple[Array, Mask]:
     return started_ms, known & (started_ms >= TIME_MIN_MS) & (started_ms <= TIME_MAX_MS)
 
 
-def _sets(buffer: Array, starts: Index, ends: Index, decoded: Decoded) -> Sets:
+def _sets(datagrams: Datagrams, starts: Index, ends: Index, decoded: Decoded) -> Sets:
     """All sets of these messages, in their order: the first of every message, then the second, and so on."""
+    buffer, datagram_ends = datagrams.buffer, datagrams.ends[decoded.which]
     parts = []
     message, at = np.arange(len(starts)), starts
     while len(message):
@@ -617,8 +618,10 @@ def _sets(buffer: Array, starts: Index, ends: Index, decoded: Decoded) -> Sets:
         message, at = message[has_more], at[has_more]
         ids, lengths = (numbers(buffer, at + place, 2).astype(np.intp) for place in (0, 2))
         is_padding = (ids == 0) & (lengths == 0)
-        is_whole = (lengths >= SET_HEADER) & (lengths <= ends[message] - at)
-        decoded.count("broken", message[~is_whole & ~is_padding])
+        # A message may say to be shorter than its last set, all of which has come.
+        is_whole = (lengths >= SET_HEADER) & (at + lengths <= datagram_ends[message])
+        is_sound = is_whole & (at + lengths <= ends[message])
+        decoded.count("broken", message[~is_sound & ~is_padding])
         message, at, ids, lengths = (each[is_whole] for each in (message, at, ids, lengths))
         parts.append((message, ids, at + SET_HEADER, at + lengths))
         at = at + lengths

@@ -36,10 +36,14 @@ class TemplateField:
 
 @dataclass(frozen=True)
 class Template:
-    """The fields of a record, in their order. The first `scopes` of an options template say what the others are of."""
+    """The fields of a record, in their order, and whether records are options.
+
+    The first `scopes` of an options template say what the others are of; without any they are of the whole domain.
+    """
 
     id: int
     fields: tuple[TemplateField, ...]
+    of_options: bool = False
     scopes: int = 0
 
     @cached_property
@@ -104,7 +108,7 @@ def _netflow_9_template(body: bytes, at: int, of_options: bool) -> tuple[Templat
         element = (SCOPE, number) if len(fields) < scopes else (0, number)
         fields.append(TemplateField(element, length))
         at += 4
-    return _checked(Template(template_id, tuple(fields), scopes)), at
+    return _checked(Template(template_id, tuple(fields), of_options, scopes)), at
 
 
 def _ipfix_template(body: bytes, at: int, of_options: bool) -> tuple[Template | Withdrawal | None, int]:
@@ -123,7 +127,8 @@ def _ipfix_template(body: bytes, at: int, of_options: bool) -> tuple[Template | 
     if of_options:
         (scopes,) = _unpacked("!H", body, at)
         at += 2
-        if not 0 < scopes <= count:
+        # RFC 7011 wants a scope (section 3.4.2.2), and exporters of both protocols send options without.
+        if scopes > count:
             raise Malformed(f"options template {template_id} has {scopes} scopes among {count} fields")
     _check_count(template_id, count)
     fields = []
@@ -135,7 +140,7 @@ def _ipfix_template(body: bytes, at: int, of_options: bool) -> tuple[Template | 
             (enterprise,) = _unpacked("!I", body, at)
             at += 4
         fields.append(TemplateField((enterprise, number & ~ENTERPRISE_BIT), length))
-    return _checked(Template(template_id, tuple(fields), scopes)), at
+    return _checked(Template(template_id, tuple(fields), of_options, scopes)), at
 
 
 def _unpacked(form: str, body: bytes, at: int) -> tuple[int, ...]:
