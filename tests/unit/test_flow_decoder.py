@@ -764,6 +764,24 @@ def test_a_restart_loses_no_template(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["templates"]
 
 
+def test_templates_from_before_a_restart_may_be_of_an_exporter_that_restarted_too(tmp_path: Path) -> None:
+    """They are used while they fit, also where its port has changed. Others wait."""
+    path, decoder = tmp_path / "templates", Decoder()
+    decode(decoder, message(IPFIX, DECLARED[IPFIX], domain=1), message(IPFIX, DECLARED[IPFIX], domain=2))
+    assert kept.save(path, decoder)
+    restarted = Decoder()
+    assert kept.load(path, restarted) is None
+    fits, other = a_set(300, plain(1) + bytes(3)), a_set(300, plain(2) + b"longer")
+    decoded = decode(
+        restarted,
+        *(message(IPFIX, each, domain=1) for each in (fits, other, fits)),
+        *(Sent(SENDER, 1, message(IPFIX, each, domain=2).data) for each in (fits, other, fits)),
+    )
+    assert (decoded.counts.rows, decoded.counts.held) == (3, 3)
+    assert kept.load(path, again := Decoder()) is None
+    assert decode(again, message(IPFIX, a_set(300, plain(1) + b"pad"), domain=1)).counts.rows == 1
+
+
 def test_only_changes_are_written(tmp_path: Path) -> None:
     """What repeats is none, and neither is what was loaded."""
     path, decoder, restarted = tmp_path / "templates", Decoder(), Decoder()

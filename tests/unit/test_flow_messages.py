@@ -460,6 +460,164 @@ def test_type_and_code_of_icmp(
     assert (row["icmp_type"], row["icmp_code"]) == type_and_code
 
 
+# --- exporters whose port changes, and that restart --------------------------------------------------------------
+
+LONGER: list[Field] = [*PLAIN, (0, 7, 2)]
+SWAPPED: list[Field] = [(0, 12, 4), (0, 8, 4), (0, 2, 4), (0, 1, 4)]
+RESTARTED_MS = 5000
+"""The uptime of an exporter that has just started."""
+
+
+def longer(byte_count: int) -> bytes:
+    """A record of the longer template."""
+    return plain(byte_count) + b"\x01\xbb"
+
+
+def from_port(sent: Sent, port: int, *, sender: bytes = SENDER, uptime_ms: int = UPTIME_MS) -> Sent:
+    """A message that comes from another port, or address, or is of another uptime where it says one."""
+    is_netflow = sent.data[:2] == b"\0\x09"
+    uptime = struct.pack("!I", uptime_ms) if is_netflow else sent.data[4:8]
+    return Sent(sender, port, sent.data[:4] + uptime + sent.data[8:])
+
+
+def byte_counts(*decoded: Decoded) -> list[int]:
+    """The bytes of all flows, sorted."""
+    counts: list[int] = sorted(flows_of(*decoded)["bytes"].tolist())
+    return counts
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("version", [NETFLOW_9, IPFIX])
+def test_templates_are_those_of_the_exporter_where_its_port_changes(version: int, at_once: bool) -> None:
+    """As long as there is no other exporter that they could be of."""
+    decoder = MessageDecoder()
+    data = message(version, a_set(300, plain(1)), sequence=2)
+    sent = [
+        message(version, template_set(version, 300, PLAIN)),
+        from_port(data, PORT + 1),
+        from_port(data, PORT + 2),
+        from_port(data, PORT + 1, sender=QUIET),
+        from_port(message(version, a_set(300, plain(1)), domain=8), PORT + 1),
+        from_port(message(version, a_set(301, plain(1))), PORT + 1),
+    ]
+    decoded = [decode(decoder, batch_of) for batch_of in ([sent] if at_once else [[each] for each in sent])]
+    assert byte_counts(*decoded) == [1, 1]
+    assert sum(each.held for each in decoded) == 3
+    assert len(decoder.domains) == 1
+
+
+@pytest.mark.parametrize("version", [NETFLOW_9, IPFIX])
+def test_templates_of_two_exporters_behind_one_address(version: int) -> None:
+    """Each has its own. One whose port changes gets none that may be the other's, and waits."""
+    decoder = MessageDecoder()
+    for port, fields in ((1, PLAIN), (2, SWAPPED)):
+        decode(decoder, [from_port(message(version, template_set(version, 300, fields)), port)])
+    data = message(version, a_set(300, plain(7)), sequence=2)
+    assert [byte_counts(decode(decoder, [from_port(data, port)])) for port in (1, 2, 3)] == [[7], [1], []]
+    same = message(version, template_set(version, 300, SWAPPED))
+    assert byte_counts(decode(decoder, [from_port(same, 3)])) == [1]
+    decode(decoder, [from_port(same, 1)])
+    assert byte_counts(decode(decoder, [from_port(data, 4)])) == [1]
+
+
+@pytest.mark.parametrize(
+    ("version", "records", "uptime_ms", "sequence"),
+    [
+        (NETFLOW_9, longer(3), UPTIME_MS, 2),
+        (NETFLOW_9, plain(3), RESTARTED_MS, 2),
+        (IPFIX, longer(3), UPTIME_MS, 2),
+        (IPFIX, plain(3), UPTIME_MS, 2**32 - 5),
+    ],
+    ids=["other length", "other start", "other length in IPFIX", "earlier number"],
+)
+def test_no_template_of_an_exporter_that_it_cannot_be(
+    version: int, records: bytes, uptime_ms: int, sequence: int
+) -> None:
+    """Sets wait for their own."""
+    decoder = MessageDecoder()
+    decode(decoder, [message(version, template_set(version, 300, PLAIN))])
+    other = message(version, a_set(300, records), sequence=sequence)
+    assert decode(decoder, [from_port(other, 1, uptime_ms=uptime_ms)]).held == 1
+    fields = PLAIN if records == plain(3) else LONGER
+    declared = message(version, template_set(version, 300, fields))
+    assert byte_counts(decode(decoder, [from_port(declared, 1, uptime_ms=uptime_ms)])) == [3]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(
+    ("version", "uptime_ms", "sequence"),
+    [(NETFLOW_9, RESTARTED_MS, 9), (NETFLOW_9, UPTIME_MS, 0), (IPFIX, 0, 0)],
+)
+def test_a_restart_ends_templates_that_no_longer_fit(
+    version: int, uptime_ms: int, sequence: int, at_once: bool
+) -> None:
+    """What comes before the new one waits for it; the others stay."""
+    decoder = MessageDecoder()
+    declared = template_set(version, 300, PLAIN), template_set(version, 301, PLAIN)
+    sent = [
+        message(version, *declared, sequence=4),
+        message(version, a_set(300, plain(1)), a_set(301, plain(1)), sequence=5),
+        *(
+            from_port(message(version, *sets, sequence=sequence + at), PORT, uptime_ms=uptime_ms)
+            for at, sets in enumerate(
+                (
+                    (a_set(300, longer(2)), a_set(301, plain(2))),
+                    (a_set(300, longer(3)), a_set(301, plain(3))),
+                    (template_set(version, 300, LONGER), a_set(300, longer(4))),
+                )
+            )
+        ),
+    ]
+    decoded = [decode(decoder, batch_of) for batch_of in ([sent] if at_once else [[each] for each in sent])]
+    assert byte_counts(*decoded) == [1, 1, 2, 2, 3, 3, 4]
+    assert sum(each.released for each in decoded) == 2
+
+
+@pytest.mark.parametrize("padding", [b"\1", b"\xff" * 7])
+def test_what_follows_the_records_of_a_set_is_no_restart(padding: bytes) -> None:
+    """Some exporters pad with anything."""
+    decoder = MessageDecoder()
+    sets = template_set(NETFLOW_9, 300, PLAIN), a_set(300, plain(1) + padding)
+    decoded = [
+        decode(decoder, [message(NETFLOW_9, *sets)]),
+        decode(decoder, [message(NETFLOW_9, sets[1], sequence=2)]),
+    ]
+    assert byte_counts(*decoded) == [1, 1]
+
+
+@pytest.mark.parametrize("version", [NETFLOW_9, IPFIX])
+def test_a_datagram_that_was_overtaken_is_no_restart(version: int) -> None:
+    """Whatever its padding is."""
+    decoder = MessageDecoder()
+    data = a_set(300, plain(1) + b"pad")
+    decode(decoder, [message(version, template_set(version, 300, PLAIN), sequence=1_000_000)])
+    decoded = [
+        decode(decoder, [message(version, data, sequence=number)])
+        for number in (1_000_001, 999_990, 1_000_002)
+    ]
+    assert byte_counts(*decoded) == [1, 1, 1]
+
+
+def test_an_exporter_that_wraps_its_uptime_has_not_restarted() -> None:
+    """After 49.7 days; its clock may be a second off."""
+    decoder = MessageDecoder()
+    declared = from_port(message(NETFLOW_9, template_set(NETFLOW_9, 300, PLAIN)), 1, uptime_ms=2**32 - 500)
+    decode(decoder, [declared])
+    data = from_port(message(NETFLOW_9, a_set(300, plain(1)), sequence=2), 2, uptime_ms=500)
+    assert byte_counts(decode(decoder, [data])) == [1]
+
+
+def test_ports_are_forgotten_with_their_domains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exporter that sends every datagram from another port takes no more than others."""
+    monkeypatch.setattr(messages, "DOMAINS_MAX", 10)
+    decoder = MessageDecoder()
+    declared, data = message(IPFIX, template_set(IPFIX, 300, PLAIN)), message(IPFIX, a_set(300, plain(1)))
+    for port in range(1, 100, 2):
+        decode(decoder, [from_port(declared, port)])
+        assert byte_counts(decode(decoder, [from_port(data, port + 1)])) == [1]
+    assert [len(ports) for ports in decoder._ports.values()] == [10]
+
+
 # --- lists, biflows, sampling ---------------------------------------------------------------------------------
 
 

@@ -8,9 +8,11 @@ records of each template are decoded together, whichever domains they are of: ro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,6 +58,18 @@ DOMAIN_FIELDS_MAX = 1 << 16
 """Fields and rates of one domain, beyond which its oldest templates make room."""
 SHARED_MAX = 4096
 """Templates that are compared with those of other domains."""
+PORTS_MAX = 8
+"""Other ports of an exporter whose templates are looked at: the newest ones."""
+_SAME_START_MS = 60_000
+"""By how much a start may differ that messages of one exporter give."""
+_OTHER_START = -(1 << 32)
+"""In place of how far messages are ahead of one that came before their exporter has started."""
+_FIRST_NUMBERS = 4096
+"""Sequence numbers of an exporter that may just have started."""
+_PADDING_MAX = 3
+"""Bytes that make a set end where numbers of four bytes may begin."""
+_LOOKED_AT = 4
+"""Bytes at either end of what is left after the records of a set."""
 _EXPORTERS_MAX = 2
 _STATEMENTS_MAX, _STATEMENT_MOST = 256, 1024
 """Sets of templates whose meaning is remembered, and how long they are: some exporters send them in every datagram."""
@@ -88,7 +102,7 @@ class Sets:
     def __len__(self) -> int:
         return len(self.id)
 
-    def at(self, which: Index | slice) -> Sets:
+    def at(self, which: Index | Mask | slice) -> Sets:
         """Some of them."""
         return Sets(self.message[which], self.id[which], self.start[which], self.end[which])
 
@@ -97,6 +111,8 @@ DomainKey = tuple[bytes, int, int, int]
 """An observation domain: sender, port, version, and its number."""
 KEY = ("exporter", "port", "protocol_version", "domain")
 """The fields that say the same of a row."""
+ExporterKey = tuple[bytes, int, int]
+"""An observation domain, from whichever port it is sent: sender, version, and its number."""
 
 COUNTS = np.dtype(
     [(name, "i8") for name in ("records", "options", "templates", "broken", "held", "released", "units")]
@@ -108,11 +124,21 @@ allows, sets that wait for their template, and sets whose template came with thi
 """
 
 
+class Declared(NamedTuple):
+    """The message that has declared a template: which one it was since the start, and what its header says."""
+
+    number: int
+    boot_ms: int
+    sequence: int
+
+
 @dataclass(eq=False)
 class Domain:
     """What is remembered of an observation domain; `boot_ms` is negative where it is not known."""
 
     templates: dict[int, Template] = field(default_factory=dict)
+    declared: dict[int, Declared] = field(default_factory=dict)
+    """By which message each template came last, in that order; not of those from before nettop was started."""
     of_kind: dict[bool, dict[int, None]] = field(default_factory=lambda: {False: {}, True: {}})
     """The IDs of all templates, by whether they are of options: a datagram can withdraw thousands of them."""
     fields: int = 0
@@ -237,13 +263,19 @@ class _Group:
 
 
 class _Run:
-    """A batch while its data sets are given templates, and grouped by them."""
+    """A batch while its data sets are given templates, and grouped by them.
 
-    def __init__(self, batch: Batch, sets: Sets, decoded: Decoded) -> None:
+    Exporters whose domain `is_unsteady` may have restarted.
+    """
+
+    def __init__(self, batch: Batch, sets: Sets, decoded: Decoded, is_unsteady: Mask) -> None:
         self.batch = batch
         self.sets = sets
         self.decoded = decoded
+        self.is_unsteady = is_unsteady
         self.released: list[_Group] = []
+        self.repeated: dict[tuple[int, int], int] = {}
+        """The messages that have last declared what was known, by domain and ID."""
         self._groups: dict[tuple[int, int], tuple[Template, list[Index]]] = {}
         which = np.flatnonzero(sets.id >= FIRST_DATA_SET)
         codes = batch.domains[sets.message[which]] << 16 | sets.id[which]
@@ -291,7 +323,11 @@ class MessageDecoder:
 
     def __init__(self) -> None:
         self._domains: dict[DomainKey, Domain] = {}
+        self._ports: dict[ExporterKey, dict[int, None]] = {}
+        """The ports by which each is among the domains."""
         self._fields = 0
+        self._messages = 0
+        """How many messages have been decoded, before this batch."""
         self._shared: dict[Template, Template] = {}
         self._held = HeldSets()
         self.names: InterfaceNames = {}
@@ -315,8 +351,10 @@ class MessageDecoder:
         sets = _sets(datagrams, starts, ends, decoded)
         batch = Batch(datagrams.buffer, decoded.messages, np.arange(len(decoded.messages)))
         self._connections.begin_batch()
-        for group in self._grouped(_Run(batch, sets, decoded)):
+        known = [self._domains.get(key, _UNKNOWN) for key in batch.keys]
+        for group in self._grouped(_Run(batch, sets, decoded, _unsteady(batch, known))):
             self._decode_records(group, decoded)
+        self._messages += len(decoded.messages)
         return decoded
 
     def restore(self, key: DomainKey, domain: Domain) -> None:
@@ -348,29 +386,102 @@ class MessageDecoder:
             counts["broken"] += not is_whole
             for change in changes:
                 if isinstance(change, Template) and self._templates(key).get(change.id) == change:
+                    run.repeated[domain, change.id] = message
                     continue
                 for template_id in self._changed_by(key, change):
                     self._give_template(run, domain, template_id, run.taken(domain, template_id, at))
                 run.released += self._apply(key, change, message, run.decoded)
+                self._note(run, domain, change.id, message)
         for domain, set_id, places in run.rest():
             self._give_template(run, domain, set_id, places)
+        for (domain, template_id), message in run.repeated.items():
+            self._note(run, domain, template_id, message)
         return run.groups()
 
+    def _note(self, run: _Run, domain: int, template_id: int, message: int) -> None:
+        """Note which message has declared a template, if it is known."""
+        known = self._domains.get(run.batch.keys[domain], _UNKNOWN)
+        if template_id in known.templates:
+            header = run.batch.messages[message]
+            known.declared.pop(template_id, None)
+            known.declared[template_id] = Declared(
+                self._messages + message, int(header["boot_ms"]), int(header["sequence"])
+            )
+
     def _give_template(self, run: _Run, domain: int, set_id: int, places: Index) -> None:
-        """The template that is valid now to sets of one domain and ID."""
+        """The template that is valid now to sets of one domain and ID; those for which none is wait."""
         if not len(places):
             return
-        template = self._templates(run.batch.keys[domain]).get(set_id)
-        if template:
+        key = run.batch.keys[domain]
+        template: Template | None = self._templates(key).get(set_id)
+        if template is not None and not run.is_unsteady[domain]:
             run.add(template, domain, places)
+            return
+        sets = run.sets.at(places)
+        if template is None:
+            template, has_template = self._of_other_port(key, set_id, run.batch, sets)
         else:
-            self._hold(run.batch, run.sets.at(places), run.decoded)
+            has_template = self._before_restart(key, template, run.batch, sets)
+        if template is not None and has_template.any():
+            run.add(template, domain, places[has_template])
+        if not has_template.all():
+            self._hold(run.batch, sets.at(~has_template), run.decoded)
+
+    def _before_restart(self, key: DomainKey, template: Template, batch: Batch, sets: Sets) -> Mask:
+        """Which sets came before their exporter restarted, and used a template for something else that it had declared.
+
+        That template is removed.
+        """
+        domain = self._domains[key]
+        declared = domain.declared.get(template.id)
+        # Some exporters pad with whatever was there before: alone that is no sign.
+        contradicts = ~_fit(template, batch.buffer, sets, padding=0 if declared else _PADDING_MAX)
+        if declared and contradicts.any():
+            ahead = _ahead(batch, sets, declared)
+            # A number that is a little lower is that of a datagram which was overtaken.
+            begins_anew = (ahead <= 0) & (batch.messages["sequence"][sets.message] < _FIRST_NUMBERS)
+            contradicts &= self._is_later(sets, declared) & ((ahead == _OTHER_START) | begins_anew)
+        if not contradicts.any():
+            return ~contradicts
+        self._remove(domain, template.id)
+        still_fit: Mask = np.cumsum(contradicts) == 0
+        return still_fit
+
+    def _is_later(self, sets: Sets, declared: Declared) -> Mask:
+        """Which sets came after a message."""
+        is_later: Mask = self._messages + sets.message > declared.number
+        return is_later
+
+    def _of_other_port(
+        self, key: DomainKey, set_id: int, batch: Batch, sets: Sets
+    ) -> tuple[Template | None, Mask]:
+        """A template that the same exporter has declared from another port, and which sets may have it."""
+        of_sets: Mask = np.zeros(len(sets), bool)
+        found: dict[Template, None] = {}
+        ports = reversed(self._ports.get(_without_port(key), {}))
+        for port in islice((port for port in ports if port != key[1]), PORTS_MAX):
+            domain = self._domains[key[0], port, key[2], key[3]]
+            template = domain.templates.get(set_id)
+            if template is not None:
+                goes_on = _fit(template, batch.buffer, sets)
+                if declared := domain.declared.get(set_id):
+                    goes_on &= self._is_later(sets, declared) & (_ahead(batch, sets, declared) >= 0)
+                if goes_on.any():
+                    self._domain((key[0], port, key[2], key[3]))
+                    found[template], of_sets = None, of_sets | goes_on
+        # Two that differ are of several exporters behind one address, or of one before it changed them.
+        if len(found) != 1:
+            return None, np.zeros(len(sets), bool)
+        return next(iter(found)), of_sets
 
     # --- templates ----------------------------------------------------------------------------------------------
 
     def _domain(self, key: DomainKey) -> Domain:
         """What is known of a domain, which counts as used now."""
-        domain = self._domains.pop(key, None) or Domain()
+        domain = self._domains.pop(key, None)
+        if domain is None:
+            domain = Domain()
+            self._ports.setdefault(_without_port(key), {})[key[1]] = None
         self._domains[key] = domain
         if len(self._domains) > DOMAINS_MAX:
             self._forget(next(iter(self._domains)))
@@ -382,6 +493,10 @@ class MessageDecoder:
 
     def _forget(self, key: DomainKey) -> None:
         self._fields -= self._domains.pop(key).fields
+        exporter = _without_port(key)
+        del self._ports[exporter][key[1]]
+        if not self._ports[exporter]:
+            del self._ports[exporter]
         self.dropped["domains"] += 1
         self.changes += 1
 
@@ -418,6 +533,7 @@ class MessageDecoder:
 
     def _remove(self, domain: Domain, template_id: int) -> None:
         removed = domain.templates.pop(template_id, None)
+        domain.declared.pop(template_id, None)
         if removed:
             del domain.of_kind[removed.of_options][template_id]
             domain.fields -= len(removed.fields)
@@ -523,6 +639,65 @@ def _exporters(senders: Array, relayed: list[bytes], of: Index) -> Array:
     is_relayed = np.array([bool(exporter) for exporter in relayed])[of]
     named = np.array([np.void(exporter or bytes(16)) for exporter in relayed], ADDRESS)[of]
     return np.where(is_relayed, named, senders)
+
+
+def _without_port(key: DomainKey) -> ExporterKey:
+    sender, _, version, number = key
+    return sender, version, number
+
+
+def _ahead(batch: Batch, sets: Sets, of: Declared) -> Array:
+    """By how much sets are ahead of the message that has declared a template, as `_progress` says."""
+    rows = batch.messages[sets.message]
+    return _progress(rows["boot_ms"], rows["sequence"], of.boot_ms, of.sequence)
+
+
+def _progress(
+    boot_ms: Array, sequences: Array, earlier_boot_ms: Array | int, earlier_sequences: Array | int
+) -> Array:
+    """By how much sequence numbers are ahead of earlier ones; _OTHER_START if the exporter has started in between."""
+    has_started = np.abs(_signed(boot_ms - earlier_boot_ms)) > _SAME_START_MS
+    return np.where(has_started, _OTHER_START, _signed(sequences.astype(np.int64) - earlier_sequences))
+
+
+def _signed(differences: Array) -> Array:
+    """Differences of numbers that begin anew after 32 bits."""
+    signed: Array = (differences + (1 << 31)) % (1 << 32) - (1 << 31)
+    return signed
+
+
+def _unsteady(batch: Batch, known: Sequence[Domain]) -> Mask:
+    """Which domains have messages that do not go on from each other, or from the one that last declared a template.
+
+    Where templates are from before nettop was started, that is not known.
+    """
+    order = np.argsort(batch.domains, kind="stable")
+    boot_ms, sequences = (batch.messages[name][order].astype(np.int64) for name in ("boot_ms", "sequence"))
+    earlier_boot_ms, earlier_sequences = np.roll(boot_ms, 1), np.roll(sequences, 1)
+    domains = batch.domains[order]
+    firsts = np.searchsorted(domains, np.arange(len(known)))
+    earlier_boot_ms[firsts], earlier_sequences[firsts] = boot_ms[firsts], sequences[firsts] - 1
+    for first, domain in zip(as_list(firsts), known, strict=True):
+        if domain.declared:
+            _, earlier_boot_ms[first], earlier_sequences[first] = next(reversed(domain.declared.values()))
+    is_unsteady = np.array([len(domain.declared) < len(domain.templates) for domain in known], bool)
+    is_unsteady[domains[_progress(boot_ms, sequences, earlier_boot_ms, earlier_sequences) <= 0]] = True
+    return is_unsteady
+
+
+def _fit(template: Template, buffer: Array, sets: Sets, padding: int = 0) -> Mask:
+    """Which sets have whole records of a template, and after them nothing but zeros, or so many bytes of `padding`.
+
+    Records of various lengths say by themselves where they end: their sets are taken to fit.
+    """
+    fit = np.ones(len(sets), bool)
+    left = (sets.end - sets.start) % template.least_length
+    if template.is_fixed and left.any():
+        for at in range(_LOOKED_AT):
+            for places in (sets.end - left + at, sets.end - 1 - at):
+                fit &= (left <= at) | (buffer[np.where(left <= at, 0, places)] == 0)
+        fit |= left <= padding
+    return fit
 
 
 _OF_MESSAGE = ("received", "domain", "protocol_version", "sequence")
