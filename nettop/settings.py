@@ -204,7 +204,8 @@ def collector_urls(directory: str) -> tuple[str, ...]:
 class CollectSettings:
     """What `nettop collect` receives, and where it keeps it.
 
-    `listen` are UDP ports, or addresses with one. One packet in `sampling` is taken of the interfaces `mirrors`, all
+    `listen` are UDP ports, or addresses with one. `sampling_rates` are words that say at which rate exporters sample,
+    and their interfaces. One packet in `sampling` is taken of the interfaces `mirrors`, all
     that the firewall logs to the groups `nflog`, and with `conntrack` the connections that it has seen end. Flows are
     stored in `data_dir`, or by the servers `clickhouse`, which may be those of a `cluster`, and sent to `kafka`, which
     is brokers and a topic; what waits to be stored is in `data_dir` in any case, `spool_bytes` at most. `retention` has
@@ -219,6 +220,7 @@ class CollectSettings:
     workers: int = 1
     mirrors: tuple[str, ...] = ()
     sampling: int = 1000
+    sampling_rates: tuple[str, ...] = ()
     nflog: tuple[int, ...] = ()
     conntrack: bool = False
     clickhouse: tuple[str, ...] = ()

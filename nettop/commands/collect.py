@@ -112,6 +112,11 @@ class CollectOptions:
                                    help="Processes that receive; the kernel gives each exporter to one (1)")] = "1"
     receive_buffer: Annotated[str, option("--receive-buffer", metavar="SIZE", panel=_FROM,
                                           help="Buffer of each port in the kernel, for bursts (64M)")] = "64M"
+    sampling_rate: Annotated[list[str] | None, option("--sampling-rate", panel=_FROM,
+                                                      metavar="[EXPORTER[/INTERFACE]=]N",
+                                                      help="Sampling rate of an exporter or of its interface, in place "
+                                                      "of what it says; N alone for flows of which no rate is known; "
+                                                      "may be given several times")] = None
     interface: Annotated[list[str] | None, option("--interface", metavar="NAME", panel=_FROM,
                                                   help="Also sample what this interface receives, such as a mirrored "
                                                   "port; may be given several times")] = None
@@ -180,6 +185,7 @@ def collect_settings(options: CollectOptions) -> CollectSettings:
         workers=_at_most("--workers", options.workers, _WORKERS_MAX),
         mirrors=tuple(dict.fromkeys(options.interface or ())),
         sampling=_at_most("--sampling", options.sampling, _SAMPLING_MAX),
+        sampling_rates=tuple(options.sampling_rate or ()),
         nflog=tuple(dict.fromkeys(_group(text) for text in options.nflog or ())),
         conntrack=options.conntrack,
         clickhouse=tuple(options.clickhouse or ()),

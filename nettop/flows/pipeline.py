@@ -16,6 +16,7 @@ from nettop.flows.columns import Flows, joined_flows
 from nettop.flows.decode import kept
 from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.decode.decoder import Decoder, flows_at_most
+from nettop.flows.decode.given_rates import GivenRates
 from nettop.flows.decode.sflow import INTERFACE_COUNTERS
 from nettop.flows.enrichment.lookups import Lookups
 from nettop.flows.enrichment.texts import Coded
@@ -81,13 +82,14 @@ class Pipeline:
         templates: Path,
         lookups: Callable[[], Lookups],
         *,
+        given_rates: GivenRates | None = None,
         wanted: Wanted | None = None,
         kafka: KafkaOutput | None = None,
         report: Callable[[NettopError], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """What exporters declare is kept in the file `templates`; `lookups` gives what files say now."""
-        self.decoder = Decoder()
+        self.decoder = Decoder(given_rates)
         self.exporters = Exporters()
         self.counted = Counter[str]()
         """What was counted of LEDGER outside the decoder, which counts flows that come in datagrams."""

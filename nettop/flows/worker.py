@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from nettop.errors import NettopError, SourceFailed
+from nettop.flows.decode.given_rates import GivenRates
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.inputs.input import Input
 from nettop.flows.outputs.kafka import KafkaOutput, Topic
@@ -49,6 +50,7 @@ class Destination:
     files: LookupFiles
     wanted: Wanted | None = None
     kafka: Topic | None = None
+    given_rates: GivenRates | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,15 @@ def opened_pipeline(to: Destination, report: Callable[[NettopError], None]) -> P
     spool = Spool(to.directory / SPOOL, to.spool_bytes, to.number)
     templates = to.directory / f"templates-{to.number}"
     kafka = None if to.kafka is None else KafkaOutput(to.kafka)
-    return Pipeline(spool, templates, to.files.current, wanted=to.wanted, kafka=kafka, report=report)
+    return Pipeline(
+        spool,
+        templates,
+        to.files.current,
+        given_rates=to.given_rates,
+        wanted=to.wanted,
+        kafka=kafka,
+        report=report,
+    )
 
 
 def _receive(work: Work, send: Callable[[Message], None], event: WakeEvent, ending: Sequence[int]) -> None:

@@ -18,6 +18,7 @@ from nettop.diagnostics import Diagnostics
 from nettop.errors import ExitCode, NettopError
 from nettop.flows.backlog import Backlog
 from nettop.flows.collector import Collector, collecting
+from nettop.flows.decode.given_rates import parsed_rates
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.enrichment.networks import parsed_networks
 from nettop.flows.inputs.conntrack import Conntrack, open_conntrack
@@ -70,6 +71,7 @@ def opened_collector(
     )
     wanted = wanted_by(settings.filters)
     kafka = topic_of(settings.kafka) if settings.kafka else None
+    given_rates = parsed_rates(settings.sampling_rates)
     own_networks = parsed_networks(settings.own_networks) if settings.own_networks else None
 
     report = Diagnostics(stderr).report_lines
@@ -82,7 +84,8 @@ def opened_collector(
         inputs = _opened_inputs(settings, ends, report)
 
         def run() -> ExitCode:
-            to = Destination(0, Path(settings.data_dir), settings.spool_bytes, files, wanted, kafka)
+            directory = Path(settings.data_dir)
+            to = Destination(0, directory, settings.spool_bytes, files, wanted, kafka, given_rates)
             works = [Work(opened, replace(to, number=number)) for number, opened in inputs.opened.items()]
             stores: list[Store] = []
 

@@ -125,13 +125,14 @@ def test_killed(flows_dir: Path, victim: str) -> None:
 
 
 def test_several_workers(flows_dir: Path) -> None:
-    """Each exporter's datagrams are received by one of them; together they have received all."""
-    with Running(flows_dir, "--workers", "3") as running:
+    """Each exporter's datagrams are received by one of them, as the options say; together they have received all."""
+    with Running(flows_dir, "--workers", "3", "--sampling-rate", "127.0.0.1=5") as running:
         for _ in range(60):
             running.send(NETFLOW_5)
         running.stored(120)
         assert sum(counts["datagrams"] for counts in running.state()["sockets"]) == 60
         assert len(running.state()["sockets"]) == 3
+        assert running.rows("SELECT DISTINCT sampling_rate FROM flows_raw") == [[5]]
         assert running.end() == ExitCode.DONE
 
 

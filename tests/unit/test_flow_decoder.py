@@ -37,6 +37,7 @@ from .test_flow_messages import (
     Sent,
     a_set,
     batch,
+    from_port,
     message,
     options_set,
     plain,
@@ -342,8 +343,11 @@ def test_exporters_of_one_model_have_rates_and_clocks_of_their_own() -> None:
     )
     decoder = Decoder()
     batches = [
-        decode(decoder, *(message(IPFIX, *declared, *sets, domain=domain) for domain, sets in said.items())),
-        decode(decoder, *(message(IPFIX, a_set(300, flows), domain=domain) for domain in said)),
+        decode(
+            decoder,
+            *(from_port(message(IPFIX, *declared, *sets, domain=each), each) for each, sets in said.items()),
+        ),
+        decode(decoder, *(from_port(message(IPFIX, a_set(300, flows), domain=each), each) for each in said)),
     ]
     rows = batches[1].flows
     seen = {
@@ -354,7 +358,7 @@ def test_exporters_of_one_model_have_rates_and_clocks_of_their_own() -> None:
     }
     start = EXPORT_S * 1000 - 4993
     assert seen == {
-        (1, 1): (10, start), (1, 2): (20, start), (2, 1): (30, 0), (2, 2): (30, 0), (3, 1): (40, 0), (3, 2): (0, 0),
+        (1, 1): (10, start), (1, 2): (20, start), (2, 1): (30, 0), (2, 2): (0, 0), (3, 1): (40, 0), (3, 2): (0, 0),
         (4, 1): (0, 0), (4, 2): (0, 0),
     }  # fmt: skip
 
@@ -398,11 +402,11 @@ def test_rates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages, "FIELDS_MAX", 10)
     decoder = Decoder()
     declared = options_set(NETFLOW_9, 302, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)])
-    rates = a_set(302, b"".join(struct.pack("!IBI", 1, sampler, 10 + sampler) for sampler in range(5)))
+    rates = a_set(302, b"".join(struct.pack("!IBI", 1, sampler, 10 + sampler) for sampler in range(1, 6)))
     for number in (1, 2):
         decode(decoder, message(NETFLOW_9, declared, rates, domain=number))
     ((_, domain),) = decoder.messages.domains.items()
-    assert (domain.sampling.of_samplers, domain.fields) == ({2: 12, 3: 13, 4: 14}, 6)
+    assert (domain.sampling.of_samplers, domain.fields) == ({3: 13, 4: 14, 5: 15}, 6)
     assert decoder.messages.dropped == {"samplers": 4, "domains": 1}
 
 

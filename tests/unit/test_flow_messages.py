@@ -704,6 +704,34 @@ def test_a_biflow_is_two_flows() -> None:
             128,
         ),
         ((IPFIX, [(0, 149, 4)], [(0, 41, 8)]), struct.pack("!IQ", 7, 1000), None, 0),
+        # What names no sampler or interface, or number 0, is of all.
+        (
+            (NETFLOW_9, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)]),
+            struct.pack("!IBI", 7, 0, 64),
+            (48, b"\x03"),
+            64,
+        ),
+        ((NETFLOW_9, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)]), struct.pack("!IBI", 7, 0, 64), (48, b"\0"), 64),
+        ((NETFLOW_9, [(0, 2, 4)], [(0, 34, 4)]), struct.pack("!II", 0, 64), (10, b"\0\x05"), 64),
+        ((NETFLOW_9, [(0, 1, 4)], [(0, 34, 4)]), struct.pack("!II", 7, 64), (48, b"\x03"), 64),
+        # One that names another is of none.
+        ((NETFLOW_9, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)]), struct.pack("!IBI", 7, 3, 64), (48, b"\x04"), 0),
+        ((NETFLOW_9, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)]), struct.pack("!IBI", 7, 3, 64), None, 0),
+        ((NETFLOW_9, [(0, 2, 4)], [(0, 34, 4)]), struct.pack("!II", 5, 32), (10, b"\0\x06"), 0),
+        ((NETFLOW_9, [(0, 2, 4)], [(0, 34, 4)]), struct.pack("!II", 5, 32), None, 0),
+        ((IPFIX, [(0, 14, 4)], [(0, 34, 4)]), struct.pack("!II", 5, 32), (10, b"\0\x06"), 0),
+        ((IPFIX, [(0, 302, 8)], [(0, 34, 4)]), struct.pack("!QI", 9, 32), (302, b"\x08"), 0),
+        # Where rates are those of samplers, a flow of none was not sampled.
+        ((NETFLOW_9, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)]), struct.pack("!IBI", 7, 3, 64), (48, b"\0"), 1),
+        ((NETFLOW_9, [(0, 2, 4)], [(0, 34, 4)]), struct.pack("!II", 5, 32), (48, b"\0"), 0),
+        # samplingProbability.
+        ((IPFIX, [(0, 149, 4)], [(0, 311, 8)]), struct.pack("!Id", 7, 0.001), None, 1000),
+        ((IPFIX, [(0, 149, 4)], [(0, 311, 4)]), struct.pack("!If", 7, 1 / 3), None, 3),
+        ((IPFIX, [(0, 302, 2)], [(0, 311, 8)]), struct.pack("!Hd", 9, 1.0), (302, b"\x09"), 1),
+        ((IPFIX, [(0, 149, 4)], [(0, 311, 8)]), struct.pack("!Id", 7, 0.0), None, 0),
+        ((IPFIX, [(0, 149, 4)], [(0, 311, 8)]), struct.pack("!Id", 7, 1.5), None, 0),
+        ((IPFIX, [(0, 149, 4)], [(0, 311, 8)]), struct.pack("!Id", 7, float("nan")), None, 0),
+        ((IPFIX, [(0, 149, 4)], [(0, 311, 2)]), struct.pack("!IH", 7, 9), None, 0),
     ],
 )
 def test_sampling_rates_come_from_options(
@@ -722,6 +750,118 @@ def test_sampling_rates_come_from_options(
     flows = flows_of(decoded)
     assert (flows["sampling_rate"].tolist(), flows["bytes"].tolist()) == ([rate], [1500])
     assert decoded.options == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "content", "rate"),
+    [
+        ([(0, 34, 4)], struct.pack("!I", 9), 9),
+        ([(0, 34, 8)], struct.pack("!Q", 2**32 + 9), 64),
+        ([(0, 34, 4)], struct.pack("!I", 0), 64),
+        ([(0, 311, 8)], struct.pack("!d", 0.01), 100),
+        ([(0, 305, 4), (0, 306, 4)], struct.pack("!II", 1, 9), 10),
+    ],
+)
+def test_what_a_flow_says_itself_comes_first(fields: list[Field], content: bytes, rate: int) -> None:
+    """If it is a rate."""
+    sets = [
+        options_set(IPFIX, 256, [], [(0, 34, 4)]),
+        a_set(256, struct.pack("!I", 64)),
+        template_set(IPFIX, 300, [*PLAIN, *fields]),
+        a_set(300, plain(1) + content),
+    ]
+    assert flows_of(decode(MessageDecoder(), [message(IPFIX, *sets)]))["sampling_rate"].tolist() == [rate]
+
+
+@pytest.mark.parametrize(("direction", "rate"), [(0, 0), (1, 32), (255, 0)])
+def test_the_interface_of_a_flow_is_where_it_was_observed(direction: int, rate: int) -> None:
+    """That which it goes out by where its direction is egress."""
+    sets = [
+        options_set(NETFLOW_9, 256, [(0, 2, 4)], [(0, 34, 4)]),
+        template_set(NETFLOW_9, 300, [*PLAIN, (0, 10, 2), (0, 14, 2), (0, 61, 1)]),
+        a_set(256, struct.pack("!II", 5, 32)),
+        a_set(300, plain(1) + struct.pack("!HHB", 4, 5, direction)),
+    ]
+    flows = flows_of(decode(MessageDecoder(), [message(NETFLOW_9, *sets)]))
+    assert flows["sampling_rate"].tolist() == [rate]
+
+
+def test_the_rate_of_a_flow_stays_whatever_else_is_announced() -> None:
+    """Of a sampler, an interface, or all that name none."""
+    decoder = MessageDecoder()
+    of_samplers = options_set(NETFLOW_9, 256, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)])
+    of_interfaces = options_set(NETFLOW_9, 257, [(0, 2, 4)], [(0, 34, 4)])
+    of_all = options_set(NETFLOW_9, 258, [(0, 1, 4)], [(0, 34, 4)])
+    declared = template_set(NETFLOW_9, 300, [*PLAIN, (0, 48, 1), (0, 10, 1)])
+    decode(decoder, [message(NETFLOW_9, of_samplers, of_interfaces, of_all, declared)])
+    names = (1, 0), (0, 1), (0, 0), (1, 1), (9, 9), (9, 1)
+    data = a_set(300, b"".join(plain(1) + bytes(each) for each in names))
+    seen = []
+    for said in (
+        a_set(256, struct.pack("!IBI", 7, 1, 10)),
+        a_set(256, struct.pack("!IBI", 7, 2, 20)),
+        a_set(257, struct.pack("!II", 1, 30)),
+        a_set(257, struct.pack("!II", 2, 40)),
+        a_set(258, struct.pack("!II", 7, 50)),
+    ):
+        decode(decoder, [message(NETFLOW_9, said)])
+        seen.append(flows_of(decode(decoder, [message(NETFLOW_9, data)]))["sampling_rate"].tolist())
+    assert seen == [
+        [10, 1, 1, 10, 0, 0],
+        [10, 1, 1, 10, 0, 0],
+        [10, 30, 1, 10, 0, 30],
+        [10, 30, 1, 10, 0, 30],
+        [10, 30, 50, 10, 50, 30],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "rates"),
+    [
+        ({6: [(3, 64)]}, [64, 0, 0]),
+        ({6: [(0, 64)]}, [64, 64, 64]),
+        ({6: [(3, 64), (4, 128)]}, [64, 128, 0]),
+        ({6: [(3, 64)], 5: [(3, 64), (4, 128)]}, [64, 128, 0]),
+        ({6: [(3, 64)], 5: [(3, 65)]}, [0, 0, 0]),
+        ({6: [(3, 64)], 7: [(4, 128)]}, [0, 128, 0]),
+    ],
+)
+def test_a_domain_that_says_nothing_has_the_rates_of_others(
+    said: dict[int, list[tuple[int, int]]], rates: list[int]
+) -> None:
+    """Of the same port, as far as these agree. Flows that name no sampler have that of none."""
+    decoder = MessageDecoder()
+    declared = options_set(NETFLOW_9, 256, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)])
+    for domain, samplers in said.items():
+        records = b"".join(struct.pack("!IBI", 7, *each) for each in samplers)
+        decode(decoder, [message(NETFLOW_9, declared, a_set(256, records), domain=domain)])
+    data = [
+        template_set(NETFLOW_9, 300, [*PLAIN, (0, 48, 1)]),
+        template_set(NETFLOW_9, 301, PLAIN),
+        a_set(300, b"".join(plain(each) + bytes([each]) for each in (3, 4))),
+        a_set(301, plain(5)),
+    ]
+    flows = flows_of(decode(decoder, [message(NETFLOW_9, *data)]))
+    seen = dict(zip(flows["bytes"].tolist(), flows["sampling_rate"].tolist(), strict=True))
+    assert [seen[number] for number in (3, 4, 5)] == rates
+    of_other_port = from_port(message(NETFLOW_9, data[1], data[3], sequence=2), 9)
+    assert flows_of(decode(decoder, [of_other_port]))["sampling_rate"].tolist() == [0]
+
+
+def test_rates_stay_where_the_port_of_an_exporter_changes() -> None:
+    """As its templates do."""
+    decoder = MessageDecoder()
+    sets = [
+        options_set(NETFLOW_9, 256, [], [(0, 34, 4)]),
+        template_set(NETFLOW_9, 300, PLAIN),
+        a_set(256, struct.pack("!I", 64)),
+    ]
+    decode(decoder, [message(NETFLOW_9, *sets)])
+    data = message(NETFLOW_9, a_set(300, plain(1)), sequence=2)
+    seen = [
+        flows_of(decode(decoder, [from_port(data, port)]))["sampling_rate"].tolist() for port in (PORT, 1)
+    ]
+    assert seen == [[64], [64]]
 
 
 def test_a_sampler_that_is_not_known() -> None:

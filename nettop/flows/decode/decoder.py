@@ -12,6 +12,7 @@ import numpy as np
 from nettop.flows.columns import ADDRESS, Flows, joined_flows
 from nettop.flows.decode import netflow5, sflow
 from nettop.flows.decode.datagrams import Datagrams, numbers
+from nettop.flows.decode.given_rates import GivenRates
 from nettop.flows.decode.messages import KEY, DomainKey, MessageDecoder
 from nettop.flows.decode.netflow5 import decoded_netflow5, netflow5_headers
 from nettop.flows.decode.sflow import INTERFACE_COUNTERS, decoded_sflow
@@ -156,12 +157,13 @@ class _Batch:
 class Decoder:
     """Decodes datagrams, and remembers what some say of later ones. It is used by one thread.
 
-    `totals` are the counts of all batches.
+    Sampling rates are those that are given, else what exporters say. `totals` are the counts of all batches.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, given_rates: GivenRates | None = None) -> None:
         self.messages = MessageDecoder()
         self.totals = Counts()
+        self._given_rates = given_rates or GivenRates()
 
     @property
     def waiting(self) -> int:
@@ -182,7 +184,7 @@ class Decoder:
             if len(which):
                 batch.set(which, reading=Reading.BAD_HEADER)
                 read(batch, which)
-        decoded = _joined(batch)
+        decoded = _joined(batch, self._given_rates)
         self.totals.add(decoded.counts)
         return decoded
 
@@ -284,9 +286,10 @@ def _read_sflow(batch: _Batch, which: Index) -> None:
     counts.unknown_samples += int(decoded.samples["unknown"].sum())
 
 
-def _joined(batch: _Batch) -> DecodedBatch:
+def _joined(batch: _Batch, given_rates: GivenRates) -> DecodedBatch:
     headers, counts = batch.headers, batch.counts
     flows = joined_flows(batch.parts, [len(of) for of in batch.of])
+    given_rates.apply(flows)
     datagram_of = np.concatenate([np.zeros(0, np.intp), *batch.of])
     headers["rows"] = np.bincount(datagram_of, minlength=len(headers))
     has_rate = np.flatnonzero(flows["sampling_rate"])

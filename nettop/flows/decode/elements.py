@@ -116,7 +116,6 @@ GIVEN_BY: dict[str, tuple[Given, ...]] = {
     "forwarding_status": _any_of(89),
     "event": _any_of(233, 230),
     "end_reason": _any_of(136),
-    "sampling_rate": _any_of(34, 50),
 }
 """The column's elements: the first of them that a record has gives its value."""
 # fmt: on

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from nettop.flows.decode.elements import CONNECTION, FIREWALL_EVENT, NTOP, SYSTE
 from nettop.flows.decode.held import Held, HeldSets
 from nettop.flows.decode.layout import Fields, laid_out
 from nettop.flows.decode.options import (
+    Announced,
     InterfaceNames,
     Sampling,
     named_exporters,
@@ -60,6 +61,8 @@ SHARED_MAX = 4096
 """Templates that are compared with those of other domains."""
 PORTS_MAX = 8
 """Other ports of an exporter whose templates are looked at: the newest ones."""
+SAMPLERS_MAX = 16
+"""Domains of an address that have said something of sampling, which is looked at for others: the newest ones."""
 _SAME_START_MS = 60_000
 """By how much a start may differ that messages of one exporter give."""
 _OTHER_START = -(1 << 32)
@@ -107,6 +110,8 @@ class Sets:
         return Sets(self.message[which], self.id[which], self.start[which], self.end[which])
 
 
+_Named = TypeVar("_Named")
+_Member = TypeVar("_Member")
 DomainKey = tuple[bytes, int, int, int]
 """An observation domain: sender, port, version, and its number."""
 KEY = ("exporter", "port", "protocol_version", "domain")
@@ -325,6 +330,8 @@ class MessageDecoder:
         self._domains: dict[DomainKey, Domain] = {}
         self._ports: dict[ExporterKey, dict[int, None]] = {}
         """The ports by which each is among the domains."""
+        self._samplers: dict[bytes, dict[DomainKey, None]] = {}
+        """Domains that have said something of sampling, by sender."""
         self._fields = 0
         self._messages = 0
         """How many messages have been decoded, before this batch."""
@@ -363,6 +370,7 @@ class MessageDecoder:
         remembered.sampling, remembered.boot_ms = domain.sampling, domain.boot_ms
         remembered.exporters = domain.exporters
         self._count_fields(remembered, len(domain.sampling))
+        self._note_sampling(key, remembered)
         for template in domain.templates.values():
             self._set(key, template)
 
@@ -494,9 +502,8 @@ class MessageDecoder:
     def _forget(self, key: DomainKey) -> None:
         self._fields -= self._domains.pop(key).fields
         exporter = _without_port(key)
-        del self._ports[exporter][key[1]]
-        if not self._ports[exporter]:
-            del self._ports[exporter]
+        _remove_from(self._ports, exporter, key[1])
+        _remove_from(self._samplers, key[0], key)
         self.dropped["domains"] += 1
         self.changes += 1
 
@@ -592,7 +599,7 @@ class MessageDecoder:
             self._read_options(keys[0], records)
             return
         decoded.count("records", counted_at)
-        samplings = [domain.sampling for domain in domains]
+        announced = [self._announced(key) for key in keys]
         exporters = _exporters(batch.messages["exporter"][messages], [each.exporter for each in domains], of)
 
         def count_once(forward: Flows, backward: Flows) -> None:
@@ -606,10 +613,30 @@ class MessageDecoder:
             flows["exporter"] = exporters[at]
             if named is not None:
                 flows["exporter"] = np.where(says_nothing(named), exporters[at], named)
-            flows["sampling_rate"] = sampling_rates(records, at, flows, samplings, of)
+            flows["sampling_rate"] = sampling_rates(records, at, flows, announced, of)
             decoded.parts.append(flows)
             decoded.rows.append(len(at))
             decoded.of.append(counted_at[at])
+
+    def _announced(self, key: DomainKey) -> Announced:
+        """What is known of sampling in a domain: where it has said nothing itself, what others of its exporter have.
+
+        These are domains of the same port, and where it has declared no templates the same domain from other ports.
+        """
+        domain = self._domains.get(key, _UNKNOWN)
+        sender, port, version, number = key
+        if domain.sampling or sender not in self._samplers:
+            return Announced(domain.sampling)
+        others = [
+            self._domains[other].sampling
+            for other in islice(reversed(self._samplers[sender]), SAMPLERS_MAX)
+            if other[2] == version and (other[1] == port or (other[3] == number and not domain.templates))
+        ]
+        return Announced(domain.sampling, others)
+
+    def _note_sampling(self, key: DomainKey, domain: Domain) -> None:
+        if domain.sampling:
+            self._samplers.setdefault(key[0], {})[key] = None
 
     def _read_options(self, key: DomainKey, records: Records) -> None:
         for number, exporter in named_exporters(records):
@@ -627,6 +654,7 @@ class MessageDecoder:
             if learned.dropped:
                 self.dropped[what] += learned.dropped
         self._count_fields(domain, len(domain.sampling) - rates_before)
+        self._note_sampling(key, domain)
         started_ms, known = _started_ms(records)
         if known.any():
             boot_ms = int(started_ms[known][-1])
@@ -639,6 +667,14 @@ def _exporters(senders: Array, relayed: list[bytes], of: Index) -> Array:
     is_relayed = np.array([bool(exporter) for exporter in relayed])[of]
     named = np.array([np.void(exporter or bytes(16)) for exporter in relayed], ADDRESS)[of]
     return np.where(is_relayed, named, senders)
+
+
+def _remove_from(groups: dict[_Named, dict[_Member, None]], group: _Named, member: _Member) -> None:
+    """Remove a member, and the group if it was the last."""
+    members = groups.get(group, {})
+    members.pop(member, None)
+    if not members:
+        groups.pop(group, None)
 
 
 def _without_port(key: DomainKey) -> ExporterKey:

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nettop.flows.columns import Flows
+from nettop.flows.columns import Flows, default_values
 from nettop.flows.decode.elements import DOMAIN, IANA, Element
 from nettop.flows.decode.records import Records, says_nothing
 from nettop.flows.decode.templates import SCOPE
@@ -30,12 +33,15 @@ _PACKET_INTERVAL, _PACKET_SPACE = (IANA, 305), (IANA, 306)
 """So many packets in a row are sampled, then so many are not (RFC 5477)."""
 _SIZE, _POPULATION = (IANA, 309), (IANA, 310)
 """So many packets of so many are sampled."""
+_PROBABILITY = (IANA, 311)
+"""samplingProbability: that a packet is sampled, as a floating-point number."""
+_GIVE_A_RATE = (*_INTERVALS, _PACKET_INTERVAL, _SIZE, _PROBABILITY)
 _SAMPLERS: tuple[Element, ...] = ((IANA, 48), (IANA, 302))
-"""samplerId and selectorId."""
-_INTERFACES: tuple[Element, ...] = ((SCOPE, 2), (IANA, 10))
-"""The interface that a record is of: a scope of NetFlow v9, and ingressInterface of IPFIX."""
-_NAMED_INTERFACES: tuple[Element, ...] = (*_INTERFACES, (IANA, 14))
-"""The same for names, which some exporters give by egressInterface."""
+"""samplerId and selectorId; number 0 names none."""
+_INTERFACES: tuple[Element, ...] = ((SCOPE, 2), (IANA, 10), (IANA, 14))
+"""The interface that a record is of: a scope of NetFlow v9, ingressInterface and egressInterface; 0 names none."""
+EGRESS = 1
+"""The direction of flows that were observed where they go out."""
 _NAME, _DESCRIPTION = (IANA, 82), (IANA, 83)
 """interfaceName and interfaceDescription."""
 _INDEX_MAX = 0xFFFFFFFF
@@ -45,7 +51,7 @@ _OF_PROCESS: tuple[Element, ...] = ((IANA, 40), (IANA, 41), (IANA, 42), (IANA, 1
 
 @dataclass(eq=False)
 class Sampling:
-    """Sampling rates of a domain: of samplers and interfaces by their number, and of the whole domain."""
+    """Sampling rates of a domain: of samplers and interfaces by their number, and of what names none, 0 if unknown."""
 
     of_samplers: dict[int, int] = field(default_factory=dict)
     of_interfaces: dict[int, int] = field(default_factory=dict)
@@ -55,11 +61,42 @@ class Sampling:
         """How many numbers have a rate."""
         return len(self.of_samplers) + len(self.of_interfaces)
 
+    def __bool__(self) -> bool:
+        """Whether any rate is known."""
+        return bool(self.of_samplers or self.of_interfaces or self.of_all)
+
+
+_Table = Callable[[Sampling], dict[int, int]]
+_of_samplers: _Table = attrgetter("of_samplers")
+_of_interfaces: _Table = attrgetter("of_interfaces")
+
+
+@dataclass(frozen=True, eq=False)
+class Announced:
+    """What a domain has said of sampling, and what others of the same exporter have."""
+
+    domain: Sampling
+    others: Sequence[Sampling] = ()
+
+    def __bool__(self) -> bool:
+        """Whether any rate is known."""
+        return bool(self.domain or self.others)
+
     @property
-    def of_rest(self) -> int:
-        """The rate of what names no sampler, 0 where none is known: as where several differ."""
-        distinct = {*self.of_samplers.values(), *self.of_interfaces.values()}
-        return self.of_all or (distinct.pop() if len(distinct) == 1 else 0)
+    def all(self) -> Iterator[Sampling]:
+        """The domain's own, and the others."""
+        return chain((self.domain,), self.others)
+
+    def rate(self, table: _Table, number: int) -> int:
+        """The rate of a number in these tables, 0 where it is not known."""
+        return self.first(lambda sampling: table(sampling).get(number, 0))
+
+    def first(self, rate: Callable[[Sampling], int]) -> int:
+        """The domain's own rate, else that of the others, if they agree; 0 where it is not known."""
+        if own := rate(self.domain):
+            return own
+        distinct = {rate(each) for each in self.others} - {0}
+        return distinct.pop() if len(distinct) == 1 else 0
 
 
 class InterfaceName(NamedTuple):
@@ -81,24 +118,42 @@ class Learned(NamedTuple):
 
 
 def sampling_rates(
-    records: Records, at: Index, flows: Flows, samplings: Sequence[Sampling], of: Index
+    records: Records, at: Index, flows: Flows, announced: Sequence[Announced], of: Index
 ) -> Array:
-    """The rate of each flow, 0 where none is known: its own, else that of its sampler, interface or domain.
+    """The rate of each flow, 0 where none is known: its own, else that of the sampler, or the interface, that it names,
+    else that of all which name none. One that names no sampler, where rates are those of samplers, was not sampled.
 
-    `at` are the records of the flows, `of` says for each record which of the `samplings` is its domain's.
+    `at` are the records of the flows, `of` says for each record which of the `announced` is its domain's.
     """
-    computed, known = _rates(records)
-    own = flows.get("sampling_rate", np.zeros(len(at), np.uint64)).astype(np.uint64)
-    rates = np.where(own > 0, own, computed[at])
+    rates = _rates(records)[0][at]
+    if not any(announced):
+        return rates.astype(np.uint32)
     of = of[at]
+    names_none = np.zeros(len(at), bool)
+    has_samplers, has_interfaces = (
+        np.array([any(table(sampling) for sampling in each.all) for each in announced])[of]
+        for table in (_of_samplers, _of_interfaces)
+    )
     for element in _SAMPLERS:
         samplers, known = records.number(element)
-        _fill(rates, known[at], samplers[at], of, [each.of_samplers for each in samplings])
-    if "in_if" in flows:
-        everywhere = np.ones(len(at), bool)
-        _fill(rates, everywhere, flows["in_if"], of, [each.of_interfaces for each in samplings])
-    of_rest = np.array([each.of_rest for each in samplings], np.uint64)
-    return np.where(rates > 0, rates, of_rest[of]).astype(np.uint32)
+        names_none |= has_samplers & known[at] & (samplers[at] == 0)
+        _fill(rates, has_samplers, samplers[at], of, [partial(each.rate, _of_samplers) for each in announced])
+    if has_interfaces.any():
+        interfaces = observed_at(flows, len(at))
+        _fill(
+            rates, has_interfaces, interfaces, of, [partial(each.rate, _of_interfaces) for each in announced]
+        )
+    of_rest = np.array([each.first(lambda sampling: sampling.of_all) for each in announced], np.uint64)
+    rates = np.where(rates > 0, rates, of_rest[of])
+    return np.where((rates == 0) & names_none, 1, rates).astype(np.uint32)
+
+
+def observed_at(flows: Flows, count: int) -> Array:
+    """The interface where each of so many flows was observed: where it came in, or went out; 0 is unknown."""
+    came_in, went_out, direction = (
+        flows.get(name, default_values(name, count)) for name in ("in_if", "out_if", "direction")
+    )
+    return np.where(direction == EGRESS, went_out, came_in)
 
 
 def named_exporters(records: Records) -> Iterator[tuple[int | None, bytes]]:
@@ -116,19 +171,21 @@ def named_exporters(records: Records) -> Iterator[tuple[int | None, bytes]]:
 
 def read_sampling(records: Records, sampling: Sampling) -> Learned:
     """Remember the rates that options records give."""
-    rates, known = _rates(records)
+    rates, is_general = _rates(records)
     changed, dropped = False, 0
     for elements, remembered in ((_SAMPLERS, sampling.of_samplers), (_INTERFACES, sampling.of_interfaces)):
+        left = rates > 0
         for element in elements:
-            numbers, has = records.number(element)
-            at = np.flatnonzero(known & has)
+            numbers, _ = records.number(element)
+            names_one = left & (numbers > 0)
+            at = np.flatnonzero(names_one)
             given = dict(zip(numbers[at].tolist(), rates[at].tolist(), strict=True))
             changed |= not given.items() <= remembered.items()
             remembered.update(given)
             dropped += _cut(remembered, SAMPLERS_MAX)
-            known = known & ~has
-    if known.any():
-        of_all = int(rates[known][-1])
+            left, is_general = left & ~names_one, is_general & ~names_one
+    if is_general.any():
+        of_all = int(rates[is_general][-1])
         changed |= of_all != sampling.of_all
         sampling.of_all = of_all
     return Learned(changed, dropped)
@@ -144,7 +201,7 @@ def read_names(records: Records, exporter: bytes, names: InterfaceNames) -> Lear
     given_by, _ = records.column("exporter")
     given_by[says_nothing(given_by)] = np.void(exporter)
     left = np.ones(len(records), bool)
-    for element in _NAMED_INTERFACES:
+    for element in _INTERFACES:
         indices, has = records.number(element)
         at = np.flatnonzero(left & has & (indices <= _INDEX_MAX))
         left &= ~has
@@ -179,10 +236,12 @@ def _cut(remembered: dict[Any, Any], most: int) -> int:
     return surplus
 
 
-def _rates(records: Records) -> tuple[Array, Array]:
+def _rates(records: Records) -> tuple[Array, Mask]:
     """The rate that each record gives, and which give one."""
     rates: Array = np.zeros(len(records), np.uint64)
-    known: Array = np.zeros(len(records), bool)
+    known: Mask = np.zeros(len(records), bool)
+    if not any(element in records.fields for element in _GIVE_A_RATE):
+        return rates, known
     for element in _INTERVALS:
         rate, has = records.number(element)
         rates, known = np.where(known, rates, rate), known | (has & (rate > 0))
@@ -190,9 +249,11 @@ def _rates(records: Records) -> tuple[Array, Array]:
     space, has_space = records.number(_PACKET_SPACE)
     size, has_size = records.number(_SIZE)
     population, has_population = records.number(_POPULATION)
+    of_probability, has_probability = _of_probability(records)
     for whole, part, has in (
         (interval + space, interval, has_interval & has_space),
         (population, size, has_size & has_population),
+        (of_probability, np.ones_like(rates), has_probability),
     ):
         is_given = has & (part > 0) & ~known
         rates = np.where(is_given, whole // np.maximum(part, 1).astype(np.uint64), rates)
@@ -201,18 +262,31 @@ def _rates(records: Records) -> tuple[Array, Array]:
     return np.where(known, rates, 0).astype(np.uint64), known
 
 
-def _fill(rates: Array, is_named: Mask, numbers: Array, of: Index, tables: Sequence[dict[int, int]]) -> None:
-    """Set the rates that are 0 to what the row's table has for its number."""
-    has_table = np.array([bool(table) for table in tables])
-    rows = np.flatnonzero((rates == 0) & is_named & has_table[of]) if has_table.any() else ()
+def _of_probability(records: Records) -> tuple[Array, Mask]:
+    """The rate of packets that are sampled with a probability, and which records give one."""
+    bits, has = records.number(_PROBABILITY)
+    probability = np.zeros(len(records))
+    if _PROBABILITY in records.fields:
+        # Of a length that may be reduced (RFC 7011, section 6.2).
+        lengths = records.fields[_PROBABILITY].lengths
+        single = bits.astype(np.uint32).view(np.float32)
+        probability = np.select([lengths == 8, lengths == 4], [bits.view(np.float64), single])
+    has &= (probability >= 1 / RATE_MAX) & (probability <= 1)
+    return np.rint(1 / np.where(has, probability, 1)).astype(np.uint64), has
+
+
+def _fill(
+    rates: Array, has_table: Mask, numbers: Array, of: Index, rate_of: Sequence[Callable[[int], int]]
+) -> None:
+    """Set the rates that are 0, of rows whose domain has a table, to that of their number, where it is not 0."""
+    rows = np.flatnonzero((rates == 0) & has_table & (numbers > 0))
     if not len(rows):
         return
     distinct, places = np.unique(numbers[rows], return_inverse=True)
-    # Few: every pair of a table and a number is looked up once.
+    # Few: every pair of a domain and a number is looked up once.
     pairs, pair_of = np.unique(of[rows] * len(distinct) + places, return_inverse=True)
     which, at = np.divmod(pairs, len(distinct))
     looked_up = [
-        tables[table].get(number, 0)
-        for table, number in zip(which.tolist(), distinct[at].tolist(), strict=True)
+        rate_of[domain](number) for domain, number in zip(which.tolist(), distinct[at].tolist(), strict=True)
     ]
     rates[rows] = np.array(looked_up, np.uint64)[pair_of]

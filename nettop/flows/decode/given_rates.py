@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sampling rates that a user gives: in place of what exporters say, and where they say none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nettop.errors import UsageError
+from nettop.flows.columns import Flows
+from nettop.flows.decode.options import RATE_MAX, observed_at
+from nettop.flows.decode.sflow import PROTOCOL_VERSION as SFLOW
+from nettop.flows.enrichment.networks import parsed_address
+from nettop.snapshots.arrays import as_list
+from nettop.snapshots.snapshot import Array
+
+_INDEX_MAX = 0xFFFF_FFFF
+_WRITE = "write it like 1000, 192.0.2.1=1000 or 192.0.2.1/5=1000"
+
+
+@dataclass(frozen=True)
+class GivenRates:
+    """Rates of exporters and of their interfaces, by address and index, and that of flows for which none is known."""
+
+    of_exporters: Mapping[bytes, int] = field(default_factory=dict)
+    of_interfaces: Mapping[bytes, Mapping[int, int]] = field(default_factory=dict)
+    default: int = 0
+
+    def apply(self, flows: Flows) -> None:
+        """Set the rates of flows that exporters have sent. Each sample of sFlow has its own, which stays."""
+        rates, takes_any = flows["sampling_rate"], flows["protocol_version"] != SFLOW
+        if self.of_exporters or self.of_interfaces:
+            interfaces = observed_at(flows, len(rates))
+            for exporter, rows in _runs(flows["exporter"]):
+                if rate := self.of_exporters.get(exporter):
+                    rates[rows][takes_any[rows]] = rate
+                for interface, rate in self.of_interfaces.get(exporter, {}).items():
+                    rates[rows][takes_any[rows] & (interfaces[rows] == interface)] = rate
+        if self.default:
+            rates[takes_any & (rates == 0)] = self.default
+
+
+def parsed_rates(texts: Iterable[str]) -> GivenRates:
+    """The rates in words like 1000, EXPORTER=1000 and EXPORTER/INTERFACE=1000. Raises UsageError."""
+    of_exporters: dict[bytes, int] = {}
+    of_interfaces: dict[bytes, dict[int, int]] = {}
+    default = 0
+    for text in texts:
+        of, equals, number = text.rpartition("=")
+        rate = _number(text, "rate", number, RATE_MAX)
+        if of == "default" or not equals:
+            default = rate
+            continue
+        address, slash, interface = of.partition("/")
+        try:
+            exporter = parsed_address(address).to_bytes(16)
+        except UsageError as error:
+            raise UsageError(f"--sampling-rate {text!r}: {error.what}", _WRITE) from error
+        if slash:
+            index = _number(text, "index of an interface", interface, _INDEX_MAX)
+            of_interfaces.setdefault(exporter, {})[index] = rate
+        else:
+            of_exporters[exporter] = rate
+    return GivenRates(of_exporters, of_interfaces, default)
+
+
+def _number(text: str, what: str, digits: str, most: int) -> int:
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= 10 and 1 <= int(digits) <= most):
+        raise UsageError(f"--sampling-rate {text!r}: {digits!r} is no {what} from 1 to {most}", _WRITE)
+    return int(digits)
+
+
+def _runs(exporters: Array) -> Iterator[tuple[bytes, slice]]:
+    """Rows of the same exporter that follow each other: a datagram's do."""
+    upper, lower = exporters.view("u8").reshape(-1, 2).T
+    begins = np.flatnonzero(np.r_[True, (upper[1:] != upper[:-1]) | (lower[1:] != lower[:-1])][: len(upper)])
+    ends = [*as_list(begins[1:]), len(exporters)]
+    for begin, end in zip(as_list(begins), ends, strict=False):
+        yield exporters[begin].tobytes(), slice(begin, end)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sampling rates that a user gives: which flows have them, and what is refused."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from nettop.errors import UsageError
+from nettop.flows.decode.decoder import Decoder
+from nettop.flows.decode.given_rates import parsed_rates
+from nettop.flows.decode.templates import IPFIX, NETFLOW_9
+
+from .test_flow_messages import (
+    PLAIN,
+    QUIET,
+    SENDER,
+    Sent,
+    a_set,
+    batch,
+    from_port,
+    message,
+    options_set,
+    plain,
+    template_set,
+)
+from .test_flow_netflow5 import FIRST, datagram, record
+from .test_flow_sflow import AGENT, RAW, flow
+from .test_flow_sflow import datagram as sflow_datagram
+
+FIELDS = [*PLAIN, (0, 10, 4), (0, 14, 4), (0, 61, 1)]
+"""With both interfaces, and the direction."""
+
+
+def flows(*interfaces: tuple[int, int, int], version: int = IPFIX, options: bytes = b"") -> Sent:
+    """A message of flows of these interfaces and directions, numbered by their bytes."""
+    records = (plain(at) + struct.pack("!IIB", *each) for at, each in enumerate(interfaces))
+    return message(version, options, template_set(version, 300, FIELDS), a_set(300, b"".join(records)))
+
+
+def rates(given: list[str], *sent: Sent) -> list[int]:
+    """The rates of all flows in the order of exporters and their bytes."""
+    decoded = Decoder(parsed_rates(given)).decode(batch(list(sent)))
+    rows = zip(
+        *(decoded.flows[name].tolist() for name in ("exporter", "bytes", "sampling_rate")), strict=True
+    )
+    return [rate for _, _, rate in sorted(rows)]
+
+
+TWO_RATES = options_set(IPFIX, 301, [(0, 10, 4)], [(0, 34, 4)]) + a_set(
+    301, struct.pack("!IIII", 5, 50, 6, 60)
+)
+FLOWS = flows((5, 6, 0), (6, 5, 255), (7, 5, 1), (8, 9, 0), options=TWO_RATES)
+"""Flows observed at the interfaces 5, 6, 5 and 8."""
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ([], [50, 60, 50, 0]),
+        (["1000"], [50, 60, 50, 1000]),
+        (["default=1000"], [50, 60, 50, 1000]),
+        (["192.0.2.1=7"], [7, 7, 7, 7]),
+        (["::ffff:192.0.2.1=7"], [7, 7, 7, 7]),
+        (["192.0.2.1/5=7"], [7, 60, 7, 0]),
+        (["192.0.2.1/5=7", "192.0.2.1/8=8", "192.0.2.1=9", "1000"], [7, 9, 7, 8]),
+        (["192.0.2.1/8=7", "3"], [50, 60, 50, 7]),
+        (["192.0.2.2=7", "2001:db8::1/5=7"], [50, 60, 50, 0]),
+        (["192.0.2.1=7", "192.0.2.1=8"], [8, 8, 8, 8]),
+    ],
+)
+def test_which_rate_counts(given: list[str], seen: list[int]) -> None:
+    """The interface's, the exporter's, what the exporter says, and the default where it says none."""
+    assert rates(given, FLOWS) == seen
+
+
+def test_exporters_have_rates_of_their_own() -> None:
+    """However their datagrams follow each other."""
+    one, other = flows((1, 2, 0), (5, 2, 0)), from_port(flows((1, 2, 0), (5, 2, 0)), 1, sender=QUIET)
+    given = ["192.0.2.1=10", "192.0.2.2/5=20", "3"]
+    assert rates(given, one, other, one, other) == [10, 10, 10, 10, 3, 3, 20, 20]
+
+
+def test_every_protocol_but_sflow() -> None:
+    """NetFlow 5 says a rate in its header; a sample of sFlow always has its own."""
+    netflow_5 = datagram(record(FIRST)).data
+    unsampled = netflow_5[:22] + b"\0\0" + netflow_5[24:]
+    netflow_9 = flows((1, 2, 0), version=NETFLOW_9)
+    sflow = Sent(SENDER, 1, sflow_datagram(flow(RAW)))
+    five = [Sent(SENDER, 1, each) for each in (netflow_5, unsampled)]
+    assert sorted(rates(["7"], *five, netflow_9, sflow)) == [7, 7, 100, 512]
+    assert sorted(rates(["192.0.2.1=9", f"{AGENT}=9"], *five, netflow_9, sflow)) == [9, 9, 9, 512]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "x",
+            "0",
+            "-1",
+            "1.5",
+            "1e3",
+            "4294967296",
+            "\u0661",
+            "=5",
+            "router=5",
+            "192.0.2.1=",
+            "192.0.2.1=0",
+        ),
+        *(
+            "192.0.2.1/=5",
+            "192.0.2.1/0=5",
+            "192.0.2.1/eth0=5",
+            "192.0.2.1/4294967296=5",
+            "192.0.2.0/24/5=5",
+            "5=",
+        ),
+    ],
+)
+def test_what_is_wrong(text: str) -> None:
+    """The error names it, and what to write."""
+    with pytest.raises(UsageError) as raised:
+        parsed_rates(["10", text])
+    assert repr(text) in raised.value.what
+    assert "192.0.2.1/5=1000" in raised.value.remedy
