@@ -11,7 +11,8 @@ import numpy as np
 from nettop.flows.columns import ADDRESS
 from nettop.flows.decode.decoder import DecodedBatch, Decoder, Reading
 from nettop.flows.decode.messages import KEY, DomainKey, keys_of, numbered_keys
-from nettop.flows.decode.sequences import FOLLOWED, Sequences
+from nettop.flows.decode.numbering import OF_ALL
+from nettop.flows.decode.sequences import FOLLOWED, FOLLOWING, Sequences
 from nettop.snapshots.arrays import Index, Mask, take
 from nettop.snapshots.snapshot import Array
 
@@ -22,8 +23,9 @@ UNRECOGNIZED_MAX = 1024
 
 _OF_DATAGRAMS = ("bytes", "rows", "options", "broken")
 """Counts that each datagram has."""
-COUNTED = ("datagrams", "malformed", *_OF_DATAGRAMS, *(FOLLOWED.names or ()), "forgotten")
-"""The counts of an exporter, which only grow; but `lost` falls by what comes late."""
+_FOLLOWED = tuple(name for name in FOLLOWED.names or () if name != "row")
+COUNTED = ("datagrams", "malformed", *_OF_DATAGRAMS, "numbered", *_FOLLOWED, "forgotten")
+"""The counts of an exporter, which only grow; but `lost` falls by what comes late, or was not lost."""
 
 EXPORTER = np.dtype(
     [
@@ -32,6 +34,7 @@ EXPORTER = np.dtype(
         ("protocol_version", "u1"),
         ("domain", "u4"),
         *((name, "i8") for name in COUNTED),
+        ("counting", "u1"),
         ("templates", "i8"),
         ("waiting", "i8"),
         ("sampling_rate", "u4"),
@@ -41,12 +44,21 @@ EXPORTER = np.dtype(
 )
 """An exporter. The first four fields are its key, as in DATAGRAM; that of senders of malformed datagrams has version 0.
 
-`rows` are flows, `options` records of them, `broken` what could not be read of datagrams. `lost` counts what numbers of
-datagrams are missing: flows of NetFlow v5, records of IPFIX, else datagrams. Of `unchecked` datagrams nobody can say
-what was lost before them. `templates` are known and `waiting` sets wait for theirs at the moment; `forgotten` sets were
-dropped before theirs came. `sampling_rate` is the last one, 0 where none is known. The wall clock's times are those of
-its first and last datagram.
+`rows` are flows, `options` records of them, `broken` what could not be read of datagrams. `counting`, of Counting, is
+what its sequence numbers count: `numbered` have come and `lost` are missing. Where it is unknown so is what was lost.
+Of several domains with one series a loss is in the row of the one that shows it. Of `unchecked` datagrams nobody can
+say what was lost before them. `templates` are known and `waiting` sets wait for theirs at the moment; `forgotten` sets
+were dropped before theirs came. `sampling_rate` is the last one, 0 where none is known. The wall clock's times are
+those of its first and last datagram.
 """
+
+
+KEPT = np.dtype(
+    [(name, dtype[name]) for dtype in (EXPORTER[[*KEY]], FOLLOWING) for name in dtype.names or ()]
+)
+"""What is kept of an exporter for the next start: its key, and what is known of its numbers."""
+KEPT_NS = 24 * 3600 * 1_000_000_000
+"""How long that says what was lost meanwhile: later an exporter may have begun anew, and be ahead of where it was."""
 
 
 class Exporters:
@@ -60,6 +72,12 @@ class Exporters:
         self._known = _Table(most)
         self._unrecognized = _Table(most_unrecognized)
         self._sequences = Sequences(most)
+        self._kept = np.zeros(0, KEPT)
+        self._is_own = np.zeros(0, bool)
+        self._kept_at: dict[DomainKey, int] = {}
+        """Where what was kept is of exporters that have sent nothing since the start."""
+        self._newest_at: dict[tuple[bytes, int, int], int] = {}
+        """Where the newest is of each sender."""
 
     @property
     def evicted(self) -> int:
@@ -71,16 +89,37 @@ class Exporters:
         """How many senders of malformed datagrams have made room for others."""
         return self._unrecognized.evictions
 
+    def resume(self, kept: Array, is_own: Mask) -> None:
+        """Continue from what is known of exporters, KEPT (k,), the newest last, when they send something. What `is_own`
+        is kept.
+        """
+        self._kept, self._is_own = kept, is_own
+        self._kept_at = {key: at for at, key in enumerate(keys_of(kept))}
+        self._newest_at = {key[:3]: at for key, at in self._kept_at.items()}
+
+    def kept(self) -> Array:
+        """Return what is to be kept of exporters, KEPT (k,)."""
+        known = self._known.used()
+        kept = np.zeros(len(known), KEPT)
+        for name in KEY:
+            kept[name] = known[name]
+        following = self._sequences.following(np.arange(len(known)))
+        for name in FOLLOWING.names or ():
+            kept[name] = following[name]
+        silent = np.array([*self._kept_at.values()], np.intp)
+        return np.concatenate([take(self._kept, silent[self._is_own[silent]]), kept])
+
     def update(self, batch: DecodedBatch) -> None:
         """Count a batch, the next after those before."""
         is_decoded = batch.datagrams["reading"] == Reading.DECODED
         for datagrams in _pieces(batch.datagrams, is_decoded, self._known.most):
             keyed = self._known.add(datagrams)
-            for row in keyed.new:
-                self._sequences.forget(row)
-            followed = self._sequences.follow(keyed.rows[keyed.of], datagrams)
-            for name in FOLLOWED.names or ():
-                self._known.count(name, keyed, followed[name])
+            for row, key in keyed.new:
+                self._begin(row, key)
+            followed, numbered = self._sequences.follow(keyed.rows[keyed.of], datagrams)
+            self._known.count("numbered", keyed, numbered)
+            for name in _FOLLOWED if len(followed) else ():
+                np.add.at(self._known.rows[name], followed["row"], followed[name])
         for datagrams in _pieces(batch.datagrams, ~is_decoded, self._unrecognized.most):
             keyed = self._unrecognized.add(datagrams)
             self._unrecognized.count("malformed", keyed, np.ones(len(datagrams), np.int64))
@@ -91,9 +130,24 @@ class Exporters:
         for key, sets in dropped.items():
             self._known.forget(key, sets)
 
+    def _begin(self, row: int, key: DomainKey) -> None:
+        """Follow the numbers of an exporter, from where they were before the start if that is known."""
+        self._sequences.begin(row, key)
+        at = self._kept_at.pop(key, None)
+        newest_at = self._newest_at.get(key[:3])
+        if newest_at is not None and self._kept["way"][newest_at] >= OF_ALL:
+            at = newest_at
+        if at is not None:
+            kept = self._kept[at]
+            is_recent = self._known.rows["first_ns"][row] < kept["seen_ns"] + KEPT_NS
+            is_current = bool(kept["is_current"] and is_recent)
+            self._sequences.resume(row, kept, is_current=is_current)
+            self._known.rows["unchecked"][row] += not is_current
+
     def table(self, decoder: Decoder) -> Array:
         """All rows, EXPORTER (e,): the exporters, then the senders of malformed datagrams."""
         exporters = self._known.used()
+        exporters["counting"] = self._sequences.countings(np.arange(len(exporters)))
         domains, waiting = decoder.messages.domains, decoder.messages.waiting
         for key, row in self._known.row_of.items():
             if key in domains:
@@ -112,11 +166,11 @@ class Exporters:
 
 
 class _Keyed(NamedTuple):
-    """The rows of distinct keys, for each datagram (n,) the place of its row there, and which rows are new."""
+    """The rows of distinct keys, for each datagram (n,) the place of its row there, and new rows with their keys."""
 
     rows: Index
     of: Index
-    new: list[int]
+    new: list[tuple[int, DomainKey]]
 
 
 class _Table:
@@ -163,22 +217,23 @@ class _Table:
         else:
             self.rows["forgotten"][row] += sets
 
-    def _placed(self, keys: list[DomainKey]) -> tuple[Index, list[int]]:
+    def _placed(self, keys: list[DomainKey]) -> tuple[Index, list[tuple[int, DomainKey]]]:
         """The row of each key, and those rows that did not have it."""
-        places, new = [], []
+        places: list[int] = []
+        new: list[tuple[int, DomainKey]] = []
         for key in keys:
             row = self.row_of.pop(key, None)
             if row is None:
                 is_full = len(self.row_of) == self.most
                 row = self.row_of.pop(next(iter(self.row_of))) if is_full else len(self.row_of)
-                new.append(row)
+                new.append((row, key))
             self.row_of[key] = row
             places.append(row)
         return np.array(places, np.intp), new
 
     def _begin(self, keyed: _Keyed, first_of: Array) -> None:
         """Begin the new rows with their key; what they had counted for another goes to `evicted`."""
-        new = keyed.new
+        new = [row for row, _ in keyed.new]
         self.evictions += int(np.count_nonzero(self.rows["datagrams"][new]))
         for name in COUNTED:
             self.evicted[name] += int(self.rows[name][new].sum())

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from nettop.snapshots.schema import Field, Hook, Kind, Lens, Option, Table
+from nettop.snapshots.schema import Field, Hook, Kind, Lens, Metrics, Option, Table
 
 PROTOCOLS = {
     0: "unknown",
@@ -17,6 +17,9 @@ PROTOCOLS = {
     204: "producer",
 }
 """By the version in flows; that of datagrams which cannot be read is 0."""
+
+COUNTINGS = {0: "unknown", 1: "datagrams", 2: "flows", 3: "records"}
+"""What sequence numbers count, as the collector says it; records are flows and those of options."""
 
 # fmt: off
 EXPORTERS = Table(
@@ -33,8 +36,11 @@ EXPORTERS = Table(
         Field("datagrams", Kind.COUNTER, "DATAGRAMS", "datagrams received", "u8", "packets", 10, 80),
         Field("bytes", Kind.COUNTER, "BYTES", "their bytes", "u8", "bytes", 10, 45, rate_title="RATE"),
         Field("flows", Kind.COUNTER, "FLOWS", "flows that they gave", "u8", "flows", 10, 95, rate_title="FLOWS/s"),
-        Field("lost", Kind.GAUGE, "LOST", "exports that never came, by their sequence numbers: flows of NetFlow 5, "
-              "records of IPFIX, else datagrams", "u8", "exports", 8, 85, tone="warn"),
+        Field("lost", Kind.GAUGE, "LOST", "exports that never came, by their sequence numbers: datagrams, flows or "
+              "records, as `counting` says", "u8", "exports", 8, 85, tone="warn"),
+        Field("numbered", Kind.COUNTER, "NUMBERED", "exports that came, in the same unit", "u8", "exports", 9, 14),
+        Field("counting", Kind.ENUM, "COUNTING", "what its sequence numbers count; unknown if nothing explains them",
+              "u1", width=9, importance=28, labels=COUNTINGS),
         Field("restarts", Kind.COUNTER, "RESTARTS", "how often its sequence numbers began anew", "u8", "restarts", 8,
               30),
         Field("unchecked", Kind.COUNTER, "UNCHECKED", "datagrams of which nobody can say what was lost before them",
@@ -60,6 +66,14 @@ EXPORTERS = Table(
     sort="-flows_per_s",
     text_sort="-flows",
     hooks=("collector",),
+    # Without `counting`, which may change as more is known: totals would begin anew.
+    metrics=(
+        Metrics(
+            ("exporter", "port", "protocol", "domain"),
+            ("datagrams", "bytes", "flows", "lost", "numbered", "restarts", "unchecked", "malformed", "broken",
+             "options", "templates", "waiting", "sampling_rate"),
+        ),
+    ),
 )
 
 LEDGER = Table(

@@ -20,6 +20,9 @@ _EXPORTERS: tuple[tuple[str, int, int, int, int, int, int, int, int, int], ...] 
 )
 """Address, port, protocol, domain; datagrams and flows per second; lost, templates, waiting, sampling rate."""
 
+_COUNTINGS = {0: 0, 5: 2, 9: 1, 10: 3, 105: 1}
+"""What the numbers of each protocol count: nothing, datagrams, flows or records."""
+
 _TERMS = (
     ("datagrams", "arrived", 4_473, 0),
     ("datagrams", "decoded", 4_472, 0),
@@ -63,6 +66,7 @@ def _snapshot(second: int) -> Snapshot:
 
 def _exporter(number: int, since: int, now_ns: int) -> Row:
     address, port, protocol, domain, datagrams, flows, lost, templates, waiting, sampling = _EXPORTERS[number]
+    counting = _COUNTINGS[protocol]
     return {
         "id": number + 1,
         "exporter": address,
@@ -72,7 +76,9 @@ def _exporter(number: int, since: int, now_ns: int) -> Row:
         "datagrams": datagrams * since,
         "bytes": datagrams * since * 1_390,
         "flows": flows * since,
-        "lost": lost,
+        "lost": lost if counting else None,
+        "numbered": (0, datagrams, flows, flows)[counting] * since,
+        "counting": counting,
         "restarts": 0,
         "unchecked": 0,
         "malformed": datagrams * since if protocol == 0 else 0,

@@ -22,8 +22,9 @@ from nettop.errors import SourceFailed
 from nettop.flows.columns import COLUMNS
 from nettop.flows.decode import kept, messages, options, sequences
 from nettop.flows.decode.decoder import DATAGRAM, Counts, DecodedBatch, Decoder, Reading, flows_at_most
+from nettop.flows.decode.numbering import Numbering
 from nettop.flows.decode.options import InterfaceName
-from nettop.flows.decode.sequences import FOLLOWED, Sequences
+from nettop.flows.decode.sequences import Sequences
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
 from nettop.flows.exporters import Exporters
 from nettop.snapshots.snapshot import Array
@@ -110,6 +111,7 @@ def test_all_protocols_on_one_port() -> None:
     assert datagrams["domain"].tolist() == [7, 0, 0x0102, 3, 7]
     assert datagrams["sequence"].tolist() == [8, 0, 77, 77, 7]
     assert datagrams["units"].tolist() == [1, 0, 2, 1, 1]
+    assert datagrams["unit_options"].tolist() == [0] * 5
     assert datagrams["sampling_rate"].tolist() == [0, 0, 100, 512, 0]
     assert datagrams["rows"].tolist() == [2, 0, 2, 2, 1]
     assert decoded.counters["if_index"].tolist() == [int.from_bytes(INTERFACE[:4])]
@@ -526,6 +528,14 @@ def of_sequences(numbered: list[tuple[int, int, int, bool]]) -> tuple[Array, Arr
     return np.array([each[0] for each in numbered], np.intp), datagrams
 
 
+def a_follower(exporters: int) -> Sequences:
+    """What follows so many exporters of IPFIX."""
+    follower = Sequences(exporters)
+    for row in range(exporters):
+        follower.begin(row, (SENDER, row, IPFIX, 0))
+    return follower
+
+
 DISTANCES = (0, 0, 0, 0, 0, 1, 3, 6, 10, -1, -3, -4, -6, -7, -9, FAR, FAR + 1, -NEAR, -NEAR - 1, 2**31)
 STEPS = list(itertools.product(range(2), DISTANCES, (0, 1, 2, 5), (True, True, True, False)))
 """Of which exporter a datagram is, how far from the last one it lies, its units, and whether they are exact."""
@@ -546,17 +556,22 @@ def test_gaps_are_what_a_plain_follower_sees(
         last[row] = sequence + units
         numbered.append((row, sequence, units, is_exact))
         plain_ones[row].follow(sequence, units, is_exact)
-    counted = {name: [0, 0] for name in FOLLOWED.names or ()}
-    follower = Sequences(2)
+    counted = {name: [0, 0] for name in ("lost", "restarts", "unchecked")}
+    follower = a_follower(2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sequences, "_LATE_MAX", {IPFIX: NEAR})
-        patch.setattr(sequences, "_LOST_MAX", {IPFIX: FAR})
+        patch.setattr(sequences, "_LATE_MAX", (NEAR,) * 3)
+        patch.setattr(sequences, "_LOST_MAX", (FAR,) * 3)
         patch.setattr(sequences, "GAPS_MAX", 1000)
+        # These jump to and fro, in no way that an exporter would.
+        patch.setattr(sequences, "_TURNS_MAX", 1000)
+        patch.setattr(sequences._Jumps, "before", lambda *_: None)
+        patch.setattr(Numbering, "see", lambda *_: [])
+        patch.setattr(Numbering, "is_proved", lambda *_: True)
         for at in range(0, len(numbered), at_once):
             rows, datagrams = of_sequences(numbered[at : at + at_once])
-            followed = follower.follow(rows, datagrams)
+            followed, _ = follower.follow(rows, datagrams)
             for name, sums in counted.items():
-                for row, value in zip(rows.tolist(), followed[name].tolist(), strict=True):
+                for row, value in zip(followed["row"].tolist(), followed[name].tolist(), strict=True):
                     sums[row] += value
                     assert sums[row] >= 0
     assert counted == {name: [getattr(each, name) for each in plain_ones] for name in counted}
@@ -577,9 +592,9 @@ def test_what_is_lost_is_what_did_not_come(data: st.DataObject) -> None:
     arrivals = [*sorted(arrivals), (len(units), len(units) - 1)]
     rows, datagrams = of_sequences([(0, firsts[at] % 2**32, units[at], True) for _, at in arrivals])
     at_once = data.draw(st.integers(1, 10))
-    follower = Sequences(1)
+    follower = a_follower(1)
     followed = [
-        follower.follow(rows[at : at + at_once], datagrams[at : at + at_once])
+        follower.follow(rows[at : at + at_once], datagrams[at : at + at_once])[0]
         for at in range(0, len(rows), at_once)
     ]
     totals = np.concatenate(followed)
@@ -589,20 +604,21 @@ def test_what_is_lost_is_what_did_not_come(data: st.DataObject) -> None:
 
 def test_only_the_newest_gaps_are_filled() -> None:
     """So that an exporter takes little memory, whatever it sends."""
-    follower = Sequences(1)
-    numbered = [(0, 2 * at, 1, True) for at in range(sequences.GAPS_MAX + 3)]
-    late = [(0, 2 * at + 1, 1, True) for at in range(sequences.GAPS_MAX + 2)]
-    followed = follower.follow(*of_sequences([*numbered, *late]))
+    follower = a_follower(1)
+    gaps = sequences.GAPS_MAX + 2
+    numbered = [(0, 3 * at + two, 1, True) for at in range(gaps + 1) for two in range(2)]
+    late = [(0, 3 * at + 2, 1, True) for at in range(gaps)]
+    followed, _ = follower.follow(*of_sequences([*numbered, *late]))
     assert followed["lost"].sum() == 2
 
 
 def test_a_row_may_be_given_to_another_exporter() -> None:
     """Nothing of the one before remains."""
-    follower = Sequences(1)
+    follower = a_follower(1)
     follower.follow(*of_sequences([(0, 10, 1, True), (0, 20, 1, True)]))
-    follower.forget(0)
-    followed = follower.follow(*of_sequences([(0, 900_000_000, 1, True), (0, 11, 1, True)]))
-    assert followed.tolist() == [(0, 0, 0), (0, 1, 0)]
+    follower.begin(0, (SENDER, 1, IPFIX, 0))
+    followed, _ = follower.follow(*of_sequences([(0, 900_000_000, 1, True), (0, 11, 1, True)]))
+    assert followed.tolist() == [(0, 0, 1, 0)]
 
 
 # --- relays ---------------------------------------------------------------------------------------------------

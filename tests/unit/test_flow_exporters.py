@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nettop.flows.columns import ADDRESS
@@ -16,6 +18,7 @@ from nettop.flows.decode import held
 from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.decode.decoder import Decoder
 from nettop.flows.decode.messages import KEY
+from nettop.flows.decode.numbering import Counting
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
 from nettop.flows.exporters import COUNTED, EXPORTERS_MAX, UNRECOGNIZED_MAX, Exporters
 from nettop.snapshots.arrays import as_list
@@ -107,7 +110,8 @@ def test_what_is_known_of_each() -> None:
     assert times == {key: tuple(RECEIVED_NS + each for each in of) for key, of in offsets.items()}
     assert collected.rows("bytes")[SENDER, PORT, NETFLOW_5, 1] == (3 * 24 + 3 * 48,)
     assert collected.exporters.totals() == {
-        "datagrams": 9, "malformed": 2, "rows": 8, "options": 1, "broken": 1, "lost": 0, "restarts": 0, "unchecked": 0,
+        "datagrams": 9, "malformed": 2, "rows": 8, "options": 1, "broken": 1, "numbered": 10, "lost": 0, "restarts": 0,
+        "unchecked": 0,
         "bytes": sum(each for (each,) in collected.rows("bytes").values()), "forgotten": 0,
     }  # fmt: skip
 
@@ -234,6 +238,202 @@ def test_a_far_number_is_that_of_a_restart(sequence: int, expected: tuple[int, i
     assert collected.lost() == (5, *expected[1:])
 
 
+# --- what numbers count ---------------------------------------------------------------------------------------
+
+DECLARED = {
+    version: (template_set(version, 300, PLAIN), options_set(version, 301, [(0, scope, 4)], [(0, 34, 4)]))
+    for version, scope in ((NETFLOW_9, 1), (IPFIX, 149))
+}
+
+
+class Exporter:
+    """Numbers its datagrams in some way: of each `counted` says how much it moves the numbers.
+
+    Domains share one series unless it has several.
+    """
+
+    def __init__(
+        self, version: int, counted: Callable[[int, int, int], int], *, first: int, by_domain: bool
+    ) -> None:
+        self._version, self._counted, self._by_domain = version, counted, by_domain
+        self._next = Counter[int]()
+        self._first = first
+
+    def sent(self, flows: int, options: int, domain: int) -> tuple[Sent, int]:
+        """The next datagram, and how many numbers it takes."""
+        sets = (
+            *DECLARED[self._version],
+            *([a_set(300, plain(1) * flows)] if flows else []),
+            *([a_set(301, struct.pack("!II", 7, 50) * options)] if options else []),
+        )
+        series = domain if self._by_domain else 0
+        number = (self._first + self._next[series]) % 2**32
+        units = self._counted(1, flows, options)
+        self._next[series] += units
+        return message(self._version, *sets, sequence=number, domain=domain), units
+
+
+COUNTED_BY: dict[str, Callable[[int, int, int], int]] = {
+    "datagrams": lambda datagrams, *_: datagrams,
+    "flows": lambda _, flows, __: flows,
+    "records": lambda _, flows, options: flows + options,
+}
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_what_numbers_count_is_recognized(data: st.DataObject) -> None:
+    """Whatever it is, and of one domain or of all: what is lost then is what did not come, also after a restart."""
+    version = data.draw(st.sampled_from((NETFLOW_9, IPFIX)))
+    counted = data.draw(st.sampled_from(sorted(COUNTED_BY)))
+    first = data.draw(st.sampled_from((0, 7, 2**31, 2**32 - 40)))
+    domains = data.draw(st.integers(1, 3))
+    exporter = Exporter(version, COUNTED_BY[counted], first=first, by_domain=data.draw(st.booleans()))
+    collected = Collected()
+    lost = 0
+    # The first ones come: nobody can say what was lost before there was anything.
+    for at in range(40):
+        sent, _ = exporter.sent(at % 3 + 2, at % 2, at % domains)
+        collected.see(sent)
+    for _ in range(3):
+        pending: list[Sent] = []
+        for _ in range(data.draw(st.integers(1, 20))):
+            flows, options = data.draw(st.integers(1, 5)), data.draw(st.integers(0, 2))
+            sent, units = exporter.sent(flows, options, data.draw(st.integers(0, domains - 1)))
+            if data.draw(st.integers(0, 4)):
+                pending.append(sent)
+            else:
+                lost += units
+        for at in range(0, len(pending), 7):
+            collected.see(*pending[at : at + 7])
+        # What is lost at the end shows with what comes then.
+        for domain in range(domains):
+            collected.see(exporter.sent(3, 1, domain)[0])
+    assert sum(lost for (lost,) in collected.rows("lost").values()) == lost
+    assert {unchecked for (unchecked,) in collected.rows("unchecked").values()} == {0}
+    if domains == 1:
+        ((counting,),) = collected.rows("counting").values()
+        assert counting == Counting[counted.upper()]
+
+
+def numbered(*sequences: int, version: int = NETFLOW_9, flows: int = 10, domain: int = 7) -> list[Sent]:
+    """Datagrams of so many flows, with these numbers."""
+    sets = DECLARED[version][0], a_set(300, plain(1) * flows)
+    return [message(version, *sets, sequence=each % 2**32, domain=domain) for each in sequences]
+
+
+NOTHING_LOST = {
+    "v9 that numbers flows": numbered(*range(0, 500, 10)),
+    "v9 that numbers flows, over the wrap": numbered(*range(2**32 - 50, 2**32 + 50, 10)),
+    "IPFIX that numbers messages": numbered(*range(50), version=IPFIX),
+    "series of two domains": [*(each for at in range(25) for domain in range(2)
+                                for each in numbered(at, domain=domain))],
+    "one series of two domains": [*(each for at in range(50) for each in numbered(at, domain=at % 2))],
+    "one series of domains, in bursts": [*(each for at in range(50) for each in numbered(at, domain=at // 7 % 3))],
+    "out of order": numbered(0, 1, 3, 2, 4, 5, 8, 6, 7, 9),
+    "flows out of order": numbered(0, 10, 20, 40, 30, 50, 80, 60, 70, 90),
+    "over the wrap, and a restart": numbered(*range(2**32 - 5, 2**32 + 5), *range(4)),
+    "twice": numbered(0, 1, 2, 2, 3, 3),
+    "a burst that is late": numbered(0, 1, 2, *range(43, 46), *range(3, 43), 46),
+    "a burst that comes twice": numbered(*range(60), *range(10, 60), 60),
+    "all twice": numbered(*(each // 2 for each in range(60))),
+    "flows twice": numbered(*(each // 2 * 10 for each in range(60))),
+    "one that is a stray": numbered(0, 1, 2, 900_000, 3, 4, 5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 100])
+@pytest.mark.parametrize("name", NOTHING_LOST)
+def test_nothing_is_lost_where_all_has_come(name: str, at_once: int) -> None:
+    """However an exporter numbers, and in whatever batches it comes."""
+    sent, collected = NOTHING_LOST[name], Collected()
+    for at in range(0, len(sent), at_once):
+        collected.see(*sent[at : at + at_once])
+        if not any(word in name for word in ("out of", "stray", "late")):
+            assert {lost for (lost,) in collected.rows("lost").values()} == {0}
+    rows = collected.rows("lost", "restarts", "counting").values()
+    assert [(lost, restarts) for lost, restarts, _ in rows] == [(0, 0)] * len(rows)
+    assert Counting.UNKNOWN not in {counting for *_, counting in rows}
+
+
+A, B, C = range(1000, 1040), range(900_000, 900_040), range(5_000_000, 5_000_040)
+UNEXPLAINED = {
+    "in turn": [each for pair in zip(A, B, strict=True) for each in pair],
+    "far from each other": [each for pair in zip(A, C, strict=True) for each in pair],
+    "near each other": [each for pair in zip(A, range(1050, 1090), strict=True) for each in pair],
+    "three": [each for three in zip(A, B, C, strict=True) for each in three],
+    "in bursts": [*A[:10], *B[:10], *A[10:20], *B[10:20], *A[20:], *B[20:]],
+    "with losses": [each for pair in zip(A, B, strict=True) for each in pair if each % 7],
+    "every other one is elsewhere": [*range(0, 80, 2)],
+    "no numbers at all": [0] * 40,
+    "bytes are numbered, and once it looks otherwise": [5, 6, *(9 + at * 1300 + at**2 for at in range(40))],
+    "bytes are numbered": [at * 1300 + at**2 for at in range(40)],
+}
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 100])
+@pytest.mark.parametrize("name", UNEXPLAINED)
+def test_numbers_that_nothing_explains(name: str, at_once: int) -> None:
+    """As two switches with the same agent address, or numbers that say nothing: nobody knows what was lost."""
+    collected = Collected()
+    sent = [sflow(number) for number in UNEXPLAINED[name]]
+    for at in range(0, len(sent), at_once):
+        collected.see(*sent[at : at + at_once])
+    ((lost, counting, unchecked),) = collected.rows("lost", "counting", "unchecked").values()
+    assert (lost, counting) == (0, Counting.UNKNOWN)
+    assert unchecked > 20
+    # One of them has gone, or was configured.
+    collected.see(*(sflow(number) for number in range(20_000, 20_100)))
+    assert collected.rows("counting") == {(mapped(AGENT), 0, 105, 3): (Counting.DATAGRAMS,)}
+    collected.see(sflow(20_105))
+    assert collected.rows("lost") == {(mapped(AGENT), 0, 105, 3): (5,)}
+
+
+@pytest.mark.parametrize("at_once", [1, 100])
+@pytest.mark.parametrize("first_flows", [1, 10])
+def test_flows_are_numbered_before_their_template_comes(first_flows: int, at_once: int) -> None:
+    """Nobody knows what numbers count before there is a template; then it is known, and nothing was lost."""
+    collected = Collected()
+    data = [
+        message(NETFLOW_9, a_set(300, plain(1) * first_flows), sequence=at * first_flows) for at in range(40)
+    ]
+    for at in range(0, 40, at_once):
+        collected.see(*data[at : at + at_once])
+    first = 40 * first_flows
+    assert collected.lost()[:2] == (0, 0)
+    collected.see(*numbered(*range(first, first + 300, 10)))
+    assert collected.lost()[:2] == (0, 0)
+    collected.see(*numbered(first + 330))
+    assert collected.lost()[:2] == (30, 0)
+    assert list(collected.rows("counting").values()) == [(Counting.FLOWS,)]
+
+
+def test_datagrams_are_numbered_before_their_template_comes() -> None:
+    """What is lost then is lost."""
+    collected = Collected()
+    collected.see(
+        *(
+            message(NETFLOW_9, a_set(300, plain(1) * 10), sequence=at)
+            for at in range(40)
+            if at not in (9, 10, 30)
+        )
+    )
+    assert collected.lost() == (3, 0, 0)
+    collected.see(*numbered(*range(40, 60), 65))
+    assert collected.lost() == (8, 0, 0)
+
+
+def test_an_exporter_that_is_replaced_by_another_kind() -> None:
+    """What the one before has lost stays; of the new one nothing is lost once it is known."""
+    collected = Collected()
+    collected.see(*numbered(*range(100), *range(104, 200)))
+    assert collected.lost() == (4, 0, 0)
+    for at in range(200, 700, 10):
+        collected.see(*numbered(at))
+    assert collected.lost()[:2] == (4, 0)
+    assert list(collected.rows("counting").values()) == [(Counting.FLOWS,)]
+
+
 # --- bounds ---------------------------------------------------------------------------------------------------
 
 
@@ -289,6 +489,16 @@ def test_a_flood_in_one_batch(header: bytes) -> None:
     assert list(collected.decoder.messages.domains) == [(SENDER, PORT, IPFIX, 7)]
 
 
+def test_what_an_evicted_domain_has_lost_is_not_found_in_its_row() -> None:
+    """By others that share its series, when that comes late."""
+    collected = Collected(Exporters(most=2))
+    collected.see(*(numbered(at, domain=at % 2)[0] for at in range(20)))
+    collected.see(*numbered(24, domain=0))
+    collected.see(*numbered(25, 26, domain=1), netflow5(0, 1))
+    collected.see(*numbered(22, 23, domain=1))
+    assert collected.rows("lost") == {(SENDER, PORT, NETFLOW_9, 1): (0,), (SENDER, PORT, NETFLOW_5, 1): (0,)}
+
+
 def test_an_evicted_exporter_begins_anew() -> None:
     """Nothing remains of it, nor of what its numbers should be."""
     collected = Collected(Exporters(most=2))
@@ -325,6 +535,6 @@ def test_counts_are_those_of_each_exporter(sent: list[tuple[int, int]], at_once:
         for engine in engines
     }
     assert plenty.rows("datagrams", "rows") == counts
-    of_all = {name: plenty.exporters.totals()[name] for name in COUNTED[:-3]}
-    assert {name: few.exporters.totals()[name] for name in COUNTED[:-3]} == of_all
+    of_all = {name: plenty.exporters.totals()[name] for name in COUNTED[:-4]}
+    assert {name: few.exporters.totals()[name] for name in COUNTED[:-4]} == of_all
     assert len(few.rows("rows")) == min(len(engines), most)

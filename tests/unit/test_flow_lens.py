@@ -11,6 +11,7 @@ import pytest
 
 from nettop import cli
 from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed
+from nettop.flows.decode.numbering import Counting
 from nettop.flows.exporters import EXPORTER
 from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH, Collector, none_answers, running_collector
 from nettop.probes.flows import probe
@@ -18,7 +19,7 @@ from nettop.probes.flows.probe import CollectorState as Probe
 from nettop.query.address import address_text
 from nettop.serve.flows.state import exporter_documents, state_document
 from nettop.settings import SYSTEM_FLOWS_DIR, collector_urls
-from nettop.snapshots.flows import COLLECTOR, EXPORTERS, LEDGER, LENS
+from nettop.snapshots.flows import COLLECTOR, COUNTINGS, EXPORTERS, LEDGER, LENS
 from nettop.snapshots.snapshot import Array, known
 
 from .test_flow_http import collector_state
@@ -75,7 +76,7 @@ def answering(collector: Answers | None, monkeypatch: pytest.MonkeyPatch) -> lis
 
 
 def test_exporters_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sampling rate that is not known is none, and what came late makes no exports lost."""
+    """What is lost and a sampling rate are none where nobody knows; what came late makes no exports lost."""
     given = exporters(
         {
             "exporter": "192.0.2.1",
@@ -84,20 +85,47 @@ def test_exporters_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:
             "domain": 3,
             "rows": 70,
             "sampling_rate": 100,
+            "lost": 7,
+            "numbered": 70,
+            "counting": Counting.FLOWS,
         },
-        {"exporter": "2001:db8::1", "protocol_version": 105, "rows": 5, "lost": -2, "waiting": 1},
+        {
+            "exporter": "2001:db8::1",
+            "protocol_version": 105,
+            "rows": 5,
+            "lost": -2,
+            "counting": Counting.DATAGRAMS,
+        },
+        {
+            "exporter": "2001:db8::1",
+            "protocol_version": 105,
+            "domain": 2,
+            "rows": 6,
+            "lost": 9,
+            "unchecked": 40,
+        },
+        {"exporter": "192.0.2.1", "malformed": 4},
     )
     answering(Answers(given), monkeypatch)
     source = Probe()
     source.start()
     snapshot = source.read(TAKEN_NS)
     assert snapshot.hooks[0].mechanism == "http"
-    rows = np.sort(snapshot.tables[EXPORTERS.name].array, order="protocol")
-    assert rows["protocol"].tolist() == [9, 105]
-    assert [address_text(address.tobytes()) for address in rows["exporter"]] == ["192.0.2.1", "2001:db8::1"]
-    assert (rows["port"].tolist(), rows["domain"].tolist()) == ([9, 0], [3, 0])
-    assert (rows["flows"].tolist(), rows["lost"].tolist()) == ([70, 5], [0, 0])
-    assert known(rows["sampling_rate"]).tolist() == [True, False]
+    rows = np.sort(snapshot.tables[EXPORTERS.name].array, order=("protocol", "domain"))
+    assert rows["protocol"].tolist() == [0, 9, 105, 105]
+    addresses = [address_text(address.tobytes()) for address in rows["exporter"]]
+    assert addresses == ["192.0.2.1", "192.0.2.1", "2001:db8::1", "2001:db8::1"]
+    assert (rows["port"].tolist(), rows["domain"].tolist()) == ([0, 9, 0, 0], [0, 3, 0, 2])
+    assert (rows["flows"].tolist(), rows["numbered"].tolist()) == ([0, 70, 5, 6], [0, 70, 0, 0])
+    assert known(rows["lost"]).tolist() == [False, True, True, False]
+    assert rows["lost"][1:3].tolist() == [7, 0]
+    assert [COUNTINGS[code] for code in rows["counting"]] == ["unknown", "flows", "datagrams", "unknown"]
+    assert known(rows["sampling_rate"]).tolist() == [False, True, False, False]
+
+
+def test_countings_have_the_same_words() -> None:
+    """For the lens and the collector."""
+    assert {each.name.lower(): each for each in Counting} == {word: code for code, word in COUNTINGS.items()}
 
 
 def test_ids_stay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
+from functools import partial
 
 import numpy as np
 
@@ -57,6 +58,7 @@ DATAGRAM = np.dtype(
         ("broken", "i8"),
         ("sampling_rate", "u4"),
         ("units", "i8"),
+        ("unit_options", "i8"),
         ("is_exact", "?"),
     ]
 )
@@ -67,7 +69,8 @@ sub-agent; of a malformed datagram only the sender is known. `rows` are the flow
 waited for its templates; `options` are records. `broken` counts what could not be read of it: sets, templates, and of
 NetFlow v5 and sFlow the end of a datagram. `sampling_rate` is that of its last flow that has one, else 0.
 
-The next sequence number of the exporter should be `sequence` + `units`. Where `is_exact` is not set it may be more.
+`units` are the records in the datagram itself, `unit_options` those of them that are of options: what sequence numbers
+may count. Where `is_exact` is not set there may be more of both. A datagram of sFlow is one.
 """
 
 
@@ -176,8 +179,8 @@ class Decoder:
         batch = _Batch(datagrams, _headers(datagrams))
         for version, read in (
             (netflow5.VERSION, _read_netflow5),
-            (NETFLOW_9, self._read_netflow9),
-            (IPFIX, self._read_ipfix),
+            (NETFLOW_9, partial(self._read_messages, version=NETFLOW_9)),
+            (IPFIX, partial(self._read_messages, version=IPFIX)),
             (sflow.PROTOCOL_VERSION, _read_sflow),
         ):
             which = np.flatnonzero(versions == version)
@@ -194,21 +197,13 @@ class Decoder:
         self.totals.forgotten += forgotten.total()
         return forgotten
 
-    def _read_netflow9(self, batch: _Batch, which: Index) -> None:
-        which, _ = self._read_messages(batch, which, NETFLOW_9)
-        batch.set(which, units=1)
-
-    def _read_ipfix(self, batch: _Batch, which: Index) -> None:
-        which, counts = self._read_messages(batch, which, IPFIX)
-        # Records that cannot be counted yet, or never, are numbered too.
-        is_exact = (counts["held"] == 0) & (counts["broken"] == 0)
-        batch.set(which, units=counts["units"], is_exact=is_exact)
-
-    def _read_messages(self, batch: _Batch, which: Index, version: int) -> tuple[Index, Array]:
-        """Returns which have a header, and the counts of each."""
+    def _read_messages(self, batch: _Batch, which: Index, version: int) -> None:
         decoded = self.messages.decode(batch.datagrams, which, version)
         which, messages, counts = decoded.which, decoded.messages, decoded.counts
-        batch.set(which, reading=Reading.DECODED, is_exact=True)
+        # Records that cannot be counted yet, or never, are numbered too.
+        is_exact = (counts["held"] == 0) & (counts["broken"] == 0)
+        batch.set(which, reading=Reading.DECODED, is_exact=is_exact)
+        batch.set(which, units=counts["units"], unit_options=counts["unit_options"])
         batch.set(which, **{name: messages[name] for name in (*KEY, "sequence")})
         batch.set(which, options=counts["options"], broken=counts["broken"])
         for flows, of in zip(decoded.parts, decoded.of, strict=True):
@@ -224,7 +219,6 @@ class Decoder:
             )
         )
         batch.forgotten.update(decoded.forgotten)
-        return which, counts
 
 
 def versions_of(datagrams: Datagrams) -> Array:

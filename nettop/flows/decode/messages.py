@@ -120,12 +120,16 @@ ExporterKey = tuple[bytes, int, int]
 """An observation domain, from whichever port it is sent: sender, version, and its number."""
 
 COUNTS = np.dtype(
-    [(name, "i8") for name in ("records", "options", "templates", "broken", "held", "released", "units")]
+    [
+        (name, "i8")
+        for name in ("records", "options", "templates", "broken", "held", "released", "units", "unit_options")
+    ]
 )
 """What was counted of a message: records of flows and of options, templates, parts that are not what the protocol
 allows, sets that wait for their template, and sets whose template came with this message; their records count here.
 
-`units` are the records of both kinds in the message itself, by which IPFIX numbers messages.
+`units` are the records of both kinds in the message itself, by which IPFIX numbers messages; `unit_options` those of
+options.
 """
 
 
@@ -592,6 +596,8 @@ class MessageDecoder:
         decoded.count("broken", batch.counted_at[sets.message[broken]])
         if not group.is_released:
             decoded.count("units", counted_at)
+            if template.scopes:
+                decoded.count("unit_options", counted_at)
         boot_ms = np.array([domain.boot_ms for domain in domains], np.int64)
         records = _records(batch, messages, fields, boot_ms[of])
         if template.of_options:

@@ -23,7 +23,7 @@ from nettop.kernel.mechanisms import Fallbacks, Mechanism, attach_best, check_ch
 from nettop.query.address import MAPPED
 from nettop.settings import SYSTEM_FLOWS_DIR, collector_urls, default_flows_dir
 from nettop.snapshots.arrays import take
-from nettop.snapshots.flows import COLLECTOR, EXPORTERS, HOOK_COLLECTOR, LEDGER, LENS
+from nettop.snapshots.flows import COLLECTOR, COUNTINGS, EXPORTERS, HOOK_COLLECTOR, LEDGER, LENS
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.snapshot import Array, Rows, Snapshot, TextTable, unknown_value
 
@@ -39,8 +39,8 @@ _COLUMNS = {
     **{
         name: name
         for name in (
-            *("datagrams", "bytes", "restarts", "unchecked", "malformed", "broken", "options", "templates"),
-            *("waiting", "forgotten"),
+            *("datagrams", "bytes", "numbered", "restarts", "unchecked", "malformed", "broken", "options"),
+            *("templates", "waiting", "forgotten"),
         )
     },
 }
@@ -142,10 +142,11 @@ def _exporter_rows(document: dict[str, Any] | None) -> Array:
     rows["id"] = _ids(exporters)
     packed = b"".join(_packed(exporter["exporter"]) for exporter in exporters)
     rows["exporter"] = np.frombuffer(packed, ">u8").reshape(-1, 2)
-    # What is late is counted as lost before it comes.
-    rows["lost"] = [max(0, exporter["lost"]) for exporter in exporters]
-    unknown = unknown_value(rows.dtype["sampling_rate"])
-    rows["sampling_rate"] = [exporter["sampling_rate"] or unknown for exporter in exporters]
+    codes = {word: code for code, word in COUNTINGS.items()}
+    rows["counting"] = [codes[exporter["counting"] or "unknown"] for exporter in exporters]
+    unknown_lost, unknown_rate = (unknown_value(rows.dtype[name]) for name in ("lost", "sampling_rate"))
+    rows["lost"] = [unknown_lost if exporter["lost"] is None else exporter["lost"] for exporter in exporters]
+    rows["sampling_rate"] = [exporter["sampling_rate"] or unknown_rate for exporter in exporters]
     return take(rows, np.argsort(rows["id"]))
 
 

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from nettop.flows.collector import CollectorState
+from nettop.flows.decode.numbering import Counting
 from nettop.flows.exporters import EXPORTER
 from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH
 from nettop.flows.spool import DROPPED
@@ -42,15 +43,25 @@ def state_routes(state: Callable[[], CollectorState]) -> list[Route]:
 
 
 def exporter_documents(exporters: Array) -> list[dict[str, Any]]:
-    """Exporters (e,), EXPORTER, each with its fields by name, and the word for its protocol's version."""
+    """Exporters (e,), EXPORTER, each with its fields by name, and the word for its protocol's version.
+
+    Where nobody knows what its numbers count that is null, and so is what was lost.
+    """
     names = [name for name in EXPORTER.names or () if name != "exporter"]
     addresses = [address_text(exporter.tobytes()) for exporter in exporters["exporter"]]
     protocols = [PROTOCOLS[version] for version in exporters["protocol_version"].tolist()]
     columns = [exporters[name].tolist() for name in names]
-    return [
+    documents = [
         {"exporter": address, "protocol": protocol, **dict(zip(names, values, strict=True))}
         for address, protocol, values in zip(addresses, protocols, zip(*columns, strict=True), strict=True)
     ]
+    for document in documents:
+        counting = Counting(document["counting"])
+        is_known = counting != Counting.UNKNOWN
+        document["counting"] = counting.name.lower() if is_known else None
+        # What is late is counted as lost before it comes.
+        document["lost"] = max(0, document["lost"]) if is_known else None
+    return documents
 
 
 def state_document(state: CollectorState) -> dict[str, Any]:
