@@ -21,6 +21,7 @@ from nettop.flows.decode.sflow import INTERFACE_COUNTERS
 from nettop.flows.enrichment.lookups import Lookups
 from nettop.flows.enrichment.texts import Coded
 from nettop.flows.exporters import Exporters
+from nettop.flows.kept_numbers import KeptNumbers
 from nettop.flows.outputs.kafka import KafkaOutput
 from nettop.flows.spool import DROPPED, Block, Spool
 from nettop.flows.store.native import native_block
@@ -85,10 +86,13 @@ class Pipeline:
         given_rates: GivenRates | None = None,
         wanted: Wanted | None = None,
         kafka: KafkaOutput | None = None,
+        numbers: KeptNumbers | None = None,
         report: Callable[[NettopError], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """What exporters declare is kept in the file `templates`; `lookups` gives what files say now."""
+        """What exporters declare is kept in the file `templates`, and their sequence numbers in `numbers`, if given;
+        `lookups` gives what files say now.
+        """
         self.decoder = Decoder(given_rates)
         self.exporters = Exporters()
         self.counted = Counter[str]()
@@ -107,6 +111,9 @@ class Pipeline:
         if warning := kept.load(templates, self.decoder):
             report(SourceFailed(warning))
         self._use_names()
+        self._numbers = numbers
+        if numbers is not None:
+            self.exporters.resume(*numbers.load())
 
     @property
     def pending(self) -> int:
@@ -153,8 +160,11 @@ class Pipeline:
             self._flows.append(flows)
             self._rows += count
 
-    def write_block(self) -> None:
-        """Put what has come since the last time into the spool. What it does not take is dropped, and counted."""
+    def write_block(self, *, is_last: bool = False) -> None:
+        """Put what has come since the last time into the spool. What it does not take is dropped, and counted.
+
+        Sequence numbers are kept as they are after it: what comes after it is lost if this process is killed.
+        """
         if self._clock() >= self._learned_at + _LEARNED_S:
             self._learn()
         blocks = {}
@@ -165,7 +175,8 @@ class Pipeline:
         ledger = self.ledger()
         new = ledger - self._last_ledger
         if blocks or new:
-            is_written = self._spool.put(blocks, new) is not None
+            then = self._prepare_numbers(is_last=is_last)
+            is_written = self._spool.put(blocks, new, then) is not None
             if not is_written:
                 self._report(
                     SourceFailed(f"flows are dropped: {self._spool.failure}", "see to the disk of the spool")
@@ -175,10 +186,20 @@ class Pipeline:
         self._last_ledger = ledger
         self._written_at = self._clock()
 
+    def _prepare_numbers(self, *, is_last: bool) -> Callable[[], None]:
+        """Write down the sequence numbers. Returns what has them take the place of those before."""
+        if self._numbers is None:
+            return lambda: None
+        try:
+            self._numbers.prepare(self.exporters.kept(), is_last=is_last)
+        except SourceFailed as failure:
+            self._report(failure)
+        return self._numbers.replace
+
     def finish(self) -> None:
         """Write the last block, and what is remembered for the next start."""
         self.exporters.forget(self.decoder.forget_waiting())
-        self.write_block()
+        self.write_block(is_last=True)
         self._learn()
         if self._kafka is not None:
             self._kafka.close()

@@ -115,8 +115,14 @@ class Spool:
             path.unlink(missing_ok=True)
         return len(unfinished)
 
-    def put(self, blocks: Mapping[str, Block], ledger: Mapping[str, int]) -> str | None:
-        """Writes blocks by table, and what was counted since the last call, to the disk.
+    def put(
+        self,
+        blocks: Mapping[str, Block],
+        ledger: Mapping[str, int],
+        then: Callable[[], None] = lambda: None,
+    ) -> str | None:
+        """Writes blocks by table, and what was counted since the last call, to the disk, and does what is to be done
+        `then`, at once.
 
         Returns the name of the file, or None if the blocks were dropped: what was counted comes with the next file.
         Without blocks a file may exceed the bound.
@@ -128,7 +134,7 @@ class Spool:
         try:
             if blocks and self.waiting_bytes() + len(content) > self._max_bytes:
                 raise OSError(f"{self._max_bytes} bytes are waiting to be stored")
-            _write(self._directory, token, content)
+            _write(self._directory, token, content, then)
         except OSError as error:
             self.failure = error
             self._carried.update({f"{table}{DROPPED}": block.rows for table, block in blocks.items()})
@@ -180,8 +186,8 @@ class Spool:
         return b"".join((_PREFIX.pack(MAGIC, FORMAT_VERSION, *lengths, *checks), header, body))
 
 
-def _write(directory: Path, token: str, content: bytes) -> None:
-    """Writes a file that is there as a whole or not at all. Raises OSError; then it is not."""
+def _write(directory: Path, token: str, content: bytes, then: Callable[[], None]) -> None:
+    """Writes a file that is there as a whole or not at all, and calls `then`. Raises OSError; then it is not."""
     temporary = directory / f"{token}{TEMPORARY}"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -193,6 +199,7 @@ def _write(directory: Path, token: str, content: bytes) -> None:
         finally:
             os.close(descriptor)
         os.rename(temporary, directory / f"{token}{WAITING}")
+        then()
     except OSError:
         with suppress(OSError):
             os.unlink(temporary)

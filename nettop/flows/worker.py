@@ -21,6 +21,7 @@ from nettop.errors import NettopError, SourceFailed
 from nettop.flows.decode.given_rates import GivenRates
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.inputs.input import Input
+from nettop.flows.kept_numbers import KeptNumbers
 from nettop.flows.outputs.kafka import KafkaOutput, Topic
 from nettop.flows.pipeline import Pipeline, Wanted
 from nettop.flows.receive import SocketCounts, Wait
@@ -115,6 +116,7 @@ def opened_pipeline(to: Destination, report: Callable[[NettopError], None]) -> P
     spool = Spool(to.directory / SPOOL, to.spool_bytes, to.number)
     templates = to.directory / f"templates-{to.number}"
     kafka = None if to.kafka is None else KafkaOutput(to.kafka)
+    numbers = KeptNumbers(to.directory, to.number)
     return Pipeline(
         spool,
         templates,
@@ -122,6 +124,7 @@ def opened_pipeline(to: Destination, report: Callable[[NettopError], None]) -> P
         given_rates=to.given_rates,
         wanted=to.wanted,
         kafka=kafka,
+        numbers=numbers,
         report=report,
     )
 

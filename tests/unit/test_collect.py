@@ -17,6 +17,7 @@ from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH, Collector
 from tests.collecting import PATIENCE_S, Running, until
 
 from .test_flow_decoder import DECLARED, NETFLOW_5, SFLOW
+from .test_flow_exporters import netflow5
 from .test_flow_messages import a_set, message, plain
 
 pytest.importorskip("chdb")
@@ -122,6 +123,33 @@ def test_killed(flows_dir: Path, victim: str) -> None:
     with Running(flows_dir) as running:
         assert running.rows("SELECT count() FROM flows_raw") == [[100]]
         assert running.rows("SELECT sum(counters['rows']) FROM ledger") == [[100]]
+
+
+@pytest.mark.parametrize("victim", ["collector", "worker", "nobody"])
+def test_what_is_lost_is_known_after_a_restart(flows_dir: Path, victim: str) -> None:
+    """What an exporter has sent is stored or lost, to the flow, however the collector has ended."""
+    sent = [netflow5(number, 10).data for number in range(0, 4000, 10)]
+    with Running(flows_dir) as running:
+        port = running.send(*sent[:50])
+        running.stored(500)
+        running.send(*sent[50:250], port=port)
+        if victim == "nobody":
+            assert running.end() == ExitCode.DONE
+        else:
+            pid = running.process.pid if victim == "collector" else workers_of(running)[0]
+            os.kill(pid, signal.SIGKILL)
+            running.process.wait(PATIENCE_S)
+    with Running(flows_dir) as running:
+        # The others were sent while nobody received.
+        running.send(*sent[350:], port=port)
+        running.stored_at_least(500)
+        (exporter,) = running.collector.document(EXPORTERS_PATH)["exporters"]
+        ((stored,),) = running.rows("SELECT count() FROM flows_raw")
+        assert (exporter["restarts"], exporter["unchecked"], exporter["counting"]) == (0, 0, "flows")
+        assert stored + exporter["lost"] == 4000
+        assert exporter["lost"] >= 1000
+        assert victim != "nobody" or exporter["lost"] == 1000
+        assert running.end() == ExitCode.DONE
 
 
 def test_several_workers(flows_dir: Path) -> None:

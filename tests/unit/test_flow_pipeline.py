@@ -16,19 +16,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nettop.errors import NettopError
+from nettop.flows import kept_numbers
 from nettop.flows import pipeline as pipeline_module
 from nettop.flows.decode import kept
 from nettop.flows.decode.decoder import Counts
+from nettop.flows.decode.numbering import Counting
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
 from nettop.flows.enrichment.enrich import FlowSide
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.enrichment.networks import parsed_networks
+from nettop.flows.exporters import KEPT_NS
+from nettop.flows.kept_numbers import KeptNumbers
 from nettop.flows.pipeline import LEDGER, Columns, Pipeline
 from nettop.flows.spool import DROPPED, Spool
 from nettop.snapshots.arrays import Mask
 
 from .flow_oracle import VARIABLE
 from .test_flow_decoder import DECLARED, NETFLOW_5, SFLOW, sent
+from .test_flow_exporters import netflow5, numbered, sflow
 from .test_flow_messages import Sent, a_set, batch, message, options_set, plain
 from .test_flow_native import Reader
 
@@ -46,7 +51,13 @@ class Run:
     """A pipeline in a directory, with a clock of its own; what it has reported, and the blocks that it has written."""
 
     def __init__(
-        self, directory: Path, *, most_bytes: int = LARGE, files: LookupFiles | None = None, **how: Any
+        self,
+        directory: Path,
+        number: int = 0,
+        *,
+        most_bytes: int = LARGE,
+        files: LookupFiles | None = None,
+        **how: Any,
     ) -> None:
         self.now = 100.0
         self.reported: list[NettopError] = []
@@ -55,18 +66,26 @@ class Run:
             self.spool,
             directory / "templates",
             (files or LookupFiles([], [], None)).current,
+            numbers=KeptNumbers(directory, number),
             report=self.reported.append,
             clock=lambda: self.now,
             **how,
         )
 
-    def add(self, *datagrams: Sent) -> None:
+    def add(self, *datagrams: Sent, at_s: int = 0) -> None:
         """Datagrams in one batch."""
-        self.pipeline.add(batch(list(datagrams)))
+        some = batch(list(datagrams))
+        some.received_ns[:] += at_s * 1_000_000_000
+        self.pipeline.add(some)
 
     def write(self) -> None:
         """The block of what has come."""
         self.pipeline.write_block()
+
+    def lost(self) -> list[tuple[int, int, int, int]]:
+        """Of each exporter what is lost, its restarts, what nobody knows, and what its numbers count."""
+        table = self.pipeline.exporters.table(self.pipeline.decoder)
+        return [tuple(row) for row in table[["lost", "restarts", "unchecked", "counting"]].tolist()]
 
     def taken(self) -> tuple[dict[str, list[dict[str, Any]]], Counter[str]]:
         """The rows of all blocks by table, and the sum of their ledgers; the blocks are gone then."""
@@ -233,6 +252,160 @@ def test_templates_that_cannot_be_saved_are_reported(tmp_path: Path, monkeypatch
     assert "no space left on device" in run.reported[0].what
     rows, _ = run.taken()
     assert [row["bytes"] for row in rows["flows_raw"]] == [11]
+
+
+# --- lost exports across a restart ----------------------------------------------------------------------------
+
+SERIES = {
+    # 10 flows, or a datagram, is what the last one of each takes that is lost.
+    "NetFlow 5": ([netflow5(at, 10) for at in range(0, 400, 10)], 10, Counting.FLOWS),
+    "NetFlow 9": (numbered(*range(40)), 1, Counting.DATAGRAMS),
+    "NetFlow 9, flows": (numbered(*range(0, 400, 10)), 10, Counting.FLOWS),
+    "IPFIX": (numbered(*range(0, 400, 10), version=IPFIX), 10, Counting.RECORDS),
+    "IPFIX, over the wrap": (
+        numbered(*range(2**32 - 150, 2**32 + 250, 10), version=IPFIX),
+        10,
+        Counting.RECORDS,
+    ),
+    "sFlow": ([sflow(at) for at in range(40)], 1, Counting.DATAGRAMS),
+    "two domains": ([numbered(at, domain=at % 2)[0] for at in range(40)], 1, Counting.DATAGRAMS),
+}
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+@pytest.mark.parametrize("name", SERIES)
+def test_what_is_lost_while_nobody_receives(tmp_path: Path, name: str, *, is_killed: bool) -> None:
+    """The next process knows it from the first datagram on: what came after the last block is lost with a process that
+    was killed, and is not with one that has ended.
+    """
+    sent, units, counting = SERIES[name]
+    run = Run(tmp_path)
+    run.add(*sent[:10])
+    run.add(*sent[10:20])
+    run.write()
+    run.add(*sent[20:24])
+    if not is_killed:
+        run.pipeline.finish()
+    again = Run(tmp_path)
+    again.add(*sent[30:32])
+    in_memory = 4 if is_killed else 0
+    rows = again.lost()
+    assert sum(row[0] for row in rows) == units * (6 + in_memory)
+    assert {row[1:] for row in rows} == {(0, 0, counting)}
+    # It is killed before it has written anything, and once more after that.
+    third = Run(tmp_path)
+    third.add(*sent[32:33])
+    third.write()
+    assert sum(row[0] for row in third.lost()) == units * (8 + in_memory)
+    fourth = Run(tmp_path)
+    fourth.add(*sent[33:])
+    assert sum(row[0] for row in fourth.lost()) == 0
+
+
+def test_who_says_nothing_for_long_is_remembered(tmp_path: Path) -> None:
+    """Through other restarts, and where another process has it then."""
+    run = Run(tmp_path, 0)
+    run.add(*numbered(0, 1, 2))
+    run.pipeline.finish()
+    for at in range(3):
+        again = Run(tmp_path, at % 2)
+        again.add(sflow(at))
+        again.pipeline.finish()
+    other = Run(tmp_path, 2)
+    other.add(*numbered(9), at_s=1)
+    assert other.lost() == [(6, 0, 0, Counting.DATAGRAMS)]
+    other.pipeline.finish()
+    # What is newest counts.
+    first = Run(tmp_path, 0)
+    first.add(*numbered(12), at_s=2)
+    assert first.lost() == [(2, 0, 0, Counting.DATAGRAMS)]
+
+
+def test_domains_with_one_series_continue_from_the_newest(tmp_path: Path) -> None:
+    """Also one that has said nothing since the start before, and one that has said nothing ever."""
+    run = Run(tmp_path)
+    run.add(*(numbered(at, domain=at % 2)[0] for at in range(20)))
+    run.pipeline.finish()
+    again = Run(tmp_path)
+    again.add(*numbered(*range(20, 500), domain=0), at_s=1)
+    again.pipeline.finish()
+    for domain in (1, 2):
+        third = Run(tmp_path)
+        third.add(*numbered(503, domain=domain), at_s=2)
+        assert third.lost() == [(3, 0, 0, Counting.DATAGRAMS)]
+
+
+def test_an_exporter_that_restarts_meanwhile(tmp_path: Path) -> None:
+    """Is one that has restarted; nothing of it is lost, as nobody knows."""
+    run = Run(tmp_path)
+    run.add(*numbered(*range(5000, 5010)))
+    run.pipeline.finish()
+    again = Run(tmp_path)
+    again.add(*numbered(3, 4))
+    assert again.lost() == [(0, 1, 0, Counting.DATAGRAMS)]
+
+
+@pytest.mark.parametrize("how", ["a day", "a crash of the host", "rubbish", "cut off", "nothing"])
+def test_numbers_that_say_nothing_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """What was lost is unknown then, and what they count is still known where that was read."""
+    file = tmp_path / "sequences-0"
+    run = Run(tmp_path)
+    run.add(*numbered(*range(0, 100, 10)))
+    run.write()
+    late = 0
+    if how == "a day":
+        late = KEPT_NS // 10**9
+    elif how == "a crash of the host":
+        monkeypatch.setattr(kept_numbers, "_boot_id", lambda: "another start of the kernel")
+    elif how == "rubbish":
+        file.write_bytes(b"rubbish\n" + file.read_bytes())
+    elif how == "cut off":
+        file.write_bytes(file.read_bytes()[:-1])
+    else:
+        file.write_bytes(b"")
+    again = Run(tmp_path)
+    for at in (400, 410, 440):
+        again.add(*numbered(at), at_s=late)
+    unchecked = int(how in ("a day", "a crash of the host"))
+    assert again.lost() == [(20, 0, unchecked, Counting.FLOWS)]
+    assert again.reported == []
+
+
+def test_numbers_outlive_the_host_if_it_is_stopped_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept at the end is on the disk."""
+    run = Run(tmp_path)
+    run.add(*numbered(0, 1, 2))
+    run.pipeline.finish()
+    monkeypatch.setattr(kept_numbers, "_boot_id", lambda: "another start of the kernel")
+    again = Run(tmp_path)
+    again.add(*numbered(9))
+    assert again.lost() == [(6, 0, 0, Counting.DATAGRAMS)]
+
+
+def test_a_long_silence_of_a_fast_exporter(tmp_path: Path) -> None:
+    """What it sends in that time is lost, and not taken for a restart."""
+    run = Run(tmp_path)
+    per_s, silent_s = 100, 80_000
+    for second in range(20):
+        run.add(*(sflow(second * per_s + at) for at in range(per_s)), at_s=second)
+    run.pipeline.finish()
+    for at_s, expected in ((silent_s, (per_s * (silent_s - 20), 0)), (20, (0, 1))):
+        again = Run(tmp_path)
+        again.add(sflow(per_s * silent_s), at_s=at_s)
+        assert again.lost()[0][:2] == expected
+
+
+def test_numbers_that_cannot_be_kept_are_reported(tmp_path: Path) -> None:
+    """It goes on all the same."""
+    (tmp_path / "sequences-0.new").mkdir()
+    run = Run(tmp_path)
+    run.add(*numbered(0, 1, 2))
+    run.write()
+    assert "cannot save sequence numbers" in run.reported[0].what
+    rows, _ = run.taken()
+    assert len(rows["flows_raw"]) == 30
 
 
 @settings(max_examples=50)
