@@ -71,7 +71,7 @@ EXPORTERS = Table(
         Metrics(
             ("exporter", "port", "protocol", "domain"),
             ("datagrams", "bytes", "flows", "lost", "numbered", "restarts", "unchecked", "malformed", "broken",
-             "options", "templates", "waiting", "sampling_rate"),
+             "options", "templates", "waiting", "forgotten", "sampling_rate"),
         ),
     ),
 )
