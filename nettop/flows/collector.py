@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import threading
 import time
 from collections import Counter
@@ -39,6 +40,7 @@ _END_S = 10.0
 """For workers to write what they have, and for blocks to be stored, at the end; the next start stores what is left."""
 _REPEAT_S = 300.0
 """After which time the same failure is reported again."""
+_NUMBERS = re.compile(r"\d[\d.]*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +78,7 @@ class Collector:
         """
         self._spool = spool
         self._report_to = report
-        self._storing = Storing(spool, store, self.report, earlier=earlier)
+        self._storing = Storing(spool, store, self._report_of_store, earlier=earlier)
         self._reported: dict[str, float] = {}
         self._lock = threading.Lock()
         self._states: dict[Connection, WorkerState | None] = dict.fromkeys(channels)
@@ -108,16 +110,20 @@ class Collector:
         with self._lock:
             return None not in self._states.values()
 
-    def report(self, failure: NettopError) -> None:
-        """Report it, unless the same was reported a short time ago."""
-        now = time.monotonic()
+    def report(self, failure: NettopError, kind: str = "") -> None:
+        """Report it, unless one of this kind, or else the same, was reported a short time ago."""
+        now, kind = time.monotonic(), kind or failure.what
         with self._lock:
-            last = self._reported.get(failure.what)
+            last = self._reported.get(kind)
             if last is not None and now < last + _REPEAT_S:
                 return
-            self._reported = {what: at for what, at in self._reported.items() if now < at + _REPEAT_S}
-            self._reported[failure.what] = now
+            self._reported = {each: at for each, at in self._reported.items() if now < at + _REPEAT_S}
+            self._reported[kind] = now
         self._report_to(failure)
+
+    def _report_of_store(self, failure: NettopError) -> None:
+        """Report it as of the same kind as one with other sizes and names of parts."""
+        self.report(failure, _NUMBERS.sub("", failure.what))
 
     def store(self) -> None:
         """Store blocks until the end: what a thread does."""

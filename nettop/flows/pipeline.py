@@ -178,9 +178,10 @@ class Pipeline:
             then = self._prepare_numbers(is_last=is_last)
             is_written = self._spool.put(blocks, new, then) is not None
             if not is_written:
-                self._report(
-                    SourceFailed(f"flows are dropped: {self._spool.failure}", "see to the disk of the spool")
-                )
+                failure = self._spool.failure
+                # Without the name of the file, which is another one each time.
+                why = failure.strerror if failure and failure.strerror else failure
+                self._report(SourceFailed(f"flows are dropped: {why}", "see to the disk of the spool"))
             for name, block in blocks.items():
                 self.spooled[name if is_written else f"{name}{DROPPED}"] += block.rows
         self._last_ledger = ledger

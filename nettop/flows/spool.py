@@ -330,6 +330,7 @@ class Storing:
         try:
             token = next(iter(self._spool.waiting()), None)
             if token is None:
+                self._store.check()
                 return False
             self._store_file(self._spool.read(token))
         except OSError as error:

@@ -254,6 +254,16 @@ def test_templates_that_cannot_be_saved_are_reported(tmp_path: Path, monkeypatch
     assert [row["bytes"] for row in rows["flows_raw"]] == [11]
 
 
+def test_a_spool_that_cannot_be_written_is_reported_in_the_same_words(tmp_path: Path) -> None:
+    """Whatever the file would have been called."""
+    run = Run(tmp_path)
+    (tmp_path / "spool").rmdir()
+    for _ in range(2):
+        run.add(*sent(NETFLOW_5))
+        run.write()
+    assert [failure.what for failure in run.reported] == ["flows are dropped: No such file or directory"] * 2
+
+
 # --- lost exports across a restart ----------------------------------------------------------------------------
 
 SERIES = {

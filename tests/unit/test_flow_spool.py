@@ -20,7 +20,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from nettop.errors import NettopError, SourceFailed, UsageError
 from nettop.flows import spool as spool_module
+from nettop.flows.collector import Collector
+from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.spool import BROKEN_BLOCKS, Block, Spool, Storing
+from nettop.flows.worker import Destination
 from tests.unit.test_flow_native import Reader
 
 LARGE = 1 << 30
@@ -37,7 +40,7 @@ class Store:
 
     def __init__(self) -> None:
         self.blocks: dict[str, bytes] = {}
-        self.calls = 0
+        self.calls = self.checks = 0
         self.fails_before: set[int] = set()
         self.fails_after: set[int] = set()
 
@@ -49,6 +52,9 @@ class Store:
         assert self.blocks.setdefault(token, block) == block
         if self.calls in self.fails_after:
             raise SourceFailed("no answer, but stored")
+
+    def check(self) -> None:
+        self.checks += 1
 
     def query(self, sql: str, form: str = "") -> bytes:
         raise NotImplementedError
@@ -352,6 +358,13 @@ def test_blocks_are_stored_in_order_the_ledger_last(directory: Path) -> None:
     }
 
 
+def test_a_store_is_checked_while_nothing_is_to_be_stored(directory: Path) -> None:
+    spool, store = filled(directory, 1), Store()
+    storing = Storing(spool, store)
+    assert (storing.store_oldest(), store.checks) == (True, 0)
+    assert (storing.store_oldest(), store.checks) == (False, 1)
+
+
 def test_what_earlier_files_have_is_counted_apart(directory: Path) -> None:
     spool, store = filled(directory, 2), Store()
     storing = Storing(spool, store, earlier=spool.waiting())
@@ -428,6 +441,16 @@ def test_the_wait_begins_anew_after_a_success_and_varies_by_the_jitter(directory
     storing.run()
     assert times.waits == [0.25, 1.0, 0.25]
     assert storing.failure is not None
+
+
+def test_failures_that_differ_in_sizes_only_are_reported_once(directory: Path) -> None:
+    reports: list[NettopError] = []
+    own = Destination(0, directory, LARGE, LookupFiles([], [], None))
+    collector = Collector(Spool(directory, LARGE), (), Store(), [], own, report=reports.append)
+    storing = collector._storing
+    for what in ("no 3.81 MiB for part 7_1", "no 1 MiB for part 8_2", "no answer", "no answer"):
+        storing._report(SourceFailed(what))
+    assert [error.what for error in reports] == ["no 3.81 MiB for part 7_1", "no answer"]
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ The engine is chDB's own; servers are small ones of HTTP, made here, which fail 
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -28,7 +30,8 @@ from nettop.errors import NettopError, SourceFailed, UsageError
 from nettop.flows.columns import ADDED_COLUMNS, ADDRESS, BY_NAME, COLUMNS, default_values
 from nettop.flows.decode.sflow import INTERFACE_COUNTERS
 from nettop.flows.enrichment.texts import Coded
-from nettop.flows.spool import Spooled, ledger_block
+from nettop.flows.spool import Block, Spool, Spooled, Storing, ledger_block
+from nettop.flows.store import embedded
 from nettop.flows.store.embedded import EmbeddedStore
 from nettop.flows.store.native import Values, native_block
 from nettop.flows.store.queries import QUERY_MAX, QueryLimits
@@ -298,6 +301,233 @@ def test_a_block_that_was_noted_but_not_stored_is_stored(directory: Path, tables
     for token, block in enumerate(blocks):
         store.insert("flows_raw", block, f"{token}")
     assert flow_counts(store) == all_of(600)
+    store.close()
+
+
+# Failures: a block is in all tables, or in none, and it is known which.
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own; nothing else is written to it."""
+    if os.geteuid() != 0:
+        pytest.skip("mounts file systems, which takes root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", "size=48m,mode=755", "none", str(disk))
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounts file systems, which takes root")
+    yield disk
+    subprocess.run(("umount", "--lazy", disk), check=True)
+
+
+def fill(disk: Path, left: int) -> Path:
+    """A file that leaves so many bytes free."""
+    ballast, free = disk / "ballast", os.statvfs(disk)
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - left)
+    return ballast
+
+
+def fails(store: EmbeddedStore, what: str, token: str = "again") -> bytes:
+    """A block that the store refuses for this reason, and has nothing of."""
+    block, before = flow_block(random_flows(7, 300)), flow_counts(store)
+    with pytest.raises(SourceFailed, match=what):
+        store.insert("flows_raw", block, token)
+    assert flow_counts(store) == before
+    return block
+
+
+def is_stored_once(store: EmbeddedStore, directory: Path, block: bytes, token: str = "again") -> None:
+    """After a failure it is stored as if there had been none, also by another process."""
+    rows = flow_counts(store)["flows_raw"] + 300
+    for _ in range(2):
+        store.insert("flows_raw", block, token)
+        assert flow_counts(store) == all_of(rows)
+    store.close()
+    store = EmbeddedStore(directory)
+    store.insert("flows_raw", block, token)
+    assert flow_counts(store) == all_of(rows)
+    store.close()
+
+
+@pytest.mark.parametrize("left", [0, 1 << 20, 7 << 20])
+def test_a_full_disk(disk: Path, left: int) -> None:
+    """Blocks wait, queries are answered, also after a restart; it goes on when there is room."""
+    directory = disk / "flows"
+    store = EmbeddedStore(directory)
+    store.insert("flows_raw", flow_block(random_flows(1, 300)), "a")
+    ballast = fill(disk, left)
+    fails(store, "no room for a block")
+    store.close()
+    store = EmbeddedStore(directory)
+    block = fails(store, "no room for a block")
+    ballast.unlink()
+    is_stored_once(store, directory, block)
+
+
+def test_a_disk_that_others_fill_meanwhile(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine itself finds no room, for the rows or for any of the sums."""
+    directory = disk / "flows"
+    store = EmbeddedStore(directory)
+    store.insert("flows_raw", flow_block(random_flows(1, 300)), "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddedStore, "_check_room", lambda *_: None)
+        for left in range(0, 3 << 20, 1 << 18):
+            ballast = fill(disk, left)
+            try:
+                block = fails(store, "not enough space|refused to write")
+            finally:
+                ballast.unlink()
+            if left > 1 << 20:
+                break
+    is_stored_once(store, directory, block)
+
+
+def test_a_disk_that_is_read_only(disk: Path) -> None:
+    """It goes on when the disk is writable again."""
+    directory = disk / "flows"
+    store = EmbeddedStore(directory)
+    subprocess.run(("mount", "--bind", disk, disk), check=True)
+    try:
+        subprocess.run(("mount", "-o", "remount,bind,ro", disk), check=True)
+        block = fails(store, "Read-only file system")
+    finally:
+        subprocess.run(("umount", disk), check=True)
+    is_stored_once(store, directory, block)
+
+
+class Limited:
+    """A session whose statements cannot write beyond a length of a file: chDB itself says nothing of that."""
+
+    def __init__(self, session: Any, length: int) -> None:
+        self._session, self._length = session, length
+
+    def query(self, *words: str) -> Any:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self._length, resource.RLIM_INFINITY))
+        try:
+            return self._session.query(*words)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    def close(self) -> None:
+        self._session.close()
+
+
+@pytest.mark.parametrize("length", [0, 1000, 5000])
+def test_writes_that_the_disk_refuses(store: EmbeddedStore, directory: Path, length: int) -> None:
+    """All, or those of the largest files; there is nothing of the block afterwards."""
+    store.insert("flows_raw", flow_block(random_flows(1, 3000)), "a")
+    store._session = Limited(store._session, length)
+    block = fails(store, "the disk refused to write")
+    is_stored_once(store, directory, block)
+
+
+def test_notes_that_the_disk_refuses(directory: Path) -> None:
+    """Parts without a note are none: the block would be stored twice."""
+    EmbeddedStore(directory).close()
+    for log in directory.glob("store/*/*/deduplication_logs/*.txt"):
+        # Notes of parts that were dropped make it long; there is no more than one log for 2000 of them.
+        log.write_text(f"2\t20200101_1_1_0\t{'1' * 100}\n" * 1000)
+    store = EmbeddedStore(directory)
+    store.insert("flows_raw", flow_block(random_flows(1, 300)), "a")
+    store._session = Limited(store._session, 100_000)
+    block = fails(store, "the disk refused to write")
+    is_stored_once(store, directory, block)
+
+
+def test_a_merge_that_the_disk_refuses(store: EmbeddedStore) -> None:
+    """What it was made of is there again."""
+    store._answer("SYSTEM STOP MERGES")
+    for token in range(3):
+        store.insert("flows_raw", flow_block(random_flows(token, 300)), f"{token}")
+    store._answer("SYSTEM START MERGES")
+    session = store._session
+    store._session = Limited(session, 0)
+    store._answer("OPTIMIZE TABLE nettop.flows_1m FINAL")
+    store._session = session
+    with pytest.raises(SourceFailed, match="the disk refused to write"):
+        store.check()
+    store.check()
+    assert flow_counts(store) == all_of(900)
+
+
+def test_too_little_memory(store: EmbeddedStore, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it is used up."""
+    store.insert("flows_raw", flow_block(random_flows(1, 300)), "a")
+    with monkeypatch.context() as patch:
+        patch.setitem(embedded._SETTINGS, "max_memory_usage", 1000)
+        block = fails(store, "memory limit exceeded")
+        for megabytes in range(1, 100):
+            patch.setitem(embedded._SETTINGS, "max_memory_usage", megabytes << 20)
+            try:
+                store.insert("flows_raw", block, "again")
+                break
+            except SourceFailed:
+                assert flow_counts(store) == all_of(300)
+    assert flow_counts(store) == all_of(600)
+    store.close()
+
+
+@pytest.mark.parametrize("table", ["flows_raw", *SECONDS, "talkers_1m"])
+def test_too_many_parts(store: EmbeddedStore, directory: Path, table: str) -> None:
+    """Of any table: what the others have had is taken back, even if it was merged already."""
+    for token in range(2):
+        store.insert("flows_raw", flow_block(random_flows(token, 300)), f"{token}")
+    store._answer(f"ALTER TABLE nettop.{table} MODIFY SETTING parts_to_throw_insert = 1")
+    block = fails(store, "Too many parts")
+    store._answer(f"ALTER TABLE nettop.{table} RESET SETTING parts_to_throw_insert")
+    is_stored_once(store, directory, block)
+
+
+def test_the_ledger_of_a_disk_that_becomes_full(disk: Path) -> None:
+    """Rows, sums and the ledger agree while it is full, and once there is room nothing is missing."""
+    spool, store = Spool(disk / "spool", 1 << 30), EmbeddedStore(disk / "flows")
+    block = flow_block(random_flows(1, 6000))
+    ballast, storing, put = fill(disk, 28 << 20), Storing(spool, store), 0
+    is_full = False
+    while not is_full:
+        assert spool.put({"flows_raw": Block(block, 6000)}, {"rows": 6000})
+        put += 1
+        try:
+            assert storing.store_oldest()
+        except SourceFailed:
+            is_full = True
+    stored = storing.stored["flows_raw"]
+    assert 0 < stored < 6000 * put
+    in_ledger = "SELECT sum(counters['rows']) FROM ledger"
+    assert (flow_counts(store), number(store, in_ledger)) == (all_of(stored), stored)
+    ballast.unlink()
+    while storing.store_oldest():
+        pass
+    assert (flow_counts(store), number(store, in_ledger)) == (all_of(6000 * put), 6000 * put)
+    store.close()
+
+
+def test_a_process_that_is_killed_at_any_moment(directory: Path) -> None:
+    """Its successors store what it has not, each once."""
+    spool = Spool(directory / "spool", 1 << 30)
+    for seed in range(6):
+        spool.put({"flows_raw": Block(flow_block(random_flows(seed, 2000)), 2000)}, {"rows": 2000})
+    child = (
+        "import sys; from pathlib import Path; from nettop.flows.spool import Spool, Storing\n"
+        "from nettop.flows.store.embedded import EmbeddedStore\n"
+        "path = Path(sys.argv[1])\n"
+        "storing = Storing(Spool(path / 'spool', 1 << 30), EmbeddedStore(path / 'flows'))\n"
+        "while storing.store_oldest(): pass"
+    )
+    random = np.random.default_rng(3)
+    while waiting := len(spool.waiting()):
+        process = subprocess.Popen([sys.executable, "-c", child, str(directory)])
+        rest = waiting - int(random.integers(1, 3))
+        end = time.monotonic() + 120
+        while len(spool.waiting()) > rest and process.poll() is None:
+            assert time.monotonic() < end
+        process.kill()
+        process.wait()
+    store = EmbeddedStore(directory / "flows")
+    assert flow_counts(store) == all_of(12_000)
+    assert number(store, "SELECT sum(counters['rows']) FROM ledger") == 12_000
     store.close()
 
 
@@ -678,7 +908,7 @@ class Server(ThreadingHTTPServer):
     """A node of a cluster. What becomes of the next inserts and queries, the words in `inserts` and `queries` say.
 
     "lost" stores the block and closes the connection without an answer, "refused" closes it before; a number is the
-    code of an error of ClickHouse.
+    code of an error of ClickHouse. "in the header" and "in the body" say 200, and have an error there.
     """
 
     daemon_threads = True
@@ -717,8 +947,10 @@ class Handler(BaseHTTPRequestHandler):
             word = self.server.queries.pop(0)
         if word == "refused":
             return
-        if word.isdecimal():
-            self.reply(500, f"Code: {word}. DB::Exception: No luck. (NO_LUCK)".encode(), word)
+        if word.isdecimal() or word.startswith("in the"):
+            code = word if word.isdecimal() else "241"
+            error = f"Code: {code}. DB::Exception: No luck. (NO_LUCK)\n".encode()
+            self.reply(500 if code == word else 200, error, "" if word == "in the body" else code)
             return
         answer = self.server.cluster.answer(sql, settings, content)
         if word != "lost":
@@ -780,12 +1012,13 @@ def test_servers_take_blocks_in_turn(cluster: Cluster, servers: list[Server], cl
         "insert_deduplicate": "1",
         "async_insert": "0",
         "distributed_foreground_insert": "1",
+        "wait_end_of_query": "1",
     }
     assert settings.items() <= cluster.settings[-1].items()
     store.close()
 
 
-@pytest.mark.parametrize("failure", ["lost", "refused", "279"])
+@pytest.mark.parametrize("failure", ["lost", "refused", "279", "in the header", "in the body"])
 def test_a_block_goes_to_the_next_server_under_the_same_name(
     cluster: Cluster, servers: list[Server], clock: Clock, failure: str
 ) -> None:
@@ -793,7 +1026,8 @@ def test_a_block_goes_to_the_next_server_under_the_same_name(
         # Twice, since the driver itself repeats what a connection was closed upon.
         server.inserts = [failure, failure]
     store = stores(servers, clock)
-    with pytest.raises(SourceFailed, match="failed: No luck" if failure == "279" else "does not answer"):
+    what = "does not answer" if failure in ("lost", "refused") else "failed: No luck"
+    with pytest.raises(SourceFailed, match=what):
         store.insert("flows_raw", b"block", "t")
     clock.now += 1000
     for server in servers:

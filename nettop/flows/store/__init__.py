@@ -15,6 +15,9 @@ class Store(Protocol):
         Raises SourceFailed if it cannot be known to be stored: the block may be given again.
         """
 
+    def check(self) -> None:
+        """Find out whether what is stored is still whole, and mend it. Raises SourceFailed if it was not."""
+
     def query(self, sql: str, form: str = "JSONCompact") -> bytes:
         """The answer to a query that only reads, in one of ClickHouse's formats.
 

@@ -1,19 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows stored by ClickHouse's engine in this process (chDB), in a directory that it has for itself."""
+"""Flows stored by ClickHouse's engine in this process (chDB), in a directory that it has for itself.
+
+chDB hides failures: an insert by `send_insert` reports none, and where the disk refuses to write (WriteBufferFromFile-
+Descriptor.cpp) the engine goes on as if it had written. So blocks are inserted by a query, which raises; a counter
+tells of refused writes; and whatever an insert has left behind that is not known to be stored is taken back.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import chdir, closing, contextmanager
+from contextlib import chdir, closing, contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from nettop.errors import SourceFailed, Unsupported, UsageError
-from nettop.flows.store.deduplication import remove_unfinished, sync_notes
+from nettop.flows.store.deduplication import (
+    End,
+    broken_parts,
+    have_grown,
+    remove_unfinished,
+    sync_notes,
+    take_back,
+)
 from nettop.flows.store.queries import (
     FUNCTIONS,
     QueryLimits,
@@ -46,6 +59,8 @@ _ENGINE = """<clickhouse>
         <number_of_free_entries_in_pool_to_lower_max_size_of_merge>1</number_of_free_entries_in_pool_to_lower_max_size_of_merge>
         <number_of_free_entries_in_pool_to_execute_mutation>1</number_of_free_entries_in_pool_to_execute_mutation>
         <number_of_free_entries_in_pool_to_execute_optimize_entire_partition>1</number_of_free_entries_in_pool_to_execute_optimize_entire_partition>
+        <!-- In seconds: what a merge was made of is needed again where the merge was not written, or is taken back. -->
+        <old_parts_lifetime>480</old_parts_lifetime>
     </merge_tree>
 </clickhouse>
 """
@@ -58,7 +73,14 @@ _SETTINGS = {
 _PATHS = (
     "SELECT database, arrayJoin(data_paths) FROM system.tables WHERE engine LIKE '%MergeTree' FORMAT TSVRaw"
 )
+_REFUSED_WRITES = (
+    "SELECT value FROM system.events WHERE event = 'WriteBufferFromFileDescriptorWriteFailed' FORMAT TSVRaw"
+)
 _TOKEN = re.compile(r"[\w.-]+")
+_ROOM = 8 << 20
+"""How many bytes stay free on the disk besides those that a block takes. The engine reserves a MiB for each part."""
+_QUERIES_MOST = 16
+"""How many queries may run at the same time."""
 
 
 class EmbeddedStore:
@@ -77,55 +99,135 @@ class EmbeddedStore:
         """
         self._directory = _usable(directory)
         self._limits = limits or QueryLimits()
+        self._queries = threading.Semaphore(_QUERIES_MOST)
+        self._session: Any = None
+        self._tables: list[Path] = []
+        self._ends: dict[Path, End] = {}
         self._lock = _locked(self._directory)
         try:
             self._chdb = _imported_chdb(self._directory)
-            with self._failures():
-                remove_unfinished(self._directory)
-                (self._directory / _CONFIGURATION).write_text(_ENGINE)
-            self._session = self._opened({})
-        except BaseException:
-            self._lock.close()
-            raise
-        try:
+            self._start()
             self._create(retention)
             self._refused = refused_functions(self._answer(FUNCTIONS))
             rows = (line.split("\t", 1) for line in self._answer(_PATHS).decode().splitlines())
             self._tables = [Path(path) for database, path in rows if database == DATABASE]
+            self._sync()
         except BaseException:
             self.close()
             raise
 
     def insert(self, table: str, block: bytes, token: str) -> None:
-        """As of Store: the rows are on the disk when it returns, and so is the token."""
+        """As of Store: the rows are on the disk when it returns, and so is the token.
+
+        After a failure nothing of the block is in any table.
+        """
         if table not in TABLES or not _TOKEN.fullmatch(token):
             raise ValueError(f"cannot insert a block {token!r} into {table!r}")
+        if self._session is None:
+            self._start()
+        self._check_room(len(block))
         settings = ", ".join(f"{name} = {value}" for name, value in _SETTINGS.items())
-        statement = (
-            f"INSERT INTO {DATABASE}.{table} SETTINGS insert_deduplication_token = '{token}', {settings}"
-        )
-        with self._failures():
-            with self._session.send_insert(statement, "Native") as inserter:
-                inserter.append(block)
-                inserter.finish()
-            sync_notes(self._tables)
+        try:
+            with self._failures(), _as_file(block) as path:
+                self._session.query(
+                    f"INSERT INTO {DATABASE}.{table} FROM INFILE '{path}' COMPRESSION 'none' "
+                    f"SETTINGS insert_deduplication_token = '{token}', {settings} FORMAT Native"
+                )
+            self.check()
+            self._sync()
+        except SourceFailed:
+            if self._session is not None and have_grown(self._ends):
+                self._start_again()
+            raise
+
+    def check(self) -> None:
+        """As of Store: begin anew after a refused write, of a merge too."""
+        if self._session is not None and self._refused_writes() > self._refused_before:
+            self._start_again()
+            raise self._failure("the disk refused to write")
 
     def query(self, sql: str, form: str = "JSONCompact") -> bytes:
         """As of Store, within the limits; several queries run at the same time."""
         check_format(form)
         # A session does one thing after the other, so each query has its own.
-        with closing(self._opened({"database": DATABASE, **self._limits.settings()})) as session:
-            if not is_description(sql):
-                check_query(self._parsed(session, sql), self._refused)
-            try:
-                return _bytes(session.query(sql, form))
-            except RuntimeError as error:
-                raise query_failure(*code_and_text(error), self._limits) from error
+        options: dict[str, int | str] = {"database": DATABASE, **self._limits.settings()}
+        with self._queries:
+            if self._session is None:
+                raise self._failure("it could not be started again")
+            with closing(self._opened(options)) as session:
+                if not is_description(sql):
+                    check_query(self._parsed(session, sql), self._refused)
+                try:
+                    return _bytes(session.query(sql, form))
+                except RuntimeError as error:
+                    raise query_failure(*code_and_text(error), self._limits) from error
 
     def close(self) -> None:
         """Ends the engine, and lets other processes use the directory."""
-        self._session.close()
+        self._stop()
         self._lock.close()
+
+    def _start(self) -> None:
+        """Start the engine on parts that are whole, and on notes of these alone.
+
+        Raises SourceFailed; then it is not running.
+        """
+        try:
+            with self._failures():
+                configuration = self._directory / _CONFIGURATION
+                # A full disk would leave an empty one.
+                if not configuration.is_file() or configuration.read_text() != _ENGINE:
+                    configuration.write_text(_ENGINE)
+            known = self._start_once()
+            while known != (known := broken_parts(self._directory)):
+                self._start_once()
+            self._refused_before = self._refused_writes()
+            self._sync()
+        except BaseException:
+            self._stop()
+            raise
+
+    def _start_once(self) -> frozenset[Path]:
+        """Start the engine, and return the broken parts from before."""
+        self._stop()
+        with self._failures():
+            remove_unfinished(self._directory)
+        known = broken_parts(self._directory)
+        self._session = self._opened({})
+        # The answer waits for the tables to be loaded.
+        self._answer(EXISTING)
+        return known
+
+    def _start_again(self) -> None:
+        """End the engine, and start it without what was not known to be stored."""
+        for _ in range(_QUERIES_MOST):
+            self._queries.acquire()
+        try:
+            self._stop()
+            with self._failures():
+                take_back(self._ends)
+            self._start()
+        finally:
+            self._queries.release(_QUERIES_MOST)
+
+    def _stop(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _sync(self) -> None:
+        with self._failures():
+            self._ends = sync_notes(self._tables)
+
+    def _refused_writes(self) -> int:
+        return int(self._answer(_REFUSED_WRITES) or 0)
+
+    def _check_room(self, size: int) -> None:
+        """Do nothing if the disk has room for a block of this size. Raises SourceFailed."""
+        disk = os.statvfs(self._directory)
+        # The engine has the rows of a block and of its sums in buffers before it knows how far they are compressed.
+        if disk.f_bavail * disk.f_frsize < _ROOM + 2 * size:
+            raise self._failure("its disk has no room for a block")
 
     def _opened(self, options: Mapping[str, int | str]) -> Any:
         """A session of the engine; the first one starts it."""
@@ -136,7 +238,10 @@ class EmbeddedStore:
             )
 
     def _create(self, retention: Retention | None) -> None:
-        for statement in statements(existing_tables(self._answer(EXISTING)), retention):
+        missing = statements(existing_tables(self._answer(EXISTING)), retention)
+        if missing:
+            self._check_room(0)
+        for statement in missing:
             self._answer(statement)
 
     def _answer(self, sql: str) -> bytes:
@@ -158,9 +263,25 @@ class EmbeddedStore:
             yield
         except (RuntimeError, OSError) as error:
             _, what = code_and_text(error)
-            raise SourceFailed(
-                f"the store in {self._directory} failed: {what}", "see whether its disk is full"
-            ) from error
+            raise self._failure(what) from error
+
+    def _failure(self, what: str) -> SourceFailed:
+        return SourceFailed(
+            f"the store in {self._directory} failed: {what}", "see whether its disk is full or read-only"
+        )
+
+
+@contextmanager
+def _as_file(block: bytes) -> Iterator[str]:
+    """The path of a file in memory that has this content."""
+    descriptor = os.memfd_create("block", os.MFD_CLOEXEC)
+    try:
+        rest = memoryview(block)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def _usable(directory: Path) -> Path:
@@ -196,9 +317,11 @@ def _locked(directory: Path) -> TextIOWrapper:
         raise SourceFailed(
             f"the flows in {directory} are in use by {user}", "stop it, or query the flows through it"
         ) from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()}\n")
-    file.flush()
+    # A full disk takes no name, and keeps nobody from the lock.
+    with suppress(OSError):
+        file.truncate(0)
+        file.write(f"process {os.getpid()}\n")
+        file.flush()
     return file
 
 
