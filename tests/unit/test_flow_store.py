@@ -566,6 +566,24 @@ def test_a_configuration_that_lies_about_is_not_read(directory: Path, tmp_path: 
     assert run.stdout == f"b'nettop\\n' {tmp_path}\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems, which takes root")
+@pytest.mark.parametrize("hidden", ["/sys", "/sys/fs/cgroup"])
+def test_nothing_is_written_where_the_host_is_hidden(directory: Path, hidden: str) -> None:
+    """As in a network namespace whose /sys is not mounted: it would be a stack trace of the engine."""
+    child = (
+        "import sys; from pathlib import Path; from nettop.flows.store.embedded import EmbeddedStore\n"
+        "EmbeddedStore(Path(sys.argv[1])).close()"
+    )
+    hiding = 'mount -t tmpfs none "$1"; shift; exec "$@"'
+    run = subprocess.run(
+        ["unshare", "-m", "sh", "-c", hiding, "sh", hidden, sys.executable, "-c", child, str(directory)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (run.stdout, run.stderr) == ("", "")
+
+
 @pytest.mark.parametrize("name", ["a?b", "a&b"])
 def test_directories_that_chdb_would_misunderstand_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"without \? and &|cannot be stored in"):

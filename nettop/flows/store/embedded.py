@@ -49,10 +49,12 @@ from nettop.flows.store.schema import (
     statements,
 )
 
-_LOCK, _CONFIGURATION = "lock", "engine.xml"
+_LOCK, _CONFIGURATION = "lock", "config.xml"
 _ENGINE = """<clickhouse>
     <logger><level>fatal</level><console>0</console></logger>
     <mark_cache_size>134217728</mark_cache_size>
+    <!-- Where there is no /sys/fs/cgroup, a failure to read it would be written to the terminal. -->
+    <memory_worker_use_cgroup>0</memory_worker_use_cgroup>
     <background_pool_size>2</background_pool_size>
     <merge_tree>
         <!-- The defaults, for a pool of 16 threads, would let this pool make small merges only. -->
@@ -105,6 +107,8 @@ class EmbeddedStore:
         self._ends: dict[Path, End] = {}
         self._lock = _locked(self._directory)
         try:
+            with self._failures():
+                _write_configuration(self._directory / _CONFIGURATION)
             self._chdb = _imported_chdb(self._directory)
             self._start()
             self._create(retention)
@@ -173,11 +177,6 @@ class EmbeddedStore:
         Raises SourceFailed; then it is not running.
         """
         try:
-            with self._failures():
-                configuration = self._directory / _CONFIGURATION
-                # A full disk would leave an empty one.
-                if not configuration.is_file() or configuration.read_text() != _ENGINE:
-                    configuration.write_text(_ENGINE)
             known = self._start_once()
             while known != (known := broken_parts(self._directory)):
                 self._start_once()
@@ -325,8 +324,14 @@ def _locked(directory: Path) -> TextIOWrapper:
     return file
 
 
+def _write_configuration(file: Path) -> None:
+    # A full disk would leave an empty one.
+    if not file.is_file() or file.read_text() != _ENGINE:
+        file.write_text(_ENGINE)
+
+
 def _imported_chdb(directory: Path) -> Any:
-    """chDB, which on its import reads a config.xml of the working directory: let it be this one, which has none."""
+    """chDB, which on its import reads the config.xml of the working directory, whatever that is."""
     try:
         with chdir(directory):
             import chdb.session
