@@ -256,8 +256,8 @@ def _broken(token: str, why: str, header: dict[str, Any] | None = None) -> Spool
 class Storing:
     """Takes blocks out of a spool into a store: every block once, in their order, however often either fails.
 
-    Of a file, each table's block is stored, then the ledger, and then the file is removed. A store that has had a block
-    before does nothing, so it does no harm to begin again.
+    Of a file, the blocks are stored, the ledger last, and then the file is removed. A store that has had a block before
+    does nothing, so it does no harm to begin again.
     """
 
     def __init__(
@@ -339,9 +339,8 @@ class Storing:
 
     def _store_file(self, spooled: Spooled) -> None:
         token = spooled.token
-        for table, block in spooled.blocks.items():
-            self._store.insert(table, block.content, f"{token}-{table}")
-        self._store.insert("ledger", ledger_block(spooled), f"{token}-ledger")
+        blocks = {table: block.content for table, block in spooled.blocks.items()}
+        self._store.insert({**blocks, "ledger": ledger_block(spooled)}, token)
         stored = self.stored_earlier if token in self._earlier else self.stored
         stored.update({table: block.rows for table, block in spooled.blocks.items()})
         stored.update(spooled.dropped)

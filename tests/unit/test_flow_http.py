@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Answering:
     def __init__(self, failure: NettopError | None = None) -> None:
         self.failure = failure
 
-    def insert(self, table: str, block: bytes, token: str) -> None:
+    def insert(self, blocks: Mapping[str, bytes], token: str) -> None:
         """No query gets here."""
         raise AssertionError
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class CrashError(Exception):
 
 
 class Store:
-    """Keeps blocks by token; fails before or after the calls with these numbers."""
+    """Keeps blocks by token and table; fails before or after those with these numbers."""
 
     def __init__(self) -> None:
         self.blocks: dict[str, bytes] = {}
@@ -44,14 +44,14 @@ class Store:
         self.fails_before: set[int] = set()
         self.fails_after: set[int] = set()
 
-    def insert(self, table: str, block: bytes, token: str) -> None:
-        self.calls += 1
-        if self.calls in self.fails_before:
-            raise SourceFailed("no answer")
-        assert token.endswith(f"-{table}")
-        assert self.blocks.setdefault(token, block) == block
-        if self.calls in self.fails_after:
-            raise SourceFailed("no answer, but stored")
+    def insert(self, blocks: Mapping[str, bytes], token: str) -> None:
+        for table, block in blocks.items():
+            self.calls += 1
+            if self.calls in self.fails_before:
+                raise SourceFailed("no answer")
+            assert self.blocks.setdefault(f"{token}-{table}", block) == block
+            if self.calls in self.fails_after:
+                raise SourceFailed("no answer, but stored")
 
     def check(self) -> None:
         self.checks += 1
@@ -472,10 +472,9 @@ def test_a_new_block_ends_the_wait_of_the_thread(running: tuple[Spool, Store, St
     stored = threading.Event()
     insert = store.insert
 
-    def noted(table: str, block: bytes, token: str) -> None:
-        insert(table, block, token)
-        if table == "ledger":
-            stored.set()
+    def noted(blocks: Mapping[str, bytes], token: str) -> None:
+        insert(blocks, token)
+        stored.set()
 
     store.insert = noted  # type: ignore[method-assign]
     for number in range(3):

@@ -181,7 +181,7 @@ def test_tables_sum_up_what_is_in_the_flows(store: EmbeddedStore) -> None:
     rows = []
     for seed in range(3):
         flows = random_flows(seed, 1500)
-        store.insert("flows_raw", flow_block(flows), f"t{seed}")
+        store.insert({"flows_raw": flow_block(flows)}, f"t{seed}")
         rows += rows_of(flows)
     for table, seconds in SECONDS.items():
         assert stored_sums(store, table, KEYS) == summed(rows, KEYS, seconds), table
@@ -213,7 +213,7 @@ def test_talkers_beyond_the_largest_are_counted_together(store: EmbeddedStore) -
     sources = np.zeros((2500, 16), np.uint8)
     sources[:, 14:] = (np.arange(2500) // 2 + 1).astype(">u2").view("u1").reshape(-1, 2)
     flows["src"] = sources.view(ADDRESS).ravel()
-    store.insert("flows_raw", flow_block(flows), "t")
+    store.insert({"flows_raw": flow_block(flows)}, "t")
     rows = rows_of(flows)
     keys = ("exporter", "src", "dst")
     pairs = summed(rows, keys, 60)
@@ -230,9 +230,9 @@ def test_counters_and_the_ledger_are_stored(store: EmbeddedStore) -> None:
     counters = np.zeros(2, INTERFACE_COUNTERS)
     counters["received"], counters["if_index"], counters["in_bytes"] = MIDNIGHT_MS, [1, 2], [2**64 - 1, 5]
     columns = {name: np.ascontiguousarray(counters[name]) for name in INTERFACE_COUNTERS.names or ()}
-    store.insert("interface_counters", native_block(TABLES["interface_counters"].types, columns), "t")
+    store.insert({"interface_counters": native_block(TABLES["interface_counters"].types, columns)}, "t")
     spooled = Spooled(f"{MIDNIGHT_MS}000000-0", {"records_received": 7, "waiting": -2}, {})
-    store.insert("ledger", ledger_block(spooled), "t")
+    store.insert({"ledger": ledger_block(spooled)}, "t")
     answer = store.query("SELECT if_index, in_bytes FROM interface_counters ORDER BY if_index", "TSV")
     assert answer == b"1\t18446744073709551615\n2\t5\n"
     answer = store.query("SELECT token, counters, toUnixTimestamp64Milli(time) FROM ledger")
@@ -241,10 +241,10 @@ def test_counters_and_the_ledger_are_stored(store: EmbeddedStore) -> None:
 
 def test_a_damaged_block_is_an_error_of_the_store(store: EmbeddedStore) -> None:
     with pytest.raises(SourceFailed, match=r"the store in .* failed"):
-        store.insert("flows_raw", flow_block(random_flows(1, 10))[:-1], "t")
+        store.insert({"flows_raw": flow_block(random_flows(1, 10))[:-1]}, "t")
     assert flow_counts(store) == all_of(0)
     with pytest.raises(ValueError, match="cannot insert"):
-        store.insert("flows_raw", b"", "t', readonly = '1")
+        store.insert({"flows_raw": b""}, "t', readonly = '1")
 
 
 # Every block once.
@@ -253,16 +253,16 @@ def test_a_damaged_block_is_an_error_of_the_store(store: EmbeddedStore) -> None:
 def test_a_block_is_stored_once_in_all_tables(directory: Path) -> None:
     first, second = (flow_block(random_flows(seed, 300)) for seed in (1, 2))
     store = EmbeddedStore(directory)
-    store.insert("flows_raw", first, "a")
-    store.insert("flows_raw", first, "a")
+    store.insert({"flows_raw": first}, "a")
+    store.insert({"flows_raw": first}, "a")
     # The same rows with another name are other rows.
-    store.insert("flows_raw", first, "b")
-    store.insert("flows_raw", second, "c")
+    store.insert({"flows_raw": first}, "b")
+    store.insert({"flows_raw": second}, "c")
     assert flow_counts(store) == all_of(900)
     store.close()
     store = EmbeddedStore(directory)
     for token, block in {"a": first, "b": first, "c": second}.items():
-        store.insert("flows_raw", block, token)
+        store.insert({"flows_raw": block}, token)
     assert flow_counts(store) == all_of(900)
     store.close()
 
@@ -272,11 +272,11 @@ def test_tables_that_a_crash_kept_from_a_block_get_it_from_the_repetition(direct
     store = EmbeddedStore(directory)
     for view in ("flows_5m_view", "talkers_1m_view"):
         store._answer(f"DROP VIEW nettop.{view} SYNC")
-    store.insert("flows_raw", block, "a")
+    store.insert({"flows_raw": block}, "a")
     assert flow_counts(store) == {**all_of(0), "flows_raw": 300, "flows_1m": 300}
     store.close()
     store = EmbeddedStore(directory)
-    store.insert("flows_raw", block, "a")
+    store.insert({"flows_raw": block}, "a")
     assert flow_counts(store) == all_of(300)
     store.close()
 
@@ -288,7 +288,7 @@ def test_a_block_that_was_noted_but_not_stored_is_stored(directory: Path, tables
     # Otherwise a merge could take the part away before the test does.
     store._answer("SYSTEM STOP MERGES")
     for token, block in enumerate(blocks):
-        store.insert("flows_raw", block, f"{token}")
+        store.insert({"flows_raw": block}, f"{token}")
     answer = store.query("SELECT name, data_paths FROM system.tables WHERE database = 'nettop'")
     paths = {name: Path(path) for name, (path, *_) in json.loads(answer)["data"] if name in tables}
     store.close()
@@ -299,7 +299,7 @@ def test_a_block_that_was_noted_but_not_stored_is_stored(directory: Path, tables
     counted = flow_counts(store)
     assert [table for table in counted if counted[table] < 600] == list(tables)
     for token, block in enumerate(blocks):
-        store.insert("flows_raw", block, f"{token}")
+        store.insert({"flows_raw": block}, f"{token}")
     assert flow_counts(store) == all_of(600)
     store.close()
 
@@ -329,25 +329,34 @@ def fill(disk: Path, left: int) -> Path:
     return ballast
 
 
-def fails(store: EmbeddedStore, what: str, token: str = "again") -> bytes:
-    """A block that the store refuses for this reason, and has nothing of."""
-    block, before = flow_block(random_flows(7, 300)), flow_counts(store)
+def in_ledger(store: EmbeddedStore) -> int:
+    return number(store, "SELECT sum(counters['rows']) FROM ledger")
+
+
+def file(seed: int, rows: int) -> dict[str, bytes]:
+    """What the spool has in a file."""
+    ledger = Spooled(f"{MIDNIGHT_MS}00000{seed}-0", {"rows": rows}, {})
+    return {"flows_raw": flow_block(random_flows(seed, rows)), "ledger": ledger_block(ledger)}
+
+
+def fails(store: EmbeddedStore, what: str) -> None:
+    """A file that the store refuses for this reason, and has nothing of."""
+    before, ledger_before = flow_counts(store), in_ledger(store)
     with pytest.raises(SourceFailed, match=what):
-        store.insert("flows_raw", block, token)
-    assert flow_counts(store) == before
-    return block
+        store.insert(file(7, 300), "again")
+    assert (flow_counts(store), in_ledger(store)) == (before, ledger_before)
 
 
-def is_stored_once(store: EmbeddedStore, directory: Path, block: bytes, token: str = "again") -> None:
+def is_stored_once(store: EmbeddedStore, directory: Path) -> None:
     """After a failure it is stored as if there had been none, also by another process."""
-    rows = flow_counts(store)["flows_raw"] + 300
+    rows, ledger = flow_counts(store)["flows_raw"] + 300, in_ledger(store) + 300
     for _ in range(2):
-        store.insert("flows_raw", block, token)
-        assert flow_counts(store) == all_of(rows)
+        store.insert(file(7, 300), "again")
+        assert (flow_counts(store), in_ledger(store)) == (all_of(rows), ledger)
     store.close()
     store = EmbeddedStore(directory)
-    store.insert("flows_raw", block, token)
-    assert flow_counts(store) == all_of(rows)
+    store.insert(file(7, 300), "again")
+    assert (flow_counts(store), in_ledger(store)) == (all_of(rows), ledger)
     store.close()
 
 
@@ -356,32 +365,32 @@ def test_a_full_disk(disk: Path, left: int) -> None:
     """Blocks wait, queries are answered, also after a restart; it goes on when there is room."""
     directory = disk / "flows"
     store = EmbeddedStore(directory)
-    store.insert("flows_raw", flow_block(random_flows(1, 300)), "a")
+    store.insert({"flows_raw": flow_block(random_flows(1, 300))}, "a")
     ballast = fill(disk, left)
     fails(store, "no room for a block")
     store.close()
     store = EmbeddedStore(directory)
-    block = fails(store, "no room for a block")
+    fails(store, "no room for a block")
     ballast.unlink()
-    is_stored_once(store, directory, block)
+    is_stored_once(store, directory)
 
 
 def test_a_disk_that_others_fill_meanwhile(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine itself finds no room, for the rows or for any of the sums."""
     directory = disk / "flows"
     store = EmbeddedStore(directory)
-    store.insert("flows_raw", flow_block(random_flows(1, 300)), "a")
+    store.insert({"flows_raw": flow_block(random_flows(1, 300))}, "a")
     with monkeypatch.context() as patch:
         patch.setattr(EmbeddedStore, "_check_room", lambda *_: None)
         for left in range(0, 3 << 20, 1 << 18):
             ballast = fill(disk, left)
             try:
-                block = fails(store, "not enough space|refused to write")
+                fails(store, "not enough space|refused to write")
             finally:
                 ballast.unlink()
             if left > 1 << 20:
                 break
-    is_stored_once(store, directory, block)
+    is_stored_once(store, directory)
 
 
 def test_a_disk_that_is_read_only(disk: Path) -> None:
@@ -391,10 +400,10 @@ def test_a_disk_that_is_read_only(disk: Path) -> None:
     subprocess.run(("mount", "--bind", disk, disk), check=True)
     try:
         subprocess.run(("mount", "-o", "remount,bind,ro", disk), check=True)
-        block = fails(store, "Read-only file system")
+        fails(store, "Read-only file system")
     finally:
         subprocess.run(("umount", disk), check=True)
-    is_stored_once(store, directory, block)
+    is_stored_once(store, directory)
 
 
 class Limited:
@@ -417,10 +426,10 @@ class Limited:
 @pytest.mark.parametrize("length", [0, 1000, 5000])
 def test_writes_that_the_disk_refuses(store: EmbeddedStore, directory: Path, length: int) -> None:
     """All, or those of the largest files; there is nothing of the block afterwards."""
-    store.insert("flows_raw", flow_block(random_flows(1, 3000)), "a")
+    store.insert({"flows_raw": flow_block(random_flows(1, 3000))}, "a")
     store._session = Limited(store._session, length)
-    block = fails(store, "the disk refused to write")
-    is_stored_once(store, directory, block)
+    fails(store, "the disk refused to write")
+    is_stored_once(store, directory)
 
 
 def test_notes_that_the_disk_refuses(directory: Path) -> None:
@@ -430,17 +439,17 @@ def test_notes_that_the_disk_refuses(directory: Path) -> None:
         # Notes of parts that were dropped make it long; there is no more than one log for 2000 of them.
         log.write_text(f"2\t20200101_1_1_0\t{'1' * 100}\n" * 1000)
     store = EmbeddedStore(directory)
-    store.insert("flows_raw", flow_block(random_flows(1, 300)), "a")
+    store.insert({"flows_raw": flow_block(random_flows(1, 300))}, "a")
     store._session = Limited(store._session, 100_000)
-    block = fails(store, "the disk refused to write")
-    is_stored_once(store, directory, block)
+    fails(store, "the disk refused to write")
+    is_stored_once(store, directory)
 
 
 def test_a_merge_that_the_disk_refuses(store: EmbeddedStore) -> None:
     """What it was made of is there again."""
     store._answer("SYSTEM STOP MERGES")
     for token in range(3):
-        store.insert("flows_raw", flow_block(random_flows(token, 300)), f"{token}")
+        store.insert({"flows_raw": flow_block(random_flows(token, 300))}, f"{token}")
     store._answer("SYSTEM START MERGES")
     session = store._session
     store._session = Limited(session, 0)
@@ -454,14 +463,14 @@ def test_a_merge_that_the_disk_refuses(store: EmbeddedStore) -> None:
 
 def test_too_little_memory(store: EmbeddedStore, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever it is used up."""
-    store.insert("flows_raw", flow_block(random_flows(1, 300)), "a")
+    store.insert({"flows_raw": flow_block(random_flows(1, 300))}, "a")
     with monkeypatch.context() as patch:
         patch.setitem(embedded._SETTINGS, "max_memory_usage", 1000)
-        block = fails(store, "memory limit exceeded")
+        fails(store, "memory limit exceeded")
         for megabytes in range(1, 100):
             patch.setitem(embedded._SETTINGS, "max_memory_usage", megabytes << 20)
             try:
-                store.insert("flows_raw", block, "again")
+                store.insert(file(7, 300), "again")
                 break
             except SourceFailed:
                 assert flow_counts(store) == all_of(300)
@@ -469,15 +478,15 @@ def test_too_little_memory(store: EmbeddedStore, directory: Path, monkeypatch: p
     store.close()
 
 
-@pytest.mark.parametrize("table", ["flows_raw", *SECONDS, "talkers_1m"])
+@pytest.mark.parametrize("table", ["flows_raw", *SECONDS, "talkers_1m", "ledger"])
 def test_too_many_parts(store: EmbeddedStore, directory: Path, table: str) -> None:
     """Of any table: what the others have had is taken back, even if it was merged already."""
     for token in range(2):
-        store.insert("flows_raw", flow_block(random_flows(token, 300)), f"{token}")
+        store.insert(file(token, 300), f"{token}")
     store._answer(f"ALTER TABLE nettop.{table} MODIFY SETTING parts_to_throw_insert = 1")
-    block = fails(store, "Too many parts")
+    fails(store, "Too many parts")
     store._answer(f"ALTER TABLE nettop.{table} RESET SETTING parts_to_throw_insert")
-    is_stored_once(store, directory, block)
+    is_stored_once(store, directory)
 
 
 def test_the_ledger_of_a_disk_that_becomes_full(disk: Path) -> None:
@@ -495,12 +504,11 @@ def test_the_ledger_of_a_disk_that_becomes_full(disk: Path) -> None:
             is_full = True
     stored = storing.stored["flows_raw"]
     assert 0 < stored < 6000 * put
-    in_ledger = "SELECT sum(counters['rows']) FROM ledger"
-    assert (flow_counts(store), number(store, in_ledger)) == (all_of(stored), stored)
+    assert (flow_counts(store), in_ledger(store)) == (all_of(stored), stored)
     ballast.unlink()
     while storing.store_oldest():
         pass
-    assert (flow_counts(store), number(store, in_ledger)) == (all_of(6000 * put), 6000 * put)
+    assert (flow_counts(store), in_ledger(store)) == (all_of(6000 * put), 6000 * put)
     store.close()
 
 
@@ -527,7 +535,7 @@ def test_a_process_that_is_killed_at_any_moment(directory: Path) -> None:
         process.wait()
     store = EmbeddedStore(directory / "flows")
     assert flow_counts(store) == all_of(12_000)
-    assert number(store, "SELECT sum(counters['rows']) FROM ledger") == 12_000
+    assert in_ledger(store) == 12_000
     store.close()
 
 
@@ -774,7 +782,7 @@ HOSTILE = (
 
 
 def test_queries_that_read_are_answered(store: EmbeddedStore) -> None:
-    store.insert("flows_raw", flow_block(random_flows(1, 300)), "t")
+    store.insert({"flows_raw": flow_block(random_flows(1, 300))}, "t")
     for sql in READING:
         assert store.query(sql, "TSV"), sql
     assert store.query("SELECT 1 AS x", "JSONEachRow") == b'{"x":1}\n'
@@ -785,7 +793,7 @@ def test_queries_that_read_are_answered(store: EmbeddedStore) -> None:
 def test_queries_that_do_more_than_read_are_refused(store: EmbeddedStore, tmp_path: Path) -> None:
     secret = tmp_path / "secret.csv"
     secret.write_text("root\n")
-    store.insert("flows_raw", flow_block(random_flows(1, 300)), "t")
+    store.insert({"flows_raw": flow_block(random_flows(1, 300))}, "t")
     assert [sql for sql in HOSTILE if not is_refused(store, sql.replace("{path}", str(secret)))] == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["flows", "secret.csv"]
     assert flow_counts(store) == all_of(300)
@@ -865,7 +873,7 @@ def test_queries_run_while_others_do_and_blocks_come(store: EmbeddedStore) -> No
         thread.start()
     begun.wait()
     for token in range(5):
-        store.insert("flows_raw", flow_block(random_flows(token, 100)), f"{token}")
+        store.insert({"flows_raw": flow_block(random_flows(token, 100))}, f"{token}")
     for thread in threads:
         thread.join()
     assert failures == []
@@ -1021,9 +1029,9 @@ def stores(servers: list[Server], clock: Clock) -> ServerStore:
 def test_servers_take_blocks_in_turn(cluster: Cluster, servers: list[Server], clock: Clock) -> None:
     store = stores(servers, clock)
     for token in range(6):
-        store.insert("flows_raw", b"block", f"{token}")
+        store.insert({"flows_raw": b"block"}, f"{token}")
     assert [server.calls for server in servers] == [3, 3]
-    assert cluster.blocks == {f"{token}": ("nettop.flows_raw", b"block") for token in range(6)}
+    assert cluster.blocks == {f"{token}-flows_raw": ("nettop.flows_raw", b"block") for token in range(6)}
     assert len([sql for sql in cluster.statements if "ON CLUSTER `two`" in sql]) == 21
     settings = {
         "deduplicate_blocks_in_dependent_materialized_views": "1",
@@ -1046,12 +1054,12 @@ def test_a_block_goes_to_the_next_server_under_the_same_name(
     store = stores(servers, clock)
     what = "does not answer" if failure in ("lost", "refused") else "failed: No luck"
     with pytest.raises(SourceFailed, match=what):
-        store.insert("flows_raw", b"block", "t")
+        store.insert({"flows_raw": b"block"}, "t")
     clock.now += 1000
     for server in servers:
         server.inserts = []
-    store.insert("flows_raw", b"block", "t")
-    assert cluster.blocks == {"t": ("nettop.flows_raw", b"block")}
+    store.insert({"flows_raw": b"block"}, "t")
+    assert cluster.blocks == {"t-flows_raw": ("nettop.flows_raw", b"block")}
     store.close()
 
 
@@ -1064,7 +1072,7 @@ def test_a_server_that_fails_is_left_alone_longer_and_longer(
     waits, before = [], clock.now
     for token in range(200):
         calls = bad.calls
-        store.insert("flows_raw", b"block", f"{token}")
+        store.insert({"flows_raw": b"block"}, f"{token}")
         if bad.calls > calls:
             waits.append(clock.now - before)
             before = clock.now
@@ -1076,7 +1084,7 @@ def test_a_server_that_fails_is_left_alone_longer_and_longer(
     bad.inserts = []
     clock.now += 60
     for token in range(200, 204):
-        store.insert("flows_raw", b"block", f"{token}")
+        store.insert({"flows_raw": b"block"}, f"{token}")
     assert bad.calls == len(waits) + 2
     store.close()
 
@@ -1088,7 +1096,7 @@ def test_a_cluster_that_is_down_is_tried_one_server_at_a_time(cluster: Cluster, 
         server.end()
     for _ in range(2):
         with pytest.raises(SourceFailed, match="does not answer: Connection refused") as caught:
-            store.insert("flows_raw", b"block", "t")
+            store.insert({"flows_raw": b"block"}, "t")
         assert "secret" not in caught.value.what
 
 
@@ -1103,7 +1111,7 @@ def test_errors_of_servers_say_what_to_do(cluster: Cluster, servers: list[Server
     }.items():
         server.inserts = [code]
         with pytest.raises(NettopError, match=f"^http://127.0.0.1:{server.server_port} {what}") as caught:
-            store.insert("flows_raw", b"block", "t")
+            store.insert({"flows_raw": b"block"}, "t")
         assert isinstance(caught.value, SourceFailed) == (code == "252")
         assert caught.value.remedy
     store.close()

@@ -44,7 +44,7 @@ def rows() -> list[dict[str, Any]]:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
     """A store of these."""
     store = EmbeddedStore(tmp_path_factory.mktemp("flows"))
-    store.insert("flows_raw", flow_block(_flows()), "t")
+    store.insert({"flows_raw": flow_block(_flows())}, "t")
     yield store
     store.close()
 

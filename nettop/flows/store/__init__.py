@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
 class Store(Protocol):
     """Keeps blocks of rows and answers queries; may be used by several threads, of which one inserts."""
 
-    def insert(self, table: str, block: bytes, token: str) -> None:
-        """Stores a block of ClickHouse's format Native durably; again with the same token it stores nothing.
+    def insert(self, blocks: Mapping[str, bytes], token: str) -> None:
+        """Stores blocks of ClickHouse's format Native, by table, durably; again with the same token it stores nothing.
 
-        Raises SourceFailed if it cannot be known to be stored: the block may be given again.
+        Raises SourceFailed if they cannot all be known to be stored: they may be given again.
         """
 
     def check(self) -> None:

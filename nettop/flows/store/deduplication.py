@@ -87,9 +87,8 @@ def _is_unfinished(line: str, parts: Iterable[_Blocks]) -> bool:
 def _set_aside_unnoted(table: Path) -> int:
     """Set parts aside that are as new as the notes, and have none."""
     noted = {blocks for part in _noted(table) if (blocks := _blocks(part))}
-    oldest = min((blocks.first for blocks in noted), default=None)
-    if oldest is None:
-        return 0
+    # Blocks are numbered from 1 on. Notes of older ones have been dropped.
+    oldest = min((blocks.first for blocks in noted), default=0)
     unnoted = [
         entry
         for entry in os.listdir(table)

@@ -120,29 +120,33 @@ class EmbeddedStore:
             self.close()
             raise
 
-    def insert(self, table: str, block: bytes, token: str) -> None:
+    def insert(self, blocks: Mapping[str, bytes], token: str) -> None:
         """As of Store: the rows are on the disk when it returns, and so is the token.
 
-        After a failure nothing of the block is in any table.
+        After a failure nothing of the blocks is in any table.
         """
-        if table not in TABLES or not _TOKEN.fullmatch(token):
-            raise ValueError(f"cannot insert a block {token!r} into {table!r}")
+        if not blocks.keys() <= TABLES.keys() or not _TOKEN.fullmatch(token):
+            raise ValueError(f"cannot insert blocks {token!r} into {', '.join(blocks)}")
         if self._session is None:
             self._start()
-        self._check_room(len(block))
-        settings = ", ".join(f"{name} = {value}" for name, value in _SETTINGS.items())
+        self._check_room(sum(map(len, blocks.values())))
         try:
-            with self._failures(), _as_file(block) as path:
-                self._session.query(
-                    f"INSERT INTO {DATABASE}.{table} FROM INFILE '{path}' COMPRESSION 'none' "
-                    f"SETTINGS insert_deduplication_token = '{token}', {settings} FORMAT Native"
-                )
+            for table, block in blocks.items():
+                self._insert(table, block, f"{token}-{table}")
             self.check()
             self._sync()
         except SourceFailed:
             if self._session is not None and have_grown(self._ends):
                 self._start_again()
             raise
+
+    def _insert(self, table: str, block: bytes, token: str) -> None:
+        settings = ", ".join(f"{name} = {value}" for name, value in _SETTINGS.items())
+        with self._failures(), _as_file(block) as path:
+            self._session.query(
+                f"INSERT INTO {DATABASE}.{table} FROM INFILE '{path}' COMPRESSION 'none' "
+                f"SETTINGS insert_deduplication_token = '{token}', {settings} FORMAT Native"
+            )
 
     def check(self) -> None:
         """As of Store: begin anew after a refused write, of a merge too."""

@@ -7,7 +7,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from socket import gaierror
 from typing import Any, TypeVar
@@ -118,12 +118,16 @@ class ServerStore:
         self._on_a_server(self._create)
         self._is_prepared = True
 
-    def insert(self, table: str, block: bytes, token: str) -> None:
-        """As of Store."""
-        if table not in TABLES:
-            raise ValueError(f"cannot insert into {table!r}")
+    def insert(self, blocks: Mapping[str, bytes], token: str) -> None:
+        """As of Store. What is stored of the blocks after a failure stays."""
+        if not blocks.keys() <= TABLES.keys():
+            raise ValueError(f"cannot insert into {', '.join(blocks)}")
         if not self._is_prepared:
             self.prepare()
+        for table, block in blocks.items():
+            self._insert(table, block, f"{token}-{table}")
+
+    def _insert(self, table: str, block: bytes, token: str) -> None:
         content = self._compressor.compress(block)
         settings = {**_SETTINGS, "insert_deduplication_token": token}
 
