@@ -197,7 +197,7 @@ def test_a_time_that_is_not_known_is_null(store: EmbeddedStore) -> None:
     flows = random_flows(0, 3)
     flows["start"] = np.array([MIDNIGHT_MS - 5000, 0, 0])
     flows["end"] = np.array([MIDNIGHT_MS, MIDNIGHT_MS, 0])
-    store.insert("flows_raw", flow_block(flows), "t")
+    store.insert({"flows_raw": flow_block(flows)}, "t")
     times = "toUnixTimestamp64Milli(start), toUnixTimestamp64Milli(end), dateDiff('second', start, end)"
     answer = store.query(f"SELECT {times} FROM flows_raw ORDER BY start, end", "TSV").decode()
     assert [line.split("\t") for line in answer.splitlines()] == [

@@ -78,7 +78,7 @@ def fill(tmp_path: Path) -> Iterator[Callable[..., EmbeddedStore]]:
     def filled(*blocks: Mapping[str, Any]) -> EmbeddedStore:
         made.append(EmbeddedStore(tmp_path))
         for at, flows in enumerate(blocks):
-            made[0].insert("flows_raw", flow_block(flows), f"t{at}")
+            made[0].insert({"flows_raw": flow_block(flows)}, f"t{at}")
         return made[0]
 
     yield filled
