@@ -596,7 +596,7 @@ class MessageDecoder:
         decoded.count("broken", batch.counted_at[sets.message[broken]])
         if not group.is_released:
             decoded.count("units", counted_at)
-            if template.scopes:
+            if template.of_options:
                 decoded.count("unit_options", counted_at)
         boot_ms = np.array([domain.boot_ms for domain in domains], np.int64)
         records = _records(batch, messages, fields, boot_ms[of])
