@@ -10,7 +10,7 @@ import numpy as np
 
 from nettop.flows.columns import ADDRESS
 from nettop.flows.decode.decoder import DecodedBatch, Decoder, Reading
-from nettop.flows.decode.messages import KEY, DomainKey, keys_of, numbered_keys
+from nettop.flows.decode.domains import KEY, DomainKey, keys_of, numbered_keys
 from nettop.flows.decode.numbering import OF_ALL
 from nettop.flows.decode.sequences import FOLLOWED, FOLLOWING, Sequences
 from nettop.snapshots.arrays import Index, Mask, take
@@ -148,7 +148,7 @@ class Exporters:
         """All rows, EXPORTER (e,): the exporters, then the senders of malformed datagrams."""
         exporters = self._known.used()
         exporters["counting"] = self._sequences.countings(np.arange(len(exporters)))
-        domains, waiting = decoder.messages.domains, decoder.messages.waiting
+        domains, waiting = decoder.messages.known.all, decoder.messages.waiting
         for key, row in self._known.row_of.items():
             if key in domains:
                 exporters["templates"][row] = len(domains[key].templates)

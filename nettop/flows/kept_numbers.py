@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from nettop.errors import SourceFailed
-from nettop.flows.decode.messages import keys_of
+from nettop.flows.decode.domains import keys_of
 from nettop.flows.decode.numbering import WAYS
 from nettop.flows.exporters import EXPORTERS_MAX, KEPT
 from nettop.snapshots.arrays import Mask, take

@@ -250,7 +250,7 @@ class Pipeline:
 
     def _use_names(self) -> None:
         self._files = self._lookups().interfaces
-        self._interfaces = self._files.with_reported(self.decoder.messages.names)
+        self._interfaces = self._files.with_reported(self.decoder.messages.known.names)
 
 
 def _block(table: str, columns: Columns) -> Block:

@@ -163,7 +163,7 @@ def state_of(pipeline: Pipeline, sockets: Sequence[SocketCounts]) -> WorkerState
         exporters=exporters.table(decoder),
         evicted=exporters.evicted,
         evicted_unrecognized=exporters.evicted_unrecognized,
-        forgotten=decoder.messages.dropped,
+        forgotten=decoder.messages.known.dropped,
     )
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from nettop.errors import SourceFailed
 from nettop.flows.columns import COLUMNS
-from nettop.flows.decode import kept, messages, options, sequences
+from nettop.flows.decode import domains, kept, options, sequences
 from nettop.flows.decode.decoder import DATAGRAM, Counts, DecodedBatch, Decoder, Reading, flows_at_most
 from nettop.flows.decode.numbering import Numbering
 from nettop.flows.decode.options import InterfaceName
@@ -232,8 +232,8 @@ def test_any_bytes(pool: list[Sent], data: st.DataObject) -> None:
     kept_domains, kept_names = kept._parsed(kept._content(decoder))
     restarted = Decoder()
     for key, domain in kept_domains:
-        restarted.messages.restore(key, domain)
-    restarted.messages.names |= kept_names
+        restarted.messages.known.restore(key, domain)
+    restarted.messages.known.names |= kept_names
     assert remembered(restarted) == remembered(decoder)
 
 
@@ -256,7 +256,7 @@ def test_batches_may_be_cut_anywhere(datagrams: list[Sent], at_once: int) -> Non
     assert whole.totals == cut.totals
     assert whole.messages.waiting == cut.messages.waiting
     templates = [
-        {key: domain.templates for key, domain in each.messages.domains.items()} for each in (whole, cut)
+        {key: domain.templates for key, domain in each.messages.known.all.items()} for each in (whole, cut)
     ]
     assert templates[0] == templates[1]
 
@@ -283,7 +283,7 @@ def test_a_rate_that_cannot_be_is_none(record_of: tuple[int, int, int, int]) -> 
     decoder = Decoder()
     content = struct.pack("!IIIQ4sQ", *record_of, b"eth0", 2000)
     decode(decoder, message(IPFIX, options_set(IPFIX, 400, [(0, 10, 4)], SCOPED), a_set(400, content)))
-    (domain,) = decoder.messages.domains.values()
+    (domain,) = decoder.messages.known.all.values()
     assert (len(domain.sampling), domain.sampling.of_all) == (0, 0)
 
 
@@ -305,7 +305,7 @@ def test_only_their_set_id_withdraws_all_templates(set_id: int, template_id: int
     withdrawn = decode(
         decoder, message(IPFIX, *declared, a_set(set_id, struct.pack("!HHHH", template_id, 0, 0, 0)))
     )
-    (domain,) = decoder.messages.domains.values()
+    (domain,) = decoder.messages.known.all.values()
     is_sound = template_id == set_id
     assert withdrawn.counts.broken == (0 if is_sound else 1)
     left = {300, 302} - ({300 if set_id == 2 else 302} if is_sound else set())
@@ -389,27 +389,27 @@ def test_lists_are_of_the_templates_of_their_own_domain() -> None:
 
 def test_one_domain_has_a_bounded_number_of_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its oldest templates make room."""
-    monkeypatch.setattr(messages, "DOMAIN_FIELDS_MAX", 10)
+    monkeypatch.setattr(domains, "DOMAIN_FIELDS_MAX", 10)
     decoder = Decoder()
     for number in range(300, 310):
         decode(decoder, message(IPFIX, template_set(IPFIX, number, PLAIN)))
-    (domain,) = decoder.messages.domains.values()
+    (domain,) = decoder.messages.known.all.values()
     assert (list(domain.templates), domain.fields) == ([308, 309], 8)
-    assert decoder.messages.dropped == {"templates": 8}
+    assert decoder.messages.known.dropped == {"templates": 8}
 
 
 def test_rates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a domain, and with templates in all of them."""
     monkeypatch.setattr(options, "SAMPLERS_MAX", 3)
-    monkeypatch.setattr(messages, "FIELDS_MAX", 10)
+    monkeypatch.setattr(domains, "FIELDS_MAX", 10)
     decoder = Decoder()
     declared = options_set(NETFLOW_9, 302, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)])
     rates = a_set(302, b"".join(struct.pack("!IBI", 1, sampler, 10 + sampler) for sampler in range(1, 6)))
     for number in (1, 2):
         decode(decoder, message(NETFLOW_9, declared, rates, domain=number))
-    ((_, domain),) = decoder.messages.domains.items()
+    ((_, domain),) = decoder.messages.known.all.items()
     assert (domain.sampling.of_samplers, domain.fields) == ({3: 13, 4: 14, 5: 15}, 6)
-    assert decoder.messages.dropped == {"samplers": 4, "domains": 1}
+    assert decoder.messages.known.dropped == {"samplers": 4, "domains": 1}
 
 
 # --- names of interfaces --------------------------------------------------------------------------------------
@@ -449,7 +449,7 @@ def test_names_come_from_options(
     """By exporter and index; what else is there is not a name."""
     decoder = Decoder()
     decode(decoder, message(version, options_set(version, 256, scopes, fields), a_set(256, content)))
-    assert decoder.messages.names == ({(SENDER, 5): InterfaceName(*expected)} if expected else {})
+    assert decoder.messages.known.names == ({(SENDER, 5): InterfaceName(*expected)} if expected else {})
 
 
 def test_names_are_bounded_and_the_newest_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,10 +464,10 @@ def test_names_are_bounded_and_the_newest_stay(monkeypatch: pytest.MonkeyPatch) 
     decode(decoder, message(IPFIX, *declared, a_set(256, names)))
     decode(decoder, message(IPFIX, a_set(257, struct.pack("!I2s", 1, b"up"))))
     decode(decoder, message(IPFIX, a_set(256, struct.pack("!I2s", 7, b"e7"))))
-    assert decoder.messages.names == {
+    assert decoder.messages.known.names == {
         (SENDER, 3): ("e3", ""), (SENDER, 1): ("e1", "up"), (SENDER, 7): ("e7", ""),
     }  # fmt: skip
-    assert decoder.messages.dropped == {"interface names": 2}
+    assert decoder.messages.known.dropped == {"interface names": 2}
 
 
 # --- lost exports ---------------------------------------------------------------------------------------------
@@ -705,7 +705,7 @@ def test_a_relays_options_name_the_exporter_of_a_domain(
     assert exporters_of(decode(decoder, message(version, *data))) == [expected, ROUTERS[1]]
     restarted = Decoder()
     for key, domain in kept._parsed(kept._content(decoder))[0]:
-        restarted.messages.restore(key, domain)
+        restarted.messages.known.restore(key, domain)
     assert exporters_of(decode(restarted, message(version, *data))) == [expected, ROUTERS[1]]
 
 
@@ -728,7 +728,7 @@ def test_names_are_those_of_the_exporters_interfaces() -> None:
     decode(decoder, message(IPFIX, *relay_options(IPFIX, OF_ALL, [(0, 130, 4)], bytes(4) + ROUTERS[0][-4:])))
     decode(decoder, message(IPFIX, *names))
     decode(decoder, message(IPFIX, of_other, a_set(259, ROUTERS[1][-4:] + b"\0\0\0\5y")))
-    assert decoder.messages.names == {
+    assert decoder.messages.known.names == {
         (ROUTERS[0], 5): InterfaceName("x", ""),
         (ROUTERS[1], 5): InterfaceName("y", ""),
     }
@@ -741,8 +741,8 @@ def remembered(decoder: Decoder) -> tuple[Any, ...]:
     """All that a decoder knows of its exporters."""
     return (
         [(key, domain.templates, asdict(domain.sampling), domain.boot_ms, domain.exporters, domain.fields)
-         for key, domain in decoder.messages.domains.items()],
-        decoder.messages.names,
+         for key, domain in decoder.messages.known.all.items()],
+        decoder.messages.known.names,
     )  # fmt: skip
 
 
@@ -901,7 +901,7 @@ def test_a_line_that_is_right_is_read(tmp_path: Path) -> None:
     path, decoder = tmp_path / "templates", Decoder()
     path.write_bytes(changed_line())
     assert kept.load(path, decoder) is None
-    assert len(decoder.messages.domains) == 1
+    assert len(decoder.messages.known.all) == 1
 
 
 @given(st.data())

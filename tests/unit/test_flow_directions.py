@@ -175,7 +175,7 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     sent += [events(event((DELETE, 9000, 0, 0, 0), number), has_number=True) for number in (1, 2, 3)]
     found = rows(sent, decoder=decoder)
     assert [row[0] for row in found if row[3] == 1][4:] == [9000 - 2 * 2557, 9000, 9000 - 2557]
-    assert decoder.messages.dropped == {"connections": 1}
+    assert decoder.messages.known.dropped == {"connections": 1}
 
 
 def test_totals_of_other_firewalls_stay_what_they_are() -> None:

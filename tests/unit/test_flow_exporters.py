@@ -17,7 +17,7 @@ from nettop.flows.columns import ADDRESS
 from nettop.flows.decode import held
 from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.decode.decoder import Decoder
-from nettop.flows.decode.messages import KEY
+from nettop.flows.decode.domains import KEY
 from nettop.flows.decode.numbering import Counting
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
 from nettop.flows.exporters import COUNTED, EXPORTERS_MAX, UNRECOGNIZED_MAX, Exporters
@@ -486,7 +486,7 @@ def test_a_flood_in_one_batch(header: bytes) -> None:
     exporters = collected.exporters
     dropped = exporters.evicted_unrecognized if is_garbage else exporters.evicted
     assert dropped == (20_000 - UNRECOGNIZED_MAX if is_garbage else 20_001 - EXPORTERS_MAX)
-    assert list(collected.decoder.messages.domains) == [(SENDER, PORT, IPFIX, 7)]
+    assert list(collected.decoder.messages.known.all) == [(SENDER, PORT, IPFIX, 7)]
 
 
 def test_what_an_evicted_domain_has_lost_is_not_found_in_its_row() -> None:

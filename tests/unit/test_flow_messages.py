@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.flows.columns import ADDRESS, COLUMNS, Flows, joined_flows
-from nettop.flows.decode import held, messages
+from nettop.flows.decode import domains, held
 from nettop.flows.decode.datagrams import Datagrams
-from nettop.flows.decode.messages import Decoded, MessageDecoder
+from nettop.flows.decode.framing import Decoded
+from nettop.flows.decode.messages import MessageDecoder
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9, Template
 
 from .flow_oracle import GIVEN_BY, REVERSE, VARIABLE, Field, Oracle, Row
@@ -363,7 +364,7 @@ def test_a_withdrawal_looks_at_no_other_template() -> None:
 
     decoder = MessageDecoder()
     decode(decoder, [message(IPFIX, template_set(IPFIX, 300, PLAIN), template_set(IPFIX, 301, PLAIN))])
-    (domain,) = decoder.domains.values()
+    (domain,) = decoder.known.all.values()
     domain.templates = Unread(domain.templates)
     withdrawn = [struct.pack("!HH", number, 0) for number in (300, 300, 302)]
     decode(decoder, [message(IPFIX, a_set(2, b"".join(withdrawn)), a_set(3, struct.pack("!HH", 3, 0)))])
@@ -407,15 +408,15 @@ def test_a_set_beyond_the_length_of_its_message(beyond: int) -> None:
 
 def test_domains_and_templates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was silent for longest is forgotten."""
-    monkeypatch.setattr(messages, "DOMAINS_MAX", 10)
-    monkeypatch.setattr(messages, "FIELDS_MAX", 20)
+    monkeypatch.setattr(domains, "DOMAINS_MAX", 10)
+    monkeypatch.setattr(domains, "FIELDS_MAX", 20)
     decoder = MessageDecoder()
     for domain in range(100):
         decode(decoder, [message(IPFIX, template_set(IPFIX, 300, PLAIN), domain=domain)])
-    assert len(decoder._domains) <= 10
+    assert len(decoder.known._all) <= 10
     assert (
-        decoder._fields
-        == sum(len(t.fields) for d in decoder._domains.values() for t in d.templates.values())
+        decoder.known._fields
+        == sum(len(t.fields) for d in decoder.known._all.values() for t in d.templates.values())
         <= 20
     )
     assert decode(decoder, [message(IPFIX, a_set(300, plain(1)), domain=99)]).records == 1
@@ -503,7 +504,7 @@ def test_templates_are_those_of_the_exporter_where_its_port_changes(version: int
     decoded = [decode(decoder, batch_of) for batch_of in ([sent] if at_once else [[each] for each in sent])]
     assert byte_counts(*decoded) == [1, 1]
     assert sum(each.held for each in decoded) == 3
-    assert len(decoder.domains) == 1
+    assert len(decoder.known.all) == 1
 
 
 @pytest.mark.parametrize("version", [NETFLOW_9, IPFIX])
@@ -609,13 +610,13 @@ def test_an_exporter_that_wraps_its_uptime_has_not_restarted() -> None:
 
 def test_ports_are_forgotten_with_their_domains(monkeypatch: pytest.MonkeyPatch) -> None:
     """An exporter that sends every datagram from another port takes no more than others."""
-    monkeypatch.setattr(messages, "DOMAINS_MAX", 10)
+    monkeypatch.setattr(domains, "DOMAINS_MAX", 10)
     decoder = MessageDecoder()
     declared, data = message(IPFIX, template_set(IPFIX, 300, PLAIN)), message(IPFIX, a_set(300, plain(1)))
     for port in range(1, 100, 2):
         decode(decoder, [from_port(declared, port)])
         assert byte_counts(decode(decoder, [from_port(data, port + 1)])) == [1]
-    assert [len(ports) for ports in decoder._ports.values()] == [10]
+    assert [len(ports) for ports in decoder.known._ports.values()] == [10]
 
 
 # --- lists, biflows, sampling ---------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ import numpy as np
 from nettop.flows.columns import ADDRESS, Flows, joined_flows
 from nettop.flows.decode import netflow5, sflow
 from nettop.flows.decode.datagrams import Datagrams, numbers
+from nettop.flows.decode.domains import KEY, DomainKey
 from nettop.flows.decode.given_rates import GivenRates
-from nettop.flows.decode.messages import KEY, DomainKey, MessageDecoder
+from nettop.flows.decode.messages import MessageDecoder
 from nettop.flows.decode.netflow5 import decoded_netflow5, netflow5_headers
 from nettop.flows.decode.sflow import INTERFACE_COUNTERS, decoded_sflow
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9

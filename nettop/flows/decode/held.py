@@ -6,12 +6,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from nettop.flows.decode.domains import DomainKey
 from nettop.snapshots.snapshot import Array
-
-if TYPE_CHECKING:
-    from nettop.flows.decode.messages import DomainKey
 
 DOMAIN_BYTES_MAX = 1 << 20
 """Bytes that wait of one observation domain."""

@@ -20,7 +20,7 @@ import numpy as np
 from nettop.errors import SourceFailed
 from nettop.flows.columns import ADDRESS, TIME_MAX_MS
 from nettop.flows.decode.decoder import Decoder
-from nettop.flows.decode.messages import Domain, DomainKey
+from nettop.flows.decode.domains import Domain, DomainKey
 from nettop.flows.decode.options import RATE_MAX, InterfaceName, InterfaceNames, Sampling
 from nettop.flows.decode.templates import (
     FIRST_DATA_SET,
@@ -51,7 +51,7 @@ def save(path: Path, decoder: Decoder) -> bool:
     A reader sees the old file or the new one, also after a loss of power. Raises SourceFailed if it cannot be written.
     """
     messages = decoder.messages
-    if not messages.changes:
+    if not messages.known.changes:
         return False
     try:
         _replace(path, _content(decoder))
@@ -60,7 +60,7 @@ def save(path: Path, decoder: Decoder) -> bool:
             f"cannot save templates of flows in {path}: {(error.strerror or str(error)).lower()}",
             "make room there, or give nettop a directory that it may write to",
         ) from error
-    messages.changes = 0
+    messages.known.changes = 0
     return True
 
 
@@ -80,9 +80,9 @@ def load(path: Path, decoder: Decoder) -> str | None:
     except (ValueError, RecursionError):
         return f"templates of flows in {path} are ignored: nettop did not write this file"
     for key, domain in domains:
-        decoder.messages.restore(key, domain)
-    decoder.messages.names.update(names)
-    decoder.messages.changes = 0
+        decoder.messages.known.restore(key, domain)
+    decoder.messages.known.names.update(names)
+    decoder.messages.known.changes = 0
     return None
 
 
@@ -122,9 +122,9 @@ def _read(path: Path) -> bytes:
 
 
 def _content(decoder: Decoder) -> bytes:
-    lines = [_line(_of_domain(key, domain)) for key, domain in decoder.messages.domains.items()]
+    lines = [_line(_of_domain(key, domain)) for key, domain in decoder.messages.known.all.items()]
     by_exporter: dict[bytes, list[list[int | str]]] = {}
-    for (exporter, index), texts in decoder.messages.names.items():
+    for (exporter, index), texts in decoder.messages.known.names.items():
         by_exporter.setdefault(exporter, []).append([index, *texts])
     lines += [_line({"exporter": exporter.hex(), "names": names}) for exporter, names in by_exporter.items()]
     rest = b"".join(lines)

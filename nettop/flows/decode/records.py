@@ -11,7 +11,7 @@ import numpy as np
 
 from nettop.flows.columns import ADDRESS, TIME_MAX_MS, TIME_MIN_MS, default_values
 from nettop.flows.decode.datagrams import ipv4, ipv6, numbers
-from nettop.flows.decode.elements import GIVEN_BY, IANA, UPTIMES, Element, Form
+from nettop.flows.decode.elements import GIVEN_BY, IANA, SYSTEM_INIT, UPTIMES, Element, Form
 from nettop.flows.decode.times import uptime_at_ms
 from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.snapshot import Array
@@ -135,3 +135,9 @@ _NUMBERS: dict[Form, Callable[[Array], Array]] = {
     Form.ICMP_TYPE: lambda number: number >> np.uint64(8),
     Form.ICMP_CODE: lambda number: number & np.uint64(0xFF),
 }
+
+
+def started_ms_of(records: Records) -> tuple[Array, Mask]:
+    """Return when the exporters of records began, as these say, and which say a time that can be."""
+    started_ms, known = records.number(SYSTEM_INIT)
+    return started_ms, known & (started_ms >= TIME_MIN_MS) & (started_ms <= TIME_MAX_MS)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nettop.flows.decode.messages import DomainKey
+from nettop.flows.decode.domains import DomainKey
 from nettop.flows.decode.numbering import MASK, RANGE, SCORE_MAX, WAYS, Counting, Numbering, Series, units_of
 from nettop.snapshots.arrays import Index, Mask, as_list, take
 from nettop.snapshots.snapshot import Array
