@@ -201,7 +201,11 @@ def test_protocol_versions_have_words() -> None:
 
 # --- formats ----------------------------------------------------------------------------------------------------
 
-ODD = "SELECT 'tab\\there' AS a, 'esc\\x1b[2Jü' AS b, 1 AS c UNION ALL SELECT 'next\\u0085line', '\\u202eleft', 2"
+ODD = """
+SELECT * FROM (
+    SELECT 'tab\\there' AS a, 'esc\\x1b[2Jü' AS b, 1 AS c UNION ALL SELECT 'next\\u0085line', '\\u202eleft', 2
+) ORDER BY c
+"""
 
 
 class Kept:
