@@ -292,6 +292,27 @@ def test_columns_of_tables(tmp_path: Path, header: str, row: str, expected: tupl
     assert facts(source, ["10.0.0.7", "10.0.0.8"]) == [expected, (0, "", "")]
 
 
+@pytest.mark.parametrize(
+    ("header", "row", "as_name", "name"),
+    [
+        # GeoLite2, IPinfo and IPLocate.
+        ("network,autonomous_system_number,autonomous_system_organization", "10.0.0.0/8,1,Org", "Org", ""),
+        ("network,country_code,asn,as_name,as_domain", "10.0.0.0/8,DE,AS1,Org,x.org", "Org", ""),
+        ("start_ip,end_ip,asn,name,domain", "10.0.0.0,10.0.0.9,AS1,Org,x.org", "Org", ""),
+        ("network,asn,country_code,name,org,domain", "10.0.0.0/8,1,DE,ORG,Org,x.org", "ORG", ""),
+        ("network,asn,name", "10.0.0.0/8,1,net", "", "net"),
+        ("network,asn,as_name,name,domain", "10.0.0.0/8,1,Org,net,x.org", "Org", "net"),
+        ("network,name,domain", "10.0.0.0/8,net,x.org", "", "net"),
+    ],
+)
+def test_columns_of_names(tmp_path: Path, header: str, row: str, as_name: str, name: str) -> None:
+    """The name of the AS, and that of the network."""
+    source = read_source(csv_file(tmp_path, f"{header}\n{row}\n"))
+    assert source.as_names == ({1: as_name} if as_name else {})
+    ((_, _, read),) = facts(source, ["10.0.0.1"])
+    assert read == name
+
+
 EXAMPLE = "begin with a line as network,asn,as_name,country,name; instead of network there may be start,end"
 
 

@@ -32,6 +32,8 @@ _COUNTRY = ("country_code", "country")
 _CSV_STARTS, _CSV_ENDS = ("start", "start_ip", "ip_range_start"), ("end", "end_ip", "ip_range_end")
 _CSV_AS_NAME = ("as_name", "autonomous_system_organization")
 _CSV_NAME = ("network_name", "name")
+_AS_DOMAIN = "domain"
+"""A column of IPLocate and IPinfo, where `name` is that of the AS."""
 _CSV_EXAMPLE = (
     "begin with a line as network,asn,as_name,country,name; instead of network there may be start,end"
 )
@@ -106,6 +108,8 @@ def _csv_source(path: Path, content: bytes) -> Source:
     bounds_of = _bounds_reader(table)
     as_number, as_name = table.column(*_AS_NUMBER), table.column(*_CSV_AS_NAME)
     country, name = table.column(*_COUNTRY), table.column(*_CSV_NAME)
+    if as_number is not None and as_name is None and table.column(_AS_DOMAIN) is not None:
+        as_name, name = name, None
     if as_number is None and country is None and name is None:
         raise table.error("the header names none of the columns asn, country and name", _CSV_EXAMPLE)
     bounds, facts, names = [], [], []
