@@ -766,6 +766,8 @@ def taught() -> Decoder:
             NETFLOW_9,
             options_set(NETFLOW_9, 303, [], [(0, 34, 4)]),
             a_set(303, struct.pack("!I", 8)),
+            options_set(NETFLOW_9, 304, [(0, 3, 2)], [(0, 34, 4)]),
+            a_set(304, struct.pack("!HI", 1, 9)),
         ),
     )
     return decoder
@@ -873,6 +875,7 @@ def changed_line(**values: Any) -> bytes:
         changed_line(boot_ms=1.5),
         changed_line(samplers=[[1, 0]]),
         changed_line(interfaces=[[1]]),
+        changed_line(parts=[[1, 0]]),
         changed_line(rate=None),
         changed_line(exporters=["00"]),
         changed_line(templates={}),

@@ -83,7 +83,7 @@ def test_exporters_have_rates_of_their_own() -> None:
 
 
 def test_every_protocol_but_sflow() -> None:
-    """NetFlow 5 says a rate in its header; a sample of sFlow always has its own."""
+    """NetFlow 5 says a rate in its header; a sample of sFlow has its own, if that is not 0."""
     netflow_5 = datagram(record(FIRST)).data
     unsampled = netflow_5[:22] + b"\0\0" + netflow_5[24:]
     netflow_9 = flows((1, 2, 0), version=NETFLOW_9)
@@ -91,6 +91,9 @@ def test_every_protocol_but_sflow() -> None:
     five = [Sent(SENDER, 1, each) for each in (netflow_5, unsampled)]
     assert sorted(rates(["7"], *five, netflow_9, sflow)) == [7, 7, 100, 512]
     assert sorted(rates(["192.0.2.1=9", f"{AGENT}=9"], *five, netflow_9, sflow)) == [9, 9, 9, 512]
+    of_no_rate = Sent(SENDER, 1, sflow.data.replace(struct.pack("!I", 512), bytes(4), 1))
+    assert rates(["7"], of_no_rate) == [7]
+    assert rates(["7", f"{AGENT}=9"], of_no_rate) == [9]
 
 
 @pytest.mark.parametrize(

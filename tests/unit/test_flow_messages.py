@@ -733,6 +733,10 @@ def test_a_biflow_is_two_flows() -> None:
         ((IPFIX, [(0, 149, 4)], [(0, 311, 8)]), struct.pack("!Id", 7, 1.5), None, 0),
         ((IPFIX, [(0, 149, 4)], [(0, 311, 8)]), struct.pack("!Id", 7, float("nan")), None, 0),
         ((IPFIX, [(0, 149, 4)], [(0, 311, 2)]), struct.pack("!IH", 7, 9), None, 0),
+        # Of systematic sampling in time, and rates that are no whole numbers.
+        ((IPFIX, [(0, 149, 4)], [(0, 307, 4), (0, 308, 4)]), struct.pack("!III", 7, 1000, 99_000), None, 100),
+        ((IPFIX, [(0, 149, 4)], [(0, 305, 4), (0, 306, 4)]), struct.pack("!III", 7, 3, 5), None, 3),
+        ((IPFIX, [(0, 149, 4)], [(0, 309, 4), (0, 310, 4)]), struct.pack("!III", 7, 3, 10), None, 3),
     ],
 )
 def test_sampling_rates_come_from_options(
@@ -847,6 +851,68 @@ def test_a_domain_that_says_nothing_has_the_rates_of_others(
     assert [seen[number] for number in (3, 4, 5)] == rates
     of_other_port = from_port(message(NETFLOW_9, data[1], data[3], sequence=2), 9)
     assert flows_of(decode(decoder, [of_other_port]))["sampling_rate"].tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("version", "scope", "said", "rates"),
+    [
+        # Line cards: no field of a flow says which one it is of.
+        (NETFLOW_9, 3, {0: 100, 1: 100}, [100, 100]),
+        (NETFLOW_9, 3, {0: 100, 1: 200}, [0, 0]),
+        (IPFIX, 141, {1: 100, 2: 200}, [0, 0]),
+        (NETFLOW_9, 4, {1: 100, 2: 200}, [0, 0]),
+        # Templates.
+        (NETFLOW_9, 5, {300: 100, 301: 200}, [100, 200]),
+        (IPFIX, 145, {300: 100, 301: 200}, [100, 200]),
+        (IPFIX, 145, {300: 100}, [100, 100]),
+        # Domains.
+        (IPFIX, 149, {7: 100, 8: 200}, [100, 100]),
+        (IPFIX, 149, {8: 200, 7: 100}, [100, 100]),
+        (IPFIX, 149, {0: 100, 8: 200}, [100, 100]),
+        (IPFIX, 149, {8: 100, 9: 200}, [0, 0]),
+    ],
+)
+def test_rates_of_parts_of_an_exporter(
+    version: int, scope: int, said: dict[int, int], rates: list[int]
+) -> None:
+    """However many are announced, a flow never gets that of another part."""
+    sets = [
+        options_set(version, 256, [(0, scope, 4)], [(0, 34, 4)]),
+        a_set(256, b"".join(struct.pack("!II", *each) for each in said.items())),
+        template_set(version, 300, PLAIN),
+        template_set(version, 301, [*PLAIN, (0, 10, 4)]),
+        a_set(300, plain(1)),
+        a_set(301, plain(2) + bytes(4)),
+    ]
+    flows = flows_of(decode(MessageDecoder(), [message(version, *sets)]))
+    assert flows["sampling_rate"].tolist() == rates
+
+
+@pytest.mark.parametrize(
+    ("scope", "number", "of_flow"),
+    [
+        ((0, 1, 4), 7, (4, b"\x06")),
+        ((0, 2, 4), 5, (10, b"\x05")),
+        ((0, 48, 4), 3, (48, b"\x03")),
+        ((0, 3, 4), 1, (4, b"\x06")),
+        ((0, 5, 4), 300, (4, b"\x06")),
+    ],
+)
+def test_a_rate_of_0_takes_back_the_one_before(scope: Field, number: int, of_flow: tuple[int, bytes]) -> None:
+    """Of all, of an interface, a sampler, a line card and a template."""
+    decoder = MessageDecoder()
+    scopes, fields = ([], [scope]) if scope[1] == 48 else ([scope], [])
+    element, value = of_flow
+    declared = [
+        options_set(NETFLOW_9, 256, scopes, [*fields, (0, 34, 4)]),
+        template_set(NETFLOW_9, 300, [*PLAIN, (0, element, len(value))]),
+    ]
+    seen = []
+    for rate in (100, 1, 0, 50):
+        sets = [*declared, a_set(256, struct.pack("!II", number, rate)), a_set(300, plain(1) + value)]
+        flows = flows_of(decode(decoder, [message(NETFLOW_9, *sets)]))
+        seen += flows["sampling_rate"].tolist()
+    assert seen == [100, 1, 0, 50]
 
 
 def test_rates_stay_where_the_port_of_an_exporter_changes() -> None:

@@ -14,14 +14,16 @@ import numpy as np
 from nettop.flows.decode.options import (
     Announced,
     InterfaceNames,
+    Learned,
     Sampling,
     named_exporters,
     read_names,
     read_sampling,
+    sampled_domains,
 )
 from nettop.flows.decode.records import Records, started_ms_of
 from nettop.flows.decode.templates import Template, Withdrawal
-from nettop.snapshots.arrays import Index, as_list
+from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.snapshot import Array
 
 DOMAINS_MAX = 16_384
@@ -233,22 +235,27 @@ class Domains:
         """Learn what options records of a domain say: whom it forwards for, sampling, names, and when it began."""
         for number, exporter in named_exporters(records):
             self._name_exporter(self.use(key if number is None else (*key[:3], number)), exporter)
+        for number, which in sampled_domains(records, own=key[3]):
+            self._learn_sampling((*key[:3], number), records, which)
         domain = self.use(key)
-        rates_before = len(domain.sampling)
-        for what, learned in (
-            ("samplers", read_sampling(records, domain.sampling)),
-            ("interface names", read_names(records, domain.exporter or key[0], self.names)),
-        ):
-            self.changes += learned.changed
-            if learned.dropped:
-                self.dropped[what] += learned.dropped
-        self._count_fields(domain, len(domain.sampling) - rates_before)
-        self._note_sampling(key, domain)
+        self._note_learned("interface names", read_names(records, domain.exporter or key[0], self.names))
         started_ms, known = started_ms_of(records)
         if known.any():
             boot_ms = int(started_ms[known][-1])
             self.changes += boot_ms != domain.boot_ms
             domain.boot_ms = boot_ms
+
+    def _learn_sampling(self, key: DomainKey, records: Records, which: Mask) -> None:
+        domain = self.use(key)
+        rates_before = len(domain.sampling)
+        self._note_learned("samplers", read_sampling(records, which, domain.sampling))
+        self._count_fields(domain, len(domain.sampling) - rates_before)
+        self._note_sampling(key, domain)
+
+    def _note_learned(self, what: str, learned: Learned) -> None:
+        self.changes += learned.changed
+        if learned.dropped:
+            self.dropped[what] += learned.dropped
 
     def _name_exporter(self, domain: Domain, exporter: bytes) -> None:
         if exporter not in domain.exporters and len(domain.exporters) < _EXPORTERS_MAX:

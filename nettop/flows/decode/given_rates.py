@@ -29,8 +29,9 @@ class GivenRates:
     default: int = 0
 
     def apply(self, flows: Flows) -> None:
-        """Set the rates of flows that exporters have sent. Each sample of sFlow has its own, which stays."""
-        rates, takes_any = flows["sampling_rate"], flows["protocol_version"] != SFLOW
+        """Set the rates of flows that exporters have sent. The rate that a sample of sFlow has stays."""
+        rates = flows["sampling_rate"]
+        takes_any = (flows["protocol_version"] != SFLOW) | (rates == 0)
         if self.of_exporters or self.of_interfaces:
             interfaces = observed_at(flows, len(rates))
             for exporter, rows in _runs(flows["exporter"]):

@@ -147,6 +147,7 @@ def _of_domain(key: DomainKey, domain: Domain) -> dict[str, Any]:
         "rate": domain.sampling.of_all,
         "samplers": list(domain.sampling.of_samplers.items()),
         "interfaces": list(domain.sampling.of_interfaces.items()),
+        "parts": list(domain.sampling.of_parts.items()),
         "templates": [
             [each.id, _scopes(each), [[*field.element, field.length] for field in each.fields]]
             for each in domain.templates.values()
@@ -195,6 +196,7 @@ def _domain(values: Any) -> tuple[DomainKey, Domain]:
         _rates(_member(values, "samplers")),
         _rates(_member(values, "interfaces")),
         _number(_member(values, "rate"), 0, RATE_MAX),
+        _rates(values.get("parts", [])),
     )
     domain = Domain(
         sampling=sampling,

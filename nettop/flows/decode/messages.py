@@ -307,7 +307,9 @@ class MessageDecoder:
             flows["exporter"] = exporters[at]
             if named is not None:
                 flows["exporter"] = np.where(says_nothing(named), exporters[at], named)
-            flows["sampling_rate"] = sampling_rates(records, at, flows, announced, of)
+            flows["sampling_rate"] = sampling_rates(
+                records, at, flows, announced, of, template_id=template.id
+            )
             decoded.parts.append(flows)
             decoded.rows.append(len(at))
             decoded.of.append(counted_at[at])

@@ -31,44 +31,62 @@ _INTERVALS: tuple[Element, ...] = ((IANA, 34), (IANA, 50))
 """samplingInterval and samplerRandomInterval: one packet in so many."""
 _PACKET_INTERVAL, _PACKET_SPACE = (IANA, 305), (IANA, 306)
 """So many packets in a row are sampled, then so many are not (RFC 5477)."""
+_TIME_INTERVAL, _TIME_SPACE = (IANA, 307), (IANA, 308)
+"""For so many microseconds all packets are sampled, then for so many none."""
 _SIZE, _POPULATION = (IANA, 309), (IANA, 310)
 """So many packets of so many are sampled."""
 _PROBABILITY = (IANA, 311)
 """samplingProbability: that a packet is sampled, as a floating-point number."""
-_GIVE_A_RATE = (*_INTERVALS, _PACKET_INTERVAL, _SIZE, _PROBABILITY)
+_GIVE_A_RATE = (*_INTERVALS, _PACKET_INTERVAL, _TIME_INTERVAL, _SIZE, _PROBABILITY)
 _SAMPLERS: tuple[Element, ...] = ((IANA, 48), (IANA, 302))
 """samplerId and selectorId; number 0 names none."""
 _INTERFACES: tuple[Element, ...] = ((SCOPE, 2), (IANA, 10), (IANA, 14))
 """The interface that a record is of: a scope of NetFlow v9, ingressInterface and egressInterface; 0 names none."""
+_LINE_CARD, _CACHE, _TEMPLATE = 3, 4, 5
+_PARTS: tuple[tuple[Element, int], ...] = (
+    ((SCOPE, _LINE_CARD), _LINE_CARD), ((IANA, 141), _LINE_CARD), ((SCOPE, _CACHE), _CACHE),
+    ((SCOPE, _TEMPLATE), _TEMPLATE), ((IANA, 145), _TEMPLATE),
+)  # fmt: skip
+"""The part of an exporter that a record is of, by its kind: scopes of NetFlow v9, lineCardId and templateId."""
 EGRESS = 1
 """The direction of flows that were observed where they go out."""
 _NAME, _DESCRIPTION = (IANA, 82), (IANA, 83)
 """interfaceName and interfaceDescription."""
 _INDEX_MAX = 0xFFFFFFFF
+_DOMAIN_MAX = 0xFFFFFFFF
 _OF_PROCESS: tuple[Element, ...] = ((IANA, 40), (IANA, 41), (IANA, 42), (IANA, 144))
 """What a process has exported, and its number: records of these name an exporter to say which one is meant."""
 
 
 @dataclass(eq=False)
 class Sampling:
-    """Sampling rates of a domain: of samplers and interfaces by their number, and of what names none, 0 if unknown."""
+    """Sampling rates of a domain, and of what in it has a number; `of_all` is that of what names none, 0 if unknown."""
 
     of_samplers: dict[int, int] = field(default_factory=dict)
     of_interfaces: dict[int, int] = field(default_factory=dict)
     of_all: int = 0
+    of_parts: dict[int, int] = field(default_factory=dict)
+    """Of line cards, caches and templates, as `_part` names them."""
 
     def __len__(self) -> int:
         """How many numbers have a rate."""
-        return len(self.of_samplers) + len(self.of_interfaces)
+        return len(self.of_samplers) + len(self.of_interfaces) + len(self.of_parts)
 
     def __bool__(self) -> bool:
         """Whether any rate is known."""
-        return bool(self.of_samplers or self.of_interfaces or self.of_all)
+        return bool(len(self) or self.of_all)
+
+    @property
+    def of_rest(self) -> int:
+        """The rate of flows that name nothing: that of all, else the one that all parts have."""
+        distinct = set(self.of_parts.values())
+        return self.of_all or (distinct.pop() if len(distinct) == 1 else 0)
 
 
 _Table = Callable[[Sampling], dict[int, int]]
 _of_samplers: _Table = attrgetter("of_samplers")
 _of_interfaces: _Table = attrgetter("of_interfaces")
+_of_parts: _Table = attrgetter("of_parts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +136,11 @@ class Learned(NamedTuple):
 
 
 def sampling_rates(
-    records: Records, at: Index, flows: Flows, announced: Sequence[Announced], of: Index
+    records: Records, at: Index, flows: Flows, announced: Sequence[Announced], of: Index, *, template_id: int
 ) -> Array:
     """The rate of each flow, 0 where none is known: its own, else that of the sampler, or the interface, that it names,
-    else that of all which name none. One that names no sampler, where rates are those of samplers, was not sampled.
+    else that of its template, else that of all which name none. One that names no sampler, where rates are those of
+    samplers, was not sampled.
 
     `at` are the records of the flows, `of` says for each record which of the `announced` is its domain's.
     """
@@ -130,9 +149,9 @@ def sampling_rates(
         return rates.astype(np.uint32)
     of = of[at]
     names_none = np.zeros(len(at), bool)
-    has_samplers, has_interfaces = (
+    has_samplers, has_interfaces, has_parts = (
         np.array([any(table(sampling) for sampling in each.all) for each in announced])[of]
-        for table in (_of_samplers, _of_interfaces)
+        for table in (_of_samplers, _of_interfaces, _of_parts)
     )
     for element in _SAMPLERS:
         samplers, known = records.number(element)
@@ -143,7 +162,10 @@ def sampling_rates(
         _fill(
             rates, has_interfaces, interfaces, of, [partial(each.rate, _of_interfaces) for each in announced]
         )
-    of_rest = np.array([each.first(lambda sampling: sampling.of_all) for each in announced], np.uint64)
+    if has_parts.any():
+        parts = np.full(len(at), _part(_TEMPLATE, np.uint64(template_id)))
+        _fill(rates, has_parts, parts, of, [partial(each.rate, _of_parts) for each in announced])
+    of_rest = np.array([each.first(attrgetter("of_rest")) for each in announced], np.uint64)
     rates = np.where(rates > 0, rates, of_rest[of])
     return np.where((rates == 0) & names_none, 1, rates).astype(np.uint32)
 
@@ -166,29 +188,65 @@ def named_exporters(records: Records) -> Iterator[tuple[int | None, bytes]]:
     exporters, known = records.column("exporter")
     domains, has_domain = records.number(DOMAIN)
     for at in as_list(np.flatnonzero(known & ~says_nothing(exporters))):
-        yield int(domains[at]) if has_domain[at] else None, exporters[at].tobytes()
+        yield int(domains[at]) & _DOMAIN_MAX if has_domain[at] else None, exporters[at].tobytes()
 
 
-def read_sampling(records: Records, sampling: Sampling) -> Learned:
-    """Remember the rates that options records give."""
-    rates, is_general = _rates(records)
+def sampled_domains(records: Records, own: int) -> Iterator[tuple[int, Mask]]:
+    """Return each domain that options records give rates of, and which records: those that name none are of its `own`.
+
+    Number 0 names none.
+    """
+    if not any(element in records.fields for element in _GIVE_A_RATE):
+        return
+    numbers, _ = records.number(DOMAIN)
+    named = np.where(numbers > 0, numbers & np.uint64(_DOMAIN_MAX), np.uint64(own))
+    for number in np.unique(named).tolist():
+        yield number, named == number
+
+
+def read_sampling(records: Records, which: Mask, sampling: Sampling) -> Learned:
+    """Remember the rates that some options records give. A rate of 0 takes back what was said before."""
+    rates, is_said = _rates(records)
+    is_said &= which
+    is_general = is_said.copy()
     changed, dropped = False, 0
     for elements, remembered in ((_SAMPLERS, sampling.of_samplers), (_INTERFACES, sampling.of_interfaces)):
-        left = rates > 0
+        left = is_said.copy()
         for element in elements:
             numbers, _ = records.number(element)
             names_one = left & (numbers > 0)
-            at = np.flatnonzero(names_one)
-            given = dict(zip(numbers[at].tolist(), rates[at].tolist(), strict=True))
-            changed |= not given.items() <= remembered.items()
-            remembered.update(given)
+            changed |= _remember(remembered, numbers[names_one], rates[names_one])
             dropped += _cut(remembered, SAMPLERS_MAX)
             left, is_general = left & ~names_one, is_general & ~names_one
+    for element, kind in _PARTS:
+        numbers, names_one = records.number(element)
+        names_one &= is_general
+        changed |= _remember(sampling.of_parts, _part(kind, numbers[names_one]), rates[names_one])
+        dropped += _cut(sampling.of_parts, SAMPLERS_MAX)
+        is_general &= ~names_one
     if is_general.any():
-        of_all = int(rates[is_general][-1])
+        # Zeros may be padding.
+        of_all = next(filter(None, reversed(rates[is_general].tolist())), 0)
         changed |= of_all != sampling.of_all
         sampling.of_all = of_all
     return Learned(changed, dropped)
+
+
+def _part(kind: int, numbers: Any) -> Any:
+    """Return what parts of a kind are known by: the kind above 32 bits of their numbers."""
+    return numbers & np.uint64(_INDEX_MAX) | np.uint64(kind << 32)
+
+
+def _remember(remembered: dict[int, int], numbers: Array, rates: Array) -> bool:
+    """Remember the rates of numbers, and forget those whose rate is 0. Returns whether that changes anything."""
+    changed = False
+    for number, rate in zip(numbers.tolist(), rates.tolist(), strict=True):
+        changed |= remembered.get(number, 0) != rate
+        if rate:
+            remembered[number] = rate
+        else:
+            remembered.pop(number, None)
+    return changed
 
 
 def read_names(records: Records, exporter: bytes, names: InterfaceNames) -> Learned:
@@ -237,29 +295,34 @@ def _cut(remembered: dict[Any, Any], most: int) -> int:
 
 
 def _rates(records: Records) -> tuple[Array, Mask]:
-    """The rate that each record gives, and which give one."""
+    """The rate that each record gives, 0 where it is none, and which say anything of it."""
     rates: Array = np.zeros(len(records), np.uint64)
     known: Mask = np.zeros(len(records), bool)
     if not any(element in records.fields for element in _GIVE_A_RATE):
         return rates, known
+    is_said = known
     for element in _INTERVALS:
         rate, has = records.number(element)
-        rates, known = np.where(known, rates, rate), known | (has & (rate > 0))
+        rates, known, is_said = np.where(known, rates, rate), known | (has & (rate > 0)), is_said | has
     interval, has_interval = records.number(_PACKET_INTERVAL)
     space, has_space = records.number(_PACKET_SPACE)
+    time, has_time = records.number(_TIME_INTERVAL)
+    time_space, has_time_space = records.number(_TIME_SPACE)
     size, has_size = records.number(_SIZE)
     population, has_population = records.number(_POPULATION)
     of_probability, has_probability = _of_probability(records)
     for whole, part, has in (
         (interval + space, interval, has_interval & has_space),
+        (time + time_space, time, has_time & has_time_space),
         (population, size, has_size & has_population),
         (of_probability, np.ones_like(rates), has_probability),
     ):
         is_given = has & (part > 0) & ~known
-        rates = np.where(is_given, whole // np.maximum(part, 1).astype(np.uint64), rates)
+        # To the nearest number.
+        rates = np.where(is_given, (whole + part // 2) // np.maximum(part, 1).astype(np.uint64), rates)
         known = known | is_given
-    known &= (rates > 0) & (rates <= RATE_MAX)
-    return np.where(known, rates, 0).astype(np.uint64), known
+    rates = np.where(known & (rates <= RATE_MAX), rates, 0).astype(np.uint64)
+    return rates, is_said | known
 
 
 def _of_probability(records: Records) -> tuple[Array, Mask]:
