@@ -915,6 +915,35 @@ def test_a_rate_of_0_takes_back_the_one_before(scope: Field, number: int, of_flo
     assert seen == [100, 1, 0, 50]
 
 
+@pytest.mark.parametrize("number", [1, 48, 2, 3])
+@pytest.mark.parametrize("at_once", [1, 4, 100])
+def test_a_changed_rate_holds_from_its_message_on(number: int, at_once: int) -> None:
+    """However many messages are decoded at once. Those before the first one have that, if they came with it."""
+    declared = [
+        options_set(
+            NETFLOW_9,
+            256,
+            [] if number == 48 else [(0, number, 4)],
+            [(0, 48, 4)] * (number == 48) + [(0, 34, 4)],
+        ),
+        template_set(NETFLOW_9, 300, [*PLAIN, (0, 48, 1), (0, 10, 1)]),
+    ]
+    of_flow = b"\x05\x05"
+    sent = [message(NETFLOW_9, *declared, a_set(300, plain(0) + of_flow))]
+    said = [100, 100, 200, 50, 0]
+    for place, rate in enumerate(said):
+        options, data = a_set(256, struct.pack("!II", 5, rate)), a_set(300, plain(place + 1) + of_flow)
+        sent += [
+            message(NETFLOW_9, options, sequence=2 * place),
+            message(NETFLOW_9, data, sequence=2 * place + 1),
+        ]
+    decoder = MessageDecoder()
+    flows = flows_of(*(decode(decoder, sent[at : at + at_once]) for at in range(0, len(sent), at_once)))
+    seen = dict(zip(flows["bytes"].tolist(), flows["sampling_rate"].tolist(), strict=True))
+    assert [seen[place + 1] for place in range(len(said))] == said
+    assert seen[0] == (0 if at_once == 1 else 100)
+
+
 def test_rates_stay_where_the_port_of_an_exporter_changes() -> None:
     """As its templates do."""
     decoder = MessageDecoder()

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -38,6 +39,9 @@ PORTS_MAX = 8
 """Other ports of an exporter whose templates are looked at: the newest ones."""
 SAMPLERS_MAX = 16
 """Domains of an address that have said something of sampling, which is looked at for others: the newest ones."""
+
+CHANGES_MAX = 16
+"""Messages of a batch that change the rates of a domain from their place on. Later ones count as part of the last."""
 
 _EXPORTERS_MAX = 2
 """Of a domain: more than one are as good as any number."""
@@ -121,6 +125,8 @@ class Domains:
         """Domains that have said something of sampling, by sender."""
         self._fields = 0
         self._shared: dict[Template, Template] = {}
+        self._replaced: dict[DomainKey, list[tuple[int, Sampling]]] = {}
+        """Rates that messages of this batch have replaced, with the places of these."""
         self.names: InterfaceNames = {}
         self.changes = 0
         self.dropped: Counter[str] = Counter()
@@ -215,6 +221,24 @@ class Domains:
             self._fields -= len(removed.fields)
             self.changes += 1
 
+    def begin_batch(self) -> None:
+        """Forget the rates that messages of the batch before have replaced."""
+        self._replaced.clear()
+
+    def announced_by(
+        self, keys: Sequence[DomainKey], of: Index, messages: Index
+    ) -> tuple[list[Announced], Index]:
+        """Return what is known of sampling, and for each record which of it counts.
+
+        `of` says which key is that of its domain, `messages` where its message is in the batch.
+        """
+        announced, counts = [self.announced(key) for key in keys], of
+        for at, key in enumerate(keys):
+            for message, replaced in sorted(self._replaced.get(key, ()), key=itemgetter(0), reverse=True):
+                counts = np.where((of == at) & (messages < message), len(announced), counts)
+                announced.append(replace(announced[at], earlier=replaced))
+        return announced, counts
+
     def announced(self, key: DomainKey) -> Announced:
         """What is known of sampling in a domain: where it has said nothing itself, what others of its exporter have.
 
@@ -231,12 +255,18 @@ class Domains:
         ]
         return Announced(domain.sampling, others)
 
-    def read_options(self, key: DomainKey, records: Records) -> None:
-        """Learn what options records of a domain say: whom it forwards for, sampling, names, and when it began."""
+    def read_options(self, key: DomainKey, records: Records, messages: Index) -> None:
+        """Learn what options records of a domain say: whom it forwards for, sampling, names, and when it began.
+
+        `messages` are the places of their messages in the batch.
+        """
         for number, exporter in named_exporters(records):
             self._name_exporter(self.use(key if number is None else (*key[:3], number)), exporter)
         for number, which in sampled_domains(records, own=key[3]):
-            self._learn_sampling((*key[:3], number), records, which)
+            # Flows before a change keep the rate that they had.
+            since = np.minimum(messages, np.unique(messages[which])[:CHANGES_MAX][-1])
+            for message in np.unique(since[which]).tolist():
+                self._learn_sampling((*key[:3], number), records, which & (since == message), message)
         domain = self.use(key)
         self._note_learned("interface names", read_names(records, domain.exporter or key[0], self.names))
         started_ms, known = started_ms_of(records)
@@ -245,11 +275,14 @@ class Domains:
             self.changes += boot_ms != domain.boot_ms
             domain.boot_ms = boot_ms
 
-    def _learn_sampling(self, key: DomainKey, records: Records, which: Mask) -> None:
+    def _learn_sampling(self, key: DomainKey, records: Records, which: Mask, message: int) -> None:
         domain = self.use(key)
-        rates_before = len(domain.sampling)
-        self._note_learned("samplers", read_sampling(records, which, domain.sampling))
-        self._count_fields(domain, len(domain.sampling) - rates_before)
+        before = domain.sampling.copy()
+        learned = read_sampling(records, which, domain.sampling)
+        self._note_learned("samplers", learned)
+        if learned.changed and (replaced := before.replaced_by(domain.sampling)):
+            self._replaced.setdefault(key, []).append((message, replaced))
+        self._count_fields(domain, len(domain.sampling) - len(before))
         self._note_sampling(key, domain)
 
     def _note_learned(self, what: str, learned: Learned) -> None:

@@ -127,6 +127,7 @@ class MessageDecoder:
         sets = read_sets(datagrams, starts, ends, decoded)
         batch = Batch(datagrams.buffer, decoded.messages, np.arange(len(decoded.messages)))
         self._connections.begin_batch()
+        self.known.begin_batch()
         known = [self.known.get(key) for key in batch.keys]
         for group in self._grouped(_Run(batch, sets, decoded, unsteady(batch, known))):
             self._decode_records(group, decoded)
@@ -290,10 +291,10 @@ class MessageDecoder:
         records = _records(batch, messages, fields, boot_ms[of])
         if template.of_options:
             decoded.count("options", counted_at)
-            self.known.read_options(keys[0], records)
+            self.known.read_options(keys[0], records, counted_at)
             return
         decoded.count("records", counted_at)
-        announced = [self.known.announced(key) for key in keys]
+        announced, of_rates = self.known.announced_by(keys, of, counted_at)
         exporters = _exporters(batch.messages["exporter"][messages], [each.exporter for each in domains], of)
 
         def count_once(forward: Flows, backward: Flows) -> None:
@@ -308,7 +309,7 @@ class MessageDecoder:
             if named is not None:
                 flows["exporter"] = np.where(says_nothing(named), exporters[at], named)
             flows["sampling_rate"] = sampling_rates(
-                records, at, flows, announced, of, template_id=template.id
+                records, at, flows, announced, of_rates, template_id=template.id
             )
             decoded.parts.append(flows)
             decoded.rows.append(len(at))

@@ -76,6 +76,18 @@ class Sampling:
         """Whether any rate is known."""
         return bool(len(self) or self.of_all)
 
+    def copy(self) -> Sampling:
+        """Return a copy."""
+        return Sampling(dict(self.of_samplers), dict(self.of_interfaces), self.of_all, dict(self.of_parts))
+
+    def replaced_by(self, later: Sampling) -> Sampling:
+        """Return the rates that are different later."""
+        samplers, interfaces, parts = (
+            dict(table(self).items() - table(later).items())
+            for table in (_of_samplers, _of_interfaces, _of_parts)
+        )
+        return Sampling(samplers, interfaces, self.of_all if self.of_all != later.of_all else 0, parts)
+
     @property
     def of_rest(self) -> int:
         """The rate of flows that name nothing: that of all, else the one that all parts have."""
@@ -91,19 +103,20 @@ _of_parts: _Table = attrgetter("of_parts")
 
 @dataclass(frozen=True, eq=False)
 class Announced:
-    """What a domain has said of sampling, and what others of the same exporter have."""
+    """What a domain has said of sampling, and what others of the same exporter have; `earlier` rates count first."""
 
     domain: Sampling
     others: Sequence[Sampling] = ()
+    earlier: Sampling = field(default_factory=Sampling)
 
     def __bool__(self) -> bool:
         """Whether any rate is known."""
-        return bool(self.domain or self.others)
+        return any(self.all)
 
     @property
     def all(self) -> Iterator[Sampling]:
-        """The domain's own, and the others."""
-        return chain((self.domain,), self.others)
+        """Return the domain's own, and the others."""
+        return chain((self.earlier, self.domain), self.others)
 
     def rate(self, table: _Table, number: int) -> int:
         """The rate of a number in these tables, 0 where it is not known."""
@@ -111,7 +124,7 @@ class Announced:
 
     def first(self, rate: Callable[[Sampling], int]) -> int:
         """The domain's own rate, else that of the others, if they agree; 0 where it is not known."""
-        if own := rate(self.domain):
+        if own := rate(self.earlier) or rate(self.domain):
             return own
         distinct = {rate(each) for each in self.others} - {0}
         return distinct.pop() if len(distinct) == 1 else 0
