@@ -17,6 +17,8 @@ Field = tuple[int, int, int]
 VARIABLE = 65535
 REVERSE = 29305
 NOTHING = bytes(16)
+OF_BOTH = {(0, number) for number in (1, 85, 352, 2, 86)}
+"""Counters that may be of initiator and responder together."""
 TIME_MIN_MS, TIME_MAX_MS = 946_684_800_000, 10_413_791_999_999
 """The begin of 2000, and the end of 2299."""
 
@@ -196,7 +198,7 @@ def rows_of(
     if any(enterprise == REVERSE for enterprise, _ in record):
         row["biflow_direction"] = 1
         back |= columns(record, REVERSE, export_ms, boot_ms)
-    elif not {(0, 1), (0, 2)} & record.keys() and {(0, 232), (0, 299)} & record.keys():
+    elif not OF_BOTH & record.keys() and {(0, 232), (0, 299)} & record.keys():
         row["biflow_direction"] = 1
         back |= {"bytes": count(record, 232), "packets": count(record, 299)}
     else:
@@ -218,7 +220,7 @@ def rows_of(
 
 def as_one(record: dict[tuple[int, int], bytes], rows: list[Row]) -> Row:
     """A record's row, with the bytes and packets of both ends of a connection."""
-    if not {(0, 232), (0, 299)} & record.keys() or {(0, 1), (0, 2)} & record.keys():
+    if not {(0, 232), (0, 299)} & record.keys() or OF_BOTH & record.keys():
         return rows[0]
     return rows[0] | {name: sum(int(row.get(name, 0)) for row in rows) for name in ("bytes", "packets")}
 
@@ -259,8 +261,14 @@ def with_icmp(row: Row) -> Row:
     """The row with type and code of ICMP from the destination port, if it has them nowhere else."""
     if row.get("protocol") not in (1, 58) or "dst_port" not in row or "icmp_type" in row:
         return row
-    upper, lower = divmod(int(row["dst_port"]) & 0xFFFF, 256)
-    return row | ({"icmp_type": upper, "icmp_code": lower} if upper else {"icmp_type": lower, "icmp_code": 0})
+    icmp_type, code = type_and_code(int(row["dst_port"]) & 0xFFFF)
+    return row | {"icmp_type": icmp_type, "icmp_code": code}
+
+
+def type_and_code(number: int) -> tuple[int, int]:
+    """The type and code of ICMP in one number; where the upper byte is 0 the lower one is the type."""
+    upper, lower = divmod(number, 256)
+    return (upper, lower) if upper else (lower, 0)
 
 
 Convert = Callable[[bytes, int, int | None], int | bytes | None]
@@ -298,10 +306,10 @@ GIVEN_BY: list[tuple[str, int, Convert]] = [
     ("icmp_type", 178, whole),
     ("icmp_code", 177, whole),
     ("icmp_code", 179, whole),
-    ("icmp_type", 139, lambda value, *_: value[0]),
-    ("icmp_code", 139, lambda value, *_: value[1]),
-    ("icmp_type", 32, lambda value, *_: value[0]),
-    ("icmp_code", 32, lambda value, *_: value[1]),
+    ("icmp_type", 139, lambda value, *_: type_and_code(int.from_bytes(value))[0]),
+    ("icmp_code", 139, lambda value, *_: type_and_code(int.from_bytes(value))[1]),
+    ("icmp_type", 32, lambda value, *_: type_and_code(int.from_bytes(value))[0]),
+    ("icmp_code", 32, lambda value, *_: type_and_code(int.from_bytes(value))[1]),
     ("start", 152, whole),
     ("start", 154, lambda value, *_: ntp_ms(value)),
     ("start", 150, lambda value, *_: int.from_bytes(value) * 1000),

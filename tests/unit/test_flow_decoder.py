@@ -693,6 +693,7 @@ COUNTED_MESSAGES = struct.pack("!Q", 9)
         (IPFIX, relay_options(IPFIX, [(0, 130, 4)], [(0, 34, 4)],
                               *(each[-4:] + bytes(4) for each in ROUTERS)), SENDER),
         (IPFIX, relay_options(IPFIX, [(0, 130, 4)], [(0, 41, 8)], ROUTERS[0][-4:] + COUNTED_MESSAGES), SENDER),
+        (IPFIX, relay_options(IPFIX, [(0, 130, 4)], [(0, 166, 8)], ROUTERS[0][-4:] + COUNTED_MESSAGES), SENDER),
     ],
 )  # fmt: skip
 def test_a_relays_options_name_the_exporter_of_a_domain(

@@ -167,6 +167,18 @@ def test_an_end_may_be_read_before_an_update() -> None:
         assert sums(rows(sent)) == (2588, 1117, 11, 9)
 
 
+@pytest.mark.parametrize("template_ids", [(256, 263, 270), (270, 263, 256), (300, 256, 263)])
+def test_a_creation_may_be_read_after_an_update(template_ids: tuple[int, int, int]) -> None:
+    """Of one batch, where they have different templates: the number of the connection tells it from others."""
+    said = (FIRST, UPDATES[0], LAST)
+    first, update, end = (
+        events(event(each, 7), template_id=template_id, has_number=True)
+        for each, template_id in zip(said, template_ids, strict=True)
+    )
+    for batches in ([[first, update], [end]], [[first, update, end]], [[first], [update], [end]]):
+        assert sums(rows(*batches)) == (2588, 1117, 11, 9)
+
+
 def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one updated longest ago is forgotten, which is counted: its end counts all of it."""
     monkeypatch.setattr(connections, "CONNECTIONS_MAX", 2)
@@ -194,10 +206,10 @@ def test_initiator_and_responder_without_events() -> None:
         IPFIX, template_set(IPFIX, 300, fields), a_set(300, record + ends() + struct.pack("!II", 5, 0))
     )
     assert rows([sent]) == [(700, 0, 3128, 1), (5, 0, 3128, 1), (900, 0, 55_182, 2)]
-    with_octets = message(
-        IPFIX, template_set(IPFIX, 300, [*fields, (0, 1, 4)]), a_set(300, record + struct.pack("!I", 1600))
-    )
-    assert rows([with_octets]) == [(1600, 0, 3128, 0)]
+    for number in (1, 85, 352):
+        declared = template_set(IPFIX, 300, [*fields, (0, number, 4)])
+        with_octets = message(IPFIX, declared, a_set(300, record + struct.pack("!I", 1600)))
+        assert rows([with_octets]) == [(1600, 0, 3128, 0)]
 
 
 def test_a_biflow_by_reverse_elements() -> None:
@@ -206,3 +218,36 @@ def test_a_biflow_by_reverse_elements() -> None:
     record = ends() + struct.pack("!III", 700, 900, 700)
     sent = message(IPFIX, template_set(IPFIX, 300, fields), a_set(300, record))
     assert rows([sent]) == [(700, 0, 3128, 1), (900, 0, 55_182, 2)]
+
+
+@pytest.mark.parametrize(("version", "enterprise", "more"), [(IPFIX, 9, 0), (NETFLOW_9, 0, 0x8000)])
+def test_client_and_server_of_cisco(version: int, enterprise: int, more: int) -> None:
+    """Records of AVC have no source and destination: the client is the initiator."""
+    numbers = {12_236: 4, 12_237: 4, 12_241: 2, 8337: 8, 8338: 8}
+    fields: list[Field] = [(enterprise, number | more, length) for number, length in numbers.items()]
+    fields += [(0, 298, 8), (0, 299, 8), (0, 10, 2), (0, 14, 2)]
+    record = bytes((*CLIENT, *SERVER)) + struct.pack("!HQQQQHH", 443, 9000, 700, 3, 8, 2, 3)
+    sent = message(version, template_set(version, 300, fields), a_set(300, record))
+    assert rows([sent]) == [(700, 3, 443, 1), (9000, 8, 0, 2)]
+
+
+def test_elements_of_iana_count_over_those_of_cisco() -> None:
+    """A record may have source and destination as well, which are not client and server."""
+    fields: list[Field] = [(9, 12_236, 4), (9, 12_237, 4), *ENDS, (0, 1, 4)]
+    record = bytes((*SERVER, *CLIENT)) + ends() + struct.pack("!I", 700)
+    sent = message(IPFIX, template_set(IPFIX, 300, fields), a_set(300, record))
+    assert rows([sent]) == [(700, 0, 3128, 0)]
+
+
+def test_events_and_translations_of_an_older_asa() -> None:
+    """Before 8.4(5) they had numbers of their own."""
+    fields: list[Field] = [*ENDS, (0, 40_005, 1), (0, 40_001, 4), (0, 40_003, 2), (0, 85, 4)]
+    record = ends() + struct.pack("!B4sHI", DELETE, bytes((192, 0, 2, 9)), 1024, 1600)
+    sent = message(NETFLOW_9, template_set(NETFLOW_9, 300, fields), a_set(300, record))
+    flows = Decoder().decode(batch([sent])).flows
+    assert rows([sent]) == [(1600, 0, 3128, 0)]
+    assert flows["event"].tolist() == [DELETE]
+    assert (flows["nat_src"][0].tobytes()[12:], *flows["nat_src_port"].tolist()) == (
+        bytes((192, 0, 2, 9)),
+        1024,
+    )

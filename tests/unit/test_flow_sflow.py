@@ -633,7 +633,14 @@ def contents(sflow: SFlow) -> tuple[Any, ...]:
             OF_SAMPLE | OF_UDP | OF_MACS
             | {"bytes": 90, "etype": 0x0800, "src": mapped(A4), "dst": mapped(B4), "tos": 0xB8},
         ),
+        (
+            [part(3, words(60, ICMP) + packed(A4) + packed(B4) + words(0, 0x0301, 0, 0))],
+            OF_SAMPLE
+            | {"bytes": 60, "etype": 0x0800, "src": mapped(A4), "dst": mapped(B4), "protocol": ICMP}
+            | {"dst_port": 0x0301, "icmp_type": 3, "icmp_code": 1},
+        ),
         ([part(3, SAMPLED_IPV4), RAW], OF_RAW),
+        ([RAW, part(3, words(60, ICMP) + packed(A4) + packed(B4) + words(0, 0x0301, 0, 0))], OF_RAW),
         ([RAW, part(1001, SWITCH)], OF_RAW | {"src_vlan": 100, "dst_vlan": 200}),
         ([RAW, part(1001, words(2**32 - 1, 0, 0, 0))], OF_RAW),
         (

@@ -164,6 +164,24 @@ def test_no_duration_is_negative(
         ([(0, 22, 4), (0, 21, 4), (0, 160, 8)], struct.pack("!IIQ", 5000, 6000, 0), 0, 0),
         ([(0, 22, 4), (0, 21, 4), (0, 160, 8)], struct.pack("!IIQ", 5000, 6000, 3000), 0, 0),
         ([], b"", 0, 0),
+        # A duration says one of both where the other is known, and nothing else.
+        ([(0, 152, 8), (0, 161, 4)], struct.pack("!QI", NOW_MS - 9000, 5000), NOW_MS - 9000, NOW_MS - 4000),
+        ([(0, 153, 8), (0, 161, 4)], struct.pack("!QI", NOW_MS - 4000, 5000), NOW_MS - 9000, NOW_MS - 4000),
+        (
+            [(0, 150, 4), (0, 162, 4)],
+            struct.pack("!II", EXPORT_S - 9, 5_000_999),
+            NOW_MS - 9000,
+            NOW_MS - 4000,
+        ),
+        ([(0, 152, 8), (0, 161, 4)], struct.pack("!QI", NOW_MS - 9000, 0), NOW_MS - 9000, NOW_MS - 9000),
+        (
+            [(0, 152, 8), (0, 153, 8), (0, 161, 4)],
+            struct.pack("!QQI", NOW_MS - 9, NOW_MS, 7),
+            NOW_MS - 9,
+            NOW_MS,
+        ),
+        ([(0, 152, 8), (0, 161, 8)], struct.pack("!QQ", NOW_MS, 2**63), NOW_MS, 0),
+        ([(0, 161, 4)], struct.pack("!I", 5000), 0, 0),
     ],
 )
 def test_a_time_that_is_not_said_is_not_known(
@@ -171,3 +189,15 @@ def test_a_time_that_is_not_said_is_not_known(
 ) -> None:
     """Missing, empty, of a clock that was never set, or of no year that can be."""
     assert times(with_fields(fields, content)) == (start, end)
+
+
+@pytest.mark.parametrize(("said_in", "is_known"), [(7, True), (0, True), (8, False)])
+def test_what_is_said_in_domain_0_is_of_the_whole_exporter(said_in: int, is_known: bool) -> None:
+    """Another domain may be another exporter's, as behind a relay."""
+    began = options_set(IPFIX, 301, [(0, 144, 4)], [(0, 160, 8)])
+    began += a_set(301, struct.pack("!IQ", 1, NOW_MS - 10_000))
+    record = plain(1) + struct.pack("!II", 1000, 6000)
+    flow = message(IPFIX, template_set(IPFIX, 300, UPTIMES), a_set(300, record))
+    flows = Decoder().decode(batch([message(IPFIX, began, domain=said_in), flow])).flows
+    expected = (NOW_MS - 9000, NOW_MS - 4000) if is_known else (0, 0)
+    assert (*flows["start"].tolist(), *flows["end"].tolist()) == expected

@@ -51,7 +51,9 @@ class Connections:
 
     def count_once(self, keys: Array, events: Array, forward: Flows, backward: Flows) -> None:
         """Leave in the counters of both directions what is new. `keys` are KEY, in their order."""
-        at = np.flatnonzero(np.isin(events, (CREATED, ENDED, UPDATED)))
+        # A number tells a connection from the one before: it needs no creation, which may be read after an update.
+        begins = (events == CREATED) & (keys["connection"] == 0)
+        at = np.flatnonzero(begins | np.isin(events, (ENDED, UPDATED)))
         columns = [flows.get(name) for flows in (forward, backward) for name in ("bytes", "packets")]
         reported = [np.zeros(len(at), np.uint64) if column is None else column[at] for column in columns]
         names = keys[at].view(f"V{KEY.itemsize}")

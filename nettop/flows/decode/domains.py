@@ -172,6 +172,14 @@ class Domains:
         """The templates of a domain, which counts as used now if it has any."""
         return self.use(key).templates if key in self._all else UNKNOWN.templates
 
+    def started_ms(self, key: DomainKey) -> int:
+        """Return when a domain's exporter began, by what it or domain 0 has said; negative where it is not known.
+
+        What is said in domain 0 is of the whole exporter (RFC 7011, section 3.1).
+        """
+        own = self.get(key).boot_ms
+        return own if own >= 0 else self.get((*key[:3], 0)).boot_ms
+
     def _forget(self, key: DomainKey) -> None:
         self._fields -= self._all.pop(key).fields
         exporter = _without_port(key)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-IANA = 0
+IANA, CISCO = 0, 9
 REVERSE = 29305
 """The enterprise of the elements that count the other direction of a biflow (RFC 5103)."""
 VARIABLE = 0xFFFF
@@ -28,7 +28,7 @@ class Form(Enum):
     MPLS = "mpls"
     """A label of 20 bits, before the traffic class and the bottom of the stack."""
     ICMP_TYPE = "icmp type"
-    """The upper byte of type and code."""
+    """The upper byte of type and code; where that is 0, all of it."""
     ICMP_CODE = "icmp code"
     SECONDS = "seconds"
     MILLISECONDS = "milliseconds"
@@ -119,9 +119,13 @@ GIVEN_BY: dict[str, tuple[Given, ...]] = {
 }
 """The column's elements: the first of them that a record has gives its value."""
 # fmt: on
+DURATIONS = {(IANA, 161): 1, (IANA, 162): 1000}
+"""flowDurationMilliseconds and flowDurationMicroseconds, and how many of each are a millisecond."""
 RESPONDER = {"bytes": (IANA, 232), "packets": (IANA, 299)}
 """What the responder sent; the elements before these, 231 and 298, are what the initiator did."""
 IN = {"bytes": (IANA, 1), "packets": (IANA, 2)}
+BOTH = tuple((IANA, number) for number in (1, 85, 352, 2, 86))
+"""What may count initiator and responder together, where a record counts each of them, too."""
 OUT = {"bytes": (IANA, 23), "packets": (IANA, 24)}
 """OUT_BYTES and OUT_PKTS of NetFlow 9, where IPFIX has the same packets as IN, after a middlebox has changed them."""
 NTOP = 35632
@@ -136,5 +140,17 @@ UPTIMES = (IANA, 22), (IANA, 21)
 """flowStartSysUpTime and flowEndSysUpTime."""
 FRAME, IP_PACKET = (IANA, 315), (IANA, 313)
 """A sampled packet, from its link layer's header on or from its IP header on."""
+_OF_CISCO = {
+    # Of connections, by client and server: addresses, ports, and bytes from the IP header on.
+    12236: 8, 12237: 12, 12238: 27, 12239: 28, 12240: 7, 12241: 11, 8338: 231, 8337: 232,
+    # Of an ASA before 8.4(5): addresses and ports after translation, and the event.
+    7233: 225, 7234: 226, 7235: 227, 7236: 228, 7237: 233,
+}  # fmt: skip
+SAME_AS: dict[Element, Element] = {
+    element: (IANA, same)
+    for number, same in _OF_CISCO.items()
+    for element in ((CISCO, number), (IANA, 0x8000 | number))
+}
+"""Elements of Cisco that mean the same as one of IANA; NetFlow 9, without enterprises, adds 32768 to their number."""
 BASIC_LIST, SUBTEMPLATE_LIST, SUBTEMPLATE_MULTI_LIST = (IANA, 291), (IANA, 292), (IANA, 293)
 LISTS = (BASIC_LIST, SUBTEMPLATE_LIST, SUBTEMPLATE_MULTI_LIST)

@@ -13,11 +13,15 @@ _IS_ICMP = np.isin(np.arange(256), ICMP_PROTOCOLS)
 
 
 def icmp_in_port(protocol: Array, dst_port: Array) -> tuple[Array, Array]:
-    """Return the type and the code of each flow, 0 of other protocols.
+    """Return the type and the code of each flow, 0 of other protocols."""
+    return type_and_code(np.where(_IS_ICMP[protocol], dst_port, 0))
 
-    The type is the upper byte of the port. Where that is 0 the port is the type alone: type 0 has no other code than 0,
-    and routers of Cisco and Procera send such ports.
+
+def type_and_code(number: Array) -> tuple[Array, Array]:
+    """Return the type and the code that numbers have together.
+
+    The type is the upper byte. Where that is 0 the number is the type alone: type 0 has no other code than 0, and
+    routers of Cisco and Procera send such numbers.
     """
-    port = np.where(_IS_ICMP[protocol], dst_port, 0)
-    upper, lower = port >> 8, port & 0xFF
+    upper, lower = number // 256, number % 256
     return np.where(upper > 0, upper, lower), np.where(upper > 0, lower, 0)

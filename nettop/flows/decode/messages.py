@@ -287,7 +287,7 @@ class MessageDecoder:
             decoded.count("units", counted_at)
             if template.of_options:
                 decoded.count("unit_options", counted_at)
-        boot_ms = np.array([domain.boot_ms for domain in domains], np.int64)
+        boot_ms = np.array([self.known.started_ms(key) for key in keys], np.int64)
         records = _records(batch, messages, fields, boot_ms[of])
         if template.of_options:
             decoded.count("options", counted_at)

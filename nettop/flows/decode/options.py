@@ -54,8 +54,11 @@ _NAME, _DESCRIPTION = (IANA, 82), (IANA, 83)
 """interfaceName and interfaceDescription."""
 _INDEX_MAX = 0xFFFFFFFF
 _DOMAIN_MAX = 0xFFFFFFFF
-_OF_PROCESS: tuple[Element, ...] = ((IANA, 40), (IANA, 41), (IANA, 42), (IANA, 144))
-"""What a process has exported, and its number: records of these name an exporter to say which one is meant."""
+_OF_PROCESS: tuple[Element, ...] = tuple(
+    (IANA, number) for number in (40, 41, 42, 144, 164, 165, 166, 167, 168)
+)
+"""What a process has exported, ignored and not sent, and its number: records of these name an exporter to say which one
+is meant."""
 
 
 @dataclass(eq=False)

@@ -12,6 +12,7 @@ import numpy as np
 from nettop.flows.columns import ADDRESS, TIME_MAX_MS, TIME_MIN_MS, default_values
 from nettop.flows.decode.datagrams import ipv4, ipv6, numbers
 from nettop.flows.decode.elements import GIVEN_BY, IANA, SYSTEM_INIT, UPTIMES, Element, Form
+from nettop.flows.decode.icmp import type_and_code
 from nettop.flows.decode.times import uptime_at_ms
 from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.snapshot import Array
@@ -132,8 +133,8 @@ def _can_be(form: Form, length: int) -> bool:
 _NUMBERS: dict[Form, Callable[[Array], Array]] = {
     Form.NUMBER: lambda number: number,
     Form.MPLS: lambda number: number >> np.uint64(4),
-    Form.ICMP_TYPE: lambda number: number >> np.uint64(8),
-    Form.ICMP_CODE: lambda number: number & np.uint64(0xFF),
+    Form.ICMP_TYPE: lambda number: type_and_code(number)[0],
+    Form.ICMP_CODE: lambda number: type_and_code(number)[1],
 }
 
 

@@ -12,7 +12,17 @@ from collections.abc import Callable
 import numpy as np
 
 from nettop.flows.columns import Flows, default_values
-from nettop.flows.decode.elements import FRAME, GIVEN_BY, IN, IP_PACKET, OUT, RESPONDER, REVERSE
+from nettop.flows.decode.elements import (
+    BOTH,
+    DURATIONS,
+    FRAME,
+    GIVEN_BY,
+    IN,
+    IP_PACKET,
+    OUT,
+    RESPONDER,
+    REVERSE,
+)
 from nettop.flows.decode.icmp import icmp_in_port
 from nettop.flows.decode.packets import FirstHeader, decoded_packets
 from nettop.flows.decode.records import COUNTERS, Records
@@ -24,6 +34,7 @@ _REVERSED = (
     ("nat_src_port", "nat_dst_port"),
 )  # fmt: skip
 """Columns that change places in the other direction of a biflow."""
+_DURATION_MAX_MS = (1 << 32) - 1
 FORWARD, BACKWARD = 1, 2
 """The directions of a biflow."""
 
@@ -42,6 +53,7 @@ def decoded_flows(records: Records, count_once: CountOnce) -> list[tuple[Index, 
         values, known = records.column(name)
         if known.any():
             flows[name], said[name] = values, known
+    _read_durations(records, flows)
     _read_packets(records, flows)
     _read_icmp(flows, said)
     backward = _other_direction(records, flows, count_once)
@@ -53,6 +65,18 @@ def decoded_flows(records: Records, count_once: CountOnce) -> list[tuple[Index, 
         )
         parts.append((at, {name: values[at] for name, values in backward.items()}))
     return parts
+
+
+def _read_durations(records: Records, flows: Flows) -> None:
+    """Add the end of flows of which start and duration are known, and the start of those of which the end is."""
+    for element, of_a_ms in DURATIONS.items():
+        duration, has = records.number(element)
+        if has.any():
+            has &= duration <= _DURATION_MAX_MS * of_a_ms
+            duration_ms = (duration // of_a_ms).astype(np.int64)
+            start, end = (flows.get(name, default_values(name, len(records))) for name in ("start", "end"))
+            flows["start"] = np.where(has & (start == 0) & (end > 0), end - duration_ms, start)
+            flows["end"] = np.where(has & (end == 0) & (start > 0), start + duration_ms, end)
 
 
 def _read_packets(records: Records, flows: Flows) -> None:
@@ -103,11 +127,11 @@ def _other_direction(records: Records, flows: Flows, count_once: CountOnce) -> F
 
 
 def _counts_responders(records: Records) -> bool:
-    """Return whether what initiator and responder sent is all that is counted: IN may be both together."""
-    has_in, has_responder = (
-        any(element in records.fields for element in elements.values()) for elements in (IN, RESPONDER)
+    """Return whether what initiator and responder sent is all that is counted."""
+    has_both, has_responder = (
+        any(element in records.fields for element in elements) for elements in (BOTH, RESPONDER.values())
     )
-    return has_responder and not has_in
+    return has_responder and not has_both
 
 
 def _read_out(records: Records, flows: Flows) -> Flows:

@@ -14,6 +14,7 @@ import numpy as np
 
 from nettop.flows.columns import ADDRESS, BY_NAME, Flows
 from nettop.flows.decode.datagrams import Datagrams, ipv4, ipv6, items, numbers
+from nettop.flows.decode.icmp import icmp_in_port
 from nettop.flows.decode.packets import IPV4, IPV6, PACKET_COLUMNS, FirstHeader, decoded_packets
 from nettop.snapshots.arrays import Index, Mask
 from nettop.snapshots.snapshot import Array
@@ -342,6 +343,8 @@ def _read_ip(
     flows["dst"][rows] = addresses(buffer, starts + 8 + width)
     for place, name in enumerate(("src_port", "dst_port", "tcp_flags", "tos")):
         flows[name][rows] = _words(buffer, starts + 8 + 2 * width + 4 * place)
+    type_and_code = icmp_in_port(flows["protocol"][rows], flows["dst_port"][rows])
+    flows["icmp_type"][rows], flows["icmp_code"][rows] = type_and_code
     return np.zeros(len(rows), np.bool_)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from nettop.flows.decode.elements import LISTS, VARIABLE, Element
+from nettop.flows.decode.elements import LISTS, SAME_AS, VARIABLE, Element
 
 NETFLOW_9, IPFIX = 9, 10
 TEMPLATES = {NETFLOW_9: 0, IPFIX: 2}
@@ -156,6 +156,15 @@ def _check_count(template_id: int, count: int) -> None:
 
 
 def _checked(template: Template) -> Template:
+    declared = {field.element for field in template.fields}
+    if not SAME_AS.keys().isdisjoint(declared):
+        template = replace(template, fields=tuple(_same(field, declared) for field in template.fields))
     if template.least_length == 0:
         raise Malformed(f"template {template.id} is empty: its records have no length")
     return template
+
+
+def _same(field: TemplateField, declared: set[Element]) -> TemplateField:
+    """Return the field with the element of IANA that means the same, unless the template has that as well."""
+    same = SAME_AS.get(field.element, field.element)
+    return field if same in declared else TemplateField(same, field.length)
