@@ -198,9 +198,18 @@ def rows_of(
     if any(enterprise == REVERSE for enterprise, _ in record):
         row["biflow_direction"] = 1
         back |= columns(record, REVERSE, export_ms, boot_ms)
-    elif not OF_BOTH & record.keys() and {(0, 232), (0, 299)} & record.keys():
-        row["biflow_direction"] = 1
-        back |= {"bytes": count(record, 232), "packets": count(record, 299)}
+    elif {(0, 232), (0, 299)} & record.keys() and not (
+        OF_BOTH & record.keys() and {(0, 23), (0, 24)} & record.keys()
+    ):
+        ends = {
+            name: (count(record, initiator), count(record, responder))
+            for name, initiator, responder in (("bytes", 231, 232), ("packets", 298, 299))
+            if {(0, initiator), (0, responder)} & record.keys()
+        }
+        if all(row.get(name, 0) in (0, sent, sent + came) for name, (sent, came) in ends.items()):
+            row |= {name: sent for name, (sent, _) in ends.items() if name in row}
+            row["biflow_direction"] = 1
+            back |= {name: came for name, (_, came) in ends.items()}
     else:
         pairs = [(count(record, into), count(record, out)) for into, out in ((1, 23), (2, 24))]
         has_both = version == 9 or any(enterprise == 35632 for enterprise, _ in record)

@@ -167,6 +167,11 @@ def test_an_end_may_be_read_before_an_update() -> None:
         assert sums(rows(sent)) == (2588, 1117, 11, 9)
 
 
+def test_an_end_may_overtake_an_update() -> None:
+    """On its way, so that it comes in an earlier batch."""
+    assert sums(rows([events(event(LAST))], [events(event(UPDATES[0]))])) == (2588, 1117, 11, 9)
+
+
 @pytest.mark.parametrize("template_ids", [(256, 263, 270), (270, 263, 256), (300, 256, 263)])
 def test_a_creation_may_be_read_after_an_update(template_ids: tuple[int, int, int]) -> None:
     """Of one batch, where they have different templates: the number of the connection tells it from others."""
@@ -206,10 +211,17 @@ def test_initiator_and_responder_without_events() -> None:
         IPFIX, template_set(IPFIX, 300, fields), a_set(300, record + ends() + struct.pack("!II", 5, 0))
     )
     assert rows([sent]) == [(700, 0, 3128, 1), (5, 0, 3128, 1), (900, 0, 55_182, 2)]
-    for number in (1, 85, 352):
-        declared = template_set(IPFIX, 300, [*fields, (0, number, 4)])
-        with_octets = message(IPFIX, declared, a_set(300, record + struct.pack("!I", 1600)))
-        assert rows([with_octets]) == [(1600, 0, 3128, 0)]
+
+
+@pytest.mark.parametrize("number", [1, 85, 352])
+@pytest.mark.parametrize(("total", "is_both"), [(0, True), (700, True), (1600, True), (1500, False)])
+def test_initiator_and_responder_beside_a_total(number: int, total: int, is_both: bool) -> None:
+    """It is empty, of the initiator, or of both; where it is neither it counts, once."""
+    fields: list[Field] = [*ENDS, (0, 231, 4), (0, 232, 4), (0, number, 4)]
+    record = ends() + struct.pack("!III", 700, 900, total)
+    sent = message(IPFIX, template_set(IPFIX, 300, fields), a_set(300, record))
+    both = [(700, 0, 3128, 1), (900, 0, 55_182, 2)]
+    assert rows([sent]) == (both if is_both else [(total, 0, 3128, 0)])
 
 
 def test_a_biflow_by_reverse_elements() -> None:

@@ -43,11 +43,12 @@ class Connections:
     def __init__(self, dropped: Counter[str]) -> None:
         self._counted: dict[bytes, _Counters] = {}
         self._ended: set[bytes] = set()
+        self._ended_before: set[bytes] = set()
         self._dropped = dropped
 
     def begin_batch(self) -> None:
-        """Forget which connections have ended: only within a batch an end may be read before an update."""
-        self._ended.clear()
+        """Forget which connections ended before the last batch: an end may be read, or come, before an update."""
+        self._ended_before, self._ended = self._ended, set()
 
     def count_once(self, keys: Array, events: Array, forward: Flows, backward: Flows) -> None:
         """Leave in the counters of both directions what is new. `keys` are KEY, in their order."""
@@ -67,7 +68,7 @@ class Connections:
 
     def _counts(self, event: int, name: bytes, reported: _Counters) -> _Counters:
         """Return what an event counts, of what it reports."""
-        if event == UPDATED and name in self._ended:
+        if event == UPDATED and (name in self._ended or name in self._ended_before):
             return _NOTHING
         before = self._counted.pop(name, _NOTHING)
         if event == CREATED:

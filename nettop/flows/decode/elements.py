@@ -121,11 +121,11 @@ GIVEN_BY: dict[str, tuple[Given, ...]] = {
 # fmt: on
 DURATIONS = {(IANA, 161): 1, (IANA, 162): 1000}
 """flowDurationMilliseconds and flowDurationMicroseconds, and how many of each are a millisecond."""
+INITIATOR = {"bytes": (IANA, 231), "packets": (IANA, 298)}
 RESPONDER = {"bytes": (IANA, 232), "packets": (IANA, 299)}
-"""What the responder sent; the elements before these, 231 and 298, are what the initiator did."""
 IN = {"bytes": (IANA, 1), "packets": (IANA, 2)}
 BOTH = tuple((IANA, number) for number in (1, 85, 352, 2, 86))
-"""What may count initiator and responder together, where a record counts each of them, too."""
+"""What may count initiator, responder or both, where a record counts each of them, too."""
 OUT = {"bytes": (IANA, 23), "packets": (IANA, 24)}
 """OUT_BYTES and OUT_PKTS of NetFlow 9, where IPFIX has the same packets as IN, after a middlebox has changed them."""
 NTOP = 35632

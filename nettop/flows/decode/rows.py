@@ -18,6 +18,7 @@ from nettop.flows.decode.elements import (
     FRAME,
     GIVEN_BY,
     IN,
+    INITIATOR,
     IP_PACKET,
     OUT,
     RESPONDER,
@@ -117,21 +118,36 @@ def _other_direction(records: Records, flows: Flows, count_once: CountOnce) -> F
         exchanged = _exchanged(flows)
         return exchanged | _said_in_reverse(records, exchanged)
     if _counts_responders(records):
-        flows["biflow_direction"] = np.full(len(records), FORWARD, np.uint8)
-        counters = {name: records.number(element)[0] for name, element in RESPONDER.items()}
-        count_once(flows, counters)
-        return _exchanged(flows) | counters
+        return _read_responders(records, flows, count_once)
     if any(element in records.fields for element in OUT.values()):
         return _read_out(records, flows)
     return {}
 
 
 def _counts_responders(records: Records) -> bool:
-    """Return whether what initiator and responder sent is all that is counted."""
-    has_both, has_responder = (
-        any(element in records.fields for element in elements) for elements in (BOTH, RESPONDER.values())
+    """Return whether records count what responders sent, and not IN and OUT as well."""
+    has_responder, has_total, has_out = (
+        any(element in records.fields for element in elements)
+        for elements in (RESPONDER.values(), BOTH, OUT.values())
     )
-    return has_responder and not has_both
+    return has_responder and not (has_total and has_out)
+
+
+def _read_responders(records: Records, flows: Flows, count_once: CountOnce) -> Flows:
+    """Return what responders sent, unless the records count something else, which that does not explain."""
+    names = [name for name in COUNTERS if {INITIATOR[name], RESPONDER[name]} & records.fields.keys()]
+    sent, back = ({name: records.number(of[name])[0] for name in names} for of in (INITIATOR, RESPONDER))
+    is_both = np.ones(len(records), bool)
+    for name in flows.keys() & sent.keys():
+        counted = flows[name]
+        is_both &= (counted == 0) | (counted == sent[name]) | (counted == sent[name] + back[name])
+    for name in flows.keys() & sent.keys():
+        flows[name] = np.where(is_both, sent[name], flows[name])
+    flows["biflow_direction"] = np.where(is_both, FORWARD, 0).astype(np.uint8)
+    counters = {name: np.where(is_both, values, 0) for name, values in back.items()}
+    if not any(element in records.fields for element in BOTH):
+        count_once(flows, counters)
+    return _exchanged(flows) | counters
 
 
 def _read_out(records: Records, flows: Flows) -> Flows:
