@@ -134,6 +134,7 @@ class Spool:
         try:
             if blocks and self.waiting_bytes() + len(content) > self._max_bytes:
                 raise OSError(f"{self._max_bytes} bytes are waiting to be stored")
+            self._directory.mkdir(mode=0o700, exist_ok=True)
             _write(self._directory, token, content, then)
         except OSError as error:
             self.failure = error
@@ -145,18 +146,23 @@ class Spool:
 
     def waiting(self) -> list[str]:
         """The names of files to be stored, oldest first."""
-        return sorted(
-            name.removesuffix(WAITING) for name in os.listdir(self._directory) if name.endswith(WAITING)
-        )
+        return sorted(entry.name.removesuffix(WAITING) for entry in self._files())
 
     def waiting_bytes(self) -> int:
         """How long the files to be stored are, all in all."""
         total = 0
-        for entry in os.scandir(self._directory):
-            if entry.name.endswith(WAITING):
-                with suppress(FileNotFoundError):
-                    total += entry.stat().st_size
+        for entry in self._files():
+            with suppress(FileNotFoundError):
+                total += entry.stat().st_size
         return total
+
+    def _files(self) -> list[os.DirEntry[str]]:
+        """Return the files to be stored: none if the directory was removed, which `put` creates again."""
+        try:
+            with os.scandir(self._directory) as entries:
+                return [entry for entry in entries if entry.name.endswith(WAITING)]
+        except FileNotFoundError:
+            return []
 
     def read(self, token: str) -> Spooled:
         """What a file has. Raises OSError if the disk does not give it."""

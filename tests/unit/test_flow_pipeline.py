@@ -258,10 +258,11 @@ def test_a_spool_that_cannot_be_written_is_reported_in_the_same_words(tmp_path: 
     """Whatever the file would have been called."""
     run = Run(tmp_path)
     (tmp_path / "spool").rmdir()
+    (tmp_path / "spool").touch()
     for _ in range(2):
         run.add(*sent(NETFLOW_5))
         run.write()
-    assert [failure.what for failure in run.reported] == ["flows are dropped: No such file or directory"] * 2
+    assert [failure.what for failure in run.reported] == ["flows are dropped: Not a directory"] * 2
 
 
 # --- lost exports across a restart ----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -179,6 +180,18 @@ def test_a_directory_that_cannot_be_made_is_a_users_error(tmp_path: Path) -> Non
 
 
 # What does not fit.
+
+
+def test_a_directory_that_was_removed_is_made_again(directory: Path) -> None:
+    """What was in it is lost; nothing waits, and what comes next is kept."""
+    spool = Spool(directory, LARGE)
+    spool.put({FLOWS: Block(b"gone", 1)}, {RECEIVED: 1})
+    shutil.rmtree(directory)
+    assert (spool.waiting(), spool.waiting_bytes()) == ([], 0)
+    token = spool.put({FLOWS: Block(b"kept", 1)}, {RECEIVED: 1})
+    assert token is not None
+    assert spool.waiting() == [token]
+    assert spool.read(token).blocks == {FLOWS: Block(b"kept", 1)}
 
 
 def test_what_exceeds_the_bound_is_dropped_and_counted_in_the_next_file(directory: Path) -> None:
