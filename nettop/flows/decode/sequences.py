@@ -32,17 +32,23 @@ What is further ahead, or further back, is of an exporter that has restarted.
 _RATE_NS = 10_000_000_000
 """An exporter has to be known for so long for its rate to say something."""
 _MISSES_MAX, _PROVED_MISSES_MAX = 8, 32
-"""How many numbers in turn may be others than were due: as long as none was, and later. That is more than any network
-loses that still carries something.
+"""How many more numbers may be others than were due: as long as none was, and later."""
+_MISSES_PER_HIT = 2
+"""How many misses a number makes up for that was due. Numbers that count something else are due by chance now and then;
+no network that still carries something loses two datagrams in three.
 """
-GAPS_MAX = _PROVED_MISSES_MAX
-"""Gaps of an exporter that late datagrams may still fill, or that may be found to be none, the newest."""
+GAPS_MAX = 4 * _PROVED_MISSES_MAX
+"""Gaps of an exporter that late datagrams may still fill, or that may be found to be none, the newest: more than it has
+until it is seen that nearly all of its numbers are others than were due, though some are.
+"""
 _LEFT_MAX = 8
 """Numbers that an exporter has jumped away from, the newest."""
 _RETURNS_MAX = 2
 """How often an exporter may go on where it was before a jump. The first may be one damaged number."""
 _TURNS_MAX = 8
 """How often late datagrams may go on where the one before has ended, while those on time go on too."""
+_OVERLAPS_MAX = 8
+"""How many datagrams may have numbers of which others have covered only some: by the right counting none has."""
 _FIT_LEAST, _FIT_MOST = 64, 1 << 16
 """How many datagrams more have to have the number that is due, for numbers to be followed that were not: at first, and
 at most, as it is twice as many each time."""
@@ -151,6 +157,7 @@ class _Jumps:
     """Where the last late datagram has ended, what was due then, and how often late ones went on there."""
     late_due: int = 0
     turns: int = 0
+    overlaps: int = 0
 
     def doubtful(self) -> list[_Gap]:
         """Return the newest gaps, since when nothing has confirmed that the way to number is the right one."""
@@ -182,7 +189,7 @@ class Sequences:
         self._is_unknown = np.zeros(slots, bool)
         """Whether the numbers are not followed, as no way explains them."""
         self._misses = np.zeros(slots, np.int64)
-        """How many stretches in turn had other numbers than were due."""
+        """How many more stretches had other numbers than were due than hits make up for."""
         self._units, self._since_ns, self._seen_ns = (np.zeros(slots, np.int64) for _ in range(3))
         self._jumps: dict[int, _Jumps] = {}
 
@@ -273,12 +280,16 @@ class Sequences:
         self._next[plain] = firsts[is_plain] + of_plain["length"]
         self._is_exact[plain] = of_plain["is_exact"]
         self._is_known[plain] = True
-        self._misses[plain] = 0
+        self._hit(plain, of_plain["datagrams"])
         self._units[plain] += of_plain["length"]
         self._seen_ns[plain] = of_plain["seen_ns"]
         new = plain[~is_known[is_plain]]
         self._units[new], self._since_ns[new] = 0, self._seen_ns[new]
         return is_plain
+
+    def _hit(self, slots: Index | int, datagrams: Array | int) -> None:
+        """Make up for misses by as many datagrams whose number was due."""
+        self._misses[slots] = np.maximum(self._misses[slots] - _MISSES_PER_HIT * datagrams, 0)
 
     def _follow(self, slot: int, stretch: _Stretch) -> list[_Followed]:
         """Follow one stretch."""
@@ -287,7 +298,7 @@ class Sequences:
         ahead = _signed(stretch.first - int(self._next[slot]))
         if ahead == 0:
             self._expect(slot, int(self._next[slot]) + stretch.length, stretch)
-            self._misses[slot] = 0
+            self._hit(slot, stretch.datagrams)
             return []
         self._jumps.setdefault(slot, _Jumps())
         self._misses[slot] += 1
@@ -337,8 +348,7 @@ class Sequences:
             return [_Followed(row, unchecked=1)]
         jumps.gaps = [*jumps.gaps, _Gap(due, first, row, self._numbering.lead(row))][-GAPS_MAX:]
         jumps.left = [*jumps.left, _Jump(due, first)][-_LEFT_MAX:]
-        if stretch.datagrams > 1:
-            self._misses[slot] = 0
+        self._hit(slot, stretch.datagrams - 1)
         return [_Followed(row, lost=first - due)]
 
     def _late(self, slot: int, stretch: _Stretch, first: int) -> list[_Followed]:
@@ -350,13 +360,17 @@ class Sequences:
         if followed or self._numbering.is_proved(stretch.row):
             self._misses[slot] -= 1  # it was overtaken, or came twice
         if end > due:
+            # Within a longer stretch one datagram may end where another begins.
+            jumps.overlaps += stretch.datagrams == 1 and stretch.is_exact and bool(self._is_exact[slot])
             self._expect(slot, end, stretch)
         if not followed or first != jumps.late_end:
             jumps.turns = 0
         elif due > jumps.late_due:
             jumps.turns += 1
         jumps.late_end, jumps.late_due = end, due
-        return [*followed, *self._give_up(slot, stretch)] if jumps.turns >= _TURNS_MAX else followed
+        if jumps.turns >= _TURNS_MAX or jumps.overlaps >= _OVERLAPS_MAX:
+            return [*followed, *self._give_up(slot, stretch)]
+        return followed
 
     def _return(self, slot: int, stretch: _Stretch, jump: _Jump) -> list[_Followed]:
         """Go on where the numbers were before a jump: nothing of what lies between was lost."""
