@@ -544,6 +544,14 @@ def test_a_process_that_is_killed_at_any_moment(directory: Path) -> None:
 # The directory.
 
 
+def test_a_store_that_was_removed_is_named(store: EmbeddedStore, directory: Path) -> None:
+    """The spool, which keeps its blocks, is not to blame."""
+    store.insert({"flows_raw": flow_block(random_flows(1, 10))}, "1")
+    shutil.rmtree(directory / "store")
+    with pytest.raises(SourceFailed, match=f"the store in {directory} failed"):
+        store.insert({"flows_raw": flow_block(random_flows(2, 10))}, "2")
+
+
 def test_a_second_process_is_refused_by_the_name_of_the_first(store: EmbeddedStore, directory: Path) -> None:
     child = (
         "import os, sys; from pathlib import Path; from nettop.errors import NettopError\n"

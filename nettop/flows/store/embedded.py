@@ -136,7 +136,7 @@ class EmbeddedStore:
             self.check()
             self._sync()
         except SourceFailed:
-            if self._session is not None and have_grown(self._ends):
+            if self._session is not None and self._has_grown():
                 self._start_again()
             raise
 
@@ -222,12 +222,18 @@ class EmbeddedStore:
         with self._failures():
             self._ends = sync_notes(self._tables)
 
+    def _has_grown(self) -> bool:
+        """Return whether an insert has left parts behind."""
+        with self._failures():
+            return have_grown(self._ends)
+
     def _refused_writes(self) -> int:
         return int(self._answer(_REFUSED_WRITES) or 0)
 
     def _check_room(self, size: int) -> None:
         """Do nothing if the disk has room for a block of this size. Raises SourceFailed."""
-        disk = os.statvfs(self._directory)
+        with self._failures():
+            disk = os.statvfs(self._directory)
         # The engine has the rows of a block and of its sums in buffers before it knows how far they are compressed.
         if disk.f_bavail * disk.f_frsize < _ROOM + 2 * size:
             raise self._failure("its disk has no room for a block")
