@@ -49,7 +49,7 @@ class CollectorState:
 
     `received` is of all workers together. `stored` counts rows by table, and `stored_earlier` those that had waited in
     the spool when it began. Of the spool, `waiting_blocks` of `waiting_bytes` wait to be stored, and `failure` is why
-    they cannot be.
+    they cannot be, or why others are dropped.
     """
 
     received: WorkerState
@@ -102,7 +102,7 @@ class Collector:
             storing.stored_earlier.copy(),
             len(self._spool.waiting()),
             self._spool.waiting_bytes(),
-            storing.failure,
+            storing.failure or received.failure,
         )
 
     def is_receiving(self) -> bool:
@@ -254,4 +254,5 @@ def _together(states: Sequence[WorkerState]) -> WorkerState:
         evicted=sum(state.evicted for state in states),
         evicted_unrecognized=sum(state.evicted_unrecognized for state in states),
         forgotten=sum((state.forgotten for state in states), Counter()),
+        failure=next((state.failure for state in states if state.failure), None),
     )

@@ -126,6 +126,14 @@ class Pipeline:
         return self.spooled[f"flows_raw{DROPPED}"]
 
     @property
+    def failure(self) -> SourceFailed | None:
+        """Why the last block was dropped; None if it was written."""
+        failure = self._spool.failure
+        # Without the name of the file, which is another one each time.
+        why = failure.strerror if failure and failure.strerror else failure
+        return SourceFailed(f"flows are dropped: {why}", "see to the disk of the spool") if failure else None
+
+    @property
     def due_s(self) -> float:
         """In how many seconds the next block is to be written."""
         if self._rows >= BLOCK_ROWS:
@@ -177,11 +185,8 @@ class Pipeline:
         if blocks or new:
             then = self._prepare_numbers(is_last=is_last)
             is_written = self._spool.put(blocks, new, then) is not None
-            if not is_written:
-                failure = self._spool.failure
-                # Without the name of the file, which is another one each time.
-                why = failure.strerror if failure and failure.strerror else failure
-                self._report(SourceFailed(f"flows are dropped: {why}", "see to the disk of the spool"))
+            if failure := self.failure:
+                self._report(failure)
             for name, block in blocks.items():
                 self.spooled[name if is_written else f"{name}{DROPPED}"] += block.rows
         self._last_ledger = ledger

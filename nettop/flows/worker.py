@@ -68,7 +68,8 @@ class WorkerState:
 
     `ledger` is as LEDGER declares, `spooled` counts rows by table. `queued` datagrams wait on the disk to be decoded;
     `pending` flows and `waiting` sets are in memory. `exporters` are EXPORTER (e,), `evicted` those that have made
-    room. `forgotten` are what bounds have dropped of what exporters declare, by name.
+    room. `forgotten` are what bounds have dropped of what exporters declare, by name. `failure` is why its last block
+    was dropped, if it was.
     """
 
     ledger: Counter[str]
@@ -81,6 +82,7 @@ class WorkerState:
     evicted: int
     evicted_unrecognized: int
     forgotten: Counter[str]
+    failure: NettopError | None
 
 
 Message = WorkerState | NettopError
@@ -164,6 +166,7 @@ def state_of(pipeline: Pipeline, sockets: Sequence[SocketCounts]) -> WorkerState
         evicted=exporters.evicted,
         evicted_unrecognized=exporters.evicted_unrecognized,
         forgotten=decoder.messages.known.dropped,
+        failure=pipeline.failure,
     )
 
 

@@ -244,6 +244,7 @@ def collector_state(**changed: Any) -> CollectorState:
         evicted=0,
         evicted_unrecognized=0,
         forgotten=Counter(),
+        failure=None,
     )
     given = {
         "stored": Counter(flows_raw=5),

@@ -263,6 +263,12 @@ def test_a_spool_that_cannot_be_written_is_reported_in_the_same_words(tmp_path: 
         run.add(*sent(NETFLOW_5))
         run.write()
     assert [failure.what for failure in run.reported] == ["flows are dropped: Not a directory"] * 2
+    assert run.pipeline.failure is not None
+    assert run.pipeline.failure.what == run.reported[-1].what
+    (tmp_path / "spool").unlink()
+    run.add(*sent(NETFLOW_5))
+    run.write()
+    assert run.pipeline.failure is None
 
 
 # --- lost exports across a restart ----------------------------------------------------------------------------
