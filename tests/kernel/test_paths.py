@@ -73,7 +73,8 @@ LEVELS = ("owned/there", "link", "folder/there", "up/owned/there")
 """A target of root's, and links to it: the file itself, its directory, and the directory that this is in."""
 
 NO_FILES = {
-    "--", "-- COMMAND [ARGUMENTS]", "A,B,C", "[-]COLUMN", "[ADDRESS:]PORT", "[sql QUERY]", "GROUP", "HOOK=NAME",
+    "--", "-- COMMAND [ARGUMENTS]", "A,B,C", "[-]COLUMN", "[ADDRESS:]PORT", "[EXPORTER[/INTERFACE]=]N", "[sql QUERY]",
+    "GROUP", "HOOK=NAME",
     "HOST:PORT[,…]/TOPIC", "HZ", "LENS[.TABLE]", "N", "NAME", "NAME=N", "NAME=PORT[/PROTO]", "PART", "PERCENT", "PID",
     "PORT", "PREFIX", "SECONDS", "SIZE", "TABLE=TIME", "TEXT", "TIME", "bytes|packets|flows",
     "folded|speedscope|svg", "native|tcx|generic|off", "on|off",
