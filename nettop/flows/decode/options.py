@@ -344,7 +344,7 @@ def _rates(records: Records) -> tuple[Array, Mask]:
 def _of_probability(records: Records) -> tuple[Array, Mask]:
     """The rate of packets that are sampled with a probability, and which records give one."""
     bits, has = records.number(_PROBABILITY)
-    probability = np.zeros(len(records))
+    probability: Array = np.zeros(len(records))
     if _PROBABILITY in records.fields:
         # Of a length that may be reduced (RFC 7011, section 6.2).
         lengths = records.fields[_PROBABILITY].lengths

@@ -58,7 +58,7 @@ def decoded_flows(records: Records, count_once: CountOnce) -> list[tuple[Index, 
     _read_packets(records, flows)
     _read_icmp(flows, said)
     backward = _other_direction(records, flows, count_once)
-    parts = [(np.arange(len(records)), flows)]
+    parts: list[tuple[Index, Flows]] = [(np.arange(len(records)), flows)]
     if backward:
         counters = [backward[name] for name in COUNTERS if name in backward]
         at = np.flatnonzero(

@@ -22,4 +22,5 @@ def uptime_at_ms(uptime_ms: Array, zero_ms: Array, export_ms: Array) -> Array:
 
     `zero_ms` is any time at which the uptime was 0: when the exporter began, or its export time less its uptime then.
     """
-    return export_ms + (zero_ms + uptime_ms - export_ms + _HALF & _UPTIME_MAX) - _HALF
+    time_ms: Array = export_ms + (zero_ms + uptime_ms - export_ms + _HALF & _UPTIME_MAX) - _HALF
+    return time_ms
