@@ -99,6 +99,16 @@ def file_beside(place: Path) -> Path:
     return place.with_name(f".nettop.{os.urandom(8).hex()}")
 
 
+@contextmanager
+def path_in_memory(descriptor: int, content: bytes) -> Iterator[str]:
+    """Write a file in memory, and give the path by which it is opened; the descriptor is closed at the end."""
+    try:
+        write_all(descriptor, content)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
 def memory_file(name: str) -> int:
     """Return the descriptor of a file in memory. Raises NettopError where the kernel refuses it."""
     try:

@@ -9,15 +9,14 @@ and is not believed after a crash of the host.
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from nettop.errors import SourceFailed
 from nettop.flows.decode.domains import keys_of
+from nettop.flows.decode.kept import saving, written
 from nettop.flows.decode.numbering import WAYS
 from nettop.flows.exporters import EXPORTERS_MAX, KEPT
 from nettop.snapshots.arrays import Mask, take
@@ -63,20 +62,9 @@ class KeptNumbers:
         content = kept.tobytes()
         boot = "" if is_last else self._boot
         header = {"format": FORMAT, "version": VERSION, "crc32": zlib.crc32(content), "boot": boot}
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-        try:
-            with os.fdopen(os.open(self._beside, flags, 0o600), "wb") as file:
-                file.write(json.dumps(header).encode() + b"\n" + content)
-                file.flush()
-                if is_last:
-                    os.fsync(file.fileno())
-        except OSError as error:
-            with suppress(OSError):
-                self._beside.unlink()
-            raise SourceFailed(
-                f"cannot save sequence numbers in {self._path}: {(error.strerror or str(error)).lower()}",
-                "make room there, or give nettop a directory that it may write to",
-            ) from error
+        lines = json.dumps(header).encode() + b"\n" + content
+        with saving("sequence numbers", self._path), written(self._beside, lines, is_synced=is_last):
+            pass
 
     def replace(self) -> None:
         """Replace the file by what was prepared, if that was written."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from nettop.snapshots.arrays import Index
 from nettop.snapshots.snapshot import Array
 
 _WHOLE = (1, 2, 4, 8)
+_RANGE = 1 << 32
+_Number = TypeVar("_Number", int, Array)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +64,11 @@ def consecutive(starts: Index, counts: Index, length: int) -> tuple[Index, Index
     which = np.repeat(np.arange(len(starts)), counts)
     firsts = np.cumsum(counts) - counts
     return which, starts[which] + length * (np.arange(len(which)) - firsts[which])
+
+
+def nearest(differences: _Number) -> _Number:
+    """Return the least differences, in either direction, that those of numbers which wrap at 32 bits may mean."""
+    return (differences + _RANGE // 2) % _RANGE - _RANGE // 2
 
 
 def numbers(buffer: Array, places: Index, width: int) -> Array:

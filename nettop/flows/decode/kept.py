@@ -11,7 +11,8 @@ import json
 import os
 import reprlib
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,8 @@ def save(path: Path, decoder: Decoder) -> bool:
     messages = decoder.messages
     if not messages.known.changes:
         return False
-    try:
+    with saving("templates of flows", path):
         _replace(path, _content(decoder))
-    except OSError as error:
-        raise SourceFailed(
-            f"cannot save templates of flows in {path}: {(error.strerror or str(error)).lower()}",
-            "make room there, or give nettop a directory that it may write to",
-        ) from error
     messages.known.changes = 0
     return True
 
@@ -89,20 +85,39 @@ def load(path: Path, decoder: Decoder) -> str | None:
 # --- files ----------------------------------------------------------------------------------------------------
 
 
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(f"{path.name}.new")
+@contextmanager
+def saving(what: str, path: Path) -> Iterator[None]:
+    """Turn a failure to save something into SourceFailed."""
     try:
-        with os.fdopen(
-            os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb"
-        ) as file:
+        yield
+    except OSError as error:
+        raise SourceFailed(
+            f"cannot save {what} in {path}: {(error.strerror or str(error)).lower()}",
+            "make room there, or give nettop a directory that it may write to",
+        ) from error
+
+
+@contextmanager
+def written(path: Path, content: bytes, *, is_synced: bool) -> Iterator[None]:
+    """Write a file for its owner alone, and remove it if that or what follows fails. Raises OSError."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+            if is_synced:
+                os.fsync(descriptor)
+        yield
     except OSError:
         with suppress(OSError):
-            beside.unlink()
+            path.unlink()
         raise
+
+
+def _replace(path: Path, content: bytes) -> None:
+    beside = path.with_name(f"{path.name}.new")
+    with written(beside, content, is_synced=True):
+        beside.replace(path)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)

@@ -19,8 +19,7 @@ from nettop.flows.decode.templates import IPFIX, NETFLOW_9
 from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.snapshot import Array
 
-RANGE = 1 << 32
-MASK = RANGE - 1
+MASK = (1 << 32) - 1
 """Numbers are of 32 bits."""
 SCORE_MAX = 8
 """How far one way may be ahead of another: after so many datagrams it is seen that a sender numbers in another way."""

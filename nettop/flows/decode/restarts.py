@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nettop.flows.decode.datagrams import nearest
 from nettop.flows.decode.domains import Declared, Domain
 from nettop.flows.decode.framing import Batch, Sets
 from nettop.flows.decode.templates import Template
@@ -35,14 +36,8 @@ def _progress(
     boot_ms: Array, sequences: Array, earlier_boot_ms: Array | int, earlier_sequences: Array | int
 ) -> Array:
     """By how much sequence numbers are ahead of earlier ones; OTHER_START if the exporter has started in between."""
-    has_started = np.abs(_signed(boot_ms - earlier_boot_ms)) > _SAME_START_MS
-    return np.where(has_started, OTHER_START, _signed(sequences.astype(np.int64) - earlier_sequences))
-
-
-def _signed(differences: Array) -> Array:
-    """Differences of numbers that begin anew after 32 bits."""
-    signed: Array = (differences + (1 << 31)) % (1 << 32) - (1 << 31)
-    return signed
+    has_started = np.abs(nearest(boot_ms - earlier_boot_ms)) > _SAME_START_MS
+    return np.where(has_started, OTHER_START, nearest(sequences.astype(np.int64) - earlier_sequences))
 
 
 def unsteady(batch: Batch, known: Sequence[Domain]) -> Mask:

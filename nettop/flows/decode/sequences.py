@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nettop.flows.decode.datagrams import nearest
 from nettop.flows.decode.domains import DomainKey
-from nettop.flows.decode.numbering import MASK, RANGE, SCORE_MAX, WAYS, Counting, Numbering, Series, units_of
+from nettop.flows.decode.numbering import MASK, SCORE_MAX, WAYS, Counting, Numbering, Series, units_of
 from nettop.snapshots.arrays import Index, Mask, as_list, take
 from nettop.snapshots.snapshot import Array
 
@@ -171,7 +172,7 @@ class _Jumps:
 
     def before(self, first: int, late_max: int) -> _Jump | None:
         """Return the jump from about this number to elsewhere, if there was one."""
-        return next((jump for jump in self.left if 0 <= _signed(first - jump.due) <= late_max), None)
+        return next((jump for jump in self.left if 0 <= nearest(first - jump.due) <= late_max), None)
 
 
 class Sequences:
@@ -295,7 +296,7 @@ class Sequences:
         """Follow one stretch."""
         if self._is_unknown[slot]:
             return self._watch(slot, stretch)
-        ahead = _signed(stretch.first - int(self._next[slot]))
+        ahead = nearest(stretch.first - int(self._next[slot]))
         if ahead == 0:
             self._expect(slot, int(self._next[slot]) + stretch.length, stretch)
             self._hit(slot, stretch.datagrams)
@@ -380,7 +381,7 @@ class Sequences:
             return self._give_up(slot, stretch)
         between = [gap for gap in jumps.gaps if jump.due <= gap.begin < jump.to]
         followed = _withdraw(jumps, between)
-        first = jump.due + _signed(stretch.first - jump.due)
+        first = jump.due + nearest(stretch.first - jump.due)
         jumps.left = [*(each for each in jumps.left if each is not jump), _Jump(int(self._next[slot]), first)]
         self._next[slot] = jump.due
         if first == jump.due:
@@ -417,11 +418,6 @@ class Sequences:
         self._is_unknown[slot], self._misses[slot] = False, 0
         self._units[slot], self._since_ns[slot] = 0, self._seen_ns[slot]
         return followed
-
-
-def _signed(distance: int) -> int:
-    """The distance of two numbers of 32 bits, that goes either way."""
-    return (distance + RANGE // 2) % RANGE - RANGE // 2
 
 
 def _withdraw(jumps: _Jumps, gaps: list[_Gap]) -> list[_Followed]:

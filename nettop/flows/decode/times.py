@@ -6,10 +6,8 @@ from __future__ import annotations
 import numpy as np
 
 from nettop.flows.columns import TIME_MIN_MS
+from nettop.flows.decode.datagrams import nearest
 from nettop.snapshots.snapshot import Array
-
-_UPTIME_MAX, _HALF = (1 << 32) - 1, 1 << 31
-"""After 49.7 days an uptime of 32 bits begins anew."""
 
 
 def exported_ms(clock_ms: Array, received_ms: Array) -> Array:
@@ -18,9 +16,9 @@ def exported_ms(clock_ms: Array, received_ms: Array) -> Array:
 
 
 def uptime_at_ms(uptime_ms: Array, zero_ms: Array, export_ms: Array) -> Array:
-    """Return the time that uptimes of 32 bits mean: the one nearest to the export.
+    """Return the time that uptimes mean, which wrap after 49.7 days: the one nearest to the export.
 
     `zero_ms` is any time at which the uptime was 0: when the exporter began, or its export time less its uptime then.
     """
-    time_ms: Array = export_ms + (zero_ms + uptime_ms - export_ms + _HALF & _UPTIME_MAX) - _HALF
+    time_ms: Array = export_ms + nearest(zero_ms + uptime_ms - export_ms)
     return time_ms

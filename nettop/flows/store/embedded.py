@@ -48,6 +48,7 @@ from nettop.flows.store.schema import (
     existing_tables,
     statements,
 )
+from nettop.writing import path_in_memory
 
 _LOCK, _CONFIGURATION = "lock", "config.xml"
 _ENGINE = """<clickhouse>
@@ -142,7 +143,7 @@ class EmbeddedStore:
 
     def _insert(self, table: str, block: bytes, token: str) -> None:
         settings = ", ".join(f"{name} = {value}" for name, value in _SETTINGS.items())
-        with self._failures(), _as_file(block) as path:
+        with self._failures(), path_in_memory(os.memfd_create("block"), block) as path:
             self._session.query(
                 f"INSERT INTO {DATABASE}.{table} FROM INFILE '{path}' COMPRESSION 'none' "
                 f"SETTINGS insert_deduplication_token = '{token}', {settings} FORMAT Native"
@@ -278,19 +279,6 @@ class EmbeddedStore:
         return SourceFailed(
             f"the store in {self._directory} failed: {what}", "see whether its disk is full or read-only"
         )
-
-
-@contextmanager
-def _as_file(block: bytes) -> Iterator[str]:
-    """The path of a file in memory that has this content."""
-    descriptor = os.memfd_create("block", os.MFD_CLOEXEC)
-    try:
-        rest = memoryview(block)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
 
 
 def _usable(directory: Path) -> Path:

@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import ssl
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from nettop.errors import NettopError, PermissionMissing, UsageError
 from nettop.reading import read_file, read_with_mode
 from nettop.settings import ServeSettings
-from nettop.writing import memory_file, why_not, write_all
+from nettop.writing import memory_file, path_in_memory, why_not
 
 LEAST_TOKEN = 16
 """Characters. As many hexadecimal digits are 64 bits, which nobody tries out over a network."""
@@ -70,8 +68,8 @@ def _tls_context(cert: str, key: str) -> ssl.SSLContext:
     with ExitStack() as copies:
         # OpenSSL opens files by name, waits for a FIFO, and does not say which of the files it cannot read.
         certs, keys = (
-            copies.enter_context(_copy(_read_pem(name, path)))
-            for name, path in (("certificate", cert), ("key", key))
+            copies.enter_context(path_in_memory(memory_file("nettop-tls"), content))
+            for content in (_read_pem("certificate", cert), _read_pem("key", key))
         )
         return _loaded_context(cert, key, certs, keys)
 
@@ -81,17 +79,6 @@ def _read_pem(name: str, path: str) -> bytes:
         return read_file(path, _MOST_PEM_BYTES)
     except OSError as error:
         raise _unreadable(name, path, error) from error
-
-
-@contextmanager
-def _copy(content: bytes) -> Iterator[str]:
-    """Give the path of a file in memory."""
-    descriptor = memory_file("nettop-tls")
-    try:
-        write_all(descriptor, content)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
 
 
 def _loaded_context(cert: str, key: str, certs: str, keys: str) -> ssl.SSLContext:
