@@ -160,12 +160,13 @@ class ServeSettings:
     `listen` are addresses: HOST:PORT or unix:PATH. Requests need the `token`, if there is one, which is read from
     `token_file`; `cert` and `key` are the paths of a certificate chain and its key, for TLS. `lenses` are ids;
     `filters` must all hold for rows of the tables that have their fields. `top` is how many series each bounded set
-    has, by its name, where it is not the declared number. `mechanisms`, `max_overhead` and `options` are as in
-    Settings.
+    has, by its name, where it is not the declared number. With `access_log` each answer is a line on standard error.
+    `mechanisms`, `max_overhead` and `options` are as in Settings.
     """
 
     listen: tuple[str, ...] = (DEFAULT_LISTEN,)
     insecure_listen: bool = False
+    access_log: bool = False
     token_file: str | None = None
     cert: str | None = None
     key: str | None = None

@@ -20,7 +20,7 @@ _AS_ROOT = "run it as root itself: sudo env -u SUDO_UID nettop …"
 _SHELL = "/bin/sh"
 _NO_ID, _DIGITS, _SHOWN = 0xFFFFFFFF, 10, 20
 SERVICE_USERS = ("nettop", "nobody")
-"""Who root becomes to collect flows where nobody else owns their directory: the first that exists."""
+"""Who root becomes to serve, and to collect flows where nobody else owns their directory: the first that exists."""
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 

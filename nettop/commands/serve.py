@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from nettop.commands.invoker import invoking_user, opening_as, owner_of_files
+from nettop.commands.invoker import SERVICE_USERS, invoking_user, named_user, opening_as, owner_of_files
 from nettop.commands.options import (
     checked_word,
     complete_list,
@@ -95,6 +96,8 @@ class ServeOptions:
     cert: Annotated[str | None, option("--cert", metavar="FILE", panel=_WHERE,
                                        help="Certificate chain, for HTTPS")] = None
     key: Annotated[str | None, option("--key", metavar="FILE", panel=_WHERE, help="Key of the certificate")] = None
+    access_log: Annotated[bool, option("--access-log", panel=_WHERE,
+                                       help="Write a line to standard error for each answer")] = False
     lenses: Annotated[str | None, option("--lenses", metavar="A,B,C", panel=_WHAT, autocompletion=_complete_lenses,
                                          help="Lenses to serve, and those that they use (all)")] = None
     filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", panel=_WHAT,
@@ -123,6 +126,7 @@ def serve_settings(options: ServeOptions) -> ServeSettings:
         token_file=options.token_file,
         cert=options.cert,
         key=options.key,
+        access_log=options.access_log,
         lenses=chosen,
         interval_s=interval_s,
         filters=tuple(options.filter or ()),
@@ -178,7 +182,8 @@ def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None
     with undisturbed():
         from nettop.serve.command import opened_server
 
-    named_by = user = invoking_user()
+    named_by = invoking_user()
+    user = named_user(SERVICE_USERS) if named_by is None and not os.geteuid() else named_by
     unix = next((word.removeprefix(_UNIX) for word in settings.listen if word.startswith(_UNIX)), None)
     if any((unix, settings.token_file, settings.cert, settings.key)):
         refuse_root_for_caller()

@@ -14,11 +14,11 @@ from nettop.serve.api.openapi import description
 from nettop.serve.api.stream import stream_routes
 from nettop.serve.api.tables import table_routes
 from nettop.serve.api.traffic import traffic_paths, traffic_routes
+from nettop.serve.http.application import application
 from nettop.serve.http.limits import ServerCounts
 from nettop.serve.metrics.exposition import metrics_paths, metrics_routes
 from nettop.serve.metrics.totals import Totals
 from nettop.serve.pages import page_routes
-from nettop.serve.problems import HANDLERS
 from nettop.serve.served import Publications, Served
 
 
@@ -38,7 +38,4 @@ def make_app(served: Served, totals: Totals, counts: ServerCounts, publications:
         *stream_routes(served, publications),  # before the tables, whose path has room for its name
         *table_routes(served),
     ]
-    app = Starlette(routes=routes, exception_handlers=HANDLERS)
-    # A path with one slash too many is a problem like any other.
-    app.router.redirect_slashes = False
-    return app
+    return application(routes)

@@ -37,12 +37,12 @@ from nettop.serve.flows.ingest import ingest_routes
 from nettop.serve.flows.queries import query_routes
 from nettop.serve.flows.state import state_routes
 from nettop.serve.http.addresses import checked_listen
+from nettop.serve.http.application import application
 from nettop.serve.http.credentials import read_credentials
 from nettop.serve.http.guard import Guard, own_names
 from nettop.serve.http.limits import Limits
 from nettop.serve.http.listeners import OpeningAs, opened_sockets, url_of
 from nettop.serve.http.server import Server, serve
-from nettop.serve.problems import HANDLERS
 from nettop.settings import CollectSettings
 from nettop.wake_event import WakeEvent
 
@@ -114,7 +114,7 @@ def opened_collector(
                     url_of(listener, is_tls=credentials.tls is not None) for listener in listeners
                 )
                 server.status = f"receiving at UDP {places}; queries at {urls}"
-                server.on_accepting = partial(report, server.status)
+                server.on_ready = partial(report, server.status)
                 _wait_for_workers(collector, requests)
                 if not requests.ending:
                     serve(server)
@@ -178,9 +178,7 @@ def _store(settings: CollectSettings, retention: Retention) -> Store:
 
 def _app(store: Store, collector: Collector) -> Starlette:
     routes = [*query_routes(store), *state_routes(collector.state), *ingest_routes(collector.produced)]
-    app = Starlette(routes=routes, exception_handlers=HANDLERS)
-    app.router.redirect_slashes = False
-    return app
+    return application(routes)
 
 
 def _wait_for_workers(collector: Collector, requests: Requests) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TextIO
 
@@ -29,7 +29,6 @@ from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.source import WHOLE
-from nettop.wake_event import WakeEvent
 
 Run = Callable[[Session], ExitCode]
 """Serves what a session reads, until somebody requests the end."""
@@ -60,20 +59,20 @@ def opened_server(
             with Totals(
                 served, settings.top, {"mechanisms": settings.mechanisms, WHOLE: True, **settings.options}
             ) as totals:
-                _wait_for_readings(served, requests)
-                _report_failures(served, report)
                 counts = ServerCounts()
 
                 def make_guarded_app() -> ASGIApp:
                     publications = Publications(session)
-                    server.on_ending = publications.end
+                    server.on_ending, server.on_new_token = publications.end, publications.end_streams
+                    server.until_ready = partial(_until_ready, served, publications, report)
                     app = make_app(served, totals, counts, publications)
                     return Guard(app, credentials, names)
 
                 server = Server(make_guarded_app, listeners, requests, report, credentials, counts=counts)
+                server.log = report if settings.access_log else None
                 urls = (url_of(listener, is_tls=credentials.tls is not None) for listener in listeners)
                 server.status = f"serving at {', '.join(urls)}"
-                server.on_accepting = partial(report, server.status)
+                server.on_ready = partial(report, server.status)
                 if not requests.ending:
                     serve(server)
             return ExitCode.DONE
@@ -94,15 +93,11 @@ def _served(settings: ServeSettings, session: Session) -> Served:
     return Served(session, (*chosen, SELF), settings.filters)
 
 
-def _wait_for_readings(served: Served, requests: Requests) -> None:
-    """Wait until every lens was read, or has failed, or the end is requested."""
-    with WakeEvent() as event, ExitStack() as ends:
-        ends.callback(served.session.bus.subscribe(event.set))
-        requests.wake = event.set
-        while not requests.ending and any(
-            served.frame(lens.id) is None and served.failure(lens.id) is None for lens in served.lenses
-        ):
-            event.wait()
+async def _until_ready(served: Served, publications: Publications, report: Callable[[str], None]) -> None:
+    """Wait until every lens was read, or has failed, and report those. Raises as `_report_failures`."""
+    while not served.is_ready:
+        await publications.wait()
+    _report_failures(served, report)
 
 
 def _why_nothing(served: Served, lens: Lens) -> NettopError | None:

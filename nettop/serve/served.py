@@ -27,6 +27,13 @@ class Served:
     filters: tuple[str, ...] = ()
     _wanted: set[tuple[str, str, bool]] = field(default_factory=set, init=False)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether every lens was read, or has failed."""
+        return all(
+            self.frame(lens.id) is not None or self.failure(lens.id) is not None for lens in self.lenses
+        )
+
     def lens(self, name: str) -> Lens | None:
         """The lens, if it is served."""
         return next((lens for lens in self.lenses if lens.id == name), None)
@@ -73,7 +80,7 @@ class Publications:
         self._loop = asyncio.get_running_loop()
         self._published = asyncio.Event()
         self.ending = asyncio.Event()
-        """Set when the server ends: streams then end too."""
+        """Set when the streams that have begun are to end."""
         self.close: Callable[[], None] = session.bus.subscribe(self._publish)
 
     async def wait(self) -> None:
@@ -81,9 +88,14 @@ class Publications:
         await self._published.wait()
 
     def end(self) -> None:
-        """Have everything end that waits."""
+        """Have everything end that waits, now and later."""
         self.ending.set()
         self._wake()
+
+    def end_streams(self) -> None:
+        """Have the streams end that have begun."""
+        ending, self.ending = self.ending, asyncio.Event()
+        ending.set()
 
     def _publish(self) -> None:
         with suppress(RuntimeError):  # the loop has closed, while the session was about to publish

@@ -7,6 +7,7 @@ import asyncio
 import errno
 import http.client
 import os
+import re
 import select
 import signal
 import socket
@@ -23,7 +24,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 
 from nettop.errors import NettopError, PermissionMissing, UsageError
 from nettop.interrupts import Requests
@@ -68,6 +69,9 @@ class Application:
                 await send(start)
                 await send({"type": "http.response.body", "body": b"half", "more_body": True})
                 raise ZeroDivisionError("half of it")
+            case "/pieces":
+                await StreamingResponse(f"piece {at};" for at in range(1000))(scope, receive, send)
+                return
             case "/method":
                 answer = scope["method"]
             case "/body":
@@ -220,7 +224,7 @@ def running(
             reports.append,
             credentials,
             limits,
-            on_accepting=accept,
+            on_ready=accept,
         )
 
         def work() -> None:
@@ -429,6 +433,29 @@ def test_what_asks_for_another_protocol_is_answered_by_this_one() -> None:
         assert run.reports == []
 
 
+def test_http_1_0() -> None:
+    """It knows no chunks: an answer whose length nobody knows before ends with the connection."""
+    with running() as run:
+        for path, body in (("/pieces", "".join(f"piece {at};" for at in range(1000))), ("/a", "hello /a")):
+            with run.connect() as client:
+                client.sendall(f"GET {path} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".encode())
+                head, _, rest = client.makefile("rb").read().partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ")
+            assert b"transfer-encoding" not in head
+            assert rest.decode() == body
+        assert run.reports == []
+
+
+def test_the_access_log() -> None:
+    """A line for each answer: who asked, for what, and how long it took."""
+    lines: list[str] = []
+    with running() as run:
+        run.server.log = lines.append
+        run.ask(b"GET /a?b=c HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    (line,) = lines
+    assert re.fullmatch(r'127\.0\.0\.1 "GET /a\?b=c" 200 \d+\.\d ms', line)
+
+
 def test_pipelined_requests() -> None:
     """They are answered in order, up to a number; then the connection ends, without an answer between others."""
     with running(Limits(pipelined=4, request_s=2.0), is_timeless=True) as run, ExitStack() as clients:
@@ -611,7 +638,7 @@ with interrupts.ended_by_signals():
             requests,
             lambda text: say("report: " + text),
             credentials,
-            on_accepting=lambda: say("accepting"),
+            on_ready=lambda: say("accepting"),
             on_ending=end,
         )
         try:
@@ -809,7 +836,7 @@ def test_the_certificate_is_read_again(
     def install(cert: str | None, key: str | None) -> None:
         for given, name in ((cert, "cert"), (key, "key")):
             assert given is not None
-            (tmp_path / name).write_bytes(Path(given).read_bytes())
+            write_secret(tmp_path / name, Path(given).read_bytes())
 
     def reload() -> None:
         run.server.requests.reopen()
@@ -833,6 +860,7 @@ def test_the_certificate_is_read_again(
         install(second.cert, second.key)
         reload()
         until(lambda: shown() != old)
+        assert run.reports[1:] == ["the certificate was read again"]
         run.tls = trusting(second)
         assert run.ask().status == 200
 
@@ -840,11 +868,13 @@ def test_the_certificate_is_read_again(
 def test_bad_certificates(tmp_path: Path, certificates: tuple[ServeSettings, ServeSettings]) -> None:
     """The error names the file and the cause."""
     first, second = certificates
-    nonsense = tmp_path / "nonsense"
-    nonsense.write_text("nonsense")
+    nonsense, public = tmp_path / "nonsense", tmp_path / "public.key"
+    write_secret(nonsense, b"nonsense")
+    assert first.key is not None
+    public.write_bytes(Path(first.key).read_bytes())
+    public.chmod(0o644)
     missing = str(tmp_path / "missing")
     locked = tmp_path / "locked.key"
-    assert first.key is not None
     words = ["openssl", "pkey", "-in", first.key, "-aes128", "-passout", "pass:secret", "-out", str(locked)]
     subprocess.run(words, check=True, capture_output=True)
     cases = [
@@ -855,6 +885,7 @@ def test_bad_certificates(tmp_path: Path, certificates: tuple[ServeSettings, Ser
         (missing, first.key, f"cannot read the certificate {missing}: no such file"),
         (first.cert, missing, f"cannot read the key {missing}: no such file"),
         (first.cert, str(tmp_path), f"cannot read the key {tmp_path}: is a directory"),
+        (first.cert, str(public), f"other users may read or change the key {public}"),
     ]
     for cert, key, message in cases:
         with pytest.raises(UsageError) as raised:
@@ -979,15 +1010,27 @@ def test_tls_takes_both(half: dict[str, str]) -> None:
 
 
 def test_listening_sockets() -> None:
-    """IPv4 and IPv6 may have the same port, names as many sockets as addresses; all are closed at the end."""
+    """They say where they are reached, no other program gets them, and they are closed at the end."""
     with opened_sockets(endpoints_of("0.0.0.0:0")) as (first,):
         port = first.getsockname()[1]
-        with opened_sockets(endpoints_of(f"[::]:{port}")) as (second,):
-            assert url_of(second, is_tls=True) == f"https://[::]:{port}/"
-        assert second.fileno() == -1
         assert url_of(first, is_tls=False) == f"http://0.0.0.0:{port}/"
         assert first.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         assert not first.get_inheritable()
+    assert first.fileno() == -1
+
+
+def test_all_addresses() -> None:
+    """[::] takes IPv4 too, whatever the host's default is; beside 0.0.0.0 it takes IPv6 alone."""
+    with opened_sockets(endpoints_of("[::]:0")) as (both,):
+        port = both.getsockname()[1]
+        assert url_of(both, is_tls=True) == f"https://[::]:{port}/"
+        for address in ("127.0.0.1", "::1"):
+            with socket.create_connection((address, port)):
+                both.accept()[0].close()
+    with opened_sockets((*endpoints_of(f"0.0.0.0:{port}"), *endpoints_of(f"[::]:{port}"))) as sockets:
+        for listener, address in zip(sockets, ("127.0.0.1", "::1"), strict=True):
+            with socket.create_connection((address, port)):
+                listener.accept()[0].close()
 
 
 def test_absent_addresses_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:

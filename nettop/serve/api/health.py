@@ -63,7 +63,7 @@ def health_paths() -> dict[str, Any]:
 
 
 def _state(served: Served, lens: Lens) -> dict[str, Any]:
-    """Whether a lens is read, how long ago it was, and by which mechanisms."""
+    """Return whether a lens is read, how long ago it was, by which mechanisms, and what is missing from its numbers."""
     frame, failure = served.frame(lens.id), served.failure(lens.id)
     age_s = None
     reason = None
@@ -80,4 +80,5 @@ def _state(served: Served, lens: Lens) -> dict[str, Any]:
         "reason": reason,
         "age_s": age_s,
         "hooks": {} if frame is None else frame.now.via,
+        "lost": {} if frame is None else {what: n for what, n in frame.now.notable_losses.items() if n},
     }

@@ -47,6 +47,7 @@ class Connection(HttpToolsProtocol, Accepted):
         state: ServerState,
         limits: Limits,
         counts: ServerCounts,
+        log: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__(config, state, {}, asyncio.get_running_loop())
         self.app = self._answer
@@ -54,6 +55,8 @@ class Connection(HttpToolsProtocol, Accepted):
         self._acceptor = acceptor
         self._limits = limits
         self._counts = counts
+        self._log = log
+        """Takes a line for each answer."""
         self._deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._size = 0
@@ -177,6 +180,8 @@ class Connection(HttpToolsProtocol, Accepted):
         self.cycle.body, self._body = self._body, bytearray()
         if self._acceptor.crowded:
             self.cycle.keep_alive = False
+        # The answer to HTTP/1.0 ends with the connection.
+        self._ending = self._ending or self.scope["http_version"] == "1.0"
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -213,23 +218,32 @@ class Connection(HttpToolsProtocol, Accepted):
         return cycle is not None and not cycle.response_complete
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_started = False
+        status, has_length = 0, False
+        began = self.loop.time()
 
         async def count(message: Message) -> None:
-            nonlocal is_started
+            nonlocal status, has_length
             if message["type"] == "http.response.start":
-                is_started = True
-                self._counts.count_answer(message["status"])
+                status = message["status"]
+                has_length = any(name == b"content-length" for name, _ in message["headers"])
+                self._counts.count_answer(status)
+            if scope["http_version"] == "1.0" and not has_length:
+                # It has no chunks. uvicorn checks lengths instead: each piece is as long as it is.
+                self.cycle.chunked_encoding = False
+                self.cycle.expected_content_length = len(message.get("body", b""))
             await send(message)
 
         try:
             await self._application(scope, receive, count)
         except Exception:
-            if not is_started:
+            if not status:
                 # uvicorn says so.
-                self._counts.count_answer(500)
+                status = 500
+                self._counts.count_answer(status)
             raise
         finally:
+            if self._log is not None:
+                self._log(_line(scope, status, self.loop.time() - began))
             # When uvicorn has closed what the application left unfinished.
             self.loop.call_soon(self._limit_closing)
 
@@ -302,6 +316,14 @@ class Connection(HttpToolsProtocol, Accepted):
         self._write_deadline = (
             None if seconds is None else self.loop.call_later(seconds, self._time_out_writing)
         )
+
+
+def _line(scope: Scope, status: int, took_s: float) -> str:
+    """Return what an access log says of an answer; a client that left before it began has status 0."""
+    client = scope["client"][0] if scope["client"] else "-"
+    query = scope["query_string"].decode("latin-1")
+    path = scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
+    return f'{client} "{scope["method"]} {path}" {status} {took_s * 1e3:.1f} ms'
 
 
 def _too_large_head(limit: int) -> _Refused:

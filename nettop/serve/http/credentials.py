@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from nettop.errors import NettopError, PermissionMissing, UsageError
-from nettop.reading import read_file, read_with_mode
+from nettop.reading import read_with_mode
 from nettop.settings import ServeSettings
 from nettop.writing import memory_file, path_in_memory, why_not
 
@@ -30,12 +30,19 @@ class Credentials:
     tls: ssl.SSLContext | None = None
     is_final: bool = False
 
-    def reload(self) -> None:
-        """Read the files again: all, or none if one of them cannot be used. Raises as `read_credentials`."""
+    def reload(self) -> str:
+        """Read the files again: all, or none if one of them cannot be used. Return what was done, to report it.
+
+        Raises as `read_credentials`.
+        """
         if self.is_final and (self.token or self.tls):
             raise UsageError("files that who called sudo has named are not read again as another user")
         new = read_credentials(self.settings)
         self.token, self.tls = new.token, new.tls
+        read = [name for name, value in (("token", new.token), ("certificate", new.tls)) if value is not None]
+        if not read:
+            return "there is no token and no certificate to read again"
+        return f"the {' and the '.join(read)} {'were' if len(read) > 1 else 'was'} read again"
 
 
 def read_credentials(settings: ServeSettings) -> Credentials:
@@ -52,9 +59,8 @@ def _read_token(path: str) -> bytes:
         content, mode = read_with_mode(path, _MOST_TOKEN_BYTES)
     except OSError as error:
         raise _unreadable("token file", path, error) from error
+    _check_secret("token file", path, mode)
     token, quoted = content.strip(), shlex.quote(path)
-    if mode & _OTHERS:
-        raise UsageError(f"other users may read or change the token file {path}", f"chmod 600 {quoted}")
     remedy = f"(umask 077; openssl rand -hex 32 > {quoted})"
     if len(token) < LEAST_TOKEN:
         raise UsageError(f"the token in {path} has fewer than {LEAST_TOKEN} characters", remedy)
@@ -67,18 +73,29 @@ def _read_token(path: str) -> bytes:
 def _tls_context(cert: str, key: str) -> ssl.SSLContext:
     with ExitStack() as copies:
         # OpenSSL opens files by name, waits for a FIFO, and does not say which of the files it cannot read.
-        certs, keys = (
+        certs, _ = _read_pem("certificate", cert)
+        keys, mode = _read_pem("key", key)
+        _check_secret("key", key, mode)
+        paths = (
             copies.enter_context(path_in_memory(memory_file("nettop-tls"), content))
-            for content in (_read_pem("certificate", cert), _read_pem("key", key))
+            for content in (certs, keys)
         )
-        return _loaded_context(cert, key, certs, keys)
+        return _loaded_context(cert, key, *paths)
 
 
-def _read_pem(name: str, path: str) -> bytes:
+def _read_pem(name: str, path: str) -> tuple[bytes, int]:
     try:
-        return read_file(path, _MOST_PEM_BYTES)
+        return read_with_mode(path, _MOST_PEM_BYTES)
     except OSError as error:
         raise _unreadable(name, path, error) from error
+
+
+def _check_secret(name: str, path: str, mode: int) -> None:
+    """Raise UsageError if users beside the owner and the group may read or change a file."""
+    if mode & _OTHERS:
+        raise UsageError(
+            f"other users may read or change the {name} {path}", f"chmod 600 {shlex.quote(path)}"
+        )
 
 
 def _loaded_context(cert: str, key: str, certs: str, keys: str) -> ssl.SSLContext:

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from itertools import groupby
 
@@ -32,13 +32,15 @@ def opened_sockets(
     these are made and removed inside an `opening_files`.
 
     Of the addresses of one name those are left out that this host does not have, such as ::1 where there is no IPv6.
+    [::] takes IPv4 too, unless an IPv4 address is given with the same port.
 
     Raises NettopError for an address that is in use or absent, PermissionMissing for one that is forbidden.
     """
+    ipv4_ports = {endpoint.address[1] for endpoint in endpoints if endpoint.family == socket.AF_INET}
     with ExitStack() as opened:
         sockets = []
         for _, group in groupby(endpoints, key=lambda endpoint: endpoint.word):
-            sockets += _open_any(list(group), opened, opening_files)
+            sockets += _open_any(list(group), ipv4_ports, opened, opening_files)
         yield sockets
 
 
@@ -51,13 +53,15 @@ def url_of(listener: socket.socket, *, is_tls: bool) -> str:
     return f"http{'s' if is_tls else ''}://{host}:{address[1]}/"
 
 
-def _open_any(endpoints: list[Endpoint], opened: ExitStack, opening_files: OpeningAs) -> list[socket.socket]:
-    """The sockets of one word: at least one of its addresses exists."""
+def _open_any(
+    endpoints: list[Endpoint], ipv4_ports: Collection[object], opened: ExitStack, opening_files: OpeningAs
+) -> list[socket.socket]:
+    """Open the sockets of one word: at least one of its addresses exists."""
     sockets: list[socket.socket] = []
     absent: NettopError | None = None
     for endpoint in endpoints:
         try:
-            sockets.append(_open(endpoint, opened, opening_files))
+            sockets.append(_open(endpoint, ipv4_ports, opened, opening_files))
         except OSError as error:
             failure = _failure(endpoint, error)
             if error.errno not in _ABSENT:
@@ -68,7 +72,9 @@ def _open_any(endpoints: list[Endpoint], opened: ExitStack, opening_files: Openi
     return sockets
 
 
-def _open(endpoint: Endpoint, opened: ExitStack, opening_files: OpeningAs) -> socket.socket:
+def _open(
+    endpoint: Endpoint, ipv4_ports: Collection[object], opened: ExitStack, opening_files: OpeningAs
+) -> socket.socket:
     listener = opened.enter_context(socket.socket(endpoint.family, socket.SOCK_STREAM))
     if isinstance(endpoint.address, str):
         with opening_files():
@@ -81,8 +87,9 @@ def _open(endpoint: Endpoint, opened: ExitStack, opening_files: OpeningAs) -> so
     else:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if endpoint.family == socket.AF_INET6:
-            # [::] is IPv6 alone on every host; 0.0.0.0 may be given beside it.
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # The same on every host, whatever net.ipv6.bindv6only says.
+            is_ipv6_only = endpoint.address[1] in ipv4_ports
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, is_ipv6_only)
         # Connections inherit it. Otherwise the kernel holds megabytes for each client that does not read.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         listener.bind(endpoint.address)

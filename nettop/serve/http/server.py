@@ -7,7 +7,7 @@ import asyncio
 import logging
 import socket
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -35,12 +35,18 @@ def _nothing() -> None:
     pass
 
 
+async def _at_once() -> None:
+    pass
+
+
 @dataclass(eq=False)
 class Server:
-    """What is served, and to whom. `make_app` is called within the event loop; `report` says what a person should know.
+    """What is served, and to whom. `make_app` is called within the event loop; `report` says what a person should know,
+    and `log` takes a line for each answer.
 
-    `on_accepting` is called when requests are answered, `on_ending` when no more are: answers that have no end of
-    their own must end then. `status` is what the service manager says of it meanwhile.
+    Requests are answered at once; `on_ready` is called after `until_ready`, and the service manager is told then: it
+    says `status` of the server. `on_ending` is called when no more requests are answered: answers that have no end of
+    their own must end then, and when `on_new_token` is called.
     """
 
     make_app: Callable[[], ASGIApp]
@@ -50,8 +56,11 @@ class Server:
     credentials: Credentials = field(default_factory=Credentials)
     limits: Limits = field(default_factory=Limits)
     counts: ServerCounts = field(default_factory=ServerCounts)
-    on_accepting: Callable[[], None] = _nothing
+    until_ready: Callable[[], Awaitable[None]] = _at_once
+    on_ready: Callable[[], None] = _nothing
     on_ending: Callable[[], None] = _nothing
+    on_new_token: Callable[[], None] = _nothing
+    log: Callable[[str], None] | None = None
     status: str = ""
 
 
@@ -59,7 +68,7 @@ def serve(server: Server) -> None:
     """Serve until the end is requested, and finish what is being answered by then; the listening sockets are closed.
 
     A request to reopen files reads the token and the certificate again. A second, later signal to end raises
-    KeyboardInterrupt, as `Requests` has it. Raises whatever `make_app` raises.
+    KeyboardInterrupt, as `Requests` has it. Raises whatever `make_app` and `until_ready` raise.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, _errors_reported(server.report):
         runner.run(_serve(server))
@@ -83,7 +92,13 @@ async def _serve(server: Server) -> None:
 
         def connect(acceptor: Acceptor) -> Connection:
             return Connection(
-                app, acceptor, config=config, state=state, limits=server.limits, counts=server.counts
+                app,
+                acceptor,
+                config=config,
+                state=state,
+                limits=server.limits,
+                counts=server.counts,
+                log=server.log,
             )
 
         acceptor = Acceptor(
@@ -94,11 +109,11 @@ async def _serve(server: Server) -> None:
             counts=server.counts,
             report=server.report,
         )
+        ready = loop.create_task(_become_ready(server))
+        ready.add_done_callback(lambda _: requested.set())
         try:
             acceptor.start()
-            server.on_accepting()
-            service_manager.ready(server.status)
-            await _wait_for_end(server, requested)
+            await _wait_for_end(server, requested, ready)
             service_manager.stopping()
             acceptor.close()
             server.on_ending()
@@ -107,21 +122,33 @@ async def _serve(server: Server) -> None:
                     await acceptor.wait_closed()
                     await _end_of(state.tasks)
         finally:
+            ready.cancel()
             acceptor.close()
             await _abort(acceptor, state)
     finally:
         server.requests.wake = _nothing
 
 
-async def _wait_for_end(server: Server, requested: asyncio.Event) -> None:
-    """Wait until the end is requested; meanwhile read files again whenever that is."""
+async def _become_ready(server: Server) -> None:
+    await server.until_ready()
+    server.on_ready()
+    service_manager.ready(server.status)
+
+
+async def _wait_for_end(server: Server, requested: asyncio.Event, ready: asyncio.Task[None]) -> None:
+    """Wait until the end is requested; meanwhile read files again whenever that is. Raises what `ready` does."""
     while not server.requests.ending:
+        if ready.done():
+            ready.result()
         if server.requests.take_reopening():
             service_manager.reloading()
+            token = server.credentials.token
             try:
-                server.credentials.reload()
+                server.report(server.credentials.reload())
             except NettopError as error:
                 server.report(f"{error.what}; what was read before stays in use")
+            if server.credentials.token != token:
+                server.on_new_token()
             service_manager.ready(server.status)
         await requested.wait()
         requested.clear()
