@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """CSV as in RFC 4180, but lines end in a line feed: one header; unknown and unavailable values are empty.
 
-A histogram is words, LOW-HIGH:COUNT for each bucket that has any; the last bucket has no HIGH.
+A histogram is words, LOW-HIGH:COUNT for each bucket that has any; the last bucket has no HIGH. An apostrophe precedes a
+text that a spreadsheet would run as a formula (CWE-1236): others choose the names of processes and hosts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from nettop.query.times import rfc3339
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index
 
-_SPECIAL = re.compile('[",\r\n]')
+_SPECIAL = re.compile('[",\r\n]|^[=+@\t-]')
+_FORMULA = tuple("=+@\t\r-")
 
 
 class Separated:
@@ -45,7 +47,9 @@ class Separated:
 
 
 def quoted(text: str) -> str:
-    """The text, in quotes where a comma, a quote or a line's end would break the row, or it is empty."""
+    """Return the text as a cell: in quotes if it is empty or has a comma, a quote or a line's end, and no formula."""
     if text and _SPECIAL.search(text) is None:
         return text
-    return '"' + text.replace('"', '""') + '"'
+    apostrophe = "'" if text.startswith(_FORMULA) else ""
+    escaped = text.replace('"', '""')
+    return f'"{apostrophe}{escaped}"'

@@ -79,7 +79,7 @@ def test_table_golden() -> None:
 
 
 def test_csv_golden() -> None:
-    """CSV quotes what would break a row, leaves unknown values empty and keeps an empty text apart from them."""
+    """CSV quotes what would break a row, or run in a spreadsheet, and keeps an empty text apart from unknown values."""
     block = rows_of(hostile_frame(), ("process", "pid", "bytes_sent"))[Format.CSV]
     time_now = "2026-11-18T"
     assert time_now in block
@@ -93,7 +93,7 @@ def test_csv_golden() -> None:
         '"",5,12',
         "中文 e\u0301\ufffd,6,123",
         "\ufffd\ufffd,7,1234",
-        "=1+1,8,12345",
+        '"\'=1+1",8,12345',
     ]
 
 
@@ -128,11 +128,12 @@ def test_no_control_character_reaches_the_output(form: Format) -> None:
 
 
 def test_programs_read_back_what_was_meant() -> None:
-    """csv and json modules give back each name and number as the snapshot has it."""
+    """csv and json modules give back each name and number as the snapshot has it; CSV shows formulas as text."""
     blocks = rows_of(hostile_frame())
     names = [safe_bytes(name) for name in HOSTILE]
     assert [row["process"] for row in map(json.loads, blocks[Format.JSONL].splitlines())] == names
-    assert [row["process"] for row in csv.DictReader(io.StringIO(blocks[Format.CSV]))] == names
+    cells = [row["process"] for row in csv.DictReader(io.StringIO(blocks[Format.CSV]))]
+    assert cells == ["'=1+1" if name == "=1+1" else name for name in names]
     assert json.loads(blocks[Format.JSONL].splitlines()[3])["bytes_sent"] == LONG
 
 
