@@ -9,11 +9,14 @@ import os
 import platform
 import struct
 import sys
+from contextlib import suppress
 
 _SYSCALL = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), -1)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _MAP_UPDATE_ELEM = 2
+_NOEXIST = 1
+"""The flag of an update that sets no element which exists."""
 _PROG_LOAD = 5
 _OBJ_GET_INFO_BY_FD = 15
 _RAW_TRACEPOINT_OPEN = 17
@@ -189,6 +192,16 @@ def is_refused() -> bool:
 
 def set_element(map_fd: int, key: bytes, value: bytes) -> None:
     """Set an element of a map; key and value are as long as the map's."""
+    _update(map_fd, key, value, 0)
+
+
+def add_element(map_fd: int, key: bytes, value: bytes) -> None:
+    """Set an element of a map, unless there is one with this key."""
+    with suppress(FileExistsError):
+        _update(map_fd, key, value, _NOEXIST)
+
+
+def _update(map_fd: int, key: bytes, value: bytes, flags: int) -> None:
     both = ctypes.create_string_buffer(key + value)
     at = ctypes.addressof(both)
-    command(_MAP_UPDATE_ELEM, struct.pack("=I4xQQQ", map_fd, at, at + len(key), 0))
+    command(_MAP_UPDATE_ELEM, struct.pack("=I4xQQQ", map_fd, at, at + len(key), flags))

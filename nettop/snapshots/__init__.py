@@ -18,6 +18,8 @@ _NO_LENS = frozenset(
         "codec",
         "histograms",
         "hooks",
+        "ip_protocols",
+        "left_rows",
         "own_cost",
         "row_ids",
         "safe_text",

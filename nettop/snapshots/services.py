@@ -166,6 +166,7 @@ SERVICES = Table(
     text_sort="-p99",
     bar="p99",
     begins_at_zero=True,
+    cumulative=True,
     adds_up=False,
     hooks=("calls",),
     troubles=(
@@ -283,7 +284,8 @@ WAITING = Table(
 
 HOOK_CALLS = Hook("calls", "when data is sent, received and read on TCP connections")
 
-WITHOUT_PLACE, CLIENTS_EVICTED, WITHOUT_CLIENT = "services_without_place", "clients_evicted", "without_client"
+WITHOUT_PLACE, WITHOUT_CLIENT = "services without a row", "clients without a row"
+CLIENTS_EVICTED = "clients_evicted"
 UNLISTED_FAILURES = "unlisted_failed_connects"
 
 LENS = Lens(
@@ -298,18 +300,13 @@ LENS = Lens(
     losses=(
         Loss("skipped calls", "calls that were not seen, because a program was already running on that CPU"),
         Loss("unwatched", "connections that found no memory, and are in no number"),
+        Loss(WITHOUT_PLACE, f"services that share the row {OTHERS}: more are in use at once than have room"),
+        Loss(
+            WITHOUT_CLIENT, "connections whose client has no row: more are connected at once than have room"
+        ),
     ),
     counts=(
-        Field(
-            WITHOUT_PLACE, Kind.COUNTER, "OTHERS", f"services that share the row {OTHERS}, for lack of room"
-        ),
         Field(CLIENTS_EVICTED, Kind.COUNTER, "EVICTED", "clients that made room for others"),
-        Field(
-            WITHOUT_CLIENT,
-            Kind.COUNTER,
-            "NO CLIENT",
-            "connections whose client is not listed, for lack of room",
-        ),
         Field(
             UNLISTED_FAILURES,
             Kind.COUNTER,

@@ -407,7 +407,26 @@ def test_more_services_than_places(lab: Lab) -> None:
         # Traffic of other processes may be among the others.
         for side in (SERVED, USED):
             assert sum(row["answers"] for row in own if row["side"] == side) + others[side] >= count
-        assert 0 < 2 * count - len(own) <= sum(others.values()) <= snapshot.counts[WITHOUT_PLACE]
+        assert 0 < 2 * count - len(own) <= sum(others.values()) <= snapshot.lost[WITHOUT_PLACE]
+
+
+def test_ten_thousand_services_one_after_the_other(lab: Lab) -> None:
+    """Each has a row when it is new; those that left for it are in the row of all that have, and nothing is lost."""
+    namespace = lab.namespace()
+    worker = lab.worker(namespace)
+    at_once = SERVICES_MAX // 16
+    with Watched() as watched:
+        before: set[int] = set()
+        for round_ in range(1, 10_000 // at_once + 1):
+            worker.call(be_many_services, at_once)
+            snapshot = watched.read()
+            own = [row for row in decoded(snapshot.tables[SERVICES.name]) if row["netns"] == namespace.inode]
+            new = [row for row in own if row["id"] not in before]
+            before |= {row["id"] for row in new}
+            assert sum(row["answers"] for row in new if row["side"] == SERVED) == at_once
+            (ended,) = decoded(snapshot.ended[SERVICES.name].total)
+            assert sum(row["answers"] for row in own) + ended["answers"] >= 2 * round_ * at_once
+        assert snapshot.lost[WITHOUT_PLACE] == 0
 
 
 def be_many_services(memory: Memory, count: int) -> None:

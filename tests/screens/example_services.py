@@ -28,8 +28,6 @@ from nettop.snapshots.services import (
     UNLISTED_FAILURES,
     USED,
     WAITING,
-    WITHOUT_CLIENT,
-    WITHOUT_PLACE,
 )
 from nettop.snapshots.snapshot import Array, Snapshot
 from tests.unit.build import TAKEN_NS, WALL_NS, Row, make_hooks, make_rows
@@ -135,7 +133,7 @@ def _snapshot(
         wall_ns,
         taken_ns + 5 * SECOND_NS,
         tables,
-        counts={WITHOUT_PLACE: 0, CLIENTS_EVICTED: 4, WITHOUT_CLIENT: 0, UNLISTED_FAILURES: 0},
+        counts={CLIENTS_EVICTED: 4, UNLISTED_FAILURES: 0},
         lost={"skipped calls": 0, "unwatched": 0},
         hooks=make_hooks({HOOK_CALLS.name: MECHANISM}),
     )

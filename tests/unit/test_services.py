@@ -116,7 +116,9 @@ def counted(
     )
     return Counted(
         of_services,
+        np.arange(len(of_services), dtype=np.uint32),
         of_tallies,
+        np.zeros(0, np.uint32),
         by_key(filled(CLIENT, clients), CLIENT_KEY),
         filled(CONNECTION, connections),
         NOW,
@@ -132,7 +134,7 @@ def processes(tmp_path: Path) -> Processes:
 
 def services_of(here: Counted, processes: Processes) -> Rows:
     """The rows of services at the first reading."""
-    return service_rows(here, processes, UsualTimes(), Withheld())
+    return service_rows(here, processes, UsualTimes(), Withheld())[0]
 
 
 def connections_of(here: Counted, processes: Processes) -> Rows:
@@ -292,7 +294,8 @@ def test_what_was_withheld_stays_so(processes: Processes) -> None:
 
     def reading(timed: int, overlaps: int) -> Rows:
         response = {"response": histogram(*[MS] * timed), "response_ns": timed * MS}
-        return service_rows(counted(response | {"overlaps": overlaps}), processes, UsualTimes(), withheld)
+        here = counted(response | {"overlaps": overlaps})
+        return service_rows(here, processes, UsualTimes(), withheld)[0]
 
     assert values_of(reading(10, 0), "timed") == [10]
     assert values_of(reading(10, 10), "timed") == [None]

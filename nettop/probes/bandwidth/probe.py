@@ -43,7 +43,6 @@ from nettop.probes.bandwidth.programs import (
     program_text,
 )
 from nettop.probes.bandwidth.rates import Moved, RateHistory, Summary
-from nettop.probes.bandwidth.removed import RemovedRows
 from nettop.query.units import human
 from nettop.snapshots.arrays import as_list, positions, take
 from nettop.snapshots.bandwidth import (
@@ -79,6 +78,7 @@ from nettop.snapshots.bandwidth import (
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.left_rows import LeftRows
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import (
@@ -176,7 +176,8 @@ class Bandwidth:
         self._interfaces: dict[_Key, _Interface] = {}
         self._gone: deque[dict[_Key, _Interface]] = deque(maxlen=LISTED_READINGS)
         self._removed = {
-            table.name: RemovedRows(table) for table in (INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE)
+            table.name: LeftRows(table, "interface", REMOVED, not_added=("capacity",))
+            for table in (INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE)
         }
         self._texts = TextTable()
         self._unseen = 0

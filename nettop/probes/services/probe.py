@@ -22,6 +22,7 @@ from nettop.kernel.mechanisms import ChosenMechanisms, Mechanism, Refused, attac
 from nettop.kernel.processes import Processes
 from nettop.kernel.program import Loader
 from nettop.kernel.set_table import SetTable
+from nettop.probes.services.places import Places
 from nettop.probes.services.programs import (
     BY_ADDRESS,
     CHANGES,
@@ -54,6 +55,7 @@ from nettop.probes.services.rows import (
 )
 from nettop.probes.services.usual import UsualTimes
 from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.left_rows import ENDED, LeftRows
 from nettop.snapshots.services import (
     CLIENTS,
     CLIENTS_EVICTED,
@@ -97,9 +99,7 @@ class Watch:
             if not self._by_address:
                 self._rows = Iterator(program.functions[ROWS], CONNECTION, program.maps["turns"])
                 opened.callback(self._rows.close)
-            whole = np.zeros(1, WHOLE)
-            whole["next_service"] = FIRST_PLACE
-            bpf.set_element(program.maps["whole"], bytes(4), whole.tobytes())
+            self._places = Places(program.maps, self._services, self._tallies)
             # Which end serves has to be known of a connection before a call on it is seen.
             self._attach(opened, loader, CHANGES)
             self._walk(walk, LISTENERS_PHASE)
@@ -112,7 +112,7 @@ class Watch:
             self._opened.push(opened.pop_all())
 
     def _mapped(self, opened: ExitStack, name: str, dtype: np.dtype[np.void], count: int) -> mmap.mmap:
-        memory = mmap.mmap(self.program.maps[name], count * dtype.itemsize, mmap.MAP_SHARED, mmap.PROT_READ)
+        memory = mmap.mmap(self.program.maps[name], count * dtype.itemsize)
         opened.callback(memory.close)
         return memory
 
@@ -139,8 +139,8 @@ class Watch:
 
     def read(self) -> Counted:
         """What was counted, and the connections that are watched now."""
-        whole = self.whole()
-        count = min(int(whole["next_service"][0]), SERVICES_MAX)
+        taken = int(self.whole()["taken"][0])
+        count = min(FIRST_PLACE + taken, SERVICES_MAX)
         parts = partitions()
         services = np.frombuffer(self._services, SERVICE, count).copy()
         each = np.frombuffer(self._tallies, TALLY, count * parts).reshape(count, parts)
@@ -152,8 +152,19 @@ class Watch:
         # A descriptor that several processes hold leads to the same connection.
         if self._by_address:
             connections = connections[np.unique(connections["id"], return_index=True)[1]]
+        now_ns = time.monotonic_ns()
+        numbers = self._places.numbers(count)
+        left = self._places.leaving(services, tallies, connections["service"], taken=taken, now_ns=now_ns)
+        self._places.give_back(left)
         return Counted(
-            services, tallies, self._clients.read(), connections, time.monotonic_ns(), time.time_ns()
+            services,
+            numbers,
+            tallies,
+            numbers[left],
+            self._clients.read(),
+            connections,
+            now_ns,
+            time.time_ns(),
         )
 
     def whole(self) -> Array:
@@ -180,6 +191,7 @@ class Services:
         self._processes = Processes(self._host)
         self._usual = UsualTimes()
         self._withheld = Withheld()
+        self._ended = LeftRows(SERVICES, "process", ENDED)
         self._namespaces: Namespaces | None = None
 
     def start(self) -> None:
@@ -198,32 +210,37 @@ class Services:
         """How long requests waited since the start, and those that wait now."""
         if self._status is None or self._namespaces is None:
             raise SourceFailed("the services probe is not attached")
-        tables, counts, lost = {}, {}, {}
+        tables, ended, counts, lost = {}, {}, {}, {}
         if self._watch is not None:
             counted, whole = self._watch.read(), self._watch.whole()
             self._namespaces.follow(frozenset())
-            services = self._namespaces.with_names(
-                service_rows(counted, self._processes, self._usual, self._withheld)
+            rows, left = (
+                self._namespaces.with_names(each)
+                for each in service_rows(counted, self._processes, self._usual, self._withheld)
             )
-            tables[SERVICES.name] = services
+            tables[SERVICES.name] = services = rows
+            ended[SERVICES.name] = self._ended.add(left)
             if CLIENTS.name in self._tables:
                 tables[CLIENTS.name] = client_rows(counted, services)
             connections = connection_rows(counted, services, self._processes)
             tables[CONNECTIONS.name] = connections = self._namespaces.with_names(connections)
             tables[WAITING.name] = waiting_rows(connections)
             counts = {
-                WITHOUT_PLACE: int(whole["without_place"][0]),
                 CLIENTS_EVICTED: int(whole["evicted"][0]),
-                WITHOUT_CLIENT: int(whole["without_client"][0]),
                 UNLISTED_FAILURES: int(whole["unlisted_failures"][0]),
             }
-            skipped = sum(map(bpf.recursion_misses, self._watch.program.functions.values()))
-            lost = {"skipped calls": skipped, "unwatched": int(whole["unwatched"][0])}
+            lost = {
+                "skipped calls": sum(map(bpf.recursion_misses, self._watch.program.functions.values())),
+                "unwatched": int(whole["unwatched"][0]),
+                WITHOUT_PLACE: int(whole["without_place"][0]),
+                WITHOUT_CLIENT: int(whole["without_client"][0]),
+            }
         return Snapshot(
             lens=LENS.id,
             wall_ns=time.time_ns(),
             boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             tables=tables,
+            ended=ended,
             counts=counts,
             lost=lost,
             hooks=(self._status,),

@@ -22,7 +22,7 @@ _BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
 # --- layouts ------------------------------------------------------------------------------------------------------
 
 SERVICES_MAX = 1 << 10
-"""Services that have a row of their own. The first two places are for all others, by their side."""
+"""Services that have a row of their own at once. The first two places are for all others, by their side."""
 FIRST_PLACE = 2
 PARTITIONS_MAX = 4
 """What a service counts is in as many parts, so that CPUs seldom meet: 5 MB of the kernel's memory each."""
@@ -85,7 +85,7 @@ WHOLE = np.dtype(
     [
         (name, "u8")
         for name in (
-            "next_service",
+            "taken",
             "without_place",
             "without_client",
             "evicted",
@@ -216,7 +216,18 @@ def program_text(by_address: bool = False) -> ProgramText:
         + row_header("client", CLIENT, ("client_key", CLIENT_KEY)),
         slices=_SLICES,
         functions=hooks | dict.fromkeys(always, _BPF_PROG_TYPE_TRACING),
-        maps=("turns", "listening", "services", "tallies", "clients", "whole", "phase"),
+        maps=(
+            "turns",
+            "listening",
+            "known",
+            "numbers",
+            "given",
+            "services",
+            "tallies",
+            "clients",
+            "whole",
+            "phase",
+        ),
         defines={
             "SERVICES_MAX": SERVICES_MAX,
             "PARTITIONS": partitions(),

@@ -12,7 +12,7 @@ from nettop.kernel.processes import Processes
 from nettop.kernel.set_table import mixed
 from nettop.probes.services.programs import FIRST_PLACE, HISTOGRAMS, SUMS
 from nettop.probes.services.usual import UsualTimes
-from nettop.snapshots.arrays import positions, take
+from nettop.snapshots.arrays import as_list, positions, take
 from nettop.snapshots.row_ids import row_ids
 from nettop.snapshots.schema import row_dtype
 from nettop.snapshots.services import (
@@ -41,12 +41,14 @@ _OWNER = ("pid", *(name for name, _ in process_columns.COLUMNS))
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Counted:
-    """What programs counted: services and their tallies, by place; the entries of clients, those of one key side by
-    side, with a hash of each key and where each begins; every connection that is watched; and the time of the reading,
-    by CLOCK_MONOTONIC, and by wall clock."""
+    """What programs counted: services, their numbers and tallies, by place, and the numbers of those that have left;
+    the entries of clients, those of one key side by side, with a hash of each key and where each begins; every
+    connection that is watched; and the time of the reading, by CLOCK_MONOTONIC, and by wall clock."""
 
     services: Array
+    numbers: Array
     tallies: Array
+    left: Array
     clients: tuple[Array, Array, Array]
     connections: Array
     taken_ns: int
@@ -71,19 +73,28 @@ class Withheld:
             rows[name][marked] = unknown_value(rows.dtype[name])
         rows["speed"][marked] = NORMAL
 
+    def forget(self, numbers: Array) -> None:
+        """Forget services that have left."""
+        for number in as_list(numbers):
+            self._until.pop(number, None)
 
-def service_rows(counted: Counted, processes: Processes, usual: UsualTimes, withheld: Withheld) -> Rows:
-    """A row for each service that has a connection, or had a request, sorted by place; all others of a side are one."""
+
+def service_rows(
+    counted: Counted, processes: Processes, usual: UsualTimes, withheld: Withheld
+) -> tuple[Rows, Rows]:
+    """Return a row for each service that has a connection, or had a request, sorted by number, and those that have
+    left; all others of a side are one."""
     services, tallies = counted.services, counted.tallies
     is_shown = tallies["response"].any(axis=1)
     for name in ("unanswered", "overlaps", "pushes", "failed_connects"):
         is_shown |= tallies[name] > 0
-    is_shown |= np.isin(np.arange(len(services)), counted.connections["service"])
+    is_shown |= np.isin(counted.numbers, counted.connections["service"])
     # Of a place that is being taken nothing is known yet.
     is_shown[FIRST_PLACE:] &= services["began_at"][FIRST_PLACE:] > 0
     shown = np.flatnonzero(is_shown)
+    shown = shown[np.argsort(counted.numbers[shown])]
     rows = _unknown_rows(len(shown), _SERVICE_ROW)
-    rows["id"] = shown
+    rows["id"] = counted.numbers[shown]
     for name in ("side", "port", "netns", *_OWNER):
         rows[name] = services[name][shown]
     rows["address"] = _addresses(services["address"][shown])
@@ -106,7 +117,11 @@ def service_rows(counted: Counted, processes: Processes, usual: UsualTimes, with
     rows["side"][is_others] = rows["id"][is_others]
     usual.put(rows, counted.taken_ns)
     withheld.put(rows)
-    return Rows(SERVICES, rows, processes.texts(), counted.taken_ns)
+    withheld.forget(counted.left)
+    has_left = np.isin(rows["id"], counted.left)
+    texts = processes.texts()
+    now, left = (take(rows, np.flatnonzero(has_left == is_left)) for is_left in (False, True))
+    return Rows(SERVICES, now, texts, counted.taken_ns), Rows(SERVICES, left, texts, counted.taken_ns)
 
 
 def _patterns(rows: Array) -> Array:
@@ -130,8 +145,9 @@ def client_rows(counted: Counted, services: Rows) -> Rows:
             rows[name] = np.add.reduceat(entries[name], starts, axis=0)
     rows["answers"] = rows["response"].sum(axis=1)
     at = positions(rows["service"], services.array["id"])
+    is_known = at >= 0  # the others are of services that have left
     for name in ("process", "port", "netns", "namespace"):
-        rows[name][at >= 0] = services.array[name][at[at >= 0]]
+        rows[name][is_known] = services.array[name][at[is_known]]
     connections = counted.connections[counted.connections["side"] == SERVED]
     ends = _ends(connections["service"], connections["remote_address"])
     of_row = _ends(heads["service"], heads["address"])
@@ -144,6 +160,7 @@ def client_rows(counted: Counted, services: Rows) -> Rows:
     marked = _are_marked(rows["service"], services)
     for name in ("response", "response_ns", "waiting", "oldest"):
         rows[name][marked] = unknown_value(rows.dtype[name])
+    rows = take(rows, np.flatnonzero(is_known))
     rows = take(rows, np.argsort(rows["id"], kind="stable"))
     return Rows(CLIENTS, rows, services.texts, counted.taken_ns)
 

@@ -83,7 +83,13 @@ BPF_SK_STORAGE(turns, struct turn);
 // until somebody accepts it nothing else is known of who does.
 BPF_HASH(listening, struct listener, struct owner, LISTENING_MAX);
 
-BPF_HASH(places, struct key, u32, SERVICES_MAX);
+// The numbers of services. A number is a place among `services` and `tallies`, and SERVICES_MAX times how
+// often that was given to another service before.
+BPF_HASH(known, struct key, u32, SERVICES_MAX);
+// Those that are free, in the order in which they are taken, and how many of them were ever given: by user
+// space.
+BPF_ARRAY(numbers, u32, SERVICES_MAX);
+BPF_ARRAY(given, u64, 1);
 BPF_F_TABLE("array", u32, struct service, services, SERVICES_MAX, 1024 /* BPF_F_MMAPABLE */);
 BPF_F_TABLE("array", u32, struct tally, tallies, SERVICES_MAX *PARTITIONS, 1024 /* BPF_F_MMAPABLE */);
 
@@ -95,7 +101,7 @@ struct client_set {
 };
 BPF_F_TABLE("array", u32, struct client_set, clients, CLIENT_SETS, 1024 /* BPF_F_MMAPABLE */);
 
-// What the whole has: the next free place among services, and what found no room.
+// What the whole has: how many numbers of services were taken, and what found no room.
 BPF_F_TABLE("array", u32, struct whole, whole, 1, 1024 /* BPF_F_MMAPABLE */);
 
 // What TCP has come to on a connection.
@@ -113,7 +119,7 @@ static __always_inline struct whole *the_whole() {
 }
 
 static __always_inline struct tally *tally_of(u32 service) {
-  u32 place = service * PARTITIONS + bpf_get_smp_processor_id() % PARTITIONS;
+  u32 place = service % SERVICES_MAX * PARTITIONS + bpf_get_smp_processor_id() % PARTITIONS;
   return tallies.lookup(&place);
 }
 
@@ -512,36 +518,52 @@ static __always_inline void put_user(struct key *key, struct owner *owner) {
   ((u64 *)key->user)[1] = ((u64 *)owner->comm)[1];
 }
 
-// The place of a service; that of all others of its side where there is no room.
-static __always_inline u32 place_of(struct key *key, struct owner *owner) {
-  u32 *known = places.lookup(key);
-  if (known)
-    return *known;
+static __always_inline struct service *service_of(u32 number) {
+  u32 place = number % SERVICES_MAX;
+  return services.lookup(&place);
+}
+
+// Takes a free number; 0 if there is none.
+static __always_inline u32 take_number(struct whole *whole) {
+  int first = 0;
+  u64 *all = given.lookup(&first);
+  u32 *number = NULL;
+#pragma unroll
+  for (int n = 0; n < ATTEMPTS; n++) {
+    u64 next = whole->taken;
+    if (all && !number && next < *all && __sync_val_compare_and_swap(&whole->taken, next, next + 1) == next) {
+      u32 at = next % SERVICES_MAX;
+      number = numbers.lookup(&at);
+    }
+  }
+  return number ? *number : 0;
+}
+
+// The number of a service; that of all others of its side where there is no room.
+static __always_inline u32 number_of(struct key *key, struct owner *owner) {
+  u32 *before = known.lookup(key);
+  if (before)
+    return *before;
   struct whole *whole = the_whole();
   if (!whole)
     return key->side;
-  u32 place = SERVICES_MAX;
-#pragma unroll
-  for (int n = 0; n < ATTEMPTS; n++) {
-    u32 next = whole->next_service;
-    if (place == SERVICES_MAX && next < SERVICES_MAX &&
-        __sync_val_compare_and_swap(&whole->next_service, next, next + 1) == next)
-      place = next;
-  }
-  struct service *service = services.lookup(&place);
+  u32 number = take_number(whole);
+  struct service *service = number ? service_of(number) : NULL;
   if (!service) {
     ADD(whole->without_place, 1);
     return key->side;
   }
-  if (places.insert(key, &place)) { // another CPU was first
-    known = places.lookup(key);
-    return known ? *known : key->side;
+  if (known.insert(key, &number)) { // another CPU was first
+    // What has begun and is not used is given back, like a service that is idle.
+    service->began_at = bpf_ktime_get_ns();
+    before = known.lookup(key);
+    return before ? *before : key->side;
   }
   if (owner)
     put_owner(service, owner);
   service->key = *key;
   service->began_at = bpf_ktime_get_ns();
-  return place;
+  return number;
 }
 
 // The entry of a client, with one more connection. One without any makes room, that which was idle for
@@ -629,7 +651,7 @@ static __always_inline struct owner *put_key(struct key *key, struct turn *turn,
 static __always_inline void set_service(struct turn *turn, struct sock *sk) {
   struct key key = {};
   struct owner *owner = put_key(&key, turn, sk);
-  turn->service = place_of(&key, owner);
+  turn->service = number_of(&key, owner);
   turn->has_service = 1;
   if (turn->side == SIDE_SERVED)
     turn->has_client = join_client(turn, sk);
@@ -640,7 +662,7 @@ static __always_inline void set_service(struct turn *turn, struct sock *sk) {
 static __always_inline void own(struct turn *turn, struct sock *sk, struct task_struct *task) {
   PUT_PROCESS(&turn->owner, task);
   turn->has_owner = 1;
-  struct service *service = services.lookup(&turn->service);
+  struct service *service = service_of(turn->service);
   if (!turn->has_service || !service)
     return;
   bool is_same = ((u64 *)service->comm)[0] == ((u64 *)turn->owner.comm)[0] &&
@@ -900,7 +922,7 @@ static __always_inline void fail(struct turn *turn, struct sock *sk) {
   struct key key = {};
   u64 none = 0, failed = sk->sk_err == ECONNREFUSED ? 1 + ONE_REFUSED : 1;
   struct owner *owner = put_key(&key, turn, sk);
-  if (!places.lookup(&key)) {
+  if (!known.lookup(&key)) {
     u64 *before = failing.lookup_or_try_init(&key, &none);
     if (before)
       failed += __sync_fetch_and_add(before, failed);
@@ -911,7 +933,7 @@ static __always_inline void fail(struct turn *turn, struct sock *sk) {
       return;
     failing.delete(&key);
   }
-  turn->service = place_of(&key, owner);
+  turn->service = number_of(&key, owner);
   struct tally *tally = tally_of(turn->service);
   if (!tally)
     return;

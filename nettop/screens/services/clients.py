@@ -8,7 +8,7 @@ import numpy as np
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.lens import LensScreen
-from nettop.snapshots.services import CLIENTS_EVICTED, WAITING, WITHOUT_CLIENT
+from nettop.snapshots.services import CLIENTS_EVICTED, WAITING
 from nettop.widgets.bar import BarItem
 
 
@@ -19,19 +19,14 @@ class ClientsScreen(LensScreen):
     member_table = WAITING
 
     def headline(self, view: View) -> list[BarItem]:
-        """How many, and those that made room or found none."""
-        counts = view.snapshot.counts
-        bounds = [
-            headline.count(label, counts.get(name, 0), 960, warn=True)
-            for label, name in (("evicted", CLIENTS_EVICTED), ("not listed", WITHOUT_CLIENT))
-            if counts.get(name, 0)
-        ]
+        """How many, and those that made room."""
+        evicted = view.snapshot.counts.get(CLIENTS_EVICTED, 0)
         at = view.order[~view.gone[view.order]]
         return [
             headline.count("clients", len(at), 900),
             headline.count_of(view, "answers_per_s", "answers", at, 880),
             headline.count_of(view, "waiting", "waiting", at, 870),
-            *bounds,
+            *([headline.count("evicted", evicted, 960, warn=True)] if evicted else []),
         ]
 
     def member_filter(self, view: View, key: int) -> str:

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the rows of a table had counted that have left it, so that nothing counted is lost with them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from nettop.snapshots.schema import Kind, Table
+from nettop.snapshots.snapshot import (
+    LISTED_READINGS,
+    Array,
+    Ended,
+    Rows,
+    known,
+    known_histograms,
+    unknown_value,
+)
+
+ENDED = "(ended)"
+"""The name of the row of all that have left a table whose rows make room for others."""
+
+
+class LeftRows:
+    """Follows the rows that leave a table. In the row of all of them the text `column` is `text`; `not_added` are
+    counters that have no sum."""
+
+    def __init__(self, table: Table, column: str, text: str, not_added: Collection[str] = ()) -> None:
+        self._table = table
+        texts: dict[str, list[str]] = {field.name: [] for field in table.fields if field.kind is Kind.TEXT}
+        self._texts = texts | {column: [text]}
+        self._counted = [
+            field.name
+            for field in table.stored
+            if field.kind in (Kind.COUNTER, Kind.HISTOGRAM) and field.name not in not_added
+        ]
+        self._total = np.zeros(1, table.dtype)
+        for name in table.dtype.names or ():
+            if name not in self._counted:
+                self._total[name] = unknown_value(table.dtype[name])
+        self._total[table.key] = self._total[column] = 0
+        self._listed: tuple[Rows, ...] = ()
+
+    def add(self, rows: Rows) -> Ended:
+        """Add the rows that have left since the last reading, with their last values."""
+        self._total = self._total.copy()
+        for name in self._counted:
+            self._total[name] += _sum(rows.array[name])
+        self._listed = (*self._listed, rows)[-LISTED_READINGS:]
+        return Ended(self._listed, Rows(self._table, self._total, self._texts, rows.taken_ns))
+
+
+def _sum(column: Array) -> Array:
+    """Return the sum of what is known of a column: (), or of histograms (buckets,)."""
+    is_known = known_histograms(column) if column.ndim > 1 else known(column)
+    total: Array = column[is_known].sum(axis=0, dtype=column.dtype)
+    return total
