@@ -308,6 +308,7 @@ SOCKETS = Table(
         Metrics(("protocol", "state"), rows="sockets"),
         Metrics(("protocol",), _COUNTED),
         _top("process", "sockets"),
+        _top("container", "sockets"),
         _top("port", "sockets"),
         # Counting idle sockets too would have every address of a busy server named at each reading.
         _top("remote"),
@@ -410,6 +411,7 @@ FAILURES = Table(
     sort="-failed",
     text_sort="-failed",
     begins_at_zero=True,
+    cumulative=True,
     hooks=("events",),
     metrics=(Metrics(("reason",), ("failures",), prefix="connections"),),
 )  # fmt: skip
@@ -570,7 +572,6 @@ LENS = Lens(
             "connection records",
             "connections without a record, for lack of room: their events lack the opening",
         ),
-        Loss("failure groups", "failures in no group, for lack of room"),
         Loss("followed processes", "children of the command that are not followed, for lack of room"),
         Loss(
             "udp messages",

@@ -468,34 +468,43 @@ def test_a_full_map(lab: Lab) -> None:
         assert small.lost()["untracked"] >= SOME + FEW
 
 
-def test_rows_of_gone_namespaces_leave_a_full_map(lab: Lab) -> None:
-    """Rows of namespaces that are gone leave when the map gets full; what was counted stays in the total."""
-    gone, here = lab.namespace(), lab.namespace()
-    source = Drops(kinds_max=128)
+def test_a_map_makes_room(lab: Lab) -> None:
+    """Rows of namespaces that are gone leave first, then those that were seen longest ago; the total keeps all."""
+    gone, here, newest = lab.namespace(), lab.namespace(), lab.namespace()
+    source = Drops(kinds_max=256)
     source.start()
     try:
         worker = lab.worker(gone)
-        drop_by_rule(gone, "meta l4proto != 1 ip protocol 1-250")
-        for number in range(101, 101 + KINDS):
-            worker.call(send_raw, number)
-        until(lambda: len(packets_in(take(source), gone, "NETFILTER_DROP")) == KINDS, "all kinds have a row")
+        drop_kinds(worker, gone, KINDS)
+        until(lambda: kinds_in(take(source), gone) == KINDS, "all kinds have a row")
         worker.end()
         gone.remove()
-        too_early: set[int] = set()
-
-        def rows_have_left() -> bool:
-            snapshot = take(source)
-            if packets_in(snapshot, gone, "NETFILTER_DROP"):
-                too_early.add(forgotten(snapshot))
-                return False
-            return forgotten(snapshot) >= KINDS
-
-        until(rows_have_left, "the rows of the namespace leave")
-        assert too_early == {0}
-        lab.worker(here).call(send, ("127.0.0.1", 9), SOME)
-        until(lambda: counted(source, here, "NO_SOCKET") == SOME, "another namespace's drops have room")
+        until(
+            lambda: gone.inode not in take(source).tables["counters"].array["netns"], "it is seen to be gone"
+        )
+        drop_kinds(lab.worker(here), here, FEW)
+        until(lambda: forgotten(take(source)) >= KINDS, "the rows of the namespace leave")
+        snapshot = take(source)
+        assert (kinds_in(snapshot, gone), kinds_in(snapshot, here)) == (0, FEW)
+        drop_kinds(lab.worker(newest), newest, FEW)
+        until(lambda: forgotten(take(source)) > KINDS, "the oldest rows leave")
+        snapshot = take(source)
+        assert kinds_in(snapshot, here) < kinds_in(snapshot, newest) == FEW
+        assert snapshot.lost["untracked"] == 0
     finally:
         source.close()
+
+
+def drop_kinds(worker: Worker, namespace: Namespace, count: int) -> None:
+    """Have packets of so many protocols dropped."""
+    drop_by_rule(namespace, "meta l4proto != 1 ip protocol 1-250")
+    for number in range(101, 101 + count):
+        worker.call(send_raw, number)
+
+
+def kinds_in(snapshot: Snapshot, namespace: Namespace) -> int:
+    """How many rows a namespace has of packets that a rule dropped."""
+    return len(packets_in(snapshot, namespace, "NETFILTER_DROP"))
 
 
 def forgotten(snapshot: Snapshot) -> int:

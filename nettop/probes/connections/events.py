@@ -129,7 +129,6 @@ class ConnectionEvents:
         lost = {
             "events": totals["dropped"] + totals["unmatched"] + self._missed,
             "connection records": totals["untracked"],
-            "failure groups": self.failures.lost,
             "followed processes": totals["unfollowed"],
         }
         newly_lost = lost["events"] - self._lost

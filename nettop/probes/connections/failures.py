@@ -7,13 +7,16 @@ import numpy as np
 
 from nettop.probes.connections.event_records import FAIL
 from nettop.probes.connections.socket_rows import has_process
-from nettop.snapshots.arrays import Index, joined
+from nettop.snapshots.arrays import Index, joined, take
 from nettop.snapshots.connections import DIRECTIONS, FAILURES
+from nettop.snapshots.left_rows import ENDED, LeftRows
 from nettop.snapshots.safe_text import safe_bytes
-from nettop.snapshots.snapshot import Array, Rows, TextTable, unknown_value
+from nettop.snapshots.snapshot import Array, Ended, Rows, TextTable, unknown_value
 
 GROUPS_MAX = 4096
-"""Groups kept; failures that would need one more are counted as lost."""
+"""Groups that are listed. Those whose last failure was longest ago leave for new ones."""
+_LEAVE_AT_ONCE = 8
+"""One in so many groups leaves at least, so that not every new one has the table written anew."""
 
 _GROUP = np.dtype(
     [
@@ -32,13 +35,15 @@ _NEVER = np.uint64(2**64 - 1)
 
 
 class Failures:
-    """Groups of failures, numbered in the order in which they appeared. `lost` counts failures beyond GROUPS_MAX."""
+    """Groups of failures, numbered in the order in which they appeared."""
 
     def __init__(self) -> None:
-        self.lost = 0
         self._texts = TextTable()
-        self._keys = np.zeros(0, _RAW)
-        self._rows = np.zeros(0, FAILURES.dtype)
+        self._keys: Array = np.zeros(0, _RAW)
+        self._rows: Array = np.zeros(0, FAILURES.dtype)
+        self._left: Array = self._rows
+        self._ended = LeftRows(FAILURES, "process", ENDED)
+        self._last_id = 0
 
     def add(self, events: Array) -> None:
         """Add events of the ring to their groups."""
@@ -56,25 +61,44 @@ class Failures:
             np.concatenate([self._keys, keys]), return_index=True, return_inverse=True
         )
         at = places[same[len(self._keys) :]]  # among the known groups, or behind them where it is new
-        new, room = np.flatnonzero(at >= len(self._keys)), GROUPS_MAX - len(self._keys)
+        new = np.flatnonzero(at >= len(self._keys))
         at[new] = len(self._keys) + np.arange(len(new))
-        self.lost += int(counts[new[room:]].sum())
-        self._keys = np.concatenate([self._keys, keys[new[:room]]])
-        self._rows = joined(self._rows, self._new_rows(groups[first[new[:room]]]))
-        kept = np.flatnonzero(at < len(self._rows))
-        at = at[kept]
+        self._keys = np.concatenate([self._keys, keys[new]])
+        self._rows = joined(self._rows, self._new_rows(groups[first[new]]))
         for name, number in (("failures", counts), ("failed", failed), ("reset", counts - failed)):
-            self._rows[name][at] += number[kept].astype(np.uint64)
-        self._rows["first_at"][at] = np.minimum(self._rows["first_at"][at], earliest[kept])
-        self._rows["last_at"][at] = np.maximum(self._rows["last_at"][at], latest[kept])
+            self._rows[name][at] += number.astype(np.uint64)
+        self._rows["first_at"][at] = np.minimum(self._rows["first_at"][at], earliest)
+        self._rows["last_at"][at] = np.maximum(self._rows["last_at"][at], latest)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Have the oldest groups leave, if there are too many."""
+        surplus = len(self._rows) - GROUPS_MAX
+        if surplus <= 0:
+            return
+        oldest = np.argsort(self._rows["last_at"], kind="stable")[: surplus + GROUPS_MAX // _LEAVE_AT_ONCE]
+        stays = np.ones(len(self._rows), bool)
+        stays[oldest] = False
+        self._left = joined(self._left, take(self._rows, np.flatnonzero(~stays)))
+        self._rows = take(self._rows, np.flatnonzero(stays))
+        self._keys = self._keys[stays]
 
     def rows(self, taken_ns: int) -> Rows:
-        """The groups, as rows of the table."""
-        return Rows(FAILURES, self._rows.copy(), {"process": self._texts.values}, taken_ns)
+        """Return the groups, as rows of the table."""
+        return self._as_rows(self._rows.copy(), taken_ns)
+
+    def ended(self, taken_ns: int) -> Ended:
+        """Return the groups that have left since this was called last, and the sum of all that ever have."""
+        left, self._left = self._left, self._left[:0]
+        return self._ended.add(self._as_rows(left, taken_ns))
+
+    def _as_rows(self, rows: Array, taken_ns: int) -> Rows:
+        return Rows(FAILURES, rows, {"process": self._texts.values}, taken_ns)
 
     def _new_rows(self, groups: Array) -> Array:
         rows = np.zeros(len(groups), FAILURES.dtype)
-        rows["id"] = len(self._rows) + 1 + np.arange(len(groups))
+        rows["id"] = self._last_id + 1 + np.arange(len(groups))
+        self._last_id += len(groups)
         for name in ("remote_address", "port", "netns", "reason", "direction"):
             rows[name] = groups[name]
         rows["process"] = unknown_value(rows["process"].dtype)

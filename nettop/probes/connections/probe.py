@@ -301,9 +301,10 @@ class Connections:
         if table.lists_unattributed:
             counts["unattributed"] = int(np.count_nonzero(~known(rows["pid"]) & ~known(rows["process"])))
         sockets = Rows(SOCKETS, rows, table.processes.texts(), taken_ns)
-        tables = {SOCKETS.name: table.namespaces.with_names(sockets)}
+        tables, left = {SOCKETS.name: table.namespaces.with_names(sockets)}, {SOCKETS.name: ended}
         if FAILURES.name in self._tables and events:
             tables[FAILURES.name] = table.namespaces.with_names(events.failures.rows(taken_ns))
+            left[FAILURES.name] = events.failures.ended(taken_ns)
         lost = {"namespaces": table.lost_namespaces, "processes": table.processes.vanished}
         udp = self._udp.status() if self._udp else EventsStatus({}, {}, self._no_udp)
         snapshot = Snapshot(
@@ -315,7 +316,7 @@ class Connections:
             lost=lost | status.lost | udp.lost,
             hooks=(*self._table_hooks, *status.hooks, *udp.hooks),
             gaps=table.gaps() | status.gaps | udp.gaps,
-            ended={SOCKETS.name: ended},
+            ended=left,
             whole_since_ns=NOT_WHOLE_YET if self._loader is not None else self._whole_since_ns,
         )
         return self._with_groups(snapshot) if GROUPS.name in self._tables else snapshot

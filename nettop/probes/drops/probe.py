@@ -59,11 +59,11 @@ from nettop.snapshots.drops import (
     OF_DEVICES,
     OF_NAMESPACES,
     PACKETS,
-    PROTOCOLS,
     REASONS,
     SOCKET_FAMILY,
 )
 from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.ip_protocols import IP_PROTOCOLS
 from nettop.snapshots.snapshot import Array, Rows, Snapshot, TextTable
 
 PROGRAM = "tp_btf__kfree_skb"
@@ -403,7 +403,7 @@ class Drops:
             hooks=self._hooks,
             gaps=self.namespaces.gaps(),
         )
-        self._forget_gone(by_namespace)
+        self._make_room(by_namespace)
         return snapshot
 
     def join(self, snapshots: Mapping[str, Snapshot]) -> None:
@@ -506,15 +506,21 @@ class Drops:
                 codes[number] = self._places.code(site[0] if site else f"{location:#x}")
         return codes[groups]
 
-    def _forget_gone(self, by_namespace: Mapping[int, NamespaceCounters]) -> None:
-        """Forget drops at devices and in namespaces that no longer exist, once most of the map is in use."""
-        if self._count is None or len(self._kinds) <= self._count.kinds_max * 3 // 4:
+    def _make_room(self, by_namespace: Mapping[int, NamespaceCounters]) -> None:
+        """Once most of the map is in use, forget drops at devices and in namespaces that no longer exist, and if that
+        is not enough those that were seen longest ago."""
+        is_packet = self._kinds["location"] > 0
+        used = np.count_nonzero(is_packet)
+        if self._count is None or used <= self._count.kinds_max * 3 // 4:
             return
         devices = zip(self._kinds["netns"].tolist(), self._kinds["ifindex"].tolist(), strict=True)
         gone = np.array([self._is_gone(netns, ifindex, by_namespace) for netns, ifindex in devices])
-        is_packet = self._kinds["location"] > 0
-        self._count.forget(self._kinds[gone & is_packet])
-        self._forgotten += int(self._totals["packets"][gone & is_packet].sum())
+        seen_at = self._rows["last_seen"][positions(self._ids_of_kinds, self._rows["id"])]
+        oldest_first = np.lexsort((seen_at, ~gone))
+        count = max(used - self._count.kinds_max * 5 // 8, np.count_nonzero(gone & is_packet))
+        forgotten = oldest_first[is_packet[oldest_first]][:count]
+        self._count.forget(self._kinds[forgotten])
+        self._forgotten += int(self._totals["packets"][forgotten].sum())
         for netns in {netns for netns, _, _ in self._syns.counted} - by_namespace.keys():
             self._forgotten += self._syns.forget(netns)
 
@@ -546,7 +552,7 @@ class Drops:
         )
         rows["protocol"], texts["protocol"] = coded(
             keys["protocol"],
-            lambda number: None if number == _PROTOCOL_UNKNOWN else PROTOCOLS.get(number, str(number)),
+            lambda number: None if number == _PROTOCOL_UNKNOWN else IP_PROTOCOLS.get(number, str(number)),
         )
         rows["interface"], texts["interface"] = self._interfaces(keys["netns"], keys["ifindex"])
         rows["port"] = _unknown_if_zero(keys["port"])
