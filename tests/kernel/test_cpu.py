@@ -613,7 +613,7 @@ def threads_called(beginning: str) -> list[int]:
     pids = []
     for path in Path("/proc").glob("[0-9]*/comm"):
         with contextlib.suppress(OSError):
-            if path.read_text().startswith(beginning):
+            if path.read_bytes().startswith(beginning.encode()):
                 pids.append(int(path.parent.name))
     return pids
 
