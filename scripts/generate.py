@@ -123,10 +123,14 @@ or `received`.
 - **Counters count from the start of `nettop serve`**, or from when their row was first seen. What a connection, a
   process or an interface has counted stays when it has gone, and none ever falls. They grow at each reading
   (`--interval`), not at each scrape.
-- **Sets with a name are bounded.** `--top process=50` lists 50 processes, `--top process=0` none. Listed are those
-  that were, in any reading of the last 15 minutes, among the N that counted most. `other` has everything else. What a
-  series had counted that made room for another is in `evicted`, so that the sum of all series is always that of
-  everything. Leave it out of rates: `rate(nettop_connections_by_process_bytes_total{process!="evicted"}[1m])`.
+- **All sets are bounded.** `--top process=50` lists at least the 50 processes that counted most in the last 15
+  minutes, and at most 100; `--top process=0` lists none. Sets without a name list 1,000 series, of what exists first.
+  `other` has everything else. A series ends when a larger one needs its place, or 15 minutes after the last of its rows
+  has gone; it is then missing from at least one scrape. What it had counted is in `evicted`, so the sum of all series
+  is always that of everything. Leave it out of rates:
+  `rate(nettop_connections_by_process_bytes_total{process!="evicted"}[1m])`.
+- **Labels** are written as everywhere in nettop: in the tables, in REST and in CSV. `namespace` is the name of a
+  network namespace; `nettop_namespace_info` has its inode number, `netns`.
 - **Histograms** have 19 of the fine histogram's edges, each about three times the one before. The sum is made of the
   middles of the fine buckets, within 3.2 % (pairs: 12.5 %).
 - What this kernel or host cannot give has no series; `nettop_hook_info` says which mechanism is in use, or `n/a`. A
@@ -136,7 +140,7 @@ or `received`.
 
 KNOWN = (
     ("Netto", "`tx_syscalls`, `rx_softirq`, … by `cpu`: shares of a CPU",
-     '`rate(nettop_cpu_network_seconds_total{entry="rx_softirq"}[1m])`, by `cpu` and `entry`'),
+     '`rate(nettop_cpu_network_seconds_total{entry="RX softirq"}[1m])`, by `cpu` and `entry`'),
     ("Netto", "`rx_softirq__driver_poll` and the like",
      '`rate(nettop_cpu_category_seconds_total{entry="RX softirq"}[1m])`, by `category`, of all CPUs together'),
     ("Netto", "`user_space_overhead`", '`rate(nettop_self_seconds_total{kind="total"}[1m])`'),
@@ -150,7 +154,7 @@ KNOWN = (
     ("Network Metrics Sampler", "`packets_per_sec`",
      '`sum(rate(nettop_bandwidth_packets_total{backing="uplink"}[1m]))`'),
     ("Network Metrics Sampler", "`tcp_…`, `http_…`, `https_…`",
-     '`nettop_bandwidth_protocol_…{protocol="TCP"}`, `nettop_bandwidth_service_…{service="HTTPS"}`'),
+     '`nettop_bandwidth_protocol_…{protocol="tcp"}`, `nettop_bandwidth_service_…{service="HTTPS"}`'),
     ("Network Metrics Sampler", "`/api/metrics/realtime`, `/api/stats/summary`",
      "the same paths, with the same names"),
     ("node_exporter", "`node_network_receive_bytes_total{device}`",

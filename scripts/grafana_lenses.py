@@ -47,7 +47,7 @@ from nettop.snapshots.services import SIDES, USED
 
 HOST_VARIABLE = "host"
 _HOST = f'instance=~"${HOST_VARIABLE}"'
-_OF_ONE_HOST = frozenset({"cpu", "interface", "netns", "exporter"})
+_OF_ONE_HOST = frozenset({"cpu", "interface", "namespace", "exporter"})
 """Labels whose values mean something else on each host: their series are never added up over hosts."""
 _CHOSEN = {"bandwidth": ("backing", "interface")}
 """Labels by whose values the details of a lens can be narrowed down, besides the first one of its histograms."""
@@ -490,8 +490,8 @@ def _cpu() -> list[Json]:
     cpus = f"count(count by (instance, cpu) ({_of(time)}))"
     cpus_by_host = f"count by (instance) (count by (instance, cpu) ({_of(time)}))"
     by_cpu = _sum_rate(time, "instance", "cpu")
-    received = _sum_rate(time, "instance", "cpu", only=('entry="rx_softirq"',))
     rx_softirq = f'entry="{ENTRIES[RX_SOFTIRQ]}"'
+    received = _sum_rate(time, "instance", "cpu", only=(rx_softirq,))
     return [
         number(
             "Network",
@@ -565,7 +565,7 @@ def _cpu() -> list[Json]:
 
 def _bandwidth() -> list[Json]:
     uplink = f'backing="{BACKINGS[UPLINK]}"'
-    names = ("instance", "interface", "netns")
+    names = ("instance", "namespace", "interface")
     sent, received = 'direction="sent"', 'direction="received"'
     speed = f"({_sum(_of('bandwidth_speed_bytes_per_second', uplink), *names)} > 0)"
     use = (
@@ -894,7 +894,7 @@ def _flows() -> list[Json]:
         ),
         table(
             "Ledger",
-            [Query(_sum(_of("flows_ledger_count"), "instance", "of", "term"), instant=True, format="table")],
+            [Query(_sum(_of("flows_ledger_items"), "instance", "of", "term"), instant=True, format="table")],
             description="What became of all that arrived, since the collector began: the first term is the sum of the "
             "others",
             columns=[("instance", "Host"), ("of", "Of"), ("term", "Term"), ("Value", "Count")],

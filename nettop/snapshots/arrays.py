@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,19 @@ def agreed(keys: Array, values: Array) -> Mask:
     most = np.maximum.reduceat(np.where(values == np.iinfo(values.dtype).max, 0, values), starts)
     same: Mask = np.repeat(least >= most, np.diff(np.append(starts, len(keys))))
     return same
+
+
+def distinct_rows(columns: Sequence[Array]) -> tuple[Index, Index]:
+    """Return where each distinct combination of the columns' values (n, …) stands first, and for each row the place of
+    its combination among these (n,)."""
+    count = len(columns[0])
+    as_bytes = [np.ascontiguousarray(column).view(np.uint8).reshape(count, -1) for column in columns if count]
+    if not as_bytes:
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    together = np.concatenate(as_bytes, axis=1)
+    rows = together.view(f"V{together.shape[1]}").ravel()
+    _, firsts, places = np.unique(rows, return_index=True, return_inverse=True)
+    return firsts, places
 
 
 def as_list(column: Array) -> list[Any]:

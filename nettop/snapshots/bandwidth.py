@@ -11,7 +11,7 @@ from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, L
 
 # --- words for numbers ----------------------------------------------------------------------------------------
 
-PROTOCOLS = ("TCP", "UDP", "ICMP", "ICMPv6", "ARP", "SCTP", "other")
+PROTOCOLS = ("tcp", "udp", "icmp", "icmpv6", "arp", "sctp", "other")
 CASTS = ("broadcast", "multicast")
 KINDS = 32
 """What a packet is counted as: a protocol, a cast (never the first kind, as 0 is neither), a service."""
@@ -30,14 +30,10 @@ BACKINGS = {0: "virtual", 1: "uplink"}
 VIRTUAL, UPLINK = BACKINGS
 STATES = {0: "down", 1: "up"}
 
-IP_PROTOCOLS = {
-    1: "ICMP", 2: "IGMP", 4: "IPIP", 6: "TCP", 17: "UDP", 41: "IPv6", 47: "GRE", 50: "ESP", 51: "AH",
-    58: "ICMPv6", 89: "OSPF", 112: "VRRP", 132: "SCTP", 136: "UDPLite",
-}  # fmt: skip
 PROTOCOL_NOT_IP = 255
 ETHERTYPES = {
-    0x0806: "ARP", 0x8809: "LACP", 0x8847: "MPLS", 0x8863: "PPPoE", 0x8864: "PPPoE", 0x888E: "EAPOL",
-    0x88CC: "LLDP", 0x88F7: "PTP",
+    0x0806: "arp", 0x8809: "lacp", 0x8847: "mpls", 0x8863: "pppoe", 0x8864: "pppoe", 0x888E: "eapol",
+    0x88CC: "lldp", 0x88F7: "ptp",
 }  # fmt: skip
 
 # --- options --------------------------------------------------------------------------------------------------
@@ -192,7 +188,7 @@ INTERFACES = Table(
     cumulative=True,
     metrics=(
         Metrics(
-            ("interface", "netns", "backing"),
+            ("namespace", "interface", "backing"),
             (*_MOVED, "broadcast", "multicast", "unseen", "drops_received", "drops_sent", "errors", "speed"),
         ),
     ),

@@ -181,16 +181,6 @@ _OF_ENTRIES = (
 _IO_WORKERS = Field("io_workers_ns", Kind.COUNTER, "I/O WRK", "CPU time of io_uring's workers and of kernel threads, "
                     "while they send or receive", "u8", "ns", 9, 60)  # fmt: skip
 
-_EXCLUSIVE = (
-    "tx_syscalls_ns",
-    "rx_syscalls_ns",
-    "tx_softirq_ns",
-    "rx_softirq_ns",
-    "io_workers_ns",
-    "napi_threads_ns",
-)
-"""The entry points, which exclude each other."""
-
 _VECTOR_HELP = {
     "hi": "high-priority tasklets",
     "timer": "timers, including TCP's: retransmission, delayed acknowledgements",
@@ -229,8 +219,9 @@ CPUS = Table(
         Metrics(
             ("cpu",),
             (
-                Spread("network_ns", "entry", _EXCLUSIVE, "CPU time of the network stack, by its entry point"),
-                Spread("softirqs_ns", "softirq", tuple(f"{name}_ns" for name in _VECTOR_HELP),
+                Spread("network_ns", "entry", {ENTRIES[entry]: column for entry, column in TIME_OF.items()},
+                       "CPU time of the network stack, by its entry point"),
+                Spread("softirqs_ns", "softirq", {name: f"{name}_ns" for name in _VECTOR_HELP},
                        "exact time in other softirqs, which is not all the network's"),
             ),
         ),
@@ -313,7 +304,9 @@ PROCESSES = Table(
     metrics=(
         Metrics(
             ("process",),
-            (Spread("network_ns", "entry", ("tx_syscalls_ns", "rx_syscalls_ns", "io_workers_ns", "softirq_ns"),
+            (Spread("network_ns", "entry",
+                    {ENTRIES[entry]: TIME_OF[entry] for entry in (TX_SYSCALLS, RX_SYSCALLS, IO_WORKERS)}
+                    | {"softirqs": "softirq_ns"},
                     "CPU time of the network stack, by process and entry point"),),
             prefix="cpu_by_process",
             top="process",

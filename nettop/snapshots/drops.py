@@ -32,13 +32,6 @@ ETHERTYPES = {
 }  # fmt: skip
 """Ethertypes (include/uapi/linux/if_ether.h) and families of sockets (include/linux/socket.h)."""
 
-PROTOCOLS = {
-    0: "hopopt", 1: "icmp", 2: "igmp", 4: "ipip", 6: "tcp", 17: "udp", 33: "dccp", 41: "ipv6", 43: "ipv6-route",
-    44: "ipv6-frag", 47: "gre", 50: "esp", 51: "ah", 58: "icmpv6", 60: "ipv6-opts", 89: "ospf", 103: "pim",
-    112: "vrrp", 132: "sctp", 136: "udplite",
-}  # fmt: skip
-"""Protocol numbers of IP, as /etc/protocols names them."""
-
 
 ORDINARY, REFUSED, TROUBLE = range(3)
 SEVERITIES = {ORDINARY: "ordinary", REFUSED: "refused", TROUBLE: "trouble"}
@@ -316,8 +309,8 @@ PACKETS = Table(
     begins_at_zero=True,
     uses=("connections",),
     metrics=(
-        Metrics(("reason", "severity", "protocol", "interface"), ("packets", "bytes"), prefix="drops", top="drop",
-                most=100),
+        Metrics(("reason", "severity", "protocol", "namespace", "interface", "process"), ("packets", "bytes"),
+                prefix="drops", top="drop", most=100),
     ),
 )  # fmt: skip
 
@@ -344,7 +337,9 @@ COUNTERS = Table(
     text_sort="-packets",
     default_filter="packets>0",
     included_in="included_in",
-    metrics=(Metrics(("name", "interface"), ("packets",), prefix="drops_by_name", top="counter", most=100),),
+    metrics=(
+        Metrics(("name", "namespace", "interface"), ("packets",), prefix="drops_by_name", top="counter", most=100),
+    ),
 )  # fmt: skip
 
 HOOK_PACKETS = Hook("packets", "every packet that the kernel drops", ("reason", "severity", "place"))

@@ -27,7 +27,7 @@ MEANINGS = {
     RTT: "TCP's smoothed round-trip time: of each connection at each reading",
 }
 """What each stage measures."""
-PROTOCOLS = {0: "TCP", 1: "UDP", 2: "ICMP", 3: "other"}
+PROTOCOLS = {0: "tcp", 1: "udp", 2: "icmp", 3: "other"}
 FAMILIES = {0: "IPv4", 1: "IPv6"}
 
 BUCKETS = Buckets(first_bit=6, last_bit=34, divided_by_bits=4)

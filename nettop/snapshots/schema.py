@@ -107,14 +107,13 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Columns of one unit that are one metric, with a label each: its value is the column's name without the unit.
-
-    `name` is that of the metric, as a field's would be.
+    """Columns of one unit that are one metric, by the value of its `label`. `name` is that of the metric, as a field's
+    would be.
     """
 
     name: str
     label: str
-    columns: tuple[str, ...]
+    columns: Mapping[str, str]
     help: str
 
 
@@ -207,6 +206,16 @@ class Table:
     def stored(self) -> tuple[Field, ...]:
         """The fields that are stored in rows."""
         return tuple(f for f in self.fields if not f.is_composite)
+
+    def columns_of(self, name: str) -> tuple[str, ...]:
+        """Return the stored columns that a field's value is made of."""
+        field = self.by_name[name]
+        made_of = (*field.parts, field.zone) if field.is_composite else (name,)
+        return tuple(
+            column
+            for part in filter(None, made_of)
+            for column in ((part,) if part == name else self.columns_of(part))
+        )
 
     @cached_property
     def names(self) -> tuple[str, ...]:

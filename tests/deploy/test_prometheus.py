@@ -183,11 +183,7 @@ def enum(table: Table, name: str) -> set[str]:
 def spread(table: Table) -> dict[str, set[str]]:
     """The labels that a table's columns are values of."""
     values = [value for metrics in table.metrics or () for value in metrics.values]
-    return {
-        each.label: {column.removesuffix("_ns") for column in each.columns}
-        for each in values
-        if isinstance(each, Spread)
-    }
+    return {each.label: set(each.columns) for each in values if isinstance(each, Spread)}
 
 
 @cache

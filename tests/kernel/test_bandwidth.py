@@ -266,7 +266,7 @@ def test_datagrams_both_directions(lab: Lab, version: int) -> None:
     def udp() -> Row:
         rows = watched.read()["protocols"]
         return next(
-            row for row in rows if (row["interface"], row["protocol"]) == (watched.near.device, "UDP")
+            row for row in rows if (row["interface"], row["protocol"]) == (watched.near.device, "udp")
         )
 
     until(lambda: udp()["packets_received"] >= 499, "all have arrived")
@@ -305,7 +305,7 @@ FRAMES = {
     "multicast": ethernet(EXPERIMENTAL, b"nettop", to="01:00:5e:00:00:01"),
     "truncated v4": ethernet(0x0800, ipv4(6, b"")[:15] + b"nettop"),
     "wrong length": ethernet(0x0800, b"\x4f" + ipv4(17, ports(9, 443))[1:]),
-    "SCTP": ethernet(0x0800, ipv4(132, ports(9, 443))),
+    "sctp": ethernet(0x0800, ipv4(132, ports(9, 443))),
     "GRE": ethernet(0x0800, ipv4(47, bytes(4) + b"nettop")),
     "only an ethertype": ethernet(0x0800, b"nettop"),
 }
@@ -536,9 +536,9 @@ def test_datagrams_larger_than_packets(lab: Lab, version: int) -> None:
         return [(row[f"packets_{way}"], row[f"bytes_{way}"]) for row in rows for way in ways]
 
     until(lambda: of_service() == [expected] * 2, "all fragments are counted")
-    (flow,) = (ports for ports in ports_of_flows(watched.read(), watched).items() if ports[0][0] == "UDP")
-    assert flow == (("UDP", flow[0][1], 9999), expected)
-    rows = [row for row in watched.read()["flows"] if row["protocol"] == "UDP" and row["packets_received"]]
+    (flow,) = (ports for ports in ports_of_flows(watched.read(), watched).items() if ports[0][0] == "udp")
+    assert flow == (("udp", flow[0][1], 9999), expected)
+    rows = [row for row in watched.read()["flows"] if row["protocol"] == "udp" and row["packets_received"]]
     assert [(row["local_port"], row["packets_received"], row["bytes_received"]) for row in rows] == [
         (9999, *expected)
     ]
@@ -554,8 +554,8 @@ def test_fragments_without_their_first(lab: Lab) -> None:
     lab.worker(watched.near.namespace).call(send_frames, watched.near.device, [first, *later])
     until(lambda: watched.since()["packets_sent"] >= 4, "all are sent")
     flows = ports_of_flows(watched.read(), watched)
-    assert flows["UDP", 5353, 53] == (2, len(first) + len(later[0]))
-    assert flows["UDP", None, None] == (2, 2 * len(later[0]))
+    assert flows["udp", 5353, 53] == (2, len(first) + len(later[0]))
+    assert flows["udp", None, None] == (2, 2 * len(later[0]))
 
 
 FLOWS, FLOWS_MAX = 200_000, 1 << 16
@@ -692,7 +692,7 @@ def test_an_interface_made_again(lab: Lab, xdp: str) -> None:
     assert moved(removed) == last
     assert removed["id"] == old["id"] != new["id"]
     assert (new["mode"], moved(new)) == (old["mode"], dict.fromkeys(MOVED, 0))
-    for table, label in (("protocols", "UDP"), ("services", "DNS")):
+    for table, label in (("protocols", "udp"), ("services", "DNS")):
         rows = [row for row in reading["removed"][table] if row["interface"] == "near"]
         assert [row[table.removesuffix("s")] for row in rows] == [label] * (xdp != "off")
         assert all(moved(row) == last for row in rows)

@@ -150,7 +150,7 @@ def _is_stamped(probe: Watched) -> bool:
         own.bind(("::1", 0))
         own.sendto(b"n", own.getsockname()[:2])
         own.recv(1)
-    return bool(probe.histogram(WIRE_IP, "UDP", "IPv6").sum())
+    return bool(probe.histogram(WIRE_IP, "udp", "IPv6").sum())
 
 
 def assert_sums(probe: Watched) -> None:
@@ -250,9 +250,9 @@ def test_datagrams(lab: Lab, version: int, flows: int) -> None:
     with watched() as probe:
         here.call(send_datagrams, (target, port), count, 64, count // flows)
         # Nobody reads meanwhile: where the program sees the socket and not the datagram, a reader may be quicker.
-        until(lambda: probe.between(WIRE_SOCKET, source, target, "UDP") == count, "all are in the queue")
+        until(lambda: probe.between(WIRE_SOCKET, source, target, "udp") == count, "all are in the queue")
         for stage in (QDISC, BACKLOG, WIRE_IP):
-            assert probe.between(stage, source, target, "UDP") == count, STAGES[stage]
+            assert probe.between(stage, source, target, "udp") == count, STAGES[stage]
         there.call(receive_datagrams, "in", count)
         assert_sums(probe)
         assert not any(probe.snapshot.lost.values())
@@ -267,9 +267,9 @@ def test_echo_requests(lab: Lab, version: int) -> None:
     with watched() as probe:
         here.call(send_echo_requests, target, 97)
         for stage in (QDISC, BACKLOG, WIRE_IP):
-            assert probe.between(stage, source, target, "ICMP") == 97, STAGES[stage]
-            assert probe.between(stage, target, source, "ICMP") == 97, STAGES[stage]
-        assert probe.between(WIRE_APP, target, source, "ICMP") == 97
+            assert probe.between(stage, source, target, "icmp") == 97, STAGES[stage]
+            assert probe.between(stage, target, source, "icmp") == 97, STAGES[stage]
+        assert probe.between(WIRE_APP, target, source, "icmp") == 97
         assert_sums(probe)
 
 
@@ -292,13 +292,13 @@ def test_connections(lab: Lab, connections: int, messages: int, aggregates: bool
         there.result()
 
         def arrived() -> tuple[int, int]:
-            counted = probe.between(WIRE_IP, near.v4, far.v4, "TCP")
+            counted = probe.between(WIRE_IP, near.v4, far.v4, "tcp")
             return counted, received_packets(far.namespace, far.device) - before
 
         until(lambda: len(set(arrived())) == 1, f"as many packets as the device received: {arrived()}")
         for stage in (QDISC, BACKLOG):
-            assert probe.between(stage, near.v4, far.v4, "TCP") == arrived()[1], STAGES[stage]
-        assert probe.between(WIRE_APP, near.v4, far.v4, "TCP") >= connections * messages * 0.999
+            assert probe.between(stage, near.v4, far.v4, "tcp") == arrived()[1], STAGES[stage]
+        assert probe.between(WIRE_APP, near.v4, far.v4, "tcp") >= connections * messages * 0.999
         assert_sums(probe)
         rows = decoded(probe.snapshot.tables["stages"])
         for row in rows:
@@ -325,7 +325,7 @@ def test_a_queue_that_drops(lab: Lab) -> None:
         )
         statistics = near.namespace.run("tc", "-s", "qdisc", "show", "dev", near.device)
         dropped = int(statistics.partition("(dropped ")[2].partition(",")[0])
-        added = probe.added(QDISC, "UDP", "IPv6")
+        added = probe.added(QDISC, "udp", "IPv6")
         assert dropped > 0
         assert added["dropped"] == dropped
         assert added["seen"] == 499
@@ -345,7 +345,7 @@ def test_more_pairs_than_there_is_room_for(lab: Lab) -> None:
     here = lab.worker(near.namespace)
     with watched(rooms={"pairs_max": 64}) as probe:
         here.call(send_to_many, "10.82.{}.{}", 997)
-        until(lambda: probe.added(WIRE_IP, "UDP")["seen"] >= 997, "all have arrived")
+        until(lambda: probe.added(WIRE_IP, "udp")["seen"] >= 997, "all have arrived")
 
         def accounted() -> tuple[int, int]:
             """What was matched at stages that have pairs, and what their pairs and the evicted ones have."""
@@ -368,11 +368,11 @@ def test_more_packets_than_can_be_followed(lab: Lab) -> None:
     limit(near, "rate", "8mbit", "burst", "3000", "limit", "50000000")
     with watched(rooms={"followed_max": 64}) as probe:
         here.call(send_datagrams, (far.v6, port), 499, 1000, 499)
-        added = probe.added(QDISC, "UDP", "IPv6")
+        added = probe.added(QDISC, "udp", "IPv6")
         assert added["seen"] == 499
         assert added["waiting"] <= 64
         assert added["unmatched"] >= 100
-        until(lambda: probe.added(QDISC, "UDP", "IPv6")["waiting"] == 0, "the queue is empty")
+        until(lambda: probe.added(QDISC, "udp", "IPv6")["waiting"] == 0, "the queue is empty")
         assert_sums(probe)
 
 
@@ -385,8 +385,8 @@ def test_packets_that_are_never_seen_again(lab: Lab, monkeypatch: pytest.MonkeyP
     limit(near, "rate", "8kbit", "burst", "3000", "limit", "50000000")
     with watched() as probe:
         here.call(send_datagrams, (far.v6, port), 101, 1000)
-        until(lambda: not probe.added(QDISC, "UDP", "IPv6")["waiting"], "too long for those that wait")
-        unmatched = [probe.added(QDISC, "UDP", "IPv6")["unmatched"] for _ in range(5)]
+        until(lambda: not probe.added(QDISC, "udp", "IPv6")["waiting"], "too long for those that wait")
+        unmatched = [probe.added(QDISC, "udp", "IPv6")["unmatched"] for _ in range(5)]
         assert 90 <= unmatched[0] <= 101
         assert set(unmatched) == {unmatched[0]}
         assert_sums(probe)
@@ -403,8 +403,8 @@ def test_cpus_that_compete_for_room(lab: Lab) -> None:
             worker.start(send_datagrams, (far.v6, port), 49_999, 1000, 49_999)
         for worker in workers:
             worker.result()
-        until(lambda: not probe.added(QDISC, "UDP", "IPv6")["waiting"], "the queue is empty")
-        added = probe.added(QDISC, "UDP", "IPv6")
+        until(lambda: not probe.added(QDISC, "udp", "IPv6")["waiting"], "the queue is empty")
+        added = probe.added(QDISC, "udp", "IPv6")
         assert added["seen"] == 3 * 49_999
         assert min(added[name] for name in ("matched", "dropped", "unmatched")) > 0
         assert_sums(probe)
@@ -446,11 +446,11 @@ def wait_in_sockets(
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["TCP", "UDP"])
 def test_a_receiver_that_waits(lab: Lab, kind: int) -> None:
     """The median time that messages waited in sockets is the one that the receiver let them wait."""
-    protocol = "TCP" if kind == socket.SOCK_STREAM else "UDP"
+    protocol = "tcp" if kind == socket.SOCK_STREAM else "udp"
     worker = lab.worker(lab.namespace())
     with watched() as probe:
         assert probe.why_not(SOCKET_WAIT) is None
-        if protocol == "UDP" and str(probe.snapshot.hook(HOOKS[WIRE_APP].name)).endswith("TCP only"):
+        if protocol == "udp" and str(probe.snapshot.hook(HOOKS[WIRE_APP].name)).endswith("TCP only"):
             pytest.skip("this kernel lets no program see UDP's reads")
         waits = worker.call(wait_in_sockets, kind, 101, 101, 0.005)
         least, most = np.median(np.array(waits, np.float64), axis=0)
@@ -471,15 +471,15 @@ def test_a_saturated_queue(lab: Lab) -> None:
         there.start(journeys, "in", count)
         expected = here.call(fill_queue, (far.v6, port), count, 1000, rate)
         durations = there.result()
-        until(lambda: probe.added(QDISC, "UDP", "IPv6")["waiting"] == 0, "the queue is empty")
-        matched = probe.added(QDISC, "UDP", "IPv6")["matched"]
+        until(lambda: probe.added(QDISC, "udp", "IPv6")["waiting"] == 0, "the queue is empty")
+        matched = probe.added(QDISC, "udp", "IPv6")["matched"]
         assert matched > 10_000
         # Those that were not matched may all be the shortest waits, or the longest.
         middle = min(matched / count, 1) / 2
         # The queue lets the first burst pass. On a busy host it is later than its rate.
         least = (np.quantile(expected, middle) - burst / rate) * 1e9
         most = np.quantile(durations, 1 - middle)
-        assert least * (1 - ERROR) <= probe.median(QDISC, "UDP", "IPv6") <= most * (1 + ERROR)
+        assert least * (1 - ERROR) <= probe.median(QDISC, "udp", "IPv6") <= most * (1 + ERROR)
 
 
 def fill_queue(memory: Memory, to: tuple[str, int], count: int, size: int, rate: float) -> list[float]:
@@ -583,13 +583,13 @@ def test_a_wire_that_delays(lab: Lab) -> None:
         there.start(accept_all, "in", rounds * at_once)
         begun = lab.worker(client).call(connect_in_turn, ("10.77.0.2", port), rounds, at_once)
         accepted = there.result()
-        until(lambda: probe.added(HANDSHAKE, "TCP")["waiting"] == 0, "all have connected")
-        added = probe.added(HANDSHAKE, "TCP")
+        until(lambda: probe.added(HANDSHAKE, "tcp")["waiting"] == 0, "all have connected")
+        added = probe.added(HANDSHAKE, "tcp")
         assert added["matched"] >= 2 * rounds * at_once > 10_000
         # The handshakes of both sides lie between the beginning of a connection and its acceptance.
         pairs = zip(sorted(begun), sorted(accepted), strict=True)
         least, most = 2 * delay_s * 1e9, np.median([end - began for (_, began), (_, end) in pairs])
-        assert least * (1 - ERROR) <= probe.median(HANDSHAKE, "TCP") <= most * (1 + ERROR)
+        assert least * (1 - ERROR) <= probe.median(HANDSHAKE, "tcp") <= most * (1 + ERROR)
         assert_sums(probe)
 
 
@@ -623,11 +623,11 @@ def test_netem(lab: Lab) -> None:
         there.start(accept_all, "in", 97 * 53)
         here.call(connect_in_turn, (far.v4, listener), 97, 53)
         there.result()
-        assert probe.added(QDISC, "UDP", "IPv6")["matched"] == len(durations)
-        assert 5e6 * (1 - ERROR) <= probe.median(QDISC, "UDP", "IPv6") <= np.median(durations) * (1 + ERROR)
+        assert probe.added(QDISC, "udp", "IPv6")["matched"] == len(durations)
+        assert 5e6 * (1 - ERROR) <= probe.median(QDISC, "udp", "IPv6") <= np.median(durations) * (1 + ERROR)
         # Where a SYN-ACK was sent again the kernel measured nothing; what a hook was skipped for is among the losses.
-        assert probe.added(HANDSHAKE, "TCP")["matched"] > 10_000
-        assert 1e7 * (1 - ERROR) <= probe.median(HANDSHAKE, "TCP") <= 2 * np.median(durations) * (1 + ERROR)
+        assert probe.added(HANDSHAKE, "tcp")["matched"] > 10_000
+        assert 1e7 * (1 - ERROR) <= probe.median(HANDSHAKE, "tcp") <= 2 * np.median(durations) * (1 + ERROR)
         assert_sums(probe)
 
 
@@ -645,8 +645,8 @@ def test_connections_to_a_listener_for_both_families(lab: Lab) -> None:
         there.start(accept_all, "in", 97)
         here.call(connect_in_turn, (far.v4, port), 1, 97)
         there.result()
-        assert probe.added(HANDSHAKE, "TCP", "IPv6")["seen"] == 0
-        assert probe.added(HANDSHAKE, "TCP")["seen"] >= 2 * 97
+        assert probe.added(HANDSHAKE, "tcp", "IPv6")["seen"] == 0
+        assert probe.added(HANDSHAKE, "tcp")["seen"] >= 2 * 97
 
 
 def test_a_connection_that_fails(lab: Lab) -> None:
@@ -654,7 +654,7 @@ def test_a_connection_that_fails(lab: Lab) -> None:
     worker = lab.worker(lab.namespace())
     with watched() as probe:
         assert worker.call(refused_connections, 97) == 97
-        assert probe.added(HANDSHAKE, "TCP", "IPv6") == {"seen": 97, "matched": 0, "dropped": 97, "unmatched": 0,
+        assert probe.added(HANDSHAKE, "tcp", "IPv6") == {"seen": 97, "matched": 0, "dropped": 97, "unmatched": 0,
                                                          "waiting": 0}  # fmt: skip
 
 
@@ -663,7 +663,7 @@ def test_handshakes_that_data_completes(lab: Lab) -> None:
     worker = lab.worker(lab.namespace())
     with watched() as probe:
         assert worker.call(deferred_connections, 97) == 97
-        assert probe.added(HANDSHAKE, "TCP") == {"seen": 2 * 97, "matched": 97, "dropped": 0, "unmatched": 97,
+        assert probe.added(HANDSHAKE, "tcp") == {"seen": 2 * 97, "matched": 97, "dropped": 0, "unmatched": 97,
                                                  "waiting": 0}  # fmt: skip
 
 
@@ -702,7 +702,7 @@ def test_one_in_sixteen(lab: Lab) -> None:
         probe.begin()
         here.call(send_datagrams, (far.v6, port), 20_000, 64, 20_000)
         for stage in (QDISC, WIRE_IP):
-            seen = probe.added(stage, "UDP", "IPv6")["seen"]
+            seen = probe.added(stage, "udp", "IPv6")["seen"]
             assert seen % 16 == 0
             # The distances are even between 1 and 31: of 1,250 of them the sum varies by 0.014 of it.
             assert abs(seen - 20_000) < 0.1 * 20_000, STAGES[stage]
@@ -743,7 +743,7 @@ def test_ip_layer_by_fentry_and_by_kprobe(lab: Lab) -> None:
             here.call(send_datagrams, ("10.76.2.1", port), 997, 64, 997)
             there.call(receive_datagrams, "in", 997)
             for probe in probes:
-                passed = probe.between(IP, "10.76.1.1", "10.76.2.1", "UDP")
+                passed = probe.between(IP, "10.76.1.1", "10.76.2.1", "udp")
                 assert passed == rounds * 2 * 997  # once forwarded, once delivered
                 assert_sums(probe)
             for end in (near, far):
@@ -758,5 +758,5 @@ def test_medians_by_fentry_and_by_kprobe(lab: Lab) -> None:
     with both_mechanisms() as probes:
         here.call(send_datagrams, ("10.76.2.1", port), 4999, 64, 4999)
         there.call(receive_datagrams, "in", 4999)
-        medians = BUCKETS.places(np.array([probe.median(IP, "UDP") for probe in probes]))
+        medians = BUCKETS.places(np.array([probe.median(IP, "udp") for probe in probes]))
         assert abs(medians[0] - medians[1]) <= 1

@@ -181,7 +181,7 @@ def test_everything_agrees(lab: Lab) -> None:
     assert moved(port) == moved(bridge) == _turned(uplink)
     dns = _one(result, "services", "veth1", service="DNS")
     assert (dns["packets_sent"], dns["bytes_sent"]) == (97, 97 * (61 + ETHERNET + 20 + 8))
-    icmp = _one(result, "protocols", "veth1", protocol="ICMP")
+    icmp = _one(result, "protocols", "veth1", protocol="icmp")
     assert (icmp["packets_sent"], icmp["packets_received"]) == (31, 31)
 
     bulk = _one(result, "flows", "veth1", remote_port=by.bulk_to)

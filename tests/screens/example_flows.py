@@ -52,7 +52,7 @@ def _snapshot(second: int) -> Snapshot:
     now_ns = WALL_NS + second * _SECOND_NS
     exporters = [_exporter(number, since, now_ns) for number in range(len(_EXPORTERS))]
     ledger: list[Row] = [
-        {"id": number, "of": of, "term": term, "count": per_second * since + more}
+        {"id": number, "of": of, "term": term, "items": per_second * since + more}
         for number, (of, term, per_second, more) in enumerate(_TERMS)
     ]
     taken_ns = TAKEN_NS + second * _SECOND_NS

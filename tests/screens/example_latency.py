@@ -64,7 +64,7 @@ _DELAYS = {
     RTT: _Delay(412, 24_000_000, 0.9),
 }
 _LATE_NS, LATE_SHARE = (184_000_000, 0.4), 0.08
-_SHARES = {("TCP", "IPv4"): 0.83, ("TCP", "IPv6"): 0.1, ("UDP", "IPv4"): 0.06, ("ICMP", "IPv4"): 0.01}
+_SHARES = {("tcp", "IPv4"): 0.83, ("tcp", "IPv6"): 0.1, ("udp", "IPv4"): 0.06, ("icmp", "IPv4"): 0.01}
 
 
 class _Pair(NamedTuple):
@@ -78,11 +78,11 @@ class _Pair(NamedTuple):
 
 
 _PAIRS = (
-    _Pair("10.0.9.4", "10.0.3.7", "TCP", 0.2, 12.0),
-    _Pair("10.0.3.21", "10.0.3.7", "TCP", 0.4, 1.0),
-    _Pair("203.0.113.9", "10.0.3.7", "TCP", 0.3, 0.9),
-    _Pair("2001:db8:1::24", "2001:db8::7", "TCP", 0.09, 1.3),
-    _Pair("10.0.3.53", "10.0.3.7", "UDP", 0.01, 0.4),
+    _Pair("10.0.9.4", "10.0.3.7", "tcp", 0.2, 12.0),
+    _Pair("10.0.3.21", "10.0.3.7", "tcp", 0.4, 1.0),
+    _Pair("203.0.113.9", "10.0.3.7", "tcp", 0.3, 0.9),
+    _Pair("2001:db8:1::24", "2001:db8::7", "tcp", 0.09, 1.3),
+    _Pair("10.0.3.53", "10.0.3.7", "udp", 0.01, 0.4),
 )
 _PAIR_ROWS = [(number, pair) for number in (WIRE_APP, SOCKET_WAIT) for pair in _PAIRS]
 _ROWS = [

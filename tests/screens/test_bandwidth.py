@@ -140,13 +140,13 @@ async def test_shares_are_parts_of_the_interface() -> None:
         split = [line.split() for line in lines(screen.shares)]
         assert split[0] == ["eth0:", "protocols"]
         assert [(line[0], line[1], line[-2:]) for line in split[1:4]] == [
-            ("TCP", "93.0%", ["320", "Mb/s"]),
-            ("UDP", "6.4%", ["22.0", "Mb/s"]),
+            ("tcp", "93.0%", ["320", "Mb/s"]),
+            ("udp", "6.4%", ["22.0", "Mb/s"]),
             ("other", "0.4%", ["1.5", "Mb/s"]),
         ]
         await press(run, "end")
-        assert not [line for line in lines(screen.shares) if "ARP" in line]
-        assert lines(screen.shares)[1].split()[:2] == ["TCP", "60.0%"]
+        assert not [line for line in lines(screen.shares) if "arp" in line]
+        assert lines(screen.shares)[1].split()[:2] == ["tcp", "60.0%"]
 
 
 async def test_shares_of_another_namespaces_interface_are_unknown() -> None:

@@ -271,7 +271,7 @@ async def test_arrows_open_and_close_the_protocols() -> None:
         assert opened.table is PROTOCOL_TABLE
         assert set(column(opened, "stage")) == {"wire-app"}
         assert len(column(opened, "stage")) == 8
-        assert lines(pane_of(run))[0].startswith(" wire-app TCP IPv4  p50 ")
+        assert lines(pane_of(run))[0].startswith(" wire-app tcp IPv4  p50 ")
         await press(run, "down", "right")
         assert opened.details_open
         await press(run, "left", "left")
@@ -317,7 +317,7 @@ async def test_sort() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("protocol=TCP family=IPv6 p99>10ms", [("handshake", "IPv6"), ("rtt", "IPv6")]),
+        ("protocol=tcp family=IPv6 p99>10ms", [("handshake", "IPv6"), ("rtt", "IPv6")]),
         ("stage=qdisc max>1ns", [("qdisc", "IPv4"), ("qdisc", "IPv6"), ("qdisc", "IPv4"), ("qdisc", "IPv4")]),
     ],
 )
@@ -326,7 +326,7 @@ async def test_filter(text: str, expected: list[tuple[str, str]]) -> None:
     async with on_latency(view="latency.protocols") as (run, screen):
         await press(run, "slash", *text, "enter")
         assert list(zip(column(screen, "stage"), column(screen, "family"), strict=True)) == expected
-        assert lines(screen.pane)[0].startswith(f" {expected[0][0]} TCP {expected[0][1]} ")
+        assert lines(screen.pane)[0].startswith(f" {expected[0][0]} tcp {expected[0][1]} ")
 
 
 async def test_enter_refreshes() -> None:

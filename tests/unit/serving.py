@@ -15,7 +15,7 @@ from starlette.types import Message
 
 from nettop.engine.session import Session
 from nettop.serve.api.tables import table_routes
-from nettop.serve.problems import HANDLERS
+from nettop.serve.http.application import application
 from nettop.serve.served import Served
 from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots import lenses
@@ -92,9 +92,7 @@ _EXAMPLES = (
 
 def make_app(routes: Sequence[Route]) -> Starlette:
     """An application of these routes."""
-    app = Starlette(routes=list(routes), exception_handlers=dict(HANDLERS))
-    app.router.redirect_slashes = False
-    return app
+    return application(routes)
 
 
 def table_app(served: Served) -> Starlette:

@@ -188,10 +188,10 @@ def test_what_makes_another_flow(other: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     ("protocol", "ethertype", "name"),
     [
-        (TCP, 0, "TCP"),
-        (58, 0, "ICMPv6"),
+        (TCP, 0, "tcp"),
+        (58, 0, "icmpv6"),
         (200, 0, "200"),
-        (PROTOCOL_NOT_IP, 0x0806, "ARP"),
+        (PROTOCOL_NOT_IP, 0x0806, "arp"),
         (PROTOCOL_NOT_IP, 0x88B5, "0x88b5"),
         (PROTOCOL_NOT_IP, 0, "?"),
     ],

@@ -146,7 +146,7 @@ def test_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(Answers(exporters()), monkeypatch)
     rows = Probe().read(TAKEN_NS).tables[LEDGER.name]
     words = rows.texts["of"], rows.texts["term"]
-    terms = [(words[0][row["of"]], words[1][row["term"]], int(row["count"])) for row in rows.array]
+    terms = [(words[0][row["of"]], words[1][row["term"]], int(row["items"])) for row in rows.array]
     assert ("flows", "dropped by spool", 1) in terms
     for part in ("datagrams", "flows", "sets without template"):
         first, *others = (count for of, _, count in terms if of == part)

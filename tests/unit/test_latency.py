@@ -167,7 +167,7 @@ def test_pairs_are_merged_over_cpus() -> None:
     assert sorted(rows["packets"].tolist()) == [7, 8, 11]
     (merged,) = rows[rows["packets"] == 8]
     assert (merged["latency"] == 3 * latency).all()
-    assert (PROTOCOLS[int(merged["protocol"])], int(merged["stage"])) == ("UDP", QDISC)
+    assert (PROTOCOLS[int(merged["protocol"])], int(merged["stage"])) == ("udp", QDISC)
     assert (rows["id"][1:] > rows["id"][:-1]).all()
 
 

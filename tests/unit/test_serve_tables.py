@@ -321,6 +321,7 @@ async def test_only_get_and_head() -> None:
     assert set(problem["headers"]["allow"].split(", ")) == {"GET", "HEAD"}
     for query in ("", "format=csv"):
         head, whole = [await ask(table_app(few()), PATH, query, method) for method in ("HEAD", "GET")]
+        whole.headers.pop("vary", None)  # of what is long enough to be compressed
         assert (head.status, head.headers, head.body) == (200, whole.headers, b"")
         assert whole.body
 

@@ -12,12 +12,13 @@ from nettop.kernel.program import Program
 from nettop.kernel.set_table import SetTable, hashes_of, mixed
 from nettop.probes.bandwidth.programs import EVICTED, FLOW, KEY, MOVED, SET_ENTRIES, flow_sets
 from nettop.snapshots.arrays import Index, take
-from nettop.snapshots.bandwidth import ETHERTYPES, IP_PROTOCOLS, PROTOCOL_NOT_IP
+from nettop.snapshots.bandwidth import ETHERTYPES, PROTOCOL_NOT_IP
+from nettop.snapshots.ip_protocols import IP_PROTOCOLS
 from nettop.snapshots.row_ids import row_ids
 from nettop.snapshots.snapshot import Array
 
 _FLAGS = "FSRPAUEC"
-_PORTS = ("TCP", "UDP", "SCTP")
+_PORTS = ("tcp", "udp", "sctp")
 
 
 class FlowTable:

@@ -17,7 +17,7 @@ from nettop.snapshots.source import Source
 _DATAGRAMS = (997, 499)
 """By family; primes."""
 _DATAGRAM_BYTES = 101
-_UDP = PROTOCOLS.index("UDP")
+_UDP = PROTOCOLS.index("udp")
 
 
 def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:

@@ -129,7 +129,7 @@ class CollectorState:
         rows = np.zeros(len(terms), LEDGER.dtype)
         rows["id"] = np.arange(len(terms))
         if terms:
-            rows["of"], rows["term"], rows["count"] = np.array(terms, np.uint64).T
+            rows["of"], rows["term"], rows["items"] = np.array(terms, np.uint64).T
         return Rows(LEDGER, rows, dict.fromkeys(("of", "term"), self._texts.values), taken_ns)
 
 

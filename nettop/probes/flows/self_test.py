@@ -26,7 +26,7 @@ def run(source: Source, _: Sequence[TrafficPath]) -> list[SelfTestResult]:
     rows = rows_of(ledger, ledger.array["id"] >= 0)
     results = []
     for part, whole in _ALL.items():
-        counts = {row["term"]: row["count"] for row in rows if row["of"] == part}
+        counts = {row["term"]: row["items"] for row in rows if row["of"] == part}
         expected = counts.pop(whole)
         what = f"{part} {whole}: {' + '.join(counts)}"
         results.append(SelfTestResult(LENS.id, what, expected, sum(counts.values()), part))

@@ -39,7 +39,7 @@ def _number(labels: Mapping[int, str], label: str) -> int:
 _TCP = _number(SOCKET_PROTOCOLS, "tcp")
 _ESTABLISHED = _number(STATES, "ESTABLISHED")
 _V6 = _number(SOCKET_FAMILIES, "IPv6")
-_TCP_CLASS = _number(PROTOCOLS, "TCP") * len(FAMILIES)
+_TCP_CLASS = _number(PROTOCOLS, "tcp") * len(FAMILIES)
 UNKNOWN_TERMS = dict.fromkeys((WIRE_IP, WIRE_SOCKET, WIRE_APP), ("dropped", "waiting")) | {
     RTT: ("dropped", "unmatched", "waiting")
 }

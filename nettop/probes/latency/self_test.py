@@ -25,7 +25,7 @@ from nettop.snapshots.source import Source
 _DATAGRAMS = (997, 499)
 """By family; primes."""
 _DATAGRAM_BYTES = 101
-_UDP = next(number for number, name in PROTOCOLS.items() if name == "UDP")
+_UDP = next(number for number, name in PROTOCOLS.items() if name == "udp")
 _COMPARED = (QDISC, WIRE_IP)
 """The stages that every datagram passes, on every kernel that measures them."""
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any
 
+from prometheus_client import ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
@@ -18,24 +19,35 @@ from starlette.routing import Route
 from nettop import __version__
 from nettop.serve.api.openapi import problem_answers
 from nettop.serve.http.limits import ServerCounts
-from nettop.serve.metrics.families import NAMESPACE, Family, chosen_edges, count_families
-from nettop.serve.metrics.series import Key, SeriesTotals
+from nettop.serve.metrics.families import NAMESPACE, Family, count_families
+from nettop.serve.metrics.places import Key
+from nettop.serve.metrics.series import SeriesTotals
 from nettop.serve.metrics.totals import Totals
+from nettop.serve.problems import RETRY_SOON, Problem
 from nettop.serve.served import Served
-from nettop.snapshots.histograms import Buckets
+from nettop.snapshots import schema
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Kind
+from nettop.snapshots.snapshot import Rows
 
 ESTIMATED = "; the sum is made of the middles of buckets, within the histogram's error"
 
 
 def metrics_routes(served: Served, totals: Totals, counts: ServerCounts) -> list[Route]:
-    """The route of the metrics. The format is the one that the request prefers."""
+    """Return the route of the metrics: as text, if the request accepts it, else as OpenMetrics.
+
+    Prometheus prefers OpenMetrics, and takes both. Text has the same here, and takes a third less to write.
+    """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Metrics(served, totals, counts))
+    ProcessCollector(registry=registry)
 
     async def metrics(request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        if not served.is_ready:
+            # A scrape without some of the series would say that they have ended.
+            raise Problem(503, "not every lens was read yet", "ask again in a moment", headers=RETRY_SOON)
+        accepted = request.headers.get("accept", "")
+        encode, content_type = choose_encoder("" if "text/plain" in accepted else accepted)
         return Response(await run_in_threadpool(encode, registry), headers={"Content-Type": content_type})
 
     return [Route("/metrics", metrics, methods=["GET"])]
@@ -61,6 +73,7 @@ class _Metrics(Collector):
 
     def _of_lenses(self) -> Iterator[Metric]:
         for totals in self._totals.series:
+            totals.mark_listed()
             for family in totals.declared.families:
                 yield from _listed(_of_family(family, totals))
             if totals.declared.rows is not None:
@@ -98,7 +111,18 @@ class _Metrics(Collector):
                     hooks.add_sample(hooks.name, labels, 1)
         for (lens_id, what), count in self._totals.lost.items():
             lost.add_sample(f"{lost.name}_total", {"lens": lens_id, "what": what}, count)
-        yield from (info, hooks, up, read, lost)
+        yield from (info, self._namespaces(), hooks, up, read, lost)
+
+    def _namespaces(self) -> Metric:
+        """Return the inode numbers of network namespaces, whose names are labels of other metrics."""
+        metric = _gauge(
+            "namespace_info", "a network namespace: its inode number, as lsns shows it, by its name"
+        )
+        snapshots = self._totals.last.values()
+        named = {pair for snapshot in snapshots for rows in snapshot.tables.values() for pair in _named(rows)}
+        for namespace, netns in sorted(named):
+            metric.add_sample(metric.name, {"namespace": namespace, "netns": str(netns)}, 1)
+        return metric
 
     def _of_server(self) -> Iterator[Metric]:
         connections = _gauge("http_connections", "connections to nettop itself that are open")
@@ -112,6 +136,16 @@ class _Metrics(Collector):
             count = getattr(self._counts, reason)
             refused.add_sample(f"{refused.name}_total", {"reason": reason}, count)
         yield from (connections, answers, refused)
+
+
+def _named(rows: Rows) -> set[tuple[str, int]]:
+    """Return the names and inode numbers of network namespaces in a table that has both."""
+    name, number = schema.NAMESPACE.name, schema.NETNS.name
+    if not {name, number} <= set(rows.array.dtype.names or ()):
+        return set()
+    names = rows.texts[name]
+    pairs = set(zip(rows.array[name].tolist(), rows.array[number].tolist(), strict=True))
+    return {(names[code], netns) for code, netns in pairs if code < len(names)}
 
 
 def metrics_paths() -> dict[str, Any]:
@@ -158,18 +192,15 @@ def _of_family(family: Family, totals: SeriesTotals) -> Metric:
                 if family.buckets is None:
                     metric.add_sample(family.sample_name, labels, float(value) / family.divisor)
                 else:
-                    _add_histogram(metric, family, family.buckets, labels, value.tolist())
+                    _add_histogram(metric, family, labels, value.tolist())
     return metric
 
 
-def _add_histogram(
-    metric: Metric, family: Family, buckets: Buckets, labels: dict[str, str], value: list[float]
-) -> None:
+def _add_histogram(metric: Metric, family: Family, labels: dict[str, str], value: list[float]) -> None:
     """Add a classic histogram: what lies below each edge, how many in all, and together how much."""
     *counts, together = value
-    edges = [repr(buckets.edges[at] / family.divisor) for at in chosen_edges(buckets)]
     below = list(accumulate(counts))
-    for edge, count in zip((*edges, "+Inf"), below, strict=True):
+    for edge, count in zip(family.edges, below, strict=True):
         metric.add_sample(f"{family.name}_bucket", labels | {"le": edge}, count)
     metric.add_sample(f"{family.name}_count", labels, below[-1])
     metric.add_sample(f"{family.name}_sum", labels, together / family.divisor)

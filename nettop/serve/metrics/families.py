@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from nettop.query.units import TIMES
 from nettop.snapshots import view_name
@@ -37,6 +38,13 @@ class Family:
     label: str = ""
     divisor: float = 1.0
     buckets: Buckets | None = None
+
+    @cached_property
+    def edges(self) -> tuple[str, ...]:
+        """The edges of a histogram as the values of `le`, the last one that of all."""
+        assert self.buckets is not None, f"{self.name} is no histogram"
+        edges = (repr(self.buckets.edges[at] / self.divisor) for at in chosen_edges(self.buckets))
+        return (*edges, "+Inf")
 
     @property
     def sample_name(self) -> str:
@@ -131,10 +139,9 @@ def _family(prefix: str, columns: list[tuple[str, Field]]) -> Family:
 
 
 def _spread(prefix: str, spread: Spread, table: Table) -> Family:
-    first = table.by_name[spread.columns[0]]
-    suffix = f"_{first.unit}"
+    columns = tuple(spread.columns.items())
+    first = table.by_name[columns[0][1]]
     named = Field(spread.name, first.kind, "", spread.help, unit=first.unit)
-    columns = tuple((column.removesuffix(suffix), column) for column in spread.columns)
     return Family(
         _name(prefix, named), spread.help, first.kind, columns, spread.label, TIMES.get(first.unit, 1.0)
     )

@@ -12,29 +12,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nettop.query.address import address_text, distinct_addresses
 from nettop.query.batches import empty_rows
-from nettop.query.groupings import FOLDS, Folded
+from nettop.query.groupings import FOLDS
 from nettop.query.query import text_query
 from nettop.query.units import TIMES
 from nettop.query.view import View
 from nettop.serve.metrics.families import SeriesSet, chosen_edges
-from nettop.snapshots.arrays import Index, Mask, as_list
-from nettop.snapshots.connections import NO_GROUP
+from nettop.serve.metrics.places import Key, Places
+from nettop.snapshots.arrays import Index, Mask, as_list, distinct_rows
+from nettop.snapshots.connections import NO_GROUP, SOCKETS
 from nettop.snapshots.schema import Field, Kind, Table
 from nettop.snapshots.snapshot import Array, Frame, Snapshot
 
-KEPT_S = 15 * 60.0
-"""A series stays as long after it was last among the largest of a reading."""
-GONE_S = 5 * 60.0
-"""A series that was replaced does not come back, counting from 0, before scrapes have shown that it had gone."""
 OTHERS, REPLACED = "other", "evicted"
-"""The labels of what has no series of its own, and of what had one that made room for another: the latter is apart, so
-that the rate of the others is what they do."""
+"""Labels of what has no series of its own, and of what series counted before they ended: apart, so that the rate of the
+others is what they do."""
 _OTHERS, _REPLACED, _FIRST = 0, 1, 2
 """Their slots, and that of the first series."""
-
-Key = tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +96,11 @@ class Counted:
         return np.where(column.known, column.numbers, 0).astype(np.float64), present
 
 
+def counts_only(declared: SeriesSet) -> bool:
+    """Return whether a set lists the largest and counts no rows, so that it cannot tell idle groups from those gone."""
+    return bool(declared.metrics.top) and declared.rows is None
+
+
 def grouped(declared: SeriesSet, counted: Counted) -> Grouped:
     """What the rows have counted in the view's interval, by their labels.
 
@@ -110,8 +109,7 @@ def grouped(declared: SeriesSet, counted: Counted) -> Grouped:
     """
     view = counted.view
     names = [column for family in declared.families for _, column in family.columns]
-    only_counting = declared.metrics.top and declared.rows is None
-    matters = np.zeros(view.size, bool) if only_counting else ~view.gone
+    matters = np.zeros(view.size, bool) if counts_only(declared) else ~view.gone
     for name in names:
         numbers, present = counted.column(name)
         matters |= present & (_in_all(numbers) > 0)
@@ -145,53 +143,50 @@ def _in_all(numbers: Array) -> Array:
 
 
 def _keys(declared: SeriesSet, view: View, at: Index) -> tuple[list[Key], Index]:
-    """The distinct combinations of labels in some rows, and for each of these rows the place of its own."""
-    combined: Index = np.zeros(len(at), np.int64)
-    texts: list[list[str]] = []
-    for label in declared.metrics.labels:
-        numbers, names_of = _label(view, label, at)
-        distinct, places = np.unique(numbers, return_inverse=True)
-        texts.append(names_of(as_list(distinct)))
-        combined = combined * max(1, len(distinct)) + places
-    if len(texts) == 1:
-        return [(name,) for name in texts[0]], combined
-    present, which = np.unique(combined, return_inverse=True)
-    places_of = np.unravel_index(present, [max(1, len(names)) for names in texts])
-    columns = ([names[place] for place in as_list(at)] for names, at in zip(texts, places_of, strict=True))
+    """Return the distinct combinations of labels in some rows, and for each of these rows the place of its own."""
+    texts, places = zip(*(_label(view, label, at) for label in declared.metrics.labels), strict=True)
+    sizes = [max(1, len(each)) for each in texts]
+    present, which = np.unique(np.ravel_multi_index(places, sizes), return_inverse=True)
+    places_of = map(np.asarray, np.unravel_index(present, sizes))
+    columns = ([each[place] for place in as_list(of)] for each, of in zip(texts, places_of, strict=True))
     return list(zip(*columns, strict=True)), which
 
 
-def _label(view: View, name: str, at: Index) -> Folded:
-    """For each of these rows a number that stands for its label, and what names these numbers."""
-    field = view.table.by_name.get(name)
-    if field is None:
-        return FOLDS[name](view, at)
-    if field.kind is Kind.ADDRESS:
-        distinct, places = distinct_addresses(view.raw(name)[at])
-        return places, lambda numbers: [address_text(distinct[place]) for place in numbers]
-    if field.kind in (Kind.TEXT, Kind.ENUM):
-        texts, places = view.texts(name)
-        return places[at], lambda numbers: [texts[place] if place >= 0 else NO_GROUP for place in numbers]
-    column = view.column(name)
-    numbers = np.where(column.known, column.numbers.astype(np.int64), -1)
-    return numbers[at], lambda some: [NO_GROUP if number < 0 else str(number) for number in some]
+def _label(view: View, name: str, at: Index) -> tuple[list[str], Index]:
+    """Return the distinct values of a label in some rows, written as everywhere, and the place of each row's."""
+    if view.table is SOCKETS and name in FOLDS:
+        numbers, names_of = FOLDS[name](view, at)
+        distinct, places = np.unique(numbers, return_inverse=True)
+        return _distinct(names_of(as_list(distinct)), places)
+    firsts, places = distinct_rows([view.raw(column)[at] for column in view.table.columns_of(name)])
+    values = view.values(name, at[firsts])
+    return _distinct([NO_GROUP if value is None else str(value) for value in values], places)
+
+
+def _distinct(texts: list[str], places: Index) -> tuple[list[str], Index]:
+    """Return each text once, and the places of rows among these."""
+    place_of = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    return list(place_of), np.array([place_of[text] for text in texts], np.intp)[places]
 
 
 # --- since the start ------------------------------------------------------------------------------------------
 
 
 class SeriesTotals:
-    """The series of a set since the start: at most `most`, one for all others, and one for those that were replaced."""
+    """The series of a set since the start: one for each group that has a place, one for all others, and one for what
+    series have counted that have ended."""
 
     def __init__(self, declared: SeriesSet, most: int) -> None:
         self.declared = declared
-        self._top = bool(declared.metrics.top)
+        self._is_top = bool(declared.metrics.top)
         count = len(declared.metrics.labels)
-        self._slots: dict[Key, int] = {(OTHERS,) * count: _OTHERS, (REPLACED,) * count: _REPLACED}
-        self._free = list(range(_FIRST + most - 1, _FIRST - 1, -1))
-        self._most = most
-        self._until = np.zeros(_FIRST + most)
-        self._gone: dict[Key, float] = {}
+        self._of_nobody: dict[Key, int] = {(OTHERS,) * count: _OTHERS, (REPLACED,) * count: _REPLACED}
+        self._places = Places(
+            most,
+            spare=most if self._is_top else 0,
+            prefers_present=not self._is_top,
+            drops_gone=not counts_only(declared),
+        )
         self._gauges = {
             column
             for family in declared.families
@@ -200,12 +195,13 @@ class SeriesTotals:
         }
         self._sums: dict[str, Array] = {}
         self._known: dict[str, Mask] = {}
-        self._rows = np.zeros(_FIRST + most, np.int64)
+        self._size = _FIRST + self._places.size
+        self._rows = np.zeros(self._size, np.int64)
         for family in declared.families:
             shape = () if family.buckets is None else (len(chosen_edges(family.buckets)) + 2,)
             for _, column in family.columns:
-                self._sums[column] = np.zeros((_FIRST + most, *shape))
-                self._known[column] = np.zeros(_FIRST + most, bool)
+                self._sums[column] = np.zeros((self._size, *shape))
+                self._known[column] = np.zeros(self._size, bool)
 
     def add(self, reading: Grouped, now_s: float) -> None:
         """Add what a reading counted; `now_s` is that of a monotonic clock."""
@@ -215,24 +211,24 @@ class SeriesTotals:
         slots = self._slots_of(reading, now_s)
         for name, sums in reading.sums.items():
             field = self.declared.table.by_name[name]
-            self._sums[name] += _together(field, sums, slots, len(self._until))
+            self._sums[name] += _together(field, sums, slots, self._size)
             self._known[name][slots[reading.known[name]]] = True
             # So that the first of what they count is seen as an increase.
-            self._known[name][_OTHERS] |= self._top and bool(reading.known[name].any())
-        self._rows[:] = np.bincount(slots, reading.rows, len(self._until))
+            self._known[name][_OTHERS] |= self._is_top and bool(reading.known[name].any())
+        self._rows[:] = np.bincount(slots, reading.rows, self._size)
 
     def _slots_of(self, reading: Grouped, now_s: float) -> Index:
-        """The slot of each group: its own, if it has one or gets one now, or that of all others."""
-        weights = self._weights(reading)
-        largest = as_list(np.argsort(-weights, kind="stable")[: self._most])
-        keys = [reading.keys[at] for at in largest if weights[at] or not self._top]
-        # First those that stay, so that none of them makes room for another.
-        for slot in filter(None, map(self._slots.get, keys)):
-            self._until[slot] = now_s + KEPT_S
-        for key in keys:
-            if key not in self._slots:
-                self._admit(key, now_s)
-        return np.array([self._slots.get(key, _OTHERS) for key in reading.keys], np.intp)
+        """Return the slot of each group: its own, if it has one or gets one now, or that of all others."""
+        named = np.array([at for at, key in enumerate(reading.keys) if key not in self._of_nobody], np.intp)
+        keys = [reading.keys[at] for at in as_list(named)]
+        places, left = self._places.update(
+            keys, self._weights(reading)[named], reading.rows[named] > 0, now_s
+        )
+        for place in left:
+            self._end(_FIRST + place)
+        slots = np.full(len(reading.keys), _OTHERS)
+        slots[named] = np.where(places >= 0, _FIRST + places, _OTHERS)
+        return slots
 
     def _weights(self, reading: Grouped) -> Array:
         """By how much each group is large: the numbers of the first metric."""
@@ -242,36 +238,26 @@ class SeriesTotals:
         weights: Array = np.add.reduce([_in_all(numbers) for numbers in columns])
         return weights
 
-    def _admit(self, key: Key, now_s: float) -> None:
-        """Give a new series a slot, unless all are taken by series that stay."""
-        if self._gone.get(key, now_s) > now_s:
-            return
-        if not self._free:
-            slots = ((old, slot) for old, slot in self._slots.items() if slot >= _FIRST)
-            replaced = next((old for old, slot in slots if self._until[slot] <= now_s), None)
-            if replaced is None or not self._top:
-                return
-            self._replace(self._slots.pop(replaced))
-            self._gone = {old: until for old, until in self._gone.items() if until > now_s}
-            self._gone[replaced] = now_s + GONE_S
-        self._slots[key] = slot = self._free.pop()
-        self._until[slot] = now_s + KEPT_S
-
-    def _replace(self, slot: int) -> None:
-        """Free a slot; what its series had counted stays in the sum."""
+    def _end(self, slot: int) -> None:
+        """End a series; what it had counted stays in the sum."""
         for name, sums in self._sums.items():
             sums[_REPLACED] += sums[slot]
             self._known[name][_REPLACED] |= self._known[name][slot]
             sums[slot] = 0
             self._known[name][slot] = False
-        self._free.append(slot)
+
+    def mark_listed(self) -> None:
+        """Note that a scrape has listed the series."""
+        self._places.mark_listed()
 
     def series(self) -> Iterator[tuple[Key, int]]:
-        """The labels of each series, and its slot. That of all others is there where it has counted, or may yet."""
-        for key, slot in self._slots.items():
-            is_used = slot >= _FIRST or any(sums[slot].any() for sums in self._sums.values())
-            if is_used or (slot == _OTHERS and (self._top or self._rows[slot])):
+        """Yield the labels of each series, and its slot; those of nobody if they have counted, or may yet."""
+        for key, slot in self._of_nobody.items():
+            is_used = any(sums[slot].any() for sums in self._sums.values())
+            if is_used or (slot == _OTHERS and (self._is_top or self._rows[slot])):
                 yield key, slot
+        for key, place in self._places:
+            yield key, _FIRST + place
 
     def value(self, column: str, slot: int) -> Array | None:
         """What a series has in a column: a number, or of a histogram its counts and its sum; None is unknown."""

@@ -20,7 +20,7 @@ HOST = ""
 _ALL, _TCP, _HTTP, _HTTPS = range(4)
 _PARTS = ("", "tcp_", "http_", "https_")
 _BYTES, _PACKETS = range(2)
-_LABELS = {"TCP": _TCP, "HTTP": _HTTP, "HTTPS": _HTTPS}
+_LABELS = {"tcp": _TCP, "HTTP": _HTTP, "HTTPS": _HTTPS}
 
 Answer = dict[str, float | int | None]
 

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which groups have a series of their own: those that counted most in the last 15 minutes.
+
+Every group that counts is a candidate, so a steady trickle is known when it exceeds an old burst. A set may have spare
+places: a group that falls out of the largest keeps its place until another needs it, so series seldom come and go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from nettop.snapshots.arrays import Index, Mask, as_list
+from nettop.snapshots.snapshot import Array
+
+WINDOW_S, _STEP_S = 15 * 60.0, 10.0
+"""The window in which groups are compared, and the steps in which it slides."""
+_STEPS = int(WINDOW_S / _STEP_S) + 1
+"""The current step is incomplete, so one more keeps the window from being too short."""
+UNSEEN_S = 60.0
+"""How long a new series keeps its place, unless a scrape lists it before."""
+CANDIDATES_MAX = 8192
+"""Groups that are compared. Beyond that the smallest without a place are forgotten."""
+
+Key = tuple[str, ...]
+
+
+class Places:
+    """Places, numbered from 0, for the largest `most` groups and `spare` more.
+
+    With `prefers_present`, groups that exist come before those that are gone, however much these counted. With
+    `drops_gone`, a group that has been gone for the window loses its place.
+    """
+
+    def __init__(self, most: int, spare: int, *, prefers_present: bool, drops_gone: bool) -> None:
+        self.size = most + spare
+        self._wanted = most + spare // 2
+        """Groups so large get a place even if another one has to leave."""
+        self._prefers_present, self._drops_gone = prefers_present, drops_gone
+        self._places: dict[Key, int] = {}
+        self._free = list(reversed(range(self.size)))
+        self._rows: dict[Key, int] = {}
+        self._keys: list[Key] = []
+        """The candidates, by their rows in what follows."""
+        self._counted: Array = np.zeros((0, _STEPS))
+        self._in_window: Array = np.zeros(0)
+        self._is_present = np.zeros(0, bool)
+        self._step = 0
+        self._unseen_until: dict[Key, float] = {}
+        """New series that no scrape has listed yet."""
+        self._just_left: set[Key] = set()
+        """Series that were listed and have ended: the next scrape has to lack them, as they would begin at 0."""
+
+    def __iter__(self) -> Iterator[tuple[Key, int]]:
+        """Yield each group that has a place, and its place."""
+        yield from self._places.items()
+
+    def mark_listed(self) -> None:
+        """Note that a scrape has listed all series."""
+        self._unseen_until.clear()
+        self._just_left.clear()
+
+    def update(
+        self, keys: Sequence[Key], counted: Array, is_present: Mask, now_s: float
+    ) -> tuple[Index, list[int]]:
+        """Add what groups (n,) counted, and give the largest a place. `now_s` is that of a monotonic clock.
+
+        Return the place of each group (n,), -1 for none, and the places whose former group has left.
+        """
+        left = self._slide(now_s)
+        self._count(keys, counted, is_present)
+        left += self._admit(now_s)
+        return np.array([self._places.get(key, -1) for key in keys], np.intp), left
+
+    def _slide(self, now_s: float) -> list[int]:
+        """Forget what was counted before the window. Return the places of groups that have been gone since then."""
+        step = int(now_s / _STEP_S)
+        passed = min(step - self._step, _STEPS)
+        if passed <= 0:
+            return []
+        self._step = step
+        self._counted[:, [each % _STEPS for each in range(step - passed + 1, step + 1)]] = 0
+        self._in_window = self._counted.sum(axis=1)
+        is_idle = (self._in_window == 0) & ~self._is_present
+        gone = [key for row in as_list(np.flatnonzero(is_idle)) if (key := self._keys[row]) in self._places]
+        left = [self._leave(key) for key in gone] if self._drops_gone else []
+        self._forget(is_idle)
+        return left
+
+    def _count(self, keys: Sequence[Key], counted: Array, is_present: Mask) -> None:
+        rows = np.array([self._row(key) for key in keys], np.intp)
+        new = len(self._keys) - len(self._counted)
+        self._counted = np.pad(self._counted, ((0, new), (0, 0)))
+        self._in_window = np.pad(self._in_window, (0, new))
+        self._counted[rows, self._step % _STEPS] += counted
+        self._in_window[rows] += counted
+        self._is_present = np.zeros(len(self._keys), bool)
+        self._is_present[rows] = is_present
+        surplus = len(self._keys) - CANDIDATES_MAX
+        if surplus > 0:
+            smallest = np.argsort(self._in_window)[: surplus + CANDIDATES_MAX // 4]
+            self._forget(np.isin(np.arange(len(self._keys)), smallest))
+
+    def _row(self, key: Key) -> int:
+        """Return the row of a candidate, a new one if need be."""
+        if key not in self._rows:
+            self._rows[key] = len(self._keys)
+            self._keys.append(key)
+        return self._rows[key]
+
+    def _forget(self, is_small: Mask) -> None:
+        """Compare these candidates no longer, unless they have a place."""
+        if not is_small.any():
+            return
+        is_kept = ~is_small | np.array([key in self._places for key in self._keys], bool)
+        self._counted, self._in_window = self._counted[is_kept], self._in_window[is_kept]
+        self._is_present = self._is_present[is_kept]
+        self._keys = [self._keys[row] for row in as_list(np.flatnonzero(is_kept))]
+        self._rows = {key: row for row, key in enumerate(self._keys)}
+
+    def _admit(self, now_s: float) -> list[int]:
+        """Give the largest groups a place. Return the places that others had to leave for them."""
+        ranked = [self._keys[row] for row in as_list(self._ranked())]
+        smallest = (key for key in reversed(ranked[self.size :]) if self._may_leave(key, now_s))
+        left: list[int] = []
+        for rank, key in enumerate(ranked[: self.size]):
+            if key in self._places or key in self._just_left:
+                continue
+            if not self._free:
+                other = next(smallest, None) if rank < self._wanted else None
+                if other is None:
+                    break
+                left.append(self._leave(other))
+            self._places[key] = self._free.pop()
+            self._unseen_until[key] = now_s + UNSEEN_S
+        return left
+
+    def _ranked(self) -> Index:
+        """Return the rows of candidates, the largest first; of equals, those with a place first."""
+        has_place = np.array([key in self._places for key in self._keys], bool)
+        is_present = self._is_present & self._prefers_present
+        order = np.lexsort((~has_place, -self._in_window, ~is_present))
+        ranked: Index = order[(has_place | is_present | (self._in_window > 0))[order]]
+        return ranked
+
+    def _may_leave(self, key: Key, now_s: float) -> bool:
+        return key in self._places and self._unseen_until.get(key, 0.0) <= now_s
+
+    def _leave(self, key: Key) -> int:
+        """Free the place of a group, and return it."""
+        place = self._places.pop(key)
+        self._free.append(place)
+        if self._unseen_until.pop(key, None) is None:
+            self._just_left.add(key)
+        return place

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a row is called is the same everywhere: metrics, REST, CSV, JSON Lines, logs, text and screens agree."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nettop.formats.document import document
+from nettop.formats.jsonl import JsonLines
+from nettop.formats.separated import Separated
+from nettop.output.log_lines import TextLines
+from nettop.output.table import AlignedTable, word
+from nettop.query.groupings import FOLDS
+from nettop.query.units import UNKNOWN
+from nettop.query.view import View
+from nettop.serve.metrics.families import series_sets
+from nettop.serve.metrics.series import Counted, grouped
+from nettop.snapshots import lenses, view_name
+from nettop.snapshots.connections import NO_GROUP, SOCKETS
+from nettop.snapshots.schema import Field, Kind, Lens, Metrics, Table
+from nettop.widgets.cells import RowStyle, whole_texts
+from nettop.widgets.columns import plan
+from tests.unit.build import make_view
+from tests.unit.random_frames import random_frame
+
+NAMING = (Kind.KEY, Kind.LABEL, Kind.TEXT, Kind.ENUM, Kind.ADDRESS, Kind.ENDPOINT)
+"""The kinds of fields that say what a row is, rather than how much."""
+LABELS = [
+    pytest.param(lens, table, field, id=f"{view_name(lens, table)}-{field.name}")
+    for lens in lenses()
+    for table in lens.tables
+    for field in table.fields
+    if field.kind in NAMING
+]
+
+
+def values_of(view: View, name: str) -> list[str | None]:
+    """What the query says of each row, as text; None is unknown."""
+    return [None if value is None else str(value) for value in view.values(name, np.arange(view.size))]
+
+
+def of_metrics(lens: Lens, view: View, name: str) -> Counter[str]:
+    """How many rows each value of the label has in the metrics."""
+    table = replace(view.table, metrics=(Metrics((name,), rows="rows"),))
+    (declared,) = series_sets(replace(lens, tables=(table,)))
+    reading = grouped(declared, Counted(view, np.ones(view.size, bool)))
+    return Counter({key[0]: int(rows) for key, rows in zip(reading.keys, reading.rows, strict=True) if rows})
+
+
+def as_text(values: Iterable[Any]) -> list[str | None]:
+    """Values of JSON as text."""
+    return [None if value is None else str(value) for value in values]
+
+
+@pytest.mark.parametrize(("lens", "table", "field"), LABELS)
+def test_frontends_agree(lens: Lens, table: Table, field: Field) -> None:
+    """On the value of each row, and on what is unknown."""
+    name = field.name
+    for seed in range(4):
+        view = make_view(random_frame(table, seed), all_rows=True)
+        at = np.arange(view.size)
+        values = values_of(view, name)
+        known = Counter(NO_GROUP if value is None else value for value in values)
+        if table is not SOCKETS or name not in FOLDS:  # metrics of sockets group by these
+            assert of_metrics(lens, view, name) == known
+        rest = json.loads("".join(document({"view": ""}, view, [name], at)))["rows"]
+        assert as_text(row[name] for row in rest) == values
+        lines = JsonLines((name,)).lines(view, at).splitlines()
+        assert as_text(json.loads(line)[name] for line in lines) == values
+        separated = Separated((name,))
+        text = separated.header + separated.lines(view, at)
+        assert [row[name] or None for row in csv.DictReader(io.StringIO(text))] == values
+        words = [UNKNOWN if value is None else word(value) for value in values]
+        aligned = AlignedTable(table, (name,))(view).split()[1:]
+        assert aligned == [words[place] for place in view.order]
+        logged = TextLines(lens.id, table, "row", (name,)).lines(view, at).splitlines()
+        assert [line.rpartition(f" {name}=")[2] for line in logged] == words
+        columns = [column for column in plan(table, (name,), 200, extra=False) if column.sort == name]
+        (shown,) = whole_texts(view, columns, at, RowStyle())
+        assert shown == [UNKNOWN if value is None else value for value in values]

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who has a series: a simulated day, in which groups come, burst, trickle, tie and go."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, deque
+
+import numpy as np
+import pytest
+
+from nettop.serve.metrics.places import CANDIDATES_MAX, UNSEEN_S, WINDOW_S, Key, Places
+
+READING_S, SCRAPE_S, DAY_S = 5.0, 30.0, 24 * 3600.0
+MOST = 5
+
+
+def key(name: object) -> Key:
+    """A group with one label."""
+    return (str(name),)
+
+
+def add(places: Places, counted: dict[str, float], now_s: float, present: bool = True) -> list[int]:
+    """Add what groups counted. Returns the places that groups have left."""
+    numbers = np.array([*counted.values()], float)
+    names = [key(name) for name in counted]
+    return places.update(names, numbers, np.full(len(names), present), now_s)[1]
+
+
+def listed(places: Places) -> set[str]:
+    """The groups that have a place."""
+    return {name for (name,), _ in places}
+
+
+def top() -> Places:
+    """Places of a set that lists the largest."""
+    return Places(MOST, MOST, prefers_present=False, drops_gone=False)
+
+
+# --- a day ----------------------------------------------------------------------------------------------------
+
+
+class Day:
+    """What 200 groups count: some all the time, some in bursts, some alike; and new ones all the time."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(seed)
+        self._trickles = {f"trickle{at}": 10.0 * at for at in range(12)}
+        self._ties = [f"tie{at}" for at in range(8)]
+        self._bursts: Counter[str] = Counter()
+        self._new = 0
+
+    def reading(self) -> dict[str, float]:
+        """The next five seconds."""
+        chance = self._chance
+        counted = {name: each for name, each in self._trickles.items() if chance.random() < 0.5}
+        counted |= dict.fromkeys(self._ties, 50.0)
+        if chance.random() < 0.02:
+            self._bursts[f"burst{chance.randrange(150)}"] = chance.randrange(1, 40)
+        if chance.random() < 0.05:
+            self._new += 1
+            self._bursts[f"new{self._new}"] = chance.randrange(1, 5)
+        for name in list(self._bursts):
+            counted[name] = chance.choice((100.0, 1000.0, 5000.0))
+            self._bursts[name] -= 1
+            if not self._bursts[name]:
+                del self._bursts[name]
+        return counted
+
+
+class Window:
+    """The exact sums of 15 minutes."""
+
+    def __init__(self) -> None:
+        self._readings: deque[dict[str, float]] = deque()
+        self._sums: Counter[str] = Counter()
+
+    def add(self, counted: dict[str, float]) -> None:
+        """Add a reading, and forget the one of 15 minutes ago."""
+        self._readings.append(counted)
+        self._sums.update(counted)
+        if len(self._readings) > WINDOW_S / READING_S:
+            self._sums.subtract(self._readings.popleft())
+
+    def largest(self) -> set[str]:
+        """The largest, without those that are as large as one which is not among them."""
+        ranked = self._sums.most_common(MOST + 1)
+        least = ranked[MOST][1] if len(ranked) > MOST else 0
+        return {name for name, total in ranked if total > max(least, 0)}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_day(seed: int) -> None:
+    """Each of the largest of any 15 minutes has a series within two scrapes; series end only for such."""
+    day, window, places = Day(seed), Window(), top()
+    largest: set[str] = set()
+    missing: set[str] = set()
+    ended = entered = 0
+    for at_s in np.arange(0.0, DAY_S, READING_S):
+        counted = day.reading()
+        window.add(counted)
+        ended += len(add(places, counted, at_s))
+        entered += len(window.largest() - largest)
+        largest = window.largest()
+        if at_s % SCRAPE_S == 0:
+            assert missing <= listed(places), f"after {at_s} s"
+            missing = largest - listed(places)
+            places.mark_listed()
+        assert len(listed(places)) <= 2 * MOST
+    assert ended < entered
+
+
+# --- who comes and who leaves ---------------------------------------------------------------------------------
+
+
+def test_a_trickle_comes_before_old_bursts() -> None:
+    """Whoever counts a little all the time exceeds who counted much at once, before that leaves the window."""
+    places = top()
+    add(places, {f"old{at}": 1000.0 for at in range(2 * MOST)}, 0.0)
+    places.mark_listed()
+    for second in range(1, 200):
+        add(places, {"steady": 10.0}, float(second))
+    assert "steady" in listed(places)
+    assert len(listed(places)) == 2 * MOST
+
+
+def test_equals_do_not_displace_each_other() -> None:
+    """A series ends for a larger one only."""
+    places = top()
+    first = {f"a{at}": 7.0 for at in range(2 * MOST)}
+    for second in range(300):
+        places.mark_listed()
+        assert not add(places, first | {f"b{at}": 7.0 for at in range(2 * MOST)}, float(second))
+    assert listed(places) == set(first)
+
+
+def test_a_new_series_stays_until_it_was_seen() -> None:
+    """By a scrape, or for a minute where nobody scrapes."""
+    for is_scraped in (True, False):
+        places = top()
+        add(places, {f"a{at}": 1.0 for at in range(2 * MOST)}, 0.0)
+        later = {f"b{at}": 2.0 for at in range(MOST)}
+        assert not add(places, later, 1.0)
+        if is_scraped:
+            places.mark_listed()
+        assert len(add(places, later, 2.0 if is_scraped else UNSEEN_S)) == MOST
+        assert later.keys() <= listed(places)
+
+
+def test_a_series_that_ended_returns_after_a_scrape_without_it() -> None:
+    """It begins at 0, which a scrape may not take for a counter that fell."""
+    places = top()
+    add(places, {f"a{at}": 1.0 for at in range(2 * MOST)}, 0.0)
+    places.mark_listed()
+    add(places, {f"b{at}": 2.0 for at in range(MOST)}, 1.0)
+    (gone, *_) = {f"a{at}" for at in range(2 * MOST)} - listed(places)
+    add(places, {gone: 1000.0}, 100.0)
+    assert gone not in listed(places)
+    places.mark_listed()
+    add(places, {"a": 0.0}, 101.0)
+    assert gone in listed(places)
+
+
+def test_the_newest_of_ten_thousand_is_listed() -> None:
+    """Interfaces come and go one after the other: the present one has a series, and the places are bounded."""
+    places = Places(100, 0, prefers_present=True, drops_gone=True)
+    for at in range(10_000):
+        add(places, {"eth0": 5.0, f"veth{at}": 1000.0}, float(at))
+        places.mark_listed()
+        assert {"eth0", f"veth{at}"} <= listed(places)
+    assert len(listed(places)) == 100
+    for second in (10_000, 11_000):
+        add(places, {"eth0": 5.0}, float(second))
+    assert listed(places) == {"eth0"}
+
+
+def test_candidates_are_bounded() -> None:
+    """Of many that count at once the largest are kept, and those that have a place."""
+    places = top()
+    add(places, {"held": 1.0}, 0.0)
+    add(places, {f"a{at}": float(at + 2) for at in range(3 * CANDIDATES_MAX)}, 1.0)
+    assert len(listed(places)) == 2 * MOST
+    add(places, {f"b{at}": 1.0 for at in range(CANDIDATES_MAX)}, 2.0)
+    assert {f"a{3 * CANDIDATES_MAX - 1}", "held"} <= listed(places)
