@@ -124,10 +124,10 @@ or `received`.
   process or an interface has counted stays when it has gone, and none ever falls. They grow at each reading
   (`--interval`), not at each scrape.
 - **All sets are bounded.** `--top process=50` lists at least the 50 processes that counted most in the last 15
-  minutes, and at most 100; `--top process=0` lists none. Sets without a name list 1,000 series, of what exists first.
-  `other` has everything else. A series ends when a larger one needs its place, or 15 minutes after the last of its rows
-  has gone; it is then missing from at least one scrape. What it had counted is in `evicted`, so the sum of all series
-  is always that of everything. Leave it out of rates:
+  minutes, the newest 25, and at most 100; `--top process=0` lists none. Sets without a name list 1,000 series, of what
+  exists first. `other` has everything else. A series ends when a larger or newer one needs its place, or 15 minutes
+  after the last of its rows has gone; it is then missing from at least one scrape. What it had counted is in `evicted`,
+  so the sum of all series is always that of everything. Leave it out of rates:
   `rate(nettop_connections_by_process_bytes_total{process!="evicted"}[1m])`.
 - **Labels** are written as everywhere in nettop: in the tables, in REST and in CSV. `namespace` is the name of a
   network namespace; `nettop_namespace_info` has its inode number, `netns`.

@@ -193,13 +193,22 @@ def test_the_largest_are_listed() -> None:
     """The others are one series, and what had a series that ended another: the sum is that of all rows."""
     adding = Adding(lens_of(TOP), 1)
     (top,) = adding.totals
-    adding.add([job(1, "ann", 10), job(2, "bob", 5), job(3, "eve", 1)])
+    adding.add([job(1, "ann", 10), job(2, "eve", 1), job(3, "bob", 5)])
     assert values(top) == {"ann": 10, "bob": 5, OTHERS: 1}
-    adding.add([job(1, "ann", 10), job(2, "bob", 6), job(3, "eve", 100)])
-    assert values(top) == {"ann": 10, "bob": 6, OTHERS: 100}
+    adding.add([job(1, "ann", 10), job(2, "eve", 1), job(3, "bob", 6)])
     top.mark_listed()
-    adding.add([job(1, "ann", 10), job(2, "bob", 6), job(3, "eve", 101)])
-    assert values(top) == {"ann": 10, "eve": 1, OTHERS: 100, REPLACED: 6}
+    adding.add([job(1, "ann", 10), job(2, "eve", 101), job(3, "bob", 6)])
+    assert values(top) == {"ann": 10, "eve": 100, OTHERS: 1, REPLACED: 6}
+
+
+def test_the_newest_is_listed() -> None:
+    """It has the newest row, and may have counted least."""
+    adding = Adding(lens_of(TOP), 1)
+    (top,) = adding.totals
+    adding.add([job(1, "ann", 10), job(2, "eve", 5), job(3, "bob", 1)])
+    assert values(top) == {"ann": 10, "bob": 1, OTHERS: 5}
+    adding.add([job(1, "ann", 10), job(2, "eve", 5), job(3, "bob", 1), job(4, "amy", 2), job(5, "abe", 1)])
+    assert values(top) == {"ann": 10, "abe": 1, OTHERS: 7, REPLACED: 1}
 
 
 def test_labels_that_are_taken() -> None:

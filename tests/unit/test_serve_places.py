@@ -13,6 +13,8 @@ from nettop.serve.metrics.places import CANDIDATES_MAX, UNSEEN_S, WINDOW_S, Key,
 
 READING_S, SCRAPE_S, DAY_S = 5.0, 30.0, 24 * 3600.0
 MOST = 5
+WANTED = MOST + MOST // 2
+"""Groups that are among the largest; further places are for newcomers."""
 
 
 def key(name: object) -> Key:
@@ -75,6 +77,10 @@ class Window:
         self._readings: deque[dict[str, float]] = deque()
         self._sums: Counter[str] = Counter()
 
+    def new(self, counted: dict[str, float]) -> int:
+        """How many groups of a reading have counted nothing for 15 minutes."""
+        return sum(not self._sums[name] for name in counted)
+
     def add(self, counted: dict[str, float]) -> None:
         """Add a reading, and forget the one of 15 minutes ago."""
         self._readings.append(counted)
@@ -91,13 +97,14 @@ class Window:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_day(seed: int) -> None:
-    """Each of the largest of any 15 minutes has a series within two scrapes; series end only for such."""
+    """Each of the largest of any 15 minutes has a series within two scrapes; series end for such and newcomers only."""
     day, window, places = Day(seed), Window(), top()
     largest: set[str] = set()
     missing: set[str] = set()
     ended = entered = 0
     for at_s in np.arange(0.0, DAY_S, READING_S):
         counted = day.reading()
+        entered += window.new(counted)
         window.add(counted)
         ended += len(add(places, counted, at_s))
         entered += len(window.largest() - largest)
@@ -125,25 +132,34 @@ def test_a_trickle_comes_before_old_bursts() -> None:
 
 
 def test_equals_do_not_displace_each_other() -> None:
-    """A series ends for a larger one only."""
+    """A series ends for a larger one, or for a newcomer."""
     places = top()
     first = {f"a{at}": 7.0 for at in range(2 * MOST)}
-    for second in range(300):
+    add(places, first, 0.0)
+    second = first | {f"b{at}": 7.0 for at in range(2 * MOST)}
+    left = add(places, second, 1.0)
+    assert len(left) == 2 * MOST - WANTED
+    kept = listed(places)
+    for at_s in range(2, 300):
         places.mark_listed()
-        assert not add(places, first | {f"b{at}": 7.0 for at in range(2 * MOST)}, float(second))
-    assert listed(places) == set(first)
+        assert not add(places, second, float(at_s))
+    assert listed(places) == kept
 
 
 def test_a_new_series_stays_until_it_was_seen() -> None:
-    """By a scrape, or for a minute where nobody scrapes."""
+    """By a scrape, or for a minute where nobody scrapes; if it is one of the largest."""
     for is_scraped in (True, False):
         places = top()
-        add(places, {f"a{at}": 1.0 for at in range(2 * MOST)}, 0.0)
-        later = {f"b{at}": 2.0 for at in range(MOST)}
-        assert not add(places, later, 1.0)
+        largest = {f"a{at}": 2.0 for at in range(WANTED)}
+        add(places, {f"c{at}": 1.0 for at in range(2 * MOST - WANTED)} | largest, 0.0)
+        later = {f"b{at}": 3.0 for at in range(WANTED)}
+        add(places, later, 1.0)
+        assert largest.keys() <= listed(places)
+        add(places, later, 2.0)
+        assert largest.keys() <= listed(places)
         if is_scraped:
             places.mark_listed()
-        assert len(add(places, later, 2.0 if is_scraped else UNSEEN_S)) == MOST
+        add(places, later, 3.0 if is_scraped else UNSEEN_S)
         assert later.keys() <= listed(places)
 
 
@@ -174,11 +190,26 @@ def test_the_newest_of_ten_thousand_is_listed() -> None:
     assert listed(places) == {"eth0"}
 
 
+@pytest.mark.parametrize("at_once", [1, 50])
+def test_the_newest_has_a_series_among_larger_ones(at_once: int) -> None:
+    """Ten thousand groups come one after the other, some large and some small; the largest keep their places."""
+    chance, places = random.Random(1), top()
+    large = {f"large{at}": 1000.0 for at in range(MOST)}
+    for first in range(0, 10_000, at_once):
+        new = {f"new{at}": 500 * chance.random() for at in range(first, first + at_once)}
+        add(places, large | new, first / at_once)
+        assert {*large, list(new)[-1]} <= listed(places)
+        if first % 3 == 0:
+            places.mark_listed()
+    assert len(listed(places)) == 2 * MOST
+
+
 def test_candidates_are_bounded() -> None:
     """Of many that count at once the largest are kept, and those that have a place."""
     places = top()
-    add(places, {"held": 1.0}, 0.0)
     add(places, {f"a{at}": float(at + 2) for at in range(3 * CANDIDATES_MAX)}, 1.0)
     assert len(listed(places)) == 2 * MOST
     add(places, {f"b{at}": 1.0 for at in range(CANDIDATES_MAX)}, 2.0)
-    assert {f"a{3 * CANDIDATES_MAX - 1}", "held"} <= listed(places)
+    assert {f"a{3 * CANDIDATES_MAX - 1}", f"b{CANDIDATES_MAX - 1}"} <= listed(places)
+    add(places, {f"b{CANDIDATES_MAX - 1}": 1e6, f"a{3 * CANDIDATES_MAX - 1}": 1.0}, 3.0)
+    assert {f"a{3 * CANDIDATES_MAX - 1}", f"b{CANDIDATES_MAX - 1}"} <= listed(places)

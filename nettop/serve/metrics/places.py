@@ -2,7 +2,8 @@
 """Which groups have a series of their own: those that counted most in the last 15 minutes.
 
 Every group that counts is a candidate, so a steady trickle is known when it exceeds an old burst. A set may have spare
-places: a group that falls out of the largest keeps its place until another needs it, so series seldom come and go.
+places: a group that falls out of the largest keeps its place until another needs it, so series seldom come and go. Half
+of the spare places go to newcomers in turn, so that the newest group has a series, however little it has counted yet.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Places:
         """New series that no scrape has listed yet."""
         self._just_left: set[Key] = set()
         """Series that were listed and have ended: the next scrape has to lack them, as they would begin at 0."""
+        self._awaited: list[Key] = []
+        """Those of them that are among the largest again: they come back after that scrape."""
 
     def __iter__(self) -> Iterator[tuple[Key, int]]:
         """Yield each group that has a place, and its place."""
@@ -64,13 +67,17 @@ class Places:
     def update(
         self, keys: Sequence[Key], counted: Array, is_present: Mask, now_s: float
     ) -> tuple[Index, list[int]]:
-        """Add what groups (n,) counted, and give the largest a place. `now_s` is that of a monotonic clock.
+        """Add what groups (n,) counted, the newest last; give the largest a place, and the newest the rest.
 
-        Return the place of each group (n,), -1 for none, and the places whose former group has left.
+        `now_s` is that of a monotonic clock. Return the place of each group (n,), -1 for none, and the places whose
+        former group has left.
         """
         left = self._slide(now_s)
+        new = [key for key in keys if key not in self._rows]
         self._count(keys, counted, is_present)
-        left += self._admit(now_s)
+        ranked = [self._keys[row] for row in as_list(self._ranked())]
+        left += self._admit(ranked, now_s) + self._welcome(new, ranked, now_s)
+        self._forget_smallest()
         return np.array([self._places.get(key, -1) for key in keys], np.intp), left
 
     def _slide(self, now_s: float) -> list[int]:
@@ -97,6 +104,8 @@ class Places:
         self._in_window[rows] += counted
         self._is_present = np.zeros(len(self._keys), bool)
         self._is_present[rows] = is_present
+
+    def _forget_smallest(self) -> None:
         surplus = len(self._keys) - CANDIDATES_MAX
         if surplus > 0:
             smallest = np.argsort(self._in_window)[: surplus + CANDIDATES_MAX // 4]
@@ -119,22 +128,43 @@ class Places:
         self._keys = [self._keys[row] for row in as_list(np.flatnonzero(is_kept))]
         self._rows = {key: row for row, key in enumerate(self._keys)}
 
-    def _admit(self, now_s: float) -> list[int]:
+    def _admit(self, ranked: list[Key], now_s: float) -> list[int]:
         """Give the largest groups a place. Return the places that others had to leave for them."""
-        ranked = [self._keys[row] for row in as_list(self._ranked())]
         smallest = (key for key in reversed(ranked[self.size :]) if self._may_leave(key, now_s))
+        wanted = {*self._awaited, *ranked[: self._wanted]}
+        largest = dict.fromkeys((*self._awaited, *ranked[: self.size]))
+        self._awaited = [key for key in largest if key in wanted & self._just_left]
         left: list[int] = []
-        for rank, key in enumerate(ranked[: self.size]):
+        room = self._wanted - sum(until > now_s for until in self._unseen_until.values())
+        for key in largest:
             if key in self._places or key in self._just_left:
                 continue
-            if not self._free:
-                other = next(smallest, None) if rank < self._wanted else None
-                if other is None:
-                    break
+            stays = key in wanted and room > 0
+            other = next(smallest, None) if stays and not self._free else None
+            if other is not None:
                 left.append(self._leave(other))
-            self._places[key] = self._free.pop()
-            self._unseen_until[key] = now_s + UNSEEN_S
+            if self._free:
+                self._give(key, now_s + UNSEEN_S if stays else now_s)
+                room -= stays
         return left
+
+    def _welcome(self, new: list[Key], ranked: list[Key], now_s: float) -> list[int]:
+        """Give the newest groups the places of the smallest that are not among the largest. Return these places."""
+        newest = new[max(0, len(new) - (self.size - self._wanted)) :]
+        without = [key for key in newest if key not in self._places]
+        others = [
+            key for key in reversed(ranked[self._wanted :]) if key in self._places and key not in newest
+        ]
+        smallest = sorted(others, key=lambda key: not self._may_leave(key, now_s))
+        left = [self._leave(key) for key in smallest[: max(0, len(without) - len(self._free))]]
+        for key in without[: len(self._free)]:
+            self._give(key, now_s)
+        return left
+
+    def _give(self, key: Key, unseen_until: float) -> None:
+        """Give a group a free place."""
+        self._places[key] = self._free.pop()
+        self._unseen_until[key] = unseen_until
 
     def _ranked(self) -> Index:
         """Return the rows of candidates, the largest first; of equals, those with a place first."""

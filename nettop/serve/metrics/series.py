@@ -143,13 +143,17 @@ def _in_all(numbers: Array) -> Array:
 
 
 def _keys(declared: SeriesSet, view: View, at: Index) -> tuple[list[Key], Index]:
-    """Return the distinct combinations of labels in some rows, and for each of these rows the place of its own."""
+    """Return the distinct combinations of labels in some rows, that of the newest row last; and for each of these rows
+    the place of its own."""
     texts, places = zip(*(_label(view, label, at) for label in declared.metrics.labels), strict=True)
     sizes = [max(1, len(each)) for each in texts]
     present, which = np.unique(np.ravel_multi_index(places, sizes), return_inverse=True)
-    places_of = map(np.asarray, np.unravel_index(present, sizes))
+    newest = np.zeros(len(present), np.uint64)
+    np.maximum.at(newest, which, view.raw(view.table.key)[at])
+    order = np.argsort(newest, kind="stable")
+    places_of = map(np.asarray, np.unravel_index(present[order], sizes))
     columns = ([each[place] for place in as_list(of)] for each, of in zip(texts, places_of, strict=True))
-    return list(zip(*columns, strict=True)), which
+    return list(zip(*columns, strict=True)), np.argsort(order)[which]
 
 
 def _label(view: View, name: str, at: Index) -> tuple[list[str], Index]:
