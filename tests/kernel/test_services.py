@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nettop.probes.services.programs import FIRST_PLACE, SERVICES_MAX
+from nettop.probes.services.programs import FIRST_PLACE, LISTENING_MAX, SERVICES_MAX
 from nettop.snapshots.services import CLIENTS, CONNECTIONS, OTHERS, SERVICES, WAITING, WITHOUT_PLACE
 
 from . import bpf_objects, oracle
@@ -427,6 +427,37 @@ def test_ten_thousand_services_one_after_the_other(lab: Lab) -> None:
             (ended,) = decoded(snapshot.ended[SERVICES.name].total)
             assert sum(row["answers"] for row in own) + ended["answers"] >= 2 * round_ * at_once
         assert snapshot.lost[WITHOUT_PLACE] == 0
+
+
+def test_a_listener_after_many_others(lab: Lab) -> None:
+    """The table of listeners has room for those that somebody connects to, however many there were before."""
+    namespace = lab.namespace()
+    worker = lab.worker(namespace)
+    with Watched() as watched:
+        worker.call(listen_often, LISTENING_MAX + 1000)
+        port = worker.call(serve_at_every_address)
+        rows = decoded(watched.read().tables[SERVICES.name], namespace.inode)
+        addresses = [row["address"] for row in rows if row["side"] == SERVED and row["port"] == port]
+        assert addresses == ["0.0.0.0"]
+
+
+def listen_often(memory: Memory, count: int) -> None:
+    """Listen at so many ports, one after the other."""
+    for port in range(20_000, 20_000 + count):
+        socket.create_server(("127.0.0.1", port)).close()
+
+
+def serve_at_every_address(memory: Memory) -> int:
+    """A request and its answer at each of two addresses of a listener; its port."""
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        for address in ("127.0.0.1", "127.0.0.2"):
+            with socket.create_connection((address, port)) as made, listener.accept()[0] as accepted:
+                made.sendall(b"q")
+                accepted.recv(1)
+                accepted.sendall(b"a")
+                made.recv(1)
+    return port
 
 
 def be_many_services(memory: Memory, count: int) -> None:

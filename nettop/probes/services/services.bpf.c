@@ -80,8 +80,8 @@ BPF_SK_STORAGE(turns, struct turn);
 #endif
 
 // The processes that listen, or have accepted last: what comes to a listener that is in here is served, and
-// until somebody accepts it nothing else is known of who does.
-BPF_HASH(listening, struct listener, struct owner, LISTENING_MAX);
+// until somebody accepts it nothing else is known of who does. Those that nothing came to for longest make room.
+BPF_TABLE("lru_hash", struct listener, struct owner, listening, LISTENING_MAX);
 
 // The numbers of services. A number is a place among `services` and `tallies`, and SERVICES_MAX times how
 // often that was given to another service before.
