@@ -292,6 +292,7 @@ HOOK_INTERFACES = Hook("interfaces", "the interfaces and their own counters")
 REMOVED = "(removed)"
 """What interfaces had counted that are gone, as one row of each table."""
 EVICTED = "(evicted)"
+WITHOUT_PLACE = "uncounted"
 """What flows had counted that had to make room for others, as one row."""
 OTHER_SERVICES = "(other)"
 
@@ -305,7 +306,11 @@ LENS = Lens(
     common=(("interface",),),
     hooks=(HOOK_RECEIVED, HOOK_SENT, HOOK_FLOWS, HOOK_INTERFACES),
     losses=(
-        Loss("uncounted", "interfaces beyond the bound: of these there are only their own counters"),
+        Loss(
+            WITHOUT_PLACE,
+            "interfaces beyond the bound, at each reading: of these there are only their own counters",
+            for_lack_of_room=True,
+        ),
         Loss(
             "unseen",
             "packets that interfaces received, by their own counters, and nettop's programs did not see; "

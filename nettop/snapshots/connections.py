@@ -489,6 +489,8 @@ HOOK_UDP = Hook("udp", "bytes and messages of UDP sockets", ("messages_sent", "m
 
 NOT_LISTED = "(closed, not listed)"
 """Shown in place of the process in the row of what has ended without a row of its own."""
+WITHOUT_LISTING = "ends not listed"
+WITHOUT_GROUP = "groups without a row"
 OTHER_GROUPS, ENDED_GROUPS = "(others)", "(ended)"
 """Groups beyond the bound, and those that have had no socket for a while, as one row."""
 NO_GROUP = "(none)"
@@ -571,12 +573,24 @@ LENS = Lens(
         Loss(
             "connection records",
             "connections without a record, for lack of room: their events lack the opening",
+            for_lack_of_room=True,
+        ),
+        Loss(
+            WITHOUT_LISTING,
+            f"connections that ended, more than a reading lists: what they counted is in {NOT_LISTED} alone",
+            for_lack_of_room=True,
+        ),
+        Loss(
+            WITHOUT_GROUP,
+            f"groups that share the row {OTHER_GROUPS}, at each reading: more are in use at once than have room",
+            for_lack_of_room=True,
         ),
         Loss("followed processes", "children of the command that are not followed, for lack of room"),
         Loss(
             "udp messages",
             "messages of UDP sockets without an entry, for lack of room, or skipped by the kernel; totals of the host "
             "include the former",
+            for_lack_of_room=True,
         ),
     ),
     options=(RING_SIZE, GROUP, COUNT_UDP),

@@ -374,21 +374,28 @@ LENS = Lens(
         Loss(
             "threads",
             "threads that were switched out in a call or softirq and had no room in the map: the rest is not timed",
+            for_lack_of_room=True,
         ),
-        Loss("processes", "processes that had no room in the map: their calls are counted only by CPU"),
-        Loss("sockets", "samples in softirqs whose socket had no room in the map"),
+        Loss(
+            "processes",
+            "processes that had no room in the map: their calls are counted only by CPU",
+            for_lack_of_room=True,
+        ),
+        Loss("sockets", "samples in softirqs whose socket had no room in the map", for_lack_of_room=True),
         Loss(
             "recursion",
             "runs of a hook that the kernel skipped because the hook was already running on that CPU",
         ),
         Loss(
-            "rows", "processes without a row because there were too many: those that used the network least"
+            "rows",
+            "processes without a row because there were too many: those that used the network least",
+            for_lack_of_room=True,
         ),
         Loss("ticks", "ticks that the clock missed: sampled times are too low by as much"),
         Loss("walks", "samples whose stack the kernel could not walk"),
         Loss("collisions", "samples whose stack has the same hash as another one"),
-        Loss("stacks", "samples whose stack had no room in the map"),
-        Loss("not_kept", "samples whose stack had no room for a row"),
+        Loss("stacks", "samples whose stack had no room in the map", for_lack_of_room=True),
+        Loss("not_kept", "samples whose stack had no room for a row", for_lack_of_room=True),
         Loss("cpus", "CPUs that are online and have no clock: they are not sampled"),
     ),
     options=(FREQUENCY,),

@@ -358,7 +358,7 @@ LENS = Lens(
     tables=(PACKETS, COUNTERS),
     hooks=(HOOK_PACKETS, HOOK_REASONS, HOOK_PLACES, HOOK_COUNTERS),
     losses=(
-        Loss("untracked", "drops that are in no row, because the map was full"),
+        Loss("untracked", "drops that are in no row, because the map was full", for_lack_of_room=True),
         Loss("recursion", "drops that were not counted, because another one was being counted on that CPU"),
         Loss("namespaces", "network namespaces that could not be entered: their counters are missing"),
         Loss(

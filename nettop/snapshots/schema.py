@@ -308,10 +308,14 @@ NAMESPACE = Field(
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Something that may be missing from a lens's numbers, counted under this name in a snapshot's `lost`."""
+    """Something that may be missing from a lens's numbers, counted under this name in a snapshot's `lost`.
+
+    It is `for_lack_of_room` if a table with a bound was full.
+    """
 
     name: str
     help: str
+    for_lack_of_room: bool = False
 
 
 @dataclass(frozen=True, slots=True)

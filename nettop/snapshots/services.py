@@ -299,10 +299,16 @@ LENS = Lens(
     hooks=(HOOK_CALLS,),
     losses=(
         Loss("skipped calls", "calls that were not seen, because a program was already running on that CPU"),
-        Loss("unwatched", "connections that found no memory, and are in no number"),
-        Loss(WITHOUT_PLACE, f"services that share the row {OTHERS}: more are in use at once than have room"),
+        Loss("unwatched", "connections that found no memory, and are in no number", for_lack_of_room=True),
         Loss(
-            WITHOUT_CLIENT, "connections whose client has no row: more are connected at once than have room"
+            WITHOUT_PLACE,
+            f"services that share the row {OTHERS}: more are in use at once than have room",
+            for_lack_of_room=True,
+        ),
+        Loss(
+            WITHOUT_CLIENT,
+            "connections whose client has no row: more are connected at once than have room",
+            for_lack_of_room=True,
         ),
     ),
     counts=(

@@ -59,6 +59,14 @@ def alerts() -> dict[str, Rule]:
     return {rule["alert"]: rule for rule in rules_in(ALERTS)}
 
 
+def test_every_table_that_may_be_full_has_an_alert() -> None:
+    """What a lens loses for lack of room is named by the alerts of nettop itself."""
+    exprs = alerts()["NettopLosingData"]["expr"] + alerts()["NettopTableFull"]["expr"]
+    named = {what for words in re.findall(r'what=~?"([^"]+)"', exprs) for what in words.split("|")}
+    for_lack_of_room = {loss.name for lens in lenses() for loss in lens.losses if loss.for_lack_of_room}
+    assert named == for_lack_of_room | {"events"}
+
+
 # --- promtool -------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,8 @@ import pytest
 
 from nettop.kernel import bpf
 from nettop.probes.bandwidth.probe import Bandwidth
-from nettop.snapshots.bandwidth import EVICTED, MODES, TCX_MODE
+from nettop.probes.bandwidth.programs import INTERFACES_MAX
+from nettop.snapshots.bandwidth import COUNTERS_MODE, EVICTED, MODES, TCX_MODE
 from nettop.snapshots.snapshot import Snapshot
 
 from . import bpf_objects, oracle, traffic
@@ -756,6 +757,42 @@ def test_interfaces_come_and_go(lab: Lab) -> None:
     assert grown["packets_received"] >= 211
     assert grown["bytes_received"] >= 211 * len(frame)
     assert all(count >= 0 for count in grown.values())
+
+
+def test_more_interfaces_than_places(lab: Lab) -> None:
+    """What finds no place has its own counters, and is a loss; it goes on from there when it gets a place."""
+    namespace = lab.namespace()
+    # Those with the lowest indices come first.
+    pairs = INTERFACES_MAX // 2 + 5
+    namespace.ip_batch(
+        *(f"link add other{number} up type veth peer name peer{number}" for number in range(pairs)),
+        *(f"link set peer{number} up" for number in range(pairs)),
+    )
+    quiet_pair(namespace, "near", "far")
+    probe, worker = lab.worker(namespace), lab.worker(namespace)
+    probe.call(attach, {}, 1 << 12)
+    frame = FRAMES["v4 UDP"]
+
+    def near(count: int) -> dict[str, Any] | None:
+        reading: dict[str, Any] = probe.call(read)
+        (row,) = interface_rows(reading, namespace, "near")
+        return reading if row["packets_sent"] == row["packets_received"] == count else None
+
+    def sent(count: int, in_all: int) -> tuple[str, int]:
+        for device in ("near", "far"):
+            worker.call(send_frames, device, [frame] * count)
+        reading = until(lambda: near(in_all), "all are counted")
+        assert reading is not None
+        (row,) = interface_rows(reading, namespace, "near")
+        return row["mode"], reading["lost"]["uncounted"]
+
+    (mode, lost), (_, lost_later) = sent(101, 101), sent(53, 154)
+    assert mode == MODES[COUNTERS_MODE] and 0 < lost < lost_later
+    namespace.ip_batch(*(f"link del other{number}" for number in range(20)))
+    assert near(154)
+    mode, lost = sent(31, 185)
+    assert mode != MODES[COUNTERS_MODE]
+    assert sent(11, 196) == (mode, lost)
 
 
 def test_other_namespaces(lab: Lab) -> None:

@@ -15,11 +15,12 @@ from nettop.commands.options import parse_lens_options
 from nettop.errors import UsageError
 from nettop.kernel.links import Link
 from nettop.kernel.set_table import by_key
+from nettop.probes.bandwidth import interfaces
 from nettop.probes.bandwidth.flows import flags_text, has_ports, ids_of, merged, protocol_name
 from nettop.probes.bandwidth.interfaces import modes_for
 from nettop.probes.bandwidth.own_counters import USED, OwnCounters, UnseenPackets
 from nettop.probes.bandwidth.owners import find_owners, no_owners, owners_among, with_before
-from nettop.probes.bandwidth.programs import FLOW, KEY
+from nettop.probes.bandwidth.programs import COUNTS, FLOW, KEY
 from nettop.probes.bandwidth.rates import Moved, RateHistory
 from nettop.snapshots import find_table
 from nettop.snapshots.arrays import agreed
@@ -434,6 +435,24 @@ def test_modes(xdp: str, of_device: tuple[int, ...], of_veth: tuple[int, ...]) -
     """Native XDP comes first on devices unless TCX is asked for, and never on a veth."""
     assert modes_for(Link(2, "eth0", has_ethernet=True, has_parent=True), xdp) == of_device
     assert modes_for(Link(3, "veth0", kind="veth", has_ethernet=True), xdp) == of_veth
+
+
+def test_numbers_of_ten_thousand_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a number of its own in flows, also where one has the place of another."""
+    monkeypatch.setattr(interfaces.bpf, "set_element", lambda *_: None)
+    monkeypatch.setattr(interfaces.maps, "read_per_cpu", lambda *_: np.zeros(1, COUNTS))
+    program: Any = SimpleNamespace(
+        maps=dict.fromkeys(("interfaces", "received", "sent")), functions={}, refused={}
+    )
+    counted = interfaces.CountedInterfaces(program)
+    link: Any = SimpleNamespace(has_ethernet=True, is_device=lambda: False)
+    seen: set[int] = set()
+    for index in range(1, 10_000):
+        counted.follow({index: SimpleNamespace(**vars(link), index=index)}, "off")
+        seen |= counted.numbers().keys()
+        counted.leave(index)
+    assert len(seen) == 9_999
+    assert counted.without_place == 0
 
 
 def test_nobody_watches_a_server() -> None:

@@ -211,7 +211,8 @@ class Scripted:
         return Starlette(routes=routes)
 
     async def _health(self, _request: Request) -> Response:
-        lenses = {lens: {"state": "ok"} for lens in self.lenses}
+        lost = {"services": {"services without a row": 7}}
+        lenses = {lens: {"state": "ok", "lost": lost.get(lens, {})} for lens in (*self.lenses, *lost)}
         return JSONResponse({"status": "ok", "lenses": lenses, "version": "1.2", "host": "web-03"})
 
     async def _table(self, request: Request) -> Response:
@@ -411,7 +412,9 @@ def test_totals(page: Page) -> None:
     expect(shown["retransmits"]).to_have_text("▲ 3.1%")
     expect(shown["drops"]).to_have_text("3 p/s")
     expect(page.locator("[data-total=connections] strong")).to_have_text("4")
-    expect(page.locator("#lost")).to_have_text("▲ lost since nettop began: 3 events (connections)")
+    expect(page.locator("#lost")).to_have_text(
+        "▲ lost since nettop began: 3 events (connections), 7 services without a row (services)"
+    )
     assert page.title() == "web-03 – nettop"
 
 

@@ -15,13 +15,15 @@ from nettop.kernel.entered_namespaces import Namespaces
 from nettop.kernel.facts import Host
 from nettop.kernel.processes import Processes
 from nettop.probes.connections import ended as ended_sockets
+from nettop.probes.connections import groups as socket_groups
 from nettop.probes.connections.ended import EndedSockets, mark_new
 from nettop.probes.connections.event_records import CLOSE, EVENT
 from nettop.probes.connections.groups import SocketGroups
 from nettop.probes.connections.socket_rows import ROW, STATE, TCP
+from nettop.query.groupings import FOLDS
 from nettop.query.query import text_query
 from nettop.query.view import View
-from nettop.snapshots.connections import DIRECTIONS, GROUPINGS, GROUPS, NOT_LISTED, SOCKETS
+from nettop.snapshots.connections import DIRECTIONS, GROUPINGS, GROUPS, NOT_LISTED, OTHER_GROUPS, SOCKETS
 from nettop.snapshots.snapshot import Array, Frame, Rows, Snapshot, unknown_value
 
 OUTBOUND = next(number for number, name in DIRECTIONS.items() if name == "outbound")
@@ -332,6 +334,32 @@ def test_the_group_of_what_is_not_listed_stays() -> None:
         rows, _ = groups.read(replace(source.read(), counts=counts(source)), source.ended.events)
         shown = {rows.texts["group"][row["group"]]: int(row["bytes_sent"]) for row in rows.array}
         assert shown == {NOT_LISTED: 1009 * (number + 1)}
+
+
+def test_a_new_group_has_a_row_where_the_table_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The groups that had a socket longest ago make room; what finds none is counted."""
+    monkeypatch.setattr(socket_groups, "GROUPS_MAX", 4)
+    source, groups = Source(), SocketGroups()
+    groups.choose("state")
+    monkeypatch.setitem(
+        FOLDS, "state", lambda view, at: (view.raw("id")[at], lambda ids: [f"g{n}" for n in ids])
+    )
+    stays = source.begin()
+    for number in range(1, 12):
+        connection = source.begin()
+        source.send(connection, number)
+        rows, left = groups.read(source.read(), source.ended.events)
+        shown = {rows.texts["group"][row["group"]]: int(row["bytes_sent"]) for row in rows.array}
+        assert shown[f"g{connection.id}"] == number and f"g{stays.id}" in shown
+        assert len(shown) <= 4
+        assert sum(shown.values()) + int(left.total.array["bytes_sent"][0]) == sum(range(number + 1))
+        source.end(connection)
+    assert groups.without_row == 0
+    for _ in range(5):
+        source.begin()
+    rows, _ = groups.read(source.read(), source.ended.events)
+    assert OTHER_GROUPS in rows.texts["group"]
+    assert groups.without_row == 3  # one of those that are used has just ended
 
 
 def test_a_group_that_is_gone_joins_the_row_of_the_ended() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -77,18 +78,19 @@ class CountedInterfaces:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._counted: dict[int, _Counted] = {}
-        self._free = list(reversed(range(INTERFACES_MAX)))
+        self._free = deque(range(INTERFACES_MAX))
+        """Those that were free for longest come first: flows of interfaces that are gone have their numbers."""
         self._sets = np.zeros((INTERFACE_SETS, INTERFACE_SET_ENTRIES), INTERFACE)
         self._generations = [0] * INTERFACES_MAX
-        self.beyond = 0
-        """How many interfaces found no place in the maps."""
+        self.without_place = 0
+        """Interfaces that found no place in the maps, each time they were followed."""
 
     def follow(self, wanted: Mapping[int, Link], xdp: str) -> None:
         """Count these interfaces too; those that have left were told to `leave`."""
         for index, link in wanted.items():
             if index not in self._counted:
                 self._enter(link, xdp)
-        self.beyond = len(wanted) - len(self._counted)
+        self.without_place += len(wanted) - len(self._counted)
 
     def has(self, index: int) -> bool:
         """Whether an interface is counted."""
@@ -133,12 +135,12 @@ class CountedInterfaces:
     def _enter(self, link: Link, xdp: str) -> None:
         if not self._free:
             return
-        slot = self._free[-1]
+        slot = self._free[0]
         number = slot + INTERFACES_MAX * self._generations[slot]
         before = self._read(slot)
         if not self._replace(link.index, 0, (link.index, number, link.has_ethernet)):
             return
-        self._free.pop()
+        self._free.popleft()
         self._generations[slot] = (self._generations[slot] + 1) % _GENERATIONS
         mode, descriptor, refused = self._attach(link, xdp)
         self._counted[link.index] = _Counted(slot, number, mode, descriptor, refused, before)

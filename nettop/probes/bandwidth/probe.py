@@ -72,6 +72,7 @@ from nettop.snapshots.bandwidth import (
     SERVICES,
     UPLINK,
     VIRTUAL,
+    WITHOUT_PLACE,
     XDP,
     parse_services,
 )
@@ -142,6 +143,9 @@ class _Interface:
     unseen: UnseenPackets = field(default_factory=UnseenPackets)
     capacity: float = 0.0
     rates: RateHistory = field(default_factory=RateHistory)
+    was_counted: bool = True
+    before: dict[str, int] = field(default_factory=dict)
+    """What its own counters had counted when the programs began to, if it had to wait for a place."""
 
     @property
     def id(self) -> int:
@@ -439,19 +443,27 @@ class Bandwidth:
         if not goes_on:
             interface.unseen = UnseenPackets()
         row["broadcast"] = row["multicast"] = unknown_value(row["broadcast"].dtype)
+        was_counted, interface.was_counted = interface.was_counted, counts is not None
         if counts is None:
             return
-        received, sent = counts
-        protocols = slice(len(PROTOCOLS))
-        if row["mode"] != COUNTERS_MODE:
-            for unit in ("packets", "bytes"):
-                row[f"{unit}_received"] = received[unit][protocols].sum()
-        if self._sees_sent:
-            for unit in ("packets", "bytes"):
-                row[f"{unit}_sent"] = sent[unit][protocols].sum()
-        if row["mode"] != COUNTERS_MODE and self._sees_sent:
+        seen = self._seen(interface, *counts)
+        if not was_counted and goes_on:
+            interface.before = {name: max(0, int(row[name]) - count) for name, count in seen.items()}
+        for name, count in seen.items():
+            row[name] = interface.before.get(name, 0) + count
+        if len(seen) == len(MOVED):
             for kind, name in enumerate(CASTS, len(PROTOCOLS)):
-                row[name] = received["packets"][kind] + sent["packets"][kind]
+                row[name] = sum(each["packets"][kind] for each in counts)
+
+    def _seen(self, interface: _Interface, received: Array, sent: Array) -> dict[str, int]:
+        """Return what programs have counted of an interface, by the columns of a row that they can tell."""
+        ways = [("received", received)] if interface.mode != COUNTERS_MODE else []
+        ways += [("sent", sent)] if self._sees_sent else []
+        return {
+            f"{unit}_{way}": int(counts[unit][: len(PROTOCOLS)].sum())
+            for way, counts in ways
+            for unit in ("packets", "bytes")
+        }
 
     def _put_unseen(
         self, row: Any, interface: _Interface, counts: _Counts | None, taken_ns: int, *, is_last: bool
@@ -463,7 +475,7 @@ class Bandwidth:
         self._unseen += interface.unseen.add(
             taken_ns,
             interface.link.statistics.get("rx_packets", 0),
-            int(row["packets_received"]),
+            int(row["packets_received"]) - interface.before.get("packets_received", 0),
             is_last=is_last,
         )
         if interface.unseen.count is not None:
@@ -585,7 +597,7 @@ class Bandwidth:
         skipped = sum(bpf.recursion_misses(program.functions[name]) for name in SENT_PROGRAMS)
         refused = int(maps.read_per_cpu(program.maps["refused"], 0, np.dtype("u8")).sum())
         return {
-            "uncounted": self._counted.beyond if self._counted else 0,
+            WITHOUT_PLACE: self._counted.without_place if self._counted else 0,
             "unseen": self._unseen,
             "refused": refused,
             "recursion": skipped,

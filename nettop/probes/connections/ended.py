@@ -44,6 +44,8 @@ class EndedSockets:
         )
         self._listed: tuple[Rows, ...] = ()
         self._count = 0
+        self.not_listed = 0
+        """Connections that ended, more than a reading lists."""
 
     def add(self, events: Array) -> None:
         """Connections have ended."""
@@ -110,6 +112,7 @@ class EndedSockets:
         `untracked` is what was counted, in all since the start, without belonging to any row.
         """
         _add_up(self._of_others, others)
+        self.not_listed += max(0, len(self.events) - LISTED_MAX)
         rows = merge(_rows_of(self.events[-LISTED_MAX:]), others)
         rows["state"] = STATE["CLOSE"]
         processes.name_any(rows, processes.groups(), more=True)

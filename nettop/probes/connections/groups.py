@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +30,8 @@ from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Array, Ended, Frame, Rows, Snapshot, known, unknown_value
 
 GROUPS_MAX = 1 << 14
-"""Groups that have a row each; sockets that would need one more are in the group OTHER_GROUPS."""
+"""Groups that have a row each. Those that had a socket longest ago leave for new ones; sockets that would need one more
+are in the group OTHER_GROUPS."""
 FORGET_AFTER_NS = 60_000_000_000
 """A group that has had no socket for so long joins the row ENDED_GROUPS."""
 
@@ -41,6 +42,7 @@ _SINCE_THE_START = replace(_SINCE_THE_LAST, table=replace(SOCKETS, begins_at_zer
 _NOTHING = Snapshot(LENS.id, 0, 0, {SOCKETS.name: Rows(SOCKETS, np.zeros(0, ROW), {}, 0)})
 _PID_BITS = 22
 _NO_PLACE = -1
+_ALWAYS = np.iinfo(np.int64).max
 
 
 class SocketGroups:
@@ -51,6 +53,8 @@ class SocketGroups:
 
     def __init__(self) -> None:
         self.by = str(GROUP.default)
+        self.without_row = 0
+        """Groups that had no room, at each reading again."""
         self._forget_all()
 
     def choose(self, by: str) -> None:
@@ -80,7 +84,7 @@ class SocketGroups:
         self._seen_ns[places[places != _NO_PLACE]] = view.now.taken_ns
         self._add(view, places, events)
         self._before = snapshot
-        self._forget(view.now.taken_ns)
+        self._keep(self._seen_ns > view.now.taken_ns - FORGET_AFTER_NS)
         group_texts = [*self._texts["group"], ENDED_GROUPS]
         self._ended["group"] = len(group_texts) - 1
         texts = self._texts | {"group": group_texts}
@@ -99,7 +103,10 @@ class SocketGroups:
         distinct, firsts, which = np.unique(numbers[listed], return_index=True, return_inverse=True)
         keys = list(keys_of(as_list(distinct)))
         new = [at for at, key in enumerate(keys) if key not in self._places]
-        new = new[: max(0, GROUPS_MAX - len(self._places))]
+        self._make_room(len(new), keys)
+        room = max(0, GROUPS_MAX - len(self._places))
+        self.without_row += len(new[room:])
+        new = new[:room]
         self._append([keys[at] for at in new], self._names(view, listed[firsts[new]]))
         if not all(key in self._places for key in keys):
             self._append_alone(OTHER_GROUPS)
@@ -142,7 +149,7 @@ class SocketGroups:
         """Add a group that is not of sockets, which would have seen it last."""
         if key not in self._places:
             self._append([key], {})
-            self._seen_ns[-1] = np.iinfo(np.int64).max
+            self._seen_ns[-1] = _ALWAYS
 
     # --- adding up ------------------------------------------------------------------------------------------
 
@@ -190,9 +197,18 @@ class SocketGroups:
         self._rows["rtt_median_us"][groups] = rtt[ordered[firsts + counts // 2]]
         self._rows["rtt_worst_us"][groups] = rtt[ordered[firsts + counts - 1]]
 
-    def _forget(self, now_ns: int) -> None:
-        """Have the groups that have had no socket for long join the row of what has ended."""
-        kept = self._seen_ns > now_ns - FORGET_AFTER_NS
+    def _make_room(self, count: int, used: Sequence[Hashable]) -> None:
+        """Have the groups that are not used leave for so many new ones, if need be: those seen longest ago first."""
+        seen_ns = self._seen_ns.copy()
+        seen_ns[[self._places[key] for key in used if key in self._places]] = _ALWAYS
+        surplus = max(0, len(seen_ns) + count - GROUPS_MAX)
+        oldest = np.argsort(seen_ns, kind="stable")[:surplus]
+        kept = seen_ns == _ALWAYS
+        kept |= ~np.isin(np.arange(len(kept)), oldest)
+        self._keep(kept)
+
+    def _keep(self, kept: Mask) -> None:
+        """Have all other groups join the row of what has ended."""
         if kept.all():
             return
         for name in _COUNTERS:

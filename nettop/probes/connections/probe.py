@@ -58,6 +58,8 @@ from nettop.snapshots.connections import (
     LENS,
     RING_SIZE,
     SOCKETS,
+    WITHOUT_GROUP,
+    WITHOUT_LISTING,
 )
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.services import LENS as SERVICES
@@ -305,7 +307,11 @@ class Connections:
         if FAILURES.name in self._tables and events:
             tables[FAILURES.name] = table.namespaces.with_names(events.failures.rows(taken_ns))
             left[FAILURES.name] = events.failures.ended(taken_ns)
-        lost = {"namespaces": table.lost_namespaces, "processes": table.processes.vanished}
+        lost = {
+            "namespaces": table.lost_namespaces,
+            "processes": table.processes.vanished,
+            WITHOUT_LISTING: self._ended.not_listed,
+        }
         udp = self._udp.status() if self._udp else EventsStatus({}, {}, self._no_udp)
         snapshot = Snapshot(
             lens=LENS.id,
@@ -331,6 +337,7 @@ class Connections:
             snapshot,
             tables={**snapshot.tables, GROUPS.name: rows},
             ended={**snapshot.ended, GROUPS.name: ended},
+            lost={**snapshot.lost, WITHOUT_GROUP: self._groups.without_row},
         )
 
     def wakeups(self) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ const LENSES = { connections: "connections", bandwidth: "bandwidth", cpu: "CPU c
 const THEMES = ["auto", "dark", "light"];
 const STATES = { connecting: "connecting", live: "live", waiting: "reconnecting", stopped: "paused" };
 const STALE_MS = 5000;
+const LOSSES_EVERY_MS = 15_000;
 
 function main() {
   const renew = () => stream.renew();
@@ -35,8 +36,10 @@ function main() {
 
   const stream = createStream({ prepare, onView, onProblem, onState });
 
+  const fetchHealth = async () => (await fetch("health", { cache: "no-store" })).json();
+
   async function prepare() {
-    const health = await (await fetch("health", { cache: "no-store" })).json();
+    const health = await fetchHealth();
     lenses = Object.keys(health.lenses);
     showHealth(health);
     for (const panel of panels) panel.showServed(lenses);
@@ -116,6 +119,7 @@ function main() {
       if (word !== "ok") trouble.set(lens, reason);
     }
     showTrouble();
+    takeLosses(states);
     const absent = Object.keys(LENSES).filter((name) => !lenses.includes(name));
     const names = absent.map((name) => LENSES[name]).join(", ");
     setText(byId("not-served"), names === "" ? "" : `not served: ${names} (--lenses)`);
@@ -126,6 +130,21 @@ function main() {
     const words = [...trouble].map(([lens, why]) => (why.startsWith(lens) ? why : `${lens}: ${why}`));
     byId("trouble").hidden = words.length === 0;
     setText(byId("trouble"), words.length === 0 ? "" : `▲ ${words.join("; ")}`);
+  }
+
+  // Of every lens, also of those that no panel shows.
+  function takeLosses(states) {
+    for (const [lens, state] of Object.entries(states)) lost.set(lens, state.lost);
+    showLost();
+  }
+
+  async function renewLosses() {
+    if (state.state !== "live") return;
+    try {
+      takeLosses((await fetchHealth()).lenses);
+    } catch {
+      // The stream shows whether the server answers.
+    }
   }
 
   function showLost() {
@@ -182,6 +201,7 @@ function main() {
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   new ResizeObserver(redraw).observe(byId("main"));
   setInterval(showState, 1000);
+  setInterval(renewLosses, LOSSES_EVERY_MS);
 
   showTheme(THEMES.includes(recall("theme", "auto")) ? recall("theme", "auto") : "auto");
   stream.start();
