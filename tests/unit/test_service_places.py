@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import mmap
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -98,13 +99,13 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 
 def test_ten_thousand_services_one_after_the_other(kernel: Kernel) -> None:
-    """Each has a place and a number of its own as long as fewer than a quarter of all come with each reading."""
-    seen: set[int] = set()
+    """Each has a place, and a larger number than those before, while fewer than a quarter of all come at a reading."""
+    seen = [0]
     ended = 0
     for first in range(0, 10_000, 200):
         new = [kernel.number_of(port) for port in range(first, first + 200)]
-        assert 0 not in new and not seen & set(new)
-        seen.update(new)
+        assert all(before < number for before, number in pairwise((seen[-1], *new)))
+        seen += new
         for number in new:
             kernel.answer(number)
         listed, left = kernel.read()

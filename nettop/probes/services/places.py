@@ -31,8 +31,8 @@ class Places:
     def __init__(self, fds: Mapping[str, int], services: mmap.mmap, tallies: mmap.mmap) -> None:
         self._fds, self._services, self._tallies = fds, services, tallies
         self._numbers = np.arange(SERVICES_MAX, dtype=np.uint32)
-        """The number of the service in each place."""
-        self._given = 0
+        """The number of the service in each place. A service that comes later has a larger one."""
+        self._given = self._generation = 0
         self._counted = np.zeros(SERVICES_MAX, np.uint64)
         self._used_ns = np.zeros(SERVICES_MAX, np.int64)
         self._leaving: Index = np.zeros(0, np.intp)
@@ -69,8 +69,9 @@ class Places:
         np.frombuffer(self._services, SERVICE)[left] = np.zeros(1, SERVICE)
         np.frombuffer(self._tallies, TALLY).reshape(SERVICES_MAX, partitions())[left] = np.zeros(1, TALLY)
         self._counted[left] = 0
-        self._numbers[left] += SERVICES_MAX
-        self._give(left)
+        self._generation += 1
+        self._numbers[left] = left + self._generation * SERVICES_MAX
+        self._give(np.sort(left))
 
     def _give(self, places: Index) -> None:
         for place in as_list(places):

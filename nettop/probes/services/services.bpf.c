@@ -80,11 +80,12 @@ BPF_SK_STORAGE(turns, struct turn);
 #endif
 
 // The processes that listen, or have accepted last: what comes to a listener that is in here is served, and
-// until somebody accepts it nothing else is known of who does. Those that nothing came to for longest make room.
+// until somebody accepts it nothing else is known of who does. Those that nothing came to for longest make
+// room.
 BPF_TABLE("lru_hash", struct listener, struct owner, listening, LISTENING_MAX);
 
-// The numbers of services. A number is a place among `services` and `tallies`, and SERVICES_MAX times how
-// often that was given to another service before.
+// The numbers of services. A number is a place among `services` and `tallies`, plus a multiple of
+// SERVICES_MAX that is larger for each number given.
 BPF_HASH(known, struct key, u32, SERVICES_MAX);
 // Those that are free, in the order in which they are taken, and how many of them were ever given: by user
 // space.
