@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from nettop import __version__
+from nettop.serve.problems import RETRY_SOON
 
 HEALTH_PATH = "/health"
 _WITHOUT_TOKEN = "nettop.without_token"  # noqa: S105 - a name in the ASGI scope
@@ -23,9 +24,9 @@ def mark_without_token(scope: MutableMapping[str, Any]) -> None:
 
 def health_response(request: Request, reasons: Sequence[str], **details: Any) -> Response:
     """200 where there are no `reasons` why not, else 503; with them and the details, for whoever may know them."""
-    status = 503 if reasons else 200
+    status, headers = (503, RETRY_SOON) if reasons else (200, None)
     if request.scope.get(_WITHOUT_TOKEN):
-        return PlainTextResponse("not ok\n" if reasons else "ok\n", status)
+        return PlainTextResponse("not ok\n" if reasons else "ok\n", status, headers)
     document = {
         "status": "failing" if reasons else "ok",
         "reasons": list(reasons),
@@ -33,4 +34,4 @@ def health_response(request: Request, reasons: Sequence[str], **details: Any) ->
         "version": __version__,
         "host": os.uname().nodename,
     }
-    return JSONResponse(document, status)
+    return JSONResponse(document, status, headers)

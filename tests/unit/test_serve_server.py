@@ -26,6 +26,7 @@ import pytest
 import uvloop
 from starlette.responses import PlainTextResponse, StreamingResponse
 
+from nettop import service_manager
 from nettop.errors import NettopError, PermissionMissing, UsageError
 from nettop.interrupts import Requests
 from nettop.serve.http.acceptor import Acceptor
@@ -438,7 +439,7 @@ def test_http_1_0() -> None:
     with running() as run:
         for path, body in (("/pieces", "".join(f"piece {at};" for at in range(1000))), ("/a", "hello /a")):
             with run.connect() as client:
-                client.sendall(f"GET {path} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".encode())
+                client.sendall(f"GET {path} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".encode() * 2)
                 head, _, rest = client.makefile("rb").read().partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200 ")
             assert b"transfer-encoding" not in head
@@ -447,13 +448,15 @@ def test_http_1_0() -> None:
 
 
 def test_the_access_log() -> None:
-    """A line for each answer: who asked, for what, and how long it took."""
+    """A line for each answer: who asked, for what, and how long it took; without these for what is no request."""
     lines: list[str] = []
     with running() as run:
         run.server.log = lines.append
         run.ask(b"GET /a?b=c HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    (line,) = lines
-    assert re.fullmatch(r'127\.0\.0\.1 "GET /a\?b=c" 200 \d+\.\d ms', line)
+        run.ask(b"nonsense\r\n")
+    answered, refused = lines
+    assert re.fullmatch(r'127\.0\.0\.1 "GET /a\?b=c" 200 \d+\.\d ms', answered)
+    assert refused == '127.0.0.1 "-" 400'
 
 
 def test_pipelined_requests() -> None:
@@ -475,6 +478,17 @@ def test_pipelined_requests() -> None:
         wrong.sendall(GET + b"nonsense\r\n")
         assert answer_of(wrong).status == 200
         assert wrong.recv(1) == b""
+
+
+def test_a_client_that_goes_while_more_requests_wait() -> None:
+    """What it was being answered ends, and is no failure."""
+    with running() as run:
+        with run.connect() as client:
+            client.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n" + GET * 2)
+            client.recv(1)
+        until(lambda: run.server.counts.open_connections == 0)
+        assert run.ask().status == 200
+    assert run.reports == []
 
 
 def test_a_client_that_never_reads_is_closed() -> None:
@@ -724,6 +738,26 @@ def test_the_token_is_read_again(tmp_path: Path) -> None:
         until(lambda: run.status(new) == 200)
         assert run.status(TOKEN) == 401
         run.child.send_signal(signal.SIGTERM)
+
+
+def test_files_are_read_again_before_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service manager is told that it is ready once it is, and no earlier."""
+    told: list[str] = []
+    for word in ("ready", "reloading", "stopping"):
+        monkeypatch.setattr(service_manager, word, lambda *_, word=word: told.append(word))
+    requests, reported = Requests(), asyncio.Event()
+    with opened_sockets(endpoints_of("127.0.0.1:0")) as listeners:
+        server = Server(Application, listeners, requests, lambda _: reported.set())
+
+        async def become_ready() -> None:
+            requests.reopen()
+            await reported.wait()
+            assert told == ["reloading"]
+
+        server.until_ready = become_ready
+        server.on_ready = requests.end
+        serve(server)
+    assert told == ["reloading", "ready", "stopping"]
 
 
 def test_the_service_manager_knows(tmp_path: Path) -> None:

@@ -234,6 +234,24 @@ async def test_the_end_of_the_server_ends_streams(host: Host) -> None:
     assert late.ended and late.status == 200
 
 
+async def test_a_new_token_ends_streams(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were begun with the old one, also while their tables are read for the first time; no later one."""
+    read = asyncio.Event()
+    begun = host.client(VIEW)
+    await begun.until(b"first")
+    monkeypatch.setattr(host.served, "have_read", lambda *_, **__: read.wait())
+    waiting = host.client(VIEW)
+    await asyncio.sleep(0)
+    host.publications.end_streams()
+    read.set()
+    later = host.client(VIEW)
+    await asyncio.gather(begun.end(), waiting.end())
+    assert begun.ended and waiting.ended
+    await later.until(b"first")
+    assert not later.ended
+    await later.go()
+
+
 async def test_only_so_many_streams(host: Host) -> None:
     """One more is a problem that says so, until one of them ends; a client that names bad views takes no place."""
     clients = [host.client(VIEW) for _ in range(MOST_STREAMS)]

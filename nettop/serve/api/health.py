@@ -57,7 +57,7 @@ def health_paths() -> dict[str, Any]:
         "tags": ["health"],
         "summary": "Whether all is well",
         "description": "Where a token is needed, a request without one is answered in a word of plain text.",
-        "responses": answers | problem_answers("401", "405", "421"),
+        "responses": answers | problem_answers(),
     }
     return {HEALTH_PATH: {"get": operation}}
 

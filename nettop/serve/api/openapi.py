@@ -34,9 +34,11 @@ _ANSWERS: Final = {
         "Misdirected",
         "without a token this host is only answered for by an address or a name of its own",
     ),
+    "431": ("TooLarge", "the URL and the headers are longer than 64 KiB, or there are more than 100 headers"),
     "503": ("Unavailable", "the lens failed or was not read yet, or too much is requested at once"),
 }
 """By status: the name of the response, and when it comes."""
+_OF_ANY_PATH: Final = ("401", "405", "421", "431")
 
 _NUMBERS: Final = frozenset({Kind.KEY, Kind.LABEL, Kind.GAUGE, Kind.COUNTER})
 
@@ -76,8 +78,9 @@ def description(
 
 
 def problem_answers(*statuses: str) -> Json:
-    """The responses with these statuses, for path items of others."""
-    return {status: {"$ref": f"#/components/responses/{_ANSWERS[status][0]}"} for status in statuses}
+    """Return the responses with these statuses, and with those that every path may have."""
+    names = {status: _ANSWERS[status][0] for status in sorted({*statuses, *_OF_ANY_PATH})}
+    return {status: {"$ref": f"#/components/responses/{name}"} for status, name in names.items()}
 
 
 # --- a table ------------------------------------------------------------------------------------------------
@@ -124,7 +127,7 @@ def _table_path(lens: Lens, table: Table) -> Json:
                         MEDIA_TYPES["csv"]: {"schema": {"type": "string"}},
                     },
                 },
-                **problem_answers(*_ANSWERS),
+                **problem_answers("400", "404", "503"),
             },
         }
     }
@@ -280,9 +283,9 @@ open at once.
             "responses": {
                 "200": {
                     "description": "events, until either side ends",
-                    "content": {stream.MEDIA_TYPE: {"schema": {"type": "string"}}},
+                    "content": {stream.MEDIA_TYPE: {}},
                 },
-                **problem_answers("400", "401", "405", "421", "503"),
+                **problem_answers("400", "503"),
             },
         }
     }

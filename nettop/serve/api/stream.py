@@ -38,6 +38,7 @@ def stream_routes(served: Served, publications: Publications) -> list[Route]:
     events = Events(served)
 
     async def stream(request: Request) -> Response:
+        ending = publications.ending  # before a table is waited for: the token may change meanwhile
         queries = _queries(served, request.scope["query_string"])
         for wanted in queries.values():
             await served.have_read(wanted.lens.id, wanted.query.table, all_rows=wanted.query.all_rows)
@@ -52,9 +53,7 @@ def stream_routes(served: Served, publications: Publications) -> list[Route]:
         is_head = request.method == "HEAD"
         # A proxy must not collect events.
         headers = {"X-Accel-Buffering": "no"}
-        return Streamed(
-            nothing if is_head else write, MEDIA_TYPE, headers=headers, ending=publications.ending
-        )
+        return Streamed(nothing if is_head else write, MEDIA_TYPE, headers=headers, ending=ending)
 
     return [Route(PATH, stream, methods=["GET"])]
 

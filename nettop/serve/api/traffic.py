@@ -121,6 +121,6 @@ def _path(operation: str, text: str, fields: dict[str, str]) -> dict[str, Any]:
                     },
                 }
             }
-            | problem_answers("400", "401", "404", "405", "421", "503"),
+            | problem_answers("400", "404", "503"),
         }
     }

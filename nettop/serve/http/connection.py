@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -40,7 +41,6 @@ class Connection(HttpToolsProtocol, Accepted):
 
     def __init__(
         self,
-        application: ASGIApp,
         acceptor: Acceptor,
         *,
         config: Config,
@@ -50,13 +50,13 @@ class Connection(HttpToolsProtocol, Accepted):
         log: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__(config, state, {}, asyncio.get_running_loop())
-        self.app = self._answer
-        self._application = application
         self._acceptor = acceptor
         self._limits = limits
         self._counts = counts
         self._log = log
         """Takes a line for each answer."""
+        self._answered: RequestResponseCycle | None = None
+        """The request that is being answered, or was last; `cycle` is the last one that has arrived."""
         self._deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._size = 0
@@ -83,6 +83,10 @@ class Connection(HttpToolsProtocol, Accepted):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has closed."""
         super().connection_lost(exc)
+        if self._answered is not None:
+            # uvicorn tells only the last of several requests.
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         self._limit(None)
         self._limit_writing(None)
         self.pipeline.clear()
@@ -217,7 +221,13 @@ class Connection(HttpToolsProtocol, Accepted):
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.response_complete
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, partial(self._answer, cycle, app))
+
+    async def _answer(
+        self, cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         status, has_length = 0, False
         began = self.loop.time()
 
@@ -229,12 +239,12 @@ class Connection(HttpToolsProtocol, Accepted):
                 self._counts.count_answer(status)
             if scope["http_version"] == "1.0" and not has_length:
                 # It has no chunks. uvicorn checks lengths instead: each piece is as long as it is.
-                self.cycle.chunked_encoding = False
-                self.cycle.expected_content_length = len(message.get("body", b""))
+                cycle.chunked_encoding = False
+                cycle.expected_content_length = len(message.get("body", b""))
             await send(message)
 
         try:
-            await self._application(scope, receive, count)
+            await app(scope, receive, count)
         except Exception:
             if not status:
                 # uvicorn says so.
@@ -279,6 +289,8 @@ class Connection(HttpToolsProtocol, Accepted):
             self.cycle.keep_alive = False
             return
         self._counts.count_answer(refused.status)
+        if self._log is not None:
+            self._log(f'{_host(self.client)} "-" {refused.status}')
         response = problem_response(refused.status, refused.detail, remedy=refused.remedy)
         headers = common_headers([*response.raw_headers, (b"connection", b"close")])
         lines = [STATUS_LINE[refused.status], *(b"%b: %b\r\n" % header for header in headers), b"\r\n"]
@@ -320,10 +332,14 @@ class Connection(HttpToolsProtocol, Accepted):
 
 def _line(scope: Scope, status: int, took_s: float) -> str:
     """Return what an access log says of an answer; a client that left before it began has status 0."""
-    client = scope["client"][0] if scope["client"] else "-"
     query = scope["query_string"].decode("latin-1")
     path = scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
-    return f'{client} "{scope["method"]} {path}" {status} {took_s * 1e3:.1f} ms'
+    return f'{_host(scope["client"])} "{scope["method"]} {path}" {status} {took_s * 1e3:.1f} ms'
+
+
+def _host(client: tuple[str, int] | None) -> str:
+    """Return the address of a client; one of a Unix socket has none."""
+    return client[0] if client else "-"
 
 
 def _too_large_head(limit: int) -> _Refused:

@@ -92,7 +92,6 @@ async def _serve(server: Server) -> None:
 
         def connect(acceptor: Acceptor) -> Connection:
             return Connection(
-                app,
                 acceptor,
                 config=config,
                 state=state,
@@ -149,7 +148,8 @@ async def _wait_for_end(server: Server, requested: asyncio.Event, ready: asyncio
                 server.report(f"{error.what}; what was read before stays in use")
             if server.credentials.token != token:
                 server.on_new_token()
-            service_manager.ready(server.status)
+            if ready.done():
+                service_manager.ready(server.status)
         await requested.wait()
         requested.clear()
 

@@ -157,7 +157,7 @@ def metrics_paths() -> dict[str, Any]:
         "operationId": "metrics",
         "tags": ["prometheus"],
         "summary": "What was counted since serving began, for Prometheus",
-        "responses": {"200": answer} | problem_answers("401", "405", "421"),
+        "responses": {"200": answer} | problem_answers("503"),
     }
     return {"/metrics": {"get": operation}}
 
