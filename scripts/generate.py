@@ -124,11 +124,14 @@ or `received`.
   process or an interface has counted stays when it has gone, and none ever falls. They grow at each reading
   (`--interval`), not at each scrape.
 - **All sets are bounded.** `--top process=50` lists at least the 50 processes that counted most in the last 15
-  minutes, the newest 25, and at most 100; `--top process=0` lists none. Sets without a name list 1,000 series, of what
-  exists first. `other` has everything else. A series ends when a larger or newer one needs its place, or 15 minutes
-  after the last of its rows has gone; it is then missing from at least one scrape. What it had counted is in `evicted`,
-  so the sum of all series is always that of everything. Leave it out of rates:
+  minutes by the set's first metric, the 25 newest, and at most 100; `--top process=0` lists none. Sets without a name
+  list 1,000 series, of what exists first. `other` has everything else. A series ends when a larger or newer one needs
+  its place; in sets that count what exists (sockets, interfaces) also 15 minutes after the last of its rows has gone. It
+  is then missing from at least one scrape. What it had counted is in `evicted`, so the sum of all series is always that
+  of everything. Leave it out of rates:
   `rate(nettop_connections_by_process_bytes_total{process!="evicted"}[1m])`.
+- **Rates begin at a series' second scrape**: Prometheus takes what a series has at its first scrape for no increase. Of
+  two servers that scrape, one may see a series that ended and returned begin at 0 again, which `rate` allows for.
 - **Labels** are written as everywhere in nettop: in the tables, in REST and in CSV. `namespace` is the name of a
   network namespace; `nettop_namespace_info` has its inode number, `netns`.
 - **Histograms** have 19 of the fine histogram's edges, each about three times the one before. The sum is made of the
@@ -167,6 +170,7 @@ OF_NETTOP = """## nettop itself
 | metric | labels | meaning |
 |---|---|---|
 | `nettop_build_info` | `version` | the version |
+| `nettop_namespace_info` | `namespace`, `netns` | the inode number of a network namespace, as `lsns` has it |
 | `nettop_lens_up` | `lens` | whether a lens is read |
 | `nettop_reading_timestamp_seconds` | `lens` | when it was last read |
 | `nettop_hook_info` | `lens`, `hook`, `mechanism` | the mechanism that provides a hook, or `n/a` |
@@ -174,6 +178,7 @@ OF_NETTOP = """## nettop itself
 | `nettop_http_connections` | | connections that are open |
 | `nettop_http_answers_total` | `status` | answers by class of their status, such as `2xx` |
 | `nettop_http_refused_total` | `reason` | connections and requests that were ended, by the limit |
+| `process_start_time_seconds`, `process_cpu_seconds_total`, … | | the process, as Prometheus itself has them |
 """
 
 

@@ -610,7 +610,7 @@ def _bandwidth() -> list[Json]:
             [
                 Query(
                     f"8 * {_sum_rate('bandwidth_bytes_total', *names, 'direction', only=(uplink,))}",
-                    "{{instance}} {{interface}} {{direction}}",
+                    "{{instance}} {{namespace}} {{interface}} {{direction}}",
                 )
             ],
             "bps",
@@ -621,7 +621,7 @@ def _bandwidth() -> list[Json]:
         ),
         time_series(
             "Use of uplinks",
-            [Query(use, "{{instance}} {{interface}} {{direction}}")],
+            [Query(use, "{{instance}} {{namespace}} {{interface}} {{direction}}")],
             "percentunit",
             description="Share of the negotiated speed; nothing where the interface has none",
             maximum=1,
@@ -630,12 +630,12 @@ def _bandwidth() -> list[Json]:
             "Drops and errors of all interfaces",
             [
                 Query(
-                    _sum_rate("bandwidth_drops_total", "instance", "interface", "direction"),
-                    "{{instance}} {{interface}} dropped, {{direction}}",
+                    _sum_rate("bandwidth_drops_total", *names, "direction"),
+                    "{{instance}} {{namespace}} {{interface}} dropped, {{direction}}",
                 ),
                 Query(
-                    _sum_rate("bandwidth_errors_total", "instance", "interface"),
-                    "{{instance}} {{interface}} errors",
+                    _sum_rate("bandwidth_errors_total", *names),
+                    "{{instance}} {{namespace}} {{interface}} errors",
                 ),
             ],
             "pps",
@@ -793,7 +793,12 @@ def _drops() -> list[Json]:
         ),
         time_series(
             "By interface",
-            [Query(_sum_rate(by_reason, "instance", "interface", only=kept), "{{instance}} {{interface}}")],
+            [
+                Query(
+                    _sum_rate(by_reason, "instance", "namespace", "interface", only=kept),
+                    "{{instance}} {{namespace}} {{interface}}",
+                )
+            ],
             "pps",
             overrides=[OTHERS_GREY],
         ),

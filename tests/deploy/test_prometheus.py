@@ -253,6 +253,17 @@ def test_metrics_and_labels_exist(rule: Rule) -> None:
                 assert_possible(made_of, label, value.replace(r"\\", "\\"))
 
 
+@pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.stem)
+def test_unit_tests_have_the_labels_that_are_served(path: Path) -> None:
+    """A rule that sums over too few labels fails then."""
+    metrics = exposed()
+    for test in yaml.safe_load(path.read_text())["tests"]:
+        for given in test["input_series"]:
+            name, labels = given["series"].rstrip("}").partition("{")[::2]
+            if name in metrics:
+                assert {label for label, _ in MATCHER.findall(labels)} - OF_TARGETS == metrics[name]
+
+
 def assert_possible(made_of: set[str], label: str, pattern: str) -> None:
     """Each alternative of a pattern matches a value that the label has in one of these metrics."""
     possible = {

@@ -211,6 +211,24 @@ def test_the_newest_is_listed() -> None:
     assert values(top) == {"ann": 10, "abe": 1, OTHERS: 7, REPLACED: 1}
 
 
+def test_who_counts_only_other_metrics_gets_a_free_place() -> None:
+    """As does a service that never answers; whoever counts the first metric comes before it."""
+    adding = Adding(lens_of(Metrics(("user",), ("bytes_sent", "open"), top="user")), 1)
+    (top,) = adding.totals
+    adding.add([job(1, "ann", 10), job(2, "stuck", open=3), job(3, "idle", open=0)])
+    assert values(top, "open") == {"stuck": 3, OTHERS: 0}
+    top.mark_listed()
+    adding.add([job(1, "ann", 20), job(2, "stuck", open=3), job(4, "eve", 9)])
+    assert values(top) == {"ann": 20, "eve": 9, OTHERS: 0}
+
+
+def test_an_empty_label() -> None:
+    """Prometheus takes it for none."""
+    adding = Adding(lens_of(TOP), 9)
+    adding.add([job(1, "", 10), job(2, None, 5)])
+    assert values(adding.totals[0]) == {"(none)": 15, OTHERS: 0}
+
+
 def test_labels_that_are_taken() -> None:
     """Who is called like the series of the others is among them: no series is there twice."""
     adding = Adding(lens_of(TOP), 3)

@@ -146,6 +146,16 @@ def test_equals_do_not_displace_each_other() -> None:
     assert listed(places) == kept
 
 
+def test_the_largest_of_one() -> None:
+    """Whether a burst is still in the window is known to 10 s, so the runner-up has a place too."""
+    places = Places(1, 1, prefers_present=False, drops_gone=False)
+    add(places, {"burst": 100.0, "old": 1.0}, 1.0)
+    for at_s in (100.0, 901.0):
+        places.mark_listed()
+        add(places, {"steady": 40.0, "burst": 1.0}, at_s)
+    assert "steady" in listed(places)
+
+
 def test_a_new_series_stays_until_it_was_seen() -> None:
     """By a scrape, or for a minute where nobody scrapes; if it is one of the largest."""
     for is_scraped in (True, False):

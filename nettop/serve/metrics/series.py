@@ -164,7 +164,7 @@ def _label(view: View, name: str, at: Index) -> tuple[list[str], Index]:
         return _distinct(names_of(as_list(distinct)), places)
     firsts, places = distinct_rows([view.raw(column)[at] for column in view.table.columns_of(name)])
     values = view.values(name, at[firsts])
-    return _distinct([NO_GROUP if value is None else str(value) for value in values], places)
+    return _distinct([NO_GROUP if value in (None, "") else str(value) for value in values], places)
 
 
 def _distinct(texts: list[str], places: Index) -> tuple[list[str], Index]:
@@ -235,11 +235,13 @@ class SeriesTotals:
         return slots
 
     def _weights(self, reading: Grouped) -> Array:
-        """By how much each group is large: the numbers of the first metric."""
+        """By how much each group is large: the numbers of the first metric; at least 1 if another one counted, so that
+        a service that only fails gets a free place."""
         if not self.declared.families:
             return reading.rows
-        columns = [reading.sums[column] for _, column in self.declared.families[0].columns]
-        weights: Array = np.add.reduce([_in_all(numbers) for numbers in columns])
+        counts = {name: _in_all(numbers) for name, numbers in reading.sums.items()}
+        first = np.add.reduce([counts[column] for _, column in self.declared.families[0].columns])
+        weights: Array = np.maximum(first, np.logical_or.reduce([each > 0 for each in counts.values()]))
         return weights
 
     def _end(self, slot: int) -> None:
