@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a row is called is the same everywhere: metrics, REST, CSV, JSON Lines, logs, text and screens agree."""
+"""A row is the same everywhere: metrics, REST, CSV, JSON Lines, logs, text and screens agree on each of its fields."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from nettop.query.units import UNKNOWN
 from nettop.query.view import View
 from nettop.serve.metrics.families import series_sets
 from nettop.serve.metrics.series import Counted, grouped
-from nettop.snapshots import lenses, view_name
+from nettop.snapshots import lenses
 from nettop.snapshots.connections import NO_GROUP, SOCKETS
+from nettop.snapshots.histograms import histogram_text
 from nettop.snapshots.schema import Field, Kind, Lens, Metrics, Table
 from nettop.widgets.cells import RowStyle, whole_texts
 from nettop.widgets.columns import plan
@@ -34,13 +35,14 @@ from tests.unit.random_frames import random_frame
 
 NAMING = (Kind.KEY, Kind.LABEL, Kind.TEXT, Kind.ENUM, Kind.ADDRESS, Kind.ENDPOINT)
 """The kinds of fields that say what a row is, rather than how much."""
-LABELS = [
-    pytest.param(lens, table, field, id=f"{view_name(lens, table)}-{field.name}")
-    for lens in lenses()
-    for table in lens.tables
-    for field in table.fields
-    if field.kind in NAMING
-]
+FIELDS = [(lens, table, field) for lens in lenses() for table in lens.tables for field in table.fields]
+LABELS = [each for each in FIELDS if each[2].kind in NAMING]
+NUMBERS = [each for each in FIELDS if each[2].kind not in NAMING]
+
+
+def name_of(field: Lens | Table | Field) -> str:
+    """The part of a test's name for one of its parameters."""
+    return field.id if isinstance(field, Lens) else field.name
 
 
 def values_of(view: View, name: str) -> list[str | None]:
@@ -61,7 +63,7 @@ def as_text(values: Iterable[Any]) -> list[str | None]:
     return [None if value is None else str(value) for value in values]
 
 
-@pytest.mark.parametrize(("lens", "table", "field"), LABELS)
+@pytest.mark.parametrize(("lens", "table", "field"), LABELS, ids=name_of)
 def test_frontends_agree(lens: Lens, table: Table, field: Field) -> None:
     """On the value of each row, and on what is unknown."""
     name = field.name
@@ -87,3 +89,40 @@ def test_frontends_agree(lens: Lens, table: Table, field: Field) -> None:
         columns = [column for column in plan(table, (name,), 200, extra=False) if column.sort == name]
         (shown,) = whole_texts(view, columns, at, RowStyle())
         assert shown == [UNKNOWN if value is None else value for value in values]
+
+
+def in_metrics(lens: Lens, view: View, name: str) -> dict[str, float | None]:
+    """What each row has in the metrics, by its key; None is unknown."""
+    table = replace(view.table, metrics=(Metrics((view.table.key,), (name,)),))
+    (declared,) = series_sets(replace(lens, tables=(table,)))
+    reading = grouped(declared, Counted(view, np.ones(view.size, bool)))
+    numbers = zip(reading.keys, reading.sums[name], reading.known[name], strict=True)
+    return {key: float(number) if is_known else None for (key,), number, is_known in numbers}
+
+
+@pytest.mark.parametrize(("lens", "table", "field"), NUMBERS, ids=name_of)
+def test_frontends_agree_on_numbers(lens: Lens, table: Table, field: Field) -> None:
+    """And on times, groups and histograms: the formats have the same, the screens what is unknown."""
+    name = field.name
+    for seed in range(4):
+        view = make_view(random_frame(table, seed), all_rows=True)
+        at = np.arange(view.size)
+        values = json.loads(json.dumps(view.values(name, at)))
+        rest = json.loads("".join(document({"view": ""}, view, [name], at)))["rows"]
+        assert [row[name] for row in rest] == values
+        lines = JsonLines((name,)).lines(view, at).splitlines()
+        assert [json.loads(line)[name] for line in lines] == values
+        texts = [histogram_text(value) if isinstance(value, list) else value for value in values]
+        separated = Separated((name,))
+        text = separated.header + separated.lines(view, at)
+        assert [row[name] or None for row in csv.DictReader(io.StringIO(text))] == as_text(texts)
+        if name != "time":  # with which each line begins
+            logged = TextLines(lens.id, table, "row", (name,)).lines(view, at).splitlines()
+            words = [UNKNOWN if text is None else word(str(text)) for text in texts]
+            assert [line.rpartition(f" {name}=")[2] for line in logged] == words
+        if field.kind is not Kind.GROUP:  # of which screens show the parts
+            columns = [column for column in plan(table, (name,), 200, extra=False) if column.sort == name]
+            (shown,) = whole_texts(view, columns, at, RowStyle())
+            assert [cell == UNKNOWN for cell in shown] == [value is None for value in values]
+        if field.kind in (Kind.COUNTER, Kind.GAUGE):
+            assert in_metrics(lens, view, name) == dict(zip(values_of(view, table.key), values, strict=True))
