@@ -223,3 +223,10 @@ def test_candidates_are_bounded() -> None:
     assert {f"a{3 * CANDIDATES_MAX - 1}", f"b{CANDIDATES_MAX - 1}"} <= listed(places)
     add(places, {f"b{CANDIDATES_MAX - 1}": 1e6, f"a{3 * CANDIDATES_MAX - 1}": 1.0}, 3.0)
     assert {f"a{3 * CANDIDATES_MAX - 1}", f"b{CANDIDATES_MAX - 1}"} <= listed(places)
+
+
+def test_as_many_candidates_as_places() -> None:
+    """Nobody is forgotten while places are free."""
+    places = Places(10_000, 10_000, prefers_present=False, drops_gone=False)
+    add(places, {f"a{at}": float(at + 1) for at in range(9_000)}, 0.0)
+    assert len(listed(places)) == 9_000

@@ -22,7 +22,8 @@ _STEPS = int(WINDOW_S / _STEP_S) + 1
 UNSEEN_S = 60.0
 """How long a new series keeps its place, unless a scrape lists it before."""
 CANDIDATES_MAX = 8192
-"""Groups that are compared. Beyond that the smallest without a place are forgotten."""
+"""Groups that are compared, or twice as many as there are places. Beyond that the smallest without a place are
+forgotten."""
 
 Key = tuple[str, ...]
 
@@ -38,6 +39,7 @@ class Places:
         self.size = most + spare
         self._wanted = most + (spare + 1) // 2
         """Groups so large get a place even if another one has to leave."""
+        self._candidates_max = max(CANDIDATES_MAX, 2 * self.size)
         self._prefers_present, self._drops_gone = prefers_present, drops_gone
         self._places: dict[Key, int] = {}
         self._free = list(reversed(range(self.size)))
@@ -106,9 +108,9 @@ class Places:
         self._is_present[rows] = is_present
 
     def _forget_smallest(self) -> None:
-        surplus = len(self._keys) - CANDIDATES_MAX
+        surplus = len(self._keys) - self._candidates_max
         if surplus > 0:
-            smallest = np.argsort(self._in_window)[: surplus + CANDIDATES_MAX // 4]
+            smallest = np.argsort(self._in_window)[: surplus + self._candidates_max // 4]
             self._forget(np.isin(np.arange(len(self._keys)), smallest))
 
     def _row(self, key: Key) -> int:
