@@ -292,8 +292,8 @@ HOOK_INTERFACES = Hook("interfaces", "the interfaces and their own counters")
 REMOVED = "(removed)"
 """What interfaces had counted that are gone, as one row of each table."""
 EVICTED = "(evicted)"
-WITHOUT_PLACE = "uncounted"
 """What flows had counted that had to make room for others, as one row."""
+WITHOUT_PLACE = "uncounted"
 OTHER_SERVICES = "(other)"
 
 LENS = Lens(
