@@ -43,7 +43,7 @@ def read_with_mode(path: str | Path, most_bytes: int) -> tuple[bytes, int]:
     try:
         status = os.fstat(descriptor)
         _check_kind(status.st_mode, is_own_pipe=is_own_pipe)
-        if status.st_size > most_bytes:
+        if stat.S_ISREG(status.st_mode) and status.st_size > most_bytes:
             raise _too_large(most_bytes)
         return _read(descriptor, most_bytes), status.st_mode
     finally:

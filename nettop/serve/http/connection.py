@@ -2,6 +2,8 @@
 """One client's connection: uvicorn's HTTP/1.1, with the limits that it lacks.
 
 An application is called when a request is complete. It gets a body only where the limits say that bodies are taken.
+granian bounds requests and not connections, hypercorn limits one read and not a whole request; neither limits bodies,
+nor answers what is malformed, late or too large with a problem document. So uvicorn's protocol is subclassed.
 """
 
 from __future__ import annotations
