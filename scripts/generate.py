@@ -126,9 +126,9 @@ or `received`.
 - **All sets are bounded.** `--top process=50` lists at least the 50 processes that counted most in the last 15
   minutes by the set's first metric, the 25 newest, and at most 100; `--top process=0` lists none. Sets without a name
   list 1,000 series, of what exists first. `other` has everything else. A series ends when a larger or newer one needs
-  its place; in sets that count what exists (sockets, interfaces) also 15 minutes after the last of its rows has gone. It
-  is then missing from at least one scrape. What it had counted is in `evicted`, so the sum of all series is always that
-  of everything. Leave it out of rates:
+  its place; in sets that count what exists (sockets, interfaces) also 15 minutes after the last of its rows has gone.
+  It is then missing from at least one scrape. What it had counted is in `evicted`, so the sum of all series is always
+  that of everything. Leave it out of rates:
   `rate(nettop_connections_by_process_bytes_total{process!="evicted"}[1m])`.
 - **Rates begin at a series' second scrape**: Prometheus takes what a series has at its first scrape for no increase. Of
   two servers that scrape, one may see a series that ended and returned begin at 0 again, which `rate` allows for.

@@ -193,12 +193,12 @@ def test_the_largest_are_listed() -> None:
     """The others are one series, and what had a series that ended another: the sum is that of all rows."""
     adding = Adding(lens_of(TOP), 1)
     (top,) = adding.totals
-    adding.add([job(1, "ann", 10), job(2, "eve", 1), job(3, "bob", 5)])
-    assert values(top) == {"ann": 10, "bob": 5, OTHERS: 1}
-    adding.add([job(1, "ann", 10), job(2, "eve", 1), job(3, "bob", 6)])
+    adding.add([job(1, "ann", 10), job(2, "eve", 1), job(3, "bob", 5), job(4, "amy", 2)])
+    assert values(top) == {"ann": 10, "bob": 5, "amy": 2, OTHERS: 1}
+    adding.add([job(1, "ann", 10), job(2, "eve", 1), job(3, "bob", 6), job(4, "amy", 2)])
     top.mark_listed()
-    adding.add([job(1, "ann", 10), job(2, "eve", 101), job(3, "bob", 6)])
-    assert values(top) == {"ann": 10, "eve": 100, OTHERS: 1, REPLACED: 6}
+    adding.add([job(1, "ann", 10), job(2, "eve", 101), job(3, "bob", 6), job(4, "amy", 2)])
+    assert values(top) == {"ann": 10, "eve": 100, "bob": 6, OTHERS: 1, REPLACED: 2}
 
 
 def test_the_newest_is_listed() -> None:
@@ -206,9 +206,9 @@ def test_the_newest_is_listed() -> None:
     adding = Adding(lens_of(TOP), 1)
     (top,) = adding.totals
     adding.add([job(1, "ann", 10), job(2, "eve", 5), job(3, "bob", 1)])
-    assert values(top) == {"ann": 10, "bob": 1, OTHERS: 5}
+    assert values(top) == {"ann": 10, "eve": 5, "bob": 1, OTHERS: 0}
     adding.add([job(1, "ann", 10), job(2, "eve", 5), job(3, "bob", 1), job(4, "amy", 2), job(5, "abe", 1)])
-    assert values(top) == {"ann": 10, "abe": 1, OTHERS: 7, REPLACED: 1}
+    assert values(top) == {"ann": 10, "eve": 5, "abe": 1, OTHERS: 2, REPLACED: 1}
 
 
 def test_who_counts_only_other_metrics_gets_a_free_place() -> None:
@@ -218,8 +218,8 @@ def test_who_counts_only_other_metrics_gets_a_free_place() -> None:
     adding.add([job(1, "ann", 10), job(2, "stuck", open=3), job(3, "idle", open=0)])
     assert values(top, "open") == {"stuck": 3, OTHERS: 0}
     top.mark_listed()
-    adding.add([job(1, "ann", 20), job(2, "stuck", open=3), job(4, "eve", 9)])
-    assert values(top) == {"ann": 20, "eve": 9, OTHERS: 0}
+    adding.add([job(1, "ann", 20), job(2, "stuck", open=3), job(4, "eve", 9), job(5, "amy", 4)])
+    assert values(top) == {"ann": 20, "eve": 9, "amy": 4, OTHERS: 0}
 
 
 def test_an_empty_label() -> None:
@@ -249,7 +249,7 @@ READINGS = st.lists(
 @given(READINGS, st.integers(1, 4))
 @settings(max_examples=200)
 def test_series_add_up_and_never_fall(readings: list[Any], most: int) -> None:
-    """At each scrape all series together have what was counted, no more than twice `most` are listed, and no series has
+    """At each scrape all series together have what was counted, no more than are allowed are listed, and no series has
     less than in the scrape before: one that made room is missing in between."""
     adding = Adding(lens_of(IN_ALL, TOP), most)
     in_all, top = adding.totals
@@ -264,7 +264,7 @@ def test_series_add_up_and_never_fall(readings: list[Any], most: int) -> None:
         adding.add(rows, at_s=adding.at_s + pause_s)
         listed = values(top)
         assert sum(listed.values()) == sum(values(in_all).values()) == counted
-        assert len(listed.keys() - {OTHERS, REPLACED}) <= 2 * most
+        assert len(listed.keys() - {OTHERS, REPLACED}) <= 2 * most + most % 2
         fallen = [user for user, number in before.items() if user in listed and listed[user] < number]
         assert fallen == []
         before = listed

@@ -12,8 +12,9 @@ import pytest
 from nettop.serve.metrics.places import CANDIDATES_MAX, UNSEEN_S, WINDOW_S, Key, Places
 
 READING_S, SCRAPE_S, DAY_S = 5.0, 30.0, 24 * 3600.0
-MOST = 5
-WANTED = MOST + MOST // 2
+MOST, SPARE = 5, 6
+SIZE = MOST + SPARE
+WANTED = MOST + SPARE // 2
 """Groups that are among the largest; further places are for newcomers."""
 
 
@@ -36,7 +37,7 @@ def listed(places: Places) -> set[str]:
 
 def top() -> Places:
     """Places of a set that lists the largest."""
-    return Places(MOST, MOST, prefers_present=False, drops_gone=False)
+    return Places(MOST, SPARE, prefers_present=False, drops_gone=False)
 
 
 # --- a day ----------------------------------------------------------------------------------------------------
@@ -113,7 +114,7 @@ def test_a_day(seed: int) -> None:
             assert missing <= listed(places), f"after {at_s} s"
             missing = largest - listed(places)
             places.mark_listed()
-        assert len(listed(places)) <= 2 * MOST
+        assert len(listed(places)) <= SIZE
     assert ended < entered
 
 
@@ -123,22 +124,22 @@ def test_a_day(seed: int) -> None:
 def test_a_trickle_comes_before_old_bursts() -> None:
     """Whoever counts a little all the time exceeds who counted much at once, before that leaves the window."""
     places = top()
-    add(places, {f"old{at}": 1000.0 for at in range(2 * MOST)}, 0.0)
+    add(places, {f"old{at}": 1000.0 for at in range(SIZE)}, 0.0)
     places.mark_listed()
     for second in range(1, 200):
         add(places, {"steady": 10.0}, float(second))
     assert "steady" in listed(places)
-    assert len(listed(places)) == 2 * MOST
+    assert len(listed(places)) == SIZE
 
 
 def test_equals_do_not_displace_each_other() -> None:
     """A series ends for a larger one, or for a newcomer."""
     places = top()
-    first = {f"a{at}": 7.0 for at in range(2 * MOST)}
+    first = {f"a{at}": 7.0 for at in range(SIZE)}
     add(places, first, 0.0)
-    second = first | {f"b{at}": 7.0 for at in range(2 * MOST)}
+    second = first | {f"b{at}": 7.0 for at in range(SIZE)}
     left = add(places, second, 1.0)
-    assert len(left) == 2 * MOST - WANTED
+    assert len(left) == SIZE - WANTED
     kept = listed(places)
     for at_s in range(2, 300):
         places.mark_listed()
@@ -148,7 +149,7 @@ def test_equals_do_not_displace_each_other() -> None:
 
 def test_the_largest_of_one() -> None:
     """Whether a burst is still in the window is known to 10 s, so the runner-up has a place too."""
-    places = Places(1, 1, prefers_present=False, drops_gone=False)
+    places = Places(1, 2, prefers_present=False, drops_gone=False)
     add(places, {"burst": 100.0, "old": 1.0}, 1.0)
     for at_s in (100.0, 901.0):
         places.mark_listed()
@@ -161,7 +162,7 @@ def test_a_new_series_stays_until_it_was_seen() -> None:
     for is_scraped in (True, False):
         places = top()
         largest = {f"a{at}": 2.0 for at in range(WANTED)}
-        add(places, {f"c{at}": 1.0 for at in range(2 * MOST - WANTED)} | largest, 0.0)
+        add(places, {f"c{at}": 1.0 for at in range(SIZE - WANTED)} | largest, 0.0)
         later = {f"b{at}": 3.0 for at in range(WANTED)}
         add(places, later, 1.0)
         assert largest.keys() <= listed(places)
@@ -176,10 +177,10 @@ def test_a_new_series_stays_until_it_was_seen() -> None:
 def test_a_series_that_ended_returns_after_a_scrape_without_it() -> None:
     """It begins at 0, which a scrape may not take for a counter that fell."""
     places = top()
-    add(places, {f"a{at}": 1.0 for at in range(2 * MOST)}, 0.0)
+    add(places, {f"a{at}": 1.0 for at in range(SIZE)}, 0.0)
     places.mark_listed()
     add(places, {f"b{at}": 2.0 for at in range(MOST)}, 1.0)
-    (gone, *_) = {f"a{at}" for at in range(2 * MOST)} - listed(places)
+    (gone, *_) = {f"a{at}" for at in range(SIZE)} - listed(places)
     add(places, {gone: 1000.0}, 100.0)
     assert gone not in listed(places)
     places.mark_listed()
@@ -211,14 +212,14 @@ def test_the_newest_has_a_series_among_larger_ones(at_once: int) -> None:
         assert {*large, list(new)[-1]} <= listed(places)
         if first % 3 == 0:
             places.mark_listed()
-    assert len(listed(places)) == 2 * MOST
+    assert len(listed(places)) == SIZE
 
 
 def test_candidates_are_bounded() -> None:
     """Of many that count at once the largest are kept, and those that have a place."""
     places = top()
     add(places, {f"a{at}": float(at + 2) for at in range(3 * CANDIDATES_MAX)}, 1.0)
-    assert len(listed(places)) == 2 * MOST
+    assert len(listed(places)) == SIZE
     add(places, {f"b{at}": 1.0 for at in range(CANDIDATES_MAX)}, 2.0)
     assert {f"a{3 * CANDIDATES_MAX - 1}", f"b{CANDIDATES_MAX - 1}"} <= listed(places)
     add(places, {f"b{CANDIDATES_MAX - 1}": 1e6, f"a{3 * CANDIDATES_MAX - 1}": 1.0}, 3.0)

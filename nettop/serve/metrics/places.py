@@ -37,7 +37,7 @@ class Places:
 
     def __init__(self, most: int, spare: int, *, prefers_present: bool, drops_gone: bool) -> None:
         self.size = most + spare
-        self._wanted = most + (spare + 1) // 2
+        self._wanted = most + spare // 2
         """Groups so large get a place even if another one has to leave."""
         self._candidates_max = max(CANDIDATES_MAX, 2 * self.size)
         self._prefers_present, self._drops_gone = prefers_present, drops_gone

@@ -187,7 +187,8 @@ class SeriesTotals:
         self._of_nobody: dict[Key, int] = {(OTHERS,) * count: _OTHERS, (REPLACED,) * count: _REPLACED}
         self._places = Places(
             most,
-            spare=most if self._is_top else 0,
+            # Half for those who were among the largest, half for newcomers: at least one each.
+            spare=most + most % 2 if self._is_top else 0,
             prefers_present=not self._is_top,
             drops_gone=not counts_only(declared),
         )
