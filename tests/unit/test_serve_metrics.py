@@ -546,6 +546,21 @@ def test_traffic() -> None:
     assert traffic.interfaces == ["eth0", "veth0"]
 
 
+def test_interfaces_that_are_gone() -> None:
+    """They are forgotten, and what they carried stays in the host's sum."""
+    traffic = Traffic()
+    before = None
+    for at_s, names in enumerate((["eth0", "eth1"], ["eth0"], ["eth0"])):
+        rows = [interface(number, name, 500, 0) for number, name in enumerate(names, 1)]
+        now = bandwidth(at_s, rows, [], [])
+        add(traffic, now, before)
+        before = now
+    assert traffic.interfaces == ["eth0"]
+    of_host = traffic.realtime("")
+    assert of_host is not None
+    assert of_host["total_bytes"] == 1000
+
+
 def test_parts_that_are_not_counted() -> None:
     """Where only the interface's own counters are read, nobody knows what of it is TCP."""
     traffic = Traffic()

@@ -60,7 +60,7 @@ class Traffic:
 
     @property
     def interfaces(self) -> list[str]:
-        """The names of those that were read."""
+        """Return the names of those that there are."""
         return sorted(name for name in self._carried if name != HOST)
 
     def moved(self, views: Mapping[str, View]) -> Moved:
@@ -86,7 +86,11 @@ class Traffic:
         return Moved(by_name, without_parts)
 
     def add(self, moved: Moved, elapsed_s: float) -> None:
-        """Add what a reading counted; `elapsed_s` after the one before, 0 if it is the first."""
+        """Add what a reading counted; `elapsed_s` after the one before, 0 if it is the first.
+
+        Interfaces that are not in it have gone, and are forgotten: where containers come and go there are ever more.
+        """
+        self._carried = {name: each for name, each in self._carried.items() if name in moved.by_name}
         for name, counted in moved.by_name.items():
             carried = self._carried.setdefault(name, Carried())
             carried.totals += counted
@@ -98,7 +102,7 @@ class Traffic:
     # --- answers ------------------------------------------------------------------------------------------------
 
     def realtime(self, interface: str) -> Answer | None:
-        """Bits and packets a second in the last interval, and totals; None for an interface that nobody has seen."""
+        """Bits and packets a second in the last interval, and totals; None for an interface that is not there."""
         carried = self._carried.get(interface)
         if carried is None:
             return None
@@ -110,7 +114,7 @@ class Traffic:
         return answer | self._in_all(carried)
 
     def summary(self, interface: str) -> Answer | None:
-        """Averages and shares since serving began; None for an interface that nobody has seen."""
+        """Averages and shares since serving began; None for an interface that is not there."""
         carried = self._carried.get(interface)
         if carried is None:
             return None
