@@ -13,8 +13,8 @@ from nettop.snapshots.snapshot import (
     Array,
     Ended,
     Rows,
-    known,
     known_histograms,
+    sum_of,
     unknown_value,
 )
 
@@ -51,8 +51,9 @@ class LeftRows:
         return Ended(self._listed, Rows(self._table, self._total, self._texts, rows.taken_ns))
 
 
-def _sum(column: Array) -> Array:
-    """Return the sum of what is known of a column: (), or of histograms (buckets,)."""
-    is_known = known_histograms(column) if column.ndim > 1 else known(column)
-    total: Array = column[is_known].sum(axis=0, dtype=column.dtype)
+def _sum(column: Array) -> Array | int:
+    """Return the sum of what is known of a column, of histograms by bucket."""
+    if column.ndim == 1:
+        return sum_of(column)
+    total: Array = column[known_histograms(column)].sum(axis=0, dtype=column.dtype)
     return total

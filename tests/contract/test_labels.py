@@ -23,7 +23,7 @@ from nettop.query.groupings import FOLDS
 from nettop.query.units import UNKNOWN
 from nettop.query.view import View
 from nettop.serve.metrics.families import series_sets
-from nettop.serve.metrics.series import Counted, grouped
+from nettop.serve.metrics.series import Counted, Grouped, grouped
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import NO_GROUP, SOCKETS
 from nettop.snapshots.histograms import histogram_text
@@ -50,12 +50,56 @@ def values_of(view: View, name: str) -> list[str | None]:
     return [None if value is None else str(value) for value in view.values(name, np.arange(view.size))]
 
 
+def reading_of(lens: Lens, view: View, metrics: Metrics) -> Grouped:
+    """Return what a set of metrics reads of the rows."""
+    table = replace(view.table, metrics=(metrics,))
+    (declared,) = series_sets(replace(lens, tables=(table,)))
+    return grouped(declared, Counted(view, np.ones(view.size, bool)))
+
+
 def of_metrics(lens: Lens, view: View, name: str) -> Counter[str]:
     """How many rows each value of the label has in the metrics."""
-    table = replace(view.table, metrics=(Metrics((name,), rows="rows"),))
-    (declared,) = series_sets(replace(lens, tables=(table,)))
-    reading = grouped(declared, Counted(view, np.ones(view.size, bool)))
+    reading = reading_of(lens, view, Metrics((name,), rows="rows"))
     return Counter({key[0]: int(rows) for key, rows in zip(reading.keys, reading.rows, strict=True) if rows})
+
+
+def in_metrics(lens: Lens, view: View, name: str) -> dict[str, float | None]:
+    """What each row has in the metrics, by its key; None is unknown."""
+    reading = reading_of(lens, view, Metrics((view.table.key,), (name,)))
+    numbers = zip(reading.keys, reading.sums[name], reading.known[name], strict=True)
+    return {key: float(number) if is_known else None for (key,), number, is_known in numbers}
+
+
+def in_rest(view: View, name: str) -> list[Any]:
+    """Return the value of each row in REST."""
+    document_text = "".join(document({"view": ""}, view, [name], np.arange(view.size)))
+    return [row[name] for row in json.loads(document_text)["rows"]]
+
+
+def in_lines(view: View, name: str) -> list[Any]:
+    """Return the value of each row in JSON Lines."""
+    lines = JsonLines((name,)).lines(view, np.arange(view.size)).splitlines()
+    return [json.loads(line)[name] for line in lines]
+
+
+def in_csv(view: View, name: str) -> list[str | None]:
+    """Return the value of each row in CSV; None is an empty one."""
+    separated = Separated((name,))
+    text = separated.header + separated.lines(view, np.arange(view.size))
+    return [row[name] or None for row in csv.DictReader(io.StringIO(text))]
+
+
+def in_log(lens: Lens, view: View, name: str) -> list[str]:
+    """Return the value of each row in a log."""
+    logged = TextLines(lens.id, view.table, "row", (name,)).lines(view, np.arange(view.size)).splitlines()
+    return [line.rpartition(f" {name}=")[2] for line in logged]
+
+
+def on_screens(view: View, name: str) -> list[str]:
+    """Return the cell of each row on the screens."""
+    columns = [column for column in plan(view.table, (name,), 200, extra=False) if column.sort == name]
+    (shown,) = whole_texts(view, columns, np.arange(view.size), RowStyle())
+    return shown
 
 
 def as_text(values: Iterable[Any]) -> list[str | None]:
@@ -69,35 +113,18 @@ def test_frontends_agree(lens: Lens, table: Table, field: Field) -> None:
     name = field.name
     for seed in range(4):
         view = make_view(random_frame(table, seed), all_rows=True)
-        at = np.arange(view.size)
         values = values_of(view, name)
         known = Counter(NO_GROUP if value is None else value for value in values)
         if table is not SOCKETS or name not in FOLDS:  # metrics of sockets group by these
             assert of_metrics(lens, view, name) == known
-        rest = json.loads("".join(document({"view": ""}, view, [name], at)))["rows"]
-        assert as_text(row[name] for row in rest) == values
-        lines = JsonLines((name,)).lines(view, at).splitlines()
-        assert as_text(json.loads(line)[name] for line in lines) == values
-        separated = Separated((name,))
-        text = separated.header + separated.lines(view, at)
-        assert [row[name] or None for row in csv.DictReader(io.StringIO(text))] == values
+        assert as_text(in_rest(view, name)) == values
+        assert as_text(in_lines(view, name)) == values
+        assert in_csv(view, name) == values
         words = [UNKNOWN if value is None else word(value) for value in values]
         aligned = AlignedTable(table, (name,))(view).split()[1:]
         assert aligned == [words[place] for place in view.order]
-        logged = TextLines(lens.id, table, "row", (name,)).lines(view, at).splitlines()
-        assert [line.rpartition(f" {name}=")[2] for line in logged] == words
-        columns = [column for column in plan(table, (name,), 200, extra=False) if column.sort == name]
-        (shown,) = whole_texts(view, columns, at, RowStyle())
-        assert shown == [UNKNOWN if value is None else value for value in values]
-
-
-def in_metrics(lens: Lens, view: View, name: str) -> dict[str, float | None]:
-    """What each row has in the metrics, by its key; None is unknown."""
-    table = replace(view.table, metrics=(Metrics((view.table.key,), (name,)),))
-    (declared,) = series_sets(replace(lens, tables=(table,)))
-    reading = grouped(declared, Counted(view, np.ones(view.size, bool)))
-    numbers = zip(reading.keys, reading.sums[name], reading.known[name], strict=True)
-    return {key: float(number) if is_known else None for (key,), number, is_known in numbers}
+        assert in_log(lens, view, name) == words
+        assert on_screens(view, name) == [UNKNOWN if value is None else value for value in values]
 
 
 @pytest.mark.parametrize(("lens", "table", "field"), NUMBERS, ids=name_of)
@@ -106,23 +133,15 @@ def test_frontends_agree_on_numbers(lens: Lens, table: Table, field: Field) -> N
     name = field.name
     for seed in range(4):
         view = make_view(random_frame(table, seed), all_rows=True)
-        at = np.arange(view.size)
-        values = json.loads(json.dumps(view.values(name, at)))
-        rest = json.loads("".join(document({"view": ""}, view, [name], at)))["rows"]
-        assert [row[name] for row in rest] == values
-        lines = JsonLines((name,)).lines(view, at).splitlines()
-        assert [json.loads(line)[name] for line in lines] == values
+        values = json.loads(json.dumps(view.values(name, np.arange(view.size))))
+        assert in_rest(view, name) == values
+        assert in_lines(view, name) == values
         texts = [histogram_text(value) if isinstance(value, list) else value for value in values]
-        separated = Separated((name,))
-        text = separated.header + separated.lines(view, at)
-        assert [row[name] or None for row in csv.DictReader(io.StringIO(text))] == as_text(texts)
+        assert in_csv(view, name) == as_text(texts)
         if name != "time":  # with which each line begins
-            logged = TextLines(lens.id, table, "row", (name,)).lines(view, at).splitlines()
             words = [UNKNOWN if text is None else word(str(text)) for text in texts]
-            assert [line.rpartition(f" {name}=")[2] for line in logged] == words
+            assert in_log(lens, view, name) == words
         if field.kind is not Kind.GROUP:  # of which screens show the parts
-            columns = [column for column in plan(table, (name,), 200, extra=False) if column.sort == name]
-            (shown,) = whole_texts(view, columns, at, RowStyle())
-            assert [cell == UNKNOWN for cell in shown] == [value is None for value in values]
+            assert [cell == UNKNOWN for cell in on_screens(view, name)] == [value is None for value in values]
         if field.kind in (Kind.COUNTER, Kind.GAUGE):
             assert in_metrics(lens, view, name) == dict(zip(values_of(view, table.key), values, strict=True))

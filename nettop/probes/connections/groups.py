@@ -199,12 +199,14 @@ class SocketGroups:
 
     def _make_room(self, count: int, used: Sequence[Hashable]) -> None:
         """Have the groups that are not used leave for so many new ones, if need be: those seen longest ago first."""
+        surplus = len(self._seen_ns) + count - GROUPS_MAX
+        if surplus <= 0:
+            return
         seen_ns = self._seen_ns.copy()
         seen_ns[[self._places[key] for key in used if key in self._places]] = _ALWAYS
-        surplus = max(0, len(seen_ns) + count - GROUPS_MAX)
         oldest = np.argsort(seen_ns, kind="stable")[:surplus]
-        kept = seen_ns == _ALWAYS
-        kept |= ~np.isin(np.arange(len(kept)), oldest)
+        kept = np.ones(len(seen_ns), bool)
+        kept[oldest[seen_ns[oldest] < _ALWAYS]] = False
         self._keep(kept)
 
     def _keep(self, kept: Mask) -> None:
