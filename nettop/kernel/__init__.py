@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only room that talks to the kernel: programs, iterators, namespaces, host facts, privileges."""
+"""The only package that talks to the kernel: programs, iterators, namespaces, host facts, privileges."""

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Facts about this host from /proc and /sys, read below `root`, which tests may replace."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from nettop.errors import NettopError, PermissionMissing, Unsupported
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.host import privileges
+from nettop.kernel.host.btf_file import require_btf
+from nettop.kernel.host.capabilities import how_to_get, missing_for
+from nettop.kernel.host.kept import Kept
+from nettop.kernel.host.privileges import CAP_SYS_ADMIN, FINDING_NAMESPACES, LOADING
+from nettop.kernel.host.proc_files import mounts, proc_options, read_text
+from nettop.snapshots.safe_text import safe_bytes, safe_text
+
+_CONTAINER = re.compile(
+    r"/(?:"
+    r"lxc(?:\.payload[./]|/)(?P<lxc>[^/]+)"  # LXC, LXD, Incus, Proxmox
+    r"|systemd-nspawn@(?P<nspawn>[^/]+)\.service"
+    r"|machine-(?P<machine>[^/]+)\.scope"  # registered with systemd-machined
+    r"|ecs/[^/]+/(?P<ecs>[0-9a-f]{32}-\d+)"
+    r"|(?:[^/:]+:)?(?:(?P<runtime>[a-z_-]+)[-:])?(?P<id>[0-9a-f]{64})(?:\.scope)?"
+    r")(?=/|$)"
+)
+_RUNTIMES = {
+    "docker": "docker",
+    "crio": "cri-o",
+    "cri-containerd": "containerd",
+    "libpod": "podman",
+    "libpod-payload": "podman",
+    "nerdctl": "nerdctl",
+}
+_RUNTIMES_BY_PATH = {"/ecs/": "ecs", "/docker/": "docker", "kubepods": "containerd"}
+_MONITOR = "conmon"
+"""Suffix of the runtime in the cgroup names of container monitors, which run on the host."""
+_ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
+"""An escaped character in a unit name."""
+_UNIT = re.compile(r"/([^/]+\.(?:service|scope|socket|mount))(?=/|$)")
+_SHORT_ID = 12
+_CGROUPS_MAX = 1 << 16
+_LOWER_HALF = 0xFFFFFFFF
+_LEAF_LINKS = 2
+"""Link count of a directory without subdirectories."""
+_HIDES_NOTHING = ("off", "0")
+"""Values of the mount option hidepid that hide no processes; newer kernels show words."""
+INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+"""PROC_PID_INIT_INO of include/linux/proc_ns.h."""
+INITIAL_USER_NAMESPACE = 0xEFFFFFFD
+"""PROC_USER_INIT_INO of include/linux/proc_ns.h."""
+_OUTSIDE_USER_NAMESPACE = (
+    "run it as root outside the user namespace (no unshare --user, no rootless container): sudo nettop"
+)
+_FILTERED = "2"
+"""SECCOMP_MODE_FILTER of include/uapi/linux/seccomp.h."""
+_OPTIONS = {"bpf": "CONFIG_BPF_SYSCALL", "perf_event_open": "CONFIG_PERF_EVENTS"}
+"""Kernel config options that provide these system calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sockstat:
+    """A network namespace's own socket counts (/proc/net/sockstat and sockstat6).
+
+    `tcp` and `udp` count sockets in the hash tables, IPv4 and IPv6; `time_wait` those in TIME_WAIT.
+    """
+
+    tcp: int
+    udp: int
+    time_wait: int
+
+
+class Host:
+    """Facts about the host below `root`, and the resources that its probes share (`kept`)."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self.root = root
+        self.proc = root / "proc"
+        self.kept = Kept()
+
+    # --- BPF ----------------------------------------------------------------------------------------------
+
+    def require_bpf(self) -> None:
+        """Raise Unsupported or PermissionMissing, with the remedy, if no program can be loaded here."""
+        require_btf(self.root)
+        self.require_initial_user_namespace()
+        self.require_capabilities()
+        self.require_bpf_calls()
+        self.require_no_lockdown()
+
+    def require_initial_user_namespace(self) -> None:
+        """Raise PermissionMissing outside the initial user namespace."""
+        if not self.reaches_kernel():
+            raise PermissionMissing(
+                "capabilities held in a user namespace do not reach the kernel",
+                _OUTSIDE_USER_NAMESPACE,
+            )
+
+    def require_capabilities(self, needed: frozenset[int] = LOADING, what: str = "BPF programs") -> None:
+        """Raise PermissionMissing if capabilities needed to load are missing; CAP_SYS_ADMIN replaces them all."""
+        held = self.effective()
+        if CAP_SYS_ADMIN not in held and (missing := sorted(needed - held, reverse=True)):
+            raise missing_for(f"loading {what}", missing, self.permitted())
+
+    def require_bpf_calls(self) -> None:
+        """Raise PermissionMissing or Unsupported if bpf(2) does not reach the kernel."""
+        number = bpf.errno_before_kernel()
+        if number:
+            raise self.blocked_call("bpf", number)
+
+    def require_no_lockdown(self) -> None:
+        """Raise Unsupported if kernel lockdown keeps programs from reading kernel memory."""
+        if self.lockdown() == "confidentiality":
+            raise Unsupported(
+                "the kernel is locked down (confidentiality): BPF programs cannot read its memory",
+                "boot with lockdown=integrity instead of lockdown=confidentiality on the kernel command line",
+            )
+
+    def pid_namespace(self) -> int:
+        """Return the inode number of nettop's PID namespace; the initial one's if /proc does not show it."""
+        return self._namespace("pid") or INITIAL_PID_NAMESPACE
+
+    def require_own_pids(self) -> None:
+        """Raise Unsupported if /proc is not mounted or shows another PID namespace, where PIDs mean other processes."""
+        own = self.proc / "self"
+        if not os.path.lexists(own):
+            raise Unsupported("/proc is not mounted", "mount -t proc proc /proc")
+        try:
+            is_own = os.readlink(own) == str(os.getpid())
+        except OSError as error:
+            is_own = error.errno != errno.ENOENT
+        if not is_own:
+            raise Unsupported(
+                "/proc shows a different PID namespace from the one nettop runs in",
+                "mount this namespace's /proc: unshare --mount-proc, or mount -t proc proc /proc; "
+                "or stay in the host's PID namespace: nsenter without --pid",
+            )
+
+    def blocked_call(self, call: str, number: int) -> NettopError:
+        """Return the error for a system call that fails with this errno before the kernel checks its arguments."""
+        why = os.strerror(number).lower()
+        if self._status("Seccomp") == _FILTERED:
+            return PermissionMissing(
+                f"a seccomp filter denies {call}(2) (Seccomp: {_FILTERED} in /proc/self/status): {why}",
+                f"allow {call} in the filter: docker run --security-opt seccomp=PROFILE.json, or =unconfined; "
+                f"in a systemd unit, add {call} to SystemCallFilter=",
+            )
+        if number == errno.ENOSYS:
+            return Unsupported(f"this kernel has no {call}(2)", f"use a kernel with {_OPTIONS[call]}")
+        return PermissionMissing(
+            f"{call}(2) fails before the kernel handles it, likely in a sandbox: {why}",
+            "run nettop outside the sandbox",
+        )
+
+    def effective(self) -> frozenset[int]:
+        """Return the calling thread's effective capabilities."""
+        return self._capabilities("CapEff", privileges.effective)
+
+    def permitted(self) -> frozenset[int]:
+        """Return the calling thread's permitted capabilities."""
+        return self._capabilities("CapPrm", privileges.held)
+
+    def _capabilities(self, label: str, ask_kernel: Callable[[], frozenset[int]]) -> frozenset[int]:
+        """Return a capability set from /proc, or from the kernel if /proc is not mounted."""
+        if not read_text(self.proc / "thread-self/status"):
+            return ask_kernel()
+        mask = int(self._status(label) or "0", 16)
+        return frozenset(number for number in range(mask.bit_length()) if mask >> number & 1)
+
+    def _status(self, label: str) -> str:
+        """Return the value of a line in the calling thread's status; empty if there is none."""
+        line = re.search(rf"^{label}:\s*(\S+)", read_text(self.proc / "thread-self/status"), re.MULTILINE)
+        return line[1] if line else ""
+
+    def how_to_see_owners(self) -> str:
+        """Return how to let nettop see the owners of other users' sockets."""
+        if not self.reaches_kernel():
+            return _OUTSIDE_USER_NAMESPACE
+        return how_to_get(sorted(FINDING_NAMESPACES - self.effective()), self.permitted())
+
+    def reaches_kernel(self) -> bool:
+        """Return whether capabilities apply to the kernel, not just to the resources of a user namespace."""
+        return self.user_namespace() in (None, INITIAL_USER_NAMESPACE)
+
+    def in_initial_pid_namespace(self) -> bool:
+        """Return False in a container's PID namespace, which hides the processes outside it."""
+        return self.pid_namespace() == INITIAL_PID_NAMESPACE
+
+    def hides_processes(self) -> bool:
+        """Return True if /proc shows users only their own processes (hidepid, proc(5))."""
+        return self.proc_options().get("hidepid", "off") not in _HIDES_NOTHING
+
+    def proc_options(self) -> dict[str, str]:
+        """Return the mount options of /proc."""
+        return proc_options(self.proc)
+
+    def is_real_time(self) -> bool:
+        """Return True if the kernel's version string says PREEMPT_RT, where softirqs can be preempted."""
+        return "PREEMPT_RT" in read_text(self.proc / "sys/kernel/version").split()
+
+    def lockdown(self) -> str | None:
+        """Return the kernel's lockdown mode, "none" on a kernel without lockdown.
+
+        Without securityfs, probe the mode, which cannot tell "none" from "integrity". Return None if that is not
+        possible.
+        """
+        mode = re.search(r"\[(\w+)\]", read_text(self.root / "sys/kernel/security/lockdown"))
+        if mode:
+            return mode[1]
+        if any(mount.kind == "securityfs" for mount in mounts(self.root)):
+            return "none"
+        return {True: "none or integrity", False: "confidentiality", None: None}[bpf.may_read_kernel()]
+
+    def user_namespace(self) -> int | None:
+        """Return the inode number of nettop's user namespace; None if /proc does not show it."""
+        return self._namespace("user")
+
+    def _namespace(self, kind: str) -> int | None:
+        with suppress(OSError):
+            return os.stat(self.proc / "self/ns" / kind).st_ino
+        return None
+
+    # --- network namespaces -------------------------------------------------------------------------------
+
+    def sockstat(self) -> Sockstat:
+        """Return the socket counts of the calling thread's network namespace."""
+        net = self.proc / "thread-self/net"
+        counts: Counter[str] = Counter()
+        for line in (read_text(net / "sockstat") + read_text(net / "sockstat6")).splitlines():
+            protocol, *words = line.split()  # such as TCP: inuse 5 tw 2
+            counts.update({protocol + key: int(n) for key, n in zip(words[::2], words[1::2], strict=False)})
+        return Sockstat(
+            tcp=counts["TCP:inuse"] + counts["TCP6:inuse"],
+            udp=counts["UDP:inuse"] + counts["UDP6:inuse"],
+            time_wait=counts["TCP:tw"],
+        )
+
+    # --- processes ----------------------------------------------------------------------------------------
+
+    def cgroup(self, pid: int) -> str | None:
+        """Return the control group of a process: the first path inside a container, else the first path. The unified
+        hierarchy comes first, then the v1 hierarchies, longest path first.
+
+        Return None if the process is gone.
+        """
+        lines = read_text(self.proc / str(pid) / "cgroup").splitlines()
+        paths = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in lines if line.count(":") >= 2}
+        if not paths:
+            return None
+        # On a hybrid host the unified hierarchy may be unused, with all processes in its root, or hold the runtime's
+        # unit.
+        unified = paths.pop("", "/")
+        old = sorted(paths.values(), key=len, reverse=True)
+        ordered = [unified, *old] if unified != "/" else [*old, unified]
+        return next((path for path in ordered if _innermost_container(path)), ordered[0])
+
+    def cgroups_by_id(self) -> dict[int, str]:
+        """Map the lower half of each control group's id, which is unique at any time, to its unified hierarchy path.
+
+        An id is the inode number of the group's directory. Omits the root if there are v1 hierarchies, which say more.
+        """
+        mounted = mounts(self.root)
+        unified = [mount.place for mount in mounted if (mount.source, mount.kind) == ("/", "cgroup2")]
+        if not unified:
+            return {}
+        top = f"{self.root}/{unified[0]}"
+        groups: dict[int, str] = {}
+        if all(mount.kind != "cgroup" for mount in mounted):
+            with suppress(OSError):
+                groups[os.stat(top).st_ino & _LOWER_HALF] = "/"
+        unread = [""]
+        while unread and len(groups) < _CGROUPS_MAX:
+            path = unread.pop()
+            with suppress(OSError), os.scandir(f"{top}{path}") as entries:
+                for entry in filter(os.DirEntry.is_dir, entries):
+                    stat = entry.stat()
+                    groups[stat.st_ino & _LOWER_HALF] = f"{path}/{entry.name}"
+                    if stat.st_nlink != _LEAF_LINKS:
+                        unread.append(f"{path}/{entry.name}")
+        return groups
+
+    def process_name(self, pid: int) -> str:
+        """Return the name of a process's main thread, safe to display; empty if it is gone."""
+        return safe_text(read_text(self.proc / str(pid) / "comm").rstrip("\n"))
+
+    def command_line(self, pid: int) -> str:
+        """Return a process's command line, safe to display; empty if it is gone or a kernel thread."""
+        try:
+            raw = (self.proc / str(pid) / "cmdline").read_bytes()
+        except OSError:
+            return ""
+        return safe_bytes(raw.rstrip(b"\0").replace(b"\0", b" "))
+
+
+def container_of(cgroup: str) -> str | None:
+    """Return the innermost container of a control group (`runtime:name` or `runtime:short id`), even if the container
+    runs systemd units of its own; else its systemd unit.
+
+    Recognizes the paths of Docker, containerd, Podman, CRI-O and runc, with the systemd and cgroupfs drivers, of LXC,
+    LXD, Proxmox and ECS, and of machines registered with systemd-machined.
+    """
+    container = _innermost_container(cgroup)
+    if container is not None:
+        return container
+    units = _UNIT.findall(cgroup)
+    return units[-1] if units else None
+
+
+def _innermost_container(cgroup: str) -> str | None:
+    for match in reversed(list(_CONTAINER.finditer(cgroup))):
+        runtime = match["runtime"] or ""
+        if match["id"] is None:
+            kind, name = next((kind, name) for kind, name in match.groupdict().items() if name)
+            return f"{kind}:{_ESCAPED.sub(lambda escaped: chr(int(escaped[1], 16)), name)}"
+        if not runtime.endswith(_MONITOR):
+            by_path = (name for mark, name in _RUNTIMES_BY_PATH.items() if mark in cgroup)
+            return f"{_RUNTIMES.get(runtime) or next(by_path, 'container')}:{match['id'][:_SHORT_ID]}"
+    return None

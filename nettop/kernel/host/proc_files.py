@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of /proc and /sys as text, and the mounts that may hide them, below a root that tests may replace."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from nettop.errors import Unsupported, limit_reached
+
+_MOUNT = re.compile(r"^\d+ \d+ \S+ (\S+) (\S+) .* - (\S+) \S+ (\S+)$", re.MULTILINE)
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+"""An escaped character, such as a space, in a mount (proc_pid_mountinfo(5))."""
+
+
+class Mount(NamedTuple):
+    """A mount: the part of the file system (`source`, such as `/`), the mount point, the file system's type and
+    options."""
+
+    source: str
+    place: str
+    kind: str
+    options: str
+
+
+def mounts(root: Path = Path("/")) -> list[Mount]:
+    """Return all mounts in the order in which they were mounted."""
+    return mounts_in(root / "proc")
+
+
+def mounts_in(proc: Path) -> list[Mount]:
+    """Return all mounts that this /proc shows; text that is not UTF-8 is surrogate-escaped."""
+    try:
+        text = (proc / "self/mountinfo").read_text(errors="surrogateescape")
+    except OSError:
+        return []
+    return [Mount(*map(_unescaped, line)) for line in _MOUNT.findall(text)]
+
+
+def _unescaped(text: str) -> str:
+    return _ESCAPED.sub(lambda octal: chr(int(octal[1], 8)), text) if "\\" in text else text
+
+
+def mount_of(path: str, root: Path = Path("/")) -> Mount | None:
+    """Return the mount that contains a path: the last of the deepest, which hides the others. None if unknown."""
+    around = [mount for mount in mounts(root) if Path(path).is_relative_to(mount.place)]
+    deepest = max((len(mount.place) for mount in around), default=0)
+    return next((mount for mount in reversed(around) if len(mount.place) == deepest), None)
+
+
+def what_hides(path: str, root: Path = Path("/")) -> tuple[str, str]:
+    """Return why a file of /proc or /sys is hidden, such as ‘/sys is not mounted’, and the remedy.
+
+    Both are empty if nothing hides it, so the kernel lacks the file, or if the mounts are unknown.
+    """
+    top, kind = ("/proc", "proc") if path.startswith("/proc") else ("/sys", "sysfs")
+    if not mounts(root):
+        return "", ""  # unknown
+    mount = mount_of(path, root)
+    if mount is None or not Path(mount.place).is_relative_to(top):
+        return f"{top} is not mounted", f"mount -t {kind} {kind} {top}"
+    if mount.kind != kind:
+        where = f"the {mount.kind} mounted at {mount.place}"
+        return (
+            f"{where} hides it",
+            f"umount {mount.place}; in a container, unmask it (docker: systempaths=unconfined)",
+        )
+    if kind == "proc" and proc_options(root / "proc").get("subset") == "pid":
+        return (
+            "/proc is mounted with subset=pid",
+            "mount -t proc proc /proc (in a systemd unit: ProcSubset=all)",
+        )
+    return "", ""
+
+
+def proc_options(proc: Path = Path("/proc")) -> dict[str, str]:
+    """Return the mount options of /proc; if it is mounted several times, those of the visible, last mount."""
+    mounted = [mount.options for mount in mounts_in(proc) if (mount.place, mount.kind) == ("/proc", "proc")]
+    words = mounted[-1].split(",") if mounted else []
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
+def read_required(path: str, root: Path = Path("/")) -> str:
+    """Return the text of a file of /proc or /sys. Raises Unsupported with the reason if it cannot be read."""
+    try:
+        text = (root / path.lstrip("/")).read_text(errors="replace")
+    except OSError as error:
+        why, remedy = what_hides(path, root)
+        what = f"{path} cannot be read"
+        raise limit_reached(what, error) or Unsupported(
+            f"{what}: {why or (error.strerror or str(error)).lower()}", remedy
+        ) from error
+    if not text:
+        why, remedy = what_hides(path, root)
+        raise Unsupported(f"{path} is empty{f': {why}' if why else ''}", remedy)
+    return text
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file; empty if it cannot be read."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network devices of a namespace and their counters, from rtnetlink (rtnetlink(7), linux/if_link.h).
+
+Needs no capability. A thread sees the devices of its own namespace.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from nettop.kernel.net import netlink
+from nettop.snapshots.safe_text import safe_bytes
+
+_RTM_DELLINK, _RTM_GETLINK = 17, 18
+_RTMGRP_LINK = 1
+_IFLA_MASTER, _IFLA_LINKINFO, _IFLA_STATS64, _IFLA_LINK_NETNSID, _IFLA_PARENT_DEV_NAME = 10, 18, 23, 37, 56
+_IFLA_INFO_KIND = 1
+_IFLA_XDP, _IFLA_XDP_ATTACHED = 43, 2
+_IFF_UP, _IFF_LOOPBACK = 1 << 0, 1 << 3
+_ARPHRD_ETHER, _ARPHRD_LOOPBACK = 1, 772
+_SYSFS = Path("/sys/class/net")
+_SIOCETHTOOL, _ETHTOOL_GSET, _ETHTOOL_CMD_BYTES = 0x8946, 1, 44
+_SPEED_AT, _SPEED_UNKNOWN = (12, 28), 0xFFFFFFFF
+"""The halves of the speed in struct ethtool_cmd (linux/ethtool.h)."""
+_REQUEST = netlink.request(_RTM_GETLINK, netlink.DUMP, netlink.LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+_ATTEMPTS = 5
+_TIMEOUT_S = 5.0
+_NLM_F_MULTI = 0x2
+_SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33
+_QUEUE_BYTES = 4 << 20
+"""Holds about 2,000 devices removed between two dumps; without CAP_NET_ADMIN, net.core.rmem_max may allow less."""
+_INSTRUCTION = struct.Struct("=HBBI")
+_DUMPS_AND_REMOVALS = b"".join(
+    _INSTRUCTION.pack(*words)
+    for words in (
+        (0x28, 0, 0, 4),  # load nlmsg_type
+        (0x15, 0, 2, socket.htons(netlink.RTM_NEWLINK)),  # other types: accept
+        (0x28, 0, 0, 6),  # load nlmsg_flags
+        (0x45, 0, 1, socket.htons(_NLM_F_MULTI)),  # not part of a dump, so a change: drop
+        (0x06, 0, 0, 0xFFFFFFFF),
+        (0x06, 0, 0, 0),
+    )
+)
+"""A socket filter that accepts dumps and device removals."""
+
+STATISTICS = (
+    "rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "rx_errors", "tx_errors", "rx_dropped", "tx_dropped",
+    "multicast", "collisions", "rx_length_errors", "rx_over_errors", "rx_crc_errors", "rx_frame_errors",
+    "rx_fifo_errors", "rx_missed_errors", "tx_aborted_errors", "tx_carrier_errors", "tx_fifo_errors",
+    "tx_heartbeat_errors", "tx_window_errors", "rx_compressed", "tx_compressed", "rx_nohandler",
+    "rx_otherhost_dropped",
+)  # fmt: skip
+"""The members of struct rtnl_link_stats64, in order; older kernels lack the last ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device: its index and name in its namespace, and its counters by the names in STATISTICS.
+
+    `rx_missed_errors` counts packets dropped because the device's own queue was full; `rx_dropped` and `tx_dropped`
+    those dropped past it, for lack of memory, queue space or a receiver; `rx_nohandler` those that arrived on a device
+    that must not receive (a bond's inactive port); `rx_otherhost_dropped` those for another host's address.
+    """
+
+    index: int
+    name: str
+    statistics: Mapping[str, int] = field(default_factory=dict)
+    kind: str = ""
+    """Kind of a virtual device (`veth`, `bridge`, `tun`); empty for others."""
+    is_up: bool = False
+    is_loopback: bool = False
+    has_ethernet: bool = False
+    """Whether packets begin with an Ethernet header."""
+    has_parent: bool = False
+    """Whether the kernel reports a parent bus device (since 5.14)."""
+    has_master: bool = False
+    """Whether it is a port of a bridge, bond or similar."""
+    peer_is_elsewhere: bool = False
+    """Whether its peer is in another namespace."""
+    has_xdp: bool = False
+    """Whether an XDP program is attached."""
+
+    def with_counters_at_least(self, earlier: Link) -> Link:
+        """Return this removed device with counters no lower than before: a veth that lost its peer reports no
+        received packets."""
+        known = earlier.statistics
+        return replace(
+            self, statistics={name: max(n, known.get(name, 0)) for name, n in self.statistics.items()}
+        )
+
+    def has_bus_device(self) -> bool:
+        """Return whether the device has a parent bus device, according to netlink or, in nettop's own namespace,
+        sysfs."""
+        return self.has_parent or (not self.kind and (_SYSFS / self.name / "device").exists())
+
+    def speed(self) -> int | None:
+        """Return the negotiated link speed in bytes/s; None if unknown.
+
+        Call it in the device's namespace. It does not use /sys, which may show another namespace's device of the same
+        name.
+        """
+        command = ctypes.create_string_buffer(_ETHTOOL_GSET.to_bytes(4, sys.byteorder), _ETHTOOL_CMD_BYTES)
+        request = struct.pack("16sQ16x", self.name.encode(), ctypes.addressof(command))
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+                fcntl.ioctl(channel, _SIOCETHTOOL, request)
+        except OSError:
+            return None
+        low, high = (struct.unpack_from("=H", command, at)[0] for at in _SPEED_AT)
+        megabits = high << 16 | low
+        return megabits * 125_000 if self.is_up and megabits not in (0, _SPEED_UNKNOWN) else None
+
+
+def read_links() -> list[Link]:
+    """Read the devices of the calling thread's network namespace. Raises OSError if the kernel does not answer."""
+    with _channel() as channel:
+        links, _ = _dump_links(channel)
+        return links
+
+
+class LinkWatch:
+    """The devices of the network namespace it was created in, and those removed since the last `read`.
+
+    Both arrive on one socket, in order, so a device that was deleted and recreated with the same index counts as a new
+    one. Raises OSError if the kernel does not answer.
+    """
+
+    def __init__(self) -> None:
+        self._channel = _channel()
+        try:
+            _ignore_changes(self._channel)
+            _enlarge(self._channel)
+            self._channel.bind((0, _RTMGRP_LINK))
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self) -> tuple[list[Link], list[Link]]:
+        """Return the current devices, and those removed since the last call with their final counters."""
+        return _dump_links(self._channel)
+
+    def close(self) -> None:
+        """Close the socket; a second call is a no-op."""
+        self._channel.close()
+
+
+def _channel() -> socket.socket:
+    channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    channel.settimeout(_TIMEOUT_S)
+    return channel
+
+
+def _ignore_changes(channel: socket.socket) -> None:
+    """Filter out changes of devices that stay."""
+    program = ctypes.create_string_buffer(_DUMPS_AND_REMOVALS)
+    about = struct.pack("@HP", len(_DUMPS_AND_REMOVALS) // _INSTRUCTION.size, ctypes.addressof(program))
+    channel.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, about)
+
+
+def _enlarge(channel: socket.socket) -> None:
+    try:
+        channel.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _QUEUE_BYTES)
+    except PermissionError:
+        channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUE_BYTES)
+
+
+def _dump_links(channel: socket.socket) -> tuple[list[Link], list[Link]]:
+    """Return the current devices, and those removed before or during the dump."""
+    left: list[Link] = []
+    # If devices come and go all the time, an inconsistent list is better than none.
+    for _ in range(_ATTEMPTS):
+        channel.send(_REQUEST)
+        links: dict[int, Link] = {}
+        ended, is_whole = False, True
+        while not ended:
+            message = _receive(channel)
+            for gone in parse_removed(message):
+                links.pop(gone.index, None)
+                left.append(gone)
+            some, ended, whole = parse_links(message)
+            links |= {link.index: link for link in some}
+            is_whole = is_whole and whole
+        if is_whole:
+            break
+    return list(links.values()), left
+
+
+def _receive(channel: socket.socket) -> bytes:
+    """Return the next message; skip those lost to a full queue."""
+    while True:
+        try:
+            return channel.recv(netlink.ANSWER_BYTES)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+
+
+def parse_removed(message: bytes) -> list[Link]:
+    """Return the removed devices in a message; a port that leaves its bridge is not one."""
+    return [
+        _link(message[begin:end])
+        for kind, _, begin, end in netlink.messages(message)
+        if kind == _RTM_DELLINK and end - begin >= netlink.LINK.size and message[begin] == socket.AF_UNSPEC
+    ]
+
+
+def parse_links(message: bytes) -> tuple[list[Link], bool, bool]:
+    """Return the devices in one message of a dump, whether it ends the dump, and whether the dump is consistent so far.
+
+    A dump is inconsistent if devices changed during it. Truncated messages and other types are skipped. Raises OSError
+    with the kernel's errno if the reply is an error.
+    """
+    links, ended, is_whole = [], False, True
+    for kind, flags, begin, end in netlink.messages(message):
+        is_whole = is_whole and not flags & netlink.DUMP_INTERRUPTED
+        if kind in (netlink.ERROR, netlink.DONE):
+            ended = True
+            number = netlink.error_number(message[begin:end])
+            if number > 0:
+                raise OSError(number, f"RTM_GETLINK: {os.strerror(number)}")
+        if kind == netlink.RTM_NEWLINK and end - begin >= netlink.LINK.size:
+            links.append(_link(message[begin:end]))
+    return links, ended, is_whole
+
+
+def _link(body: bytes) -> Link:
+    _, hardware, index, flags, _ = netlink.LINK.unpack_from(body)
+    parts = netlink.contents(body[netlink.LINK.size :])
+    info, xdp = (netlink.contents(parts.get(kind, b"")) for kind in (_IFLA_LINKINFO, _IFLA_XDP))
+    counters = parts.get(_IFLA_STATS64, b"")
+    count = min(len(counters) // 8, len(STATISTICS))
+    return Link(
+        index,
+        _text(parts.get(netlink.IFLA_IFNAME, b"")),
+        dict(zip(STATISTICS, struct.unpack_from(f"={count}Q", counters), strict=False)),
+        kind=_text(info.get(_IFLA_INFO_KIND, b"")),
+        is_up=bool(flags & _IFF_UP),
+        is_loopback=bool(flags & _IFF_LOOPBACK),
+        has_ethernet=hardware in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK),
+        has_parent=_IFLA_PARENT_DEV_NAME in parts,
+        has_master=_IFLA_MASTER in parts,
+        peer_is_elsewhere=_IFLA_LINK_NETNSID in parts,
+        has_xdp=xdp.get(_IFLA_XDP_ATTACHED, b"")[:1] > b"\0",
+    )
+
+
+def _text(content: bytes) -> str:
+    return safe_bytes(content.rstrip(b"\0"))

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Protocol counters of a network namespace, and drops of each CPU's receive backlog (/proc/net).
+
+Protocol counters are those of the calling thread's namespace. Counters that this kernel lacks are omitted: IPv6 may be
+missing altogether, and new kernels add counters.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+from nettop.kernel.host.proc_files import read_text
+
+_OWN = "thread-self/net"
+_IN_LINES = re.compile(r"^(\w+)\s+(-?\d+)$", re.MULTILINE | re.ASCII)
+_CPU_AT = 12
+"""Index of the CPU column, since Linux 5.10; before, lines are in CPU order."""
+
+
+def read_counters(proc: Path = Path("/proc")) -> dict[str, int]:
+    """Read every counter of /proc/net/{netstat,snmp,snmp6} under its nstat name, such as TcpExtListenOverflows.
+
+    Includes the protocol settings in snmp, which are not packet counts.
+    """
+    folder = proc / _OWN
+    counters = _in_pairs_of_lines(read_text(folder / "netstat")) | _in_pairs_of_lines(
+        read_text(folder / "snmp")
+    )
+    return counters | {name: int(value) for name, value in _IN_LINES.findall(read_text(folder / "snmp6"))}
+
+
+def read_backlog_drops(proc: Path = Path("/proc")) -> dict[int, int]:
+    """Read packets dropped on a full receive backlog, by CPU; skip malformed lines.
+
+    The kernel counts them for the whole machine (softnet_seq_show in net/core/net-procfs.c).
+    """
+    drops: dict[int, int] = {}
+    for number, line in enumerate(read_text(proc / _OWN / "softnet_stat").splitlines()):
+        with suppress(ValueError, IndexError):
+            columns = [int(word, 16) for word in line.split()]
+            drops[columns[_CPU_AT] if len(columns) > _CPU_AT else number] = columns[1]
+    return drops
+
+
+def _in_pairs_of_lines(text: str) -> dict[str, int]:
+    """Parse pairs of lines: `Udp: InDatagrams NoPorts` above `Udp: 5 7`; skip pairs that do not match."""
+    counters: dict[str, int] = {}
+    lines = text.splitlines()
+    for heading, line in zip(lines[::2], lines[1::2], strict=False):
+        names, (group, *values) = _names(heading), line.split() or [""]
+        if len(names) == len(values) and heading.startswith(group):
+            with suppress(ValueError):
+                counters |= dict(zip(names, map(int, values), strict=True))
+    return counters
+
+
+@lru_cache(maxsize=64)
+def _names(heading: str) -> tuple[str, ...]:
+    """Return the counters that a heading names. Cached: headings are the same in all namespaces until reboot."""
+    group, _, names = heading.partition(":")
+    return tuple(group + name for name in names.split())

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits of this process and of its control groups: descriptions and remedies, and raising those that may be raised."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+_M_ARENA_MAX = -8
+"""M_ARENA_MAX in glibc's malloc.h."""
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_NO_LIMIT = 1 << 60
+"""Larger values mean no limit in the memory controller of cgroup v1."""
+_VMSTAT = Path("/proc/vmstat")
+
+
+class Limit(NamedTuple):
+    """A limit in words, and how to raise it."""
+
+    what: str
+    remedy: str
+
+
+ALL_THREADS = Limit("the host has as many as its kernel allows (kernel.threads-max, kernel.pid_max)", "")
+ALL_MEMORY = Limit("the host has too little memory", "free about 300 MB, which loading takes")
+"""The cause if neither this process nor its control groups have a limit."""
+
+
+def set_up_process() -> None:
+    """Adjust process limits for every command. Call it before other threads start."""
+    _raise_open_files()
+    _share_one_arena()
+
+
+def _raise_open_files() -> None:
+    """Raise the soft limit to the hard one: the usual 1,024 is meant for programs that use select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # keep the limit if it cannot be raised
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _share_one_arena() -> None:
+    """Make all threads allocate from one arena, as each further one would hold some megabytes.
+
+    nettop's threads rarely allocate at the same time. C libraries other than glibc have no such option.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
+
+
+def open_files() -> int | None:
+    """Return how many files this process may have open after its soft limit is raised; None without a limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if hard == resource.RLIM_INFINITY else hard
+
+
+def of_files() -> Limit:
+    """Return the limit of open files."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Limit(
+        f"a process may have {files:,} files open here (RLIMIT_NOFILE)",
+        "raise the limit: ulimit -n 65536 (in a systemd unit: LimitNOFILE=65536)",
+    )
+
+
+def of_address_space() -> list[Limit]:
+    """Return the limits of this process's mappings, including thread stacks."""
+    limits = []
+    for number, name, kind, letter, setting in (
+        (resource.RLIMIT_AS, "RLIMIT_AS", "address space", "v", "LimitAS"),
+        (resource.RLIMIT_DATA, "RLIMIT_DATA", "data", "d", "LimitDATA"),
+    ):
+        size, _ = resource.getrlimit(number)
+        if size != resource.RLIM_INFINITY:
+            what = f"a process may have {size:,} bytes of {kind} here ({name})"
+            remedy = f"raise the limit: ulimit -{letter} unlimited (in a systemd unit: {setting}=infinity)"
+            limits.append(Limit(what, remedy))
+    return limits
+
+
+def of_memory() -> list[Limit]:
+    """Return the memory limits of this process, then of its control groups."""
+    limits = of_address_space()
+    found = _smallest("memory", ("memory.max", "memory.limit_in_bytes"))
+    if found is not None:
+        size, file = found
+        remedy = (
+            "raise the limit (docker run --memory; in a systemd unit: MemoryMax=): loading takes about 300 MB"
+        )
+        limits.append(Limit(f"nettop's control group may use {size:,} bytes of memory ({file})", remedy))
+    return limits
+
+
+def of_processes() -> list[Limit]:
+    """Return the limits of processes and threads, of this process's control groups and of its user (not of root, to
+    whom they do not apply).
+    """
+    limits = []
+    count, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if count != resource.RLIM_INFINITY and os.getuid():
+        what = f"a user may have {count:,} processes and threads here (RLIMIT_NPROC)"
+        remedy = "raise the limit: ulimit -u unlimited (in a systemd unit: LimitNPROC=infinity)"
+        limits.append(Limit(what, remedy))
+    found = _smallest("pids", ("pids.max",))
+    if found is not None:
+        count, file = found
+        # pids.events counts how often the kernel refused a process; if it never did, the other limit is the cause.
+        if (refused := _text_of(file.with_name("pids.events")).partition(" ")[2]) and limits:
+            limits = [] if refused != "0" else limits
+        remedy = "raise the limit (docker run --pids-limit; in a systemd unit: TasksMax=)"
+        limits.append(
+            Limit(f"nettop's control group may have {count:,} processes and threads ({file})", remedy)
+        )
+    return limits[::-1]
+
+
+def out_of_memory_kills() -> int | None:
+    """Return how many processes the OOM killer has killed; None if /proc does not report it."""
+    with suppress(OSError, ValueError):
+        for line in _VMSTAT.read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return None
+
+
+def _smallest(controller: str, names: tuple[str, ...]) -> tuple[int, Path] | None:
+    """Return the smallest number in files with these names in this process's control groups, and its file."""
+    numbers = (
+        (int(text), file)
+        for folder in _groups(controller)
+        for file in (folder / name for name in names)
+        if (text := _text_of(file)).isdecimal()
+    )
+    return min(((number, file) for number, file in numbers if number < _NO_LIMIT), default=None)
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's control groups. In a container its path may not exist, and the top is its own
+    group.
+    """
+    for line in _text_of(_OWN_GROUPS).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = _CGROUPS / controllers if controllers else _CGROUPS
+        group = PurePosixPath(path)
+        for place in (group, *group.parents):
+            yield top / place.relative_to("/")
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""

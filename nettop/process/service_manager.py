@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Notifications to the service manager, in the protocol of sd_notify(3)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import suppress
+
+
+def ready(status: str = "") -> None:
+    """Report that the service is ready, at the start or after a reload; `status` is text for people."""
+    _notify("READY=1", status)
+
+
+def reloading() -> None:
+    """Report a reload of files; `ready` follows."""
+    _notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+def stopping(status: str = "") -> None:
+    """Report that the service is about to exit."""
+    _notify("STOPPING=1", status)
+
+
+def _notify(state: str, status: str = "") -> None:
+    """Send a state to $NOTIFY_SOCKET, if set. Ignore errors, which are the manager's concern."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path.startswith(("/", "@")):
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    if status:
+        state += "\nSTATUS=" + status.replace("\n", " ")
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
+        sender.sendto(state.encode(errors="replace"), address)
