@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What sources publish and frontends read: the newest frame of each lens, and a wake-up without a payload.
+"""The bus between sources and frontends: the newest frame of each lens, and a wake-up without a payload.
 
-Rows of append tables are kept twice: the newest in the frame, and every row in a bounded queue of each reader that
-must not miss any.
+Rows of append tables are kept twice: the newest in the frame, and all of them in a bounded queue per reader that must
+not miss any.
 """
 
 from __future__ import annotations
@@ -13,35 +13,34 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from nettop.errors import NettopError
-from nettop.query.batches import KEPT_ROWS
-from nettop.snapshots.arrays import joined
+from nettop.snapshots.arrays import concatenate_rows
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 
 Wake = Callable[[], None]
-"""Called from the sampler's thread when something was published; must return at once."""
+"""Function that the sampler's thread calls after a publication; it must return at once."""
 
 QUEUED_ROWS = 131_072
-"""Rows that wait for one reader; beyond that the oldest are dropped, and counted."""
+"""Maximum rows queued for one reader; beyond it the oldest are dropped and counted."""
 _PIECE_ROWS = 1_000
-"""Batches smaller than this are joined, so that a frame holds few."""
+"""Batches up to this size are concatenated, so that a frame holds few."""
 _PIECES = 4
-"""An average begins at one of about this many snapshots, spread over the time that it covers."""
+"""Number of snapshots kept across the averaging time; an average starts from one of them."""
 
 
 class Feed:
-    """Every row of an append table, for one reader: rows wait here until it takes them."""
+    """A queue of an append table's rows for one reader."""
 
     def __init__(self, wake: Wake, close: Callable[[], None]) -> None:
         self.lost = 0
         self.close = close
-        """Add no more rows."""
+        """Function that stops the feed."""
         self._wake = wake
         self._lock = threading.Lock()
         self._batches: deque[Rows] = deque()
         self._waiting = 0
 
     def put(self, batch: Rows) -> None:
-        """Add a batch, and wake the reader."""
+        """Add a batch and wake the reader."""
         with self._lock:
             self._batches.append(batch)
             self._waiting += len(batch)
@@ -52,7 +51,7 @@ class Feed:
         self._wake()
 
     def take(self) -> list[Rows]:
-        """The rows that wait, the oldest first."""
+        """Remove and return the queued rows, the oldest first."""
         with self._lock:
             taken, self._waiting = list(self._batches), 0
             self._batches.clear()
@@ -60,7 +59,7 @@ class Feed:
 
 
 class Bus:
-    """The newest frame of each lens. Publishing replaces: a slow reader misses snapshots, never delays them."""
+    """The newest frame of each lens. Publishing replaces it: a slow reader misses snapshots but never delays them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -75,15 +74,15 @@ class Bus:
     def publish(self, snapshot: Snapshot, oldest_gap_ns: int = 0) -> None:
         """Make `snapshot` the newest of its lens and wake the readers.
 
-        The frame's earlier snapshot is the newest that is as old as the average is long, or the oldest of all. It is
-        not younger than `oldest_gap_ns` either: a refresh right after a tick must not divide by next to nothing. Once
-        there is one from when every hook worked, it is not older than that.
+        The frame's earlier snapshot is the newest one that is at least as old as the averaging time, or else the oldest
+        available. It is also at least `oldest_gap_ns` old, so that a refresh right after a tick does not divide by
+        almost zero. Snapshots taken before every hook worked are skipped once there is a later one.
         """
         with self._lock:
             last = self._frames.get(snapshot.lens)
             earlier = [] if last is None else [*self._earlier[snapshot.lens], last.now]
-            earlier = [each for each in earlier if each.boot_ns >= snapshot.whole_since_ns] or earlier
-            earlier = _thinned(earlier, max(self._average_ns // _PIECES, oldest_gap_ns))
+            earlier = [each for each in earlier if each.boot_ns >= snapshot.complete_since_ns] or earlier
+            earlier = _drop_close(earlier, max(self._average_ns // _PIECES, oldest_gap_ns))
             least_ns = max(self._average_ns - oldest_gap_ns, oldest_gap_ns)
             old_enough = sum(snapshot.boot_ns - each.boot_ns >= least_ns for each in earlier)
             self._earlier[snapshot.lens] = earlier = earlier[max(0, old_enough - 1) :]
@@ -93,16 +92,16 @@ class Bus:
         self._wake()
 
     def average_over(self, seconds: float) -> None:
-        """Take the rates of frames over this long from the next snapshot on; 0: over each interval."""
+        """Average rates over this time from the next snapshot on; 0 means over each interval."""
         with self._lock:
             self._average_ns = round(seconds * 1e9)
 
     def append(self, lens: str, batches: tuple[Rows, ...]) -> None:
-        """Add rows to append tables of `lens`: at once for feeds, with the next snapshot for frames."""
+        """Add rows to append tables of `lens`: to feeds at once, to frames with the next snapshot."""
         with self._lock:
             kept = self._batches.setdefault(lens, {})
             for batch in batches:
-                kept[batch.table.name] = _newest((*kept.get(batch.table.name, ()), batch))
+                kept[batch.table.name] = _trim((*kept.get(batch.table.name, ()), batch))
             feeds = tuple(self._feeds)
         for batch in batches:
             for table, feed in feeds:
@@ -110,7 +109,7 @@ class Bus:
                     feed.put(batch)
 
     def feed(self, lens: str, table: str, wake: Wake) -> Feed:
-        """Every row that is added to an append table from now on; `wake` is called when there are some."""
+        """Return a feed of every row added to an append table from now on; `wake` is called when rows arrive."""
 
         def close() -> None:
             with self._lock:
@@ -122,30 +121,30 @@ class Bus:
         return feed
 
     def fail(self, lens: str, error: NettopError) -> None:
-        """Note why `lens` cannot be read, and wake the readers."""
+        """Record why `lens` cannot be read, and wake the readers."""
         with self._lock:
             self._failures[lens] = error
         self._wake()
 
     def frame(self, lens: str) -> Frame | None:
-        """The newest frame; None before the first snapshot."""
+        """Return the newest frame; None before the first snapshot."""
         with self._lock:
             return self._frames.get(lens)
 
     def failure(self, lens: str) -> NettopError | None:
-        """Why `lens` cannot be read; None while it can."""
+        """Return why `lens` cannot be read; None while it can."""
         with self._lock:
             return self._failures.get(lens)
 
     def forget(self, lens: str) -> None:
-        """Drop the frames of a lens that has detached."""
+        """Drop the frames of a detached lens."""
         with self._lock:
             self._frames.pop(lens, None)
             self._earlier.pop(lens, None)
             self._batches.pop(lens, None)
 
     def subscribe(self, wake: Wake) -> Callable[[], None]:
-        """Call `wake` at each publication; returns what ends that."""
+        """Call `wake` at each publication; return the function that unsubscribes."""
         with self._lock:
             self._subscribers.append(wake)
 
@@ -162,22 +161,22 @@ class Bus:
             wake()
 
 
-def _thinned(snapshots: list[Snapshot], spacing_ns: int) -> list[Snapshot]:
-    """The snapshots, the oldest first, without the last but one where it follows too soon on the one before it."""
+def _drop_close(snapshots: list[Snapshot], spacing_ns: int) -> list[Snapshot]:
+    """Drop the last snapshot but one if it follows too closely on its predecessor. The oldest is first."""
     is_close = len(snapshots) > 2 and snapshots[-2].boot_ns - snapshots[-3].boot_ns < spacing_ns
     return [*snapshots[:-2], snapshots[-1]] if is_close else snapshots
 
 
-def _newest(batches: tuple[Rows, ...]) -> tuple[Rows, ...]:
-    """The batches without old ones that no view shows; the newest two are joined while they are small."""
+def _trim(batches: tuple[Rows, ...]) -> tuple[Rows, ...]:
+    """Drop old batches that no view shows, and concatenate the newest two if they are small."""
     kept, rows = [batches[-1]], len(batches[-1])
     for batch in reversed(batches[:-1]):
-        if rows >= KEPT_ROWS:
+        if rows >= batches[-1].table.kept_rows:
             break
         rows += len(batch)
         kept.append(batch)
     if len(kept) > 1 and len(kept[0]) + len(kept[1]) <= _PIECE_ROWS:
         new, last = kept[:2]
-        if all(last.texts[name] is texts for name, texts in new.texts.items()):  # their codes are the same
-            kept[:2] = [replace(new, array=joined(last.array, new.array))]
+        if all(last.texts[name] is texts for name, texts in new.texts.items()):  # same codes
+            kept[:2] = [replace(new, array=concatenate_rows(last.array, new.array))]
     return tuple(reversed(kept))

@@ -1,31 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a frontend reads a running session: tables of one lens, every row or the newest frame, without polling."""
+"""A frontend's access to a running session: tables of one lens, every row or the newest frame, without polling."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
 from nettop.engine.bus import Feed
-from nettop.engine.session import Session
+from nettop.engine.session import NO_OPTIONS, Session
 from nettop.errors import NettopError
+from nettop.process.wake_event import WakeEvent
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
-from nettop.wake_event import WakeEvent
+from nettop.snapshots.source import SourceOptions
 
 LAST_READING_WAIT_S = 10.0
-"""How long the end of a frontend waits for the last reading."""
+"""Maximum seconds that a frontend waits for the last reading before it exits."""
 
 
 class Consumer:
-    """Keeps a lens attached while the context is open, and wakes whoever waits when there is something new.
+    """A context that keeps a lens attached and wakes the waiting frontend when there is something new.
 
-    Of append tables every row is kept until it is taken, within the bound of a feed. `options` are those of the
-    lens's source. Before and after the context `wake` does nothing. Consumers that are given the same `event`, which is
-    then entered by whoever gives it, wait together.
+    Rows of append tables are kept until taken, up to the bound of a feed. `options` are those of the lens's source;
+    `columns` are the columns to show.
+    Outside the context `wake` is a no-op. Consumers that share an `event` wait together; its owner enters it.
     """
 
     def __init__(
@@ -33,19 +34,22 @@ class Consumer:
         session: Session,
         lens: str,
         tables: Sequence[Table],
-        options: Mapping[str, object] | None = None,
+        options: SourceOptions = NO_OPTIONS,
         event: WakeEvent | None = None,
+        *,
+        columns: Collection[str] = (),
     ) -> None:
         self._session = session
         self._lens = lens
         self._tables = tables
-        self._options = options or {}
+        self._options = options
+        self._columns = columns
         self._is_alone = event is None
         self._event = event or WakeEvent()
         self._feeds: dict[str, Feed] = {}
         self._exits = ExitStack()
         self.wake = self._event.set
-        """Ends the wait; may be called from any thread and from signal handlers."""
+        """Function that ends the wait; safe in any thread and in signal handlers."""
 
     def __enter__(self) -> Self:
         with ExitStack() as exits:
@@ -57,7 +61,8 @@ class Consumer:
                     feed = self._feeds[table.name] = self._session.bus.feed(self._lens, table.name, self.wake)
                     exits.callback(feed.close)
             for table in self._tables:
-                exits.callback(self._session.enable(self._lens, table=table.name, **self._options).release)
+                options = self._options.with_table(table.name)
+                exits.callback(self._session.enable(self._lens, options, self._columns).release)
             self._exits = exits.pop_all()
         return self
 
@@ -68,35 +73,35 @@ class Consumer:
 
     @property
     def frame(self) -> Frame | None:
-        """The newest frame; None before the first reading. It stays when the lens fails."""
+        """The newest frame; None before the first reading. It remains if the lens fails."""
         return self._session.bus.frame(self._lens)
 
     @property
     def failure(self) -> NettopError | None:
-        """Why the lens is read no more, if it failed."""
+        """The error of the lens; None if it works."""
         return self._session.bus.failure(self._lens)
 
     def rows(self, table: Table) -> list[Rows]:
-        """The rows of an append table that have come since the last call, the oldest first."""
+        """Return the rows of an append table that arrived since the last call, the oldest first."""
         return self._feeds[table.name].take()
 
     def lost(self, table: Table) -> int:
-        """Rows of an append table that were dropped because they were not taken in time."""
+        """Return how many rows of an append table were dropped because they were not taken in time."""
         return self._feeds[table.name].lost
 
     def wait(
         self, descriptors: Mapping[int, int] | None = None, timeout_s: float | None = None
     ) -> dict[int, int]:
-        """Wait until something is published, `wake` is called, a descriptor is ready or the time is up.
+        """Wait for a publication, a call of `wake`, a ready descriptor or the timeout.
 
-        `descriptors` are given with the events of poll(2) to wait for; returns those that are ready, with theirs.
+        `descriptors` maps descriptors to poll(2) events. Return the ready ones with their events.
         """
         return self._event.wait(descriptors, timeout_s)
 
     def first_frame(self, is_ending: Callable[[], bool] = lambda: False) -> Frame | None:
-        """Wait for the first reading; None where the end comes before it.
+        """Wait for the first reading; None if the end comes first.
 
-        Raises what the lens fails with, and why none of the tables is available where that is so.
+        Raise the error if the lens fails, or if none of the tables is available.
         """
         while (frame := self.frame) is None:
             if self.failure is not None:
@@ -108,19 +113,19 @@ class Consumer:
         return frame
 
     def check_available(self, snapshot: Snapshot) -> None:
-        """Raise why, where this host gives none of the tables rows."""
+        """Raise the reason if none of the tables has rows on this host."""
         refusal = snapshot.refusal(self._tables)
         if refusal is not None:
             raise refusal
 
     def read_now(self) -> None:
-        """Request a reading, and do not wait for it."""
+        """Request a reading without waiting for it."""
         self._session.sample_now()
 
     def read_last(self, meanwhile: Callable[[], None] = lambda: None) -> bool:
-        """Wait for a reading that begins now; False where it takes too long, or the lens has failed.
+        """Wait for a reading that begins now; return False if it takes too long, or the lens has failed.
 
-        `meanwhile` is called whenever something was published before that.
+        Call `meanwhile` at each publication before that.
         """
         reading = self._session.sample_now()
         reading.add_done_callback(lambda _: self.wake())

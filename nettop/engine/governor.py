@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often to read so as to stay below --max-overhead, and how few packets to follow: arithmetic on shares of one CPU.
+"""The control loop of --max-overhead: it chooses the interval and the sampling factor from shares of one CPU.
 
-A share has two parts. What readings cost falls as their interval grows. What hooks cost, when the kernel runs them and
-when their events are taken, is fixed: a longer interval does not lower it. Following fewer packets may, so that is done
-where no interval helps.
+A share has two parts. The cost of readings falls as the interval grows. The cost of hooks, running them in the kernel
+and draining their events, is fixed: a longer interval does not lower it. If no interval
+helps, the governor has sources follow fewer packets.
 """
 
 from __future__ import annotations
@@ -12,30 +12,31 @@ import math
 from dataclasses import dataclass
 
 STEP = 1.5
-"""The interval grows and shrinks by this factor, or a power of it."""
-LONGEST_S = 60.0
+"""Factor by which the interval grows (or by a power of it) and shrinks."""
+MAX_STRETCHED_S = 60.0
 AIM = 0.8
-"""A longer interval brings the cost below this part of the bound. Between here and the bound nothing changes, which
-keeps the interval still."""
-DEAR_IN_A_ROW, LONG_S = 2, 5.0
-"""One dear interval (a key pressed often, a busy machine) changes nothing, unless it is long."""
+"""A longer interval aims for a cost below this part of the bound. Between this and the bound nothing changes, which
+keeps the interval stable."""
+EXPENSIVE_IN_A_ROW, LONG_S = 2, 5.0
+"""Expensive intervals in a row that trigger a change. A single one, as caused by many key presses or a busy machine,
+triggers it only if it is at least `LONG_S` seconds long."""
 CHEAP_IN_A_ROW = 3
-"""Cheap intervals before one step back is taken."""
+"""Cheap intervals in a row before one step back."""
 LARGEST_THINNING = 1 << 10
-"""At least one packet in so many times as many as chosen is followed, whatever that costs."""
+"""Maximum factor by which the sampling rate is reduced, whatever the cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class OverheadLimit:
-    """What --max-overhead does now; as text it is empty while that is nothing. `bound` is a share of one CPU."""
+    """The current effect of --max-overhead; as text it is empty without an effect. `bound` is a share of one CPU."""
 
     bound: float
     interval_s: float
     chosen_s: float
     is_exceeded: bool = False
-    """The cost is above the bound, and neither a longer interval nor following fewer packets helps."""
+    """True if the cost is above the bound, and neither a longer interval nor fewer packets help."""
     thinning: int = 1
-    """One packet in so many times as many as chosen is followed."""
+    """Factor by which the sampling rate is reduced."""
 
     def __str__(self) -> str:
         interval = f"interval {self.interval_s:.1f} s" if self.interval_s > self.chosen_s else ""
@@ -48,20 +49,20 @@ class OverheadLimit:
 
     @property
     def state(self) -> str:
-        """The text, or that everything is again as chosen."""
+        """The text, or a message that the interval and the sampling rate are as chosen again."""
         option = f"--max-overhead {percent(self.bound)}"
-        return str(self) or f"everything again as chosen (interval {self.interval_s:.1f} s), within {option}"
+        return str(self) or f"everything as chosen again (interval {self.interval_s:.1f} s), within {option}"
 
 
 def percent(share: float) -> str:
-    """A share of one CPU as the option has it: `2%`, `0.5%`."""
+    """Format a share of one CPU as in the option: `2%`, `0.5%`."""
     return f"{share * 100:.3g}%"
 
 
 class Governor:
-    """Decides on the interval, and on how few packets to follow, from what the last intervals cost.
+    """A controller that chooses the interval and `thinning` (see OverheadLimit) by the cost of recent intervals.
 
-    `bound` is a share of one CPU, `thinning` as in OverheadLimit.
+    `bound` is a share of one CPU.
     """
 
     def __init__(self, bound: float, interval_s: float) -> None:
@@ -71,45 +72,45 @@ class Governor:
         self._chosen_s = interval_s
         self._can_thin = False
         self._is_exceeded = False
-        self._dear: list[tuple[float, float]] = []
+        self._expensive: list[tuple[float, float]] = []
         self._cheap = 0
 
-    def choose(self, interval_s: float) -> None:
-        """The user wants another interval: it holds at once, unless the present one is longer for a reason."""
+    def set_interval(self, interval_s: float) -> None:
+        """Set the interval chosen by the user. It applies at once, unless the limit requires a longer one."""
         is_stretched = self.interval_s > self._chosen_s
         self._chosen_s = interval_s
         self.interval_s = max(self.interval_s, interval_s) if is_stretched else interval_s
 
     def allow_thinning(self, is_possible: bool) -> None:
-        """Say whether any source can follow fewer packets; when none can, nothing is thinned."""
+        """Set whether any source can follow fewer packets; if none can, reset the factor."""
         self._can_thin = is_possible
         if not is_possible:
             self.thinning = 1
 
     def judge(self, elapsed_s: float, total: float, fixed: float) -> None:
-        """Judge `elapsed_s` in which nettop took the share `total`, of which `fixed` is of its hooks."""
+        """Judge a period of `elapsed_s` in which nettop used the share `total`, of which hooks used `fixed`."""
         if total > self.bound:
             self._cheap = 0
-            self._dear = [*self._dear[1 - DEAR_IN_A_ROW :], (total, fixed)]
-            if len(self._dear) == DEAR_IN_A_ROW or elapsed_s >= LONG_S:
-                self._stretch(*min(self._dear))
+            self._expensive = [*self._expensive[1 - EXPENSIVE_IN_A_ROW :], (total, fixed)]
+            if len(self._expensive) == EXPENSIVE_IN_A_ROW or elapsed_s >= LONG_S:
+                self._stretch(*min(self._expensive))
         else:
-            self._dear, self._is_exceeded = [], False
+            self._expensive, self._is_exceeded = [], False
             self._shrink(total, fixed)
 
     def limit(self) -> OverheadLimit:
-        """What is done now."""
+        """Return the current effect."""
         return OverheadLimit(self.bound, self.interval_s, self._chosen_s, self._is_exceeded, self.thinning)
 
     def _stretch(self, total: float, fixed: float) -> None:
-        """Lengthen the interval as far as it takes, or by a step where no interval is long enough.
+        """Lengthen the interval as far as needed, or by one step if no interval is long enough.
 
-        Where that is for what hooks cost, follow fewer packets first.
+        If hooks are the cause, follow fewer packets first.
         """
-        spare, longest_s = AIM * self.bound - fixed, max(LONGEST_S, self._chosen_s)
+        spare, longest_s = AIM * self.bound - fixed, max(MAX_STRETCHED_S, self._chosen_s)
         is_longest = self.interval_s >= longest_s
-        are_hooks_dear = spare <= 0 or (is_longest and total - fixed < self.bound)
-        thins = are_hooks_dear and self._can_thin and self.thinning < LARGEST_THINNING
+        are_hooks_expensive = spare <= 0 or (is_longest and total - fixed < self.bound)
+        thins = are_hooks_expensive and self._can_thin and self.thinning < LARGEST_THINNING
         self._is_exceeded = (spare <= 0 or is_longest) and not thins
         if thins:
             self.thinning *= 2
@@ -117,12 +118,12 @@ class Governor:
             factor = (total - fixed) / spare if spare > 0 else STEP
             steps = max(1, math.ceil(math.log(factor) / math.log(STEP) - 1e-9))
             self.interval_s = min(self.interval_s * STEP**steps, longest_s)
-        self._dear = []  # measured before
+        self._expensive = []  # measured before this change
 
     def _shrink(self, total: float, fixed: float) -> None:
-        """Take one step back after some cheap intervals, where the cost then stays below the aim.
+        """Take one step back after some cheap intervals, if the cost is expected to stay below the aim.
 
-        The interval comes first: where it is as chosen, or a shorter one would cost too much, follow more packets.
+        Shorten the interval first. If it is as chosen, or a shorter one would cost too much, follow more packets.
         """
         shorter_s = max(self._chosen_s, self.interval_s / STEP)
         expected = fixed + (total - fixed) * self.interval_s / shorter_s

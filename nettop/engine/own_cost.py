@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nettop itself costs: CPU, the run time of its BPF programs, memory, and how long its steps take.
+"""nettop's own cost: CPU time, run time of its BPF programs, memory, and durations of its steps.
 
-The only place where that is measured: the first line of the screens, the table `self` and --max-overhead use it.
+Measured only here, for the first line of the screens, the table `self` and --max-overhead.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import NamedTuple
 from nettop.snapshots.source import MeasuredSource, Source
 
 OpenStatistics = Callable[[], int]
-"""Has the kernel count the runs of BPF programs; gives the descriptor with which that ends. Raises OSError."""
+"""Function that enables the kernel's BPF statistics until the returned descriptor is closed. May raise OSError."""
 
-LEAST_GAP_S = 0.5
-"""A share is never taken over less time: a single step would look like a storm."""
-_CLOSE_S = LEAST_GAP_S / 16
+MIN_GAP_S = 0.5
+"""Shortest time over which a share is computed: over less, a single step would look like a spike."""
+_MERGE_WITHIN_S = MIN_GAP_S / 16
 ITERATOR = "bpf_iter__"
-"""How the names of programs begin that run in nettop's own threads."""
+"""Name prefix of programs that run in nettop's own threads."""
 
 START, READ, DRAIN = "start", "read", "drain"
 VIEW, DRAW, PRINT, WRITE = "view", "draw", "print", "write"
-"""The steps: of the sampler for its lenses, then of the frontends."""
+"""The steps: the sampler's for each lens, then the frontends'."""
 
 
 class Reading(NamedTuple):
-    """What was used by `at_ns` (CLOCK_MONOTONIC), in ns since nettop began: by its threads and the children that have
-    ended, and by its programs in other people's time, as far as that is known.
+    """CPU time used until `at_ns` (CLOCK_MONOTONIC), in ns since nettop started: by its threads, by exited children,
+    and by its programs in the context of other tasks, if known.
     """
 
     at_ns: int
@@ -43,16 +43,15 @@ class Reading(NamedTuple):
 
     @property
     def total_ns(self) -> int:
-        """All of it."""
+        """The total CPU time."""
         return self.own_ns + self.children_ns + self.programs_ns
 
 
 @dataclass(slots=True)
 class Step:
-    """Something that nettop does repeatedly.
+    """A recurring task of nettop.
 
-    `time_ns` is CPU time of the thread that does it, a part of that thread's; `took_ns` in all and `longest_ns` are by
-    the clock, with what it waited for.
+    `time_ns` is CPU time, a part of its thread's. `took_ns` (the sum) and `longest_ns` are wall time, including waits.
     """
 
     runs: int = 0
@@ -62,14 +61,14 @@ class Step:
 
 
 class Steps:
-    """How often and how long steps ran, by lens and name. Each thread measures steps of its own."""
+    """Statistics of steps by lens and name. Each thread measures its own steps."""
 
     def __init__(self) -> None:
         self._steps: dict[tuple[str, str], Step] = {}
 
     @contextmanager
     def time(self, lens: str, name: str) -> Iterator[None]:
-        """Measure what runs inside, also where it fails."""
+        """Measure the body, even if it fails."""
         began, used = time.perf_counter_ns(), time.thread_time_ns()
         try:
             yield
@@ -82,13 +81,14 @@ class Steps:
             step.longest_ns = max(step.longest_ns, took)
 
     def all(self) -> dict[tuple[str, str], Step]:
-        """Every step that ran."""
+        """Return every step that ran."""
         return dict(self._steps)
 
 
 class OwnCost:
-    """Measures nettop. `sources` gives the attached ones by lens; `late` counts readings that were skipped because the
-    one before took too long. All but `share`, `late` and `steps` belongs to the sampler's thread.
+    """The measurement of nettop itself. `sources` returns the attached sources by lens; `late` counts readings skipped
+    because the previous one took too long. Everything except `share`, `late` and `steps` belongs to the sampler's
+    thread.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class OwnCost:
         self._open_statistics = open_statistics
         self._statistics = -1
         self._wanted = 0
-        self._counted: dict[tuple[str, str], int] = {}
+        self._last_counted: dict[tuple[str, str], int] = {}
         self._programs_ns = 0
         self._readings = deque([self._read()])
 
@@ -109,11 +109,11 @@ class OwnCost:
 
     @property
     def counts_programs(self) -> bool:
-        """True while the kernel counts the runs of programs for us."""
+        """True while BPF statistics are enabled for nettop."""
         return self._statistics >= 0
 
-    def want_statistics(self) -> None:
-        """Have programs measured, as far as that is allowed; ends with as many calls of `give_up_statistics`."""
+    def acquire_statistics(self) -> None:
+        """Enable BPF statistics, if allowed, until `release_statistics` has been called equally often."""
         self._wanted += 1
         if self._wanted > 1:
             return
@@ -125,12 +125,12 @@ class OwnCost:
         except PermissionError:
             self.without_statistics = "needs CAP_SYS_ADMIN"
         except OSError as error:
-            # Without an errno it is not the kernel that refuses.
+            # Without an errno, it was not the kernel that refused.
             self.without_statistics = f"the kernel refuses: {error.strerror}" if error.errno else str(error)
-        self._counted = self._count_programs()
+        self._last_counted = self._count_programs()
 
-    def give_up_statistics(self) -> None:
-        """End one use of the statistics."""
+    def release_statistics(self) -> None:
+        """Release one use of the statistics."""
         self._wanted -= 1
         if self._wanted == 0 and self._statistics >= 0:
             os.close(self._statistics)
@@ -140,37 +140,39 @@ class OwnCost:
     # --- readings ---------------------------------------------------------------------------------------------
 
     def take(self) -> None:
-        """Take a reading of what was used by now."""
+        """Take a reading of the CPU time used so far."""
         if self._statistics >= 0:
             counted = self._count_programs()
             for program, time_ns in counted.items():
-                before = self._counted.get(program, 0)
-                self._programs_ns += time_ns - before if time_ns >= before else time_ns  # else loaded anew
-            self._counted = counted
+                before = self._last_counted.get(program, 0)
+                self._programs_ns += (
+                    time_ns - before if time_ns >= before else time_ns
+                )  # else it was reloaded
+            self._last_counted = counted
         now, readings = self._read(), self._readings
-        if len(readings) > 1 and now.at_ns - readings[-2].at_ns < _CLOSE_S * 1e9:
-            readings.pop()  # of many in quick succession the last is kept
+        if len(readings) > 1 and now.at_ns - readings[-2].at_ns < _MERGE_WITHIN_S * 1e9:
+            readings.pop()  # keep only the last of many in quick succession
         readings.append(now)
-        while len(readings) > 2 and now.at_ns - readings[1].at_ns >= LEAST_GAP_S * 1e9:
+        while len(readings) > 2 and now.at_ns - readings[1].at_ns >= MIN_GAP_S * 1e9:
             readings.popleft()
 
-    def begin_anew(self) -> None:
-        """Let `share` be of what is used from now on: what attaching takes is not what nettop costs."""
+    def restart(self) -> None:
+        """Restart the measurement of `share`, to exclude the cost of attaching."""
         self._readings = deque([self._read()])
 
     @property
     def now(self) -> Reading:
-        """The last reading."""
+        """The most recent reading."""
         return self._readings[-1]
 
     def share(self) -> float | None:
-        """The share of one CPU that nettop took lately, its programs' included; None before there was time.
+        """Return nettop's recent share of one CPU, including its programs; None until enough time has passed.
 
-        Without its children, which load programs: what one took in seconds is known at once when it ends.
+        Exclude children, which load programs: seconds of their CPU time become known all at once when they exit.
         """
         before, now = self._readings[0], self._readings[-1]
         elapsed_ns = now.at_ns - before.at_ns
-        if elapsed_ns < LEAST_GAP_S * 1e9:
+        if elapsed_ns < MIN_GAP_S * 1e9:
             return None
         used_ns = now.total_ns - now.children_ns - (before.total_ns - before.children_ns)
         return used_ns / elapsed_ns
@@ -185,7 +187,7 @@ class OwnCost:
         )
 
     def _count_programs(self) -> dict[tuple[str, str], int]:
-        """How long each program has run, by lens and name."""
+        """Return each program's run time, by lens and name."""
         return {
             (lens, name): runs[1]
             for lens, source in self.sources().items()
@@ -195,7 +197,7 @@ class OwnCost:
 
 
 def programs_of(source: Source) -> Mapping[str, tuple[int, int]]:
-    """Runs and ns of each of a source's programs; none where the kernel refuses."""
+    """Return runs and ns of each of a source's programs; none if the kernel refuses."""
     # Older kernels refuse without CAP_BPF.
     with suppress(OSError):
         return source.programs() if isinstance(source, MeasuredSource) else {}
@@ -203,7 +205,7 @@ def programs_of(source: Source) -> Mapping[str, tuple[int, int]]:
 
 
 def kernel_bytes_of(source: Source) -> int | None:
-    """What a source's programs and maps take of the kernel's memory; None where the kernel refuses."""
+    """Return the kernel memory of a source's programs and maps; None if the kernel refuses."""
     with suppress(OSError):
         return source.kernel_bytes() if isinstance(source, MeasuredSource) else None
     return None

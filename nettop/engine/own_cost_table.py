@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table `self`: what nettop costs, as rows of a source."""
+"""The source of the table `self`, nettop's own cost."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from nettop.engine.bus import Bus
 from nettop.engine.governor import percent
 from nettop.engine.own_cost import ITERATOR, READ, OwnCost, kernel_bytes_of, programs_of
 from nettop.engine.pace import Pace
-from nettop.snapshots.arrays import take
+from nettop.snapshots.arrays import take_rows
 from nettop.snapshots.hooks import NOT_AVAILABLE, HookStatus
 from nettop.snapshots.own_cost import COSTS, HOOK_PROGRAMS, KINDS, SELF
 from nettop.snapshots.safe_text import safe_bytes, safe_text
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Rows, Snapshot, TextTable, unknown_value
+from nettop.snapshots.source import SourceOptions
 
 _STATISTICS = "BPF statistics"
 _TASKS = Path("/proc/self/task")
@@ -36,7 +37,7 @@ _STORED = [field for field in COSTS.stored if field.name not in ("id", "kind")]
 
 
 class Cost(NamedTuple):
-    """A row of the table; None is unknown."""
+    """A row of the table; None means unknown."""
 
     kind: str
     name: str
@@ -50,11 +51,11 @@ class Cost(NamedTuple):
     lost: int | None = None
     note: str | None = None
     number: int = 0
-    """Distinguishes rows of the same name."""
+    """Number that distinguishes rows of the same name."""
 
     @property
     def mean_ns(self) -> int | None:
-        """How long one run took; a program waits for nothing, and takes what it uses."""
+        """Mean wall time of a run; a program never waits, so its CPU time is its wall time."""
         took_ns = self.time_ns if self.took_ns is None else self.took_ns
         return took_ns // self.runs if self.runs and took_ns is not None else None
 
@@ -70,14 +71,18 @@ class OwnCostSource:
         numbers = count(1)
         self._ids: defaultdict[tuple[str, str, str | None, int], int] = defaultdict(lambda: next(numbers))
 
+    def configure(self, options: SourceOptions) -> None:
+        """Ignore the call: there are no options."""
+
     def start(self) -> None:
-        """Have the kernel count the runs of programs, where it is allowed."""
-        self._is_attached = True
-        self._cost.want_statistics()
-        self._cost.take()
+        """Do nothing: the cost belongs to the sampler's thread, which enables BPF statistics in the first reading."""
 
     def read(self, taken_ns: int) -> Snapshot:  # noqa: ARG002 - the reading has a time of its own
-        """What everything cost by the last reading."""
+        """Return the costs up to the most recent reading. The first one enables BPF statistics, if allowed."""
+        if not self._is_attached:
+            self._is_attached = True
+            self._cost.acquire_statistics()
+            self._cost.take()
         attached = self._cost.sources()
         frames = {lens: self._bus.frame(lens) for lens in attached if lens != SELF.id}
         lost = {lens: frame.now.lost_in_all if frame else 0 for lens, frame in frames.items()}
@@ -102,22 +107,23 @@ class OwnCostSource:
             hooks=(HookStatus(HOOK_PROGRAMS.name, None if refused else _STATISTICS, refused),),
         )
 
-    def set(self, option: str, value: object) -> None:
-        """There are no options."""
-
     def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - nothing more is known
-        """There are no further details."""
+        """Return no details."""
         return {}
 
     def close(self) -> None:
-        """End the use of the statistics; a second call does nothing."""
+        """Release the statistics; a second call is a no-op."""
         if self._is_attached:
             self._is_attached = False
-            self._cost.give_up_statistics()
+            self._cost.release_statistics()
 
     def _total(self, kernel_bytes: int, lost: int) -> Cost:
         resident = int(_STATM.read_bytes().split()[1]) * resource.getpagesize()
-        note = None if self._cost.counts_programs else "without programs that run in other people's time"
+        note = (
+            None
+            if self._cost.counts_programs
+            else "without BPF programs, which run in the context of other tasks"
+        )
         used_ns, late, memory = self._cost.now.total_ns, self._cost.late, resident + kernel_bytes
         return Cost("total", "nettop", time_ns=used_ns, memory=memory, late=late, lost=lost, note=note)
 
@@ -147,26 +153,26 @@ class OwnCostSource:
                 value = getattr(cost, field.name)
                 code = texts[field.name].code if field.name in texts else int
                 array[field.name][at] = unknown_value(np.dtype(field.dtype)) if value is None else code(value)
-        by_id = take(array, np.argsort(array["id"], kind="stable"))
+        by_id = take_rows(array, np.argsort(array["id"], kind="stable"))
         return Rows(COSTS, by_id, {name: codes.values for name, codes in texts.items()}, self._cost.now.at_ns)
 
 
 def _threads() -> Iterator[Cost]:
-    """The CPU time of each living thread. A thread of Python's has the name that it was given there."""
+    """Yield the CPU time of each living thread. Python threads have their Python names."""
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
     names[os.getpid()] = "main"
     for path in _TASKS.iterdir():
-        with suppress(OSError):  # it has just ended
+        with suppress(OSError):  # it has just exited
             number = int(path.name)
             name = names.get(number) or safe_bytes((path / "comm").read_bytes().rstrip(b"\n"))
             yield Cost("thread", safe_text(name), time_ns=_thread_ns(path), number=number)
 
 
 def _thread_ns(path: Path) -> int:
-    """CPU time of a thread: to the nanosecond where the kernel keeps that (CONFIG_SCHED_INFO), else by ticks."""
+    """Return a thread's CPU time: to the nanosecond with CONFIG_SCHED_INFO, else in ticks."""
     with suppress(FileNotFoundError):
         exact = int((path / "schedstat").read_bytes().split()[0])
-        if exact:  # or the kernel does not keep it
+        if exact:  # zero if the kernel does not keep it
             return exact
     fields = (path / "stat").read_bytes().rpartition(b")")[2].split()
     return (int(fields[11]) + int(fields[12])) * _TICK_NS

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often sources are read, and how many packets they follow: as chosen, or less for --max-overhead."""
+"""The pace of sources: how often they are read and how many packets they follow, as chosen or limited by
+--max-overhead."""
 
 from __future__ import annotations
 
@@ -9,17 +10,17 @@ from nettop.engine.governor import Governor, OverheadLimit
 from nettop.engine.own_cost import DRAIN, OwnCost, Reading
 
 ATTACHED_AFTER_S = 3.0
-"""What it costs to attach a lens, and to draw it first, is over by then and says nothing of what comes."""
+"""Seconds after which the one-off cost of attaching a lens and drawing it first is over."""
 SHORTEST_SPAN_S = 1.0
-"""Costs are judged over no less time."""
-_NEARLY = 0.9
-"""Readings are not quite on time."""
+"""Shortest time over which costs are judged."""
+_SPAN_TOLERANCE = 0.9
+"""Tolerance for readings that are slightly early."""
 
 
 class Pace:
-    """The interval, and what keeps the cost below a bound (a share of one CPU), where there is one.
+    """The interval and the sampling factor, adjusted to stay below a bound (a share of one CPU) if there is one.
 
-    All but `limit` and `interval_s` belongs to the sampler's thread.
+    Everything except `limit` and `interval_s` belongs to the sampler's thread.
     """
 
     def __init__(self, interval_s: float, cost: OwnCost, max_overhead: float | None = None) -> None:
@@ -30,7 +31,7 @@ class Pace:
         self._drained_ns = 0
         self._attached_ns = 0
         self.limit: OverheadLimit | None = None if self._governor is None else self._governor.limit()
-        """What is done for the bound."""
+        """The current effect of the bound."""
 
     @property
     def interval_s(self) -> float:
@@ -39,55 +40,55 @@ class Pace:
 
     @property
     def thinning(self) -> int:
-        """Sources that sample follow one packet in so many times as many as chosen."""
+        """The factor by which sampling sources reduce their sampling rate."""
         return 1 if self._governor is None else self._governor.thinning
 
     def allow_thinning(self, is_possible: bool) -> None:
-        """Say whether any attached source can follow fewer packets."""
+        """Set whether any attached source can follow fewer packets."""
         if self._governor is not None:
             self._governor.allow_thinning(is_possible)
             self.limit = self._governor.limit()
 
-    def choose(self, interval_s: float) -> None:
-        """The user wants another interval."""
+    def set_interval(self, interval_s: float) -> None:
+        """Set the interval chosen by the user."""
         self._chosen_s = interval_s
         if self._governor is not None:
-            self._governor.choose(interval_s)
+            self._governor.set_interval(interval_s)
             self.limit = self._governor.limit()
 
     def start(self) -> None:
-        """Have programs measured, if there is a bound."""
+        """Enable BPF statistics if there is a bound."""
         if self._governor is not None:
-            self._cost.want_statistics()
+            self._cost.acquire_statistics()
 
     def stop(self) -> None:
-        """Need that no more."""
+        """Release the BPF statistics."""
         if self._governor is not None:
-            self._cost.give_up_statistics()
+            self._cost.release_statistics()
 
     def ignore_attaching(self) -> None:
-        """A lens attaches: what that costs is spent once, and no reason to do anything."""
+        """Ignore the cost of the next seconds: attaching a lens is a one-off cost."""
         self._attached_ns = time.monotonic_ns() + int(ATTACHED_AFTER_S * 1e9)
         self._since = None
 
     def tick(self) -> None:
-        """Measure the cost, and have the governor judge it once enough time has passed."""
+        """Measure the cost, and pass it to the governor once enough time has passed."""
         self._cost.take()
         governor, now = self._governor, self._cost.now
         if governor is None or now.at_ns < self._attached_ns:
             return
         since = self._since
-        span_ns = max(SHORTEST_SPAN_S, _NEARLY * governor.interval_s) * 1e9
+        span_ns = max(SHORTEST_SPAN_S, _SPAN_TOLERANCE * governor.interval_s) * 1e9
         if since is not None and now.at_ns - since.at_ns < span_ns:
             return
-        # Draining is done as often as the kernel has events, so it is fixed.
+        # How often events are drained depends on the kernel, not on the interval, so that cost is fixed.
         steps = self._cost.steps.all().items()
         drained_before_ns = self._drained_ns
         self._drained_ns = sum(step.time_ns for (_, name), step in steps if name == DRAIN)
         self._since = now
         if since is not None:
             elapsed_ns = now.at_ns - since.at_ns
-            # Children that have ended were loaders: what attaching costs.
+            # Child processes were loaders, which are part of the cost of attaching.
             own_ns = now.own_ns - since.own_ns
             programs_ns = now.programs_ns - since.programs_ns
             fixed_ns = programs_ns + min(own_ns, self._drained_ns - drained_before_ns)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of addresses, looked up without making anybody wait."""
+"""Reverse DNS lookups in the background."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from nettop.query.address import address_text
 from nettop.snapshots.safe_text import safe_text
 
 CAPACITY = 16384
-"""Names kept; those not used for the longest time go first."""
+"""Maximum names cached; the least recently used are evicted."""
 PENDING = 4096
-"""Look-ups that may wait; one that does not fit is requested again when the address is shown next."""
+"""Maximum queued lookups; one that does not fit is requested again when the address is shown next."""
 WORKERS = 8
-_LONGEST = 253
-"""What DNS allows a name."""
-_ANY = (bytes(16), bytes(10) + b"\xff\xff" + bytes(4))
-"""The unspecified address, which has no name."""
+_MAX_NAME_LENGTH = 253
+"""Maximum length of a DNS name."""
+_UNSPECIFIED = (bytes(16), bytes(10) + b"\xff\xff" + bytes(4))
+"""The unspecified addresses, which have no name."""
 
 
 def look_up(raw: bytes) -> str | None:
-    """What the system's resolver calls the 16-byte address; None when it has no name. Blocks."""
-    if raw in _ANY:
+    """Look up a 16-byte address with the system's resolver; None if it has no name. Blocks."""
+    if raw in _UNSPECIFIED:
         return None
     try:
-        # getnameinfo() holds the interpreter's lock while it waits (CPython 3.11.2): everything would stop.
+        # Not getnameinfo(), which holds the GIL while it waits (CPython 3.11.2): everything would stop.
         return socket.gethostbyaddr(address_text(raw))[0]
     except (OSError, UnicodeError):
         return None
 
 
 class Resolver:
-    """Gives an address's name if it is known by now, and otherwise has it looked up for the next time.
+    """A cache of address names, which looks up missing ones in the background.
 
-    Names are safe to show, and one word. An address that has no name is not looked up again while it is remembered.
+    Names are safe to show, and single words. Negative answers are cached too.
     """
 
     def __init__(self, find: Callable[[bytes], str | None] = look_up) -> None:
@@ -52,7 +52,7 @@ class Resolver:
         self._workers = 0
 
     def __call__(self, raw: bytes) -> str | None:
-        """The name of the address, None while it is unknown. Returns at once."""
+        """Return the name of an address, None while it is unknown, without blocking."""
         with self._lock:
             if raw in self._names:
                 self._names.move_to_end(raw)
@@ -61,7 +61,7 @@ class Resolver:
             return None
 
     def wait(self, raws: Iterable[bytes], timeout_s: float) -> None:
-        """Sleep until all these addresses have been looked up, at most `timeout_s` seconds."""
+        """Wait until all these addresses have been looked up, at most `timeout_s` seconds."""
         deadline = time.monotonic() + timeout_s
         missing = deque(raws)
         with self._lock:
@@ -75,7 +75,7 @@ class Resolver:
                     return
 
     def _request(self, raw: bytes) -> None:
-        """Queue the look-up, and start one more worker while there are few. Called with the lock held."""
+        """Queue a lookup, and start another worker if there are few. Call it with the lock held."""
         if raw in self._pending or raw in self._names or len(self._queue) >= PENDING:
             return
         self._pending.add(raw)
@@ -93,7 +93,9 @@ class Resolver:
                 raw = self._queue.popleft()
             name = self._find(raw)
             with self._lock:
-                self._names[raw] = safe_text(name[:_LONGEST]) if name and name.split() == [name] else None
+                self._names[raw] = (
+                    safe_text(name[:_MAX_NAME_LENGTH]) if name and name.split() == [name] else None
+                )
                 self._pending.discard(raw)
                 if len(self._names) > CAPACITY:
                     self._names.popitem(last=False)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One running nettop: the bus to read, requests of frontends, and the sampler, the one thread that reads sources.
+"""A running nettop: the bus, the requests of frontends, and the sampler, the only thread that reads sources.
 
-It reads at absolute deadlines of the monotonic clock, and drains events when the kernel wakes it.
+The sampler reads at absolute deadlines of the monotonic clock, and drains events when the kernel wakes it. It attaches
+one lens at a time, in a separate thread, and goes on reading the others.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import select
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import NamedTuple, Self, TypeVar
 
 from nettop.engine.bus import Bus
 from nettop.engine.governor import OverheadLimit
@@ -24,60 +25,82 @@ from nettop.engine.own_cost_table import OwnCostSource
 from nettop.engine.pace import Pace
 from nettop.engine.source import probe_of
 from nettop.errors import NettopError, PermissionMissing, SourceFailed, failure_of
+from nettop.process.wake_event import WakeEvent
 from nettop.settings import checked_seconds
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.source import (
-    WHOLE,
     DropPrivileges,
     EventSource,
     JoiningSource,
     PrivilegedSource,
     SamplingSource,
     Source,
+    SourceOptions,
 )
-from nettop.wake_event import WakeEvent
 
 T = TypeVar("T")
 DETACH_AFTER_S = 10.0
-"""A lens without a lease stays attached this long: going to another screen and back costs nothing."""
+"""Seconds a lens stays attached without a lease, so that switching screens back and forth costs nothing."""
 DRAIN_PAUSE_S = 0.1
-"""Between two drains: what comes meanwhile is taken at once, and the kernel need not wake the thread for it."""
+"""Seconds between two drains: events are taken in batches, and the kernel need not wake the thread for each."""
 CHECK_PAUSE_S = 0.01
-"""Meanwhile, between two looks at whether so much has come that it cannot wait."""
+"""Seconds between two checks, within that pause, of whether a buffer is filling up."""
 
 
 class Lease:
-    """Keeps a lens attached until it is released."""
+    """A lease that keeps a lens attached until released."""
 
     def __init__(self, release: Callable[[], None]) -> None:
         self._release: Callable[[], None] | None = release
 
     def release(self) -> None:
-        """End the lease; the lens detaches a little later if there is no other."""
+        """End the lease. Without other leases the lens detaches a little later."""
         if self._release is not None:
             self._release()
             self._release = None
 
 
+NO_OPTIONS = SourceOptions()
+
+
+@dataclass
+class _Attaching:
+    """A lens that waits to be attached, or is being attached, and the calls for its source until then."""
+
+    options: SourceOptions = NO_OPTIONS
+    calls: list[Callable[[], None]] = field(default_factory=list)
+
+
+class _Start(NamedTuple):
+    """The start of a source in a thread of its own."""
+
+    lens: str
+    options: SourceOptions
+    thread: ThreadPoolExecutor
+    started: Future[Source]
+
+
 @dataclass
 class _Attached:
     source: Source
+    options: SourceOptions
     events: EventSource | None
     sampling: SamplingSource | None
     thinning: int = 1
-    leases: int = 0
     idle_since: float | None = None
+    due_at: float = 0.0
+    """Time from which it may be read at a deadline, so that its first interval is not too short."""
 
 
 class Session:
-    """One running nettop. Used as a context: leaving it closes every source.
+    """A running nettop, used as a context manager. Leaving it closes every source.
 
-    `source_of` makes the source of a lens: the probe by default, a replay or a test's own otherwise.
-    `open_statistics` has the kernel count the runs of BPF programs as long as the descriptor is open that it gives;
-    `max_overhead` is the share of one CPU that nettop may take. `drop_privileges` is called once, in the
-    thread that reads: when the first lens has started, or failed to, and before anything is read. Where there are
-    lenses that start `together` it is the last one of them.
+    `source_of` creates the source of a lens: by default the probe, otherwise a replay or a test's own.
+    `open_statistics` enables BPF statistics until its descriptor is closed; `max_overhead` is the share of one CPU
+    that nettop may use. The sampler's thread calls `drop_privileges` once, after the first lens has started or failed,
+    and before any reading. If lenses start `together`, it does so after the last of them. The thread that attaches a
+    lens begins with the sampler's privileges and ends before the lens is read.
     """
 
     def __init__(
@@ -95,13 +118,18 @@ class Session:
         self._pace = Pace(checked_seconds("--interval", interval_s), self._cost, max_overhead)
         self._source_of = source_of
         self._drop_privileges = drop_privileges
-        self._starting = set(together)
+        self._together = set(together)
         self._unread: list[str] = []
         self._leased: Counter[str] = Counter()
+        self._leases: Counter[str] = Counter()
+        self._attaching: dict[str, _Attaching] = {}
+        self._start: _Start | None = None
+        self._executor = ThreadPoolExecutor
         self._attached: dict[str, _Attached] = {}
         self._tasks: deque[Callable[[], None]] = deque()
         self._event = WakeEvent()
         self._requests: list[Future[None]] = []
+        self._read_requests: list[Future[None]] = []
         self._stopping = False
         self._deadline = 0.0
         self._drained_at = float("-inf")
@@ -127,48 +155,48 @@ class Session:
 
     @property
     def overhead_limit(self) -> OverheadLimit | None:
-        """What is done for --max-overhead; None where no bound was given."""
+        """The current effect of --max-overhead; None without that option."""
         return self._pace.limit
 
     @property
     def steps(self) -> Steps:
-        """Where frontends measure what they do."""
+        """The steps, in which frontends measure their own."""
         return self._cost.steps
 
     def cost(self) -> float | None:
-        """The share of one CPU that nettop took lately, its programs' included as far as that is known."""
+        """Return nettop's recent share of one CPU, including its programs if known."""
         return self._cost.share()
 
     @property
     def late(self) -> int:
-        """Refreshes skipped because the one before took too long."""
+        """Refreshes skipped because the previous one took too long."""
         return self._cost.late
 
     def sample_now(self) -> Future[None]:
-        """Refresh every attached lens at once; the next regular deadline stays.
+        """Refresh every attached lens at once, without moving the next deadline.
 
-        The result is there when a reading has ended that began after the call.
+        The future completes after a reading that began after this call, also of the lenses that are being attached.
         """
         request: Future[None] = Future()
         self._post(lambda: self._requests.append(request))
         return request
 
     def set_interval(self, interval_s: float) -> None:
-        """Refresh every `interval_s` seconds from now on. Raises UsageError when out of bounds."""
+        """Refresh every `interval_s` seconds from now on. Raise UsageError if it is out of range."""
         checked = checked_seconds("--interval", interval_s)
-        self._post(lambda: self._pace.choose(checked))
+        self._post(lambda: self._pace.set_interval(checked))
 
-    def enable(self, lens: str, **options: object) -> Lease:
-        """Attach a lens, if it is not, with these options set, and keep it until the lease is released.
+    def enable(self, lens: str, options: SourceOptions = NO_OPTIONS, columns: Collection[str] = ()) -> Lease:
+        """Attach a lens with these options unless it is attached, and keep it until the lease is released.
 
-        `bus.failure(lens)` says what goes wrong. A source ignores options that it does not know. The lenses that its
-        table uses are attached too, and those that know a value of the columns in option `columns`. With the own cost
-        the lenses that are attached stay, or the first one is attached: it is their cost.
+        `bus.failure(lens)` reports errors. The lease also covers the lenses that its tables use, and those that supply
+        a value of the `columns`. A lease of the own cost also covers the lenses that are attached, or else the first
+        lens, because it is their cost.
         """
-        others = _used_by(lens, options.get("table"), cast("Collection[str]", options.get("columns", ())))
+        others = _used_by(lens, options.tables, columns)
         if lens == SELF.id:
             others = [other for other in self._leased if other != SELF.id] or [lenses()[0].id]
-        of_others = {name: value for name, value in options.items() if name not in ("table", WHOLE)}
+        of_others = replace(options, tables=frozenset(), whole=False)
         leased = dict.fromkeys(others, of_others) | {lens: options}
         self._leased.update(leased.keys())
         for each in leased.items():
@@ -176,31 +204,31 @@ class Session:
         return Lease(lambda: self._release(list(leased)))
 
     def _release(self, leased: list[str]) -> None:
-        self._leased -= Counter(leased)  # lenses without a lease go
+        self._leased -= Counter(leased)  # drops lenses without a lease
         for lens in leased:
-            self._post(partial(self._let_go, lens))
+            self._post(partial(self._end_lease, lens))
 
-    def set(self, lens: str, option: str, value: object) -> None:
-        """Change an option of an attached lens, before its next refresh."""
-        self._call(lens, lambda source: source.set(option, value))
+    def change(self, lens: str, change: Callable[[SourceOptions], SourceOptions]) -> None:
+        """Change the options of an attached lens, before its next refresh."""
+        self._post(partial(self._change, lens, change))
 
     def describe(self, lens: str, key: int) -> Future[dict[str, str]]:
-        """Details of a row that are only read when somebody looks at it."""
-        return self._call(lens, lambda source: source.describe(key))
+        """Return details of a row, which are read only on demand."""
+        result: Future[dict[str, str]] = Future()
 
-    def _call(self, lens: str, function: Callable[[Source], T]) -> Future[T]:
-        """Call `function` with the source of a lens, in the thread that owns it."""
-        result: Future[T] = Future()
-
-        def task() -> None:
+        def describe() -> None:
             if not result.set_running_or_notify_cancel():
                 return
             try:
                 if lens not in self._attached:
                     raise SourceFailed(f"lens {lens!r} is not attached")
-                result.set_result(function(self._attached[lens].source))
+                result.set_result(self._attached[lens].source.describe(key))
             except NettopError as error:
                 result.set_exception(error)
+
+        def task() -> None:
+            attaching = self._attaching.get(lens)
+            describe() if attaching is None else attaching.calls.append(describe)
 
         self._post(task)
         return result
@@ -209,7 +237,7 @@ class Session:
         self._tasks.append(task)
         self._event.set()
 
-    # --- in the thread ------------------------------------------------------------------------------------
+    # --- in the sampler thread --------------------------------------------------------------------------
 
     def _run(self) -> None:
         self._deadline = time.monotonic() + self.interval_s
@@ -217,27 +245,31 @@ class Session:
             self._pace.start()
             while self._wait():
                 self._run_tasks()
-                if self._starting:
+                if self._together:
                     continue
                 self._detach_idle()
-                requests, self._requests = self._requests, []
-                if requests or time.monotonic() >= self._deadline:
+                if self._requests or time.monotonic() >= self._deadline:
                     self._read_all()
-                    for request in requests:
-                        if request.set_running_or_notify_cancel():
-                            request.set_result(None)
                 else:
                     self._drained_at = time.monotonic()
                     for lens, attached in list(self._attached.items()):
                         self._drain(lens, attached.events)
+                self._complete_requests()
                 self._deadline = self._next_deadline()
+            if self._start is not None:
+                self._start.thread.shutdown()
+                if self._start.started.exception() is None:
+                    self._start.started.result().close()
             for lens in list(self._attached):
                 self._detach(lens)
             self._pace.stop()
 
     def _wait(self) -> bool:
-        """Wait for the deadline or for work; False when it is time to stop."""
+        """Wait for the deadline or for work; return False when stopping."""
         while not (self._stopping or self._tasks):
+            if self._together:
+                self._event.wait()
+                continue
             now = time.monotonic()
             rest = self._drained_at + DRAIN_PAUSE_S - now
             remaining = self._deadline - now
@@ -254,7 +286,7 @@ class Session:
         return not self._stopping
 
     def _next_deadline(self) -> float:
-        """The next tick that is still to come; those that have passed are skipped and counted."""
+        """Return the next deadline in the future; count the missed ones."""
         now = time.monotonic()
         if now < self._deadline:
             return min(self._deadline, now + self.interval_s)
@@ -262,38 +294,78 @@ class Session:
         self._cost.late += missed
         return self._deadline + (missed + 1) * self.interval_s
 
-    def _attach(self, lens: str, options: Mapping[str, object]) -> None:
-        attached = self._attached.get(lens)
-        is_new = attached is None
-        if attached is None:
-            source = self._try(lens, lambda: self._source(lens))
-            if source is None:
-                self._begin(lens)
-                return
-            events = source if isinstance(source, EventSource) else None
-            sampling = source if isinstance(source, SamplingSource) else None
-            attached = self._attached[lens] = _Attached(source, events, sampling)
-            self._allow_thinning()
-        attached.leases += 1
-        attached.idle_since = None
-        for option, value in options.items():
-            attached.source.set(option, value)
-        if is_new:
-            self._start(lens, attached.source)
+    def _attach(self, lens: str, options: SourceOptions) -> None:
+        self._leases[lens] += 1
+        if lens in self._attached:
+            self._attached[lens].idle_since = None
+        else:
+            self._attaching.setdefault(lens, _Attaching())
+        self._change(lens, lambda present: present | options)
+        self._start_next()
 
-    def _start(self, lens: str, source: Source) -> None:
+    def _change(self, lens: str, change: Callable[[SourceOptions], SourceOptions]) -> None:
+        if lens in self._attaching:
+            self._attaching[lens].options = change(self._attaching[lens].options)
+        elif lens in self._attached:
+            attached = self._attached[lens]
+            attached.options = change(attached.options)
+            attached.source.configure(attached.options)
+
+    def _start_next(self) -> None:
+        """Begin to attach the next lens unless another is being attached: loaders need much memory."""
+        if self._start is not None or not self._attaching:
+            return
         self._pace.ignore_attaching()
-        with self._cost.steps.time(lens, START):
-            self._try(lens, source.start)
-        self._unread.append(lens)
-        self._begin(lens)
-        # Attaching may take as long as an interval: the next reading is due a whole one after the first.
-        self._deadline = time.monotonic() + self.interval_s
+        lens, attaching = next(iter(self._attaching.items()))
+        thread = self._executor(1, f"attach-{lens}")
+        try:
+            started = thread.submit(self._started, lens, attaching.options)
+        except RuntimeError as error:  # no thread can be started
+            started = Future()
+            started.set_exception(error)
+        self._start = _Start(lens, attaching.options, thread, started)
+        started.add_done_callback(lambda _: self._post(self._finish_start))
 
-    def _begin(self, lens: str) -> None:
-        """Go on with a lens that has started, or failed to: once all have that start together, read them."""
-        self._starting.discard(lens)
-        if self._starting:
+    def _started(self, lens: str, options: SourceOptions) -> Source:
+        """Return the source of a lens once it has started; called in the thread that attaches it."""
+        source = self._source(lens)
+        try:
+            source.configure(options)
+            with self._cost.steps.time(lens, START):
+                source.start()
+        except BaseException:
+            source.close()
+            raise
+        return source
+
+    def _finish_start(self) -> None:
+        assert self._start is not None
+        lens, options, thread, started = self._start
+        thread.shutdown()
+        self._start = None
+        attaching = self._attaching.pop(lens)
+        source = self._try(lens, started.result)
+        if source is not None:
+            self._attached[lens] = _Attached(
+                source,
+                attaching.options,
+                events=source if isinstance(source, EventSource) else None,
+                sampling=source if isinstance(source, SamplingSource) else None,
+                idle_since=None if self._leases[lens] else time.monotonic(),
+            )
+            if attaching.options != options:
+                source.configure(attaching.options)
+            self._allow_thinning()
+            self._unread.append(lens)
+        self._after_start(lens)
+        for call in attaching.calls:
+            call()
+        self._start_next()
+
+    def _after_start(self, lens: str) -> None:
+        """Continue after a lens has started or failed. Once all lenses that start together have, read them."""
+        self._together.discard(lens)
+        if self._together:
             return
         started, self._unread = self._unread, []
         for each in started or [lens]:
@@ -301,20 +373,26 @@ class Session:
         self._thin()
         for each in started:
             self._read(each)
-        self._cost.begin_anew()
+        self._pace.ignore_attaching()
+        self._cost.restart()
+        # The first interval of a lens is a whole one, or at least half of one if others have deadlines already.
+        now = time.monotonic()
+        if self._attached.keys() <= set(started):
+            self._deadline = now + self.interval_s
+        for each in self._attached.keys() & set(started):
+            self._attached[each].due_at = now + self.interval_s / 2
 
     def _drop_privileges_once(self) -> None:
         if self._drop_privileges is not None:
             sources = self._sources().values()
-            rights = (source.rights() for source in sources if isinstance(source, PrivilegedSource))
+            rights = (source.capabilities() for source in sources if isinstance(source, PrivilegedSource))
             self._drop_privileges(frozenset().union(*rights))
-            self._drop_privileges = None  # only where it worked: until then no lens is read
+            self._drop_privileges = None  # only on success: until then no lens is read
 
-    def _let_go(self, lens: str) -> None:
-        attached = self._attached.get(lens)
-        if attached is not None:
-            attached.leases -= 1
-            attached.idle_since = None if attached.leases else time.monotonic()
+    def _end_lease(self, lens: str) -> None:
+        self._leases[lens] -= 1
+        if lens in self._attached and not self._leases[lens]:
+            self._attached[lens].idle_since = time.monotonic()
 
     def _detach_idle(self) -> None:
         now = time.monotonic()
@@ -333,19 +411,34 @@ class Session:
         self._pace.allow_thinning(any(attached.sampling is not None for attached in self._attached.values()))
 
     def _thin(self) -> None:
-        """Have each source that samples follow as few packets as --max-overhead takes."""
+        """Make sampling sources follow as few packets as --max-overhead requires."""
         thinning = self._pace.thinning
         for lens, attached in list(self._attached.items()):
             if attached.sampling is not None and attached.thinning != thinning:
                 attached.thinning = thinning
-                self._try(lens, partial(attached.sampling.thin, thinning))
+                self._try(lens, partial(attached.sampling.reduce_sampling, thinning))
 
     def _read_all(self) -> None:
+        """Read every lens on request; at a deadline, those that are due."""
+        if self._start is not None:
+            self._pace.ignore_attaching()
         self._pace.tick()
         self._thin()
-        # The own cost comes first, so that its rows and its total are of the same moment.
-        for lens in sorted(self._attached, key=lambda lens: lens != SELF.id):
+        now, is_requested = time.monotonic(), bool(self._requests)
+        due = [lens for lens, attached in self._attached.items() if is_requested or now >= attached.due_at]
+        # The own cost comes first, so that its rows and its total are from the same moment.
+        for lens in sorted(due, key=lambda lens: lens != SELF.id):
             self._read(lens)
+        self._read_requests += self._requests
+        self._requests = []
+
+    def _complete_requests(self) -> None:
+        """Complete the requests whose reading is done, unless lenses are still being attached."""
+        if not self._attaching:
+            requests, self._read_requests = self._read_requests, []
+            for request in requests:
+                if request.set_running_or_notify_cancel():
+                    request.set_result(None)
 
     def _run_tasks(self) -> None:
         while self._tasks and not self._stopping:
@@ -355,7 +448,7 @@ class Session:
         return OwnCostSource(self._cost, self._pace, self.bus) if lens == SELF.id else self._source_of(lens)
 
     def _sources(self) -> dict[str, Source]:
-        """The attached sources, by lens."""
+        """Return the attached sources by lens."""
         return {lens: attached.source for lens, attached in self._attached.items()}
 
     def _read(self, lens: str) -> None:
@@ -367,12 +460,12 @@ class Session:
             attached.source.join({other: frame.now for other, frame in frames.items() if frame is not None})
         with self._cost.steps.time(lens, READ):
             snapshot = self._try(lens, lambda: attached.source.read(time.monotonic_ns()))
-        # Drained first, so that the frame has what its snapshot explains.
+        # Drain first, so that the frame has the events that its snapshot counts.
         if snapshot is not None and self._drain(lens, attached.events):
             self.bus.publish(snapshot, int(self.interval_s * 0.5e9))
 
     def _drain(self, lens: str, source: EventSource | None) -> bool:
-        """Publish the events of the source; False where that failed."""
+        """Publish the events of the source; return False if that failed."""
         if source is None:
             return True
         with self._cost.steps.time(lens, DRAIN):
@@ -382,7 +475,7 @@ class Session:
         return batches is not None
 
     def _try(self, lens: str, step: Callable[[], T]) -> T | None:
-        """The result of `step`. Where it fails the lens detaches, and the bus says why."""
+        """Return the result of `step`. If it fails, detach the lens and report the failure on the bus."""
         try:
             return step()
         except NettopError as error:
@@ -392,16 +485,15 @@ class Session:
         self._detach(lens)
         earlier = self.bus.failure(lens)
         if earlier is not None and self._drop_privileges is None and isinstance(failure, PermissionMissing):
-            failure = earlier  # another lease tried again: what was given up meanwhile is not the cause
+            failure = earlier  # a retry by another lease: the privileges dropped meanwhile are not the cause
         self.bus.fail(lens, failure)
         return None
 
 
-def _used_by(lens: str, table: object, columns: Collection[str]) -> list[str]:
-    """The lenses that a table of a lens uses, with these columns."""
+def _used_by(lens: str, tables: Collection[str], columns: Collection[str]) -> list[str]:
+    """Return the lenses that tables use with these columns."""
     declared = next((each for each in lenses() if each.id == lens), None)
-    shown = None if declared is None else declared.table(str(table))
-    if shown is None:
-        return []
-    fields = (shown.by_name.get(name) for name in columns)
-    return list(dict.fromkeys((*shown.uses, *(field.lens for field in fields if field and field.lens))))
+    shown = [table for table in declared.tables if table.name in tables] if declared is not None else []
+    fields = (table.by_name.get(name) for table in shown for name in columns)
+    uses = (used for table in shown for used in table.uses)
+    return list(dict.fromkeys((*uses, *(field.lens for field in fields if field and field.lens))))

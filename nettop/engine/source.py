@@ -1,27 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the probe of a lens by its name."""
+"""Lookup of a lens's probe by name."""
 
 from __future__ import annotations
 
-import importlib
+from typing import Any
 
 from nettop.errors import Unsupported, UsageError
-from nettop.snapshots import lenses
+from nettop.snapshots import lens_part, lenses
 from nettop.snapshots.source import Source
 
 
-def probe_of(lens: str) -> Source:
-    """A new probe of the lens: what `make_probe` of the module with its name gives.
+def probe_of(lens: str, host: Any = None) -> Source:
+    """Create the probe of a lens by its module's `make_probe`. Probes of the same `host` share its resources.
 
-    The probe's module is imported here and nowhere else, so that a frontend never loads the kernel package.
+    Probe modules are imported only here, so that a frontend never loads the kernel package.
     """
     if lens not in {known.id for known in lenses()}:
-        raise UsageError(f"there is no lens {lens!r}", "nettop --help lists them")
-    try:
-        module = importlib.import_module(f"nettop.probes.{lens}")
-    except ModuleNotFoundError as error:
-        if error.name != f"nettop.probes.{lens}":
-            raise
-        raise Unsupported(f"lens {lens!r} has no probe: {error}") from error
-    source: Source = module.make_probe()
+        raise UsageError(f"there is no lens {lens!r}", "run nettop --help for the list")
+    module = lens_part(lens, "probe")
+    if module is None:
+        raise Unsupported(f"lens {lens!r} has no probe")
+    source: Source = module.make_probe(host)
     return source

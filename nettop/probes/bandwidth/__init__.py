@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bandwidth lens: programs at XDP, TC and the drivers count what each interface receives and sends."""
+"""The bandwidth lens: programs at XDP, TC and the drivers count the traffic of each interface."""
 
 from nettop.probes.bandwidth.probe import make_probe
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// What each interface receives and sends, by protocol and service, and which flows it is. Received packets
-// are seen by XDP or by TC (TCX), sent ones by the tracepoint at which the driver takes them. Every packet
-// goes on unchanged, whatever it is. struct counts, struct key, struct flow, struct evicted, struct interface
-// and the -D numbers come in front of this file.
+// Counts what each interface receives and sends, by protocol, service and flow. XDP or TC (TCX) sees received
+// packets, the tracepoint at which the driver takes packets sees sent ones. Every packet passes unchanged.
+// The loader puts struct counts, struct key, struct flow, struct evicted, struct interface and the -D numbers
+// before this file.
 
 #include <nettop/set_table.h>
 #include <uapi/linux/ptrace.h>
@@ -33,13 +33,13 @@
 #define SCTP_BYTES 12
 #define HEADERS_BYTES 72 /* one read for Ethernet, VLAN, IPv6 and TCP up to its flags: a read takes 20 ns */
 #define HEADERS_MASK 0x7f
-#define OFFSET_MAX 0x1fff /* what a packet pointer may be moved by, for the verifier */
+#define OFFSET_MAX 0x1fff /* the most that the verifier lets a packet pointer move */
 #define XDP_PASSED 2
 #define TC_NEXT -1
 #define NETDEV_TX_OK 0
-#define FRAGMENTED_MAX 256 /* datagrams whose later fragments each CPU recognizes */
+#define FRAGMENTED_MAX 256 /* datagrams whose later fragments a CPU recognizes */
 
-// What an aggregate is (SKB_GSO_* in include/linux/skbuff.h): TCP over IPv4 or IPv6, SCTP, UDP; in a tunnel:
+// The kind of an aggregate (SKB_GSO_* in include/linux/skbuff.h): TCP over IPv4 or IPv6, SCTP, UDP; tunnels:
 // GRE, IP in IPv4 or IPv6, UDP (VXLAN, Geneve, FOU), some of them with a checksum.
 #define GSO_TCP (1 << 0 | 1 << 4)
 #define GSO_SCTP (1 << 14)
@@ -47,9 +47,9 @@
 #define GSO_TUNNEL (1 << 6 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11)
 #define SEGMENT_HEADERS_MAX 512
 
-// A mask that changes nothing, which the compiler would therefore take out. The verifier needs it: before
-// Linux 6.4 it does not know that a u16 whose bytes were swapped has 16 bits, and before 6.8 it goes where a
-// constant on the left of a comparison forbids it.
+// A redundant mask that the compiler would remove but the verifier needs: before Linux 6.4 the verifier does
+// not know that a byte-swapped u16 has 16 bits, and before 6.8 it explores branches that a comparison with a
+// constant on its left rules out.
 #define BOUND(value, mask) asm volatile("%0 &= %1" : "+r"(value) : "i"(mask))
 
 struct ethernet {
@@ -77,8 +77,8 @@ struct tcp {
   u8 length, flags;
 };
 
-// The interfaces that are counted, of nettop's own network namespace, each in the set of its index. A hash
-// table takes 20 to 40 ns more.
+// The counted interfaces of nettop's own network namespace, each in the set of its index. A hash table would
+// take 20 to 40 ns more.
 struct interface_set {
   struct interface entries[INTERFACE_SET_ENTRIES];
 };
@@ -87,14 +87,14 @@ BPF_ARRAY(interfaces, struct interface_set, INTERFACE_SETS);
 BPF_PERCPU_ARRAY(received, struct counts, INTERFACES_MAX);
 BPF_PERCPU_ARRAY(sent, struct counts, INTERFACES_MAX);
 
-// The service that a port belongs to: TCP's ports first, then UDP's.
+// The service of each port: TCP ports first, then UDP ports.
 struct services {
   u8 of[PORTS_MASK + 1];
 };
 BPF_ARRAY(services, struct services, 1);
 
-// What each CPU remembers: when its tick was, and the packet that it last gave to a driver, to be taken back
-// if the driver did not take it, with its first bytes.
+// State of each CPU: the time of its tick, and the packet that it last gave to a driver with its first bytes;
+// it is subtracted again if the driver refuses it.
 struct cpu {
   u64 tick, tick_ns;
   u64 skb, packets, bytes;
@@ -104,11 +104,11 @@ struct cpu {
 };
 BPF_PERCPU_ARRAY(cpus, struct cpu, 1);
 
-// Packets that a driver refused and that stay counted, as another device's packet was given meanwhile.
+// Packets that a driver refused but that stay counted, because another device's packet was sent in between.
 BPF_PERCPU_ARRAY(refused, u64, 1);
 
-// The ports of a datagram, in its first fragment only. A direct-mapped table: its entry is overwritten by the
-// first fragment of another datagram.
+// The ports of fragmented datagrams, which only the first fragment has. The table is direct-mapped: the first
+// fragment of another datagram overwrites an entry.
 struct fragmented {
   u64 datagram;
   u16 local_port, remote_port;
@@ -116,8 +116,8 @@ struct fragmented {
 BPF_PERCPU_ARRAY(fragmented, struct fragmented, FRAGMENTED_MAX);
 
 #ifdef FLOW_SETS
-// Each CPU has sets of its own, so nothing is shared and nothing is atomic. In a set that is full the flow
-// that was idle for longest makes room, and what it had counted is added to `evicted`.
+// Each CPU has its own sets, so nothing is shared and no atomic operations are needed. A full set evicts the
+// flow that was idle longest and adds its counters to `evicted`.
 struct flow_set {
   struct flow entries[SET_ENTRIES];
 };
@@ -125,11 +125,11 @@ BPF_F_TABLE("array", u32, struct flow_set, flows, FLOW_SETS *FLOW_PARTITIONS, 10
 BPF_PERCPU_ARRAY(evicted, struct evicted, 1);
 #endif
 
-// bpf_probe_read_kernel, which bcc may replace by bpf_probe_read: TC programs have none.
+// bpf_probe_read_kernel. bcc may replace it by bpf_probe_read, which TC programs lack.
 static long (*const read_kernel)(void *copy, u32 size, const void *from) = (void *)113;
 
-// Where a packet's bytes are: in packet memory up to `end`, which the verifier checks, or, without that,
-// `size` bytes of the kernel's, of which the first are copied in `headers`.
+// The bytes of a packet: packet memory up to `end`, which the verifier checks, or, if `end` is NULL, `size`
+// bytes of kernel memory, the first of which are copied to `headers`.
 struct source {
   void *data, *end;
   u32 size;
@@ -138,13 +138,13 @@ struct source {
 
 struct packet {
   struct key key;
-  u32 datagram;     // the number that its fragments have in common
-  u16 transport_at; // where the header behind that of IP begins; 0 if unknown
+  u32 datagram;     // the ID that its fragments share
+  u16 transport_at; // offset of the transport header; 0 if unknown
   u8 protocol, cast, service, tcp_flags;
   bool is_fragment, is_later_fragment;
 };
 
-// The bytes at `at`, in place where they can be, else in `copy`; NULL where there are not as many.
+// Returns the bytes at `at`, in place if possible, else in `copy`; NULL if the packet is too short.
 static __always_inline void *bytes_at(struct source *from, u32 at, void *copy, u32 size) {
   if (at > OFFSET_MAX)
     return NULL;
@@ -184,7 +184,8 @@ static __always_inline void put_addresses(struct key *key, u32 *source, u32 *des
   __builtin_memcpy(key->remote_address, remote, sizeof(key->remote_address));
 }
 
-// The header at `at`: the position of the one behind it, whose protocol is in the key; 0 where there is none.
+// Parses the header at `at`. Returns the offset of the next header, whose protocol is put in the key; 0 if
+// there is none.
 static __always_inline u32 parse_v4(struct source *from, u32 at, struct packet *packet, bool is_received) {
   struct ipv4 copy, *header = bytes_at(from, at, &copy, sizeof(copy));
   u32 source[4] = {0, 0, bpf_htonl(0xffff)}, destination[4] = {0, 0, bpf_htonl(0xffff)};
@@ -234,8 +235,8 @@ static __always_inline u32 parse_v6(struct source *from, u32 at, struct packet *
   return at;
 }
 
-// Before Linux 6.4 the verifier does not know that a u16 whose bytes were swapped has 16 bits, and the
-// compiler, which does, takes out a mask.
+// Before Linux 6.4 the verifier does not know that a byte-swapped u16 has 16 bits. The compiler does, and
+// would remove a plain mask.
 static __always_inline u8 service_at(struct services *services_of_ports, u64 at) {
   asm volatile("%0 &= 0x1ffff" : "+r"(at));
   return services_of_ports->of[at];
@@ -254,10 +255,10 @@ static __always_inline u8 service_of(struct key *key) {
   return service ? service : service_at(services_of_ports, udp + higher);
 }
 
-// The place for the ports of a packet's datagram, which may be another one's.
+// Returns the slot for the ports of a packet's datagram, which may hold another datagram's.
 static __always_inline struct fragmented *fragmented_of(struct packet *packet, u64 *datagram) {
   struct key key = packet->key;
-  key.protocol = 0; // of IPv6, a later fragment names the header behind its own
+  key.protocol = 0; // in IPv6, a later fragment names the header after its own
   key.local_port = packet->datagram;
   key.remote_port = packet->datagram >> 16;
   *datagram = HASH_OF(key);
@@ -275,7 +276,7 @@ static __always_inline void remember_ports(struct packet *packet) {
   of->remote_port = packet->key.remote_port;
 }
 
-// The ports of the first fragment; without it they are unknown, which is not port 0.
+// Takes the ports from the first fragment; without it they are unknown, which is not port 0.
 static __always_inline bool recall_ports(struct packet *packet) {
   u64 datagram;
   struct fragmented *of = fragmented_of(packet, &datagram);
@@ -288,7 +289,7 @@ static __always_inline bool recall_ports(struct packet *packet) {
   return is_known;
 }
 
-// Ports where the protocol has them.
+// Reads the ports of protocols that have them.
 static __always_inline void parse_transport(struct source *from, u32 at, struct packet *packet,
                                             bool is_received) {
   struct key *key = &packet->key;
@@ -365,15 +366,15 @@ static __always_inline void parse(struct source *from, bool has_ethernet, bool i
 
 // --- counting ----------------------------------------------------------------------------------------------
 
-// What leaves or comes on the wire as `segments` packets is one here (GSO, GRO): each but the first has
-// headers of its own, which are not in memory.
+// The packets on the wire that are one aggregate here (GSO, GRO): each but the first has headers of its own,
+// which are not in memory.
 struct wire {
   u64 packets, bytes;
 };
 
-// How many bytes of headers each segment of an aggregate has, where the kernel has them for whoever segments
-// it: up to the transport header's end, in a tunnel the inner one's. What has left a tunnel may still have
-// the outer header's place there: where the packet was parsed, its own is known.
+// Returns the bytes of headers that each segment of an aggregate has: up to the end of the transport header,
+// or of the inner one in a tunnel, at the offset that the kernel keeps for segmentation. After decapsulation
+// that offset may still be the outer header's, so the parsed one is preferred.
 static __always_inline u32 segment_headers(struct sk_buff *skb, u32 gso_type, u16 transport_at) {
   u64 head = 0, data = 0;
   u16 at = 0;
@@ -406,7 +407,7 @@ static __always_inline struct skb_shared_info shared_info_of(struct sk_buff *skb
   return shared;
 }
 
-// What a packet of `length` bytes is on the wire, with a tag that is not in memory.
+// Returns the size on the wire of a packet of `length` bytes, with a tag that is not in memory.
 static __always_inline struct wire on_wire(struct sk_buff *skb, struct skb_shared_info *shared,
                                            struct packet *packet, u32 length, u32 tag_bytes) {
   struct wire wire = {1, length + tag_bytes};
@@ -415,7 +416,7 @@ static __always_inline struct wire on_wire(struct sk_buff *skb, struct skb_share
   u32 header_bytes = segment_headers(skb, shared->gso_type, packet->transport_at);
   if (shared->gso_segs)
     wire.packets = shared->gso_segs;
-  else if (length > header_bytes) // a guest's, not counted yet
+  else if (length > header_bytes) // a guest's, whose segments are not counted yet
     wire.packets = (length - header_bytes + shared->gso_size - 1) / shared->gso_size;
   wire.bytes += (wire.packets - 1) * (header_bytes + tag_bytes);
   return wire;
@@ -452,7 +453,8 @@ static __always_inline void evict(struct flow *flow) {
   sum->bytes_sent += flow->bytes_sent;
 }
 
-// The exact clock takes up to 40 ns: it is read once a tick. Tracing programs may not read the coarse one.
+// The exact clock takes up to 40 ns, so it is read once per tick. Tracing programs may not read the coarse
+// one.
 static __always_inline u64 coarse_ns(struct cpu *cpu) {
   u64 tick = bpf_jiffies64();
   if (cpu->tick != tick) {
@@ -462,7 +464,7 @@ static __always_inline u64 coarse_ns(struct cpu *cpu) {
   return cpu->tick_ns;
 }
 
-// The flow of a packet, which may be a new one; `set` and `entry` say where it is.
+// Finds or creates the flow of a packet; `set` and `entry` tell its location.
 static __always_inline struct flow *flow_of(struct key *key, u64 now, u32 *set, u8 *entry) {
   *set = set_of(key);
   struct flow_set *flow_set = flows.lookup(set);
@@ -492,8 +494,8 @@ static __always_inline struct flow *flow_of(struct key *key, u64 now, u32 *set, 
 }
 #endif
 
-// The interface with an index; its index is 0 if it is not counted. A pointer to the entry would have the
-// verifier follow each entry of the set to the program's end.
+// Returns the entry of an interface by index, with index 0 if it is not counted. With a pointer to the entry,
+// the verifier would follow each entry of the set to the end of the program.
 static __always_inline struct interface interface_of(u32 index) {
   struct interface none = {};
   int number = index % INTERFACE_SETS;
@@ -573,7 +575,7 @@ int tc_received(struct __sk_buff *ctx) {
   struct packet packet;
   if (!interface.index)
     return TC_NEXT;
-  // The headers of what somebody sent from a ring of his own are not in place yet.
+  // The headers of a packet sent from a memory-mapped ring (PACKET_TX_RING) are not linear yet.
   u32 needed = ctx->len < HEADERS_BYTES ? ctx->len : HEADERS_BYTES;
   if ((void *)(long)ctx->data + needed > (void *)(long)ctx->data_end)
     bpf_skb_pull_data(ctx, needed);
@@ -595,7 +597,7 @@ static __always_inline bool is_own(struct net_device *device) {
   return net->inum == OWN_NAMESPACE;
 }
 
-// The packet is whole here, and still the kernel's: net_dev_xmit comes when the driver may have freed it.
+// Here the kernel still owns the whole packet; by the time of net_dev_xmit the driver may have freed it.
 int tp_btf__net_dev_start_xmit(u64 *ctx) {
   struct sk_buff *skb = (struct sk_buff *)ctx[0];
   struct net_device *device = (struct net_device *)ctx[1];
@@ -607,7 +609,7 @@ int tp_btf__net_dev_start_xmit(u64 *ctx) {
   if (!interface.index || !cpu)
     return 0;
   struct source from = {(void *)skb->data, NULL, skb->len - skb->data_len, cpu->headers};
-  // It may read past the packet, but not past its memory, which ends with skb_shared_info.
+  // This may read past the packet, but not past its memory, which ends with skb_shared_info.
   if (bpf_probe_read_kernel(cpu->headers, HEADERS_BYTES, from.data))
     from.size = 0;
   struct packet packet;
@@ -624,7 +626,7 @@ int tp_btf__net_dev_start_xmit(u64 *ctx) {
   return 0;
 }
 
-// The driver did not take it: it comes again, or was dropped.
+// Undoes the count of a packet that the driver refused: it will be sent again, or was dropped.
 int tp_btf__net_dev_xmit(u64 *ctx) {
   int first = 0;
   if ((int)ctx[1] == NETDEV_TX_OK)

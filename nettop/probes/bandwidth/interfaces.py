@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The interfaces whose packets the programs count: attached as they come, detached as they go."""
+"""Interfaces whose packets the programs count, from when they appear until they go."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nettop.kernel import bpf, maps
-from nettop.kernel.links import Link
-from nettop.kernel.program import Program
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf import maps
+from nettop.kernel.bpf.program import Program
+from nettop.kernel.net.links import Link
 from nettop.probes.bandwidth.programs import (
     COUNTS,
     INTERFACE,
@@ -22,6 +23,7 @@ from nettop.probes.bandwidth.programs import (
     TC_PROGRAM,
     XDP_PROGRAM,
 )
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.bandwidth import (
     AFTER_XDP_MODE,
     COUNTERS_MODE,
@@ -30,39 +32,38 @@ from nettop.snapshots.bandwidth import (
     NATIVE_MODE,
     TCX_MODE,
 )
-from nettop.snapshots.snapshot import Array
 
 _GENERATIONS = 1 << 8
-"""A slot that is used again has another number in flows, so that these are not taken for the new interface's."""
+"""A reused slot gets a new number in flows, so that old flows are not attributed to the new interface."""
 
 ATTACHMENTS = {
     NATIVE_MODE: (XDP_PROGRAM, bpf.XDP, bpf.XDP_NATIVE),
     GENERIC_MODE: (XDP_PROGRAM, bpf.XDP, bpf.XDP_GENERIC),
     TCX_MODE: (TC_PROGRAM, bpf.TCX_INGRESS, bpf.TCX_FIRST),
 }
-"""For each mode the program, where it is attached, and the flags."""
+"""The program, attach type and flags of each mode."""
 
 
 def modes_for(link: Link, xdp: str) -> tuple[int, ...]:
-    """Return how to see what an interface receives, the best first, where the user wants `xdp`.
+    """Return the receive modes to try on an interface, best first, given the option `--xdp`.
 
-    Attaching native XDP resets the queues of many devices. It is for devices only: on a veth it cuts TCP to a
-    third, as segments are no longer aggregated. Generic XDP comes last, as it does not see how many packets
-    an aggregate was.
+    Attaching native XDP resets the queues of many devices. nettop uses it only on interfaces with a bus device: on a
+    veth it cuts TCP throughput to a third, because segments are no longer aggregated. Generic XDP comes last because it
+    does not see how many packets an aggregate holds.
     """
     if xdp == "off":
         return ()
     if xdp == "generic":
         return (GENERIC_MODE, TCX_MODE)
-    if not link.is_device():
+    if not link.has_bus_device():
         return (TCX_MODE, GENERIC_MODE)
     return (TCX_MODE, NATIVE_MODE, GENERIC_MODE) if xdp == "tcx" else (NATIVE_MODE, TCX_MODE, GENERIC_MODE)
 
 
 @dataclass(slots=True)
 class _Counted:
-    """An interface that is counted: its place in the maps, its number in flows, what attaches the program that sees
-    what it receives (-1: nothing does), why not by a better one, and what its place had counted before it came."""
+    """A counted interface: its slot in the maps, its number in flows, its receive mode, the descriptor of the link
+    (-1: none), why better modes were refused, and the slot's counters before the interface took it."""
 
     slot: int
     number: int
@@ -73,36 +74,36 @@ class _Counted:
 
 
 class CountedInterfaces:
-    """Has the programs count interfaces of nettop's own namespace, by their index; closing detaches them."""
+    """Interfaces of nettop's own namespace that the programs count, by index; closing detaches them."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
         self._counted: dict[int, _Counted] = {}
         self._free = deque(range(INTERFACES_MAX))
-        """Those that were free for longest come first: flows of interfaces that are gone have their numbers."""
+        """Free slots, the longest free first: flows of removed interfaces still carry their numbers."""
         self._sets = np.zeros((INTERFACE_SETS, INTERFACE_SET_ENTRIES), INTERFACE)
         self._generations = [0] * INTERFACES_MAX
-        self.without_place = 0
-        """Interfaces that found no place in the maps, each time they were followed."""
+        self.without_slot = 0
+        """How often an interface found no free slot, summed over calls of `follow`."""
 
     def follow(self, wanted: Mapping[int, Link], xdp: str) -> None:
-        """Count these interfaces too; those that have left were told to `leave`."""
+        """Count these interfaces too. Pass removed ones to `leave` first."""
         for index, link in wanted.items():
             if index not in self._counted:
                 self._enter(link, xdp)
-        self.without_place += len(wanted) - len(self._counted)
+        self.without_slot += len(wanted) - len(self._counted)
 
     def has(self, index: int) -> bool:
-        """Whether an interface is counted."""
+        """Return whether an interface is counted."""
         return index in self._counted
 
     def read(self, index: int) -> tuple[Array, Array] | None:
-        """What an interface has received and sent since it is counted, each as COUNTS; None where it is not."""
+        """Return an interface's received and sent COUNTS since counting began; None if it is not counted."""
         counted = self._counted.get(index)
         return None if counted is None else self._read_since(counted)
 
     def leave(self, index: int) -> tuple[Array, Array] | None:
-        """Stop counting an interface; return what `read` would, to the last packet."""
+        """Stop counting an interface and return its final counts, like `read`."""
         counted = self._counted.pop(index, None)
         if counted is None:
             return None
@@ -113,22 +114,22 @@ class CountedInterfaces:
         return self._read_since(counted)
 
     def mode(self, link: Link) -> int:
-        """Return how what an interface receives is seen."""
+        """Return the receive mode of an interface."""
         counted = self._counted.get(link.index)
         mode = COUNTERS_MODE if counted is None else counted.mode
         return AFTER_XDP_MODE if mode == TCX_MODE and link.has_xdp else mode
 
     def refused(self, index: int) -> tuple[tuple[str, str], ...]:
-        """The better modes that the interface refused, and why."""
+        """Return the better modes that the interface refused, and why."""
         counted = self._counted.get(index)
         return () if counted is None else counted.refused
 
     def numbers(self) -> dict[int, int]:
-        """The index of each interface by its number in flows."""
+        """Map the numbers in flows to interface indexes."""
         return {counted.number: index for index, counted in self._counted.items()}
 
     def close(self) -> None:
-        """Detach; a second call does nothing."""
+        """Detach from all interfaces; a second call is a no-op."""
         for index in list(self._counted):
             self.leave(index)
 
@@ -146,7 +147,7 @@ class CountedInterfaces:
         self._counted[link.index] = _Counted(slot, number, mode, descriptor, refused, before)
 
     def _replace(self, index: int, old: int, entry: tuple[int, int, bool]) -> bool:
-        """Replace, in the set of `index`, an entry of the index `old` (0: a free one); false where there is none."""
+        """Replace the entry with index `old` (0: a free one) in the set of `index`; return False if there is none."""
         place = index % INTERFACE_SETS
         entries = np.flatnonzero(self._sets["index"][place] == old)
         if len(entries):
@@ -180,11 +181,6 @@ class CountedInterfaces:
         return received, sent
 
     def _read(self, slot: int) -> tuple[Array, Array]:
-        """What all CPUs counted of a place in the maps: received and sent, arrays of COUNTS without dimensions."""
-        sums = []
-        for name in ("received", "sent"):
-            by_cpu = maps.read_per_cpu(self._program.maps[name], slot, COUNTS)
-            sums.append(np.zeros((), COUNTS))
-            for field in COUNTS.names or ():
-                sums[-1][field] = by_cpu[field].sum(axis=0, dtype=np.uint64)
-        return sums[0], sums[1]
+        """Return a slot's received and sent counts, summed over all CPUs, as zero-dimensional COUNTS."""
+        received, sent = (self._program.maps[name] for name in ("received", "sent"))
+        return maps.sum_per_cpu(received, slot, COUNTS), maps.sum_per_cpu(sent, slot, COUNTS)

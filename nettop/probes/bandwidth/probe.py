@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bandwidth probe: what each interface carries, by its own counters and by programs that see each packet."""
+"""The bandwidth probe: the traffic of each interface, from its own counters and from programs that see each packet."""
 
 from __future__ import annotations
 
@@ -9,42 +9,41 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from nettop.errors import SourceFailed, UsageError, unknown_word
-from nettop.kernel import bpf, maps
-from nettop.kernel.entered_namespaces import Namespaces, shared_namespaces
-from nettop.kernel.facts import Host
-from nettop.kernel.links import Link, LinkWatch, read_links
-from nettop.kernel.mechanisms import (
-    ChosenMechanisms,
+from nettop.errors import UsageError, unknown_word
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf import maps
+from nettop.kernel.bpf.mechanisms import (
+    DisabledByUser,
     Fallbacks,
     Mechanism,
-    SwitchedOff,
-    attach_best,
     check_chosen,
 )
-from nettop.kernel.net_loader import net_loader
-from nettop.kernel.program import Program
+from nettop.kernel.bpf.net_loader import net_loader
+from nettop.kernel.bpf.program import Program
+from nettop.kernel.host.facts import Host
+from nettop.kernel.net.links import Link, LinkWatch, read_links
 from nettop.probes.bandwidth.flows import FlowTable, flags_text, has_ports, ids_of, protocol_name
 from nettop.probes.bandwidth.interfaces import CountedInterfaces
 from nettop.probes.bandwidth.own_counters import OwnCounters, UnseenPackets
-from nettop.probes.bandwidth.owners import no_owners, owners_among, recoded, with_before
+from nettop.probes.bandwidth.owners import merge_owners, no_owners, owners_among, recode_processes
 from nettop.probes.bandwidth.programs import (
     FLOWS_MAX,
-    MOVED,
     SENT_PROGRAMS,
     SERVICES_BYTES,
+    TRAFFIC_COLUMNS,
     program_text,
 )
-from nettop.probes.bandwidth.rates import Moved, RateHistory, Summary
+from nettop.probes.bandwidth.rates import ByteTotals, RateHistory, Summary
+from nettop.probes.probe import Probe, clocks
 from nettop.query.units import human
-from nettop.snapshots.arrays import as_list, positions, take
+from nettop.snapshots.arrays import Array, as_list, positions, take_rows
 from nettop.snapshots.bandwidth import (
     CASTS,
     COUNTERS_MODE,
@@ -72,7 +71,7 @@ from nettop.snapshots.bandwidth import (
     SERVICES,
     UPLINK,
     VIRTUAL,
-    WITHOUT_PLACE,
+    WITHOUT_SLOT,
     XDP,
     parse_services,
 )
@@ -82,16 +81,7 @@ from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.left_rows import LeftRows
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.schema import Table
-from nettop.snapshots.snapshot import (
-    LISTED_READINGS,
-    Array,
-    Ended,
-    Rows,
-    Snapshot,
-    TextTable,
-    known,
-    unknown_value,
-)
+from nettop.snapshots.snapshot import LISTED_READINGS, Ended, Rows, Snapshot, TextTable, known, unknown_value
 
 _PATTERN = re.compile(r"[*?\[]")
 _FIRST_SERVICE = NO_SERVICE + 1
@@ -111,26 +101,26 @@ _OWN_COUNTERS = {
     "bytes_sent": ("tx_bytes",),
 }
 _SUMS_OF_PORTS = ("bond", "team")
-"""Kinds of interfaces whose counters have what their ports received, not what they did."""
+"""Kinds of interfaces whose counters are the sums of their ports' counters."""
 _SPARE_TEXTS = 1024
 _UNKNOWN, _NO_PORT = np.iinfo(np.uint32).max, np.iinfo(np.uint16).max
 
 
-def make_probe() -> Bandwidth:
-    """The probe of this lens."""
-    return Bandwidth()
+def make_probe(host: Host | None = None) -> Bandwidth:
+    """Return the probe of this lens."""
+    return Bandwidth(host)
 
 
 _Key = tuple[int, int]
 """The inode number of an interface's namespace, and its index there."""
 _Counts = tuple[Array, Array]
-"""What programs counted of an interface, received and sent, each as COUNTS."""
+"""The programs' counts of an interface: received and sent, each as COUNTS."""
 
 
 @dataclass(slots=True)
 class _Interface:
-    """An interface since nettop first saw it: as it was last read, its own counters, how much its speed has allowed,
-    and its rates. Another one that has its key later is of another `generation`."""
+    """An interface since nettop first saw it: its last reading, its own counters, the bytes its speed allowed so far,
+    and its rates. A later interface with the same key gets another `generation`."""
 
     key: _Key
     generation: int
@@ -145,35 +135,32 @@ class _Interface:
     rates: RateHistory = field(default_factory=RateHistory)
     was_counted: bool = True
     before: dict[str, int] = field(default_factory=dict)
-    """What its own counters had counted when the programs began to, if it had to wait for a place."""
+    """Its own counters when the programs began to count it, if it had to wait for a slot."""
 
     @property
     def id(self) -> int:
-        """The number of its row."""
+        """The ID of its row."""
         return row_id(*self.key, *([self.generation] if self.generation else []))
 
 
-class Bandwidth:
+class Bandwidth(Probe):
     """The source of the bandwidth lens; see nettop.snapshots.source.Source.
 
-    Packets are counted on interfaces of nettop's own network namespace; of those of other namespaces, whose packets
-    pass the host's too, there are the kernel's counters. Options: see nettop.snapshots.bandwidth; `table` names a table
-    that somebody looks at: flows are read only for that of flows.
+    The programs count packets on interfaces of nettop's own network namespace. For interfaces of other namespaces,
+    whose packets also pass the host's, the probe reads the kernel's counters. Flows are read only if their table is in
+    use.
     """
 
+    lens = LENS
+
     def __init__(self, host: Host | None = None, flows_max: int = FLOWS_MAX) -> None:
-        self._host = host or Host()
+        super().__init__(host)
         self._flows_max = flows_max
-        self._options: dict[str, Any] = {option.name: option.default for option in LENS.options}
-        self._chosen: ChosenMechanisms = {}
-        self._tables: set[str] = set()
-        self._opened = ExitStack()
         self._program: Program | None = None
         self._counted: CountedInterfaces | None = None
         self._flows: FlowTable | None = None
         self._sees_sent = False
         self._hooks: tuple[HookStatus, ...] = ()
-        self._namespaces: Namespaces | None = None
         self._services: list[str] = []
         self._names: set[str] = set()
         self._watch: LinkWatch | None = None
@@ -192,26 +179,21 @@ class Bandwidth:
         self._last_owners = no_owners(0)
         self._flow_counts: dict[str, int] = {}
         self._of_devices: dict[int, tuple[int, ...]] = {}
-        self._of_gone_devices = np.zeros(len(MOVED), np.uint64)
-
-    @property
-    def namespaces(self) -> Namespaces:
-        """The namespaces that are followed. Raises SourceFailed before the start."""
-        if self._namespaces is None:
-            raise SourceFailed("the bandwidth probe is not attached")
-        return self._namespaces
+        self._of_gone_devices = np.zeros(len(TRAFFIC_COLUMNS), np.uint64)
 
     # --- attaching ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Load the programs, attach them, and begin to follow namespaces. Where the kernel or this user cannot, there
-        are the interfaces' own counters. Raises UsageError for an unknown mechanism or interface."""
-        check_chosen(_FALLBACKS, self._chosen)
-        self._namespaces = shared_namespaces(self._host.proc)
-        self._opened.callback(self._namespaces.close)
+        """Load and attach the programs and begin to follow namespaces.
+
+        Fall back to the interfaces' own counters where the kernel or the user's rights do not allow programs. Raises
+        UsageError for an unknown mechanism or interface.
+        """
+        check_chosen(_FALLBACKS, self._options.mechanisms)
+        self._share_namespaces()
         steps = (self._load, self._attach_sent, self._open_flows, lambda _: None)
         for fallbacks, step in zip(_FALLBACKS, steps, strict=True):
-            self._hooks = (*self._hooks, attach_best(fallbacks, step, self._chosen))
+            self._hooks = (*self._hooks, self._attach_best(fallbacks, step))
         with suppress(OSError):
             self._watch = LinkWatch()
             self._opened.callback(self._watch.close)
@@ -220,12 +202,13 @@ class Bandwidth:
         self._follow(links, left)
 
     def _load(self, _: Mechanism) -> None:
-        if self._options[XDP.name] == "off":
-            raise SwitchedOff("switched off by --xdp off", "leave out --xdp off")
+        if self._options[XDP] == "off":
+            raise DisabledByUser("switched off by --xdp off", "leave out --xdp off")
         self._host.require_bpf()
-        has_flows = self._options[FLOWS_OPTION.name] == "on"
+        has_flows = self._options[FLOWS_OPTION] == "on"
         text = program_text(self.namespaces.own, flows_max=self._flows_max if has_flows else None)
-        self._program = net_loader().load(text)
+        self._program = net_loader(self._host).load(text)
+        self._programs.append(self._program)
         self._opened.callback(self._program.close)
         self._set_services(self._program)
         self._counted = CountedInterfaces(self._program)
@@ -244,14 +227,14 @@ class Bandwidth:
 
     def _open_flows(self, _: Mechanism) -> None:
         program = self._loaded()
-        if self._options[FLOWS_OPTION.name] == "off":
-            raise SwitchedOff("switched off by --flows off", "leave out --flows off")
+        if self._options[FLOWS_OPTION] == "off":
+            raise DisabledByUser("switched off by --flows off", "leave out --flows off")
         self._flows = FlowTable(program, self._flows_max)
         self._opened.callback(self._flows.close)
 
     def _set_services(self, program: Program) -> None:
         ports = np.zeros(SERVICES_BYTES, np.uint8)
-        services = (*SERVICES, *parse_services(str(self._options[SERVICE.name])))
+        services = (*SERVICES, *parse_services(self._options[SERVICE]))
         self._services = list(dict.fromkeys(name for name, _, _ in services))
         for name, port, protocol in services:
             ports[port + (1 << 16) * (protocol == "udp")] = _FIRST_SERVICE + self._services.index(name)
@@ -260,17 +243,17 @@ class Bandwidth:
     # --- following ----------------------------------------------------------------------------------------------
 
     def _read_links(self) -> tuple[dict[_Key, Link], dict[_Key, Link]]:
-        """Return the chosen interfaces of every namespace that was entered; and those that have left the own
-        one since the last reading, with their last counters."""
-        by_namespace = self.namespaces.in_each(self._list)
+        """Return the selected interfaces of every entered namespace, and those removed from nettop's own namespace
+        since the last reading, with their final counters."""
+        by_namespace = self.namespaces.run_in_each(self._list)
         every = {(inode, link.index): link for inode, (links, _) in by_namespace.items() for link in links}
         self._names = {link.name for link in every.values()}
         left = {(inode, link.index): link for inode, (_, left) in by_namespace.items() for link in left}
         return {key: link for key, link in every.items() if self._is_chosen(link)}, left
 
     def _list(self) -> tuple[list[Link], list[Link]]:
-        """Return the interfaces of the calling thread's namespace, and of the own one those that have left;
-        none where the kernel does not list them."""
+        """Return the interfaces of the calling thread's namespace, and those removed if it is nettop's own; none
+        if the kernel does not list them."""
         try:
             if self._watch is not None and os.stat("/proc/thread-self/ns/net").st_ino == self.namespaces.own:
                 return self._watch.read()
@@ -280,29 +263,30 @@ class Bandwidth:
 
     @property
     def _chosen_words(self) -> list[str]:
-        return [word for word in map(str.strip, str(self._options[INTERFACE.name]).split(",")) if word]
+        return [word for word in map(str.strip, self._options[INTERFACE].split(",")) if word]
 
     def _is_chosen(self, link: Link) -> bool:
         if words := self._chosen_words:
             return any(self._means(word, link.name) for word in words)
-        return not link.is_loopback or self._options[LOOPBACK.name] == "on"
+        return not link.is_loopback or self._options[LOOPBACK] == "on"
 
     def _means(self, word: str, name: str) -> bool:
-        """Return whether a word of --interface means this name: an interface of just this name, else a match."""
+        """Return whether a word of --interface matches this name. A word that is an interface's name is not a
+        pattern."""
         return name == word if word in self._names else fnmatchcase(name, word)
 
     def _absent(self) -> list[str]:
-        """Return the words of --interface that mean no interface there is now."""
+        """Return the words of --interface that match no current interface."""
         return [
             word for word in self._chosen_words if not any(self._means(word, name) for name in self._names)
         ]
 
     def _require_interfaces(self) -> None:
-        """Raise UsageError for a name that no interface has; a pattern may wait for one."""
+        """Raise UsageError for a name that no interface has; a pattern may match one later."""
         for word in self._absent():
             if not _PATTERN.search(word):
                 error = unknown_word("interface", word, self._names)
-                raise UsageError(error.what, f"{error.remedy}\nto wait for it write a pattern: {word}*")
+                raise UsageError(error.what, f"{error.remedy}\nto wait for it, use a pattern: {word}*")
 
     def _gaps(self) -> dict[str, str]:
         absent = " or ".join(self._absent())
@@ -311,7 +295,7 @@ class Bandwidth:
     def _follow(
         self, links: Mapping[_Key, Link], left: Mapping[_Key, Link]
     ) -> list[tuple[_Interface, _Counts | None]]:
-        """Count what has come; return what has gone, with what the programs had counted of it."""
+        """Start counting new interfaces; return the removed ones with their final counts."""
         gone = {
             key: self._interfaces.pop(key)
             for key in list(self._interfaces)
@@ -320,7 +304,7 @@ class Bandwidth:
         removed = [(interface, self._leave(interface)) for interface in gone.values()]
         for key, interface in gone.items():
             if key in left:
-                interface.link = left[key].after(interface.link)
+                interface.link = left[key].with_counters_at_least(interface.link)
         self._gone.append(gone)
         now_ns = time.monotonic_ns()
         for key, link in links.items():
@@ -339,24 +323,24 @@ class Bandwidth:
         return self._counted.leave(index) if self._counted and netns == self.namespaces.own else None
 
     def _count(self, links: Mapping[_Key, Link]) -> None:
-        """Have the programs count the own namespace's interfaces that are up."""
+        """Have the programs count the interfaces of nettop's own namespace that are up."""
         if self._counted is None:
             return
         own = {index: link for (netns, index), link in links.items() if netns == self.namespaces.own}
         wanted = {index: link for index, link in own.items() if link.is_up or self._counted.has(index)}
-        self._counted.follow(wanted, str(self._options[XDP.name]))
+        self._counted.follow(wanted, self._options[XDP])
         self._names_in_flows |= {number: own[index].name for number, index in self._counted.numbers().items()}
 
     # --- reading ------------------------------------------------------------------------------------------------
 
     def read(self, taken_ns: int) -> Snapshot:
-        """What was received and sent since the start."""
+        """Return the traffic since the start."""
         removed = self._follow(*self._read_links())
         taken_ns = max(taken_ns, time.monotonic_ns())
-        wall_ns, boot_ns = time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        wall_ns, boot_ns = clocks()
         present = [(interface, self._read_counts(interface)) for interface in self._interfaces.values()]
         if len(self._texts.values) > 4 * len(present) + _SPARE_TEXTS:
-            self._texts = TextTable()  # most are of interfaces that are gone
+            self._texts = TextTable()  # most texts belong to removed interfaces
         self._texts.code(REMOVED)
         self._has_devices = any(self._is_device(interface) for interface, _ in present)
         pairs = {}
@@ -368,12 +352,12 @@ class Bandwidth:
             }
         tables = pairs[False]
         ended = {name: self._removed[name].add(rows) for name, rows in pairs[True].items()}
-        if self._flows is not None and FLOWS.name in self._tables:
+        if self._flows is not None and FLOWS.name in self._options.tables:
             tables[FLOWS.name], ended[FLOWS.name] = self._flow_rows(self._flows, taken_ns, wall_ns)
         return Snapshot(
-            lens=LENS.id,
-            wall_ns=wall_ns,
-            boot_ns=boot_ns,
+            LENS.id,
+            wall_ns,
+            boot_ns,
             tables=tables,
             counts=self._host_totals(tables[INTERFACES.name], pairs[True][INTERFACES.name])
             | self._flow_counts
@@ -389,7 +373,7 @@ class Bandwidth:
         return self._counted.read(index) if self._counted and netns == self.namespaces.own else None
 
     def _is_device(self, interface: _Interface) -> bool:
-        return interface.key[0] == self.namespaces.own and interface.link.is_device()
+        return interface.key[0] == self.namespaces.own and interface.link.has_bus_device()
 
     def _rows(
         self, entries: Sequence[tuple[_Interface, _Counts | None]], taken_ns: int, *, is_last: bool
@@ -399,7 +383,7 @@ class Bandwidth:
             link, (netns, _) = interface.link, interface.key
             is_own = netns == self.namespaces.own
             if not is_last:
-                self._look_at(interface)
+                self._classify(interface)
             row["id"] = interface.id
             row["interface"] = self._texts.code(link.name)
             row["kind"] = self._texts.code(interface.kind)
@@ -412,17 +396,17 @@ class Bandwidth:
             self._put_unseen(row, interface, counts, taken_ns, is_last=is_last)
             moved = row["bytes_received"], row["bytes_sent"]
             if known(np.array(moved)).all():
-                interface.rates.add(Moved(taken_ns, *map(int, moved)))
+                interface.rates.add(ByteTotals(taken_ns, *map(int, moved)))
             else:
                 interface.rates = RateHistory()
         texts = dict.fromkeys(("interface", "kind"), self._texts.values)
-        return Rows(INTERFACES, take(rows, np.argsort(rows["id"])), texts, taken_ns)
+        return Rows(INTERFACES, take_rows(rows, np.argsort(rows["id"])), texts, taken_ns)
 
-    def _look_at(self, interface: _Interface) -> None:
-        """Note what can be seen of an interface only while it is there."""
+    def _classify(self, interface: _Interface) -> None:
+        """Record properties that can be read only while an interface exists."""
         link, is_own = interface.link, interface.key[0] == self.namespaces.own
         is_device = self._is_device(interface)
-        leads_out = not self._has_devices and is_own and link.leads_elsewhere and not link.has_master
+        leads_out = not self._has_devices and is_own and link.peer_is_elsewhere and not link.has_master
         interface.backing = UPLINK if is_device or leads_out else VIRTUAL
         interface.kind = link.kind or ("ether" if is_device else "loopback" if link.is_loopback else "?")
         if self._counted is not None and is_own:
@@ -436,27 +420,27 @@ class Bandwidth:
         interface.read_at_ns = taken_ns
 
     def _put_moved(self, row: Any, interface: _Interface, counts: _Counts | None) -> None:
-        """Fill in what was received and sent: as the programs saw it, else by the interface's own counters."""
-        goes_on = interface.own.add(interface.link.statistics)
+        """Fill in received and sent traffic, from the programs or else from the interface's own counters."""
+        continues = interface.own.add(interface.link.statistics)
         for name, parts in _OWN_COUNTERS.items():
-            row[name] = interface.own.grown(parts) if goes_on else unknown_value(row[name].dtype)
-        if not goes_on:
+            row[name] = interface.own.growth(parts) if continues else unknown_value(row[name].dtype)
+        if not continues:
             interface.unseen = UnseenPackets()
         row["broadcast"] = row["multicast"] = unknown_value(row["broadcast"].dtype)
         was_counted, interface.was_counted = interface.was_counted, counts is not None
         if counts is None:
             return
         seen = self._seen(interface, *counts)
-        if not was_counted and goes_on:
+        if not was_counted and continues:
             interface.before = {name: max(0, int(row[name]) - count) for name, count in seen.items()}
         for name, count in seen.items():
             row[name] = interface.before.get(name, 0) + count
-        if len(seen) == len(MOVED):
+        if len(seen) == len(TRAFFIC_COLUMNS):
             for kind, name in enumerate(CASTS, len(PROTOCOLS)):
                 row[name] = sum(each["packets"][kind] for each in counts)
 
     def _seen(self, interface: _Interface, received: Array, sent: Array) -> dict[str, int]:
-        """Return what programs have counted of an interface, by the columns of a row that they can tell."""
+        """Return the columns that the programs can fill for an interface, with their counts."""
         ways = [("received", received)] if interface.mode != COUNTERS_MODE else []
         ways += [("sent", sent)] if self._sees_sent else []
         return {
@@ -468,7 +452,7 @@ class Bandwidth:
     def _put_unseen(
         self, row: Any, interface: _Interface, counts: _Counts | None, taken_ns: int, *, is_last: bool
     ) -> None:
-        """Fill in how many packets the interface received that the programs did not see."""
+        """Fill in the number of received packets that the programs did not see."""
         row["unseen"] = unknown_value(row["unseen"].dtype)
         if counts is None or row["mode"] == COUNTERS_MODE or interface.link.kind in _SUMS_OF_PORTS:
             return
@@ -497,7 +481,7 @@ class Bandwidth:
         texts: Mapping[str, Sequence[str]],
         taken_ns: int,
     ) -> Rows:
-        """A row for each interface that is counted and each of these kinds of packets that it has carried."""
+        """Return a row for each counted interface and each of these kinds of packets that it carried."""
         counted = [(interface, counts) for interface, counts in entries if counts is not None]
         rows = np.zeros(len(counted) * len(kinds), table.dtype).reshape(len(counted), len(kinds))
         _, _, split = table.stored[:3]
@@ -509,13 +493,18 @@ class Bandwidth:
             for unit in ("packets", "bytes"):
                 of_interface[f"{unit}_received"] = received[unit][kinds.start : kinds.stop]
                 of_interface[f"{unit}_sent"] = sent[unit][kinds.start : kinds.stop]
-        rows = take(rows.ravel(), np.flatnonzero((rows["packets_received"] + rows["packets_sent"]).ravel()))
+        rows = take_rows(
+            rows.ravel(), np.flatnonzero((rows["packets_received"] + rows["packets_sent"]).ravel())
+        )
         return Rows(
-            table, take(rows, np.argsort(rows["id"])), {"interface": self._texts.values, **texts}, taken_ns
+            table,
+            take_rows(rows, np.argsort(rows["id"])),
+            {"interface": self._texts.values, **texts},
+            taken_ns,
         )
 
     def _flow_rows(self, table: FlowTable, taken_ns: int, wall_ns: int) -> tuple[Rows, Ended]:
-        """The flows, and what those had counted that made room for others."""
+        """Return the flows, and the sums of those that were evicted."""
         flows = table.read()
         rows = np.zeros(len(flows), FLOWS.dtype)
         texts = {name: TextTable() for name in ("interface", "protocol", "tcp_flags", "process")}
@@ -533,7 +522,7 @@ class Bandwidth:
         rows["protocol"] = _coded(carried, texts["protocol"], lambda n: protocol_name(n >> 16, n & 0xFFFF))
         rows["tcp_flags"] = _coded(flows["tcp_flags"], texts["tcp_flags"], flags_text)
         rows["tcp_flags"][flows["protocol"] != socket.IPPROTO_TCP] = _UNKNOWN
-        for name in MOVED:
+        for name in TRAFFIC_COLUMNS:
             rows[name] = flows[name]
         to_wall = wall_ns - taken_ns
         for name in ("first_seen", "last_seen"):
@@ -545,7 +534,7 @@ class Bandwidth:
         total["id"] = 0
         total["interface"] = texts["interface"].code(EVICTED)
         total["process"] = texts["process"].code(EVICTED)
-        for name in MOVED:
+        for name in TRAFFIC_COLUMNS:
             total[name] = evicted[name]
         self._flow_counts = {"flows": len(flows), "flows_evicted": int(evicted["flows"])}
         values = {name: text.values for name, text in texts.items()}
@@ -553,26 +542,26 @@ class Bandwidth:
         return self._last_flows, Ended((), Rows(FLOWS, total, values, taken_ns))
 
     def _put_owners(self, rows: Array, flows: Array, texts: TextTable) -> None:
-        """Fill in the process that owns the socket of each flow, as the connections lens has it, or that owned it
-        before the socket was gone; `several` where another one had a flow's ends before."""
+        """Fill in the process that owns, or last owned, the socket of each flow, according to the connections lens;
+        `several` if another process had the same endpoints before."""
         owners = no_owners(len(rows))
         for sockets in self._sockets_and_ended():
-            # What had ended when a flow began was not its socket.
+            # A socket that had ended before a flow began cannot own it.
             may_own = np.flatnonzero(flows["first_seen"] <= sockets.taken_ns)
             protocols = flows["protocol"][may_own]
-            found = owners_among(take(rows, may_own), protocols, sockets, self.namespaces.own, texts)
-            owners[may_own] = with_before(owners[may_own], found, texts)
+            found = owners_among(take_rows(rows, may_own), protocols, sockets, self.namespaces.own, texts)
+            owners[may_own] = merge_owners(owners[may_own], found, texts)
         last = self._last_flows
         if last is not None:
             before = self._last_owners.copy()
-            before["process"] = recoded(before["process"], last, texts)
+            before["process"] = recode_processes(before["process"], last, texts)
             at = positions(rows["id"], last.array["id"])
-            owners[at >= 0] = with_before(owners[at >= 0], before[at[at >= 0]], texts)
+            owners[at >= 0] = merge_owners(owners[at >= 0], before[at[at >= 0]], texts)
         rows["process"], rows["pid"] = owners["process"], owners["pid"]
         self._last_owners = owners
 
     def _sockets_and_ended(self) -> list[Rows]:
-        """The sockets now, and those that have ended lately."""
+        """Return the current sockets, and those that ended recently."""
         name, snapshot = SOCKETS.name, self._sockets
         if snapshot is None or name not in snapshot.tables:
             return []
@@ -580,24 +569,24 @@ class Bandwidth:
         return [snapshot.tables[name], *(ended.rows if ended else ())]
 
     def _host_totals(self, interfaces: Rows, removed: Rows) -> dict[str, int]:
-        """What all devices received and sent, those that have gone included; nothing where there never was one."""
+        """Return the traffic of all devices, including removed ones; empty if there never was one."""
         now, last = _of_uplinks(interfaces.array), _of_uplinks(removed.array)
         for gone in (self._of_devices | last).keys() - now.keys():
             self._of_gone_devices += np.array(last.get(gone) or self._of_devices[gone], np.uint64)
         self._of_devices = now
-        totals = self._of_gone_devices + np.array(list(now.values()), np.uint64).reshape(-1, len(MOVED)).sum(
-            axis=0, dtype=np.uint64
-        )
-        return dict(zip(MOVED, totals.tolist(), strict=True)) if now or totals.any() else {}
+        totals = self._of_gone_devices + np.array(list(now.values()), np.uint64).reshape(
+            -1, len(TRAFFIC_COLUMNS)
+        ).sum(axis=0, dtype=np.uint64)
+        return dict(zip(TRAFFIC_COLUMNS, totals.tolist(), strict=True)) if now or totals.any() else {}
 
     def _lost(self) -> dict[str, int]:
         program = self._program
         if program is None:
             return {"namespaces": self.namespaces.lost}
         skipped = sum(bpf.recursion_misses(program.functions[name]) for name in SENT_PROGRAMS)
-        refused = int(maps.read_per_cpu(program.maps["refused"], 0, np.dtype("u8")).sum())
+        refused = int(maps.sum_per_cpu(program.maps["refused"], 0))
         return {
-            WITHOUT_PLACE: self._counted.without_place if self._counted else 0,
+            WITHOUT_SLOT: self._counted.without_slot if self._counted else 0,
             "unseen": self._unseen,
             "refused": refused,
             "recursion": skipped,
@@ -610,17 +599,8 @@ class Bandwidth:
 
     # --- the rest of a source -----------------------------------------------------------------------------------
 
-    def set(self, option: str, value: object) -> None:
-        """Change an option; see the class."""
-        if option == "mechanisms":
-            self._chosen = cast("ChosenMechanisms", value)
-        elif option == "table":
-            self._tables.add(str(value))
-        elif option in self._options:
-            self._options[option] = value
-
     def describe(self, key: int) -> dict[str, str]:
-        """How an interface is read, and what its rates were."""
+        """Describe how an interface is read, and its past rates."""
         interface = next((one for one in self._interfaces.values() if one.id == key), None)
         if interface is None:
             return {}
@@ -636,33 +616,25 @@ class Bandwidth:
                 details[title] = _rates_text(summary)
         return details
 
-    def programs(self) -> Mapping[str, tuple[int, int]]:
-        """What the programs cost; see nettop.snapshots.source.MeasuredSource."""
-        return self._program.runs() if self._program else {}
-
-    def kernel_bytes(self) -> int:
-        """What programs and maps take of the kernel's memory."""
-        return self._program.kernel_bytes() if self._program else 0
-
     def close(self) -> None:
-        """Detach and leave every namespace; a second call does nothing."""
-        self._opened.close()
-        self._program = self._counted = self._flows = self._namespaces = self._watch = None
+        """Detach and leave every namespace; a second call is a no-op."""
+        super().close()
+        self._program = self._counted = self._flows = self._watch = None
 
 
 def _of_uplinks(rows: Array) -> dict[int, tuple[int, ...]]:
-    """Return what each uplink has received and sent, by its id, where that is known."""
+    """Return each uplink's received and sent counters, by ID; omit uplinks with unknown counters."""
     is_counted = rows["backing"] == UPLINK
-    for name in MOVED:
+    for name in TRAFFIC_COLUMNS:
         is_counted &= known(rows[name])
     return {
-        int(row["id"]): tuple(int(row[name]) for name in MOVED)
-        for row in take(rows, np.flatnonzero(is_counted))
+        int(row["id"]): tuple(int(row[name]) for name in TRAFFIC_COLUMNS)
+        for row in take_rows(rows, np.flatnonzero(is_counted))
     }
 
 
 def _coded(values: Array, texts: TextTable, text_of: Callable[[int], str]) -> Array:
-    """Codes of the texts that numbers stand for."""
+    """Map numbers to the codes of their texts."""
     distinct, groups = np.unique(values, return_inverse=True)
     codes: Array = np.array([texts.code(text_of(value)) for value in as_list(distinct)], np.uint32)
     return codes[groups]

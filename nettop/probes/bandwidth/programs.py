@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the loader compiles for the bandwidth lens, and the layouts that its programs and nettop share."""
+"""The BPF source of the bandwidth lens, and the layouts that its programs share with nettop."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from pathlib import Path
 
 import numpy as np
 
-from nettop.kernel import maps
-from nettop.kernel.btf import Slice
-from nettop.kernel.program import ProgramText
-from nettop.kernel.rows import extended, row_header
+from nettop.kernel.bpf import maps
+from nettop.kernel.bpf.btf import Slice
+from nettop.kernel.bpf.program import ProgramText
+from nettop.kernel.bpf.rows import extend_dtype, row_header
+from nettop.probes.probe import with_types
 from nettop.snapshots.bandwidth import CASTS, KINDS, NO_SERVICE, PROTOCOL_NOT_IP, PROTOCOLS
 
 XDP_PROGRAM, TC_PROGRAM = "xdp_received", "tc_received"
 SENT_PROGRAMS = ("tp_btf__net_dev_start_xmit", "tp_btf__net_dev_xmit")
-_BPF_PROG_TYPE_SCHED_CLS, _BPF_PROG_TYPE_XDP, _BPF_PROG_TYPE_TRACING = 3, 6, 26
 
 INTERFACES_MAX = 256
-"""Interfaces whose packets are counted at once; 1 KiB each on every CPU."""
+"""Interfaces counted at the same time; each takes 1 KiB per CPU."""
 FLOWS_MAX = 1 << 16
-"""Flows that are followed at once, 6.3 MB of the kernel's memory, in equal parts for the CPUs."""
+"""Flows tracked at the same time: 6.3 MB of kernel memory, split equally among the CPUs."""
 SET_ENTRIES = 8
 SERVICES_BYTES = 2 << 16
-"""A service for each port of TCP, then of UDP."""
+"""One byte, the service, for each TCP port, then for each UDP port."""
 
 COUNTS = np.dtype([("packets", "u8", (KINDS,)), ("bytes", "u8", (KINDS,))])
 INTERFACE = np.dtype([("index", "u4"), ("number", "u2"), ("has_ethernet", "u2")])
-"""How an interface is counted: its number in flows, which modulo INTERFACES_MAX is its place in `received` and `sent`.
-The index is 0 where the entry is free; 8 bytes, so that an entry is written at once."""
+"""An entry for a counted interface. Its number in flows, modulo INTERFACES_MAX, is its slot in `received` and `sent`.
+The index of a free entry is 0. An entry has 8 bytes, so that it is written atomically."""
 INTERFACE_SETS, INTERFACE_SET_ENTRIES = 256, 8
-"""Interfaces whose indexes are equal modulo the first number share the entries of a set."""
+"""Interfaces whose indexes are equal modulo INTERFACE_SETS share the entries of a set."""
 KEY = np.dtype(
     [
         ("local_address", "u4", (4,)),
@@ -42,13 +42,13 @@ KEY = np.dtype(
         ("has_unknown_ports", "u1"),
     ]
 )
-"""What makes a flow; without padding. What is not IP has an ethertype as its remote port; the ports of a fragment are
-unknown where the first one of its datagram was not seen."""
-MOVED = ("packets_received", "bytes_received", "packets_sent", "bytes_sent")
-_COUNTED = tuple((name, "u8") for name in MOVED)
-FLOW = extended(KEY, (*_COUNTED, ("first_seen", "u8"), ("last_seen", "u8"), ("tcp_flags", "u8")))
-"""A flow: its key; packets and bytes; when it was first and last seen, in ns of CLOCK_MONOTONIC_COARSE, 0 where the
-place is free; the TCP flags of all its packets."""
+"""The key of a flow, without padding. A flow that is not IP has its ethertype as the remote port; the ports of a
+fragment are unknown if the first fragment of its datagram was not seen."""
+TRAFFIC_COLUMNS = ("packets_received", "bytes_received", "packets_sent", "bytes_sent")
+_COUNTED = tuple((name, "u8") for name in TRAFFIC_COLUMNS)
+FLOW = extend_dtype(KEY, (*_COUNTED, ("first_seen", "u8"), ("last_seen", "u8"), ("tcp_flags", "u8")))
+"""A flow: its key; packets and bytes; when it was first and last seen, in ns of CLOCK_MONOTONIC_COARSE (0: free
+entry); the TCP flags of all its packets."""
 EVICTED = np.dtype([("flows", "u8"), *_COUNTED])
 
 _SKB = ("len", "data_len", "data", "head", "end", "transport_header", "inner_transport_header")
@@ -62,13 +62,16 @@ _SLICES = (
 
 
 def flow_sets(flows_max: int = FLOWS_MAX) -> tuple[int, int]:
-    """How many sets of flows each part of the table has, and how many parts: one for each CPU."""
+    """Return the number of sets in each partition of the flow table, and the number of partitions: one per CPU."""
     parts = maps.possible_cpus()
     return max(1, flows_max // SET_ENTRIES // parts), parts
 
 
 def program_text(namespace: int, *, flows_max: int | None = FLOWS_MAX) -> ProgramText:
-    """What counts the interfaces of a network namespace (its inode number); `flows_max` None: without flows."""
+    """Return the program that counts the interfaces of a network namespace, given its inode number.
+
+    If `flows_max` is None, it does not track flows.
+    """
     sets, parts = flow_sets(flows_max or FLOWS_MAX)
     has_flows = flows_max is not None
     kinds = {name.upper(): number for number, name in enumerate((*PROTOCOLS, *CASTS))}
@@ -81,11 +84,7 @@ def program_text(namespace: int, *, flows_max: int | None = FLOWS_MAX) -> Progra
         + row_header("flow", FLOW, ("key", KEY))
         + row_header("evicted", EVICTED),
         slices=_SLICES,
-        functions={
-            XDP_PROGRAM: _BPF_PROG_TYPE_XDP,
-            TC_PROGRAM: _BPF_PROG_TYPE_SCHED_CLS,
-            **dict.fromkeys(SENT_PROGRAMS, _BPF_PROG_TYPE_TRACING),
-        },
+        functions=with_types((XDP_PROGRAM, TC_PROGRAM, *SENT_PROGRAMS)),
         maps=(
             "interfaces",
             "received",

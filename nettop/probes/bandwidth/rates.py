@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an interface's rates were: the last minute, and since nettop counts it."""
+"""An interface's past rates: over the last minute, and since nettop started counting it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _MINUTE_NS = 60_000_000_000
 _NS = 1_000_000_000
 
 
-class Moved(NamedTuple):
-    """Bytes received and sent by a moment, which is given in ns."""
+class ByteTotals(NamedTuple):
+    """Cumulative bytes received and sent at a point in time, in ns."""
 
     at_ns: int
     received: int
@@ -23,7 +23,7 @@ class Moved(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Average and highest rate of a second, in bytes/s, received and sent."""
+    """Average rate and peak one-second rate, each (received, sent) in bytes/s."""
 
     average: tuple[float, float]
     peak: tuple[float, float]
@@ -31,14 +31,14 @@ class Summary(NamedTuple):
 
 @dataclass
 class RateHistory:
-    """Follows the counters of an interface. It does not see what is shorter than a second, or than an interval."""
+    """Rates of an interface over time. Peaks shorter than a second, or than an interval, are averaged out."""
 
-    first: Moved | None = None
+    first: ByteTotals | None = None
     peak: tuple[float, float] = (0.0, 0.0)
-    minute: deque[Moved] = field(default_factory=deque)
+    minute: deque[ByteTotals] = field(default_factory=deque)
 
-    def add(self, now: Moved) -> None:
-        """The counters of a reading."""
+    def add(self, now: ByteTotals) -> None:
+        """Add a reading of the counters."""
         if self.first is None:
             self.first = now
         if self.minute:
@@ -52,13 +52,13 @@ class RateHistory:
             self.minute.popleft()
 
     def since_start(self) -> Summary | None:
-        """Of all that was counted; None before the second reading."""
+        """Summarize all readings; None before the second one."""
         if self.first is None or not self.minute or self.minute[-1].at_ns == self.first.at_ns:
             return None
         return Summary(_rates(self.first, self.minute[-1]), self.peak)
 
     def last_minute(self) -> Summary | None:
-        """Of the last minute; None before the second reading."""
+        """Summarize the last minute; None before the second reading."""
         if len(self.minute) < 2:
             return None
         readings = list(self.minute)
@@ -67,6 +67,6 @@ class RateHistory:
         return Summary(_rates(readings[0], readings[-1]), (max(received), max(sent)))
 
 
-def _rates(before: Moved, now: Moved) -> tuple[float, float]:
+def _rates(before: ByteTotals, now: ByteTotals) -> tuple[float, float]:
     seconds = (now.at_ns - before.at_ns) / _NS
     return (now.received - before.received) / seconds, (now.sent - before.sent) / seconds

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connections lens: the socket table, and what happens to connections between two of its readings."""
+"""The connections lens: the socket table, and connection events between two readings of it."""
 
 from nettop.probes.connections.probe import make_probe
 

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast connections are answered, as the services lens sees it."""
+"""Response times of connections, as measured by the services lens."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from nettop.snapshots.arrays import positions
+from nettop.snapshots.arrays import Array, positions
 from nettop.snapshots.services import CONNECTIONS
-from nettop.snapshots.snapshot import Array, Snapshot
+from nettop.snapshots.snapshot import Snapshot
 
 
-def put_answers(rows: Array, services: Snapshot | None) -> None:
-    """Set how often each socket was answered, how fast, and since when a request waits, from that lens's snapshot."""
+def set_answers(rows: Array, services: Snapshot | None) -> None:
+    """Set each socket's number of answers, mean response time and start of the pending request from the services
+    snapshot."""
     seen = services.tables.get(CONNECTIONS.name) if services is not None else None
     if seen is None:
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ended between two readings of the table, so that each byte is in a row and in the totals."""
+"""Connections that ended between two readings of the table. Each of their bytes is in a row and in the totals."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nettop.kernel.entered_namespaces import Namespaces
-from nettop.kernel.processes import Processes
+from nettop.kernel.host.processes import Processes
+from nettop.kernel.net.entered_namespaces import Namespaces
 from nettop.probes.connections.event_records import EVENT, FAIL
-from nettop.probes.connections.socket_rows import NOT_OPEN, ROW, STATE, TCP, merge
-from nettop.snapshots.arrays import Mask, joined, positions, take
+from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UNCONNECTED_STATES, merge
+from nettop.snapshots.arrays import Array, Mask, concatenate_rows, positions, take_rows
 from nettop.snapshots.connections import DIRECTIONS, NOT_LISTED, SOCKETS
 from nettop.snapshots.schema import BEGAN, Kind
-from nettop.snapshots.snapshot import LISTED_READINGS, Array, Ended, Rows, known, sum_of, unknown_value
+from nettop.snapshots.snapshot import LISTED_READINGS, Ended, Rows, known, sum_of, unknown_value
 
 LISTED_MAX = 1 << 16
-"""Rows that a reading lists; what is beyond that is in the sum alone."""
+"""Maximum rows listed per reading; the rest are only in the sum."""
 LISTED_NS = 120 * 10**9
-"""It goes on to be listed for so long, as far as all that is listed has room: a frontend may pause, or average."""
+"""Time for which ended rows stay listed if there is room: a frontend may pause or average."""
 
 COUNTERS = tuple(field.name for field in SOCKETS.fields if field.kind is Kind.COUNTER)
 _SEEN = [number for number, name in DIRECTIONS.items() if not name.endswith("?")]
@@ -27,10 +27,10 @@ _NO_EVENTS, _NO_ROWS = np.zeros(0, EVENT), np.zeros(0, ROW)
 
 
 class EndedSockets:
-    """Follows sockets to their end, and sums up what they had counted by then.
+    """Sockets that ended, and the sum of their counters.
 
-    A connection that has left the table without having ended is an orphan, for which the kernel still sends, or held
-    where no descriptor leads to it: its row stays, in an unknown state. `events` are the ends since the last reading.
+    A connection that left the table without an end event is an orphan, for which the kernel still sends, or is held
+    without a file descriptor. Its row stays, with an unknown state. `events` are the ends since the last reading.
     """
 
     def __init__(self) -> None:
@@ -45,36 +45,39 @@ class EndedSockets:
         self._listed: tuple[Rows, ...] = ()
         self._count = 0
         self.not_listed = 0
-        """Connections that ended, more than a reading lists."""
+        """Ended connections beyond the maximum that a reading lists."""
 
     def add(self, events: Array) -> None:
-        """Connections have ended."""
+        """Add the events of connections that ended."""
         self._new.append(events)
         _add_up(self._of_events, events)
 
     def missing(self, counted: Mapping[str, int]) -> dict[str, int]:
-        """What the programs `counted` of all that ended, and no event has brought."""
+        """Return the programs' counters of ended connections (`counted`) minus those that events reported."""
         return {name: counted[name] - self._of_events[name] for name in COUNTERS if name in counted}
 
     def add_lost(self, missing: Mapping[str, int]) -> None:
-        """What connections had counted whose events were lost, in all since the start, joins the sum with the next
+        """Queue the counters of connections whose events were lost, cumulative since the start, for the sum at the next
         `follow`."""
         self._missing |= missing
 
-    def expect_lost(self, still_open: Array) -> None:
-        """Some events were lost: connections may have ended. `still_open` are the ids of those that have not; of what
-        ends after they were read the events are yet to be added."""
+    def expect_missed_ends(self, still_open: Array) -> None:
+        """Expect ends without an event, because some events were lost.
+
+        `still_open` are the ids of the connections that were open. Events of connections that end later are yet to be
+        added.
+        """
         self._still_open = still_open
 
     def follow(self, rows: Array) -> Array:
-        """The rows of the table, and those that have left it without having ended; all sorted by id.
+        """Return the rows of the table and the orphans, sorted by id.
 
-        Those that have ended since they were read, some of them by an older walk, are taken out. Where a process still
-        holds a socket in CLOSE, its counters are unknown: they are among those of what has ended.
+        Connections that ended after an older walk read them are removed. The counters of a socket that a process still
+        holds in CLOSE become unknown: the sum of ended connections includes them.
         """
-        events = joined(_NO_EVENTS, *self._new)
-        self.events, self._new = take(events, np.argsort(events["id"], kind="stable")), []
-        orphans = take(self._open, np.flatnonzero(positions(self._open["id"], rows["id"]) < 0))
+        events = concatenate_rows(_NO_EVENTS, *self._new)
+        self.events, self._new = take_rows(events, np.argsort(events["id"], kind="stable")), []
+        orphans = take_rows(self._open, np.flatnonzero(positions(self._open["id"], rows["id"]) < 0))
         orphans["state"] = unknown_value(orphans["state"].dtype)
         rows = merge(rows, orphans)
         dead = np.union1d(self.events["id"], self._dead)
@@ -84,16 +87,18 @@ class EndedSockets:
         closed = (rows["protocol"] == TCP) & (rows["state"] == STATE["CLOSE"])
         for name in COUNTERS:
             rows[name][closed] = unknown_value(rows[name].dtype)
-        self._open = take(rows, np.flatnonzero(_is_open(rows)))
+        self._open = take_rows(rows, np.flatnonzero(_is_open(rows)))
         return rows
 
     def _unreported(self, rows: Array) -> Array:
-        """The ids of open connections whose end was lost. What they had counted joins the sum at once: the totals of
-        the programs, which have it too, may have been read a moment before."""
+        """Return the ids of open connections whose end event was lost.
+
+        Their counters join the sum at once: the programs' totals, which include them, may have been read just before.
+        """
         lost = rows[:0]
         if self._still_open is not None:
             may_have_ended = _is_open(rows) & (known(rows["opened_at"]) | ~known(rows["state"]))
-            lost = take(rows, np.flatnonzero(may_have_ended & ~np.isin(rows["id"], self._still_open)))
+            lost = take_rows(rows, np.flatnonzero(may_have_ended & ~np.isin(rows["id"], self._still_open)))
             self._still_open = None
         _add_up(self._lost, lost)
         self._lost = {name: max(self._lost[name], self._missing[name]) for name in COUNTERS}
@@ -107,15 +112,15 @@ class EndedSockets:
         namespaces: Namespaces,
         taken_ns: int,
     ) -> Ended:
-        """What has ended up to this reading: the connections, and the rows of `others` (ROW).
+        """Return the connections that ended before this reading, and the rows of `others` (ROW).
 
-        `untracked` is what was counted, in all since the start, without belonging to any row.
+        `untracked` holds counters, cumulative since the start, that belong to no row.
         """
         _add_up(self._of_others, others)
         self.not_listed += max(0, len(self.events) - LISTED_MAX)
         rows = merge(_rows_of(self.events[-LISTED_MAX:]), others)
         rows["state"] = STATE["CLOSE"]
-        processes.name_any(rows, processes.groups(), more=True)
+        processes.name_any(rows, processes.groups(), keep_earlier=True)
         listed = namespaces.with_names(Rows(SOCKETS, rows, processes.texts(), taken_ns))
         self._listed = _recent((*self._listed, listed), taken_ns)
         self._count += len(self.events) + len(others)
@@ -131,7 +136,8 @@ class EndedSockets:
 
 
 def _recent(listed: tuple[Rows, ...], now_ns: int) -> tuple[Rows, ...]:
-    """Return the newest readings that are listed: the last ones, and others while they are young and have room."""
+    """Return the newest listed readings: always the last LISTED_READINGS, and earlier ones for LISTED_NS if there is
+    room."""
     kept, size = [], 0
     for at, rows in enumerate(reversed(listed)):
         size += len(rows)
@@ -146,28 +152,28 @@ def _add_up(sums: dict[str, int], rows: Array) -> None:
         sums[name] += sum_of(rows[name])
 
 
-def mark_new(rows: Array) -> None:
-    """Mark the connections whose counters were at 0 when nettop first saw them: it saw them begin, so that their
-    direction is not inferred, from their SYN on."""
+def mark_begun(rows: Array) -> None:
+    """Mark connections whose counters were 0 when nettop first saw them: it saw them open, from the SYN on, so their
+    direction is not inferred."""
     is_tcp = rows["protocol"] == TCP
     rows[BEGAN][is_tcp] = np.isin(rows["direction"][is_tcp], _SEEN)
 
 
 def _is_open(rows: Array) -> Mask:
-    """Which rows are of connections that will have an end."""
+    """Return a mask of the rows of connections that will still end."""
     has_numbers = (rows["protocol"] == TCP) & known(rows["bytes_sent"])
-    is_open: Mask = has_numbers & ~np.isin(rows["state"], NOT_OPEN)
+    is_open: Mask = has_numbers & ~np.isin(rows["state"], UNCONNECTED_STATES)
     return is_open
 
 
 def _without_open(rows: Array, ended: Array) -> tuple[Array, Array]:
-    """The rows without the open connections among them that have `ended` (ids, sorted), and the ids of those."""
+    """Remove open connections with an id in `ended` (sorted) from the rows; return the rest and the removed ids."""
     is_dead = _is_open(rows) & (positions(rows["id"], ended) >= 0)
-    return take(rows, np.flatnonzero(~is_dead)), rows["id"][is_dead]
+    return take_rows(rows, np.flatnonzero(~is_dead)), rows["id"][is_dead]
 
 
 def _rows_of(events: Array) -> Array:
-    """The rows at the beginning of events; one of a failure began with its connect(), if that was seen."""
+    """Return the row part of events. A failed connection began at its connect(), if that was seen."""
     raw = np.ascontiguousarray(events).view(np.uint8).reshape(len(events), EVENT.itemsize)
     rows: Array = raw[:, : ROW.itemsize].copy().view(ROW).ravel()
     rows[BEGAN] = known(rows["opened_at"]) | (events["event"] == FAIL) & known(events["duration_us"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the event programs and nettop share: the ring's records and the values of the maps."""
+"""Structures shared by the event programs and nettop: ring records and map values."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import errno
 
 import numpy as np
 
-from nettop.kernel.rows import extended
+from nettop.kernel.bpf.rows import extend_dtype
 from nettop.probes.connections.socket_rows import ROW, STATE
-from nettop.snapshots.arrays import Mask
+from nettop.snapshots.arrays import Array, Mask
 from nettop.snapshots.connections import (
     CLOSED_BY_BOTH,
     CLOSED_BY_PEER,
@@ -19,9 +19,8 @@ from nettop.snapshots.connections import (
     GRACEFUL,
     RESET_BY_US,
 )
-from nettop.snapshots.snapshot import Array
 
-EVENT = extended(
+EVENT = extend_dtype(
     ROW,
     (
         ("event_id", "u8"),
@@ -33,7 +32,7 @@ EVENT = extended(
         ("is_followed", "u1"),
     ),
 )
-"""A record of the ring: the socket's row as it was, then what happened. `state` is the one that it left."""
+"""A ring record: the socket's row before the change, then the event. `state` is the previous state."""
 
 CONNECTION = np.dtype(
     [
@@ -52,11 +51,11 @@ CONNECTION = np.dtype(
     ],
     align=True,
 )
-"""What the programs remember of a connection, from connect() or accept() to its end."""
+"""The programs' record of a connection, from connect() or accept() to its end."""
 
 GROUP_SIZE = 8
 CONNECTION_GROUP = np.dtype([("cookies", "u8", (GROUP_SIZE,))])
-"""The cookies of some connections that have a record: one with the same index. 0 is a free place."""
+"""Cookies of the connections in one bucket; each has a record at the same index. 0 is a free slot."""
 
 TOTALLED = ("closed", "failed", "bytes_sent", "bytes_received", "packets_sent", "packets_received",
             "data_packets_sent", "retransmits")  # fmt: skip
@@ -64,12 +63,14 @@ HOST_TOTALS = np.dtype(
     [(name, "u8") for name in (*TOTALLED, "connected", "accepted", "dropped", "untracked", "unfollowed", "unmatched",
                                "nested")]
 )  # fmt: skip
-"""Of the host, on each CPU, by writer: what ended, what opened, and what found no room: `dropped` by the ring,
-`untracked` among the connections, `unfollowed` among the followed, `unmatched` among the threads in connect().
-`nested`: changes that the nested program handled while the first one was running."""
+"""Totals of the host, per CPU and writer: ended and opened connections, and cases without room.
+
+No room: `dropped` in the ring, `untracked` in the connections, `unfollowed` in the followed processes, `unmatched` in
+the threads in connect(). `nested`: changes that the nested program handled while the first one was running.
+"""
 
 WRITERS = ("changes", "nested", "connect_v4", "connect_v6")
-"""The programs that fill events and add up what ended: two at changes of state, two at the end of connect()."""
+"""Programs that fill events and total ended connections: two at state changes, two at the end of connect()."""
 
 CONNECT, ACCEPT, CLOSE, FAIL = EVENT_KINDS
 
@@ -86,9 +87,9 @@ _IS_GRACEFUL[list(GRACEFUL)] = True
 
 
 def set_reasons(events: Array) -> None:
-    """Turn the errno of what has ended into the reason; where there is none, it follows from the last state.
+    """Turn the errno of ended connections into a reason; without an errno, derive it from the last state.
 
-    A reset that comes when the peer has sent its FIN already makes the errno EPIPE (tcp_reset).
+    A reset that arrives after the peer's FIN sets the errno to EPIPE (tcp_reset).
     """
     ended = events["event"] >= CLOSE
     reason = np.where(events["reason"] == 0, _BY_STATE[events["state"]], events["reason"])
@@ -97,6 +98,6 @@ def set_reasons(events: Array) -> None:
 
 
 def is_failure(events: Array) -> Mask:
-    """Which events are of a connection that did not open, or did not end as both sides agreed."""
+    """Return a mask of events of connections that did not open or did not close gracefully."""
     failures: Mask = (events["event"] >= CLOSE) & ~_IS_GRACEFUL[events["reason"]]
     return failures

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// TCP connections that open, close and fail between two readings of the table. Every change of a socket's
-// state passes inet_sock_set_state, before the state changes. Whoever changes it while holding the socket's
-// lock is the process that uses the socket; any other task was only interrupted by a packet. struct event,
-// struct totals, socket_rows.bpf.h and hook_check.bpf.h come in front of this file.
+// TCP connections that open, close and fail between two readings of the table. Every state change of a socket
+// passes inet_sock_set_state before the state changes. A task that changes it while holding the socket's lock
+// belongs to the process that uses the socket; any other task was only interrupted by a packet. struct event,
+// struct totals, socket_rows.bpf.h and hook_check.bpf.h are prepended to this file.
 
 #include <uapi/linux/ptrace.h>
 
@@ -13,34 +13,34 @@
 
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 
-// An event under construction, one for each program that makes events: it may be interrupted, or preempted,
-// by another of them.
+// An event under construction, one per program that makes events: the others may interrupt or preempt it.
 BPF_PERCPU_ARRAY(scratch, struct event, WRITERS);
 
-// Whether the first program for changes of state is running on a CPU. The kernel skips a program that was
-// just interrupted there by a packet, or preempted for another process (tracepoints can be since 7.0): the
-// nested program takes over meanwhile.
+// Whether the first program for state changes is running on a CPU. The kernel skips a program that was just
+// interrupted there by a packet, or preempted for another process (tracepoints are preemptible since 7.0);
+// the nested program takes over meanwhile.
 BPF_PERCPU_ARRAY(running, u32, 1);
 
-// What ended, separately for each writer, which is never interrupted by itself; everything else at 0, added
-// to atomically.
+// Ended connections at each writer's index, since a writer never interrupts itself; everything else at index
+// 0, added atomically.
 BPF_PERCPU_ARRAY(host, struct totals, WRITERS);
 
-// By boot time: when a connection was last accepted; and, written by nettop, until when all that were
-// accepted have a known owner, 0 while some have none. Then how many sockets there are in the next table.
+// In boot time: when a connection was last accepted; then, written by nettop, the time until which all
+// accepted connections have a known owner, 0 while some have none. At WATCHED: the number of entries in
+// shared_sockets.
 BPF_ARRAY(owned_until, u64, WATCHED + 1);
 
-// By cookie the sockets that several processes hold, and who of them uses each.
+// Sockets held by several processes, by cookie, and which of them uses each.
 BPF_HASH(shared_sockets, u64, struct shared_socket, SHARED_MAX);
 
-// The arguments of a connect(), by its thread, until it returns: a return probe sees nothing but the result.
+// Arguments of a connect() by thread, until it returns: a return probe sees only the result.
 struct connecting {
   u64 sk, name;
 };
 BPF_HASH(connecting, u64, struct connecting, CONNECTING_MAX);
 
 #ifdef FOLLOWED_PID
-// The thread groups whose connections are wanted, as the kernel numbers them; udp.bpf.c looks here too.
+// Thread groups whose connections are wanted, by the kernel's number; udp.bpf.c looks here too.
 BPF_TABLE_PUBLIC("hash", u32, u8, followed, FOLLOWED_MAX);
 
 struct bpf_iter__task {
@@ -68,11 +68,11 @@ static __always_inline bool may_lack_owner(void) {
   return accepted && owned && *accepted >= *owned;
 }
 
-static __always_inline void clear_connection(struct connection *connection) {
+static __always_inline void reset_connection(struct connection *connection) {
   __builtin_memset(connection, 0xff, sizeof(*connection));
 }
 
-// The record of a connection that begins; NULL, and counted, where there is no room for one.
+// Returns the record of a new connection; NULL, and counted, if there is no room.
 static __always_inline struct connection *new_connection(u64 cookie) {
   struct connection_group *group = group_of(cookie);
   if (!group)
@@ -82,14 +82,14 @@ static __always_inline struct connection *new_connection(u64 cookie) {
     if (!group->cookies[slot] && !__sync_val_compare_and_swap(&group->cookies[slot], 0, cookie)) {
       struct connection *connection = connection_at(cookie, slot);
       if (connection)
-        clear_connection(connection);
+        reset_connection(connection);
       return connection;
     }
   COUNT(untracked);
   return NULL;
 }
 
-static __always_inline struct connection *known_or_new(u64 cookie) {
+static __always_inline struct connection *get_or_new_connection(u64 cookie) {
   struct connection *connection = connection_of(cookie);
   return connection ? connection : new_connection(cookie);
 }
@@ -104,8 +104,8 @@ static __always_inline void forget_connection(u64 cookie) {
       group->cookies[slot] = 0;
 }
 
-// A subflow of MPTCP belongs to the process that owns the socket which holds it.
-static __always_inline void inherit(struct connection *connection, u64 holder) {
+// An MPTCP subflow belongs to the process that owns the MPTCP socket.
+static __always_inline void inherit_owner(struct connection *connection, u64 holder) {
   if (!connection || holder == UNKNOWN || has_owner(connection))
     return;
   struct connection *of_holder = connection_of(holder);
@@ -115,19 +115,20 @@ static __always_inline void inherit(struct connection *connection, u64 holder) {
   }
 }
 
-// nettop locks each socket that its walk passes, so a packet that came meanwhile may be handled by nettop;
-// and it holds each file that it passes, so it may be the last to release what an ending process had open.
+// Returns whether nettop itself is the caller. nettop locks each socket that its walk passes, so it may
+// handle a packet that arrives meanwhile; and it holds each file that it passes, so it may release the last
+// reference to a file that an exiting process had open.
 static __always_inline bool is_reader(void) {
   int first = 0;
   u32 *tgid = reader.lookup(&first);
   return tgid && *tgid == bpf_get_current_pid_tgid() >> 32;
 }
 
-// The calling process uses the socket: it is the owner from now on. Who closes it may have inherited it only,
-// and so owns only what has no other owner. So does a kernel thread, which closes what io_uring or a lost
-// message held; and it owns nothing of MPTCP: it opens and closes subflows for the owner of the socket that
-// holds them. `sk` is NULL where no such thread can be.
-static __always_inline void own(struct connection *connection, u8 source, struct sock *sk) {
+// Makes the calling process, which uses the socket, its owner. A process that closes a socket may only have
+// inherited it, so it becomes the owner only if there is no other. The same goes for a kernel thread, which
+// closes what io_uring or a lost message held. It never owns MPTCP sockets: it opens and closes subflows on
+// behalf of the owner of the MPTCP socket. `sk` is NULL where the caller cannot be such a thread.
+static __always_inline void set_owner(struct connection *connection, u8 source, struct sock *sk) {
   struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
   if (!connection || ((source == OWNER_CLOSE || task->flags & PF_KTHREAD) && has_owner(connection)) ||
       (source == OWNER_CLOSE && is_reader()))
@@ -135,7 +136,7 @@ static __always_inline void own(struct connection *connection, u8 source, struct
   if (sk && task->flags & PF_KTHREAD) {
     struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock((void *)sk);
     u64 holder = tp ? holder_of(tp) : UNKNOWN;
-    inherit(connection, holder);
+    inherit_owner(connection, holder);
     if (!tp || holder != UNKNOWN)
       return;
   }
@@ -148,12 +149,12 @@ static __always_inline void own(struct connection *connection, u8 source, struct
 
 static __always_inline void put_connection(struct event *event, struct connection *connection) {
   struct row *row = &event->row;
-  inherit(connection, row->holder);
+  inherit_owner(connection, row->holder);
   event->handshake_us = connection->handshake_us;
   event->is_followed = connection->is_followed;
   row->opened_at = wall_of(connection->opened_at);
   row->direction = connection->direction;
-  leave_out_pause(row, connection);
+  hide_client_pause(row, connection);
   if (has_owner(connection))
     COPY_OWNER(row, connection);
 }
@@ -168,12 +169,12 @@ static __always_inline struct event *start_event(struct tcp_sock *tp, u64 now, i
   event->row.holder = holder_of(tp);
   event->row.uid = tp->sk_uid;
   if (tp->inet_sport)
-    event->row.local_port = bpf_ntohs(tp->inet_sport); // skc_num is gone already when a socket closes
+    event->row.local_port = bpf_ntohs(tp->inet_sport); // skc_num is already cleared when a socket closes
   return event;
 }
 
 static __always_inline bool send(struct event *event) {
-  // Since 6.15 the ring's lock may refuse although there is room: a second attempt nearly always succeeds.
+  // Since 6.15 the ring's lock may fail although there is room: a second attempt nearly always succeeds.
   if (!events.ringbuf_output(event, sizeof(*event), 0) || !events.ringbuf_output(event, sizeof(*event), 0))
     return true;
   COUNT(dropped);
@@ -187,20 +188,20 @@ static __always_inline void begin(struct sock *sk) {
   connection->begun_at = bpf_ktime_get_boot_ns();
   connection->direction = DIRECTION_OUTBOUND;
   if (sk->sk_lock_owned)
-    own(connection, OWNER_CONNECT, sk);
+    set_owner(connection, OWNER_CONNECT, sk);
 }
 
-// Whether data completed the handshake of an inbound connection: what TCP measured since its SYN-ACK is how
-// long the client waited then. So it is with TCP_DEFER_ACCEPT, which ignores a client's first answer, and
-// where that was lost. The segment is counted by now, but not received; Fast Open receives the data of a SYN
-// before.
+// Returns whether data completed the handshake of an inbound connection: the time TCP measured since its
+// SYN-ACK then includes the client's pause. This happens with TCP_DEFER_ACCEPT, which ignores a client's
+// first ACK, and when that ACK was lost. At this point the segment has been counted, but not received; Fast
+// Open receives the data of a SYN earlier.
 static __always_inline bool is_opened_by_data(struct tcp_sock *tp) {
   return tp->data_segs_in && !tp->bytes_received;
 }
 
 static __always_inline void open(struct event *event, u64 cookie, struct tcp_sock *tp, u64 now) {
   struct connection *connection = connection_of(cookie);
-  // Of two that connect to each other at once neither comes from SYN_SENT, but both began there.
+  // In a simultaneous open, neither side comes from SYN_SENT, but both began there.
   bool connected = tp->skc_state == TCP_SYN_SENT || (connection && connection->begun_at != UNKNOWN);
   u8 direction = connected ? DIRECTION_OUTBOUND : DIRECTION_INBOUND;
   event->event = connected ? EVENT_CONNECT : EVENT_ACCEPT;
@@ -222,7 +223,7 @@ static __always_inline void open(struct event *event, u64 cookie, struct tcp_soc
   else if (!connected && is_opened_by_data(tp))
     connection->opened_by_data = 1;
   else if (!connected && tp->srtt_us)
-    connection->handshake_us = tp->srtt_us >> 3; // so far only the SYN-ACK was answered
+    connection->handshake_us = tp->srtt_us >> 3; // so far only the SYN-ACK was acknowledged
   put_connection(event, connection);
 }
 
@@ -242,7 +243,7 @@ static __always_inline void count_ended(struct row *row, bool failed, int writer
   totals->retransmits += row->retransmits;
 }
 
-// Inbound, and never established: by Fast Open, which prepares the socket for data when the SYN arrives.
+// Inbound and never established: Fast Open creates the socket for data when the SYN arrives.
 static __always_inline void put_never_accepted(struct event *event, struct tcp_sock *tp) {
   u64 prepared_us = tp->prepared_us;
   event->row.direction = DIRECTION_INBOUND;
@@ -256,18 +257,19 @@ static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock
   int error = sk->sk_err;
   bool failed = state == TCP_SYN_SENT || state == TCP_SYN_RECV;
   struct connection *connection = connection_of(cookie), unrecorded;
-  // A socket whose lock is held closes by its own process; only an administrator's kill comes from another.
+  // A socket whose lock is held is closed by its own process; only an administrator's kill comes from
+  // another.
   if (sk->sk_lock_owned && error != ECONNABORTED) {
     connection = connection ? connection : new_connection(cookie);
-    if (!connection) { // no room: the closer at least is known
-      clear_connection(&unrecorded);
+    if (!connection) { // no room: at least the closing process is known
+      reset_connection(&unrecorded);
       connection = &unrecorded;
     }
-    own(connection, OWNER_CLOSE, sk);
+    set_owner(connection, OWNER_CLOSE, sk);
   }
   put_tcp(&event->row, tp);
   event->event = failed ? EVENT_FAIL : EVENT_CLOSE;
-  // connect() that found no local port, and so sent nothing, returns the error to the process alone.
+  // A connect() that found no local port, and so sent nothing, returns the error only to the process.
   event->reason = state == TCP_SYN_SENT && !error && !tp->segs_out ? EADDRNOTAVAIL : error;
   if (connection) {
     put_connection(event, connection);
@@ -281,8 +283,8 @@ static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock
   count_ended(&event->row, failed, writer);
 }
 
-// Who holds a socket's lock may be preempted between the two programs, until the first one runs for somebody
-// else: then it may have reported this change already.
+// The task that holds a socket's lock may be preempted between the two programs, until the first one runs for
+// another task: then it may have reported this change already.
 static __always_inline bool may_be_reported(struct sock *sk, u64 cookie, bool ended) {
   struct connection *connection = connection_of(cookie);
   return sk->sk_lock_owned && (!connection || (!ended && connection->opened_at != UNKNOWN));
@@ -301,22 +303,22 @@ static __always_inline void report(struct sock *sk, bool ended, int writer) {
   send(event);
 }
 
-// A subflow of MPTCP may be closed without being locked, and outlive the socket that holds it.
+// An MPTCP subflow may be closed without being locked, and outlive the MPTCP socket.
 static __always_inline void note_closing(struct sock *sk) {
   u64 cookie = cookie_of(sk);
   if (sk->sk_lock_owned) {
-    own(known_or_new(cookie), OWNER_CLOSE, sk);
+    set_owner(get_or_new_connection(cookie), OWNER_CLOSE, sk);
     return;
   }
   struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock((void *)sk);
   if (tp)
-    inherit(connection_of(cookie), holder_of(tp));
+    inherit_owner(connection_of(cookie), holder_of(tp));
 }
 
-// Of an MPTCP socket the owner is remembered as long as it lives; what happens to its subflows is reported.
-static __always_inline void remember_holder(struct sock *sk, bool opened, bool ended) {
+// The owner of an MPTCP socket is remembered for the socket's lifetime; events are those of its subflows.
+static __always_inline void track_mptcp_socket(struct sock *sk, bool opened, bool ended) {
   if (opened)
-    known_or_new(cookie_of(sk));
+    get_or_new_connection(cookie_of(sk));
   else if (ended)
     forget_connection(cookie_of(sk));
 }
@@ -325,11 +327,11 @@ static __always_inline void note_change(u64 *ctx, int writer) {
   struct sock *sk = (struct sock *)ctx[0];
   u32 old = ctx[1], next = ctx[2];
   bool ended = next == TCP_CLOSE && old != TCP_LISTEN && old != TCP_CLOSE;
-  // What has carried data by Fast Open may be closed before it is established.
+  // A connection that carried Fast Open data may be closed before it is established.
   bool opened = next == TCP_ESTABLISHED || (old == TCP_SYN_RECV && !ended);
   if (is_tcp_or_mptcp(sk) && !is_hook_check(sk, CALLED_tp_btf__inet_sock_set_state)) {
     if (sk->sk_protocol == IPPROTO_MPTCP)
-      remember_holder(sk, opened, ended);
+      track_mptcp_socket(sk, opened, ended);
     else if (opened || ended) {
       if (writer == WRITER_NESTED && may_be_reported(sk, cookie_of(sk), ended))
         return;
@@ -363,7 +365,7 @@ int tp_btf__nested(u64 *ctx) {
   return 0;
 }
 
-// Of the processes that hold a socket the one that sends or receives uses it.
+// Of the processes that hold a socket, the user is the one that sends or receives.
 static __always_inline void note_user(struct sock *sk) {
   int at = WATCHED;
   u64 cookie = sk->skc_cookie, *watched = owned_until.lookup(&at);
@@ -378,29 +380,29 @@ static __always_inline void note_user(struct sock *sk) {
     shared->user = pid;
 }
 
-// The first message shows who uses an accepted connection: the process itself sends or receives it. The
-// process that accepts may leave the connection to a child, and of those that hold it any was the first that
-// a reading found.
-static __always_inline int own_by_message(struct sock *sk, int slot) {
+// The first message shows which process uses an accepted connection: it sends or receives in its own context.
+// The accepting process may hand the connection to a child, and the owner found by a reading may be any
+// process that holds it.
+static __always_inline int set_owner_by_message(struct sock *sk, int slot) {
   note_user(sk);
   if (!may_lack_owner() || !is_tcp_or_mptcp(sk) || is_hook_check(sk, slot))
     return 0;
   struct connection *connection = connection_of(sk->skc_cookie);
   if (connection && (!has_owner(connection) || connection->owner_source == OWNER_ACCEPT ||
                      connection->owner_source == OWNER_DESCRIPTOR))
-    own(connection, OWNER_MESSAGE, NULL);
+    set_owner(connection, OWNER_MESSAGE, NULL);
   return 0;
 }
 
-#define OWN_BY_MESSAGE(function)                                                                             \
-  int function(u64 *ctx) { return own_by_message((struct sock *)ctx[0], CALLED_##function); }
-OWN_BY_MESSAGE(tp_btf__sock_send_length)
-OWN_BY_MESSAGE(tp_btf__sock_recv_length)
-OWN_BY_MESSAGE(tp_btf__tcp_rcv_space_adjust)
+#define SET_OWNER_BY_MESSAGE(function)                                                                       \
+  int function(u64 *ctx) { return set_owner_by_message((struct sock *)ctx[0], CALLED_##function); }
+SET_OWNER_BY_MESSAGE(tp_btf__sock_send_length)
+SET_OWNER_BY_MESSAGE(tp_btf__sock_recv_length)
+SET_OWNER_BY_MESSAGE(tp_btf__tcp_rcv_space_adjust)
 
-// The hooks at functions. Neither what fexit gets by bpf_get_func_ret nor the arguments of a probe have
-// types, so they are read by bpf_probe_read_kernel; nor can a cookie be asked for, only one that was given
-// before be read.
+// Hooks at functions. Neither the result of bpf_get_func_ret in fexit nor the arguments of a kprobe are
+// typed, so they are read with bpf_probe_read_kernel; a cookie cannot be created, only read if it already
+// exists.
 
 int fexit__inet_csk_accept(u64 *ctx) {
   u64 accepted = 0, cookie = 0;
@@ -413,8 +415,8 @@ int fexit__inet_csk_accept(u64 *ctx) {
   bpf_probe_read_kernel(&cookie, sizeof(cookie), &sk->skc_cookie);
   bpf_probe_read_kernel(&protocol, sizeof(protocol), &sk->sk_protocol);
   bpf_probe_read_kernel(&state, sizeof(state), (void *)&sk->skc_state);
-  if (cookie && protocol == IPPROTO_TCP && state != TCP_CLOSE) // it may have closed before it is accepted
-    own(known_or_new(cookie), OWNER_ACCEPT, NULL);
+  if (cookie && protocol == IPPROTO_TCP && state != TCP_CLOSE) // it may be closed before it is accepted
+    set_owner(get_or_new_connection(cookie), OWNER_ACCEPT, NULL);
   return 0;
 }
 
@@ -444,12 +446,12 @@ static __always_inline void put_target(struct row *row, void *name, bool is_v6) 
   put_v6(row->remote_address, to, as_v4);
 }
 
-// A connect() that finds no route to its peer fails before the socket leaves CLOSE, so no change of state
-// shows it: where kernel functions can be hooked, their end does.
+// A connect() without a route to its peer fails before the socket leaves CLOSE, so there is no state change
+// to report: the end of the function is hooked where possible.
 static __always_inline struct event *fail_at_once(struct sock *sk, void *name, int result, bool is_v6,
                                                   int slot) {
   int error = -result, writer = is_v6 ? WRITER_CONNECT_V6 : WRITER_CONNECT_V4;
-  if (error <= 0 || error == EADDRNOTAVAIL || is_hook_check(sk, slot)) // no port: a change of state shows it
+  if (error <= 0 || error == EADDRNOTAVAIL || is_hook_check(sk, slot)) // no port: a state change reports it
     return NULL;
   struct event *event = scratch.lookup(&writer);
   if (!event)
@@ -459,8 +461,8 @@ static __always_inline struct event *fail_at_once(struct sock *sk, void *name, i
   put_unconnected(row, sk);
   put_target(row, name, is_v6);
   struct connection connection;
-  clear_connection(&connection);
-  own(&connection, OWNER_CONNECT, NULL);
+  reset_connection(&connection);
+  set_owner(&connection, OWNER_CONNECT, NULL);
   connection.direction = DIRECTION_OUTBOUND;
   put_connection(event, &connection);
   event->time = wall_of(bpf_ktime_get_boot_ns());
@@ -519,7 +521,7 @@ int return__tcp_v6_connect(struct pt_regs *ctx) {
 }
 
 #ifdef FOLLOWED_PID
-// Run once, before the process begins: finds it by its PID in nettop's namespace.
+// Run once, before the process starts: finds it by its PID in nettop's namespace.
 BPF_ITER(task) {
   struct task_struct *task = ctx->task;
   u8 yes = 1;
@@ -539,7 +541,7 @@ int tp_btf__sched_process_fork(u64 *ctx) {
   return 0;
 }
 
-// After its sockets have closed, when its number may be another's.
+// Runs after the process's sockets were closed; from now on its number may be reused.
 int tp_btf__sched_process_free(u64 *ctx) {
   struct task_struct *task = (struct task_struct *)ctx[0];
   u32 pid = task->pid;

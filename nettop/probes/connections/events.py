@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nettop.kernel import bpf, maps
-from nettop.kernel.facts import Host
-from nettop.kernel.hook_check import HookCheck
-from nettop.kernel.iterator import Iterator, RowBuffer
-from nettop.kernel.mechanisms import ChosenMechanisms
-from nettop.kernel.processes import Processes
-from nettop.kernel.program import Loader, Program
-from nettop.kernel.ring import Ring
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf import maps
+from nettop.kernel.bpf.iterator import Iterator, RowBuffer
+from nettop.kernel.bpf.mechanisms import ChosenMechanisms
+from nettop.kernel.bpf.program import Loader, Program
+from nettop.kernel.bpf.ring import Ring
+from nettop.kernel.host.facts import Host
+from nettop.kernel.host.processes import Processes
+from nettop.kernel.net.hook_check import HookCheck
 from nettop.probes.connections.ended import EndedSockets
 from nettop.probes.connections.event_hooks import FOLLOWED, EventHooks
 from nettop.probes.connections.event_records import (
@@ -32,32 +33,32 @@ from nettop.probes.connections.event_records import (
     set_reasons,
 )
 from nettop.probes.connections.failures import Failures
-from nettop.probes.connections.socket_rows import MESSAGE, ROW, give_owners, has_process
+from nettop.probes.connections.socket_rows import MESSAGE, ROW, copy_owners, has_process
 from nettop.probes.connections.users import SocketUsers
-from nettop.snapshots.arrays import joined, positions, take
+from nettop.snapshots.arrays import Array, concatenate_rows, positions, take_rows
 from nettop.snapshots.connections import EVENTS, STILL_FOLLOWED
 from nettop.snapshots.hooks import HookStatus
-from nettop.snapshots.snapshot import Array, Rows, unknown_value
+from nettop.snapshots.snapshot import Rows, unknown_value
 
 PENDING_MAX = 1 << 16
-"""Accept events that may wait for their owner; beyond these the oldest are delivered without one."""
+"""Maximum accept events that wait for their owner; above it, the oldest are delivered without one."""
 
 _COUNTED = ("connected", "accepted", "closed", "failed")
 _CLOCK_TOLERANCE_NS = 5_000_000
 _IN_BACKLOG_NS = 20_000_000
-"""A younger connection may be about to be accepted: the next reading will show by whom."""
+"""A younger connection may not have been accepted yet; the next reading will show its owner."""
 UNOWNED_MAX = 4096
-"""Connections in accept queues that are watched until somebody accepts them."""
-_READINGS_OF_TOTALS = 3
-_FILLING = 0.125
+"""Maximum connections in accept queues that are watched until a process accepts them."""
+_TOTALS_READINGS = 3
+_FILLING_SHARE = 0.125
 _NO_EVENTS = np.zeros(0, EVENT)
 _NO_ROW = np.dtype("u1")
-"""Of the iterator that finds the followed process, which writes nothing."""
+"""Row type of the iterator that finds the followed process, which writes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventsStatus:
-    """What a snapshot says of the events: totals since the start and what they lack, losses, hooks, and gaps."""
+    """State of the events for a snapshot: totals since the start, losses, hooks and gaps."""
 
     counts: dict[str, int]
     lost: dict[str, int]
@@ -66,12 +67,12 @@ class EventsStatus:
 
 
 class ConnectionEvents:
-    """The kernel's events with owners and names, each delivered once.
+    """Kernel events with owners and names, each delivered once.
 
-    An accepted connection has no owner yet when it opens. Its event waits for its end, or for the next reading of the
-    table (`add_reading`), but no longer. With `followed`, a PID, only what that process and its later children connect
-    to, fail to, and close is delivered. `shared` are the maps of the table's programs, where they share them. `chosen`
-    names mechanisms in place of the best ones; with `check` each is verified.
+    An accepted connection has no owner yet when it opens. The event waits for the connection's end or the next reading
+    of the table (`add_reading`), whichever comes first. With `followed`, a PID, only connects, failures and closes of
+    that process and its later children are delivered. `shared` are the maps shared with the table's programs, if any.
+    `chosen` names mechanisms to use instead of the best ones; with `check`, each is verified.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class ConnectionEvents:
         self._rows = np.zeros(0, ROW)
         self._unowned: Array = np.zeros(0, np.uint64)
         self._offset = self._lost = self._missed = self._gap = 0
-        self._set_clock()  # before the first event, like everything that the programs read
+        self._set_clock()  # before the first event: the programs read it
         if followed is not None:
             with closing(Iterator(program.functions[FOLLOWED], _NO_ROW)) as find:
                 find.read(RowBuffer())
@@ -110,21 +111,21 @@ class ConnectionEvents:
         self.users = SocketUsers(program.maps)
 
     def finish_hooks(self) -> None:
-        """To be called when the hook check's last traffic has ended."""
+        """Finish the hook check; call this after its last traffic."""
         self._hooks.finish()
 
     def close(self) -> None:
-        """Detach; a second call does nothing."""
+        """Detach; a second call is a no-op."""
         self._hooks.close()
         self._ring.close()
         self._program.close()
 
     def status(self) -> EventsStatus:
-        """What a snapshot says of the events now."""
+        """Return the current state of the events for a snapshot."""
         if not self.works:
             return EventsStatus({}, {}, self._hooks.statuses, self._hooks.gaps)
-        skipped = self._hooks.skipped()  # before the totals, so that it is never more than what was nested
-        totals = self._counted()
+        skipped = self._hooks.skipped()  # before the totals, so that it never exceeds `nested`
+        totals = self._totals()
         self._missed = max(self._missed, skipped - totals["nested"])
         lost = {
             "events": totals["dropped"] + totals["unmatched"] + self._missed,
@@ -138,70 +139,70 @@ class ConnectionEvents:
             self._count_lost()
         if newly_lost:
             self._unowned = self._unowned[:0]
-            self._ended.expect_lost(self._still_open())
+            self._ended.expect_missed_ends(self._still_open())
         uncounted = totals["unmatched"] + self._missed
         counts = {name: totals[name] for name in _COUNTED} | {"uncounted": uncounted} | self._count_followed()
         return EventsStatus(counts, lost, self._hooks.statuses, self._hooks.gaps)
 
     def _count_followed(self) -> dict[str, int]:
-        """Count the followed processes that are there now; nothing where /proc has other PIDs than the kernel."""
+        """Count the followed processes that still exist; return nothing if the PIDs in /proc differ from the
+        kernel's."""
         if self._followed is None or not self._host.in_initial_pid_namespace():
             return {}
         pids, _ = maps.read_all(self._program.maps["followed"], np.dtype("u4"), np.dtype("u1"))
         return {STILL_FOLLOWED: sum((self._host.proc / str(pid)).exists() for pid in pids.tolist())}
 
-    def _counted(self) -> dict[str, int]:
-        """What the programs added up since the start."""
-        by_writer = [
-            maps.read_per_cpu(self._program.maps["host"], writer, HOST_TOTALS)
+    def _totals(self) -> dict[str, int]:
+        """Return the programs' totals since the start."""
+        totals = [
+            maps.sum_per_cpu(self._program.maps["host"], writer, HOST_TOTALS)
             for writer in range(len(WRITERS))
         ]
-        by_cpu = np.concatenate(by_writer)
-        return {name: int(by_cpu[name].sum()) for name in HOST_TOTALS.names or ()}
+        return {name: sum(int(total[name]) for total in totals) for name in HOST_TOTALS.names or ()}
 
     def _still_open(self) -> Array:
-        """The ids of connections that have a record: an end takes it away, whether it is reported or not."""
+        """Return the ids of connections that have a record: an end removes it, reported or not."""
         _, groups = maps.read_all(self._maps["connection_groups"], np.dtype("u4"), CONNECTION_GROUP)
         ids: Array = groups["cookies"].ravel()
         return ids
 
     def _count_lost(self) -> None:
-        """Have what connections counted whose end was lost summed up with what has ended.
+        """Add the counters of connections whose end event was lost to the sum of ended connections.
 
-        An event on its way to the ring looks lost; hardly one is in each of some readings of the totals.
+        An event that is still on its way to the ring looks lost, but rarely in every one of several readings of the
+        totals.
         """
         readings = []
-        for _ in range(_READINGS_OF_TOTALS):
-            counted = self._counted()
+        for _ in range(_TOTALS_READINGS):
+            counted = self._totals()
             self.collect()
             readings.append(self._ended.missing(counted))
         self._ended.add_lost({name: min(missing[name] for missing in readings) for name in readings[0]})
 
     @property
     def works(self) -> bool:
-        """Whether this kernel reports what opens and ends."""
+        """Whether this kernel reports opens and ends."""
         return self._hooks.works
 
     # --- events -------------------------------------------------------------------------------------------
 
     def wakeups(self) -> tuple[int, ...]:
-        """Descriptors that become readable when there are events."""
+        """Return the file descriptors that become readable when there are events."""
         return (self._ring.descriptor,) if self.works else ()
 
     def is_filling(self) -> bool:
-        """Whether the ring may be full before long."""
-        return self.works and self._ring.filled > _FILLING
+        """Return whether the ring may soon be full."""
+        return self.works and self._ring.fill_ratio > _FILLING_SHARE
 
     def begin_reading(self) -> int:
-        """Take what the ring has before the table is read. Later events are newer than the time returned, which is wall
-        time by the events' clock in ns."""
+        """Empty the ring before the table is read. Return the current wall time in ns, by the events' clock."""
         self.collect()
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) + self._offset
 
     def _set_clock(self) -> None:
-        """Give the programs the wall clock's offset, at the start and when somebody has set the clock since.
+        """Give the programs the wall clock's offset, at the start and whenever the clock was set.
 
-        Small corrections are ignored, so that the time at which a connection opened stays the same.
+        Small corrections are ignored, so that the time at which a connection opened does not change.
         """
         offset = _boot_to_wall_ns()
         if abs(offset - self._offset) > _CLOCK_TOLERANCE_NS:
@@ -209,85 +210,87 @@ class ConnectionEvents:
             bpf.set_element(self._maps["boot_to_wall"], bytes(4), offset.to_bytes(8, sys.byteorder))
 
     def collect(self) -> None:
-        """Take what the ring has. Accept events without an owner wait, unless their connections have ended too."""
+        """Read the ring. An accept event without an owner waits, unless its connection has ended too."""
         new = self._ring.read()
         if not len(new):
             return
         set_reasons(new)
-        self._give_last_owners(new)
-        self.failures.add(take(new, np.flatnonzero(is_failure(new))))
+        self._assign_last_owners(new)
+        self.failures.add(take_rows(new, np.flatnonzero(is_failure(new))))
         ends = np.flatnonzero(new["event"] >= CLOSE)
-        ended = take(new, ends[np.argsort(new["id"][ends], kind="stable")])
+        ended = take_rows(new, ends[np.argsort(new["id"][ends], kind="stable")])
         self._ended.add(ended)
         self._unowned = self._unowned[positions(self._unowned, ended["id"]) < 0]
         if self._followed is not None:
             new = new[(new["is_followed"] == 1) & (new["event"] != ACCEPT)]
         nameless = (new["event"] == ACCEPT) & ~has_process(new)
-        waiting = joined(self._pending, take(new, np.flatnonzero(nameless)))
+        waiting = concatenate_rows(self._pending, take_rows(new, np.flatnonzero(nameless)))
         at = positions(waiting["id"], ended["id"])
-        give_owners(waiting, ended, at)
+        copy_owners(waiting, ended, at)
         is_ready = at >= 0
         is_ready[: max(0, len(waiting) - PENDING_MAX)] = True
-        self._pending = take(waiting, np.flatnonzero(~is_ready))
-        ready = take(waiting, np.flatnonzero(is_ready)), take(new, np.flatnonzero(~nameless))
-        self._ready = joined(self._ready, *ready)
+        self._pending = take_rows(waiting, np.flatnonzero(~is_ready))
+        ready = take_rows(waiting, np.flatnonzero(is_ready)), take_rows(new, np.flatnonzero(~nameless))
+        self._ready = concatenate_rows(self._ready, *ready)
 
-    def _give_last_owners(self, new: Array) -> None:
-        """Give what has ended the owner that the last reading of the table found, unless somebody was seen to use it
-        whom that reading did not."""
+    def _assign_last_owners(self, new: Array) -> None:
+        """Give ended connections the owner found by the last reading of the table, unless a message showed another
+        owner since."""
         ends = np.flatnonzero(new["event"] >= CLOSE)
         at = positions(new["id"][ends], self._rows["id"])
         ends, at = ends[at >= 0], at[at >= 0]
         is_final = (new["owner_source"][ends] == MESSAGE) & (self._rows["owner_source"][at] != MESSAGE)
         given = np.flatnonzero(~is_final)
-        ended = take(new, ends[given])
-        give_owners(ended, self._rows, at[given])
+        ended = take_rows(new, ends[given])
+        copy_owners(ended, self._rows, at[given])
         new[ends[given]] = ended
 
     def add_reading(self, rows: Array, read_at: int, groups: Mapping[int, str]) -> None:
-        """Give what waits the owners that a reading of the table found: `rows`, sorted by id.
+        """Give waiting events the owners found by a reading of the table: `rows`, sorted by id.
 
-        `read_at` is what `begin_reading` returned; `groups` are the control groups of the processes in it, by css_set.
+        `read_at` is the return value of `begin_reading`; `groups` are the control groups of the processes in it, by
+        css_set.
         """
-        began_at = read_at - self._offset  # the clock may have been set since
+        began_at = read_at - self._offset  # the clock may have been set meanwhile
         self._set_clock()
         self._rows, self._groups = rows, dict(groups)
         waiting = self._pending
         for name in ("id", "holder"):
-            give_owners(waiting, rows, positions(waiting[name], rows["id"]))
+            copy_owners(waiting, rows, positions(waiting[name], rows["id"]))
         is_ready = has_process(waiting) | (waiting["time"] < read_at - _IN_BACKLOG_NS)
         self._pending = waiting[~is_ready]
-        self._ready = joined(self._ready, waiting[is_ready])
-        # What is in a listener's queue has no owner yet, and not every reading walks those: watch it to its end.
+        self._ready = concatenate_rows(self._ready, waiting[is_ready])
+        # A connection in an accept queue has no owner yet, and not every reading walks the queues: watch it to its
+        # end.
         ids = np.concatenate([self._unowned, waiting["id"][is_ready & ~has_process(waiting)]])
         at = positions(ids, rows["id"])
         owned = at >= 0
         owned[owned] = has_process(rows[at[owned]])
         self._unowned = ids[~owned][-UNOWNED_MAX:]
-        # An accept event may be under way to the ring when a reading begins, but not to the reading after that.
+        # An accept event may be on its way to the ring when a reading begins, but not at the reading after that.
         owned_until = 0 if len(self._unowned) or len(self._pending) else self._previous_reading
         key, value = (n.to_bytes(size, sys.byteorder) for n, size in ((1, 4), (owned_until, 8)))
         bpf.set_element(self._program.maps["owned_until"], key, value)
         self._previous_reading = began_at
 
     def drain(self, taken_ns: int) -> Rows | None:
-        """The events that are ready, in the order in which they happened; None when there are none."""
+        """Return the events that are ready, in chronological order; None if there are none."""
         self.collect()
         if not len(self._ready):
             return None
-        events = take(self._ready, np.argsort(self._ready["time"], kind="stable"))
+        events = take_rows(self._ready, np.argsort(self._ready["time"], kind="stable"))
         self._ready = _NO_EVENTS
         self._processes.name_any(events, self._groups)
         events["reason"][events["event"] < CLOSE] = unknown_value(events["reason"].dtype)
         events["event_id"] = np.arange(self._next_id, self._next_id + len(events), dtype=np.uint64)
-        # What this drain delivers was taken before the loss was known: the gap is behind it.
+        # These events were read before the loss was known: the gap follows them.
         self._next_id += len(events) + self._gap
         self._gap = 0
         return Rows(EVENTS, events, self._processes.texts(), taken_ns)
 
 
 def _boot_to_wall_ns() -> int:
-    """Wall time less boot time, from the quickest of a few pairs of readings."""
+    """Return wall time minus boot time, from the quickest of a few pairs of readings."""
     pairs = []
     for _ in range(5):
         begun = time.clock_gettime_ns(time.CLOCK_BOOTTIME)

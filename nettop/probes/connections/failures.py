@@ -7,16 +7,16 @@ import numpy as np
 
 from nettop.probes.connections.event_records import FAIL
 from nettop.probes.connections.socket_rows import has_process
-from nettop.snapshots.arrays import Index, joined, take
+from nettop.snapshots.arrays import Array, Index, concatenate_rows, take_rows
 from nettop.snapshots.connections import DIRECTIONS, FAILURES
 from nettop.snapshots.left_rows import ENDED, LeftRows
 from nettop.snapshots.safe_text import safe_bytes
-from nettop.snapshots.snapshot import Array, Ended, Rows, TextTable, unknown_value
+from nettop.snapshots.snapshot import Ended, Rows, TextTable, unknown_value
 
 GROUPS_MAX = 4096
-"""Groups that are listed. Those whose last failure was longest ago leave for new ones."""
-_LEAVE_AT_ONCE = 8
-"""One in so many groups leaves at least, so that not every new one has the table written anew."""
+"""Maximum groups listed. The least recently failed are evicted for new ones."""
+_EVICTED_SHARE = 8
+"""Evict at least one in this many groups, so that not every new group rewrites the table."""
 
 _GROUP = np.dtype(
     [
@@ -35,7 +35,7 @@ _NEVER = np.uint64(2**64 - 1)
 
 
 class Failures:
-    """Groups of failures, numbered in the order in which they appeared."""
+    """Groups of failures, numbered in order of appearance."""
 
     def __init__(self) -> None:
         self._texts = TextTable()
@@ -53,18 +53,18 @@ class Failures:
         keys, first, group = np.unique(groups.view(_RAW), return_index=True, return_inverse=True)
         counts = np.bincount(group, minlength=len(keys))
         failed = np.bincount(group, weights=events["event"] == FAIL, minlength=len(keys))
-        # CPUs write side by side, so the order of the ring is not quite that of the times.
+        # CPUs write concurrently, so the ring is not strictly in chronological order.
         earliest, latest = np.full(len(keys), _NEVER), np.zeros(len(keys), np.uint64)
         np.minimum.at(earliest, group, events["time"])
         np.maximum.at(latest, group, events["time"])
         _, places, same = np.unique(
             np.concatenate([self._keys, keys]), return_index=True, return_inverse=True
         )
-        at = places[same[len(self._keys) :]]  # among the known groups, or behind them where it is new
+        at = places[same[len(self._keys) :]]  # index of a known group, or past the last one if new
         new = np.flatnonzero(at >= len(self._keys))
         at[new] = len(self._keys) + np.arange(len(new))
         self._keys = np.concatenate([self._keys, keys[new]])
-        self._rows = joined(self._rows, self._new_rows(groups[first[new]]))
+        self._rows = concatenate_rows(self._rows, self._new_rows(groups[first[new]]))
         for name, number in (("failures", counts), ("failed", failed), ("reset", counts - failed)):
             self._rows[name][at] += number.astype(np.uint64)
         self._rows["first_at"][at] = np.minimum(self._rows["first_at"][at], earliest)
@@ -72,23 +72,23 @@ class Failures:
         self._make_room()
 
     def _make_room(self) -> None:
-        """Have the oldest groups leave, if there are too many."""
+        """Evict the oldest groups if there are too many."""
         surplus = len(self._rows) - GROUPS_MAX
         if surplus <= 0:
             return
-        oldest = np.argsort(self._rows["last_at"], kind="stable")[: surplus + GROUPS_MAX // _LEAVE_AT_ONCE]
+        oldest = np.argsort(self._rows["last_at"], kind="stable")[: surplus + GROUPS_MAX // _EVICTED_SHARE]
         stays = np.ones(len(self._rows), bool)
         stays[oldest] = False
-        self._left = joined(self._left, take(self._rows, np.flatnonzero(~stays)))
-        self._rows = take(self._rows, np.flatnonzero(stays))
+        self._left = concatenate_rows(self._left, take_rows(self._rows, np.flatnonzero(~stays)))
+        self._rows = take_rows(self._rows, np.flatnonzero(stays))
         self._keys = self._keys[stays]
 
     def rows(self, taken_ns: int) -> Rows:
-        """Return the groups, as rows of the table."""
+        """Return the groups as rows of the table."""
         return self._as_rows(self._rows.copy(), taken_ns)
 
     def ended(self, taken_ns: int) -> Ended:
-        """Return the groups that have left since this was called last, and the sum of all that ever have."""
+        """Return the groups evicted since the last call, and the sum of all that were ever evicted."""
         left, self._left = self._left, self._left[:0]
         return self._ended.add(self._as_rows(left, taken_ns))
 
@@ -110,7 +110,7 @@ class Failures:
 
 
 def _groups(events: Array) -> Array:
-    """The group of each event. An unknown process has no name; the port is the service's."""
+    """Return the group of each event. An unknown process has no name; the port is the service's."""
     groups = np.zeros(len(events), _GROUP)
     for name in ("remote_address", "netns", "reason", "direction"):
         groups[name] = events[name]

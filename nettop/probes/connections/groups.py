@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sockets folded by what they have in common, such as a process or a remote, and what has closed along with them."""
+"""Sockets grouped by a common property, such as process or remote address, including those that have closed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from nettop.probes.connections.event_records import CLOSE, FAIL
-from nettop.probes.connections.socket_rows import NOT_OPEN, ROW, TCP
-from nettop.query.groupings import ALL, FOLDS, service_ports
+from nettop.probes.connections.groupings import ALL, GROUPERS, service_ports
+from nettop.probes.connections.socket_rows import ROW, TCP, UNCONNECTED_STATES
 from nettop.query.query import text_query
 from nettop.query.view import View
-from nettop.snapshots.arrays import Index, Mask, as_list, positions
+from nettop.snapshots.arrays import Array, Index, Mask, as_list, positions
 from nettop.snapshots.connections import (
     ENDED_GROUPS,
     GROUP,
@@ -27,46 +27,46 @@ from nettop.snapshots.connections import (
     UNATTRIBUTED,
 )
 from nettop.snapshots.schema import Kind
-from nettop.snapshots.snapshot import Array, Ended, Frame, Rows, Snapshot, known, unknown_value
+from nettop.snapshots.snapshot import Ended, Frame, Rows, Snapshot, known, unknown_value
 
 GROUPS_MAX = 1 << 14
-"""Groups that have a row each. Those that had a socket longest ago leave for new ones; sockets that would need one more
-are in the group OTHER_GROUPS."""
+"""Maximum groups with a row of their own. The least recently used are evicted for new ones; sockets that would need one
+more are counted in the group OTHER_GROUPS."""
 FORGET_AFTER_NS = 60_000_000_000
-"""A group that has had no socket for so long joins the row ENDED_GROUPS."""
+"""A group without a socket for this long joins the row ENDED_GROUPS."""
 
 _COUNTERS = tuple(field.name for field in GROUPS.fields if field.kind is Kind.COUNTER)
 _SUMMED = tuple(name for name in _COUNTERS if name in SOCKETS.by_name)
-_SINCE_THE_LAST = replace(text_query(SOCKETS), all_rows=True, closed=True, deltas=True)
-_SINCE_THE_START = replace(_SINCE_THE_LAST, table=replace(SOCKETS, begins_at_zero=True))
-_NOTHING = Snapshot(LENS.id, 0, 0, {SOCKETS.name: Rows(SOCKETS, np.zeros(0, ROW), {}, 0)})
+_SINCE_LAST = replace(text_query(SOCKETS), all_rows=True, closed=True, deltas=True)
+_SINCE_START = replace(_SINCE_LAST, table=replace(SOCKETS, begins_at_zero=True))
+_EMPTY = Snapshot(LENS.id, 0, 0, {SOCKETS.name: Rows(SOCKETS, np.zeros(0, ROW), {}, 0)})
 _PID_BITS = 22
-_NO_PLACE = -1
-_ALWAYS = np.iinfo(np.int64).max
+_NO_GROUP = -1
+_NEVER_EVICTED = np.iinfo(np.int64).max
 
 
 class SocketGroups:
-    """Totals by group since the start; each reading adds what the sockets counted since the one before.
+    """Totals by group since the start; each reading adds the growth of the sockets' counters.
 
-    The first reading begins with what open sockets had counted before, and with all that has ended already.
+    The first reading starts with the counters of open sockets and everything that has already ended.
     """
 
     def __init__(self) -> None:
         self.by = str(GROUP.default)
         self.without_row = 0
-        """Groups that had no room, at each reading again."""
-        self._forget_all()
+        """Groups that had no room, counted again at each reading."""
+        self._reset()
 
     def choose(self, by: str) -> None:
-        """Fold by something else, from the next reading on."""
+        """Group by another property, from the next reading on."""
         if by != self.by:
             self.by = by
-            self._forget_all()
+            self._reset()
 
-    def _forget_all(self) -> None:
+    def _reset(self) -> None:
         self._before: Snapshot | None = None
         self._next_id = 1
-        self._places: dict[Hashable, int] = {}
+        self._index_of: dict[Hashable, int] = {}
         self._rows: Array = np.zeros(0, GROUPS.dtype)
         self._seen_ns: Array = np.zeros(0, np.int64)
         self._texts: dict[str, list[str]] = {"group": [], "container": []}
@@ -74,14 +74,15 @@ class SocketGroups:
         self._ended["id"] = 0
 
     def read(self, snapshot: Snapshot, events: Array) -> tuple[Rows, Ended]:
-        """The groups, with the sockets of a snapshot; `events` are the ends since the one before, sorted by id."""
+        """Add a snapshot's sockets to the groups and return them; `events` are the ends since the previous snapshot,
+        sorted by id."""
         is_first = self._before is None
-        before = _NOTHING if is_first else self._before
-        # A group has all that was counted, also where that is not all there was.
-        frame = Frame(replace(snapshot, whole_since_ns=0), before)
-        view = View(frame, _SINCE_THE_START if is_first else _SINCE_THE_LAST)
-        places = self._places_of(view)
-        self._seen_ns[places[places != _NO_PLACE]] = view.now.taken_ns
+        before = _EMPTY if is_first else self._before
+        # A group includes everything counted, even where the counts are incomplete.
+        frame = Frame(replace(snapshot, complete_since_ns=0), before)
+        view = View(frame, _SINCE_START if is_first else _SINCE_LAST)
+        places = self._group_indices(view)
+        self._seen_ns[places[places != _NO_GROUP]] = view.now.taken_ns
         self._add(view, places, events)
         self._before = snapshot
         self._keep(self._seen_ns > view.now.taken_ns - FORGET_AFTER_NS)
@@ -96,29 +97,30 @@ class SocketGroups:
 
     # --- which group each row belongs to --------------------------------------------------------------------
 
-    def _places_of(self, view: View) -> Index:
-        """For each row of the view the place of its group."""
-        numbers, keys_of = _by_process(view) if self.by == GROUP.default else FOLDS[self.by](view, ALL)
+    def _group_indices(self, view: View) -> Index:
+        """Return the index of the group of each row of the view."""
+        numbers, keys_of = _by_process(view) if self.by == GROUP.default else GROUPERS[self.by](view, ALL)
         listed = np.flatnonzero(~view.rest)
         distinct, firsts, which = np.unique(numbers[listed], return_index=True, return_inverse=True)
         keys = list(keys_of(as_list(distinct)))
-        new = [at for at, key in enumerate(keys) if key not in self._places]
+        new = [at for at, key in enumerate(keys) if key not in self._index_of]
         self._make_room(len(new), keys)
-        room = max(0, GROUPS_MAX - len(self._places))
+        room = max(0, GROUPS_MAX - len(self._index_of))
         self.without_row += len(new[room:])
         new = new[:room]
         self._append([keys[at] for at in new], self._names(view, listed[firsts[new]]))
-        if not all(key in self._places for key in keys):
-            self._append_alone(OTHER_GROUPS)
+        if not all(key in self._index_of for key in keys):
+            self._append_pinned(OTHER_GROUPS)
         if view.has_rest:
-            self._append_alone(NOT_LISTED)
-        places = np.full(view.size, self._places.get(NOT_LISTED, _NO_PLACE))
-        others = self._places.get(OTHER_GROUPS)
-        places[listed] = np.array([self._places.get(key, others) for key in keys], np.intp)[which]
+            self._append_pinned(NOT_LISTED)
+        places = np.full(view.size, self._index_of.get(NOT_LISTED, _NO_GROUP))
+        others = self._index_of.get(OTHER_GROUPS)
+        places[listed] = np.array([self._index_of.get(key, others) for key in keys], np.intp)[which]
         return places
 
     def _names(self, view: View, at: Index) -> dict[str, list[Any]]:
-        """What names new groups, each with a row at one of these positions of the view, beside its key."""
+        """Return the identifying columns of new groups beside the key; `at` is the position of one row of each in the
+        view."""
         if self.by == "process":
             return {"group": [name or UNATTRIBUTED for name in view.values("process", at)]} | {
                 name: view.values(name, at) for name in ("pid", "container")
@@ -128,13 +130,13 @@ class SocketGroups:
         return {}
 
     def _append(self, keys: list[Hashable], names: dict[str, list[Any]]) -> None:
-        """Add groups with these keys, which are their names where `names` have no others."""
+        """Add groups with these keys, which also name them unless `names` does."""
         start = len(self._rows)
         self._rows = np.concatenate([self._rows, _new_rows(len(keys))])
         self._seen_ns = np.append(self._seen_ns, np.zeros(len(keys), np.int64))
         self._rows["id"][start:] = np.arange(self._next_id, self._next_id + len(keys))
         self._next_id += len(keys)
-        self._places |= {key: at for at, key in enumerate(keys, start)}
+        self._index_of |= {key: at for at, key in enumerate(keys, start)}
         for name, values in ({"group": list(map(str, keys))} | names).items():
             for at, value in enumerate(values, start):
                 if value is None:
@@ -145,19 +147,19 @@ class SocketGroups:
                 else:
                     self._rows[name][at] = value
 
-    def _append_alone(self, key: str) -> None:
-        """Add a group that is not of sockets, which would have seen it last."""
-        if key not in self._places:
+    def _append_pinned(self, key: str) -> None:
+        """Add a group that does not consist of sockets, and so is never evicted."""
+        if key not in self._index_of:
             self._append([key], {})
-            self._seen_ns[-1] = _ALWAYS
+            self._seen_ns[-1] = _NEVER_EVICTED
 
     # --- adding up ------------------------------------------------------------------------------------------
 
     def _add(self, view: View, places: Index, events: Array) -> None:
-        """Add to each group what its rows have counted, and describe it as it is now."""
+        """Add the counts of the rows to their groups, and update each group's current state."""
         for name in _SUMMED:
             column = view.column(name)
-            at = np.flatnonzero(column.known & (places != _NO_PLACE))
+            at = np.flatnonzero(column.known & (places != _NO_GROUP))
             np.add.at(self._rows[name], places[at], column.numbers[at].astype(np.uint64))
         np.add.at(self._rows["opened"], places[_has_opened(view)], 1)
         ended = np.arange(len(view.now), view.size - int(view.rest.sum()))
@@ -173,7 +175,7 @@ class SocketGroups:
             self._add_missed(view)
 
     def _add_missed(self, view: View) -> None:
-        """Connections that no group has: they ended before the first reading, or their events were lost."""
+        """Count connections that are in no group: they ended before the first reading, or their events were lost."""
         counts = view.snapshot.counts
         if "closed" not in counts:
             return
@@ -181,12 +183,14 @@ class SocketGroups:
         for name, count in (("opened", opened), ("closed", counts["closed"]), ("failed", counts["failed"])):
             missed = count - int(self._rows[name].sum()) - int(self._ended[name][0])
             if missed > 0:
-                self._append_alone(NOT_LISTED)
-                self._rows[name][self._places[NOT_LISTED]] += missed
+                self._append_pinned(NOT_LISTED)
+                self._rows[name][self._index_of[NOT_LISTED]] += missed
 
     def _describe(self, view: View, places: Index) -> None:
-        """The connections that a group has now, and their round-trip times."""
-        is_connected = (view.raw("protocol") == TCP) & ~np.isin(view.raw("state"), NOT_OPEN) & ~view.gone
+        """Set each group's current connections and round-trip times."""
+        is_connected = (
+            (view.raw("protocol") == TCP) & ~np.isin(view.raw("state"), UNCONNECTED_STATES) & ~view.gone
+        )
         self._rows["connections"] = np.bincount(places[is_connected], minlength=len(self._rows))
         for name in ("rtt_median_us", "rtt_worst_us"):
             self._rows[name] = unknown_value(GROUPS.dtype[name])
@@ -198,25 +202,25 @@ class SocketGroups:
         self._rows["rtt_worst_us"][groups] = rtt[ordered[firsts + counts - 1]]
 
     def _make_room(self, count: int, used: Sequence[Hashable]) -> None:
-        """Have the groups that are not used leave for so many new ones, if need be: those seen longest ago first."""
+        """Evict unused groups to make room for `count` new ones, least recently used first."""
         surplus = len(self._seen_ns) + count - GROUPS_MAX
         if surplus <= 0:
             return
         seen_ns = self._seen_ns.copy()
-        seen_ns[[self._places[key] for key in used if key in self._places]] = _ALWAYS
+        seen_ns[[self._index_of[key] for key in used if key in self._index_of]] = _NEVER_EVICTED
         oldest = np.argsort(seen_ns, kind="stable")[:surplus]
         kept = np.ones(len(seen_ns), bool)
-        kept[oldest[seen_ns[oldest] < _ALWAYS]] = False
+        kept[oldest[seen_ns[oldest] < _NEVER_EVICTED]] = False
         self._keep(kept)
 
     def _keep(self, kept: Mask) -> None:
-        """Have all other groups join the row of what has ended."""
+        """Keep these groups; move all others to the row of ended groups."""
         if kept.all():
             return
         for name in _COUNTERS:
             self._ended[name] += self._rows[name][~kept].sum(dtype=np.uint64)
         place_of = np.cumsum(kept) - 1
-        self._places = {key: int(place_of[at]) for key, at in self._places.items() if kept[at]}
+        self._index_of = {key: int(place_of[at]) for key, at in self._index_of.items() if kept[at]}
         self._rows, self._seen_ns = self._rows[kept], self._seen_ns[kept]
         for name, texts in self._texts.items():
             codes = self._rows[name]
@@ -226,7 +230,7 @@ class SocketGroups:
 
 
 def _new_rows(count: int) -> Array:
-    """Rows that have counted nothing, and are named nothing."""
+    """Return rows with all counters at 0 and no names."""
     rows = np.zeros(count, GROUPS.dtype)
     for field in GROUPS.stored:
         if field.kind is not Kind.COUNTER:
@@ -235,17 +239,19 @@ def _new_rows(count: int) -> Array:
 
 
 def _has_opened(view: View) -> Mask:
-    """Which rows are of connections that opened since the snapshot before."""
+    """Return a mask of the rows of connections that opened since the previous snapshot."""
     has_opened: Mask = (view.raw("protocol") == TCP) & known(view.raw("opened_at"))
     assert view.before is not None
-    was_there = view.before_at >= 0
-    has_opened[was_there] &= ~known(view.before.array["opened_at"][view.before_at[was_there]])
+    was_there = view.joined.before_at >= 0
+    has_opened[was_there] &= ~known(view.before.array["opened_at"][view.joined.before_at[was_there]])
     return has_opened
 
 
 def _by_process(view: View) -> tuple[Array, Callable[[list[int]], list[Hashable]]]:
-    """Fold by PID and start, within 2²⁴ ns of which no PID is used twice, and by what is shown where there is
-    no process."""
+    """Group by PID and start time, or by the displayed name where there is no process.
+
+    The start is rounded to 2²⁴ ns, within which no PID is used twice.
+    """
     pid = view.raw("pid")
     start = view.raw("start_time") >> np.uint64(24)
     number = np.uint64((1 << _PID_BITS) - 1)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// How programs leave out the traffic of nettop's own hook check, and note that it called them;
-// socket_rows.bpf.h and CHECK_SLOTS come in front of this file.
+// Lets programs ignore the traffic of nettop's own hook check, and record that they were called.
+// socket_rows.bpf.h and CHECK_SLOTS are prepended to this file.
 
-// At 0 the network namespace of the hook check, 0 for none; behind it, which programs were called there.
-// Nothing of that namespace is reported or counted.
+// Index 0: network namespace of the hook check, 0 for none. After it: which programs were called there.
+// Traffic in that namespace is neither reported nor counted.
 BPF_ARRAY(hook_check, u64, CHECK_SLOTS);
 
 static __always_inline bool is_hook_check(struct sock *sk, int slot) {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attaches the programs of mechanisms, each checked with traffic of nettop's own."""
+"""Attachment of BPF programs, checked with nettop's own traffic."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from nettop.errors import NettopError
-from nettop.kernel import bpf, kprobes, maps
-from nettop.kernel.hook_check import HookCheck
-from nettop.kernel.mechanisms import Fallbacks, Mechanism, Refused
-from nettop.kernel.program import Loader, Program
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf import kprobes, maps
+from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, Refused
+from nettop.kernel.bpf.program import Loader, Program
+from nettop.kernel.net.hook_check import HookCheck
 from nettop.snapshots.hooks import HookStatus
 
 PROBED = ("entry__", "return__")
-"""How the names of programs begin that run at probes of kernel functions."""
+"""Name prefixes of programs that run at kprobes."""
 _CHECK_ATTEMPTS = 2
 _NEVER_CALLED = "attached, but never called by the check's traffic"
 
 
 def program_names(all_fallbacks: Iterable[Fallbacks]) -> tuple[str, ...]:
-    """The programs of every mechanism, each once."""
+    """Return the programs of all mechanisms, without duplicates."""
     return tuple(
         dict.fromkeys(
             name
@@ -36,12 +37,12 @@ def program_names(all_fallbacks: Iterable[Fallbacks]) -> tuple[str, ...]:
 
 
 def slots_of(names: Iterable[str]) -> dict[str, int]:
-    """Where in the map `hook_check` each of these programs notes that it was called."""
+    """Map each program to the slot of `hook_check` where it records its calls."""
     return {name: slot for slot, name in enumerate(names, 1)}
 
 
 def unavailable(all_fallbacks: Iterable[Fallbacks], error: NettopError) -> tuple[HookStatus, ...]:
-    """The status of every hook where it has no mechanism, because of an error."""
+    """Return the status of every hook when an error leaves it without a mechanism."""
     return tuple(
         HookStatus(
             fallbacks.hook.name,
@@ -56,10 +57,10 @@ def unavailable(all_fallbacks: Iterable[Fallbacks], error: NettopError) -> tuple
 
 
 class Hooks:
-    """The attached programs; closing detaches them. `slots` says which of them have to be seen called.
+    """Attached programs; closing detaches them. The check must see those in `slots` called.
 
-    They ignore the check's traffic until `finish`, which is to be called when no more of it will come. `gaps` is what
-    could not be done beyond the hooks, by name, and why.
+    All programs ignore the check's traffic until `finish`, which must be called after the last of it. `gaps` maps other
+    failures to their reasons.
     """
 
     def __init__(
@@ -72,23 +73,25 @@ class Hooks:
         self.gaps: dict[str, str] = {}
         self._check = check if check is not None and self._make_traffic(check) is not None else None
         if self._check is not None:
-            self._leave_out(self._check.inode())
+            self._ignore(self._check.inode())
 
     def finish(self) -> None:
-        """Unload what is not attached, and ignore nothing any more."""
+        """Unload programs that are not attached, and stop ignoring the check's traffic."""
         if self._check is not None:
-            self._leave_out(0)  # the number of a namespace that is gone may be given to another one
-        self._program.unload_all_but([link.split()[0] for link in self._links])
+            self._ignore(0)  # the inode number of a namespace may be reused
+        self._program.keep_only([link.split()[0] for link in self._links])
 
     def close(self) -> None:
-        """Detach; a second call does nothing."""
+        """Detach; a second call is a no-op."""
         self._detach(list(self._links))
 
     # --- attaching ------------------------------------------------------------------------------------------
 
-    def take(self, mechanism: Mechanism) -> None:
-        """Attach a mechanism's programs and see them called. Raises NettopError or OSError where that fails, and leaves
-        none of them attached."""
+    def attach(self, mechanism: Mechanism) -> None:
+        """Attach a mechanism's programs and require that they are called.
+
+        Raises NettopError or OSError if that fails; then none is attached.
+        """
         before = set(self._links)
         try:
             for name in mechanism.programs:
@@ -99,7 +102,7 @@ class Hooks:
             raise
 
     def _attach(self, name: str) -> None:
-        """Attach a program: by a link of its name, or by a probe at each spelling of the function."""
+        """Attach a program by a link, or by a probe at each symbol of the function."""
         if name not in self._program.functions:
             raise Refused(self._program.refused[name])
         program = self._program.functions[name]
@@ -109,7 +112,7 @@ class Hooks:
         probes = self._loader.open_probes(name.partition("__")[2], name.startswith("return__"))
         self._links |= {f"{name} {symbol}": probe for symbol, probe in probes.items()}
         for probe in probes.values():
-            kprobes.run_at(probe, program)
+            kprobes.attach_program(probe, program)
 
     def _detach(self, links: Iterable[str]) -> None:
         for name in links:
@@ -117,13 +120,15 @@ class Hooks:
 
     # --- the check ------------------------------------------------------------------------------------------
 
-    def _leave_out(self, namespace: int) -> None:
-        """Have the programs ignore the traffic of the check's network namespace; 0 for none."""
+    def _ignore(self, namespace: int) -> None:
+        """Make the programs ignore the traffic of this network namespace; 0 for none."""
         bpf.set_element(self._program.maps["hook_check"], bytes(4), namespace.to_bytes(8, sys.byteorder))
 
     def _make_traffic(self, check: HookCheck) -> frozenset[int] | None:
-        """Traffic in the check's namespace, once more where it failed: a busy host answers late. Returns its address
-        families, or None where hooks cannot be checked; they are then attached unchecked."""
+        """Make traffic in the check's namespace, with one retry: a busy host may answer late.
+
+        Return its address families, or None if hooks cannot be checked; they are then attached unchecked.
+        """
         for _ in range(_CHECK_ATTEMPTS):
             try:
                 return check.make_traffic()
@@ -133,9 +138,9 @@ class Hooks:
         return None
 
     def _require_calls(self, mechanism: Mechanism) -> None:
-        """Raise Refused for a mechanism of which a program was not called by traffic that has to pass it.
+        """Raise Refused if a program of the mechanism was not called by traffic that must pass it.
 
-        Until the first reading of the table no hook at messages skips a connection, and so not now.
+        Hooks at messages skip connections only after the first reading of the table, so not yet.
         """
         if self._check is None or not self._slots.keys() & set(mechanism.programs):
             return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the loader compiles for the connections lens: the walks over the table, the events, the counting of UDP."""
+"""BPF programs of the connections lens: walks over the table, events, UDP counting."""
 
 from __future__ import annotations
 
@@ -7,33 +7,31 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from nettop.kernel import pid_namespace, process_columns
-from nettop.kernel.btf import Slice
-from nettop.kernel.facts import Host
-from nettop.kernel.program import ProgramText
-from nettop.kernel.rows import row_header
-from nettop.kernel.ticks import us_per_tick
+from nettop.kernel.bpf import pid_namespace, process_columns
+from nettop.kernel.bpf.btf import Slice
+from nettop.kernel.bpf.program import ProgramText
+from nettop.kernel.bpf.rows import row_header
+from nettop.kernel.bpf.ticks import us_per_tick
+from nettop.kernel.host.facts import Host
 from nettop.probes.connections.event_hooks import FOLLOW_HOOKS, FOLLOWED, check_slots, event_programs
 from nettop.probes.connections.event_records import CONNECTION, EVENT, GROUP_SIZE, HOST_TOTALS, WRITERS
-from nettop.probes.connections.hooks import PROBED
 from nettop.probes.connections.socket_rows import MPTCP, RAW, ROW, STATE, TCP, UDP
 from nettop.probes.connections.socket_table import LIST_TIME_WAIT, LIST_WITH_FILE, WALKS
-from nettop.probes.connections.udp import OF_FOLLOWED, UDP_TOTALS, udp_slots
+from nettop.probes.connections.udp import FOLLOWED_TOTALS, UDP_TOTALS, udp_slots
 from nettop.probes.connections.users import SHARED_MAX, SHARED_SOCKET, WATCHED
+from nettop.probes.probe import with_types
 from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, OWNER_SOURCES
 
-_BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
-
 CONNECTION_GROUPS = 1 << 13
-"""Room for 65,536 connections, 5 MB of the kernel's memory. Cookies count up, so few groups fill before most do."""
+"""Room for 65,536 connections in 5 MB of kernel memory. Cookies are sequential, so buckets fill evenly."""
 FOLLOWED_MAX = 1 << 14
 CONNECTING_MAX = 1 << 10
-"""Threads that may be in tcp_v4_connect or tcp_v6_connect at once, which do not block: a few for each CPU."""
+"""Maximum threads in tcp_v4_connect or tcp_v6_connect, which do not block: a few per CPU."""
 SENDING_MAX = 1 << 12
-"""Threads that may be in udp_sendmsg or udpv6_sendmsg at once, which block only while the socket's buffer is full."""
+"""Maximum threads in udp_sendmsg or udpv6_sendmsg, which block only while the socket's buffer is full."""
 
 UDP_SOCKETS_MAX = 1 << 15
-"""UDP sockets with messages that are counted at once, 13 MB of the kernel's memory."""
+"""Maximum UDP sockets counted at once, in 13 MB of kernel memory."""
 
 _TASK = ("pid", "flags", *process_columns.TASK_MEMBERS)
 _COMMON = (
@@ -57,7 +55,7 @@ def _plain(names: tuple[str, ...], inside: str = "") -> dict[str, str]:
 
 
 def _sock(inside: str = "") -> dict[str, str]:
-    """The members of struct sock, for a struct that begins with one."""
+    """Return the members of struct sock for a struct that begins with one."""
     nested = {"sk_rmem_alloc": f"{inside}sk_backlog.rmem_alloc", "sk_lock_owned": f"{inside}sk_lock.owned"}
     return _plain(_SOCK, inside) | nested | _plain(_COMMON, f"{inside}__sk_common.")
 
@@ -102,11 +100,11 @@ _EVENT_MAPS = (
     "connecting",
 )
 _SHARED = ("boot_to_wall", "connection_groups", "connections", "reader")
-"""Tables of both texts. Not all that are handed over are read here: the others are for `kernel_bytes`."""
+"""Maps of both texts. Those that nettop does not read are listed for `kernel_bytes`."""
 
 
 def table_text() -> ProgramText:
-    """The walks over the socket table."""
+    """Return the text of the walks over the socket table."""
     return _text(
         ("sockets.bpf.c",),
         functions=WALKS,
@@ -121,10 +119,10 @@ def table_text() -> ProgramText:
 
 
 def events_text(ring_bytes: int, followed: int | None, *, alone: bool = False) -> ProgramText:
-    """The events, with a ring of `ring_bytes`, a power of two of pages; loaded after the walks, whose tables they
-    share, unless they are `alone`.
+    """Return the text of the events; load it after the walks, whose maps it shares, unless `alone`.
 
-    With `followed`, a PID, the programs that follow this process and its children are part of it.
+    `ring_bytes` must be a power-of-two number of pages. With `followed`, a PID, include the programs that follow this
+    process and its children.
     """
     return _text(
         ("hook_check.bpf.h", "events.bpf.c"),
@@ -147,10 +145,9 @@ def events_text(ring_bytes: int, followed: int | None, *, alone: bool = False) -
 
 
 def udp_text(*, follows: bool = False) -> ProgramText:
-    """Return the text that counts UDP messages; load it after the walks or the events, whose header's tables
-    it shares.
+    """Return the text that counts UDP messages; load it after the walks or the events, whose maps it shares.
 
-    With `follows` what the followed processes move is counted by itself too: then the events came before.
+    With `follows`, which requires the events, also count the messages of the followed processes separately.
     """
     return _text(
         ("hook_check.bpf.h", "udp.bpf.c"),
@@ -161,7 +158,7 @@ def udp_text(*, follows: bool = False) -> ProgramText:
             "untracked",
             "sending",
             "hook_check",
-            *((OF_FOLLOWED,) if follows else ()),
+            *((FOLLOWED_TOTALS,) if follows else ()),
         ),
         defines={
             **({"FOLLOWED_MAX": FOLLOWED_MAX} if follows else {}),
@@ -176,7 +173,7 @@ def udp_text(*, follows: bool = False) -> ProgramText:
 
 
 def _slot_numbers(slots: Mapping[str, int]) -> dict[str, int]:
-    """What hook_check.bpf.h and the programs call the slots, each by the function's name."""
+    """Map the names of the slots in hook_check.bpf.h and the programs to their numbers."""
     return {
         "CHECK_SLOTS": len(slots) + 1,
         **{f"CALLED_{name.partition('@')[0]}": slot for name, slot in slots.items()},
@@ -190,7 +187,7 @@ def _text(
     defines: dict[str, int],
     optional: tuple[str, ...] = (),
 ) -> ProgramText:
-    """The text of files of this package, behind what all share."""
+    """Return the text of files of this package, preceded by the shared headers."""
     inbound, outbound, was_inbound = list(DIRECTIONS)[:3]
     shared = {
         "IPPROTO_TCP": TCP,
@@ -219,10 +216,7 @@ def _text(
         ),
         header="#include <linux/types.h>\n" + "".join(headers),
         slices=SLICES,
-        functions={
-            name: _BPF_PROG_TYPE_KPROBE if name.startswith(PROBED) else _BPF_PROG_TYPE_TRACING
-            for name in functions
-        },
+        functions=with_types(functions),
         maps=maps,
         defines=shared | defines | pid_namespace.defines(Host()),
         optional=optional,

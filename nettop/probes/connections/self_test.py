@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares what the connections lens reports with connections whose bytes, owners and events are known."""
+"""Self-test of the connections lens: compare its report with connections of known bytes, owners and events."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ _result = partial(SelfTestResult, "connections")
 _SENT = (1_000_003, 1_000_033, 1_000_037, 1_000_039)
 _RETURNED = (500_009, 500_029, 500_041, 500_057)
 _DATAGRAMS = (7, 11, 13, 17)
-"""Primes, one for each connection: no sum or multiple of other numbers equals them."""
+"""Primes, one per connection: no sum or multiple of other numbers equals them."""
 _DATAGRAM_BYTES = 101
 
 
 @dataclass(frozen=True, slots=True)
 class _Exchange:
-    """A TCP connection, over which the client sent `sent` bytes and got `returned` bytes back, and a UDP socket of the
-    server, in whose queue datagrams wait. `client`, `server` and `udp` are what the kernel says of the sockets.
+    """A TCP connection with known byte counts, and a UDP socket with datagrams waiting in its queue.
+
+    The client sent `sent` bytes and received `returned`. `client`, `server` and `udp` are the kernel's facts about each
+    socket.
     """
 
     path: TrafficPath
@@ -50,12 +52,12 @@ class _Exchange:
 
     @property
     def ends(self) -> tuple[tuple[Facts, str], ...]:
-        """The sockets, and the names of their owner processes."""
+        """The sockets, each with the name of its owner process."""
         return (self.client, CLIENT), (self.server, SERVER), (self.udp, SERVER)
 
 
 def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
-    """Bytes, owners, retransmits, queues and events of connections over loopback and between namespaces."""
+    """Compare bytes, owners, retransmits, queues and events of connections over loopback and between namespaces."""
     exchanges: list[_Exchange] = []
     results: list[SelfTestResult] = []
     for number, (path, family) in enumerate((path, family) for path in paths for family in IP_VERSIONS):
@@ -74,7 +76,7 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
 
 
 def _make_exchange(path: TrafficPath, family: str, number: int) -> _Exchange:
-    """Open a connection, send the bytes, wait until all is acknowledged. Raises CommandFailed."""
+    """Open a connection, send the bytes, and wait until all are acknowledged. Raises CommandFailed."""
     if path.unavailable:
         raise CommandFailed(path.unavailable)
     client, server, address = path.client, path.server, path.server_address[family]
@@ -92,28 +94,28 @@ def _make_exchange(path: TrafficPath, family: str, number: int) -> _Exchange:
 
 
 def _compare_bytes(exchanges: Iterable[_Exchange], rows: Mapping[int, Row]) -> list[SelfTestResult]:
-    """Each direction's bytes as both its ends count them, and the bytes that wait."""
+    """Compare the bytes of each direction, as counted at both ends, and the bytes in the queue."""
     results = []
     for exchange in exchanges:
         client, server, udp = (rows.get(end["id"], {}) for end, _ in exchange.ends)
         sent = (client.get("bytes_sent"), server.get("bytes_received"))
         returned = (server.get("bytes_sent"), client.get("bytes_received"))
         for what, expected, measured in (
-            ("TCP", exchange.sent, _agreed(sent, exchange.sent)),
-            ("TCP, returned", exchange.returned, _agreed(returned, exchange.returned)),
+            ("TCP", exchange.sent, _first_difference(sent, exchange.sent)),
+            ("TCP, returned", exchange.returned, _first_difference(returned, exchange.returned)),
             ("UDP, waiting in the queue", exchange.udp["receive_queue"], udp.get("receive_queue")),
         ):
             results.append(_result(f"{exchange.name} {what}", expected, measured, "bytes"))
     return results
 
 
-def _agreed(measured: Iterable[int | None], expected: int) -> int | None:
-    """The first of several measurements that is not as expected, if there is one."""
+def _first_difference(measured: Iterable[int | None], expected: int) -> int | None:
+    """Return the first measurement that differs from the expected value, or that value."""
     return next((value for value in measured if value != expected), expected)
 
 
 def _compare_owners(exchanges: Sequence[_Exchange], rows: Mapping[int, Row]) -> list[SelfTestResult]:
-    """How many sockets have their owner process, and the retransmits that TCP_INFO reports."""
+    """Compare the owner process of each socket, and the retransmits with TCP_INFO."""
     ends = [end for exchange in exchanges for end in exchange.ends]
     owners = [rows.get(end["id"], {}) for end, _ in ends]
     wrong = [
@@ -131,7 +133,7 @@ def _compare_owners(exchanges: Sequence[_Exchange], rows: Mapping[int, Row]) -> 
 
 
 def _compare_events(source: Source, exchanges: Sequence[_Exchange]) -> list[SelfTestResult]:
-    """Close the connections, and count their events: each opening and end once, with its bytes and owner."""
+    """Close the connections, and check that each open and close is reported once, with its bytes and owner."""
     what = "connect, accept and close, reported once"
     for exchange in exchanges:
         for process in (exchange.path.client, exchange.path.server):
@@ -144,14 +146,14 @@ def _compare_events(source: Source, exchanges: Sequence[_Exchange]) -> list[Self
     once = sum(reported[event] == 1 for event in expected)
     lost = source.read(time.monotonic_ns()).lost.get("events", 0)
     if lost and once < len(expected) and not reported - Counter(expected):
-        skipped = f"{lost:,} events were lost, which are counted: other programs fill the ring; try again"
+        skipped = f"{lost:,} events were lost because other programs fill the ring; try again"
         return [_result(what, skipped=skipped)]
     measured = once if once < len(expected) else reported.total()
     return [_result(what, len(expected), measured, "events", detail=_difference(expected, reported))]
 
 
 def _difference(expected: Sequence[_Event], reported: Counter[_Event]) -> str:
-    """What was expected and not reported, and what was reported beyond that."""
+    """Describe events that are missing or unexpected."""
     missing, more = Counter(expected) - reported, reported - Counter(expected)
     return "; ".join(
         f"{kind}: {', '.join(' '.join(map(str, event)) for event in events)}"
@@ -161,7 +163,7 @@ def _difference(expected: Sequence[_Event], reported: Counter[_Event]) -> str:
 
 
 _Event: TypeAlias = tuple[int, str, int, str, int | None, int | None]
-"""Socket, event, PID and process; of a close also bytes sent and received."""
+"""Socket, event, PID and process; for a close also bytes sent and received."""
 
 
 def _expected_events(exchanges: Iterable[_Exchange]) -> list[_Event]:
@@ -177,7 +179,7 @@ def _expected_events(exchanges: Iterable[_Exchange]) -> list[_Event]:
 
 
 def _reported(source: EventSource, ids: set[int], count: int) -> list[_Event]:
-    """The events of these sockets, until there are as many as expected, or it takes too long."""
+    """Collect the events of these sockets until there are as many as expected or the timeout expires."""
     events: list[_Event] = []
     wanted = np.array(list(ids), np.uint64)
     end = time.monotonic() + TIMEOUT_S
@@ -187,6 +189,6 @@ def _reported(source: EventSource, ids: set[int], count: int) -> list[_Event]:
         for batch in source.drain(time.monotonic_ns()):
             for row in rows_of(batch, np.isin(batch.array["id"], wanted)):
                 kind = EVENT_KINDS[row["event"]]
-                whose = row["pid"], row["process"]
-                events.append((row["id"], kind, *whose, row["bytes_sent"], row["bytes_received"]))
+                owner = row["pid"], row["process"]
+                events.append((row["id"], kind, *owner, row["bytes_sent"], row["bytes_received"]))
     return events

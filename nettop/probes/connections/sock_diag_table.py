@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The socket table without BPF, also for users without root: netlink's sock_diag, and the descriptors in /proc.
+"""The socket table without BPF or root: netlink's sock_diag, and the file descriptors in /proc.
 
 The rows are those of nettop.probes.connections.socket_table, as far as these sources provide them.
 """
@@ -17,11 +17,12 @@ from typing import NamedTuple
 import numpy as np
 
 from nettop.errors import Unsupported
-from nettop.kernel import privileges, sock_diag
-from nettop.kernel.entered_namespaces import DEVICE_INDEX, Namespaces
-from nettop.kernel.facts import Host, Sockstat
-from nettop.kernel.processes import Processes, outside_name
-from nettop.kernel.socket_owners import SocketOwners, find_owners
+from nettop.kernel.host import privileges
+from nettop.kernel.host.facts import Host, Sockstat
+from nettop.kernel.host.processes import Processes, outside_name
+from nettop.kernel.net import sock_diag
+from nettop.kernel.net.entered_namespaces import DEVICE_INDEX, Namespaces
+from nettop.kernel.net.socket_owners import SocketOwners, find_owners
 from nettop.probes.connections.socket_rows import (
     NO_USERS,
     ROW,
@@ -35,7 +36,7 @@ from nettop.probes.connections.socket_rows import (
     descriptors_of,
     merge,
 )
-from nettop.snapshots.arrays import Index, Mask, joined, positions, take
+from nettop.snapshots.arrays import Array, Index, Mask, concatenate_rows, positions, take_rows
 from nettop.snapshots.connections import (
     FAMILIES,
     HIDDEN_OWNER,
@@ -44,22 +45,22 @@ from nettop.snapshots.connections import (
     PROTOCOLS,
     WITHOUT_ROOT,
 )
-from nettop.snapshots.snapshot import Array, known
+from nettop.snapshots.snapshot import known
 
 SOCK_DIAG = "sock_diag + /proc"
 _NOT_LISTED = {
-    "sockets without a port": "sock_diag lists no TCP socket in CLOSE and no UDP socket before it has a port",
-    "MPTCP sockets": "they are not requested; their subflows are TCP connections",
-    "raw sockets": "they are not requested",
+    "sockets without a port": "sock_diag lists neither TCP sockets in CLOSE nor UDP sockets without a port",
+    "MPTCP sockets": "not requested; their subflows are TCP connections",
+    "raw sockets": "not requested",
 }
 
 _BOUND_INACTIVE = 13
 """Requests TCP sockets in CLOSE that have a port, since Linux 6.8 (include/net/tcp_states.h)."""
-_WHOLE_STATES = sum(
+_CONNECTION_STATES = sum(
     1 << number for name, number in STATE.items() if name not in ("LISTEN", "CLOSE", "UNCONN")
 )
 _IDLE_STATES = 1 << STATE["LISTEN"] | 1 << _BOUND_INACTIVE
-"""In which struct tcp_info means nothing."""
+"""States in which struct tcp_info has no meaning."""
 _UDP_STATES = 1 << STATE["ESTABLISHED"] | 1 << STATE["CLOSE"]
 
 _FIN_ARRIVED = (STATE["CLOSE_WAIT"], STATE["LAST_ACK"], STATE["CLOSING"])
@@ -67,7 +68,7 @@ _FIN_WRITTEN = (STATE["FIN_WAIT1"], STATE["LAST_ACK"], STATE["CLOSING"])
 _SYN_IN_FLIGHT = (STATE["SYN_SENT"], STATE["SYN_RECV"])
 _FLAGS_MAX = 2
 """A SYN and a FIN may be acknowledged beyond the payload."""
-_SAME = {
+_COPIED = {
     "state": "info_state",
     "packets_sent": "segs_out",
     "data_packets_sent": "data_segs_out",
@@ -83,7 +84,7 @@ _SAME = {
     "send_buffer_limited_us": "sndbuf_limited",
     "algorithm": "algorithm",
 }
-"""Fields whose values are in struct tcp_info unchanged."""
+"""Fields copied unchanged from struct tcp_info."""
 _ROUND_TRIP = {"rtt_us": "rtt", "rtt_var_us": "rttvar", "rtt_min_us": "min_rtt"}
 _NEVER_MEASURED = 0xFFFFFFFF
 _NOT_PACED = 0xFFFFFFFFFFFFFFFF
@@ -94,8 +95,8 @@ _NO_ROWS, _NO_INODES = np.zeros(0, ROW), np.zeros(0, np.uint32)
 
 
 class _Listed(NamedTuple):
-    """A namespace's dumps: its sockets and their inodes, its own counts, how many dumps were inconsistent, and which
-    protocols the kernel does not list, and why."""
+    """The dumps of a namespace: its sockets and their inodes, its own counts, the number of inconsistent dumps, and the
+    reason for each protocol that the kernel does not list."""
 
     rows: Array
     inodes: Array
@@ -105,7 +106,7 @@ class _Listed(NamedTuple):
 
 
 class DiagTable:
-    """The kernel's socket table, dumped in each namespace by a thread in it.
+    """The kernel's socket table, dumped in each namespace by a thread that entered it.
 
     `gaps` names what this mechanism lacks beyond single fields, and why.
     """
@@ -126,16 +127,16 @@ class DiagTable:
         self._inconsistent = 0
 
     def gaps(self) -> dict[str, str]:
-        """What cannot be seen, by name, and why."""
-        return self.namespaces.gaps(whole=True) | dict(self._gaps)
+        """Map the gaps in the table to their reasons."""
+        return self.namespaces.gaps(unseen=True) | dict(self._gaps)
 
     @property
     def lost_namespaces(self) -> int:
-        """Namespaces whose sockets are missing."""
+        """Number of namespaces whose sockets are missing."""
         return len(self.namespaces.refused)
 
     def list_all(self, all_rows: bool) -> None:
-        """List TIME_WAIT too, or only count it."""
+        """List TIME_WAIT sockets, or only count them."""
         self._all_rows = all_rows
 
     def close(self) -> None:
@@ -143,30 +144,30 @@ class DiagTable:
         self.namespaces.close()
 
     def descriptors(self, row: Array) -> list[tuple[int, int]]:
-        """The (PID, descriptor) pairs of the socket of this single row when it was last read."""
+        """Return the (PID, descriptor) pairs of this single row's socket when it was last read."""
         return descriptors_of(row, self.held_by_several)
 
     def read(self, before: Array, users: Array = NO_USERS) -> Reading:
-        """Every socket that exists now.
+        """Return all current sockets.
 
-        `before` are the rows of the last refresh, `users` who uses sockets that several processes hold (USER).
-        Namespaces dump their sockets while this thread reads the descriptors of processes. Raises NettopError where
+        `before` are the rows of the last refresh, `users` the users of sockets that several processes hold (USER).
+        Namespaces dump their sockets while this thread reads the descriptors of processes. Raises NettopError if
         nothing can be listed.
         """
         dumps: dict[int, Future[_Listed]] = {}
-        taken_ns = time.monotonic_ns()  # the descriptors take far longer than the dumps, which begin at once
+        taken_ns = time.monotonic_ns()  # reading descriptors takes far longer than the dumps, which start now
         with self.namespaces.lock:
             self.namespaces.follow(frozenset())
             try:
-                self._begin(dumps)
+                self._start_dumps(dumps)
                 owners = find_owners(self._host.proc)
                 self.namespaces.follow(owners.namespaces())
-                self._begin(dumps)
+                self._start_dumps(dumps)
             finally:
                 wait(dumps.values())
             listed = [dump.result() for dump in dumps.values()]
-        # Whether there are, or may be, other users' processes that this user may not inspect.
-        sees_all = self._host.reaches_kernel() and privileges.held() >= privileges.LOOKING
+        # Whether there are, or may be, processes of other users that this user may not inspect.
+        sees_all = self._host.reaches_kernel() and privileges.held() >= privileges.FINDING_NAMESPACES
         self._misses_owners = not sees_all and (owners.hidden > 0 or self._host.hides_processes())
         self._note_gaps(listed)
         self._inconsistent += sum(namespace.inconsistent for namespace in listed)
@@ -180,17 +181,17 @@ class DiagTable:
         }
         return Reading(self._with_owners(listed, owners, before, users), counts, taken_ns)
 
-    def _begin(self, dumps: dict[int, Future[_Listed]]) -> None:
-        """Begin to list the sockets of every namespace that is not among the `dumps`."""
+    def _start_dumps(self, dumps: dict[int, Future[_Listed]]) -> None:
+        """Start to list the sockets of every namespace that is not among the `dumps`."""
         for inode, thread in self.namespaces.threads.items():
             if inode not in dumps:
                 dumps[inode] = thread.submit(partial(self._list, inode))
 
     def _list(self, netns: int) -> _Listed:
-        """The sockets of the calling thread's namespace."""
+        """List the sockets of the calling thread's namespace."""
         rows, inodes, inconsistent = [_NO_ROWS], [_NO_INODES], 0
         gaps: dict[str, Unsupported] = {}
-        whole = _WHOLE_STATES if self._all_rows else _WHOLE_STATES & ~(1 << STATE["TIME_WAIT"])
+        whole = _CONNECTION_STATES if self._all_rows else _CONNECTION_STATES & ~(1 << STATE["TIME_WAIT"])
         for protocol, states, info in (
             (TCP, _IDLE_STATES, False),
             (TCP, whole, True),
@@ -204,7 +205,9 @@ class DiagTable:
             inconsistent += dump.inconsistent
             rows += [_rows(sockets, protocol, netns) for sockets in dump.sockets]
             inodes += [sockets["inode"] for sockets in dump.sockets]
-        return _Listed(joined(*rows), np.concatenate(inodes), self._host.sockstat(), inconsistent, gaps)
+        return _Listed(
+            concatenate_rows(*rows), np.concatenate(inodes), self._host.sockstat(), inconsistent, gaps
+        )
 
     def _note_gaps(self, listed: list[_Listed]) -> None:
         missing = {name: error for namespace in listed for name, error in namespace.gaps.items()}
@@ -218,28 +221,29 @@ class DiagTable:
         )
 
     def _with_owners(self, listed: list[_Listed], owners: SocketOwners, before: Array, users: Array) -> Array:
-        """The rows of all namespaces, sorted by id, each socket once and with its owner process."""
-        rows = joined(_NO_ROWS, *(namespace.rows for namespace in listed))
+        """Return the rows of all namespaces, sorted by id, each socket once and with its owner process."""
+        rows = concatenate_rows(_NO_ROWS, *(namespace.rows for namespace in listed))
         inodes = np.concatenate([_NO_INODES, *(namespace.inodes for namespace in listed)])
-        # A socket that changes its state while it is listed may be listed twice.
+        # A socket that changes its state during the dump may be listed twice.
         _, first = np.unique(rows["id"], return_index=True)
-        rows, inodes = take(rows, first), inodes[first]
+        rows, inodes = take_rows(rows, first), inodes[first]
         _keep_acknowledged(rows, before)
         held = _rows_of_descriptors(rows, inodes, owners)
         self.processes.name(held)
         chosen, shared = choose_owners(held, before, users)
-        self.held_by_several = take(held, shared)
-        owned = take(held, chosen)
+        self.held_by_several = take_rows(held, shared)
+        owned = take_rows(held, chosen)
         return merge(owned, self._ownerless(rows, inodes, owned, owners))
 
     def _ownerless(self, rows: Array, inodes: Array, owned: Array, owners: SocketOwners) -> Array:
-        """The rows that are not among the `owned`.
+        """Return the rows that are not among the `owned`.
 
-        A socket with an inode is held by a hidden process, or one outside of the PID namespace, or was closed while
-        descriptors were read. For one's own sockets, and where all processes are visible, the next reading shows which.
+        A socket with an inode is held by a hidden process or one outside the PID namespace, or was closed while
+        descriptors were read. For the user's own sockets, and where all processes are visible, the next reading shows
+        which.
         """
         rest = np.flatnonzero(positions(rows["id"], owned["id"]) < 0)
-        ownerless, held = take(rows, rest), inodes[rest] != 0
+        ownerless, held = take_rows(rows, rest), inodes[rest] != 0
         lasting = positions(ownerless["id"], self._ownerless_ids) >= 0
         others = self._misses_owners & (ownerless["uid"] != os.geteuid())
         hides_some = self._misses_owners or owners.hidden > 0
@@ -251,23 +255,23 @@ class DiagTable:
 
 
 def _gaps_without_root(host: Host) -> dict[str, str]:
-    """What is not seen where this user may not look at other users' processes, and what would help."""
+    """Return what an unprivileged user cannot see of other users' processes, and the remedy."""
     if not privileges.BEGAN_AS_ROOT:
         return {
             WITHOUT_ROOT: "only root sees the owners of other users' sockets: sudo nettop",
-            "other namespaces": "only root may enter them: sudo nettop",
+            "other namespaces": "only root can enter them: sudo nettop",
         }
-    return {WITHOUT_ROOT: f"those of other users' sockets are not seen: {host.how_to_see_owners()}"}
+    return {WITHOUT_ROOT: f"not visible for other users' sockets: {host.how_to_see_owners()}"}
 
 
 def _count_unlisted(listed: _Listed) -> int:
-    """How many sockets a namespace counts but has not listed: a few come and go between the two."""
+    """Return the number of sockets that a namespace counts but did not list. A few come and go in between."""
     counted_here = sum(counted.tcp + counted.udp for counted in count_hashed(listed.rows).values())
     return max(0, listed.stat.tcp + listed.stat.udp - counted_here)
 
 
 def _keep_acknowledged(rows: Array, before: Array) -> None:
-    """Let bytes_acked never fall below its value `before`, as a socket is not read at one moment; see _put_payload."""
+    """Keep bytes_acked from falling below its value in `before`: a socket is not read atomically; see _put_payload."""
     at = positions(rows["id"], before["id"])
     now, then = rows["bytes_acked"], before["bytes_acked"][at[at >= 0]]
     listed = now[at >= 0]
@@ -275,9 +279,9 @@ def _keep_acknowledged(rows: Array, before: Array) -> None:
 
 
 def _rows_of_descriptors(rows: Array, inodes: Array, owners: SocketOwners) -> Array:
-    """A row for each descriptor of each of these sockets, process by process."""
+    """Return a row for each descriptor of each of these sockets, grouped by process."""
     socket_at, descriptor_at = _pairs(inodes, owners.inode)
-    held = take(rows, socket_at)
+    held = take_rows(rows, socket_at)
     process = owners.processes[owners.process[descriptor_at]]
     for name in ("pid", "start_time", "comm"):
         held[name] = process[name]
@@ -287,7 +291,7 @@ def _rows_of_descriptors(rows: Array, inodes: Array, owners: SocketOwners) -> Ar
 
 
 def _pairs(inodes: Array, wanted: Array) -> tuple[Index, Index]:
-    """Positions of equal inodes in `inodes` and `wanted`, in the order of `wanted`.
+    """Return the positions of equal inodes in `inodes` and `wanted`, in the order of `wanted`.
 
     The subflows of an MPTCP connection share an inode, as processes share a socket.
     """
@@ -304,7 +308,7 @@ def _pairs(inodes: Array, wanted: Array) -> tuple[Index, Index]:
 
 
 def _rows(sockets: Array, protocol: int, netns: int) -> Array:
-    """The rows of one dump's sockets; what it does not contain is unknown."""
+    """Return the rows of one dump's sockets; fields that it lacks are unknown."""
     rows = np.full(len(sockets) * ROW.itemsize, 0xFF, np.uint8).view(ROW)
     rows["id"] = sockets["cookie"]
     rows["protocol"] = protocol
@@ -313,7 +317,7 @@ def _rows(sockets: Array, protocol: int, netns: int) -> Array:
     if protocol == UDP:
         rows["state"][sockets["state"] == STATE["CLOSE"]] = STATE["UNCONN"]
     _put_endpoints(rows, sockets)
-    if _has(sockets, "drops"):  # which neither requests nor minisockets have
+    if _has(sockets, "drops"):  # absent from requests and minisockets
         _put_socket(rows, sockets)
     if _has(sockets, "info_state"):
         _put_tcp(rows, sockets)
@@ -321,7 +325,7 @@ def _rows(sockets: Array, protocol: int, netns: int) -> Array:
 
 
 def _put_endpoints(rows: Array, sockets: Array) -> None:
-    """Fill in addresses, ports and device; IPv4 that came as such or mapped into IPv6 is IPv4."""
+    """Set addresses, ports and device. IPv4 is native or mapped into IPv6."""
     local, remote = (sockets[name].copy() for name in ("local_address", "remote_address"))
     native = sockets["family"] == _IPV4
     mapped = ~native & (_is_mapped(local) | _is_mapped(remote))
@@ -341,8 +345,7 @@ def _is_mapped(words: Array) -> Mask:
 
 
 def _put_socket(rows: Array, sockets: Array) -> None:
-    """Fill in the fields of every full socket. A listener's queues hold connections, and one number is the
-    limit of the other."""
+    """Set the fields common to full sockets. A listener's queue fields hold its queued connections and their limit."""
     rows["drops"] = sockets["drops"]
     listens = rows["state"] == STATE["LISTEN"]
     unread = np.maximum(sockets["rqueue"].astype(np.int32), 0)
@@ -352,14 +355,14 @@ def _put_socket(rows: Array, sockets: Array) -> None:
     ):
         rows[queue][~listens] = amounts[~listens]
         rows[of_listener][listens] = amounts[listens]
-    # Before Linux 6.17 a socket without an inode (orphan, not yet accepted) was reported as root's.
+    # Before Linux 6.17, a socket without an inode (orphan, not yet accepted) was reported as root's.
     has_owner = (sockets["uid"] != 0) | (sockets["inode"] != 0)
     rows["uid"][has_owner] = sockets["uid"][has_owner]
 
 
 def _put_tcp(rows: Array, sockets: Array) -> None:
-    """The fields of struct tcp_info, which was read under the socket's lock, unlike the head of the message."""
-    for field, name in _SAME.items():
+    """Set the fields of struct tcp_info, which was read under the socket's lock, unlike the head of the message."""
+    for field, name in _COPIED.items():
         if _has(sockets, name):
             rows[field] = sockets[name]
     if _has(sockets, "min_rtt"):
@@ -379,9 +382,9 @@ def _put_tcp(rows: Array, sockets: Array) -> None:
 
 
 def _put_payload(rows: Array, sockets: Array) -> None:
-    """Bytes without SYN and FIN, as put_payload of socket_rows.bpf.h has them.
+    """Set byte counts without SYN and FIN, like put_payload in socket_rows.bpf.h.
 
-    snd_nxt − snd_una is what is queued less what was not sent yet.
+    snd_nxt − snd_una is the queued bytes minus the unsent ones.
     """
     state = sockets["info_state"]
     unsent = sockets["notsent_bytes"].astype(np.int64)
@@ -389,8 +392,8 @@ def _put_payload(rows: Array, sockets: Array) -> None:
     sent = (sockets["bytes_sent"] - sockets["bytes_retrans"]).astype(np.int64)
     flag_in_flight = np.isin(state, _SYN_IN_FLIGHT) | (np.isin(state, _FIN_WRITTEN) & (unsent == 0))
     acked = sent - (in_flight - ((in_flight > 0) & flag_in_flight))
-    # The queue was read a moment before the rest. The kernel's bytes_acked counts SYN and FIN too, and nothing else:
-    # where that does not fit, something was written or acknowledged in that moment.
+    # The queue was read slightly earlier than the rest. The kernel's bytes_acked counts SYN and FIN too, and nothing
+    # else: a larger difference means that data was written or acknowledged in between.
     flags = sockets["bytes_acked"].astype(np.int64) - acked
     acked = np.where((flags >= 0) & (flags <= _FLAGS_MAX), acked, acked + flags - _FLAGS_MAX)
     rows["bytes_sent"] = sent

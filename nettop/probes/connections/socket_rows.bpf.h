@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// How a row is filled from a socket, for the walks over the table and for the events: struct row, struct
-// connection, their -D numbers, the slices of kernel structs and process.bpf.h come in front of this file.
+// Fills a row from a socket, for the walks over the table and for the events. struct row, struct connection,
+// their -D numbers, the slices of kernel structs and process.bpf.h are prepended to this file.
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -21,16 +21,15 @@
 #define SOCK_DONE (1ULL << 1) /* enum sock_flags: a FIN was received */
 #define USEC_PER_SEC 1000000ULL
 #define UNKNOWN (~0ULL)
-#define RTT_SETTLES 100 /* measurements, after which a second is less than 2 us of the mean */
+#define RTT_SETTLES 100 /* measurements, after which 1 s accounts for less than 2 us of the mean */
 
-// What is remembered of each connection that events.bpf.c saw begin, until it closes: an array that the
-// cookie indexes. The cookies of a group share a cache line; a connection's record has the same index as its
-// cookie.
+// Records that events.bpf.c keeps of connections that it saw open, until they close: an array indexed by the
+// cookie. The cookies of a group share a cache line; a connection's record has the same index as its cookie.
 struct connection_group {
   u64 cookies[GROUP_SIZE];
 };
 
-// Beside it, what turns boot time into wall time, and the process that walks over the table.
+// Also shared: the offset from boot time to wall time, and the process that walks over the table.
 #ifdef SHARES_TABLES
 #define SHARED(value, name, size) BPF_TABLE("extern", int, value, name, size)
 #else
@@ -68,12 +67,12 @@ static __always_inline u64 wall_of(u64 boot_ns) {
   return offset && boot_ns != UNKNOWN ? boot_ns + *offset : boot_ns;
 }
 
-// The PID of an owner outside of nettop's PID namespace is unknown.
+// The PID of an owner outside nettop's PID namespace is unknown.
 static __always_inline bool has_owner(struct connection *connection) {
   return connection->start_time != UNKNOWN;
 }
 
-// The cookie of the MPTCP socket that holds this one as a subflow; UNKNOWN for any other socket.
+// Returns the cookie of the MPTCP socket that this one is a subflow of; UNKNOWN for any other socket.
 static __always_inline u64 holder_of(struct tcp_sock *tp) {
 #ifdef HAS_TCP_SOCK_IS_MPTCP
   u64 holder = 0, cookie = 0;
@@ -88,7 +87,7 @@ static __always_inline u64 holder_of(struct tcp_sock *tp) {
 #endif
 }
 
-// The owner that a connection has, into a row or into another connection.
+// Copies a connection's owner to a row or another connection.
 #define COPY_OWNER(to, connection)                                                                           \
   do {                                                                                                       \
     COPY_PROCESS(to, connection);                                                                            \
@@ -102,7 +101,7 @@ static __always_inline void put_connection_owner(struct connection *connection, 
   connection->owner_source = source;
 }
 
-// All bits set is "unknown" in every column: what a row does not set, nobody measured.
+// In every column, all bits set means unknown: the default for what was not measured.
 static __always_inline void start_row(struct row *row) { __builtin_memset(row, 0xff, sizeof(*row)); }
 
 static __always_inline void put_v4(u64 *address, u32 v4) {
@@ -144,7 +143,7 @@ static __always_inline void put_addresses(struct row *row, struct sock_common *s
 
 static __always_inline u64 cookie_of(struct sock *sk) {
   if (!sk->skc_cookie)
-    bpf_get_socket_cookie((void *)sk); // gives it one; bcc declares the helper with half a cookie to return
+    bpf_get_socket_cookie((void *)sk); // creates one; bcc declares the helper with half a cookie to return
   return sk->skc_cookie;
 }
 
@@ -170,7 +169,7 @@ static __always_inline u32 namespace_of(struct sock *sk) {
   return inode;
 }
 
-// What every row has, from a socket whose type the verifier may not know, so that it has to be copied.
+// Sets what every row has, from a socket whose type the verifier may not know, so that it must be copied.
 static __always_inline void put_copied(struct row *row, struct sock *sk, u8 protocol) {
   struct sock_common head;
   uid_t uid = 0;
@@ -193,15 +192,15 @@ static __always_inline void put_copied(struct row *row, struct sock *sk, u8 prot
 
 static __always_inline void put_rtt(struct row *row, struct tcp_sock *tp) {
   if (!tp->srtt_us)
-    return; // no round trip was measured yet
+    return; // no round trip measured yet
   row->rtt_us = tp->srtt_us >> 3;
   row->rtt_var_us = tp->mdev_us >> 2;
   row->rtt_min_us = tp->rtt_min[0][1]; // struct minmax: samples {t, v}, the best first
 }
 
-// Where data opened a connection its first round trip is how long the client waited with it. Each measurement
-// after that replaces an eighth of the mean.
-static __always_inline void leave_out_pause(struct row *row, struct connection *connection) {
+// If data opened a connection, its first round trip includes the client's pause. Each later measurement
+// replaces an eighth of the mean.
+static __always_inline void hide_client_pause(struct row *row, struct connection *connection) {
   if (connection->opened_by_data != 1)
     return;
   if (row->packets_received < RTT_SETTLES || row->data_packets_sent < RTT_SETTLES)
@@ -215,7 +214,7 @@ static __always_inline void put_payload(struct row *row, struct tcp_sock *tp, u8
   u32 snd_nxt = tp->snd_nxt, write_seq = tp->write_seq;
   u64 flying = snd_nxt - tp->snd_una;
   row->bytes_in_flight = flying;
-  // SYN and FIN take a sequence number each, without being payload. A FIN is the last thing written.
+  // SYN and FIN take a sequence number each, but are not payload. A FIN is the last thing written.
   bool fin_written = state == TCP_FIN_WAIT1 || state == TCP_CLOSING || state == TCP_LAST_ACK;
   if (flying && (state == TCP_SYN_SENT || state == TCP_SYN_RECV || (fin_written && snd_nxt == write_seq)))
     flying--;
@@ -228,7 +227,7 @@ static __always_inline void put_payload(struct row *row, struct tcp_sock *tp, u8
 static __always_inline void put_queues(struct row *row, struct tcp_sock *tp) {
   s32 unread = tp->rcv_nxt - tp->copied_seq;
   row->send_queue = tp->write_seq - tp->snd_una;
-  row->receive_queue = unread > 0 ? unread : 0; // a FIN can be read before it counts
+  row->receive_queue = unread > 0 ? unread : 0; // a FIN may be read before it is counted
 }
 
 static __always_inline void put_delivery_rate(struct row *row, struct tcp_sock *tp) {
@@ -237,8 +236,8 @@ static __always_inline void put_delivery_rate(struct row *row, struct tcp_sock *
     row->delivery_rate = delivered * tp->mss_cache * USEC_PER_SEC / interval_us;
 }
 
-// How long it was busy, and how much of that limited by what (tcp_get_info_chrono_stats): the time of the
-// state in which it is now is not among the finished ones yet.
+// Sets how long the connection was busy, and by what it was limited (tcp_get_info_chrono_stats): the kernel's
+// times do not include its current state.
 static __always_inline void put_limits(struct row *row, struct tcp_sock *tp) {
   u8 now = chrono_type_of(tp);
   u32 ticks = (u32)bpf_jiffies64() - tp->chrono_start;
@@ -280,7 +279,7 @@ static __always_inline void put_tcp(struct row *row, struct tcp_sock *tp) {
     row->syn_queue = tp->syn_queue;
     return;
   }
-  // A connection that came to a listener has its backlog, also when that is gone.
+  // An accepted connection has its listener's backlog, even after the listener is gone.
   if (tp->sk_max_ack_backlog)
     row->direction = DIRECTION_WAS_INBOUND;
   put_payload(row, tp, state);

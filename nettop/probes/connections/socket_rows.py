@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What follows from socket rows alone: the owner of a socket, who opened it, how many its namespace counts.
+"""Properties derived from socket rows alone: owners, directions, send limits, counts by namespace.
 
-Rows are structured arrays of dtype ROW: the fields of the connections table, and behind them what the
-programs write beyond it.
+Rows are structured arrays of dtype ROW: the fields of the connections table, followed by additional fields that the
+programs write.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nettop.kernel.entered_namespaces import DEVICE_INDEX
-from nettop.snapshots.arrays import Index, Mask, as_list, growth, inserted, positions, take
+from nettop.kernel.net.entered_namespaces import DEVICE_INDEX
+from nettop.snapshots.arrays import Array, Index, Mask, as_list, growth, insert_rows, positions, take_rows
 from nettop.snapshots.connections import (
     APPLICATION,
     CONGESTION,
@@ -27,24 +27,24 @@ from nettop.snapshots.connections import (
     STATES,
 )
 from nettop.snapshots.schema import BEGAN, row_dtype
-from nettop.snapshots.snapshot import Array, known
+from nettop.snapshots.snapshot import known
 
 TCP, UDP, RAW, MPTCP = PROTOCOLS
 STATE = {name: number for number, name in STATES.items()}
-NOT_OPEN = [STATE[name] for name in ("LISTEN", "TIME_WAIT", "CLOSE")]
-"""The states of TCP sockets that are no connection, or none any more."""
+UNCONNECTED_STATES = [STATE[name] for name in ("LISTEN", "TIME_WAIT", "CLOSE")]
+"""States of TCP sockets that are not, or no longer, a connection."""
 _INBOUND, _OUTBOUND = (number for number, name in DIRECTIONS.items() if name.endswith("?"))
 
 _ALGORITHMS = {name: number for number, name in CONGESTION_CONTROLS.items()}
-_LEAST_US = 100_000
-"""Time is counted in ticks of up to 10 ms: of less than ten of them nothing is said."""
+_MIN_INTERVAL_US = 100_000
+"""Minimum interval: time is counted in ticks of up to 10 ms, and fewer than ten of them say nothing."""
 
 ROW = row_dtype(
     SOCKETS,
     (
         (BEGAN, "u1"),
         ("has_file", "u1"),
-        ("is_kernels", "u1"),
+        ("held_by_kernel", "u1"),
         ("is_tunnel", "u1"),
         ("is_opener", "u1"),
         ("fd", "u4"),
@@ -57,23 +57,26 @@ ROW = row_dtype(
         ("algorithm", "S16"),
     ),
 )
-"""A row as the programs write it: the table's fields, then the owner process, and, for sockets that no descriptor led
-to, whether a process has it all the same, whether the kernel holds it, and which MPTCP socket holds it; whether the
-kernel takes datagrams before they are received; whether the process is known to have opened, accepted or used the
-connection; the name of the congestion control algorithm."""
+"""A row as the programs write it: the table's fields, then the owner process and internal fields.
+
+`has_file` (a process has a socket that no descriptor led to), `held_by_kernel` (the kernel holds it) and `holder` (the
+MPTCP socket that holds it) describe sockets without a descriptor. `is_tunnel`: the kernel takes datagrams before they
+are received. `is_opener`: the process is known to have opened, accepted or used the connection. `algorithm`: name of
+the congestion control.
+"""
 
 USER = np.dtype([("id", "u8"), ("pid", "u4")])
-"""A process that sends or receives on a socket which several hold."""
+"""A process that sends or receives on a socket held by several."""
 NO_USERS = np.zeros(0, USER)
 MESSAGE = next(number for number, name in OWNER_SOURCES.items() if name == "message")
 _SERVICE_MANAGER = b"systemd"
-"""The name of a process that opens sockets for others."""
+"""Name of a process that opens sockets for others."""
 
 _OWNER = ("pid", "fd", "start_time", "css_set", "cgroup_id", "comm", "owner_source")
 
 
-class Counted(NamedTuple):
-    """Sockets as a network namespace counts them itself, and half-open connections of its listeners."""
+class SocketCounts(NamedTuple):
+    """Sockets as counted by a network namespace, and half-open connections of its listeners."""
 
     tcp: int = 0
     udp: int = 0
@@ -81,8 +84,8 @@ class Counted(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Every socket that exists, sorted by id; counts of what is not listed; and the moment whose counters these are, on
-    the monotonic clock."""
+    """All current sockets, sorted by id; counts of sockets that are not listed; and the time of the counters
+    (CLOCK_MONOTONIC)."""
 
     rows: Array
     counts: dict[str, int]
@@ -90,13 +93,13 @@ class Reading(NamedTuple):
 
 
 def choose_owners(rows: Array, before: Array, users: Array) -> tuple[Index, Index]:
-    """Positions of one row for each socket, sorted by id: that of its owner process. Then those of all rows of sockets
-    that several processes hold.
+    """Return the positions of each socket's owner row, sorted by id, and of all rows of sockets held by several
+    processes.
 
-    Of several processes the owner is the one of `users` (USER, sorted by id), which is seen to send or receive; else
-    the one in the rows `before`, as long as it holds the socket; else the one that opened or accepted it. Where nobody
-    saw that it is the one that started first, as children inherit what their parents opened; but not the service
-    manager, which opens sockets for others.
+    Of several processes, the owner is the one in `users` (USER, sorted by id), which was seen to send or receive; else
+    the one in the rows `before`, while it holds the socket; else the one that opened or accepted it. If neither was
+    seen, it is the one that started first, as children inherit what their parents opened; but not the service manager,
+    which opens sockets for others.
     """
     order, ids = _by_id(rows)
     first = _first_of_each(ids)
@@ -114,12 +117,12 @@ def choose_owners(rows: Array, before: Array, users: Array) -> tuple[Index, Inde
 
 
 def has_process(rows: Array) -> Mask:
-    """Which rows, or events, have an owner process. Outside of nettop's PID namespace it has no PID."""
+    """Return a mask of rows or events with an owner process. Outside nettop's PID namespace it has no PID."""
     return known(rows["start_time"])
 
 
-def give_owners(rows: Array, owned: Array, at: Index) -> None:
-    """Copy the owners of the rows `owned` at these positions (−1: none) to the `rows`."""
+def copy_owners(rows: Array, owned: Array, at: Index) -> None:
+    """Copy the owners from the rows `owned` at these positions (−1: none) to `rows`."""
     has_owner: Mask = at >= 0
     has_owner[has_owner] = has_process(owned[at[has_owner]])
     for name in _OWNER:
@@ -127,40 +130,42 @@ def give_owners(rows: Array, owned: Array, at: Index) -> None:
 
 
 def descriptors_of(row: Array, shared: Array) -> list[tuple[int, int]]:
-    """The (PID, descriptor) pairs that lead to the socket of this single row; `shared` are all rows of sockets that
-    several processes hold."""
+    """Return the (PID, descriptor) pairs of this single row's socket; `shared` are all rows of sockets that several
+    processes hold."""
     several = shared[shared["id"] == row["id"]]
     rows = several if len(several) else row[known(row["fd"])]
     return sorted(zip(rows["pid"].tolist(), rows["fd"].tolist(), strict=True))
 
 
 def merge(owned: Array, unattributed: Array) -> Array:
-    """The rows of both, sorted by id, as those of `owned` are already."""
+    """Merge both sets of rows, sorted by id; `owned` is already sorted."""
     if not len(unattributed):
         return owned
     order, ids = _by_id(unattributed)
-    rows = take(
+    rows = take_rows(
         unattributed, order[_first_of_each(ids)]
     )  # a request that becomes a socket may be seen as both
-    return inserted(owned, np.searchsorted(owned["id"], rows["id"]), rows)
+    return insert_rows(owned, np.searchsorted(owned["id"], rows["id"]), rows)
 
 
-def without(rows: Array, ids: Array) -> Array:
-    """The rows whose id is not among the sorted `ids`."""
-    return take(rows, np.flatnonzero(positions(rows["id"], ids) < 0))
+def exclude_ids(rows: Array, ids: Array) -> Array:
+    """Return the rows whose id is not among the sorted `ids`."""
+    return take_rows(rows, np.flatnonzero(positions(rows["id"], ids) < 0))
 
 
-def unowned(rows: Array, owned_ids: Array) -> Array:
-    """The rows whose id is not among the sorted `owned_ids`, and those in TIME_WAIT: what a process may still hold of
-    such a connection is a dead socket in CLOSE, which has the same id and no local port."""
-    return take(
+def exclude_owned(rows: Array, owned_ids: Array) -> Array:
+    """Return the rows whose id is not among the sorted `owned_ids`, and all TIME_WAIT rows.
+
+    A process may still hold such a connection's dead socket in CLOSE, with the same id and no local port.
+    """
+    return take_rows(
         rows, np.flatnonzero((rows["state"] == STATE["TIME_WAIT"]) | (positions(rows["id"], owned_ids) < 0))
     )
 
 
 def infer_directions(rows: Array) -> None:
-    """Take a connection whose direction is not known for an inbound one where a socket of its namespace listens on its
-    local port."""
+    """Infer that a connection of unknown direction is inbound if a socket of its namespace listens on its local
+    port."""
     port = rows["netns"].astype(np.uint64) << np.uint64(16) | rows["local_port"]
     listening = np.unique(port[rows["state"] == STATE["LISTEN"]])
     connects = np.isin(rows["protocol"], (TCP, MPTCP))
@@ -170,7 +175,7 @@ def infer_directions(rows: Array) -> None:
 
 
 def name_congestion_control(rows: Array) -> None:
-    """Set the numbers of the algorithms by their names."""
+    """Set the algorithms' numbers from their names."""
     with_name = np.flatnonzero(known(rows["busy_us"]))
     names, places = np.unique(rows["algorithm"][with_name], return_inverse=True)
     numbers = [_ALGORITHMS.get(name.decode("ascii", "replace"), 0) for name in as_list(names)]
@@ -178,20 +183,20 @@ def name_congestion_control(rows: Array) -> None:
 
 
 def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
-    """Set what mostly kept each connection from sending more since the rows `before`, and for how much of the time.
+    """Set the main limit on each connection's sending since the rows `before`, and its share of the time.
 
-    Time in which it was busy and neither the receiver's window nor the send buffer held it back went by with data on
-    its way: that is the limit of the congestion window or of pacing where more waited to be sent, the path's where
-    segments had to be sent again, the send buffer's where the application waits for room in it, and otherwise the
-    application's, which had nothing more to send. The time until an acknowledgement may be less than a tick, so that
-    what was sent says as well that there was something to send. Nothing is said of connections that had nothing to
-    send at all, and after less than _LEAST_US what was said before still holds.
+    While a connection is busy, and limited neither by the receiver's window nor by the send buffer, data is in flight.
+    The limit is then path loss if segments were retransmitted; congestion (the window, or pacing) if more data was
+    waiting; the send buffer if the application waits for room in it; otherwise the application, which had nothing more
+    to send. Waiting for an acknowledgement may take less than a tick, so sent segments also show that the connection
+    was busy. A connection that had nothing to send gets no limit, and an interval below _MIN_INTERVAL_US keeps the
+    previous one.
     """
     at = positions(rows["id"], before["id"])
     here = np.flatnonzero(at >= 0)
     here = here[known(rows["busy_us"][here]) & known(before["busy_us"][at[here]])]
     there = at[here]
-    if elapsed_us < _LEAST_US:
+    if elapsed_us < _MIN_INTERVAL_US:
         for name in ("limited_by", "limited_share"):
             rows[name][here] = before[name][there]
         return
@@ -202,10 +207,10 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     busy, receiver, send_buffer = map(grown, ("busy_us", "receiver_limited_us", "send_buffer_limited_us"))
     in_flight = np.maximum(busy - receiver - send_buffer, 0)
     is_lossy = grown("retransmits") > 0
-    # A congestion control that paces, such as BBR, keeps data waiting without using up its window.
+    # Congestion control with pacing, such as BBR, keeps data waiting without filling its window.
     is_congested = (rows["congestion_limited"][here] == 1) | (rows["application_limited"][here] == 0)
-    # The kernel counts a full buffer only from a segment that is sent once it is full (tcp_cwnd_validate), which is
-    # hardly ever where all that a small buffer holds leaves at once.
+    # The kernel counts a full buffer only from a segment sent while it is full (tcp_cwnd_validate), which rarely
+    # happens if everything in a small buffer is sent at once.
     is_full = rows["send_buffer_full"][here] == 1
     times = {
         RECEIVER: receiver,
@@ -221,15 +226,15 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     rows["limited_share"][here[was_busy]] = np.minimum(by_limit.max(axis=0)[was_busy] / elapsed_us, 1)
 
 
-def count_hashed(rows: Array) -> dict[int, Counted]:
-    """For each namespace what its hash tables count of these rows.
+def count_hashed(rows: Array) -> dict[int, SocketCounts]:
+    """Count the rows that are in each namespace's hash tables, as the kernel does.
 
-    A TCP socket in CLOSE and a UDP socket without a port are in no table; a request in SYN_RECV and a
-    minisocket in TIME_WAIT are in one, but not counted: neither has queues.
+    TCP sockets in CLOSE and UDP sockets without a port are in no table. Requests in SYN_RECV and minisockets in
+    TIME_WAIT are in one, but not counted: neither has queues.
     """
     if not len(rows):
         return {}
-    # Namespaces have neighbouring inode numbers, so counting by place needs no sort.
+    # Namespaces have adjacent inode numbers, so counting by offset needs no sort.
     first = int(rows["netns"].min())
     place = rows["netns"] - np.uint32(first)
     has_queue = known(rows["send_queue"]) | known(rows["backlog"])
@@ -243,17 +248,18 @@ def count_hashed(rows: Array) -> dict[int, Counted]:
         np.bincount(place[listening], rows["syn_queue"][listening], len(rows_at)).astype(int),
     )
     return {
-        first + at: Counted(*(int(counts[at]) for counts in sums)) for at in as_list(np.flatnonzero(rows_at))
+        first + at: SocketCounts(*(int(counts[at]) for counts in sums))
+        for at in as_list(np.flatnonzero(rows_at))
     }
 
 
 def count_waiting_for_fin(rows: Array) -> int:
-    """Minisockets that the kernel counts with TIME_WAIT, but which still wait for the peer's FIN."""
+    """Count minisockets that the kernel counts as TIME_WAIT, but which still wait for the peer's FIN."""
     return int(np.count_nonzero((rows["state"] == STATE["FIN_WAIT2"]) & ~known(rows["send_queue"])))
 
 
 def _by_id(rows: Array) -> tuple[Index, Array]:
-    """Positions that sort the rows by id, stably, and the ids in that order."""
+    """Return the positions that sort the rows by id (stable), and the sorted ids."""
     ids = np.ascontiguousarray(rows["id"])
     order = np.argsort(ids, kind="stable")
     return order, ids[order]

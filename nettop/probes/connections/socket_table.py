@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The socket table by BPF iterators: a walk over descriptors, and walks over hash tables where they are needed."""
+"""The socket table from BPF iterators: a walk over descriptors, and over hash tables where needed."""
 
 from __future__ import annotations
 
@@ -13,43 +13,42 @@ from functools import partial
 
 import numpy as np
 
-from nettop.kernel import bpf
-from nettop.kernel.entered_namespaces import shared_namespaces
-from nettop.kernel.facts import Host
-from nettop.kernel.iterator import Iterator, RowBuffer
-from nettop.kernel.processes import Processes, outside_name
-from nettop.kernel.program import Program
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf.iterator import Iterator, RowBuffer
+from nettop.kernel.bpf.program import Program
+from nettop.kernel.host.facts import Host
+from nettop.kernel.host.processes import Processes, outside_name
+from nettop.kernel.net.entered_namespaces import shared_namespaces
 from nettop.probes.connections.socket_rows import (
     NO_USERS,
     ROW,
     STATE,
-    Counted,
     Reading,
+    SocketCounts,
     choose_owners,
+    copy_owners,
     count_hashed,
     count_waiting_for_fin,
     descriptors_of,
-    give_owners,
+    exclude_ids,
+    exclude_owned,
     has_process,
     merge,
-    unowned,
-    without,
 )
-from nettop.snapshots.arrays import joined, positions, take
+from nettop.snapshots.arrays import Array, concatenate_rows, positions, take_rows
 from nettop.snapshots.connections import KERNEL_OWNER, OUTSIDE
-from nettop.snapshots.snapshot import Array
 
 WALKS = OWNED, TCP_TABLE, UDP_TABLE = "bpf_iter__task_file", "bpf_iter__tcp", "bpf_iter__udp"
 
 LIST_TIME_WAIT, LIST_WITH_FILE = 1, 2
 _PATIENCE = 2
-"""Walks in a row that may find fewer sockets than the namespace counts, before those are searched for."""
+"""Consecutive walks that may find fewer sockets than the namespace counts before a search."""
 _PATIENCE_AFTER_SEARCH = 60
 """The same after a search that did not find them."""
 
 _PAUSE_PER_WALK = 100
-"""A walk over a hash table takes 25 ms even when it is empty. Pausing this many times as long as the last one took
-keeps the walks below 1 % of a CPU."""
+"""Pause after a walk over a hash table, as a multiple of its duration: a walk takes 25 ms even when the table is empty.
+This keeps walks below 1 % of a CPU."""
 
 OWNED_MECHANISM, UNATTRIBUTED_MECHANISM = "iter/task_file", "iter/tcp + iter/udp"
 _NO_ROWS = np.zeros(0, ROW)
@@ -57,11 +56,11 @@ _NO_ROWS = np.zeros(0, ROW)
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """A walk over a namespace's hash tables: its rows, when it began, how long it took, and whether it `searched`, that
-    is, listed all sockets that have a file.
+    """A walk over a namespace's hash tables: its rows, start, duration, and whether it `searched`, that is, listed all
+    sockets with a file.
 
-    `missed` is how many sockets the namespace counts that neither walk found; after `patience` more walks that miss
-    some they are searched for.
+    `missed` is the number of sockets that the namespace counts but neither walk found; after `patience` more walks with
+    misses, search for them.
     """
 
     rows: Array
@@ -73,11 +72,11 @@ class _Walk:
 
 
 class SocketTable:
-    """The kernel's socket table: owned sockets, and others where it `lists_unattributed`."""
+    """The kernel's socket table: owned sockets, and others if it `lists_unattributed`."""
 
     def __init__(self, program: Program, host: Host) -> None:
         self.processes = Processes(host)
-        self.namespaces = shared_namespaces(host.proc)
+        self.namespaces = shared_namespaces(host)
         self.lists_unattributed = True
         self._has_outside = not host.in_initial_pid_namespace()
         self._all_rows = False
@@ -91,22 +90,22 @@ class SocketTable:
 
     @property
     def lost_namespaces(self) -> int:
-        """Namespaces whose sockets are missing, but those that processes hold."""
+        """Number of namespaces whose sockets are missing, except those that processes hold."""
         return self.namespaces.lost
 
     def list_all(self, all_rows: bool) -> None:
-        """List TIME_WAIT too, and search for every socket that is counted; or do not."""
+        """Choose whether to list TIME_WAIT sockets and search for every counted socket."""
         if all_rows != self._all_rows:
             self._all_rows = all_rows
             self._last_walks = {}
 
     @property
     def shared(self) -> Mapping[str, int]:
-        """The maps that the events' programs share."""
+        """Maps shared with the event programs."""
         return self._program.maps
 
     def gaps(self) -> dict[str, str]:
-        """What cannot be seen, by name, and why."""
+        """Map the gaps in the table to their reasons."""
         return self.namespaces.gaps() | (OUTSIDE if self._has_outside else {})
 
     def close(self) -> None:
@@ -117,14 +116,15 @@ class SocketTable:
         self.namespaces.close()
 
     def descriptors(self, row: Array) -> list[tuple[int, int]]:
-        """The (PID, descriptor) pairs that led to the socket of this single row when it was last read."""
+        """Return the (PID, descriptor) pairs of this single row's socket when it was last read."""
         return descriptors_of(row, self.held_by_several)
 
     def read(self, before: Array, users: Array = NO_USERS) -> Reading:
-        """Every socket that exists now.
+        """Return all current sockets.
 
-        `before` are the rows of the last refresh, `users` who uses sockets that several processes hold (USER).
-        Namespaces whose hash tables were walked then are walked again while this thread walks the descriptors.
+        `before` are the rows of the last refresh, `users` the users of sockets that several processes hold (USER).
+        Namespaces whose hash tables were walked at that refresh are walked again while this thread walks the
+        descriptors.
         """
         if not self.lists_unattributed:
             owned, taken_ns = self.read_owned(before, users)
@@ -134,41 +134,44 @@ class SocketTable:
             try:
                 owned, taken_ns = self.read_owned(before, users)
             finally:
-                wait(walks.values())  # nothing may be closed that a walk still reads
+                wait(walks.values())  # a walk may still read what would be closed
             walked = {inode: walk.result() for inode, walk in walks.items()}
             walked_rows, counts = self._read_unattributed(owned, taken_ns, walked)
-        unattributed = unowned(joined(_NO_ROWS, *walked_rows), owned["id"])
+        unattributed = exclude_owned(concatenate_rows(_NO_ROWS, *walked_rows), owned["id"])
         time_wait = unattributed["id"][unattributed["state"] == STATE["TIME_WAIT"]]
         if len(time_wait):
-            owned = without(owned, np.sort(time_wait))
-        give_owners(unattributed, owned, positions(unattributed["holder"], owned["id"]))
-        self.processes.name(unattributed, more=True)  # subflows, and orphans, whose closer is known
-        unattributed["process"][unattributed["is_kernels"] == 1] = self.processes.code(KERNEL_OWNER)
+            owned = exclude_ids(owned, np.sort(time_wait))
+        copy_owners(unattributed, owned, positions(unattributed["holder"], owned["id"]))
+        self.processes.name(
+            unattributed, keep_earlier=True
+        )  # subflows, and orphans whose closing process is known
+        unattributed["process"][unattributed["held_by_kernel"] == 1] = self.processes.code(KERNEL_OWNER)
         if self._has_outside:
             held = (unattributed["has_file"] == 1) & ~has_process(unattributed)
             unattributed["process"][held] = self.processes.code(outside_name())
         return Reading(merge(owned, unattributed), counts, taken_ns)
 
     def read_owned(self, before: Array, users: Array = NO_USERS) -> tuple[Array, int]:
-        """The sockets that processes hold, sorted by id, each once and with its owner process, a copy; and the middle
-        of the time it took to read them, on the monotonic clock."""
+        """Return a copy of the sockets that processes hold, sorted by id, each once and with its owner process.
+
+        Also return the midpoint of the read, on the monotonic clock.
+        """
         begun_ns = time.monotonic_ns()
         rows = self._iterators[OWNED].read(self._owned_buffer)
         taken_ns = (begun_ns + time.monotonic_ns()) // 2
         self.processes.name(rows)
         owners, shared = choose_owners(rows, before, users)
-        self.held_by_several = take(rows, shared)
-        return take(rows, owners), taken_ns
+        self.held_by_several = take_rows(rows, shared)
+        return take_rows(rows, owners), taken_ns
 
     # --- hash tables ----------------------------------------------------------------------------------
 
     def _read_unattributed(
         self, owned: Array, taken_ns: int, walks: Mapping[int, _Walk]
     ) -> tuple[list[Array], dict[str, int]]:
-        """The rows of unattributed sockets, where a namespace counts more sockets than are `owned`.
+        """Return the rows of unattributed sockets in namespaces that count more sockets than are `owned`.
 
-        Where walks are expensive they are made less often, and the rows of the last one are used again: the count
-        `walk_age_ms` says how old they are.
+        Expensive walks run less often, and the rows of the last one are reused: `walk_age_ms` is their age.
         """
         owned_by_namespace = count_hashed(owned)
         self.namespaces.follow(owned_by_namespace.keys())
@@ -177,7 +180,7 @@ class SocketTable:
         for inode, thread in self.namespaces.threads.items():
             stat = thread.run(self._host.sockstat)
             time_wait += stat.time_wait
-            counted = owned_by_namespace.get(inode, Counted())
+            counted = owned_by_namespace.get(inode, SocketCounts())
             if stat.tcp > counted.tcp or stat.udp > counted.udp or stat.time_wait or counted.half_open:
                 last, walk = self._last_walks.get(inode), walks.get(inode)
                 if walk or not last:
@@ -199,7 +202,7 @@ class SocketTable:
         }
 
     def _begin_walks(self) -> dict[int, Future[_Walk]]:
-        """Begin the walks that are due in namespaces that needed one at the last refresh."""
+        """Start the walks that are due in namespaces that needed one at the last refresh."""
         pause_ns = _PAUSE_PER_WALK * sum(last.took_ns for last in self._last_walks.values())
         now_ns = time.monotonic_ns()
         return {
@@ -211,7 +214,7 @@ class SocketTable:
     def _walk(self, patience: int) -> _Walk:
         """Walk both hash tables of the calling thread's namespace.
 
-        With `all_rows`, or when too many walks in a row missed sockets, all sockets that have a file are listed too.
+        With `all_rows`, or after too many consecutive walks with misses, also list all sockets with a file.
         """
         search = self._all_rows or patience <= 0
         bits = (LIST_TIME_WAIT if self._all_rows else 0) | (LIST_WITH_FILE if search else 0)
@@ -222,17 +225,17 @@ class SocketTable:
                 self._iterators[name].read(self._unattributed_buffer).copy()
                 for name in (TCP_TABLE, UDP_TABLE)
             ]
-            return _Walk(joined(*tables), begun_ns, time.monotonic_ns() - begun_ns, search)
+            return _Walk(concatenate_rows(*tables), begun_ns, time.monotonic_ns() - begun_ns, search)
 
 
 def _count_missed(walk: _Walk, missing: int, owned: Array, last: _Walk | None) -> _Walk:
-    """Count what both walks missed of the sockets that a namespace has beyond those that are `owned`.
+    """Count the sockets of a namespace that both walks missed, beyond those that are `owned`.
 
-    A few come and go between two readings. Those that are missed again and again are held by no process that is
-    visible from here: in a message under way, by io_uring, or outside this PID namespace. They are searched for, on
-    every walk while that finds one twice.
+    A few come and go between two readings. Those missed repeatedly are held by no visible process: they are in a
+    message in flight, held by io_uring, or outside this PID namespace. Search for them; repeat the search on every walk
+    while it finds the same socket twice.
     """
-    rows = unowned(walk.rows, owned["id"])
+    rows = exclude_owned(walk.rows, owned["id"])
     missed = max(0, missing - sum(sum(counted[:2]) for counted in count_hashed(rows).values()))
     if walk.searched:
         ids = rows["id"][rows["has_file"] == 1]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// The socket table. One iterator over every process's descriptors gives each socket with its owner process,
-// in all network namespaces; two more over a namespace's hash tables give the sockets that no descriptor
-// holds. socket_rows.bpf.h comes in front of this file.
+// The socket table. One iterator over every process's descriptors returns each socket with its owner process,
+// in all network namespaces; two more over a namespace's hash tables return the sockets that no descriptor
+// holds. socket_rows.bpf.h is prepended to this file.
 
 #define SOCK_RAW 3
 
@@ -25,7 +25,7 @@ struct bpf_iter__udp {
   int bucket;
 };
 
-// What the walks through the hash tables list beyond sockets without a file: LIST_* bits.
+// Sockets that the walks over the hash tables list besides those without a file: LIST_* bits.
 BPF_ARRAY(listed, u32, 1);
 
 static __always_inline bool is_listed(u32 bit) {
@@ -42,14 +42,14 @@ static __always_inline void put_datagrams(struct row *row, struct sock *sk, u32 
   row->send_queue = sk->sk_wmem_alloc - 1; // the socket itself holds one
   row->drops = sk->sk_drops;
 #ifdef HAS_SOCK_SK_DROP_COUNTERS
-  // Since 6.18 UDP sockets count drops apart from the rest of the socket, in two places for NUMA's sake.
+  // Since 6.18 UDP sockets count drops separately from the rest of the socket, in two places because of NUMA.
   struct numa_drop_counters *counters = (struct numa_drop_counters *)sk->sk_drop_counters;
   if (counters)
     row->drops = counters->drops0 + counters->drops1;
 #endif
 }
 
-// A typed pointer to this socket ends with struct sock; what lies behind it has to be copied.
+// A typed pointer to this socket covers only struct sock; the rest must be copied.
 static __always_inline void put_udp(struct row *row, struct sock *sk) {
   u32 deficit = 0;
   u64 handler = 0;
@@ -65,9 +65,9 @@ static __always_inline void put_owner(struct row *row, struct task_struct *task,
   row->owner_source = OWNER_DESCRIPTOR;
 }
 
-// What was seen of the connection while it lived. Its record learns which task holds it, for the events to
-// come; of what nobody holds any more the record knows who closed it.
-static __always_inline void put_seen(struct row *row, struct task_struct *task) {
+// Adds the events' record of a connection to its row. Puts the task that holds the connection in the record,
+// for later events; if no task holds it any more, the record has the one that closed it.
+static __always_inline void put_recorded(struct row *row, struct task_struct *task) {
   struct connection *connection = connection_of(row->id);
   if (!connection)
     return;
@@ -76,7 +76,7 @@ static __always_inline void put_seen(struct row *row, struct task_struct *task) 
     row->direction = connection->direction;
   row->is_opener = has_owner(connection) && connection->owner_source != OWNER_DESCRIPTOR &&
                    row->start_time == connection->start_time && row->pid == connection->pid;
-  leave_out_pause(row, connection);
+  hide_client_pause(row, connection);
   if (task && !has_owner(connection))
     put_connection_owner(connection, task, OWNER_DESCRIPTOR);
   if (!task && has_owner(connection))
@@ -118,23 +118,23 @@ BPF_ITER(task_file) {
   } else if (protocol == IPPROTO_RAW) {
     put_datagrams(&row, sk, 0);
   } else {
-    row.state = sk->skc_state; // the numbers of an MPTCP socket are those of its subflows
+    row.state = sk->skc_state; // an MPTCP socket's counters are those of its subflows
     row.uid = sk->sk_uid;
   }
   put_identity(&row, (struct sock_common *)sk, protocol);
   put_owner(&row, task, ctx->fd);
   if (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP)
-    put_seen(&row, task);
+    put_recorded(&row, task);
   bpf_seq_write((void *)ctx->meta->seq, &row, sizeof(row));
   return 0;
 }
 
-// Who holds a socket that no descriptor led to: a process by its file, or the kernel, whose sockets have
-// none. What is not yet accepted, or closed already, has no struct socket.
+// Sets the holder of a socket that no descriptor led to: a process, through a file, or the kernel, whose
+// sockets have none. A socket that is not yet accepted, or already closed, has no struct socket.
 static __always_inline void put_holder(struct row *row, struct sock *sk) {
   struct socket *socket = (struct socket *)sk->sk_socket;
   row->has_file = row->holder == UNKNOWN && socket && socket->file;
-  row->is_kernels = row->holder == UNKNOWN && socket && !socket->file;
+  row->held_by_kernel = row->holder == UNKNOWN && socket && !socket->file;
 }
 
 BPF_ITER(tcp) {
@@ -149,7 +149,7 @@ BPF_ITER(tcp) {
     struct tcp_timewait_sock *tw = (struct tcp_timewait_sock *)bpf_skc_to_tcp_timewait_sock((void *)sk);
     if (!tw)
       return 0;
-    row.state = tw->tw_substate; // FIN_WAIT2 waits here too, once its process has gone
+    row.state = tw->tw_substate; // also FIN_WAIT2, once its process is gone
     if (row.state == TCP_TIME_WAIT && !is_listed(LIST_TIME_WAIT))
       return 0;
   } else if (state == TCP_NEW_SYN_RECV) {
@@ -159,8 +159,8 @@ BPF_ITER(tcp) {
     struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock((void *)sk);
     if (!tp)
       return 0;
-    // A socket with a file belongs to a process: the walk over descriptors has it already. It has not the
-    // subflows of MPTCP, whose file leads to the socket that holds them.
+    // A socket with a file belongs to a process: the walk over descriptors lists it already. The exception is
+    // MPTCP subflows, whose file leads to the MPTCP socket.
     row.holder = holder_of(tp);
     put_holder(&row, (struct sock *)tp);
     if (row.has_file && !is_listed(LIST_WITH_FILE))
@@ -168,7 +168,7 @@ BPF_ITER(tcp) {
     put_tcp(&row, tp);
   }
   put_identity(&row, sk, IPPROTO_TCP);
-  put_seen(&row, NULL);
+  put_recorded(&row, NULL);
   bpf_seq_write((void *)ctx->meta->seq, &row, sizeof(row));
   return 0;
 }

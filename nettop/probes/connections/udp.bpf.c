@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// Bytes and messages of UDP sockets: what each call to send or receive returned. A message is what one call
-// moves, whatever number of datagrams the kernel makes of it (UDP_SEGMENT, UDP_GRO). struct row, struct
-// udp_totals, socket_rows.bpf.h and hook_check.bpf.h come in front of this file.
+// Bytes and messages of UDP sockets, from the return value of each send or receive call. A message is what
+// one call transfers, however many datagrams the kernel turns it into (UDP_SEGMENT, UDP_GRO). struct row,
+// struct udp_totals, socket_rows.bpf.h and hook_check.bpf.h are prepended to this file.
 
 #include <uapi/linux/ptrace.h>
 
@@ -9,28 +9,28 @@
 #define MSG_PEEK 2
 #define MSG_ERRQUEUE 0x2000
 
-// Each socket by its cookie: a row with what it moved since its first message, and the process of that
-// message. nettop takes out what is gone. The memory is there from the start: up to 6.0 the kernel warns
-// (WARN_ONCE) of a probe that writes a hash table which allocates.
+// Sockets by cookie: a row with the traffic since the first message, and the process that sent or received
+// it. nettop deletes the entries of sockets that are gone. Preallocated: up to 6.0 the kernel warns
+// (WARN_ONCE) about a kprobe that writes to a hash table which allocates.
 BPF_HASH(udp_sockets, u64, struct row, UDP_SOCKETS_MAX);
 
-// A new row is made here, as it is too large for the stack: a place for each direction, as what counts the
-// one may interrupt what counts the other.
+// New rows are built here, as they do not fit on the stack: one slot per direction, as the program for one
+// may interrupt the program for the other.
 BPF_PERCPU_ARRAY(new_rows, struct row, 2);
 
-// What sockets moved that have no row, for lack of room.
+// Traffic of sockets without a row, for lack of room.
 BPF_PERCPU_ARRAY(untracked, struct udp_totals, 1);
 
 #ifdef FOLLOWED_MAX
-// What the followed thread groups moved, by any socket: whoever opened it, and also what found no row.
+// Traffic of the followed thread groups on any socket, whoever opened it, with or without a row.
 BPF_TABLE("extern", u32, u8, followed, FOLLOWED_MAX);
 BPF_PERCPU_ARRAY(of_followed, struct udp_totals, 1);
 #endif
 
-// The socket that a thread sends by, until that returns: a return probe sees nothing but the result.
+// The socket that a thread is sending on: a return probe sees only the result.
 BPF_HASH(sending, u64, u64, SENDING_MAX);
 
-// Atomic on what is a CPU's own too: one program may interrupt another.
+// Atomic even on per-CPU values: one program may interrupt another.
 #define ADD_MESSAGE(to, length, is_sent)                                                                     \
   do {                                                                                                       \
     if (is_sent) {                                                                                           \
@@ -83,7 +83,7 @@ static __always_inline void count(struct sock *sk, u64 cookie, u64 length, bool 
     ADD_MESSAGE(totals, length, is_sent);
 }
 
-// A raw socket may have UDP's number too.
+// A raw socket may have UDP's protocol number too.
 static __always_inline bool is_udp(u16 protocol, u16 type, u16 family) {
   return protocol == IPPROTO_UDP && type == SOCK_DGRAM && (family == AF_INET || family == AF_INET6);
 }
@@ -96,7 +96,7 @@ static __always_inline int note(struct sock *sk, int length, bool is_sent, int s
 
 int tp_btf__udp_sent(u64 *ctx) { return note((struct sock *)ctx[0], ctx[1], true, CALLED_tp_btf__udp_sent); }
 
-// What is only looked at stays in the queue; the other queue holds errors, with a part of what had been sent.
+// Peeked messages stay in the queue; the error queue returns part of what was sent.
 int tp_btf__udp_received(u64 *ctx) {
   int length = ctx[2] & (MSG_PEEK | MSG_ERRQUEUE) ? -1 : ctx[1];
   return note((struct sock *)ctx[0], length, false, CALLED_tp_btf__udp_received);
@@ -113,14 +113,14 @@ int fexit__udpv6_sendmsg(u64 *ctx) {
   return note((struct sock *)ctx[0], ctx[3], true, CALLED_fexit__udpv6_sendmsg);
 }
 
-// Its last argument is what the call to receive will return, below 0 where that only looks. Unlike the flags
-// of udp_recvmsg, it is the third argument on every kernel.
+// Its last argument is the result of the receive call, below 0 for a peek. Unlike the flags of udp_recvmsg,
+// it is the third argument on every kernel.
 int fentry__skb_consume_udp(u64 *ctx) {
   return note((struct sock *)ctx[0], ctx[2], false, CALLED_fentry__skb_consume_udp);
 }
 
-// Probes. They cannot ask for a cookie: a socket is tracked from when another program, such as the walk over
-// the table, has given it one.
+// Kprobes. They cannot create a cookie: a socket is tracked once another program, such as the walk over the
+// table, has created one.
 static __always_inline int note_copied(struct sock *sk, int length, bool is_sent, int slot) {
   u64 cookie = 0;
   u16 protocol = 0, type = 0, family = 0;
@@ -144,8 +144,7 @@ static __always_inline int note_sending(struct pt_regs *ctx, int slot) {
   return 0;
 }
 
-// udpv6_sendmsg may call udp_sendmsg: the first of them to return counts the message, and the other finds
-// nothing.
+// udpv6_sendmsg may call udp_sendmsg: the first to return counts the message, and the other finds nothing.
 static __always_inline int note_sent(struct pt_regs *ctx, int slot) {
   u64 thread = bpf_get_current_pid_tgid();
   u64 *entered = sending.lookup(&thread);

@@ -1,32 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What UDP sockets sent and received, by the kernel's own count of what each call returned."""
+"""Bytes and messages of UDP sockets, from the return value of each kernel call."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from nettop.kernel import bpf, maps
-from nettop.kernel.hook_check import HookCheck
-from nettop.kernel.mechanisms import ChosenMechanisms, Fallbacks, Mechanism, attach_best
-from nettop.kernel.processes import Processes
-from nettop.kernel.program import Loader, Program
+from nettop.kernel.bpf import maps
+from nettop.kernel.bpf.mechanisms import ChosenMechanisms, Fallbacks, Mechanism, attach_best
+from nettop.kernel.bpf.program import Loader, Program
+from nettop.kernel.host.processes import Processes
+from nettop.kernel.net.hook_check import HookCheck
 from nettop.probes.connections.events import EventsStatus
 from nettop.probes.connections.hooks import Hooks, program_names, slots_of
-from nettop.probes.connections.socket_rows import ROW, UDP, give_owners, has_process, merge
-from nettop.snapshots.arrays import Mask, positions, take
+from nettop.probes.connections.socket_rows import ROW, UDP, copy_owners, has_process, merge
+from nettop.probes.probe import skipped_runs
+from nettop.snapshots.arrays import Array, Mask, positions, take_rows
 from nettop.snapshots.connections import FOLLOWED_UDP, HOOK_UDP
 from nettop.snapshots.schema import BEGAN
-from nettop.snapshots.snapshot import Array, unknown_value
+from nettop.snapshots.snapshot import unknown_value
 
 COUNTED = ("bytes_sent", "bytes_received", "messages_sent", "messages_received")
 UDP_TOTALS = np.dtype([(name, "u8") for name in COUNTED])
-"""On each CPU, of the messages of sockets for which there was no room, or no cookie."""
+"""Totals per CPU for messages of sockets that had no room or no cookie."""
 
-OF_FOLLOWED = "of_followed"
-"""The map of what the followed processes moved."""
+FOLLOWED_TOTALS = "of_followed"
+"""The map with the totals of the followed processes."""
 
-# A probe at a function that receives would see the result only at its return, of which the kernel follows just a few
-# that block at once. skb_consume_udp is called at the end of each receive that succeeds.
+# A kretprobe on a function that receives cannot be used: it tracks only a few calls at once, and these block.
+# skb_consume_udp is called at the end of each successful receive.
 UDP_FALLBACKS = Fallbacks(
     HOOK_UDP,
     (
@@ -52,78 +53,81 @@ _COOKIE = np.dtype("u8")
 
 
 def udp_slots() -> dict[str, int]:
-    """The programs, and where in the map `hook_check` each notes that it was called."""
+    """Map each program to the slot of `hook_check` where it records its calls."""
     return slots_of(program_names((UDP_FALLBACKS,)))
 
 
 class UdpTotals:
-    """Counts the messages of every UDP socket from now on; closing ends that."""
+    """Message counts of every UDP socket from creation to `close`."""
 
     def __init__(
         self, program: Program, *, loader: Loader, chosen: ChosenMechanisms, check: HookCheck | None
     ) -> None:
         self._program = program
         self._hooks = Hooks(program, loader, check, udp_slots())
-        self._status = attach_best(UDP_FALLBACKS, self._hooks.take, chosen)
+        self._status = attach_best(UDP_FALLBACKS, self._hooks.attach, chosen)
         self._totals = self._ended = self.untracked = dict.fromkeys(COUNTED, 0)
-        """`untracked` is what sockets moved that found no entry; it is in no row."""
+        """`untracked` is the traffic of sockets without an entry; it is in no row."""
         self._lost = 0
         self._older: Array | None = None
 
     def finish_hooks(self) -> None:
-        """To be called when the hook check's last traffic has ended."""
+        """Finish the hook check; call this after its last traffic."""
         self._hooks.finish()
 
     def close(self) -> None:
-        """Detach; a second call does nothing."""
+        """Detach; a second call is a no-op."""
         self._hooks.close()
         self._program.close()
 
     def status(self) -> EventsStatus:
-        """What a snapshot says: what all sockets moved from the start to the last reading, losses, the hook, gaps."""
+        """Return totals of all sockets from the start to the last reading, losses, the hook and gaps, for a
+        snapshot."""
         hooks = (self._status,)
         if self._status.mechanism is None:
             return EventsStatus({}, {}, hooks, self._hooks.gaps)
         counts = {f"udp_{name}": total for name, total in self._totals.items()}
-        if OF_FOLLOWED in self._program.maps:
-            counts |= {f"{FOLLOWED_UDP}{name}": total for name, total in self._sums_of(OF_FOLLOWED).items()}
+        if FOLLOWED_TOTALS in self._program.maps:
+            counts |= {
+                f"{FOLLOWED_UDP}{name}": total for name, total in self._sums_of(FOLLOWED_TOTALS).items()
+            }
         return EventsStatus(counts, {"udp messages": self._lost}, hooks, self._hooks.gaps)
 
     def read(self, rows: Array, before: Array, processes: Processes) -> tuple[Array, Array]:
-        """Give the table's `rows`, sorted by id, what their sockets moved. Returns them with those of sockets that
-        moved something since the last reading and are not in the table; and the rows of sockets that have gone.
+        """Fill the counters of the table's `rows`, sorted by id.
 
-        `before` are the rows that the last call returned: of what has gone they are the last, with its final numbers. A
-        socket outside the table that is idle counts as gone; if it goes on, its numbers begin at 0.
+        Return these rows plus those of sockets outside the table with new traffic, and the rows of sockets that are
+        gone. `before` are the rows returned by the last call: they become the last rows of sockets that are gone, with
+        their final counts. An idle socket outside the table counts as gone; if it resumes, its counts start at 0.
         """
         if self._status.mechanism is None:
             return rows, rows[:0]
         ids, entries = maps.read_all(self._program.maps["udp_sockets"], _COOKIE, ROW)
-        entries = take(entries, np.argsort(ids))
+        entries = take_rows(entries, np.argsort(ids))
         self._add_up(entries)
         self._give_owners(rows, entries, processes)
         _put_counted(rows, entries, may_miss_some=self._lost > 0)
-        outside = take(entries, np.flatnonzero(positions(entries["id"], rows["id"]) < 0))
+        outside = take_rows(entries, np.flatnonzero(positions(entries["id"], rows["id"]) < 0))
         idle = _idle_since(outside, before)
-        moving = take(outside, np.flatnonzero(~idle))
-        processes.name_any(moving, processes.groups(), more=True)
-        rows, gone = merge(rows, moving), self._take_out(take(outside, np.flatnonzero(idle)), before)
+        moving = take_rows(outside, np.flatnonzero(~idle))
+        processes.name_any(moving, processes.groups(), keep_earlier=True)
+        rows, gone = merge(rows, moving), self._remove(take_rows(outside, np.flatnonzero(idle)), before)
         self._mark_new(rows, gone)
         return rows, gone
 
     def _give_owners(self, rows: Array, entries: Array, processes: Processes) -> None:
-        """Let a socket to which no descriptor leads, such as one of io_uring, belong to who used it first."""
+        """Give a socket without a file descriptor, such as one of io_uring, to the process that used it first."""
         at = positions(rows["id"], entries["id"])
-        at[has_process(rows) | (rows["is_kernels"] == 1)] = -1
+        at[has_process(rows) | (rows["held_by_kernel"] == 1)] = -1
         here = np.flatnonzero(at >= 0)
-        used = take(rows, here)
-        give_owners(used, entries, at[here])
-        processes.name_any(used, processes.groups(), more=True)
+        used = take_rows(rows, here)
+        copy_owners(used, entries, at[here])
+        processes.name_any(used, processes.groups(), keep_earlier=True)
         rows[here] = used
 
     def _mark_new(self, rows: Array, gone: Array) -> None:
-        """Mark the sockets that opened after the first reading: what they moved was counted from 0 on. The others may
-        have moved something before their messages were counted."""
+        """Mark the sockets that opened after the first reading: their counts started at 0. Others may have had traffic
+        before their messages were counted."""
         udp = np.flatnonzero(rows["protocol"] == UDP)
         ids = np.ascontiguousarray(rows["id"][udp])
         older = np.union1d(ids, gone["id"]) if self._older is None else self._older
@@ -132,26 +136,26 @@ class UdpTotals:
         self._older = older[positions(older, ids) >= 0]
 
     def _add_up(self, entries: Array) -> None:
-        """Take the totals: each message is in an entry, was in one that was taken out, or found none."""
+        """Update the totals: each message is in an entry, in a deleted entry, or in none."""
         self.untracked = self._sums_of("untracked")
         self._totals = {
             name: self._ended[name] + int(entries[name].sum()) + self.untracked[name] for name in COUNTED
         }
-        skipped = sum(map(bpf.recursion_misses, self._program.functions.values()))
-        self._lost = self.untracked["messages_sent"] + self.untracked["messages_received"] + skipped
+        untracked = self.untracked["messages_sent"] + self.untracked["messages_received"]
+        self._lost = untracked + skipped_runs(self._program)
 
     def _sums_of(self, name: str) -> dict[str, int]:
-        by_cpu = maps.read_per_cpu(self._program.maps[name], 0, UDP_TOTALS)
-        return {each: int(by_cpu[each].sum()) for each in COUNTED}
+        total = maps.sum_per_cpu(self._program.maps[name], 0, UDP_TOTALS)
+        return {each: int(total[each]) for each in COUNTED}
 
-    def _take_out(self, gone: Array, before: Array) -> Array:
+    def _remove(self, gone: Array, before: Array) -> Array:
         """Delete the entries of these sockets, and return their last rows."""
         table = self._program.maps["udp_sockets"]
         final, exists = maps.read_each(table, gone["id"], ROW, delete=True)
         if not exists.all():  # before Linux 5.14
             maps.delete_all(table, gone["id"])
             final = gone
-        last = take(before, positions(gone["id"], before["id"]))
+        last = take_rows(before, positions(gone["id"], before["id"]))
         for name in COUNTED:
             last[name] = final[name]
         self._ended = {name: ended + int(last[name].sum()) for name, ended in self._ended.items()}
@@ -159,24 +163,24 @@ class UdpTotals:
 
 
 def _put_counted(rows: Array, entries: Array, *, may_miss_some: bool) -> None:
-    """Fill the counters of the UDP rows from the entries of their sockets: both are sorted by id.
+    """Fill the counters of UDP rows from the entries of their sockets; both are sorted by id.
 
-    A socket without an entry moved nothing, unless messages were lost. What the kernel sends and receives for itself is
-    no call of a process: a tunnel's datagrams, and all of a socket that the kernel holds, or may hold.
+    A socket without an entry has no traffic, unless messages were lost. Traffic that no process sends or receives is
+    not counted: a tunnel's datagrams, and everything on sockets that the kernel holds or may hold.
     """
     udp = np.flatnonzero(rows["protocol"] == UDP)
     at = positions(rows["id"][udp], entries["id"])
-    may_be_kernels = (rows["is_kernels"][udp] != 0) & ~has_process(rows[udp])
-    passed_by = (rows["is_tunnel"][udp] == 1) | may_be_kernels
+    may_be_kernels = (rows["held_by_kernel"][udp] != 0) & ~has_process(rows[udp])
+    is_uncounted = (rows["is_tunnel"][udp] == 1) | may_be_kernels
     for name in COUNTED:
         counted = np.full(len(udp), unknown_value(_COOKIE) if may_miss_some else 0, np.uint64)
         counted[at >= 0] = entries[name][at[at >= 0]]
-        counted[passed_by] = unknown_value(_COOKIE)
+        counted[is_uncounted] = unknown_value(_COOKIE)
         rows[name][udp] = counted
 
 
 def _idle_since(entries: Array, before: Array) -> Mask:
-    """Which of the entries have the counters that they had `before`."""
+    """Return a mask of the entries whose counters have not changed since `before`."""
     at = positions(entries["id"], before["id"])
     idle: Mask = at >= 0
     for name in COUNTED:

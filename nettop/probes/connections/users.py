@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who uses the sockets that several processes hold: the hooks at messages look those up, and note who calls."""
+"""Users of sockets that several processes hold: the hooks at messages look these sockets up and record the caller."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nettop.kernel import bpf, maps
-from nettop.probes.connections.socket_rows import NO_USERS, NOT_OPEN, TCP, USER
-from nettop.snapshots.arrays import positions, take
-from nettop.snapshots.snapshot import Array, known
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf import maps
+from nettop.probes.connections.socket_rows import NO_USERS, TCP, UNCONNECTED_STATES, USER
+from nettop.snapshots.arrays import Array, positions, take_rows
+from nettop.snapshots.snapshot import known
 
 SHARED_MAX = 1 << 14
-"""Sockets that are watched at once; of the others the owner is who opened them."""
+"""Maximum sockets watched at once; the owner of any other is the process that opened it."""
 SHARED_SOCKET = np.dtype([("owner", "u4"), ("user", "u4"), ("owner_used", "u4")])
-"""Of a shared socket: the PID of its owner, which nettop sets, the last other one that sent or received on it (0:
-none), and whether the owner did."""
+"""A shared socket: PID of its owner, set by nettop; PID of the last other process that sent or received on it (0:
+none); whether the owner did."""
 WATCHED = 2
-"""Where the number of sockets that are watched is, in the map `owned_until`: without any, nothing is looked up."""
+"""Index in the map `owned_until` of the number of watched sockets: at 0, nothing is looked up."""
 _COOKIE = np.dtype("u8")
 
 
 class SocketUsers:
-    """The users of shared sockets, from one reading to the next: an owner that uses a socket keeps it."""
+    """Users of shared sockets from one reading to the next: an owner that uses a socket keeps it."""
 
     def __init__(self, program_maps: Mapping[str, int]) -> None:
         self._maps = program_maps
         self._ids: Array = NO_USERS["id"]
 
     def read(self) -> Array:
-        """Return who has used the sockets since they were watched (USER), sorted by id."""
+        """Return the processes that used the sockets since they were watched (USER), sorted by id."""
         if not len(self._ids):
             return NO_USERS
         ids, sockets = maps.read_all(self._maps["shared_sockets"], _COOKIE, SHARED_SOCKET)
         order = np.argsort(ids)
-        ids, sockets = ids[order], take(sockets, order)
+        ids, sockets = ids[order], take_rows(sockets, order)
         used = np.flatnonzero((sockets["owner_used"] != 0) | (sockets["user"] != 0))
         users = np.zeros(len(used), USER)
         users["id"] = ids[used]
@@ -44,14 +45,16 @@ class SocketUsers:
         return users
 
     def watch(self, held_by_several: Array, rows: Array) -> None:
-        """Watch the sockets that several processes hold now, by the rows of each; `rows` are those of the owners."""
+        """Watch the sockets that several processes hold now, given all their rows; `rows` are those of the owners."""
         several = held_by_several[np.argsort(held_by_several["id"], kind="stable")]
         of_others = several["pid"][1:] != several["pid"][:-1]
         ids = np.unique(several["id"][1:][of_others & (several["id"][1:] == several["id"][:-1])])[:SHARED_MAX]
         at = positions(ids, rows["id"])
-        owned = take(rows, at[at >= 0])
-        is_used = ~((owned["protocol"] == TCP) & np.isin(owned["state"], NOT_OPEN)) & known(owned["pid"])
-        owned = take(owned, np.flatnonzero(is_used))
+        owned = take_rows(rows, at[at >= 0])
+        is_used = ~((owned["protocol"] == TCP) & np.isin(owned["state"], UNCONNECTED_STATES)) & known(
+            owned["pid"]
+        )
+        owned = take_rows(owned, np.flatnonzero(is_used))
         table = self._maps["shared_sockets"]
         maps.delete_all(table, self._ids[positions(self._ids, owned["id"]) < 0])
         for cookie, pid in zip(owned["id"].tolist(), owned["pid"].tolist(), strict=True):

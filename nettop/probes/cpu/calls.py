@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""System calls that send on sockets or receive from them, by number: for sampling where calls cannot be hooked."""
+"""System calls that send or receive on sockets, by number: for sampling where the calls cannot be hooked."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import sys
 
 import numpy as np
 
-from nettop.kernel import bpf
+from nettop.kernel import bpf_syscall as bpf
 from nettop.probes.cpu.stacks import CALL_BY_STACK
 from nettop.snapshots.cpu import RX_SYSCALLS, TX_SYSCALLS
 
 CALLS_MAX = 512
-"""No system call of this module has a higher number."""
+"""Upper bound of the system call numbers in this module."""
 
 CALL = np.dtype([("always", "u1"), ("first", "u1"), ("third", "u1"), ("padding", "u1")])
-"""The entry point of a system call, 0 for none: `always`, or if its first or third argument is a network socket."""
+"""Entry point of a system call, 0 for none: `always`, or if its first or third argument is a network socket."""
 
 _KINDS = {
     "sendto sendmsg sendmmsg write writev pwritev2 sendfile": (0, TX_SYSCALLS, 0),
@@ -37,11 +37,11 @@ _NUMBERS = {
         "preadv2": 286, "pwritev2": 287, "io_uring_enter": 426,
     },
 }  # fmt: skip
-"""arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h."""
+"""From arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h."""
 
 
 def socket_calls(machine: str = "") -> dict[int, tuple[int, int, int]]:
-    """The fields of CALL by system call number; empty on a machine whose numbers are not known."""
+    """Return the fields of CALL by system call number; empty on a machine with unknown numbers."""
     numbers = _NUMBERS.get(machine or platform.machine(), {})
     return {
         numbers[name]: entries

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 // Hooks where CPUs enter and leave the network stack: softirqs, context switches, and system calls on
-// sockets. Time is charged to the innermost of them, once. nettop.probes.cpu.entries puts cpu.bpf.h, the
-// structs of the map values and the slices of kernel structs in front of this file.
+// sockets. Time is charged once, to the innermost of them. nettop.probes.cpu.entries prepends cpu.bpf.h, the
+// structs of the map values and the slices of kernel structs to this file.
 //
-// The hooks at softirqs and context switches run to their end before anything else runs on their CPU. The
-// hooks at calls do not: a softirq or a context switch may interrupt them at any step, and counts an
-// interruption. A hook that sees one restarts its span, or leaves its end to the interrupter: a few ns may be
-// missed then, but nothing is counted twice.
+// The hooks at softirqs and context switches finish before anything else runs on their CPU. The hooks at
+// calls do not: a softirq or a context switch may interrupt them at any step, and counts an interruption. A
+// hook that detects one restarts its span, or leaves the end of the span to the interrupter: a few ns may be
+// missed, but nothing is counted twice.
 
 #define barrier() asm volatile("" ::: "memory")
 
-// Threads that are switched out inside a call or a softirq, by thread id.
+// Threads that are switched out inside a call or a softirq, by thread ID.
 BPF_HASH(waiting, u32, struct inside, WAITING_MAX);
 
-// Time that each process spent in its calls. Preallocated: before 6.1 the kernel warns of tracing programs
-// that allocate.
+// Time of each process in its calls. Preallocated: before 6.1 the kernel warns about tracing programs that
+// allocate.
 BPF_TABLE("percpu_hash", struct caller, struct spent, callers, CALLERS_MAX);
 
 // --- time ------------------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ static __always_inline void charge(struct cpu_state *state, struct spent *spent,
     __sync_fetch_and_add(&spent->entry_ns[entry & SPAN_MASK], time);
 }
 
-// Something interrupts the running thread: it is charged for the time so far, and its span begins again.
+// Handles an interruption of the running thread: charges it for the time so far, and restarts its span.
 static __always_inline void interrupt(struct cpu_state *state, u64 now) {
   u64 task = state->task;
   u32 entry = task & SPAN_MASK;
@@ -93,8 +93,8 @@ int tp_btf__softirq_exit(u64 *ctx) {
   return 0;
 }
 
-// Notes the socket that a softirq serves. Earlier ticks of the softirq count for the first socket: packets
-// pass the driver and IP before their socket is known.
+// Records the socket that a softirq serves. Earlier ticks of the softirq are charged to the first socket:
+// packets pass the driver and IP before their socket is known.
 static __always_inline int serve(u64 sk) {
   struct cpu_state *state = this_cpu();
   if (!state || !state->softirq)
@@ -157,8 +157,8 @@ int tp_btf__sched_switch(u64 *ctx) {
     end_softirq(state, now);
   else
     interrupt(state, now);
-  // With PREEMPT_RT threads are switched within softirqs, and the softirq continues with its thread. Without
-  // it the end of the softirq was missed.
+  // With PREEMPT_RT, threads are switched within softirqs, and a softirq continues with its thread.
+  // Otherwise, the end of the softirq was missed.
   struct inside last = {
       .entry = state->task & SPAN_MASK, .depth = state->task_depth, .vector = REAL_TIME ? vector : 0};
   remember((struct task_struct *)ctx[1], last);
@@ -170,7 +170,7 @@ int tp_btf__sched_switch(u64 *ctx) {
 
 // --- calls of threads ------------------------------------------------------------------------------------
 
-// Adds the current process to the map. Processes that started in the same nanosecond are taken for one until
+// Adds the current process to the map. Processes that started in the same nanosecond count as one until
 // another process makes a call on that CPU.
 static __always_inline void add_caller(struct cpu_state *state) {
   struct caller caller = current_caller();
@@ -185,7 +185,7 @@ static __always_inline void add_caller(struct cpu_state *state) {
     count_overflow(OVERFLOW_PROCESSES);
 }
 
-// Whether a call that begins now is nested in one that is timed already, or made by a softirq.
+// Returns whether a call that begins now is nested in a timed one, or made by a softirq.
 static __always_inline bool is_inside(struct cpu_state *state) {
   if (state->softirq)
     return true;
@@ -195,7 +195,8 @@ static __always_inline bool is_inside(struct cpu_state *state) {
   return true;
 }
 
-// When a hook began. The hook's own work is part of the time that is charged, except getting there and back.
+// The start of a hook. The hook's own work is included in the charged time, except entering and leaving
+// it.
 struct arrival {
   u64 at;
   u32 interruptions;
@@ -281,7 +282,7 @@ static __always_inline int begin_on_socket(u64 socket) {
   return 0;
 }
 
-// At the beginning of kernel functions: one program for all with the same argument, for fentry and for
+// At the entry of kernel functions: one program for all functions with the same argument, for fentry and for
 // kprobes.
 #ifdef HAS_KPROBES
 #define AT_ENTRY(name, begin, argument, ...)                                                                 \
@@ -303,7 +304,7 @@ AT_ENTRY(receive_by_file, begin_on_file, 1, ENTRY_RX_SYSCALLS)
 AT_ENTRY(receive_by_request, begin_on_request, 1, ENTRY_RX_SYSCALLS)
 AT_ENTRY(work_on_socket, begin_on_socket, 1)
 
-// At the end of each of them.
+// At the exit of each of them.
 int fexit__call(u64 *ctx) { return end(this_cpu()); }
 
 #ifdef HAS_KPROBES

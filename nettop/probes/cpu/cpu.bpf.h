@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// State shared by the hooks (cpu.bpf.c) and the sampling programs (samples.bpf.c): where in the network stack
-// each CPU is, and how much time it has spent there. Only the hooks write it, each on its own CPU.
-// nettop.probes.cpu.entries puts struct cpu_state, the ENTRY_* and VECTOR_* numbers and the slices of kernel
-// structs in front of this file.
+// State shared by the hooks (cpu.bpf.c) and the sampling programs (samples.bpf.c): each CPU's position in the
+// network stack, and the time spent there. Only the hooks write it, each on its own CPU.
+// nettop.probes.cpu.entries prepends struct cpu_state, the ENTRY_* and VECTOR_* numbers and the slices of
+// kernel structs to this file.
 #pragma once
 
 #include <uapi/linux/ptrace.h>
@@ -22,7 +22,7 @@ static __always_inline struct cpu_state *this_cpu(void) {
   return cpus.lookup(&first);
 }
 
-// How often a map was full: threads, processes, sockets.
+// How often each map was full: threads, processes, sockets.
 BPF_PERCPU_ARRAY(overflows, u64, OVERFLOW_KINDS);
 
 static __always_inline void count_overflow(int which) {
@@ -32,7 +32,7 @@ static __always_inline void count_overflow(int which) {
 }
 
 // Ticks in softirqs, by the address of the socket that was served. Maps written by sampling programs are
-// preallocated: older kernels allow these programs no others.
+// preallocated: older kernels allow no others in these programs.
 BPF_TABLE("hash", u64, u64, served, SERVED_MAX);
 
 static __always_inline void count_served(u64 socket, u64 ticks) {
@@ -44,20 +44,20 @@ static __always_inline void count_served(u64 socket, u64 ticks) {
     count_overflow(OVERFLOW_SOCKETS);
 }
 
-// The softirq that runs on this CPU, plus one; 0 outside of softirqs.
+// Returns the softirq running on this CPU, plus one; 0 outside of softirqs.
 static __always_inline u32 vector_now(struct cpu_state *state) { return state->softirq & SPAN_MASK; }
 
 static __always_inline u32 entry_of_softirq(u32 vector) {
   return vector == 1 + VECTOR_NET_RX ? ENTRY_RX_SOFTIRQ : vector == 1 + VECTOR_NET_TX ? ENTRY_TX_SOFTIRQ : 0;
 }
 
-// The innermost entry point that this CPU is in, or 0: a timer softirq that interrupts a send() is in none.
+// Returns the innermost entry point of this CPU, or 0: a timer softirq that interrupts a send() has none.
 static __always_inline u32 entry_now(struct cpu_state *state) {
   u32 vector = vector_now(state);
   return vector ? entry_of_softirq(vector) : state->task & SPAN_MASK;
 }
 
-// Whether a task is an io_uring worker or a kernel thread.
+// Returns whether a task is an io_uring worker or a kernel thread.
 static __always_inline bool is_worker(u32 task_flags) { return task_flags & (PF_KTHREAD | PF_IO_WORKER); }
 
 // --- sockets ---------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ static __always_inline bool is_network_socket(struct file *file) {
   return is_network(socket);
 }
 
-// Whether a descriptor of the current process is a network socket.
+// Returns whether a descriptor of the current process is a network socket.
 static __always_inline bool network_descriptor(u32 descriptor) {
   struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
   struct fdtable *table = (struct fdtable *)((struct files_struct *)task->files)->fdt;

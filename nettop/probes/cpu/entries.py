@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times of the network stack's entry points, by hooks where softirqs and system calls on sockets begin and end."""
+"""Times of the network stack's entry points, from hooks at the start and end of softirqs and system calls on
+sockets."""
 
 from __future__ import annotations
 
@@ -14,12 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from nettop.errors import Unsupported
-from nettop.kernel import bpf, kprobes, maps, pid_namespace
-from nettop.kernel.btf import Slice
-from nettop.kernel.facts import Host
-from nettop.kernel.mechanisms import Fallbacks, Mechanism, Refused
-from nettop.kernel.program import Loader, Program
-from nettop.kernel.rows import row_header
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf import kprobes, maps, pid_namespace
+from nettop.kernel.bpf.btf import Slice
+from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, Refused
+from nettop.kernel.bpf.program import Loader, Program
+from nettop.kernel.bpf.rows import row_header
+from nettop.kernel.host.facts import Host
+from nettop.probes.probe import skipped_runs, with_types
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.cpu import (
     ENTRIES,
     HOOK_NAPI_THREADS,
@@ -36,20 +40,18 @@ from nettop.snapshots.cpu import (
     TX_SYSCALLS,
     VECTORS,
 )
-from nettop.snapshots.snapshot import Array
 
 _CALLERS_BYTES, _CALLERS_MIN, _CALLERS_MAX = 8 << 20, 1 << 10, 1 << 14
-"""Memory for processes whose calls are timed, and the bounds of their number."""
+"""Memory for processes whose calls are timed, and the limits of their number."""
 _CALLER_BYTES, _CALLER_BYTES_PER_CPU = 200, 72
-"""Memory for one process."""
+"""Memory per process."""
 WAITING_MAX = 1 << 15
-"""Threads that may be switched out inside a call or a softirq at once: 2 MB."""
-_BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
+"""Maximum threads switched out inside a call or a softirq: 2 MB."""
 
 # --- the values of the maps ---------------------------------------------------------------------------------------
 
 SPAN_BITS = 4
-"""A span is what time is being spent in (these low bits) and since when (the others), so that both change at once."""
+"""Low bits of a span: what time is being spent in. The other bits: since when. Both change atomically."""
 _SPAN_MASK = (1 << SPAN_BITS) - 1
 
 CPU_STATE = np.dtype(
@@ -67,26 +69,26 @@ CPU_STATE = np.dtype(
 )
 """The state of a CPU, and its times in ns (CLOCK_MONOTONIC).
 
-`softirq` and `task` are spans. `softirq` is in the running softirq's number plus one, 0 outside of softirqs; `task` is
-in the entry point of the running thread, 0 for none, and pauses while a softirq runs. `task_depth` is how many calls
-are nested in each other, `interruptions` counts softirqs and context switches. `served` is the address of the socket
-(struct sock) that the running softirq handled last, 0 for none yet, `early_ticks` the ticks of that softirq before it.
+`softirq` and `task` are spans. `softirq` holds the running softirq's number plus one, 0 outside of softirqs; `task`
+holds the entry point of the running thread, 0 for none, and pauses while a softirq runs. `task_depth` is the nesting
+depth of calls; `interruptions` counts softirqs and context switches. `served` is the address of the socket (struct
+sock) that the running softirq handled last, 0 for none yet; `early_ticks` are the ticks of that softirq before it.
 `last_caller` is the start time of the process that made the last call.
 
-`entry_ns` is indexed by entry point (softirqs have nothing there), `vector_ns` by softirq plus one. Both have as many
-elements as a span can name, which every verifier understands. Times come first: a reader that races with the end of a
-span may miss it, but never counts it twice."""
+`entry_ns` is indexed by entry point (0 for softirqs), `vector_ns` by softirq plus one. Both have as many elements as a
+span can name, which every verifier understands. Times come first: a reader that races with the end of a span may miss
+it, but never counts it twice.
+"""
 
 CALLER = np.dtype([("started", "u8"), ("pid", "u4"), ("always_zero", "u4")])
-"""A process: its start time (ns of CLOCK_BOOTTIME), and its PID, all bits set for one outside of nettop's PID
-namespace."""
+"""A process: its start time (ns of CLOCK_BOOTTIME) and its PID, all bits set outside nettop's PID namespace."""
 
 SPENT = np.dtype([("entry_ns", "u8", (1 << SPAN_BITS,)), ("comm", "S16")])
 """Time that a process spent in its calls, by entry point, and its name."""
 
 _INSIDE = np.dtype([("entry", "u4"), ("depth", "u4"), ("vector", "u4")])
-"""What a thread is switched out of: the entry point of its call and the depth of nested calls; with PREEMPT_RT also
-the softirq plus one, 0 for none."""
+"""State of a thread that is switched out: the entry point of its call and the depth of nested calls; with PREEMPT_RT
+also the softirq plus one, 0 for none."""
 
 _TASK = ("pid", "flags", "files", "comm", "start_boottime", *pid_namespace.TASK_MEMBERS)
 SLICES = (
@@ -128,7 +130,7 @@ _DEFINES = {
 
 
 def defines() -> dict[str, int]:
-    """Constants of the programs, passed with -D."""
+    """Return the constants of the programs, passed with -D."""
     fit = _CALLERS_BYTES // (_CALLER_BYTES + _CALLER_BYTES_PER_CPU * maps.possible_cpus())
     callers_max = max(_CALLERS_MIN, min(_CALLERS_MAX, fit))
     host = Host()
@@ -141,14 +143,14 @@ def defines() -> dict[str, int]:
 
 
 def header() -> str:
-    """C text that precedes cpu.bpf.h."""
+    """Return the C text that precedes cpu.bpf.h."""
     rows = (("cpu_state", CPU_STATE), ("caller", CALLER), ("spent", SPENT), ("inside", _INSIDE))
     return "#include <linux/types.h>\n" + "".join(row_header(name, dtype) for name, dtype in rows)
 
 
 # --- the hooks ----------------------------------------------------------------------------------------------------
 
-CORE = {
+REQUIRED_FUNCTIONS = {
     "__sys_sendto": "send_by_descriptor",
     "__sys_sendmsg": "send_by_descriptor",
     "sock_write_iter": "send_by_iocb",
@@ -156,9 +158,9 @@ CORE = {
     "__sys_recvmsg": "receive_by_descriptor",
     "sock_read_iter": "receive_by_iocb",
 }
-"""Functions of net/socket.c that most system calls on sockets go through, and the program at each. All of them must be
-hooked for a mechanism to be used."""
-MORE = {
+"""Functions of net/socket.c that most system calls on sockets pass, and the program at each. A mechanism must hook all
+of them."""
+OPTIONAL_FUNCTIONS = {
     "__sys_sendmmsg": "send_by_descriptor",
     "do_sendfile": "send_by_descriptor",
     "splice_to_socket": "send_by_second",
@@ -172,14 +174,14 @@ MORE = {
     "sock_sendmsg": "work_on_socket",
     "sock_recvmsg": "work_on_socket",
 }
-"""Functions that fewer calls go through; not every kernel has all of them: splice() sends by sock_sendpage before 6.5,
-by splice_to_socket since. Kernel threads send and receive by the last two."""
+"""Functions that fewer calls pass. Not every kernel has all of them: splice() sends through sock_sendpage before 6.5,
+and through splice_to_socket since. Kernel threads send and receive through the last two."""
 _SPLICES = frozenset({"splice_to_socket", "sock_sendpage"})
-"""A kernel has one of these."""
+"""Alternative functions: a kernel has only one of them."""
 _AT_RETURN = "return__call"
 
 _KTHREADD = "2"
-"""The PID of the parent of all kernel threads (kernel/kthread.c)."""
+"""PID of the parent of all kernel threads (kernel/kthread.c)."""
 _SOFTIRQS = ("tp_btf__softirq_entry", "tp_btf__softirq_exit")
 _THREADS = "tp_btf__sched_switch"
 
@@ -195,27 +197,38 @@ SERVED = Fallbacks(
 """Every TCP segment passes tcp_probe; sk_data_ready wakes readers of a socket (since 6.3)."""
 
 
-def _ends(function: str) -> tuple[str, str]:
-    """The programs at a function's end and beginning, in this order: an end without a beginning counts nothing."""
-    return f"fexit__call@{function}", f"fentry__{(CORE | MORE)[function]}@{function}"
+def _exit_and_entry(function: str) -> tuple[str, str]:
+    """Return the programs at a function's exit and entry, in this order: an exit without an entry counts nothing."""
+    return (
+        f"fexit__call@{function}",
+        f"fentry__{(REQUIRED_FUNCTIONS | OPTIONAL_FUNCTIONS)[function]}@{function}",
+    )
 
 
-FEXIT = Mechanism("fexit", tuple(chain(*map(_ends, CORE))))
+FEXIT = Mechanism("fexit", tuple(chain(*map(_exit_and_entry, REQUIRED_FUNCTIONS))))
 KRETPROBE = Mechanism(
-    "kretprobe", (_AT_RETURN, *dict.fromkeys(f"entry__{program}" for program in CORE.values()))
+    "kretprobe", (_AT_RETURN, *dict.fromkeys(f"entry__{program}" for program in REQUIRED_FUNCTIONS.values()))
 )
 BY_SAMPLES = Mechanism("samples", ("sample__calls",))
 SYSCALLS = Fallbacks(HOOK_SYSCALLS, (FEXIT, KRETPROBE, BY_SAMPLES))
 FALLBACKS = (SOFTIRQS, SYSCALLS, THREADS, SERVED)
 
-_TRACING = (*_SOFTIRQS, _THREADS, *SERVED.mechanisms[0].programs, *chain(*map(_ends, (*CORE, *MORE))))
-_PROBED = (_AT_RETURN, *dict.fromkeys(f"entry__{program}" for program in (CORE | MORE).values()))
+_TRACING = (
+    *_SOFTIRQS,
+    _THREADS,
+    *SERVED.mechanisms[0].programs,
+    *chain(*map(_exit_and_entry, (*REQUIRED_FUNCTIONS, *OPTIONAL_FUNCTIONS))),
+)
+_PROBED = (
+    _AT_RETURN,
+    *dict.fromkeys(f"entry__{program}" for program in (REQUIRED_FUNCTIONS | OPTIONAL_FUNCTIONS).values()),
+)
 
 
 def functions() -> dict[str, int]:
-    """The programs that this kernel may be able to load, with their types."""
+    """Return the programs that this kernel may be able to load, with their types."""
     probed = _PROBED if kprobes.KPROBES.exists() else ()
-    return dict.fromkeys(_TRACING, _BPF_PROG_TYPE_TRACING) | dict.fromkeys(probed, _BPF_PROG_TYPE_KPROBE)
+    return with_types((*_TRACING, *probed))
 
 
 _CHECKS: Mapping[str, Callable[[socket.socket], object]] = {
@@ -226,17 +239,17 @@ _CHECKS: Mapping[str, Callable[[socket.socket], object]] = {
     "__sys_recvmsg": lambda sock: sock.recvmsg(1),
     "sock_read_iter": lambda sock: os.read(sock.fileno(), 1),
 }
-"""Calls that go through the functions of CORE. On a non-blocking UDP socket without an address all of them fail: no
-packet is sent."""
+"""Calls that pass REQUIRED_FUNCTIONS. On a non-blocking UDP socket without an address, all of them fail: no packet
+is sent."""
 
 
 # --- threads that poll devices ------------------------------------------------------------------------------------
 
 
 class NapiThreads:
-    """Looks for kernel threads that poll devices: only they need a hook at every context switch.
+    """Kernel threads that poll devices: only they need a hook at every context switch.
 
-    In a PID namespace, where the kernel's threads cannot be seen, they are assumed to exist.
+    In a PID namespace, where kernel threads are not visible, they are assumed to exist.
     """
 
     def __init__(self, proc: Path) -> None:
@@ -244,7 +257,7 @@ class NapiThreads:
         self._polls: dict[str, bool] = {}
 
     def exist(self) -> bool:
-        """Whether there are any now; takes 0.05 ms for 60 kernel threads."""
+        """Return whether any such thread exists; takes 0.05 ms for 60 kernel threads."""
         try:
             threads = (self._proc / "2/task/2/children").read_text().split()
         except OSError:
@@ -253,7 +266,7 @@ class NapiThreads:
             return True
         known = {thread: self._polls[thread] for thread in threads if thread in self._polls}
         new = {thread: self._name(thread) for thread in threads if thread not in known}
-        # A new thread has its creator's name for a moment: look at it again next time.
+        # A new thread briefly has its creator's name: check it again next time.
         self._polls = known | {
             thread: name.startswith("napi/") for thread, name in new.items() if name != "kthreadd"
         }
@@ -284,9 +297,9 @@ class EntryReading:
 
 
 class EntryTimes:
-    """The programs that time entry points: attached, read, detached.
+    """Programs that time entry points.
 
-    `not_hooked` are functions of MORE that cannot be hooked here by the mechanism in use.
+    `not_hooked` are OPTIONAL_FUNCTIONS that the mechanism in use cannot hook here.
     """
 
     def __init__(self, program: Program) -> None:
@@ -307,29 +320,30 @@ class EntryTimes:
             raise
 
     def hook_calls(self, mechanism: Mechanism, loader: Loader) -> None:
-        """Attach programs at the functions of CORE, check that each one runs, and hook those of MORE that can be.
-        Raises Refused or OSError; then none is attached.
+        """Hook REQUIRED_FUNCTIONS, check that each hook runs, and hook those OPTIONAL_FUNCTIONS that can be hooked.
+
+        Raises Refused or OSError on failure; then none is attached.
         """
 
         def hook(function: str) -> None:
             if mechanism == FEXIT:
-                self.attach(Mechanism(function, _ends(function)))
+                self.attach(Mechanism(function, _exit_and_entry(function)))
             else:
                 self._open_probes(loader, function)
 
         before, refused = set(self._links), []
         try:
-            for function in CORE:
+            for function in REQUIRED_FUNCTIONS:
                 hook(function)
             self._check_calls()
-            for function in MORE:
+            for function in OPTIONAL_FUNCTIONS:
                 try:
                     hook(function)
                 except (Unsupported, OSError):
                     refused.append(function)
         except BaseException:
             self.detach(self._links.keys() - before)
-            # Forget calls that hooks saw begin: nobody will see them end.
+            # Forget calls whose start the hooks saw: their end will go unseen.
             waiting = self._program.maps["waiting"]
             maps.delete_all(waiting, maps.read_all(waiting, np.dtype("u4"), _INSIDE)[0])
             cpus = bytes(CPU_STATE.itemsize * maps.possible_cpus())
@@ -340,21 +354,24 @@ class EntryTimes:
         )
 
     def detach(self, names: Collection[str]) -> None:
-        """Detach programs; what they counted stays."""
+        """Detach programs; their counts are kept."""
         for name in self._links.keys() & set(names):
             for link in self._links.pop(name):
                 os.close(link)
 
     def _open_probes(self, loader: Loader, function: str) -> None:
-        """Open probes at a function's end and beginning; the loader's child process has the rights to."""
+        """Open probes at a function's exit and entry, through the loader's privileged child process."""
         opened: dict[str, list[int]] = {}
         try:
-            for program, at_return in ((_AT_RETURN, True), (f"entry__{(CORE | MORE)[function]}", False)):
+            for program, at_return in (
+                (_AT_RETURN, True),
+                (f"entry__{(REQUIRED_FUNCTIONS | OPTIONAL_FUNCTIONS)[function]}", False),
+            ):
                 opened[f"{program} {function}"] = probes = list(
                     loader.open_probes(function, at_return).values()
                 )
                 for probe in probes:
-                    kprobes.run_at(probe, self._loaded(program))
+                    kprobes.attach_program(probe, self._loaded(program))
         except BaseException:
             for probe in chain(*opened.values()):
                 os.close(probe)
@@ -362,7 +379,7 @@ class EntryTimes:
         self._links |= opened
 
     def _check_calls(self) -> None:
-        """Raise Refused unless each function of CORE is seen to run."""
+        """Raise Refused unless each of REQUIRED_FUNCTIONS is seen to run."""
         silent = []
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
@@ -376,7 +393,7 @@ class EntryTimes:
             raise Refused(f"attached, but the hook never runs: {', '.join(silent)}")
 
     def _own_call_ns(self) -> int:
-        """Time that this process spent in its calls."""
+        """Return the time that this process spent in its calls."""
         callers, spent = self._read_callers()
         return int(spent["entry_ns"][callers["pid"] == os.getpid()].sum())
 
@@ -390,7 +407,7 @@ class EntryTimes:
         return self._program.functions[name]
 
     def watch_threads(self, *, wanted: bool) -> None:
-        """Attach or detach the hook at context switches, which costs some 70 ns each. Raises Refused or OSError."""
+        """Attach or detach the hook at context switches, which costs about 70 ns each. Raises Refused or OSError."""
         (mechanism,) = THREADS.mechanisms
         if not wanted:
             self.detach(mechanism.programs)
@@ -398,21 +415,21 @@ class EntryTimes:
             self.attach(mechanism)
 
     def programs(self) -> set[str]:
-        """The names of the attached programs."""
+        """Return the names of the attached programs."""
         return {name.split()[0] for name in self._links}
 
     # --- reading ------------------------------------------------------------------------------------------------
 
     def read(self, now_ns: int) -> EntryReading:
-        """The times at `now_ns` (CLOCK_MONOTONIC, not in the future), spans that are not over included."""
+        """Return the times at `now_ns` (CLOCK_MONOTONIC, not in the future), including spans that have not ended."""
         state = maps.read_per_cpu(self._program.maps["cpus"], 0, CPU_STATE)
-        # A span that the last reading included may end while this one reads it: never let a time fall.
+        # A span included in the last reading may end during this one: keep times monotonic.
         self._published = np.maximum(self._published, np.hstack(with_spans(state, now_ns)))
         entry_ns, vector_ns = np.hsplit(self._published, [1 + len(ENTRIES)])
         return EntryReading(entry_ns, vector_ns, *self._read_callers())
 
     def _read_callers(self) -> tuple[Array, Array]:
-        """Processes, and the time that each spent on all CPUs."""
+        """Return processes, and the time that each spent on all CPUs."""
         each = np.dtype((SPENT, (maps.possible_cpus(),)))
         callers, by_cpu = maps.read_all(self._program.maps["callers"], CALLER, each)
         spent = np.zeros(len(callers), SPENT)
@@ -422,24 +439,24 @@ class EntryTimes:
         return callers, spent
 
     def forget(self, callers: Array) -> None:
-        """Delete processes that have ended."""
+        """Delete processes that have exited."""
         maps.delete_all(self._program.maps["callers"], callers)
 
     def lost(self) -> dict[str, int]:
-        """How often each map was full, and how many runs of hooks the kernel skipped as recursion."""
+        """Return how often each map was full, and the number of hook runs that the kernel skipped as recursion."""
         overflows = {
-            name: int(maps.read_per_cpu(self._program.maps["overflows"], number, np.dtype("u8")).sum())
+            name: int(maps.sum_per_cpu(self._program.maps["overflows"], number))
             for number, name in enumerate(_OVERFLOWS)
         }
-        return overflows | {"recursion": sum(map(bpf.recursion_misses, self._program.functions.values()))}
+        return overflows | {"recursion": skipped_runs(self._program)}
 
     def close(self) -> None:
-        """Detach; a second call does nothing."""
+        """Detach; a second call is a no-op."""
         self.detach(list(self._links))
 
 
 def with_spans(state: Array, now_ns: int) -> tuple[Array, Array]:
-    """Times by entry point and by softirq, with the spans that each CPU is in (dtype CPU_STATE)."""
+    """Return times by entry point and by softirq, including the current span of each CPU (dtype CPU_STATE)."""
     entry_ns, vector_ns = state["entry_ns"].copy(), state["vector_ns"].copy()
     softirq, task = state["softirq"], state["task"]
     now = np.uint64(now_ns)

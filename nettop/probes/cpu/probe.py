@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPU probe: hooks time the entry points of the network stack, samples show what CPUs do inside of it.
+"""The CPU probe: hooks time the entry points of the network stack, samples show what CPUs do inside it.
 
 How system calls are timed depends on the kernel: if their functions cannot be hooked, their time is a share of the
 samples. Softirqs and threads that poll devices are always timed exactly.
@@ -12,32 +12,30 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
-from nettop.errors import NettopError, SourceFailed, Unsupported
-from nettop.kernel import maps, symbols
-from nettop.kernel.facts import Host
-from nettop.kernel.mechanisms import (
+from nettop.errors import NettopError, Unsupported
+from nettop.kernel.bpf import maps, symbols
+from nettop.kernel.bpf.mechanisms import (
     NO_MECHANISM,
-    ChosenMechanisms,
+    DisabledByUser,
     Fallbacks,
     Mechanism,
-    SwitchedOff,
-    attach_best,
     check_chosen,
 )
-from nettop.kernel.perf_events import online_cpus
-from nettop.kernel.proc_files import read_required
-from nettop.kernel.proc_stat import CpuTimes, read_cpu_times
-from nettop.kernel.program import Loader, Program, ProgramText
+from nettop.kernel.bpf.perf_events import online_cpus
+from nettop.kernel.bpf.program import Loader, Program, ProgramText
+from nettop.kernel.host.facts import Host
+from nettop.kernel.host.proc_files import read_required
+from nettop.kernel.host.proc_stat import CpuTimes, read_cpu_times
 from nettop.probes.cpu import entries as cpu_entries
 from nettop.probes.cpu import samples as cpu_samples
 from nettop.probes.cpu.entries import EntryReading, EntryTimes, NapiThreads
 from nettop.probes.cpu.processes import CALLS, FIRST_ID, SAMPLED_NS, ProcessTimes
 from nettop.probes.cpu.samples import SampleReading, Samples
-from nettop.snapshots.arrays import as_list
+from nettop.probes.probe import Probe, clocks
+from nettop.snapshots.arrays import Array, as_list
 from nettop.snapshots.cpu import (
     CATEGORY_SHARES,
     CPUS,
@@ -61,29 +59,29 @@ from nettop.snapshots.cpu import (
 )
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Hook
-from nettop.snapshots.snapshot import Array, Rows, Snapshot, unknown_value
+from nettop.snapshots.snapshot import Rows, Snapshot, unknown_value
 
 SAMPLES = Fallbacks(HOOK_SAMPLES, (Mechanism("perf cpu-clock"),))
 SYMBOLS = Fallbacks(HOOK_SYMBOLS, (Mechanism("/proc/kallsyms"),))
 FALLBACKS = (*cpu_entries.FALLBACKS, SAMPLES, SYMBOLS)
 
 _SOFTIRQ_WORK = (TX_SOFTIRQ, RX_SOFTIRQ, NAPI_THREADS)
-"""The entry points that no process enters by its own calls."""
+"""Entry points that no process enters through its own calls."""
 _UNKNOWN = unknown_value(np.dtype("u8"))
 _NO_SAMPLES = "there are no samples"
-_NO_SOFTIRQS = "nothing says when softirqs run"
+_NO_SOFTIRQS = "softirqs are not hooked"
 _PREEMPTED = (
     "includes the time of threads that preempt softirqs (PREEMPT_RT): context switches are not hooked"
 )
 
 
-def make_probe() -> Cpu:
-    """The probe of this lens."""
-    return Cpu()
+def make_probe(host: Host | None = None) -> Cpu:
+    """Return the probe of this lens."""
+    return Cpu(host)
 
 
 def program_text() -> ProgramText:
-    """What the loader compiles for this lens: hooks and samples share the state of each CPU."""
+    """Return the programs of this lens: hooks and samples share the state of each CPU."""
     functions = {**cpu_entries.functions(), **cpu_samples.FUNCTIONS}
     return ProgramText(
         sources=(*cpu_entries.SOURCES, str(Path(__file__).with_name("samples.bpf.c"))),
@@ -101,27 +99,28 @@ def program_text() -> ProgramText:
 
 
 class StatSoftirqs:
-    """What /proc/stat counted as the time of softirqs since the start, by CPU: one that was offline may begin anew."""
+    """Softirq time since the start by CPU, from /proc/stat; the counter of a CPU that was offline may restart."""
 
     def __init__(self) -> None:
         self.ns: Counter[int] = Counter()
         self._before: dict[int, int] = {}
 
     def add(self, times: Mapping[int, CpuTimes]) -> None:
-        """Add a reading; the first one of a CPU is its start."""
+        """Add a reading; a CPU starts at 0 with its first one."""
         for cpu, spent in times.items():
             self.ns[cpu] += max(0, spent.softirq_ns - self._before.get(cpu, spent.softirq_ns))
             self._before[cpu] = spent.softirq_ns
 
 
-class Cpu:
+class Cpu(Probe):
     """The source of the CPU lens; see nettop.snapshots.source.Source."""
 
+    lens = LENS
+
     def __init__(self, host: Host | None = None) -> None:
-        self._host = host or Host()
+        super().__init__(host)
         self._is_real_time = self._host.is_real_time()
-        self._chosen: ChosenMechanisms = {}
-        self._frequency_hz = int(FREQUENCY.default)
+        self._frequency_hz = FREQUENCY.default
         self._program: Program | None = None
         self._times: EntryTimes | None = None
         self._samples: Samples | None = None
@@ -136,17 +135,21 @@ class Cpu:
     # --- start ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Compile, load and attach. Raises NettopError when this host or user cannot, UsageError for a chosen mechanism
-        that does not exist."""
-        check_chosen(FALLBACKS, self._chosen)
+        """Compile, load and attach. Raises NettopError if the host or the user's rights do not allow it, UsageError for
+        an unknown mechanism."""
+        check_chosen(FALLBACKS, self._options.mechanisms)
+        self._frequency_hz = self._options[FREQUENCY]
         self._host.require_bpf()
         loader = Loader()
         try:
             loader.request(program_text())
             self._program = loader.answer()
+            self._programs.append(self._program)
+            self._opened.callback(self._program.close)
             self._times = EntryTimes(self._program)
+            self._opened.callback(self._times.close)
             self._attach(loader)
-            self._program.unload_all_but({*self._times.programs(), *cpu_samples.FUNCTIONS})
+            self._program.keep_only({*self._times.programs(), *cpu_samples.FUNCTIONS})
         finally:
             loader.close()
         stat = read_cpu_times(self._host.proc)
@@ -158,28 +161,26 @@ class Cpu:
                 self._without_stat = {"missed samples": f"not counted: {error.what}"}
 
     def _attach(self, loader: Loader) -> None:
-        """Use the best mechanism for each hook. Samples come after the hooks, whose symbols they need to know."""
+        """Use the best mechanism for each hook. Samples come after the hooks, because they need the hooks' symbols."""
         times = self._attached
         attached = (
-            attach_best(cpu_entries.SOFTIRQS, times.attach, self._chosen),
-            attach_best(cpu_entries.THREADS, times.attach, self._chosen),
-            attach_best(cpu_entries.SERVED, times.attach, self._chosen),
-            attach_best(cpu_entries.SYSCALLS, partial(self._time_calls, loader), self._chosen),
-            attach_best(SAMPLES, lambda _: self._sample(finds_calls=False), self._chosen),
-            attach_best(SYMBOLS, self._require_symbols, self._chosen),
+            self._attach_best(cpu_entries.SOFTIRQS, times.attach),
+            self._attach_best(cpu_entries.THREADS, times.attach),
+            self._attach_best(cpu_entries.SERVED, times.attach),
+            self._attach_best(cpu_entries.SYSCALLS, partial(self._time_calls, loader)),
+            self._attach_best(SAMPLES, lambda _: self._sample(finds_calls=False)),
+            self._attach_best(SYMBOLS, self._require_symbols),
         )
         self._hooks = {hook.hook: hook for hook in attached}
         if self._samples is None or not self._is_available(HOOK_SOFTIRQS):
             why = _NO_SAMPLES if self._samples is None else _NO_SOFTIRQS
-            times.detach(cpu_entries.SERVED.mechanisms[0].programs)  # nothing reads what they note
+            times.detach(cpu_entries.SERVED.mechanisms[0].programs)  # their records would not be read
             refused = tuple((mechanism.name, why) for mechanism in cpu_entries.SERVED.mechanisms)
             self._hooks[HOOK_SERVED.name] = HookStatus(HOOK_SERVED.name, None, refused, HOOK_SERVED.fields)
 
     @property
     def _attached(self) -> EntryTimes:
-        if self._times is None:
-            raise SourceFailed("the CPU probe is not attached")
-        return self._times
+        return self._required(self._times)
 
     def _is_available(self, hook: Hook) -> bool:
         return self._hooks[hook.name].mechanism is not None
@@ -187,13 +188,13 @@ class Cpu:
     def _time_calls(self, loader: Loader, mechanism: Mechanism) -> None:
         if mechanism != cpu_entries.BY_SAMPLES:
             self._attached.hook_calls(mechanism, loader)
-        elif self._chosen.get(HOOK_SAMPLES.name) == NO_MECHANISM:
-            raise SwitchedOff(_NO_SAMPLES, f"leave out --mechanism {HOOK_SAMPLES.name}={NO_MECHANISM}")
+        elif self._options.mechanisms.get(HOOK_SAMPLES.name) == NO_MECHANISM:
+            raise DisabledByUser(_NO_SAMPLES, f"remove --mechanism {HOOK_SAMPLES.name}={NO_MECHANISM}")
         else:
             self._sample(finds_calls=True)
 
     def _sample(self, *, finds_calls: bool) -> None:
-        """Begin to sample if that has not begun. Raises Unsupported, PermissionMissing or OSError."""
+        """Start sampling unless it has started. Raises Unsupported, PermissionMissing or OSError."""
         if self._samples is not None:
             return
         assert self._program is not None
@@ -203,17 +204,18 @@ class Cpu:
         except BaseException:
             samples.close()
             raise
+        self._opened.callback(samples.close)
         self._samples, self._began_ns = samples, time.monotonic_ns()
 
     def _require_symbols(self, _: Mechanism) -> None:
-        if not symbols.are_shown(self._host.proc):
+        if not symbols.are_shown(self._host.proc, self._host.kept):
             raise symbols.why_hidden(self._host.proc)
 
     # --- read -----------------------------------------------------------------------------------------------------
 
     def read(self, taken_ns: int) -> Snapshot:
-        """The times since the start."""
-        wall_ns, boot_ns = time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        """Return the times since the start."""
+        taken_at = clocks()
         self._follow_threads()
         times = self._attached.read(time.monotonic_ns())
         stat = read_cpu_times(self._host.proc)
@@ -227,16 +229,15 @@ class Cpu:
             "sampled_hz": self._frequency_hz,
             "ended_ns": int(self._processes.ended_ns.sum()),
         }
-        lost = {**self._attached.lost(), "rows": self._processes.left_out}
+        lost = {**self._attached.lost(), "rows": self._processes.dropped}
         if samples is not None:
             tables |= {STACKS.name: samples.stacks, CATEGORY_SHARES.name: samples.categories}
             counts |= {"watched_ns": time.monotonic_ns() - self._began_ns, **samples.counts}
             lost |= samples.lost
             self._stacks = samples.stacks
         return Snapshot(
-            lens=LENS.id,
-            wall_ns=wall_ns,
-            boot_ns=boot_ns,
+            LENS.id,
+            *taken_at,
             tables=tables,
             counts=counts,
             lost=lost,
@@ -253,11 +254,11 @@ class Cpu:
         try:
             self._attached.watch_threads(wanted=self._napi_threads.exist())
         except (NettopError, OSError) as error:
-            why = f"threads began to poll devices, and nettop has no right any more to hook context switches: {error}"
+            why = f"threads started to poll devices, but nettop can no longer hook context switches: {error}"
             self._hooks[hook.hook] = HookStatus(hook.hook, None, ((hook.mechanism, why),), hook.fields)
 
     def _entry_ns(self, times: EntryReading, samples: SampleReading | None) -> dict[int, Array]:
-        """The time of each entry point by CPU; those are left out that this host cannot measure."""
+        """Return the time of each entry point by CPU, except those that this host cannot measure."""
         available = [
             *((TX_SOFTIRQ, RX_SOFTIRQ) if self._is_available(HOOK_SOFTIRQS) else ()),
             *((NAPI_THREADS,) if self._is_available(HOOK_NAPI_THREADS) else ()),
@@ -277,7 +278,7 @@ class Cpu:
         stat: Mapping[int, CpuTimes],
         taken_ns: int,
     ) -> Rows:
-        """A row for each CPU that is online."""
+        """Return a row for each CPU that is online."""
         self._stat_softirqs.add(stat)
         online = stat or online_cpus(self._host.root)
         cpus = np.array(sorted(cpu for cpu in online if cpu < maps.possible_cpus()), np.intp)
@@ -327,15 +328,8 @@ class Cpu:
 
     # --- the rest of a source -------------------------------------------------------------------------------------
 
-    def set(self, option: str, value: object) -> None:
-        """Before the start: `mechanisms` chosen in place of the best, `frequency` of the samples in Hz."""
-        if option == "mechanisms":
-            self._chosen = cast("ChosenMechanisms", value)
-        if option == FREQUENCY.name:
-            self._frequency_hz = cast("int", value)
-
     def describe(self, key: int) -> dict[str, str]:
-        """For a stack its functions, one a line; for a process its command line."""
+        """Return a stack's functions, one per line, or a process's command line."""
         if key >= FIRST_ID:
             return self._processes.describe(key)
         if self._stacks is None:
@@ -343,17 +337,7 @@ class Cpu:
         codes = self._stacks.array["stack"][self._stacks.array["id"] == key].tolist()
         return {"Stack": self._stacks.texts["stack"][codes[0]].replace(";", "\n")} if codes else {}
 
-    def programs(self) -> Mapping[str, tuple[int, int]]:
-        """What the programs cost; see nettop.snapshots.source.MeasuredSource."""
-        return self._program.runs() if self._program else {}
-
-    def kernel_bytes(self) -> int:
-        """The kernel memory of the programs and their maps."""
-        return self._program.kernel_bytes() if self._program else 0
-
     def close(self) -> None:
-        """Detach; a second call does nothing."""
-        for part in (self._samples, self._times, self._program):
-            if part is not None:
-                part.close()
+        """Detach; a second call is a no-op."""
+        super().close()
         self._samples = self._times = self._program = None

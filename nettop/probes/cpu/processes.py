@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Network CPU time by process: of its system calls, exact or sampled, and of the softirqs that served its sockets.
+"""Network CPU time by process: its system calls, exact or sampled, and the softirqs that served its sockets.
 
 Softirqs that served no known process have a row of their own.
 """
@@ -11,10 +11,10 @@ import os
 
 import numpy as np
 
-from nettop.kernel.facts import Host
-from nettop.kernel.proc_stat import TICK_NS
-from nettop.kernel.processes import outside_name
-from nettop.snapshots.arrays import Index, as_list, growth, joined, positions, take
+from nettop.kernel.host.facts import Host
+from nettop.kernel.host.proc_stat import TICK_NS
+from nettop.kernel.host.processes import outside_name
+from nettop.snapshots.arrays import Array, Index, as_list, concatenate_rows, growth, positions, take_rows
 from nettop.snapshots.cpu import (
     ENTRIES,
     IO_WORKERS,
@@ -26,19 +26,19 @@ from nettop.snapshots.cpu import (
     TX_SYSCALLS,
 )
 from nettop.snapshots.safe_text import safe_bytes
-from nettop.snapshots.snapshot import Array, Rows, TextTable, unknown_value
+from nettop.snapshots.snapshot import Rows, TextTable, unknown_value
 
 PROCESSES_MAX = 4096
-"""Processes that have a row; beyond that those that used least are dropped."""
+"""Maximum processes with a row; those with the least CPU time are dropped."""
 FIRST_ID = 1 << 32
-"""The key of the row `(no process)`. Rows of stacks have lower keys, so that a key alone says which table it is of."""
+"""Key of the row `(no process)`. Rows of stacks have lower keys, so that the key alone identifies the table."""
 CALLS = (TX_SYSCALLS, RX_SYSCALLS, IO_WORKERS)
 SAMPLED_NS = np.dtype([("pid", "u4"), ("entry", "u4"), ("ns", "u8")])
-"""CPU time of a process by samples, in ns."""
+"""Sampled CPU time of a process, in ns."""
 
 _NO_PROCESS_HELP = (
-    "forwarded, bridged and dropped packets, answers of the kernel itself, sockets that no process owns, and what "
-    "runs before the packet's socket is known"
+    "forwarded, bridged and dropped packets, the kernel's own replies, sockets that no process owns, and work "
+    "done before the packet's socket is known"
 )
 _PROCESS = np.dtype(
     [
@@ -50,25 +50,26 @@ _PROCESS = np.dtype(
         ("is_active", "?"),
     ]
 )
-"""A process: its CPU time in ns by entry point, that of softirqs at RX_SOFTIRQ; `served_ns` is softirq time by samples
-that is not charged yet; `is_active` if the current reading added time."""
+"""A process: its CPU time in ns by entry point, softirqs at RX_SOFTIRQ. `served_ns` is sampled softirq time that is not
+yet charged; `is_active` if the current reading added time."""
 _PID_BITS = 23
 _PID_MASK = _OUTSIDE = (1 << _PID_BITS) - 1
-"""An identity is a start time (ticks since boot) above these bits, and a PID in them, as PIDs are reused; all set for a
-process outside of nettop's PID namespace, as no PID is (PID_MAX_LIMIT of include/linux/threads.h)."""
+"""Layout of an identity: a start time (ticks since boot) above these bits, and a PID in them, as PIDs are reused. All
+of these bits are set for a process outside nettop's PID namespace; no PID has that value (PID_MAX_LIMIT in
+include/linux/threads.h)."""
 _UNKNOWN_START = (1 << 64 - _PID_BITS) - 1
 _UNKNOWN_TEXT = unknown_value(np.dtype("u4"))
 _START_AT = 19
-"""The field of the start time in /proc/PID/stat, counted from behind the name (proc(5): field 22)."""
+"""Index of the start time in /proc/PID/stat, counted after the name (proc(5): field 22)."""
 
 
 class ProcessTimes:
-    """Rows of processes, whose times only grow. A process that has ended keeps its row for one more reading.
+    """Rows of processes, whose times only grow. A process that has exited keeps its row for one more reading.
 
-    The time of softirqs is exact; which sockets they served is sampled. So a process is charged its sampled softirq
-    time only up to what softirqs really took since the last reading; the rest of its samples waits for the next one,
-    and time that no sample explains goes to `(no process)`. All rows add up to the time of softirqs and calls, except
-    for rows that are gone: `ended_ns` has theirs, by entry point. `left_out` counts processes that had no room.
+    The time of softirqs is exact; which sockets they served is sampled. A process is therefore charged its sampled
+    softirq time only up to the exact softirq time since the last reading; the rest of its samples waits for the next
+    one, and time without samples goes to `(no process)`. The rows add up to the total time of softirqs and calls, minus
+    the rows that are gone: `ended_ns` holds theirs, by entry point. `dropped` counts processes that had no room.
     """
 
     def __init__(self, host: Host) -> None:
@@ -82,30 +83,30 @@ class ProcessTimes:
         self._no_process_ns: int | None = None
         self._has_ended = np.zeros(0, bool)
         self.ended_ns = np.zeros(1 + len(ENTRIES), np.uint64)
-        self.left_out = 0
+        self.dropped = 0
 
     # --- a reading: begin, add what there is, rows --------------------------------------------------------------
 
     def begin(self) -> None:
-        """Begin a reading: drop processes that had ended by the last one, and those beyond PROCESSES_MAX."""
+        """Begin a reading: drop processes that had exited by the last one, and those beyond PROCESSES_MAX."""
         kept = ~self._has_ended
         excess = int(np.count_nonzero(kept)) - PROCESSES_MAX
         if excess > 0:
             used = np.where(kept, self._processes["ns"].sum(axis=1), np.iinfo(np.uint64).max)
             kept[np.argsort(used, kind="stable")[:excess]] = False
-            self.left_out += excess
+            self.dropped += excess
         if not kept.all():
             self.ended_ns += self._processes["ns"][~kept].sum(axis=0, dtype=np.uint64)
-            self._processes = take(self._processes, np.flatnonzero(kept))
+            self._processes = take_rows(self._processes, np.flatnonzero(kept))
         self._processes["is_active"] = False
         if len(self._names.values) > 4 * PROCESSES_MAX:
-            names, self._names = self._names, TextTable()  # without those that no process has any more
+            names, self._names = self._names, TextTable()  # keep only names in use
             has_name = self._processes["name"] != _UNKNOWN_TEXT
             codes = self._processes["name"][has_name].tolist()
             self._processes["name"][has_name] = [self._names.code(names.values[code]) for code in codes]
 
     def add_exact(self, callers: Array, spent: Array) -> None:
-        """Add what each process has spent in its calls since the start (dtypes CALLER and SPENT of cpu.entries)."""
+        """Add each process's time in calls since the start (dtypes CALLER and SPENT of entries.py)."""
         identity = callers["started"] // TICK_NS << _PID_BITS | callers["pid"] & _OUTSIDE
         order = np.argsort(identity)
         identity, spent = identity[order], spent[order]
@@ -122,16 +123,15 @@ class ProcessTimes:
         self._processes["name"][at] = codes[which]
 
     def add_sampled(self, more: Array) -> None:
-        """Add what processes have spent in calls since the last reading, by samples (dtype SAMPLED_NS)."""
+        """Add sampled time in calls since the last reading (dtype SAMPLED_NS)."""
         pids, which = np.unique(more["pid"], return_inverse=True)
         more_ns = np.zeros((len(pids), 1 + len(ENTRIES)), np.uint64)
         np.add.at(more_ns, (which, more["entry"]), more["ns"])
         self._name(self._add(self._identities(pids), more_ns))
 
     def add_softirqs(self, served: Array, total_ns: int) -> None:
-        """Add what softirqs have spent: since the last reading for sockets of processes, by samples (dtype SAMPLED_NS),
-        and since the start in all, exactly.
-        """
+        """Add softirq time: sampled per process since the last reading (dtype SAMPLED_NS), and the exact total since
+        the start."""
         pids, which = np.unique(served["pid"], return_inverse=True)
         at = self._find(self._identities(pids))
         self._name(at)
@@ -139,7 +139,7 @@ class ProcessTimes:
         np.add.at(served_ns, at[which], served["ns"])
         spent_ns, self._softirq_ns = max(0, total_ns - self._softirq_ns), total_ns
         at_most = max(spent_ns, int(served_ns.sum()), 1)
-        products = served_ns.astype(object) * spent_ns  # of more than 64 bits
+        products = served_ns.astype(object) * spent_ns  # may exceed 64 bits
         charged = (products // at_most).astype(np.uint64)
         self._processes["ns"][:, RX_SOFTIRQ] += charged
         self._processes["is_active"] |= charged > 0
@@ -147,7 +147,7 @@ class ProcessTimes:
         self._no_process_ns = (self._no_process_ns or 0) + spent_ns - int(charged.sum())
 
     def rows(self, taken_ns: int) -> tuple[Rows, Array]:
-        """The table, and the PIDs of processes that have ended: they are in it for the last time."""
+        """Return the table, and the PIDs of processes that have exited: this is their last reading."""
         processes = self._processes
         pids = processes["identity"] & _PID_MASK
         self._has_ended = np.zeros(len(processes), bool)
@@ -162,11 +162,11 @@ class ProcessTimes:
         array["softirq_ns"] = processes["ns"][:, RX_SOFTIRQ]
         for entry in CALLS:
             array[TIME_OF[entry]] = processes["ns"][:, entry]
-        array = joined(self._no_process_row(), array)
+        array = concatenate_rows(self._no_process_row(), array)
         return Rows(PROCESSES, array, {"process": self._names.values}, taken_ns), pids[self._has_ended]
 
     def describe(self, key: int) -> dict[str, str]:
-        """The command line of a row's process."""
+        """Return the command line of a row's process."""
         if key == FIRST_ID:
             return {"Softirqs": _NO_PROCESS_HELP}
         identity = self._processes["identity"][self._processes["id"] == key]
@@ -177,14 +177,14 @@ class ProcessTimes:
     # --- processes ----------------------------------------------------------------------------------------------
 
     def _add(self, identities: Array, more_ns: Array) -> Index:
-        """Add times to distinct processes; returns where they are."""
+        """Add times to distinct processes; return their indices."""
         at = self._find(identities)
         self._processes["ns"][at] += more_ns
         self._processes["is_active"][at] = True
         return at
 
     def _find(self, identities: Array) -> Index:
-        """Where distinct processes are; new ones are appended, without a name."""
+        """Return the indices of distinct processes; append new ones, without a name."""
         order = np.argsort(self._processes["identity"])
         at = positions(identities, self._processes["identity"][order])
         is_new = at < 0
@@ -194,7 +194,7 @@ class ProcessTimes:
         self._last_id += len(new)
         places = np.append(order, np.arange(len(order), len(order) + len(new)))
         at[is_new] = np.arange(len(order), len(places))
-        self._processes = joined(self._processes, new)
+        self._processes = concatenate_rows(self._processes, new)
         return places[at]
 
     def _name(self, at: Index) -> None:
@@ -204,16 +204,17 @@ class ProcessTimes:
                 self._processes["name"][place] = self._names.code(name)
 
     def _name_outside(self, code: int) -> int:
-        """The code of the name of a process outside, of which this code is the name within its own namespace."""
+        """Return the code of the display name of a process outside, given its name in its own namespace."""
         return self._names.code(outside_name("" if code == _UNKNOWN_TEXT else self._names.values[code]))
 
     def _identities(self, pids: Array) -> Array:
         return np.array(
-            [self._started(pid) << _PID_BITS | pid for pid in as_list(pids & _OUTSIDE)], np.uint64
+            [self._start_time(pid) << _PID_BITS | pid for pid in as_list(pids & _OUTSIDE)], np.uint64
         )
 
-    def _started(self, pid: int) -> int:
-        """When a process was started, in ticks; if no process has the PID now, the last one that had it."""
+    def _start_time(self, pid: int) -> int:
+        """Return the start time of a process in ticks; if no process has the PID now, that of the last one that had
+        it."""
         try:
             text = (self._host.proc / str(pid) / "stat").read_bytes()
         except OSError:
@@ -225,7 +226,7 @@ class ProcessTimes:
         return int(same[-1]) >> _PID_BITS if len(same) else _UNKNOWN_START
 
     def _no_process_row(self) -> Array:
-        """The row of softirqs that served no known process; none where the time of softirqs is unknown."""
+        """Return the row of softirqs that served no known process; empty if the time of softirqs is unknown."""
         row = np.zeros(int(self._no_process_ns is not None), PROCESSES.dtype)
         row["id"], row["process"] = FIRST_ID, self._names.code(NO_PROCESS)
         row["network_ns"] = row["softirq_ns"] = self._no_process_ns or 0

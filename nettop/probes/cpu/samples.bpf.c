@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 // Samples of what CPUs do inside the network stack. A clock on each CPU runs one of two programs: it counts
-// the tick and, if the CPU is doing network work, records the kernel stack. nettop.probes.cpu.samples puts
-// the structs of the map values, and cpu.bpf.h, in front of this file.
+// the tick and, if the CPU is doing network work, records the kernel stack. nettop.probes.cpu.samples
+// prepends the structs of the map values and cpu.bpf.h to this file.
 
 #define EEXIST 17
 
@@ -16,8 +16,8 @@ struct bpf_iter__task_file {
   void *file;
 };
 
-// Stacks by a hash of their addresses. BPF_MAP_TYPE_STACK_TRACE has one slot for many hashes: of two hot
-// stacks that share one, it would lose the other for good.
+// Stacks by a hash of their addresses. BPF_MAP_TYPE_STACK_TRACE has one slot for many hashes: if two hot
+// stacks share a slot, one of them is never recorded.
 BPF_TABLE("hash", u64, struct stack, stacks, STACKS_MAX);
 BPF_PERCPU_ARRAY(scratch, struct stack, 1);
 // Samples by a hash of stack, process, CPU and entry point.
@@ -26,7 +26,7 @@ BPF_PERCPU_ARRAY(sampled, struct sampled, 1);
 
 // --- system calls ----------------------------------------------------------------------------------------
 
-// By number. nettop.probes.cpu.calls defines struct call and fills the map.
+// System calls by number. nettop.probes.cpu.calls defines struct call and fills the map.
 BPF_ARRAY(calls, struct call, CALLS_MAX);
 
 #ifdef __aarch64__
@@ -51,7 +51,7 @@ static __always_inline bool has_other_numbers(struct task_struct *task) {
 #endif
 }
 
-// The entry point of a system call, or 0.
+// Returns the entry point of a system call, or 0.
 static __always_inline u32 entry_of_call(u32 number, u64 first, u64 third) {
   struct call *call = calls.lookup(&number);
   if (!call)
@@ -73,7 +73,8 @@ static __always_inline u32 entry_of_call(u32 number, u64 first, u64 third) {
 
 static __always_inline bool in_user_mode(struct clock_tick *tick) { return (s64)TICK_AT(tick) >= 0; }
 
-// The entry point of a thread outside of softirqs. For kernel threads and some calls the stack decides.
+// Returns the entry point of a thread outside of softirqs. For kernel threads and some calls the stack
+// decides.
 static __always_inline u32 entry_by_task(struct task_struct *task) {
   if (!task->pid)
     return 0;
@@ -148,7 +149,7 @@ static __always_inline void count_sample(struct clock_tick *tick, struct sampled
   here->samples++;
   if (known && known->stack == none.stack && known->pid == pid && known->cpu == none.cpu &&
       known->entry == entry)
-    known->samples++; // the key contains the CPU: nobody else writes here
+    known->samples++; // the key contains the CPU, so there is no other writer
   else
     here->uncounted++;
 }
@@ -183,10 +184,10 @@ static __always_inline int on_tick(struct clock_tick *tick, bool finds_calls) {
   return 0;
 }
 
-// Where hooks mark when system calls on sockets begin and end.
+// For use where hooks mark the start and end of system calls on sockets.
 int sample__entries(struct clock_tick *tick) { return on_tick(tick, false); }
 
-// Where they do not: the tick looks for the system call itself.
+// For use where they do not: the tick looks for the system call itself.
 int sample__calls(struct clock_tick *tick) { return on_tick(tick, true); }
 
 // --- owners of sockets --------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samples of what CPUs do inside the network stack.
 
-A clock on each CPU runs a BPF program many times a second. If the CPU is doing network work the program counts the
-tick under the stack of kernel functions, in maps that keep growing until they are half full. So a stack that is known
-already costs a reading no more than a look at its count.
+A clock on each CPU runs a BPF program many times a second. If the CPU is doing network work, the program counts the
+tick under the kernel stack, in maps that grow until they are half full. For a stack that is already known, a reading
+therefore only reads its count.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from nettop.errors import Unsupported
-from nettop.kernel import maps
-from nettop.kernel.btf import Slice
-from nettop.kernel.facts import Host
-from nettop.kernel.iterator import Iterator, RowBuffer
-from nettop.kernel.perf_events import Clocks, online_cpus
-from nettop.kernel.proc_stat import CpuTimes, read_cpu_times
-from nettop.kernel.program import Program
-from nettop.kernel.rows import row_header
-from nettop.kernel.symbols import Symbols
+from nettop.kernel.bpf import maps
+from nettop.kernel.bpf.btf import Slice
+from nettop.kernel.bpf.iterator import Iterator, RowBuffer
+from nettop.kernel.bpf.perf_events import Clocks, online_cpus
+from nettop.kernel.bpf.program import Program
+from nettop.kernel.bpf.rows import row_header
+from nettop.kernel.bpf.symbols import Symbols
+from nettop.kernel.host.facts import Host
+from nettop.kernel.host.proc_stat import CpuTimes, read_cpu_times
 from nettop.probes.cpu.calls import CALL, CALLS_MAX, put_calls
 from nettop.probes.cpu.processes import SAMPLED_NS
 from nettop.probes.cpu.stacks import (
@@ -36,26 +36,22 @@ from nettop.probes.cpu.stacks import (
     StackRows,
     categories_not_available,
 )
-from nettop.snapshots.arrays import as_list, growth, positions
+from nettop.probes.probe import with_types
+from nettop.snapshots.arrays import Array, as_list, growth, positions
 from nettop.snapshots.cpu import CATEGORY_OF, ENTRIES, RX_SOFTIRQ
-from nettop.snapshots.snapshot import Array, Rows
+from nettop.snapshots.snapshot import Rows
 
 BY_HOOKS, BY_TICKS, OWNERS = "sample__entries", "sample__calls", "bpf_iter__task_file"
-"""The clock's program, if hooks mark system calls or if the tick has to look for them; and the walk over sockets."""
-_BPF_PROG_TYPE_PERF_EVENT, _BPF_PROG_TYPE_TRACING = 7, 26
-FUNCTIONS: Mapping[str, int] = {
-    BY_HOOKS: _BPF_PROG_TYPE_PERF_EVENT,
-    BY_TICKS: _BPF_PROG_TYPE_PERF_EVENT,
-    OWNERS: _BPF_PROG_TYPE_TRACING,
-}
+"""The clock's programs: if hooks mark system calls, and if the tick must look for them; the walk over sockets."""
+FUNCTIONS: Mapping[str, int] = with_types((BY_HOOKS, BY_TICKS, OWNERS))
 MAPS = ("stacks", "counted", "served", "sampled", "calls")
 SLICES = (Slice("bpf_iter_meta", {"seq": "seq"}, {}),)
 
 SAMPLED = np.dtype(
     [(name, "u8") for name in ("ticks", "samples", "uncounted", "collisions", "failed", "map_full")]
 )
-"""What the program counts on each CPU: ticks; those in network work; of these those that the map `counted` had no room
-for; and those without a stack: another one has its hash, it could not be walked, or the map was full."""
+"""Counters per CPU: ticks; ticks in network work (`samples`); of these, those that did not fit in the map `counted`;
+and those without a stack because of a hash collision, a failed stack walk or a full map."""
 
 _COUNTED = np.dtype([("stack", "u8"), ("samples", "u8"), ("pid", "u4"), ("cpu", "u2"), ("entry", "u2")])
 _SERVED = np.dtype([("samples", "u8")])
@@ -66,25 +62,25 @@ _STACK = np.dtype([("addresses", "u8", (_STACK_DEPTH,))])
 
 _NO_STACK = 0
 _ELSEWHERE, _WITHOUT_STACK = -1, -2
-"""Instead of a row: not in network work after all, or without a stack."""
+"""Used instead of a row: not in network work after all, or without a stack."""
 
 _STACKS_PER_CPU, _STACKS_MAX = 2048, 8192
 _COUNTED_PER_CPU, _COUNTED_MAX = 8192, 1 << 17
 _FULL = 0.5
-"""The maps are emptied once this share of one of them is used."""
-_LOOK_AGAIN_NS = 30_000_000_000
-"""Symbols are read again after this time at the earliest: nothing announces new BPF programs."""
+"""Share of a map in use at which all maps are cleared."""
+_SYMBOLS_MIN_AGE_NS = 30_000_000_000
+"""Minimum time between readings of the symbols: new BPF programs are not announced."""
 _TRUSTED_NS = 5_000_000_000
-"""After this time the address of a socket may be that of another one."""
+"""After this time, a socket's address may have been reused."""
 _WALK_SHARE = 100
 """The walk over sockets takes at most one nanosecond in this many."""
 _NS = 1_000_000_000
 _PROGRAM, _PROGRAM_BYTES = "[bpf]", 1 << 14
-"""The suffix of a BPF program in kallsyms, and a size that few of them exceed."""
+"""Suffix of a BPF program in kallsyms, and a size that few of them exceed."""
 
 
 def defines() -> dict[str, int]:
-    """Constants of the programs, passed with -D. Maps grow with the number of CPUs."""
+    """Return the constants of the programs, passed with -D. Maps grow with the number of CPUs."""
     cpus = 1 << (maps.possible_cpus() - 1).bit_length()
     counted_max = min(_COUNTED_MAX, _COUNTED_PER_CPU * cpus)
     return {
@@ -100,7 +96,7 @@ def defines() -> dict[str, int]:
 
 
 def header() -> str:
-    """C text that precedes samples.bpf.c."""
+    """Return the C text that precedes samples.bpf.c."""
     rows = {"sampled": SAMPLED, "call": CALL, "owner": _OWNER, "counted": _COUNTED, "stack": _STACK}
     return "".join(row_header(name, dtype) for name, dtype in rows.items())
 
@@ -110,14 +106,14 @@ def header() -> str:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SampleReading:
-    """What was sampled. Times are in ns of CPU time: samples × the clock's period; ticks that were missed are in none.
+    """Sampled values. Times are in ns of CPU time: samples × the clock's period; they exclude missed ticks.
 
     Since the start: `entry_ns` by CPU and entry point, samples without a stack included; `counts`: the samples of all
-    rows, those of them with an address that has no name (`unresolved`), ticks that turned out to be `elsewhere` than
-    in network work, and all ticks; `lost`: samples that no row has, by reason.
+    rows, those with an address that has no name (`unresolved`), ticks that turned out not to be in network work
+    (`elsewhere`), and all ticks; `lost`: samples that are in no row, by reason.
 
-    Since the last reading (dtype SAMPLED_NS): `call_ns` is the time of processes in calls, empty where hooks time
-    them; `served_ns` that of softirqs, by the owner process of the socket that they served.
+    Since the last reading (dtype SAMPLED_NS): `call_ns` is the time of processes in calls, empty if hooks time them;
+    `served_ns` that of softirqs, by the owner process of the socket that they served.
     """
 
     stacks: Rows
@@ -130,10 +126,10 @@ class SampleReading:
 
 
 class GrowingCounts:
-    """A hash map of counts that only grow, until it is emptied."""
+    """A hash map of counts that only grow until it is cleared."""
 
     def __init__(self, map_fd: int, dtype: np.dtype[Any]) -> None:
-        """`dtype`: that of the map's values, which have a field `samples`."""
+        """Read a map whose values have this dtype, with a field `samples`."""
         self._map, self._dtype = map_fd, dtype
         self._keys: Array = np.zeros(0, np.uint64)
         self._samples: Array = self._keys
@@ -142,7 +138,7 @@ class GrowingCounts:
         return len(self._keys)
 
     def read(self) -> tuple[Array, Array, Array]:
-        """The keys whose counts grew since the last reading, their values, and by how much they grew."""
+        """Return the keys whose counts grew since the last reading, their values, and the growth."""
         keys, values = maps.read_all(self._map, self._keys.dtype, self._dtype)
         order = np.argsort(keys)
         keys, values = keys[order], values[order]
@@ -153,15 +149,15 @@ class GrowingCounts:
         return keys[grown > 0], values[grown > 0], grown[grown > 0]
 
     def clear(self) -> None:
-        """Delete what the map had at the last reading."""
+        """Delete the entries of the last reading from the map."""
         maps.delete_all(self._map, self._keys)
         self._keys = self._samples = np.zeros(0, np.uint64)
 
 
 class StackMaps:
-    """The maps of the sampling programs: counts of samples under stacks, and of sockets that softirqs served.
+    """Maps of the sampling programs: sample counts by stack, and by socket that softirqs served.
 
-    `stacks` has the addresses of each stack, leaf first, by its key; `served` the samples by the socket's address.
+    `stacks` holds the addresses of each stack, leaf first, by its key; `served` the samples by the socket's address.
     """
 
     def __init__(self, map_fds: Mapping[str, int], limits: Mapping[str, int]) -> None:
@@ -171,13 +167,14 @@ class StackMaps:
         self.stacks: dict[int, bytes] = {}
 
     def counted(self) -> tuple[Array, Array, Array]:
-        """Keys whose counts grew, their values (_COUNTED), and by how much; `stack` has their stacks."""
+        """Return the keys whose counts grew, their values (_COUNTED), and the growth; `stack` holds their stacks."""
         keys, values, samples = self._counted.read()
         new = set(values["stack"].tolist()) - self.stacks.keys() - {_NO_STACK}
         new_keys = np.fromiter(new, np.uint64, len(new))
         read, is_there = maps.read_each(self._stacks_fd, new_keys, _STACK)
         stacks = read["addresses"]
-        # Callers are return addresses: the call itself is before them, and may be the last of its function.
+        # Callers are return addresses: the call itself is before them, and may be the last instruction of its
+        # function.
         stacks[:, 1:] -= stacks[:, 1:] > 0
         depths = as_list(np.count_nonzero(stacks, axis=1))
         for at in as_list(np.flatnonzero(is_there)):
@@ -185,24 +182,26 @@ class StackMaps:
         return keys, values, samples
 
     def are_full(self) -> bool:
-        """Whether the maps should be emptied before they run out of room."""
+        """Return whether the maps should be cleared before they run out of room."""
         used = (("COUNTED_MAX", self._counted), ("SERVED_MAX", self.served), ("STACKS_MAX", self.stacks))
         return any(len(counts) > self._limits[name] * _FULL for name, counts in used)
 
     def clear(self) -> None:
-        """Empty all maps, of what was read last; exact while no clock ticks."""
+        """Delete the entries last read from all maps; loses no sample while no clock ticks."""
         self._counted.clear()
         self.served.clear()
-        keys, _ = maps.read_all(self._stacks_fd, np.dtype(np.uint64), _STACK)  # also those without a count
+        keys, _ = maps.read_all(
+            self._stacks_fd, np.dtype(np.uint64), _STACK
+        )  # including those without a count
         maps.delete_all(self._stacks_fd, keys)
         self.stacks = {}
 
 
 class ExpectedTicks:
-    """How many ticks there should have been, by CPU.
+    """Expected number of ticks, by CPU.
 
-    Clocks rest with an idle CPU on some kernels (seen on 6.18), and while the hypervisor runs something else: only the
-    time in which a CPU was busy expects ticks.
+    Clocks stop on an idle CPU on some kernels (seen on 6.18), and while the hypervisor runs something else: ticks are
+    expected only while a CPU is busy.
     """
 
     def __init__(self, frequency_hz: int) -> None:
@@ -211,8 +210,10 @@ class ExpectedTicks:
         self._busy_ns: dict[int, int] = {}
 
     def add(self, clocks: Mapping[int, int], times: Mapping[int, CpuTimes]) -> None:
-        """Add the ticks expected since the last call, given how long clocks have run and CPUs were idle by now. The
-        first call with a CPU begins to count there."""
+        """Add the ticks expected since the last call, given the clocks' running time and the CPUs' idle time.
+
+        Counting starts at the first call with a CPU.
+        """
         for cpu in clocks.keys() & times.keys():
             busy_ns = clocks[cpu] - times[cpu].idle_ns
             self.ticks[cpu] += max(0, busy_ns - self._busy_ns.get(cpu, busy_ns)) * self._frequency_hz / _NS
@@ -220,7 +221,7 @@ class ExpectedTicks:
 
 
 class Owners:
-    """Which process owns a socket, by its address (struct sock): the first of those that have it."""
+    """Owner processes of sockets by address (struct sock): the first of the processes that hold a socket."""
 
     def __init__(self, program: int | None) -> None:
         self._walk = Iterator(program, _OWNER) if program is not None else None
@@ -229,8 +230,7 @@ class Owners:
         self._walked_ns = self._next_ns = 0
 
     def find(self, sockets: Iterable[int]) -> dict[int, int | None]:
-        """The process of each socket, None where no process owns it. Sockets that cannot be looked up yet are left
-        out."""
+        """Return the process of each socket, None if no process owns it. Omit sockets that cannot be looked up yet."""
         wanted, now_ns = set(sockets), time.monotonic_ns()
         if self._walk is None:
             return dict.fromkeys(wanted)
@@ -241,7 +241,7 @@ class Owners:
             rows = self._walk.read(self._buffer)
             rows = rows[np.isin(rows["socket"], np.fromiter(wanted, np.uint64))][
                 ::-1
-            ]  # of several owners the first remains
+            ]  # of several owners, keep the first
             owners = dict(zip(as_list(rows["socket"]), as_list(rows["pid"]), strict=True))
             self._known |= dict.fromkeys(wanted) | owners
             now_ns = time.monotonic_ns()
@@ -249,7 +249,7 @@ class Owners:
         return {socket: self._known[socket] for socket in wanted & self._known.keys()}
 
     def close(self) -> None:
-        """Detach; a second call does nothing."""
+        """Detach; a second call is a no-op."""
         if self._walk is not None:
             self._walk.close()
 
@@ -258,12 +258,12 @@ class Owners:
 
 
 class Samples:
-    """The clocks of all CPUs and what they sampled, from `start` to `close`."""
+    """Clocks of all CPUs and their samples, from `start` to `close`."""
 
     def __init__(self, program: Program, frequency_hz: int, host: Host, *, finds_calls: bool = False) -> None:
-        """`finds_calls`: no hook marks system calls on sockets, so the ticks have to look for them.
+        """Prepare to sample. With `finds_calls`, no hook marks system calls on sockets, so the ticks look for them.
 
-        Raises Unsupported where the kernel does not load the program for that.
+        Raises Unsupported if the kernel did not load the program for that.
         """
         self._function = BY_TICKS if finds_calls else BY_HOOKS
         if self._function not in program.functions:
@@ -277,7 +277,7 @@ class Samples:
         self._expected = ExpectedTicks(frequency_hz)
         self._missed = np.zeros(maps.possible_cpus())
         self._missed_in_pauses = 0.0
-        self._symbols = Symbols(host.proc, CATEGORY_OF)
+        self._symbols = Symbols(host.proc, CATEGORY_OF, host.kept)
         self._symbols_ns = 0
         self._folder = Folder(self._function_at)
         self._rows = StackRows()
@@ -291,22 +291,24 @@ class Samples:
         self._elsewhere = 0
 
     def start(self) -> None:
-        """Sample every CPU from now on. Raises PermissionMissing, Unsupported, or OSError."""
-        self._clocks = Clocks(self._program.functions[self._function], self._frequency_hz)
+        """Start sampling every CPU. Raises PermissionMissing, Unsupported, or OSError."""
+        self._clocks = Clocks(
+            self._program.functions[self._function], self._frequency_hz, self._host.kept.clocks
+        )
         self._expected.add(self._clocks.running_ns(), read_cpu_times(self._host.proc))
-        self._learn_symbols()  # the programs that were loaded together with this one are among them
+        self._refresh_symbols()  # includes the programs loaded together with this one
         put_calls(self._program.maps["calls"])
         self._clocks.start()
 
     def read(self, taken_ns: int, cpus: Mapping[int, CpuTimes]) -> SampleReading:
-        """What was sampled, with what CPUs have done until now. Raises OSError."""
-        self._learn_symbols()
+        """Return the sampled values, given the CPU times until now. Raises OSError."""
+        self._refresh_symbols()
         running_ns = self._clocks.running_ns() if self._clocks else {}  # read before the ticks
         counts = maps.read_per_cpu(self._program.maps["sampled"], 0, SAMPLED)
         self._expected.add(running_ns, cpus)
         self._count()
         if self._maps.are_full():
-            self._empty_maps()
+            self._clear_maps()
         call_ns, self._call_ns = self._call_ns, []
         return SampleReading(
             stacks=self._rows.stacks(taken_ns),
@@ -324,7 +326,7 @@ class Samples:
         )
 
     def close(self) -> None:
-        """Stop the clocks; a second call does nothing."""
+        """Stop the clocks; a second call is a no-op."""
         if self._clocks is not None:
             self._clocks.close()
             self._clocks = None
@@ -333,7 +335,7 @@ class Samples:
     # --- a reading ------------------------------------------------------------------------------------------------
 
     def _count(self) -> None:
-        """Count what was sampled under its row, its CPU and entry point, its process, and the socket it served."""
+        """Count new samples by row, by CPU and entry point, by process, and by the socket served."""
         keys, values, samples = self._maps.counted()
         at = self._rows_of(keys, values)
         has_row, ns = at >= 0, samples * self._period_ns
@@ -349,10 +351,10 @@ class Samples:
             self._unowned[socket] += count * int(self._period_ns)
 
     def _rows_of(self, keys: Array, values: Array) -> Array:
-        """The row of each key; _ELSEWHERE, or _WITHOUT_STACK."""
+        """Return the row of each key, or _ELSEWHERE or _WITHOUT_STACK."""
         is_new = positions(keys, self._keys) < 0
         new = as_list(values[["stack", "entry", "pid", "cpu"]][is_new])
-        # All are folded before any gets its row: what a process does in some calls says what it does in others.
+        # Fold all stacks before assigning rows: a process's other calls show what an ambiguous one does.
         folded = [self._fold(stack, entry, pid) for stack, entry, pid, _ in new]
         rows = [self._row(stack, cpu, pid) for stack, (_, _, pid, cpu) in zip(folded, new, strict=True)]
         all_keys, all_rows = (
@@ -365,7 +367,7 @@ class Samples:
         return at
 
     def _fold(self, key: int, entry: int, pid: int) -> Folded | None:
-        """A stack as text; None where there is none."""
+        """Return a stack as text; None if there is none."""
         stack = self._maps.stacks.get(key)
         if stack is None:
             return None
@@ -377,13 +379,13 @@ class Samples:
     def _row(self, folded: Folded | None, cpu: int, pid: int) -> int:
         if folded is None:
             return _WITHOUT_STACK
-        if folded.entry == CALL_BY_STACK:  # overhead of such a call: most likely the process's usual one
+        if folded.entry == CALL_BY_STACK:  # overhead: most likely of the process's usual call
             ((entry, _),) = self._calls_of[pid].most_common(1) or [(0, 0)]
             folded = folded._replace(entry=entry)
         return self._rows.place(cpu, folded) if folded.entry else _ELSEWHERE
 
-    def _empty_maps(self) -> None:
-        """Empty the maps while the clocks stand still, so that no sample is lost; ticks due meanwhile are missed."""
+    def _clear_maps(self) -> None:
+        """Clear the maps while the clocks are paused, so that no sample is lost; ticks due meanwhile are missed."""
         assert self._clocks is not None
         with self._clocks.paused():
             began_ns = time.monotonic_ns()
@@ -395,7 +397,7 @@ class Samples:
         self._calls_of.clear()
 
     def _owned_ns(self) -> Array:
-        """The softirq time of sockets whose owner process is known by now."""
+        """Return the softirq time of sockets whose owner process is known."""
         owners = self._owners.find(self._unowned)
         ns = {socket: self._unowned.pop(socket) for socket in owners}
         owned = [(pid, ns[socket]) for socket, pid in owners.items() if pid is not None]
@@ -404,7 +406,7 @@ class Samples:
 
     def _lost(self, counts: Array) -> dict[str, int]:
         clocks = self._clocks.cpus if self._clocks else ()
-        # A tick may be late, and counted by the next reading.
+        # A tick may be late, and counted at the next reading.
         self._missed = np.maximum(self._missed, np.floor(self._expected.ticks) - 1 - counts["ticks"])
         return {
             "ticks": int(self._missed.sum() + self._missed_in_pauses),
@@ -415,8 +417,8 @@ class Samples:
             "cpus": len(set(online_cpus(self._host.root)) - set(clocks)) if clocks else 0,
         }
 
-    def _learn_symbols(self) -> None:
-        """Read the kernel's functions if that was not done yet, or if modules were loaded or unloaded since."""
+    def _refresh_symbols(self) -> None:
+        """Read the kernel's functions the first time, and again after modules were loaded or unloaded."""
         if self._symbols.refresh():
             self._symbols_ns = time.monotonic_ns()
             self._folder.forget()
@@ -424,12 +426,13 @@ class Samples:
 
     def _function_at(self, address: int) -> str | None:
         name, offset = self._symbols.find(address) or (_PROGRAM, _PROGRAM_BYTES)
-        if name.endswith(_PROGRAM) and time.monotonic_ns() - self._symbols_ns > _LOOK_AGAIN_NS:
-            self._symbols = Symbols(self._host.proc, CATEGORY_OF)  # a program may have been loaded since
+        if name.endswith(_PROGRAM) and time.monotonic_ns() - self._symbols_ns > _SYMBOLS_MIN_AGE_NS:
+            # A program may have been loaded meanwhile.
+            self._symbols = Symbols(self._host.proc, CATEGORY_OF, self._host.kept)
             self._symbols.refresh()
             self._symbols_ns = time.monotonic_ns()
             name, offset = self._symbols.find(address) or (_PROGRAM, _PROGRAM_BYTES)
-        # Far behind a program is one that is not among the symbols.
+        # An address far past a program belongs to a program that is not among the symbols.
         return None if name.endswith(_PROGRAM) and offset >= _PROGRAM_BYTES else name
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares what the CPU lens measures with the CPU time of a process that does little but send."""
+"""Self-test of the CPU lens: compare its times with the CPU time of a process that does little but send."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from nettop.snapshots.source import Source
 
 _FAMILY = "IPv4"
 LOAD_NS = 200_000_000
-"""CPU time of the sender: some 200 samples, where system calls are estimated from them."""
+"""CPU time of the sender: about 200 samples, if system calls are estimated from them."""
 
 
 def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
-    """Datagrams over loopback: the sender spends part of its CPU time in system calls, and CPUs handle what it sends in
-    a softirq.
-    """
+    """Send datagrams over loopback: the sender spends CPU time in system calls, and CPUs receive in a softirq."""
     path = paths[0]
     before_ns = time.monotonic_ns()
     before = source.read(before_ns)
@@ -42,7 +40,7 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
 
 
 def _send(path: TrafficPath) -> int:
-    """Have the client send to a socket that nobody reads; the CPU time that it has used. Raises CommandFailed."""
+    """Make the client send to a socket that no process reads; return its CPU time. Raises CommandFailed."""
     if path.unavailable:
         raise CommandFailed(path.unavailable)
     port = path.server.run("bind_udp", "load", path.server_address[_FAMILY])
@@ -54,7 +52,7 @@ def _send(path: TrafficPath) -> int:
 
 
 def _calls_ns(snapshot: Snapshot, path: TrafficPath) -> int:
-    """The time of the client's system calls that send, by its name, and by its PID where that is known."""
+    """Return the time of the client's send calls, found by its name, and by its PID if known."""
     rows = snapshot.tables[PROCESSES.name]
     return sum(
         row["tx_syscalls_ns"] or 0
@@ -64,13 +62,13 @@ def _calls_ns(snapshot: Snapshot, path: TrafficPath) -> int:
 
 
 def _softirqs_ns(snapshot: Snapshot) -> int:
-    """The time of all CPUs in the softirq NET_RX."""
+    """Return the time of all CPUs in the NET_RX softirq."""
     rows = snapshot.tables[CPUS.name]
     return sum(row["rx_softirq_ns"] or 0 for row in rows_of(rows, rows.array["cpu"] >= 0))
 
 
 def _within(snapshot: Snapshot, hook: str, what: str, measured_ns: int, most_ns: int) -> SelfTestResult:
-    """Whether a time is more than none, and no more than it can be."""
+    """Check that a time is above 0 and within its upper bound."""
     what = f"loopback {_FAMILY} UDP, {what}"
     why = snapshot.why_not(hook)
     if why is not None:

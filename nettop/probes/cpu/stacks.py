@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stacks of kernel functions, as text and as categories."""
+"""Kernel stacks as text and categories."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nettop.snapshots.arrays import joined
+from nettop.snapshots.arrays import Array, concatenate_rows
 from nettop.snapshots.cpu import (
     CATEGORIES,
     CATEGORY_OF,
@@ -25,23 +25,24 @@ from nettop.snapshots.cpu import (
     TX_SOFTIRQ,
     TX_SYSCALLS,
 )
-from nettop.snapshots.snapshot import Array, Rows, TextTable, unknown_value
+from nettop.snapshots.snapshot import Rows, TextTable, unknown_value
 
 UNKNOWN_FUNCTION = "[unknown]"
-"""Stands for an address without a symbol."""
+"""Name of an address without a symbol."""
 
 STACKS_MAX = 16384
-"""Rows of stacks, by CPU and entry point. A row takes 42 bytes, the text of a stack some 700."""
+"""Maximum rows of stacks, by CPU and entry point. A row takes 42 bytes, the text of a stack about 700."""
 _NAMED = 3
-"""How many of the functions that a kernel lacks are named."""
+"""Maximum missing functions that a reason names."""
 _CACHED = 8192
-"""The size of the caches of names and of folded stacks: 5 MB."""
+"""Size of the caches of names and folded stacks: 5 MB."""
 _WORD = 8
 NOT_KEPT = "[not kept]"
-"""Stands for the stacks beyond those."""
+"""Replaces stacks beyond STACKS_MAX."""
 
 CALL_BY_STACK, THREAD_BY_STACK = 15, 14
-"""Instead of an entry point: a system call or a kernel thread that sends or receives only if its stack says so."""
+"""Used instead of an entry point: a system call or a kernel thread that sends or receives only if its stack shows
+it."""
 
 _SOFTIRQS = (TX_SOFTIRQ, RX_SOFTIRQ)
 _SOFTIRQ_ROOTS = frozenset({"handle_softirqs", "__do_softirq"})
@@ -49,7 +50,7 @@ _CALL_ROOTS = frozenset({"do_syscall_64", "el0_svc"})
 _ROOTS = dict.fromkeys(_SOFTIRQS, _SOFTIRQ_ROOTS) | dict.fromkeys(
     (TX_SYSCALLS, RX_SYSCALLS, CALL_BY_STACK), _CALL_ROOTS
 )
-"""Where an entry point's stacks begin: below is what was interrupted, or entry code in assembler."""
+"""Functions at which an entry point's stacks begin: below them is interrupted code, or entry code in assembler."""
 
 
 _SENDS = (
@@ -63,25 +64,25 @@ _RECEIVES = (
 )
 
 _CALL_OF = dict.fromkeys(_SENDS.split(), TX_SYSCALLS) | dict.fromkeys(_RECEIVES.split(), RX_SYSCALLS)
-"""If a stack has both, the outermost decides: receiving also sends acknowledgements."""
+"""Functions that send or receive. The outermost in a stack decides: receiving also sends acknowledgements."""
 _FILE_WORK = {
     *("io_read", "io_write", "io_read_fixed", "io_write_fixed", "io_fsync", "io_openat", "io_openat2"),
     *("io_statx", "aio_read", "aio_write"),
 }
 
 _SUFFIX = re.compile(r"(?:\.(?:constprop|isra|part|cold|llvm|lto_priv)\b.*)? *(?:\[\w+\])?$")
-_OWN = re.compile(r"bpf_prog_[0-9a-f]{16}_(?:tp_btf|fentry|fexit|entry|return|bpf_iter|sample)__")
-"""nettop's programs in kallsyms: a tag of their instructions, and names that begin with what they hook."""
+_OWN_PROGRAM = re.compile(r"bpf_prog_[0-9a-f]{16}_(?:tp_btf|fentry|fexit|entry|return|bpf_iter|sample)__")
+"""nettop's programs in kallsyms: a tag of their instructions, and a name that begins with the hook."""
 _ANY_PROGRAM = re.compile(r"bpf_prog_[0-9a-f]{16}")
-_AROUND = re.compile(r"(?:bpf_trace_run\d+|__bpf_trace_\w+|__traceiter_\w+|bpf_trampoline_\w+)$")
-"""The kernel's code between a hook and its programs."""
+_DISPATCH = re.compile(r"(?:bpf_trace_run\d+|__bpf_trace_\w+|__traceiter_\w+|bpf_trampoline_\w+)$")
+"""Kernel code between a hook and its programs."""
 
 _POLL, _XDP, _TC = (CATEGORY_OF[symbol] for symbol in ("__napi_poll", "xdp_do_redirect", "tcf_classify"))
 _PROGRAMS_IN = {name: _XDP for name, number in CATEGORY_OF.items() if number == _POLL} | {
     "__netif_receive_skb_core": _TC,
     "__dev_queue_xmit": _TC,
 }
-"""The category of programs called there that are not nettop's: the functions in between are inlined."""
+"""Category of programs that these functions call, except nettop's own: the functions in between are inlined."""
 
 
 class Folded(NamedTuple):
@@ -94,25 +95,25 @@ class Folded(NamedTuple):
     is_whole: bool
 
 
-def bare(symbol: str) -> str:
-    """The function's name without the suffixes of the compiler and the module."""
+def strip_suffixes(symbol: str) -> str:
+    """Return the function's name without suffixes of the compiler and the module."""
     return _SUFFIX.sub("", symbol)
 
 
 def category_of(frames: Sequence[str]) -> int:
-    """The category of a stack, leaf first: that of the deepest frame that names one."""
+    """Return the category of a stack, leaf first: that of the deepest frame that has one."""
     other_programs = False
     for frame in frames:
         if frame in CATEGORY_OF:
             return _PROGRAMS_IN.get(frame, CATEGORY_OF[frame]) if other_programs else CATEGORY_OF[frame]
-        if _OWN.match(frame) or (_AROUND.match(frame) and not other_programs):
+        if _OWN_PROGRAM.match(frame) or (_DISPATCH.match(frame) and not other_programs):
             return NETTOP
         other_programs = other_programs or _ANY_PROGRAM.match(frame) is not None
     return OTHER
 
 
-def cut(frames: Sequence[str], entry: int) -> Sequence[str]:
-    """The frames (leaf first) from the entry point's innermost root inwards."""
+def trim_to_root(frames: Sequence[str], entry: int) -> Sequence[str]:
+    """Return the frames (leaf first) from the leaf to the entry point's innermost root."""
     roots = _ROOTS.get(entry, frozenset())
     for at, frame in enumerate(frames):
         if frame in roots:
@@ -121,12 +122,12 @@ def cut(frames: Sequence[str], entry: int) -> Sequence[str]:
 
 
 def entry_of(frames: Sequence[str], entry: int) -> int:
-    """The entry point, from the stack if need be; 0 if the stack neither sends nor receives.
+    """Return the entry point, from the stack if necessary; 0 if the stack neither sends nor receives.
 
-    CALL_BY_STACK if it is overhead of the call, which is part of whatever work the call does.
+    Return CALL_BY_STACK for overhead of the call, which belongs to whatever work the call does.
     """
     if entry not in _SOFTIRQS and not _SOFTIRQ_ROOTS.isdisjoint(frames):
-        return 0  # an interrupt that is about to begin a softirq, or has just ended one
+        return 0  # an interrupt just before or after a softirq
     if entry not in (CALL_BY_STACK, THREAD_BY_STACK):
         return entry
     call = next((_CALL_OF[frame] for frame in reversed(frames) if frame in _CALL_OF), None)
@@ -136,25 +137,25 @@ def entry_of(frames: Sequence[str], entry: int) -> int:
 
 
 class Folder:
-    """Turns stacks of addresses into text."""
+    """Converter of address stacks to text."""
 
     def __init__(self, find: Callable[[int], str | None]) -> None:
-        """`find` gives the function at an address, None where it is not known."""
+        """Look functions up with `find`, which returns the name at an address, or None if unknown."""
         self._find = find
         self._names: dict[int, str] = {}
         self._folded: dict[tuple[int, str, bytes], Folded] = {}
 
     def fold(self, stack: bytes, entry: int) -> Folded:
-        """A stack that was sampled in an entry point: its addresses (u64), leaf first.
+        """Return the text of a stack sampled in an entry point; `stack` holds its addresses (u64), leaf first.
 
-        Most new stacks differ from known ones only by the address within the leaf function.
+        Most new stacks differ from known ones only in the address within the leaf function.
         """
         leaf, callers = self._name(int.from_bytes(stack[:_WORD], sys.byteorder)), stack[_WORD:]
         folded = self._folded.get((entry, leaf, callers))
         if folded is None:
             if len(self._folded) >= _CACHED:
                 self._folded.clear()
-            frames = cut([leaf, *map(self._name, memoryview(callers).cast("Q"))], entry)
+            frames = trim_to_root([leaf, *map(self._name, memoryview(callers).cast("Q"))], entry)
             text = sys.intern(";".join(reversed(frames)))
             folded = Folded(
                 text, category_of(frames), entry_of(frames, entry), UNKNOWN_FUNCTION not in frames
@@ -163,7 +164,7 @@ class Folder:
         return folded
 
     def forget(self) -> None:
-        """Look up every name again."""
+        """Clear the caches."""
         self._names.clear()
         self._folded.clear()
 
@@ -173,12 +174,12 @@ class Folder:
             if len(self._names) >= _CACHED:
                 self._names.clear()
             symbol = self._find(address)
-            name = self._names[address] = bare(symbol) if symbol else UNKNOWN_FUNCTION
+            name = self._names[address] = strip_suffixes(symbol) if symbol else UNKNOWN_FUNCTION
         return name
 
 
 def categories_not_available(functions: Iterable[str]) -> dict[int, str]:
-    """The categories that have none of a kernel's functions, in ascending order, and the reason to show."""
+    """Map the categories without a function in this kernel, in ascending order, to the reason to show."""
     available = {CATEGORY_OF[name] for name in functions if name in CATEGORY_OF}
     reasons = {}
     for number, category in sorted(CATEGORIES.items()):
@@ -190,7 +191,7 @@ def categories_not_available(functions: Iterable[str]) -> dict[int, str]:
 
 
 class StackRows:
-    """The rows of the table of stacks, in the order in which they were first sampled."""
+    """Rows of the table of stacks, in the order in which they were first sampled."""
 
     def __init__(self, rows_max: int = STACKS_MAX) -> None:
         self._rows_max = rows_max
@@ -203,7 +204,7 @@ class StackRows:
         return len(self._at)
 
     def place(self, cpu: int, folded: Folded) -> int:
-        """The row of a stack on a CPU; if there is no room, the shared row of its category."""
+        """Return the index of a stack's row on a CPU; without room, that of the shared row of its category."""
         key = (cpu, folded.entry, folded.category, folded.text)
         if (at := self._at.get(key)) is not None:
             return at
@@ -211,7 +212,7 @@ class StackRows:
             return self.place(cpu, folded._replace(text=NOT_KEPT))
         at = self._at[key] = len(self._at)
         if at == len(self._rows):
-            self._rows = joined(self._rows, np.zeros_like(self._rows))
+            self._rows = concatenate_rows(self._rows, np.zeros_like(self._rows))
             self._is_whole = np.concatenate([self._is_whole, np.ones(at, bool)])
         row = self._rows[at : at + 1]
         row["id"], row["cpu"], row["entry"], row["category"] = at + 1, cpu, folded.entry, folded.category
@@ -220,7 +221,7 @@ class StackRows:
         return at
 
     def entries_of(self, at: Array) -> Array:
-        """The entry points of these rows; arbitrary for a negative row."""
+        """Return the entry points of these rows; arbitrary for a negative index."""
         entries: Array = self._rows["entry"][np.maximum(at, 0)].astype(np.intp)
         return entries
 
@@ -245,12 +246,14 @@ class StackRows:
         np.add.at(self._rows["time_ns"], at, time_ns)
 
     def stacks(self, taken_ns: int) -> Rows:
-        """The table of stacks."""
+        """Return the table of stacks."""
         return Rows(STACKS, self._rows[: len(self)].copy(), {"stack": self._texts.values}, taken_ns)
 
     def categories(self, not_available: Mapping[int, str], taken_ns: int) -> Rows:
-        """The table of categories: all of them for each entry point that was sampled, so that each row begins at 0. A
-        category that is `not_available` has one row that says why, unless it was sampled after all."""
+        """Return the table of categories: all of them for each sampled entry point, so that each row starts at 0.
+
+        A category that is `not_available` has one row with the reason, unless it was sampled anyway.
+        """
         rows = self._rows[: len(self)]
         of_entry = len(CATEGORIES)
         not_available = {

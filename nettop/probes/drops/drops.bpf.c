@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// What the kernel dropped. One program at the tracepoint kfree_skb counts each packet under its place:
-// reason, caller, protocols, device, network namespace. struct kind, struct count, the -D numbers and the
-// slices of kernel structs come in front of this file.
+// Counts packets that the kernel drops. One program at the tracepoint kfree_skb counts them by reason,
+// caller, protocols, device and network namespace. The loader puts struct kind, struct count, the -D numbers
+// and the slices of kernel structs before this file.
 
 #define AF_INET 2
 #define AF_INET6 10
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86DD
-#define IPV4_PROTOCOL 9 /* where the header says what it carries */
+#define IPV4_PROTOCOL 9 /* offset of the protocol in the header */
 #define IPV6_NEXT_HEADER 6
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
@@ -16,14 +16,14 @@
 #define TCP_TIME_WAIT 6
 #define TCP_NEW_SYN_RECV 12
 
-// A drop takes 168 ns here, 60 of them the measuring itself. With one map for all CPUs two of them that drop
-// the same take 253 ns each; the time of the drop would be 80 ns more.
+// A drop takes 168 ns here, 60 ns of which are the measurement itself. With one map for all CPUs, two CPUs
+// with the same kind of drop take 253 ns each; recording the time of the drop would cost another 80 ns.
 BPF_TABLE("percpu_hash", struct kind, struct count, counted, KINDS_MAX);
-// Drops for whose place the map had no room.
+// Drops of kinds that did not fit in the map.
 BPF_PERCPU_ARRAY(untracked, u64, 1);
 
-// A packet's device member is other things too (a red-black node in TCP's queues, UDP's notes), so what it
-// leads to is believed only if it hangs together. 0: it does not.
+// A packet's `dev` shares its memory with other members (a red-black node in TCP's queues, UDP's scratch
+// space), so the namespace is trusted only if its loopback device points back to it. Returns 0 if not.
 static __always_inline u32 namespace_of(struct net *net) {
   struct net_device *loopback = (struct net_device *)net->loopback_dev;
   return loopback->nd_net == (u64)net ? net->inum : 0;
@@ -33,7 +33,7 @@ static __always_inline u32 namespace_of_socket(struct sock *sk) {
   return sk ? namespace_of((struct net *)sk->skc_net) : 0;
 }
 
-// The route that a packet was given still leads to its namespace when TCP has taken its device away.
+// After TCP has cleared a packet's device, its route still leads to its namespace.
 static __always_inline u32 namespace_of_route(struct sk_buff *skb) {
   struct dst_entry *route = (struct dst_entry *)(skb->_skb_refdst & ~SKB_DST_NOREF);
   struct net_device *device = 0;
@@ -60,14 +60,14 @@ static __always_inline void put_device(struct kind *kind, struct sk_buff *skb, s
   if (!inum)
     inum = namespace_of_socket((struct sock *)skb->sk);
   kind->netns = inum ? inum : namespace_of_route(skb);
-  kind->ifindex = skb->skb_iif; // where it came in, 0 for what this machine sends
+  kind->ifindex = skb->skb_iif; // the ingress device, 0 for what this machine sends
 }
 
 static __always_inline u16 family_of(struct sk_buff *skb) {
   u16 ethertype = bpf_ntohs(skb->protocol);
   if (ethertype)
     return ethertype;
-  // Never went to a device, or not yet: the socket knows what it would be.
+  // The packet has not reached a device: take the family from its socket.
   struct sock *sk = (struct sock *)skb->sk;
   u16 family = sk ? sk->skc_family : 0;
   return family == AF_INET ? ETH_P_IP : family == AF_INET6 ? ETH_P_IPV6 : family ? SOCKET_FAMILY + family : 0;
@@ -84,8 +84,8 @@ static __always_inline u8 protocol_of(struct sk_buff *skb, u16 family) {
   return PROTOCOL_UNKNOWN;
 }
 
-// 0: the socket has no port, or one of those that clients are given, each of which would make a kind of
-// drops; or the packet has left its namespace.
+// Returns 0 if the socket has no port, or a client port (each would be a kind of drop of its own), or if the
+// packet has left its namespace.
 static __always_inline u16 port_of_socket(struct sock *sk, u32 netns) {
   if (!sk || !netns || namespace_of_socket(sk) != netns)
     return 0;
@@ -93,7 +93,7 @@ static __always_inline u16 port_of_socket(struct sock *sk, u32 netns) {
   if (family != AF_INET && family != AF_INET6)
     return 0;
   // Raw sockets, such as the kernel's own for resets, have their protocol in place of a port. Sockets in
-  // these two states are too small to have a type.
+  // these two states are minisockets, which have no type.
   u8 state = sk->skc_state;
   if (state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV && sk->sk_type == SOCK_RAW)
     return 0;
@@ -134,7 +134,7 @@ int tp_btf__kfree_skb(u64 *ctx) {
     count_untracked();
     return 0;
   }
-  // What interrupts this program on its CPU may count here too, on kernels that let it.
+  // On some kernels another drop can interrupt this program on its CPU and count here too.
   __sync_fetch_and_add(&count->packets, 1);
   __sync_fetch_and_add(&count->bytes, skb->len);
   return 0;

@@ -1,51 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
 """The drops probe: a program at the tracepoint kfree_skb counts what the kernel drops, by reason and place.
 
-It also reads the kernel's own drop counters, of each namespace, device and CPU. Where the tracepoint is not available
-those are all there is.
+It also reads the kernel's own drop counters of each namespace, device and CPU. Without the tracepoint it has only
+those.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nettop.errors import PermissionMissing, SourceFailed, Unsupported
-from nettop.kernel import bpf, maps
-from nettop.kernel.btf import Slice
-from nettop.kernel.drop_reasons import NO_REASON, DropReasons, read_drop_reasons
-from nettop.kernel.entered_namespaces import Namespaces, shared_namespaces
-from nettop.kernel.facts import Host
-from nettop.kernel.links import Link, read_links
-from nettop.kernel.mechanisms import (
-    ChosenMechanisms,
+from nettop.errors import PermissionMissing, Unsupported
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf import maps
+from nettop.kernel.bpf.btf import Slice
+from nettop.kernel.bpf.drop_reasons import NO_REASON, DropReasons, read_drop_reasons
+from nettop.kernel.bpf.mechanisms import (
     Fallbacks,
     Mechanism,
     Refused,
-    attach_best,
     check_chosen,
 )
-from nettop.kernel.net_counters import read_backlog_drops, read_counters
-from nettop.kernel.proc_files import read_text
-from nettop.kernel.program import Loader, ProgramText
-from nettop.kernel.rows import row_header
-from nettop.kernel.symbols import Symbols, why_hidden
+from nettop.kernel.bpf.program import Loader, ProgramText
+from nettop.kernel.bpf.rows import row_header
+from nettop.kernel.bpf.symbols import Symbols, why_hidden
+from nettop.kernel.host.facts import Host
+from nettop.kernel.host.proc_files import read_text
+from nettop.kernel.net.links import Link, read_links
+from nettop.kernel.net.net_counters import read_backlog_drops, read_counters
 from nettop.probes.drops.listeners import COUNTERS as UNSEEN
 from nettop.probes.drops.listeners import Listeners, UnseenSyns, read_listeners
 from nettop.probes.drops.owners import find_owners
-from nettop.snapshots.arrays import Index, as_list, joined, positions, take
-from nettop.snapshots.connections import LENS as CONNECTIONS
-from nettop.snapshots.connections import SEVERAL, SOCKETS
+from nettop.probes.probe import Probe, clocks, skipped_runs, sockets_of, with_types
+from nettop.snapshots.arrays import Array, as_list, concatenate_rows, distinct_rows, positions, take_rows
+from nettop.snapshots.connections import SEVERAL
 from nettop.snapshots.drops import (
     COUNTERS,
     ETHERTYPES,
@@ -64,20 +61,19 @@ from nettop.snapshots.drops import (
 )
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.ip_protocols import IP_PROTOCOLS
-from nettop.snapshots.snapshot import Array, Rows, Snapshot, TextTable
+from nettop.snapshots.snapshot import Rows, Snapshot, TextTable
 
 PROGRAM = "tp_btf__kfree_skb"
 PACKETS_FALLBACKS = Fallbacks(HOOK_PACKETS, (Mechanism("tp_btf/kfree_skb", (PROGRAM,)),))
-"""The plain tracepoint is no fallback: where this one is refused it is too, for the same reasons."""
+"""The plain tracepoint is no fallback: it is refused wherever this one is, for the same reasons."""
 _REASONS = Fallbacks(HOOK_REASONS, (Mechanism("tp_btf/kfree_skb"),))
 _PLACES = Fallbacks(HOOK_PLACES, (Mechanism("/proc/kallsyms"),))
 _COUNTERS = Fallbacks(HOOK_COUNTERS, (Mechanism("/proc/net + rtnetlink"),))
 FALLBACKS = (PACKETS_FALLBACKS, _REASONS, _PLACES, _COUNTERS)
 KINDS_MAX = 4096
-"""Kinds of drops that are counted separately; a busy host has a few hundred. Each takes 16 bytes on every CPU and some
-90 more: half a megabyte on two CPUs."""
+"""Kinds of drops counted separately; a busy host has a few hundred. Each takes 16 bytes per CPU plus about 90: half a
+megabyte in all on two CPUs."""
 
-_BPF_PROG_TYPE_TRACING = 26
 _PROTOCOL_UNKNOWN = 255
 _UNKNOWN = np.iinfo(np.uint32).max
 _NO_SEVERITY = np.iinfo(np.uint8).max
@@ -94,8 +90,8 @@ KIND = np.dtype(
         ("always_zero", "(7,)u1"),
     ]
 )
-"""The key by which the program counts. A namespace, a device or a port of 0 is unknown. It has no padding, which numpy
-would not copy."""
+"""The key by which the program counts. A namespace, device or port of 0 is unknown. It has no padding, because numpy
+would not copy it."""
 
 COUNT = np.dtype([("packets", "u8"), ("bytes", "u8")])
 
@@ -116,10 +112,10 @@ _SUMS = {
     "backlog_drops": ("softnet_dropped",),
     "device_drops": ("rx_dropped", "tx_dropped", "rx_missed_errors"),
 }
-"""The counts of a snapshot, and the counters that each sums up."""
+"""The counts of a snapshot, and the counters that each sums."""
 
 MEASURE = np.dtype([("name", "u4"), ("netns", "u4"), ("ifindex", "u4"), ("cpu", "u4"), ("packets", "u8")])
-"""A value of one of the kernel's counters. `name` is a position in _NAMES; a number that does not apply is _UNKNOWN."""
+"""A value of a kernel counter. `name` is an index into _NAMES; a number that does not apply is _UNKNOWN."""
 
 _COUNTERS_SHOWN = OF_NAMESPACES | OF_DEVICES | OF_CPUS
 _NAMES = list(_COUNTERS_SHOWN)
@@ -127,21 +123,21 @@ _NUMBERS = {name: number for number, name in enumerate(_NAMES)}
 _INCLUDED_IN = {_NUMBERS[part]: _NUMBERS[whole] for part, whole in INCLUDED_IN.items()}
 _CLIENT_PORTS = "sys/net/ipv4/ip_local_port_range"
 _DEFAULT_CLIENT_PORTS = 32768, 60999
-_NO_REASONS = "the kernel gives reasons from Linux 5.17 on"
+_NO_REASONS = "the kernel reports reasons since Linux 5.17"
 
 _UNSEEN_REASONS = dict(enumerate(UNSEEN.values(), 0xFFFF_0000))
-"""Numbers of our own, which no reason of the kernel has, for what its counters tell."""
+"""Reasons known only from the kernel's counters, with numbers that no kernel reason has."""
 _UNSEEN_SITES: Mapping[int, tuple[str, int] | None] = {0: ("tcp_conn_request", 0)}
-"""Where listeners drop SYNs, at a location that no packet has."""
+"""Where listeners drop SYNs, under a location that no packet has."""
 
 
-def make_probe() -> Drops:
-    """The probe of this lens."""
-    return Drops()
+def make_probe(host: Host | None = None) -> Drops:
+    """Return the probe of this lens."""
+    return Drops(host)
 
 
 def read_client_ports(proc: Path = Path("/proc")) -> tuple[int, int]:
-    """The first and the last port that the kernel gives to clients; Linux's defaults where it does not tell."""
+    """Return the first and the last client (ephemeral) port; Linux's defaults if /proc does not show them."""
     first, last = map(int, read_text(proc / _CLIENT_PORTS).split() or _DEFAULT_CLIENT_PORTS)
     return first, last
 
@@ -149,8 +145,8 @@ def read_client_ports(proc: Path = Path("/proc")) -> tuple[int, int]:
 def program_text(
     reasons: DropReasons, client_ports: tuple[int, int], kinds_max: int = KINDS_MAX
 ) -> ProgramText:
-    """What the loader compiles for this lens. Drops at ports from the first to the last of `client_ports` are counted
-    together: there would be too many kinds of them."""
+    """Return the program of this lens. Drops at client ports (`client_ports`: first, last) are counted together,
+    because they would make too many kinds."""
     receiver = {"HAS_RECEIVER": 1} if reasons.has_receiver else {}
     not_dropped = {
         "REASON_NOT_DROPPED": reasons.number("NOT_DROPPED_YET"),
@@ -160,7 +156,7 @@ def program_text(
         sources=(str(Path(__file__).with_name("drops.bpf.c")),),
         header="#include <linux/types.h>\n" + row_header("kind", KIND) + row_header("count", COUNT),
         slices=_SLICES,
-        functions={PROGRAM: _BPF_PROG_TYPE_TRACING},
+        functions=with_types([PROGRAM]),
         maps=("counted", "untracked"),
         defines={
             "PROTOCOL_UNKNOWN": _PROTOCOL_UNKNOWN,
@@ -175,10 +171,10 @@ def program_text(
 
 
 class DropCount:
-    """The program at the tracepoint, counting until it is closed."""
+    """The program at the tracepoint, which counts until `close`."""
 
     def __init__(self, loader: Loader, kinds_max: int = KINDS_MAX) -> None:
-        """Compile, load and attach. Raises NettopError when this host or user cannot."""
+        """Compile, load and attach. Raises NettopError if the host or the user's rights do not allow it."""
         self.kinds_max = kinds_max
         self.reasons = read_drop_reasons()
         self.program = loader.load(program_text(self.reasons, read_client_ports(), kinds_max))
@@ -187,10 +183,10 @@ class DropCount:
         except OSError as error:
             self.program.close()
             kind = PermissionMissing if isinstance(error, PermissionError) else Unsupported
-            raise kind(f"the kernel lets no program attach to kfree_skb: {error.strerror}") from error
+            raise kind(f"cannot attach a program to kfree_skb: {error.strerror}") from error
 
     def read(self) -> tuple[Array, Array]:
-        """Every kind of drop so far, and what was counted of it on all CPUs."""
+        """Return every kind of drop so far, and its counts summed over all CPUs."""
         each = np.dtype((COUNT, (maps.possible_cpus(),)))
         kinds, counts = maps.read_all(self.program.maps["counted"], KIND, each)
         totals = np.zeros(len(kinds), COUNT)
@@ -199,17 +195,16 @@ class DropCount:
         return kinds, totals
 
     def lost(self) -> dict[str, int]:
-        """Drops that are in no row: the map was full, or the program was counting another drop on that CPU."""
-        untracked = maps.read_per_cpu(self.program.maps["untracked"], 0, np.dtype("u8"))
-        misses = bpf.recursion_misses(self.program.functions[PROGRAM])
-        return {"untracked": int(untracked.sum()), "recursion": misses}
+        """Count the drops that are in no row: the map was full, or the CPU was already counting another drop."""
+        untracked = int(maps.sum_per_cpu(self.program.maps["untracked"], 0))
+        return {"untracked": untracked, "recursion": skipped_runs(self.program)}
 
     def forget(self, kinds: Array) -> None:
-        """Delete these kinds of drops; if they occur again they are counted from 0."""
+        """Delete these kinds of drops; if they occur again, their counts start at 0."""
         maps.delete_all(self.program.maps["counted"], kinds)
 
     def close(self) -> None:
-        """Detach; a second call does nothing."""
+        """Detach; a second call is a no-op."""
         if self._link >= 0:
             os.close(self._link)
             self._link = -1
@@ -220,7 +215,7 @@ class DropCount:
 
 
 class RowIds:
-    """Numbers for rows, by their keys. A number is never used twice."""
+    """IDs of rows by key. An ID is never reused."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._keys: Array = np.zeros(0, dtype)
@@ -228,8 +223,8 @@ class RowIds:
         self._last = 0
 
     def number(self, keys: Array) -> Array:
-        """The number of each row, a new one for a new key. `keys` are distinct; rows not among them are forgotten."""
-        _, groups = grouped(joined(keys, self._keys))
+        """Return the ID of each key, a new one for a new key. `keys` are distinct; other keys are forgotten."""
+        _, groups = distinct_rows([concatenate_rows(keys, self._keys)])
         id_of_group = np.zeros(len(groups), "u8")
         id_of_group[groups[len(keys) :]] = self._ids
         ids: Array = id_of_group[groups[: len(keys)]]
@@ -240,15 +235,8 @@ class RowIds:
         return ids
 
 
-def grouped(keys: Array) -> tuple[Index, Index]:
-    """The position of one row of each distinct key, and for each row the number of its key's group."""
-    as_bytes = np.ascontiguousarray(keys).view(f"V{keys.dtype.itemsize}")
-    _, first, groups = np.unique(as_bytes, return_index=True, return_inverse=True)
-    return first, groups
-
-
-def coded(values: Array, text_of: Callable[[int], str | None]) -> tuple[Array, Sequence[str]]:
-    """Codes of the texts that numbers stand for, and those texts. Each distinct number is looked up once."""
+def encode_texts(values: Array, text_of: Callable[[int], str | None]) -> tuple[Array, Sequence[str]]:
+    """Map numbers to the codes of their texts; return codes and texts. Each distinct number is looked up once."""
     distinct, groups = np.unique(values, return_inverse=True)
     table = TextTable()
     texts = map(text_of, distinct.tolist())
@@ -257,7 +245,7 @@ def coded(values: Array, text_of: Callable[[int], str | None]) -> tuple[Array, S
 
 
 def _unknown_if_zero(numbers: Array) -> Array:
-    """Return the numbers in the width of a row's column, with zero replaced by the unknown value."""
+    """Widen numbers to u4 and replace zeros by the unknown value."""
     wide = numbers.astype("u4")
     wide[wide == 0] = _UNKNOWN
     return wide
@@ -267,8 +255,7 @@ def _unknown_if_zero(numbers: Array) -> Array:
 
 
 class NamespaceCounters(NamedTuple):
-    """The counters of one network namespace, its listeners, and its devices; None where the kernel did not list
-    those."""
+    """Counters, listeners and devices of a network namespace; `links` is None if the kernel did not list devices."""
 
     counters: Mapping[str, int]
     listeners: Listeners
@@ -276,7 +263,7 @@ class NamespaceCounters(NamedTuple):
 
 
 def read_namespace(proc: Path) -> NamespaceCounters:
-    """The counters of the calling thread's namespace."""
+    """Read the counters of the calling thread's namespace."""
     counters, listeners = read_counters(proc), read_listeners()
     try:
         return NamespaceCounters(counters, listeners, read_links())
@@ -285,7 +272,7 @@ def read_namespace(proc: Path) -> NamespaceCounters:
 
 
 def _included_in(measures: Array, ids: Array) -> Array:
-    """The id of the row of the same namespace that counts the same packets too: u8, unknown where none does."""
+    """Return for each row the ID of the row of the same namespace that includes its packets (u8), or unknown."""
     included = np.full(len(measures), np.iinfo(np.uint64).max, np.uint64)
     related = np.flatnonzero(np.isin(measures["name"], [*_INCLUDED_IN, *_INCLUDED_IN.values()]))
     keys = as_list(measures[["name", "netns"]][related])
@@ -298,7 +285,7 @@ def _included_in(measures: Array, ids: Array) -> Array:
 
 
 def measures_of(netns: int, namespace: NamespaceCounters) -> Iterator[tuple[int, int, int, int, int]]:
-    """A namespace's drop counters and those of its devices, as MEASURE has them."""
+    """Yield the drop counters of a namespace and its devices, as the fields of MEASURE."""
     for name in OF_NAMESPACES:
         if name in namespace.counters:
             yield _NUMBERS[name], netns, _UNKNOWN, _UNKNOWN, namespace.counters[name]
@@ -311,20 +298,20 @@ def measures_of(netns: int, namespace: NamespaceCounters) -> Iterator[tuple[int,
 # --- the source -------------------------------------------------------------------------------------------------
 
 
-class Drops:
+class Drops(Probe):
     """The source of the drops lens; see nettop.snapshots.source.Source.
 
-    Whose a port is comes from the connections lens, where that is attached too.
+    The owners of ports come from the connections lens, if it is attached too.
     """
 
+    lens = LENS
+
     def __init__(self, host: Host | None = None, kinds_max: int = KINDS_MAX) -> None:
-        self._host = host or Host()
+        super().__init__(host)
         self._kinds_max = kinds_max
         self._count: DropCount | None = None
-        self._chosen: ChosenMechanisms = {}
         self._hooks: tuple[HookStatus, ...] = ()
-        self._namespaces: Namespaces | None = None
-        self._symbols = Symbols(self._host.proc)
+        self._symbols = Symbols(self._host.proc, kept=self._host.kept)
         self._places = TextTable()
         self._sites = dict(_UNSEEN_SITES)
         self._devices: dict[tuple[int, int], str] = {}
@@ -338,31 +325,27 @@ class Drops:
         self._sockets: Rows | None = None
         self._packet_ids, self._counter_ids = RowIds(KIND), RowIds(MEASURE)
 
-    @property
-    def namespaces(self) -> Namespaces:
-        """The namespaces that are followed. Raises SourceFailed before the start."""
-        if self._namespaces is None:
-            raise SourceFailed("the drops probe is not attached")
-        return self._namespaces
-
     def start(self) -> None:
         """Compile, load and attach, and begin to follow namespaces.
 
-        Where the kernel or this user cannot attach, there are the counters. Raises UsageError for an unknown mechanism.
+        Fall back to the counters if the kernel or the user's rights do not allow it. Raises UsageError for an unknown
+        mechanism.
         """
-        check_chosen(FALLBACKS, self._chosen)
+        check_chosen(FALLBACKS, self._options.mechanisms)
         attempts = (self._attach, self._require_reasons, self._require_symbols, lambda _: None)
         for fallbacks, attempt in zip(FALLBACKS, attempts, strict=True):
-            self._hooks = (*self._hooks, attach_best(fallbacks, attempt, self._chosen))
-        self._namespaces = shared_namespaces(self._host.proc)
+            self._hooks = (*self._hooks, self._attach_best(fallbacks, attempt))
+        self._share_namespaces()
         if self._count:
             self._add_unseen(self._read_namespaces(frozenset()), is_first=True)
 
     def _attach(self, _: Mechanism) -> None:
         self._host.require_bpf()
         with closing(Loader()) as loader:
-            self._symbols.refresh()  # while the loader gets ready
+            self._symbols.refresh()  # while the loader starts up
             self._count = DropCount(loader, self._kinds_max)
+        self._opened.callback(self._count.close)
+        self._programs.append(self._count.program)
 
     def _require_reasons(self, _: Mechanism) -> None:
         if self._count is None:
@@ -377,8 +360,8 @@ class Drops:
             raise why_hidden(self._host.proc)
 
     def read(self, taken_ns: int) -> Snapshot:
-        """What was dropped since the start, and the values of the kernel's counters now."""
-        wall_ns, boot_ns = time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        """Return the drops since the start, and the current values of the kernel's counters."""
+        wall_ns, boot_ns = clocks()
         if self._count:
             self._kinds, self._totals = self._count.read()
         by_namespace = self._read_namespaces(frozenset(self._kinds["netns"].tolist()) - {0})
@@ -387,9 +370,9 @@ class Drops:
         self._name_devices(by_namespace)
         measures = self._measures(by_namespace)
         snapshot = Snapshot(
-            lens=LENS.id,
-            wall_ns=wall_ns,
-            boot_ns=boot_ns,
+            LENS.id,
+            wall_ns,
+            boot_ns,
             tables={
                 PACKETS.name: self.namespaces.with_names(self._packets(taken_ns, wall_ns)),
                 COUNTERS.name: self.namespaces.with_names(self._counters(measures, taken_ns)),
@@ -403,21 +386,15 @@ class Drops:
             hooks=self._hooks,
             gaps=self.namespaces.gaps(),
         )
-        self._make_room(by_namespace)
+        self._evict(by_namespace)
         return snapshot
 
     def join(self, snapshots: Mapping[str, Snapshot]) -> None:
         """See nettop.snapshots.source.JoiningSource."""
-        snapshot = snapshots.get(CONNECTIONS.id)
-        self._sockets = snapshot.tables.get(SOCKETS.name) if snapshot is not None else None
-
-    def set(self, option: str, value: object) -> None:
-        """`mechanisms`, before the start: those that were chosen in place of the best."""
-        if option == "mechanisms":
-            self._chosen = cast("ChosenMechanisms", value)
+        self._sockets = sockets_of(snapshots)
 
     def describe(self, key: int) -> dict[str, str]:
-        """What a reason means, where in the function packets were dropped, and the namespace's name."""
+        """Describe where in the function packets were dropped, and name the namespace."""
         of_row = np.flatnonzero(self._ids_of_kinds == key)
         if not len(of_row):
             return {}
@@ -429,33 +406,16 @@ class Drops:
         namespace = {"Namespace": self.namespaces.name(netns)} if netns else {}
         return {"Dropped at": ", ".join(places) or "unknown"} | namespace
 
-    def programs(self) -> Mapping[str, tuple[int, int]]:
-        """What the program costs; see nettop.snapshots.source.MeasuredSource."""
-        return self._count.program.runs() if self._count else {}
-
-    def kernel_bytes(self) -> int:
-        """The kernel memory of the program and its maps."""
-        return self._count.program.kernel_bytes() if self._count else 0
-
-    def close(self) -> None:
-        """Detach and leave every namespace; a second call does nothing."""
-        if self._count is not None:
-            self._count.close()
-            self._count = None
-        if self._namespaces is not None:
-            self._namespaces.close()
-            self._namespaces = None
-
     # --- reading ------------------------------------------------------------------------------------------------
 
     def _read_namespaces(self, seen: frozenset[int]) -> dict[int, NamespaceCounters]:
-        """The counters of every namespace that was entered, by inode number. Drops were seen in those of `seen`."""
-        new = seen - self._seen  # one that is gone stays unknown: it is looked for once
+        """Return the counters of every entered namespace, by inode number. `seen` are the namespaces of drops."""
+        new = seen - self._seen  # search for a namespace once only: a removed one is never found
         self._seen = seen
-        return self.namespaces.in_each(partial(read_namespace, self._host.proc), new)
+        return self.namespaces.run_in_each(partial(read_namespace, self._host.proc), new)
 
     def _add_unseen(self, by_namespace: Mapping[int, NamespaceCounters], *, is_first: bool) -> None:
-        """Add the SYNs that listeners dropped, which pass no tracepoint, to the kinds of drops."""
+        """Add the SYNs that listeners dropped, which do not reach the tracepoint, to the kinds of drops."""
         seen: defaultdict[int, Counter[str]] = defaultdict(Counter)
         for name, reason in UNSEEN.items():
             same = np.flatnonzero(self._kinds["reason"] == self._reason_number(reason))
@@ -465,15 +425,18 @@ class Drops:
         for netns, namespace in by_namespace.items():
             self._syns.add(netns, namespace.counters, namespace.listeners, seen[netns], is_first=is_first)
         numbers = {name: number for number, name in _UNSEEN_REASONS.items()}
-        kinds, totals = np.zeros(len(self._syns.counted), KIND), np.zeros(len(self._syns.counted), COUNT)
-        for at, ((netns, name, port), count) in enumerate(self._syns.counted.items()):
+        kinds, totals = np.zeros(len(self._syns.counts), KIND), np.zeros(len(self._syns.counts), COUNT)
+        for at, ((netns, name, port), count) in enumerate(self._syns.counts.items()):
             kinds["netns"][at], kinds["port"][at] = netns, port
             kinds["reason"][at], kinds["protocol"][at] = numbers[UNSEEN[name]], socket.IPPROTO_TCP
             totals["packets"][at] = count
-        self._kinds, self._totals = joined(self._kinds, kinds), joined(self._totals, totals)
+        self._kinds, self._totals = (
+            concatenate_rows(self._kinds, kinds),
+            concatenate_rows(self._totals, totals),
+        )
 
     def _name_devices(self, by_namespace: Mapping[int, NamespaceCounters]) -> None:
-        """Learn the devices' names. Those of devices that have gone are kept while there are rows of them."""
+        """Update the names of devices. Keep those of removed devices that still have rows."""
         in_rows = set(zip(self._kinds["netns"].tolist(), self._kinds["ifindex"].tolist(), strict=True))
         self._devices = {device: name for device, name in self._devices.items() if device in in_rows} | {
             (netns, link.index): link.name
@@ -482,7 +445,7 @@ class Drops:
         }
 
     def _measures(self, by_namespace: Mapping[int, NamespaceCounters]) -> Array:
-        """The counters of namespaces, devices and CPUs; none if the user chose to do without."""
+        """Return the counters of namespaces, devices and CPUs; none if the user switched them off."""
         if self._hooks[-1].mechanism is None:
             return np.zeros(0, MEASURE)
         of_namespaces = (measures_of(*item) for item in by_namespace.items())
@@ -493,7 +456,7 @@ class Drops:
         return np.fromiter(chain(*of_namespaces, of_cpus), MEASURE)
 
     def _place_codes(self) -> Array:
-        """The place of each kind of drop, as a code into `_places`; _UNKNOWN where the kernel hides its symbols."""
+        """Return the place of each kind of drop as a code into `_places`; _UNKNOWN if the kernel hides its symbols."""
         locations, groups = np.unique(self._kinds["location"], return_inverse=True)
         if not self._sites.keys() >= set(locations.tolist()) and self._symbols.refresh():
             self._sites = dict(_UNSEEN_SITES)
@@ -502,13 +465,12 @@ class Drops:
             if location not in self._sites:
                 self._sites[location] = self._symbols.find(location)
             site = self._sites[location]
-            if site is not None or len(self._symbols):  # an address that the kernel hides stays hidden
+            if site is not None or len(self._symbols):  # do not show an address that the kernel hides
                 codes[number] = self._places.code(site[0] if site else f"{location:#x}")
         return codes[groups]
 
-    def _make_room(self, by_namespace: Mapping[int, NamespaceCounters]) -> None:
-        """Once most of the map is in use, forget drops at devices and in namespaces that no longer exist, and if that
-        is not enough those that were seen longest ago."""
+    def _evict(self, by_namespace: Mapping[int, NamespaceCounters]) -> None:
+        """Evict drops when the map is nearly full: first of removed devices and namespaces, then the least recent."""
         is_packet = self._kinds["location"] > 0
         used = np.count_nonzero(is_packet)
         if self._count is None or used <= self._count.kinds_max * 3 // 4:
@@ -521,7 +483,7 @@ class Drops:
         forgotten = oldest_first[is_packet[oldest_first]][:count]
         self._count.forget(self._kinds[forgotten])
         self._forgotten += int(self._totals["packets"][forgotten].sum())
-        for netns in {netns for netns, _, _ in self._syns.counted} - by_namespace.keys():
+        for netns in {netns for netns, _, _ in self._syns.counts} - by_namespace.keys():
             self._forgotten += self._syns.forget(netns)
 
     def _is_gone(self, netns: int, ifindex: int, by_namespace: Mapping[int, NamespaceCounters]) -> bool:
@@ -530,27 +492,27 @@ class Drops:
         links = by_namespace[netns].links
         return links is not None and ifindex > 0 and all(link.index != ifindex for link in links)
 
-    # --- what is published --------------------------------------------------------------------------------------
+    # --- rows --------------------------------------------------------------------------------------------------
 
     def _packets(self, taken_ns: int, wall_ns: int) -> Rows:
-        """One row for the drops that differ in nothing but the address within a function."""
+        """Return the rows of packets; drops that differ only in the address within a function share a row."""
         keys = self._kinds.copy()
         keys["location"] = self._place_codes()
-        first, groups = grouped(keys)
-        keys = take(keys, first)
+        first, groups = distinct_rows([keys])
+        keys = take_rows(keys, first)
         ids = self._packet_ids.number(keys)
         self._ids_of_kinds = ids[groups]
         rows = np.zeros(len(keys), PACKETS.dtype)
         texts: dict[str, Sequence[str]] = {"place": self._places.values}
         rows["id"], rows["place"] = ids, keys["location"]
         rows["netns"] = _unknown_if_zero(keys["netns"])
-        rows["reason"], texts["reason"] = coded(keys["reason"], self._reason)
-        rows["meaning"], texts["meaning"] = coded(keys["reason"], self._meaning)
+        rows["reason"], texts["reason"] = encode_texts(keys["reason"], self._reason)
+        rows["meaning"], texts["meaning"] = encode_texts(keys["reason"], self._meaning)
         rows["severity"] = self._severities(keys["reason"])
-        rows["family"], texts["family"] = coded(
+        rows["family"], texts["family"] = encode_texts(
             keys["family"], lambda number: ETHERTYPES.get(number, f"{number:#06x}") if number else None
         )
-        rows["protocol"], texts["protocol"] = coded(
+        rows["protocol"], texts["protocol"] = encode_texts(
             keys["protocol"],
             lambda number: None if number == _PROTOCOL_UNKNOWN else IP_PROTOCOLS.get(number, str(number)),
         )
@@ -564,11 +526,11 @@ class Drops:
         is_same[is_same] = self._rows["packets"][before[is_same]] == rows["packets"][is_same]
         rows["last_seen"] = wall_ns
         rows["last_seen"][is_same] = self._rows["last_seen"][before[is_same]]
-        self._rows = take(rows, np.argsort(ids))
+        self._rows = take_rows(rows, np.argsort(ids))
         return Rows(PACKETS, self._rows, texts, taken_ns)
 
     def _owners(self, keys: Array) -> tuple[Array, Array, Sequence[str]]:
-        """The PIDs of the processes whose ports these are, the processes' names as codes, and the names."""
+        """Return the PIDs of the processes that own these ports, their names as codes, and the names."""
         pids, names = np.full((2, len(keys)), _UNKNOWN, "u4")
         if self._sockets is None:
             return pids, names, []
@@ -579,7 +541,7 @@ class Drops:
         pids[~same_pid] = _UNKNOWN
         names[is_owned] = sockets["process"][owners[is_owned]]
         names[~same_name] = len(texts) - 1
-        return pids, *coded(names, lambda code: None if code == _UNKNOWN else texts[code])
+        return pids, *encode_texts(names, lambda code: None if code == _UNKNOWN else texts[code])
 
     def _counters(self, measures: Array, taken_ns: int) -> Rows:
         keys = measures.copy()
@@ -592,16 +554,16 @@ class Drops:
         rows["included_in"] = _included_in(measures, rows["id"])
         rows["interface"], interfaces = self._interfaces(measures["netns"], measures["ifindex"])
         texts = {"name": _NAMES, "counter": list(_COUNTERS_SHOWN.values()), "interface": interfaces}
-        return Rows(COUNTERS, take(rows, np.argsort(rows["id"])), texts, taken_ns)
+        return Rows(COUNTERS, take_rows(rows, np.argsort(rows["id"])), texts, taken_ns)
 
     def _interfaces(self, netns: Array, ifindex: Array) -> tuple[Array, Sequence[str]]:
-        """The devices' names as codes, and the names; `if12` for device 12 without one."""
+        """Return the names of devices as codes, and the names; `if12` for device 12 if its name is unknown."""
 
         def name(device: int) -> str | None:
             index = device & _UNKNOWN
             return None if index in (0, _UNKNOWN) else self._devices.get((device >> 32, index), f"if{index}")
 
-        return coded(netns.astype("u8") << np.uint64(32) | ifindex, name)
+        return encode_texts(netns.astype("u8") << np.uint64(32) | ifindex, name)
 
     def _reason(self, number: int) -> str | None:
         if self._count is None or not self._count.reasons.has_reasons:
@@ -616,13 +578,13 @@ class Drops:
         return reason.meaning if reason else None
 
     def _severities(self, numbers: Array) -> Array:
-        """Return how bad reasons are: u1, unknown where nobody knows."""
+        """Return the severities of reasons, as u1."""
         distinct, groups = np.unique(numbers, return_inverse=True)
         reasons = (REASONS.get(self._reason(number) or "") for number in as_list(distinct))
-        known_ones = [
+        severities = [
             _NO_SEVERITY if why is None or why.severity is None else why.severity for why in reasons
         ]
-        return np.array(known_ones, "u1")[groups]
+        return np.array(severities, "u1")[groups]
 
     def _counts(self, measures: Array) -> dict[str, int]:
         by_name = np.zeros(len(_NAMES), "u8")

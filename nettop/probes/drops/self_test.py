@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares what the drops lens counts with datagrams that nobody receives."""
+"""Check the drops lens against datagrams sent to a closed port."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from nettop.snapshots.snapshot import Snapshot
 from nettop.snapshots.source import Source
 
 _DATAGRAMS = (997, 499)
-"""By family; primes."""
+"""Datagrams to send by IP version; primes."""
 _DATAGRAM_BYTES = 101
 _NO_PORTS = {"IPv4": "UdpNoPorts", "IPv6": "Udp6NoPorts"}
 _PAUSE_S = 0.01
-"""What a CPU still has in its queue is dropped a moment later."""
+"""Datagrams in a CPU's queue are dropped a moment later."""
 
 
 def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
-    """Datagrams to a closed port, in namespaces where nobody else sends any."""
+    """Send datagrams to a closed port, in namespaces without other traffic."""
     results: list[SelfTestResult] = []
     for path in paths:
         if not path.is_private:
@@ -53,7 +53,7 @@ def _send_to_closed_port(path: TrafficPath, family: str, count: int) -> None:
 
 
 def _compare(source: Source, path: TrafficPath, family: str, count: int, what: str) -> list[SelfTestResult]:
-    """The packets that the program and the namespace's own counter report, as soon as both report enough."""
+    """Compare the counts of the program and of the namespace, as soon as both are high enough."""
     end = time.monotonic() + TIMEOUT_S
     while True:
         snapshot = source.read(time.monotonic_ns())
@@ -80,7 +80,8 @@ def _compare(source: Source, path: TrafficPath, family: str, count: int, what: s
 
 
 def _program_count(snapshot: Snapshot, netns: int, family: str) -> int | None:
-    """Datagrams that the program saw dropped, for lack of a socket where it knows why; None without a program."""
+    """Return the datagrams that the program saw dropped, with reason NO_SOCKET if reasons are known; None without a
+    program."""
     hook, reasons = snapshot.hook("packets"), snapshot.hook("reasons")
     if hook is None or hook.mechanism is None:
         return None

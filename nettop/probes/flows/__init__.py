@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flows lens: reads what the collector of flows says of itself."""
+"""The flows lens: the flow collector's report on itself."""
 
 from nettop.probes.flows.probe import make_probe
 

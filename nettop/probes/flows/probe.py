@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flows probe: two documents of the collector, for each reading."""
+"""The flows probe: fetches two documents from the collector per reading."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from ipaddress import IPv4Address, ip_address
 from typing import Any
@@ -16,16 +15,19 @@ from nettop.flows.reader import (
     START_COLLECTOR,
     STATE_PATH,
     Collector,
-    none_answers,
+    no_answer_message,
     running_collector,
 )
-from nettop.kernel.mechanisms import Fallbacks, Mechanism, attach_best, check_chosen
+from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, check_chosen
+from nettop.kernel.host.facts import Host
+from nettop.probes.probe import Probe, clocks
 from nettop.query.address import MAPPED
 from nettop.settings import SYSTEM_FLOWS_DIR, collector_urls, default_flows_dir
-from nettop.snapshots.arrays import take
+from nettop.snapshots.arrays import Array, take_rows
 from nettop.snapshots.flows import COLLECTOR, COUNTINGS, EXPORTERS, HOOK_COLLECTOR, LEDGER, LENS
 from nettop.snapshots.row_ids import row_id
-from nettop.snapshots.snapshot import Array, Rows, Snapshot, TextTable, unknown_value
+from nettop.snapshots.snapshot import Rows, Snapshot, TextTable, unknown_value
+from nettop.snapshots.source import SourceOptions
 
 _FALLBACKS = Fallbacks(HOOK_COLLECTOR, (Mechanism("http"),))
 _KEY = ("exporter", "port", "protocol_version", "domain")
@@ -44,44 +46,45 @@ _COLUMNS = {
         )
     },
 }
-"""The fields of an exporter, each with the collector's name for it."""
-_OF = {
+"""The fields of an exporter, and the collector's name of each."""
+_LEDGER_PARTS = {
     "datagrams": "datagrams",
     "sets_without_template": "sets without template",
     "flows": "flows",
 }
-"""The parts of the ledger, by the collector's names."""
+"""The parts of the ledger by the collector's names."""
 
 
-def make_probe() -> CollectorState:
-    """The source of this lens."""
-    return CollectorState()
+def make_probe(host: Host | None = None) -> CollectorState:
+    """Return the source of this lens."""
+    return CollectorState(host)
 
 
-class CollectorState:
-    """Reads what a collector says of itself; see nettop.snapshots.source.Source."""
+class CollectorState(Probe):
+    """The state of a flow collector, as it reports it; see nettop.snapshots.source.Source."""
 
-    def __init__(self) -> None:
-        self._options: dict[str, Any] = {"mechanisms": {}, COLLECTOR.name: COLLECTOR.default}
+    lens = LENS
+
+    def __init__(self, host: Host | None = None) -> None:
+        super().__init__(host)
         self._collector: Collector | None = None
         self._texts = TextTable()
 
     def start(self) -> None:
         """Check the options; the collector may be started later."""
-        check_chosen([_FALLBACKS], self._options["mechanisms"])
+        check_chosen([_FALLBACKS], self._options.mechanisms)
 
     def read(self, taken_ns: int) -> Snapshot:
-        """What the collector says now; no rows where none runs."""
+        """Return the collector's current state; no rows if none runs."""
         documents: dict[str, Any] = {}
 
         def fetch(_: Mechanism) -> None:
             documents.update(self._documents())
 
-        hook = attach_best(_FALLBACKS, fetch, self._options["mechanisms"])
+        hook = self._attach_best(_FALLBACKS, fetch)
         return Snapshot(
-            lens=LENS.id,
-            wall_ns=time.time_ns(),
-            boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            LENS.id,
+            *clocks(),
             tables={
                 EXPORTERS.name: Rows(EXPORTERS, _exporter_rows(documents.get(EXPORTERS_PATH)), {}, taken_ns),
                 LEDGER.name: self._ledger(documents.get(STATE_PATH), taken_ns),
@@ -89,24 +92,21 @@ class CollectorState:
             hooks=(hook,),
         )
 
-    def set(self, option: str, value: object) -> None:
-        """Change an option."""
-        self._options[option] = value
+    def configure(self, options: SourceOptions) -> None:
+        """Replace the options, which may choose another collector."""
+        super().configure(options)
         self._collector = None
 
     def describe(self, key: int) -> dict[str, str]:
-        """What the row is known by."""
+        """Return the ID of a row."""
         return {"ID": str(key)}
 
-    def close(self) -> None:
-        """Nothing stays open."""
-
     def _documents(self) -> dict[str, Any]:
-        """Return the collector's documents by path. Raises a refusal where none answers."""
+        """Return the collector's documents by path. Raises a refusal if no collector answers."""
         if self._collector is None:
             self._collector = running_collector(self._urls())
         if self._collector is None:
-            raise refusal(ExitCode.SOURCE, none_answers(self._urls()), START_COLLECTOR)
+            raise refusal(ExitCode.SOURCE, no_answer_message(self._urls()), START_COLLECTOR)
         try:
             return {path: self._collector.document(path) for path in (EXPORTERS_PATH, STATE_PATH)}
         except SourceFailed as error:
@@ -114,7 +114,7 @@ class CollectorState:
             raise refusal(error.exit_code, error.what, error.remedy) from error
 
     def _urls(self) -> tuple[str, ...]:
-        given = self._options[COLLECTOR.name]
+        given = self._options[COLLECTOR]
         if given:
             return (given,)
         system, *_ = collector_urls(SYSTEM_FLOWS_DIR)
@@ -123,7 +123,7 @@ class CollectorState:
     def _ledger(self, document: dict[str, Any] | None, taken_ns: int) -> Rows:
         terms = [
             (self._texts.code(shown), self._texts.code(term.replace("_", " ")), count)
-            for name, shown in _OF.items()
+            for name, shown in _LEDGER_PARTS.items()
             for term, count in ((document or {}).get(name) or {}).items()
         ]
         rows = np.zeros(len(terms), LEDGER.dtype)
@@ -134,7 +134,7 @@ class CollectorState:
 
 
 def _exporter_rows(document: dict[str, Any] | None) -> Array:
-    """The exporters as rows, sorted by their key. What is not known is as such."""
+    """Return the exporters as rows, sorted by ID, with unknown values marked."""
     exporters = [] if document is None else document["exporters"]
     rows = np.zeros(len(exporters), EXPORTERS.dtype)
     for field, name in _COLUMNS.items():
@@ -147,11 +147,11 @@ def _exporter_rows(document: dict[str, Any] | None) -> Array:
     unknown_lost, unknown_rate = (unknown_value(rows.dtype[name]) for name in ("lost", "sampling_rate"))
     rows["lost"] = [unknown_lost if exporter["lost"] is None else exporter["lost"] for exporter in exporters]
     rows["sampling_rate"] = [exporter["sampling_rate"] or unknown_rate for exporter in exporters]
-    return take(rows, np.argsort(rows["id"]))
+    return take_rows(rows, np.argsort(rows["id"]))
 
 
 def _ids(exporters: list[dict[str, Any]]) -> list[int]:
-    """A number for each exporter, the same in every reading. One may come twice, from two processes that receive."""
+    """Return a stable ID for each exporter. One may be listed twice, if two receiving processes saw it."""
     seen = Counter[str]()
     ids = []
     for exporter in exporters:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the programs have counted for each stage and class, and which packets are still within a stage."""
+"""The programs' counts by stage and class, and the packets now in each stage."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import time
 
 import numpy as np
 
-from nettop.kernel import maps
-from nettop.kernel.program import Program
+from nettop.kernel.bpf import maps
+from nettop.kernel.bpf.program import Program
 from nettop.probes.latency.programs import CLASSES, COUNTED_STAGES, COUNTS, FOLLOWED_SET, SET_ENTRIES
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array
 
 _STALE_NS = 20 * 10**9
-"""A packet that was within a stage for longer than a histogram reaches will not be seen again."""
+"""A packet that spent longer in a stage than a histogram covers will not be seen again."""
 _TOP_BYTE = np.uint64(56)
 _SHAPE = (COUNTED_STAGES, CLASSES)
 
 
 class CountsTable:
-    """The counts of a loaded program, until this is closed."""
+    """The counts of a loaded program, readable until `close`."""
 
     def __init__(self, program: Program, followed_max: int) -> None:
         self._program = program
@@ -31,7 +31,7 @@ class CountsTable:
         self._stale = np.zeros(_SHAPE, np.uint64)
 
     def read(self) -> tuple[Array, Array]:
-        """What was counted, as COUNTS, and how many packets are within each stage now. Both by stage and class."""
+        """Return the counts as COUNTS and the number of packets now in each stage, both by stage and class."""
         waiting = self._read_waiting()
         places = np.arange(COUNTED_STAGES * CLASSES, dtype=np.uint32)
         each = np.dtype((COUNTS, (maps.possible_cpus(),)))
@@ -43,16 +43,16 @@ class CountsTable:
         return counts, waiting
 
     def _read_waiting(self) -> Array:
-        """The packets that are followed now, by stage and class, each counted with its weight. Those that will not be
-        seen again are followed no more, and count as unmatched."""
+        """Return the total weight of followed packets by stage and class. Stop following packets that will not be seen
+        again, and count them as unmatched."""
         sets = np.frombuffer(self._memory, FOLLOWED_SET, self._sets)
         keys = sets["keys"].copy()
-        at = np.nonzero(keys >> _TOP_BYTE)  # an entry that is claimed has no stage
+        at = np.nonzero(keys >> _TOP_BYTE)  # a claimed entry has no stage
         keys, packets = keys[at], sets["packets"][at]
         now, since = time.monotonic_ns(), packets["since"].astype(np.int64)
         is_stale = since < now - _STALE_NS
         waiting = np.zeros(_SHAPE, np.uint64)
-        # An entry that is being written may still have its last packet's class.
+        # While an entry is written, its class may still be the previous packet's.
         places = (
             (keys >> _TOP_BYTE).astype(np.intp) - 1,
             np.minimum(packets["class"], CLASSES - 1).astype(np.intp),
@@ -68,5 +68,5 @@ class CountsTable:
 
 
 def no_counts() -> tuple[Array, Array]:
-    """What `CountsTable.read` gives where nothing is counted."""
+    """Return what `CountsTable.read` returns when nothing is counted."""
     return np.zeros(_SHAPE, COUNTS), np.zeros(_SHAPE, np.uint64)

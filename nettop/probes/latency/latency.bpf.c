@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// Where packets wait. A stage that begins at the wire needs one hook, as the kernel's own receive stamp says
-// when the packet came. Every other stage has two: the first one decides whether to follow the packet and
-// notes it under its address, the second one finds it there. What is followed counts for all that were passed
-// over, so that each number stands for every packet. struct settings, struct packet, struct counts, struct
-// key, struct pair, the -D numbers and the slices of kernel structs come in front of this file.
+// Measures where packets wait. A stage that begins at the wire needs one hook, because the kernel's receive
+// timestamp tells when the packet arrived. Every other stage has two hooks: the first decides whether to
+// follow the packet and stores it under its address, the second looks it up. A followed packet also counts
+// for those skipped by sampling, so counts are estimates for all packets. The loader puts struct settings,
+// struct packet, struct counts, struct key, struct pair, the -D numbers and the slices of kernel structs
+// before this file.
 
 #include <nettop/buckets.h>
 #include <nettop/set_table.h>
@@ -23,13 +24,13 @@
 
 #define TOP_BYTE 56
 #define ADDRESS_MASK 0x00ffffffffffffffull
-#define LONGEST_NS (1ull << 40) /* what is longer is another clock's stamp, or none */
+#define LONGEST_NS (1ull << 40) /* a longer duration means no timestamp, or one of another clock */
 
 static u64 (*ktime_get_tai_ns)(void) = (void *)208; // bpf_ktime_get_tai_ns, since Linux 6.1
 
 BPF_ARRAY(settings, struct settings, 1);
 
-// What each CPU remembers for each hook: how many packets it still passes over; an address (see `plain`).
+// State of each CPU by hook: the packets left to skip, and an address (see `plain`).
 struct cpu {
   u64 address[HOOKS];
   u32 left[HOOKS];
@@ -38,21 +39,20 @@ BPF_PERCPU_ARRAY(cpus, struct cpu, 1);
 
 BPF_PERCPU_ARRAY(counted, struct counts, STAGES *CLASSES);
 
-// The packets that are followed, in the set that their address belongs to. A packet is on one CPU at a time,
-// but another CPU may give its entry away meanwhile: whoever reads or writes an entry has exchanged its key
-// for CLAIMED.
-#define CLAIMED 1ull /* no key: the stage is never 0 */
+// The followed packets, in the sets of their addresses. A packet is on one CPU at a time, but another CPU may
+// reuse its entry meanwhile. To read or write an entry, a CPU first exchanges its key for CLAIMED.
+#define CLAIMED 1ull /* not a valid key: the top byte of a key is never 0 */
 struct followed_set {
   u64 keys[SET_ENTRIES];
   struct packet packets[SET_ENTRIES];
 };
 BPF_F_TABLE("array", u32, struct followed_set, followed, SETS, 1024 /* BPF_F_MMAPABLE */);
 
-// How many packets are within each stage now, or more: what is never seen again stays counted. Where it is
-// none, nobody has to look for one.
+// The packets now in each stage. This is an upper bound: packets that are never seen again stay counted. If
+// it is 0, lookups are skipped.
 BPF_ARRAY(within, u64, STAGES);
 
-// Pairs, each CPU's in sets of its own.
+// Pairs; each CPU has its own sets.
 struct pair_set {
   struct pair entries[SET_ENTRIES];
 };
@@ -79,7 +79,7 @@ struct header {
   u8 bytes[40];
 };
 
-// Reads the IP header at `at`; its class. Extension headers of IPv6 are not followed.
+// Reads the IP header at `at` and returns its class. IPv6 extension headers are not parsed.
 static __always_inline u32 read_header(struct header *header, void *at) {
   if (bpf_probe_read_kernel(header, sizeof(*header), at))
     __builtin_memset(header, 0, sizeof(*header));
@@ -89,7 +89,7 @@ static __always_inline u32 read_header(struct header *header, void *at) {
 
 static __always_inline bool is_mapped(u32 *v6) { return !v6[0] && !v6[1] && v6[2] == bpf_htonl(0xffff); }
 
-// IPv4 over an IPv6 socket is IPv4.
+// IPv4 over an IPv6 socket counts as IPv4.
 static __always_inline u32 class_of_socket(struct sock *sk, u8 protocol) {
   u32 local[3] = {sk->skc_v6_rcv_saddr[0], sk->skc_v6_rcv_saddr[1], sk->skc_v6_rcv_saddr[2]};
   u32 remote[3] = {sk->skc_v6_daddr[0], sk->skc_v6_daddr[1], sk->skc_v6_daddr[2]};
@@ -106,8 +106,8 @@ static __always_inline struct cpu *this_cpu() {
   return cpus.lookup(&first);
 }
 
-// The verifier allows no arithmetic on an address that it trusts to be one: this one it forgets about. Each
-// hook has a place of its own, as no program runs twice at once on a CPU.
+// Turns a pointer into a plain number, because the verifier allows no arithmetic on trusted pointers. Each
+// hook has its own slot, because a program never interrupts itself on a CPU.
 static __always_inline u64 plain(struct cpu *cpu, u32 hook, void *address) {
   *(volatile u64 *)&cpu->address[hook] = (u64)address;
   return *(volatile u64 *)&cpu->address[hook];
@@ -118,8 +118,8 @@ static __always_inline struct settings *chosen_settings() {
   return settings.lookup(&first);
 }
 
-// How many packets this one stands for; 0 if it is passed over. The distances vary, as packets may come in
-// rounds.
+// Returns the number of packets that this one represents; 0 to skip it. The gaps are random, because traffic
+// may be periodic.
 static __always_inline u32 weight_of(struct cpu *cpu, u32 hook) {
   u32 left = cpu->left[hook];
   if (left > 1) {
@@ -140,8 +140,7 @@ static __always_inline struct counts *counts_of(u32 stage, u32 class) {
 
 // --- durations ---------------------------------------------------------------------------------------------
 
-// Counts a duration for the pair whose header was read. In a full set the pair that was idle for longest
-// makes room.
+// Counts a duration for the pair in the header. A full set evicts the pair that was idle longest.
 static __always_inline void count_pair(struct header *header, u32 stage, u32 class, u32 weight,
                                        u64 duration) {
   struct key key = {.stage_class = stage << 8 | class};
@@ -208,8 +207,8 @@ static __always_inline void count_seen(u32 stage, u32 class, u32 weight) {
 
 // --- from the wire -----------------------------------------------------------------------------------------
 
-// Counts how long ago the packet was stamped whose IP header is at `at`. Until it is delivered, what this
-// machine's own TCP has sent carries the time of its sending instead, by CLOCK_MONOTONIC.
+// Counts the time since the packet with the IP header at `at` was timestamped. Until delivery, packets that
+// this machine's own TCP sent carry their send time instead, by CLOCK_MONOTONIC.
 static __always_inline void since_wire(u32 stage, u64 stamp, void *at, u32 weight) {
   struct settings *chosen = chosen_settings();
   struct header header;
@@ -241,8 +240,8 @@ static __always_inline u64 key_of(u64 address, u32 stage) {
 
 static __always_inline u32 stage_of(u64 key) { return (key >> TOP_BYTE) - 1; }
 
-// How soon an entry is given to another packet: first where the packet itself was before, then free ones,
-// this CPU's before others, then the oldest; none that another CPU has claimed.
+// Returns the order in which entries are reused: first the packet's own earlier entry, then free ones, this
+// CPU's before others, then the oldest; never one claimed by another CPU.
 static __always_inline u64 rank_of(struct followed_set *set, u32 n, u64 key, u32 own) {
   if (set->keys[n] == key)
     return 0;
@@ -264,8 +263,9 @@ static __always_inline bool has_any(u32 stage) {
   return packets && *packets;
 }
 
-// Notes what is at this address and stands for `weight`. One that is there already, or had to make room, was
-// missed at its stage's end, and so is this one if another CPU took the entry first.
+// Stores the packet at this address, with the number of packets it represents. An entry that it replaces
+// missed the end of its stage and counts as unmatched; so does this packet if another CPU takes the entry
+// first.
 static __always_inline void follow(u64 address, u64 check, u32 stage, u32 class, u32 weight) {
   struct followed_set *set = set_of(address);
   if (!set)
@@ -299,7 +299,7 @@ static __always_inline void follow(u64 address, u64 check, u32 stage, u32 class,
   __sync_lock_test_and_set(entry, key);
 }
 
-// Frees an entry, if it still has this key, after copying what it notes.
+// Copies and frees an entry if it still has this key.
 static __always_inline bool take_entry(struct packet *packet, struct followed_set *set, u32 n, u64 key) {
   if (set->keys[n] != key || __sync_val_compare_and_swap(&set->keys[n], key, CLAIMED) != key)
     return false;
@@ -309,7 +309,7 @@ static __always_inline bool take_entry(struct packet *packet, struct followed_se
   return true;
 }
 
-// Whether the packet at this address is followed; it is followed no more then.
+// Takes the packet at this address out of the table; false if it is not followed.
 static __always_inline bool take(struct packet *packet, u64 address, u32 stage) {
   struct followed_set *set = has_any(stage) ? set_of(address) : NULL;
   if (!set)
@@ -328,7 +328,7 @@ static __always_inline void begin(u64 address, u64 check, u32 stage, void *at, u
   follow(address, check, stage, class, weight);
 }
 
-// Another packet at the same address says nothing of the one that is followed.
+// A failed check means that another packet reused the address; the followed one is then unmatched.
 static __always_inline void end(struct packet *packet, u64 check, u32 stage, void *at) {
   struct header header;
   u64 duration = bpf_ktime_get_ns() - packet->since;
@@ -370,7 +370,7 @@ int tp_btf__netif_receive_skb(u64 *ctx) {
 
 // --- sockets -----------------------------------------------------------------------------------------------
 
-// The beginning of struct tcp_skb_cb (include/net/tcp.h), which TCP keeps in each packet.
+// The first members of struct tcp_skb_cb (include/net/tcp.h), which TCP keeps in each packet.
 struct tcp_control {
   u32 sequence, end_sequence, other;
   u8 flags;
@@ -381,8 +381,8 @@ static __always_inline void read_control(struct tcp_control *control, struct sk_
     __builtin_memset(control, 0, sizeof(*control));
 }
 
-// A segment that is about to be queued, if it has data. It keeps its sequence number when others are merged
-// into it, but not its stamp.
+// Sees segments that are about to be queued if they have data. When others are merged into a segment, it
+// keeps its sequence number, but not its timestamp.
 int tp_btf__tcp_probe(u64 *ctx) {
   struct sk_buff *skb = (struct sk_buff *)ctx[1];
   struct cpu *cpu = this_cpu();
@@ -397,7 +397,7 @@ int tp_btf__tcp_probe(u64 *ctx) {
   return 0;
 }
 
-// A datagram was queued: the last one in the queue, unless a reader was quicker.
+// Sees queued datagrams: the last one in the queue, unless a reader has taken it already.
 int tp_btf__sk_data_ready(u64 *ctx) {
   struct sock *sk = (struct sock *)ctx[0];
   struct cpu *cpu = this_cpu();
@@ -418,8 +418,8 @@ int tp_btf__sk_data_ready(u64 *ctx) {
   return 0;
 }
 
-// Data is copied to the application. A datagram of UDP, which belongs to no socket then, may come here or
-// not: it is counted elsewhere.
+// Sees data being copied to the application. UDP datagrams, which belong to no socket by then, may or may not
+// pass here: they are counted elsewhere.
 int tp_btf__skb_copy_datagram_iovec(u64 *ctx) {
   struct sk_buff *skb = (struct sk_buff *)ctx[0];
   struct sock *sk = (struct sock *)skb->sk;
@@ -487,12 +487,12 @@ int tp_btf__kfree_skb(u64 *ctx) {
 
 static __always_inline void connected(struct sock *sk, u32 class) {
   struct tcp_sock *tp = (struct tcp_sock *)sk;
-  u32 srtt_us = 0, data_segs_in = 0; // so far of one measurement: from this side's SYN-ACK to the answer
+  u32 srtt_us = 0, data_segs_in = 0; // srtt_us has one sample so far: from our SYN-ACK to its ACK
   u64 bytes_received = 0;
   bpf_probe_read_kernel(&srtt_us, sizeof(srtt_us), &tp->srtt_us);
   bpf_probe_read_kernel(&data_segs_in, sizeof(data_segs_in), &tp->data_segs_in);
   bpf_probe_read_kernel(&bytes_received, sizeof(bytes_received), &tp->bytes_received);
-  // Where the answer has data it may be late, as with TCP_DEFER_ACCEPT; by Fast Open data came with the SYN.
+  // An ACK with data may be late, as with TCP_DEFER_ACCEPT; with Fast Open the data came with the SYN.
   bool has_data = data_segs_in && !bytes_received;
   count_seen(STAGE_HANDSHAKE, class, 1);
   if (srtt_us && !has_data)
@@ -501,7 +501,7 @@ static __always_inline void connected(struct sock *sk, u32 class) {
     count_unmatched(STAGE_HANDSHAKE, class, 1);
 }
 
-// Every handshake is followed: there are few beside packets.
+// Every handshake is followed, because they are few compared with packets.
 int tp_btf__inet_sock_set_state(u64 *ctx) {
   struct sock *sk = (struct sock *)ctx[0];
   int before = ctx[1], now = ctx[2];
@@ -571,7 +571,7 @@ static __always_inline int udp_queues(struct cpu *cpu, u64 address) {
   return 0;
 }
 
-// Of a datagram that was only peeked at the queue keeps a reference.
+// Skips datagrams that are only peeked at: the queue still holds a reference to them.
 static __always_inline int udp_reads(struct cpu *cpu, u64 address) {
   struct sk_buff *skb = (struct sk_buff *)address;
   u32 users = 0;
@@ -587,8 +587,8 @@ static __always_inline int udp_reads(struct cpu *cpu, u64 address) {
   return 0;
 }
 
-// At the beginning of kernel functions, with the packet as this argument: one program for fentry, one for
-// kprobes.
+// Defines the programs at the entry of a kernel function that takes the packet as this argument: one for
+// fentry, one for kprobes.
 #define AT_FENTRY(name, hook, argument)                                                                      \
   int fentry__##name(u64 *ctx) {                                                                             \
     struct cpu *cpu = this_cpu();                                                                            \

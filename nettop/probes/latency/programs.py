@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the loader compiles for the latency lens: its programs, the hooks they are for, and the layouts they share."""
+"""The BPF programs of the latency lens, their hooks, and the layouts that they share with nettop."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from nettop.kernel import kprobes, maps
-from nettop.kernel.btf import Slice
-from nettop.kernel.mechanisms import Fallbacks, Mechanism
-from nettop.kernel.program import ProgramText
-from nettop.kernel.rows import extended, row_header
+from nettop.kernel.bpf import kprobes, maps
+from nettop.kernel.bpf.btf import Slice
+from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism
+from nettop.kernel.bpf.program import ProgramText
+from nettop.kernel.bpf.rows import extend_dtype, row_header
+from nettop.probes.probe import with_types
 from nettop.snapshots.latency import (
     BACKLOG,
     BUCKETS,
@@ -30,31 +31,29 @@ from nettop.snapshots.latency import (
     WIRE_SOCKET,
 )
 
-_BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
-
 # --- layouts ------------------------------------------------------------------------------------------------------
 
 COUNTED_STAGES = len(STAGES) - 1
-"""All but RTT, which the kernel has counted itself."""
+"""All stages but RTT, which the kernel measures itself."""
 CLASSES = len(PROTOCOLS) * len(FAMILIES)
 """A class is a protocol and a family: protocol * len(FAMILIES) + family."""
 SETTINGS = np.dtype([("tai_ahead_ns", "u8"), ("one_in", "u8")])
-"""How far CLOCK_TAI is ahead of CLOCK_REALTIME, whose stamps packets have; and one packet in how many is followed."""
+"""CLOCK_TAI minus CLOCK_REALTIME, the clock of packet timestamps. One packet in `one_in` is followed."""
 SET_ENTRIES = 4
 FOLLOWED_MAX = 1 << 15
-"""Packets that are followed at once: 1 MB of the kernel's memory."""
+"""Packets followed at the same time: 1 MB of kernel memory."""
 PACKET = np.dtype([("since", "u8"), ("check", "u8"), ("class", "u4"), ("weight", "u4")])
 FOLLOWED_SET = np.dtype([("keys", "u8", (SET_ENTRIES,)), ("packets", PACKET, (SET_ENTRIES,))])
-"""A packet that is followed, and a set of them. A key is an address without its top byte, which is the stage plus one;
-0 where the entry is free. `since` is CLOCK_MONOTONIC; the weight is how many packets it stands for."""
+"""A set of followed packets. A key is an address whose top byte is replaced by the stage plus one; 0 for a free entry.
+`since` is CLOCK_MONOTONIC; the weight is the number of packets that the followed one represents."""
 TERMS = ("seen", "matched", "dropped", "unmatched")
 COUNTS = np.dtype([*((name, "u8") for name in TERMS), ("latency", "u8", (BUCKETS.count,))])
 PAIRS_MAX = 1 << 12
-"""Pairs that are counted at once: 2.1 MB, in equal parts for the CPUs."""
+"""Pairs counted at the same time: 2.1 MB, split equally among the CPUs."""
 PAIR_KEY = np.dtype(
     [("source", "u4", (4,)), ("destination", "u4", (4,)), ("stage_class", "u4"), ("always_zero", "u4")]
 )
-PAIR = extended(
+PAIR = extend_dtype(
     PAIR_KEY,
     (
         ("packets", "u8"),
@@ -63,7 +62,7 @@ PAIR = extended(
         ("latency", f"({PAIR_BUCKETS.count},)u4"),
     ),
 )
-"""A pair: its key, in which the stage is above the 8 bits of the class; when it was first and last seen, in ticks."""
+"""A pair: its key, with the stage above the 8 bits of the class; when it was first and last seen, in ticks."""
 
 _SKB = {name: name for name in ("protocol", "tstamp", "data", "head", "network_header", "sk", "cb")}
 _SOCK = {
@@ -86,7 +85,7 @@ _AT_FUNCTIONS = (
     ("udp_queues", "__udp_enqueue_schedule_skb"),
     ("udp_reads", "skb_consume_udp"),
 )
-"""Programs, and the kernel functions at whose beginning they run."""
+"""Programs, and the kernel functions at whose entry they run."""
 _DROPS = "tp_btf__kfree_skb"
 _RECEIVED, _QUEUED, _COPIED = (
     "tp_btf__netif_receive_skb",
@@ -97,7 +96,7 @@ _FENTRY, _KPROBE = "fentry", "entry"
 
 
 def _at(kind: str, *programs: str) -> tuple[str, ...]:
-    """The programs at functions by fentry, or by kprobe."""
+    """Return the names of these programs at kernel functions, as fentry or kprobe programs."""
     return tuple(f"{kind}__{program}@{at}" for program, at in _AT_FUNCTIONS if program in programs)
 
 
@@ -128,9 +127,9 @@ _MECHANISMS = {
     HANDSHAKE: (Mechanism("tp_btf/inet_sock_set_state", ("tp_btf__inet_sock_set_state",)),),
     RTT: (Mechanism("the connections lens"),),
 }
-"""Of programs that belong together the one at the stage's end is attached first."""
+"""Mechanisms by stage. In a group of programs the one at the end of the stage is attached first."""
 FALLBACKS = {stage: Fallbacks(HOOKS[stage], mechanisms) for stage, mechanisms in _MECHANISMS.items()}
-"""The mechanisms for each stage."""
+"""The hook and mechanisms of each stage."""
 
 _TRACING = tuple(
     dict.fromkeys(
@@ -148,24 +147,17 @@ _HOOKS = (
 )  # fmt: skip
 
 
-def loaded_as(name: str) -> str:
-    """The name by which the program at a hook was loaded: for kprobes one for all functions."""
-    return name.partition("@")[0] if name.startswith(f"{_KPROBE}__") else name
-
-
 def pair_sets(pairs_max: int = PAIRS_MAX) -> tuple[int, int]:
-    """How many sets of pairs each part of the table has, and how many parts: one for each CPU."""
+    """Return the number of sets in each partition of the pair table, and the number of partitions: one per CPU."""
     parts = maps.possible_cpus()
     return max(1, pairs_max // SET_ENTRIES // parts), parts
 
 
 def program_text(followed_max: int = FOLLOWED_MAX, pairs_max: int = PAIRS_MAX) -> ProgramText:
-    """What measures every stage. The kernel may refuse any of the programs."""
+    """Return the programs that measure all stages. The kernel may refuse any of them."""
     sets, parts = pair_sets(pairs_max)
     has_kprobes = kprobes.KPROBES.exists()
-    functions = dict.fromkeys(_TRACING, _BPF_PROG_TYPE_TRACING) | dict.fromkeys(
-        _PROBED if has_kprobes else (), _BPF_PROG_TYPE_KPROBE
-    )
+    functions = with_types((*_TRACING, *(_PROBED if has_kprobes else ())))
     layouts = (("settings", SETTINGS), ("packet", PACKET), ("counts", COUNTS), ("key", PAIR_KEY))
     return ProgramText(
         sources=(str(Path(__file__).with_name("latency.bpf.c")),),
@@ -183,12 +175,8 @@ def program_text(followed_max: int = FOLLOWED_MAX, pairs_max: int = PAIRS_MAX) -
             "SETS": followed_max // SET_ENTRIES,
             "PAIR_SETS": sets,
             "PAIR_PARTITIONS": parts,
-            "FIRST_BIT": BUCKETS.first_bit,
-            "LAST_BIT": BUCKETS.last_bit,
-            "DIVIDED_BY_BITS": BUCKETS.divided_by_bits,
-            "BUCKETS": BUCKETS.count,
-            "PAIR_DIVIDED_BY_BITS": PAIR_BUCKETS.divided_by_bits,
-            "PAIR_BUCKETS": PAIR_BUCKETS.count,
+            **BUCKETS.defines(),
+            **PAIR_BUCKETS.defines("PAIR_"),
             "HOOKS": len(_HOOKS),
             **{f"STAGE_{name.replace('-', '_').upper()}": number for number, name in STAGES.items()},
             **{f"PROTOCOL_{name.upper()}": number for number, name in PROTOCOLS.items()},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of the latency lens, from what was counted."""
+"""Build the rows of the latency lens from the counts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nettop.kernel.set_table import SetTable, mixed
+from nettop.kernel.bpf.set_table import SetTable, mix
 from nettop.probes.latency.programs import CLASSES, TERMS
-from nettop.snapshots.arrays import take
+from nettop.snapshots.arrays import Array, take_rows
 from nettop.snapshots.connections import FAMILIES as SOCKET_FAMILIES
 from nettop.snapshots.connections import PROTOCOLS as SOCKET_PROTOCOLS
 from nettop.snapshots.connections import STATES
@@ -29,7 +29,7 @@ from nettop.snapshots.latency import (
     WIRE_SOCKET,
 )
 from nettop.snapshots.row_ids import row_ids
-from nettop.snapshots.snapshot import Array, Rows, known, unknown_value
+from nettop.snapshots.snapshot import Rows, known, unknown_value
 
 
 def _number(labels: Mapping[int, str], label: str) -> int:
@@ -43,15 +43,16 @@ _TCP_CLASS = _number(PROTOCOLS, "tcp") * len(FAMILIES)
 UNKNOWN_TERMS = dict.fromkeys((WIRE_IP, WIRE_SOCKET, WIRE_APP), ("dropped", "waiting")) | {
     RTT: ("dropped", "unmatched", "waiting")
 }
-"""A packet's stamp is compared where its stage ends: those that never came there were not seen."""
+"""Unknown terms by stage. Stages from the wire read a packet's timestamp at their end, so they do not see packets that
+never get there."""
 _CLASS_BITS, _BUCKET_BITS = 8, 10
-"""What a row's number has for its class and for its bucket, below its stage."""
+"""Bits of a row's ID for its class and its bucket, below its stage."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Counted:
-    """What was counted, as COUNTS by stage and class, and the packets that are within each stage now. RTT is in
-    neither: `rtts` has its histograms by class. `measured` are the stages that have a mechanism."""
+class Counts:
+    """The counts, as COUNTS by stage and class, and the packets now in each stage. RTT is in neither: `rtts` has its
+    histograms by class. `measured` are the stages that have a mechanism."""
 
     counts: Array
     waiting: Array
@@ -61,7 +62,7 @@ class Counted:
 
 
 def rtt_histograms(sockets: Rows | None = None) -> Array:
-    """How many established connections have which round-trip time, for each class; shape (classes, buckets)."""
+    """Return histograms of the round-trip times of established connections, shape (classes, buckets)."""
     histograms = np.zeros((CLASSES, BUCKETS.count), np.uint64)
     if sockets is not None:
         rows = sockets.array
@@ -72,8 +73,8 @@ def rtt_histograms(sockets: Rows | None = None) -> Array:
     return histograms
 
 
-def _of_classes(counted: Counted) -> Array:
-    """Every stage and class in the columns of a table of protocols, by their places."""
+def _class_rows(counted: Counts) -> Array:
+    """Return rows of the protocol table, shape (stages, classes), without their labels."""
     rows = np.zeros((len(STAGES), CLASSES), PROTOCOL_TABLE.dtype)
     for name in (*TERMS, "latency"):
         rows[name][:RTT] = counted.counts[name]
@@ -83,8 +84,8 @@ def _of_classes(counted: Counted) -> Array:
     return rows
 
 
-def _put_unknown(rows: Array, measured: frozenset[int]) -> None:
-    """Mark as unknown what a row's stage does not tell."""
+def _mark_unknown(rows: Array, measured: frozenset[int]) -> None:
+    """Mark the columns that a row's stage does not measure as unknown."""
     for stage in STAGES:
         of_stage = rows["stage"] == stage
         names = UNKNOWN_TERMS.get(stage, ()) if stage in measured else (*TERMS, "waiting", "latency")
@@ -92,39 +93,39 @@ def _put_unknown(rows: Array, measured: frozenset[int]) -> None:
             rows[name][of_stage] = unknown_value(rows.dtype[name])
 
 
-def stage_rows(counted: Counted) -> Rows:
-    """A row for each stage, measured or not."""
+def stage_rows(counted: Counts) -> Rows:
+    """Return a row for each stage, measured or not."""
     rows = np.zeros(len(STAGES), STAGE_TABLE.dtype)
     rows["id"] = rows["stage"] = list(STAGES)
-    classes = _of_classes(counted)
+    classes = _class_rows(counted)
     for name in (*TERMS, "waiting", "latency"):
         rows[name] = classes[name].sum(axis=1, dtype=np.uint64)
-    _put_unknown(rows, counted.measured)
+    _mark_unknown(rows, counted.measured)
     return Rows(STAGE_TABLE, rows, {}, counted.taken_ns)
 
 
-def protocol_rows(counted: Counted) -> Rows:
-    """A row for each protocol and family that a measured stage has seen."""
-    rows = _of_classes(counted)
+def protocol_rows(counted: Counts) -> Rows:
+    """Return a row for each protocol and family that a measured stage has seen."""
+    rows = _class_rows(counted)
     rows["stage"] = np.arange(len(STAGES))[:, None]
     rows["protocol"], rows["family"] = np.divmod(np.arange(CLASSES), len(FAMILIES))
-    # Above every stage's own number, so that a key tells its table.
+    # Above the IDs of stage rows, so that a key identifies its table.
     rows["id"] = rows["stage"].astype(np.uint64) + np.uint64(1) << np.uint64(_CLASS_BITS)
     rows["id"] |= np.arange(CLASSES, dtype=np.uint64)
-    rows = take(rows.reshape(-1), np.flatnonzero(rows["seen"]))
-    rows = take(rows, np.flatnonzero(np.isin(rows["stage"], list(counted.measured))))
-    _put_unknown(rows, counted.measured)
+    rows = take_rows(rows.reshape(-1), np.flatnonzero(rows["seen"]))
+    rows = take_rows(rows, np.flatnonzero(np.isin(rows["stage"], list(counted.measured))))
+    _mark_unknown(rows, counted.measured)
     return Rows(PROTOCOL_TABLE, rows, {}, counted.taken_ns)
 
 
 def stage_of(key: int) -> int | None:
-    """The stage of a row of stages or protocols; None for other keys."""
+    """Return the stage of a stage or protocol row; None for other keys."""
     stage = key if key in STAGES else (key >> _CLASS_BITS) - 1
     return stage if stage in STAGES else None
 
 
 def bucket_rows(protocols: Rows) -> Rows:
-    """A row for each bucket that is not empty, of the rows of protocols."""
+    """Return a row for each nonempty bucket of the protocol rows."""
     by_class = protocols.array
     of_row, bucket = np.nonzero(by_class["latency"])
     rows = np.zeros(len(bucket), BUCKET_TABLE.dtype)
@@ -138,10 +139,10 @@ def bucket_rows(protocols: Rows) -> Rows:
 
 
 def pair_rows(pairs: SetTable, taken_ns: int) -> Rows:
-    """A row for each pair of hosts, stage and protocol, with what all CPUs counted."""
+    """Return a row for each pair of hosts, stage and protocol, summed over all CPUs."""
     entries, hashes, starts = pairs.read()
     rows = np.zeros(len(starts), PAIR_TABLE.dtype)
-    rows["id"] = row_ids(mixed(hashes[starts], np.minimum.reduceat(entries["first_seen"], starts)))
+    rows["id"] = row_ids(mix(hashes[starts], np.minimum.reduceat(entries["first_seen"], starts)))
     for name in ("source", "destination"):
         rows[name] = np.ascontiguousarray(entries[name][starts]).view(rows.dtype[name].base)
     classes = entries["stage_class"][starts] & ((1 << _CLASS_BITS) - 1)
@@ -149,4 +150,4 @@ def pair_rows(pairs: SetTable, taken_ns: int) -> Rows:
     rows["protocol"] = classes // len(FAMILIES)
     rows["packets"] = np.add.reduceat(entries["packets"], starts)
     rows["latency"] = np.add.reduceat(entries["latency"], starts, axis=0, dtype=np.uint64)
-    return Rows(PAIR_TABLE, take(rows, np.argsort(rows["id"])), {}, taken_ns)
+    return Rows(PAIR_TABLE, take_rows(rows, np.argsort(rows["id"])), {}, taken_ns)

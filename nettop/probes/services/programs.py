@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the loader compiles for the services lens: its programs, the hooks they are for, and the layouts they share."""
+"""BPF programs of the services lens, their hooks, and the layouts that they share with nettop."""
 
 from __future__ import annotations
 
@@ -7,33 +7,32 @@ from pathlib import Path
 
 import numpy as np
 
-from nettop.kernel import maps, process_columns
-from nettop.kernel.btf import Slice
-from nettop.kernel.facts import Host
-from nettop.kernel.mechanisms import Fallbacks, Mechanism
-from nettop.kernel.pid_namespace import defines as pid_defines
-from nettop.kernel.program import ProgramText
-from nettop.kernel.rows import extended, row_header
-from nettop.kernel.ticks import us_per_tick
+from nettop.kernel.bpf import maps, process_columns
+from nettop.kernel.bpf.btf import Slice
+from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism
+from nettop.kernel.bpf.pid_namespace import defines as pid_defines
+from nettop.kernel.bpf.program import ProgramText
+from nettop.kernel.bpf.rows import extend_dtype, row_header
+from nettop.kernel.bpf.ticks import us_per_tick
+from nettop.kernel.host.facts import Host
+from nettop.probes.probe import loaded_as, with_types
 from nettop.snapshots.services import BUCKETS, CLIENT_BUCKETS, HOOK_CALLS, SERVED, USED
-
-_BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
 
 # --- layouts ------------------------------------------------------------------------------------------------------
 
 SERVICES_MAX = 1 << 10
-"""Services that have a row of their own at once. The first two places are for all others, by their side."""
-FIRST_PLACE = 2
+"""Maximum services with a row of their own. The first two slots are for all others, one per side."""
+FIRST_SLOT = 2
 PARTITIONS_MAX = 4
-"""What a service counts is in as many parts, so that CPUs seldom meet: 5 MB of the kernel's memory each."""
+"""Maximum partitions of a service's counters, so that CPUs rarely contend: 5 MB of kernel memory each."""
 SET_ENTRIES = 8
 CLIENTS_MAX = 1 << 12
-"""Clients that are counted at once: 4 MB of the kernel's memory."""
+"""Maximum clients counted at once: 4 MB of kernel memory."""
 LISTENING_MAX = 1 << 13
 FAILING_MAX = 1 << 12
-"""Places that connects have failed to once or twice, of which none has a row yet."""
+"""Maximum destinations to which one or two connects failed, and which have no row yet."""
 CONNECTIONS_MAX = 1 << 15
-"""Connections that are watched where the kernel lets programs keep nothing in a socket."""
+"""Maximum connections watched where programs cannot store state in a socket."""
 
 KEY = np.dtype(
     [
@@ -45,14 +44,14 @@ KEY = np.dtype(
         ("zero", "u1"),
     ]
 )
-"""What makes a service: where it listens, and the name of the process that serves it, or uses it."""
+"""Identity of a service: where it listens, and the name of the process that serves or uses it."""
 _PROCESS = (("pid", "u4"), *process_columns.COLUMNS)
 OWNER = np.dtype(list(_PROCESS))
-"""The process of a socket."""
+"""The process that owns a socket."""
 LISTENER = np.dtype([("address", "u8", (2,)), ("netns", "u4"), ("port", "u4")])
-"""Where a process listens."""
-SERVICE = extended(KEY, (("began_at", "u8"), *_PROCESS))
-"""A service, and the process that serves it, or uses it: until somebody has accepted a connection, the listener's."""
+"""The address, network namespace and port on which a process listens."""
+SERVICE = extend_dtype(KEY, (("began_at", "u8"), *_PROCESS))
+"""A service, and the process that serves or uses it: the listener's until a connection is accepted."""
 SUMS = (
     "response_ns",
     "request_bytes",
@@ -69,9 +68,9 @@ SUMS = (
 )
 HISTOGRAMS = ("response", "queued", "service_time")
 TALLY = np.dtype([*((name, "u8") for name in SUMS), *((name, "u8", (BUCKETS.count,)) for name in HISTOGRAMS)])
-"""What is counted of a service, in one of the partitions."""
+"""Counters of a service, in one of the partitions."""
 CLIENT_KEY = np.dtype([("address", "u8", (2,)), ("service", "u4"), ("zero", "u4")])
-CLIENT = extended(
+CLIENT = extend_dtype(
     CLIENT_KEY,
     (
         ("first_seen", "u8"),
@@ -81,7 +80,7 @@ CLIENT = extended(
         ("response", f"({CLIENT_BUCKETS.count},)u8"),
     ),
 )
-WHOLE = np.dtype(
+TOTALS = np.dtype(
     [
         (name, "u8")
         for name in (
@@ -117,13 +116,13 @@ CONNECTION = np.dtype(
         ("is_inferred", "u1"),
     ]
 )
-"""A connection that is watched. `open_since` is when its open request came, by CLOCK_MONOTONIC; 0 without one."""
+"""A watched connection. `open_since` is when its open request arrived (CLOCK_MONOTONIC); 0 without one."""
 LISTENERS_PHASE, CONNECTIONS_PHASE, ROWS_PHASE = range(3)
-"""What a walk over descriptors is for."""
+"""Purposes of a walk over descriptors."""
 
 
 def partitions() -> int:
-    """In how many parts services are counted."""
+    """Return the number of partitions of services' counters."""
     return min(maps.possible_cpus(), PARTITIONS_MAX)
 
 
@@ -171,8 +170,8 @@ _SLICES = (
 CHANGES = "tp_btf__inet_sock_set_state"
 WALK, ROWS = "bpf_iter__task_file", "bpf_iter__bpf_sk_storage_map"
 _TRACEPOINTS = ("tp_btf__sock_send_length", "tp_btf__sock_recv_length", "tp_btf__sk_data_ready")
-# Every call on a socket of TCP ends in release_sock, those that splice among them. Its tcp_release_cb is not enough:
-# from Linux 7.0 on it is called only when work was deferred (tcp_release_cb_cond).
+# Every call on a TCP socket ends in release_sock, including those that splice. Its tcp_release_cb is not enough:
+# since Linux 7.0 it is called only if work was deferred (tcp_release_cb_cond).
 _FENTRY = ("fentry__called@release_sock", "fentry__arrived@sock_def_readable")
 _KPROBE = ("entry__called@release_sock", "entry__arrived@sock_def_readable")
 
@@ -180,24 +179,15 @@ BY_SOCKET = (
     Mechanism("tp_btf/sock_send_length + sock_recv_length + sk_data_ready", _TRACEPOINTS),
     Mechanism("fentry/release_sock + sock_def_readable", _FENTRY),
 )
-"""Mechanisms whose programs keep what they know in the socket."""
+"""Mechanisms whose programs store their state in the socket."""
 BY_ADDRESS = (Mechanism("kprobe/release_sock + sock_def_readable", _KPROBE),)
-"""A kprobe may not: its programs keep it in a table."""
+"""Mechanisms whose programs store their state in a table: a kprobe cannot use socket storage."""
 FALLBACKS = Fallbacks(HOOK_CALLS, BY_SOCKET + BY_ADDRESS)
 
 
-def loaded_as(name: str) -> str:
-    """The name by which the program at a hook was loaded: for kprobes without the function."""
-    return name.partition("@")[0] if name.startswith("entry__") else name
-
-
 def program_text(by_address: bool = False) -> ProgramText:
-    """What watches connections."""
-    hooks = (
-        dict.fromkeys(map(loaded_as, _KPROBE), _BPF_PROG_TYPE_KPROBE)
-        if by_address
-        else dict.fromkeys(_TRACEPOINTS + _FENTRY, _BPF_PROG_TYPE_TRACING)
-    )
+    """Return the programs that watch connections."""
+    hooks = with_types(map(loaded_as, _KPROBE) if by_address else _TRACEPOINTS + _FENTRY)
     always = (CHANGES, WALK) if by_address else (CHANGES, WALK, ROWS)
     layouts = (
         ("owner", OWNER),
@@ -205,7 +195,7 @@ def program_text(by_address: bool = False) -> ProgramText:
         ("key", KEY),
         ("tally", TALLY),
         ("client_key", CLIENT_KEY),
-        ("whole", WHOLE),
+        ("whole", TOTALS),
         ("connection", CONNECTION),
     )
     return ProgramText(
@@ -215,7 +205,7 @@ def program_text(by_address: bool = False) -> ProgramText:
         + row_header("service", SERVICE, ("key", KEY))
         + row_header("client", CLIENT, ("client_key", CLIENT_KEY)),
         slices=_SLICES,
-        functions=hooks | dict.fromkeys(always, _BPF_PROG_TYPE_TRACING),
+        functions=hooks | with_types(always),
         maps=(
             "turns",
             "listening",
@@ -236,12 +226,8 @@ def program_text(by_address: bool = False) -> ProgramText:
             "LISTENING_MAX": LISTENING_MAX,
             "FAILING_MAX": FAILING_MAX,
             "CONNECTIONS_MAX": CONNECTIONS_MAX,
-            "FIRST_BIT": BUCKETS.first_bit,
-            "LAST_BIT": BUCKETS.last_bit,
-            "DIVIDED_BY_BITS": BUCKETS.divided_by_bits,
-            "BUCKETS": BUCKETS.count,
-            "CLIENT_DIVIDED_BY_BITS": CLIENT_BUCKETS.divided_by_bits,
-            "CLIENT_BUCKETS": CLIENT_BUCKETS.count,
+            **BUCKETS.defines(),
+            **CLIENT_BUCKETS.defines("CLIENT_"),
             "NS_PER_TICK": us_per_tick() * 1000,
             "SIDE_SERVED": SERVED,
             "SIDE_USED": USED,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of the services lens, from what was counted and the connections that are watched."""
+"""Rows of the services lens, from the counts and the watched connections."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nettop.kernel import process_columns
-from nettop.kernel.processes import Processes
-from nettop.kernel.set_table import mixed
-from nettop.probes.services.programs import FIRST_PLACE, HISTOGRAMS, SUMS
+from nettop.kernel.bpf import process_columns
+from nettop.kernel.bpf.set_table import mix
+from nettop.kernel.host.processes import Processes
+from nettop.probes.services.programs import FIRST_SLOT, HISTOGRAMS, SUMS
 from nettop.probes.services.usual import UsualTimes
-from nettop.snapshots.arrays import as_list, positions, take
+from nettop.snapshots.arrays import Array, as_list, positions, take_rows
 from nettop.snapshots.row_ids import row_ids
 from nettop.snapshots.schema import row_dtype
 from nettop.snapshots.services import (
@@ -29,21 +29,24 @@ from nettop.snapshots.services import (
     SIDES,
     WAITING,
 )
-from nettop.snapshots.snapshot import Array, Rows, known, unknown_value
+from nettop.snapshots.snapshot import Rows, known, unknown_value
 
 _SERVICE_ROW, _CONNECTION_ROW, _WAITING_ROW = (
     row_dtype(table, process_columns.COLUMNS) for table in (SERVICES, CONNECTIONS, WAITING)
 )
-_OF_TIMES = ("response_ns", "timed", "request_bytes", "answer_bytes", "transfer_ns")
-"""What is counted together with response times."""
+_TIME_COLUMNS = ("response_ns", "timed", "request_bytes", "answer_bytes", "transfer_ns")
+"""Columns counted together with response times."""
 _OWNER = ("pid", *(name for name, _ in process_columns.COLUMNS))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Counted:
-    """What programs counted: services, their numbers and tallies, by place, and the numbers of those that have left;
-    the entries of clients, those of one key side by side, with a hash of each key and where each begins; every
-    connection that is watched; and the time of the reading, by CLOCK_MONOTONIC, and by wall clock."""
+class Counts:
+    """The programs' counts.
+
+    Services, their numbers and tallies, by slot, and the numbers of those that left; the entries of clients, grouped by
+    key, with a hash of each key and where each group begins; every watched connection; and the time of the reading, by
+    CLOCK_MONOTONIC and wall clock.
+    """
 
     services: Array
     numbers: Array
@@ -56,41 +59,43 @@ class Counted:
 
 
 class Withheld:
-    """The response times that services had counted while they were marked: what is shown afterwards leaves them out."""
+    """Response times that services counted while they were marked; they are subtracted from later rows."""
 
     def __init__(self) -> None:
         self._until: dict[int, Array] = {}
 
-    def put(self, rows: Array) -> None:
-        """Make unknown, in rows that are marked, what cannot be known; from others take what was withheld."""
+    def set_columns(self, rows: Array) -> None:
+        """Set columns of marked rows to unknown, and subtract withheld times from the others."""
         marked = rows["pattern"] != ALTERNATING
         for at in np.flatnonzero(marked):
             self._until[int(rows["id"][at])] = rows[at].copy()
         for at in np.flatnonzero(~marked & np.isin(rows["id"], list(self._until))):
-            for name in (*HISTOGRAMS, *_OF_TIMES):
+            for name in (*HISTOGRAMS, *_TIME_COLUMNS):
                 rows[name][at] -= self._until[int(rows["id"][at])][name]
-        for name in (*HISTOGRAMS, *_OF_TIMES, "recent_p99", "usual_p99", "waiting", "oldest"):
+        for name in (*HISTOGRAMS, *_TIME_COLUMNS, "recent_p99", "usual_p99", "waiting", "oldest"):
             rows[name][marked] = unknown_value(rows.dtype[name])
         rows["speed"][marked] = NORMAL
 
     def forget(self, numbers: Array) -> None:
-        """Forget services that have left."""
+        """Forget services that left."""
         for number in as_list(numbers):
             self._until.pop(number, None)
 
 
 def service_rows(
-    counted: Counted, processes: Processes, usual: UsualTimes, withheld: Withheld
+    counted: Counts, processes: Processes, usual: UsualTimes, withheld: Withheld
 ) -> tuple[Rows, Rows]:
-    """Return a row for each service that has a connection, or had a request, sorted by number, and those that have
-    left; all others of a side are one."""
+    """Return a row for each service with a connection or a request, sorted by number, and the rows of those that left.
+
+    All other services of a side share one row.
+    """
     services, tallies = counted.services, counted.tallies
     is_shown = tallies["response"].any(axis=1)
     for name in ("unanswered", "overlaps", "pushes", "failed_connects"):
         is_shown |= tallies[name] > 0
     is_shown |= np.isin(counted.numbers, counted.connections["service"])
-    # Of a place that is being taken nothing is known yet.
-    is_shown[FIRST_PLACE:] &= services["began_at"][FIRST_PLACE:] > 0
+    # A slot that is being taken has no data yet.
+    is_shown[FIRST_SLOT:] &= services["began_at"][FIRST_SLOT:] > 0
     shown = np.flatnonzero(is_shown)
     shown = shown[np.argsort(counted.numbers[shown])]
     rows = _unknown_rows(len(shown), _SERVICE_ROW)
@@ -109,35 +114,35 @@ def service_rows(
     no_owner = rows["start_time"] == 0
     for name in _OWNER:
         rows[name][no_owner] = _unknown_of(rows.dtype[name])
-    processes.name_any(rows, more=True)
-    is_others = rows["id"] < FIRST_PLACE
+    processes.name_any(rows, keep_earlier=True)
+    is_others = rows["id"] < FIRST_SLOT
     rows["process"][is_others] = processes.code(OTHERS)
     for name in ("port", "netns"):
         rows[name][is_others] = unknown_value(rows.dtype[name])
     rows["side"][is_others] = rows["id"][is_others]
-    usual.put(rows, counted.taken_ns)
-    withheld.put(rows)
+    usual.set_columns(rows, counted.taken_ns)
+    withheld.set_columns(rows)
     withheld.forget(counted.left)
     has_left = np.isin(rows["id"], counted.left)
     texts = processes.texts()
-    now, left = (take(rows, np.flatnonzero(has_left == is_left)) for is_left in (False, True))
+    now, left = (take_rows(rows, np.flatnonzero(has_left == is_left)) for is_left in (False, True))
     return Rows(SERVICES, now, texts, counted.taken_ns), Rows(SERVICES, left, texts, counted.taken_ns)
 
 
 def _patterns(rows: Array) -> Array:
-    """Return how turns are taken: marked where too many of them cannot be timed."""
+    """Return the pattern of turns: marked if too many of them cannot be timed."""
     least = np.maximum(1, MARKED_FROM * (rows["answers"] + rows["replies"]))
     pushing = np.where(rows["replies"] >= least, PUSHING, ALTERNATING)
     return np.where(rows["overlaps"] >= least, OVERLAPPING, pushing)
 
 
-def client_rows(counted: Counted, services: Rows) -> Rows:
-    """A row for each client of a served service that is counted, sorted by its number."""
+def client_rows(counted: Counts, services: Rows) -> Rows:
+    """Return a row for each counted client of a served service, sorted by number."""
     entries, hashes, starts = counted.clients
     rows = _unknown_rows(len(starts), CLIENTS.dtype)
-    heads = take(entries, starts)
+    heads = take_rows(entries, starts)
     first_seen = np.minimum.reduceat(entries["first_seen"], starts) if len(starts) else heads["first_seen"]
-    rows["id"] = row_ids(mixed(hashes[starts], first_seen))
+    rows["id"] = row_ids(mix(hashes[starts], first_seen))
     rows["service"] = heads["service"]
     rows["client"] = _addresses(heads["address"])
     if len(starts):
@@ -145,7 +150,7 @@ def client_rows(counted: Counted, services: Rows) -> Rows:
             rows[name] = np.add.reduceat(entries[name], starts, axis=0)
     rows["answers"] = rows["response"].sum(axis=1)
     at = positions(rows["service"], services.array["id"])
-    is_known = at >= 0  # the others are of services that have left
+    is_known = at >= 0  # the others belong to services that left
     for name in ("process", "port", "netns", "namespace"):
         rows[name][is_known] = services.array[name][at[is_known]]
     connections = counted.connections[counted.connections["side"] == SERVED]
@@ -160,15 +165,15 @@ def client_rows(counted: Counted, services: Rows) -> Rows:
     marked = _are_marked(rows["service"], services)
     for name in ("response", "response_ns", "waiting", "oldest"):
         rows[name][marked] = unknown_value(rows.dtype[name])
-    rows = take(rows, np.flatnonzero(is_known))
-    rows = take(rows, np.argsort(rows["id"], kind="stable"))
+    rows = take_rows(rows, np.flatnonzero(is_known))
+    rows = take_rows(rows, np.argsort(rows["id"], kind="stable"))
     return Rows(CLIENTS, rows, services.texts, counted.taken_ns)
 
 
-def connection_rows(counted: Counted, services: Rows, processes: Processes) -> Rows:
-    """A row for each connection that is watched, sorted by its cookie."""
+def connection_rows(counted: Counts, services: Rows, processes: Processes) -> Rows:
+    """Return a row for each watched connection, sorted by cookie."""
     connections = counted.connections
-    connections = take(connections, np.argsort(connections["id"], kind="stable"))
+    connections = take_rows(connections, np.argsort(connections["id"], kind="stable"))
     rows = _unknown_rows(len(connections), _CONNECTION_ROW)
     for name in ("id", "service", "side", "netns", "local_port", "remote_port", "answers", "response_ns"):
         rows[name] = connections[name]
@@ -184,8 +189,8 @@ def connection_rows(counted: Counted, services: Rows, processes: Processes) -> R
     is_served = connections["side"] == SERVED
     has_read = is_served & is_waiting
     rows["was_read"][has_read] = connections["was_read"][has_read]
-    processes.name_any(rows, more=True)
-    # Of a connection that nobody has accepted yet the process is the one that serves.
+    processes.name_any(rows, keep_earlier=True)
+    # The process of a connection that is not yet accepted is the one that serves.
     at = positions(rows["service"], services.array["id"])
     borrowed = ~has_owner & (at >= 0) & is_served
     for name in ("process", "pid", "cgroup", "container"):
@@ -194,8 +199,8 @@ def connection_rows(counted: Counted, services: Rows, processes: Processes) -> R
 
 
 def waiting_rows(connections: Rows) -> Rows:
-    """Those of the connections on which a request has no answer."""
-    waiting = take(connections.array, np.flatnonzero(known(connections.array["waited"])))
+    """Return the connections with an unanswered request."""
+    waiting = take_rows(connections.array, np.flatnonzero(known(connections.array["waited"])))
     rows = np.zeros(len(waiting), _WAITING_ROW)
     for name in _WAITING_ROW.names or ():
         rows[name] = waiting[name]
@@ -203,7 +208,7 @@ def waiting_rows(connections: Rows) -> Rows:
 
 
 def _are_marked(numbers: Array, services: Rows) -> Array:
-    """Return which of these services have no response times."""
+    """Return a mask of the services without response times."""
     marked = services.array["id"][services.array["pattern"] != ALTERNATING]
     return np.isin(numbers, marked)
 
@@ -221,7 +226,7 @@ def _count_connections(rows: Array, connections: Array, at: Array, taken_ns: int
 
 
 def _unknown_rows(count: int, dtype: np.dtype[np.void]) -> Array:
-    """Rows of which every number is unknown; names of processes are empty."""
+    """Return rows with every number unknown, and empty process names."""
     rows = np.zeros(count, dtype)
     for name in dtype.names or ():
         if dtype[name].base.kind != "S":
@@ -234,16 +239,16 @@ def _unknown_of(dtype: np.dtype[np.void]) -> object:
 
 
 def _addresses(words: Array) -> Array:
-    """Addresses as programs write them, in network order, as columns have them."""
+    """Convert addresses from the programs' format, in network order, to that of the columns."""
     return np.ascontiguousarray(words).view(">u8").reshape(words.shape)
 
 
 def _ends(service: Array, address: Array) -> Array:
-    """A number for each client of a service."""
+    """Return a hash for each client of a service."""
     hashes = service.astype(np.uint64)
     for column in address.T:
-        hashes = mixed(hashes, column.astype(np.uint64))
+        hashes = mix(hashes, column.astype(np.uint64))
     return hashes
 
 
-assert len(SIDES) == FIRST_PLACE
+assert len(SIDES) == FIRST_SLOT

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares what the services lens counts with requests and answers of known number."""
+"""Self-test of the services lens: compare its counts with a known number of requests and answers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from nettop.snapshots.services import LENS, SERVICES, SIDES
 from nettop.snapshots.source import Source
 
 _REQUESTS = (37, 41, 43, 47)
-"""Primes, one for each path and family."""
+"""Primes, one per path and family."""
 _REQUEST_BYTES, _ANSWER_BYTES = 101, 503
 
 
 def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
-    """Requests over loopback and between namespaces, each answered before the next: as both ends count them."""
+    """Send requests over loopback and between namespaces, each answered before the next, and compare the counts of both
+    ends."""
     why = source.read(time.monotonic_ns()).why_unavailable(SERVICES)
     if why is not None:
         return [SelfTestResult(LENS.id, "answers", skipped=f"not available: {why}")]
@@ -42,7 +43,7 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
 
 
 def _exchange(path: TrafficPath, family: str, count: int) -> int:
-    """Send requests over a connection, and an answer to each; the port. Raises CommandFailed."""
+    """Send requests over a connection, and an answer to each; return the port. Raises CommandFailed."""
     if path.unavailable:
         raise CommandFailed(path.unavailable)
     client, server, address = path.client, path.server, path.server_address[family]

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// How long requests wait for their answers. On a connection where both alternate, the direction of the data
-// turns with each: an answer has begun as soon as more was written than when its request came. What was
-// written, received and read is compared by TCP's sequence numbers, as the order of hooks says little: a call
-// that sends a request may end after the answer has come. Where requests overlap, or the service speaks
-// unasked, turns are counted, but not timed. struct key, struct service, struct tally, struct client_key,
-// struct client, struct connection, struct owner, struct listener, the -D numbers, the slices of kernel
-// structs and pid_namespace.bpf.h and process.bpf.h come in front of this file.
+// Measures how long requests wait for their answers. On a connection where requests and answers alternate,
+// each one reverses the direction of the data: an answer has begun as soon as more is written than when its
+// request arrived. Data written, received and read is compared by TCP's sequence numbers, because the order
+// of hooks is not reliable: a call that sends a request may end after the answer has arrived. Where requests
+// overlap, or the service sends unsolicited data, turns are counted, but not timed. struct key, struct
+// service, struct tally, struct client_key, struct client, struct connection, struct owner, struct listener,
+// the -D numbers, the slices of kernel structs, pid_namespace.bpf.h and process.bpf.h are prepended to this
+// file.
 
 #include <nettop/buckets.h>
 #include <nettop/set_table.h>
@@ -26,11 +27,11 @@
 #define TCP_LISTEN 10
 #define SEND_SHUTDOWN 2
 #define SOCK_DONE (1ull << 1) /* enum sock_flags: a FIN was received */
-#define GOODBYE_NS 10000000   /* what is followed so soon by the end of what is sent is no request */
-#define PAUSE_NS 60000000     /* a delayed ACK keeps the second part of a request back for 40 ms */
-#define SETTLED_NS 1000000000 /* after so much silence the next request is an alternating one again */
+#define GOODBYE_NS 10000000   /* data followed by the end of the stream within this time is no request */
+#define PAUSE_NS 60000000     /* a delayed ACK holds back the second part of a request for 40 ms */
+#define SETTLED_NS 1000000000 /* after this much silence, requests alternate again */
 #define INITIAL_WINDOW 14480  /* bytes that TCP sends at once: 10 segments (RFC 6928) */
-#define HANDSHAKES 4          /* answers by then may cross a request: TLS sends its session tickets so */
+#define HANDSHAKES 4          /* up to this many answers may cross a request: TLS session tickets do */
 #define MAX_DELAYED_ACK_US 250000
 #define FAILURES_FOR_A_PLACE 3 /* a port scan tries each port once or twice */
 #define ONE_REFUSED (1ull << 32)
@@ -38,37 +39,37 @@
 
 #define ADD(number, amount) __sync_fetch_and_add(&(number), amount)
 
-// How the two ends of a connection take turns.
+// Patterns in which the two ends of a connection take turns.
 enum { ALTERNATES, OVERLAPS, PUSHES };
 
-// What is kept of a connection, with its socket. Hooks where data arrives run while the socket is locked, one
-// after the other; those at the end of calls run at any time.
+// State of a connection, stored with its socket. Hooks on arriving data run while the socket is locked, one
+// at a time; those at the end of calls run at any time.
 struct turn {
-  // Served: since when the data of the open request is here, or 0 without one. Used: since when a request is
-  // under way; 0 where that is not known yet, though it may have been written.
+  // Served: when the open request arrived, 0 without one. Used: when the current request began; 0 if that is
+  // not known yet, though it may have been written.
   u64 open_since;
-  u64 read_at;      // when the first of the open request was read; 0: not yet, or not seen
+  u64 read_at;      // when the start of the open request was read; 0: not yet, or not seen
   u64 answered_at;  // when the last answer began
-  u64 moved_at;     // when more of it was sent, or arrived
-  u64 asked_at;     // when more of a request was sent, arrived, or was read
-  u32 sent_seq;     // what was written before the open request came; used: before the last answer came
-  u32 written_seq;  // what was written by the last call
-  u32 received_seq; // what has arrived
-  u32 request_seq;  // what had arrived before the open request; used: before the last answer
-  u32 read_seq;     // what was read by the last call
+  u64 moved_at;     // when more of it was sent or arrived
+  u64 asked_at;     // when more of a request was sent, arrived or was read
+  u32 sent_seq;     // written before the open request arrived; used: before the last answer arrived
+  u32 written_seq;  // written by the end of the last call
+  u32 received_seq; // arrived so far
+  u32 request_seq;  // arrived before the open request; used: before the last answer
+  u32 read_seq;     // read by the end of the last call
   u32 service;
-  u32 busy_before; // for how many ticks TCP had had data to send when the turn began
+  u32 busy_before; // ticks for which TCP had had data to send when the turn began
   u8 mode, side, is_final, has_client, has_owner;
-  u8 has_asked;    // the client has said something
-  u8 has_answered; // and so has the service, after that
-  u8 is_rest;      // the open request is what was unread when the last answer was written
-  u8 is_inferred;  // it was found from the times that TCP keeps
-  u8 was_timed;    // the last answer was
-  u8 has_service;  // it is known once the connection is made
-  u8 ended_by;     // which end closed first: 1 + its side; 0: none yet
-  u64 goodbye_at;  // the `open_since` of what came right before the end
+  u8 has_asked;    // the client has sent data
+  u8 has_answered; // the service has sent data after that
+  u8 is_rest;      // the open request is data that was unread when the last answer was written
+  u8 is_inferred;  // the open request was derived from TCP's timestamps
+  u8 was_timed;    // the last answer was timed
+  u8 has_service;  // known once the connection is established
+  u8 ended_by;     // the end that closed first: 1 + its side; 0: none yet
+  u64 goodbye_at;  // the `open_since` of data that came right before the end
   u64 answers, response_ns;
-  u32 final_seq; // what was written when this end was closed: a FIN takes a number too
+  u32 final_seq; // written when this end was closed: a FIN takes a number too
   u32 client;
   struct owner owner;
 };
@@ -79,22 +80,21 @@ BPF_HASH(turns, u64, struct turn, CONNECTIONS_MAX);
 BPF_SK_STORAGE(turns, struct turn);
 #endif
 
-// The processes that listen, or have accepted last: what comes to a listener that is in here is served, and
-// until somebody accepts it nothing else is known of who does. Those that nothing came to for longest make
-// room.
+// The processes that listen, or were the last to accept: a connection to a listener in this map is served,
+// and until it is accepted, the listener's process is its only known owner. The least recently used are
+// evicted.
 BPF_TABLE("lru_hash", struct listener, struct owner, listening, LISTENING_MAX);
 
-// The numbers of services. A number is a place among `services` and `tallies`, plus a multiple of
-// SERVICES_MAX that is larger for each number given.
+// Numbers of services. A number is an index into `services` and `tallies` plus a multiple of SERVICES_MAX,
+// which grows each time the slot is reused.
 BPF_HASH(known, struct key, u32, SERVICES_MAX);
-// Those that are free, in the order in which they are taken, and how many of them were ever given: by user
-// space.
+// Free numbers, in the order in which they are taken, and how many were ever given; user space writes both.
 BPF_ARRAY(numbers, u32, SERVICES_MAX);
 BPF_ARRAY(given, u64, 1);
 BPF_F_TABLE("array", u32, struct service, services, SERVICES_MAX, 1024 /* BPF_F_MMAPABLE */);
 BPF_F_TABLE("array", u32, struct tally, tallies, SERVICES_MAX *PARTITIONS, 1024 /* BPF_F_MMAPABLE */);
 
-// How often a connect failed to what has no place yet, and, times ONE_REFUSED, was refused.
+// Failed connects to destinations without a slot, plus ONE_REFUSED times those that were refused.
 BPF_TABLE("lru_hash", struct key, u64, failing, FAILING_MAX);
 
 struct client_set {
@@ -102,19 +102,19 @@ struct client_set {
 };
 BPF_F_TABLE("array", u32, struct client_set, clients, CLIENT_SETS, 1024 /* BPF_F_MMAPABLE */);
 
-// What the whole has: how many numbers of services were taken, and what found no room.
+// Totals: service numbers taken, and cases in which there was no room.
 BPF_F_TABLE("array", u32, struct whole, whole, 1, 1024 /* BPF_F_MMAPABLE */);
 
-// What TCP has come to on a connection.
+// TCP's progress on a connection.
 struct progress {
   u64 transmitted_at;
   u32 written, transmitted, acked, received, read;
   u32 received_at; // when data last arrived, in ticks
   u32 rtt_us;
-  u32 busy; // for how many ticks there has been data to send
+  u32 busy; // ticks with data to send
 };
 
-static __always_inline struct whole *the_whole() {
+static __always_inline struct whole *get_whole() {
   int first = 0;
   return whole.lookup(&first);
 }
@@ -136,27 +136,28 @@ static __always_inline u64 later(u64 one, u64 other) { return one > other ? one 
 
 // --- how ends take turns -----------------------------------------------------------------------------------
 
-// Whether what moves now is apart from all that moved before, and so begins something new: parts of one
-// message wait for each other's ACK at most.
+// Returns whether data that moves now is separated from all earlier data by a pause, and so begins something
+// new: parts of one message wait at most for each other's ACK.
 static __always_inline bool is_apart(struct turn *turn, struct progress *tcp, u64 now) {
   u64 last = later(turn->asked_at, turn->moved_at);
   return last && now > last + PAUSE_NS + tcp->rtt_us * 1000ull;
 }
 
-// Nothing says any more which answer belongs to which request.
+// Marks the connection as overlapping: answers can no longer be matched to requests.
 static __always_inline void overlap(struct turn *turn) {
   if (turn->mode == ALTERNATES)
     turn->mode = OVERLAPS;
 }
 
-// A new request begins: after a silence that followed the service's last word, nothing else is open.
-static __always_inline void begin_anew(struct turn *turn, u64 now) {
+// Resumes alternation with a new request: after a silence that followed the service's last data, no other
+// request is open.
+static __always_inline void resume_alternating(struct turn *turn, u64 now) {
   if (turn->mode != ALTERNATES && turn->moved_at >= turn->asked_at && now > turn->moved_at + SETTLED_NS)
     turn->mode = ALTERNATES;
 }
 
-// The service has sent something that nobody asked for; its first words are a greeting.
-static __always_inline void push(struct turn *turn) {
+// Counts data that the service sent unsolicited; callers exclude its greeting.
+static __always_inline void count_push(struct turn *turn) {
   struct tally *tally = tally_of(turn->service);
   if (tally)
     ADD(tally->pushes, 1);
@@ -173,11 +174,11 @@ static __always_inline void push(struct turn *turn) {
       ADD((histogram)[bucket], 1);                                                                           \
   } while (0)
 
-// Counts an answer that began at `began_at`, to a request that has been open since `open_since`; `read_at`:
-// when the first of it was read, at the side that serves.
+// Counts an answer that began at `began_at`, to a request open since `open_since`; `read_at`: when the start
+// of the request was read, on the serving side.
 static __always_inline void count_timed(struct turn *turn, struct tally *tally, u64 open_since, u64 read_at,
                                         u64 began_at, u32 bytes) {
-  u64 response = began_at > open_since ? began_at - open_since : 0; // data may leave later than TCP says
+  u64 response = began_at > open_since ? began_at - open_since : 0; // data may leave later than TCP reports
   turn->answers++;
   turn->response_ns += response;
   ADD(tally->response_ns, response);
@@ -197,7 +198,7 @@ static __always_inline void count_timed(struct turn *turn, struct tally *tally, 
   }
 }
 
-// Counts an answer, timed where it is known to be that to the open request.
+// Counts an answer, timed if it is known to answer the open request.
 static __always_inline void count_answer(struct turn *turn, u64 open_since, u64 read_at, u64 began_at,
                                          u32 bytes, bool is_push) {
   struct tally *tally = tally_of(turn->service);
@@ -217,7 +218,7 @@ static __always_inline void count_answer(struct turn *turn, u64 open_since, u64 
   turn->is_inferred = 0;
 }
 
-// Counts what is known of the last answer only now that it is over.
+// Counts the parts of the last answer that are known only when it is complete.
 static __always_inline void count_whole_answer(struct turn *turn, u32 bytes) {
   struct tally *tally = turn->was_timed ? tally_of(turn->service) : NULL;
   if (!tally)
@@ -226,25 +227,26 @@ static __always_inline void count_whole_answer(struct turn *turn, u32 bytes) {
   ADD(tally->transfer_ns, turn->moved_at - turn->answered_at);
 }
 
-// When the last data left: now, unless all of it has, after `since`.
-static __always_inline u64 left_at(struct progress *tcp, u64 since) {
+// Returns when the last data left: now, unless all of it left earlier, after `since`.
+static __always_inline u64 last_left_at(struct progress *tcp, u64 since) {
   bool has_left = tcp->transmitted == tcp->written && tcp->transmitted_at > since;
   return has_left ? tcp->transmitted_at : bpf_ktime_get_ns();
 }
 
-// When the first of the data left that was written in this turn, after `since`. A call that sends more than
-// fits ends when the peer has taken most of it: TCP knows in ticks for how long it has had something to send.
-static __always_inline u64 began_to_leave(struct turn *turn, struct progress *tcp, u64 since) {
+// Returns when the first data written in this turn left, after `since`. A call that sends more than fits in
+// the buffer ends when the peer has taken most of it: TCP counts in ticks for how long it has had data to
+// send.
+static __always_inline u64 first_left_at(struct turn *turn, struct progress *tcp, u64 since) {
   u32 busy = tcp->busy - turn->busy_before;
-  u64 last = left_at(tcp, since);
+  u64 last = last_left_at(tcp, since);
   if (busy < 2 || busy > 1u << 31)
     return last;
   u64 until = is_after(tcp->written, tcp->acked) ? bpf_ktime_get_ns() : last;
   return later(since, until - (u64)busy * NS_PER_TICK);
 }
 
-// Whether the open request is answered by what was written since it came. What was written before any of
-// it was read answers another one: requests and answers overlap.
+// Returns whether data written since the open request arrived answers it. Data written before any of the
+// request was read answers another one: requests and answers overlap.
 static __always_inline bool has_answer(struct turn *turn, struct progress *tcp) {
   if (tcp->written == turn->sent_seq)
     return false;
@@ -256,11 +258,12 @@ static __always_inline bool has_answer(struct turn *turn, struct progress *tcp) 
   return false;
 }
 
-// The answer to the request that came at `open_since` has begun. The end of the call that sends it and the
-// arrival of the next request both find it: whichever is first counts it. It answers what was read.
+// Handles the start of the answer to the request that arrived at `open_since`. Both the end of the call that
+// sends it and the arrival of the next request detect it: the first one counts it. The answer is to the data
+// that was read.
 static __always_inline void answer(struct turn *turn, struct progress *tcp, u64 open_since, u32 received) {
   u64 read_at = turn->read_at;
-  u64 began_at = began_to_leave(turn, tcp, read_at ? read_at : open_since);
+  u64 began_at = first_left_at(turn, tcp, read_at ? read_at : open_since);
   bool is_partial = is_after(received, tcp->read), is_push = is_apart(turn, tcp, began_at);
   u32 answered = is_partial ? tcp->read : received;
   u32 bytes = answered - turn->request_seq;
@@ -279,29 +282,30 @@ static __always_inline void answer(struct turn *turn, struct progress *tcp, u64 
 
 // --- turns -------------------------------------------------------------------------------------------------
 
-// More of a request is here, where one is open: a part of it, or, after a pause, another one. What does not
-// fit into a first flight is held up by losses and full buffers too.
-static __always_inline void more_came(struct turn *turn, struct progress *tcp, u32 before, u64 now) {
+// Handles more data while a request is open: a part of it, or, after a pause, another one. A request larger
+// than the first flight is also delayed by losses and full buffers.
+static __always_inline void on_more_request_data(struct turn *turn, struct progress *tcp, u32 before,
+                                                 u64 now) {
   bool is_short = before - turn->request_seq < INITIAL_WINDOW;
   if (is_short && !is_after(before, tcp->read) && is_apart(turn, tcp, now))
     overlap(turn);
   turn->asked_at = now;
 }
 
-// Data has arrived at the service, at `now`; `before`: what had come until then.
-static __always_inline void request_came(struct turn *turn, struct progress *tcp, u32 before, u64 now,
-                                         bool is_end, bool is_late) {
+// Handles data that arrived at the service, at `now`; `before` is the sequence number until then.
+static __always_inline void on_request_data(struct turn *turn, struct progress *tcp, u32 before, u64 now,
+                                            bool is_end, bool is_late) {
   u64 open_since = turn->open_since;
   if (open_since && !has_answer(turn, tcp)) {
-    more_came(turn, tcp, before, now);
+    on_more_request_data(turn, tcp, before, now);
     return;
   }
   if (open_since)
     answer(turn, tcp, open_since, before);
   count_whole_answer(turn, tcp->written - turn->sent_seq);
-  begin_anew(turn, now);
-  // Who asks next because of an answer has received it. A greeting that crosses what comes first is one of
-  // two ends that speak independently of each other.
+  resume_alternating(turn, now);
+  // A client that asks in response to an answer has received it. A greeting that crosses the client's first
+  // data shows that both ends send independently.
   bool is_crossing = !is_late && is_after(tcp->written, tcp->acked);
   if (is_crossing && (turn->answers >= HANDSHAKES || !turn->has_asked))
     overlap(turn);
@@ -316,18 +320,18 @@ static __always_inline void request_came(struct turn *turn, struct progress *tcp
   __sync_lock_test_and_set(&turn->open_since, now);
 }
 
-// Data has arrived from the service, at `now`; `before`: what had come until then.
-static __always_inline void answer_came(struct turn *turn, struct progress *tcp, u32 before, u64 now) {
+// Handles data that arrived from the service, at `now`; `before` is the sequence number until then.
+static __always_inline void on_answer_data(struct turn *turn, struct progress *tcp, u32 before, u64 now) {
   u64 open_since = turn->open_since;
   bool is_push = is_apart(turn, tcp, now);
   if (tcp->written == turn->sent_seq) {
     if (is_push && turn->has_asked && turn->mode != OVERLAPS)
-      push(turn);
+      count_push(turn);
     turn->moved_at = now;
     return;
   }
   turn->has_asked = 1;
-  // Who answers has received the request.
+  // A service that answers has received the request.
   bool is_partial = is_after(tcp->written, tcp->acked), is_crossing = !is_after(tcp->acked, turn->sent_seq);
   if (turn->answers >= HANDSHAKES ? is_partial : is_crossing && !turn->has_answered)
     overlap(turn);
@@ -336,7 +340,7 @@ static __always_inline void answer_came(struct turn *turn, struct progress *tcp,
     return;
   }
   if (!open_since)
-    open_since = began_to_leave(turn, tcp, turn->answered_at);
+    open_since = first_left_at(turn, tcp, turn->answered_at);
   u32 answered = is_partial ? tcp->acked : tcp->written;
   u32 bytes = answered - turn->sent_seq;
   count_whole_answer(turn, before - turn->request_seq);
@@ -347,9 +351,9 @@ static __always_inline void answer_came(struct turn *turn, struct progress *tcp,
   count_answer(turn, open_since, 0, now, bytes, is_push);
 }
 
-// Data has arrived, unless the socket only says so again; `is_end` where no more will. `is_late`: that is
-// found only now, as the kernel does not tell what is less than SO_RCVLOWAT, and skips a program that is
-// running on the CPU already.
+// Handles arrived data, if there is any: the socket may repeat its notification. `is_end`: no more will
+// arrive. `is_late`: found only now, because the kernel does not notify below SO_RCVLOWAT, and skips a
+// program that is already running on the CPU.
 static __always_inline void arrived(struct turn *turn, struct progress *tcp, bool is_end, bool is_late) {
   u32 before = turn->received_seq;
   if (tcp->received == before)
@@ -358,14 +362,14 @@ static __always_inline void arrived(struct turn *turn, struct progress *tcp, boo
   if (is_late)
     now -= (u64)((u32)bpf_jiffies64() - tcp->received_at) * NS_PER_TICK;
   if (turn->side == SIDE_USED)
-    answer_came(turn, tcp, before, now);
+    on_answer_data(turn, tcp, before, now);
   else
-    request_came(turn, tcp, before, now, is_end, is_late);
-  // Last, as the end of a call on another CPU compares it with what was read.
+    on_request_data(turn, tcp, before, now, is_end, is_late);
+  // Written last: the end of a call on another CPU compares it with what was read.
   turn->received_seq = tcp->received;
 }
 
-// A call of the client's has ended.
+// Handles the end of a client's call.
 static __always_inline void client_called(struct turn *turn, struct progress *tcp) {
   u32 before = turn->written_seq;
   if (tcp->written == before)
@@ -373,38 +377,38 @@ static __always_inline void client_called(struct turn *turn, struct progress *tc
   turn->written_seq = tcp->written;
   if (tcp->written == turn->sent_seq)
     return;
-  u64 now = left_at(tcp, turn->answered_at);
+  u64 now = last_left_at(tcp, turn->answered_at);
   if (is_after(before, turn->sent_seq)) {
     bool is_short = before - turn->sent_seq < INITIAL_WINDOW;
     if (is_short && !is_after(before, tcp->acked) && is_apart(turn, tcp, now))
       overlap(turn);
   } else {
-    begin_anew(turn, now);
+    resume_alternating(turn, now);
     if (is_after(turn->received_seq, tcp->read))
       overlap(turn);
     if (!turn->open_since)
-      turn->open_since = began_to_leave(turn, tcp, turn->answered_at);
+      turn->open_since = first_left_at(turn, tcp, turn->answered_at);
   }
   turn->asked_at = now;
 }
 
-// The service has written, as no request was open: more of its answer, or a push, which is apart from all
-// before, and from that alone.
-static __always_inline void wrote_unasked(struct turn *turn, struct progress *tcp, u32 before) {
-  u64 now = left_at(tcp, turn->answered_at);
+// Handles data that the service wrote while no request was open: more of its answer, or a push, which is
+// separated from all earlier data by a pause.
+static __always_inline void on_unsolicited_write(struct turn *turn, struct progress *tcp, u32 before) {
+  u64 now = last_left_at(tcp, turn->answered_at);
   if (turn->has_asked && turn->mode != OVERLAPS && !is_after(before, tcp->acked) && is_apart(turn, tcp, now))
-    push(turn);
+    count_push(turn);
   turn->moved_at = now;
 }
 
-// A call of the service's has ended.
+// Handles the end of a service's call.
 static __always_inline void service_called(struct turn *turn, struct progress *tcp) {
   u64 open_since = turn->open_since;
   u32 before = turn->written_seq;
   turn->written_seq = tcp->written;
   if (!open_since) {
     if (tcp->written != before)
-      wrote_unasked(turn, tcp, before);
+      on_unsolicited_write(turn, tcp, before);
   } else if (has_answer(turn, tcp)) {
     answer(turn, tcp, open_since, tcp->received);
   } else if (tcp->read != turn->read_seq && is_after(tcp->read, turn->request_seq)) {
@@ -415,7 +419,7 @@ static __always_inline void service_called(struct turn *turn, struct progress *t
   turn->read_seq = tcp->read;
 }
 
-// A call that may have sent or read has ended.
+// Handles the end of a call that may have sent or read data.
 static __always_inline void called(struct turn *turn, struct progress *tcp) {
   if (is_after(tcp->read, turn->received_seq))
     arrived(turn, tcp, false, true);
@@ -426,7 +430,7 @@ static __always_inline void called(struct turn *turn, struct progress *tcp) {
 }
 
 #ifdef BY_ADDRESS
-// A probe's arguments have no types, so that everything is copied.
+// A kprobe's arguments are not typed, so everything is copied.
 #define COPY(to, from) bpf_probe_read_kernel(&(to), sizeof(to), (void *)&(from))
 #else
 #define COPY(to, from) (to) = (from)
@@ -486,8 +490,8 @@ static __always_inline u32 namespace_of(struct sock *sk) {
   return net->inum;
 }
 
-// The process that a connection came to: that of the listener at its address, or at every address; `listener`
-// is that one then, or would be at the connection's own address.
+// Returns the process that a connection came to: that of the listener at its address, or at any address. Sets
+// `listener` to that listener, or to the connection's own address if there is none.
 static __always_inline struct owner *find_listener(struct listener *listener, struct sock *sk) {
   u32 *address = (u32 *)listener->address;
   listener->netns = namespace_of(sk);
@@ -524,7 +528,7 @@ static __always_inline struct service *service_of(u32 number) {
   return services.lookup(&place);
 }
 
-// Takes a free number; 0 if there is none.
+// Takes a free number; returns 0 if there is none.
 static __always_inline u32 take_number(struct whole *whole) {
   int first = 0;
   u64 *all = given.lookup(&first);
@@ -540,12 +544,12 @@ static __always_inline u32 take_number(struct whole *whole) {
   return number ? *number : 0;
 }
 
-// The number of a service; that of all others of its side where there is no room.
+// Returns the number of a service, or of all others of its side if there is no room.
 static __always_inline u32 number_of(struct key *key, struct owner *owner) {
   u32 *before = known.lookup(key);
   if (before)
     return *before;
-  struct whole *whole = the_whole();
+  struct whole *whole = get_whole();
   if (!whole)
     return key->side;
   u32 number = take_number(whole);
@@ -555,7 +559,7 @@ static __always_inline u32 number_of(struct key *key, struct owner *owner) {
     return key->side;
   }
   if (known.insert(key, &number)) { // another CPU was first
-    // What has begun and is not used is given back, like a service that is idle.
+    // A slot that has begun but is unused is given back, like that of an idle service.
     service->began_at = bpf_ktime_get_ns();
     before = known.lookup(key);
     return before ? *before : key->side;
@@ -567,14 +571,14 @@ static __always_inline u32 number_of(struct key *key, struct owner *owner) {
   return number;
 }
 
-// The entry of a client, with one more connection. One without any makes room, that which was idle for
-// longest.
+// Adds a connection to a client's entry. A new client evicts the one that was idle longest, among those
+// without connections.
 static __always_inline bool join_client(struct turn *turn, struct sock *sk) {
   struct client_key key = {.service = turn->service};
   put_remote(key.address, sk);
   u32 place = HASH_OF(key) % CLIENT_SETS;
   struct client_set *set = clients.lookup(&place);
-  struct whole *whole = the_whole();
+  struct whole *whole = get_whole();
   if (!set || !whole)
     return false;
   u32 idle = SET_ENTRIES;
@@ -617,7 +621,7 @@ static __always_inline void leave_client(struct turn *turn) {
     ADD(client->open, -1);
 }
 
-// The process that listens on a socket; another one may be the one that accepts.
+// Records the process that listens on a socket; another one may accept.
 static __always_inline void note_listener(struct sock *sk, struct task_struct *task) {
   struct listener listener = {.netns = namespace_of(sk), .port = sk->skc_num};
   struct owner owner = {};
@@ -626,8 +630,8 @@ static __always_inline void note_listener(struct sock *sk, struct task_struct *t
   listening.update(&listener, &owner);
 }
 
-// What makes the service of a connection. Returns the process that it is named by, if any is known: the one
-// that uses the connection, or the listener's.
+// Sets the key of a connection's service. Returns the process that names it, if known: the one that uses the
+// connection, or the listener's.
 static __always_inline struct owner *put_key(struct key *key, struct turn *turn, struct sock *sk) {
   struct owner *owner = turn->has_owner ? &turn->owner : NULL;
   key->netns = namespace_of(sk);
@@ -658,9 +662,9 @@ static __always_inline void set_service(struct turn *turn, struct sock *sk) {
     turn->has_client = join_client(turn, sk);
 }
 
-// The process that uses a connection is its service's too, until another one is. The name of who accepts may
-// be another one than that of who listens: then this is another service.
-static __always_inline void own(struct turn *turn, struct sock *sk, struct task_struct *task) {
+// Sets the process that uses a connection as its owner and its service's. If the accepting process has
+// another name than the listening one, the connection belongs to another service.
+static __always_inline void set_owner(struct turn *turn, struct sock *sk, struct task_struct *task) {
   PUT_PROCESS(&turn->owner, task);
   turn->has_owner = 1;
   struct service *service = service_of(turn->service);
@@ -685,8 +689,8 @@ static __always_inline void settle(struct turn *turn, struct progress *tcp) {
   turn->busy_before = tcp->busy;
 }
 
-// Whether a request is the last word on a connection, by the ticks in which data last came and went. Within
-// one tick it is who acknowledged whom, which both ends do within a quarter of a second.
+// Returns whether the last data on a connection was a request: compares the ticks in which data last arrived
+// and left and, within one tick, who acknowledged whom, which both ends do within a quarter of a second.
 static __always_inline bool is_open_request(struct turn *turn, struct tcp_sock *tp, struct progress *tcp) {
   u32 received_at = tp->received_at, sent_at = tp->sent_at;
   s64 acked_before_us = tcp->transmitted_at / 1000 - tp->delivered_mstamp;
@@ -710,8 +714,8 @@ static __always_inline bool is_open_request(struct turn *turn, struct tcp_sock *
                                         (acked_before_us < 0 && acked_before_us > -MAX_DELAYED_ACK_US));
 }
 
-// A connection that is older than the watch. When data last came and went tells in ticks whether a request
-// is open, and since when.
+// Adopts a connection that is older than the watch. The ticks in which data last arrived and left show
+// whether a request is open, and since when.
 static __always_inline void adopt(struct turn *turn, struct tcp_sock *tp) {
   struct progress tcp;
   read_progress(&tcp, tp, NULL);
@@ -760,10 +764,10 @@ static __always_inline void forget(struct sock *sk) {
 #endif
 }
 
-// Begins to watch a connection; `task` is its owner, if it is known.
+// Begins to watch a connection; `task` is its owner, if known.
 static __always_inline struct turn *begin(struct sock *sk, u8 side, struct task_struct *task) {
   struct turn *turn = new_turn(sk);
-  struct whole *whole = the_whole();
+  struct whole *whole = get_whole();
   if (!turn) {
     if (whole)
       ADD(whole->unwatched, 1);
@@ -771,7 +775,7 @@ static __always_inline struct turn *begin(struct sock *sk, u8 side, struct task_
   }
   turn->side = side;
   if (task)
-    own(turn, sk, task);
+    set_owner(turn, sk, task);
   return turn;
 }
 
@@ -784,16 +788,16 @@ static __always_inline struct tcp_sock *tcp_of(struct sock *sk) {
   return (struct tcp_sock *)bpf_skc_to_tcp_sock((void *)sk);
 }
 
-// Whether a connection came to a listener. The socket has the listener's backlog since then, also where the
-// listener is gone, or its process is in a PID namespace that the walk does not see; but listen(0) leaves
+// Returns whether a connection came to a listener. The socket keeps the listener's backlog, even if the
+// listener is gone or its process is in a PID namespace that the walk does not see; but listen(0) leaves
 // none.
 static __always_inline bool is_accepted(struct sock *sk) {
   struct listener listener = {};
   return sk->sk_max_ack_backlog || find_listener(&listener, sk);
 }
 
-// Begins to watch a connection that is older than the watch, or whose beginning was missed. Who uses a
-// service is not known where data arrives.
+// Begins to watch a connection that is older than the watch, or whose start was missed. Where data arrives,
+// the process that uses a service is not known.
 static __always_inline void begin_late(struct sock *sk, struct task_struct *task, bool is_owner) {
   if (sk->sk_protocol != IPPROTO_TCP || !is_open(sk))
     return;
@@ -815,7 +819,7 @@ static __always_inline struct task_struct *current_task() {
   return (struct task_struct *)bpf_get_current_task_btf();
 }
 
-// At the end of a call on a socket.
+// Runs at the end of a call on a socket.
 static __always_inline int on_call(struct sock *sk) {
   struct turn *turn = turn_of(sk);
   struct tcp_sock *tp = turn ? tcp_of(sk) : NULL;
@@ -824,14 +828,14 @@ static __always_inline int on_call(struct sock *sk) {
     read_progress(&tcp, tp, turn);
     called(turn, &tcp);
     if (!turn->has_owner)
-      own(turn, sk, current_task());
+      set_owner(turn, sk, current_task());
   } else {
     begin_late(sk, current_task(), true);
   }
   return 0;
 }
 
-// Where a socket says that it may be read.
+// Runs when a socket signals that it is readable.
 static __always_inline int on_data(struct sock *sk) {
   struct turn *turn = turn_of(sk);
   struct tcp_sock *tp = turn ? tcp_of(sk) : NULL;
@@ -855,7 +859,7 @@ int entry__called(struct pt_regs *ctx) {
   read_progress(&tcp, (struct tcp_sock *)sk, turn);
   called(turn, &tcp);
   if (!turn->has_owner)
-    own(turn, sk, current_task());
+    set_owner(turn, sk, current_task());
   return 0;
 }
 
@@ -879,8 +883,8 @@ int fentry__called(u64 *ctx) { return on_call((struct sock *)ctx[0]); }
 int fentry__arrived(u64 *ctx) { return on_data((struct sock *)ctx[0]); }
 #endif
 
-// What comes right before the end of a connection that has been used is no request: the last words of TLS and
-// many protocols. What comes before the service closes, and nothing else before that, is one that failed.
+// Data right before the end of a connection that has been used is no request: TLS and many protocols send a
+// farewell. Data before the service closes, if nothing came earlier, is a request that failed.
 static __always_inline void note_end_of_requests(struct turn *turn, u64 open_since) {
   if (open_since && bpf_ktime_get_ns() - open_since < GOODBYE_NS)
     turn->goodbye_at = open_since;
@@ -895,7 +899,7 @@ static __always_inline u64 open_request(struct turn *turn, struct progress *tcp)
                : 0;
   if (tcp->written == turn->sent_seq)
     return 0;
-  return turn->open_since ? turn->open_since : began_to_leave(turn, tcp, turn->answered_at);
+  return turn->open_since ? turn->open_since : first_left_at(turn, tcp, turn->answered_at);
 }
 
 static __always_inline void end(struct turn *turn, struct progress *tcp) {
@@ -916,10 +920,10 @@ static __always_inline void end(struct turn *turn, struct progress *tcp) {
   leave_client(turn);
 }
 
-// A connect has failed: it was refused, or never answered. What it tried to reach gets a place once that
-// happened often: until then it is counted apart.
+// Counts a failed connect: refused, or never answered. Its destination gets a slot after several failures:
+// until then they are counted separately.
 static __always_inline void fail(struct turn *turn, struct sock *sk) {
-  struct whole *whole = the_whole();
+  struct whole *whole = get_whole();
   struct key key = {};
   u64 none = 0, failed = sk->sk_err == ECONNREFUSED ? 1 + ONE_REFUSED : 1;
   struct owner *owner = put_key(&key, turn, sk);
@@ -942,7 +946,7 @@ static __always_inline void fail(struct turn *turn, struct sock *sk) {
   ADD(tally->refused, failed / ONE_REFUSED);
 }
 
-// The end that closes first.
+// Records the end that closes first.
 static __always_inline void note_who_ends(struct turn *turn, bool is_here) {
   if (!turn->ended_by)
     turn->ended_by = 1 + (is_here ? turn->side : SIDE_SERVED + SIDE_USED - turn->side);
@@ -962,15 +966,15 @@ static __always_inline void established(struct turn *turn, struct sock *sk, stru
     set_service(turn, sk);
 }
 
-// This end says that no more comes from it. A client that only stops sending still waits for its answer.
-static __always_inline void closes(struct turn *turn, struct sock *sk, struct progress *tcp) {
+// Handles this end's FIN. A client that only stops sending still waits for its answer.
+static __always_inline void on_fin_sent(struct turn *turn, struct sock *sk, struct progress *tcp) {
   bool is_half = sk_shutdown_of(sk) == SEND_SHUTDOWN;
   turn->final_seq = tcp->written;
   turn->is_final = 1;
   if (is_half)
     return;
   note_who_ends(turn, true);
-  // At the server too: it may act on last words, and close, before the client gets to its own close.
+  // Also on the server: it may act on the client's farewell, and close, before the client closes.
   if (turn->has_answered || turn->ended_by == 1 + SIDE_USED)
     note_end_of_requests(turn, open_request(turn, tcp));
 }
@@ -1008,11 +1012,11 @@ int tp_btf__inet_sock_set_state(u64 *ctx) {
       note_who_ends(turn, !sk->sk_err);
       end(turn, &tcp);
     }
-    // The socket may connect again, and its address be another one's. A reset, too, has TCP number what was
-    // never written.
+    // The socket may connect again, and its address may be reused. After a reset, TCP may also have sequence
+    // numbers for data that was never written.
     forget(sk);
   } else if (next == TCP_FIN_WAIT1 || next == TCP_LAST_ACK) {
-    closes(turn, sk, &tcp);
+    on_fin_sent(turn, sk, &tcp);
   } else if (next == TCP_CLOSE_WAIT) {
     note_who_ends(turn, false);
     if (turn->side == SIDE_SERVED && turn->has_answered)
@@ -1023,7 +1027,7 @@ int tp_btf__inet_sock_set_state(u64 *ctx) {
 
 // --- reading -----------------------------------------------------------------------------------------------
 
-// What the walk over descriptors does: find listeners, then begin to watch connections.
+// Phase of the walk over descriptors: find listeners, then start to watch connections.
 BPF_ARRAY(phase, u32, 1);
 
 struct bpf_iter__task_file {
@@ -1051,7 +1055,7 @@ static __always_inline int write_row(struct bpf_iter_meta *meta, struct sock *sk
   u64 open_since = open_request(turn, &tcp);
   if (open_since && open_since != turn->goodbye_at)
     row.open_since = open_since;
-  // What is less than SO_RCVLOWAT is not told.
+  // Data below SO_RCVLOWAT is not signalled.
   else if (turn->side == SIDE_SERVED && tcp.received != turn->received_seq && turn->mode == ALTERNATES)
     row.open_since = bpf_ktime_get_ns() - (u64)((u32)bpf_jiffies64() - tcp.received_at) * NS_PER_TICK;
   row.is_inferred = row.open_since && turn->is_inferred;

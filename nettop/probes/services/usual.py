@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a service is slower than usual: its response times of the last seconds beside those of the last minutes."""
+"""Response times of a service in the last seconds, compared with those in the last minutes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nettop.snapshots.arrays import growth, positions
+from nettop.snapshots.arrays import Array, growth, positions
 from nettop.snapshots.services import (
     BUCKETS,
     NORMAL,
@@ -21,17 +21,17 @@ from nettop.snapshots.services import (
     STUCK_LEAST_S,
     USUAL_S,
 )
-from nettop.snapshots.snapshot import Array, known
+from nettop.snapshots.snapshot import known
 
 KEPT_EVERY_S = 5.0
-_RECENT_LEAST = 10
-"""Of fewer answers nothing is said."""
-_USUAL_LEAST = 3
-"""So many earlier values say what is usual."""
+_RECENT_MIN_ANSWERS = 10
+"""Minimum answers for a recent p99."""
+_USUAL_MIN_VALUES = 3
+"""Minimum earlier values for a usual p99."""
 
 
 class _Histograms(NamedTuple):
-    """What services counted until a reading, by their ids, ascending."""
+    """Cumulative histograms of services at a reading, by ID in ascending order."""
 
     taken_ns: int
     ids: Array
@@ -39,7 +39,7 @@ class _Histograms(NamedTuple):
 
 
 class _Recent(NamedTuple):
-    """The p99 of services in the seconds before a reading, by their ids, ascending: ns, NaN where unknown."""
+    """The p99 of services in the seconds before a reading, by ID in ascending order: ns, NaN if unknown."""
 
     taken_ns: int
     ids: Array
@@ -47,17 +47,17 @@ class _Recent(NamedTuple):
 
 
 class UsualTimes:
-    """The response times of services in the last minutes."""
+    """Response times of services in the last minutes."""
 
     def __init__(self) -> None:
         self._histograms: deque[_Histograms] = deque()
         self._recent: deque[_Recent] = deque()
 
-    def put(self, rows: Array, taken_ns: int) -> None:
-        """Set the columns recent_p99, usual_p99 and speed of rows, which are sorted by their id.
+    def set_columns(self, rows: Array, taken_ns: int) -> None:
+        """Set the columns recent_p99, usual_p99 and speed of rows, which are sorted by ID.
 
-        The usual p99 is the median of what the recent one was: a p99 over all of the time would follow a slow spell as
-        soon as that has one answer in a hundred.
+        The usual p99 is the median of earlier recent ones: a p99 over the whole time would follow a slow spell as soon
+        as one answer in a hundred belongs to it.
         """
         recent, usual = self._recent_p99(rows, taken_ns), self._usual_p99(rows, taken_ns)
         for name, p99 in (("recent_p99", recent), ("usual_p99", usual)):
@@ -74,19 +74,19 @@ class UsualTimes:
             self._recent.popleft()
 
     def _recent_p99(self, rows: Array, taken_ns: int) -> Array:
-        """Of what each service has counted in the last seconds, or since it is known."""
+        """Return the p99 of each service in the last seconds, or since it was first seen."""
         added = rows["response"].copy()
         earlier = [kept for kept in self._histograms if taken_ns - kept.taken_ns >= RECENT_S * 1e9]
         if earlier:
             at = positions(rows["id"], earlier[-1].ids)
             added[at >= 0] = growth(added[at >= 0], earlier[-1].counts[at[at >= 0]])
         p99 = np.full(len(rows), np.nan)
-        is_enough = added.sum(axis=1) >= _RECENT_LEAST
+        is_enough = added.sum(axis=1) >= _RECENT_MIN_ANSWERS
         p99[is_enough] = BUCKETS.quantiles(added[is_enough], 0.99)
         return p99
 
     def _usual_p99(self, rows: Array, taken_ns: int) -> Array:
-        """The median of what was recent before the seconds that are recent now."""
+        """Return the median of the recent p99s measured before the last RECENT_S seconds."""
         values = [np.full(len(rows), np.nan)]
         for kept in self._recent:
             if taken_ns - kept.taken_ns >= RECENT_S * 1e9:
@@ -94,14 +94,14 @@ class UsualTimes:
                 p99[at >= 0] = kept.p99[at[at >= 0]]
                 values.append(p99)
         table = np.stack(values)
-        table[:, np.isfinite(table).sum(axis=0) < _USUAL_LEAST] = np.nan
-        with warnings.catch_warnings():  # of services without any
+        table[:, np.isfinite(table).sum(axis=0) < _USUAL_MIN_VALUES] = np.nan
+        with warnings.catch_warnings():  # for services without values
             warnings.simplefilter("ignore", RuntimeWarning)
             return np.asarray(np.nanmedian(table, axis=0))
 
 
 def _speeds(recent: Array, usual: Array, oldest: Array) -> Array:
-    """The number of each service's speed; where the usual p99 is unknown only the least wait counts."""
+    """Return each service's speed number; where the usual p99 is unknown, only the minimum wait counts."""
     is_slower = recent > SLOWER_FROM * usual
     longest = np.maximum(STUCK_FROM * np.nan_to_num(usual), STUCK_LEAST_S * 1e9)
     is_stuck = known(oldest) & (oldest > longest)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base class and helpers of all probes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from typing import ClassVar, NoReturn, TypeVar
+
+from nettop.errors import SourceFailed
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf import kprobes
+from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, Refused, attach_best
+from nettop.kernel.bpf.program import Loader, Program
+from nettop.kernel.host.facts import Host
+from nettop.kernel.net.entered_namespaces import Namespaces, shared_namespaces
+from nettop.snapshots.connections import LENS as CONNECTIONS
+from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.schema import Lens
+from nettop.snapshots.snapshot import Rows, Snapshot
+from nettop.snapshots.source import SourceOptions
+
+T = TypeVar("T")
+_TYPES = {"entry": 2, "return": 2, "tc": 3, "xdp": 6, "sample": 7}
+"""BPF_PROG_TYPE_* by the prefix of a program's name."""
+_TRACING = 26
+"""BPF_PROG_TYPE_TRACING: the type of all others."""
+_ENTRY = "entry__"
+"""Name prefix of a program that runs at a kprobe."""
+
+
+class Probe:
+    """The part of a source that is the same for every lens; see nettop.snapshots.source.Source.
+
+    `close` releases everything in `_opened`; `_programs` are the programs whose cost is measured.
+    """
+
+    lens: ClassVar[Lens]
+
+    def __init__(self, host: Host | None = None) -> None:
+        self._host = host or Host()
+        self._options = SourceOptions()
+        self._opened = ExitStack()
+        self._programs: list[Program] = []
+        self._entered: Namespaces | None = None
+
+    @property
+    def namespaces(self) -> Namespaces:
+        """The namespaces being followed. Raises SourceFailed before the start."""
+        return self._required(self._entered)
+
+    def _share_namespaces(self) -> Namespaces:
+        """Begin to follow the namespaces, until `close`."""
+        self._entered = shared_namespaces(self._host)
+        self._opened.callback(self._entered.close)
+        return self._entered
+
+    def _required(self, part: T | None) -> T:
+        """Return a part of the probe that `start` creates. Raises SourceFailed before the start."""
+        return self._not_attached() if part is None else part
+
+    def _not_attached(self) -> NoReturn:
+        raise SourceFailed(f"the {self.lens.id} probe is not attached")
+
+    def _attach_best(self, fallbacks: Fallbacks, attach: Callable[[Mechanism], None]) -> HookStatus:
+        return attach_best(fallbacks, attach, self._options.mechanisms)
+
+    def configure(self, options: SourceOptions) -> None:
+        """Replace the options; most of them are read only at the start."""
+        self._options = options
+
+    def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - for those that know more
+        """Return no details."""
+        return {}
+
+    def programs(self) -> Mapping[str, tuple[int, int]]:
+        """Return the cost of each program; see nettop.snapshots.source.MeasuredSource."""
+        return {name: runs for program in self._programs for name, runs in program.runs().items()}
+
+    def kernel_bytes(self) -> int:
+        """Return the kernel memory used by programs and maps."""
+        return sum(program.kernel_bytes() for program in self._programs)
+
+    def close(self) -> None:
+        """Detach and leave every namespace; a second call is a no-op."""
+        self._opened.close()
+        self._programs.clear()
+
+
+def clocks() -> tuple[int, int]:
+    """Return the time of a snapshot: the wall clock's and that since boot, in ns."""
+    return time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def sockets_of(snapshots: Mapping[str, Snapshot]) -> Rows | None:
+    """Return the socket table of the connections lens, if it was read."""
+    snapshot = snapshots.get(CONNECTIONS.id)
+    return snapshot.tables.get(SOCKETS.name) if snapshot is not None else None
+
+
+def with_types(names: Iterable[str]) -> dict[str, int]:
+    """Map programs to their types, which follow from the kinds of hooks in their names."""
+    return {name: _TYPES.get(name.partition("_")[0], _TRACING) for name in names}
+
+
+def skipped_runs(program: Program) -> int:
+    """Return the number of runs that the kernel skipped because a program was already running on that CPU."""
+    return sum(map(bpf.recursion_misses, program.functions.values()))
+
+
+def loaded_as(name: str) -> str:
+    """Return the name under which a hook's program was loaded; kprobes share one program for all functions."""
+    return name.partition("@")[0] if name.startswith(_ENTRY) else name
+
+
+def attach_program(program: Program, loader: Loader, name: str, opened: ExitStack) -> None:
+    """Attach the program of a hook until `opened` is closed: by a link, or by a probe at each symbol of the function.
+
+    Raises Unsupported or OSError.
+    """
+    loaded = loaded_as(name)
+    if loaded not in program.functions:
+        raise Refused(program.refused[loaded]) if loaded in program.refused else kprobes.why_no_kprobes()
+    if loaded == name:
+        opened.callback(os.close, bpf.attach_tracing(program.functions[name]))
+        return
+    probes = loader.open_probes(name.partition("@")[2], at_return=False).values()
+    for probe in probes:
+        opened.callback(os.close, probe)
+    for probe in probes:
+        kprobes.attach_program(probe, program.functions[loaded])
