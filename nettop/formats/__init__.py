@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a view as text for programs: JSON Lines and CSV."""
+"""Formats of a view's rows for programs: JSON, JSON Lines and CSV."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON Lines: an object a row, unknown and unavailable values as null. Always UTF-8, as RFC 8259 requires.
+"""JSON Lines: one object per row, null for unknown and unavailable values. Always UTF-8, as RFC 8259 requires.
 
-A histogram is an array of [low, high, count] for each bucket that has any; `high` is null for the last bucket.
+A histogram is an array with [low, high, count] for each nonempty bucket; `high` is null for the last bucket.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import partial
 from json.encoder import encode_basestring
 from typing import Any
 
-from nettop.formats.rows import filled, spelled, time_first
+from nettop.formats.rows import format_rows, format_values, time_first
 from nettop.query.times import rfc3339
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index
@@ -22,15 +22,15 @@ _array = partial(json.dumps, separators=_COMPACT)
 
 
 def json_cells(view: View, columns: Iterable[str], at: Index) -> list[list[Any]]:
-    """The values of each column for the rows at `at`, as `%s` must find them to write JSON."""
-    return [spelled(view.values(name, at), encode_basestring, "null", _array) for name in columns]
+    """Return the values of each column for the rows at `at`, prepared so that `%s` formats them as JSON."""
+    return [format_values(view.values(name, at), encode_basestring, "null", _array) for name in columns]
 
 
 class JsonLines:
-    """Formats views as JSON Lines: `time` first, then `marks`, which are the same in all lines, then the columns.
+    """A formatter of views as JSON Lines: `time` first, then `marks`, the same in all lines, then the columns.
 
-    The time is the row's own where it has such a column, else the snapshot's. A column named like a mark is `row_NAME`.
-    With `why` each line ends in an object with the reason for each column that is not available.
+    The time is the row's own if it has such a column, else the snapshot's. A column that has the name of a mark becomes
+    `row_NAME`. With `why`, each line ends with an object that gives the reason for each unavailable column.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class JsonLines:
         self._keys = [f',"row_{name}":' if name in marks else f',"{name}":' for name in self._columns]
 
     def __call__(self, view: View) -> str:
-        """One line for each row that the view shows."""
+        """Format one line for each row of the view."""
         return self.lines(view, view.order)
 
     def lines(self, view: View, at: Index) -> str:
-        """One line for each of the rows at `at`."""
+        """Format one line for each of the rows at `at`."""
         if not len(at):
             return ""
         cells = json_cells(view, self._columns, at)
@@ -60,4 +60,4 @@ class JsonLines:
         if self._why:
             missing = {name: view.missing[name] for name in self._columns if name in view.missing}
             why = f',"why":{json.dumps(missing, ensure_ascii=False, separators=_COMPACT)}'
-        return filled((*before, f"{why}}}\n"), cells)
+        return format_rows((*before, f"{why}}}\n"), cells)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Columns of values into lines of text, by column where that is cheap and by one `%` a row where it is not."""
+"""Conversion of columns of values to lines of text: by column where that is cheap, else with one `%` per row."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from nettop.snapshots.histograms import histogram_text
 
 
 def time_first(columns: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
-    """The columns, the row's own time in front of the others where it is among them; and whether it is."""
+    """Move the row's own time, if among the columns, to the front; return the columns and whether there is one."""
     if "time" not in columns:
         return columns, False
     return ("time", *(name for name in columns if name != "time")), True
 
 
-def spelled(
+def format_values(
     values: list[Any],
     spell: Callable[[str], str],
     unknown: str,
     spell_list: Callable[[list[Any]], str] | None = None,
 ) -> list[Any]:
-    """The values as `%s` must find them: text spelled, None as `unknown`, numbers as they are.
+    """Prepare values for `%s`: format text with `spell`, replace None by `unknown`, leave numbers unchanged.
 
-    `spell` is called once per distinct text where texts repeat. A histogram is spelled by `spell_list`; without that as
-    a text.
+    Where texts repeat, `spell` is called once per distinct text. `spell_list` formats histograms; without it they are
+    formatted like text.
     """
     first = next((value for value in values if value is not None), None)
     if isinstance(first, list):
@@ -40,10 +40,10 @@ def spelled(
     return list(map(table.__getitem__, values))
 
 
-def filled(pieces: Sequence[str], columns: Sequence[list[Any]]) -> str:
-    """The rows as one text: in each row the pieces stand around its values; there is one piece more than columns.
+def format_rows(pieces: Sequence[str], columns: Sequence[list[Any]]) -> str:
+    """Format the rows as one text: each row is its values between `pieces`, one more than there are columns.
 
-    Columns have equal lengths, at least one. What is the same in all rows is written into the pattern once.
+    Columns are nonempty and have equal lengths. Constant columns become part of the pattern.
     """
     pattern, varying = "", []
     for piece, column in zip(pieces[:-1], columns, strict=True):

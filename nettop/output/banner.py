@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is worth knowing beside the data: host, interval, hooks, counts, what was lost and what is missing."""
+"""The banner beside the data: host, interval, hooks, counts, losses and unavailable fields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nettop.snapshots.snapshot import Snapshot
 
 
 def banner(snapshot: Snapshot, interval_s: float) -> str:
-    """The line before the first block."""
+    """Return the line to print before the first block."""
     counts = (f"{name} {count}" for name, count in snapshot.counts.items())
     host = safe_text(os.uname().nodename)
     lost = " ".join(f"{name} {count}" for name, count in snapshot.notable_losses.items() if count)
@@ -21,7 +21,7 @@ def banner(snapshot: Snapshot, interval_s: float) -> str:
 
 
 def change(before: Snapshot, now: Snapshot) -> str:
-    """The line for what is missing or has another mechanism since `before`; empty if nothing changed."""
+    """Return a line with changes since `before` in mechanisms and missing fields; empty if nothing changed."""
     news = mechanisms(now, before)
     return f"nettop  {news}" if news else ""
 
@@ -29,13 +29,13 @@ def change(before: Snapshot, now: Snapshot) -> str:
 def mechanisms(now: Snapshot, before: Snapshot | None = None) -> str:
     """Return the mechanism of each hook, the gaps, and the fields that are not available, on one line.
 
-    Where there is a snapshot `before`, only what is new since. It is empty where nothing is.
+    With a snapshot `before`, return only the news since then; empty if there is none.
     """
     if before is None:
         return "  ".join((*_via(now.via), *_missing(now)))
     reasons = set(before.gaps.values())
     new = {
-        # The names in a gap change with each namespace that comes; what it means was said once.
+        # The names in a gap change with each new namespace; explain its reason only once.
         name: how.partition(":")[0] if name in now.gaps and how in reasons else how
         for name, how in now.via.items()
         if before.via.get(name) != how

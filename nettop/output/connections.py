@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readable lines of connections and their events, and what a log of them is called and sums up.
+"""Readable lines of connections and their events, and the names and totals of their logs.
 
 2026-11-20T11:02:40.060110Z  fail     refused  curl[4615]  127.0.0.1:42524 → 127.0.0.1:1  after 62 µs  sent 0 B
 """
@@ -23,28 +23,36 @@ _LABELS = {"duration_us": "after", "retransmits": "retransmits", "packets_sent":
 _REASON_WIDTH = 15
 _STATE_WIDTH = 11
 _OPENINGS = [code for code, name in EVENTS.by_name["event"].labels.items() if name in ("connect", "accept")]
-_AT_THE_END = ("duration_us", "bytes_sent", "bytes_received", "retransmits")
-_OF_SOCKETS = ("bytes_sent", "bytes_received", "packets_sent", "packets_received", "retransmits", "rtt")
+_CLOSE_AMOUNTS = ("duration_us", "bytes_sent", "bytes_received", "retransmits")
+_SOCKET_AMOUNTS = ("bytes_sent", "bytes_received", "packets_sent", "packets_received", "retransmits", "rtt")
 
 
 def line_parts(table: Table, kind: str) -> list[Part]:
-    """The parts of a line: of an event, which says itself what it is, of a socket, or of any other row."""
+    """Return the parts of a line for an event, a socket or any other row."""
     who = [lines.owner, lines.ends, _other_namespace(os.stat("/proc/self/ns/net").st_ino)]
     if table is EVENTS:
-        event = [lines.bare("event", lines.KIND_WIDTH), lines.bare("reason", _REASON_WIDTH)]
-        handshake = _of_events(lines.amount(EVENTS, "handshake_us", _LABELS), opened=True)
-        amounts = [lines.amount(EVENTS, name, _LABELS) for name in _AT_THE_END]
-        # Events have the parts of the sockets' round-trip time.
-        ended = [_of_events(part, opened=False) for part in (*amounts, lines.amount(SOCKETS, "rtt", _LABELS))]
+        event = [lines.unlabelled("event", lines.KIND_WIDTH), lines.unlabelled("reason", _REASON_WIDTH)]
+        handshake = _for_events(lines.amount(EVENTS, "handshake_us", _LABELS), opened=True)
+        amounts = [lines.amount(EVENTS, name, _LABELS) for name in _CLOSE_AMOUNTS]
+        # Events have the same round-trip time fields as sockets.
+        ended = [
+            _for_events(part, opened=False) for part in (*amounts, lines.amount(SOCKETS, "rtt", _LABELS))
+        ]
         return [lines.own_time, *event, *who, handshake, *ended]
     if table is SOCKETS:
-        amounts = [lines.amount(table, name, _LABELS) for name in _OF_SOCKETS]
-        return [lines.snapshot_time, lines.constant(kind), lines.bare("state", _STATE_WIDTH), *who, *amounts]
+        amounts = [lines.amount(table, name, _LABELS) for name in _SOCKET_AMOUNTS]
+        return [
+            lines.snapshot_time,
+            lines.constant(kind),
+            lines.unlabelled("state", _STATE_WIDTH),
+            *who,
+            *amounts,
+        ]
     return lines.row_parts(table, kind, _LABELS)
 
 
 def _other_namespace(own: int) -> Part:
-    """The network namespace of a row, by name, or by inode number, unless it is our `own`."""
+    """Return the part that shows a row's network namespace, by name or inode number, unless it is nettop's `own`."""
 
     def part(view: View, at: Index) -> list[str]:
         if {"netns", "namespace"} & view.missing.keys():
@@ -58,8 +66,8 @@ def _other_namespace(own: int) -> Part:
     return part
 
 
-def _of_events(amount: Part, *, opened: bool) -> Part:
-    """An amount that only the events have that open a connection, or only the others."""
+def _for_events(amount: Part, *, opened: bool) -> Part:
+    """Restrict an amount to events that open a connection, or to all others."""
 
     def part(view: View, at: Index) -> list[str]:
         has_it = as_list(np.isin(view.raw("event")[at], _OPENINGS, invert=not opened))

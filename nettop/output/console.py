@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Standard output for lines that must not wait for whoever reads it."""
+"""Standard output that never blocks the writer on a slow reader."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from collections.abc import Callable
 from nettop.writing import end_of_piece
 
 QUEUED_BYTES = 8 << 20
-"""What may wait for a slow reader."""
+"""Bytes queued for a slow reader before lines are dropped."""
 _WAIT_S = 0.1
 _END_WAIT_S = 2.0
-"""How long the end waits for a reader who does not read."""
+"""Seconds that closing waits for a stalled reader."""
 
 
 class Console:
-    """Writes blocks of lines in a thread of its own, in their order.
+    """A queue of blocks of lines, and the thread that writes them in order.
 
-    When the reader is slower than the lines come, blocks are dropped and counted; a line reports them as soon as
-    there is room: `lost_line(cause, count, total)`. `gone` is set when nobody reads any more; `error` is why else
-    nothing can be written. Both call `wake`.
+    If the reader is too slow, the console drops and counts blocks; once there is room, it writes the line
+    `lost_line(cause, count, total)`. `gone` is set once the reader has closed the pipe or terminal,
+    `error` on any other write error. Both call `wake`.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Console:
         self._thread.start()
 
     def write(self, block: bytes) -> None:
-        """Queue the lines, unless too much waits already."""
+        """Queue the lines, or drop them if the queue is full."""
         with self._changed:
             if self._waiting >= QUEUED_BYTES:
                 self._lose(block)
@@ -55,13 +55,13 @@ class Console:
                 self._put(block)
 
     def wait(self, given_up: Callable[[], bool]) -> None:
-        """Sleep until there is room, or nobody reads any more, or `given_up` says so."""
+        """Sleep until there is room, the reader is gone, writing failed, or `given_up` returns true."""
         with self._changed:
             while self._waiting >= QUEUED_BYTES and not (self.gone or self.error or given_up()):
                 self._changed.wait(_WAIT_S)
 
     def close(self) -> None:
-        """Write what waits, but not for a reader who does not read."""
+        """Flush the queue; drop the rest if the reader has stalled."""
         with self._changed:
             self._put_gap()
             self._closing = True
@@ -96,7 +96,7 @@ class Console:
                     end = end_of_piece(self._rest, self._done)
                     try:
                         self._done += os.write(self.descriptor, self._rest[self._done : end])
-                    except BlockingIOError:  # another process that shares it made it non-blocking
+                    except BlockingIOError:  # another process that shares it has made it non-blocking
                         select.select([], [self.descriptor], [])
         except OSError as error:
             with self._changed:
@@ -108,7 +108,7 @@ class Console:
             self._wake()
 
     def _take(self) -> bool:
-        """Sleep until there is a block to write; False when there will be none any more."""
+        """Sleep until there is a block to write; return False once closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._blocks or self._closing)
             if not self._blocks:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The export frontend: samples a table for a while, and writes what it counted in that time, whole or not at all."""
+"""The export frontend: sample a table for a while and write its counts, completely or not at all."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from nettop.diagnostics import Diagnostics
 from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, SourceFailed
-from nettop.interrupts import Requests
-from nettop.output.lens_output import Exporter, output_of
+from nettop.output.lens_output import Exporter, lens_output
+from nettop.process.interrupts import Requests
 from nettop.query.filter import combined, parse_filter
 from nettop.query.query import text_query
 from nettop.query.view import View
@@ -26,11 +26,12 @@ from nettop.settings import STDOUT, ExportSettings
 from nettop.snapshots import find_table
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Frame, Snapshot
-from nettop.writing import OUTPUT, file_beside, open_to_write, replace_file, write_all, writing
+from nettop.snapshots.source import SourceOptions
+from nettop.writing import OUTPUT, open_to_write, replace_file, temporary_path, write_all, writing
 
 _STEP_S = 0.2
-"""How often a terminal shows how far it is."""
-_REMEDY = "give another FILE, or - for standard output"
+"""Seconds between updates of the progress bar."""
+_REMEDY = "choose another FILE, or - for standard output"
 
 
 def run_export(
@@ -40,23 +41,23 @@ def run_export(
     stdout: TextIO | None,
     stderr: TextIO | None,
 ) -> ExitCode:
-    """Sample for `settings.duration_s`, or until somebody requests the end, and write what was counted.
+    """Sample for `settings.duration_s` or until requested to end, and write the counts.
 
-    Raises UsageError, and NettopError where the file cannot be written, before anything is attached; Unsupported
-    where this host gives the table no rows; and whatever the lens fails with.
+    Before attaching anything, raise UsageError, and NettopError if the file cannot be written. Raise Unsupported if
+    the table is not available on this host, and the lens's errors.
     """
     lens, table = find_table(settings.view)
     shown = combined(table, [parse_filter(table, text) for text in settings.filters])
-    exporter = output_of(lens.id).exporters[table.name]
+    exporter = lens_output(lens.id).exporters[table.name]
     report = Diagnostics(stderr)
-    options = {"all_rows": True, "mechanisms": settings.mechanisms, **settings.options}
+    options = SourceOptions(mechanisms=settings.mechanisms, all_rows=True, values=settings.options)
     consumer = Consumer(session, lens.id, (table,), options)
     requests.wake = consumer.wake
-    with opened_place(settings.path, stdout) as write:
+    with open_output(settings.path, stdout) as write:
         with consumer:
             sampled = _sample(settings, table, exporter, consumer, requests=requests, stderr=stderr)
         if sampled is None:
-            report("ended before anything was sampled: nothing is written")
+            report("interrupted before the first sample: nothing was written")
             return ExitCode.DONE
         began, ended = sampled
         counted = exporter.difference(ended.tables[table.name], began.tables[table.name])
@@ -82,7 +83,7 @@ def _sample(
     requests: Requests,
     stderr: TextIO | None,
 ) -> tuple[Snapshot, Snapshot] | None:
-    """The snapshots at the beginning and at the end; None where the end was requested before the first one."""
+    """Return the first and last snapshots; None if requested to end before the first."""
     first = consumer.first_frame(lambda: requests.ending)
     if first is None:
         return None
@@ -99,7 +100,7 @@ def _sample(
     if consumer.failure is not None:
         raise consumer.failure
     if not is_read or last is None:
-        raise SourceFailed("the last reading takes too long", "try again")
+        raise SourceFailed("the last reading timed out", "try again")
     return first.now, last.now
 
 
@@ -110,7 +111,7 @@ def _wait(
     count: Callable[[], int],
     show: Callable[[float, int], None] | None,
 ) -> None:
-    """Wait for the end of the time, or its request; meanwhile `show` gets the seconds, and what was counted."""
+    """Wait until the time is over or the end is requested; pass elapsed seconds and the count to `show`."""
     start, first = time.monotonic(), count()
     while not requests.ending and (left := start + duration_s - time.monotonic()) > 0:
         if consumer.failure is not None:
@@ -120,14 +121,14 @@ def _wait(
         consumer.wait(timeout_s=left if show is None else min(left, _STEP_S))
 
 
-# --- what is reported -----------------------------------------------------------------------------------------
+# --- the reports ----------------------------------------------------------------------------------------------
 
 
 def _summary(
     amount: str, settings: ExportSettings, began: Snapshot, ended: Snapshot, *, is_early: bool
 ) -> str:
-    """How much was written, and where to; and what was lost meanwhile."""
-    early = f", ended early: {settings.duration_s:g} s were requested" if is_early else ""
+    """Return a summary: the amount written, the path, and the losses."""
+    early = f", ended early ({settings.duration_s:g} s were requested)" if is_early else ""
     lost = {name: count - began.lost.get(name, 0) for name, count in ended.lost.items()}
     losses = ", ".join(f"{count} {name}" for name, count in lost.items() if count > 0)
     place = "" if settings.path == STDOUT else f"; written to {settings.path}"
@@ -138,7 +139,7 @@ def _summary(
 def _progress(
     settings: ExportSettings, unit: str, stderr: TextIO | None
 ) -> Iterator[Callable[[float, int], None] | None]:
-    """What shows on a terminal how far the sampling is; None where there is no terminal."""
+    """Show a progress bar on a terminal; yield its update function, or None without a terminal."""
     if stderr is None or not stderr.isatty():
         yield None
         return
@@ -163,7 +164,7 @@ def _progress(
 
 
 class _Terminal:
-    """A terminal that may close meanwhile: what it does not take is dropped."""
+    """A terminal stream that ignores write errors, as the terminal may be closed."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -185,11 +186,11 @@ class _Terminal:
 
 
 @contextmanager
-def opened_place(path: str, stdout: TextIO | None) -> Iterator[Callable[[str], None]]:
-    """Give what writes a text to standard output (`-`), or replaces a file by it, which is never there in part.
+def open_output(path: str, stdout: TextIO | None) -> Iterator[Callable[[str], None]]:
+    """Yield a function that writes text to standard output (`-`), or replaces a file atomically.
 
-    A FIFO or a device is opened at once, and written to. Raises NettopError, at once where nothing could be written at
-    the end.
+    A FIFO or a device is opened immediately and written to. Raise NettopError early if the final write could not
+    succeed.
     """
     what = OUTPUT if path == STDOUT else path
     with ExitStack() as ends:
@@ -212,7 +213,7 @@ def _opened(path: str, stdout: TextIO | None, ends: ExitStack) -> Callable[[byte
             descriptor = open_to_write(path)
             ends.callback(os.close, descriptor)
             return partial(write_all, descriptor)
-    _try_folder(path)
+    _check_directory(path)
     return partial(replace_file, path)
 
 
@@ -221,12 +222,12 @@ def _write_flushed(file: BinaryIO, content: bytes) -> None:
     file.flush()
 
 
-def _try_folder(path: str) -> None:
-    """Raise OSError where no file can be made in the path's folder."""
-    beside = file_beside(Path(os.path.realpath(path)))
+def _check_directory(path: str) -> None:
+    """Raise OSError if no file can be created in the path's directory."""
+    beside = temporary_path(Path(os.path.realpath(path)))
     try:
         beside.touch(exist_ok=False)
     except PermissionError as error:
-        raise PermissionError(None, f"no file can be made in {beside.parent}") from error
+        raise PermissionError(None, f"no file can be created in {beside.parent}") from error
     finally:
         beside.unlink(missing_ok=True)

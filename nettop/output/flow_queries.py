@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What collected flows say, as a table for people, or as CSV or JSON Lines."""
+"""Results of flow queries as a table for people, or as CSV or JSON Lines."""
 
 from __future__ import annotations
 
@@ -23,23 +23,26 @@ from nettop.snapshots.flows import PROTOCOLS
 from nettop.snapshots.safe_text import safe_text
 from nettop.writing import write_output
 
-_FORMS = {Format.TABLE: "PrettyCompactMonoBlock", Format.CSV: "CSVWithNames", Format.JSONL: "JSONEachRow"}
-_WORDS = {"protocol": PROTOCOL_NAMES, "protocol_version": PROTOCOLS}
-"""The words for numbers, by key."""
+_ENGINE_FORMATS = {
+    Format.TABLE: "PrettyCompactMonoBlock",
+    Format.CSV: "CSVWithNames",
+    Format.JSONL: "JSONEachRow",
+}
+_NAMES_OF_NUMBERS = {"protocol": PROTOCOL_NAMES, "protocol_version": PROTOCOLS}
+"""Names of numeric values, by key."""
 _NAME = "_name"
-"""What the column of an AS's name has behind that of its number."""
+"""Suffix of the column with an AS's name, after the column with its number."""
 _UNLIMITED = 1 << 12
-"""Cells of a line that is not written to a terminal."""
+"""Line width in cells when not writing to a terminal."""
 
 
 def write_answer(stdout: TextIO, reader: Reader, sql: str, form: Format) -> None:
-    """Write the answer to a query, in the format that it names, or else in this one. Raises UsageError.
+    """Write the result of a query in the format that it names, else in `form`. Raise UsageError.
 
-    In a table for people, and where a terminal shows it, what could control the terminal is escaped. Programs get what
-    the engine wrote.
+    Control sequences are escaped in tables and on terminals; programs get the engine's output unchanged.
     """
     sql, named = split_format(sql, "")
-    answer = reader.query(sql, named or _FORMS[form])
+    answer = reader.query(sql, named or _ENGINE_FORMATS[form])
     if not named and form is Format.TABLE:
         write_output(stdout, _safe_lines(answer.decode(errors="replace")))
     elif stdout.isatty():
@@ -50,7 +53,7 @@ def write_answer(stdout: TextIO, reader: Reader, sql: str, form: Format) -> None
 
 
 def write_top(stdout: TextIO, top: Top, query: TopQuery, form: Format) -> None:
-    """Write the rows; a table for people also has what is not shown, and the sum of all."""
+    """Write the rows; a table for people also has the sums of the rows not shown and of all rows."""
     if form is Format.TABLE:
         write_output(stdout, _table(stdout, top, query))
         return
@@ -70,7 +73,7 @@ def _safe_lines(text: str) -> str:
 
 
 def _columns(query: TopQuery) -> Iterator[str]:
-    """The keys, and behind the number of an AS its name."""
+    """Yield the keys, each AS number followed by its name."""
     for key in query.keys:
         yield key
         if key in AS_KEYS:
@@ -78,7 +81,7 @@ def _columns(query: TopQuery) -> Iterator[str]:
 
 
 def _document(row: Mapping[str, Any], top: Top, query: TopQuery) -> dict[str, Any]:
-    """A row with the names of its AS numbers, None where there is none."""
+    """Return a row with the names of its AS numbers, None if unknown."""
     names = {f"{key}{_NAME}": top.as_names.get(row[key]) for key in AS_KEYS if key in query.keys}
     return {name: names[name] if name in names else row[name] for name in (*_columns(query), *SUMS)}
 
@@ -114,8 +117,8 @@ def _table(stdout: TextIO, top: Top, query: TopQuery) -> str:
 
 
 def _cell(key: str, value: Any) -> Text:
-    if key in _WORDS:
-        return Text(_WORDS[key].get(value, str(value)))
+    if key in _NAMES_OF_NUMBERS:
+        return Text(_NAMES_OF_NUMBERS[key].get(value, str(value)))
     if key in ("src", "dst") and value == REST:
         return Text("(smaller)")
     return Text(safe_text(str(value)) if value not in (None, "") else UNKNOWN)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log frontend: events as they come, tables at intervals, and what was lost, to the console and to files."""
+"""The log frontend: write events as they occur, tables at intervals, and losses, to the console and to files."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from contextlib import ExitStack, closing
 from itertools import chain
 from typing import TextIO
 
-from nettop import service_manager
 from nettop.diagnostics import Diagnostics
 from nettop.engine.consumer import Consumer
 from nettop.engine.own_cost import WRITE
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError
-from nettop.interrupts import Requests
 from nettop.output.banner import mechanisms
-from nettop.output.lens_output import output_of
+from nettop.output.lens_output import lens_output
 from nettop.output.log_lines import limit_line, lost_line, missing_line
 from nettop.output.log_plan import Stream, make_log_plan
 from nettop.output.log_sinks import Sinks
 from nettop.output.losses import CAUSES, QUEUE_FULL, Losses
+from nettop.process import service_manager
+from nettop.process.interrupts import Requests
+from nettop.process.wake_event import WakeEvent
 from nettop.query.batches import PIECE_ROWS, pieces
 from nettop.query.view import View
 from nettop.settings import LogSettings
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.snapshot import Frame, Snapshot
-from nettop.snapshots.source import WHOLE
-from nettop.wake_event import WakeEvent
+from nettop.snapshots.source import SourceOptions
 
 
 def run_log(
@@ -38,14 +38,14 @@ def run_log(
     stdout: TextIO | None,
     stderr: TextIO | None,
 ) -> ExitCode:
-    """Log until somebody requests the end, and write what has happened up to that.
+    """Log until requested to end, then flush the events so far.
 
-    Raises UsageError before anything is attached, BrokenPipeError when the reader of `stdout` has gone, Unsupported
-    where none of the tables is available, and whatever the lens fails with.
+    Raise UsageError before attaching anything, BrokenPipeError if the reader of `stdout` is gone, Unsupported if none
+    of the tables is available, and the lens's errors.
     """
     plan = make_log_plan(settings)
     report = Diagnostics(stderr)
-    options = {"mechanisms": settings.mechanisms, WHOLE: True, **settings.options}
+    options = SourceOptions(mechanisms=settings.mechanisms, whole=True, values=settings.options)
     event = WakeEvent()
     requests.wake = event.set
     names = [stream.name for stream in plan.streams]
@@ -75,7 +75,7 @@ def run_log(
 
 
 class _Log:
-    """Writes what each of its parts has, and what concerns all of them."""
+    """The logs of all lenses, with a common summary."""
 
     def __init__(
         self,
@@ -94,9 +94,9 @@ class _Log:
         self._is_ready = False
 
     def write_new(self) -> None:
-        """Write what has come since the last call.
+        """Write what is new since the last call.
 
-        Raises what a lens fails with, and Unsupported where none of a lens's tables is available.
+        Raise the errors of lenses, and Unsupported if none of a lens's tables is available.
         """
         if self._requests.take_reopening():
             self._reopen()
@@ -122,11 +122,11 @@ class _Log:
         service_manager.ready(f"logging {', '.join(name for part in self._parts for name in part.names)}")
 
     def write_last(self) -> None:
-        """Have everything read once more, and write the events that have happened up to now."""
+        """Take a final reading, and write the events up to now and the losses."""
         service_manager.stopping()
         if any(
             part.consumer.frame is not None for part in self._parts
-        ):  # else programs are still being loaded
+        ):  # else the programs are still loading
             self._parts[0].consumer.read_last(self._write_events)
         self._write_events()
         for part in self._parts:
@@ -137,7 +137,7 @@ class _Log:
             part.write_events()
 
     def summary(self) -> str:
-        """What was written, what is missing, and what the kernel counted."""
+        """Summarise the lines written, the losses, and the kernel's counts."""
         totals: Counter[tuple[str, str]] = Counter()
         for part in self._parts:
             totals.update(part.losses())
@@ -155,9 +155,9 @@ class _Log:
 
 
 class _LensLog:
-    """Writes the streams of one lens: each event once, each table when it is due, and each loss when it is known.
+    """The log of one lens: each event once, each table when it is due, and each loss when it is known.
 
-    `of_losses` is the name of the file that has what is no row.
+    `of_losses` is the name of the file for lines about the log itself.
     """
 
     def __init__(
@@ -187,9 +187,9 @@ class _LensLog:
         self._written = {stream.name: 0 for stream in streams}
 
     def write_new(self) -> None:
-        """Write what has come since the last call.
+        """Write what is new since the last call.
 
-        Raises what the lens fails with, and Unsupported where none of the tables is available.
+        Raise the lens's errors, and Unsupported if none of the tables is available.
         """
         frame = self.consumer.frame
         if frame is not None:
@@ -201,12 +201,12 @@ class _LensLog:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the lens was read, and what it had was written."""
+        """True if the first reading has been written."""
         return self._last is not None
 
     @property
     def names(self) -> list[str]:
-        """The names of its streams."""
+        """Names of the streams."""
         return list(self._written)
 
     def _write_frame(self, frame: Frame) -> None:
@@ -221,13 +221,13 @@ class _LensLog:
         self._write_losses(frame.now, only_events=not is_due)
 
     def write_last_losses(self) -> None:
-        """Write what was lost up to the last reading."""
+        """Write the losses up to the last reading."""
         if self.consumer.frame is not None:
             self._last = self.consumer.frame.now
             self._write_losses(self._last)
 
     def written(self) -> str:
-        """How many lines were written, by stream."""
+        """Return how many lines were written, by stream."""
         written = ", ".join(
             f"{NOT_AVAILABLE if name in self._missing and not count else count} {name}"
             for name, count in self._written.items()
@@ -236,16 +236,16 @@ class _LensLog:
         return written + of_all
 
     def losses(self) -> dict[tuple[str, str], int]:
-        """How much was lost, by what and why."""
-        # Without events, 0 of them would look as if nothing had happened.
+        """Return the losses, by name and cause."""
+        # Where events are not available, reporting 0 lost would be misleading.
         causes = (CAUSES["events"], QUEUE_FULL) if self._has_events() else ()
         return {("events", cause): 0 for cause in causes} | self._losses.totals
 
     def counted(self) -> list[str]:
-        """What the kernel counted."""
+        """Return the kernel's counts."""
         counts = self._last.counts if self._last else {}
         return [
-            f"{name} {counts[name]}" for name in output_of(self._streams[0].lens).totals if name in counts
+            f"{name} {counts[name]}" for name in lens_output(self._streams[0].lens).totals if name in counts
         ]
 
     def _has_events(self) -> bool:
@@ -254,7 +254,7 @@ class _LensLog:
     # --- rows ---------------------------------------------------------------------------------------------
 
     def write_events(self) -> None:
-        """Write the events that wait, whose queue is bounded."""
+        """Write the queued events, before their bounded queue overflows."""
         frame = self.consumer.frame
         if frame is None:
             return
@@ -267,7 +267,7 @@ class _LensLog:
             self._write_loss("events", QUEUE_FULL, self.consumer.lost(stream.table))
 
     def _is_due(self, snapshot: Snapshot) -> bool:
-        """Whether the tables are logged this time: at the start, then at the readings next to each interval's end."""
+        """Return whether to log the tables now: at the start, then at the reading closest to each interval's end."""
         step_ns = round(self._settings.metrics_interval_s * 1e9)
         if self._due_ns is None:
             self._due_ns = snapshot.boot_ns
@@ -284,7 +284,7 @@ class _LensLog:
             for start in range(0, len(order), PIECE_ROWS):
                 at = order[start : start + PIECE_ROWS]
                 self._put(stream, stream.maker.lines(view, at), len(at))
-                self.write_events()  # meanwhile more have come, and their queue is bounded
+                self.write_events()  # before their bounded queue overflows
 
     def _put(self, stream: Stream, text: str, rows: int) -> None:
         if rows:
@@ -294,7 +294,7 @@ class _LensLog:
     # --- what is not available ------------------------------------------------------------------------------
 
     def _write_missing(self, snapshot: Snapshot) -> None:
-        """A line for each table that is not available, and why."""
+        """Write a line for each table that is not available, with the reason."""
         reasons = {stream.name: snapshot.why_unavailable(stream.table) for stream in self._streams}
         missing = {name: why for name, why in reasons.items() if why is not None}
         for name, why in missing.items():
@@ -305,7 +305,7 @@ class _LensLog:
             self.consumer.check_available(snapshot)
 
     def _report_remarks(self, frame: Frame) -> None:
-        """Report the mechanisms in use, and what of the filter can match nothing; later only what has changed."""
+        """Report the mechanisms in use, and filter terms that cannot match; later only changes."""
         if news := mechanisms(frame.now, self._last):
             self._report(news)
         views = (View(Frame(frame.now), stream.query) for stream in self._streams)
@@ -314,13 +314,13 @@ class _LensLog:
     # --- losses -------------------------------------------------------------------------------------------
 
     def _write_losses(self, snapshot: Snapshot, *, only_events: bool = False) -> None:
-        """What was lost. A busy host always loses something besides events: that is written with the metrics."""
+        """Write the losses. Write losses other than events, which a busy host always has, only with the metrics."""
         for what, total in snapshot.lost.items():
-            # Where no events are logged nobody misses them.
+            # Lost events do not matter if no events are logged.
             if self._events if what == "events" else not only_events:
                 self._write_loss(what, CAUSES.get(what, ""), total)
 
     def _write_loss(self, what: str, cause: str, total: int) -> None:
-        """A line for what was lost since the last such line."""
-        for lost in self._losses.more(what, cause, total):
+        """Write a line for losses since the last such line."""
+        for lost in self._losses.new_losses(what, cause, total):
             self._sinks.write(self.of_losses, lost_line(self._settings.format, time.time_ns(), lost))

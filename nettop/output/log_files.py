@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log files of whole lines, rotated by size.
+"""Log files of complete lines, rotated by size.
 
-Lines are appended (O_APPEND) in writes that end with a line. SIGKILL may cut the last of them short: then only the last
-line of the file is unfinished, and the next start removes it.
+Lines are appended (O_APPEND) in writes that end with a complete line. SIGKILL may cut the last write short; then only
+the last line of the file is incomplete, and the next start removes it.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from nettop.errors import NettopError, PermissionMissing
 from nettop.writing import why_not
 
 TRY_AGAIN_S = 1.0
-"""How long a file that cannot be written is left alone."""
+"""Seconds before retrying a file after a write error."""
 LONGEST_LINE = 1 << 16
-"""An unfinished last line is searched for in this many bytes at the end of a file."""
+"""Bytes at the end of a file to search for an incomplete last line."""
 
 _FILE_MODE, _DIRECTORY_MODE = 0o640, 0o750
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# O_NONBLOCK: a FIFO in the file's place is refused, not waited for.
+# O_NONBLOCK: fail on a FIFO in place of the file instead of waiting for a reader.
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a log is: `NAME.ENDING` in a directory; the `keep` old ones are `NAME.1.ENDING`, the newest, and so on.
+    """The location of a log: `NAME.ENDING` in a directory. `NAME.1.ENDING` is the newest of `keep` rotated files.
 
-    A file never grows beyond `rotate_bytes`, unless one line is longer.
+    A file never exceeds `rotate_bytes`, unless a single line does.
     """
 
     directory: Path
@@ -47,26 +47,26 @@ class Place:
 
     @property
     def file(self) -> str:
-        """The name of the file that is written."""
+        """Name of the current file."""
         return f"{self.name}.{self.ending}"
 
     @property
     def path(self) -> Path:
-        """The file that is written."""
+        """Path of the current file."""
         return self.directory / self.file
 
     def old(self, number: int) -> str:
-        """The name of the file that was rotated that many times."""
+        """Return the name of the file that was rotated `number` times."""
         return f"{self.name}.{number}.{self.ending}"
 
 
 class LogFile:
-    """One log. What cannot be written is counted, reported once, and tried again later.
+    """One log file. On an error it counts the lines not written, reports the error once, and retries later.
 
-    It stays in the directory that had this name when it was opened, whoever renames that directory since. If it is
-    removed, another one is taken for it only where no symbolic link leads to that.
+    The file stays in the directory that was opened at the start, even if that is renamed. If the directory is removed,
+    the file is created in the new one at the same path, unless the path has a symbolic link.
 
-    `report` gets what a person should know; `lost_line(cause, count, total)` makes the line for a gap in the file.
+    `report` receives messages for the user; `lost_line(cause, count, total)` returns the line for a gap in the file.
     """
 
     def __init__(
@@ -84,20 +84,20 @@ class LogFile:
         self._quiet_until = 0.0
 
     def open(self) -> None:
-        """Make the directory, and open the file. Raises NettopError where that is not possible."""
+        """Create the directory and open the file. Raise NettopError if that fails."""
         try:
             self.place.directory.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
             self._resolved = self.place.directory.resolve()
-            # By this name, as a directory above it may be one that cannot be searched.
+            # Use the path as given: a parent of the resolved path may not be searchable.
             self._directory = os.open(self.place.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             self._open()
         except OSError as error:
-            remedy = "give --log-dir another directory, or none for the console only"
+            remedy = "set --log-dir to another directory, or to none for the console only"
             kind = PermissionMissing if isinstance(error, PermissionError) else NettopError
             raise kind(f"{self.place.path} cannot be written: {_why(error)}", remedy) from error
 
     def write(self, block: bytes) -> None:
-        """Add whole lines; those that cannot be written are lost, and counted."""
+        """Append complete lines; count those that cannot be written as lost."""
         lines = block.count(b"\n")
         if self._problem and time.monotonic() < self._quiet_until:
             self._lose(lines)
@@ -110,11 +110,11 @@ class LogFile:
         self._lose(lines - written)
         if self._problem and written == lines:
             missing = self.lost - self._lost_before
-            self._report(f"{self.place.path} is written again; {missing} lines are missing from it")
+            self._report(f"{self.place.path} can be written again; {missing} lines are missing from it")
             self._problem = ""
 
     def reopen(self) -> None:
-        """Close the file, and open what now has its name, or a new one."""
+        """Close the file, then open or create the file that now has its name."""
         try:
             self._close_file()
             self._open()
@@ -125,7 +125,7 @@ class LogFile:
         """Close the file and its directory; a second call does nothing."""
         try:
             self._close_file()
-        except OSError as error:  # some file systems refuse only now what they had taken
+        except OSError as error:  # some file systems report write errors only on close
             self._fail(error)
         if self._directory >= 0:
             os.close(self._directory)
@@ -139,7 +139,7 @@ class LogFile:
     # --- writing ------------------------------------------------------------------------------------------
 
     def _write_lines(self, block: bytes) -> int:
-        """How many lines of the block could be written."""
+        """Write the block, rotating as needed; return how many of its lines were written."""
         at = 0
         try:
             while at < len(block):
@@ -150,7 +150,9 @@ class LogFile:
                     if not end and size:
                         self._rotate()
                         continue
-                    end = end or block.index(b"\n", at) + 1  # an empty file takes any line
+                    end = (
+                        end or block.index(b"\n", at) + 1
+                    )  # a line that exceeds the limit gets a file of its own
                 at += self._append(block[at:end], size)
                 if at < end:
                     break
@@ -159,7 +161,7 @@ class LogFile:
         return block.count(b"\n", 0, at)
 
     def _size(self) -> int:
-        """The size of the file, which is opened again where somebody has removed it."""
+        """Return the size of the file; reopen it first if it was removed."""
         if self._descriptor < 0:
             self._open()
         now = os.fstat(self._descriptor)
@@ -170,7 +172,7 @@ class LogFile:
         return now.st_size
 
     def _append(self, data: bytes, size: int) -> int:
-        """Write lines to the file of `size` bytes; returns how many bytes. Where that fails no line stays in part."""
+        """Append lines to the file of `size` bytes; return the bytes written. On an error, remove partial lines."""
         done = 0
         try:
             while done < len(data):
@@ -186,13 +188,13 @@ class LogFile:
         self.lost += lines
 
     def _fail(self, error: OSError) -> None:
-        """Report what is wrong, once, and leave the file alone for a while."""
+        """Report a new error, and stop writing the file for a while."""
         why = _why(error)
         if not self._problem:
             self._lost_before = self.lost
         if why != self._problem:
             self._report(
-                f"{self.place.path} cannot be written ({why}): lines are lost, and counted, until it can"
+                f"{self.place.path} cannot be written ({why}); lines are dropped and counted until it can"
             )
         self._problem = why
         self._quiet_until = time.monotonic() + TRY_AGAIN_S
@@ -202,25 +204,25 @@ class LogFile:
     def _open(self) -> None:
         try:
             descriptor = os.open(self.place.file, _FLAGS, _FILE_MODE, dir_fd=self._directory)
-        except FileNotFoundError:  # the directory has been removed
+        except FileNotFoundError:  # the directory was removed
             directory = _open_directory(self._resolved)
             os.close(self._directory)
             self._directory = directory
             descriptor = os.open(self.place.file, _FLAGS, _FILE_MODE, dir_fd=self._directory)
         try:
-            _take(descriptor)
-            _end_last_line(descriptor)
+            _lock(descriptor)
+            _repair_last_line(descriptor)
         except OSError:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
 
     def _rotate(self) -> None:
-        """Have the file and the old ones move one number on; the oldest goes."""
+        """Rename the file and the rotated files to the next number, delete the oldest, and start a new file."""
         place = self.place
         if self._is_in_place():
             with suppress(FileNotFoundError):
-                for number in count(place.keep):  # more may have been kept before
+                for number in count(place.keep):  # an earlier run may have kept more
                     os.unlink(place.old(number), dir_fd=self._directory)
             for number in range(place.keep - 1, 0, -1):
                 with suppress(FileNotFoundError):
@@ -230,7 +232,7 @@ class LogFile:
         self._open()
 
     def _is_in_place(self) -> bool:
-        """Whether the open file still has its name."""
+        """Return whether the open file still has its name."""
         try:
             named = os.stat(self.place.file, dir_fd=self._directory, follow_symlinks=False)
         except FileNotFoundError:
@@ -242,7 +244,7 @@ class LogFile:
 
 
 def _open_directory(path: Path) -> int:
-    """Open a directory by an absolute path without symbolic links. Raises OSError."""
+    """Open a directory by an absolute path, refusing symbolic links. Raise OSError."""
     descriptor = os.open(path.anchor, _DIRECTORY)
     for name in path.parts[1:]:
         above = descriptor
@@ -253,20 +255,20 @@ def _open_directory(path: Path) -> int:
     return descriptor
 
 
-def _take(descriptor: int) -> None:
-    """Make sure that it is a file, and that nobody else writes it."""
+def _lock(descriptor: int) -> None:
+    """Lock a regular file. Raise OSError if it is another kind of file, or if another process has locked it."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise OSError(errno.EBUSY, "another nettop log writes it") from None
+        raise OSError(errno.EBUSY, "another nettop log is writing it") from None
     except OSError:
-        return  # a file system without locks
+        return  # the file system does not support locks
 
 
-def _end_last_line(descriptor: int) -> None:
-    """Remove a last line that is unfinished; where there is no other, it is not ours, and is ended."""
+def _repair_last_line(descriptor: int) -> None:
+    """Remove an incomplete last line. If it is the only line, nettop did not write it: end it with a line break."""
     size = os.fstat(descriptor).st_size
     tail = os.pread(descriptor, LONGEST_LINE, max(0, size - LONGEST_LINE))
     unfinished = len(tail) - tail.rfind(b"\n") - 1
@@ -277,5 +279,5 @@ def _end_last_line(descriptor: int) -> None:
 
 
 def _why(error: OSError) -> str:
-    words = {errno.ELOOP: "it is a symbolic link", errno.EEXIST: "its folder is not a directory"}
+    words = {errno.ELOOP: "it is a symbolic link", errno.EEXIST: "its parent is not a directory"}
     return words.get(error.errno or 0) or why_not(error)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readable lines: one row a line, its time first, with units, in words that grep finds."""
+"""Readable lines: one row per line, starting with the time, with units, and easy to grep."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
-from nettop.formats.rows import filled, spelled
-from nettop.output.lens_output import Part, output_of
+from nettop.formats.rows import format_rows, format_values
+from nettop.output.lens_output import Part, lens_output
 from nettop.output.losses import Lost
 from nettop.output.plan import field_of
 from nettop.output.table import AMOUNTS, word
@@ -25,59 +25,59 @@ from nettop.snapshots.schema import RATE, Kind, Table
 KIND_WIDTH = 7
 _OWNER_WIDTH = 22
 _ENDS_WIDTH = 45
-"""Two IPv4 addresses with their ports, and the arrow between them."""
+"""Width of two IPv4 addresses with their ports, and the arrow between them."""
 _OWNER, _ENDS = ("process", "pid"), ("local", "remote")
 
 
 class TextLines:
-    """Formats rows of a lens's table as readable lines, each of which says `kind` behind its time.
+    """A formatter of a lens's table as readable lines, with `kind` after the time.
 
-    Amounts that are unknown are left out; those that are not available are `n/a`. With `columns` a line has just those,
-    as NAME=VALUE in base units.
+    Unknown amounts are omitted; unavailable ones are `n/a`. With `columns`, a line has only those, as NAME=VALUE in
+    base units.
     """
 
     def __init__(self, lens: str, table: Table, kind: str, columns: tuple[str, ...] | None = None) -> None:
         if columns is None:
-            self._parts = (output_of(lens).line_parts or row_parts)(table, kind)
+            self._parts = (lens_output(lens).line_parts or row_parts)(table, kind)
         else:
             self._parts = [_time_of(table), constant(kind), *map(_named, columns)]
 
     def lines(self, view: View, at: Index) -> str:
-        """One line for each of the rows at `at`."""
+        """Format one line for each of the rows at `at`."""
         if not len(at):
             return ""
         cells = [part(view, at) for part in self._parts]
-        return filled([*[""] * len(cells), "\n"], cells)
+        return format_rows([*[""] * len(cells), "\n"], cells)
 
 
 def lost_line(form: LineFormat, wall_ns: int, lost: Lost) -> str:
-    """The line that says what is lost."""
+    """Return a line that reports a loss."""
     return _note(form, wall_ns, "lost", str(lost), type="lost", **asdict(lost))
 
 
 def limit_line(form: LineFormat, wall_ns: int, state: str) -> str:
-    """The line that says what is done for --max-overhead."""
+    """Return a line that reports the effect of --max-overhead."""
     return _note(form, wall_ns, "limit", state, type="limit", what=state)
 
 
 def missing_line(form: LineFormat, wall_ns: int, what: str, why: str) -> str:
-    """The line that says that there are no lines of `what`, and why."""
+    """Return a line that reports why `what` is not logged."""
     return _note(form, wall_ns, NOT_AVAILABLE, f"{what}: {why}", type="missing", what=what, why=why)
 
 
 def _note(form: LineFormat, wall_ns: int, kind: str, text: str, **fields: str | int) -> str:
-    """A line of the log about itself: as readable text, or with these fields."""
+    """Return a line about the log itself: readable text, or JSON with these fields."""
     time = rfc3339(wall_ns)
     if form is LineFormat.TEXT:
         return f"{time}  {kind:{KIND_WIDTH}}  {text}\n"
     return json.dumps({"time": time} | fields, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-# --- which parts a line has -----------------------------------------------------------------------------------
+# --- the parts of a line --------------------------------------------------------------------------------------
 
 
 def row_parts(table: Table, kind: str, labels: Mapping[str, str] | None = None) -> list[Part]:
-    """The columns that plain text shows by default: what names something first, then what measures something."""
+    """Return the parts for the default columns of plain text: names first, then amounts."""
     parts = [_time_of(table), constant(kind)]
     left = [name for name in table.text if name != "time"]
     for names, part in ((_OWNER, owner), (_ENDS, ends)):
@@ -98,12 +98,12 @@ def _is_amount(table: Table, name: str) -> bool:
 
 
 def own_time(view: View, at: Index) -> list[str]:
-    """The time of each row."""
+    """Return the time of each row."""
     return [text or _blank(view, "time") for text in view.values("time", at)]
 
 
 def snapshot_time(view: View, at: Index) -> list[str]:
-    """The time of the snapshot."""
+    """Return the time of the snapshot for each row."""
     return [rfc3339(view.snapshot.wall_ns)] * len(at)
 
 
@@ -112,12 +112,12 @@ def _time_of(table: Table) -> Part:
 
 
 def constant(kind: str) -> Part:
-    """The same word in each line."""
+    """Return a part that is the same word in each line."""
     return lambda _view, at: [f"  {kind:{KIND_WIDTH}}"] * len(at)
 
 
-def bare(name: str, width: int) -> Part:
-    """A value without its name."""
+def unlabelled(name: str, width: int) -> Part:
+    """Return a part with a value without its name."""
     return lambda view, at: _each(
         view.values(name, at), lambda value: f"  {value or _blank(view, name):{width}}"
     )
@@ -125,14 +125,14 @@ def bare(name: str, width: int) -> Part:
 
 def _named(name: str) -> Part:
     def part(view: View, at: Index) -> list[str]:
-        values = spelled(view.values(name, at), word, _blank(view, name))
+        values = format_values(view.values(name, at), word, _blank(view, name))
         return [f"  {name}={value}" for value in values]
 
     return part
 
 
 def owner(view: View, at: Index) -> list[str]:
-    """The owner process: `name[pid]`."""
+    """Format the owner process of each row as `name[pid]`."""
     blanks = [_blank(view, name) for name in _OWNER]
 
     def written(process: tuple[str | None, int | None]) -> str:
@@ -144,15 +144,15 @@ def owner(view: View, at: Index) -> list[str]:
 
 
 def ends(view: View, at: Index) -> list[str]:
-    """The local and the remote end of a connection."""
+    """Format the local and the remote end of each row."""
     sides = ([end or _blank(view, name) for end in view.values(name, at)] for name in _ENDS)
     return [f"  {' → '.join(pair):{_ENDS_WIDTH}}" for pair in zip(*sides, strict=True)]
 
 
 def amount(table: Table, name: str, labels: Mapping[str, str] | None = None) -> Part:
-    """A number with its unit behind its label, which is the column's title unless `labels` has another.
+    """Return a part with a number and its unit after its label, which is the column's title unless in `labels`.
 
-    Bytes have all their digits: a log is compared with what others have counted.
+    Bytes are written in full, so that a log can be compared with other counters.
     """
     field, unit = field_of(table, name), unit_of(table, name)
     label = (labels or {}).get(name, field.title.lower() + ("/s" if name.endswith(RATE) else ""))
@@ -183,11 +183,11 @@ def _text(value: Any, blank: str) -> str:
 
 
 def _blank(view: View, name: str) -> str:
-    """What stands for a value that is not there."""
+    """Return the placeholder for a missing value."""
     return NOT_AVAILABLE if name in view.missing else UNKNOWN
 
 
 def _each(values: list[Any], write: Callable[[Any], str]) -> list[str]:
-    """What `write` makes of each value; it is called once for those that are equal."""
+    """Map the values by `write`, calling it once per distinct value."""
     written: dict[Hashable, str] = {value: write(value) for value in set(values)}
     return list(map(written.__getitem__, values))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a log holds, worked out once from the settings, before anything touches the kernel."""
+"""The plan of a log: the tables to write, derived from the settings before touching the kernel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nettop.errors import UsageError
 from nettop.formats.jsonl import JsonLines
-from nettop.output.lens_output import output_of
+from nettop.output.lens_output import lens_output
 from nettop.output.log_lines import TextLines
 from nettop.output.plan import whole_columns
 from nettop.query.query import Query, checked_columns, query_from_settings, text_query
@@ -16,12 +16,12 @@ from nettop.snapshots import logged_views, view_name
 from nettop.snapshots.schema import Lens, Table
 
 LineMaker = TextLines | JsonLines
-"""Makes rows into lines."""
+"""Formatter of rows as lines."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stream:
-    """One table of a lens as it is logged: the name of its file, which rows, and how they are written."""
+    """One logged table of a lens: the name of its file, which rows to log, and their format."""
 
     lens: str
     name: str
@@ -30,23 +30,22 @@ class Stream:
 
     @property
     def table(self) -> Table:
-        """The table; of an append table, events are logged as they come."""
+        """The table. Rows of an append table are logged as they occur."""
         return self.query.table
 
 
 @dataclass(frozen=True, slots=True)
 class LogPlan:
-    """The tables to log, and what the user should know of what is not."""
+    """The tables to log, and notes for the user on tables that are not logged."""
 
     streams: tuple[Stream, ...]
     notes: tuple[str, ...]
 
 
 def make_log_plan(settings: LogSettings) -> LogPlan:
-    """The plan for `settings`. Raises UsageError for a word that does not exist, or when nothing is left to log.
+    """Make the plan for `settings`. Raise UsageError for an unknown name, or if there is nothing to log.
 
-    A table that lacks a field of the filter has no row that passes, and one without any of the columns nothing to say:
-    it is not logged, and a note says so.
+    Tables that lack a field of the filter, or all of the columns, are not logged; a note says so.
     """
     logged = _logged_tables(settings)
     wanted = _wanted_columns(settings, [table for _, table in logged])
@@ -75,9 +74,9 @@ def lines_of(
     *,
     why: bool,
 ) -> LineMaker:
-    """What writes the rows of a table as lines of this kind; `view` names the table, `columns` None its usual ones.
+    """Return a formatter of the table `view` as lines of this kind; `columns` None means its default columns.
 
-    With `why` JSON says why what is null is not available.
+    With `why`, JSON lines give the reason why null values are not available.
     """
     if form is LineFormat.TEXT:
         return TextLines(view.partition(".")[0], table, kind, columns)
@@ -93,14 +92,14 @@ def _logged_tables(settings: LogSettings) -> list[tuple[Lens, Table]]:
     ]
     if not logged:
         option, what = "--events-only" if settings.events else "--metrics-only", ", ".join(settings.views)
-        raise UsageError(f"with {option} there is nothing of {what} to log", f"leave out {option}")
+        raise UsageError(f"{option} leaves nothing of {what} to log", f"leave out {option}")
     return logged
 
 
 def _wanted_columns(settings: LogSettings, tables: list[Table]) -> tuple[str, ...] | None:
-    """The columns that --columns names beside the time, which every line has; None without that option.
+    """Return the columns named by --columns except the time, which every line has; None without the option.
 
-    Raises UsageError for one that none of the tables has, with the nearest names.
+    Raise UsageError for a column that no table has, with the nearest names.
     """
     if settings.columns is None:
         return None
@@ -109,22 +108,22 @@ def _wanted_columns(settings: LogSettings, tables: list[Table]) -> tuple[str, ..
 
 
 def _stream(settings: LogSettings, lens: Lens, table: Table, wanted: tuple[str, ...] | None) -> Stream:
-    """The table as a stream. Raises UsageError where no row of it can pass the filter, or has a column to show."""
+    """Return the stream of a table. Raise UsageError if the table lacks a field of the filter, or all columns."""
     query = query_from_settings(text_query(table), ViewSettings(filters=settings.filters))
     columns = None if wanted is None else tuple(name for name in wanted if name in table.names)
     if columns == ():
-        raise UsageError("they have none of the columns")
+        raise UsageError("the table has none of the columns")
     view = view_name(lens, table)
     kind = "event" if table.append else "metrics"
-    if settings.format is LineFormat.TEXT and view not in output_of(lens.id).log_names:
+    if settings.format is LineFormat.TEXT and view not in lens_output(lens.id).log_names:
         kind = view
-    # Events are named by their lens alone.
+    # Events are identified by their lens alone.
     shown = lens.id if table.append else view
     maker = lines_of(settings.format, kind, shown, table, columns, why=settings.why)
     return Stream(lens.id, _name(lens, table), query, maker)
 
 
 def _name(lens: Lens, table: Table) -> str:
-    """What the table's file and lines are called."""
+    """Return the name of the table's file and lines."""
     view = view_name(lens, table)
-    return output_of(lens.id).log_names.get(view, view)
+    return lens_output(lens.id).log_names.get(view, view)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where lines go: each table's file, and the console, which never keeps the files waiting."""
+"""Destinations of log lines: each table's file, and the console, which never delays the files."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pathlib import Path
 from typing import TextIO
 
 from nettop.errors import NettopError
-from nettop.interrupts import Requests
 from nettop.output.console import Console
 from nettop.output.log_files import LogFile, Place
 from nettop.output.log_lines import lost_line
 from nettop.output.losses import Lost
+from nettop.process.interrupts import Requests
+from nettop.process.wake_event import WakeEvent
 from nettop.settings import LineFormat, LogSettings
-from nettop.wake_event import WakeEvent
 
 _ENDINGS = {LineFormat.TEXT: "log", LineFormat.JSONL: "jsonl"}
 _GONE = select.POLLERR | select.POLLHUP
 
 
 class Sinks:
-    """The console and the files `names` of a log, in its directory. Raises NettopError when one cannot be opened.
+    """The console and the files `names` of a log, in its directory. Raises NettopError if one cannot be opened.
 
-    Without files the console is waited for: nothing else would have its lines. With files the log goes on when nobody
-    reads the console any more, unless that was a terminal: who closes it ends what runs in it.
+    Without files, writers wait for the console, as dropped lines would be lost. With files, the log continues after the
+    console's reader is gone, unless it was a terminal: closing a terminal ends the programs in it.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Sinks:
         self._report = report
         self._event = event
         self._lost_by_console = 0
-        # Text goes to people, as their locale has it; programs expect UTF-8 everywhere.
+        # Text for people uses the encoding of the locale; programs always expect UTF-8.
         self._encoding = stdout.encoding.lower() if stdout and settings.format is LineFormat.TEXT else "utf-8"
 
         def line_of_loss(cause: str, count: int, total: int) -> str:
@@ -66,7 +66,7 @@ class Sinks:
             )
 
     def write(self, name: str, text: str) -> None:
-        """Write whole lines to the file of that name, then to the console."""
+        """Write complete lines to the file of that name, then to the console."""
         block = text.encode("utf-8", "replace")
         if self._files:
             self._files[name].write(block)
@@ -78,8 +78,8 @@ class Sinks:
                 self._console.wait(lambda: self._requests.ending)
 
     def wait(self) -> None:
-        """Wait for the event. Raises BrokenPipeError once nobody reads the console any more that the log ends with,
-        and NettopError when the console cannot be written and is all there is.
+        """Wait for the event. Raise BrokenPipeError if the console is gone and the log ends with it, and NettopError
+        if the console cannot be written and there are no files.
         """
         console = self._console
         ready = self._event.wait({} if console is None else {console.descriptor: 0})
@@ -88,37 +88,37 @@ class Sinks:
         if console.gone or ready.get(console.descriptor, 0) & _GONE:
             if self._ends_with_console:
                 raise BrokenPipeError
-            self._go_on_without_console("nobody reads it any more")
+            self._go_on_without_console("its reader has gone")
         elif console.error is not None:
             if not self._files:
                 raise NettopError(f"the output cannot be written: {console.error.strerror}")
             self._go_on_without_console(console.error.strerror)
 
     def reopen(self) -> None:
-        """Open the files again."""
+        """Reopen the files."""
         for file in self._files.values():
             file.reopen()
 
     def close(self) -> None:
-        """Write what waits, and close the files; a second call does nothing."""
+        """Flush the console and close the files; a second call is a no-op."""
         self._close_console()
         for file in self._files.values():
             file.close()
 
     def lost(self) -> list[str]:
-        """How many lines each of them lacks, of those that lack some."""
+        """Return how many lines were lost, for each destination that lost any."""
         lost = {str(file.place.path): file.lost for file in self._files.values()} | {
             "console": self._lost_by_console
         }
         return [f"{count} lines of {name}" for name, count in lost.items() if count]
 
     def places(self) -> list[str]:
-        """Which files there are."""
+        """Return where the files are, if there are any."""
         paths = [str(file.place.path) for file in self._files.values()]
         return [f"written to {', '.join(paths)}"] if paths else []
 
     def _go_on_without_console(self, why: str | None) -> None:
-        self._report(f"the console cannot be written ({why}): lines go to the files only")
+        self._report(f"the console cannot be written ({why}); logging continues in the files")
         self._close_console()
 
     def _close_console(self) -> None:

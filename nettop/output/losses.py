@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was lost, counted from one report to the next."""
+"""Losses, counted from one report to the next."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 QUEUE_FULL = "queue full"
-"""Why rows of an append table are lost that nobody took from their feed in time."""
-NOT_TAKEN = "closed too long before this output, or too many"
-"""Why rows of what has closed are not listed one by one, but in the row for the rest."""
+"""Cause of losing rows of an append table that were not taken from their feed in time."""
+NOT_LISTED = "closed too long before this output, or too many"
+"""Cause of not listing closed connections one by one, but only in the row for the rest."""
 CAUSES = {"events": "ring full or hook busy"}
-"""Why that is lost which a snapshot counts under a name, where the name does not say it."""
+"""Causes of a snapshot's losses, by name, if the name does not imply the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """So many more of something are lost since the last report, and so many in all; `cause` may be empty."""
+    """A loss: `count` since the last report, `total` so far; `cause` may be empty."""
 
     what: str
     cause: str
@@ -27,13 +27,13 @@ class Lost:
 
 
 class Losses:
-    """Remembers what was reported, in `totals`, by what is lost and why."""
+    """The losses reported so far: `totals` by name and cause."""
 
     def __init__(self) -> None:
         self.totals: dict[tuple[str, str], int] = {}
 
-    def more(self, what: str, cause: str, total: int) -> list[Lost]:
-        """What is to be reported, now that `total` are lost: nothing, unless they have become more."""
+    def new_losses(self, what: str, cause: str, total: int) -> list[Lost]:
+        """Return the losses to report for a new `total`; empty unless it has grown."""
         reported = self.totals.get((what, cause), 0)
         if total <= reported:
             return []

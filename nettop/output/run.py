@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frontend of `nettop run`: the connections of a command and its children, and a summary at the end."""
+"""The frontend of `nettop run`: report the connections of a command and its children, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from typing import Protocol, TextIO
 from nettop.diagnostics import Diagnostics
 from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
-from nettop.interrupts import left_to
 from nettop.output.run_report import Ended, RunReport
+from nettop.process.interrupts import forward_signals
 from nettop.settings import RunSettings
 from nettop.snapshots.connections import EVENTS, LENS
+from nettop.snapshots.source import SourceOptions
 from nettop.writing import LineFile
 
 LINGER_S = 1.0
-"""How long what the command opened may take to close behind it: the peer's answer is on its way."""
+"""Seconds to wait after the command's end for its connections to close: the peer still has to answer."""
 NO_SUCH_COMMAND, CANNOT_RUN, BY_SIGNAL = 127, 126, 128
-"""Exit codes as shells have them."""
+"""Exit codes as in shells."""
 
 
 class Child(Protocol):
-    """A process that waits to become the command."""
+    """A process that waits to execute the command."""
 
     pid: int
     descriptor: int
-    """Readable once the process has ended."""
+    """Descriptor that is readable once the process has ended."""
 
     def start(self) -> OSError | None:
-        """Replace it with the command; returns why that is not possible."""
+        """Execute the command; return the error if that fails."""
 
     def send(self, number: int) -> None:
-        """Send it a signal, if it has not ended."""
+        """Send the process a signal, if it has not ended."""
 
     def status(self) -> int:
-        """Wait for its end; the exit status, negative for death by a signal."""
+        """Wait for the process to end and return its exit status, negative if killed by a signal."""
 
 
 def run_command(
@@ -47,16 +48,16 @@ def run_command(
     stderr: TextIO | None,
     output: LineFile | None = None,
 ) -> int:
-    """Run the command, report, and return its exit code: 128 and the number of the signal that ended it.
+    """Run the command, report, and return its exit code: 128 + N if killed by signal N.
 
-    The report goes to `output`, or to `stderr` without one. Raises what the lens fails with as long as the
-    command has not begun, and Unsupported where there are no events; the command then never begins.
+    The report goes to `output`, or without it to `stderr`. Before the command starts, raise the lens's errors, and
+    Unsupported if there are no events; the command is then not run.
     """
-    options = {**settings.options, "follow": child.pid, "mechanisms": settings.mechanisms}
+    options = SourceOptions(mechanisms=settings.mechanisms, follow=child.pid, values=settings.options)
     with Consumer(session, LENS.id, (EVENTS,), options) as consumer:
         first = consumer.first_frame()
-        assert first is not None  # nobody requests the end
-        with left_to(child.send):
+        assert first is not None  # nothing requests the end here
+        with forward_signals(child.send):
             began = time.monotonic()
             error = child.start()
             if error is not None:
@@ -66,7 +67,7 @@ def run_command(
 
             def take() -> None:
                 frame = consumer.frame
-                assert frame is not None  # since the command began
+                assert frame is not None  # the first frame arrived before the command started
                 report.add(frame, consumer.rows(EVENTS))
 
             while not consumer.wait({child.descriptor: select.POLLIN}):
@@ -85,7 +86,7 @@ def run_command(
 
 
 def _linger(consumer: Consumer, report: RunReport, take: Callable[[], None]) -> None:
-    """RunReport what happens until all connections have closed, but not for long; read once before and once after."""
+    """Report until all connections have closed, or LINGER_S is over; take a reading before and after."""
     consumer.read_last(take)
     take()
     deadline = time.monotonic() + LINGER_S

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of `nettop run`: a line for each connection that ended, and a summary."""
+"""The report of `nettop run`: a line for each closed connection, and a summary."""
 
 from __future__ import annotations
 
@@ -34,16 +34,14 @@ from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 from nettop.writing import LineFile
 
 LISTED_ROWS = 10_000
-"""Connections that have a line each at the end; those beyond are in the summary only."""
+"""Most connections to list at the end; the others are in the summary only."""
 SHOWN_REMOTES = 20
 _CLOSE = list(EVENT_KINDS)[2]
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How the command ended: its exit code, how long it ran, what was lost (by its name in snapshots), and what went
-    wrong meanwhile.
-    """
+    """The end of the command: its exit code and duration, losses by name in snapshots, and any trouble in nettop."""
 
     code: int
     lasted_s: float
@@ -52,7 +50,7 @@ class Ended:
 
 
 class RunReport:
-    """Adds up what happens, and writes it to `stream`: lines at once if it `is_live`, else at the end."""
+    """The sums and lines of a command's events, written to `stream`: lines at once if `is_live`, else at the end."""
 
     def __init__(self, settings: RunSettings, stream: TextIO | LineFile | None, *, is_live: bool) -> None:
         self.summary = RunSummary()
@@ -65,7 +63,7 @@ class RunReport:
         self._more = 0
 
     def add(self, frame: Frame, batches: Sequence[Rows]) -> None:
-        """Take events in, in the order in which they came."""
+        """Add events in the order of their arrival."""
         for piece in pieces(batches, PIECE_ROWS):
             self.summary.add(piece)
             ends = replace(piece, array=piece.array[piece.array["event"] >= _CLOSE])
@@ -78,7 +76,7 @@ class RunReport:
                 self._more += max(0, len(ends) - left)
 
     def finish(self, frame: Frame, ended: Ended) -> None:
-        """Write the lines that are left, and the summary."""
+        """Write the remaining lines and the summary."""
         for ends in self._kept:
             self._write(self._lines(frame, ends))
         sockets = frame.now.tables.get(SOCKETS.name)
@@ -97,7 +95,7 @@ class RunReport:
         return self._maker.lines(view, view.order)
 
     def _write(self, text: str) -> None:
-        """Write whole lines; a report that nobody can read must not change what becomes of the command."""
+        """Write complete lines. Ignore write errors: they must not affect the command."""
         if self._stream is not None and text:
             with suppress(OSError):
                 self._stream.write(text)
@@ -106,14 +104,14 @@ class RunReport:
 
 # --- the summary ----------------------------------------------------------------------------------------------
 
-_OF_UDP = ("bytes_sent", "bytes_received", "messages_sent", "messages_received")
+_UDP_COUNTS = ("bytes_sent", "bytes_received", "messages_sent", "messages_received")
 _LOSSES = {
-    "events": "events: the sums lack their connections; a larger --ring-size helps",
-    "udp messages": "messages of UDP on this host, the command's perhaps among them",
-    "followed processes": "processes that were not followed: the sums lack what they moved",
+    "events": "events: their connections are missing from the sums; try a larger --ring-size",
+    "udp messages": "UDP messages on this host, perhaps including the command's",
+    "followed processes": "processes could not be followed: their traffic is missing from the sums",
 }
-"""What the summary says of each loss of a snapshot."""
-_MADE_OF: Mapping[str, tuple[str, ...]] = {
+"""Explanation of each loss, by name in snapshots."""
+_SOURCE_FIELDS: Mapping[str, tuple[str, ...]] = {
     "opened": ("event",),
     "accepted": ("event", "direction"),
     "still_open": ("event",),
@@ -125,11 +123,11 @@ _MADE_OF: Mapping[str, tuple[str, ...]] = {
     "slowest": ("handshake_us",),
     "remotes": ("remote_address", "remote_port"),
 }
-"""The fields of the events that each part of the summary is made of: without them it is null."""
+"""Fields of events that each part of the summary is computed from; without them it is null."""
 
 
 def _summary(events: RunSummary, words: Sequence[str], ended: Ended, snapshot: Snapshot) -> dict[str, Any]:
-    """The summary; None is what is not available."""
+    """Return the summary; unavailable parts are None."""
     missing = dict.fromkeys(_reasons(snapshot))
     not_followed = {name: why for name, why in snapshot.gaps.items() if name == CHILDREN}
     summary = {
@@ -149,7 +147,7 @@ def _summary(events: RunSummary, words: Sequence[str], ended: Ended, snapshot: S
         "exit_code": ended.code,
         "lasted_us": round(ended.lasted_s * 1e6),
         **_without(summary, missing),
-        **{f"udp_{name}": snapshot.counts.get(FOLLOWED_UDP + name) for name in _OF_UDP},
+        **{f"udp_{name}": snapshot.counts.get(FOLLOWED_UDP + name) for name in _UDP_COUNTS},
         "still_running": snapshot.counts.get(STILL_FOLLOWED),
         **{f"lost_{name.replace(' ', '_')}": ended.lost.get(name, 0) for name in _LOSSES},
         "trouble": ended.trouble or None,
@@ -158,9 +156,11 @@ def _summary(events: RunSummary, words: Sequence[str], ended: Ended, snapshot: S
 
 
 def _reasons(snapshot: Snapshot) -> dict[str, str]:
-    """Why parts of the summary are not available."""
+    """Return why parts of the summary are not available."""
     lacking = snapshot.missing
-    needed = ((name, [field for field in fields if field in lacking]) for name, fields in _MADE_OF.items())
+    needed = (
+        (name, [field for field in fields if field in lacking]) for name, fields in _SOURCE_FIELDS.items()
+    )
     return {name: lacking[fields[0]] for name, fields in needed if fields}
 
 
@@ -170,22 +170,20 @@ def _without(summary: dict[str, Any], missing: Mapping[str, None]) -> dict[str, 
 
 def _summary_lines(summary: dict[str, Any], more: int) -> Iterator[str]:
     if more:
-        yield f"… and {more} more: --output FILE or --live lists them all"
+        yield f"… and {more} more; list all with --output FILE or --live"
     lasted = human(summary["lasted_us"], "us")
-    yield f"nettop: {shlex.join(summary['command'])} ended with {summary['exit_code']} after {lasted}"
+    yield f"nettop: {shlex.join(summary['command'])} exited with {summary['exit_code']} after {lasted}"
     accepted = "" if summary["accepted"] == 0 else f", {_number(summary['accepted'])} accepted"
     yield f"  opened   {_number(summary['opened'])}{accepted}, {_number(summary['still_open'])} still open"
     yield f"  failed   {_by_reason(summary['failed'])}"
     if summary["broken"]:
         yield f"  broken   {_by_reason(summary['broken'])}"
-    yield f"  tcp      {_moved(summary)}"
-    yield f"  udp      {_moved_by_udp(summary)}"
+    yield f"  tcp      {_traffic(summary)}"
+    yield f"  udp      {_udp_traffic(summary)}"
     if summary["still_running"]:
         running = summary["still_running"]
-        processes = (
-            "1 process still: what it moves" if running == 1 else f"{running} processes still: what they move"
-        )
-        yield f"  running  {processes} from now on is not counted"
+        processes = "1 process" if running == 1 else f"{running} processes"
+        yield f"  running  {processes} outlived the command; further traffic is not counted"
     yield from _listed("slowest", summary["slowest"], _handshakes)
     yield from _listed("remotes", summary["remotes"], _remotes)
     for name, meaning in _LOSSES.items():
@@ -198,7 +196,7 @@ def _summary_lines(summary: dict[str, Any], more: int) -> Iterator[str]:
 
 
 def _listed(title: str, rows: list[Any] | None, write: Callable[[list[Any]], Iterator[str]]) -> Iterator[str]:
-    """A line for each row, the first of them behind the title."""
+    """Yield a line for each row, the first one after the title."""
     for place, line in enumerate([NOT_AVAILABLE] if rows is None else write(rows)):
         yield f"  {'' if place else title:8} {line}"
 
@@ -214,12 +212,12 @@ def _by_reason(counts: dict[str, int] | None) -> str:
     return f"{sum(counts.values())}: {each}" if each else "0"
 
 
-def _moved(summary: Mapping[str, Any]) -> str:
+def _traffic(summary: Mapping[str, Any]) -> str:
     sent, received = (_number(summary[name], "bytes") for name in ("bytes_sent", "bytes_received"))
     return f"sent {sent}, received {received}, retransmits {_number(summary['retransmits'])}"
 
 
-def _moved_by_udp(summary: Mapping[str, Any]) -> str:
+def _udp_traffic(summary: Mapping[str, Any]) -> str:
     sent, received = (_number(summary[f"udp_bytes_{end}"], "bytes") for end in ("sent", "received"))
     messages = (_number(summary[f"udp_messages_{end}"]) for end in ("sent", "received"))
     return f"sent {sent}, received {received}, messages {' and '.join(messages)}"
@@ -236,6 +234,6 @@ def _remotes(remotes: list[Any]) -> Iterator[str]:
     width = max((len(remote["name"]) for remote in shown), default=0)
     for remote in shown:
         counts = f"opened {_number(remote['opened'])}  failed {_number(remote['failed'])}"
-        yield f"{remote['name']:{width}}  {counts}  {_moved(remote)}"
+        yield f"{remote['name']:{width}}  {counts}  {_traffic(remote)}"
     if len(remotes) > len(shown):
         yield f"… and {len(remotes) - len(shown)} more"

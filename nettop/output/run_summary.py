@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What became of the connections that some processes made: their events added up, by reason and by remote."""
+"""Sums over the events of some processes' connections, by reason and by remote."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from nettop.query.address import address_text, endpoint_text
-from nettop.snapshots.arrays import joined
+from nettop.snapshots.arrays import Array, concatenate_rows
 from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, GRACEFUL, REASONS
-from nettop.snapshots.snapshot import Array, Rows, known
+from nettop.snapshots.snapshot import Rows, known
 
 REMOTES_MAX = 4096
-"""Remotes that are counted apart; those beyond are counted together."""
+"""Most remotes to count separately; the others are counted together."""
 SLOWEST = 5
-"""Handshakes that are remembered."""
+"""Number of slowest handshakes to keep."""
 
 _CONNECT, _, _CLOSE, _FAIL = EVENT_KINDS
 _INBOUND = next(iter(DIRECTIONS))
@@ -27,7 +27,7 @@ _OTHERS = bytes(_SERVICE.itemsize)
 
 @dataclass(slots=True)
 class Remote:
-    """A service that was connected to; for what was accepted, the clients at one address of one of our ports."""
+    """A service that processes connected to; for accepted connections, the clients at one address of a local port."""
 
     name: str
     opened: int = 0
@@ -39,7 +39,7 @@ class Remote:
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """How long a connection took to open, with whom, and who opened it."""
+    """The duration of a connection's handshake, its remote end and its owner."""
 
     handshake_us: int
     remote: str
@@ -48,10 +48,10 @@ class Handshake:
 
 
 class RunSummary:
-    """Sums over the events that were added.
+    """Sums over the added events.
 
-    `accepted` are known only when they end, and are not among `opened`. `failed` never opened; `broken` ended
-    otherwise than their ends agreed. Both are counted by reason.
+    `accepted` connections are known only once they close, and are not included in `opened`. `failed` ones never opened;
+    `broken` ones did not close gracefully. Both are counted by reason.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class RunSummary:
 
     @property
     def still_open(self) -> int:
-        """Connections that have opened and not ended."""
+        """Number of connections that have opened and not closed."""
         return len(self._open_ids)
 
     def add(self, events: Rows) -> None:
@@ -74,7 +74,7 @@ class RunSummary:
         array = events.array
         opened, ended = array[array["event"] == _CONNECT], array[array["event"] >= _CLOSE]
         failed, closed = ended[ended["event"] == _FAIL], ended[ended["event"] == _CLOSE]
-        # Of what was accepted, and of what the ring lost, only the end is known.
+        # Accepted connections, and those whose open event the ring lost, are known only from their close.
         ids = np.append(self._open_ids, opened["id"])
         unseen = closed[np.isin(closed["id"], ids, invert=True)]
         self._open_ids = ids[np.isin(ids, closed["id"], invert=True)]
@@ -83,17 +83,17 @@ class RunSummary:
         self.accepted += int(np.count_nonzero(is_inbound))
         self.failed.update(_reasons(failed["reason"]))
         self.broken.update(_reasons(closed["reason"][~np.isin(closed["reason"], tuple(GRACEFUL))]))
-        self._add_to_remotes("opened", joined(opened, unseen))
+        self._add_to_remotes("opened", concatenate_rows(opened, unseen))
         self._add_to_remotes("failed", failed)
         self._add_moved(ended)
         self._add_slowest(events, opened)
 
     def add_open(self, sockets: Rows) -> None:
-        """Add what those still open have moved so far; `sockets` is the table of sockets."""
+        """Add the traffic so far of connections that are still open; `sockets` is the table of sockets."""
         self._add_moved(sockets.array[np.isin(sockets.array["id"], self._open_ids)])
 
     def by_bytes(self) -> list[Remote]:
-        """The remotes, with whom most was moved first."""
+        """Return the remotes, those with the most traffic first."""
         return sorted(
             self.remotes.values(),
             key=lambda remote: (-remote.bytes_sent - remote.bytes_received, remote.name),
@@ -105,7 +105,7 @@ class RunSummary:
             self._add_to_remotes(name, rows)
 
     def _add_to_remotes(self, name: str, rows: Array) -> None:
-        """Add to each row's remote the row's own number of that name, or 1."""
+        """Add each row's value of `name`, or 1 if it is not a column, to its remote."""
         if not len(rows):
             return
         distinct, place = np.unique(_services(rows).view(f"V{_SERVICE.itemsize}"), return_inverse=True)
@@ -139,14 +139,14 @@ def _reasons(numbers: Array) -> list[str]:
 
 
 def _amounts(rows: Array, name: str) -> Array:
-    """A column's numbers, 0 for what is unknown."""
+    """Return a column with unknown values as 0."""
     column = rows[name]
     amounts: Array = np.where(known(column), column, 0).astype(np.uint64)
     return amounts
 
 
 def _services(rows: Array) -> Array:
-    """With whom each row's connection was: the peer and its port, or its address and the port of our own."""
+    """Return the service of each row: the peer's address with its port, or with the local port if inbound."""
     services = np.zeros(len(rows), _SERVICE)
     inbound = rows["direction"] == _INBOUND
     services["address"] = rows["remote_address"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Enter on standard input, and the reader of standard output going away."""
+"""Detection of Enter on standard input and of a closed standard output."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TextIO
 
 
 class StandardStreams:
-    """Which descriptors to wait for, and what it means that they are ready.
+    """The standard streams to wait for, and the meaning of their readiness.
 
-    Standard input is left alone while it is not ours to read: a terminal whose foreground is another job (reading
-    would stop us), or one that a pager has in raw mode (reading would take its keys).
+    nettop does not read standard input while it is a terminal with another foreground job (SIGTTIN would stop nettop),
+    or in raw mode for a pager (nettop would take the pager's keys).
     """
 
     def __init__(self, stdin: TextIO | int | None, stdout: TextIO | int | None) -> None:
@@ -21,20 +21,20 @@ class StandardStreams:
         self._stdout = _descriptor(stdout)
 
     def descriptors(self) -> dict[int, int]:
-        """What to wait for, with the events of poll(2); to be called before each wait."""
+        """Return the descriptors to wait for, with their poll(2) events. Call it before each wait."""
         waited_for = {} if self._stdout is None else {self._stdout: 0}
         if self._stdin is not None and may_read(self._stdin):
             waited_for[self._stdin] = select.POLLIN
         return waited_for
 
     def entered(self, ready: dict[int, int]) -> bool:
-        """Whether somebody pressed Enter; `ready` is what the wait returned.
+        """Return whether the user pressed Enter; `ready` is the result of the wait.
 
-        At its end standard input is given up. Raises BrokenPipeError once nobody reads standard output any more.
+        Stop watching standard input at its end. Raise BrokenPipeError if the reader of standard output is gone.
         """
         if self._stdout is not None and ready.get(self._stdout, 0) & (select.POLLERR | select.POLLHUP):
             raise BrokenPipeError
-        # A pager, or another job, may have taken the terminal meanwhile.
+        # A pager or another job may have taken the terminal since the wait began.
         if self._stdin is None or self._stdin not in ready or not may_read(self._stdin):
             return False
         try:
@@ -47,19 +47,19 @@ class StandardStreams:
 
 
 def may_read(descriptor: int) -> bool:
-    """False for a terminal that another job or a program in raw mode is reading."""
+    """Return whether nettop may read it: not a terminal in use by another job, or by a program in raw mode."""
     try:
         canonical = termios.tcgetattr(descriptor)[3] & termios.ICANON
     except termios.error:
-        return True  # no terminal
+        return True  # not a terminal
     try:
         return bool(canonical) and os.tcgetpgrp(descriptor) == os.getpgrp()
     except OSError:
-        return bool(canonical)  # not the terminal that stops jobs
+        return bool(canonical)  # not the controlling terminal, so reading cannot stop nettop
 
 
 def _descriptor(stream: TextIO | int | None) -> int | None:
-    """The descriptor behind a stream; None when it is closed or has none."""
+    """Return the descriptor of a stream; None if it is closed or has none."""
     try:
         return stream if stream is None or isinstance(stream, int) else stream.fileno()
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table for people, `awk` and `sort`: aligned columns of raw base units, with a header for each refresh.
+"""The table for people, `awk` and `sort`: aligned columns in base units, with a header at each refresh.
 
-A row always has as many words as there are columns: an unknown value is `–`, what is not available `n/a`, an
-empty text `""`, and a space within a text is shown as `_` (csv and jsonl give the text as it is).
+Each row has exactly one word per column: `–` for an unknown value, `n/a` for an unavailable one, `""` for empty text;
+spaces within text become `_` (csv and jsonl keep the text unchanged).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nettop.formats.rows import spelled
+from nettop.formats.rows import format_values
 from nettop.output.plan import field_of
 from nettop.query.units import RATIO, UNKNOWN, unit_of
 from nettop.query.view import View
@@ -22,31 +22,31 @@ from nettop.snapshots.schema import Kind, Table
 _GAP = "  "
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 AMOUNTS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.RATIO, Kind.SUM, Kind.QUANTILE})
-"""Numbers that measure something stand at the right of their column; numbers that name something do not."""
+"""Kinds of columns that are right-aligned: numbers that measure something, not those that identify something."""
 
 _WORDS = frozenset({Kind.TEXT, Kind.GROUP, Kind.ENUM, Kind.HISTOGRAM})
-"""What may hold spaces: what others chose, labels of two words, and several buckets."""
+"""Kinds of columns that may contain spaces: untrusted names, labels of two words, histograms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """The terminal that is written to: its width in cells, now, and whether headers may be bold."""
+    """The output terminal: its current width in cells, and whether it can show bold headers."""
 
     width: Callable[[], int]
     bold: bool
 
 
 class AlignedTable:
-    """Formats views as blocks of aligned columns, which never get narrower from one block to the next.
+    """A formatter of views as blocks of aligned columns, which never shrink from one block to the next.
 
-    Without a `terminal` (in a pipe) lines are as long as they are, and plain.
+    Without a `terminal` (in a pipe) lines are not cut or styled.
     """
 
     def __init__(self, table: Table, columns: tuple[str, ...], terminal: Terminal | None = None) -> None:
         self._columns = columns
         self._terminal = terminal
         self._right = [field_of(table, name).kind in AMOUNTS for name in columns]
-        # Shares of one need more places than rates.
+        # Ratios need more decimals than rates.
         is_share = (unit_of(table, name) == RATIO for name in columns)
         self._decimals = [".6f" if share else ".1f" for share in is_share]
         self._words = [field_of(table, name).kind in _WORDS for name in columns]
@@ -54,7 +54,7 @@ class AlignedTable:
         self._between = ""
 
     def __call__(self, view: View) -> str:
-        """The header and a line for each row that the view shows; an empty line before all but the first."""
+        """Format the header and a line for each row of the view, after an empty line for all but the first view."""
         at = view.order
         cells = [
             [NOT_AVAILABLE] * len(at)
@@ -73,13 +73,13 @@ class AlignedTable:
         return between + "\n".join(lines) + "\n"
 
     def _rows(self, cells: Sequence[list[Any]]) -> list[str]:
-        """A line for each row of these columns: one `%` pads all its cells, but for the wide ones."""
+        """Format a line for each row of these columns. One `%` per row pads all cells except non-ASCII ones."""
         pads = []
         padded = []
         for place, (column, width) in enumerate(zip(cells, self._widths, strict=True)):
-            # Nothing follows the last column: no spaces at a line's end.
+            # Avoid trailing spaces after the last column.
             ends = place == len(cells) - 1 and not self._right[place]
-            plain = ends or _are_whole(column) or "".join(column).isascii()
+            plain = ends or _all_integers(column) or "".join(column).isascii()
             pads.append("%s" if ends or not plain else f"%{width}s" if self._right[place] else f"%-{width}s")
             padded.append(column if plain else [self._padded(place, cell) for cell in column])
         return list(map(_GAP.join(pads).__mod__, zip(*padded, strict=True)))
@@ -90,7 +90,7 @@ class AlignedTable:
 
 
 def cut(line: str, width: int) -> str:
-    """As much of `line` as fits `width` cells of a terminal."""
+    """Cut `line` to `width` cells of a terminal."""
     if line.isascii():
         return line[:width]
     used = 0
@@ -102,35 +102,35 @@ def cut(line: str, width: int) -> str:
 
 
 def _cells(values: list[Any], decimals: str, spell: Callable[[str], str]) -> list[Any]:
-    """The values as text; whole numbers that are all known stay numbers, which `%` turns into text anyway."""
-    if _are_whole(values):
+    """Format the values as text. A column of known integers is returned unchanged, as `%` formats it."""
+    if _all_integers(values):
         return values
     if isinstance(next((value for value in values if value is not None), None), float):
         return [UNKNOWN if value is None else format(value, decimals) for value in values]
-    return list(map(str, spelled(values, spell, UNKNOWN)))
+    return list(map(str, format_values(values, spell, UNKNOWN)))
 
 
 def word(text: str) -> str:
-    """The text without anything that parts words; an empty text is `""`."""
+    """Replace whitespace, so that the text is one word; empty text becomes `""`."""
     if text.split() == [text]:
         return text
     return "".join("_" if char.isspace() else char for char in text) or '""'
 
 
-def _are_whole(column: list[Any]) -> bool:
-    """Whether a column is known whole numbers and nothing else: a column has one type, and None."""
+def _all_integers(column: list[Any]) -> bool:
+    """Return whether a column has integers only. Its first value decides, as all values but None have the same type."""
     return bool(column) and type(column[0]) is int and None not in column
 
 
 def _widest(column: list[Any]) -> int:
-    if _are_whole(column):
+    if _all_integers(column):
         return max(len(str(min(column))), len(str(max(column))))
     width = len if "".join(column).isascii() else cell_width
     return max(map(width, column), default=0)
 
 
 def cell_width(text: str) -> int:
-    """How many cells of a terminal the text takes: a wide character takes two, a combining mark none."""
+    """Return the width of the text in terminal cells: wide characters take two, combining marks none."""
     return len(text) if text.isascii() else sum(map(_char_width, text))
 
 

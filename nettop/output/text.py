@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text frontend: prints a block for each refresh, until it has printed enough or somebody ends it."""
+"""The text frontend: print a block at each refresh until the count is reached or the user ends it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from nettop.errors import ExitCode
 from nettop.formats.jsonl import JsonLines
 from nettop.formats.separated import Separated
 from nettop.output.banner import banner, change
-from nettop.output.lens_output import output_of
+from nettop.output.lens_output import lens_output
 from nettop.output.log_lines import lost_line
-from nettop.output.losses import CAUSES, NOT_TAKEN, QUEUE_FULL, Losses, Lost
+from nettop.output.losses import CAUSES, NOT_LISTED, QUEUE_FULL, Losses, Lost
 from nettop.output.plan import Plan, field_of, make_plan
 from nettop.output.standard_streams import StandardStreams
 from nettop.output.table import AlignedTable, Terminal
@@ -30,12 +30,12 @@ from nettop.settings import Format, LineFormat, Settings, TextSettings
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Frame, Snapshot
-from nettop.snapshots.source import WHOLE
+from nettop.snapshots.source import SourceOptions
 from nettop.writing import write_output
 
 Formatter = Callable[[View], str]
 RESOLVE_WAIT_S = 2.0
-"""How long a single output waits for the names of the addresses that it shows."""
+"""Seconds that --once waits for the names of the addresses shown."""
 
 
 def run_text(
@@ -45,21 +45,20 @@ def run_text(
     stdin: TextIO | None = None,
     stderr: TextIO | None = None,
 ) -> ExitCode:
-    """Print the view that `settings` describe, until `settings.text.count` blocks are out.
+    """Print the view described by `settings`, `settings.text.count` times.
 
-    Raises UsageError before anything is attached, BrokenPipeError when the reader of `stdout` has gone, why the table
-    is not available where that is so, and whatever the lens fails with.
+    Raise UsageError before attaching anything, BrokenPipeError if the reader of `stdout` is gone, an error with the
+    reason if the table is not available, and the lens's errors.
     """
     plan = make_plan(settings)
-    options = {
-        "all_rows": plan.query.all_rows,
-        "columns": plan.named,
-        WHOLE: plan.two,
-        "mechanisms": settings.mechanisms,
-        **settings.options,
-    }
+    options = SourceOptions(
+        mechanisms=settings.mechanisms,
+        whole=plan.needs_two_snapshots,
+        all_rows=plan.query.all_rows,
+        values=settings.options,
+    )
     streams = StandardStreams(stdin, stdout)
-    with Consumer(session, plan.lens.id, (plan.query.table,), options) as consumer:
+    with Consumer(session, plan.lens.id, (plan.query.table,), options, columns=plan.named) as consumer:
         printer = _Printer(settings, plan, session, consumer, stdout=stdout, stderr=stderr)
         is_available = False
         while True:
@@ -77,9 +76,9 @@ def run_text(
 
 
 class _Printer:
-    """Prints each new snapshot once, and on standard error what is worth knowing beside it.
+    """A printer of snapshots. It prints each new one once, with the banner and remarks on standard error.
 
-    Of an append table each row is printed once: those that have come since the last output.
+    Each row of an append table is printed once, in the first output after it was added.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class _Printer:
         self._banner_stream = stderr if has_banner else None
         self._report = Diagnostics(stderr)
         self._formatter = _formatter(plan, settings.text, stdout)
-        # A table goes to people, as their locale has it; programs expect UTF-8 everywhere.
+        # Tables for people use the encoding of the locale; programs always expect UTF-8.
         self._encoding = stdout.encoding if settings.text.format is Format.TABLE else "utf-8"
         self._resolver = Resolver() if settings.view.resolve else None
         self._last: Snapshot | None = None
@@ -112,33 +111,33 @@ class _Printer:
         self._unlisted = 0
 
     def report_limit(self) -> None:
-        """Say what is done for --max-overhead, in every format: the output comes less often."""
+        """Report, in every format, that --max-overhead makes the output less frequent."""
         limit = self._session.overhead_limit
         if limit is not None and str(limit) != self._limit:
             self._limit = str(limit)
             self._report(limit.state)
 
     def show(self, frame: Frame | None) -> None:
-        """Print the frame, unless it is not new or lacks the earlier snapshot that the output needs."""
+        """Print the frame, unless it was printed before or lacks the earlier snapshot that the output needs."""
         if frame is None:
             return
         last, self._last = self._last, frame.now
-        if frame.now is last or (self._plan.two and frame.before is None):
+        if frame.now is last or (self._plan.needs_two_snapshots and frame.before is None):
             return
         with self._session.steps.time(self._plan.lens.id, PRINT):
             self._print(frame, last)
 
     def _print(self, frame: Frame, last: Snapshot | None) -> None:
         if self._settings.view.deltas and last is not None:
-            # From one output to the next, whatever was published between them, so that deltas add up.
+            # Compare with the last output rather than the last snapshot, so that deltas add up.
             frame = replace(frame, before=last)
-        view = View(self._with_new_rows(frame), self._plan.query, self._resolver, newest=None)
+        view = View(self._with_new_rows(frame), self._plan.query, self._resolver, all_batches=True)
         if self._resolver is not None and self._settings.text.count == 1:
             self._resolver.wait(_shown_addresses(view, self._plan.columns), RESOLVE_WAIT_S)
         self._report_state(frame.now)
         self._report_view(view)
         block = self._formatter(view)
-        self._unlisted += view.unlisted
+        self._unlisted += view.joined.unlisted
         lost = self._new_losses(frame.now)
         if lost:
             self._report(f"lost {'; '.join(map(str, lost))}")
@@ -148,20 +147,20 @@ class _Printer:
         self.printed += 1
 
     def _with_new_rows(self, frame: Frame) -> Frame:
-        """The frame with the rows that were not printed yet."""
+        """Return the frame with the rows of an append table that have not been printed yet."""
         table = self._plan.query.table
         if not table.append:
             return frame
         return replace(frame, batches={table.name: tuple(self._consumer.rows(table))})
 
     def _new_losses(self, snapshot: Snapshot) -> list[Lost]:
-        """What was lost since the last output, of which there is no trace in the rows."""
+        """Return losses since the last output that cannot be seen in the rows."""
         table = self._plan.query.table
         totals = {(what, CAUSES.get(what, "")): total for what, total in snapshot.notable_losses.items()}
         if table.append:
             totals[table.name, QUEUE_FULL] = self._consumer.lost(table)
-        totals[f"rows of closed {table.name}", NOT_TAKEN] = self._unlisted
-        return [lost for loss, total in totals.items() for lost in self._losses.more(*loss, total)]
+        totals[f"rows of closed {table.name}", NOT_LISTED] = self._unlisted
+        return [lost for loss, total in totals.items() for lost in self._losses.new_losses(*loss, total)]
 
     def _report_state(self, snapshot: Snapshot) -> None:
         if self._banner_stream is None:
@@ -175,23 +174,23 @@ class _Printer:
             self._banner_stream.flush()
 
     def _report_view(self, view: View) -> None:
-        """Say once, in every format, why there can be no rows, or no owners."""
+        """Report once, in every format, why rows or owners are missing."""
         remarks = view.filter_remarks
         why = view.snapshot.why_unavailable(view.table)
         if why is not None:
-            remarks = [*remarks, f"{self._plan.lens.id}.{view.table.name} is not available any more: {why}"]
-        elif self._banner_stream is None:  # else the banner says so
-            reported, gaps = output_of(self._plan.lens.id).reported_gaps, view.snapshot.gaps
+            remarks = [*remarks, f"{self._plan.lens.id}.{view.table.name} is no longer available: {why}"]
+        elif self._banner_stream is None:  # else the banner reports them
+            reported, gaps = lens_output(self._plan.lens.id).reported_gaps, view.snapshot.gaps
             remarks = [
                 *remarks,
-                *_lacking(view),
+                *_unavailable_hooks(view),
                 *(f"{name} {gaps[name]}" for name in reported if name in gaps),
             ]
         self._report.report_new(remarks)
 
 
-def _lacking(view: View) -> list[str]:
-    """Return what parts of the table are not available, where several hooks give it rows, by the reason."""
+def _unavailable_hooks(view: View) -> list[str]:
+    """Return which hooks of the table are not available, grouped by reason."""
     names: dict[str, list[str]] = {}
     for hook in view.snapshot.hooks:
         if hook.mechanism is None and hook.hook in view.table.hooks:
@@ -212,14 +211,14 @@ def _formatter(plan: Plan, text: TextSettings, stdout: TextIO) -> Formatter:
 
 
 def _columns(descriptor: int) -> int:
-    """The width to cut lines at: what COLUMNS says, or the terminal itself; no bound where neither knows."""
+    """Return the width to cut lines at: COLUMNS, else the terminal's width; unlimited if both are unknown."""
     columns = os.environ.get("COLUMNS", "")
     width = int(columns) if columns.isdecimal() else os.get_terminal_size(descriptor).columns
     return width or sys.maxsize
 
 
 def _shown_addresses(view: View, columns: tuple[str, ...]) -> set[bytes]:
-    """The addresses that stand in the rows and columns shown."""
+    """Return the addresses in the rows and columns shown."""
     fields = (field_of(view.table, name) for name in columns)
     ends = (field.parts[0] for field in fields if field.kind is Kind.ENDPOINT)
     return {raw for name in ends for raw in address_bytes(view.raw(name)[view.order])}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of a table to which rows are only added, put together from the pieces in which they came."""
+"""Batches of append tables, concatenated or split."""
 
 from __future__ import annotations
 
@@ -8,44 +8,42 @@ from dataclasses import replace
 
 import numpy as np
 
-from nettop.snapshots.arrays import joined
+from nettop.snapshots.arrays import Array, concatenate_rows
 from nettop.snapshots.schema import Kind, Table
-from nettop.snapshots.snapshot import Array, Rows, unknown_value
+from nettop.snapshots.snapshot import Rows, unknown_value
 
 PIECE_ROWS = 1024
-"""Rows that are made into lines at once: few enough for little memory, many enough to be quick."""
-KEPT_ROWS = 10_000
-"""The rows that a screen shows at most: the newest."""
+"""Rows formatted at once: few enough to use little memory, many enough to be fast."""
 
 
-def put_together(table: Table, batches: Sequence[Rows], newest: int | None = KEPT_ROWS) -> Rows:
-    """The newest rows of all batches, or all of them, the oldest first, with one set of texts."""
+def concatenate_batches(table: Table, batches: Sequence[Rows], newest: int | None = None) -> Rows:
+    """Concatenate the newest rows of all batches (None: all rows), the oldest first, with one set of texts."""
     if not batches:
         return empty_rows(table)
     texts: dict[str, Sequence[str]] = dict(batches[-1].texts)
     arrays = [batch.array for batch in batches]
     for name in _text_names(table):
         if any(batch.texts[name] is not texts[name] for batch in batches):
-            texts[name], arrays = _with_one_table(name, batches, arrays)
-    rows = joined(*arrays)
+            texts[name], arrays = _merge_texts(name, batches, arrays)
+    rows = concatenate_rows(*arrays)
     rows = rows if newest is None else rows[-newest:]
     return Rows(table, rows, texts, batches[-1].taken_ns)
 
 
 def pieces(batches: Iterable[Rows], at_most: int) -> Iterator[Rows]:
-    """The rows of all batches, in pieces of so many at most, each with its own texts."""
+    """Yield the rows of all batches in pieces of at most `at_most`, each with its own texts."""
     for batch in batches:
         for start in range(0, len(batch), at_most):
             yield replace(batch, array=batch.array[start : start + at_most])
 
 
 def empty_rows(table: Table) -> Rows:
-    """No rows of a table."""
+    """Return a table without rows."""
     return Rows(table, np.zeros(0, table.dtype), {name: [] for name in _text_names(table)}, 0)
 
 
-def _with_one_table(name: str, batches: Sequence[Rows], arrays: list[Array]) -> tuple[list[str], list[Array]]:
-    """The distinct texts of a column of all batches, and the batches' rows with codes into them."""
+def _merge_texts(name: str, batches: Sequence[Rows], arrays: list[Array]) -> tuple[list[str], list[Array]]:
+    """Return the distinct texts of a column in all batches, and the batches' rows with codes into them."""
     codes: dict[str, int] = {}
     recoded = []
     for batch, array in zip(batches, arrays, strict=True):

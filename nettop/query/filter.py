@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filters: terms such as `nginx`, `10.0.0.0/8`, `pid=1812` and `RTT > 10ms`, joined by and, or, not and parentheses."""
+"""Filters: terms such as `nginx`, `10.0.0.0/8`, `pid=1812` and `RTT > 10ms`, with and, or, not and parentheses."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nettop.errors import FilterError, UsageError, unknown_word
+from nettop.query.columns import Columns
 from nettop.query.row_tests import (
     COMPARE,
     Network,
@@ -35,11 +35,8 @@ from nettop.settings import MAX_PORT
 from nettop.snapshots.arrays import Mask
 from nettop.snapshots.schema import Field, Kind, Table
 
-if TYPE_CHECKING:
-    from nettop.query.view import View
-
 _TEXTUAL = frozenset({Kind.TEXT, Kind.ENUM, Kind.ADDRESS})
-"""Kinds whose values are few distinct texts: `View.texts` has them."""
+"""Kinds with few distinct texts as values, which `Columns.texts` returns."""
 
 _EQUAL = ("=", "!=")
 _CONTAIN = ("~", "!~")
@@ -50,9 +47,9 @@ _OPPOSITES = {"!=": "=", "!~": "~"}
 
 @dataclass(frozen=True)
 class Filter:
-    """Which rows to show. Two filters are equal when their texts and tables are; the empty one passes all.
+    """A filter of rows. Two filters are equal if their texts and tables are; the empty one matches all rows.
 
-    `names` are the columns that it compares.
+    `names` are the columns it compares.
     """
 
     table: str
@@ -62,22 +59,22 @@ class Filter:
 
     @property
     def is_empty(self) -> bool:
-        """True when every row passes."""
+        """True if every row matches."""
         return self.test is None
 
-    def mask(self, view: View) -> Mask:
-        """Which rows pass: shape (len(view.rows),).
+    def mask(self, columns: Columns) -> Mask:
+        """Return the mask of matching rows, shape (columns.size,).
 
-        A comparison with an unknown value is never true, not even `!=`; `not` passes all rows that its term does not.
+        A comparison with an unknown value is never true, not even `!=`; `not` matches all rows that its term does not.
         """
-        return np.ones(view.size, bool) if self.test is None else self.test(view)
+        return np.ones(columns.size, bool) if self.test is None else self.test(columns)
 
 
 def parse_filter(table: Table, text: str) -> Filter:
-    """The filter that `text` means for `table`. Terms are joined by a space or `and`, before that by `or`; `not` comes
-    before a term or parentheses.
+    """Parse a filter of `table`. Terms are combined by a space or `and`, which binds more tightly than `or`; `not`
+    precedes a term or parentheses.
 
-    `pid=–` passes rows without a value there. Raises FilterError, which says where it is wrong and how to correct it.
+    `pid=–` matches rows without a value there. Raise FilterError with the position of an error and its remedy.
     """
     parser = _Parser(table, text)
     test = parser.test()
@@ -85,7 +82,7 @@ def parse_filter(table: Table, text: str) -> Filter:
 
 
 def combined(table: Table, filters: Sequence[Filter]) -> Filter:
-    """The filter that passes the rows that pass each of some filters of `table`."""
+    """Combine filters of `table` by `and`."""
     filters = [each for each in filters if each.test is not None]
     tests = [each.test for each in filters if each.test is not None]
     names = tuple(dict.fromkeys(name for each in filters for name in each.names))
@@ -95,33 +92,33 @@ def combined(table: Table, filters: Sequence[Filter]) -> Filter:
 
 
 def quote(text: str) -> str:
-    """The text as one value or word of a filter, whatever it holds."""
+    """Quote a text so that a filter reads it as one value or word."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-# --- reading the words --------------------------------------------------------------------------------------
+# --- parsing ------------------------------------------------------------------------------------------------
 
 _OPERATORS = r"!=|!~|>=|<=|==|=|>|<|~"
 _COMPARISON = re.compile(rf'([^\s=!<>~"()][^=!<>~"()]*?)\s*({_OPERATORS})')
 _NAME = re.compile(r"[A-Za-z_][\w./%]*")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"(?=[\s)]|$)')
 _PLAIN = re.compile(r"(?:[^\s()]|\([^\s()]*\))+")
-"""Without spaces; with parentheses in pairs, as in `process=(sd-pam)`."""
+"""Text without spaces, and with balanced parentheses, as in `process=(sd-pam)`."""
 _AMOUNT = re.compile(r"([\d.,]+)\s+([A-Za-zµμ%/]+)(?=[\s)]|$)")
 _SPACE = re.compile(r"\s*")
 _ENDPOINT = re.compile(
     r"(?P<host>\d+\.\d+\.\d+\.\d+(?:%[^\s:]+)?|\[[0-9A-Fa-f:.]+(?:%[^\s\]]+\]|\](?:%[^\s:]+)?)|):(?P<port>[0-9]{1,5})"
 )
-"""An address with its device: `[fe80::1%eth0]:80`, and as ss writes it, `[fe80::1]%eth0:80`."""
+"""An address and port, with an optional device: `[fe80::1%eth0]:80` or, as ss writes it, `[fe80::1]%eth0:80`."""
 _ZONED = re.compile(r"(?P<address>[^%]+)%(?P<zone>[^%\]/]+)\]?")
 _AND, _OR, _NOT = (re.compile(rf"\b{word}(?=[\s()]|$)", re.IGNORECASE) for word in ("and", "or", "not"))
 _OPEN, _CLOSE = re.compile(r"\("), re.compile(r"\)")
-_DEEPEST = 50
-"""How many `not` and parentheses may stand within each other."""
+_MAX_DEPTH = 50
+"""Maximum nesting of `not` and parentheses."""
 
 
 class _Parser:
-    """Reads a filter from left to right. The one place that knows how terms are written and combined."""
+    """A recursive-descent parser of filters, the only code that knows their syntax."""
 
     def __init__(self, table: Table, text: str) -> None:
         self._table = table
@@ -131,19 +128,19 @@ class _Parser:
         self._token_at = 0
         self._depth = 0
         self.names: list[str] = []
-        """The columns that were compared so far."""
+        """The columns compared so far."""
 
     def test(self) -> Test | None:
-        """The test of the whole text; None where it is empty. Raises FilterError."""
+        """Parse the whole text; None if it is empty. Raise FilterError if it is invalid."""
         self._take(_SPACE)
         if self._is_at_end:
             return None
         try:
-            test = self._either()
+            test = self._or_terms()
             if not self._is_at_end:
                 self._begin_term()
                 raise UsageError(
-                    "no ( belongs to this )", f"remove it, or write {quote(')')} to find the text"
+                    "this ) has no matching (", f"remove it, or write {quote(')')} to find the text"
                 )
         except UsageError as error:
             rest = _PLAIN.match(self._text, self._token_at)
@@ -152,15 +149,15 @@ class _Parser:
             raise FilterError(error.what, error.remedy, self._text, self._token_at, term) from None
         return test
 
-    # --- how terms are combined ---
+    # --- combining terms ---
 
-    def _either(self) -> Test:
-        tests = [self._all()]
+    def _or_terms(self) -> Test:
+        tests = [self._and_terms()]
         while self._take(_OR):
-            tests.append(self._all())
+            tests.append(self._and_terms())
         return any_of(*tests)
 
-    def _all(self) -> Test:
+    def _and_terms(self) -> Test:
         tests = [self._factor()]
         while not (self._is_at_end or self._sees(_CLOSE) or self._sees(_OR)):
             self._take(_AND)
@@ -169,8 +166,8 @@ class _Parser:
 
     def _factor(self) -> Test:
         self._begin_term()
-        if self._depth == _DEEPEST:
-            raise UsageError(f"more than {_DEEPEST} parentheses within each other", "write it with fewer")
+        if self._depth == _MAX_DEPTH:
+            raise UsageError(f"more than {_MAX_DEPTH} nested parentheses", "use fewer")
         self._depth += 1
         if self._take(_NOT):
             test = opposite(self._factor())
@@ -183,7 +180,7 @@ class _Parser:
 
     def _in_parentheses(self) -> Test:
         opened_at = self._token_at
-        test = self._either()
+        test = self._or_terms()
         if not self._take(_CLOSE):
             self._term_at = self._token_at = opened_at
             raise UsageError("this ( is not closed", f"add ), or write {quote('(')} to find the text")
@@ -210,19 +207,21 @@ class _Parser:
         return self._word() if quoted is None else _anywhere(self._table, quoted)
 
     def _columns(self, word: str) -> tuple[str, ...]:
-        """The columns that a field's name, a title on the screen, or `port` and `address` mean."""
+        """Return the columns meant by a field's name, a title on the screen, `port` or `address`."""
         table, folded = self._table, word.casefold()
         by_title = {title.casefold(): name for title, name in table.by_title.items()}
         for name in (word, folded, by_title.get(folded), by_title.get(f"{folded} utc")):
             if name in table.names:
                 return (name,)
-        return _several(table).get(folded, ())
+        return _multi_columns(table).get(folded, ())
 
     def _unknown(self, word: str) -> UsageError:
-        return unknown_word("field", word, self._table.names, (*self._table.by_title, *_several(self._table)))
+        return unknown_word(
+            "field", word, self._table.names, (*self._table.by_title, *_multi_columns(self._table))
+        )
 
     def _value(self, unit: str | None = None) -> str:
-        """The value after an operator; of a field with a `unit`, `10 ms` is one value, as on the screen."""
+        """Read the value after an operator. For a field with a `unit`, `10 ms` is one value, as on the screen."""
         if unit is not None:
             amount = _AMOUNT.match(self._text, self._at)
             if amount and factor_of(amount[2], unit) is not None:
@@ -234,7 +233,7 @@ class _Parser:
         self._token_at = self._at
         plain = self._take(_PLAIN)
         if plain is None:
-            remedy = 'write it after the operator; "" is the empty text, and quotes keep a parenthesis'
+            remedy = 'write it after the operator; "" is the empty text, and quotes allow parentheses'
             raise UsageError("the value is missing", remedy)
         return plain[0]
 
@@ -245,17 +244,17 @@ class _Parser:
         if self._text.startswith('"', self._at):
             self._token_at = self._at
             raise UsageError(
-                "the quote is not closed, or text follows it directly",
-                'write "…" and a space after it',
+                "the quote is not closed, or has no space after it",
+                'write "…", followed by a space',
             )
         return None
 
     def _word(self) -> Test:
-        """What a bare word means: a port, an address and port, an address or network, or a text anywhere."""
+        """Interpret a bare word: a port, an address and port, an address or network, or a text anywhere."""
         plain = self._take(_PLAIN)
         word = plain[0] if plain else ""
         if word[0] in "=!<>~":
-            remedy = "write field, operator, value: rtt_us>10ms; not before a term reverses it"
+            remedy = "write field, operator, value: rtt_us>10ms; not before a term negates it"
             raise UsageError("no field before the operator", remedy)
         endpoints = [field for field in self._table.fields if field.kind is Kind.ENDPOINT]
         match = _ENDPOINT.fullmatch(word)
@@ -279,7 +278,7 @@ class _Parser:
         return pattern.match(self._text, self._at) is not None
 
     def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        """What matches here, and goes on behind it and the space that follows."""
+        """Consume a match at this position and the space after it; None if there is none."""
         match = pattern.match(self._text, self._at)
         if match:
             self._token_at = match.start()
@@ -288,26 +287,26 @@ class _Parser:
         return match
 
 
-def _several(table: Table) -> dict[str, tuple[str, ...]]:
-    """Words for several columns at once: the ports of all endpoints, and all addresses."""
+def _multi_columns(table: Table) -> dict[str, tuple[str, ...]]:
+    """Return the words that name several columns: the ports of all endpoints, and all addresses."""
     ports = tuple(field.parts[1] for field in table.fields if field.kind is Kind.ENDPOINT)
     addresses = tuple(field.name for field in table.fields if field.kind is Kind.ADDRESS)
     words = {"port": ports, "address": addresses, "addr": addresses}
     return {word: names for word, names in words.items() if names}
 
 
-# --- words --------------------------------------------------------------------------------------------------
+# --- bare words ---------------------------------------------------------------------------------------------
 
 
 def _anywhere(table: Table, word: str) -> Test:
-    """The word is part of a text, or is a number that names something."""
-    test = _part_of_any(table.stored, word)
+    """Match rows in which the word is part of a text, or equals a number that is a name, such as a port."""
+    test = _contains_in_any(table.stored, word)
     if test is None:
         raise UsageError(f"no column of {table.name} can hold {word!r}", "compare a field: name>5")
     return test
 
 
-def _part_of_any(fields: Sequence[Field], word: str) -> Test | None:
+def _contains_in_any(fields: Sequence[Field], word: str) -> Test | None:
     tests = [
         address_contains(f.name, word)
         if f.kind is Kind.ADDRESS
@@ -325,7 +324,8 @@ def _part_of_any(fields: Sequence[Field], word: str) -> Test | None:
 
 
 def _comparison_of_any(table: Table, names: Sequence[str], op: str, value: Callable[..., str]) -> Test:
-    """What `op value` means of several columns: one of them is so; with != and !~ none is that, of those known."""
+    """Match rows in which the comparison is true for any of several columns; for != and !~, rows in which no known
+    column has that value."""
     if len(names) == 1:
         return _comparison(table, names[0], op, value)
     positive = _OPPOSITES.get(op, op)
@@ -335,7 +335,7 @@ def _comparison_of_any(table: Table, names: Sequence[str], op: str, value: Calla
 
 
 def _comparison(table: Table, name: str, op: str, value: Callable[..., str]) -> Test:
-    """What `name op value` means, by the kind of the field. `value` reads the rest of the term."""
+    """Return the test of `name op value`, by the field's kind. `value` reads the rest of the term."""
     field = table.by_name.get(name)
     if field is not None and field.kind is Kind.GROUP:
         return _group_comparison(table, field, op, value)
@@ -343,11 +343,11 @@ def _comparison(table: Table, name: str, op: str, value: Callable[..., str]) -> 
         raise _not_comparable(table, field, op)
     allowed, make = _MAKERS.get(field.kind, (_ORDERED, None)) if field is not None else (_ORDERED, None)
     if op not in allowed:
-        raise UsageError(f"{name} cannot be compared by {op}", f"use one of: {' '.join(allowed)}")
+        raise UsageError(f"{name} does not support {op}", f"use one of: {' '.join(allowed)}")
     if field is None or make is None:
         unit = unit_of(table, name)
         text = value(unit)
-        # Without a unit it stays whole, so that 64 bits are compared exactly.
+        # Without a unit it stays an integer, so that 64 bits are compared exactly.
         whole = _whole_number(text)
         return number_test(name, op, parse_quantity(text, unit) if whole is None else whole)
     text = value()
@@ -357,11 +357,11 @@ def _comparison(table: Table, name: str, op: str, value: Callable[..., str]) -> 
 
 
 def _group_comparison(table: Table, field: Field, op: str, value: Callable[..., str]) -> Test:
-    """A group contains what any of its parts does; in all else it is its first part."""
+    """Compare a group: `~` searches all its parts, other operators compare its first part."""
     parts = [table.by_name[part] for part in field.parts]
     if op not in _CONTAIN or not any(part.kind in _TEXTUAL for part in parts):
         return _comparison(table, field.parts[0], op, value)
-    contains = _part_of_any(parts, value())
+    contains = _contains_in_any(parts, value())
     assert contains is not None, f"{field.name} has a part with texts"
     is_known = known_test(field.parts[0]) if op == "!~" else known_test(field.name)
     return all_of(is_known, contains if op == "~" else opposite(contains))
@@ -370,9 +370,7 @@ def _group_comparison(table: Table, field: Field, op: str, value: Callable[..., 
 def _label(field: Field, op: str, value: str) -> Test:
     number = _whole_number(value)
     if number is None:
-        raise UsageError(
-            f"{field.name} is a whole number, which {value!r} is not", f"write {field.name}{op}80"
-        )
+        raise UsageError(f"{field.name} is a whole number, not {value!r}", f"write {field.name}{op}80")
     if field.name.rpartition("_")[2] == "port":
         _require_port(number)
     return number_test(field.name, op, number)
@@ -404,7 +402,7 @@ def _address(field: Field, op: str, value: str) -> Test:
 
 
 def _endpoint(field: Field, op: str, value: str) -> Test:
-    """An endpoint is compared with `address:port`, `:port`, an address, or a network."""
+    """Compare an endpoint with `address:port`, `:port`, an address or a network."""
     _, port = field.parts
     if op in _CONTAIN:
         test = shown_contains(field.name, value)
@@ -431,19 +429,19 @@ _MAKERS: dict[Kind, tuple[Sequence[str], Callable[[Field, str, str], Test]]] = {
     Kind.ADDRESS: (_NAMED, _address),
     Kind.ENDPOINT: (_NAMED, _endpoint),
 }
-"""How each kind is compared, by which operators; the others are numbers with a unit."""
+"""The operators and the comparison of each kind; all other kinds are numbers with a unit."""
 
 
 # --- values -------------------------------------------------------------------------------------------------
 
 
 def _whole_number(text: str) -> int | None:
-    """The number that up to 20 digits are, which is what 64 bits need."""
+    """Parse up to 20 digits, the most that 64 bits need; None for anything else."""
     return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else None
 
 
 def _enum_label(field: Field, text: str) -> str:
-    """The label that `text` is, or is the beginning of."""
+    """Return the label that equals `text`, or the only one that begins with it."""
     labels = {label.casefold(): label for label in field.labels.values()}
     wanted = text.casefold()
     near = [label for folded, label in labels.items() if folded.startswith(wanted)]
@@ -456,8 +454,8 @@ def _enum_label(field: Field, text: str) -> str:
 
 
 def _network(text: str) -> Network | None:
-    """The address or network, IPv4 in the IPv6 form that rows hold; None for what is neither."""
-    if "%" in text:  # a device behind it, which ip_network would leave out
+    """Parse an address or network, IPv4 in IPv6 form like the rows'; None if it is neither."""
+    if "%" in text:  # a zone, which ip_network would drop
         return None
     try:
         network = ipaddress.ip_network(text.removeprefix("[").removesuffix("]"), strict=False)
@@ -475,25 +473,27 @@ def _without_zone(text: str) -> str:
 
 
 def _in_network(field: Field, text: str) -> Test:
-    """Match rows whose address, which is the field or the first part of an endpoint, is in a network, and in
-    the zone that follows it behind a %."""
+    """Match rows whose address (the field, or an endpoint's first part) is in a network, and in the zone given
+    after a %."""
     name = field.parts[0] if field.parts else field.name
     network = _network(_without_zone(text))
     if network is None:
-        remedy = "write 10.0.0.7, 10.0.0.0/8 or 2001:db8::/32; ~ finds a part of one"
+        remedy = "write 10.0.0.7, 10.0.0.0/8 or 2001:db8::/32; ~ finds a part of an address"
         raise UsageError(f"{text!r} is not an address or network", remedy)
     zoned = _ZONED.fullmatch(text)
     if zoned is None:
         return in_network(name, network)
     if not field.zone:
-        raise UsageError(f"{field.name} has no devices, as in {text!r}", f"write {zoned['address']}")
+        raise UsageError(
+            f"{text!r} names a device, which {field.name} does not have", f"write {zoned['address']}"
+        )
     return all_of(in_network(name, network), text_test(field.zone, text_matches("=", zoned["zone"])))
 
 
 def _require_port(number: int) -> None:
-    """Raise UsageError for a number that no port can have: no row would ever pass."""
+    """Raise UsageError for an impossible port, which no row could match."""
     if number > MAX_PORT:
-        raise UsageError(f"there is no port {number}", f"the highest one is {MAX_PORT}")
+        raise UsageError(f"there is no port {number}", f"write a number up to {MAX_PORT}")
 
 
 def _endpoint_equals(field: Field, host: str, port: int) -> Test:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a frontend shows of a table: which rows, in which order, totals or differences."""
+"""The rows of a table that a frontend shows, their order, and totals or differences."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Sort:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What to show of a table.
+    """A selection of a table's rows, with their order and limit.
 
-    `all_rows` drops the table's default filter; `deltas` turns counters into what the last interval added;
-    `closed` adds the rows that ended in the last interval, with their last values, `gone` for one frame those that have
-    just gone without such; `limit` is None for all.
+    `all_rows` drops the table's default filter. `deltas` turns cumulative counters into per-interval ones. `closed`
+    adds the rows that ended in the last interval, with their last values; `gone` shows rows that disappeared without
+    last values for one more frame. `limit` is None for all rows.
     """
 
     table: Table
@@ -43,9 +43,9 @@ class Query:
 
 
 def parse_sort(table: Table, text: str) -> Sort:
-    """The order that `text` names: a column, with `-` before it for descending.
+    """Parse a sort order: a column, with a leading `-` for descending.
 
-    Raises UsageError for an unknown column, with the nearest names, and for a histogram, with its quantiles.
+    Raise UsageError for an unknown column, with the nearest names, and for a histogram, with its quantiles.
     """
     name = text.removeprefix("-")
     if name not in table.names:
@@ -57,21 +57,21 @@ def parse_sort(table: Table, text: str) -> Sort:
 
 
 def screen_query(table: Table) -> Query:
-    """The query with which a screen opens `table`."""
+    """Return a screen's initial query of `table`."""
     return Query(
         table, parse_sort(table, table.sort), parse_filter(table, ""), deltas=True, closed=True, gone=True
     )
 
 
 def text_query(table: Table) -> Query:
-    """The query with which plain text opens `table`."""
+    """Return plain text's initial query of `table`."""
     return Query(table, parse_sort(table, table.text_sort), parse_filter(table, ""), closed=table.cumulative)
 
 
 def query_from_settings(base: Query, options: ViewSettings) -> Query:
-    """`base`, with which a frontend opens its table, with the options of the command line applied.
+    """Apply command-line options to `base`, a frontend's initial query.
 
-    Raises UsageError for a word that the table or the filter does not know.
+    Raise UsageError for a column that the table does not have, or an invalid filter.
     """
     table = base.table
     return replace(
@@ -85,19 +85,19 @@ def query_from_settings(base: Query, options: ViewSettings) -> Query:
 
 
 def columns_from_settings(table: Table, options: ViewSettings) -> tuple[str, ...] | None:
-    """The columns chosen by --columns, each once; None without that option.
+    """Return the columns chosen by --columns without duplicates; None without that option.
 
-    Raises UsageError for a column that the table does not have, with the nearest names.
+    Raise UsageError for a column that the table does not have, with the nearest names.
     """
     return None if options.columns is None else checked_columns(options.columns, table.names)
 
 
 def checked_columns(names: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
-    """The columns that --columns names, each once. Raises UsageError where one is not `known`, or there is none."""
+    """Return the names of --columns without duplicates. Raise UsageError if one is not `known`, or there is none."""
     columns = tuple(dict.fromkeys(names))
     for name in columns:
         if name not in known:
             raise unknown_word("column", name, known)
     if not columns:
-        raise UsageError("--columns is empty", "name columns with commas between them")
+        raise UsageError("--columns is empty", "give column names separated by commas")
     return columns

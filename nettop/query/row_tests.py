@@ -1,23 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of rows, of which filters are made: each gives a mask of the rows of a view that pass."""
+"""Row tests, the parts of filters. Each returns the mask of the rows that match."""
 
 from __future__ import annotations
 
 import ipaddress
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nettop.query.address import address_halves
+from nettop.query.columns import Columns
+from nettop.query.values import values_of
 from nettop.snapshots.arrays import Mask
 
-if TYPE_CHECKING:
-    from nettop.query.view import View
-
-Test = Callable[["View"], Mask]
-"""Gives which rows of a view pass, gone ones included."""
+Test = Callable[[Columns], Mask]
+"""Function that returns the mask of matching rows, including gone ones."""
 
 TextMatcher = Callable[[str], bool]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -33,7 +32,7 @@ COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def text_matches(op: str, value: str) -> TextMatcher:
-    """Compares a text with `value`, without regard to case: = and != whole, ~ and !~ a part of it."""
+    """Return a case-insensitive comparison with `value`: = and != compare the whole text, ~ and !~ a part."""
     folded = value.casefold()
     return {
         "=": lambda text: text.casefold() == folded,
@@ -44,11 +43,11 @@ def text_matches(op: str, value: str) -> TextMatcher:
 
 
 def number_test(name: str, op: str, number: float) -> Test:
-    """Compares a column of numbers; an unknown one never passes."""
+    """Compare a column of numbers. Unknown values never match."""
     compare = COMPARE[op]
 
-    def test(view: View) -> Mask:
-        column = view.column(name)
+    def test(columns: Columns) -> Mask:
+        column = columns.column(name)
         passed: Mask = np.asarray(compare(column.numbers, number), bool) & column.known
         return passed
 
@@ -56,10 +55,10 @@ def number_test(name: str, op: str, number: float) -> Test:
 
 
 def text_test(name: str, matches: TextMatcher) -> Test:
-    """`matches` is called once per distinct text; a row without a value never passes."""
+    """Match a column of texts, calling `matches` once per distinct text. Rows without a value never match."""
 
-    def test(view: View) -> Mask:
-        texts, places = view.texts(name)
+    def test(columns: Columns) -> Mask:
+        texts, places = columns.texts(name)
         passes = np.zeros(len(texts) + 1, bool)
         passes[:-1] = [matches(text) for text in texts]
         passed: Mask = passes[places]
@@ -69,24 +68,24 @@ def text_test(name: str, matches: TextMatcher) -> Test:
 
 
 def address_contains(name: str, text: str) -> Test:
-    """As `text_test`, but addresses are not even written for a word that no address can contain."""
+    """Match addresses that contain `text`, without formatting them if no address can contain it."""
     contains = text_test(name, text_matches("~", text))
     possible = set(text.lower()) <= set("0123456789abcdef.:")
 
-    def test(view: View) -> Mask:
-        return contains(view) if possible or view.has_names else np.zeros(view.size, bool)
+    def test(columns: Columns) -> Mask:
+        return contains(columns) if possible or columns.has_names else np.zeros(columns.size, bool)
 
     return test
 
 
 def in_network(name: str, network: Network) -> Test:
-    """Addresses that are in a network, which is written in the IPv6 form that rows hold."""
+    """Match addresses in a network, which is in IPv6 form like the rows' addresses."""
     masks, wanted = _halves(int(network.netmask)), _halves(int(network.network_address))
 
-    def test(view: View) -> Mask:
-        high, low = address_halves(view.raw(name))
+    def test(columns: Columns) -> Mask:
+        high, low = address_halves(columns.raw(name))
         passed: Mask = (high & masks[0] == wanted[0]) & (low & masks[1] == wanted[1])
-        return passed & view.known(name)
+        return passed & columns.known(name)
 
     return test
 
@@ -96,48 +95,48 @@ def _halves(number: int) -> tuple[np.uint64, np.uint64]:
 
 
 def shown_contains(name: str, text: str) -> Test:
-    """For what has no table of distinct texts: looks at each row as it is shown."""
+    """Match rows by their displayed text, for columns without a table of distinct texts."""
     folded = text.casefold()
 
-    def test(view: View) -> Mask:
-        shown = view.values(name, np.arange(view.size))
+    def test(columns: Columns) -> Mask:
+        shown = values_of(columns, name, np.arange(columns.size))
         passes = (value is not None and folded in value.casefold() for value in shown)
-        return np.fromiter(passes, bool, view.size)
+        return np.fromiter(passes, bool, columns.size)
 
     return test
 
 
 def known_test(name: str) -> Test:
-    """Rows in which the column has a value, as `View.known` says."""
-    return lambda view: view.known(name)
+    """Match rows in which the column has a value (`Columns.known`)."""
+    return lambda columns: columns.known(name)
 
 
 def opposite(test: Test) -> Test:
-    """Rows that do not pass the test."""
-    return lambda view: ~test(view)
+    """Match rows that fail the test."""
+    return lambda columns: ~test(columns)
 
 
 def all_of(*tests: Test) -> Test:
-    """Rows that pass every test: those that may need columns of their own stand last."""
+    """Match rows that pass every test. Put tests that may compute columns last."""
 
-    def all_rows(view: View) -> Mask:
-        passed = np.ones(view.size, bool)
+    def all_rows(columns: Columns) -> Mask:
+        passed = np.ones(columns.size, bool)
         for test in tests:
             if not passed.any():
                 break
-            passed &= test(view)
+            passed &= test(columns)
         return passed
 
     return tests[0] if len(tests) == 1 else all_rows
 
 
 def any_of(*tests: Test) -> Test:
-    """Rows that pass at least one of the tests."""
+    """Match rows that pass at least one of the tests."""
 
-    def some(view: View) -> Mask:
-        passed = np.zeros(view.size, bool)
+    def some(columns: Columns) -> Mask:
+        passed = np.zeros(columns.size, bool)
         for test in tests:
-            passed |= test(view)
+            passed |= test(columns)
         return passed
 
     return tests[0] if len(tests) == 1 else some

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 
 
 def rfc3339(wall_ns: int) -> str:
-    """Nanoseconds since 1970 as RFC 3339 in UTC, to the microsecond."""
+    """Format nanoseconds since 1970 as RFC 3339 in UTC, to the microsecond."""
     second, rest = divmod(wall_ns, 1_000_000_000)
     return f"{_whole_second(second)}.{rest // 1000:06d}Z"
 
 
 def rfc3339_all(walls_ns: Iterable[int | None]) -> list[str | None]:
-    """As `rfc3339`, for many times, None among them: a second is written once for all that lie in it."""
+    """Format many times as `rfc3339` does, keeping None. Times within the same second share the formatting of it."""
     texts: list[str | None] = []
     before, text = None, ""
     for wall_ns in walls_ns:

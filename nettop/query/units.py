@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantities as people write and read them: `10ms`, `2GiB` and `1Mb/s` in, `21.4 ms` and `38.2 Mb/s` out."""
+"""Parsing and formatting of quantities: `10ms`, `2GiB` and `1Mb/s` in, `21.4 ms` and `38.2 Mb/s` out."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from nettop.errors import UsageError
 from nettop.snapshots.schema import RATE, Kind, Table
 
 UNKNOWN = "–"
-"""What a screen shows where there is no value yet."""
+"""Placeholder for an unknown value on screens."""
 
 RATIO = "ratio"
 """The unit of a share: 0.031 is shown as 3.1%."""
 
 
 def unit_of(table: Table, name: str) -> str:
-    """The base unit of a column, rates and ratios included; "" for a plain number or a text."""
+    """Return the base unit of a column, also of rates and ratios; "" for a plain number or a text."""
     field = table.by_name.get(name)
     if field is None:
         return unit_of(table, name.removesuffix(RATE)) + "/s"
@@ -36,7 +36,7 @@ _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1
 _BINARY = {f"{p}i": 1024.0**power for power, p in enumerate("kmgtpe", 1)}
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 TIMES = {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0}
-"""Units of time that fields have: how many make a second."""
+"""Time units of fields, and how many make a second."""
 
 _EXAMPLES = {
     "bytes": "500, 10k, 2GiB",
@@ -50,9 +50,9 @@ _EXAMPLES = {
 
 
 def parse_quantity(text: str, unit: str) -> float:
-    """The amount that `text` says, in the base unit `unit`; a number without a unit is in base units.
+    """Parse an amount into the base unit `unit`; a number without a unit is in base units.
 
-    Raises UsageError when it is no amount of that unit.
+    Raise UsageError if it is not an amount of that unit.
     """
     match = _NUMBER.match(text.strip())
     whole, fraction, power = match.groups() if match else (None, None, None)
@@ -65,16 +65,16 @@ def parse_quantity(text: str, unit: str) -> float:
 
 
 def factor_of(suffix: str, unit: str) -> float | None:
-    """How many base units one `suffix` is ("ms" of us: 1000); None when it does not fit the unit.
+    """Return how many base units one `suffix` is (1000 for "ms" in us); None if it does not fit the unit.
 
-    `b` is a bit and `B` a byte; all other letters may be of either case.
+    `b` is a bit and `B` a byte; all other letters are case-insensitive.
     """
     known = _suffixes(unit)
     return known.get(suffix, known.get(suffix.replace("B", "\0").lower().replace("\0", "B")))
 
 
 def example_amounts(unit: str) -> str:
-    """Some amounts of a unit as people write them: `200us, 10ms, 3s`."""
+    """Return example amounts of a unit: `200us, 10ms, 3s`."""
     return _EXAMPLES.get(unit, "200us, 10ms, 3s" if unit in TIMES else "500, 3k")
 
 
@@ -85,7 +85,7 @@ def _not_an_amount(text: str, unit: str) -> UsageError:
 
 @cache
 def _suffixes(unit: str) -> Mapping[str, float]:
-    """Every suffix that may follow a number of that unit, and its factor."""
+    """Return every suffix that may follow a number of this unit, and its factor."""
     if unit in TIMES:
         return {"": 1.0} | {word: seconds * TIMES[unit] for word, seconds in _SECONDS.items()}
     if unit == RATIO:
@@ -115,9 +115,9 @@ def _nouns(unit: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From `least` (in base units) on, a value is shown as value ÷ `size` before `suffix`.
+    """A display scale: from `least` (in base units) on, a value is shown as value ÷ `size`, followed by `suffix`.
 
-    `decimals` are those of a number below 10; below 100 there is at most one, from 100 on none.
+    `decimals` applies below 10; below 100 there is at most one decimal, from 100 on none.
     """
 
     least: float
@@ -140,7 +140,7 @@ def _durations(per_second: float) -> tuple[Scale, ...]:
     second, ms, us = per_second, per_second / 1e3, per_second / 1e6
     seconds = Scale(0.9995 * second, second, " s", 2)
     if us <= 1:
-        # What is measured in µs is mostly shown in ms: a column of round-trip times is then read at a glance.
+        # Values measured in µs are mostly shown in ms, so that a column of round-trip times can be read at a glance.
         return seconds, Scale(0.0995 * ms, ms, " ms"), Scale(0.0, us, " µs", 0)
     nanoseconds = Scale(0.0, 1.0, " ns", 0)
     return seconds, Scale(0.9995 * ms, ms, " ms"), Scale(0.9995 * us, us, " µs"), nanoseconds
@@ -152,23 +152,22 @@ _SCALES: dict[str, tuple[Scale, ...]] = {
     "bytes/s": _BITS,
     "packets": _decimal(""),
     "packets/s": _decimal("p/s"),
-    # Time of a time: what a thread takes of one CPU, or for how much of it a connection had data to send.
+    # Time per time: a thread's share of one CPU, or the share of time in which a connection had data to send.
     "ns/s": (Scale(0.0, 1e7, "%", 2),),
     "us/s": (Scale(0.0, 1e4, "%", 2),),
 } | {unit: _durations(count) for unit, count in TIMES.items()}
 
 
 def show_rates(*, in_bytes: bool) -> None:
-    """Show rates of bytes in bytes from now on, or in bits: all of this process at once, so that no two differ."""
+    """Show byte rates in bytes or in bits from now on, in the whole process."""
     _SCALES["bytes/s"] = _BYTES if in_bytes else _BITS
 
 
 def human(value: float | None, unit: str, width: int | None = None) -> str:
-    """The value for a screen: about three digits and a unit, right-aligned by whoever draws it.
+    """Format a value for a screen: about three digits and a unit. The caller aligns it.
 
-    Rates of bytes are shown in bits, or as `show_rates` wants them; plain counts keep all digits; unknown (None) is
-    `–`. With a `width`, an amount that would not fit loses its space, then its decimals, then all but the first letter
-    of its unit.
+    Byte rates are shown in bits, unless changed by `show_rates`; plain counts keep all digits; unknown (None) is `–`.
+    An amount longer than `width` loses its space, then its decimals, then all but the first letter of its unit.
     """
     if value is None:
         return UNKNOWN
@@ -183,12 +182,12 @@ def human(value: float | None, unit: str, width: int | None = None) -> str:
 
 
 def plural(noun: str, count: int) -> str:
-    """The noun in the number that `count` needs: 1 `sample`, 2 `samples`."""
+    """Return the noun in singular or plural: 1 `sample`, 2 `samples`."""
     return noun if count == 1 else f"{noun}s"
 
 
 def human_spread(value: float | None, deviation: float | None, unit: str) -> str:
-    """A value and its deviation on one scale, the value's, which is one of `_SCALES`: `21.4 ±3.1 ms`."""
+    """Format a value and its deviation on the value's scale, which must be in `_SCALES`: `21.4 ±3.1 ms`."""
     if value is None or deviation is None:
         return human(value, unit)
     scale = _scale(value, unit)
@@ -210,7 +209,7 @@ def _digits(value: float, scale: Scale) -> str:
     if number >= 99.95 or not number or (not scale.decimals and number >= 0.95):
         return f"{number:.0f}"
     if not scale.decimals:
-        # A base unit is whole, but what is more than nothing must not look like nothing.
+        # Base units have no decimals, but a small nonzero value must not look like zero.
         return f"{number:.1f}" if number >= 0.05 else "<0.1"
     if number >= 9.995 or scale.decimals == 1:
         return f"{number:.1f}"
@@ -227,11 +226,11 @@ def _percent(value: float) -> str:
 
 
 def _squeezed(value: float, unit: str, text: str, width: int) -> str:
-    """The longest shorter way to write it that fits."""
+    """Return the longest short form that fits."""
     if unit == RATIO:
         number, noun = value * 100, "%"
     else:
-        # A plain count is shortened as packets are: 1.2 M.
+        # Plain counts are shortened like packets: 1.2 M.
         scale = _scale(value, unit if unit in _SCALES else "packets")
         text = _digits(value, scale) + scale.suffix
         number, noun = value / scale.size, scale.suffix.strip()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The terminal screens: one per lens, found by its id, in a frame that they share."""
+"""The terminal screens: one per table, found by lens and table names, in a shared frame."""

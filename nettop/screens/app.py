@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frontend on the terminal: its lens attaches first, which takes longer than importing the screens."""
+"""The terminal frontend. It attaches the lens before importing the screens, because attaching takes longer."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import gc
 
 from nettop.engine.session import Session
 from nettop.errors import ExitCode
-from nettop.interrupts import undisturbed
 from nettop.preferences import LoadedPreferences
+from nettop.process.interrupts import delay_interrupts
 from nettop.settings import Settings
 from nettop.snapshots import find_table
+from nettop.snapshots.source import SourceOptions
 
-_GARBAGE = 10_000
-"""New objects between two garbage collections: about what drawing one refresh allocates."""
+_GC_THRESHOLD = 10_000
+"""New objects between garbage collections: about as many as drawing one refresh allocates."""
 
 
 def run_app(
@@ -24,27 +25,26 @@ def run_app(
 ) -> ExitCode:
     """Show the session in the terminal until the user, a signal or an error ends it.
 
-    `loaded` is what the user chose before; `writing_refused` says why no files are written, if so. The caller enters
-    and leaves `session`. Raises the NettopError that kept the first lens from being shown.
+    `loaded` holds the user's saved preferences; `writing_refused` says why no files are written, if so. The caller
+    enters and exits `session`. Raise the NettopError that prevented the first lens from being shown.
     """
     lens, table = find_table(settings.view.view)
-    lease = session.enable(
-        lens.id,
+    options = SourceOptions(
+        frozenset({table.name}),
+        settings.mechanisms,
         all_rows=settings.view.all_rows,
-        table=table.name,
-        columns=settings.view.columns or (),
-        mechanisms=settings.mechanisms,
-        **settings.options,
+        values=settings.options,
     )
-    # Only after the lens began to attach. The sampler would wait for ever for the lock of an interrupted import.
-    with undisturbed():
+    lease = session.enable(lens.id, options, settings.view.columns or ())
+    # Import only once the lens is attaching. After an interrupted import the sampler would wait forever for its lock.
+    with delay_interrupts():
         from nettop.screens.context import ScreenContext
         from nettop.screens.nettop_app import NettopApp
 
     app = NettopApp(ScreenContext(settings, session, loaded=loaded, writing_refused=writing_refused))
-    # What exists now stays: collecting it again and again took a sixth of the time spent on drawing.
+    # Existing objects stay alive: scanning them in every collection took a sixth of the drawing time.
     gc.freeze()
-    gc.set_threshold(_GARBAGE)
+    gc.set_threshold(_GC_THRESHOLD)
     app.run_until_ended()
     lease.release()
     if app.fatal_error is not None:

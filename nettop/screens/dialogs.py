@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dialogs: help and palette, both derived from the table of keys, and the table's columns."""
+"""The dialogs: help and palette, both derived from the table of keys, columns, and export."""
 
 from __future__ import annotations
 
@@ -27,64 +27,64 @@ from nettop.widgets.bar import Bar, Span, item
 from nettop.widgets.cells import fit
 from nettop.widgets.columns import as_rates, declared, plan
 from nettop.widgets.page import Line, Page, wrapped
-from nettop.widgets.themes import Ground, Role
+from nettop.widgets.themes import Background, Role
 
-_KEYS = 16
-_TITLE = 17
+_KEY_CELLS = 16
+_TITLE_CELLS = 17
 _NUMBERS = frozenset({Kind.COUNTER, Kind.SUM, Kind.GAUGE, Kind.RATIO, Kind.QUANTILE})
 
 SIGNS = (
-    ("▼ ▲", "the column by which rows are sorted, descending or ascending"),
-    ("▸", "the chosen line; when the order changes, another row takes its place"),
-    ("◆", "the followed row; it stays chosen and visible when the order changes"),
-    ("×", "a row that is gone (closed, ended); it disappears with the next refresh"),
+    ("▼ ▲", "the column rows are sorted by, descending or ascending"),
+    ("▸", "the selected line; when the order changes, another row takes its place"),
+    ("◆", "the followed row; it stays selected and visible when the order changes"),
+    ("×", "a row that is gone (closed, ended); it disappears at the next refresh"),
     ("▲ 3.1%  ▲ fail", "a value above its threshold; a failure"),
-    ("RATE █", "what a row sends, then what it receives; the bar of the largest row is full"),
-    ("peak ↑ ▁▅█", "the totals of the last two minutes; the highest column is the amount behind them"),
-    ("–", "unknown (yet), whereas 0 is a measured zero"),
+    ("RATE █", "what a row sends, then what it receives; the largest row's bar is full"),
+    ("peak ↑ ▁▅█", "the totals of the last two minutes; the highest column is the amount after them"),
+    ("–", "not known, or not yet; 0 is a measured zero"),
     ("n/a", "not available here; the column's help and the details say why"),
     ("(unattributed)", "a socket without an owner process"),
     ("(hidden)", "a socket of another user's process, which only root may inspect"),
-    ("(outside)", "a process outside of nettop's PID namespace, such as its container's"),
+    ("(outside)", "a process outside nettop's PID namespace, such as that of its container"),
     ("@name", "the container of the process"),
-    ("dim", "unchanged: nothing happened to this row in the last interval"),
+    ("dim", "idle: nothing happened to this row in the last interval"),
     (
         "n n/a  !n gaps",
-        "columns that are not available; parts of the host that could not be read, named under HOOKS",
+        "columns that are not available; parts of the host that could not be read, listed under HOOKS",
     ),
     (
         "n partly seen",
         (
-            "network namespaces made after nettop started: sockets without a process, interfaces and drop counters "
-            "are missing; --follow-namespaces shows them too"
+            "network namespaces created after nettop started: sockets without a process, interfaces and drop counters "
+            "are missing; --follow-namespaces includes them"
         ),
     ),
-    ("n missed", "events, samples and so on, listed under LOST; other numbers may be too low"),
-    ("no process", "sockets that no process holds; (4 s ago): when they were last listed, as that is costly"),
+    ("n missed", "lost events, samples and so on, listed under LOST; other numbers may be too low"),
+    ("no process", "sockets that no process holds; (4 s ago): when they were last listed, which is costly"),
     (
         "not shown",
-        "sockets that the kernel counts and no table lists: they came or went meanwhile, or have no file",
+        "sockets that the kernel counts and no table lists: they opened or closed meanwhile, or have no file",
     ),
 )
 
 PaletteEntry = tuple[str, str, str]
-"""A label, what it does, and the action in Textual's notation."""
+"""A label, the effect, and the action in Textual's notation."""
 
 
 class Dialog(MeasuredScreen[str | None], ModalScreen[str | None], inherit_bindings=False):
-    """A dialog over a lens's screen, which goes on."""
+    """A dialog over a lens's screen, which keeps refreshing."""
 
     def __init__(self, below: LensScreen) -> None:
         super().__init__(below.context, below.lens)
         self.page = Page(id="page")
 
     def action_leave(self) -> None:
-        """Close without running anything."""
+        """Close without running an action."""
         self.dismiss(None)
 
 
 class HelpDialog(Dialog, inherit_bindings=False):
-    """All keys that work, the signs, and every column with its meaning."""
+    """The available keys, the signs, and the meaning of every column."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,question_mark,q,left", "leave", show=False),
@@ -101,26 +101,26 @@ class HelpDialog(Dialog, inherit_bindings=False):
         self._lines = lines
 
     def compose(self) -> ComposeResult:
-        """The text, and the keys to scroll and leave."""
-        footer = Bar(Ground.PANEL)
-        keys = {"Esc": " closes", "↑ ↓": " scroll"}
+        """Yield the text and the footer."""
+        footer = Bar(Background.PANEL)
+        keys = {"Esc": " close", "↑ ↓": " scroll"}
         footer.show([item((key, Role.KEY), (effect, Role.DIM)) for key, effect in keys.items()])
         with Vertical(id="dialog"):
             yield self.page
             yield footer
 
     def on_mount(self) -> None:
-        """Show it from the top."""
+        """Show the text from the top."""
         self.page.show(self._lines)
         self.page.focus()
 
     def action_scroll(self, step: int) -> None:
-        """Scroll by some lines."""
+        """Scroll by `step` lines."""
         self.page.scroll_by(step)
 
 
 class PaletteDialog(Dialog, inherit_bindings=False):
-    """Actions and columns by name: type a part of it, Enter runs it."""
+    """A search for actions and columns by name; Enter runs the selected one."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+p", "leave", show=False),
@@ -138,7 +138,7 @@ class PaletteDialog(Dialog, inherit_bindings=False):
         self.input = Input(placeholder="an action or a column", compact=True)
 
     def compose(self) -> ComposeResult:
-        """The box, and the entries that match."""
+        """Yield the search box and the matches."""
         with Vertical(id="dialog"):
             yield self.input
             yield self.page
@@ -148,19 +148,21 @@ class PaletteDialog(Dialog, inherit_bindings=False):
         self.call_after_refresh(self._draw)
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Show the entries that contain every word."""
+        """Show the entries that contain every word, those with all of them in the label first."""
         words = event.value.casefold().split()
-        texts = ((entry, f"{entry[0]} {entry[1]}".casefold()) for entry in self._entries)
-        self._matches = [entry for entry, text in texts if all(word in text for word in words)]
+        texts = [(entry, entry[0].casefold(), entry[1].casefold()) for entry in self._entries]
+        in_label = [entry for entry, label, _ in texts if all(word in label for word in words)]
+        anywhere = [entry for entry, *parts in texts if all(word in " ".join(parts) for word in words)]
+        self._matches = list(dict.fromkeys(in_label + anywhere))
         self._at = 0
         self._draw()
 
     def on_input_submitted(self) -> None:
-        """Run what is chosen."""
+        """Close, returning the selected action."""
         self.dismiss(self._matches[self._at][2] if self._matches else None)
 
     def action_move(self, step: int) -> None:
-        """Choose another."""
+        """Move the selection by `step`."""
         self._at = max(0, min(self._at + step, len(self._matches) - 1))
         self._draw()
 
@@ -169,13 +171,13 @@ class PaletteDialog(Dialog, inherit_bindings=False):
             (Span(fit(label, 26, left=True), Role.BOLD), Span(" " + effect, Role.DIM))
             for label, effect, _ in self._matches
         ]
-        self.page.show(lines or [(Span("nothing has that name", Role.DIM),)], self._at if lines else None)
+        self.page.show(lines or [(Span("no match", Role.DIM),)], self._at if lines else None)
 
 
 class ColumnsDialog(Dialog, inherit_bindings=False):
-    """The columns of a table, those that are shown first: Space adds and removes, < and > change the order.
+    """The columns of a table, the visible ones first. Space adds and removes them, < and > change their order.
 
-    What is chosen is shown at once, and remembered when the dialog closes.
+    Changes are shown at once, and saved when the dialog closes.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -201,15 +203,15 @@ class ColumnsDialog(Dialog, inherit_bindings=False):
         self._list(below.state.names)
 
     def _list(self, chosen: Sequence[str]) -> None:
-        """The chosen columns, then the others in the table's order, each counter before its rate."""
+        """List the chosen columns, then the others in the table's order, each counter before its rate."""
         names = [form for field in self._below.table.fields for form in _forms(self._below.table, field.name)]
         self._names = [*chosen, *(name for name in names if name not in chosen)]
         self._chosen = set(chosen)
 
     def compose(self) -> ComposeResult:
-        """The columns, the meaning of one, and the keys."""
-        footer = Bar(Ground.PANEL)
-        keys = {"Space": " shows or hides", "< >": " order", "r": " the table's own", "Esc": " closes"}
+        """Yield the columns, the meaning of one, and the footer."""
+        footer = Bar(Background.PANEL)
+        keys = {"Space": " show or hide", "< >": " reorder", "r": " defaults", "Esc": " close"}
         footer.show([item((key, Role.KEY), (effect, Role.DIM)) for key, effect in keys.items()])
         with Vertical(id="dialog"):
             yield self.page
@@ -217,23 +219,23 @@ class ColumnsDialog(Dialog, inherit_bindings=False):
             yield footer
 
     def on_mount(self) -> None:
-        """Show them once their room is known."""
+        """Show the columns once the layout is known."""
         self.page.focus()
         self.call_after_refresh(self._draw)
 
     def on_unmount(self) -> None:
-        """Closed, or nettop ends: remember what was chosen."""
+        """Save the choice when the dialog or nettop is closed."""
         chosen = self.context.columns.get(self._below.view_name)
         if chosen != self._before:
             self._below.remember("columns", {self._below.view_name: chosen})
 
     def action_move(self, step: int) -> None:
-        """Go to another column."""
+        """Move the selection by `step`."""
         self._at = max(0, min(self._at + step, len(self._names) - 1))
         self._draw()
 
     def action_toggle_column(self) -> None:
-        """Show the column behind the others, or hide it; the last one stays."""
+        """Show the column after the others, or hide it unless it is the only one."""
         name = self._names[self._at]
         if self._chosen == {name}:
             return
@@ -241,7 +243,7 @@ class ColumnsDialog(Dialog, inherit_bindings=False):
         self._apply()
 
     def action_place(self, step: int) -> None:
-        """Move the column before or behind the next one that is shown."""
+        """Swap the column with the previous (`step` −1) or the next (1) visible one."""
         places = [at for at, name in enumerate(self._names) if name in self._chosen]
         to = places.index(self._at) + step if self._at in places else -1
         if 0 <= to < len(places):
@@ -250,7 +252,7 @@ class ColumnsDialog(Dialog, inherit_bindings=False):
             self._apply()
 
     def action_reset(self) -> None:
-        """Show the table's own columns."""
+        """Restore the table's default columns."""
         self._below.choose_columns(None)
         self._list(self._below.state.names)
         self._draw()
@@ -263,12 +265,12 @@ class ColumnsDialog(Dialog, inherit_bindings=False):
     def _draw(self) -> None:
         table, rows = self._below.table, self._below.rows
         chosen = [name for name in self._names if name in self._chosen]
-        # The dialog may be wider than the table beside which details are open.
+        # The dialog may be wider than the table if details are open beside it.
         columns = plan(table, chosen, rows.size.width, extra=False, bars=rows.bars)
         fitting = {column.sort for column in columns}
         lines = []
         for name in self._names:
-            title = fit(table.title_of(name), _TITLE, left=True)
+            title = fit(table.title_of(name), _TITLE_CELLS, left=True)
             mark, role = ("[x] ", Role.BOLD) if name in self._chosen else ("[ ] ", Role.DIM)
             crowded = (Span("no room  ", Role.WARN),) if name in self._chosen - fitting else ()
             lines.append(
@@ -283,7 +285,7 @@ class ColumnsDialog(Dialog, inherit_bindings=False):
 
 
 class ExportDialog(Dialog, inherit_bindings=False):
-    """The formats in which the view can be written, each with its key: Enter would refresh a view that is frozen."""
+    """The export formats, each with a key of its own: Enter would refresh a frozen view."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,e,q,left", "leave", show=False),
@@ -291,37 +293,37 @@ class ExportDialog(Dialog, inherit_bindings=False):
     ]
 
     def compose(self) -> ComposeResult:
-        """The formats, and the key that closes."""
-        footer = Bar(Ground.PANEL)
-        footer.show([item(("Esc", Role.KEY), (" closes", Role.DIM))])
+        """Yield the formats and the footer."""
+        footer = Bar(Background.PANEL)
+        footer.show([item(("Esc", Role.KEY), (" close", Role.DIM))])
         with Vertical(id="dialog"):
             yield self.page
             yield footer
 
     def on_mount(self) -> None:
-        """They have room for all."""
+        """Show the formats."""
         self.page.focus()
         self.page.show([(Span(f"{suffix[0]}  ", Role.KEY), Span(about)) for suffix, about in FORMATS.items()])
 
     def action_write(self, suffix: str) -> None:
-        """Write in this format."""
+        """Close, returning the format."""
         self.dismiss(suffix)
 
 
 def _forms(table: Table, name: str) -> tuple[str, ...]:
-    """A field, and its rate if it has one."""
+    """Return a field's name, and its rate's if it has one."""
     return tuple(dict.fromkeys((name, as_rates(table, name))))
 
 
 def _meaning(table: Table, name: str) -> str:
-    """What a column shows."""
+    """Return the meaning of a column."""
     field = declared(table, name)
     formula = f" = {field.formula}" if field.formula else ""
     return f"{field.help}{formula}{'' if name in table.by_name else ', per second'}"
 
 
 def palette_entries(screen: LensScreen) -> list[PaletteEntry]:
-    """The palette of a screen: actions that work now, the lens's tables, then sorting by any column."""
+    """Return a screen's palette: available actions, the lens's tables, then sorting by any column."""
     working = [a for a in ACTIONS if a.palette and screen.is_available(a)]
     actions = [
         (screen.label_of(a).capitalize(), f"{screen.help_of(a)}  [{key_name(a.keys[0])}]", call(a))
@@ -338,10 +340,10 @@ def palette_entries(screen: LensScreen) -> list[PaletteEntry]:
 
 
 def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
-    """The help of a screen."""
+    """Return the help of a screen."""
     lines: list[Line] = [*wrapped(screen.lens.question, width, Role.BOLD), ()]
     if screen.view is not None:
-        lines += _section("LOST", headline.losses(screen.lens, screen.view.snapshot), _TITLE, width)
+        lines += _section("LOST", headline.losses(screen.lens, screen.view.snapshot), _TITLE_CELLS, width)
     for group in dict.fromkeys(a.group for a in ACTIONS):
         actions = [
             action
@@ -352,34 +354,36 @@ def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
         if actions:
             lines.append((Span(group.upper(), Role.HEAD),))
             for action in actions:
-                lines += _beside(" ".join(map(key_name, action.keys)), _KEYS, screen.help_of(action), width)
+                lines += _term_lines(
+                    " ".join(map(key_name, action.keys)), _KEY_CELLS, screen.help_of(action), width
+                )
             lines.append(())
-    lines += _section("TABLES", [(t.name, about) for t, about in _tables(screen)], _KEYS, width)
+    lines += _section("TABLES", [(t.name, about) for t, about in _tables(screen)], _KEY_CELLS, width)
     if screen.has_filter:
         examples = filter_help(screen.table)
-        lines += _section("FILTER", examples, _longest(examples), width)
+        lines += _section("FILTER", examples, _indent_for(examples), width)
     troubles = [
         (trouble.name, f"{trouble.help}. {threshold(trouble)}: {trouble.filter}")
         for trouble in screen.table.troubles
     ]
-    lines += _section("TROUBLE", troubles, _longest(troubles), width)
-    lines += _section("SIGNS", SIGNS, _KEYS, width)
+    lines += _section("TROUBLE", troubles, _indent_for(troubles), width)
+    lines += _section("SIGNS", SIGNS, _KEY_CELLS, width)
     for heading, facts in screen.more_help().items():
-        lines += _section(heading, facts, _longest(facts), width)
+        lines += _section(heading, facts, _indent_for(facts), width)
     missing = {} if screen.view is None else screen.view.missing
     columns = []
     for field in screen.table.fields:
         formula = f" = {field.formula}" if field.formula else ""
         why = f" {NOT_AVAILABLE}: {missing[field.name]}" if field.name in missing else ""
         columns.append((field.title, f"{field.help}{formula} [{field.name}]{why}"))
-    lines += _section("COLUMNS", columns, _TITLE, width)
+    lines += _section("COLUMNS", columns, _TITLE_CELLS, width)
     if screen.view is not None:
-        lines += _read_by(screen.lens, screen.view.snapshot, width)
+        lines += _hook_lines(screen.lens, screen.view.snapshot, width)
     return lines[:-1]
 
 
 def filter_help(table: Table) -> list[tuple[str, str]]:
-    """The language of filters by examples, all of which the table understands, and the rows that they pass."""
+    """Return the filter syntax as examples valid for the table, each with the rows that pass it."""
     kinds = {field.kind for field in table.fields}
     shown = {name: declared(table, name) for name in (*table.screen, *table.names)}
     of_kind = {kind: [name for name, field in shown.items() if field.kind is kind] for kind in Kind}
@@ -388,25 +392,32 @@ def filter_help(table: Table) -> list[tuple[str, str]]:
     more = [f"{table.title_of(name)}>{_amount(table, name)}" for name in numbers]
     facts = []
     if texts:
-        facts.append(("abc", "a text in any column, or a number such as a PID; in quotes every sign is text"))
-        facts.append((f"{texts[0]}~abc", "a field contains it, with !~ does not; = and != compare all of it"))
+        facts.append(
+            ("abc", "text in any column, or a number such as a PID; quotes make every character literal")
+        )
+        facts.append(
+            (
+                f"{texts[0]}~abc",
+                "the field contains this; !~: does not; = and != compare the whole text",
+            )
+        )
     if Kind.ADDRESS in kinds:
-        facts.append(("10.0.0.0/8", "an address of this network; 10.0.0.7 this address"))
+        facts.append(("10.0.0.0/8", "any address in this network; 10.0.0.7: only this address"))
     if Kind.ENDPOINT in kinds:
-        facts.append((":443", "a port at either end, like port=443; port!=443 at none"))
+        facts.append((":443", "this port at either end, like port=443; port!=443: at neither end"))
     if more:
-        facts.append((more[0], "a number is more; also >= < <= = !="))
+        facts.append((more[0], "the number is greater; also >= < <= = !="))
     if of_kind[Kind.LABEL]:
-        facts.append((f"{of_kind[Kind.LABEL][0]}=–", "nothing is known of it"))
+        facts.append((f"{of_kind[Kind.LABEL][0]}=–", "the value is unknown"))
     first, other = facts[0][0], (more[1:] or facts[-1])[0]
     return [
         *facts,
-        (f"{first} {other}", "both hold; and may stand between them"),
-        (f"{first} or {other}", "one of them holds"),
-        (f"not ({first} {other})", "all rows that the parentheses do not pass, unknown values too"),
+        (f"{first} {other}", "both match; the same with `and` between them"),
+        (f"{first} or {other}", "at least one of them matches"),
+        (f"not ({first} {other})", "all rows that do not match, including those with unknown values"),
         (
             "",
-            "Fields are names, in [ ] below, or titles, in capitals or not. Unknown values pass no comparison.",
+            "Fields are the names in [ ] below, or titles in any case. Unknown values match no comparison.",
         ),
     ]
 
@@ -416,7 +427,7 @@ def _amount(table: Table, name: str) -> str:
 
 
 def _tables(screen: LensScreen) -> list[tuple[Table, str]]:
-    """The tables of the lens, where there are several, and what they show."""
+    """Return the tables of the lens, if it has several, with their descriptions."""
     if not screen.is_available(BY_ID["next_table"]):
         return []
     tables = []
@@ -427,19 +438,19 @@ def _tables(screen: LensScreen) -> list[tuple[Table, str]]:
     return tables
 
 
-def _longest(facts: Sequence[tuple[str, str]]) -> int:
-    """The indent that has room for all terms."""
-    return max([_KEYS, *(len(term) + 2 for term, _ in facts)])
+def _indent_for(facts: Sequence[tuple[str, str]]) -> int:
+    """Return an indent wide enough for all terms."""
+    return max([_KEY_CELLS, *(len(term) + 2 for term, _ in facts)])
 
 
 def _section(title: str, facts: Sequence[tuple[str, str]], indent: int, width: int) -> list[Line]:
-    """A heading, the facts, and an empty line; nothing where there are no facts."""
-    lines = [line for term, text in facts for line in _beside(term, indent, text, width)]
+    """Return a heading, the facts, and an empty line; nothing if there are no facts."""
+    lines = [line for term, text in facts for line in _term_lines(term, indent, text, width)]
     return [(Span(title, Role.HEAD),), *lines, ()] if lines else []
 
 
-def _read_by(lens: Lens, snapshot: Snapshot, width: int) -> list[Line]:
-    """The mechanism of each hook, its meaning, and why better mechanisms were refused; then the gaps."""
+def _hook_lines(lens: Lens, snapshot: Snapshot, width: int) -> list[Line]:
+    """Return the mechanism of each hook, its meaning, and why better mechanisms were rejected; then the gaps."""
     helps = {hook.name: hook.help for hook in lens.hooks}
     hooks = {hook.hook: hook for hook in snapshot.hooks}
     lines: list[Line] = [(Span("HOOKS", Role.HEAD),)]
@@ -447,16 +458,16 @@ def _read_by(lens: Lens, snapshot: Snapshot, width: int) -> list[Line]:
         hook = hooks.get(name)
         mechanism = "not known yet" if hook is None else hook.mechanism or NOT_AVAILABLE
         role = Role.TEXT if hook is not None and hook.mechanism else Role.WARN
-        lines += _beside(name, _TITLE, mechanism, width, role)
-        lines += wrapped(helps.get(name, ""), width, Role.DIM, _TITLE)
+        lines += _term_lines(name, _TITLE_CELLS, mechanism, width, role)
+        lines += wrapped(helps.get(name, ""), width, Role.DIM, _TITLE_CELLS)
         for refused, why in () if hook is None else hook.refused:
-            lines += wrapped(f"{refused} refused: {why}", width, Role.FAINT, _TITLE)
+            lines += wrapped(f"{refused} refused: {why}", width, Role.FAINT, _TITLE_CELLS)
     for name, why in snapshot.gaps.items():
-        lines += _beside(name, _TITLE, why, width)
+        lines += _term_lines(name, _TITLE_CELLS, why, width)
     return [*lines, ()] if len(lines) > 1 else []
 
 
-def _beside(term: str, indent: int, text: str, width: int, role: Role = Role.DIM) -> list[Line]:
+def _term_lines(term: str, indent: int, text: str, width: int, role: Role = Role.DIM) -> list[Line]:
     lines = wrapped(text, width, role, indent)
     if not lines or len(term) >= indent:
         return [(Span(term, Role.KEY),), *lines]

@@ -27,12 +27,11 @@ _COUNTS = {
     "backlog_drops": "backlog drops",
     "device_drops": "device drops",
 }
-"""The kernel's own counters, shown where they are not 0; the last ones leave first."""
+"""The kernel's own counters, shown if they are not 0; the last ones are dropped first if room is short."""
 
 
 def row_flags(view: View, at: Index) -> list[RowFlags]:
-    """Return how rows look: idle where nothing dropped in the last interval, quiet for ordinary drops, failed
-    for trouble."""
+    """Return the flags of rows: idle without drops in the last interval, quiet if ordinary, failed if trouble."""
     rates = view.column("packets_per_s")
     is_idle = as_list(rates.known[at] & (rates.numbers[at] == 0))
     rows = zip(as_list(view.gone[at]), is_idle, as_list(view.raw("severity")[at]), strict=True)
@@ -43,8 +42,8 @@ def row_flags(view: View, at: Index) -> list[RowFlags]:
 
 
 def why_empty(view: View) -> str:
-    """Why there are no drops."""
-    lacking = view.snapshot.lacking(PACKETS)
+    """Return why there are no drops."""
+    lacking = view.snapshot.missing_hook(PACKETS)
     none = "nothing was dropped since this view was opened"
     return none if lacking is None else f"dropped packets are not available: {lacking.advice}"
 
@@ -62,7 +61,7 @@ class DropsScreen(LensScreen):
     )
 
     def headline(self, view: View) -> list[BarItem]:
-        """Drops per second, their main reason, and the kernel's own counters that are not 0."""
+        """Return drops per second, their main reason, and the kernel's own counters that are not 0."""
         counts = view.snapshot.counts
         parts = _packets(view)
         if view.snapshot.why_unavailable(COUNTERS) is not None:
@@ -77,7 +76,7 @@ class DropsScreen(LensScreen):
 
 
 def _packets(view: View) -> list[BarItem]:
-    """Return drops per second, the ordinary ones apart from the others, and all together."""
+    """Return drops per second, separately for ordinary ones, the main reason, and the total."""
     drops = view.snapshot.counts.get("drops")
     if drops is None or view.snapshot.why_unavailable(PACKETS) is not None:
         return [headline.not_available("drops")]
@@ -89,8 +88,8 @@ def _packets(view: View) -> list[BarItem]:
     reason = top_reason(view.frame)
     if reason is not None:
         is_trouble = reason in REASONS and REASONS[reason].severity == TROUBLE
-        most = Span(f"{WARNING} {reason}", Role.BAD) if is_trouble else Span(reason)
-        items.append(item(("most ", Role.DIM), most, importance=90))
+        reason_span = Span(f"{WARNING} {reason}", Role.BAD) if is_trouble else Span(reason)
+        items.append(item(("mostly ", Role.DIM), reason_span, importance=90))
     return [*items, item((f"{drops:,}", Role.TEXT), (" in all", Role.DIM), importance=85)]
 
 
@@ -101,7 +100,7 @@ def _rate(packets: View, which: Mask) -> str:
 
 
 def top_reason(frame: Frame) -> str | None:
-    """Return the reason of most drops in the last interval that are not ordinary; None without any."""
+    """Return the most frequent reason of non-ordinary drops in the last interval, or None if there were none."""
     if frame.before is None:
         return None
     added = by_reason(frame.now) - by_reason(frame.before)
@@ -109,8 +108,7 @@ def top_reason(frame: Frame) -> str | None:
 
 
 def by_reason(snapshot: Snapshot) -> Counter[str]:
-    """Return drops by reason, but the ordinary ones; by place where the kernel gives no reasons; none without
-    both."""
+    """Return non-ordinary drops by reason, by place if the kernel gives no reasons, or nothing without either."""
     rows, missing = snapshot.tables[PACKETS.name], snapshot.missing
     name = next((field for field in ("reason", "place") if field not in missing), None)
     if name is None or "packets" in missing:

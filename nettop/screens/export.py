@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The view in sight as a new file in the working directory: its rows as CSV or JSON Lines, the screen as SVG."""
+"""Export of the visible view to a new file in the working directory: rows as CSV or JSON Lines, the screen as SVG."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from nettop.widgets.columns import declared
 from nettop.writing import open_to_write, why_not, write_all
 
 FORMATS = {
-    "csv": "CSV: the rows that pass the filter, in their order, numbers in base units",
-    "jsonl": "JSON Lines: the same rows, an object each",
-    "svg": "SVG: the screen as it is now",
+    "csv": "CSV: the rows that pass the filter, in the same order, numbers in base units",
+    "jsonl": "JSON Lines: the same rows, one object each",
+    "svg": "SVG: the current screen",
 }
-"""What is written, by the suffix of the file. The first letter is the key that chooses it."""
+"""Export formats by file suffix. The first letter of the suffix is its key."""
 
 
 def rows_text(suffix: str, view: View, names: Sequence[str]) -> str:
-    """The rows that a view shows, in these columns; what a column shows side by side is a column each."""
+    """Return the rows of a view in these columns; the parts of a group become separate columns."""
     fields = [(name, declared(view.table, name)) for name in names]
     parts = [field.parts if field.kind is Kind.GROUP else (name,) for name, field in fields]
     columns = tuple(dict.fromkeys(name for each in parts for name in each))
@@ -37,9 +37,9 @@ def rows_text(suffix: str, view: View, names: Sequence[str]) -> str:
 
 
 def write_new(view_name: str, wall_ns: int, suffix: str, text: str) -> Path:
-    """Write a new file, named after the view and its time, which only its owner may read; returns its path.
+    """Write a new file named after the view and its time, readable only by its owner, and return its path.
 
-    Nothing is overwritten. Raises NettopError where it cannot be written.
+    Never overwrite a file. Raise NettopError if the file cannot be written.
     """
     second = re.sub("[-:]", "", rfc3339(wall_ns)[:19])
     try:
@@ -51,7 +51,7 @@ def write_new(view_name: str, wall_ns: int, suffix: str, text: str) -> Path:
     except OSError as error:
         raise NettopError(
             f"the {suffix} file cannot be written to the working directory: {why_not(error)}",
-            "start nettop in a directory of yours",
+            "start nettop in a directory you can write to",
         ) from error
     raise AssertionError("there are infinitely many names")
 
@@ -78,7 +78,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def tidy_svg(svg: str) -> str:
-    """A screenshot of Textual's without the number that differs from run to run, and without a font from the web."""
+    """Return Textual's screenshot without the id that differs in every run, and without the web font."""
     svg = re.sub(r"terminal-\d+-", "nettop-", svg)
     svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
     svg = re.sub(
@@ -88,7 +88,7 @@ def tidy_svg(svg: str) -> str:
 
 
 def _without_outer_spaces(match: re.Match[str]) -> str:
-    """A text moved to where its first visible character stands: some viewers drop the spaces before it."""
+    """Return a text without outer spaces, moved to its first visible character: some viewers drop leading spaces."""
     x, length, text = float(match[1]), float(match[3]), html.unescape(match[5])
     cell = length / len(text)
     x += cell * (len(text) - len(text.lstrip()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The box in which a filter is typed: checked at each key, applied with Enter if it is valid."""
+"""The filter box: its text is checked at each key, and applied with Enter if it is valid."""
 
 from __future__ import annotations
 
@@ -16,71 +16,71 @@ from textual.widgets import Input
 
 from nettop.errors import FilterError, UsageError
 from nettop.widgets.bar import Bar, BarItem, item
-from nettop.widgets.themes import Ground, Role
+from nettop.widgets.themes import Background, Role
 
 _EXAMPLE = "words match anywhere · field=value · field > number · or not ( )"
 _TEXT_AT = 2
-"""Cells from where the text of the lower line begins to where that of the upper one does."""
+"""Offset in cells of the upper line's text from the lower line's."""
 
 
 class FilterBox(Vertical):
-    """A line to type in, and below it what the text would do.
+    """An input line, and below it the effect of its text.
 
-    `check` says so in words, and raises UsageError for a text that is not valid.
+    `check` returns the effect in words, and raises UsageError for an invalid text.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "leave", show=False)]
 
     @dataclass
     class Applied(Message):
-        """Enter was pressed on a valid text."""
+        """The request to apply a valid text, after Enter."""
 
         text: str
 
     class Left(Message):
-        """Esc was pressed: the filter stays as it was."""
+        """The request to close the box, after Esc, without changing the filter."""
 
     def __init__(self, check: Callable[[str], str], text: str = "", example: str | None = None) -> None:
         super().__init__(id="filter-box")
         self._check = check
         self.input = Input(text, placeholder=example or _EXAMPLE, compact=True, select_on_focus=False)
-        self._prompt = Bar(Ground.PANEL, id="filter-prompt")
+        self._prompt = Bar(Background.PANEL, id="filter-prompt")
         self._prompt.show([item(("/", Role.KEY))])
-        self._effect = Bar(Ground.PANEL, id="filter-effect")
+        self._effect = Bar(Background.PANEL, id="filter-effect")
 
     def compose(self) -> ComposeResult:
-        """The two lines."""
+        """Yield the two lines."""
         with Horizontal():
             yield self._prompt
             yield self.input
         yield self._effect
 
     def on_mount(self) -> None:
-        """Say what the text does."""
+        """Show the effect of the initial text."""
         self.check()
 
     def check(self) -> None:
-        """Say what the text does now: there may be other rows."""
+        """Update the effect of the text after the rows have changed."""
         self._show_effect(self.input.value)
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Check at each key."""
+        """Show the effect of the new text."""
         event.stop()
         self._show_effect(event.value)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Hand over a valid text; one that is not stays in the box."""
+        """Apply a valid text; keep the box open otherwise."""
         event.stop()
         if self._show_effect(event.value):
             self.post_message(self.Applied(event.value))
 
     def action_leave(self) -> None:
-        """Leave the filter as it was."""
+        """Close without changing the filter."""
         self.post_message(self.Left())
 
     @property
     def effect(self) -> str:
-        """The line below the text."""
+        """The text of the lower line."""
         return self._effect.text.strip()
 
     def _show_effect(self, text: str) -> bool:
@@ -92,7 +92,7 @@ class FilterBox(Vertical):
         return True
 
     def _pointed(self, error: UsageError) -> BarItem | None:
-        """What is wrong, with its mark below the character; None where there is no room for that."""
+        """Return the problem with its mark below the offending character, or None if there is no room for it."""
         if not isinstance(error, FilterError) or cell_len(error.text) >= self.input.size.width:
             return None
         place = _TEXT_AT + cell_len(error.text[: error.at])

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lines around a table: the first one, the items of headlines, the filter, the footer."""
+"""The lines around a table: first line, headline items, filter, footer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from nettop.query.trouble import Present
+from nettop.query.trouble import FoundTrouble
 from nettop.query.units import RATIO, UNKNOWN, human, plural, unit_of
 from nettop.query.view import View
 from nettop.screens.actions import ACTIONS, BY_ID, Action, call, key_name
@@ -15,28 +15,28 @@ from nettop.snapshots.arrays import Index
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Lens, Table
 from nettop.snapshots.snapshot import NAMESPACES_PARTLY_SEEN, TICKS, Frame, Snapshot
-from nettop.widgets.bar import KEPT, BarItem, Span, fits, item
+from nettop.widgets.bar import ALWAYS_SHOWN, BarItem, Span, fits, item
 from nettop.widgets.blocks import sparkline
 from nettop.widgets.cells import WARNING, elide_end, role_of
 from nettop.widgets.themes import Role
 
 NARROW = 60
-"""Below this many columns the lens names shrink to digits and the headline to the essential."""
+"""Width below which lens names shrink to digits, and the headline to the essentials."""
 
-_HOST = 24
+_HOST_CELLS = 24
 _HISTORY_CELLS = (60, 40, 30, 24, 20, 15, 12, 10, 8)
-"""How many cells the history may have: each stands for whole seconds."""
+"""Possible widths of the history in cells; each cell covers whole seconds."""
 _PEAK, _PEAK_WIDTH = "peak ", 9
 """`1.93 Gb/s`"""
 _ARROWS = {"sent": "↑", "received": "↓"}
 _MARGINS = 5
-"""Cells at both ends of a line, and between what stands there."""
+"""Blank cells at both ends of a line and between its two groups."""
 _NOUNS = {"events": "event", TICKS: "sample"}
-"""What is missed, where the headline has a word for it; the help explains all."""
-_NAMES = 40
-"""Cells of the names of what is not available."""
-_LEAST_FILTER = 8
-"""Cells that a filter keeps when it is too long to be shown whole."""
+"""Nouns for missed items; the help explains the items without one."""
+_NAME_CELLS = 40
+"""Width of the names of unavailable fields."""
+_MIN_FILTER = 8
+"""Minimum width of an elided filter."""
 
 
 def first_line(
@@ -48,10 +48,10 @@ def first_line(
     frozen_s: float | None,
     cost: float | None,
 ) -> tuple[list[BarItem], list[BarItem]]:
-    """Program, host and lenses at the left; interval, average and own cost (a share of one CPU) at the right."""
+    """Return program, host and lenses at the left; interval, average and own cost (a share of one CPU) at the right."""
     program = item((" nettop ", Role.NAME))
-    host = item((f" {elide_end(context.host, _HOST)} ", Role.DIM), importance=20)
-    frozen = [] if frozen_s is None else [item((f" ❄ frozen {_ago(frozen_s)} ago", Role.WARN))]
+    host = item((f" {elide_end(context.host, _HOST_CELLS)} ", Role.DIM), importance=20)
+    frozen = [] if frozen_s is None else [item((f" ❄ frozen {_duration_text(frozen_s)} ago", Role.WARN))]
     limit = context.session.overhead_limit
     interval = item((f"⟳ {interval_text(context.interval_s)}", Role.DIM), importance=40)
     if limit is not None and str(limit):  # --max-overhead stretched it
@@ -66,7 +66,7 @@ def first_line(
 
 
 def _average(context: ScreenContext, frame: Frame | None) -> list[BarItem]:
-    """`avg 10 s`, and `avg 4 of 10 s` until there are snapshots for all of it; nothing where it is the interval."""
+    """Return `avg 10 s`, `avg 4 of 10 s` until there are enough snapshots, or nothing if rates are not averaged."""
     if not context.is_averaging:
         return []
     before = None if frame is None else frame.before
@@ -76,11 +76,11 @@ def _average(context: ScreenContext, frame: Frame | None) -> list[BarItem]:
 
 
 def _tabs(context: ScreenContext, shown: Lens, *, named: bool) -> list[BarItem]:
-    """The lenses, by digit and name or by the digit alone; the shown one is marked and always fits."""
+    """Return the lenses, by digit and name or by digit alone; the current one is marked and never dropped."""
     tabs = []
     for lens in context.lenses:
         name = f" {lens.digit} {lens.title} " if named else f" {lens.digit} "
-        role, importance = (Role.TAB, KEPT) if lens.id == shown.id else (Role.DIM, 500)
+        role, importance = (Role.TAB, ALWAYS_SHOWN) if lens.id == shown.id else (Role.DIM, 500)
         if lens.id != shown.id and not context.works(lens):
             role = Role.FAINT
         tabs.append(item((name, role), importance=importance, action=f"app.lens({lens.digit})"))
@@ -88,19 +88,19 @@ def _tabs(context: ScreenContext, shown: Lens, *, named: bool) -> list[BarItem]:
 
 
 def interval_text(interval_s: float) -> str:
-    """Seconds as the first line shows them: `0.5 s`, `2.0 s`, `5 min`."""
+    """Format seconds as in the first line: `0.5 s`, `2.0 s`, `5 min`."""
     return f"{interval_s:.1f} s" if interval_s < 60 else f"{interval_s / 60:g} min"
 
 
-def _ago(seconds: float) -> str:
+def _duration_text(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes:02d}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def ending(snapshot: Snapshot, late: int = 0) -> list[BarItem]:
-    """What was missed; where there are any: late refreshes, unavailable fields, gaps, and missed samples.
+def status_items(snapshot: Snapshot, late: int = 0) -> list[BarItem]:
+    """Return the last items of a headline: losses, then any late refreshes, unavailable fields and gaps.
 
-    Every virtual machine misses ticks of samples: while they are few, only their share is shown.
+    Every virtual machine misses sampling ticks: while they are few, show only their share.
     """
     share, items = snapshot.missed_ticks, _missed(snapshot.notable_losses)
     if share is not None:
@@ -108,7 +108,7 @@ def ending(snapshot: Snapshot, late: int = 0) -> list[BarItem]:
         items.insert(0, item(*text, importance=720))
     if late:
         items.append(item(("late ", Role.WARN), (f"{late:,}", Role.WARN)))
-    items += lacking(list(snapshot.missing))
+    items += unavailable(list(snapshot.missing))
     if gaps := len(snapshot.notable_gaps):
         items.append(item((f"!{gaps} {plural('gap', gaps)}", Role.WARN)))
     if namespaces := snapshot.counts.get(NAMESPACES_PARTLY_SEEN):
@@ -118,7 +118,7 @@ def ending(snapshot: Snapshot, late: int = 0) -> list[BarItem]:
 
 
 def _missed(losses: Mapping[str, int]) -> list[BarItem]:
-    """`0 missed`, or `12 events missed`, which never leaves; of what, where it is one thing that has a name."""
+    """Return `0 missed`, or `12 events missed`, which is never dropped; with a noun if only one kind was missed."""
     count, lost = sum(losses.values()), [name for name, number in losses.items() if number]
     if not count:
         return [item(("0 ", Role.TEXT), ("missed", Role.DIM), importance=940)]
@@ -127,16 +127,16 @@ def _missed(losses: Mapping[str, int]) -> list[BarItem]:
     return [item((f"{count:,}", Role.BAD)), *nouns, item(("missed", Role.BAD), beside=True)]
 
 
-def lacking(names: Sequence[str]) -> list[BarItem]:
-    """`2 n/a (drops, rtt)`: what this kernel does not provide; the names leave first."""
+def unavailable(names: Sequence[str]) -> list[BarItem]:
+    """Return `2 n/a (drops, rtt)`, fields that this kernel does not provide; the names are dropped first."""
     if not names:
         return []
-    listed = item((f"({elide_end(', '.join(names), _NAMES)})", Role.WARN), importance=85, beside=True)
+    listed = item((f"({elide_end(', '.join(names), _NAME_CELLS)})", Role.WARN), importance=85, beside=True)
     return [item((f"{len(names)} {NOT_AVAILABLE}", Role.WARN)), listed]
 
 
 def losses(lens: Lens, snapshot: Snapshot) -> list[tuple[str, str]]:
-    """What was lost since the start: its name, then the amount and its meaning."""
+    """Return the names of losses since the start, each with its amount and meaning."""
     helps = {loss.name: f" {loss.help}" for loss in lens.losses}
     missed = snapshot.missed_ticks
     shares = {} if missed is None else {TICKS: f" ({human(missed, RATIO)} of all)"}
@@ -148,19 +148,19 @@ def losses(lens: Lens, snapshot: Snapshot) -> list[tuple[str, str]]:
 
 
 def count(label: str, number: int, importance: int, *, warn: bool = False) -> BarItem:
-    """`label number`."""
+    """Return `label number`."""
     return item(
         (f"{label} ", Role.DIM), (f"{number:,}", Role.WARN if warn else Role.TEXT), importance=importance
     )
 
 
-def not_available(label: str, importance: int = KEPT) -> BarItem:
-    """`label n/a`, for a number that this kernel does not provide."""
+def not_available(label: str, importance: int = ALWAYS_SHOWN) -> BarItem:
+    """Return `label n/a`, for a number that this kernel does not provide."""
     return item((f"{label} ", Role.DIM), (NOT_AVAILABLE, Role.WARN), importance=importance)
 
 
-def sum_of(view: View, name: str, label: Span, at: Index, importance: int = KEPT) -> BarItem:
-    """`label amount`: the total of a column over the rows at `at`; an empty item where it is not known."""
+def sum_of(view: View, name: str, label: Span, at: Index, importance: int = ALWAYS_SHOWN) -> BarItem:
+    """Return `label amount`, the total of a column over the rows at `at`; an empty item if it is unknown."""
     if name in view.missing:
         return item(label, NOT_AVAILABLE, importance=importance)
     total = view.total(name, at)
@@ -172,16 +172,16 @@ def sum_of(view: View, name: str, label: Span, at: Index, importance: int = KEPT
 
 
 def count_of(view: View, name: str, label: str, at: Index, importance: int) -> BarItem:
-    """`label number`: the total of a column over the rows at `at`, all digits of it."""
+    """Return `label number`, the total of a column over the rows at `at`, with all digits."""
     if name in view.missing:
         return not_available(label, importance)
     total = view.total(name, at) if len(at) else 0
     per_second = "/s" if name.endswith(RATE) else ""
-    return item((f"{label} ", Role.DIM), (few(total) + per_second, Role.TEXT), importance=importance)
+    return item((f"{label} ", Role.DIM), (format_rate(total) + per_second, Role.TEXT), importance=importance)
 
 
-def troubles(present: Sequence[Present]) -> list[BarItem]:
-    """`! ▲ CLOSE_WAIT 10,000 (+120/s)` and so on, behind the key that leads to the rows; nothing where all is well."""
+def troubles(present: Sequence[FoundTrouble]) -> list[BarItem]:
+    """Return `! ▲ CLOSE_WAIT 10,000 (+120/s)` for each kind of trouble, after the key that shows its rows."""
     action, items = BY_ID["next_trouble"], []
     for n, each in enumerate(present):
         key = "" if n else f"{key_name(action.keys[0])} "
@@ -189,13 +189,13 @@ def troubles(present: Sequence[Present]) -> list[BarItem]:
         items.append(item((key, Role.KEY), (label, Role.WARN), importance=985 - n, action=call(action)))
         if each.growth_per_s:
             sign = "+" if each.growth_per_s > 0 else "−"
-            growth = f"({sign}{few(abs(each.growth_per_s))}/s)"
+            growth = f"({sign}{format_rate(abs(each.growth_per_s))}/s)"
             items.append(item((growth, Role.WARN), importance=920 - n, beside=True))
     return items
 
 
-def few(per_second: float | None) -> str:
-    """A number of events per second, with a decimal below ten."""
+def format_rate(per_second: float | None) -> str:
+    """Format a number of events per second, with one decimal below ten."""
     if per_second is None:
         return UNKNOWN
     return f"{per_second:,.0f}" if per_second >= 10 or per_second == int(per_second) else f"{per_second:.1f}"
@@ -204,21 +204,21 @@ def few(per_second: float | None) -> str:
 def third_line(
     lens: Lens, shown: Table, opened_from: Table | None, view: View | None, width: int
 ) -> list[BarItem]:
-    """The tables of the lens where there are several, then the filter."""
+    """Return the tables of the lens, if it has several, then the filter."""
     names = _tables(lens, shown, opened_from) if len(lens.tables) > 1 else []
     if view is None or not view.query.filter.text:
         return names
     sign = "   / " if names else "/ "
     amount = item((f"   {rows_left(view)}", Role.TEXT))
-    kept = sum(part.width for part in (*names, amount) if part.importance >= KEPT)
-    text = elide_end(view.query.filter.text, max(_LEAST_FILTER, width - 2 - kept - len(sign)))
+    kept = sum(part.width for part in (*names, amount) if part.importance >= ALWAYS_SHOWN)
+    text = elide_end(view.query.filter.text, max(_MIN_FILTER, width - 2 - kept - len(sign)))
     remarks = (item((f"   {remark}", Role.WARN), importance=2) for remark in view.filter_remarks)
     esc = item(("   Esc clears", Role.DIM), importance=1)
     return [*names, item((sign, Role.KEY), (text, Role.BOLD)), amount, *remarks, esc]
 
 
 def history(totals: TotalsHistory, room: int) -> list[BarItem]:
-    """`2 min peak  ↑ ▁▂█▃ 412 Mb/s  ↓ ▂▅▇█ 1.93 Gb/s` in as many cells as there are; nothing after one reading."""
+    """Return `2 min peak  ↑ ▁▂█▃ 412 Mb/s  ↓ ▂▅▇█ 1.93 Gb/s` as wide as `room` allows; nothing after one reading."""
     arrows = [Span(_ARROWS.get(field.tone, field.title), role_of(field)) for field in totals.fields]
     fixed = len(_PEAK) + sum(len(arrow.text) + _PEAK_WIDTH + 4 for arrow in arrows) + _MARGINS
     cells = next((cells for cells in _HISTORY_CELLS if fixed + cells * len(arrows) <= room), 0)
@@ -235,26 +235,26 @@ def history(totals: TotalsHistory, room: int) -> list[BarItem]:
 
 
 def _tables(lens: Lens, shown: Table, opened_from: Table | None) -> list[BarItem]:
-    """The tables of a lens, the shown one marked, and the key for the next one."""
+    """Return the tables of a lens, the current one marked, and the key for the next one."""
     items = []
     for table in lens.tables:
         is_shown = table.name == (opened_from or shown).name
         name = f"{table.name} → {shown.name}" if is_shown and opened_from not in (None, shown) else table.name
-        role, importance = (Role.TAB, KEPT) if is_shown else (Role.DIM, 500)
+        role, importance = (Role.TAB, ALWAYS_SHOWN) if is_shown else (Role.DIM, 500)
         items.append(item((f" {name} ", role), importance=importance, action=f"app.table('{table.name}')"))
     key = Span(f"  {key_name(BY_ID['next_table'].keys[0])}", Role.KEY)
     return [*items, item(key, (" next", Role.DIM), importance=400, action="app.next_table")]
 
 
 def rows_left(view: View) -> str:
-    """How many rows pass the filter, and of how many: `3 of 60`, `3 of the newest 10,000`."""
+    """Return how many rows pass the filter: `3 of 60`, `3 of the newest 10,000`."""
     alive = ~view.gone
     newest = "the newest " if view.is_full else ""
     return f"{alive[view.order].sum():,} of {newest}{(view.scope & alive).sum():,}"
 
 
-def footer(is_available: Callable[[Action], bool], label_of: Callable[[Action], str]) -> Sequence[BarItem]:
-    """The keys that work now; the least important ones leave first."""
+def footer(is_available: Callable[[Action], bool], label_of: Callable[[Action], str]) -> list[BarItem]:
+    """Return the available keys; the least important are dropped first."""
     shown = (action for action in ACTIONS if action.footer and is_available(action))
     return [
         item(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pane of a chosen row: its histogram on an axis of durations, and what it was at the last refreshes."""
+"""The pane of a selected row: its histogram on an axis of durations, and a heat map of the last refreshes."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from nettop.query.units import human
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.hooks import NOT_AVAILABLE
-from nettop.snapshots.snapshot import Array
-from nettop.widgets.bar import Span, item, shed
-from nettop.widgets.blocks import column_pieces
+from nettop.widgets.bar import Span, drop_items, item
+from nettop.widgets.blocks import column_lines
 from nettop.widgets.duration_axis import BEYOND, axis_line, mark_line
 from nettop.widgets.heat_map import heat_map
-from nettop.widgets.histogram import cells
+from nettop.widgets.histogram import rebin
 from nettop.widgets.lines import Lines
 from nettop.widgets.page import Line, wrapped
 from nettop.widgets.themes import Role, style
 
-LEAST_HEIGHT = 5
+MIN_HEIGHT = 5
 """A title, two lines of columns, the marks, the axis."""
-_LEAST_ABOVE = 7
-"""Lines of a histogram that stands above its heat map."""
-_LEAST_BESIDE = 76
+_MIN_ABOVE = 7
+"""Height of a histogram above its heat map."""
+_MIN_BESIDE = 76
 _WIDEST = 128
-"""Cells of an axis: where it had more, some would have fewer buckets than others."""
+"""Maximum width of an axis: in a wider one, some cells would have fewer buckets than others."""
 _GAP = 2
 
 
 @dataclass(frozen=True)
 class Quantile:
-    """A quantile of a row: its name, its duration, and how important it is."""
+    """A quantile of a row."""
 
     name: str
     duration_ns: float
@@ -44,12 +44,12 @@ class Quantile:
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
-    """What the pane shows of a row.
+class SelectedRow:
+    """The data of the selected row that the pane shows.
 
-    `counts` are of the row's histogram, `columns` those at the newest refreshes, as `heat_map` takes them, with the
-    caption that it has for so many of them. `nothing` is what is said where nothing was counted, `why_not` why this
-    kernel provides nothing of it.
+    `counts` holds the row's histogram, `columns` those of the newest refreshes, shaped as for `heat_map`; `caption`
+    returns the caption for a number of them. `empty_text` is shown if nothing was counted, `why_not` says why this
+    kernel does not provide the histogram.
     """
 
     name: str
@@ -59,24 +59,24 @@ class Chosen:
     buckets: Buckets
     columns: Array
     caption: Callable[[int], str]
-    nothing: str
+    empty_text: str
     why_not: str | None = None
 
 
-class ChosenPane(Lines):
-    """A title, then the histogram, and the heat map where there is room: below it, else beside it."""
+class HistogramPane(Lines):
+    """A title, the histogram, and the heat map if there is room below or beside it."""
 
-    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
-        self._chosen: Chosen | None = None
+        self._chosen: SelectedRow | None = None
 
-    def show(self, chosen: Chosen) -> None:
-        """Draw this from now on."""
+    def show(self, chosen: SelectedRow) -> None:
+        """Replace the row and redraw."""
         self._chosen = chosen
         self.redraw()
 
     def strips(self, size: Size) -> list[Strip]:
-        """The title, then what there is room for."""
+        """Return the title, then whatever fits."""
         chosen, width = self._chosen, size.width
         lines = [] if chosen is None else [title(chosen, width), *body(chosen, width, size.height - 1)]
         lines += [()] * (size.height - len(lines))
@@ -91,48 +91,48 @@ class ChosenPane(Lines):
 # --- lines ------------------------------------------------------------------------------------------------------
 
 
-def title(chosen: Chosen, width: int) -> Line:
-    """The name of the row and its quantiles, of which the least important leave first."""
+def title(chosen: SelectedRow, width: int) -> Line:
+    """Return the name of the row and its quantiles; the least important are dropped first."""
     items = [item((f" {chosen.name}", Role.BOLD))]
     if chosen.why_not is not None:
         items.append(item((NOT_AVAILABLE, Role.WARN)))
     elif not chosen.quantiles:
-        items.append(item((chosen.nothing, Role.DIM)))
+        items.append(item((chosen.empty_text, Role.DIM)))
     for quantile in chosen.quantiles:
         amount = (human(quantile.duration_ns, "ns"), Role.TEXT)
         items.append(item((f"{quantile.name} ", Role.DIM), amount, importance=quantile.importance))
-    kept, _ = shed(items, (), width, _GAP)
+    kept, _ = drop_items(items, (), width, _GAP)
     return tuple(span for each in kept for span in (*each.spans, Span(" " * _GAP)))
 
 
-def body(chosen: Chosen, width: int, height: int) -> list[Line]:
-    """What stands below the title."""
+def body(chosen: SelectedRow, width: int, height: int) -> list[Line]:
+    """Return the lines below the title."""
     if chosen.why_not is not None:
         why = wrapped(f"{NOT_AVAILABLE} here: {chosen.why_not}", width - 1, Role.WARN, 1)
         return [*wrapped(chosen.meaning, width - 1, Role.DIM, 1), *why]
-    below = _heat(chosen, width, height - _LEAST_ABOVE)
+    below = _heat_lines(chosen, width, height - _MIN_ABOVE)
     if below:
-        return [*_histogram(chosen, width, height - len(below)), *below]
+        return [*_histogram_lines(chosen, width, height - len(below)), *below]
     left = (width - _GAP) // 2
-    beside = _heat(chosen, width - left - _GAP, height) if width >= _LEAST_BESIDE else []
+    beside = _heat_lines(chosen, width - left - _GAP, height) if width >= _MIN_BESIDE else []
     if not beside:
-        return _histogram(chosen, width, height)
-    return _side_by_side(_histogram(chosen, left, height), beside, left + _GAP)
+        return _histogram_lines(chosen, width, height)
+    return _side_by_side(_histogram_lines(chosen, left, height), beside, left + _GAP)
 
 
-def _heat(chosen: Chosen, width: int, height: int) -> list[Line]:
+def _heat_lines(chosen: SelectedRow, width: int, height: int) -> list[Line]:
     return heat_map(chosen.columns, chosen.caption, width, height)
 
 
-def _histogram(chosen: Chosen, width: int, height: int) -> list[Line]:
-    """The meaning where there is room, the columns, the marks of the quantiles, the axis."""
+def _histogram_lines(chosen: SelectedRow, width: int, height: int) -> list[Line]:
+    """Return the meaning if there is room, the columns, the quantile marks, and the axis."""
     cells_wide = min(width - 1 - BEYOND, _WIDEST)
     meaning = [_line(chosen.meaning, Role.DIM)]
-    if height < LEAST_HEIGHT or cell_len(chosen.meaning) >= width:
+    if height < MIN_HEIGHT or cell_len(chosen.meaning) >= width:
         meaning = []
-    amounts = cells(chosen.counts, chosen.buckets, cells_wide).tolist()
+    amounts = rebin(chosen.counts, chosen.buckets, cells_wide).tolist()
     marks = sorted(chosen.quantiles, key=lambda each: -each.importance)
-    columns = column_pieces(amounts, max(amounts), height - len(meaning) - 2)
+    columns = column_lines(amounts, max(amounts), height - len(meaning) - 2)
     return [
         *meaning,
         *(_line(text, Role.RECEIVED) for text in columns),
@@ -146,7 +146,7 @@ def _line(text: str, role: Role) -> Line:
 
 
 def _side_by_side(left: Sequence[Line], right: Sequence[Line], at: int) -> list[Line]:
-    """The lines at the left, and those at the right from cell `at` on."""
+    """Return the `left` lines with the `right` ones beside them, from cell `at` on."""
     lines = []
     for n in range(max(len(left), len(right))):
         first = left[n] if n < len(left) else ()

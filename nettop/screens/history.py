@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a lens's watched totals and the numbers of a chosen row were in the last two minutes, and the histograms of its
-rows at the newest refreshes."""
+"""Histories of a lens's watched totals and of a selected row's numbers over two minutes, and of its rows' histograms at
+the newest refreshes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import numpy as np
 from nettop.query.filter import parse_filter
 from nettop.query.query import screen_query
 from nettop.query.view import View
-from nettop.snapshots.arrays import as_list
+from nettop.snapshots.arrays import Array, as_list
 from nettop.snapshots.schema import RATE, Field, Kind, Table
-from nettop.snapshots.snapshot import Array, Frame, Snapshot
+from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.heat_map import COLUMNS, PARTS
-from nettop.widgets.histogram import cells
+from nettop.widgets.histogram import rebin
 
 SPAN_NS = 120_000_000_000
 
 
 class Interval(NamedTuple):
-    """A time on CLOCK_BOOTTIME, and the total of each watched field in it, per second; None is unknown."""
+    """An interval of CLOCK_BOOTTIME, and the rate per second of each watched field; None if unknown."""
 
     begin_ns: int
     end_ns: int
@@ -33,9 +33,9 @@ class Interval(NamedTuple):
 
 
 class TotalsHistory:
-    """The totals of what is watched in a table, for each interval of the last two minutes between two readings.
+    """The totals of a table's watched fields in each interval between readings of the last two minutes.
 
-    Readings that were not seen leave a gap. Averages over several intervals do not blur it: it keeps the last reading.
+    Missed readings leave a gap. Averaging over several intervals does not blur it, because it keeps the last reading.
     """
 
     def __init__(self, table: Table) -> None:
@@ -46,11 +46,11 @@ class TotalsHistory:
 
     @property
     def fields(self) -> list[Field]:
-        """The fields whose totals are watched."""
+        """Fields whose totals are recorded."""
         return [self.table.by_name[part] for part in self.table.watched_parts]
 
     def add(self, shown: View) -> None:
-        """Add the interval that ends with the newest snapshot of a view, whatever table that is of."""
+        """Add the interval that ends with the newest snapshot of a view, which may be of any table."""
         now = shown.frame.now
         earlier = [each for each in (self._last, shown.frame.before) if each is not None]
         self._last = now if self.fields else None
@@ -62,12 +62,12 @@ class TotalsHistory:
             self.append(Interval(begin_ns, now.boot_ns, self._totals(shown, before)))
 
     def append(self, interval: Interval) -> None:
-        """Add an interval, and drop those that are more than two minutes older."""
+        """Add an interval, and evict those more than two minutes older."""
         _add(self.intervals, interval)
         self._until_ns = interval.end_ns
 
     def _totals(self, shown: View, before: Snapshot) -> tuple[float | None, ...]:
-        """The totals between an earlier snapshot and the newest of a view, which is used where it is of the table."""
+        """Return the totals between an earlier snapshot and the newest; reuse the view if it is of the table."""
         view = shown
         if shown.table is not self.table or before is not shown.frame.before:
             view = View(Frame(shown.frame.now, before), replace(screen_query(self.table), gone=False))
@@ -75,16 +75,16 @@ class TotalsHistory:
         return tuple(view.total(field.name + RATE, at) for field in self.fields)
 
     def forget_rows(self) -> None:
-        """Keep no rows in memory, but the totals."""
+        """Release the rows; keep the totals."""
         self._last = None
 
     def averages(self, field: int, cells: int) -> list[float | None]:
-        """The averages of a field, by its place; see `averages`."""
+        """Return the averages of the field at this index; see `averages`."""
         return averages(self.intervals, field, cells)
 
 
 class RowHistory:
-    """What some columns of one row were in each interval since somebody looks at it, for two minutes."""
+    """The values of some columns of one row in each interval since its details were opened, for two minutes."""
 
     def __init__(self, key: int, names: Sequence[str]) -> None:
         self.key = key
@@ -92,7 +92,7 @@ class RowHistory:
         self.intervals: deque[Interval] = deque()
 
     def add(self, shown: View) -> None:
-        """Add the interval that ends with the newest snapshot, unless it was added before."""
+        """Add the interval that ends with the newest snapshot, unless already added."""
         before, now = shown.frame.before, shown.frame.now
         until_ns = self.intervals[-1].end_ns if self.intervals else 0
         if before is None or now.boot_ns <= until_ns:
@@ -104,21 +104,21 @@ class RowHistory:
 
     @property
     def covered_s(self) -> float:
-        """Since when there is anything, at most two minutes."""
+        """Seconds covered, about two minutes at most."""
         return (self.intervals[-1].end_ns - self.intervals[0].begin_ns) / 1e9 if self.intervals else 0.0
 
 
 def _add(intervals: deque[Interval], interval: Interval) -> None:
-    """Add an interval, and drop those that are more than two minutes older."""
+    """Add an interval, and evict those more than two minutes older."""
     intervals.append(interval)
     while intervals[0].end_ns < interval.end_ns - SPAN_NS:
         intervals.popleft()
 
 
 def averages(intervals: Sequence[Interval], field: int, cells: int) -> list[float | None]:
-    """The averages of a rate, by its place, in `cells` equal parts of the last two minutes; None where none is known.
+    """Return the averages of the rate at this index in `cells` equal parts of the last two minutes; None if unknown.
 
-    Parts begin at whole multiples of their length, so that what was drawn moves and does not change.
+    Parts begin at multiples of their length, so that columns move without changing.
     """
     cell_ns = SPAN_NS // cells
     until_ns = intervals[-1].end_ns if intervals else 0
@@ -138,7 +138,7 @@ def averages(intervals: Sequence[Interval], field: int, cells: int) -> list[floa
 
 
 class _Refresh(NamedTuple):
-    """A time on CLOCK_BOOTTIME, and what the rows counted in it per second, by key, in equal parts of the axis."""
+    """An interval of CLOCK_BOOTTIME, and the rows' counts per second by key, in equal parts of the axis."""
 
     begin_ns: int
     end_ns: int
@@ -146,9 +146,9 @@ class _Refresh(NamedTuple):
 
 
 class HistogramHistory:
-    """What the histogram of each row of a table counted at the newest refreshes.
+    """The histograms of a table's rows at the newest refreshes.
 
-    Readings that were not seen leave a gap. Averages over several intervals do not blur it: it keeps the last reading.
+    Missed readings leave a gap. Averaging over several intervals does not blur it, because it keeps the last reading.
     """
 
     def __init__(self, table: Table) -> None:
@@ -158,7 +158,7 @@ class HistogramHistory:
         self._refreshes: deque[_Refresh] = deque(maxlen=COLUMNS)
 
     def add(self, frame: Frame) -> None:
-        """Add the interval that ends with the frame's newest snapshot, unless it was added before."""
+        """Add the interval that ends with the frame's newest snapshot, unless already added."""
         earlier = [each for each in (self._last, frame.before) if each is not None]
         self._last = frame.now
         until_ns = self._refreshes[-1].end_ns if self._refreshes else 0
@@ -174,20 +174,20 @@ class HistogramHistory:
         view = View(frame, self._query)
         counts = view.histogram(self._name)
         counted = np.flatnonzero(counts.any(axis=1))
-        rates = cells(counts[counted], view.buckets(self._name), PARTS) / (view.elapsed_s or 1.0)
+        rates = rebin(counts[counted], view.buckets(self._name), PARTS) / (view.elapsed_s or 1.0)
         keys = as_list(view.raw(view.table.key)[counted])
         return dict(zip(keys, rates.astype(np.float32), strict=True))
 
     def forget_rows(self) -> None:
-        """Keep no rows in memory, but what they counted."""
+        """Release the rows; keep their counts."""
         self._last = None
 
     def columns(self, key: int) -> Array:
-        """What the row counted at each refresh, the newest last. Shape (refreshes, `PARTS`)."""
+        """Return the row's counts per second at each refresh, the newest last. Shape (refreshes, `PARTS`)."""
         nothing = np.zeros(PARTS, np.float32)
         return np.array([each.rates.get(key, nothing) for each in self._refreshes]).reshape(-1, PARTS)
 
     def span_s(self, refreshes: int) -> float:
-        """How long the newest refreshes took together."""
+        """Return the time covered by the newest refreshes."""
         newest = list(self._refreshes)[-refreshes:]
         return (newest[-1].end_ns - newest[0].begin_ns) / 1e9 if newest else 0.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Textual app around the screens: which one is shown, the leases, the sampler's frames, and the end."""
+"""The Textual app around the screens: current screen, leases, the sampler's frames, and exit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from textual.widgets import Input
 
 from nettop.engine.session import Lease
 from nettop.errors import NettopError, PermissionMissing, Unsupported, UsageError
-from nettop.interrupts import answered_by
+from nettop.process.interrupts import handle_signals
 from nettop.screens.actions import BY_ID, bindings
 from nettop.screens.context import ScreenContext, TableRef
 from nettop.screens.lens import LensScreen, make_screen
@@ -34,23 +34,24 @@ from nettop.settings import ViewSettings
 from nettop.snapshots import find_table
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.safe_text import safe_text
+from nettop.snapshots.source import SourceOptions
 from nettop.widgets.bar import Bar
 from nettop.widgets.glyphs import needed_signs
 from nettop.widgets.themes import DARK, PALETTES, THEME_PREFIX, Palette, css_variables, first_theme
 
 _PROBLEM_S = 20.0
-"""How long it is said that a choice is not as the user wrote it: it may be long, and is said once."""
+"""Seconds that a problem in the user's preferences is shown: it may be long, and is shown only once."""
 
 
 class Published(Message, bubble=False):
-    """The bus has a new frame or failure. At most one such message is queued."""
+    """A new frame or failure on the bus. At most one such message is queued."""
 
 
 class NettopApp(EndingApp, inherit_bindings=False):
     """nettop in a terminal.
 
-    Where the first lens cannot attach (missing permission, unsupported, or a chosen mechanism that is), the app ends
-    and `fatal_error` says why.
+    If the first lens cannot attach (missing permission, unsupported lens or mechanism), the app exits and `fatal_error`
+    says why.
     """
 
     TITLE = "nettop"
@@ -68,7 +69,7 @@ class NettopApp(EndingApp, inherit_bindings=False):
         self._last_shown[self._shown.lens.id] = self._shown
         self._before_overhead = TableRef(context.lenses[0], context.lenses[0].main)
         for ref in (TableRef(lens, table) for lens in (*context.lenses, SELF) for table in lens.tables):
-            self.add_mode(ref.view_name, partial(self._screen_for, ref))  # each with its own stack of dialogs
+            self.add_mode(ref.view_name, partial(self._screen_for, ref))  # each has its own stack of dialogs
         start_in_mode(self, self._shown.view_name)
         self._leases: dict[str, Lease] = {}
         self._is_queued = False
@@ -83,16 +84,16 @@ class NettopApp(EndingApp, inherit_bindings=False):
         set_filters(self, signs=needed_signs())
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
-        """The palette's variables, until one of nettop's themes is chosen."""
+        """Return the variables used until one of nettop's themes is set."""
         return css_variables(DARK)
 
     def run_until_ended(self) -> None:
-        """Run until the user or a signal ends it."""
-        with answered_by(self._end):
+        """Run until the user or a signal ends the app."""
+        with handle_signals(self._end):
             self.run()
 
     def _end(self) -> None:
-        """End, now or as soon as the app runs. Called by signal handlers: the app itself may wait for the terminal."""
+        """Exit now, or as soon as the app runs. Called by signal handlers: the app may be blocked on the terminal."""
         self._is_ending = True
         if isinstance(self._driver, TerminalDriver):
             self._driver.drop_output()
@@ -102,7 +103,7 @@ class NettopApp(EndingApp, inherit_bindings=False):
     # --- frames ---------------------------------------------------------------------------------------------
 
     def on_mount(self) -> None:
-        """Subscribe to the bus, unless a signal has come already."""
+        """Subscribe to the bus, attach the lens, and exit if a signal has arrived already."""
         self._unsubscribe = self.context.session.bus.subscribe(self._queue_published)
         self._attach_shown()
         self.app_resume_signal.subscribe(self, self._draw_again)
@@ -112,24 +113,24 @@ class NettopApp(EndingApp, inherit_bindings=False):
             self.call_later(self.exit)
 
     def _draw_again(self, _: object) -> None:
-        """Back from the shell: the terminal shows the shell's lines."""
+        """Redraw after a suspend: the terminal shows the shell's lines."""
         self.screen.refresh(layout=True)
 
     def on_unmount(self) -> None:
-        """Unsubscribe, and detach."""
+        """Unsubscribe and detach."""
         if self._unsubscribe is not None:
             self._unsubscribe()
         for lease in self._leases.values():
             lease.release()
 
     def _queue_published(self) -> None:
-        """Queue a message, unless there is one already. Runs in the sampler's thread."""
+        """Queue a message, unless one is queued already. Called in the sampler's thread."""
         if not self._is_queued:
             self._is_queued = True
             self.post_message(Published())
 
     def on_published(self) -> None:
-        """Have the visible screen show what is newest; hidden ones draw nothing."""
+        """Let the visible screen show the newest frame; hidden screens draw nothing."""
         self._is_queued = False
         bus = self.context.session.bus
         failure = bus.failure(self._shown.lens.id)
@@ -143,19 +144,19 @@ class NettopApp(EndingApp, inherit_bindings=False):
 
     @property
     def lens_screen(self) -> LensScreen:
-        """The visible screen, also while a dialog covers it."""
+        """The current screen, even while a dialog covers it."""
         return next(reversed(self._screens_of(self._shown)), self._screen_for(self._shown))
 
     def _screens_of(self, ref: TableRef) -> list[LensScreen]:
-        """The mounted screens of a table: its own, and those opened from it by →."""
+        """Return the mounted screens of a table: its own, and those opened from it by →."""
         return [screen for screen in screens_in_mode(self, ref.view_name) if isinstance(screen, LensScreen)]
 
     # --- keys -----------------------------------------------------------------------------------------------
 
     async def on_event(self, event: events.Event) -> None:
-        """Run a key that is no text before the next one is read: that one may be for the box which this one opens.
+        """Finish a key's action before reading the next key, unless it is text: that key may belong to a box it opens.
 
-        A signal drops what was typed before it: to do all that could take longer than the end may.
+        After a signal, drop pending input: handling it could take longer than an exit may.
         """
         if self._is_ending and isinstance(event, events.InputEvent):
             return
@@ -181,7 +182,7 @@ class NettopApp(EndingApp, inherit_bindings=False):
                 await self.show(self._last_shown[lens.id])
 
     async def action_next_lens(self, step: int = 1) -> None:
-        """Show the next lens that works, with its last table; from the overhead, the one after the lens before."""
+        """Show the next lens that works, with its last table; from the overhead, continue after the previous lens."""
         shown = self._before_overhead if self._shown.lens is SELF else self._shown
         lenses = [
             each for each in self.context.lenses if each.id == shown.lens.id or self.context.works(each)
@@ -190,7 +191,7 @@ class NettopApp(EndingApp, inherit_bindings=False):
         await self.show(self._last_shown[lenses[(at + step) % len(lenses)].id])
 
     async def action_overhead(self) -> None:
-        """Show what nettop itself costs, or go back to the table before."""
+        """Show nettop's own cost, or return to the previous table."""
         if self._shown.lens is SELF:
             await self.show(self._before_overhead)
         else:
@@ -202,13 +203,13 @@ class NettopApp(EndingApp, inherit_bindings=False):
         await self.show(self._shown.neighbour(step))
 
     async def action_table(self, name: str) -> None:
-        """Show a table of this lens; if it is shown already, close what was opened from it."""
+        """Show a table of this lens; if it is current already, close the screens opened from it."""
         for table in self._shown.lens.tables:
             if table.name == name and self.lens_screen.is_available(BY_ID["next_table"]):
                 await self.show(TableRef(self._shown.lens, table))
 
     async def show(self, ref: TableRef) -> None:
-        """Show a table, ready for the next key. Its lens attaches before the one shown until now is released."""
+        """Show a table, ready for the next key. Attach its lens before releasing the previous one."""
         before, self._shown = self._shown, ref
         if ref.view_name == before.view_name:
             if self.lens_screen.opened_from is not None:
@@ -217,38 +218,38 @@ class NettopApp(EndingApp, inherit_bindings=False):
         self._last_shown[ref.lens.id] = ref
         self._screen_for(before).share_choice()
         last_lease = self._leases.pop(before.lens.id)
-        self._attach_shown()  # first: the overhead is measured on what is attached
+        self._attach_shown()  # before the release: the overhead is measured on attached programs
         last_lease.release()
         frame = self.context.session.bus.frame(ref.lens.id)
         if frame is not None and not self.lens_screen.has_table(frame):
-            self.context.session.sample_now()  # a table is read once it is shown: do not wait for the next refresh
+            self.context.session.sample_now()  # tables are read once shown: do not wait for the next refresh
         self._screen_for(ref).follow_lens()
         if self.lens_screen.is_mounted:
-            self.lens_screen.show_newest()  # before it becomes visible
+            self.lens_screen.show_newest()  # draw before it becomes visible
         await self.switch_mode(ref.view_name)
         for screen in self._screens_of(before):
             screen.release_view()
 
     async def action_next_trouble(self) -> None:
-        """Show the rows of the next trouble, in the lens's main table."""
+        """Show the rows of the next kind of trouble, in the lens's main table."""
         main = TableRef(self._shown.lens, self._shown.lens.main)
         if self.lens_screen.table is not main.table:
             await self.show(main)
         self.lens_screen.show_next_trouble()
 
     def _attach_shown(self) -> None:
-        """Attach the lens that is shown, with the options of its screens."""
+        """Attach the current lens, with the options of its screens."""
         lens, table = self._shown
         shown = self._screen_for(self._shown)
         screens = [shown, *self._screens.values()]
-        self._leases[lens.id] = self.context.session.enable(
-            lens.id,
+        options = SourceOptions(
+            frozenset({table.name}),
+            self.context.settings.mechanisms,
             all_rows=any(screen.state.query.all_rows for screen in screens if screen.lens.id == lens.id),
-            columns=shown.state.declared_names if shown.state.chosen_by_user else (),
-            table=table.name,
-            mechanisms=self.context.settings.mechanisms,
-            **self.context.options,
+            values=self.context.options,
         )
+        columns = shown.state.declared_names if shown.state.chosen_by_user else ()
+        self._leases[lens.id] = self.context.session.enable(lens.id, options, columns)
 
     def _screen_for(self, ref: TableRef) -> LensScreen:
         if ref.view_name not in self._screens:
@@ -256,37 +257,37 @@ class NettopApp(EndingApp, inherit_bindings=False):
         return self._screens[ref.view_name]
 
     def on_lens_screen_members_opened(self, message: LensScreen.MembersOpened) -> None:
-        """Show the rows for which a row stands, above its table."""
-        if self.lens_screen.member_table is message.table:  # not when → was pressed twice, or `p` after it
+        """Show the members of a row, on top of its table."""
+        if self.lens_screen.member_table is message.table:  # ignore a second →, or a → followed by `p`
             ref = TableRef(self._shown.lens, message.table)
             settings = ViewSettings(filters=(message.filter_text,))
             self.push_screen(make_screen(self.context, ref, settings, opened_from=self._shown.table))
 
-    def on_lens_screen_columns_chosen(self) -> None:
-        """Attach the lenses that know the columns, and release those that only others did."""
+    def on_query_screen_columns_chosen(self) -> None:
+        """Attach again for the new columns, then release the previous lease."""
         last_lease = self._leases.pop(self._shown.lens.id)
         self._attach_shown()
         last_lease.release()
 
     def action_theme(self) -> None:
-        """The next theme."""
+        """Switch to the next theme, and save the choice."""
         names = list(PALETTES)
         self.theme = names[(names.index(self.theme) + 1) % len(names)]
         self.lens_screen.remember("theme", self.theme.removeprefix(THEME_PREFIX))
 
     def action_columns(self) -> None:
-        """Show the columns of the table, to choose from."""
+        """Show the columns dialog."""
         from nettop.screens.dialogs import ColumnsDialog  # not needed for the first screen
 
         self.push_screen(ColumnsDialog(self.lens_screen))
 
     def action_export(self) -> None:
-        """Show the formats, and write what is in sight in the chosen one."""
+        """Show the export dialog, and write the visible view in the chosen format."""
         from nettop.screens.dialogs import ExportDialog  # not needed for the first screen
 
         def write(suffix: str | None) -> None:
             if suffix is not None:
-                self.call_after_refresh(self._export, suffix)  # the dialog is not in sight any more
+                self.call_after_refresh(self._export, suffix)  # after the dialog is gone
 
         self.push_screen(ExportDialog(self.lens_screen), write)
 
@@ -316,7 +317,7 @@ class NettopApp(EndingApp, inherit_bindings=False):
         self.push_screen(HelpDialog(self.lens_screen, lines))
 
     async def action_palette(self) -> None:
-        """Show the palette, and run what is chosen there."""
+        """Show the palette, and run the chosen action."""
         from nettop.screens.dialogs import PaletteDialog, palette_entries  # not needed for the first screen
 
         async def run(chosen: str | None) -> None:
@@ -328,21 +329,21 @@ class NettopApp(EndingApp, inherit_bindings=False):
         dialog.set_focus(dialog.input)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
-        """Textual's question whether a key works now."""
+        """Return whether a key works now; called by Textual."""
         known = BY_ID.get(action)
         return known is None or known.everywhere or self.lens_screen.is_available(known)
 
     async def on_bar_pressed(self, message: Bar.Pressed) -> None:
-        """An item of a bar was clicked."""
+        """Run the action of a clicked item."""
         await self.run_action(message.action, self.lens_screen)
 
     async def action_interrupt(self) -> None:
-        """Quit, from anywhere."""
+        """Quit from anywhere."""
         self.exit()
 
 
 def find_table_ref(context: ScreenContext, view: str) -> TableRef:
-    """The lens and the table called `view`."""
+    """Return the lens and the table called `view`."""
     for lens in context.lenses:
         if lens.id == view:
             return TableRef(lens, lens.main)
@@ -362,6 +363,6 @@ def _theme(palette: Palette) -> Theme:
         background=palette.screen,
         surface=palette.screen,
         panel=palette.panel,
-        # Textual's own style sheet needs variables that only its own themes for terminal colours have.
+        # Textual's style sheet needs variables that only its own ANSI themes define.
         variables=(base.variables if base else {}) | css_variables(palette),
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nettop's own cost. The key that opens it from anywhere also returns."""
+"""The screen of nettop's own cost. The key that opens it from anywhere also closes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHARE = "time_ns_per_s"
 
 
 class OwnCostScreen(LensScreen):
-    """Everything of nettop that costs CPU time or memory, the most expensive first."""
+    """The CPU time and memory of nettop's parts, the most expensive first."""
 
     about = "what nettop itself costs: its BPF programs, threads, memory and steps"
     row_style = RowStyle(
@@ -35,7 +35,7 @@ class OwnCostScreen(LensScreen):
     describable = False
 
     def headline(self, view: View) -> list[BarItem]:
-        """The total cost, the BPF programs' part, memory, and the effect of --max-overhead."""
+        """Return the total cost, the BPF programs' part, memory, and the effect of --max-overhead."""
         total, programs = _of_kind(view, "total"), _of_kind(view, "program")
         counted = view.snapshot.hook(HOOK_PROGRAMS.name)
         share = NOT_AVAILABLE if counted and counted.mechanism is None else _amount(view, _SHARE, programs)
@@ -53,22 +53,22 @@ class OwnCostScreen(LensScreen):
         return items
 
     def cost(self) -> float | None:
-        """The cost in the rows, over the same interval."""
+        """Return the total cost of the rows, so that the first line matches them."""
         if self.view is None:
             return None
         per_second_ns = self.view.total(_SHARE, _of_kind(self.view, "total"))
         return None if per_second_ns is None else per_second_ns / 1e9
 
     def conditions(self) -> dict[str, Callable[[], bool]]:
-        """← always returns."""
+        """Return the conditions of actions; ← always works here."""
         return super().conditions() | {"back": lambda: True}
 
     def label_of(self, action: Action) -> str:
-        """The key that opened this screen closes it."""
+        """Return the label of a key; the one that opened this screen closes it."""
         return "back" if action.id == "overhead" else super().label_of(action)
 
     def action_back(self) -> None:
-        """Leave the details, then return to the table before."""
+        """Leave the details, then return to the previous table."""
         if self.details_open:
             super().action_back()
         else:

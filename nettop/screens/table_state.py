@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a screen shows its table (query and columns), and how keys change that."""
+"""The state of a screen's table (query and columns), and the changes that keys make to it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from nettop.settings import ViewSettings
 from nettop.snapshots.schema import Kind, Table
 from nettop.widgets.columns import Column, as_rates, as_totals, declared
 
-_FROM_A = frozenset({Kind.TEXT, Kind.ENUM, Kind.ADDRESS, Kind.ENDPOINT, Kind.LABEL, Kind.KEY})
-"""Kinds that a person reads from A to Z; the others from the most to the least."""
+_ASCENDING = frozenset({Kind.TEXT, Kind.ENUM, Kind.ADDRESS, Kind.ENDPOINT, Kind.LABEL, Kind.KEY})
+"""Kinds sorted in ascending order at first; all others are sorted in descending order."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableState:
-    """A query and columns. `declared_names` are the columns as declared, `names` as shown: totals or rates."""
+    """A query and columns. `declared_names` are the columns as declared, `names` as shown, in totals or rates."""
 
     query: Query
     declared_names: tuple[str, ...]
     chosen_by_user: bool = False
-    """Columns were chosen: a wide terminal adds no others."""
+    """True if the user chose the columns; a wide terminal then adds no others."""
 
     @property
     def totals(self) -> bool:
-        """True where counters are totals since each row began, not rates."""
+        """True if counters are shown as totals since each row began, not as rates."""
         return not self.query.deltas
 
     @property
@@ -40,7 +40,7 @@ class TableState:
         return tuple(dict.fromkeys(convert(table, name) for name in names))
 
     def with_columns(self, names: Sequence[str], *, chosen_by_user: bool) -> TableState:
-        """With these columns: totals if one of them is. What sorts follows, unless it is one of them."""
+        """Return the state with these columns, in totals if one of them is; convert a sort column not among them."""
         query, totals = self.query, _are_totals(self.query.table, names)
         state = replace(self, declared_names=tuple(names), chosen_by_user=chosen_by_user)
         if query.sort.field in names:
@@ -48,15 +48,15 @@ class TableState:
         return state.with_totals(on=totals)
 
     def sorted_by(self, name: str) -> TableState:
-        """Sorted by `name`; in reverse if it sorts already."""
+        """Return the state sorted by `name`, in reverse if it is the sort column already."""
         table, now = self.query.table, self.query.sort
         kind = declared(table, name).kind
-        falls = bool(unit_of(table, name)) if kind is Kind.GROUP else kind not in _FROM_A
-        sort = Sort(name, not now.descending if now.field == name else falls)
+        descending = bool(unit_of(table, name)) if kind is Kind.GROUP else kind not in _ASCENDING
+        sort = Sort(name, not now.descending if now.field == name else descending)
         return replace(self, query=replace(self.query, sort=sort))
 
     def sorted_beside(self, columns: Sequence[Column], step: int, *, around: bool) -> TableState:
-        """Sorted by the column `step` to the right of the sorted one; at the end it stays or goes `around`."""
+        """Return the state sorted by the column `step` to the right; at the end stay, or wrap `around`."""
         names = [column.sort for column in columns if column.field.is_sortable]
         if not names:
             return self
@@ -69,14 +69,14 @@ class TableState:
         return self if name == self.query.sort.field else self.sorted_by(name)
 
     def with_totals(self, *, on: bool) -> TableState:
-        """With totals or rates, and sorted by the same counter."""
+        """Return the state in totals or rates, sorted by the same counter."""
         table, sort = self.query.table, self.query.sort
         field = (as_totals if on else as_rates)(table, sort.field)
         return replace(self, query=replace(self.query, sort=replace(sort, field=field), deltas=not on))
 
     @property
     def has_forms(self) -> bool:
-        """True where the columns show counters, and each as a total or as a rate but not both."""
+        """True if totals and rates can be switched: the table has counters, and no column shows one both ways."""
         table, names = self.query.table, self.declared_names
         both = any(as_rates(table, name) in names for name in names if _is_counter(table, name))
         return any(field.has_rate for field in table.fields) and not both
@@ -85,8 +85,9 @@ class TableState:
 def initial_state(
     table: Table, settings: ViewSettings | None, remembered: Sequence[str] | None = None
 ) -> TableState:
-    """How a screen opens `table`: as declared, changed by the settings. Columns are those of the settings, else those
-    that are remembered, else the table's own.
+    """Return the initial state of `table`: as declared, changed by the settings.
+
+    Columns are those of the settings, else those remembered, else the table's defaults.
     """
     query, chosen = screen_query(table), remembered
     if settings is not None:
@@ -97,7 +98,7 @@ def initial_state(
 
 
 def _are_totals(table: Table, names: Sequence[str]) -> bool:
-    """True where a declared column is a counter's total."""
+    """Return whether a column is a counter's total."""
     return any(_is_counter(table, name) for name in names)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What terminals send, whatever it is: bytes to text, and kitty's keyboard protocol to the keys that others send.
+"""Terminal input: decode bytes robustly, and map kitty's keyboard protocol to the keys that other terminals send.
 
-It relies on private names of Textual, as `textual_internals` does.
+This module relies on private names of Textual, as `textual_internals` does.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from textual.keys import Keys
 from textual.message import Message
 
 _OLD_MOUSE = b"\x1b[M"
-"""Begins a mouse report in the oldest form, of three more bytes, which need not be UTF-8 (beyond column 95)."""
+"""Start of a mouse report in the oldest format. Three bytes follow, which may not be UTF-8 (beyond column 95)."""
 _OLD_MOUSE_BYTES = 3
 _CTRL_C = "\x03"
-"""No part of a paste: terminals leave it out, as shells too end pastes there."""
+"""Ctrl-C is never part of a paste: terminals leave it out, because shells would end the paste there."""
 _FIRST_PRINTABLE = 0x20
 
 _KITTY = re.compile(
@@ -32,30 +32,29 @@ _KITTY_LIKE = re.compile(r"\x1b\[[\d:;]+[u~ABCDEFHPQRS]", re.ASCII)
 _RELEASED = "3"
 _SHIFT, _ALT, _CTRL = 1, 2, 4
 _LOCKS = 64 | 128
-"""Caps lock and num lock: what they change is in the text."""
+"""Caps lock and num lock: the text already reflects them."""
 _FIRST_KEYPAD = 57399
 _KEYPAD = {str(_FIRST_KEYPAD + at): str(ord(sign)) for at, sign in enumerate("0123456789./*-+\r=,")}
-"""Keys of the keypad that other terminals send as what is written on them."""
-_ALIKE_WITH_SHIFT = ("13", "27", "32", "127")
-"""Enter, Escape, space and backspace, which other terminals send alike with and without shift."""
+"""Keypad keys that other terminals send as the characters printed on them."""
+_SAME_WITH_SHIFT = ("13", "27", "32", "127")
+"""Enter, Escape, space and backspace: other terminals send them the same with and without shift."""
 
 _LATIN = str.maketrans(
     "йцукенгшщзхъфывапролджэячсмитьбюієїςερτυθιοπασδφγηξκλζχψωβνμ",
     "qwertyuiop[]asdfghjkl;'zxcvbnm,.s']wertyuiopasdfghjklzxcvbnm",
 )
-"""What Cyrillic and Greek letters' keys are on a Latin keyboard."""
+"""Cyrillic and Greek letters mapped to the same keys of a Latin keyboard."""
 
 
 def latin_key(key: str) -> str:
-    """Return the name of a key as a Latin keyboard has it: Ctrl-С and `й` of a Cyrillic one are Ctrl-C and
-    `q`."""
+    """Return the name of a key on a Latin keyboard: Ctrl-С and `й` on a Cyrillic one are Ctrl-C and `q`."""
     modifiers, plus, letter = key.rpartition("+")
     latin = letter.lower().translate(_LATIN)
     return modifiers + plus + (latin.upper() if letter != letter.lower() else latin)
 
 
 class InputDecoder:
-    """Decodes what a terminal sends. Whatever is not UTF-8 is dropped, and so are the bytes of old mouse reports."""
+    """A decoder of terminal input that drops invalid UTF-8 and the bytes of old mouse reports."""
 
     def __init__(self) -> None:
         self._decode = getincrementaldecoder("utf-8")("ignore").decode
@@ -63,12 +62,11 @@ class InputDecoder:
         self._report_left = 0
 
     def __call__(self, data: bytes) -> str:
-        """Return the text of these bytes; what is incomplete is kept for the next call."""
+        """Return the text of these bytes; keep an incomplete character for the next call."""
         return self._decode(bytes(map(self._without_report, data)))
 
     def _without_report(self, byte: int) -> int:
-        """Return the byte, or 0 in its place in an old mouse report, which the parser recognizes by its
-        length."""
+        """Return the byte, or 0 instead in an old mouse report, which the parser recognizes by its length."""
         if self._report_left and byte >= _FIRST_PRINTABLE:
             self._report_left -= 1
             return 0
@@ -78,9 +76,9 @@ class InputDecoder:
 
 
 class InputParser:
-    """Parses what a terminal sends. A sequence that Textual fails to read is dropped, and nothing else with it.
+    """A parser of terminal input that drops only the sequences Textual fails to read.
 
-    Ctrl-C drops what is incomplete: a paste whose end never comes would take it, as it takes every other key.
+    Ctrl-C drops an incomplete sequence: a paste whose end never arrives would swallow it like every other key.
     """
 
     def __init__(self) -> None:
@@ -88,14 +86,14 @@ class InputParser:
         self._keys = _KeyParser()
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """Return the messages that these bytes complete."""
+        """Yield the messages completed by these bytes."""
         for character in self._decode(data):
             if character == _CTRL_C:
                 self._keys = _KeyParser()
             yield from self._try(self._keys.feed(character))
 
     def tick(self) -> Iterator[Message]:
-        """Return the messages that are complete as nothing followed in time, such as a lone Escape."""
+        """Yield the messages completed by a timeout, such as a lone Escape."""
         yield from self._try(self._keys.tick())
 
     def _try(self, messages: Iterable[Message]) -> Iterator[Message]:
@@ -106,7 +104,7 @@ class InputParser:
 
 
 class _KeyParser(XTermParser):
-    """Textual's parser, for which keys in kitty's protocol are those that other terminals send."""
+    """Textual's parser, with keys in kitty's protocol mapped to those that other terminals send."""
 
     def _sequence_to_key_events(self, sequence: str, alt: bool = False) -> Iterable[events.Key]:
         if _KITTY_LIKE.fullmatch(sequence) is None:
@@ -118,8 +116,7 @@ class _KeyParser(XTermParser):
 
 
 def _plain(sequence: str) -> str | None:
-    """Return a key in kitty's protocol in the form that Textual reads, as other terminals mean it; None where
-    it is none."""
+    """Convert a key from kitty's protocol to the one other terminals send, as Textual reads it; None if no key."""
     match = _KITTY.fullmatch(sequence)
     if match is None or match["event"] == _RELEASED:
         return None
@@ -127,7 +124,7 @@ def _plain(sequence: str) -> str | None:
     code, text = match["code"], match["text"] or ""
     if match["end"] == "u":
         code = _KEYPAD.get(code, code)
-        if modifiers == _SHIFT and code in _ALIKE_WITH_SHIFT:
+        if modifiers == _SHIFT and code in _SAME_WITH_SHIFT:
             modifiers = 0
         if not _is_character(code):
             return None
@@ -140,5 +137,5 @@ def _plain(sequence: str) -> str | None:
 
 
 def _is_character(code: str) -> bool:
-    """Return whether a code is that of a character; surrogates are none."""
+    """Return whether a code is a character's; surrogates are not."""
     return code.isdecimal() and (int(code) < 0xD800 or 0xE000 <= int(code) < 0x110000)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written to a terminal that may fail, vanish, or take nothing any more."""
+"""Output to a terminal that may fail, disappear, or stop accepting data."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from collections.abc import Callable
 from contextlib import suppress
 
 RESTORING = "\0"
-"""A text that is not written: what follows it restores the terminal, and is not dropped."""
+"""A marker that is not written itself: the text after it restores the terminal, and is not dropped."""
 _PIECE_BYTES = 4096
-"""An empty pseudo-terminal takes more than that at once."""
+"""Bytes per write; an empty pseudo-terminal accepts more than that at once."""
 
 
 class TerminalOutput:
-    """A file that writes to a terminal, for one thread. Writing waits for the terminal, until `drop` is called.
+    """A file that writes to a terminal, for one thread. Writes block on the terminal until `drop` is called.
 
-    It never fails: the first error is reported, and everything after it dropped. While it waits it holds no lock, so
-    that the program can end meanwhile.
+    Writes never fail: the first error is reported, and everything after it is dropped. A blocked write holds no lock,
+    so that the program can exit.
     """
 
     def __init__(self, descriptor: int, on_error: Callable[[], None]) -> None:
@@ -29,14 +29,14 @@ class TerminalOutput:
         self._has_failed = False
         self.is_dropping = False
         self.restoring = threading.Event()
-        """Set once RESTORING was reached."""
+        """Event that is set once RESTORING is reached."""
 
     def fileno(self) -> int:
         """Return the terminal's descriptor."""
         return self._descriptor
 
     def write(self, text: str) -> None:
-        """Write, while there is a terminal."""
+        """Write the text, unless the terminal has failed or output is being dropped."""
         if text == RESTORING:
             self.is_dropping = False
             self.restoring.set()
@@ -50,16 +50,16 @@ class TerminalOutput:
                 self._on_error()
 
     def flush(self) -> None:
-        """Do nothing: everything is written at once."""
+        """Do nothing: writes are unbuffered."""
 
     def drop(self) -> None:
-        """Drop what is written from now on, until RESTORING. May be called by any thread and by signal handlers."""
+        """Drop all output until RESTORING. May be called from any thread and from signal handlers."""
         self.is_dropping = True
 
     def unblock(self, thread_id: int) -> None:
-        """Have the thread that waits for the terminal go on: drop what the kernel keeps for the terminal.
+        """Unblock the thread that waits for the terminal: discard the kernel's output queue.
 
-        A signal makes the thread look whether there is room now; SIGCONT is handled and has no other effect.
+        A signal makes the thread check for room again; SIGCONT is handled and has no other effect.
         """
         with suppress(termios.error):
             termios.tcflush(self._descriptor, termios.TCOFLUSH)

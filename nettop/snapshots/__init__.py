@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vocabulary: what a lens, a table, a field and a snapshot are. Each lens is a module of its own here."""
+"""Definitions of lenses, tables, fields and snapshots. Each lens has a module here."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 from functools import cache
+from types import ModuleType
 
-from nettop.errors import unknown_word
+from nettop.errors import Unsupported, unknown_word
 from nettop.snapshots.own_cost import SELF
+from nettop.snapshots.plugins import Plugin, find_plugins, import_part
 from nettop.snapshots.schema import Lens, Table
 
-_NO_LENS = frozenset(
+_NOT_LENSES = frozenset(
     {
         "arrays",
         "codec",
@@ -21,6 +23,7 @@ _NO_LENS = frozenset(
         "ip_protocols",
         "left_rows",
         "own_cost",
+        "plugins",
         "row_ids",
         "safe_text",
         "schema",
@@ -28,25 +31,43 @@ _NO_LENS = frozenset(
         "source",
     }
 )
-"""Modules here that declare no lens. Some load numpy, which --help and completion do without."""
+"""Modules here that declare no lens. Some import numpy, which would slow down --help and completion."""
 
 
 @cache
 def lenses() -> tuple[Lens, ...]:
-    """Every lens that has a module in this package, in the order in which the screens show them."""
+    """Return every lens of nettop and of other packages, in screen order."""
+    others = (plugin.lens for plugin in plugins() if plugin.lens is not None)
+    return tuple(sorted((*own_lenses(), *others), key=lambda lens: lens.order))
+
+
+@cache
+def own_lenses() -> tuple[Lens, ...]:
+    """Return every lens declared in this package."""
     modules = (
         importlib.import_module(f"{__name__}.{module.name}")
         for module in pkgutil.iter_modules(__path__)
-        if module.name not in _NO_LENS
+        if module.name not in _NOT_LENSES
     )
-    declared = (module.LENS for module in modules if hasattr(module, "LENS"))
-    return tuple(sorted(declared, key=lambda lens: lens.order))
+    return tuple(module.LENS for module in modules if hasattr(module, "LENS"))
+
+
+@cache
+def plugins() -> tuple[Plugin, ...]:
+    """Return the installed packages that declare lenses, including unusable ones."""
+    return tuple(find_plugins(own_lenses()))
+
+
+def lens_part(lens: str, name: str) -> ModuleType | None:
+    """Import a part of a lens, or return None if the lens has no such part; see `import_part`."""
+    package = next((plugin.package for plugin in plugins() if plugin.lens and plugin.lens.id == lens), None)
+    return import_part(lens, name, package)
 
 
 def find_table(view: str) -> tuple[Lens, Table]:
-    """The lens and table that `view` (LENS or LENS.TABLE) names, nettop's own cost included.
+    """Return the lens and table that `view` (LENS or LENS.TABLE) names, including nettop's own cost.
 
-    Raises UsageError when there is none, with the nearest names.
+    Raise UsageError with the nearest names if there is none, Unsupported if the package that declares it is broken.
     """
     lens_id, _, table_name = view.partition(".")
     for lens in (*lenses(), SELF):
@@ -54,17 +75,21 @@ def find_table(view: str) -> tuple[Lens, Table]:
             table = lens.table(table_name) if table_name else lens.main
             if table is not None:
                 return lens, table
+    for plugin in plugins():
+        if plugin.name == lens_id and plugin.problem:
+            raise Unsupported(f"the lens {lens_id} cannot be used: {plugin.problem}", plugin.remedy)
     raise unknown_word("view", view, views())
 
 
 def all_views() -> list[tuple[Lens, Table]]:
-    """Every table of every lens; nettop's own cost, which is no lens, not among them."""
+    """Return every table of every lens. nettop's own cost, which is not a lens, is excluded."""
     return [(lens, table) for lens in lenses() for table in lens.tables]
 
 
 def logged_views(views: Iterable[str]) -> list[tuple[Lens, Table]]:
-    """What `nettop log` logs of these views, each table once: with a lens's main one those of its events, which come
-    first.
+    """Return the tables that `nettop log` writes for these views, without duplicates.
+
+    A lens's main table implies its event tables, which come first.
     """
     logged: list[tuple[Lens, Table]] = []
     for lens, named in map(find_table, views):
@@ -74,10 +99,10 @@ def logged_views(views: Iterable[str]) -> list[tuple[Lens, Table]]:
 
 
 def views() -> tuple[str, ...]:
-    """Every name that --view accepts."""
+    """Return every name that --view accepts."""
     return tuple(view_name(lens, table) for lens in (*lenses(), SELF) for table in lens.tables)
 
 
 def view_name(lens: Lens, table: Table) -> str:
-    """What --view calls a table of a lens."""
+    """Return the name of a lens's table in --view."""
     return lens.id if table.name == lens.main.name else f"{lens.id}.{table.name}"

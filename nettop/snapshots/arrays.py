@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows handled as numpy does it fast: as bytes, and by searches in sorted keys."""
+"""Fast operations on numpy rows: copies as bytes, and lookups in sorted keys."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from nettop.snapshots.snapshot import Array
-
+Array = np.ndarray[Any, np.dtype[Any]]
 Index = np.ndarray[Any, np.dtype[np.intp]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def positions(keys: Array, among: Array) -> Index:
-    """For each key its position in the sorted `among`, or −1. Shape of `keys`."""
+    """Return the position of each key in the sorted `among`, or −1. Shape of `keys`."""
     if not len(among):
         return np.full(len(keys), -1, np.intp)
     among = np.ascontiguousarray(among)
@@ -24,13 +23,13 @@ def positions(keys: Array, among: Array) -> Index:
 
 
 def growth(now: Array, before: Array) -> Array:
-    """Return by how much counters grew; one that went back has begun anew, at 0."""
+    """Return the growth of counters. A counter that went back has restarted at 0."""
     return np.where(now >= before, now - before, now)
 
 
-def agreed(keys: Array, values: Array) -> Mask:
-    """Return for each of the sorted `keys` whether all rows with it have the same value; the largest number
-    is no value."""
+def is_uniform(keys: Array, values: Array) -> Mask:
+    """Return for each of the sorted `keys` whether all its rows have the same value, ignoring unknown ones (the
+    dtype's maximum)."""
     if not len(keys):
         return np.zeros(0, bool)
     starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
@@ -41,8 +40,8 @@ def agreed(keys: Array, values: Array) -> Mask:
 
 
 def distinct_rows(columns: Sequence[Array]) -> tuple[Index, Index]:
-    """Return where each distinct combination of the columns' values (n, …) stands first, and for each row the place of
-    its combination among these (n,)."""
+    """Return the first row of each distinct combination of the columns' values (n, …), and each row's index into
+    these (n,)."""
     count = len(columns[0])
     as_bytes = [np.ascontiguousarray(column).view(np.uint8).reshape(count, -1) for column in columns if count]
     if not as_bytes:
@@ -54,27 +53,27 @@ def distinct_rows(columns: Sequence[Array]) -> tuple[Index, Index]:
 
 
 def as_list(column: Array) -> list[Any]:
-    """The values of one column, or the rows of several, as Python's own types."""
+    """Convert one column, or rows, to native Python types."""
     values: list[Any] = column.tolist()
     return values
 
 
-def take(rows: Array, at: Index) -> Array:
-    """The rows at these positions, as an own copy."""
+def take_rows(rows: Array, at: Index) -> Array:
+    """Copy the rows at these positions."""
     return _as_bytes(rows)[at].view(rows.dtype)
 
 
-def joined(first: Array, *others: Array) -> Array:
-    """The rows of all tables, which have one dtype, one behind the other."""
+def concatenate_rows(first: Array, *others: Array) -> Array:
+    """Concatenate rows of the same dtype."""
     return np.concatenate([_as_bytes(rows) for rows in (first, *others)]).view(first.dtype)
 
 
-def inserted(rows: Array, at: Index, others: Array) -> Array:
-    """The rows with `others` put in front of these positions."""
+def insert_rows(rows: Array, at: Index, others: Array) -> Array:
+    """Insert `others` before these positions."""
     return np.insert(_as_bytes(rows), at, _as_bytes(others)).view(rows.dtype)
 
 
 def _as_bytes(rows: Array) -> Array:
-    """The rows as opaque bytes: numpy copies structured rows field by field, fifteen times as slowly, and when it joins
-    them gives every field the machine's byte order."""
+    """View rows as opaque bytes. numpy copies structured rows field by field, 15 times slower, and concatenating them
+    converts every field to native byte order."""
     return np.ascontiguousarray(rows).view(f"V{rows.dtype.itemsize}")

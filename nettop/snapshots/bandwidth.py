@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bandwidth lens: what each interface carries, by protocol and service, and which flows it is."""
+"""The bandwidth lens: traffic of each interface by protocol, service and flow."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import replace
 from nettop.errors import UsageError
 from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Loss, Metrics, Option, Table
 
-# --- words for numbers ----------------------------------------------------------------------------------------
+# --- names of numbers ----------------------------------------------------------------------------------------
 
 PROTOCOLS = ("tcp", "udp", "icmp", "icmpv6", "arp", "sctp", "other")
 CASTS = ("broadcast", "multicast")
 KINDS = 32
-"""What a packet is counted as: a protocol, a cast (never the first kind, as 0 is neither), a service."""
+"""Number of kinds a packet is counted as: a protocol, a cast (never kind 0, which means neither), a service."""
 NO_SERVICE = len(PROTOCOLS) + len(CASTS)
 SERVICES_MAX = KINDS - NO_SERVICE - 1
 
@@ -22,7 +22,7 @@ SERVICES = (
     ("HTTP", 80, "tcp"), ("HTTPS", 443, "tcp"), ("QUIC", 443, "udp"), ("DNS", 53, "tcp"), ("DNS", 53, "udp"),
     ("SSH", 22, "tcp"),
 )  # fmt: skip
-"""The services that are counted unasked: name, port, protocol."""
+"""Services counted by default: name, port, protocol."""
 
 MODES = {0: "counters", 1: "XDP native", 2: "XDP generic", 3: "TCX", 4: "after XDP"}
 COUNTERS_MODE, NATIVE_MODE, GENERIC_MODE, TCX_MODE, AFTER_XDP_MODE = MODES
@@ -42,9 +42,9 @@ _SERVICE = re.compile(r"([^=,]{1,24})=(\d{1,5})(?:/(tcp|udp))?")
 
 
 def parse_services(text: str) -> list[tuple[str, int, str]]:
-    """The services of `name=port[/proto],…`: name, port and protocol; both protocols where none is given.
+    """Parse `name=port[/proto],…` into name, port and protocol; without a protocol, both.
 
-    Raises UsageError for what is none, and for more than there is room for.
+    Raise UsageError for invalid or too many services.
     """
     services: list[tuple[str, int, str]] = []
     for word in filter(None, map(str.strip, text.split(","))):
@@ -59,8 +59,8 @@ def parse_services(text: str) -> list[tuple[str, int, str]]:
     names = {name for name, _, _ in (*SERVICES, *services)}
     if len(names) > SERVICES_MAX:
         raise UsageError(
-            f"--service names {len(names)} services with the known ones: there is room for {SERVICES_MAX}",
-            "give fewer",
+            f"too many services: {len(names)} with the built-in ones, and there is room for {SERVICES_MAX}",
+            "give --service less often",
         )
     return services
 
@@ -71,14 +71,14 @@ def _check_services(text: str, _interval_s: float) -> None:
 
 INTERFACE = Option(
     "interface",
-    "Count these interfaces only, by name or pattern (eth*); may be repeated. Otherwise all that are up, but loopback",
+    "Count only these interfaces, by name or pattern (eth*); repeatable (all that are up, except loopback)",
     default="",
     metavar="NAME",
     short="-i",
     repeatable=True,
 )
 NO_INTERFACE = "--interface"
-"""The gap of patterns of --interface that no interface matches yet."""
+"""The gap for patterns of --interface that match no interface yet."""
 LOOPBACK = Option(
     "loopback",
     "Count the loopback interface too",
@@ -89,9 +89,8 @@ LOOPBACK = Option(
 )
 XDP = Option(
     "xdp",
-    "How received packets are seen: native XDP where the driver has it; TCX where the kernel has it (Linux 6.6), as "
-    "attaching native XDP may reset a device's queues, so that traffic stops for a moment; generic XDP everywhere, "
-    "which never does; or neither: the interfaces' own counters",
+    "Receive mechanism: native XDP in drivers that have it (attaching it may reset a device's queues and stop traffic "
+    "for a moment), tcx (Linux 6.6), generic XDP on any device, or off: only the interfaces' own counters",
     default="native",
     metavar="native|tcx|generic|off",
     steps=("native", "tcx", "generic", "off"),
@@ -102,7 +101,7 @@ FLOWS_OPTION = Option(
 )
 SERVICE = Option(
     "service",
-    "Count this service too; may be repeated",
+    "Count this service too; repeatable",
     default="",
     metavar="NAME=PORT[/PROTO]",
     repeatable=True,
@@ -115,11 +114,11 @@ SERVICE = Option(
 _INTERFACE = Field(
     "interface", Kind.TEXT, "INTERFACE", "the network interface", "u4", width=14, importance=100
 )
-_RECEIVED = Field("bytes_received", Kind.COUNTER, "RECV", "bytes received, link-layer headers included, without "
-                  "checksum and preamble; of what GRO has put together each packet has headers of its own",
+_RECEIVED = Field("bytes_received", Kind.COUNTER, "RECV", "bytes received, with link-layer headers, without checksum "
+                  "and preamble; every packet merged by GRO counts with its own headers",
                   "u8", "bytes", 10, 95, tone="received", rate_title="IN")  # fmt: skip
-_SENT = Field("bytes_sent", Kind.COUNTER, "SENT", "bytes sent, link-layer headers included, without checksum and "
-              "preamble; of what the interface is to segment (GSO) each packet has headers of its own",
+_SENT = Field("bytes_sent", Kind.COUNTER, "SENT", "bytes sent, with link-layer headers, without checksum and preamble; "
+              "every packet segmented by the interface (GSO) counts with its own headers",
               "u8", "bytes", 10, 94, tone="sent", rate_title="OUT")  # fmt: skip
 _BYTES = Field("bytes", Kind.SUM, "BYTES", "bytes received and sent", width=10, importance=20,
                parts=("bytes_received", "bytes_sent"))  # fmt: skip
@@ -135,40 +134,40 @@ INTERFACES = Table(
     fields=(
         Field("id", Kind.KEY, "ID", "number made of its namespace and index", "u8", width=6, importance=2),
         _INTERFACE,
-        Field("kind", Kind.TEXT, "KIND", "what it is, as `ip -d link` names it; ether for a network card", "u4",
+        Field("kind", Kind.TEXT, "KIND", "kind of interface, as in `ip -d link`; ether for a network card", "u4",
               width=8, importance=45),
         NETNS,
         replace(NAMESPACE, importance=30),
-        Field("backing", Kind.ENUM, "BACKING", "uplink: a device; where there is none, a link to another namespace. "
-              "Host totals add these up; virtual: what it carries passes an uplink too", "u1",
+        Field("backing", Kind.ENUM, "BACKING", "uplink: a device or, if there is none, a link to another namespace; "
+              "host totals add these up. virtual: its traffic passes an uplink too", "u1",
               width=8, importance=40, labels=BACKINGS),
-        Field("mode", Kind.ENUM, "MODE", "how received packets are seen; counters: only the kernel's own numbers; "
-              "after XDP: by TCX, what an XDP program of somebody else lets pass", "u1",
+        Field("mode", Kind.ENUM, "MODE", "how received packets are seen. counters: only the kernel's own counters; "
+              "after XDP: TCX sees what another XDP program lets pass", "u1",
               width=11, importance=75, labels=MODES),
-        Field("state", Kind.ENUM, "STATE", "whether it is up", "u1", width=5, importance=25, labels=STATES),
-        Field("speed", Kind.GAUGE, "SPEED", "what the link negotiated", "u8", "bytes/s", 9, 35),
+        Field("state", Kind.ENUM, "STATE", "up or down", "u1", width=5, importance=25, labels=STATES),
+        Field("speed", Kind.GAUGE, "SPEED", "negotiated link speed", "u8", "bytes/s", 9, 35),
         _RECEIVED,
         _SENT,
         _BYTES,
-        Field("capacity", Kind.COUNTER, "CAPACITY", "what the speed allows in the time, each way", "u8", "bytes",
+        Field("capacity", Kind.COUNTER, "CAPACITY", "bytes that the link speed allows, each way", "u8", "bytes",
               10, 3),
-        Field("use_received", Kind.RATIO, "IN %", "bytes received ÷ what the speed allows", "", "", 6, 85,
+        Field("use_received", Kind.RATIO, "IN %", "bytes received ÷ capacity", "", "", 6, 85,
               parts=("bytes_received", "capacity"), tone="received"),
-        Field("use_sent", Kind.RATIO, "OUT %", "bytes sent ÷ what the speed allows", "", "", 6, 84,
+        Field("use_sent", Kind.RATIO, "OUT %", "bytes sent ÷ capacity", "", "", 6, 84,
               parts=("bytes_sent", "capacity"), tone="sent"),
         _PACKETS_RECEIVED,
         _PACKETS_SENT,
-        Field("broadcast", Kind.COUNTER, "BCAST", "packets received and sent to everybody", "u8", "packets", 8, 28),
-        Field("multicast", Kind.COUNTER, "MCAST", "packets received and sent to a group", "u8", "packets", 8, 27),
+        Field("broadcast", Kind.COUNTER, "BCAST", "broadcast packets, received and sent", "u8", "packets", 8, 28),
+        Field("multicast", Kind.COUNTER, "MCAST", "multicast packets, received and sent", "u8", "packets", 8, 27),
         Field("unseen", Kind.COUNTER, "UNSEEN", "received packets, by the interface's own counter, that nettop's "
-              "program did not see, at least: another program, a bridge's rules or the hardware took them before", "u8",
-              "packets", 8, 57, "rx_packets − what was seen", tone="warn", rate_title="UNSEEN"),
+              "program did not see (lower bound): another program, bridge rules or the hardware took them first", "u8",
+              "packets", 8, 57, "rx_packets − packets seen", tone="warn", rate_title="UNSEEN"),
         Field("drops_received", Kind.COUNTER, "DROP IN", "received packets that the interface dropped, by its own "
               "counters", "u8", "packets", 8, 60, "rx_dropped + rx_missed_errors", tone="warn",
               rate_title="DROP IN"),
         Field("drops_sent", Kind.COUNTER, "DROP OUT", "packets that the interface did not send, by its own counters",
               "u8", "packets", 8, 59, "tx_dropped", tone="warn", rate_title="DROP OUT"),
-        Field("errors", Kind.COUNTER, "ERRORS", "errors of receiving and sending, by its own counters", "u8",
+        Field("errors", Kind.COUNTER, "ERRORS", "receive and send errors, by its own counters", "u8",
               "packets", 8, 58, "rx_errors + tx_errors", tone="warn", rate_title="ERRORS"),
     ),
     key="id",
@@ -195,8 +194,8 @@ INTERFACES = Table(
 )  # fmt: skip
 
 
-def _split(name: str, field: Field) -> Table:
-    """What interfaces carry, split by one more field."""
+def _split_table(name: str, field: Field) -> Table:
+    """Declare a table of interface traffic, split by one more field."""
     return Table(
         name=name,
         fields=(
@@ -224,15 +223,15 @@ def _split(name: str, field: Field) -> Table:
     )  # fmt: skip
 
 
-PROTOCOL_TABLE = _split(
+PROTOCOL_TABLE = _split_table(
     "protocols",
-    Field("protocol", Kind.ENUM, "PROTO", "the protocol that the packet carries; later fragments have their "
-          "packet's", "u1", width=8, importance=99, labels=dict(enumerate(PROTOCOLS))),
+    Field("protocol", Kind.ENUM, "PROTO", "the packet's protocol; later fragments count as their packet's "
+          "protocol", "u1", width=8, importance=99, labels=dict(enumerate(PROTOCOLS))),
 )  # fmt: skip
-SERVICE_TABLE = _split(
+SERVICE_TABLE = _split_table(
     "services",
-    Field("service", Kind.TEXT, "SERVICE", "the service that a port belongs to, the lower one of both first; (other) "
-          "is everything else", "u4", width=12, importance=99),
+    Field("service", Kind.TEXT, "SERVICE", "the service by port, the lower port first; (other) is everything "
+          "else", "u4", width=12, importance=99),
 )  # fmt: skip
 
 FLOWS = Table(
@@ -241,18 +240,18 @@ FLOWS = Table(
         Field("id", Kind.KEY, "ID", "number made of the flow's addresses, ports, protocol and interface", "u8",
               width=6, importance=2),
         replace(_INTERFACE, importance=60),
-        Field("protocol", Kind.TEXT, "PROTO", "the protocol in the IP header, else the network protocol", "u4",
+        Field("protocol", Kind.TEXT, "PROTO", "the protocol in the IP header, or the network protocol if not IP", "u4",
               width=7, importance=80),
-        Field("local", Kind.ENDPOINT, "LOCAL", "where received packets go to, and sent ones come from", width=21,
+        Field("local", Kind.ENDPOINT, "LOCAL", "destination of received packets, source of sent ones", width=21,
               importance=88, parts=("local_address", "local_port")),
-        Field("remote", Kind.ENDPOINT, "REMOTE", "where received packets come from, and sent ones go to", width=21,
+        Field("remote", Kind.ENDPOINT, "REMOTE", "source of received packets, destination of sent ones", width=21,
               importance=92, parts=("remote_address", "remote_port")),
-        Field("local_address", Kind.ADDRESS, "LADDR", "address at this side of the interface", "(2,)>u8", width=15,
+        Field("local_address", Kind.ADDRESS, "LADDR", "address on this side of the interface", "(2,)>u8", width=15,
               importance=10),
-        Field("local_port", Kind.LABEL, "LPORT", "port at this side", "u2", width=5, importance=9),
-        Field("remote_address", Kind.ADDRESS, "RADDR", "address at the other side", "(2,)>u8", width=15,
+        Field("local_port", Kind.LABEL, "LPORT", "port on this side", "u2", width=5, importance=9),
+        Field("remote_address", Kind.ADDRESS, "RADDR", "address on the other side", "(2,)>u8", width=15,
               importance=11),
-        Field("remote_port", Kind.LABEL, "RPORT", "port at the other side", "u2", width=5, importance=8),
+        Field("remote_port", Kind.LABEL, "RPORT", "port on the other side", "u2", width=5, importance=8),
         Field("process", Kind.TEXT, "PROCESS", "the process that owns the flow's socket", "u4", width=15,
               importance=90),
         Field("pid", Kind.LABEL, "PID", "its process ID", "u4", width=7, importance=38),
@@ -262,7 +261,7 @@ FLOWS = Table(
         _PACKETS_RECEIVED,
         _PACKETS_SENT,
         Field("tcp_flags", Kind.TEXT, "FLAGS", "TCP flags seen: F S R P A U E C", "u4", width=8, importance=50),
-        Field("first_seen", Kind.TIME, "FIRST", "the first packet since the flow was counted", "u8", "ns",
+        Field("first_seen", Kind.TIME, "FIRST", "the first packet since counting of the flow began", "u8", "ns",
               width=19, importance=15),
         Field("last_seen", Kind.TIME, "LAST", "the last packet", "u8", "ns", width=19, importance=18),
     ),
@@ -283,17 +282,17 @@ FLOWS = Table(
 )  # fmt: skip
 
 HOOK_RECEIVED = Hook(
-    "received", "every packet that an interface receives, by protocol and service", ("broadcast", "multicast")
+    "received", "every packet received by an interface, by protocol and service", ("broadcast", "multicast")
 )
-HOOK_SENT = Hook("sent", "every packet that an interface is given to send, by protocol and service")
-HOOK_FLOWS = Hook("flows", "packets by their addresses and ports", requires=HOOK_RECEIVED.name)
+HOOK_SENT = Hook("sent", "every packet handed to an interface for sending, by protocol and service")
+HOOK_FLOWS = Hook("flows", "packets by addresses and ports", requires=HOOK_RECEIVED.name)
 HOOK_INTERFACES = Hook("interfaces", "the interfaces and their own counters")
 
 REMOVED = "(removed)"
-"""What interfaces had counted that are gone, as one row of each table."""
+"""The row of each table that sums up removed interfaces."""
 EVICTED = "(evicted)"
-"""What flows had counted that had to make room for others, as one row."""
-WITHOUT_PLACE = "uncounted"
+"""The row that sums up evicted flows."""
+WITHOUT_SLOT = "uncounted"
 OTHER_SERVICES = "(other)"
 
 LENS = Lens(
@@ -301,31 +300,31 @@ LENS = Lens(
     title="Bandwidth",
     order=3,
     digit="3",
-    question="which interface carries what, and for whom?",
+    question="which interface carries what, and for whom",
     tables=(INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE, FLOWS),
     common=(("interface",),),
     hooks=(HOOK_RECEIVED, HOOK_SENT, HOOK_FLOWS, HOOK_INTERFACES),
     losses=(
         Loss(
-            WITHOUT_PLACE,
-            "interfaces beyond the bound, at each reading: of these there are only their own counters",
+            WITHOUT_SLOT,
+            "interfaces beyond the maximum, at each reading: only their own counters are shown",
             for_lack_of_room=True,
         ),
         Loss(
             "unseen",
             "packets that interfaces received, by their own counters, and nettop's programs did not see; "
-            "bandwidth.interfaces has them by interface",
+            "bandwidth.interfaces counts them by interface",
         ),
         Loss("refused", "packets counted as sent that a driver below another one may have refused"),
         Loss(
             "recursion",
-            "packets that were not counted as sent, because another one was being counted on that CPU",
+            "packets not counted as sent because another one was being counted on that CPU",
         ),
         Loss("namespaces", "network namespaces whose interfaces could not be listed"),
     ),
     options=(INTERFACE, LOOPBACK, XDP, FLOWS_OPTION, SERVICE),
     counts=(
-        Field("flows", Kind.GAUGE, "FLOWS", "flows that are followed"),
-        Field("flows_evicted", Kind.COUNTER, "EVICTED", "flows that had to make room for others"),
+        Field("flows", Kind.GAUGE, "FLOWS", "flows being followed"),
+        Field("flows_evicted", Kind.COUNTER, "EVICTED", "flows evicted to make room for others"),
     ),
 )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshots as bytes that describe themselves, so that an older or a newer nettop can still read them.
+"""Self-describing serialisation of snapshots, which older and newer versions of nettop can read.
 
-A fixed prefix (magic, version, length of the header, length of the rows, CRC-32 of both), a header in JSON
-(times, texts, counts, and of each table its fields), then the rows of each table, as they lie in memory.
+Layout: a fixed prefix (magic, version, header length, rows length, CRC-32 of both), a JSON header (times, texts,
+counts, the fields of each table), then the rows of each table as they are in memory.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import numpy as np
 
 from nettop.errors import SourceFailed
 from nettop.snapshots import lenses
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Field, Kind, Lens, Table
-from nettop.snapshots.snapshot import Array, Rows, Snapshot, unknown_value
+from nettop.snapshots.snapshot import Rows, Snapshot, unknown_value
 
 MAGIC = b"nettop\r\n"
-"""The end of line shows a file that was changed on its way as text."""
+"""The line end reveals a file damaged by a transfer in text mode."""
 
 FORMAT_VERSION = 2
 NOT_RECORDED = "not in this recording"
@@ -37,10 +38,10 @@ Header = dict[str, Any]
 
 
 def encode(snapshot: Snapshot) -> bytes:
-    """The snapshot as bytes. Columns that a source only carries along, and texts no row uses, are left out."""
+    """Serialise a snapshot, without columns the source passes through and without unused texts."""
     tables, bodies = [], []
     for rows in snapshot.tables.values():
-        array, texts = _with_used_texts(rows, _own_columns(rows.array, rows.table))
+        array, texts = _drop_unused_texts(rows, _copy_own_columns(rows.array, rows.table))
         tables.append(_table_header(rows, array, texts))
         bodies.append(array.tobytes())
     header = {
@@ -52,7 +53,7 @@ def encode(snapshot: Snapshot) -> bytes:
         "lost": {name: int(number) for name, number in snapshot.lost.items()},
         "hooks": [[hook.hook, hook.mechanism, hook.refused, hook.fields] for hook in snapshot.hooks],
         "gaps": dict(snapshot.gaps),
-        "whole_since_ns": int(snapshot.whole_since_ns),
+        "whole_since_ns": int(snapshot.complete_since_ns),
     }
     text, body = json.dumps(header, separators=(",", ":")).encode(), b"".join(bodies)
     check = zlib.crc32(body, zlib.crc32(text))
@@ -60,19 +61,17 @@ def encode(snapshot: Snapshot) -> bytes:
 
 
 def decode(data: bytes, known: Iterable[Lens] | None = None) -> Snapshot:
-    """The snapshot that `encode` made, in an own copy, as this version's tables have it.
+    """Deserialise a snapshot into a copy, in the layout of this version's tables.
 
-    A table or field that this version does not know is dropped; one that the recording lacks is unknown, and
-    named in `Snapshot.missing`. `known` are the lenses to look in, all by default. Raises SourceFailed for bytes that
-    are foreign, damaged, or of a newer nettop.
+    Drop tables and fields that this version does not know. Fields that the recording lacks are unknown, and named in
+    `Snapshot.missing`. `known` are the lenses to search, by default all. Raise SourceFailed for bytes that are foreign,
+    damaged, or in another format version.
     """
     header, body = _unpacked(data)
     try:
         return _snapshot(header, body, lenses() if known is None else known)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise _damaged(
-            f"its header makes no sense ({type(error).__name__}: {safe_text(str(error))})"
-        ) from None
+        raise _damaged(f"its header is invalid ({type(error).__name__}: {safe_text(str(error))})") from None
 
 
 def _unpacked(data: bytes) -> tuple[Header, memoryview]:
@@ -83,12 +82,12 @@ def _unpacked(data: bytes) -> tuple[Header, memoryview]:
     _, version, header_size, body_size, check = _PREFIX.unpack_from(data)
     if version != FORMAT_VERSION:
         raise SourceFailed(
-            f"the recording has format {version}, this nettop reads {FORMAT_VERSION}",
-            "use the nettop that wrote it",
+            f"the recording has format {version}, but this version of nettop reads {FORMAT_VERSION}",
+            "use the version of nettop that wrote it",
         )
     content = memoryview(data)[_PREFIX.size :]
     if len(content) != header_size + body_size:
-        raise _damaged(f"it has {len(content)} bytes where {header_size + body_size} were written")
+        raise _damaged(f"it has {len(content)} bytes instead of {header_size + body_size}")
     if zlib.crc32(content) != check:
         raise _damaged("its checksum is wrong")
     try:
@@ -99,18 +98,18 @@ def _unpacked(data: bytes) -> tuple[Header, memoryview]:
 
 
 def _damaged(why: str) -> SourceFailed:
-    return SourceFailed(f"the recording is damaged: {why}", "record it again, or give an earlier part of it")
+    return SourceFailed(f"the recording is damaged: {why}", "record again, or give an earlier part of it")
 
 
 # --- writing ------------------------------------------------------------------------------------------------
 
 
-def _own_columns(array: Array, table: Table) -> Array:
-    """A copy of the rows with the table's own fields alone, padding cleared."""
+def _copy_own_columns(array: Array, table: Table) -> Array:
+    """Copy the rows with the table's own fields only, padding cleared."""
     whole = np.zeros(len(array), table.dtype)
     fields, own = _fields(array.dtype), _fields(table.dtype)
     if own.items() <= fields.items():
-        # One copy of bytes: field by field takes many times longer.
+        # Copy bytes: field by field takes many times longer.
         size = max((offset + dtype.itemsize for dtype, offset in own.values()), default=0)
         _bytes_of(whole)[:, :size] = _bytes_of(np.ascontiguousarray(array))[:, :size]
         return whole
@@ -120,7 +119,7 @@ def _own_columns(array: Array, table: Table) -> Array:
 
 
 def _fields(dtype: np.dtype[Any]) -> Mapping[str, tuple[np.dtype[Any], int]]:
-    """Each field's dtype and offset."""
+    """Return each field's dtype and offset."""
     return {name: (place[0], place[1]) for name, place in (dtype.fields or {}).items()}
 
 
@@ -128,8 +127,8 @@ def _bytes_of(array: Array) -> Array:
     return array.view(np.uint8).reshape(len(array), array.dtype.itemsize)
 
 
-def _with_used_texts(rows: Rows, array: Array) -> tuple[Array, dict[str, list[str]]]:
-    """The rows with codes into only those texts that they use: the tables of texts grow all day."""
+def _drop_unused_texts(rows: Rows, array: Array) -> tuple[Array, dict[str, list[str]]]:
+    """Drop unused texts and renumber the codes: text tables only grow."""
     used: dict[str, list[str]] = {}
     for field in rows.table.stored:
         if field.kind is Kind.TEXT:
@@ -137,7 +136,7 @@ def _with_used_texts(rows: Rows, array: Array) -> tuple[Array, dict[str, list[st
             distinct, places = np.unique(codes, return_inverse=True)
             kept = distinct < len(texts)
             used[field.name] = [texts[code] for code in distinct[kept].tolist()]
-            # Codes ascend, so what is no text (unknown) stands last and leaves no gap in the new ones.
+            # Codes ascend, so unknown (no text) comes last and leaves no gap in the new codes.
             renumbered = np.arange(len(distinct)).astype(codes.dtype)
             renumbered[~kept] = unknown_value(codes.dtype)
             array[field.name] = renumbered[places.ravel()]
@@ -174,20 +173,20 @@ def _snapshot(header: Header, body: memoryview, known: Iterable[Lens]) -> Snapsh
     lens = next((lens for lens in known if lens.id == header["lens"]), None)
     if lens is None:
         raise SourceFailed(
-            f"the recording is of a lens {safe_text(str(header['lens']))!r} that this nettop does not have"
+            f"the recording is of a lens {safe_text(str(header['lens']))!r}, which this version of nettop does not have"
         )
     hooks = [_hook(*hook) for hook in header["hooks"]]
     tables: dict[str, Rows] = {}
     lacking: set[str] = set()
     at = 0
     for stored in header["tables"]:
-        size = _whole(stored["rows"]) * _whole(stored["row_bytes"])
+        size = _whole_number(stored["rows"]) * _whole_number(stored["row_bytes"])
         if at + size > len(body):
             raise _damaged("it has fewer rows than its header says")
         table = lens.table(stored["name"])
         if table is not None:
             tables[table.name] = _rows(table, stored, body[at : at + size])
-            lacking |= _lacking(table, stored)
+            lacking |= _missing_fields(table, stored)
         at += size
     if at != len(body):
         raise _damaged("it has more rows than its header says")
@@ -196,20 +195,20 @@ def _snapshot(header: Header, body: memoryview, known: Iterable[Lens]) -> Snapsh
         hooks.insert(0, HookStatus("recorded", None, refused, tuple(sorted(lacking))))
     return Snapshot(
         lens=lens.id,
-        wall_ns=_whole(header["wall_ns"]),
-        boot_ns=_whole(header["boot_ns"]),
+        wall_ns=_whole_number(header["wall_ns"]),
+        boot_ns=_whole_number(header["boot_ns"]),
         tables=tables,
         counts=_numbers(header["counts"]),
         lost=_numbers(header["lost"]),
         hooks=tuple(hooks),
         gaps={safe_text(name): safe_text(why) for name, why in header["gaps"].items()},
-        whole_since_ns=_whole(header.get("whole_since_ns", 0)),
+        complete_since_ns=_whole_number(header.get("whole_since_ns", 0)),
     )
 
 
 def _rows(table: Table, stored: Header, body: memoryview) -> Rows:
-    recorded = np.frombuffer(body, _stored_dtype(stored), _whole(stored["rows"]))
-    lacking = _lacking(table, stored)
+    recorded = np.frombuffer(body, _stored_dtype(stored), _whole_number(stored["rows"]))
+    lacking = _missing_fields(table, stored)
     if table.key in lacking:
         raise _damaged(f"the rows of {table.name} have no {table.key}")
     same = recorded.dtype == table.dtype and not lacking
@@ -220,15 +219,15 @@ def _rows(table: Table, stored: Header, body: memoryview) -> Rows:
             texts[field.name] = [safe_text(text) for text in stored["texts"].get(field.name, ())]
             codes = array[field.name]
             if not ((codes < len(texts[field.name])) | (codes == unknown_value(codes.dtype))).all():
-                raise _damaged("a row names a text that is not there")
+                raise _damaged("a row refers to a missing text")
     keys = array[table.key]
     if not (keys[1:] > keys[:-1]).all():
-        raise _damaged(f"the rows of {table.name} are not in the order of their keys")
-    return Rows(table, array, texts, _whole(stored["taken_ns"]))
+        raise _damaged(f"the rows of {table.name} are not sorted by key")
+    return Rows(table, array, texts, _whole_number(stored["taken_ns"]))
 
 
 def _stored_dtype(stored: Header) -> np.dtype[Any]:
-    """The dtype that the header describes. Only plain numbers pass: never numpy's objects."""
+    """Return the dtype described by the header. Accept only plain numbers, never numpy objects."""
     fields = stored["fields"]
     for field in fields:
         if not _PLAIN_DTYPE.fullmatch(field["dtype"]) or field["offset"] < 0:
@@ -247,7 +246,7 @@ def _stored_dtype(stored: Header) -> np.dtype[Any]:
 
 
 def _converted(recorded: Array, table: Table, lacking: set[str]) -> Array:
-    """The recorded rows in this version's layout; what they lack is unknown."""
+    """Convert recorded rows to this version's layout; missing fields are unknown."""
     array = np.zeros(len(recorded), table.dtype)
     for name, (dtype, _) in _fields(table.dtype).items():
         if name in lacking:
@@ -260,8 +259,8 @@ def _converted(recorded: Array, table: Table, lacking: set[str]) -> Array:
     return array
 
 
-def _lacking(table: Table, stored: Header) -> set[str]:
-    """The table's fields of which the recording has nothing that means the same and fits."""
+def _missing_fields(table: Table, stored: Header) -> set[str]:
+    """Return the table's fields for which the recording has no compatible column."""
     there = {field["name"]: field for field in stored["fields"]}
     dtypes, own = _fields(_stored_dtype(stored)), _fields(table.dtype)
 
@@ -288,10 +287,10 @@ def _hook(hook: str, mechanism: str | None, refused: list[tuple[str, str]], fiel
 
 
 def _numbers(numbers: Mapping[str, Any]) -> dict[str, int]:
-    return {safe_text(name): _whole(number) for name, number in numbers.items()}
+    return {safe_text(name): _whole_number(number) for name, number in numbers.items()}
 
 
-def _whole(number: Any) -> int:
+def _whole_number(number: Any) -> int:
     if type(number) is not int or number < 0:
         raise ValueError(f"{number!r} is not a whole number")
     return number

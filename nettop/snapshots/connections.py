@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connections lens: every socket of the machine, with its process and its numbers."""
+"""The connections lens: every socket of the machine, with its process and statistics."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ STATES = {
     11: "CLOSING",
     14: "UNCONN",
 }
-"""include/net/tcp_states.h. A request socket (12) is shown as SYN_RECV, as `ss` does; 14 is our own."""
+"""States in include/net/tcp_states.h. A request socket (12) is shown as SYN_RECV, as in `ss`; 14 is nettop's own."""
 
 DIRECTIONS = {1: "inbound", 2: "outbound", 3: "inbound?", 4: "outbound?"}
-"""With `?`: not seen, but inferred from the socket's backlog, or from who listens on the local port now."""
+"""`?` means inferred from the socket's backlog, or from a current listener on the local port."""
 
 OWNER_SOURCES = {1: "descriptor", 2: "connect", 3: "accept", 4: "message", 5: "close"}
-"""How the owner is known: it holds the descriptor, or it called connect or accept, sent or received the first
-message, or closed the socket."""
+"""Evidence for the owner: it holds the descriptor, called connect or accept, sent or received the first message, or
+closed the socket."""
 
 CONGESTION_CONTROLS = dict(
     enumerate(
@@ -56,7 +56,7 @@ CONGESTION_CONTROLS = dict(
          "scalable", "vegas", "veno", "westwood", "yeah")
     )
 )  # fmt: skip
-"""Congestion control algorithms of Linux, by numbers of our own; `other` is one that was loaded besides."""
+"""Congestion control algorithms of Linux, by nettop's own numbers; `other` is one loaded separately."""
 
 RECEIVER, SEND_BUFFER, CONGESTION, PATH_LOSS, APPLICATION = range(1, 6)
 LIMITS = {
@@ -66,7 +66,7 @@ LIMITS = {
     PATH_LOSS: "path loss",
     APPLICATION: "application",
 }
-"""What keeps a connection from sending more."""
+"""Limits that keep a connection from sending more."""
 
 NO_YES = {0: "no", 1: "yes"}
 
@@ -90,33 +90,33 @@ REASONS = {n: name.lower() for n, name in errno.errorcode.items()} | _ERRORS | {
     RESET_BY_US: "reset by us",
     GIVEN_UP: "given up",
 }  # fmt: skip
-"""Why a connection ended: the socket's errno, and where it has none who ended it first."""
+"""Reasons why a connection ended: the socket's errno, or else the side that ended it first."""
 GRACEFUL = frozenset({CLOSED_BY_US, CLOSED_BY_PEER, CLOSED_BY_BOTH})
-"""Reasons that are no failure."""
+"""Reasons that are not failures."""
 RESETS = (errno.ECONNRESET, RESET_BY_US)
-"""Reasons that are a reset, by either side."""
+"""Resets by either side."""
 
 _FIELDS = (
-    Field("id", Kind.KEY, "ID", "the kernel's socket cookie: never used twice", "u8", width=12, importance=3),
+    Field("id", Kind.KEY, "ID", "the kernel's socket cookie, never reused", "u8", width=12, importance=3),
     Field("protocol", Kind.ENUM, "PROTO", "transport protocol; the subflows of an MPTCP socket are tcp", "u2", width=5,
           importance=49, labels=PROTOCOLS),
-    Field("family", Kind.ENUM, "FAMILY", "address family; IPv4 over an IPv6 socket is IPv4", "u1",
+    Field("family", Kind.ENUM, "FAMILY", "address family; IPv4 on an IPv6 socket is IPv4", "u1",
           width=6, importance=8, labels=FAMILIES),
     Field("local_address", Kind.ADDRESS, "LOCAL ADDRESS", "address on this machine", "(2,)>u8",
           width=22, importance=20, zone="device"),
-    Field("local_port", Kind.LABEL, "LPORT", "port on this machine, none before it is bound; of a raw "
+    Field("local_port", Kind.LABEL, "LPORT", "port on this machine, none before bind; for a raw "
           "socket the number of its IP protocol", "u4",
           width=5, importance=20),
     Field("remote_address", Kind.ADDRESS, "REMOTE ADDRESS", "address of the peer", "(2,)>u8",
           width=22, importance=20, zone="device"),
     Field("remote_port", Kind.LABEL, "RPORT", "port of the peer; none without a peer", "u4",
           width=5, importance=20),
-    Field("device", Kind.TEXT, "DEVICE", "interface that it is bound to, which link-local addresses are valid on; by "
-          "number where its namespace cannot be asked", "u4", width=12, importance=7, formula="skc_bound_dev_if"),
+    Field("device", Kind.TEXT, "DEVICE", "interface that it is bound to, on which its link-local addresses are valid; "
+          "by number if its namespace cannot be entered", "u4", width=12, importance=7, formula="skc_bound_dev_if"),
     Field("pid", Kind.LABEL, "PID", "thread group of the owning process", "u4", width=7, importance=40),
     Field("process", Kind.TEXT, "PROCESS", "name of the owning process's first thread", "u4",
           width=16, importance=100),
-    Field("uid", Kind.LABEL, "UID", "user the socket belongs to", "u4", width=6, importance=10),
+    Field("uid", Kind.LABEL, "UID", "user who owns the socket", "u4", width=6, importance=10),
     NETNS,
     NAMESPACE,
     Field("cgroup", Kind.TEXT, "CGROUP", "control group of the owning process", "u4", width=24, importance=6),
@@ -124,13 +124,13 @@ _FIELDS = (
           "u4", width=20, importance=15),
     Field("state", Kind.ENUM, "STATE", "TCP state; UNCONN is a UDP or raw socket without a peer", "u1",
           width=11, importance=35, labels=STATES),
-    Field("direction", Kind.ENUM, "DIRECTION", "who opened it; with ? inferred, not seen", "u1",
+    Field("direction", Kind.ENUM, "DIRECTION", "who opened it; ? means inferred, not seen", "u1",
           width=9, importance=14, labels=DIRECTIONS),
     Field("opened_at", Kind.TIME, "OPENED", "when it opened; unknown unless nettop saw it", "u8", "ns",
           width=19, importance=5),
-    Field("bytes_sent", Kind.COUNTER, "SENT", "payload sent, each byte once", "u8", "bytes", 10, 90,
+    Field("bytes_sent", Kind.COUNTER, "SENT", "payload sent, without retransmits", "u8", "bytes", 10, 90,
           "bytes_sent − bytes_retrans", tone="sent"),
-    Field("bytes_acked", Kind.COUNTER, "ACKED", "payload that the peer acknowledged", "u8", "bytes", 10, 25,
+    Field("bytes_acked", Kind.COUNTER, "ACKED", "payload acknowledged by the peer", "u8", "bytes", 10, 25,
           "bytes_sent − bytes_retrans − (snd_nxt − snd_una), less a FIN in flight", tone="sent"),
     Field("bytes_received", Kind.COUNTER, "RECEIVED", "payload received in order", "u8", "bytes", 10, 89,
           "bytes_received, less the FIN once received", tone="received"),
@@ -140,11 +140,11 @@ _FIELDS = (
           "u8", "packets", 9, 16, "data_segs_out", tone="sent"),
     Field("packets_received", Kind.COUNTER, "PKTS IN", "segments received", "u8", "packets", 9, 17, "segs_in",
           tone="received"),
-    Field("messages_sent", Kind.COUNTER, "MSGS OUT", "UDP messages sent: each call to send is one, segmented or not",
+    Field("messages_sent", Kind.COUNTER, "MSGS OUT", "UDP messages sent, one per send call, segmented or not",
           "u8", "messages", 9, 15, tone="sent"),
-    Field("messages_received", Kind.COUNTER, "MSGS IN", "UDP messages received: each call to receive is one", "u8",
+    Field("messages_received", Kind.COUNTER, "MSGS IN", "UDP messages received, one per receive call", "u8",
           "messages", 9, 15, tone="received"),
-    Field("retransmits", Kind.COUNTER, "RETRANS", "segments sent again", "u8", "packets", 8, 45,
+    Field("retransmits", Kind.COUNTER, "RETRANS", "segments retransmitted", "u8", "packets", 8, 45,
           "total_retrans"),
     Field("rtt_us", Kind.GAUGE, "RTT", "smoothed round-trip time", "u4", "us", 9, 60, "srtt_us >> 3"),
     Field("rtt_var_us", Kind.GAUGE, "RTT VAR", "mean deviation of the round-trip time", "u4", "us", 9, 42,
@@ -152,66 +152,68 @@ _FIELDS = (
     Field("rtt_min_us", Kind.GAUGE, "RTT MIN", "smallest round-trip time of the last minutes", "u4", "us",
           9, 22, "rtt_min.s[0].v"),
     Field("cwnd", Kind.GAUGE, "CWND", "congestion window", "u4", "packets", 7, 28, "snd_cwnd"),
-    Field("mss", Kind.GAUGE, "MSS", "payload that fits one segment", "u4", "bytes", 6, 7, "mss_cache"),
-    Field("bytes_in_flight", Kind.GAUGE, "IN FLIGHT", "sent and not yet acknowledged", "u4", "bytes", 9, 27,
+    Field("mss", Kind.GAUGE, "MSS", "payload that fits into one segment", "u4", "bytes", 6, 7, "mss_cache"),
+    Field("bytes_in_flight", Kind.GAUGE, "IN FLIGHT", "bytes sent and not yet acknowledged", "u4", "bytes", 9, 27,
           "snd_nxt − snd_una"),
-    Field("send_queue", Kind.GAUGE, "SENDQ", "not yet acknowledged or sent", "u4", "bytes", 8, 38,
+    Field("send_queue", Kind.GAUGE, "SENDQ", "bytes not yet sent or acknowledged", "u4", "bytes", 8, 38,
           "write_seq − snd_una"),
-    Field("receive_queue", Kind.GAUGE, "RECVQ", "not yet read", "u4", "bytes", 8, 37,
+    Field("receive_queue", Kind.GAUGE, "RECVQ", "bytes not yet read", "u4", "bytes", 8, 37,
           "rcv_nxt − copied_seq"),
-    Field("backlog", Kind.GAUGE, "BACKLOG", "how many connections each queue of a listener may hold", "u4",
+    Field("backlog", Kind.GAUGE, "BACKLOG", "capacity of each queue of a listener", "u4",
           "connections", 7, 9, "sk_max_ack_backlog"),
-    Field("accept_queue", Kind.GAUGE, "ACCEPTQ", "connections of a listener that wait for accept()", "u4",
+    Field("accept_queue", Kind.GAUGE, "ACCEPTQ", "connections of a listener waiting for accept()", "u4",
           "connections", 7, 9, "sk_ack_backlog"),
     Field("syn_queue", Kind.GAUGE, "SYNQ", "half-open connections (SYN_RECV) of a listener; unknown from sock_diag",
           "u4", "connections", 6, 9, "icsk_accept_queue.qlen"),
-    Field("delivery_rate", Kind.GAUGE, "DELIVERY", "the rate at which the peer lately acknowledged", "u8",
+    Field("delivery_rate", Kind.GAUGE, "DELIVERY", "most recent rate of acknowledged payload", "u8",
           "bytes/s", 10, 24, "rate_delivered × mss_cache ÷ rate_interval_us"),
-    Field("limited_by", Kind.ENUM, "LIMITED BY", "what mostly kept it from sending more since the reading before: the "
-          "receiver's window, the send buffer, the congestion window (path loss: and segments were sent again), or the "
+    Field("limited_by", Kind.ENUM, "LIMITED BY",
+          "what mostly kept it from sending more since the previous reading: the "
+          "receiver's window, the send buffer, the congestion window (path loss: with retransmits), or the "
           "application, which had nothing to send", "u1", width=11, importance=43, labels=LIMITS),
-    Field("limited_share", Kind.GAUGE, "LIMITED", "the share of that time", "f8", "ratio", 7, 34),
-    Field("busy_us", Kind.COUNTER, "BUSY", "time with data that was not yet acknowledged or sent", "u8", "us", 9, 13,
+    Field("limited_share", Kind.GAUGE, "LIMITED", "share of the time that this limit applied", "f8", "ratio", 7, 34),
+    Field("busy_us", Kind.COUNTER, "BUSY", "time with data not yet sent or acknowledged", "u8", "us", 9, 13,
           "chrono_stat[0] + [1] + [2]"),
-    Field("receiver_limited_us", Kind.COUNTER, "RWND LIM", "time in which only the receiver's window kept it from "
+    Field("receiver_limited_us", Kind.COUNTER, "RWND LIM", "time in which only the receiver's window limited "
           "sending", "u8", "us", 9, 12, "chrono_stat[1]"),
-    Field("send_buffer_limited_us", Kind.COUNTER, "SNDBUF LIM", "time in which its send buffer kept it from sending, "
-          "as far as the kernel counts it", "u8", "us", 10, 12, "chrono_stat[2]"),
+    Field("send_buffer_limited_us", Kind.COUNTER, "SNDBUF LIM", "time in which the send buffer limited sending, as "
+          "far as the kernel counts it", "u8", "us", 10, 12, "chrono_stat[2]"),
     Field("application_limited", Kind.ENUM, "APP LIM", "whether the application had nothing to send when the delivery "
           "rate was measured", "u1", width=7, importance=11, labels=NO_YES, formula="rate_app_limited"),
-    Field("congestion_limited", Kind.ENUM, "CWND LIM", "whether the congestion window was used up lately; "
+    Field("congestion_limited", Kind.ENUM, "CWND LIM", "whether the congestion window was recently exhausted; "
           "unknown from sock_diag", "u1",
           width=8, importance=11, labels=NO_YES, formula="is_cwnd_limited"),
-    Field("send_buffer_full", Kind.ENUM, "BUF FULL", "whether the application waits for room in the send buffer; "
+    Field("send_buffer_full", Kind.ENUM, "BUF FULL", "whether the application waits for space in the send buffer; "
           "unknown from sock_diag", "u1", width=8, importance=11, labels=NO_YES, formula="SOCK_NOSPACE"),
-    Field("lost", Kind.GAUGE, "LOST", "segments in flight that are taken for lost", "u4", "packets", 7, 19, "lost_out"),
-    Field("reordered", Kind.COUNTER, "REORD", "times that segments were seen to arrive out of order", "u8", "times", 7,
+    Field("lost", Kind.GAUGE, "LOST", "segments in flight considered lost", "u4", "packets", 7, 19, "lost_out"),
+    Field("reordered", Kind.COUNTER, "REORD", "times that segments were found to be reordered", "u8", "times", 7,
           10, "reord_seen"),
-    Field("peer_window", Kind.GAUGE, "PEER WND", "what the peer's receive window allows to be in flight", "u4", "bytes",
+    Field("peer_window", Kind.GAUGE, "PEER WND", "bytes in flight that the peer's receive window allows", "u4", "bytes",
           9, 21, "snd_wnd"),
-    Field("pacing_rate", Kind.GAUGE, "PACING", "the rate at which segments are released; none without pacing", "u8",
+    Field("pacing_rate", Kind.GAUGE, "PACING", "rate at which segments are released; none without pacing", "u8",
           "bytes/s", 10, 23, "sk_pacing_rate"),
     Field("congestion_control", Kind.ENUM, "CC", "congestion control algorithm", "u1", width=9, importance=9,
           labels=CONGESTION_CONTROLS, formula="icsk_ca_ops->name"),
-    Field("drops", Kind.COUNTER, "DROPS", "packets that the socket itself dropped", "u8", "packets", 7, 26,
+    Field("drops", Kind.COUNTER, "DROPS", "packets dropped by the socket itself", "u8", "packets", 7, 26,
           "sk_drops"),
-    Field("answers", Kind.GAUGE, "ANSWERS", "requests that were answered on it since it is watched by the services "
-          "lens; unknown while that is not attached", "u8", "answers", 9, 4, lens="services"),
-    Field("response_mean", Kind.GAUGE, "RESPONSE", "mean response time of those", "u8", "ns", 9, 4, lens="services"),
-    Field("waiting_since", Kind.TIME, "WAITING SINCE", "since when a request on it has no answer", "u8", "ns", 19, 4,
+    Field("answers", Kind.GAUGE, "ANSWERS", "answers since the services lens was attached; unknown while it is "
+          "not attached", "u8", "answers", 9, 4, lens="services"),
+    Field("response_mean", Kind.GAUGE, "RESPONSE", "mean response time of those answers", "u8", "ns", 9, 4,
           lens="services"),
-    Field("owner_source", Kind.ENUM, "OWNER BY", "how the owner is known", "u1", width=10, importance=4,
+    Field("waiting_since", Kind.TIME, "WAITING SINCE", "start of its unanswered request", "u8", "ns", 19, 4,
+          lens="services"),
+    Field("owner_source", Kind.ENUM, "OWNER BY", "how the owner was determined", "u1", width=10, importance=4,
           labels=OWNER_SOURCES),
     Field("local", Kind.ENDPOINT, "LOCAL", "address and port on this machine", width=22, importance=55,
           parts=("local_address", "local_port"), zone="device", binds=True),
     Field("remote", Kind.ENDPOINT, "REMOTE", "address and port of the peer", width=22, importance=95,
           parts=("remote_address", "remote_port"), zone="device"),
-    Field("retransmit_ratio", Kind.RATIO, "RETR", "share of data segments that were sent again", width=7,
-          importance=50, formula="retransmits ÷ data_packets_sent; a SYN sent again counts above only",
+    Field("retransmit_ratio", Kind.RATIO, "RETR", "share of data segments that were retransmitted", width=7,
+          importance=50, formula="retransmits ÷ data_packets_sent; a retransmitted SYN is in the numerator only",
           parts=("retransmits", "data_packets_sent")),
-    Field("accept_queue_use", Kind.RATIO, "ACCEPTQ %", "how full the queue of a listener is whose connections wait for "
-          "accept()", width=9, importance=9, formula="accept_queue ÷ backlog", parts=("accept_queue", "backlog")),
-    Field("syn_queue_use", Kind.RATIO, "SYNQ %", "how full the queue of a listener's half-open connections is", width=7,
+    Field("accept_queue_use", Kind.RATIO, "ACCEPTQ %", "fill level of a listener's accept queue", width=9,
+          importance=9, formula="accept_queue ÷ backlog", parts=("accept_queue", "backlog")),
+    Field("syn_queue_use", Kind.RATIO, "SYNQ %", "fill level of a listener's queue of half-open connections", width=7,
           importance=9, formula="syn_queue ÷ backlog", parts=("syn_queue", "backlog")),
     Field("bytes", Kind.SUM, "BYTES", "payload sent and received", width=10, importance=33,
           parts=("bytes_sent", "bytes_received")),
@@ -227,17 +229,17 @@ _COUNTED = tuple(
 
 
 def _top(name: str, rows: str = "") -> Metrics:
-    """The series of those sockets, by what they have in common, that sent and received most."""
-    return Metrics((name,), _COUNTED, rows, prefix=f"connections_by_{name}", top=name, most=20)
+    """Return metrics of sockets grouped by `name`, for the groups with the most traffic."""
+    return Metrics((name,), _COUNTED, rows, prefix=f"connections_by_{name}", top=name, limit=20)
 
 
 RETRANSMITS_WARN_ABOVE = 0.01
-"""Above 1 % of data segments sent again, TCP's throughput suffers visibly."""
+"""Above 1 % of retransmitted data segments, TCP's throughput visibly suffers."""
 
 _ACCEPT_QUEUE_FULL, _SYN_QUEUE_FULL = "accept_queue_use>=80%", "syn_queue_use>=80%"
 
 _TROUBLES = (
-    # A full queue drops what arrives; 80 % of it leave time to act.
+    # A full queue drops connections; warning at 80 % leaves time to act.
     Trouble(
         "accept queue full",
         f"state=LISTEN {_ACCEPT_QUEUE_FULL}",
@@ -246,32 +248,31 @@ _TROUBLES = (
     Trouble(
         "SYN queue full",
         f"state=LISTEN {_SYN_QUEUE_FULL}",
-        "listeners whose SYN-ACKs are not answered: a flood, or loss; when the queue is full, the kernel sends SYN "
-        "cookies or drops SYNs",
+        "listeners whose SYN-ACKs are not answered, because of a flood or loss; when the queue is full, the kernel "
+        "sends SYN cookies or drops SYNs",
     ),
-    # Each connection that its peer closes first is in this state until the program closes it too: for milliseconds, so
-    # that a busy server always has some. A hundred at once, or ten and more of them each time, are not closed.
+    # A connection closed by its peer first is in this state until the program closes it too, for milliseconds: a busy
+    # server always has some. A hundred at once, or ten and a growing number, means that they are leaked.
     Trouble(
         "CLOSE_WAIT",
         "state=CLOSE_WAIT",
-        "connections that the peer has closed, and the program has not: mostly it has forgotten to close them",
-        least=100,
-        least_growing=10,
+        "connections that the peer has closed and the program has not: most likely it leaks them",
+        min_rows=100,
+        min_growing_rows=10,
     ),
-    # Data that was sent a moment ago waits for its acknowledgement too: only what was busy all the time counts. The
-    # kernel counts that time in ticks, so that some is missing. Below a second the round trip may take all of it.
+    # Data sent a moment ago is unacknowledged too, so only connections that were busy all the time count. The kernel
+    # counts busy time in ticks, so some is missing. Below a second, one round trip may take the whole interval.
     Trouble(
         "send queue stuck",
         "send_queue>0 bytes_acked_per_s=0 busy_us_per_s>=90%",
-        "connections that had data to send all the time, of which the peer acknowledged none: it does not read, or "
-        "is gone",
-        least_s=1.0,
+        "connections that always had data to send, none of which was acknowledged: the peer does not read, or is gone",
+        min_interval_s=1.0,
     ),
-    # Without the number one segment of a few that were sent would be many percent.
+    # Without the minimum rate, one of few segments would be a high percentage.
     Trouble(
         "retransmitting",
         f"retransmits_per_s>=10 retransmit_ratio>{RETRANSMITS_WARN_ABOVE:.0%}",
-        "connections that send many segments again, as the path loses them",
+        "connections that retransmit many segments, because the path loses them",
     ),
 )
 
@@ -301,8 +302,9 @@ SOCKETS = Table(
         ("answers", ("answers", "response_mean", "waiting_since")),
         ("by number", ("id", "netns", "owner_source")),
     ),
-    # A listener is shown unasked while it is in trouble.
+    # Listeners are shown by default only while in trouble.
     default_filter=f"(state!=LISTEN or {_ACCEPT_QUEUE_FULL} or {_SYN_QUEUE_FULL}) state!=TIME_WAIT state!=UNCONN",
+    groupings="nettop.probes.connections.groupings",
     troubles=_TROUBLES,
     metrics=(
         Metrics(("protocol", "state"), rows="sockets"),
@@ -310,13 +312,14 @@ SOCKETS = Table(
         _top("process", "sockets"),
         _top("container", "sockets"),
         _top("port", "sockets"),
-        # Counting idle sockets too would have every address of a busy server named at each reading.
+        # No count of rows: it would include idle sockets, so every address of a busy server would be named at each
+        # reading.
         _top("remote"),
         _top("network"),
     ),
 )  # fmt: skip
 
-_NO_EVENT = frozenset(
+_NOT_IN_EVENTS = frozenset(
     {
         "rtt",
         "bytes",
@@ -346,8 +349,8 @@ _NO_EVENT = frozenset(
 )
 
 
-def _at_the_end(field: Field) -> Field:
-    """A field of a socket as an event has it: a counter that has ended is a value, the key is another's."""
+def _as_event_field(field: Field) -> Field:
+    """Return a socket's field converted for events: final counters are gauges, and the socket's key is a label."""
     if field.kind is Kind.KEY:
         return replace(field, kind=Kind.LABEL)
     return replace(field, kind=Kind.GAUGE) if field.kind is Kind.COUNTER else field
@@ -356,18 +359,18 @@ def _at_the_end(field: Field) -> Field:
 EVENTS = Table(
     name="events",
     fields=(
-        Field("event_id", Kind.KEY, "EVENT ID", "counts the events that nettop saw or lost", "u8", width=10,
+        Field("event_id", Kind.KEY, "EVENT ID", "sequence number of the event; lost ones leave gaps", "u8", width=10,
               importance=2),
         Field("time", Kind.TIME, "TIME", "when the kernel changed the connection's state", "u8", "ns", 27, 96),
-        Field("event", Kind.ENUM, "EVENT", "what happened: fail is a connection that never opened", "u1",
+        Field("event", Kind.ENUM, "EVENT", "what happened; fail: the connection never opened", "u1",
               width=7, importance=99, labels=EVENT_KINDS),
-        Field("reason", Kind.ENUM, "REASON", "why it ended: the errno, or who ended it", "u2", width=19,
+        Field("reason", Kind.ENUM, "REASON", "why it ended: the errno, or who closed it", "u2", width=19,
               importance=92, labels=REASONS),
-        Field("duration_us", Kind.GAUGE, "LASTED", "from its opening, or from connect() to the failure", "u8", "us",
+        Field("duration_us", Kind.GAUGE, "LASTED", "time since it opened, or from connect() to the failure", "u8", "us",
               9, 70),
-        Field("handshake_us", Kind.GAUGE, "HANDSHAKE", "from connect() to its opening; of an accepted one, from the "
-              "SYN-ACK to its answer, unless that came late, with data (TCP_DEFER_ACCEPT)", "u4", "us", 9, 40),
-        *(_at_the_end(field) for field in _FIELDS if field.name not in _NO_EVENT),
+        Field("handshake_us", Kind.GAUGE, "HANDSHAKE", "from connect() to the established connection; if accepted, "
+              "from the SYN-ACK to its ACK, unless that came late, with data (TCP_DEFER_ACCEPT)", "u4", "us", 9, 40),
+        *(_as_event_field(field) for field in _FIELDS if field.name not in _NOT_IN_EVENTS),
     ),
     key="event_id",
     screen=("time", "event", "reason", "owner", "local", "remote", "duration_us", "bytes_sent", "bytes_received",
@@ -383,23 +386,23 @@ EVENTS = Table(
 FAILURES = Table(
     name="failures",
     fields=(
-        Field("id", Kind.KEY, "ID", "counts the groups", "u8", width=8, importance=2),
+        Field("id", Kind.KEY, "ID", "sequence number of the group", "u8", width=8, importance=2),
         Field("reason", Kind.ENUM, "REASON", "why connections failed or were reset", "u2", width=19, importance=99,
               labels=REASONS),
         Field("remote_address", Kind.ADDRESS, "REMOTE ADDRESS", "address of the peer", "(2,)>u8", width=22,
               importance=95),
-        Field("port", Kind.LABEL, "PORT", "the service's port: of the peer for what was opened here, else our own",
+        Field("port", Kind.LABEL, "PORT", "the service's port: the peer's if opened from here, else the local one",
               "u4", width=6, importance=90),
         Field("direction", Kind.ENUM, "DIRECTION", "who opened it", "u1", width=9, importance=30,
               labels=DIRECTIONS),
         Field("process", Kind.TEXT, "PROCESS", "name of the owning process", "u4", width=16, importance=80),
         NETNS,
         NAMESPACE,
-        Field("failed", Kind.COUNTER, "FAILED", "connections that never opened, since nettop began", "u8",
+        Field("failed", Kind.COUNTER, "FAILED", "connections that never opened, since nettop started", "u8",
               "connections", 8, 98),
-        Field("reset", Kind.COUNTER, "RESET", "connections that were open when they were reset or broke, since nettop "
-              "began", "u8", "connections", 8, 97),
-        Field("failures", Kind.COUNTER, "FAILURES", "connections that ended so since nettop began, both together", "u8",
+        Field("reset", Kind.COUNTER, "RESET", "open connections that were reset or broke, since nettop started", "u8",
+              "connections", 8, 97),
+        Field("failures", Kind.COUNTER, "FAILURES", "connections that failed or were reset, since nettop started", "u8",
               "connections", 9, 50),
         Field("first_at", Kind.TIME, "FIRST", "when the first of them ended", "u8", "ns", 27, 20),
         Field("last_at", Kind.TIME, "LAST", "when the last of them ended", "u8", "ns", 27, 60),
@@ -417,7 +420,7 @@ FAILURES = Table(
 )  # fmt: skip
 
 GROUPINGS = ("process", "remote", "network", "port", "container", "netns", "state")
-"""What `--group` folds the sockets by; `network` is the remote's /24, or /64 of IPv6, `port` the service's."""
+"""Values of `--group`; `network` is the remote's /24 (IPv6: /64), `port` the service's."""
 
 _SUMMED = ("bytes_sent", "bytes_received", "packets_sent", "packets_received", "data_packets_sent",
            "retransmits")  # fmt: skip
@@ -425,30 +428,31 @@ _SUMMED = ("bytes_sent", "bytes_received", "packets_sent", "packets_received", "
 GROUPS = Table(
     name="groups",
     fields=(
-        Field("id", Kind.KEY, "ID", "counts the groups", "u8", width=8, importance=2),
+        Field("id", Kind.KEY, "ID", "sequence number of the group", "u8", width=8, importance=2),
         Field("group", Kind.TEXT, "GROUP", "what its sockets have in common: a process, remote, network, port …", "u4",
               width=24, importance=100),
-        Field("pid", Kind.LABEL, "PID", "of a process, its thread group", "u4", width=7, importance=40),
-        Field("protocol", Kind.ENUM, "PROTO", "of a port, its protocol", "u2", width=5, importance=8, labels=PROTOCOLS),
-        Field("port", Kind.LABEL, "PORT", "of a port, its number", "u4", width=6, importance=8),
-        Field("container", Kind.TEXT, "CONTAINER", "of a process, its container or systemd unit", "u4", width=20,
+        Field("pid", Kind.LABEL, "PID", "for a process, its thread group", "u4", width=7, importance=40),
+        Field("protocol", Kind.ENUM, "PROTO", "for a port, its protocol", "u2", width=5, importance=8,
+              labels=PROTOCOLS),
+        Field("port", Kind.LABEL, "PORT", "for a port, its number", "u4", width=6, importance=8),
+        Field("container", Kind.TEXT, "CONTAINER", "for a process, its container or systemd unit", "u4", width=20,
               importance=15),
-        Field("connections", Kind.GAUGE, "CONNS", "TCP connections that are open now", "u4", "connections", 7, 85),
-        Field("opened", Kind.COUNTER, "OPENED", "TCP connections that opened since nettop began", "u8",
+        Field("connections", Kind.GAUGE, "CONNS", "open TCP connections", "u4", "connections", 7, 85),
+        Field("opened", Kind.COUNTER, "OPENED", "TCP connections opened since nettop started", "u8",
               "connections", 8, 60),
-        Field("closed", Kind.COUNTER, "CLOSED", "TCP connections that closed since nettop began", "u8",
+        Field("closed", Kind.COUNTER, "CLOSED", "TCP connections closed since nettop started", "u8",
               "connections", 8, 59),
-        Field("failed", Kind.COUNTER, "FAILED", "TCP connections that never opened, since nettop began", "u8",
+        Field("failed", Kind.COUNTER, "FAILED", "TCP connections that never opened, since nettop started", "u8",
               "connections", 8, 82),
-        Field("reset", Kind.COUNTER, "RESET", "TCP connections that either side reset, since nettop began; they are "
-              "among the closed", "u8", "connections", 8, 58),
-        *(replace(field, help=f"{field.help}; by its sockets of now and those closed since nettop began")
+        Field("reset", Kind.COUNTER, "RESET", "TCP connections reset by either side since nettop started; also "
+              "counted as closed", "u8", "connections", 8, 58),
+        *(replace(field, help=f"{field.help}; of current sockets and those closed since nettop started")
           for field in _FIELDS if field.name in _SUMMED),
         Field("rtt_median_us", Kind.GAUGE, "RTT MED", "median of the smoothed round-trip times of its connections",
               "u4", "us", 9, 61),
-        Field("rtt_worst_us", Kind.GAUGE, "RTT MAX", "the largest of them", "u4", "us", 9, 48),
+        Field("rtt_worst_us", Kind.GAUGE, "RTT MAX", "maximum of these round-trip times", "u4", "us", 9, 48),
         *(field for field in _FIELDS if field.name in ("retransmit_ratio", "bytes")),
-        Field("name", Kind.GROUP, "GROUP", "the group, with the PID and the container of a process", width=24,
+        Field("name", Kind.GROUP, "GROUP", "the group; for a process with its PID and container", width=24,
               importance=100, parts=("group", "pid", "container")),
     ),
     key="id",
@@ -472,60 +476,60 @@ HOOK_UNATTRIBUTED = Hook(
 )
 HOOK_OPENED = Hook(
     "opened",
-    "when a connection that is open now opened, if nettop ran already",
+    "when an open connection opened, if nettop was running then",
     ("opened_at",),
     requires=HOOK_SOCKETS.name,
 )
 HOOK_EVENTS = Hook(
     "events",
-    "every connect, accept, close and failure, also of connections that live between two readings",
+    "every connect, accept, close and failure, even of connections that live only between two readings",
     ("opened", "closed", "failed", "reset"),
 )
-HOOK_ACCEPTS = Hook("accepts", "the owner of an accepted connection, as soon as it is accepted or first used",
+HOOK_ACCEPTS = Hook("accepts", "the owner of an accepted connection, from its accept or first use on",
                     requires=HOOK_EVENTS.name)  # fmt: skip
-HOOK_ROUTES = Hook("routes", "connect() that fails before anything is sent, for lack of a route",
+HOOK_ROUTES = Hook("routes", "connect() calls that fail before sending anything, because there is no route",
                    requires=HOOK_EVENTS.name)  # fmt: skip
 HOOK_UDP = Hook("udp", "bytes and messages of UDP sockets", ("messages_sent", "messages_received"))
 
 NOT_LISTED = "(closed, not listed)"
-"""Shown in place of the process in the row of what has ended without a row of its own."""
+"""Process name in the row that sums up ended connections without their own row."""
 WITHOUT_LISTING = "ends not listed"
 WITHOUT_GROUP = "groups without a row"
 OTHER_GROUPS, ENDED_GROUPS = "(others)", "(ended)"
-"""Groups beyond the bound, and those that have had no socket for a while, as one row."""
+"""The rows that sum up groups beyond the maximum, and groups without a socket for a while."""
 NO_GROUP = "(none)"
-"""The group of the sockets that have nothing of the kind that they are grouped by."""
+"""The group of sockets without a value to group by."""
 UNATTRIBUTED = "(unattributed)"
-"""Shown in place of the process of a socket without an owner."""
+"""Process name for a socket without an owner."""
 KERNEL_OWNER = "(kernel)"
-"""Shown in place of the process of a socket that the kernel itself holds, such as that of a tunnel or of NFS."""
+"""Process name for a socket owned by the kernel, such as a tunnel's or NFS's."""
 SEVERAL = "(several)"
-"""Shown in place of the name of a process where there may be several, and nobody knows which."""
+"""Process name if several processes are possible."""
 HIDDEN_OWNER = "(hidden)"
-"""Shown in place of the name of a process that holds a socket, but may not be inspected."""
+"""Process name for a process that holds a socket but may not be inspected."""
 OUTSIDE = {"processes outside": "not visible from this PID namespace: run nettop on the host"}
 """The gap in a container's PID namespace."""
 FOLLOWED_UDP = "followed_udp_"
-"""How the counts of a snapshot begin that say what followed processes moved by UDP."""
+"""Prefix of the snapshot counts for UDP traffic of followed processes."""
 CHILDREN = "children"
-"""The gap where the children of a followed process are not followed."""
+"""The gap if children of a followed process are not followed."""
 STILL_FOLLOWED = "followed_processes"
-"""The count of followed processes that are there now."""
+"""The snapshot count of followed processes that are alive."""
 WITHOUT_ROOT = "owners"
-"""The gap where other users' processes may not be inspected."""
+"""The gap if other users' processes may not be inspected."""
 
 
 def _check_ring_size(size: int, _interval_s: float) -> None:
-    """Raises UsageError for a size that the kernel refuses."""
+    """Raise UsageError for a size that the kernel refuses."""
     if size & (size - 1):
         raise UsageError(f"--ring-size {size} is not a power of two", "give a power of two, such as 8M")
 
 
-# The default has room for 3,400 events: 50 ms of 70,000 events a second, for as long as a reading of the table may take
-# then. All of the ring's mapping, which has the data twice, counts as the process's memory.
+# The default has room for 3,400 events: at 70,000 events a second 50 ms, which is how long reading the table may take
+# at that rate. The ring's whole mapping, which contains the data twice, counts as memory of the process.
 RING_SIZE = Option(
     "ring_size",
-    "The kernel's buffer for events, a power of two",
+    "Size of the kernel's event buffer, a power of two",
     default=1 << 20,
     log_default=8 << 20,
     metavar="SIZE",
@@ -537,7 +541,7 @@ RING_SIZE = Option(
 )
 GROUP = Option(
     "group",
-    "What the sockets are grouped by",
+    "Property to group the sockets by",
     default=GROUPINGS[0],
     metavar="|".join(GROUPINGS),
     tables=(GROUPS.name,),
@@ -558,37 +562,37 @@ LENS = Lens(
     title="Connections",
     order=1,
     digit="1",
-    question="who is using the network, and how well is each connection doing?",
+    question="who uses the network, and how well each connection performs",
     tables=(SOCKETS, EVENTS, FAILURES, GROUPS),
     common=(("local", "remote"), ("remote_address",), ("pid",), ("process",)),
     hooks=(HOOK_SOCKETS, HOOK_UNATTRIBUTED, HOOK_OPENED, HOOK_EVENTS, HOOK_ACCEPTS, HOOK_ROUTES, HOOK_UDP),
     losses=(
         Loss("namespaces", "network namespaces that could not be entered: their sockets are missing"),
-        Loss("processes", "processes that ended before their control group could be read"),
+        Loss("processes", "processes that exited before their control group could be read"),
         Loss(
             "events",
-            "events that the kernel skipped, or that found no room in the ring; totals lack the former, "
-            "which are their `uncounted`",
+            "events that the kernel skipped, or that did not fit into the ring; totals lack the skipped ones "
+            "(their `uncounted`)",
         ),
         Loss(
             "connection records",
-            "connections without a record, for lack of room: their events lack the opening",
+            "connections that had no room for a record: their events lack the time of opening",
             for_lack_of_room=True,
         ),
         Loss(
             WITHOUT_LISTING,
-            f"connections that ended, more than a reading lists: what they counted is in {NOT_LISTED} alone",
+            f"ended connections beyond the maximum per reading: their counts are only in {NOT_LISTED}",
             for_lack_of_room=True,
         ),
         Loss(
             WITHOUT_GROUP,
-            f"groups that share the row {OTHER_GROUPS}, at each reading: more are in use at once than have room",
+            f"groups that share the row {OTHER_GROUPS}, at each reading, because too many are in use at once",
             for_lack_of_room=True,
         ),
-        Loss("followed processes", "children of the command that are not followed, for lack of room"),
+        Loss("followed processes", "children of the command that had no room to be followed"),
         Loss(
             "udp messages",
-            "messages of UDP sockets without an entry, for lack of room, or skipped by the kernel; totals of the host "
+            "messages of UDP sockets that had no room for an entry, or that the kernel skipped; totals of the host "
             "include the former",
             for_lack_of_room=True,
         ),
@@ -600,7 +604,10 @@ LENS = Lens(
         Field("closed", Kind.COUNTER, "CLOSED", "connections closed"),
         Field("failed", Kind.COUNTER, "FAILED", "connections that never opened"),
         Field(
-            "time_wait", Kind.GAUGE, "TIME_WAIT", "TCP sockets in TIME_WAIT, which are not among the sockets"
+            "time_wait",
+            Kind.GAUGE,
+            "TIME_WAIT",
+            "TCP sockets in TIME_WAIT, which are not in the sockets table",
         ),
     ),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPU lens: what the network stack costs in CPU time, by entry point and by part of the stack."""
+"""The CPU lens: CPU time of the network stack, by entry point and by part of the stack."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nettop.snapshots.schema import (
     Table,
 )
 
-# --- where the kernel's network stack is entered ----------------------------------------------------------------
+# --- entry points into the network stack -------------------------------------------------------------------------
 
 TX_SYSCALLS, RX_SYSCALLS, TX_SOFTIRQ, RX_SOFTIRQ, IO_WORKERS, NAPI_THREADS = range(1, 7)
 
@@ -41,7 +41,7 @@ TIME_OF = {
     IO_WORKERS: "io_workers_ns",
     NAPI_THREADS: "napi_threads_ns",
 }
-"""The column of an entry point's time in `cpus`."""
+"""The time column of each entry point in `cpus`."""
 
 VECTORS = ("hi", "timer", "net_tx", "net_rx", "block", "irq_poll", "tasklet", "sched", "hrtimer", "rcu")
 """Softirqs by their number (include/linux/interrupt.h)."""
@@ -54,24 +54,24 @@ ENABLES_INTERRUPTS = frozenset(
         "_raw_write_unlock_irqrestore", "finish_task_switch", "handle_softirqs", "__do_softirq",
     }
 )  # fmt: skip
-"""Functions that enable interrupts. The sampling clock is one: a tick that is due while interrupts are disabled is
-counted here, though the time was spent between the function that disabled them and this one."""
+"""Functions that enable interrupts. The sampling clock is an interrupt too: a tick due while interrupts are disabled is
+counted here, although the time was spent between the function that disabled them and this one."""
 
 
 def enables_interrupts(symbol: str) -> bool:
-    """Whether samples of the function itself are mostly of ticks that waited for interrupts to be enabled."""
+    """Return whether samples in the function itself are mostly ticks delayed by disabled interrupts."""
     return symbol.partition(".")[0] in ENABLES_INTERRUPTS
 
 
-# --- where inside it ----------------------------------------------------------------------------------------------
+# --- categories within it -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """A part of the network stack: a sample belongs to that of the deepest frame which is one of the `symbols`.
+    """A part of the network stack. A sample belongs to the category of its deepest frame that is in `symbols`.
 
-    Those are functions of all supported kernels, without suffixes such as .isra.0: names move between versions.
-    `letter` marks it where there are no colours.
+    `symbols` are functions of all supported kernels, as names change between versions, without suffixes such as
+    .isra.0. `letter` marks the category where there are no colours.
     """
 
     label: str
@@ -139,7 +139,7 @@ CATEGORIES: dict[int, Category] = {
                   "udp_queue_rcv_skb udp_queue_rcv_one_skb udpv6_queue_rcv_skb udpv6_queue_rcv_one_skb "
                   "__udp_enqueue_schedule_skb __udp4_lib_lookup __udp6_lib_lookup udp4_lib_lookup2 udp6_lib_lookup2 "
                   "udp_sendmsg udpv6_sendmsg udp_send_skb udp_v6_send_skb udp_recvmsg udpv6_recvmsg"),
-    14: _category("transmit", "S", "sending; in softirqs that is answers and forwarded packets",
+    14: _category("transmit", "S", "sending; in softirqs, replies and forwarded packets",
                   "__dev_queue_xmit ip_output __ip_local_out ip_local_out ip_send_skb __ip_queue_xmit ip_queue_xmit "
                   "ip_finish_output ip_finish_output2 __ip_finish_output ip6_output ip6_xmit inet6_csk_xmit "
                   "ip6_local_out ip6_finish_output ip6_finish_output2 dev_hard_start_xmit sch_direct_xmit __qdisc_run "
@@ -149,26 +149,27 @@ CATEGORIES: dict[int, Category] = {
                   "ep_poll_callback"),
     16: _category("softirq loop", "O", "the loop around all of it",
                   "net_rx_action handle_softirqs __do_softirq napi_threaded_poll napi_threaded_poll_loop"),
-    NETTOP: _category("nettop itself", "N", "nettop's own BPF programs, and the kernel's code that calls BPF programs"),
+    NETTOP: _category("nettop itself", "N", "nettop's own BPF programs, and the kernel code that calls BPF programs"),
     18: _category("system call", "Y", "entering the kernel, and the socket calls before their protocol",
                   "do_syscall_64 el0_svc __sys_sendto __sys_recvfrom __sys_sendmsg __sys_recvmsg __sys_sendmmsg "
                   "__sys_recvmmsg ksys_write ksys_read do_sendfile io_worker_handle_work"),
-    OTHER: _category("other", "·", "in none of these"),
+    OTHER: _category("other", "·", "none of these"),
 }  # fmt: skip
-"""By the number that tables hold. They exclude each other, so that shares add up to 100 %."""
+"""Categories by the number stored in tables. They are disjoint, so shares add up to 100 %."""
 
 CATEGORY_OF = {symbol: number for number, category in CATEGORIES.items() for symbol in category.symbols}
-"""The category that a function names."""
+"""The category number of each function."""
 
 # --- tables -------------------------------------------------------------------------------------------------------
 
-_ENTRY = Field("entry", Kind.ENUM, "ENTRY", "where the network stack was entered", "u1", width=12, importance=90,
+_ENTRY = Field("entry", Kind.ENUM, "ENTRY", "entry point into the network stack", "u1", width=12, importance=90,
                labels=ENTRIES)  # fmt: skip
-_CATEGORY = Field("category", Kind.ENUM, "CATEGORY", "the part of the network stack, by the deepest function that "
-                  "names one", "u1", width=19, importance=95,
+_CATEGORY = Field("category", Kind.ENUM, "CATEGORY", "part of the network stack, by the deepest function that "
+                  "belongs to one", "u1", width=19, importance=95,
                   labels={number: category.label for number, category in CATEGORIES.items()})  # fmt: skip
-_SAMPLES = Field("samples", Kind.COUNTER, "SAMPLES", "samples of a CPU there", "u8", "", 9, 85)
-_TIME = Field("time_ns", Kind.COUNTER, "TIME", "CPU time by samples; its rate is a share of one CPU", "u8", "ns", 9,
+_SAMPLES = Field("samples", Kind.COUNTER, "SAMPLES", "CPU samples taken there", "u8", "", 9, 85)
+_TIME = Field("time_ns", Kind.COUNTER, "TIME", "CPU time, estimated from samples; its rate is a share of one CPU",
+              "u8", "ns", 9,
               80, rate_title="SHARE")  # fmt: skip
 
 _OF_ENTRIES = (
@@ -178,16 +179,16 @@ _OF_ENTRIES = (
     Field("rx_syscalls_ns", Kind.COUNTER, "RX SYS", "CPU time of system calls that receive from sockets, without "
           "waiting", "u8", "ns", 9, 80),
 )  # fmt: skip
-_IO_WORKERS = Field("io_workers_ns", Kind.COUNTER, "I/O WRK", "CPU time of io_uring's workers and of kernel threads, "
-                    "while they send or receive", "u8", "ns", 9, 60)  # fmt: skip
+_IO_WORKERS = Field("io_workers_ns", Kind.COUNTER, "I/O WRK", "CPU time of io_uring workers and kernel threads while "
+                    "they send or receive", "u8", "ns", 9, 60)  # fmt: skip
 
 _VECTOR_HELP = {
     "hi": "high-priority tasklets",
     "timer": "timers, including TCP's: retransmission, delayed acknowledgements",
     "block": "block devices",
     "irq_poll": "polled block devices",
-    "tasklet": "tasklets, including what TCP sends when a device has room again",
-    "sched": "the scheduler's balancing",
+    "tasklet": "tasklets, including TCP sends once a device has room again",
+    "sched": "scheduler load balancing",
     "hrtimer": "high-resolution timers, including paced TCP",
     "rcu": "RCU callbacks, including those that free network memory",
 }
@@ -204,7 +205,7 @@ CPUS = Table(
               "u8", "ns", 9, 60),
         *(Field(f"{name}_ns", Kind.COUNTER, name.upper(), f"exact time in the softirq {name.upper()}: {about}", "u8",
                 "ns", 9, 20) for name, about in _VECTOR_HELP.items()),
-        Field("stat_softirq_ns", Kind.COUNTER, "/PROC/STAT", "time of all softirqs by /proc/stat; 0–40 % off on "
+        Field("stat_softirq_ns", Kind.COUNTER, "/PROC/STAT", "time of all softirqs from /proc/stat; 0–40 % off on "
               "kernels that count ticks (no IRQ time accounting)", "u8", "ns", 9, 15),
     ),
     key="cpu",
@@ -222,7 +223,7 @@ CPUS = Table(
                 Spread("network_ns", "entry", {ENTRIES[entry]: column for entry, column in TIME_OF.items()},
                        "CPU time of the network stack, by its entry point"),
                 Spread("softirqs_ns", "softirq", {name: f"{name}_ns" for name in _VECTOR_HELP},
-                       "exact time in other softirqs, which is not all the network's"),
+                       "exact time in other softirqs, only partly spent on networking"),
             ),
         ),
     ),
@@ -231,7 +232,7 @@ CPUS = Table(
 STACKS = Table(
     name="stacks",
     fields=(
-        Field("id", Kind.KEY, "ID", "counts up as stacks appear", "u8", width=6, importance=2),
+        Field("id", Kind.KEY, "ID", "sequence number of the stack", "u8", width=6, importance=2),
         _ENTRY,
         Field("cpu", Kind.LABEL, "CPU", "the processor", "u4", width=4, importance=60),
         _CATEGORY,
@@ -258,11 +259,11 @@ CATEGORY_SHARES = Table(
         _ENTRY,
         _CATEGORY,
         _SAMPLES,
-        Field("entry_samples", Kind.COUNTER, "OF", "samples of that entry point", "u8", "", 9, 2),
+        Field("entry_samples", Kind.COUNTER, "OF", "samples of the entry point", "u8", "", 9, 2),
         Field("share", Kind.RATIO, "OF ENTRY", "share of the entry point's samples", width=8, importance=92,
               parts=("samples", "entry_samples"), formula="samples / entry_samples"),
         _TIME,
-        Field("note", Kind.TEXT, "NOTE", "why there is no number", "u4", width=40, importance=40),
+        Field("note", Kind.TEXT, "NOTE", "why a number is missing", "u4", width=40, importance=40),
     ),
     key="id",
     screen=("entry", "category", "share", "time_ns_per_s", "samples", "note"),
@@ -277,20 +278,20 @@ CATEGORY_SHARES = Table(
 )  # fmt: skip
 
 NO_PROCESS = "(no process)"
-"""In place of a process: softirqs that served no known process."""
+"""Process name for softirqs that served no known process."""
 
 PROCESSES = Table(
     name="processes",
     fields=(
-        Field("id", Kind.KEY, "ID", "counts up as processes appear", "u8", width=6, importance=2),
-        Field("process", Kind.TEXT, "PROCESS", f"name of the process. {NO_PROCESS} is softirqs that served no "
-              "socket of a known process: they forward, bridge, drop or answer, or ran before the socket was known. "
-              "No process is charged for them", "u4", width=16, importance=100),
-        Field("pid", Kind.LABEL, "PID", "process id", "u4", width=8, importance=90),
+        Field("id", Kind.KEY, "ID", "sequence number of the process", "u8", width=6, importance=2),
+        Field("process", Kind.TEXT, "PROCESS", f"name of the process. {NO_PROCESS} stands for softirqs that served no "
+              "socket of a known process: they forward, bridge, drop or reply, or ran before the socket was known. "
+              "They are charged to no process", "u4", width=16, importance=100),
+        Field("pid", Kind.LABEL, "PID", "process ID", "u4", width=8, importance=90),
         *_OF_ENTRIES,
         _IO_WORKERS,
-        Field("softirq_ns", Kind.COUNTER, "SOFTIRQ", "CPU time of softirqs and of threads that poll devices: for a "
-              f"process, by samples, what served its sockets; {NO_PROCESS} has the rest. The sum is that of `cpu`",
+        Field("softirq_ns", Kind.COUNTER, "SOFTIRQ", "CPU time of softirqs and of threads that poll devices. A process "
+              f"has what served its sockets, by samples; {NO_PROCESS} has the rest. The sum equals that of `cpu`",
               "u8", "ns", 9, 70),
     ),
     key="id",
@@ -310,21 +311,21 @@ PROCESSES = Table(
                     "CPU time of the network stack, by process and entry point"),),
             prefix="cpu_by_process",
             top="process",
-            most=20,
+            limit=20,
         ),
     ),
 )  # fmt: skip
 
 # --- hooks --------------------------------------------------------------------------------------------------------
 
-HOOK_SOFTIRQS = Hook("softirqs", "the begin and end of softirqs",
+HOOK_SOFTIRQS = Hook("softirqs", "entry and exit of softirqs",
                        ("tx_softirq_ns", "rx_softirq_ns", *(f"{name}_ns" for name in _VECTOR_HELP)))  # fmt: skip
-HOOK_SYSCALLS = Hook("syscalls", "the begin and end of system calls on sockets",
+HOOK_SYSCALLS = Hook("syscalls", "entry and exit of system calls on sockets",
                        ("tx_syscalls_ns", "rx_syscalls_ns", "io_workers_ns"))  # fmt: skip
 HOOK_NAPI_THREADS = Hook(
     "napi_threads", "context switches of threads that poll devices", ("napi_threads_ns",)
 )
-HOOK_SAMPLES = Hook("samples", "stacks of CPUs inside the network stack, many times a second",
+HOOK_SAMPLES = Hook("samples", "call stacks of CPUs inside the network stack, sampled many times a second",
                       ("samples", "entry_samples", "time_ns"))  # fmt: skip
 HOOK_SYMBOLS = Hook("symbols", "names of kernel functions", ("stack", "category"))
 HOOK_SERVED = Hook("served", "the sockets that softirqs serve", ("softirq_ns",), requires=HOOK_SAMPLES.name)
@@ -332,15 +333,15 @@ HOOK_SERVED = Hook("served", "the sockets that softirqs serve", ("softirq_ns",),
 # --- options ------------------------------------------------------------------------------------------------------
 
 MIN_SAMPLES = 10
-"""The least number of samples of a CPU in an interval: each stands for a tenth of it at most."""
+"""Minimum samples of a CPU per interval, so that each represents at most a tenth of it."""
 
 
 def _check_frequency(frequency_hz: int, interval_s: float) -> None:
-    """Raises UsageError if too few samples fall into an interval."""
+    """Raise UsageError if an interval would have too few samples."""
     if frequency_hz * interval_s < MIN_SAMPLES:
         raise UsageError(
             f"--frequency {frequency_hz} is too low for {interval_s:g} s: "
-            f"a sample would stand for more than 1/{MIN_SAMPLES} of that time",
+            f"a sample would represent more than 1/{MIN_SAMPLES} of that time",
             f"give --frequency {math.ceil(MIN_SAMPLES / interval_s)} or more, or a longer time",
         )
 
@@ -348,7 +349,7 @@ def _check_frequency(frequency_hz: int, interval_s: float) -> None:
 FREQUENCY = Option(
     "frequency",
     "Samples of each CPU per second",
-    default=997,  # a prime: in step with nothing else that is periodic
+    default=997,  # a prime, to avoid lockstep with other periodic work
     metavar="HZ",
     minimum=1,
     maximum=10_000,
@@ -360,7 +361,7 @@ LENS = Lens(
     title="CPU cost",
     order=2,
     digit="2",
-    question="what does the network stack cost in CPU time, and where inside it?",
+    question="what the network stack costs in CPU time, and where",
     tables=(CPUS, STACKS, CATEGORY_SHARES, PROCESSES),
     hooks=(
         HOOK_SOFTIRQS,
@@ -373,30 +374,30 @@ LENS = Lens(
     losses=(
         Loss(
             "threads",
-            "threads that were switched out in a call or softirq and had no room in the map: the rest is not timed",
+            "threads switched out in a call or softirq that had no room in the map: the rest of it is not timed",
             for_lack_of_room=True,
         ),
         Loss(
             "processes",
-            "processes that had no room in the map: their calls are counted only by CPU",
+            "processes that had no room in the map: their calls are counted by CPU only",
             for_lack_of_room=True,
         ),
         Loss("sockets", "samples in softirqs whose socket had no room in the map", for_lack_of_room=True),
         Loss(
             "recursion",
-            "runs of a hook that the kernel skipped because the hook was already running on that CPU",
+            "hook runs that the kernel skipped because the hook was already running on that CPU",
         ),
         Loss(
             "rows",
-            "processes without a row because there were too many: those that used the network least",
+            "processes without a row: beyond the maximum, those that used the network least",
             for_lack_of_room=True,
         ),
-        Loss("ticks", "ticks that the clock missed: sampled times are too low by as much"),
+        Loss("ticks", "ticks that the clock missed: sampled times are too low by that share"),
         Loss("walks", "samples whose stack the kernel could not walk"),
-        Loss("collisions", "samples whose stack has the same hash as another one"),
+        Loss("collisions", "samples whose stack has the same hash as another stack"),
         Loss("stacks", "samples whose stack had no room in the map", for_lack_of_room=True),
         Loss("not_kept", "samples whose stack had no room for a row", for_lack_of_room=True),
-        Loss("cpus", "CPUs that are online and have no clock: they are not sampled"),
+        Loss("cpus", "online CPUs without a sampling clock: they are not sampled"),
     ),
     options=(FREQUENCY,),
 )

@@ -19,10 +19,10 @@ from nettop.snapshots.schema import (
     Table,
 )
 
-# --- words for the kernel's numbers ---------------------------------------------------------------------------
+# --- names of the kernel's numbers ------------------------------------------------------------------------
 
 SOCKET_FAMILY = 0x100
-"""Added to a socket's family that replaces an ethertype; ethertypes begin at 0x600."""
+"""Offset of a socket family that is stored as an ethertype; real ethertypes begin at 0x600."""
 
 ETHERTYPES = {
     0x0004: "802.2", 0x0800: "IPv4", 0x0806: "ARP", 0x8100: "VLAN", 0x86DD: "IPv6", 0x8809: "LACP", 0x8847: "MPLS",
@@ -30,16 +30,16 @@ ETHERTYPES = {
     SOCKET_FAMILY + 1: "unix", SOCKET_FAMILY + 16: "netlink", SOCKET_FAMILY + 17: "packet",
     SOCKET_FAMILY + 40: "vsock",
 }  # fmt: skip
-"""Ethertypes (include/uapi/linux/if_ether.h) and families of sockets (include/linux/socket.h)."""
+"""Ethertypes (include/uapi/linux/if_ether.h) and socket families (include/linux/socket.h)."""
 
 
 ORDINARY, REFUSED, TROUBLE = range(3)
 SEVERITIES = {ORDINARY: "ordinary", REFUSED: "refused", TROUBLE: "trouble"}
-"""Nobody waits for what was lost; somebody decided to drop it, or it was invalid; something ran out or was damaged."""
+"""Ordinary: nobody misses the packet. Refused: dropped by policy, or invalid. Trouble: exhaustion or damage."""
 
 
 class Reason(NamedTuple):
-    """What a reason means, and how bad it is; None: nobody knows."""
+    """The meaning of a drop reason and its severity; None if unknown."""
 
     meaning: str
     severity: int | None = REFUSED
@@ -47,7 +47,7 @@ class Reason(NamedTuple):
 
 REASONS: Mapping[str, Reason] = {
     "NOT_SPECIFIED": Reason("the kernel gives no reason; see the place", None),
-    "NO_SOCKET": Reason("nobody listens on that port"),
+    "NO_SOCKET": Reason("no socket listens on that port"),
     "SOCKET_CLOSE": Reason("the socket was closed with unread data", ORDINARY),
     "SOCKET_FILTER": Reason("a filter on the receiving socket"),
     "SOCKET_RCVBUFF": Reason("receive buffer full: the program reads too slowly, or the buffer is too small "
@@ -64,13 +64,13 @@ REASONS: Mapping[str, Reason] = {
     "XFRM_POLICY": Reason("the IPsec policy"),
     "OTHERHOST": Reason("for another machine: the device is promiscuous", ORDINARY),
     "UNICAST_IN_L2_MULTICAST": Reason("unicast packet in a multicast frame"),
-    "IP_RPFILTER": Reason("rp_filter: it arrived on another device than replies would leave by"),
-    "IP_INHDR": Reason("the IP header is wrong, or the hop limit was used up"),
+    "IP_RPFILTER": Reason("rp_filter: replies would leave by another device"),
+    "IP_INHDR": Reason("invalid IP header, or the hop limit was exceeded"),
     "IP_NOPROTO": Reason("no handler for the protocol in the IP header"),
     "IP_OUTNOROUTES": Reason("no route to the destination"),
     "IP_INNOROUTES": Reason("no route for a received packet"),
     "IP_INADDRERRORS": Reason("the destination cannot be reached"),
-    "IPV6DISABLED": Reason("IPv6 is switched off on the device"),
+    "IPV6DISABLED": Reason("IPv6 is disabled on the device"),
     "UNHANDLED_PROTO": Reason("no handler for the network protocol"),
     "PKT_TOO_BIG": Reason("larger than the path's MTU"),
     "PKT_TOO_SMALL": Reason("shorter than its headers say", TROUBLE),
@@ -82,68 +82,68 @@ REASONS: Mapping[str, Reason] = {
     "SKB_GSO_SEG": Reason("it could not be segmented", TROUBLE),
     "SKB_UCOPY_FAULT": Reason("the program's memory could not be read", TROUBLE),
     "DEV_HDR": Reason("the device's own header is invalid", TROUBLE),
-    "HDR_TRUNC": Reason("its headers could not be read: no memory, or too short", TROUBLE),
-    "PACKET_SOCK_ERROR": Reason("a packet socket could not take it", TROUBLE),
+    "HDR_TRUNC": Reason("its headers could not be read: out of memory, or too short", TROUBLE),
+    "PACKET_SOCK_ERROR": Reason("a packet socket could not accept it", TROUBLE),
     "FRAG_TOO_FAR": Reason("too many packets between its fragments", TROUBLE),
     "NEIGH_CREATEFAIL": Reason("no room for the next hop's entry (net.ipv4.neigh.default.gc_thresh3)", TROUBLE),
     "NEIGH_HH_FILLFAIL": Reason("the link-layer header could not be made", TROUBLE),
     "NEIGH_DEAD": Reason("the next hop's entry was removed", TROUBLE),
-    "CAKE_FLOOD": Reason("CAKE holds down a flow that does not slow down", TROUBLE),
-    "FQ_BAND_LIMIT": Reason("qdisc fq: the band's limit", TROUBLE),
-    "FQ_HORIZON_LIMIT": Reason("qdisc fq: it is to leave too late", TROUBLE),
-    "FQ_FLOW_LIMIT": Reason("qdisc fq: the flow's limit", TROUBLE),
+    "CAKE_FLOOD": Reason("CAKE throttles a flow that does not slow down", TROUBLE),
+    "FQ_BAND_LIMIT": Reason("qdisc fq: band limit reached", TROUBLE),
+    "FQ_HORIZON_LIMIT": Reason("qdisc fq: scheduled too far in the future", TROUBLE),
+    "FQ_FLOW_LIMIT": Reason("qdisc fq: flow limit reached", TROUBLE),
     "DUALPI2_STEP_DROP": Reason("qdisc dualpi2 keeps its delay low", TROUBLE),
-    "TC_COOKIE_ERROR": Reason("traffic control lost its place", TROUBLE),
-    "RECURSION_LIMIT": Reason("devices hand it to each other too often", TROUBLE),
-    "TC_CHAIN_NOTFOUND": Reason("a traffic control rule leads to a chain that does not exist"),
-    "TC_RECLASSIFY_LOOP": Reason("traffic control rules lead in a circle"),
+    "TC_COOKIE_ERROR": Reason("traffic control lost its cookie", TROUBLE),
+    "RECURSION_LIMIT": Reason("too many stacked devices, or a loop", TROUBLE),
+    "TC_CHAIN_NOTFOUND": Reason("a traffic control rule jumps to a missing chain"),
+    "TC_RECLASSIFY_LOOP": Reason("traffic control rules form a loop"),
     "TAP_FILTER": Reason("a filter of the tap device"),
     "TAP_TXFILTER": Reason("a filter of the tap device, by address"),
-    "INVALID_PROTO": Reason("not of the protocol that it claims"),
+    "INVALID_PROTO": Reason("not the protocol it claims to be"),
     "IP_LOCAL_SOURCE": Reason("from this machine's own address"),
-    "IP_INVALID_SOURCE": Reason("from an address that nobody may have"),
+    "IP_INVALID_SOURCE": Reason("invalid source address"),
     "IP_LOCALNET": Reason("a loopback address on another device"),
-    "IP_INVALID_DEST": Reason("to an address that nobody may have"),
-    "IPV6_BAD_EXTHDR": Reason("an IPv6 extension header is wrong"),
-    "IPV6_NDISC_FRAG": Reason("neighbour discovery in fragments"),
+    "IP_INVALID_DEST": Reason("invalid destination address"),
+    "IPV6_BAD_EXTHDR": Reason("invalid IPv6 extension header"),
+    "IPV6_NDISC_FRAG": Reason("fragmented neighbour discovery"),
     "IPV6_NDISC_HOP_LIMIT": Reason("neighbour discovery from beyond a router"),
-    "IPV6_NDISC_BAD_CODE": Reason("neighbour discovery with a wrong code"),
-    "IPV6_NDISC_BAD_OPTIONS": Reason("neighbour discovery with wrong options"),
+    "IPV6_NDISC_BAD_CODE": Reason("neighbour discovery with an invalid code"),
+    "IPV6_NDISC_BAD_OPTIONS": Reason("neighbour discovery with invalid options"),
     "IPV6_NDISC_NS_OTHERHOST": Reason("neighbour discovery for another machine", ORDINARY),
     "LOCAL_MAC": Reason("from the device's own link address"),
     "MAC_INVALID_SOURCE": Reason("from an invalid link address"),
     "MAC_IEEE_MAC_CONTROL": Reason("a control frame between devices", ORDINARY),
-    "BRIDGE_INGRESS_STP_STATE": Reason("the bridge's port does not forward, by spanning tree"),
-    "ARP_PVLAN_DISABLE": Reason("a proxy for ARP does not answer on the same device"),
-    "VXLAN_INVALID_HDR": Reason("the VXLAN header is wrong"),
-    "VXLAN_VNI_NOT_FOUND": Reason("no VXLAN device with its number"),
-    "VXLAN_ENTRY_EXISTS": Reason("VXLAN knows the address elsewhere"),
-    "NO_TX_TARGET": Reason("the device does not know where to send it"),
+    "BRIDGE_INGRESS_STP_STATE": Reason("spanning tree blocks the bridge port"),
+    "ARP_PVLAN_DISABLE": Reason("proxy ARP does not answer on the same device"),
+    "VXLAN_INVALID_HDR": Reason("invalid VXLAN header"),
+    "VXLAN_VNI_NOT_FOUND": Reason("no VXLAN device with its VNI"),
+    "VXLAN_ENTRY_EXISTS": Reason("VXLAN has another entry for the address"),
+    "NO_TX_TARGET": Reason("the device has no destination for it"),
     "IP_TUNNEL_ECN": Reason("a tunnel's congestion marks contradict each other"),
-    "TUNNEL_TXINFO": Reason("a tunnel was not told where to send it"),
+    "TUNNEL_TXINFO": Reason("a tunnel has no destination for it"),
     "CAN_RX_INVALID_FRAME": Reason("an invalid CAN frame"),
     "CANFD_RX_INVALID_FRAME": Reason("an invalid CAN FD frame"),
     "CANXL_RX_INVALID_FRAME": Reason("an invalid CAN XL frame"),
     "PSP_INPUT": Reason("PSP: not encrypted as agreed"),
-    "PSP_OUTPUT": Reason("PSP: may not be sent like this"),
-    "UNIX_SKIP_OOB": Reason("a unix socket passed over out-of-band data", ORDINARY),
+    "PSP_OUTPUT": Reason("PSP: must not be sent like this"),
+    "UNIX_SKIP_OOB": Reason("a unix socket skipped out-of-band data", ORDINARY),
     "TCP_AUTH_HDR": Reason("TCP's signature options contradict each other"),
-    "TCP_MD5NOTFOUND": Reason("TCP without the MD5 signature that is expected"),
-    "TCP_MD5UNEXPECTED": Reason("TCP with an MD5 signature that is not expected"),
+    "TCP_MD5NOTFOUND": Reason("TCP without the expected MD5 signature"),
+    "TCP_MD5UNEXPECTED": Reason("TCP with an unexpected MD5 signature"),
     "TCP_MD5FAILURE": Reason("TCP with a wrong MD5 signature"),
-    "TCP_AONOTFOUND": Reason("TCP without the signature (TCP-AO) that is expected"),
-    "TCP_AOUNEXPECTED": Reason("TCP with a signature (TCP-AO) that is not expected"),
+    "TCP_AONOTFOUND": Reason("TCP without the expected signature (TCP-AO)"),
+    "TCP_AOUNEXPECTED": Reason("TCP with an unexpected signature (TCP-AO)"),
     "TCP_AOKEYNOTFOUND": Reason("TCP with an unknown key (TCP-AO)"),
     "TCP_AOFAILURE": Reason("TCP with a wrong signature (TCP-AO)"),
     "TCP_MINTTL": Reason("TCP from farther away than its socket allows (IP_MINTTL)"),
-    "TCP_FASTOPEN": Reason("TCP Fast Open: not what its connection expects"),
-    "TCP_RFC7323_PAWS_ACK": Reason("an acknowledgement received before, by its timestamp", ORDINARY),
-    "TCP_RFC7323_TW_PAWS": Reason("older timestamp than the connection had that is in TIME_WAIT"),
-    "TCP_RFC7323_TSECR": Reason("it answers a timestamp that was not sent"),
+    "TCP_FASTOPEN": Reason("TCP Fast Open: unexpected by its connection"),
+    "TCP_RFC7323_PAWS_ACK": Reason("a duplicate acknowledgement, by its timestamp", ORDINARY),
+    "TCP_RFC7323_TW_PAWS": Reason("older timestamp than the connection in TIME_WAIT"),
+    "TCP_RFC7323_TSECR": Reason("it echoes a timestamp that was never sent"),
     "TCP_INVALID_END_SEQUENCE": Reason("its end is outside the window"),
-    "TCP_INVALID_ACK_SEQUENCE": Reason("it acknowledges what is outside the window"),
-    "TCP_TOO_OLD_ACK": Reason("it acknowledges what is too long ago"),
-    "TCP_ACK_UNSENT_DATA": Reason("it acknowledges what was not sent yet"),
+    "TCP_INVALID_ACK_SEQUENCE": Reason("it acknowledges data outside the window"),
+    "TCP_TOO_OLD_ACK": Reason("it acknowledges data that is too old"),
+    "TCP_ACK_UNSENT_DATA": Reason("it acknowledges data that was not sent yet"),
     "TCP_LISTEN_OVERFLOW": Reason("accept queue full: the program accepts too slowly, or its backlog is too small "
                                   "(listen(2), net.core.somaxconn)", TROUBLE),
     "TCPReqQFullDrop": Reason("SYN queue full, and no SYN cookies (net.ipv4.tcp_syncookies, tcp_max_syn_backlog)",
@@ -155,31 +155,31 @@ REASONS: Mapping[str, Reason] = {
     "TCP_OFO_DROP": Reason("its data was already received", ORDINARY),
     "TCP_ZEROWINDOW": Reason("receive window closed: the program reads too slowly", TROUBLE),
     "TCP_OVERWINDOW": Reason("beyond the receive window", TROUBLE),
-    "TCP_OFO_QUEUE_PRUNE": Reason("out of memory: removed from the out-of-order queue, it has to be sent again",
+    "TCP_OFO_QUEUE_PRUNE": Reason("out of memory: evicted from the out-of-order queue, the peer must retransmit",
                                   TROUBLE),
-    "TCP_RFC7323_PAWS": Reason("older timestamp than the segments before"),
+    "TCP_RFC7323_PAWS": Reason("older timestamp than earlier segments"),
     "TCP_INVALID_SEQUENCE": Reason("sequence number outside the window"),
     "TCP_INVALID_SYN": Reason("a SYN in an established connection"),
-    "TCP_FLAGS": Reason("it reached a listening port and belongs to no connection, or its flags contradict each other"),
+    "TCP_FLAGS": Reason("no connection for it on a listening port, or contradictory flags"),
     "TCP_RESET": Reason("the peer reset the connection", ORDINARY),
     "TCP_CLOSE": Reason("the connection was already closed", ORDINARY),
     "TCP_ABORT_ON_DATA": Reason("data for a connection that its program has closed"),
     "NEIGH_FAILED": Reason("next hop silent: no answer to ARP or neighbour discovery", TROUBLE),
-    "NEIGH_QUEUEFULL": Reason("next hop's queue full: too many packets waited for its link address", TROUBLE),
-    "QDISC_DROP": Reason("qdisc dropped it, the queueing discipline of the device", TROUBLE),
-    "QDISC_OVERLIMIT": Reason("qdisc full, the queueing discipline of the device", TROUBLE),
+    "NEIGH_QUEUEFULL": Reason("next hop's queue full: too many packets wait for its link address", TROUBLE),
+    "QDISC_DROP": Reason("dropped by qdisc, the device's queueing discipline", TROUBLE),
+    "QDISC_OVERLIMIT": Reason("qdisc full, the device's queueing discipline", TROUBLE),
     "QDISC_CONGESTED": Reason("qdisc keeps its delay low (CoDel, PIE, RED)", TROUBLE),
     "CPU_BACKLOG": Reason("CPU's receive backlog full (net.core.netdev_max_backlog)", TROUBLE),
-    "FULL_RING": Reason("queue full of a tun, tap or similar device: its reader is too slow", TROUBLE),
+    "FULL_RING": Reason("queue of a tun, tap or similar device full: its reader is too slow", TROUBLE),
     "DEV_READY": Reason("the device was not ready: down, or not opened"),
     "DUP_FRAG": Reason("a duplicate fragment", ORDINARY),
     "FRAG_REASM_TIMEOUT": Reason("the other fragments did not arrive in time", TROUBLE),
-    "NOMEM": Reason("no memory", TROUBLE),
-    "PFMEMALLOC": Reason("out of memory except for the reserve, which this packet may not use", TROUBLE),
+    "NOMEM": Reason("out of memory", TROUBLE),
+    "PFMEMALLOC": Reason("out of memory but for a reserve, which this packet may not use", TROUBLE),
     "QUEUE_PURGE": Reason("left in a queue that was destroyed", ORDINARY),
 }  # fmt: skip
-"""The reasons of the core, by the kernel's names (include/net/dropreason-core.h), and what only a counter tells, by its
-name (TCPReqQFullDrop). The reasons of modules have numbers only."""
+"""Core reasons by the kernel's names (include/net/dropreason-core.h), and those known only from a counter, by its name
+(TCPReqQFullDrop). The reasons of modules have numbers only."""
 
 OF_NAMESPACES = {
     "TcpExtListenOverflows": "accept queue full",
@@ -189,7 +189,7 @@ OF_NAMESPACES = {
     "TcpExtSyncookiesSent": "SYN cookie sent",
     "TcpExtSyncookiesFailed": "SYN cookie invalid",
     "TcpExtEmbryonicRsts": "reset during handshake",
-    "TcpExtTCPSynRetrans": "SYN or SYN-ACK repeated",
+    "TcpExtTCPSynRetrans": "SYN, SYN-ACK retransmits",
     "TcpExtTCPFastOpenPassiveFail": "Fast Open refused",
     "TcpExtTCPFastOpenListenOverflow": "Fast Open queue full",
     "TcpExtTCPBacklogDrop": "TCP backlog full",
@@ -230,7 +230,7 @@ OF_NAMESPACES = {
     "Ip6ReasmFails": "IPv6 not reassembled",
     "Ip6FragFails": "IPv6 not fragmented",
 }
-"""What a network namespace counts, by the names of nstat (include/uapi/linux/snmp.h)."""
+"""Counters of a network namespace, by their names in nstat (include/uapi/linux/snmp.h)."""
 
 INCLUDED_IN = {
     "TcpExtListenOverflows": "TcpExtListenDrops",
@@ -242,7 +242,7 @@ INCLUDED_IN = {
     "Udp6MemErrors": "Udp6InErrors",
     "Udp6InCsumErrors": "Udp6InErrors",
 }
-"""Counters whose packets another one counts too (tcp_conn_request and tcp_v4_syn_recv_sock in net/ipv4,
+"""Counters whose packets are also in another counter (tcp_conn_request and tcp_v4_syn_recv_sock in net/ipv4,
 __udp_queue_rcv_skb in net/ipv4/udp.c)."""
 
 OF_DEVICES = {
@@ -257,10 +257,10 @@ OF_DEVICES = {
     "rx_nohandler": "received while inactive",
     "rx_otherhost_dropped": "for another machine",
 }
-"""What a device counts (struct rtnl_link_stats64 in include/uapi/linux/if_link.h)."""
+"""Counters of a device (struct rtnl_link_stats64 in include/uapi/linux/if_link.h)."""
 
 OF_CPUS = {"softnet_dropped": "receive backlog full"}
-"""What a CPU counts (/proc/net/softnet_stat)."""
+"""Counters of a CPU (/proc/net/softnet_stat)."""
 
 # --- tables ---------------------------------------------------------------------------------------------------
 
@@ -270,33 +270,33 @@ PACKETS = Table(
     name="packets",
     fields=(
         Field("id", Kind.KEY, "ID", "number of the row", "u8", width=6, importance=2),
-        Field("reason", Kind.TEXT, "REASON", "why, by the kernel's name (enum skb_drop_reason); modules' reasons are "
-              "numbers", "u4", width=20, importance=100),
-        Field("meaning", Kind.TEXT, "MEANING", "what the reason means, and what would help", "u4", width=36,
+        Field("reason", Kind.TEXT, "REASON", "the kernel's name of the reason (enum skb_drop_reason); modules' "
+              "reasons are numbers", "u4", width=20, importance=100),
+        Field("meaning", Kind.TEXT, "MEANING", "meaning of the reason, and what would help", "u4", width=36,
               importance=60),
-        Field("severity", Kind.ENUM, "SEVERITY", "ordinary: nobody waits for what was lost, as when a connection ends; "
-              "refused: somebody decided to drop it, or it was invalid; trouble: something ran out or was damaged",
+        Field("severity", Kind.ENUM, "SEVERITY", "ordinary: nobody misses the packet, as when a connection ends; "
+              "refused: dropped by policy, or invalid; trouble: exhaustion or damage",
               "u1", width=8, importance=55, labels=SEVERITIES),
         Field("place", Kind.TEXT, "PLACE", "the kernel function that dropped it, and its [module]", "u4",
               width=24, importance=90),
         Field("protocol", Kind.TEXT, "PROTO", "the protocol in the IP header", "u4",
               width=7, importance=70),
-        Field("family", Kind.TEXT, "FAMILY", "network protocol, by its ethertype; for a packet that never left a "
-              "socket, the socket's family", "u4", width=7, importance=40),
-        Field("interface", Kind.TEXT, "IFACE", "the packet's device, or the one it arrived on; if12 is device 12 "
-              "after it was removed", "u4", width=10, importance=80),
+        Field("family", Kind.TEXT, "FAMILY", "network protocol, by its ethertype; the socket's family for a packet "
+              "that never left a socket", "u4", width=7, importance=40),
+        Field("interface", Kind.TEXT, "IFACE", "the packet's device, or the one it arrived on; if12 is a removed "
+              "device with index 12", "u4", width=10, importance=80),
         *_NAMESPACE,
-        Field("port", Kind.LABEL, "PORT", "the local port of the socket that was to receive the packet, else of the "
-              "one that sent it; unknown for ports that clients are given (net.ipv4.ip_local_port_range)", "u4",
+        Field("port", Kind.LABEL, "PORT", "the local port of the packet's receiving socket, else of its sender; "
+              "unknown for ephemeral ports (net.ipv4.ip_local_port_range)", "u4",
               width=5, importance=57),
-        Field("process", Kind.TEXT, "PROCESS", "the process whose socket is at that port", "u4",
+        Field("process", Kind.TEXT, "PROCESS", "the process that owns the socket at that port", "u4",
               width=15, importance=58),
         Field("pid", Kind.LABEL, "PID", "its process ID", "u4", width=7, importance=30),
         Field("packets", Kind.COUNTER, "DROPS", "packets dropped since nettop attached; several wire packets merged "
               "into one (GSO, GRO) count once, as in netfilter's counters", "u8", "packets", 9, 95),
-        Field("bytes", Kind.COUNTER, "BYTES", "their lengths, without headers that were already removed",
+        Field("bytes", Kind.COUNTER, "BYTES", "bytes of these packets, without headers that were already removed",
               "u8", "bytes", 9, 35, "sum of skb->len"),
-        Field("last_seen", Kind.TIME, "LAST", "the refresh that saw the last drop", "u8", "ns",
+        Field("last_seen", Kind.TIME, "LAST", "time of the refresh that saw the last drop", "u8", "ns",
               width=19, importance=50),
     ),
     key="id",
@@ -310,7 +310,7 @@ PACKETS = Table(
     uses=("connections",),
     metrics=(
         Metrics(("reason", "severity", "protocol", "namespace", "interface", "process"), ("packets", "bytes"),
-                prefix="drops", top="drop", most=100),
+                prefix="drops", top="drop", limit=100),
     ),
 )  # fmt: skip
 
@@ -327,8 +327,8 @@ COUNTERS = Table(
         *_NAMESPACE,
         Field("packets", Kind.COUNTER, "DROPS", "packets counted since the start of the namespace, device or "
               "machine", "u8", "packets", 9, 95),
-        Field("included_in", Kind.LABEL, "INCLUDED IN", "ID of the row that counts these packets too, beside which "
-              "totals leave this one out", "u8", width=11, importance=1),
+        Field("included_in", Kind.LABEL, "INCLUDED IN", "ID of the row that counts these packets too; totals with that "
+              "row leave this one out", "u8", width=11, importance=1),
     ),
     key="id",
     screen=("counter", "interface", "cpu", "namespace", "packets_per_s", "packets", "name"),
@@ -338,14 +338,14 @@ COUNTERS = Table(
     default_filter="packets>0",
     included_in="included_in",
     metrics=(
-        Metrics(("name", "namespace", "interface"), ("packets",), prefix="drops_by_name", top="counter", most=100),
+        Metrics(("name", "namespace", "interface"), ("packets",), prefix="drops_by_name", top="counter", limit=100),
     ),
 )  # fmt: skip
 
 HOOK_PACKETS = Hook("packets", "every packet that the kernel drops", ("reason", "severity", "place"))
 HOOK_REASONS = Hook("reasons", "why a packet was dropped", ("reason", "severity"), HOOK_PACKETS.name,
-                    remedy="Linux 5.17 and later report them")  # fmt: skip
-HOOK_PLACES = Hook("places", "the function of the kernel that dropped a packet", ("place",),
+                    remedy="Linux 5.17 and later report reasons")  # fmt: skip
+HOOK_PLACES = Hook("places", "the kernel function that dropped a packet", ("place",),
                    HOOK_PACKETS.name)  # fmt: skip
 HOOK_COUNTERS = Hook("counters", "the kernel's drop counters of namespaces, devices and CPUs")
 
@@ -354,16 +354,16 @@ LENS = Lens(
     title="Drops",
     order=5,
     digit="5",
-    question="what did the kernel drop, where and why?",
+    question="what the kernel drops, where and why",
     tables=(PACKETS, COUNTERS),
     hooks=(HOOK_PACKETS, HOOK_REASONS, HOOK_PLACES, HOOK_COUNTERS),
     losses=(
-        Loss("untracked", "drops that are in no row, because the map was full", for_lack_of_room=True),
-        Loss("recursion", "drops that were not counted, because another one was being counted on that CPU"),
+        Loss("untracked", "drops without a row, because the map was full", for_lack_of_room=True),
+        Loss("recursion", "drops not counted because another one was being counted on that CPU"),
         Loss("namespaces", "network namespaces that could not be entered: their counters are missing"),
         Loss(
             "devices",
-            "network namespaces whose devices could not be listed: their devices have no names and no counters",
+            "network namespaces whose devices could not be listed: the devices have no names and no counters",
         ),
     ),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flows lens: which routers and switches report flows to the collector on this host, and what became of them."""
+"""The flows lens: exporters of flows to the collector on this host, and the fate of these flows."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ PROTOCOLS = {
     203: "mirrored port",
     204: "producer",
 }
-"""By the version in flows; that of datagrams which cannot be read is 0."""
+"""Protocols by the version number in flows; 0 for unreadable datagrams."""
 
 COUNTINGS = {0: "unknown", 1: "datagrams", 2: "flows", 3: "records"}
-"""What sequence numbers count, as the collector says it; records are flows and those of options."""
+"""Units of sequence numbers, according to the collector; records are flow and options records."""
 
 # fmt: off
 EXPORTERS = Table(
     name="exporters",
     fields=(
-        Field("id", Kind.KEY, "ID", "a number for address, port, protocol and domain", "u8", width=20, importance=1),
-        Field("exporter", Kind.ADDRESS, "EXPORTER", "who sends datagrams; of sFlow the agent", "(2,)>u8", width=22,
+        Field("id", Kind.KEY, "ID", "number made of address, port, protocol and domain", "u8", width=20, importance=1),
+        Field("exporter", Kind.ADDRESS, "EXPORTER", "sender of the datagrams; for sFlow the agent", "(2,)>u8", width=22,
               importance=100),
-        Field("port", Kind.LABEL, "PORT", "UDP port that it sends from; of sFlow 0", "u4", width=5, importance=40),
+        Field("port", Kind.LABEL, "PORT", "its UDP source port; 0 for sFlow", "u4", width=5, importance=40),
         Field("protocol", Kind.ENUM, "PROTOCOL", "protocol of its datagrams", "u1", width=9, importance=90,
               labels=PROTOCOLS),
-        Field("domain", Kind.LABEL, "DOMAIN", "observation domain, source ID, engine, or sub-agent of sFlow", "u4",
+        Field("domain", Kind.LABEL, "DOMAIN", "observation domain, source ID, engine, or sFlow sub-agent", "u4",
               width=8, importance=50),
         Field("datagrams", Kind.COUNTER, "DATAGRAMS", "datagrams received", "u8", "packets", 10, 80),
-        Field("bytes", Kind.COUNTER, "BYTES", "their bytes", "u8", "bytes", 10, 45, rate_title="RATE"),
-        Field("flows", Kind.COUNTER, "FLOWS", "flows that they gave", "u8", "flows", 10, 95, rate_title="FLOWS/s"),
-        Field("lost", Kind.GAUGE, "LOST", "exports that never came, by their sequence numbers: datagrams, flows or "
-              "records, as `counting` says", "u8", "exports", 8, 85, tone="warn"),
-        Field("numbered", Kind.COUNTER, "NUMBERED", "exports that came, in the same unit", "u8", "exports", 9, 14),
-        Field("counting", Kind.ENUM, "COUNTING", "what its sequence numbers count; unknown if nothing explains them",
+        Field("bytes", Kind.COUNTER, "BYTES", "bytes of these datagrams", "u8", "bytes", 10, 45, rate_title="RATE"),
+        Field("flows", Kind.COUNTER, "FLOWS", "flows in these datagrams", "u8", "flows", 10, 95, rate_title="FLOWS/s"),
+        Field("lost", Kind.GAUGE, "LOST", "exports that never arrived, by sequence number: datagrams, flows or "
+              "records, as in `counting`", "u8", "exports", 8, 85, tone="warn"),
+        Field("numbered", Kind.COUNTER, "NUMBERED", "exports that arrived, in the same unit", "u8", "exports", 9, 14),
+        Field("counting", Kind.ENUM, "COUNTING", "what its sequence numbers count; unknown if none of these fits",
               "u1", width=9, importance=28, labels=COUNTINGS),
-        Field("restarts", Kind.COUNTER, "RESTARTS", "how often its sequence numbers began anew", "u8", "restarts", 8,
+        Field("restarts", Kind.COUNTER, "RESTARTS", "how often its sequence numbers restarted", "u8", "restarts", 8,
               30),
-        Field("unchecked", Kind.COUNTER, "UNCHECKED", "datagrams of which nobody can say what was lost before them",
+        Field("unchecked", Kind.COUNTER, "UNCHECKED", "datagrams before which losses cannot be determined",
               "u8", "packets", 9, 15),
-        Field("malformed", Kind.COUNTER, "MALFORMED", "datagrams whose header cannot be read", "u8", "packets", 9, 60,
+        Field("malformed", Kind.COUNTER, "MALFORMED", "datagrams with an unreadable header", "u8", "packets", 9, 60,
               tone="warn"),
-        Field("broken", Kind.COUNTER, "BROKEN", "parts of datagrams that cannot be read", "u8", "parts", 8, 55,
+        Field("broken", Kind.COUNTER, "BROKEN", "unreadable parts of datagrams", "u8", "parts", 8, 55,
               tone="warn"),
-        Field("options", Kind.COUNTER, "OPTIONS", "records that say something of the exporter", "u8", "records", 8, 20),
-        Field("templates", Kind.GAUGE, "TEMPLATES", "templates that are known", "u8", "templates", 9, 35),
-        Field("waiting", Kind.GAUGE, "WAITING", "sets that wait for their template", "u8", "sets", 8, 58, tone="warn"),
-        Field("forgotten", Kind.COUNTER, "FORGOTTEN", "sets that were dropped before their template came, as too many "
-              "waited", "u8", "sets", 9, 57, tone="warn"),
-        Field("sampling_rate", Kind.GAUGE, "SAMPLING", "it looks at one packet in so many", "u8", "", 8, 65),
-        Field("first_seen", Kind.TIME, "FIRST", "its first datagram since the collector began", "u8", "ns", 19, 10),
+        Field("options", Kind.COUNTER, "OPTIONS", "options records, on the exporter itself", "u8", "records", 8, 20),
+        Field("templates", Kind.GAUGE, "TEMPLATES", "known templates", "u8", "templates", 9, 35),
+        Field("waiting", Kind.GAUGE, "WAITING", "sets waiting for their template", "u8", "sets", 8, 58, tone="warn"),
+        Field("forgotten", Kind.COUNTER, "FORGOTTEN", "sets dropped before their template arrived, because too many "
+              "were waiting", "u8", "sets", 9, 57, tone="warn"),
+        Field("sampling_rate", Kind.GAUGE, "SAMPLING", "N if it samples one packet in N", "u8", "", 8, 65),
+        Field("first_seen", Kind.TIME, "FIRST", "its first datagram since the collector started", "u8", "ns", 19, 10),
         Field("last_seen", Kind.TIME, "LAST", "its last datagram", "u8", "ns", 19, 70),
     ),
     key="id",
@@ -66,7 +66,7 @@ EXPORTERS = Table(
     sort="-flows_per_s",
     text_sort="-flows",
     hooks=("collector",),
-    # Without `counting`, which may change as more is known: totals would begin anew.
+    # Without `counting`: the collector may revise it, and totals would restart.
     metrics=(
         Metrics(
             ("exporter", "port", "protocol", "domain"),
@@ -81,10 +81,10 @@ LEDGER = Table(
     fields=(
         Field("id", Kind.KEY, "ID", "position in the ledger", "u8", width=4, importance=1),
         Field("of", Kind.TEXT, "OF", "what is counted", "u4", width=22, importance=90),
-        Field("term", Kind.TEXT, "TERM", "what became of it; the first term is the sum of the others", "u4", width=18,
+        Field("term", Kind.TEXT, "TERM", "its fate; the first term is the sum of the others", "u4", width=18,
               importance=100),
-        # Not `count`: metrics whose name ends so belong to a histogram or summary.
-        Field("items", Kind.GAUGE, "COUNT", "how many, since the collector began", "u8", width=14, importance=95),
+        # Not `count`: metric names with that ending belong to histograms and summaries.
+        Field("items", Kind.GAUGE, "COUNT", "items since the collector started", "u8", width=14, importance=95),
     ),
     key="id",
     screen=("of", "term", "items"),
@@ -98,14 +98,14 @@ LEDGER = Table(
 
 HOOK_COLLECTOR = Hook(
     "collector",
-    "what nettop collect says of itself",
+    "the statistics of nettop collect",
     tuple(field.name for table in (EXPORTERS, LEDGER) for field in table.fields if field.name != "id"),
-    remedy="start nettop collect, or name another one by --collector URL",
+    remedy="start nettop collect, or name another collector with --collector URL",
 )
 
 COLLECTOR = Option(
     "collector",
-    "collector to show: http://HOST:PORT or unix:PATH (the one on this host)",
+    "Collector to show: http://HOST:PORT or unix:PATH (the one on this host)",
     default="",
     metavar="URL",
 )
@@ -115,7 +115,7 @@ LENS = Lens(
     title="Flows",
     order=6,
     digit="6",
-    question="which routers report flows, and do all of them arrive?",
+    question="which routers report flows, and whether all of them arrive",
     tables=(EXPORTERS, LEDGER),
     hooks=(HOOK_COLLECTOR,),
     options=(COLLECTOR,),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The buckets of histograms, which programs in the kernel and every frontend share. Loads numpy only to count."""
+"""Histogram buckets, shared by the BPF programs and every frontend. Imports numpy only to count."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nettop.snapshots.snapshot import Array
+    from nettop.snapshots.arrays import Array
 
 
 @dataclass(frozen=True)
 class Buckets:
-    """Log-linear buckets of whole numbers: every power of two is divided into `1 << divided_by_bits` equal ones.
+    """Log-linear buckets of integers: every power of two is split into `1 << divided_by_bits` equal buckets.
 
-    The first bucket has what is below `1 << first_bit`, the last what is at least `1 << last_bit`. In between the
-    middle of a bucket is within 1 / (2 << divided_by_bits) of every number in it, as a share of that number.
+    The first bucket holds values below `1 << first_bit`, the last those from `1 << last_bit` on. In between, the
+    relative error of a bucket's middle is at most 1 / (2 << divided_by_bits).
     """
 
     first_bit: int
@@ -26,17 +26,26 @@ class Buckets:
 
     @property
     def count(self) -> int:
-        """How many buckets there are."""
+        """The number of buckets."""
         return 2 + (self.last_bit - self.first_bit << self.divided_by_bits)
 
     @property
     def dtype(self) -> str:
-        """The dtype of a histogram's column: a count for each bucket."""
+        """The dtype of a histogram column: one count per bucket."""
         return f"({self.count},)u8"
+
+    def defines(self, prefix: str = "") -> dict[str, int]:
+        """Return the constants from which a BPF program computes a bucket."""
+        return {
+            f"{prefix}FIRST_BIT": self.first_bit,
+            f"{prefix}LAST_BIT": self.last_bit,
+            f"{prefix}DIVIDED_BY_BITS": self.divided_by_bits,
+            f"{prefix}BUCKETS": self.count,
+        }
 
     @cached_property
     def edges(self) -> tuple[int, ...]:
-        """The least number of each bucket, the first one's 0."""
+        """The lower bound of each bucket, beginning with 0."""
         parts = 1 << self.divided_by_bits
         inner = (
             (parts + part << bit) >> self.divided_by_bits
@@ -47,25 +56,25 @@ class Buckets:
 
     @cached_property
     def middles(self) -> Array:
-        """The whole number that stands for each bucket: its middle, or the one below; of the last, which has none, the
-        least. Shape (count,), float64."""
+        """The value that represents each bucket: its middle, rounded down; for the last, which is open, its lower
+        bound. Shape (count,), float64."""
         import numpy as np
 
         edges = np.array(self.edges, np.float64)
         return np.append((edges[:-1] + edges[1:]) // 2, edges[-1])
 
     def places(self, numbers: Array) -> Array:
-        """The bucket of each number. Shape of `numbers`."""
+        """Return the bucket index of each number. Shape of `numbers`."""
         import numpy as np
 
         places: Array = np.searchsorted(np.array(self.edges, np.float64), numbers, side="right") - 1
         return places
 
     def quantiles(self, counts: Array, quantile: float) -> Array:
-        """The number below or at which a share (0 to 1) of what is counted lies: the middle of the bucket that has it.
+        """Return the quantile (0 to 1) of each histogram, as the middle of the bucket that contains it.
 
-        As numpy's method "inverted_cdf" chooses it. `counts` has the shape (rows, count), the result (rows,), float64,
-        NaN where nothing is counted.
+        Follow numpy's method "inverted_cdf". `counts` has the shape (rows, count), the result (rows,), float64, NaN
+        for empty histograms.
         """
         import numpy as np
 
@@ -77,5 +86,5 @@ class Buckets:
 
 
 def histogram_text(counted: Iterable[tuple[int, int | None, int]]) -> str:
-    """A histogram as words, LOW-HIGH:COUNT for each bucket that has any; the last bucket has no HIGH."""
+    """Format a histogram as words, LOW-HIGH:COUNT for each nonempty bucket; the last bucket has no HIGH."""
     return " ".join(f"{low}-{'' if high is None else high}:{count}" for low, high, count in counted)

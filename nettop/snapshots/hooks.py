@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""By which mechanism each hook of a lens works, or why by none; without numpy, which doctor may report as missing."""
+"""The mechanism behind each hook of a lens, or why there is none. Imports no numpy: doctor may report it as missing."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from nettop.errors import ExitCode, NettopError, refusal
 
 NOT_AVAILABLE = "n/a"
-"""How every frontend writes what this kernel, host or user does not have."""
+"""Placeholder, in every frontend, for a value not available to this kernel, host or user."""
 
 
 @dataclass(frozen=True, slots=True)
 class HookStatus:
-    """The mechanism that provides a hook of a lens, and those better ones that were refused (name and why, best first).
+    """The mechanism that provides a hook, and the better ones that were refused (name and reason, best first).
 
-    Where `mechanism` is None none works, and `fields`, which depend on the hook, are not available on this kernel or
-    host. `remedy` is what would help the best of the refused ones, as far as its refusal says; `code` is how a command
-    exits that has nothing to show without the hook.
+    If `mechanism` is None, none works, and the hook's `fields` are not available on this kernel or host. `remedy` is
+    the remedy for the best refused mechanism, if known; `code` is the exit code of a command that has
+    nothing to show without the hook.
     """
 
     hook: str
@@ -29,7 +29,7 @@ class HookStatus:
 
     @property
     def why(self) -> str:
-        """Why there is no mechanism, or none of the better ones; empty where the best one is used."""
+        """Reason why there is no mechanism, or no better one; empty if the best one is used."""
         reasons = {why for _, why in self.refused}
         if len(reasons) == 1:
             return reasons.pop()
@@ -37,16 +37,16 @@ class HookStatus:
 
     @property
     def advice(self) -> str:
-        """Why there is no mechanism, and the remedy, on one line."""
+        """Reason why there is no mechanism, and the remedy, on one line."""
         return "; ".join(filter(None, (self.why, self.remedy)))
 
     def error(self, what: str = "") -> NettopError:
-        """Return the error for `what` has nothing without this hook; without `what` for whatever depends on it.
+        """Return the error for `what`, which needs this hook, or for anything that needs it.
 
-        A missing permission is the same for everything: it reads alike everywhere.
+        A missing permission reads the same everywhere, so it does not name `what`.
         """
         named = f"{what} is not available: " if what and self.code is not ExitCode.PERMISSION else ""
-        return refusal(self.code, named + self.why, self.remedy or "nettop doctor says what was tried")
+        return refusal(self.code, named + self.why, self.remedy or "run nettop doctor to see what was tried")
 
     def __str__(self) -> str:
         return f"{NOT_AVAILABLE}: {self.why}" if self.mechanism is None else self.mechanism

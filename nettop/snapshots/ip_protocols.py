@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of what IP carries."""
+"""Names of IP protocols."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ IP_PROTOCOLS = {
     44: "ipv6-frag", 47: "gre", 50: "esp", 51: "ah", 58: "icmpv6", 60: "ipv6-opts", 89: "ospf", 103: "pim",
     112: "vrrp", 132: "sctp", 136: "udplite",
 }  # fmt: skip
-"""By their number, as /etc/protocols names them."""
+"""Names by number, as in /etc/protocols."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The latency lens: where packets wait, as a histogram for each stage, protocol, and pair of hosts."""
+"""The latency lens: where packets wait, as a histogram per stage, protocol and pair of hosts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Metrics, Option, Table
 
-# --- words for numbers ----------------------------------------------------------------------------------------
+# --- names of numbers ----------------------------------------------------------------------------------------
 
 STAGES = {
     0: "wire-ip", 1: "wire-socket", 2: "wire-app", 3: "backlog", 4: "ip", 5: "socket-wait", 6: "qdisc",
@@ -16,30 +16,30 @@ STAGES = {
 }  # fmt: skip
 WIRE_IP, WIRE_SOCKET, WIRE_APP, BACKLOG, IP, SOCKET_WAIT, QDISC, HANDSHAKE, RTT = STAGES
 MEANINGS = {
-    WIRE_IP: "from the receive stamp to the IP layer",
-    WIRE_SOCKET: "from the receive stamp to the socket's queue",
-    WIRE_APP: "from the receive stamp until the application has read it",
+    WIRE_IP: "from the receive timestamp to the IP layer",
+    WIRE_SOCKET: "from the receive timestamp to the socket's queue",
+    WIRE_APP: "from the receive timestamp until the application has read it",
     BACKLOG: "from netif_rx to the CPU that takes it from its backlog",
-    IP: "from ip_rcv_core to delivery here or to forwarding",
+    IP: "from ip_rcv_core to local delivery or forwarding",
     SOCKET_WAIT: "from the socket's queue until the application has read it",
     QDISC: "from the queueing discipline to the driver",
-    HANDSHAKE: "from the SYN to the connection, both sides",
-    RTT: "TCP's smoothed round-trip time: of each connection at each reading",
+    HANDSHAKE: "from the SYN to the established connection, on both sides",
+    RTT: "TCP's smoothed round-trip time, of each connection at each reading",
 }
-"""What each stage measures."""
+"""Meaning of each stage."""
 PROTOCOLS = {0: "tcp", 1: "udp", 2: "icmp", 3: "other"}
 FAMILIES = {0: "IPv4", 1: "IPv6"}
 
 BUCKETS = Buckets(first_bit=6, last_bit=34, divided_by_bits=4)
 """64 ns to 17 s, within 3.2 %."""
 PAIR_BUCKETS = Buckets(first_bit=6, last_bit=34, divided_by_bits=2)
-"""For pairs, of which there are many: within 12.5 %."""
+"""Coarser buckets for pairs, as there are many: within 12.5 %."""
 
 # --- options --------------------------------------------------------------------------------------------------
 
 SAMPLING = Option(
     "sampling",
-    "Follow one packet in N, chosen where a stage begins; 0: as many as keeps it below 10,000 packets a second",
+    "Follow one packet in N, chosen where a stage begins; 0 adapts N to stay below 10,000 packets a second",
     default=0,
     metavar="N",
     minimum=0,
@@ -54,9 +54,9 @@ HOOKS = {
     stage: Hook(STAGES[stage].replace("-", "_"), f"{STAGES[stage]}: {meaning}")
     for stage, meaning in MEANINGS.items()
 }
-"""What each stage wants of the kernel."""
-_OF_ALL = tuple(hook.name for hook in HOOKS.values())
-_OF_PACKETS = tuple(hook.name for stage, hook in HOOKS.items() if stage not in (HANDSHAKE, RTT))
+"""The hook of each stage."""
+_ALL_HOOKS = tuple(hook.name for hook in HOOKS.values())
+_PACKET_HOOKS = tuple(hook.name for stage, hook in HOOKS.items() if stage not in (HANDSHAKE, RTT))
 
 # --- tables ---------------------------------------------------------------------------------------------------
 
@@ -64,28 +64,24 @@ _STAGE = Field("stage", Kind.ENUM, "STAGE", "what is measured", "u1", width=11,
                importance=100, labels=STAGES)  # fmt: skip
 _PROTOCOL = Field("protocol", Kind.ENUM, "PROTO", "the protocol in the IP header", "u1", width=6, importance=99,
                   labels=PROTOCOLS)  # fmt: skip
-_FAMILY = Field(
-    "family", Kind.ENUM, "FAMILY", "the version of IP", "u1", width=6, importance=99, labels=FAMILIES
-)
+_FAMILY = Field("family", Kind.ENUM, "FAMILY", "IP version", "u1", width=6, importance=99, labels=FAMILIES)
 _ID = Field("id", Kind.KEY, "ID", "number of the row", "u8", width=6, importance=2)
-_SEEN = Field("seen", Kind.COUNTER, "SEEN", "packets that came to the stage: each that is followed counts for as many "
-              "as were passed over (sampling)", "u8", "packets", 9, 80, rate_title="SEEN/s")  # fmt: skip
-_MATCHED = Field("matched", Kind.COUNTER, "MATCHED", "packets of which the stage's end was seen too", "u8", "packets",
+_SEEN = Field("seen", Kind.COUNTER, "SEEN", "packets that entered the stage, extrapolated from the followed ones "
+              "(sampling)", "u8", "packets", 9, 80, rate_title="SEEN/s")  # fmt: skip
+_MATCHED = Field("matched", Kind.COUNTER, "MATCHED", "packets also seen at the end of the stage", "u8", "packets",
                  9, 30, rate_title="MATCHED/s")  # fmt: skip
 _DROPPED = Field("dropped", Kind.COUNTER, "DROPPED", "packets that the kernel dropped within the stage", "u8",
                  "packets", 8, 60, tone="warn", rate_title="DROP/s")  # fmt: skip
-_UNMATCHED = Field("unmatched", Kind.COUNTER, "UNMATCHED", "packets of which no duration is known: without a stamp, "
+_UNMATCHED = Field("unmatched", Kind.COUNTER, "UNMATCHED", "packets without a known duration: without a timestamp, "
                    "merged, segmented, cloned, or without room to follow them", "u8", "packets", 9, 55,
                    rate_title="UNMATCH/s")  # fmt: skip
-_WAITING = Field(
-    "waiting", Kind.GAUGE, "WAITING", "packets that are within the stage now", "u8", "packets", 8, 40
-)
-_LATENCY = Field("latency", Kind.HISTOGRAM, "100 ns TO 10 s", "the durations of matched packets", BUCKETS.dtype, "ns",
+_WAITING = Field("waiting", Kind.GAUGE, "WAITING", "packets in the stage now", "u8", "packets", 8, 40)
+_LATENCY = Field("latency", Kind.HISTOGRAM, "100 ns TO 10 s", "durations of matched packets", BUCKETS.dtype, "ns",
                  24, 95, buckets=BUCKETS)  # fmt: skip
 
 
 def _quantile(name: str, title: str, share: float, importance: int) -> Field:
-    meaning = "the longest duration" if share == 1 else f"{share * 100:g} % of durations are no longer"
+    meaning = "the longest duration" if share == 1 else f"{share * 100:g} % of durations are at most this"
     return Field(name, Kind.QUANTILE, title, f"{meaning}, within the histogram's error", unit="ns", width=9,
                  importance=importance, parts=(_LATENCY.name,), quantile=share)  # fmt: skip
 
@@ -101,28 +97,28 @@ _TERMS = (_SEEN, _MATCHED, _DROPPED, _UNMATCHED, _WAITING)
 _SHOWN = tuple(field.name for field in _QUANTILES)
 _TEXT = (*(field.name for field in _TERMS), *_SHOWN)
 
-_USED = ("connections",)
-"""Where round-trip times come from."""
+_USES = ("connections",)
+"""The lens that supplies round-trip times."""
 
 STAGE_TABLE = Table(
     name="stages",
     fields=(_ID, _STAGE, *_TERMS, _LATENCY, *_QUANTILES),
     key="id",
-    hooks=_OF_ALL,
+    hooks=_ALL_HOOKS,
     screen=("stage", "seen_per_s", *_SHOWN, "latency", "dropped_per_s", "unmatched_per_s", "waiting"),
     text=("stage", *_TEXT),
     sort="id",
     text_sort="id",
     adds_up=False,
     begins_at_zero=True,
-    uses=_USED,
+    uses=_USES,
     metrics=(),
 )
 PROTOCOL_TABLE = Table(
     name="protocols",
     fields=(_ID, _STAGE, _PROTOCOL, _FAMILY, *_TERMS, _LATENCY, *_QUANTILES),
     key="id",
-    hooks=_OF_ALL,
+    hooks=_ALL_HOOKS,
     screen=(
         "stage",
         "protocol",
@@ -138,7 +134,7 @@ PROTOCOL_TABLE = Table(
     text_sort="id",
     adds_up=False,
     begins_at_zero=True,
-    uses=_USED,
+    uses=_USES,
     metrics=(
         Metrics(
             ("stage", "protocol", "family"),
@@ -152,18 +148,20 @@ PAIR_TABLE = Table(
     fields=(
         replace(_ID, help="number made of the pair, its protocol and stage"),
         _STAGE,
-        Field("source", Kind.ADDRESS, "SOURCE", "where the packets come from", "(2,)>u8", width=16, importance=99),
-        Field("destination", Kind.ADDRESS, "DESTINATION", "where they go to", "(2,)>u8", width=16, importance=99),
+        Field("source", Kind.ADDRESS, "SOURCE", "source address of the packets", "(2,)>u8", width=16, importance=99),
+        Field("destination", Kind.ADDRESS, "DESTINATION", "their destination address", "(2,)>u8", width=16,
+              importance=99),
         _PROTOCOL,
-        replace(_MATCHED, name="packets", title="PACKETS", help="packets of which a duration is known",
+        replace(_MATCHED, name="packets", title="PACKETS", help="packets with a known duration",
                 rate_title="PACKETS/s", importance=70),
-        replace(_LATENCY, help="their durations", dtype=PAIR_BUCKETS.dtype, buckets=PAIR_BUCKETS, importance=60),
+        replace(_LATENCY, help="durations of these packets", dtype=PAIR_BUCKETS.dtype, buckets=PAIR_BUCKETS,
+                importance=60),
         replace(_P50, importance=80),
         _P99,
         _MAX,
     ),
     key="id",
-    hooks=_OF_PACKETS,
+    hooks=_PACKET_HOOKS,
     screen=("stage", "source", "destination", "protocol", "packets_per_s", "p50", "p99", "max", "latency"),
     text=("stage", "source", "destination", "protocol", "packets", "p50", "p99", "max"),
     sort="-p99",
@@ -172,7 +170,7 @@ PAIR_TABLE = Table(
     begins_at_zero=True,
     metrics=(
         Metrics(("stage", "source", "destination", "protocol"), ("latency",), prefix="latency_by_pair", top="pair",
-                most=10),
+                limit=10),
     ),
 )  # fmt: skip
 BUCKET_TABLE = Table(
@@ -182,43 +180,41 @@ BUCKET_TABLE = Table(
         _STAGE,
         _PROTOCOL,
         _FAMILY,
-        Field("at_least", Kind.GAUGE, "FROM", "the shortest duration of the bucket", "u8", "ns", 9, 95),
-        Field("below", Kind.GAUGE, "BELOW", "the bucket ends before this duration; unknown for the last", "u8", "ns", 9,
+        Field("at_least", Kind.GAUGE, "FROM", "shortest duration in the bucket", "u8", "ns", 9, 95),
+        Field("below", Kind.GAUGE, "BELOW", "exclusive upper bound of the bucket; unknown for the last", "u8", "ns", 9,
               94),
         replace(_MATCHED, name="packets", title="PACKETS", help="durations in this bucket", rate_title="PACKETS/s",
                 importance=80),
     ),
     key="id",
-    hooks=_OF_ALL,
+    hooks=_ALL_HOOKS,
     screen=("stage", "protocol", "family", "at_least", "below", "packets_per_s"),
     text=("stage", "protocol", "family", "at_least", "below", "packets"),
     sort="id",
     text_sort="id",
     begins_at_zero=True,
-    uses=_USED,
+    uses=_USES,
     metrics=(),
 )  # fmt: skip
 
 ONE_IN = "one_in"
-"""Among a snapshot's counts: one packet in so many is followed."""
+"""Snapshot count: N if one packet in N is followed."""
 PAIRS_EVICTED = "pairs_evicted"
-"""Among a snapshot's counts: durations of pairs that had to make room for others."""
+"""Snapshot count: durations of evicted pairs."""
 
 LENS = Lens(
     id="latency",
     title="Latency",
     order=4,
     digit="4",
-    question="where do packets wait, and for how long?",
+    question="where packets wait, and for how long",
     tables=(STAGE_TABLE, PROTOCOL_TABLE, PAIR_TABLE, BUCKET_TABLE),
     common=(("stage",),),
     hooks=tuple(HOOKS.values()),
-    losses=(
-        Loss("skipped", "packets that were not seen, because a program was already running on that CPU"),
-    ),
+    losses=(Loss("skipped", "packets not seen because a program was already running on that CPU"),),
     options=(SAMPLING,),
     counts=(
-        Field(ONE_IN, Kind.GAUGE, "ONE IN", "one packet in so many is followed"),
-        Field(PAIRS_EVICTED, Kind.COUNTER, "EVICTED", "durations of pairs that had to make room for others"),
+        Field(ONE_IN, Kind.GAUGE, "ONE IN", "N if one packet in N is followed"),
+        Field(PAIRS_EVICTED, Kind.COUNTER, "EVICTED", "durations of pairs evicted to make room for others"),
     ),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the rows of a table had counted that have left it, so that nothing counted is lost with them."""
+"""Totals of rows that left a table, so that their counts are not lost."""
 
 from __future__ import annotations
 
@@ -7,24 +7,16 @@ from collections.abc import Collection
 
 import numpy as np
 
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.schema import Kind, Table
-from nettop.snapshots.snapshot import (
-    LISTED_READINGS,
-    Array,
-    Ended,
-    Rows,
-    known_histograms,
-    sum_of,
-    unknown_value,
-)
+from nettop.snapshots.snapshot import LISTED_READINGS, Ended, Rows, known_histograms, sum_of, unknown_value
 
 ENDED = "(ended)"
-"""The name of the row of all that have left a table whose rows make room for others."""
+"""The name of the row that sums up evicted rows."""
 
 
 class LeftRows:
-    """Follows the rows that leave a table. In the row of all of them the text `column` is `text`; `not_added` are
-    counters that have no sum."""
+    """The sum of rows that left a table, as one row whose `column` is `text`. It omits the counters `not_added`."""
 
     def __init__(self, table: Table, column: str, text: str, not_added: Collection[str] = ()) -> None:
         self._table = table
@@ -43,7 +35,7 @@ class LeftRows:
         self._listed: tuple[Rows, ...] = ()
 
     def add(self, rows: Rows) -> Ended:
-        """Add the rows that have left since the last reading, with their last values."""
+        """Add the rows that left since the last reading, with their last values."""
         self._total = self._total.copy()
         for name in self._counted:
             self._total[name] += _sum(rows.array[name])
@@ -52,7 +44,7 @@ class LeftRows:
 
 
 def _sum(column: Array) -> Array | int:
-    """Return the sum of what is known of a column, of histograms by bucket."""
+    """Return the sum of a column's known values; of histograms, by bucket."""
     if column.ndim == 1:
         return sum_of(column)
     total: Array = column[known_histograms(column)].sum(axis=0, dtype=column.dtype)

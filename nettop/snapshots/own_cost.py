@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nettop itself costs: a table of the engine, `self` in --view and logs. It is no lens and has no tab."""
+"""nettop's own cost: a table of the engine, `self` in --view and logs. It is not a lens and has no tab."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ KINDS = {
     7: "maps",
     8: "step",
 }
-"""`total` is all of nettop, `limit` the effect of --max-overhead. A `program` runs at its hook, in the time of whatever
-runs there; an `iterator` runs in nettop's own threads, and its time is part of theirs. `children` are child processes
-that have ended; `maps` a lens's memory in the kernel; a `step` is something that nettop does repeatedly."""
+"""`total` is all of nettop, `limit` the effect of --max-overhead. A `program` runs at its hook, on the time of the
+task there; an `iterator` runs in nettop's own threads, and its time is part of theirs. `children` are child processes
+that have exited, `maps` a lens's kernel memory; a `step` is a recurring task of nettop."""
 
 COSTS = Table(
     name="costs",
     fields=(
         Field("id", Kind.KEY, "ID", "number of the row", "u8", width=6, importance=2),
-        Field("kind", Kind.ENUM, "KIND", "what costs; the time of an iterator or a step is part of its "
+        Field("kind", Kind.ENUM, "KIND", "kind of cost; the time of an iterator or a step is part of its "
               "thread's", "u1", width=8, importance=90, labels=KINDS),
-        Field("name", Kind.TEXT, "NAME", "a program's hook, or what a step does", "u4", width=30,
+        Field("name", Kind.TEXT, "NAME", "the program's hook, or the step's task", "u4", width=30,
               importance=100),
-        Field("lens", Kind.TEXT, "LENS", "the lens that it belongs to, if any", "u4", width=12,
+        Field("lens", Kind.TEXT, "LENS", "the lens it belongs to, if any", "u4", width=12,
               importance=60),
         Field("runs", Kind.COUNTER, "RUNS", "number of runs; for programs, since statistics were enabled",
               "u8", "", 9, 70),
         Field("time_ns", Kind.COUNTER, "TIME", "CPU time; its rate is a share of one CPU", "u8", "ns", 9, 95,
               rate_title="SHARE"),
-        Field("mean_ns", Kind.GAUGE, "MEAN WALL", "mean wall time of a run, including what a step waited for",
+        Field("mean_ns", Kind.GAUGE, "MEAN WALL", "mean wall time of a run, including a step's waits",
               "u8", "ns", 9, 50),
-        Field("longest_ns", Kind.GAUGE, "MAX WALL", "longest wall time of a run of a step", "u8",
+        Field("longest_ns", Kind.GAUGE, "MAX WALL", "longest wall time of a step's run", "u8",
               "ns", 9, 55),
-        Field("memory", Kind.GAUGE, "MEMORY", "resident memory of the process, and the kernel's memory of maps and "
-              "programs (memlock in fdinfo)", "u8", "bytes", 9, 65),
-        Field("late", Kind.COUNTER, "LATE", "readings skipped because the one before took too long", "u8", "",
+        Field("memory", Kind.GAUGE, "MEMORY", "resident memory of the process; kernel memory of maps and programs "
+              "(memlock in fdinfo)", "u8", "bytes", 9, 65),
+        Field("late", Kind.COUNTER, "LATE", "readings skipped because the previous one took too long", "u8", "",
               6, 30),
-        Field("lost", Kind.COUNTER, "LOST", "what bounds and races dropped", "u8", "", 6, 40),
+        Field("lost", Kind.COUNTER, "LOST", "events or rows lost to full tables and races", "u8", "", 6, 40),
         Field("note", Kind.TEXT, "NOTE", "the effect of --max-overhead, or why a number is missing", "u4",
               width=40, importance=45),
     ),
@@ -54,14 +54,14 @@ COSTS = Table(
     metrics=(Metrics(("kind", "name", "lens"), ("time_ns", "runs", "memory", "late", "lost")),),
 )  # fmt: skip
 
-HOOK_PROGRAMS = Hook("programs", "how often and how long BPF programs run (the kernel's statistics)")
+HOOK_PROGRAMS = Hook("programs", "run count and run time of BPF programs (the kernel's statistics)")
 
 SELF = Lens(
     id="self",
     title="Overhead",
     order=0,
     digit="",
-    question="what does nettop itself cost?",
+    question="what nettop itself costs",
     tables=(COSTS,),
     hooks=(HOOK_PROGRAMS,),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text that others chose (process names, DNS names, datagrams), made safe before anything shows it."""
+"""Sanitising of untrusted text (process names, DNS names, datagrams) before it is shown."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import unicodedata
 _SYMBOLS = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421"}
 _REPLACEMENT = "\ufffd"
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Unicode categories that move the cursor, turn the direction of writing, or show nothing."""
+"""Unicode categories that move the cursor, change the writing direction, or are invisible."""
 
 
 def safe_text(text: str) -> str:
-    """The text with every control, C1, bidi and zero-width character turned into a visible mark.
+    """Replace every control, C1, bidi and zero-width character by a visible mark.
 
-    C0 controls become their Unicode symbols (ESC is ␛); everything else that is invisible becomes U+FFFD.
+    C0 controls become their Unicode symbols (ESC is ␛), all other invisible characters U+FFFD.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -22,7 +22,7 @@ def safe_text(text: str) -> str:
 
 
 def safe_bytes(raw: bytes) -> str:
-    """Bytes from the kernel as safe text: decoded as UTF-8, U+FFFD for what is invalid."""
+    """Decode bytes from the kernel as UTF-8, with U+FFFD for invalid ones, and make the text safe."""
     return safe_text(raw.decode("utf-8", "replace"))
 
 

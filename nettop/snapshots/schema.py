@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a lens is declared: Field, Table, Hook, Loss, Option, Lens. Imports numpy only when a dtype is needed."""
+"""The classes that declare a lens: Field, Table, Hook, Loss, Option, Lens. Imports numpy only to build a dtype."""
 
 from __future__ import annotations
 
@@ -7,67 +7,68 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from nettop.snapshots.histograms import Buckets
 
 if TYPE_CHECKING:
     import numpy as np
 
+V = TypeVar("V", bound=int | float | str)
+
 
 class Kind(Enum):
-    """What a field is; every frontend derives its behaviour from it."""
+    """The kind of a field, from which every frontend derives its behaviour."""
 
     KEY = "key"
-    """Identifies the row, by a number below 2⁵³ (see row_ids): JSON readers keep it as it is."""
+    """The row's id: a number below 2⁵³ (see row_ids), which JSON readers preserve exactly."""
     LABEL = "label"
     """A number that names something (a port, a PID): never summed, never a rate."""
     TEXT = "text"
-    """A code into the table of distinct values that travels with the rows."""
+    """An index into the table of distinct texts stored with the rows."""
     ADDRESS = "address"
     """16 bytes in network order, IPv4 as ::ffff:a.b.c.d; two big-endian u64 halves."""
     GAUGE = "gauge"
     """A measured value that goes up and down."""
     COUNTER = "counter"
-    """A total since the row began; `NAME_per_s` is its rate."""
+    """A total since the row first appeared; `NAME_per_s` is its rate."""
     TIME = "time"
     """Nanoseconds of wall clock since 1970, UTC."""
     ENUM = "enum"
     """One of `labels`."""
     HISTOGRAM = "histogram"
-    """Counts for each of the field's `buckets`, since the row began; the unit is that of what is counted."""
+    """Counts per bucket (`buckets`) since the row first appeared; the unit is that of the counted values."""
     QUANTILE = "quantile"
-    """Composite of a histogram: the number that a share of it lies below, in total or in what the last interval
-    added."""
+    """Composite: a quantile of a histogram, either cumulative or per interval."""
     ENDPOINT = "endpoint"
     """Composite of an address and a port."""
     RATIO = "ratio"
-    """Composite: the first part divided by the second: of the totals, or of what the last interval added."""
+    """Composite: the first part divided by the second, either cumulative or per interval."""
     SUM = "sum"
-    """Composite of counters: the sum of its parts, as far as they are known; `NAME_per_s` is its rate."""
+    """Composite of counters: the sum of its known parts; `NAME_per_s` is its rate."""
     GROUP = "group"
-    """Composite that shows its parts side by side, as one column of a screen."""
+    """Composite that shows its parts side by side in one column of a screen."""
 
 
 BEGAN = "began"
-"""A column that rows may carry: 1 where the source saw the row begin, and so all that it counted since it was at 0."""
+"""An optional column: 1 if the source saw the row begin, so that its counters started at 0."""
 
 COMPOSITES = frozenset({Kind.ENDPOINT, Kind.RATIO, Kind.SUM, Kind.GROUP, Kind.QUANTILE})
 RATE = "_per_s"
 BAR_TITLE = "RATE"
-"""The title of the bar that stands for the rate of what is watched."""
+"""The title of the bar that shows the rate of the watched field."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One column, declared once: the screens, plain text, JSON, filters and documentation all read it here.
+    """One column, declared once for the screens, plain text, JSON, filters and documentation.
 
-    `unit` is a base unit ("bytes", "packets", "us", "bytes/s", "ns"); `dtype` is numpy's word for the stored
-    value. Unknown is stored as the largest value of an unsigned dtype, or as NaN. `tone` is its colour on screens
-    ("sent", "received" or "warn"; by importance where empty), `rate_title` the title of a counter's rate. A histogram
-    has `buckets`, a quantile the share of its part that lies below it, `quantile`: 1 for the largest. `lens` is the
-    id of another lens that knows the value: it is attached too while the column is shown. `zone` is the column with the
-    device on whose link a link-local address is meant; an end that `binds` to a device is shown with it in any case.
+    `unit` is a base unit ("bytes", "packets", "us", "bytes/s", "ns"); `dtype` is the numpy dtype of the stored value.
+    An unknown value is stored as the largest of an unsigned dtype, or as NaN. `tone` is the colour on screens ("sent",
+    "received" or "warn"; chosen by importance if empty), `rate_title` the title of a counter's rate. A histogram has
+    `buckets`; a quantile has `quantile`, the share of values at or below it (1: the maximum). `lens` is the id of
+    another lens that supplies the value; it is attached while the column is shown. `zone` is the column with the device
+    that scopes a link-local address; an endpoint that `binds` to a device is always shown with it.
     """
 
     name: str
@@ -91,25 +92,23 @@ class Field:
 
     @property
     def is_composite(self) -> bool:
-        """True where nothing is stored: the value is made from `parts`."""
+        """True if the value is not stored but computed from `parts`."""
         return self.kind in COMPOSITES
 
     @property
     def has_rate(self) -> bool:
-        """True where `NAME_per_s` is a column too."""
+        """True if `NAME_per_s` is a column too."""
         return self.kind in (Kind.COUNTER, Kind.SUM)
 
     @property
     def is_sortable(self) -> bool:
-        """True where one value is more than another: a histogram is not, its quantiles are."""
+        """True if values can be ordered: a histogram's cannot, its quantiles' can."""
         return self.kind is not Kind.HISTOGRAM
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Columns of one unit that are one metric, by the value of its `label`. `name` is that of the metric, as a field's
-    would be.
-    """
+    """Columns of one unit that form one metric, told apart by `label`. `name` is the metric's name, like a field's."""
 
     name: str
     label: str
@@ -119,13 +118,13 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Metrics that are made of a table: a series for each combination of values that `labels` have in its rows.
+    """Metrics made from a table: one series per combination of `labels` values in its rows.
 
     A label is a field, or one of the GROUPINGS of sockets. `values` are counters, gauges and histograms, summed over
-    the rows of a series; of gauges of time it is the longest. `rows` names a gauge of how many rows there are. Metrics
-    are named after `prefix`, by default that of the view. Of a set that has a name, `top`, only those series are listed
-    of which the first value is largest, `most` of them (--top NAME=N), and one for all others. Of other sets series
-    beyond `most` are in that one too.
+    the rows of a series; for gauges of time the longest counts. `rows` names a gauge for the number of rows. Metric
+    names begin with `prefix`, by default the view's. If the set has a name (`top`), only the `limit` series with the
+    largest first value are listed (--top NAME=N), and one series sums up the rest. Other sets have such a series too,
+    for those beyond `limit`.
     """
 
     labels: tuple[str, ...]
@@ -133,45 +132,50 @@ class Metrics:
     rows: str = ""
     prefix: str = ""
     top: str = ""
-    most: int = 1000
+    limit: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A kind of trouble: the rows of a table that pass a `filter`, which the text of `--filter` shows too.
+    """A kind of trouble: rows of a table that match `filter`, in the syntax of `--filter`.
 
-    Headlines name it from `least` rows on; from fewer on, `least_growing`, while they become more. Shorter differences
-    than `least_s` say nothing of it.
+    Headlines report it from `min_rows` rows on, or from `min_growing_rows` rows on while their number grows. Intervals
+    shorter than `min_interval_s` are not evaluated.
     """
 
     name: str
     filter: str
     help: str
-    least: int = 1
-    least_growing: int | None = None
-    least_s: float = 0.0
+    min_rows: int = 1
+    min_growing_rows: int | None = None
+    min_interval_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Table:
-    """A named set of fields and how it is shown by default.
+    """A named set of fields with its display defaults.
 
-    `screen` and `text` name the columns that the TUI and plain text show unasked, sorted by `sort` and
-    `text_sort`: a field name, with `-` before it for descending; `default_filter` chooses the rows shown without --all,
-    beside those that counted any of what is `watched`.
-    `append` marks a table of events: rows are added, never replaced. Counters of a table that `begins_at_zero` count
-    from when its source first saw their row: all that a new row counted belongs to the last interval (in other tables
-    this holds for rows that carry `BEGAN`). What has left a `cumulative` table stays in its totals, as one row. It has
-    rows where one of its lens's `hooks` has a mechanism (empty: the hook with the table's name). Rows of a table that
-    `adds_up` are parts of a whole; rows of others overlap, and have no total, but for those that pass the filter
-    `whole`. `included_in` names the field that has the key of the row, if any, whose numbers include this row's: beside
-    that row, totals leave this one out. `watched` is a sum: screens draw its rate as a bar in each row, and the totals
-    of its parts over time. In a table without it, `bar` is the number that screens draw as a bar beside it.
-    `uses` are the ids of lenses whose newest snapshots its source is given before it is read, so that it can tell whose
-    a row is. `exports` are the formats in which `nettop export` writes it (values of nettop.settings.ExportFormat).
-    `metrics` are what `nettop serve` makes of it for Prometheus; None: every number, by the fields that say what a row
-    is. `details` are sections of the details of a row: headings, and the fields in the order in which somebody asks for
-    them; () is one section, by importance. `troubles` are what headlines warn of, the worst first.
+    - `screen` and `text`: the default columns of the TUI and of plain text, sorted by `sort` and `text_sort` (a field
+      name; a leading `-` means descending).
+    - `default_filter`: selects the rows shown without --all, in addition to those with nonzero `watched` counters.
+    - `append`: a table of events, whose rows are added and never replaced; views show the newest `kept_rows`.
+    - `begins_at_zero`: counters start when the source first sees their row, so everything a new row counted belongs to
+      the last interval. In other tables this holds for rows with `BEGAN`.
+    - `cumulative`: rows that left the table stay in its totals, as one row.
+    - `groupings`: the module with `GROUPERS`, which group rows by names that are no columns, for labels of metrics.
+    - `hooks`: the table has rows if one of these hooks has a mechanism; by default the hook with the table's name.
+    - `adds_up`: rows are parts of a whole. Otherwise they overlap and have no total, except those that match the filter
+      `whole`.
+    - `included_in`: the field with the key of the row whose numbers include this row's. If that row is present, totals
+      leave this one out.
+    - `watched`: a sum. Screens draw its rate as a bar in each row, and the totals of its parts over time. In a table
+      without it, screens draw the field `bar` as a bar.
+    - `uses`: ids of lenses whose newest snapshots the source receives before each reading, to find a row's owner.
+    - `exports`: formats of `nettop export` (values of nettop.settings.ExportFormat).
+    - `metrics`: Prometheus metrics of `nettop serve`. None means every number, labelled by the identifying fields.
+    - `details`: sections of a row's details, each a heading and its fields, the most wanted first. () means one section
+      sorted by importance.
+    - `troubles`: those that headlines warn of, the worst first.
     """
 
     name: str
@@ -183,8 +187,10 @@ class Table:
     text_sort: str
     default_filter: str = ""
     append: bool = False
+    kept_rows: int = 10_000
     begins_at_zero: bool = False
     cumulative: bool = False
+    groupings: str = ""
     hooks: tuple[str, ...] = ()
     adds_up: bool = True
     whole: str = ""
@@ -204,11 +210,11 @@ class Table:
 
     @cached_property
     def stored(self) -> tuple[Field, ...]:
-        """The fields that are stored in rows."""
+        """The fields stored in rows."""
         return tuple(f for f in self.fields if not f.is_composite)
 
     def columns_of(self, name: str) -> tuple[str, ...]:
-        """Return the stored columns that a field's value is made of."""
+        """Return the stored columns that a field's value is computed from."""
         field = self.by_name[name]
         made_of = (*field.parts, field.zone) if field.is_composite else (name,)
         return tuple(
@@ -219,23 +225,23 @@ class Table:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Every name for filtering and choosing columns: the fields, then the rates."""
+        """Every name accepted for filters and columns: the fields, then the rates."""
         rates = tuple(f.name + RATE for f in self.fields if f.has_rate)
         return tuple(f.name for f in self.fields) + rates
 
     @cached_property
     def watched_parts(self) -> tuple[str, ...]:
-        """The counters whose totals are watched; none without such."""
+        """The counters that `watched` sums up, if any."""
         return self.by_name[self.watched].parts if self.watched else ()
 
     @cached_property
     def sortable(self) -> tuple[str, ...]:
-        """Every name for sorting: all but the histograms."""
+        """Every name accepted for sorting: all but the histograms."""
         unsortable = {f.name for f in self.fields if not f.is_sortable}
         return tuple(name for name in self.names if name not in unsortable)
 
     def title_of(self, name: str) -> str:
-        """The title of a column on the screen."""
+        """Return the title of a column on the screen."""
         field = self.by_name.get(name)
         if field is not None:
             return f"{field.title} UTC" if field.kind is Kind.TIME else field.title
@@ -245,26 +251,26 @@ class Table:
 
     @cached_property
     def by_title(self) -> Mapping[str, str]:
-        """The name of every column by its title; of those with the same title, of one that the screen shows unasked."""
+        """The name of every column by its title. Among equal titles, a default column of the screen wins."""
         by_title: dict[str, str] = {}
         for name in sorted(self.names, key=lambda name: name not in self.screen):
             by_title.setdefault(self.title_of(name), name)
         return by_title | ({BAR_TITLE: self.watched + RATE} if self.watched else {})
 
     def quantiles_of(self, histogram: str) -> tuple[str, ...]:
-        """The names of the quantiles that are made of a histogram."""
+        """Return the names of a histogram's quantiles."""
         return tuple(f.name for f in self.fields if f.kind is Kind.QUANTILE and histogram in f.parts)
 
     @cached_property
     def dtype(self) -> np.dtype[np.void]:
-        """The row: stored fields, the widest first, so that nothing needs padding between them."""
+        """The dtype of a row: stored fields, the widest first, so that no padding is needed between them."""
         return row_dtype(self)
 
 
 def row_dtype(table: Table, carried: tuple[tuple[str, str], ...] = ()) -> np.dtype[np.void]:
-    """The dtype of a table's row, followed by `carried` columns that a probe needs and that are not shown.
+    """Return the dtype of a table's row, followed by `carried` columns, which only the probe uses.
 
-    Those stand in the order in which they are given. Each is aligned as a C compiler does it.
+    These keep their order. Fields are aligned as in C.
     """
     import numpy as np
 
@@ -275,10 +281,10 @@ def row_dtype(table: Table, carried: tuple[tuple[str, str], ...] = ()) -> np.dty
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """Something that a lens wants of the kernel, whichever mechanism provides it. Without one its `fields` are n/a.
+    """A need of a lens, provided by one of several kernel mechanisms. Without a mechanism its `fields` are n/a.
 
-    `requires` names another hook of the lens, without which this one is not available either. `remedy` is what doctor
-    advises where the kernel refuses the hook for a reason of its own.
+    `requires` names another hook of the lens that this one depends on. `remedy` is doctor's advice if the kernel
+    refuses the hook.
     """
 
     name: str
@@ -298,7 +304,7 @@ NAMESPACE = Field(
     "namespace",
     Kind.TEXT,
     "NAMESPACE",
-    "network namespace: own is nettop's; others as ip netns names them, by their container, or by inode number",
+    "network namespace: own is nettop's; others by their ip netns name, container or inode number",
     "u4",
     width=12,
     importance=12,
@@ -308,9 +314,9 @@ NAMESPACE = Field(
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Something that may be missing from a lens's numbers, counted under this name in a snapshot's `lost`.
+    """A kind of data that may be missing from a lens's numbers, counted under this name in a snapshot's `lost`.
 
-    It is `for_lack_of_room` if a table with a bound was full.
+    `for_lack_of_room` means that a bounded table was full.
     """
 
     name: str
@@ -318,41 +324,40 @@ class Loss:
     for_lack_of_room: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """A setting of a lens's source, declared once: commands, live keys, completion and documents all read it here.
+@dataclass(frozen=True, slots=True, eq=False)
+class Option(Generic[V]):
+    """A setting of a lens's source, declared once for commands, live keys, completion and documentation.
 
-    On the command line `ring_size` is `--ring-size`; its source gets the value by `set(name, value)`. The value is an
-    int, float or str, like the `default`; with the unit "bytes" sizes such as 64K are accepted. `minimum` and `maximum`
-    are inclusive. `tables` are the names of those that it concerns (none: every table of the lens). `check` is given
-    the value and the seconds between two readings, and raises UsageError where they do not go together. Commands that
-    must not miss events (log, run, doctor) use `log_default`, and those that nobody watches (serve, log, doctor) the
-    `unattended_default`, where there is one. On the lens's screens the `key` (as
-    Textual names it) goes through the `steps`, which are all values of a word: its source then has to accept a change
-    after its start. A `repeatable` one is a text whose values are joined by commas; `short` is its one-letter flag.
-    `opens` names the table that it is about, which is shown where the option is given, or its key
-    pressed, with another one.
+    On the command line `ring_size` is `--ring-size`; the source finds the value under the option itself, in its
+    SourceOptions. The value has the type of `default`; with the unit "bytes", sizes such as 64K are accepted. `minimum`
+    and `maximum` are inclusive. `tables` names the tables it affects (empty: every table of the lens). `check` gets the
+    value and the seconds between two readings, and raises UsageError if they are incompatible. Commands that must not
+    miss events (log, run, doctor) use `log_default` if set, unattended ones (serve, log, doctor) `unattended_default`.
+    On the lens's screens `key` (Textual's name) cycles through `steps`, which for a word are all its values; the source
+    must then accept changes after its start. A `repeatable` option is a text whose values are joined by commas; `short`
+    is its one-letter flag. `opens` names the table to show if the option is given, or its key pressed, while another
+    table is shown.
     """
 
     name: str
     help: str
-    default: int | float | str
+    default: V
     metavar: str
     unit: str = ""
     minimum: float | None = None
     maximum: float | None = None
     tables: tuple[str, ...] = ()
-    check: Callable[[Any, float], None] | None = None
-    log_default: int | float | str | None = None
-    unattended_default: int | float | str | None = None
+    check: Callable[[V, float], None] | None = None
+    log_default: V | None = None
+    unattended_default: V | None = None
     key: str = ""
-    steps: tuple[int | float | str, ...] = ()
+    steps: tuple[V, ...] = ()
     opens: str = ""
     short: str = ""
     repeatable: bool = False
 
-    def default_of(self, *, log: bool = False, unattended: bool = False) -> float | str:
-        """Return the value that it has unasked in such commands."""
+    def default_of(self, *, log: bool = False, unattended: bool = False) -> V:
+        """Return the default value for this kind of command."""
         for applies, default in ((log, self.log_default), (log or unattended, self.unattended_default)):
             if applies and default is not None:
                 return default
@@ -360,29 +365,33 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """How it is written on the command line."""
+        """The option on the command line."""
         return "--" + self.name.replace("_", "-")
 
     def concerns(self, table: Table) -> bool:
-        """Whether it changes anything for a table of its lens."""
+        """Return whether the option affects a table of its lens."""
         return not self.tables or table.name in self.tables
 
     def text(self, value: float | str | None) -> str:
-        """A value as it is written on the command line: sizes as 64K."""
+        """Format a value as on the command line: sizes as 64K."""
         if self.unit == "bytes" and isinstance(value, int):
             power = next((p for p in (3, 2, 1) if value and value % (1 << 10 * p) == 0), 0)
             return f"{value >> 10 * power}{' KMG'[power].strip()}"
         return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+OptionValues: TypeAlias = Mapping[Option[Any], Any]
+"""Values of options that were given or have another default for a command; each has the type of its option."""
+
+
 @dataclass(frozen=True)
 class Lens:
-    """A question that nettop answers: its id is the same in file names, --view, paths and recordings.
+    """A question that nettop answers. Its id is the same in file names, --view, paths and recordings.
 
-    `hooks` are what it wants of the kernel, `losses` what it may lose, `options` what a user can change about it; their
-    names differ from those of every other lens's. `counts` are those facts about the whole, among the counts of its
-    snapshots, that metrics have too: counters and gauges. `common` are groups of fields by which a row of one table
-    finds one of another that is about the same: by the first group that both tables have.
+    `hooks` are its needs from the kernel, `losses` its possible losses, `options` its settings; option names are unique
+    across lenses. `counts` are the snapshot counts that are exported as metrics too: counters and gauges.
+    `common` are groups of fields that match a row of one table to a row of another; the first group that both tables
+    have is used.
     """
 
     id: str
@@ -393,15 +402,15 @@ class Lens:
     tables: tuple[Table, ...]
     hooks: tuple[Hook, ...] = ()
     losses: tuple[Loss, ...] = ()
-    options: tuple[Option, ...] = ()
+    options: tuple[Option[Any], ...] = ()
     counts: tuple[Field, ...] = ()
     common: tuple[tuple[str, ...], ...] = ()
 
     @property
     def main(self) -> Table:
-        """The table that `--view ID` shows."""
+        """The table shown by `--view ID`."""
         return self.tables[0]
 
     def table(self, name: str) -> Table | None:
-        """The table called `name`, or None."""
+        """Return the table called `name`, or None."""
         return next((t for t in self.tables if t.name == name), None)

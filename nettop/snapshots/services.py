@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The services lens: how long requests wait for their answers, for each service, client and open request."""
+"""The services lens: response times of each service and client, and requests without an answer yet."""
 
 from __future__ import annotations
 
@@ -9,74 +9,74 @@ from nettop.snapshots.connections import NO_YES
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Loss, Metrics, Table, Trouble
 
-# --- words for numbers ----------------------------------------------------------------------------------------
+# --- names of numbers ----------------------------------------------------------------------------------------
 
 SERVED, USED = 0, 1
 SIDES = {SERVED: "served", USED: "used"}
-"""Whether this machine serves, or is a client of a service."""
+"""Labels for this machine's side: server or client."""
 ALTERNATING, OVERLAPPING, PUSHING = 0, 1, 2
 PATTERNS = {ALTERNATING: "alternating", OVERLAPPING: "overlapping", PUSHING: "pushing"}
-"""How requests and answers take turns."""
+"""Labels for the order in which requests and answers follow each other."""
 MARKED_FROM = 0.05
-"""Share of turns that cannot be timed from which on a service has no response times."""
+"""Minimum share of untimeable turns at which a service's response times become unknown."""
 
 NORMAL, SLOWER, STUCK = 0, 1, 2
 SPEEDS = {NORMAL: "as usual", SLOWER: "slower", STUCK: "stuck"}
-"""How a service does beside itself in the last minutes."""
+"""Labels for a service compared with its own recent past."""
 RECENT_S, USUAL_S = 10.0, 300.0
 SLOWER_FROM = 3.0
-"""How many times as long the slowest 1 % take of what is slower than usual."""
+"""A service is slower if its p99 is more than this many times the usual."""
 STUCK_FROM, STUCK_LEAST_S = 10.0, 1.0
-"""A request that has waited so many times the usual p99, and so long, is stuck."""
+"""A request is stuck if it has waited this many times the usual p99, and at least this long."""
 
 BUCKETS = Buckets(first_bit=10, last_bit=36, divided_by_bits=3)
 """1 µs to 69 s, within 6.3 %."""
 CLIENT_BUCKETS = Buckets(first_bit=10, last_bit=36, divided_by_bits=2)
-"""For clients, of which there are many: within 12.5 %."""
+"""Coarser buckets for clients, as there are many: within 12.5 %."""
 
 OTHERS = "(others)"
-"""The name of the row of all services that found no place of their own."""
+"""The name of the row shared by all services without their own."""
 
 # --- fields ---------------------------------------------------------------------------------------------------
 
 _ID = Field("id", Kind.KEY, "ID", "number of the row", "u8", width=6, importance=2)
-_SIDE = Field("side", Kind.ENUM, "SIDE", "served: by this machine; used: this machine is its client", "u1", width=6,
+_SIDE = Field("side", Kind.ENUM, "SIDE", "served: this machine is the server; used: it is a client", "u1", width=6,
               importance=90, labels=SIDES)  # fmt: skip
-_PROCESS = Field("process", Kind.TEXT, "PROCESS", "name of the process that serves, or of the client", "u4", width=16,
+_PROCESS = Field("process", Kind.TEXT, "PROCESS", "name of the server process, or of the client", "u4", width=16,
                  importance=99)  # fmt: skip
-_PID = Field("pid", Kind.LABEL, "PID", "its thread group: of several, the one that was seen last", "u4", width=7,
+_PID = Field("pid", Kind.LABEL, "PID", "its thread group; the one seen last if there are several", "u4", width=7,
              importance=20)  # fmt: skip
 _CGROUP = Field("cgroup", Kind.TEXT, "CGROUP", "its control group", "u4", width=24, importance=6)
 _CONTAINER = Field("container", Kind.TEXT, "CONTAINER", "its container (runtime:name or short id) or systemd unit",
                    "u4", width=20, importance=30)  # fmt: skip
-_ANSWERS = Field("answers", Kind.COUNTER, "ANSWERS", "requests that were answered; each step of a dialogue counts, as "
-                 "100 Continue, a TLS handshake or HTTP/2's SETTINGS", "u8", "answers", 9, 96,
+_ANSWERS = Field("answers", Kind.COUNTER, "ANSWERS", "answered requests; each step of a dialogue counts, such as "
+                 "100 Continue, a TLS handshake or HTTP/2 SETTINGS", "u8", "answers", 9, 96,
                  rate_title="ANSWERS/s")  # fmt: skip
-_RESPONSE = Field("response", Kind.HISTOGRAM, "1 µs TO 1 min", "response times: from a request's first byte to its "
-                  "answer's first byte, at this end", BUCKETS.dtype, "ns", 24, 93, buckets=BUCKETS)  # fmt: skip
-_QUEUED = Field("queued", Kind.HISTOGRAM, "QUEUED", "how long requests lay here before the first of them was read",
+_RESPONSE = Field("response", Kind.HISTOGRAM, "1 µs TO 1 min", "response times: from the first byte of a request to "
+                  "the first byte of its answer, at this end", BUCKETS.dtype, "ns", 24, 93,
+                  buckets=BUCKETS)  # fmt: skip
+_QUEUED = Field("queued", Kind.HISTOGRAM, "QUEUED", "time requests waited here before their first byte was read",
                 BUCKETS.dtype, "ns", 24, 40, buckets=BUCKETS)  # fmt: skip
-_SERVICE = Field("service_time", Kind.HISTOGRAM, "SERVICE", "from there to the answer's first byte", BUCKETS.dtype,
+_SERVICE = Field("service_time", Kind.HISTOGRAM, "SERVICE", "time from that read to the first byte of the answer",
+                 BUCKETS.dtype,
                  "ns", 24, 39, buckets=BUCKETS)  # fmt: skip
-_RESPONSE_NS = Field("response_ns", Kind.COUNTER, "WAITED", "response times, all together: their rate is how many "
-                     "requests were open on average, 100% being one", "u8", "ns", 9, 34,
+_RESPONSE_NS = Field("response_ns", Kind.COUNTER, "WAITED", "sum of response times; its rate is the average number of "
+                     "open requests, 100% being one", "u8", "ns", 9, 34,
                      rate_title="CONCURRENCY")  # fmt: skip
-_TIMED = Field("timed", Kind.COUNTER, "TIMED", "answers whose response time is known", "u8", "answers", 8, 11)
-_WAITING = Field(
-    "waiting", Kind.GAUGE, "WAITING", "requests that have no answer now", "u4", "requests", 8, 92
+_TIMED = Field("timed", Kind.COUNTER, "TIMED", "answers with a known response time", "u8", "answers", 8, 11)
+_WAITING = Field("waiting", Kind.GAUGE, "WAITING", "requests without an answer yet", "u4", "requests", 8, 92)
+_OLDEST = Field(
+    "oldest", Kind.GAUGE, "OLDEST", "age of the oldest request without an answer", "u8", "ns", 9, 91
 )
-_OLDEST = Field("oldest", Kind.GAUGE, "OLDEST", "how long the oldest of them has waited", "u8", "ns", 9, 91)
-_CONNECTIONS = Field(
-    "connections", Kind.GAUGE, "CONNS", "connections that are open now", "u4", "connections", 7, 50
-)
+_CONNECTIONS = Field("connections", Kind.GAUGE, "CONNS", "open connections", "u4", "connections", 7, 50)
 
 
 def _quantiles(part: Field, prefix: str, title: str, importances: tuple[int, ...]) -> tuple[Field, ...]:
-    """The quantiles of a histogram."""
+    """Return the quantiles of a histogram."""
     of_shares = zip((("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)), importances, strict=True)
     return tuple(
         Field(f"{prefix}{name}", Kind.QUANTILE, f"{title}{name.upper()}",
-              f"{'the longest' if share == 1 else f'{share * 100:g} % are no longer'}, within the histogram's error",
+              f"{'the longest' if share == 1 else f'{share * 100:g} % take at most this'}, within histogram error",
               unit="ns", width=9, importance=importance, parts=(part.name,), quantile=share)
         for (name, share), importance in of_shares
     )  # fmt: skip
@@ -100,10 +100,10 @@ SERVICES = Table(
         NETNS,
         NAMESPACE,
         _SIDE,
-        Field("address", Kind.ADDRESS, "ADDRESS", "where the service is: of a served one where it listens", "(2,)>u8",
+        Field("address", Kind.ADDRESS, "ADDRESS", "address of the service; if served, the one it listens on", "(2,)>u8",
               width=22, importance=60),
         Field("port", Kind.LABEL, "PORT", "the service's port", "u4", width=6, importance=60),
-        Field("service", Kind.ENDPOINT, "SERVICE", "its address and port; 0.0.0.0 and [::] are every address of this "
+        Field("service", Kind.ENDPOINT, "SERVICE", "its address and port; 0.0.0.0 and [::] mean every address of this "
               "machine", width=22, importance=98, parts=("address", "port")),
         _ANSWERS,
         _RESPONSE,
@@ -112,49 +112,53 @@ SERVICES = Table(
         *_quantiles(_QUEUED, "queued_", "QUEUED ", (48, 46, 80, 45)),
         _SERVICE,
         *_quantiles(_SERVICE, "service_", "SERVICE ", (44, 43, 79, 42)),
-        Field("recent_p99", Kind.GAUGE, "P99 10 s", "99 % of the response times of the last 10 seconds are no longer",
+        Field("recent_p99", Kind.GAUGE, "P99 10 s",
+              "99 % of the response times of the last 10 seconds are at most this",
               "u8", "ns", 9, 68),
-        Field("usual_p99", Kind.GAUGE, "P99 5 min", "the median of what that was in the five minutes before", "u8",
+        Field("usual_p99", Kind.GAUGE, "P99 5 min", "median of that p99 over the five minutes before", "u8",
               "ns", 9, 67),
         Field("speed", Kind.ENUM, "SPEED", "slower: the p99 of the last 10 seconds is more than three times the usual; "
-              "stuck: a request has waited for more than ten times that, and for a second", "u1", width=8,
+              "stuck: a request has waited more than ten times the usual, and at least a second", "u1", width=8,
               importance=66, labels=SPEEDS),
         _RESPONSE_NS,
         _TIMED,
         _mean("response_mean", "MEAN", "mean response time", ("response_ns", "timed"), importance=38),
         _WAITING,
         _OLDEST,
-        Field("unanswered", Kind.COUNTER, "UNANSWERED", "requests whose connection ended without an answer", "u8",
+        Field("unanswered", Kind.COUNTER, "UNANSWERED", "requests whose connection ended before the answer", "u8",
               "requests", 10, 65, tone="warn", rate_title="UNANSW/s"),
-        Field("closed", Kind.COUNTER, "CLOSED", "those of them on which the service closed the connection", "u8",
+        Field("closed", Kind.COUNTER, "CLOSED", "unanswered requests whose connection the service closed", "u8",
               "requests", 8, 64, tone="warn", rate_title="CLOSED/s"),
-        Field("failed_connects", Kind.COUNTER, "CONN FAIL", "connects that failed: refused, or never answered; an "
-              "address that only fails is listed from the third on", "u8", "connects", 10, 63, tone="warn",
+        Field("failed_connects", Kind.COUNTER, "CONN FAIL", "failed connects: refused, or never answered; an "
+              "address that only fails is listed from its third failure on", "u8", "connects", 10, 63, tone="warn",
               rate_title="CONN FAIL/s"),
-        Field("refused", Kind.COUNTER, "REFUSED", "those of them that were refused", "u8", "connects", 8, 35,
+        Field("refused", Kind.COUNTER, "REFUSED", "failed connects that were refused", "u8", "connects", 8, 35,
               tone="warn", rate_title="REFUSED/s"),
-        Field("unanswered_ns", Kind.COUNTER, "IN VAIN", "how long those had waited, all together", "u8", "ns", 9, 10),
-        _mean("unanswered_age", "VAIN WAIT", "how long those had waited, the mean", ("unanswered_ns", "unanswered"),
+        Field("unanswered_ns", Kind.COUNTER, "IN VAIN", "total time that unanswered requests waited", "u8", "ns", 9,
+              10),
+        _mean("unanswered_age", "VAIN WAIT", "mean time that unanswered requests waited",
+              ("unanswered_ns", "unanswered"),
               importance=32),
         Field("request_bytes", Kind.COUNTER, "REQ BYTES", "bytes of requests", "u8", "bytes", 9, 15),
-        Field("answer_bytes", Kind.COUNTER, "ANS BYTES", "bytes of answers that are over", "u8", "bytes", 9, 15),
-        _mean("request_size", "REQUEST", "bytes of a request, the mean", ("request_bytes", "timed"),
+        Field("answer_bytes", Kind.COUNTER, "ANS BYTES", "bytes of complete answers", "u8", "bytes", 9, 15),
+        _mean("request_size", "REQUEST", "mean bytes of a request", ("request_bytes", "timed"),
               importance=28),
-        _mean("answer_size", "ANSWER", "bytes of an answer, the mean", ("answer_bytes", "timed"), importance=36),
-        Field("transfer_ns", Kind.COUNTER, "SENDING", "from the first to the last byte of answers, all together", "u8",
+        _mean("answer_size", "ANSWER", "mean bytes of an answer", ("answer_bytes", "timed"), importance=36),
+        Field("transfer_ns", Kind.COUNTER, "SENDING", "total time from the first to the last byte of answers", "u8",
               "ns", 9, 12),
-        _mean("transfer_mean", "TRANSFER", "from the first to the last byte of an answer, the mean",
+        _mean("transfer_mean", "TRANSFER", "mean time from the first to the last byte of an answer",
               ("transfer_ns", "timed"), importance=33),
         _CONNECTIONS,
-        Field("overlaps", Kind.COUNTER, "OVERLAPS", "answers that cannot be timed, because requests overlapped; a "
-              "burst of them is one", "u8", "turns", 8, 14),
-        Field("pushes", Kind.COUNTER, "PUSHES", "messages that the service sent unasked; a part of an answer that "
-              "comes 60 ms after the last counts too", "u8", "messages", 8, 13),
-        Field("replies", Kind.COUNTER, "REPLIES", "messages of the client that follow a push: replies, or requests "
-              "that cannot be timed", "u8", "messages", 8, 12),
-        Field("pattern", Kind.ENUM, "PATTERN", "overlapping: a request is sent before the last is answered, as in "
-              "HTTP/2; pushing: the service sends unasked, as in WebSocket. From one turn in twenty on, response "
-              "times and what waits are unknown", "u1", width=11, importance=69, labels=PATTERNS),
+        Field("overlaps", Kind.COUNTER, "OVERLAPS", "answers that cannot be timed because requests overlapped; a "
+              "burst counts as one", "u8", "turns", 8, 14),
+        Field("pushes", Kind.COUNTER, "PUSHES", "messages that the service sent without a request; part of an answer "
+              "that comes 60 ms after the previous one counts too", "u8", "messages", 8, 13),
+        Field("replies", Kind.COUNTER, "REPLIES", "client messages after a push: replies, or requests that cannot be "
+              "timed", "u8", "messages", 8, 12),
+        Field("pattern", Kind.ENUM, "PATTERN", "overlapping: a request is sent before the previous one is answered, "
+              "as in HTTP/2; pushing: the service sends without a request, as in WebSocket. If one turn in twenty or "
+              "more is like that, response times and waiting requests are unknown", "u1", width=11, importance=69,
+              labels=PATTERNS),
     ),
     key="id",
     screen=("process", "service", "side", "answers_per_s", "p50", "p99", "max", "queued_p99", "service_p99", "response",
@@ -170,8 +174,8 @@ SERVICES = Table(
     adds_up=False,
     hooks=("calls",),
     troubles=(
-        Trouble("stuck", "speed=stuck", "services with a request that has waited for a second or longer, and for more "
-                "than ten times as long as 99 % of them usually do"),
+        Trouble("stuck", "speed=stuck", "services with a request that has waited at least a second, and more than ten "
+                "times the usual p99"),
         Trouble("slower", "speed=slower", "services whose p99 of the last 10 seconds is more than three times the "
                 "usual"),
     ),
@@ -179,7 +183,7 @@ SERVICES = Table(
         Metrics(("process", "container", "namespace", "side", "service"),
                 ("response", "queued", "service_time", "waiting", "oldest", "unanswered", "request_bytes",
                  "answer_bytes", "connections", "overlaps", "pushes", "closed", "failed_connects"),
-                prefix="services", top="service", most=50),
+                prefix="services", top="service", limit=50),
     ),
 )  # fmt: skip
 
@@ -188,7 +192,7 @@ CLIENTS = Table(
     fields=(
         replace(_ID, help="number made of the service and the client"),
         Field("service", Kind.LABEL, "SERVICE", "the ID of the service", "u8", width=7, importance=30),
-        replace(_PROCESS, help="name of the process that serves"),
+        replace(_PROCESS, help="name of the server process"),
         Field("port", Kind.LABEL, "PORT", "the service's port", "u4", width=6, importance=90),
         NETNS,
         NAMESPACE,
@@ -216,8 +220,8 @@ CLIENTS = Table(
     metrics=(),
 )  # fmt: skip
 
-_ENDS = (
-    Field("id", Kind.KEY, "ID", "the kernel's socket cookie, as connections have it", "u8", width=12, importance=3),
+_CONNECTION_FIELDS = (
+    Field("id", Kind.KEY, "ID", "the kernel's socket cookie, as in connections", "u8", width=12, importance=3),
     Field("service", Kind.LABEL, "SERVICE", "the ID of the service", "u8", width=7, importance=4),
     _PROCESS,
     replace(_PID, help="its thread group", importance=60),
@@ -237,18 +241,19 @@ _ENDS = (
     Field("remote", Kind.ENDPOINT, "REMOTE", "address and port of the peer", width=22, importance=95,
           parts=("remote_address", "remote_port")),
 )  # fmt: skip
-"""The columns of a connection."""
-_WAITED = Field("waited", Kind.GAUGE, "WAITED", "how long its open request has waited", "u8", "ns", 9, 98)
-_SINCE = Field("since", Kind.TIME, "SINCE", "when that came, or was sent", "u8", "ns", 27, 50)
-_INFERRED = Field("inferred", Kind.ENUM, "INFERRED", "yes: it began before nettop watched, and is inferred from when "
-                  "data last came and went", "u1", width=8, importance=49, labels=NO_YES)  # fmt: skip
-_WAS_READ = Field("was_read", Kind.ENUM, "READ", "served: whether any of it was read yet", "u1", width=5, importance=94,
+"""The columns that identify a connection."""
+_WAITED = Field("waited", Kind.GAUGE, "WAITED", "age of its open request", "u8", "ns", 9, 98)
+_SINCE = Field("since", Kind.TIME, "SINCE", "when that request arrived, or was sent", "u8", "ns", 27, 50)
+_INFERRED = Field("inferred", Kind.ENUM, "INFERRED", "yes: it began before nettop watched, and is inferred from the "
+                  "last times of data received and sent", "u1", width=8, importance=49, labels=NO_YES)  # fmt: skip
+_WAS_READ = Field("was_read", Kind.ENUM, "READ", "served: whether the server has read any of it", "u1", width=5,
+                  importance=94,
                   labels=NO_YES)  # fmt: skip
 
 CONNECTIONS = Table(
     name="connections",
     fields=(
-        *_ENDS,
+        *_CONNECTION_FIELDS,
         replace(_ANSWERS, importance=97),
         _RESPONSE_NS,
         _mean("response_mean", "MEAN", "mean response time", ("response_ns", "answers"), importance=96),
@@ -270,7 +275,7 @@ CONNECTIONS = Table(
 
 WAITING = Table(
     name="waiting",
-    fields=(*_ENDS, _WAITED, _SINCE, _WAS_READ, _INFERRED),
+    fields=(*_CONNECTION_FIELDS, _WAITED, _SINCE, _WAS_READ, _INFERRED),
     key="id",
     screen=("waited", "process", "pid", "side", "was_read", "local", "remote", "since", "inferred"),
     text=("waited", "process", "pid", "side", "was_read", "local", "remote", "since", "inferred"),
@@ -284,7 +289,7 @@ WAITING = Table(
 
 HOOK_CALLS = Hook("calls", "when data is sent, received and read on TCP connections")
 
-WITHOUT_PLACE, WITHOUT_CLIENT = "services without a row", "clients without a row"
+WITHOUT_SLOT, WITHOUT_CLIENT = "services without a row", "clients without a row"
 CLIENTS_EVICTED = "clients_evicted"
 UNLISTED_FAILURES = "unlisted_failed_connects"
 
@@ -293,31 +298,35 @@ LENS = Lens(
     title="Services",
     order=7,
     digit="7",
-    question="which service is slow, and which requests wait right now?",
+    question="which service is slow, and what waits",
     tables=(SERVICES, CLIENTS, CONNECTIONS, WAITING),
     common=(("service",), ("process",)),
     hooks=(HOOK_CALLS,),
     losses=(
-        Loss("skipped calls", "calls that were not seen, because a program was already running on that CPU"),
-        Loss("unwatched", "connections that found no memory, and are in no number", for_lack_of_room=True),
+        Loss("skipped calls", "calls not seen because a program was already running on that CPU"),
         Loss(
-            WITHOUT_PLACE,
-            f"services that share the row {OTHERS}: more are in use at once than have room",
+            "unwatched",
+            "connections not watched for lack of memory: no number includes them",
+            for_lack_of_room=True,
+        ),
+        Loss(
+            WITHOUT_SLOT,
+            f"services that share the row {OTHERS}, because too many are in use at once",
             for_lack_of_room=True,
         ),
         Loss(
             WITHOUT_CLIENT,
-            "connections whose client has no row: more are connected at once than have room",
+            "connections whose client has no row, because too many are connected at once",
             for_lack_of_room=True,
         ),
     ),
     counts=(
-        Field(CLIENTS_EVICTED, Kind.COUNTER, "EVICTED", "clients that made room for others"),
+        Field(CLIENTS_EVICTED, Kind.COUNTER, "EVICTED", "clients evicted to make room for others"),
         Field(
             UNLISTED_FAILURES,
             Kind.COUNTER,
             "NOT LISTED",
-            "connects that failed to places that are not listed, as they failed there less than three times",
+            "failed connects to addresses that are not listed, because they failed fewer than three times",
         ),
     ),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a source publishes: named tables of numpy rows, when they were taken, and what is missing from them."""
+"""Snapshots that a source publishes: tables of numpy rows, with their times, losses and gaps."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from typing import Any
 import numpy as np
 
 from nettop.errors import NettopError
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Table
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Rows:
-    """The rows of one table: a structured array that holds at least `table.dtype`'s fields.
+    """The rows of one table: a structured array with at least `table.dtype`'s fields.
 
-    Rows are sorted by the table's key, ascending, and each key stands once. `texts[name]` turns the codes of
-    text field `name` into text that is already safe to show. `taken_ns` is CLOCK_MONOTONIC. Where a table may show
-    one of several things, `variant` says which: rows of different variants are not compared.
+    Rows are sorted by the table's key, ascending, and keys are unique. `texts[name]` maps the codes of text field
+    `name` to text that is safe to show. `taken_ns` is CLOCK_MONOTONIC. If a table can show one of several things,
+    `variant` says which; rows of different variants are not compared.
     """
 
     table: Table
@@ -36,17 +35,15 @@ class Rows:
 
 
 LISTED_READINGS = 2
-"""What has left a table is listed in the reading that follows, and in one more: a frame may compare with the one before
-that."""
+"""Readings in which a row that left a table is listed: a frame may compare with the last reading but one."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Ended:
-    """Rows that have left a table, so that what they counted is not lost with them.
+    """Rows that left a table, kept so that their counts are not lost.
 
-    `rows` have their last values, in a piece for each of the last readings, the newest last; a row that `total`, a
-    single row, is the sum of everything that has left since the source began, those of `rows` included; `count` is how
-    many those were, where the source knows.
+    `rows` holds their last values, one piece per recent reading, the newest last. `total` is a single row, the sum of
+    all rows that left since the source started, including `rows`; `count` is their number, if the source knows.
     """
 
     rows: tuple[Rows, ...]
@@ -55,32 +52,32 @@ class Ended:
 
 
 PARTLY_SEEN = (
-    "made after nettop started, so seen in part: not its sockets without a process, its interfaces and its own "
-    "drop counters; --follow-namespaces reads these too"
+    "created after nettop started, so only partly visible: its interfaces, its own drop counters and sockets without "
+    "a process are missing; --follow-namespaces reads them too"
 )
-"""The gap of network namespaces that are not entered as they are new: what is missing was not asked for, and is no
-loss."""
+"""The gap for new network namespaces: not a loss, because they are not entered by default."""
 NAMESPACES_PARTLY_SEEN = "namespaces_partly_seen"
-"""How many there are, in `counts`; none where it is missing."""
+"""The snapshot count of such namespaces; zero if missing."""
 
-NOT_WHOLE_YET = np.iinfo(np.int64).max
-"""`Snapshot.whole_since_ns` while hooks are still being attached."""
+NOT_COMPLETE_YET = np.iinfo(np.int64).max
+"""`Snapshot.complete_since_ns` while hooks are still being attached."""
 
 TICKS = "ticks"
-"""The ticks of samples: in `counts` those that came, in `lost` those that did not."""
-_MANY = 0.1
-"""The share of missed ticks that is more than virtual machines normally miss."""
+"""Name of sampling ticks: received ones in `counts`, missed ones in `lost`."""
+_MANY_MISSED = 0.1
+"""Share of missed ticks above the normal share in virtual machines."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Snapshot:
-    """One reading of a lens. Nothing downstream changes it, and it holds no memory that the kernel writes.
+    """One reading of a lens. Nothing downstream modifies it, and it shares no memory with the kernel.
 
-    `wall_ns` and `boot_ns` were read together with each other. `counts` are facts about the whole (sockets in
-    TIME_WAIT), `lost` what a bound or a race dropped since the start, by name. `hooks` are the status of the lens's
-    hooks; `gaps` what else cannot be seen, by name, and why: a namespace that may not be entered. `ended` has what has
-    left a table, by the table's name, where a row's last values count. `whole_since_ns` (CLOCK_BOOTTIME) is since when
-    every hook works that adds to what rows count: an interval that began before was watched in part.
+    `wall_ns` and `boot_ns` are read back to back. `counts` are facts about the whole (sockets in TIME_WAIT). `lost`
+    counts losses to full tables and races since the start, by name. `hooks` are the statuses of the lens's hooks;
+    `gaps` names anything else that cannot be seen, and why (a namespace that may not be entered). `ended` has the rows
+    that left a table, by the table's name, if their last values matter. `complete_since_ns` (CLOCK_BOOTTIME) is when
+    the last hook that contributes to the rows' counters was attached: an interval that began earlier was covered only
+    in part.
     """
 
     lens: str
@@ -92,82 +89,82 @@ class Snapshot:
     hooks: tuple[HookStatus, ...] = ()
     gaps: Mapping[str, str] = field(default_factory=dict)
     ended: Mapping[str, Ended] = field(default_factory=dict)
-    whole_since_ns: int = 0
+    complete_since_ns: int = 0
 
     @property
     def missed_ticks(self) -> float | None:
-        """The share of sampling ticks since the start that were missed; None where none is known to be missed."""
+        """Share of sampling ticks missed since the start; None if none is known to be missed."""
         missed, came = self.lost.get(TICKS), self.counts.get(TICKS)
         return missed / (missed + came) if missed and came is not None else None
 
     @property
     def notable_losses(self) -> dict[str, int]:
-        """What was lost; missed ticks, which every virtual machine has, only where they are many."""
+        """Losses worth reporting: missed ticks, which every virtual machine has, only if there are many."""
         missed = self.missed_ticks
-        are_few = missed is not None and missed < _MANY
+        are_few = missed is not None and missed < _MANY_MISSED
         return {name: count for name, count in self.lost.items() if not (name == TICKS and are_few)}
 
     @property
     def notable_gaps(self) -> dict[str, str]:
-        """The gaps but those that are by choice."""
+        """The gaps, except namespaces that are not entered by default."""
         return {name: why for name, why in self.gaps.items() if why != PARTLY_SEEN}
 
     @property
     def lost_in_all(self) -> int:
-        """All of the notable losses."""
+        """Sum of the notable losses."""
         return sum(self.notable_losses.values())
 
     @property
     def via(self) -> dict[str, str]:
-        """Each hook and its mechanism, or `n/a: why`; after them the gaps."""
+        """Each hook's mechanism, or `n/a: why`, followed by the gaps."""
         return {hook.hook: str(hook) for hook in self.hooks} | dict(self.gaps)
 
     @property
     def missing(self) -> dict[str, str]:
-        """Each field that is not available on this kernel or host, and why."""
+        """Fields not available on this kernel or host, and why."""
         return {name: hook.why for hook in self.hooks if hook.mechanism is None for name in hook.fields}
 
     def why_unavailable(self, table: Table) -> str | None:
-        """Why this kernel or host gives a table no rows; None where it does, or where nobody knows yet."""
-        lacking = self.lacking(table)
+        """Return why a table has no rows on this kernel or host; None if it has, or if unknown yet."""
+        lacking = self.missing_hook(table)
         return None if lacking is None else lacking.why
 
-    def lacking(self, table: Table) -> HookStatus | None:
-        """Return the status of the hook without which a table has no rows; None where it has some, or nobody
-        knows yet."""
+    def missing_hook(self, table: Table) -> HookStatus | None:
+        """Return the status of the hook whose absence leaves a table without rows; None if it has rows, or if unknown
+        yet."""
         statuses = [self.hook(name) for name in table.hooks or (table.name,)]
         has_none = all(status is not None and status.mechanism is None for status in statuses)
         return statuses[0] if has_none else None
 
     def refusal(self, tables: Sequence[Table]) -> NettopError | None:
-        """Return the error for a command that shows just these tables, where this host gives none of them rows.
+        """Return the error for a command that shows only these tables, if none of them has rows on this host.
 
-        This is the one place that decides how a command ends that has nothing to show.
+        Only this method decides how a command with nothing to show exits.
         """
         if any(
-            self.lacking(table) is None and (table.append or table.name in self.tables) for table in tables
+            self.missing_hook(table) is None and (table.append or table.name in self.tables)
+            for table in tables
         ):
             return None
-        lacking = self.lacking(tables[0]) or HookStatus("", None, (("", "its source does not read it"),))
+        lacking = self.missing_hook(tables[0]) or HookStatus("", None, (("", "its source does not read it"),))
         return lacking.error(f"{self.lens}.{tables[0].name}")
 
     def why_not(self, name: str) -> str | None:
-        """Why a hook is not available; None where it is, or where it was not tried yet."""
+        """Return why a hook is not available; None if it is, or was not tried yet."""
         hook = self.hook(name)
         return hook.why if hook is not None and hook.mechanism is None else None
 
     def hook(self, name: str) -> HookStatus | None:
-        """The status of a hook; None where the lens has no such hook, or it was not tried yet."""
+        """Return the status of a hook; None if the lens does not have it, or it was not tried yet."""
         return next((hook for hook in self.hooks if hook.hook == name), None)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Frame:
-    """What the bus holds of a lens: the newest snapshot, and an earlier one that rates are taken from.
+    """A lens's data on the bus: the newest snapshot, and an earlier one to compute rates from.
 
-    That is the one before, or an older one where rates are averages of several intervals.
-
-    `batches` has, for each table whose rows are only added, the newest of them, in pieces, the oldest first.
+    The earlier one is the previous snapshot, or an older one if rates are averages of several intervals. `batches` has
+    the newest rows of each append table, in pieces, the oldest first.
     """
 
     now: Snapshot
@@ -176,13 +173,13 @@ class Frame:
 
 
 def unknown_value(dtype: np.dtype[Any]) -> Any:
-    """What stands for "no value yet" in a column: the largest number, or NaN, or all bits set."""
+    """Return the value that means unknown in a column: the largest integer (all bits set), or NaN."""
     base = dtype.base
     return np.nan if base.kind == "f" else np.iinfo(base).max
 
 
 def known(column: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which values of a stored column are really values. An address, being two numbers, is always known."""
+    """Return the mask of known values in a stored column. Addresses (two numbers) are always known."""
     if column.ndim > 1:
         return np.ones(len(column), bool)
     if column.dtype.kind == "f":
@@ -192,25 +189,25 @@ def known(column: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 
 def known_histograms(column: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which histograms of a stored column are really counted. Shapes (n, buckets) and (n,)."""
+    """Return the mask of known histograms in a stored column. Shapes (n, buckets) and (n,)."""
     present: np.ndarray[Any, np.dtype[np.bool_]] = (column != unknown_value(column.dtype)).all(axis=1)
     return present
 
 
 def sum_of(column: Array) -> int:
-    """The sum of what is known of a stored column of whole numbers."""
+    """Return the sum of the known values of a stored integer column."""
     return int(column[known(column)].sum(dtype=np.uint64))
 
 
 class TextTable:
-    """Distinct texts and their codes. It only grows, so a snapshot may share `values` without copying it."""
+    """Distinct texts and their codes. Append-only, so snapshots share `values` without copying it."""
 
     def __init__(self) -> None:
         self.values: list[str] = []
         self._codes: dict[str, int] = {}
 
     def code(self, text: str) -> int:
-        """The code of `text`, given on first sight."""
+        """Return the code of `text`, assigning one to a new text."""
         code = self._codes.get(text)
         if code is None:
             code = self._codes[text] = len(self.values)

@@ -1,83 +1,126 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the engine expects of anything that gives snapshots: a probe, a replay, a flow store."""
+"""Interfaces of snapshot sources: a probe, a replay, a flow store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
-if TYPE_CHECKING:  # doctor does without numpy
+from nettop.snapshots.schema import Option, OptionValues, V
+
+if TYPE_CHECKING:  # doctor works without numpy
     from nettop.snapshots.snapshot import Rows, Snapshot
 
 DropPrivileges = Callable[[frozenset[int]], None]
-"""Drops, for the calling thread, the privileges that starting took, except for these capabilities (by number)."""
+"""Function that drops the calling thread's privileges, needed only to start, except these capabilities (by number)."""
 
-WHOLE = "whole"
-"""The option by which a source attaches all its hooks before it starts, however long that takes, so that the first
-interval is watched from its beginning."""
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """Options that frontends pass to a source, which ignores the irrelevant ones.
+
+    - `tables`: the names of the tables in use; some are read only then.
+    - `mechanisms`: those to use instead of the best ones, by hook.
+    - `whole`: attach all hooks in `start`, however long that takes, so that the first interval is covered completely.
+    - `all_rows`: read rows, too, that the default filter of their table excludes.
+    - `follow`: the PID of a command; only its connections and those of its children are reported.
+    - `values`: the lens options that were given.
+    """
+
+    tables: frozenset[str] = frozenset()
+    mechanisms: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = False
+    all_rows: bool = False
+    follow: int | None = None
+    values: OptionValues = field(default_factory=dict)
+
+    def __getitem__(self, option: Option[V]) -> V:
+        """Return the value of a lens option, or else its default."""
+        return cast("V", self.values.get(option, option.default))
+
+    def __or__(self, more: SourceOptions) -> SourceOptions:
+        """Return these options and those of another frontend, whose mechanisms and values take precedence."""
+        return SourceOptions(
+            self.tables | more.tables,
+            more.mechanisms or self.mechanisms,
+            self.whole or more.whole,
+            self.all_rows or more.all_rows,
+            self.follow if more.follow is None else more.follow,
+            {**self.values, **more.values},
+        )
+
+    def with_table(self, name: str) -> SourceOptions:
+        """Return these options with this table in use."""
+        return replace(self, tables=self.tables | {name})
+
+    def with_value(self, option: Option[V], value: V) -> SourceOptions:
+        """Return these options with another value of a lens option."""
+        return replace(self, values={**self.values, option: value})
 
 
 class Source(Protocol):
-    """Gives snapshots of one lens. All calls come from the sampler's thread, `describe` too."""
+    """A source of one lens's snapshots. Calls never overlap: those up to `start` come from a thread that attaches the
+    lens, later ones from the sampler's, including `describe`."""
+
+    def configure(self, options: SourceOptions) -> None:
+        """Replace the options, before or after the start."""
 
     def start(self) -> None:
-        """Attach to what is read. Raises NettopError when this host or user cannot."""
+        """Attach. Raise NettopError if this host or user cannot."""
 
     def read(self, taken_ns: int) -> Snapshot:
-        """The state now; `taken_ns` is CLOCK_MONOTONIC at the tick."""
-
-    def set(self, option: str, value: object) -> None:
-        """Change an option of the source, before its start too; an unknown one is ignored."""
+        """Return the current state; `taken_ns` is CLOCK_MONOTONIC at the tick."""
 
     def describe(self, key: int) -> dict[str, str]:
-        """Details of the row with this key, as titles and texts, that are read only on demand."""
+        """Return details of the row with this key, by title. They are read only on demand."""
 
     def close(self) -> None:
-        """Detach; nothing stays in the kernel. May be called at any time, and twice."""
+        """Detach and leave nothing in the kernel. May be called at any time, and twice."""
 
 
 @runtime_checkable
 class EventSource(Source, Protocol):
-    """A source that the kernel wakes, with rows for append tables."""
+    """A source woken by the kernel, with rows for append tables."""
 
     def wakeups(self) -> tuple[int, ...]:
-        """Descriptors that are readable while there is something to drain; asked before each wait."""
+        """Return descriptors that are readable while there is something to drain; called before each wait."""
 
     def is_filling(self) -> bool:
-        """Whether so much waits that it is to be drained soon; asked often, so it has to be quick."""
+        """Return whether the backlog should be drained soon. Called often, so it must be quick."""
 
     def drain(self, taken_ns: int) -> tuple[Rows, ...]:
-        """What came since the last call, as batches of append tables."""
+        """Return the rows that arrived since the last call, as batches of append tables."""
 
 
 @runtime_checkable
 class MeasuredSource(Source, Protocol):
-    """A source that knows what its programs in the kernel cost."""
+    """A source that knows the cost of its programs in the kernel."""
 
     def programs(self) -> Mapping[str, tuple[int, int]]:
-        """How often each loaded program ran while statistics were on, and for how many ns. Raises OSError.
+        """Return each loaded program's runs and ns while statistics were on. May raise OSError.
 
-        A name begins with what it hooks (`tp_btf__kfree_skb`); a `bpf_iter__` runs in the thread that reads it.
+        A name begins with the hook (`tp_btf__kfree_skb`); a `bpf_iter__` runs in the thread that reads it.
         """
 
     def kernel_bytes(self) -> int:
-        """What programs and maps take of the kernel's memory. Raises OSError where that may not be seen."""
+        """Return the kernel memory of programs and maps. Raise OSError if it may not be read."""
 
 
 @runtime_checkable
 class SamplingSource(Source, Protocol):
-    """A source that follows some of the packets, and can follow fewer for --max-overhead."""
+    """A source that follows a sample of the packets, and can follow fewer for --max-overhead."""
 
-    def thin(self, factor: int) -> None:
-        """Follow one packet in `factor` times as many as otherwise; 1 is as chosen."""
+    def reduce_sampling(self, factor: int) -> None:
+        """Divide the sampling rate by `factor`; 1 restores the chosen rate."""
 
 
 @runtime_checkable
 class PrivilegedSource(Source, Protocol):
-    """A source that goes on needing privileges once it has started."""
+    """A source that still needs privileges after its start."""
 
-    def rights(self) -> frozenset[int]:
-        """The capabilities, by number, that its readings take."""
+    def capabilities(self) -> frozenset[int]:
+        """Return the capabilities, by number, that its readings need."""
 
 
 @runtime_checkable
@@ -85,4 +128,4 @@ class JoiningSource(Source, Protocol):
     """A source of a table that `uses` other lenses."""
 
     def join(self, snapshots: Mapping[str, Snapshot]) -> None:
-        """The newest snapshots of those lenses, by id, as far as there are any; called before each reading."""
+        """Receive the newest snapshots of those lenses that have one, by id; called before each reading."""

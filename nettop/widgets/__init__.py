@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What screens are made of: the table, one-line bars, the pane of details, and their colours."""
+"""The widgets of the screens: tables, one-line bars, the details pane, and their colours."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One-line bars of items, which leave by importance when room is short. Some can be clicked."""
+"""One-line bars of items. When room is short the least important are dropped; some items can be clicked."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from textual.message import Message
 from textual.strip import Strip
 
 from nettop.widgets.lines import Lines
-from nettop.widgets.themes import Ground, Role, style
+from nettop.widgets.themes import Background, Role, style
 
-KEPT = 1000
-"""The importance of an item that never leaves."""
+ALWAYS_SHOWN = 1000
+"""The importance of an item that is never dropped."""
 
 
 class Span(NamedTuple):
-    """Some text in one role."""
+    """A text and its role."""
 
     text: str
     role: Role = Role.TEXT
@@ -31,70 +31,70 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BarItem:
-    """Spans that are shown or left out together.
+    """Spans that are shown or dropped together.
 
-    `action` is what a click does; an item `beside` another has the smallest gap before it.
+    `action` is run on a click; an item `beside` the previous one has the smallest gap before it.
     """
 
     spans: tuple[Span, ...]
-    importance: int = KEPT
+    importance: int = ALWAYS_SHOWN
     action: str = ""
     beside: bool = False
 
     @property
     def width(self) -> int:
-        """Cells."""
+        """Width in cells."""
         return sum(cell_len(span.text) for span in self.spans)
 
 
 def item(
-    *texts: tuple[str, Role] | str, importance: int = KEPT, action: str = "", beside: bool = False
+    *texts: tuple[str, Role] | str, importance: int = ALWAYS_SHOWN, action: str = "", beside: bool = False
 ) -> BarItem:
-    """An item from texts, or texts with their roles."""
+    """Return an item made of texts, or of texts with their roles."""
     spans = (Span(text) if isinstance(text, str) else Span(*text) for text in texts)
     return BarItem(tuple(spans), importance, action, beside)
 
 
 def fits(left: Sequence[BarItem], right: Sequence[BarItem], width: int, gap: int) -> bool:
-    """Whether a line of `width` cells has room for all these items."""
-    return _taken(left, right, gap) <= width
+    """Return whether all items fit in a line of `width` cells."""
+    return _width_of(left, right, gap) <= width
 
 
-def shed(
+def drop_items(
     left: Sequence[BarItem], right: Sequence[BarItem], width: int, gap: int
 ) -> tuple[Sequence[BarItem], Sequence[BarItem]]:
-    """The items that fit in `width` cells: the least important leave first, of equals the right-most."""
+    """Return the items that fit in `width` cells: drop the least important first, the right-most of equals."""
     while (items := [*left, *right]) and not fits(left, right, width, gap):
         weakest = min(reversed(items), key=attrgetter("importance"))
-        if weakest.importance >= KEPT:
+        if weakest.importance >= ALWAYS_SHOWN:
             break
         left, right = ([kept for kept in end if kept is not weakest] for end in (left, right))
     return left, right
 
 
 def _gaps(items: Sequence[BarItem], gap: int) -> list[int]:
-    """The cells before each item."""
+    """Return the number of blank cells before each item."""
     return [0 if n == 0 else min(1, gap) if shown.beside else gap for n, shown in enumerate(items)]
 
 
-def _taken(left: Sequence[BarItem], right: Sequence[BarItem], gap: int) -> int:
-    """The cells of these items: one before those at the left, two before those at the right end."""
+def _width_of(left: Sequence[BarItem], right: Sequence[BarItem], gap: int) -> int:
+    """Return the width of the items in cells, with a cell before the left ones and two before the right ones."""
     gaps = sum(_gaps(left, gap)) + sum(_gaps(right, gap))
     return 1 + sum(shown.width for shown in (*left, *right)) + gaps + (2 if right else 0)
 
 
 class Bar(Lines):
-    """A line of items, some at its left and some at its right end. Never wraps."""
+    """A line of items at its left and right ends. Never wraps."""
 
     DEFAULT_CSS = "Bar { height: 1; }"
 
     @dataclass
     class Pressed(Message):
-        """An item with an action was clicked."""
+        """A click on an item with an action."""
 
         action: str
 
-    def __init__(self, ground: Ground = Ground.SCREEN, gap: int = 3, id: str | None = None) -> None:  # noqa: A002
+    def __init__(self, ground: Background = Background.SCREEN, gap: int = 3, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self._ground = ground
         self._gap = gap
@@ -103,7 +103,7 @@ class Bar(Lines):
         self._actions: list[tuple[int, int, str]] = []
 
     def show(self, left: Sequence[BarItem], right: Sequence[BarItem] = ()) -> None:
-        """Show these items from now on, without those that have no text; nothing is drawn when they are the same."""
+        """Replace the items, leaving out empty ones; redraw only if they changed."""
         shown = (tuple(each for each in left if each.spans), tuple(each for each in right if each.spans))
         if shown != (self._left, self._right):
             self._left, self._right = shown
@@ -111,11 +111,11 @@ class Bar(Lines):
 
     @property
     def text(self) -> str:
-        """What the line shows now."""
+        """The text currently shown."""
         return self._strip(self.size.width).text
 
     def strips(self, size: Size) -> list[Strip]:
-        """The line."""
+        """Return the line."""
         return [self._strip(size.width)] * size.height
 
     def _strip(self, width: int) -> Strip:
@@ -123,7 +123,7 @@ class Bar(Lines):
         segments: list[Segment] = []
         self._actions = []
         used = 0
-        for text, role, action in self._flow(*shed(self._left, self._right, width, self._gap)):
+        for text, role, action in self._flow(*drop_items(self._left, self._right, width, self._gap)):
             segments.append(Segment(text, style(self.app.theme, role, self._ground)))
             if action:
                 self._actions.append((used, used + cell_len(text), action))
@@ -132,7 +132,7 @@ class Bar(Lines):
         return Strip(segments, max(width, used)).crop(0, width)
 
     def _flow(self, left: Sequence[BarItem], right: Sequence[BarItem]) -> Iterator[tuple[str, Role, str]]:
-        between = self.size.width - _taken(left, right, self._gap) + (1 if right else 0)
+        between = self.size.width - _width_of(left, right, self._gap) + (1 if right else 0)
         for blank, items in ((1, left), (between, right)):
             yield " " * max(0, blank), Role.TEXT, ""
             for shown, gap in zip(items, _gaps(items, self._gap), strict=True):
@@ -140,7 +140,7 @@ class Bar(Lines):
                 yield from ((span.text, span.role, shown.action) for span in shown.spans)
 
     def on_click(self, event: events.Click) -> None:
-        """Do what the item under the pointer does."""
+        """Run the action of the clicked item."""
         for start, end, action in self._actions:
             if start <= event.x < end:
                 self.post_message(self.Pressed(action))

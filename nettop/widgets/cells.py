@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The texts and roles of a table's cells. Widths are terminal cells, never characters."""
+"""Texts and roles of table cells. Widths are in terminal cells, not characters."""
 
 from __future__ import annotations
 
@@ -16,28 +16,27 @@ from nettop.query.view import View
 from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Field, Kind
-from nettop.widgets.blocks import bar_pieces, sparkline
+from nettop.widgets.blocks import bar_parts, sparkline
 from nettop.widgets.columns import Column, declared
-from nettop.widgets.histogram import cells as histogram_cells
+from nettop.widgets.histogram import rebin as histogram_cells
 from nettop.widgets.themes import Role
 
 WARNING = "▲"
-_WHOLE = 10_000
-"""A width that holds any text."""
+_UNLIMITED = 10_000
+"""A width large enough for any text."""
 _NUMBERS = frozenset({Kind.RATIO, Kind.COUNTER, Kind.SUM, Kind.GAUGE, Kind.QUANTILE})
 
 Cell = tuple[str, Role]
 
 
 def why_empty(view: View) -> str:
-    """Why a table has no rows: it is not available, or there are none."""
-    lacking = view.snapshot.lacking(view.table)
+    """Return why a table has no rows: it is not available, or it is empty."""
+    lacking = view.snapshot.missing_hook(view.table)
     return "no rows" if lacking is None else f"{NOT_AVAILABLE} here: {lacking.advice}"
 
 
 class RowFlags(NamedTuple):
-    """What sets a row apart: it is gone, nothing happened to it lately, it matters less, it is a failure, or what it
-    would show is not available here."""
+    """Marks of a row: gone, idle in the last interval, less important, failed, or with values not available here."""
 
     gone: bool = False
     idle: bool = False
@@ -47,7 +46,7 @@ class RowFlags(NamedTuple):
 
 
 def idle_where_zero(column: str, view: View, at: Index) -> list[RowFlags]:
-    """Flags of rows that are idle while this column is zero."""
+    """Return the flags of rows, idle where this column is zero."""
     values = view.column(column)
     idle = values.known[at] & (values.numbers[at] == 0)
     return [RowFlags(*flags) for flags in zip(as_list(view.gone[at]), as_list(idle), strict=True)]
@@ -55,12 +54,12 @@ def idle_where_zero(column: str, view: View, at: Index) -> list[RowFlags]:
 
 @dataclass(frozen=True)
 class RowStyle:
-    """How the rows of a table are drawn.
+    """Style of a table's rows.
 
-    By column: `absent` is the text for an unknown value; `warn_above` the value above which a cell warns; `failing`
-    the sign before a text that warns in the row of a failure. `stale` columns are faint while a row is idle; those in
-    `keep_ends` are elided at their beginning. `flags` gives the flags of rows; `empty_text` says why
-    there are no rows.
+    Mappings are by column: `absent` is the text of an unknown value, `warn_above` the threshold of a warning,
+    `failing` the sign put before the text in the row of a failure. `stale` columns are faint while a row is idle;
+    those in `keep_ends` are elided at their start. `flags` returns the flags of rows, `empty_text` why there are no
+    rows.
     """
 
     absent: Mapping[str, str] = field(default_factory=dict)
@@ -78,13 +77,13 @@ class RowStyle:
 def column_cells(
     view: View, column: Column, at: Index, flags: Sequence[RowFlags], row_style: RowStyle
 ) -> list[Cell]:
-    """The cells of one column for the rows at `at`, each as wide as the column."""
+    """Return the cells of a column for the rows at `at`, each as wide as the column."""
     if column.name in view.missing:
         return [(fit(NOT_AVAILABLE, column.width, left=column.left), Role.FAINT)] * len(at)
     texts = _texts(view, column, at)
     if column.name in row_style.keep_ends:
         texts = [text and elide_start(text, column.width) for text in texts]
-    # The numbers behind the cells make a difference where they are zero or above a threshold.
+    # Zeros and values above a threshold are drawn differently.
     numbers = view.values(column.name, at) if column.field.kind in _NUMBERS else [None] * len(at)
     limit = row_style.warn_above.get(column.name)
     stale = column.name in row_style.stale
@@ -94,7 +93,7 @@ def column_cells(
     cells = []
     for text, number, row in zip(texts, numbers, flags, strict=True):
         if sign is not None and row.failed and text is not None:
-            cells.append((_placed(sign + text, column), Role.WARN))
+            cells.append((_fitted(sign + text, column), Role.WARN))
         elif limit is not None and number is not None and number > limit and not row.gone:
             amount = human(number, column.unit, column.width - (2 if column.brief else 1))
             gap = " " if len(amount) + 2 <= column.width else ""
@@ -105,18 +104,18 @@ def column_cells(
             cells.append((fit(absent, column.width, left=column.left), _subdued(Role.NOBODY, row)))
         else:
             role = Role.FAINT if text is None or (stale and row.idle) or number == 0 else tone
-            cells.append((_placed(text, column), _subdued(role, row)))
+            cells.append((_fitted(text, column), _subdued(role, row)))
     return cells
 
 
 def whole_texts(view: View, columns: Sequence[Column], at: Index, row_style: RowStyle) -> list[list[str]]:
-    """The texts of columns for the rows at `at`, as in their cells, but whole: nothing is elided. Bars have none."""
+    """Return the unelided texts of columns for the rows at `at`. Bars are left out."""
     texts = []
     for column in columns:
         name, field = column.sort, declared(view.table, column.sort)
         if column.bar:
             continue
-        width = column.width if field.kind is Kind.HISTOGRAM else _WHOLE
+        width = column.width if field.kind is Kind.HISTOGRAM else _UNLIMITED
         whole = replace(
             column, name=name, field=field, unit=unit_of(view.table, name), width=width, brief=False
         )
@@ -127,8 +126,9 @@ def whole_texts(view: View, columns: Sequence[Column], at: Index, row_style: Row
 
 
 def bar_cells(view: View, column: Column, at: Index, flags: Sequence[RowFlags]) -> list[tuple[Cell, ...]]:
-    """The bars of a number for the rows at `at`, each in two pieces: those of a sum's rate are its parts. The view's
-    largest is full.
+    """Return the bars of a number for the rows at `at`, each in two pieces. The view's largest value fills a bar.
+
+    For the rate of a sum, the pieces are the rates of its parts.
     """
     if column.field.kind is Kind.SUM:
         fields = [view.table.by_name[part] for part in column.field.parts]
@@ -136,17 +136,17 @@ def bar_cells(view: View, column: Column, at: Index, flags: Sequence[RowFlags]) 
     else:
         fields = [column.field, column.field]
         first, second = _numbers(view, column.name, at), [0.0] * len(at)
-    most = view.largest(column.name)
+    largest = view.largest(column.name)
     cells = []
     for size, other, row in zip(first, second, flags, strict=True):
-        pieces = bar_pieces(size, other, most, column.width)
+        pieces = bar_parts(size, other, largest, column.width)
         roles = [Role.FAINT if row.gone else role_of(field) for field in fields]
         cells.append(tuple(zip(pieces, roles, strict=True)))
     return cells
 
 
 def _numbers(view: View, name: str, at: Index) -> list[float]:
-    """A column at these rows; 0 where it is unknown."""
+    """Return a column's numbers at these rows, 0 where unknown."""
     column = view.column(name)
     return as_list(np.where(column.known[at], column.numbers[at], 0.0))
 
@@ -160,7 +160,7 @@ def _subdued(role: Role, row: RowFlags) -> Role:
 
 
 def role_of(field: Field) -> Role:
-    """The field's tone; without one, as bright as it is important."""
+    """Return the field's tone, or TEXT or DIM by its importance."""
     if field.tone:
         return Role(field.tone)
     return Role.TEXT if field.importance >= 60 else Role.DIM
@@ -184,7 +184,7 @@ def _texts(view: View, column: Column, at: Index) -> list[str | None]:
 
 
 def value_text(value: Any, column: Column) -> str | None:
-    """One value as a person reads it, within the column's width; None stays None."""
+    """Format a value for display in the column's width; None stays None."""
     if value is None or isinstance(value, str):
         return value
     if column.field.kind in (Kind.LABEL, Kind.KEY):
@@ -193,7 +193,7 @@ def value_text(value: Any, column: Column) -> str | None:
 
 
 def when(moment: str, width: int, now: str) -> str:
-    """A time as people read it (`moment` and `now` are RFC 3339): the time of day, after the date if not today's."""
+    """Format a time (`moment` and `now` are RFC 3339) as the time of day, after the date if not today's."""
     day, clock = moment[:10], moment[11:-1]
     if day == now[:10]:
         forms = [clock, clock[:12], clock[:8]]
@@ -210,11 +210,11 @@ def _group_texts(view: View, column: Column, at: Index) -> list[str | None]:
     if column.unit and len(parts) == 2:
         return [None if row[0] is None else human_spread(row[0], row[1], column.unit) for row in rows]
     kinds = [declared(view.table, part).kind for part in column.field.parts]
-    return [_words(row, kinds, column.width) for row in rows]
+    return [_joined(row, kinds, column.width) for row in rows]
 
 
 def _histogram_texts(view: View, column: Column, at: Index) -> list[str | None]:
-    """A line of columns for each histogram: the fullest cell of a row is full, an empty one blank."""
+    """Return a sparkline for each histogram: the largest cell of a row is full, empty ones are blank."""
     counted = histogram_cells(view.histogram(column.name)[at], view.buckets(column.name), column.width)
     return [
         sparkline([amount or None for amount in row], max(row)) if is_known else None
@@ -222,8 +222,8 @@ def _histogram_texts(view: View, column: Column, at: Index) -> list[str | None]:
     ]
 
 
-def _words(row: Sequence[Any], kinds: Sequence[Kind], width: int) -> str | None:
-    """The first text, elided so that the labels behind it stay whole, then further texts while there is room."""
+def _joined(row: Sequence[Any], kinds: Sequence[Kind], width: int) -> str | None:
+    """Return the first text, elided so that the labels after it stay whole, then further texts while they fit."""
     if all(value is None for value in row):
         return None
     first = "" if row[0] is None else str(row[0])
@@ -238,12 +238,12 @@ def _words(row: Sequence[Any], kinds: Sequence[Kind], width: int) -> str | None:
 
 
 def at_mark(container: str) -> str:
-    """`@id` for a container (`runtime:id`); nothing for a systemd unit, which mostly repeats the process."""
+    """Return `@id` for a container (`runtime:id`), "" for a systemd unit, which mostly repeats the process."""
     runtime, colon, short = container.partition(":")
     return f"@{short}" if colon and runtime and short else ""
 
 
-def _placed(text: str | None, column: Column) -> str:
+def _fitted(text: str | None, column: Column) -> str:
     return fit(UNKNOWN if text is None else text, column.width, left=column.left)
 
 
@@ -251,7 +251,7 @@ def _placed(text: str | None, column: Column) -> str:
 
 
 def fit(text: str, width: int, *, left: bool) -> str:
-    """The text in exactly `width` cells: padded on the other side, or elided at its end."""
+    """Return the text in exactly `width` cells: aligned left or right, elided at its end if too long."""
     if text.isascii() and len(text) <= width:
         return text.ljust(width) if left else text.rjust(width)
     cells = cell_len(text)
@@ -263,19 +263,19 @@ def fit(text: str, width: int, *, left: bool) -> str:
 
 
 def elide_end(text: str, width: int) -> str:
-    """The text in at most `width` cells, `…` where its end was cut."""
+    """Cut the end of the text to at most `width` cells, marked with `…`."""
     if cell_len(text) <= width:
         return text
     return set_cell_size(text, width - 1).rstrip() + "…" if width > 0 else ""
 
 
 def elide_start(text: str, width: int) -> str:
-    """The text in at most `width` cells, `…` where its beginning was cut."""
+    """Cut the start of the text to at most `width` cells, marked with `…`."""
     return elide_end(text[::-1], width)[::-1]
 
 
 def elide_middle(text: str, width: int) -> str:
-    """The ASCII text in at most `width` cells, `…` in its middle: addresses differ at both ends."""
+    """Cut the middle of an ASCII text to at most `width` cells, marked with `…`: addresses differ at both ends."""
     if len(text) <= width:
         return text
     if width < 3:
@@ -285,9 +285,9 @@ def elide_middle(text: str, width: int) -> str:
 
 
 def fit_endpoint(endpoint: str | None, width: int) -> str | None:
-    """The endpoint in at most `width` cells: the address is elided in its middle, the port never.
+    """Return the endpoint in at most `width` cells; elide the address in its middle, never the port.
 
-    The wildcard of a listener is shown as `*`.
+    Return `*` for a listener's wildcard address.
     """
     if endpoint is None or endpoint in ("0.0.0.0:*", "[::]:*"):
         return None if endpoint is None else "*"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which columns a table shows in a given width, and how wide they are, by the declared fields alone."""
+"""The choice of a table's columns, and of their widths, in a given width. It depends only on the declared fields."""
 
 from __future__ import annotations
 
@@ -12,41 +12,42 @@ from nettop.snapshots.schema import BAR_TITLE, RATE, Field, Kind, Table
 
 GAP = 1
 MARGINS = 2
-"""A cell before the first column for the row's mark, and one after the last for the scroll bar."""
+"""One cell before the first column for the row's mark, one after the last for the scroll bar."""
 
-_NARROWER = 8
-"""A column takes its short form when its importance less this is the lowest."""
+_SHORT_FORM_BONUS = 8
+"""A column is shortened when its importance minus this is the lowest."""
 
-_LASTING = 85
-_MOST_LASTING = 5
-"""Columns at least this important stay to the end: these few get narrower than their usual least instead."""
+_DROPPED_LAST = 85
+_MAX_DROPPED_LAST = 5
+"""Columns at least this important are dropped last: when only this many are left, they shrink below their usual
+minimum first."""
 
-_LEAST_EXTRA = 3
-"""Fields less important than this, such as a row's number, are shown only if they are chosen."""
+_MIN_EXTRA = 3
+"""Fields less important than this, such as a row's number, are shown only if chosen."""
 
 _RATE = 9
 """`1.93 Gb/s`, `99.9 Mb/s`"""
 
-_BAR, _BAR_LEAST = 10, 8
+_BAR, _BAR_MIN = 10, 8
 
-_CLOCK, _CLOCK_LEAST, _CLOCK_BRIEF = 15, 12, 8
-"""`12:26:40.123456`, which is also room for `11-18 12:26:40`; `12:26:40.123`; `12:26:40`"""
+_CLOCK, _CLOCK_MIN, _CLOCK_BRIEF = 15, 12, 8
+"""`12:26:40.123456`, also wide enough for `11-18 12:26:40`; `12:26:40.123`; `12:26:40`"""
 
 _LEFT = frozenset({Kind.TEXT, Kind.ENUM, Kind.ADDRESS, Kind.ENDPOINT, Kind.TIME, Kind.HISTOGRAM})
-"""Kinds that stand at the left of their column: what is read from there, and what fills the column."""
+"""Kinds that are aligned left: texts, and kinds that fill their column."""
 
 _LONGEST_ENDPOINT = 47
 """An IPv6 address in brackets and a port."""
 
-_NAME_LEAST, _SENTENCE_LEAST = 14, 24
-"""A name is still known by its beginning; of a sentence, this much says something."""
+_NAME_MIN, _SENTENCE_MIN = 14, 24
+"""Minimum widths at which a name and a sentence are still recognizable."""
 _SENTENCE = 36
-"""Texts declared this wide or wider are sentences."""
+"""Texts declared at least this wide are sentences."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column as it is drawn. `name` is the view's column, `sort` the one that a click sorts by."""
+    """A column as drawn. `name` is the view's column, `sort` the one a click sorts by."""
 
     name: str
     field: Field
@@ -55,22 +56,22 @@ class Column:
     width: int
     left: bool
     brief: bool = False
-    """Numbers lose their decimals."""
+    """True if numbers are shown without decimals."""
     sort: str = ""
     bar: bool = False
-    """Drawn as a bar, not as a number."""
+    """True if the column is drawn as a bar, not as a number."""
 
 
 class _Size(NamedTuple):
-    least: int
+    minimum: int
     fair: int
     wanted: int
-    most: int
+    maximum: int
 
 
 @dataclass(slots=True)
 class _Slot:
-    """A column while the widths are worked out; `brief` in its short form."""
+    """A column while widths are computed; `brief` if in its short form."""
 
     name: str
     field: Field
@@ -83,10 +84,10 @@ class _Slot:
 def plan(
     table: Table, names: Sequence[str], width: int, *, extra: bool = True, bars: bool = True
 ) -> tuple[Column, ...]:
-    """The columns for `width` cells: `names` as far as there is room, the least important leave first.
+    """Return the columns that fit in `width` cells: those in `names`, dropping the least important first.
 
-    With `bars`, the rate of what is watched stands beside them as a bar, or the table's `bar`; with `extra`, further
-    fields of the table fill room that is left.
+    With `bars`, add a bar of the watched field's rate, or of the table's `bar`; with `extra`, fill the remaining room
+    with further fields of the table.
     """
     slots = [_slot(table, name) for name in names]
     if bars and table.watched:
@@ -99,30 +100,30 @@ def plan(
     if extra and all(w >= _size(s).wanted for s, w in zip(slots, widths, strict=True)):
         rates = any(name.endswith(RATE) for name in names)
         shown = [slot.name for slot in slots]
-        slots += _extras(table, shown, width - MARGINS - _taken(widths), rates=rates)
-        widths = _grow(slots, width - MARGINS, to_most=True)
+        slots += _extras(table, shown, width - MARGINS - _width_of(widths), rates=rates)
+        widths = _grow(slots, width - MARGINS, to_maximum=True)
     return tuple(_column(table, slot, size) for slot, size in zip(slots, widths, strict=True))
 
 
 def declared(table: Table, name: str) -> Field:
-    """The field that declares a column; for a rate, the field that grows by it."""
+    """Return the field that declares a column; for a rate, the field it is the rate of."""
     field = table.by_name.get(name)
     return table.by_name[name.removesuffix(RATE)] if field is None else field
 
 
 def as_totals(table: Table, name: str) -> str:
-    """What grows by a rate; any other column as it is."""
+    """Return the name of the cumulative column behind a rate; any other name unchanged."""
     return name if name in table.by_name else name.removesuffix(RATE)
 
 
 def as_rates(table: Table, name: str) -> str:
-    """The rate of a counter or a sum of counters; any other column as it is."""
+    """Return the name of the rate of a counter or a sum of counters; any other name unchanged."""
     field = table.by_name.get(name)
     return name + RATE if field is not None and field.has_rate else name
 
 
 def _after(table: Table, names: Sequence[str], parts: Sequence[str]) -> int:
-    """The place behind the last of these parts or their rates; without any, at the end."""
+    """Return the position after the last of these parts or their rates, or the end if none is there."""
     return 1 + max(
         (at for at, name in enumerate(names) if as_totals(table, name) in parts), default=len(names)
     )
@@ -136,8 +137,8 @@ def _slot(table: Table, name: str) -> _Slot:
 
 
 def _shed(slots: list[_Slot], space: int) -> list[_Slot]:
-    """The slots that fit `space` at their least widths; one always stays."""
-    while len(slots) > 1 and _taken([_least(slot, slots) for slot in slots]) > space:
+    """Return the slots that fit in `space` at their minimum widths; keep at least one."""
+    while len(slots) > 1 and _width_of([_min_width(slot, slots) for slot in slots]) > space:
         weakest = min(slots, key=_next_step)
         if _can_shorten(weakest):
             weakest.brief = True
@@ -147,45 +148,48 @@ def _shed(slots: list[_Slot], space: int) -> list[_Slot]:
 
 
 def _can_shorten(slot: _Slot) -> bool:
-    """An endpoint shrinks to its port, a group of numbers to the first, a share loses its decimals."""
+    """Return whether a shorter form is left: the port of an endpoint, the first of a group of numbers, a share without
+    decimals."""
     has_short_form = slot.field.kind in (Kind.ENDPOINT, Kind.GROUP) or _is_share(slot)
-    return has_short_form and not _is_elastic(slot) and not slot.brief and slot.field.importance < _LASTING
+    return (
+        has_short_form and not _is_elastic(slot) and not slot.brief and slot.field.importance < _DROPPED_LAST
+    )
 
 
 def _next_step(slot: _Slot) -> int:
-    """The importance of what this column would give up next."""
-    short_form = 2 * _NARROWER if slot.field.kind is Kind.GROUP else _NARROWER
+    """Return the importance of this column's next loss: its long form, or the column itself."""
+    short_form = 2 * _SHORT_FORM_BONUS if slot.field.kind is Kind.GROUP else _SHORT_FORM_BONUS
     return slot.field.importance - (short_form if _can_shorten(slot) else 0)
 
 
-def _least(slot: _Slot, slots: Sequence[_Slot]) -> int:
-    """The least width of a column; less for the few that stay to the end."""
-    last = len(slots) <= _MOST_LASTING and all(other.field.importance >= _LASTING for other in slots)
+def _min_width(slot: _Slot, slots: Sequence[_Slot]) -> int:
+    """Return the minimum width of a column, smaller if only the most important ones are left."""
+    last = len(slots) <= _MAX_DROPPED_LAST and all(other.field.importance >= _DROPPED_LAST for other in slots)
     if not last or slot.field.kind is Kind.COUNTER:
-        return _usual_least(slot)
-    return min(_size(slot).least, 10)
+        return _usual_min_width(slot)
+    return min(_size(slot).minimum, 10)
 
 
-def _usual_least(slot: _Slot) -> int:
+def _usual_min_width(slot: _Slot) -> int:
     size = _size(slot)
-    return size.fair if slot.field.kind is Kind.TIME else size.least
+    return size.fair if slot.field.kind is Kind.TIME else size.minimum
 
 
-def _taken(widths: Sequence[int]) -> int:
+def _width_of(widths: Sequence[int]) -> int:
     return sum(widths) + GAP * max(0, len(widths) - 1)
 
 
 # --- growing ------------------------------------------------------------------------------------------------
 
 
-def _grow(slots: Sequence[_Slot], space: int, *, to_most: bool = False) -> list[int]:
-    """A width for each slot: spare cells are dealt out, one by one, to the columns that can use them."""
+def _grow(slots: Sequence[_Slot], space: int, *, to_maximum: bool = False) -> list[int]:
+    """Return a width for each slot: give spare cells one by one to the columns that can use them."""
     sizes = [_size(slot) for slot in slots]
-    widths = [_usual_least(slot) for slot in slots]
-    if _taken(widths) > space:
-        widths = [_least(slot, slots) for slot in slots]
-    spare = space - _taken(widths)
-    for limit in ("least", "fair", "wanted", "most")[: 4 if to_most else 3]:
+    widths = [_usual_min_width(slot) for slot in slots]
+    if _width_of(widths) > space:
+        widths = [_min_width(slot, slots) for slot in slots]
+    spare = space - _width_of(widths)
+    for limit in ("minimum", "fair", "wanted", "maximum")[: 4 if to_maximum else 3]:
         while spare > 0:
             growing = [at for at, size in enumerate(sizes) if widths[at] < getattr(size, limit)]
             if not growing:
@@ -199,7 +203,7 @@ def _grow(slots: Sequence[_Slot], space: int, *, to_most: bool = False) -> list[
 
 
 def _extras(table: Table, names: Sequence[str], space: int, *, rates: bool) -> list[_Slot]:
-    """Further fields that fit in `space`, the most important first."""
+    """Return further fields that fit in `space`, the most important first."""
     shown = {as_totals(table, name) for name in names}
     for name in names:
         field = declared(table, name)
@@ -207,7 +211,7 @@ def _extras(table: Table, names: Sequence[str], space: int, *, rates: bool) -> l
             shown.update(field.parts)
     extras: list[_Slot] = []
     rest = (f for f in table.fields if f.name not in shown and f.kind not in (Kind.GROUP, Kind.HISTOGRAM))
-    for field in sorted((f for f in rest if f.importance >= _LEAST_EXTRA), key=lambda f: -f.importance):
+    for field in sorted((f for f in rest if f.importance >= _MIN_EXTRA), key=lambda f: -f.importance):
         name = as_rates(table, field.name) if rates else field.name
         slot = _slot(table, name)
         space -= _size(slot).wanted + GAP
@@ -223,19 +227,19 @@ def _extras(table: Table, names: Sequence[str], space: int, *, rates: bool) -> l
 def _size(slot: _Slot) -> _Size:
     field = slot.field
     if field.kind is Kind.TIME:
-        return _Size(_CLOCK_BRIEF, _CLOCK_LEAST, _CLOCK, _CLOCK)
+        return _Size(_CLOCK_BRIEF, _CLOCK_MIN, _CLOCK, _CLOCK)
     if slot.bar:
-        return _Size(_BAR_LEAST, _BAR_LEAST, _BAR, _BAR)
+        return _Size(_BAR_MIN, _BAR_MIN, _BAR, _BAR)
     width = max(_RATE if slot.unit == "bytes/s" else field.width, len(slot.title))
     if field.kind is Kind.ENDPOINT:
-        # 21 cells hold every IPv4 endpoint: the important endpoint keeps them, the other one may shrink.
-        least = 21 if field.importance >= _LASTING else 14
-        return _Size(6, 6, 6, 6) if slot.brief else _Size(least, 21, width, _LONGEST_ENDPOINT)
+        # Every IPv4 endpoint fits in 21 cells. The important endpoint keeps them; the other may shrink.
+        minimum = 21 if field.importance >= _DROPPED_LAST else 14
+        return _Size(6, 6, 6, 6) if slot.brief else _Size(minimum, 21, width, _LONGEST_ENDPOINT)
     if _is_share(slot) and slot.brief:
         return _Size(5, 5, 5, 5)
     if _is_elastic(slot):
-        least = _SENTENCE_LEAST if width >= _SENTENCE else min(width, _NAME_LEAST)
-        return _Size(least, max(least, min(width, 18)), width, max(width, 40))
+        minimum = _SENTENCE_MIN if width >= _SENTENCE else min(width, _NAME_MIN)
+        return _Size(minimum, max(minimum, min(width, 18)), width, max(width, 40))
     if field.kind is Kind.ENUM:
         return _Size(min(width, 14), width, width, width)
     if field.kind is Kind.HISTOGRAM:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything about one row, as lines: its facts by section, and on demand what each means and how it is worked out."""
+"""The details of a row as lines: its values by section, optionally with each one's meaning and formula."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ from nettop.widgets.page import Line, wrapped
 from nettop.widgets.themes import Role
 
 TITLE_CELLS = 15
-"""Cells of the titles of facts."""
+"""Width of field titles in cells."""
 _VALUE = 30
-_ONE_LINE = 100
-"""From this width on the meaning of a field stands beside its value, not below."""
+_BESIDE_WIDTH = 100
+"""Width from which a field's meaning is shown beside its value instead of below."""
 _SIDE_BY_SIDE = frozenset({Kind.GROUP, Kind.ENDPOINT})
-"""Fields that show others beside each other."""
-_CELL = 40
-"""Cells of a fact where several stand side by side."""
+"""Kinds that show several fields side by side."""
+_FIELD_CELLS = 40
+"""Width in cells of each field where several share a line."""
 
 
 def detail_lines(
     view: View, key: int, described: Mapping[str, str] | str, width: int, *, explained: bool = False
 ) -> list[Line]:
-    """The lines for the row with this key. `described` are the source's details, or why there are none yet;
-    `explained`: with what each field means, and its exact value."""
+    """Return the lines for the row with this key.
+
+    `described` holds the source's details, or says why there are none yet. With `explained`, add each field's meaning
+    and exact value.
+    """
     alone = row_view(view, key)
     if alone is None:
         return [(Span("closed, and gone from the table", Role.DIM),)]
@@ -56,7 +59,7 @@ def detail_lines(
 
 
 def described_lines(described: Mapping[str, str], width: int) -> list[Line]:
-    """Texts under their titles, in as many lines as they need."""
+    """Return texts beside their titles, wrapped to `width`."""
     lines: list[Line] = []
     for title, text in described.items():
         first, *rest = wrapped(text, width, Role.TEXT, TITLE_CELLS + 1) or [(Span(""),)]
@@ -66,8 +69,8 @@ def described_lines(described: Mapping[str, str], width: int) -> list[Line]:
 
 
 def sections_of(table: Table) -> list[tuple[str, list[Field]]]:
-    """The headings of the details of a row, and their fields. Each fact is in one of them: the parts of what stands
-    side by side are not listed again."""
+    """Return the headings of a row's details and their fields. No field is listed twice: parts of a group or endpoint
+    are left out."""
     if table.details:
         return [(heading, [table.by_name[name] for name in names]) for heading, names in table.details]
     parts = {part for field in table.fields if field.kind in _SIDE_BY_SIDE for part in field.parts}
@@ -76,7 +79,7 @@ def sections_of(table: Table) -> list[tuple[str, list[Field]]]:
 
 
 def row_view(view: View, key: int) -> View | None:
-    """A view of the one row with this key, in totals; of its last state where it has just gone."""
+    """Return a view of only the row with this key, in totals; its last state if it has just gone."""
     now, before = _only(view.now, key), None if view.before is None else _only(view.before, key)
     frame, newest = view.frame, now or before
     if newest is None:
@@ -92,14 +95,14 @@ def row_view(view: View, key: int) -> View | None:
 
 
 def _only(rows: Rows, key: int) -> Rows | None:
-    """The row with this key, if it is among the rows; those are sorted by it."""
+    """Return the row with this key, or None. The rows are sorted by key."""
     keys = rows.array[rows.table.key]
     at = int(np.searchsorted(keys, key))
     return replace(rows, array=rows.array[at : at + 1]) if at < len(keys) and int(keys[at]) == key else None
 
 
 def _with(snapshot: Snapshot, rows: Rows) -> Snapshot:
-    """The snapshot with no other rows than these."""
+    """Return the snapshot with only these rows."""
     return replace(snapshot, tables={rows.table.name: rows})
 
 
@@ -107,20 +110,19 @@ def _with(snapshot: Snapshot, rows: Rows) -> Snapshot:
 
 
 def _known_facts(view: View, fields: Sequence[Field]) -> list[Field]:
-    """Those with a value, or a reason why there is none: a UDP socket has no round-trip time."""
+    """Return the fields that have a value or a reason for its absence: a UDP socket has no round-trip time."""
     return [field for field in fields if field.name in view.missing or _value(view, field)[0] != UNKNOWN]
 
 
 def _side_by_side(view: View, fields: Sequence[Field], width: int) -> list[Line]:
-    """Title, value and rate of each field, as many to a line as there is room for; below a histogram what it
-    counted."""
+    """Return title, value and rate of each field, as many to a line as fit; below a histogram its buckets."""
     lines: list[Line] = []
     last = width
     for field in fields:
         value, rate, _ = _value(view, field)
         fact = (*_head(field, value), Span(f"  {rate}" if rate else "", Role.DIM))
         used = sum(cell_len(span.text) for span in fact)
-        column = -(-(last + 1) // _CELL) * _CELL
+        column = -(-(last + 1) // _FIELD_CELLS) * _FIELD_CELLS
         if column + used <= width:
             lines[-1] = (*lines[-1], Span(" " * (column - last)), *fact)
             last = column + used
@@ -144,7 +146,7 @@ def _field_lines(view: View, field: Field, width: int) -> list[Line]:
     meaning = f"{field.name}: {field.help}{formula}{why}"
     below = _buckets(view, field, width)
     used = sum(cell_len(piece.text) for piece in head)
-    if width < _ONE_LINE:
+    if width < _BESIDE_WIDTH:
         return [tuple(head), *wrapped(meaning, width, Role.FAINT, 2), *below]
     if used < TITLE_CELLS + _VALUE:
         head.append(Span(" " * (TITLE_CELLS + _VALUE - used), Role.TEXT))
@@ -158,14 +160,14 @@ def _field_lines(view: View, field: Field, width: int) -> list[Line]:
 
 
 def _head(field: Field, value: str) -> Line:
-    """The title and the value."""
+    """Return the spans of the title and the value."""
     tone = Role.FAINT if value in (NOT_AVAILABLE, UNKNOWN) else role_of(field)
     title = Span(fit(field.title, TITLE_CELLS, left=True) + " ", Role.HEAD)
     return (title, Span(value, Role.TEXT if tone is Role.DIM else tone))
 
 
 def _buckets(view: View, field: Field, width: int) -> list[Line]:
-    """What each bucket of a histogram counted, as words."""
+    """Return the counts of a histogram's buckets as text."""
     if field.kind is not Kind.HISTOGRAM:
         return []
     counted = view.values(field.name, np.array([0], np.intp))[0]
@@ -173,7 +175,7 @@ def _buckets(view: View, field: Field, width: int) -> list[Line]:
 
 
 def _value(view: View, field: Field) -> tuple[str, str, str]:
-    """The value for a person, its rate, and the exact value where that says more."""
+    """Return the human-readable value, its rate, and the exact value where it adds information."""
     at, unit = np.array([0], np.intp), unit_of(view.table, field.name)
     if field.name in view.missing:
         return NOT_AVAILABLE, "", ""

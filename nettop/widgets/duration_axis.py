@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A logarithmic axis of durations, from 100 ns to 10 s: its labels, and the marks along it."""
+"""A logarithmic axis of durations from 100 ns to 10 s, with labels and marks."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from nettop.widgets.histogram import HIGH, LOW
 
 DECADES = round(math.log10(HIGH / LOW))
 LABELS = ("100 ns", "1 µs", "10 µs", "100 µs", "1 ms", "10 ms", "100 ms", "1 s", "10 s")
-"""Where each decade begins, and where the last one ends."""
+"""The start of each decade, and the end of the last."""
 _TICK, _MARK = "▏", "↑"
 _LONGEST = 1 + max(map(len, LABELS))
 BEYOND = 1 + len(LABELS[-1])
-"""Cells that the last label needs beyond the end of the axis."""
+"""Cells the last label needs beyond the end of the axis."""
 
 
 def cell_of(duration_ns: float, width: int) -> int:
-    """The cell of an axis of `width` cells that a duration lies in; one beyond an end in the last cell there."""
+    """Return the cell of a duration on an axis of `width` cells, clamped to its ends."""
     share = math.log10(max(duration_ns, LOW) / LOW) / DECADES
     return min(int(share * width), width - 1)
 
 
 def axis_line(width: int) -> str:
-    """The labels of an axis of `width` cells, each after a tick where its duration begins; they end `BEYOND` it.
+    """Return the labels of an axis of `width` cells, each after a tick at its duration; the line is `BEYOND` longer.
 
-    Where not each decade has room for one, every second or every fourth has.
+    Label every second or fourth decade where there is no room for all.
     """
     step = next((step for step in (1, 2, 4) if width * step >= _LONGEST * DECADES), DECADES)
     cells = [" "] * (width + BEYOND)
@@ -37,9 +37,9 @@ def axis_line(width: int) -> str:
 
 
 def mark_line(marks: Sequence[tuple[str, float]], width: int) -> str:
-    """Names with an arrow each to their durations on an axis of `width` cells; the line ends `BEYOND` it.
+    """Return names with arrows to their durations on an axis of `width` cells; the line is `BEYOND` longer.
 
-    The first marks are the most important ones: those that would cover them are left out.
+    Marks are ordered by importance: leave out those that would cover an earlier one.
     """
     cells = [" "] * (width + BEYOND)
     for name, duration_ns in marks:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plainer signs for terminals that lack the usual ones, put in as the last step of drawing."""
+"""Fallback glyphs for terminals that lack the usual ones, substituted in the last step of drawing."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _ASCII = {
 _CONSOLE = {sign: _ASCII[sign] for sign in "–−…❄⟳▸◆×’“”▕▏▎▍╱╲›"} | dict(
     zip("▋▊▉▁▂▃▅▆▇", "▌▌█__▄▄██", strict=True)
 )
-"""What the 256 glyphs of the Linux console's default font lack."""
+"""Glyphs missing from the 256 of the Linux console's default font."""
 
 
-_WITH_ROOM = re.compile("^  ([^±]*)±")
-"""A sign for which the cell has two more cells, at its left."""
+_PLUS_MINUS_WITH_ROOM = re.compile("^  ([^±]*)±")
+"""A `±` with two blanks at the left of the cell, enough room for `+/-`."""
 
 
 class PlainSigns(LineFilter):
-    """Replaces signs in the cells that there are, so that no column moves; `ascii_only` leaves nothing beyond ASCII."""
+    """A filter that replaces glyphs without changing widths; with `ascii_only`, no other characters remain."""
 
     def __init__(self, signs: Mapping[str, str], *, ascii_only: bool) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class PlainSigns(LineFilter):
         self._plain = lru_cache(4096)(self._translate)
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002 - Textual's
-        """The segments in plainer signs, each as wide as it was."""
+        """Return the segments with glyphs replaced, each as wide as before."""
         return [
             segment
             if segment.text.isascii()
@@ -52,7 +52,7 @@ class PlainSigns(LineFilter):
 
     def _translate(self, text: str) -> str:
         if "±" in self._replaced:
-            text = _WITH_ROOM.sub(r"\1+/-", text)
+            text = _PLUS_MINUS_WITH_ROOM.sub(r"\1+/-", text)
         text = text.translate(self._table)
         if not self._ascii_only or text.isascii():
             return text
@@ -60,7 +60,7 @@ class PlainSigns(LineFilter):
 
 
 def needed_signs(environ: Mapping[str, str] = os.environ, encoding: str | None = None) -> PlainSigns | None:
-    """The replacement that this terminal needs, or None when it can show every sign."""
+    """Return the filter this terminal needs, or None if it can show every glyph."""
     encoding = locale.getencoding() if encoding is None else encoding
     if encoding.replace("-", "").lower() != "utf8":
         return PlainSigns(_ASCII, ascii_only=True)

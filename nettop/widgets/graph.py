@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rates over time as a graph of several lines: one part for each direction, on a scale of its own."""
+"""A graph of rates over time, several lines high: one part per direction, each with its own scale."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from nettop.query.units import human
-from nettop.widgets.blocks import column_pieces
+from nettop.widgets.blocks import column_lines
 from nettop.widgets.cells import fit
 from nettop.widgets.lines import Lines
 from nettop.widgets.themes import Role, style
 
 _AXIS = 11
-"""Cells for what the upper end of a scale stands for: ` 1.93 Gb/s `."""
+"""Cells for the label at the upper end of a scale: ` 1.93 Gb/s `."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What a part of the graph shows: its title, its colour, its unit, and its amounts in so many cells."""
+    """A part of the graph. `amounts` returns the newest amounts for a number of cells."""
 
     title: str
     role: Role
@@ -31,20 +31,20 @@ class Curve:
 
 
 class Graph(Lines):
-    """Curves one above the other, the newest amounts at the right."""
+    """Stacked curves, the newest amounts at the right."""
 
-    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
         self._title = ""
         self._curves: tuple[Curve, ...] = ()
 
     def show(self, title: str, curves: Sequence[Curve]) -> None:
-        """Draw these from now on."""
+        """Replace the title and the curves, and redraw."""
         self._title, self._curves = title, tuple(curves)
         self.redraw()
 
     def strips(self, size: Size) -> list[Strip]:
-        """A line for the title, then the curves in equal parts."""
+        """Return a line for the title, then the curves in equal parts."""
         lines = [[self._segment(f" {fit(self._title, size.width - 1, left=True)}", Role.DIM)]]
         each = (size.height - 1) // max(1, len(self._curves))
         cells = size.width - _AXIS - 1
@@ -56,8 +56,8 @@ class Graph(Lines):
 
     def _curve(self, curve: Curve, cells: int, height: int) -> list[list[Segment]]:
         amounts = curve.amounts(cells)
-        most = max((amount for amount in amounts if amount is not None), default=0.0)
-        labels = [human(most, curve.unit) if most else "", *[""] * (height - 1)]
+        largest = max((amount for amount in amounts if amount is not None), default=0.0)
+        labels = [human(largest, curve.unit) if largest else "", *[""] * (height - 1)]
         labels[-1 if height > 1 else 0] = curve.title if height > 1 else f"{curve.title} {labels[0]}"
         return [
             [
@@ -67,7 +67,7 @@ class Graph(Lines):
                 self._segment("▏", Role.FAINT),
                 self._segment(row, curve.role),
             ]
-            for label, row in zip(labels, column_pieces(amounts, most, height), strict=True)
+            for label, row in zip(labels, column_lines(amounts, largest, height), strict=True)
         ]
 
     def _segment(self, text: str, role: Role) -> Segment:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Durations over time as shades: the longest at the top, the newest at the right, the darkest are the most."""
+"""A heat map of durations over time: longest at the top, newest at the right, darker means more."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array
 from nettop.widgets.bar import Span
 from nettop.widgets.cells import fit
 from nettop.widgets.duration_axis import DECADES, LABELS
@@ -15,37 +15,38 @@ from nettop.widgets.page import Line
 from nettop.widgets.themes import Role
 
 PARTS = 8 * DECADES
-"""Into how many equal parts of the axis amounts are divided."""
+"""Number of equal parts of the axis that amounts are divided into."""
 _LINES_PER_DECADE = (8, 4, 2, 1)
 _SHADES = " ░▒▓█"
 _SHARES = (0.0, 1 / 64, 1 / 16, 1 / 4)
-"""Above which share of the largest amount each shade begins, after the blank one."""
+"""Share of the largest amount above which each shade begins, after the blank one."""
 COLUMNS = 120
-"""At most so many are shown: with an interval of a second those of two minutes."""
+"""Most columns shown: two minutes at an interval of one second."""
 _AXIS = 9
 """Cells for ` 100 ns ▏`."""
-LEAST_WIDTH = 24
+MIN_WIDTH = 24
 
 
 def shades(columns: Array, lines: int) -> list[str]:
-    """The columns as lines, from the top, a cell for each column.
+    """Return the columns as lines from the top, with a cell for each column.
 
-    `columns` has the shape (columns, PARTS); `lines` divides PARTS. Each lighter shade is a quarter of the next, and
-    something is seen of the smallest amount.
+    `columns` has the shape (columns, PARTS); `lines` divides PARTS. Each shade means a quarter of the next darker one;
+    any amount above 0 is visible.
     """
     amounts = columns.reshape(len(columns), lines, PARTS // lines).sum(axis=2)
-    most = amounts.max(initial=0.0)
-    levels = np.searchsorted(_SHARES, amounts / most if most else amounts)
+    largest = amounts.max(initial=0.0)
+    levels = np.searchsorted(_SHARES, amounts / largest if largest else amounts)
     return ["".join(_SHADES[level] for level in line) for line in levels.T[::-1].tolist()]
 
 
 def heat_map(columns: Array, caption: Callable[[int], str], width: int, height: int) -> list[Line]:
-    """Lines of at most `width` cells: a caption for so many columns as are shown, and a map with labels at its decades.
+    """Return lines of at most `width` cells: a caption, and a map with labels at its decades.
 
-    The newest `columns` are shown, as `shades` takes them. Without room the caption leaves, then the whole map.
+    The map shows the newest `columns`, shaped as for `shades`; `caption` returns the caption for their number. Where
+    room is short, drop the caption, then the whole map.
     """
     each = next((each for each in _LINES_PER_DECADE if each * DECADES <= height), 0)
-    if not each or width < LEAST_WIDTH:
+    if not each or width < MIN_WIDTH:
         return []
     labels = [LABELS[n // each] if n % each == 0 else "" for n in range(each * DECADES)]
     cells = min(width - _AXIS, COLUMNS)

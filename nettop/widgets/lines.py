@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Widgets of lines: a line that has not changed is not drawn again."""
+"""Widgets drawn line by line. Unchanged lines are not redrawn."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from textual.widget import Widget
 
 
 class Lines(Widget):
-    """A widget drawn line by line. Subclasses give `strips`, and call `redraw` when they may have changed."""
+    """A widget drawn line by line. Subclasses implement `strips`, and call `redraw` when it may have changed."""
 
     ALLOW_SELECT = False
 
-    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
         self._made: list[Strip] = []
         self._made_for: tuple[object, ...] = ()
 
     def strips(self, size: Size) -> list[Strip]:
-        """All lines as they look now."""
+        """Return all lines in their current state."""
         raise NotImplementedError
 
     def redraw(self) -> None:
-        """Draw the lines that have changed; all of them, later, while the widget has no size."""
+        """Redraw the changed lines. Without a size, leave all of them to the next refresh."""
         size, before = self.size, self._made
         if not size or self._made_for != self._surroundings(size):
             self._made_for = ()
             self.refresh()
             return
-        # An unchanged strip object keeps what Textual has cached for it.
+        # Reusing the strip object keeps Textual's cache for it.
         self._made = [was if was == now else now for was, now in zip(before, self.strips(size), strict=True)]
         changed = [y for y, (was, now) in enumerate(zip(before, self._made, strict=True)) if was is not now]
         if changed:
             self.refresh(*(Region(0, y, size.width, 1) for y in changed))
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        """The lines for Textual, without the borders, padding and tints that it would handle: there are none."""
+        """Return the lines. Skip Textual's handling of borders, padding and tints: there are none."""
         size = self.size
         surroundings = self._surroundings(size)
         if surroundings != self._made_for:
@@ -48,9 +48,9 @@ class Lines(Widget):
         return strips if (first, last) == (0, size.width) else [strip.crop(first, last) for strip in strips]
 
     def render_line(self, y: int) -> Strip:
-        """A single line."""
+        """Return a single line."""
         return self._made[y]
 
     def _surroundings(self, size: Size) -> tuple[object, ...]:
-        """Everything besides its content that changes all lines of a widget."""
+        """Return the state, besides the content, that affects every line."""
         return size, self.app.theme, self.has_focus

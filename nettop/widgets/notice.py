@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A notice in the middle of an empty space: attaching, failed and why, terminal too small."""
+"""A centred notice in place of the content: attaching, why a lens failed, terminal too small."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ _WIDEST = 72
 
 
 class Notice(Widget):
-    """Texts in their roles, wrapped and centred."""
+    """Wrapped and centred texts."""
 
     ALLOW_SELECT = False
 
-    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
         self._texts: tuple[Span, ...] = ()
 
     def show(self, texts: Sequence[Span]) -> None:
-        """Show these texts, a paragraph each."""
+        """Show each text as a paragraph."""
         if tuple(texts) != self._texts:
             self._texts = tuple(texts)
             self.refresh()
 
     @property
     def text(self) -> str:
-        """What is shown, without line breaks."""
+        """The text shown, without line breaks."""
         return " ".join(span.text for span in self._texts)
 
     def render_line(self, y: int) -> Strip:
-        """A line of the middle, or an empty one."""
+        """Return a line of the centred text, or an empty one."""
         blank = style(self.app.theme, Role.TEXT)
         width = self.size.width
         widest = max(1, min(_WIDEST, width - 2))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines of text that scroll: the pane of details, the help, the palette's matches."""
+"""Scrollable lines of text: the details pane, the help, the palette's matches."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from nettop.widgets.bar import Span
-from nettop.widgets.themes import Ground, Role, style
-from nettop.widgets.wheel import THUMB, Scrollable, thumb
+from nettop.widgets.scrollable import THUMB, Scrollable, thumb
+from nettop.widgets.themes import Background, Role, style
 
 Line = tuple[Span, ...]
 
 
 class Page(Scrollable, can_focus=True):
-    """Lines on the panel's ground; `top` is the first visible one, `chosen` is highlighted."""
+    """Lines on the panel's background; `top` is the first visible one, `chosen` is highlighted."""
 
-    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
         self.lines: tuple[Line, ...] = ()
         self.top = 0
         self.chosen: int | None = None
 
     def show(self, lines: Sequence[Line], chosen: int | None = None) -> None:
-        """Show these lines, without scrolling as far as possible."""
+        """Replace the lines; scroll only as far as needed to show `chosen`."""
         self.lines = tuple(lines)
         self.chosen = chosen
         if chosen is not None:
@@ -45,12 +45,12 @@ class Page(Scrollable, can_focus=True):
         return "\n".join("".join(span.text for span in line) for line in self.lines)
 
     def strips(self, size: Size) -> list[Strip]:
-        """The visible lines, with the scroll bar in their last cell."""
+        """Return the visible lines, with the scroll bar in the last cell."""
         return [self._strip(y, size.width) for y in range(size.height)]
 
     def _strip(self, y: int, width: int) -> Strip:
         at = self.top + y
-        ground = Ground.BAND if at == self.chosen else Ground.PANEL
+        ground = Background.BAND if at == self.chosen else Background.PANEL
         line = self.lines[at] if at < len(self.lines) else ()
         segments = [Segment(" ", style(self.app.theme, Role.TEXT, ground))]
         segments += [Segment(span.text, style(self.app.theme, span.role, ground)) for span in line]
@@ -62,12 +62,12 @@ class Page(Scrollable, can_focus=True):
         return Strip.join([Strip(segments, max(width, used)).crop(0, width - 1), last])
 
     def on_resize(self) -> None:
-        """Fill the new height."""
+        """Keep the scroll position within bounds."""
         self.scroll_by(0)
 
 
 def wrapped(text: str, width: int, role: Role, indent: int = 0) -> list[Line]:
-    """The text in lines of at most `width` cells, broken between words."""
+    """Wrap the text between words into lines of at most `width` cells."""
     lines: list[str] = []
     line = ""
     for word in text.split():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of a lens: draws only the visible rows, straight from a view.
+"""The table of a lens. It draws only the visible rows, directly from a view.
 
-One widget has the header, the rows and the total, so that a refresh is one repaint and never a layout.
+One widget draws header, rows and total, so that a refresh repaints once and never changes the layout.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from nettop.widgets import totals
 from nettop.widgets.cells import Cell, RowFlags, RowStyle, bar_cells, column_cells, fit
 from nettop.widgets.columns import GAP, Column, declared, plan
 from nettop.widgets.page import wrapped
-from nettop.widgets.themes import Ground, Role, style
-from nettop.widgets.wheel import Scrollable, thumb, with_thumb
+from nettop.widgets.scrollable import Scrollable, thumb, with_thumb
+from nettop.widgets.themes import Background, Role, style
 
 UP, DOWN = "▲", "▼"
 CHOSEN, FOLLOWED, CLOSED = "▸", "◆", "×"
@@ -33,21 +33,21 @@ _PLAIN = RowFlags()
 
 
 class LiveTable(Scrollable, can_focus=True):
-    """Rows of a view. When the order changes, the choice stays at its place; a followed row stays chosen, by its key.
+    """The rows of a view. When the order changes, the selection keeps its position; a followed row stays selected.
 
-    In an append table the chosen row is always followed, and also keeps its line: the others move. Where none is
-    chosen, the first visible row does, unless it is the first of all.
+    In an append table the selected row is always followed and keeps its line on the screen. If no row is selected, the
+    first visible row keeps its line, unless it is the table's first.
     """
 
     @dataclass
     class SortBy(Message):
-        """A header was clicked."""
+        """A click on a header."""
 
         name: str
 
     @dataclass
     class Chosen(Message):
-        """Another row is chosen, or none (`key` None); `open` requests its details."""
+        """A newly selected row, or none (`key` None); `open` requests its details."""
 
         key: int | None
         open: bool = False
@@ -56,7 +56,7 @@ class LiveTable(Scrollable, can_focus=True):
         super().__init__()
         self.names = tuple(names)
         self.row_style = row_style or RowStyle()
-        self.why_none_passes: Callable[[View], str] = lambda _: "no row passes the filter"
+        self.filtered_empty_text: Callable[[View], str] = lambda _: "no row passes the filter"
         self.extra = True
         self.bars = True
         self.view: View | None = None
@@ -74,9 +74,9 @@ class LiveTable(Scrollable, can_focus=True):
     # --- what is shown --------------------------------------------------------------------------------------
 
     def show(self, view: View, names: Sequence[str] | None = None) -> None:
-        """Draw `view` from now on; the choice stays, and stays visible."""
+        """Replace the view and redraw; keep the selection, and keep it visible."""
         line = -1 if self.at is None else self.at - self.top
-        pinned: tuple[int, int] | None = None  # the key of the row that must not move, and its line
+        pinned: tuple[int, int] | None = None  # key and line of the row that must not move
         if view.table.append and self.key is not None and 0 <= line < self.page:
             pinned = self.key, line
         elif view.table.append and self.view is not None and self.top:
@@ -90,8 +90,8 @@ class LiveTable(Scrollable, can_focus=True):
             self.top = self._bounded(at - pinned[1])
         self.redraw()
 
-    def forget(self) -> None:
-        """Release the view, and draw nothing until the next one; the choice stays."""
+    def release_view(self) -> None:
+        """Release the view and draw nothing until the next one; keep the selection."""
         self.view = None
         self.order = np.empty(0, np.intp)
         self._strips.clear()
@@ -99,11 +99,11 @@ class LiveTable(Scrollable, can_focus=True):
 
     @property
     def page(self) -> int:
-        """How many rows fit between the header and the total."""
+        """Number of rows that fit between the header and the total."""
         return max(0, self.size.height - 2)
 
     def choose(self, at: int | None) -> None:
-        """Choose the row at place `at` of the order, or the nearest one."""
+        """Select the row at position `at` of the order, or the nearest one."""
         self._set_choice(at)
         self._scrolls_to_choice = True
         self._scroll_to_chosen()
@@ -118,18 +118,18 @@ class LiveTable(Scrollable, can_focus=True):
             self.key = self._key_at(self.view, self.at)
 
     def follow(self, *, on: bool) -> None:
-        """Follow the chosen row wherever it goes, or leave the choice at its place."""
+        """Follow the selected row when the order changes, or let the selection keep its position."""
         if on != self.follows:
             self.follows = on
             self._strips.clear()
             self.redraw()
 
     def move(self, step: int) -> None:
-        """Choose the row `step` further on; where none is chosen, the first visible one is one step away."""
+        """Move the selection by `step` rows; without one, start just before the first visible row."""
         self.choose(self.top + max(0, step - 1) if self.at is None else self.at + step)
 
     def scroll_by(self, step: int) -> None:
-        """Scroll by `step` rows; the choice stays, visible or not."""
+        """Scroll by `step` rows; keep the selection, visible or not."""
         self._scrolls_to_choice = False
         self.top = self._bounded(self.top + step)
         self.redraw()
@@ -138,7 +138,7 @@ class LiveTable(Scrollable, can_focus=True):
         return int(view.raw(view.table.key)[self.order[at]])
 
     def _place_of(self, key: int) -> int | None:
-        """The place of the row with this key in the order; None where it is not shown."""
+        """Return the position of the row with this key in the order, or None if it is not shown."""
         assert self.view is not None
         places = np.flatnonzero(self.view.raw(self.view.table.key)[self.order] == key)
         return int(places[0]) if len(places) else None
@@ -154,8 +154,8 @@ class LiveTable(Scrollable, can_focus=True):
             if at is not None:
                 self.at = at
             elif self._is_followed:
-                # It is gone: choose the row in its place. In an append table old rows are dropped at the far end,
-                # where no other takes their place.
+                # The row is gone: select the one at its position. An append table evicts old rows at the far end,
+                # where no other takes their position.
                 is_kept = bool((self.view.raw(self.view.table.key) == self.key).any())
                 self.choose(None if append and not is_kept else self.at)
             else:
@@ -174,11 +174,11 @@ class LiveTable(Scrollable, can_focus=True):
     # --- drawing --------------------------------------------------------------------------------------------
 
     def strips(self, size: Size) -> list[Strip]:
-        """The header, the visible rows, the total, and blank lines."""
+        """Return the header, the visible rows, the total, and blank lines."""
         if self.view is None:
             return [Strip.blank(size.width, self._style(Role.TEXT))] * size.height
         state = (size.width, self.app.theme, self.names, self.extra, self.bars, id(self.view))
-        if state != self._drawn_for:  # something that shows in every row has changed
+        if state != self._drawn_for:  # every row has to be redrawn
             self._drawn_for = state
             self._strips.clear()
             self.columns = self._plan(self.view, bars=self.bars)
@@ -194,14 +194,14 @@ class LiveTable(Scrollable, can_focus=True):
 
     @property
     def has_room_for_bars(self) -> bool:
-        """Whether the rows can have bars in this width."""
+        """True if bars fit in the current width."""
         columns = self.columns if self.bars or self.view is None else self._plan(self.view, bars=True)
         return any(column.bar for column in columns)
 
     def _why_empty(self, view: View, width: int) -> list[Strip]:
         reasons = [self.row_style.empty_text(view)]
         if view.size and not view.query.filter.is_empty:
-            reasons = [self.why_none_passes(view), *view.filter_remarks]
+            reasons = [self.filtered_empty_text(view), *view.filter_remarks]
         texts = (line[0].text for line in wrapped("; ".join(reasons), width - 2, Role.DIM))
         dim = self._style(Role.DIM)
         return [Strip([Segment(fit(f" {text}", width, left=True), dim)], width) for text in texts]
@@ -216,11 +216,13 @@ class LiveTable(Scrollable, can_focus=True):
         else:
             self.reused += 1
         if at - self.top in thumb(len(self.order), self.page, self.top):
-            return with_thumb(strip, self._style(Role.FAINT, Ground.BAND if chosen else Ground.SCREEN))
+            return with_thumb(
+                strip, self._style(Role.FAINT, Background.BAND if chosen else Background.SCREEN)
+            )
         return strip
 
     def _draw_page(self) -> None:
-        """Draw all visible rows that are not drawn yet, at once: values are cheaper by the column."""
+        """Draw all visible rows not drawn yet in one batch: values are cheaper to read by column."""
         view = self.view
         assert view is not None
         places = self.order[self.top : self.top + self.page]
@@ -238,13 +240,13 @@ class LiveTable(Scrollable, can_focus=True):
     def _cells(
         self, view: View, column: Column, at: Index, flags: Sequence[RowFlags]
     ) -> Sequence[tuple[Cell, ...]]:
-        """The cells of a column for the rows at `at`, in pieces of different roles."""
+        """Return the cells of a column for the rows at `at`, each as pieces with their roles."""
         if column.bar and column.name not in view.missing:
             return bar_cells(view, column, at, flags)
         return [(cell,) for cell in column_cells(view, column, at, flags, self.row_style)]
 
     def _strip(self, cells: Sequence[tuple[Cell, ...]], row: RowFlags, *, chosen: bool) -> Strip:
-        ground = Ground.BAND if chosen else Ground.SCREEN
+        ground = Background.BAND if chosen else Background.SCREEN
         mark = CLOSED if row.gone else (FOLLOWED if self._is_followed else CHOSEN) if chosen else " "
         segments = [Segment(mark, self._style(Role.DIM, ground))]
         for *pieces, (last, role) in cells:
@@ -252,7 +254,7 @@ class LiveTable(Scrollable, can_focus=True):
             segments.append(Segment(last + " ", self._style(role, ground)))
         return self._padded(segments, ground)
 
-    def _padded(self, segments: list[Segment], ground: Ground) -> Strip:
+    def _padded(self, segments: list[Segment], ground: Background) -> Strip:
         width = self.size.width
         used = 1 + sum(column.width + GAP for column in self.columns)
         if used < width:
@@ -262,7 +264,7 @@ class LiveTable(Scrollable, can_focus=True):
 
     def _header(self) -> Strip:
         assert self.view is not None
-        segments = [Segment(" ", self._style(Role.HEAD, Ground.PANEL))]
+        segments = [Segment(" ", self._style(Role.HEAD, Background.PANEL))]
         order = self.view.query.sort
         sorting = self._sorting(self.view.table, order.field)
         for column in self.columns:
@@ -270,11 +272,11 @@ class LiveTable(Scrollable, can_focus=True):
             if column.title and column.sort in sorting:
                 role = Role.TOTAL_SENT if column.field.tone == Role.SENT.value else Role.KEY
                 mark = DOWN if order.descending else UP
-            segments.append(Segment(_title(column, mark), self._style(role, Ground.PANEL)))
-        return self._padded(segments, Ground.PANEL)
+            segments.append(Segment(_title(column, mark), self._style(role, Background.PANEL)))
+        return self._padded(segments, Background.PANEL)
 
     def _sorting(self, table: Table, name: str) -> Sequence[str]:
-        """The columns that show the order: the one that sorts, or the parts of a sum that is not shown."""
+        """Return the columns marked as sorted: the one sorted by, or the parts of a sum that is not shown."""
         field = declared(table, name)
         if field.kind is not Kind.SUM or any(column.sort == name for column in self.columns):
             return (name,)
@@ -283,17 +285,17 @@ class LiveTable(Scrollable, can_focus=True):
     def _total(self) -> Strip:
         assert self.view is not None
         cells = totals.total_cells(self.view, self.columns)
-        segments = [Segment(" ", self._style(Role.FAINT, Ground.PANEL))]
-        segments += [Segment(text + " ", self._style(role, Ground.PANEL)) for text, role in cells]
-        return self._padded(segments, Ground.PANEL)
+        segments = [Segment(" ", self._style(Role.FAINT, Background.PANEL))]
+        segments += [Segment(text + " ", self._style(role, Background.PANEL)) for text, role in cells]
+        return self._padded(segments, Background.PANEL)
 
-    def _style(self, role: Role, ground: Ground = Ground.SCREEN) -> Style:
+    def _style(self, role: Role, ground: Background = Background.SCREEN) -> Style:
         return style(self.app.theme, role, ground)
 
     # --- mouse ----------------------------------------------------------------------------------------------
 
     def on_click(self, event: events.Click) -> None:
-        """A click on a header sorts, on a row chooses and follows it, on the chosen row opens it."""
+        """Sort by a clicked header; select and follow a clicked row; open it if it is already selected."""
         if event.y == 0:
             column = self.column_at(event.x)
             if column is not None and column.field.is_sortable:
@@ -308,7 +310,7 @@ class LiveTable(Scrollable, can_focus=True):
                 self.choose(at)
 
     def column_at(self, x: int) -> Column | None:
-        """The column whose header or gap is at cell `x`."""
+        """Return the column whose header or gap is at cell `x`."""
         edge = 1
         for column in self.columns:
             edge += column.width + GAP
@@ -317,13 +319,13 @@ class LiveTable(Scrollable, can_focus=True):
         return None
 
     def on_resize(self) -> None:
-        """Keep the chosen row visible in the new height."""
+        """Keep the selected row visible in the new height."""
         self._find_chosen()
         self.redraw()
 
 
 def _title(column: Column, mark: str) -> str:
-    """A header with its gap; the sign of the order takes the place of `/s`, or of the title's end, where it has to."""
+    """Return a header with its gap; where room is short, the sort mark replaces `/s` or the end of the title."""
     text = column.title
     if mark and len(text) >= column.width:
         text = text.removesuffix("/s")[: column.width - 1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The colours, and the only place that names one. Colour strengthens what a glyph or a word already says."""
+"""The colours; no other module names one. Colour only reinforces what a glyph or a word already says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.style import Style
 
 
 class Role(Enum):
-    """What a piece of text is, for whoever chooses its colour."""
+    """The purpose of a text, which determines its colour."""
 
     TEXT = "text"
     BOLD = "bold"
@@ -38,8 +38,8 @@ class Role(Enum):
     NAPI_THREADS = "napi_threads"
 
 
-class Ground(Enum):
-    """What a piece of text stands on."""
+class Background(Enum):
+    """The background of a text."""
 
     SCREEN = "screen"
     PANEL = "panel"
@@ -47,17 +47,17 @@ class Ground(Enum):
 
 
 class Shade(Enum):
-    """How a frame of a flame graph stands out."""
+    """The emphasis of a flame graph's frame."""
 
     PLAIN = "plain"
     CHOSEN = "chosen"
     FADED = "faded"
-    """Not what is searched for."""
+    """A frame that does not match the search."""
 
 
 @dataclass(frozen=True, slots=True)
 class Palette:
-    """One theme. Names that begin with `ansi_` are the terminal's own colours."""
+    """A theme. Names that begin with `ansi_` are the terminal's own colours."""
 
     name: str
     dark: bool
@@ -81,11 +81,11 @@ class Palette:
     io_workers: str
     napi_threads: str
     frames: int
-    """Its column in the table of the frames' colours."""
+    """The theme's column in the table of frame colours."""
 
     @property
     def ansi(self) -> bool:
-        """True where the terminal's own colours are used."""
+        """True if the terminal's own colours are used."""
         return self.screen.startswith("ansi_")
 
 
@@ -108,7 +108,7 @@ TERMINAL = Palette(
     tx_syscalls="ansi_yellow", rx_syscalls="ansi_green", tx_softirq="ansi_red", rx_softirq="ansi_cyan",
     io_workers="ansi_magenta", napi_threads="ansi_blue", frames=2,
 )  # fmt: skip
-"""For 16 colours and for NO_COLOR: rank shows as bold, dim and reverse, which every terminal has."""
+"""For 16 colours and for NO_COLOR: emphasis is bold, dim and reverse, which every terminal supports."""
 
 THEME_PREFIX = "nettop-"
 
@@ -133,8 +133,8 @@ _FRAMES: Mapping[str, tuple[str, str, str]] = {
     "Y": ("#4d6a9c", "#b5c4dd", "ansi_bright_blue"),
     "·": ("#646b71", "#bfc3c7", "ansi_default"),
 }
-"""The grounds of a flame graph's frames in the dark, the light and the terminal's own colours: by the letter of the
-category (or any other letter: the last one), that marks a frame where there are no colours."""
+"""Frame backgrounds of flame graphs in the dark, the light and the terminal's own colours, by the category's letter;
+the last one is for any other letter. The letter marks the frame where there are no colours."""
 
 _BRIGHTER = 0.55
 _PALER = 0.25
@@ -167,7 +167,7 @@ _256_COLOURS = (
     "rio",
     "wezterm",
 )
-"""Parts of TERM that say so; sudo keeps it, and not COLORTERM."""
+"""Parts of TERM that imply 256 colours; sudo keeps TERM but not COLORTERM."""
 _FEW_COLOURS = ("linux", "ansi", "vt", "xterm-16color", "screen.linux", "cons")
 
 
@@ -177,10 +177,10 @@ def has_256_colours(term: str) -> bool:
 
 
 def first_theme(environ: Mapping[str, str] = os.environ, remembered: str | None = None) -> str:
-    """The theme to begin with: the terminal's own colours where it has few or none are wanted, else the one that the
-    user chose (`dark`), else the one that suits the terminal.
+    """Return the initial theme: the terminal's own colours if it has few or NO_COLOR is set, else the user's choice
+    (`dark`), else the one that matches the terminal's background.
 
-    COLORFGBG ends in the number of the background colour, where a terminal sets it.
+    Where a terminal sets COLORFGBG, it ends in the number of the background colour.
     """
     term = environ.get("TERM", "")
     if "NO_COLOR" in environ or (term.startswith(_FEW_COLOURS) and not has_256_colours(term)):
@@ -192,37 +192,39 @@ def first_theme(environ: Mapping[str, str] = os.environ, remembered: str | None 
 
 
 @cache
-def style(theme: str, role: Role, ground: Ground = Ground.SCREEN) -> Style:
-    """The style of a role on a ground."""
+def style(theme: str, role: Role, ground: Background = Background.SCREEN) -> Style:
+    """Return the style of a role on a background."""
     palette = PALETTES.get(theme, DARK)
     if role is Role.NAME:
         return Style(
             color=_rich(palette.on_name), bgcolor=_rich(palette.received), bold=True, reverse=palette.ansi
         )
-    ground = Ground.BAND if role is Role.TAB else ground
-    on = {Ground.SCREEN: palette.screen, Ground.PANEL: palette.panel, Ground.BAND: palette.band}[ground]
-    pale = palette.ansi and role in (Role.DIM, Role.FAINT) and ground is not Ground.BAND
+    ground = Background.BAND if role is Role.TAB else ground
+    on = {Background.SCREEN: palette.screen, Background.PANEL: palette.panel, Background.BAND: palette.band}[
+        ground
+    ]
+    pale = palette.ansi and role in (Role.DIM, Role.FAINT) and ground is not Background.BAND
     return Style(
         color=_rich(getattr(palette, _COLOURS.get(role, role.value))),
         bgcolor=_rich(on),
         bold=role in _BOLD or None,
         italic=role is Role.NOBODY or None,
         dim=pale or None,
-        reverse=(palette.ansi and ground is Ground.BAND) or None,
+        reverse=(palette.ansi and ground is Background.BAND) or None,
     )
 
 
 def css_variables(palette: Palette) -> dict[str, str]:
-    """The palette's colours as variables of the style sheets: `$nt-panel`, `$nt-dim` …"""
+    """Return the palette's colours as style sheet variables: `$nt-panel`, `$nt-dim` …"""
     return {f"nt-{f.name}": getattr(palette, f.name) for f in fields(palette) if f.name not in _NO_COLOURS}
 
 
 @cache
 def frame_style(theme: str, letter: str, shade: Shade = Shade.PLAIN, role: Role = Role.TEXT) -> Style:
-    """The style of a flame graph's frame, of the category with this letter.
+    """Return the style of a flame graph's frame whose category has this letter.
 
-    `role` says of what in it: its text, what is DIM, what is BOLD, or FAINT for the edge that parts it from the next.
-    Where the terminal's own colours are used, frames are reversed, and the chosen one is not.
+    `role` is TEXT, DIM or BOLD for texts in the frame, FAINT for the edge before the next frame. In the terminal's own
+    colours, frames are reversed except for the selected one.
     """
     palette = PALETTES.get(theme, DARK)
     ground = _FRAMES.get(letter, _FRAMES["·"])[palette.frames]
@@ -241,7 +243,7 @@ def frame_style(theme: str, letter: str, shade: Shade = Shade.PLAIN, role: Role 
 
 
 def _mixed(colour: str, other: str, part: float) -> str:
-    """A mix of two colours `#rrggbb`; `part` is the share of the second."""
+    """Mix two colours `#rrggbb`; `part` is the share of the second."""
     pairs = ((int(colour[at : at + 2], 16), int(other[at : at + 2], 16)) for at in (1, 3, 5))
     return "#" + "".join(f"{round(first + (second - first) * part):02x}" for first, second in pairs)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last line of a table: the totals of its rows."""
+"""The totals line of a table."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _BOLD = {Role.SENT: Role.TOTAL_SENT, Role.RECEIVED: Role.TOTAL_RECEIVED}
 
 
 def total_cells(view: View, columns: Sequence[Column]) -> list[Cell]:
-    """The cells of the totals: the number of rows in the first, sums and overall ratios in the others."""
+    """Return the cells of the totals: the number of rows in the first, sums and overall ratios in the others."""
     at, count = view.order, int((~view.gone[view.order]).sum())
     cells: list[Cell] = []
     for n, column in enumerate(columns):
         if n == 0:
-            # Of a table that is full, the number is only how many rows are kept.
+            # A full table has evicted rows: its size is only a lower bound.
             number = f"≥{count:,}" if view.is_full and count == view.size else f"{count:,}"
             labels = (f"─ total {number}", f"─ {number}", number)
             label = next((label for label in labels if len(label) <= column.width), number)

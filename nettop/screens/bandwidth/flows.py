@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of flows, and how much belongs to flows that are not listed any more."""
+"""The table of flows, and the traffic of evicted flows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from nettop.query.view import View
 from nettop.screens import headline
-from nettop.screens.bandwidth.headline import rates_by_backing
+from nettop.screens.bandwidth.rates import rates_by_backing
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.connections import UNATTRIBUTED
 from nettop.snapshots.schema import RATE
@@ -17,13 +17,13 @@ from nettop.widgets.themes import Role
 
 
 class FlowsScreen(LensScreen):
-    """Every flow, on each interface that it passes."""
+    """Every flow on each interface it passes."""
 
     about = "flows by addresses and ports, with the process that owns their socket"
     row_style = RowStyle(absent={"process": UNATTRIBUTED})
 
     def headline(self, view: View) -> list[BarItem]:
-        """What the host receives and sends, how many flows there are, and what made room for others."""
+        """Return the host's rates, the number of flows, and the rate of evicted flows."""
         items = [*rates_by_backing(view), headline.count("flows", len(view.now), 900)]
         if view.has_rest:
             rest = np.flatnonzero(view.rest)

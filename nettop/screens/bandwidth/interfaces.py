@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main table: what each interface carries, and the chosen one over time and by protocol and service."""
+"""The main table: traffic of interfaces, and the selected one's over time, by protocol and by service."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from nettop.query.query import screen_query
 from nettop.query.units import unit_of
 from nettop.query.view import View
 from nettop.screens import headline
-from nettop.screens.bandwidth.headline import rates_by_backing
+from nettop.screens.bandwidth.rates import rates_by_backing
 from nettop.screens.bandwidth.shares import Group, Share, ShareBars
-from nettop.screens.chosen_row import ChosenRow
+from nettop.screens.chosen_row import SelectedRowScreen
 from nettop.screens.history import SPAN_NS, Interval, averages
 from nettop.snapshots.arrays import as_list
 from nettop.snapshots.bandwidth import COUNTERS_MODE, INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE
@@ -32,14 +32,14 @@ from nettop.widgets.themes import Role
 
 _RATES = ("bytes_received" + RATE, "bytes_sent" + RATE)
 _SPLITS = ((PROTOCOL_TABLE, "protocol"), (SERVICE_TABLE, "service"))
-_LEAST_ROOM = 15
-"""Lines that the table and the graph need to stand one above the other."""
+_MIN_ROOM = 15
+"""Lines needed to show the graph below the table."""
 
 
-class InterfacesScreen(ChosenRow):
-    """Every interface; below the table the chosen one, or the busiest, as a graph with its protocols and services."""
+class InterfacesScreen(SelectedRowScreen):
+    """Every interface; below the table the selected or first one as a graph, with its protocols and services."""
 
-    about = "what each interface carries, and the chosen one as a graph, by protocol and by service"
+    about = "traffic of each interface; the selected one as a graph, by protocol and by service"
     row_style = RowStyle(warn_above={"use_received": 0.9, "use_sent": 0.9})
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -51,7 +51,7 @@ class InterfacesScreen(ChosenRow):
         self._intervals: dict[int, deque[Interval]] = defaultdict(deque)
 
     def body(self) -> ComposeResult:
-        """The table, the graph and the shares below it, the details."""
+        """Yield the table, the graph and the shares below it, and the details."""
         with self.above:
             yield self.rows
             with self.below:
@@ -60,7 +60,7 @@ class InterfacesScreen(ChosenRow):
         yield self.details
 
     def make_view(self, frame: Frame) -> None:
-        """Apply the query to a frame, and remember the rates of each interface."""
+        """Apply the query to a frame, and record the rates of each interface."""
         super().make_view(frame)
         view = self.view
         if view is None or frame.before is None or self.context.is_averaging:
@@ -79,7 +79,7 @@ class InterfacesScreen(ChosenRow):
                 del self._intervals[key]
 
     def headline(self, view: View) -> list[BarItem]:
-        """What the host receives and sends, and what its interfaces have dropped."""
+        """Return the host's rates, and the drops and errors of its interfaces."""
         alive = np.flatnonzero(~view.gone)
         items = [*rates_by_backing(view), headline.count("interfaces", len(alive), 900)]
         for name, label in (
@@ -95,11 +95,11 @@ class InterfacesScreen(ChosenRow):
     # --- the chosen interface -------------------------------------------------------------------------------
 
     def draw_chosen(self) -> None:
-        """The chosen interface, or the first one of the table, in the room that the rows leave."""
+        """Draw the selected interface, or the first one, in the room below the table."""
         view, room = self.view, self.above.size.height
         if view is None:
             return
-        self.below.display = room >= _LEAST_ROOM and len(view.order) > 0
+        self.below.display = room >= _MIN_ROOM and len(view.order) > 0
         self.rows.styles.height = min(len(view.order) + 2, room * 3 // 5) if self.below.display else "1fr"
         if not self.below.display:
             return
@@ -113,13 +113,13 @@ class InterfacesScreen(ChosenRow):
             )
         ]
         self.graph.show(f"{name}: the last two minutes", curves)
-        # Of those of other namespaces, which may have the same names, there are only the kernel's counters.
+        # Interfaces of other namespaces, which may have the same names, have only the kernel's counters.
         splits = () if mode == COUNTERS_MODE else _SPLITS
         self.shares.show([_group(view, table, column, name) for table, column in splits])
 
 
 def _group(view: View, table: Table, column: str, interface: str) -> Group:
-    """What an interface carries, by protocol or by service, the most first."""
+    """Return an interface's traffic by protocol or by service, the largest first."""
     query = replace(screen_query(table), filter=parse_filter(table, f"interface={quote(interface)}"))
     split = View(view.frame, query)
     rates = [split.column(name) for name in _RATES]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an interface carries as bars: by protocol, then by service."""
+"""An interface's traffic as bars, by protocol, then by service."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from nettop.query.units import RATIO, human
-from nettop.widgets.blocks import bar_pieces
+from nettop.widgets.blocks import bar_parts
 from nettop.widgets.cells import fit
 from nettop.widgets.lines import Lines
 from nettop.widgets.themes import Role, style
 
 _LABEL, _SHARE, _RATE = 9, 6, 9
-_LEAST_BAR = 8
-"""Where bars would be shorter, they take the place of the rates."""
+_MIN_BAR = 8
+"""Minimum width of bars; where they would be shorter, rates are left out."""
 
 
 class Share(NamedTuple):
-    """A part of what an interface carries, in bytes/s."""
+    """A part of an interface's traffic, in bytes/s."""
 
     label: str
     received: float
@@ -30,28 +30,28 @@ class Share(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Both ways together."""
+        """Sum of both directions."""
         return self.received + self.sent
 
 
 Group = tuple[str, Sequence[Share]]
-"""A title, and parts of one whole."""
+"""A title, and the parts of a whole."""
 
 
 class ShareBars(Lines):
     """A line for each part that is not 0, in groups."""
 
-    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
         self._groups: Sequence[Group] = ()
 
     def show(self, groups: Sequence[Group]) -> None:
-        """Draw these from now on."""
+        """Replace the groups, and redraw."""
         self._groups = groups
         self.redraw()
 
     def strips(self, size: Size) -> list[Strip]:
-        """The groups, an empty line between them where there is room; what is too much is summed up."""
+        """Return the groups, separated by an empty line if there is room; parts that do not fit are summed up."""
         room = size.height // max(1, len(self._groups))
         lines: list[list[Segment]] = []
         for title, shares in self._groups:
@@ -65,12 +65,12 @@ class ShareBars(Lines):
         return [Strip([*line, blank]).crop(0, size.width) for line in lines[: size.height]]
 
     def _line(self, share: Share, whole: float, width: int) -> list[Segment]:
-        """`TCP        97.1% ████████  1.93 Gb/s`"""
+        """Return `TCP        97.1% ████████  1.93 Gb/s`."""
         room = width - _LABEL - _SHARE - 4
         rate = f" {fit(human(share.rate, 'bytes/s'), _RATE, left=False)}"
-        if room - len(rate) < _LEAST_BAR:
+        if room - len(rate) < _MIN_BAR:
             rate = ""
-        received, sent = bar_pieces(share.received, share.sent, whole, max(1, room - len(rate)))
+        received, sent = bar_parts(share.received, share.sent, whole, max(1, room - len(rate)))
         return [
             self._segment(f" {fit(share.label, _LABEL, left=True)} ", Role.TEXT),
             self._segment(f"{fit(human(share.rate / whole, RATIO), _SHARE, left=False)} ", Role.TEXT),
@@ -84,7 +84,7 @@ class ShareBars(Lines):
 
 
 def fitting(group: Sequence[Share], room: int) -> Sequence[Share]:
-    """The parts, as far as there is room; the others as one."""
+    """Return the parts that fit, with the others summed up as one."""
     if len(group) <= room:
         return group
     shown, rest = group[: max(0, room - 1)], group[max(0, room - 1) :]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands by which other tools show a socket: ss, and tcpdump for its packets."""
+"""Commands that show a socket in ss, and its packets in tcpdump."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from nettop.snapshots.schema import OWN_NAMESPACE
 
 _SS_OPTIONS = {"tcp": "-tinpa", "udp": "-uinpa", "mptcp": "-Minpa"}
 COLUMNS = ("protocol", "local_address", "local_port", "remote_address", "remote_port", "pid", "namespace")
-"""The columns that a row needs."""
+"""The columns needed from a row."""
 
 
 def commands_for(row: Mapping[str, Any]) -> dict[str, str]:
-    """The commands for a row, by the tools' names; {} where they could not name it, or would have to enter a network
-    namespace of which no process is known."""
+    """Return the commands for a row by the tools' names, or {} if they cannot express it, or if it is in a network
+    namespace in which no process is known."""
     ends = [
         (row[f"{end}_address"], row[f"{end}_port"])
         for end in ("local", "remote")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of events: connections as they open, close and fail, the newest first."""
+"""The table of events: connections as they open, close and fail, newest first."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from nettop.query.batches import KEPT_ROWS
 from nettop.query.view import View
 from nettop.screens import headline
-from nettop.screens.connections.headline import opened_per_s, rate, why_empty, why_no_events
+from nettop.screens.connections.churn import opened_per_s, rate, why_empty, why_no_events
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.connections import EVENT_KINDS, FAILURES, GRACEFUL, SOCKETS, STATES, UNATTRIBUTED
@@ -24,7 +23,7 @@ _ENDED = tuple(number for number, name in STATES.items() if name in ("TIME_WAIT"
 
 
 def event_flags(view: View, at: Index) -> list[RowFlags]:
-    """Dim where a connection opened, a warning where one failed or was reset."""
+    """Return the flags of rows: quiet if a connection opened, failed if one failed or was reset."""
     reasons = view.raw("reason")[at]
     ends = np.isin(view.raw("event")[at], _ENDS)
     failed = ends & known(reasons) & ~np.isin(reasons, tuple(GRACEFUL))
@@ -34,8 +33,8 @@ def event_flags(view: View, at: Index) -> list[RowFlags]:
 
 
 def why_group_is_empty(view: View) -> str:
-    """Why there are no events of a group of failures, which was counted."""
-    kept = f"the newest {KEPT_ROWS:,} are kept"
+    """Return why a group of counted failures has no events."""
+    kept = f"the newest {view.table.kept_rows:,} are kept"
     return (
         f"the events of this group were overwritten: {kept}"
         if view.is_full
@@ -44,9 +43,9 @@ def why_group_is_empty(view: View) -> str:
 
 
 class EventsScreen(LensScreen):
-    """Connections as they open, close and fail, also those that are shorter than an interval."""
+    """Connections as they open, close and fail, including those shorter than an interval."""
 
-    about = "connections as they open, close and fail, the newest first"
+    about = "connections as they open, close and fail, newest first"
     row_style = RowStyle(
         absent={"owner": UNATTRIBUTED, "process": UNATTRIBUTED, "reason": ""},
         failing={"event": f"{WARNING} ", "reason": ""},
@@ -57,11 +56,13 @@ class EventsScreen(LensScreen):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         if self.opened_from is FAILURES:
-            self.rows.why_none_passes = why_group_is_empty
+            self.rows.filtered_empty_text = why_group_is_empty
 
     def headline(self, view: View) -> list[BarItem]:
-        """How many open, close and fail per second: counted in the kernel, also when events are lost; and of how many
-        changes the kernel itself skipped the count, if any."""
+        """Return how many connections open, close and fail per second, and how many changes were not counted, if any.
+
+        The kernel counts them, even if events are lost.
+        """
         if why_no_events(view) is not None:
             labels = ("opened", "closed", "failed")
             return [headline.not_available(label, 900 - n) for n, label in enumerate(labels)]
@@ -75,7 +76,7 @@ class EventsScreen(LensScreen):
         ]
 
     def source_key(self, view: View, key: int) -> int | None:
-        """The connection's cookie while its socket exists: the source has details of sockets only."""
+        """Return the connection's cookie while its socket exists: the source has details of sockets only."""
         event = np.flatnonzero(view.raw(view.table.key) == key)
         sockets = view.snapshot.tables.get(SOCKETS.name)
         if not len(event) or sockets is None:

@@ -12,7 +12,7 @@ import numpy as np
 from nettop.query.filter import quote
 from nettop.query.view import View
 from nettop.screens import headline
-from nettop.screens.connections.headline import churn, why_empty, why_no_events
+from nettop.screens.connections.churn import churn, why_empty, why_no_events
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.connections import EVENTS, UNATTRIBUTED
@@ -25,18 +25,18 @@ _PLAIN = re.compile(r"[\w.:]+", re.ASCII)
 
 
 class FailuresScreen(LensScreen):
-    """Groups of failures; → opens the events of one."""
+    """Groups of failures; → opens a group's events."""
 
     about = "connections that failed or were reset, by reason and remote; → opens their events"
     row_style = RowStyle(
         absent={"process": UNATTRIBUTED},
         warn_above={"failed": 0},
-        empty_text=partial(why_empty, what="failures", otherwise="no failure since nettop began"),
+        empty_text=partial(why_empty, what="failures", otherwise="no failures since nettop started"),
     )
     member_table = EVENTS
 
     def headline(self, view: View) -> list[BarItem]:
-        """How many connections failed and how many were reset, how fast more do, and the main reasons."""
+        """Return the numbers of failed and reset connections, their rate, and the main reasons."""
         if why_no_events(view) is not None:
             return [headline.not_available("failures")]
         at = np.arange(view.size)
@@ -47,7 +47,7 @@ class FailuresScreen(LensScreen):
         return [*_kinds(view, at), *rate, groups, *_main_reasons(view, at)]
 
     def member_filter(self, view: View, key: int) -> str:
-        """What the events of a group have in common. Only the newest events are kept."""
+        """Return the filter for a group's events; only the newest events are kept."""
         names = ("reason", "remote_address", "port", "direction", "process", "netns")
         at = np.flatnonzero(view.raw(view.table.key) == key)
         group = {name: view.values(name, at)[0] for name in names}
@@ -61,7 +61,7 @@ class FailuresScreen(LensScreen):
 
 
 def _kinds(view: View, at: Index) -> list[BarItem]:
-    """`8 failed  1,000 reset`: a connection that never opened is another thing than one that was reset."""
+    """Return `8 failed  1,000 reset`: connections that never opened are counted apart from reset ones."""
     return [
         item(
             (f"{view.total(name, at) or 0:,.0f}", role if view.total(name, at) else Role.BOLD),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of groups: sockets folded by process, remote, port …, with what has closed along with them."""
+"""The table of groups: sockets aggregated by process, remote, port …, including those that have closed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nettop.query.filter import quote
 from nettop.query.units import UNKNOWN
 from nettop.query.view import View
 from nettop.screens import headline
-from nettop.screens.connections.headline import without_root
+from nettop.screens.connections.churn import without_root
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.connections import (
     ENDED_GROUPS,
@@ -27,16 +27,16 @@ from nettop.widgets.themes import Role
 
 
 class GroupsScreen(LensScreen):
-    """Groups of sockets; → opens the sockets of one."""
+    """Groups of sockets; → opens a group's sockets."""
 
     about = (
-        "sockets by process, remote, network, port, container, namespace or state; → opens those of a group"
+        "sockets by process, remote, network, port, container, namespace or state; → opens a group's sockets"
     )
     row_style = RowStyle(warn_above={"retransmit_ratio": RETRANSMITS_WARN_ABOVE})
     member_table = SOCKETS
 
     def headline(self, view: View) -> list[BarItem]:
-        """What all of them sent and received, how many they are and by what, and their connections."""
+        """Return the groups' traffic, their number and kind, and their connections."""
         at = np.arange(view.size)
         sent, received = (
             name if self.state.totals else as_rates(view.table, name)
@@ -59,7 +59,7 @@ class GroupsScreen(LensScreen):
         ]
 
     def member_filter(self, view: View, key: int) -> str | None:
-        """What the sockets of a group have in common."""
+        """Return the filter for a group's sockets, or None if they are not listed."""
         at = np.flatnonzero(view.raw(view.table.key) == key)
         group, pid, protocol, port = (
             view.values(name, at)[0] for name in ("group", "pid", "protocol", "port")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main table: who uses the network, and how well each connection does."""
+"""The main table: sockets, their processes, and how well their connections perform."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from nettop.query.units import RATIO, human, plural, unit_of
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.actions import Action
+from nettop.screens.connections.churn import churn, opened_per_s, why_no_events, without_root
 from nettop.screens.connections.closed import ClosedRows
 from nettop.screens.connections.commands import COLUMNS, commands_for
-from nettop.screens.connections.headline import churn, opened_per_s, why_no_events, without_root
 from nettop.screens.history import SPAN_NS, RowHistory, averages
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index, Mask, as_list
@@ -32,20 +32,20 @@ from nettop.widgets.page import Line
 from nettop.widgets.themes import Role
 
 _CONNS = "protocol=tcp state!=LISTEN state!=TIME_WAIT"
-"""What counts as a connection, whatever the filter."""
+"""Filter that defines a connection, regardless of the user's."""
 
 _TRACED = ("bytes_sent_per_s", "bytes_received_per_s", "rtt_us")
-"""What the details draw over time."""
+"""Columns that the details draw over time."""
 _TRACE_CELLS = 60
 
 _SHORT_STATES = {"ESTABLISHED": "ESTAB"}
 _STATES_SHOWN = 4
 _OLD_MS = 1500
-"""From this age on the headline says how old the unattributed rows are."""
+"""Age in ms from which the headline shows the age of the unattributed rows."""
 
 
 def row_flags(view: View, at: Index) -> list[RowFlags]:
-    """Closed rows, connections without a packet in the last interval, listeners."""
+    """Return the flags of rows: gone if closed, idle without packets in the last interval, quiet for listeners."""
     moved = np.zeros(len(at), bool)
     known = np.zeros(len(at), bool)
     for name in ("packets_sent_per_s", "packets_received_per_s"):
@@ -58,7 +58,7 @@ def row_flags(view: View, at: Index) -> list[RowFlags]:
 
 
 class ConnectionsScreen(LensScreen):
-    """Every socket of the machine."""
+    """Every socket of the host."""
 
     about = "every socket, with its process and its numbers"
     row_style = RowStyle(
@@ -69,56 +69,56 @@ class ConnectionsScreen(LensScreen):
     )
 
     closed: ClosedRows | None = None
-    """The rows that have closed since `x` was pressed, while they are kept."""
+    """Rows closed since `x` was pressed, while they are kept."""
 
     _copied = -1
     _traced: RowHistory | None = None
 
     @property
     def closed_rows(self) -> Rows | None:
-        """Those that are kept."""
+        """The closed rows that are kept."""
         return None if self.closed is None else self.closed.rows
 
     def show_newest(self) -> None:
-        """Keep what closes, also while the screen is frozen."""
+        """Record closed rows, even while the screen is frozen, and show the newest frame."""
         frame = self.context.session.bus.frame(self.lens.id)
         if self.closed is not None and frame is not None and self.has_table(frame):
             self.closed.add(frame)
         super().show_newest()
 
     def conditions(self) -> dict[str, Callable[[], bool]]:
-        """Here connections close."""
+        """Return the conditions of actions, including those only this table has."""
         return super().conditions() | {
             "keep_closed": self.is_shown,
             "copy_command": lambda: self.is_shown() and bool(self.commands()),
         }
 
     def label_of(self, action: Action) -> str:
-        """What a key does now, in a word."""
+        """Return the current label of a key."""
         is_dropping = action.id == "keep_closed" and self.closed is not None
         return "drop closed" if is_dropping else super().label_of(action)
 
     def action_keep_closed(self) -> None:
-        """Keep the rows of connections that close, or drop them."""
+        """Start keeping the rows of closed connections, or drop them."""
         self.closed = ClosedRows(self.table) if self.closed is None else None
-        self.show_newest()  # those of the last interval, which are shown now, stay
+        self.show_newest()  # keeps those of the last interval, which are visible now
         self.update_view()
 
     def commands(self) -> dict[str, str]:
-        """The commands of other tools for the chosen row."""
+        """Return the commands of other tools for the selected row."""
         if self.view is None or self.rows.at is None:
             return {}
         at = self.view.order[self.rows.at : self.rows.at + 1]
         return commands_for({name: self.view.values(name, at)[0] for name in COLUMNS})
 
     def action_copy_command(self) -> None:
-        """Copy the next of them."""
+        """Copy the next of the commands."""
         commands = self.commands()
         self._copied = (self._copied + 1) % len(commands)
         self.copy(list(commands.values())[self._copied])
 
     def more_details(self) -> list[Line]:
-        """What its rates and its round-trip time were since the details were opened, and commands of other tools."""
+        """Return graphs of rates and round-trip time since the details were opened, and commands of other tools."""
         view, key, width = self.view, self.rows.key, self.details.size.width - 2
         if view is None or key is None:
             return []
@@ -129,7 +129,7 @@ class ConnectionsScreen(LensScreen):
         return [(), *_trace_lines(view.table, self._traced, width), (), *described_lines(commands, width)]
 
     def headline(self, view: View) -> list[BarItem]:
-        """Throughput both ways, connections and their churn, trouble, retransmits, sockets by kind and state."""
+        """Return throughput both ways, connections and their churn, trouble, retransmits, sockets by kind and state."""
         is_conn = parse_filter(view.table, _CONNS)
         unknown = any(name in view.missing for name in is_conn.names)
         conns = np.ones(view.size, bool) if unknown else is_conn.mask(view)
@@ -159,11 +159,11 @@ class ConnectionsScreen(LensScreen):
 
 
 def _trace_lines(table: Table, traced: RowHistory, width: int) -> list[Line]:
-    """A line of columns for each number of a row, with its peak; from two intervals on."""
+    """Return a sparkline with its peak for each traced column of a row, once there are two intervals."""
     if len(traced.intervals) < 2:
         return []
     cells = max(1, min(_TRACE_CELLS, width - 40))
-    seconds = f"last {min(traced.covered_s, SPAN_NS / 1e9):.0f} s, since the details are open"
+    seconds = f"last {min(traced.covered_s, SPAN_NS / 1e9):.0f} s, since the details were opened"
     lines: list[Line] = [(Span(seconds, Role.BOLD),)]
     for place, name in enumerate(traced.names):
         amounts = averages(traced.intervals, place, cells)
@@ -175,7 +175,7 @@ def _trace_lines(table: Table, traced: RowHistory, width: int) -> list[Line]:
 
 
 def _kept(closed: ClosedRows | None) -> list[BarItem]:
-    """How many closed rows are kept, and how many were too many."""
+    """Return how many closed rows are kept, and how many were dropped."""
     if closed is None:
         return []
     items = [headline.count("closed kept", 0 if closed.rows is None else len(closed.rows), 890)]
@@ -183,22 +183,22 @@ def _kept(closed: ClosedRows | None) -> list[BarItem]:
 
 
 def _churn(view: View, conns: Mask) -> list[BarItem]:
-    """Connections opened and closed per second.
+    """Return connections opened and closed per second.
 
-    Until the first events arrive, the two last readings of the table are compared. Without events that would be too
-    low: it misses what opens and closes between two readings.
+    Until the first events arrive, compare the last two readings of the table. If events are not available, return n/a
+    instead: comparing misses connections that open and close between readings.
     """
     if why_no_events(view) is not None:
         return [headline.not_available(label, 950 - n) for n, label in enumerate(("opened", "closed"))]
     opened, closed = opened_per_s(view), view.count_rate("closed")
     if opened is not None and closed is not None:
         return churn({"opened": opened, "closed": closed})
-    rows = {"opened": view.appeared, "closed": view.just_gone}
+    rows = {"opened": view.joined.appeared, "closed": view.joined.just_gone}
     return churn({label: view.per_second(int((which & conns).sum())) for label, which in rows.items()})
 
 
 def _retransmits(view: View, at: Index) -> list[BarItem]:
-    """`retrans 0.5% of segments`; nothing until it is known."""
+    """Return `retrans 0.5% of segments`; nothing until it is known."""
     if "retransmit_ratio" in view.missing:
         return [headline.not_available("retrans", 90)]
     share = view.total("retransmit_ratio", at)
@@ -211,7 +211,7 @@ def _retransmits(view: View, at: Index) -> list[BarItem]:
 
 
 def _counts(view: View) -> list[BarItem]:
-    """Sockets without an owner process and those not listed, where there are any, and the age of the former."""
+    """Return the numbers of sockets without a process, with their age, in TIME_WAIT, and not listed, if any."""
     counts, parts = view.snapshot.counts, []
     attributable = view.snapshot.why_not(HOOK_UNATTRIBUTED.name) is None
     if not attributable:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The screens of the CPU lens, and the widgets that only they have."""
+"""The screens of the CPU lens, and their own widgets."""

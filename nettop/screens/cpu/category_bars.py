@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bar for each category of the network stack, beside a flame graph or in its place."""
+"""A bar for each category of the network stack, beside a flame graph or instead of it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from nettop.snapshots.cpu import CATEGORIES, OTHER
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.widgets.cells import elide_end, fit
 from nettop.widgets.lines import Lines
-from nettop.widgets.themes import Ground, Role, frame_style, style
+from nettop.widgets.themes import Background, Role, frame_style, style
 
 _LABEL, _SHARE, _SAMPLES, _TIME = 20, 7, 9, 10
-_LEAST_BAR = 8
-"""Samples are shown only while bars have this many cells."""
+_MIN_BAR = 8
+"""Samples are shown only if bars are at least this wide."""
 _BESIDE = 2 + 2 + _LABEL + 1 + _SHARE + 1 + 1
-"""Cells of everything but the bar and the numbers: margins, letter, label, share, and spaces between."""
+"""Cells besides the bar and the numbers: margins, letter, label, share, and spaces between them."""
 
 
 class CategoryShare(NamedTuple):
-    """A category's samples and its share of CPU time, None where unknown. `why_not`: why it is not available."""
+    """A category's samples and its share of CPU time, None if unknown. `why_not` says why it is not available."""
 
     category: int
     samples: int
@@ -36,9 +36,9 @@ class CategoryShare(NamedTuple):
 
 
 class CategoryBars(Lines):
-    """A line for each category, whose full bar is all samples; the total, then the unavailable categories."""
+    """A line for each category with a full bar for all samples, the total, and the unavailable categories."""
 
-    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
         self.shares: tuple[CategoryShare, ...] = ()
         self._of = ""
@@ -46,43 +46,47 @@ class CategoryBars(Lines):
         self._has_time = self._has_samples = False
 
     def show(self, shares: Sequence[CategoryShare], of: str) -> None:
-        """Draw these from now on; their times are shares `of` some CPUs."""
+        """Replace the categories, whose times are shares `of` some CPUs, and redraw."""
         if (tuple(shares), of) != (self.shares, self._of):
             self.shares, self._of = tuple(shares), of
             self.redraw()
 
     def strips(self, size: Size) -> list[Strip]:
-        """The header, the categories, the total, the unavailable categories, and blank lines."""
+        """Return the header, the categories, the total, the unavailable categories, and blank lines."""
         self._width = width = size.width
         self._has_time = width - _BESIDE >= _TIME
-        self._has_samples = width - _BESIDE - _TIME - _SAMPLES - 1 >= _LEAST_BAR
+        self._has_samples = width - _BESIDE - _TIME - _SAMPLES - 1 >= _MIN_BAR
         numbers = (_TIME if self._has_time else 0) + (_SAMPLES + 1 if self._has_samples else 0)
         self._bar = max(0, width - _BESIDE - numbers)
         known = [share for share in self.shares if not share.why_not]
         lacking = [share for share in self.shares if share.why_not]
         space = max(2, size.height - 2)
-        # Where there is no room for all categories, a line sums up the last ones.
+        # If not all categories fit, one line sums up the last ones.
         shown, rest = (known, []) if len(known) <= space else (known[: space - 1], known[space - 1 :])
         cells = [fit("CATEGORY", _LABEL + 2, left=True), fit("SHARE", _SHARE, left=False), " " * self._bar]
         header = " ".join([*cells, *self._numbers("SAMPLES", f"OF {self._of.upper()}")])
         lines = [
-            [Segment(f" {header} ", self._style(Role.HEAD, Ground.PANEL))],
+            [Segment(f" {header} ", self._style(Role.HEAD, Background.PANEL))],
             *map(self._share_line, shown),
         ]
         if rest:
             lines.append(self._line("…", f"{len(rest)} more", _sum(rest)))
-        lines += [self._line("─", "total", _sum(known), Ground.PANEL), [], *map(self._lacking_line, lacking)]
+        lines += [
+            self._line("─", "total", _sum(known), Background.PANEL),
+            [],
+            *map(self._lacking_line, lacking),
+        ]
         lines += [[]] * (size.height - len(lines))
         blank = Segment(" " * size.width, self._style(Role.TEXT))
         return [Strip([*line, blank]).crop(0, size.width) for line in lines[: size.height]]
 
     def _numbers(self, samples: str, of_time: str) -> list[str]:
-        """The cells after the bar that fit."""
+        """Return the numbers after the bar that fit."""
         numbers = [fit(samples, _SAMPLES, left=False)] if self._has_samples else []
         return [*numbers, fit(of_time, _TIME, left=False)] if self._has_time else numbers
 
     def _share_line(self, share: CategoryShare) -> list[Segment]:
-        """`T TCP   42.4% ████████   1,913   3.60 %`"""
+        """Return `T TCP   42.4% ████████   1,913   3.60 %`."""
         category = CATEGORIES.get(share.category, CATEGORIES[OTHER])
         colour = frame_style(self.app.theme, category.letter)
         margin, _, label, space, numbers = self._line(category.letter, category.label, share)
@@ -91,9 +95,9 @@ class CategoryBars(Lines):
         return [margin, Segment(category.letter, colour), label, bar, rest, numbers]
 
     def _line(
-        self, mark: str, label: str, share: CategoryShare, ground: Ground = Ground.SCREEN
+        self, mark: str, label: str, share: CategoryShare, ground: Background = Background.SCREEN
     ) -> list[Segment]:
-        """Margin, letter, label and share, room for the bar, and the numbers."""
+        """Return margin, letter, label and share, room for the bar, and the numbers."""
         text, dim = self._style(Role.TEXT, ground), self._style(Role.DIM, ground)
         samples = sum(other.samples for other in self.shares)
         part = fit(human(share.samples / samples if samples else 0.0, RATIO), _SHARE, left=False)
@@ -112,7 +116,7 @@ class CategoryBars(Lines):
         why = elide_end(share.why_not, self._width - len(label) - 1)
         return [Segment(label, self._style(Role.DIM)), Segment(why, self._style(Role.FAINT))]
 
-    def _style(self, role: Role, ground: Ground = Ground.SCREEN) -> Style:
+    def _style(self, role: Role, ground: Background = Background.SCREEN) -> Style:
         return style(self.app.theme, role, ground)
 
 

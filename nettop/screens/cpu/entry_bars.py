@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bar for each CPU: the share of its time that each entry point of the network stack took.
+"""A bar for each CPU: the share of its time spent in each entry point of the network stack.
 
-A full bar is always all of one CPU's time, so that lengths can be compared with those a moment ago.
+A full bar is always 100 % of one CPU's time, so that lengths can be compared across refreshes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nettop.snapshots.cpu import (
 )
 from nettop.widgets.lines import Lines
 from nettop.widgets.table import CHOSEN
-from nettop.widgets.themes import Ground, Role, style
+from nettop.widgets.themes import Background, Role, style
 
 GLYPHS = {
     TX_SYSCALLS: "█",
@@ -42,27 +42,27 @@ GLYPHS = {
 
 ROLES = {entry: Role(name.removesuffix("_ns")) for entry, name in TIME_OF.items()}
 
-_LEAST_WIDTH = 46
-"""Cells of a bar with its name and number, where they stand side by side."""
+_MIN_WIDTH = 46
+"""Minimum width of a bar with its name and number, where bars are side by side."""
 EMPTY = "·"
 
 
 @dataclass(frozen=True, slots=True)
 class CpuUse:
-    """The share of one CPU that each entry point took, 0 to 1; unknown ones are left out."""
+    """The share of one CPU used by each entry point, 0 to 1; unknown ones are left out."""
 
     cpu: int
     shares: Mapping[int, float]
 
     @property
     def network(self) -> float | None:
-        """Their sum; None where none is known."""
+        """Sum of the shares; None if none is known."""
         return sum(self.shares.values()) if self.shares else None
 
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
-    """Which CPUs have a bar, in `columns` side by side, and how many are left out."""
+    """The CPUs that have a bar, in `columns` side by side, and those left out."""
 
     shown: tuple[CpuUse, ...]
     columns: int
@@ -70,20 +70,20 @@ class Arrangement:
 
     @property
     def height(self) -> int:
-        """Lines, with the one for the CPUs left out."""
+        """Number of lines, including the one for the CPUs left out."""
         return -(-len(self.shown) // self.columns) + bool(self.left_out)
 
 
 def percent(share: float | None) -> str:
-    """A share of CPU time: `14.2 %`."""
+    """Format a share of CPU time: `14.2 %`."""
     return human(None if share is None else share * 1e9, "ns/s")
 
 
 def arrange(
     uses: Sequence[CpuUse], width: int, height: int, chosen: int | None, *, by_use: bool
 ) -> Arrangement:
-    """The CPUs that fit in `height` lines: the chosen and the busiest ones, sorted by use or by number."""
-    columns = min(max(1, width // _LEAST_WIDTH), max(1, -(-len(uses) // max(1, height))))
+    """Return the CPUs that fit in `height` lines: the selected and the busiest ones, sorted by use or by number."""
+    columns = min(max(1, width // _MIN_WIDTH), max(1, -(-len(uses) // max(1, height))))
     space = columns * max(1, height)
     if len(uses) > space:
         space = columns * max(1, height - 1)
@@ -92,36 +92,36 @@ def arrange(
     return Arrangement(tuple(sorted(busiest[:space], key=key)), columns, tuple(busiest[space:]))
 
 
-def _most(uses: Sequence[CpuUse]) -> float | None:
-    """The use of the busiest CPU; None where none is known."""
+def _highest_use(uses: Sequence[CpuUse]) -> float | None:
+    """Return the use of the busiest CPU, or None if none is known."""
     return max((use.network for use in uses if use.network is not None), default=None)
 
 
 class EntryBars(Lines):
-    """The bars, and a line about the CPUs left out."""
+    """The bars of CPUs, and a line about those left out."""
 
     DEFAULT_CSS = "EntryBars { height: 1; }"
 
     @dataclass
     class Pressed(Message):
-        """A bar was clicked."""
+        """A click on a bar."""
 
         cpu: int
 
-    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
         self.arrangement = Arrangement((), 1, ())
         self.chosen: int | None = None
 
     def show(self, arrangement: Arrangement, chosen: int | None) -> None:
-        """Draw these from now on."""
+        """Replace the arrangement, and redraw."""
         if (arrangement, chosen) != (self.arrangement, self.chosen):
             self.arrangement, self.chosen = arrangement, chosen
             self.styles.height = max(1, arrangement.height)
             self.redraw()
 
     def strips(self, size: Size) -> list[Strip]:
-        """The bars, and the line about the rest."""
+        """Return the bars, and the line about the rest."""
         return [self._strip(y, size.width) for y in range(size.height)]
 
     def _strip(self, y: int, width: int) -> Strip:
@@ -137,9 +137,9 @@ class EntryBars(Lines):
         return Strip([*chain(*bars), blank], width)
 
     def _bar(self, use: CpuUse, width: int) -> list[Segment]:
-        """`▸cpu0 ███▓▓▒░····  27.1 % ` in `width` cells."""
+        """Return `▸cpu0 ███▓▓▒░····  27.1 % ` in `width` cells."""
         theme, chosen = self.app.theme, use.cpu == self.chosen
-        ground = Ground.BAND if chosen else Ground.SCREEN
+        ground = Background.BAND if chosen else Background.SCREEN
         digits = max(len(str(shown.cpu)) for shown in self.arrangement.shown)
         name = f"{CHOSEN if chosen else ' '}{f'cpu{use.cpu}'.ljust(digits + 3)} "
         amount = percent(use.network).rjust(9)
@@ -155,7 +155,7 @@ class EntryBars(Lines):
 
     @staticmethod
     def lengths(use: CpuUse, cells: int) -> list[tuple[int, int]]:
-        """The cells of each entry point: edges are rounded, not lengths, so that errors do not add up."""
+        """Return the cells of each entry point. Edges are rounded, not lengths, so that errors do not add up."""
         lengths, so_far, at = [], 0.0, 0
         for entry in GLYPHS:
             so_far += use.shares.get(entry, 0.0)
@@ -165,7 +165,7 @@ class EntryBars(Lines):
         return lengths
 
     def on_click(self, event: events.Click) -> None:
-        """Choose the CPU whose bar is under the pointer."""
+        """Select the CPU whose bar was clicked."""
         shown, columns = self.arrangement.shown, self.arrangement.columns
         lines = -(-len(shown) // columns)
         at = (event.x * columns // max(1, self.size.width)) * lines + event.y
@@ -174,6 +174,6 @@ class EntryBars(Lines):
 
 
 def left_out_text(uses: Sequence[CpuUse]) -> str:
-    """`… 12 more, none above 0.30 %`."""
-    most = _most(uses)
-    return f"… {len(uses)} more" if most is None else f"… {len(uses)} more, none above {percent(most)}"
+    """Return `… 12 more, none above 0.30 %`."""
+    highest = _highest_use(uses)
+    return f"… {len(uses)} more" if highest is None else f"… {len(uses)} more, none above {percent(highest)}"

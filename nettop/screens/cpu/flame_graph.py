@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flame graph, upside down (an icicle): below each frame the functions that it calls, as wide as their share.
+"""The flame graph, drawn as an icicle: the functions a frame calls are below it, as wide as their share.
 
 Rows are laid out and drawn when they become visible.
 """
@@ -17,23 +17,23 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
-from nettop.query.cpu import FlameNode
 from nettop.query.units import RATIO, human
 from nettop.screens.cpu.entry_bars import GLYPHS, ROLES
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, OTHER
+from nettop.stacks.counts import FlameNode
 from nettop.widgets.cells import elide_end
+from nettop.widgets.scrollable import Scrollable, thumb, with_thumb
 from nettop.widgets.table import CHOSEN
-from nettop.widgets.themes import Ground, Role, Shade, frame_style, style
-from nettop.widgets.wheel import Scrollable, thumb, with_thumb
+from nettop.widgets.themes import Background, Role, Shade, frame_style, style
 
 Path = tuple[str, ...]
-"""The names from the root of the tree to a frame; the root's own path is empty."""
+"""The names from the root of the tree to a frame; the root's path is empty."""
 
 EDGE, THIN = "▕", "▏"
 _MARGIN = 1
-_LEAST_NAME = 3
+_MIN_NAME = 3
 _CELLS_FOR_SHARE = 10
-"""Cells beside the name from which on a frame shows its share."""
+"""Cells a frame needs besides its name to show its share."""
 _RIGHT_BUTTON = 3
 _UNDERLINED = Style(underline=True)
 _ENTRY_OF = {label: entry for entry, label in ENTRIES.items()}
@@ -41,9 +41,9 @@ _ENTRY_OF = {label: entry for entry, label in ENTRIES.items()}
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The cells of a frame: from `start` up to `end` of its row, with `at` samples to the left of it.
+    """A frame's cells in its row, from `start` up to `end`, with `at` samples to its left.
 
-    Where `merged` is not 0, it stands for so many frames narrower than a cell, and `path` is that of their caller.
+    If `merged` is not 0, the block stands for that many frames narrower than a cell, and `path` is their caller's.
     """
 
     start: int
@@ -55,11 +55,11 @@ class Block:
 
 
 class Layout:
-    """The rows of a tree over `width` cells, from the node at `path` downwards.
+    """The rows of a tree in `width` cells, from the node at `path` downwards.
 
-    Edges are rounded, not widths: so frames of a row never overlap, callees lie below their caller, and a width is
-    within a cell of the share. Frames narrower than a cell are merged into one block after the others, of a cell at
-    least; where their caller has no cell left, `unseen` has their number by the caller's path.
+    Edges are rounded, not widths, so that frames of a row never overlap, callees are below their caller, and widths are
+    exact to a cell. Frames narrower than a cell are merged into one block after the others, at least a cell wide; if
+    their caller has no cell left, `unseen` holds their number by the caller's path.
     """
 
     def __init__(self, root: FlameNode, path: Path, width: int) -> None:
@@ -69,7 +69,7 @@ class Layout:
         self._rows: list[list[Block]] = [[Block(0, width, path, root, 0)] if width > 0 else []]
 
     def row(self, number: int) -> Sequence[Block]:
-        """The blocks of a row, from left to right; empty below the last row."""
+        """Return the blocks of a row from left to right; none below the last row."""
         while len(self._rows) <= number and self._rows[-1]:
             callers = (block for block in self._rows[-1] if not block.merged)
             self._rows.append([below for block in callers for below in self._below(block)])
@@ -77,13 +77,13 @@ class Layout:
 
     @property
     def depth(self) -> int:
-        """The number of rows."""
+        """Number of rows."""
         while self._rows[-1]:
             self.row(len(self._rows))
         return len(self._rows) - 1
 
     def block(self, path: Path) -> Block | None:
-        """The block of a frame, unless it is merged or absent."""
+        """Return the block of a frame, or None if it is merged or absent."""
         (root,) = self.row(0) or (None,)
         row = self.row(len(path) - len(root.path)) if root and len(path) >= len(root.path) else ()
         return next((block for block in row if block.path == path and not block.merged), None)
@@ -106,12 +106,12 @@ class Layout:
             yield Block(start, end, block.path, FlameNode("", samples, time_ns, OTHER), at, len(thin))
 
     def _cell(self, samples: int) -> int:
-        """The edge after this many samples, to the nearest cell."""
+        """Return the edge after this many samples, rounded to the nearest cell."""
         return (2 * samples * self.width + self._total) // (2 * self._total)
 
 
 def node_at(root: FlameNode, path: Path) -> FlameNode | None:
-    """The node that a path leads to."""
+    """Return the node at a path, or None if there is none."""
     node: FlameNode | None = root
     for symbol in path:
         node = next((child for child in node.children if child.symbol == symbol), None) if node else None
@@ -120,14 +120,14 @@ def node_at(root: FlameNode, path: Path) -> FlameNode | None:
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """The result of a search: the frames, and their samples, each counted once."""
+    """The number of frames found by a search, and of their samples, each counted once."""
 
     frames: int
     samples: int
 
 
 def search(root: FlameNode, matches: Callable[[str], bool]) -> Matches:
-    """Search the whole tree, also frames too narrow to be drawn."""
+    """Search the whole tree, including frames too narrow to draw."""
     frames = samples = 0
     queue = [(child, False) for child in root.children]
     while queue:
@@ -141,16 +141,16 @@ def search(root: FlameNode, matches: Callable[[str], bool]) -> Matches:
 
 
 def matcher(text: str) -> Callable[[str], bool]:
-    """A test whether a name contains one of the words, in any case; without words it never does."""
+    """Return a case-insensitive test for names that contain any of the words; without words nothing matches."""
     words = text.casefold().split()
     return lambda symbol: any(word in symbol.casefold() for word in words)
 
 
 class FlameGraph(Scrollable, can_focus=True):
-    """A tree with a chosen frame and a zoom, both paths, so that they outlast refreshes. Matches stay bright."""
+    """A tree with a selected and a zoomed frame, kept as paths across refreshes. Frames that do not match are faded."""
 
     class Moved(Message):
-        """Another frame is chosen or zoomed into."""
+        """A change of the selected or the zoomed frame."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,24 +167,24 @@ class FlameGraph(Scrollable, can_focus=True):
     # --- what is shown --------------------------------------------------------------------------------------
 
     def show(self, tree: FlameNode | None) -> None:
-        """Draw `tree` from now on."""
+        """Replace the tree, and redraw."""
         self.whole = tree
         self._lay_out()
 
     def highlight(self, words: str) -> None:
-        """Highlight the frames whose names contain one of these words; without words, none."""
+        """Highlight the frames whose names contain any of these words; without words, none."""
         if words != self.words:
             self.words = words
             self._lay_out()
 
     @property
     def zoom(self) -> Path:
-        """The path of the frame that takes the whole width."""
+        """Path of the frame that takes the whole width."""
         return self._zooms[-1]
 
     @property
-    def layout_now(self) -> Layout | None:
-        """The layout in this width; None where the tree lacks the zoomed frame."""
+    def current_layout(self) -> Layout | None:
+        """Layout in the current width; None if the tree lacks the zoomed frame."""
         if self._laid_out is None and self.whole is not None:
             root = node_at(self.whole, self.zoom)
             width = self.size.width - 2 * _MARGIN
@@ -193,12 +193,12 @@ class FlameGraph(Scrollable, can_focus=True):
 
     @property
     def page(self) -> int:
-        """The number of visible rows."""
+        """Number of visible rows."""
         return max(1, self.size.height)
 
     @property
     def hidden_rows(self) -> int:
-        """The number of rows that are not drawn: the root's, a frame as wide as everything."""
+        """Number of rows not drawn: 1 for the root, which always has the full width, or 0 if zoomed."""
         return 0 if self.zoom else 1
 
     def _lay_out(self) -> None:
@@ -210,21 +210,21 @@ class FlameGraph(Scrollable, can_focus=True):
     # --- zoom -----------------------------------------------------------------------------------------------
 
     def zoom_to(self, path: Path) -> None:
-        """Give a frame the whole width."""
+        """Zoom into a frame."""
         if path == self.zoom:
             return
-        # Zooming out and in again adds nothing to the way back.
+        # Keep only the zooms into callers of this frame: zooming out and in again must not lengthen the history.
         self._zooms = [zoom for zoom in self._zooms if path[: len(zoom)] == zoom != path] + [path]
         self.chosen = path or None
         self._zoomed()
 
     def zoom_in(self) -> None:
-        """Give the chosen frame the whole width."""
+        """Zoom into the selected frame."""
         if self.chosen is not None:
             self.zoom_to(self.chosen)
 
     def zoom_out(self) -> None:
-        """Undo the last zoom; the frame that was zoomed into becomes the chosen one."""
+        """Undo the last zoom, and select the frame that was zoomed."""
         if len(self._zooms) > 1:
             self.chosen = self._zooms.pop()
             self._zoomed()
@@ -242,7 +242,7 @@ class FlameGraph(Scrollable, can_focus=True):
     # --- choice ---------------------------------------------------------------------------------------------
 
     def choose(self, path: Path | None) -> None:
-        """Choose a frame."""
+        """Select a frame."""
         before, self.chosen = self.chosen, path
         for changed in (before, path):
             if changed is not None:
@@ -252,7 +252,7 @@ class FlameGraph(Scrollable, can_focus=True):
         self.post_message(self.Moved())
 
     def move_up(self) -> None:
-        """Choose the caller."""
+        """Select the caller."""
         block = self._chosen_block()
         if block is None:
             self.first()
@@ -260,7 +260,7 @@ class FlameGraph(Scrollable, can_focus=True):
             self.choose(block.path[:-1])
 
     def move_down(self) -> None:
-        """Choose the widest callee; where no frame is chosen, the widest one of the first row."""
+        """Select the widest callee, or without a selection the widest frame of the first row."""
         block = self._chosen_block()
         if block is None:
             self.first()
@@ -268,7 +268,7 @@ class FlameGraph(Scrollable, can_focus=True):
             self.choose(below.path)
 
     def first(self) -> None:
-        """Choose the widest frame of the first row."""
+        """Select the widest frame of the first row."""
         row = self._single(self.hidden_rows)
         if row:
             self.choose(max(row, key=_samples).path)
@@ -278,12 +278,12 @@ class FlameGraph(Scrollable, can_focus=True):
         self._descend(self._depth())
 
     def move_page(self, step: int) -> None:
-        """Up (`step` −1) or down (1) by a page, along the widest callees."""
+        """Move up (`step` −1) along the callers, or down (1) along the widest callees, by a page."""
         if step > 0:
             self._descend(self.page)
         elif self.chosen is not None:
-            least = len(self.zoom) + self.hidden_rows
-            self.choose(self.chosen[: max(least, len(self.chosen) - self.page)])
+            shortest = len(self.zoom) + self.hidden_rows
+            self.choose(self.chosen[: max(shortest, len(self.chosen) - self.page)])
 
     def _descend(self, rows: int) -> None:
         if self._chosen_block() is None:
@@ -295,7 +295,7 @@ class FlameGraph(Scrollable, can_focus=True):
             self.choose(block.path)
 
     def move_aside(self, step: int) -> None:
-        """Choose the frame to the left (`step` −1) or right (1) in the same row."""
+        """Select the frame to the left (`step` −1) or right (1) in the same row."""
         block = self._chosen_block()
         if block is None:
             self.first()
@@ -306,8 +306,8 @@ class FlameGraph(Scrollable, can_focus=True):
             self.choose(row[at].path)
 
     def _chosen_block(self) -> Block | None:
-        """The block of the chosen frame, or of the nearest caller that has one."""
-        layout = self.layout_now
+        """Return the block of the selected frame, or of the nearest caller that has one."""
+        layout = self.current_layout
         if layout is None or self.chosen is None:
             return None
         shortest = len(self.zoom) + self.hidden_rows
@@ -320,8 +320,8 @@ class FlameGraph(Scrollable, can_focus=True):
         return max(callees, key=_samples, default=None)
 
     def _single(self, number: int) -> list[Block]:
-        """The blocks of a row that can be chosen."""
-        row = () if self.layout_now is None else self.layout_now.row(number)
+        """Return the blocks of a row that can be selected."""
+        row = () if self.current_layout is None else self.current_layout.row(number)
         return [block for block in row if not block.merged]
 
     def _row_of(self, path: Path) -> int:
@@ -330,7 +330,7 @@ class FlameGraph(Scrollable, can_focus=True):
     # --- scrolling ------------------------------------------------------------------------------------------
 
     def scroll_by(self, step: int) -> None:
-        """Scroll by `step` rows; the choice stays, visible or not."""
+        """Scroll by `step` rows; keep the selection, visible or not."""
         self.top = self._bounded(self.top + step)
         self.redraw()
 
@@ -345,13 +345,13 @@ class FlameGraph(Scrollable, can_focus=True):
         return max(0, min(top, self._depth() - self.page))
 
     def _depth(self) -> int:
-        """The number of rows, visible or not."""
-        return 0 if self.layout_now is None else self.layout_now.depth - self.hidden_rows
+        """Return the number of rows, visible or not."""
+        return 0 if self.current_layout is None else self.current_layout.depth - self.hidden_rows
 
     # --- drawing --------------------------------------------------------------------------------------------
 
     def strips(self, size: Size) -> list[Strip]:
-        """The visible rows."""
+        """Return the visible rows."""
         size_and_theme = (size.width, self.app.theme)
         if size_and_theme != self._drawn_in:
             self._drawn_in, self._laid_out = size_and_theme, None
@@ -370,7 +370,7 @@ class FlameGraph(Scrollable, can_focus=True):
         matches = matcher(self.words) if self.words else None
         segments: list[Segment] = []
         at = -_MARGIN
-        for block in () if self.layout_now is None else self.layout_now.row(number):
+        for block in () if self.current_layout is None else self.current_layout.row(number):
             segments.append(Segment(" " * (block.start - at), blank))
             segments += self._frame_of(block, None if matches is None else matches(block.node.symbol))
             at = block.end
@@ -379,9 +379,9 @@ class FlameGraph(Scrollable, can_focus=True):
         return Strip([segment for segment in segments if segment.text], width)
 
     def _frame_of(self, block: Block, matches: bool | None) -> list[Segment]:
-        """The cells of a frame: its category's letter, name, share where there is room, and edge.
+        """Return the cells of a frame: its category's letter, name, share if there is room, and edge.
 
-        `matches` says whether it matches the search; None without one.
+        `matches` says whether the frame matches the search; None without a search.
         """
         theme, width = self.app.theme, block.end - block.start
         if block.merged:
@@ -408,9 +408,9 @@ class FlameGraph(Scrollable, can_focus=True):
         return [Segment(text, text_style) for text, text_style in cells if text]
 
     def _entry_cells(self, block: Block, entry: int) -> list[Segment]:
-        """An entry point, drawn as in the bars."""
+        """Return the cells of an entry point, drawn as in the bars."""
         chosen, width = block.path == self.chosen, block.end - block.start
-        ground = Ground.BAND if chosen else Ground.SCREEN
+        ground = Background.BAND if chosen else Background.SCREEN
         glyph, colour = GLYPHS[entry], style(self.app.theme, ROLES[entry])
         bold = style(self.app.theme, Role.BOLD, ground)
         name, _, share = self._texts(block, max(0, width - 5))
@@ -427,22 +427,22 @@ class FlameGraph(Scrollable, can_focus=True):
         return [Segment(text, text_style) for text, text_style in cells if text]
 
     def _texts(self, block: Block, space: int) -> tuple[str, int, str]:
-        """The name, elided or left out to fit `space` cells; the blank cells after it; the share, if it fits."""
-        assert self.layout_now is not None
+        """Return the name, elided or left out to fit in `space` cells; the blanks after it; the share, if it fits."""
+        assert self.current_layout is not None
         name = block.node.symbol
-        if space < min(_LEAST_NAME, len(name)):
+        if space < min(_MIN_NAME, len(name)):
             return "", space, ""
         if space < len(name) + _CELLS_FOR_SHARE:
             name = elide_end(name, space)
             return name, space - len(name), ""
-        (root,) = self.layout_now.row(0)
+        (root,) = self.current_layout.row(0)
         share = f"{human(block.node.samples / root.node.samples, RATIO)} "
         return name, space - len(name) - len(share), share
 
     # --- mouse ----------------------------------------------------------------------------------------------
 
     def on_click(self, event: events.Click) -> None:
-        """A click chooses a frame or zooms into the chosen one; the right button and the first line zoom out."""
+        """Select a clicked frame, or zoom into it if already selected. The right button or the first line zoom out."""
         number = self.top + event.y + self.hidden_rows
         if event.button == _RIGHT_BUTTON or (number == 0 and self.zoom):
             self.zoom_out()
@@ -456,12 +456,12 @@ class FlameGraph(Scrollable, can_focus=True):
             self.choose(block.path)
 
     def block_at(self, x: int, number: int) -> Block | None:
-        """The block at cell `x` of a row."""
-        row = () if self.layout_now is None else self.layout_now.row(number)
+        """Return the block at cell `x` of a row."""
+        row = () if self.current_layout is None else self.current_layout.row(number)
         return next((block for block in row if block.start <= x - _MARGIN < block.end), None)
 
     def on_resize(self) -> None:
-        """Lay out in the new width, and keep the chosen frame visible in the new height."""
+        """Lay out in the new width, and keep the selected frame visible in the new height."""
         self._lay_out()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of processes: who uses CPU time in the network stack."""
+"""The table of processes and their CPU time in the network stack."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import numpy as np
 
 from nettop.query.view import View
 from nettop.screens import headline
+from nettop.screens.cpu.cpu_table import network_share, row_flags, syscalls_by_samples
 from nettop.screens.cpu.entry_bars import percent
-from nettop.screens.cpu.headline import network_share, row_flags, syscalls_by_samples
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.cpu import HOOK_SERVED, NO_PROCESS
 from nettop.snapshots.schema import RATE
@@ -20,14 +20,14 @@ _SOFTIRQ = "softirq_ns" + RATE
 
 
 class CpuProcessesScreen(LensScreen):
-    """Processes: their system calls and the softirqs for their sockets; the rest belongs to no process."""
+    """Processes, with their system calls and the softirqs for their sockets; the rest belongs to no process."""
 
-    about = "which processes the network stack works for, and what belongs to none"
+    about = "CPU time in the network stack by process, and what belongs to none"
     row_style = RowStyle(absent={"process": "(ended)"}, flags=row_flags)
     describable = True
 
     def headline(self, view: View) -> list[BarItem]:
-        """What the network costs, the number of processes, and the share of softirq time of no process."""
+        """Return the cost of the network stack, the number of processes, and the share of softirqs for no process."""
         is_process = view.known("pid")
         processes, others = (np.flatnonzero(~view.gone & these) for these in (is_process, ~is_process))
         items = [*network_share(view), headline.count("processes", len(processes), 800)]

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of stacks: each stack of functions, and how many samples it has."""
+"""The table of call stacks and their samples."""
 
 from __future__ import annotations
 
-from nettop.screens.cpu.headline import CpuTable
+from nettop.screens.cpu.cpu_table import CpuTable
 from nettop.widgets.cells import RowStyle
 
 
 class StacksScreen(CpuTable):
-    """Stacks of functions. The function that runs is at the end, which is never elided."""
+    """Call stacks. They end in the running function, so their end is never elided."""
 
-    about = "every stack of functions that was sampled"
+    about = "every sampled call stack"
     row_style = RowStyle(absent={"stack": "(no names)"}, keep_ends=frozenset({"stack"}))
     describable = True
 

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from nettop.screens.latency.headline import LatencyTable
+from nettop.screens.latency.latency_table import LatencyTable
 
 
 class BucketsScreen(LatencyTable):
     """A row for each bucket that has counted anything."""
 
-    about = "the histograms as numbers: how many durations there are in each bucket"
+    about = "the histograms as numbers: the count of each bucket"
 
 
 SCREEN = BucketsScreen

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of protocols: where the packets of each protocol and family wait."""
+"""The table of protocols: where packets of each protocol and family wait."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from nettop.screens.latency.histograms import LatencyHistograms
 
 
 class ProtocolsScreen(LatencyHistograms):
-    """A row for each protocol and family; below them the chosen one as a histogram."""
+    """A row for each stage, protocol and family; below them the selected one's histogram."""
 
-    about = "where the packets of each protocol and version of IP wait, the chosen ones as a histogram"
+    about = "where packets of each protocol and IP version wait, the selected row as a histogram"
     named_by = ("stage", "protocol", "family")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main table: where packets wait, and the chosen place as a histogram, now and over time."""
+"""The main table: where packets wait, and the selected stage's histogram, current and over time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nettop.snapshots.latency import PROTOCOL_TABLE
 
 
 class StagesScreen(LatencyHistograms):
-    """Where packets wait; → opens the protocols of a row."""
+    """Stages where packets wait; → opens a stage's protocols."""
 
-    about = "where packets wait and for how long, the chosen place as a histogram; → opens its protocols"
+    about = "where packets wait and for how long, the selected stage as a histogram; → opens its protocols"
     named_by = ("stage",)
     member_table = PROTOCOL_TABLE
 
     def member_filter(self, view: View, key: int) -> str:
-        """The protocols of the same place."""
+        """Return the filter for the protocols of this stage."""
         at = np.flatnonzero(view.raw(view.table.key) == key)
         return f"stage={quote(view.values('stage', at)[0])}"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clients of served services, the slowest first; → opens the requests of one that wait."""
+"""The clients of local services, slowest first; → opens a client's waiting requests."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from nettop.widgets.bar import BarItem
 class ClientsScreen(LensScreen):
     """A row for each service and client."""
 
-    about = "clients by how fast they are answered, the slowest first; → opens the requests of one that wait"
+    about = "clients by response time, slowest first; → opens a client's waiting requests"
     member_table = WAITING
 
     def headline(self, view: View) -> list[BarItem]:
-        """How many, and those that made room."""
+        """Return the numbers of clients, answers, waiting requests, and evicted clients."""
         evicted = view.snapshot.counts.get(CLIENTS_EVICTED, 0)
         at = view.order[~view.gone[view.order]]
         return [
@@ -30,7 +30,7 @@ class ClientsScreen(LensScreen):
         ]
 
     def member_filter(self, view: View, key: int) -> str:
-        """The requests of this client to this service."""
+        """Return the filter for this client's requests to this service."""
         at = np.flatnonzero(view.raw(view.table.key) == key)
         service, client = (view.values(name, at)[0] for name in ("service", "client"))
         return f"service={service} remote_address={client}"

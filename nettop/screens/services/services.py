@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main table: each service with its response times, and the chosen one as a histogram, now and over time."""
+"""The main table: services with their response times, and the selected one's histogram, current and over time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from nettop.widgets.bar import BarItem
 from nettop.widgets.cells import WARNING, RowFlags, RowStyle
 
 _LINES_FIRST = 12
-_UNKNOWN = {
-    OVERLAPPING: "requests overlap: which answer is whose is not known, and so no response times",
-    PUSHING: "the service sends unasked: what answers a request is not known, and so no response times",
+_WHY_NO_TIMES = {
+    OVERLAPPING: "requests overlap: answers cannot be matched to them, so there are no response times",
+    PUSHING: "the service also sends without a request: answers cannot be told apart, so there are no response times",
 }
-"""Why a service has no response times."""
+"""Reasons why a service has no response times, by pattern."""
 
 
 def row_flags(view: View, at: Index) -> list[RowFlags]:
-    """A failure: slower than usual, or stuck. Idle: no answer lately."""
+    """Return the flags of rows: failed if slower than usual or stuck, idle without answers in the last interval."""
     speeds, rates = view.raw("speed")[at], view.column("answers_per_s")
     idle = rates.known[at] & (rates.numbers[at] == 0)
     return [
@@ -30,31 +30,31 @@ def row_flags(view: View, at: Index) -> list[RowFlags]:
 
 
 class ServicesScreen(HistogramScreen):
-    """Services; → opens the requests that wait at the chosen one, or, where none does, its clients."""
+    """Services; → opens the selected one's waiting requests or, if there are none, its clients."""
 
-    about = "services by how fast they answer, the slowest first; → opens the requests that wait, or else the clients"
+    about = "services by response time, slowest first; → opens the waiting requests, or else the clients"
     row_style = RowStyle(
         failing={"p99": f"{WARNING} ", "oldest": f"{WARNING} "},
         stale=frozenset({"p50", "p90", "p99", "max"}),
         flags=row_flags,
     )
     histogram = "response"
-    nothing = "no answers"
-    lines_first = _LINES_FIRST
-    remembered = (SERVICES,)
+    empty_text = "no answers"
+    min_table_lines = _LINES_FIRST
+    recorded_tables = (SERVICES,)
     named_by = ("process", "service", "side")
     member_table = WAITING
 
     def meaning(self, view: View, at: int) -> str:
-        """Of which end these are the times, or why there are none."""
-        if why := _UNKNOWN.get(int(view.raw("pattern")[at])):
+        """Return the end at which times are measured, or the reason why there are none."""
+        if why := _WHY_NO_TIMES.get(int(view.raw("pattern")[at])):
             return why
         if int(view.raw("side")[at]) == SERVED:
             return "from a request's arrival here to the first byte of its answer"
         return "from a request's first byte to the arrival of its answer here"
 
     def headline(self, view: View) -> list[BarItem]:
-        """Answers, requests that wait, and how many services are in trouble."""
+        """Return answers, waiting requests, and how many services are in trouble."""
         at = view.order[~view.gone[view.order]]
         speeds = view.raw("speed")[at]
         troubled = [
@@ -71,7 +71,7 @@ class ServicesScreen(HistogramScreen):
         ]
 
     def draw_chosen(self) -> None:
-        """The chosen row; → opens the requests that wait there, or its clients."""
+        """Draw the selected row; → will open its waiting requests, or its clients."""
         super().draw_chosen()
         view = self.view
         if view is None or not len(view.order):
@@ -80,8 +80,8 @@ class ServicesScreen(HistogramScreen):
         has_clients = view.raw("side")[row][0] == SERVED and not view.raw("waiting")[row][0]
         self.member_table = CLIENTS if has_clients else WAITING
 
-    def member_filter(self, view: View, key: int) -> str:  # noqa: ARG002 - the key is what members name
-        """Those of this service."""
+    def member_filter(self, view: View, key: int) -> str:  # noqa: ARG002 - members refer to the key itself
+        """Return the filter for the members of this service."""
         return f"service={key}"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The requests that wait for their answers now, the oldest first."""
+"""The requests currently waiting for their answers, oldest first."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _NOT_READ = next(number for number, name in NO_YES.items() if name == "no")
 class WaitingScreen(LensScreen):
     """A row for each request without an answer."""
 
-    about = "requests that wait for their answers now, the oldest first, and whether they were read yet"
+    about = "requests now waiting for their answers, oldest first, and whether they were read yet"
     describable = True
 
     def headline(self, view: View) -> list[BarItem]:
-        """How many, how many of them were not read, and how long the oldest has waited."""
+        """Return the number of requests, how many were not read, and how long the oldest has waited."""
         at = view.order[~view.gone[view.order]]
         not_read = (view.raw("side")[at] == SERVED) & (view.raw("was_read")[at] == _NOT_READ)
         items = [

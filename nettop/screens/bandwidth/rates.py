@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the headlines of the bandwidth lens's tables begin with."""
+"""Rates of the host's uplinks and virtual interfaces, with which the bandwidth tables' headlines start."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from nettop.query.view import View
 from nettop.snapshots.arrays import Mask
 from nettop.snapshots.bandwidth import INTERFACES, UPLINK, VIRTUAL
 from nettop.snapshots.schema import OWN_NAMESPACE, RATE
-from nettop.widgets.bar import KEPT, BarItem, Span, item
+from nettop.widgets.bar import ALWAYS_SHOWN, BarItem, Span, item
 from nettop.widgets.themes import Role
 
 _ARROWS = (("↓ ", Role.TOTAL_RECEIVED, "bytes_received"), ("↑ ", Role.TOTAL_SENT, "bytes_sent"))
 
 
 def rates_by_backing(view: View) -> list[BarItem]:
-    """Return `uplinks ↓ 1.2 Gb/s ↑ 80 Mb/s`, what the host receives and sends, then the same of its other
-    interfaces.
+    """Return `uplinks ↓ 1.2 Gb/s ↑ 80 Mb/s`, the host's rates, then those of its virtual interfaces.
 
-    One of those may carry what another one does. Together they are all rows of the table.
+    Several virtual interfaces may carry the same packets. Together, both groups are all rows of the table.
     """
     interfaces = view if view.table is INTERFACES else View(view.frame, screen_query(INTERFACES))
     has_uplink = bool((interfaces.raw("backing")[~interfaces.gone] == UPLINK).any())
     items = [] if has_uplink else [item(("no uplink", Role.WARN), importance=950)]
-    for backing, label, importance in ((UPLINK, "uplinks", KEPT), (VIRTUAL, "virtual", 940)):
+    for backing, label, importance in ((UPLINK, "uplinks", ALWAYS_SHOWN), (VIRTUAL, "virtual", 940)):
         items += _rates(view, _with_backing(view, interfaces, backing), label, importance)
     return items
 
 
 def _with_backing(view: View, interfaces: View, backing: int) -> Mask:
-    """Return the rows that are interfaces of a kind, or belong to them."""
+    """Return a mask of the rows that are interfaces of this backing, or belong to them."""
     is_meant: Mask = interfaces.raw("backing") == backing
     if view is interfaces:
         return is_meant
@@ -46,7 +45,7 @@ def _with_backing(view: View, interfaces: View, backing: int) -> Mask:
 
 
 def _rates(view: View, which: Mask, label: str, importance: int) -> Iterator[BarItem]:
-    """Yield `label ↓ amount ↑ amount`; nothing where there are no rows, or no rates yet."""
+    """Yield `label ↓ amount ↑ amount`; nothing without rows, or before rates are known."""
     at = np.flatnonzero(which)
     rates = [view.total(name + RATE, at) for _, _, name in _ARROWS]
     if None in rates:

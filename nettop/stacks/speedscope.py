@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file format of https://www.speedscope.app (file-format-schema.json)."""
+"""Export in the file format of https://www.speedscope.app (file-format-schema.json)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections import Counter
 from itertools import chain
 
 from nettop import __version__
-from nettop.query.cpu import Profile, path_of
 from nettop.snapshots.cpu import CATEGORIES, CATEGORY_OF
+from nettop.stacks.counts import Profile, path_of
 
 SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 
 
 def speedscope(profile: Profile) -> str:
-    """One sampled profile, in ns of CPU time, summed over all CPUs.
+    """Return one sampled profile, in ns of CPU time, summed over all CPUs.
 
-    A function with a category has that as its `file`: speedscope shows it, and colours by file.
+    The category of a function is its `file`, which speedscope shows and uses for the colour.
     """
     times: Counter[tuple[str, ...]] = Counter()
     for count in profile.counts:

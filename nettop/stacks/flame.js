@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Zoom, search and details of a flame graph drawn by flame_svg.py: a frame begins at data-at and is data-of samples wide.
-"use strict";
+// Zoom, search and details for a flame graph drawn by flame_svg.py, which puts flame_graph.js before this. A frame starts
+// at data-at and is data-of samples wide.
 {
   const NARROWEST = 0.1;
   const svg = document.documentElement;
-  const layout = JSON.parse(svg.dataset.layout);
+  const drawn = JSON.parse(svg.dataset.layout);
   const byId = (id) => document.getElementById(id);
-  const search = byId("search"), box = search.firstElementChild, details = byId("details");
+  const field = byId("search"), box = field.firstElementChild, details = byId("details");
   const entries = [...document.querySelectorAll(".entry")];
   const corners = entries.map((entry) => {
     const corner = entry.querySelector("rect");
@@ -18,60 +18,51 @@
     text: group.querySelector("text"),
     title: group.querySelector("title").textContent,
     at: +group.dataset.at,
-    of: +group.dataset.of,
-    row: +group.dataset.row,
+    samples: +group.dataset.of,
+    depth: +group.dataset.row,
+    children: [],
     category: group.dataset.category,
     label: group.dataset.label,
   }));
-  const root = frames[0];
+  const root = frames[0], callers = [];
+  for (const frame of frames) {
+    frame.parent = callers[frame.depth - 1] ?? null;
+    frame.parent?.children.push(frame);
+    callers[frame.depth] = frame;
+  }
   let zoomed = root, picked = null;
 
-  const within = (inner, outer) =>
-    inner.row >= outer.row && inner.at >= outer.at && inner.at + inner.of <= outer.at + outer.of;
-
-  function fitting(label, width) {
-    const room = Math.max(Math.trunc((width - 4) / layout.char), 0);
-    if (label.length <= room) return label;
-    return room > 4 ? label.slice(0, room - 1) + "…" : label.slice(0, Math.min(room, 1));
-  }
-
   function place(frame, x, width, isAbove) {
-    const isShown = width >= NARROWEST;
-    frame.group.setAttribute("display", isShown ? "inline" : "none");
-    if (!isShown) return;
+    frame.group.setAttribute("display", "inline");
     frame.group.classList.toggle("above", isAbove);
     frame.box.setAttribute("x", x);
     frame.box.setAttribute("width", width);
     frame.text.setAttribute("x", x + 3);
-    frame.text.textContent = fitting(frame.label, width);
+    frame.text.textContent = fitting(frame.label, Math.trunc((width - 4) / drawn.char));
   }
 
-  // In as many columns as fit. Returns the height of the image.
+  // Lay the legend out in as many columns as fit; return the height of the image.
   function drawLegend(room) {
-    const columns = Math.max(Math.floor(room / layout.legendColumn), 1);
+    const columns = Math.max(Math.floor(room / drawn.legendColumn), 1);
     entries.forEach((entry, number) => {
       const [x, y] = corners[number];
-      const left = layout.margin + (number % columns) * layout.legendColumn;
-      const top = corners[0][1] + Math.floor(number / columns) * layout.legendRow;
+      const left = drawn.margin + (number % columns) * drawn.legendColumn;
+      const top = corners[0][1] + Math.floor(number / columns) * drawn.legendRow;
       entry.setAttribute("transform", `translate(${left - x}, ${top - y})`);
     });
-    const top = corners.length ? corners[0][1] : +svg.getAttribute("height") - layout.foot;
-    return top + Math.ceil(entries.length / columns) * layout.legendRow + layout.foot;
+    const top = corners.length ? corners[0][1] : +svg.getAttribute("height") - drawn.foot;
+    return top + Math.ceil(entries.length / columns) * drawn.legendRow + drawn.foot;
   }
 
   function draw() {
     const width = Math.max(window.innerWidth - 16, 480);
-    const room = width - 2 * layout.margin, height = drawLegend(room);
+    const room = width - 2 * drawn.margin, height = drawLegend(room);
     svg.setAttribute("width", width);
     svg.setAttribute("height", height);
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    search.setAttribute("x", width - layout.margin - 240);
-    const scale = room / Math.max(zoomed.of, 1);
-    for (const frame of frames) {
-      if (within(frame, zoomed)) place(frame, layout.margin + (frame.at - zoomed.at) * scale, frame.of * scale, false);
-      else if (frame.row < zoomed.row && within(zoomed, frame)) place(frame, layout.margin, room, true);
-      else frame.group.setAttribute("display", "none");
-    }
+    field.setAttribute("x", width - drawn.margin - 240);
+    for (const frame of frames) frame.group.setAttribute("display", "none");
+    for (const { node, x, width, isAbove } of layout(zoomed, room, NARROWEST)) place(node, drawn.margin + x, width, isAbove);
     byId("reset").setAttribute("visibility", zoomed === root ? "hidden" : "visible");
     showMatched();
   }
@@ -81,19 +72,9 @@
     draw();
   }
 
-  // Samples of the highlighted frames; a frame inside another one is not counted twice.
   function showMatched() {
-    let samples = 0, end = -1;
-    if (picked !== null) {
-      const hits = frames.filter((frame) => picked(frame) && within(frame, zoomed));
-      for (const frame of hits.sort((a, b) => a.at - b.at || b.of - a.of)) {
-        if (frame.at >= end) {
-          samples += frame.of;
-          end = frame.at + frame.of;
-        }
-      }
-    }
-    const share = ((100 * samples) / Math.max(zoomed.of, 1)).toFixed(1);
+    const samples = picked === null ? 0 : samplesOf(zoomed, picked);
+    const share = ((100 * samples) / Math.max(zoomed.samples, 1)).toFixed(1);
     byId("matched").textContent = picked === null ? "" : `matched: ${share} % (${samples.toLocaleString("en")} samples)`;
   }
 
@@ -106,11 +87,6 @@
     showMatched();
   }
 
-  function searchFor(words) {
-    const wanted = words.trim().toLowerCase();
-    pick(wanted === "" ? null : (frame) => frame.row > 0 && frame.label.toLowerCase().includes(wanted));
-  }
-
   function show(text) {
     const visible = svg.getBoundingClientRect();
     const bottom = Math.min(window.innerHeight, visible.bottom) - visible.top;
@@ -120,7 +96,7 @@
   }
 
   for (const frame of frames) {
-    frame.group.querySelector("title").remove(); // shown at once in the line below instead
+    frame.group.querySelector("title").remove(); // the details line shows it without delay instead
     frame.group.addEventListener("click", () => zoom(frame));
     frame.group.addEventListener("mouseenter", () => show(frame.title));
     frame.group.addEventListener("mouseleave", () => show(""));
@@ -130,11 +106,11 @@
       const category = entry.dataset.category, isOff = entry.classList.contains("hit");
       box.value = "";
       if (isOff) pick(null);
-      else pick((frame) => frame.row > 0 && frame.category === category, category);
+      else pick((frame) => frame.depth > 0 && frame.category === category, category);
     });
   }
   byId("reset").addEventListener("click", () => zoom(root));
-  box.addEventListener("input", () => searchFor(box.value));
+  box.addEventListener("input", () => pick(search(box.value, (frame) => frame.label)));
   window.addEventListener("keydown", (event) => {
     if ((event.ctrlKey || event.metaKey) && event.key === "f") {
       event.preventDefault();

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Headline items of the lens `cpu`: what the network stack costs, and how that is measured."""
+"""Headline items of the lens `cpu`: the cost of the network stack, and how it is measured."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ _NETWORK = "network_ns"
 
 
 row_flags = partial(idle_where_zero, _NETWORK + RATE)
-"""Idle: the network took no time in the last interval."""
+"""Function that returns row flags: idle without network time in the last interval."""
 
 
 class CpuTable(LensScreen):
-    """A table of the lens; its screens differ only in what they declare."""
+    """A table of the lens; subclasses only declare their differences."""
 
     def headline(self, view: View) -> list[BarItem]:
-        """What the network costs, and how that is measured."""
+        """Return the cost of the network stack, and how it is measured."""
         return [*network_share(view), *sampling(view.snapshot)]
 
 
 def network_share(view: View) -> list[BarItem]:
-    """`network 14.2 % of 16 CPUs (2.27 cores)`, whatever table the view is of."""
+    """Return `network 14.2 % of 16 CPUs (2.27 cores)`; the view may be of any table."""
     cores, cpus = network_cores(view.frame)
     items = [item(("network ", Role.DIM), (percent(cores / cpus if cores is not None else None), Role.BOLD))]
-    items.append(item((f"of {cpus_in_words(cpus)}", Role.DIM), importance=950, beside=True))
+    items.append(item((f"of {cpu_count_text(cpus)}", Role.DIM), importance=950, beside=True))
     if cores is not None:
         items.append(item((f"({cores:.2f} cores)", Role.DIM), importance=940, beside=True))
     return items
 
 
 def network_cores(frame: Frame) -> tuple[float | None, int]:
-    """The network stack's CPU time in the last interval, in CPUs, and how many CPUs there are."""
+    """Return the network stack's CPU time in the last interval, in CPUs, and the number of CPUs."""
     if frame.now.tables.get(CPUS.name) is None:
         return None, 0
     view = View(frame, replace(screen_query(CPUS), gone=False))
@@ -56,7 +56,7 @@ def network_cores(frame: Frame) -> tuple[float | None, int]:
 
 
 def sampling(snapshot: Snapshot) -> list[BarItem]:
-    """The sampling rate, the samples, the share of frames without a name, and what is estimated."""
+    """Return the sampling rate, the samples, the share of unresolved ones, and whether times are estimated."""
     counts = snapshot.counts
     if snapshot.why_not(HOOK_SAMPLES.name) is not None:
         return [headline.not_available("samples", 900)]
@@ -76,7 +76,7 @@ def sampling(snapshot: Snapshot) -> list[BarItem]:
 
 
 def syscalls_by_samples(snapshot: Snapshot) -> list[BarItem]:
-    """Says that the times of system calls are estimated from samples, where they are."""
+    """Return `syscalls by samples` if times of system calls are estimated from samples."""
     hook = snapshot.hook(HOOK_SYSCALLS.name)
     if hook is None or hook.mechanism != HOOK_SAMPLES.name:
         return []
@@ -84,16 +84,16 @@ def syscalls_by_samples(snapshot: Snapshot) -> list[BarItem]:
 
 
 def cores_of(view: View, name: str, at: Index) -> float | None:
-    """The CPU time of a column, in CPUs; None where unknown."""
+    """Return the CPU time of a column in CPUs, or None if unknown."""
     ns_per_s = view.total(name + RATE, at)
     return None if ns_per_s is None else ns_per_s / 1e9
 
 
 def samples(count: int, importance: int) -> BarItem:
-    """`1,264 samples`"""
+    """Return `1,264 samples`."""
     return item((f"{count:,}", Role.TEXT), (f" {plural('sample', count)}", Role.DIM), importance=importance)
 
 
-def cpus_in_words(count: int) -> str:
-    """`16 CPUs`"""
+def cpu_count_text(count: int) -> str:
+    """Return `16 CPUs`."""
     return f"{count} {plural('CPU', count)}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampled stacks over windows of time, as a tree and by category: for the flame graph and the exports."""
+"""Sampled stacks over time windows, as a tree and by category, for the flame graph and the exports."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from nettop.snapshots.snapshot import Rows, known
 
 MINUTE_NS = 60_000_000_000
 MARK_NS = 5_000_000_000
-"""The least distance between the snapshots that are kept of the last minute."""
+"""Minimum time between the snapshots kept of the last minute."""
 
 
 class StackCount(NamedTuple):
-    """A stack of kernel functions (`frames`, root first), where it was sampled, and how often."""
+    """A stack of kernel functions (`frames`, root first), where and how often it was sampled."""
 
     entry: int
     cpu: int
@@ -45,22 +45,22 @@ class FlameSort(StrEnum):
 
 
 class Window(StrEnum):
-    """The time whose samples are counted."""
+    """The time window of the samples."""
 
     INTERVAL = "interval"
     """From the previous snapshot to the newest."""
     MINUTE = "minute"
     """The last 60 to 65 seconds, or since the first snapshot if that is less."""
     START = "start"
-    """Since the start of the source."""
+    """Since the source was started."""
 
 
 @dataclass(frozen=True, eq=False)
 class FlameNode:
-    """A function as called by those above it; its `samples` and `time_ns` include those of its `children`.
+    """A function on one call path; its `samples` and `time_ns` include those of its `children`.
 
-    `category` is that of the deepest function from the root to here which has one, OTHER if none has; NETTOP if all
-    samples are of nettop's own programs. `find_children` is called once, on first use: a screen shows few functions.
+    `category` is that of the deepest function on the path that has one, OTHER if none has, or NETTOP if all samples are
+    of nettop's own programs. `children` calls `find_children` once, on first use, because a screen shows few functions.
     """
 
     symbol: str
@@ -71,18 +71,18 @@ class FlameNode:
 
     @cached_property
     def children(self) -> tuple[FlameNode, ...]:
-        """The functions that it calls, in the tree's order."""
+        """The function's callees, in the tree's order."""
         return self.find_children()
 
     @property
     def own_samples(self) -> int:
-        """Samples in the function itself, not in one that it calls."""
+        """Samples in the function itself, without its callees."""
         return self.samples - sum(child.samples for child in self.children)
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Stacks that were sampled on a host for `elapsed_ns` from `began_ns` (wall clock)."""
+    """Stacks sampled on a host for `elapsed_ns` from `began_ns` (wall clock)."""
 
     counts: tuple[StackCount, ...]
     host: str
@@ -92,18 +92,18 @@ class Profile:
 
     @property
     def samples(self) -> int:
-        """All samples."""
+        """Total number of samples."""
         return sum(count.samples for count in self.counts)
 
     @property
     def title(self) -> str:
-        """One line: what, of which host, when, for how long, and how often."""
+        """One line with the subject, host, time, duration and sampling rate."""
         when, elapsed_s = rfc3339(self.began_ns)[:19], self.elapsed_ns / 1e9
         return f"network stack on CPU · {self.host} · {when}Z · {elapsed_s:.1f} s at {self.sampled_hz} Hz"
 
 
 def stack_counts(rows: Rows) -> list[StackCount]:
-    """The rows of the table `stacks` that have samples."""
+    """Return the rows of the table `stacks` that have samples."""
     samples = rows.array["samples"]
     sampled = rows.array[known(samples) & (samples > 0)]
     columns = (sampled[name].tolist() for name in ("entry", "cpu", "stack", "category", "samples", "time_ns"))
@@ -123,20 +123,21 @@ def flame_tree(
     *,
     by_cpu: bool = False,
 ) -> FlameNode:
-    """The stacks as a tree whose root is `title`: below it the entry points (below their CPU where `by_cpu`), and
-    below each the functions."""
+    """Build a tree with the root `title`, below it the entry points (below their CPU if `by_cpu`), then the
+    functions."""
     stacks = _Stacks(counts, by_cpu=by_cpu)
     return stacks.node(title, range(len(stacks.paths)), 0, OTHER, sort)
 
 
 def path_of(count: StackCount, *, by_cpu: bool = False) -> tuple[str, ...]:
-    """The names from the root to a stack's function: the CPU if `by_cpu`, the entry point, the frames."""
+    """Return the names from the root to a stack's innermost function: the CPU if `by_cpu`, the entry point, the
+    frames."""
     entry = ENTRIES.get(count.entry, "unknown")
     return (f"CPU {count.cpu}", entry, *count.frames) if by_cpu else (entry, *count.frames)
 
 
 def category_totals(counts: Iterable[StackCount]) -> dict[int, tuple[int, int]]:
-    """Samples and ns by category, without categories that have none."""
+    """Sum up samples and ns by category, without empty categories."""
     totals: dict[int, tuple[int, int]] = {}
     for count in counts:
         samples, time_ns = totals.get(count.category, (0, 0))
@@ -145,7 +146,7 @@ def category_totals(counts: Iterable[StackCount]) -> dict[int, tuple[int, int]]:
 
 
 def grown_rows(now: Rows, before: Rows) -> Rows:
-    """The table `stacks` with what was counted between two snapshots of the same source."""
+    """Return the rows of `stacks` with the counts added between two snapshots of one source."""
     at = positions(now.array["id"], before.array["id"])
     array = now.array.copy()
     for name in ("samples", "time_ns"):
@@ -156,17 +157,17 @@ def grown_rows(now: Rows, before: Rows) -> Rows:
 
 
 class _Reading(NamedTuple):
-    """The table `stacks`, and for how long its source had sampled by then."""
+    """The rows of `stacks`, and for how long their source had been sampling."""
 
     rows: Rows
     watched_ns: int
 
 
 class StackHistory:
-    """Windows over cumulative snapshots of the table `stacks`.
+    """Time windows over cumulative snapshots of the table `stacks`.
 
-    It keeps 15 snapshots at most: the newest, the previous one, and one every 5 s of the last minute. If the source
-    was started again (its numbers fell) the history begins again.
+    Keeps at most 15 snapshots: the newest, the previous one, and one every 5 s of the last minute. If the source was
+    restarted (its counts fell), the history restarts too.
     """
 
     def __init__(self) -> None:
@@ -175,8 +176,8 @@ class StackHistory:
         self._minute: list[_Reading] = []
 
     def add(self, rows: Rows, watched_ns: int) -> None:
-        """Add the newest snapshot, whose source has sampled for `watched_ns` since its start. Adding a snapshot again
-        changes nothing."""
+        """Add the newest snapshot, whose source has sampled for `watched_ns` since its start. Adding a snapshot twice
+        is a no-op."""
         if self._now is not None and rows.taken_ns == self._now.rows.taken_ns:
             return
         now = _Reading(rows, watched_ns)
@@ -189,19 +190,19 @@ class StackHistory:
             del self._minute[0]
 
     def copy(self) -> StackHistory:
-        """A copy that does not change while this history goes on."""
+        """Return an independent copy."""
         other = StackHistory()
         other._before, other._now = self._before, self._now
         other._minute = [*self._minute]
         return other
 
     def counts(self, window: Window) -> list[StackCount]:
-        """The stacks of a window; empty before the first snapshot, or for an interval before the second."""
+        """Return the stacks of a window; empty before the first snapshot, or for an interval before the second."""
         since = self._since(window)
         return stack_counts(grown_rows(self._now.rows, since.rows)) if self._now and since else []
 
     def span_ns(self, window: Window) -> int | None:
-        """For how long the source has sampled in the window; None if the window has not begun yet."""
+        """Return how long the source sampled within the window; None if the window has not begun yet."""
         since = self._since(window)
         return self._now.watched_ns - since.watched_ns if self._now and since else None
 
@@ -214,7 +215,7 @@ class StackHistory:
 
 
 class _Stacks:
-    """Stacks sorted by path, so that those below a node are contiguous, and their cumulative sums."""
+    """Stacks sorted by path, so that the stacks below a node are contiguous, with cumulative sums."""
 
     def __init__(self, counts: Iterable[StackCount], *, by_cpu: bool) -> None:
         by_path = sorted(((path_of(count, by_cpu=by_cpu), count) for count in counts), key=itemgetter(0))
@@ -224,7 +225,7 @@ class _Stacks:
         self._own = [0, *accumulate(count.samples if count.category == NETTOP else 0 for _, count in by_path)]
 
     def node(self, symbol: str, some: range, depth: int, above: int, sort: FlameSort) -> FlameNode:
-        """The node of the stacks in `some`, `depth` names from the root; `above` is its caller's category."""
+        """Return the node of the stacks in `some`, `depth` names from the root; `above` is its caller's category."""
         first, after = some.start, some.stop
         samples = self._samples[after] - self._samples[first]
         time_ns = self._time_ns[after] - self._time_ns[first]
@@ -235,7 +236,7 @@ class _Stacks:
         return FlameNode(symbol, samples, time_ns, category, below)
 
     def _children(self, some: range, depth: int, above: int, sort: FlameSort) -> tuple[FlameNode, ...]:
-        """A node for each name that follows the first `depth` names; stacks that end there sort first."""
+        """Return a node for each name at `depth`; stacks that end there sort first."""
         nodes, paths, at, end = [], self.paths, some.start, some.stop
         while at < end and len(paths[at]) == depth:
             at += 1
@@ -245,13 +246,13 @@ class _Stacks:
             nodes.append(self.node(symbol, range(at, after), depth + 1, above, sort))
             at = after
         if sort is FlameSort.SAMPLES:
-            nodes.sort(key=lambda node: -node.samples)  # equal ones stay in order of their names
+            nodes.sort(key=lambda node: -node.samples)  # stable: ties stay sorted by name
         return tuple(nodes)
 
 
 @lru_cache(16_384)
 def _frames(stack: str) -> tuple[str, ...]:
-    """The functions of a stack, cached: the same stacks come with every refresh."""
+    """Return the functions of a stack. Cache them, because every refresh has mostly the same stacks."""
     return tuple(map(sys.intern, stack.split(";"))) if stack else ()
 
 
@@ -260,7 +261,7 @@ def _between_ns(before: _Reading, now: _Reading) -> int:
 
 
 def _continues(now: _Reading, before: _Reading) -> bool:
-    """Whether both snapshots count from the same start: no number fell, and not all stacks are gone."""
+    """Return whether both snapshots count from the same start: no count fell, and not all stacks are gone."""
     at = positions(now.rows.array["id"], before.rows.array["id"])
     both = at >= 0
     fell = now.rows.array["samples"][both] < before.rows.array["samples"][at[both]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Widgets that scroll their own lines."""
+"""Widgets that scroll their lines themselves."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from textual.strip import Strip
 from nettop.widgets.lines import Lines
 
 THUMB = "▐"
-"""The scroll bar: drawn over the last cell of some lines."""
+"""The scroll bar's thumb, drawn over the last cell of some lines."""
 _STEP = 3
 
 
 def thumb(lines: int, page: int, top: int) -> range:
-    """The lines of a page that show the thumb of the scroll bar; none where all lines fit."""
+    """Return the lines of a page that show the scroll bar's thumb; none if all lines fit."""
     if lines <= page:
         return range(0)
     length = max(1, page * page // lines)
@@ -25,12 +25,12 @@ def thumb(lines: int, page: int, top: int) -> range:
 
 
 def with_thumb(strip: Strip, bar: Style) -> Strip:
-    """The strip, with a part of the scroll bar over its last cell."""
+    """Return the strip with a part of the scroll bar over its last cell."""
     return Strip.join([strip.crop(0, strip.cell_length - 1), Strip([Segment(THUMB, bar)], 1)])
 
 
 class Scrollable(Lines):
-    """A widget with lines of its own to scroll."""
+    """A widget that scrolls its own lines."""
 
     def scroll_by(self, step: int) -> None:
         """Scroll by `step` lines, within bounds."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A flame graph as one self-contained SVG file: click to zoom, Ctrl-F to search, the legend highlights a category."""
+"""A flame graph as a self-contained SVG file: click to zoom, Ctrl-F to search, click the legend to highlight."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from nettop.query.cpu import FlameNode, Profile, category_totals, flame_tree
 from nettop.query.units import human
 from nettop.snapshots.cpu import CATEGORIES, NETTOP, OTHER
+from nettop.stacks.counts import FlameNode, Profile, category_totals, flame_tree
 
 WIDTH, MARGIN, HEAD, ROW = 1200, 10, 74, 18
-"""Pixels: the width as written (a browser lays it out again for its window), the margins beside and above the frames,
-and the height of a row."""
+"""Pixels: the initial width (flame.js adapts it to the browser's window), the margins beside and above the frames, and
+the height of a row."""
 CHAR = 7.23
-"""Width of a character."""
+"""Width of a character in pixels."""
 NARROWEST = 0.0001
-"""Frames with a smaller share of all samples are omitted, and counted."""
+"""Smallest share of all samples that is drawn; narrower frames are omitted and counted."""
 
 _LEGEND_ROW, _LEGEND_COLUMN, _FOOT = 22, 226, 40
 _LAYOUT = {
@@ -29,7 +29,7 @@ _LAYOUT = {
     "legendColumn": _LEGEND_COLUMN,
     "foot": _FOOT,
 }
-"""What flame.js needs for the layout."""
+"""Layout constants for flame.js."""
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 COLOURS = {
@@ -53,11 +53,11 @@ COLOURS = {
     18: "#b7b0ec",
     OTHER: "#ececec",
 }
-"""By category; light, so that black text is readable on all of them."""
+"""Fill colour by category; all are light enough for black text."""
 
 
 def flame_svg(profile: Profile) -> str:
-    """The flame graph of all stacks: entry points below the root, and what they call below them."""
+    """Return the flame graph of all stacks: entry points below the root, callees below their callers."""
     tree = flame_tree(profile.counts)
     graph = _Graph(tree, profile)
     frames = "".join(graph.frames(tree))
@@ -69,7 +69,7 @@ def flame_svg(profile: Profile) -> str:
 <svg xmlns="http://www.w3.org/2000/svg" {size} data-layout="{_text(json.dumps(_LAYOUT))}">
 <title>{_text(profile.title)}</title>
 <style>
-{_part("css")}</style>
+{_part("flame.css")}</style>
 <rect id="paper" width="100%" height="100%"/>
 <text id="headline" x="{MARGIN}" y="24">{_text(profile.title)}</text>
 <text x="{MARGIN}" y="45">{_text(graph.subtitle)}</text>
@@ -86,13 +86,13 @@ def flame_svg(profile: Profile) -> str:
 {"".join(graph.legend(legend_at))}</g>
 <g id="details"><rect width="100%" height="26"/><text x="{MARGIN}" y="18"></text></g>
 <script><![CDATA[
-{_part("js")}]]></script>
+{_part("flame_graph.js").replace("export function", "function")}{_part("flame.js")}]]></script>
 </svg>
 """
 
 
 class _Graph:
-    """The parts that depend on the stacks."""
+    """The parts of the image that depend on the stacks."""
 
     def __init__(self, tree: FlameNode, profile: Profile) -> None:
         self.rows = 0
@@ -102,7 +102,7 @@ class _Graph:
         self._totals = sorted(category_totals(profile.counts).items(), key=lambda item: -item[1][0])
 
     def frames(self, node: FlameNode, at: int = 0, depth: int = 0) -> Iterator[str]:
-        """A function and those below it that are wide enough; it begins `at` samples from the left."""
+        """Yield a function and its callees that are wide enough. The function begins `at` samples from the left."""
         self.rows = max(self.rows, depth + 1)
         yield self._frame(node, at, depth)
         for child in node.children:
@@ -126,7 +126,7 @@ class _Graph:
         )
 
     def _details(self, node: FlameNode) -> str:
-        """`tcp_v4_rcv · TCP · 1,234 samples (12.3 %) · 1.2 s · 12.3 % of one CPU`."""
+        """Return details such as `tcp_v4_rcv · TCP · 1,234 samples (12.3 %) · 1.2 s · 12.3 % of one CPU`."""
         parts = (
             node.symbol,
             CATEGORIES[node.category].label,
@@ -138,19 +138,19 @@ class _Graph:
 
     @property
     def subtitle(self) -> str:
-        """All samples and their time."""
-        narrow = f" · {self.omitted:,} too narrow to be drawn" if self.omitted else ""
+        """Total samples and their time."""
+        narrow = f" · {self.omitted:,} too narrow to draw" if self.omitted else ""
         time_ns = self._tree.time_ns
         time = f"{human(time_ns, 'ns')}, {_percent(time_ns, self._elapsed_ns)} of one CPU"
         return f"{self._tree.samples:,} samples · {time}{narrow}"
 
     @property
     def legend_rows(self) -> int:
-        """Rows of the legend."""
+        """Number of rows of the legend."""
         return -(-len(self._totals) // _LEGEND_COLUMNS)
 
     def legend(self, top: int) -> Iterator[str]:
-        """Each category that was sampled, the largest first: colour, letter, name and share."""
+        """Yield each sampled category, the largest first, with colour, letter, name and share."""
         for place, (number, (samples, _)) in enumerate(self._totals):
             row, column = divmod(place, _LEGEND_COLUMNS)
             x, y = MARGIN + column * _LEGEND_COLUMN, top + row * _LEGEND_ROW
@@ -168,7 +168,7 @@ _LEGEND_COLUMNS = (WIDTH - 2 * MARGIN) // _LEGEND_COLUMN
 
 
 def _fitting(label: str, width: float) -> str:
-    """The label, shortened to the width of its frame; flame.js does the same."""
+    """Shorten the label to the width of its frame, like `fitting` in flame_graph.js."""
     chars = max(int((width - 4) / CHAR), 0)
     if len(label) <= chars:
         return label
@@ -180,10 +180,10 @@ def _percent(part: int, whole: int) -> str:
 
 
 def _text(text: str) -> str:
-    """The text escaped for XML; characters that XML forbids are replaced."""
+    """Escape text for XML, replacing characters that XML forbids."""
     return html.escape(_NOT_XML.sub("\ufffd", text))
 
 
-def _part(ending: str) -> str:
-    """The text of flame.css or flame.js."""
-    return Path(__file__).with_name(f"flame.{ending}").read_text(encoding="utf-8")
+def _part(name: str) -> str:
+    """Read a file beside this one."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")

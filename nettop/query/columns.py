@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The columns of joined rows: numbers, rates, histograms and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from nettop.query.address import address_text, distinct_addresses
+from nettop.query.joined_rows import ColumnValues, JoinedRows, present
+from nettop.snapshots.arrays import Array, Mask, positions
+from nettop.snapshots.histograms import Buckets
+from nettop.snapshots.schema import RATE, Field, Kind
+from nettop.snapshots.snapshot import known
+
+Names = Callable[[bytes], "str | None"]
+"""Function that returns the name of a 16-byte address; None if it is unknown."""
+
+
+class Columns:
+    """The columns of joined rows, each computed on first use, and cached.
+
+    With `deltas`, counters are per-interval. With `last`, the columns of the previous frame, a row that disappeared
+    without last values keeps the rates of its last interval, and so its place.
+
+    `missing` columns have no values; frontends show `n/a` instead.
+    """
+
+    def __init__(
+        self, joined: JoinedRows, names: Names | None = None, last: Columns | None = None, *, deltas: bool
+    ) -> None:
+        self.joined = joined
+        self.table, self.now, self.before = joined.table, joined.now, joined.before
+        self.deltas = deltas
+        self._names = names
+        self._last = last
+        if last is not None:
+            last._last = None  # keep two frames, not all of them
+        self._columns: dict[str, ColumnValues] = {}
+        self._counts: dict[str, ColumnValues] = {}
+        self._texts: dict[str, tuple[list[str], Array]] = {}
+
+    # --- rows -------------------------------------------------------------------------------------------
+
+    @property
+    def elapsed_s(self) -> float | None:
+        """Seconds between the two snapshots; None if there is only one."""
+        return self.joined.elapsed_s
+
+    @property
+    def size(self) -> int:
+        """The number of rows before filtering."""
+        return self.joined.size
+
+    @property
+    def gone(self) -> Mask:
+        """The mask of rows that are not in the newest snapshot."""
+        return self.joined.gone
+
+    @property
+    def rest(self) -> Mask:
+        """The mask of the row, if any, that sums up ended rows that are not listed."""
+        return self.joined.rest
+
+    @cached_property
+    def has_rest(self) -> bool:
+        """True if the rest has counted anything; otherwise it is not shown."""
+        counters = [field.name for field in self.table.fields if field.kind is Kind.COUNTER]
+        return bool(self.rest.any()) and any(
+            self.joined.unlisted_growth(name) if self.deltas else self.raw(name)[self.rest].any()
+            for name in counters
+        )
+
+    # --- columns ----------------------------------------------------------------------------------------
+
+    @cached_property
+    def missing(self) -> Mapping[str, str]:
+        """The columns not supported by this kernel or host, including rates and composites, and why.
+
+        Ignore any values of these columns in the rows.
+        """
+        lacking = self.joined.frame.now.missing
+        missing = {}
+        for name in self.table.names if lacking else ():
+            field = self.table.by_name.get(name) or self.table.by_name[name.removesuffix(RATE)]
+            # A group needs only its first part, every other composite all its parts.
+            needed = field.parts[:1] if field.kind is Kind.GROUP else field.parts
+            why = next((lacking[part] for part in (field.name, *needed) if part in lacking), None)
+            if why is not None:
+                missing[name] = why
+        return missing
+
+    @property
+    def has_names(self) -> bool:
+        """True if addresses may have names, which are then part of their texts."""
+        return self._names is not None
+
+    def name_of(self, address: bytes) -> str | None:
+        """Return the name of an address if names are shown and it is known."""
+        return None if self._names is None else self._names(address)
+
+    def raw(self, name: str) -> Array:
+        """Return a stored column as in the snapshot, one value per row, contiguous for fast access."""
+        return self.joined.raw(name)
+
+    def known(self, name: str) -> Mask:
+        """Return the mask of rows with a value in a stored column; for an available composite, all rows."""
+        if name in self.missing:
+            return np.zeros(self.size, bool)
+        field = self.table.by_name[name]
+        return np.ones(self.size, bool) if field.is_composite else present(field, self.raw(name))
+
+    def column(self, name: str) -> ColumnValues:
+        """Return the numbers of a column, for sorting, comparing and summing.
+
+        Texts and addresses are represented by ranks in their sort order, histograms by their total count.
+        """
+        column = self._columns.get(name)
+        if column is None:
+            column = self._columns[name] = self._make_column(name)
+        return column
+
+    def buckets(self, name: str) -> Buckets:
+        """Return the buckets of a histogram."""
+        buckets = self.table.by_name[name].buckets
+        assert buckets is not None, f"{name} is not a histogram"
+        return buckets
+
+    def histogram(self, name: str) -> Array:
+        """Return a histogram's count per bucket, cumulative or per interval. Shape (n, buckets).
+
+        Counts are 0 for an unknown histogram; per interval, also for one with a count that went back, and for the rest.
+        """
+        return self.histogram_counts(name).numbers
+
+    def histogram_counts(self, name: str) -> ColumnValues:
+        """Return the counts of `histogram`, and the mask of rows that have them."""
+        counts = self._counts.get(name)
+        if counts is None:
+            counts = self._counts[name] = self._make_counts(name)
+        return counts
+
+    def texts(self, name: str) -> tuple[list[str], Array]:
+        """Return the distinct texts of a text, enum or address column, and each row's index into them.
+
+        Rows without a value have the index −1. Filters match each distinct text once. An address with a known name has
+        both in its text: "203.0.113.9 example.com".
+        """
+        texts = self._texts.get(name)
+        if texts is None:
+            field = self.table.by_name[name]
+            make = self._address_texts if field.kind is Kind.ADDRESS else self._coded_texts
+            texts = ([], np.full(self.size, -1)) if name in self.missing else make(field)
+            self._texts[name] = texts
+        return texts
+
+    # --- making columns ---------------------------------------------------------------------------------
+
+    def _make_column(self, name: str) -> ColumnValues:
+        if name in self.missing:
+            return ColumnValues(np.zeros(self.size), np.zeros(self.size, bool))
+        field = self.table.by_name.get(name)
+        base = self.table.by_name[name.removesuffix(RATE)] if field is None else field
+        if base.kind is Kind.SUM:
+            return self._sum([part + name.removeprefix(base.name) for part in base.parts])
+        if field is None:
+            added = self._columns.get(base.name) if self.deltas else None
+            difference = self.joined.difference(base.name) if added is None else added
+            rate = ColumnValues(difference.numbers / (self.elapsed_s or 1.0), difference.known)
+            return self._keep_gone_values(name, rate)
+        maker = {
+            Kind.RATIO: self._ratio,
+            Kind.QUANTILE: self._quantile,
+            Kind.HISTOGRAM: self._total_counts,
+            Kind.TEXT: self._rank_values,
+            Kind.ENUM: self._rank_values,
+        }.get(field.kind)
+        if maker is not None:
+            return maker(field)
+        if field.kind is Kind.COUNTER and self.deltas:
+            return self._keep_gone_values(name, self.joined.difference(name))
+        if field.is_composite:
+            return self.column(field.parts[0])
+        raw = self.raw(name)
+        return ColumnValues(distinct_addresses(raw)[1] if field.kind is Kind.ADDRESS else raw, known(raw))
+
+    def _keep_gone_values(self, name: str, made: ColumnValues) -> ColumnValues:
+        """Return the column with gone rows set to their values in the previous frame's columns."""
+        last, gone = self._last, self.joined.just_gone_at
+        if last is None or last.deltas != self.deltas or not len(gone):
+            return made
+        was = last.column(name) if made.numbers.ndim == 1 else last.histogram_counts(name)
+        at = positions(self.raw(self.table.key)[gone], last.now.array[self.table.key])
+        gone, at = gone[at >= 0], at[at >= 0]
+        numbers, present = made.numbers.copy(), made.known.copy()
+        numbers[gone], present[gone] = was.numbers[at], was.known[at]
+        return ColumnValues(numbers, present)
+
+    def _make_counts(self, name: str) -> ColumnValues:
+        if name in self.missing:
+            nothing = np.zeros((self.size, self.buckets(name).count), np.uint64)
+            return ColumnValues(nothing, np.zeros(self.size, bool))
+        if self.deltas:
+            return self._keep_gone_values(name, self.joined.growth(name))
+        present = self.known(name)
+        return ColumnValues(np.where(present[:, None], self.raw(name), 0), present)
+
+    def _total_counts(self, field: Field) -> ColumnValues:
+        counts = self.histogram_counts(field.name)
+        return ColumnValues(counts.numbers.sum(axis=1), counts.known)
+
+    def _quantile(self, field: Field) -> ColumnValues:
+        (part,) = field.parts
+        numbers = self.buckets(part).quantiles(self.histogram(part), field.quantile)
+        valid = ~np.isnan(numbers)
+        return ColumnValues(np.where(valid, numbers, 0.0), valid)
+
+    def _ratio(self, field: Field) -> ColumnValues:
+        over, under = (self.column(part) for part in field.parts)
+        valid = over.known & under.known & (under.numbers > 0)
+        share = np.divide(over.numbers, under.numbers, out=np.zeros(len(valid)), where=valid)
+        return ColumnValues(share, valid)
+
+    def _sum(self, names: Sequence[str]) -> ColumnValues:
+        columns = [self.column(name) for name in names]
+        numbers = np.add.reduce([np.where(column.known, column.numbers, 0) for column in columns])
+        return ColumnValues(numbers, np.logical_or.reduce([column.known for column in columns]))
+
+    def _rank_values(self, field: Field) -> ColumnValues:
+        texts, places = self.texts(field.name)
+        return ColumnValues(_ranks(texts)[places], places >= 0)
+
+    def _coded_texts(self, field: Field) -> tuple[list[str], Array]:
+        codes, last = self.raw(field.name), max(field.labels, default=0)
+        if field.kind is Kind.TEXT:
+            texts = list(self.now.texts[field.name])
+            return texts, np.where(codes < len(texts), codes.astype(np.int64), -1)
+        # A number without a label is shown as unknown, so it is unknown here too.
+        place = np.array([n if n in field.labels else -1 for n in range(last + 2)])
+        return [field.labels.get(n, "") for n in range(last + 1)], place[np.minimum(codes, last + 1)]
+
+    def _address_texts(self, field: Field) -> tuple[list[str], Array]:
+        distinct, places = distinct_addresses(self.raw(field.name))
+        texts = list(map(address_text, distinct))
+        if not self.has_names:
+            return texts, places
+        names = map(self.name_of, distinct)
+        return [f"{text} {name}" if name else text for text, name in zip(texts, names, strict=True)], places
+
+
+def _ranks(texts: list[str]) -> Array:
+    """Return the case-insensitive rank of each text, followed by a 0 for missing text."""
+    rank = np.zeros(len(texts) + 1, np.int64)
+    places = {text: place for place, text in enumerate(sorted({text.casefold() for text in texts}))}
+    rank[:-1] = [places[text.casefold()] for text in texts]
+    return rank

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of a frame's two snapshots, joined by key, and the growth of their counters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from nettop.query.batches import concatenate_batches, empty_rows
+from nettop.snapshots.arrays import Array, Index, Mask, as_list, concatenate_rows, positions, take_rows
+from nettop.snapshots.schema import BEGAN, Field, Kind, Table
+from nettop.snapshots.snapshot import Frame, Rows, known, known_histograms, sum_of, unknown_value
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ColumnValues:
+    """The numbers of a column, one per row, and the mask of known ones. Shapes (n,) and (n,).
+
+    For a histogram's counts the numbers have the shape (n, buckets).
+    """
+
+    numbers: Array
+    known: Mask
+
+
+class JoinedRows:
+    """All rows of a table in a frame: those of the newest snapshot first, then those that left it.
+
+    With `closed`, the rows that ended since the previous snapshot follow, with their last values. One more row, the
+    `rest`, sums up ended rows that are not listed, so that differences add up to everything counted. With `gone`, the
+    rows that just disappeared without last values follow. The last ones are the `earlier` rows, which left before and
+    are still shown, with their last totals and no growth. A row that is back, or has just left, is listed once.
+
+    An append table has its `kept_rows` newest rows, or all in the frame (`all_batches`); they never leave or grow.
+    A table that is not in the frame yet has no rows.
+    """
+
+    def __init__(
+        self,
+        frame: Frame,
+        table: Table,
+        *,
+        all_batches: bool = False,
+        earlier: Rows | None = None,
+        closed: bool = False,
+        gone: bool = False,
+    ) -> None:
+        self.frame = frame
+        self.table = table
+        self.before: Rows | None = None
+        if table.append:
+            newest = None if all_batches else table.kept_rows
+            self.now = concatenate_batches(table, frame.batches.get(table.name, ()), newest)
+        else:
+            now = frame.now.tables.get(table.name)
+            self.now = empty_rows(table) if now is None else now
+            before = frame.before.tables.get(table.name) if frame.before else None
+            self.before = before if before is None or before.variant == self.now.variant else None
+        self._earlier = (
+            earlier if earlier is not None and earlier.array.dtype == self.now.array.dtype else None
+        )
+        if self._earlier is not None:
+            self.now = _with_texts_of(self.now, self._earlier)
+        self._left = frame.now.ended.get(table.name) if closed else None
+        self._shows_gone = gone
+        self._raw: dict[str, Array] = {}
+
+    @cached_property
+    def elapsed_s(self) -> float | None:
+        """Seconds between the two snapshots; None if there is only one."""
+        if self.before is None or self.now.taken_ns <= self.before.taken_ns:
+            return None
+        return (self.now.taken_ns - self.before.taken_ns) / 1e9
+
+    @cached_property
+    def is_whole(self) -> bool:
+        """True if every hook worked when the interval began; otherwise per-interval counts are incomplete."""
+        before = self.frame.before
+        return before is None or before.boot_ns >= self.frame.now.complete_since_ns
+
+    # --- all rows ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def array(self) -> Array:
+        """All rows as a structured array. For one column `raw(name)` is faster."""
+        return concatenate_rows(*self._parts) if len(self._parts) > 1 else self.now.array
+
+    def raw(self, name: str) -> Array:
+        """Return a stored column as in the snapshot, one value per row, contiguous for fast access."""
+        column = self._raw.get(name)
+        if column is None:
+            columns = [part[name] for part in self._parts]
+            column = self._raw[name] = np.concatenate(columns, dtype=columns[0].dtype)
+        return column
+
+    @cached_property
+    def size(self) -> int:
+        """The number of rows."""
+        return sum(map(len, self._parts))
+
+    @cached_property
+    def gone(self) -> Mask:
+        """The mask of rows that are not in the newest snapshot."""
+        return np.arange(self.size) >= len(self.now)
+
+    @cached_property
+    def just_gone(self) -> Mask:
+        """The mask of rows that have gone since the previous snapshot."""
+        return self.gone & (np.arange(self.size) < self.size - len(self._earlier_rows))
+
+    @cached_property
+    def appeared(self) -> Mask:
+        """The mask of rows that were not in the previous snapshot; none if there is no previous one."""
+        return np.zeros(self.size, bool) if self.before is None else (self.before_at < 0) & ~self.gone
+
+    @cached_property
+    def rest(self) -> Mask:
+        """The mask of the row, if any, that sums up ended rows that are not listed."""
+        at = np.arange(self.size) - len(self.now) - len(self._ended_rows)
+        rest: Mask = (at == 0) & (self._left is not None)
+        return rest
+
+    @property
+    def just_gone_at(self) -> Index:
+        """Positions of the rows that disappeared since the previous snapshot without last values."""
+        end = self.size - len(self._earlier_rows)
+        return np.arange(end - len(self._gone_rows), end)
+
+    @property
+    def with_last_values(self) -> int:
+        """The number of rows that are in the newest snapshot or ended with their last values; they come first."""
+        return len(self.now) + len(self._ended_rows)
+
+    @property
+    def closed(self) -> tuple[Rows, ...]:
+        """The listed rows that left the table since the previous snapshot, with their texts."""
+        return (*self._ended, *self._gone)
+
+    @property
+    def unlisted(self) -> int:
+        """The number of rows that left since the previous snapshot and are not listed: too many, or too old."""
+        if self._left is None or self.frame.before is None:
+            return 0
+        before = self.frame.before.ended.get(self.table.name)
+        count = self._left.count - (0 if before is None else before.count)
+        return max(0, count - sum(map(len, self._ended)))
+
+    # --- joining the two snapshots ----------------------------------------------------------------------
+
+    @cached_property
+    def _parts(self) -> tuple[Array, ...]:
+        """The rows in parts: of the newest snapshot, ended ones, the rest, gone ones, and earlier ones."""
+        rest = () if self._left is None else (self._with_texts(self._left.total),)
+        parts = (self.now.array, self._ended_rows, *rest, self._gone_rows, self._earlier_rows)
+        return (self.now.array, *(part for part in parts[1:] if len(part)))
+
+    @cached_property
+    def _ended_rows(self) -> Array:
+        """Last values of listed rows that ended since the previous snapshot."""
+        return concatenate_rows(self.now.array[:0], *map(self._with_texts, self._ended))
+
+    @property
+    def _ended(self) -> list[Rows]:
+        if self._left is None or self.before is None:
+            return []
+        return [rows for rows in self._left.rows if rows.taken_ns > self.before.taken_ns]
+
+    @cached_property
+    def _listed_before_at(self) -> Index:
+        """Positions, in the previous snapshot, of the newest snapshot's rows and of ended rows; −1 if absent."""
+        key = self.table.key
+        keys = np.concatenate([self.now.array[key], self._ended_rows[key]])
+        return np.full(len(keys), -1) if self.before is None else positions(keys, self.before.array[key])
+
+    @cached_property
+    def before_at(self) -> Index:
+        """Positions of all rows in the previous snapshot; −1 for a row that is new, or has no new value to compare."""
+        listed = self._listed_before_at
+        return np.concatenate([listed, np.full(self.size - len(listed), -1)])
+
+    @cached_property
+    def _left_at(self) -> Index:
+        """Positions in the previous snapshot of rows that are no longer listed."""
+        left = np.ones(0 if self.before is None else len(self.before), bool)
+        left[self._listed_before_at[self._listed_before_at >= 0]] = False
+        return np.flatnonzero(left)
+
+    @cached_property
+    def _gone_rows(self) -> Array:
+        """Copies of the rows that disappeared since the previous snapshot, with this snapshot's text codes."""
+        return concatenate_rows(self.now.array[:0], *map(self._with_texts, self._gone))
+
+    @property
+    def _gone(self) -> list[Rows]:
+        before = self.before
+        if not self._shows_gone or before is None or before.array.dtype != self.now.array.dtype:
+            return []
+        return [replace(before, array=take_rows(before.array, self._left_at))]
+
+    @cached_property
+    def _earlier_rows(self) -> Array:
+        """The rows that left before, except those listed elsewhere."""
+        if self._earlier is None:
+            return self.now.array[:0]
+        rows, key = self._with_texts(self._earlier), self.table.key
+        others = np.concatenate([self.now.array[key], self._ended_rows[key], self._gone_rows[key]])
+        return take_rows(rows, np.flatnonzero(~np.isin(rows[key], others)))
+
+    def _with_texts(self, rows: Rows) -> Array:
+        """Return the rows with codes into this snapshot's texts, copied if the codes differ."""
+        array = rows.array
+        for field in self.table.stored if len(array) else ():
+            if field.kind is Kind.TEXT and rows.texts[field.name] is not self.now.texts[field.name]:
+                array = array.copy()
+                array[field.name] = recode(
+                    array[field.name], rows.texts[field.name], self.now.texts[field.name]
+                )
+        return array
+
+    # --- growth -----------------------------------------------------------------------------------------
+
+    def difference(self, name: str) -> ColumnValues:
+        """Return a counter's growth in the last interval, with that of the rest. A counter that went back has none."""
+        added = self.growth(name)
+        added.numbers[self.rest] = rest = self.unlisted_growth(name)
+        added.known[self.rest] = rest > 0
+        return added
+
+    def growth(self, name: str) -> ColumnValues:
+        """Return the growth in the last interval of each row's counter, or of its histogram's counts."""
+        now, was_there = self.raw(name), self.before_at >= 0
+        if self.before is None or self.elapsed_s is None:
+            return ColumnValues(np.zeros_like(now), np.zeros(len(now), bool))
+        then = np.zeros_like(now)
+        then[was_there] = self.before.array[name][self.before_at[was_there]]
+        previous, field = self.frame.before, self.table.by_name[name]
+        # A row that is new, or had no value yet, was at 0 before if the column was being counted.
+        is_counted = previous is not None and name not in previous.missing
+        begins = self._begins_at_zero & ~(was_there & present(field, then)) & is_counted
+        then[begins] = 0
+        grew = now >= then if now.ndim == 1 else (now >= then).all(axis=1)
+        valid = (was_there | begins) & present(field, now) & present(field, then) & grew
+        numbers = now - then
+        numbers[~valid] = 0
+        return ColumnValues(numbers, valid)
+
+    @cached_property
+    def _begins_at_zero(self) -> Mask:
+        """The mask of rows that the source saw begin, so their counters started at 0."""
+        listed = np.arange(self.size) < len(self._listed_before_at)
+        if self.table.begins_at_zero:
+            return listed
+        has_flag = BEGAN in (self.now.array.dtype.names or ())
+        return listed & (self.raw(BEGAN) == 1) if has_flag else np.zeros(self.size, bool)
+
+    def unlisted_growth(self, name: str) -> int:
+        """Return a counter's growth in the last interval in ended rows that are not listed.
+
+        This is the growth of the total of ended rows, less the listed rows, less earlier counts of unlisted rows.
+        """
+        if self._left is None or self.before is None or self.frame.before is None or not self.is_whole:
+            return 0
+        left_before = self.frame.before.ended.get(self.table.name)
+        ended = sum_of(self._left.total.array[name])
+        ended_before = 0 if left_before is None else sum_of(left_before.total.array[name])
+        unlisted = ended - ended_before - sum_of(self._ended_rows[name])
+        if unlisted <= 0:
+            return 0
+        listed = known(np.concatenate([self.now.array[name], self._ended_rows[name]]))
+        left = np.delete(
+            self.before.array[name], self._listed_before_at[listed & (self._listed_before_at >= 0)]
+        )
+        return max(0, unlisted - sum_of(left))
+
+
+def present(field: Field, column: Array) -> Mask:
+    """Return the mask of known values in a stored column."""
+    return known_histograms(column) if field.kind is Kind.HISTOGRAM else known(column)
+
+
+def recode(codes: Array, old: Sequence[str], new: Sequence[str]) -> Array:
+    """Translate codes into `old` to codes into `new`; a text missing in `new` becomes unknown."""
+    place = {text: code for code, text in enumerate(new)}
+    none = int(unknown_value(codes.dtype))
+    known_codes = [place.get(old[code], none) if code < len(old) else none for code in as_list(codes)]
+    return np.array(known_codes, codes.dtype)
+
+
+def _with_texts_of(rows: Rows, others: Rows) -> Rows:
+    """Append the texts of other rows to those of `rows`."""
+    texts = dict(rows.texts)
+    for name, own in rows.texts.items():
+        if more := sorted(set(others.texts[name]).difference(own)):
+            texts[name] = [*own, *more]
+    return replace(rows, texts=texts)

@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The screen of a table: it chooses a frame, and draws its lines, rows and details."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.containers import Container
+
+from nettop.engine.own_cost import VIEW
+from nettop.query.trouble import trouble_filters
+from nettop.query.view import View
+from nettop.screens import headline
+from nettop.screens.context import Frozen, ScreenContext, TableRef
+from nettop.screens.row_details import RowDetails
+from nettop.screens.table_state import initial_state
+from nettop.screens.textual_internals import MeasuredScreen
+from nettop.settings import ViewSettings
+from nettop.snapshots.schema import Kind, Lens, Table
+from nettop.snapshots.snapshot import Frame, Rows
+from nettop.widgets.bar import Bar, BarItem, Span
+from nettop.widgets.cells import RowStyle, role_of
+from nettop.widgets.columns import declared
+from nettop.widgets.notice import Notice
+from nettop.widgets.page import Line
+from nettop.widgets.table import LiveTable
+from nettop.widgets.themes import Background, Role
+
+LEAST_WIDTH, MIN_HEIGHT = 40, 10
+WIDE = 132
+"""Width from which details are beside the table instead of below."""
+_TALL = 30
+"""Height from which there is an empty line above the table."""
+
+
+class TableScreen(MeasuredScreen[None], inherit_bindings=False):
+    """A live table: it owns the frame and the view that are shown, and draws them.
+
+    `state` are the query and the columns; QueryScreen changes them. `opened_from` is the table whose row opened this
+    screen. Subclasses define the headline, the style of rows, and further details.
+    """
+
+    AUTO_FOCUS = "LiveTable"
+    row_style: ClassVar[RowStyle] = RowStyle()
+    describable: ClassVar[bool | None] = None
+    """True if the source has further details of a row; None: only for rows of the main table."""
+
+    def __init__(
+        self,
+        context: ScreenContext,
+        lens: Lens,
+        table: Table,
+        settings: ViewSettings | None = None,
+        opened_from: Table | None = None,
+    ) -> None:
+        super().__init__(context, lens)
+        self.table = table
+        self.opened_from = opened_from
+        self.view_name = TableRef(lens, table).view_name
+        self.state = initial_state(table, settings, context.columns.get(self.view_name))
+        if self.state.chosen_by_user:
+            context.columns[self.view_name] = self.state.declared_names
+        self.trouble_filters = trouble_filters(table)
+        self.lens_state = context.lens_state(lens)
+        if settings is not None and opened_from is None:
+            self.lens_state.filter_text = self.state.query.filter.text
+        self.view: View | None = None
+        self.totals_history = context.history(lens)
+        self.refresh_once = False
+        self._frame: Frame | None = None
+        self._last_view: View | None = None
+        self._headline_drawn: tuple[View, int] | None = None
+        self.first_line = Bar(Background.PANEL, gap=0, id="first-line")
+        self.headline_bar = Bar(id="headline")
+        self.third_line = Bar(gap=0, id="third-line")
+        self.rows = LiveTable(self.state.names, self.row_style)
+        self.rows.extra = not self.state.chosen_by_user
+        self.rows.bars = settings is None or settings.columns is None
+        self.details = RowDetails()
+        self.notice = Notice(id="notice")
+        self.footer = Bar(Background.PANEL, gap=2, id="footer")
+
+    # --- what subclasses change ---------------------------------------------------------------------------
+
+    def compose(self) -> ComposeResult:
+        """Yield the lines above and below, and the table between them."""
+        yield self.first_line
+        yield self.headline_bar
+        yield self.third_line
+        with Container(id="body"):
+            yield from self.body()
+        yield self.notice
+        yield self.footer
+
+    def body(self) -> ComposeResult:
+        """Yield the widgets between the lines."""
+        yield self.rows
+        yield self.details
+
+    def headline(self, view: View) -> list[BarItem]:
+        """Return the second line, without the last items, which all lenses share."""
+        at = view.order
+        items = [headline.count("rows", int((~view.gone[at]).sum()), 900)]
+        for n, name in enumerate(self.state.declared_names):
+            field = declared(self.table, name)
+            if field.kind is Kind.COUNTER:
+                title = field.title if name == field.name else field.rate_title or field.title
+                label = Span(f"{title.lower()} ", role_of(field))
+                items.append(headline.sum_of(view, name, label, at, 800 - n))
+        return items
+
+    def cost(self) -> float | None:
+        """Return the cost for the first line as a share of one CPU, or None if unknown."""
+        return self.context.cpu_share()
+
+    @property
+    def closed_rows(self) -> Rows | None:
+        """Rows that have left the table and are still shown."""
+        return None
+
+    def third_items(self, width: int) -> list[BarItem]:
+        """Return the third line."""
+        return headline.third_line(self.lens, self.table, self.opened_from, self.view, width)
+
+    def footer_items(self) -> list[BarItem]:
+        """Return the last line: the keys, if the screen has any."""
+        return []
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The visible columns, or those that would be if the table is hidden."""
+        drawn = tuple(column.sort for column in self.rows.columns if not column.bar)
+        return drawn or self.state.names
+
+    def source_key(self, view: View, key: int) -> int | None:
+        """Return the source's key for the row `key`, or None if the source has no details of it."""
+        is_main = view.table.name == self.lens.main.name
+        return key if (is_main if self.describable is None else self.describable) else None
+
+    def more_details(self) -> list[Line]:
+        """Return further lines for the end of the details."""
+        return []
+
+    @property
+    def details_open(self) -> bool:
+        """True if the details are visible."""
+        return self.has_class("-details")
+
+    @property
+    def shows_choice(self) -> bool:
+        """True if more about the selected row is shown; it is then followed when the order changes."""
+        return self.details_open
+
+    # --- which frame is shown -----------------------------------------------------------------------------
+
+    def on_mount(self) -> None:
+        """Show the newest frame, if there is one already."""
+        self.set_interval(1.0, self._count_frozen_seconds)
+        self.set_class(len(self.lens.tables) > 1, "-several")
+        self.show_newest()
+
+    def on_screen_resume(self) -> None:
+        """Show the newest frame, as it may have changed meanwhile."""
+        if self.is_mounted:
+            self.show_newest()
+            if self.frozen is not None:  # the same rows, in the unit chosen elsewhere
+                self.update_view()
+
+    def release_view(self) -> None:
+        """Release the rows of a hidden screen, unless it is frozen."""
+        if self.frozen is None and self.is_mounted:
+            self._frame = self.view = self._last_view = self._headline_drawn = None
+            self.details.forget()
+            self.rows.release_view()
+            self.totals_history.forget_rows()
+
+    def show_newest(self) -> None:
+        """Show the newest frame, or the frozen one."""
+        bus = self.context.session.bus
+        frame, failure = bus.frame(self.lens.id), bus.failure(self.lens.id)
+        if self.frozen is not None and not self.refresh_once:
+            frame, failure = self.frozen.frame, None
+        if failure is not None:
+            self._show_notice(
+                Span(failure.what, Role.BAD), Span(failure.remedy), Span("Enter tries again", Role.DIM)
+            )
+        elif frame is None or not self.has_table(frame):
+            self._show_notice(Span(f"{self.lens.title}: attaching …", Role.DIM))
+        elif frame is not self._frame:
+            self.show_frame(frame)
+            return
+        else:
+            self.set_class(False, "-notice")
+        self.draw_lines()
+
+    def has_table(self, frame: Frame) -> bool:
+        """Return False while the source has not read the table: it reads some only once they are shown."""
+        unavailable = frame.now.why_unavailable(self.table) is not None
+        return self.table.append or self.table.name in frame.now.tables or unavailable
+
+    @property
+    def frozen(self) -> Frozen | None:
+        """The frozen frame, if it includes this table; None while the newest frame is shown."""
+        frozen = self.lens_state.frozen
+        return frozen if frozen is not None and self.has_table(frozen.frame) else None
+
+    def show_frame(self, frame: Frame) -> None:
+        """Show a new frame."""
+        self._frame = frame
+        last = None if self.view is None else self.view.frame
+        before = frame.before
+        follows = last is not None and before is not None and last.now.boot_ns >= before.boot_ns
+        self._last_view = self.view if follows else None
+        if self.refresh_once and self.frozen is not None:
+            self.lens_state.frozen = Frozen(frame, self.context.clock())
+        self.refresh_once = False
+        self.update_view()
+
+    def refresh_now(self) -> None:
+        """Show the next frame, even while frozen, and read the details again."""
+        self.refresh_once = True
+        self.details.forget()
+
+    def action_freeze(self) -> None:
+        """Freeze the screen, or resume."""
+        is_frozen, frame = self.frozen is not None, self._frame
+        self.lens_state.frozen = None if is_frozen or frame is None else Frozen(frame, self.context.clock())
+        self.show_newest()
+
+    def update_view(self) -> None:
+        """Apply the query to the frame, and draw the result."""
+        if self._frame is None:
+            return
+        with self.context.session.steps.time(self.lens.id, VIEW):
+            self.make_view(self._frame)
+        self.set_class(False, "-notice")
+        self.draw_body()
+
+    def make_view(self, frame: Frame) -> None:
+        """Apply the query to a frame."""
+        # While averaging, a row that has gone would stay for the whole averaging time, without a rate.
+        query = replace(self.state.query, gone=not self.context.is_averaging)
+        self.view = View(frame, query, self.context.names, self._last_view, earlier=self.closed_rows)
+        self.totals_history.add(self.view)
+        self.rows.show(self.view, self.state.names)
+
+    def is_shown(self) -> bool:
+        """Return whether the table is shown, and not a notice instead."""
+        return self.view is not None and not self.has_class("-notice")
+
+    def _show_notice(self, *texts: Span) -> None:
+        self.notice.show(texts)
+        self.set_class(True, "-notice")
+
+    def _count_frozen_seconds(self) -> None:
+        if self.frozen is None or not self.is_current:
+            return
+        if self.context.names is not None:  # more may have been resolved
+            self.update_view()
+        else:
+            self.draw_lines()
+
+    # --- drawing ------------------------------------------------------------------------------------------
+
+    def draw_lines(self) -> None:
+        """Draw the lines above and below the body."""
+        if self.has_class("-small"):
+            return
+        frozen_s = None if self.frozen is None else self.context.clock() - self.frozen.at
+        width = self.size.width
+        self.first_line.show(
+            *headline.first_line(
+                self.context, self.lens, width, self._frame, frozen_s=frozen_s, cost=self.cost()
+            )
+        )
+        if self.view is None:
+            self.headline_bar.show([])
+        elif (self.view, width) != self._headline_drawn:
+            self._headline_drawn = (self.view, width)
+            snapshot = self.view.snapshot
+            ending = headline.status_items(snapshot, self.context.session.late)
+            self.headline_bar.show([*self.headline(self.view), *ending])
+        items = self.third_items(width)
+        room = width - sum(part.width for part in items)
+        self.third_line.show(items, headline.history(self.totals_history, room))
+        self.set_class(bool(self.state.query.filter.text), "-filtered")
+        self.footer.show(self.footer_items())
+
+    def draw_body(self) -> None:
+        """Draw everything that depends on the newest view or the size of the body."""
+        self.draw_details()
+        self.draw_lines()
+
+    def redraw(self) -> None:
+        """Draw the lines now, and the details once their width is known."""
+        self.draw_lines()
+        self.call_after_refresh(self.draw_details)
+
+    def draw_details(self) -> None:
+        """Draw the details of the selected row, if they are open."""
+        view, key = self.view, self.rows.key
+        if not self.details_open or view is None:
+            return
+        if key is None:
+            self.details.show_no_row()
+            return
+
+        def describe() -> Future[dict[str, str]] | None:
+            source_key = self.source_key(view, key)
+            return None if source_key is None else self.context.session.describe(self.lens.id, source_key)
+
+        explains, more = self.context.explains, self.more_details()
+        self.details.show_row(view, key, describe, explained=explains, more=more)
+
+    def on_row_details_described(self) -> None:
+        """Draw the details with the source's answer."""
+        self.draw_details()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Adapt the layout to the new size."""
+        width, height = event.size
+        small = width < LEAST_WIDTH or height < MIN_HEIGHT
+        self.set_class(small, "-small")
+        self.set_class(width >= WIDE, "-wide")
+        self.set_class(height >= _TALL, "-tall")
+        if small:
+            need = f"nettop needs {LEAST_WIDTH}×{MIN_HEIGHT} cells; this terminal has {width}×{height}."
+            self.notice.show([Span(need, Role.TEXT)])
+        else:
+            self.show_newest()
+        self.call_after_refresh(self.draw_body)
