@@ -1,11 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nettop: who is using the network, how well, and at what cost."""
+"""nettop shows who uses the network, how well, and at what cost.
 
-__version__ = "0.1.0"
+import nettop
+
+with nettop.open("connections") as lens:
+    for frame in lens:
+        for row in frame.rows(columns=("process", "bytes_received_per_s"), filter="established"):
+            print(row)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nettop.api import open  # noqa: A004 - nettop.open
+    from nettop.errors import NettopError
+
+__all__ = ["NettopError", "__version__", "open"]
+__version__ = "0.2.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the API on first use, so that `nettop --help` does not wait for numpy."""
+    home = {"open": "nettop.api", "NettopError": "nettop.errors"}.get(name)
+    if home is not None:
+        return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def version_of_build() -> str:
-    """Return the version, with the label by which the installer and the packages tell builds of it apart."""
+    """Return the version, with the label that distinguishes builds in the installer and the packages."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
