@@ -4,7 +4,7 @@
 import signal
 import sys
 
-# Until nettop handles Ctrl-C itself, it ends without a traceback from some import.
+# Until nettop handles Ctrl-C itself, exit on it without a traceback from some import.
 if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: parses the arguments, builds the settings, starts a command, and reports what went wrong.
+"""The command line: parse the arguments, build the settings, start a command and report errors.
 
-Neither Textual nor numpy is imported here before a command starts: --help and completion stay quick.
+Do not import Textual or numpy here before a command starts: --help and completion must stay fast.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -27,6 +27,7 @@ from nettop.commands.config import (
 from nettop.commands.doctor import DOCTOR, DOCTOR_EXAMPLES, DOCTOR_HELP, DoctorOptions, start_doctor
 from nettop.commands.export import EXPORT_EXAMPLES, EXPORT_HELP, ExportOptions, start_export
 from nettop.commands.flows import FLOWS_EXAMPLES, FLOWS_HELP, FlowsOptions, start_flows
+from nettop.commands.help import HELP_EXAMPLES, HELP_HELP, WIDTH, HelpOptions, show_help, write_overview
 from nettop.commands.invoker import invoking_user
 from nettop.commands.log import LOG_EXAMPLES, LOG_HELP, LogOptions, start_log
 from nettop.commands.options import (
@@ -34,23 +35,23 @@ from nettop.commands.options import (
     checked_word,
     complete_columns,
     complete_sort,
-    completing,
+    completer,
     follow_namespaces_option,
-    listed_names,
     max_overhead_option,
     mechanism_option,
-    opened_view,
     option,
+    parse_count,
     parse_lens_options,
     parse_mechanisms,
     parse_overhead,
+    parse_seconds,
     quoted,
-    seconds,
-    whole,
+    split_names,
+    view_to_open,
     why_option,
     with_lens_options,
 )
-from nettop.commands.privilege import Rights, opened_session, why_still_root
+from nettop.commands.privilege import Rights, open_session, why_still_root
 from nettop.commands.run import RUN, RUN_EXAMPLES, RUN_HELP, RunOptions, start_run
 from nettop.commands.serve import SERVE_EXAMPLES, SERVE_HELP, ServeOptions, start_serve
 from nettop.errors import (
@@ -58,12 +59,12 @@ from nettop.errors import (
     FilterError,
     NettopError,
     UsageError,
+    file_limit_error,
     limit_reached,
     missing_package,
     unknown_word,
-    why_too_few_files,
 )
-from nettop.interrupts import ended_by_signals, exit_code_of, leave_output, undisturbed
+from nettop.process.interrupts import delay_interrupts, exit_code_of, exit_on_signals, leave_output
 from nettop.settings import MAX_PORT, Format, Settings, TextSettings, ViewSettings
 from nettop.snapshots import all_views, find_table, views
 from nettop.snapshots.bandwidth import INTERFACE
@@ -74,31 +75,31 @@ if TYPE_CHECKING:
     from nettop.snapshots.source import Source
 
 _ParseError: type[Exception] = typer.BadParameter.__bases__[0]
-"""What typer raises for arguments that it does not know, whichever package defines it."""
+"""typer's exception for invalid arguments; the package that defines it depends on the version of typer."""
 _INTERRUPTED = 130
-"""What typer returns in place of a KeyboardInterrupt."""
+"""Exit code that typer returns instead of raising KeyboardInterrupt."""
 
 EXAMPLES = """[bold]Examples[/bold]
 
 nettop  [dim]everything, live[/dim]
 
-nettop --filter 'nginx rtt_us>10ms'  [dim]slow connections of nginx[/dim]
+nettop --filter 'nginx rtt_us>10ms'  [dim]nginx's slow connections[/dim]
 
-nettop --table -d --once --limit 10  [dim]the ten that sent the most[/dim]
+nettop --table -d --once --limit 10  [dim]the ten largest senders[/dim]
 
-nettop --table --port 443 --deltas -t 5  [dim]what port 443 moved, every 5 s[/dim]
+nettop --table --port 443 --deltas -t 5  [dim]traffic of port 443, every 5 s[/dim]
 
 nettop --format jsonl --once --all | jq .process  [dim]every socket, as JSON[/dim]
 
 nettop --table --columns process,remote,bytes_sent_per_s --sort -bytes_sent_per_s
 
-nettop export cpu.stacks cpu.svg  [dim]the CPU time of the network stack, as a flame graph[/dim]
+nettop export cpu.stacks cpu.svg  [dim]CPU time of the network stack as a flame graph[/dim]
 
-A lens is one question with its screen and tables. A hook is what a lens wants of the kernel; nettop doctor lists the
-hooks, and the mechanisms that provide them on this kernel.
+A lens answers one question and has its own screen and tables; nettop help LENS explains it. A hook is something a
+lens needs from the kernel; the mechanisms that provide it are listed by nettop doctor.
 
-Exit codes: 0 done or interrupted, 1 failure, 2 usage, 3 not possible on this kernel or host,
-4 permission missing, 5 a data source failed."""
+Exit codes: 0 done or interrupted, 1 failure, 2 usage error, 3 not supported on this kernel or host,
+4 missing permission, 5 a data source failed."""
 
 
 # --- options --------------------------------------------------------------------------------------------------
@@ -110,89 +111,111 @@ def _version(requested: bool) -> None:
         raise typer.Exit
 
 
-_SHOW, _SHORT, _TEXT = "What to show", "Shortcuts of --filter", "Plain output"
+def _help_all(ctx: typer.Context, requested: bool) -> None:
+    if requested:
+        formatter = ctx.make_formatter()
+        cast("_Group", ctx.command).format_all_help(ctx, formatter)
+        typer.echo(formatter.getvalue(), nl=False)
+        raise typer.Exit
+
+
+_SHOW, _SHORT, _TEXT = "What to show", "Filter shortcuts", "Plain output"
 
 
 # fmt: off
 @with_lens_options(all_views())
 @dataclass(frozen=True, slots=True)
 class ViewOptions:
-    """The options as they were given, in the order of --help. See `view_settings`."""
+    """Options as given, in the order of --help. See `view_settings`."""
 
-    view: Annotated[str, option("--view", metavar="LENS[.TABLE]", panel=_SHOW, autocompletion=completing(views()),
-                                help=f"Lens, or one of its tables: {', '.join(views())}. self is "
-                                "nettop's own cost (default: the first)")] = "connections"
+    view: Annotated[str, option("--view", metavar="LENS[.TABLE]", panel=_SHOW, autocompletion=completer(views()),
+                                help=f"Lens or table to show: {', '.join(views())}; self is "
+                                "nettop's own cost (connections)")] = "connections"
     filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", panel=_SHOW,
-                                               help="Show only rows that match: words in any column, "
-                                               "10.0.0.0/8, :443, pid=1812, rtt_us>10ms, with and, or, not and "
-                                               "parentheses; several filters must all match")] = None
+                                               help="Show only matching rows: a word in any column, "
+                                               "10.0.0.0/8, :443, pid=1812, rtt_us>10ms, combined by and, or, not and "
+                                               "parentheses; if repeated, all filters must match")] = None
     columns: Annotated[str | None, option("--columns", metavar="A,B,C", panel=_SHOW, autocompletion=complete_columns,
-                                          help="Columns to show; NAME_per_s is a counter's rate")] = None
+                                          help="Columns to show; NAME_per_s is the rate of a counter")] = None
     limit: Annotated[str | None, option("--limit", metavar="N", panel=_SHOW, help="Show at most N rows")] = None
     sort: Annotated[str | None, option("--sort", metavar="[-]COLUMN", panel=_SHOW, autocompletion=complete_sort,
-                                       help="Sort rows by this column; - for descending order")] = None
+                                       help="Sort by this column; with -, in descending order")] = None
     all: Annotated[bool, option("--all", panel=_SHOW,
-                              help="Also show listeners, TIME_WAIT, UDP that has no peer and no traffic")] = False
+                              help="Also show listeners, TIME_WAIT, and UDP sockets without peer or traffic")] = False
     resolve: Annotated[bool, option("--resolve/--numeric", panel=_SHOW,
-                                    help="Show host names, or addresses (default)")] = False
+                                    help="Show host names or addresses (--numeric)")] = False
     interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", panel=_SHOW,
-                                    help="Time between two refreshes (1)")] = "1"
+                                    help="Seconds between refreshes (1)")] = "1"
     max_overhead: Annotated[str | None, max_overhead_option(_SHOW)] = None
     mechanism: Annotated[list[str] | None, mechanism_option(_SHOW)] = None
     follow_namespaces: Annotated[bool, follow_namespaces_option(_SHOW)] = False
-    port: Annotated[str | None, option("--port", metavar="PORT", panel=_SHORT, help="Local or remote port")] = None
-    pid: Annotated[str | None, option("--pid", metavar="PID", panel=_SHORT, help="Process ID")] = None
+    port: Annotated[str | None, option("--port", metavar="PORT", panel=_SHORT,
+                                       help="Show only this local or remote port")] = None
+    pid: Annotated[str | None, option("--pid", metavar="PID", panel=_SHORT, help="Show only this process ID")] = None
     process: Annotated[str | None, option("--process", metavar="NAME", panel=_SHORT,
-                                          help="Exact process name")] = None
+                                          help="Show only processes with exactly this name")] = None
     container: Annotated[str | None, option("--container", metavar="TEXT", panel=_SHORT,
-                                            help="Part of the name of a container or systemd unit")] = None
-    table: Annotated[bool, option("--table", panel=_TEXT, help="Print refreshing text instead of the screens")] = False
+                                            help="Show only containers and units whose name contains this")] = None
+    table: Annotated[bool, option("--table", panel=_TEXT, help="Print text instead of showing the screens")] = False
     data_only: Annotated[bool, option("--data-only", "-d", panel=_TEXT,
-                                      help="No banner on standard error; implies --table")] = False
+                                      help="Omit the banner on standard error; implies --table")] = False
     format: Annotated[str | None, option("--format", metavar="table|csv|jsonl", panel=_TEXT,
-                                         autocompletion=completing(Format),
+                                         autocompletion=completer(Format),
                                          help="Output format; implies --table")] = None
     why: Annotated[bool, why_option(_TEXT)] = False
-    deltas: Annotated[bool, option("--deltas", panel=_TEXT, help="Show what each interval added to counters")] = False
+    deltas: Annotated[bool, option("--deltas", panel=_TEXT, help="Show per-interval values of counters")] = False
     once: Annotated[bool, option("--once", panel=_TEXT, help="Stop after one refresh")] = False
     count: Annotated[str | None, option("--count", metavar="N", panel=_TEXT, help="Stop after N refreshes")] = None
-    version: Annotated[bool, option("--version", is_eager=True, callback=_version, help="Show the version")] = False
+    version: Annotated[bool, option("--version", is_eager=True, callback=_version, help="Print the version")] = False
+    help_all: Annotated[bool, option("--help-all", is_eager=True, callback=_help_all,
+                                     help="Show all options and exit")] = False
     # fmt: on
 
     @property
     def is_text(self) -> bool:
-        """Whether the options ask for plain output."""
+        """True if the options request plain output."""
         return self.table or self.data_only or self.format is not None
 
 
 class _Group(typer.core.TyperGroup):
-    """Refuses options in front of a command, which would not receive them, and root's hand in somebody's home."""
+    """The top-level command, with one screen of help. Rejects options before a subcommand, which would not receive
+    them, and --install-completion under sudo.
+    """
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the most used options and the question that each lens answers."""
+        write_overview(self, ctx, formatter)
+
+    def format_all_help(self, ctx: Any, formatter: Any) -> None:
+        """Write every option."""
+        super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Raises UsageError where sudo would have root write into the home directory of who called it."""
+        """Parse the arguments. Raise UsageError if root would write into the home of the user who called sudo."""
         given, _, _ = self.make_parser(ctx).parse_args(list(args))
         if invoking_user() is not None and "install_completion" in given:
-            raise UsageError("--install-completion writes into your home directory", "leave out sudo")
+            raise UsageError("--install-completion writes to your home directory", "run it without sudo")
         return list(super().parse_args(ctx, args))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command and its arguments. Raises UsageError for options in front of it."""
+        """Return the subcommand and its arguments. Raise UsageError for options before it."""
         resolved = super().resolve_command(ctx, args)
         for name, field in ViewOptions.__dataclass_fields__.items():
             if ctx.params.get(name) not in (field.default, None, [], ()):
                 given = "--" + name.replace("_", "-")
-                raise UsageError(f"{given} before {args[0]} does not apply to it", f"write it after {args[0]}")
+                raise UsageError(f"{given} before {args[0]} has no effect on it", f"write it after {args[0]}")
         return resolved
 
 
 app = typer.Typer(
     name="nettop",
-    help="Show who is using the network, how well each connection is doing, and what it costs, live in a terminal.",
+    help="Show live who uses the network, how each connection performs and how much CPU time it takes.",
     epilog=EXAMPLES,
     cls=_Group,
     subcommand_metavar="[COMMAND]",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"max_content_width": WIDTH},
 )
 app.callback(invoke_without_command=True)(ViewOptions)
 app.command(DOCTOR, help=DOCTOR_HELP, epilog=DOCTOR_EXAMPLES)(DoctorOptions)
@@ -206,25 +229,26 @@ app.command(
     RUN,
     help=RUN_HELP,
     epilog=RUN_EXAMPLES,
-    # Arguments after the command's name belong to the command.
+    # Arguments after the command's name belong to that command.
     context_settings={"allow_interspersed_args": False},
 )(RunOptions)
+app.command("help", help=HELP_HELP, epilog=HELP_EXAMPLES)(HelpOptions)
 
 
 # --- from options to settings ---------------------------------------------------------------------------------
 
 
 def view_settings(options: ViewOptions) -> Settings:
-    """The settings for these options. Raises UsageError for invalid values and combinations."""
-    _check_together(options)
-    shown = opened_view(options, options.view)
+    """Convert the options to settings. Raise UsageError for invalid values and combinations."""
+    _check_combinations(options)
+    shown = view_to_open(options, options.view)
     view = ViewSettings(
         view=shown,
-        columns=listed_names(options.columns),
+        columns=split_names(options.columns),
         sort=options.sort,
         filters=_filters(options),
         limit=_count("--limit", options.limit),
-        # Who names an interface wants to see it, also while it is down.
+        # A user who names an interface wants to see it even while it is down.
         all_rows=options.all or bool(getattr(options, INTERFACE.name)),
         deltas=options.deltas,
         resolve=options.resolve,
@@ -232,7 +256,7 @@ def view_settings(options: ViewOptions) -> Settings:
     form = Format(checked_word("format", options.format or Format.TABLE, list(Format)))
     count = 1 if options.once else _count("--count", options.count)
     text = TextSettings(form, count, options.data_only, checked_why(options.why, form))
-    interval_s = seconds("--interval", options.interval)
+    interval_s = parse_seconds("--interval", options.interval)
     return Settings(
         interval_s,
         view,
@@ -244,43 +268,43 @@ def view_settings(options: ViewOptions) -> Settings:
 
 
 def _count(name: str, value: str | None) -> int | None:
-    return None if value is None else whole(name, value)
+    return None if value is None else parse_count(name, value)
 
 
-def _check_together(options: ViewOptions) -> None:
+def _check_combinations(options: ViewOptions) -> None:
     if options.once and options.count not in (None, "1"):
-        raise UsageError(f"--once and --count {options.count} contradict each other", "give one of them")
+        raise UsageError(f"--once conflicts with --count {options.count}", "use only one of them")
     only_text = ("once", "count", "deltas")
     given = [name for name in only_text if getattr(options, name) not in (None, False)]
     if given and not options.is_text:
-        raise UsageError(f"--{given[0]} applies to plain output only", "add --table, or --format csv or jsonl")
+        raise UsageError(f"--{given[0]} requires plain output", "add --table, or --format csv or jsonl")
 
 
 def _filters(options: ViewOptions) -> tuple[str, ...]:
-    """The filters, those of the shortcuts last."""
+    """Return the filters: those of --filter, then those of the shortcuts."""
     shortcuts = (
-        None if options.port is None else f":{whole('--port', options.port, MAX_PORT)}",
-        None if options.pid is None else f"pid={whole('--pid', options.pid)}",
-        None if options.process is None else f"process={quoted(_kept_name(options.process))}",
+        None if options.port is None else f":{parse_count('--port', options.port, MAX_PORT)}",
+        None if options.pid is None else f"pid={parse_count('--pid', options.pid)}",
+        None if options.process is None else f"process={quoted(_truncated_name(options.process))}",
         None if options.container is None else f"container~{quoted(options.container)}",
     )
     return (*(options.filter or ()), *filter(None, shortcuts))
 
 
 def _check_process(pid: str | None) -> None:
-    """Raise UsageError for a --pid that no process has: an empty table would look like a quiet process."""
+    """Raise UsageError if no process has the PID: an empty table would look like an idle process."""
     if pid is None:
         return
     try:
         os.kill(int(pid), 0)
-    except PermissionError:  # somebody else's
+    except PermissionError:  # it exists, but belongs to another user
         return
     except (ProcessLookupError, OverflowError):
-        raise UsageError(f"no process has PID {pid}", "ps -e lists the processes") from None
+        raise UsageError(f"no process has PID {pid}", "list the processes with ps -e") from None
 
 
-def _kept_name(process: str) -> str:
-    """Return what the kernel keeps of a process's name: 15 bytes (TASK_COMM_LEN in include/linux/sched.h)."""
+def _truncated_name(process: str) -> str:
+    """Truncate a process name to the 15 bytes that the kernel keeps (TASK_COMM_LEN in include/linux/sched.h)."""
     return os.fsencode(process)[:15].decode(errors="ignore")
 
 
@@ -291,7 +315,7 @@ def _start_view(options: ViewOptions, source_of: Callable[[str], Source] | None)
     settings = view_settings(options)
     if source_of is None:
         _check_process(options.pid)
-    lens, _ = find_table(settings.view.view)  # a wrong name is reported before anything heavy is imported
+    lens, _ = find_table(settings.view.view)  # report a wrong name before the heavy imports
     user = invoking_user() if source_of is None else None
     rights = Rights(
         user,
@@ -300,7 +324,7 @@ def _start_view(options: ViewOptions, source_of: Callable[[str], Source] | None)
         follow_namespaces=options.follow_namespaces,
         program_statistics=lens.id == SELF.id or settings.max_overhead is not None,
     )
-    session = opened_session(
+    session = open_session(
         settings.interval_s,
         source_of,
         rights,
@@ -313,37 +337,42 @@ def _start_view(options: ViewOptions, source_of: Callable[[str], Source] | None)
 
 
 def _show_text(settings: Settings, opened: AbstractContextManager[Session]) -> ExitCode:
-    with undisturbed():
+    with delay_interrupts():
         from nettop.output.text import run_text
 
     if sys.stdout is None:
-        raise NettopError("standard output is closed", "nettop --table needs somewhere to write to")
+        raise NettopError("standard output is closed", "redirect it to a file or a pipe")
     with opened as session:
         return run_text(settings, session, sys.stdout, sys.stdin, sys.stderr)
 
 
 def _show_screens(settings: Settings, opened: AbstractContextManager[Session], writing_refused: str) -> ExitCode:
-    """`writing_refused` says why the screens may write no files; empty where they may."""
+    """Run the screens. `writing_refused` says why they may not write files; empty if they may."""
     from nettop.query.query import columns_from_settings, query_from_settings, screen_query
 
     table = find_table(settings.view.view)[1]
-    # Wrong names are reported before the screens take the terminal.
+    # Report wrong names before the screens take over the terminal.
     query_from_settings(screen_query(table), settings.view)
     columns_from_settings(table, settings.view)
     if not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
-        raise UsageError("the screens need a terminal for input and output", "nettop --table needs none")
+        raise UsageError("standard input or output is not a terminal", "use nettop --table")
     if os.environ.get("TERM") == "dumb":
-        raise UsageError("a terminal with TERM=dumb cannot show the screens", "use nettop --table")
-    with undisturbed():
+        raise UsageError("the terminal cannot show the screens (TERM=dumb)", "use nettop --table")
+    with delay_interrupts():
         from nettop.screens.app import run_app
 
-    loaded = load_own_preferences()  # while there is one thread
+    loaded = load_own_preferences()  # while there is only one thread
     with opened as session:
         return run_app(settings, session, loaded, writing_refused)
 
 
 def _is_terminal(stream: Any) -> bool:
     return stream is not None and stream.isatty()
+
+
+def _start_help(options: HelpOptions, _source_of: Callable[[str], Source] | None) -> ExitCode:
+    show_help(typer.main.get_command(app), options.topic)
+    return ExitCode.DONE
 
 
 _COMMANDS: dict[type, Callable[[Any, Callable[[str], Source] | None], int]] = {
@@ -354,41 +383,42 @@ _COMMANDS: dict[type, Callable[[Any, Callable[[str], Source] | None], int]] = {
     FlowsOptions: start_flows,
     ExportOptions: start_export,
     RunOptions: start_run,
+    HelpOptions: _start_help,
     ConfigOptions: start_config,
     DoctorOptions: start_doctor,
 }
-"""What starts each command, by the class of its options."""
+"""Start function of each command, by the class of its options."""
 
 
 # --- the program ----------------------------------------------------------------------------------------------
 
 
 def main() -> int:
-    """Run nettop with the arguments of the process; the exit status."""
+    """Run nettop with the process's arguments and return the exit status."""
     try:
-        with ended_by_signals():
+        with exit_on_signals():
             return run(sys.argv[1:])
     except KeyboardInterrupt as ended:
-        # 0 would say that everything works, or what the command did, which has not begun.
+        # Exit code 0 would claim that every check passed, or that the command ran.
         return exit_code_of(ended) if sys.argv[1:2] in ([DOCTOR], [RUN]) else ExitCode.DONE
     finally:
         leave_output()
 
 
 def run(arguments: Sequence[str], source_of: Callable[[str], Source] | None = None) -> int:
-    """Run the command with these arguments, and report on standard error what went wrong. Returns the exit code.
+    """Run nettop with these arguments, report errors on standard error and return the exit code.
 
-    `source_of` makes the source of a lens; the probes do if it is None.
+    `source_of` creates the source of a lens; None uses the probes.
     """
     try:
         options = _parse(arguments)
         start = _COMMANDS.get(type(options))
         if start is None:
             return int(options or 0)
-        if too_few := why_too_few_files():
+        if too_few := file_limit_error():
             raise too_few
         return start(options, source_of)
-    except BrokenPipeError:  # the reader has what it wanted
+    except BrokenPipeError:  # the reader has read enough
         return ExitCode.DONE
     except NettopError as error:
         failure = error
@@ -398,7 +428,7 @@ def run(arguments: Sequence[str], source_of: Callable[[str], Source] | None = No
             raise
         failure = missing
     except (OSError, RuntimeError, MemoryError) as error:
-        limit = limit_reached("nettop cannot go on", error)
+        limit = limit_reached("nettop cannot continue", error)
         if limit is None:
             raise
         failure = limit
@@ -407,15 +437,15 @@ def run(arguments: Sequence[str], source_of: Callable[[str], Source] | None = No
 
 
 def _parse(arguments: Sequence[str]) -> Any:
-    """The options of the command, or an exit code after --help or --version."""
+    """Parse the arguments into the command's options, or return an exit code after --help or --version."""
     command = typer.main.get_command(app)
     try:
         parsed = command.main(list(arguments), "nettop", standalone_mode=False)
     except BrokenPipeError:
         raise
-    except SystemExit as ended:  # what rich does when the reader has gone
+    except SystemExit as ended:  # rich exits when the reader has closed the pipe
         raise BrokenPipeError from ended
-    except OSError as error:  # of --help and --version
+    except OSError as error:  # while printing --help or --version
         raise NettopError(f"the output cannot be written: {error.strerror}") from error
     except _ParseError as error:
         raise _usage(error, command) from None
@@ -425,7 +455,7 @@ def _parse(arguments: Sequence[str]) -> Any:
 
 
 def _usage(error: Any, command: Any) -> UsageError:
-    """typer's error as one of ours, with the nearest option where one is unknown."""
+    """Convert typer's error to a UsageError, with the nearest option if one is unknown."""
     context = getattr(error, "ctx", None)
     command = command if context is None else context.command
     page = "nettop --help" if context is None else f"{context.command_path} --help"
@@ -434,7 +464,7 @@ def _usage(error: Any, command: Any) -> UsageError:
     if name is not None and name not in known:
         unknown = unknown_word("option", name, known)
         has_near = unknown.remedy.startswith("did you mean")
-        return UsageError(unknown.what, unknown.remedy if has_near else f"{page} lists the options")
+        return UsageError(unknown.what, unknown.remedy if has_near else f"see {page}")
     message: str = error.format_message().rstrip(".")
     return UsageError(message[:1].lower() + message[1:], f"see {page}")
 

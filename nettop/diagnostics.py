@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person should know beside the data, on standard error."""
+"""Messages to the user on standard error."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from nettop.snapshots.safe_text import safe_text
 from nettop.writing import has_room
 
 _WAIT_MS = 1000
-"""How long a message waits for whoever reads them."""
+"""Milliseconds that a message waits for its reader."""
 
 
 class Diagnostics:
-    """Writes messages as lines of their own, safe to show; without a stream, or when it has closed, does nothing.
+    """A writer of messages, one per line and safe to show. Without a stream, or if it is closed, it is a no-op.
 
-    A terminal that takes nothing keeps nobody from ending: what finds no room is left out and counted.
+    A terminal that does not read must not block the exit, so messages without room are dropped and counted.
     """
 
     def __init__(self, stderr: TextIO | None) -> None:
@@ -30,7 +30,7 @@ class Diagnostics:
         self._write(safe_text(message))
 
     def report_lines(self, text: str) -> None:
-        """Write a text whose lines stay lines, such as that of a bug with its traceback."""
+        """Write a text of several lines, such as a traceback."""
         self._write("\n".join(map(safe_text, text.splitlines())))
 
     def _write(self, text: str) -> None:
@@ -40,7 +40,7 @@ class Diagnostics:
             self._left_out += 1
             return
         left_out = (
-            f"nettop: {self._left_out} messages left out, as nobody read them\n" if self._left_out else ""
+            f"nettop: {self._left_out} messages dropped because nobody read them\n" if self._left_out else ""
         )
         self._left_out = 0
         with suppress(OSError):
@@ -48,7 +48,7 @@ class Diagnostics:
             self._stderr.flush()
 
     def report_new(self, remarks: Iterable[str]) -> None:
-        """Write those of the remarks that were not among the last ones."""
+        """Write the remarks that were not in the previous call."""
         before, self._remarks = self._remarks, list(remarks)
         for remark in self._remarks:
             if remark not in before:
@@ -58,6 +58,6 @@ class Diagnostics:
 def _has_room(stream: TextIO, wait_ms: int) -> bool:
     try:
         descriptor = stream.fileno()
-    except OSError:  # no file, but text in memory
+    except OSError:  # an in-memory stream
         return True
     return has_room(descriptor, wait_ms)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user chooses on the screens and finds again at the next start: a TOML file of theirs."""
+"""The user's choices on the screens, kept in a TOML file."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from nettop.writing import replace_file, why_not, writing
 
 THEMES = ("dark", "light", "terminal")
 UNITS = ("bits", "bytes")
-_MOST_BYTES = 1 << 16
-"""Four times what there is to choose."""
+_MAX_BYTES = 1 << 16
+"""Maximum size of the file: four times that of all choices."""
 _DEEP_KEY = re.compile(rb"(?:\.[^.=\n]*){100}")
-"""A key of so many parts: the parser of Python takes half a minute for some ten thousand."""
+"""A key with too many parts: Python's parser takes half a minute for ten thousand parts."""
 _HEADER = "# Written by nettop's screens, which keep no comments. See nettop config --show.\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """What was chosen; what was not is None.
+    """The user's choices; None means no choice.
 
-    `columns` are those of tables, by the tables' names for --view. `theme` is one of THEMES, `unit`, in which rates are
-    shown, one of UNITS.
+    `columns` are by table, with its name in --view. `theme` is one of THEMES; `unit`, for rates, is one of UNITS.
     """
 
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -42,9 +41,9 @@ class Preferences:
 
 @dataclass(frozen=True, slots=True)
 class LoadedPreferences:
-    """What a file says, and what is wrong with it: `problems` name the file, the place and the remedy.
+    """The content of a file, and its `problems`, each with the file, the place and the remedy.
 
-    Without a `path` nothing is remembered.
+    Without a `path` nothing is saved.
     """
 
     path: Path | None = None
@@ -53,7 +52,7 @@ class LoadedPreferences:
 
 
 def preferences_path(home: str) -> Path:
-    """The file of a user with this home directory; $XDG_CONFIG_HOME counts where it is absolute, as XDG asks."""
+    """Return the file of a user with this home directory. $XDG_CONFIG_HOME takes precedence if absolute, as in XDG."""
     base = os.environ.get("XDG_CONFIG_HOME", "")
     return Path(base if os.path.isabs(base) else os.path.join(home, ".config")) / "nettop" / "config.toml"
 
@@ -62,7 +61,7 @@ def preferences_path(home: str) -> Path:
 
 
 def load_preferences(path: Path) -> LoadedPreferences:
-    """What the file says; what it does not, or says wrongly, has its default. A file that is missing says nothing."""
+    """Load the file. Missing and invalid entries have their defaults, as does a missing file."""
     try:
         document = _read(path)
     except NettopError as error:
@@ -73,7 +72,7 @@ def load_preferences(path: Path) -> LoadedPreferences:
     )
     columns = _columns(document.get("columns", {}), problems)
     problems += [
-        _what(unknown_word("key", key, ("theme", "unit", "columns")))
+        _in_words(unknown_word("key", key, ("theme", "unit", "columns")))
         for key in document
         if key not in ("theme", "unit", "columns")
     ]
@@ -83,28 +82,28 @@ def load_preferences(path: Path) -> LoadedPreferences:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The document; an empty one where there is no file. Raises NettopError for one that cannot be read."""
-    import tomllib  # --help does without
+    """Parse the file; return an empty document if it is missing. Raise NettopError if it cannot be read."""
+    import tomllib  # not needed by --help
 
     try:
-        content = read_file(path, _MOST_BYTES)
+        content = read_file(path, _MAX_BYTES)
         if _DEEP_KEY.search(content):
             raise RecursionError
         document = tomllib.loads(content.decode())
-        toml_text(document)  # what is too deep to be written again is refused here
+        toml_text(document)  # refuse what is nested too deeply to be written again
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise NettopError(
-            f"{path} cannot be read: {why_not(error)}", "defaults are used until it can"
+            f"{path} cannot be read: {why_not(error)}", "make it readable; until then defaults are used"
         ) from error
-    except ValueError as error:  # also of bytes that are no UTF-8
+    except ValueError as error:  # also for invalid UTF-8
         raise NettopError(
-            f"{path} is not valid TOML: {error}", "mend that line, or remove the file"
+            f"{path} is not valid TOML: {error}", "correct that line, or remove the file"
         ) from error
     except RecursionError:
         raise NettopError(
-            f"{path} is nested too deeply", "mend it, or remove the file; until then defaults are used"
+            f"{path} is nested too deeply", "correct it, or remove the file; until then defaults are used"
         ) from None
     return document
 
@@ -126,7 +125,7 @@ def _columns(tables: Any, problems: list[str]) -> dict[str, tuple[str, ...]]:
         try:
             lens, table = find_table(view)
         except UsageError as error:
-            problems.append(f"columns: {_what(error)}")
+            problems.append(f"columns: {_in_words(error)}")
             continue
         known = _known_columns(view, table, names, problems)
         if known:
@@ -136,28 +135,33 @@ def _columns(tables: Any, problems: list[str]) -> dict[str, tuple[str, ...]]:
 
 def _known_columns(view: str, table: Table, names: Any, problems: list[str]) -> tuple[str, ...]:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        problems.append(f'the columns of {view} are no list of names; write {view} = ["{table.names[0]}", …]')
+        problems.append(
+            f'the columns of {view} are not a list of names; write {view} = ["{table.names[0]}", …]'
+        )
         return ()
     problems += [
-        f"the columns of {view}: {_what(unknown_word('column', name, table.names))}"
+        f"the columns of {view}: {_in_words(unknown_word('column', name, table.names))}"
         for name in names
         if name not in table.names
     ]
     return tuple(dict.fromkeys(name for name in names if name in table.names))
 
 
-def _what(error: NettopError) -> str:
+def _in_words(error: NettopError) -> str:
     return f"{error.what}; {error.remedy}"
 
 
 # --- writing ----------------------------------------------------------------------------------------------------
 
+# tomlkit would save the thirty lines that write these few kinds of value. It takes twice as long to import as tomllib,
+# some 60 ms at each start with a file, and every way of installing nettop would have one more package.
+
 
 def remember(path: Path, key: str, value: str | Mapping[str, tuple[str, ...] | None]) -> None:
-    """Write one choice into the file, and leave the others as they are, also those that nettop does not know.
+    """Save one choice in the file, and keep all other entries, even unknown ones.
 
-    `value` of `columns` are those of some tables, None for the tables' own. Raises NettopError where the file cannot be
-    written, and where it is not valid: what somebody wrote there would be lost.
+    The `value` of `columns` maps tables to columns, None for the defaults. Raise NettopError if the file cannot be
+    written, or if it is invalid, so that its content is not lost.
     """
     document = _read(path)
     if isinstance(value, str):
@@ -166,13 +170,13 @@ def remember(path: Path, key: str, value: str | Mapping[str, tuple[str, ...] | N
         before = document.get(key)
         changed = {**(before if isinstance(before, dict) else {}), **value}
         document[key] = {name: names for name, names in changed.items() if names is not None}
-    with writing(str(path), "what you choose lasts until nettop ends"):
+    with writing(str(path), "your choices last until nettop exits"):
         os.makedirs(os.path.dirname(os.path.realpath(path)), mode=0o700, exist_ok=True)
         replace_file(path, (_HEADER + toml_text(document)).encode())
 
 
 def toml_text(document: Mapping[str, Any]) -> str:
-    """What was read of a TOML file, as such a file: plain values first, then a section for each table."""
+    """Format the content of a TOML file: plain values first, then a section for each table."""
     lines = [toml_line(key, value) for key, value in document.items() if not isinstance(value, dict)]
     for key, table in document.items():
         if isinstance(table, dict):
@@ -181,7 +185,7 @@ def toml_text(document: Mapping[str, Any]) -> str:
 
 
 def toml_line(key: str, value: Any) -> str:
-    """`key = value`"""
+    """Format `key = value`."""
     return f"{_key(key)} = {_value(value)}"
 
 
@@ -192,7 +196,7 @@ def _key(key: str) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, str):
-        # A basic string is written as in JSON, but DEL has to be escaped too.
+        # A basic string is like a JSON string, but DEL must be escaped too.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, bool):
         return str(value).lower()

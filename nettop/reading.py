@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read files that a user names: regular files of a bounded size, and pipes that the process was started with.
+"""Reading of files named by the user: regular files of bounded size, and pipes that the process was started with.
 
-Everything else is refused at once: a FIFO nobody writes would be waited for without end, and opening a device may act
-on it. Errors are OSErrors whose `strerror` says what is wrong.
+Everything else is refused at once: a FIFO without a writer would block forever, and opening a device may have side
+effects. Errors are OSErrors whose `strerror` is the cause.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 PIPE_WAIT_S = 10.0
-"""How long a command in <(…) may take to write."""
+"""Seconds that a command in <(…) may take to write."""
 _PIECE_BYTES = 1 << 20
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -26,19 +26,19 @@ _KINDS = {
     stat.S_IFBLK: "a block device",
 }
 _OWN_PIPE = re.compile(r"/proc/[0-9]+/fd/pipe:\[[0-9]+\]")
-"""What the name of a pipe that the shell made for <(…), or standard input, leads to."""
+"""The resolved path of a pipe that the shell created for <(…) or standard input."""
 
 
 def read_file(path: str | Path, most_bytes: int) -> bytes:
-    """Return the whole content. Raises OSError, also for what is no file and for more than `most_bytes`."""
+    """Return the whole content. Raise OSError, also for other kinds of files and for more than `most_bytes`."""
     return read_with_mode(path, most_bytes)[0]
 
 
 def read_with_mode(path: str | Path, most_bytes: int) -> tuple[bytes, int]:
-    """Return the whole content, and the mode of the file it was read from. Raises as `read_file`."""
+    """Return the whole content and the file's mode. Raise OSError like `read_file`."""
     is_own_pipe = _OWN_PIPE.fullmatch(os.path.realpath(path)) is not None
     _check_kind(os.stat(path).st_mode, is_own_pipe=is_own_pipe)
-    # The name may mean something else by now: O_NONBLOCK opens a FIFO at once.
+    # The file may have been replaced since: O_NONBLOCK opens a FIFO without waiting.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
@@ -51,7 +51,7 @@ def read_with_mode(path: str | Path, most_bytes: int) -> tuple[bytes, int]:
 
 
 def wrong_kind(mode: int) -> OSError:
-    """Return the error for a file that is none. The kernel has its own for reading a directory."""
+    """Return the error for something that is not a regular file. For a directory, use the kernel's own error."""
     return OSError(
         errno.EINVAL, f"it is {_KINDS.get(stat.S_IFMT(mode), 'of another kind')}, not a regular file"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user chose, as frozen dataclasses."""
+"""Settings of the commands, as frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from nettop.errors import UsageError
+from nettop.snapshots.schema import OptionValues
 
 MIN_INTERVAL_S = 0.1
 MAX_INTERVAL_S = 3600.0
 DAY_S = 86_400.0
 MAX_PORT = 0xFFFF
 STDOUT = "-"
-"""The FILE that is standard output."""
+"""The FILE that means standard output."""
 
 
 class Format(StrEnum):
-    """How plain output looks."""
+    """Formats of plain output."""
 
     TABLE = "table"
     CSV = "csv"
@@ -27,14 +28,14 @@ class Format(StrEnum):
 
 
 class LineFormat(StrEnum):
-    """How lines of a log or a report look."""
+    """Formats of log and report lines."""
 
     TEXT = "text"
     JSONL = "jsonl"
 
 
 class ExportFormat(StrEnum):
-    """How an export is written: lines of folded stacks, speedscope's JSON, or a flame graph."""
+    """Formats of an export: folded stacks, speedscope's JSON, or an SVG flame graph."""
 
     FOLDED = "folded"
     SPEEDSCOPE = "speedscope"
@@ -43,9 +44,9 @@ class ExportFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ViewSettings:
-    """What to show, as given on the command line; frontends turn it into a query.
+    """The table options of the command line, from which frontends make a query.
 
-    `filters` are texts that must all hold; `sort` and `columns` are None for the table's own.
+    Rows must match all `filters`; `sort` and `columns` are None for the table's defaults.
     """
 
     view: str = "connections"
@@ -60,9 +61,9 @@ class ViewSettings:
 
 @dataclass(frozen=True, slots=True)
 class TextSettings:
-    """How plain output runs: `count` refreshes (None: until interrupted), `data_only` without the banner.
+    """Settings of plain output: `count` refreshes (None: until interrupted), `data_only` without the banner.
 
-    `why` has JSON Lines say why a value is null that is not available on this host.
+    `why` adds to JSON Lines the reason why a value is not available on this host.
     """
 
     format: Format = Format.TABLE
@@ -73,10 +74,10 @@ class TextSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One run of nettop.
+    """Settings of one run of nettop.
 
-    `mechanisms` are those to use in place of the best ones, by hook; `max_overhead` is the share of one CPU that nettop
-    may take (None: whatever it takes); `options` are those that lenses declare, by name, as far as they were given.
+    `mechanisms` are those to use instead of the best ones, by hook; `max_overhead` is the share of one CPU that nettop
+    may use (None: no limit); `options` are the given lens options.
     """
 
     interval_s: float = 1.0
@@ -84,17 +85,17 @@ class Settings:
     text: TextSettings = field(default_factory=TextSettings)
     mechanisms: Mapping[str, str] = field(default_factory=dict)
     max_overhead: float | None = None
-    options: Mapping[str, object] = field(default_factory=dict)
+    options: OptionValues = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """What `nettop log` writes, and where.
+    """Settings of `nettop log`.
 
-    `views` are LENS[.TABLE]; `filters` must all hold; `columns` are None for each table's own. The tables are read
-    every `interval_s`, and logged every `metrics_interval_s`. Without a `directory` there is the console only. A
-    file is rotated before it grows beyond `rotate_bytes`, and `keep` old ones stay. `why`, `mechanisms`,
-    `max_overhead` and `options` are as in TextSettings and Settings.
+    `views` are LENS[.TABLE]; rows must match all `filters`; `columns` are None for each table's defaults. Tables are
+    read every `interval_s` and logged every `metrics_interval_s`. Without a `directory` only the console is written. A
+    file is rotated before it exceeds `rotate_bytes`, and `keep` old ones are kept. `why`, `mechanisms`, `max_overhead`
+    and `options` are as in TextSettings and Settings.
     """
 
     views: tuple[str, ...] = ("connections",)
@@ -112,14 +113,14 @@ class LogSettings:
     why: bool = False
     mechanisms: Mapping[str, str] = field(default_factory=dict)
     max_overhead: float | None = None
-    options: Mapping[str, object] = field(default_factory=dict)
+    options: OptionValues = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ExportSettings:
-    """What `nettop export` samples, and where it writes it.
+    """Settings of `nettop export`.
 
-    `view` is LENS.TABLE; `filters` must all hold. `path` is a file, or `-` for standard output. `mechanisms` and
+    `view` is LENS.TABLE; rows must match all `filters`. `path` is a file, or `-` for standard output. `mechanisms` and
     `options` are as in Settings.
     """
 
@@ -129,16 +130,16 @@ class ExportSettings:
     duration_s: float = 10.0
     filters: tuple[str, ...] = ()
     mechanisms: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, object] = field(default_factory=dict)
+    options: OptionValues = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """What `nettop run` starts and reports.
+    """Settings of `nettop run`.
 
-    `words` are the command and its arguments. `live` reports each connection as it ends, not all at the end.
-    Without `output`, a path, the report goes to standard error. The command runs as the user who called nettop through
-    sudo. `why`, `mechanisms` and `options` are as in TextSettings and Settings.
+    `words` are the command and its arguments. `live` reports each connection as it ends, not all at the end. `output`
+    is the path of the report, standard error if None. The command runs as the user who called nettop through sudo.
+    `why`, `mechanisms` and `options` are as in TextSettings and Settings.
     """
 
     words: tuple[str, ...]
@@ -147,7 +148,7 @@ class RunSettings:
     output: str | None = None
     why: bool = False
     mechanisms: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, object] = field(default_factory=dict)
+    options: OptionValues = field(default_factory=dict)
 
 
 DEFAULT_LISTEN = "127.0.0.1:9471"
@@ -155,13 +156,12 @@ DEFAULT_LISTEN = "127.0.0.1:9471"
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """What `nettop serve` reads, and how it serves it.
+    """Settings of `nettop serve`.
 
-    `listen` are addresses: HOST:PORT or unix:PATH. Requests need the `token`, if there is one, which is read from
-    `token_file`; `cert` and `key` are the paths of a certificate chain and its key, for TLS. `lenses` are ids;
-    `filters` must all hold for rows of the tables that have their fields. `top` is how many series each bounded set
-    has, by its name, where it is not the declared number. With `access_log` each answer is a line on standard error.
-    `mechanisms`, `max_overhead` and `options` are as in Settings.
+    `listen` are addresses, HOST:PORT or unix:PATH. Requests need the token in `token_file`, if given; `cert` and `key`
+    are the paths of a certificate chain and its key, for TLS. `lenses` are ids; rows must match all `filters` whose
+    fields their table has. `top` overrides the number of series of bounded sets, by name. `access_log` writes each
+    response to standard error. `mechanisms`, `max_overhead` and `options` are as in Settings.
     """
 
     listen: tuple[str, ...] = (DEFAULT_LISTEN,)
@@ -176,20 +176,20 @@ class ServeSettings:
     top: Mapping[str, int] = field(default_factory=dict)
     mechanisms: Mapping[str, str] = field(default_factory=dict)
     max_overhead: float | None = None
-    options: Mapping[str, object] = field(default_factory=dict)
+    options: OptionValues = field(default_factory=dict)
 
 
 FLOW_PORTS = ("6343", "2055", "4739", "2056")
-"""Where flows are received if nothing else is said: the ports of sFlow and of IPFIX, and two that NetFlow often has."""
+"""Default ports for flows: those of sFlow and IPFIX, and two common ones of NetFlow."""
 DEFAULT_QUERY_LISTEN = "127.0.0.1:9472"
 FLOWS_SOCKET = "flows.sock"
-"""The Unix socket of a collector, in its directory."""
+"""The name of a collector's Unix socket in its directory."""
 SYSTEM_FLOWS_DIR = "/var/lib/nettop/flows"
-"""Where root stores flows if nothing else is said."""
+"""The default directory of flows for root."""
 
 
 def default_flows_dir() -> str:
-    """Where whoever runs nettop stores flows if nothing else is said."""
+    """Return the default directory of flows for the current user."""
     if os.geteuid() == 0:
         return SYSTEM_FLOWS_DIR
     base = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
@@ -197,22 +197,24 @@ def default_flows_dir() -> str:
 
 
 def collector_urls(directory: str) -> tuple[str, ...]:
-    """Where a collector may be that stores in a directory: its socket, and where queries are answered by default."""
+    """Return the possible URLs of a collector that stores in a directory: its socket, and the default query address."""
     return f"unix:{os.path.join(directory, FLOWS_SOCKET)}", f"http://{DEFAULT_QUERY_LISTEN}"
 
 
 @dataclass(frozen=True, slots=True)
 class CollectSettings:
-    """What `nettop collect` receives, and where it keeps it.
+    """Settings of `nettop collect`.
 
-    `listen` are UDP ports, or addresses with one. `sampling_rates` are words that say at which rate exporters sample,
-    and their interfaces. One packet in `sampling` is taken of the interfaces `mirrors`, all
-    that the firewall logs to the groups `nflog`, and with `conntrack` the connections that it has seen end. Flows are
-    stored in `data_dir`, or by the servers `clickhouse`, which may be those of a `cluster`, and sent to `kafka`, which
-    is brokers and a topic; what waits to be stored is in `data_dir` in any case, `spool_bytes` at most. `retention` has
-    the seconds for which a table keeps its rows, by its name, where they are not the declared ones. `filters` must all
-    hold for flows that are stored. `networks` and `interfaces` are files, `own_networks` are prefixes. `queries` says
-    where and to whom queries are answered. Without `rereads_files` a change of files while it runs counts for nothing.
+    Inputs: `listen` are UDP ports, with or without addresses. `sampling_rates` are the sampling rates of exporters and
+    their interfaces. The collector reads one packet in `sampling` from the interfaces `mirrors`, every packet that
+    the firewall logs to the groups `nflog`, and with `conntrack` every connection that ends.
+
+    Outputs: the collector stores flows in `data_dir`, or on the servers `clickhouse`, which may form a `cluster`, and
+    sends them to `kafka` (brokers and a topic). The spool, at most `spool_bytes`, is always in `data_dir`. `retention`
+    overrides the seconds for which tables keep their rows, by name. Only flows that match all `filters` are stored.
+
+    `networks` and `interfaces` are files, `own_networks` are prefixes. `queries` configures the query server.
+    `rereads_files` makes it reload files that change while it runs.
     """
 
     data_dir: str
@@ -240,7 +242,8 @@ class CollectSettings:
 def checked_seconds(
     flag: str, seconds: float, least: float = MIN_INTERVAL_S, most: float = MAX_INTERVAL_S
 ) -> float:
-    """The seconds, if the option `flag` accepts them; by default as an interval. Raises UsageError otherwise."""
+    """Return the seconds if they are in the range of the option `flag`, by default an interval. Raise UsageError
+    otherwise."""
     if not least <= seconds <= most:
         remedy = f"give {flag} between {least:g} and {most:g} seconds"
         raise UsageError(f"{flag} {seconds:g} is out of range", remedy)

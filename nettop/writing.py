@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write files that a user names, and standard output: errors name the path and the cause, and a line is written whole.
+"""Writing of files named by the user, and of standard output: errors name path and cause, and lines stay whole.
 
-Files belong to the caller of nettop where the caller opens them inside `commands.invoker.opening_as`.
+Files opened inside `commands.invoker.open_files_as` belong to the user who called nettop.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from pathlib import Path
 from typing import TextIO
 
 from nettop.errors import TOO_MANY_FILES, NettopError, PermissionMissing, Unsupported
-from nettop.interrupts import undisturbed
+from nettop.process.interrupts import delay_interrupts
 from nettop.reading import wrong_kind
 
 OUTPUT = "the output"
-"""What errors call standard output."""
+"""The name of standard output in errors."""
 _WRITABLE = (stat.S_IFREG, stat.S_IFIFO, stat.S_IFCHR)
 _NEWLINE = 0x0A
 _SIGNAL_STEP_MS = 100
-"""How soon an interrupt is seen while the reader has no room."""
+"""Milliseconds within which an interrupt is noticed while the reader is blocked."""
 _END_OF_LINE_S = 1.0
-"""How long an interrupt waits for the end of a line that the reader has in part."""
+"""Seconds that an interrupt waits for the end of a partly written line."""
 
 
 @contextmanager
 def writing(what: str, remedy: str = "") -> Iterator[None]:
-    """Turn a failure to write `what` into a NettopError. A reader who has gone stays a BrokenPipeError."""
+    """Turn a failure to write `what` into a NettopError. Let BrokenPipeError pass: the reader has gone."""
     try:
         yield
     except BrokenPipeError:
@@ -43,43 +43,40 @@ def writing(what: str, remedy: str = "") -> Iterator[None]:
 
 
 def why_not(error: OSError) -> str:
-    """Return the cause in words."""
+    """Return the cause of an error in words."""
     return error.strerror or str(error) or type(error).__name__
 
 
 def open_to_write(path: str | Path, flags: int = 0, mode: int = 0o666) -> int:
-    """Open a file, a device, or a FIFO that somebody reads. Raises OSError, at once for anything else."""
+    """Open a file, a device, or a FIFO with a reader. Raise OSError, at once for anything else."""
     kind = stat.S_IFREG
     with suppress(FileNotFoundError):
         kind = stat.S_IFMT(os.stat(path).st_mode)
     if kind not in _WRITABLE:
         raise wrong_kind(kind)
-    # O_NONBLOCK: the name may mean a FIFO by now.
+    # O_NONBLOCK: a FIFO may have replaced the file since.
     how = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | flags
     try:
         descriptor = os.open(path, how, mode)
     except OSError as error:
         if error.errno == errno.ENXIO and kind == stat.S_IFIFO:
-            raise OSError(errno.ENXIO, "nobody reads the FIFO") from error
+            raise OSError(errno.ENXIO, "the FIFO has no reader") from error
         raise
     os.set_blocking(descriptor, True)
     return descriptor
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write everything. Raises OSError."""
+    """Write all data. Raise OSError if that fails."""
     done = 0
     while done < len(data):
         done += os.write(descriptor, data[done:] if done else data)
 
 
 def replace_file(path: str | Path, content: bytes) -> None:
-    """Put a new file in the place of the old one, whole or not at all; its mode and a symbolic link stay.
-
-    Raises OSError.
-    """
+    """Replace a file atomically; keep its mode, and a symbolic link to it. Raise OSError if that fails."""
     place = Path(os.path.realpath(path))
-    beside = file_beside(place)
+    beside = temporary_path(place)
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
@@ -94,14 +91,14 @@ def replace_file(path: str | Path, content: bytes) -> None:
             beside.unlink()
 
 
-def file_beside(place: Path) -> Path:
-    """Return the name of a file in the same folder that nobody else has."""
+def temporary_path(place: Path) -> Path:
+    """Return a unique name for a temporary file in the same folder."""
     return place.with_name(f".nettop.{os.urandom(8).hex()}")
 
 
 @contextmanager
 def path_in_memory(descriptor: int, content: bytes) -> Iterator[str]:
-    """Write a file in memory, and give the path by which it is opened; the descriptor is closed at the end."""
+    """Write to an in-memory file and yield a path that opens it; close the descriptor on exit."""
     try:
         write_all(descriptor, content)
         yield f"/proc/self/fd/{descriptor}"
@@ -110,7 +107,7 @@ def path_in_memory(descriptor: int, content: bytes) -> Iterator[str]:
 
 
 def memory_file(name: str) -> int:
-    """Return the descriptor of a file in memory. Raises NettopError where the kernel refuses it."""
+    """Create an in-memory file and return its descriptor. Raise NettopError if the kernel refuses it."""
     try:
         return os.memfd_create(name)
     except OSError as error:
@@ -119,7 +116,7 @@ def memory_file(name: str) -> int:
         kind = PermissionMissing if isinstance(error, PermissionError) else Unsupported
         raise kind(
             f"memfd_create is refused: {why_not(error).lower()}",
-            "allow this system call, as in the seccomp filter of the container or unit",
+            "allow this system call, for example in the seccomp filter of the container or unit",
         ) from error
 
 
@@ -127,52 +124,54 @@ def memory_file(name: str) -> int:
 
 
 def write_output(stdout: TextIO, text: str | bytes, encoding: str = "") -> None:
-    """Write whole lines to standard output: text in its own encoding unless another is given, and bytes as they are.
+    """Write whole lines to standard output: text in its encoding, unless another is given, and bytes unchanged.
 
-    Raises NettopError where it cannot be written, BrokenPipeError where nobody reads it any more, and KeyboardInterrupt
-    at the end of a line: an interrupt leaves none in part, unless the reader takes nothing.
+    Raise NettopError if it cannot be written, BrokenPipeError if the reader has gone, and KeyboardInterrupt at the end
+    of a line: an interrupt does not leave a partial line, unless the reader is blocked.
     """
     with writing(OUTPUT):
         try:
             descriptor = stdout.fileno()
-        except OSError:  # a stream in memory
+        except OSError:  # an in-memory stream
             stdout.write(text if isinstance(text, str) else text.decode(errors="replace"))
             stdout.flush()
             return
         data = text.encode(encoding or stdout.encoding, "replace") if isinstance(text, str) else text
         at, give_up_at = 0, float("inf")
-        with undisturbed() as interrupts:
+        with delay_interrupts() as interrupts:
             while at < len(data):
                 if interrupts:
                     give_up_at = min(give_up_at, time.monotonic() + _END_OF_LINE_S)
                     if at == 0 or data[at - 1] == _NEWLINE or time.monotonic() >= give_up_at:
                         break
                 if has_room(descriptor, _SIGNAL_STEP_MS):
-                    with suppress(BlockingIOError):  # another process that shares it made it non-blocking
+                    with suppress(
+                        BlockingIOError
+                    ):  # another process that shares the stream made it non-blocking
                         at += os.write(descriptor, data[at : end_of_piece(data, at)])
 
 
 def end_of_piece(data: bytes, at: int) -> int:
-    """Return where to end a write that begins at `at`: behind the last line that fits into what a pipe takes at once.
+    """Return the end of a write that begins at `at`: after the last line that fits into PIPE_BUF bytes.
 
-    A pipe with room takes so much without waiting, and never in part.
+    A pipe with room accepts that much atomically, without blocking.
     """
     end = at + select.PIPE_BUF
     return end if end >= len(data) else data.rfind(b"\n", at, end) + 1 or end
 
 
 def has_room(descriptor: int, wait_ms: int) -> bool:
-    """Return whether a write to a pipe or a terminal would not wait, now or within this time."""
+    """Return whether a pipe or a terminal accepts a write without blocking, now or within `wait_ms`."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return bool(poll.poll(wait_ms))
 
 
 class LineFile:
-    """A file of whole lines that must not disturb what it reports about.
+    """A file of whole lines whose failures must not disturb the program.
 
-    The first failure is told to `report`; nothing is written after it, and a line in part is taken back where the file
-    allows it.
+    The first failure is passed to `report`; nothing is written after it, and a partial line is removed if the file can
+    be truncated.
     """
 
     def __init__(self, path: str, descriptor: int, report: Callable[[str], None]) -> None:
@@ -191,15 +190,15 @@ class LineFile:
                 done += os.write(self._descriptor, data[done:])
         except OSError as error:
             self._fail(error)
-            with suppress(OSError):  # no regular file
+            with suppress(OSError):  # not a regular file
                 size = os.fstat(self._descriptor).st_size
                 os.ftruncate(self._descriptor, size - (done - data.rfind(b"\n", 0, done) - 1))
 
     def flush(self) -> None:
-        """Do nothing: what is written is not kept back."""
+        """Do nothing: writes are not buffered."""
 
     def close(self) -> None:
-        """Close the file, which may be when the file system refuses what it had taken."""
+        """Close the file; a file system may report failed writes only here."""
         try:
             os.close(self._descriptor)
         except OSError as error:

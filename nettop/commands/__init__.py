@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The subcommands: each reads its own words, builds its settings, and hands over to a frontend."""
+"""The subcommands: each parses its options, builds its settings and starts a frontend."""

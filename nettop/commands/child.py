@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A child process that waits before it executes a command."""
+"""A child process that waits for a go-ahead before it executes a command."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import NoReturn
 
 from nettop.commands.invoker import User, become
 
-_DEFAULT_AGAIN = (signal.SIGPIPE, signal.SIGXFSZ)
-"""Signals that Python ignores; the command must not inherit that."""
+_RESTORED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
+"""Signals that Python ignores, restored to their default so that the command does not ignore them too."""
 _CANNOT_RUN = 126
 
 
 class Child:
-    """The child process. Fork it while there is one thread, before privileges are dropped.
+    """The child process. Create it while there is only one thread, before dropping privileges.
 
     It shares nettop's standard streams, working directory, environment and process group.
     """
@@ -27,7 +27,7 @@ class Child:
         self._error, error_writer = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            os.close(self._go)  # or the child would never see it close
+            os.close(self._go)  # else the child would never see end of file
             _wait_and_become(go_reader, error_writer, words, user)
         os.close(go_reader)
         os.close(error_writer)
@@ -35,8 +35,8 @@ class Child:
         self._status: int | None = None
 
     def start(self) -> OSError | None:
-        """Execute the command; returns the error if that fails."""
-        with contextlib.suppress(BrokenPipeError):  # killed already
+        """Let the child execute the command; return the error if that fails."""
+        with contextlib.suppress(BrokenPipeError):  # already killed
             os.write(self._go, b"\1")
         self._close_go()
         with os.fdopen(self._error, "rb", closefd=False) as pipe:
@@ -44,18 +44,18 @@ class Child:
         return OSError(int(number), os.strerror(int(number))) if number else None
 
     def send(self, number: int) -> None:
-        """Send it a signal, if it still runs, and as a user whom nettop may signal."""
+        """Send a signal to the child if it still runs and nettop may signal it."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             signal.pidfd_send_signal(self.descriptor, number)
 
     def status(self) -> int:
-        """Wait for its end; returns the exit status, negative if a signal ended it."""
+        """Wait for the child to end and return its exit status, negative if killed by a signal."""
         if self._status is None:
             self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self._status
 
     def close(self) -> None:
-        """Wait for its end, which comes at once if it has not executed the command."""
+        """Wait for the child to end, which is immediate if it was not started, and close the descriptors."""
         self._close_go()
         self.status()
         os.close(self._error)
@@ -72,13 +72,13 @@ def _wait_and_become(go: int, error: int, words: Sequence[str], user: User | Non
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
-        for number in _DEFAULT_AGAIN:
+        for number in _RESTORED_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         if user is not None:
             become(user)
         if os.read(go, 1):
-            os.execvp(words[0], list(words))  # noqa: S606 - whose words they are, decides what they do
+            os.execvp(words[0], list(words))  # noqa: S606 - running the user's command is the purpose
     except OSError as refused:
         os.write(error, str(refused.errno).encode())
     finally:
-        os._exit(_CANNOT_RUN)  # never back into what the parent was about to do
+        os._exit(_CANNOT_RUN)  # never return into the parent's code

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop config`: what the screens remember; and reading it, as the user who called nettop."""
+"""`nettop config`, and loading the preferences of the screens as the user who called nettop."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from nettop.commands.invoker import User, caller, opening_as
+from nettop.commands.invoker import User, caller, open_files_as
 from nettop.commands.options import option
 from nettop.errors import ExitCode, NettopError, UsageError
-from nettop.interrupts import undisturbed
 from nettop.preferences import (
     UNITS,
     LoadedPreferences,
@@ -21,6 +20,7 @@ from nettop.preferences import (
     preferences_path,
     toml_line,
 )
+from nettop.process.interrupts import delay_interrupts
 from nettop.snapshots import find_table, views
 from nettop.snapshots.safe_text import safe_text
 from nettop.writing import write_output
@@ -28,65 +28,65 @@ from nettop.writing import write_output
 if TYPE_CHECKING:
     from nettop.snapshots.source import Source
 
-CONFIG_HELP = "Show what the screens remember: columns, theme, unit."
+CONFIG_HELP = "Show the saved preferences of the screens: columns, theme and unit."
 
 CONFIG_EXAMPLES = """[bold]Examples[/bold]
 
-nettop config --show  [dim]every setting in effect, and whether it is the default or from the file[/dim]
+nettop config --show  [dim]every setting in effect and its origin, file or default[/dim]
 
-nettop config --show | grep '# file'  [dim]only what was chosen[/dim]
+nettop config --show | grep '# file'  [dim]only settings from the file[/dim]
 
-The file is $XDG_CONFIG_HOME/nettop/config.toml, or ~/.config/nettop/config.toml; through sudo, that of the user who
-called it. The screens write it when you choose columns (C), a theme (T) or a unit (B). Options on the command line win.
+The file is $XDG_CONFIG_HOME/nettop/config.toml or ~/.config/nettop/config.toml; under sudo, that of the user who called
+it. The screens write it when you choose columns (C), a theme (T) or a unit (B). Command line options override it.
 
-Exit codes: 0 done, 1 something in the file is wrong and was replaced by its default, 2 usage."""
+Exit codes: 0 done, 1 the file contains invalid settings, which were replaced by defaults, 2 usage error."""
 
 
 # fmt: off
 @dataclass(frozen=True, slots=True)
 class ConfigOptions:
-    """The options as they were given, in the order of --help."""
+    """Options as given, in the order of --help."""
 
-    show: Annotated[bool, option("--show", help="Print the file's path, and each setting with its origin")] = False
+    show: Annotated[bool, option("--show", help="Print the file's path and each setting with its origin")] = False
     # fmt: on
 
 
 def load_own_preferences() -> LoadedPreferences:
-    """The preferences of who called nettop, whose file is opened as that user. Only while there is one thread.
+    """Load the preferences of the user who called nettop, opening the file as that user. Call it before threads start.
 
-    What is wrong is among the problems: nothing keeps nettop from starting.
+    Return errors as problems, so that they never keep nettop from starting.
     """
     try:
         user = caller()
         path = preferences_path(_home(user))
-        with opening_as(user):
+        with open_files_as(user):
             return load_preferences(path)
     except NettopError as error:
-        return LoadedPreferences(problems=(f"preferences are not read: {error.what}; {error.remedy}",))
+        return LoadedPreferences(problems=(f"cannot read the preferences: {error.what}; {error.remedy}",))
 
 
 def _home(user: User | None) -> str:
-    """The home directory: of who called sudo that of the account, since sudo may leave root's in $HOME."""
+    """Return the home directory; under sudo from the caller's account, as $HOME may be root's."""
     if user is None:
         return os.path.expanduser("~")
     try:
         return pwd.getpwuid(user.uid).pw_dir
     except KeyError:
-        raise NettopError(f"uid {user.uid} has no home directory", "give it an account") from None
+        raise NettopError(f"uid {user.uid} has no home directory", "create an account for it") from None
 
 
 def start_config(options: ConfigOptions, _source_of: Callable[[str], Source] | None) -> ExitCode:
-    """Print the settings in effect, as TOML with their origins as comments; what is wrong goes to standard error."""
+    """Print the settings in effect as TOML, each with its origin as a comment, and problems on standard error."""
     if not options.show:
-        raise UsageError("nettop config does nothing by itself", "nettop config --show prints the settings")
+        raise UsageError("nettop config requires an option", "run nettop config --show")
     if sys.stdout is None:
-        raise NettopError("standard output is closed", "nettop config --show needs somewhere to write to")
+        raise NettopError("standard output is closed", "redirect it to a file or a pipe")
     loaded = load_own_preferences()
-    with undisturbed():
+    with delay_interrupts():
         from nettop.widgets.themes import THEME_PREFIX, first_theme
     chosen = loaded.preferences
     theme = first_theme(remembered=chosen.theme).removeprefix(THEME_PREFIX)
-    is_there = "" if loaded.path is None or os.path.lexists(loaded.path) else " (not there yet)"
+    is_there = "" if loaded.path is None or os.path.lexists(loaded.path) else " (does not exist yet)"
     lines = [
         f"# {loaded.path or 'no file'}{is_there}",
         _line("theme", theme, is_chosen=theme == chosen.theme),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop doctor`: its options, its settings, and how it starts."""
+"""`nettop doctor`: options, settings and startup."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
-from nettop.commands.invoker import User, acting_as, invoking_user, opening_as, owner_of_files
-from nettop.commands.options import checked_word, completing, mechanism_option, option, parse_mechanisms
+from nettop.commands.invoker import User, acting_as, file_owner, invoking_user, open_files_as
+from nettop.commands.options import checked_word, completer, mechanism_option, option, parse_mechanisms
 from nettop.commands.privilege import become_user, why_still_root
 from nettop.errors import ExitCode, NettopError
-from nettop.interrupts import undisturbed
-from nettop.limits import set_up_process
+from nettop.process.interrupts import delay_interrupts
+from nettop.process.limits import set_up_process
 from nettop.snapshots import lenses
 from nettop.writing import open_to_write, writing
 
@@ -28,58 +28,56 @@ _FORMATS = ("text", "json")
 _PARTS = ("host", *(lens.id for lens in lenses()))
 
 DOCTOR = "doctor"
-DOCTOR_HELP = (
-    "Report what works on this host and why the rest does not, and check the numbers with self-test traffic."
-)
+DOCTOR_HELP = "Report what works on this host and why the rest does not, and verify the numbers."
 
 DOCTOR_EXAMPLES = """[bold]Examples[/bold]
 
-nettop doctor  [dim]everything: the host, each lens, the self-test[/dim]
+nettop doctor  [dim]check the host and each lens, and run the self-test[/dim]
 
-nettop doctor --bundle report.tar.gz  [dim]for a bug report, without addresses and names[/dim]
+nettop doctor --bundle report.tar.gz  [dim]for a bug report, with addresses and names replaced[/dim]
 
-nettop doctor --format json | jq .lenses  [dim]for a program[/dim]
+nettop doctor --format json | jq .lenses  [dim]for programs[/dim]
 
 nettop doctor --only host --only drops --no-traffic
 
-Exit codes: 0 every lens works, 1 the self-test found a difference, 3 a lens cannot work or the host is bad,
+Exit codes: 0 every lens works, 1 the self-test found a difference, 3 a lens cannot work or a host check failed,
 4 only permissions are missing, 128 + N interrupted by signal N."""
 
 
 # fmt: off
 @dataclass(frozen=True, slots=True)
 class DoctorOptions:
-    """The options and arguments as they were given, in the order of --help."""
+    """Options and arguments as given, in the order of --help."""
 
-    format: Annotated[str, option("--format", metavar="text|json", autocompletion=completing(_FORMATS),
-                                  help="A report to read (text) or for programs (json)")] = "text"
+    format: Annotated[str, option("--format", metavar="text|json", autocompletion=completer(_FORMATS),
+                                  help="Report format: text for people, json for programs (text)")] = "text"
     bundle: Annotated[str | None, option("--bundle", metavar="FILE",
-                                         help="Also write an archive (.tar.gz) for a bug report, with addresses and "
+                                         help="Also write a .tar.gz archive for a bug report, with addresses and "
                                          "names replaced")] = None
     no_traffic: Annotated[bool, option("--no-traffic", help="Skip the self-test")] = False
-    only: Annotated[list[str] | None, option("--only", metavar="PART", autocompletion=completing(_PARTS),
-                                             help=f"Check only this part: {', '.join(_PARTS)}")] = None
+    only: Annotated[list[str] | None, option("--only", metavar="PART", autocompletion=completer(_PARTS),
+                                             help=f"Check only this part: {', '.join(_PARTS)}; repeatable")] = None
     mechanism: Annotated[list[str] | None, mechanism_option()] = None
     # fmt: on
 
 
 def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
-    """Examine what the options say, and report. Raises NettopError where nothing can be written.
+    """Run the checks and report. Raise NettopError if the report cannot be written.
 
-    `source_of` makes the source of a lens; the probes do if it is None.
+    `source_of` creates the source of a lens; None uses the probes.
     """
     as_json = checked_word("format", options.format, _FORMATS) == "json"
     parts = tuple(checked_word("part", part, _PARTS) for part in options.only or ())
     mechanisms = parse_mechanisms(options.mechanism)
     if sys.stdout is None:
-        raise NettopError("standard output is closed", "nettop doctor needs somewhere to write to")
-    with undisturbed():
+        raise NettopError("standard output is closed", "redirect it to a file or a pipe")
+    with delay_interrupts():
         from nettop.doctor.command import DoctorSettings, run_doctor
         from nettop.engine.source import probe_of
-        from nettop.kernel.facts import Host
-        from nettop.kernel.privileges import use_permitted
+        from nettop.kernel.host.facts import Host
+        from nettop.kernel.host.privileges import use_permitted
     path = None if options.bundle is None else Path(options.bundle)
-    user = invoking_user() if path is None else owner_of_files(path)
+    user = invoking_user() if path is None else file_owner(path)
     settings = DoctorSettings(parts, not options.no_traffic, mechanisms, as_json, why_still_root(user) or "")
     drop_privileges = partial(become_user, user) if source_of is None else None
     with nullcontext() if path is None else _new_file(path, user) as bundle:
@@ -96,17 +94,17 @@ def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | No
 
 @contextmanager
 def _new_file(path: Path, owner: User | None) -> Iterator[BinaryIO]:
-    """Make a new file, which belongs to its owner and which nobody else may read; gone if it is not finished.
+    """Create a file that only its owner may read, and remove it if it is not completed.
 
-    Raises NettopError where the file is there already, or cannot be made.
+    Raise NettopError if the file exists or cannot be created.
     """
-    remedy = "give --bundle another file"
+    remedy = "choose another --bundle file"
     with ExitStack() as ends:
-        with opening_as(owner), writing(str(path), remedy):
+        with open_files_as(owner), writing(str(path), remedy):
             try:
                 file = ends.enter_context(open(path, "wb", opener=_create))
             except FileExistsError:
-                raise NettopError(f"{path} exists already", f"{remedy}, or remove that one") from None
+                raise NettopError(f"{path} already exists", f"{remedy}, or remove this one") from None
         try:
             yield file
         except BaseException:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop flows`: its options, and how it reads what was collected."""
+"""`nettop flows`: options, and querying the collected flows."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import sys
@@ -14,11 +13,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nettop.commands.invoker import SERVICE_USERS, User, caller, explaining_caller, owner_of_directory
-from nettop.commands.options import checked_word, complete_list, completing, listed_names, option, whole
+from nettop.commands.invoker import SERVICE_USERS, User, caller, explain_caller, owner_of_directory
+from nettop.commands.options import (
+    checked_word,
+    complete_list,
+    completer,
+    option,
+    parse_count,
+    require_packages,
+    split_names,
+)
 from nettop.commands.privilege import give_up_privileges
 from nettop.errors import ExitCode, NettopError, UsageError
-from nettop.interrupts import undisturbed
+from nettop.process.interrupts import delay_interrupts
 from nettop.settings import DEFAULT_QUERY_LISTEN, Format, collector_urls, default_flows_dir
 
 if TYPE_CHECKING:
@@ -28,11 +35,11 @@ _SQL = "sql"
 _DURATION = re.compile(r"([0-9]{1,6})(s|min|m|h|d|w|y)")
 _SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
 
-FLOWS_HELP = "Show what nettop collect has stored: who moved most, or the answer to a query."
+FLOWS_HELP = "Query the flows stored by nettop collect: show the top talkers, or run SQL."
 
 FLOWS_EXAMPLES = """[bold]Examples[/bold]
 
-nettop flows  [dim]who sent most to whom in the last hour[/dim]
+nettop flows  [dim]top pairs of hosts in the last hour[/dim]
 
 nettop flows --top service_port,protocol --since 1d --limit 20
 
@@ -40,9 +47,9 @@ nettop flows --top src_as --by packets --since 4w --format csv
 
 nettop flows sql 'SELECT src, sum(bytes) FROM flows_raw GROUP BY src ORDER BY 2 DESC LIMIT 5'
 
-nettop flows sql 'DESCRIBE flows_raw'  [dim]the columns; the tables: SHOW TABLES[/dim]
+nettop flows sql 'DESCRIBE flows_raw'  [dim]list the columns; SHOW TABLES lists the tables[/dim]
 
-BYTES and PACKETS are multiplied by the sampling rate where that is known. Queries only read."""
+BYTES and PACKETS are multiplied by the sampling rate where it is known. Queries are read-only."""
 
 
 def _complete_top(incomplete: str) -> list[str]:
@@ -54,54 +61,49 @@ def _complete_top(incomplete: str) -> list[str]:
 # fmt: off
 @dataclass(frozen=True, slots=True)
 class FlowsOptions:
-    """The options and arguments as they were given, in the order of --help."""
+    """Options and arguments as given, in the order of --help."""
 
     words: Annotated[list[str] | None, typer.Argument(metavar="[sql QUERY]", show_default=False,
-                                                      help="Query in ClickHouse's SQL")] = None
+                                                      help="Run this query in ClickHouse SQL instead of --top")] = None
     top: Annotated[str, option("--top", metavar="A,B,C", autocompletion=_complete_top,
-                               help="Columns to sum up by: src, dst, service_port, protocol, exporter, src_as … "
+                               help="Group by these columns: src, dst, service_port, protocol, exporter, src_as … "
                                "(src,dst)")] = "src,dst"
-    since: Annotated[str, option("--since", metavar="TIME", help="How far back: 10m, 6h, 2d, 4w (1h)")] = "1h"
-    by: Annotated[str, option("--by", metavar="bytes|packets|flows", autocompletion=completing(("bytes", "packets",
-                              "flows")), help="What the largest have most of (bytes)")] = "bytes"
+    since: Annotated[str, option("--since", metavar="TIME", help="Look back this far: 10m, 6h, 2d, 4w (1h)")] = "1h"
+    by: Annotated[str, option("--by", metavar="bytes|packets|flows", autocompletion=completer(("bytes", "packets",
+                              "flows")), help="Rank by bytes, packets or flows (bytes)")] = "bytes"
     limit: Annotated[str, option("--limit", metavar="N", help="Show at most N rows (10)")] = "10"
-    format: Annotated[str, option("--format", metavar="table|csv|jsonl", autocompletion=completing(Format),
-                                  help="For people (table) or for programs (csv, jsonl)")] = "table"
+    format: Annotated[str, option("--format", metavar="table|csv|jsonl", autocompletion=completer(Format),
+                                  help="Output format: table for people, csv or jsonl for programs (table)")] = "table"
     collector: Annotated[str | None, option("--collector", metavar="URL",
-                                            help="Collector to query: http://HOST:PORT or unix:PATH (that of the data "
-                                            f"directory, or at {DEFAULT_QUERY_LISTEN})")] = None
+                                            help="Collector to query: http://HOST:PORT or unix:PATH (socket in the "
+                                            f"data directory, else {DEFAULT_QUERY_LISTEN})")] = None
     data_dir: Annotated[str | None, option("--data-dir", metavar="DIR",
-                                           help="Directory of the flows, as of nettop collect")] = None
+                                           help="Data directory of nettop collect")] = None
     # fmt: on
 
 
 def start_flows(options: FlowsOptions, _source_of: Callable[[str], Source] | None) -> ExitCode:
-    """Write what the options query. Raises NettopError if that is not possible."""
+    """Run the query and write its result. Raise NettopError if that fails."""
     form = Format(checked_word("format", options.format, list(Format)))
-    limit, since_s = whole("--limit", options.limit), _since(options.since)
+    limit, since_s = parse_count("--limit", options.limit), _since(options.since)
     sql = _sql(options.words or [])
-    missing = [name for name in ("zstandard",) if importlib.util.find_spec(name) is None]
-    if missing:
-        raise NettopError(
-            f"nettop flows needs packages that are not installed: {', '.join(missing)}",
-            "install them with nettop, as nettop[flows]",
-        )
-    with undisturbed():
-        from nettop.flows.reader import opened_reader
+    require_packages("flows", ("zstandard",), "install nettop[flows]")
+    with delay_interrupts():
+        from nettop.flows.reader import open_reader
         from nettop.flows.top import ORDERS, TopQuery, checked_keys, read_top
         from nettop.output.flow_queries import write_answer, write_top
 
     query = TopQuery(
-        checked_keys(listed_names(options.top) or ()), since_s, checked_word("order", options.by, list(ORDERS)), limit
+        checked_keys(split_names(options.top) or ()), since_s, checked_word("order", options.by, list(ORDERS)), limit
     )
     if sys.stdout is None:
-        raise NettopError("standard output is closed", "nettop flows needs somewhere to write to")
+        raise NettopError("standard output is closed", "redirect it to a file or a pipe")
     data_dir = Path(default_flows_dir() if options.data_dir is None else options.data_dir).absolute()
     urls = [options.collector] if options.collector else collector_urls(str(data_dir))
     named_by = caller() if options.collector or options.data_dir else None
     if os.geteuid() == 0:
         _become_reader(named_by, data_dir)
-    with explaining_caller(named_by), opened_reader(urls, None if options.collector else data_dir) as reader:
+    with explain_caller(named_by), open_reader(urls, None if options.collector else data_dir) as reader:
         if sql is not None:
             write_answer(sys.stdout, reader, sql, form)
         else:
@@ -110,8 +112,8 @@ def start_flows(options: FlowsOptions, _source_of: Callable[[str], Source] | Non
 
 
 def _become_reader(named_by: User | None, data_dir: Path) -> None:
-    """Become who called sudo, if they have named what is read; or else the directory's owner: what root would write
-    into the store, its owner could not change.
+    """Become the caller of sudo if they named the source, else the owner of the data directory: the owner could not
+    modify files that root creates in the store.
     """
     if named_by is not None:
         give_up_privileges(named_by)
@@ -120,19 +122,19 @@ def _become_reader(named_by: User | None, data_dir: Path) -> None:
 
 
 def _sql(words: list[str]) -> str | None:
-    """The query, None without one. Raises UsageError for anything else."""
+    """Return the SQL query, None without one. Raise UsageError for other arguments."""
     if not words:
         return None
     if words[0] != _SQL:
-        raise UsageError(f"unknown word {words[0]!r}", "write a query behind sql: nettop flows sql 'SHOW TABLES'")
+        raise UsageError(f"unknown argument {words[0]!r}", "write queries as nettop flows sql 'SHOW TABLES'")
     query = " ".join(words[1:]).strip()
     if not query:
-        raise UsageError("no query behind sql", "write it like nettop flows sql 'SHOW TABLES'")
+        raise UsageError("no query after sql", "write it like nettop flows sql 'SHOW TABLES'")
     return query
 
 
 def _since(text: str) -> int:
     match = _DURATION.fullmatch(text)
     if match is None or not int(match[1]):
-        raise UsageError(f"--since {text!r} is not a time", "write it like --since 10m, 6h, 2d or 4w")
+        raise UsageError(f"--since {text!r} is not a duration", "write it like --since 10m, 6h, 2d or 4w")
     return int(match[1]) * _SECONDS[match[2]]

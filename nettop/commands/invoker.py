@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The user who called nettop through sudo: files that the command line names are opened as that user, and the command
-of `nettop run` runs as that user.
+"""The user who called nettop through sudo. nettop opens files named on the command line as that user, and `nettop run`
+runs its command as that user.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 
 from nettop.errors import NettopError, PermissionMissing
 
-_AS_ROOT = "run it as root itself: sudo env -u SUDO_UID nettop …"
+_AS_ROOT = "run nettop as root itself: sudo env -u SUDO_UID nettop …"
 _SHELL = "/bin/sh"
 _NO_ID, _DIGITS, _SHOWN = 0xFFFFFFFF, 10, 20
 SERVICE_USERS = ("nettop", "nobody")
-"""Who root becomes to serve, and to collect flows where nobody else owns their directory: the first that exists."""
+"""Users that root may become to serve, and to collect flows if root owns the directory: the first that exists."""
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user as the kernel knows one."""
+    """A user's IDs."""
 
     uid: int
     gid: int
@@ -34,15 +34,15 @@ class User:
 
 
 def invoking_user() -> User | None:
-    """Who called nettop through sudo; None where nobody did, or we are not root, or there is no such user."""
+    """Return the user who called nettop through sudo; None without sudo, if not root, or if the user is invalid."""
     uid, gid = _sudo_number("SUDO_UID"), _sudo_number("SUDO_GID")
     if os.geteuid() or not uid or gid is None:
         return None
     return _user(uid, gid)
 
 
-def impossible_caller() -> str | None:
-    """What is wrong with the user that sudo names; None if nothing is, or it names none."""
+def invalid_caller() -> str | None:
+    """Return why the user named by sudo is invalid; None if it is valid, or without sudo."""
     variables = {name: os.environ[name] for name in ("SUDO_UID", "SUDO_GID") if os.environ.get(name)}
     if all(_sudo_number(name) is not None for name in variables):
         return None
@@ -50,26 +50,26 @@ def impossible_caller() -> str | None:
 
 
 def _sudo_number(name: str) -> int | None:
-    """A user or group in a variable of sudo's; None if invalid (the highest number means nobody, as in chown(2))."""
+    """Parse the ID in one of sudo's variables; None if invalid. The highest number is no ID, as in chown(2)."""
     text = os.environ.get(name, "")
     number = int(text) if text.isdecimal() and len(text) <= _DIGITS else _NO_ID
     return number if number < _NO_ID else None
 
 
-def owner_of_files(path: Path) -> User | None:
-    """The user who is to own what nettop writes below `path`, which the command line names; None for nettop's own user.
+def file_owner(path: Path) -> User | None:
+    """Return the user who should own files under `path`, a path from the command line; None for the current user.
 
-    Through sudo that is who called it, and nobody else: raises PermissionMissing where they may not write. Root itself
-    becomes the owner of the directory: it can write nowhere else once it has dropped CAP_DAC_OVERRIDE. Raises
-    NettopError for a path that another user may have prepared, and for an impossible name.
+    Under sudo that is always the caller; raise PermissionMissing if the caller may not write there. Root itself
+    becomes the owner of the directory, as it cannot write elsewhere once it has dropped CAP_DAC_OVERRIDE. Raise
+    NettopError for a path that another user may have tampered with, and for an invalid name.
     """
     if os.geteuid():
         return None
     user = caller()
     if user is None:
         return owner_of_directory(path)
-    with opening_as(user), _writing(path):
-        _refuse_traps(path, {0, user.uid})
+    with open_files_as(user), _writing(path):
+        _refuse_untrusted(path, {0, user.uid})
         place = path if path.exists() else _existing(Path(os.path.realpath(path)))
         if not os.access(place, os.W_OK | (os.X_OK if place.is_dir() else 0), effective_ids=True):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -77,39 +77,37 @@ def owner_of_files(path: Path) -> User | None:
 
 
 def owner_of_directory(path: Path, makers: Iterable[str] = ()) -> User | None:
-    """Whom the path belongs to, or the nearest directory that exists; None for root. Raises NettopError for a path that
-    another user may have prepared, and for an impossible name.
+    """Return the owner of the path, or of its nearest existing parent; None for root. Raise NettopError for a path
+    that another user may have tampered with, and for an invalid name.
 
-    `makers` are users that nettop makes directories for: one of theirs is nettop's own, also in /tmp.
+    `makers` are users that nettop creates directories for: their directories are trusted, even in /tmp.
     """
     with _writing(path):
-        _refuse_traps(path, {0}, {user.uid for user in _named_users(makers)})
+        _refuse_untrusted(path, {0}, {user.uid for user in _named_users(makers)})
         owner = _existing(path).stat()
     return _user(owner.st_uid, owner.st_gid) if owner.st_uid else None
 
 
-def closed_to(user: User, path: Path) -> Path | None:
-    """Return the first directory above the path that this user may not enter; None where there is none."""
-    ways = (
-        Path(os.path.realpath(path)),
-        path,
-    )  # what a link leads to first: whoever may not, cannot follow it
-    with opening_as(user):
-        for place in (parent for way in ways for parent in reversed(_lineage(way)[1:])):
+def first_closed_directory(user: User, path: Path) -> Path | None:
+    """Return the topmost parent directory of the path that this user may not enter; None if there is none."""
+    # Check the target of links first: without access to it the user cannot follow them.
+    paths = (Path(os.path.realpath(path)), path)
+    with open_files_as(user):
+        for place in (parent for each in paths for parent in reversed(_with_parents(each)[1:])):
             if place.is_dir() and not os.access(place, os.X_OK, effective_ids=True):
                 return place
     return None
 
 
 def caller() -> User | None:
-    """As `invoking_user`; but raises PermissionMissing where sudo names an impossible user."""
-    if os.geteuid() == 0 and (why := impossible_caller()):
-        raise PermissionMissing(f"{why}, so nettop opens no files for it", _AS_ROOT)
+    """Return `invoking_user()`, but raise PermissionMissing if sudo names an invalid user."""
+    if os.geteuid() == 0 and (why := invalid_caller()):
+        raise PermissionMissing(f"{why}: nettop cannot open files as that user", _AS_ROOT)
     return invoking_user()
 
 
 def name_of(user: User) -> str:
-    """What people call the user."""
+    """Return the user's name, or `uid N` without an account."""
     try:
         return pwd.getpwuid(user.uid).pw_name
     except KeyError:
@@ -117,11 +115,11 @@ def name_of(user: User) -> str:
 
 
 def named_user(names: Iterable[str]) -> User:
-    """The first of these users that exists. Raises NettopError if none does."""
+    """Return the first of these users that exists. Raise NettopError if none does."""
     for user in _named_users(names):
         return user
     raise NettopError(
-        f"there is no user {' or '.join(names)} to run as", "run nettop as another user than root"
+        f"there is no user {' or '.join(names)} to run as", "run nettop as a user other than root"
     )
 
 
@@ -134,10 +132,10 @@ def _named_users(names: Iterable[str]) -> Iterator[User]:
 
 @contextmanager
 def acting_as(user: User | None) -> Iterator[None]:
-    """Look up, open and create files as this user; None changes nothing, and neither does who is root no more. Only
-    while there is one thread.
+    """Look up, open and create files as this user. A no-op for None, and if not root. Use it only while there is one
+    thread.
 
-    Raises OSError where nobody may act as another user, as in some containers.
+    Raise OSError where root may not act as another user, as in some containers.
     """
     if user is None or os.geteuid():
         yield
@@ -155,24 +153,24 @@ def acting_as(user: User | None) -> Iterator[None]:
 
 
 @contextmanager
-def opening_as(user: User | None) -> Iterator[None]:
-    """As `acting_as`, for files that the command line names. What who called sudo may not open is explained, and so is
-    that nobody may act as another user.
+def open_files_as(user: User | None) -> Iterator[None]:
+    """Act as this user to open files that the command line names (see `acting_as`). Errors explain which user may not
+    open the file, or that nettop may not act as another user.
     """
-    with explaining_caller(invoking_user()), ExitStack() as acting:
+    with explain_caller(invoking_user()), ExitStack() as acting:
         try:
             acting.enter_context(acting_as(user))
         except OSError as error:
             raise PermissionMissing(
-                f"nettop may not open files as another user: {error.strerror}",
-                "that takes CAP_SETUID and CAP_SETGID",
+                f"nettop cannot open files as another user: {error.strerror}",
+                "add CAP_SETUID and CAP_SETGID",
             ) from None
         yield
 
 
 @contextmanager
-def explaining_caller(user: User | None) -> Iterator[None]:
-    """Where `user`, who called sudo, may not open a file have the error name who that is, and what to do."""
+def explain_caller(user: User | None) -> Iterator[None]:
+    """Explain permission errors: name the caller of sudo, `user`, who may not open the file, and a remedy."""
     try:
         yield
     except NettopError as error:
@@ -181,12 +179,12 @@ def explaining_caller(user: User | None) -> Iterator[None]:
         name = name_of(user)
         raise PermissionMissing(
             f"{error.what} (nettop opens it as {name}, who called sudo)",
-            f"give a path that is {name}'s, or {_AS_ROOT}",
+            f"choose a path that {name} may access, or {_AS_ROOT}",
         ) from error.__cause__
 
 
-def may(user: User, mode: int, *places: Path) -> bool:
-    """Whether we may act as this user, and the user may do with all these places what `mode` says (os.R_OK …)."""
+def has_access(user: User, mode: int, *places: Path) -> bool:
+    """Return whether nettop may act as this user, and the user has access `mode` (os.R_OK …) to all these paths."""
     try:
         with acting_as(user):
             return all(os.access(place, mode, effective_ids=True) for place in places)
@@ -195,7 +193,7 @@ def may(user: User, mode: int, *places: Path) -> bool:
 
 
 def become(user: User) -> None:
-    """Change to this user for good, with the variables that say so, or programs read root's files and fail."""
+    """Change to this user permanently. Also set HOME and the like, or programs would fail on root's files."""
     os.environ.update(variables_of(user))
     os.setgroups(user.groups)
     os.setresgid(user.gid, user.gid, user.gid)
@@ -206,7 +204,7 @@ def variables_of(user: User) -> dict[str, str]:
     """Return the environment variables that name the user, as sudo -u sets them."""
     try:
         entry = pwd.getpwuid(user.uid)
-    except KeyError:  # nobody's account: as sudo -u '#UID'
+    except KeyError:  # no account: as sudo -u '#UID' does
         return {"HOME": "/", "SHELL": _SHELL, "USER": f"#{user.uid}", "LOGNAME": f"#{user.uid}"}
     return {
         "HOME": entry.pw_dir,
@@ -222,24 +220,23 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise NettopError(f"{path} cannot be written: {error.strerror}", "give another name") from error
+        raise NettopError(f"{path} cannot be written: {error.strerror}", "choose another path") from error
 
 
 def _existing(path: Path) -> Path:
-    """The path, or the nearest directory above it that exists."""
-    return next(place for place in _lineage(path) if place.exists())
+    """Return the path if it exists, else its nearest existing parent."""
+    return next(place for place in _with_parents(path) if place.exists())
 
 
-def _lineage(path: Path) -> Sequence[Path]:
+def _with_parents(path: Path) -> Sequence[Path]:
     return (path.absolute(), *path.absolute().parents)
 
 
-def _refuse_traps(path: Path, trusted: Container[int], makers: Container[int] = ()) -> None:
-    """Raise NettopError for a path that another user may have prepared: with a symbolic link of theirs, or a file of
-    theirs in a directory where everybody may create files (/tmp). A directory of one of the `makers` is none, unless
-    others may write into it.
+def _refuse_untrusted(path: Path, trusted: Container[int], makers: Container[int] = ()) -> None:
+    """Raise NettopError for a path that another user may have tampered with: one with a symbolic link of theirs, or a
+    file of theirs in a shared directory (/tmp). Directories of `makers` are accepted, unless others may write to them.
     """
-    places = _lineage(path)
+    places = _with_parents(path)
     for place, parent in zip(places, (*places[1:], places[-1]), strict=True):
         with suppress(FileNotFoundError, NotADirectoryError):
             status = place.lstat()
@@ -247,8 +244,8 @@ def _refuse_traps(path: Path, trusted: Container[int], makers: Container[int] = 
             is_made = status.st_uid in makers and stat.S_ISDIR(status.st_mode)
             if is_made and is_shared and status.st_mode & _WRITABLE_BY_OTHERS:
                 raise NettopError(
-                    f"other users may write into {place}",
-                    f"chmod go-w {place} if all in it is yours, or use another directory",
+                    f"other users may write to {place}",
+                    f"run chmod go-w {place} if all its files are yours, or use another directory",
                 )
             if status.st_uid not in trusted and not is_made and (stat.S_ISLNK(status.st_mode) or is_shared):
                 raise NettopError(

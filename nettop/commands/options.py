@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands share: declaring options, completing them, and parsing their values."""
+"""Functions shared by the commands to declare, complete and parse options."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import field, fields, make_dataclass
@@ -10,7 +11,7 @@ from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 import typer
 
-from nettop.errors import UsageError, unknown_word
+from nettop.errors import NettopError, UsageError, unknown_word
 from nettop.settings import (
     MAX_INTERVAL_S,
     MIN_INTERVAL_S,
@@ -20,38 +21,54 @@ from nettop.settings import (
     checked_seconds,
 )
 from nettop.snapshots import find_table, lenses, logged_views
-from nettop.snapshots.schema import Lens, Option, Table
+from nettop.snapshots.schema import Lens, Option, OptionValues, Table
 
 _SIZE = re.compile(r"([0-9]{1,15})([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
 def option(*names: str, panel: str | None = None, **kwargs: Any) -> Any:
-    """The declaration of an option; its help names its default."""
+    """Declare an option. Its help text states the default."""
     return typer.Option(*names, rich_help_panel=panel, show_default=False, **kwargs)
 
 
+def require_packages(command: str, names: Iterable[str], remedy: str) -> None:
+    """Raise NettopError if packages that a command needs are not installed."""
+    missing = [name for name in names if not _is_installed(name)]
+    if missing:
+        raise NettopError(
+            f"nettop {command} needs packages that are not installed: {', '.join(missing)}", remedy
+        )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # the parent package is missing
+        return False
+
+
 def mechanism_option(panel: str | None = None) -> Any:
-    """--mechanism; its values are what `parse_mechanisms` takes."""
+    """Declare --mechanism; `parse_mechanisms` parses its values."""
     return option("--mechanism", metavar="HOOK=NAME", panel=panel, autocompletion=complete_mechanism,
-                  help="Use this mechanism instead of the best one: sockets=sock_diag, events=none")  # fmt: skip
+                  help="Use this mechanism for a hook, not the best one: sockets=sock_diag, events=none")  # fmt: skip
 
 
 def max_overhead_option(panel: str | None = None) -> Any:
-    """--max-overhead; its value is what `parse_overhead` takes."""
+    """Declare --max-overhead; `parse_overhead` parses its value."""
     return option("--max-overhead", metavar="PERCENT", panel=panel,
-                  help="Refresh less often when nettop takes more of one CPU than this, e.g. 2%")  # fmt: skip
+                  help="Refresh less often while nettop uses more of one CPU than this, e.g. 2%")  # fmt: skip
 
 
 def follow_namespaces_option(panel: str | None = None) -> Any:
-    """--follow-namespaces; see nettop.commands.privilege."""
+    """Declare --follow-namespaces; see nettop.commands.privilege."""
     return option("--follow-namespaces", panel=panel,
-                  help="Also enter network namespaces that appear later; keeps capabilities for it")  # fmt: skip
+                  help="Also enter network namespaces created later; keeps the capabilities for it")  # fmt: skip
 
 
 def why_option(panel: str | None = None) -> Any:
-    """--why; see `checked_why`."""
-    return option("--why", panel=panel, help="In JSON, give the reason for values that are not available")
+    """Declare --why; see `checked_why`."""
+    return option("--why", panel=panel, help="In JSON Lines, add the reason why values are not available")
 
 
 # --- options that lenses declare --------------------------------------------------------------------------------
@@ -62,10 +79,10 @@ _Options = TypeVar("_Options", bound=type)
 def with_lens_options(
     views: Iterable[tuple[Lens, Table]], *, log: bool = False, unattended: bool = False
 ) -> Callable[[_Options], _Options]:
-    """Adds, to the dataclass of a command's options, those that lenses declare for the views it can show.
+    """Add the options that lenses declare for these views to a command's dataclass of options.
 
-    Each is a field with the option's name, `str | None`, or `list[str] | None` where it is repeatable. Help names
-    the default of logs, or of what runs unattended.
+    Each becomes a field of the same name, of type `str | None`, or `list[str] | None` if repeatable. The help text
+    states the default for logs with `log`, and for unattended commands with `unattended`.
     """
     declared_fields = {
         declared.name: (declared.name, _annotated(lens, declared, log=log, unattended=unattended), None)
@@ -75,7 +92,7 @@ def with_lens_options(
     }
 
     def extend(options: _Options) -> _Options:
-        # typer evaluates annotations in the module of the function it is given, which is not that of the options here.
+        # typer evaluates annotations in the module of the callback, which is not where the options are defined.
         types = get_type_hints(options, include_extras=True)
         own = [(f.name, types[f.name], field(default=f.default)) for f in fields(options)]
         extended: Any = make_dataclass(
@@ -86,7 +103,7 @@ def with_lens_options(
     return extend
 
 
-def _annotated(lens: Lens, declared: Option, *, log: bool, unattended: bool) -> Any:
+def _annotated(lens: Lens, declared: Option[Any], *, log: bool, unattended: bool) -> Any:
     default = declared.default_of(log=log, unattended=unattended)
     kind: Any = list[str] | None if declared.repeatable else str | None
     return Annotated[
@@ -95,7 +112,7 @@ def _annotated(lens: Lens, declared: Option, *, log: bool, unattended: bool) -> 
             *filter(None, (declared.flag, declared.short)),
             metavar=declared.metavar,
             panel=f"{lens.title} (view {lens.id})",
-            autocompletion=completing([declared.text(step) for step in declared.steps]),
+            autocompletion=completer([declared.text(step) for step in declared.steps]),
             help=f"{declared.help} ({declared.text(default)})" if default != "" else declared.help,
         ),
     ]
@@ -108,13 +125,13 @@ def parse_lens_options(
     *,
     log: bool = False,
     unattended: bool = False,
-) -> dict[str, object]:
-    """The values of the options that lenses declare, by name, as far as they were given.
+) -> OptionValues:
+    """Parse the lens options that were given.
 
-    Those that have a default of their own for logs, or for what runs unattended, have that there. Raises UsageError for
-    a value that is not possible, and for an option that changes nothing about the `views` that are shown.
+    With `log` or `unattended`, options with a separate default for that get it. Raise UsageError for an invalid value,
+    and for an option that has no effect on `views`.
     """
-    values: dict[str, object] = {}
+    values: dict[Option[Any], Any] = {}
     for owner in lenses():
         for declared in owner.options:
             given = getattr(options, declared.name, None)
@@ -123,32 +140,32 @@ def parse_lens_options(
             if text is not None and not concerned:
                 where = ", ".join(f"{owner.id}.{name}" for name in declared.tables) or f"the lens {owner.id}"
                 raise UsageError(
-                    f"{declared.flag} is an option of {where}", "leave it out, or choose such a view"
+                    f"{declared.flag} is an option of {where}", "leave it out, or choose another view"
                 )
             if text is not None:
-                values[declared.name] = _parsed(declared, text, interval_s)
+                values[declared] = _parsed(declared, text, interval_s)
             elif (
                 concerned
                 and (default := declared.default_of(log=log, unattended=unattended)) != declared.default
             ):
-                values[declared.name] = default
+                values[declared] = default
     return values
 
 
-def opened_view(options: object, view: str) -> str:
-    """The view to show: of a lens's main table, that which an option of the lens that was given is about."""
+def view_to_open(options: object, view: str) -> str:
+    """Return the view to show: instead of a lens's main table, the one that a given lens option opens, if any."""
     lens, table = find_table(view)
     opens = (o.opens for o in lens.options if o.opens and getattr(options, o.name, None) is not None)
     name = next(opens, None) if table is lens.main else None
     return view if name is None else f"{lens.id}.{name}"
 
 
-def _parsed(declared: Option, text: str, interval_s: float) -> object:
+def _parsed(declared: Option[Any], text: str, interval_s: float) -> Any:
     value: Any = text
     if declared.steps and isinstance(declared.default, str):
         value = checked_word(declared.name, text, [str(step) for step in declared.steps])
     elif declared.unit == "bytes":
-        value = size_bytes(declared.flag, text)
+        value = parse_size(declared.flag, text)
     elif not isinstance(declared.default, str):
         try:
             value = type(declared.default)(text)
@@ -160,10 +177,10 @@ def _parsed(declared: Option, text: str, interval_s: float) -> object:
             ) from None
     if declared.minimum is not None and value < declared.minimum:
         least = declared.text(declared.minimum)
-        raise UsageError(f"{declared.flag} {text} is too low", f"give {declared.flag} {least} or more")
+        raise UsageError(f"{declared.flag} {text} is too low", f"use {declared.flag} {least} or more")
     if declared.maximum is not None and value > declared.maximum:
         most = declared.text(declared.maximum)
-        raise UsageError(f"{declared.flag} {text} is too high", f"give {declared.flag} {most} or less")
+        raise UsageError(f"{declared.flag} {text} is too high", f"use {declared.flag} {most} or less")
     if declared.check is not None:
         declared.check(value, interval_s)
     return value
@@ -172,46 +189,48 @@ def _parsed(declared: Option, text: str, interval_s: float) -> object:
 # --- completion -----------------------------------------------------------------------------------------------
 
 
-def starting(words: Iterable[str], incomplete: str) -> list[str]:
-    """The words that begin like `incomplete`."""
+def words_starting_with(words: Iterable[str], incomplete: str) -> list[str]:
+    """Return the words that start with `incomplete`."""
     return [word for word in words if word.startswith(incomplete)]
 
 
 def complete_list(words: Iterable[str], incomplete: str) -> list[str]:
-    """The lists, with commas, that `incomplete` may become: its last word is completed, the others stay."""
+    """Complete the last word of a comma-separated list, skipping words already listed."""
     before, comma, last = incomplete.rpartition(",")
-    return [before + comma + word for word in starting(words, last) if word not in before.split(",")]
+    return [
+        before + comma + word for word in words_starting_with(words, last) if word not in before.split(",")
+    ]
 
 
-def completing(words: Iterable[str]) -> Callable[[str], list[str]]:
-    """Completes an option whose values are these words."""
-    return lambda incomplete: starting(words, incomplete)
+def completer(words: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return a completer for an option with these values."""
+    return lambda incomplete: words_starting_with(words, incomplete)
 
 
 def complete_mechanism(incomplete: str) -> list[str]:
-    """The hooks that begin like `incomplete`; after `=`, `none`, which every hook accepts."""
+    """Complete the hook before `=`; after it offer `none`, which every hook accepts."""
     hook, sign, _ = incomplete.partition("=")
-    return starting([f"{hook}=none"] if sign else [f"{name}=" for name in _hooks()], incomplete)
+    return words_starting_with([f"{hook}=none"] if sign else [f"{name}=" for name in _hooks()], incomplete)
 
 
 def complete_columns(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The lists of columns that `incomplete` may become."""
+    """Complete a comma-separated list of columns."""
     return complete_list(_names(ctx), incomplete)
 
 
 def complete_sort(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The orders that begin like `incomplete`: each column, ascending and descending."""
+    """Complete a sort order: each column, ascending or, with `-`, descending."""
     names = [name for table in _tables(ctx) for name in table.sortable]
-    return starting([*names, *("-" + name for name in names)], incomplete)
+    return words_starting_with([*names, *("-" + name for name in names)], incomplete)
 
 
 def _names(ctx: typer.Context) -> list[str]:
-    """The columns of what the command line shows or logs so far."""
+    """Return the columns of the tables chosen on the command line so far."""
     return list(dict.fromkeys(name for table in _tables(ctx) for name in table.names))
 
 
 def _tables(ctx: typer.Context) -> list[Table]:
-    """The tables that the command line shows or logs so far; none when there is no such view."""
+    """Return the tables chosen on the command line so far; none if the view does not exist."""
     try:
         if "lens" in ctx.params:
             return [table for _, table in logged_views(ctx.params["lens"] or LogSettings().views)]
@@ -220,8 +239,8 @@ def _tables(ctx: typer.Context) -> list[Table]:
         return []
 
 
-def listed_names(text: str | None) -> tuple[str, ...] | None:
-    """The names in a list with commas; None without such an option."""
+def split_names(text: str | None) -> tuple[str, ...] | None:
+    """Split a comma-separated list of names; None if the option was not given."""
     return None if text is None else tuple(filter(None, map(str.strip, text.split(","))))
 
 
@@ -229,21 +248,23 @@ def listed_names(text: str | None) -> tuple[str, ...] | None:
 
 
 def quoted(value: str) -> str:
-    """The value as a quoted text of the filter language (nettop.query.filter.quote would load numpy)."""
+    """Quote a value for the filter language. (nettop.query.filter.quote would import numpy.)"""
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def whole(name: str, value: str, most: int | None = None) -> int:
-    """Parse an option's value as a whole number above 0, and not above `most`. Raises UsageError otherwise."""
+def parse_count(name: str, value: str, most: int | None = None) -> int:
+    """Parse an option's value as an integer from 1 to `most`. Raise UsageError otherwise."""
     if value.isdecimal() and int(value) > 0:
         if most is not None and int(value) > most:
-            raise UsageError(f"{name} {value} is too high", f"the highest possible is {most}")
+            raise UsageError(f"{name} {value} is too high", f"use {name} {most} or less")
         return int(value)
-    raise UsageError(f"{name} {value!r} is not a whole number above 0", f"write it like {name} 10")
+    raise UsageError(f"{name} {value!r} is not a positive whole number", f"write it like {name} 10")
 
 
-def seconds(name: str, value: str, least: float = MIN_INTERVAL_S, most: float = MAX_INTERVAL_S) -> float:
-    """An option's value as a number of seconds within these bounds. Raises UsageError otherwise."""
+def parse_seconds(
+    name: str, value: str, least: float = MIN_INTERVAL_S, most: float = MAX_INTERVAL_S
+) -> float:
+    """Parse an option's value as seconds within these bounds. Raise UsageError otherwise."""
     try:
         number = float(value)
     except ValueError:
@@ -254,7 +275,7 @@ def seconds(name: str, value: str, least: float = MIN_INTERVAL_S, most: float = 
 
 
 def parse_overhead(value: str | None) -> float | None:
-    """The share of one CPU that --max-overhead gives: `2%` and `2` are 0.02. Raises UsageError otherwise."""
+    """Parse --max-overhead as a share of one CPU: `2%` and `2` are 0.02. Raise UsageError if invalid."""
     if value is None:
         return None
     try:
@@ -264,12 +285,12 @@ def parse_overhead(value: str | None) -> float | None:
             f"--max-overhead {value!r} is not a percentage", "write it like --max-overhead 2%"
         ) from None
     if not 0.1 <= percent <= 100:
-        raise UsageError(f"--max-overhead {percent:g}% is out of range", "give --max-overhead 0.1% to 100%")
+        raise UsageError(f"--max-overhead {percent:g}% is out of range", "use 0.1% to 100%")
     return percent / 100
 
 
-def size_bytes(name: str, value: str) -> int:
-    """An option's value as bytes: `65536`, `64K`, `64M` or `1GiB`, in steps of 1024. Raises UsageError otherwise."""
+def parse_size(name: str, value: str) -> int:
+    """Parse an option's value (`65536`, `64K`, `1GiB`) as bytes, in powers of 1024. Raise UsageError otherwise."""
     match = _SIZE.fullmatch(value)
     if match is None:
         raise UsageError(f"{name} {value!r} is not a size", f"write it like {name} 64M")
@@ -277,9 +298,9 @@ def size_bytes(name: str, value: str) -> int:
 
 
 def parse_mechanisms(words: Sequence[str] | None) -> dict[str, str]:
-    """The chosen mechanisms, by hook. The source checks whether they exist.
+    """Parse the chosen mechanisms, by hook. The source checks that they exist.
 
-    Raises UsageError for what is not HOOK=NAME, a hook that no lens has, and a hook with two mechanisms.
+    Raise UsageError for a value that is not HOOK=NAME, an unknown hook, and a hook with two mechanisms.
     """
     mechanisms: dict[str, str] = {}
     for word in words or ():
@@ -291,8 +312,8 @@ def parse_mechanisms(words: Sequence[str] | None) -> dict[str, str]:
         checked_word("hook", hook, _hooks())
         if mechanisms.setdefault(hook, name) != name:
             raise UsageError(
-                f"--mechanism {hook}={mechanisms[hook]} and {word} contradict each other",
-                "give one of them",
+                f"--mechanism {hook}={mechanisms[hook]} conflicts with {word}",
+                "use only one of them",
             )
     return mechanisms
 
@@ -302,14 +323,14 @@ def _hooks() -> list[str]:
 
 
 def checked_why(why: bool, form: str) -> bool:
-    """Whether --why was given. Raises UsageError where the format has no place for it."""
+    """Return whether --why was given. Raise UsageError if the format cannot hold reasons."""
     if why and form != LineFormat.JSONL:
-        raise UsageError("--why applies to JSON Lines only", "add --format jsonl")
+        raise UsageError("--why requires JSON Lines", "add --format jsonl")
     return why
 
 
 def checked_word(kind: str, word: str, known: Sequence[str]) -> str:
-    """The word, if it is among the known. Raises UsageError with the nearest ones otherwise."""
+    """Return the word if it is known. Raise UsageError with the nearest known words otherwise."""
     if word not in known:
         raise unknown_word(kind, word, known)
     return word

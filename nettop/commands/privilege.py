@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The user and the capabilities that nettop runs with, and when it drops the rest.
+"""The user and the capabilities that nettop runs with, and the steps in which it drops the others.
 
-nettop starts in one thread. There it becomes the user who called it, and keeps the capabilities that starting takes.
-The main thread then drops those. The sampler's thread drops them when the first lens has started, before it reads:
-no text that others wrote is parsed with a capability that is not kept for good.
+nettop starts with one thread. It becomes the user who called it and keeps only the capabilities needed to start. The
+main thread then drops those. The sampler thread drops them once the first lens has started, before the first reading:
+no untrusted text is parsed while a temporary capability is held.
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nettop.commands.invoker import User, become, caller, impossible_caller, may
+from nettop.commands.invoker import User, become, caller, has_access, invalid_caller
 from nettop.errors import PermissionMissing
-from nettop.interrupts import undisturbed
-from nettop.limits import set_up_process
+from nettop.process.interrupts import delay_interrupts
+from nettop.process.limits import set_up_process
 from nettop.snapshots.safe_text import safe_text
 
 if TYPE_CHECKING:
     from nettop.engine.session import Session
+    from nettop.kernel.host.facts import Host
     from nettop.snapshots.source import Source
 
-_READABLE = "install nettop where everybody may read it (/opt/nettop), or run it as another user than root"
+_READABLE = "install nettop where every user may read it (/opt/nettop), or run it as a user other than root"
 
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """The user to run as (None: the one who started nettop), and what nettop needs capabilities for.
+    """The user to run as (None: the current user), and the purposes for which nettop needs capabilities.
 
-    `on_screen`: for nothing; screens have no place for warnings. `later_lenses`: to load further lenses when the first
-    one is read. `follow_namespaces`: to enter network namespaces that
-    appear later. `program_statistics`: to have the kernel measure BPF programs as long as the session is open, at
-    some 50 ns for each run of each program on the host.
+    `later_lenses`: to load more lenses after the first reading. `follow_namespaces`: to enter network namespaces
+    created later. `program_statistics`: to let the kernel measure BPF programs while the session is open, at a cost of
+    some 50 ns for each run of each program on the host. `on_screen` needs none: it suppresses warnings, for which the
+    screens have no place.
     """
 
     user: User | None = None
@@ -48,18 +49,19 @@ class Rights:
 
 
 @contextmanager
-def opened_session(
+def open_session(
     interval_s: float,
     source_of: Callable[[str], Source] | None,
     rights: Rights,
     **options: Any,
 ) -> Iterator[Session]:
-    """A session, with no more rights than it needs; `options` are those of Session. Open it while there is one thread.
+    """Open a session with the privileges it needs and no more, while there is only one thread. `options` are those of
+    Session.
 
-    `source_of` makes the source of a lens; None: the probes, which alone need rights. With other sources nothing is
-    dropped.
+    `source_of` creates the source of a lens; None uses the probes. Only the probes need privileges: with other sources
+    none are dropped.
     """
-    with undisturbed():
+    with delay_interrupts():
         from nettop.engine.session import Session
         from nettop.engine.source import probe_of
 
@@ -67,12 +69,13 @@ def opened_session(
         with Session(interval_s, source_of, **options) as session:
             yield session
         return
-    with undisturbed():
-        from nettop.kernel import privileges
-        from nettop.kernel.facts import Host
-        from nettop.kernel.program import no_loading
+    with delay_interrupts():
+        from nettop.kernel.bpf.program import no_loading
+        from nettop.kernel.host import privileges
+        from nettop.kernel.host.facts import Host
 
-    Host().require_own_pids()
+    host = Host()
+    host.require_own_pids()
     privileges.use_permitted()
     warning = why_still_root(rights.user)
     if warning and not rights.on_screen and sys.stderr is not None:
@@ -82,21 +85,21 @@ def opened_session(
         if rights.program_statistics:
             options["open_statistics"] = _open_statistics(resources)
         become_user(rights.user)
-        drop_privileges = partial(_drop_privileges, rights, resources=resources)
-        with Session(interval_s, probe_of, drop_privileges=drop_privileges, **options) as session:
+        options["drop_privileges"] = partial(_drop_privileges, rights, host=host, resources=resources)
+        with Session(interval_s, partial(probe_of, host=host), **options) as session:
             privileges.keep_only(privileges.NOTHING)
             try:
                 yield session
             finally:
-                resources.enter_context(no_loading())  # the session does not wait for a compiler
+                resources.enter_context(no_loading())  # closing the session must not wait for a compiler
 
 
 def give_up_privileges(user: User | None) -> None:
-    """Become the user (None: stay who we are), without any capability. Call it while there is one thread.
+    """Become the user (None: no change) and drop all capabilities. Call it while there is only one thread.
 
-    Raises PermissionMissing where that is not possible.
+    Raise PermissionMissing if that is not permitted.
     """
-    from nettop.kernel import privileges
+    from nettop.kernel.host import privileges
 
     _refuse_to_stay_root(user)
     become_user(user)
@@ -104,8 +107,8 @@ def give_up_privileges(user: User | None) -> None:
 
 
 def refuse_root_for_caller() -> None:
-    """Raise PermissionMissing where nettop would stay root though it was called through sudo: files that the command
-    line names are opened as who called it.
+    """Raise PermissionMissing if nettop would stay root under sudo: files named on the command line must be opened as
+    the caller.
     """
     _refuse_to_stay_root(caller())
 
@@ -116,31 +119,31 @@ def _refuse_to_stay_root(user: User | None) -> None:
 
 
 def _open_statistics(resources: ExitStack) -> Callable[[], int]:
-    """Have the kernel measure BPF programs until `resources` are closed.
+    """Let the kernel measure BPF programs until `resources` are closed.
 
-    Returns what gives further descriptors of that, or raises the kernel's OSError.
+    Return a function that opens further descriptors of these statistics, or raises the kernel's OSError.
     """
-    from nettop.kernel import bpf
+    from nettop.kernel import bpf_syscall as bpf
 
     try:
         descriptor = bpf.open_statistics()
     except OSError:
-        return bpf.open_statistics  # refused later too, when privileges have been dropped
+        return bpf.open_statistics  # will also fail later, after privileges are dropped
     resources.callback(os.close, descriptor)
     return partial(os.dup, descriptor)
 
 
 def why_still_root(user: User | None) -> str | None:
-    """Why nettop stays root though sudo says who called it; None where it becomes `user`, or is not root."""
+    """Return why nettop stays root under sudo; None if it becomes `user`, or is not root."""
     if os.geteuid():
         return None
-    why = impossible_caller() if user is None else _why_not_become(user)
+    why = invalid_caller() if user is None else _why_not_become(user)
     return why and f"nettop stays root, without capabilities: {why}"
 
 
 @contextmanager
-def explaining(still_root: str | None, remedy: str) -> Iterator[None]:
-    """Explain a missing permission by the reason why nettop is `still_root` (see `why_still_root`), if there is one."""
+def explain_root(still_root: str | None, remedy: str) -> Iterator[None]:
+    """Add to a missing permission why nettop is `still_root` (see `why_still_root`), if it is."""
     try:
         yield
     except PermissionMissing as error:
@@ -150,53 +153,54 @@ def explaining(still_root: str | None, remedy: str) -> Iterator[None]:
 
 
 def _why_not_become(user: User) -> str | None:
-    """Why nettop cannot run as the user. What it imports or starts later is read as that user."""
-    from nettop.kernel import privileges
+    """Return why nettop cannot run as the user, who must be able to read files it imports or executes later."""
+    from nettop.kernel.host import privileges
 
-    if not (privileges.held() >= privileges.CHANGING_USER and may(user, os.F_OK, Path("/"))):
-        return f"it may not become uid {user.uid}, which takes CAP_SETUID and CAP_SETGID"
+    if not (privileges.held() >= privileges.CHANGING_USER and has_access(user, os.F_OK, Path("/"))):
+        return f"changing to uid {user.uid} requires CAP_SETUID and CAP_SETGID"
     for place in (Path(__file__).parent, Path(sys.executable), Path(os.__file__).parent):
         for part in (*reversed(place.absolute().parents), place):
-            if not may(user, (os.R_OK if part == place else 0) | os.X_OK, part):
+            if not has_access(user, (os.R_OK if part == place else 0) | os.X_OK, part):
                 return f"uid {user.uid} may not read {part}"
     return None
 
 
 def become_user(user: User | None) -> None:
-    """Become the user, where that is possible, and keep only the capabilities that starting takes."""
-    from nettop.kernel import privileges
+    """Become the user if possible, and keep only the capabilities needed to start."""
+    from nettop.kernel.host import privileges
 
     if user is not None and _why_not_become(user) is None:
-        privileges.keep_only(privileges.STARTING | privileges.CHANGING_USER | privileges.LOWERING)
-        with privileges.kept_over_change_of_user():
+        privileges.keep_only(privileges.STARTING | privileges.CHANGING_USER | privileges.DROPPING_BOUNDING)
+        with privileges.keep_across_setuid():
             become(user)
-    # After the last change of user, each of which makes the process dumpable again (commit_creds in kernel/cred.c).
+    # After the last change of user: each makes the process dumpable again (commit_creds in kernel/cred.c).
     privileges.refuse_tracing()
     privileges.keep_only(privileges.STARTING)
 
 
-def _drop_privileges(rights: Rights, needed: frozenset[int], *, resources: ExitStack) -> None:
-    """Open what only a privileged thread may open, then drop all capabilities of the sampler's thread but a few.
+def _drop_privileges(rights: Rights, needed: frozenset[int], *, host: Host, resources: ExitStack) -> None:
+    """Open privileged descriptors, then drop the capabilities that the sampler thread no longer needs.
 
-    `needed` are capabilities that the lens's own readings take; what is opened is closed with `resources`.
+    `needed` are the capabilities that the lens needs for reading; `host` keeps the descriptors until `resources` are
+    closed.
     """
-    from nettop.kernel import privileges
-    from nettop.kernel.entered_namespaces import shared_namespaces
-    from nettop.kernel.net_loader import open_net_loader
-    from nettop.kernel.perf_events import open_clocks
-    from nettop.kernel.symbols import open_symbols
+    from nettop.kernel.bpf.net_loader import open_net_loader
+    from nettop.kernel.bpf.perf_events import open_clocks
+    from nettop.kernel.bpf.symbols import open_symbols
+    from nettop.kernel.host import privileges
+    from nettop.kernel.net.entered_namespaces import shared_namespaces
 
     kept = privileges.for_reading() | needed
     if rights.later_lenses:
         kept |= privileges.for_loading()
-        resources.enter_context(open_clocks())
-        resources.enter_context(open_net_loader())
+        host.kept.clocks = resources.enter_context(open_clocks())
+        resources.enter_context(open_net_loader(host))
     if rights.follow_namespaces:
         kept |= privileges.ENTERING
-    namespaces = shared_namespaces()  # kept to the end: lenses that come and go use the same threads
+    namespaces = shared_namespaces(host)  # kept until the end: all lenses share these threads
     resources.callback(namespaces.close)
     namespaces.enter()
-    open_symbols()
+    open_symbols(host)
     if not rights.follow_namespaces:
         namespaces.stop_entering()
     namespaces.watch(kept)

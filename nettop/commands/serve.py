@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop serve`: its options, its settings, and how it starts."""
+"""`nettop serve`: options, settings and startup."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -13,25 +12,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from nettop.commands.invoker import SERVICE_USERS, invoking_user, named_user, opening_as, owner_of_files
+from nettop.commands.invoker import SERVICE_USERS, file_owner, invoking_user, named_user, open_files_as
 from nettop.commands.options import (
     checked_word,
     complete_list,
     follow_namespaces_option,
-    listed_names,
     max_overhead_option,
     mechanism_option,
     option,
     parse_lens_options,
     parse_mechanisms,
     parse_overhead,
-    seconds,
-    starting,
+    parse_seconds,
+    require_packages,
+    split_names,
     with_lens_options,
+    words_starting_with,
 )
-from nettop.commands.privilege import Rights, opened_session, refuse_root_for_caller
-from nettop.errors import ExitCode, NettopError, UsageError
-from nettop.interrupts import requested_by_signals, undisturbed
+from nettop.commands.privilege import Rights, open_session, refuse_root_for_caller
+from nettop.errors import ExitCode, UsageError
+from nettop.process.interrupts import delay_interrupts, requested_by_signals
 from nettop.settings import DEFAULT_LISTEN, ServeSettings
 from nettop.snapshots import all_views, lenses
 from nettop.snapshots.own_cost import SELF
@@ -40,33 +40,31 @@ from nettop.snapshots.schema import Lens
 if TYPE_CHECKING:
     from nettop.snapshots.source import Source
 
-MOST_SERIES = 10_000
+MAX_SERIES = 10_000
 _PACKAGES = ("httptools", "prometheus_client", "starlette", "uvicorn", "uvloop")
 _UNIX = "unix:"
 
-SERVE_HELP = (
-    "Serve everything over HTTP: metrics for Prometheus, a REST API, a stream of events and a dashboard."
-)
+SERVE_HELP = "Serve metrics for Prometheus, a REST API, an event stream and a dashboard over HTTP."
 
 SERVE_EXAMPLES = f"""[bold]Examples[/bold]
 
-nettop serve  [dim]the dashboard at http://{DEFAULT_LISTEN}/, metrics at /metrics[/dim]
+nettop serve  [dim]dashboard at http://{DEFAULT_LISTEN}/, metrics at /metrics[/dim]
 
 nettop serve --listen 0.0.0.0:9471 --token-file /etc/nettop/token --cert chain.pem --key key.pem
 
 nettop serve --listen unix:/run/nettop/http.sock --lenses connections,drops
 
-nettop serve --top process=50 --top pair=0 --interval 5  [dim]metrics of 50 processes, of no pair of hosts[/dim]
+nettop serve --top process=50 --top pair=0 --interval 5  [dim]metrics of 50 processes, none of pairs of hosts[/dim]
 
 curl -s 'http://{DEFAULT_LISTEN}/api/v1/connections?filter=:443&sort=-bytes_per_s&limit=10'
 
-SIGHUP reads the token and the certificate again; SIGTERM ends when the requests that run are answered."""
+On SIGHUP, nettop rereads the token and the certificate; on SIGTERM, it answers pending requests, then exits."""
 
-_WHAT, _WHERE = "What to serve", "Where and to whom"
+_WHAT, _WHERE = "What to serve", "Listening and access"
 
 
-def set_names() -> list[str]:
-    """The names of the bounded sets of series, which --top takes."""
+def series_set_names() -> list[str]:
+    """Return the names of the bounded sets of series that --top accepts."""
     declared = (metrics for _, table in all_views() for metrics in table.metrics or ())
     return sorted({metrics.top for metrics in declared if metrics.top})
 
@@ -76,39 +74,39 @@ def _complete_lenses(incomplete: str) -> list[str]:
 
 
 def _complete_top(incomplete: str) -> list[str]:
-    return starting([f"{name}=" for name in set_names()], incomplete)
+    return words_starting_with([f"{name}=" for name in series_set_names()], incomplete)
 
 
 # fmt: off
 @with_lens_options(all_views(), unattended=True)
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """The options as they were given, in the order of --help."""
+    """Options as given, in the order of --help."""
 
     listen: Annotated[list[str] | None, option("--listen", metavar="HOST:PORT|unix:PATH", panel=_WHERE,
-                                               help=f"Address to serve at; may be given several times "
+                                               help=f"Address to listen on; repeatable "
                                                f"({DEFAULT_LISTEN})")] = None
     token_file: Annotated[str | None, option("--token-file", metavar="FILE", panel=_WHERE,
-                                             help="Requests need the token in FILE, as a bearer token or as the "
-                                             "password of any user")] = None
+                                             help="Require the token in FILE for requests, as a bearer token or as "
+                                             "the password of any user")] = None
     insecure_listen: Annotated[bool, option("--insecure-listen", panel=_WHERE,
-                                            help="Serve beyond loopback to everybody, without a token")] = False
+                                            help="Allow requests from other hosts without a token")] = False
     cert: Annotated[str | None, option("--cert", metavar="FILE", panel=_WHERE,
-                                       help="Certificate chain, for HTTPS")] = None
-    key: Annotated[str | None, option("--key", metavar="FILE", panel=_WHERE, help="Key of the certificate")] = None
+                                       help="Certificate chain for HTTPS")] = None
+    key: Annotated[str | None, option("--key", metavar="FILE", panel=_WHERE,
+                                      help="Private key of the certificate")] = None
     access_log: Annotated[bool, option("--access-log", panel=_WHERE,
-                                       help="Write a line to standard error for each answer")] = False
+                                       help="Log each response to standard error")] = False
     lenses: Annotated[str | None, option("--lenses", metavar="A,B,C", panel=_WHAT, autocompletion=_complete_lenses,
-                                         help="Lenses to serve, and those that they use (all)")] = None
+                                         help="Lenses to serve; the lenses they use are added (all)")] = None
     filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", panel=_WHAT,
-                                               help="Serve only rows that match, as in nettop --filter, of tables that "
-                                               "have such a field")] = None
+                                               help="Serve only matching rows, as in nettop --filter; does not apply "
+                                               "to tables that lack a field of it")] = None
     top: Annotated[list[str] | None, option("--top", metavar="NAME=N", panel=_WHAT, autocompletion=_complete_top,
-                                            help="Metrics list the N largest, and the others as one: "
-                                            f"{', '.join(set_names())}; with 0 none; may be given several "
-                                            "times")] = None
+                                            help="Export series for the N largest and one for the others, of: "
+                                            f"{', '.join(series_set_names())}; 0 exports none; repeatable")] = None
     interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", panel=_WHAT,
-                                    help="Read the tables this often (1)")] = "1"
+                                    help="Seconds between readings of the tables (1)")] = "1"
     max_overhead: Annotated[str | None, max_overhead_option(_WHAT)] = None
     mechanism: Annotated[list[str] | None, mechanism_option(_WHAT)] = None
     follow_namespaces: Annotated[bool, follow_namespaces_option(_WHAT)] = False
@@ -116,8 +114,8 @@ class ServeOptions:
 
 
 def serve_settings(options: ServeOptions) -> ServeSettings:
-    """The settings for these options. Raises UsageError for invalid values and combinations."""
-    interval_s = seconds("--interval", options.interval)
+    """Convert the options to settings. Raise UsageError for invalid values and combinations."""
+    interval_s = parse_seconds("--interval", options.interval)
     chosen = _lenses(options.lenses)
     tables = [(lens, table) for lens, table in all_views() if lens.id in chosen]
     return ServeSettings(
@@ -138,13 +136,13 @@ def serve_settings(options: ServeOptions) -> ServeSettings:
 
 
 def _lenses(text: str | None) -> tuple[str, ...]:
-    """The lenses that are named, and those that their tables use, in the order of the screens."""
+    """Return the named lenses and those that their tables use, in the order of the screens."""
     known = {lens.id: lens for lens in lenses()}
-    named = listed_names(text)
+    named = split_names(text)
     if named is None:
         named = tuple(known)
     elif not named:
-        raise UsageError("--lenses is empty", "name lenses with commas between them, or leave it out for all")
+        raise UsageError("--lenses is empty", "list lenses, separated by commas, or leave it out for all")
     chosen = {checked_word("lens", name, list(known)) for name in named if name != SELF.id}
     chosen |= {used for name in chosen for used in _used(known[name])}
     return tuple(name for name in known if name in chosen)
@@ -158,29 +156,24 @@ def _top(words: Iterable[str]) -> dict[str, int]:
     top: dict[str, int] = {}
     for word in words:
         name, _, number = word.partition("=")
-        checked_word("set of series", name, set_names())
-        if not (number.isascii() and number.isdecimal()) or int(number) > MOST_SERIES:
+        checked_word("set of series", name, series_set_names())
+        if not (number.isascii() and number.isdecimal()) or int(number) > MAX_SERIES:
             raise UsageError(
-                f"--top {word!r} is not NAME=N, with N from 0 to {MOST_SERIES}", "write it like --top process=20"
+                f"--top {word!r} is not NAME=N, with N from 0 to {MAX_SERIES}", "write it like --top process=20"
             )
         top[name] = int(number)
     return top
 
 
 def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
-    """Serve what the options say. Raises NettopError where it cannot begin.
+    """Serve until requested to end. Raise NettopError if the server cannot start.
 
-    `source_of` makes the source of a lens; the probes do if it is None.
+    `source_of` creates the source of a lens; None uses the probes.
     """
-    settings = serve_settings(options)  # a wrong name is reported before anything heavy is imported
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise NettopError(
-            f"nettop serve needs packages that are not installed: {', '.join(missing)}",
-            "install them with nettop, as nettop[serve]; scripts/install-deps.sh does",
-        )
-    with undisturbed():
-        from nettop.serve.command import opened_server
+    settings = serve_settings(options)  # report a wrong name before the heavy imports
+    require_packages("serve", _PACKAGES, "install nettop[serve], or run scripts/install-deps.sh")
+    with delay_interrupts():
+        from nettop.serve.command import open_server
 
     named_by = invoking_user()
     user = named_user(SERVICE_USERS) if named_by is None and not os.geteuid() else named_by
@@ -188,19 +181,19 @@ def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None
     if any((unix, settings.token_file, settings.cert, settings.key)):
         refuse_root_for_caller()
     if unix is not None:
-        # As for the files of a log: who owns the directory of a Unix socket removes it in the end.
-        user = owner_of_files(Path(unix).parent)
+        # As for log files: nettop becomes the owner of the directory, who can remove the Unix socket at the end.
+        user = file_owner(Path(unix).parent)
     rights = Rights(
         user,
         follow_namespaces=options.follow_namespaces,
         program_statistics=settings.max_overhead is not None,
     )
     with ExitStack() as ends:
-        # While nettop is root: root's own files, and a port below 1024.
+        # While nettop is still root: root's own files, and a port below 1024.
         requests = ends.enter_context(requested_by_signals())
-        run = ends.enter_context(opened_server(settings, requests, sys.stderr, partial(opening_as, named_by)))
+        run = ends.enter_context(open_server(settings, requests, sys.stderr, partial(open_files_as, named_by)))
         session = ends.enter_context(
-            opened_session(
+            open_session(
                 settings.interval_s,
                 source_of,
                 rights,

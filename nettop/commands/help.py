@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop --help` in one screen, and `nettop help` for a lens, a table or a command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from nettop.commands.options import words_starting_with
+from nettop.errors import unknown_word
+from nettop.snapshots import find_table, lenses, view_name, views
+from nettop.snapshots.own_cost import SELF
+from nettop.snapshots.schema import RATE, Field, Kind, Lens, Table
+
+HELP_HELP = "Explain a lens, a table or a command: its question, columns and options."
+
+HELP_EXAMPLES = """[bold]Examples[/bold]
+
+nettop help services  [dim]its tables, columns, options and hooks[/dim]
+
+nettop help services.waiting  [dim]the columns of one table[/dim]
+
+nettop help serve  [dim]the same as nettop serve --help[/dim]
+
+Without a name it prints what nettop --help prints; nettop --help-all prints every option of the screens.
+
+Exit codes: 0 done, 2 no such lens, table or command."""
+
+_FREQUENT = (
+    *("--view", "--filter", "--columns", "--sort", "--limit", "--interval"),
+    *("--table", "--format", "--once", "--help-all"),
+)
+"""Options that --help lists; the last one shows all the others."""
+
+_FREQUENT_EXAMPLES = (
+    ("nettop --filter 'nginx rtt_us>10ms'", "nginx's slow connections, live"),
+    ("nettop --view services --table --once --deltas -t 10", "response times in the last 10 seconds"),
+    ("nettop --format jsonl --once --all | jq .process", "every socket, as JSON"),
+)
+
+# These come from click, or from a copy of it inside typer.
+Formatter = Any
+Command = Any
+
+WIDTH = 100
+"""Maximum width of help, in columns."""
+
+
+def _complete_topic(ctx: typer.Context, incomplete: str) -> list[str]:
+    group: Command = ctx.find_root().command
+    return words_starting_with([*views(), *group.commands], incomplete)
+
+
+# fmt: off
+@dataclass(frozen=True, slots=True)
+class HelpOptions:
+    """Arguments as given."""
+
+    topic: Annotated[str, typer.Argument(metavar="[LENS[.TABLE]|COMMAND]", show_default=False,
+                                         autocompletion=_complete_topic, help="What to explain")] = ""
+    # fmt: on
+
+
+def show_help(group: Command, topic: str) -> None:
+    """Print the help of a lens, a table or a command; of nettop if the topic is empty.
+
+    `flows` is a lens and a command: both are explained. Raise UsageError if there is no such topic.
+    """
+    root = typer.Context(group, info_name="nettop", max_content_width=WIDTH)
+    command = group.commands.get(topic) if topic else group
+    if topic in views():
+        formatter = root.make_formatter()
+        _write_view(topic, formatter)
+        typer.echo(formatter.getvalue(), nl=False)
+    elif command is None:
+        raise unknown_word("lens, table or command", topic, [*views(), *group.commands])
+    if command is not None:
+        context = typer.Context(command, info_name=topic, parent=root) if topic else root
+        typer.echo(command.get_help(context))
+
+
+# --- one screen -------------------------------------------------------------------------------------------------
+
+
+def write_overview(group: Command, context: Any, formatter: Formatter) -> None:
+    """Write the question each lens answers, the most used options, the commands and examples."""
+    formatter.write_usage("nettop", "[OPTIONS] | COMMAND …")
+    formatter.write(f"{group.help}\n")
+    options = {each.opts[0]: each for each in group.get_params(context) if each.opts}
+    sections = {
+        "Lenses (--view)": [(lens.id, lens.question) for lens in (*lenses(), SELF)],
+        "Options": [_option(options[name]) for name in _FREQUENT],
+        "Commands": [(name, command.help) for name, command in group.commands.items()],
+        "Examples": list(_FREQUENT_EXAMPLES),
+    }
+    for title, rows in sections.items():
+        _write_section(formatter, title, rows)
+
+
+def _option(option: Any) -> tuple[str, str]:
+    """Return an option's names and value, and the first clause of its help."""
+    names = ", ".join(sorted(option.opts, key=len))
+    summary = option.help.partition(":")[0].partition(";")[0]
+    return (names if option.is_flag else f"{names} {option.metavar}"), summary
+
+
+def _write_section(formatter: Formatter, title: str, rows: list[tuple[str, str]]) -> None:
+    if rows:
+        with formatter.section(title):
+            formatter.write_dl(rows, col_max=52)
+
+
+# --- a lens or a table ------------------------------------------------------------------------------------------
+
+
+def _write_view(view: str, formatter: Formatter) -> None:
+    lens, table = find_table(view)
+    formatter.write_usage("nettop", f"--view {view} [OPTIONS]")
+    formatter.write_text(f"{view}: {lens.question}.")
+    others = [(view_name(lens, each), ", ".join(each.screen)) for each in lens.tables if each is not table]
+    _write_section(formatter, "Other tables", others)
+    _write_section(formatter, "Columns", [(field.name, _meaning(field)) for field in table.fields])
+    _write_section(formatter, "Options", _lens_options(lens, table))
+    if table is lens.main:
+        _write_section(formatter, "Hooks (--mechanism)", [(hook.name, hook.help) for hook in lens.hooks])
+
+
+def _lens_options(lens: Lens, table: Table) -> list[tuple[str, str]]:
+    return [
+        (
+            f"{', '.join(filter(None, (each.short, each.flag)))} {each.metavar}",
+            f"{each.help} ({each.text(each.default)})" if each.default != "" else each.help,
+        )
+        for each in lens.options
+        if each.concerns(table)
+    ]
+
+
+def _meaning(field: Field) -> str:
+    unit = f" ({field.unit})" if field.unit else ""
+    rate = f"; {field.name}{RATE} is its rate" if field.kind is Kind.COUNTER else ""
+    return f"{field.help}{unit}{rate}"
