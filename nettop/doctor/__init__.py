@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What works on this host and why not: facts, hooks, and a self-test that compares nettop with traffic it makes."""
+"""Diagnosis of what works on this host: facts, hooks, and a self-test that compares nettop with known traffic."""

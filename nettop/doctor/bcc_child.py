@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports which bcc the loader would use: `python -I -m nettop.doctor.bcc_child` prints it as JSON.
+"""Report on the bcc that the loader would use, as JSON: `python -I -m nettop.doctor.bcc_child`.
 
-In a process of its own, since bcc brings LLVM's 100 MB along.
+This is a separate process because bcc loads LLVM, which takes 100 MB.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import re
 import sys
 from pathlib import Path
 
-from nettop.kernel.loader import import_bcc
-from nettop.kernel.proc_files import read_text
+from nettop.kernel.bpf.loader import import_bcc
+from nettop.kernel.host.proc_files import read_text
 
 _LLVM = re.compile(r"/libLLVM[-.](?:so\.)?(\d+(?:\.\d+)*)")
 
 
 def main() -> None:
-    """Import bcc and report it."""
+    """Import bcc and print the report."""
     bcc = import_bcc()
     if hasattr(bcc, "BPF"):
         mapped = set(_LLVM.findall(read_text(Path("/proc/self/maps"))))

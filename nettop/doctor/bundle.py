@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a bug report needs, in one file: the report, the kernel's configuration and messages; no addresses, no names."""
+"""The bundle for bug reports: the report, kernel configuration and kernel messages, without addresses or names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CONFIG = re.compile(
     re.MULTILINE,
 )
 _MESSAGES = re.compile(r"bpf|btf|lockdown|kprobe|ftrace", re.IGNORECASE)
-_MOST_MESSAGES = 200
+_MAX_MESSAGES = 200
 _SYSLOG_READ_ALL, _SYSLOG_SIZE = 3, 10
 """Actions of syslog(2)."""
 
@@ -50,7 +50,7 @@ def bundle_of(report: Report) -> bytes:
 
 
 def _kernel_config() -> str:
-    """What the kernel was built with, where it or the distribution says so."""
+    """Return the kernel's build configuration, if it or the distribution provides it."""
     with suppress(OSError):
         return gzip.decompress(Path("/proc/config.gz").read_bytes()).decode(errors="replace")
     with suppress(OSError):
@@ -59,7 +59,7 @@ def _kernel_config() -> str:
 
 
 def _kernel_messages() -> list[str]:
-    """The kernel's newest messages about what nettop uses; none where they may not be read."""
+    """Return the newest kernel messages about what nettop uses; none if they may not be read."""
     libc = ctypes.CDLL(None, use_errno=True)
     size = libc.klogctl(_SYSLOG_SIZE, None, 0)
     if size <= 0:
@@ -67,4 +67,4 @@ def _kernel_messages() -> list[str]:
     buffer = ctypes.create_string_buffer(size)
     length = libc.klogctl(_SYSLOG_READ_ALL, buffer, size)
     lines = buffer.raw[: max(length, 0)].decode(errors="replace").splitlines()
-    return [line for line in lines if _MESSAGES.search(line)][-_MOST_MESSAGES:]
+    return [line for line in lines if _MESSAGES.search(line)][-_MAX_MESSAGES:]

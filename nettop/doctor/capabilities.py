@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which capabilities this process has, and what nettop uses them for."""
+"""The capabilities of this process, and what nettop uses them for."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 
 from nettop.doctor.report import Check, Verdict, bad
 from nettop.errors import ExitCode, NettopError
-from nettop.kernel import privileges
-from nettop.kernel.capabilities import KNOWN, how_to_get, name_of
-from nettop.kernel.facts import Host
+from nettop.kernel.host import privileges
+from nettop.kernel.host.capabilities import KNOWN, how_to_get, name_of
+from nettop.kernel.host.facts import Host
 
-_PROGRAMS = {privileges.CAP_BPF: "load BPF programs", privileges.CAP_PERFMON: "let them look into the kernel"}
-_SURROUNDINGS = {
+_PROGRAMS = {privileges.CAP_BPF: "load BPF programs", privileges.CAP_PERFMON: "let them read kernel memory"}
+_OTHER_USES = {
     privileges.CAP_SYS_ADMIN: "enter other network namespaces",
-    privileges.CAP_NET_ADMIN: "check hooks in a network namespace of their own",
+    privileges.CAP_NET_ADMIN: "check hooks in a private network namespace",
     privileges.CAP_SYS_PTRACE: "find namespaces through other users' processes",
-    privileges.CAP_DAC_READ_SEARCH: "read what other users' processes hold",
-    privileges.CAP_SYSLOG: "name the kernel's functions that drop packets",
+    privileges.CAP_DAC_READ_SEARCH: "read other users' open files",
+    privileges.CAP_SYSLOG: "name the kernel functions that drop packets",
 }
-USED = _PROGRAMS | _SURROUNDINGS
-"""The capabilities that nettop uses, and what for."""
+USED = _PROGRAMS | _OTHER_USES
+"""The capabilities that nettop uses, each with its purpose."""
 
 
 def check_user(root: Path) -> Check:
-    """Who runs this."""
+    """Report the user."""
     uid = os.geteuid()
     caller = os.environ.get("SUDO_UID", "")
     value = "root" if uid == 0 else f"uid {uid}"
@@ -39,7 +39,7 @@ def check_user(root: Path) -> Check:
 
 
 def check_user_namespace(root: Path) -> Check:
-    """Whether capabilities reach the kernel, or only what a user namespace owns."""
+    """Check that capabilities apply to the kernel, not only within a user namespace."""
     host = Host(root)
     try:
         host.require_initial_user_namespace()
@@ -49,15 +49,15 @@ def check_user_namespace(root: Path) -> Check:
 
 
 def check_capabilities(root: Path) -> Iterable[Check]:
-    """Which of those that nettop uses are missing, and the sets by name."""
+    """Report the capability sets, and which capabilities that nettop uses are missing."""
     host = Host(root)
     for key, held in (("effective", host.effective()), ("permitted", host.permitted())):
         names = [name_of(number) for number in sorted(held)]
-        yield Check(f"capabilities_{key}", f"{key} capabilities", _shown(held), data=names)
+        yield Check(f"capabilities_{key}", f"{key} capabilities", _names_of(held), data=names)
     missing = _missing(root)
     names = [name_of(number) for number in missing]
     if not missing:
-        value = "all that nettop uses" + _replaced(host)
+        value = "all that nettop needs" + _substitutes(host)
         yield Check("capabilities_missing", "capabilities", value, data=names)
         return
     needs = "missing: " + "; ".join(f"{name_of(number)} (to {USED[number]})" for number in missing)
@@ -66,7 +66,7 @@ def check_capabilities(root: Path) -> Iterable[Check]:
     yield Check(
         "capabilities_missing",
         "capabilities",
-        needs + _replaced(host),
+        needs + _substitutes(host),
         verdict,
         remedy,
         names,
@@ -74,31 +74,33 @@ def check_capabilities(root: Path) -> Iterable[Check]:
     )
 
 
-def _replaced(host: Host) -> str:
-    """Words for those that are not effective, but that CAP_SYS_ADMIN includes; empty where there are none."""
+def _substitutes(host: Host) -> str:
+    """Describe capabilities that are not effective, but included in CAP_SYS_ADMIN; empty if there are none."""
     held = host.effective()
     replaced = [name_of(number) for number in _PROGRAMS if number not in held]
     if privileges.CAP_SYS_ADMIN not in held or not replaced:
         return ""
-    return f"; CAP_SYS_ADMIN in place of {' and '.join(replaced)}"
+    return f"; CAP_SYS_ADMIN instead of {' and '.join(replaced)}"
 
 
 def sees_owners(root: Path) -> bool:
-    """Whether nettop may find out which sockets other users' processes hold: by a program, or by looking at each."""
+    """Return whether nettop may find the owners of other users' sockets, by a BPF program or in /proc."""
     missing = set(_missing(root))
-    return Host(root).reaches_kernel() and not (missing & _PROGRAMS.keys() and missing & privileges.LOOKING)
+    return Host(root).reaches_kernel() and not (
+        missing & _PROGRAMS.keys() and missing & privileges.FINDING_NAMESPACES
+    )
 
 
 def _missing(root: Path) -> list[int]:
-    """Those that nettop uses and that are not effective. CAP_SYS_ADMIN includes those that were split from it."""
+    """Return the capabilities that nettop uses and lacks. CAP_SYS_ADMIN includes those that were split from it."""
     held = set(Host(root).effective())
     if privileges.CAP_SYS_ADMIN in held:
         held |= _PROGRAMS.keys()
     return [number for number in USED if number not in held]
 
 
-def _shown(held: Collection[int]) -> str:
-    """The set in words that fit on a line."""
+def _names_of(held: Collection[int]) -> str:
+    """Describe a set of capabilities on one line."""
     lacking = [name_of(number) for number in KNOWN if number not in held]
     if not lacking:
         return "all"

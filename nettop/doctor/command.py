@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Examines the host and each lens, with traffic of its own, and writes the report."""
+"""The doctor command: it examines the host and each lens, with its own traffic, and writes the report."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from nettop.writing import OUTPUT, writing
 
 @dataclass(frozen=True, slots=True)
 class DoctorSettings:
-    """What to examine: these parts, or all if there are none; whether with a self-test; the mechanisms to use in place
-    of the best ones, by hook; and how to write the report. `stays_root` is why nettop stays root, if it does.
+    """Settings of `nettop doctor`. Without `parts`, it examines everything; `traffic` runs the self-test;
+    `mechanisms` are those to use instead of the best ones, by hook. `stays_root` is why nettop stays root, if it does.
     """
 
     parts: tuple[str, ...] = ()
@@ -44,9 +44,10 @@ def run_doctor(
     bundle: BinaryIO | None,
     drop_privileges: Callable[[], None] | None = None,
 ) -> ExitCode:
-    """Examine and write the report, while there is one thread only. Raises NettopError where it cannot be written.
+    """Examine and write the report, and the bundle to `bundle`. Call it while there is only one thread.
 
-    The bundle is written to `bundle`. `drop_privileges` drops what lenses do not need; the host is examined first.
+    `drop_privileges` drops privileges that lenses do not need, after the host was examined. Raise NettopError if the
+    report cannot be written.
     """
     report = make_report(settings, source_of, drop_privileges)
     with writing(OUTPUT):
@@ -57,8 +58,8 @@ def run_doctor(
         stdout.flush()
     if bundle is not None:
         content = bundle_of(report)
-        # Closed in there, as a file system may refuse only then what it had taken.
-        with writing(bundle.name, "give --bundle another file"), bundle:
+        # Close the file inside the context: a file system may report a failed write only on close.
+        with writing(bundle.name, "choose another file for --bundle"), bundle:
             bundle.write(content)
     return report.exit_code
 
@@ -68,7 +69,7 @@ def make_report(
     source_of: Callable[[str], Source],
     drop_privileges: Callable[[], None] | None = None,
 ) -> Report:
-    """Examine the chosen parts. Raises UsageError for a mechanism that does not exist."""
+    """Examine the chosen parts. Raise UsageError for an unknown mechanism."""
     parts = settings.parts
     chosen = [lens for lens in lenses() if not parts or lens.id in parts]
     examined: list[LensReport] = []
@@ -81,7 +82,7 @@ def make_report(
             checks += [*host_checks(), *check_stays_root(settings.stays_root)]
         if drop_privileges is not None:
             drop_privileges()
-        # Before the first lens, since processes are forked for it.
+        # Before the first lens, because this forks processes.
         with within("preparing the self-test"):
             paths = cleanup.enter_context(traffic_paths()) if settings.traffic and chosen else ()
         for lens in chosen:
@@ -96,7 +97,7 @@ def make_report(
 
 
 def _progress(text: str) -> None:
-    """Say on a terminal what is being done; the next text replaces it."""
+    """Show progress on a terminal, replacing the previous text."""
     stream = sys.stderr
     if stream is not None and stream.isatty():
         with suppress(OSError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A deadline for each step of doctor: on a host that lacks something, anything may wait for ever."""
+"""Deadlines for doctor's steps: on a host that lacks something, any step may hang."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from nettop.errors import SourceFailed
-from nettop.limits import of_memory, of_processes
+from nettop.process.limits import of_memory, of_processes
 from nettop.selftest.result import REPORT_IT
 
 STEP_S = 90.0
-"""Many times what a step takes on a busy host."""
+"""Seconds allowed for a step: many times longer than it takes on a busy host."""
 _CLOSING_S = 5.0
-"""For what a step has opened to be closed, before it is given up too."""
+"""Seconds for the step's cleanup, before that is interrupted too."""
 _STUCK_S = 30.0
-"""After which the process ends where no exception can be raised, as in a deadlock of the C library."""
+"""Further seconds until the process exits if no exception can be raised, as in a deadlock of the C library."""
 _STDERR = 2
 
 
 class Overdue(BaseException):
-    """A step takes too long. No handler of other errors takes it for one of those."""
+    """The interrupt of a step that takes too long, a BaseException so that handlers of other errors do not catch it."""
 
 
 @contextmanager
 def within(step: str, seconds: float = STEP_S) -> Iterator[None]:
-    """Raise SourceFailed where the context takes longer than this. Call it in the main thread."""
+    """Raise SourceFailed if the body takes longer than this. Call it in the main thread."""
 
     def give_up(_number: int, _frame: object) -> None:
         raise Overdue
@@ -41,8 +41,8 @@ def within(step: str, seconds: float = STEP_S) -> Iterator[None]:
     except Overdue as error:
         limits = "; ".join(limit.what for limit in (*of_memory(), *of_processes()))
         raise SourceFailed(
-            f"{step} was given up after {seconds:g} s{f', where limits are: {limits}' if limits else ''}",
-            f"raise the limits; or else {REPORT_IT}" if limits else REPORT_IT,
+            f"{step} timed out after {seconds:g} s{f', with limits: {limits}' if limits else ''}",
+            f"raise the limits, or {REPORT_IT}" if limits else REPORT_IT,
         ) from error
     finally:
         signal.setitimer(signal.ITIMER_REAL, *timer)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Facts of the host that decide what works. Files are read below `root`, which a test may replace."""
+"""Facts of the host that decide what works. Files are read below `root`, which tests can replace."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from nettop.doctor.capabilities import check_capabilities, check_user, check_use
 from nettop.doctor.deadline import within
 from nettop.doctor.report import PERF_EVENTS, USER_CHOICES, Check, LensReport, Verdict, bad, stops_programs
 from nettop.doctor.toolchain import check_bcc, check_btf_loads, check_libbpf, check_numpy, check_python
-from nettop.errors import NettopError, SourceFailed, Unsupported, why_no_numpy
-from nettop.kernel.btf_file import BTF_FILE, require_btf
-from nettop.kernel.facts import INITIAL_PID_NAMESPACE, Host, container_of
-from nettop.kernel.kprobes import why_no_kprobes
-from nettop.kernel.links import read_links
-from nettop.kernel.namespaces import find_namespaces
-from nettop.kernel.perf_events import require_perf_events
-from nettop.kernel.proc_files import mounts
-from nettop.kernel.program import PART_OF_NETTOP
-from nettop.limits import of_memory, of_processes
+from nettop.errors import NettopError, SourceFailed, Unsupported, numpy_error
+from nettop.kernel.bpf.kprobes import why_no_kprobes
+from nettop.kernel.bpf.perf_events import require_perf_events
+from nettop.kernel.bpf.program import PART_OF_NETTOP
+from nettop.kernel.host.btf_file import BTF_FILE, require_btf
+from nettop.kernel.host.facts import INITIAL_PID_NAMESPACE, Host, container_of
+from nettop.kernel.host.proc_files import mounts
+from nettop.kernel.net.links import read_links
+from nettop.kernel.net.namespaces import find_namespaces
+from nettop.process.limits import of_memory, of_processes
+from nettop.snapshots import plugins
 
 _ARCHITECTURES = {"x86_64": Verdict.OK, "aarch64": Verdict.NOTE}
 _INITIAL_NETWORK_NAMESPACE = 0xEFFFFFF9
-"""NET_NS_INIT_INO of include/uapi/linux/nsfs.h (since 6.18)."""
+"""NET_NS_INIT_INO in include/uapi/linux/nsfs.h (since 6.18)."""
 _LOCKDOWNS = {
-    "integrity": ": forbids to change the kernel; nettop only reads",
+    "integrity": ": forbids modifying the kernel; nettop only reads",
     "none or integrity": ": securityfs is not mounted, but programs may read the kernel's memory",
 }
 _CONTAINER_FILES = {
@@ -39,12 +40,12 @@ _CONTAINER_FILES = {
 }
 _MIN_FILES = 1024
 _READABLE = "install it where everybody can read it (scripts/install-deps.sh: /opt/nettop)"
-_DUMPED = {"TCP": (6, 10), "UDP": (17, 7)}
-"""Protocols, and for each a state that few sockets are in: LISTEN, and no peer."""
+_DIAG_STATES = {"TCP": (6, 10), "UDP": (17, 7)}
+"""IP protocols, each with a state that few sockets are in: LISTEN, or no peer."""
 
 
 def host_checks(root: Path = Path("/")) -> list[Check]:
-    """Every fact, in the order in which they are shown. One that cannot be read is a note."""
+    """Return all facts in display order. A fact that cannot be read becomes a note."""
     checks: list[Check] = []
     for check_function in _CHECKS:
         key = check_function.__name__.removeprefix("check_")
@@ -60,16 +61,32 @@ def host_checks(root: Path = Path("/")) -> list[Check]:
     return checks
 
 
+def check_lenses(_: Path) -> Iterator[Check]:
+    """Report the lenses of other packages, each with the reason if it cannot be used."""
+    for plugin in plugins():
+        key, name, package = (
+            f"lens_{plugin.name}",
+            f"lens {plugin.name}",
+            f"{plugin.distribution} {plugin.version}",
+        )
+        if plugin.problem:
+            yield Check(
+                key, name, f"cannot be used: {package}: {plugin.problem}", Verdict.NOTE, plugin.remedy
+            )
+        else:
+            yield Check(key, name, package)
+
+
 # --- the kernel -----------------------------------------------------------------------------------------------
 
 
 def check_nettop(_: Path) -> Check:
-    """Which nettop this is."""
+    """Report the version of nettop."""
     return Check("nettop", "nettop", version_of_build())
 
 
 def check_kernel(_: Path) -> Iterable[Check]:
-    """Which kernel this is, and for which processor."""
+    """Report the kernel and its architecture."""
     system = os.uname()
     yield Check("kernel", "kernel", system.release)
     yield Check("kernel_build", "kernel build", system.version)
@@ -81,7 +98,7 @@ def check_kernel(_: Path) -> Iterable[Check]:
 
 
 def check_btf(root: Path) -> Check:
-    """Whether the kernel describes its types, and libbpf reads them."""
+    """Check that the kernel provides BTF, and that libbpf reads it."""
     try:
         require_btf(root)
         size = (root / BTF_FILE.lstrip("/")).stat().st_size
@@ -91,8 +108,8 @@ def check_btf(root: Path) -> Check:
 
 
 def check_calls(root: Path) -> Iterator[Check]:
-    """Whether the system calls that programs take reach the kernel, and are allowed there; nothing for users who may
-    not load programs anyway."""
+    """Check that the system calls that programs need are allowed; skip it for users who may not load programs
+    anyway."""
     host = Host(root)
     try:
         host.require_initial_user_namespace()
@@ -104,7 +121,7 @@ def check_calls(root: Path) -> Iterator[Check]:
 
 
 def _required(key: str, name: str, require: Callable[[], None]) -> Check:
-    """Whether the host has what is required."""
+    """Return whether a requirement is met, as a fact."""
     try:
         require()
     except NettopError as error:
@@ -113,12 +130,12 @@ def _required(key: str, name: str, require: Callable[[], None]) -> Check:
 
 
 def check_lockdown(root: Path) -> Check:
-    """Whether the kernel is locked down, and what that forbids."""
+    """Report whether the kernel is locked down, and what that forbids."""
     host = Host(root)
     mode = host.lockdown()
     if mode is None:
         remedy = "to see it: mount -t securityfs securityfs /sys/kernel/security"
-        value = "unknown: securityfs is not mounted, and no program can be loaded to try it out"
+        value = "unknown: securityfs is not mounted, and no program can be loaded to try"
         return Check("lockdown", "lockdown", value, Verdict.NOTE, remedy, "unknown")
     try:
         host.require_no_lockdown()
@@ -128,7 +145,7 @@ def check_lockdown(root: Path) -> Check:
 
 
 def check_kprobes(root: Path) -> Check:
-    """Whether the kernel lets functions be hooked by kprobes."""
+    """Check whether kprobes can hook kernel functions."""
     if (root / "sys/bus/event_source/devices/kprobe/type").exists():
         return Check("kprobes", "kprobes", "yes", data=True)
     error = why_no_kprobes(root)
@@ -138,27 +155,27 @@ def check_kprobes(root: Path) -> Check:
 
 
 def check_sock_diag(_: Path) -> Check:
-    """Whether the kernel lists sockets by netlink, the fallback where it refuses BPF programs."""
-    if why_no_numpy() is not None:
-        return Check("sock_diag", "sock_diag", "not examined: that takes numpy", Verdict.NOTE, data=False)
-    from nettop.kernel.sock_diag import dump
+    """Check whether the kernel lists sockets over netlink, the fallback if it refuses BPF programs."""
+    if numpy_error() is not None:
+        return Check("sock_diag", "sock_diag", "not examined: needs numpy", Verdict.NOTE, data=False)
+    from nettop.kernel.net.sock_diag import dump
 
     refused = []
-    for name, (protocol, state) in _DUMPED.items():
+    for name, (protocol, state) in _DIAG_STATES.items():
         try:
             dump(protocol, 1 << state, info=False)
         except NettopError as error:
             refused.append(f"{name}: {error.what}")
     if not refused:
-        return Check("sock_diag", "sock_diag", f"lists {' and '.join(_DUMPED)}", data=True)
+        return Check("sock_diag", "sock_diag", f"lists {' and '.join(_DIAG_STATES)}", data=True)
     remedy = "modprobe tcp_diag udp_diag, or a kernel with CONFIG_INET_DIAG and CONFIG_INET_UDP_DIAG"
     return Check("sock_diag", "sock_diag", "; ".join(refused), Verdict.NOTE, remedy, False)
 
 
 def fentry_check(lenses: Iterable[LensReport], host: Iterable[Check]) -> Iterator[Check]:
-    """Whether fentry and fexit programs can be attached, as the lenses found; nothing where none tried.
+    """Report whether fentry and fexit programs can be attached, as found by the lenses; nothing if none tried.
 
-    Where something of the host stops programs, or --mechanism left out a hook that is required, none was tried.
+    No lens tries if something on the host stops programs, or if --mechanism excluded a required hook.
     """
     name = "fentry, fexit"
     reports = [(lens.declared(hook.hook), hook) for lens in lenses for hook in lens.hooks]
@@ -179,7 +196,7 @@ def fentry_check(lenses: Iterable[LensReport], host: Iterable[Check]) -> Iterato
 
 
 def files_check(lenses: Iterable[LensReport]) -> Iterator[Check]:
-    """Which of nettop's own files are missing, as the lenses report it; nothing where none is."""
+    """Report which of nettop's own files are missing, as found by the lenses; nothing if none is."""
     refusals = {lens.error.what: lens.error.remedy for lens in lenses if lens.error is not None}
     refusals |= {why: hook.remedy for lens in lenses for hook in lens.hooks for _, why in hook.refused}
     lost = {what: remedy for what, remedy in refusals.items() if PART_OF_NETTOP in what}
@@ -196,7 +213,7 @@ def _is_fentry(mechanism: str) -> bool:
 
 
 def check_container(root: Path) -> Check:
-    """Whether this is a container, by the files that runtimes leave and by the control group."""
+    """Report whether this is a container, by the files of container runtimes and by the control group."""
     by_file = next((kind for path, kind in _CONTAINER_FILES.items() if (root / path).exists()), "")
     by_cgroup = container_of(Host(root).cgroup(os.getpid()) or "")
     inside = by_cgroup if by_cgroup and ":" in by_cgroup else by_file
@@ -204,7 +221,7 @@ def check_container(root: Path) -> Check:
 
 
 def check_pid_namespace(root: Path) -> Check:
-    """Whether nettop is in the initial PID namespace, and /proc shows its own."""
+    """Check that nettop is in the initial PID namespace, and that /proc shows its own."""
     name = "PID namespace"
     try:
         Host(root).require_own_pids()
@@ -213,44 +230,44 @@ def check_pid_namespace(root: Path) -> Check:
     inode = (root / "proc/self/ns/pid").stat().st_ino
     if inode == INITIAL_PID_NAMESPACE:
         return Check("pid_namespace", name, "the initial one", data=inode)
-    value = f"not the initial one ({inode}): what belongs to processes outside of it is named (outside)"
-    remedy = "to see them all run nettop on the host, or in a container with --pid=host"
+    value = f"not the initial one ({inode}): processes outside of it appear as (outside)"
+    remedy = "to see them all, run nettop on the host, or in a container with --pid=host"
     return Check("pid_namespace", name, value, Verdict.NOTE, remedy, inode)
 
 
 def check_stays_root(stays_root: str) -> Iterator[Check]:
-    """Why nettop stays root though another user called it; nothing where it does not."""
+    """Report why nettop stays root although another user called it; nothing if it does not."""
     if stays_root:
         remedy = _READABLE if "may not read" in stays_root else ""
         yield Check("stays_root", "rights", stays_root, Verdict.NOTE, remedy)
 
 
 def check_processes(root: Path) -> Check:
-    """Which processes are seen: some are hidden by the options of /proc (proc(5)), or for lack of rights."""
+    """Report which processes are visible: mount options of /proc (proc(5)) or missing rights may hide some."""
     host = Host(root)
     options = host.proc_options()
     value, remedy = "", ""
     if host.hides_processes():
         value = f"hidepid={options['hidepid']}: " + (
-            "other users' and their containers are seen only with root's rights, which nettop gives up"
+            "other users' processes and containers are visible only as root, and nettop drops root"
             if sees_owners(root)
-            else "other users' are not seen, nor which sockets they own"
+            else "other users' processes and the sockets they own are not visible"
         )
         remedy = "to see them all: mount -o remount,hidepid=0 /proc"
     elif not sees_owners(root):
-        value = "for other users' it is not seen which sockets they own"
+        value = "sockets owned by other users' processes are not attributed"
         remedy = f"to see it: {host.how_to_see_owners()}"
     if "subset" in options:
-        value = "; ".join(filter(None, (value, f"subset={options['subset']}: /proc hides all but processes")))
+        value = "; ".join(filter(None, (value, f"subset={options['subset']}: /proc shows only processes")))
         remedy = "to see all: mount -t proc proc /proc"
     verdict = Verdict.NOTE if value else Verdict.OK
     return Check(
-        "processes", "processes", value or "all of this PID namespace are seen", verdict, remedy, not value
+        "processes", "processes", value or "all of this PID namespace are visible", verdict, remedy, not value
     )
 
 
 def check_network_namespace(root: Path) -> Check:
-    """Whether nettop is in the host's network namespace: PID 1's, or where that is hidden most processes'."""
+    """Report whether nettop is in the host's network namespace: that of PID 1 or, if hidden, of most processes."""
     own = (root / "proc/self/ns/net").stat().st_ino
     name = "network namespace"
     namespaces = find_namespaces(root / "proc")
@@ -259,42 +276,38 @@ def check_network_namespace(root: Path) -> Check:
     hosts = next((inode for inode, paths in namespaces.items() if first in paths), by_size[-1])
     if own in (hosts, _INITIAL_NETWORK_NAMESPACE):
         return Check("network_namespace", name, f"{own}, the host's", data=own)
-    value = f"{own}, a private one: the host's, {hosts}, is seen only where nettop may enter it"
-    remedy = "to be in the host's: nsenter --target 1 --net nettop doctor (containers: --network=host)"
+    value = f"{own}, a private one: the host's, {hosts}, is visible only if nettop may enter it"
+    remedy = "to run in the host's: nsenter --target 1 --net nettop doctor (containers: --network=host)"
     return Check("network_namespace", name, value, Verdict.NOTE, remedy, own)
 
 
 def check_uplinks(_: Path) -> Iterator[Check]:
-    """Name the devices whose queues the bandwidth lens may reset when it attaches native XDP, as many drivers
-    do."""
-    names = [link.name for link in read_links() if link.is_device() and link.is_up]
+    """Name the devices whose queues the bandwidth lens may reset by attaching native XDP, as many drivers do."""
+    names = [link.name for link in read_links() if link.has_bus_device() and link.is_up]
     if names:
         value = f"{', '.join(names)}: native XDP, which the bandwidth lens attaches, may reset their queues"
-        remedy = (
-            "where traffic must not stop for a moment: --xdp tcx (Linux 6.6; serve and log do so), or generic"
-        )
+        remedy = "if traffic must never stop for a moment: --xdp tcx (Linux 6.6; default of serve and log), or generic"
         yield Check("uplinks", "uplinks", value, Verdict.NOTE, remedy, names)
 
 
 def check_limits(_: Path) -> Iterable[Check]:
-    """Report how much memory may be locked, addressed and used, and how many files and processes there may
-    be."""
+    """Report the limits of locked memory, address space, memory, open files and processes."""
     memory, space, files = (
         resource.getrlimit(limit)[0]
         for limit in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_AS, resource.RLIMIT_NOFILE)
     )
     for key, name, limit, note in (
-        ("memlock", "locked memory", memory, " (counts for BPF maps before Linux 5.11 only)"),
-        ("address_space", "address space", space, " for each process"),
+        ("memlock", "locked memory", memory, " (for BPF maps only before Linux 5.11)"),
+        ("address_space", "address space", space, " per process"),
     ):
         unlimited = limit == resource.RLIM_INFINITY
         text = "unlimited" if unlimited else f"{limit:,} bytes{note}"
         yield Check(key, name, text, data=None if unlimited else limit)
     enough = files == resource.RLIM_INFINITY or files >= _MIN_FILES
-    remedy = "" if enough else f"ulimit -n {_MIN_FILES}: each network namespace takes descriptors"
+    remedy = "" if enough else f"ulimit -n {_MIN_FILES}: each network namespace needs descriptors"
     yield Check("nofile", "open files", f"{files:,}", Verdict.OK if enough else Verdict.NOTE, remedy, files)
     for key, name, found in (("memory", "memory", of_memory()), ("processes_max", "threads", of_processes())):
-        value = "; ".join(limit.what for limit in found) or "no limit but the host's"
+        value = "; ".join(limit.what for limit in found) or "only the host's limit"
         yield Check(key, name, value, data=[limit.what for limit in found])
 
 
@@ -303,24 +316,24 @@ def check_limits(_: Path) -> Iterable[Check]:
 _SYSCTLS: dict[str, dict[str, tuple[str, str]]] = {
     "kernel.unprivileged_bpf_disabled": {},
     "kernel.kptr_restrict": {
-        "2": ("where packets are dropped stays unknown", "sysctl kernel.kptr_restrict=1"),
+        "2": ("the places of packet drops are unknown", "sysctl kernel.kptr_restrict=1"),
     },
     "kernel.perf_event_paranoid": {},
     "net.core.bpf_jit_enable": {
         "0": (
-            "BPF programs are interpreted, and cost several times as much",
+            "BPF programs are interpreted, which costs several times more",
             "sysctl net.core.bpf_jit_enable=1",
         ),
     },
     "kernel.bpf_stats_enabled": {
-        "1": ("each run of a BPF program costs some 50 ns more", "sysctl kernel.bpf_stats_enabled=0"),
+        "1": ("each run of a BPF program takes about 50 ns more", "sysctl kernel.bpf_stats_enabled=0"),
     },
 }
-"""The settings that matter, and the values that do harm: what they do, and how to undo it."""
+"""Relevant settings, and their harmful values: the effect and the remedy."""
 
 
 def check_sysctls(root: Path) -> Iterable[Check]:
-    """The kernel's settings that matter to nettop."""
+    """Report kernel settings that matter to nettop."""
     for key, harmful in _SYSCTLS.items():
         name = key.rpartition(".")[2]
         try:
@@ -336,11 +349,11 @@ def check_sysctls(root: Path) -> Iterable[Check]:
 
 
 def check_mounts(root: Path) -> Iterable[Check]:
-    """Where tracefs and the control groups are."""
+    """Report where tracefs and the control groups are mounted."""
     mounted = mounts(root)
     tracefs = [mount.place for mount in mounted if mount.kind in ("tracefs", "debugfs")]
     text = ", ".join(tracefs) or "not mounted"
-    yield Check("tracefs", "tracefs", f"{text} (nettop does not need it)", data=tracefs)
+    yield Check("tracefs", "tracefs", f"{text} (not needed by nettop)", data=tracefs)
     unified = [mount.place for mount in mounted if mount.kind == "cgroup2"]
     old = [mount.place for mount in mounted if mount.kind == "cgroup"]
     value = "; ".join(
@@ -353,6 +366,7 @@ def check_mounts(root: Path) -> Iterable[Check]:
 
 _CHECKS: tuple[Callable[[Path], Check | Iterable[Check]], ...] = (
     check_nettop,
+    check_lenses,
     check_kernel,
     check_btf,
     check_calls,

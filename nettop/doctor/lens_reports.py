@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attaches each lens as a frontend would, reads it, and runs its self-test meanwhile."""
+"""Examination of lenses: each is attached as by a frontend, self-tested and read."""
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
 
 from nettop.doctor.deadline import within
 from nettop.doctor.report import LensReport
 from nettop.errors import ExitCode, NettopError, UsageError, failure_of
-from nettop.interrupts import undisturbed
+from nettop.process.interrupts import delay_interrupts
 from nettop.selftest.paths import TrafficPath
 from nettop.selftest.result import SelfTestResult
+from nettop.snapshots import lens_part
 from nettop.snapshots.schema import Lens
-from nettop.snapshots.source import Source
-
-SelfTest: TypeAlias = Callable[[Source, Sequence[TrafficPath]], list[SelfTestResult]]
+from nettop.snapshots.source import Source, SourceOptions
 
 
 def examine(
@@ -26,9 +23,9 @@ def examine(
     paths: Sequence[TrafficPath],
     mechanisms: Mapping[str, str],
 ) -> tuple[LensReport, list[SelfTestResult]]:
-    """The status of a lens on this host, and its self-test's results; none without paths for traffic.
+    """Return the status of a lens on this host, and its self-test's results, none without traffic paths.
 
-    `mechanisms` are those to use in place of the best ones, by hook. Raises UsageError for one that does not exist.
+    `mechanisms` are those to use instead of the best ones, by hook. Raise UsageError for an unknown mechanism.
     """
     try:
         with within("it"):
@@ -37,10 +34,10 @@ def examine(
         raise
     except NettopError as error:
         failure = error
-        # doctor is running already, and what the user left out needs no remedy.
+        # The user is already running doctor, and needs no remedy for mechanisms they excluded.
         if error.remedy.startswith("nettop doctor") or error.exit_code is ExitCode.USAGE:
             failure.remedy = ""
-    except Exception as error:  # noqa: BLE001 - the border of a source: the other lenses go on
+    except Exception as error:  # noqa: BLE001 - the other lenses go on
         failure = failure_of(lens.id, error)
     return LensReport(lens, error=failure), []
 
@@ -51,25 +48,17 @@ def _examined(
     paths: Sequence[TrafficPath],
     mechanisms: Mapping[str, str],
 ) -> tuple[LensReport, list[SelfTestResult]]:
-    with undisturbed():  # the probe is imported
+    with delay_interrupts():  # imports the probe
         source = source_of(lens.id)
     try:
-        source.set("mechanisms", mechanisms)
-        for option in lens.options:
-            default = option.default_of(log=True)
-            if default != option.default:
-                source.set(option.name, default)
-        for table in lens.tables:
-            source.set("table", table.name)
+        self_test = lens_part(lens.id, "self_test") if paths else None
+        values = {option: option.default_of(log=True) for option in lens.options}
+        values |= getattr(self_test, "OPTIONS", {})
+        tables = frozenset(table.name for table in lens.tables)
+        source.configure(SourceOptions(tables, mechanisms, values=values))
         source.start()
-        results = _self_test_of(lens.id)(source, paths) if paths else []
+        results = self_test.run(source, paths) if self_test is not None else []
         snapshot = source.read(time.monotonic_ns())
         return LensReport(lens, snapshot.hooks, dict(snapshot.gaps)), results
     finally:
         source.close()
-
-
-def _self_test_of(lens: str) -> SelfTest:
-    """`run` of the module `self_test` in the lens's probe package."""
-    run: SelfTest = importlib.import_module(f"nettop.probes.{lens}.self_test").run
-    return run

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replaces addresses and names in text by tokens, the same word always by the same token."""
+"""Redaction of addresses and names in text: each is replaced by a token, always the same one."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
-from nettop.kernel.facts import Host, container_of
-from nettop.kernel.namespaces import find_namespaces
+from nettop.kernel.host.facts import Host, container_of
+from nettop.kernel.net.namespaces import find_namespaces
 
 _MAC = re.compile(r"(?<![0-9A-Za-z:-])(?:[0-9A-Fa-f]{2}[:-]){5,}[0-9A-Fa-f]{2}(?![0-9A-Za-z])")
 _IPV6 = re.compile(r"(?<![\w.:])(?=[^\s]*:[^\s]*:)[0-9A-Fa-f:.]+")
 _IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\w)")
 _CONTAINER = re.compile(r"(?<![0-9A-Za-z])[0-9a-f]{64}(?![0-9A-Za-z])")
 _HOME = re.compile(r"(?<=/home/)[^/\s\"']+")
-_KEPT = frozenset({
+_KEPT_WORDS = frozenset({
     "root", "nobody", "lo", "nettop", "python", "python3", "bash", "sh", "init", "systemd", "docker", "podman",
     "containerd", "cri-o", "container", "kernel", "linux", "host", "localhost", "none", "all", "ok", "note", "bad",
     "tcp", "udp", "bpf", "bcc", "btf", "iter",
 })  # fmt: skip
-"""Words that identify no host, or that the report itself uses."""
+"""Words that do not identify a host, or that the report itself uses."""
 _FIRST_OWN_UID = 1000
 _PLAIN_KEYS = frozenset({"verdict", "id", "title", "hook", "mechanism", "fields", "lens", "unit", "name"})
-"""Values under these keys are words of the report, and stay."""
+"""Keys whose values are the report's own words, which are kept."""
 
 
 class Redactor:
-    """Replaces addresses, and the names given by kind (`host`, `user` …), by tokens such as `user-2`."""
+    """A redactor that replaces addresses, and names given by kind (`host`, `user` …), by tokens such as `user-2`."""
 
     def __init__(self, names: Mapping[str, Iterable[str]]) -> None:
         self._tokens: dict[tuple[str, str], str] = {}
@@ -41,7 +41,7 @@ class Redactor:
             name.casefold(): kind
             for kind, group in names.items()
             for name in group
-            if len(name) > 1 and name.casefold() not in _KEPT
+            if len(name) > 1 and name.casefold() not in _KEPT_WORDS
         }
         words = sorted(map(re.escape, self._kinds), key=len, reverse=True)
         self._names = (
@@ -49,7 +49,7 @@ class Redactor:
         )
 
     def text(self, text: str) -> str:
-        """The text with tokens in their place."""
+        """Redact a text."""
         text = _CONTAINER.sub(lambda match: self._token("container", match[0]), text)
         text = _MAC.sub(lambda match: self._token("mac", match[0]), text)
         text = _IPV6.sub(self._address, text)
@@ -62,7 +62,7 @@ class Redactor:
         return text
 
     def values(self, value: Any) -> Any:
-        """JSON values with tokens in their place. Keys stay, except for those of gaps, which may hold names."""
+        """Redact JSON values. Keep keys, except those of gaps, which may contain names."""
         if isinstance(value, dict):
             return {key: self._inner(key, inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):
@@ -76,7 +76,7 @@ class Redactor:
 
     def _address(self, match: re.Match[str]) -> str:
         text, address = match[0], _parsed(match[0])
-        while address is None and text.endswith((".", ":")):  # of the sentence
+        while address is None and text.endswith((".", ":")):  # punctuation after it
             text = text[:-1]
             address = _parsed(text)
         if address is None:
@@ -101,7 +101,7 @@ def _parsed(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def names_here(root: Path = Path("/")) -> dict[str, set[str]]:
-    """The names of this host, its users, and of what runs on it, by kind."""
+    """Return the names of this host, and of its users, processes, interfaces, containers and namespaces, by kind."""
     processes, interfaces, containers = set(), set(_interfaces(root / "proc/self/net/dev")), set()
     host = Host(root)
     for entry in os.scandir(root / "proc"):

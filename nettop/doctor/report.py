@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Doctor's report as data: facts of the host, the mechanism of each hook of a lens, and the self-test's results."""
+"""Doctor's report as data: facts of the host, the mechanism of each lens's hooks, and the self-test's results."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from enum import StrEnum
 from typing import Any
 
 from nettop.errors import ExitCode, NettopError
-from nettop.kernel.mechanisms import DISABLED, NOT_CHOSEN
+from nettop.kernel.bpf.mechanisms import DISABLED, NOT_CHOSEN
 from nettop.selftest.result import SelfTestResult
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Hook, Lens
 
 REPORT_VERSION = 1
-"""Of the JSON report; another number means that a field changed its meaning."""
+"""Version of the JSON report, increased when the meaning of a field changes."""
 USER_CHOICES = (NOT_CHOSEN, DISABLED)
-"""Why a mechanism is not used that the host may well support."""
+"""Reasons for not using a mechanism that the host may support."""
 
 PERF_EVENTS = "perf_events"
-"""The key of a fact that, where it is bad, stops samples only, and no other programs."""
+"""The key of a fact that, if bad, stops only sampling, not other programs."""
 
 
 class Verdict(StrEnum):
-    """What a line means."""
+    """The verdict of a line."""
 
     OK = "ok"
     NOTE = "note"
-    """Works, but is worth knowing; or it was skipped."""
+    """Works but is worth knowing, or was skipped."""
     BAD = "bad"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A fact of the host: `key` names it in JSON, where it is `data` if that says more than `value`. `exit_code` is
-    doctor's where the fact is bad.
+    """A fact of the host. `key` is its name in JSON, where its value is `data`, or else `value`. `exit_code` is
+    doctor's exit code if the fact is bad.
     """
 
     key: str
@@ -47,18 +47,18 @@ class Check:
 
 
 def stops_programs(check: Check) -> bool:
-    """Whether a fact of the host is bad for more than samples."""
+    """Return whether a fact of the host is bad for more than sampling."""
     return check.verdict is Verdict.BAD and check.key != PERF_EVENTS
 
 
 def bad(key: str, name: str, error: NettopError, data: object = None) -> Check:
-    """The fact that an error tells of, in the words in which every command reports it."""
+    """Return the bad fact for an error, in the same words that every command uses."""
     return Check(key, name, error.what, Verdict.BAD, error.remedy, data, error.exit_code)
 
 
 @dataclass(frozen=True, slots=True)
 class LensReport:
-    """A lens: the status of its hooks, or the error with which it does not work."""
+    """The status of a lens's hooks, or the error that stops the lens."""
 
     lens: Lens
     hooks: tuple[HookStatus, ...] = ()
@@ -66,7 +66,7 @@ class LensReport:
     error: NettopError | None = None
 
     def declared(self, hook: str) -> Hook:
-        """What the lens declares of one of its hooks."""
+        """Return the lens's declaration of a hook."""
         return next((known for known in self.lens.hooks if known.name == hook), Hook(hook, ""))
 
 
@@ -80,7 +80,7 @@ class Report:
 
     @property
     def exit_code(self) -> ExitCode:
-        """3 when a lens cannot work or a fact of the host is bad, 4 when only permissions are missing, 1 when the
+        """Exit code: 3 if a lens cannot work or a fact of the host is bad, 4 if only permissions are missing, 1 if the
         self-test disagrees."""
         codes = {lens.error.exit_code for lens in self.lenses if lens.error is not None}
         codes |= {check.exit_code for check in self.checks if check.verdict is Verdict.BAD}
@@ -94,7 +94,7 @@ class Report:
         return tuple(result for result in self.results if result.ok is False)
 
     def as_json(self) -> dict[str, Any]:
-        """The report as plain values."""
+        """Return the report as plain values."""
         return {
             "version": REPORT_VERSION,
             "host": {check.key: check.value if check.data is None else check.data for check in self.checks},

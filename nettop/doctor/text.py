@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report as text: a sign and a word for each line, aligned, and what to do below it."""
+"""The report as text: aligned lines, each with a sign, a verdict and, below it, the remedy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ASCII = str.maketrans(
 )
 _ARROW = "→ "
 _INDENT = 9
-"""The width in front of a name: two blanks, the sign, its word."""
+"""The width before a name: two spaces, the sign, its word."""
 _MIN_VALUE_WIDTH = 30
 _KERNEL_OPTIONS = {
     "fentry": "CONFIG_FUNCTION_TRACER",
@@ -35,13 +35,13 @@ _KERNEL_OPTIONS = {
     "tp_btf": "CONFIG_DEBUG_INFO_BTF",
     "sock_diag": "CONFIG_INET_DIAG",
 }
-"""The kernel options that a mechanism needs, by the first word of its name."""
+"""The kernel option that a mechanism needs, by the first word of its name."""
 _BUILT_IN = {
     "btf": "CONFIG_DEBUG_INFO_BTF",
     "kprobes": "CONFIG_KPROBE_EVENTS",
     "sock_diag": "CONFIG_INET_DIAG",
 }
-"""Facts of the host that, where they are ok, show that the kernel was built with an option."""
+"""Facts of the host that, if ok, show that the kernel was built with an option."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class _Line:
 
 
 def write_report(report: Report, stream: TextIO) -> None:
-    """Write it as this terminal, or whatever else the stream is, can show it."""
+    """Write the report in the form that the stream can show: width, colours, encoding."""
     is_terminal = stream.isatty()
     width = shutil.get_terminal_size().columns if is_terminal else None
     coloured = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -66,12 +66,12 @@ def write_report(report: Report, stream: TextIO) -> None:
 
 
 def report_lines(report: Report, *, width: int | None = None, coloured: bool = False) -> Iterator[str]:
-    """The lines, no wider than `width` columns if one is given."""
+    """Yield the lines, folded to `width` columns if given."""
     for title, lines in _sections(report):
         yield title
         name_width = max((len(line.name) for line in lines), default=0)
         for line in lines:
-            yield from _written(line, name_width, width, coloured)
+            yield from _format_line(line, name_width, width, coloured)
         yield ""
     yield from _conclusion(report)
 
@@ -91,7 +91,7 @@ def _sections(report: Report) -> Iterator[tuple[str, list[_Line]]]:
 
 def _lens_lines(lens: LensReport, checks: Sequence[Check]) -> Iterator[_Line]:
     if lens.error is not None:
-        # The error's own remedy, or else the host's; none where it was the user's choice.
+        # The error's own remedy, or else the host's; none if it was the user's choice.
         is_choice = any(why in lens.error.what for why in USER_CHOICES)
         remedy = lens.error.remedy or ("" if is_choice else _host_remedy(checks))
         yield _Line(Verdict.BAD, "does not work", lens.error.what, _advice(remedy))
@@ -117,9 +117,7 @@ def _advice(remedy: str) -> tuple[str, ...]:
 
 
 def _refusals(hook: HookStatus) -> Iterator[tuple[str, str]]:
-    """The mechanisms that were refused for the same reason, as one text, and the reason. Those whose names begin alike
-    are counted.
-    """
+    """Yield the mechanisms refused for the same reason, as one text, and the reason. Count those that start alike."""
     for why in dict.fromkeys(why for _, why in hook.refused):
         alike: dict[str, list[str]] = {}
         for name in (name for name, reason in hook.refused if reason == why):
@@ -134,7 +132,7 @@ def _refusals(hook: HookStatus) -> Iterator[tuple[str, str]]:
 
 
 def _remedy(lens: LensReport, hook: HookStatus, checks: Sequence[Check]) -> str:
-    """What would make the hook available; empty where only the user's choice of mechanisms stands against it."""
+    """Return a remedy that makes the hook available; empty if only the user's choice of mechanisms prevents it."""
     declared = lens.declared(hook.hook)
     required = next((other for other in lens.hooks if other.hook == declared.requires), None)
     if required is not None and required.refused:
@@ -154,22 +152,22 @@ def _remedy(lens: LensReport, hook: HookStatus, checks: Sequence[Check]) -> str:
 
 
 def _host_remedy(checks: Iterable[Check]) -> str:
-    """What would let programs run."""
+    """Return a remedy that lets programs run."""
     return _to_fix(filter(stops_programs, checks))
 
 
 def _to_fix(checks: Iterable[Check]) -> str:
     names = ", ".join(check.name for check in checks if check.verdict is Verdict.BAD)
-    return f"fix what is bad under HOST: {names}" if names else ""
+    return f"fix these under HOST: {names}" if names else ""
 
 
 def _kernel_with(mechanisms: Sequence[str], checks: Sequence[Check]) -> str:
-    """The kernel options that these mechanisms need and this kernel lacks, as far as is known."""
+    """Return a remedy with the kernel options that these mechanisms need and this kernel is known to lack."""
     kinds = (name.replace("/", " ").split()[0] for name in mechanisms)
     built_in = {_BUILT_IN.get(check.key) for check in checks if check.verdict is Verdict.OK}
     options = dict.fromkeys(_KERNEL_OPTIONS[kind] for kind in kinds if kind in _KERNEL_OPTIONS)
     missing = [option for option in options if option not in built_in]
-    return f"a kernel with {' or '.join(missing)} supports it" if missing else REPORT_IT
+    return f"use a kernel with {' or '.join(missing)}" if missing else REPORT_IT
 
 
 def _self_test_line(result: SelfTestResult, lens_width: int) -> _Line:
@@ -184,20 +182,20 @@ def _self_test_line(result: SelfTestResult, lens_width: int) -> _Line:
     return _Line(Verdict.BAD, name, value, below)
 
 
-def _written(line: _Line, name_width: int, width: int | None, coloured: bool) -> Iterator[str]:
+def _format_line(line: _Line, name_width: int, width: int | None, coloured: bool) -> Iterator[str]:
     sign = f"{_SIGNS[line.verdict]} {line.word or line.verdict:<4}"
     if coloured:
         sign = f"\x1b[{_COLOURS[line.verdict]}m{sign}\x1b[0m"
     at = _INDENT + name_width + 2
     value_width = None if width is None else max(width - at, _MIN_VALUE_WIDTH)
-    values = list(_folded(line.value, value_width))
+    values = list(_fold(line.value, value_width))
     yield f"  {sign} {safe_text(line.name):<{name_width}}  {values[0]}".rstrip()
-    for value in (*values[1:], *(part for text in line.below for part in _folded(text, value_width))):
+    for value in (*values[1:], *(part for text in line.below for part in _fold(text, value_width))):
         yield " " * at + value
 
 
-def _folded(text: str, value_width: int | None) -> list[str]:
-    """The text in lines of that width, all but the first indented."""
+def _fold(text: str, value_width: int | None) -> list[str]:
+    """Fold the text into lines of this width, all but the first indented."""
     text = safe_text(text)
     if value_width is None:
         return [text]

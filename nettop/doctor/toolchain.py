@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What programs are compiled and loaded with: BTF as libbpf reads it, bcc with its LLVM, Python."""
+"""The toolchain that compiles and loads BPF programs: BTF as read by libbpf, bcc with its LLVM, Python."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nettop.doctor.report import Check, Verdict, bad
-from nettop.errors import Unsupported, limit_reached, why_no_numpy
-from nettop.kernel.btf import Btf
+from nettop.errors import Unsupported, limit_reached, numpy_error
+from nettop.kernel.bpf.btf import Btf
 
 _TIMEOUT_S = 60.0
 _INSTALL = "run scripts/install-deps.sh again"
 
 
 def check_btf_loads(size: int) -> Check:
-    """libbpf reads the kernel's types, of which there are `size` bytes. Raises Unsupported where it does not."""
+    """Check that libbpf reads the kernel's types, `size` bytes. Raise Unsupported if it does not."""
     Btf().close()
-    return Check("btf", "BTF", f"{size:,} bytes, and libbpf reads them", data=size)
+    return Check("btf", "BTF", f"{size:,} bytes, readable by libbpf", data=size)
 
 
 def check_python(_: Path) -> Check:
-    """Which interpreter runs this: bcc is bound to one."""
+    """Report the interpreter: bcc is bound to one."""
     return Check(
         "python", "Python", f"{platform.python_version()} ({sys.executable})", data=platform.python_version()
     )
 
 
 def check_numpy(_: Path) -> Check:
-    """Which numpy there is."""
-    error = why_no_numpy()
+    """Report the version of numpy."""
+    error = numpy_error()
     if error is not None:
         return bad("numpy", "numpy", error)
     return Check("numpy", "numpy", importlib.import_module("numpy").__version__)
 
 
 def check_bcc(_: Path) -> Iterable[Check]:
-    """Which bcc and LLVM the loader gets, or why none."""
+    """Report which bcc and LLVM the loader uses, or why there is none."""
     child = [sys.executable, "-I", "-m", "nettop.doctor.bcc_child"]
     try:
         done = subprocess.run(
@@ -50,7 +50,7 @@ def check_bcc(_: Path) -> Iterable[Check]:
         )
         report = json.loads(done.stdout)
     except subprocess.TimeoutExpired:
-        yield Check("bcc", "bcc", f"importing it takes longer than {_TIMEOUT_S:g} s", Verdict.BAD, _INSTALL)
+        yield Check("bcc", "bcc", f"importing it timed out after {_TIMEOUT_S:g} s", Verdict.BAD, _INSTALL)
         return
     except ValueError:
         said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
@@ -67,7 +67,7 @@ def check_bcc(_: Path) -> Iterable[Check]:
 
 
 def check_libbpf(_: Path) -> Check:
-    """Which libbpf is installed."""
+    """Report the version of libbpf."""
     try:
         library = ctypes.CDLL("libbpf.so.1")
         library.libbpf_version_string.restype = ctypes.c_char_p

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of autonomous systems on their way to the store, where queries look them up: flows have the numbers."""
+"""Write the names of autonomous systems to the store, where queries look them up: flows hold only the numbers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _TABLE = "as_names"
 
 
 class AsNames:
-    """Puts the names that files know into a spool, all of them at the start and when a file has changed."""
+    """Writer of AS names from lookup files into a spool, at the start and whenever a file changes."""
 
     def __init__(self, spool: Spool, files: LookupFiles) -> None:
         self._spool, self._files = spool, files
         self._written: Enrichment | None = None
 
     def write(self) -> None:
-        """Write the names unless that has been done. What the spool does not take it is given again next time."""
+        """Write the names if they changed. If the spool rejects them, retry at the next call."""
         enrichment = self._files.current().enrichment
         names = enrichment.as_names() if enrichment is not self._written else {}
         if not names or self._spool.put({_TABLE: _block(names)}, {}) is not None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datagrams that come faster than they can be decoded: a queue on the disk, as an extension of the sockets' buffers.
+"""A disk queue that extends the socket buffers, for datagrams that arrive faster than the worker decodes them.
 
-It is a directory of small files, oldest first. A file has records: how many datagrams, how many bytes, what is known of
-each datagram, and their content. A file is read once, as a whole, and is removed before its datagrams are decoded.
+It is a directory of small files, oldest first. Each record holds the number of datagrams and bytes, the metadata of
+each datagram, and their content. The worker reads a file once, as a whole, and removes it before decoding its
+datagrams.
 """
 
 from __future__ import annotations
@@ -19,11 +20,10 @@ import numpy as np
 from nettop.errors import SourceFailed, UsageError
 from nettop.flows.columns import ADDRESS
 from nettop.flows.decode.datagrams import Datagrams
-from nettop.snapshots.arrays import as_list
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, as_list
 
 FILE_BYTES = 1 << 20
-"""A file that is longer is not continued: decoding it takes less time than the sockets' buffers need to fill."""
+"""Maximum size of a file before a new one is begun. Decoding it takes less time than filling the socket buffers."""
 _SUFFIX = ".datagrams"
 _RECORD = struct.Struct("<II")
 _DATAGRAM = np.dtype([("length", "u4"), ("sender", ADDRESS), ("port", "u2"), ("received_ns", "i8")])
@@ -37,30 +37,30 @@ class _File:
 
 
 class Backlog:
-    """The queue of one worker; what an earlier one has left in the directory comes first."""
+    """Queue of one worker. It starts with the datagrams that an earlier worker left in the directory."""
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
-        """Makes the directory if it is not there. Raises UsageError if that fails."""
+        """Create the directory if it is missing. Raise UsageError if that fails."""
         self._directory, self._max_bytes = directory, max_bytes
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._files = deque(_known(path) for path in sorted(directory.glob(f"*{_SUFFIX}")))
         except OSError as error:
             raise UsageError(
-                f"datagrams cannot be kept in {directory}: {error.strerror}",
-                "use a directory that can be written",
+                f"cannot store datagrams in {directory}: {error.strerror}",
+                "use a writable directory",
             ) from error
         self._bytes = sum(file.bytes for file in self._files)
         self._number = int(self._files[-1].path.stem) if self._files else 0
 
     @property
     def datagrams(self) -> int:
-        """How many wait."""
+        """Number of waiting datagrams."""
         return sum(file.datagrams for file in self._files)
 
     @property
     def is_empty(self) -> bool:
-        """Whether none waits."""
+        """Whether no datagrams are waiting."""
         return not self._files
 
     @property
@@ -69,7 +69,7 @@ class Backlog:
         return self._bytes >= self._max_bytes
 
     def put(self, datagrams: Datagrams) -> bool:
-        """Add datagrams at the end; False if the disk does not take them."""
+        """Append datagrams; return False if they cannot be written."""
         record = _record(datagrams)
         if not self._files or self._files[-1].bytes >= FILE_BYTES:
             self._number += 1
@@ -90,7 +90,7 @@ class Backlog:
         return True
 
     def take(self) -> Datagrams:
-        """Some of the datagrams that have waited for longest, which are forgotten here. Raises SourceFailed."""
+        """Remove and return the oldest file's datagrams. Raise SourceFailed."""
         file = self._files.popleft()
         self._bytes -= file.bytes
         try:
@@ -98,13 +98,13 @@ class Backlog:
             file.path.unlink()
         except OSError as error:
             raise SourceFailed(
-                f"datagrams that wait in {file.path} cannot be read: {error.strerror}", "remove that file"
+                f"cannot read the datagrams in {file.path}: {error.strerror}", "remove that file"
             ) from error
         return _datagrams(content)
 
 
 def _known(path: Path) -> _File:
-    """A file that an earlier process has left. What is not whole at its end is cut off, for what may follow there."""
+    """Open a file left by an earlier process. Truncate an incomplete record, so that more can be appended."""
     datagrams = _datagrams(path.read_bytes())
     whole = int(datagrams.ends[-1]) if len(datagrams.starts) else 0
     os.truncate(path, whole)
@@ -122,7 +122,7 @@ def _record(datagrams: Datagrams) -> bytes:
 
 
 def _datagrams(content: bytes) -> Datagrams:
-    """The datagrams in a file, but for a record at its end that was not wholly written before a process was killed."""
+    """Return the datagrams in a file, without an incomplete last record left by a killed process."""
     rows: list[Array] = [np.zeros(0, _DATAGRAM)]
     starts: list[Array] = [np.zeros(0, np.intp)]
     at = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that stores: workers receive into the spool, and it takes blocks from there into the store."""
+"""The collector's main process: workers put blocks into the spool, and it moves them into the store."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ from nettop.flows.worker import (
 )
 
 _NAMES = 300
-"""The number of what writes names, beside those of workers and of the collector itself."""
+"""Writer number for AS names, distinct from those of workers and of the collector itself."""
 _END_S = 10.0
-"""For workers to write what they have, and for blocks to be stored, at the end; the next start stores what is left."""
+"""Seconds for workers to flush and for blocks to be stored on exit; the next start stores the rest."""
 _REPEAT_S = 300.0
-"""After which time the same failure is reported again."""
+"""Seconds before the same failure is reported again."""
 _NUMBERS = re.compile(r"\d[\d.]*")
 
 
 @dataclass(frozen=True, eq=False)
 class CollectorState:
-    """What a collector has done since it began, and what it does now.
+    """Work done by a collector since it started, and its current state.
 
-    `received` is of all workers together. `stored` counts rows by table, and `stored_earlier` those that had waited in
-    the spool when it began. Of the spool, `waiting_blocks` of `waiting_bytes` wait to be stored, and `failure` is why
-    they cannot be, or why others are dropped.
+    `received` combines all workers. `stored` counts rows by table, `stored_earlier` those already in the spool at the
+    start. `waiting_blocks` blocks of `waiting_bytes` wait in the spool; `failure` says why they cannot be stored, or
+    why others are dropped.
     """
 
     received: WorkerState
@@ -61,7 +61,7 @@ class CollectorState:
 
 
 class Collector:
-    """Workers, and what they have done; threads that listen to them and that store."""
+    """Workers and their state, with a thread that listens to them and one that stores."""
 
     def __init__(
         self,
@@ -73,8 +73,8 @@ class Collector:
         *,
         report: Callable[[NettopError], None],
     ) -> None:
-        """`earlier` files were in the spool before; `own` is where flows go that this process takes itself. Workers
-        send by `channels`.
+        """Initialize with the `earlier` files found in the spool, and the `channels` on which workers report. `own` is
+        the destination of flows that this process accepts itself.
         """
         self._spool = spool
         self._report_to = report
@@ -84,17 +84,17 @@ class Collector:
         self._states: dict[Connection, WorkerState | None] = dict.fromkeys(channels)
         self._is_ending = False
         self.failed: NettopError | None = None
-        """Why it cannot go on; None while it can."""
+        """Reason that the collector cannot continue; None if it can."""
         self.on_failed: Callable[[], None] = lambda: None
         self.on_state: Callable[[], None] = lambda: None
-        """Called at each state of a worker."""
+        """Called whenever a worker reports its state."""
         self.produced = ProducedFlows(own, self.report)
 
     def state(self) -> CollectorState:
-        """What it has done since it began."""
+        """Return the collector's counts since it started, and its current state."""
         with self._lock:
             states = [state for state in self._states.values() if state is not None]
-        received = _together([*states, self.produced.state()])
+        received = _combined([*states, self.produced.state()])
         storing = self._storing
         return CollectorState(
             received,
@@ -106,12 +106,12 @@ class Collector:
         )
 
     def is_receiving(self) -> bool:
-        """Whether every worker has begun."""
+        """Return whether every worker has started."""
         with self._lock:
             return None not in self._states.values()
 
     def report(self, failure: NettopError, kind: str = "") -> None:
-        """Report it, unless one of this kind, or else the same, was reported a short time ago."""
+        """Report a failure, unless one of the same kind, or with the same text, was reported recently."""
         now, kind = time.monotonic(), kind or failure.what
         with self._lock:
             last = self._reported.get(kind)
@@ -122,16 +122,16 @@ class Collector:
         self._report_to(failure)
 
     def _report_of_store(self, failure: NettopError) -> None:
-        """Report it as of the same kind as one with other sizes and names of parts."""
+        """Report a failure of the store. Failures that differ only in numbers are of the same kind."""
         self.report(failure, _NUMBERS.sub("", failure.what))
 
     def store(self) -> None:
-        """Store blocks until the end: what a thread does."""
+        """Store blocks until stopped; runs in a thread."""
         with self._failing("store"):
             self._storing.run()
 
     def listen(self) -> None:
-        """Take what workers send until all have ended: what a thread does."""
+        """Receive messages from workers until all have exited; runs in a thread."""
         with self._failing("flows"):
             open_channels = list(self._states)
             while open_channels:
@@ -142,18 +142,18 @@ class Collector:
                     except EOFError:
                         open_channels.remove(channel)
                         if not self._is_ending:
-                            raise SourceFailed("a process that receives flows has ended") from None
+                            raise SourceFailed("a process that receives flows has exited") from None
 
     def end(self) -> None:
-        """That workers end is right from now on."""
+        """Stop treating worker exits as failures."""
         self._is_ending = True
 
     def finish(self) -> None:
-        """Let the thread that stores end when nothing is left to be stored."""
+        """Let the storing thread exit once nothing is left to store."""
         self._storing.finish()
 
     def stop(self) -> None:
-        """Let the thread that stores end."""
+        """Let the storing thread exit."""
         self._storing.stop()
 
     def _take(self, channel: Connection, message: Message) -> None:
@@ -169,7 +169,7 @@ class Collector:
     def _failing(self, what: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - a bug, or the end of a worker: all is reported
+        except Exception as error:  # noqa: BLE001 - a bug, or the exit of a worker: report everything
             self.failed = error if isinstance(error, NettopError) else failure_of(what, error)
             self.on_failed()
 
@@ -181,10 +181,10 @@ def collecting(
     open_store: Callable[[], Store],
     report: Callable[[NettopError], None],
 ) -> Iterator[Collector]:
-    """A collector at work, which takes flows itself for its `own` destination. Call it while there is one thread.
+    """Run a collector, which also accepts flows for its `own` destination. Call this while there is only one thread.
 
-    Raises what `open_store` does.
-    At the end workers write what they have received, and it is stored, as far as that is possible in a few seconds.
+    Raise what `open_store` raises. On exit, workers flush what they received, and the collector stores as much of it as
+    it can within a few seconds.
     """
     spool = Spool(own.directory / SPOOL, own.spool_bytes)
     spool.recover()
@@ -229,7 +229,7 @@ def collecting(
 
 
 def _request_end(worker: ForkProcess) -> None:
-    if worker.is_alive():  # it is ours to wait for, so no other process has its number
+    if worker.is_alive():  # not yet waited for, so its PID cannot have been reused
         assert worker.pid is not None
         os.kill(worker.pid, END_SIGNAL)
 
@@ -242,7 +242,7 @@ def _end(worker: ForkProcess) -> None:
         worker.join()
 
 
-def _together(states: Sequence[WorkerState]) -> WorkerState:
+def _combined(states: Sequence[WorkerState]) -> WorkerState:
     return WorkerState(
         ledger=sum((state.ledger for state in states), Counter()),
         spooled=sum((state.spooled for state in states), Counter()),

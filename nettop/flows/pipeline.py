@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From datagrams to blocks in the spool: decoded, enriched, filtered, and counted at every step."""
+"""Turn datagrams into blocks in the spool: decode, enrich, filter, and count at every step."""
 
 from __future__ import annotations
 
@@ -12,70 +12,69 @@ from pathlib import Path
 import numpy as np
 
 from nettop.errors import NettopError, SourceFailed
-from nettop.flows.columns import Flows, joined_flows
+from nettop.flows.columns import Flows, concatenate_flows
 from nettop.flows.decode import kept
 from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.decode.decoder import Decoder, flows_at_most
-from nettop.flows.decode.given_rates import GivenRates
 from nettop.flows.decode.sflow import INTERFACE_COUNTERS
+from nettop.flows.decode.user_rates import UserRates
 from nettop.flows.enrichment.lookups import Lookups
 from nettop.flows.enrichment.texts import Coded
 from nettop.flows.exporters import Exporters
-from nettop.flows.kept_numbers import KeptNumbers
 from nettop.flows.outputs.kafka import KafkaOutput
+from nettop.flows.saved_numbers import SavedNumbers
 from nettop.flows.spool import DROPPED, Block, Spool
 from nettop.flows.store.native import native_block
 from nettop.flows.store.schema import TABLES
-from nettop.snapshots.arrays import Mask
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, Mask
 
 BLOCK_ROWS = 200_000
-"""With so many flows a block is written at once: smaller ones cost the store several times as much for each row."""
+"""Number of flows that triggers a block. Smaller blocks cost the store several times as much per row."""
 BLOCK_S = 1.0
-"""After which time a block is written in any case. What is in memory is lost when the process is killed."""
+"""Seconds after which a block is written in any case. Flows in memory are lost if the process is killed."""
 FLOWS_AT_ONCE = 1 << 18
-"""How many flows the datagrams may give that are decoded at once, at worst: a flow takes a few hundred bytes."""
+"""Maximum flows decoded at once; each takes a few hundred bytes."""
 _LEARNED_S = 5.0
-"""How often what exporters have declared is saved, and their names of interfaces are used, where they have changed."""
+"""Seconds between saves of exporters' declarations and updates of interface names, if they changed."""
 
 LEDGER = {
-    "datagrams": "datagrams that were received",
-    "decoded": "of them those whose header could be read",
-    "unknown_version": "of them those that no protocol begins like",
-    "bad_header": "of them those whose header is cut off or impossible",
-    "truncated": "of them those that were longer than what is kept of a datagram",
-    "kernel_drops": "datagrams that the kernel dropped before",
-    "broken": "sets, templates and ends of datagrams that could not be read",
-    "records": "records of flows",
-    "rows": "flows: those that the records gave, and those that this host has seen",
-    "filtered": "of them those that were not wanted",
-    "options": "records that say something of the exporter",
-    "templates": "templates that were declared",
-    "held": "sets whose template was not known",
-    "released": "of them those whose template has come",
-    "forgotten": "of them those that have made room for others, or waited at the end",
-    "interface_counters": "samples of the counters of an interface",
-    "other_counters": "records of other counters",
-    "discarded_samples": "samples of packets that were discarded",
+    "datagrams": "datagrams received",
+    "decoded": "of these, those with a valid header",
+    "unknown_version": "of these, those of no known protocol",
+    "bad_header": "of these, those with a truncated or invalid header",
+    "truncated": "of these, those longer than the receive slot",
+    "kernel_drops": "datagrams dropped by the kernel",
+    "broken": "sets, templates and ends of datagrams that could not be decoded",
+    "records": "flow records",
+    "rows": "flows, from records or seen by this host",
+    "filtered": "of these, those removed by the filter",
+    "options": "options records",
+    "templates": "templates declared",
+    "held": "sets that arrived before their template",
+    "released": "of these, those whose template arrived later",
+    "forgotten": "of these, those evicted, or still waiting on exit",
+    "interface_counters": "interface counter samples",
+    "other_counters": "other counter records",
+    "discarded_samples": "discarded packet samples",
     "unknown_samples": "samples of other formats",
-    "mirrored_packets": "packets of an interface that were drawn",
-    "logged_packets": "packets that the firewall has logged",
-    "conntrack_events": "connections that conntrack has seen end",
-    "kafka_sent": "flows that a broker of Kafka has acknowledged",
-    "kafka_failed": "flows that none has taken",
-    "own_drops": "packets and events of this host that the kernel dropped before they were read",
+    "mirrored_packets": "packets sampled from an interface",
+    "logged_packets": "packets logged by the firewall",
+    "conntrack_events": "ended connections reported by conntrack",
+    "kafka_sent": "flows acknowledged by a Kafka broker",
+    "kafka_failed": "flows not accepted by Kafka",
+    "own_drops": "packets and events of this host dropped by the kernel",
 }
-"""What is counted, in the ledger of every block. What is in the tables, or dropped by the spool, is counted there."""
+"""Counters in each block's ledger. Rows stored or dropped by the spool are counted separately."""
 
 Columns = dict[str, Array | Coded]
 """Columns of rows (n,)."""
 
 Wanted = Callable[[Columns], Mask]
-"""Which flows of these columns are to be stored (n,)."""
+"""Function that returns which flows to store (n,)."""
 
 
 class Pipeline:
-    """Takes datagrams, and puts blocks of flows and of interface counters into a spool. It is used by one thread."""
+    """Pipeline from datagrams to blocks of flows and interface counters in a spool. Use it from one thread."""
 
     def __init__(
         self,
@@ -83,24 +82,24 @@ class Pipeline:
         templates: Path,
         lookups: Callable[[], Lookups],
         *,
-        given_rates: GivenRates | None = None,
+        user_rates: UserRates | None = None,
         wanted: Wanted | None = None,
         kafka: KafkaOutput | None = None,
-        numbers: KeptNumbers | None = None,
+        numbers: SavedNumbers | None = None,
         report: Callable[[NettopError], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """What exporters declare is kept in the file `templates`, and their sequence numbers in `numbers`, if given;
-        `lookups` gives what files say now.
+        """Keep exporters' declarations in the file `templates` and, if given, their sequence numbers in `numbers`.
+        `lookups` returns the current content of lookup files.
         """
-        self.decoder = Decoder(given_rates)
+        self.decoder = Decoder(user_rates)
         self.exporters = Exporters()
         self.counted = Counter[str]()
-        """What was counted of LEDGER outside the decoder, which counts flows that come in datagrams."""
+        """LEDGER counters maintained outside the decoder, which counts flows from datagrams."""
         self.spooled = Counter[str]()
-        """The rows that were put into the spool, by table, and those that it dropped, as in the ledger."""
+        """Rows put into the spool by table, and those it dropped, as in the ledger."""
         self.queued = 0
-        """How many datagrams wait on the disk to be decoded; they are not yet counted."""
+        """Datagrams queued on disk for decoding; not yet counted elsewhere."""
         self._spool, self._templates, self._lookups, self._wanted = spool, templates, lookups, wanted
         self._kafka, self._report, self._clock = kafka, report, clock
         self._flows: list[Flows] = []
@@ -117,38 +116,42 @@ class Pipeline:
 
     @property
     def pending(self) -> int:
-        """How many flows are in memory, for the next block."""
+        """Number of flows in memory for the next block."""
         return self._rows
 
     @property
     def dropped(self) -> int:
-        """How many flows the spool has dropped."""
+        """Number of flows dropped by the spool."""
         return self.spooled[f"flows_raw{DROPPED}"]
 
     @property
     def failure(self) -> SourceFailed | None:
-        """Why the last block was dropped; None if it was written."""
+        """Reason that the last block was dropped; None if it was written."""
         failure = self._spool.failure
-        # Without the name of the file, which is another one each time.
+        # Leave out the file name, which differs each time.
         why = failure.strerror if failure and failure.strerror else failure
-        return SourceFailed(f"flows are dropped: {why}", "see to the disk of the spool") if failure else None
+        return (
+            SourceFailed(f"flows are dropped: {why}", "check the disk that holds the spool")
+            if failure
+            else None
+        )
 
     @property
     def due_s(self) -> float:
-        """In how many seconds the next block is to be written."""
+        """Seconds until the next block is due."""
         if self._rows >= BLOCK_ROWS:
             return 0.0
         return max(0.0, self._written_at + BLOCK_S - self._clock())
 
     def ledger(self) -> Counter[str]:
-        """What was counted since the start, by the names of LEDGER."""
+        """Return the counters since the start, by the names of LEDGER."""
         counted = Counter(asdict(self.decoder.totals)) + self.counted
         if self._kafka is not None:
             counted += self._kafka.counted
         return Counter({name: counted[name] for name in LEDGER})
 
     def add(self, datagrams: Datagrams) -> None:
-        """Decode datagrams, and keep what they say for the next block."""
+        """Decode datagrams, and keep the results for the next block."""
         for piece in datagrams.pieces(flows_at_most(datagrams), FLOWS_AT_ONCE):
             if self._rows >= BLOCK_ROWS:
                 self.write_block()
@@ -159,7 +162,7 @@ class Pipeline:
                 self._counters.append(batch.counters)
 
     def add_flows(self, flows: Flows, count: int) -> None:
-        """Keep so many flows for the next block, that did not come in datagrams of exporters."""
+        """Keep flows that did not arrive in exporters' datagrams for the next block."""
         self.counted["rows"] += count
         self._keep(flows, count)
 
@@ -169,9 +172,9 @@ class Pipeline:
             self._rows += count
 
     def write_block(self, *, is_last: bool = False) -> None:
-        """Put what has come since the last time into the spool. What it does not take is dropped, and counted.
+        """Put everything since the last block into the spool. If the spool is full, drop and count it.
 
-        Sequence numbers are kept as they are after it: what comes after it is lost if this process is killed.
+        Sequence numbers are saved as of this block; data received later is lost if this process is killed.
         """
         if self._clock() >= self._learned_at + _LEARNED_S:
             self._learn()
@@ -193,34 +196,34 @@ class Pipeline:
         self._written_at = self._clock()
 
     def _prepare_numbers(self, *, is_last: bool) -> Callable[[], None]:
-        """Write down the sequence numbers. Returns what has them take the place of those before."""
+        """Write the sequence numbers to a temporary file. Return a function that replaces the previous file."""
         if self._numbers is None:
             return lambda: None
         try:
-            self._numbers.prepare(self.exporters.kept(), is_last=is_last)
+            self._numbers.prepare(self.exporters.saved(), is_last=is_last)
         except SourceFailed as failure:
             self._report(failure)
         return self._numbers.replace
 
     def finish(self) -> None:
-        """Write the last block, and what is remembered for the next start."""
+        """Write the last block, and the state for the next start."""
         self.exporters.forget(self.decoder.forget_waiting())
         self.write_block(is_last=True)
         self._learn()
         if self._kafka is not None:
             self._kafka.close()
-            self.write_block()  # of what was delivered at last
+            self.write_block()  # deliveries confirmed at the end
 
     def _flow_columns(self) -> Columns:
-        """The flows for the next block, with what is known of them from files, as far as they are wanted."""
-        flows = joined_flows(self._flows, [len(part["received"]) for part in self._flows])
+        """Return the flows for the next block, enriched and filtered."""
+        flows = concatenate_flows(self._flows, [len(part["received"]) for part in self._flows])
         self._flows, self._rows = [], 0
-        enriched = self._lookups().enrichment.added(flows)
+        enriched = self._lookups().enrichment.enrich(flows)
         columns: Columns = {
             **flows,
             **enriched.values,
             **enriched.texts,
-            **self._interfaces.added(flows),
+            **self._interfaces.names_of(flows),
         }
         if self._wanted is not None:
             columns = self._filtered(columns, self._wanted(columns))
@@ -232,18 +235,18 @@ class Pipeline:
     def _filtered(self, columns: Columns, is_wanted: Mask) -> Columns:
         self.counted["filtered"] += int(np.count_nonzero(~is_wanted))
         return {
-            name: values.taken(is_wanted) if isinstance(values, Coded) else values[is_wanted]
+            name: values.take(is_wanted) if isinstance(values, Coded) else values[is_wanted]
             for name, values in columns.items()
         }
 
     def _counter_columns(self) -> Columns:
-        """The counters of interfaces for the next block."""
+        """Return the interface counters for the next block."""
         counters = np.concatenate([np.zeros(0, INTERFACE_COUNTERS), *self._counters])
         self._counters = []
         return {name: np.ascontiguousarray(counters[name]) for name in TABLES["interface_counters"].types}
 
     def _learn(self) -> None:
-        """Save what exporters have declared, and use their names of interfaces."""
+        """Save exporters' declarations, and update interface names."""
         self._learned_at = self._clock()
         has_changed = True
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queries to the collector that runs, or where none does, to the store that it has left."""
+"""Queries to a running collector or, if there is none, directly to its store."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from urllib.parse import urlencode, urlsplit
 from nettop.errors import PermissionMissing, SourceFailed, UsageError
 
 EXPORTERS_PATH, STATE_PATH = "/api/v1/exporters", "/api/v1/collector"
-"""Where a collector says what its exporters are, and what it does itself."""
-START_COLLECTOR = "start one: nettop collect; or name it by --collector"
+"""Paths at which a collector reports its exporters and its own state."""
+START_COLLECTOR = "start one with nettop collect, or name it with --collector"
 _ANSWER_S = 120.0
 _UNIX = "unix:"
 
 
 class Reader(Protocol):
-    """What answers queries."""
+    """A collector or store that answers queries."""
 
     def query(self, sql: str, form: str) -> bytes:
-        """The answer in one of ClickHouse's formats. Raises UsageError for a wrong query, SourceFailed for none."""
+        """Return the answer in one of ClickHouse's formats. Raise UsageError for a bad query, SourceFailed if there is
+        no answer.
+        """
 
 
 class Collector:
-    """A collector, by its URL: http://HOST:PORT, or unix:PATH."""
+    """A collector, identified by its URL: http://HOST:PORT or unix:PATH."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def query(self, sql: str, form: str) -> bytes:
-        """As of Reader."""
+        """Implement `Reader.query`."""
         status, content = self._answer("POST", "/?" + urlencode({"default_format": form}), sql.encode())
         if status == http.client.OK:
             return content
@@ -45,23 +47,21 @@ class Collector:
         raise (UsageError if status == http.client.BAD_REQUEST else SourceFailed)(what)
 
     def document(self, path: str) -> Any:
-        """A document of JSON. Raises SourceFailed."""
+        """Return a JSON document. Raise SourceFailed."""
         status, content = self._answer("GET", path)
         if status != http.client.OK:
-            raise SourceFailed(
-                f"the collector at {self.url} answers with status {status}", "see what it reports"
-            )
+            raise SourceFailed(f"the collector at {self.url} answered with status {status}", "see its log")
         return json.loads(content)
 
     def is_running(self) -> bool:
-        """Whether it answers at all."""
+        """Return whether the collector answers."""
         try:
             return self.ping()[0] == http.client.OK
         except (PermissionMissing, SourceFailed):
             return False
 
     def ping(self) -> tuple[int, bytes]:
-        """The status and the content of its shortest answer. Raises PermissionMissing or SourceFailed for none."""
+        """Return the status and body of the answer to /ping. Raise PermissionMissing or SourceFailed without one."""
         return self._answer("GET", "/ping")
 
     def _answer(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
@@ -72,11 +72,12 @@ class Collector:
             return answer.status, answer.read()
         except PermissionError as error:
             raise PermissionMissing(
-                f"you may not use the collector at {self.url}", "run it as root, or as the collector's user"
+                f"permission denied to use the collector at {self.url}",
+                "run it as root, or as the collector's user",
             ) from error
         except (OSError, http.client.HTTPException) as error:
             raise SourceFailed(
-                f"the collector at {self.url} does not answer: {error}", "start it: nettop collect"
+                f"the collector at {self.url} does not answer: {error}", "start it with nettop collect"
             ) from error
         finally:
             connection.close()
@@ -106,7 +107,7 @@ def _connection(url: str) -> http.client.HTTPConnection:
 
 
 def running_collector(urls: Sequence[str]) -> Collector | None:
-    """The first of these collectors that answers; None if none does."""
+    """Return the first collector that answers; None if none does."""
     for url in urls:
         collector = Collector(url)
         if collector.is_running():
@@ -114,8 +115,8 @@ def running_collector(urls: Sequence[str]) -> Collector | None:
     return None
 
 
-def _denied(directory: Path) -> PermissionError | None:
-    """Why we may not look into the directory; None where we may, or where it does not exist."""
+def _permission_error(directory: Path) -> PermissionError | None:
+    """Return the PermissionError for a directory that this user may not read; None if it is readable or missing."""
     try:
         os.scandir(directory / "data").close()
     except OSError as error:
@@ -123,12 +124,12 @@ def _denied(directory: Path) -> PermissionError | None:
     return None
 
 
-def none_answers(urls: Sequence[str]) -> str:
-    """Say that no collector answers at these URLs, and where that is because we may not ask."""
-    return f"no collector answers at {' or '.join(map(_tried, urls))}"
+def no_answer_message(urls: Sequence[str]) -> str:
+    """Return a message that no collector answers at these URLs, noting where permission was denied."""
+    return f"no collector answers at {' or '.join(map(_describe, urls))}"
 
 
-def _tried(url: str) -> str:
+def _describe(url: str) -> str:
     try:
         status, _ = Collector(url).ping()
     except PermissionMissing:
@@ -139,23 +140,23 @@ def _tried(url: str) -> str:
 
 
 @contextmanager
-def opened_reader(urls: Sequence[str], data_dir: Path | None) -> Iterator[Reader]:
-    """The first of these collectors that answers, or else the store in the directory, if one is given.
+def open_reader(urls: Sequence[str], data_dir: Path | None) -> Iterator[Reader]:
+    """Yield the first collector that answers, or else the store in the directory, if one is given.
 
-    Raises SourceFailed if neither can be used.
+    Raise SourceFailed if neither is usable.
     """
     collector = running_collector(urls)
     if collector is not None:
         yield collector
         return
     if data_dir is None:
-        yield Collector(urls[0])  # says why it does not answer
+        yield Collector(urls[0])  # its error says why it does not answer
         return
     if not os.path.isdir(data_dir / "data") or not os.access(data_dir, os.W_OK):
         raise SourceFailed(
-            f"{none_answers(urls)}, and {data_dir} has no flows that you may read",
-            f"{START_COLLECTOR}, or its directory by --data-dir",
-        ) from _denied(data_dir)
+            f"{no_answer_message(urls)}, and {data_dir} has no flows that you may read",
+            f"{START_COLLECTOR}, or its directory with --data-dir",
+        ) from _permission_error(data_dir)
     from nettop.flows.store.embedded import EmbeddedStore
 
     store = EmbeddedStore(data_dir)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UDP datagrams from several sockets, received in batches into one buffer, without a loop over them.
+"""Receive UDP datagrams from several sockets in batches into one buffer, without a loop over datagrams.
 
-recvmmsg(2) fills arrays that numpy reads; their structs are those of 64-bit Linux (include/linux/socket.h). How full a
-socket's buffer is, and how many datagrams it has dropped, is read from SO_MEMINFO (sk_get_meminfo in net/core/sock.c),
-at any time and as any user. SO_RXQ_OVFL would report the same counter, sk_drops, but only with the next datagram.
+recvmmsg(2) fills arrays that numpy reads; the struct layouts are those of 64-bit Linux (include/linux/socket.h). The
+fill level of a socket's buffer and its drops are read from SO_MEMINFO (sk_get_meminfo in net/core/sock.c), at any time
+and as any user. SO_RXQ_OVFL would report the same counter, sk_drops, but only with the next datagram.
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ import numpy as np
 from nettop.errors import NettopError, PermissionMissing, SourceFailed, UsageError
 from nettop.flows.columns import ADDRESS
 from nettop.flows.decode.datagrams import Datagrams, ipv4, ipv6, items
-from nettop.kernel.sock_diag import dump
-from nettop.kernel.socket_owners import find_owners
+from nettop.kernel.net.sock_diag import dump
+from nettop.kernel.net.socket_owners import find_owners
 from nettop.query.address import endpoint_text
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.safe_text import safe_bytes
-from nettop.snapshots.snapshot import Array
 
 BATCH = 1024
-"""Datagrams that are received at once."""
+"""Maximum datagrams received at once."""
 SLOT_BYTES = 9216
-"""What is kept of a datagram: as much as a jumbo frame carries."""
+"""Bytes kept per datagram: the payload of a jumbo frame."""
 NAP_S = 0.005
-"""How long datagrams gather after the first, so that batches are large."""
+"""Seconds to let datagrams accumulate after the first, for larger batches."""
 _BURST_BYTES_PER_S = 250_000_000
-"""What datagrams take of a receive buffer that come at a rate of 100,000 a second, at 1,400 bytes each."""
-_FILLING = 1 / 4
-"""How full a buffer is that is not emptied fast enough. The rest holds what comes while a block is written."""
+"""Receive buffer consumed per second by 100,000 datagrams/s of 1,400 bytes each."""
+_FILL_LEVEL = 1 / 4
+"""Fill level above which a buffer is drained too slowly. The rest takes what arrives while a block is written."""
 
-_MOST_PORT = 65_535
-_EXAMPLES = "give PORT or ADDRESS:PORT, as 2055, 127.0.0.1:6343 or [::1]:4739"
-_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-"""How binding fails for an address that this host does not have, or of a family that it does not have."""
-_MOST_BUFFER_BYTES = (1 << 30) - 1
-"""The kernel doubles the size, for what it keeps beside the data, and has it in an int (socket(7))."""
+_PORT_MAX = 65_535
+_REMEDY = "use PORT or ADDRESS:PORT, such as 2055, 127.0.0.1:6343 or [::1]:4739"
+_MISSING_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""Errors of bind() for an address, or an address family, that this host does not have."""
+_BUFFER_BYTES_MAX = (1 << 30) - 1
+"""The kernel doubles the size for its overhead, and stores it in an int (socket(7))."""
 _ANY_STATE = 0xFFF
 
 _SO_RCVBUFFORCE, _SO_TIMESTAMPNS, _SO_MEMINFO = 33, 35, 55
-"""Options that Python has no names for (include/uapi/asm-generic/socket.h)."""
+"""Socket options missing in Python (include/uapi/asm-generic/socket.h)."""
 _MEMINFO = struct.Struct("=9I")
 _WAITING_BYTES, _BUFFER_BYTES, _DROPS = 0, 1, 8
-"""Numbers of SO_MEMINFO: SK_MEMINFO_RMEM_ALLOC, RCVBUF and DROPS (include/uapi/linux/sock_diag.h)."""
+"""Indices into SO_MEMINFO: SK_MEMINFO_RMEM_ALLOC, RCVBUF and DROPS (include/uapi/linux/sock_diag.h)."""
 
 _NAME_BYTES, _NAME_STRIDE = 28, 32
-"""The length of struct sockaddr_in6, the longer of the two, and what each takes here."""
+"""Size of struct sockaddr_in6, the larger of the two, and the space reserved for each."""
 _PORT_AT = 2
 _ADDRESS_AT: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 8}
-"""Where the port and the address lie in struct sockaddr_in and sockaddr_in6."""
+"""Offsets of the port and the address in struct sockaddr_in and sockaddr_in6."""
 _MSGHDR = np.dtype(
     [
         ("name", "u8"),
@@ -76,15 +76,15 @@ _MSGHDR = np.dtype(
 _MMSGHDR = np.dtype([("header", _MSGHDR), ("length", "u4")], align=True)
 _IOVEC = np.dtype([("base", "u8"), ("length", "u8")])
 _STAMP = np.dtype([("header", "V16"), ("seconds", "i8"), ("nanoseconds", "i8")])
-"""SCM_TIMESTAMPNS, the only control message that is switched on: struct cmsghdr, then struct timespec."""
+"""SCM_TIMESTAMPNS, the only control message enabled: struct cmsghdr, then struct timespec."""
 _NS = 1_000_000_000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
 
 Wait = Callable[[Mapping[int, int], float | None], Mapping[int, int]]
-"""Waits until one of the descriptors is ready for its events of poll(2), or somebody ends the wait, or so many seconds
-are over. Returns those that are ready. `WakeEvent.wait` is such a function.
+"""Function that waits until a descriptor is ready for its poll(2) events, the wait is interrupted, or the timeout
+expires, and returns the ready descriptors. `WakeEvent.wait` is one.
 """
 
 
@@ -93,7 +93,7 @@ are over. Returns those that are ready. `WakeEvent.wait` is such a function.
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A UDP port at one address of this host, or (empty) at all of both families."""
+    """A UDP port at one address of this host or, if empty, at all addresses of both families."""
 
     address: str
     port: int
@@ -103,24 +103,23 @@ class Endpoint:
 
 
 def endpoint_of(word: str) -> Endpoint:
-    """What a word of --listen says: `2055`, `:2055`, `0.0.0.0:2055`, `[::1]:4739`, `[fe80::1%eth0]:4739`.
+    """Parse a value of --listen: `2055`, `:2055`, `0.0.0.0:2055`, `[::1]:4739`, `[fe80::1%eth0]:4739`.
 
-    `[::]` is IPv6 alone, so that `0.0.0.0` may be given beside it. The kernel chooses a port in place of 0.
-    Raises UsageError.
+    `[::]` is IPv6 only, so that `0.0.0.0` can be given as well. For port 0 the kernel chooses one. Raise UsageError.
     """
     host, _, port = word.rpartition(":")
-    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > _MOST_PORT:
-        raise UsageError(f"--listen {word!r} has no port from 0 to {_MOST_PORT}", _EXAMPLES)
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > _PORT_MAX:
+        raise UsageError(f"--listen {word!r} has no port from 0 to {_PORT_MAX}", _REMEDY)
     if host in {"", "*"}:
         return Endpoint("", int(port))
     is_bracketed = host.startswith("[") and host.endswith("]")
     try:
         address = ip_address(host[1:-1] if is_bracketed else host)
     except ValueError as error:
-        raise UsageError(f"--listen {word!r} has no address before the port", _EXAMPLES) from error
+        raise UsageError(f"--listen {word!r} has no address before the port", _REMEDY) from error
     if is_bracketed != isinstance(address, IPv6Address):
-        remedy = f"give {endpoint_text(str(address), port)}"
-        raise UsageError(f"--listen {word!r}: brackets are for IPv6, and only for that", remedy)
+        remedy = f"write {endpoint_text(str(address), port)}"
+        raise UsageError(f"--listen {word!r}: IPv6 addresses, and only those, go in brackets", remedy)
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
     return Endpoint(str(address), int(port))
@@ -128,9 +127,9 @@ def endpoint_of(word: str) -> Endpoint:
 
 @dataclass(frozen=True, eq=False)
 class OpenSocket:
-    """A socket to receive from, and where it is bound: for one that is not UDP a name for that.
+    """A socket to receive from, and its endpoint, or a name if it is not UDP.
 
-    `receive_buffer_bytes` is what the kernel granted. `warning` says what is lacking, and is empty where nothing is.
+    `receive_buffer_bytes` is what the kernel granted. `warning` is a message to report, empty if there is none.
     """
 
     socket: socket.socket
@@ -140,17 +139,17 @@ class OpenSocket:
 
 
 def open_socket(endpoint: Endpoint, receive_buffer_bytes: int, *, shared_port: bool = False) -> OpenSocket:
-    """Open a socket that receives there.
+    """Open a socket that receives at an endpoint.
 
-    With `shared_port`, processes of one user may open several, and the kernel gives each sender to one of them.
+    With `shared_port`, processes of one user may open several; the kernel assigns each sender to one of them.
 
-    Raises UsageError for a buffer that no kernel grants, NettopError for a port that is in use and for an address that
-    this host does not have, PermissionMissing for a port that this user may not have.
+    Raise UsageError for a buffer size that no kernel grants, NettopError for a port in use or an address that this host
+    lacks, PermissionMissing for a port that this user may not bind.
     """
-    if not 0 < receive_buffer_bytes <= _MOST_BUFFER_BYTES:
+    if not 0 < receive_buffer_bytes <= _BUFFER_BYTES_MAX:
         raise UsageError(
             f"a receive buffer cannot have {receive_buffer_bytes:,} bytes",
-            f"give 1 to {_MOST_BUFFER_BYTES:,} bytes",
+            f"use 1 to {_BUFFER_BYTES_MAX:,} bytes",
         )
     try:
         opened = _opened(endpoint, receive_buffer_bytes, shared_port=shared_port)
@@ -168,19 +167,19 @@ def open_socket(endpoint: Endpoint, receive_buffer_bytes: int, *, shared_port: b
 
 
 def _opened(endpoint: Endpoint, receive_buffer_bytes: int, *, shared_port: bool) -> socket.socket:
-    """The socket. Where there is no IPv6, all addresses are those of IPv4. Raises OSError."""
+    """Open the socket. Without IPv6, all addresses means all IPv4 addresses. Raise OSError."""
     if endpoint.address:
         return _bound(endpoint, socket.AF_UNSPEC, receive_buffer_bytes, shared_port=shared_port)
     try:
         return _bound(endpoint, socket.AF_INET6, receive_buffer_bytes, shared_port=shared_port)
     except OSError as error:
-        if error.errno not in _ABSENT:
+        if error.errno not in _MISSING_ADDRESS:
             raise
         return _bound(endpoint, socket.AF_INET, receive_buffer_bytes, shared_port=shared_port)
 
 
 def _bound(endpoint: Endpoint, family: int, receive_buffer_bytes: int, *, shared_port: bool) -> socket.socket:
-    # bind(2) of Python ignores the zone of an address, such as fe80::1%eth0.
+    # Python's bind() ignores the zone of an address, such as fe80::1%eth0.
     flags = socket.AI_NUMERICHOST | socket.AI_PASSIVE
     family, kind, _, _, name = socket.getaddrinfo(
         endpoint.address or None, endpoint.port, family, socket.SOCK_DGRAM, flags=flags
@@ -192,9 +191,9 @@ def _bound(endpoint: Endpoint, family: int, receive_buffer_bytes: int, *, shared
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bool(endpoint.address))
         if shared_port:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        # The kernel's stamp, for 0.1 µs: datagrams may have waited in the buffer for seconds.
+        # The kernel's timestamp, for 0.1 µs: datagrams may have waited in the buffer for seconds.
         opened.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        # Before the first datagram comes.
+        # Do this before the first datagram arrives.
         try:
             opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer_bytes)
         except PermissionError:
@@ -207,27 +206,27 @@ def _bound(endpoint: Endpoint, family: int, receive_buffer_bytes: int, *, shared
 def _failure(endpoint: Endpoint, error: OSError) -> NettopError:
     what, port = f"cannot receive at {endpoint}", endpoint.port
     if error.errno == errno.EADDRINUSE:
-        users = _users_of(port)
+        users = _port_users(port)
         remedy = f"stop {users}" if users else f"ss -lunp 'sport = :{port}' shows who uses it"
         return NettopError(
             f"{what}: port {port} is in use{f' by {users}' if users else ''}",
-            f"{remedy}, or choose another port by --listen",
+            f"{remedy}, or choose another port with --listen",
         )
     if isinstance(error, PermissionError):
         return PermissionMissing(
             f"{what}: port {port} needs CAP_NET_BIND_SERVICE",
-            "choose a port from 1024 on, or run it as root; a security module may forbid it too",
+            "choose a port from 1024 on, or run it as root; a security module may also deny it",
         )
-    if error.errno in _ABSENT or isinstance(error, socket.gaierror):  # of a zone that does not exist
+    if error.errno in _MISSING_ADDRESS or isinstance(error, socket.gaierror):  # a zone that does not exist
         return NettopError(
             f"{what}: this host has no address {endpoint.address}",
-            "give an address of this host (ip -br address lists them), or the port alone for all of them",
+            "use an address of this host (see ip -br address), or only the port for all of them",
         )
-    return NettopError(f"{what}: {error.strerror}", "choose another address by --listen")
+    return NettopError(f"{what}: {error.strerror}", "choose another address with --listen")
 
 
-def _users_of(port: int) -> str:
-    """The processes that have a UDP port, as far as this user may know: `nfcapd (PID 4615)`."""
+def _port_users(port: int) -> str:
+    """Return the processes that use a UDP port, as far as this user may see: `nfcapd (PID 4615)`."""
     with suppress(NettopError, OSError):
         inodes = [
             sockets["inode"][sockets["local_port"] == port]
@@ -246,24 +245,24 @@ def _users_of(port: int) -> str:
 
 @dataclass(slots=True)
 class SocketCounts:
-    """What came by one socket since it was opened."""
+    """Counts of one socket since it was opened."""
 
     endpoint: Endpoint | str
     datagrams: int = 0
     bytes: int = 0
-    """Of what was kept of the datagrams."""
+    """Bytes of datagrams that were kept."""
     truncated: int = 0
-    """Datagrams that were longer than a slot."""
+    """Datagrams longer than a slot."""
     calls: int = 0
-    """Of recvmmsg, those that received nothing too."""
+    """Calls of recvmmsg, including those that received nothing."""
     drops: int = 0
-    """Datagrams that the kernel dropped: the socket's buffer or the memory for UDP was full, or a checksum wrong."""
+    """Datagrams dropped by the kernel: full socket buffer, full UDP memory, or bad checksum."""
 
 
 class Receiver:
-    """Receives from several sockets, which are its own from then on. Only one thread may use it.
+    """Receiver for several sockets, which it owns. Use it from one thread only.
 
-    `counts` are those of the sockets, in their order.
+    `counts` are those of the sockets, in order.
     """
 
     def __init__(
@@ -276,34 +275,34 @@ class Receiver:
         nap_s: float = NAP_S,
         whole_lengths: bool = False,
     ) -> None:
-        """Receive up to `batch` datagrams at once, of each what `slot_bytes` hold. Once the first has come, others
-        gather for `nap_s` seconds, or for less where a burst would fill half of a receive buffer. With `whole_lengths`
-        lengths are those of what was sent, also where less of it was kept.
+        """Receive up to `batch` datagrams at once, keeping `slot_bytes` of each. After the first, more accumulate for
+        `nap_s` seconds, or less if a burst would fill half of a receive buffer. With `whole_lengths`, lengths are those
+        sent, even of truncated datagrams.
         """
         self.counts = tuple(SocketCounts(each.endpoint) for each in sockets)
         self._sockets = [each.socket for each in sockets]
         self._events = {each.fileno(): select.POLLIN for each in self._sockets}
         self._wait = wait
         self._slots = _Slots(batch, slot_bytes, socket.MSG_TRUNC if whole_lengths else 0)
-        smallest = min(each.receive_buffer_bytes for each in sockets)  # half of what the kernel says
+        smallest = min(each.receive_buffer_bytes for each in sockets)  # half of what the kernel reports
         self._nap_s = min(nap_s, smallest / _BURST_BYTES_PER_S)
         self._first = 0
         self._was_full = False
         self._failed: SourceFailed | None = None
 
     def receive(self, timeout_s: float | None = None) -> Datagrams:
-        """Wait for datagrams, and return those that have come: none when the time is up, or somebody ended the wait.
+        """Wait for datagrams, and return what has arrived: nothing on a timeout or when the wait is interrupted.
 
-        Those of one socket are in the order in which they came. A truncated one is given as far as it was kept. Their
-        `buffer` is the same each time: its content is valid until the next call. While batches are full it does not
-        wait. Raises SourceFailed when a socket fails, after what had come by others was returned.
+        Those of one socket are in order of arrival. Truncated ones are cut to `slot_bytes`. All calls share one
+        `buffer`: its content is valid until the next call. After a full batch it does not wait. If a socket fails,
+        raise SourceFailed after returning what arrived on the others.
         """
         if self._failed is not None:
             raise self._failed
         if not self._was_full:
             if not self._wait(self._events, timeout_s):
                 return self._slots.datagrams([])
-            if self._nap_s and self._look() < 1 / 2:
+            if self._nap_s and self._update_drops() < 1 / 2:
                 self._wait({}, self._nap_s)
         parts = self._read()
         if self._failed is not None and not parts:
@@ -319,21 +318,23 @@ class Receiver:
         )
 
     def is_behind(self) -> bool:
-        """Whether datagrams come faster than they are received: a buffer is filling. Raises SourceFailed."""
-        return self._was_full and self._look() > _FILLING
+        """Return whether datagrams arrive faster than they are received, so that a buffer fills. Raise SourceFailed."""
+        return self._was_full and self._update_drops() > _FILL_LEVEL
 
     def drops(self) -> tuple[int, ...]:
-        """The drops of each socket up to now, which its counts have from then on. Raises SourceFailed."""
-        self._look()
+        """Return the current drops of each socket, updating its counts. Raise SourceFailed."""
+        self._update_drops()
         return tuple(counts.drops for counts in self.counts)
 
     def close(self) -> None:
-        """Close the sockets: what waits in them is lost."""
+        """Close the sockets; what is in their buffers is lost."""
         for each in self._sockets:
             each.close()
 
     def _read(self) -> list[tuple[int, int, int]]:
-        """Receive from all sockets what fits: which sockets gave something, and from which slot to which."""
+        """Receive as much as fits from all sockets. Return the sockets that received something, each with its first and
+        end slot.
+        """
         parts = []
         begin = 0
         for turn in range(len(self._sockets)):
@@ -341,51 +342,51 @@ class Receiver:
             try:
                 count = self._slots.fill(self._sockets[place].fileno(), begin)
             except OSError as error:
-                self._failed = _failed_at(self.counts[place].endpoint, error)
+                self._failed = _receive_failure(self.counts[place].endpoint, error)
                 break
             self.counts[place].calls += 1
             if count:
                 parts.append((place, begin, begin + count))
                 begin += count
             if begin == self._slots.count:
-                self._first = place + 1  # one that is never empty does not keep the others waiting
+                self._first = place + 1  # so that a busy socket does not starve the others
                 break
         self._was_full = begin == self._slots.count
         return parts
 
-    def _look(self) -> float:
-        """Update the drops of all sockets; returns how full the fullest buffer is."""
+    def _update_drops(self) -> float:
+        """Update the drops of all sockets. Return the fill level of the fullest buffer."""
         fullest = 0.0
         for each, counts in zip(self._sockets, self.counts, strict=True):
             try:
                 memory = _MEMINFO.unpack(each.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
             except OSError as error:
-                raise _failed_at(counts.endpoint, error) from error
-            counts.drops = continued(counts.drops, memory[_DROPS])
+                raise _receive_failure(counts.endpoint, error) from error
+            counts.drops = extend_counter(counts.drops, memory[_DROPS])
             fullest = max(fullest, memory[_WAITING_BYTES] / memory[_BUFFER_BYTES])
         return fullest
 
 
-def _failed_at(endpoint: Endpoint | str, error: OSError) -> SourceFailed:
-    failure = SourceFailed(f"cannot receive at {endpoint} any more: {error.strerror}", "start nettop again")
+def _receive_failure(endpoint: Endpoint | str, error: OSError) -> SourceFailed:
+    failure = SourceFailed(f"cannot receive at {endpoint} any more: {error.strerror}", "restart nettop")
     failure.__cause__ = error
     return failure
 
 
-def continued(total: int, counter: int) -> int:
-    """The total whose lowest 32 bits are now `counter`: it has grown by less than 2³²."""
+def extend_counter(total: int, counter: int) -> int:
+    """Extend a total by its new lowest 32 bits `counter`, assuming it grew by less than 2³²."""
     return total + (counter - total & 0xFFFFFFFF)
 
 
 class _Slots:
-    """Room for datagrams, with the arrays that recvmmsg(2) takes: the kernel has their addresses, so they stay."""
+    """Slots for datagrams, with the arrays for recvmmsg(2). The kernel holds their addresses, so they must not move."""
 
     def __init__(self, count: int, slot_bytes: int, flags: int) -> None:
         self.count = count
         self._flags = socket.MSG_DONTWAIT | flags
         place = np.arange(count)
         self._starts = place * slot_bytes
-        self._starts.flags.writeable = False  # all batches share it
+        self._starts.flags.writeable = False  # shared by all batches
         self._buffer: Array = np.zeros(count * slot_bytes, np.uint8)
         self._names: Array = np.zeros(count * _NAME_STRIDE, np.uint8)
         self._name_at = place * _NAME_STRIDE
@@ -400,10 +401,10 @@ class _Slots:
         headers["vectors"] = self._vectors.ctypes.data + place * _IOVEC.itemsize
         headers["vector_count"] = 1
         headers["control"] = self._stamps.ctypes.data + place * _STAMP.itemsize
-        self._offer_room(count)
+        self._reset_lengths(count)
 
     def fill(self, descriptor: int, begin: int) -> int:
-        """Receive what waits in a socket into the slots from `begin` on; returns how many are full. Raises OSError."""
+        """Receive from a socket into the slots from `begin` on; return how many were filled. Raise OSError."""
         received: int = _libc.recvmmsg(
             descriptor,
             self._address + begin * _MMSGHDR.itemsize,
@@ -419,11 +420,11 @@ class _Slots:
         raise OSError(number, os.strerror(number))
 
     def lengths_and_flags(self, begin: int, end: int) -> tuple[Array, Array]:
-        """The lengths of received datagrams, and their flags (MSG_*)."""
+        """Return the lengths of received datagrams, and their flags (MSG_*)."""
         return self._messages["length"][begin:end], self._headers["flags"][begin:end]
 
     def datagrams(self, parts: Sequence[tuple[int, int, int]]) -> Datagrams:
-        """What is in the slots: family of the socket, first slot and end of each part."""
+        """Return the datagrams in the slots, given each part's socket family, first slot and end."""
         count = parts[-1][2] if parts else 0
         senders: Array = np.zeros(count, ADDRESS)
         for family, begin, end in parts:
@@ -432,7 +433,7 @@ class _Slots:
             at = self._name_at[begin:end] + _ADDRESS_AT[family]
             senders[begin:end] = (ipv4 if family == socket.AF_INET else ipv6)(self._names, at)
         stamps = self._stamps[:count]
-        self._offer_room(count)
+        self._reset_lengths(count)
         return Datagrams(
             self._buffer,
             self._starts[:count],
@@ -442,7 +443,7 @@ class _Slots:
             stamps["seconds"] * _NS + stamps["nanoseconds"],
         )
 
-    def _offer_room(self, count: int) -> None:
-        """Say how long names and control messages may be, where the kernel has written how long they were."""
+    def _reset_lengths(self, count: int) -> None:
+        """Reset the lengths of names and control messages, which the kernel overwrites with the actual ones."""
         self._headers["name_bytes"][:count] = _NAME_BYTES
         self._headers["control_bytes"][:count] = _STAMP.itemsize

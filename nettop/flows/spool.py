@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Blocks of rows on their way to the store: files that survive a crash, in a directory of bounded size.
 
-A file has the blocks of several tables, and what was counted since the file before: both are stored, or neither. It
-consists of a prefix (magic, version, lengths and CRC-32s of header and body), a header in JSON, and as its body the
-blocks, each compressed by Zstandard: level 1 makes flows an eighth at 630 MB/s, where LZ4 makes a fifth at 800 MB/s.
+A file has blocks for several tables, and the counts since the previous file: both are stored, or neither. It consists
+of a prefix (magic, version, lengths and CRC-32s of header and body), a JSON header, and the blocks as its body, each
+compressed with Zstandard: level 1 reduces flows to an eighth at 630 MB/s; LZ4 reduces them to a fifth at 800 MB/s.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ if TYPE_CHECKING:
     from nettop.flows.store import Store
 
 MAGIC = b"nettop\0\n"
-"""The end of line shows a file that was changed on its way as text."""
+"""First bytes of a file. The newline reveals corruption by a transfer in text mode."""
 FORMAT_VERSION = 1
 
 WAITING, TEMPORARY, BROKEN = ".block", ".tmp", ".broken"
-"""The suffixes of files: of those to be stored, of those not yet whole, and of those that cannot be read."""
+"""File suffixes: waiting to be stored, incomplete, and unreadable."""
 
 DROPPED = "_dropped_by_spool"
-"""What the ledger's counter of a table's rows that were dropped here has behind the table's name."""
+"""Suffix of a table's name in the ledger, for rows that the spool dropped."""
 BROKEN_BLOCKS = "broken_blocks"
-"""The ledger's counter of files that could not be read."""
+"""Ledger counter of unreadable files."""
 
 _PREFIX = struct.Struct("<8sIIQII")
 _LEVEL = 1
 _RETRY_S, _RETRY_MAX_S = 0.5, 30.0
 _RANDOM = random.SystemRandom()
 _IDLE_S = 1.0
-"""How often to look for files of other processes, which cannot wake this one."""
+"""Seconds between scans for files of other processes, which cannot wake this one."""
 
 
 class Block(NamedTuple):
-    """Rows of a table, as `native_block` makes them, and how many they are."""
+    """Rows of a table as encoded by `native_block`, and their number."""
 
     content: bytes
     rows: int
@@ -61,10 +61,10 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """What a file has: blocks by table, and the ledger, which is what was counted since the file before.
+    """Contents of a file: blocks by table, and the ledger of counts since the previous file.
 
-    If the file is broken, `broken` says why; then there are no blocks, and the ledger counts their rows as dropped as
-    far as they are known, which is `dropped`.
+    For a broken file, `broken` says why. It has no blocks; the ledger, like `dropped`, counts their rows as dropped
+    where they are known.
     """
 
     token: str
@@ -75,40 +75,41 @@ class Spooled:
 
     @property
     def time_ms(self) -> int:
-        """When the file was written."""
+        """Time at which the file was written."""
         return int(self.token.partition("-")[0]) // 1_000_000
 
 
 class Spool:
-    """A directory of blocks for one writer; others may write to the same directory, each with its own `worker` number.
+    """A directory of blocks for one writer. Others may write to the same directory, each with its own `worker` number.
 
-    One process of them takes blocks out, oldest first. What the directory or its disk cannot take is dropped, and
-    counted in the ledger of the next file.
+    One process takes blocks out, oldest first. The writer drops blocks that do not fit in the directory or on its disk,
+    and counts them in the next file's ledger.
     """
 
     def __init__(self, directory: Path, max_bytes: int, worker: int = 0) -> None:
-        """Makes the directory if it is not there. Raises UsageError if that fails."""
+        """Create the directory if it is missing. Raise UsageError if that fails."""
         import zstandard
 
         self._directory, self._max_bytes, self._worker = directory, max_bytes, worker
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
         self._carried: Counter[str] = Counter()
         self.failure: OSError | None = None
-        """Why the last blocks were dropped; None if they were written."""
+        """Reason that the last blocks were dropped; None if they were written."""
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             names = [path.name for path in directory.iterdir()]
         except OSError as error:
             raise UsageError(
-                f"blocks cannot be kept in {directory}: {error.strerror}",
-                "use a directory that can be written",
+                f"cannot store blocks in {directory}: {error.strerror}",
+                "use a writable directory",
             ) from error
-        # Also when the clock was set back, what is written now comes after what is there.
+        # Keep the order even if the clock was set back.
         self._last_ns = max((int(name[:19]) for name in names if name[:19].isdecimal()), default=0)
 
     def recover(self) -> int:
-        """Removes files that were never whole, and says how many. For the process that takes blocks out, before others
-        write.
+        """Remove incomplete files, and return how many.
+
+        Call this only in the process that takes blocks out, before others write.
         """
         unfinished = list(self._directory.glob(f"*{TEMPORARY}"))
         for path in unfinished:
@@ -121,11 +122,10 @@ class Spool:
         ledger: Mapping[str, int],
         then: Callable[[], None] = lambda: None,
     ) -> str | None:
-        """Writes blocks by table, and what was counted since the last call, to the disk, and does what is to be done
-        `then`, at once.
+        """Write blocks by table, and the counts since the last call, to disk, then call `then`.
 
-        Returns the name of the file, or None if the blocks were dropped: what was counted comes with the next file.
-        Without blocks a file may exceed the bound.
+        Return the file's name, or None if the blocks were dropped; the counts then go into the next file. A file
+        without blocks may exceed the bound.
         """
         self._carried.update(ledger)
         self._last_ns = max(self._last_ns + 1, time.time_ns())
@@ -133,7 +133,7 @@ class Spool:
         content = self._encoded(blocks)
         try:
             if blocks and self.waiting_bytes() + len(content) > self._max_bytes:
-                raise OSError(f"{self._max_bytes} bytes are waiting to be stored")
+                raise OSError(f"the spool is full ({self._max_bytes} bytes)")
             self._directory.mkdir(mode=0o700, exist_ok=True)
             _write(self._directory, token, content, then)
         except OSError as error:
@@ -145,11 +145,11 @@ class Spool:
         return token
 
     def waiting(self) -> list[str]:
-        """The names of files to be stored, oldest first."""
+        """Return the names of files to be stored, oldest first."""
         return sorted(entry.name.removesuffix(WAITING) for entry in self._files())
 
     def waiting_bytes(self) -> int:
-        """How long the files to be stored are, all in all."""
+        """Return the total size of the files to be stored."""
         total = 0
         for entry in self._files():
             with suppress(FileNotFoundError):
@@ -157,7 +157,7 @@ class Spool:
         return total
 
     def _files(self) -> list[os.DirEntry[str]]:
-        """Return the files to be stored: none if the directory was removed, which `put` creates again."""
+        """Return the files to be stored; none if the directory was removed, which `put` recreates."""
         try:
             with os.scandir(self._directory) as entries:
                 return [entry for entry in entries if entry.name.endswith(WAITING)]
@@ -165,15 +165,15 @@ class Spool:
             return []
 
     def read(self, token: str) -> Spooled:
-        """What a file has. Raises OSError if the disk does not give it."""
+        """Return the contents of a file. Raise OSError if it cannot be read."""
         return _decoded(token, self._path(token).read_bytes())
 
     def remove(self, token: str) -> None:
-        """Removes a file that was stored."""
+        """Remove a stored file."""
         self._path(token).unlink(missing_ok=True)
 
     def set_aside(self, token: str) -> None:
-        """Renames a broken file: it stays, but is no longer to be stored."""
+        """Rename a broken file, so that it stays but is not stored."""
         path = self._path(token)
         path.rename(path.with_suffix(BROKEN))
 
@@ -193,7 +193,7 @@ class Spool:
 
 
 def _write(directory: Path, token: str, content: bytes, then: Callable[[], None]) -> None:
-    """Writes a file that is there as a whole or not at all, and calls `then`. Raises OSError; then it is not."""
+    """Write a file atomically, then call `then`. Raise OSError, with no file left behind."""
     temporary = directory / f"{token}{TEMPORARY}"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -210,7 +210,7 @@ def _write(directory: Path, token: str, content: bytes, then: Callable[[], None]
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    # If the disk loses the name, the ledger is lost with the blocks, and stays right.
+    # If the disk loses the name, ledger and blocks are lost together, so totals stay consistent.
     with suppress(OSError):
         _sync_directory(directory)
 
@@ -224,12 +224,12 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _decoded(token: str, content: bytes) -> Spooled:
-    """What the content of a file says, or why it says nothing."""
+    """Parse the contents of a file, or say why that fails."""
     if len(content) < _PREFIX.size or not content.startswith(MAGIC):
-        return _broken(token, "it does not begin as blocks do")
+        return _broken(token, "it does not start with the magic bytes")
     _, version, header_length, body_length, header_check, body_check = _PREFIX.unpack_from(content)
     if version != FORMAT_VERSION:
-        return _broken(token, f"it has format {version}, this nettop reads {FORMAT_VERSION}")
+        return _broken(token, f"it has format {version}; only format {FORMAT_VERSION} is supported")
     text = content[_PREFIX.size : _PREFIX.size + header_length]
     if len(text) != header_length or zlib.crc32(text) != header_check:
         return _broken(token, "its header is damaged")
@@ -260,10 +260,10 @@ def _broken(token: str, why: str, header: dict[str, Any] | None = None) -> Spool
 
 
 class Storing:
-    """Takes blocks out of a spool into a store: every block once, in their order, however often either fails.
+    """Transfer of blocks from a spool into a store, each once and in order, whatever fails in between.
 
-    Of a file, the blocks are stored, the ledger last, and then the file is removed. A store that has had a block before
-    does nothing, so it does no harm to begin again.
+    For each file it stores the blocks, then the ledger, then removes the file. Starting over is harmless, as the store
+    ignores blocks it already has.
     """
 
     def __init__(
@@ -274,25 +274,25 @@ class Storing:
         jitter: Callable[[], float] = _RANDOM.random,
         earlier: Collection[str] = (),
     ) -> None:
-        """`report` is called with every failure, from the thread of `run`; `jitter` gives numbers from 0 to 1.
+        """Call `report` with every failure, from the thread of `run`; `jitter` returns a number from 0 to 1.
 
-        `earlier` are the names of files that were there before: what is in them is not counted with the others.
+        `earlier` are the names of files found at the start; their rows are counted separately.
         """
         self._spool, self._store, self._report, self._jitter = spool, store, report, jitter
         self._earlier = frozenset(earlier)
         self._work, self._stopping = threading.Event(), threading.Event()
         self._is_finishing = False
         self.stored: Counter[str] = Counter()
-        """The rows that were stored, by table, and as in the ledger those that could not be read."""
+        """Stored rows by table, and unreadable ones as in the ledger."""
         self.stored_earlier: Counter[str] = Counter()
-        """The same of earlier files."""
+        """Stored rows of earlier files, counted likewise."""
         self.failure: NettopError | None = None
-        """Why nothing can be stored at present; None if something can, or nothing has been tried."""
+        """Reason that storing currently fails; None if it succeeds or was not tried."""
 
     def run(self) -> None:
-        """Stores blocks as they come, until `stop`; what is left then waits in the spool.
+        """Store blocks as they arrive, until `stop`; the rest stays in the spool.
 
-        After a failure it tries again, at first within half a second, at last every half a minute.
+        After a failure, retry within half a second at first, then less often, up to every 30 seconds.
         """
         delay_s = _RETRY_S
         while not self._stopping.is_set():
@@ -304,7 +304,7 @@ class Storing:
                 self._report(error)
                 if self._is_finishing:
                     return
-                # Collectors that lost the same store do not all come back at once.
+                # Jitter keeps collectors that share a store from retrying simultaneously.
                 self._stopping.wait(delay_s * (1 + self._jitter()) / 2)
                 delay_s = min(2 * delay_s, _RETRY_MAX_S)
                 continue
@@ -315,23 +315,23 @@ class Storing:
                 self._work.wait(_IDLE_S)
 
     def wake(self) -> None:
-        """Says that there is a new block; from any thread."""
+        """Signal a new block; from any thread."""
         self._work.set()
 
     def finish(self) -> None:
-        """Lets `run` return when nothing is left to be stored, or it cannot be; from any thread."""
+        """Let `run` return once nothing is left to store, or storing fails; from any thread."""
         self._is_finishing = True
         self._work.set()
 
     def stop(self) -> None:
-        """Lets `run` return when the block at hand is stored, or cannot be; from any thread."""
+        """Let `run` return after the current block; from any thread."""
         self._stopping.set()
         self._work.set()
 
     def store_oldest(self) -> bool:
-        """Stores the oldest file and removes it; returns whether there was one.
+        """Store the oldest file and remove it; return whether there was one.
 
-        Raises NettopError if the store does not take it, or the disk does not give it.
+        Raise NettopError if the store does not accept it, or it cannot be read.
         """
         try:
             token = next(iter(self._spool.waiting()), None)
@@ -340,7 +340,7 @@ class Storing:
                 return False
             self._store_file(self._spool.read(token))
         except OSError as error:
-            raise SourceFailed(f"the spool cannot be read: {error}", "see to its disk") from error
+            raise SourceFailed(f"cannot read the spool: {error}", "check its disk") from error
         return True
 
     def _store_file(self, spooled: Spooled) -> None:
@@ -356,14 +356,14 @@ class Storing:
         self._spool.set_aside(token)
         self._report(
             SourceFailed(
-                f"the block {token} cannot be stored: {spooled.broken}",
+                f"cannot store block {token}: {spooled.broken}",
                 f"it is kept as {token}{BROKEN}; its rows are counted as dropped",
             )
         )
 
 
 def ledger_block(spooled: Spooled) -> bytes:
-    """The row of the table `ledger` for a file."""
+    """Return the file's row for the table `ledger`."""
     row: dict[str, Values] = {
         "time": np.array([spooled.time_ms], "i8"),
         "token": Coded.of([spooled.token]),

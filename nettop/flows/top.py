@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who and what moved most: a query of the coarsest table that can answer, and its rows."""
+"""Top talkers: query the coarsest table that can answer."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from nettop.flows.store.schema import SERVICE_PORT_OF_FLOW, TABLES, as_names_que
 _IN_RAW = {column.name: column for column in (*COLUMNS, *ADDED_COLUMNS)}
 _NOT_KEYS = frozenset(("received", "start", "end", "sequence", "bytes", "packets"))
 KEYS = tuple(name for name in (*_IN_RAW, "service_port") if name not in _NOT_KEYS)
-"""The columns by which flows may be summed up."""
+"""Columns by which flows may be grouped."""
 ORDERS = ("bytes", "packets", "flows")
 SUMS = ("bytes", "packets", "estimated_bytes", "estimated_packets", "flows")
-_OF_FLOW = flow_sums()
-# Sums of tables that an earlier nettop made have 64 bits.
-_OF_ROLLUP = {name: f"sum(toUInt128({name}))" for name in SUMS}
+_FLOW_SUMS = flow_sums()
+# Tables created by an earlier nettop have 64-bit sums.
+_ROLLUP_SUMS = {name: f"sum(toUInt128({name}))" for name in SUMS}
 AS_KEYS = ("src_as", "dst_as", "next_hop_as")
-"""The keys that are numbers of autonomous systems, which have names."""
+"""Keys that are AS numbers, which have names."""
 _NAMES_BY_NUMBER_MAX = 1000
-"""For more of them all names are read: a query has a longest length."""
+"""Maximum names to query singly; above it all are read, as a query has a maximum length."""
 ROLLUPS = ((6 * 3600, "flows_1m"), (7 * 86_400, "flows_5m"), (float("inf"), "flows_1h"))
-"""For how many seconds back a table of sums is used."""
-_BEGIN = {
+"""Rollup tables, and up to how many seconds back each is used."""
+_ROW_STARTS = {
     **dict.fromkeys(("flows_1m", "talkers_1m"), "toStartOfMinute({})"),
     "flows_5m": "toStartOfFiveMinutes({})",
     "flows_1h": "toStartOfHour({}, 'UTC')",
 }
-"""A row of sums begins with its minute, five minutes or hour: the one in which the time begins counts as a whole."""
+"""A rollup row starts with its minute, five minutes or hour; the one that contains the start time counts as a whole."""
 _RAW_S = 3600
-"""For how long back single flows are read where talkers_1m, which names only the largest, would do."""
+"""Seconds up to which single flows are read instead of talkers_1m, which names only the largest."""
 REST = "::"
-"""In talkers_1m the address of all that are not named."""
+"""Address in talkers_1m for all addresses that it does not name."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopQuery:
-    """What to sum up: flows of the last `since_s` seconds by `keys`, the largest `limit` of `order` first."""
+    """A query for the flows of the last `since_s` seconds grouped by `keys`: the `limit` largest by `order`."""
 
     keys: tuple[str, ...]
     since_s: int
@@ -53,11 +53,11 @@ class TopQuery:
 
 @dataclass(frozen=True, slots=True)
 class Top:
-    """The answer, from this table: rows with a value for each key and sums by name, and the sums of all flows.
+    """Result of a query: the table used, rows with a value per key and sums by name, and the sums of all flows.
 
-    Bytes and packets are as reported; estimates are multiplied by the sampling rate where that is known. `seconds` is
-    the time that was summed up: not that before the first flow of all. `as_names` are those of AS numbers in the rows,
-    as far as a file of --networks had them; they are not safe to show.
+    Bytes and packets are as reported; estimates multiply them by the sampling rate, if known. `seconds` is the period
+    covered, which starts no earlier than the first flow stored. `as_names` are the known names of AS numbers in the
+    rows, unsanitized.
     """
 
     table: str
@@ -68,7 +68,7 @@ class Top:
 
 
 def checked_keys(names: Sequence[str]) -> tuple[str, ...]:
-    """The names of columns, each once. Raises UsageError for one that flows cannot be summed up by."""
+    """Return the column names without duplicates. Raise UsageError for one that flows cannot be grouped by."""
     for name in names:
         if name not in KEYS:
             raise unknown_word("column of flows", name, KEYS)
@@ -76,7 +76,7 @@ def checked_keys(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def table_for(query: TopQuery) -> str:
-    """The coarsest table that has the keys."""
+    """Return the coarsest table that has the keys."""
     if set(query.keys) <= set(TABLES["flows_1m"].types):
         return next(name for longest, name in ROLLUPS if query.since_s <= longest)
     if set(query.keys) <= set(TABLES["talkers_1m"].types) and query.since_s > _RAW_S:
@@ -85,10 +85,10 @@ def table_for(query: TopQuery) -> str:
 
 
 def read_top(reader: Reader, query: TopQuery) -> Top:
-    """The answer to a query. Raises what the reader does."""
+    """Return the result of a query. Raise what the reader raises."""
     table = table_for(query)
-    sums = _OF_FLOW if table == "flows_raw" else _OF_ROLLUP
-    begin = _BEGIN.get(table, "{}").format(f"(now() - {query.since_s})")
+    sums = _FLOW_SUMS if table == "flows_raw" else _ROLLUP_SUMS
+    begin = _ROW_STARTS.get(table, "{}").format(f"(now() - {query.since_s})")
     totals = ", ".join(f"{expression} AS sum_{name}" for name, expression in sums.items())
     keys = ", ".join(f"{key_expression(key, table)} AS key_{key}" for key in query.keys)
     order = query.order if query.order == "flows" else f"estimated_{query.order}"
@@ -108,10 +108,10 @@ def read_top(reader: Reader, query: TopQuery) -> Top:
 
 
 def _seconds(reader: Reader, table: str, begin: str) -> float:
-    """For how long up to now the table has flows: since `begin` at most, and at least 1."""
-    # The first flow tells the moment, but sums are kept for longer than flows.
+    """Return how many seconds the table covers up to now: at most since `begin`, and at least 1."""
+    # The time of the first flow is exact, but rollups are kept for longer than flows.
     first, flow = (_oldest(name) for name in (table, "flows_raw"))
-    resolved = _BEGIN.get(table, "{}").format(flow)
+    resolved = _ROW_STARTS.get(table, "{}").format(flow)
     oldest = f"if({resolved} = {first}, toFloat64({flow}), toFloat64({first}))"
     sql = f"SELECT toFloat64(now64(3)) - greatest({oldest}, toFloat64({begin})) AS seconds"
     (row,) = _rows(reader, sql)
@@ -124,18 +124,18 @@ def _oldest(table: str) -> str:
 
 
 def _as_names(reader: Reader, numbers: set[int]) -> dict[int, str]:
-    """The names of those AS numbers that have one."""
+    """Return the known names of AS numbers."""
     if not numbers:
         return {}
     are_few = len(numbers) <= _NAMES_BY_NUMBER_MAX
     where = f"WHERE as_number IN ({', '.join(map(str, numbers))})" if are_few else ""
-    with suppress(UsageError):  # of a collector that was started before names were stored
+    with suppress(UsageError):  # the collector may predate stored names
         return {row["as_number"]: row["as_name"] for row in _rows(reader, as_names_query(where))}
     return {}
 
 
 def key_expression(key: str, table: str) -> str:
-    """The key as people read it: IPv4 addresses in their own form, MAC addresses as such."""
+    """Return the expression for a key in readable form: IPv4 and MAC addresses in their usual notation."""
     if key == "service_port" and table == "flows_raw":
         return SERVICE_PORT_OF_FLOW.replace("f.", "")
     if key in ("src_mac", "dst_mac"):
@@ -149,7 +149,7 @@ def _rows(reader: Reader, sql: str) -> list[dict[str, Any]]:
     answer = json.loads(reader.query(sql, "JSONCompact"))
     names = [column["name"] for column in answer["meta"]]
     kinds = [column["type"] for column in answer["meta"]]
-    # ClickHouse writes UInt64 as texts.
+    # ClickHouse writes UInt64 as strings.
     return [
         {
             name: int(value) if kind.startswith("UInt") else value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which flows are stored: a filter, in the language of all others, over the columns of flows."""
+"""Select which flows to store, by a filter in the usual filter language over the columns of flows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from nettop.flows.pipeline import Columns, Wanted
 from nettop.query.filter import combined, parse_filter
 from nettop.query.query import text_query
 from nettop.query.view import View
-from nettop.snapshots.arrays import Mask
+from nettop.snapshots.arrays import Array, Mask
 from nettop.snapshots.schema import Field, Kind, Table
-from nettop.snapshots.snapshot import Array, Frame, Rows, Snapshot
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 
 _ADDRESSES = ("src", "dst", "exporter", "next_hop")
 _NUMBERS = (
@@ -37,7 +37,7 @@ FLOWS = Table(
         *(Field(name, Kind.GAUGE, name.upper(), _HELP[name], "u8", unit) for name, unit in _AMOUNTS.items()),
         *(Field(name, Kind.TEXT, name.upper(), _HELP[name], "u4") for name in _TEXTS),
         Field("protocol", Kind.ENUM, "PROTOCOL", "IP protocol", "u1", labels=PROTOCOL_NAMES),
-        Field("side", Kind.ENUM, "SIDE", "as seen from own networks", "u1",
+        Field("side", Kind.ENUM, "SIDE", "direction relative to own networks", "u1",
               labels={side: side.name.lower() for side in FlowSide}),
     ),
     key="id",
@@ -46,11 +46,11 @@ FLOWS = Table(
     sort="id",
     text_sort="id",
 )  # fmt: skip
-"""What a filter may compare."""
+"""Columns available to filters."""
 
 
-def wanted_by(texts: Sequence[str]) -> Wanted | None:
-    """What `--filter` means; None without one. Raises UsageError for what is not a filter of flows."""
+def flow_filter(texts: Sequence[str]) -> Wanted | None:
+    """Parse `--filter`; return None without one. Raise UsageError for an invalid filter."""
     shown = combined(FLOWS, [parse_filter(FLOWS, text) for text in texts])
     if shown.is_empty:
         return None
@@ -64,7 +64,7 @@ def wanted_by(texts: Sequence[str]) -> Wanted | None:
 
 
 def _rows(columns: Columns) -> tuple[Array, dict[str, tuple[str, ...]]]:
-    """Flows as rows of FLOWS, and the words of its texts."""
+    """Convert flows to rows of FLOWS, and return the words of its texts."""
     received = columns["received"]
     rows = np.zeros(len(received), FLOWS.dtype)
     texts = {}

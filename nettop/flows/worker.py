@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that receives: from sockets into the spool. It says every second what became of what came.
+"""A process that receives from sockets into the spool, and reports its state every second.
 
-Datagrams and packets are parsed here alone, without any privilege, not in the process that stores.
+Only workers parse datagrams and packets, without privileges; the process that stores does not.
 """
 
 from __future__ import annotations
@@ -18,32 +18,33 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from nettop.errors import NettopError, SourceFailed
-from nettop.flows.decode.given_rates import GivenRates
+from nettop.flows.decode.user_rates import UserRates
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.inputs.input import Input
-from nettop.flows.kept_numbers import KeptNumbers
 from nettop.flows.outputs.kafka import KafkaOutput, Topic
 from nettop.flows.pipeline import Pipeline, Wanted
 from nettop.flows.receive import SocketCounts, Wait
+from nettop.flows.saved_numbers import SavedNumbers
 from nettop.flows.spool import Spool
-from nettop.snapshots.snapshot import Array
-from nettop.wake_event import WakeEvent
+from nettop.process.wake_event import WakeEvent
+from nettop.snapshots.arrays import Array
 
 SPOOL = "spool"
-"""The spool's directory, in that of the flows."""
+"""Directory of the spool, within that of the flows."""
 _CHECK_S = 5.0
-"""How often to look whether files have changed."""
+"""Seconds between checks for changed files."""
 END_SIGNAL = signal.SIGUSR1
-"""Ends a worker. Those that end the collector reach its workers too, from a terminal or a service manager, and they are
-to end after it has begun to."""
+"""Signal that stops a worker. The collector's own signals, from a terminal or a service manager, also reach the
+workers, which must exit only after the collector has begun to.
+"""
 _PR_SET_PDEATHSIG = 1
-_MOST_AT_END = 64
-"""How many batches are still received at the end, of what had come before."""
+_FINAL_BATCHES_MAX = 64
+"""Batches of already received datagrams to process on exit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a worker of this number writes flows to, which flows, and what is known of them."""
+    """Output of a worker: its number, the spool and Kafka topic, the flows to keep, and the data that enriches them."""
 
     number: int
     directory: Path
@@ -51,12 +52,12 @@ class Destination:
     files: LookupFiles
     wanted: Wanted | None = None
     kafka: Topic | None = None
-    given_rates: GivenRates | None = None
+    user_rates: UserRates | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a worker does: it receives from an input, which `opened` gives, to a destination."""
+    """Task of a worker: receive from an input, returned by `opened`, to a destination."""
 
     opened: Callable[[Wait], Input]
     destination: Destination
@@ -64,12 +65,12 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class WorkerState:
-    """What a worker has done since it began, and what its exporters are.
+    """Work done by a worker since it started, and its exporters.
 
-    `ledger` is as LEDGER declares, `spooled` counts rows by table. `queued` datagrams wait on the disk to be decoded;
-    `pending` flows and `waiting` sets are in memory. `exporters` are EXPORTER (e,), `evicted` those that have made
-    room. `forgotten` are what bounds have dropped of what exporters declare, by name. `failure` is why its last block
-    was dropped, if it was.
+    `ledger` is declared by LEDGER; `spooled` counts rows by table. `queued` datagrams wait on disk to be decoded;
+    `pending` flows and `waiting` sets are in memory. `exporters` is EXPORTER (e,), `evicted` the number evicted.
+    `forgotten` counts declarations of exporters dropped by bounds, by name. `failure` is the reason its last block was
+    dropped, if it was.
     """
 
     ledger: Counter[str]
@@ -86,12 +87,12 @@ class WorkerState:
 
 
 Message = WorkerState | NettopError
-"""What a worker sends: its state after each block, and what a person should know."""
+"""Message from a worker: its state after each block, or a failure to report."""
 
 
 def run_worker(work: Work, channel: Connection, parent: int) -> None:
-    """Receive until END_SIGNAL, or until the `parent` ends, which has forked this process."""
-    # No event: a second signal, within the handler of the first, would wait for its lock for ever.
+    """Receive until END_SIGNAL, or until `parent`, which forked this process, exits."""
+    # Not an Event: a second signal, within the first one's handler, would wait for its lock forever.
     ending: list[int] = []
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -102,7 +103,7 @@ def run_worker(work: Work, channel: Connection, parent: int) -> None:
     lock = threading.Lock()
 
     def send(message: Message) -> None:
-        # A broken pipe: who has started this process is gone, and the signal of that is on its way.
+        # On a broken pipe the parent has exited, and the signal for that is on its way.
         with lock, suppress(BrokenPipeError):
             channel.send(message)
 
@@ -113,17 +114,17 @@ def run_worker(work: Work, channel: Connection, parent: int) -> None:
             send(failure)
 
 
-def opened_pipeline(to: Destination, report: Callable[[NettopError], None]) -> Pipeline:
-    """The pipeline that writes there."""
+def open_pipeline(to: Destination, report: Callable[[NettopError], None]) -> Pipeline:
+    """Open the pipeline to a destination."""
     spool = Spool(to.directory / SPOOL, to.spool_bytes, to.number)
     templates = to.directory / f"templates-{to.number}"
     kafka = None if to.kafka is None else KafkaOutput(to.kafka)
-    numbers = KeptNumbers(to.directory, to.number)
+    numbers = SavedNumbers(to.directory, to.number)
     return Pipeline(
         spool,
         templates,
         to.files.current,
-        given_rates=to.given_rates,
+        user_rates=to.user_rates,
         wanted=to.wanted,
         kafka=kafka,
         numbers=numbers,
@@ -132,28 +133,28 @@ def opened_pipeline(to: Destination, report: Callable[[NettopError], None]) -> P
 
 
 def _receive(work: Work, send: Callable[[Message], None], event: WakeEvent, ending: Sequence[int]) -> None:
-    """Receive until there is a signal that ends it."""
+    """Receive until a signal arrives."""
     source = work.opened(event.wait)
-    pipeline = opened_pipeline(work.destination, send)
+    pipeline = open_pipeline(work.destination, send)
     threading.Thread(target=watch_files, args=(work.destination.files, send), daemon=True).start()
 
-    send(state_of(pipeline, source.counts))
+    send(state_of(pipeline, source.receiver.counts))
     while not ending:
         source.receive(pipeline, pipeline.due_s)
         if not pipeline.due_s:
             source.count(pipeline)
             pipeline.write_block()
-            send(state_of(pipeline, source.counts))
-    for _ in range(_MOST_AT_END):
+            send(state_of(pipeline, source.receiver.counts))
+    for _ in range(_FINAL_BATCHES_MAX):
         if not source.receive(pipeline, 0):
             break
     source.count(pipeline)
     pipeline.finish()
-    send(state_of(pipeline, source.counts))
+    send(state_of(pipeline, source.receiver.counts))
 
 
 def state_of(pipeline: Pipeline, sockets: Sequence[SocketCounts]) -> WorkerState:
-    """What was done since the start, with what came by these sockets."""
+    """Return a pipeline's counts since the start, including those of these sockets."""
     decoder, exporters = pipeline.decoder, pipeline.exporters
     return WorkerState(
         ledger=pipeline.ledger(),
@@ -173,7 +174,7 @@ def state_of(pipeline: Pipeline, sockets: Sequence[SocketCounts]) -> WorkerState
 def watch_files(
     files: LookupFiles, report: Callable[[NettopError], None], use: Callable[[], None] = lambda: None
 ) -> None:
-    """Read files again when they change, without end, and use what they say: what a thread does."""
+    """Reload files when they change, and call `use`; runs in a thread forever."""
     while True:
         use()
         threading.Event().wait(_CHECK_S)

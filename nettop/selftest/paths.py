@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from nettop.interrupts import undisturbed
+from nettop.process.interrupts import delay_interrupts
 from nettop.selftest import veth
 from nettop.selftest.process import CommandFailed, TrafficProcess
 
@@ -17,7 +17,7 @@ IP_VERSIONS = ("IPv4", "IPv6")
 _LOOPBACK = {"IPv4": "127.0.0.1", "IPv6": "::1"}
 _CLIENT_ADDRESSES = {"IPv4": "192.0.2.1", "IPv6": "2001:db8::1"}
 _SERVER_ADDRESSES = {"IPv4": "192.0.2.2", "IPv6": "2001:db8::2"}
-"""From the networks for documentation (RFC 5737, RFC 3849); nobody else is in these namespaces."""
+"""Addresses reserved for documentation (RFC 5737, RFC 3849); these namespaces are private."""
 _PREFIXES = {"IPv4": 24, "IPv6": 64}
 _DEVICE = "nettop0"
 
@@ -26,8 +26,8 @@ _DEVICE = "nettop0"
 class TrafficPath:
     """Two processes, and the addresses by family at which they reach each other.
 
-    `netns` is the server's network namespace, `is_private` whether nobody else uses it. With a reason in `unavailable`
-    nothing can be sent.
+    `netns` is the server's network namespace; `is_private` is True if nobody else uses it. `unavailable` is the reason
+    if nothing can be sent.
     """
 
     name: str
@@ -42,10 +42,10 @@ class TrafficPath:
 
 @contextmanager
 def traffic_paths() -> Iterator[tuple[TrafficPath, ...]]:
-    """The paths. Enter it while there is one thread only; leaving it ends the processes, and all that they made."""
+    """Create the paths, while there is only one thread; on exit, end the processes and all that they created."""
     with ExitStack() as cleanup:
         processes = []
-        with undisturbed():  # what Python itself does around a fork would lose an interrupt
+        with delay_interrupts():  # Python's own hooks around fork() would swallow an interrupt
             for name in (CLIENT, SERVER) * 2:
                 processes.append(TrafficProcess(name))
                 cleanup.callback(processes[-1].close)
@@ -59,7 +59,9 @@ def _loopback(client: TrafficProcess, server: TrafficProcess) -> TrafficPath:
     except OSError as error:
         return replace(path, unavailable=f"there is no loopback device ({error.strerror})")
     if not is_up:
-        return replace(path, unavailable="the loopback device is down in this namespace: ip link set lo up")
+        return replace(
+            path, unavailable="the loopback device is down in this namespace; run ip link set lo up"
+        )
     return replace(path, netns=os.stat("/proc/self/ns/net").st_ino)
 
 
@@ -69,23 +71,23 @@ def _veth(client: TrafficProcess, server: TrafficProcess) -> TrafficPath:
         client.run("new_namespace")
         netns = server.run("new_namespace")
     except CommandFailed as error:
-        return replace(path, unavailable=f"no network namespace can be made: {error.what}")
+        return replace(path, unavailable=f"no network namespace can be created: {error.what}")
     try:
         _connect_namespaces(client, server)
     except CommandFailed as error:
-        return replace(path, unavailable=f"no pair of devices can be made: {error.what}")
+        return replace(path, unavailable=f"no veth pair can be created: {error.what}")
     return replace(path, netns=netns)
 
 
 def _connect_namespaces(client: TrafficProcess, server: TrafficProcess) -> None:
-    """Connect the processes' namespaces by a pair of devices. Raises CommandFailed."""
+    """Connect the processes' namespaces by a veth pair. Raise CommandFailed if that fails."""
     for process in (client, server):
         process.run("set_up", "lo")
     client.run("make_veth", _DEVICE, _DEVICE, server.pid)
     for process, addresses in ((client, _CLIENT_ADDRESSES), (server, _SERVER_ADDRESSES)):
         process.run("set_up", _DEVICE)
         for family, address in addresses.items():
-            with suppress(CommandFailed):  # without IPv6 on this host its traffic fails, and says so
+            with suppress(CommandFailed):  # without IPv6 on this host, its traffic fails and reports that
                 process.run("add_address", _DEVICE, address, _PREFIXES[family])
     for process in (client, server):
         process.run("wait_until_running", _DEVICE)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes that exchange the self-test's traffic: forked before nettop has a second thread, and gone with it.
+"""Processes that exchange the self-test's traffic: forked before nettop has a second thread, and killed with it.
 
-Such a process runs one command after the other, sent as JSON over a socket pair: a method of `_Commands`.
+A process runs one command after the other. A command is a method of `_Commands`, sent as JSON over a socket pair.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from nettop.errors import NettopError
-from nettop.kernel.namespaces import enter_new_namespace
+from nettop.kernel.net.namespaces import enter_new_namespace
 from nettop.selftest import veth
 
 TIMEOUT_S = 10.0
-"""A command takes milliseconds; what takes longer than this has failed."""
+"""Seconds after which a command, which takes milliseconds, has failed."""
 _MAX_MESSAGE_BYTES = 1 << 16
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
 _SO_MEMINFO, _SO_COOKIE = 55, 57
 _TOTAL_RETRANS_AT = 100
-"""tcpi_total_retrans in struct tcp_info (include/uapi/linux/tcp.h)."""
+"""Offset of tcpi_total_retrans in struct tcp_info (include/uapi/linux/tcp.h)."""
 _CHUNK = bytes(1 << 16)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class CommandFailed(NettopError):
-    """A process could not run a command."""
+    """A failed command of a process."""
 
 
 class TrafficProcess:
-    """One process, called `name` (at most 15 characters). Create it while there is one thread only."""
+    """A process called `name` (at most 15 characters). Create it while there is only one thread."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -55,11 +55,11 @@ class TrafficProcess:
 
     def begin(self, command: str, *arguments: object) -> None:
         """Start a command without waiting for its result."""
-        with contextlib.suppress(BrokenPipeError):  # a process that has ended gives no result either
+        with contextlib.suppress(BrokenPipeError):  # result() fails too if the process has exited
             self._channel.send(json.dumps([command, *arguments]).encode())
 
     def result(self) -> Any:
-        """The result of the command that was begun. Raises CommandFailed."""
+        """Return the result of the command that was started. Raise CommandFailed if it failed."""
         try:
             message = self._channel.recv(_MAX_MESSAGE_BYTES)
         except TimeoutError:
@@ -72,12 +72,12 @@ class TrafficProcess:
         return value
 
     def run(self, command: str, *arguments: object) -> Any:
-        """Run a command and return its result. Raises CommandFailed."""
+        """Run a command and return its result. Raise CommandFailed if it failed."""
         self.begin(command, *arguments)
         return self.result()
 
     def close(self) -> None:
-        """End the process, and with it everything it opened; a second call does nothing."""
+        """Kill the process, and with it everything it opened; a second call is a no-op."""
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
@@ -87,7 +87,7 @@ class TrafficProcess:
 
 
 def run_together(*commands: tuple[TrafficProcess, str, object, object]) -> None:
-    """Run commands in several processes at once. Raises CommandFailed if one fails, after all have ended."""
+    """Run commands in several processes at once. Raise CommandFailed if one failed, after all have ended."""
     for process, command, *arguments in commands:
         process.begin(command, *arguments)
     failures = []
@@ -101,15 +101,15 @@ def run_together(*commands: tuple[TrafficProcess, str, object, object]) -> None:
 
 
 def _serve(channel: socket.socket, name: str, parent: int) -> NoReturn:
-    """Run commands until nettop ends or closes the channel."""
+    """Run commands until nettop exits or closes the channel."""
     try:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # nettop itself reacts to Ctrl-C
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         _libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
-        # Without root, nettop finds a socket's owner only in /proc, as its user. Nobody gets capabilities by tracing a
-        # process that has them (cap_ptrace_access_check of security/commoncap.c).
+        # Without root, nettop finds a socket's owner only in /proc, as its user. Safe: nobody gains capabilities
+        # by tracing a process that has them (cap_ptrace_access_check in security/commoncap.c).
         _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
         commands = _Commands()
         while os.getppid() == parent and (message := channel.recv(_MAX_MESSAGE_BYTES)):
@@ -126,7 +126,7 @@ def _serve(channel: socket.socket, name: str, parent: int) -> NoReturn:
 
 
 class _Commands:
-    """What a traffic process can do; its sockets have names."""
+    """The commands of a traffic process; its sockets have names."""
 
     def __init__(self) -> None:
         self._sockets: dict[str, socket.socket] = {}
@@ -141,7 +141,7 @@ class _Commands:
         _wait_until(lambda: veth.is_running(device), f"{device} does not come up")
 
     def listen(self, name: str, address: str) -> int:
-        """Open a TCP listener; its port."""
+        """Open a TCP listener and return its port."""
         self._sockets[name] = socket.create_server((address, 0), family=_family(address))
         return int(self._sockets[name].getsockname()[1])
 
@@ -158,49 +158,49 @@ class _Commands:
         self._sockets[name].settimeout(TIMEOUT_S)
 
     def send(self, name: str, amount: int) -> None:
-        """Send so many bytes."""
+        """Send `amount` bytes."""
         while amount:
             amount -= self._sockets[name].send(_CHUNK[:amount])
 
     def receive(self, name: str, amount: int) -> None:
-        """Receive so many bytes."""
+        """Receive `amount` bytes."""
         while amount:
             received = len(self._sockets[name].recv(min(amount, len(_CHUNK))))
             if not received:
-                raise ConnectionResetError(0, f"the peer closed, {amount:,} bytes early")
+                raise ConnectionResetError(0, f"the peer closed {amount:,} bytes early")
             amount -= received
 
     def tcp_facts(self, name: str) -> dict[str, int]:
-        """What the kernel says of a TCP socket once the peer has acknowledged all that was sent."""
+        """Return the kernel's data on a TCP socket, once the peer has acknowledged everything sent."""
         tcp = self._sockets[name]
         # SIOCOUTQ: bytes that the peer has not acknowledged.
         _wait_until(
             lambda: fcntl.ioctl(tcp, termios.TIOCOUTQ, bytes(4)) == bytes(4),
-            "what was sent is not acknowledged",
+            "data sent was not acknowledged",
         )
         info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
         return _identity(tcp) | {"retransmits": struct.unpack_from("=I", info, _TOTAL_RETRANS_AT)[0]}
 
     def bind_udp(self, name: str, address: str) -> int:
-        """Open a UDP socket; its port."""
+        """Open a UDP socket and return its port."""
         udp = self._sockets[name] = socket.socket(_family(address), socket.SOCK_DGRAM)
         udp.bind((address, 0))
         return int(udp.getsockname()[1])
 
     def send_datagrams(self, name: str, to: list[Any], count: int, size: int) -> None:
-        """Send so many datagrams of so many bytes to an address and port."""
+        """Send `count` datagrams of `size` bytes to an address and port."""
         for _ in range(count):
             self._sockets[name].sendto(_CHUNK[:size], tuple(to))
 
     def send_load(self, name: str, to: list[Any], cpu_ns: int) -> int:
-        """Send datagrams of one byte until that has taken so much CPU time; the time that this process has used."""
+        """Send datagrams of one byte until they have used `cpu_ns` of CPU time. Return this process's CPU time."""
         end_ns = time.process_time_ns() + cpu_ns
         while time.process_time_ns() < end_ns:
             self._sockets[name].sendto(b"n", tuple(to))
         return time.process_time_ns()
 
     def udp_facts(self, name: str) -> dict[str, int]:
-        """What the kernel says of a UDP socket, its receive queue included (SO_MEMINFO's first number)."""
+        """Return the kernel's data on a UDP socket, including its receive queue (SO_MEMINFO's first number)."""
         memory = self._sockets[name].getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 64)
         return _identity(self._sockets[name]) | {"receive_queue": struct.unpack_from("=I", memory)[0]}
 
@@ -219,7 +219,7 @@ def _identity(any_socket: socket.socket) -> dict[str, int]:
 
 
 def _wait_until(condition: Callable[[], bool], otherwise: str) -> None:
-    """Wait for a condition. Raises TimeoutError when it does not come true in time."""
+    """Wait for a condition. Raise TimeoutError if it does not become true in time."""
     end = time.monotonic() + TIMEOUT_S
     while not condition():
         if time.monotonic() > end:

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-REPORT_IT = "please report it, with what nettop doctor --bundle FILE writes"
+REPORT_IT = "please report it, with the file from nettop doctor --bundle FILE"
 
 
 @dataclass(frozen=True, slots=True)
 class SelfTestResult:
-    """One comparison: traffic that the self-test sent, and what a lens measured of it.
+    """A comparison of the self-test's traffic with a lens's measurement.
 
-    `skipped` is the reason why the comparison could not be made; `detail` says more about a difference.
+    `skipped` is the reason why it could not be made; `detail` explains a difference.
     """
 
     lens: str
@@ -25,10 +25,10 @@ class SelfTestResult:
 
     @property
     def ok(self) -> bool | None:
-        """Whether both agree; None where the comparison was skipped."""
+        """True if both agree; None if the comparison was skipped."""
         return None if self.skipped else self.measured == self.expected
 
     @property
     def remedy(self) -> str:
-        """What to do about it; empty where all is well."""
+        """The remedy for a skipped or failed comparison; empty if both agree."""
         return self.skipped or ("" if self.ok else REPORT_IT)

@@ -13,7 +13,7 @@ Row: TypeAlias = dict[str, Any]
 
 
 def rows_of(rows: Rows, keep: Mask) -> list[Row]:
-    """These rows as Python values: text as str, None for unknown."""
+    """Convert these rows to Python values: text as str, None for unknown."""
     kept = rows.array[keep]
     columns: dict[str, list[Any]] = {}
     for field in rows.table.stored:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Devices and addresses of the self-test's private network namespaces, set by rtnetlink.
 
-Everything is made in the namespace of the calling thread, and is gone with it. (Numbers and layouts:
-rtnetlink.h, if_link.h, if_addr.h and veth.h of include/uapi/linux.)
+Everything is created in the namespace of the calling thread, and removed with it. (Numbers and layouts:
+rtnetlink.h, if_link.h, if_addr.h and veth.h in include/uapi/linux.)
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import os
 import socket
 import struct
 
-from nettop.kernel import netlink
-from nettop.kernel.capabilities import require
-from nettop.kernel.netlink import attribute
-from nettop.kernel.privileges import CAP_NET_ADMIN
+from nettop.kernel.host.capabilities import require
+from nettop.kernel.host.privileges import CAP_NET_ADMIN
+from nettop.kernel.net import netlink
+from nettop.kernel.net.netlink import attribute
 
 _NEW = netlink.CREATE | netlink.EXCL
 _RTM_NEWADDR = 20
@@ -24,22 +24,22 @@ _IFLA_LINKINFO, _IFLA_NET_NS_PID = 18, 19
 _INFO_KIND, _INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFA_F_NODAD = 0x02
-"""The address can be used at once: nobody else is there who could have it."""
+"""Flag to skip duplicate address detection: the namespace is private, so the address can be used at once."""
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 _SIOCGIFFLAGS = 0x8913
 _INDEX = 10
-"""The ends of a pair get different numbers: the kernel reports a device whose peer has its own number only once a
-second that packets can pass (net/core/link_watch.c, linkwatch_urgent_event)."""
+"""Index of one end; the other gets the next one. If both were equal, the kernel would report that packets can pass
+only once a second (net/core/link_watch.c, linkwatch_urgent_event)."""
 _ADDRESS = struct.Struct("=BBBBI")
 
 
 def set_up(device: str) -> None:
-    """Switch a device on."""
+    """Set a device up."""
     _request(netlink.RTM_NEWLINK, 0, netlink.LINK.pack(0, 0, socket.if_nametoindex(device), _IFF_UP, _IFF_UP))
 
 
 def make_veth(device: str, peer: str, peer_pid: int) -> None:
-    """Make a pair of devices, the other end of which is in the namespace of a process."""
+    """Create a veth pair whose other end is in the namespace of a process."""
     there = (
         netlink.LINK.pack(0, 0, _INDEX + 1, 0, 0)
         + attribute(netlink.IFLA_IFNAME, peer.encode() + b"\0")
@@ -56,7 +56,7 @@ def make_veth(device: str, peer: str, peer_pid: int) -> None:
 
 
 def add_address(device: str, address: str, prefix: int) -> None:
-    """Give a device an address."""
+    """Add an address to a device."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     raw = socket.inet_pton(family, address)
     body = _ADDRESS.pack(family, prefix, _IFA_F_NODAD, 0, socket.if_nametoindex(device))
@@ -64,7 +64,7 @@ def add_address(device: str, address: str, prefix: int) -> None:
 
 
 def is_running(device: str) -> bool:
-    """Whether packets can pass: a pair needs both its ends switched on, and a moment."""
+    """Return whether packets can pass: a pair needs both ends up, and a moment."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, struct.pack("=16sh14x", device.encode(), 0))
     flags: int = struct.unpack_from("=H", answer, 16)[0]
@@ -72,14 +72,11 @@ def is_running(device: str) -> bool:
 
 
 def _request(kind: int, flags: int, body: bytes) -> None:
-    """Send one request and wait for its acknowledgement. Raises PermissionMissing without the capability that it takes,
-    and OSError with the kernel's errno.
+    """Send a request and wait for its acknowledgement. Raise PermissionMissing without the required capability, or
+    OSError with the kernel's errno.
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as channel:
-        channel.send(netlink.request(kind, netlink.ACK | flags, body))
-        answer = channel.recv(netlink.ANSWER_BYTES)
-    kind = netlink.HEADER.unpack_from(answer)[1]
-    number = netlink.error_number(answer[netlink.HEADER.size :]) if kind == netlink.ERROR else 0
+        number = netlink.confirm(channel, kind, flags, body)
     if number == errno.EPERM:
         require({CAP_NET_ADMIN}, "changing network devices")
     if number:

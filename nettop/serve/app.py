@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The application: every path, and what answers it."""
+"""The application: all routes and their handlers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nettop.serve.served import Publications, Served
 
 
 def make_app(served: Served, totals: Totals, counts: ServerCounts, publications: Publications) -> Starlette:
-    """The application, without what keeps strangers out."""
+    """Return the application, without access control."""
     described = description(served.lenses, __version__, metrics_paths() | health_paths() | traffic_paths())
 
     async def openapi(_request: Request) -> Response:
@@ -35,7 +35,7 @@ def make_app(served: Served, totals: Totals, counts: ServerCounts, publications:
         *health_routes(served, totals),
         *traffic_routes(served, totals),
         Route("/api/openapi.json", openapi, methods=["GET"]),
-        *stream_routes(served, publications),  # before the tables, whose path has room for its name
+        *stream_routes(served, publications),  # before the tables, whose pattern matches this path too
         *table_routes(served),
     ]
     return application(routes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The collector as a whole: opens what takes privileges, then receives, stores and answers queries."""
+"""`nettop collect`: open what needs privileges, then receive, store and answer queries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nettop.diagnostics import Diagnostics
 from nettop.errors import ExitCode, NettopError
 from nettop.flows.backlog import Backlog
 from nettop.flows.collector import Collector, collecting
-from nettop.flows.decode.given_rates import parsed_rates
+from nettop.flows.decode.user_rates import parse_rates
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.enrichment.networks import parsed_networks
 from nettop.flows.inputs.conntrack import Conntrack, open_conntrack
@@ -30,9 +30,10 @@ from nettop.flows.outputs.kafka import topic_of
 from nettop.flows.receive import Endpoint, OpenSocket, Wait, endpoint_of, open_socket
 from nettop.flows.store import Store
 from nettop.flows.store.schema import Retention
-from nettop.flows.wanted import wanted_by
+from nettop.flows.wanted import flow_filter
 from nettop.flows.worker import Destination, Work
-from nettop.interrupts import Requests
+from nettop.process.interrupts import Requests
+from nettop.process.wake_event import WakeEvent
 from nettop.serve.flows.ingest import ingest_routes
 from nettop.serve.flows.queries import query_routes
 from nettop.serve.flows.state import state_routes
@@ -41,37 +42,37 @@ from nettop.serve.http.application import application
 from nettop.serve.http.credentials import read_credentials
 from nettop.serve.http.guard import Guard, own_names
 from nettop.serve.http.limits import Limits
-from nettop.serve.http.listeners import OpeningAs, opened_sockets, url_of
+from nettop.serve.http.listeners import OpeningAs, open_sockets, url_of
 from nettop.serve.http.server import Server, serve
 from nettop.settings import CollectSettings
-from nettop.wake_event import WakeEvent
 
 _FIRST_OF_OTHERS, _OWN = 100, 200
-"""Numbers of workers that do not receive from exporters, and of the collector itself: names of blocks have them."""
+"""First number of workers that do not receive from exporters, and the collector's own number. Block names contain them.
+"""
 _LIMITS = Limits(connections=64, pipelined=1, body_bytes=8 << 20, takes_bodies=True)
 
 
 @contextmanager
-def opened_collector(
+def open_collector(
     settings: CollectSettings,
     requests: Requests,
     stderr: TextIO | None,
     opening_files: OpeningAs = nullcontext,
 ) -> Iterator[Callable[[], ExitCode]]:
-    """Open the sockets and read the files. What it gives collects until the end is requested, and needs no privileges.
+    """Open the sockets and read the files; yield a function that collects until shutdown and needs no privileges.
 
-    Files are opened inside an `opening_files`, as long as there is one thread.
+    Open files inside `opening_files`, while there is only one thread.
 
-    Raises NettopError for what cannot be opened, read or used.
+    Raise NettopError if something cannot be opened, read or used.
     """
     endpoints = checked_listen(settings.queries, "--query-listen")
     retention = Retention(**{name: timedelta(seconds=kept) for name, kept in settings.retention.items()})
     networks, interfaces = (
         [Path(name) for name in names] for names in (settings.networks, settings.interfaces)
     )
-    wanted = wanted_by(settings.filters)
+    wanted = flow_filter(settings.filters)
     kafka = topic_of(settings.kafka) if settings.kafka else None
-    given_rates = parsed_rates(settings.sampling_rates)
+    given_rates = parse_rates(settings.sampling_rates)
     own_networks = parsed_networks(settings.own_networks) if settings.own_networks else None
 
     report = Diagnostics(stderr).report_lines
@@ -94,12 +95,14 @@ def opened_collector(
                 return stores[0]
 
             with (
-                opened_sockets(endpoints) as listeners,  # files of Unix sockets are removed as who made them
+                open_sockets(
+                    endpoints
+                ) as listeners,  # Unix socket files are removed by the user that created them
                 collecting(
                     works,
                     replace(to, number=_OWN),
                     opened_store,
-                    lambda failure: report(_words(failure)),
+                    lambda failure: report(_report_text(failure)),
                 ) as collector,
             ):
                 collector.on_failed = requests.end
@@ -113,7 +116,7 @@ def opened_collector(
                 urls = ", ".join(
                     url_of(listener, is_tls=credentials.tls is not None) for listener in listeners
                 )
-                server.status = f"receiving at UDP {places}; queries at {urls}"
+                server.status = f"receiving on UDP {places}; queries at {urls}"
                 server.on_ready = partial(report, server.status)
                 _wait_for_workers(collector, requests)
                 if not requests.ending:
@@ -126,7 +129,7 @@ def opened_collector(
 
 
 class _Inputs:
-    """What is received from: what opens each input in its worker, by the worker's number, and their names."""
+    """Functions that open the inputs in their workers, by worker number, and the inputs' names."""
 
     def __init__(self) -> None:
         self.opened: dict[int, Callable[[Wait], Input]] = {}
@@ -134,7 +137,7 @@ class _Inputs:
 
 
 def _opened_inputs(settings: CollectSettings, ends: ExitStack, report: Callable[[str], None]) -> _Inputs:
-    """Open the sockets of all inputs. Each worker for exporters has one for every port."""
+    """Open the sockets of all inputs. Each exporter worker has one per port."""
     inputs = _Inputs()
 
     def opened(each: OpenSocket) -> OpenSocket:
@@ -150,7 +153,7 @@ def _opened_inputs(settings: CollectSettings, ends: ExitStack, report: Callable[
     ports: list[Endpoint] = [endpoint_of(word) for word in settings.listen]
     for number in range(settings.workers):
         sockets = [opened(open_socket(port, room, shared_port=settings.workers > 1)) for port in ports]
-        # Of port 0 the kernel has chosen one.
+        # For port 0 the kernel has chosen a number; the other workers share it.
         ports = [each.endpoint for each in sockets if isinstance(each.endpoint, Endpoint)]
         backlog = Path(settings.data_dir) / f"backlog-{number}"
         open_backlog = partial(Backlog, backlog, settings.spool_bytes // settings.workers)
@@ -182,12 +185,12 @@ def _app(store: Store, collector: Collector) -> Starlette:
 
 
 def _wait_for_workers(collector: Collector, requests: Requests) -> None:
-    """Wait until every worker receives, or the end is requested, as it is where one of them has ended."""
+    """Wait until every worker is receiving or shutdown is requested; a worker's exit requests it too."""
     with WakeEvent() as event:
         requests.wake = collector.on_state = event.set
         while not (requests.ending or collector.is_receiving()):
             event.wait()
 
 
-def _words(failure: NettopError) -> str:
+def _report_text(failure: NettopError) -> str:
     return f"{failure.what}\n{failure.remedy}" if failure.remedy else failure.what

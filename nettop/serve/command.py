@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The web frontend as a whole: opens what takes privileges, then serves what the session reads."""
+"""`nettop serve`: open what needs privileges, then serve what the session reads."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from starlette.types import ASGIApp
 from nettop.diagnostics import Diagnostics
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError, UsageError
-from nettop.interrupts import Requests
+from nettop.process.interrupts import Requests
 from nettop.query.filter import parse_filter
 from nettop.serve.app import make_app
 from nettop.serve.http.addresses import checked_listen
 from nettop.serve.http.credentials import read_credentials
 from nettop.serve.http.guard import Guard, own_names
 from nettop.serve.http.limits import ServerCounts
-from nettop.serve.http.listeners import OpeningAs, opened_sockets, url_of
+from nettop.serve.http.listeners import OpeningAs, open_sockets, url_of
 from nettop.serve.http.server import Server, serve
 from nettop.serve.metrics.totals import Totals
 from nettop.serve.served import Publications, Served, applicable_filter
@@ -28,21 +28,20 @@ from nettop.settings import ServeSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Lens
-from nettop.snapshots.source import WHOLE
+from nettop.snapshots.source import SourceOptions
 
 Run = Callable[[Session], ExitCode]
-"""Serves what a session reads, until somebody requests the end."""
+"""Function that serves what a session reads until shutdown is requested."""
 
 
 @contextmanager
-def opened_server(
+def open_server(
     settings: ServeSettings, requests: Requests, stderr: TextIO | None, opening_files: OpeningAs = nullcontext
 ) -> Iterator[Run]:
-    """Read the token and the certificate, and open the sockets; connections wait there until it runs.
+    """Read the token and the certificate, and open the sockets; connections wait in the backlog until the server runs.
 
-    What the settings name a file is opened inside an `opening_files`, as long as there is one thread.
-    Raises UsageError for addresses and files that cannot be used, PermissionMissing and NettopError for those that
-    cannot be opened.
+    Open files named in the settings inside `opening_files`, while there is only one thread. Raise UsageError for
+    unusable addresses and files, PermissionMissing and NettopError if they cannot be opened.
     """
     _check_filters(settings)
     endpoints = checked_listen(settings)
@@ -52,13 +51,12 @@ def opened_server(
 
     report = Diagnostics(stderr).report_lines
 
-    with opened_sockets(endpoints, opening_files) as listeners:
+    with open_sockets(endpoints, opening_files) as listeners:
 
         def run(session: Session) -> ExitCode:
             served = _served(settings, session)
-            with Totals(
-                served, settings.top, {"mechanisms": settings.mechanisms, WHOLE: True, **settings.options}
-            ) as totals:
+            options = SourceOptions(mechanisms=settings.mechanisms, whole=True, values=settings.options)
+            with Totals(served, settings.top, options) as totals:
                 counts = ServerCounts()
 
                 def make_guarded_app() -> ASGIApp:
@@ -81,7 +79,7 @@ def opened_server(
 
 
 def _check_filters(settings: ServeSettings) -> None:
-    """Raise UsageError for a filter that no table understands: what is wrong with it for the first one."""
+    """Raise UsageError if no table accepts a filter; the error is that of the first table."""
     tables = [table for lens in lenses() if lens.id in settings.lenses for table in lens.tables]
     for text in settings.filters:
         if all(applicable_filter(table, text) is None for table in tables):
@@ -94,14 +92,14 @@ def _served(settings: ServeSettings, session: Session) -> Served:
 
 
 async def _until_ready(served: Served, publications: Publications, report: Callable[[str], None]) -> None:
-    """Wait until every lens was read, or has failed, and report those. Raises as `_report_failures`."""
+    """Wait until every lens has been read or has failed. Report failures. Raise what `_report_failures` raises."""
     while not served.is_ready:
         await publications.wait()
     _report_failures(served, report)
 
 
-def _why_nothing(served: Served, lens: Lens) -> NettopError | None:
-    """Return why a lens gives no table any rows; None where it does, or may later, as when a collector is started."""
+def _why_empty(served: Served, lens: Lens) -> NettopError | None:
+    """Return why no table of a lens has rows; None if one has, or may have later, such as when a collector starts."""
     frame = served.frame(lens.id)
     refusal = None if frame is None else frame.now.refusal(lens.tables)
     may_come = refusal is not None and refusal.exit_code is ExitCode.SOURCE
@@ -109,10 +107,8 @@ def _why_nothing(served: Served, lens: Lens) -> NettopError | None:
 
 
 def _report_failures(served: Served, report: Callable[[str], None]) -> None:
-    """Report the lenses that have nothing to serve. Raises why the first one has not, where that is so of all, and
-    whatever is wrong with an option.
-    """
-    lens_failures = ((lens.id, _why_nothing(served, lens)) for lens in served.lenses if lens is not SELF)
+    """Report the lenses that have nothing to serve. Raise the first failure if all have failed, and any UsageError."""
+    lens_failures = ((lens.id, _why_empty(served, lens)) for lens in served.lenses if lens is not SELF)
     failures = {name: failure for name, failure in lens_failures if failure is not None}
     misused = [failure for failure in failures.values() if isinstance(failure, UsageError)]
     if misused or len(failures) == len(served.lenses) - 1:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/health: whether all is well. Whoever lacks the token learns that, and no reason: probes need no secret."""
+"""/health: whether the service is healthy. Without the token no reasons are given: probes need no secret."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _WITHOUT_TOKEN = "nettop.without_token"  # noqa: S105 - a name in the ASGI scope
 
 
 def mark_without_token(scope: MutableMapping[str, Any]) -> None:
-    """Have this request answered without anything but whether all is well."""
+    """Limit the answer to this request to "ok" or "not ok"."""
     scope[_WITHOUT_TOKEN] = True
 
 
 def health_response(request: Request, reasons: Sequence[str], **details: Any) -> Response:
-    """200 where there are no `reasons` why not, else 503; with them and the details, for whoever may know them."""
+    """Return 200, or 503 if there are `reasons`, with reasons and details unless the request lacks the token."""
     status, headers = (503, RETRY_SOON) if reasons else (200, None)
     if request.scope.get(_WITHOUT_TOKEN):
         return PlainTextResponse("not ok\n" if reasons else "ok\n", status, headers)

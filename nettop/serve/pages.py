@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dashboard: one page and what it consists of, read once, and nothing else."""
+"""The dashboard: one page and its assets, read once at startup."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from nettop.snapshots.cpu import CATEGORIES
 
 INDEX = "index.html"
 CATEGORIES_FILE = "categories.js"
-"""A module with the parts of the network stack and the functions that name them, for the flame graph."""
+"""JavaScript module with the flame graph's categories: parts of the network stack, and the kernel functions in them."""
+FLAME_GRAPH_FILE = "flame_graph.js"
+"""JavaScript module shared with exported flame graphs."""
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -44,7 +46,7 @@ _HEADERS = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class _Asset:
-    """A file as it is served."""
+    """A file in the form in which it is served."""
 
     content: bytes
     media_type: str
@@ -52,7 +54,7 @@ class _Asset:
 
 
 def page_routes() -> list[Route]:
-    """The routes of the dashboard: `/`, and `/static/NAME` for each of its files."""
+    """Return the routes of the dashboard: `/`, and `/static/NAME` for each of its files."""
     assets = _assets()
     page = assets.pop(INDEX)
 
@@ -69,10 +71,11 @@ def page_routes() -> list[Route]:
 
 
 def _assets() -> dict[str, _Asset]:
-    """Each file of the dashboard by its name."""
+    """Return the files of the dashboard by name."""
     contents = {
         entry.name: entry.read_bytes() for entry in files("nettop.serve").joinpath("static").iterdir()
     }
+    contents[FLAME_GRAPH_FILE] = files("nettop.stacks").joinpath(FLAME_GRAPH_FILE).read_bytes()
     contents[CATEGORIES_FILE] = _categories()
     return {name: _asset(name, content) for name, content in contents.items()}
 
@@ -83,7 +86,7 @@ def _asset(name: str, content: bytes) -> _Asset:
 
 
 def _categories() -> bytes:
-    """The categories as a module, in the order of their numbers."""
+    """Return the categories as a JavaScript module, in numeric order."""
     rows = [
         {
             "label": category.label,
@@ -97,7 +100,7 @@ def _categories() -> bytes:
 
 
 def _answer(request: Request, asset: _Asset) -> Response:
-    """The file, or that the client's copy of it is still right."""
+    """Return the file, or 304 if the client's copy is current."""
     headers: Mapping[str, str] = {**_HEADERS, "ETag": asset.etag}
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if asset.etag in known or "*" in known:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Problem documents (RFC 9457): every answer that is an error says what happened and what to do about it."""
+"""Problem documents (RFC 9457): every error response says what happened and what to do about it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from nettop.snapshots.safe_text import safe_text
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SOON = MappingProxyType({"Retry-After": "1"})
-"""The header of what will soon be possible."""
+"""Header of responses to requests that are worth retrying soon."""
 _LONGEST = 500
-"""Characters of a detail or a remedy: they may repeat the request."""
+"""Maximum characters of a detail or a remedy, which may quote the request."""
 
 
 class Problem(NettopError):
-    """An error that is answered with this status; `parameter` names the query parameter that is wrong."""
+    """An error with an HTTP status; `parameter` names the invalid query parameter."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Problem(NettopError):
 
 
 def as_problem(error: NettopError, parameter: str = "") -> Problem:
-    """The error as a problem: the request is wrong (400), or cannot be answered now (503)."""
+    """Convert an error to a problem: 400 for a bad request, 503 if it cannot be answered now."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, UsageError):
@@ -54,7 +54,7 @@ def as_problem(error: NettopError, parameter: str = "") -> Problem:
 def problem_document(
     status: int, detail: str, *, remedy: str = "", parameter: str = "", path: str = ""
 ) -> dict[str, object]:
-    """The members of a problem document; texts are safe to show. `path` is decoded, as in an ASGI scope."""
+    """Return the members of a problem document, with texts safe to display. `path` is decoded, as in an ASGI scope."""
     words = {
         "detail": _safe(detail),
         "remedy": _safe(remedy),
@@ -75,7 +75,7 @@ def problem_response(
     path: str = "",
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The answer to a request that failed."""
+    """Return the response to a failed request."""
     document = problem_document(status, detail, remedy=remedy, parameter=parameter, path=path)
     body = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     return Response(body, status, headers, MEDIA_TYPE)
@@ -95,7 +95,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_status(request: Request, error: Exception) -> Response:
-    """What the router refuses: a path that does not exist, a method that a path does not have."""
+    """Answer requests that the router rejects: unknown paths, and methods that a path does not support."""
     assert isinstance(error, HTTPException)
     detail, remedy = error.detail, ""
     if error.status_code == 404:
@@ -108,7 +108,7 @@ async def _on_status(request: Request, error: Exception) -> Response:
 
 
 async def _on_bug(request: Request, _error: Exception) -> Response:
-    """What nobody expected: the answer says nothing of it. It is raised once more, and the server logs it."""
+    """Answer an unexpected exception without details. Starlette re-raises it, and the server logs it."""
     detail, remedy = "the server failed to answer", "its log says why; please report this as a bug"
     return problem_response(500, detail, remedy=remedy, path=request.scope["path"])
 
@@ -118,7 +118,7 @@ HANDLERS: Mapping[Any, Any] = {
     HTTPException: _on_status,
     Exception: _on_bug,
 }
-"""Starlette's handlers of exceptions, by their class."""
+"""Starlette exception handlers by exception class."""
 
 
 def _safe(text: str) -> str:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decodes sFlow, NetFlow and IPFIX, many datagrams at a time."""
+"""Decoders of sFlow, NetFlow and IPFIX, for many datagrams at a time."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections that firewalls report by events (Cisco's NSEL): updates have increments, and the end has the totals.
+"""Count each connection of a firewall (Cisco NSEL) once: updates report increments, the end reports the totals.
 
-An update counts what it says, the end what no update has counted. Short connections have no updates, and neither has an
-exporter that is not set to send any; an update that got lost is made up for by the end.
+An update counts its increments; the end counts the rest. Short connections have no updates, and exporters send them
+only if configured to. If an update is lost, the end makes up for it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections import Counter
 import numpy as np
 
 from nettop.flows.columns import ADDRESS, Flows
-from nettop.snapshots.arrays import as_list
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, as_list
 
 CREATED, ENDED, UPDATED = 1, 2, 5
-"""Of firewallEvent, and what NSEL calls flow-create, flow-teardown and flow-update."""
+"""Values of firewallEvent; NSEL calls them flow-create, flow-teardown and flow-update."""
 CONNECTIONS_MAX = 65_536
-"""Connections with updates whose end has not come: the one updated longest ago makes room, and its end counts all."""
+"""Maximum open connections with updates. Beyond it the least recently updated one is evicted; its end then counts its
+full total.
+"""
 KEY = np.dtype(
     [
         ("exporter", ADDRESS),
@@ -31,14 +32,14 @@ KEY = np.dtype(
         ("protocol", "u1"),
     ]
 )
-"""What a connection is known by; `connection` is the exporter's number for it, 0 if it gives none."""
+"""Key of a connection; `connection` is the exporter's number for it, or 0 if it sends none."""
 _Counters = tuple[int, ...]
-"""Bytes and packets of one direction, then those of the other."""
+"""Bytes and packets of one direction, then of the other."""
 _NOTHING = (0, 0, 0, 0)
 
 
 class Connections:
-    """What updates of connections have counted that have not ended; those that make room are counted in `dropped`."""
+    """Counters already reported by updates of open connections. `dropped` counts evictions."""
 
     def __init__(self, dropped: Counter[str]) -> None:
         self._counted: dict[bytes, _Counters] = {}
@@ -47,12 +48,15 @@ class Connections:
         self._dropped = dropped
 
     def begin_batch(self) -> None:
-        """Forget which connections ended before the last batch: an end may be read, or come, before an update."""
+        """Forget the connections that ended before the previous batch. For later ones, an update may still arrive after
+        the end.
+        """
         self._ended_before, self._ended = self._ended, set()
 
     def count_once(self, keys: Array, events: Array, forward: Flows, backward: Flows) -> None:
-        """Leave in the counters of both directions what is new. `keys` are KEY, in their order."""
-        # A number tells a connection from the one before: it needs no creation, which may be read after an update.
+        """Reduce the counters of both directions to their increments. `keys` (KEY) and `events` have the same order."""
+        # A connection number already separates a connection from its predecessor, and its creation may be decoded after
+        # an update.
         begins = (events == CREATED) & (keys["connection"] == 0)
         at = np.flatnonzero(begins | np.isin(events, (ENDED, UPDATED)))
         columns = [flows.get(name) for flows in (forward, backward) for name in ("bytes", "packets")]
@@ -67,7 +71,7 @@ class Connections:
                 column[at] = values
 
     def _counts(self, event: int, name: bytes, reported: _Counters) -> _Counters:
-        """Return what an event counts, of what it reports."""
+        """Return the increments of the reported counters."""
         if event == UPDATED and (name in self._ended or name in self._ended_before):
             return _NOTHING
         before = self._counted.pop(name, _NOTHING)

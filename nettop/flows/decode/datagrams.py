@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A batch of datagrams in one buffer, and numbers read at many places of it at once."""
+"""A batch of datagrams in one buffer, and vectorized reads at many offsets of it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import numpy as np
 
 from nettop.flows.columns import ADDRESS
 from nettop.query.address import MAPPED
-from nettop.snapshots.arrays import Index
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, Index
 
 _WHOLE = (1, 2, 4, 8)
 _RANGE = 1 << 32
@@ -21,9 +20,9 @@ _Number = TypeVar("_Number", int, Array)
 
 @dataclass(frozen=True, eq=False)
 class Datagrams:
-    """Datagrams, each with its place in `buffer` (u1), its length, its sender and when it was received (n,).
+    """A batch of datagrams: offset in `buffer` (u1), length, sender and receive time of each (n,).
 
-    `senders` are addresses, `received_ns` times of the wall clock.
+    `senders` are addresses; `received_ns` is wall-clock time.
     """
 
     buffer: Array
@@ -35,11 +34,11 @@ class Datagrams:
 
     @property
     def ends(self) -> Index:
-        """Where each ends."""
+        """End offset of each datagram."""
         return self.starts + self.lengths
 
     def at(self, which: slice) -> Datagrams:
-        """Some of them, in the same buffer."""
+        """Return a slice of the datagrams; it shares the buffer."""
         return Datagrams(
             self.buffer,
             self.starts[which],
@@ -50,7 +49,7 @@ class Datagrams:
         )
 
     def pieces(self, sizes: Index, most: int) -> Iterator[Datagrams]:
-        """All of them, in pieces whose `sizes` (n,) add up to at most so much, or of one datagram."""
+        """Yield consecutive slices whose `sizes` (n,) add up to at most `most`, or that hold a single datagram."""
         ends = np.cumsum(sizes)
         first = 0
         while first < len(ends):
@@ -60,19 +59,19 @@ class Datagrams:
 
 
 def consecutive(starts: Index, counts: Index, length: int) -> tuple[Index, Index]:
-    """Where records of one length lie, `counts` of them from each start: the number of its start, and its place."""
+    """Locate `counts` consecutive records of fixed length from each start. Return each one's start index and offset."""
     which = np.repeat(np.arange(len(starts)), counts)
     firsts = np.cumsum(counts) - counts
     return which, starts[which] + length * (np.arange(len(which)) - firsts[which])
 
 
 def nearest(differences: _Number) -> _Number:
-    """Return the least differences, in either direction, that those of numbers which wrap at 32 bits may mean."""
+    """Return the smallest signed differences equal to these modulo 2³², as 32-bit numbers wrap."""
     return (differences + _RANGE // 2) % _RANGE - _RANGE // 2
 
 
 def numbers(buffer: Array, places: Index, width: int) -> Array:
-    """The unsigned numbers of `width` bytes (1 to 8), in network order, at these places: u8 (n,)."""
+    """Read big-endian unsigned numbers of `width` bytes (1 to 8) at these offsets: u8 (n,)."""
     if width in _WHOLE:
         return items(buffer, places, f">u{width}").astype(np.uint64)
     number: Array = np.zeros(len(places), np.uint64)
@@ -82,7 +81,7 @@ def numbers(buffer: Array, places: Index, width: int) -> Array:
 
 
 def items(buffer: Array, places: Index, dtype: str) -> Array:
-    """The values of a dtype at these places, which need not be aligned."""
+    """Read values of a dtype at these offsets, aligned or not."""
     width = np.dtype(dtype).itemsize
     if len(buffer) < width:
         return np.zeros(0, dtype)
@@ -91,12 +90,12 @@ def items(buffer: Array, places: Index, dtype: str) -> Array:
 
 
 def ipv6(buffer: Array, places: Index) -> Array:
-    """The IPv6 addresses at these places."""
+    """Read the IPv6 addresses at these offsets."""
     return items(buffer, places, ADDRESS)
 
 
 def ipv4(buffer: Array, places: Index) -> Array:
-    """The IPv4 addresses at these places, as ::ffff:a.b.c.d."""
+    """Read the IPv4 addresses at these offsets, as ::ffff:a.b.c.d."""
     mapped = np.empty((len(places), 16), np.uint8)
     mapped[:, :12] = np.frombuffer(MAPPED, np.uint8)
     mapped[:, 12:] = items(buffer, places, ">u4").view(np.uint8).reshape(-1, 4)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decodes datagrams of all protocols, whichever port they came to: the first bytes of each tell which it is of."""
+"""Decode datagrams of every protocol, on any port: the first bytes identify the protocol."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from functools import partial
 
 import numpy as np
 
-from nettop.flows.columns import ADDRESS, Flows, joined_flows
+from nettop.flows.columns import ADDRESS, Flows, concatenate_flows
 from nettop.flows.decode import netflow5, sflow
 from nettop.flows.decode.datagrams import Datagrams, numbers
 from nettop.flows.decode.domains import KEY, DomainKey
-from nettop.flows.decode.given_rates import GivenRates
 from nettop.flows.decode.messages import MessageDecoder
-from nettop.flows.decode.netflow5 import decoded_netflow5, netflow5_headers
-from nettop.flows.decode.sflow import INTERFACE_COUNTERS, decoded_sflow
+from nettop.flows.decode.netflow5 import decode_netflow5, netflow5_headers
+from nettop.flows.decode.sflow import INTERFACE_COUNTERS, decode_sflow
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
-from nettop.snapshots.arrays import Index, as_list
-from nettop.snapshots.snapshot import Array
+from nettop.flows.decode.user_rates import UserRates
+from nettop.snapshots.arrays import Array, Index, as_list
 
 _FIRST_NUMBERS = (
     (2, netflow5.VERSION, netflow5.VERSION),
@@ -28,20 +27,20 @@ _FIRST_NUMBERS = (
     (2, IPFIX, IPFIX),
     (4, sflow.VERSION, sflow.PROTOCOL_VERSION),
 )
-"""How many bytes the first number of a protocol has, what it is, and the protocol's version as flows have it."""
+"""Width and value of a protocol's leading number, and the version its flows carry."""
 
 _SAMPLE_BYTES = 40
-"""The shortest flow sample of sFlow; a record of NetFlow v5 is longer."""
+"""Length of the shortest sFlow flow sample; a NetFlow v5 record is longer."""
 
 
 class Reading(IntEnum):
-    """What became of a datagram; all but the first are malformed."""
+    """Result of decoding a datagram, which is malformed in all cases but the first."""
 
     DECODED = 0
     UNKNOWN_VERSION = 1
-    """It is of none of the protocols, or too short to say."""
+    """Not one of the protocols, or too short to tell."""
     BAD_HEADER = 2
-    """Its header is cut off, or not what the protocol allows."""
+    """The header is truncated or invalid."""
 
 
 DATAGRAM = np.dtype(
@@ -63,24 +62,25 @@ DATAGRAM = np.dtype(
         ("is_exact", "?"),
     ]
 )
-"""What a datagram is of, and what was in it.
+"""Source and contents of a datagram.
 
-The first four fields say which exporter it is of. The port is 0 of sFlow, whose agents are known by their address and
-sub-agent; of a malformed datagram only the sender is known. `rows` are the flows that it gave, with those of sets that
-waited for its templates; `options` are records. `broken` counts what could not be read of it: sets, templates, and of
-NetFlow v5 and sFlow the end of a datagram. `sampling_rate` is that of its last flow that has one, else 0.
+The first four fields identify the exporter. The port is 0 for sFlow, whose agents are identified by address and
+sub-agent; for a malformed datagram only the sender is known. `rows` counts the flows decoded from it, including those
+of sets that were waiting for its templates; `options` counts records. `broken` counts what could not be read: sets,
+templates and, for NetFlow v5 and sFlow, the rest of a datagram. `sampling_rate` is that of its last flow with one, else
+0.
 
-`units` are the records in the datagram itself, `unit_options` those of them that are of options: what sequence numbers
-may count. Where `is_exact` is not set there may be more of both. A datagram of sFlow is one.
+`units` counts the records in the datagram itself, `unit_options` the options records among them: sequence numbers may
+count either. Without `is_exact` there may be more of both. An sFlow datagram is one unit.
 """
 
 
 @dataclass(slots=True)
 class Counts:
-    """What was counted of datagrams. `datagrams` is always `decoded` + `malformed`.
+    """Totals over datagrams. `datagrams` always equals `decoded` + `malformed`.
 
-    A datagram is malformed if its header cannot be read; what is damaged in others is `broken`. Of all batches since
-    the start, `held` is `released` + `forgotten` + what is waiting.
+    A datagram is malformed if its header cannot be read; damage beyond the header counts as `broken`. Over all batches
+    since the start, `held` equals `released` + `forgotten` + what is still waiting.
     """
 
     datagrams: int = 0
@@ -88,43 +88,43 @@ class Counts:
     unknown_version: int = 0
     bad_header: int = 0
     broken: int = 0
-    """Sets, templates, and datagrams of NetFlow v5 and sFlow, that could not be read to their end."""
+    """Sets, templates, and NetFlow v5 or sFlow datagrams that could not be read to the end."""
     records: int = 0
-    """Records of flows; of sFlow the flow samples that describe a packet."""
+    """Flow records; for sFlow, flow samples that describe a packet."""
     rows: int = 0
-    """Flows: the records, and once more those of a biflow whose other direction had packets."""
+    """Flows: the records, plus one for each biflow whose reverse direction had packets."""
     options: int = 0
     templates: int = 0
     held: int = 0
-    """Data sets whose template has not come before them."""
+    """Data sets that arrived before their template."""
     released: int = 0
-    """Such sets whose template has come."""
+    """Held sets whose template has arrived."""
     forgotten: int = 0
-    """Such sets that have made room for others."""
+    """Held sets dropped to make room."""
     interface_counters: int = 0
     other_counters: int = 0
     discarded_samples: int = 0
-    """Samples of sFlow that say why a packet was discarded: they are not flows."""
+    """sFlow samples of discarded packets, which are not flows."""
     unknown_samples: int = 0
 
     @property
     def malformed(self) -> int:
-        """Datagrams of which nothing could be read."""
+        """Number of datagrams whose header could not be read."""
         return self.unknown_version + self.bad_header
 
     def add(self, other: Counts) -> None:
-        """Add what was counted of other datagrams."""
+        """Add the totals of other datagrams."""
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
 
 @dataclass(frozen=True, eq=False)
 class DecodedBatch:
-    """What a batch of datagrams gave.
+    """Result of decoding a batch of datagrams.
 
-    `flows` have all columns (f,); `datagram_of` (f,) are the datagrams that gave them, of a set that had waited the one
-    that brought its template. `counters` are INTERFACE_COUNTERS, `datagrams` (n,) DATAGRAM. `forgotten` counts the sets
-    that were dropped to make room, by their exporter.
+    `flows` has all columns (f,); `datagram_of` (f,) is the index of each flow's datagram: for a held set, the datagram
+    with its template. `counters` is INTERFACE_COUNTERS, `datagrams` (n,) is DATAGRAM. `forgotten` counts the sets
+    dropped to make room, by exporter.
     """
 
     flows: Flows
@@ -137,7 +137,7 @@ class DecodedBatch:
 
 @dataclass(eq=False)
 class _Batch:
-    """What a batch has given so far, protocol by protocol."""
+    """Partial results of a batch, one protocol at a time."""
 
     datagrams: Datagrams
     headers: Array
@@ -148,34 +148,34 @@ class _Batch:
     forgotten: Counter[DomainKey] = field(default_factory=Counter)
 
     def add(self, flows: Flows, of: Index) -> None:
-        """Flows, and their datagrams."""
+        """Add flows and their datagrams."""
         self.parts.append(flows)
         self.of.append(of)
 
     def set(self, which: Index, **columns: Array | int) -> None:
-        """Set fields of these datagrams."""
+        """Set fields of some datagrams."""
         for name, values in columns.items():
             self.headers[name][which] = values
 
 
 class Decoder:
-    """Decodes datagrams, and remembers what some say of later ones. It is used by one thread.
+    """Decoder for all protocols; keeps the state that later datagrams depend on. Use it from one thread.
 
-    Sampling rates are those that are given, else what exporters say. `totals` are the counts of all batches.
+    User-supplied sampling rates take precedence over announced ones. `totals` sums the counts of all batches.
     """
 
-    def __init__(self, given_rates: GivenRates | None = None) -> None:
+    def __init__(self, user_rates: UserRates | None = None) -> None:
         self.messages = MessageDecoder()
         self.totals = Counts()
-        self._given_rates = given_rates or GivenRates()
+        self._user_rates = user_rates or UserRates()
 
     @property
     def waiting(self) -> int:
-        """How many data sets wait for their template."""
+        """Number of data sets waiting for their template."""
         return sum(self.messages.waiting.values())
 
     def decode(self, datagrams: Datagrams) -> DecodedBatch:
-        """The flows and counters in these datagrams, which are in the order in which they came."""
+        """Return the flows and counters in these datagrams, which are in order of arrival."""
         versions = versions_of(datagrams)
         batch = _Batch(datagrams, _headers(datagrams))
         for version, read in (
@@ -188,12 +188,12 @@ class Decoder:
             if len(which):
                 batch.set(which, reading=Reading.BAD_HEADER)
                 read(batch, which)
-        decoded = _joined(batch, self._given_rates)
+        decoded = _joined(batch, self._user_rates)
         self.totals.add(decoded.counts)
         return decoded
 
     def forget_waiting(self) -> Counter[DomainKey]:
-        """Drop the data sets that wait for their template, as at the end. Returns how many each exporter had."""
+        """Drop the data sets that wait for a template, as on exit. Return how many each exporter had."""
         forgotten = self.messages.forget_waiting()
         self.totals.forgotten += forgotten.total()
         return forgotten
@@ -201,7 +201,7 @@ class Decoder:
     def _read_messages(self, batch: _Batch, which: Index, version: int) -> None:
         decoded = self.messages.decode(batch.datagrams, which, version)
         which, messages, counts = decoded.which, decoded.messages, decoded.counts
-        # Records that cannot be counted yet, or never, are numbered too.
+        # Records that cannot be counted yet, or ever, have sequence numbers as well.
         is_exact = (counts["held"] == 0) & (counts["broken"] == 0)
         batch.set(which, reading=Reading.DECODED, is_exact=is_exact)
         batch.set(which, units=counts["units"], unit_options=counts["unit_options"])
@@ -223,7 +223,7 @@ class Decoder:
 
 
 def versions_of(datagrams: Datagrams) -> Array:
-    """Of each datagram the version that its flows would have, 0 where it is of none of the protocols: u1 (n,)."""
+    """Return the version each datagram's flows would have, 0 for unknown protocols: u1 (n,)."""
     versions = np.zeros(len(datagrams.starts), np.uint8)
     for width, number, version in _FIRST_NUMBERS:
         rows = np.flatnonzero(datagrams.lengths >= width)
@@ -232,14 +232,14 @@ def versions_of(datagrams: Datagrams) -> Array:
 
 
 def flows_at_most(datagrams: Datagrams) -> Index:
-    """How many flows each datagram may give by itself (n,): a template may declare records of one byte."""
+    """Return an upper bound of the flows in each datagram (n,). A template may declare records of one byte."""
     has_templates = np.isin(versions_of(datagrams), (NETFLOW_9, IPFIX))
     at_most: Index = datagrams.lengths // np.where(has_templates, 1, _SAMPLE_BYTES)
     return at_most
 
 
 def _headers(datagrams: Datagrams) -> Array:
-    """DATAGRAM, as of what nothing can be read of."""
+    """Return DATAGRAM headers, initially marked as unreadable."""
     headers = np.zeros(len(datagrams.starts), DATAGRAM)
     headers["exporter"] = datagrams.senders
     headers["received_ns"] = datagrams.received_ns
@@ -249,9 +249,9 @@ def _headers(datagrams: Datagrams) -> Array:
 
 
 def _read_netflow5(batch: _Batch, which: Index) -> None:
-    flows, of, is_broken = decoded_netflow5(batch.datagrams, which)
+    flows, of, is_broken = decode_netflow5(batch.datagrams, which)
     headers = netflow5_headers(batch.datagrams, which)
-    # A number that no exporter would send does not say how many flows there were.
+    # A count beyond the protocol's maximum does not tell how many flows there were.
     counts = np.bincount(of, minlength=len(which))
     units = np.where(headers.counts <= netflow5.RECORDS_MAX, headers.counts, counts)
     whole, are_whole = which[headers.are_whole], headers.are_whole
@@ -265,7 +265,7 @@ def _read_netflow5(batch: _Batch, which: Index) -> None:
 
 
 def _read_sflow(batch: _Batch, which: Index) -> None:
-    decoded = decoded_sflow(batch.datagrams, which)
+    decoded = decode_sflow(batch.datagrams, which)
     is_whole = decoded.has_header
     whole = which[is_whole]
     batch.set(whole, reading=Reading.DECODED, is_exact=True, protocol_version=sflow.PROTOCOL_VERSION)
@@ -281,14 +281,14 @@ def _read_sflow(batch: _Batch, which: Index) -> None:
     counts.unknown_samples += int(decoded.samples["unknown"].sum())
 
 
-def _joined(batch: _Batch, given_rates: GivenRates) -> DecodedBatch:
+def _joined(batch: _Batch, user_rates: UserRates) -> DecodedBatch:
     headers, counts = batch.headers, batch.counts
-    flows = joined_flows(batch.parts, [len(of) for of in batch.of])
-    given_rates.apply(flows)
+    flows = concatenate_flows(batch.parts, [len(of) for of in batch.of])
+    user_rates.apply(flows)
     datagram_of = np.concatenate([np.zeros(0, np.intp), *batch.of])
     headers["rows"] = np.bincount(datagram_of, minlength=len(headers))
     has_rate = np.flatnonzero(flows["sampling_rate"])
-    # Of a datagram's flows the last one stays.
+    # The last flow of each datagram wins.
     headers["sampling_rate"][datagram_of[has_rate]] = flows["sampling_rate"][has_rate]
     by_reading = np.bincount(headers["reading"], minlength=len(Reading))
     counts.datagrams, counts.rows = len(headers), len(datagram_of)

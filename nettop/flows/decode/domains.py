@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What exporters have declared, by observation domain and within bounds: templates, sampling, and when they began."""
+"""Exporters' declarations by observation domain, bounded: templates, sampling rates and start times."""
 
 from __future__ import annotations
 
@@ -24,39 +24,38 @@ from nettop.flows.decode.options import (
 )
 from nettop.flows.decode.records import Records, started_ms_of
 from nettop.flows.decode.templates import Template, Withdrawal
-from nettop.snapshots.arrays import Index, Mask, as_list
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, Index, Mask, as_list
 
 DOMAINS_MAX = 16_384
-"""Observation domains that are remembered: the one that was silent for longest makes room for another."""
+"""Maximum observation domains. Beyond it the least recently used one is evicted."""
 FIELDS_MAX = 1 << 20
-"""Fields of templates and sampling rates together, beyond which domains that were silent for longest make room."""
+"""Maximum template fields plus sampling rates of all domains. Beyond it the least recently used domains are evicted."""
 DOMAIN_FIELDS_MAX = 1 << 16
-"""Fields and rates of one domain, beyond which its oldest templates make room."""
+"""Maximum template fields plus sampling rates of one domain. Beyond it its oldest templates are evicted."""
 SHARED_MAX = 4096
-"""Templates that are compared with those of other domains."""
+"""Maximum templates kept for sharing between domains."""
 PORTS_MAX = 8
-"""Other ports of an exporter whose templates are looked at: the newest ones."""
+"""Maximum other source ports of an exporter whose templates are tried, newest first."""
 SAMPLERS_MAX = 16
-"""Domains of an address that have said something of sampling, which is looked at for others: the newest ones."""
+"""Maximum domains of an address whose sampling rates are the fallback for others, newest first."""
 
 CHANGES_MAX = 16
-"""Messages of a batch that change the rates of a domain from their place on. Later ones count as part of the last."""
+"""Maximum messages of a batch that change a domain's rates separately. Later ones are merged into the last."""
 
 _EXPORTERS_MAX = 2
-"""Of a domain: more than one are as good as any number."""
+"""Maximum exporters kept per domain: two are enough to make it ambiguous."""
 _Named = TypeVar("_Named")
 _Member = TypeVar("_Member")
 DomainKey = tuple[bytes, int, int, int]
-"""An observation domain: sender, port, version, and its number."""
+"""An observation domain: sender, port, version and domain number."""
 KEY = ("exporter", "port", "protocol_version", "domain")
-"""The fields that say the same of a row."""
+"""Fields of a row that identify an observation domain."""
 ExporterKey = tuple[bytes, int, int]
-"""An observation domain, from whichever port it is sent: sender, version, and its number."""
+"""An observation domain regardless of source port: sender, version and domain number."""
 
 
 class Declared(NamedTuple):
-    """The message that has declared a template: which one it was since the start, and what its header says."""
+    """The message that declared a template: its number since the start, and fields of its header."""
 
     number: int
     boot_ms: int
@@ -65,32 +64,32 @@ class Declared(NamedTuple):
 
 @dataclass(eq=False)
 class Domain:
-    """What is remembered of an observation domain; `boot_ms` is negative where it is not known."""
+    """State of an observation domain; `boot_ms` is negative if unknown."""
 
     templates: dict[int, Template] = field(default_factory=dict)
     declared: dict[int, Declared] = field(default_factory=dict)
-    """By which message each template came last, in that order; not of those from before nettop was started."""
+    """The message that last declared each template, in that order. Templates restored from disk have none."""
     of_kind: dict[bool, dict[int, None]] = field(default_factory=lambda: {False: {}, True: {}})
-    """The IDs of all templates, by whether they are of options: a datagram can withdraw thousands of them."""
+    """Template IDs by kind (options or not), as one datagram can withdraw thousands."""
     fields: int = 0
-    """Of all templates together, and how many sampling rates there are."""
+    """Fields of all templates, plus the number of sampling rates."""
     sampling: Sampling = field(default_factory=Sampling)
     boot_ms: int = -1
     exporters: set[bytes] = field(default_factory=set)
-    """Those that a relay has named by options, at most two: of several nobody can say whose a flow is."""
+    """Exporters that a relay has named in options, at most two. With two, the exporter of a flow is unknown."""
 
     @property
     def exporter(self) -> bytes:
-        """The exporter that a relay forwards for in this domain, empty where none is named."""
+        """Exporter for which a relay forwards in this domain; empty if the relay names none or several."""
         return next(iter(self.exporters)) if len(self.exporters) == 1 else b""
 
 
 UNKNOWN = Domain()
-"""Of a domain that has declared nothing."""
+"""Placeholder for a domain that has declared nothing."""
 
 
 def numbered_keys(rows: Array) -> tuple[Index, Index]:
-    """The place of the first row of each distinct key, and for each row (n,) the number of its key.
+    """Return the index of the first row of each distinct key, and the key number of each row (n,).
 
     `rows` have the fields of KEY.
     """
@@ -107,41 +106,41 @@ def numbered_keys(rows: Array) -> tuple[Index, Index]:
 
 
 def keys_of(rows: Array) -> list[DomainKey]:
-    """The key of each row."""
+    """Return the key of each row."""
     return list(zip(*(as_list(rows[name]) for name in KEY), strict=True))
 
 
 class Domains:
-    """All domains, that which was used last at the end, and the `names` of interfaces.
+    """All domains, least recently used first, and the `names` of interfaces.
 
-    `changes` is how often they have changed since they were saved, `dropped` what bounds have dropped, by name.
+    `changes` counts changes since the last save; `dropped` counts evictions by name.
     """
 
     def __init__(self) -> None:
         self._all: dict[DomainKey, Domain] = {}
         self._ports: dict[ExporterKey, dict[int, None]] = {}
-        """The ports by which each is among the domains."""
+        """Source ports on which each exporter is known."""
         self._samplers: dict[bytes, dict[DomainKey, None]] = {}
-        """Domains that have said something of sampling, by sender."""
+        """Domains with sampling rates, by sender."""
         self._fields = 0
         self._shared: dict[Template, Template] = {}
         self._replaced: dict[DomainKey, list[tuple[int, Sampling]]] = {}
-        """Rates that messages of this batch have replaced, with the places of these."""
+        """Rates replaced by messages of this batch, with the index of each message."""
         self.names: InterfaceNames = {}
         self.changes = 0
         self.dropped: Counter[str] = Counter()
 
     @property
     def all(self) -> Mapping[DomainKey, Domain]:
-        """Each domain by its key."""
+        """All domains by key."""
         return self._all
 
     def get(self, key: DomainKey) -> Domain:
-        """Return what is known of a domain, that of UNKNOWN where it has declared nothing."""
+        """Return the state of a domain, or UNKNOWN if it has declared nothing."""
         return self._all.get(key, UNKNOWN)
 
     def restore(self, key: DomainKey, domain: Domain) -> None:
-        """Remember a domain as it was before nettop was started."""
+        """Restore a domain that was saved before a restart."""
         remembered = self.use(key)
         remembered.sampling, remembered.boot_ms = domain.sampling, domain.boot_ms
         remembered.exporters = domain.exporters
@@ -151,14 +150,14 @@ class Domains:
             self.set(key, template)
 
     def from_other_ports(self, key: DomainKey) -> Iterator[tuple[DomainKey, Domain]]:
-        """Yield the same domain of the same address from other ports, the newest first."""
+        """Yield the same domain of the same address on other ports, newest first."""
         sender, port, version, number = key
         others = (other for other in reversed(self._ports.get(_without_port(key), {})) if other != port)
         for other in list(islice(others, PORTS_MAX)):
             yield (sender, other, version, number), self._all[sender, other, version, number]
 
     def use(self, key: DomainKey) -> Domain:
-        """What is known of a domain, which counts as used now."""
+        """Return the state of a domain, and mark it as most recently used."""
         domain = self._all.pop(key, None)
         if domain is None:
             domain = Domain()
@@ -169,13 +168,13 @@ class Domains:
         return domain
 
     def templates(self, key: DomainKey) -> Mapping[int, Template]:
-        """The templates of a domain, which counts as used now if it has any."""
+        """Return the templates of a domain, and mark it as most recently used if it exists."""
         return self.use(key).templates if key in self._all else UNKNOWN.templates
 
     def started_ms(self, key: DomainKey) -> int:
-        """Return when a domain's exporter began, by what it or domain 0 has said; negative where it is not known.
+        """Return when a domain's exporter started, as announced in it or in domain 0; negative if unknown.
 
-        What is said in domain 0 is of the whole exporter (RFC 7011, section 3.1).
+        Domain 0 speaks for the whole exporter (RFC 7011, section 3.1).
         """
         own = self.get(key).boot_ms
         return own if own >= 0 else self.get((*key[:3], 0)).boot_ms
@@ -189,7 +188,7 @@ class Domains:
         self.changes += 1
 
     def changed_by(self, key: DomainKey, change: Template | Withdrawal) -> list[int]:
-        """The IDs of the templates that a change concerns."""
+        """Return the IDs of the templates a change affects."""
         if isinstance(change, Template):
             return [change.id]
         domain = self.use(key) if key in self._all else UNKNOWN
@@ -199,7 +198,7 @@ class Domains:
         return [change.id] if change.id in of_kind else []
 
     def set(self, key: DomainKey, template: Template) -> None:
-        """Remember a template; equal ones of different domains are one object."""
+        """Remember a template. Domains share equal templates as one object."""
         if len(self._shared) >= SHARED_MAX:
             self._shared.clear()
         domain = self.use(key)
@@ -210,7 +209,7 @@ class Domains:
         self.changes += 1
 
     def _count_fields(self, domain: Domain, more: int) -> None:
-        """Count so many fields more of a domain, the one used last, and make room for them."""
+        """Add to the field count of the most recently used domain, and evict until the bounds hold."""
         domain.fields += more
         self._fields += more
         while domain.fields > DOMAIN_FIELDS_MAX and len(domain.templates) > 1:
@@ -220,7 +219,7 @@ class Domains:
             self._forget(next(iter(self._all)))
 
     def remove(self, domain: Domain, template_id: int) -> None:
-        """Forget a template, if it is known."""
+        """Forget a template if it is known."""
         removed = domain.templates.pop(template_id, None)
         domain.declared.pop(template_id, None)
         if removed:
@@ -230,15 +229,15 @@ class Domains:
             self.changes += 1
 
     def begin_batch(self) -> None:
-        """Forget the rates that messages of the batch before have replaced."""
+        """Forget the rates replaced during the previous batch."""
         self._replaced.clear()
 
     def announced_by(
         self, keys: Sequence[DomainKey], of: Index, messages: Index
     ) -> tuple[list[Announced], Index]:
-        """Return what is known of sampling, and for each record which of it counts.
+        """Return the announced sampling rates, and for each record the index of those that apply.
 
-        `of` says which key is that of its domain, `messages` where its message is in the batch.
+        `of` is the index in `keys` of each record's domain, `messages` the index of its message in the batch.
         """
         announced, counts = [self.announced(key) for key in keys], of
         for at, key in enumerate(keys):
@@ -248,9 +247,9 @@ class Domains:
         return announced, counts
 
     def announced(self, key: DomainKey) -> Announced:
-        """What is known of sampling in a domain: where it has said nothing itself, what others of its exporter have.
+        """Return the rates announced in a domain; if there are none, those of the exporter's other domains.
 
-        These are domains of the same port, and where it has declared no templates the same domain from other ports.
+        These are domains of the same port and, if this one has no templates, the same domain on other ports.
         """
         domain = self._all.get(key, UNKNOWN)
         sender, port, version, number = key
@@ -264,14 +263,14 @@ class Domains:
         return Announced(domain.sampling, others)
 
     def read_options(self, key: DomainKey, records: Records, messages: Index) -> None:
-        """Learn what options records of a domain say: whom it forwards for, sampling, names, and when it began.
+        """Learn from a domain's options records: relayed exporters, sampling rates, interface names and start time.
 
-        `messages` are the places of their messages in the batch.
+        `messages` are the indices of their messages in the batch.
         """
         for number, exporter in named_exporters(records):
             self._name_exporter(self.use(key if number is None else (*key[:3], number)), exporter)
         for number, which in sampled_domains(records, own=key[3]):
-            # Flows before a change keep the rate that they had.
+            # Flows before a change keep the old rate.
             since = np.minimum(messages, np.unique(messages[which])[:CHANGES_MAX][-1])
             for message in np.unique(since[which]).tolist():
                 self._learn_sampling((*key[:3], number), records, which & (since == message), message)
@@ -309,7 +308,7 @@ class Domains:
 
 
 def _remove_from(groups: dict[_Named, dict[_Member, None]], group: _Named, member: _Member) -> None:
-    """Remove a member, and the group if it was the last."""
+    """Remove a member from its group, and the group once it is empty."""
     members = groups.get(group, {})
     members.pop(member, None)
     if not members:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which information elements give which column: IANA's registry of IPFIX, which continues the fields of NetFlow v9.
+"""Information elements and the columns they fill: IANA's IPFIX registry, which continues the field types of NetFlow v9.
 
-https://www.iana.org/assignments/ipfix and RFC 3954, section 8. An element of an enterprise is another one, whatever its
-number is.
+https://www.iana.org/assignments/ipfix and RFC 3954, section 8. An enterprise's elements have a number space of their
+own.
 """
 
 from __future__ import annotations
@@ -12,56 +12,56 @@ from enum import Enum
 
 IANA, CISCO = 0, 9
 REVERSE = 29305
-"""The enterprise of the elements that count the other direction of a biflow (RFC 5103)."""
+"""Enterprise number of elements that count the reverse direction of a biflow (RFC 5103)."""
 VARIABLE = 0xFFFF
-"""The length of a field whose records say how long it is (RFC 7011, section 7)."""
+"""Length of a field that carries its length in each record (RFC 7011, section 7)."""
 
 Element = tuple[int, int]
-"""Enterprise and number."""
+"""Enterprise and element number."""
 
 
 class Form(Enum):
-    """How the bytes of an element become the value of a column."""
+    """Conversions from an element's bytes to a column value."""
 
     NUMBER = "number"
     ADDRESS = "address"
     MPLS = "mpls"
-    """A label of 20 bits, before the traffic class and the bottom of the stack."""
+    """A 20-bit label, before the traffic class and the bottom-of-stack bit."""
     ICMP_TYPE = "icmp type"
-    """The upper byte of type and code; where that is 0, all of it."""
+    """The upper byte of type and code; if that is 0, the whole number."""
     ICMP_CODE = "icmp code"
     SECONDS = "seconds"
     MILLISECONDS = "milliseconds"
     NTP = "ntp"
-    """Seconds since 1900, and their fractions in 2⁻³² (RFC 7011, sections 6.1.9 and 6.1.10)."""
+    """Seconds since 1900, and fractions in units of 2⁻³² s (RFC 7011, sections 6.1.9 and 6.1.10)."""
     BEFORE_EXPORT_US = "before export"
-    """Microseconds before the export time of the message."""
+    """Microseconds before the message's export time."""
     UPTIME_MS = "uptime"
-    """Milliseconds since the exporter's start."""
+    """Milliseconds since the exporter started."""
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """An element that gives a column."""
+class SourceElement:
+    """An element that fills a column."""
 
     number: int
     form: Form = Form.NUMBER
 
 
-def _any_of(*numbers: int, form: Form = Form.NUMBER) -> tuple[Given, ...]:
-    return tuple(Given(number, form) for number in numbers)
+def _any_of(*numbers: int, form: Form = Form.NUMBER) -> tuple[SourceElement, ...]:
+    return tuple(SourceElement(number, form) for number in numbers)
 
 
 def _time(
     uptime: int, seconds: int, milliseconds: int, ntp: tuple[int, int], delta: int
-) -> tuple[Given, ...]:
+) -> tuple[SourceElement, ...]:
     return (
         *_any_of(milliseconds, form=Form.MILLISECONDS),
         *_any_of(*ntp, form=Form.NTP),
         *_any_of(seconds, form=Form.SECONDS),
         *_any_of(delta, form=Form.BEFORE_EXPORT_US),
         *_any_of(uptime, form=Form.UPTIME_MS),
-        # What happened at one moment: events of NAT and firewalls, and sampled packets.
+        # Events at one instant: NAT and firewall events, and sampled packets.
         *_any_of(323, form=Form.MILLISECONDS),
         *_any_of(324, 325, form=Form.NTP),
         *_any_of(322, form=Form.SECONDS),
@@ -69,8 +69,8 @@ def _time(
 
 
 # fmt: off
-GIVEN_BY: dict[str, tuple[Given, ...]] = {
-    # Of whom a relay has it: that of RFC 7119, and what relays had before there was one.
+ELEMENTS_OF: dict[str, tuple[SourceElement, ...]] = {
+    # The original exporter behind a relay: RFC 7119's elements, then those relays used before it.
     "exporter": _any_of(403, 404, 130, 131, form=Form.ADDRESS),
     "start": _time(22, 150, 152, (154, 156), 158),
     "end": _time(21, 151, 153, (155, 157), 159),
@@ -117,40 +117,40 @@ GIVEN_BY: dict[str, tuple[Given, ...]] = {
     "event": _any_of(233, 230),
     "end_reason": _any_of(136),
 }
-"""The column's elements: the first of them that a record has gives its value."""
+"""Elements of each column; the first one present in a record wins."""
 # fmt: on
 DURATIONS = {(IANA, 161): 1, (IANA, 162): 1000}
-"""flowDurationMilliseconds and flowDurationMicroseconds, and how many of each are a millisecond."""
+"""flowDurationMilliseconds and flowDurationMicroseconds, with their units per millisecond."""
 INITIATOR = {"bytes": (IANA, 231), "packets": (IANA, 298)}
 RESPONDER = {"bytes": (IANA, 232), "packets": (IANA, 299)}
 IN = {"bytes": (IANA, 1), "packets": (IANA, 2)}
-BOTH = tuple((IANA, number) for number in (1, 85, 352, 2, 86))
-"""What may count initiator, responder or both, where a record counts each of them, too."""
+TOTALS = tuple((IANA, number) for number in (1, 85, 352, 2, 86))
+"""Totals that may cover initiator, responder or both, in records that also count each of them."""
 OUT = {"bytes": (IANA, 23), "packets": (IANA, 24)}
-"""OUT_BYTES and OUT_PKTS of NetFlow 9, where IPFIX has the same packets as IN, after a middlebox has changed them."""
+"""OUT_BYTES and OUT_PKTS of NetFlow v9. IPFIX counts the same packets as IN here, after a middlebox changed them."""
 NTOP = 35632
-"""The enterprise of nProbe, whose IPFIX has OUT of NetFlow 9."""
+"""Enterprise number of ntop: nProbe's IPFIX uses OUT as NetFlow v9 does."""
 FIREWALL_EVENT, CONNECTION = (IANA, 233), (IANA, 148)
 
 DOMAIN = (IANA, 149)
-"""observationDomainId: the domain that options are of, where it is not that of their message."""
+"""observationDomainId: the domain that options apply to, if not the message's own."""
 SYSTEM_INIT = (IANA, 160)
-"""systemInitTimeMilliseconds: what uptimes of IPFIX count from."""
+"""systemInitTimeMilliseconds: the reference of IPFIX uptimes."""
 UPTIMES = (IANA, 22), (IANA, 21)
 """flowStartSysUpTime and flowEndSysUpTime."""
 FRAME, IP_PACKET = (IANA, 315), (IANA, 313)
-"""A sampled packet, from its link layer's header on or from its IP header on."""
-_OF_CISCO = {
-    # Of connections, by client and server: addresses, ports, and bytes from the IP header on.
+"""A sampled packet, starting at its link-layer header or at its IP header."""
+_CISCO_ELEMENTS = {
+    # Connections by client and server: addresses, ports, and bytes counted from the IP header on.
     12236: 8, 12237: 12, 12238: 27, 12239: 28, 12240: 7, 12241: 11, 8338: 231, 8337: 232,
-    # Of an ASA before 8.4(5): addresses and ports after translation, and the event.
+    # From an ASA before 8.4(5): translated addresses and ports, and the event.
     7233: 225, 7234: 226, 7235: 227, 7236: 228, 7237: 233,
 }  # fmt: skip
 SAME_AS: dict[Element, Element] = {
     element: (IANA, same)
-    for number, same in _OF_CISCO.items()
+    for number, same in _CISCO_ELEMENTS.items()
     for element in ((CISCO, number), (IANA, 0x8000 | number))
 }
-"""Elements of Cisco that mean the same as one of IANA; NetFlow 9, without enterprises, adds 32768 to their number."""
+"""Cisco elements equivalent to one of IANA. NetFlow v9 has no enterprises and adds 32768 to the number instead."""
 BASIC_LIST, SUBTEMPLATE_LIST, SUBTEMPLATE_MULTI_LIST = (IANA, 291), (IANA, 292), (IANA, 293)
 LISTS = (BASIC_LIST, SUBTEMPLATE_LIST, SUBTEMPLATE_MULTI_LIST)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Headers of NetFlow v9 and IPFIX messages, and where the sets lie that each of them consists of."""
+"""Headers of NetFlow v9 and IPFIX messages, and the sets within them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from nettop.flows.decode.datagrams import Datagrams, numbers
 from nettop.flows.decode.domains import DomainKey, keys_of, numbered_keys
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
 from nettop.flows.decode.times import exported_ms
-from nettop.snapshots.arrays import Index, Mask
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, Index, Mask
 
 HEADERS = {NETFLOW_9: 20, IPFIX: 16}
-"""The length of a message's header."""
+"""Length of a message header."""
 SET_HEADER = 4
 
 MESSAGE = np.dtype(
@@ -32,25 +31,25 @@ MESSAGE = np.dtype(
         ("boot_ms", "i8"),
     ]
 )
-"""What is said of a message: times in ms; `boot_ms`, a time when the exporter's uptime was 0, is negative where none is
-known."""
+"""Header of a message. Times are in ms; `boot_ms`, a time at which the exporter's uptime was 0, is negative if unknown.
+"""
 COUNTS = np.dtype(
     [
         (name, "i8")
         for name in ("records", "options", "templates", "broken", "held", "released", "units", "unit_options")
     ]
 )
-"""What was counted of a message: records of flows and of options, templates, parts that are not what the protocol
-allows, sets that wait for their template, and sets whose template came with this message; their records count here.
+"""Totals per message: flow records, options records, templates, invalid parts, sets that wait for their template, and
+sets released by this message, whose records count here.
 
-`units` are the records of both kinds in the message itself, by which IPFIX numbers messages; `unit_options` those of
-options.
+`units` counts the records of both kinds in the message itself, which is what IPFIX numbers; `unit_options` the options
+records among them.
 """
 
 
 @dataclass(frozen=True, eq=False)
 class Sets:
-    """Sets in the order in which they came: the place of each one's message, its ID, and where its content lies."""
+    """Sets in order of arrival: message index, set ID, and start and end offset of the content."""
 
     message: Index
     id: Array
@@ -61,15 +60,15 @@ class Sets:
         return len(self.id)
 
     def at(self, which: Index | Mask | slice) -> Sets:
-        """Some of them."""
+        """Return a subset."""
         return Sets(self.message[which], self.id[which], self.start[which], self.end[which])
 
 
 class Batch:
-    """Messages that are decoded together: their buffer, what their headers say, and the domain of each.
+    """Messages decoded together: buffer, headers, and observation domains.
 
-    `keys` are the distinct domains, `domains` the place there of each message's (n,). `counted_at` (n,) is where each
-    one's records are counted.
+    `keys` are the distinct domains, `domains` (n,) the index of each message's domain in them. `counted_at` (n,) is the
+    index of the message that counts each one's records.
     """
 
     def __init__(self, buffer: Array, messages: Array, counted_at: Index) -> None:
@@ -82,63 +81,63 @@ class Batch:
 
 @dataclass(eq=False)
 class Decoded:
-    """What a batch gave: flows in parts, each with its number of rows, and what was counted meanwhile.
+    """Result of decoding messages: flows in parts with their number of rows, and totals.
 
-    `which` (m,) are the messages' positions among all datagrams, `messages` what their headers say (MESSAGE), and
-    `counts` what was counted of each (COUNTS). `of` are the messages of the flows, by part.
+    `which` (m,) are the messages' indices among all datagrams, `messages` their headers (MESSAGE), `counts` their
+    totals (COUNTS). `of` has the message index of each flow, by part.
     """
 
     which: Index
     messages: Array
     counts: Array
     unread: int
-    """Messages whose header is not there, or not what the protocol allows."""
+    """Messages whose header is missing or invalid."""
     parts: list[Flows] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     of: list[Index] = field(default_factory=list)
     forgotten: Counter[DomainKey] = field(default_factory=Counter)
-    """How many sets of each domain were dropped before their template came."""
+    """Sets dropped before their template arrived, by domain."""
 
     def _sum(self, name: str) -> int:
         return int(self.counts[name].sum())
 
     @property
     def records(self) -> int:
-        """Records of flows; those of a biflow count once."""
+        """Number of flow records; a biflow counts once."""
         return self._sum("records")
 
     @property
     def options(self) -> int:
-        """Records of options."""
+        """Number of options records."""
         return self._sum("options")
 
     @property
     def templates(self) -> int:
-        """Templates and withdrawals, those that repeat what is known among them."""
+        """Number of templates and withdrawals, including repetitions of known ones."""
         return self._sum("templates")
 
     @property
     def malformed(self) -> int:
-        """Messages, sets and templates that are not what the protocol allows."""
+        """Number of invalid messages, sets and templates."""
         return self.unread + self._sum("broken")
 
     @property
     def held(self) -> int:
-        """Sets that wait for their template."""
+        """Number of sets that wait for their template."""
         return self._sum("held")
 
     @property
     def released(self) -> int:
-        """Sets whose template has come."""
+        """Number of held sets whose template has arrived."""
         return self._sum("released")
 
     def count(self, name: str, messages: Index) -> None:
-        """Count something once for each of these messages."""
+        """Add one to a total for each of these messages."""
         self.counts[name] += np.bincount(messages, minlength=len(self.counts))
 
 
 def read_headers(datagrams: Datagrams, which: Index, version: int) -> tuple[Decoded, Index, Index]:
-    """The messages whose header is there, and where the sets of each begin and end."""
+    """Read message headers; return them with the start and end offset of each message's sets."""
     buffer, header = datagrams.buffer, HEADERS[version]
     starts, ends = datagrams.starts[which], datagrams.ends[which]
     is_whole = ends - starts >= header
@@ -164,14 +163,14 @@ def read_headers(datagrams: Datagrams, which: Index, version: int) -> tuple[Deco
     messages["boot_ms"] = messages["export_ms"] - uptime.astype(np.int64) if version == NETFLOW_9 else -1
     messages["sequence"], messages["domain"] = sequence, domain
     counts = np.zeros(len(which), COUNTS)
-    # What is there of a message that says to be longer is decoded.
+    # A truncated message is decoded as far as it goes.
     counts["broken"] = is_cut[is_whole]
     unread = int(np.count_nonzero(~is_whole))
     return Decoded(which, messages, counts, unread), starts + header, ends
 
 
 def read_sets(datagrams: Datagrams, starts: Index, ends: Index, decoded: Decoded) -> Sets:
-    """All sets of these messages, in their order: the first of every message, then the second, and so on."""
+    """Return all sets of these messages, ordered by message, then by offset."""
     buffer, datagram_ends = datagrams.buffer, datagrams.ends[decoded.which]
     parts = []
     message, at = np.arange(len(starts)), starts
@@ -180,7 +179,7 @@ def read_sets(datagrams: Datagrams, starts: Index, ends: Index, decoded: Decoded
         message, at = message[has_more], at[has_more]
         ids, lengths = (numbers(buffer, at + place, 2).astype(np.intp) for place in (0, 2))
         is_padding = (ids == 0) & (lengths == 0)
-        # A message may say to be shorter than its last set, all of which has come.
+        # The stated message length may cut its last set short although all of it is there.
         is_whole = (lengths >= SET_HEADER) & (at + lengths <= datagram_ends[message])
         is_sound = is_whole & (at + lengths <= ends[message])
         decoded.count("broken", message[~is_sound & ~is_padding])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets whose template has not come: they wait in bounded memory, where no exporter takes the room of another."""
+"""Data sets that wait for their template, in bounded memory; no exporter can take another's share."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from nettop.flows.decode.domains import DomainKey
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array
 
 DOMAIN_BYTES_MAX = 1 << 20
-"""Bytes that wait of one observation domain."""
+"""Maximum waiting bytes per observation domain."""
 ADDRESS_BYTES_MAX = 4 << 20
-"""Bytes that wait of one address, whichever ports and domains it sends from."""
+"""Maximum waiting bytes per address, over all ports and domains."""
 BYTES_MAX = 64 << 20
-"""Bytes that wait in all."""
+"""Maximum waiting bytes in total."""
 _OVERHEAD = 1024
-"""About what a set takes beside its content, where it is the only one of its domain."""
+"""Approximate memory per set beyond its content, if it is the only one of its domain."""
 
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """A set, and what is said of its message."""
+    """A set and its message header."""
 
     message: Array
     content: bytes
 
 
 class HeldSets:
-    """Sets by domain and set ID. Where a bound is exceeded, those go first that have waited for longest."""
+    """Held sets by domain and set ID. When a bound is exceeded, the oldest are dropped first."""
 
     def __init__(self) -> None:
         self._by_address: dict[bytes, dict[DomainKey, dict[int, list[Held]]]] = {}
@@ -40,11 +40,11 @@ class HeldSets:
 
     @property
     def waiting(self) -> Mapping[DomainKey, int]:
-        """How many sets of each domain wait."""
+        """Number of waiting sets per domain."""
         return self._waiting
 
     def add(self, key: DomainKey, set_id: int, held: Held) -> Iterator[DomainKey]:
-        """Keep a set. Yields a domain for each set that is dropped to make room."""
+        """Hold a set. Yield a domain for each set dropped to make room."""
         of_address = self._by_address.setdefault(key[0], {})
         of_address.setdefault(key, {}).setdefault(set_id, []).append(held)
         self._count(key, held, 1)
@@ -56,7 +56,7 @@ class HeldSets:
             yield self._drop(next(iter(next(iter(self._by_address.values())))))
 
     def take(self, key: DomainKey, set_id: int) -> list[Held]:
-        """Sets of a domain and ID, which no longer wait."""
+        """Remove and return the held sets of a domain and set ID."""
         taken = self._by_address.get(key[0], {}).get(key, {}).get(set_id, [])
         for held in taken:
             self._count(key, held, -1)
@@ -65,7 +65,7 @@ class HeldSets:
         return taken
 
     def _drop(self, key: DomainKey) -> DomainKey:
-        """Drop the set of a domain that has waited for longest: of several IDs that of the one held first."""
+        """Drop a domain's oldest set: the first one of the set ID that has waited longest."""
         set_id, sets = next(iter(self._by_address[key[0]][key].items()))
         self._count(key, sets.pop(0), -1)
         if not sets:
@@ -73,7 +73,7 @@ class HeldSets:
         return key
 
     def _remove(self, key: DomainKey, set_id: int) -> None:
-        """Remove an ID that has no sets left, and what is empty then."""
+        """Remove a set ID without sets, and its domain and address if they have none left either."""
         of_address = self._by_address[key[0]]
         del of_address[key][set_id]
         if not of_address[key]:

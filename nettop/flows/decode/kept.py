@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What exporters have declared, on disk, so that a restart need not wait until they declare it again.
+"""Exporters' declarations, saved to disk so that a restarted collector need not wait for the next ones.
 
-The file has lines of JSON: a header, which has the checksum of the rest, then a line for every observation domain, and
-one for the interfaces of every exporter.
+The file consists of JSON lines: a header with the checksum of the rest, one line per observation domain, and one for
+the interfaces of each exporter.
 """
 
 from __future__ import annotations
@@ -35,46 +35,46 @@ from nettop.flows.decode.templates import (
 
 FORMAT, VERSION = "nettop flow templates", 1
 FILE_BYTES_MAX = 128 << 20
-"""A larger file is not read: what a decoder remembers takes less."""
+"""Maximum size of a file that is read. A decoder's state takes less."""
 _ADDRESS_BYTES = np.dtype(ADDRESS).itemsize
 _NO_SCOPES = -1
-"""In place of the number of scopes: a template of options that has none."""
+"""Number of scopes saved for an options template that has none."""
 _U16, _U32, _U64 = 0xFFFF, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
 
 
-class _Foreign(Exception):
-    """The file is not what `save` writes."""
+class _InvalidFile(Exception):
+    """A file that is not in the format of `save`."""
 
 
 def save(path: Path, decoder: Decoder) -> bool:
-    """Write what the decoder remembers, if that has changed since it was last written or read. Returns whether it has.
+    """Save the decoder's state if it changed since it was last saved or loaded. Return whether it did.
 
-    A reader sees the old file or the new one, also after a loss of power. Raises SourceFailed if it cannot be written.
+    A reader sees either the old or the new file, even after a power loss. Raise SourceFailed if it cannot be written.
     """
     messages = decoder.messages
     if not messages.known.changes:
         return False
-    with saving("templates of flows", path):
+    with report_save_errors("flow templates", path):
         _replace(path, _content(decoder))
     messages.known.changes = 0
     return True
 
 
 def load(path: Path, decoder: Decoder) -> str | None:
-    """Have a decoder that is new remember what `save` wrote; nothing if there is no file.
+    """Load what `save` wrote into a new decoder; do nothing if there is no file.
 
-    Returns a warning if the file cannot be used. It is ignored then: exporters declare everything again after a while.
+    Return a warning if the file is unusable. It is then ignored, as exporters repeat their declarations.
     """
     try:
         domains, names = _parsed(_read(path))
     except FileNotFoundError:
         return None
     except OSError as error:
-        return f"cannot read templates of flows in {path}: {(error.strerror or str(error)).lower()}"
-    except _Foreign as error:
-        return f"templates of flows in {path} are ignored: {error}"
+        return f"cannot read flow templates from {path}: {(error.strerror or str(error)).lower()}"
+    except _InvalidFile as error:
+        return f"ignoring flow templates in {path}: {error}"
     except (ValueError, RecursionError):
-        return f"templates of flows in {path} are ignored: nettop did not write this file"
+        return f"ignoring flow templates in {path}: not a file written by nettop"
     for key, domain in domains:
         decoder.messages.known.restore(key, domain)
     decoder.messages.known.names.update(names)
@@ -86,20 +86,20 @@ def load(path: Path, decoder: Decoder) -> str | None:
 
 
 @contextmanager
-def saving(what: str, path: Path) -> Iterator[None]:
-    """Turn a failure to save something into SourceFailed."""
+def report_save_errors(what: str, path: Path) -> Iterator[None]:
+    """Turn an OSError into SourceFailed."""
     try:
         yield
     except OSError as error:
         raise SourceFailed(
-            f"cannot save {what} in {path}: {(error.strerror or str(error)).lower()}",
-            "make room there, or give nettop a directory that it may write to",
+            f"cannot save {what} to {path}: {(error.strerror or str(error)).lower()}",
+            "free some space, or choose a directory that nettop can write to",
         ) from error
 
 
 @contextmanager
-def written(path: Path, content: bytes, *, is_synced: bool) -> Iterator[None]:
-    """Write a file for its owner alone, and remove it if that or what follows fails. Raises OSError."""
+def write_file(path: Path, content: bytes, *, is_synced: bool) -> Iterator[None]:
+    """Write a file readable only by its owner; remove it if that or the enclosed block fails. Raise OSError."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -115,9 +115,9 @@ def written(path: Path, content: bytes, *, is_synced: bool) -> Iterator[None]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(f"{path.name}.new")
-    with written(beside, content, is_synced=True):
-        beside.replace(path)
+    temporary = path.with_name(f"{path.name}.new")
+    with write_file(temporary, content, is_synced=True):
+        temporary.replace(path)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
@@ -129,7 +129,7 @@ def _read(path: Path) -> bytes:
     with path.open("rb") as file:
         content = file.read(FILE_BYTES_MAX + 1)
     if len(content) > FILE_BYTES_MAX:
-        raise _Foreign(f"the file is larger than {FILE_BYTES_MAX >> 20} MiB")
+        raise _InvalidFile(f"the file is larger than {FILE_BYTES_MAX >> 20} MiB")
     return content
 
 
@@ -171,7 +171,7 @@ def _of_domain(key: DomainKey, domain: Domain) -> dict[str, Any]:
 
 
 def _scopes(template: Template) -> int:
-    """How many scopes a template has: 0 for one of flows."""
+    """Return the saved number of scopes: 0 for a template of flows."""
     return template.scopes or (_NO_SCOPES if template.of_options else 0)
 
 
@@ -179,15 +179,15 @@ def _scopes(template: Template) -> int:
 
 
 def _parsed(content: bytes) -> tuple[list[tuple[DomainKey, Domain]], InterfaceNames]:
-    """What a file says, all of which is looked at before anything is used. Raises _Foreign and json's errors."""
+    """Parse the whole file, so that an invalid one is not used in part. Raise _InvalidFile, or an error of json."""
     first, _, rest = content.partition(b"\n")
     header = json.loads(first)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise _Foreign("nettop did not write this file")
+        raise _InvalidFile("not a file written by nettop")
     if header.get("version") != VERSION:
-        raise _Foreign(f"this nettop reads version {VERSION}, and it is of version {header.get('version')!r}")
+        raise _InvalidFile(f"it has version {header.get('version')!r}; only version {VERSION} is supported")
     if header.get("crc32") != zlib.crc32(rest):
-        raise _Foreign("the file is damaged")
+        raise _InvalidFile("the file is damaged")
     domains: list[tuple[DomainKey, Domain]] = []
     names: InterfaceNames = {}
     for line in rest.splitlines():
@@ -240,7 +240,7 @@ def _template(values: Any, version: int) -> Template:
         scopes=max(scopes, 0),
     )
     if not template.scopes <= len(template.fields) <= TEMPLATE_FIELDS_MAX or not template.least_length:
-        raise _Foreign(f"template {template.id} is none that an exporter may declare")
+        raise _InvalidFile(f"template {template.id} is not one that an exporter may declare")
     return template
 
 
@@ -260,32 +260,32 @@ def _rates(values: Any) -> dict[int, int]:
 def _address(value: Any) -> bytes:
     address = bytes.fromhex(_text(value))
     if len(address) != _ADDRESS_BYTES:
-        raise _Foreign(f"{reprlib.repr(value)} is no address")
+        raise _InvalidFile(f"{reprlib.repr(value)} is not an address")
     return address
 
 
 def _member(values: Any, name: str) -> Any:
     if not isinstance(values, dict) or name not in values:
-        raise _Foreign(f"a line lacks {name!r}")
+        raise _InvalidFile(f"{name!r} is missing from a line")
     return values[name]
 
 
 def _list(value: Any, length: int | None = None) -> list[Any]:
     if not isinstance(value, list) or length not in (None, len(value)):
-        raise _Foreign(f"{reprlib.repr(value)} is no list of the length that it should have")
+        raise _InvalidFile(f"{reprlib.repr(value)} is not a list of the expected length")
     return value
 
 
 def _number(value: Any, least: int, most: int) -> int:
-    # True is a number to Python.
+    # bool is a subclass of int.
     if type(value) is not int or not least <= value <= most:
-        raise _Foreign(f"{reprlib.repr(value)} is no number from {least} to {most}")
+        raise _InvalidFile(f"{reprlib.repr(value)} is not a number from {least} to {most}")
     return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise _Foreign(f"{reprlib.repr(value)} is no text")
-    # Half of a surrogate pair could be read, and not be written again.
+        raise _InvalidFile(f"{reprlib.repr(value)} is not a string")
+    # Reject lone surrogates: they can be read but not written back.
     value.encode()
     return value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where records and their fields lie in data sets: computed at once where all have one length, else one by one."""
+"""Offsets of records and fields in data sets: vectorized for records of fixed length, else record by record."""
 
 from __future__ import annotations
 
@@ -18,38 +18,37 @@ from nettop.flows.decode.elements import (
 )
 from nettop.flows.decode.records import ABSENT, Places
 from nettop.flows.decode.templates import ENTERPRISE_BIT, Malformed, Template, TemplateField
-from nettop.snapshots.arrays import Index, as_list
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, Index, as_list
 
 DEPTH_MAX = 4
-"""Lists within lists beyond that are not looked into."""
+"""Maximum nesting of lists that are decoded."""
 
 Fields = dict[Element, Places]
 _Spans = dict[Element, tuple[int, int]]
-"""Of one record: each element's place and length, of several the first."""
+"""Offset and length of each element in one record; of repeated elements the first."""
 
 
-def laid_out(
+def locate_records(
     buffer: Array, template: Template, starts: Index, ends: Index, templates: Mapping[int, Template]
 ) -> tuple[Index, Fields, Index]:
-    """The records in data sets of one template, from their places (s,).
+    """Locate the records and fields in data sets of one template, given the sets' offsets (s,).
 
-    Returns for each record the place of its set (n,), where its fields lie, and which sets end within a record.
+    Return the set index of each record (n,), the places of its fields, and the sets that end within a record.
     `templates` are those of the same domain, for lists of records.
     """
     if template.is_fixed:
-        return *_computed(template, starts, ends), np.zeros(0, np.intp)
-    return _walked(buffer, template, starts, ends, templates)
+        return *_fixed_layout(template, starts, ends), np.zeros(0, np.intp)
+    return _walk_records(buffer, template, starts, ends, templates)
 
 
-def _computed(template: Template, starts: Index, ends: Index) -> tuple[Index, Fields]:
+def _fixed_layout(template: Template, starts: Index, ends: Index) -> tuple[Index, Fields]:
     length = template.least_length
-    # What is left is padding (RFC 7011, section 3.3.1).
+    # The remainder is padding (RFC 7011, section 3.3.1).
     which, begins = consecutive(starts, (ends - starts) // length, length)
     fields: Fields = {}
     at = 0
     for field in template.fields:
-        # Empty fields say nothing: a template could have a thousand of them, for records of one byte.
+        # Skip empty fields: a template of one-byte records could declare a thousand of them.
         if field.length and field.element not in fields:
             lengths = np.broadcast_to(np.intp(field.length), len(begins))
             fields[field.element] = Places(begins + at, lengths)
@@ -57,10 +56,10 @@ def _computed(template: Template, starts: Index, ends: Index) -> tuple[Index, Fi
     return which, fields
 
 
-def _walked(
+def _walk_records(
     buffer: Array, template: Template, starts: Index, ends: Index, templates: Mapping[int, Template]
 ) -> tuple[Index, Fields, Index]:
-    # A copy would be of all that was received, for each template.
+    # A memoryview, as copying would duplicate the whole buffer once per template.
     walk = _Walk(buffer.data, templates)
     which: list[int] = []
     records: list[_Spans] = []
@@ -87,7 +86,7 @@ def _places(spans: list[tuple[int, int]]) -> Places:
 
 
 class _Walk:
-    """Notes where the fields of a record lie, and those of the records in its lists."""
+    """Walk over a record and its lists, noting where each field lies."""
 
     def __init__(self, data: memoryview, templates: Mapping[int, Template]) -> None:
         self._data = data
@@ -95,7 +94,7 @@ class _Walk:
         self._spans: _Spans = {}
 
     def record(self, template: Template, at: int, end: int) -> tuple[_Spans, int]:
-        """The fields of the record at `at`, and where it ends. Raises Malformed if that is beyond `end`."""
+        """Return the fields of the record at `at`, and its end. Raise Malformed if that lies beyond `end`."""
         self._spans = {}
         return self._spans, self._fields(template.fields, at, end, DEPTH_MAX)
 
@@ -106,28 +105,28 @@ class _Walk:
             if length == VARIABLE:
                 at, length = self._variable_length(at, end)
             if at + length > end:
-                raise Malformed("a field goes beyond its set")
+                raise Malformed("a field extends beyond its set")
             self._spans.setdefault(field.element, (at, length))
             if field.element in LISTS and depth:
                 lists.append((field.element, at, at + length))
             at += length
-        # After the record's own fields, which count before those in its lists.
+        # Lists come last, so that the record's own fields take precedence over those within.
         for element, start, stop in lists:
             self._list(element, start, stop, depth - 1)
         return at
 
     def _variable_length(self, at: int, end: int) -> tuple[int, int]:
-        """Where the content begins, and its length (RFC 7011, section 7)."""
+        """Return the offset and length of a variable-length field's content (RFC 7011, section 7)."""
         if at < end and self._data[at] < 0xFF:
             return at + 1, self._data[at]
         if at + 3 > end:
-            raise Malformed("a field goes beyond its set")
+            raise Malformed("a field extends beyond its set")
         return at + 3, self._number(at + 1)
 
     def _number(self, at: int, width: int = 2) -> int:
         return int.from_bytes(self._data[at : at + width])
 
-    # --- lists (RFC 6313, section 4.5), which begin with their semantic -------------------------------------------
+    # --- lists (RFC 6313, section 4.5), which begin with a semantic byte -------------------------------------------
 
     def _list(self, element: Element, at: int, end: int, depth: int) -> None:
         if element == BASIC_LIST:
@@ -138,7 +137,7 @@ class _Walk:
             self._multi_list(at + 1, end, depth)
 
     def _basic_list(self, at: int, end: int, depth: int) -> None:
-        """Values of one element: the first counts."""
+        """Note the first of several values of one element."""
         number, length = self._number(at), self._number(at + 2)
         at += 4
         enterprise = IANA
@@ -148,16 +147,16 @@ class _Walk:
             self._fields([TemplateField((enterprise, number & ~ENTERPRISE_BIT), length)], at, end, depth)
 
     def _multi_list(self, at: int, end: int, depth: int) -> None:
-        """Records of several templates, each of which says how long all of its records are."""
+        """Walk over records of several templates; each group states its total length."""
         while end - at >= 4:
             length = self._number(at + 2)
             if length < 4 or at + length > end:
-                raise Malformed("a field goes beyond its set")
+                raise Malformed("a field extends beyond its set")
             self._records(self._number(at), at + 4, at + length, depth)
             at += length
 
     def _records(self, template_id: int, at: int, end: int, depth: int) -> None:
-        """Records of one template. Of one that has not come nothing is known."""
+        """Walk over records of one template, unless it is unknown."""
         template = self._templates.get(template_id)
         while template is not None and end - at >= template.least_length:
             at = self._fields(template.fields, at, end, depth)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NetFlow v9 (RFC 3954) and IPFIX (RFC 7011): messages of sets, whose records have the form that templates declare.
+"""Decode NetFlow v9 (RFC 3954) and IPFIX (RFC 7011): messages of sets whose records follow declared templates.
 
-A batch of messages is decoded at once. First every data set is given the template that was valid when it came, then the
-records of each template are decoded together, whichever domains they are of: routers of one model declare the same.
+The decoder takes a batch of messages at once. It first assigns each data set the template in force when the set
+arrived. Then it decodes the records of each template together across domains, as routers of one model declare the same
+templates.
 """
 
 from __future__ import annotations
@@ -22,11 +23,18 @@ from nettop.flows.decode.domains import Declared, DomainKey, Domains
 from nettop.flows.decode.elements import CONNECTION, FIREWALL_EVENT, NTOP, SYSTEM_INIT
 from nettop.flows.decode.framing import Batch, Decoded, Sets, read_headers, read_sets
 from nettop.flows.decode.held import Held, HeldSets
-from nettop.flows.decode.layout import Fields, laid_out
+from nettop.flows.decode.layout import Fields, locate_records
 from nettop.flows.decode.options import sampling_rates
-from nettop.flows.decode.records import Records, says_nothing, started_ms_of
-from nettop.flows.decode.restarts import FIRST_NUMBERS, OTHER_START, PADDING_MAX, ahead_of, fits, unsteady
-from nettop.flows.decode.rows import decoded_flows
+from nettop.flows.decode.records import Records, is_zero, started_ms_of
+from nettop.flows.decode.restarts import (
+    FIRST_NUMBERS,
+    OTHER_START,
+    PADDING_MAX,
+    ahead_of,
+    fits,
+    unsteady_domains,
+)
+from nettop.flows.decode.rows import decode_flows
 from nettop.flows.decode.templates import (
     FIRST_DATA_SET,
     NETFLOW_9,
@@ -34,18 +42,18 @@ from nettop.flows.decode.templates import (
     Malformed,
     Template,
     Withdrawal,
-    parsed_templates,
+    parse_templates,
 )
-from nettop.snapshots.arrays import Index, Mask, as_list
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, Index, Mask, as_list
 
-_STATEMENTS_MAX, _STATEMENT_MOST = 256, 1024
-"""Sets of templates whose meaning is remembered, and how long they are: some exporters send them in every datagram."""
+_CACHED_SETS_MAX, _CACHED_SET_BYTES_MAX = 256, 1024
+"""Size of the cache of parsed template sets, and the longest set cached. Some exporters repeat them in every datagram.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Data sets of one template; released ones have waited for it."""
+    """Data sets of one template; released ones were waiting for it."""
 
     batch: Batch
     template: Template
@@ -54,9 +62,9 @@ class _Group:
 
 
 class _Run:
-    """A batch while its data sets are given templates, and grouped by them.
+    """A batch during the grouping of its data sets by template.
 
-    Exporters whose domain `is_unsteady` may have restarted.
+    Exporters of domains marked `is_unsteady` may have restarted.
     """
 
     def __init__(self, batch: Batch, sets: Sets, decoded: Decoded, is_unsteady: Mask) -> None:
@@ -66,7 +74,7 @@ class _Run:
         self.is_unsteady = is_unsteady
         self.released: list[_Group] = []
         self.repeated: dict[tuple[int, int], int] = {}
-        """The messages that have last declared what was known, by domain and ID."""
+        """The last message that repeated each known template, by domain and ID."""
         self._groups: dict[tuple[int, int], tuple[Template, list[Index]]] = {}
         which = np.flatnonzero(sets.id >= FIRST_DATA_SET)
         codes = batch.domains[sets.message[which]] << 16 | sets.id[which]
@@ -75,10 +83,10 @@ class _Run:
         distinct, firsts = np.unique(codes[order], return_index=True)
         ends = [*firsts[1:].tolist(), len(order)]
         self._left = dict(zip(distinct.tolist(), zip(firsts.tolist(), ends, strict=False), strict=True))
-        """Of each domain and ID, which of the places are left."""
+        """Range of places not yet taken, by domain and set ID."""
 
     def taken(self, domain: int, set_id: int, until: int) -> Index:
-        """The places of the data sets of a domain and ID before `until`, each of which is taken once."""
+        """Take the data sets of a domain and ID that come before `until`; each is taken once."""
         first, end = self._left.get(domain << 16 | set_id, (0, 0))
         middle = first + int(np.searchsorted(self._places[first:end], until))
         if middle > first:
@@ -86,19 +94,19 @@ class _Run:
         return self._places[first:middle]
 
     def rest(self) -> Iterator[tuple[int, int, Index]]:
-        """All that are left: domain, ID, and places."""
+        """Yield all data sets not yet taken: domain, ID and places."""
         for code, (first, end) in self._left.items():
             if first < end:
                 yield code >> 16, code & 0xFFFF, self._places[first:end]
 
     def add(self, template: Template, domain: int, places: Index) -> None:
-        """Data sets of a domain that have this template."""
+        """Add data sets of a domain to the group of their template."""
         is_alone = template.of_options or template.has_lists
         _, of_group = self._groups.setdefault((id(template), domain if is_alone else -1), (template, []))
         of_group.append(places)
 
     def groups(self) -> list[_Group]:
-        """All of them, those of options first: what they say holds for all flows of the batch."""
+        """Return all groups, options first, because options apply to all flows of the batch."""
         of_batch = [
             _Group(self.batch, template, self.sets.at(np.concatenate(places)))
             for template, places in self._groups.values()
@@ -107,47 +115,47 @@ class _Run:
 
 
 class MessageDecoder:
-    """Decodes messages; `known` is what they have said of later ones."""
+    """Decoder of messages; `known` is the state that later messages depend on."""
 
     def __init__(self) -> None:
         self.known = Domains()
         self._messages = 0
-        """How many messages have been decoded, before this batch."""
+        """Messages decoded before this batch."""
         self._held = HeldSets()
         self._connections = Connections(self.known.dropped)
 
     @property
     def waiting(self) -> Mapping[DomainKey, int]:
-        """How many sets of a domain wait for their template."""
+        """Number of sets that wait for their template, by domain."""
         return self._held.waiting
 
     def decode(self, datagrams: Datagrams, which: Index, version: int) -> Decoded:
-        """The flows in these datagrams, which are of one version."""
+        """Decode the flows in these datagrams, all of one version."""
         decoded, starts, ends = read_headers(datagrams, which, version)
         sets = read_sets(datagrams, starts, ends, decoded)
         batch = Batch(datagrams.buffer, decoded.messages, np.arange(len(decoded.messages)))
         self._connections.begin_batch()
         self.known.begin_batch()
         known = [self.known.get(key) for key in batch.keys]
-        for group in self._grouped(_Run(batch, sets, decoded, unsteady(batch, known))):
+        for group in self._group_sets(_Run(batch, sets, decoded, unsteady_domains(batch, known))):
             self._decode_records(group, decoded)
         self._messages += len(decoded.messages)
         return decoded
 
     def forget_waiting(self) -> Counter[DomainKey]:
-        """Drop all sets that wait for their template. Returns how many they were, by domain."""
+        """Drop all sets that wait for their template. Return how many, by domain."""
         dropped, self._held = Counter(self._held.waiting), HeldSets()
         return dropped
 
-    def _grouped(self, run: _Run) -> list[_Group]:
-        """The data sets by the template that was valid when they came. Those that have none are held."""
+    def _group_sets(self, run: _Run) -> list[_Group]:
+        """Group data sets by the template in force when they arrived. Hold those without one."""
         batch, sets = run.batch, run.sets
         for at in as_list(np.flatnonzero(sets.id < FIRST_DATA_SET)):
             message = int(sets.message[at])
             domain = int(batch.domains[message])
             key = batch.keys[domain]
             content = batch.buffer[sets.start[at] : sets.end[at]].tobytes()
-            stated = _stated_before if len(content) <= _STATEMENT_MOST else _stated
+            stated = _parse_cached if len(content) <= _CACHED_SET_BYTES_MAX else _parse_template_set
             changes, is_whole = stated(key[2], int(sets.id[at]), content)
             counts = run.decoded.counts[message]
             counts["templates"] += len(changes)
@@ -157,17 +165,17 @@ class MessageDecoder:
                     run.repeated[domain, change.id] = message
                     continue
                 for template_id in self.known.changed_by(key, change):
-                    self._give_template(run, domain, template_id, run.taken(domain, template_id, at))
+                    self._assign_template(run, domain, template_id, run.taken(domain, template_id, at))
                 run.released += self._apply(key, change, message, run.decoded)
-                self._note(run, domain, change.id, message)
+                self._note_declaration(run, domain, change.id, message)
         for domain, set_id, places in run.rest():
-            self._give_template(run, domain, set_id, places)
+            self._assign_template(run, domain, set_id, places)
         for (domain, template_id), message in run.repeated.items():
-            self._note(run, domain, template_id, message)
+            self._note_declaration(run, domain, template_id, message)
         return run.groups()
 
-    def _note(self, run: _Run, domain: int, template_id: int, message: int) -> None:
-        """Note which message has declared a template, if it is known."""
+    def _note_declaration(self, run: _Run, domain: int, template_id: int, message: int) -> None:
+        """Record the message that declared a template, if the template is known."""
         known = self.known.get(run.batch.keys[domain])
         if template_id in known.templates:
             header = run.batch.messages[message]
@@ -176,8 +184,8 @@ class MessageDecoder:
                 self._messages + message, int(header["boot_ms"]), int(header["sequence"])
             )
 
-    def _give_template(self, run: _Run, domain: int, set_id: int, places: Index) -> None:
-        """The template that is valid now to sets of one domain and ID; those for which none is wait."""
+    def _assign_template(self, run: _Run, domain: int, set_id: int, places: Index) -> None:
+        """Assign sets of one domain and ID the template now in force; hold those without one."""
         if not len(places):
             return
         key = run.batch.keys[domain]
@@ -187,7 +195,7 @@ class MessageDecoder:
             return
         sets = run.sets.at(places)
         if template is None:
-            template, has_template = self._of_other_port(key, set_id, run.batch, sets)
+            template, has_template = self._template_of_other_port(key, set_id, run.batch, sets)
         else:
             has_template = self._before_restart(key, template, run.batch, sets)
         if template is not None and has_template.any():
@@ -196,17 +204,17 @@ class MessageDecoder:
             self._hold(run.batch, sets.at(~has_template), run.decoded)
 
     def _before_restart(self, key: DomainKey, template: Template, batch: Batch, sets: Sets) -> Mask:
-        """Which sets came before their exporter restarted, and used a template for something else that it had declared.
+        """Return which sets arrived before their exporter restarted and reused a template ID for something else.
 
-        That template is removed.
+        If any arrived after the restart, forget the template.
         """
         domain = self.known.get(key)
         declared = domain.declared.get(template.id)
-        # Some exporters pad with whatever was there before: alone that is no sign.
+        # Some exporters pad with leftover bytes, so a bad fit alone proves nothing.
         contradicts = ~fits(template, batch.buffer, sets, padding=0 if declared else PADDING_MAX)
         if declared and contradicts.any():
             ahead = ahead_of(batch, sets, declared)
-            # A number that is a little lower is that of a datagram which was overtaken.
+            # A slightly lower number belongs to a reordered datagram.
             begins_anew = (ahead <= 0) & (batch.messages["sequence"][sets.message] < FIRST_NUMBERS)
             contradicts &= self._is_later(sets, declared) & ((ahead == OTHER_START) | begins_anew)
         if not contradicts.any():
@@ -216,14 +224,14 @@ class MessageDecoder:
         return still_fit
 
     def _is_later(self, sets: Sets, declared: Declared) -> Mask:
-        """Which sets came after a message."""
+        """Return which sets arrived after the declaring message."""
         is_later: Mask = self._messages + sets.message > declared.number
         return is_later
 
-    def _of_other_port(
+    def _template_of_other_port(
         self, key: DomainKey, set_id: int, batch: Batch, sets: Sets
     ) -> tuple[Template | None, Mask]:
-        """A template that the same exporter has declared from another port, and which sets may have it."""
+        """Return the template that the same exporter declared on another port, and which sets it applies to."""
         of_sets: Mask = np.zeros(len(sets), bool)
         found: dict[Template, None] = {}
         for other, domain in self.known.from_other_ports(key):
@@ -235,7 +243,7 @@ class MessageDecoder:
                 if goes_on.any():
                     self.known.use(other)
                     found[template], of_sets = None, of_sets | goes_on
-        # Two that differ are of several exporters behind one address, or of one before it changed them.
+        # If two differ, several exporters share the address, or one exporter changed its templates.
         if len(found) != 1:
             return None, np.zeros(len(sets), bool)
         return next(iter(found)), of_sets
@@ -243,7 +251,7 @@ class MessageDecoder:
     def _apply(
         self, key: DomainKey, change: Template | Withdrawal, message: int, decoded: Decoded
     ) -> list[_Group]:
-        """Change the domain's templates. Returns the sets that have waited for this, whose template has come now."""
+        """Apply a change to the domain's templates. Return the held sets that it releases."""
         if isinstance(change, Withdrawal):
             for template_id in self.known.changed_by(key, change):
                 self.known.remove(self.known.use(key), template_id)
@@ -279,7 +287,7 @@ class MessageDecoder:
         keys = [batch.keys[domain] for domain in as_list(distinct)]
         domains = [self.known.get(key) for key in keys]
         templates = domains[0].templates if template.has_lists else {}
-        which, fields, broken = laid_out(batch.buffer, template, sets.start, sets.end, templates)
+        which, fields, broken = locate_records(batch.buffer, template, sets.start, sets.end, templates)
         of, messages = of_sets[which], sets.message[which]
         counted_at = batch.counted_at[messages]
         decoded.count("broken", batch.counted_at[sets.message[broken]])
@@ -302,12 +310,12 @@ class MessageDecoder:
                 keys = _connection_keys(batch.messages[messages], records, forward)
                 self._connections.count_once(keys, records.number(FIREWALL_EVENT)[0], forward, backward)
 
-        for at, flows in decoded_flows(records, count_once):
+        for at, flows in decode_flows(records, count_once):
             named = flows.get("exporter")
-            flows |= {name: batch.messages[name][messages[at]] for name in _OF_MESSAGE}
+            flows |= {name: batch.messages[name][messages[at]] for name in _MESSAGE_COLUMNS}
             flows["exporter"] = exporters[at]
             if named is not None:
-                flows["exporter"] = np.where(says_nothing(named), exporters[at], named)
+                flows["exporter"] = np.where(is_zero(named), exporters[at], named)
             flows["sampling_rate"] = sampling_rates(
                 records, at, flows, announced, of_rates, template_id=template.id
             )
@@ -317,33 +325,37 @@ class MessageDecoder:
 
 
 def _exporters(senders: Array, relayed: list[bytes], of: Index) -> Array:
-    """Who exported each record (n,): its sender, or the one that its domain's relay has named. `of` are the domains."""
+    """Return the exporter of each record (n,): its sender, or the one named by its domain's relay. `of` are the
+    domains.
+    """
     is_relayed = np.array([bool(exporter) for exporter in relayed])[of]
     named = np.array([np.void(exporter or bytes(16)) for exporter in relayed], ADDRESS)[of]
     return np.where(is_relayed, named, senders)
 
 
-_OF_MESSAGE = ("received", "domain", "protocol_version", "sequence")
-"""Columns that are of the message."""
+_MESSAGE_COLUMNS = ("received", "domain", "protocol_version", "sequence")
+"""Columns copied from the message header."""
 
 
-def _stated(version: int, set_id: int, content: bytes) -> tuple[tuple[Template | Withdrawal, ...], bool]:
-    """What a set says of templates, and whether all of it could be read."""
+def _parse_template_set(
+    version: int, set_id: int, content: bytes
+) -> tuple[tuple[Template | Withdrawal, ...], bool]:
+    """Parse a template set; return its changes, and whether all of it could be read."""
     if set_id not in (TEMPLATES[version], TEMPLATES[version] + 1):
         return (), False
     stated: list[Template | Withdrawal] = []
     try:
-        stated.extend(parsed_templates(version, set_id, content))
+        stated.extend(parse_templates(version, set_id, content))
     except Malformed:
         return tuple(stated), False
     return tuple(stated), True
 
 
-_stated_before = lru_cache(_STATEMENTS_MAX)(_stated)
+_parse_cached = lru_cache(_CACHED_SETS_MAX)(_parse_template_set)
 
 
 def _records(batch: Batch, messages: Index, fields: Fields, of_domain_ms: Array) -> Records:
-    """The records of these messages, with the best that is known of when their exporter began."""
+    """Return the records of these messages, with the best known start time of each exporter."""
     of_message_ms = batch.messages["boot_ms"][messages]
     boot_ms = np.where(of_message_ms < 0, of_domain_ms, of_message_ms)
     is_of_ntop = any(enterprise == NTOP for enterprise, _ in fields)
@@ -356,7 +368,7 @@ def _records(batch: Batch, messages: Index, fields: Fields, of_domain_ms: Array)
 
 
 def _connection_keys(messages: Array, records: Records, flows: Flows) -> Array:
-    """Return what the connection of each record is known by."""
+    """Return the connection key of each record."""
     keys = np.zeros(len(records), CONNECTION_KEY)
     for name in ("exporter", "domain"):
         keys[name] = messages[name]

@@ -12,37 +12,36 @@ from nettop.flows.decode.datagrams import Datagrams, consecutive, ipv4, numbers
 from nettop.flows.decode.icmp import icmp_in_port
 from nettop.flows.decode.packets import IPV4
 from nettop.flows.decode.times import exported_ms, uptime_at_ms
-from nettop.snapshots.arrays import Index, Mask
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, Index, Mask
 
 VERSION = 5
 HEADER, RECORD = 24, 48
 RECORDS_MAX = 30
 _SAMPLING = 0x3FFF
-"""The bits of the interval in the header's last field; those above are the mode."""
+"""Bits of the header's last field that hold the sampling interval; the bits above are the mode."""
 _PLACES = {
     "in_if": (12, 2), "out_if": (14, 2), "packets": (16, 4), "bytes": (20, 4), "src_port": (32, 2), "dst_port": (34, 2),
     "tcp_flags": (37, 1), "protocol": (38, 1), "tos": (39, 1), "src_as": (40, 2), "dst_as": (42, 2),
     "src_prefix": (44, 1), "dst_prefix": (45, 1),
 }  # fmt: skip
-"""Where the numbers lie in a record, and their length."""
+"""Offset and width of the numbers in a record."""
 _ADDRESSES = {"src": 0, "dst": 4, "next_hop": 8}
 
 
 class Headers(NamedTuple):
-    """What headers say (n,), 0 where one is not there: u8, but for the mask."""
+    """Header fields (n,), 0 for a truncated header: u8, except for the mask."""
 
     are_whole: Mask
     counts: Array
-    """How many records there should be."""
+    """Stated number of records."""
     sequences: Array
-    """How many flows were sent before."""
+    """Number of flows sent before this datagram."""
     engines: Array
-    """Type and slot of the engine: what tells the parts of one exporter from each other."""
+    """Engine type and slot, which distinguish parts of one exporter."""
 
 
 def netflow5_headers(datagrams: Datagrams, which: Index) -> Headers:
-    """The headers of these datagrams."""
+    """Return the headers of these datagrams."""
     are_whole = datagrams.lengths[which] >= HEADER
     starts = datagrams.starts[which[are_whole]]
     fields = np.zeros((3, len(which)), np.uint64)
@@ -51,10 +50,10 @@ def netflow5_headers(datagrams: Datagrams, which: Index) -> Headers:
     return Headers(are_whole, *fields)
 
 
-def decoded_netflow5(datagrams: Datagrams, which: Index) -> tuple[Flows, Index, Mask]:
-    """The flows in these datagrams, the place in `which` of each one's datagram, and which datagrams are malformed.
+def decode_netflow5(datagrams: Datagrams, which: Index) -> tuple[Flows, Index, Mask]:
+    """Decode flows; return them, the index of each one's datagram in `which`, and which datagrams are malformed.
 
-    One is malformed that has fewer records than it says; those that are there count.
+    A datagram with fewer records than stated is malformed; those present count.
     """
     buffer, starts = datagrams.buffer, datagrams.starts[which]
     lengths = datagrams.lengths[which]
@@ -81,7 +80,7 @@ def decoded_netflow5(datagrams: Datagrams, which: Index) -> tuple[Flows, Index, 
 
 
 def _clocks(buffer: Array, starts: Index, are_whole: Mask, received_ms: Array) -> tuple[Array, Array]:
-    """Return when datagrams were sent, and a time at which the uptime was 0; of those without a header any."""
+    """Return export times, and a time at which the uptime was 0; arbitrary values for truncated headers."""
     at = starts[are_whole]
     uptime, seconds, nanoseconds = (numbers(buffer, at + place, 4).astype(np.int64) for place in (4, 8, 12))
     export_ms, zero_ms = received_ms.copy(), received_ms.copy()
@@ -91,7 +90,7 @@ def _clocks(buffer: Array, starts: Index, are_whole: Mask, received_ms: Array) -
 
 
 def _times(buffer: Array, records: Index, export_ms: Array, zero_ms: Array) -> tuple[Array, Array]:
-    """Return when flows started and ended, 0 where both fields are empty."""
+    """Return start and end times of flows, 0 if both fields are empty."""
     first, last = (numbers(buffer, records + place, 4).astype(np.int64) for place in (24, 28))
     is_said = (first | last) > 0
     start, end = (uptime_at_ms(each, zero_ms, export_ms) for each in (first, last))

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What sequence numbers count: exporters do not all number as their protocol says.
+"""Recognize what an exporter's sequence numbers count, as not all follow their protocol.
 
-NetFlow 5 numbers flows, 9 messages (RFC 3954, section 5.1), IPFIX records with those of options (RFC 7011, section
-3.1), sFlow datagrams, and each observation domain, engine or sub-agent has a series of its own. Some exporters of
-NetFlow 9 number flows, others have one series for all domains. So all ways are compared with what comes.
+NetFlow v5 numbers flows, v9 numbers messages (RFC 3954, section 5.1), IPFIX numbers records including options records
+(RFC 7011, section 3.1), sFlow numbers datagrams, each with a series per observation domain, engine or sub-agent. Some
+NetFlow v9 exporters number flows, others use one series for all domains. So `Numbering` compares all schemes with the
+numbers that arrive.
 """
 
 from __future__ import annotations
@@ -16,44 +17,44 @@ import numpy as np
 from nettop.flows.decode import netflow5, sflow
 from nettop.flows.decode.domains import DomainKey
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
-from nettop.snapshots.arrays import Index, Mask, as_list
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, Index, Mask, as_list
 
 MASK = (1 << 32) - 1
-"""Numbers are of 32 bits."""
+"""Sequence numbers have 32 bits."""
 SCORE_MAX = 8
-"""How far one way may be ahead of another: after so many datagrams it is seen that a sender numbers in another way."""
+"""Maximum lead of one scheme over another: the number of datagrams after which a change of scheme is recognized."""
 
 
 class Counting(IntEnum):
-    """What the numbers of an exporter count."""
+    """Quantities that an exporter's sequence numbers may count."""
 
     UNKNOWN = 0
-    """No way explains the numbers, as where two exporters send as one."""
+    """No scheme explains the numbers, as when two exporters send under one identity."""
     DATAGRAMS = 1
     FLOWS = 2
     RECORDS = 3
-    """Flows, and records of options."""
+    """Flow and options records."""
 
 
 _KINDS = len(Counting) - 1
-WAYS = 2 * _KINDS
-"""Each counting with a series for each domain, then each with one series for all domains of a sender."""
+SCHEMES = 2 * _KINDS
+"""Schemes: each counting with one series per domain, then each with one series for all domains of a sender."""
 OF_ALL = _KINDS
-"""The first way with one series for all domains."""
-_USUAL = {
+"""Index of the first scheme with one series for all domains."""
+_DEFAULT_COUNTINGS = {
     netflow5.VERSION: Counting.FLOWS,
     NETFLOW_9: Counting.DATAGRAMS,
     IPFIX: Counting.RECORDS,
     sflow.PROTOCOL_VERSION: Counting.DATAGRAMS,
 }
 LAST = np.dtype([("due", "i8", (_KINDS,)), ("number", "i8"), ("is_exact", "?"), ("is_known", "?")])
-"""The last datagram of a series: which number should follow by each counting, its own number, and whether its records
-could be counted."""
+"""Last datagram of a series: the number due next by each counting, its own number, and whether its records could be
+counted.
+"""
 
 
 class Series(NamedTuple):
-    """A series that is followed anew: its slot, which number is due, and as in LAST."""
+    """A series to restart: its slot, the number due next, and flags as in LAST."""
 
     slot: int
     due: int
@@ -62,7 +63,7 @@ class Series(NamedTuple):
 
 
 def units_of(datagrams: Array) -> Array:
-    """Return by how much each datagram (n,), DATAGRAM, moves the numbers, by each counting (n, 3)."""
+    """Return how far each datagram (n,), DATAGRAM, advances the numbers under each counting: (n, 3)."""
     units = np.ones((len(datagrams), _KINDS), np.int64)
     units[:, Counting.FLOWS - 1] = datagrams["units"] - datagrams["unit_options"]
     units[:, Counting.RECORDS - 1] = datagrams["units"]
@@ -70,36 +71,36 @@ def units_of(datagrams: Array) -> Array:
 
 
 class Numbering:
-    """Recognizes how senders number.
+    """Recognition of each sender's numbering scheme.
 
-    Every exporter has a row, from 0 to `size` - 1. A series of numbers has a slot: that of one exporter its row, that
-    of all domains of a sender one of as many behind.
+    Each exporter has a row, from 0 to `size` - 1. Each series has a slot: the row for a series of one exporter, a slot
+    from `size` on for one shared by all domains of a sender.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._sender_of = np.full(size, -1, np.intp)
-        """The sender of each row, as a number."""
+        """Sender number of each row."""
         self._senders: dict[tuple[bytes, int, int], int] = {}
         self._keys: dict[int, DomainKey] = {}
         self._free = list(range(size))
         self._rows_of = np.zeros(size, np.intp)
-        """How many rows each sender has."""
+        """Number of rows of each sender."""
         self._ways = np.zeros(size, np.intp)
-        self._scores = np.zeros((size, WAYS), np.int64)
+        self._scores = np.zeros((size, SCHEMES), np.int64)
         self._are_proved = np.zeros(size, bool)
         self._last = np.zeros(2 * size, LAST)
 
     def begin(self, row: int, key: DomainKey) -> list[int]:
-        """Give a row to an exporter; the one that had it is forgotten. Returns the slots that are of others now."""
+        """Assign a row to an exporter, replacing any previous one. Return the slots that were reassigned."""
         if row in self._keys:
-            self._leave(row)
+            self._release(row)
         self._keys[row] = key
         sender = key[:3]
         slots = [row]
         if sender not in self._senders:
             number = self._senders[sender] = self._free.pop()
-            self._ways[number], self._scores[number] = _USUAL[sender[2]] - 1, 0
+            self._ways[number], self._scores[number] = _DEFAULT_COUNTINGS[sender[2]] - 1, 0
             self._are_proved[number] = False
             slots.append(self._size + number)
         self._sender_of[row] = self._senders[sender]
@@ -108,48 +109,53 @@ class Numbering:
         return slots
 
     def resume(self, row: int, way: int, scores: Array, *, is_proved: bool) -> None:
-        """Take it that the sender of a row numbers as it did before, unless it has shown how already."""
+        """Restore the scheme of a row's sender, unless its numbers already indicated one."""
         sender = self._sender_of[row]
         if not self._scores[sender].any():
             self._ways[sender], self._scores[sender] = way, scores
             self._are_proved[sender] |= is_proved
 
-    def ways(self, rows: Index) -> tuple[Index, Array, Mask]:
-        """Return how the senders of rows (n,) number, the scores of all ways (n, WAYS), and whether that is proved."""
+    def schemes(self, rows: Index) -> tuple[Index, Array, Mask]:
+        """Return the schemes of the rows' senders (n,), the scores of all schemes (n, SCHEMES), and which are
+        proved."""
         senders = self._sender_of[rows]
         return self._ways[senders], self._scores[senders], self._are_proved[senders]
 
     def is_proved(self, row: int) -> bool:
-        """Return whether a datagram has had the number that was due by the way that is taken."""
+        """Return whether some datagram had the number due by the current scheme."""
         return bool(self._are_proved[self._sender_of[row]])
 
     def lead(self, row: int) -> int:
-        """Return by how much more the way that is taken explains than any other; one domain has one series anyway."""
+        """Return the lead of the current scheme over all others. With a single domain, the other kind of series is no
+        rival.
+        """
         sender = self._sender_of[row]
         scores, way = self._scores[sender], self._ways[sender]
-        same = [way, (way + _KINDS) % WAYS] if self._rows_of[sender] == 1 else [way]
+        same = [way, (way + _KINDS) % SCHEMES] if self._rows_of[sender] == 1 else [way]
         return int(scores[way] - np.delete(scores, same).max())
 
     def slot_of_all(self, row: int) -> int:
-        """Return the slot of the series that all domains of a row's sender may have."""
+        """Return the slot of the series shared by all domains of a row's sender."""
         return self._size + int(self._sender_of[row])
 
     def countings(self, rows: Index) -> Index:
-        """Return the place of each row's counting in `units_of` (n,)."""
+        """Return the column of each row's counting in `units_of` (n,)."""
         countings: Index = self._ways[self._sender_of[rows]] % _KINDS
         return countings
 
     def slots(self, rows: Index) -> Index:
-        """Return the slot of the series that each row's datagrams are of (n,)."""
+        """Return the slot of the series each row uses (n,)."""
         senders = self._sender_of[rows]
         slots: Index = np.where(self._ways[senders] < _KINDS, rows, self._size + senders)
         return slots
 
-    def see(self, rows: Index, places: Index, numbers: Array, units: Array, is_exact: Mask) -> list[Series]:
-        """Compare datagrams (n,) with all ways. They are ordered by row, then as they came, which is at `places`.
+    def compare(
+        self, rows: Index, places: Index, numbers: Array, units: Array, is_exact: Mask
+    ) -> list[Series]:
+        """Compare datagrams (n,), sorted by row and then by arrival (`places`), with all schemes.
 
-        Returns the series of senders that are found to number in another way than before: that way is taken from now
-        on, from the last datagram before these.
+        Return the series of senders whose scheme changed. Under the new scheme they start at the last datagram before
+        these.
         """
         own = _Run(rows, numbers, units, is_exact)
         senders = self._sender_of[rows[own.firsts]]
@@ -169,19 +175,19 @@ class Numbering:
             self._scores[of_senders, _KINDS:] += together.hits(self._last)
             self._prove(of_senders, together, self._ways[of_senders] >= _KINDS)
             runs.append(together)
-        changed = self._decided(senders)
+        changed = self._switch_schemes(senders)
         for run in runs:
             run.keep(self._last)
         self._last[self._size + senders[alone]] = self._last[rows[own.firsts[alone]]]
         return changed
 
     def _prove(self, senders: Index, run: _Run, are_so: Mask) -> None:
-        """Note which senders' numbers were as they are to be by the way that is taken, if it is one of the run's."""
+        """Mark the senders `are_so` as proved if a number in this run was the one due by their current scheme."""
         are_due = run.are_due[np.arange(len(senders)), self._ways[senders] % _KINDS]
         self._are_proved[senders[are_due & are_so]] = True
 
-    def _decided(self, senders: Index) -> list[Series]:
-        """Take for each of these senders the way that explains most, the one so far where that is as good."""
+    def _switch_schemes(self, senders: Index) -> list[Series]:
+        """Switch each of these senders to the scheme with the best score; on a tie keep the current one."""
         scores, ways = self._scores[senders], self._ways[senders]
         best = scores.max(axis=1)
         changed: list[Series] = []
@@ -195,7 +201,7 @@ class Numbering:
         return changed
 
     def _series(self, sender: int) -> list[Series]:
-        """All series of a sender, as they were before the present datagrams."""
+        """Return all series of a sender as they were before the current datagrams."""
         slots = [*as_list(np.flatnonzero(self._sender_of == sender)), self._size + sender]
         counting = self._ways[sender] % _KINDS
         lasts = ((slot, self._last[slot]) for slot in slots)
@@ -204,8 +210,8 @@ class Numbering:
             for slot, last in lasts
         ]
 
-    def _leave(self, row: int) -> None:
-        """Forget the exporter of a row, and its sender with the last one."""
+    def _release(self, row: int) -> None:
+        """Forget the exporter of a row, and its sender along with the last row."""
         sender = int(self._sender_of[row])
         self._sender_of[row] = -1
         self._rows_of[sender] -= 1
@@ -216,7 +222,7 @@ class Numbering:
 
 
 class _Run:
-    """Datagrams (n,) ordered by slot, each slot's in the order in which they came; `firsts` are the first of each."""
+    """Datagrams (n,) sorted by slot, then by arrival; `firsts` are the first of each slot."""
 
     def __init__(self, slots: Index, numbers: Array, units: Array, is_exact: Mask) -> None:
         self._slots, self._numbers, self._units, self._is_exact = slots, numbers, units, is_exact
@@ -224,13 +230,13 @@ class _Run:
         is_first[1:] = slots[1:] != slots[:-1]
         self.firsts: Index = np.flatnonzero(is_first)
         self.are_due: Mask = np.zeros((0, _KINDS), bool)
-        """Whether any datagram of each slot had the number that was due, by each counting."""
+        """Whether any datagram of each slot had the number due under each counting."""
 
     def hits(self, last: Array) -> Array:
-        """Return how many datagrams of each slot have the number that was due, by each counting.
+        """Return how many datagrams of each slot have the number due under each counting.
 
-        After one whose records could not be counted that does not tell one counting from another. A number that comes
-        twice says nothing: it may be the same datagram.
+        A datagram whose records could not be counted does not distinguish countings for the next one. A repeated number
+        says nothing either: it may be a duplicate.
         """
         due = np.empty((len(self._slots), _KINDS), np.int64)
         before, was_exact = np.empty(len(due), np.int64), np.empty(len(due), bool)

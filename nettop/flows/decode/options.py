@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What options records say of their exporter: who it is, at which rate it samples, what its interfaces are called."""
+"""Decode options records: exporters behind relays, sampling rates and interface names."""
 
 from __future__ import annotations
 
@@ -14,69 +14,69 @@ import numpy as np
 
 from nettop.flows.columns import Flows, default_values
 from nettop.flows.decode.elements import DOMAIN, IANA, Element
-from nettop.flows.decode.records import Records, says_nothing
+from nettop.flows.decode.records import Records, is_zero
 from nettop.flows.decode.templates import SCOPE
-from nettop.snapshots.arrays import Index, Mask, as_list
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, Index, Mask, as_list
 
 SAMPLERS_MAX = 4096
-"""Samplers, and interfaces, of one domain whose rate is remembered."""
+"""Maximum samplers, or interfaces, per domain whose rate is kept."""
 RATE_MAX = 0xFFFFFFFF
-"""What the column of a flow holds: a higher rate is none."""
+"""Maximum rate that fits the flow column; higher ones are ignored."""
 NAMES_MAX = 65_536
-"""Interfaces of all exporters whose names are remembered."""
+"""Maximum interfaces of all exporters whose names are kept."""
 NAME_BYTES_MAX = 128
-"""What is longer is cut; the names that routers let people give have 64 at most (ifAlias, RFC 2863)."""
+"""Maximum length of a name; longer ones are cut. Routers limit configurable ones to 64 bytes (ifAlias, RFC 2863)."""
 _INTERVALS: tuple[Element, ...] = ((IANA, 34), (IANA, 50))
-"""samplingInterval and samplerRandomInterval: one packet in so many."""
+"""samplingInterval and samplerRandomInterval: one packet in N."""
 _PACKET_INTERVAL, _PACKET_SPACE = (IANA, 305), (IANA, 306)
-"""So many packets in a row are sampled, then so many are not (RFC 5477)."""
+"""Number of consecutive packets sampled, then number skipped (RFC 5477)."""
 _TIME_INTERVAL, _TIME_SPACE = (IANA, 307), (IANA, 308)
-"""For so many microseconds all packets are sampled, then for so many none."""
+"""Microseconds during which all packets are sampled, then microseconds during which none are."""
 _SIZE, _POPULATION = (IANA, 309), (IANA, 310)
-"""So many packets of so many are sampled."""
+"""N packets out of a population are sampled."""
 _PROBABILITY = (IANA, 311)
-"""samplingProbability: that a packet is sampled, as a floating-point number."""
-_GIVE_A_RATE = (*_INTERVALS, _PACKET_INTERVAL, _TIME_INTERVAL, _SIZE, _PROBABILITY)
+"""samplingProbability: the probability of sampling a packet, as a floating-point number."""
+_RATE_ELEMENTS = (*_INTERVALS, _PACKET_INTERVAL, _TIME_INTERVAL, _SIZE, _PROBABILITY)
 _SAMPLERS: tuple[Element, ...] = ((IANA, 48), (IANA, 302))
-"""samplerId and selectorId; number 0 names none."""
+"""samplerId and selectorId; 0 means none."""
 _INTERFACES: tuple[Element, ...] = ((SCOPE, 2), (IANA, 10), (IANA, 14))
-"""The interface that a record is of: a scope of NetFlow v9, ingressInterface and egressInterface; 0 names none."""
+"""The interface a record applies to: a NetFlow v9 scope, ingressInterface or egressInterface; 0 means none."""
 _LINE_CARD, _CACHE, _TEMPLATE = 3, 4, 5
 _PARTS: tuple[tuple[Element, int], ...] = (
     ((SCOPE, _LINE_CARD), _LINE_CARD), ((IANA, 141), _LINE_CARD), ((SCOPE, _CACHE), _CACHE),
     ((SCOPE, _TEMPLATE), _TEMPLATE), ((IANA, 145), _TEMPLATE),
 )  # fmt: skip
-"""The part of an exporter that a record is of, by its kind: scopes of NetFlow v9, lineCardId and templateId."""
+"""The part of an exporter a record applies to, with its kind: NetFlow v9 scopes, lineCardId and templateId."""
 EGRESS = 1
-"""The direction of flows that were observed where they go out."""
+"""Direction of flows observed on egress."""
 _NAME, _DESCRIPTION = (IANA, 82), (IANA, 83)
 """interfaceName and interfaceDescription."""
 _INDEX_MAX = 0xFFFFFFFF
 _DOMAIN_MAX = 0xFFFFFFFF
-_OF_PROCESS: tuple[Element, ...] = tuple(
+_PROCESS_COUNTERS: tuple[Element, ...] = tuple(
     (IANA, number) for number in (40, 41, 42, 144, 164, 165, 166, 167, 168)
 )
-"""What a process has exported, ignored and not sent, and its number: records of these name an exporter to say which one
-is meant."""
+"""Exported, ignored and unsent counts of a process, and its ID: such records name an exporter only to say which one
+they describe.
+"""
 
 
 @dataclass(eq=False)
 class Sampling:
-    """Sampling rates of a domain, and of what in it has a number; `of_all` is that of what names none, 0 if unknown."""
+    """Sampling rates of a domain and its numbered parts; `of_all` applies to everything else, 0 if unknown."""
 
     of_samplers: dict[int, int] = field(default_factory=dict)
     of_interfaces: dict[int, int] = field(default_factory=dict)
     of_all: int = 0
     of_parts: dict[int, int] = field(default_factory=dict)
-    """Of line cards, caches and templates, as `_part` names them."""
+    """Rates of line cards, caches and templates, keyed by `_part`."""
 
     def __len__(self) -> int:
-        """How many numbers have a rate."""
+        """Return the number of entries with a rate."""
         return len(self.of_samplers) + len(self.of_interfaces) + len(self.of_parts)
 
     def __bool__(self) -> bool:
-        """Whether any rate is known."""
+        """Return whether any rate is known."""
         return bool(len(self) or self.of_all)
 
     def copy(self) -> Sampling:
@@ -84,7 +84,7 @@ class Sampling:
         return Sampling(dict(self.of_samplers), dict(self.of_interfaces), self.of_all, dict(self.of_parts))
 
     def replaced_by(self, later: Sampling) -> Sampling:
-        """Return the rates that are different later."""
+        """Return the rates that differ in `later`."""
         samplers, interfaces, parts = (
             dict(table(self).items() - table(later).items())
             for table in (_of_samplers, _of_interfaces, _of_parts)
@@ -93,7 +93,7 @@ class Sampling:
 
     @property
     def of_rest(self) -> int:
-        """The rate of flows that name nothing: that of all, else the one that all parts have."""
+        """Rate of flows that name no part: the general one, else the one shared by all parts."""
         distinct = set(self.of_parts.values())
         return self.of_all or (distinct.pop() if len(distinct) == 1 else 0)
 
@@ -106,27 +106,27 @@ _of_parts: _Table = attrgetter("of_parts")
 
 @dataclass(frozen=True, eq=False)
 class Announced:
-    """What a domain has said of sampling, and what others of the same exporter have; `earlier` rates count first."""
+    """Rates announced in a domain and in others of the same exporter; `earlier` rates take precedence."""
 
     domain: Sampling
     others: Sequence[Sampling] = ()
     earlier: Sampling = field(default_factory=Sampling)
 
     def __bool__(self) -> bool:
-        """Whether any rate is known."""
+        """Return whether any rate is known."""
         return any(self.all)
 
     @property
     def all(self) -> Iterator[Sampling]:
-        """Return the domain's own, and the others."""
+        """The domain's own rates, then those of the others."""
         return chain((self.earlier, self.domain), self.others)
 
     def rate(self, table: _Table, number: int) -> int:
-        """The rate of a number in these tables, 0 where it is not known."""
+        """Return the rate of a number in these tables, 0 if unknown."""
         return self.first(lambda sampling: table(sampling).get(number, 0))
 
     def first(self, rate: Callable[[Sampling], int]) -> int:
-        """The domain's own rate, else that of the others, if they agree; 0 where it is not known."""
+        """Return the domain's own rate, else the one all others agree on; 0 if unknown."""
         if own := rate(self.earlier) or rate(self.domain):
             return own
         distinct = {rate(each) for each in self.others} - {0}
@@ -134,18 +134,18 @@ class Announced:
 
 
 class InterfaceName(NamedTuple):
-    """The texts of an interface as its exporter has sent them, not safe to show; empty where it has sent none."""
+    """Interface name and description as sent by the exporter, unsanitized; empty if not sent."""
 
     name: str
     description: str
 
 
 InterfaceNames = dict[tuple[bytes, int], InterfaceName]
-"""By the exporter's address and the interface's index, which is the same in all domains of a device (RFC 2863)."""
+"""Names by exporter address and interface index; an index is the same in all domains of a device (RFC 2863)."""
 
 
 class Learned(NamedTuple):
-    """Whether options changed what is remembered, and how many entries were dropped to make room."""
+    """Whether options changed the remembered state, and how many entries were evicted."""
 
     changed: bool
     dropped: int
@@ -154,11 +154,11 @@ class Learned(NamedTuple):
 def sampling_rates(
     records: Records, at: Index, flows: Flows, announced: Sequence[Announced], of: Index, *, template_id: int
 ) -> Array:
-    """The rate of each flow, 0 where none is known: its own, else that of the sampler, or the interface, that it names,
-    else that of its template, else that of all which name none. One that names no sampler, where rates are those of
-    samplers, was not sampled.
+    """Return the sampling rate of each flow, 0 if unknown: its own, else that of the sampler or interface it names,
+    else that of its template, else the general rate. Where rates belong to samplers, a flow that names none was not
+    sampled.
 
-    `at` are the records of the flows, `of` says for each record which of the `announced` is its domain's.
+    `at` are the records of the flows; `of` is the index in `announced` of each record's domain.
     """
     rates = _rates(records)[0][at]
     if not any(announced):
@@ -187,7 +187,7 @@ def sampling_rates(
 
 
 def observed_at(flows: Flows, count: int) -> Array:
-    """The interface where each of so many flows was observed: where it came in, or went out; 0 is unknown."""
+    """Return the interface where each of `count` flows was observed, by its direction; 0 if unknown."""
     came_in, went_out, direction = (
         flows.get(name, default_values(name, count)) for name in ("in_if", "out_if", "direction")
     )
@@ -195,24 +195,25 @@ def observed_at(flows: Flows, count: int) -> Array:
 
 
 def named_exporters(records: Records) -> Iterator[tuple[int | None, bytes]]:
-    """The exporters that a relay forwards for by options records, each with the number of its domain where it is given.
+    """Yield the exporters that a relay names in options records, each with its domain number if given.
 
-    What a process counts of its own exports (RFC 7011, section 4.3) says nothing of that.
+    Skip records in which a process counts its own exports (RFC 7011, section 4.3).
     """
-    if any(element in records.fields for element in _OF_PROCESS):
+    if any(element in records.fields for element in _PROCESS_COUNTERS):
         return
     exporters, known = records.column("exporter")
     domains, has_domain = records.number(DOMAIN)
-    for at in as_list(np.flatnonzero(known & ~says_nothing(exporters))):
+    for at in as_list(np.flatnonzero(known & ~is_zero(exporters))):
         yield int(domains[at]) & _DOMAIN_MAX if has_domain[at] else None, exporters[at].tobytes()
 
 
 def sampled_domains(records: Records, own: int) -> Iterator[tuple[int, Mask]]:
-    """Return each domain that options records give rates of, and which records: those that name none are of its `own`.
+    """Yield each domain that options records give rates for, with those records. The default is the record's `own`
+    domain.
 
-    Number 0 names none.
+    Domain 0 counts as unnamed.
     """
-    if not any(element in records.fields for element in _GIVE_A_RATE):
+    if not any(element in records.fields for element in _RATE_ELEMENTS):
         return
     numbers, _ = records.number(DOMAIN)
     named = np.where(numbers > 0, numbers & np.uint64(_DOMAIN_MAX), np.uint64(own))
@@ -221,7 +222,7 @@ def sampled_domains(records: Records, own: int) -> Iterator[tuple[int, Mask]]:
 
 
 def read_sampling(records: Records, which: Mask, sampling: Sampling) -> Learned:
-    """Remember the rates that some options records give. A rate of 0 takes back what was said before."""
+    """Remember the rates in some options records. A rate of 0 revokes an earlier one."""
     rates, is_said = _rates(records)
     is_said &= which
     is_general = is_said.copy()
@@ -249,12 +250,12 @@ def read_sampling(records: Records, which: Mask, sampling: Sampling) -> Learned:
 
 
 def _part(kind: int, numbers: Any) -> Any:
-    """Return what parts of a kind are known by: the kind above 32 bits of their numbers."""
+    """Return the keys of parts of a kind: the kind in the bits above the 32-bit number."""
     return numbers & np.uint64(_INDEX_MAX) | np.uint64(kind << 32)
 
 
 def _remember(remembered: dict[int, int], numbers: Array, rates: Array) -> bool:
-    """Remember the rates of numbers, and forget those whose rate is 0. Returns whether that changes anything."""
+    """Remember the rates of numbers; forget those whose rate is 0. Return whether anything changed."""
     changed = False
     for number, rate in zip(numbers.tolist(), rates.tolist(), strict=True):
         changed |= remembered.get(number, 0) != rate
@@ -266,14 +267,14 @@ def _remember(remembered: dict[int, int], numbers: Array, rates: Array) -> bool:
 
 
 def read_names(records: Records, exporter: bytes, names: InterfaceNames) -> Learned:
-    """Remember what options records call the interfaces of an exporter, or of the one that they name: those named last
-    stay for longest.
+    """Remember interface names from options records, for the exporter a record names, else this one. Evict the least
+    recently named interfaces first.
     """
     if _NAME not in records.fields and _DESCRIPTION not in records.fields:
         return Learned(changed=False, dropped=0)
     changed = False
     given_by, _ = records.column("exporter")
-    given_by[says_nothing(given_by)] = np.void(exporter)
+    given_by[is_zero(given_by)] = np.void(exporter)
     left = np.ones(len(records), bool)
     for element in _INTERFACES:
         indices, has = records.number(element)
@@ -291,7 +292,7 @@ def read_names(records: Records, exporter: bytes, names: InterfaceNames) -> Lear
 
 
 def _texts(records: Records, element: Element, at: Index) -> list[str]:
-    """An element of these records as text, which zeros may end; empty where a record does not have it."""
+    """Return an element as text, up to the first zero byte; empty for records without it."""
     places = records.fields.get(element)
     if places is None:
         return [""] * len(at)
@@ -303,7 +304,7 @@ def _texts(records: Records, element: Element, at: Index) -> list[str]:
 
 
 def _cut(remembered: dict[Any, Any], most: int) -> int:
-    """Drop the oldest entries beyond so many; returns how many."""
+    """Drop the oldest entries beyond `most`; return how many."""
     surplus = max(0, len(remembered) - most)
     for _ in range(surplus):
         del remembered[next(iter(remembered))]
@@ -311,10 +312,10 @@ def _cut(remembered: dict[Any, Any], most: int) -> int:
 
 
 def _rates(records: Records) -> tuple[Array, Mask]:
-    """The rate that each record gives, 0 where it is none, and which say anything of it."""
+    """Return each record's rate, 0 if it has none, and which records have a rate field."""
     rates: Array = np.zeros(len(records), np.uint64)
     known: Mask = np.zeros(len(records), bool)
-    if not any(element in records.fields for element in _GIVE_A_RATE):
+    if not any(element in records.fields for element in _RATE_ELEMENTS):
         return rates, known
     is_said = known
     for element in _INTERVALS:
@@ -326,7 +327,7 @@ def _rates(records: Records) -> tuple[Array, Mask]:
     time_space, has_time_space = records.number(_TIME_SPACE)
     size, has_size = records.number(_SIZE)
     population, has_population = records.number(_POPULATION)
-    of_probability, has_probability = _of_probability(records)
+    of_probability, has_probability = _probability_rates(records)
     for whole, part, has in (
         (interval + space, interval, has_interval & has_space),
         (time + time_space, time, has_time & has_time_space),
@@ -334,19 +335,19 @@ def _rates(records: Records) -> tuple[Array, Mask]:
         (of_probability, np.ones_like(rates), has_probability),
     ):
         is_given = has & (part > 0) & ~known
-        # To the nearest number.
+        # Round to the nearest integer.
         rates = np.where(is_given, (whole + part // 2) // np.maximum(part, 1).astype(np.uint64), rates)
         known = known | is_given
     rates = np.where(known & (rates <= RATE_MAX), rates, 0).astype(np.uint64)
     return rates, is_said | known
 
 
-def _of_probability(records: Records) -> tuple[Array, Mask]:
-    """The rate of packets that are sampled with a probability, and which records give one."""
+def _probability_rates(records: Records) -> tuple[Array, Mask]:
+    """Return the rates implied by sampling probabilities, and which records have one."""
     bits, has = records.number(_PROBABILITY)
     probability: Array = np.zeros(len(records))
     if _PROBABILITY in records.fields:
-        # Of a length that may be reduced (RFC 7011, section 6.2).
+        # The field may use a reduced length (RFC 7011, section 6.2).
         lengths = records.fields[_PROBABILITY].lengths
         single = bits.astype(np.uint32).view(np.float32)
         probability = np.select([lengths == 8, lengths == 4], [bits.view(np.float64), single])
@@ -357,12 +358,12 @@ def _of_probability(records: Records) -> tuple[Array, Mask]:
 def _fill(
     rates: Array, has_table: Mask, numbers: Array, of: Index, rate_of: Sequence[Callable[[int], int]]
 ) -> None:
-    """Set the rates that are 0, of rows whose domain has a table, to that of their number, where it is not 0."""
+    """Fill in rates that are 0, where the domain has a table, by looking up each row's number."""
     rows = np.flatnonzero((rates == 0) & has_table & (numbers > 0))
     if not len(rows):
         return
     distinct, places = np.unique(numbers[rows], return_inverse=True)
-    # Few: every pair of a domain and a number is looked up once.
+    # Distinct pairs of domain and number are few: look up each once.
     pairs, pair_of = np.unique(of[rows] * len(distinct) + places, return_inverse=True)
     which, at = np.divmod(pairs, len(distinct))
     looked_up = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Headers of sampled packets, read from many packets at once: layer by layer, each for the packets that have it."""
+"""Decode the headers of many sampled packets at once, layer by layer."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ import numpy as np
 
 from nettop.flows.columns import BY_NAME, ICMP_PROTOCOLS, Flows
 from nettop.flows.decode.datagrams import ipv4, ipv6, numbers
-from nettop.snapshots.arrays import Index, Mask
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, Index, Mask
 
 PACKET_COLUMNS = (
     *("src", "dst", "etype", "protocol", "src_port", "dst_port", "tcp_flags", "icmp_type", "icmp_code"),
     *("tos", "ttl", "flow_label", "fragment_id", "fragment_offset"),
     *("src_mac", "dst_mac", "src_vlan", "customer_vlan", "mpls_label_1", "mpls_label_2", "mpls_label_3"),
 )
-"""The columns of a flow that its packet's headers give."""
+"""Columns of a flow filled from its packet's headers."""
 
 
 class FirstHeader(IntEnum):
-    """What a captured packet begins with."""
+    """Type of the first header in a captured packet."""
 
     ETHERNET = 0
     IP = 1
-    """Version 4 or 6, as the header says."""
+    """Version 4 or 6, according to the header."""
     MPLS = 2
     PPP = 3
 
@@ -35,13 +34,13 @@ IPV4, IPV6 = 0x0800, 0x86DD
 _MPLS = (0x8847, 0x8848)
 _PPPOE_SESSION = 0x8864
 _TAGS = (0x8100, 0x88A8, 0x9100)
-"""802.1Q, 802.1ad, and what stood for 802.1ad before it was a standard."""
+"""802.1Q, 802.1ad, and the pre-standard value for 802.1ad."""
 _LEAST_ETHERTYPE = 0x0600
-"""A lower number is the length of an LLC frame (IEEE 802.3, section 3.2.6)."""
+"""Lower numbers are the length of an LLC frame (IEEE 802.3, section 3.2.6)."""
 _SNAP = 0xAAAA03000000
-"""LLC and SNAP headers before an EtherType (RFC 1042)."""
+"""LLC and SNAP headers preceding an EtherType (RFC 1042)."""
 _PPP_HDLC = 0xFF03
-"""Address and control, which may be left out (RFC 1662, section 3.1)."""
+"""Address and control fields, which may be omitted (RFC 1662, section 3.1)."""
 _PPP_ETHERTYPES = {0x0021: IPV4, 0x0057: IPV6, 0x0281: _MPLS[0], 0x0283: _MPLS[1]}
 """IANA, PPP DLL Protocol Numbers."""
 
@@ -51,7 +50,7 @@ _AUTHENTICATION, _DESTINATION_OPTIONS, _SCTP, _UDP_LITE = 51, 60, 132, 136
 
 
 def _among(*protocols: int) -> Mask:
-    """Of each protocol number, whether it is one of these."""
+    """Return a mask over protocol numbers."""
     return np.isin(np.arange(256), protocols)
 
 
@@ -60,11 +59,11 @@ _HAS_TYPE = _among(*ICMP_PROTOCOLS)
 _IS_EXTENSION = _among(_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION_OPTIONS)
 
 TAGS_MAX, LABELS_MAX, EXTENSIONS_MAX = 4, 16, 8
-"""A packet with more of them is not read any further."""
+"""Maximum tags, labels or extension headers of a packet; beyond it, decoding stops."""
 
 
 class _Packets:
-    """Packets while they are read. `at` is where each one's next header begins; rows are numbers of packets."""
+    """Packets being decoded. `at` is the offset of each one's next header; rows are packet indices."""
 
     def __init__(self, buffer: Array, starts: Index, ends: Index) -> None:
         self.buffer = buffer
@@ -74,34 +73,34 @@ class _Packets:
         self.columns["ip_bytes"] = np.zeros(len(starts), "u4")
 
     def whole(self, rows: Index, length: int) -> Index:
-        """Those of the rows of which so many bytes more were captured."""
+        """Return the rows with at least `length` more captured bytes."""
         return rows[self.at[rows] + length <= self.ends[rows]]
 
     def read(self, rows: Index, offset: int, width: int) -> Array:
-        """The numbers of `width` bytes at this offset of the next headers: u8."""
+        """Read numbers of `width` bytes at an offset into the next headers: u8."""
         return numbers(self.buffer, self.at[rows] + offset, width)
 
     def lengths(self, rows: Index, offset: int, width: int) -> Index:
-        """As `read`, for arithmetic with places."""
+        """Read numbers like `read`, but as an index type for offset arithmetic."""
         return self.read(rows, offset, width).astype(np.intp)
 
     def keep(self, rows: Index, **columns: Array) -> None:
-        """Sets columns of these rows."""
+        """Set columns of these rows."""
         for name, values in columns.items():
             self.columns[name][rows] = values
 
     def of_etype(self, *etypes: int) -> Index:
-        """The rows whose next header is of one of these EtherTypes."""
+        """Return the rows whose next header has one of these EtherTypes."""
         return np.flatnonzero(np.isin(self.columns["etype"], etypes))
 
 
-def decoded_packets(buffer: Array, starts: Index, ends: Index, first: Array | FirstHeader) -> Flows:
-    """What the headers of packets say, by column: PACKET_COLUMNS in their dtypes, and `ip_bytes`, each (n,).
+def decode_packets(buffer: Array, starts: Index, ends: Index, first: Array | FirstHeader) -> Flows:
+    """Decode packet headers into columns: PACKET_COLUMNS in their dtypes, and `ip_bytes`, each (n,).
 
-    `buffer` (u1) has what was captured of packet i from `starts[i]` to `ends[i]`; nothing else of it is read for this
-    packet. `first` has a FirstHeader for each, or is that of all. A column whose header was not captured is 0, and so
-    are the ports of later fragments. `etype` is that of the IP packet below VLANs, MPLS and PPPoE, where there is one.
-    `ip_bytes` (u4) is the length of the IP packet as its header says, 0 where there is none.
+    Packet i lies in `buffer` (u1) from `starts[i]` to `ends[i]`; nothing outside these bounds is read. `first` is a
+    FirstHeader per packet, or one for all. A column whose header was not captured is 0, as are the ports of later
+    fragments. `etype` is that of the IP packet inside VLANs, MPLS and PPPoE, if there is one. `ip_bytes` (u4) is the IP
+    packet's length according to its header, 0 without one.
     """
     packets = _Packets(buffer, starts, ends)
     first = np.broadcast_to(np.asarray(first), starts.shape)
@@ -129,7 +128,7 @@ def _read_ethernet(packets: _Packets, rows: Index) -> None:
 
 
 def _read_tags(packets: _Packets, rows: Index) -> Index:
-    """Reads VLANs, the outermost and the next. Returns the packets whose EtherType was captured behind all tags."""
+    """Read VLAN tags, keeping the outer two. Return the packets whose EtherType after all tags was captured."""
     etypes = packets.columns["etype"]
     reached = []
     for depth in range(TAGS_MAX + 1):
@@ -159,7 +158,7 @@ def _read_llc(packets: _Packets, rows: Index) -> None:
 
 
 def _read_pppoe(packets: _Packets, rows: Index) -> None:
-    """RFC 2516, section 4."""
+    """Skip the PPPoE header (RFC 2516, section 4)."""
     rows = packets.whole(rows, 6)
     packets.at[rows] += 6
     _read_ppp(packets, rows)
@@ -170,7 +169,7 @@ def _read_ppp(packets: _Packets, rows: Index) -> None:
     packets.at[rows[packets.read(rows, 0, 2) == _PPP_HDLC]] += 2
     rows = packets.whole(rows, 2)
     protocols = packets.read(rows, 0, 2)
-    # An odd first byte is all of a compressed protocol (RFC 1661, section 6.5).
+    # An odd first byte is a compressed protocol number (RFC 1661, section 6.5).
     is_compressed = protocols & 0x0100 != 0
     protocols[is_compressed] >>= np.uint64(8)
     packets.at[rows] += np.where(is_compressed, 1, 2)
@@ -179,7 +178,7 @@ def _read_ppp(packets: _Packets, rows: Index) -> None:
 
 
 def _read_mpls(packets: _Packets, rows: Index) -> None:
-    """The labels to the bottom of the stack, and whether IP is below it (RFC 3032, section 2.1)."""
+    """Read labels to the bottom of the stack, and detect IP below it (RFC 3032, section 2.1)."""
     for depth in range(LABELS_MAX):
         rows = packets.whole(rows, 4)
         if not len(rows):
@@ -194,7 +193,7 @@ def _read_mpls(packets: _Packets, rows: Index) -> None:
 
 
 def _recognize_ip(packets: _Packets, rows: Index) -> None:
-    """Sets the EtherType of the packets whose first half-byte is a version of IP."""
+    """Set the EtherType of packets that start with an IP version."""
     rows = packets.whole(rows, 1)
     versions = packets.read(rows, 0, 1) >> 4
     packets.columns["etype"][rows[versions == 4]] = IPV4
@@ -202,7 +201,7 @@ def _recognize_ip(packets: _Packets, rows: Index) -> None:
 
 
 def _read_ipv4(packets: _Packets, rows: Index) -> Index:
-    """RFC 791, section 3.1. Returns the packets whose transport header comes next."""
+    """Read IPv4 headers (RFC 791, section 3.1). Return the packets whose transport header comes next."""
     rows = packets.whole(rows, 20)
     versions, words = packets.read(rows, 0, 1) >> 4, packets.read(rows, 0, 1) & 0x0F
     is_valid = (versions == 4) & (words >= 5)
@@ -219,7 +218,7 @@ def _read_ipv4(packets: _Packets, rows: Index) -> Index:
         src=ipv4(packets.buffer, at + 12),
         dst=ipv4(packets.buffer, at + 16),
     )
-    # What an interface segments for the kernel has no length yet.
+    # The length is still 0 if the kernel leaves segmentation to the interface.
     _end_no_later(packets, rows, packets.lengths(rows, 2, 2))
     packets.at[rows] += words.astype(np.intp) * 4
     first_fragments: Index = rows[offsets == 0]
@@ -227,7 +226,7 @@ def _read_ipv4(packets: _Packets, rows: Index) -> Index:
 
 
 def _read_ipv6(packets: _Packets, rows: Index) -> Index:
-    """RFC 8200, section 3. Returns the packets whose transport header comes next."""
+    """Read IPv6 headers (RFC 8200, section 3). Return the packets whose transport header comes next."""
     rows = packets.whole(rows, 40)
     rows = rows[packets.read(rows, 0, 1) >> 4 == 6]
     at, first_word, payload = packets.at[rows], packets.read(rows, 0, 4), packets.lengths(rows, 4, 2)
@@ -248,13 +247,13 @@ def _read_ipv6(packets: _Packets, rows: Index) -> Index:
 
 
 def _end_no_later(packets: _Packets, rows: Index, lengths: Index) -> None:
-    """Ends packets where IP says, since Ethernet pads short ones; 0 is no length."""
+    """Trim packets to their IP length, as Ethernet pads short ones; a length of 0 is ignored."""
     ends = packets.ends[rows]
     packets.ends[rows] = np.where(lengths > 0, np.minimum(ends, packets.at[rows] + lengths), ends)
 
 
 def _read_extensions(packets: _Packets, rows: Index) -> Index:
-    """Skips the extension headers of IPv6. Returns the packets whose transport header comes next."""
+    """Skip IPv6 extension headers. Return the packets whose transport header comes next."""
     reached = []
     for depth in range(EXTENSIONS_MAX + 1):
         is_extension = _IS_EXTENSION[packets.columns["protocol"][rows]]
@@ -267,14 +266,14 @@ def _read_extensions(packets: _Packets, rows: Index) -> Index:
 
 
 def _skip_extension(packets: _Packets, rows: Index) -> Index:
-    """Reads an extension header of each packet. Returns those that are no later fragments."""
+    """Skip one extension header per packet. Return the packets except for later fragments."""
     protocols, units = packets.columns["protocol"][rows], packets.lengths(rows, 1, 1)
     is_fragment = protocols == _FRAGMENT
     fragments = rows[is_fragment]
     offsets = packets.read(fragments, 2, 2) >> 3
     packets.keep(fragments, fragment_offset=offsets, fragment_id=packets.read(fragments, 4, 4))
     packets.keep(rows, protocol=packets.read(rows, 0, 1))
-    # An authentication header counts words without the first two (RFC 4302, section 2.2).
+    # An authentication header's length is in 32-bit words, minus 2 (RFC 4302, section 2.2).
     lengths = np.where(protocols == _AUTHENTICATION, (units + 2) * 4, (units + 1) * 8)
     packets.at[rows] += np.where(is_fragment, 8, lengths)
     is_later = np.zeros(len(rows), np.bool_)
@@ -287,7 +286,7 @@ def _read_transport(packets: _Packets, rows: Index) -> None:
     ported = packets.whole(rows[_HAS_PORTS[protocols]], 4)
     packets.keep(ported, src_port=packets.read(ported, 0, 2), dst_port=packets.read(ported, 2, 2))
     tcp = packets.whole(rows[protocols == _TCP], 14)
-    # Before the flags is the data offset (RFC 9293, section 3.1).
+    # The data offset precedes the flags (RFC 9293, section 3.1).
     packets.keep(tcp, tcp_flags=packets.read(tcp, 12, 2) & 0x0FFF)
     typed = packets.whole(rows[_HAS_TYPE[protocols]], 2)
     packets.keep(typed, icmp_type=packets.read(typed, 0, 1), icmp_code=packets.read(typed, 1, 1))

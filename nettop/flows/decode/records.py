@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From records of one template to columns: where each field of each record lies, and what its bytes mean."""
+"""Convert records of one template to columns: locate each field and interpret its bytes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ import numpy as np
 
 from nettop.flows.columns import ADDRESS, TIME_MAX_MS, TIME_MIN_MS, default_values
 from nettop.flows.decode.datagrams import ipv4, ipv6, numbers
-from nettop.flows.decode.elements import GIVEN_BY, IANA, SYSTEM_INIT, UPTIMES, Element, Form
+from nettop.flows.decode.elements import ELEMENTS_OF, IANA, SYSTEM_INIT, UPTIMES, Element, Form
 from nettop.flows.decode.icmp import type_and_code
 from nettop.flows.decode.times import uptime_at_ms
-from nettop.snapshots.arrays import Index, Mask, as_list
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, Index, Mask, as_list
 
 ABSENT = -1
-"""The length of a field that a record does not have."""
+"""Length of a field that a record lacks."""
 NTP_EPOCH_S = 2_208_988_800
-"""From 1900 to 1970."""
+"""Seconds from 1900 to 1970."""
 _NO_TIME = np.uint64(TIME_MAX_MS + 1)
-_IPV4_OF_ZEROS = 0xFFFF_0000_0000
+_ZERO_IPV4 = 0xFFFF_0000_0000
 COUNTERS = ("bytes", "packets")
 
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where a field lies in each record (n,), and how long it is there: ABSENT where a record does not have it."""
+    """Offset and length of a field in each record (n,); the length is ABSENT if the record lacks it."""
 
     starts: Index
     lengths: Index
@@ -36,10 +35,10 @@ class Places:
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """Records of one template: of each the time of its export and of its exporter's start, and where its fields lie.
+    """Records of one template: export time, exporter start time, and the places of their fields.
 
-    Times are in ms since 1970, shape (n,); `boot_ms` is negative where it is not known. Of several fields of one
-    element the first counts. `has_both_directions` says that OUT_BYTES and OUT_PKTS count what came back.
+    Times are in ms since 1970, shape (n,); `boot_ms` is negative if unknown. Of repeated elements the first counts.
+    With `has_both_directions`, OUT_BYTES and OUT_PKTS count the reverse direction.
     """
 
     buffer: Array
@@ -52,30 +51,30 @@ class Records:
         return len(self.export_ms)
 
     def number(self, element: Element) -> tuple[Array, Mask]:
-        """An element as a number of each record, 0 where it has none; and which have it."""
+        """Return an element as a number, 0 for records without it, and which records have it."""
         return self._read(element, Form.NUMBER)
 
     def column(self, name: str, enterprise: int = IANA) -> tuple[Array, Mask]:
-        """What the records' elements give for a column, and which records have such an element."""
+        """Return a column's values, and which records have an element for it."""
         values, known = default_values(name, len(self)), np.zeros(len(self), bool)
-        for given in GIVEN_BY[name]:
+        for given in ELEMENTS_OF[name]:
             if (enterprise, given.number) in self.fields:
                 value, has = self._read((enterprise, given.number), given.form)
-                # Counters of different kinds do not stand for each other. Of anything else 0 says nothing.
-                is_open = ~known if name in COUNTERS else ~known | says_nothing(values)
+                # Counters of different kinds are no substitute for each other. In other columns a 0 says nothing.
+                is_open = ~known if name in COUNTERS else ~known | is_zero(values)
                 np.copyto(values, value.astype(values.dtype), where=has & is_open)
                 known |= has
         return values, known
 
     def _read(self, element: Element, form: Form) -> tuple[Array, Mask]:
-        """The values of an element in all records, 0 where there is none; and which have one that can be read."""
+        """Return an element of all records, 0 if missing, and which records have a valid one."""
         places = self.fields.get(element)
         empty = np.zeros(len(self), ADDRESS if form is Form.ADDRESS else np.uint64)
         known = np.zeros(len(self), bool)
         if places is None:
             return empty, known
         for length in as_list(np.unique(places.lengths)):
-            if _can_be(form, length):
+            if _is_valid_length(form, length):
                 at = np.flatnonzero(places.lengths == length)
                 value, has = self._value(places.starts[at], length, form, at)
                 empty[at] = value
@@ -93,7 +92,7 @@ class Records:
         return time_ms, (time_ms >= TIME_MIN_MS) & (time_ms <= TIME_MAX_MS)
 
     def _time_ms(self, number: Array, form: Form, at: Index) -> Array:
-        """A time as ms since 1970, 0 or what is none where it is not known."""
+        """Convert times to ms since 1970; an unknown time becomes 0 or out of range."""
         if form is Form.NTP:
             fraction_ms = (number & np.uint64(0xFFFFFFFF)) * np.uint64(1000) >> np.uint64(32)
             seconds = (number >> np.uint64(32)).astype(np.int64) - NTP_EPOCH_S
@@ -109,20 +108,20 @@ class Records:
 
     @cached_property
     def _has_uptime(self) -> Mask:
-        """Which records have an uptime: of some exporters both are there, and empty."""
+        """Records with an uptime. Some exporters send both fields, but empty."""
         first, last = (self.number(element)[0] for element in UPTIMES)
         return np.asarray((first > 0) | (last > 0))
 
 
-def says_nothing(values: Array) -> Mask:
-    """Which values are 0, or an address of zeros in either family."""
+def is_zero(values: Array) -> Mask:
+    """Return which values are 0, or an all-zero address of either family."""
     if values.dtype.kind != "V":
         return np.asarray(values == 0)
     upper, lower = values.view(">u8").reshape(-1, 2).T
-    return np.asarray((upper == 0) & ((lower == 0) | (lower == _IPV4_OF_ZEROS)))
+    return np.asarray((upper == 0) & ((lower == 0) | (lower == _ZERO_IPV4)))
 
 
-def _can_be(form: Form, length: int) -> bool:
+def _is_valid_length(form: Form, length: int) -> bool:
     if form is Form.ADDRESS:
         return length in (4, 16)
     if form is Form.NTP:
@@ -139,6 +138,6 @@ _NUMBERS: dict[Form, Callable[[Array], Array]] = {
 
 
 def started_ms_of(records: Records) -> tuple[Array, Mask]:
-    """Return when the exporters of records began, as these say, and which say a time that can be."""
+    """Return the exporters' start times according to the records, and which are plausible."""
     started_ms, known = records.number(SYSTEM_INIT)
     return started_ms, known & (started_ms >= TIME_MIN_MS) & (started_ms <= TIME_MAX_MS)

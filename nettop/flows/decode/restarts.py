@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signs that an exporter has started anew: numbers that do not go on, and sets that do not fit their template."""
+"""Signs of an exporter restart: sequence numbers that do not continue, and sets that do not fit their template."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from nettop.flows.decode.datagrams import nearest
 from nettop.flows.decode.domains import Declared, Domain
 from nettop.flows.decode.framing import Batch, Sets
 from nettop.flows.decode.templates import Template
-from nettop.snapshots.arrays import Mask, as_list
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, Mask, as_list
 
 _SAME_START_MS = 60_000
-"""By how much a start may differ that messages of one exporter give."""
+"""Tolerance between start times in messages of one exporter run."""
 OTHER_START = -(1 << 32)
-"""In place of how far messages are ahead of one that came before their exporter has started."""
+"""Lead reported for messages from another exporter run."""
 FIRST_NUMBERS = 4096
-"""Sequence numbers of an exporter that may just have started."""
+"""Sequence numbers below this may follow a restart."""
 PADDING_MAX = 3
-"""Bytes that make a set end where numbers of four bytes may begin."""
-_LOOKED_AT = 4
-"""Bytes at either end of what is left after the records of a set."""
+"""Maximum number of bytes that pad a set to a multiple of four."""
+_CHECKED_BYTES = 4
+"""Bytes checked at either end of the remainder after a set's records."""
 
 
 def ahead_of(batch: Batch, sets: Sets, of: Declared) -> Array:
-    """By how much sets are ahead of the message that has declared a template, as `_progress` says."""
+    """Return the lead of sets over the message that declared a template, as in `_progress`."""
     rows = batch.messages[sets.message]
     return _progress(rows["boot_ms"], rows["sequence"], of.boot_ms, of.sequence)
 
@@ -35,15 +34,15 @@ def ahead_of(batch: Batch, sets: Sets, of: Declared) -> Array:
 def _progress(
     boot_ms: Array, sequences: Array, earlier_boot_ms: Array | int, earlier_sequences: Array | int
 ) -> Array:
-    """By how much sequence numbers are ahead of earlier ones; OTHER_START if the exporter has started in between."""
+    """Return the lead of sequence numbers over earlier ones; OTHER_START if the exporter restarted in between."""
     has_started = np.abs(nearest(boot_ms - earlier_boot_ms)) > _SAME_START_MS
     return np.where(has_started, OTHER_START, nearest(sequences.astype(np.int64) - earlier_sequences))
 
 
-def unsteady(batch: Batch, known: Sequence[Domain]) -> Mask:
-    """Which domains have messages that do not go on from each other, or from the one that last declared a template.
+def unsteady_domains(batch: Batch, known: Sequence[Domain]) -> Mask:
+    """Return which domains have a message that does not continue the previous one, or the last template declaration.
 
-    Where templates are from before nettop was started, that is not known.
+    Templates restored from disk have no such message, so their domains count as unsteady.
     """
     order = np.argsort(batch.domains, kind="stable")
     boot_ms, sequences = (batch.messages[name][order].astype(np.int64) for name in ("boot_ms", "sequence"))
@@ -60,14 +59,14 @@ def unsteady(batch: Batch, known: Sequence[Domain]) -> Mask:
 
 
 def fits(template: Template, buffer: Array, sets: Sets, padding: int = 0) -> Mask:
-    """Which sets have whole records of a template, and after them nothing but zeros, or so many bytes of `padding`.
+    """Return which sets hold whole records, followed by only zeros or at most `padding` arbitrary bytes.
 
-    Records of various lengths say by themselves where they end: their sets are taken to fit.
+    Records of variable length delimit themselves, so their sets always count as fitting.
     """
     fit = np.ones(len(sets), bool)
     left = (sets.end - sets.start) % template.least_length
     if template.is_fixed and left.any():
-        for at in range(_LOOKED_AT):
+        for at in range(_CHECKED_BYTES):
             for places in (sets.end - left + at, sets.end - 1 - at):
                 fit &= (left <= at) | (buffer[np.where(left <= at, 0, places)] == 0)
         fit |= left <= padding

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From records to flows: packets and ports say what elements do not, and both directions of a record are two flows.
+"""Convert records to flows: fill gaps from packets and ports, and split bidirectional records into two flows.
 
-Three kinds of exporters count both directions of a connection in one record: those of RFC 5103 by reverse elements,
-firewalls as what initiator and responder sent, nProbe and others by OUT_BYTES and OUT_PKTS.
+Three kinds of exporters count both directions of a connection in one record: those that follow RFC 5103, by reverse
+elements; firewalls, as initiator and responder; nProbe and others, by OUT_BYTES and OUT_PKTS.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import numpy as np
 
 from nettop.flows.columns import Flows, default_values
 from nettop.flows.decode.elements import (
-    BOTH,
     DURATIONS,
+    ELEMENTS_OF,
     FRAME,
-    GIVEN_BY,
     IN,
     INITIATOR,
     IP_PACKET,
     OUT,
     RESPONDER,
     REVERSE,
+    TOTALS,
 )
 from nettop.flows.decode.icmp import icmp_in_port
-from nettop.flows.decode.packets import FirstHeader, decoded_packets
+from nettop.flows.decode.packets import FirstHeader, decode_packets
 from nettop.flows.decode.records import COUNTERS, Records
 from nettop.snapshots.arrays import Index, Mask
 
@@ -34,30 +34,30 @@ _REVERSED = (
     ("src_prefix", "dst_prefix"), ("in_if", "out_if"), ("in_vrf", "out_vrf"), ("nat_src", "nat_dst"),
     ("nat_src_port", "nat_dst_port"),
 )  # fmt: skip
-"""Columns that change places in the other direction of a biflow."""
+"""Columns swapped in the reverse direction of a biflow."""
 _DURATION_MAX_MS = (1 << 32) - 1
 FORWARD, BACKWARD = 1, 2
-"""The directions of a biflow."""
+"""Directions of a biflow."""
 
 CountOnce = Callable[[Flows, Flows], None]
-"""Takes the counters of initiators and responders, and leaves in them what was not counted before."""
+"""Function that reduces initiator and responder counters in place to their increments."""
 
 
-def decoded_flows(records: Records, count_once: CountOnce) -> list[tuple[Index, Flows]]:
-    """The flows of data records, and of each the place of its record; columns that nothing gives are left out.
+def decode_flows(records: Records, count_once: CountOnce) -> list[tuple[Index, Flows]]:
+    """Return the flows of data records, with each one's record index; unknown columns are left out.
 
-    Those of the other direction, where it had packets, are a second part.
+    Records with reverse packets add their reverse flows as a second part.
     """
     flows: Flows = {}
     said: dict[str, Mask] = {}
-    for name in GIVEN_BY:
+    for name in ELEMENTS_OF:
         values, known = records.column(name)
         if known.any():
             flows[name], said[name] = values, known
     _read_durations(records, flows)
     _read_packets(records, flows)
     _read_icmp(flows, said)
-    backward = _other_direction(records, flows, count_once)
+    backward = _reverse_flows(records, flows, count_once)
     parts: list[tuple[Index, Flows]] = [(np.arange(len(records)), flows)]
     if backward:
         counters = [backward[name] for name in COUNTERS if name in backward]
@@ -69,7 +69,7 @@ def decoded_flows(records: Records, count_once: CountOnce) -> list[tuple[Index, 
 
 
 def _read_durations(records: Records, flows: Flows) -> None:
-    """Add the end of flows of which start and duration are known, and the start of those of which the end is."""
+    """Derive a missing end from start and duration, and a missing start from end and duration."""
     for element, of_a_ms in DURATIONS.items():
         duration, has = records.number(element)
         if has.any():
@@ -81,13 +81,13 @@ def _read_durations(records: Records, flows: Flows) -> None:
 
 
 def _read_packets(records: Records, flows: Flows) -> None:
-    """Add what the headers of sampled packets say, as far as no element of the records says it."""
+    """Add columns from sampled packet headers that no element of the records fills."""
     for element, first in ((FRAME, FirstHeader.ETHERNET), (IP_PACKET, FirstHeader.IP)):
         if element in records.fields:
             places = records.fields[element]
             at = np.flatnonzero(places.lengths > 0)
             starts = places.starts[at]
-            packets = decoded_packets(records.buffer, starts, starts + places.lengths[at], first)
+            packets = decode_packets(records.buffer, starts, starts + places.lengths[at], first)
             packets["bytes"], packets["packets"] = packets.pop("ip_bytes"), np.ones(len(at), np.uint64)
             for name in packets.keys() - flows.keys():
                 flows[name] = default_values(name, len(records))
@@ -95,7 +95,7 @@ def _read_packets(records: Records, flows: Flows) -> None:
 
 
 def _read_icmp(flows: Flows, said: dict[str, Mask]) -> None:
-    """Add types and codes of ICMP from the ports, as far as neither elements nor packets say them."""
+    """Add ICMP types and codes from the ports, unless elements or packets provide them."""
     is_of_packets = "icmp_type" in flows.keys() - said.keys()
     is_said = said.get("icmp_type", np.zeros(1, bool))
     if is_of_packets or is_said.all() or not {"protocol", "dst_port"} <= flows.keys():
@@ -108,15 +108,16 @@ def _read_icmp(flows: Flows, said: dict[str, Mask]) -> None:
 # --- directions -----------------------------------------------------------------------------------------------
 
 
-def _other_direction(records: Records, flows: Flows, count_once: CountOnce) -> Flows:
-    """Return the flows of the other direction (n,), and say of each flow which direction it is.
+def _reverse_flows(records: Records, flows: Flows, count_once: CountOnce) -> Flows:
+    """Return the reverse flows (n,), and set each flow's direction.
 
-    They are empty where no record counts both. The counters of `flows` change where a record counts both otherwise.
+    They are empty if no record counts both directions. Adjust the counters in `flows` where records count forward and
+    reverse separately.
     """
     if any(enterprise == REVERSE for enterprise, _ in records.fields):
         flows["biflow_direction"] = np.full(len(records), FORWARD, np.uint8)
-        exchanged = _exchanged(flows)
-        return exchanged | _said_in_reverse(records, exchanged)
+        exchanged = _swap_ends(flows)
+        return exchanged | _reverse_columns(records, exchanged)
     if _counts_responders(records):
         return _read_responders(records, flows, count_once)
     if any(element in records.fields for element in OUT.values()):
@@ -125,16 +126,18 @@ def _other_direction(records: Records, flows: Flows, count_once: CountOnce) -> F
 
 
 def _counts_responders(records: Records) -> bool:
-    """Return whether records count what responders sent, and not IN and OUT as well."""
+    """Return whether records count initiator and responder, rather than IN and OUT."""
     has_responder, has_total, has_out = (
         any(element in records.fields for element in elements)
-        for elements in (RESPONDER.values(), BOTH, OUT.values())
+        for elements in (RESPONDER.values(), TOTALS, OUT.values())
     )
     return has_responder and not (has_total and has_out)
 
 
 def _read_responders(records: Records, flows: Flows, count_once: CountOnce) -> Flows:
-    """Return what responders sent, unless the records count something else, which that does not explain."""
+    """Return the reverse flows of responders. Skip records whose totals match neither the initiator nor the sum of
+    both.
+    """
     names = [name for name in COUNTERS if {INITIATOR[name], RESPONDER[name]} & records.fields.keys()]
     sent, back = ({name: records.number(of[name])[0] for name in names} for of in (INITIATOR, RESPONDER))
     is_both = np.ones(len(records), bool)
@@ -145,13 +148,13 @@ def _read_responders(records: Records, flows: Flows, count_once: CountOnce) -> F
         flows[name] = np.where(is_both, sent[name], flows[name])
     flows["biflow_direction"] = np.where(is_both, FORWARD, 0).astype(np.uint8)
     counters = {name: np.where(is_both, values, 0) for name, values in back.items()}
-    if not any(element in records.fields for element in BOTH):
+    if not any(element in records.fields for element in TOTALS):
         count_once(flows, counters)
-    return _exchanged(flows) | counters
+    return _swap_ends(flows) | counters
 
 
 def _read_out(records: Records, flows: Flows) -> Flows:
-    """Return the other direction of records whose IN and OUT differ; where IN is 0, OUT is of the flow itself."""
+    """Return the reverse flows of records whose IN and OUT differ. If IN is 0, OUT counts the flow itself."""
     counted = {name: (records.number(IN[name])[0], records.number(OUT[name])[0]) for name in COUNTERS}
     is_both = np.zeros(len(records), bool)
     if records.has_both_directions:
@@ -163,11 +166,11 @@ def _read_out(records: Records, flows: Flows) -> Flows:
     if not is_both.any():
         return {}
     flows["biflow_direction"] = np.where(is_both, FORWARD, 0).astype(np.uint8)
-    return _exchanged(flows) | {name: np.where(is_both, out, 0) for name, (_, out) in counted.items()}
+    return _swap_ends(flows) | {name: np.where(is_both, out, 0) for name, (_, out) in counted.items()}
 
 
-def _exchanged(forward: Flows) -> Flows:
-    """Return the flows with both ends exchanged, without counters."""
+def _swap_ends(forward: Flows) -> Flows:
+    """Return the flows with both ends swapped, without counters."""
     flows = {name: values for name, values in forward.items() if name not in COUNTERS}
     for source, destination in _REVERSED:
         for name, from_name in ((source, destination), (destination, source)):
@@ -178,10 +181,10 @@ def _exchanged(forward: Flows) -> Flows:
     return flows | {"biflow_direction": np.full(len(flows["biflow_direction"]), BACKWARD, np.uint8)}
 
 
-def _said_in_reverse(records: Records, exchanged: Flows) -> Flows:
-    """Return the columns that reverse elements give, as far as they do."""
+def _reverse_columns(records: Records, exchanged: Flows) -> Flows:
+    """Return the columns filled by reverse elements."""
     flows: Flows = {}
-    for name in GIVEN_BY:
+    for name in ELEMENTS_OF:
         values, known = records.column(name, REVERSE)
         if known.any():
             flows[name] = np.where(known, values, exchanged.get(name, default_values(name, len(records))))

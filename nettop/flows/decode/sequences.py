@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lost exports: gaps between the sequence numbers of an exporter's datagrams.
+"""Detect lost exports as gaps between the sequence numbers of an exporter's datagrams.
 
-A number says how much was sent before, in the units that `Numbering` recognizes. So each datagram covers a stretch of
-numbers, and what no datagram has covered was lost on its journey, or before it in the exporter. Numbers that go to and
-fro are those of several exporters that send as one: then nobody can say what was lost.
+A sequence number says how much was sent before, in the units that `Numbering` recognizes. So each datagram covers a
+range of numbers, and numbers never covered were lost in transit, or in the exporter before that. Numbers that go back
+and forth come from several exporters that share an identity; their losses are unknown.
 """
 
 from __future__ import annotations
@@ -15,68 +15,68 @@ import numpy as np
 
 from nettop.flows.decode.datagrams import nearest
 from nettop.flows.decode.domains import DomainKey
-from nettop.flows.decode.numbering import MASK, SCORE_MAX, WAYS, Counting, Numbering, Series, units_of
-from nettop.snapshots.arrays import Index, Mask, as_list, take
-from nettop.snapshots.snapshot import Array
+from nettop.flows.decode.numbering import MASK, SCHEMES, SCORE_MAX, Counting, Numbering, Series, units_of
+from nettop.snapshots.arrays import Array, Index, Mask, as_list, take_rows
 
 _DATAGRAMS = Counting.DATAGRAMS - 1
-"""The place of this counting, as those in `units_of` and in what follows: datagrams, flows, records."""
+"""Column of this counting in `units_of` and in the tuples below: datagrams, flows, records."""
 _LATE_MAX = (128, 4096, 4096)
-"""How far back a number may lie for a datagram that was overtaken, or came twice: 128 datagrams, or their records."""
+"""Maximum distance back of a reordered or duplicate datagram: 128 datagrams, or their records."""
 _LOST_MAX = (1 << 20, 1 << 24, 1 << 24)
 _LOST_PER_SENT = 8
-"""How far ahead a number may lie for what lies between to be lost: so many units, or after a long silence so many times
-what the exporter sends in that time.
+"""Maximum distance ahead for numbers in between to count as lost: a fixed number of units or, after a long silence,
+this multiple of what the exporter sends in that time.
 
-What is further ahead, or further back, is of an exporter that has restarted.
+A number further ahead, or further back, means the exporter restarted.
 """
 _RATE_NS = 10_000_000_000
-"""An exporter has to be known for so long for its rate to say something."""
+"""Minimum time an exporter must be known for its rate to be meaningful."""
 _MISSES_MAX, _PROVED_MISSES_MAX = 8, 32
-"""How many more numbers may be others than were due: as long as none was, and later."""
+"""Maximum excess of unexpected numbers: until the scheme is proved, and afterwards."""
 _MISSES_PER_HIT = 2
-"""How many misses a number makes up for that was due. Numbers that count something else are due by chance now and then;
-no network that still carries something loses two datagrams in three.
+"""Misses offset by one expected number. With a wrong counting some numbers match by chance; no working network loses
+two datagrams in three.
 """
 GAPS_MAX = 4 * _PROVED_MISSES_MAX
-"""Gaps of an exporter that late datagrams may still fill, or that may be found to be none, the newest: more than it has
-until it is seen that nearly all of its numbers are others than were due, though some are.
+"""Newest gaps kept per exporter, which late datagrams may still fill, or which may be withdrawn. More than an exporter
+accumulates before it becomes clear that nearly all of its numbers are unexpected.
 """
 _LEFT_MAX = 8
-"""Numbers that an exporter has jumped away from, the newest."""
+"""Newest jumps remembered."""
 _RETURNS_MAX = 2
-"""How often an exporter may go on where it was before a jump. The first may be one damaged number."""
+"""Maximum returns to a number before a jump. The first may be due to a single corrupt number."""
 _TURNS_MAX = 8
-"""How often late datagrams may go on where the one before has ended, while those on time go on too."""
+"""Maximum times late datagrams continue each other while on-time ones continue too."""
 _OVERLAPS_MAX = 8
-"""How many datagrams may have numbers of which others have covered only some: by the right counting none has."""
+"""Maximum datagrams whose numbers others cover in part; with the right counting there are none."""
 _FIT_LEAST, _FIT_MOST = 64, 1 << 16
-"""How many datagrams more have to have the number that is due, for numbers to be followed that were not: at first, and
-at most, as it is twice as many each time."""
-_FIT_LOSS = 4
-"""How many of these a datagram takes away that has another number."""
-
-FOLLOWED = np.dtype([("row", "intp"), ("lost", "i8"), ("restarts", "i8"), ("unchecked", "i8")])
-"""What datagrams have shown of the exporter in a row: how much more was lost before them, less what they have of
-earlier gaps and what was taken for lost and was not; how often it has restarted; and before how many of them nobody can
-say what was lost.
+"""Datagrams in excess that must have the number due before numbers are followed again: initially and at most, as it
+doubles each time.
 """
-FOLLOWING = np.dtype(
+_FIT_LOSS = 4
+"""Datagrams subtracted for one with another number."""
+
+SEQUENCE_CHANGES = np.dtype([("row", "intp"), ("lost", "i8"), ("restarts", "i8"), ("unchecked", "i8")])
+"""Changes to the counters of the exporter in a row: units lost, minus those found late or wrongly counted; restarts;
+and datagrams for which losses are unknown.
+"""
+SEQUENCE_STATE = np.dtype(
     [
         ("is_current", "?"),
         ("due", "i8"),
         ("is_exact", "?"),
         ("is_unknown", "?"),
         ("way", "u1"),
-        ("scores", "u1", (WAYS,)),
+        ("scores", "u1", (SCHEMES,)),
         ("is_proved", "?"),
         ("units", "i8"),
         ("since_ns", "i8"),
         ("seen_ns", "i8"),
     ]
 )
-"""What is known of an exporter's numbers: whether its last one is known; what should come next, whether it is that or
-may be more, whether its numbers are not followed; how its sender numbers; and how much it has sent in which time."""
+"""State of an exporter's numbers: whether the last one is known; the number due, whether that is exact or a minimum,
+whether numbers are not being followed; the sender's scheme; and units sent over a period.
+"""
 
 _STRETCH = np.dtype(
     [("row", "intp"), ("counting", "u1"), ("first", "i8"), ("length", "i8"), ("datagrams", "i8"), ("is_exact", "?"),
@@ -85,8 +85,9 @@ _STRETCH = np.dtype(
 
 
 class _Numbered(NamedTuple):
-    """Of datagrams (n,): the slot of its series, the exporter's row, what the series counts, its number, how much it
-    counts, whether that is all, and when it came."""
+    """Datagrams (n,): slot of the series, exporter's row, what the series counts, sequence number, units, whether the
+    units are exact, and receive time.
+    """
 
     slots: Array
     rows: Array
@@ -102,10 +103,10 @@ class _Numbered(NamedTuple):
 
 
 class _Stretch(NamedTuple):
-    """Numbers of datagrams that followed each other without a gap: the row of the first one's exporter, what they
-    count, the first one, how many, of how many datagrams, and when the last one came.
+    """Numbers of consecutive datagrams without a gap: row of the first one's exporter, what they count, first number,
+    how many numbers and datagrams, and when the last one arrived.
 
-    There may be more of them if they are not exact.
+    If not exact, there may be more.
     """
 
     row: int
@@ -118,8 +119,9 @@ class _Stretch(NamedTuple):
 
 
 class _Gap(NamedTuple):
-    """Numbers from `begin` to `end` - 1 that did not come, which were counted as lost in a row: how far the way to
-    number was ahead of others then. They may come late, but not after a restart."""
+    """Missing numbers from `begin` to `end` - 1, counted as lost in a row; `lead` is the lead of the scheme at the
+    time. They may arrive late, but not after a restart.
+    """
 
     begin: int
     end: int
@@ -129,14 +131,14 @@ class _Gap(NamedTuple):
 
 
 class _Jump(NamedTuple):
-    """A number that was due, and the one that came in its place."""
+    """The number that was due, and the one that arrived instead."""
 
     due: int
     to: int
 
 
 class _Followed(NamedTuple):
-    """What a stretch has shown of the exporter in a row, as FOLLOWED has it."""
+    """Changes to the counters of the exporter in a row, as in SEQUENCE_CHANGES."""
 
     row: int
     lost: int = 0
@@ -146,22 +148,22 @@ class _Followed(NamedTuple):
 
 @dataclass(eq=False)
 class _Jumps:
-    """What is remembered of a series whose numbers have jumped."""
+    """State of a series with jumps in its numbers."""
 
     fit_least: int = _FIT_LEAST // 2
-    """How much `fit` has to be for numbers to be followed again."""
+    """Value of `fit` required to follow the numbers again."""
     fit: int = 0
     gaps: list[_Gap] = field(default_factory=list)
     left: list[_Jump] = field(default_factory=list)
     returns: int = 0
     late_end: int = 0
-    """Where the last late datagram has ended, what was due then, and how often late ones went on there."""
+    """End of the last late datagram, the number due at the time, and how often late ones continued there."""
     late_due: int = 0
     turns: int = 0
     overlaps: int = 0
 
     def doubtful(self) -> list[_Gap]:
-        """Return the newest gaps, since when nothing has confirmed that the way to number is the right one."""
+        """Return the newest gaps: those after the scheme was last confirmed."""
         start = 0
         for at, gap in enumerate(self.gaps):
             if gap.lead >= SCORE_MAX:
@@ -171,12 +173,12 @@ class _Jumps:
         return self.gaps[start:]
 
     def before(self, first: int, late_max: int) -> _Jump | None:
-        """Return the jump from about this number to elsewhere, if there was one."""
+        """Return the jump that began near this number, if any."""
         return next((jump for jump in self.left if 0 <= nearest(first - jump.due) <= late_max), None)
 
 
 class Sequences:
-    """Follows the sequence numbers of exporters, each of which has a row here, from 0 to `size` - 1."""
+    """Follower of exporters' sequence numbers. Each exporter has a row from 0 to `size` - 1."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -184,19 +186,19 @@ class Sequences:
         slots = 2 * size
         self._is_known = np.zeros(slots, bool)
         self._next = np.zeros(slots, np.int64)
-        """What should come next, of each slot, which counts on beyond 32 bits."""
+        """Number due next in each slot, which counts on beyond 32 bits."""
         self._is_exact = np.zeros(slots, bool)
-        """Whether it is that number, or may be a higher one."""
+        """Whether the number due in each slot is exact, rather than a minimum."""
         self._is_unknown = np.zeros(slots, bool)
-        """Whether the numbers are not followed, as no way explains them."""
+        """Whether the numbers of each slot are ignored, as no scheme explains them."""
         self._misses = np.zeros(slots, np.int64)
-        """How many more stretches had other numbers than were due than hits make up for."""
+        """Excess of stretches with unexpected numbers over those that hits offset."""
         self._units, self._since_ns, self._seen_ns = (np.zeros(slots, np.int64) for _ in range(3))
         self._jumps: dict[int, _Jumps] = {}
 
     def begin(self, row: int, key: DomainKey) -> None:
-        """Begin anew: the row is that of this exporter now."""
-        # What was lost of the exporter before is not found again in this row.
+        """Assign a row to an exporter and start afresh."""
+        # Losses of the row's previous exporter must not be recovered in this one.
         if jumps := self._jumps.get(self._numbering.slot_of_all(row)):
             jumps.gaps = [gap for gap in jumps.gaps if gap.row != row]
         for slot in self._numbering.begin(row, key):
@@ -204,10 +206,10 @@ class Sequences:
             self._jumps.pop(slot, None)
 
     def following(self, rows: Index) -> Array:
-        """Return what is known of the numbers of exporters: FOLLOWING (n,)."""
+        """Return the state of exporters' numbers: SEQUENCE_STATE (n,)."""
         slots = self._numbering.slots(rows)
-        following = np.zeros(len(rows), FOLLOWING)
-        ways, scores, are_proved = self._numbering.ways(rows)
+        following = np.zeros(len(rows), SEQUENCE_STATE)
+        ways, scores, are_proved = self._numbering.schemes(rows)
         following["way"], following["scores"], following["is_proved"] = ways, scores, are_proved
         following["due"] = self._next[slots] & MASK
         following["is_current"] = self._is_known[slots]
@@ -221,13 +223,14 @@ class Sequences:
         return following
 
     def resume(self, row: int, following: Array, *, is_current: bool) -> None:
-        """Continue from FOLLOWING of a row's exporter, which has just begun; if not current, from how it numbers."""
+        """Continue from the saved SEQUENCE_STATE of a row's exporter; unless current, restore only its numbering
+        scheme."""
         way, is_proved = int(following["way"]), bool(following["is_proved"])
         self._numbering.resume(row, way, following["scores"], is_proved=is_proved)
         if not is_current:
             return
         (slot,) = self._numbering.slots(np.array([row]))
-        # Of several domains with one series each would say the same.
+        # Domains that share a series all have the same state.
         if not self._is_known[slot]:
             self._is_known[slot] = True
             self._misses[slot] = 0
@@ -242,15 +245,15 @@ class Sequences:
         return np.where(is_unknown, Counting.UNKNOWN, self._numbering.countings(rows) + 1)
 
     def follow(self, rows: Index, datagrams: Array) -> tuple[Array, Array]:
-        """Follow datagrams (n,) of the exporters in these rows, in the order in which they came.
+        """Follow datagrams (n,) of the exporters in these rows, in order of arrival.
 
-        Returns FOLLOWED (m,), of the same row as often as need be, and by how much each datagram has moved the numbers
-        (n,), 0 where nobody knows. `datagrams` have the fields of DATAGRAM, and none is malformed.
+        Return SEQUENCE_CHANGES (m,), in which rows may repeat, and how far each datagram advanced the numbers (n,), 0
+        if unknown. `datagrams` have the fields of DATAGRAM, none malformed.
         """
         order = self._ordered(rows)
         numbers, units = datagrams["sequence"].astype(np.int64), units_of(datagrams)
         is_exact = datagrams["is_exact"]
-        changed = self._numbering.see(rows[order], order, numbers[order], units[order], is_exact[order])
+        changed = self._numbering.compare(rows[order], order, numbers[order], units[order], is_exact[order])
         followed = [each for series in changed for each in self._begin_series(series)]
         slots, countings = self._numbering.slots(rows), self._numbering.countings(rows)
         moved: Array = units[np.arange(len(rows)), countings]
@@ -258,19 +261,19 @@ class Sequences:
         of_stretch, stretches = _stretches(numbered.at(self._ordered(slots)))
         is_plain = self._follow_plain(of_stretch, stretches)
         if not is_plain.all():
-            others = take(stretches, np.flatnonzero(~is_plain)).tolist()
+            others = take_rows(stretches, np.flatnonzero(~is_plain)).tolist()
             for slot, values in zip(as_list(of_stretch[~is_plain]), others, strict=True):
                 followed += self._follow(slot, _Stretch(*values))
         moved[self._is_unknown[slots]] = 0
-        return np.array(followed, FOLLOWED), moved
+        return np.array(followed, SEQUENCE_CHANGES), moved
 
     def _ordered(self, numbers: Index) -> Index:
-        # Numbers of two bytes are sorted several times as fast as others.
+        # Sorting two-byte numbers is several times faster.
         narrow = np.min_scalar_type(2 * self._size)
         return np.argsort(numbers.astype(narrow), kind="stable")
 
     def _follow_plain(self, slots: Index, stretches: Array) -> Mask:
-        """Follow series whose next stretch is the one that is due. Returns which stretches these are."""
+        """Follow series whose next stretch starts at the number due. Return which stretches do."""
         is_known = self._is_known[slots]
         is_next = ~self._is_unknown[slots]
         is_next[1:] &= slots[1:] != slots[:-1]
@@ -289,7 +292,7 @@ class Sequences:
         return is_plain
 
     def _hit(self, slots: Index | int, datagrams: Array | int) -> None:
-        """Make up for misses by as many datagrams whose number was due."""
+        """Reduce misses for datagrams with the number due."""
         self._misses[slots] = np.maximum(self._misses[slots] - _MISSES_PER_HIT * datagrams, 0)
 
     def _follow(self, slot: int, stretch: _Stretch) -> list[_Followed]:
@@ -310,7 +313,7 @@ class Sequences:
         return followed
 
     def _miss(self, slot: int, stretch: _Stretch, ahead: int) -> list[_Followed]:
-        """Follow a stretch whose number is another one than was due."""
+        """Handle a stretch that does not start at the number due."""
         due, jumps, late_max = int(self._next[slot]), self._jumps[slot], _LATE_MAX[stretch.counting]
         first = due + ahead
         if -late_max <= ahead < 0:
@@ -318,15 +321,15 @@ class Sequences:
         jump = jumps.before(first, late_max) if ahead < 0 or ahead > late_max else None
         if jump is not None:
             return self._return(slot, stretch, jump)
-        if ahead < 0 or ahead > self._furthest(slot, stretch):
+        if ahead < 0 or ahead > self._max_distance(slot, stretch):
             jumps.gaps = [gap._replace(is_open=False) for gap in jumps.gaps]
             jumps.left = [*jumps.left, _Jump(due, first)][-_LEFT_MAX:]
             self._expect(slot, first + stretch.length, stretch)
             return [_Followed(stretch.row, restarts=1)]
         return self._gap(slot, stretch, first)
 
-    def _furthest(self, slot: int, stretch: _Stretch) -> int:
-        """How far ahead a number may be for what lies between to be lost."""
+    def _max_distance(self, slot: int, stretch: _Stretch) -> int:
+        """Return how far ahead a number may be if those in between are to count as lost."""
         most = _LOST_MAX[stretch.counting]
         units, since_ns, seen_ns = (int(each[slot]) for each in (self._units, self._since_ns, self._seen_ns))
         if seen_ns - since_ns < _RATE_NS:
@@ -339,9 +342,9 @@ class Sequences:
         self._seen_ns[slot] = after.seen_ns
 
     def _gap(self, slot: int, stretch: _Stretch, first: int) -> list[_Followed]:
-        """Count as lost what lies between what was due and a stretch, if that is known."""
+        """Count the numbers between the one due and a stretch as lost, if the one due is exact."""
         due, jumps, row = int(self._next[slot]), self._jumps[slot], stretch.row
-        # Whether it numbers datagrams shows if these give another number of records, which has to be known.
+        # Proved to number datagrams: only a different, known number of records could show that.
         is_exact = self._is_exact[slot] or (stretch.counting == _DATAGRAMS and self._numbering.is_proved(row))
         self._expect(slot, first + stretch.length, stretch)
         if not is_exact:
@@ -353,15 +356,15 @@ class Sequences:
         return [_Followed(row, lost=first - due)]
 
     def _late(self, slot: int, stretch: _Stretch, first: int) -> list[_Followed]:
-        """Take what has come late out of the gaps."""
+        """Remove late arrivals from the gaps."""
         due, end = int(self._next[slot]), first + stretch.length
         jumps = self._jumps[slot]
         is_exact = stretch.is_exact or stretch.counting == _DATAGRAMS
         followed = _fill(jumps, first, end, is_exact=is_exact)
         if followed or self._numbering.is_proved(stretch.row):
-            self._misses[slot] -= 1  # it was overtaken, or came twice
+            self._misses[slot] -= 1  # reordered or duplicate
         if end > due:
-            # Within a longer stretch one datagram may end where another begins.
+            # A longer stretch may end where another begins.
             jumps.overlaps += stretch.datagrams == 1 and stretch.is_exact and bool(self._is_exact[slot])
             self._expect(slot, end, stretch)
         if not followed or first != jumps.late_end:
@@ -374,7 +377,7 @@ class Sequences:
         return followed
 
     def _return(self, slot: int, stretch: _Stretch, jump: _Jump) -> list[_Followed]:
-        """Go on where the numbers were before a jump: nothing of what lies between was lost."""
+        """Continue from before a jump: nothing in between was lost."""
         jumps = self._jumps[slot]
         jumps.returns += 1
         if jumps.returns >= _RETURNS_MAX:
@@ -390,7 +393,7 @@ class Sequences:
         return [*followed, *self._gap(slot, stretch, first)]
 
     def _give_up(self, slot: int, stretch: _Stretch) -> list[_Followed]:
-        """Follow the numbers no longer: what was taken for lost may not have been."""
+        """Stop following the numbers; gaps may not have been losses."""
         jumps = self._jumps[slot]
         followed = _withdraw(jumps, jumps.gaps)
         self._jumps[slot] = _Jumps(min(2 * jumps.fit_least, _FIT_MOST))
@@ -399,7 +402,7 @@ class Sequences:
         return [*followed, _Followed(stretch.row, unchecked=stretch.datagrams)]
 
     def _watch(self, slot: int, stretch: _Stretch) -> list[_Followed]:
-        """See whether numbers that are not followed may be followed again."""
+        """Check whether unfollowed numbers make sense again."""
         jumps = self._jumps.setdefault(slot, _Jumps())
         is_due = self._next[slot] & MASK == stretch.first
         jumps.fit = max(0, jumps.fit + stretch.datagrams - (0 if is_due else _FIT_LOSS))
@@ -410,7 +413,7 @@ class Sequences:
         return [_Followed(stretch.row, unchecked=stretch.datagrams)]
 
     def _begin_series(self, series: Series) -> list[_Followed]:
-        """Follow a series in another way. What was taken for lost since there were signs of that may not have been."""
+        """Follow a series by a new scheme. Withdraw the gaps found while the old one was in doubt."""
         slot = series.slot
         jumps = self._jumps.pop(slot, None)
         followed = [] if jumps is None else _withdraw(jumps, jumps.doubtful())
@@ -421,18 +424,18 @@ class Sequences:
 
 
 def _withdraw(jumps: _Jumps, gaps: list[_Gap]) -> list[_Followed]:
-    """Count as lost no longer what lies in these gaps, which were none."""
+    """Withdraw gaps that were not losses."""
     jumps.gaps = [gap for gap in jumps.gaps if gap not in gaps]
     return [_Followed(gap.row, lost=gap.begin - gap.end, unchecked=1) for gap in gaps]
 
 
 def _fill(jumps: _Jumps, first: int, end: int, *, is_exact: bool) -> list[_Followed]:
-    """Take what has come late out of the gaps. Returns what of them is not lost."""
+    """Remove late arrivals from the gaps. Return what is no longer lost."""
     left: list[_Gap] = []
     followed: list[_Followed] = []
     for gap in jumps.gaps:
         begin, stop = gap.begin, gap.end
-        # Of a datagram that may have had more, the gap may have been all.
+        # A datagram with uncounted records may have covered the whole gap.
         until = stop if not is_exact and begin <= end < stop else min(stop, end)
         since = max(begin, first)
         if since >= until or not gap.is_open:
@@ -446,14 +449,15 @@ def _fill(jumps: _Jumps, first: int, end: int, *, is_exact: bool) -> list[_Follo
 
 
 def _stretches(numbered: _Numbered) -> tuple[Index, Array]:
-    """The slots of stretches among datagrams that are ordered by their slot, and a structured array of `_Stretch`."""
+    """Return the slots and structured array of `_Stretch` for datagrams sorted by slot."""
     slots, rows, countings, numbers, units, is_exact, received_ns = numbered
     is_first = np.ones(len(slots), bool)
     is_first[1:] = (
         (slots[1:] != slots[:-1])
         | ~(is_exact[:-1] | (countings[:-1] == _DATAGRAMS))
         | (numbers[:-1] + units[:-1] & MASK != numbers[1:])
-        # What has nothing counted still says that its number is due: at the end of a late stretch that would be lost.
+        # A datagram without countable units still has the number due; merged at the end of a late stretch, that would
+        # be lost.
         | (units[1:] == 0)
     )
     begins = np.flatnonzero(is_first)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""sFlow version 5, many datagrams at a time: first the n-th sample of them all, then the n-th record of all samples.
+"""Decode sFlow version 5, many datagrams at once: the n-th sample of each, then the n-th record of each sample.
 
 https://sflow.org/sflow_version_5.txt, and https://sflow.org/sflow_drops.txt for samples of discarded packets.
 """
@@ -15,44 +15,43 @@ import numpy as np
 from nettop.flows.columns import ADDRESS, BY_NAME, Flows
 from nettop.flows.decode.datagrams import Datagrams, ipv4, ipv6, items, numbers
 from nettop.flows.decode.icmp import icmp_in_port
-from nettop.flows.decode.packets import IPV4, IPV6, PACKET_COLUMNS, FirstHeader, decoded_packets
-from nettop.snapshots.arrays import Index, Mask
-from nettop.snapshots.snapshot import Array
+from nettop.flows.decode.packets import IPV4, IPV6, PACKET_COLUMNS, FirstHeader, decode_packets
+from nettop.snapshots.arrays import Array, Index, Mask
 
 VERSION = 5
 PROTOCOL_VERSION = 105
-"""What flows of sFlow 5 have in the column `protocol_version`."""
+"""Value of the column `protocol_version` for sFlow 5."""
 SAMPLES_MAX, RECORDS_MAX, SEGMENTS_MAX = 1024, 256, 64
-"""A datagram of more samples, a sample of more records, and an AS path of more segments are malformed."""
+"""Maximum samples per datagram, records per sample and segments per AS path; more is malformed."""
 
-# Formats of samples; sFlow's own have enterprise 0 in the upper 20 bits.
+# Sample formats; sFlow's own have enterprise 0 in the upper 20 bits.
 _FLOW, _COUNTERS, _EXPANDED_FLOW, _EXPANDED_COUNTERS, _DISCARDED = 1, 2, 3, 4, 5
 _FLOW_SAMPLES, _COUNTER_SAMPLES = (_FLOW, _EXPANDED_FLOW), (_COUNTERS, _EXPANDED_COUNTERS)
-# Formats of flow records.
+# Flow record formats.
 _RAW_HEADER, _ETHERNET, _IPV4, _IPV6, _SWITCH, _ROUTER, _GATEWAY = 1, 2, 3, 4, 1001, 1002, 1003
-_OF_PACKETS = (_RAW_HEADER, _ETHERNET, _IPV4, _IPV6)
-# Formats of counter records.
+_PACKET_RECORDS = (_RAW_HEADER, _ETHERNET, _IPV4, _IPV6)
+# Counter record formats.
 _INTERFACE = 1
 
 _NO_FIRST_HEADER = -1
 _FIRST_HEADERS = np.full(256, _NO_FIRST_HEADER)
-"""What a raw header begins with, by its header_protocol."""
+"""First header of a raw packet, by header_protocol."""
 _FIRST_HEADERS[[1, 7, 11, 12, 13, 14]] = [
     *(FirstHeader.ETHERNET, FirstHeader.PPP, FirstHeader.IP, FirstHeader.IP, FirstHeader.MPLS),
-    # Packets over SONET (RFC 2615).
+    # Packet over SONET (RFC 2615).
     FirstHeader.PPP,
 ]
 
 _NO_INTERFACE = (0x3FFFFFFF, 0xFFFFFFFF)
-"""The device itself, in samples and in expanded samples."""
+"""The device itself, in samples and expanded samples."""
 _INTERFACE_IS_REASON = 1
-"""The format of an interface that is a reason why the packet was dropped."""
+"""Interface format that holds the reason for a drop."""
 _DROPPED = 128
-"""In the column `forwarding_status` (RFC 7270, section 4.12)."""
+"""Value of the column `forwarding_status` (RFC 7270, section 4.12)."""
 _VLAN_MAX = 4094
 
 _ADDRESS_WIDTHS = {0: 0, 1: 4, 2: 16}
-"""By address_type: unknown, IPv4, IPv6."""
+"""Address length by address_type: unknown, IPv4, IPv6."""
 
 _INTERFACE_FIELDS = [
     *(("if_index", "u4"), ("if_type", "u4"), ("speed_bps", "u8"), ("direction", "u4"), ("status", "u4")),
@@ -61,26 +60,27 @@ _INTERFACE_FIELDS = [
     *(("out_bytes", "u8"), ("out_unicast", "u4"), ("out_multicast", "u4"), ("out_broadcast", "u4")),
     *(("out_discards", "u4"), ("out_errors", "u4"), ("promiscuous", "u4")),
 ]
-"""if_counters: those of the interfaces MIB (RFC 2863), packets by kind."""
+"""if_counters: those of the interfaces MIB (RFC 2863), with packets by kind."""
 _IF_COUNTERS = np.dtype([(name, f">{dtype}") for name, dtype in _INTERFACE_FIELDS])
 
 INTERFACE_COUNTERS = np.dtype(
     [("exporter", ADDRESS), ("domain", "u4"), ("received", "i8"), *_INTERFACE_FIELDS]
 )
-"""The counters of an interface: its agent, sub-agent, and ms as in flows; then as the agent counts.
+"""Counters of an interface: agent, sub-agent and receive time in ms, then the counters as the agent sent them.
 
-`status` has bit 0 set if the interface is up for its administrator, bit 1 if it works. A counter that the agent does
-not have is of ones only.
+Bit 0 of `status` is the administrative state (1 is up), bit 1 the operational one. A counter that the agent lacks is
+all ones.
 """
 
 
 @dataclass(frozen=True, eq=False)
 class SFlow:
-    """What datagrams of sFlow have said. `which` of them is (n,), the flows in their order are (f,).
+    """Result of decoding sFlow datagrams. Arrays per datagram are (n,), in the order of `which`; those per flow are
+    (f,).
 
-    A flow is a flow sample that describes a packet. `datagram_of` (f,) are positions among all datagrams, as those in
-    `which` are. `counters` has a row of INTERFACE_COUNTERS for every sample of them; `other_counters` is how many
-    records of other counters there were.
+    A flow is a flow sample that describes a packet. `datagram_of` (f,) are indices among all datagrams, as in `which`.
+    `counters` has a row of INTERFACE_COUNTERS per interface counter sample; `other_counters` is the number of other
+    counter records.
     """
 
     flows: Flows
@@ -88,26 +88,26 @@ class SFlow:
     counters: Array
     other_counters: int
     samples: dict[str, Index]
-    """How many each datagram had (n,): "flow", "counters", "discarded", and "unknown" of other formats."""
+    """Samples per datagram (n,): "flow", "counters", "discarded", and "unknown" for other formats."""
     malformed: Mask
-    """Which datagrams break sFlow's structure (n,); what stands before the break is decoded."""
+    """Datagrams that violate sFlow's structure (n,); what precedes the violation is decoded."""
     has_header: Mask
-    """Which datagrams have a header that can be read (n,)."""
+    """Datagrams with a readable header (n,)."""
     agents: Array
-    """Addresses (n,), of the sender where the datagram does not say."""
+    """Agent addresses (n,), falling back to the sender's."""
     sub_agents: Array
-    """u4 (n,)."""
+    """Sub-agent IDs: u4 (n,)."""
     sequences: Array
-    """u4 (n,): the numbers of the datagrams, by agent and sub-agent."""
+    """Datagram sequence numbers, per agent and sub-agent: u4 (n,)."""
 
     @property
     def discarded(self) -> int:
-        """How many samples of discarded packets there were."""
+        """Number of samples of discarded packets."""
         return int(self.samples["discarded"].sum())
 
 
 class _Parts(NamedTuple):
-    """Samples, records or segments: which owner each belongs to, its format, and the place of its content."""
+    """Samples, records or segments: index of each one's owner, format, and content offsets."""
 
     owners: Index
     formats: Array
@@ -119,7 +119,7 @@ class _Parts(NamedTuple):
 
 
 class _Datagrams(NamedTuple):
-    """The headers of datagrams, and where their samples begin."""
+    """Headers of datagrams, and where their samples begin."""
 
     agents: Array
     sub_agents: Array
@@ -129,10 +129,10 @@ class _Datagrams(NamedTuple):
     are_valid: Mask
 
 
-def decoded_sflow(datagrams: Datagrams, which: Index) -> SFlow:
-    """The flows and counters in `which` (n,) of the datagrams, all of which should be sFlow 5.
+def decode_sflow(datagrams: Datagrams, which: Index) -> SFlow:
+    """Decode the flows and counters in `which` (n,) of the datagrams, all of which should be sFlow 5.
 
-    Flows have the time when they were received as start and end, since a sample says none.
+    Samples have no timestamps, so a flow starts and ends when its datagram arrived.
     """
     buffer, ends = datagrams.buffer, datagrams.ends[which]
     headers = _headers(datagrams, which)
@@ -203,9 +203,9 @@ def _sample_counts(samples: _Parts, count: int) -> dict[str, Index]:
 def _parts(
     buffer: Array, starts: Index, ends: Index, counts: Index, most: int, *, unit: int = 1
 ) -> tuple[_Parts, Mask]:
-    """The parts of many owners, which follow each other: format, length in units, and content.
+    """Return the parts of many owners; each part has a format, a length in units, and content.
 
-    Returns them ordered by their number within the owner, and which owners have a part that does not fit, or too many.
+    They are ordered by number within the owner. Also return which owners have too many parts, or one that does not fit.
     """
     at, is_broken = starts.copy(), np.zeros(len(starts), np.bool_)
     rows = np.flatnonzero(counts)
@@ -214,11 +214,11 @@ def _parts(
     for number in range(1, most + 1):
         if not len(rows):
             break
-        rows = _kept(rows, at[rows] + 8 <= ends[rows], is_broken)
+        rows = _keep(rows, at[rows] + 8 <= ends[rows], is_broken)
         begins = at[rows] + 8
         part_ends = begins + _lengths(buffer, begins - 4) * unit
         fits = part_ends <= ends[rows]
-        rows, begins, part_ends = _kept(rows, fits, is_broken), begins[fits], part_ends[fits]
+        rows, begins, part_ends = _keep(rows, fits, is_broken), begins[fits], part_ends[fits]
         parts.append(_Parts(rows, _words(buffer, begins - 8), begins, part_ends))
         at[rows] = part_ends
         rows = rows[counts[rows] > number]
@@ -226,15 +226,15 @@ def _parts(
     return _Parts(*(np.concatenate(values) for values in zip(*parts, strict=True))), is_broken
 
 
-def _kept(rows: Index, keep: Mask, is_broken: Mask) -> Index:
-    """The rows to keep; marks the others."""
+def _keep(rows: Index, keep: Mask, is_broken: Mask) -> Index:
+    """Return the rows to keep; mark the others as broken."""
     is_broken[rows[~keep]] = True
     kept: Index = rows[keep]
     return kept
 
 
 def _records(buffer: Array, samples: _Parts, lengths: Index, malformed: Mask) -> _Parts:
-    """The records of samples, which follow a header of such length that ends with their number."""
+    """Return the records of samples, given the length of each sample's header, which ends with their number."""
     is_whole = samples.starts + lengths <= samples.ends
     at = np.where(is_whole, samples.starts + lengths, samples.ends)
     counts = np.zeros(len(at), np.intp)
@@ -245,21 +245,21 @@ def _records(buffer: Array, samples: _Parts, lengths: Index, malformed: Mask) ->
 
 
 def _flows(buffer: Array, samples: _Parts, malformed: Mask) -> tuple[Flows, Index]:
-    """The flows of the flow samples that describe a packet, and their owners."""
+    """Return the flows of flow samples that describe a packet, and their owners."""
     is_expanded = samples.formats == _EXPANDED_FLOW
     lengths = np.where(is_expanded, 44, 32)
     records = _records(buffer, samples, lengths, malformed)
     flows: Flows = {name: np.zeros(len(samples.owners), BY_NAME[name].dtype) for name in _COLUMNS}
     describes_packet = np.zeros(len(samples.owners), np.bool_)
     for form, least_length, read in _READERS:
-        # The last to be read stays: that shall be a sample's first record of a format.
+        # Iterate in reverse, as the last record read wins and a sample's first record of a format should.
         of_format = records.taken(np.flatnonzero(records.formats == form)[::-1])
         is_whole = of_format.starts + least_length <= of_format.ends
         malformed[samples.owners[of_format.owners[~is_whole]]] = True
         whole = of_format.taken(is_whole)
         is_broken = read(buffer, whole, flows)
         malformed[samples.owners[whole.owners[is_broken]]] = True
-        if form in _OF_PACKETS:
+        if form in _PACKET_RECORDS:
             describes_packet[whole.owners] = True
     _read_flow_samples(buffer, samples.starts, is_expanded, describes_packet, flows)
     if not describes_packet.all():
@@ -282,7 +282,7 @@ def _read_flow_samples(
 def _interfaces(
     buffer: Array, starts: Index, is_expanded: Mask, offset: int, expanded_offset: int
 ) -> tuple[Array, Array]:
-    """Indices of interfaces, 0 for none, and formats; the offsets are those in both kinds of samples."""
+    """Return interface indices, 0 for none, and formats, given the offsets in both kinds of samples."""
     first = _words(buffer, starts + np.where(is_expanded, expanded_offset, offset))
     formats = np.where(is_expanded, first, first >> 30)
     indices = first & 0x3FFFFFFF
@@ -298,7 +298,7 @@ def _read_raw_headers(buffer: Array, records: _Parts, flows: Flows) -> Mask:
     first = _FIRST_HEADERS[np.minimum(protocols, len(_FIRST_HEADERS) - 1).astype(np.intp)]
     is_known = first != _NO_FIRST_HEADER
     captured_ends = np.minimum(ends, records.ends)
-    packets = decoded_packets(buffer, starts[is_known], captured_ends[is_known], first[is_known])
+    packets = decode_packets(buffer, starts[is_known], captured_ends[is_known], first[is_known])
     rows = records.owners[is_known]
     for name in PACKET_COLUMNS:
         flows[name][rows] = packets[name]
@@ -306,7 +306,7 @@ def _read_raw_headers(buffer: Array, records: _Parts, flows: Flows) -> Mask:
 
 
 def _read_ethernet(buffer: Array, records: _Parts, flows: Flows) -> Mask:
-    """The source's address comes first; both are padded to 8 bytes, as XDR wants it, or by some agents not."""
+    """Read Ethernet records, source address first. XDR pads both addresses to 8 bytes; some agents do not."""
     rows, starts = records.owners, records.starts
     width = np.where(records.ends - starts >= 24, 8, 6)
     flows["bytes"][rows] = _words(buffer, starts)
@@ -334,7 +334,7 @@ def _read_ip(
     addresses: Callable[[Array, Index], Array],
 ) -> Mask:
     rows, starts = records.owners, records.starts
-    # The length of the frame, if there is one, is that of sampled Ethernet.
+    # Prefer the frame length from a sampled Ethernet record.
     lengths = flows["bytes"][rows]
     flows["bytes"][rows] = np.where(lengths > 0, lengths, _words(buffer, starts))
     flows["etype"][rows] = etype
@@ -351,7 +351,7 @@ def _read_ip(
 def _read_switch(buffer: Array, records: _Parts, flows: Flows) -> Mask:
     for name, offset in (("src_vlan", 0), ("dst_vlan", 8)):
         vlans = _words(buffer, records.starts + offset)
-        # 0 is untagged and all ones unknown: then the header's VLAN stays.
+        # 0 is untagged, all ones is unknown: keep the VLAN from the header.
         is_known = (vlans > 0) & (vlans <= _VLAN_MAX)
         flows[name][records.owners[is_known]] = vlans[is_known]
     return np.zeros(len(records.owners), np.bool_)
@@ -370,7 +370,7 @@ def _read_gateway(buffer: Array, records: _Parts, flows: Flows) -> Mask:
     segments, is_path_broken = _parts(buffer, at + 16, whole.ends, path_lengths, SEGMENTS_MAX, unit=4)
     segments = segments.taken(segments.ends > segments.starts)
     own, sources = _words(buffer, at), _words(buffer, at + 4)
-    # What is in the router's own AS has no path, and no AS of the source.
+    # Destinations within the router's own AS have no path, and sources within it have no AS.
     first, last = np.zeros(len(at), np.uint64), own.copy()
     last[path_lengths > 0] = 0
     last[segments.owners] = _words(buffer, segments.ends - 4)
@@ -383,9 +383,10 @@ def _read_gateway(buffer: Array, records: _Parts, flows: Flows) -> Mask:
 
 
 def _after_next_hop(buffer: Array, records: _Parts, more: int, flows: Flows) -> tuple[_Parts, Index, Mask]:
-    """Reads the next hops, with which records begin.
+    """Read the next hops at the start of records.
 
-    Returns the records that have so many bytes more, where these begin, and which records have not.
+    Return the records with at least `more` bytes after that, the offset of these bytes, and which records are too
+    short.
     """
     addresses, lengths = _addresses(buffer, records.starts, records.ends)
     is_whole = (lengths > 0) & (records.starts + lengths + more <= records.ends)
@@ -395,7 +396,7 @@ def _after_next_hop(buffer: Array, records: _Parts, more: int, flows: Flows) -> 
 
 
 _Reader = Callable[[Array, _Parts, Flows], Mask]
-"""Sets columns by the records of a format, which are as long as the format needs at least; returns which are broken."""
+"""Function that sets columns from records of one format with the minimum length, and returns which are broken."""
 _READERS: tuple[tuple[int, int, _Reader], ...] = (
     (_ETHERNET, 20, _read_ethernet),
     (_IPV4, 32, _read_ipv4),
@@ -405,7 +406,7 @@ _READERS: tuple[tuple[int, int, _Reader], ...] = (
     (_ROUTER, 12, _read_router),
     (_GATEWAY, 20, _read_gateway),
 )
-"""Formats, the least length of their records, and what reads them: the later one is the better source of a column."""
+"""Formats, the minimum length of their records, and their readers. Later ones are the better source of a column."""
 _COLUMNS = (
     *("protocol_version", "sampling_rate", "bytes", "packets", "in_if", "out_if", "forwarding_status"),
     *(*PACKET_COLUMNS, "dst_vlan", "src_as", "dst_as", "src_prefix", "dst_prefix", "next_hop", "next_hop_as"),
@@ -413,7 +414,7 @@ _COLUMNS = (
 
 
 def _counters(buffer: Array, samples: _Parts, malformed: Mask) -> tuple[Array, Index, int]:
-    """The counters of interfaces, their owners, and how many other records there are."""
+    """Return the interface counters, their owners, and the number of other counter records."""
     lengths = np.where(samples.formats == _EXPANDED_COUNTERS, 16, 12)
     records = _records(buffer, samples, lengths, malformed)
     of_interfaces = records.taken(records.formats == _INTERFACE)
@@ -429,9 +430,9 @@ def _counters(buffer: Array, samples: _Parts, malformed: Mask) -> tuple[Array, I
 
 
 def _addresses(buffer: Array, at: Index, ends: Index) -> tuple[Array, Index]:
-    """The addresses at these places, zeros for an unknown one, and their lengths with their types.
+    """Return the addresses at these offsets, zeros if unknown, and their lengths including the type.
 
-    The length of what is none, or has not come whole, is 0. Four bytes must be there.
+    The length of an invalid or truncated address is 0. Four bytes must be available.
     """
     types = _words(buffer, at)
     addresses, lengths = np.zeros(len(at), ADDRESS), np.zeros(len(at), np.intp)
@@ -448,10 +449,10 @@ def _addresses(buffer: Array, at: Index, ends: Index) -> tuple[Array, Index]:
 
 
 def _words(buffer: Array, places: Index) -> Array:
-    """The unsigned int of XDR at these places: u8."""
+    """Read XDR unsigned ints at these offsets: u8."""
     return numbers(buffer, places, 4)
 
 
 def _lengths(buffer: Array, places: Index) -> Index:
-    """As `_words`, for arithmetic with places."""
+    """Read XDR unsigned ints as an index type for offset arithmetic."""
     return _words(buffer, places).astype(np.intp)

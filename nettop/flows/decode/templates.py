@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Templates of NetFlow v9 and IPFIX: what a record's fields are, as the exporter has declared them."""
+"""Templates of NetFlow v9 and IPFIX: the fields of a record, as declared by the exporter."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from nettop.flows.decode.elements import LISTS, SAME_AS, VARIABLE, Element
 
 NETFLOW_9, IPFIX = 9, 10
 TEMPLATES = {NETFLOW_9: 0, IPFIX: 2}
-"""The set ID of templates; that of options templates is one more (RFC 3954, section 5.2; RFC 7011, section 3.3.2)."""
+"""Set ID of templates; options templates use the next one (RFC 3954, section 5.2; RFC 7011, section 3.3.2)."""
 FIRST_DATA_SET = 256
 TEMPLATE_FIELDS_MAX = 1024
-"""A template with more fields is refused; a datagram has no room for a record of as many."""
+"""Maximum fields of a template. A datagram could not hold a record with more."""
 SCOPE = -1
-"""In place of the enterprise: a scope of NetFlow v9, which is no element."""
+"""Enterprise number given to scopes of NetFlow v9, which are not elements."""
 ENTERPRISE_BIT = 0x8000
-"""Set in the number of an element that an enterprise follows (RFC 7011, section 3.2)."""
+"""Bit of an element number that an enterprise number follows (RFC 7011, section 3.2)."""
 
 
 class Malformed(Exception):
-    """A datagram, or a part of it, is not what the protocol allows."""
+    """A violation of the protocol by a datagram or part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,10 @@ class TemplateField:
 
 @dataclass(frozen=True)
 class Template:
-    """The fields of a record, in their order, and whether records are options.
+    """The fields of a record in order, and whether records are options.
 
-    The first `scopes` of an options template say what the others are of; without any they are of the whole domain.
+    The first `scopes` fields of an options template say what the others apply to; without scopes they apply to the
+    whole domain.
     """
 
     id: int
@@ -53,33 +54,33 @@ class Template:
 
     @cached_property
     def has_lists(self) -> bool:
-        """Whether records hold lists, whose form other templates of the same domain declare."""
+        """Whether records hold lists, which other templates of the same domain describe."""
         return any(field.element in LISTS for field in self.fields)
 
     @cached_property
     def least_length(self) -> int:
-        """The length of a record whose variable fields are empty."""
+        """Length of a record whose variable-length fields are empty."""
         return sum(1 if field.length == VARIABLE else field.length for field in self.fields)
 
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
-    """An exporter takes a template back, or all of its kind, which its number is then the set ID of."""
+    """Withdrawal of a template or, if `id` is a set ID, of all templates of a kind."""
 
     id: int
     of_options: bool
 
     @property
     def is_of_all(self) -> bool:
-        """Whether all templates of its kind are taken back."""
+        """Whether all templates of a kind are withdrawn."""
         return self.id < FIRST_DATA_SET
 
 
-def parsed_templates(version: int, set_id: int, body: bytes) -> Iterator[Template | Withdrawal]:
-    """The templates in a set, whose header is cut off. Raises Malformed after those that could be read."""
+def parse_templates(version: int, set_id: int, body: bytes) -> Iterator[Template | Withdrawal]:
+    """Yield the templates in the body of a set. Raise Malformed after the last readable one."""
     of_options = set_id == TEMPLATES[version] + 1
     at = 0
-    # What is shorter than a header is padding.
+    # Anything shorter than a header is padding.
     while len(body) - at >= 4:
         read = _netflow_9_template if version == NETFLOW_9 else _ipfix_template
         template, at = read(body, at, of_options)
@@ -96,15 +97,15 @@ def _netflow_9_template(body: bytes, at: int, of_options: bool) -> tuple[Templat
         template_id, count = _unpacked("!HH", body, at)
         scopes, at = 0, at + 4
     if template_id < FIRST_DATA_SET:
-        # Padding is of zeros (RFC 3954, section 5.2).
+        # Padding is zeros (RFC 3954, section 5.2).
         if template_id == 0:
             return None, len(body)
-        raise Malformed(f"template {template_id}: numbers begin at {FIRST_DATA_SET}")
+        raise Malformed(f"template {template_id}: IDs start at {FIRST_DATA_SET}")
     fields: list[TemplateField] = []
     _check_count(template_id, count)
     for _ in range(count):
         number, length = _unpacked("!HH", body, at)
-        # A scope has types of its own (RFC 3954, section 6.1): not elements.
+        # Scopes have types of their own (RFC 3954, section 6.1), which are not elements.
         element = (SCOPE, number) if len(fields) < scopes else (0, number)
         fields.append(TemplateField(element, length))
         at += 4
@@ -117,17 +118,17 @@ def _ipfix_template(body: bytes, at: int, of_options: bool) -> tuple[Template | 
     if count == 0:
         if template_id == 0:
             return None, len(body)
-        # All templates are withdrawn as 2, all options templates as 3 (RFC 7011, section 8.1).
+        # ID 2 withdraws all templates, 3 all options templates (RFC 7011, section 8.1).
         if template_id < FIRST_DATA_SET and template_id != TEMPLATES[IPFIX] + of_options:
-            raise Malformed(f"template {template_id} is withdrawn: numbers begin at {FIRST_DATA_SET}")
+            raise Malformed(f"withdrawal of template {template_id}: IDs start at {FIRST_DATA_SET}")
         return Withdrawal(template_id, of_options), at
     if template_id < FIRST_DATA_SET:
-        raise Malformed(f"template {template_id}: numbers begin at {FIRST_DATA_SET}")
+        raise Malformed(f"template {template_id}: IDs start at {FIRST_DATA_SET}")
     scopes = 0
     if of_options:
         (scopes,) = _unpacked("!H", body, at)
         at += 2
-        # RFC 7011 wants a scope (section 3.4.2.2), and exporters of both protocols send options without.
+        # RFC 7011 requires a scope (section 3.4.2.2), but exporters of both protocols send options without one.
         if scopes > count:
             raise Malformed(f"options template {template_id} has {scopes} scopes among {count} fields")
     _check_count(template_id, count)
@@ -152,7 +153,7 @@ def _unpacked(form: str, body: bytes, at: int) -> tuple[int, ...]:
 
 def _check_count(template_id: int, count: int) -> None:
     if count > TEMPLATE_FIELDS_MAX:
-        raise Malformed(f"template {template_id} has {count} fields")
+        raise Malformed(f"template {template_id} has {count} fields, more than {TEMPLATE_FIELDS_MAX}")
 
 
 def _checked(template: Template) -> Template:
@@ -160,11 +161,11 @@ def _checked(template: Template) -> Template:
     if not SAME_AS.keys().isdisjoint(declared):
         template = replace(template, fields=tuple(_same(field, declared) for field in template.fields))
     if template.least_length == 0:
-        raise Malformed(f"template {template.id} is empty: its records have no length")
+        raise Malformed(f"template {template.id} describes records of zero length")
     return template
 
 
 def _same(field: TemplateField, declared: set[Element]) -> TemplateField:
-    """Return the field with the element of IANA that means the same, unless the template has that as well."""
+    """Return the field with its equivalent IANA element, unless the template has that one as well."""
     same = SAME_AS.get(field.element, field.element)
     return field if same in declared else TemplateField(same, field.length)

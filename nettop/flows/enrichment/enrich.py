@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The columns that files add to flows, by their addresses."""
+"""Add columns to flows by looking up their addresses in files."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from nettop.flows.columns import ADDRESS, Flows
 from nettop.flows.enrichment.networks import Intervals, Ranges, overlaid
 from nettop.flows.enrichment.sources import Known, Source
 from nettop.flows.enrichment.texts import Coded
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array
 
 _UNKNOWN_RANK = 0xFF
 
 
 class FlowSide(IntEnum):
-    """Where a flow goes, as seen from own networks: the numbers of the column `side`."""
+    """Direction of a flow relative to own networks: values of the column `side`."""
 
     UNKNOWN = 0
-    """Own networks are not given, or an address of the flow is not known."""
+    """No own networks given, or an address of the flow is unknown."""
     IN = 1
     OUT = 2
     INTERNAL = 3
-    """From one own network to another, or to the same."""
+    """From an own network to the same or another own network."""
     THROUGH = 4
-    """From others to others."""
+    """From and to other networks."""
 
 
 _UNREPORTED, _FOREIGN, _OWN = range(3)
@@ -41,25 +41,25 @@ _SIDES = np.array(
     ],
     np.int8,
 )
-"""By whose the source is, and whose the destination."""
+"""FlowSide of a flow, indexed by the owner of its source, then of its destination."""
 
 
 class Added(NamedTuple):
-    """Columns of flows (n,): values, among them `src_as` and `dst_as` filled in, and texts."""
+    """Columns added to flows (n,): values, including the completed `src_as` and `dst_as`, and texts."""
 
     values: Flows
     texts: dict[str, Coded]
 
 
 class Enrichment:
-    """What all sources know of every address, in one table. It does not change: threads may share it.
+    """Combined knowledge of all sources about every address, in one table. Immutable, so threads may share it.
 
     Without `own_networks` the side of every flow is unknown.
     """
 
     def __init__(self, sources: Sequence[Source] = (), own_networks: Ranges | None = None) -> None:
         own = own_networks or Ranges.of([])
-        words, names = _joined_names(sources)
+        words, names = _join_names(sources)
         groups = ([each.as_numbers for each in sources], [each.countries for each in sources], names)
         known = [each for group in groups for each in group]
         own_intervals = Intervals.of(own, np.zeros(len(own), np.int32))
@@ -69,12 +69,12 @@ class Enrichment:
         each_index = iter(indices)
         attributes = [
             *(
-                _chosen([(each, next(each_index)) for each in group], dtype, len(numbered))
+                _choose_values([(each, next(each_index)) for each in group], dtype, len(numbered))
                 for group, dtype in zip(groups, ("u4", "S2", "u4"), strict=True)
             ),
             (np.arange(3), owners),
         ]
-        facts, columns = _folded(attributes)
+        facts, columns = _fold_attributes(attributes)
         self._intervals = numbered.with_indices(facts)
         self._as_numbers, countries, name_codes, self._owners = columns
         self._countries = Coded.of(country.decode() for country in countries)
@@ -83,10 +83,10 @@ class Enrichment:
         for each in reversed(sources):
             self._as_names |= each.as_names
 
-    def added(self, flows: Flows) -> Added:
-        """What is known of flows, which have at least `src`, `dst`, `src_as` and `dst_as`.
+    def enrich(self, flows: Flows) -> Added:
+        """Look up flows, which have at least `src`, `dst`, `src_as` and `dst_as`.
 
-        The AS that an exporter reported stays as it is.
+        Keep an AS that the exporter reported.
         """
         both = np.concatenate([flows["src"], flows["dst"]])
         src, dst = np.split(self._intervals.look_up(both), 2)
@@ -95,17 +95,17 @@ class Enrichment:
         for side, facts in (("src", src), ("dst", dst)):
             reported = flows[f"{side}_as"]
             values[f"{side}_as"] = np.where(reported == 0, self._as_numbers[facts], reported)
-            texts[f"{side}_country"] = self._countries.taken(facts)
-            texts[f"{side}_network"] = self._names.taken(facts)
+            texts[f"{side}_country"] = self._countries.take(facts)
+            texts[f"{side}_network"] = self._names.take(facts)
         return Added(values, texts)
 
     def as_names(self) -> dict[int, str]:
-        """The names of AS numbers: of two files the first one counts. They are not safe to show."""
+        """Return the names of AS numbers, unsanitized. Of two files the first one wins."""
         return dict(self._as_names)
 
 
-def _joined_names(sources: Sequence[Source]) -> tuple[tuple[str, ...], list[Known]]:
-    """The words of all sources, and for each the names as codes into these."""
+def _join_names(sources: Sequence[Source]) -> tuple[tuple[str, ...], list[Known]]:
+    """Return the words of all sources, and each source's names as codes into them."""
     code_of = {"": 0}
     names = []
     for source in sources:
@@ -114,10 +114,10 @@ def _joined_names(sources: Sequence[Source]) -> tuple[tuple[str, ...], list[Know
     return tuple(code_of), names
 
 
-def _chosen(known: Sequence[tuple[Known, Array]], dtype: str, count: int) -> tuple[Array, Array]:
-    """The values that count of those that sources know, and for every interval the code of its value (m,).
+def _choose_values(known: Sequence[tuple[Known, Array]], dtype: str, count: int) -> tuple[Array, Array]:
+    """Return the values of all sources, and for every interval the code of the best-ranked one (m,).
 
-    Each source has its index in every interval.
+    Each source has its own index per interval.
     """
     unknown = np.zeros(1, dtype)
     values, codes = np.unique(
@@ -127,7 +127,7 @@ def _chosen(known: Sequence[tuple[Known, Array]], dtype: str, count: int) -> tup
     begin = 1
     for each, index in known:
         end = begin + len(each.values)
-        # The last one is for the index −1.
+        # The last entry is for index −1.
         rank = np.append(each.ranks, np.uint8(_UNKNOWN_RANK))[index]
         is_better = rank < best
         chosen[is_better] = codes[begin:end][index[is_better]]
@@ -136,8 +136,8 @@ def _chosen(known: Sequence[tuple[Known, Array]], dtype: str, count: int) -> tup
     return values, chosen
 
 
-def _folded(attributes: Sequence[tuple[Array, Array]]) -> tuple[Array, list[Array]]:
-    """Which distinct combination of values each interval has (m,), and of each attribute its value in these."""
+def _fold_attributes(attributes: Sequence[tuple[Array, Array]]) -> tuple[Array, list[Array]]:
+    """Return each interval's distinct combination of values (m,), and each attribute's value per combination."""
     facts: Array = np.zeros(len(attributes[0][1]), np.intp)
     for values, codes in attributes:
         if len(values) > 1:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What files say of addresses and interfaces, read again when they change."""
+"""Files with information about addresses and interfaces, reloaded when they change."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from nettop.flows.enrichment.sources import read_source
 
 
 class Lookups(NamedTuple):
-    """What is known of addresses and interfaces."""
+    """Information about addresses and interfaces."""
 
     enrichment: Enrichment
     interfaces: InterfaceNames
 
 
 class LookupFiles:
-    """The files, and what they say. Any thread may take `current`, one thread checks."""
+    """The lookup files and their content. Any thread may read `current`; one thread calls `check`."""
 
     def __init__(
         self,
@@ -32,20 +32,22 @@ class LookupFiles:
         *,
         rereads: bool = True,
     ) -> None:
-        """Reads the files. Of several the first one counts that knows. Without `rereads` no check finds a change.
+        """Read the files. The first one with an answer wins. Without `rereads`, `check` never reloads a file.
 
-        Raises NettopError if one cannot be read.
+        Raise NettopError if one cannot be read.
         """
         self._rereads = rereads
         self._networks = Reloading(networks, read_source, lambda sources: Enrichment(sources, own_networks))
         self._interfaces = Reloading(interfaces, InterfaceNames.from_csv, _joined)
 
     def current(self) -> Lookups:
-        """What the files say now."""
+        """Return the current content of the files."""
         return Lookups(self._networks.current, self._interfaces.current)
 
     def check(self) -> list[str]:
-        """Read what has changed since the last check, which may take seconds. Returns why something cannot be read."""
+        """Reload files changed since the last check, which may take seconds. Return warnings for those that cannot be
+        read.
+        """
         checked = (self._networks, self._interfaces) if self._rereads else ()
         return [warning for files in checked for warning in files.check().warnings]
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Databases of the MaxMind format, version 2, all networks at once (https://maxmind.github.io/MaxMind-DB/).
+"""Read whole databases in MaxMind format, version 2 (https://maxmind.github.io/MaxMind-DB/).
 
-The package maxminddb reads the metadata and the records, in Python. The tree is walked by numpy, a level at a time: the
-package takes 20 µs a network for it. Its C extension takes 3 µs, but going through a damaged tree with it corrupts the
-heap, which ends the process (3.2.0).
+The package maxminddb decodes the metadata and records, in Python. Numpy walks the tree level by level, as the package
+takes 20 µs per network for it. Its C extension takes 3 µs, but iterating over a damaged tree with it corrupts the heap,
+which crashes the process (3.2.0).
 """
 
 from __future__ import annotations
@@ -17,27 +17,26 @@ import numpy as np
 from nettop.errors import NettopError, UsageError
 from nettop.flows.enrichment.networks import Ranges, addresses_of
 from nettop.query.address import MAPPED
-from nettop.snapshots.arrays import Index, Mask, as_list
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, Index, Mask, as_list
 
 _MARK = b"\xab\xcd\xefMaxMind.com"
 _TAIL = 128 << 10
-"""The metadata is behind its mark, in so many of the last bytes."""
+"""Maximum distance of the metadata's marker from the end of the file."""
 _SEPARATOR = 16
-"""Bytes of zeros between the tree and the data."""
+"""Number of zero bytes between the tree and the data."""
 _IPV4_BITS, _IPV6_BITS = 32, 128
 _IPV4_DEPTH = _IPV6_BITS - _IPV4_BITS
-"""IPv4 is below ::/96 in a tree of IPv6."""
+"""IPv4 lies below ::/96 in an IPv6 tree."""
 _MAPPED = np.uint64(int.from_bytes(MAPPED[8:], "big") << _IPV4_BITS)
-"""The lower half of ::ffff:0.0.0.0."""
+"""Lower half of ::ffff:0.0.0.0."""
 _VISITS_MAX = 4
-"""A tree has a loop if its nodes are visited more often on the average. In one without shared nodes it is once."""
+"""Average visits per node above which the tree is taken to have a loop. Without shared nodes the average is one."""
 _HALF_BITS = 64
 _HALF = (1 << _HALF_BITS) - 1
 
 
 class Contents(NamedTuple):
-    """Networks, which do not overlap, and the position of each one's record (n,)."""
+    """Disjoint networks, and the index of each one's record (n,)."""
 
     ranges: Ranges
     record_of: Index
@@ -45,7 +44,7 @@ class Contents(NamedTuple):
 
 
 class _Level(NamedTuple):
-    """Nodes of one depth by their numbers, and the first address of each in halves (n,)."""
+    """Node numbers of one depth, and the upper and lower half of each node's first address (n,)."""
 
     numbers: Index
     upper: Array
@@ -56,20 +55,20 @@ class _Level(NamedTuple):
 
 
 def is_mmdb(content: bytes) -> bool:
-    """Whether a file is such a database."""
+    """Return whether a file is a MaxMind database."""
     return content.rfind(_MARK, max(0, len(content) - _TAIL)) >= 0
 
 
 def read_mmdb(path: Path, content: bytes) -> Contents:
-    """All that is in a database. Raises UsageError if it is broken, NettopError if the package is missing."""
+    """Read a whole database. Raise UsageError if it is corrupt, NettopError if the package is missing."""
     try:
         import maxminddb
         from maxminddb.decoder import Decoder
     except ModuleNotFoundError:
-        what = f"{path} is a MaxMind database; to read it the package maxminddb is missing"
-        raise NettopError(what, "install it with nettop, by pip install 'nettop[flows]'") from None
+        what = f"{path} is a MaxMind database; reading it requires the package maxminddb"
+        raise NettopError(what, "install it: pip install 'nettop[flows]'") from None
     try:
-        # Given a file that is open, it leaves its C extension alone.
+        # Given an open file, the package does not use its C extension.
         with maxminddb.open_database(io.BytesIO(content), maxminddb.MODE_FD) as reader:
             metadata = reader.metadata()
         nodes = _read_nodes(content, metadata.node_count, metadata.record_size)
@@ -78,14 +77,14 @@ def read_mmdb(path: Path, content: bytes) -> Contents:
         begin = metadata.search_tree_size + _SEPARATOR
         decoder = Decoder(content, begin)
         records: list[object] = [decoder.decode(begin + place)[0] for place in as_list(distinct)]
-    # The kinds that damage leads to. That of the package is a RuntimeError, and so is too deep a recursion.
+    # Exceptions caused by corruption. The package's own is a RuntimeError, as is RecursionError.
     except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
-        raise UsageError(f"{path} is a broken MaxMind database", "download it once more") from error
+        raise UsageError(f"{path} is a corrupt MaxMind database", "download it again") from error
     return Contents(ranges, record_of, records)
 
 
 def _read_nodes(content: bytes, count: int, record_bits: int) -> Array:
-    """The nodes, u4 (n, 2). A number is that of another node, n for nothing, or n + 16 + a place in the data."""
+    """Return the nodes, u4 (n, 2). A value is another node, n for nothing, or n + 16 + an offset into the data."""
     node_bytes, whole_bytes = record_bits // 4, record_bits // 8
     raw = np.frombuffer(content, np.uint8, count * node_bytes).reshape(count, node_bytes)
     nodes = np.zeros((count, 2), np.uint32)
@@ -93,7 +92,7 @@ def _read_nodes(content: bytes, count: int, record_bits: int) -> Array:
         for at in range(begin, begin + whole_bytes):
             nodes[:, side] = nodes[:, side] << np.uint32(8) | raw[:, at]
     if record_bits == 28:
-        # The byte in the middle has the upper four bits of both.
+        # The middle byte holds the upper four bits of both.
         middle = raw[:, whole_bytes].astype(np.uint32)
         nodes[:, 0] |= middle >> np.uint32(4) << np.uint32(24)
         nodes[:, 1] |= (middle & np.uint32(0xF)) << np.uint32(24)
@@ -101,7 +100,7 @@ def _read_nodes(content: bytes, count: int, record_bits: int) -> Array:
 
 
 def _leaves(nodes: Array, bits: int) -> tuple[Ranges, Index]:
-    """The networks that have a record, and its place in the data (n,). Raises ValueError if the tree is none."""
+    """Return the networks with a record, and its offset into the data (n,). Raise ValueError if the tree is invalid."""
     ipv4_root = _ipv4_root(nodes) if bits == _IPV6_BITS else None
     level = _Level(np.zeros(1, np.intp), np.zeros(1, np.uint64), np.zeros(1, np.uint64))
     visited, firsts, lasts, places = 0, [], [], []
@@ -119,7 +118,7 @@ def _leaves(nodes: Array, bits: int) -> tuple[Ranges, Index]:
             addresses_of(leaves.upper | np.uint64(rest >> _HALF_BITS), lower | np.uint64(rest & _HALF))
         )
         places.append(leaves.numbers - len(nodes) - _SEPARATOR)
-        # 6to4 and the like lead to the nodes of IPv4 once more.
+        # 6to4 and similar prefixes alias the IPv4 nodes.
         is_alias = (level.numbers == ipv4_root) & ((level.upper > 0) | (level.lower > 0))
         level = level.taken((level.numbers < len(nodes)) & ~is_alias)
     if len(level.numbers) or any((each < 0).any() for each in places):
@@ -128,7 +127,7 @@ def _leaves(nodes: Array, bits: int) -> tuple[Ranges, Index]:
 
 
 def _below(nodes: Array, level: _Level, bit: int) -> _Level:
-    """What both records of each node say. Their addresses differ in this bit, counted from the last."""
+    """Return both children of each node. Their addresses differ in this bit, counted from the least significant."""
     numbers = nodes[level.numbers].astype(np.intp).ravel()
     upper, lower = np.repeat(level.upper, 2), np.repeat(level.lower, 2)
     half = upper if bit >= _HALF_BITS else lower
@@ -137,7 +136,7 @@ def _below(nodes: Array, level: _Level, bit: int) -> _Level:
 
 
 def _ipv4_root(nodes: Array) -> int | None:
-    """The node of ::/96 in a tree of IPv6; None if there is no node."""
+    """Return the node of ::/96 in an IPv6 tree, or None."""
     node = 0
     for _ in range(_IPV4_DEPTH):
         if node >= len(nodes):

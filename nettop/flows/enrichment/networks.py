@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks as sorted, disjoint intervals of addresses, in which many addresses are looked up at once.
+"""Networks as sorted, disjoint intervals of addresses, for vectorized lookups.
 
-IPv4 and IPv6 are apart: ::/0 holds no IPv4 address, though these are stored as ::ffff:a.b.c.d.
+IPv4 and IPv6 are separate: ::/0 contains no IPv4 address, although those are stored as ::ffff:a.b.c.d.
 """
 
 from __future__ import annotations
@@ -15,54 +15,56 @@ import numpy as np
 from nettop.errors import UsageError
 from nettop.flows.columns import ADDRESS
 from nettop.query.address import MAPPED, address_halves, address_text
-from nettop.snapshots.arrays import Index, Mask
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, Index, Mask
 
 Keys = tuple[Array, ...]
-"""Unsigned numbers (n,) that are compared column by column: an IPv4 address is a u4, an IPv6 address two u8."""
+"""Unsigned numbers (n,) compared column by column: an IPv4 address is one u4, an IPv6 address two u8."""
 
 _BLOCK_BITS = 16
 _BLOCKS = 1 << _BLOCK_BITS
 _IPV4_BITS, _ALL_BITS = 32, 128
 _ABOVE_IPV4 = 0xFFFF
-"""What is in the lower half of an IPv4 address above its own bits; the upper half is 0."""
+"""Bits above the address in the lower half of a mapped IPv4 address; the upper half is 0."""
 _BOUNDS: tuple[Keys, Keys] = (
     (np.zeros(1, np.uint32),),
     (np.zeros(2, np.uint64), np.arange(2, dtype=np.uint64)),
 )
-"""Where intervals of IPv4 and of IPv6 begin whatever is known: at zero, and behind the address of zeros."""
+"""Fixed interval starts of IPv4 and IPv6: at zero, and after the all-zero address."""
 
 
 class SortedKeys:
-    """Distinct keys (n,) in ascending order, among which many others are searched at once."""
+    """Distinct keys (n,) in ascending order, for vectorized searches."""
 
     def __init__(self, columns: Keys) -> None:
         self.columns = columns
         first = columns[0]
         self._shift = first.dtype.type(8 * first.dtype.itemsize - _BLOCK_BITS)
         in_blocks = np.bincount((first >> self._shift).astype(np.intp), minlength=_BLOCKS)
-        # The last position before each block of keys with the same first bits, and that of all.
+        # The last position before each block of keys with the same leading bits, and before the end.
         self._before = (np.append(0, np.cumsum(in_blocks)) - 1).clip(0).astype(np.int32)
 
     def __len__(self) -> int:
         return len(self.columns[0])
 
     def last_at_most(self, keys: Keys) -> Index:
-        """For each key the position of the last one here that is not greater, 0 where none is. There must be any."""
+        """Return the position of the last key not greater than each given one, 0 if there is none.
+
+        There must be at least one key.
+        """
         blocks = (keys[0] >> self._shift).astype(np.intp)
         positions: Index = self._before[blocks]
         reach = int((self._before[blocks + 1] - positions).max(initial=0))
-        # All keys advance together, by halves of what is left. Without branches for a CPU to predict this is several
-        # times as fast as searchsorted, where keys come in no order.
+        # All keys advance together by binary search. Being branch-free, this is several times as fast as searchsorted
+        # on unordered keys.
         for bit in reversed(range(reach.bit_length())):
             step = np.int32(1 << bit)
             positions += self._are_at_most(positions + step, keys) * step
-        # What is behind the end counted as the last one.
+        # Positions beyond the end compared as the last key.
         last: Index = positions.clip(max=len(self) - 1)
         return last
 
     def positions(self, keys: Keys) -> Index:
-        """For each key its position, or −1."""
+        """Return the position of each key, or −1."""
         if not len(self):
             return np.full(len(keys[0]), -1)
         positions = self.last_at_most(keys)
@@ -71,7 +73,7 @@ class SortedKeys:
         return np.where(are_equal, positions, -1)
 
     def _are_at_most(self, positions: Index, keys: Keys) -> Mask:
-        """Whether the keys at these positions are not greater than those given."""
+        """Return whether the keys at these positions are not greater than the given ones."""
         are: Mask = self.columns[-1].take(positions, mode="clip") <= keys[-1]
         for column, key in zip(self.columns[-2::-1], keys[-2::-1], strict=True):
             values = column.take(positions, mode="clip")
@@ -82,14 +84,14 @@ class SortedKeys:
 
 @dataclass(frozen=True, eq=False)
 class Ranges:
-    """Ranges of addresses: the first and the last ADDRESS of each (n,), which are of one family."""
+    """Ranges of addresses: the first and last ADDRESS of each (n,), of the same family."""
 
     firsts: Array
     lasts: Array
 
     @classmethod
     def of(cls, bounds: Sequence[tuple[int, int]]) -> Ranges:
-        """Ranges by their first and last addresses, as numbers of 128 bits."""
+        """Create ranges from first and last addresses as 128-bit numbers."""
         packed = b"".join([number.to_bytes(16, "big") for pair in bounds for number in pair])
         firsts_and_lasts = np.frombuffer(packed, ADDRESS).reshape(-1, 2)
         return cls(firsts_and_lasts[:, 0].copy(), firsts_and_lasts[:, 1].copy())
@@ -98,11 +100,11 @@ class Ranges:
         return len(self.firsts)
 
     def taken(self, at: Index) -> Ranges:
-        """The ranges at these positions."""
+        """Return the ranges at these positions."""
         return Ranges(self.firsts[at], self.lasts[at])
 
     def size_bits(self) -> Array:
-        """How many of the last bits differ within each range: u1 (n,). Of 10.0.0.0/8 these are 24."""
+        """Return how many trailing bits differ within each range, u1 (n,): 24 for 10.0.0.0/8."""
         firsts, lasts = address_halves(_halves(self.firsts)), address_halves(_halves(self.lasts))
         upper, lower = (_bit_lengths(first ^ last) for first, last in zip(firsts, lasts, strict=True))
         return np.where(upper > 0, upper + 64, lower).astype(np.uint8)
@@ -110,11 +112,11 @@ class Ranges:
 
 @dataclass(frozen=True, eq=False)
 class Intervals:
-    """Intervals that hold every address once, each with an index; −1 stands for nothing.
+    """A partition of the address space into intervals, each with an index; −1 means nothing is known.
 
-    They are those of IPv4, then those of IPv6, in ascending order: `starts` are their first addresses, by family, and
-    `indices` i4 (m,). An interval ends where the next one begins. Nothing is known of the address of zeros, which is
-    what flows have for an unknown one.
+    IPv4 intervals come first, then IPv6, in ascending order: `starts` are their first addresses, by family, and
+    `indices` is i4 (m,). Each interval ends where the next begins. The all-zero address, which means unknown in flows,
+    always has −1.
     """
 
     starts: tuple[SortedKeys, SortedKeys]
@@ -122,15 +124,15 @@ class Intervals:
 
     @classmethod
     def of(cls, ranges: Ranges, indices: Array) -> Intervals:
-        """The intervals of ranges, each of which has an index (n,).
+        """Create intervals from ranges, each with an index (n,).
 
-        Where some overlap, the smallest counts; of equals the first. This takes O(n log n), however they overlap.
+        Where ranges overlap, the smallest wins; of equals the first. This takes O(n log n), however they overlap.
         """
         starts, of_intervals = [], []
         firsts, lasts = address_keys(ranges.firsts), address_keys(ranges.lasts)
-        # By their first addresses: ::/80 ends with one of IPv4, in form.
+        # Tell families by first address: the last one of ::/80 looks like an IPv4 address.
         for rows, keys_at, bounds in zip(_families(firsts), _KEYS_AT, _BOUNDS, strict=True):
-            begins, smallest = _flattened(keys_at(firsts, rows), keys_at(lasts, rows), bounds)
+            begins, smallest = _flatten(keys_at(firsts, rows), keys_at(lasts, rows), bounds)
             starts.append(begins)
             of_intervals.append(np.append(indices[rows], -1)[smallest])
         of_intervals[1][0] = -1
@@ -141,11 +143,11 @@ class Intervals:
 
     @property
     def nbytes(self) -> int:
-        """The memory of what grows with the number of intervals."""
+        """Bytes of memory that grow with the number of intervals."""
         return self.indices.nbytes + sum(column.nbytes for starts in self.starts for column in starts.columns)
 
     def look_up(self, addresses: Array) -> Array:
-        """The index of each ADDRESS (n,), −1 where there is none: i4 (n,)."""
+        """Return the index of each ADDRESS (n,), −1 if there is none: i4 (n,)."""
         indices = np.empty(len(addresses), np.int32)
         halves = address_keys(addresses)
         begin = 0
@@ -155,7 +157,7 @@ class Intervals:
         return indices
 
     def with_indices(self, indices: Array) -> Intervals:
-        """The same intervals with other indices (m,). Neighbours with the same index become one."""
+        """Return the same intervals with other indices (m,), merging neighbors with equal indices."""
         ipv4, ipv6 = self.starts
         return self._merged((ipv4.columns, ipv6.columns), indices)
 
@@ -175,7 +177,9 @@ class Intervals:
 
 
 def overlaid(tables: Sequence[Intervals]) -> tuple[Intervals, list[Array]]:
-    """The intervals between the bounds of all tables, numbered (m,), and for each table its index in each: i4 (m,)."""
+    """Split the intervals of all tables at each other's bounds. Return them numbered, and each table's indices: i4
+    (m,).
+    """
     (ipv4, _), (ipv6, _) = (
         _distinct((bounds, *(table.starts[family].columns for table in tables)))
         for family, bounds in enumerate(_BOUNDS)
@@ -192,59 +196,57 @@ def overlaid(tables: Sequence[Intervals]) -> tuple[Intervals, list[Array]]:
 
 
 def address_keys(addresses: Array) -> Keys:
-    """Each ADDRESS (n,), of whichever family, as two u8."""
+    """Return each ADDRESS (n,), of either family, as two u8."""
     return address_halves(_halves(addresses))
 
 
 def addresses_of(upper: Array, lower: Array) -> Array:
-    """The ADDRESS (n,) of which these u8 are the halves."""
+    """Return the ADDRESS (n,) made of these u8 halves."""
     return np.stack([upper, lower], axis=1).astype(">u8").view(ADDRESS).ravel()
 
 
 def parsed_networks(texts: Sequence[str]) -> Ranges:
-    """The networks that a user has given. Raises UsageError."""
+    """Parse networks given by a user. Raise UsageError."""
     return Ranges.of([parsed_network(text) for text in texts])
 
 
 def parsed_network(text: str) -> tuple[int, int]:
-    """The first and the last address of ADDRESS/LENGTH, or of an address alone. Raises UsageError."""
+    """Return the first and last address of ADDRESS/LENGTH, or of a single address. Raise UsageError."""
     address, slash, length = text.partition("/")
     first = parsed_address(address)
     bits = _ALL_BITS if ":" in address else _IPV4_BITS
     if not slash:
         return first, first
     if not (length.isascii() and length.isdigit() and len(length) <= 3 and int(length) <= bits):
-        raise UsageError(f"{text!r} is not a network", f"behind the slash write a length from 0 to {bits}")
+        raise UsageError(f"{text!r} is not a network", f"use a prefix length from 0 to {bits}")
     rest = (1 << (bits - int(length))) - 1
     if first & rest:
         network = address_text((first & ~rest).to_bytes(16, "big"))
-        what = f"{text!r} is not a network: bits are set behind its first {length}"
+        what = f"{text!r} is not a network: host bits are set after the first {length}"
         raise UsageError(what, f"write {network}/{length}")
     return first, first | rest
 
 
 def parsed_range(start: str, end: str) -> tuple[int, int]:
-    """The first and the last address of a range. Raises UsageError."""
+    """Return the first and last address of a range. Raise UsageError."""
     first, last = parsed_address(start), parsed_address(end)
     if _is_ipv4(first) != _is_ipv4(last):
-        raise UsageError(
-            f"{start!r} and {end!r} are not of one family", "write a range of IPv4, or one of IPv6"
-        )
+        raise UsageError(f"{start!r} and {end!r} are of different families", "use a range of IPv4 or of IPv6")
     if first > last:
-        raise UsageError(f"the start {start!r} is behind the end {end!r}", "exchange the two")
+        raise UsageError(f"the start {start!r} is after the end {end!r}", "swap them")
     return first, last
 
 
 def parsed_address(text: str) -> int:
-    """An address as a number of 128 bits, IPv4 as ::ffff:a.b.c.d. Raises UsageError."""
-    # The ipaddress module takes ten times as long.
+    """Parse an address into a 128-bit number, IPv4 as ::ffff:a.b.c.d. Raise UsageError."""
+    # The ipaddress module is ten times slower.
     try:
         if ":" in text:
             packed = socket.inet_pton(socket.AF_INET6, text)
         else:
             packed = MAPPED + socket.inet_pton(socket.AF_INET, text)
     except (OSError, ValueError):
-        raise UsageError(f"{text!r} is not an address", "write it as 192.0.2.1 or 2001:db8::1") from None
+        raise UsageError(f"{text!r} is not an address", "write it like 192.0.2.1 or 2001:db8::1") from None
     return int.from_bytes(packed, "big")
 
 
@@ -257,7 +259,7 @@ def _halves(addresses: Array) -> Array:
 
 
 def _families(halves: Keys) -> tuple[Index, Index]:
-    """The positions of the IPv4 addresses, and of the others, among addresses by their halves."""
+    """Return the positions of IPv4 addresses, and of IPv6 addresses, given their halves."""
     upper, lower = halves
     is_ipv4 = (upper == 0) & (lower >> np.uint64(_IPV4_BITS) == _ABOVE_IPV4)
     return np.flatnonzero(is_ipv4), np.flatnonzero(~is_ipv4)
@@ -272,20 +274,20 @@ def _ipv6_keys(halves: Keys, rows: Index) -> Keys:
 
 
 _KEYS_AT = (_ipv4_keys, _ipv6_keys)
-"""How some of the addresses become keys of IPv4, and of IPv6."""
+"""Convert selected addresses to keys of IPv4, and of IPv6."""
 
 
 def _bit_lengths(numbers: Array) -> Array:
-    # Without the bits below another one, which could make the float round up to the next power of two.
+    # Clear bits below a set one, which could make the float round up to the next power of two.
     lengths: Array = np.frexp((numbers & ~(numbers >> np.uint64(1))).astype(np.float64))[1]
     return lengths
 
 
-def _flattened(firsts: Keys, lasts: Keys, bounds: Keys) -> tuple[Keys, Index]:
-    """Where intervals begin (m,), and which of the ranges (n,) is the smallest that covers each; n where none does."""
+def _flatten(firsts: Keys, lasts: Keys, bounds: Keys) -> tuple[Keys, Index]:
+    """Return where intervals begin (m,), and the smallest of the ranges (n,) covering each; n if there is none."""
     starts, places = _distinct((bounds, firsts, _successors(lasts)))
     begins, ends = np.split(places[len(bounds[0]) :], 2)
-    # What ends with the last address of all has come round to zero.
+    # A range that ends with the last address has wrapped to zero.
     ends[ends == 0] = len(starts[0])
     by_size = np.lexsort(_differences(lasts, firsts)[::-1])
     covering = _first_covering(begins[by_size], ends[by_size], len(starts[0]))
@@ -293,7 +295,7 @@ def _flattened(firsts: Keys, lasts: Keys, bounds: Keys) -> tuple[Keys, Index]:
 
 
 def _distinct(parts: Sequence[Keys]) -> tuple[Keys, Index]:
-    """The distinct keys of all parts in ascending order, and for each key its place among them."""
+    """Return the distinct keys of all parts in ascending order, and the index of each key in them."""
     columns = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort(columns[::-1])
     ordered = [column[order] for column in columns]
@@ -304,7 +306,7 @@ def _distinct(parts: Sequence[Keys]) -> tuple[Keys, Index]:
 
 
 def _successors(keys: Keys) -> Keys:
-    """The keys of the next addresses; zero comes after the last one."""
+    """Return the keys of the next addresses; the last one wraps to zero."""
     *above, last = keys
     last = last + last.dtype.type(1)
     return (*(column + (last == 0) for column in above), last)
@@ -317,10 +319,10 @@ def _differences(minuends: Keys, subtrahends: Keys) -> Keys:
 
 
 def _first_covering(begins: Index, ends: Index, count: int) -> Array:
-    """For each of `count` cells the first of the spans (n,) that covers it, n where none does.
+    """Return for each of `count` cells the first of the spans (n,) that covers it, n if there is none.
 
-    A span is two blocks, which may overlap, whose length is the greatest power of two that fits in. What covers a block
-    covers both its halves: from the longest blocks down to single cells.
+    Two blocks of the largest power of two that fits, possibly overlapping, cover a span. From the longest blocks down
+    to single cells, each block passes the span that covers it on to its halves.
     """
     levels = _bit_lengths((ends - begins).astype(np.uint64)) - 1
     first = np.full(count, len(begins), np.int32)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is made of files, made anew when one of them has changed, beside the threads that use it."""
+"""Values built from files, rebuilt when a file changes, while other threads use them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ _State = tuple[int, ...]
 
 
 class Check(NamedTuple):
-    """Which files were read again, and why others that have changed could not be."""
+    """Files that were reloaded, and warnings for changed files that could not be."""
 
     reloaded: list[Path]
     warnings: list[str]
 
 
 class Reloading(Generic[Part, Whole]):
-    """The whole that is made of the parts in files. Any thread may take `current`; one thread checks.
+    """A value built from the contents of several files. Any thread may read `current`; one thread calls `check`.
 
-    A file that was replaced and one that was written over are read again as a whole, and so is one that has come back.
-    What cannot be read does not count: what it held before stays in use. Raises NettopError if a file cannot be read at
-    first.
+    `check` reloads a replaced, overwritten or restored file as a whole. If that fails, the previous contents stay in
+    use. The constructor raises NettopError if it cannot read a file.
     """
 
     def __init__(
@@ -38,13 +37,13 @@ class Reloading(Generic[Part, Whole]):
         combine: Callable[[Sequence[Part]], Whole],
     ) -> None:
         self._read, self._combine = read, combine
-        # Before they are read: a change meanwhile is seen by the next check.
+        # Taken before reading, so that the next check notices a change meanwhile.
         self._states = {path: _state(path) for path in paths}
         self._parts = {path: read(path) for path in self._states}
         self.current = combine(list(self._parts.values()))
 
     def check(self) -> Check:
-        """Read again what has changed since the last check, which may take seconds. A change is reported once."""
+        """Reload what changed since the last check, which may take seconds. Report each change once."""
         reloaded, warnings = [], []
         for path, last in self._states.items():
             state = _state(path)
@@ -54,7 +53,7 @@ class Reloading(Generic[Part, Whole]):
             try:
                 self._parts[path] = self._read(path)
             except NettopError as error:
-                warnings.append(f"{error.what}; what it held before stays in use ({error.remedy})")
+                warnings.append(f"{error.what}; its previous contents stay in use ({error.remedy})")
             else:
                 reloaded.append(path)
         if reloaded:
@@ -63,7 +62,7 @@ class Reloading(Generic[Part, Whole]):
 
 
 def _state(path: Path) -> _State:
-    """What differs after a change: of the file, or the number of the error that keeps it from being looked at."""
+    """Return the fields of a file's status that a change alters, or the error that prevents reading it."""
     try:
         status = os.stat(path)
     except OSError as error:

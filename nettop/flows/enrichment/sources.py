@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that know of addresses: databases of the MaxMind format (.mmdb), and tables of CSV.
+"""Files with information about addresses: MaxMind databases (.mmdb) and CSV files.
 
-Which of AS, country and name a file gives is seen from its content. The fields are those of GeoLite2, DB-IP, IPinfo,
-IPLocate and ip-location-db.
+The content of a file tells whether it provides AS, country or name. The field names are those of GeoLite2, DB-IP,
+IPinfo, IPLocate and ip-location-db.
 """
 
 from __future__ import annotations
@@ -19,31 +19,28 @@ from nettop.flows.enrichment.mmdb import is_mmdb, read_mmdb
 from nettop.flows.enrichment.networks import Intervals, Ranges, parsed_network, parsed_range
 from nettop.flows.enrichment.tables import CsvTable, read_lookup_file
 from nettop.flows.enrichment.texts import TEXT_MAX, Coded
-from nettop.snapshots.arrays import Index
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, Index
 
 _GZIP_MARK = b"\x1f\x8b"
 _AS_MAX = 0xFFFFFFFF
 
 _AS_NUMBER = ("autonomous_system_number", "asn")
 _AS_NAME = ("autonomous_system_organization", "as_name", "name", "as_domain")
-"""What databases call the AS and its name, best first."""
+"""Field names for the AS and its name in databases, best first."""
 _COUNTRY = ("country_code", "country")
 _CSV_STARTS, _CSV_ENDS = ("start", "start_ip", "ip_range_start"), ("end", "end_ip", "ip_range_end")
 _CSV_AS_NAME = ("as_name", "autonomous_system_organization")
 _CSV_NAME = ("network_name", "name")
 _AS_DOMAIN = "domain"
-"""A column of IPLocate and IPinfo, where `name` is that of the AS."""
-_CSV_EXAMPLE = (
-    "begin with a line as network,asn,as_name,country,name; instead of network there may be start,end"
-)
+"""A column of IPLocate and IPinfo, whose `name` is that of the AS."""
+_CSV_EXAMPLE = "start the file with network,asn,as_name,country,name; start,end may replace network"
 
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """What a source knows of addresses: a value for each index of the intervals (k,), with its rank, a u1.
+    """One attribute of addresses in a source: a value and rank (u1) for each index of the intervals (k,).
 
-    Where several sources know something, that with the lowest rank counts; of equals the first.
+    Among sources, the lowest rank wins; of equals the first.
     """
 
     intervals: Intervals
@@ -52,7 +49,7 @@ class Known:
 
     @classmethod
     def of(cls, ranges: Ranges, values: Array, ranks: Array) -> Known:
-        """What is known of ranges with a value each (n,), of which zero, or an empty text, is none."""
+        """Create an attribute from ranges with a value each (n,); zero or an empty text means none."""
         rows = np.flatnonzero(values != values.dtype.type())
         distinct, codes = np.unique(values[rows], return_inverse=True)
         pairs, indices = np.unique(codes << 8 | ranks[rows], return_inverse=True)
@@ -62,10 +59,10 @@ class Known:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a file of so many `networks` knows: the AS (u4), the country (S2), the name as a code (u4) into `words`.
+    """Contents of a file of so many `networks`: AS (u4), country (S2), and name as a code (u4) into `words`.
 
-    Within a file the most specific network counts of those that have a value. Between files the first counts that knows
-    the AS, or the country; a name counts that is of the most specific network.
+    Within a file, the most specific network with a value wins. Between files, the first one wins for AS and country;
+    for names, the most specific network does.
     """
 
     path: Path
@@ -78,13 +75,13 @@ class Source:
 
     @property
     def gives(self) -> tuple[str, ...]:
-        """What it knows of any address: some of "AS", "country" and "name"."""
+        """Attributes that the file provides, of "AS", "country" and "name"."""
         known = {"AS": self.as_numbers, "country": self.countries, "name": self.names}
         return tuple(word for word, each in known.items() if len(each.values))
 
 
 class _Facts(NamedTuple):
-    """What is known of a network: 0 and empty texts are not."""
+    """Attributes of a network; 0 and empty texts mean unknown."""
 
     as_number: int
     as_name: str
@@ -92,14 +89,14 @@ class _Facts(NamedTuple):
 
 
 def read_source(path: Path) -> Source:
-    """Read a whole file. Raises UsageError if it cannot be read, NettopError if a package is missing for it."""
+    """Read a whole file. Raise UsageError if it cannot be read, NettopError if a required package is missing."""
     content = read_lookup_file(path)
     if content.startswith(_GZIP_MARK):
-        raise UsageError(f"{path} is compressed", "unpack it, as by gunzip")
+        raise UsageError(f"{path} is compressed", "decompress it, for example with gunzip")
     if is_mmdb(content):
         return _mmdb_source(path, content)
     if path.suffix == ".mmdb":
-        raise UsageError(f"{path} is no MaxMind database, or not all of it", "download it once more")
+        raise UsageError(f"{path} is not a MaxMind database, or incomplete", "download it again")
     return _csv_source(path, content)
 
 
@@ -111,16 +108,16 @@ def _csv_source(path: Path, content: bytes) -> Source:
     if as_number is not None and as_name is None and table.column(_AS_DOMAIN) is not None:
         as_name, name = name, None
     if as_number is None and country is None and name is None:
-        raise table.error("the header names none of the columns asn, country and name", _CSV_EXAMPLE)
+        raise table.error("the header has none of the columns asn, country and name", _CSV_EXAMPLE)
     bounds, facts, names = [], [], []
     for row in table:
         try:
             bounds.append(bounds_of(row))
             facts.append(
                 _Facts(
-                    0 if as_number is None else _given_as(row[as_number]),
+                    0 if as_number is None else _parsed_as(row[as_number]),
                     "" if as_name is None else row[as_name],
-                    "" if country is None else _given_country(row[country]),
+                    "" if country is None else _parsed_country(row[country]),
                 )
             )
         except UsageError as error:
@@ -134,16 +131,16 @@ def _mmdb_source(path: Path, content: bytes) -> Source:
     ranges, fact_of, records = read_mmdb(path, content)
     facts = [_facts(record) for record in records]
     if not any(each.as_number or each.country for each in facts):
-        what = f"{path} has neither the AS nor the country of any network"
+        what = f"{path} has no AS and no country for any network"
         raise UsageError(
-            what, f"fields that count are {', '.join((*_AS_NUMBER, *_COUNTRY, 'country.iso_code'))}"
+            what, f"recognized fields are {', '.join((*_AS_NUMBER, *_COUNTRY, 'country.iso_code'))}"
         )
     no_names = Coded(np.zeros(len(ranges), np.uint32), ("",))
     return _source(path, ranges, fact_of, facts, no_names)
 
 
 def _source(path: Path, ranges: Ranges, fact_of: Index, facts: Sequence[_Facts], names: Coded) -> Source:
-    """The source of ranges, for each of which there are facts, by their position, and a name (n,)."""
+    """Create a source from ranges, with the index of each one's facts and its name (n,)."""
     as_numbers = np.array([each.as_number for each in facts], np.uint32)
     countries = np.array([each.country for each in facts], "S2")
     equal = np.zeros(len(ranges), np.uint8)
@@ -168,28 +165,26 @@ def _bounds_reader(table: CsvTable) -> Callable[[list[str]], tuple[int, int]]:
         return lambda row: parsed_network(row[network])
     if start is not None and end is not None:
         return lambda row: parsed_range(row[start], row[end])
-    raise table.error("the header names no column network", _CSV_EXAMPLE)
+    raise table.error("the header has no column network", _CSV_EXAMPLE)
 
 
-def _given_as(text: str) -> int:
+def _parsed_as(text: str) -> int:
     number = _as_number(text)
     if number is None and text:
-        raise UsageError(
-            f"{text!r} is not the number of an AS", f"write it as 64512 or AS64512, up to {_AS_MAX}"
-        )
+        raise UsageError(f"{text!r} is not an AS number", f"write it like 64512 or AS64512, up to {_AS_MAX}")
     return number or 0
 
 
-def _given_country(text: str) -> str:
+def _parsed_country(text: str) -> str:
     if text and not _is_country(text):
         raise UsageError(
-            f"{text!r} is not the code of a country", "write two letters, as DE (ISO 3166-1 alpha-2)"
+            f"{text!r} is not a country code", "use two letters, such as DE (ISO 3166-1 alpha-2)"
         )
     return text.upper()
 
 
 def _facts(record: object) -> _Facts:
-    """What a record of a database says. Some have the AS among `traits`."""
+    """Extract the attributes from a database record. Some have the AS among `traits`."""
     if not isinstance(record, dict):
         return _Facts(0, "", "")
     traits, country = record.get("traits"), record.get("country")
@@ -206,10 +201,10 @@ def _facts(record: object) -> _Facts:
 
 
 def _as_number(value: object) -> int | None:
-    """The number of an AS, which may be written AS64512; None for anything else."""
+    """Return an AS number, also if written like AS64512; None for anything else."""
     if isinstance(value, str):
         digits = value[2:] if value[:2].upper() == "AS" else value
-        # Eleven digits are too great, whatever they are.
+        # Eleven digits are always too large.
         value = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 12 else None
     return value if isinstance(value, int) and 0 <= value <= _AS_MAX else None
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where flows come from: exporters' datagrams, packets of an interface or of the firewall, and conntrack's events."""
+"""Sources of flows: exporters' datagrams, packets of an interface or the firewall, and conntrack events."""

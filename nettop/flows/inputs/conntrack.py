@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections that conntrack has seen end: each is a flow, and one more for what came back.
+"""Connections that conntrack reports as ended. Each becomes a flow, plus one for the reply direction.
 
-include/uapi/linux/netfilter/nfnetlink_conntrack.h has the messages. The kernel counts bytes and packets where
-net.netfilter.nf_conntrack_acct is 1, and has times where net.netfilter.nf_conntrack_timestamp is.
+The header include/uapi/linux/netfilter/nfnetlink_conntrack.h describes the messages. The kernel counts bytes and
+packets if net.netfilter.nf_conntrack_acct is 1, and records times if net.netfilter.nf_conntrack_timestamp is.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 
 from nettop.flows.columns import ADDRESS, BY_NAME, Flows
 from nettop.flows.inputs.input import CONNTRACK, of_this_host
-from nettop.flows.inputs.netfilter import BODY, Attributes, attributes, messages, now_ms, open_netfilter
+from nettop.flows.inputs.netfilter import BODY, Attributes, messages, now_ms, open_netfilter
 from nettop.flows.pipeline import Pipeline
-from nettop.flows.receive import OpenSocket, Receiver, SocketCounts, Wait
+from nettop.flows.receive import OpenSocket, Receiver, Wait
+from nettop.kernel.net import netlink
 from nettop.query.address import MAPPED
 
 _DESTROYED_GROUP = 1 << 2
@@ -38,7 +39,7 @@ _SLOT_BYTES, _BATCH = 1 << 13, 1024
 
 
 class _Side(NamedTuple):
-    """One direction, by the columns of a flow."""
+    """One direction of a connection, as columns of a flow."""
 
     etype: int
     src: bytes
@@ -51,7 +52,7 @@ class _Side(NamedTuple):
 
 
 class _Flow(NamedTuple):
-    """A row: one direction, and the other columns of a flow."""
+    """A flow: one direction, and the other columns."""
 
     side: _Side
     nat_src: bytes
@@ -66,9 +67,9 @@ class _Flow(NamedTuple):
 
 
 def open_conntrack(receive_buffer_bytes: int) -> OpenSocket:
-    """A socket that gets the ends of connections, with a warning if the kernel does not count their bytes.
+    """Open a socket that receives ended connections; warn if the kernel does not count bytes.
 
-    Raises Unsupported, PermissionMissing, NettopError.
+    Raise Unsupported, PermissionMissing or NettopError.
     """
     opened = open_netfilter(_DESTROYED_GROUP, "conntrack", receive_buffer_bytes)
     opened.socket.setblocking(False)
@@ -85,38 +86,33 @@ def open_conntrack(receive_buffer_bytes: int) -> OpenSocket:
 
 
 class Conntrack:
-    """An Input: connections that have ended."""
+    """An Input of ended connections."""
 
     def __init__(self, opened: OpenSocket, wait: Wait) -> None:
-        self._receiver = Receiver([opened], wait, batch=_BATCH, slot_bytes=_SLOT_BYTES)
+        self.receiver = Receiver([opened], wait, batch=_BATCH, slot_bytes=_SLOT_BYTES)
         self._events = 0
 
-    @property
-    def counts(self) -> Sequence[SocketCounts]:
-        """As of Input."""
-        return self._receiver.counts
-
     def receive(self, pipeline: Pipeline, timeout_s: float) -> bool:
-        """As of Input."""
-        received = self._receiver.receive(timeout_s)
+        """Implement `Input.receive`."""
+        received = self.receiver.receive(timeout_s)
         received_ms = now_ms()
         rows: list[_Flow] = []
         for kind, body in messages(received):
             if kind == _DELETE:
                 self._events += 1
-                rows += _flows_of(attributes(body[BODY.size :]), received_ms)
+                rows += _flows_of(netlink.contents(body[BODY.size :]), received_ms)
         if rows:
             pipeline.add_flows(_columns(rows, received_ms), len(rows))
         return len(received.starts) > 0
 
     def count(self, pipeline: Pipeline) -> None:
-        """As of Input."""
+        """Implement `Input.count`."""
         pipeline.counted["conntrack_events"] = self._events
-        pipeline.counted["own_drops"] = sum(self._receiver.drops())
+        pipeline.counted["own_drops"] = sum(self.receiver.drops())
 
 
 def _flows_of(said: Attributes, received_ms: int) -> list[_Flow]:
-    """The directions of a connection that had packets, or the first one where the kernel does not count."""
+    """Return the directions of a connection that had packets; only the first one if the kernel does not count."""
     original, reply = (_side(said.get(kind)) for kind in (_ORIGINAL, _REPLY))
     if original is None or reply is None:
         return []
@@ -129,7 +125,7 @@ def _flows_of(said: Attributes, received_ms: int) -> list[_Flow]:
         packets, size = _counted(counters)
         if direction == 2 and not packets:
             continue
-        # A packet of this direction leaves with the addresses to which those of the other are sent.
+        # Packets of this direction leave with the addresses to which the other direction is sent.
         is_translated = (other.dst, other.dst_port, other.src, other.src_port) != (
             side.src,
             side.src_port,
@@ -142,11 +138,11 @@ def _flows_of(said: Attributes, received_ms: int) -> list[_Flow]:
 
 
 def _side(content: memoryview | None) -> _Side | None:
-    """A tuple of conntrack; None if it lacks an address."""
+    """Parse a tuple of conntrack; None if an address is missing."""
     if content is None:
         return None
-    parts = attributes(content)
-    addresses, protocol = (attributes(parts.get(kind, memoryview(b""))) for kind in (_IP, _PROTOCOL))
+    parts = netlink.contents(content)
+    addresses, protocol = (netlink.contents(parts.get(kind, memoryview(b""))) for kind in (_IP, _PROTOCOL))
     src, dst = (
         next((addresses[kind] for kind in kinds if kind in addresses), None)
         for kinds in (_SOURCES, _DESTINATIONS)
@@ -177,14 +173,16 @@ def _columns(rows: Sequence[_Flow], received_ms: int) -> Flows:
 
 
 def _counted(counters: memoryview | None) -> tuple[int, int]:
-    """Packets and bytes."""
-    said = attributes(counters) if counters is not None else {}
+    """Return packets and bytes."""
+    said = netlink.contents(counters) if counters is not None else {}
     return _number(said.get(_PACKETS), "!Q"), _number(said.get(_BYTES), "!Q")
 
 
 def _times(content: memoryview | None, received_ms: int) -> tuple[int, int]:
-    """When the connection began and ended, ms. Without times of the kernel's it ends now, and its begin is unknown."""
-    said = attributes(content) if content is not None else {}
+    """Return when the connection began and ended, in ms. If the kernel records no times, the end is now, and the start
+    is unknown.
+    """
+    said = netlink.contents(content) if content is not None else {}
     began, ended = (_number(said.get(kind), "!Q") // 1_000_000 for kind in (_BEGAN, _ENDED))
     return began, ended or received_ms
 

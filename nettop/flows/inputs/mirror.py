@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets of an interface, such as a port to which a switch mirrors others: some are sampled, and each is a flow.
+"""Sampled packets of an interface, such as a switch's mirror port. Each becomes a flow.
 
-The kernel draws them: a filter of the socket lets one packet in so many pass (packet(7), SKF_AD_RANDOM in
-include/uapi/linux/filter.h). Of each its headers are read, and its length. What the host itself sends is not among
-them.
+The kernel samples: a socket filter passes one packet in N (packet(7), SKF_AD_RANDOM in include/uapi/linux/filter.h).
+The worker reads the headers and the length of each packet, and skips packets sent by the host itself.
 """
 
 from __future__ import annotations
@@ -11,21 +10,19 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
-from collections.abc import Sequence
 
 import numpy as np
 
 from nettop.errors import NettopError, PermissionMissing, Unsupported, UsageError
-from nettop.flows.decode.packets import PACKET_COLUMNS, FirstHeader, decoded_packets
+from nettop.flows.decode.packets import PACKET_COLUMNS, FirstHeader, decode_packets
 from nettop.flows.inputs.input import MIRRORED, of_this_host
 from nettop.flows.pipeline import Pipeline
-from nettop.flows.receive import OpenSocket, Receiver, SocketCounts, Wait
+from nettop.flows.receive import OpenSocket, Receiver, Wait
 
 KEPT_BYTES = 256
-"""What is read of a packet: all headers, also in tunnels of MPLS and VLANs."""
-SAMPLING_MAX = 1 << 20
+"""Bytes read per packet: enough for all headers, including MPLS and VLAN stacks."""
 _ETHERNET = 1
-"""ARPHRD_ETHER, of packet sockets' addresses."""
+"""ARPHRD_ETHER, in the addresses of packet sockets."""
 _FIRST_HEADERS = {
     _ETHERNET: FirstHeader.ETHERNET,
     772: FirstHeader.ETHERNET,  # ARPHRD_LOOPBACK
@@ -35,7 +32,7 @@ _FIRST_HEADERS = {
     768: FirstHeader.IP,  # ARPHRD_TUNNEL
     769: FirstHeader.IP,  # ARPHRD_TUNNEL6
 }
-"""What a packet begins with, by the type of its interface (include/uapi/linux/if_arp.h)."""
+"""First header of a packet, by interface type (include/uapi/linux/if_arp.h)."""
 _ALL_PROTOCOLS = 3
 _SOL_PACKET, _ADD_MEMBERSHIP, _PROMISCUOUS, _IGNORE_OUTGOING = 263, 1, 1, 23
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 26, 33, 35
@@ -44,26 +41,27 @@ _LOAD_RANDOM, _MODULO, _IF_EQUAL, _RETURN = 0x20, 0x94, 0x15, 0x06
 _RANDOM_AT = 0x1_0000_0000 - 0x1000 + 56
 """SKF_AD_OFF + SKF_AD_RANDOM."""
 _WHOLE = 0xFFFF_FFFF
-"""What a filter returns for a packet that passes: of one that it shortens, the length is lost to recvmsg."""
+"""Return value of the filter for a packet that passes. If the filter truncated it, recvmsg would lose the length."""
 
 
 def open_mirror(interface: str, sampling: int, receive_buffer_bytes: int) -> OpenSocket:
-    """Open a socket that gets one packet in `sampling` of an interface, which is promiscuous as long as it is open.
+    """Open a socket that receives one packet in `sampling` of an interface, which is promiscuous while the socket is
+    open.
 
-    Raises UsageError for an interface that does not exist, Unsupported for one whose packets nobody can read here,
-    PermissionMissing without CAP_NET_RAW.
+    Raise UsageError if the interface does not exist, Unsupported if its packets cannot be decoded, PermissionMissing
+    without CAP_NET_RAW.
     """
     try:
         index = socket.if_nametoindex(interface)
     except OSError as error:
         raise UsageError(
-            f"--interface {interface!r}: there is no such interface", "ip -br link lists them"
+            f"--interface {interface!r}: no such interface", "list interfaces with ip -br link"
         ) from error
     try:
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     except PermissionError as error:
         raise PermissionMissing(
-            f"packets of {interface} cannot be read: that needs CAP_NET_RAW", "start nettop as root"
+            f"reading packets of {interface} needs CAP_NET_RAW", "start nettop as root"
         ) from error
     try:
         opened.setblocking(False)
@@ -76,11 +74,11 @@ def open_mirror(interface: str, sampling: int, receive_buffer_bytes: int) -> Ope
         opened.bind((interface, _ALL_PROTOCOLS))
         kind = opened.getsockname()[3]
         if kind not in _FIRST_HEADERS:
-            raise Unsupported(f"packets of {interface} are of a kind that is not known (ARPHRD {kind})")
+            raise Unsupported(f"{interface} has an unknown link type (ARPHRD {kind})")
     except OSError as error:
         opened.close()
         raise NettopError(
-            f"packets of {interface} cannot be read: {error.strerror}", "see ip link"
+            f"cannot read packets of {interface}: {error.strerror}", "check it with ip link"
         ) from error
     except NettopError:
         opened.close()
@@ -90,7 +88,7 @@ def open_mirror(interface: str, sampling: int, receive_buffer_bytes: int) -> Ope
 
 
 def _filter(opened: socket.socket, sampling: int) -> None:
-    """Let one packet in `sampling` pass."""
+    """Attach a filter that passes one packet in `sampling`."""
     code = [(_RETURN, 0, 0, _WHOLE)]
     if sampling > 1:
         code = [
@@ -106,27 +104,22 @@ def _filter(opened: socket.socket, sampling: int) -> None:
 
 
 class Mirror:
-    """An Input: packets of an interface."""
+    """An Input of an interface's packets."""
 
     def __init__(self, opened: OpenSocket, sampling: int, wait: Wait) -> None:
         name, _, _, kind, _ = opened.socket.getsockname()
         self._first = _FIRST_HEADERS[kind]
         self._index, self._sampling = socket.if_nametoindex(name), sampling
-        self._receiver = Receiver([opened], wait, slot_bytes=KEPT_BYTES, whole_lengths=True)
-
-    @property
-    def counts(self) -> Sequence[SocketCounts]:
-        """As of Input."""
-        return self._receiver.counts
+        self.receiver = Receiver([opened], wait, slot_bytes=KEPT_BYTES, whole_lengths=True)
 
     def receive(self, pipeline: Pipeline, timeout_s: float) -> bool:
-        """As of Input."""
-        packets = self._receiver.receive(timeout_s)
+        """Implement `Input.receive`."""
+        packets = self.receiver.receive(timeout_s)
         count = len(packets.starts)
         if not count:
             return False
         kept = packets.starts + np.minimum(packets.lengths, KEPT_BYTES)
-        headers = decoded_packets(packets.buffer, packets.starts, kept, self._first)
+        headers = decode_packets(packets.buffer, packets.starts, kept, self._first)
         flows = {
             **{name: headers[name] for name in PACKET_COLUMNS},
             **of_this_host(MIRRORED, packets.received_ns // 1_000_000),
@@ -141,6 +134,6 @@ class Mirror:
         return True
 
     def count(self, pipeline: Pipeline) -> None:
-        """As of Input."""
-        pipeline.counted["mirrored_packets"] = self.counts[0].datagrams
-        pipeline.counted["own_drops"] = sum(self._receiver.drops())
+        """Implement `Input.count`."""
+        pipeline.counted["mirrored_packets"] = self.receiver.counts[0].datagrams
+        pipeline.counted["own_drops"] = sum(self.receiver.drops())

@@ -1,25 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets that a rule of the firewall logs to a group (NFLOG; `log group 5` in nftables): each is a flow.
+"""Packets that a firewall rule logs to a group (NFLOG; `log group 5` in nftables). Each becomes a flow.
 
-include/uapi/linux/netfilter/nfnetlink_log.h has the messages.
+The header include/uapi/linux/netfilter/nfnetlink_log.h describes the messages.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 
 import numpy as np
 
-from nettop.flows.decode.packets import PACKET_COLUMNS, FirstHeader, decoded_packets
+from nettop.flows.decode.packets import PACKET_COLUMNS, FirstHeader, decode_packets
 from nettop.flows.inputs.input import NFLOG, of_this_host
-from nettop.flows.inputs.netfilter import BODY, attributes, configure, messages, now_ms, open_netfilter
+from nettop.flows.inputs.netfilter import BODY, configure, messages, now_ms, open_netfilter
 from nettop.flows.pipeline import Pipeline
-from nettop.flows.receive import OpenSocket, Receiver, SocketCounts, Wait
-from nettop.kernel import netlink
+from nettop.flows.receive import OpenSocket, Receiver, Wait
+from nettop.kernel.net import netlink
 
 KEPT_BYTES = 256
-GROUP_MAX = 65_535
 _SUBSYSTEM = 4 << 8
 _PACKET, _CONFIG = _SUBSYSTEM | 0, _SUBSYSTEM | 1
 _COMMAND, _MODE, _TIMEOUT, _THRESHOLD = 1, 2, 4, 5
@@ -27,12 +25,12 @@ _BIND = struct.pack("B", 1)
 _COPY_PACKET = 2
 _TIMESTAMP, _IN_DEVICE, _OUT_DEVICE, _PAYLOAD = 3, 4, 5, 9
 _GATHERED, _HUNDREDTHS = 64, 10
-"""The kernel sends so many packets at once, or those of so many hundredths of a second."""
+"""The kernel sends packets in groups of this size, or at the latest after so many hundredths of a second."""
 _SLOT_BYTES, _BATCH = 1 << 16, 64
 
 
 def open_group(group: int, receive_buffer_bytes: int) -> OpenSocket:
-    """A socket that gets what is logged to a group. Raises Unsupported, PermissionMissing, NettopError."""
+    """Open a socket that receives packets logged to a group. Raise Unsupported, PermissionMissing or NettopError."""
     name = f"NFLOG group {group}"
     opened = open_netfilter(0, name, receive_buffer_bytes)
     body = BODY.pack(0, 0, group)
@@ -52,24 +50,19 @@ def open_group(group: int, receive_buffer_bytes: int) -> OpenSocket:
 
 
 class LoggedPackets:
-    """An Input: packets that the firewall logs to a group."""
+    """An Input of packets that the firewall logs to a group."""
 
     def __init__(self, opened: OpenSocket, wait: Wait) -> None:
-        self._receiver = Receiver([opened], wait, batch=_BATCH, slot_bytes=_SLOT_BYTES)
+        self.receiver = Receiver([opened], wait, batch=_BATCH, slot_bytes=_SLOT_BYTES)
         self._packets = 0
 
-    @property
-    def counts(self) -> Sequence[SocketCounts]:
-        """As of Input."""
-        return self._receiver.counts
-
     def receive(self, pipeline: Pipeline, timeout_s: float) -> bool:
-        """As of Input."""
-        received = self._receiver.receive(timeout_s)
+        """Implement `Input.receive`."""
+        received = self.receiver.receive(timeout_s)
         received_ms = now_ms()
         payloads, rows = [], []
         for kind, body in messages(received):
-            said = attributes(body[BODY.size :])
+            said = netlink.contents(body[BODY.size :])
             if kind == _PACKET and _PAYLOAD in said:
                 payloads.append(bytes(said[_PAYLOAD][:KEPT_BYTES]))
                 devices = (_index(said.get(kind)) for kind in (_IN_DEVICE, _OUT_DEVICE))
@@ -79,7 +72,7 @@ class LoggedPackets:
         buffer = np.frombuffer(b"".join(payloads), np.uint8)
         lengths = np.array([len(payload) for payload in payloads], np.intp)
         ends = np.cumsum(lengths)
-        headers = decoded_packets(buffer, ends - lengths, ends, FirstHeader.IP)
+        headers = decode_packets(buffer, ends - lengths, ends, FirstHeader.IP)
         times, in_if, out_if = np.array(rows, np.int64).T
         flows = {
             **{name: headers[name] for name in PACKET_COLUMNS},
@@ -96,13 +89,15 @@ class LoggedPackets:
         return True
 
     def count(self, pipeline: Pipeline) -> None:
-        """As of Input."""
+        """Implement `Input.count`."""
         pipeline.counted["logged_packets"] = self._packets
-        pipeline.counted["own_drops"] = sum(self._receiver.drops())
+        pipeline.counted["own_drops"] = sum(self.receiver.drops())
 
 
 def _time_ms(stamp: memoryview | None, received_ms: int) -> int:
-    """When the packet came, where the kernel says so: struct nfulnl_msg_packet_timestamp."""
+    """Return the packet's timestamp if the kernel provides it (struct nfulnl_msg_packet_timestamp), else the receive
+    time.
+    """
     if stamp is None or len(stamp) < 16:
         return received_ms
     seconds, microseconds = struct.unpack_from("!QQ", stamp)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where flows are sent to, besides the store."""
+"""Destinations of flows besides the store."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows to a topic of Kafka: messages are FlowBatch of docs/flows.proto."""
+"""Send flows to a Kafka topic, as FlowBatch messages of docs/reference/flows.proto."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from nettop.flows.columns import Flows
 from nettop.flows.protobuf import encoded_batch
 
 BATCH_FLOWS = 1000
-"""Flows of a message: some 100 kB, a tenth of what brokers take."""
+"""Flows per message: about 100 kB, a tenth of a broker's default maximum."""
 END_S = 10.0
-"""For messages to be delivered at the end."""
+"""Seconds to wait for deliveries on exit."""
 SENT, FAILED = "kafka_sent", "kafka_failed"
-"""The ledger's counts: flows that a broker has acknowledged, and flows that none has taken."""
+"""Ledger counts of flows acknowledged by a broker, and not delivered."""
 
 
 class Topic(NamedTuple):
-    """Brokers, as librdkafka takes them, and a topic."""
+    """Brokers, in librdkafka's syntax, and a topic."""
 
     brokers: str
     name: str
 
 
 def topic_of(text: str) -> Topic:
-    """What --kafka says: HOST:PORT[,HOST:PORT…]/TOPIC. Raises UsageError."""
+    """Parse --kafka: HOST:PORT[,HOST:PORT…]/TOPIC. Raise UsageError."""
     brokers, _, name = text.rpartition("/")
     if not brokers or not name:
         raise UsageError(
@@ -37,19 +37,19 @@ def topic_of(text: str) -> Topic:
 
 
 class KafkaOutput:
-    """Sends flows, and counts what became of them. It is used by one thread; librdkafka has others.
+    """Output of flows to Kafka, with delivery counts. Use it from one thread; librdkafka has its own.
 
-    Nothing waits for the brokers: what its queue does not take is lost, and counted.
+    It never waits for the brokers: it drops and counts flows that do not fit in the queue.
     """
 
     def __init__(self, topic: Topic, configuration: Mapping[str, str | int] | None = None) -> None:
-        """Raises Unsupported without confluent-kafka, UsageError for brokers that cannot be."""
+        """Raise Unsupported without confluent-kafka, UsageError for invalid brokers."""
         self.counted = Counter[str]()
         self._topic = topic.name
         self._producer = _producer({"bootstrap.servers": topic.brokers, **_SETTINGS, **(configuration or {})})
 
     def send(self, flows: Flows) -> None:
-        """Send flows, and take note of what was delivered of those before."""
+        """Send flows, and process the results of earlier deliveries."""
         count = len(flows["received"])
         for begin in range(0, count, BATCH_FLOWS):
             end = min(begin + BATCH_FLOWS, count)
@@ -57,7 +57,7 @@ class KafkaOutput:
         self._producer.poll(0)
 
     def close(self) -> None:
-        """Wait for what is on its way; what is not delivered then is lost."""
+        """Wait for pending deliveries; undelivered messages are lost."""
         self._producer.flush(END_S)
         self._producer.purge()
         self._producer.poll(0)
@@ -86,18 +86,18 @@ def _producer(configuration: Mapping[str, str | int]) -> Any:
     except ImportError as error:
         raise Unsupported(
             f"flows cannot be sent to Kafka: {error}",
-            "install confluent-kafka, by pip install 'nettop[flows]'",
+            "install confluent-kafka: pip install 'nettop[flows]'",
         ) from error
     try:
         return Producer(dict(configuration), logger=_silent())
     except (KafkaException, ValueError) as error:
-        raise UsageError(
-            f"--kafka cannot be used: {error}", "write it like --kafka broker:9092/flows"
-        ) from error
+        raise UsageError(f"invalid --kafka: {error}", "write it like --kafka broker:9092/flows") from error
 
 
 def _silent() -> Any:
-    """A logger of librdkafka's complaints, which would be standard error: what fails is counted."""
+    """Return a logger that discards librdkafka's messages, which would go to standard error. KafkaOutput counts
+    failures.
+    """
     import logging
 
     logger = logging.getLogger("nettop.kafka")

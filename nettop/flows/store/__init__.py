@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where flows are kept: ClickHouse's tables, in this process or on servers."""
+"""Storage of flows in ClickHouse tables, in this process or on servers."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Protocol
 
 
 class Store(Protocol):
-    """Keeps blocks of rows and answers queries; may be used by several threads, of which one inserts."""
+    """Storage for blocks of rows that answers queries. Several threads may use it; only one inserts."""
 
     def insert(self, blocks: Mapping[str, bytes], token: str) -> None:
-        """Stores blocks of ClickHouse's format Native, by table, durably; again with the same token it stores nothing.
+        """Store blocks in ClickHouse's Native format durably, by table. A repeated token stores nothing.
 
-        Raises SourceFailed if they cannot all be known to be stored: they may be given again.
+        Raise SourceFailed unless all blocks are known to be stored; the caller may then retry.
         """
 
     def check(self) -> None:
-        """Find out whether what is stored is still whole, and mend it. Raises SourceFailed if it was not."""
+        """Check that stored data is intact, and repair it. Raise SourceFailed if it was not."""
 
     def query(self, sql: str, form: str = "JSONCompact") -> bytes:
-        """The answer to a query that only reads, in one of ClickHouse's formats.
+        """Return the answer to a read-only query, in one of ClickHouse's formats.
 
-        Raises UsageError for what is refused, wrong, or takes too much; SourceFailed if the store does not answer.
+        Raise UsageError if the query is refused, wrong or exceeds a limit; SourceFailed if the store does not answer.
         """
 
     def close(self) -> None:
-        """Ends the use of the store. Once is enough, twice does no harm."""
+        """Close the store. Closing it twice is harmless."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files in which the engine notes the tokens of blocks, made as dependable as the blocks.
+"""Make the engine's deduplication logs, which note the tokens of blocks, as durable as the blocks.
 
-ClickHouse (MergeTreeSink.cpp, MergeTreeDeduplicationLog.cpp) notes an inserted part some 0.1 ms before it gives the
-part its final name, and never syncs the note. Where it ends in between, or the name cannot be given, it would later
-take the block for stored, and drop it; where the note is lost, it would store the block twice.
+ClickHouse (MergeTreeSink.cpp, MergeTreeDeduplicationLog.cpp) notes an inserted part about 0.1 ms before renaming the
+part to its final name, and never syncs the note. If it exits in between, or the rename fails, it would later take the
+block for stored and drop it; if the note is lost, it would store the block twice.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from typing import NamedTuple
 
 _LOGS = "deduplication_logs"
 _PART = re.compile(r"(?P<partition>[^_]+)_(?P<first>\d+)_(?P<last>\d+)_\d+(?:_\d+)?")
-"""The name of a part: its partition, first and last block, how often it was merged, and version of a mutation."""
+"""Name of a part: partition, first and last block, merge level, and mutation version."""
 _NEW_PART = re.compile(r"[^_]+_(?P<first>\d+)_\d+_0")
-"""That of one that is as it was inserted."""
+"""Name of a part that is unchanged since its insertion."""
 _NOTE = re.compile(r"(?P<operation>\d)\t(?P<part>[^\t\n]+)\t[^\t\n]+\n")
 _ADDED = "1"
-"""The operation of a note of a new part."""
+"""Operation in the note of a new part."""
 
 
 class _Blocks(NamedTuple):
-    """The blocks that a part has."""
+    """Blocks contained in a part."""
 
     partition: str
     first: int
     last: int
 
     def has(self, other: _Blocks) -> bool:
-        """Whether they are those of the other part, or it was merged into this one."""
+        """Return whether the other part's blocks are among these."""
         return self.partition == other.partition and self.first <= other.first and self.last >= other.last
 
 
 class End(NamedTuple):
-    """Where the notes of a table end: the number of the newest log, and its length."""
+    """End of a table's notes: the number of the newest log, and its length."""
 
     log: int
     size: int
 
 
-_BEGIN = End(0, 0)
+_START = End(0, 0)
 
 
 def remove_unfinished(directory: Path) -> int:
-    """Leave only notes of parts that exist and parts that are noted, before the engine is started in this directory.
+    """Remove notes of missing parts, and set aside parts without a note, before the engine starts in this directory.
 
-    Returns how many notes were removed and how many parts were set aside: none of them was reported as stored.
+    Return how many notes were removed and parts set aside; none of them was reported as stored.
     """
     tables = [logs.parent for logs in directory.glob(f"store/*/*/{_LOGS}")]
     unnoted = sum(_set_aside_unnoted(table) for table in tables)
@@ -62,7 +62,7 @@ def _remove_unfinished(log: Path, directory: Path) -> int:
     lines = _lines(log.read_bytes())
     kept = [line for line in lines if not _is_unfinished(line, parts)]
     if len(kept) < len(lines):
-        # The engine takes every file in the directory of the log for a log.
+        # Written in another directory, because the engine takes every file in the log's directory for a log.
         changed = directory / "deduplication_log.new"
         with changed.open("w") as file:
             file.writelines(kept)
@@ -73,10 +73,10 @@ def _remove_unfinished(log: Path, directory: Path) -> int:
 
 
 def _is_unfinished(line: str, parts: Iterable[_Blocks]) -> bool:
-    """Whether the line is damaged, or notes a part that neither exists nor was merged into one of the parts."""
+    """Return whether a line is damaged, or notes a part that neither exists nor was merged into another."""
     note = _NOTE.fullmatch(line)
     if note is None:
-        # The engine would read nothing that is behind it.
+        # The engine would stop reading at the damaged line.
         return True
     noted = _blocks(note["part"])
     if note["operation"] != _ADDED or noted is None:
@@ -85,9 +85,9 @@ def _is_unfinished(line: str, parts: Iterable[_Blocks]) -> bool:
 
 
 def _set_aside_unnoted(table: Path) -> int:
-    """Set parts aside that are as new as the notes, and have none."""
+    """Set aside parts that are as new as the notes but have none."""
     noted = {blocks for part in _noted(table) if (blocks := _blocks(part))}
-    # Blocks are numbered from 1 on. Notes of older ones have been dropped.
+    # Blocks are numbered from 1. The notes of older ones have been dropped.
     oldest = min((blocks.first for blocks in noted), default=0)
     unnoted = [
         entry
@@ -98,26 +98,26 @@ def _set_aside_unnoted(table: Path) -> int:
     ]
     for part in unnoted:
         aside = table / "detached" / f"unnoted_{part}"
-        # Numbers are given again.
+        # Block numbers are reused.
         shutil.rmtree(aside, ignore_errors=True)
         (table / part).rename(aside)
     return len(unnoted)
 
 
 def broken_parts(directory: Path) -> frozenset[Path]:
-    """The parts that the engine has set aside as it started, as they were not whole. It keeps the notes of them."""
+    """Return the damaged parts that the engine detached on startup. It keeps their notes."""
     return frozenset(directory.glob("store/*/*/detached/broken-on-start*"))
 
 
-def have_grown(ends: Mapping[Path, End]) -> bool:
-    """Whether a part was noted since the notes of these tables ended so."""
+def has_new_parts(ends: Mapping[Path, End]) -> bool:
+    """Return whether a part was noted after these ends."""
     return any(_noted(table, end) for table, end in ends.items())
 
 
-def take_back(ends: Mapping[Path, End]) -> None:
-    """Remove the parts that were noted since the notes of these tables ended so, while the engine is ended.
+def remove_new_parts(ends: Mapping[Path, End]) -> None:
+    """Remove the parts noted after these ends. The engine must not be running.
 
-    One that they have been merged into is removed too: it is so young that the others that it was made of still exist.
+    Parts they were merged into are removed too: they are so new that their other source parts still exist.
     """
     for table, end in ends.items():
         new = [blocks for part in _noted(table, end) if (blocks := _blocks(part))]
@@ -128,7 +128,7 @@ def take_back(ends: Mapping[Path, End]) -> None:
 
 
 def sync_notes(tables: Iterable[Path]) -> dict[Path, End]:
-    """Return where the notes of these tables, directories of parts, end, when they are on the disk."""
+    """Sync the notes of these tables (directories of parts), and return where they end."""
     ends = {}
     for table in tables:
         number, newest = max(_logs(table))
@@ -142,8 +142,8 @@ def sync_notes(tables: Iterable[Path]) -> dict[Path, End]:
     return ends
 
 
-def _noted(table: Path, since: End = _BEGIN) -> list[str]:
-    """The names of the parts that were noted behind an end."""
+def _noted(table: Path, since: End = _START) -> list[str]:
+    """Return the names of the parts noted after an end."""
     logs = ((number, log.read_bytes()) for number, log in sorted(_logs(table)) if number >= since.log)
     lines = (line for number, log in logs for line in _lines(log[since.size * (number == since.log) :]))
     notes = (note for line in lines if (note := _NOTE.fullmatch(line)))
@@ -155,7 +155,7 @@ def _lines(log: bytes) -> list[str]:
 
 
 def _logs(table: Path) -> list[tuple[int, Path]]:
-    """The logs of a table by their number."""
+    """Return the logs of a table with their numbers."""
     return [(int(log.stem.rpartition("_")[2]), log) for log in (table / _LOGS).iterdir()]
 
 

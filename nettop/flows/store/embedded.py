@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows stored by ClickHouse's engine in this process (chDB), in a directory that it has for itself.
+"""Flows stored by ClickHouse's engine in this process (chDB), in a directory of its own.
 
-chDB hides failures: an insert by `send_insert` reports none, and where the disk refuses to write (WriteBufferFromFile-
-Descriptor.cpp) the engine goes on as if it had written. So blocks are inserted by a query, which raises; a counter
-tells of refused writes; and whatever an insert has left behind that is not known to be stored is taken back.
+chDB hides failures: an insert by `send_insert` reports none, and when the disk refuses a write (WriteBufferFromFile-
+Descriptor.cpp) the engine carries on as if it had succeeded. So the store inserts blocks by a query, which raises; it
+detects refused writes by a counter, and removes whatever a failed insert left behind.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from nettop.errors import SourceFailed, Unsupported, UsageError
 from nettop.flows.store.deduplication import (
     End,
     broken_parts,
-    have_grown,
+    has_new_parts,
+    remove_new_parts,
     remove_unfinished,
     sync_notes,
-    take_back,
 )
 from nettop.flows.store.queries import (
     FUNCTIONS,
@@ -35,13 +35,13 @@ from nettop.flows.store.queries import (
     code_and_text,
     is_description,
     parse_failure,
-    parsing,
     query_failure,
     refused_functions,
+    syntax_tree_query,
 )
 from nettop.flows.store.schema import (
     DATABASE,
-    EXISTING,
+    EXISTING_TABLES_QUERY,
     INSERT_SETTINGS,
     TABLES,
     Retention,
@@ -54,23 +54,23 @@ _LOCK, _CONFIGURATION = "lock", "config.xml"
 _ENGINE = """<clickhouse>
     <logger><level>fatal</level><console>0</console></logger>
     <mark_cache_size>134217728</mark_cache_size>
-    <!-- Where there is no /sys/fs/cgroup, a failure to read it would be written to the terminal. -->
+    <!-- Without /sys/fs/cgroup, the failure to read it would be written to the terminal. -->
     <memory_worker_use_cgroup>0</memory_worker_use_cgroup>
     <background_pool_size>2</background_pool_size>
     <merge_tree>
-        <!-- The defaults, for a pool of 16 threads, would let this pool make small merges only. -->
+        <!-- The defaults are for a pool of 16 threads; this pool would only do small merges. -->
         <number_of_free_entries_in_pool_to_lower_max_size_of_merge>1</number_of_free_entries_in_pool_to_lower_max_size_of_merge>
         <number_of_free_entries_in_pool_to_execute_mutation>1</number_of_free_entries_in_pool_to_execute_mutation>
         <number_of_free_entries_in_pool_to_execute_optimize_entire_partition>1</number_of_free_entries_in_pool_to_execute_optimize_entire_partition>
-        <!-- In seconds: what a merge was made of is needed again where the merge was not written, or is taken back. -->
+        <!-- In seconds: the sources of a merge are needed again if it was not written, or is removed. -->
         <old_parts_lifetime>480</old_parts_lifetime>
     </merge_tree>
 </clickhouse>
 """
-"""Settings of the engine: those of a server would take a machine for itself."""
+"""Engine settings: a server's defaults would claim the whole machine."""
 _SETTINGS = {
     **INSERT_SETTINGS,
-    # Two views of the same table are filled at the same time: a quarter more rows per second on two cores.
+    # Fill two views of the same table in parallel: 25% more rows per second on two cores.
     "parallel_view_processing": 1,
 }
 _PATHS = (
@@ -80,41 +80,41 @@ _REFUSED_WRITES = (
     "SELECT value FROM system.events WHERE event = 'WriteBufferFromFileDescriptorWriteFailed' FORMAT TSVRaw"
 )
 _TOKEN = re.compile(r"[\w.-]+")
-_ROOM = 8 << 20
-"""How many bytes stay free on the disk besides those that a block takes. The engine reserves a MiB for each part."""
-_QUERIES_MOST = 16
-"""How many queries may run at the same time."""
+_RESERVED_BYTES = 8 << 20
+"""Bytes to keep free on the disk beyond those a block takes. The engine reserves 1 MiB per part."""
+_QUERIES_MAX = 16
+"""Maximum number of concurrent queries."""
 
 
 class EmbeddedStore:
-    """The tables of flows in a directory: a Store."""
+    """A Store with its tables in a directory."""
 
     def __init__(
         self, directory: Path, retention: Retention | None = None, limits: QueryLimits | None = None
     ) -> None:
-        """Opens the tables in this directory, or creates them; a process has one such store at a time. Without a
-        `retention`, tables keep that which they have.
+        """Open the tables in a directory, or create them. A process has at most one such store. Without `retention`,
+        existing tables keep theirs.
 
-        The working directory is another one meanwhile, so no thread may depend on it.
+        The working directory changes temporarily, so no thread may depend on it.
 
-        Raises Unsupported without chDB, UsageError if the directory cannot be used or is of a newer nettop, and
+        Raise Unsupported without chDB; UsageError if the directory is unusable or was written by a newer nettop;
         SourceFailed if another process uses it, or the engine does not start.
         """
-        self._directory = _usable(directory)
+        self._directory = _prepared_directory(directory)
         self._limits = limits or QueryLimits()
-        self._queries = threading.Semaphore(_QUERIES_MOST)
+        self._queries = threading.Semaphore(_QUERIES_MAX)
         self._session: Any = None
         self._tables: list[Path] = []
         self._ends: dict[Path, End] = {}
-        self._lock = _locked(self._directory)
+        self._lock = _lock_directory(self._directory)
         try:
             with self._failures():
                 _write_configuration(self._directory / _CONFIGURATION)
-            self._chdb = _imported_chdb(self._directory)
+            self._chdb = _import_chdb(self._directory)
             self._start()
             self._create(retention)
-            self._refused = refused_functions(self._answer(FUNCTIONS))
-            rows = (line.split("\t", 1) for line in self._answer(_PATHS).decode().splitlines())
+            self._refused = refused_functions(self._execute(FUNCTIONS))
+            rows = (line.split("\t", 1) for line in self._execute(_PATHS).decode().splitlines())
             self._tables = [Path(path) for database, path in rows if database == DATABASE]
             self._sync()
         except BaseException:
@@ -122,15 +122,15 @@ class EmbeddedStore:
             raise
 
     def insert(self, blocks: Mapping[str, bytes], token: str) -> None:
-        """As of Store: the rows are on the disk when it returns, and so is the token.
+        """Implement `Store.insert`. On return, the rows and the token are on disk.
 
-        After a failure nothing of the blocks is in any table.
+        After a failure, no table has any of the blocks.
         """
         if not blocks.keys() <= TABLES.keys() or not _TOKEN.fullmatch(token):
             raise ValueError(f"cannot insert blocks {token!r} into {', '.join(blocks)}")
         if self._session is None:
             self._start()
-        self._check_room(sum(map(len, blocks.values())))
+        self._check_space(sum(map(len, blocks.values())))
         try:
             for table, block in blocks.items():
                 self._insert(table, block, f"{token}-{table}")
@@ -138,7 +138,7 @@ class EmbeddedStore:
             self._sync()
         except SourceFailed:
             if self._session is not None and self._has_grown():
-                self._start_again()
+                self._restart()
             raise
 
     def _insert(self, table: str, block: bytes, token: str) -> None:
@@ -150,20 +150,20 @@ class EmbeddedStore:
             )
 
     def check(self) -> None:
-        """As of Store: begin anew after a refused write, of a merge too."""
+        """Implement `Store.check`: restart the engine after a refused write, including one by a merge."""
         if self._session is not None and self._refused_writes() > self._refused_before:
-            self._start_again()
+            self._restart()
             raise self._failure("the disk refused to write")
 
     def query(self, sql: str, form: str = "JSONCompact") -> bytes:
-        """As of Store, within the limits; several queries run at the same time."""
+        """Implement `Store.query`, within the limits. Several queries may run concurrently."""
         check_format(form)
-        # A session does one thing after the other, so each query has its own.
+        # A session runs one query at a time, so each query gets its own.
         options: dict[str, int | str] = {"database": DATABASE, **self._limits.settings()}
         with self._queries:
             if self._session is None:
-                raise self._failure("it could not be started again")
-            with closing(self._opened(options)) as session:
+                raise self._failure("it could not be restarted")
+            with closing(self._open_session(options)) as session:
                 if not is_description(sql):
                     check_query(self._parsed(session, sql), self._refused)
                 try:
@@ -172,14 +172,14 @@ class EmbeddedStore:
                     raise query_failure(*code_and_text(error), self._limits) from error
 
     def close(self) -> None:
-        """Ends the engine, and lets other processes use the directory."""
+        """Stop the engine, and release the directory."""
         self._stop()
         self._lock.close()
 
     def _start(self) -> None:
-        """Start the engine on parts that are whole, and on notes of these alone.
+        """Start the engine with intact parts and only their notes.
 
-        Raises SourceFailed; then it is not running.
+        Raise SourceFailed, with the engine stopped, if that is not possible.
         """
         try:
             known = self._start_once()
@@ -192,27 +192,27 @@ class EmbeddedStore:
             raise
 
     def _start_once(self) -> frozenset[Path]:
-        """Start the engine, and return the broken parts from before."""
+        """Start the engine, and return the broken parts found beforehand."""
         self._stop()
         with self._failures():
             remove_unfinished(self._directory)
         known = broken_parts(self._directory)
-        self._session = self._opened({})
-        # The answer waits for the tables to be loaded.
-        self._answer(EXISTING)
+        self._session = self._open_session({})
+        # The engine answers only once the tables are loaded.
+        self._execute(EXISTING_TABLES_QUERY)
         return known
 
-    def _start_again(self) -> None:
-        """End the engine, and start it without what was not known to be stored."""
-        for _ in range(_QUERIES_MOST):
+    def _restart(self) -> None:
+        """Restart the engine without the parts that are not known to be stored."""
+        for _ in range(_QUERIES_MAX):
             self._queries.acquire()
         try:
             self._stop()
             with self._failures():
-                take_back(self._ends)
+                remove_new_parts(self._ends)
             self._start()
         finally:
-            self._queries.release(_QUERIES_MOST)
+            self._queries.release(_QUERIES_MAX)
 
     def _stop(self) -> None:
         if self._session is not None:
@@ -224,23 +224,23 @@ class EmbeddedStore:
             self._ends = sync_notes(self._tables)
 
     def _has_grown(self) -> bool:
-        """Return whether an insert has left parts behind."""
+        """Return whether an insert left parts behind."""
         with self._failures():
-            return have_grown(self._ends)
+            return has_new_parts(self._ends)
 
     def _refused_writes(self) -> int:
-        return int(self._answer(_REFUSED_WRITES) or 0)
+        return int(self._execute(_REFUSED_WRITES) or 0)
 
-    def _check_room(self, size: int) -> None:
-        """Do nothing if the disk has room for a block of this size. Raises SourceFailed."""
+    def _check_space(self, size: int) -> None:
+        """Raise SourceFailed unless the disk has room for a block of this size."""
         with self._failures():
             disk = os.statvfs(self._directory)
-        # The engine has the rows of a block and of its sums in buffers before it knows how far they are compressed.
-        if disk.f_bavail * disk.f_frsize < _ROOM + 2 * size:
-            raise self._failure("its disk has no room for a block")
+        # The engine buffers the rows of a block and of its sums before it knows their compressed size.
+        if disk.f_bavail * disk.f_frsize < _RESERVED_BYTES + 2 * size:
+            raise self._failure("not enough disk space for a block")
 
-    def _opened(self, options: Mapping[str, int | str]) -> Any:
-        """A session of the engine; the first one starts it."""
+    def _open_session(self, options: Mapping[str, int | str]) -> Any:
+        """Open a session of the engine; the first one starts it."""
         words = {"config-file": self._directory / _CONFIGURATION, **options}
         with self._failures():
             return self._chdb.session.Session(
@@ -248,27 +248,27 @@ class EmbeddedStore:
             )
 
     def _create(self, retention: Retention | None) -> None:
-        missing = statements(existing_tables(self._answer(EXISTING)), retention)
+        missing = statements(existing_tables(self._execute(EXISTING_TABLES_QUERY)), retention)
         if missing:
-            self._check_room(0)
+            self._check_space(0)
         for statement in missing:
-            self._answer(statement)
+            self._execute(statement)
 
-    def _answer(self, sql: str) -> bytes:
-        """The answer to a statement of nettop's, not of a user."""
+    def _execute(self, sql: str) -> bytes:
+        """Return the answer to one of nettop's own statements."""
         with self._failures():
             return _bytes(self._session.query(sql, "TSVRaw"))
 
     def _parsed(self, session: Any, sql: str) -> str:
-        """The syntax tree of a query, in JSON."""
+        """Return the syntax tree of a query, as JSON."""
         try:
-            return _bytes(session.query(parsing(sql), "TSVRaw")).decode(errors="replace")
+            return _bytes(session.query(syntax_tree_query(sql), "TSVRaw")).decode(errors="replace")
         except RuntimeError as error:
             raise parse_failure(*code_and_text(error)) from error
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
-        """Turns what the engine and the disk raise into SourceFailed."""
+        """Turn errors of the engine and the disk into SourceFailed."""
         try:
             yield
         except (RuntimeError, OSError) as error:
@@ -277,33 +277,33 @@ class EmbeddedStore:
 
     def _failure(self, what: str) -> SourceFailed:
         return SourceFailed(
-            f"the store in {self._directory} failed: {what}", "see whether its disk is full or read-only"
+            f"the store in {self._directory} failed: {what}", "check whether its disk is full or read-only"
         )
 
 
-def _usable(directory: Path) -> Path:
-    """The directory as an absolute path, made if it is not there."""
+def _prepared_directory(directory: Path) -> Path:
+    """Return the directory as an absolute path; create it if missing."""
     directory = directory.resolve()
     if set("?&") & set(str(directory)):
         raise UsageError(
-            f"flows cannot be stored in {directory}", "use a directory without ? and & in its name"
+            f"flows cannot be stored in {directory}", "use a directory without ? and & in its path"
         )
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"flows cannot be stored in {directory}: {error.strerror}", "use a directory that can be written"
+            f"flows cannot be stored in {directory}: {error.strerror}", "use a writable directory"
         ) from error
     return directory
 
 
-def _locked(directory: Path) -> TextIOWrapper:
-    """The file whose lock belongs to this process, until it is closed; it says which process that is."""
+def _lock_directory(directory: Path) -> TextIOWrapper:
+    """Lock the directory until the returned file is closed; the file names the process."""
     try:
         file = (directory / _LOCK).open("a+")
     except OSError as error:
         raise UsageError(
-            f"flows cannot be stored in {directory}: {error.strerror}", "use a directory that can be written"
+            f"flows cannot be stored in {directory}: {error.strerror}", "use a writable directory"
         ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -314,7 +314,7 @@ def _locked(directory: Path) -> TextIOWrapper:
         raise SourceFailed(
             f"the flows in {directory} are in use by {user}", "stop it, or query the flows through it"
         ) from None
-    # A full disk takes no name, and keeps nobody from the lock.
+    # On a full disk the name is missing, but the lock still works.
     with suppress(OSError):
         file.truncate(0)
         file.write(f"process {os.getpid()}\n")
@@ -323,24 +323,24 @@ def _locked(directory: Path) -> TextIOWrapper:
 
 
 def _write_configuration(file: Path) -> None:
-    # A full disk would leave an empty one.
+    # Rewriting the file on a full disk would leave it empty.
     if not file.is_file() or file.read_text() != _ENGINE:
         file.write_text(_ENGINE)
 
 
-def _imported_chdb(directory: Path) -> Any:
-    """chDB, which on its import reads the config.xml of the working directory, whatever that is."""
+def _import_chdb(directory: Path) -> Any:
+    """Import chDB, which reads a config.xml from the working directory on import."""
     try:
         with chdir(directory):
             import chdb.session
     except ImportError as error:
         raise Unsupported(
-            f"flows cannot be stored here: {error}", "install chDB, by pip install 'nettop[flows]'"
+            f"flows cannot be stored here: {error}", "install chDB: pip install 'nettop[flows]'"
         ) from error
-    except RuntimeError as error:  # before its first session it makes a temporary directory
+    except RuntimeError as error:  # it creates a temporary directory before the first session
         raise SourceFailed(
             f"flows cannot be stored here: {str(error).partition(', Stack trace')[0]}",
-            "chDB needs a /tmp that can be written, such as a tmpfs; TMPDIR names another place",
+            "chDB needs a writable /tmp, such as a tmpfs; or set TMPDIR to another directory",
         ) from error
     return chdb
 

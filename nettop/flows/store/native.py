@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Columns of numpy as a block of ClickHouse's format Native, a column at a time.
+"""Encode numpy columns as a block of ClickHouse's Native format, column by column.
 
-https://clickhouse.com/docs/interfaces/formats/Native: the numbers of columns and of rows as varints, then each column's
+https://clickhouse.com/docs/interfaces/formats/Native: the number of columns and of rows as varints, then each column's
 name, type, and values as they lie in ClickHouse's memory, little-endian.
 """
 
@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from nettop.flows.enrichment.texts import Coded
-from nettop.snapshots.arrays import as_list
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, as_list
 
 Maps = Sequence[Mapping[str, int]]
-"""A column of Map(String, Int64), a dictionary for each row: for few rows, since they are encoded one by one."""
+"""A column of Map(String, Int64), one dictionary per row. They are encoded one by one, so it suits few rows only."""
 
 Values = Array | Coded | Maps
 
@@ -37,29 +36,30 @@ _FIXED_STRING = re.compile(r"FixedString\((\d+)\)")
 _DICTIONARY_VERSION = 1
 """SharedDictionariesWithAdditionalKeys, in ClickHouse's SerializationLowCardinality.cpp."""
 _OWN_DICTIONARY = 0x600
-"""The block has a dictionary (HasAdditionalKeys) that replaces any before (NeedUpdateDictionary). The lowest bits of
-this word are the log2 of the bytes of a code."""
+"""The block has a dictionary (HasAdditionalKeys) that replaces any earlier one (NeedUpdateDictionary). The lowest bits
+of this word are the log2 of the bytes per code.
+"""
 
 
 REVISION_WITH_SERIALIZATION = 54_454
-"""Clients of this revision or a later one read a byte before each column's values: 0 where they lie as always."""
+"""Clients from this revision on read a byte before each column's values: 0 for the default layout."""
 _BLOCK_INFO = b"\x01\x00\x02\xff\xff\xff\xff\x00"
-"""What clients that name a revision read before a block: field 1, no overflows; field 2, no bucket; the end."""
+"""Header that clients with a revision read before a block: field 1, no overflows; field 2, no bucket; the end."""
 
 
 def native_block(types: Mapping[str, str], columns: Mapping[str, Values], revision: int = 0) -> bytes:
-    """The columns, all of one length, as a block. `types` are ClickHouse's, by column, in the order of the block.
+    """Encode columns of equal length as a block. `types` are ClickHouse's types by column, in the order of the block.
 
-    A 0 of a Nullable type is NULL.
+    A 0 in a Nullable column is NULL.
 
-    A client that names a `revision` of ClickHouse's protocol reads blocks as servers of that revision write them.
-    Raises ValueError where a column is missing, is longer or shorter than the others, or does not fit its type.
+    With a `revision` of ClickHouse's protocol, encode the block as servers of that revision do. Raise ValueError if a
+    column is missing, differs in length, or does not fit its type.
     """
     if missing := types.keys() - columns.keys():
-        raise ValueError(f"a block lacks the columns {', '.join(sorted(missing))}")
+        raise ValueError(f"a block is missing the columns {', '.join(sorted(missing))}")
     counts = {name: _length(columns[name]) for name in types}
     if len(set(counts.values())) > 1:
-        raise ValueError(f"columns of a block differ in length: {counts}")
+        raise ValueError(f"the columns of a block differ in length: {counts}")
     serialization = b"\0" if revision >= REVISION_WITH_SERIALIZATION else b""
     parts = [_BLOCK_INFO if revision else b"", _varint(len(types)), _varint(next(iter(counts.values()), 0))]
     for name, clickhouse in types.items():
@@ -81,17 +81,17 @@ def _encoded(clickhouse: str, values: Values) -> list[bytes]:
         return [(values == 0).tobytes(), *_encoded(match[1], values)]
     if isinstance(values, np.ndarray):
         dtype = _dtype(clickhouse)
-        # Not by == alone, for which None is float64.
+        # Check for None first: == alone treats it as float64.
         if dtype is not None and values.dtype == dtype:
             return [values.tobytes()]
     elif clickhouse == "Map(String, Int64)" and not isinstance(values, Coded):
         return _maps(values)
     kind = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
-    raise ValueError(f"{clickhouse} cannot be made of {kind}")
+    raise ValueError(f"cannot encode {kind} as {clickhouse}")
 
 
 def _dtype(clickhouse: str) -> np.dtype[np.generic] | None:
-    """What numpy has in the memory that ClickHouse has for a value of this type; None for what has no fixed length."""
+    """Return the dtype with the memory layout of a ClickHouse type; None for types of variable length."""
     if _ENUM.fullmatch(clickhouse):
         return np.dtype("i1")
     if match := _FIXED_STRING.fullmatch(clickhouse):
@@ -100,10 +100,10 @@ def _dtype(clickhouse: str) -> np.dtype[np.generic] | None:
 
 
 def _low_cardinality(values: Coded) -> list[bytes]:
-    """The words that occur as the block's dictionary, and codes into it."""
+    """Encode the words in use as the block's dictionary, followed by codes into it."""
     used = np.flatnonzero(np.bincount(values.codes))
     if not len(used):
-        # Of no rows nothing follows the version.
+        # With no rows, nothing follows the version.
         return [_numbers([_DICTIONARY_VERSION])]
     width = np.min_scalar_type(len(used) - 1)
     own_codes = np.zeros(used[-1] + 1, width)
@@ -133,7 +133,7 @@ def _text(text: str) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """LEB128: seven bits a byte, the lowest first."""
+    """Encode a number in LEB128: seven bits per byte, lowest first."""
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a query of a user may do in this process: read the tables of flows, and nothing of the host or the network.
+"""Limits on user queries in this process: they may read the tables of flows, but nothing of the host or the network.
 
-The engine itself refuses writes, other settings and most table functions to a session with readonly=1. It lets through
-what a program on a terminal may do: `file('/etc/shadow')`, INTO OUTFILE, a path as a table's name, KILL, and functions
-that call out. So the query is parsed by the engine, and its syntax tree compared with lists of what is allowed.
+The engine itself refuses writes, other settings and most table functions to a session with readonly=1. It still allows
+what a program on a terminal may do: `file('/etc/shadow')`, INTO OUTFILE, a path as a table name, KILL, and functions
+that call out. So the engine parses the query, and this module checks its syntax tree against allowlists.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nettop.errors import UsageError
 from nettop.flows.store.schema import DATABASE
 
 QUERY_MAX = 65_536
-"""The longest query, in characters."""
+"""Maximum length of a query, in characters."""
 FORMATS = frozenset(
     (
         *("Arrow", "ArrowStream", "CSV", "CSVWithNames", "JSON", "JSONColumns", "JSONCompact"),
@@ -27,21 +27,21 @@ FORMATS = frozenset(
         *("TabSeparated", "TabSeparatedWithNames", "Vertical"),
     )
 )
-"""The formats of answers: those that write only to the answer."""
+"""Output formats that write only to the answer."""
 
 _FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*\Z", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class QueryLimits:
-    """What a query may take; the bytes of its answer are those before it is written in a format."""
+    """Resource limits of a query. `answer_bytes` counts the answer before formatting."""
 
     seconds: int = 60
     memory_bytes: int = 2 << 30
     answer_bytes: int = 256 << 20
 
     def settings(self) -> dict[str, int]:
-        """ClickHouse's settings for a query that only reads."""
+        """Return ClickHouse's settings for a read-only query."""
         return {
             "readonly": 1,
             "max_execution_time": self.seconds,
@@ -50,12 +50,12 @@ class QueryLimits:
         }
 
 
-_TOO_MUCH = {
+_LIMIT_ERRORS = {
     159: "took longer than {limits.seconds} s",
     241: "needed more than {limits.memory_bytes} bytes of memory",
-    396: "has an answer of more than {limits.answer_bytes} bytes",
+    396: "returned more than {limits.answer_bytes} bytes",
 }
-"""Of ClickHouse's codes TIMEOUT_EXCEEDED, MEMORY_LIMIT_EXCEEDED and TOO_MANY_ROWS_OR_BYTES."""
+"""Exceeded limits by ClickHouse's codes TIMEOUT_EXCEEDED, MEMORY_LIMIT_EXCEEDED and TOO_MANY_ROWS_OR_BYTES."""
 
 _ERROR = re.compile(r".*?Code: (\d+)\. DB::Exception: (.*?)(?: \([A-Z_]+\))?(?: \((?:version|for url) .*)?")
 
@@ -71,7 +71,7 @@ _KINDS = frozenset(
         *("ShowCreateTableQuery", "ShowTables"),
     )
 )
-"""The kinds of statements that may be executed, as EXPLAIN AST names them."""
+"""Kinds of statements that may be executed, as named by EXPLAIN AST."""
 _NODES = _STATEMENTS | {
     *("ArrayJoin", "Asterisk", "ColumnsApplyTransformer", "ColumnsExceptTransformer", "ColumnsListMatcher"),
     *("ColumnsRegexpMatcher", "ColumnsReplaceTransformer", "ColumnsReplaceTransformerReplacement"),
@@ -82,16 +82,16 @@ _NODES = _STATEMENTS | {
     *("TableJoin", "TablesInSelectQuery", "TablesInSelectQueryElement", "WindowDefinition"),
     *("WindowListElement", "WithElement"),
 }
-"""What a query may consist of, by the engine's names."""
+"""Syntax tree nodes allowed in a query, by the engine's names."""
 _DESCRIPTION = re.compile(
     rf"\s*(?:DESCRIBE|DESC|SHOW\s+CREATE)\s+(?:TABLE\s+)?(?:{DATABASE}\.)?\w+\s*;?\s*",
     re.IGNORECASE | re.ASCII,
 )
-"""Statements that have no syntax tree in JSON, and are simple enough to be known by their text."""
+"""Statements without a JSON syntax tree, simple enough to recognize by their text."""
 _NO_TREE = 36
-"""ClickHouse's code BAD_ARGUMENTS, which is for statements of kinds that have no syntax tree in JSON."""
+"""ClickHouse's code BAD_ARGUMENTS, raised for statements without a JSON syntax tree."""
 _SCOPE = ": In scope SELECT parseQueryToJSON"
-"""What ClickHouse says behind an error, of the query of `parsing`."""
+"""Text that ClickHouse appends to errors in the query of `syntax_tree_query`."""
 _SYSTEM = "system"
 _DATABASES = frozenset((DATABASE, _SYSTEM, "information_schema"))
 _SYSTEM_TABLES = frozenset(
@@ -102,9 +102,9 @@ _SYSTEM_TABLES = frozenset(
         "zeros_mt",
     )
 )
-"""Those of its tables that say nothing of the host, the process, or the queries of others."""
+"""System tables that reveal nothing about the host, the process, or other users' queries."""
 _FILES = "default"
-"""The database of chDB in which the path of a file is a table."""
+"""chDB's database in which a file path is a table name."""
 _TABLE_FUNCTIONS = frozenset(
     (
         "numbers",
@@ -127,7 +127,7 @@ _CATEGORIES = frozenset(
         *("Tuple", "Type Conversion", "URL", "UUID"),
     )
 )
-"""ClickHouse's categories of functions that compute their result from their arguments."""
+"""ClickHouse's categories of functions that only compute from their arguments."""
 _OTHER_FUNCTIONS = frozenset(
     (
         *("MACNumToString", "MACStringToNum", "MACStringToOUI", "bar", "blockNumber", "byteSize"),
@@ -142,15 +142,15 @@ _OTHER_FUNCTIONS = frozenset(
         *("visibleWidth",),
     )
 )
-"""Of other categories."""
+"""Allowed functions of other categories."""
 
 Node = dict[str, Any]
 
 
 def refused_functions(functions: bytes) -> frozenset[str]:
-    """The functions that a query may not call, in lower case, by the engine's answer to FUNCTIONS.
+    """Return the functions a query may not call, in lower case, given the engine's answer to FUNCTIONS.
 
-    Names that the engine does not list are of aggregate functions with suffixes (sumIf), or do not exist.
+    Names the engine does not list are aggregate functions with suffixes (sumIf), or do not exist.
     """
     rows: list[list[str]] = [json.loads(line) for line in functions.splitlines()]
     categories = {name: category for name, _, category in rows}
@@ -161,70 +161,70 @@ def refused_functions(functions: bytes) -> frozenset[str]:
     )
 
 
-def parsing(sql: str) -> str:
-    """The query whose answer is the syntax tree of `sql`, for `check_query`.
+def syntax_tree_query(sql: str) -> str:
+    """Return the query that yields the syntax tree of `sql`, for `check_query`.
 
-    Raises UsageError if it is too long, or has characters that end a text in C or are none in UTF-8.
+    Raise UsageError if it is too long, or contains NUL characters or lone surrogates.
     """
     if len(sql) > QUERY_MAX:
-        raise UsageError(f"the query has {len(sql)} characters", f"shorten it to {QUERY_MAX}")
+        raise UsageError(f"the query has {len(sql)} characters", f"shorten it to at most {QUERY_MAX}")
     if re.search("[\0\ud800-\udfff]", sql):
-        raise UsageError("the query has characters that are not text", "correct the query")
-    # In hexadecimal nothing of it can end the literal.
+        raise UsageError("the query contains invalid characters", "remove NUL characters and lone surrogates")
+    # In hexadecimal, nothing in it can terminate the literal.
     return f"SELECT parseQueryToJSON(unhex('{sql.encode().hex()}')) FORMAT TSVRaw"
 
 
 def split_format(sql: str, default: str) -> tuple[str, str]:
-    """A query without the FORMAT at its end, and that format; the default where it names none."""
+    """Split a trailing FORMAT off a query; return the query, and that format or the default."""
     match = _FORMAT.search(sql)
     return (sql[: match.start()], match[1]) if match else (sql, default)
 
 
 def check_format(form: str) -> None:
-    """Raises UsageError for a format that answers cannot have."""
+    """Raise UsageError for an unsupported output format."""
     if form not in FORMATS:
-        raise UsageError(f"unknown format {form!r}", f"known are: {', '.join(sorted(FORMATS))}")
+        raise UsageError(f"unknown format {form!r}", f"use one of: {', '.join(sorted(FORMATS))}")
 
 
 def code_and_text(error: Exception) -> tuple[int, str]:
-    """ClickHouse's code of an error, 0 if it has none, and what it says, in one line."""
+    """Return ClickHouse's error code, 0 if there is none, and its message on one line."""
     text = " ".join(str(error).split())
     match = _ERROR.fullmatch(text)
     return (int(match[1]), match[2]) if match else (0, text)
 
 
 def query_failure(code: int, what: str, limits: QueryLimits) -> UsageError:
-    """The error for a query that was executed and failed, by ClickHouse's code and words."""
-    if code in _TOO_MUCH:
+    """Return the error for a query that failed when executed, given ClickHouse's code and message."""
+    if code in _LIMIT_ERRORS:
         return UsageError(
-            f"the query {_TOO_MUCH[code].format(limits=limits)}",
-            "choose a shorter time, or a table of a coarser resolution",
+            f"the query {_LIMIT_ERRORS[code].format(limits=limits)}",
+            "query a shorter time range, or a table with coarser resolution",
         )
     return UsageError(f"the query failed: {what}", "correct the query")
 
 
 def parse_failure(code: int, what: str) -> UsageError:
-    """The error for a query that could not be parsed, by ClickHouse's code and words."""
+    """Return the error for a query that could not be parsed, given ClickHouse's code and message."""
     if code == _NO_TREE:
         return _refused_statement()
-    return UsageError(f"the query cannot be understood: {what.partition(_SCOPE)[0]}", "correct the query")
+    return UsageError(f"the query cannot be parsed: {what.partition(_SCOPE)[0]}", "correct the query")
 
 
 def is_description(sql: str) -> bool:
-    """Whether this is a DESCRIBE or SHOW CREATE of a table of flows, which needs no further check."""
+    """Return whether this is a DESCRIBE or SHOW CREATE of a table of flows, which needs no further check."""
     return _DESCRIPTION.fullmatch(sql) is not None
 
 
 def check_query(tree: str, refused: frozenset[str]) -> None:
-    """Does nothing if the query with this syntax tree may be executed; `refused` are as of `refused_functions`.
+    """Raise UsageError unless the query with this syntax tree may be executed; the error says what is not allowed.
 
-    Raises UsageError for any other, and says what it may not do.
+    `refused` is the result of `refused_functions`.
     """
     try:
         query = statement = json.loads(tree)
         if query.get("type") == "ExplainQuery":
             statement = query.get("query", {})
-            # What shall be explained, as in EXPLAIN indexes = 1.
+            # The settings of EXPLAIN itself, as in EXPLAIN indexes = 1.
             query.pop("settings", None)
         if statement.get("type") not in _STATEMENTS:
             raise _refused_statement()
@@ -235,16 +235,16 @@ def check_query(tree: str, refused: frozenset[str]) -> None:
 
 
 def check_kind(tree: str) -> None:
-    """As `check_query`, by the kind of statement alone, for servers: these refuse everything else to readonly=1.
+    """Check only the kind of statement, for servers: they refuse everything else to readonly=1.
 
-    `tree` is the answer to EXPLAIN AST, which servers of all versions have.
+    `tree` is the answer to EXPLAIN AST, which all server versions support.
     """
     if tree.split(maxsplit=1)[0] not in _KINDS:
         raise _refused_statement()
 
 
 def _nodes(value: object, key: str = "") -> Iterator[tuple[str, Node]]:
-    """All nodes in a value, each with the key that its parent has it by."""
+    """Yield all nodes in a value, each with its key in the parent."""
     if isinstance(value, list):
         for child in value:
             yield from _nodes(child, key)
@@ -258,7 +258,7 @@ def _check_node(key: str, node: Node, refused: frozenset[str]) -> None:
     if "out_file" in node:
         raise _refused("INTO OUTFILE", "redirect the output of nettop")
     if "format_ast" in node:
-        raise _refused("FORMAT", "leave it out: nettop is given the format by itself")
+        raise _refused("FORMAT", "put it at the end of the query, or leave it out")
     kind, name = node.get("type"), str(node.get("name", ""))
     if kind == "SetQuery":
         raise _refused("SETTINGS", "leave them out")
@@ -281,7 +281,7 @@ def _check_function(name: str, refused: frozenset[str]) -> None:
 
 
 def _check_identifier(parts: list[str], *, is_table: bool) -> None:
-    """What is not certainly a table, as after IN, may name any but the databases of files and of the engine."""
+    """Check an identifier. One that may not be a table, as after IN, is checked for files and system tables only."""
     if len(parts) < 2:
         return
     database, table = parts[0].lower(), parts[1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of flows as data, and ClickHouse's statements that make them, in one process or on a cluster."""
+"""Declare the tables of flows, and the ClickHouse statements that create them, in this process or on a cluster."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from nettop.flows.decode.sflow import INTERFACE_COUNTERS
 
 DATABASE = "nettop"
 SCHEMA_VERSION = 1
-"""Rises with every change that an older nettop could not read or write; kept as the comment of `flows_raw`."""
+"""Schema version, kept as the comment of `flows_raw`. Raise it with every change that an older nettop cannot handle."""
 
 TALKERS_MAX = 1000
-"""How many pairs of addresses `talkers_1m` keeps by name of each minute of an inserted block."""
-REPEATS_MAX = 1000
-"""Of how many of the last blocks a table without replication knows the tokens."""
-_REPLICATED_REPEATS = (
+"""Address pairs that `talkers_1m` keeps individually, per minute of an inserted block."""
+REMEMBERED_TOKENS_MAX = 1000
+"""Number of recent blocks whose tokens a non-replicated table remembers."""
+_REPLICATED_WINDOW = (
     "replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800"
 )
-"""Of newer servers the default is an hour, which a block may wait for a server that has failed."""
+"""Newer servers default to one hour, but a block may wait longer for a failed server."""
 
 INSERT_SETTINGS = {
-    # Views find out by the block's token, too, whether they have had the block.
+    # Views also deduplicate by the block's token.
     "deduplicate_blocks_in_dependent_materialized_views": 1,
-    # What a view sums up has no equal keys: to sum once more would double the cost of an insert.
+    # A view's sums have no equal keys; summing again would double the cost of an insert.
     "optimize_on_insert": 0,
 }
-"""Of every insert, besides `insert_deduplication_token`, the block's name."""
+"""Settings of every insert, besides `insert_deduplication_token`, the block's name."""
 
-EXISTING = "SELECT database, name, comment, engine_full FROM system.tables FORMAT JSONCompactEachRow"
+EXISTING_TABLES_QUERY = (
+    "SELECT database, name, comment, engine_full FROM system.tables FORMAT JSONCompactEachRow"
+)
 """The query whose answer `existing_tables` reads."""
 
 SERVICE_PORTS = (
@@ -45,12 +47,12 @@ SERVICE_PORTS = (
     *(8080, 8086, 8123, 8125, 8333, 8443, 8801, 8883, 8888, 9000, 9042, 9090, 9092, 9100, 9200, 9418, 9443),
     *(9993, 10050, 10051, 11211, 19302, 25565, 27015, 27017, 32400, 41641, 51413, 51820),
 )
-"""Ports from 1024 on that services are known by; every lower one is known."""
+"""Well-known service ports from 1024 on; all lower ports count as services."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long each table keeps its rows, by their time. They are dropped by whole days, of `flows_1h` by months."""
+    """Retention of each table. ClickHouse drops rows by whole days, those of `flows_1h` by months."""
 
     flows_raw: timedelta = timedelta(days=7)
     flows_1m: timedelta = timedelta(days=30)
@@ -64,20 +66,18 @@ class Retention:
     def __post_init__(self) -> None:
         for field in fields(self):
             kept = getattr(self, field.name)
-            # The time at which a row ends is a DateTime, which ends itself in 2106.
+            # Expiry is a DateTime, which overflows in 2106.
             if not timedelta(hours=1) <= kept <= timedelta(days=50 * 365):
-                raise UsageError(
-                    f"rows of {field.name} cannot be kept for {kept}", "keep them for an hour to 50 years"
-                )
+                raise UsageError(f"cannot keep rows of {field.name} for {kept}", "use one hour to 50 years")
 
     def seconds(self, table: str) -> int:
-        """How long this table keeps its rows."""
+        """Return how long this table keeps its rows."""
         kept: timedelta = getattr(self, table)
         return int(kept.total_seconds())
 
 
-class Stored(NamedTuple):
-    """A column of a table: ClickHouse's type and compression, and NetMeta's name for the same, if it has one."""
+class StoredColumn(NamedTuple):
+    """A column of a table: ClickHouse's type and codec, and NetMeta's name for it, if any."""
 
     name: str
     clickhouse: str
@@ -88,13 +88,13 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table, sorted by `order`, of which the first `indexed` are kept in memory; `time` says how old a row is.
+    """A table sorted by `order`, whose first `indexed` columns are the primary key; `time` is a row's timestamp.
 
-    One with a `source` is filled by a view of it: `select`, in which {source} is the source's name.
+    If the table has a `source`, a view fills it: `select`, in which {source} is the source's name.
     """
 
     name: str
-    columns: tuple[Stored, ...]
+    columns: tuple[StoredColumn, ...]
     order: tuple[str, ...]
     indexed: int
     time: str = "time"
@@ -106,12 +106,12 @@ class Table:
 
     @property
     def types(self) -> dict[str, str]:
-        """ClickHouse's types by column, in their order, as `native_block` takes them."""
+        """ClickHouse's types by column, in order, as `native_block` takes them."""
         return {column.name: column.clickhouse for column in self.columns}
 
 
 class Existing(NamedTuple):
-    """What system.tables says of a table of the database."""
+    """A table's row in system.tables."""
 
     comment: str
     engine_full: str
@@ -120,15 +120,15 @@ class Existing(NamedTuple):
 # --- tables ---------------------------------------------------------------------------------------------------
 
 _CODECS = {
-    # They rise within what an exporter sent.
+    # Values increase within an exporter's datagrams.
     **dict.fromkeys(("received", "sequence"), "Delta, ZSTD(1)"),
-    # Their upper bits are zeros.
+    # The upper bits of values are zero.
     **dict.fromkeys(("bytes", "packets"), "T64, ZSTD(1)"),
 }
 """Smallest over flows of twenty routers and switches; LZ4, ZSTD(3), DoubleDelta and GCD take more space or time."""
 
 _FLOW = {
-    column.name: Stored(
+    column.name: StoredColumn(
         column.name, column.clickhouse, column.help, _CODECS.get(column.name, "ZSTD(1)"), column.netmeta
     )
     for column in (*COLUMNS, *ADDED_COLUMNS)
@@ -137,29 +137,31 @@ _KEYS = (
     *("exporter", "in_if", "out_if", "side", "etype", "protocol"),
     *("src_as", "dst_as", "src_country", "dst_country", "service_port"),
 )
-_TIME = Stored("time", "DateTime", "begin of the minute, five minutes or hour in which the datagrams arrived")
-_SERVICE_PORT = Stored(
+_TIME = StoredColumn(
+    "time", "DateTime", "start of the minute, five minutes or hour in which the datagrams arrived"
+)
+_SERVICE_PORT = StoredColumn(
     "service_port",
     "UInt16",
-    "the lower one of both ports that is below 1024 or known by a service; 0 is none, as of ICMP",
+    "the lower port that is below 1024 or a well-known service; 0 if neither is, or for ICMP",
 )
 _SUMS = (
     *(
-        # A broken exporter may report all that 64 bits hold, and the sum of what others report is to stay right.
-        Stored(name, "UInt128", meaning)
+        # 128 bits, as a broken exporter may report up to 2⁶⁴ - 1, which must not overflow the sum of others.
+        StoredColumn(name, "UInt128", meaning)
         for name, meaning in (
             ("bytes", "as reported"),
             ("packets", "as reported"),
-            ("estimated_bytes", "each flow's multiplied by its sampling rate, where that is known"),
-            ("estimated_packets", "each flow's multiplied by its sampling rate, where that is known"),
+            ("estimated_bytes", "multiplied by each flow's sampling rate, if known"),
+            ("estimated_packets", "multiplied by each flow's sampling rate, if known"),
         )
     ),
-    Stored("flows", "UInt64", "how many rows of flows_raw", "T64, ZSTD(1)"),
+    StoredColumn("flows", "UInt64", "number of rows of flows_raw", "T64, ZSTD(1)"),
 )
 
 
 def flow_sums(flow: str = "") -> dict[str, str]:
-    """The sums of flows by name, of rows of flows_raw with this before their columns; 128 bits hold them all."""
+    """Return the sums over flows_raw by name, given a prefix for its columns. 128 bits hold any total."""
     rate = f"greatest({flow}sampling_rate, 1)"
     return {
         "bytes": f"sum(toUInt128({flow}bytes))",
@@ -175,7 +177,7 @@ _SUMS_OF_SUMS = {column.name: f"sum(f.{column.name})" for column in _SUMS}
 
 
 def _select(source: str, keys: Mapping[str, str], sums: Mapping[str, str]) -> str:
-    """A SELECT of expressions by name, with `f` before the source's columns: a bare name is that of the result."""
+    """Build a SELECT from named expressions. Source columns are prefixed `f.`; a bare name is a result column."""
     columns = ", ".join(f"{expression} AS {name}" for name, expression in {**keys, **sums}.items())
     return " ".join(("SELECT", columns, "FROM", source, "AS f GROUP BY", ", ".join(keys)))
 
@@ -193,7 +195,7 @@ _DAY, _MONTH = "toYYYYMMDD({time}, 'UTC')", "toYYYYMM({time}, 'UTC')"
 
 
 def _rollup(name: str, source: str, time: str, partition: str = _DAY) -> Table:
-    """A table of sums. `time` is that of a row of the source, cut to this table's resolution."""
+    """Return a rollup table. `time` is the source row's time, truncated to this table's resolution."""
     keys = {"time": time, **{key: f"f.{key}" for key in _KEYS}}
     if source == "flows_raw":
         select = _select("{source}", {**keys, "service_port": SERVICE_PORT_OF_FLOW}, _FLOW_SUMS)
@@ -222,8 +224,8 @@ _PAIRS = _select(
     },
     _FLOW_SUMS,
 )
-_PLACE = "row_number() OVER (PARTITION BY time ORDER BY estimated_bytes DESC)"
-_RANKED = " ".join(("(SELECT *,", _PLACE, "<=", str(TALKERS_MAX), "AS is_kept FROM (", _PAIRS, "))"))
+_RANK = "row_number() OVER (PARTITION BY time ORDER BY estimated_bytes DESC)"
+_RANKED = " ".join(("(SELECT *,", _RANK, "<=", str(TALKERS_MAX), "AS is_kept FROM (", _PAIRS, "))"))
 _TALKERS = _select(
     _RANKED,
     {
@@ -236,11 +238,13 @@ _TALKERS = _select(
 )
 
 _COUNTER_TYPES = {"u4": "UInt32", "u8": "UInt64"}
-_OF_SAMPLE = ("exporter", "domain", "received")
+_SAMPLE_COLUMNS = ("exporter", "domain", "received")
 _COUNTERS = tuple(
     _FLOW[name]
-    if name in _OF_SAMPLE
-    else Stored(name, _COUNTER_TYPES[dtype.str[1:]], "as the agent reports it; of ones only if it does not")
+    if name in _SAMPLE_COLUMNS
+    else StoredColumn(
+        name, _COUNTER_TYPES[dtype.str[1:]], "as reported by the agent; all ones if not reported"
+    )
     for name, (dtype, *_) in (INTERFACE_COUNTERS.fields or {}).items()
 )
 
@@ -250,7 +254,7 @@ TABLES = {
         Table(
             "flows_raw",
             tuple(_FLOW.values()),
-            # Of orders by time, exporter, interfaces and addresses this one takes the least space and merges fast.
+            # Of the orders by time, exporter, interfaces and addresses, this one is the smallest and merges fast.
             ("toStartOfMinute(received)", "exporter", "in_if", "out_if"),
             indexed=4,
             time="received",
@@ -277,9 +281,9 @@ TABLES = {
         Table(
             "ledger",
             (
-                Stored("time", "DateTime64(3)", "when the block was written"),
-                Stored("token", "String", "the block's name"),
-                Stored("counters", "Map(String, Int64)", "what has been counted since the block before"),
+                StoredColumn("time", "DateTime64(3)", "when the block was written"),
+                StoredColumn("token", "String", "the block's name"),
+                StoredColumn("counters", "Map(String, Int64)", "counts since the previous block"),
             ),
             ("time",),
             indexed=1,
@@ -288,9 +292,9 @@ TABLES = {
         Table(
             "as_names",
             (
-                Stored("time", "DateTime64(3)", "when a collector last read it"),
-                Stored("as_number", "UInt32", "autonomous system"),
-                Stored("name", "String", "what the files of --networks call it"),
+                StoredColumn("time", "DateTime64(3)", "when a collector last loaded it"),
+                StoredColumn("as_number", "UInt32", "autonomous system"),
+                StoredColumn("name", "String", "its name in the files of --networks"),
             ),
             ("as_number",),
             indexed=1,
@@ -300,11 +304,11 @@ TABLES = {
         ),
     )
 }
-"""All tables by name, sources before what is filled from them."""
+"""All tables by name; sources come before the tables filled from them."""
 
 
 def as_names_query(where: str = "") -> str:
-    """The query for the names of autonomous systems, the newest of each."""
+    """Return a query for the most recent name of each autonomous system."""
     source = " ".join(filter(None, ("FROM as_names", where)))
     return f"SELECT as_number, argMax(name, time) AS as_name {source} GROUP BY as_number"
 
@@ -316,7 +320,7 @@ _KEPT = re.compile(r"toIntervalSecond\((\d+)\)")
 
 
 def existing_tables(answer: bytes) -> dict[str, Existing]:
-    """The tables of the database by name, from the answer to EXISTING."""
+    """Parse the answer to EXISTING_TABLES_QUERY into the database's tables by name."""
     rows = map(json.loads, answer.splitlines())
     return {name: Existing(*rest) for database, name, *rest in rows if database == DATABASE}
 
@@ -324,30 +328,29 @@ def existing_tables(answer: bytes) -> dict[str, Existing]:
 def statements(
     existing: Mapping[str, Existing], retention: Retention | None = None, cluster: str = ""
 ) -> list[str]:
-    """What to execute, in this order, so that the database has all tables, and keeps their rows for so long.
+    """Return the statements, in order, that bring the database up to date with TABLES and the retention.
 
-    Without a `retention`, that of tables which exist stays as it is. `existing` are the tables that the database has,
-    by name: what is as it should be needs no statement. On a `cluster` the tables are on all nodes, replicated, each
-    with a Distributed table over them.
+    Without `retention`, existing tables keep theirs. `existing` are the current tables by name; those that are up to
+    date need no statement. On a `cluster`, tables are replicated on all nodes, each with a Distributed table on top.
 
-    Raises UsageError if the database is of a newer nettop, has tables of the same names that are not nettop's, or those
-    of a cluster where there is none, or the other way round.
+    Raise UsageError if the database is from a newer nettop, has tables of the same name that are not nettop's, or was
+    set up for a cluster when none is given, or vice versa.
     """
     _check_version(existing)
     _check_distribution(existing, cluster)
     suffix, on_cluster = ("_local", f" ON CLUSTER `{cluster}`") if cluster else ("", "")
-    # A statement on a cluster waits for all its servers, of which one may be away.
+    # A statement ON CLUSTER waits for all servers, one of which may be down.
     result = [] if existing else [f"CREATE DATABASE IF NOT EXISTS {DATABASE}{on_cluster}"]
     for table in TABLES.values():
         stored = f"{table.name}{suffix}"
         if stored not in existing:
-            result.append(_creation(table, retention or Retention(), suffix, on_cluster))
-        elif retention and _kept_seconds(existing[stored]) != retention.seconds(table.name):
+            result.append(_create_table(table, retention or Retention(), suffix, on_cluster))
+        elif retention and _ttl_seconds(existing[stored]) != retention.seconds(table.name):
             result.append(f"ALTER TABLE {DATABASE}.{stored}{on_cluster} MODIFY TTL {_ttl(table, retention)}")
         if cluster and table.name not in existing:
-            result.append(_distribution(table, cluster, on_cluster))
+            result.append(_create_distributed(table, cluster, on_cluster))
     views = (table for table in TABLES.values() if table.source and f"{table.name}_view" not in existing)
-    return [*result, *(_view(table, suffix, on_cluster) for table in views)]
+    return [*result, *(_create_view(table, suffix, on_cluster) for table in views)]
 
 
 def _check_version(existing: Mapping[str, Existing]) -> None:
@@ -356,13 +359,13 @@ def _check_version(existing: Mapping[str, Existing]) -> None:
     match = _VERSION.fullmatch(existing["flows_raw"].comment)
     if not match:
         raise UsageError(
-            f"the database {DATABASE} has a table flows_raw that nettop did not make",
+            f"the database {DATABASE} has a table flows_raw that nettop did not create",
             "rename that database, or use another server",
         )
     if int(match[1]) > SCHEMA_VERSION:
         raise UsageError(
-            f"the flows are stored with schema {match[1]}, this nettop knows schema {SCHEMA_VERSION}",
-            "use the newer nettop that stored them, or store elsewhere",
+            f"the flows are stored with schema {match[1]}, but this nettop supports up to {SCHEMA_VERSION}",
+            "use the newer nettop that stored them, or another database",
         )
 
 
@@ -371,31 +374,33 @@ def _check_distribution(existing: Mapping[str, Existing], cluster: str) -> None:
         return
     is_distributed = existing["flows_raw"].engine_full.startswith("Distributed")
     if is_distributed and not cluster:
-        raise UsageError(f"the database {DATABASE} has tables of a cluster", "name it, by --cluster")
+        raise UsageError(f"the database {DATABASE} was set up for a cluster", "name it with --cluster")
     if cluster and not is_distributed:
         raise UsageError(
-            f"the database {DATABASE} has tables of one server, not of a cluster",
+            f"the database {DATABASE} was set up for a single server, not for a cluster",
             "leave out --cluster, or rename that database",
         )
 
 
-def _creation(table: Table, retention: Retention, suffix: str, on_cluster: str) -> str:
+def _create_table(table: Table, retention: Retention, suffix: str, on_cluster: str) -> str:
     columns = ",\n    ".join(_column(column) for column in table.columns)
     engine = f"Replicated{table.engine}" if on_cluster else table.engine
-    repeats = _REPLICATED_REPEATS if on_cluster else f"non_replicated_deduplication_window = {REPEATS_MAX}"
+    repeats = (
+        _REPLICATED_WINDOW if on_cluster else f"non_replicated_deduplication_window = {REMEMBERED_TOKENS_MAX}"
+    )
     return (
         f"CREATE TABLE IF NOT EXISTS {DATABASE}.{table.name}{suffix}{on_cluster}\n(\n    {columns}\n)\n"
         f"ENGINE = {engine}\nPARTITION BY {table.partition.format(time=table.time)}\n"
         f"PRIMARY KEY ({', '.join(table.order[: table.indexed])})\nORDER BY ({', '.join(table.order)})\n"
         f"TTL {_ttl(table, retention)}\n"
-        # A part that was inserted is on disk when the insert ends. One file for each keeps that cheap.
+        # An inserted part is on disk when the insert returns; one file per part keeps that cheap.
         f"SETTINGS {repeats}, fsync_after_insert = 1, fsync_part_directory = 1, "
         "min_bytes_for_wide_part = 134217728, ttl_only_drop_parts = 1, materialize_ttl_recalculate_only = 1\n"
         f"COMMENT 'nettop schema {SCHEMA_VERSION}'"
     )
 
 
-def _column(column: Stored) -> str:
+def _column(column: StoredColumn) -> str:
     comment = column.help.replace("'", "\\'")
     return f"{column.name} {column.clickhouse} COMMENT '{comment}' CODEC({column.codec})"
 
@@ -404,12 +409,12 @@ def _ttl(table: Table, retention: Retention) -> str:
     return f"toDateTime({table.time}) + toIntervalSecond({retention.seconds(table.name)})"
 
 
-def _kept_seconds(existing: Existing) -> int | None:
+def _ttl_seconds(existing: Existing) -> int | None:
     match = _KEPT.search(existing.engine_full)
     return int(match[1]) if match else None
 
 
-def _distribution(table: Table, cluster: str, on_cluster: str) -> str:
+def _create_distributed(table: Table, cluster: str, on_cluster: str) -> str:
     stored = f"{table.name}_local"
     return (
         f"CREATE TABLE IF NOT EXISTS {DATABASE}.{table.name}{on_cluster} AS {DATABASE}.{stored}\n"
@@ -418,7 +423,7 @@ def _distribution(table: Table, cluster: str, on_cluster: str) -> str:
     )
 
 
-def _view(table: Table, suffix: str, on_cluster: str) -> str:
+def _create_view(table: Table, suffix: str, on_cluster: str) -> str:
     select = table.select.format(source=f"{DATABASE}.{table.source}{suffix}")
     return (
         f"CREATE MATERIALIZED VIEW IF NOT EXISTS {DATABASE}.{table.name}_view{on_cluster} "

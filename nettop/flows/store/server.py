@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows stored by ClickHouse servers: by one, or by those of a cluster, over HTTP."""
+"""Flows stored by ClickHouse over HTTP, on one server or a cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nettop.errors import NettopError, SourceFailed, Unsupported, UsageError
 from nettop.flows.store.queries import QueryLimits, check_format, check_kind, code_and_text, query_failure
 from nettop.flows.store.schema import (
     DATABASE,
-    EXISTING,
+    EXISTING_TABLES_QUERY,
     INSERT_SETTINGS,
     TABLES,
     Retention,
@@ -28,51 +28,51 @@ from nettop.flows.store.schema import (
 )
 
 OLDEST_VERSION = (24, 8)
-"""Since then a block's token also holds for what views make of the block."""
+"""Oldest supported version: the first whose views also deduplicate by a block's token."""
 
 _SETTINGS = {
     **INSERT_SETTINGS,
     "insert_deduplicate": 1,
-    # The insert ends when the rows are stored, on every shard that has some.
+    # The insert returns once the rows are stored on every shard involved.
     "async_insert": 0,
     "distributed_foreground_insert": 1,
     "wait_end_of_query": 1,
 }
 _CREATION_SETTINGS = {"distributed_ddl_task_timeout": 60}
-"""In seconds, less than what an answer may take: the server then says which others it has waited for."""
+"""In seconds, below the answer timeout: the server then says which others it waited for."""
 _CONNECT_S, _ANSWER_S = 5, 120
-_REST_S, _REST_MAX_S = 1.0, 60.0
-"""For how long a server is left alone after it failed once, and at most."""
+_BACKOFF_S, _BACKOFF_MAX_S = 1.0, 60.0
+"""Seconds to avoid a server after its first failure, and at most."""
 _LEVEL = 1
 _RANDOM = random.SystemRandom()
-_WRONG_PASSWORD, _NO_RIGHT = 516, 497
+_AUTHENTICATION_FAILED, _ACCESS_DENIED = 516, 497
 """ClickHouse's codes AUTHENTICATION_FAILED and ACCESS_DENIED."""
-_AWAY = frozenset((32, 198, 202, 203, 209, 210, 279, 369, 519, 999))
-"""Its codes for a query that is right, while other servers do not answer, or this one has too much to do."""
+_UNAVAILABLE = frozenset((32, 198, 202, 203, 209, 210, 279, 369, 519, 999))
+"""ClickHouse's codes for a valid query when other servers do not answer, or this one is overloaded."""
 
 _Answer = TypeVar("_Answer")
 
 
 @dataclass(slots=True)
 class _Server:
-    """A server, and since when it does not answer."""
+    """A server, its client, and its recent failures."""
 
     url: str
     client: Any = None
     failures: int = 0
-    rests_until: float = 0.0
+    avoid_until: float = 0.0
 
     @property
     def name(self) -> str:
-        """Its URL, without user and password."""
+        """URL without user and password."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 class ServerStore:
-    """The tables of flows on servers: a Store. Servers are used in turn; one that fails is left alone for a while.
+    """A Store with its tables on servers. It uses servers in turn, and avoids one that failed for a while.
 
-    Nothing is connected before the first use, so that a collector may start before its servers do.
+    It connects on first use, so that a collector may start before its servers.
     """
 
     def __init__(
@@ -85,22 +85,23 @@ class ServerStore:
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = _RANDOM.random,
     ) -> None:
-        """`urls` are as http://user:password@host:8123, several of them those of one cluster, which is then named.
+        """Use the servers at URLs such as http://user:password@host:8123. Several belong to one cluster, which must be
+        named.
 
-        `clock` gives seconds, `jitter` numbers from 0 to 1. Raises UsageError for URLs that cannot be used, Unsupported
-        without clickhouse-connect.
+        `clock` returns seconds, `jitter` a number from 0 to 1. Raise UsageError for unusable URLs, Unsupported without
+        clickhouse-connect.
         """
         for url in urls:
             if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
                 raise UsageError(
-                    f"{url!r} is not the URL of a ClickHouse server", "write as http://HOST:8123"
+                    f"{url!r} is not the URL of a ClickHouse server", "write it like http://HOST:8123"
                 )
         if not urls or (len(urls) > 1 and not cluster):
             raise UsageError(
-                f"{len(urls)} servers are given, without the name of a cluster",
-                "name the cluster that they belong to, or give one server",
+                f"{len(urls)} servers given without a cluster name",
+                "name their cluster with --cluster, or give one server",
             )
-        self._connect, self._error = _imported_driver()
+        self._connect, self._error = _import_driver()
         self._servers = [_Server(url) for url in urls]
         self._cluster, self._retention = cluster, retention
         self._limits = limits or QueryLimits()
@@ -110,16 +111,16 @@ class ServerStore:
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
-        """Creates what is missing of the tables; `insert` does it where nobody has.
+        """Create missing tables. `insert` calls this if it has not been called.
 
-        Raises UsageError for a wrong password, a missing right, an old server, or a newer nettop's tables; SourceFailed
+        Raise UsageError for a wrong password, missing rights, an old server, or tables of a newer nettop; SourceFailed
         if no server answers.
         """
-        self._on_a_server(self._create)
+        self._with_server(self._create)
         self._is_prepared = True
 
     def insert(self, blocks: Mapping[str, bytes], token: str) -> None:
-        """As of Store. What is stored of the blocks after a failure stays."""
+        """Implement `Store.insert`. After a failure, blocks already stored remain."""
         if not blocks.keys() <= TABLES.keys():
             raise ValueError(f"cannot insert into {', '.join(blocks)}")
         if not self._is_prepared:
@@ -138,17 +139,17 @@ class ServerStore:
                 settings=settings,
                 transport_settings={"Content-Encoding": "zstd"},
             )
-            # Where it is understood too late that an insert fails, the status is 200, and the answer is not empty.
+            # If an insert fails too late, the status is already 200, and the answer is not empty.
             if isinstance(answer, str | int | list) and answer != "":
                 raise self._error(str(answer))
 
-        self._on_a_server(insert)
+        self._with_server(insert)
 
     def check(self) -> None:
-        """As of Store: servers do that themselves."""
+        """Do nothing: servers check their own data."""
 
     def query(self, sql: str, form: str = "JSONCompact") -> bytes:
-        """As of Store, within the limits."""
+        """Implement `Store.query`, within the limits."""
         check_format(form)
         sql, settings = sql.rstrip().rstrip(";"), self._limits.settings()
 
@@ -157,24 +158,24 @@ class ServerStore:
             content: bytes = client.raw_query(sql, fmt=form, settings=settings)
             return content
 
-        return self._on_a_server(answer, is_query=True)
+        return self._with_server(answer, is_query=True)
 
     def close(self) -> None:
-        """Closes all connections; a later use opens them again."""
+        """Close all connections; later calls reopen them."""
         for server in self._servers:
             if server.client is not None:
                 server.client.close()
                 server.client = None
 
     def _create(self, client: Any) -> None:
-        existing = existing_tables(client.raw_query(EXISTING, use_database=False))
+        existing = existing_tables(client.raw_query(EXISTING_TABLES_QUERY, use_database=False))
         for statement in statements(existing, self._retention, self._cluster):
             client.command(statement, settings=_CREATION_SETTINGS, use_database=False)
 
-    def _on_a_server(self, action: Callable[[Any], _Answer], *, is_query: bool = False) -> _Answer:
-        """What the action returns, given the client of a server, or after a failure that of the next one."""
-        failure: NettopError = SourceFailed("no server is given")
-        for server in self._in_turn():
+    def _with_server(self, action: Callable[[Any], _Answer], *, is_query: bool = False) -> _Answer:
+        """Run an action with a server's client, trying the next server after a failure."""
+        failure: NettopError = SourceFailed("no servers given")
+        for server in self._candidates():
             try:
                 answer = action(self._client(server))
             except self._error as error:
@@ -182,25 +183,27 @@ class ServerStore:
                 failure.__cause__ = error
                 if isinstance(failure, UsageError):
                     raise failure from error
-                self._leave_alone(server)
+                self._back_off(server)
             else:
-                server.failures, server.rests_until = 0, 0.0
+                server.failures, server.avoid_until = 0, 0.0
                 return answer
         raise failure
 
-    def _in_turn(self) -> list[_Server]:
-        """The servers to try, each time another one first: those not left alone, or else the next one to be."""
+    def _candidates(self) -> list[_Server]:
+        """Return the servers to try, starting with a different one each time: those not avoided, else the one due
+        soonest.
+        """
         with self._lock:
             self._servers.append(self._servers.pop(0))
             servers = list(self._servers)
         now = self._clock()
-        ready = [server for server in servers if server.rests_until <= now]
-        return ready or [min(servers, key=lambda server: server.rests_until)]
+        ready = [server for server in servers if server.avoid_until <= now]
+        return ready or [min(servers, key=lambda server: server.avoid_until)]
 
-    def _leave_alone(self, server: _Server) -> None:
-        rest_s = min(_REST_S * 2**server.failures, _REST_MAX_S)
+    def _back_off(self, server: _Server) -> None:
+        backoff_s = min(_BACKOFF_S * 2**server.failures, _BACKOFF_MAX_S)
         server.failures += 1
-        server.rests_until = self._clock() + rest_s * (1 + self._jitter()) / 2
+        server.avoid_until = self._clock() + backoff_s * (1 + self._jitter()) / 2
 
     def _client(self, server: _Server) -> Any:
         if server.client is None:
@@ -208,7 +211,7 @@ class ServerStore:
                 dsn=server.url,
                 connect_timeout=_CONNECT_S,
                 send_receive_timeout=_ANSWER_S,
-                # With a session, only one thread at a time could use the server.
+                # A session would serialize all threads.
                 autogenerate_session_id=False,
             )
             version = tuple(int(number) for number in client.server_version.split(".")[:2])
@@ -218,51 +221,51 @@ class ServerStore:
                     f"{server.name} is ClickHouse {client.server_version}, too old for flows",
                     f"use version {'.'.join(map(str, OLDEST_VERSION))} or later",
                 )
-            # Not before: while the database does not exist, no connection to it can be made.
+            # Set only now: a connection to a database that does not exist would fail.
             client.database = DATABASE
             server.client = client
         return server.client
 
     def _failure(self, server: _Server, error: Exception, *, is_query: bool) -> NettopError:
         code, what = code_and_text(error)
-        if code == _WRONG_PASSWORD:
+        if code == _AUTHENTICATION_FAILED:
             return UsageError(
-                f"{server.name} refuses the user or the password",
-                "give them as http://USER:PASSWORD@HOST:8123",
+                f"{server.name} rejected the user or password",
+                "write them like http://USER:PASSWORD@HOST:8123",
             )
-        if code == _NO_RIGHT:
-            return UsageError(f"{server.name} refuses: {what}", f"grant the user the rights on {DATABASE}")
-        if code and is_query and code not in _AWAY:
+        if code == _ACCESS_DENIED:
+            return UsageError(f"{server.name} denied access: {what}", f"grant the user rights on {DATABASE}")
+        if code and is_query and code not in _UNAVAILABLE:
             return query_failure(code, what, self._limits)
         if code:
-            return SourceFailed(f"{server.name} failed: {what}", "see the log of that server")
+            return SourceFailed(f"{server.name} failed: {what}", "see that server's log")
         return SourceFailed(
-            f"{server.name} does not answer: {_reason(error)}", "see whether it runs, and its address"
+            f"{server.name} does not answer: {_reason(error)}", "check that it is running, and its address"
         )
 
 
 def _reason(error: BaseException) -> str:
-    """What a failure of the network goes back to, in few words."""
+    """Return the root cause of a network failure, in a few words."""
     while cause := getattr(error, "reason", None) or error.__cause__:
         if not isinstance(cause, BaseException):
             break
         error = cause
     if isinstance(error, gaierror):
-        return "its name is not known"
+        return "unknown host name"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())
 
 
-def _imported_driver() -> tuple[Any, type[Exception]]:
-    """What connects to a server, and the class of the errors of what it returns."""
+def _import_driver() -> tuple[Any, type[Exception]]:
+    """Return the driver's connect function, and its base exception."""
     try:
         from clickhouse_connect import get_client
         from clickhouse_connect.driver.exceptions import Error
     except ImportError as error:
         raise Unsupported(
             f"flows cannot be stored on a server: {error}",
-            "install clickhouse-connect, by pip install 'nettop[flows]'",
+            "install clickhouse-connect: pip install 'nettop[flows]'",
         ) from error
-    # It writes of every failure to the log of Python, which would be standard error.
+    # The driver logs every failure, by default to standard error.
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
     return get_client, Error

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The REST API: tables, the stream, traffic, health, and the description of all of them."""
+"""The REST API: tables, the stream, traffic, health, and their OpenAPI description."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/health of `nettop serve`: whether every lens is read, and on time; else why not."""
+"""/health of `nettop serve`: whether every lens is read on time, and if not, why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from nettop.serve.api.openapi import problem_answers
+from nettop.serve.api.openapi import operation, problem_answers
 from nettop.serve.health import HEALTH_PATH, health_response
 from nettop.serve.metrics.totals import Totals
 from nettop.serve.served import Served
@@ -18,24 +18,24 @@ from nettop.snapshots.schema import Lens
 
 LATE_INTERVALS = 3
 LATE_S = 10.0
-"""A lens is late when it was not read for so many intervals, and for so long."""
+"""A lens is late if its last reading is older than both limits."""
 
 
 def health_routes(served: Served, totals: Totals) -> list[Route]:
-    """The route: 200 where all is well, else 503; both with what is known of each lens."""
+    """Return the route: 200 if healthy, else 503; both with the state of each lens."""
 
     async def health(request: Request) -> Response:
         lenses = {lens.id: _state(served, lens) for lens in served.lenses}
         reasons = [f"{name}: {state['reason']}" for name, state in lenses.items() if state["reason"]]
         if totals.failure is not None:
-            reasons.append(f"what is counted is added up no more: {totals.failure!r}")
+            reasons.append(f"totals are no longer updated: {totals.failure!r}")
         return health_response(request, reasons, lenses=lenses, interval_s=served.session.interval_s)
 
     return [Route(HEALTH_PATH, health, methods=["GET"])]
 
 
 def health_paths() -> dict[str, Any]:
-    """The path for the OpenAPI description."""
+    """Return the path for the OpenAPI description."""
     schema = {
         "type": "object",
         "required": ["status", "reasons", "lenses", "version", "host"],
@@ -44,26 +44,22 @@ def health_paths() -> dict[str, Any]:
             "reasons": {"type": "array", "items": {"type": "string"}},
         },
     }
-    content = {
-        "application/json": {"schema": schema},
-        "text/plain": {"schema": {"enum": ["ok\n", "not ok\n"]}},
-    }
-    answers = {
-        "200": {"description": "every lens is read, and on time", "content": content},
-        "503": {"description": "one is not, for these reasons", "content": content},
-    }
-    operation = {
-        "operationId": "health",
-        "tags": ["health"],
-        "summary": "Whether all is well",
-        "description": "Where a token is needed, a request without one is answered in a word of plain text.",
-        "responses": answers | problem_answers(),
-    }
-    return {HEALTH_PATH: {"get": operation}}
+    path = operation(
+        "health",
+        "health",
+        "Health of the service",
+        about="If a token is required, requests without one get only `ok` or `not ok` as plain text.",
+        answer="every lens is read on time",
+        schemas={"application/json": schema, "text/plain": {"enum": ["ok\n", "not ok\n"]}},
+        others=problem_answers(),
+    )
+    answers = path["get"]["responses"]
+    answers["503"] = answers["200"] | {"description": "a lens is late or failed, for the reasons given"}
+    return {HEALTH_PATH: path}
 
 
 def _state(served: Served, lens: Lens) -> dict[str, Any]:
-    """Return whether a lens is read, how long ago it was, by which mechanisms, and what is missing from its numbers."""
+    """Return the state of a lens: whether it is read, the age of the last reading, its mechanisms and its losses."""
     frame, failure = served.frame(lens.id), served.failure(lens.id)
     age_s = None
     reason = None

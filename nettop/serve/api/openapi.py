@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The OpenAPI 3.1 description, made of what the lenses declare: a path for each table, and the stream."""
+"""The OpenAPI 3.1 description, generated from the lens declarations: a path per table, and the stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from nettop.query.units import unit_of
 from nettop.serve import problems
 from nettop.serve.api import parameters, stream
-from nettop.serve.api.parameters import FILTER, FORMATS, LONGEST_FILTER, MOST_ROWS, default_columns
+from nettop.serve.api.parameters import FILTER, FORMATS, MAX_FILTER_CHARS, MAX_ROWS, default_columns
 from nettop.serve.api.tables import MEDIA_TYPES
 from nettop.snapshots import view_name
 from nettop.snapshots.schema import Field, Kind, Lens, Table
@@ -21,23 +21,23 @@ Json = dict[str, Any]
 
 STREAM_TAG: Final = "stream"
 _ABOUT: Final = """\
-The tables of nettop as JSON or CSV. Numbers are in base units (bytes, µs, ns, bytes per second), times RFC 3339 in
-UTC; what is unknown is null. Every error is a problem document (RFC 9457). HEAD answers as GET does, without a body.
+The tables of nettop as JSON or CSV. Numbers are in base units (bytes, µs, ns, bytes per second), times are RFC 3339 in
+UTC, unknown values are null. Every error is a problem document (RFC 9457). HEAD works like GET, without a body.
 """
-_TOTAL: Final = "rows that pass the filters, those beyond the limit included"
+_TOTAL: Final = "rows that pass the filters, including those beyond the limit"
 _ANSWERS: Final = {
-    "400": ("BadRequest", "a parameter is wrong: the problem names it, and says what to do"),
+    "400": ("BadRequest", "a parameter is invalid: the problem names it and says what to do"),
     "401": ("Unauthorized", "the token is missing or wrong"),
-    "404": ("NotFound", "there is no such table, or its lens is not served"),
-    "405": ("MethodNotAllowed", "only GET and HEAD are understood"),
+    "404": ("NotFound", "the table does not exist, or its lens is not served"),
+    "405": ("MethodNotAllowed", "only GET and HEAD are supported"),
     "421": (
         "Misdirected",
-        "without a token this host is only answered for by an address or a name of its own",
+        "without a token, requests must address this host by one of its own addresses or names",
     ),
-    "431": ("TooLarge", "the URL and the headers are longer than 64 KiB, or there are more than 100 headers"),
-    "503": ("Unavailable", "the lens failed or was not read yet, or too much is requested at once"),
+    "431": ("TooLarge", "the URL and headers exceed 64 KiB, or there are more than 100 headers"),
+    "503": ("Unavailable", "the lens failed or has not been read yet, or too many requests are being served"),
 }
-"""By status: the name of the response, and when it comes."""
+"""Name and meaning of each error response, by status."""
 _OF_ANY_PATH: Final = ("401", "405", "421", "431")
 
 _NUMBERS: Final = frozenset({Kind.KEY, Kind.LABEL, Kind.GAUGE, Kind.COUNTER})
@@ -46,7 +46,7 @@ _NUMBERS: Final = frozenset({Kind.KEY, Kind.LABEL, Kind.GAUGE, Kind.COUNTER})
 def description(
     lenses: Sequence[Lens], version: str, others: Mapping[str, Any] = MappingProxyType({})
 ) -> Json:
-    """The description of an API that serves the tables of these lenses, and the path items of `others`."""
+    """Return the description of an API with the tables of these lenses and the path items of `others`."""
     tables = [(lens, table) for lens in lenses for table in lens.tables]
     paths = {f"/api/v1/{view_name(lens, table)}": _table_path(lens, table) for lens, table in tables}
     return {
@@ -59,9 +59,9 @@ def description(
         },
         "tags": [
             *({"name": lens.id, "description": lens.question} for lens in lenses),
-            {"name": STREAM_TAG, "description": "tables whenever they change"},
+            {"name": STREAM_TAG, "description": "tables as they change"},
         ],
-        # The token is needed where there is one.
+        # The token is required only if the server has one.
         "security": [{}, {"token": []}, {"password": []}],
         "paths": paths | {stream.PATH: _stream_path()} | dict(others),
         "components": {
@@ -78,9 +78,38 @@ def description(
 
 
 def problem_answers(*statuses: str) -> Json:
-    """Return the responses with these statuses, and with those that every path may have."""
+    """Return the responses for these statuses and for those common to all paths."""
     names = {status: _ANSWERS[status][0] for status in sorted({*statuses, *_OF_ANY_PATH})}
     return {status: {"$ref": f"#/components/responses/{name}"} for status, name in names.items()}
+
+
+def operation(
+    name: str,
+    tag: str,
+    summary: str,
+    *parameters: Json,
+    about: str = "",
+    answer: str,
+    schemas: Mapping[str, Json | None],
+    others: Json,
+) -> Json:
+    """Return the path item of a GET: its successful response, with a schema per media type, and its error responses."""
+    content = {form: {} if schema is None else {"schema": schema} for form, schema in schemas.items()}
+    described: Json = {
+        "operationId": name,
+        "tags": [tag],
+        "summary": summary,
+        "description": about,
+        "parameters": list(parameters),
+        "responses": {"200": {"description": answer, "content": content}} | others,
+    }
+    return {"get": {member: value for member, value in described.items() if value}}
+
+
+def parameter(name: str, text: str, schema: Json, default: object = None) -> Json:
+    """Return a query parameter."""
+    default_schema = {} if default is None else {"default": default}
+    return {"name": name, "in": "query", "description": text, "schema": schema | default_schema}
 
 
 # --- a table ------------------------------------------------------------------------------------------------
@@ -92,60 +121,39 @@ def _table_path(lens: Lens, table: Table) -> Json:
     rows = {"properties": {"view": {"const": view}, "rows": {"type": "array", "items": row}}}
     document = {"allOf": [{"$ref": "#/components/schemas/Document"}, rows]}
     chosen = default_columns(table)
-    return {
-        "get": {
-            "operationId": view.replace(".", "_"),
-            "tags": [lens.id],
-            "summary": f"{lens.title}: {table.name}",
-            "description": _about(table),
-            "parameters": [
-                _shared(FILTER),
-                _parameter(
-                    "sort",
-                    "column to sort by, descending with - before it; what is unknown comes last",
-                    {
-                        "type": "string",
-                        "enum": [sign + name for name in table.sortable for sign in ("", "-")],
-                    },
-                    table.sort,
-                ),
-                _shared("limit"),
-                _parameter(
-                    "columns",
-                    "columns to give, in this order, with commas between them",
-                    {"type": "array", "minItems": 1, "items": {"type": "string", "enum": list(table.names)}},
-                    list(chosen),
-                )
-                | {"style": "form", "explode": False},
-                *map(_shared, ("all", "deltas", "format")),
-            ],
-            "responses": {
-                "200": {
-                    "description": "the rows",
-                    "content": {
-                        MEDIA_TYPES["json"]: {"schema": document},
-                        MEDIA_TYPES["csv"]: {"schema": {"type": "string"}},
-                    },
-                },
-                **problem_answers("400", "404", "503"),
-            },
-        }
-    }
+    sortable = {"type": "string", "enum": [sign + name for name in table.sortable for sign in ("", "-")]}
+    listed = {"type": "array", "minItems": 1, "items": {"type": "string", "enum": list(table.names)}}
+    sort = "column to sort by; prefix it with - to sort descending; unknown values come last"
+    columns = "columns to return, in this order, separated by commas"
+    return operation(
+        view.replace(".", "_"),
+        lens.id,
+        f"{lens.title}: {table.name}",
+        _shared(FILTER),
+        parameter("sort", sort, sortable, table.sort),
+        _shared("limit"),
+        parameter("columns", columns, listed, list(chosen)) | {"style": "form", "explode": False},
+        *map(_shared, ("all", "deltas", "format")),
+        about=_about(table),
+        answer="the rows",
+        schemas={MEDIA_TYPES["json"]: document, MEDIA_TYPES["csv"]: {"type": "string"}},
+        others=problem_answers("400", "404", "503"),
+    )
 
 
 def _about(table: Table) -> str:
     if table.append:
         return "The newest events."
     moved = f", and those with {' or '.join(table.watched_parts)}" if table.watched else ""
-    shown = f"Without `all` those rows are given that pass {table.default_filter!r}{moved}. "
-    ended = "Where columns tell of the last interval, what ended in it is given too, so that numbers add up."
+    shown = f"Without `all`, only rows that pass {table.default_filter!r}{moved} are returned. "
+    ended = "With per-interval columns, rows that ended in the interval are included, so that numbers add up."
     return (shown if table.default_filter else "") + ended
 
 
 def _row(table: Table) -> Json:
     return {
         "type": "object",
-        "description": f"A row of {table.name}: the columns that were requested.",
+        "description": f"A row of {table.name}, with the requested columns.",
         "properties": {name: _column(table, name) for name in table.names},
         "additionalProperties": False,
     }
@@ -156,7 +164,7 @@ def _column(table: Table, name: str) -> Json:
     unit = unit_of(table, name)
     if field is None:
         of = table.by_name[name.removesuffix("_per_s")]
-        about = f"{of.help}: in the last interval, per second"
+        about = f"{of.help}: per second, in the last interval"
         schema: Json = {"type": ["number", "null"], "minimum": 0}
     else:
         about, schema = field.help, _values(field)
@@ -165,7 +173,7 @@ def _column(table: Table, name: str) -> Json:
 
 
 def _values(field: Field) -> Json:
-    """The schema of a field's values, null among them: which is what is unknown."""
+    """Return the schema of a field's values, including null for unknown."""
     if field.kind in _NUMBERS:
         kind = np.dtype(field.dtype).kind
         number = {"type": ["number" if kind == "f" else "integer", "null"]}
@@ -187,9 +195,7 @@ def _values(field: Field) -> Json:
 def _bucket() -> Json:
     number = {"type": "integer", "minimum": 0}
     high = {"type": ["integer", "null"], "minimum": 0}
-    about = (
-        "[low, high, count]: how many numbers from low on and below high, which is null in the last bucket"
-    )
+    about = "[low, high, count]: number of values ≥ low and < high; high is null in the last bucket"
     return {
         "type": "array",
         "description": about,
@@ -205,29 +211,24 @@ def _document() -> Json:
     number = {"type": "integer", "minimum": 0}
     members: Json = {
         "view": {"type": "string"},
-        "time": {"type": "string", "format": "date-time", "description": "when it was read"},
+        "time": {"type": "string", "format": "date-time", "description": "time of the reading"},
         "interval_s": {
             "type": ["number", "null"],
             "exclusiveMinimum": 0,
-            "description": "seconds since the reading that rates and differences are taken from",
+            "description": "seconds since the earlier reading, on which rates and differences are based",
         },
-        "shown": number | {"description": "rows that are given"},
+        "shown": number | {"description": "rows returned"},
         "total": number | {"description": _TOTAL},
-        "lost": counts | {"description": "what a bound or a race dropped since nettop began, by name"},
+        "lost": counts | {"description": "losses from limits and races since nettop started, by name"},
         "not_available": texts
-        | {"description": "columns, or the table, that this kernel or host does not have, and why"},
+        | {"description": "columns, or the whole table, unavailable on this kernel or host, and why"},
         "rows": {"type": "array", "items": {"type": "object"}},
     }
-    about = "A table, or the part of it that was requested."
+    about = "A table, or the requested part of it."
     return {"type": "object", "description": about, "properties": members, "required": list(members)}
 
 
 # --- parameters ---------------------------------------------------------------------------------------------
-
-
-def _parameter(name: str, text: str, schema: Json, default: object = None) -> Json:
-    default_schema = {} if default is None else {"default": default}
-    return {"name": name, "in": "query", "description": text, "schema": schema | default_schema}
 
 
 def _shared(name: str) -> Json:
@@ -236,20 +237,20 @@ def _shared(name: str) -> Json:
 
 def _shared_parameters() -> Json:
     flag = {"type": "boolean"}
-    terms = {"type": "array", "items": {"type": "string", "maxLength": LONGEST_FILTER}}
+    terms = {"type": "array", "items": {"type": "string", "maxLength": MAX_FILTER_CHARS}}
     given = (
-        _parameter(
+        parameter(
             FILTER,
-            "rows to give: process=nginx rtt_us>10ms, also with and, or, not, parentheses; several must all hold",
+            "rows to return, as process=nginx rtt_us>10ms, with and, or, not and parentheses; if repeated, all apply",
             terms,
         )
         | {"style": "form", "explode": True},
-        _parameter("limit", "how many rows to give at most", _rows_up_to(MOST_ROWS)),
-        _parameter("all", "give also what the table leaves out by default", flag, default=False),
-        _parameter("deltas", "counters are what the last interval added, not totals", flag, default=False),
-        _parameter("format", "how to write them", {"type": "string", "enum": list(FORMATS)}, "json"),
+        parameter("limit", "maximum number of rows", _rows_up_to(MAX_ROWS)),
+        parameter("all", "include rows that the table omits by default", flag, default=False),
+        parameter("deltas", "per-interval counters instead of totals", flag, default=False),
+        parameter("format", "output format", {"type": "string", "enum": list(FORMATS)}, "json"),
     )
-    return {parameter["name"]: parameter for parameter in given}
+    return {each["name"]: each for each in given}
 
 
 def _rows_up_to(most: int) -> Json:
@@ -261,44 +262,35 @@ def _rows_up_to(most: int) -> Json:
 
 def _stream_path() -> Json:
     about = f"""\
-Server-sent events. `event: view` has the document of a table, `event: problem` why there is none; both name the
-`query` that they answer, as it was written. The first events come at once, others whenever a lens was read again. A
-client that reads slowly misses readings; one that reads nothing is closed. Without a limit a table has
-{parameters.STREAMED_ROWS} rows; {parameters.MOST_STREAMED_ROWS} are the most. At most {stream.MOST_STREAMS} streams are
-open at once.
+Server-sent events. `event: view` carries the document of a table, `event: problem` why there is none; both repeat the
+`query` that they answer verbatim. The first events are sent immediately, then one per reading of a lens. A client that
+reads slowly misses readings; one that stops reading is disconnected. The default limit is {parameters.STREAMED_ROWS}
+rows per table, the maximum {parameters.MAX_STREAMED_ROWS}. At most {stream.MAX_STREAMS} streams are open at once.
 """
     example = ["connections?limit=50&sort=-bytes_per_s", "bandwidth"]
-    views = {"type": "array", "minItems": 1, "maxItems": stream.MOST_VIEWS, "items": {"type": "string"}}
-    text = "the name of a table, and its parameters but `format`: what stands behind /api/v1/ in its path"
-    return {
-        "get": {
-            "operationId": "stream",
-            "tags": [STREAM_TAG],
-            "summary": "Tables as server-sent events",
-            "description": about,
-            "parameters": [
-                _parameter(stream.VIEW, text, views)
-                | {"required": True, "style": "form", "explode": True, "example": example}
-            ],
-            "responses": {
-                "200": {
-                    "description": "events, until either side ends",
-                    "content": {stream.MEDIA_TYPE: {}},
-                },
-                **problem_answers("400", "503"),
-            },
-        }
-    }
+    views = {"type": "array", "minItems": 1, "maxItems": stream.MAX_VIEWS, "items": {"type": "string"}}
+    text = "name of a table and its parameters except `format`: what follows /api/v1/ in its URL"
+    view = parameter(stream.VIEW, text, views)
+    return operation(
+        "stream",
+        STREAM_TAG,
+        "Tables as server-sent events",
+        view | {"required": True, "style": "form", "explode": True, "example": example},
+        about=about,
+        answer="events, until either side closes the connection",
+        schemas={stream.MEDIA_TYPE: None},
+        others=problem_answers("400", "503"),
+    )
 
 
 def _problem() -> Json:
     members: Json = {
         "type": {"const": "about:blank"},
-        "title": {"type": "string", "description": "what the status is called"},
+        "title": {"type": "string", "description": "name of the status"},
         "status": {"type": "integer"},
         "detail": {"type": "string", "description": "what happened"},
         "remedy": {"type": "string", "description": "what to do about it"},
-        "parameter": {"type": "string", "description": "the query parameter that is wrong"},
+        "parameter": {"type": "string", "description": "the invalid query parameter"},
         "instance": {"type": "string", "format": "uri-reference", "description": "the path"},
     }
     required = ["type", "title", "status", "detail"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the address of a table asks for: its path and query parameters as a query, columns and a format."""
+"""Parsing of table requests: path and query parameters become a query, columns and a format."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ BOOLEANS: Final = {"true": True, "false": False}
 FILTER: Final = "filter"
 PARAMETERS: Final = (FILTER, "sort", "limit", "columns", "all", "deltas", "format")
 STREAMED: Final = PARAMETERS[:-1]
-"""Those of a table in a stream, where all is JSON."""
+"""Parameters of a table in a stream, which is always JSON."""
 
-MOST_ROWS: Final = 999_999_999
-MOST_STREAMED_ROWS: Final = 1_000
+MAX_ROWS: Final = 999_999_999
+MAX_STREAMED_ROWS: Final = 1_000
 STREAMED_ROWS: Final = 200
-"""The limit in a stream where none is given."""
-LONGEST_FILTER: Final = 1_000
-"""Characters of all filters of a request: each term may look at every row."""
-LONGEST_QUERY: Final = 16_384
+"""Default limit in a stream."""
+MAX_FILTER_CHARS: Final = 1_000
+"""Maximum total characters of a request's filters, as each term may scan every row."""
+MAX_QUERY_BYTES: Final = 16_384
 
 _WHOLE_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Wanted:
-    """What a request wants of a table. The query has no limit, so that what the limit leaves out can be counted."""
+    """A parsed table request. The query has no limit, so that rows beyond `limit` can be counted."""
 
     lens: Lens
     query: Query
@@ -52,12 +52,12 @@ class Wanted:
 
     @property
     def view(self) -> str:
-        """The name of the table."""
+        """Name of the table, as in a path."""
         return view_name(self.lens, self.query.table)
 
 
 def default_columns(table: Table) -> tuple[str, ...]:
-    """The columns of a table where none are named: its key, those of plain text, their rates, and what it is sorted by.
+    """Return a table's default columns: its key, those of text output, their rates, and the sort column.
 
     All columns of 50,000 connections would take twice as long.
     """
@@ -69,27 +69,27 @@ def default_columns(table: Table) -> tuple[str, ...]:
 
 
 def parse_wanted(served: Served, view: str, raw_query: bytes) -> Wanted:
-    """What `/api/v1/VIEW?QUERY` asks for. Raises Problem: 404 for the view, 400 for anything else."""
+    """Parse the request `/api/v1/VIEW?QUERY`. Raise Problem: 404 for the view, 400 for anything else."""
     lens, table = served_table(served, view)
-    return _wanted(served, lens, table, given_parameters(decoded_pairs(raw_query), PARAMETERS, FILTER))
+    return _wanted(served, lens, table, given_parameters(decode_pairs(raw_query), PARAMETERS, FILTER))
 
 
 def parse_streamed(served: Served, text: str) -> Wanted:
-    """What `VIEW?QUERY` asks for in a stream. Raises Problem."""
+    """Parse `VIEW?QUERY` of a stream. Raise Problem."""
     view, _, raw_query = text.partition("?")
     lens, table = served_table(served, view)
-    given = given_parameters(decoded_pairs(raw_query.encode()), STREAMED, FILTER)
+    given = given_parameters(decode_pairs(raw_query.encode()), STREAMED, FILTER)
     given.setdefault("limit", [str(STREAMED_ROWS)])
     wanted = _wanted(served, lens, table, given)
     assert wanted.limit is not None
-    if wanted.limit > MOST_STREAMED_ROWS:
-        remedy = f"a stream gives {MOST_STREAMED_ROWS} rows of a table at most"
+    if wanted.limit > MAX_STREAMED_ROWS:
+        remedy = f"give at most {MAX_STREAMED_ROWS} rows per table in a stream"
         raise bad_parameter("limit", f"{wanted.limit} is too many", remedy)
     return wanted
 
 
 def served_table(served: Served, view: str) -> tuple[Lens, Table]:
-    """The table that is called so. Raises Problem (404) where there is none, or its lens is not served."""
+    """Return the table of this name. Raise Problem (404) if it does not exist or its lens is not served."""
     try:
         lens, table = find_table(view)
     except UsageError as error:
@@ -100,10 +100,10 @@ def served_table(served: Served, view: str) -> tuple[Lens, Table]:
     return lens, table
 
 
-def decoded_pairs(raw_query: bytes) -> list[tuple[str, str]]:
-    """The names and values of a query. Raises Problem (400) where it is too long, or no UTF-8."""
-    if len(raw_query) > LONGEST_QUERY:
-        raise Problem(400, f"the query is longer than {LONGEST_QUERY} bytes")
+def decode_pairs(raw_query: bytes) -> list[tuple[str, str]]:
+    """Return the names and values in a query string. Raise Problem (400) if it is too long or not UTF-8."""
+    if len(raw_query) > MAX_QUERY_BYTES:
+        raise Problem(400, f"the query is longer than {MAX_QUERY_BYTES} bytes")
     try:
         return parse_qsl(raw_query.decode(), keep_blank_values=True, errors="strict")
     except UnicodeDecodeError:
@@ -114,14 +114,17 @@ def decoded_pairs(raw_query: bytes) -> list[tuple[str, str]]:
 def given_parameters(
     pairs: Iterable[tuple[str, str]], known: Collection[str], repeatable: str = ""
 ) -> dict[str, list[str]]:
-    """The values of each parameter: one, but of the `repeatable` one all. Raises Problem (400) for any other name."""
+    """Return the values of each parameter: one, or several of the `repeatable` one.
+
+    Raise Problem (400) for unknown or repeated names.
+    """
     given: dict[str, list[str]] = {}
     for name, value in pairs:
         if name not in known:
             raise as_problem(unknown_word("parameter", name, known), name)
         values = given.setdefault(name, [])
         if values and name != repeatable:
-            raise bad_parameter(name, "it is given more than once", "give it once")
+            raise bad_parameter(name, "given more than once", "give it once")
         values.append(value)
     return given
 
@@ -141,7 +144,7 @@ def _wanted(served: Served, lens: Lens, table: Table, given: Mapping[str, list[s
         shown,
         all_rows=_word("all", chosen.get("all", "false"), BOOLEANS),
         deltas=with_deltas,
-        # With differences also what has ended: they add up to all that was counted.
+        # With differences, include rows that ended: the differences then add up to everything counted.
         closed=table.cumulative or with_deltas or not used <= table.by_name.keys(),
     )
     limit = _limit(chosen["limit"]) if "limit" in chosen else None
@@ -149,10 +152,10 @@ def _wanted(served: Served, lens: Lens, table: Table, given: Mapping[str, list[s
 
 
 def _filter(served: Served, table: Table, of_request: list[str]) -> Filter:
-    """All of the filters as one. Each is read alone: no request may change what a filter of the server's means."""
-    if sum(map(len, of_request)) > LONGEST_FILTER:
-        raise bad_parameter(FILTER, f"the filters have more than {LONGEST_FILTER} characters")
-    filters = served.filters_of(table)
+    """Combine all filters. Parse each separately, so that no request can alter a filter of the server."""
+    if sum(map(len, of_request)) > MAX_FILTER_CHARS:
+        raise bad_parameter(FILTER, f"the filters have more than {MAX_FILTER_CHARS} characters")
+    filters = served.applicable_filters(table)
     with _parameter(FILTER):
         filters += [parse_filter(table, text) for text in of_request]
     return combined(table, filters)
@@ -165,20 +168,20 @@ def _columns(table: Table, text: str | None) -> tuple[str, ...]:
 def _limit(text: str) -> int:
     if not _WHOLE_NUMBER.fullmatch(text):
         raise bad_parameter(
-            "limit", f"{text!r} is not a number of rows", f"give a whole number from 1 to {MOST_ROWS}"
+            "limit", f"{text!r} is not a number of rows", f"give a whole number from 1 to {MAX_ROWS}"
         )
     return int(text)
 
 
 def _word(name: str, text: str, words: Mapping[str, T]) -> T:
     if text not in words:
-        raise bad_parameter(name, f"{text!r} is not a value of it", f"give {' or '.join(words)}")
+        raise bad_parameter(name, f"{text!r} is not a valid value", f"give {' or '.join(words)}")
     return words[text]
 
 
 @contextmanager
 def _parameter(name: str) -> Iterator[None]:
-    """What is wrong within is wrong with this parameter."""
+    """Turn usage errors in the block into problems of this parameter."""
     try:
         yield
     except UsageError as error:
@@ -186,5 +189,5 @@ def _parameter(name: str) -> Iterator[None]:
 
 
 def bad_parameter(parameter: str, what: str, remedy: str = "") -> Problem:
-    """The problem (400) that the value of a parameter is."""
+    """Return the problem (400) for an invalid parameter value."""
     return Problem(400, f"{parameter}: {what}", remedy, parameter=parameter)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a collector of flows answers over HTTP: queries, as ClickHouse does, and what it does itself."""
+"""HTTP endpoints of the flow collector: ClickHouse-compatible queries, its own state, and ingestion."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""POST /ingest/flows: flows of other producers, as docs/flows.proto has them."""
+"""POST /ingest/flows: flows from other producers, in the format of docs/reference/flows.proto."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from nettop.serve.problems import Problem
 
 
 def ingest_routes(produced: ProducedFlows) -> list[Route]:
-    """The route. What was answered with 200 is on the disk."""
+    """Return the route. A 200 response means that the flows are on disk."""
 
     async def ingest(request: Request) -> Response:
-        # A page of any website could have a browser on this host post here; only browsers name an origin.
+        # Any website could make a browser on this host post here. Only browsers send Origin.
         if "origin" in request.headers:
-            raise Problem(403, "web pages may not send flows", "leave out the header Origin")
+            raise Problem(403, "web pages may not send flows", "omit the Origin header")
         accepted = await run_sync(produced.take, await request.body())
         return JSONResponse({"accepted": accepted})
 

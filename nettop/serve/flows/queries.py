@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ClickHouse's HTTP interface, as far as it reads (https://clickhouse.com/docs/interfaces/http)."""
+"""The read-only part of ClickHouse's HTTP interface (https://clickhouse.com/docs/interfaces/http)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nettop.serve.problems import Problem
 from nettop.snapshots.safe_text import safe_text
 
 _QUERIES_AT_ONCE = 4
-"""More wait: each may take a CPU and its share of memory."""
+"""Maximum concurrent queries; others wait. Each may use a CPU and its share of memory."""
 _DEFAULT_FORMAT = "TabSeparated"
 _QUERY_ID = re.compile(r"[\x21-\x7e]{1,200}")
 _MEDIA_TYPES = {
@@ -43,25 +43,24 @@ _MEDIA_TYPES = {
 }
 _BINARY = frozenset(("Arrow", "ArrowStream", "Native", "Parquet", "RowBinary", "RowBinaryWithNamesAndTypes"))
 _HELLO = {"displayName()": "String", "version()": "String", "revision()": "UInt32", "timezone()": "String"}
-"""What ClickHouse's client for Go, and so Grafana's data source, asks first of all in one SELECT, and the types of its
-answer."""
+"""Columns and types of the handshake SELECT that ClickHouse's Go client, and so Grafana's data source, sends first."""
 _HELLO_QUERY = f"SELECT {', '.join(_HELLO)}"
 _SERVER_NAME = "nettop"
 _NO_REVISION = 0
-"""Blocks of all answers are those of clients that name no revision."""
+"""Revision of the blocks in all answers, as for clients that send none."""
 _BAD_QUERY, _NO_ANSWER = 62, 1002
-"""ClickHouse's codes SYNTAX_ERROR and UNKNOWN_EXCEPTION: clients only tell an error by them."""
+"""ClickHouse's codes SYNTAX_ERROR and UNKNOWN_EXCEPTION: clients recognise errors only by code."""
 
 
 class _Query(NamedTuple):
     sql: str
     form: str
     revision: int
-    """Of the protocol that the client knows, by its own words; 0: it names none."""
+    """Protocol revision that the client sent; 0 if it sent none."""
 
 
 def query_routes(store: Store) -> list[Route]:
-    """The routes: queries at /, and /ping."""
+    """Return the routes: queries at /, and /ping."""
     at_once = asyncio.Semaphore(_QUERIES_AT_ONCE)
 
     async def query(request: Request) -> Response:
@@ -92,7 +91,10 @@ def query_routes(store: Store) -> list[Route]:
 
 
 async def _query_of(request: Request) -> _Query | None:
-    """What a request queries, None if nothing. Raises UsageError for what is too long, or of another database."""
+    """Return the query of a request; None if it is empty.
+
+    Raise UsageError if it is too long or names another database.
+    """
     parameters = request.query_params
     database = parameters.get("database") or request.headers.get("x-clickhouse-database") or DATABASE
     if database not in (DATABASE, "default"):
@@ -114,9 +116,10 @@ def _answer(store: Store, wanted: _Query) -> bytes:
 
 
 def _hello(store: Store, revision: int) -> bytes:
-    """The answer to _HELLO_QUERY: a block as the client expects it before it knows the server's revision.
+    """Return the answer to _HELLO_QUERY: a block in the format that the client expects before it knows the server's
+    revision.
 
-    The engines write blocks without a revision, so the client is to expect these from now on.
+    The engines write blocks without a revision; this answer tells the client to expect that.
     """
     version, timezone = json.loads(store.query("SELECT version(), timezone()", "JSONCompactEachRow"))
     values = (
@@ -129,13 +132,13 @@ def _hello(store: Store, revision: int) -> bytes:
 
 
 def _query_id(request: Request) -> str:
-    """What the client calls its query, if a header can hold that; else a new name."""
+    """Return the client's query id if a header can hold it, else a new one."""
     given = request.query_params.get("query_id", "")
     return given if _QUERY_ID.fullmatch(given) else str(uuid.uuid4())
 
 
 async def _body(request: Request) -> bytes:
-    """The body, which may not be longer than a query of only four-byte characters."""
+    """Return the body, at most as long as QUERY_MAX four-byte characters. Raise UsageError if it is longer."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -145,7 +148,7 @@ async def _body(request: Request) -> bytes:
 
 
 def _failure(error: NettopError) -> Response:
-    """An error as ClickHouse words it."""
+    """Format an error as ClickHouse does."""
     is_usage = isinstance(error, UsageError)
     code, name = (_BAD_QUERY, "SYNTAX_ERROR") if is_usage else (_NO_ANSWER, "UNKNOWN_EXCEPTION")
     text = f"Code: {code}. DB::Exception: {safe_text(error.what)}; {safe_text(error.remedy)}. ({name})\n"

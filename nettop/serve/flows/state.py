@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a collector has received, and what became of it, as documents of JSON."""
+"""JSON documents that account for everything the collector received."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH
 from nettop.flows.spool import DROPPED
 from nettop.query.address import address_text
 from nettop.serve.health import HEALTH_PATH, health_response
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.flows import PROTOCOLS
-from nettop.snapshots.snapshot import Array
 
 
 def state_routes(state: Callable[[], CollectorState]) -> list[Route]:
-    """The routes."""
+    """Return the routes of exporters, collector state and health."""
 
     async def exporters(_request: Request) -> Response:
         return JSONResponse({"exporters": exporter_documents(state().received.exporters)})
@@ -43,9 +43,9 @@ def state_routes(state: Callable[[], CollectorState]) -> list[Route]:
 
 
 def exporter_documents(exporters: Array) -> list[dict[str, Any]]:
-    """Exporters (e,), EXPORTER, each with its fields by name, and the word for its protocol's version.
+    """Return a document per exporter: `exporters` (e,), dtype EXPORTER, with fields by name and the protocol's name.
 
-    Where nobody knows what its numbers count that is null, and so is what was lost.
+    If it is unknown what an exporter's sequence numbers count, `counting` and `lost` are null.
     """
     names = [name for name in EXPORTER.names or () if name != "exporter"]
     addresses = [address_text(exporter.tobytes()) for exporter in exporters["exporter"]]
@@ -59,16 +59,16 @@ def exporter_documents(exporters: Array) -> list[dict[str, Any]]:
         counting = Counting(document["counting"])
         is_known = counting != Counting.UNKNOWN
         document["counting"] = counting.name.lower() if is_known else None
-        # What is late is counted as lost before it comes.
+        # A late datagram counts as lost until it arrives.
         document["lost"] = max(0, document["lost"]) if is_known else None
     return documents
 
 
 def state_document(state: CollectorState) -> dict[str, Any]:
-    """What was received and what became of it.
+    """Return an account of everything that was received.
 
-    `flows.received` is always the sum of the other counts of `flows`; `datagrams` and `sets` add up likewise. What had
-    waited in the spool when it began is not among them: `stored_from_before` counts those flows.
+    `flows.received` is always the sum of the other counts in `flows`; `datagrams` and `sets_without_template` add up
+    likewise. They exclude flows left in the spool by an earlier run: `stored_from_before` counts those.
     """
     received, ledger = state.received, state.received.ledger
     spooled, stored = received.spooled["flows_raw"], state.stored["flows_raw"]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP itself: sockets, connections and their limits, TLS, tokens, and the loop around an application."""
+"""The HTTP server: sockets, connections and their limits, TLS, tokens, and the event loop."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accepts connections, up to a number: more wait in the kernel's backlog until there is room."""
+"""Accept connections up to a limit; others wait in the kernel's backlog."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from nettop.serve.http.credentials import Credentials
 from nettop.serve.http.limits import Limits, ServerCounts
 
 _BATCH = 32
-"""Connections accepted before others are served."""
+"""Maximum connections accepted before the event loop gets its turn."""
 _RETRY_S = 1.0
-"""Until accepting is tried again when there were no descriptors, or no memory."""
+"""Seconds until accept() is retried after it ran out of file descriptors or memory."""
 _NO_RESOURCES = (*TOO_MANY_FILES, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Accepted(asyncio.Protocol):
-    """What the acceptor knows of a connection."""
+    """Interface of a connection to the acceptor."""
 
     @abstractmethod
     def evict(self) -> None:
-        """Close it, since another one waits."""
+        """Close the connection to make room for another."""
 
     @abstractmethod
     def shutdown(self) -> None:
-        """Close it as soon as nothing is being answered."""
+        """Close the connection once no request is being answered."""
 
     @abstractmethod
     def abort(self) -> None:
-        """Close it now."""
+        """Close the connection now."""
 
 
 class Acceptor:
-    """Accepts from listening sockets. Open it within the event loop; `connect` makes the protocol of a connection."""
+    """Acceptor of connections, created inside the event loop. `connect` creates a connection's protocol."""
 
     def __init__(
         self,
@@ -61,19 +61,19 @@ class Acceptor:
         self._retry: asyncio.TimerHandle | None = None
         self._none_open = asyncio.Event()
         self.idle: dict[Accepted, None] = {}
-        """Connections between two requests, the one that has been so for longest first."""
+        """Connections between two requests, longest idle first."""
         self.receiving: dict[Accepted, float] = {}
-        """Connections whose request is not there yet, and since when, by the loop's clock; in that order."""
+        """Connections whose request is incomplete, oldest first, with their start by the loop's clock."""
         self.crowded = False
-        """Whether somebody waits and there is no room."""
+        """Whether the limit is reached while connections wait."""
         self.ending = False
 
     def start(self) -> None:
-        """Accept from now on."""
+        """Start accepting."""
         self._resume()
 
     def close(self) -> None:
-        """Accept no more, and close what is open as soon as it has been answered."""
+        """Stop accepting, and close open connections once they have been answered."""
         if self.ending:
             return
         self.ending = True
@@ -84,7 +84,7 @@ class Acceptor:
             connection.shutdown()
 
     def abort(self) -> None:
-        """Close what is open now."""
+        """Close all open connections immediately."""
         for task in self._joining:
             task.cancel()
         for connection in list(self._open):
@@ -97,7 +97,7 @@ class Acceptor:
             await self._none_open.wait()
 
     def remove(self, connection: Accepted) -> None:
-        """A connection has closed; so may have been said before."""
+        """Remove a closed connection; idempotent."""
         self._open.discard(connection)
         self._counts.open_connections = len(self._open)
         self.leave(connection)
@@ -107,7 +107,7 @@ class Acceptor:
             self._resume()
 
     def leave(self, connection: Accepted) -> None:
-        """A connection waits no longer for a request."""
+        """Note that a connection no longer waits for a request."""
         self.idle.pop(connection, None)
         self.receiving.pop(connection, None)
 
@@ -142,11 +142,11 @@ class Acceptor:
                 if error.errno in _NO_RESOURCES:
                     self._wait_for_resources(error)
                     return
-                # What else accept() fails with concerns the one connection, which is gone: accept(2).
+                # Other errors of accept() concern only that connection, which is gone: accept(2).
                 continue
             self._open_connection(client)
             if self._is_full():
-                return  # if somebody else waits, this is called again
+                return  # the loop calls again if more are waiting
 
     def _is_full(self) -> bool:
         return len(self._open) >= self._limits.connections
@@ -159,7 +159,7 @@ class Acceptor:
         self._retry_after(_RETRY_S, self._resume)
 
     def _make_room(self) -> None:
-        """Close the oldest idle connection; without any, all whose request should be there by now."""
+        """Close the longest-idle connection, or if there is none, all whose request is overdue."""
         if self.idle:
             next(iter(self.idle)).evict()
         else:
@@ -180,7 +180,7 @@ class Acceptor:
         task.add_done_callback(self._joining.discard)
 
     async def _join(self, client: socket.socket, connection: Accepted) -> None:
-        """Have the loop serve the connection, after its handshake."""
+        """Hand the connection to the loop, after any TLS handshake."""
         tls = self._credentials.tls
         began = self._loop.time()
         try:

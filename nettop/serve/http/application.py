@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every application has: problem documents for errors, and compressed answers."""
+"""Base of all applications: problem documents for errors, and compressed responses."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from starlette.routing import BaseRoute
 from nettop.serve.problems import HANDLERS
 
 _LEAST_BYTES, _LEVEL = 1024, 1
-"""What is shorter is sent as it is. Higher levels take several times as long for a tenth less."""
+"""Shorter responses are not compressed. Higher levels take several times as long and save a tenth."""
 
 
 def application(routes: Sequence[BaseRoute]) -> Starlette:
     """Return an application that serves these routes."""
     compression = Middleware(GZipMiddleware, minimum_size=_LEAST_BYTES, compresslevel=_LEVEL)
     app = Starlette(routes=routes, middleware=[compression], exception_handlers=HANDLERS)
-    # A path with one slash too many is a problem like any other.
+    # A path with a superfluous slash gets a problem document, not a redirect.
     app.router.redirect_slashes = False
     return app

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One client's connection: uvicorn's HTTP/1.1, with the limits that it lacks.
+"""A client connection: uvicorn's HTTP/1.1 protocol with the limits that it lacks.
 
-An application is called when a request is complete. It gets a body only where the limits say that bodies are taken.
-granian bounds requests and not connections, hypercorn limits one read and not a whole request; neither limits bodies,
-nor answers what is malformed, late or too large with a problem document. So uvicorn's protocol is subclassed.
+It calls the application once a request is complete, with a body only if the limits allow bodies. granian bounds
+requests but not connections; hypercorn limits a single read but not a whole request. Neither limits bodies, nor answers
+malformed, late or too large requests with a problem document. So this subclasses uvicorn's protocol.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class _Refused(Exception):
-    """A request is not answered by the application, and the connection ends."""
+    """Rejection of a request before it reaches the application; the connection ends."""
 
     def __init__(self, status: int, detail: str, remedy: str = "") -> None:
         super().__init__(detail)
@@ -39,7 +39,7 @@ class _Refused(Exception):
 
 
 class Connection(HttpToolsProtocol, Accepted):
-    """It receives (`acceptor.receiving`), answers, is idle (`acceptor.idle`), or ends."""
+    """A connection that is receiving (`acceptor.receiving`), answering, idle (`acceptor.idle`), or closing."""
 
     def __init__(
         self,
@@ -56,26 +56,26 @@ class Connection(HttpToolsProtocol, Accepted):
         self._limits = limits
         self._counts = counts
         self._log = log
-        """Takes a line for each answer."""
+        """Called with a line for each response."""
         self._answered: RequestResponseCycle | None = None
-        """The request that is being answered, or was last; `cycle` is the last one that has arrived."""
+        """Request being answered, or answered most recently; `cycle` is the most recent one to arrive."""
         self._deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._size = 0
-        """Bytes of the head, or else the body, that is being received."""
+        """Bytes received of the current head or body."""
         self._parts = 0
-        """Heads and bodies that are complete."""
+        """Number of complete heads and bodies."""
         self._begun = False
-        """Whether part of a request is there."""
+        """Whether part of a request has arrived."""
         self._in_body = False
         self._body = bytearray()
         self._ending = False
-        """Whether no further request is read."""
+        """Whether the connection has stopped reading requests."""
 
-    # What the acceptor and the loop call.
+    # Called by the acceptor and the loop.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The connection is open, its handshake done."""
+        """Start waiting for a request once the connection is open and its handshake done."""
         super().connection_made(transport)
         if self._acceptor.ending:
             self._close()
@@ -83,10 +83,10 @@ class Connection(HttpToolsProtocol, Accepted):
             self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has closed."""
+        """Cancel the deadlines and queued requests of a closed connection."""
         super().connection_lost(exc)
         if self._answered is not None:
-            # uvicorn tells only the last of several requests.
+            # uvicorn notifies only the last of several requests.
             self._answered.disconnected = True
             self._answered.message_event.set()
         self._limit(None)
@@ -95,15 +95,15 @@ class Connection(HttpToolsProtocol, Accepted):
         self._acceptor.remove(self)
 
     def evict(self) -> None:
-        """Close it, since another one waits."""
+        """Close the connection to make room for another."""
         self._counts.evicted += 1
         if self.transport.get_write_buffer_size():
             self._close()
         else:
-            self.transport.abort()  # without waiting for the client to agree, as TLS has it
+            self.transport.abort()  # skip the TLS closing handshake
 
     def shutdown(self) -> None:
-        """Close it as soon as what has been received is answered."""
+        """Close the connection once the received requests are answered."""
         if self.transport is None:
             return
         self._ending = True
@@ -113,22 +113,22 @@ class Connection(HttpToolsProtocol, Accepted):
             self._close()
 
     def abort(self) -> None:
-        """Close it now."""
+        """Close the connection now."""
         if self.transport is not None:
             self.transport.abort()
 
     def pause_writing(self) -> None:
-        """The client takes less than it is sent."""
+        """Start the write deadline: the client reads more slowly than the server sends."""
         super().pause_writing()
         self._limit_writing(self._limits.write_s)
 
     def resume_writing(self) -> None:
-        """The client has taken most of it."""
+        """Cancel the write deadline: the client has read most of the data."""
         super().resume_writing()
         self._limit_writing(None)
 
     def data_received(self, data: bytes) -> None:
-        """Parse it, no more at a time than the limits allow."""
+        """Parse received data in pieces as large as the limits allow."""
         if self in self._acceptor.idle:
             self._await_request()
         rest = memoryview(data)
@@ -137,20 +137,20 @@ class Connection(HttpToolsProtocol, Accepted):
             in_body, parts = self._in_body, self._parts
             taken = self._parse(rest[: limit - self._size])
             rest = rest[taken:]
-            # How much of it belongs to the next part is not known: that much more is let pass.
+            # Bytes after the end may belong to the next part, so they are not counted.
             self._size = self._size + taken if parts == self._parts else 0
             if self._size >= limit and not self._ending:
                 self._refuse(self._too_large_body() if in_body else _too_large_head(limit))
 
-    # What the parser calls.
+    # Called by the parser.
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Note that a request has begun."""
         super().on_message_begin()
         self._begun = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One more header. Those behind a body are ignored: they could contradict what has been checked."""
+        """Add a header. Ignore trailers: they could contradict the checked headers."""
         if self._in_body:
             return
         super().on_header(name, value)
@@ -158,10 +158,10 @@ class Connection(HttpToolsProtocol, Accepted):
             raise _Refused(431, f"the request has more than {self._limits.headers} headers")
 
     def on_headers_complete(self) -> None:
-        """The head is complete: what it announces must be within the limits."""
+        """Check that the announced body is within the limits, once the head is complete."""
         self._parts += 1
         self._in_body = True
-        # The parser has checked that they are numbers.
+        # The parser has verified that they are numbers.
         sizes = [int(value) for name, value in self.headers if name == b"content-length"]
         if any(size > self._limits.body_bytes for size in sizes):
             raise self._too_large_body()
@@ -170,12 +170,12 @@ class Connection(HttpToolsProtocol, Accepted):
         self.expect_100_continue = False
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body."""
+        """Append a part of the body."""
         if self._limits.takes_bodies:
             self._body += body
 
     def on_message_complete(self) -> None:
-        """The request is complete: have it answered, after those before it."""
+        """Queue the complete request to be answered."""
         if len(self.pipeline) >= self._limits.pipelined:
             raise _Refused(429, f"more than {self._limits.pipelined} requests were sent at once")
         self._parts += 1
@@ -186,17 +186,17 @@ class Connection(HttpToolsProtocol, Accepted):
         self.cycle.body, self._body = self._body, bytearray()
         if self._acceptor.crowded:
             self.cycle.keep_alive = False
-        # The answer to HTTP/1.0 ends with the connection.
+        # The end of the connection ends the response to HTTP/1.0.
         self._ending = self._ending or self.scope["http_version"] == "1.0"
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """The answer has been written."""
+        """Continue with the next request once the response has been written."""
         super().on_response_complete()
         self._unset_keepalive_if_required()
         self._settle()
 
-    # How it goes on.
+    # State changes.
 
     def _await_request(self) -> None:
         self._acceptor.leave(self)
@@ -204,7 +204,7 @@ class Connection(HttpToolsProtocol, Accepted):
         self._limit(self._limits.request_s, self._time_out)
 
     def _settle(self) -> None:
-        """Decide how it goes on when something has been answered."""
+        """Choose the next state after a response."""
         if self.transport.is_closing():
             self._limit(self._limits.write_s, self._time_out_writing)
         elif self._is_answering() or self._ending:
@@ -219,7 +219,7 @@ class Connection(HttpToolsProtocol, Accepted):
             self._limit(self._limits.idle_s, self._close)
 
     def _is_answering(self) -> bool:
-        # The cycle is that of the last request which is complete; those before it are answered first.
+        # The cycle is that of the last complete request; earlier ones are answered first.
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.response_complete
 
@@ -240,7 +240,7 @@ class Connection(HttpToolsProtocol, Accepted):
                 has_length = any(name == b"content-length" for name, _ in message["headers"])
                 self._counts.count_answer(status)
             if scope["http_version"] == "1.0" and not has_length:
-                # It has no chunks. uvicorn checks lengths instead: each piece is as long as it is.
+                # HTTP/1.0 has no chunks. uvicorn checks lengths instead, so declare each piece's own length.
                 cycle.chunked_encoding = False
                 cycle.expected_content_length = len(message.get("body", b""))
             await send(message)
@@ -249,14 +249,14 @@ class Connection(HttpToolsProtocol, Accepted):
             await app(scope, receive, count)
         except Exception:
             if not status:
-                # uvicorn says so.
+                # uvicorn answers 500.
                 status = 500
                 self._counts.count_answer(status)
             raise
         finally:
             if self._log is not None:
                 self._log(_line(scope, status, self.loop.time() - began))
-            # When uvicorn has closed what the application left unfinished.
+            # Runs after uvicorn has closed a response that the application left unfinished.
             self.loop.call_soon(self._limit_closing)
 
     def _limit_closing(self) -> None:
@@ -264,25 +264,25 @@ class Connection(HttpToolsProtocol, Accepted):
             self._settle()
 
     def _parse(self, data: memoryview) -> int:
-        """Parse it, and say how much of it was parsed."""
+        """Parse data; return how many bytes were parsed."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # Nothing is upgraded: the request has been taken as it is, and others may follow.
+            # Upgrades are ignored: the request is answered as it is, and others may follow.
             return int(upgrade.args[0])
         except httptools.HttpParserError as error:
             refused = error.__context__
             if not isinstance(refused, _Refused):
-                refused = _Refused(400, "this is not a valid HTTP/1.1 request")
+                refused = _Refused(400, "not a valid HTTP/1.1 request")
             self._refuse(refused)
         return len(data)
 
     def _too_large_body(self) -> _Refused:
-        remedy = "send less at once" if self._limits.takes_bodies else "nothing here takes a body: use GET"
+        remedy = "send less at once" if self._limits.takes_bodies else "no path accepts a body: use GET"
         return _Refused(413, f"the body has more than {self._limits.body_bytes} bytes", remedy)
 
     def _refuse(self, refused: _Refused) -> None:
-        """Read nothing more. What came before is answered; if that was all, say why."""
+        """Stop reading. Let earlier requests be answered; if there are none, send the error."""
         self._ending = True
         self._acceptor.leave(self)
         self._counts.too_large += refused.status in {413, 431}
@@ -297,7 +297,7 @@ class Connection(HttpToolsProtocol, Accepted):
         headers = common_headers([*response.raw_headers, (b"connection", b"close")])
         lines = [STATUS_LINE[refused.status], *(b"%b: %b\r\n" % header for header in headers), b"\r\n"]
         self.transport.write(b"".join(lines) + bytes(response.body))
-        # Closing at once would reset the connection if the client still sends, and it would not read the answer.
+        # Closing immediately would reset the connection if the client is still sending, and so lose the response.
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._limit(self._limits.linger_s, self.transport.abort)
@@ -319,7 +319,7 @@ class Connection(HttpToolsProtocol, Accepted):
         self.transport.abort()
 
     def _limit(self, seconds: float | None, then: Callable[[], Any] | None = None) -> None:
-        """Have something done after that time; None: nothing. It replaces what was to be done before."""
+        """Replace the deadline: call `then` after `seconds`; None cancels it."""
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = None if seconds is None or then is None else self.loop.call_later(seconds, then)
@@ -333,14 +333,14 @@ class Connection(HttpToolsProtocol, Accepted):
 
 
 def _line(scope: Scope, status: int, took_s: float) -> str:
-    """Return what an access log says of an answer; a client that left before it began has status 0."""
+    """Return the access log line of a response; the status is 0 if the client left before it began."""
     query = scope["query_string"].decode("latin-1")
     path = scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
     return f'{_host(scope["client"])} "{scope["method"]} {path}" {status} {took_s * 1e3:.1f} ms'
 
 
 def _host(client: tuple[str, int] | None) -> str:
-    """Return the address of a client; one of a Unix socket has none."""
+    """Return the address of a client; "-" on a Unix socket."""
     return client[0] if client else "-"
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may ask: with a token whoever knows it; without, no web page that has a name point to this host.
+"""Access control: check the token, or if there is none, block DNS rebinding by web pages.
 
-Whether all is well is no secret: `/health` answers that without the token, too.
+`/health` says whether the service is healthy even without the token.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _COMMON = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
-"""What every answer says, unless it says something else under the same name."""
+"""Default headers of every response; a header of the same name overrides them."""
 _CHALLENGES = (
     (b"www-authenticate", b'Basic realm="nettop", charset="UTF-8"'),
     (b"www-authenticate", b'Bearer realm="nettop"'),
@@ -39,9 +39,9 @@ _CHALLENGES = (
 
 
 class Guard:
-    """An ASGI application that lets through to another one what may be answered, and adds headers to every answer.
+    """ASGI middleware that passes on authorized requests and adds headers to every response.
 
-    `names` are those of this host, by which it may be addressed without a token.
+    `names` are names of this host that a request without a token may use.
     """
 
     def __init__(self, app: ASGIApp, credentials: Credentials, names: frozenset[str]) -> None:
@@ -50,7 +50,7 @@ class Guard:
         self._names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -61,7 +61,7 @@ class Guard:
         await (self._app if refusal is None else refusal)(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope) -> Response | None:
-        """Why a request is not answered; None: it is."""
+        """Return the error response to an unauthorized request; None if it is authorized."""
         if self._credentials.token is not None:
             values = [value for name, value in scope["headers"] if name == b"authorization"]
             if len(values) == 1 and is_authorized(values[0], self._credentials.token):
@@ -70,8 +70,8 @@ class Guard:
                 return _unauthorized(scope["path"], is_wrong=bool(values))
             mark_without_token(scope)
         if scope["server"] is not None and scope["server"][0].startswith("/"):
-            return None  # a Unix socket: its mode says who may connect, and no browser can
-        # Without a host it is no browser, which always names it; so whoever sends two does it in bad faith.
+            return None  # a Unix socket: its mode controls access, and browsers cannot connect
+        # A browser sends exactly one Host header: none means no browser; if there are several, check all.
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         if all(is_own_host(host, self._names) for host in hosts):
             return None
@@ -79,7 +79,7 @@ class Guard:
 
 
 def common_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers of an answer and those that every answer has."""
+    """Return the headers of a response plus the default ones."""
     headers = list(headers)
     present = {name.lower() for name, _ in headers}
     common = ((b"date", formatdate(usegmt=True).encode()), *_COMMON)
@@ -87,7 +87,7 @@ def common_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, 
 
 
 def own_names(endpoints: Iterable[Endpoint]) -> frozenset[str]:
-    """What this host may be called: its own name, and the names to listen at; beyond loopback its full one too."""
+    """Return the names of this host: hostname and listen names, and beyond loopback the fully qualified name."""
     endpoints = list(endpoints)
     names = {socket.gethostname(), *(endpoint.host for endpoint in endpoints)}
     if not all(endpoint.is_local for endpoint in endpoints):
@@ -96,10 +96,10 @@ def own_names(endpoints: Iterable[Endpoint]) -> frozenset[str]:
 
 
 def is_own_host(value: bytes, names: frozenset[str]) -> bool:
-    """Whether a Host header names this host for sure: by an address, as localhost, or by one of `names`.
+    """Return whether a Host header safely names this host: by an address, as localhost, or by one of `names`.
 
-    A page on the web can have its own name resolve to this host (DNS rebinding), and would then read what it asks for
-    as if it came from the page's server. Browsers send that name.
+    A web page can make its own name resolve to this host (DNS rebinding), and then read responses as if they came from
+    the page's server. The Host header then has that name.
     """
     host = value.decode("latin-1").strip()
     if host.startswith("["):
@@ -111,7 +111,7 @@ def is_own_host(value: bytes, names: frozenset[str]) -> bool:
 
 
 def is_authorized(value: bytes, token: bytes) -> bool:
-    """Whether an Authorization header has the token: as Bearer, or as the password of any user by Basic."""
+    """Return whether an Authorization header has the token: as Bearer, or as any user's Basic password."""
     scheme, _, given = value.strip().partition(b" ")
     given = given.strip()
     if scheme.lower() == b"bearer":
@@ -128,8 +128,8 @@ def is_authorized(value: bytes, token: bytes) -> bool:
 def _unauthorized(path: str, *, is_wrong: bool) -> Response:
     response = problem_response(
         401,
-        "the token is wrong" if is_wrong else "this needs a token",
-        remedy="send Authorization: Bearer TOKEN, or the token as the password of any user",
+        "the token is wrong" if is_wrong else "a token is required",
+        remedy="send Authorization: Bearer TOKEN, or the token as any user's password",
         path=path,
     )
     response.raw_headers.extend(_CHALLENGES)
@@ -139,8 +139,8 @@ def _unauthorized(path: str, *, is_wrong: bool) -> Response:
 def _misdirected(path: str, host: bytes) -> Response:
     return problem_response(
         421,
-        f"{host.decode('latin-1')!r} is not known as a name of this host",
-        remedy="address it as localhost or by its IP address, or send the token that --token-file has",
+        f"{host.decode('latin-1')!r} is not a known name of this host",
+        remedy="use localhost or the IP address, or set --token-file and send its token",
         path=path,
     )
 

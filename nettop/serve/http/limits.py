@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much clients may take of the server, and what it has counted."""
+"""Limits on clients, and the server's counters."""
 
 from __future__ import annotations
 
@@ -9,56 +9,56 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server bears.
+    """Limits on connections and requests.
 
-    A request may take as long as it likes to be answered: only how it arrives and how the answer is read is limited.
+    Receiving a request and sending its response are timed; answering it is not.
     """
 
     connections: int = 512
-    """Open at once: with nettop's own files they fit into 1024 descriptors. More wait in the kernel's backlog."""
+    """Maximum open connections: with nettop's own files they fit into 1024 descriptors. Others wait in the backlog."""
     request_s: float = 10.0
-    """For a TLS handshake, and for a whole request: from the connection's opening, or from the request's first byte."""
+    """Deadline of a TLS handshake, and of a request from the connection's start or its own first byte."""
     idle_s: float = 75.0
-    """For a connection between two requests: Prometheus comes each 15 to 60 s."""
+    """Timeout of a connection between two requests: Prometheus scrapes every 15 to 60 s."""
     crowded_s: float = 1.0
-    """For a request while others wait to be accepted."""
+    """Deadline of a request while other connections wait to be accepted."""
     write_s: float = 30.0
-    """For a client to take what it was sent: some 64 KiB."""
+    """Deadline for a client to read the data sent to it, some 64 KiB."""
     linger_s: float = 2.0
-    """For a client that was refused to read why."""
+    """Deadline for a rejected client to read the error."""
     drain_s: float = 10.0
-    """For answers to be finished when the server ends."""
+    """Deadline for responses to finish at shutdown."""
     head_bytes: int = 64 << 10
-    """Of a request's URL and headers, as they are sent."""
+    """Maximum bytes of a request's URL and headers as sent."""
     headers: int = 100
-    """How many."""
+    """Maximum headers in a request."""
     body_bytes: int = 64 << 10
-    """Of a request's body."""
+    """Maximum bytes of a request's body."""
     takes_bodies: bool = False
-    """Whether applications get bodies. They are in memory, so few `connections` and requests `pipelined` suit them."""
+    """Whether bodies reach the application. They are held in memory, so keep `connections` and `pipelined` small."""
     pipelined: int = 16
-    """Requests that are sent before the one in front of them is answered."""
+    """Maximum requests queued behind the one being answered."""
 
 
 @dataclass(eq=False, slots=True)
 class ServerCounts:
-    """What the server has done."""
+    """Counters of the server."""
 
     accepted: int = 0
-    """Connections."""
+    """Connections accepted."""
     open_connections: int = 0
-    """Now."""
+    """Currently open connections."""
     answers: Counter[str] = field(default_factory=Counter)
-    """By class of their status, as `2xx`, what the server itself refuses among them."""
+    """Responses by status class, as `2xx`, including requests that the server itself rejects."""
     timeouts: int = 0
-    """Connections closed since a handshake, a request or the reading of an answer took too long."""
+    """Connections closed because a handshake, a request or the reading of a response took too long."""
     too_large: int = 0
-    """Requests refused since they are larger than the limits."""
+    """Requests rejected as larger than the limits."""
     evicted: int = 0
-    """Connections closed to make room: idle ones, or those whose request was not there."""
+    """Connections closed to make room: idle ones, or those whose request was overdue."""
     handshake_failures: int = 0
-    """TLS handshakes that failed, the late ones among them."""
+    """TLS handshakes that failed or timed out."""
 
     def count_answer(self, status: int) -> None:
-        """One more answer."""
+        """Count a response."""
         self.answers[f"{status // 100}xx"] += 1

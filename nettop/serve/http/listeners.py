@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listening sockets: opened while there are capabilities to open them, closed and removed at the end."""
+"""Listening sockets: opened while nettop has the capabilities, closed and removed at exit."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from nettop.errors import NettopError, PermissionMissing
 from nettop.serve.http.addresses import Endpoint
 
 _BACKLOG = 65535
-"""Connections that wait to be accepted. The kernel lowers it to net.core.somaxconn."""
+"""Connections waiting to be accepted. The kernel caps it at net.core.somaxconn."""
 _UNSENT_BYTES = 128 << 10
 _UNIX_MODE = 0o660
 OpeningAs = Callable[[], AbstractContextManager[object]]
-"""Inside such a context files are opened as who named them."""
+"""Context in which files are opened as the user who named them."""
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-"""How binding fails for an address that this host does not have, or of a family that it does not have."""
+"""Errors of bind() for an address or an address family that this host lacks."""
 
 
 @contextmanager
-def opened_sockets(
+def open_sockets(
     endpoints: Sequence[Endpoint], opening_files: OpeningAs = nullcontext
 ) -> Iterator[list[socket.socket]]:
-    """Sockets that listen there, all or none. At the end they are closed, and the files of Unix sockets are removed;
-    these are made and removed inside an `opening_files`.
+    """Open listening sockets, all or none. On exit close them and remove the files of Unix sockets.
 
-    Of the addresses of one name those are left out that this host does not have, such as ::1 where there is no IPv6.
-    [::] takes IPv4 too, unless an IPv4 address is given with the same port.
+    Create and remove Unix socket files inside `opening_files`. Skip addresses of a name that this host lacks, such as
+    ::1 without IPv6. [::] accepts IPv4 too, unless an IPv4 address with the same port is given.
 
-    Raises NettopError for an address that is in use or absent, PermissionMissing for one that is forbidden.
+    Raise NettopError for an address that is in use or absent, PermissionMissing for a forbidden one.
     """
     ipv4_ports = {endpoint.address[1] for endpoint in endpoints if endpoint.family == socket.AF_INET}
     with ExitStack() as opened:
@@ -45,7 +44,7 @@ def opened_sockets(
 
 
 def url_of(listener: socket.socket, *, is_tls: bool) -> str:
-    """Where a browser reaches the socket, or the path of a Unix one: `http://[::1]:9471/`, `unix:/run/nettop.sock`."""
+    """Return the URL of the socket, or the path of a Unix one: `http://[::1]:9471/`, `unix:/run/nettop.sock`."""
     address = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return f"unix:{address}"
@@ -56,7 +55,7 @@ def url_of(listener: socket.socket, *, is_tls: bool) -> str:
 def _open_any(
     endpoints: list[Endpoint], ipv4_ports: Collection[object], opened: ExitStack, opening_files: OpeningAs
 ) -> list[socket.socket]:
-    """Open the sockets of one word: at least one of its addresses exists."""
+    """Open the sockets of one option value. Raise NettopError if none of its addresses exists."""
     sockets: list[socket.socket] = []
     absent: NettopError | None = None
     for endpoint in endpoints:
@@ -87,10 +86,10 @@ def _open(
     else:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if endpoint.family == socket.AF_INET6:
-            # The same on every host, whatever net.ipv6.bindv6only says.
+            # Do not depend on net.ipv6.bindv6only.
             is_ipv6_only = endpoint.address[1] in ipv4_ports
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, is_ipv6_only)
-        # Connections inherit it. Otherwise the kernel holds megabytes for each client that does not read.
+        # Connections inherit it. Otherwise the kernel buffers megabytes for each client that does not read.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         listener.bind(endpoint.address)
     listener.listen(_BACKLOG)
@@ -106,47 +105,47 @@ def _bind_path(listener: socket.socket, path: str) -> None:
             raise
         _remove_stale(path)
         listener.bind(path)
-    # Nobody can connect before it listens.
+    # Not a race: nobody can connect before listen().
     os.chmod(path, _UNIX_MODE)
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the file of a socket whose process has gone."""
+    """Remove the socket file of a process that has exited."""
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         raise NettopError(f"{path} exists and is not a socket", "choose another path, or remove the file")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
         caller.setblocking(False)
-        # Other errors mean that somebody is there: too many wait already, or it is a socket of another type.
+        # Other errors mean that a process listens: its backlog is full, or the socket has another type.
         if caller.connect_ex(path) != errno.ECONNREFUSED:
             raise NettopError(
-                f"another process listens at {path}", f"choose another path; lsof {path} shows the process"
+                f"another process listens on {path}", f"choose another path; lsof {path} shows the process"
             )
     os.unlink(path)
 
 
 def _remove(path: str, made: os.stat_result, opening_files: OpeningAs) -> None:
-    # By now nettop may not be allowed to; another nettop may have replaced it.
+    # nettop may have dropped the permission, or another nettop may have replaced the file.
     with suppress(OSError, NettopError), opening_files():
         if os.path.samestat(os.lstat(path), made):
             os.unlink(path)
 
 
 def _failure(endpoint: Endpoint, error: OSError) -> NettopError:
-    what = f"cannot listen at {endpoint.word}"
+    what = f"cannot listen on {endpoint.word}"
     reason = os.strerror(error.errno).lower() if error.errno else str(error)
     if isinstance(endpoint.address, str):
         kind = PermissionMissing if isinstance(error, PermissionError) else NettopError
-        return kind(f"{what}: {reason}", "choose a path in a folder that exists and that you may write to")
+        return kind(f"{what}: {reason}", "choose a path in an existing directory that you may write to")
     port = endpoint.address[1]
     match error.errno:
         case errno.EADDRINUSE:
-            remedy = f"choose another port by --listen; ss -ltnp 'sport = :{port}' shows who uses it"
+            remedy = f"choose another port with --listen; ss -ltnp 'sport = :{port}' shows who uses it"
             return NettopError(f"{what}: port {port} is in use", remedy)
         case errno.EACCES | errno.EPERM:
-            remedy = "choose a port from 1024 on, or run it as root; a security module may forbid it too"
+            remedy = "choose a port of 1024 or above, or run as root; a security module may also forbid it"
             return PermissionMissing(f"{what}: port {port} needs CAP_NET_BIND_SERVICE", remedy)
         case errno.EADDRNOTAVAIL | errno.EAFNOSUPPORT:
             remedy = "give an address of this host (ip -br address lists them), or 0.0.0.0 or [::] for all"
             return NettopError(f"{what}: this host has no address {endpoint.address[0]}", remedy)
         case _:
-            return NettopError(f"{what}: {reason}", "choose another address by --listen")
+            return NettopError(f"{what}: {reason}", "choose another address with --listen")

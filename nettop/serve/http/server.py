@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serves an application over HTTP/1.1, until somebody requests the end: uvicorn, within limits."""
+"""The HTTP/1.1 server: uvicorn within limits, until shutdown is requested."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import uvloop
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from nettop import service_manager
 from nettop.errors import NettopError
-from nettop.interrupts import Requests
+from nettop.process import service_manager
+from nettop.process.interrupts import Requests
 from nettop.serve.http.acceptor import Acceptor
 from nettop.serve.http.connection import Connection
 from nettop.serve.http.credentials import Credentials
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 _ABORT_S = 1.0
-"""For connections and tasks to end when they must."""
+"""Maximum seconds for aborted connections and cancelled tasks to end."""
 
 
 def _nothing() -> None:
@@ -41,12 +41,13 @@ async def _at_once() -> None:
 
 @dataclass(eq=False)
 class Server:
-    """What is served, and to whom. `make_app` is called within the event loop; `report` says what a person should know,
-    and `log` takes a line for each answer.
+    """Configuration of a server.
 
-    Requests are answered at once; `on_ready` is called after `until_ready`, and the service manager is told then: it
-    says `status` of the server. `on_ending` is called when no more requests are answered: answers that have no end of
-    their own must end then, and when `on_new_token` is called.
+    The server calls `make_app` inside the event loop; `report` takes messages for the user, `log` a line per response.
+
+    It answers requests immediately. After `until_ready`, it calls `on_ready` and notifies the service manager with
+    `status`. It calls `on_ending` when it accepts no more requests. Endless responses must end then, and when it calls
+    `on_new_token`.
     """
 
     make_app: Callable[[], ASGIApp]
@@ -65,10 +66,10 @@ class Server:
 
 
 def serve(server: Server) -> None:
-    """Serve until the end is requested, and finish what is being answered by then; the listening sockets are closed.
+    """Serve until shutdown is requested, then finish pending responses and close the listening sockets.
 
-    A request to reopen files reads the token and the certificate again. A second, later signal to end raises
-    KeyboardInterrupt, as `Requests` has it. Raises whatever `make_app` and `until_ready` raise.
+    A request to reopen files reloads the token and the certificate. A second, later signal raises KeyboardInterrupt,
+    as `Requests` does. Raise whatever `make_app` and `until_ready` raise.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, _errors_reported(server.report):
         runner.run(_serve(server))
@@ -135,7 +136,7 @@ async def _become_ready(server: Server) -> None:
 
 
 async def _wait_for_end(server: Server, requested: asyncio.Event, ready: asyncio.Task[None]) -> None:
-    """Wait until the end is requested; meanwhile read files again whenever that is. Raises what `ready` does."""
+    """Wait until shutdown is requested; reload files on request. Raise what `ready` raises."""
     while not server.requests.ending:
         if ready.done():
             ready.result()
@@ -145,7 +146,7 @@ async def _wait_for_end(server: Server, requested: asyncio.Event, ready: asyncio
             try:
                 server.report(server.credentials.reload())
             except NettopError as error:
-                server.report(f"{error.what}; what was read before stays in use")
+                server.report(f"{error.what}; the previous files stay in use")
             if server.credentials.token != token:
                 server.on_new_token()
             if ready.done():
@@ -155,7 +156,7 @@ async def _wait_for_end(server: Server, requested: asyncio.Event, ready: asyncio
 
 
 async def _abort(acceptor: Acceptor, state: ServerState) -> None:
-    """Close what is still open. Applications then see that the client has gone; what does not end is cancelled."""
+    """Abort open connections. Applications see a disconnect. Cancel tasks that do not end."""
     acceptor.abort()
     with suppress(TimeoutError):
         async with asyncio.timeout(_ABORT_S):
@@ -174,7 +175,7 @@ async def _end_of(tasks: set[asyncio.Task[None]]) -> None:
 
 @contextmanager
 def _errors_reported(report: Callable[[str], None]) -> Iterator[None]:
-    """Report what uvicorn and asyncio log as errors, each once: bugs, with their traceback."""
+    """Report errors logged by uvicorn and asyncio, each once, with traceback: they are bugs."""
     handler = _Errors(report)
     loggers = [logging.getLogger(name) for name in ("uvicorn.error", "asyncio")]
     for logger in loggers:
@@ -193,10 +194,10 @@ class _Errors(logging.Handler):
         self._reported: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Report it, if it is news."""
+        """Report the record unless it was reported before."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, asyncio.CancelledError):
-            return  # cancelled at the end
+            return  # cancelled at shutdown
         text = "".join(traceback.format_exception(error)) if error is not None else ""
         message = f"{record.getMessage().strip()}\n{text}".strip()
         if message not in self._reported and len(self._reported) < 100:

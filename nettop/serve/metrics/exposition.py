@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/metrics: what was counted since serving began, in the formats of Prometheus and OpenMetrics."""
+"""/metrics: totals since serving started, in Prometheus text and OpenMetrics format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from nettop import __version__
-from nettop.serve.api.openapi import problem_answers
+from nettop.serve.api.openapi import operation, problem_answers
 from nettop.serve.http.limits import ServerCounts
 from nettop.serve.metrics.families import NAMESPACE, Family, count_families
 from nettop.serve.metrics.places import Key
@@ -30,13 +30,14 @@ from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Rows
 
-ESTIMATED = "; the sum is made of the middles of buckets, within the histogram's error"
+ESTIMATED = "; the sum is estimated from bucket midpoints, within the histogram's error"
 
 
 def metrics_routes(served: Served, totals: Totals, counts: ServerCounts) -> list[Route]:
-    """Return the route of the metrics: as text, if the request accepts it, else as OpenMetrics.
+    """Return the route of the metrics: as text if the request accepts it, else as OpenMetrics.
 
-    Prometheus prefers OpenMetrics, and takes both. Text has the same here, and takes a third less to write.
+    Prometheus prefers OpenMetrics but accepts both. Here both hold the same data, and text takes a third less time to
+    write.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Metrics(served, totals, counts))
@@ -44,8 +45,8 @@ def metrics_routes(served: Served, totals: Totals, counts: ServerCounts) -> list
 
     async def metrics(request: Request) -> Response:
         if not served.is_ready:
-            # A scrape without some of the series would say that they have ended.
-            raise Problem(503, "not every lens was read yet", "ask again in a moment", headers=RETRY_SOON)
+            # A scrape that lacks series would mark them as ended.
+            raise Problem(503, "not every lens has been read yet", "retry in a moment", headers=RETRY_SOON)
         accepted = request.headers.get("accept", "")
         encode, content_type = choose_encoder("" if "text/plain" in accepted else accepted)
         return Response(await run_in_threadpool(encode, registry), headers={"Content-Type": content_type})
@@ -54,7 +55,7 @@ def metrics_routes(served: Served, totals: Totals, counts: ServerCounts) -> list
 
 
 class _Metrics(Collector):
-    """Lists the metrics, at each scrape."""
+    """Collector that generates the metrics at each scrape."""
 
     def __init__(self, served: Served, totals: Totals, counts: ServerCounts) -> None:
         self._served = served
@@ -62,13 +63,13 @@ class _Metrics(Collector):
         self._counts = counts
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics, of one moment."""
+        """Yield all metrics as of a single moment."""
         with self._totals.lock:
             metrics = [*self._of_lenses(), *self._of_nettop()]
         yield from (*metrics, *self._of_server())
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: the registry need not read the metrics to learn their names."""
+        """Yield nothing, so that the registry does not collect the metrics to learn their names."""
         yield from ()
 
     def _of_lenses(self) -> Iterator[Metric]:
@@ -95,7 +96,9 @@ class _Metrics(Collector):
         hooks = _gauge("hook_info", f"the mechanism that provides a hook of a lens, or {NOT_AVAILABLE}")
         up = _gauge("lens_up", "whether a lens is read")
         read = _gauge("reading_timestamp_seconds", "when a lens was last read")
-        lost = Metric(f"{NAMESPACE}_lost", "what is missing from a lens's numbers, by its name", "counter")
+        lost = Metric(
+            f"{NAMESPACE}_lost", "events and rows missing from a lens's numbers, by kind", "counter"
+        )
         for lens in self._served.lenses:
             last = self._totals.last.get(lens.id)
             is_up = last is not None and self._served.failure(lens.id) is None
@@ -114,7 +117,7 @@ class _Metrics(Collector):
         yield from (info, self._namespaces(), hooks, up, read, lost)
 
     def _namespaces(self) -> Metric:
-        """Return the inode numbers of network namespaces, whose names are labels of other metrics."""
+        """Return the inode numbers of network namespaces, whose names label other metrics."""
         metric = _gauge(
             "namespace_info", "a network namespace: its inode number, as lsns shows it, by its name"
         )
@@ -125,13 +128,19 @@ class _Metrics(Collector):
         return metric
 
     def _of_server(self) -> Iterator[Metric]:
-        connections = _gauge("http_connections", "connections to nettop itself that are open")
+        connections = _gauge("http_connections", "open connections to nettop's own server")
         connections.add_sample(connections.name, {}, self._counts.open_connections)
-        answers = Metric(f"{NAMESPACE}_http_answers", "answers of nettop itself, by their status", "counter")
-        # A copy: the event loop goes on counting meanwhile.
+        answers = Metric(
+            f"{NAMESPACE}_http_answers", "responses of nettop's own server, by status class", "counter"
+        )
+        # A copy, because the event loop keeps counting.
         for status, count in dict(self._counts.answers).items():
             answers.add_sample(f"{answers.name}_total", {"status": status}, count)
-        refused = Metric(f"{NAMESPACE}_http_refused", "connections and requests that were ended", "counter")
+        refused = Metric(
+            f"{NAMESPACE}_http_refused",
+            "connections and requests that nettop's own server refused or closed, by reason",
+            "counter",
+        )
         for reason in ("timeouts", "too_large", "evicted", "handshake_failures"):
             count = getattr(self._counts, reason)
             refused.add_sample(f"{refused.name}_total", {"reason": reason}, count)
@@ -139,7 +148,7 @@ class _Metrics(Collector):
 
 
 def _named(rows: Rows) -> set[tuple[str, int]]:
-    """Return the names and inode numbers of network namespaces in a table that has both."""
+    """Return the names and inode numbers of network namespaces if a table has both."""
     name, number = schema.NAMESPACE.name, schema.NETNS.name
     if not {name, number} <= set(rows.array.dtype.names or ()):
         return set()
@@ -149,17 +158,17 @@ def _named(rows: Rows) -> set[tuple[str, int]]:
 
 
 def metrics_paths() -> dict[str, Any]:
-    """The path for the OpenAPI description."""
-    formats = ("text/plain", "application/openmetrics-text")
-    content = {form: {"schema": {"type": "string"}} for form in formats}
-    answer = {"description": "metrics; docs/metrics.md lists them", "content": content}
-    operation = {
-        "operationId": "metrics",
-        "tags": ["prometheus"],
-        "summary": "What was counted since serving began, for Prometheus",
-        "responses": {"200": answer} | problem_answers("503"),
-    }
-    return {"/metrics": {"get": operation}}
+    """Return the path for the OpenAPI description."""
+    text = {"type": "string"}
+    path = operation(
+        "metrics",
+        "prometheus",
+        "Totals since serving started, for Prometheus",
+        answer="metrics; docs/reference/metrics.md lists them",
+        schemas={"text/plain": text, "application/openmetrics-text": text},
+        others=problem_answers("503"),
+    )
+    return {"/metrics": path}
 
 
 def _metric(family: Family) -> Metric:
@@ -172,7 +181,7 @@ def _gauge(name: str, text: str) -> Metric:
 
 
 def _listed(metric: Metric) -> Iterator[Metric]:
-    """The metric, if it has a series: none where this kernel or host gives nothing."""
+    """Yield the metric if it has a series: it has none if this kernel or host does not provide it."""
     if metric.samples:
         yield metric
 
@@ -182,7 +191,7 @@ def _labels(totals: SeriesTotals, key: Key) -> dict[str, str]:
 
 
 def _of_family(family: Family, totals: SeriesTotals) -> Metric:
-    """A metric with what each series has in its columns, as far as that is known."""
+    """Return a metric with the known values of each series."""
     metric = _metric(family)
     for key, slot in totals.series():
         for label, column in family.columns:
@@ -197,7 +206,7 @@ def _of_family(family: Family, totals: SeriesTotals) -> Metric:
 
 
 def _add_histogram(metric: Metric, family: Family, labels: dict[str, str], value: list[float]) -> None:
-    """Add a classic histogram: what lies below each edge, how many in all, and together how much."""
+    """Add a classic histogram: cumulative buckets, count and sum."""
     *counts, together = value
     below = list(accumulate(counts))
     for edge, count in zip(family.edges, below, strict=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of metrics, which follow from the declarations of lenses: base units, one word order, one label a thing."""
+"""Names of metrics, derived from the lens declarations: base units, a fixed word order, one label per concept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nettop.snapshots.schema import Field, Kind, Lens, Metrics, Spread, Table
 
 NAMESPACE = "nettop"
 EDGES_MAX = 19
-"""The edges of a classic histogram, without that of all (+Inf)."""
+"""Maximum edges of a classic histogram, without +Inf."""
 DIRECTION = "direction"
 
 _BYTES = {"bytes": ("bytes",), "bytes/s": ("bytes", "per", "second")}
@@ -25,10 +25,9 @@ _NUMBERS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM})
 
 @dataclass(frozen=True)
 class Family:
-    """A metric: its name, of a counter without `_total`, and the columns that it has, by the value of its `label`.
+    """A metric: its name (a counter's without `_total`) and its columns by the value of its `label`.
 
-    `label` is empty, and so is the value, where there is one column only. A column has `divisor` times as much as the
-    metric.
+    With a single column, `label` and its value are empty. A column's number is `divisor` times the metric's.
     """
 
     name: str
@@ -41,60 +40,61 @@ class Family:
 
     @cached_property
     def edges(self) -> tuple[str, ...]:
-        """The edges of a histogram as the values of `le`, the last one that of all."""
-        assert self.buckets is not None, f"{self.name} is no histogram"
+        """Edges of a histogram as values of `le`; the last is +Inf."""
+        assert self.buckets is not None, f"{self.name} is not a histogram"
         edges = (repr(self.buckets.edges[at] / self.divisor) for at in chosen_edges(self.buckets))
         return (*edges, "+Inf")
 
     @property
     def sample_name(self) -> str:
-        """The name of its samples; those of a histogram go on with _bucket, _sum and _count."""
+        """Name of its samples; those of a histogram add _bucket, _sum and _count."""
         return f"{self.name}_total" if self.kind is Kind.COUNTER else self.name
 
 
 @dataclass(frozen=True)
 class SeriesSet:
-    """Metrics that have the same labels, and are made of the rows of one table."""
+    """Metrics with the same labels, made from the rows of one table."""
 
     lens: Lens
     table: Table
     metrics: Metrics
     families: tuple[Family, ...]
     rows: Family | None
-    """The gauge of how many rows there are, if there is one."""
+    """Gauge of the number of rows, if declared."""
 
     @property
     def all_families(self) -> tuple[Family, ...]:
-        """The families, that of the rows last."""
+        """All families; the one for the number of rows is last."""
         return self.families if self.rows is None else (*self.families, self.rows)
 
 
 def series_sets(lens: Lens) -> list[SeriesSet]:
-    """The metrics that are made of a lens's tables."""
+    """Return the metrics made from a lens's tables."""
     return [
         _series_set(lens, table, metrics)
         for table in lens.tables
-        for metrics in (_of_every_number(table) if table.metrics is None else table.metrics)
+        for metrics in (_default_metrics(table) if table.metrics is None else table.metrics)
     ]
 
 
 def count_families(lens: Lens) -> list[Family]:
-    """The metrics that are facts about a whole lens."""
+    """Return the metrics of a lens as a whole."""
     return [_family(lens.id, [(field.name, field)]) for field in lens.counts]
 
 
 def chosen_edges(buckets: Buckets) -> tuple[int, ...]:
-    """The positions of edges between buckets, EDGES_MAX at most, evenly spread on the buckets' logarithmic scale.
+    """Return the positions of at most EDGES_MAX bucket edges, evenly spaced on the buckets' logarithmic scale.
 
-    What is below an edge is all that the buckets before it have counted.
+    The count below an edge is the sum of the buckets before it.
     """
     last = buckets.count - 1
     steps = min(EDGES_MAX, last) - 1
     return tuple(1 + (last - 1) * step // steps for step in range(steps + 1))
 
 
-def _of_every_number(table: Table) -> tuple[Metrics, ...]:
-    """What a table has that declares nothing: each number, by all that says what a row is but a number of its own."""
+def _default_metrics(table: Table) -> tuple[Metrics, ...]:
+    """Return the metrics of a table without a declaration: each number, labelled by all identifying fields except the
+    id."""
     labels = tuple(f.name for f in table.fields if f.kind in _NAMING and f.name != "id")
     values = tuple(f.name for f in table.stored if f.kind in _NUMBERS)
     return () if table.append or not (labels and values) else (Metrics(labels, values),)
@@ -114,12 +114,12 @@ def _series_set(lens: Lens, table: Table, metrics: Metrics) -> SeriesSet:
     rows = None
     if metrics.rows:
         name = f"{NAMESPACE}_{prefix}_{metrics.rows}"
-        rows = Family(name, f"{metrics.rows} that there are now", Kind.GAUGE, (("", ""),))
+        rows = Family(name, f"current {metrics.rows}", Kind.GAUGE, (("", ""),))
     return SeriesSet(lens, table, metrics, tuple(families), rows)
 
 
 def _family(prefix: str, columns: list[tuple[str, Field]]) -> Family:
-    """The metric of one column, or of one for each direction."""
+    """Return the metric of one column, or of one column per direction."""
     first = columns[0][1]
     directions = [_direction(field) for _, field in columns]
     text = first.help
@@ -148,13 +148,13 @@ def _spread(prefix: str, spread: Spread, table: Table) -> Family:
 
 
 def _direction(field: Field) -> str:
-    """The direction that a column counts, where that is the last word of its name."""
+    """Return the direction that a column counts, if it is the last word of its name, else ""."""
     last = field.name.rpartition("_")[2]
     return last if last in _DIRECTIONS and last != field.name else ""
 
 
 def _name(prefix: str, field: Field) -> str:
-    """The name of a field's metric: `bytes_sent` of bandwidth is nettop_bandwidth_bytes, `time_ns` …_seconds."""
+    """Return the name of a field's metric: `bytes_sent` of bandwidth is nettop_bandwidth_bytes, `time_ns` …_seconds."""
     before = prefix.split("_")
     dropped = {_direction(field), *before}
     unit: Iterable[str] = _BYTES.get(field.unit, ())

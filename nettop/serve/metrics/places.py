@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which groups have a series of their own: those that counted most in the last 15 minutes.
+"""Select the groups that get their own series: those with the largest counts in the last 15 minutes.
 
-Every group that counts is a candidate, so a steady trickle is known when it exceeds an old burst. A set may have spare
-places: a group that falls out of the largest keeps its place until another needs it, so series seldom come and go. Half
-of the spare places go to newcomers in turn, so that the newest group has a series, however little it has counted yet.
+Every group with counts is a candidate, so a steady trickle eventually overtakes an old burst. A set may have spare
+places: a group that drops out of the largest keeps its place until another needs it, so series seldom come and go. Half
+of the spare places rotate among newcomers, so that the newest group has a series however small its counts.
 """
 
 from __future__ import annotations
@@ -12,40 +12,39 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from nettop.snapshots.arrays import Index, Mask, as_list
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, Index, Mask, as_list
 
 WINDOW_S, _STEP_S = 15 * 60.0, 10.0
-"""The window in which groups are compared, and the steps in which it slides."""
+"""Seconds of the window in which groups are compared, and of the steps by which it slides."""
 _STEPS = int(WINDOW_S / _STEP_S) + 1
-"""The current step is incomplete, so one more keeps the window from being too short."""
+"""Number of steps kept: one more than the window, because the current step is incomplete."""
 UNSEEN_S = 60.0
-"""How long a new series keeps its place, unless a scrape lists it before."""
+"""Minimum seconds that a new series keeps its place, unless a scrape lists it earlier."""
 CANDIDATES_MAX = 8192
-"""Groups that are compared, or twice as many as there are places. Beyond that the smallest without a place are
-forgotten."""
+"""Maximum candidates, or twice the number of places if that is more. Beyond it the smallest without a place are
+evicted."""
 
 Key = tuple[str, ...]
 
 
 class Places:
-    """Places, numbered from 0, for the largest `most` groups and `spare` more.
+    """Places, numbered from 0, for the `most` largest groups and `spare` more.
 
-    With `prefers_present`, groups that exist come before those that are gone, however much these counted. With
-    `drops_gone`, a group that has been gone for the window loses its place.
+    With `prefers_present`, existing groups rank before gone ones, whatever their counts. With `drops_gone`, a group
+    that has been gone for a whole window loses its place.
     """
 
     def __init__(self, most: int, spare: int, *, prefers_present: bool, drops_gone: bool) -> None:
         self.size = most + spare
         self._wanted = most + spare // 2
-        """Groups so large get a place even if another one has to leave."""
+        """Groups of this rank or better get a place even if another must be evicted."""
         self._candidates_max = max(CANDIDATES_MAX, 2 * self.size)
         self._prefers_present, self._drops_gone = prefers_present, drops_gone
         self._places: dict[Key, int] = {}
         self._free = list(reversed(range(self.size)))
         self._rows: dict[Key, int] = {}
         self._keys: list[Key] = []
-        """The candidates, by their rows in what follows."""
+        """Candidates, by row of the arrays below."""
         self._counted: Array = np.zeros((0, _STEPS))
         self._in_window: Array = np.zeros(0)
         self._is_present = np.zeros(0, bool)
@@ -53,9 +52,9 @@ class Places:
         self._unseen_until: dict[Key, float] = {}
         """New series that no scrape has listed yet."""
         self._just_left: set[Key] = set()
-        """Series that were listed and have ended: the next scrape has to lack them, as they would begin at 0."""
+        """Listed series that have ended: the next scrape must omit them, because they would restart at 0."""
         self._awaited: list[Key] = []
-        """Those of them that are among the largest again: they come back after that scrape."""
+        """Ended series that are among the largest again, to return after that scrape."""
 
     def __iter__(self) -> Iterator[tuple[Key, int]]:
         """Yield each group that has a place, and its place."""
@@ -69,21 +68,21 @@ class Places:
     def update(
         self, keys: Sequence[Key], counted: Array, is_present: Mask, now_s: float
     ) -> tuple[Index, list[int]]:
-        """Add what groups (n,) counted, the newest last; give the largest a place, and the newest the rest.
+        """Add the counts of groups (n,), newest last; give places to the largest and the rest to the newest.
 
-        `now_s` is that of a monotonic clock. Return the place of each group (n,), -1 for none, and the places whose
-        former group has left.
+        `now_s` is by a monotonic clock. Return the place of each group (n,), -1 for none, and the places whose former
+        group was evicted.
         """
         left = self._slide(now_s)
         new = [key for key in keys if key not in self._rows]
         self._count(keys, counted, is_present)
         ranked = [self._keys[row] for row in as_list(self._ranked())]
-        left += self._admit(ranked, now_s) + self._welcome(new, ranked, now_s)
+        left += self._admit(ranked, now_s) + self._admit_newest(new, ranked, now_s)
         self._forget_smallest()
         return np.array([self._places.get(key, -1) for key in keys], np.intp), left
 
     def _slide(self, now_s: float) -> list[int]:
-        """Forget what was counted before the window. Return the places of groups that have been gone since then."""
+        """Discard counts from before the window. Return the places freed by groups gone for all of it."""
         step = int(now_s / _STEP_S)
         passed = min(step - self._step, _STEPS)
         if passed <= 0:
@@ -114,14 +113,14 @@ class Places:
             self._forget(np.isin(np.arange(len(self._keys)), smallest))
 
     def _row(self, key: Key) -> int:
-        """Return the row of a candidate, a new one if need be."""
+        """Return the row of a candidate, adding one if needed."""
         if key not in self._rows:
             self._rows[key] = len(self._keys)
             self._keys.append(key)
         return self._rows[key]
 
     def _forget(self, is_small: Mask) -> None:
-        """Compare these candidates no longer, unless they have a place."""
+        """Evict these candidates unless they have a place."""
         if not is_small.any():
             return
         is_kept = ~is_small | np.array([key in self._places for key in self._keys], bool)
@@ -131,7 +130,7 @@ class Places:
         self._rows = {key: row for row, key in enumerate(self._keys)}
 
     def _admit(self, ranked: list[Key], now_s: float) -> list[int]:
-        """Give the largest groups a place. Return the places that others had to leave for them."""
+        """Give the largest groups a place. Return the places of the groups evicted for them."""
         smallest = (key for key in reversed(ranked[self.size :]) if self._may_leave(key, now_s))
         wanted = {*self._awaited, *ranked[: self._wanted]}
         largest = dict.fromkeys((*self._awaited, *ranked[: self.size]))
@@ -150,8 +149,8 @@ class Places:
                 room -= stays
         return left
 
-    def _welcome(self, new: list[Key], ranked: list[Key], now_s: float) -> list[int]:
-        """Give the newest groups the places of the smallest that are not among the largest. Return these places."""
+    def _admit_newest(self, new: list[Key], ranked: list[Key], now_s: float) -> list[int]:
+        """Give the newest groups the places of the smallest groups outside the largest. Return these places."""
         newest = new[max(0, len(new) - (self.size - self._wanted)) :]
         without = [key for key in newest if key not in self._places]
         others = [
@@ -169,7 +168,7 @@ class Places:
         self._unseen_until[key] = unseen_until
 
     def _ranked(self) -> Index:
-        """Return the rows of candidates, the largest first; of equals, those with a place first."""
+        """Return the rows of candidates, largest first; among equals, those with a place first."""
         has_place = np.array([key in self._places for key in self._keys], bool)
         is_present = self._is_present & self._prefers_present
         order = np.lexsort((~has_place, -self._in_window, ~is_present))

@@ -1,42 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Series that add up what rows count: a bounded number of them, none of which ever falls, and nothing uncounted.
+"""Cumulative series over rows: bounded in number, monotonic, and complete.
 
-Each reading adds the difference to the one before, which has what ended in between. So a series goes on when its rows
-come and go, and two sets made of the same table have the same sum.
+Each reading adds its difference from the previous one, including rows that ended in between. So a series continues when
+rows come and go, and two sets made from the same table have the same sum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
 import numpy as np
 
 from nettop.query.batches import empty_rows
-from nettop.query.groupings import FOLDS
 from nettop.query.query import text_query
 from nettop.query.units import TIMES
 from nettop.query.view import View
 from nettop.serve.metrics.families import SeriesSet, chosen_edges
 from nettop.serve.metrics.places import Key, Places
-from nettop.snapshots.arrays import Index, Mask, as_list, distinct_rows
-from nettop.snapshots.connections import NO_GROUP, SOCKETS
+from nettop.snapshots.arrays import Array, Index, Mask, as_list, distinct_rows
+from nettop.snapshots.connections import NO_GROUP
 from nettop.snapshots.schema import Field, Kind, Table
-from nettop.snapshots.snapshot import Array, Frame, Snapshot
+from nettop.snapshots.snapshot import Frame, Snapshot
 
-OTHERS, REPLACED = "other", "evicted"
-"""Labels of what has no series of its own, and of what series counted before they ended: apart, so that the rate of the
-others is what they do."""
+OTHERS, EVICTED = "other", "evicted"
+"""Labels for groups without their own series, and for the counts of ended series. They are separate so that the rate of
+"other" is only that of those groups.
+"""
 _OTHERS, _REPLACED, _FIRST = 0, 1, 2
-"""Their slots, and that of the first series."""
+"""Slots of these two, and of the first series."""
 
 
 @dataclass(frozen=True, eq=False)
-class Grouped:
-    """What a reading adds, or of gauges is: by group of rows with the same labels.
+class GroupIncrements:
+    """Increments of a reading, or values of gauges, per group of rows with the same labels.
 
-    `sums` and `known` are by column, of the shapes (groups,), for histograms (groups, buckets + 1). `rows` is how many
-    rows each group has now.
+    `sums` and `known` are by column, of shape (groups,), for histograms (groups, buckets + 1). `rows` is the current
+    number of rows per group.
     """
 
     keys: list[Key]
@@ -46,7 +49,7 @@ class Grouped:
 
 
 def reading_view(frame: Frame, before: Snapshot | None, table: Table) -> View:
-    """All rows of a table, and what they have counted since the reading `before`; without one since they began."""
+    """Return all rows of a table with their increments since the reading `before`, or since they began if None."""
     query = replace(text_query(table), all_rows=True, closed=True, deltas=True)
     if before is None:
         nothing = {table.name: replace(empty_rows(table), variant=_variant(frame.now, table))}
@@ -62,10 +65,10 @@ def _variant(snapshot: Snapshot, table: Table) -> str:
 # --- one reading ----------------------------------------------------------------------------------------------
 
 
-class Counted:
-    """The view of a reading of one table, with what its rows have counted: the sets made of the table share it.
+class CountedView:
+    """View of one table's reading with its rows' increments, shared by the sets made from the table.
 
-    `passes` are the rows that are to be counted at all.
+    `passes` selects the rows to count.
     """
 
     def __init__(self, view: View, passes: Mask) -> None:
@@ -74,9 +77,9 @@ class Counted:
         self._columns: dict[str, tuple[Array, Mask]] = {}
 
     def column(self, name: str) -> tuple[Array, Mask]:
-        """What each row has counted in a column, of a gauge what it is, 0 where that is not known; and where it is.
+        """Return the increment (a gauge's value) of each row in a column, 0 if unknown, and a mask of the known ones.
 
-        Of a histogram it is the counts of the chosen buckets, and last what it counted together: (n, buckets + 1).
+        A histogram gives the counts of the chosen buckets, then its sum: shape (n, buckets + 1).
         """
         if name not in self._columns:
             self._columns[name] = self._added(name)
@@ -91,43 +94,40 @@ class Counted:
         column = view.column(name)
         present = column.known & ~view.gone
         if field.kind is Kind.COUNTER:
-            # What is new has counted nothing since it was first seen.
+            # A new row's counter has no increment yet.
             present = view.known(name)
         return np.where(column.known, column.numbers, 0).astype(np.float64), present
 
 
 def counts_only(declared: SeriesSet) -> bool:
-    """Return whether a set lists the largest and counts no rows, so that it cannot tell idle groups from those gone."""
+    """Return whether a set lists only the largest and counts no rows, so that idle groups look like gone ones."""
     return bool(declared.metrics.top) and declared.rows is None
 
 
-def grouped(declared: SeriesSet, counted: Counted) -> Grouped:
-    """What the rows have counted in the view's interval, by their labels.
+def group_increments(declared: SeriesSet, counted: CountedView) -> GroupIncrements:
+    """Return the increments of the view's interval, grouped by labels.
 
-    Rows that have gone, and counted nothing, are left out; in a set that lists the largest only, and counts no rows,
-    all that counted nothing.
+    Omit rows that are gone and counted nothing; in a `counts_only` set, omit all rows that counted nothing.
     """
     view = counted.view
     names = [column for family in declared.families for _, column in family.columns]
     matters = np.zeros(view.size, bool) if counts_only(declared) else ~view.gone
     for name in names:
         numbers, present = counted.column(name)
-        matters |= present & (_in_all(numbers) > 0)
+        matters |= present & (_row_sums(numbers) > 0)
     at = np.flatnonzero(counted.passes & matters)
     keys, which = _keys(declared, view, at)
     sums, known = {}, {}
     for name in names:
         numbers, present = counted.column(name)
-        sums[name] = _together(view.table.by_name[name], numbers[at], which, len(keys))
+        sums[name] = _combined(view.table.by_name[name], numbers[at], which, len(keys))
         known[name] = np.bincount(which[present[at]], minlength=len(keys)) > 0
     rows = np.bincount(which[~view.gone[at]], minlength=len(keys))
-    return Grouped(keys, sums, known, rows)
+    return GroupIncrements(keys, sums, known, rows)
 
 
-def _together(field: Field, numbers: Array, which: Index, count: int) -> Array:
-    """What rows have together that belong to the same of `count` groups: their sums, of how long something lasts the
-    longest. Shape (count,) or (count, columns).
-    """
+def _combined(field: Field, numbers: Array, which: Index, count: int) -> Array:
+    """Combine rows into `count` groups: sums, or maxima for duration gauges. Shape (count,) or (count, columns)."""
     if field.kind is Kind.GAUGE and field.unit in TIMES:
         longest = np.zeros(count)
         np.maximum.at(longest, which, numbers)
@@ -137,14 +137,13 @@ def _together(field: Field, numbers: Array, which: Index, count: int) -> Array:
     return np.column_stack([np.bincount(which, column, count) for column in numbers.T])
 
 
-def _in_all(numbers: Array) -> Array:
-    """One number a row: of a histogram what it counted together."""
+def _row_sums(numbers: Array) -> Array:
+    """Return one number per row: a histogram's sum."""
     return numbers if numbers.ndim == 1 else numbers[:, -1]
 
 
 def _keys(declared: SeriesSet, view: View, at: Index) -> tuple[list[Key], Index]:
-    """Return the distinct combinations of labels in some rows, that of the newest row last; and for each of these rows
-    the place of its own."""
+    """Return the distinct label combinations of some rows, the newest row's last, and each row's index in them."""
     texts, places = zip(*(_label(view, label, at) for label in declared.metrics.labels), strict=True)
     sizes = [max(1, len(each)) for each in texts]
     present, which = np.unique(np.ravel_multi_index(places, sizes), return_inverse=True)
@@ -157,9 +156,10 @@ def _keys(declared: SeriesSet, view: View, at: Index) -> tuple[list[Key], Index]
 
 
 def _label(view: View, name: str, at: Index) -> tuple[list[str], Index]:
-    """Return the distinct values of a label in some rows, written as everywhere, and the place of each row's."""
-    if view.table is SOCKETS and name in FOLDS:
-        numbers, names_of = FOLDS[name](view, at)
+    """Return the distinct values of a label in some rows, as displayed by frontends, and each row's index in them."""
+    grouper = _groupers(view.table.groupings).get(name)
+    if grouper is not None:
+        numbers, names_of = grouper(view, at)
         distinct, places = np.unique(numbers, return_inverse=True)
         return _distinct(names_of(as_list(distinct)), places)
     firsts, places = distinct_rows([view.raw(column)[at] for column in view.table.columns_of(name)])
@@ -167,8 +167,16 @@ def _label(view: View, name: str, at: Index) -> tuple[list[str], Index]:
     return _distinct([NO_GROUP if value in (None, "") else str(value) for value in values], places)
 
 
+@cache
+def _groupers(module: str) -> Mapping[str, Callable[[View, Index], Any]]:
+    groupers: Mapping[str, Callable[[View, Index], Any]] = (
+        importlib.import_module(module).GROUPERS if module else {}
+    )
+    return groupers
+
+
 def _distinct(texts: list[str], places: Index) -> tuple[list[str], Index]:
-    """Return each text once, and the places of rows among these."""
+    """Return the distinct texts, and each row's index in them."""
     place_of = {text: place for place, text in enumerate(dict.fromkeys(texts))}
     return list(place_of), np.array([place_of[text] for text in texts], np.intp)[places]
 
@@ -177,17 +185,17 @@ def _distinct(texts: list[str], places: Index) -> tuple[list[str], Index]:
 
 
 class SeriesTotals:
-    """The series of a set since the start: one for each group that has a place, one for all others, and one for what
-    series have counted that have ended."""
+    """Cumulative series of a set: one per group with a place, one for all others, and one for the counts of ended
+    series."""
 
     def __init__(self, declared: SeriesSet, most: int) -> None:
         self.declared = declared
         self._is_top = bool(declared.metrics.top)
         count = len(declared.metrics.labels)
-        self._of_nobody: dict[Key, int] = {(OTHERS,) * count: _OTHERS, (REPLACED,) * count: _REPLACED}
+        self._shared: dict[Key, int] = {(OTHERS,) * count: _OTHERS, (EVICTED,) * count: _REPLACED}
         self._places = Places(
             most,
-            # Half for those who were among the largest, half for newcomers: at least one each.
+            # Half for former members of the largest, half for newcomers: at least one each.
             spare=most + most % 2 if self._is_top else 0,
             prefers_present=not self._is_top,
             drops_gone=not counts_only(declared),
@@ -208,23 +216,23 @@ class SeriesTotals:
                 self._sums[column] = np.zeros((self._size, *shape))
                 self._known[column] = np.zeros(self._size, bool)
 
-    def add(self, reading: Grouped, now_s: float) -> None:
-        """Add what a reading counted; `now_s` is that of a monotonic clock."""
+    def add(self, reading: GroupIncrements, now_s: float) -> None:
+        """Add a reading; `now_s` is by a monotonic clock."""
         for name in self._gauges:
             self._sums[name][:] = 0
             self._known[name][:] = False
         slots = self._slots_of(reading, now_s)
         for name, sums in reading.sums.items():
             field = self.declared.table.by_name[name]
-            self._sums[name] += _together(field, sums, slots, self._size)
+            self._sums[name] += _combined(field, sums, slots, self._size)
             self._known[name][slots[reading.known[name]]] = True
-            # So that the first of what they count is seen as an increase.
+            # Mark the shared series as known from the start, so that its first count shows as an increase.
             self._known[name][_OTHERS] |= self._is_top and bool(reading.known[name].any())
         self._rows[:] = np.bincount(slots, reading.rows, self._size)
 
-    def _slots_of(self, reading: Grouped, now_s: float) -> Index:
-        """Return the slot of each group: its own, if it has one or gets one now, or that of all others."""
-        named = np.array([at for at, key in enumerate(reading.keys) if key not in self._of_nobody], np.intp)
+    def _slots_of(self, reading: GroupIncrements, now_s: float) -> Index:
+        """Return the slot of each group: its own, possibly assigned now, or that of all others."""
+        named = np.array([at for at, key in enumerate(reading.keys) if key not in self._shared], np.intp)
         keys = [reading.keys[at] for at in as_list(named)]
         places, left = self._places.update(
             keys, self._weights(reading)[named], reading.rows[named] > 0, now_s
@@ -235,18 +243,18 @@ class SeriesTotals:
         slots[named] = np.where(places >= 0, _FIRST + places, _OTHERS)
         return slots
 
-    def _weights(self, reading: Grouped) -> Array:
-        """By how much each group is large: the numbers of the first metric; at least 1 if another one counted, so that
-        a service that only fails gets a free place."""
+    def _weights(self, reading: GroupIncrements) -> Array:
+        """Return the weight that ranks each group: its first metric, but at least 1 if another one counted, so that a
+        service that only fails gets a free place."""
         if not self.declared.families:
             return reading.rows
-        counts = {name: _in_all(numbers) for name, numbers in reading.sums.items()}
+        counts = {name: _row_sums(numbers) for name, numbers in reading.sums.items()}
         first = np.add.reduce([counts[column] for _, column in self.declared.families[0].columns])
         weights: Array = np.maximum(first, np.logical_or.reduce([each > 0 for each in counts.values()]))
         return weights
 
     def _end(self, slot: int) -> None:
-        """End a series; what it had counted stays in the sum."""
+        """End a series; move its counts to those of ended series."""
         for name, sums in self._sums.items():
             sums[_REPLACED] += sums[slot]
             self._known[name][_REPLACED] |= self._known[name][slot]
@@ -258,8 +266,8 @@ class SeriesTotals:
         self._places.mark_listed()
 
     def series(self) -> Iterator[tuple[Key, int]]:
-        """Yield the labels of each series, and its slot; those of nobody if they have counted, or may yet."""
-        for key, slot in self._of_nobody.items():
+        """Yield the labels and slot of each series; the two shared ones only if they have counts or may get some."""
+        for key, slot in self._shared.items():
             is_used = any(sums[slot].any() for sums in self._sums.values())
             if is_used or (slot == _OTHERS and (self._is_top or self._rows[slot])):
                 yield key, slot
@@ -267,12 +275,12 @@ class SeriesTotals:
             yield key, _FIRST + place
 
     def value(self, column: str, slot: int) -> Array | None:
-        """What a series has in a column: a number, or of a histogram its counts and its sum; None is unknown."""
+        """Return a series' number in a column, or a histogram's counts and sum; None if unknown."""
         if not self._known[column][slot]:
             return None
         value: Array = self._sums[column][slot]
         return value
 
     def rows(self, slot: int) -> int:
-        """How many rows a series has now."""
+        """Return the current number of rows of a series."""
         return int(self._rows[slot])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adds up what each reading of the session counted, in a thread of its own, so that a scrape has only to list it."""
+"""Totals over all readings of the session. A separate thread updates them, so that a scrape only has to list them."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from typing import Self
 import numpy as np
 
 from nettop.engine.consumer import Consumer
+from nettop.process.wake_event import WakeEvent
 from nettop.query.view import View
 from nettop.serve.metrics.families import series_sets
-from nettop.serve.metrics.series import Counted, SeriesTotals, grouped, reading_view
+from nettop.serve.metrics.series import CountedView, SeriesTotals, group_increments, reading_view
 from nettop.serve.metrics.traffic import Traffic
 from nettop.serve.served import Served
 from nettop.snapshots.arrays import Mask
 from nettop.snapshots.bandwidth import LENS as BANDWIDTH
 from nettop.snapshots.schema import Kind, Lens, Table
 from nettop.snapshots.snapshot import Frame, Snapshot
-from nettop.wake_event import WakeEvent
+from nettop.snapshots.source import SourceOptions
 
 ADD_UP = "add up"
-"""What the thread does, in nettop's own cost."""
+"""Name of the thread's step in nettop's own cost."""
 
 
 class Totals:
-    """What every lens counted since serving began. Used as a context: it keeps the lenses attached meanwhile.
+    """Totals of every lens since serving started. As a context manager it keeps the lenses attached.
 
-    `top` is how many series each set has that has a name, where it is not the declared number; none with 0. `options`
-    are those of the lenses' sources. Hold the `lock` while reading the rest, which then is of one moment.
+    `top` overrides the declared number of series of a named set; 0 disables it. `options` are those of the lenses'
+    sources. Hold `lock` while reading the other attributes, to get a consistent state.
     """
 
-    def __init__(self, served: Served, top: Mapping[str, int], options: Mapping[str, object]) -> None:
+    def __init__(self, served: Served, top: Mapping[str, int], options: SourceOptions) -> None:
         self.lock = threading.Lock()
         self.traffic = Traffic()
         self.series: list[SeriesTotals] = []
@@ -44,12 +45,12 @@ class Totals:
         self.lost: Counter[tuple[str, str]] = Counter()
         self.gauges: dict[tuple[str, str], int] = {}
         self.last: dict[str, Snapshot] = {}
-        """The newest reading of each lens that was added, by the lens's id."""
+        """Most recently added reading, by lens id."""
         self.failure: BaseException | None = None
-        """What ended the thread, which nothing should."""
+        """Exception that ended the thread: a bug."""
         for lens in served.lenses:
             for declared in series_sets(lens):
-                most = top.get(declared.metrics.top, declared.metrics.most)
+                most = top.get(declared.metrics.top, declared.metrics.limit)
                 if most:
                     self.series.append(SeriesTotals(declared, most))
         self._served = served
@@ -78,7 +79,7 @@ class Totals:
         self._exits.close()
 
     def _tables(self, lens: Lens) -> list[Table]:
-        """The tables that are read all the time: the first, and those that metrics are made of."""
+        """Return the tables that are read continuously: the first, and those that metrics are made from."""
         made_of = [totals.declared.table for totals in self.series if totals.declared.lens is lens]
         return list({table.name: table for table in (lens.main, *made_of) if not table.append}.values())
 
@@ -101,14 +102,15 @@ class Totals:
         tables = [table for table in self._tables(lens) if table.name in frame.now.tables]
         views = {table.name: reading_view(frame, before, table) for table in tables}
         counted = {
-            table.name: Counted(views[table.name], self._passes(table, views[table.name])) for table in tables
+            table.name: CountedView(views[table.name], self._passes(table, views[table.name]))
+            for table in tables
         }
         readings = [
-            (totals, grouped(totals.declared, counted[totals.declared.table.name]))
+            (totals, group_increments(totals.declared, counted[totals.declared.table.name]))
             for totals in self.series
             if totals.declared.lens is lens and totals.declared.table.name in counted
         ]
-        moved = self.traffic.moved(views) if lens is BANDWIDTH else None
+        moved = self.traffic.increments(views) if lens is BANDWIDTH else None
         now_s = time.monotonic()
         with self.lock:
             for totals, reading in readings:
@@ -119,14 +121,14 @@ class Totals:
             self.last[lens.id] = frame.now
 
     def _passes(self, table: Table, view: View) -> Mask:
-        """Which rows are to be counted at all."""
+        """Return a mask of the rows that pass the filters."""
         passes = np.ones(view.size, bool)
-        for shown in self._served.filters_of(table):
+        for shown in self._served.applicable_filters(table):
             passes &= shown.mask(view)
         return passes
 
     def _add_counts(self, lens: Lens, now: Snapshot, before: Snapshot | None) -> None:
-        """What a lens counts as a whole, and has lost."""
+        """Add the lens-wide counts and losses."""
         known = {field.name: field.kind for field in lens.counts if field.name in now.counts}
         gauges = [name for name, kind in known.items() if kind is Kind.GAUGE]
         self.gauges |= {(lens.id, name): now.counts[name] for name in gauges}
@@ -138,6 +140,6 @@ class Totals:
 def _add_increase(
     sums: Counter[tuple[str, str]], lens: Lens, now: Mapping[str, int], before: Mapping[str, int]
 ) -> None:
-    """Add by how much each count of a lens has risen; one that went back has counted nothing."""
+    """Add the increase of each count of a lens; a decrease adds nothing."""
     for name, count in now.items():
         sums[lens.id, name] += max(0, count - before.get(name, 0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the host and each interface carried since serving began, how fast just now, and how fast at most."""
+"""Traffic of the host and each interface since serving started: totals, current rates and peaks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nettop.query.view import View
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.bandwidth import COUNTERS_MODE, INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE, UPLINK
-from nettop.snapshots.snapshot import Array
 
 HOST = ""
-"""In place of an interface: the uplinks together."""
+"""Key of the sum over the uplinks, in place of an interface."""
 
 _ALL, _TCP, _HTTP, _HTTPS = range(4)
 _PARTS = ("", "tcp_", "http_", "https_")
@@ -26,11 +26,11 @@ Answer = dict[str, float | int | None]
 
 
 @dataclass(eq=False)
-class Carried:
-    """What an interface carried, both ways: bytes and packets, in all and of each part. Shapes (4, 2).
+class InterfaceTotals:
+    """Traffic of an interface in both directions: bytes and packets, in total and per part. Shape (4, 2).
 
-    `rates` are per second, of the last interval; None before there are two readings. The parts are not known
-    (`has_parts`) where only the interface's own counters are read.
+    `rates` are per second in the last interval; None before the second reading. `has_parts` is false if only the
+    interface's own counters are read.
     """
 
     totals: Array = field(default_factory=lambda: np.zeros((len(_PARTS), 2)))
@@ -40,10 +40,10 @@ class Carried:
 
 
 @dataclass(frozen=True, eq=False)
-class Moved:
-    """What one reading adds: bytes and packets of each interface and of the host, of the shape (4, 2).
+class Increments:
+    """Increments of one reading: bytes and packets of each interface and of the host, shape (4, 2).
 
-    The parts are not known of those in `without_parts`.
+    Interfaces in `without_parts` have only a total.
     """
 
     by_name: dict[str, Array]
@@ -51,30 +51,32 @@ class Moved:
 
 
 class Traffic:
-    """Adds up the readings of the bandwidth lens, of the interfaces in nettop's own network namespace."""
+    """Sums over readings of the bandwidth lens, for interfaces in nettop's own network namespace."""
 
     def __init__(self) -> None:
         self._began_s = time.monotonic()
         self._netns = os.stat("/proc/self/ns/net").st_ino
-        self._carried: dict[str, Carried] = {}
+        self._carried: dict[str, InterfaceTotals] = {}
 
     @property
     def interfaces(self) -> list[str]:
-        """Return the names of those that there are."""
+        """Names of the current interfaces."""
         return sorted(name for name in self._carried if name != HOST)
 
-    def moved(self, views: Mapping[str, View]) -> Moved:
-        """What the interfaces carried in a reading, by the views of the lens's tables; it changes nothing."""
+    def increments(self, views: Mapping[str, View]) -> Increments:
+        """Return the increments of a reading from the views of the lens's tables, without adding them."""
         interfaces = views[INTERFACES.name]
         is_own = interfaces.raw("netns") == self._netns
         names = _names(interfaces)
         by_name = {names[at]: np.zeros((len(_PARTS), 2)) for at in np.flatnonzero(is_own)}
-        _put(by_name, interfaces, dict.fromkeys(np.flatnonzero(is_own), _ALL))
+        _add_rows(by_name, interfaces, dict.fromkeys(np.flatnonzero(is_own), _ALL))
         for table, label in ((PROTOCOL_TABLE, "protocol"), (SERVICE_TABLE, "service")):
             if table.name in views:
                 parts = views[table.name]
                 labels = parts.values(label, np.arange(parts.size))
-                _put(by_name, parts, {at: _LABELS[text] for at, text in enumerate(labels) if text in _LABELS})
+                _add_rows(
+                    by_name, parts, {at: _LABELS[text] for at, text in enumerate(labels) if text in _LABELS}
+                )
         is_uplink = is_own & (interfaces.raw("backing") == UPLINK)
         uplinks = {names[at] for at in np.flatnonzero(is_uplink)}
         by_name[HOST] = sum((by_name[name] for name in uplinks), np.zeros((len(_PARTS), 2)))
@@ -83,16 +85,16 @@ class Traffic:
         }
         if uplinks & without_parts:
             without_parts.add(HOST)
-        return Moved(by_name, without_parts)
+        return Increments(by_name, without_parts)
 
-    def add(self, moved: Moved, elapsed_s: float) -> None:
-        """Add what a reading counted; `elapsed_s` after the one before, 0 if it is the first.
+    def add(self, moved: Increments, elapsed_s: float) -> None:
+        """Add a reading taken `elapsed_s` after the previous one, 0 if it is the first.
 
-        Interfaces that are not in it have gone, and are forgotten: where containers come and go there are ever more.
+        Interfaces missing from it are gone and dropped: with short-lived containers they would accumulate.
         """
         self._carried = {name: each for name, each in self._carried.items() if name in moved.by_name}
         for name, counted in moved.by_name.items():
-            carried = self._carried.setdefault(name, Carried())
+            carried = self._carried.setdefault(name, InterfaceTotals())
             carried.totals += counted
             carried.has_parts = name not in moved.without_parts
             carried.rates = counted / elapsed_s if elapsed_s > 0 else None
@@ -102,7 +104,7 @@ class Traffic:
     # --- answers ------------------------------------------------------------------------------------------------
 
     def realtime(self, interface: str) -> Answer | None:
-        """Bits and packets a second in the last interval, and totals; None for an interface that is not there."""
+        """Return bits and packets per second in the last interval, and totals; None for an unknown interface."""
         carried = self._carried.get(interface)
         if carried is None:
             return None
@@ -111,10 +113,10 @@ class Traffic:
             rates = carried.rates if at == _ALL or carried.has_parts else None
             answer[f"{part}bandwidth_bps"] = None if rates is None else float(rates[at, _BYTES]) * 8
             answer[f"{part}packets_per_sec"] = None if rates is None else float(rates[at, _PACKETS])
-        return answer | self._in_all(carried)
+        return answer | self._totals(carried)
 
     def summary(self, interface: str) -> Answer | None:
-        """Averages and shares since serving began; None for an interface that is not there."""
+        """Return averages and shares since serving started; None for an unknown interface."""
         carried = self._carried.get(interface)
         if carried is None:
             return None
@@ -130,11 +132,11 @@ class Traffic:
             "uptime_seconds": uptime_s,
             "avg_bandwidth_bps": in_all * 8 / uptime_s,
             "peak_bandwidth_bps": carried.peak_bytes_per_s * 8,
-            **self._in_all(carried),
+            **self._totals(carried),
             **shares,
         }
 
-    def _in_all(self, carried: Carried) -> Answer:
+    def _totals(self, carried: InterfaceTotals) -> Answer:
         return {
             "total_packets": int(carried.totals[_ALL, _PACKETS]),
             "total_bytes": int(carried.totals[_ALL, _BYTES]),
@@ -146,8 +148,8 @@ def _names(view: View) -> list[str]:
     return names
 
 
-def _put(moved: dict[str, Array], view: View, part_of: dict[int, int]) -> None:
-    """Add the rows at these positions to the part that each belongs to."""
+def _add_rows(moved: dict[str, Array], view: View, part_of: dict[int, int]) -> None:
+    """Add rows, given by position, to their parts."""
     names = _names(view)
     for column, names_of_both in (
         (_BYTES, ("bytes_received", "bytes_sent")),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What comes in above the axis and goes out below it, on one scale, over the last minutes.
+// The bandwidth chart of the last minutes: received above the axis, sent below it, on one scale.
 "use strict";
 import { announce, byId, make, makeSvg, setText } from "./dom.js";
 import { clock, human } from "./format.js";
@@ -14,14 +14,14 @@ const MARGIN = { left: 74, right: 10, top: 8, bottom: 22 };
 const TICKS = 5;
 const LEAST_SCALE = 1250; // bytes/s: 10 kb/s, so that noise does not fill an idle chart
 
-// The step of 1, 2 or 5 times a power of ten (in bits) that divides a length into few parts.
+// Return the tick step for a length: 1, 2 or 5 times a power of ten, in bits.
 function niceStep(length) {
   const rough = (length * 8) / TICKS, power = 10 ** Math.floor(Math.log10(rough));
   const factor = [1, 2, 5, 10].find((each) => each * power >= rough);
   return (factor * power) / 8;
 }
 
-// What an interface is called: its name, and its namespace where another one has the same name.
+// Label interfaces by name, and by namespace if the name is not unique.
 function labelled(rows) {
   const times = new Map();
   for (const row of rows) times.set(row.interface, (times.get(row.interface) ?? 0) + 1);
@@ -53,7 +53,7 @@ export function createBandwidth(onToggle) {
     offer(document.rows);
   }
 
-  // The choices, the same as long as the interfaces are: a list that is open must not change under the pointer.
+  // Update the choices only if the interfaces changed: an open list must not change under the pointer.
   function offer(rows) {
     const names = labelled(rows).map(([label, row]) => [label, `${label} (${row.kind ?? "?"})`]);
     names.sort(([one], [other]) => (one < other ? -1 : 1));
@@ -68,7 +68,7 @@ export function createBandwidth(onToggle) {
 
   const valuesOf = (reading) => reading.amounts.get(chosen) ?? [null, null];
 
-  // One scale for both directions: the axis lies where both have as much room as they need.
+  // Both directions share a scale; the axis is placed so that each fits.
   function layout() {
     const width = svg.clientWidth, room = HEIGHT - MARGIN.top - MARGIN.bottom;
     const largest = [0, 1].map((way) => Math.max(...past.readings.map((reading) => valuesOf(reading)[way] ?? 0), 0));
@@ -85,7 +85,7 @@ export function createBandwidth(onToggle) {
     };
   }
 
-  // Areas between the axis and a line, a new one after each gap.
+  // Return the areas between the axis and a line, a new one after each gap.
   function areas(at, way) {
     const sign = way === 0 ? 1 : -1, pieces = [[]];
     let before = null;

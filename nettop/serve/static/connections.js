@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The connections: sorted and filtered by the server, a row at a time in full.
+// The connections table, sorted and filtered by the server, and a dialog with all details of a row.
 "use strict";
 import { byId, make, setText } from "./dom.js";
 import { UNKNOWN, clock, count, human, identifier, spread, unitOf } from "./format.js";
@@ -15,7 +15,7 @@ const SHOWN_COLUMNS = [
   "id", "process", "pid", "container", "protocol", "local", "remote", "bytes_sent_per_s", "bytes_received_per_s",
   "rtt_us", "rtt_var_us", "retransmit_ratio", "state",
 ].join(",");
-// What the details show: every field but those that are made of others side by side, and the rates.
+// Columns of the details: all but those that only combine others, plus the rates.
 const ALL_COLUMNS = [
   "process", "pid", "container", "cgroup", "uid", "namespace", "netns", "owner_source", "protocol", "family", "direction",
   "state", "local", "remote", "device", "opened_at", "bytes_sent_per_s", "bytes_received_per_s", "bytes_sent", "bytes_acked", "bytes_received",
@@ -54,7 +54,7 @@ const COLUMNS = [
   },
   {
     name: "retransmit_ratio", title: "Retr", sort: "retransmit_ratio", isNumber: true,
-    help: "share of data segments that were sent again",
+    help: "share of data segments retransmitted",
     text: (row) => (isHigh(row) ? "▲ " : "") + human(row.retransmit_ratio, "ratio"),
     tone: (row) => (isHigh(row) ? "bad" : "dim"),
   },
@@ -100,8 +100,8 @@ export function createConnections(onToggle, onChange) {
     box.setAttribute("aria-invalid", String(document !== null));
   }
 
-  // The first answer does not wait for the stream; it also says whether the filter means anything. Where it does not,
-  // the rows stay those of the filter before.
+  // Read the first answer without waiting for the stream; it also validates the filter. If that is invalid, the rows of
+  // the previous filter stay.
   async function change() {
     attempts += 1;
     const mine = attempts, before = filter;
@@ -118,7 +118,7 @@ export function createConnections(onToggle, onChange) {
       if (answer.document !== null) take(wanted, answer.document);
       draw();
     } catch {
-      // There is no server now: the stream says so, and comes back with the filter.
+      // The server is unreachable: the stream reports it, and applies the filter when it reconnects.
     }
     if (mine !== attempts) return;
     remember("filter", filter);
@@ -157,7 +157,7 @@ export function createConnections(onToggle, onChange) {
     if (newest === null) return;
     table.update(newest.rows, newest.not_available);
     panel.showAside(`${count(newest.shown)} of ${count(newest.total)}`);
-    panel.showEmpty(whyEmpty(newest, "sockets", filter === "" ? "no connections" : "no connection passes the filter"));
+    panel.showEmpty(whyEmpty(newest, "sockets", filter === "" ? "no connections" : "no connection matches the filter"));
   }
 
   return {
@@ -170,7 +170,7 @@ export function createConnections(onToggle, onChange) {
       box.focus();
       box.select();
     },
-    // A remembered filter may mean nothing to another version of nettop.
+    // A stored filter may be invalid in another version of nettop.
     async check() {
       if (filter === "") return;
       const { problem: wrong } = await read(viewQuery("connections", { filter, limit: "1", columns: "id" }));
@@ -181,7 +181,7 @@ export function createConnections(onToggle, onChange) {
   };
 }
 
-// All that is known of a connection, for as long as the dialog is open.
+// The dialog with all details of a connection, updated while it is open.
 function setUpDetails() {
   const dialog = byId("details"), list = dialog.querySelector("dl"), state = byId("details-state");
   const values = new Map();
@@ -199,7 +199,7 @@ function setUpDetails() {
   }
 
   function show({ rows, not_available: missing }) {
-    setText(state, rows.length > 0 ? "" : "it is not among the sockets any more; these are its last values");
+    setText(state, rows.length > 0 ? "" : "the socket no longer exists; these are its last values");
     for (const [name, value] of Object.entries(rows[0] ?? {})) {
       if (!values.has(name)) {
         values.set(name, make("dd"));
@@ -220,7 +220,7 @@ function setUpDetails() {
       if (problem === null) show(document);
       else setText(state, problemText(problem));
     } catch {
-      setText(state, "there is no connection to nettop");
+      setText(state, "cannot reach nettop");
     } finally {
       isReading = false;
       if (mine !== id) refresh();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The page: which panels there are, the stream that feeds them, and the keys.
+// The page: its panels, the stream that feeds them, and the keys.
 "use strict";
 import { createBandwidth } from "./bandwidth.js";
 import { createConnections } from "./connections.js";
@@ -72,7 +72,7 @@ function main() {
     showState();
   }
 
-  // However many readings came: a page in the background draws nothing, and once when it is seen again.
+  // Draw at most once per frame: a page in the background draws nothing, then once when it becomes visible.
   function drawSoon() {
     if (isDrawing) return;
     isDrawing = true;
@@ -125,14 +125,14 @@ function main() {
     setText(byId("not-served"), names === "" ? "" : `not served: ${names} (--lenses)`);
   }
 
-  // What was wrong with a lens when the stream began, or is since; until there is a reading of it.
+  // Show each failing lens until a reading of it arrives.
   function showTrouble() {
     const words = [...trouble].map(([lens, why]) => (why.startsWith(lens) ? why : `${lens}: ${why}`));
     byId("trouble").hidden = words.length === 0;
     setText(byId("trouble"), words.length === 0 ? "" : `▲ ${words.join("; ")}`);
   }
 
-  // Of every lens, also of those that no panel shows.
+  // Update the losses of every lens, including lenses without a panel.
   function takeLosses(states) {
     for (const [lens, state] of Object.entries(states)) lost.set(lens, state.lost);
     showLost();
@@ -143,7 +143,7 @@ function main() {
     try {
       takeLosses((await fetchHealth()).lenses);
     } catch {
-      // The stream shows whether the server answers.
+      // The stream reports an unreachable server.
     }
   }
 
@@ -151,7 +151,7 @@ function main() {
     const all = [...lost].flatMap(([lens, losses]) => Object.entries(losses).map(([what, number]) => ({ lens, what, number })));
     const words = all.filter(({ number }) => number > 0).map(({ lens, what, number }) => `${count(number)} ${what} (${lens})`);
     byId("lost").hidden = words.length === 0;
-    setText(byId("lost"), words.length === 0 ? "" : `▲ lost since nettop began: ${words.join(", ")}`);
+    setText(byId("lost"), words.length === 0 ? "" : `▲ lost since nettop started: ${words.join(", ")}`);
   }
 
   // --- buttons and keys ---
@@ -159,7 +159,7 @@ function main() {
   function togglePause() {
     const isPaused = state.state !== "stopped";
     byId("pause").setAttribute("aria-pressed", String(isPaused));
-    setText(byId("pause"), isPaused ? "Go on" : "Pause");
+    setText(byId("pause"), isPaused ? "Resume" : "Pause");
     if (isPaused) stream.stop();
     else stream.start();
   }
@@ -207,7 +207,7 @@ function main() {
   stream.start();
 }
 
-// What nettop itself costs.
+// nettop's own cost.
 function createFooter() {
   let newest = null;
   return {
@@ -217,7 +217,7 @@ function createFooter() {
     draw() {
       const row = newest?.rows[0];
       if (row === undefined) return;
-      setText(byId("cost"), `costs ${human(row.time_ns_per_s, "ns/s")} of one CPU, ${human(row.memory, "bytes")}`);
+      setText(byId("cost"), `uses ${human(row.time_ns_per_s, "ns/s")} of one CPU, ${human(row.memory, "bytes")}`);
     },
     fail: () => setText(byId("cost"), ""),
     showServed: () => {},

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Elements without markup: whatever comes from the network is only ever text.
+// DOM helpers without markup: data from the network is only ever inserted as text.
 "use strict";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -20,7 +20,7 @@ export function makeSvg(tag, attributes = {}, ...children) {
   return filled(document.createElementNS(SVG, tag), attributes, children);
 }
 
-// Unchanged text is left alone: writing it would cost a layout, and end the selection of whoever copies it.
+// Skip unchanged text: writing it would cost a layout and clear a selection.
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -29,12 +29,12 @@ export function setAttribute(element, name, value) {
   if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }
 
-// Said once to those who do not see the page; readings that come by themselves are not.
+// Announce a user's action to screen readers; periodic readings are not announced.
 export function announce(text) {
   byId("announcer").textContent = text;
 }
 
-// What a style sheet calls --NAME, as a canvas understands it.
+// Return the CSS variable --NAME as a colour for a canvas.
 const probe = make("span", { hidden: "" });
 export function colour(name) {
   if (!probe.isConnected) document.body.append(probe);
@@ -42,7 +42,7 @@ export function colour(name) {
   return getComputedStyle(probe).color;
 }
 
-// A context of the canvas in CSS pixels, cleared, as large as the canvas is shown.
+// Return a cleared canvas context in CSS pixels, resized to the displayed size.
 export function canvasContext(canvas, width, height) {
   const ratio = window.devicePixelRatio || 1;
   const [across, down] = [Math.round(width * ratio), Math.round(height * ratio)];

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernel dropped, why and where: most of it now first.
+// Packets that the kernel dropped, why and where, highest current rate first.
 "use strict";
 import { UNKNOWN, clock, count, human, plural } from "./format.js";
 import { setUpPanel, whyEmpty } from "./panel.js";
@@ -16,11 +16,11 @@ export const DROPS = viewQuery("drops", {
 
 const COLUMNS = [
   {
-    name: "reason", title: "Reason", help: "the kernel's name for why", isElided: true,
+    name: "reason", title: "Reason", help: "the kernel's drop reason", isElided: true,
     text: (row) => row.reason ?? UNKNOWN,
   },
   {
-    name: "place", title: "Place", help: "the kernel function that dropped it", isElided: true,
+    name: "place", title: "Place", help: "kernel function that dropped the packet", isElided: true,
     text: (row) => row.place ?? UNKNOWN,
     tone: () => "dim",
   },
@@ -33,7 +33,7 @@ const COLUMNS = [
     text: (row) => human(row.packets_per_s, "packets/s"),
     tone: (row) => (row.packets_per_s > 0 ? "warn" : "faint"),
   },
-  { name: "packets", title: "Total", isNumber: true, text: (row) => count(row.packets), help: "since nettop began" },
+  { name: "packets", title: "Total", isNumber: true, text: (row) => count(row.packets), help: "since nettop started" },
   { name: "last_seen", title: "Last", isNumber: true, text: (row) => clock(row.last_seen), tone: () => "dim" },
 ];
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What connections began, ended and failed: the newest first.
+// Connections opened, closed and failed, newest first.
 "use strict";
 import { byId } from "./dom.js";
 import { UNKNOWN, clock, human, identifier, plural } from "./format.js";
@@ -59,7 +59,7 @@ export function createEvents(onToggle, onChange) {
     draw() {
       if (newest === null) return;
       table.update(newest.rows, newest.not_available);
-      panel.showEmpty(whyEmpty(newest, "events", box.checked ? "no connection failed" : "no connection began or ended"));
+      panel.showEmpty(whyEmpty(newest, "events", box.checked ? "no connection failed" : "no connection opened or closed"));
       panel.showAside(newest.total > newest.shown ? `newest ${newest.shown}` : plural("event", newest.total));
     },
   };

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Quantities as nettop's screens write them: 38.2 Mb/s, 21.4 ±3.1 ms, 3.1%.
+// Formatting of quantities, as on nettop's screens: 38.2 Mb/s, 21.4 ±3.1 ms, 3.1%.
 "use strict";
 
 export const UNKNOWN = "–";
 export const NOT_AVAILABLE = "n/a";
 
-// From `least` (in base units) on, a value is shown as value ÷ size before the suffix.
+// A value ≥ `least` (in base units) is shown as value ÷ size, then the suffix.
 function decimal(noun, base = 1) {
   const steps = [["E", 1e18, 2], ["P", 1e15, 2], ["T", 1e12, 2], ["G", 1e9, 2], ["M", 1e6, 1], ["k", 1e3, 1]];
   // A value that would round up to "1000 k" is shown as "1.0 M".
@@ -21,7 +21,7 @@ function decimal(noun, base = 1) {
 function durations(second) {
   const [ms, us] = [second / 1e3, second / 1e6];
   const seconds = { least: 0.9995 * second, size: second, suffix: " s", decimals: 2 };
-  // What is measured in µs is mostly shown in ms: a column of round-trip times is then read at a glance.
+  // Values measured in µs are mostly shown in ms, so that a column of round-trip times is easy to compare.
   if (us <= 1) {
     return [
       seconds,
@@ -53,7 +53,7 @@ const tenths = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFr
 function digits(value, scale) {
   const number = value / scale.size;
   if (number >= 99.95 || number === 0 || (scale.decimals === 0 && number >= 0.95)) return number.toFixed(0);
-  // A base unit is whole, but what is more than nothing must not look like nothing.
+  // Base units are integers, but a small non-zero rate must not be shown as 0.
   if (scale.decimals === 0) return number >= 0.05 ? number.toFixed(1) : "<0.1";
   return number.toFixed(number >= 9.995 ? 1 : scale.decimals);
 }
@@ -73,7 +73,7 @@ export function count(value) {
   return Number.isInteger(value) ? whole.format(value) : tenths.format(value);
 }
 
-// A number that names something is not divided into thousands.
+// Identifiers have no thousands separators.
 export const identifier = (value) => (isKnown(value) ? String(value) : UNKNOWN);
 
 export function human(value, unit) {
@@ -91,7 +91,7 @@ export function spread(value, deviation, unit) {
   return `${shown} ±${around}${scale.suffix}`;
 }
 
-// Times of the server in the zone of the reader.
+// Format a server time in the browser's time zone.
 const pad = (number, width = 2) => String(number).padStart(width, "0");
 export function clock(time, { hasMillis = false } = {}) {
   if (!isKnown(time)) return UNKNOWN;
@@ -104,7 +104,7 @@ export function plural(noun, number) {
   return `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-// The unit of a column of the connections, by its name.
+// Return the unit of a column of connections, by its name.
 const BYTES = new Set(["bytes", "mss", "send_queue", "receive_queue"]);
 export function unitOf(name) {
   if (name.endsWith("_per_s")) return `${unitOf(name.slice(0, -"_per_s".length))}/s`;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where packets wait: a table of the stages, and of one of them every duration of the last minutes.
+// Where packets wait: a table of stages, and a heat map of one stage over the last minutes.
 "use strict";
 import { announce, byId, canvasContext, colour, setText } from "./dom.js";
 import { clock, human } from "./format.js";
@@ -20,7 +20,7 @@ const CELLS = DECADES * PARTS;
 const HEIGHT = 280;
 const MARGIN = { left: 62, right: 8, top: 8, bottom: 22 };
 const LEVELS = 6;
-// Each lighter level begins at a quarter of the next, so that the rare is seen beside the common.
+// Each lighter level begins at a quarter of the next, so that rare durations stay visible.
 const shareOf = (level) => 4 ** (level - LEVELS);
 
 const quantile = (name, title) => ({ name, title, isNumber: true, text: (row) => human(row[name], "ns") });
@@ -30,7 +30,7 @@ const COLUMNS = [
     name: "seen_per_s",
     title: "Seen",
     isNumber: true,
-    help: "packets that came to the stage; connections for rtt",
+    help: "packets that reached the stage; connections for rtt",
     text: (row) => human(row.seen_per_s, "packets/s"),
     tone: () => "dim",
   },
@@ -41,7 +41,7 @@ const positionOf = (ns) => Math.log10(ns / LEAST_NS) / DECADES; // 0 to 1 on the
 const cellOf = (ns) => Math.min(Math.max(Math.floor(positionOf(ns) * CELLS), 0), CELLS - 1);
 const durationOf = (cell) => LEAST_NS * 10 ** (cell / PARTS);
 
-// How many durations a second lie in each cell of the axis.
+// Return the number of durations per second in each cell of the axis.
 function amounts(histogram, intervalS) {
   const cells = new Float32Array(CELLS);
   for (const [low, high, number] of histogram) {
@@ -62,7 +62,7 @@ export function createLatency(onToggle) {
   const canvas = panel.part("canvas"), readout = panel.part(".readout"), scale = byId("scale");
   const past = timeline();
   const table = createTable(panel.part(".scroll"), {
-    label: "Stages: Enter shows one over time",
+    label: "Stages. Enter shows a stage over time.",
     columns: COLUMNS,
     keyOf: (row) => row.stage,
     onOpen: (row) => choose(row.stage),
@@ -91,7 +91,7 @@ export function createLatency(onToggle) {
     paint();
   }
 
-  // --- the map ---
+  // --- the heat map ---
 
   function layout() {
     const width = canvas.clientWidth, across = width - MARGIN.left - MARGIN.right;
@@ -118,7 +118,7 @@ export function createLatency(onToggle) {
     paintQuantile(context, at, "p50", []);
     paintQuantile(context, at, "p99", [5, 3]);
     paintCursor(context, at);
-    setText(scale, most > 0 ? `up to ${human(most, "packets/s")} a cell` : "nothing of this stage in the last minutes");
+    setText(scale, most > 0 ? `up to ${human(most, "packets/s")} per cell` : "no data for this stage in the last minutes");
     showReadout();
   }
 
@@ -146,7 +146,7 @@ export function createLatency(onToggle) {
     context.textAlign = "left";
   }
 
-  // A column is as wide as its interval, and reaches back from when it was read.
+  // A column spans the interval that ends at its reading.
   function paintCells(context, at, most) {
     const height = at.down / CELLS;
     for (const reading of past.readings) {
@@ -199,12 +199,12 @@ export function createLatency(onToggle) {
     context.stroke();
   }
 
-  // --- its readout ---
+  // --- the readout ---
 
   function describe() {
     const reading = past.readingAt(under?.time ?? null);
     const known = stageIn(reading);
-    if (known === undefined) return `${clock(reading.time)}   no number`;
+    if (known === undefined) return `${clock(reading.time)}   no data`;
     const quantiles = ["p50", "p99", "max"].map((name) => `${name} ${human(known[name], "ns")}`);
     const words = [clock(reading.time), ...quantiles];
     if (under?.cell !== undefined && under.cell >= 0 && under.cell < CELLS) {

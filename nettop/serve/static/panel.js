@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What all panels have: they open and close, say what is wrong, have a word beside their title, and are there while
-// their lens is served.
+// Common behaviour of panels: they open and close, show problems and a note beside the title, and are hidden if their
+// lens is not served.
 "use strict";
 import { byId, setText } from "./dom.js";
 import { recall, remember } from "./store.js";
@@ -32,7 +32,7 @@ export function setUpPanel(id, lens, onToggle) {
       empty.hidden = text === "";
       setText(empty, text);
     },
-    // What the dashboard wants of every panel, where no panel differs.
+    // Defaults of the interface to the dashboard.
     common: {
       isOpen: () => isOpen,
       fail: (query, problem) => showProblem(problem),
@@ -41,7 +41,7 @@ export function setUpPanel(id, lens, onToggle) {
   };
 }
 
-// Why a table has no rows: this kernel or host cannot give them, or there are none.
+// Return why a table has no rows: unavailable on this kernel or host, or empty.
 export function whyEmpty(document, table, otherwise) {
   if (document.rows.length > 0) return "";
   return table in document.not_available ? `n/a here: ${document.not_available[table]}` : otherwise;

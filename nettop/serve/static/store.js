@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Choices that outlast the page. Storage may be forbidden or full: then they last as long as the page.
+// Persistent settings. If storage is blocked or full, they last as long as the page.
 "use strict";
 
 const chosen = new Map();
@@ -20,6 +20,6 @@ export function remember(name, value) {
   try {
     localStorage.setItem(`nettop.${name}`, JSON.stringify(value));
   } catch {
-    // The page remembers it.
+    // Kept in memory only.
   }
 }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one stream of events: opened anew when other views are wanted, and whenever it ends, each time a little later.
+// The event stream: reopened when the views change, and with backoff when it ends.
 "use strict";
 
-// Of one table, in a stream.
+// Maximum rows per table in a stream.
 export const MOST_ROWS = 1000;
 
 const LONGEST_MS = 10_000;
 const FIRST_MS = 500;
 
-// A view as it stands in a path behind /api/v1/.
+// Return the path of a view below /api/v1/.
 export function viewQuery(name, parameters = {}) {
   const wanted = Object.entries(parameters).filter(([, value]) => value !== "");
   const words = wanted.map(([key, value]) => `${key}=${encodeURIComponent(value)}`);
@@ -17,9 +17,9 @@ export function viewQuery(name, parameters = {}) {
 
 export const lensOf = (query) => query.split(/[.?]/, 1)[0];
 
-// A problem document of any answer that is an error.
+// Return the problem document of an error response.
 async function problemOf(response) {
-  const general = { title: response.statusText, status: response.status, detail: `the server answers ${response.status}` };
+  const general = { title: response.statusText, status: response.status, detail: `the server returned ${response.status}` };
   try {
     return { ...general, ...(await response.json()) };
   } catch {
@@ -27,7 +27,7 @@ async function problemOf(response) {
   }
 }
 
-// The document of a view, or the problem with it: one of both is null. Fails where there is no server.
+// Return the document of a view or the problem with it; the other is null. Throws if the server is unreachable.
 export async function read(query) {
   const response = await fetch(`api/v1/${query}`, { cache: "no-store" });
   return response.ok
@@ -35,20 +35,20 @@ export async function read(query) {
     : { document: null, problem: await problemOf(response) };
 }
 
-// `prepare` is awaited before each attempt and returns the queries, none where there is nothing to follow. `onState` is
-// given "connecting", "live", "waiting" (with the time of the next attempt and perhaps why) or "stopped".
+// `prepare` is awaited before each attempt and returns the queries, or none if there is nothing to stream. `onState`
+// gets "connecting", "live", "waiting" (with the time of the next attempt and perhaps why) or "stopped".
 export function createStream({ prepare, onView, onProblem, onState }) {
   let source = null, timer = 0, delay = FIRST_MS, attempt = 0, liveSince = null, isRunning = false;
 
   function close() {
-    attempt += 1; // whatever is under way is out of date
+    attempt += 1; // invalidates an attempt in progress
     clearTimeout(timer);
     source?.close();
     source = null;
     liveSince = null;
   }
 
-  // A stream that breaks as soon as it begins is no reason to begin more often.
+  // Reset the backoff only after a stream that lasted, not one that broke right away.
   function retry(why) {
     if (liveSince !== null && performance.now() - liveSince > LONGEST_MS) delay = FIRST_MS;
     close();
@@ -82,7 +82,7 @@ export function createStream({ prepare, onView, onProblem, onState }) {
     };
     mine.addEventListener("view", handle(onView));
     mine.addEventListener("problem", handle(onProblem));
-    mine.addEventListener("error", () => mine === source && retry("the connection to nettop ended"));
+    mine.addEventListener("error", () => mine === source && retry("lost the connection to nettop"));
   }
 
   return {
@@ -96,7 +96,7 @@ export function createStream({ prepare, onView, onProblem, onState }) {
       close();
       onState({ state: "stopped" });
     },
-    // Other queries are wanted.
+    // Reopen with changed queries.
     renew() {
       if (isRunning) open();
     },

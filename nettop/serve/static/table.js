@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tables that change each second: cells keep their elements, and a selected row stays selected wherever it moves.
+// Tables updated every second: cells keep their elements, and a selected row stays selected when it moves.
 "use strict";
 import { make, setAttribute } from "./dom.js";
 import { NOT_AVAILABLE } from "./format.js";
 
 let tables = 0;
 
-// A column has a name, a title and `text(row)`; where given `help`, `tone(row)`, `sort` (the server's column),
-// `alsoSortedBy`,
-// `isNumber`, `isElided`, `field` (the column of the document, where it is not the name). With `onOpen` rows can be
-// selected.
+// A column has a name, a title and `text(row)`; optionally `help`, `tone(row)`, `sort` (the server's column),
+// `alsoSortedBy`, `isNumber`, `isElided` and `field` (the document's column, if not the name). With `onOpen`, rows are
+// selectable.
 export function createTable(host, { label, columns, keyOf, onSort, onOpen }) {
   tables += 1;
   const prefix = `table${tables}`;
@@ -21,7 +20,7 @@ export function createTable(host, { label, columns, keyOf, onSort, onOpen }) {
   const body = make("tbody", { role: "rowgroup" });
   const table = make("table", { role: onOpen ? "grid" : "table", "aria-label": label }, head, body);
   host.append(table);
-  // What scrolls is reached by the keyboard: the grid, or the region around the table.
+  // Make the scrollable element focusable: the grid, or the region around the table.
   if (onOpen) setUpGrid();
   else setUpRegion();
 
@@ -56,7 +55,7 @@ export function createTable(host, { label, columns, keyOf, onSort, onOpen }) {
       else return;
       event.preventDefault();
     });
-    // Rows may move between press and release: what was pressed counts.
+    // Rows may move between press and release: use the row that was pressed.
     body.addEventListener("pointerdown", (event) => (pressed = rowAt(event.target)));
     body.addEventListener("click", () => {
       if (pressed === null || !window.getSelection().isCollapsed) return;
@@ -131,7 +130,7 @@ export function createTable(host, { label, columns, keyOf, onSort, onOpen }) {
       rows.forEach((row, number) => fill(lines[number], row, missing));
       showSelected();
     },
-    // `sort` is a column of the server with - before it for descending.
+    // `sort` is a server column, prefixed with - for descending.
     showSort(sort) {
       columns.forEach((column, number) => {
         if (column.sort === undefined) return;
@@ -140,7 +139,7 @@ export function createTable(host, { label, columns, keyOf, onSort, onOpen }) {
         setAttribute(headings[number], "aria-sort", isIt ? order : "none");
       });
     },
-    // The row that is shown elsewhere on the page.
+    // Mark the row shown elsewhere on the page.
     mark(key) {
       for (const line of lines) {
         if (keyOf(line.row) === key) line.tr.setAttribute("aria-current", "true");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Readings of the last minutes, oldest first. Bounded by time and by number, so that a page may stay open for days.
+// Readings of the last minutes, oldest first, bounded by age and number so that a page can stay open for days.
 "use strict";
 
 const MINUTES = 5;
@@ -13,11 +13,11 @@ export function timeline({ windowMs = WINDOW_MS, onLeave = () => {} } = {}) {
     for (const reading of readings.splice(0, number)) onLeave(reading);
   }
 
-  // Returns whether the reading is new: after a reconnection the newest one comes once more.
+  // Add a reading. Return whether it is new: after a reconnect the newest one is sent again.
   function push(reading) {
     const last = readings.at(-1);
     if (last !== undefined && reading.time === last.time) return false;
-    // The server's clock was set back, or it is another server: what is here has no place on the time axis.
+    // The server's clock was set back or the server changed: drop readings that no longer fit the time axis.
     if (last !== undefined && reading.time < last.time) leave(readings.length);
     readings.push(reading);
     const first = readings.findIndex((each) => each.time > reading.time - windowMs);
@@ -33,11 +33,11 @@ export function timeline({ windowMs = WINDOW_MS, onLeave = () => {} } = {}) {
     return best;
   }
 
-  // The place of the reading that is nearest to a time; of the newest where that is null.
+  // Return the index of the reading nearest to a time; of the newest if it is null.
   const indexAt = (time) => (time === null ? readings.length - 1 : nearest(time));
   const readingAt = (time) => readings[indexAt(time)];
 
-  // The time that a key goes to from another one; null for a key that goes nowhere.
+  // Return the time to which a key moves the cursor; null for other keys.
   function timeByKey({ key, shiftKey }, time) {
     const step = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[key];
     if (step === undefined || readings.length === 0) return null;
@@ -47,13 +47,13 @@ export function timeline({ windowMs = WINDOW_MS, onLeave = () => {} } = {}) {
   return { readings, push, readingAt, timeByKey };
 }
 
-// The minutes that an axis of this length has labels for.
+// Return the minutes labelled on an axis of this length.
 export function minutesShown(length) {
   const step = length < 420 ? 2 : 1;
   return Array.from({ length: MINUTES + 1 }, (_, minute) => minute).filter((minute) => minute % step === 0);
 }
 
-// Without a reading for so long there is a gap in the lines.
+// Milliseconds without a reading that leave a gap in the lines.
 export const gapMs = (reading) => Math.max(3000 * (reading.intervalS ?? 1), 3000);
 
 export const readingOf = (document, more) => ({

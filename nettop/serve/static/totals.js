@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The machine in seven numbers, each with its last minutes.
+// Seven key figures of the host, each with a sparkline.
 "use strict";
 import { byId, make, makeSvg, setAttribute, setText } from "./dom.js";
 import { UNKNOWN, human, plural } from "./format.js";
@@ -8,14 +8,14 @@ import { WINDOW_MS, gapMs, readingOf, timeline } from "./timeline.js";
 import { TRAFFIC, uplinkSum } from "./traffic.js";
 import { DROPS } from "./drops.js";
 
-// How many there are is known without their rows.
+// One row is enough: the document has the total.
 const ESTABLISHED = viewQuery("connections", {
   columns: "id",
   filter: "protocol=tcp state=ESTABLISHED",
   sort: "id",
   limit: "1",
 });
-// What sends now; where there is more of it, the busiest.
+// Connections that are sending, at most the busiest MOST_ROWS.
 const SENDING = viewQuery("connections", {
   columns: "retransmits_per_s,data_packets_sent_per_s",
   filter: "data_packets_sent_per_s>0",
@@ -26,7 +26,7 @@ const CPUS = viewQuery("cpu", { columns: "cpu,network_ns_per_s", limit: String(M
 const RETRANSMITS_WARN_ABOVE = 0.01;
 const [WIDTH, HEIGHT] = [120, 28];
 
-// The sum of what is known; null where nothing is.
+// Return the sum of the known values; null if none is known.
 export function sum(rows, column) {
   const known = rows.map((row) => row[column]).filter((value) => value !== null && value !== undefined);
   return known.length === 0 && rows.length > 0 ? null : known.reduce((total, value) => total + value, 0);
@@ -56,7 +56,7 @@ const TOTALS = [
     name: "out", title: "Out", about: "uplinks", tone: "sent", unit: "bytes/s",
     query: TRAFFIC, of: (rows) => uplinkSum(rows, "bytes_sent_per_s"),
   },
-  { name: "packets", title: "Packets", about: "both ways", unit: "packets/s", query: TRAFFIC, of: packets },
+  { name: "packets", title: "Packets", about: "both directions", unit: "packets/s", query: TRAFFIC, of: packets },
   {
     name: "connections", title: "Connections", about: "TCP, open", unit: "",
     query: ESTABLISHED, of: (rows, total) => total,
@@ -86,7 +86,7 @@ function makeTile(total) {
   return { ...total, tile, value, aside: about, line, past: timeline(), isNew: false };
 }
 
-// The line of the last minutes, from 0 to their largest; it is broken where readings are missing.
+// Return the path of a sparkline from 0 to its maximum, broken where readings are missing.
 function sparkPath(readings) {
   const now = readings.at(-1).time;
   const most = Math.max(...readings.map((reading) => reading.value ?? 0)) || 1;
@@ -132,7 +132,7 @@ export function createTotals() {
     queries: () => [...new Set(TOTALS.map((total) => total.query))],
     take,
     draw: () => tiles.filter((tile) => tile.isNew).forEach(show),
-    // What the failed lens would have said is not known any more.
+    // The numbers of a failed lens become unknown.
     fail(query) {
       for (const tile of tiles.filter((each) => each.query === query)) setText(tile.value, UNKNOWN);
     },

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the interfaces carry: read once for the totals and the chart.
+// Traffic of the interfaces, queried once for both the totals and the chart.
 "use strict";
 import { viewQuery } from "./stream.js";
 
@@ -12,7 +12,7 @@ export const TRAFFIC = viewQuery("bandwidth", {
   limit: String(MOST_INTERFACES),
 });
 
-// The sum over the uplinks of what is known; null where nothing is.
+// Return the sum of the known values of uplinks; null if none is known.
 export function uplinkSum(rows, column) {
   const values = rows.filter((row) => row.backing === "uplink").map((row) => row[column]);
   const known = values.filter((value) => value !== null);

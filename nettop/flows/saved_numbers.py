@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sequence numbers of exporters on disk, so that what is lost while no process receives is seen afterwards.
+"""Exporters' sequence numbers, saved to disk to detect losses while no process receives.
 
-A file has a line of JSON, with the checksum of the rest, then KEPT of every exporter. It is replaced with every block,
-and flushed to the disk only at the end, as that takes longer than all the rest: it outlives a process that is killed,
-and is not believed after a crash of the host.
+A file has a line of JSON with the checksum of the rest, then SAVED of each exporter. The worker replaces it with every
+block, but syncs it only on exit, as that takes longer than everything else. So the file survives a killed process, but
+not a crash of the host, after which `load` ignores it.
 """
 
 from __future__ import annotations
@@ -16,34 +16,32 @@ from pathlib import Path
 import numpy as np
 
 from nettop.flows.decode.domains import keys_of
-from nettop.flows.decode.kept import saving, written
-from nettop.flows.decode.numbering import WAYS
-from nettop.flows.exporters import EXPORTERS_MAX, KEPT
-from nettop.snapshots.arrays import Mask, take
-from nettop.snapshots.snapshot import Array
+from nettop.flows.decode.kept import report_save_errors, write_file
+from nettop.flows.decode.numbering import SCHEMES
+from nettop.flows.exporters import EXPORTERS_MAX, SAVED
+from nettop.snapshots.arrays import Array, Mask, take_rows
 
 FORMAT, VERSION = "nettop sequence numbers", 1
 NAME = "sequences"
-FILE_BYTES_MAX = 4 * EXPORTERS_MAX * KEPT.itemsize
+FILE_BYTES_MAX = 4 * EXPORTERS_MAX * SAVED.itemsize
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-class KeptNumbers:
-    """The files of all workers in a directory, one of which a worker writes."""
+class SavedNumbers:
+    """The sequence files of all workers in a directory; a worker writes only its own."""
 
     def __init__(self, directory: Path, number: int) -> None:
         self._directory = directory
         self._path = directory / f"{NAME}-{number}"
-        self._beside = directory / f"{NAME}-{number}.new"
+        self._temporary = directory / f"{NAME}-{number}.new"
         self._boot = _boot_id()
 
     def load(self) -> tuple[Array, Mask]:
-        """Return what was kept, KEPT (k,), of each exporter the newest, and which of it was in the worker's own file.
+        """Return the newest saved state of each exporter, SAVED (k,), and which ones are from the worker's own file.
 
-        An exporter may have had another worker before. What cannot be read is left out: nobody knows then what was
-        lost.
+        Another worker may have received from an exporter before. Unreadable files are skipped; losses are then unknown.
         """
-        kept, is_own = [np.zeros(0, KEPT)], [np.zeros(0, bool)]
+        kept, is_own = [np.zeros(0, SAVED)], [np.zeros(0, bool)]
         for path in self._directory.glob(f"{NAME}-*[0-9]"):
             with suppress(OSError, ValueError, KeyError, TypeError):
                 part = self._read(path)
@@ -53,23 +51,26 @@ class KeptNumbers:
         order = np.argsort(together["seen_ns"], kind="stable")
         newest = {key: at for at, key in enumerate(keys_of(together[order]))}
         which = order[sorted(newest.values())[-EXPORTERS_MAX:]]
-        return take(together, which), np.concatenate(is_own)[which]
+        return take_rows(together, which), np.concatenate(is_own)[which]
 
     def prepare(self, kept: Array, *, is_last: bool = False) -> None:
-        """Write KEPT (k,), to take its place by `replace`. Raises SourceFailed if that is not possible."""
+        """Write SAVED (k,) to a temporary file, for `replace`. Raise SourceFailed if that fails."""
         if not len(kept):
             return
         content = kept.tobytes()
         boot = "" if is_last else self._boot
         header = {"format": FORMAT, "version": VERSION, "crc32": zlib.crc32(content), "boot": boot}
         lines = json.dumps(header).encode() + b"\n" + content
-        with saving("sequence numbers", self._path), written(self._beside, lines, is_synced=is_last):
+        with (
+            report_save_errors("sequence numbers", self._path),
+            write_file(self._temporary, lines, is_synced=is_last),
+        ):
             pass
 
     def replace(self) -> None:
-        """Replace the file by what was prepared, if that was written."""
+        """Replace the file with the prepared one, if there is one."""
         with suppress(OSError):
-            self._beside.replace(self._path)
+            self._temporary.replace(self._path)
 
     def _read(self, path: Path) -> Array:
         with path.open("rb") as file:
@@ -78,13 +79,13 @@ class KeptNumbers:
             content
         ):
             raise ValueError
-        kept = np.frombuffer(content, KEPT).copy()
+        kept = np.frombuffer(content, SAVED).copy()
         kept["is_current"] &= header["boot"] in ("", self._boot)
-        return kept[kept["way"] < WAYS]
+        return kept[kept["way"] < SCHEMES]
 
 
 def _boot_id() -> str:
-    """What tells this start of the kernel from others; empty where it does not say."""
+    """Return the kernel's boot ID; empty if unavailable."""
     with suppress(OSError):
         return _BOOT_ID.read_text().strip()
     return ""

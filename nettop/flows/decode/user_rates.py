@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling rates that a user gives: in place of what exporters say, and where they say none."""
+"""Sampling rates supplied by the user, which override announced ones."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from nettop.flows.columns import Flows
 from nettop.flows.decode.options import RATE_MAX, observed_at
 from nettop.flows.decode.sflow import PROTOCOL_VERSION as SFLOW
 from nettop.flows.enrichment.networks import parsed_address
-from nettop.snapshots.arrays import as_list
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array, as_list
 
 _INDEX_MAX = 0xFFFF_FFFF
 _WRITE = "write it like 1000, 192.0.2.1=1000 or 192.0.2.1/5=1000"
 
 
 @dataclass(frozen=True)
-class GivenRates:
-    """Rates of exporters and of their interfaces, by address and index, and that of flows for which none is known."""
+class UserRates:
+    """Rates by exporter address, by interface index, and a default for flows without a known rate."""
 
     of_exporters: Mapping[bytes, int] = field(default_factory=dict)
     of_interfaces: Mapping[bytes, Mapping[int, int]] = field(default_factory=dict)
     default: int = 0
 
     def apply(self, flows: Flows) -> None:
-        """Set the rates of flows that exporters have sent. The rate that a sample of sFlow has stays."""
+        """Override the rates of flows. An sFlow sample keeps its own rate."""
         rates = flows["sampling_rate"]
         takes_any = (flows["protocol_version"] != SFLOW) | (rates == 0)
         if self.of_exporters or self.of_interfaces:
@@ -43,8 +42,8 @@ class GivenRates:
             rates[takes_any & (rates == 0)] = self.default
 
 
-def parsed_rates(texts: Iterable[str]) -> GivenRates:
-    """The rates in words like 1000, EXPORTER=1000 and EXPORTER/INTERFACE=1000. Raises UsageError."""
+def parse_rates(texts: Iterable[str]) -> UserRates:
+    """Parse rates such as 1000, EXPORTER=1000 and EXPORTER/INTERFACE=1000. Raise UsageError on bad ones."""
     of_exporters: dict[bytes, int] = {}
     of_interfaces: dict[bytes, dict[int, int]] = {}
     default = 0
@@ -60,21 +59,21 @@ def parsed_rates(texts: Iterable[str]) -> GivenRates:
         except UsageError as error:
             raise UsageError(f"--sampling-rate {text!r}: {error.what}", _WRITE) from error
         if slash:
-            index = _number(text, "index of an interface", interface, _INDEX_MAX)
+            index = _number(text, "interface index", interface, _INDEX_MAX)
             of_interfaces.setdefault(exporter, {})[index] = rate
         else:
             of_exporters[exporter] = rate
-    return GivenRates(of_exporters, of_interfaces, default)
+    return UserRates(of_exporters, of_interfaces, default)
 
 
 def _number(text: str, what: str, digits: str, most: int) -> int:
     if not (digits.isascii() and digits.isdecimal() and len(digits) <= 10 and 1 <= int(digits) <= most):
-        raise UsageError(f"--sampling-rate {text!r}: {digits!r} is no {what} from 1 to {most}", _WRITE)
+        raise UsageError(f"--sampling-rate {text!r}: {digits!r} is not a valid {what} (1 to {most})", _WRITE)
     return int(digits)
 
 
 def _runs(exporters: Array) -> Iterator[tuple[bytes, slice]]:
-    """Rows of the same exporter that follow each other: a datagram's do."""
+    """Yield runs of consecutive rows of one exporter. A datagram's rows are consecutive."""
     upper, lower = exporters.view("u8").reshape(-1, 2).T
     begins = np.flatnonzero(np.r_[True, (upper[1:] != upper[:-1]) | (lower[1:] != lower[:-1])][: len(upper)])
     ends = [*as_list(begins[1:]), len(exporters)]
