@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# A fresh Debian as a tar archive, made once under the cache; `--help` says how.
+# Build a minimal Debian as a tar archive, cached; see `--help`.
 set -euo pipefail
 umask 022
 
@@ -16,9 +16,9 @@ usage() {
   cat <<HELP
 Usage: sudo scripts/debian-base.sh SUITE
 
-Makes the smallest Debian of SUITE (bookworm, trixie) by debootstrap, as an archive in $cache
-unless it is there, and prints its name. Packages come from the mirror in this machine's own lists; where these have
-none of Debian, from DEBIAN_MIRROR, else from where debootstrap takes them by itself.
+Builds a minimal Debian of SUITE (bookworm, trixie) with debootstrap, as an archive in $cache
+unless it exists, and prints its path. Packages come from the Debian mirror in this machine's apt sources, else from
+DEBIAN_MIRROR, else from debootstrap's default.
 
 Exit codes: 0 done, 1 failure, 2 usage, 3 no debootstrap, 4 not root.
 HELP

@@ -1,11 +1,11 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Sourced by fresh-root.sh, kernels.sh and debian-tool.sh: where Debian's packages come from on this machine, and apt
-# for another release than its own.
+# Sourced by fresh-root.sh, kernels.sh, debian-base.sh and debian-tool.sh: this machine's Debian mirror, and apt for other
+# releases.
 
-# This machine's own apt sources, in either format, with their release replaced by that suite:
-# "URI suite component" a line, with -updates and -security as here. Nothing where this machine is no Debian.
+# Prints this machine's apt sources, in either format, with their release replaced by the suite, as "URI suite component"
+# lines, including -updates and -security. Prints nothing if this machine is not Debian.
 debian_sources() {
   local suite=$1 own
   # shellcheck source=/dev/null
@@ -15,7 +15,7 @@ debian_sources() {
     grep -E " ${own:-none}(-updates|-security)? " | sed "s/ $own/ $suite/" | sort -u || true
 }
 
-# The mirror that has the suite itself, else what DEBIAN_MIRROR says; nothing where neither tells one.
+# Prints the mirror that has the suite itself, else DEBIAN_MIRROR; empty if neither is known.
 debian_mirror() {
   local own
   own=$(debian_sources "$1" | awk -v suite="$1" '$2 == suite { print $1; exit }')
@@ -24,32 +24,32 @@ debian_mirror() {
 
 readonly keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
-# The temporary folder of who sources this: apt's lists, and what it downloads.
+# The sourcing script's temporary directory: apt's lists and downloads.
 work=''
 
-# Makes the folder $work ready for apt_here, with the lists of a suite; fail() ends with the cause.
+# Prepares the directory $work for apt_here, with the lists of a suite; calls fail() with the cause.
 read_lists_of() {
   local suite=$1 mirror
   [[ -f $keyring ]] || fail "$keyring is missing; install debian-archive-keyring."
   mirror=$(debian_mirror "$suite")
-  [[ -n $mirror ]] || fail "this machine's apt has no mirror of Debian; say one: DEBIAN_MIRROR=URL."
+  [[ -n $mirror ]] || fail "this machine's apt has no Debian mirror; set one: DEBIAN_MIRROR=URL."
   mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
   printf 'deb [signed-by=%s] %s %s main\n' $keyring "$mirror" "$suite" >"$work/sources.list"
   : >"$work/status"
-  quietly apt_here apt-get update || fail "apt cannot read Debian $suite (its words are above)."
+  quietly apt_here apt-get update || fail "apt cannot read Debian $suite (see its output above)."
 }
 
-# Downloads packages, and unpacks them below a root folder.
+# Downloads packages and unpacks them below a root directory.
 unpack_packages() {
   local root=$1 deb
   shift
   mkdir -p "$root" "$work/debs"
   (cd "$work/debs" && quietly apt_here apt-get download "$@") ||
-    fail "apt cannot download $* (its words are above)."
+    fail "apt cannot download $* (see its output above)."
   for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$root"; done
 }
 
-# With lists, downloads and preferences of its own, as if nothing were installed; signatures are checked as always.
+# Runs apt with separate lists, downloads and preferences, as if nothing were installed; signatures are still checked.
 apt_here() {
   local command=$1
   shift
@@ -59,7 +59,7 @@ apt_here() {
     -o APT::Default-Release= -o APT::Sandbox::User="$(id -un)" "$@"
 }
 
-# Its words matter only when it failed.
+# Runs a command and prints its output only if it fails.
 quietly() {
   local words
   words=$("$@" 2>&1) || {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# A package of some Debian, unpacked under the cache and never installed; `--help` says how.
+# Unpack a package of some Debian release into the cache, without installing it; see `--help`.
 set -euo pipefail
 umask 022
 
@@ -17,11 +17,10 @@ usage() {
 Usage: scripts/debian-tool.sh SUITE PACKAGE
 
 Unpacks a package of Debian's SUITE (bookworm, trixie) into $cache/SUITE/PACKAGE
-unless it is there, and prints that folder. What it starts, if it were installed, is not started.
+unless it exists, and prints that directory. Does not start the package's services.
 
-Needs apt and debian-archive-keyring; not root. This machine's packages and lists are left alone. Packages come from
-the mirror in this machine's own lists; where these have none of Debian, from DEBIAN_MIRROR. Remove the folder of a
-package to have it fetched again.
+Needs apt and debian-archive-keyring, not root. Does not change this machine's packages and lists. Packages come from
+the Debian mirror in this machine's apt sources, else from DEBIAN_MIRROR. Remove a package's directory to fetch it again.
 HELP
 }
 
@@ -48,8 +47,8 @@ fetch() {
     trap 'rm -rf -- "$work"' EXIT
     read_lists_of "$suite"
     unpack_packages "$work/root" "$package"
-    # Another run may have been faster.
-    mv -T -- "$work/root" "$folder" 2>/dev/null || [[ -d $folder ]] || fail "$folder cannot be made."
+    # A concurrent run may have been faster.
+    mv -T -- "$work/root" "$folder" 2>/dev/null || [[ -d $folder ]] || fail "cannot create $folder."
   fi
   printf '%s\n' "$folder"
 }

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# What test-kernels.py runs, as root: kernel-guest.sh CHECKOUT COPY RESULTS yes|no [PYTEST-OPTIONS], in a virtual machine
-# that sees the host's files and can change none but those in RESULTS, or on the host in a mount namespace of its own.
-# "yes" is for doctor; without options for pytest no test is run.
+# Run by test-kernels.py as root: kernel-guest.sh CHECKOUT COPY RESULTS yes|no [PYTEST-OPTIONS], in a virtual machine
+# that sees the host's files and can change only those in RESULTS, or on the host in its own mount namespace.
+# "yes" runs doctor; without pytest options no test runs.
 set -uo pipefail
 
 checkout=$1 copy=$2 results=$3 with_doctor=$4 host_files=${NETTOP_HOST_FILES-} host=
@@ -12,7 +12,7 @@ shift 4
 export HOME=/tmp LC_ALL=C.UTF-8 TERM=dumb PYTHONDONTWRITEBYTECODE=1 NETTOP_TEST_FAILURES=$results/failures
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 
-make_a_machine() {
+prepare_machine() {
   mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
   mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
   mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -21,9 +21,9 @@ make_a_machine() {
   ulimit -n 20000 2>/dev/null || true
 }
 
-# Hooks come and go by patching code that other CPUs may be about to run, which those that QEMU before 8.1 emulates do not
-# always survive (docs/costs-and-limits.md says why). Two that stay leave no more to patch there, however many come and
-# go beside them.
+# Attaching hooks patches code that other CPUs may be about to run, which CPUs emulated by QEMU before 8.1 do not always
+# survive (docs/costs-and-limits.md says why). With two permanent users, attaching and detaching others patches nothing
+# at these tracepoints.
 keep_hot_tracepoints_on() {
   [[ -n $host_files ]] || return 0
   local instance event
@@ -35,9 +35,8 @@ keep_hot_tracepoints_on() {
   done
 }
 
-# A machine asks the host for each byte of its files anew. Here it may keep what it has read of those that are read most
-# and that nobody changes meanwhile.
-keep_what_is_read() {
+# A machine rereads the host's files for every access. Let it cache the most-read ones, which nobody changes meanwhile.
+cache_host_files() {
   [[ -n $host_files ]] || return 0
   mkdir -p /run/host
   mount -t 9p -o ro,trans=virtio,version=9p2000.L,access=any,msize=512000,cache=loose "$host_files" /run/host || exit
@@ -45,9 +44,9 @@ keep_what_is_read() {
   host=/run/host
 }
 
-# The copy takes the place of the checkout, around the .venv that belongs there: the paths in .venv lead to the copy,
-# and nobody's edits are seen meanwhile.
-put_the_copy_in_place() {
+# Mounts the copy over the checkout, but keeps the checkout's .venv: paths in .venv then lead to the copy, and edits to
+# the checkout have no effect on the run.
+mount_copy() {
   mkdir -p "$results/.venv"
   mount --bind "$host$checkout/.venv" "$results/.venv"
   mount --bind "$host$copy" "$checkout"
@@ -59,16 +58,16 @@ run_tests() {
   printf '%s\n' $? >"$results/status"
 }
 
-ask_doctor() {
+run_doctor() {
   .venv/bin/nettop doctor --format json >"$results/doctor.json" 2>"$results/doctor.stderr"
   printf '%s\n' $? | tee "$results/doctor.status"
 }
 
-make_a_machine
+prepare_machine
 keep_hot_tracepoints_on
-keep_what_is_read
-put_the_copy_in_place
+cache_host_files
+mount_copy
 cd "$checkout" || exit
 uname -r >"$results/release"
 (($# == 0)) || run_tests "$@"
-[[ $with_doctor == no ]] || ask_doctor
+[[ $with_doctor == no ]] || run_doctor

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes docs/kernel-support.md from the results of test-kernels.py: kernel × lens × hook × mechanism.
+"""Write docs/reference/kernels.md from the results of test-kernels.py: kernel × lens × hook × mechanism.
 
-test-kernels.py --write-docs calls it at its end; as a script, with the folder of --keep, it does so later.
+test-kernels.py --write-docs calls it at the end; run it as a script with the directory of --keep to do so later.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from nettop.snapshots import lenses  # noqa: E402 - the checkout comes first
-from nettop.snapshots.schema import Lens  # noqa: E402
+from nettop.snapshots.schema import Hook, Lens  # noqa: E402
 
 LENSES = lenses()
-"""Imported at the start: runs take half an hour, in which the checkout may change."""
-PAGE = ROOT / "docs" / "kernel-support.md"
+"""Imported at the start: runs take half an hour, and the checkout may change meanwhile."""
+PAGE = ROOT / "docs" / "reference" / "kernels.md"
 HOST = "host"
-"""The name of the run on the running kernel."""
+"""Name of the run on the running kernel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A test's verdict on a mechanism chosen for a hook: "same" as the others, or "refused" with the reason."""
+    """A test's verdict on a mechanism selected for a hook: "same" as the others, or "refused" with the reason."""
 
     hook: str
     mechanism: str
@@ -44,7 +44,7 @@ class Proof:
 class Run:
     """The core tests and doctor on one kernel, with doctor's exit status and its report or None.
 
-    `failures` are pytest's messages by its names of the tests that failed.
+    `failures` maps pytest's names of failed tests to its messages.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Run:
     def passed(self) -> bool:
         """Whether all tests ran, none failed, and doctor reported no problem.
 
-        On an unsupported kernel doctor may report that a lens cannot work.
+        On an unsupported kernel, doctor may report that a lens cannot work.
         """
         tested = self.ended and bool(self.counts["passed"]) and not self.counts["failed"]
         return tested and self.doctor_status in (["0"] if self.is_supported else ["0", LENS_REFUSED])
@@ -72,14 +72,17 @@ class Run:
 
     @property
     def summary(self) -> str:
-        """`14 passed, 2 skipped`."""
+        """Return a summary such as `14 passed, 2 skipped`."""
         counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(self.counts.items()))
-        ends = ("" if self.ended else ", did not end"), f", doctor: {self.doctor_status or 'did not end'}"
+        ends = (
+            ("" if self.ended else ", did not finish"),
+            f", doctor: {self.doctor_status or 'did not finish'}",
+        )
         return (counts or "no test") + "".join(ends)
 
 
 def read_run(name: str, results: Path) -> Run:
-    """The results in one kernel's folder, as far as they were written."""
+    """Read the results in one kernel's directory, including incomplete ones."""
     junit = _junit(results)
     cases = [] if junit is None else list(junit.iter("testcase"))
     failures = _failures_so_far(results) if junit is None else dict(filter(None, map(_failure, cases)))
@@ -87,7 +90,7 @@ def read_run(name: str, results: Path) -> Run:
         name,
         _text(results / "release") or "did not boot",
         Counter(map(_verdict, cases)),
-        ended=_text(results / "status") in {"0", "1"},  # pytest's: all passed, or some failed
+        ended=_text(results / "status") in {"0", "1"},  # pytest's status: all passed, or some failed
         failures=failures,
         proofs=tuple(filter(None, map(_proof, cases))),
         doctor_status=_text(results / "doctor.status"),
@@ -96,7 +99,7 @@ def read_run(name: str, results: Path) -> Run:
 
 
 def put_in_place(results: Path, again: Path) -> None:
-    """Replace the results of a first run by those of a second one, for the tests that were run twice."""
+    """Replace first results with those of a second run, for tests that ran twice."""
     first, second = _junit(results), _junit(again)
     if first is not None and second is not None:
         results_by_test = {_test(case): case for run in (first, second) for case in run.iter("testcase")}
@@ -142,7 +145,7 @@ def _failure(case: ET.Element) -> tuple[str, str] | None:
 
 
 def _failures_so_far(results: Path) -> dict[str, str]:
-    """The failures that tests recorded as they happened, of a run that was stopped before its report."""
+    """Return the failures that tests recorded as they happened, for a run killed before its report."""
     failures = map(json.loads, _text(results / "failures").splitlines())
     return {failure["test"]: failure["why"] for failure in failures}
 
@@ -154,7 +157,7 @@ def _proof(case: ET.Element) -> Proof | None:
 
 
 def _report(path: Path) -> dict[str, Any] | None:
-    """Doctor's report; None if there is none, or one of an unknown version."""
+    """Return doctor's report; None if it is missing or of an unknown version."""
     try:
         report = json.loads(_text(path))
     except ValueError:
@@ -164,29 +167,51 @@ def _report(path: Path) -> dict[str, Any] | None:
 
 # --- the page -----------------------------------------------------------------------------------------------------
 
-HEAD = """# Kernel support
+HEAD = """# Kernels
 
-Generated by `make kernel-support` from a run on each of these kernels: Debian's in virtual machines, and the host's.
-The core of the kernel tests passed on each. Each mechanism that the kernel accepts was chosen in turn, and all of them
-reported the same bytes, packets, retransmits and owners for the same traffic.
+What works on which kernel, for each lens. `make kernel-support` runs the core kernel tests and `nettop doctor` on
+Debian's kernels in virtual machines and on the host's, and writes this page. Where a hook has several mechanisms, each
+that the kernel accepts was selected in turn, and all of them reported the same numbers for the same traffic.
 
-**Bold** is the mechanism that nettop chooses itself; the others work too.
+**Bold** is the mechanism that nettop selects by itself; the others work too. `n/a`: the kernel has none;
+[Fields](fields.md) lists what is then missing. `–`: not recorded yet.
 """
 OLDEST = (5, 12)
 """The oldest supported kernel."""
 LENS_REFUSED = "3"
-"""The doctor's exit status where a lens cannot work."""
+"""Doctor's exit status if a lens cannot work."""
 NONE = "n/a"
-UNRECORDED = "not recorded"
+UNRECORDED = "–"
+ANY_KERNEL = frozenset({"collector"})
+"""Hooks that need nothing from the kernel."""
 FACTS = {"bcc": "bcc", "llvm": "LLVM in bcc", "kprobes": "kprobes"}
-"""Titles of the facts about a host, by doctor's key."""
+"""Titles of facts about a host, by doctor's key."""
 
 
 def support_page(runs: list[Run]) -> str:
-    """The document as Markdown, oldest kernel first. The same results give the same text."""
+    """Return docs/reference/kernels.md, oldest kernel first. The same results give the same text."""
     runs = sorted(runs, key=lambda run: _version(run.release))
-    hooks = [line for lens in LENSES if lens.hooks for line in _lens(lens, runs)]
-    return "\n".join([HEAD, *_kernels(runs), *hooks, *_refusals(runs)])
+    titles = [_title(run) for run in runs]
+    cells = {
+        (lens.title, hook.name): [_mechanisms(run, lens.id, hook.name) for run in runs]
+        for lens in LENSES
+        for hook in lens.hooks
+    }
+    return "\n".join([HEAD, *_kernels(runs), *_lenses(titles, cells), *_refusals(runs)])
+
+
+def complete_page(page: str) -> str:
+    """Return the page with every currently declared lens and hook, those without a recorded run as `–`."""
+    sections = dict(part.split("\n", 1) for part in page.split("\n## ")[1:])
+    tables = {title: [_cells(line) for line in text.strip().splitlines()] for title, text in sections.items()}
+    cells = {
+        (title, row[0].strip("`")): row[2:]
+        for title in tables.keys() - {"Kernels", "Refused"}
+        for row in tables[title][2:]
+    }
+    facts = f"## Kernels\n{sections['Kernels']}"
+    refused = f"## Refused\n{sections['Refused']}" if "Refused" in sections else ""
+    return "\n".join([HEAD, facts, *_lenses(tables["Kernels"][0][1:], cells), refused])
 
 
 def _kernels(runs: list[Run]) -> list[str]:
@@ -199,16 +224,23 @@ def _fact(run: Run, key: str) -> str:
     return {True: "yes", False: "no", None: NONE}.get(value, str(value))
 
 
-def _lens(lens: Lens, runs: list[Run]) -> list[str]:
-    rows = [
-        [f"`{hook.name}`", hook.help, *(_mechanisms(run, lens.id, hook.name) for run in runs)]
-        for hook in lens.hooks
-    ]
-    return [f"## {lens.title}", "", *_table(["hook", "what it provides", *map(_title, runs)], rows), ""]
+def _lenses(kernels: list[str], cells: Mapping[tuple[str, str], list[str]]) -> list[str]:
+    """Return the sections of the lenses; `cells` are the mechanisms on each kernel, by the lens's title and hook."""
+    return [line for lens in LENSES if lens.hooks for line in _lens(lens, kernels, cells)]
+
+
+def _lens(lens: Lens, kernels: list[str], cells: Mapping[tuple[str, str], list[str]]) -> list[str]:
+    def on_each(hook: Hook) -> list[str]:
+        if hook.name in ANY_KERNEL:
+            return ["any kernel"] * len(kernels)
+        return cells.get((lens.title, hook.name), [UNRECORDED] * len(kernels))
+
+    rows = [[f"`{hook.name}`", hook.help, *on_each(hook)] for hook in lens.hooks]
+    return [f"## {lens.title}", "", *_table(["hook", "what it provides", *kernels], rows), ""]
 
 
 def _mechanisms(run: Run, lens: str, hook: str) -> str:
-    """The mechanism in use on a kernel, and the others that work."""
+    """Return the mechanism in use on a kernel, and the others that work."""
     status = _hook_status(run, lens, hook)
     used = None if status is None else status["mechanism"]
     working = {proof.mechanism for proof in run.proofs if (proof.hook, proof.verdict) == (hook, "same")}
@@ -219,7 +251,7 @@ def _mechanisms(run: Run, lens: str, hook: str) -> str:
 
 
 def _hook_status(run: Run, lens: str, hook: str) -> dict[str, Any] | None:
-    """Doctor's report on a hook, if there is one."""
+    """Return doctor's report on a hook, if any."""
     hooks = [status for report in _lens_reports(run) if report["id"] == lens for status in report["hooks"]]
     return next((status for status in hooks if status["hook"] == hook), None)
 
@@ -229,13 +261,13 @@ def _lens_reports(run: Run) -> list[dict[str, Any]]:
 
 
 def _refusal(run: Run, lens: str) -> str | None:
-    """Why a lens cannot work there at all; None if it does, or if doctor has no report."""
+    """Return why a lens cannot work on that kernel; None if it works, or if doctor has no report."""
     errors = [report["error"] for report in _lens_reports(run) if report["id"] == lens]
     return next((error["what"] for error in errors if error), None)
 
 
 def _refusals(runs: list[Run]) -> list[str]:
-    """The refused mechanisms, with the reason and the kernels."""
+    """Return the section on refused mechanisms, with the reason and the kernels."""
     where: dict[tuple[str, str, str], list[str]] = {}
     for run in runs:
         for refusal in sorted(_refused(run)):
@@ -248,7 +280,7 @@ def _refusals(runs: list[Run]) -> list[str]:
 def _refused(run: Run) -> set[tuple[str, str, str]]:
     refused = {(proof.hook, proof.mechanism, proof.why) for proof in run.proofs if proof.verdict == "refused"}
     for lens in _lens_reports(run):
-        for hook in lens["hooks"]:
+        for hook in (each for each in lens["hooks"] if each["hook"] not in ANY_KERNEL):
             refused |= {(hook["hook"], refusal["mechanism"], refusal["why"]) for refusal in hook["refused"]}
         if (why := _refusal(run, lens["id"])) is not None:
             refused.add((lens["id"], "every mechanism", why))
@@ -260,8 +292,12 @@ def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(cell.replace('|', '¦') for cell in cells)} |" for cells in lines]
 
 
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.removeprefix("|").removesuffix("|").split("|")]
+
+
 def _title(run: Run) -> str:
-    """`6.1`; the host's kernel is marked."""
+    """Return a title such as `6.1`; mark the host's kernel."""
     major, minor = _version(run.release)
     return f"{major}.{minor}" + (" (host)" if run.name == HOST else "")
 

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Debian's kernels, unpacked under the cache and never installed; `--help` says how.
+# Unpack Debian's kernels into the cache, without installing them; see `--help`.
 set -euo pipefail
 umask 022
 export PATH="$PATH:/usr/sbin:/sbin" # depmod
 
-# Each kernel by its name here, and the suite that has it. The newest has a new version every few days.
+# Kernel name and Debian suite. The newest has a new version every few days.
 readonly kernels='5.10 bullseye
 6.1 bookworm
 6.12 trixie
 newest sid'
-# Those that run only by name, with what Debian calls their kind.
+# Kernels that run only when named: name, suite, and Debian's flavour prefix.
 readonly others='6.1-rt bookworm rt-'
 
 script=$(readlink -f -- "${BASH_SOURCE[0]}")
@@ -27,15 +27,15 @@ Usage: scripts/kernels.sh list
        scripts/kernels.sh others
        scripts/kernels.sh fetch NAME
 
-  list        the names of those that every change is tested on, oldest first
-  others      the names of those that are worth a look now and then
-  fetch NAME  unpack Debian's newest kernel of that name, and a static busybox to boot it with, into
+  list        print the names of kernels on which every change is tested, oldest first
+  others      print the names of kernels to test occasionally
+  fetch NAME  unpack Debian's latest kernel of that name, and a static busybox to boot it, into
               $cache/NAME
-              unless they are there, and print the path of its vmlinuz
+              unless they exist, and print the path of its vmlinuz
 
-Needs apt, kmod and debian-archive-keyring; not root. This machine's packages, lists and /boot are left alone.
-Packages come from the mirror in this machine's own lists; where these have none of Debian, from DEBIAN_MIRROR.
-Remove the folder of a kernel to have it fetched again.
+Needs apt, kmod and debian-archive-keyring, not root. Does not change this machine's packages, lists and /boot.
+Packages come from the Debian mirror in this machine's apt sources, else from DEBIAN_MIRROR.
+Remove a kernel's directory to fetch it again.
 HELP
 }
 
@@ -57,7 +57,7 @@ main() {
 fetch() {
   local name=$1 suite kind all=$kernels$'\n'$others
   read -r suite kind < <(awk -v name="$name" '$1 == name { print $2, $3 }' <<<"$all") || true
-  [[ -n $suite ]] || fail "no kernel is called $name; there are: $(cut -d' ' -f1 <<<"$all" | paste -sd' ')."
+  [[ -n $suite ]] || fail "unknown kernel $name; choose from: $(cut -d' ' -f1 <<<"$all" | paste -sd' ')."
   if [[ ! -e $cache/$name/vmlinuz ]]; then
     need apt-get apt
     need depmod kmod
@@ -81,19 +81,19 @@ unpack() {
   unpack_packages "$root" busybox-static "${packages[@]}"
   # depmod and virtme-ng look under /lib, which newer packages lack.
   [[ -e $root/lib ]] || ln -s usr/lib "$root/lib"
-  quietly depmod -b "$root" "$(basename "$root"/lib/modules/*)" || fail "depmod cannot read $root (its words are above)."
+  quietly depmod -b "$root" "$(basename "$root"/lib/modules/*)" || fail "depmod cannot read $root (see its output above)."
   link_as busybox -path '*bin/busybox' -type f
   link_as vmlinuz -name 'vmlinuz*' -type f
 }
 
-# The metapackage leads to the package that has the image, or to those that it was split into.
+# Prints the packages that the metapackage depends on: one with the image, or those it was split into.
 kernel_packages() {
   apt_here apt-cache depends --recurse --no-pre-depends --no-recommends --no-suggests --no-conflicts --no-breaks \
     --no-replaces --no-enhances "$1" |
     grep -E '^linux-(image|binary|modules)-[0-9]' | sort -u
 }
 
-# A name of its own at the top of the unpacked folder for the one file that find finds.
+# Links the one file that find finds to a fixed name at the top of the unpacked directory.
 link_as() {
   local name=$1
   shift

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write requirements/*.txt: what install-deps.sh takes from a package index, with versions and hashes.
+"""Write requirements/*.txt: the packages that install-deps.sh gets from a package index, with versions and hashes.
 
-One file for each extra of pyproject.toml, and build.txt for what builds and installs nettop itself. They hold for every
-Python from 3.11 on, and for every processor. The index is the one that uv is configured for.
+There is one file per extra in pyproject.toml, and build.txt for packages that build and install nettop itself. They are
+valid for Python 3.11 and later, on any architecture. The index is the one configured for uv.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parents[1]
 LOCKS = CHECKOUT / "requirements"
 BUILDERS = ("pip", "editables")
-"""What installs nettop, besides its build backend; hatchling asks for the second when an install is editable."""
-# Of the distribution, like bcc.
+"""Packages that install nettop, besides its build backend; hatchling needs the second for editable installs."""
+# From the distribution, like bcc.
 NOT_LOCKED = "numpy"
 _OPTIONS = (
     *("--quiet", "--universal", "--python-version=3.11", "--only-binary=:all:", "--generate-hashes"),
@@ -28,7 +28,7 @@ _OPTIONS = (
 
 
 def main() -> None:
-    """Resolve the largest set first: a package has one version in all files. `--upgrade` takes the newest ones."""
+    """Resolve the largest set first, so that a package has one version in all files. `--upgrade` gets the latest."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
     with tempfile.NamedTemporaryFile("w", suffix=".in") as build:
         build.write("\n".join((*project["build-system"]["requires"], *BUILDERS)))
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def lock(name: str, sources: Iterable[str]) -> None:
-    """Write one file."""
+    """Write one requirements file."""
     uv = Path(sys.executable).with_name("uv")
     command = (uv, "pip", "compile", *_OPTIONS, *sys.argv[1:], f"--output-file={LOCKS / name}.txt", *sources)
     subprocess.run(command, check=True, cwd=CHECKOUT)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the manual, a page for nettop and one for each of its commands, from what --help is made of.
+"""Write the manual pages of nettop and each of its commands, from the same data as --help.
 
 scripts/manual.py FOLDER
 """
@@ -26,7 +26,7 @@ from nettop.cli import app  # noqa: E402
 _ESCAPES = str.maketrans(
     {"\\": r"\e", "-": r"\-", "'": r"\(aq", "`": r"\(ga", "^": r"\(ha", "~": r"\(ti", "\0": r"\:"}
 )
-# Where a line may end within a word that fills it.
+# Where a line may break within a long word.
 _LONG_WORD, _BREAK = re.compile(r"\S{50,}"), re.compile(r"[/?&,|]")
 _MARKUP = re.compile(r"\[/?(?:bold|dim)\]")
 _EXIT_CODES = re.compile("Exit codes?: ")
@@ -34,7 +34,7 @@ _NO_PANEL = "General"
 
 
 def pages() -> dict[str, str]:
-    """The text of each page, by its file's name."""
+    """Return the text of each page, by file name."""
     group = typer.main.get_command(app)
     commands = {"nettop": group, **{f"nettop {name}": each for name, each in group.commands.items()}}
     return {f"{_page_name(name)}.1": _page(name, command, commands) for name, command in commands.items()}
@@ -45,7 +45,7 @@ def _page(name: str, command: Any, commands: dict[str, Any]) -> str:
     others = [_page_name(other) for other in commands if other != name]
     lines = [
         f'.TH {_escaped(_page_name(name).upper())} 1 {_date()} "nettop {__version__}" "nettop"',
-        # Neither hyphens nor spaces within what is to be typed.
+        # No hyphenation or extra spaces in text to be typed.
         *(".nh", ".ad l"),
         *(".SH NAME", f"{_escaped(_page_name(name))} \\- {_escaped(_first_lower(command.help))}"),
         *(".SH SYNOPSIS", f"{_bold(name)} {_escaped(' '.join(command.collect_usage_pieces(context)))}"),
@@ -59,7 +59,7 @@ def _page(name: str, command: Any, commands: dict[str, Any]) -> str:
 
 
 def command_names(command: Any) -> list[str]:
-    """The names of a command's own commands."""
+    """Return the names of a command's subcommands."""
     return list(getattr(command, "commands", ()))
 
 
@@ -68,7 +68,7 @@ def _page_name(command: str) -> str:
 
 
 def _date() -> str:
-    """The day of the sources, where it is known, so that the same sources make the same pages."""
+    """Return the date of the sources if known, so that the same sources give the same pages."""
     return time.strftime("%Y-%m-%d", time.gmtime(float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))))
 
 
@@ -96,7 +96,7 @@ def _parameters(parameters: Iterable[Any]) -> Iterator[str]:
 
 
 def _has_panel(option: Any) -> bool:
-    """As --help does, those without come first."""
+    """Return whether an option has a panel. As in --help, options without one come first."""
     return option.rich_help_panel is not None
 
 
@@ -116,11 +116,11 @@ def _commands(commands: dict[str, Any]) -> Iterator[str]:
             yield from _entry(f"{_bold(_page_name(name))}(1)", command.help)
 
 
-# --- what is below the options ------------------------------------------------------------------------------
+# --- below the options ------------------------------------------------------------------------------
 
 
 def _epilog(text: str) -> Iterator[str]:
-    """Its examples, its exit codes, and what else it has."""
+    """Yield the examples, exit codes, and other paragraphs of an epilog."""
     heading, *paragraphs = text.split("\n\n")
     assert _MARKUP.sub("", heading) == "Examples"
     sections: dict[str, list[str]] = {"EXAMPLES": [], "NOTES": [], "EXIT STATUS": []}
@@ -137,7 +137,7 @@ def _epilog(text: str) -> Iterator[str]:
 
 
 def is_command_line(paragraph: str) -> bool:
-    """Whether this part of an epilog is an example."""
+    """Return whether this paragraph of an epilog is an example."""
     return bool(re.match(r"(nettop|curl)\b", paragraph))
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Makes what machines install that build nothing themselves; `--help` says how.
+# Build packages for machines that build nothing themselves; see `--help`.
 set -euo pipefail
 umask 022
 
-# As for the installer: neither somebody's private tools, nor messages in another language.
+# As in the installer: no private tools, and no localized messages.
 export PATH="/usr/sbin:/usr/bin:/sbin:/bin:$PATH" LC_ALL=C.UTF-8
 
 readonly exit_usage=2 exit_cannot=3
@@ -14,8 +14,9 @@ script=$(readlink -f -- "${BASH_SOURCE[0]}")
 checkout=$(dirname -- "$(dirname -- "$script")")
 readonly script checkout
 
-# What both need of the checkout, and a package besides.
-readonly to_install=(nettop docs LICENSES LICENSE README.md CHANGELOG.md pyproject.toml requirements scripts/install-deps.sh scripts/sbom.py deploy/systemd)
+# Files from the checkout for both kinds, and for a package in addition.
+readonly to_install=(nettop docs LICENSES LICENSE README.md CHANGELOG.md SECURITY.md pyproject.toml requirements deploy/systemd
+  scripts/sbom.py scripts/install-{deps,dev,services,steps}.sh)
 readonly to_pack=(scripts/manual.py deploy/debian)
 
 extra=serve
@@ -24,15 +25,15 @@ usage() {
   cat <<HELP
 Usage: scripts/packages.sh deb|offline [--flows]
 
-Writes, into dist/ of the checkout, for the release of the distribution that it runs on, its Python and its processor:
+Writes to the checkout's dist/, for this machine's distribution release, Python and architecture:
 
   deb      a Debian package. Needs debhelper, dpkg-dev and python3-venv
-  offline  an archive of nettop and the Python packages that it needs, for machines that reach no package index
-  --flows  also what nettop collect needs, 800 MB: as a package of its own, nettop-flows, or in the archive
+  offline  an archive of nettop and its Python packages, for machines without access to a package index
+  --flows  also the dependencies of nettop collect, 800 MB: as a separate package, nettop-flows, or in the archive
 
-Needs a package index, not root. The same sources and Python packages make the same files.
+Needs a package index, not root. Builds are reproducible: the same sources and Python packages give the same files.
 
-Exit codes: 0 done, 1 failure, 2 usage, 3 this machine cannot.
+Exit codes: 0 done, 1 failure, 2 usage, 3 not possible on this machine.
 HELP
 }
 
@@ -53,7 +54,7 @@ main() {
     shift
   done
   [[ -n $what ]] || { usage >&2 && exit $exit_usage; }
-  find_out_what_it_is
+  identify_release
   work=$checkout/build/packages/$what-$release
   rm -rf -- "$work"
   mkdir -p -- "$work" "$checkout/dist"
@@ -61,7 +62,7 @@ main() {
   rm -rf -- "$work"
 }
 
-find_out_what_it_is() {
+identify_release() {
   local ID='' VERSION_ID='' PRETTY_NAME=''
   # shellcheck source=/dev/null
   . /etc/os-release
@@ -73,7 +74,7 @@ find_out_what_it_is() {
   readonly release release_name processor SOURCE_DATE_EPOCH
 }
 
-# In what is no clone, the newest file tells.
+# Outside a Git clone, use the time of the newest file.
 when_committed() {
   git -C "$checkout" log -1 --format=%ct 2>/dev/null ||
     (cd -- "$checkout" && find "${to_install[@]}" -type f -printf '%Ts\n' | sort -n | tail -n 1)
@@ -82,10 +83,10 @@ when_committed() {
 # --- a Debian package -----------------------------------------------------------------------------
 
 make_deb() {
-  # Unchecked: nothing is compiled, and Debian takes a compiler for granted.
+  # Skip the check of build dependencies: Debian requires a compiler, but nothing is compiled.
   local source=$work/nettop options=(--build=binary --no-sign --no-check-builddeps) command
   for command in dpkg-buildpackage dh; do
-    command -v $command >/dev/null || code=$exit_cannot fail 'needs dpkg-dev and debhelper; apt installs them.'
+    command -v $command >/dev/null || code=$exit_cannot fail 'needs dpkg-dev and debhelper; install them with apt.'
   done
   [[ $extra == serve ]] || options+=(--build-profiles=pkg.nettop.flows)
   copy_sources "$source" "${to_install[@]}" "${to_pack[@]}"
@@ -101,8 +102,8 @@ write_changelog() {
   cat <<CHANGELOG
 nettop ($(sed -E 's/(a|b|rc|\.dev)[0-9]/~&/' <<<"$version")~$release) stable; urgency=medium
 
-  * Made for $release_name.
-  * What users notice is in CHANGELOG.md.
+  * Built for $release_name.
+  * See CHANGELOG.md for user-visible changes.
 
  -- $(sed -n 's/^Maintainer: //p' "$checkout/deploy/debian/control")  $(date --utc --rfc-email --date="@$SOURCE_DATE_EPOCH")
 CHANGELOG
@@ -127,23 +128,23 @@ write_instructions() {
   local flows=''
   [[ $extra == serve ]] || flows=' --flows'
   cat <<INSTRUCTIONS
-nettop $version, for $release_name on $processor, without a package index. Install, or upgrade:
+nettop $version, for $release_name on $processor, without a package index. Install or upgrade:
 
   sudo scripts/install-deps.sh$flows --wheels wheels
 
-The distribution's packages are not in here. If they are not installed and its mirror cannot be reached either, install
+The distribution's packages are not included. If they are not installed and its mirror is not reachable either, install
 them first: $(apt_packages)
 
 Remove: sudo scripts/install-deps.sh --uninstall
 INSTRUCTIONS
 }
 
-# As the installer has them.
+# Prints the installer's list of apt packages.
 apt_packages() { sed -n 's/^ *apt) say \(python3 .*\) ;;$/\1/p' "$checkout/scripts/install-deps.sh"; }
 
 # --- both -----------------------------------------------------------------------------------------
 
-# What Python has compiled is no source.
+# Copies sources without Python's compiled files.
 copy_sources() {
   local folder=$1
   shift
@@ -155,7 +156,7 @@ fill_with_wheels() {
   local options=()
   [[ $extra == serve ]] || options+=(--flows)
   "$checkout/scripts/install-deps.sh" "${options[@]}" --make-wheels "$1" | sed -n '/^\[/p'
-  # With the label that the installer gave to this build: an upgrade is newer.
+  # Includes the installer's build label, by which an upgrade is newer.
   version=$(find "$1" -name 'nettop-*.whl' -printf '%f\n' | cut -d- -f2)
 }
 
@@ -167,7 +168,7 @@ publish() {
   done
 }
 
-# Its words matter only when it failed.
+# Runs a command and prints its output only if it fails.
 quietly() {
   "$@" >"$work/words" 2>&1 || {
     tail -n 30 "$work/words" >&2

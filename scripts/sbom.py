@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Print a software bill of materials, CycloneDX 1.5 as JSON, of the Python packages in folders or in folders of wheels.
+"""Print a software bill of materials (CycloneDX 1.5, JSON) of Python packages installed in directories or as wheels.
 
 sbom.py FOLDER...
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 
 def main(folders: list[Path]) -> None:
-    """Print the list; the same packages give the same text."""
+    """Print the list; the same packages give the same output."""
     packages = {
         str(each["bom-ref"]): each for folder in folders for each in map(component, metadata_in(folder))
     }
@@ -36,7 +36,7 @@ def main(folders: list[Path]) -> None:
 
 
 def metadata_in(folder: Path) -> Iterator[Message]:
-    """Yield what each package says of itself: installed ones, and those in wheels."""
+    """Yield the metadata of each package, installed or in a wheel."""
     for file in sorted(folder.glob("*.dist-info/METADATA")):
         yield parse(file.read_text(encoding="utf-8"))
     for file in sorted(folder.glob("*.whl")):
@@ -46,12 +46,12 @@ def metadata_in(folder: Path) -> Iterator[Message]:
 
 
 def parse(text: str) -> Message:
-    """Return the fields, without the description."""
+    """Parse the metadata fields, without the description."""
     return Parser().parsestr(text, headersonly=True)
 
 
 def component(metadata: Message) -> dict[str, Any]:
-    """Return the component that a package is."""
+    """Return the CycloneDX component of a package."""
     name, version = re.sub(r"[-_.]+", "-", metadata["Name"]).lower(), metadata["Version"]
     url = f"pkg:pypi/{name}@{version.replace('+', '%2B')}"
     licence = metadata["License-Expression"]

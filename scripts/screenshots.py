@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draws docs/screenshots/*.svg: the screens over example rows, through Textual's pilot, the same in each run.
+"""Draw docs/screenshots/*.svg: the screens with example rows, using Textual's pilot; reproducible.
 
-With --every-size FOLDER, every view at five sizes, dark and light, as SVG, and as PNG where rsvg-convert is installed.
+With --every-size FOLDER, draw every view at five sizes, dark and light, as SVG, and with rsvg-convert also as PNG.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.screens.harness import Harness, Script  # noqa: E402
 
 
 class Screenshot(NamedTuple):
-    """A view, the terminal's columns and rows, the readings and then the keys before the screenshot, and the theme."""
+    """A view, the terminal size, the number of reads, the keys pressed after them, and the theme."""
 
     view: str
     size: tuple[int, int]
@@ -72,7 +72,7 @@ THEMES = {"dark": DARK.name, "light": LIGHT.name}
 
 
 def example_sources() -> dict[str, Script]:
-    """A source for each lens, all on one host."""
+    """Return a source for each lens, all on one host."""
     steps, batches = eventful_host()
     return {
         "connections": Script(steps, {"command": "nginx: worker process", "descriptors": "14"}, batches),
@@ -87,7 +87,7 @@ def example_sources() -> dict[str, Script]:
 
 
 async def draw(shot: Screenshot) -> str:
-    """The screen after its keys, as SVG."""
+    """Press the keys and return the screen as SVG."""
     harness = Harness(example_sources().__getitem__)
     harness.session._source = example_sources().__getitem__  # type: ignore[method-assign]
     app = harness.app(Settings(view=ViewSettings(view=shot.view)), shot.theme, lens_set=lenses())
@@ -104,7 +104,7 @@ async def draw(shot: Screenshot) -> str:
 
 
 def write(folder: Path, shots: dict[str, Screenshot]) -> None:
-    """Draw each into a file of its name."""
+    """Write each screenshot to the file with its name."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, (name, shot) in enumerate(shots.items(), 1):
         if sys.stderr.isatty():
@@ -115,7 +115,7 @@ def write(folder: Path, shots: dict[str, Screenshot]) -> None:
 
 
 def at_every_size() -> dict[str, Screenshot]:
-    """Every view at each size in each theme."""
+    """Return screenshots of every view in each size and theme."""
     return {
         f"{name}-{columns}x{rows}-{theme}": shot._replace(size=(columns, rows), theme=palette)
         for name, shot in EVERYTHING.items()
@@ -125,7 +125,7 @@ def at_every_size() -> dict[str, Screenshot]:
 
 
 def main() -> None:
-    """Draw the documents' screenshots, or those of them that are named; or everything into a folder."""
+    """Draw all or the named screenshots for the documents, or every view and size into a directory."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the core of the kernel tests on this kernel and, in virtual machines, on Debian's: `--help` says how.
+"""Run the core kernel tests on this kernel and, in virtual machines, on Debian's kernels; see `--help`.
 
-The machines are emulated (no KVM is needed), see this host's files read-only, and run a copy of the checkout that is
-made when this script starts.
+The machines are emulated (no KVM needed), see this host's files read-only, and run a copy of the checkout made when
+this script starts.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ from kernel_support import HOST, PAGE, Run, put_in_place, read_run, support_page
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
 PATIENCE = 10
-"""The factor by which tests wait longer in an emulated machine than on the host."""
+"""Factor for test deadlines in an emulated machine."""
 NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "build", "dist"
 )
 QUICKER = "mitigations=off init_on_alloc=0 rcupdate.rcu_expedited=1 tsc=reliable"
-"""What a kernel does for safety, or to spare CPUs, and what costs an emulated one most of its time. It need not doubt
-its CPUs' clock either, which is one for all: every reading of another one would lead out of the emulated machine."""
+"""Turns off safety and power features that take most of an emulated kernel's time. Also trusts the TSC, which all
+emulated CPUs share: every read of another clock would exit the emulated machine."""
 HOST_FILES = "nettop-host"
 QEMU = (
     f"-fsdev local,id={HOST_FILES},path=/,security_model=none,readonly=on,multidevs=remap"
     f" -device virtio-9p-pci,fsdev={HOST_FILES},mount_tag={HOST_FILES}"
     " -global virtio-serial-pci.ioeventfd=off"
 )
-"""This host's files once more, under a name by which kernel-guest.sh mounts them in its own way. And no descriptor for
-each of the hundreds of queues that a few terminals have: a third of the time went into polling them."""
+"""Exports this host's files again under a name that kernel-guest.sh mounts with its own options. Also avoids one
+descriptor per queue: a few terminals have hundreds, and polling them took a third of the time."""
 PYTEST = (
     *("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:syrupy", "-p", "no:textual-snapshot"),
     *("-p", "no:xdist", "--timeout", "0"),
     *("-m", "kernel and core", "--deselect", "tests/kernel/test_doctor.py"),
 )
-"""Without plugins that no kernel test needs: importing them takes seconds there. doctor is run by itself. The kernel
-as a whole has a limit, no test of it has."""
+"""Disables plugins that no kernel test needs: importing them takes seconds there. doctor runs separately. The limit is
+per kernel, not per test."""
 TESTED = re.compile(rb"(?:PASSED|FAILED|ERROR|SKIPPED)[^\n]*\[ *(\d+)%\]")
 FAILED, LACKING, NOT_ROOT = 1, 3, 4
 BOOTS = 3
-"""How often a virtual machine is started, at most."""
+"""Most starts of a virtual machine."""
 
 
 class Stop(Exception):
-    """Why no kernel can be tested, and the exit status for that kind of reason."""
+    """No kernel can be tested: the reason and the exit status."""
 
     def __init__(self, why: str, status: int = FAILED) -> None:
         super().__init__(why)
@@ -68,7 +68,7 @@ class Stop(Exception):
 
 
 def main() -> int:
-    """Run the chosen kernels; 0 where every one passed, 3 where this machine lacks something for it."""
+    """Run the selected kernels; return 0 if all passed, 3 if this machine lacks a requirement."""
     options = read_options()
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     signal.signal(signal.SIGTERM, end_in_order)
@@ -92,18 +92,16 @@ def main() -> int:
 
 
 def end_in_order(number: int, _frame: object) -> NoReturn:
-    """Leave neither a machine nor a folder behind, and report what is known. `timeout` sends its signal twice: to the
-    process, then to its group."""
+    """Exit without leaving a machine or directory behind, and report the results so far. Ignore a second signal:
+    `timeout` signals the process, then its group."""
     signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
 def read_options() -> argparse.Namespace:
-    """The command line; `kernels` are the names of those to run on, in order."""
+    """Parse the command line; `kernels` are the names to run on, in order."""
     known, others = [HOST, *words(SCRIPTS / "kernels.sh", "list")], words(SCRIPTS / "kernels.sh", "others")
-    parser = argparse.ArgumentParser(
-        description="Runs the core of the kernel tests on one kernel after the other."
-    )
+    parser = argparse.ArgumentParser(description="Run the core kernel tests on one kernel after the other.")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--only",
@@ -111,29 +109,33 @@ def read_options() -> argparse.Namespace:
         choices=[*known, *others],
         dest="kernels",
         metavar="NAME",
-        help=f"one of {', '.join(known)}; {', '.join(others)} runs only so",
+        help=f"run on {', '.join(known)}, or {', '.join(others)}, which does not run by default; repeatable",
     )
     which.add_argument(
-        "--host-only", action="store_const", const=[HOST], dest="kernels", help="no virtual machine"
+        "--host-only", action="store_const", const=[HOST], dest="kernels", help="run no virtual machines"
     )
     which.add_argument(
-        "--guests-only", action="store_const", const=known[1:], dest="kernels", help="virtual machines alone"
+        "--guests-only",
+        action="store_const",
+        const=known[1:],
+        dest="kernels",
+        help="run only virtual machines",
     )
     parser.add_argument(
         "--limit",
         type=float,
         default=20,
         metavar="MINUTES",
-        help="for one kernel, with its second try (default: 20)",
+        help="time limit for one kernel, including retries (default: 20)",
     )
     parser.add_argument(
-        "-k", dest="tests", metavar="EXPRESSION", help="only those of the tests, as pytest takes it"
+        "-k", dest="tests", metavar="EXPRESSION", help="run only matching tests, as in pytest"
     )
     parser.add_argument(
-        "--write-docs", action="store_true", help=f"write {PAGE.relative_to(ROOT)} of this run"
+        "--write-docs", action="store_true", help=f"write {PAGE.relative_to(ROOT)} from this run"
     )
     parser.add_argument(
-        "--keep", metavar="FOLDER", type=Path, help="keep consoles, JUnit XML and doctor's reports in"
+        "--keep", metavar="FOLDER", type=Path, help="keep consoles, JUnit XML and doctor's reports in FOLDER"
     )
     options = parser.parse_args()
     options.kernels = options.kernels or known
@@ -143,7 +145,7 @@ def read_options() -> argparse.Namespace:
 
 
 def words(*command: object) -> list[str]:
-    """What a command prints, in words; Stop with its own complaint where it fails."""
+    """Return the words in a command's output; raise Stop if it fails."""
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise Stop(f"{shlex.join(map(str, command))} failed.")
@@ -151,31 +153,29 @@ def words(*command: object) -> list[str]:
 
 
 def check_machine(kernels: list[str]) -> None:
-    """Raise Stop where something is missing that nothing here can bring."""
+    """Raise Stop if this machine lacks a requirement."""
     if os.geteuid() != 0:
         raise Stop("needs root; run it with sudo.", NOT_ROOT)
     if kernels == [HOST]:
         return
     if os.uname().machine != "x86_64":
-        raise Stop(
-            f"boots virtual machines on x86_64 only, not on {os.uname().machine}; see --host-only.", LACKING
-        )
+        raise Stop(f"virtual machines need x86_64, not {os.uname().machine}; see --host-only.", LACKING)
     missing = [
         tool for tool in ("apt-get", "qemu-system-x86_64", "depmod", str(vng())) if not shutil.which(tool)
     ]
     if missing:
-        remedy = "on Debian or Ubuntu run: sudo scripts/install-deps.sh --kernels"
+        remedy = "on Debian or Ubuntu, run: sudo scripts/install-deps.sh --kernels"
         raise Stop(f"needs {', '.join(missing)}; {remedy}", LACKING)
 
 
 def vng() -> Path:
-    """virtme-ng's command, of the Python that runs this."""
+    """Return the path of virtme-ng's command, installed next to the running Python."""
     return Path(sys.executable).with_name("vng")
 
 
 @contextlib.contextmanager
 def work_folder() -> Iterator[Path]:
-    """A folder with a copy of the checkout in it, compiled, since compiling takes long under emulation."""
+    """Yield a directory with a copy of the checkout, compiled, since compiling is slow under emulation."""
     with tempfile.TemporaryDirectory(prefix="nettop-kernels.") as made:
         copy = Path(made) / "copy"
         shutil.copytree(ROOT, copy, ignore=NOT_COPIED, symlinks=True)
@@ -185,23 +185,23 @@ def work_folder() -> Iterator[Path]:
 
 
 def core_files(copy: Path) -> list[str]:
-    """The files that have tests of the core. pytest compiles in its own way what it reads."""
+    """Return the files with core tests. Collecting them also caches pytest's own bytecode."""
     command = [sys.executable, "-m", "pytest", *PYTEST, "-q", "--collect-only", "tests/kernel"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     if not (files := sorted({line.split("::")[0] for line in done.stdout.splitlines() if "::" in line})):
-        raise Stop(f"pytest finds no test of the core:\n{done.stdout}{done.stderr}")
+        raise Stop(f"pytest finds no core tests:\n{done.stdout}{done.stderr}")
     return files
 
 
 def vmlinuz_of(name: str) -> Path | None:
-    """A kernel's file; None for this one."""
+    """Return the path of a kernel's image; None for the running kernel."""
     return None if name == HOST else Path(words(SCRIPTS / "kernels.sh", "fetch", name)[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One to run on: its file, or None for this one; where it finds the copy; and how long it may take in all."""
+    """A kernel to run on: its image, or None for the running one; the path of the copy; and the total time limit."""
 
     name: str
     vmlinuz: Path | None
@@ -210,15 +210,17 @@ class Kernel:
 
     @property
     def results(self) -> Path:
-        """The folder of its results."""
+        """Directory of its results."""
         return self.work / "results" / self.name
 
 
 def run_patiently(kernel: Kernel, tests: list[str]) -> dict[str, str]:
-    """Run the tests on one kernel. What failed in a virtual machine runs once more, in a new one and within the same
-    limit, since under emulation, on a busy host, a deadline may pass; what failed first is reported all the same. A
-    machine that died is begun anew: in QEMU before 8.1 a CPU may keep what another one was just patching (int3;
-    docs/costs-and-limits.md says why). Returns what failed and then passed, with the reason."""
+    """Run the tests on one kernel; return the tests that failed and then passed, with the reason.
+
+    Tests that failed in a virtual machine run once more, in a new one and within the same limit, since deadlines may
+    pass under emulation on a busy host; the first failure is reported anyway. A machine that died is restarted: in QEMU
+    before 8.1 a CPU may keep code that another was patching (int3; docs/costs-and-limits.md says why).
+    """
     deadline = time.monotonic() + kernel.limit_s
     run = run_on(kernel, tests, deadline)
     failed: dict[str, str] = {}
@@ -227,9 +229,7 @@ def run_patiently(kernel: Kernel, tests: list[str]) -> dict[str, str]:
             break
         has_failed = run.ended
         failed |= run.failures or {"doctor" if has_failed else "the machine": run.summary}
-        say(
-            f"{kernel.name:>7}: {'once more what failed' if has_failed else 'died, once more from its start'}"
-        )
+        say(f"{kernel.name:>7}: {'retrying failed tests' if has_failed else 'died, restarting'}")
         run = run_on(kernel, list(run.failures) if has_failed else tests, deadline, (number, run))
         if has_failed:
             break
@@ -238,9 +238,9 @@ def run_patiently(kernel: Kernel, tests: list[str]) -> dict[str, str]:
 
 def run_on(kernel: Kernel, tests: list[str], deadline: float, before: tuple[int, Run] | None = None) -> Run:
     """Run these tests on a kernel, and doctor unless it passed in an earlier try (`before`: its number and result).
-    Returns the results of all tries together.
+    Return the combined results of all tries.
 
-    However it ends, what is known by then is reported.
+    Reports the results so far however it ends.
     """
     number, first = before or (0, None)
     folder = kernel.results / f"again-{number}" if first else kernel.results
@@ -257,7 +257,7 @@ def run_on(kernel: Kernel, tests: list[str], deadline: float, before: tuple[int,
             put_in_place(kernel.results, folder)
         run = read_run(kernel.name, kernel.results)
         minutes, seconds = divmod(round(time.monotonic() - began), 60)
-        took = f"{f'with try {number + 1}, ' if first else ''}in {minutes}:{seconds:02} min{ended}"
+        took = f"{f'including try {number + 1}, ' if first else ''}in {minutes}:{seconds:02} min{ended}"
         say(
             f"{kernel.name:>7}: {run.release}: {run.summary} {took}",
             *(f"         {test}: {in_short(why)}" for test, why in run.failures.items()),
@@ -266,20 +266,20 @@ def run_on(kernel: Kernel, tests: list[str], deadline: float, before: tuple[int,
 
 
 def guest_command(kernel: Kernel, folder: Path, tests: list[str], first: Run | None) -> list[str]:
-    """The command that runs these tests, and doctor if needed, and leaves the results in a folder."""
+    """Return the command that runs these tests, and doctor if needed, and writes the results to a directory."""
     copy, doctor = kernel.work / "copy", "no" if first and first.doctor_status == "0" else "yes"
     guest = [str(copy / "scripts/kernel-guest.sh"), str(ROOT), str(copy), str(folder), doctor]
     return machine(kernel.vmlinuz, [*guest, *([*PYTEST, *tests] if tests else [])], folder)
 
 
 def in_short(failure: str) -> str:
-    """The first line of the error in pytest's report."""
+    """Return the first line of the error in pytest's report."""
     lines = [line[1:].strip() for line in failure.splitlines() if line.startswith("E ")]
     return (lines or failure.splitlines() or ["no reason"])[0][:200]
 
 
 def say(*lines: str, passing: bool = False) -> None:
-    """Print lines; on a terminal the next text replaces one that is `passing`, which is printed nowhere else."""
+    """Print lines. A `passing` text is printed only on a terminal, where the next text replaces it."""
     text = "\n".join(lines)
     if sys.stdout.isatty():
         print(f"\r\033[K{text}" + "\n" * (not passing), end="", flush=True)
@@ -288,9 +288,8 @@ def say(*lines: str, passing: bool = False) -> None:
 
 
 def machine(vmlinuz: Path | None, guest: list[str], results: Path) -> list[str]:
-    """Return the command that runs the guest's script, on this kernel or on the one in that file. What a
-    virtual machine is to run is in a file: virtme-ng puts it on the kernel's command line, where a few names
-    of tests are too long."""
+    """Return the command that runs the guest's script on the running kernel or on the given image. For a virtual
+    machine the command is in a file: virtme-ng passes it on the kernel command line, too short for test names."""
     if vmlinuz is None:
         return ["unshare", "--mount", "--propagation", "private", *guest]
     busybox, script = vmlinuz.with_name("busybox"), results / "command"
@@ -304,7 +303,7 @@ def machine(vmlinuz: Path | None, guest: list[str], results: Path) -> list[str]:
 
 
 def follow(command: list[str], console: Path, deadline: float, title: str) -> bool:
-    """Run a command on a terminal of its own, its output in a file; False where it had to be killed."""
+    """Run a command on its own terminal with its output in a file; return False if it had to be killed."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, env=environment()
@@ -327,20 +326,20 @@ def follow(command: list[str], console: Path, deadline: float, title: str) -> bo
 
 
 def environment() -> dict[str, str]:
-    """This script's own, in which virtme-ng finds its other commands."""
+    """Return this script's environment, with virtme-ng's other commands in PATH."""
     return {**os.environ, "PATH": f"{vng().parent}:{os.environ['PATH']}"}
 
 
 def read_terminal(terminal: int) -> bytes:
-    """What the other end wrote; empty when nobody is there any more."""
+    """Return what the other end wrote; empty if it is closed."""
     try:
         return os.read(terminal, 1 << 16)
-    except OSError:  # EIO: the last one closed it
+    except OSError:  # EIO: the last writer closed it
         return b""
 
 
 def report(runs: list[Run], work: Path, options: argparse.Namespace) -> None:
-    """Report what failed, write the page if requested, and keep the results if requested."""
+    """Report failures; write the page and keep the results if requested."""
     failed = [run for run in runs if not run.passed]
     for run in failed:
         print(f"\n--- {run.name} {run.release}")
@@ -358,15 +357,15 @@ def report(runs: list[Run], work: Path, options: argparse.Namespace) -> None:
 
 
 def report_flaky(flaky: dict[str, dict[str, str]]) -> None:
-    """Report what failed and then passed, a line each."""
+    """Report tests that failed and then passed, one per line."""
     for name, failures in flaky.items():
         for test, why in failures.items():
             print(f"FLAKY on {name}: {test}: {in_short(why)}")
 
 
 def last_words(console: Path) -> str:
-    """The end of what a machine printed."""
-    return console.read_text(errors="replace")[-4000:] if console.exists() else "It was not begun."
+    """Return the last lines of a machine's output."""
+    return console.read_text(errors="replace")[-4000:] if console.exists() else "It was not started."
 
 
 if __name__ == "__main__":

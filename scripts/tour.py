@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draws docs/screenshots/tour-*.svg: nettop during real incidents. Root.
+"""Draw docs/screenshots/tour-*.svg: nettop during real incidents. Needs root.
 
-A slow consumer behind a lossy link: two processes in two network namespaces; the link drops each third segment with
-data, until it is mended. And a server of a single thread that now and then computes for a second. A picture is taken
-when the screen shows what docs/tour.md says of it.
+One incident is a slow consumer behind a lossy link: two processes in two network namespaces, with a link that drops
+every third data segment until it is repaired. The other is a single-threaded server that occasionally computes for a
+second. Each screenshot is taken when the screen shows what docs/tour.md describes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LOST_EVERY = 3
 
 
 class Step(NamedTuple):
-    """The keys that are pressed, what the screen shows in time and no longer, and whether the link is mended before."""
+    """The keys to press, the texts that must appear and disappear in time, and whether to repair the link first."""
 
     name: str
     keys: tuple[str, ...]
@@ -55,7 +55,7 @@ LAGGING = (
     Step("start", (), "path loss"),
     Step("trouble", ("exclamation_mark",), "1 of "),
     Step("details", ("down", "right"), "CWND"),
-    Step("drops", ("5",), "p/s   most NOT_SPECIFIED"),
+    Step("drops", ("5",), "p/s   mostly NOT_SPECIFIED"),
     Step("mended", ("1", "escape", "escape"), "receiver", "retransmitting", mended=True),
 )
 
@@ -70,14 +70,14 @@ SLOW = (
 
 
 def produce(_: dict[Any, Any], to: tuple[str, int]) -> None:
-    """Send without end."""
+    """Send forever."""
     with socket.create_connection(to) as connection:
         while True:
             connection.sendall(bytes(1 << 16))
 
 
 def consume(memory: dict[Any, Any]) -> None:
-    """Read a little, and work on it."""
+    """Read a little, process it, and repeat."""
     accepted, _ = memory["listener"].accept()
     with accepted:
         while accepted.recv(READ_BYTES):
@@ -85,7 +85,7 @@ def consume(memory: dict[Any, Any]) -> None:
 
 
 def serve(memory: dict[Any, Any]) -> None:
-    """Answer at once, one request after the other; after a while a thing now and then that takes a second."""
+    """Answer requests immediately, one at a time; later, occasionally compute for a second."""
     poll, began = select.epoll(), time.monotonic()
     next_s = began + HELD_AFTER_S
     accepted = {}
@@ -104,7 +104,7 @@ def serve(memory: dict[Any, Any]) -> None:
 
 
 def use(_: dict[Any, Any], to: tuple[str, int]) -> None:
-    """Request on several connections, on each again some time after its answer is here."""
+    """Send requests on several connections, each some time after the previous response."""
     poll = select.epoll()
     opened = {}
     for _ in range(CONNECTIONS):
@@ -120,18 +120,18 @@ def use(_: dict[Any, Any], to: tuple[str, int]) -> None:
 
 
 def text_of(app: NettopApp) -> str:
-    """What is on the screen."""
+    """Return the text on the screen."""
     return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
 
 
 def is_on(app: NettopApp, step: Step) -> bool:
-    """Whether the screen is as the step says."""
+    """Return whether the screen matches the step."""
     text = text_of(app)
     return step.shows in text and step.lacks not in text
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition; raise SystemExit when it does not come true in time."""
+    """Wait for a condition; raise SystemExit at the deadline."""
     end = time.monotonic() + DEADLINE_S
     while not condition():
         if time.monotonic() > end:
@@ -140,7 +140,7 @@ async def until(condition: Callable[[], bool], what: str) -> None:
 
 
 async def walk(session: Session, name: str, steps: Sequence[Step], mend: Callable[[], None]) -> None:
-    """Go through the steps, and draw each."""
+    """Perform the steps and draw a screenshot after each."""
     app = NettopApp(ScreenContext(Settings(), session, host="feeder-1"), DARK.name)
     async with app.run_test(size=SIZE) as pilot:
         for number, step in enumerate(steps, 1):
@@ -154,7 +154,7 @@ async def walk(session: Session, name: str, steps: Sequence[Step], mend: Callabl
 
 
 def draw_lagging_feed() -> None:
-    """Make that incident, and draw it."""
+    """Stage and draw the incident of the slow consumer."""
     with (
         control_group("feeder.slice/feeder.service") as group,
         Lab() as lab,
@@ -173,7 +173,7 @@ def draw_lagging_feed() -> None:
 
 
 def draw_slow_service() -> None:
-    """Make that incident, and draw it."""
+    """Stage and draw the incident of the slow server."""
     with Lab() as lab, Session(1.0, probe_of) as session:
         near, far = lab.pair()
         shop, orders = lab.worker(near.namespace, "shop"), lab.worker(far.namespace, "orders")

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""What a Debian package carries of Python packages: their licences, and what another package has already.
+"""List the licences of the Python packages in a Debian package, or remove files that another package has already.
 
 vendored.py copyright FOLDER
-vendored.py subtract FOLDER_THAT_STAYS FOLDER
+vendored.py subtract OTHER_FOLDER FOLDER
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ in {_COMMON}/GPL-2.
 Copyright: the nettop developers
 
 The package contains these Python packages, unchanged, as their authors publish
-them, under licences of their own.
+them, under their own licences.
 """
 
 
 def copyright_text(folder: Path) -> str:
-    """The package's copyright file. Raises ValueError where a Python package says nothing about its licence."""
+    """Return the package's copyright file. Raise ValueError if a Python package has no licence file."""
     return "\n".join([_NETTOP, *map(_paragraph, sorted(_others(folder)))])
 
 
@@ -50,7 +50,7 @@ def _paragraph(info: Path) -> str:
     metadata = Parser().parsestr((info / "METADATA").read_text(encoding="utf-8"), headersonly=True)
     texts = [_shortened(file.read_text(encoding="utf-8")) for file in _licence_files(info)]
     if not texts:
-        raise ValueError(f"{info.name} has no file with its licence")
+        raise ValueError(f"{info.name} has no licence file")
     title = f"{metadata['Name']} {metadata['Version']}"
     return "\n\n".join(
         [f"{'-' * 79}\n\n{title}\nLicence: {_licence(metadata)}\n{_origin(metadata)}", *texts, ""]
@@ -65,7 +65,7 @@ def _licence_files(info: Path) -> list[Path]:
 
 
 def _licence(metadata: Message) -> str:
-    """What it says itself; a long text is in its files."""
+    """Return the first line of the licence in the metadata; the licence files have the full text."""
     classified = [
         text.rpartition(" :: ")[2] for text in metadata.get_all("Classifier", []) if "License" in text
     ]
@@ -74,7 +74,7 @@ def _licence(metadata: Message) -> str:
 
 
 def _origin(metadata: Message) -> str:
-    """Where its sources are, or who wrote it."""
+    """Return the URL of the sources, or else the author."""
     pages = [url.rpartition(", ")[2] for url in metadata.get_all("Project-URL", [])]
     pages = [
         metadata["Home-page"],
@@ -84,21 +84,21 @@ def _origin(metadata: Message) -> str:
 
 
 def _shortened(text: str) -> str:
-    """The text of a licence, with what Debian has replaced by where it has it."""
+    """Replace the text of the Apache licence by a reference to Debian's copy."""
     lines = "\n".join(line.rstrip() for line in text.strip().splitlines())
     return _APACHE.sub(f"The Apache License, Version 2.0, which is in {_COMMON}/Apache-2.0", lines)
 
 
-def subtract(stays: Path, folder: Path) -> None:
-    """Removes from a folder what is in the other. Raises ValueError where the same file has another content."""
+def subtract(other: Path, folder: Path) -> None:
+    """Remove the files from a folder that the other folder also has. Raise ValueError if two contents differ."""
     for file in sorted(folder.rglob("*"), reverse=True):
-        same = stays / file.relative_to(folder)
+        same = other / file.relative_to(folder)
         if file.is_dir():
             if not any(file.iterdir()):
                 file.rmdir()
         elif same.exists():
             if not filecmp.cmp(file, same, shallow=False) and file.name not in ("REQUESTED", "RECORD"):
-                raise ValueError(f"{file} is not the same as {same}")
+                raise ValueError(f"{file} differs from {same}")
             file.unlink()
 
 
