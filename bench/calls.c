@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Repeats one thing for ever and counts it in FILE (one number of 8 bytes): calls WHAT FILE
+// Repeats one operation forever and counts it in FILE (one 8-byte number): calls WHAT FILE
 // WHAT is getppid, the shortest system call, or spin, a loop without system calls.
 #include <fcntl.h>
 #include <stdint.h>

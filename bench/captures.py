@@ -1,57 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captured exports, sent to nettop collect, beside what other decoders have read in them.
+"""Send captured exports to nettop collect, and compare the result with that of other decoders.
 
-`.venv/bin/python bench/captures.py DIR [--only NAME]`: DIR has `INDEX.tsv`, a row for each capture with its `name`, its
-`protocol`, the flows in sets whose template comes later (`unresolved_records`) and how sure the expectation is
-(`trust`); `captures/PROTOCOL/NAME.pcap`; and `records/NAME.tsv`, a row with 5-tuple, bytes and packets for each flow.
-Each capture is sent to a collector of its own; then all are sent to another one, mixed, which has to store the same.
+`.venv/bin/python bench/captures.py DIR [--only NAME]`: DIR has `INDEX.tsv`, a row per capture with its `name`, its
+`protocol`, the flows in sets whose template comes later (`unresolved_records`) and the reliability of the expectation
+(`trust`); `captures/PROTOCOL/NAME.pcap`; and `records/NAME.tsv`, a row with 5-tuple, bytes and packets per flow. Each
+capture is sent to a collector of its own; then all are sent interleaved to one collector, which must store the same.
 
-The files say no times, and have both directions of a record in one row. Where the tests' plain decoder reads in a
-capture what its file says, the rows that are stored have to be that decoder's: times, directions and ICMP too.
+The files have no times, and both directions of a record in one row. If the tests' plain decoder reads the flows of the
+file in a capture, the stored rows must equal that decoder's, including times, directions and ICMP.
 """
 
-import argparse
 import csv
 import itertools
 import socket
 import struct
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from collecting import Senders, all_stored, arrived, collector
+from measure import REQUIRED, arguments
 
-from nettop.flows.decode.rows import BACKWARD  # noqa: E402 - the checkout comes first
-from tests.collecting import Running, until  # noqa: E402
-from tests.unit import flow_oracle  # noqa: E402
+from nettop.flows.decode.rows import BACKWARD
+from tests.unit import flow_oracle
 
 Record = tuple[str, str, int, int, int, int, int]
 """Addresses, ports, protocol, bytes and packets of a flow."""
 Row = tuple[str | int, ...]
 """A record, and the values of MORE."""
 MORE = ("biflow_direction", "icmp_type", "icmp_code", "start", "end")
-"""What rows have beside a record. Start and end are in ms since 1970, those of the last day in ms since arrival: of
-sFlow, which says no times, and of exporters whose clock was never set."""
+"""Columns of a row beyond those of a record. Start and end are in ms since 1970, those of the last day in ms since
+arrival: sFlow has no times, and the clocks of some exporters were never set."""
 _RECORD, _DAY_MS = 7, 86_400_000
 _JITTER_MS = 2
-"""Routers of Cisco say every half minute when they began, each time a millisecond more or less. What they say holds for
-all flows that are decoded at once, so times depend on how many those are."""
+"""Cisco routers report their start time every half minute, which varies by a millisecond. It applies to all flows
+decoded in one batch, so times depend on the batch size."""
 _VLANS = (0x8100, 0x88A8)
 _IPV4, _IPV6, _UDP = 0x0800, 0x86DD, 17
 EXACT = ("high", "high-", "medium")
-"""What `trust` says where records must be equal."""
+"""Values of `trust` for which records must be equal."""
 
 
 @dataclass(frozen=True)
 class Datagram:
-    """What an exporter has sent: from this address and port."""
+    """A datagram from an exporter's address and port."""
 
     exporter: str
     port: int
@@ -60,7 +57,7 @@ class Datagram:
 
 @dataclass(frozen=True)
 class Capture:
-    """Datagrams, the flows in them, and how many more there are once all templates are known."""
+    """Datagrams, the flows in them, and the number of further flows once all templates are known."""
 
     name: str
     datagrams: list[Datagram]
@@ -70,7 +67,7 @@ class Capture:
 
 
 def captures(directory: Path) -> Iterator[Capture]:
-    """All in a directory."""
+    """Yield the captures in a directory."""
     with (directory / "INDEX.tsv").open() as index:
         for row in csv.DictReader(index, delimiter="\t"):
             name = row["name"]
@@ -84,7 +81,7 @@ def captures(directory: Path) -> Iterator[Capture]:
 
 
 def records(path: Path) -> Counter[Record]:
-    """The flows that are expected; what is not reported is 0, as in the store."""
+    """Return the expected flows; values that are not reported are 0, as in the store."""
     with path.open() as file:
         return Counter(
             (
@@ -97,7 +94,7 @@ def records(path: Path) -> Counter[Record]:
 
 
 def datagrams(content: bytes) -> Iterator[Datagram]:
-    """UDP in a capture of Ethernet frames, with fragments put together."""
+    """Yield the UDP datagrams in a capture of Ethernet frames, with fragments reassembled."""
     parts: dict[bytes, bytes] = {}
     at = 24
     while at + 16 <= len(content):
@@ -116,7 +113,7 @@ def datagrams(content: bytes) -> Iterator[Datagram]:
 
 
 def _packet(frame: bytes) -> tuple[bytes, str, int, bool, bytes] | None:
-    """What fragments belong together by, the sender, where this one begins, whether it is the last, and its content."""
+    """Return a fragment's datagram key, sender, offset, whether it is the last, and its content; None if not UDP."""
     kind, at = struct.unpack_from("!H", frame, 12)[0], 14
     while kind in _VLANS:
         (kind,), at = struct.unpack_from("!H", frame, at + 2), at + 4
@@ -134,15 +131,15 @@ def _packet(frame: bytes) -> tuple[bytes, str, int, bool, bytes] | None:
 
 
 def mixed(all_captures: Sequence[Capture]) -> Iterator[tuple[int, Datagram]]:
-    """The datagrams of all, each with its capture's number: one of each in turn."""
+    """Yield the datagrams of all captures in round-robin order, each with its capture's number."""
     for turn in itertools.zip_longest(*(capture.datagrams for capture in all_captures)):
         yield from ((number, datagram) for number, datagram in enumerate(turn) if datagram is not None)
 
 
 def read_plainly(capture: Capture) -> Counter[Row] | None:
-    """The rows that the plain decoder makes of a capture; None where it does not read what is expected."""
+    """Return the rows that the plain decoder reads in a capture; None if they differ from the expected flows."""
     first = flow_oracle.Oracle(time.time_ns() // 1_000_000)
-    # Options hold for all flows of a batch, also for those before: they are known when all is read once more.
+    # Options apply to all flows of a batch, also to earlier ones, so everything is read a second time.
     oracle = flow_oracle.Oracle(first.received_ms, started_ms=first.started_ms)
     for each in (first, oracle):
         try:
@@ -170,25 +167,14 @@ def _address(value: int | bytes) -> str:
 
 
 def stored(numbered: Sequence[tuple[int, Datagram]]) -> Counter[Row]:
-    """What a collector stores of datagrams; each exporter of each capture sends from an address of its own."""
-    with ExitStack() as ends:
-        parent = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="nettop-flows")))
-        parent.chmod(0o755)  # for the user that the collector becomes
-        running = ends.enter_context(Running(parent / "flows"))
-        senders: dict[tuple[int, str, int], socket.socket] = {}
-        hosts: dict[tuple[int, str], str] = {}
+    """Return the rows that a collector stores; each exporter of each capture sends from its own address."""
+    hosts: dict[tuple[int, str], str] = {}
+    with collector() as running, closing(Senders(running.port, most=len(numbered))) as senders:
         for number, datagram in numbered:
             host = hosts.setdefault((number, datagram.exporter), f"127.64.{number}.{len(hosts) % 250 + 1}")
-            key = number, datagram.exporter, datagram.port
-            if key not in senders:
-                senders[key] = ends.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-                senders[key].bind((host, 0))
-            senders[key].sendto(datagram.content, ("127.0.0.1", running.port))
-        until(lambda: running.state()["datagrams"]["arrived"] == len(numbered), "all have arrived")
-        until(
-            lambda: not sum(running.state()["flows"][name] for name in ("pending", "waiting")),
-            "all is stored",
-        )
+            senders.send(host, datagram.content, (number, datagram.exporter, datagram.port))
+        arrived(running, len(numbered))
+        all_stored(running)
         numbers = ("src_port", "dst_port", "protocol", "bytes", "packets", *MORE[:-2])
         columns = (*map(_text, ("src", "dst")), *numbers, *map(_since, MORE[-2:]))
         rows = running.rows(f"SELECT {', '.join(columns)} FROM flows_raw")
@@ -202,7 +188,7 @@ def _since(column: str) -> str:
 
 
 def as_records(rows: Counter[Row]) -> Counter[Record]:
-    """The records of rows, without those of the other direction of a biflow."""
+    """Convert rows to records, without the reverse directions of biflows."""
     found: Counter[Record] = Counter()
     for row, count in rows.items():
         if row[_RECORD] != BACKWARD:
@@ -215,7 +201,7 @@ def _text(address: str) -> str:
 
 
 def apart(expected: Counter[Any], have: Counter[Any]) -> tuple[Counter[Any], Counter[Any]]:
-    """What is missing, and what is more: not by times alone that differ as those differ when the exporter began."""
+    """Return missing and unexpected rows; tolerate the jitter of the exporter's start time."""
     missing, more = expected - have, have - expected
     for row in list(missing.elements()):
         for start, end in itertools.product(range(-_JITTER_MS, _JITTER_MS + 1), repeat=2):
@@ -228,25 +214,20 @@ def apart(expected: Counter[Any], have: Counter[Any]) -> tuple[Counter[Any], Cou
 
 
 def difference(capture: Capture, have: Counter[Any]) -> str:
-    """What is not as expected; empty if all is."""
+    """Describe the differences from the expected flows; empty if there are none."""
     missing, more = apart(capture.records, have)
     if not missing and more.total() == capture.later:
         return ""
-    examples = [*(f"missing {record}" for record in missing), *(f"not expected {record}" for record in more)]
+    examples = [*(f"missing {record}" for record in missing), *(f"unexpected {record}" for record in more)]
     return (
-        f"{missing.total()} missing, {more.total()} not expected of {capture.records.total()}: {examples[:2]}"
+        f"{missing.total()} missing, {more.total()} unexpected of {capture.records.total()}: {examples[:2]}"
     )
 
 
 def main() -> int:
-    """Compare all; returns 1 if what is sure differs."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("directory", type=Path, metavar="DIR")
-    parser.add_argument("--only", metavar="NAME", help="one capture")
-    options = parser.parse_args()
-    chosen = [each for each in captures(options.directory) if options.only in (None, each.name)]
+    """Compare all captures; return 1 if a reliable one differs."""
+    options = arguments(__doc__, only=("", "compare this capture only"), directory=REQUIRED)
+    chosen = [each for each in captures(Path(options.directory)) if options.only in ("", each.name)]
     wrong = 0
     alone, in_full = Counter[Row](), Counter[Row]()
     for capture in chosen:
@@ -259,14 +240,14 @@ def main() -> int:
             problem = difference(replace(capture, records=expected, later=0), have)
             in_full += expected
         if problem:
-            print(f"{capture.name}{'' if capture.is_exact else ' (not sure)'}: {problem}", flush=True)
+            print(f"{capture.name}{'' if capture.is_exact else ' (unreliable)'}: {problem}", flush=True)
             wrong += capture.is_exact
-    sure = sum(capture.is_exact for capture in chosen)
-    print(f"{len(chosen)} captures with {alone.total()} flows, {sure} of them sure: {wrong} differ")
-    print(f"{in_full.total()} of the flows are compared with their times and directions")
+    reliable = sum(capture.is_exact for capture in chosen)
+    print(f"{len(chosen)} captures with {alone.total()} flows, {reliable} of them reliable: {wrong} differ")
+    print(f"{in_full.total()} of the flows are compared including times and directions")
     together = stored(list(mixed(chosen)))
     lost, more = apart(alone, together)
-    print(f"all mixed: {together.total()} flows, {lost.total()} missing, {more.total()} more")
+    print(f"all interleaved: {together.total()} flows, {lost.total()} missing, {more.total()} unexpected")
     return int(bool(wrong or lost or more))
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nettop's screens over sockets that all change: `changing_screen.py ROWS DESCRIPTOR`, on a terminal.
+"""Run nettop's screens over sockets that all change: `changing_screen.py ROWS DESCRIPTOR`, on a terminal.
 
-The sampler runs as always; only the kernel is played. At each publication the time (CLOCK_MONOTONIC, ns) is written
-to the descriptor, 8 bytes, in the moment before the bus has the snapshot.
+The sampler runs as usual; only the kernel is simulated. Just before each snapshot goes to the bus, its time
+(CLOCK_MONOTONIC, ns, 8 bytes) is written to the descriptor.
 """
 
 import os
@@ -19,13 +19,14 @@ from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import LENS, SOCKETS
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Rows, Snapshot
+from nettop.snapshots.source import SourceOptions
 
 COUNTERS = [field.name for field in SOCKETS.fields if field.kind is Kind.COUNTER]
 GAUGES = ("rtt_us", "rtt_var_us", "cwnd", "send_queue", "delivery_rate")
 
 
 class Changing:
-    """A source in which every counter and gauge of every row is new at each refresh."""
+    """A source in which every counter and gauge of every row changes at each refresh."""
 
     def __init__(self, rows: int, clock: int) -> None:
         self._chance = np.random.default_rng(1)
@@ -33,16 +34,16 @@ class Changing:
         self._clock = clock
 
     def start(self) -> None:
-        """Nothing to attach."""
+        """Do nothing: there is nothing to attach."""
 
     def read(self, taken_ns: int) -> Snapshot:
-        """The next refresh."""
+        """Return the next snapshot."""
         now = self._rows = self._rows.copy()
         for name in COUNTERS:
             now[name] += self._chance.integers(1, 100_000, len(now), dtype=np.uint32)
         for name in GAUGES:
             now[name] = self._chance.integers(1, 100_000, len(now))
-        texts = {
+        texts = {field.name: [""] for field in SOCKETS.fields if field.kind is Kind.TEXT} | {
             "process": ["nginx", "postgres", "java"],
             "cgroup": ["/"],
             "container": ["docker:4f1c2ab09d7e"],
@@ -53,19 +54,19 @@ class Changing:
         os.write(self._clock, struct.pack("=Q", time.monotonic_ns()))
         return snapshot
 
-    def set(self, option: str, value: object) -> None:
-        """There are no options."""
+    def configure(self, options: SourceOptions) -> None:
+        """Ignore the options: there are none."""
 
     def describe(self, key: int) -> dict[str, str]:
-        """Nothing is known beyond the rows."""
+        """Return nothing: the rows need no description."""
         return {}
 
     def close(self) -> None:
-        """Nothing to detach."""
+        """Do nothing: there is nothing to detach."""
 
 
 def first_rows(count: int) -> "np.ndarray[tuple[int], np.dtype[np.void]]":
-    """Connections of three processes to as many peers."""
+    """Return `count` connections of three processes, each with its own peer."""
     rows = np.zeros(count, ROW)
     rows["id"] = np.arange(count) + 1
     rows["protocol"], rows["family"], rows["state"], rows["direction"], rows["owner_source"] = 6, 2, 1, 3, 1
@@ -79,7 +80,7 @@ def first_rows(count: int) -> "np.ndarray[tuple[int], np.dtype[np.void]]":
 
 
 def main() -> None:
-    """Show the screens, sorted by a rate, until ended."""
+    """Show the screens, sorted by a rate, until the user quits."""
     count, clock = (int(word) for word in sys.argv[1:3])
     source = Changing(count, clock)
     settings = Settings(0.7, ViewSettings(sort="-bytes_sent_per_s"))

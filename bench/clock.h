@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Seconds of CLOCK_MONOTONIC.
+// Times in seconds of CLOCK_MONOTONIC.
 #include <time.h>
 
 static double now(void) {

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows on a ClickHouse cluster, servers of which are killed: `.venv/bin/python bench/cluster.py [--only PART]`.
+"""Store flows on a ClickHouse cluster while servers are killed: `.venv/bin/python bench/cluster.py [--only PART]`.
 
-The servers are those in the shared library of chdb 3.7.2, a complete ClickHouse 25.8, which pip downloads; ZooKeeper is
+The servers come from the shared library of chdb 3.7.2, a complete ClickHouse 25.8, which pip downloads; ZooKeeper is
 Debian's package zookeeper. Sixteen exporters send at a steady rate to nettop collect, which stores on two shards.
-`steady`: nothing else. `shard`: a shard is killed by SIGKILL after a third of the time, and started again after two
-thirds. `all`: all servers are. `replica`: a shard has two replicas, one of which is. `kills`: again and again a server
-is killed at a random moment, and started. `limit`: while all servers are away the spool is filled, and then emptied as
-fast as they take it.
+`steady`: no failures. `shard`: a shard is killed (SIGKILL) after a third of the time, and restarted after two thirds.
+`all`: the same with all servers. `replica`: the same with one of two replicas of a shard. `kills`: servers are killed
+at random moments and restarted, again and again. `limit`: the spool is filled while all servers are down, and then
+emptied as fast as they accept it.
 
-Nothing may be missing or there twice then: in flows_raw, in the sums and in the ledger, by the answers of each server
-and of the collector, and on both replicas.
+Afterwards nothing may be missing or duplicated: in flows_raw, the sums and the ledger, as seen by each server and by
+the collector, and on both replicas.
 """
 
-import argparse
 import csv
 import ctypes
 import json
@@ -22,37 +21,36 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.parse
 import urllib.request
+from argparse import Namespace as Options
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from collecting import SUMS, Senders
 from flows import traffic
-from measure import NETTOP, Figure, cpu_seconds, family, report, resident_mb
+from measure import Figure, Report, arguments, at_least, judge
+from programs import NETTOP, Process, cpu_seconds, family, readable_folder, resident_mb, run, running
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from nettop.flows.spool import DROPPED  # noqa: E402 - the checkout comes first
-from tests.collecting import Running, until  # noqa: E402
+from nettop.flows.spool import DROPPED
+from tests.collecting import Running, until
 
 WHEEL = "chdb==3.7.2"
 ENTRY = "_Z25mainEntryClickHouseServeriPPc"
 EXPORTERS, RECORDS = 16, 30
-"""How many exporters there are, and flows in each of their datagrams."""
+"""The number of exporters, and of flows per datagram."""
 NAME = "two"
 PATIENCE_S = 540.0
-"""For what was kept while servers were away."""
+"""Deadline for storing what was spooled while servers were down."""
 HTTP, TCP, INTERSERVER, ZOOKEEPER = 18120, 19120, 19220, 19281
-"""Ports; those of a server are by its number above these."""
-SUMS = ("flows_1m", "flows_5m", "flows_1h", "talkers_1m")
+"""Base ports; a server adds its number."""
 CONFIGURATION = """<clickhouse>
 <logger><level>warning</level><log>{folder}/log</log><errorlog>{folder}/errors</errorlog></logger>
 <listen_host>127.0.0.1</listen_host><http_port>{http}</http_port><tcp_port>{tcp}</tcp_port>
@@ -81,7 +79,7 @@ Topology = Sequence[Sequence[int]]
 
 
 def run_server(library: str, configuration: str) -> None:
-    """Become a ClickHouse server: the library has the program's own entry."""
+    """Become a ClickHouse server, by calling the program's entry point in the library."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     words = [b"clickhouse-server", f"--config-file={configuration}".encode()]
@@ -90,18 +88,18 @@ def run_server(library: str, configuration: str) -> None:
 
 
 def library_in(folder: Path) -> Path:
-    """The shared library of the wheel, which is downloaded if it is not there."""
+    """Return the wheel's shared library; download it if it is not there."""
     library = folder / "chdb" / "_chdb.abi3.so"
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
         words = ("download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(folder), WHEEL)
-        subprocess.run([sys.executable, "-m", "pip", *words], check=True)
+        run(sys.executable, "-m", "pip", *words)
         shutil.unpack_archive(next(folder.glob("chdb-*.whl")), folder, "zip")
     return library
 
 
 class Server:
-    """A server, which can be killed and started again."""
+    """A ClickHouse server that can be killed and restarted."""
 
     def __init__(self, number: int, topology: Topology, library: Path, folder: Path) -> None:
         self.number = number
@@ -119,25 +117,20 @@ class Server:
                 name=NAME, shard=self.shard, number=number, shards=shards, zookeeper=ZOOKEEPER,
             )
         )  # fmt: skip
-        self.process = self._started()
-
-    def _started(self) -> subprocess.Popen[bytes]:
-        words = [sys.executable, __file__, "--server", str(self._library), str(self._folder / "config.xml")]
-        with (self._folder / "output").open("ab") as output:
-            return subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=os.environ | {"CLICKHOUSE_WATCHDOG_ENABLE": "0"},
-            )
+        self.start()
 
     def start(self) -> None:
-        """Again, after it was killed."""
-        self.process = self._started()
+        """Start the server, for the first time or after a kill."""
+        self._ends = ExitStack()
+        output = self._ends.enter_context((self._folder / "output").open("ab"))
+        words = (sys.executable, __file__, "--server", str(self._library), str(self._folder / "config.xml"))
+        environment = os.environ | {"CLICKHOUSE_WATCHDOG_ENABLE": "0"}
+        self.process: Process = self._ends.enter_context(
+            running(*words, out=output, end_by=signal.SIGKILL, env=environment)
+        )
 
     def wait(self) -> None:
-        """Until it answers."""
+        """Wait until the server answers."""
         until(self._answers, f"server {self.number} answers")
 
     def _answers(self) -> bool:
@@ -147,34 +140,25 @@ class Server:
         return False
 
     def rows(self, sql: str) -> list[list[Any]]:
-        """The answer to a query."""
+        """Return the rows that a query yields."""
         settings = {"default_format": "JSONCompactEachRow", "output_format_json_quote_64bit_integers": 0}
         url = f"{self.url}/?{urllib.parse.urlencode(settings)}"
         with urllib.request.urlopen(urllib.request.Request(url, sql.encode()), timeout=60) as answer:
             return [json.loads(line) for line in answer.read().splitlines()]
 
     def kill(self) -> None:
-        """As a host that fails."""
-        self.process.kill()
-        self.process.wait()
+        """Kill the server with SIGKILL, as if its host failed."""
+        self._ends.close()
 
 
 @contextmanager
 def zookeeper(folder: Path) -> Iterator[None]:
-    """Debian's ZooKeeper, with its data in a folder."""
+    """Run Debian's ZooKeeper with its data in `folder`."""
     (folder / "zoo.cfg").write_text(f"dataDir={folder}\nclientPort={ZOOKEEPER}\nadmin.enableServer=false\n")
-    words = ["java", "-Xmx256m", "-cp", "/etc/zookeeper/conf:/usr/share/java/*"]
-    with subprocess.Popen(
-        [*words, "org.apache.zookeeper.server.quorum.QuorumPeerMain", str(folder / "zoo.cfg")],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-            until(_zookeeper_answers, "ZooKeeper answers")
-            yield
-        finally:
-            process.kill()
+    words = ("java", "-Xmx256m", "-cp", "/etc/zookeeper/conf:/usr/share/java/*")
+    with running(*words, "org.apache.zookeeper.server.quorum.QuorumPeerMain", str(folder / "zoo.cfg")):
+        until(_zookeeper_answers, "ZooKeeper answers")
+        yield
 
 
 def _zookeeper_answers() -> bool:
@@ -191,25 +175,25 @@ class Cluster:
         self.sender = Sender(running.port)
 
     def kill(self, numbers: Sequence[int]) -> None:
-        """The servers of these numbers."""
+        """Kill the servers with these numbers."""
         for server in self.servers:
             if server.number in numbers:
                 server.kill()
 
     def start(self, numbers: Sequence[int]) -> None:
-        """The servers of these numbers; returns when all answer."""
+        """Start the servers with these numbers, and wait until all answer."""
         for action in (Server.start, Server.wait):
             for server in self.servers:
                 if server.number in numbers:
                     action(server)
 
     def waiting(self) -> int:
-        """How many flows wait in the spool."""
+        """Return the number of flows in the spool."""
         count: int = self.running.state()["flows"]["waiting"]
         return count
 
     def catch_up(self) -> float:
-        """Waits until all that was sent is stored; returns how many seconds that took."""
+        """Wait until all sent flows are stored; return the seconds that took."""
         begin = time.monotonic()
         while (flows := self.running.state()["flows"])["stored"] < self.sender.flows:
             assert time.monotonic() < begin + PATIENCE_S, (self.running.state(), self.running.errors())
@@ -218,7 +202,7 @@ class Cluster:
         return time.monotonic() - begin
 
     def cpu_s(self) -> tuple[float, float]:
-        """CPU seconds of the collector and of the servers."""
+        """Return the CPU seconds of the collector and of the servers."""
         return cpu_seconds(self.running.process.pid), sum(
             cpu_seconds(server.process.pid) for server in self.servers
         )
@@ -226,11 +210,10 @@ class Cluster:
 
 @contextmanager
 def cluster(topology: Topology, library: Path, *options: str) -> Iterator[Cluster]:
-    """A new cluster, at work."""
+    """Yield a new, running cluster."""
     with ExitStack() as ends:
-        folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="nettop-cluster")))
-        folder.chmod(0o755)
-        assert not _zookeeper_answers(), "another run of this program uses the ports"
+        folder = ends.enter_context(readable_folder("cluster"))
+        assert not _zookeeper_answers(), "the ports are in use by another run of this program"
         ends.enter_context(zookeeper(folder))
         servers = []
         for number in sorted(number for shard in topology for number in shard):
@@ -247,27 +230,24 @@ def cluster(topology: Topology, library: Path, *options: str) -> Iterator[Cluste
 
 
 class Sender:
-    """Exporters that send NetFlow 5 in turn, each from an address of its own."""
+    """Exporters that take turns to send NetFlow 5, each from its own address."""
 
     def __init__(self, port: int) -> None:
-        self._to = "127.0.0.1", port
-        self._sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(EXPORTERS)]
-        for number, each in enumerate(self._sockets):
-            each.bind((f"127.77.0.{number + 1}", 0))
+        self._senders = Senders(port)
         kind = next(each for each in traffic() if each.name == "NetFlow 5")
         self._place = kind.place
         self._datagrams = [bytearray(each) for each in kind.datagrams]
         self._sums = [_bytes_and_packets(each) for each in kind.datagrams]
         self.sent = self.bytes = self.packets = 0
-        """`sent` are datagrams."""
+        """Totals sent; `sent` counts datagrams."""
 
     @property
     def flows(self) -> int:
-        """How many were sent."""
+        """Flows sent."""
         return self.sent * RECORDS
 
     def send(self, flows_per_second: float, seconds: float) -> None:
-        """At a steady rate for so long."""
+        """Send at a steady rate for `seconds`."""
         begin, before = time.monotonic(), self.sent
         while (now := time.monotonic()) < begin + seconds:
             due = before + int((now - begin) * flows_per_second / RECORDS)
@@ -277,17 +257,17 @@ class Sender:
 
     def _send_next(self) -> None:
         turn, number = divmod(self.sent, EXPORTERS)
-        # Not a multiple of the exporters, so that each sends them all.
+        # Not a multiple of the number of exporters, so that each exporter sends all datagrams.
         index = self.sent % (len(self._datagrams) - 1)
         datagram = self._datagrams[index]
         struct.pack_into("!I", datagram, self._place, turn * RECORDS & 0xFFFFFFFF)
-        self._sockets[number].sendto(datagram, self._to)
+        self._senders.send(f"127.77.0.{number + 1}", bytes(datagram))
         self.sent += 1
         self.bytes += self._sums[index][0]
         self.packets += self._sums[index][1]
 
     def expected(self) -> list[int]:
-        """Flows, bytes and packets of what was sent."""
+        """Return the flows, bytes and packets sent."""
         return [self.flows, self.bytes, self.packets]
 
 
@@ -300,7 +280,7 @@ def _bytes_and_packets(datagram: bytes) -> tuple[int, int]:
 
 
 def differences(cluster: Cluster) -> int:
-    """How many answers of servers and of the collector are not what was sent; says which."""
+    """Count and print wrong answers of the servers and the collector."""
     expected = cluster.sender.expected()
     sources: dict[str, Callable[[str], list[list[Any]]]] = {
         **{server.url: server.rows for server in cluster.servers},
@@ -332,13 +312,13 @@ def _questions(expected: list[int], datagrams: int) -> Iterator[tuple[str, str, 
 
 
 def command_differences(cluster: Cluster) -> int:
-    """How many answers of `nettop flows` are not what was sent; says which."""
+    """Count and print wrong answers of `nettop flows`."""
     flows = _flows(cluster, "--top", "exporter", "--since", "1d", "--limit", "100", "--format", "csv")
-    rows = list(csv.DictReader(flows.stdout.splitlines()))
+    rows = list(csv.DictReader(flows.splitlines()))
     sql = _flows(cluster, "sql", "SELECT count() AS flows FROM flows_raw", "--format", "csv")
     counts = [
         (len(rows), sum(int(row["flows"]) for row in rows)),
-        (EXPORTERS, int(next(csv.DictReader(sql.stdout.splitlines()))["flows"])),
+        (EXPORTERS, int(next(csv.DictReader(sql.splitlines()))["flows"])),
     ]
     wrong = [each for each in counts if each != (EXPORTERS, cluster.sender.flows)]
     if wrong:
@@ -346,21 +326,19 @@ def command_differences(cluster: Cluster) -> int:
     return len(wrong)
 
 
-def _flows(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
-    directory = str(cluster.running.directory)
-    command = [NETTOP, "flows", "--data-dir", directory, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def _flows(cluster: Cluster, *words: str) -> str:
+    return run(NETTOP, "flows", "--data-dir", str(cluster.running.directory), *words)
 
 
 def shard_figures(cluster: Cluster) -> list[Figure]:
-    """What each shard has for itself, and whether its replicas have the same."""
+    """Return figures on each shard's own data, and whether its replicas agree."""
     figures = []
     for shard, servers in groupby(sorted(cluster.servers, key=_shard), key=_shard):
         first, *others = [_local(server) for server in servers]
         figures += [
             Figure(f"shard {shard}: flows", first[0], ""),
-            Figure(f"shard {shard}: exporters", first[1], "", 1, at_least=True),
-            *(Figure("replicas: different (1: yes)", float(each != first), "", 0) for each in others),
+            at_least(f"shard {shard}: exporters", first[1], "", 1),
+            *(Figure("replicas differ (1: yes)", float(each != first), "", 0) for each in others),
         ]
     exporters = sum(figure.value for figure in figures if figure.what.endswith("exporters"))
     return [*figures, Figure("exporters on more than one shard", exporters - EXPORTERS, "", 0)]
@@ -371,7 +349,7 @@ def _shard(server: Server) -> int:
 
 
 def _local(server: Server) -> list[Any]:
-    """Of the server's own tables: flows, exporters, hash of all, and the same of sums."""
+    """Return counts and hashes of the server's own tables: flows, exporters, hash of all, then those of the sums."""
     answers = server.rows(
         "SELECT count(), uniqExact(exporter), sum(cityHash64(*)) FROM nettop.flows_raw_local"
     )[0]
@@ -385,21 +363,20 @@ def _local(server: Server) -> list[Any]:
 
 
 def store_figures(cluster: Cluster) -> list[Figure]:
-    """Space and memory."""
+    """Return figures on disk space and memory."""
     sql = (
         "SELECT table, sum(data_compressed_bytes), sum(rows) FROM system.parts"
         " WHERE database = 'nettop' AND active GROUP BY table"
     )
-    size: dict[str, int] = {}
-    rows: dict[str, int] = {}
+    size, rows = Counter[str](), Counter[str]()
     for server in {server.shard: server for server in reversed(cluster.servers)}.values():
         for table, its_bytes, its_rows in server.rows(sql):
-            size[table] = size.get(table, 0) + its_bytes
-            rows[table] = rows.get(table, 0) + its_rows
+            size[table] += its_bytes
+            rows[table] += its_rows
     raw = size["flows_raw_local"]
     return [
-        Figure("flows_raw: bytes a flow", raw / rows["flows_raw_local"], "", 30),
-        Figure("all other tables: bytes a flow", (sum(size.values()) - raw) / cluster.sender.flows, ""),
+        Figure("flows_raw: bytes per flow", raw / rows["flows_raw_local"], "", 30),
+        Figure("all other tables: bytes per flow", (sum(size.values()) - raw) / cluster.sender.flows, ""),
         Figure("collector: resident", sum(map(resident_mb, family(cluster.running.process.pid))), "MB"),
         *(
             Figure(f"server {server.number}: resident", resident_mb(server.process.pid), "MB")
@@ -411,8 +388,8 @@ def store_figures(cluster: Cluster) -> list[Figure]:
 # --- parts ------------------------------------------------------------------------------------------------------
 
 
-def steady(cluster: Cluster, options: argparse.Namespace) -> list[Figure]:
-    """All servers are there all the time."""
+def steady(cluster: Cluster, options: Options) -> list[Figure]:
+    """Measure with all servers up."""
     cluster.sender.send(options.rate, 5)
     cluster.catch_up()
     before, rows = cluster.cpu_s(), cluster.sender.flows
@@ -421,36 +398,38 @@ def steady(cluster: Cluster, options: argparse.Namespace) -> list[Figure]:
     caught_up_s = cluster.catch_up()
     after, rows = cluster.cpu_s(), cluster.sender.flows - rows
     return [
-        Figure("flows that waited at the end", waiting, ""),
-        Figure("all stored, after the last was sent", caught_up_s, "s"),
+        Figure("flows in the spool at the end", waiting, ""),
+        Figure("time from the last flow sent to all stored", caught_up_s, "s"),
         *_cpu_figures(before, after, rows),
     ]
 
 
-def outage(cluster: Cluster, options: argparse.Namespace, victims: Sequence[int]) -> list[Figure]:
-    """Servers are away for a third of the time."""
+def outage(cluster: Cluster, options: Options, victims: Sequence[int]) -> list[Figure]:
+    """Measure with servers down for a third of the time."""
     third = options.seconds / 3
     cluster.sender.send(options.rate, third)
     cluster.kill(victims)
     cluster.sender.send(options.rate, third)
     waiting, waiting_bytes = cluster.waiting(), spool_bytes(cluster)
-    refused = _flows(cluster, "sql", "SELECT count() FROM flows_raw")
-    print(f"a query meanwhile: {refused.returncode} {(refused.stdout + refused.stderr).strip()!r}")
+    try:
+        print(f"a query during the outage: {_flows(cluster, 'sql', 'SELECT count() FROM flows_raw')!r}")
+    except SystemExit as refused:
+        print(f"a query during the outage: {refused}")
     cluster.start(victims)
     back = time.monotonic()
     cluster.sender.send(options.rate, third)
     still_waiting = cluster.waiting()
     cluster.catch_up()
     return [
-        Figure("flows that waited when it came back", waiting, ""),
-        Figure("in the spool, a flow", waiting_bytes / waiting if waiting else 0.0, "bytes"),
-        Figure("flows that waited a third of the time later", still_waiting, ""),
-        Figure("all stored, after it came back", time.monotonic() - back, "s"),
+        Figure("flows in the spool at the restart", waiting, ""),
+        Figure("spool size per flow", waiting_bytes / waiting if waiting else 0.0, "bytes"),
+        Figure("flows in the spool a third of the time later", still_waiting, ""),
+        Figure("time from the restart to all stored", time.monotonic() - back, "s"),
     ]
 
 
-def kills(cluster: Cluster, options: argparse.Namespace) -> list[Figure]:
-    """A server is killed at random moments."""
+def kills(cluster: Cluster, options: Options) -> list[Figure]:
+    """Kill servers at random moments."""
     seed, end, count = random.Random(7), time.monotonic() + options.seconds, 0
     while time.monotonic() < end:
         cluster.sender.send(options.rate, seed.uniform(1, 4))
@@ -459,11 +438,11 @@ def kills(cluster: Cluster, options: argparse.Namespace) -> list[Figure]:
         cluster.sender.send(options.rate, seed.uniform(0, 1))
         cluster.start(victims)
         count += 1
-    return [Figure("servers killed", count, ""), Figure("then all stored after", cluster.catch_up(), "s")]
+    return [Figure("servers killed", count, ""), Figure("time to all stored", cluster.catch_up(), "s")]
 
 
-def limit(cluster: Cluster, options: argparse.Namespace) -> list[Figure]:
-    """The spool is filled, and then emptied."""
+def limit(cluster: Cluster, options: Options) -> list[Figure]:
+    """Fill the spool, then empty it."""
     numbers = [server.number for server in cluster.servers]
     cluster.sender.send(options.rate, 5)
     cluster.catch_up()
@@ -479,16 +458,16 @@ def limit(cluster: Cluster, options: argparse.Namespace) -> list[Figure]:
     cluster.catch_up()
     took, after = time.monotonic() - begin, cluster.cpu_s()
     return [
-        Figure("into the spool: CPU a million flows, collector", (filled - began) / rows * 1e6, "s"),
-        Figure("in the spool, a flow", size / rows, "bytes"),
-        Figure("flows taken out of the spool", first, ""),
-        Figure("flows taken by the cluster a second", first / took, ""),
+        Figure("filling the spool: CPU per million flows, collector", (filled - began) / rows * 1e6, "s"),
+        Figure("spool size per flow", size / rows, "bytes"),
+        Figure("flows taken from the spool", first, ""),
+        Figure("flows/s accepted by the cluster", first / took, ""),
         *_cpu_figures(before, after, first),
     ]
 
 
 def spool_bytes(cluster: Cluster) -> int:
-    """How long the files in the spool are."""
+    """Return the total size of the files in the spool."""
     total = 0
     for path in (cluster.running.directory / "spool").iterdir():
         with suppress(FileNotFoundError):
@@ -499,12 +478,12 @@ def spool_bytes(cluster: Cluster) -> int:
 def _cpu_figures(before: tuple[float, float], after: tuple[float, float], rows: int) -> list[Figure]:
     collector, servers = ((end - begin) / rows * 1e6 for begin, end in zip(before, after, strict=True))
     return [
-        Figure("CPU a million flows: collector", collector, "s"),
-        Figure("CPU a million flows: servers", servers, "s"),
+        Figure("CPU per million flows: collector", collector, "s"),
+        Figure("CPU per million flows: servers", servers, "s"),
     ]
 
 
-Part = Callable[[Cluster, argparse.Namespace], list[Figure]]
+Part = Callable[[Cluster, Options], list[Figure]]
 PARTS: dict[str, tuple[Topology, Part]] = {
     "steady": ([[1], [2]], steady),
     "shard": ([[1], [2]], lambda cluster, options: outage(cluster, options, [2])),
@@ -515,43 +494,37 @@ PARTS: dict[str, tuple[Topology, Part]] = {
 }
 
 
-def run_part(name: str, library: Path, options: argparse.Namespace) -> bool:
-    """Runs and prints it; returns whether nothing is missing or there twice."""
+def run_part(name: str, library: Path, options: Options) -> Report:
+    """Run a part; return its figures, and whether anything is missing or duplicated."""
     topology, part = PARTS[name]
     with cluster(topology, library, "--workers", str(options.workers)) as running:
         figures = part(running, options)
-        figures = [
-            Figure("flows sent", running.sender.flows, ""),
+        return f"{name}: {options.rate:,.0f} flows/s, {options.seconds:.0f} s", [
+            Figure("flows sent", running.sender.flows),
             *figures,
             *shard_figures(running),
             *store_figures(running),
             Figure("answers that differ from what was sent", differences(running), "", 0),
             Figure("answers of nettop flows that differ", command_differences(running), "", 0),
         ]
-        report(f"{name}: {options.rate:,.0f} flows a second, {options.seconds:.0f} s", figures)
-        return all(figure.kept for figure in figures)
 
 
 def main() -> int:
-    """All parts; returns 1 if something is missing or there twice."""
+    """Run all parts, or the chosen one; return 1 if anything is missing or duplicated."""
     if sys.argv[1:2] == ["--server"]:
         run_server(*sys.argv[2:])
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    options = arguments(
+        __doc__,
+        only=("", f"run this part only: {', '.join(PARTS)}"),
+        seconds=(60.0, "duration of each part but `limit`"),
+        rate=(60_000.0, "flows per second"),
+        fill=(150_000.0, "flows per second while `limit` fills the spool"),
+        flows=(9_000_000.0, "flows that `limit` puts into the spool"),
+        workers=(1, "workers of nettop collect"),
+        cache=(f"{tempfile.gettempdir()}/nettop-clickhouse", "directory of the download"),
     )
-    parser.add_argument("--only", choices=PARTS, help="a part")
-    parser.add_argument("--seconds", type=float, default=60, help="of each part but `limit`")
-    parser.add_argument("--rate", type=float, default=60_000, help="flows a second")
-    parser.add_argument("--fill", type=float, default=150_000, help="the same while `limit` fills the spool")
-    parser.add_argument("--flows", type=float, default=9_000_000, help="that `limit` fills the spool with")
-    parser.add_argument("--workers", type=int, default=1, help="of nettop collect")
-    cache = Path(tempfile.gettempdir()) / "nettop-clickhouse"
-    parser.add_argument("--cache", type=Path, default=cache, help="where the download is kept")
-    options = parser.parse_args()
-    library = library_in(options.cache)
-    names = [options.only] if options.only else list(PARTS)
-    results = [run_part(name, library, options) for name in names]
-    return int(not all(results))
+    library = library_in(Path(options.cache))
+    return judge(run_part(name, library, options) for name in PARTS if options.only in ("", name))
 
 
 if __name__ == "__main__":

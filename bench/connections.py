@@ -1,35 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The speed of the connections lens, beside ss: `sudo .venv/bin/python bench/connections.py [--quick]`.
+"""Compare the speed of the connections lens with ss: `sudo .venv/bin/python bench/connections.py [--quick]`.
 
-All figures of a run are taken on the same sockets in the same minute; each stands beside its bound. Single figures on a
-shared machine are noise, ratios of one run hold.
+All figures of a run are measured on the same sockets in the same minute, and printed with their bounds. On a shared
+machine absolute figures are noisy; ratios within a run are reliable.
 """
 
-import argparse
 import contextlib
 import os
 import select
 import statistics
-import subprocess
 import sys
 import time
+from argparse import Namespace as Options
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bpf_stats import run_counts, statistics_on
-from measure import (
+from bpf_stats import program_runs, runs_since, statistics_on
+from measure import QUICK, Figure, Report, arguments, at_least, judge, side_by_side
+from programs import (
     NETTOP,
-    Figure,
+    Process,
     Terminal,
-    cpu_seconds,
+    cpu_while,
     drain,
     in_background,
     on_terminal,
-    report,
     resident_mb,
     run,
-    side_by_side,
+    running,
 )
 from sockets import NAME, connections, own_namespace
 
@@ -38,14 +37,15 @@ KEYS = {"the next row": b"j", "sort by the next column": b"s", "the reverse orde
 SS, SS_OWNERS = ("ss", "-tinH", "-O"), ("ss", "-tinpH", "-O")
 
 
-def passes(rows: int, runs: int) -> None:
-    """A snapshot, taken in this process: the walk over descriptors alone, and with the hash tables, beside ss.
+def passes(options: Options) -> Iterator[Report]:
+    """Measure a snapshot in this process against ss: the walk over descriptors alone, and with the hash tables.
 
-    nettop pauses between two walks over the hash tables where these are expensive; here the last ones seem to be long
-    ago, so that each reading walks them.
+    nettop pauses between walks over the hash tables where they are expensive; here the last walks are backdated, so
+    that each reading walks the tables.
     """
     from nettop.probes.connections.probe import Connections
 
+    rows, runs = (4_000, 3) if options.quick else (options.rows, options.runs)
     probe = Connections()
 
     def read_both() -> None:
@@ -53,50 +53,53 @@ def passes(rows: int, runs: int) -> None:
         table._last_walks = {inode: replace(walk, begun_ns=0) for inode, walk in table._last_walks.items()}
         probe.read(time.monotonic_ns())
 
-    probe.start()
-    try:
-        with connections(rows):
-            snapshot = probe.read(time.monotonic_ns())
-            table = next(iter(snapshot.tables.values()))
-            both, first, ss, owners = side_by_side(
-                runs,
-                read_both,
-                lambda: probe.table.read_owned(table.array),
-                run(*SS),
-                run(*SS_OWNERS),
-            )
-            whole, once = side_by_side(max(runs // 2, 1), run(*SS_OWNERS), run(NETTOP, *JSON, "--once"))
-    finally:
-        probe.close()
-    report(
-        f"Snapshot of {len(table):,} sockets (second walk in {snapshot.counts['namespaces_walked']} namespaces)",
+    with contextlib.closing(probe), connections(rows):
+        probe.start()
+        snapshot = probe.read(time.monotonic_ns())
+        table = next(iter(snapshot.tables.values()))
+        both, first, ss, owners = side_by_side(
+            runs,
+            read_both,
+            lambda: probe.table.read_owned(table.array),
+            lambda: run(*SS),
+            lambda: run(*SS_OWNERS),
+        )
+        whole, once = side_by_side(
+            max(runs // 2, 1), lambda: run(*SS_OWNERS), lambda: run(NETTOP, *JSON, "--once")
+        )
+    walked = snapshot.counts["namespaces_walked"]
+    yield (
+        f"Snapshot of {len(table):,} sockets (second walk in {walked} namespaces)",
         [
             Figure("descriptor pass", first * 1e3, "ms"),
             Figure("both passes, a whole snapshot", both * 1e3, "ms"),
             Figure("ss -tin", ss * 1e3, "ms"),
             Figure("ss -tinp", owners * 1e3, "ms"),
-            Figure("descriptor pass against ss -tin", ss / first, "×", 8, at_least=True),
-            Figure("descriptor pass against ss -tinp", owners / first, "×", 20, at_least=True),
-            Figure("both passes against ss -tin", ss / both, "×", 4, at_least=True),
-            Figure("both passes against ss -tinp", owners / both, "×", 14, at_least=True),
+            at_least("descriptor pass against ss -tin", ss / first, "×", 8),
+            at_least("descriptor pass against ss -tinp", owners / first, "×", 20),
+            at_least("both passes against ss -tin", ss / both, "×", 4),
+            at_least("both passes against ss -tinp", owners / both, "×", 14),
         ],
     )
-    report(
+    yield (
         "Whole process, all those rows as JSON Lines",
-        [Figure("nettop --table -d --once --format jsonl", once, "s", whole), Figure("ss -tinp", whole, "s")],
+        [
+            Figure("nettop --table -d --once --format jsonl", once, "s", whole),
+            Figure("ss -tinp", whole, "s"),
+        ],
     )
 
 
-def start_up(rows: int, runs: int) -> None:
-    """From the command to the first row, plain and on the screen."""
+def start_up(options: Options) -> Iterator[Report]:
+    """Measure the time from the command to the first row, as a table and on the screen."""
+    rows, runs = 2_000, 3 if options.quick else options.runs
+    plain, screen = [], []
     with connections(rows):
-        plain = []
-        screen = []
         for _ in range(runs):
             plain.append(first_line())
             with on_terminal() as terminal:
                 screen.append(terminal.read_for(10, NAME.encode()) or float("nan"))
-    report(
+    yield (
         f"Start to first rows, {rows:,} sockets",
         [
             Figure("--table", sorted(plain)[runs // 2], "s", 0.8),
@@ -106,16 +109,17 @@ def start_up(rows: int, runs: int) -> None:
 
 
 def first_line() -> float:
-    """Seconds from the start of nettop until its first row can be read."""
+    """Return the seconds from the start of nettop to its first row."""
     start = time.perf_counter()
-    with in_background("--table", "-d", "--format", "jsonl") as process:
+    with in_background(*JSON) as process:
         assert process.stdout
         process.stdout.readline()
         return time.perf_counter() - start
 
 
-def memory(rows: int, seconds: float) -> None:
-    """Resident memory of the main process after some refreshes."""
+def memory(options: Options) -> Iterator[Report]:
+    """Measure the resident memory of the main process after some refreshes."""
+    rows, seconds = 4_000, 3 if options.quick else 10
     with connections(rows):
         with in_background("--table", "-d", "-t", "0.5") as process:
             drain(process, seconds)
@@ -123,33 +127,36 @@ def memory(rows: int, seconds: float) -> None:
         with on_terminal("-t", "0.5") as terminal:
             terminal.read_for(seconds)
             screen = resident_mb(terminal.pid)
-    report(
+    yield (
         f"Resident memory of the main process, {rows:,} sockets",
-        [Figure("--table", plain, "MB", 50), Figure("screens", screen, "MB", 90)],
+        [
+            Figure("--table", plain, "MB", 50),
+            Figure("screens", screen, "MB", 90),
+        ],
     )
 
 
-def processor(rows: int, seconds: float) -> None:
-    """CPU time of nettop and its children at one refresh a second."""
+def processor(options: Options) -> Iterator[Report]:
+    """Measure the CPU time of nettop and its children at one refresh per second."""
+    rows, seconds = 10_000, 5 if options.quick else 20
     with connections(rows):
         with in_background("--table", "-d", "-t", "1") as process:
             drain(process, 3)
-            before, begin = cpu_seconds(process.pid), time.perf_counter()
-            drain(process, seconds)
-            plain = (cpu_seconds(process.pid) - before) / (time.perf_counter() - begin)
+            plain = cpu_while(process.pid, lambda: drain(process, seconds))
         with on_terminal("-t", "1") as terminal:
             terminal.read_for(3)
-            before, begin = cpu_seconds(terminal.pid), time.perf_counter()
-            terminal.read_for(seconds)
-            screen = (cpu_seconds(terminal.pid) - before) / (time.perf_counter() - begin)
-    report(
-        f"CPU at one refresh a second, {rows:,} sockets, over {seconds:g} s",
-        [Figure("--table", 100 * plain, "%", 5), Figure("screens", 100 * screen, "%", 5)],
+            screen = cpu_while(terminal.pid, lambda: terminal.read_for(seconds))
+    yield (
+        f"CPU at one refresh per second, {rows:,} sockets, over {seconds:g} s",
+        [
+            Figure("--table", 100 * plain, "%", 5),
+            Figure("screens", 100 * screen, "%", 5),
+        ],
     )
 
 
 def descriptors() -> int:
-    """Open descriptors of all processes."""
+    """Count the open descriptors of all processes."""
     total = 0
     for path in Path("/proc").glob("[0-9]*/fd"):
         try:
@@ -160,69 +167,57 @@ def descriptors() -> int:
 
 
 def packets() -> int:
-    """Packets that loopback has received in this namespace."""
+    """Return the packets that loopback received in this namespace."""
     line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if "lo:" in line)
     return int(line.split()[2])
 
 
-def program_runs(seconds: int) -> None:
-    """BPF program runs while iperf3 sends, and with more sockets: they follow descriptors, not packets."""
+def runs_of_programs(options: Options) -> Iterator[Report]:
+    """Count BPF program runs while iperf3 sends, and with more sockets: runs depend on descriptors, not packets."""
+    seconds = 3 if options.quick else 10
     with statistics_on(), in_background("--table", "-d", "--format", "csv", "-t", "1") as process:
         drain(process, 2)
         idle = watch(process, seconds)
-        server = subprocess.Popen(["iperf3", "-s", "-1"], stdout=subprocess.DEVNULL)
-        client = subprocess.Popen(
-            ["iperf3", "-c", "127.0.0.1", "-t", str(seconds + 2)], stdout=subprocess.DEVNULL
-        )
-        busy = watch(process, seconds)
-        client.wait()
-        server.wait()
+        with running("iperf3", "-s", "-1"), running("iperf3", "-c", "127.0.0.1", "-t", f"{seconds + 2}"):
+            busy = watch(process, seconds)
         with connections(4_000):
             many = watch(process, seconds)
-    names = idle.runs.keys() | busy.runs.keys() | many.runs.keys()
     figures = []
-    for label, activity in (("idle", idle), ("iperf3", busy), ("4,000 sockets more", many)):
+    for label, activity in (("idle", idle), ("iperf3", busy), ("4,000 more sockets", many)):
         figures += [
-            Figure(f"{label}: packets", activity.packets, ""),
-            Figure(f"{label}: descriptors", activity.descriptors, ""),
-        ]
-        figures += [
-            Figure(f"{label}: runs of {name} a second", activity.runs[name], "") for name in sorted(names)
+            Figure(f"{label}: packets", activity.packets),
+            Figure(f"{label}: descriptors", activity.descriptors),
+            *(Figure(f"{label}: runs/s of {name}", runs) for name, runs in sorted(activity.runs.items())),
         ]
     per_packet = sum(busy.runs.values()) * seconds / max(busy.packets, 1)
-    report(
-        f"BPF program runs in {seconds} s at one refresh a second",
-        [*figures, Figure("iperf3: runs a packet", per_packet, "", 0.5)],
-    )
+    figures.append(Figure("iperf3: runs per packet", per_packet, "", 0.5))
+    yield f"BPF program runs in {seconds} s at one refresh per second", figures
 
 
 @dataclass
 class Activity:
-    """What happened while nettop ran: packets, and runs a second of each program; open descriptors at the end."""
+    """Activity while nettop ran: packets, runs per second of each program, open descriptors at the end."""
 
     packets: int
     descriptors: int
     runs: dict[str, float]
 
 
-def watch(process: "subprocess.Popen[bytes]", seconds: int) -> Activity:
-    """Count for `seconds`."""
-    runs, packets_before = run_counts(process.pid), packets()
+def watch(process: Process, seconds: int) -> Activity:
+    """Count packets and program runs for `seconds`."""
+    before, packets_before = program_runs(process.pid), packets()
     drain(process, seconds)
-    later = run_counts(process.pid)
-    return Activity(
-        packets() - packets_before,
-        descriptors(),
-        {name: (later[name] - runs.get(name, 0)) / seconds for name in later},
-    )
+    runs = runs_since(before, program_runs(process.pid))
+    per_s = {name: each.count / seconds for name, each in runs.items()}
+    return Activity(packets() - packets_before, descriptors(), per_s)
 
 
 @contextlib.contextmanager
 def changing_screen(rows: int) -> Iterator[tuple[Terminal, int]]:
-    """The screens at 120 × 40, every row new at each refresh; and the pipe that has the time of each publication.
+    """Yield the screens at 120 × 40, with every row new at each refresh, and a pipe with the publication times.
 
-    That is the moment before the bus has the snapshot, by the clock of time.perf_counter (ns, 8 bytes). A frame has
-    ended when nothing came for 0.2 s; the next is due after 0.7 s.
+    A publication time is taken just before the snapshot goes to the bus, by the clock of time.perf_counter (ns, 8
+    bytes). A frame has ended when no output came for 0.2 s; the next is due after 0.7 s.
     """
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)
@@ -236,27 +231,28 @@ def changing_screen(rows: int) -> Iterator[tuple[Terminal, int]]:
         os.close(reader)
 
 
-def screen_refresh(rows: int, frames: int) -> None:
-    """Publish → last byte written, sorted by a rate, the sampler running."""
+def screen_refresh(options: Options) -> Iterator[Report]:
+    """Measure publish → last byte written, sorted by a rate, with the sampler running."""
+    rows, frames = (5_000, 5) if options.quick else (50_000, 20)
     taken = []
     with changing_screen(rows) as (terminal, publications):
         for frame in range(frames + 3):
             published = int.from_bytes(os.read(publications, 8), sys.byteorder)
             last = terminal.last_byte(0.2)
-            if frame > 2 and last is not None:  # the first draw the frame around the table too
+            if frame > 2 and last is not None:  # the first ones also draw the frame around the table
                 taken.append((last * 1e9 - published) / 1e6)
-    taken.sort()
-    report(
-        f"Screen refresh, {rows:,} rows that all change, 120 × 40, {len(taken)} frames",
+    yield (
+        f"Screen refresh, {rows:,} rows, all changing, 120 × 40, {len(taken)} frames",
         [
-            Figure("publish → last byte written, median", taken[len(taken) // 2], "ms", 80),
-            Figure("publish → last byte written, the slowest", taken[-1], "ms"),
+            Figure("publish → last byte written, median", sorted(taken)[len(taken) // 2], "ms", 80),
+            Figure("publish → last byte written, slowest", max(taken), "ms"),
         ],
     )
 
 
-def keystrokes(rows: int, presses: int) -> None:
-    """Keystroke → last byte written, in the pause between two refreshes."""
+def keystrokes(options: Options) -> Iterator[Report]:
+    """Measure keystroke → last byte written, in the pause between two refreshes."""
+    rows, presses = (5_000, 5) if options.quick else (20_000, 20)
     figures = []
     with changing_screen(rows) as (terminal, publications):
         for what, key in KEYS.items():
@@ -269,35 +265,29 @@ def keystrokes(rows: int, presses: int) -> None:
                 last = terminal.last_byte(0.2)
                 if last is not None and not select.select([publications], [], [], 0)[0]:
                     taken.append((last - pressed) * 1e3)
-            figures.append(
-                Figure(f"{what}: keystroke → last byte written, median", statistics.median(taken), "ms")
-            )
-    report(f"Keystrokes, {rows:,} rows, 120 × 40, {presses} of each", figures)
+            median = statistics.median(taken)
+            figures.append(Figure(f"{what}: keystroke → last byte written, median", median, "ms"))
+    yield f"Keystrokes, {rows:,} rows, 120 × 40, {presses} of each", figures
 
 
-def main() -> None:
-    """Runs all parts, or the named ones."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("parts", nargs="*", help="passes start memory cpu screen keys runs (default: all)")
-    parser.add_argument("--rows", type=int, default=90_000, help="sockets for the snapshot")
-    parser.add_argument("--runs", type=int, default=7, help="runs for each median")
-    parser.add_argument("--quick", action="store_true", help="small and short: proves that the bench works")
-    chosen = parser.parse_args()
-    quick = chosen.quick
-    parts = {
-        "passes": lambda: passes(4_000 if quick else chosen.rows, 3 if quick else chosen.runs),
-        "start": lambda: start_up(2_000, 3 if quick else chosen.runs),
-        "memory": lambda: memory(4_000, 3 if quick else 10),
-        "cpu": lambda: processor(10_000, 5 if quick else 20),
-        "screen": lambda: screen_refresh(5_000 if quick else 50_000, 5 if quick else 20),
-        "keys": lambda: keystrokes(5_000 if quick else 20_000, 5 if quick else 20),
-        "runs": lambda: program_runs(3 if quick else 10),
-    }
+PARTS = {
+    "passes": passes,
+    "start": start_up,
+    "memory": memory,
+    "cpu": processor,
+    "screen": screen_refresh,
+    "keys": keystrokes,
+    "runs": runs_of_programs,
+}
+
+
+def main() -> int:
+    """Run all parts, or the named ones."""
+    rows, runs = (90_000, "sockets for the snapshot"), (7, "runs for each median")
+    options = arguments(__doc__, PARTS, rows=rows, runs=runs, quick=QUICK)
     own_namespace()
-    for name in chosen.parts or parts:
-        parts[name]()
-    sys.exit(0)
+    return judge(report for name in options.parts for report in PARTS[name](options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

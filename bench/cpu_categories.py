@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks nettop's categories against perf: `sudo .venv/bin/python bench/cpu_categories.py [SCENE …] [--samples 6000]`.
+"""Check nettop's categories against perf: `sudo .venv/bin/python bench/cpu_categories.py [SCENE …] [--samples 6000]`.
 
 nettop and `perf record` sample the same traffic at the same time; perf_stacks.py classifies perf's samples with its own
-tables. Shares have to agree within 3 points. Running one after the other is no use: two runs of perf alone differ more.
-Exits with 1 if a bound is not kept.
+tables. Shares must agree within 3 percentage points. They run at the same time because even two runs of perf differ
+more than that. The exit code is 1 if a bound is missed.
 """
 
-import argparse
 import contextlib
 import json
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,18 +16,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from statistics import fmean
 
-from cpu_scenes import EVERYWHERE, SCENES, Expected, Scene, running
-from measure import NETTOP, in_background
-from perf_stacks import BESIDE_HZ, NETWORK_ACTION, SAME_HZ, SOFTIRQ, Sample, Seen, classified, perf_record
+from cpu_scenes import EVERYWHERE, SCENES, Expected, traffic_of
+from measure import Figure, Report, arguments, at_least, judge
+from perf_stacks import NETWORK_ACTION, PERF_HZ, SAME_HZ, SOFTIRQ, Recording, Sample, Seen, classified
+from programs import NETTOP, in_background, run
 
 APART, UNKNOWN = 3.0, 3.0
-"""Points by which a category's shares may differ, and percent that may have no category."""
+"""Percentage points by which a category's shares may differ, and percent that may have no category."""
 MORE = 5.0
-"""Percent of samples that one tool may have more: samples without a stack are in no share."""
+"""Percent by which the sample counts of the tools may differ: samples without a stack are in no share."""
 ENOUGH, TO_SPARE = 5_000, 1.3
 PATIENCE_S = 120.0
 ENTRIES = ("TX syscalls", "RX syscalls", "TX softirq", "RX softirq")
-"""The others do not occur in these scenes."""
+"""The entry points that occur in these scenes."""
 UNRESOLVED = "[unknown]"
 FORMAT = ("-d", "--format", "jsonl", "-t", "1")
 
@@ -47,13 +46,13 @@ class Reading:
     unresolved: int
 
     def since(self, before: "Reading") -> Counted:
-        """Samples since then."""
+        """Return the samples since an earlier reading."""
         return self.samples - before.samples
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Samples of both tools; `unresolved` is of nettop's stacks, `adds_up`: its categories sum up to entries."""
+    """Samples of both tools; `unresolved` and `adds_up` (its categories sum to its entry points) are nettop's."""
 
     nettop: Counted
     unresolved: int
@@ -62,10 +61,12 @@ class Compared:
 
 
 def refreshes(lines: Iterator[bytes]) -> Iterator[list[Row]]:
-    """The rows of each complete refresh of nettop: those with the same time."""
+    """Group nettop's rows by time; yield the rows of each complete refresh."""
     rows: list[Row] = []
     for line in lines:
         row = json.loads(line)
+        if row.get("type") == "lost":
+            continue
         if rows and row["time"] != rows[0]["time"]:
             yield rows
             rows = []
@@ -73,9 +74,9 @@ def refreshes(lines: Iterator[bytes]) -> Iterator[list[Row]]:
 
 
 def reading_of(rows: Sequence[Row]) -> Reading:
-    """One refresh of cpu.stacks.
+    """Summarize one refresh of cpu.stacks.
 
-    Without stacks at the border of a softirq, mostly nettop's own hooks: perf cannot say which softirq that is.
+    Skip stacks at the border of a softirq, mostly nettop's own hooks: perf cannot tell which softirq it is.
     """
     samples: Counted = Counter()
     unresolved = 0
@@ -88,37 +89,37 @@ def reading_of(rows: Sequence[Row]) -> Reading:
 
 
 def is_border(frames: Sequence[str]) -> bool:
-    """Whether a stack, root first, is in a softirq but not in its network work."""
+    """Return whether a stack, root first, is in a softirq but not in its network handler."""
     return SOFTIRQ.fullmatch(frames[0]) is not None and NETWORK_ACTION.keys().isdisjoint(frames[1:2])
 
 
 def adds_up() -> bool:
-    """Whether the samples of nettop's categories sum up to those of each entry point."""
-    command = [NETTOP, "--view", "cpu.categories", *FORMAT, "--count", "3"]
-    lines = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=True).stdout
-    rows: list[Row] = [json.loads(line) for line in lines.splitlines()]
+    """Return whether the samples of nettop's categories sum to those of each entry point."""
+    columns = ("--columns", "entry,samples,entry_samples")
+    lines = run(NETTOP, "--view", "cpu.categories", *FORMAT, "--count", "3", *columns).splitlines()
+    rows: list[Row] = [json.loads(line) for line in lines]
     sums: Counter[tuple[object, object]] = Counter()
     whole: dict[tuple[object, object], object] = {}
     for row in rows:
-        if row["samples"] is not None:
+        if row.get("samples") is not None:  # a line on losses has none
             sums[row["time"], row["entry"]] += int(str(row["samples"]))
             whole[row["time"], row["entry"]] = row["entry_samples"]
     return bool(whole) and whole == sums
 
 
-def watched(scene: Scene, wanted: int) -> Compared:
+def watched(scene: str, wanted: int) -> Compared:
     """Run both tools until nettop has `wanted` samples.
 
-    perf begins some time after it creates its file: the comparison covers nettop's first refresh after perf's first
-    sample to its last refresh.
+    perf starts sampling some time after it creates its file, so the comparison covers nettop's first refresh after
+    perf's first sample to nettop's last refresh.
     """
     stacks = ("--view", "cpu.stacks", *FORMAT, "--columns", "entry,category,samples,stack")
-    with perf_record() as perf:
-        with running(scene):
+    with Recording() as perf:
+        with traffic_of(scene):
             with in_background(*stacks) as nettop:
                 assert nettop.stdout
                 readings = until_enough(
-                    map(reading_of, refreshes(iter(nettop.stdout))), perf.has_begun, wanted
+                    map(reading_of, refreshes(iter(nettop.stdout))), perf.is_recording, wanted
                 )
                 perf.end()
             sum_is_right = adds_up()
@@ -131,7 +132,7 @@ def watched(scene: Scene, wanted: int) -> Compared:
 
 
 def until_enough(readings: Iterator[Reading], may_begin: Callable[[], bool], wanted: int) -> list[Reading]:
-    """The readings from when `may_begin` holds until they have more than `wanted` samples, or time is up."""
+    """Return the readings from when `may_begin` holds until they have enough samples, or time is up."""
     first = next(reading for reading in readings if may_begin())
     kept = [first]
     end = time.monotonic() + PATIENCE_S
@@ -141,12 +142,12 @@ def until_enough(readings: Iterator[Reading], may_begin: Callable[[], bool], wan
 
 
 def between(samples: list[Sample], begin_s: float, end_s: float) -> list[Sample]:
-    """The samples of that time (CLOCK_MONOTONIC)."""
+    """Return the samples of a time range (CLOCK_MONOTONIC)."""
     return [sample for sample in samples if begin_s <= sample.at_s < end_s]
 
 
 def shares(names: Iterable[tuple[str, int]]) -> Shares:
-    """Percent of all samples by name."""
+    """Return the percentage of samples by name."""
     counts: Counter[str] = Counter()
     for name, count in names:
         counts[name] += count
@@ -154,85 +155,72 @@ def shares(names: Iterable[tuple[str, int]]) -> Shares:
 
 
 def of_entries(counted: Counted) -> Shares:
-    """Shares of entry points."""
+    """Return the shares of entry points."""
     return shares((entry, count) for (entry, _), count in counted.items())
 
 
 def of_categories(counted: Counted, of: str = EVERYWHERE) -> Shares:
-    """Shares of categories, in all entry points or in one."""
+    """Return the shares of categories, in all entry points or in one."""
     return shares((name, count) for (entry, name), count in counted.items() if of in (EVERYWHERE, entry))
 
 
-class Verdicts:
-    """Prints each figure beside its bound, and counts those that are not kept."""
-
-    def __init__(self) -> None:
-        self.not_kept = 0
-        self._compared: dict[str, Counted] = {}
-
-    def say(self, text: str, kept: bool) -> None:
-        """Print one line."""
-        self.not_kept += not kept
-        print(f"  {text} {'ok' if kept else 'NOT KEPT'}", flush=True)
-
-    def scene(self, name: str, seen: Compared) -> None:
-        """Print all figures of a scene."""
-        self._compared[name] = seen.nettop
-        ours, theirs = seen.nettop.total(), seen.perf.parts.total()
-        print(f"\n{name}: {SCENES[name].about}")
-        more = 100 * (ours / theirs * fmean(BESIDE_HZ) / int(SAME_HZ) - 1)
-        self.say(f"network samples: nettop {ours:,}, perf {theirs:,}", min(ours, theirs) >= ENOUGH)
-        self.say(f"nettop has {more:+.1f}% of them, frequencies taken into account", abs(more) <= MORE)
-        self._compare("entry point", of_entries(seen.nettop), of_entries(seen.perf.parts))
-        self._compare("category", of_categories(seen.nettop), of_categories(seen.perf.parts))
-        self.say("nettop's categories add up to its entry points", seen.adds_up)
-        self._unknown("nettop", seen.nettop, seen.unresolved)
-        self._unknown("perf", seen.perf.parts, seen.perf.unresolved)
-        for frames, times in seen.perf.strange.most_common(3):
-            print(f"    in no part, {times}×: {frames}")
-        for expected in SCENES[name].expected:
-            self._expect(expected, seen.nettop)
-
-    def _compare(self, title: str, ours: Shares, theirs: Shares) -> None:
-        """A table of shares side by side."""
-        print(f"  {title:<22} {'nettop':>8} {'perf':>8} {'apart':>8}")
-        apart = {name: ours.get(name, 0.0) - theirs.get(name, 0.0) for name in ours.keys() | theirs.keys()}
-        for name in sorted(apart, key=lambda name: -ours.get(name, 0.0)):
-            figures = f"{ours.get(name, 0.0):7.2f}% {theirs.get(name, 0.0):7.2f}% {apart[name]:+7.2f} "
-            self.say(f"{name:<22} {figures}", abs(apart[name]) <= APART)
-        furthest = max(apart, key=lambda name: abs(apart[name]))
-        print(f"  {'furthest apart':<22} {abs(apart[furthest]):26.2f}  {furthest}")
-
-    def _unknown(self, tool: str, counted: Counted, unresolved: int) -> None:
-        other, unknown = of_categories(counted).get("other", 0.0), 100 * unresolved / counted.total()
-        self.say(f"{tool}: other {other:.2f}%, unresolved {unknown:.2f}%", max(other, unknown) <= UNKNOWN)
-
-    def _expect(self, expected: Expected, counted: Counted) -> None:
-        share = of_categories(counted, expected.entry).get(expected.category, 0.0)
-        text = f"{expected.category} {share:.1f}% of {expected.entry}"
-        if not expected.above:
-            self.say(f"{text}, expected ≥ {expected.least:g}%", share >= expected.least)
-        elif expected.above in self._compared:
-            more = share - of_categories(self._compared[expected.above], expected.entry).get(
-                expected.category, 0.0
-            )
-            text += f", {more:+.1f} points above {expected.above}, expected ≥ {expected.least:g}"
-            self.say(text, more >= expected.least)
+def scene_figures(name: str, seen: Compared, earlier: Mapping[str, Counted]) -> Iterator[Figure]:
+    """Yield all figures of a scene; `earlier` has nettop's samples of the scenes before it."""
+    ours, theirs = seen.nettop.total(), seen.perf.parts.total()
+    yield at_least("network samples: nettop", ours, "", ENOUGH)
+    yield at_least("network samples: perf", theirs, "", ENOUGH)
+    more = 100 * (ours / theirs * fmean(PERF_HZ) / int(SAME_HZ) - 1)
+    yield Figure(f"difference ({more:+.1f}%), frequencies taken into account", abs(more), "%", MORE)
+    yield from differences("entry point", of_entries(seen.nettop), of_entries(seen.perf.parts))
+    yield from differences("category", of_categories(seen.nettop), of_categories(seen.perf.parts))
+    yield at_least("nettop's categories add up to its entry points (1: yes)", float(seen.adds_up), "", 1)
+    for tool, counted, unresolved in (
+        ("nettop", seen.nettop, seen.unresolved),
+        ("perf", seen.perf.parts, seen.perf.unresolved),
+    ):
+        yield Figure(f"{tool}: other", of_categories(counted).get("other", 0.0), "%", UNKNOWN)
+        yield Figure(f"{tool}: unresolved", 100 * unresolved / counted.total(), "%", UNKNOWN)
+    for frames, times in seen.perf.strange.most_common(3):
+        print(f"    unclassified, {times}×: {frames}")
+    for expected in SCENES[name].expected:
+        if not expected.above or expected.above in earlier:
+            yield as_expected(expected, seen.nettop, earlier.get(expected.above))
 
 
-def main() -> None:
+def differences(title: str, ours: Shares, theirs: Shares) -> Iterator[Figure]:
+    """Yield the differences between the tools' shares."""
+    for name in sorted(ours.keys() | theirs.keys(), key=lambda name: -ours.get(name, 0.0)):
+        have, expected = ours.get(name, 0.0), theirs.get(name, 0.0)
+        yield Figure(
+            f"{title} {name:<22} {have:7.2f}% perf {expected:7.2f}%", abs(have - expected), "%", APART
+        )
+
+
+def as_expected(expected: Expected, counted: Counted, above: Counted | None) -> Figure:
+    """Compare a category's share of an entry point with the expected share."""
+    share = of_categories(counted, expected.entry).get(expected.category, 0.0)
+    what = f"{expected.category} {share:.1f}% of {expected.entry}"
+    if above is None:
+        return at_least(what, share, "%", expected.least)
+    before = of_categories(above, expected.entry).get(expected.category, 0.0)
+    return at_least(f"{what}, points above {expected.above}", share - before, "", expected.least)
+
+
+def reports(scenes: Sequence[str], samples: int) -> Iterator[Report]:
+    """Yield the report of each of these scenes."""
+    seen: dict[str, Counted] = {}
+    for name in scenes:
+        compared = watched(name, samples)
+        yield f"{name}: {SCENES[name].about}", scene_figures(name, compared, seen)
+        seen[name] = compared.nettop
+
+
+def main() -> int:
     """Compare the named scenes, or all."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("scenes", nargs="*", choices=[[], *SCENES], metavar="SCENE", help=", ".join(SCENES))
-    parser.add_argument("--samples", type=int, default=6_000, help="network samples of each scene")
-    options = parser.parse_args()
-    verdicts = Verdicts()
-    for name in options.scenes or SCENES:
-        verdicts.scene(name, watched(SCENES[name], options.samples))
-    print(f"\n{verdicts.not_kept} bounds not kept" if verdicts.not_kept else "\nall bounds kept")
-    sys.exit(verdicts.not_kept > 0)
+    options = arguments(__doc__, SCENES, samples=(6_000, "network samples per scene"))
+    return judge(reports(options.parts, options.samples))
 
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        main()
+        sys.exit(main())

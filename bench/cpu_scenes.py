@@ -1,25 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traffic with a known cost profile: `sudo .venv/bin/python bench/cpu_scenes.py [SCENE …] [--seconds 10]` runs scenes
-alone, to look at with any tool; cpu_categories.py compares the results of tools.
+"""Generate traffic with a known cost profile: `sudo .venv/bin/python bench/cpu_scenes.py [SCENE …] [--seconds 10]`.
 
-Each scene has its own network namespaces. They belong to processes that die with this one, and have no names on the
-host: nothing outlives the bench, however it ends.
+This runs scenes alone, to be watched with any tool; cpu_categories.py compares the results of tools. Each scene has its
+own network namespaces. They belong to processes that die with this one, and have no names on the host: nothing outlives
+the bench, however it ends.
 """
 
-import argparse
 import contextlib
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Self
 
-from measure import built
+from measure import arguments
+from programs import built, run, running, until
 
-READY_WITHIN_S = 10.0
-DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 PORT = "5201"
 FOREVER_S = "3600"
 RX_SOFTIRQ, EVERYWHERE = "RX softirq", "all entry points"
@@ -36,15 +32,6 @@ table ip bench {
 # --- network namespaces -------------------------------------------------------------------------------------------
 
 
-def wait_for(condition: Callable[[], object], what: str, pause_s: float = 0.01) -> None:
-    """Wait until the condition holds; exit the bench if it does not in time."""
-    end = time.monotonic() + READY_WITHIN_S
-    while not condition():
-        if time.monotonic() > end:
-            raise SystemExit(f"{what}: not within {READY_WITHIN_S:g} s")
-        time.sleep(pause_s)
-
-
 @dataclass(frozen=True)
 class Namespace:
     """A network namespace, kept by a process in it."""
@@ -52,89 +39,75 @@ class Namespace:
     pid: int
 
     def inside(self, *command: str) -> list[str]:
-        """The command line that runs a command in this namespace."""
+        """Return the command line that runs a command in this namespace."""
         return ["nsenter", f"--net=/proc/{self.pid}/ns/net", *command]
 
     def run(self, *command: str, text: str | None = None) -> str:
-        """Run a command to its end; returns its output."""
-        done = subprocess.run(self.inside(*command), input=text, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
-        return done.stdout
+        """Run a command to its end and return its output."""
+        return run(*self.inside(*command), text=text)
 
     def ip(self, words: str) -> None:
-        """Run iproute2."""
+        """Run `ip` in this namespace."""
         self.run("ip", *words.split())
 
-    def forwards(self) -> None:
-        """Forward packets for other hosts."""
-        self.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    def listens(self, *ports: str) -> bool:
+        """Return whether TCP listeners or UDP sockets are open on these ports."""
+        return all(f":{port} " in self.run("ss", "-tulnH") for port in ports)
 
 
-class Traffic:
-    """The namespaces and processes of one scene, removed at the end of the with-block; pinned to `cpu` if given."""
+class Traffic(contextlib.ExitStack):
+    """The namespaces and processes of one scene, removed when the `with` block exits; pinned to `cpu` if given."""
 
     def __init__(self, cpu: int | None = None) -> None:
+        super().__init__()
         self._pinned = [] if cpu is None else ["taskset", "-c", str(cpu)]
-        self._exit = contextlib.ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._exit.close()
 
     def start(self, command: list[str]) -> int:
-        """Start a process that lasts as long as the scene; returns its PID."""
-        nothing = subprocess.DEVNULL
-        words = [*self._pinned, *DIES_WITH_US, *command]
-        process = subprocess.Popen(words, stdin=nothing, stdout=nothing, stderr=nothing)
-        self._exit.callback(process.wait)
-        self._exit.callback(process.kill)
-        return process.pid
+        """Start a process that lasts as long as the scene; return its PID."""
+        return self.enter_context(running(*self._pinned, *command)).pid
 
     def namespace(self) -> Namespace:
-        """A new namespace with loopback up."""
+        """Create a namespace with loopback up."""
         owner = self.start(["unshare", "--net", "sleep", "infinity"])
         ours = os.readlink("/proc/self/ns/net")
-        wait_for(lambda: os.readlink(f"/proc/{owner}/ns/net") != ours, "a network namespace")
+        until(lambda: os.readlink(f"/proc/{owner}/ns/net") != ours, "a network namespace")
         namespace = Namespace(owner)
         namespace.ip("link set lo up")
         return namespace
 
     def connect(self, near: Namespace, far: Namespace, near_device: str, far_device: str) -> None:
-        """Create a veth pair between the two, up."""
+        """Connect two namespaces by a veth pair and set it up."""
         near.ip(f"link add {near_device} type veth peer name {far_device} netns {far.pid}")
         near.ip(f"link set {near_device} up")
         far.ip(f"link set {far_device} up")
 
     def stream(self, near: Namespace, far: Namespace, to: str) -> tuple[int, int]:
-        """One TCP connection that sends all it can; returns the PIDs of its ends."""
+        """Start one TCP connection that sends as fast as it can; return the PIDs of its ends."""
         receiver = self.start(far.inside("iperf3", "-s", "-p", PORT))
-        wait_for(lambda: f":{PORT}" in far.run("ss", "-tlnH"), "iperf3's server")
+        until(lambda: far.listens(PORT), "iperf3's server")
         sender = self.start(near.inside("iperf3", "-c", to, "-p", PORT, "-t", FOREVER_S))
-        wait_for(lambda: near.run("ss", "-tnH", "state", "established", "dport", f":{PORT}"), "a connection")
+        until(lambda: near.run("ss", "-tnH", "state", "established", "dport", f":{PORT}"), "a connection")
         return sender, receiver
 
     def flood(self, near: Namespace, far: Namespace, to: str) -> tuple[int, int]:
-        """As many 64-byte datagrams as one CPU can send, and a receiver that may lose some; returns both PIDs."""
-        program = self._exit.enter_context(built("flood.c"))
+        """Flood a receiver, which may drop some, with 64-byte datagrams as fast as one CPU can; return both PIDs."""
+        program = self.enter_context(built("flood.c"))
         receiver = self.start(far.inside(program, PORT))
-        wait_for(lambda: f":{PORT}" in far.run("ss", "-ulnH"), "the receiver of the flood")
+        until(lambda: far.listens(PORT), "the receiver of the flood")
         return self.start(near.inside(program, PORT, to)), receiver
 
 
 # --- scenes -------------------------------------------------------------------------------------------------------
 
 A, B = "10.79.0.1", "10.79.0.2"
-"""The two ends, if connected directly."""
+"""Addresses of the two ends, if connected directly."""
 A6, B6 = "fd79::1", "fd79::2"
 FAR = "10.79.1.2"
-"""The end behind a router."""
+"""Address of the end behind a router."""
 
 
 def neighbours(traffic: Traffic) -> tuple[Namespace, Namespace]:
-    """Two hosts, connected directly."""
+    """Create two hosts, connected directly."""
     near, far = traffic.namespace(), traffic.namespace()
     traffic.connect(near, far, "va", "vb")
     for host, device, v4, v6 in ((near, "va", A, A6), (far, "vb", B, B6)):
@@ -144,22 +117,22 @@ def neighbours(traffic: Traffic) -> tuple[Namespace, Namespace]:
 
 
 def tcp(traffic: Traffic) -> None:
-    """TCP between neighbours; a packet is up to 64 KiB."""
+    """Send TCP between neighbours, in packets of up to 64 KiB."""
     traffic.stream(*neighbours(traffic), B)
 
 
 def tcp_of_ipv6(traffic: Traffic) -> None:
-    """As tcp, over IPv6."""
+    """Send TCP over IPv6 between neighbours."""
     traffic.stream(*neighbours(traffic), B6)
 
 
 def udp(traffic: Traffic) -> None:
-    """A flood of small datagrams between neighbours."""
+    """Send a flood of small datagrams between neighbours."""
     traffic.flood(*neighbours(traffic), B)
 
 
 def routed(traffic: Traffic) -> tuple[Namespace, Namespace, Namespace]:
-    """Two hosts with a router between them."""
+    """Create two hosts with a router between them."""
     near, router, far = traffic.namespace(), traffic.namespace(), traffic.namespace()
     traffic.connect(near, router, "va", "ra")
     traffic.connect(router, far, "rb", "vb")
@@ -169,25 +142,25 @@ def routed(traffic: Traffic) -> tuple[Namespace, Namespace, Namespace]:
     far.ip(f"addr add {FAR}/24 dev vb")
     near.ip(f"route add default via {B}")
     far.ip("route add default via 10.79.1.1")
-    router.forwards()
+    router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
     return near, router, far
 
 
 def forwarding(traffic: Traffic) -> None:
-    """A flood through a router."""
+    """Send a flood through a router."""
     near, _, far = routed(traffic)
     traffic.flood(near, far, FAR)
 
 
 def conntrack(traffic: Traffic) -> None:
-    """As forwarding, through a router with connection tracking."""
+    """Send a flood through a router with connection tracking."""
     near, router, far = routed(traffic)
     router.run("nft", "-f", "-", text=TRACKED)
     traffic.flood(near, far, FAR)
 
 
 def bridge(traffic: Traffic) -> None:
-    """A flood between two ports of a bridge."""
+    """Send a flood between two ports of a bridge."""
     near, middle, far = traffic.namespace(), traffic.namespace(), traffic.namespace()
     middle.ip("link add name br0 type bridge")
     middle.ip("link set br0 up")
@@ -199,7 +172,7 @@ def bridge(traffic: Traffic) -> None:
 
 
 def vxlan(traffic: Traffic) -> None:
-    """A flood through a tunnel between neighbours."""
+    """Send a flood through a tunnel between neighbours."""
     near, far = neighbours(traffic)
     for host, device, peer, address in ((near, "va", B, "10.80.0.1"), (far, "vb", A, "10.80.0.2")):
         host.ip(f"link add vx type vxlan id 79 remote {peer} dstport 4789 dev {device}")
@@ -209,7 +182,7 @@ def vxlan(traffic: Traffic) -> None:
 
 
 def gro(traffic: Traffic) -> None:
-    """TCP between neighbours: single segments are sent, and merged by the receiver."""
+    """Send TCP between neighbours as single segments, which the receiver merges."""
     near, far = neighbours(traffic)
     near.run("ethtool", "-K", "va", "tso", "off", "gso", "off")
     far.run("ethtool", "-K", "vb", "gro", "on")
@@ -218,8 +191,8 @@ def gro(traffic: Traffic) -> None:
 
 @dataclass(frozen=True)
 class Expected:
-    """A category that has at least `least` percent of an entry point's samples, or that many points more than in the
-    scene `above`.
+    """A category's minimum share of an entry point's samples: `least` percent, or that many percentage points more
+    than in the scene `above`.
     """
 
     category: str
@@ -230,14 +203,14 @@ class Expected:
 
 @dataclass(frozen=True)
 class Scene:
-    """Traffic, and what a kernel engineer expects of it."""
+    """Traffic, and the profile that a kernel engineer expects of it."""
 
     run: Callable[[Traffic], None]
     expected: tuple[Expected, ...]
 
     @property
     def about(self) -> str:
-        """The scene in one line."""
+        """Description of the scene in one line."""
         return str(self.run.__doc__)
 
 
@@ -266,25 +239,22 @@ SCENES = {
     "vxlan": Scene(vxlan, (Expected("UDP", 8), Expected("GRO", 2, above="udp"))),
     "gro": Scene(gro, (Expected("GRO", 20), Expected("GRO", 20, above="tcp"))),
 }
-"""By name. A scene that others are compared with comes before them."""
+"""Scenes by name. A scene that others are compared with precedes them."""
 
 
 @contextlib.contextmanager
-def running(scene: Scene) -> Iterator[None]:
-    """The traffic of a scene runs meanwhile."""
+def traffic_of(name: str) -> Iterator[None]:
+    """Run the traffic of a scene inside the `with` block."""
     with Traffic() as traffic:
-        scene.run(traffic)
+        SCENES[name].run(traffic)
         yield
 
 
 def main() -> None:
-    """Run the named scenes one after the other, or all."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("scenes", nargs="*", choices=[[], *SCENES], metavar="SCENE", help=", ".join(SCENES))
-    parser.add_argument("--seconds", type=float, default=10)
-    options = parser.parse_args()
-    for name in options.scenes or SCENES:
-        with running(SCENES[name]):
+    """Run the named scenes, or all, one after the other."""
+    options = arguments(__doc__, SCENES, seconds=(10.0, "duration of a scene"))
+    for name in options.parts:
+        with traffic_of(name):
             print(f"{name}: {SCENES[name].about}", flush=True)
             time.sleep(options.seconds)
 

@@ -1,54 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What flows survive: `sudo .venv/bin/python bench/durability.py [--kills N]`.
+"""Check the durability of stored flows: `sudo .venv/bin/python bench/durability.py [--kills N]`.
 
-`killed`: while an exporter sends numbered flows, nettop collect, its worker or both are killed by SIGKILL at random
-moments and started again. `full`: the disk is full for a while. Afterwards no flow may be there twice, and the tables
-must have what the ledger says. Flows may be missing only where something was killed: those of the second before, which
-were in memory and in no count, and those that came while nobody received.
+`killed`: while an exporter sends numbered flows, nettop collect, its worker or both are killed (SIGKILL) at random
+moments and restarted. `full`: the disk is full for a while. Afterwards no flow may be stored twice, and the tables must
+match the ledger. Flows may be missing only around kills: those of the last second, which were in memory and not yet
+counted, and those that arrived while nobody received.
 """
 
-import argparse
 import os
 import random
 import signal
 import socket
 import struct
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
-from measure import Figure, report
+from collecting import SUMS, all_stored
+from measure import Figure, Report, arguments, at_least, judge
+from programs import free_udp_port, readable_folder, run
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from nettop.flows.spool import DROPPED  # noqa: E402 - the checkout comes first
-from tests.collecting import Running, until  # noqa: E402
+from nettop.flows.spool import DROPPED
+from tests.collecting import Running, until
 
 RECORDS, RATE = 30, 400
-"""Flows in a datagram of NetFlow 5, and datagrams a second."""
+"""Flows per NetFlow 5 datagram, and datagrams per second."""
 DISK_BYTES = 96 << 20
-SUMS = ("flows_1m", "flows_5m", "flows_1h", "talkers_1m")
 
 
 class Exporter(threading.Thread):
-    """Sends NetFlow 5 at a steady rate; the source ports and bytes of flows have their number."""
+    """An exporter that sends NetFlow 5 at a steady rate; the bytes of a flow are its number."""
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
         self.port = port
         self.sent = 0
-        """Datagrams."""
+        """Datagrams sent."""
         self._ending = threading.Event()
 
     def run(self) -> None:
-        """Until the end."""
+        """Send until `end`."""
         began = time.monotonic()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             while not self._ending.wait(0.005):
@@ -69,21 +64,13 @@ class Exporter(threading.Thread):
         )
 
     def end(self) -> None:
-        """Send no more."""
+        """Stop sending."""
         self._ending.set()
         self.join()
 
 
-def free_port() -> int:
-    """A UDP port that nobody has."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
 def kill(running: Running, seed: random.Random) -> None:
-    """The collector, its worker, or both."""
+    """Kill the collector, its worker, or both."""
     path = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
     workers = [int(pid) for pid in path.read_text().split()]
     victims = seed.choice(([running.process.pid], workers, [running.process.pid, *workers]))
@@ -94,8 +81,8 @@ def kill(running: Running, seed: random.Random) -> None:
 
 
 def compare(running: Running, exporter: Exporter, gaps_most: int | None = None) -> list[Figure]:
-    """What is stored, beside what was sent and what the ledger says."""
-    until(lambda: not sum(running.state()["flows"][name] for name in ("pending", "waiting")), "all is stored")
+    """Compare the stored flows with the sent ones and with the ledger."""
+    all_stored(running)
     ((rows, distinct),) = running.rows("SELECT count(), uniqExact(bytes) FROM flows_raw")
     ((counted, dropped),) = running.rows(
         f"SELECT sum(counters['rows']), sum(counters['flows_raw{DROPPED}']) FROM ledger"
@@ -107,18 +94,17 @@ def compare(running: Running, exporter: Exporter, gaps_most: int | None = None) 
         Figure("flows sent", exporter.sent * RECORDS, ""),
         Figure("flows stored", rows, ""),
         Figure("stored twice", rows - distinct, "", 0),
-        Figure("in the ledger and not stored or dropped", counted - dropped - rows, "", 0),
-        Figure("in the sums and not in flows_raw", sum(abs(each - rows) for each in sums), "", 0),
+        Figure("in the ledger but neither stored nor dropped", counted - dropped - rows, "", 0),
+        Figure("differences between sums and flows_raw", sum(abs(each - rows) for each in sums), "", 0),
         Figure("gaps", gaps, "", gaps_most),
     ]
 
 
 def killed(kills: int) -> list[Figure]:
-    """The collector is killed so many times."""
+    """Kill the collector `kills` times."""
     seed = random.Random(7)
-    with tempfile.TemporaryDirectory(prefix="nettop-durability") as parent:
-        os.chmod(parent, 0o755)
-        directory, port = Path(parent) / "flows", free_port()
+    with readable_folder("durability") as parent:
+        directory, port = parent / "flows", free_udp_port()
         exporter = Exporter(port)
         exporter.start()
         for _ in range(kills):
@@ -134,60 +120,52 @@ def killed(kills: int) -> list[Figure]:
 
 @contextmanager
 def small_disk() -> Iterator[Path]:
-    """A directory on a file system of its own."""
-    with tempfile.TemporaryDirectory(prefix="nettop-durability") as parent:
-        mount = ("mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=755", "none", parent)
-        subprocess.run(mount, check=True)
+    """Yield a directory on a separate file system."""
+    with readable_folder("durability") as parent:
+        run("mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=755", "none", str(parent))
         try:
-            yield Path(parent)
+            yield parent
         finally:
-            subprocess.run(("umount", "--lazy", parent), check=True)
+            run("umount", "--lazy", str(parent))
 
 
 def full() -> list[Figure]:
-    """The disk is full for ten seconds."""
-    port = free_port()
-    with small_disk() as disk:
-        exporter = Exporter(port)
-        with Running(disk / "flows", "--listen", f"127.0.0.1:{port}") as running:
-            exporter.start()
-            running.stored_at_least(RATE * RECORDS)
-            ballast = disk / "ballast"
-            with ballast.open("wb") as file:
-                try:
-                    while True:
-                        file.write(bytes(1 << 16))
-                except OSError:
-                    pass
-            time.sleep(10)
-            ballast.unlink()
-            before = running.state()["flows"]["stored"]
-            running.stored_at_least(before + 5 * RATE * RECORDS)
-            exporter.end()
-            until(lambda: running.state()["flows"]["received"] == exporter.sent * RECORDS, "all is received")
-            figures = compare(running, exporter)
-            dropped = running.state()["flows"]["dropped_by_spool"]
-            reported = "flows are dropped" in running.errors()
-            missing = exporter.sent * RECORDS - figures[1].value - dropped
-        return [
-            *figures,
-            Figure("dropped, and counted", dropped, ""),
-            Figure("neither stored nor dropped", missing, "", 0),
-            Figure("reported (1: yes)", float(reported or not dropped), "", 1, at_least=True),
-        ]
+    """Fill the disk for ten seconds."""
+    exporter = Exporter(free_udp_port())
+    with small_disk() as disk, Running(disk / "flows", "--listen", f"127.0.0.1:{exporter.port}") as running:
+        exporter.start()
+        running.stored_at_least(RATE * RECORDS)
+        ballast = disk / "ballast"
+        with suppress(OSError), ballast.open("wb") as file:
+            while True:
+                file.write(bytes(1 << 16))
+        time.sleep(10)
+        ballast.unlink()
+        before = running.state()["flows"]["stored"]
+        running.stored_at_least(before + 5 * RATE * RECORDS)
+        exporter.end()
+        until(lambda: running.state()["flows"]["received"] == exporter.sent * RECORDS, "all is received")
+        figures = compare(running, exporter)
+        dropped = running.state()["flows"]["dropped_by_spool"]
+        reported = "flows are dropped" in running.errors()
+    missing = exporter.sent * RECORDS - figures[1].value - dropped
+    return [
+        *figures,
+        Figure("dropped and counted", dropped),
+        Figure("neither stored nor dropped", missing, "", 0),
+        at_least("reported (1: yes)", float(reported or not dropped), "", 1),
+    ]
+
+
+def reports(kills: int) -> Iterator[Report]:
+    """Run both parts."""
+    yield f"{kills} kills", killed(kills)
+    yield "a full disk", full()
 
 
 def main() -> int:
-    """Both; returns 1 if a figure is over its bound."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--kills", type=int, default=50)
-    options = parser.parse_args()
-    parts = {f"{options.kills} times killed": killed(options.kills), "a full disk": full()}
-    for title, figures in parts.items():
-        report(title, figures)
-    return int(not all(figure.kept for figures in parts.values() for figure in figures))
+    """Run both parts; return 1 if a bound is missed."""
+    return judge(reports(arguments(__doc__, kills=(50, "number of kills")).kills))
 
 
 if __name__ == "__main__":

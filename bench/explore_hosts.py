@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces, namespaces, sockets and processes that come, go, are renamed and reused, while nettop counts.
+"""Change interfaces, namespaces, sockets and processes at random while nettop counts.
 
-At every step what the connections and the bandwidth lens have counted is held against what the processes moved and what
-the kernel's own counters of the devices say.
+They are added, removed, renamed and reused. At every step the counts of the connections and bandwidth lenses are
+compared with what the processes sent and received and with the kernel's own counters of the devices.
 """
 
 import json
@@ -21,10 +21,10 @@ from tests.kernel.traffic import Call
 
 STEPS = 25
 NAMES = ("wan0", "lan0", "lan1", "dmz")
-"""Few, so that names come again."""
+"""Few names, so that they are reused."""
 SETTLES_S = 40.0
-"""Within which the last acknowledgements have come, and nettop has walked over the sockets that no process holds: on a
-busy machine it does that seldom."""
+"""Deadline for the last acknowledgements, and for nettop's walk over sockets that no process holds, which is rare on a
+busy machine."""
 INDEXES = (61, 62, 63, 64)
 MOVED = ("bytes_sent", "bytes_received")
 CARRIED = ("packets_sent", "bytes_sent", "packets_received", "bytes_received")
@@ -33,12 +33,12 @@ _STATS = {"packets_sent": ("tx", "packets"), "bytes_sent": ("tx", "bytes"),
 LATER = ("--interval", "3600", "--deltas", "--follow-namespaces")
 
 Device = tuple[int, str]
-"""A network namespace's number, and a name in it."""
+"""Inode number of a network namespace, and a device name in it."""
 
 
 @dataclass
 class Link:
-    """A veth pair between two hosts: the name at each, and the third byte of its addresses."""
+    """A veth pair between two hosts: its name on each, and the number in its addresses."""
 
     ends: tuple["Host", "Host"]
     names: list[str]
@@ -47,7 +47,7 @@ class Link:
 
 @dataclass
 class Host:
-    """A network namespace with two processes, and what these have moved there since nettop has seen it."""
+    """A network namespace with two processes, and what they sent and received since nettop first saw it."""
 
     space: Namespace
     workers: tuple[Worker, Worker]
@@ -56,27 +56,27 @@ class Host:
 
 
 class Watched:
-    """A view that runs, refreshed on demand, and the sums of what its intervals have added."""
+    """A running view, refreshed on demand, and the sums of its per-interval values."""
 
     def __init__(self, running: Running, key: tuple[str, ...], columns: tuple[str, ...]) -> None:
         self.running, self._key, self._columns = running, key, columns
         self._read, self._times = 0, set[str]()
         self._newest: dict[tuple[object, ...], str] = {}
         self.sums: dict[tuple[object, ...], Counter[str]] = {}
-        """What was added, by the values of the key."""
+        """Sums by the values of the key."""
 
     def refresh(self) -> None:
-        """Have it read all that has happened by now, and print it."""
-        for _ in range(2):  # what the second one begins ends the first
+        """Have the view read and print all that has happened so far."""
+        for _ in range(2):  # the first refresh is complete when the second begins
             before = len(self._times)
-            with suppress(BrokenPipeError):  # it has ended, which is told below
+            with suppress(BrokenPipeError):  # nettop has exited, which is reported below
                 self.running.refresh()
             until(lambda before=before: self._ended() or self._take_in() > before, "a refresh", 60)
         if self._ended():
             raise NotInTimeError(f"nettop ended: {self.running.errors()}")
 
     def lists(self, keys: set[Device]) -> bool:
-        """Return whether the last refresh had rows for all of them."""
+        """Return whether the last refresh had rows for all keys."""
         newest = max(self._times)
         return all(self._newest.get(key) == newest for key in keys)
 
@@ -84,7 +84,7 @@ class Watched:
         return self.running.process.poll() is not None
 
     def _take_in(self) -> int:
-        """Add up the whole lines that are new; returns the number of refreshes so far."""
+        """Sum the new complete lines; return the number of refreshes so far."""
         with open(self.running.output, "rb") as file:
             file.seek(self._read)
             lines, _, _ = file.read().rpartition(b"\n")
@@ -99,7 +99,7 @@ class Watched:
 
 
 class World:
-    """Hosts, links between them, and the two views that watch."""
+    """Hosts, links between them, and the two views that watch them."""
 
     def __init__(
         self, lab: Lab, chance: random.Random, home: Namespace, sockets: Running, devices: Running
@@ -112,10 +112,10 @@ class World:
         self.faults: list[str] = []
         self._numbers, self._names = count(1), count()
         self._base: dict[Device, Counter[str]] = {}
-        """What the kernel had counted of a device, less what nettop had, when it was first watched."""
+        """The kernel's counts of a device less nettop's, when the device was first watched."""
         self._settle(home)
 
-    # --- what may happen -------------------------------------------------------------------------------------
+    # --- actions ---------------------------------------------------------------------------------------------
 
     def add_host(self) -> None:
         """Add a namespace with two processes in it."""
@@ -123,15 +123,15 @@ class World:
         self.watch_now()
 
     def _settle(self, space: Namespace) -> None:
-        space.sysctl("net.ipv6.conf.all.disable_ipv6", 1)  # nothing is sent that we do not send
+        space.sysctl("net.ipv6.conf.all.disable_ipv6", 1)  # no traffic but our own
         names = [f"host{next(self._names)}" for _ in range(2)]
         workers = self._lab.worker(space, names[0]), self._lab.worker(space, names[1])
-        # Under its number another namespace may have moved something that is gone.
+        # A removed namespace with the same inode number may have counts already.
         self.hosts.append(Host(space, workers, self._shown(space)))
         self.note(f"host {space.name}")
 
     def remove_host(self) -> None:
-        """Kill a host's processes, with their connections; remove its devices and its name."""
+        """Kill a host's processes and so close their connections; remove its devices and its name."""
         if len(self.hosts) < 3:
             return
         host = self._chance.choice(self.hosts[1:])
@@ -145,7 +145,7 @@ class World:
         host.space.remove()
 
     def add_link(self) -> None:
-        """Add a veth pair under names, and sometimes numbers, that others had before."""
+        """Add a veth pair, sometimes with names and indexes that earlier devices had."""
         ends = self._chance.sample(self.hosts, 2)
         names = [self._free_name(host) for host in ends]
         if not all(names):
@@ -155,7 +155,7 @@ class World:
         peer = ["type", "veth", "peer", "name", link.names[1], "netns", ends[1].space.name]
         try:
             ends[0].space.ip("link", "add", link.names[0], *index, *peer)
-        except RuntimeError:  # the number is taken
+        except RuntimeError:  # the index is taken
             return
         self.note(f"link {link.number}: {link.names} {index}")
         for side, host in enumerate(ends):
@@ -173,16 +173,16 @@ class World:
         return f"10.{90 + link.number // 250}.{link.number % 250}.{side + 1}"
 
     def remove_link(self) -> None:
-        """Move something over a veth pair, and remove the pair before anybody reads what it carried."""
+        """Send data over a veth pair, and remove the pair before its counters are read."""
         if link := self._some_link():
             self._talk(link)
             self.unlink(link)
 
     def unlink(self, link: Link) -> None:
-        """Take a veth pair away."""
+        """Remove a veth pair."""
         self.note(f"unlink {link.number}")
         for host, name in zip(link.ends, link.names, strict=True):
-            host.space.ip("link", "set", name, "down")  # nothing passes between the last look and the removal
+            host.space.ip("link", "set", name, "down")  # no traffic between the last reading and the removal
         last = {self._device(link, side): self._counted(link, side) for side in range(2)}
         link.ends[0].space.ip("link", "del", link.names[0])
         for host in link.ends:
@@ -191,14 +191,15 @@ class World:
         self.find(
             f"{device} was removed: {fault}"
             for device, counted in last.items()
-            if device[0] == self.hosts[0].space.inode  # elsewhere the counters went with the device
+            # In other namespaces the counters are lost with the device.
+            if device[0] == self.hosts[0].space.inode
             for fault in self._difference(device, counted)
         )
         for device in last:
             del self._base[device]
 
     def rename(self) -> None:
-        """Give a device another name."""
+        """Rename a device."""
         link = self._some_link()
         if link is None:
             return
@@ -217,7 +218,7 @@ class World:
         self.watch_now()
 
     def talk(self) -> None:
-        """Move something over a link by a TCP connection."""
+        """Send data over a link by a TCP connection."""
         if link := self._some_link():
             self._talk(link)
 
@@ -232,7 +233,7 @@ class World:
         self._count(there, down, up)
 
     def talk_within(self) -> None:
-        """Move something over loopback by a TCP connection."""
+        """Send data over loopback by a TCP connection."""
         host = self._chance.choice(self.hosts)
         up, down = self._chance.randint(1, 200_000), self._chance.randint(1, 200_000)
         self.note(f"talk within {host.space.name}: {up} up, {down} down")
@@ -240,7 +241,7 @@ class World:
         self._count(host, up + down, up + down)
 
     def _tcp(self, client: Worker, server: Worker, address: str, up: int, down: int) -> None:
-        """Move so much over a connection; then close it at neither end, one end, or both."""
+        """Exchange `up` and `down` bytes over a connection, then close neither, one or both ends."""
         made = next(self._names)
         port = server.call(traffic.listen, f"listener{made}", address)
         client.call(traffic.connect, made, Call((address, port)))
@@ -256,7 +257,7 @@ class World:
             worker.call(traffic.close, [made])
 
     def datagrams(self) -> None:
-        """Send datagrams over loopback, from a socket that may close before anybody reads what it sent."""
+        """Send datagrams over loopback, from a socket that may close before nettop reads its counters."""
         host = self._chance.choice(self.hosts)
         sender, receiver = host.workers
         size, number, made = self._chance.randint(1, 1400), self._chance.randint(1, 50), next(self._names)
@@ -271,7 +272,7 @@ class World:
         self._count(host, number * size, number * size)
 
     def replace_process(self) -> None:
-        """Kill a process with what it has open, and start another one in its place."""
+        """Kill a process with its open sockets, and start another in its place."""
         host = self._chance.choice(self.hosts)
         side = self._chance.randrange(2)
         self.note(f"kill {host.workers[side].pid} in {host.space.name}")
@@ -279,33 +280,33 @@ class World:
         new = self._lab.worker(host.space, f"host{next(self._names)}")
         host.workers = (new, host.workers[1]) if side == 0 else (host.workers[0], new)
 
-    # --- what has to be true ---------------------------------------------------------------------------------
+    # --- invariants ------------------------------------------------------------------------------------------
 
     def note(self, what: str) -> None:
-        """Remember a step, for the report of a fault."""
+        """Record a step, for the report of a fault."""
         self.done.append(what)
 
     def find(self, faults: Iterable[str]) -> None:
-        """Remember faults, with how much had been done by then."""
+        """Record faults, with the number of steps so far."""
         self.faults += [f"after {len(self.done)} ({self.done[-1]}): {fault}" for fault in faults]
 
     def check(self) -> None:
-        """Read, and hold what nettop has counted against what is true."""
+        """Read, and compare nettop's counts with the truth."""
         with suppress(NotInTimeError):
-            until(lambda: not self._faults(), "sums that are right", SETTLES_S)
+            until(lambda: not self._faults(), "correct sums", SETTLES_S)
             return
         self.find(self._faults())
-        for host in self.hosts:  # each fault is told once
+        for host in self.hosts:  # report each fault once
             host.moved = self._shown(host.space)
         for device, counted in self._devices():
             self._base[device] = self._uncounted(device, counted)
 
     def _faults(self) -> list[str]:
-        """Read; return what of all that nettop has counted is not true."""
+        """Read; return the counts that nettop has wrong."""
         self.sockets.refresh()
         self.devices.refresh()
         of_hosts = [
-            f"{name} of {host.space.name}: {self._shown(host.space)[name]} shown, {host.moved[name]} moved"
+            f"{name} of {host.space.name}: {self._shown(host.space)[name]} shown, {host.moved[name]} expected"
             for host in self.hosts
             for name in MOVED
             if self._shown(host.space)[name] != host.moved[name]
@@ -318,12 +319,12 @@ class World:
         return Counter(self.sockets.sums.get((space.inode,), {}))
 
     def _devices(self) -> list[tuple[Device, Counter[str]]]:
-        """Return each device, and what the kernel has counted of it."""
+        """Return each device and the kernel's counts of it."""
         links = {id(link): link for host in self.hosts for link in host.links}.values()
         return [(self._device(link, side), self._counted(link, side)) for link in links for side in range(2)]
 
     def watch_now(self) -> None:
-        """Read, so that all devices are attached to; from now on all that they carry has to be counted."""
+        """Read until all devices are watched; from then on nettop must count all their traffic."""
         wanted = {device for device, _ in self._devices()}
         until(lambda: self.devices.refresh() or self.devices.lists(wanted), f"rows for {wanted}")
         self.sockets.refresh()
@@ -338,7 +339,7 @@ class World:
     def _difference(self, device: Device, counted: Counter[str]) -> list[str]:
         now = self._uncounted(device, counted)
         return [
-            f"{name} of {device}: {base - now[name]:+} shown in {counted[name]}"
+            f"{name} of {device}: nettop is off by {base - now[name]:+} of {counted[name]}"
             for name, base in self._base[device].items()
             if now[name] != base
         ]
@@ -347,7 +348,7 @@ class World:
         return link.ends[side].space.inode, link.names[side]
 
     def _counted(self, link: Link, side: int) -> Counter[str]:
-        """Return what the kernel has counted of a device."""
+        """Return the kernel's counts of a device."""
         shown = link.ends[side].space.ip("-s", "-j", "link", "show", link.names[side])
         stats = json.loads(shown)[0]["stats64"]
         return Counter({name: stats[way][unit] for name, (way, unit) in _STATS.items()})
@@ -368,22 +369,18 @@ def receive_datagram(memory: traffic.Memory, name: object) -> None:
 
 
 def churn(memory: traffic.Memory) -> None:
-    """Connect and close some hundred times a second, for as long as the process lives."""
+    """Connect and close a few hundred times a second, as long as the process lives."""
     while True:
         traffic.storm(memory, "127.0.0.1", 0.005)
         select.select([], [], [], 0.05)
 
 
 def explore_hosts(chance: random.Random) -> list[str]:
-    """Let a world change at random, beside a storm of connections; return what nettop counted wrongly."""
+    """Change a world at random during a storm of connections; return nettop's wrong counts."""
     with Lab() as lab:
         home = lab.namespace()
-        around = (
-            "ip",
-            "netns",
-            "exec",
-            home.name,
-        )  # only there does it count packets; elsewhere it reads counters
+        # nettop counts packets only in its own namespace; elsewhere it reads counters.
+        around = ("ip", "netns", "exec", home.name)
         with (
             Running(*JSON, *LATER, "--all") as sockets,
             Running(*JSON, *LATER, "--view", "bandwidth", around=around) as devices,
@@ -392,7 +389,7 @@ def explore_hosts(chance: random.Random) -> list[str]:
 
 
 def explored(world: "World", lab: Lab, chance: random.Random) -> list[str]:
-    """Let a world live, and end what watches it; returns what was counted wrongly."""
+    """Run a world, then end its views; return the wrong counts."""
     try:
         live(world, lab, chance)
     except NotInTimeError as error:
@@ -402,14 +399,12 @@ def explored(world: "World", lab: Lab, chance: random.Random) -> list[str]:
         errors = watched.running.complaints()
         if status or "Traceback" in errors:
             world.faults.append(f"exit status {status}: {errors[-3000:]}")
-    history = "\n    ".join(
-        ["what was done:", *(f"{number} {what}" for number, what in enumerate(world.done, 1))]
-    )
+    history = "\n    ".join(["steps:", *(f"{number} {what}" for number, what in enumerate(world.done, 1))])
     return [*world.faults, history] if world.faults else []
 
 
 def live(world: World, lab: Lab, chance: random.Random) -> None:
-    """Build a small world, and let things happen in it."""
+    """Build a small world and apply random actions to it."""
     storm = lab.worker(lab.namespace(), "storm")
     for _ in range(3):
         world.add_host()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys, bytes, sizes and signals into the screens."""
+"""Send random keys, bytes, sizes and signals to the screens."""
 
 import os
 import random
@@ -18,11 +18,11 @@ from tests.kernel.terminal import Terminal
 
 BURSTS = 60
 END_S = 2.0
-"""Within which the screens end, whatever happened before, on an idle machine."""
+"""Time for the screens to exit on an idle machine, whatever happened before."""
 _COLOURS = re.compile(rb"\x1b\[[0-9;]*m")
 _SHOWN_BYTES = 4000
-NOT_KEPT = {"ctrl+c", "ctrl+z", "q"}
-"""Keys that end or stop the program: pressed only at the end of a round."""
+EXCLUDED = {"ctrl+c", "ctrl+z", "q"}
+"""Keys that end or suspend the program; pressed only at the end of a round."""
 _BYTES = {
     "enter": b"\r", "slash": b"/", "less_than_sign": b"<", "greater_than_sign": b">", "plus": b"+", "minus": b"-",
     "exclamation_mark": b"!", "question_mark": b"?", "space": b" ", "escape": b"\x1b", "tab": b"\t",
@@ -30,7 +30,7 @@ _BYTES = {
     "shift+left": b"\x1b[1;2D", "shift+right": b"\x1b[1;2C", "pageup": b"\x1b[5~", "pagedown": b"\x1b[6~",
     "home": b"\x1b[H", "end": b"\x1b[F", "ctrl+p": b"\x10",
 }  # fmt: skip
-KEYS = [_BYTES.get(key, key.encode()) for action in ACTIONS for key in action.keys if key not in NOT_KEPT]
+KEYS = [_BYTES.get(key, key.encode()) for action in ACTIONS for key in action.keys if key not in EXCLUDED]
 TYPED = (
     b"/443\r", b"/rtt_us>10ms or nginx\r", b"/(((\r", b"/\xc3\xa9\r", b"C", b"\x10sort\r", b"/fe80::1%lo\r",
     b"\x1b\x1b\x1b",
@@ -48,13 +48,13 @@ def _key(chance: random.Random) -> bytes:
 
 
 def _said(chance: random.Random) -> bytes:
-    """Return what terminals say, whole or cut."""
+    """Return an escape sequence that terminals send, whole or truncated."""
     whole = chance.choice(SAID_BY_TERMINALS)
     return whole[: chance.randint(1, len(whole))] if chance.random() < 0.3 else whole
 
 
 def _noise(chance: random.Random) -> bytes:
-    """Return random bytes, none of which ends or stops the program."""
+    """Return random bytes, without any that end or suspend the program."""
     raw = chance.randbytes(chance.randint(1, 60))
     return raw.translate(None, b"\x03\x1a\x1cq")
 
@@ -69,17 +69,17 @@ MAKERS: tuple[Callable[[random.Random], bytes], ...] = (
 
 
 def explore_screens(chance: random.Random) -> list[str]:
-    """Start the screens, send bursts of input, and end them in one of several ways; return what went wrong."""
+    """Start the screens, send bursts of input, and end them in one of several ways; return the faults."""
     view = chance.choice(views())
     before = bpf_objects.existing()
     faults, sent = [], []
     with tempfile.TemporaryDirectory(prefix="nettop-explore") as home:
         os.environ.update(HOME=home, XDG_CONFIG_HOME=home)
         here = os.getcwd()
-        os.chdir(home)  # where exports go
+        os.chdir(home)  # exports are written to the current directory
         try:
             with Terminal("--view", view, "--interval", chance.choice(("0.1", "0.5", "1"))) as terminal:
-                until(lambda: has_begun(terminal.pid), "nettop handles signals")
+                until(lambda: handles_sigterm(terminal.pid), "nettop handles signals")
                 settings = terminal.settings()
                 if chance.random() < 0.7:
                     terminal.draws()
@@ -99,17 +99,17 @@ def explore_screens(chance: random.Random) -> list[str]:
         bpf_objects.nothing_new_since(before)
     except NotInTimeError as error:
         faults.append(str(error))
-    return [f"{fault}\n  view {view}, the last bursts: {sent[-12:]}" for fault in faults]
+    return [f"{fault}\n  view {view}, last bursts: {sent[-12:]}" for fault in faults]
 
 
-def has_begun(pid: int) -> bool:
-    """Tell whether the process is nettop, and no Python that has yet to read it: it handles SIGTERM."""
+def handles_sigterm(pid: int) -> bool:
+    """Return whether nettop's own SIGTERM handler is installed, not just that of the starting Python."""
     caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def _ended(terminal: Terminal, chance: random.Random, settings: list[object]) -> list[str]:
-    """End the screens one way or another; returns what is wrong about how they ended."""
+    """End the screens in a random way; return the faults."""
     way = chance.choice((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, b"\x03"))
     began = time.monotonic()
     if isinstance(way, bytes):
@@ -119,12 +119,12 @@ def _ended(terminal: Terminal, chance: random.Random, settings: list[object]) ->
     try:
         status = terminal.wait(30)
     except NotInTimeError as error:
-        return [f"{way!r}: {error}; it shows {bytes(terminal.output[-300:])!r}"]
+        return [f"{way!r}: {error}; last output {bytes(terminal.output[-300:])!r}"]
     took = time.monotonic() - began
     faults = []
     if took > END_S * max(1, os.getloadavg()[0] / (os.cpu_count() or 1)):
-        faults.append(f"{way!r}: the end took {took:.1f} s")
-    if status not in (0, -way if isinstance(way, int) else -signal.SIGINT):  # killed when it had ended anyway
+        faults.append(f"{way!r}: took {took:.1f} s to exit")
+    if status not in (0, -way if isinstance(way, int) else -signal.SIGINT):  # default handler restored
         faults.append(f"{way!r}: exit status {status}")
     for word in (b"Traceback", b"please report", b"Exception"):
         if word in terminal.output:
@@ -132,5 +132,5 @@ def _ended(terminal: Terminal, chance: random.Random, settings: list[object]) ->
             faults.append(shown[-_SHOWN_BYTES:].decode(errors="replace"))  # the error itself comes last
             break
     if terminal.settings() != settings:
-        faults.append(f"{way!r}: the terminal's modes are not restored")
+        faults.append(f"{way!r}: terminal modes were not restored")
     return faults

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options and values into the command line, true ones, wrong ones and hostile ones."""
+"""Run random command lines, with valid, invalid and hostile options and values."""
 
 import os
 import random
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from measure import NETTOP
+from programs import NETTOP
 
 from nettop.cli import app
 from nettop.snapshots import find_table, lenses, views
@@ -24,13 +24,13 @@ from tests.kernel.command import mounted
 from tests.kernel.lab import NotInTimeError
 
 END_S = 2.0
-"""Within which a command ends after SIGTERM."""
+"""Time for a command to exit after SIGTERM."""
 HANGS_S = 60
 _SHOWN = 4000
 NOBODY = 65534
 OPTIONS_MOST = 5
 _PRIVATE = "mount -t tmpfs none /var/log && mount -t tmpfs none /var/lib && mount -t tmpfs none /root"
-"""Where nothing is kept: what a command may write to by default."""
+"""Empty temporary file systems over the directories that commands write to by default."""
 _TEXTS = (
     "", " ", "0", "1", "-1", "2", "00", "1.5", "1e999", "nan", "inf", "99999", "65536", "4294967296", "9" * 40,
     "é", "\udce9", "a" * 5000, "*", "[x]", "[", "%", "%n", "\\", "'", '"', "--", "-", "@", "=", "a=b", "a=", "=b",
@@ -41,53 +41,23 @@ _FILTERS = (
     "and", "state=LISTEN", "process~'a'", "bytes_sent>1G", "!x", "port=99999", "remote=::/0", '"', "a and (b or not c)",
 )  # fmt: skip
 _ENDPOINTS = (
-    "127.0.0.1:0",
-    "[::1]:0",
-    "127.0.0.1:99999",
-    "localhost:0",
-    ":0",
-    "unix:./socket",
-    "unix:",
-    "127.0.0.1",
+    "127.0.0.1:0", "[::1]:0", "127.0.0.1:99999", "localhost:0", ":0", "unix:./socket", "unix:", "127.0.0.1",
     "0.0.0.0:0",
-)
+)  # fmt: skip
 _COLLECTORS = ("http://127.0.0.1:1", "unix:nosuch", "http://", "ftp://127.0.0.1", "http://127.0.0.1:1/x?y#z")
 _MECHANISMS = (
-    "sock_diag",
-    "samples",
-    "descriptors",
-    "rtnetlink",
-    "perf cpu-clock",
-    "XDP + TCX",
-    "/proc/kallsyms",
-)
+    "sock_diag", "samples", "descriptors", "rtnetlink", "perf cpu-clock", "XDP + TCX", "/proc/kallsyms",
+)  # fmt: skip
 _COMMANDS = (
-    ("true",),
-    ("sh", "-c", "exit 3"),
-    ("nosuch",),
-    ("sleep", "0.3"),
-    (),
-    ("sh", "-c", "kill -9 $$"),
-    ("/",),
-)
+    ("true",), ("sh", "-c", "exit 3"), ("nosuch",), ("sleep", "0.3"), (), ("sh", "-c", "kill -9 $$"), ("/",),
+)  # fmt: skip
 _FILES = (
-    "new",
-    "fifo",
-    "folder",
-    "full",
-    "text",
-    "deep.toml",
-    "nosuch/file",
-    "secret",
-    "link",
-    "null",
-    "-",
-    "",
-)
+    "new", "fifo", "folder", "full", "text", "deep.toml", "nosuch/file", "secret", "link", "null", "-", "",
+)  # fmt: skip
 
 
 def explore_words(chance: random.Random) -> list[str]:
-    """Run one command line to its end or to a signal; return what went wrong."""
+    """Run one command line until it exits, with or without a signal; return the faults."""
     with tempfile.TemporaryDirectory(prefix="nettop-explore") as folder:
         os.chmod(folder, 0o777)
         make_files(Path(folder))
@@ -96,7 +66,7 @@ def explore_words(chance: random.Random) -> list[str]:
 
 
 def make_files(folder: Path) -> None:
-    """Make what a path may lead to."""
+    """Create a file of each kind that a path may name."""
     os.mkfifo(folder / "fifo")
     os.mknod(folder / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     (folder / "folder").mkdir()
@@ -109,7 +79,7 @@ def make_files(folder: Path) -> None:
 
 
 def command_line(chance: random.Random) -> tuple[str, list[str]]:
-    """Return a command (empty: the view) and its words."""
+    """Return a command (empty: the default view) and its arguments."""
     group: Any = typer.main.get_command(app)
     name = chance.choice(("", "", "", *group.commands))
     command = group.commands[name] if name else group
@@ -129,7 +99,7 @@ def command_line(chance: random.Random) -> tuple[str, list[str]]:
 
 
 def arguments(chance: random.Random, name: str) -> list[str]:
-    """Return what follows a command's options."""
+    """Return the arguments that follow a command's options."""
     if name == "run":
         return ["--", *chance.choice(_COMMANDS)]
     if name == "export":
@@ -161,17 +131,17 @@ _BY_METAVAR: dict[str, tuple[str, ...]] = {
 
 
 def fields(chance: random.Random) -> list[str]:
-    """Return the fields of some table."""
+    """Return the fields of a random table."""
     return [field.name for field in find_table(chance.choice(views()))[1].fields]
 
 
 def hook(chance: random.Random) -> str:
-    """Return some lens's hook."""
+    """Return a random hook."""
     return chance.choice([hook.name for lens in lenses() for hook in lens.hooks])
 
 
 def value(chance: random.Random, name: str, metavar: str) -> str:
-    """Return a value for an option, mostly one that fits."""
+    """Return a value for an option, usually a valid one."""
     if chance.random() < 0.25:
         return chance.choice(_TEXTS)
     if name in _BY_NAME:
@@ -192,7 +162,7 @@ class Run:
         self._output = chance.choice(("out", "out", "out", "/dev/full"))
 
     def faults(self) -> list[str]:
-        """Run it; returns what went wrong, each with the command line."""
+        """Run the command line; return the faults, each with the command line."""
         before = bpf_objects.existing()
         found = list(self._run())
         try:
@@ -223,7 +193,7 @@ class Run:
                 process.wait()
 
     def _ended(self, process: "subprocess.Popen[bytes]") -> list[str]:
-        """Wait, and signal it where it goes on; returns what went wrong."""
+        """Wait, and send a signal if the command keeps running; return the faults."""
         was_signalled = False
         began = time.monotonic()
         try:
@@ -235,22 +205,22 @@ class Run:
             try:
                 status = process.wait(HANGS_S)
             except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGABRT)  # faulthandler writes where each thread is
+                process.send_signal(signal.SIGABRT)  # faulthandler prints the stack of each thread
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(HANGS_S)
                 where = (self._folder / "err").read_text(errors="replace")[-_SHOWN:]
-                return [f"{self._number.name} did not end it in {HANGS_S} s:\n{where}"]
+                return [f"{self._number.name}: still running after {HANGS_S} s:\n{where}"]
         took = time.monotonic() - began
         errors = (self._folder / "err").read_text(errors="replace")
         faults = []
         if was_signalled and took > END_S:
-            faults.append(f"{self._number.name}: the end took {took:.1f} s")
+            faults.append(f"{self._number.name}: took {took:.1f} s to exit")
         if "Traceback" in errors or "please report" in errors:
             faults.append(errors[-_SHOWN:])
         if not was_signalled and not self._is_known(status):
             faults.append(f"exit status {status}: {errors[-500:]}")
         if status in (2, 3, 4, 5) and not errors.strip() and self._name not in ("run", "doctor"):
-            faults.append(f"exit status {status} without a word")
+            faults.append(f"exit status {status} without a message")
         return faults
 
     def _is_known(self, status: int) -> bool:

@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live exporters, beside nfdump: `sudo .venv/bin/python bench/exporters.py [--only TEXT]`.
+"""Compare nettop collect with nfdump on live exporters: `sudo .venv/bin/python bench/exporters.py [--only TEXT]`.
 
-Each exporter sees TCP, UDP and ICMP of IPv4 and IPv6 between two network namespaces, or in a bridge between them. What
-it sends goes to nettop collect and to nfcapd, or sfcapd for sFlow, as it comes. Both must then have the same flows: in
-all, and for each 5-tuple. An exporter that is not installed is skipped.
+Each exporter sees TCP, UDP and ICMP over IPv4 and IPv6 between two network namespaces, or in a bridge between them. Its
+datagrams are relayed to nettop collect and to nfcapd (sfcapd for sFlow). Both must then have the same flows, in total
+and for each 5-tuple. An exporter that is not installed is skipped.
 
-What is compared are packets and bytes multiplied by the sampling rate. nfdump stores them so, where it knows the rate;
-nettop stores the rate beside what was reported. ICMP has no ports here: nfdump has the type there in some protocols,
-and 0 in others. Both directions of a biflow are compared: nfdump has the reverse one in the same record, as what went
-out. Of Open vSwitch's IPFIX nfdump knows only the flows; packets and bytes of it are those that tshark reads.
+The comparison uses packets and bytes multiplied by the sampling rate. nfdump stores the products, if it knows the rate;
+nettop stores the rate next to the reported values. ICMP ports are ignored: nfdump stores the type there for some
+protocols, and 0 for others. Both directions of a biflow are compared: nfdump has the reverse one in the same record, as
+outgoing. For Open vSwitch's IPFIX, nfdump has only the right flows; packets and bytes are compared with tshark's.
 """
 
-import argparse
-import contextlib
 import ctypes
 import json
 import os
@@ -20,56 +18,53 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from measure import Figure, report
+from collecting import Senders, all_stored, arrived
+from measure import Figure, Report, arguments, at_least, judge
+from programs import Process, free_udp_port, readable_folder, run, running
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from tests.collecting import Running, until  # noqa: E402 - the checkout comes first
-from tests.kernel.lab import End, Lab, Namespace, enter  # noqa: E402
+from tests.collecting import Running, until
+from tests.kernel.lab import End, Lab, Namespace, enter
 
 CONNECTIONS, PINGS = 150, 5
-"""Connections of TCP, sockets of UDP, and echo requests, each of IPv4 and of IPv6."""
+"""TCP connections (also UDP sockets) and echo requests, each for IPv4 and IPv6."""
 BIG_BYTES = 8_000_000
-"""What the first connection of each sends."""
+"""Bytes that the first connection of each IP version sends."""
 TCP_PORT, UDP_PORT = 8080, 5353
 ICMP, ICMPV6 = 1, 58
 ECHO_REQUEST, ECHO_REQUEST_V6 = 8, 128
 FIRST_PORT = 9995
-"""Where exporters send to, each protocol to a port, in their own namespace."""
+"""First port that exporters send to, in their own namespace; each protocol has its own."""
 NETFLOW5, NETFLOW9, IPFIX, SFLOW = 5, 9, 10, 105
 """Protocols, as in the column `protocol_version`."""
 SAMPLING = 4
 SETTLING_S = 4.0
-"""From the end of traffic to that of an exporter, which reports every second."""
+"""Time from the end of traffic to that of an exporter, which reports every second."""
 AT_ONCE = 30
-"""How many datagrams nfdump's collector has to have memory for."""
+"""Datagrams that nfdump's collector must be able to buffer."""
 FLOWS_LEAST = 200
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 SO_RCVBUFFORCE = 33
 UDP_TABLE = Path("/proc/thread-self/net/udp")
-"""Not /proc/net/udp: that is of the namespace in which the main thread is."""
+"""Not /proc/net/udp, which shows the main thread's namespace."""
 RAW_IP_CAPTURE = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 1 << 16, 101)
-"""The head of a capture of packets without frames (pcap, LINKTYPE_RAW)."""
+"""Header of a capture of packets without frames (pcap, LINKTYPE_RAW)."""
 
 FiveTuple = tuple[str, str, int, int, int]
 """Addresses, ports and protocol."""
 
 
 class Sum(NamedTuple):
-    """Flows, and what was in them."""
+    """Flows with their packets and bytes."""
 
     flows: int
     packets: int
@@ -80,36 +75,36 @@ NOTHING = Sum(0, 0, 0)
 
 
 class Sums(dict[FiveTuple, Sum]):
-    """What there was of each 5-tuple."""
+    """Sums by 5-tuple."""
 
     def add(self, five_tuple: FiveTuple, more: Sum) -> None:
-        """One or several flows more."""
+        """Add one or more flows."""
         source, target, _, _, protocol = five_tuple
         if protocol in (ICMP, ICMPV6):
             five_tuple = source, target, 0, 0, protocol
         self[five_tuple] = Sum(*map(sum, zip(self.get(five_tuple, NOTHING), more, strict=True)))
 
     def total(self) -> Sum:
-        """All together."""
+        """Return the sum over all 5-tuples."""
         return Sum(*(sum(column) for column in zip(*self.values(), strict=True))) if self else NOTHING
 
 
 @dataclass(frozen=True)
 class Export:
-    """What an exporter sends to a port: the protocol, and who else reads it."""
+    """A protocol that an exporter sends to a port, and its sampling."""
 
     label: str
     protocol: int
     port: int = FIRST_PORT
     sampling: int = 1
-    """One packet in so many is looked at."""
+    """One packet in this many is sampled."""
     is_rate_in_options: bool = False
-    """Whether records of options say so: those of softflowd, of an interface (NetFlow 9) or a metering process and as
-    interval and space (IPFIX), are nothing to nfdump 1.7.1, which does not multiply then."""
+    """Whether options records tell the rate. nfdump 1.7.1 ignores softflowd's, which have the scope of an interface
+    (NetFlow 9) or of a metering process with interval and space (IPFIX), and does not multiply then."""
 
     @property
     def collector(self) -> str:
-        """The collector of nfdump."""
+        """Name of nfdump's collector."""
         return "sfcapd" if self.protocol == SFLOW else "nfcapd"
 
 
@@ -118,7 +113,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Site:
-    """Two hosts, the namespace in which the exporter is, and a directory."""
+    """Two hosts, the exporter's namespace, and a directory."""
 
     hosts: tuple[End, End]
     exporting: Namespace
@@ -127,7 +122,7 @@ class Site:
 
 @contextmanager
 def inside(namespace: Namespace) -> Iterator[None]:
-    """Sockets that this thread opens are in a namespace."""
+    """Open this thread's sockets in a namespace inside the `with` block."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         enter(namespace.name)
@@ -141,50 +136,29 @@ def inside(namespace: Namespace) -> Iterator[None]:
 @contextmanager
 def program(
     log: Path, *words: str, env: dict[str, str] | None = None, end_by: int = signal.SIGTERM
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that runs for as long, and ends with this script whatever happens; it writes to `log`."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ("setpriv", "--pdeathsig", "KILL", *words),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=os.environ | (env or {}),
-            start_new_session=True,
-        )
-    try:
+) -> Iterator[Process]:
+    """Run a program inside the `with` block, with its output in `log`."""
+    with (
+        log.open("wb") as output,
+        running(*words, out=output, end_by=end_by, env=os.environ | (env or {})) as process,
+    ):
         yield process
-        assert process.poll() is None, f"{words} has ended: {log.read_text()[-2000:]}"
-    finally:
-        process.send_signal(end_by)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        assert process.poll() is None, f"{words} has exited: {log.read_text()[-2000:]}"
 
 
 def within(namespace: Namespace, *words: str) -> tuple[str, ...]:
-    """The words that run a program in a namespace."""
+    """Return the command that runs a program in a namespace."""
     return "ip", "netns", "exec", namespace.name, *words
 
 
-def run(*words: str) -> str:
-    """What a program prints; its complaint as the error."""
-    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    assert not done.returncode, f"{words}: {done.stderr.strip()}"
-    return done.stdout
-
-
 def pair(lab: Lab, folder: Path) -> Site:
-    """Two hosts on a veth pair; the exporter is on the first."""
+    """Create two hosts on a veth pair, with the exporter on the first."""
     hosts = lab.pair()
     return Site(hosts, hosts[0].namespace, folder)
 
 
 def bridged(lab: Lab, folder: Path) -> Site:
-    """Two hosts, each on a port of a third namespace."""
+    """Create two hosts, each connected to a bridge port in a third namespace."""
     hosts, middle = (End(lab.namespace(), 1), End(lab.namespace(), 2)), lab.namespace()
     for host in hosts:
         ends = f"{host.device} address {host.mac} type veth peer name port{host.side} netns {middle.name}"
@@ -192,7 +166,7 @@ def bridged(lab: Lab, folder: Path) -> Site:
         middle.ip("link", "set", f"port{host.side}", "up")
     for host, peer in (hosts, reversed(hosts)):
         host.configure(peer)
-        # A bridge outside the kernel passes packets on as they are: checksums have to be in them.
+        # A userspace bridge forwards packets unchanged, so they must contain their checksums.
         host.namespace.run("ethtool", "-K", host.device, "tx", "off")
     return Site(hosts, middle, folder)
 
@@ -201,10 +175,10 @@ def bridged(lab: Lab, folder: Path) -> Site:
 
 
 def make_traffic(site: Site) -> None:
-    """From the first host to the second and back."""
+    """Send traffic from the first host to the second and back."""
     client, server = site.hosts
     for family, target in ((socket.AF_INET, server.v4), (socket.AF_INET6, server.v6)):
-        # Before all else: softflowd does not see the last packets, which libpcap still has.
+        # Ping first: softflowd misses the last packets, which libpcap still buffers.
         _ping(client, family, target)
         with inside(server.namespace):
             listener = socket.create_server((target, TCP_PORT), family=family)
@@ -252,31 +226,24 @@ def _ask(client: socket.socket, server: socket.socket, content: bytes) -> None:
 
 
 def _ping(host: End, family: int, target: str) -> None:
+    """Send echo requests; the kernel fills in the identifier and the checksum."""
     is_v4 = family == socket.AF_INET
-    with _opened(host, family, socket.SOCK_RAW, ICMP if is_v4 else ICMPV6) as sender:
+    host.namespace.sysctl("net.ipv4.ping_group_range", "0 0")
+    with _opened(host, family, socket.SOCK_DGRAM, ICMP if is_v4 else ICMPV6) as sender:
         for number in range(PINGS):
             kind = ECHO_REQUEST if is_v4 else ECHO_REQUEST_V6
-            echo = struct.pack("!BBHHH56x", kind, 0, 0, os.getpid() & 0xFFFF, number)
-            sender.sendto(echo[:2] + _checksum(echo) + echo[4:], (target, 0))
+            sender.sendto(struct.pack("!BBHHH56x", kind, 0, 0, 0, number), (target, 0))
             time.sleep(0.02)
-
-
-def _checksum(content: bytes) -> bytes:
-    """That of RFC 1071. For ICMPv6 the kernel writes its own."""
-    total = sum(struct.unpack(f"!{len(content) // 2}H", content))
-    while total >> 16:
-        total = (total >> 16) + (total & 0xFFFF)
-    return struct.pack("!H", ~total & 0xFFFF)
 
 
 # --- exporters --------------------------------------------------------------------------------------------------
 
 Exporting = Callable[[Site], AbstractContextManager[object]]
-"""An exporter at work; at its end it has sent all that it had."""
+"""Runs an exporter meanwhile; on exit it has sent everything."""
 
 
 def softflowd(version: int, *options: str) -> Exporting:
-    """Of the first host's device, with a large buffer for packets."""
+    """Return softflowd on the first host's device, with a large packet buffer."""
 
     @contextmanager
     def exporting(site: Site) -> Iterator[None]:
@@ -297,7 +264,7 @@ def softflowd(version: int, *options: str) -> Exporting:
 
 
 def pmacctd(*settings: str) -> Exporting:
-    """With a plugin that exports, of the first host's device."""
+    """Return pmacctd with an exporting plugin, on the first host's device."""
 
     @contextmanager
     def exporting(site: Site) -> Iterator[None]:
@@ -320,7 +287,7 @@ def pmacctd(*settings: str) -> Exporting:
 
 @contextmanager
 def fprobe(site: Site) -> Iterator[None]:
-    """Of the first host's device."""
+    """Run fprobe on the first host's device."""
     log = site.folder / "fprobe.log"
     words = f"fprobe -i {site.hosts[0].device} -l 2 -f ip -q 100000 127.0.0.1:{FIRST_PORT}"
     with program(log, *within(site.exporting, *words.split())):
@@ -338,7 +305,7 @@ OPEN_VSWITCH = (
 
 @contextmanager
 def open_vswitch(site: Site) -> Iterator[None]:
-    """A bridge of the two hosts, outside the kernel, that exports in three protocols at once."""
+    """Run a userspace bridge between the two hosts that exports in three protocols at once."""
     folder = str(site.folder)
     env = dict.fromkeys(("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR"), folder)
     base, listening = f"{folder}/conf.db", site.folder / "db.sock"
@@ -365,7 +332,7 @@ def open_vswitch(site: Site) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Case:
-    """An exporter as it is tried, and the programs that it needs."""
+    """An exporter's configuration, and the programs that it needs."""
 
     name: str
     exporting: Exporting
@@ -375,7 +342,7 @@ class Case:
 
 
 def of_softflowd(name: str, protocol: int, *options: str, sampling: int = 1) -> Case:
-    """softflowd with these options."""
+    """Return a case of softflowd with these options."""
     if sampling > 1:
         name, options = f"{name}, one packet in {sampling}", (*options, "-s", f"{sampling}")
     export = Export("", protocol, sampling=sampling, is_rate_in_options=protocol != NETFLOW5)
@@ -383,7 +350,7 @@ def of_softflowd(name: str, protocol: int, *options: str, sampling: int = 1) -> 
 
 
 def of_nfprobe(name: str, protocol: int) -> Case:
-    """pmacctd's plugin for NetFlow and IPFIX."""
+    """Return a case of pmacctd's plugin for NetFlow and IPFIX."""
     settings = (
         "plugins: nfprobe",
         f"nfprobe_receiver: 127.0.0.1:{FIRST_PORT}",
@@ -393,7 +360,7 @@ def of_nfprobe(name: str, protocol: int) -> Case:
 
 
 def of_sfprobe(sampling: int) -> Case:
-    """pmacctd's plugin for sFlow."""
+    """Return a case of pmacctd's plugin for sFlow."""
     settings = ("plugins: sfprobe", f"sfprobe_receiver: 127.0.0.1:{FIRST_PORT}", f"sampling_rate: {sampling}")
     name = f"pmacctd sfprobe, one packet in {sampling}"
     return Case(name, pmacctd(*settings), ("pmacctd",), (Export("", SFLOW, sampling=sampling),))
@@ -427,15 +394,15 @@ CASES = (
 
 
 class Relay(threading.Thread):
-    """Gives every datagram of an exporter to several ports of this host; each of its sockets has an address here."""
+    """A relay of an exporter's datagrams to both collectors; each exporter socket gets its own source address."""
 
     def __init__(self, site: Site, export: Export, nettop: int, nfdump: "Nfdump") -> None:
         super().__init__(daemon=True)
         self.datagrams: list[bytes] = []
-        self._ports = nettop, nfdump.port
         self._nfdump = nfdump
+        self._senders = Senders(nettop, nfdump.port)
         self._prefix = f"127.65.{export.protocol}"
-        self._senders: dict[Any, socket.socket] = {}
+        self._numbers: dict[Any, int] = {}
         self._ending = threading.Event()
         with inside(site.exporting):
             self._receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -444,27 +411,21 @@ class Relay(threading.Thread):
         self._receiver.bind(("127.0.0.1", export.port))
 
     def run(self) -> None:
-        """Until the end; it waits for nfdump's collector, whose buffer is small."""
-        while not self._ending.is_set():
-            try:
-                content, source = self._receiver.recvfrom(1 << 16)
-            except TimeoutError:
-                continue
-            for port in self._ports:
-                self._sender(source).sendto(content, ("127.0.0.1", port))
-            self.datagrams.append(content)
-            if not len(self.datagrams) % AT_ONCE:
-                until(self._nfdump.has_read_all, "nfdump's collector has read all")
-
-    def _sender(self, source: Any) -> socket.socket:
-        if source not in self._senders:
-            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            sender.bind((f"{self._prefix}.{len(self._senders) + 1}", 0))
-            self._senders[source] = sender
-        return self._senders[source]
+        """Relay until closed; wait for nfdump's collector when its small buffer is full."""
+        with self._receiver, closing(self._senders):
+            while not self._ending.is_set():
+                try:
+                    content, source = self._receiver.recvfrom(1 << 16)
+                except TimeoutError:
+                    continue
+                number = self._numbers.setdefault(source, len(self._numbers) + 1)
+                self._senders.send(f"{self._prefix}.{number}", content)
+                self.datagrams.append(content)
+                if not len(self.datagrams) % AT_ONCE:
+                    until(self._nfdump.has_read_all, "nfdump's collector has read all")
 
     def end(self) -> None:
-        """When no datagram has come for a second."""
+        """Close once no datagram has come for a second."""
         count = -1
         while count != len(self.datagrams):
             assert self.is_alive(), "the relay has failed"
@@ -473,29 +434,25 @@ class Relay(threading.Thread):
         self.close()
 
     def close(self) -> None:
-        """At once."""
+        """Close at once."""
         self._ending.set()
         self.join()
-        for each in (self._receiver, *self._senders.values()):
-            each.close()
 
 
 class Nfdump:
-    """nfcapd or sfcapd, and then what nfdump reads in its files."""
+    """nfcapd or sfcapd, and nfdump to read its files."""
 
     def __init__(self, export: Export, folder: Path) -> None:
         self._export = export
         self.folder = folder / f"{export.port}"
         self.folder.mkdir()
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-            taken.bind(("127.0.0.1", 0))
-            self.port: int = taken.getsockname()[1]
+        self.port = free_udp_port()
         self.dropped = 0
-        """Datagrams for which it had no memory."""
+        """Datagrams dropped because its buffer was full."""
 
     @contextmanager
     def receiving(self) -> Iterator[None]:
-        """At the end it has read all that has come."""
+        """Run the collector inside the `with` block; before leaving, wait until it has read all datagrams."""
         words = f"-4 -b 127.0.0.1 -p {self.port} -t 86400 -w {self.folder}".split()
         with program(self.folder.with_suffix(".log"), self._export.collector, *words):
             until(lambda: bool(self._socket()), "nfdump's collector listens")
@@ -504,16 +461,16 @@ class Nfdump:
             self.dropped = int(self._socket()[12])
 
     def has_read_all(self) -> bool:
-        """Whether no datagram waits for it."""
+        """Return whether the collector's receive queue is empty."""
         return self._socket()[4].endswith(":00000000")
 
     def _socket(self) -> list[str]:
-        """The line of its socket, in words: 4 has the queues, 12 the drops."""
+        """Return the columns of the collector's line in /proc/net/udp: 4 has the queues, 12 the drops."""
         lines = (line.split() for line in UDP_TABLE.read_text().splitlines()[1:])
         return next((words for words in lines if words[1].endswith(f":{self.port:04X}")), [])
 
     def sums(self) -> Sums:
-        """Of all records."""
+        """Return the sums of all records."""
         sums = Sums()
         for record in json.loads(run("nfdump", "-R", str(self.folder), "-o", "json")):
             source, target = (
@@ -529,7 +486,7 @@ class Nfdump:
 
 
 def tshark_sums(datagrams: Sequence[bytes], capture: Path) -> Sums:
-    """What tshark reads in datagrams of IPFIX that have a record each, or templates."""
+    """Return the sums that tshark reads from IPFIX datagrams with one record each, or templates."""
     with capture.open("wb") as file:
         file.write(RAW_IP_CAPTURE)
         for number, datagram in enumerate(datagrams):
@@ -557,7 +514,7 @@ def _udp_packet(content: bytes) -> bytes:
 
 
 def nettop_sums(running: Running, export: Export) -> Sums:
-    """What is stored of a protocol."""
+    """Return the sums that nettop stored for a protocol."""
     rate = "1" if export.is_rate_in_options else "greatest(sampling_rate, 1)"
     rows = running.rows(
         "SELECT src, dst, src_port, dst_port, protocol, toUInt32(count()), "
@@ -581,7 +538,7 @@ def _text(address: str) -> str:
 
 
 def differences(have: Sums, expected: Sums, whose: str) -> list[Figure]:
-    """In all, and by 5-tuple."""
+    """Return the differences in total and by 5-tuple."""
     differing = [each for each in have.keys() | expected.keys() if have.get(each) != expected.get(each)]
     for each in differing[:3]:
         print(f"{each}: {have.get(each)}, {whose}: {expected.get(each)}", flush=True)
@@ -598,7 +555,7 @@ def differences(have: Sums, expected: Sums, whose: str) -> list[Figure]:
 def compare(
     case: Case, export: Export, running: Running, nfdump: Nfdump, datagrams: list[bytes]
 ) -> list[Figure]:
-    """What is stored of a protocol, beside what others read in the same datagrams."""
+    """Compare nettop's stored flows of a protocol with those that others read from the same datagrams."""
     have, theirs = nettop_sums(running, export), nfdump.sums()
     total = have.total()
     ((wrong_rate,),) = running.rows(
@@ -608,40 +565,34 @@ def compare(
     counts = running.state()["datagrams"]
     lost = counts["arrived"] - counts["decoded"]
     figures = [
-        Figure("datagrams", len(datagrams), ""),
-        Figure("flows", total.flows, "", FLOWS_LEAST, at_least=True),
-        Figure("packets", total.packets, ""),
-        Figure("bytes", total.bytes, ""),
+        Figure("datagrams", len(datagrams)),
+        at_least("flows", total.flows, "", FLOWS_LEAST),
+        Figure("packets", total.packets),
+        Figure("bytes", total.bytes),
         Figure("datagrams dropped before nettop, or malformed", lost, "", 0),
         Figure("flows without the exporter's sampling rate", wrong_rate, "", 0),
         Figure("datagrams dropped before nfdump", nfdump.dropped, "", 0),
     ]
     if case.exports is OPEN_VSWITCH and export.protocol == IPFIX:
-        # Its records have the packets and bytes of the flow, and behind them those of the whole bridge since it began
-        # (packetTotalCount, octetTotalCount), which nfdump takes for the flow's. So nfdump tells how many flows there
-        # are of each 5-tuple, and tshark also their packets and bytes.
+        # Its records have the packets and bytes of the flow, followed by those of the whole bridge since its start
+        # (packetTotalCount, octetTotalCount), which nfdump takes for the flow's. So only the number of flows of each
+        # 5-tuple is compared with nfdump, and packets and bytes with tshark.
         expected = tshark_sums(datagrams, nfdump.folder.with_suffix(".pcap"))
+        five_tuples = have.keys() | theirs.keys()
+        numbers = ((have.get(each, NOTHING).flows, theirs.get(each, NOTHING).flows) for each in five_tuples)
+        differing = sum(ours != others for ours, others in numbers)
         return [
             *figures,
-            Figure(
-                "5-tuples of which nfdump has another number of flows",
-                sum(
-                    have.get(each, NOTHING).flows != theirs.get(each, NOTHING).flows
-                    for each in have.keys() | theirs.keys()
-                ),
-                "",
-                0,
-            ),
+            Figure("5-tuples with a different number of flows in nfdump", differing, "", 0),
             *differences(have, expected, "tshark"),
         ]
     return [*figures, *differences(have, theirs, "nfdump")]
 
 
-def tried(case: Case) -> Iterator[tuple[str, list[Figure]]]:
-    """A title and figures for each protocol."""
+def tried(case: Case) -> Iterator[Report]:
+    """Run a case; yield a title and figures for each protocol."""
     with ExitStack() as ends:
-        folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="nettop-exporters")))
-        folder.chmod(0o755)  # for the user that the collector becomes
+        folder = ends.enter_context(readable_folder("exporters"))
         site = case.site(ends.enter_context(Lab()), folder)
         running = ends.enter_context(Running(folder / "flows"))
         nfdumps = [Nfdump(export, folder) for export in case.exports]
@@ -657,11 +608,8 @@ def tried(case: Case) -> Iterator[tuple[str, list[Figure]]]:
             for relay in relays:
                 relay.end()
         sent = sum(len(relay.datagrams) for relay in relays)
-        until(lambda: running.state()["datagrams"]["arrived"] == sent, "all has arrived")
-        until(
-            lambda: not sum(running.state()["flows"][name] for name in ("pending", "waiting")),
-            "all is stored",
-        )
+        arrived(running, sent)
+        all_stored(running)
         for export, nfdump, relay in zip(case.exports, nfdumps, relays, strict=True):
             yield (
                 f"{case.name} {export.label}".strip(),
@@ -670,31 +618,28 @@ def tried(case: Case) -> Iterator[tuple[str, list[Figure]]]:
 
 
 def lacking(case: Case) -> list[str]:
-    """The programs that are not installed."""
+    """Return the required programs that are not installed."""
     collectors = {export.collector for export in case.exports}
     needed = (*case.programs, *sorted(collectors), "nfdump", "setpriv")
     return [name for name in needed if shutil.which(name) is None]
 
 
-def main() -> int:
-    """Try all; returns 1 if a figure is over its bound."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", metavar="TEXT", default="", help="exporters whose name has this in it")
-    options = parser.parse_args()
-    if os.geteuid():
-        parser.error("network namespaces need root")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    kept = True
-    for case in (case for case in CASES if options.only.lower() in case.name.lower()):
+def reports(only: str) -> Iterator[Report]:
+    """Run the cases that have all their programs installed."""
+    for case in (case for case in CASES if only.lower() in case.name.lower()):
         if missing := lacking(case):
             print(f"\n{case.name}: skipped, not installed: {', '.join(missing)}", flush=True)
-            continue
-        for title, figures in tried(case):
-            report(title, figures)
-            kept = kept and all(figure.kept for figure in figures)
-    return int(not kept)
+        else:
+            yield from tried(case)
+
+
+def main() -> int:
+    """Run all cases; return 1 if a bound is missed."""
+    options = arguments(__doc__, only=("", "run only exporters whose name contains this text"))
+    if os.geteuid():
+        raise SystemExit("network namespaces need root")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    return judge(reports(options.only))
 
 
 if __name__ == "__main__":

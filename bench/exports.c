@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sends the datagrams of a file to a UDP port of this host, at a steady rate, over and over: exports PORT
-// RATE SECONDS PLACE FILE. The file has each datagram's length, two bytes in network order, before it; the
-// rate is in datagrams a second, 0 as fast as possible. The 32-bit number at PLACE of each datagram, in
-// network order, rises by STEP, a second 32-bit number in front of all datagrams, so that none looks lost.
-// Prints how many datagrams were sent.
+// Sends the datagrams of a file to a UDP port of this host, at a steady rate, over and over:
+// exports PORT RATE SECONDS PLACE FILE
+// RATE is in datagrams per second; 0 is as fast as possible. FILE begins with STEP, a 32-bit number; each
+// datagram follows its length, two bytes. The 32-bit sequence number at offset PLACE of each datagram
+// increases by STEP, so that none looks lost. All numbers are in network order. Prints the number of
+// datagrams sent.
 #define _GNU_SOURCE
+#include "clock.h"
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -14,16 +16,9 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #define BATCH 64
 #define MOST 65536
-
-static double now(void) {
-  struct timespec at;
-  clock_gettime(CLOCK_MONOTONIC, &at);
-  return at.tv_sec + at.tv_nsec / 1e9;
-}
 
 int main(int argc, char **argv) {
   if (argc != 6)
@@ -52,9 +47,9 @@ int main(int argc, char **argv) {
   if (!count || connect(sender, (void *)&to, sizeof(to)))
     return 1;
   struct mmsghdr messages[BATCH];
-  double begun = now(), elapsed;
+  double started = now(), elapsed;
   uint64_t sent = 0;
-  while ((elapsed = now() - begun) < seconds) {
+  while ((elapsed = now() - started) < seconds) {
     uint64_t due = rate ? (uint64_t)(elapsed * rate) : sent + BATCH;
     if (due == sent) {
       struct timespec tick = {.tv_nsec = 200000};

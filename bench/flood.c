@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Datagrams of 64 bytes, as fast as one CPU can send them over IPv4: flood PORT ADDRESS sends, flood PORT
-// receives. Each is a system call; losses are not reported.
+// Sends 64-byte datagrams over IPv4 as fast as one CPU can: flood PORT ADDRESS sends, flood PORT receives.
+// Each datagram is one system call; losses are not reported.
 #include <arpa/inet.h>
 #include <stdlib.h>
 #include <sys/socket.h>

@@ -1,41 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What collecting flows costs, beside nfcapd, sfcapd and nfacctd: `sudo .venv/bin/python bench/flows.py [--quick]`.
+"""Compare nettop collect with nfcapd, sfcapd and nfacctd: `sudo .venv/bin/python bench/flows.py [--quick]`.
 
-Each collector gets the same datagrams at the same rate, one after the other, on all CPUs, and so does the program that
-sends them. `paced`: the rate that nettop should store, for a minute. `overload`: as fast as the sender can. Of nettop
-everything is measured from the datagram to the rows in its tables; the others write files of their own.
+Each collector in turn gets the same datagrams at the same rate. It may use all CPUs; the sender runs on the last one.
+`paced`: the rate that nettop should store, for a minute. `overload`: as fast as the sender can. For nettop everything
+is measured from the datagram to the rows in its tables; the others write their own files.
 """
 
-import argparse
-import contextlib
 import csv
 import json
 import os
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace as Options
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import NETTOP, Figure, built, report
+from measure import QUICK, Figure, Report, arguments, judge
+from programs import (
+    NETTOP,
+    TICKS,
+    built,
+    readable_folder,
+    run,
+    running,
+    session,
+    stat_fields,
+    until,
+)
 
 from nettop.flows.reader import STATE_PATH, Collector
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array
 
 RATE = 200_000
-"""Flows a second."""
+"""Flows per second."""
 OVERLOAD_S = 3.0
-"""For how long to send as fast as possible: what comes then, nettop has to store afterwards."""
+"""How long to send as fast as possible; nettop must store afterwards what arrived meanwhile."""
 RSS_MOST_MB, ROW_BYTES_MOST, LATER_S = 1200, 30, 10.0
 DATAGRAMS = 20_000
-"""Different ones, which are sent over and over: more flows than one block of a compressed column has."""
+"""Distinct datagrams, sent over and over: more flows than fit in one block of a compressed column."""
 PORT = 22055
 HOSTS, SERVERS, DURATION_MS = 20_000, 500, 60_000
 UPTIME_MS = 1_000_000
@@ -44,7 +54,7 @@ ASES = (64_500, 64_501)
 
 @dataclass(frozen=True)
 class Traffic:
-    """Datagrams of a protocol, how many flows each has, where their sequence number is, and by how much it rises."""
+    """Datagrams of a protocol, flows per datagram, offset of the sequence number, and its step."""
 
     name: str
     datagrams: list[bytes]
@@ -57,7 +67,7 @@ class Traffic:
 
 
 def traffic() -> list[Traffic]:
-    """Flows of clients and servers, as four protocols report them."""
+    """Return flows between clients and servers, as four protocols report them."""
     flows = _flows(np.random.default_rng(7), DATAGRAMS * 30)
     now = int(time.time())
     netflow9 = struct.pack("!HHIIII", 9, 31, UPTIME_MS, now, 0, 7)
@@ -75,32 +85,20 @@ def traffic() -> list[Traffic]:
 
 
 def _split(records: Array, count: int) -> Iterator[Array]:
-    """DATAGRAMS parts of so many records."""
+    """Split records into DATAGRAMS parts of `count` records."""
     return (records[begin : begin + count] for begin in range(0, DATAGRAMS * count, count))
 
 
 _ELEMENTS = {
-    "src": (8, ">u4"),
-    "dst": (12, ">u4"),
-    "src_port": (7, ">u2"),
-    "dst_port": (11, ">u2"),
-    "protocol": (4, "u1"),
-    "tcp_flags": (6, "u1"),
-    "tos": (5, "u1"),
-    "packets": (2, ">u4"),
-    "bytes": (1, ">u4"),
-    "in_if": (10, ">u4"),
-    "out_if": (14, ">u4"),
-    "first": (22, ">u4"),
-    "last": (21, ">u4"),
-    "src_as": (16, ">u4"),
-    "dst_as": (17, ">u4"),
-}
-"""A template: elements with their types, by names of fields."""
+    "src": (8, ">u4"), "dst": (12, ">u4"), "src_port": (7, ">u2"), "dst_port": (11, ">u2"), "protocol": (4, "u1"),
+    "tcp_flags": (6, "u1"), "tos": (5, "u1"), "packets": (2, ">u4"), "bytes": (1, ">u4"), "in_if": (10, ">u4"),
+    "out_if": (14, ">u4"), "first": (22, ">u4"), "last": (21, ">u4"), "src_as": (16, ">u4"), "dst_as": (17, ">u4"),
+}  # fmt: skip
+"""A template: element numbers and types by field name."""
 
 
 def _flows(random: np.random.Generator, count: int) -> Array:
-    """Records of that template; half of them are of a server's side."""
+    """Return random records of the template, half of them from servers to clients."""
     flows = np.zeros(count, [(name, kind) for name, (_, kind) in _ELEMENTS.items()])
     ends = {
         "src": (
@@ -128,7 +126,7 @@ def _flows(random: np.random.Generator, count: int) -> Array:
 
 
 def _sets(flows: Array, template_set: int) -> bytes:
-    """A template and a data set."""
+    """Return a template set and a data set."""
     fields = b"".join(
         struct.pack("!HH", element, np.dtype(kind).itemsize) for element, kind in _ELEMENTS.values()
     )
@@ -137,7 +135,7 @@ def _sets(flows: Array, template_set: int) -> bytes:
 
 
 def _netflow5(flows: Array) -> Array:
-    """Records of NetFlow 5."""
+    """Return flows as records of NetFlow 5."""
     fields = [
         *(("src", ">u4"), ("dst", ">u4"), ("next_hop", ">u4"), ("in_if", ">u2"), ("out_if", ">u2")),
         *(("packets", ">u4"), ("bytes", ">u4"), ("first", ">u4"), ("last", ">u4")),
@@ -151,7 +149,7 @@ def _netflow5(flows: Array) -> Array:
 
 
 def _samples(flows: Array) -> Array:
-    """A flow sample of sFlow for each, with the first 64 bytes of a packet."""
+    """Return an sFlow sample for each flow, with the first 64 bytes of a packet."""
     header = np.dtype(
         [
             *(("macs", "V12"), ("ether_type", ">u2"), ("version", "u1"), ("tos", "u1"), ("ip_length", ">u2")),
@@ -164,17 +162,10 @@ def _samples(flows: Array) -> Array:
         *("record", "record_length", "first_header", "frame_length", "stripped", "header_length"),
     )
     samples = np.zeros(len(flows), [*((word, ">u4") for word in words), ("header", header)])
-    constants = {
-        "type": 1,
-        "rate": 1000,
-        "pool": 1000,
-        "records": 1,
-        "record": 1,
-        "first_header": 1,
-        "stripped": 4,
-    }
-    for name, value in constants.items():
-        samples[name] = value
+    for name in ("type", "records", "record", "first_header"):
+        samples[name] = 1
+    samples["rate"] = samples["pool"] = 1000
+    samples["stripped"] = 4
     samples["header_length"] = header.itemsize
     samples["record_length"] = 16 + header.itemsize
     samples["length"] = samples.itemsize - 8
@@ -194,9 +185,9 @@ def _samples(flows: Array) -> Array:
 
 @dataclass
 class Taken:
-    """What a collector made of it: flows that came and that it has, in these seconds of CPU, with so much memory.
+    """Result of a collector: flows sent and stored, CPU seconds and memory.
 
-    They came in `sending_s` seconds, and were all there so many seconds later.
+    Sending took `sending_s` seconds; storing everything took `later_s` seconds more.
     """
 
     sent: int
@@ -208,67 +199,36 @@ class Taken:
     row_bytes: float | None = None
 
 
-@contextlib.contextmanager
-def running(*words: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A collector."""
-    nothing = subprocess.DEVNULL
-    with subprocess.Popen(
-        words, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-
-
 def queues(port: int) -> list[int]:
-    """Bytes that wait in the sockets of a UDP port."""
+    """Return the bytes queued in each socket of a UDP port."""
     lines = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
     return [int(line[4].partition(":")[2], 16) for line in lines if line[1].endswith(f":{port:04X}")]
 
 
-def wait(condition: Callable[[], object]) -> None:
-    """Until this is so; raises TimeoutError after a minute."""
-    end = time.monotonic() + 60
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"not so after a minute: {condition}")
-        time.sleep(0.05)
-
-
 def of_session(pid: int) -> tuple[float, float]:
-    """CPU seconds and megabytes (PSS) of the processes of a session."""
-    cpu = memory = 0.0
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError):
-            fields = (path / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == pid:
-                cpu += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-                pss = next(
-                    line
-                    for line in (path / "smaps_rollup").read_text().splitlines()
-                    if line.startswith("Pss:")
-                )
-                memory += int(pss.split()[1]) / 1024
-    return cpu, memory
+    """Return CPU seconds and megabytes (PSS) of the processes in a session."""
+    cpu = memory = 0
+    for member in session(pid):
+        with suppress(OSError):
+            rollup = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
+            cpu += sum(int(field) for field in stat_fields(member)[11:13])
+            memory += sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+    return cpu / TICKS, memory / 1024
 
 
 def send(program: str, kind: Traffic, rate: float, seconds: float) -> int:
-    """Sends for so long, from the last CPU; returns how many flows."""
+    """Send for `seconds`, from the last CPU; return the number of flows sent."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(struct.pack("!I", kind.step))
         file.writelines(struct.pack("!H", len(each)) + each for each in kind.datagrams)
         file.flush()
         words = [program, str(PORT), str(rate / kind.flows), str(seconds), str(kind.place), file.name]
-        pinned = ["taskset", "-c", str(max(os.sched_getaffinity(0))), *words]
-        done = subprocess.run(pinned, capture_output=True, text=True, check=True)
-    return int(done.stdout) * kind.flows
+        return int(run("taskset", "-c", str(max(os.sched_getaffinity(0))), *words)) * kind.flows
 
 
-def known(folder: str) -> list[str]:
-    """Options that give all that can be known of addresses and interfaces: 100,000 networks among it."""
-    networks, interfaces = Path(folder, "networks.csv"), Path(folder, "interfaces.csv")
+def known(folder: Path) -> list[str]:
+    """Return options that enable every lookup of addresses and interfaces, including 100,000 networks."""
+    networks, interfaces = folder / "networks.csv", folder / "interfaces.csv"
     others = (
         f"{20 + n // 65536}.{n // 256 % 256}.{n % 256}.0/24,{n + 1},AS{n + 1},DE," for n in range(100_000)
     )
@@ -281,13 +241,12 @@ def known(folder: str) -> list[str]:
 
 
 def nettop(program: str, kind: Traffic, rate: float, seconds: float) -> Taken:
-    """nettop collect: flows have come when they are in the table."""
-    with tempfile.TemporaryDirectory(prefix="nettop-flows") as folder:
-        os.chmod(folder, 0o755)
+    """Measure nettop collect; a flow counts once it is in the table."""
+    with readable_folder("flows") as folder:
         words = ("collect", "--data-dir", f"{folder}/data", "--query-listen", "none", *known(folder))
         with running(NETTOP, *words, "--listen", f"127.0.0.1:{PORT}") as process:
             collector = Collector(f"unix:{folder}/data/flows.sock")
-            wait(lambda: queues(PORT) and collector.is_running())
+            until(lambda: queues(PORT) and collector.is_running(), "nettop collect")
             before, _ = of_session(process.pid)
             sent, sending_s = sent_in(lambda: send(program, kind, rate, seconds))
             end = time.monotonic()
@@ -303,13 +262,13 @@ def nettop(program: str, kind: Traffic, rate: float, seconds: float) -> Taken:
 
 
 def sent_in(send_all: Callable[[], int]) -> tuple[int, float]:
-    """How many flows were sent, and in how many seconds."""
+    """Return the number of flows sent, and the seconds it took."""
     begin = time.monotonic()
     return send_all(), time.monotonic() - begin
 
 
 def is_through(state: dict[str, Any], datagrams: int) -> bool:
-    """Whether so many datagrams have come, and all flows in them are stored or dropped."""
+    """Return whether this many datagrams have arrived, and all their flows are stored or dropped."""
     flows = state["flows"]
     return state["datagrams"]["arrived"] == datagrams and not (
         state["datagrams"]["queued"] + flows["pending"] + flows["waiting"]
@@ -317,20 +276,18 @@ def is_through(state: dict[str, Any], datagrams: int) -> bool:
 
 
 def nfcapd(program: str, kind: Traffic, rate: float, seconds: float) -> Taken:
-    """nfcapd, or sfcapd: flows have come when nfdump counts them."""
+    """Measure nfcapd or sfcapd; a flow counts if nfdump reads it."""
     with tempfile.TemporaryDirectory() as folder:
         name = "sfcapd" if kind.name.startswith("sFlow") else "nfcapd"
         words = (name, "-w", folder, "-p", str(PORT), "-b", "127.0.0.1", "-t", "3600", "-B", str(64 << 20))
         taken = peer(words, signal.SIGTERM, lambda: send(program, kind, rate, seconds))
-        done = subprocess.run(["nfdump", "-R", folder, "-I"], capture_output=True, text=True, check=True)
-        taken.have = next(
-            int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("Flows:")
-        )
+        said = run("nfdump", "-R", folder, "-I").splitlines()
+        taken.have = next(int(line.split()[1]) for line in said if line.startswith("Flows:"))
     return taken
 
 
 def nfacctd(program: str, kind: Traffic, rate: float, seconds: float) -> Taken:
-    """nfacctd, or sfacctd, which adds up flows that are the same: they have come when they are in its sums."""
+    """Measure nfacctd or sfacctd, which sums equal flows; a flow counts if it is in the sums."""
     name = "sfacctd" if kind.name.startswith("sFlow") else "nfacctd"
     with tempfile.TemporaryDirectory() as folder:
         configuration = {
@@ -350,7 +307,7 @@ def nfacctd(program: str, kind: Traffic, rate: float, seconds: float) -> Taken:
         file = Path(folder, "configuration")
         file.write_text("".join(f"{key}: {value}\n" for key, value in configuration.items()))
         taken = peer((name, "-f", str(file)), signal.SIGINT, lambda: send(program, kind, rate, seconds))
-        # It writes no file without sums, and its header again with every part of a file.
+        # Without sums it writes no file, and it repeats the header with every part it appends.
         if (file := Path(folder, "sums")).exists():
             with file.open() as sums:
                 taken.have = sum(int(row["FLOWS"]) for row in csv.DictReader(sums) if row["FLOWS"].isdigit())
@@ -358,15 +315,15 @@ def nfacctd(program: str, kind: Traffic, rate: float, seconds: float) -> Taken:
 
 
 def peer(words: Sequence[str], number: signal.Signals, send_all: Callable[[], int]) -> Taken:
-    """Another collector, which is ended by a signal when it has read everything."""
+    """Measure another collector; signal it to exit once it has read everything."""
     with running(*words) as process:
-        wait(lambda: queues(PORT))
+        until(lambda: queues(PORT), words[0])
         before, _ = of_session(process.pid)
         sent, sending_s = sent_in(send_all)
         end = time.monotonic()
-        wait(lambda: not any(queues(PORT)))
+        until(lambda: not any(queues(PORT)), f"{words[0]} has read all")
         cpu, memory = before, 0.0
-        while (now := of_session(process.pid))[0] != cpu:  # its other processes may have work
+        while (now := of_session(process.pid))[0] != cpu:  # its other processes may still be working
             cpu, memory = now
             time.sleep(1)
         process.send_signal(number)
@@ -374,54 +331,53 @@ def peer(words: Sequence[str], number: signal.Signals, send_all: Callable[[], in
         return Taken(sent, 0, cpu - before, memory, sending_s, time.monotonic() - end)
 
 
-def figures(name: str, taken: Taken, *, bounded: bool) -> list[Figure]:
-    """What is worth to be printed of it."""
+def figures(name: str, taken: Taken, *, bounded: bool) -> Iterator[Figure]:
+    """Yield the figures of a collector; only nettop's at a paced rate have bounds."""
     lost = 100 * (1 - taken.have / taken.sent)
-    result = [
-        Figure(f"{name}: flows sent a second", taken.sent / taken.sending_s, ""),
-        Figure(
-            f"{name}: all there after the last was sent", taken.later_s, "s", LATER_S if bounded else None
-        ),
-        Figure(f"{name}: flows a second until then", taken.have / (taken.sending_s + taken.later_s), ""),
-        Figure(f"{name}: lost", lost, "%", 0.0 if bounded else None),
-        Figure(f"{name}: CPU a flow", taken.cpu_s / taken.have * 1e6 if taken.have else 0.0, "µs"),
-        Figure(f"{name}: memory", taken.rss_mb, "MB", RSS_MOST_MB if bounded else None),
-    ]
-    if taken.row_bytes is not None:
-        result.append(
-            Figure(f"{name}: bytes a row", taken.row_bytes, "", ROW_BYTES_MOST if bounded else None)
-        )
-    return result
+    each_us = taken.cpu_s / taken.have * 1e6 if taken.have else 0.0
+    for what, value, unit, bound in (
+        ("flows sent per second", taken.sent / taken.sending_s, "", None),
+        ("time from the last flow sent to all stored", taken.later_s, "s", LATER_S),
+        ("flows stored per second", taken.have / (taken.sending_s + taken.later_s), "", None),
+        ("lost", lost, "%", 0.0),
+        ("CPU per flow", each_us, "µs", None),
+        ("memory", taken.rss_mb, "MB", RSS_MOST_MB),
+        ("bytes per row", taken.row_bytes, "", ROW_BYTES_MOST),
+    ):
+        if value is not None:
+            yield Figure(f"{name}: {what}", value, unit, bound if bounded else None)
 
 
-def main() -> None:
-    """All parts, for each protocol."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="5 seconds in place of 60")
-    parser.add_argument("--only", help="a protocol")
-    options = parser.parse_args()
-    seconds = 5.0 if options.quick else 60.0
+def reports(program: str, options: Options) -> Iterator[Report]:
+    """Run both parts for each protocol."""
     collectors = {"nettop": nettop, "nfcapd": nfcapd, "nfacctd": nfacctd}
     for name in ("nfcapd", "nfacctd"):
         if shutil.which(name) is None:
-            print(f"{name} is not installed: nettop is not compared with it (apt install nfdump pmacct)")
+            print(f"{name} is not installed and is skipped (apt install nfdump pmacct)")
             del collectors[name]
-    with built("exports.c") as program:
-        for kind in traffic():
-            if options.only not in (None, kind.name):
-                continue
-            for title, rate, lasting in (
-                (f"{RATE:,} flows a second", RATE, seconds),
-                ("as fast as they can be sent", 0, OVERLOAD_S),
-            ):
-                lines = [
-                    line
+    parts = (
+        (f"{RATE:,} flows/s", RATE, 5.0 if options.quick else 60.0),
+        ("as fast as possible", 0, OVERLOAD_S),
+    )
+    for kind in traffic():
+        for title, rate, seconds in parts if options.only in ("", kind.name) else ():
+            yield (
+                f"{kind.name}, {title}, {seconds:.0f} s",
+                [
+                    figure
                     for name, collect in collectors.items()
-                    for line in figures(
-                        name, collect(program, kind, rate, lasting), bounded=name == "nettop" and rate > 0
+                    for figure in figures(
+                        name, collect(program, kind, rate, seconds), bounded=name == "nettop" and rate > 0
                     )
-                ]
-                report(f"{kind.name}, {title}, {lasting:.0f} s", lines)
+                ],
+            )
+
+
+def main() -> int:
+    """Run both parts for each protocol, or the chosen one."""
+    options = arguments(__doc__, quick=QUICK, only=("", "run this protocol only"))
+    with built("exports.c") as program:
+        return judge(reports(program, options))
 
 
 if __name__ == "__main__":

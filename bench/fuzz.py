@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Broken, hostile and random datagrams against the collector of flows.
+"""Send broken, hostile and random datagrams to the flow collector.
 
 `.venv/bin/python bench/fuzz.py mutated FILE.pcap…` sends the datagrams of captures to a collector; `floods` sends
-it templates without end, exporters without end, and sequence numbers that jump. `guided FILE.pcap… --seconds N` has
-atheris look for inputs that reach new code of the decoder, and `agree --seconds N` for messages that it reads
-differently from the plain decoder of the tests (pip install atheris). Each time no traceback may come of it,
-memory stays bounded, every datagram is in exactly one count, and what is whole is decoded afterwards.
+endless templates, endless exporters, and sequence numbers that jump. `guided FILE.pcap… --seconds N` has atheris search
+for inputs that reach new code of the decoder, and `agree --seconds N` for messages that the decoder and the tests'
+plain decoder read differently (pip install atheris). In all cases there must be no traceback, memory must stay bounded,
+every datagram must be in exactly one count, and intact datagrams must still be decoded afterwards.
 """
 
 import argparse
@@ -14,150 +14,94 @@ import itertools
 import os
 import random
 import resource
-import socket
 import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from measure import Figure, report
+from captures import datagrams
+from collecting import Senders, all_stored, arrived, collector
+from measure import Figure, judge
+from programs import resident_mb, session
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from captures import datagrams  # noqa: E402 - beside this file
-
-from tests.collecting import Running, until  # noqa: E402 - the checkout comes first
-from tests.unit.test_flow_decoder import NETFLOW_5, check  # noqa: E402
-from tests.unit.test_flow_messages import Sent, a_set, batch, message, template_set  # noqa: E402
+from tests.collecting import Running
+from tests.unit.test_flow_decoder import NETFLOW_5, check
+from tests.unit.test_flow_messages import Sent, a_set, batch, message, template_set
 
 IN_FLIGHT = 20_000
-"""Datagrams that are sent before the collector has counted those before: its receive buffer holds them."""
+"""Datagrams sent before the collector has counted earlier ones: as many as its receive buffer holds."""
 MEMORY_MOST_MB = 1200
-"""Of all processes of the collector, at its peak (acceptance of `nettop collect`)."""
+"""Bound on the peak memory of all the collector's processes (acceptance of `nettop collect`)."""
 FLOOD = 200_000
-SENDERS_MOST = 500
 
 Exports = Iterator[tuple[str, bytes]]
-"""Datagrams, each with the address of this host that it is sent from."""
+"""Datagrams, each with its source address on this host."""
 
 
-def processes(session: int) -> Iterator[Path]:
-    """The directories in /proc of a session's processes."""
-    for path in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            fields = (path / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session:
-                yield path
-
-
-def peak_mb(path: Path) -> float:
-    """The most memory that a process has taken, that of its libraries included."""
-    lines = (path / "status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
-
-
-class Senders:
-    """Sockets bound to addresses of this host, the last of them."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._sockets: dict[str, socket.socket] = {}
-
-    def send(self, address: str, content: bytes) -> None:
-        """Send a datagram from there."""
-        if address not in self._sockets:
-            if len(self._sockets) == SENDERS_MOST:
-                self._sockets.pop(next(iter(self._sockets))).close()
-            self._sockets[address] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            self._sockets[address].bind((address, 0))
-        self._sockets[address].sendto(content, ("127.0.0.1", self._port))
-
-    def close(self) -> None:
-        """Close all."""
-        for each in self._sockets.values():
-            each.close()
-
-
-def survives(title: str, exports: Callable[[], Exports]) -> list[Figure]:
-    """Send all to a new collector, and look at it afterwards."""
-    with ExitStack() as ends:
-        parent = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="nettop-fuzz")))
-        parent.chmod(0o755)  # for the user that the collector becomes
-        running = ends.enter_context(Running(parent / "flows"))
+def survives(title: str, exports: Exports) -> Iterator[Figure]:
+    """Send datagrams to a new collector, and check it afterwards."""
+    with collector() as running:
         running.send(NETFLOW_5)
         arrived(running, 1)
-        count = send_all(running, exports())
+        count = send_all(running, exports)
         running.send(NETFLOW_5)
         arrived(running, count + 2)
-        until(lambda: is_stored(running.state()), "all is stored")
+        all_stored(running)
         state = running.state()
         ((rows,),) = running.rows("SELECT toUInt32(count()) FROM flows_raw")
         ((whole,),) = running.rows(WHOLE)
-        paths = list(processes(running.process.pid))
-        memory = sum(map(peak_mb, paths))
+        pids = session(running.process.pid)
+        memory = sum(resident_mb(pid, "VmHWM") for pid in pids) * 1e6 / (1 << 20)
         status = running.end()
-        for name, number in {
-            **state["forgotten"],
-            **state["exporters"],
-            "broken": state["ledger"].get("broken", 0),
-        }.items():
+        broken = {"broken": state["ledger"].get("broken", 0)}
+        for name, number in {**state["forgotten"], **state["exporters"], **broken}.items():
             print(f"  {title}: {name}: {number}")
         print(running.errors(), file=sys.stderr)
-        return [
-            Figure(f"{title}: datagrams", count, ""),
-            Figure(f"{title}: malformed", state["datagrams"]["malformed"], ""),
-            Figure(f"{title}: dropped by the kernel", state["datagrams"]["dropped_by_kernel"], "", 0),
-            Figure(f"{title}: flows", state["flows"]["received"], ""),
-            Figure(f"{title}: flows received and not stored", abs(state["flows"]["received"] - rows), "", 0),
-            Figure(f"{title}: sets without a template", state["sets_without_template"]["held"], ""),
-            Figure(f"{title}: of them forgotten", state["sets_without_template"]["forgotten"], ""),
-            Figure(f"{title}: flows lost of whole datagrams around it", abs(4 - whole), "", 0),
-            Figure(f"{title}: memory of {len(paths)} processes at its peak", memory, "MB", MEMORY_MOST_MB),
-            Figure(f"{title}: tracebacks", running.errors().count("Traceback"), "", 0),
-            Figure(f"{title}: exit status", abs(status), "", 0),
-        ]
+        received, held = state["flows"]["received"], state["sets_without_template"]
+        for what, value, *unit_and_bound in (
+            ("datagrams", count),
+            ("malformed", state["datagrams"]["malformed"]),
+            ("dropped by the kernel", state["datagrams"]["dropped_by_kernel"], "", 0),
+            ("flows", received),
+            ("flows received but not stored", abs(received - rows), "", 0),
+            ("sets without a template", held["held"]),
+            ("forgotten sets without a template", held["forgotten"]),
+            ("flows lost from intact datagrams", abs(4 - whole), "", 0),
+            (f"peak memory of {len(pids)} processes", memory, "MB", MEMORY_MOST_MB),
+            ("tracebacks", running.errors().count("Traceback"), "", 0),
+            ("exit status", abs(status), "", 0),
+        ):
+            yield Figure(f"{title}: {what}", value, *unit_and_bound)
 
 
 WHOLE = (
     "SELECT toUInt32(count()) FROM flows_raw WHERE protocol_version = 5 AND bytes IN (84, 700) "
     "AND exporter = toIPv6('127.0.0.1')"
 )
-"""The flows of what is sent before and after, from another address than all else."""
+"""The flows of the intact datagrams sent before and after, from a separate address."""
 
 
 def send_all(running: Running, exports: Exports) -> int:
-    """Send them, as fast as they are received; returns how many they are."""
-    senders, count = Senders(running.port), 0
-    for address, content in exports:
-        senders.send(address, content)
-        count += 1
-        if count % IN_FLIGHT == 0:
-            arrived(running, count + 1)
-    arrived(running, count + 1)
-    senders.close()
+    """Send datagrams as fast as the collector receives them; return their number."""
+    count = 0
+    with closing(Senders(running.port)) as senders:
+        for address, content in exports:
+            senders.send(address, content)
+            count += 1
+            if count % IN_FLIGHT == 0:
+                arrived(running, count + 1)
+        arrived(running, count + 1)
     return count
 
 
-def is_stored(state: dict[str, Any]) -> bool:
-    """Whether nothing waits, to be decoded or to be stored."""
-    return not (state["datagrams"]["queued"] or state["flows"]["pending"] or state["flows"]["waiting"])
-
-
-def arrived(running: Running, count: int) -> None:
-    """Wait until so many datagrams have arrived since the start."""
-    until(lambda: running.state()["datagrams"]["arrived"] == count, f"{count} datagrams have arrived")
-
-
-# --- what is sent -----------------------------------------------------------------------------------------------
+# --- datagrams --------------------------------------------------------------------------------------------------
 
 
 def of_captures(paths: list[Path]) -> Exports:
-    """The datagrams of captures, each exporter from another address."""
+    """Yield the datagrams of captures, using a different address for each exporter."""
     hosts: dict[str, str] = {}
     for path in paths:
         for each in datagrams(path.read_bytes()):
@@ -166,7 +110,7 @@ def of_captures(paths: list[Path]) -> Exports:
 
 
 def templates() -> Exports:
-    """Each datagram declares another template of another domain."""
+    """Yield datagrams that each declare a new template of another domain."""
     fields = [(0, number, 4) for number in range(1, 20)]
     for number in range(FLOOD):
         declared = template_set(10, 256 + number % 60_000, fields)
@@ -174,7 +118,7 @@ def templates() -> Exports:
 
 
 def sets_without_template() -> Exports:
-    """Data of templates that never come."""
+    """Yield data whose templates never come."""
     content = os.urandom(1200)
     for number in range(FLOOD):
         head = struct.pack("!HHIII", 10, 20 + len(content), 0, number, number % 5000)
@@ -182,7 +126,7 @@ def sets_without_template() -> Exports:
 
 
 def exporters() -> Exports:
-    """Each datagram is of another exporter: an agent of sFlow, or an address that declares a template."""
+    """Yield datagrams, each from a new exporter: an sFlow agent, or an address that declares a template."""
     for number in range(FLOOD // 2):
         agent = struct.pack("!IIIIIII", 5, 1, 0x0A000000 + number, number, 1, 1, 0)
         yield spoofed(83, number), agent
@@ -190,18 +134,18 @@ def exporters() -> Exports:
 
 
 def garbage() -> Exports:
-    """Each datagram is of another address, and of no protocol."""
+    """Return random datagrams, each from a different address."""
     source = random.Random(7)
     return ((spoofed(91, number), source.randbytes(60)) for number in range(FLOOD))
 
 
 def spoofed(first: int, number: int) -> str:
-    """An address of this host for each number."""
+    """Map a number to an address of this host."""
     return f"127.{first + number // 62_500}.{number // 250 % 250}.{number % 250 + 1}"
 
 
 def jumps() -> Exports:
-    """Sequence numbers that have nothing to do with each other."""
+    """Yield datagrams with unrelated sequence numbers."""
     source = random.Random(7)
     sflow = struct.Struct("!IIIIIII")
     for _ in range(FLOOD // 4):
@@ -213,7 +157,7 @@ def jumps() -> Exports:
 
 
 def short_records() -> Exports:
-    """Records of a byte, so that datagrams hold thousands, some of them with a thousand empty fields."""
+    """Yield datagrams with thousands of one-byte records, some with a thousand empty fields."""
     empty = [(0, 1000 + number, 0) for number in range(1000)]
     for domain, fields in enumerate(([(0, 4, 1)], [*empty, (0, 4, 1)])):
         yield "127.86.0.1", message(10, template_set(10, 300, fields), domain=domain).data
@@ -222,7 +166,7 @@ def short_records() -> Exports:
 
 
 def withdrawals() -> Exports:
-    """A domain with many templates, and datagrams full of withdrawals of others."""
+    """Yield a domain with many templates, and datagrams full of withdrawals of others."""
     declared = [struct.pack("!HHHH", number, 1, 1, 4) for number in range(256, 10_256)]
     for at in range(0, len(declared), 1000):
         yield "127.85.0.1", message(10, a_set(2, b"".join(declared[at : at + 1000]))).data
@@ -233,11 +177,22 @@ def withdrawals() -> Exports:
         yield "127.85.0.1", content
 
 
-# --- guided by what code is reached -----------------------------------------------------------------------------
+FLOODS = {
+    "templates": templates,
+    "sets without template": sets_without_template,
+    "exporters": exporters,
+    "garbage": garbage,
+    "jumping sequence numbers": jumps,
+    "withdrawals": withdrawals,
+    "short records": short_records,
+}
+
+
+# --- guided by coverage -----------------------------------------------------------------------------------------
 
 
 def guided(captures: list[Path], corpus: Path, seconds: int) -> None:
-    """Atheris with the decoder; it ends the process, with a traceback and an input if something is wrong."""
+    """Fuzz the decoder with atheris, which exits the process; on a fault it leaves a traceback and the input."""
     decoder_class = instrumented("nettop.flows.decode.decoder").Decoder
 
     def decode(content: bytes) -> None:
@@ -253,13 +208,13 @@ def guided(captures: list[Path], corpus: Path, seconds: int) -> None:
 
 
 def agree(corpus: Path, seconds: int) -> None:
-    """Atheris with messages as a property test draws them; it ends the process where the decoders differ."""
+    """Fuzz with messages that a property test draws; atheris exits the process if the decoders differ."""
     tests = instrumented("tests.unit.test_flow_messages")
-    fuzz(tests.test_flows_are_what_a_plain_decoder_reads.hypothesis.fuzz_one_input, corpus, seconds)
+    fuzz(tests.test_flows_match_the_oracle.hypothesis.fuzz_one_input, corpus, seconds)
 
 
 def instrumented(name: str) -> ModuleType:
-    """A module; atheris sees which code of the decoder is reached by its functions."""
+    """Import a module again, with the decoder instrumented for coverage by atheris."""
     import atheris  # type: ignore[import-untyped]
 
     for each in [each for each in sys.modules if each.startswith(("nettop.flows", "tests"))]:
@@ -269,7 +224,7 @@ def instrumented(name: str) -> ModuleType:
 
 
 def fuzz(target: Callable[[bytes], object], corpus: Path, seconds: int) -> None:
-    """Have atheris call it with inputs made of those in a directory, where it keeps new ones; then end."""
+    """Have atheris call `target` with inputs derived from a corpus, to which it adds new ones; then exit."""
     import atheris
 
     bounds = (f"-max_total_time={seconds}", f"-max_len={INPUT_MOST}", "-rss_limit_mb=2048", "-timeout=10")
@@ -283,7 +238,7 @@ DATAGRAMS_MOST = 8
 
 
 def seeds(path: Path) -> Iterator[bytes]:
-    """Inputs of a capture: several datagrams each, as `unpacked` reads them."""
+    """Yield inputs from a capture, several datagrams each, in the format of `unpacked`."""
     packed: list[bytes] = []
     for each in datagrams(path.read_bytes()):
         content = struct.pack("!H", len(each.content)) + each.content
@@ -295,7 +250,7 @@ def seeds(path: Path) -> Iterator[bytes]:
 
 
 def unpacked(content: bytes) -> list[Sent]:
-    """The datagrams in an input, each behind its length."""
+    """Return the datagrams in an input, where a length precedes each."""
     parts: list[Sent] = []
     at = 0
     while at + 2 <= len(content) and len(parts) < DATAGRAMS_MOST:
@@ -306,16 +261,16 @@ def unpacked(content: bytes) -> list[Sent]:
 
 
 def main() -> int:
-    """Do what the first word says; returns 1 if something is over its bound."""
+    """Run the chosen mode; return 1 if a bound is missed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("how", choices=("mutated", "floods", "guided", "agree"))
-    parser.add_argument("--seconds", type=int, default=600, help="how long guided and agree take")
+    parser.add_argument("--seconds", type=int, default=600, help="duration of guided and agree")
     parser.add_argument(
-        "--corpus", type=Path, help="where guided and agree keep inputs, to go on from another time"
+        "--corpus", type=Path, help="directory in which guided and agree keep inputs between runs"
     )
-    parser.add_argument("--only", help="the flood of this name")
+    parser.add_argument("--only", help="run this flood only")
     parser.add_argument("files", type=Path, nargs="*", help="captures")
     options = parser.parse_intermixed_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -325,22 +280,10 @@ def main() -> int:
         guided(options.files, options.corpus, options.seconds)
     if options.how == "agree":
         agree(options.corpus, options.seconds)
-    if options.how == "mutated":
-        parts = {"mutated": lambda: of_captures(options.files)}
-    else:
-        parts = {
-            "templates": templates,
-            "sets without template": sets_without_template,
-            "exporters": exporters,
-            "garbage": garbage,
-            "jumping sequence numbers": jumps,
-            "withdrawals": withdrawals,
-            "short records": short_records,
-        }
-    chosen = {title: exports for title, exports in parts.items() if options.only in (None, title)}
-    figures = [figure for title, exports in chosen.items() for figure in survives(title, exports)]
-    report(options.how, figures)
-    return int(not all(figure.kept for figure in figures))
+    parts = FLOODS if options.how == "floods" else {"mutated": lambda: of_captures(options.files)}
+    chosen = {title: exports() for title, exports in parts.items() if options.only in (None, title)}
+    figures = (figure for title, exports in chosen.items() for figure in survives(title, exports))
+    return judge([(options.how, figures)])
 
 
 if __name__ == "__main__":

@@ -1,81 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the latency lens costs: `sudo .venv/bin/python bench/latency.py [speed bulk price] [--quick]`.
+"""Measure the cost of the latency lens: `sudo .venv/bin/python bench/latency.py [speed bulk price] [--quick]`.
 
-A veth pair leads from another network namespace to the bench's own; both ends of the traffic are on one CPU. `speed`:
-datagrams of 64 bytes that it can send and receive. `bulk`: CPU nanoseconds that a byte of a TCP connection takes. In
-both, turns with the lens stand next to turns without, by the scheduler's account, which other load hardly disturbs.
-Beside them: the kernel's receive stamps alone, empty programs at the same hooks, and, for datagrams, what tools often
-do, an event for each packet that is decoded in Python. `price`: nanoseconds a run of each program, by the kernel's
-statistics. The lens is attached by tracepoints and fentry, its best mechanisms.
+A veth pair connects another network namespace to the bench's own; both ends of the traffic run on one CPU. `speed`:
+64-byte datagrams that it can send and receive. `bulk`: CPU nanoseconds per byte of a TCP connection. In both, turns
+with and without the lens alternate; times are the scheduler's, which other load hardly affects. For comparison: the
+kernel's receive timestamps alone, empty programs at the same hooks, and, for datagrams, what tools often do: an event
+per packet, decoded in Python. `price`: nanoseconds per run of each program, by the kernel's statistics. The lens is
+attached by tracepoints and fentry, its best mechanisms.
 """
 
-import argparse
 import contextlib
 import socket
 import statistics
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from argparse import Namespace as Options
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from bandwidth import RECEIVED, TURN_S, packets, stream
+from bandwidth import RECEIVED, TURN_S, packets, runs_in_turn, stream
 from bpf_stats import statistics_on
-from cpu_cost import NOTHING, SETTLED_AFTER_S, Job, Nothing, Switched, costs, pairs
-from measure import Figure, report
-from packet_events import TRACING, Events, Hooked, events_text
+from cpu_cost import NOTHING, Job, Switch, costs_of
+from measure import QUICK, Figure, Report, arguments, judge
+from packet_events import Events, Hooked, empty_text, events_text
 from sockets import own_namespace
 
-from nettop.kernel import bpf
-from nettop.kernel.program import Loader, Program, ProgramText
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf.program import Loader, Program, ProgramText
 from nettop.probes.latency.probe import make_probe
 from nettop.probes.latency.programs import FALLBACKS, SETTINGS, program_text
 from nettop.snapshots.latency import ONE_IN
 
-STAMPS, EMPTY, USUAL = "receive stamps alone", "empty programs", "the lens"
-EVERY, EVENTS = "the lens, --sampling 1", "an event for each packet"
+STAMPS, EMPTY, USUAL = "receive timestamps only", "empty programs", "the lens"
+EVERY, EVENTS = "the lens, --sampling 1", "an event per packet"
 SPEED, COST = 0.92, 1.05
-"""Datagrams a second with the lens ÷ without, and CPU time a byte of TCP; the bounds are for USUAL."""
+"""Bounds for USUAL, with the lens ÷ without: datagrams per second, and CPU time per byte of TCP."""
 JOBS = {
-    "speed": Job("Datagrams of 64 bytes", partial(packets, RECEIVED), "datagram", speed=SPEED),
+    "speed": Job("64-byte datagrams", partial(packets, RECEIVED), "datagram", speed=SPEED),
     "bulk": Job("A TCP connection", partial(stream, RECEIVED), "byte", cost=COST),
 }
 READINGS = 3
-"""The lens knows the rate of packets from the second reading on."""
+"""Readings until the sampling rate is settled: the lens knows the packet rate from the second reading on."""
 RUNS_AT_LEAST = 100
 """A program that runs less often in a turn is left out."""
 _SO_TIMESTAMPNS = 35
 
-# --- what is switched on and off --------------------------------------------------------------------------------------
+# --- switches ---------------------------------------------------------------------------------------------------------
 
 
 class Lens(Hooked):
-    """The lens's programs, without its readings, and a socket for which the kernel stamps what is received."""
+    """The lens's programs, without its readings, and a socket that makes the kernel timestamp received packets."""
 
     def __init__(self, program: Program, names: Sequence[str], one_in: int) -> None:
         super().__init__(program, names)
         ahead_s = round((time.clock_gettime_ns(time.CLOCK_TAI) - time.time_ns()) / 1e9)
         self._settings = np.array((ahead_s * 10**9, one_in), SETTINGS).tobytes()
-        self._stamped = contextlib.ExitStack()
 
-    def on(self) -> None:
-        """Attach the programs, and have packets stamped."""
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        """Attach the programs and have packets timestamped inside the `with` block."""
         bpf.set_element(self.program.maps["settings"], bytes(4), self._settings)
-        opened = self._stamped.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        opened.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        super().on()
-
-    def off(self) -> None:
-        """Detach them, and have packets stamped no more."""
-        super().off()
-        self._stamped.close()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+            opened.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            with super().attached():
+                yield
 
 
 # --- programs ---------------------------------------------------------------------------------------------------------
 
 
 def hooks_of(program: Program) -> list[str]:
-    """What the lens attaches of its program on this kernel, in its order, kprobes left aside."""
+    """Return the programs that the lens attaches on this kernel, in its order, without kprobes."""
     best = (
         next((each for each in fallbacks.mechanisms if program.functions.keys() >= set(each.programs)), None)
         for fallbacks in FALLBACKS.values()
@@ -83,23 +81,16 @@ def hooks_of(program: Program) -> list[str]:
     return list(dict.fromkeys(name for mechanism in best if mechanism for name in mechanism.programs))
 
 
-def empty_text(names: Sequence[str]) -> ProgramText:
-    """Programs at the same hooks that do nothing."""
-    functions = dict.fromkeys(name.partition("@")[0] for name in names)
-    header = "".join(f"int {function}(u64 *ctx) {{ return 0; }}\n" for function in functions)
-    return ProgramText((), header, (), dict.fromkeys(names, TRACING))
-
-
 @contextlib.contextmanager
 def loaded(text: ProgramText) -> Iterator[Program]:
-    """A program, until the end of the with-block."""
+    """Load a program inside the `with` block."""
     with contextlib.closing(Loader().load(text)) as program:
         yield program
 
 
 @contextlib.contextmanager
 def hooked() -> Iterator[dict[str, Hooked]]:
-    """All that is compared but events. USUAL follows as many packets as the lens does by itself under this traffic."""
+    """Yield all switches but events. USUAL samples packets at the rate that the lens chooses under this traffic."""
     one_in, reading_s = follow_by_itself()
     print(
         f"\nunder this traffic the lens follows one packet in {one_in}; a reading takes {reading_s * 1e3:.1f} ms"
@@ -116,83 +107,74 @@ def hooked() -> Iterator[dict[str, Hooked]]:
 
 
 def follow_by_itself() -> tuple[int, float]:
-    """One packet in how many the lens follows now, and the CPU seconds that a reading takes."""
+    """Return the sampling (one packet in n) that the lens currently chooses, and the CPU seconds of a reading."""
     with contextlib.closing(make_probe()) as source:
         source.start()
         for _ in range(READINGS):
             time.sleep(1)
-            begun = time.thread_time()
+            started = time.thread_time()
             one_in = source.read(time.monotonic_ns()).counts[ONE_IN]
-            reading_s = time.thread_time() - begun
+            reading_s = time.thread_time() - started
     return one_in, reading_s
 
 
-# --- what others pay --------------------------------------------------------------------------------------------------
+# --- cost for other processes -----------------------------------------------------------------------------------------
 
 
-def others(job: Job, rounds: int) -> None:
-    """The speed or the cost of a job with each switch on ÷ without."""
+def others(job: Job, options: Options) -> Report:
+    """Measure the speed or the cost of a job with each switch on ÷ without."""
+    rounds = 3 if options.quick else 40
     with contextlib.ExitStack() as stack:
-        work = stack.enter_context(job.begun())
-        switched: dict[str, Switched] = {NOTHING: Nothing(), **stack.enter_context(hooked())}
-        with_events = []
-        if job.speed:
-            events = Events(stack.enter_context(loaded(events_text())))
-            switched[EVENTS] = stack.enter_context(contextlib.closing(events))
-            with_events.append(events)
-        figures = list(costs(job, pairs(work, switched, rounds, TURN_S)))
+        work = stack.enter_context(job.started())
+        hooks = stack.enter_context(hooked())
+        switches: dict[str, Switch] = {
+            NOTHING: nullcontext,
+            **{name: each.attached for name, each in hooks.items()},
+        }
+        events = Events(stack.enter_context(loaded(events_text()))) if job.speed else None
+        if events:
+            switches[EVENTS] = stack.enter_context(contextlib.closing(events)).attached
+        figures = costs_of(job, work, switches, rounds, TURN_S)
     figures = [each if f"with {USUAL} (" in each.what else replace(each, bound=None) for each in figures]
-    figures += [
-        Figure("the process that decodes events, of one CPU", each.own_cpu, "%") for each in with_events
+    if events:
+        figures.append(Figure("the process that decodes events, of one CPU", events.own_cpu, "%"))
+    return f"{job.title}, both ends on one CPU, {rounds} pairs of {TURN_S:g} s", figures
+
+
+# --- cost of a run ----------------------------------------------------------------------------------------------------
+
+
+def price(job: Job, options: Options) -> Report:
+    """Measure nanoseconds per run of each program, next to the empty one at the same hook."""
+    rounds = 1 if options.quick else 20
+    with job.started(), hooked() as hooks, statistics_on():
+        del hooks[STAMPS]
+        turns = [{name: runs_in_turn(each) for name, each in hooks.items()} for _ in range(rounds)]
+    figures = [
+        Figure(
+            f"{program} ({runs.count / TURN_S:,.0f}/s), {name}",
+            statistics.median(turn[name][program].ns_each for turn in turns),
+            "ns",
+        )
+        for program, runs in turns[0][EMPTY].items()
+        if runs.count >= RUNS_AT_LEAST
+        for name in hooks
     ]
-    report(f"{job.title}, both ends on one CPU, {rounds} pairs of {TURN_S:g} s", figures)
+    title = f"{job.title}: ns per run, two clock readings included, medians of {rounds} turns of {TURN_S:g} s"
+    return title, figures
 
 
-# --- what a run costs -------------------------------------------------------------------------------------------------
-
-
-def price(job: Job, rounds: int) -> None:
-    """Nanoseconds a run of each program, beside the empty one at the same hook."""
-    with job.begun(), hooked() as switched, statistics_on():
-        del switched[STAMPS]
-        turns = [{name: runs_during(each) for name, each in switched.items()} for _ in range(rounds)]
-    print(f"\n{job.title}: ns a run, two clock readings included, medians of {rounds} turns of {TURN_S:g} s")
-    print(f"  {'program':<50}{'runs/s':>10}" + "".join(f"{name:>24}" for name in switched))
-    for program, (count, _) in turns[0][EMPTY].items():
-        if count >= RUNS_AT_LEAST:
-            taken = (statistics.median(ns_a_run(turn[name][program]) for turn in turns) for name in switched)
-            print(f"  {program:<50}{count / TURN_S:>10,.0f}" + "".join(f"{ns:>24.0f}" for ns in taken))
-
-
-def runs_during(each: Hooked) -> Mapping[str, tuple[int, int]]:
-    """Runs of each attached program during one turn, and their time in ns."""
-    each.on()
-    time.sleep(SETTLED_AFTER_S)
-    before = each.program.runs()
-    time.sleep(TURN_S)
-    after = each.program.runs()
-    each.off()
-    return {name: (count - before[name][0], ns - before[name][1]) for name, (count, ns) in after.items()}
-
-
-def ns_a_run(runs: tuple[int, int]) -> float:
-    """Nanoseconds a run."""
-    return runs[1] / max(runs[0], 1)
-
-
-def main() -> None:
-    """Runs all parts, or the named ones."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("parts", nargs="*", choices=[[], *JOBS, "price"], help="default: all")
-    parser.add_argument("--quick", action="store_true", help="short: proves that the bench works")
-    options = parser.parse_args()
+def main() -> int:
+    """Run all parts, or the named ones."""
+    options = arguments(__doc__, (*JOBS, "price"), quick=QUICK)
     own_namespace()
-    for name in options.parts or (*JOBS, "price"):
-        if name in JOBS:
-            others(JOBS[name], 3 if options.quick else 40)
-        for job in JOBS.values() if name == "price" else ():
-            price(job, 1 if options.quick else 20)
+    return judge(
+        part(job, options)
+        for name in options.parts
+        for part, jobs in ([(others, [JOBS[name]])] if name in JOBS else [(price, JOBS.values())])
+        for job in jobs
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// TCP connections over loopback that live for a while, until SECONDS are over:
+// Runs TCP connections of various lifetimes over loopback for SECONDS:
 // lives COUNTS SECONDS NEW_PER_S LIVE MB_PER_S PROCESSES_PER_S
-// NEW_PER_S open, move a prime number of bytes every 250 ms, and close after 0.05, 0.3, 1, 2 or 5 s, a sixth
-// of them by a reset; LIVE stay open, of which each moves something twice a second; one more moves MB_PER_S;
-// and PROCESSES_PER_S processes start, connect, send and exit. Both ends of a connection are in one process.
-// COUNTS is a file of 8-byte numbers: bytes sent, bytes received and connections made by each of the four
-// processes, and whether it is ready. Prints nothing.
+// NEW_PER_S connections per second open, move a prime number of bytes every 250 ms, and close after 0.05,
+// 0.3, 1, 2 or 5 s, a sixth of them by a reset; LIVE stay open, each moving data twice a second; one more
+// moves MB_PER_S; and PROCESSES_PER_S processes start, connect, send and exit. Both ends of a connection are
+// in one process. COUNTS is a file of 8-byte numbers for each of the four processes: bytes sent, bytes
+// received, connections made, and whether it is ready. Prints nothing.
 #define _GNU_SOURCE
 #include "clock.h"
 #include <arpa/inet.h>
@@ -53,7 +53,7 @@ static void begin(void) {
 
 static int connected(void) {
   int made = socket(AF_INET, SOCK_STREAM, 0), yes = 1;
-  // Many addresses to connect from, so that ports in TIME_WAIT never run out.
+  // Connect from many addresses, so that ports in TIME_WAIT never run out.
   struct sockaddr_in from = {.sin_family = AF_INET,
                              .sin_addr.s_addr = htonl(0x7f000002 + counts->made / 4096 % 4096)};
   setsockopt(made, IPPROTO_IP, 24 /* IP_BIND_ADDRESS_NO_PORT */, &yes, sizeof(yes));
@@ -91,7 +91,7 @@ static void close_pair(struct pair *pair) {
   close(pair->number % 2 ? pair->near : pair->far);
 }
 
-// Connections of different lives, in an array without order.
+// Keeps connections of different lifetimes in an unordered array.
 static void short_lives(int per_s) {
   static const double lives[] = {0.05, 0.3, 1, 2, 5};
   struct pair *open = calloc(per_s * 6, sizeof(*open));

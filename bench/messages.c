@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sends UDP messages to itself over IPv4 for ever, receives each, and counts their bytes in FILE (one number
-// of 8 bytes): messages SEGMENTS FILE. A message is of 1,200 bytes, as QUIC's datagrams are, or of as many
-// segments of those (UDP_SEGMENT), which are received together (UDP_GRO).
+// Sends UDP messages to itself over IPv4 forever, receives each, and counts their bytes in FILE (one 8-byte
+// number): messages SEGMENTS FILE. A message has 1,200 bytes, like QUIC's datagrams, or that many segments
+// of 1,200 bytes (UDP_SEGMENT), which are received together (UDP_GRO).
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/udp.h>

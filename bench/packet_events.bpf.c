@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// An event for each packet that is received: what the latency lens is compared with. The slice of struct
-// sk_buff comes in front of this file.
+// Sends an event for each received packet, as a baseline for the latency lens. The loader puts the slice of
+// struct sk_buff before this file.
 
 struct event {
   u64 time;

@@ -1,43 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What latency.py compares the lens with: an event for each packet, decoded in Python as bcc's tools do."""
+"""The baseline of latency.py: an event per packet, decoded in Python as bcc's tools do."""
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cpu_cost import CPUCLOCK_SCHED
+from programs import cpu_ns
 
-from nettop.kernel import bpf
-from nettop.kernel.btf import Slice
-from nettop.kernel.program import Program, ProgramText
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf.btf import Slice
+from nettop.kernel.bpf.program import Program, ProgramText
 
 TRACING = 26
 """BPF_PROG_TYPE_TRACING."""
 
 
 class Hooked:
-    """Functions of a loaded program, which are attached in their order."""
+    """Functions of a loaded program, attached in this order."""
 
     def __init__(self, program: Program, names: Sequence[str]) -> None:
         self.program = program
         self._names = names
-        self._links: list[int] = []
 
-    def on(self) -> None:
-        """Attach them."""
-        self._links = [bpf.attach_tracing(self.program.functions[name]) for name in self._names]
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        """Attach the functions inside the `with` block."""
+        links = self._links()
+        try:
+            yield
+        finally:
+            for link in links:
+                os.close(link)
 
-    def off(self) -> None:
-        """Detach them."""
-        while self._links:
-            os.close(self._links.pop())
+    def _links(self) -> list[int]:
+        return [bpf.attach_tracing(self.program.functions[name]) for name in self._names]
+
+
+def empty_text(names: Sequence[str]) -> ProgramText:
+    """Return programs for these hooks that do nothing."""
+    functions = dict.fromkeys(name.partition("@")[0] for name in names)
+    header = "".join(f"int {function}(u64 *ctx) {{ return 0; }}\n" for function in functions)
+    return ProgramText((), header, (), dict.fromkeys(names, TRACING))
 
 
 def events_text() -> ProgramText:
-    """The program of Events."""
+    """Return the program of Events."""
     source = str(Path(__file__).with_name("packet_events.bpf.c"))
     packet = Slice("sk_buff", {name: name for name in ("data", "len")}, {})
     functions = {"tp_btf__netif_receive_skb": TRACING}
@@ -62,36 +73,31 @@ class Events(Hooked):
             target=decode_events, args=(program.maps["events"],), daemon=True
         )
         self._process.start()
-        self._begun_ns = self._cpu_ns = self._on_ns = 0
+        self._cpu_ns = self._on_ns = 0
 
     @property
     def own_cpu(self) -> float:
-        """Percent of a CPU that the process took while events came."""
+        """Percent of a CPU that the decoding process used while events arrived."""
         return 100 * self._cpu_ns / max(self._on_ns, 1)
 
-    def on(self) -> None:
-        """Send events."""
-        self._begun_ns = time.monotonic_ns()
-        self._cpu_ns -= self._process_ns()
-        super().on()
-
-    def off(self) -> None:
-        """Send none."""
-        super().off()
-        self._cpu_ns += self._process_ns()
-        self._on_ns += time.monotonic_ns() - self._begun_ns
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        """Send events inside the `with` block."""
+        pid = self._process.pid or 0
+        started_ns, spent_ns = time.monotonic_ns(), cpu_ns(pid)
+        with super().attached():
+            yield
+        self._cpu_ns += cpu_ns(pid) - spent_ns
+        self._on_ns += time.monotonic_ns() - started_ns
 
     def close(self) -> None:
-        """End the process."""
+        """Kill the decoding process."""
         self._process.kill()
         self._process.join()
 
-    def _process_ns(self) -> int:
-        return time.clock_gettime_ns(~(self._process.pid or 0) << 3 | CPUCLOCK_SCHED)
-
 
 def decode_events(descriptor: int) -> None:
-    """The main function of that process: bcc's loop over a ring. It keeps the time since each pair's last packet."""
+    """Main of the decoding process: run bcc's loop over a ring and record the time since each pair's last packet."""
     from bcc.libbcc import _RINGBUF_CB_TYPE, lib
 
     last: dict[tuple[int, int], int] = {}

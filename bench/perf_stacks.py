@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples of the network stack by perf, classified independently of nettop."""
+"""Sample the network stack with perf, and classify the samples independently of nettop."""
 
 import contextlib
 import os
 import re
 import signal
-import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from programs import run, running
+
 SAMPLING = ("perf", "record", "-g", "-e", "cpu-clock", "-k", "CLOCK_MONOTONIC")
 SAME_HZ = "997"
-BESIDE_HZ = [991 - 4 * cpu for cpu in range(os.cpu_count() or 1)]
-"""nettop's frequency, and those of perf on each CPU at the same time: at equal frequencies each tick would follow
-nettop's, or another CPU's, at a fixed distance, and sample delays by that interrupt more often than traffic."""
+PERF_HZ = [991 - 4 * cpu for cpu in range(os.cpu_count() or 1)]
+"""perf's frequencies by CPU when it runs along with nettop (SAME_HZ). At equal ones each tick would follow nettop's,
+or another CPU's, at a fixed distance, and sample delays by that interrupt more often than traffic."""
 READ = ("perf", "script", "-F", "comm,tid,cpu,time,ip,sym")
 
 PARTS = {
@@ -39,7 +40,7 @@ PARTS = {
     "driver poll": r"_*napi_(poll|complete_done|busy_loop)\w* process_backlog \w+_poll veth_xdp_\w+",
     "softirq loop": r"net_rx_action",
 }  # fmt: skip
-"""Patterns of functions; the first that matches a frame gives its part. nettop uses exact names instead."""
+"""Patterns of functions by part; the first match gives a frame's part. nettop uses exact names instead."""
 
 _PARTS = tuple((label, re.compile(f"(?:{'|'.join(words.split())})")) for label, words in PARTS.items())
 
@@ -50,13 +51,13 @@ SENDS = re.compile(
 )
 RECEIVES = re.compile(r"_*(sys_recv(from|m?msg)|sock_(read_iter|recvmsg\w*|splice_read))")
 LOCAL = re.compile(r"unix_(stream|dgram|seqpacket)_|netlink_(send|recv)msg|alg_|af_alg_")
-"""Functions of sockets that do not count as network."""
+"""Socket functions that do not count as network."""
 SYSTEM_CALL = re.compile(r"do_syscall_64|entry_SYSCALL_64\w*|el0t?_\w*svc\w*")
 WRAPPERS = {
     re.compile(r"_*(libc_)?(send(to|msg|mmsg)?|write)(\$\w+)?"): "TX syscalls",
     re.compile(r"_*(libc_)?(recv(from|msg|mmsg)?|read)(\$\w+)?"): "RX syscalls",
 }
-"""Functions of libc that make system calls on sockets in the programs of the bench."""
+"""Functions of libc by which the bench's programs make system calls on sockets."""
 SUFFIX = re.compile(r"\.(constprop|isra|part|cold|llvm)\b.*")
 TRAFFIC = ("iperf3", "flood")
 
@@ -73,7 +74,7 @@ class Sample:
 
 @dataclass
 class Seen:
-    """Samples inside the network stack by entry point and part; `strange` counts stacks that are in no part."""
+    """Samples inside the network stack by entry point and part; `strange` counts stacks that match no part."""
 
     parts: Counter[tuple[str, str]] = field(default_factory=Counter)
     strange: Counter[str] = field(default_factory=Counter)
@@ -81,10 +82,10 @@ class Seen:
 
 
 def entry_and_frames(sample: Sample) -> tuple[str, Sequence[str]] | None:
-    """The entry point that a sample is in and the frames inside it; None outside of the network stack.
+    """Return the entry point of a sample and the frames inside it; None outside the network stack.
 
-    A softirq that interrupts a system call is not part of it: only the innermost softirq counts, and none if it is not
-    a network softirq, or only the loop around them.
+    A softirq that interrupts a system call is not part of it. Only the innermost softirq counts; the result is None if
+    it is not a network softirq, or if the sample is only in the softirq loop.
     """
     kernel = sample.kernel
     for place, name in enumerate(kernel):
@@ -104,12 +105,12 @@ def entry_and_frames(sample: Sample) -> tuple[str, Sequence[str]] | None:
 
 
 def part_of(frames: Sequence[str]) -> str | None:
-    """The part of the innermost frame that has one."""
+    """Return the part of the innermost frame that belongs to one."""
     return next((label for name in frames for label, pattern in _PARTS if pattern.fullmatch(name)), None)
 
 
 def classified(samples: Sequence[Sample]) -> Seen:
-    """All samples inside the network stack."""
+    """Classify the samples inside the network stack."""
     seen = Seen()
     for sample in samples:
         in_network = entry_and_frames(sample)
@@ -125,7 +126,7 @@ def classified(samples: Sequence[Sample]) -> Seen:
 
 
 def samples_of(text: str) -> Iterator[Sample]:
-    """The samples in the output of perf script: a head line, a line for each frame, an empty line."""
+    """Parse the output of perf script: a header line, a line per frame, an empty line."""
     for block in text.split("\n\n"):
         head, *lines = block.strip("\n").split("\n")
         match = re.match(r"\s*(.+?)\s+\d+\s+\[\d+\]\s+([\d.]+):", head)
@@ -141,48 +142,27 @@ def samples_of(text: str) -> Iterator[Sample]:
         )
 
 
-class Recording:
-    """perf record in the background, one for each CPU."""
+class Recording(contextlib.ExitStack):
+    """perf record in the background, one process per CPU; its files are removed when the `with` block exits."""
 
-    def __init__(self, folder: str) -> None:
-        self._files = [Path(folder) / f"{cpu}.data" for cpu in range(len(BESIDE_HZ))]
-        self._processes = [
-            subprocess.Popen(
-                [*SAMPLING, "-C", str(cpu), "-F", str(frequency), "-o", str(file)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            for cpu, (frequency, file) in enumerate(zip(BESIDE_HZ, self._files, strict=True))
-        ]
+    def __init__(self) -> None:
+        super().__init__()
+        folder = Path(self.enter_context(tempfile.TemporaryDirectory()))
+        self._files = {folder / f"{cpu}.data": (cpu, hertz) for cpu, hertz in enumerate(PERF_HZ)}
+        self._recording = self.enter_context(contextlib.ExitStack())
+        for file, (cpu, hertz) in self._files.items():
+            words = (*SAMPLING, "-C", str(cpu), "-F", str(hertz), "-o", str(file))
+            self._recording.enter_context(running(*words, end_by=signal.SIGINT))
 
-    def has_begun(self) -> bool:
-        """Whether each file has data."""
+    def is_recording(self) -> bool:
+        """Return whether each file has data."""
         return all(file.exists() and file.stat().st_size > 0 for file in self._files)
 
     def end(self) -> None:
         """End the recording."""
-        running = [process for process in self._processes if process.returncode is None]
-        for process in running:
-            process.send_signal(signal.SIGINT)
-        for process in running:
-            process.wait()
+        self._recording.close()
 
     def samples(self) -> list[Sample]:
-        """All samples in order of time; after the end of the recording."""
-        samples: list[Sample] = []
-        for file in self._files:
-            command = [*READ, "-i", str(file)]
-            samples += samples_of(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        """Return all samples in order of time, after the end of the recording."""
+        samples = (sample for file in self._files for sample in samples_of(run(*READ, "-i", str(file))))
         return sorted(samples, key=lambda sample: sample.at_s)
-
-
-@contextlib.contextmanager
-def perf_record() -> Iterator[Recording]:
-    """perf samples meanwhile; its files are removed at the end."""
-    with tempfile.TemporaryDirectory() as folder:
-        recording = Recording(folder)
-        try:
-            yield recording
-        finally:
-            recording.end()

@@ -1,38 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the services lens costs: `sudo .venv/bin/python bench/services.py [redis nginx price] [--quick]`.
+"""Measure the cost of the services lens: `sudo .venv/bin/python bench/services.py [redis nginx price] [--quick]`.
 
-`redis` and `nginx`: requests a second of redis-benchmark and of wrk, which saturate two CPUs with their servers, while
-`nettop --table --view services -d` runs, as a share of those without it. Turns with and without stand next to each
-other, in either order: nine pairs. Beside them, in pairs of their own, empty programs at the same hooks. `price`:
-nanoseconds a run of each program under both loads, and of empty programs at the same hooks, by the kernel's statistics.
+`redis` and `nginx`: requests per second of redis-benchmark and of wrk, which saturate two CPUs with their servers,
+while `nettop --table --view services -d` runs, relative to those without it. Turns with and without are paired, in
+alternating order: nine pairs. Empty programs at the same hooks are measured in pairs of their own. `price`:
+nanoseconds per run of each program under both loads, and of empty programs at the same hooks, by the kernel's
+statistics.
 """
 
-import argparse
 import contextlib
 import re
 import statistics
-import subprocess
-import tempfile
+import sys
 import time
+from argparse import Namespace as Options
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
-from bpf_stats import statistics_on
-from measure import NETTOP, Figure, report
-from packet_events import TRACING, Hooked
+from bandwidth import all_runs
+from bpf_stats import Runs, statistics_on
+from measure import QUICK, Figure, Report, arguments, at_least, in_pairs, judge
+from packet_events import Hooked, empty_text
+from programs import Process, in_background, readable_folder, run, running, until
 from sockets import own_namespace
 
-from nettop.kernel.program import Loader, ProgramText
+from nettop.kernel.bpf.program import Loader
 from nettop.probes.services.probe import make_probe
 from nettop.probes.services.programs import FALLBACKS
 
 PAIRS, TURN_S = 9, 3.0
-KEPT = 0.97
-"""The least share of requests a second that is left."""
+RATE_LEAST = 0.97
+"""Bound on requests per second with the lens ÷ without."""
 PRICE_NS = 100.0
-"""What a run may take beside that of an empty program."""
+"""Bound on the cost of a run above that of an empty program."""
 REDIS, NGINX = 7777, 8081
 CLIENTS = 50
 VIEW = ("--table", "--view", "services", "-d", "-t", "1")
@@ -51,58 +52,47 @@ http {{ access_log off; keepalive_requests 100000000; root {folder};
 
 @dataclass(frozen=True)
 class Load:
-    """A server, a generator that returns its requests a second over some seconds, and what both are called."""
+    """A server, a generator that returns its requests per second over some seconds, and their title."""
 
     title: str
-    served: Callable[[], AbstractContextManager[None]]
+    served: Callable[[], AbstractContextManager[Process]]
     requests_per_s: Callable[[float], float]
 
 
 @contextlib.contextmanager
-def running(port: int, *command: str) -> Iterator[None]:
-    """A server, once it listens."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            listening = ("ss", "-Hltn", f"sport = :{port}")
-            while not subprocess.run(listening, capture_output=True, check=True).stdout:
-                if server.poll() is not None:
-                    raise SystemExit(f"{command[0]} ended with {server.returncode}")
-                time.sleep(0.01)
-            yield
-        finally:
-            server.terminate()
+def listening(port: int, *command: str) -> Iterator[Process]:
+    """Run a server, and yield once it listens."""
+    with running(*command) as process:
+        until(lambda: run("ss", "-Hltn", f"sport = :{port}"), command[0])
+        yield process
+
+
+def redis() -> AbstractContextManager[Process]:
+    """Run a Redis that stores nothing on disk."""
+    return listening(REDIS, "redis-server", "--port", str(REDIS), "--save", "", "--appendonly", "no")
 
 
 @contextlib.contextmanager
-def redis() -> Iterator[None]:
-    """A Redis that keeps nothing on disk."""
-    with running(REDIS, "redis-server", "--port", str(REDIS), "--save", "", "--appendonly", "no"):
-        yield
-
-
-@contextlib.contextmanager
-def nginx() -> Iterator[None]:
-    """One process of nginx, with one small file."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        Path(folder, "small").write_bytes(b"n" * 612)
-        Path(folder, "conf").write_text(CONFIGURATION.format(folder=folder, port=NGINX))
-        with running(NGINX, "nginx", "-e", f"{folder}/errors", "-c", f"{folder}/conf"):
-            yield
+def nginx() -> Iterator[Process]:
+    """Run one nginx process that serves one small file."""
+    with readable_folder("nginx") as folder:
+        (folder / "small").write_bytes(b"n" * 612)
+        (folder / "conf").write_text(CONFIGURATION.format(folder=folder, port=NGINX))
+        with listening(NGINX, "nginx", "-e", f"{folder}/errors", "-c", f"{folder}/conf") as process:
+            yield process
 
 
 def redis_per_s(seconds: float) -> float:
-    """Requests a second of redis-benchmark, which takes a number of requests: about so many seconds' worth."""
-    words = ["redis-benchmark", "-p", str(REDIS), "-c", str(CLIENTS), "-t", "get", "--csv"]
-    count = round(80_000 * seconds)
-    text = subprocess.run([*words, "-n", str(count)], capture_output=True, text=True, check=True).stdout
+    """Return the requests per second of redis-benchmark, given enough requests for about `seconds`."""
+    count = str(round(80_000 * seconds))
+    text = run("redis-benchmark", "-p", f"{REDIS}", "-c", f"{CLIENTS}", "-t", "get", "--csv", "-n", count)
     return float(text.splitlines()[-1].split('","')[1].strip('"'))
 
 
 def wrk_per_s(seconds: float) -> float:
-    """Requests a second of wrk."""
-    words = ["wrk", "-t1", f"-c{CLIENTS}", f"-d{max(1, round(seconds))}s", f"http://127.0.0.1:{NGINX}/small"]
-    text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    """Return the requests per second of wrk."""
+    lasting = f"-d{max(1, round(seconds))}s"
+    text = run("wrk", "-t1", f"-c{CLIENTS}", lasting, f"http://127.0.0.1:{NGINX}/small")
     rate = re.search(r"Requests/sec: +([\d.]+)", text)
     assert rate, text
     return float(rate[1])
@@ -113,25 +103,20 @@ LOADS = {
     "nginx": Load("wrk and nginx", nginx, wrk_per_s),
 }
 
-# --- what is switched on and off ------------------------------------------------------------------------------
+# --- switches -------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def lens() -> Iterator[None]:
-    """The whole of nettop with this lens, from its first output on."""
-    with subprocess.Popen([NETTOP, *VIEW], stdout=subprocess.PIPE) as process:
+    """Run nettop with this lens, and yield after its first output; the pipe's buffer holds a turn's other output."""
+    with in_background(*VIEW) as process:
         assert process.stdout
         process.stdout.readline()
-        # Nobody reads the rest: the pipe's buffer holds what comes in a turn.
-        try:
-            yield
-        finally:
-            process.terminate()
-            process.stdout.read()
+        yield
 
 
 def best_hooks() -> tuple[str, ...]:
-    """The programs of the mechanism that this kernel offers."""
+    """Return the programs of the mechanism in use on this kernel."""
     with contextlib.closing(make_probe()) as source:
         source.start()
         name = source.read(time.monotonic_ns()).hooks[0].mechanism
@@ -140,100 +125,75 @@ def best_hooks() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def empty() -> Iterator[Hooked]:
-    """Empty programs at the same hooks, loaded."""
+    """Load empty programs for the same hooks."""
     names = best_hooks()
-    header = "".join(f"int {name.partition('@')[0]}(u64 *ctx) {{ return 0; }}\n" for name in names)
-    text = ProgramText((), header, (), dict.fromkeys(names, TRACING))
-    with contextlib.closing(Loader().load(text)) as program:
+    with contextlib.closing(Loader().load(empty_text(names))) as program:
         yield Hooked(program, names)
-
-
-@contextlib.contextmanager
-def attached(hooked: Hooked) -> Iterator[None]:
-    """Programs, attached for a while."""
-    hooked.on()
-    try:
-        yield
-    finally:
-        hooked.off()
 
 
 # --- parts ----------------------------------------------------------------------------------------------------
 
 
-def others(load: Load, pairs: int, turn_s: float) -> None:
-    """What is left of the requests a second."""
+def others(load: Load, pairs: int, turn_s: float) -> Report:
+    """Measure the requests per second with each switch on ÷ without."""
+
+    def rate(switch: Callable[[], AbstractContextManager[None]]) -> float:
+        with switch():
+            return load.requests_per_s(turn_s)
+
+    figures = []
     with load.served(), empty() as hooked:
         load.requests_per_s(turn_s / 3)
-        figures = []
-        switches: dict[str, Callable[[], AbstractContextManager[None]]] = {
-            "nettop": lens,
-            "empty programs": lambda: attached(hooked),
-            "nothing": contextlib.nullcontext,
-        }
-        for name, switched in switches.items():
-            ratios = sorted(ratio(load, switched, turn_s, turn % 2 == 0) for turn in range(pairs))
-            bound = KEPT if switched is lens else None
-            span = f"from {ratios[0]:.3f} to {ratios[-1]:.3f}"
-            figures.append(
-                Figure(f"with {name} ÷ without, {span}", statistics.median(ratios), "", bound, at_least=True)
-            )
-    report(f"{load.title}: requests a second, {pairs} pairs of {turn_s:g} s", figures)
+        switches = {"nettop": lens, "empty programs": hooked.attached, "nothing": nullcontext}
+        for name, switch in switches.items():
+            taken = in_pairs(pairs, rate, nullcontext, {name: switch})[name]
+            ratios = sorted(with_it / without for without, with_it in taken)
+            bound = RATE_LEAST if switch is lens else None
+            what = f"with {name} ÷ without, from {ratios[0]:.3f} to {ratios[-1]:.3f}"
+            figures.append(at_least(what, statistics.median(ratios), "", bound))
+    return f"{load.title}: requests per second, {pairs} pairs of {turn_s:g} s", figures
 
 
-def ratio(
-    load: Load, switched: Callable[[], AbstractContextManager[None]], turn_s: float, on_first: bool
-) -> float:
-    """Requests a second with it ÷ without."""
-    rates = {}
-    for is_on in (on_first, not on_first):
-        with switched() if is_on else contextlib.nullcontext():
-            rates[is_on] = load.requests_per_s(turn_s)
-    return rates[True] / rates[False]
-
-
-def price(turn_s: float) -> None:
-    """Nanoseconds a run of each program, beside the empty one at the same hook."""
-    for load in LOADS.values():
-        with load.served(), empty() as hooked, statistics_on():
-            with attached(hooked):
-                load.requests_per_s(turn_s)
-            nothing = {name: ns / max(count, 1) for name, (count, ns) in hooked.program.runs().items()}
-            with contextlib.closing(make_probe()) as source:
-                source.start()
-                load.requests_per_s(turn_s)
-                runs = dict(source.programs())
-        figures = []
-        total_count, total_ns, total_nothing = 0, 0.0, 0.0
-        for name, of_nothing in nothing.items():
-            count, ns = runs[name]
-            total_count, total_ns, total_nothing = (
-                total_count + count,
-                total_ns + ns,
-                total_nothing + count * of_nothing,
-            )
-            what = f"{name}, {count:,} runs of {ns / max(count, 1):.0f}; empty: {of_nothing:.0f}"
-            figures.append(Figure(what, ns / max(count, 1) - of_nothing, "ns"))
-        beside = (total_ns - total_nothing) / total_count
-        figures.append(Figure("all of them, beside empty programs", beside, "ns", PRICE_NS))
-        report(
-            f"{load.title}: a run of each program beside an empty one, two clock readings in both", figures
+def price(load: Load, turn_s: float) -> Report:
+    """Measure nanoseconds per run of each program above the empty one at the same hook."""
+    with load.served(), empty() as hooked, statistics_on():
+        with hooked.attached():
+            load.requests_per_s(turn_s)
+        nothing = {name: runs.ns_each for name, runs in all_runs(hooked).items()}
+        with contextlib.closing(make_probe()) as source:
+            source.start()
+            load.requests_per_s(turn_s)
+            runs = {name: Runs(*counted) for name, counted in source.programs().items()}
+    figures = [
+        Figure(
+            f"{name}, {runs[name].count:,} runs of {runs[name].ns_each:.0f}; empty: {of_nothing:.0f}",
+            runs[name].ns_each - of_nothing,
+            "ns",
         )
+        for name, of_nothing in nothing.items()
+    ]
+    above = sum(runs[name].ns - runs[name].count * of_nothing for name, of_nothing in nothing.items())
+    count = sum(runs[name].count for name in nothing)
+    figures.append(Figure("all programs, above empty ones", above / count, "ns", PRICE_NS))
+    return f"{load.title}: a run of each program above an empty one, two clock readings in both", figures
 
 
-def main() -> None:
-    """Runs all parts, or the named ones."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("parts", nargs="*", choices=[[], *LOADS, "price"], help="default: all")
-    parser.add_argument("--quick", action="store_true", help="short: proves that the bench works")
-    options = parser.parse_args()
-    own_namespace()
-    for name in options.parts or (*LOADS, "price"):
+def reports(options: Options) -> Iterator[Report]:
+    """Run the chosen parts."""
+    pairs, turn_s = (1, 1.0) if options.quick else (PAIRS, TURN_S)
+    for name in options.parts:
         if name == "price":
-            price(1 if options.quick else TURN_S)
+            yield from (price(load, turn_s) for load in LOADS.values())
         else:
-            others(LOADS[name], 1 if options.quick else PAIRS, 1 if options.quick else TURN_S)
+            yield others(LOADS[name], pairs, turn_s)
+
+
+def main() -> int:
+    """Run all parts, or the named ones."""
+    options = arguments(__doc__, (*LOADS, "price"), quick=QUICK)
+    own_namespace()
+    return judge(reports(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,34 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many connections to measure with: child processes on loopback in a network namespace of their own."""
+"""Hold many connections to measure: child processes on loopback in a separate network namespace."""
 
 import contextlib
 import ctypes
 import os
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
-CLONE_NEWNET, PR_SET_PDEATHSIG, PR_SET_NAME = 0x40000000, 1, 15
+from programs import run
+
+from tests.kernel.lab import CLONE_NEWNET, libc, settle_child
+
 A_PROCESS = 8_800  # connections with both ends, well below 20,000 descriptors
 NAME = "benchholder"
-libc = ctypes.CDLL(None, use_errno=True)
 
 
 def own_namespace() -> None:
-    """Moves this process into a new network namespace with loopback up, so that ss sees nothing but the bench."""
+    """Move this process into a new network namespace with loopback up, so that ss sees only the bench."""
     if libc.unshare(CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "unshare (are you root?)")
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    run("ip", "link", "set", "lo", "up")
 
 
 @contextlib.contextmanager
 def connections(rows: int, waiting: int = 8) -> Iterator[None]:
-    """That many sockets (two a connection), each with its own amount of traffic, and `waiting` not yet accepted.
+    """Hold `rows` sockets (two per connection), each with its own amount of traffic, and `waiting` not yet accepted.
 
-    The waiting ones are unattributed: nettop has to walk the hash tables for them.
+    The waiting ones have no owner: nettop must walk the hash tables for them.
     """
     children = []
     try:
@@ -48,7 +49,7 @@ def connections(rows: int, waiting: int = 8) -> Iterator[None]:
 
 
 def start(count: int, number: int, waiting: int) -> tuple[int, int]:
-    """Forks a process that holds that many connections; its PID, and a pipe that says when they are open."""
+    """Fork a process that holds connections; return its PID, and a pipe that becomes readable when they are open."""
     ready, done = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -58,9 +59,8 @@ def start(count: int, number: int, waiting: int) -> tuple[int, int]:
 
 
 def hold(count: int, address: str, waiting: int, done: int) -> NoReturn:
-    """Opens the connections, reports, and waits to be killed."""
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(PR_SET_NAME, NAME.encode(), 0, 0, 0)
+    """Open the connections, report, and wait to be killed."""
+    settle_child(NAME)
     listener = socket.create_server((address, 0), backlog=100)
     held = []
     for number in range(count):

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A storm of short TCP connections over loopback: storm SECONDS WORKERS [CONNECTIONS_PER_SECOND]
-// Each worker connects to a listener of its own, sends a request, gets an answer, and both ends close. Prints
-// how many connections there were, in how many seconds, and the CPU seconds that it all took.
+// Makes a storm of short TCP connections over loopback: storm SECONDS WORKERS [CONNECTIONS_PER_SECOND]
+// Each worker connects to its own listener, sends a request, gets an answer, and both ends close. Prints the
+// number of connections, the elapsed seconds and the CPU seconds used.
 #define _GNU_SOURCE
 #include "clock.h"
 #include <arpa/inet.h>
@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-// One process is both ends: what a connection costs is then not hidden by waiting for another CPU.
+// One process is both ends, so that the cost of a connection is not hidden by waiting for another CPU.
 static long work(double until, double rate) {
   char text[100] = {0};
   struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -27,7 +27,7 @@ static long work(double until, double rate) {
     if (rate > 0 && made % 16 == 0)
       pause_until(start + made / rate);
     int client = socket(AF_INET, SOCK_STREAM, 0);
-    // Many addresses to connect from, so that ports in TIME_WAIT never run out.
+    // Connect from many addresses, so that ports in TIME_WAIT never run out.
     struct sockaddr_in from = {.sin_family = AF_INET,
                                .sin_addr.s_addr = htonl(0x7f000000 + 2 + (made / 4096) % 4096)};
     int yes = 1;
