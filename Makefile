@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-services bench-totals bench-udp explore deb offline fresh-root lock clean
+.PHONY: help setup test test-all lint test-pure test-unit test-screens test-thorough test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-services bench-totals bench-udp explore deb offline fresh-root lock clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -11,8 +11,8 @@ sudo := $(if $(filter-out 0,$(uid)),sudo)
 as_root := $(sudo) env -u SUDO_UID
 as_user := $(if $(filter 0,$(uid)),$(if $(SUDO_USER),sudo -u $(SUDO_USER)))
 pytest := $(bin)/python -B -m pytest
-# More than there are CPUs: these tests wait most of their time.
-pytest_parallel := $(pytest) --numprocesses 4
+# One more than two CPUs keep busy, since some tests wait. Without -B: what pytest compiles is there the next time.
+pytest_parallel := $(bin)/python -m pytest --numprocesses 3
 # One after the other, since they measure the machine; without plugins that no kernel test needs.
 pytest_kernel := $(pytest) -p no:cacheprovider -p no:syrupy -p no:textual-snapshot -p no:xdist
 
@@ -22,7 +22,9 @@ help: ## list the targets
 setup: ## system packages, /opt/nettop and .venv
 	$(sudo) scripts/install-deps.sh --dev
 
-test: lint test-pure test-kernel ## all but test-install, half an hour; the kernel part needs root and uses sudo
+test: lint test-pure test-core ## what every commit passes, in minutes; test-core needs root and uses sudo
+
+test-all: lint test-thorough test-kernel ## all but test-install and test-deploy, half an hour; test-kernel uses sudo
 
 lint: ## formats, types, layers, C and shell
 	$(as_user) $(bin)/ruff check .
@@ -33,13 +35,16 @@ lint: ## formats, types, layers, C and shell
 	if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
 
 test-pure: ## test-unit and test-screens in one run; no root
-	$(as_user) $(pytest_parallel) -m 'not kernel'
+	$(as_user) $(pytest_parallel) -m 'not kernel and not thorough'
 
 test-unit: ## pure code, contracts and documents; no root
-	$(as_user) $(pytest_parallel) -m 'not kernel' --ignore=tests/screens
+	$(as_user) $(pytest_parallel) -m 'not kernel and not thorough' --ignore=tests/screens
 
 test-screens: ## the screens against their screenshots; no root
-	$(as_user) $(pytest_parallel) -m 'not kernel' tests/screens
+	$(as_user) $(pytest_parallel) -m 'not kernel and not thorough' tests/screens
+
+test-thorough: ## test-pure with its long tests, and three times as many random examples; no root
+	$(as_user) env NETTOP_PROPERTY_TESTS=thorough $(pytest_parallel) -m 'not kernel'
 
 test-kernel: ## real sockets on the running kernel; root
 	$(as_root) $(pytest_kernel) -m 'kernel and not install and not deploy'
@@ -50,16 +55,16 @@ test-install: ## scripts/install-deps.sh, killed at 20 moments too; root
 test-deploy: ## the image, the packages and the services of deploy/, built and run; root, buildah, lintian
 	$(as_root) $(pytest_kernel) -m 'kernel and deploy'
 
-test-core: ## what every Debian and every kernel has to pass; root
-	$(as_root) $(pytest_kernel) -m 'kernel and core'
+test-core: ## each lens beside its oracle, on any kernel: the short part of test-kernel; root
+	$(as_root) $(pytest_kernel) -m 'kernel and (core or oracle)'
 
 test-kernels: ## the core on this kernel and on Debian's, in virtual machines; root
 	$(as_root) $(bin)/python -B scripts/test-kernels.py
 
-kernel-support: ## test-kernels, and writes docs/kernel-support.md; root
+kernel-support: ## test-kernels, and writes docs/reference/kernels.md; root
 	$(as_root) $(bin)/python -B scripts/test-kernels.py --write-docs
 
-generate: ## docs/fields.md, metrics.md and flows.proto, deploy/grafana/dashboards, and docs/screenshots
+generate: ## docs/reference but kernels.md, deploy/grafana/dashboards, and docs/screenshots
 	$(as_user) $(bin)/python -B scripts/generate.py
 	$(as_user) $(bin)/python -B scripts/dashboards.py
 	$(as_user) $(bin)/python -B scripts/screenshots.py

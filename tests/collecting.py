@@ -21,7 +21,7 @@ from typing import Any, Self
 from nettop.flows.reader import STATE_PATH, Collector
 
 PATIENCE_S = 120.0
-READY = re.compile(r"receiving at UDP \S+:(\d+)")
+READY = re.compile(r"receiving on UDP \S+:(\d+)")
 
 
 def until(condition: Callable[[], object], what: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from .expected_skips import ONLY_HERE, unexpected
 
@@ -28,8 +28,13 @@ for number, default in {
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, default)
 
-settings.register_profile("nettop", deadline=None)
-settings.load_profile("nettop")
+# The same examples each time, in `make test-all` more, or new ones when somebody explores. Nothing is timed: a busy
+# machine is no failure.
+_PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("repeat", derandomize=True, max_examples=30, **_PATIENT)
+settings.register_profile("thorough", derandomize=True, max_examples=100, **_PATIENT)
+settings.register_profile("explore", max_examples=3000, **_PATIENT)
+settings.load_profile(os.environ.get("NETTOP_PROPERTY_TESTS", "repeat"))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

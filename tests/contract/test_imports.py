@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a frontend imports: never the kernel package, and nothing heavy before it is needed."""
+"""Imports of frontends: never the kernel package, and nothing heavy before it is needed."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 from nettop.errors import ExitCode
@@ -16,7 +18,7 @@ PRINT_MODULES = "import json, sys; sys.stderr.write(json.dumps(sorted(sys.module
 
 
 def loaded_by(code: str) -> set[str]:
-    """The modules that a fresh interpreter has loaded after `code`."""
+    """Return the modules that a fresh interpreter has loaded after `code`."""
     done = subprocess.run(
         [sys.executable, "-c", f"import sys\ntry:\n    {code}\nfinally:\n    {PRINT_MODULES}"],
         capture_output=True,
@@ -38,7 +40,15 @@ def test_frontends_import_no_kernel_package(frontend: str) -> None:
     }
 
 
-@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_no_circles() -> None:
+    """No module imports another that imports it, however indirectly, not even for types alone."""
+    graph = grimp.build_graph("nettop", cache_dir=None)
+    TopologicalSorter(
+        {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    ).prepare()
+
+
+@pytest.mark.parametrize("option", ["--help", "--help-all", "--version"])
 def test_help_is_light(option: str) -> None:
     """--help and --version load neither Textual nor numpy nor the engine."""
     loaded = loaded_by(f"sys.argv = ['nettop', '{option}']; from nettop.cli import main; main()")
@@ -47,7 +57,7 @@ def test_help_is_light(option: str) -> None:
 
 
 def test_plain_output_loads_no_screens() -> None:
-    """Plain output does without Textual."""
+    """Plain output does not import Textual."""
     assert "textual" not in loaded_by("import nettop.output.text, nettop.engine.session")
 
 
@@ -64,7 +74,7 @@ sys.exit(run(sys.argv[1:]))
 
 
 def without_numpy(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """nettop where there is no numpy."""
+    """Run nettop with numpy hidden."""
     command = [sys.executable, "-B", "-c", HIDE_NUMPY, *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=folder)
 
@@ -82,7 +92,7 @@ def without_numpy(folder: Path, *words: str) -> subprocess.CompletedProcess[str]
     ids=lambda words: words[0],
 )
 def test_a_command_without_numpy(tmp_path: Path, words: tuple[str, ...]) -> None:
-    """It is one clear error with the remedy and exit code 3."""
+    """Without numpy a command prints one clear error with a remedy, and exits with 3."""
     done = without_numpy(tmp_path, *words)
     assert (done.returncode, done.stdout) == (ExitCode.UNSUPPORTED, "")
     assert done.stderr.startswith("nettop: numpy cannot be imported: No module named 'numpy")
@@ -91,7 +101,7 @@ def test_a_command_without_numpy(tmp_path: Path, words: tuple[str, ...]) -> None
 
 
 def test_doctor_without_numpy(tmp_path: Path) -> None:
-    """It reports the host, numpy among what is bad, and for each lens the same reason."""
+    """Doctor reports the host, a bad numpy check, and the same reason for each lens."""
     done = without_numpy(tmp_path, "doctor", "--no-traffic", "--format", "json")
     report = json.loads(done.stdout)
     assert (done.returncode, done.stderr) == (ExitCode.UNSUPPORTED, "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A row is the same everywhere: metrics, REST, CSV, JSON Lines, logs, text and screens agree on each of its fields."""
+"""Metrics, REST, CSV, JSON Lines, logs, text and screens agree on every field of a row."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,12 @@ from nettop.formats.jsonl import JsonLines
 from nettop.formats.separated import Separated
 from nettop.output.log_lines import TextLines
 from nettop.output.table import AlignedTable, word
-from nettop.query.groupings import FOLDS
+from nettop.probes.connections.groupings import GROUPERS
 from nettop.query.units import UNKNOWN
 from nettop.query.view import View
 from nettop.serve.metrics.families import series_sets
-from nettop.serve.metrics.series import Counted, Grouped, grouped
-from nettop.snapshots import lenses
+from nettop.serve.metrics.series import CountedView, GroupIncrements, group_increments
+from nettop.snapshots import lenses, view_name
 from nettop.snapshots.connections import NO_GROUP, SOCKETS
 from nettop.snapshots.histograms import histogram_text
 from nettop.snapshots.schema import Field, Kind, Lens, Metrics, Table
@@ -34,37 +35,35 @@ from tests.unit.build import make_view
 from tests.unit.random_frames import random_frame
 
 NAMING = (Kind.KEY, Kind.LABEL, Kind.TEXT, Kind.ENUM, Kind.ADDRESS, Kind.ENDPOINT)
-"""The kinds of fields that say what a row is, rather than how much."""
-FIELDS = [(lens, table, field) for lens in lenses() for table in lens.tables for field in table.fields]
-LABELS = [each for each in FIELDS if each[2].kind in NAMING]
-NUMBERS = [each for each in FIELDS if each[2].kind not in NAMING]
+"""Kinds of fields that identify or label a row rather than measure it."""
+TABLES = [pytest.param(lens, table, id=view_name(lens, table)) for lens in lenses() for table in lens.tables]
 
 
-def name_of(field: Lens | Table | Field) -> str:
-    """The part of a test's name for one of its parameters."""
-    return field.id if isinstance(field, Lens) else field.name
+def views_of(table: Table) -> list[View]:
+    """Return views of four random frames."""
+    return [make_view(random_frame(table, seed), all_rows=True) for seed in range(4)]
 
 
 def values_of(view: View, name: str) -> list[str | None]:
-    """What the query says of each row, as text; None is unknown."""
+    """Return the query's value of each row as text; None is unknown."""
     return [None if value is None else str(value) for value in view.values(name, np.arange(view.size))]
 
 
-def reading_of(lens: Lens, view: View, metrics: Metrics) -> Grouped:
-    """Return what a set of metrics reads of the rows."""
+def reading_of(lens: Lens, view: View, metrics: Metrics) -> GroupIncrements:
+    """Group the rows as a set of metrics does."""
     table = replace(view.table, metrics=(metrics,))
     (declared,) = series_sets(replace(lens, tables=(table,)))
-    return grouped(declared, Counted(view, np.ones(view.size, bool)))
+    return group_increments(declared, CountedView(view, np.ones(view.size, bool)))
 
 
 def of_metrics(lens: Lens, view: View, name: str) -> Counter[str]:
-    """How many rows each value of the label has in the metrics."""
+    """Count rows by the label's value in the metrics."""
     reading = reading_of(lens, view, Metrics((name,), rows="rows"))
     return Counter({key[0]: int(rows) for key, rows in zip(reading.keys, reading.rows, strict=True) if rows})
 
 
 def in_metrics(lens: Lens, view: View, name: str) -> dict[str, float | None]:
-    """What each row has in the metrics, by its key; None is unknown."""
+    """Return each row's number in the metrics by its key; None is unknown."""
     reading = reading_of(lens, view, Metrics((view.table.key,), (name,)))
     numbers = zip(reading.keys, reading.sums[name], reading.known[name], strict=True)
     return {key: float(number) if is_known else None for (key,), number, is_known in numbers}
@@ -103,45 +102,54 @@ def on_screens(view: View, name: str) -> list[str]:
 
 
 def as_text(values: Iterable[Any]) -> list[str | None]:
-    """Values of JSON as text."""
+    """Convert JSON values to text."""
     return [None if value is None else str(value) for value in values]
 
 
-@pytest.mark.parametrize(("lens", "table", "field"), LABELS, ids=name_of)
-def test_frontends_agree(lens: Lens, table: Table, field: Field) -> None:
-    """On the value of each row, and on what is unknown."""
+@pytest.mark.parametrize(("lens", "table"), TABLES)
+def test_frontends_agree(lens: Lens, table: Table) -> None:
+    """Frontends agree on the value of each row, and on which are unknown."""
+    labels = [field.name for field in table.fields if field.kind in NAMING]
+    for view, name in product(views_of(table), labels):
+        check_label(lens, view, name)
+
+
+def check_label(lens: Lens, view: View, name: str) -> None:
+    """Compare what each frontend has of one field."""
+    values = values_of(view, name)
+    known = Counter(NO_GROUP if value is None else value for value in values)
+    if view.table is not SOCKETS or name not in GROUPERS:  # socket metrics group by these
+        assert of_metrics(lens, view, name) == known
+    assert as_text(in_rest(view, name)) == values
+    assert as_text(in_lines(view, name)) == values
+    assert in_csv(view, name) == values
+    words = [UNKNOWN if value is None else word(value) for value in values]
+    aligned = AlignedTable(view.table, (name,))(view).split()[1:]
+    assert aligned == [words[place] for place in view.order]
+    assert in_log(lens, view, name) == words
+    assert on_screens(view, name) == [UNKNOWN if value is None else value for value in values]
+
+
+@pytest.mark.parametrize(("lens", "table"), TABLES)
+def test_frontends_agree_on_numbers(lens: Lens, table: Table) -> None:
+    """Formats agree on numbers, times, groups and histograms; screens agree on which are unknown."""
+    numbers = [field for field in table.fields if field.kind not in NAMING]
+    for view, field in product(views_of(table), numbers):
+        check_number(lens, view, field)
+
+
+def check_number(lens: Lens, view: View, field: Field) -> None:
+    """Compare what each format has of one field."""
     name = field.name
-    for seed in range(4):
-        view = make_view(random_frame(table, seed), all_rows=True)
-        values = values_of(view, name)
-        known = Counter(NO_GROUP if value is None else value for value in values)
-        if table is not SOCKETS or name not in FOLDS:  # metrics of sockets group by these
-            assert of_metrics(lens, view, name) == known
-        assert as_text(in_rest(view, name)) == values
-        assert as_text(in_lines(view, name)) == values
-        assert in_csv(view, name) == values
-        words = [UNKNOWN if value is None else word(value) for value in values]
-        aligned = AlignedTable(table, (name,))(view).split()[1:]
-        assert aligned == [words[place] for place in view.order]
+    values = json.loads(json.dumps(view.values(name, np.arange(view.size))))
+    assert in_rest(view, name) == values
+    assert in_lines(view, name) == values
+    texts = [histogram_text(value) if isinstance(value, list) else value for value in values]
+    assert in_csv(view, name) == as_text(texts)
+    if name != "time":  # with which each line begins
+        words = [UNKNOWN if text is None else word(str(text)) for text in texts]
         assert in_log(lens, view, name) == words
-        assert on_screens(view, name) == [UNKNOWN if value is None else value for value in values]
-
-
-@pytest.mark.parametrize(("lens", "table", "field"), NUMBERS, ids=name_of)
-def test_frontends_agree_on_numbers(lens: Lens, table: Table, field: Field) -> None:
-    """And on times, groups and histograms: the formats have the same, the screens what is unknown."""
-    name = field.name
-    for seed in range(4):
-        view = make_view(random_frame(table, seed), all_rows=True)
-        values = json.loads(json.dumps(view.values(name, np.arange(view.size))))
-        assert in_rest(view, name) == values
-        assert in_lines(view, name) == values
-        texts = [histogram_text(value) if isinstance(value, list) else value for value in values]
-        assert in_csv(view, name) == as_text(texts)
-        if name != "time":  # with which each line begins
-            words = [UNKNOWN if text is None else word(str(text)) for text in texts]
-            assert in_log(lens, view, name) == words
-        if field.kind is not Kind.GROUP:  # of which screens show the parts
-            assert [cell == UNKNOWN for cell in on_screens(view, name)] == [value is None for value in values]
-        if field.kind in (Kind.COUNTER, Kind.GAUGE):
-            assert in_metrics(lens, view, name) == dict(zip(values_of(view, table.key), values, strict=True))
+    if field.kind is not Kind.GROUP:  # of which screens show the parts
+        assert [cell == UNKNOWN for cell in on_screens(view, name)] == [value is None for value in values]
+    if field.kind in (Kind.COUNTER, Kind.GAUGE):
+        assert in_metrics(lens, view, name) == dict(zip(values_of(view, view.table.key), values, strict=True))

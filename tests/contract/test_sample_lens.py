@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A new lens is new files and nothing else: docs/add-a-lens.md is followed in a copy of nettop, and the lens used."""
+"""Adding a lens needs only new files: follow docs/internals/add-a-lens.md in a copy of nettop, and use the lens."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import pytest
 from nettop.snapshots.histograms import Buckets
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "add-a-lens.md"
+PAGE = ROOT / "docs" / "internals" / "add-a-lens.md"
 CPUS = os.cpu_count()
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of nettop that has the files of the page, which were not there before."""
+    """Copy nettop and add the page's files, which must not exist yet."""
     copy = tmp_path_factory.mktemp("nettop")
     for folder in ("nettop", "scripts", "docs", "tests/docs"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -47,12 +47,12 @@ COUNTED = """        for row in rows:
             waits = np.repeat([1000 * (int(row["cpu"]) + 1), 1 << 40], [99, 1])
             np.add.at(row["waits"], BUCKETS.places(waits), 1)
 """
-"""On CPU n 99 packets waited n + 1 µs, and one for longer than all buckets."""
+"""On CPU n, 99 packets waited n + 1 µs, and one longer than the last bucket edge."""
 
 
 @pytest.fixture(scope="module")
 def counting(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The copy, whose lens has a histogram too, and two quantiles made of it."""
+    """Copy the copy and add a histogram and two quantiles to its lens."""
     counting = tmp_path_factory.mktemp("counting") / "nettop"
     shutil.copytree(copy, counting)
     table, probe = (
@@ -73,7 +73,7 @@ def counting(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _insert(path: Path, *pieces: tuple[str, str]) -> None:
-    """Put each text into the file, in front of a place that is there once."""
+    """Insert each text into the file before its marker, which must occur once."""
     text = path.read_text(encoding="utf-8")
     for place, piece in pieces:
         assert text.count(place) == 1
@@ -82,7 +82,7 @@ def _insert(path: Path, *pieces: tuple[str, str]) -> None:
 
 
 def python(copy: Path, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """The interpreter, with the copy before every other nettop."""
+    """Run the interpreter with the copy first on the path."""
     done = subprocess.run(
         [sys.executable, "-B", *words],
         cwd=copy,
@@ -98,18 +98,18 @@ def python(copy: Path, *words: str, status: int = 0) -> subprocess.CompletedProc
 
 
 def nettop(copy: Path, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """The copy's command line."""
+    """Run the copy's command line."""
     return python(copy, "-m", "nettop", *words, status=status)
 
 
 def rows(copy: Path, *words: str) -> list[dict[str, int]]:
-    """The lens's rows as JSON Lines."""
+    """Return the lens's rows, read as JSON Lines."""
     done = nettop(copy, "--view", "softnet", "--format", "jsonl", "--once", *words)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_table(copy: Path) -> None:
-    """--view shows the lens's own columns; LENS.TABLE would name a table behind the first."""
+    """--view LENS shows the columns of the lens's first table; LENS.TABLE would select another."""
     header, *lines = nettop(copy, "--view", "softnet", "-d", "--once").stdout.splitlines()
     assert header.split() == ["cpu", "processed", "dropped"]
     assert [int(line.split()[0]) for line in lines] == sorted(int(line.split()[0]) for line in lines)
@@ -117,7 +117,7 @@ def test_table(copy: Path) -> None:
 
 
 def test_json_lines(copy: Path) -> None:
-    """JSON Lines have every field by its name."""
+    """JSON Lines have every field by name."""
     assert all(set(row) == {"time", "cpu", "processed", "dropped"} for row in rows(copy))
 
 
@@ -127,7 +127,7 @@ def test_filter(copy: Path) -> None:
 
 
 def test_rates(copy: Path) -> None:
-    """A counter has its rate without a declaration."""
+    """A counter has a rate without declaring it."""
     words = (
         "--view",
         "softnet",
@@ -145,13 +145,13 @@ def test_rates(copy: Path) -> None:
 
 
 def quantile_of(cpu: int) -> int:
-    """What stands for the time that packets waited on this CPU."""
+    """Return the midpoint of the bucket for the wait on this CPU."""
     buckets = Buckets(first_bit=6, last_bit=34, divided_by_bits=4)
     return int(buckets.middles[buckets.places(np.array([1000 * (cpu + 1)]))][0])
 
 
 def test_histogram_and_quantiles(counting: Path) -> None:
-    """JSON Lines have a histogram as numbers, quantiles as any number; both are declared and no more."""
+    """JSON Lines have histograms as numbers, and quantiles like other numbers, with only a declaration."""
     for row in rows(counting):
         (low, high, count), last = row["waits"]  # type: ignore[misc]
         assert low <= 1000 * (row["cpu"] + 1) < high
@@ -160,7 +160,7 @@ def test_histogram_and_quantiles(counting: Path) -> None:
 
 
 def test_histogram_as_text(counting: Path) -> None:
-    """A row of the table has as many words as columns; CSV has one cell of words."""
+    """A table row has one word per column; CSV has one cell with all buckets."""
     words = ("--view", "softnet", "--once", "--filter", "cpu=0", "--columns", "cpu,p99,waits")
     low, high = 992, 1024
     line = nettop(counting, *words, "--table", "-d").stdout.splitlines()[1]
@@ -171,7 +171,7 @@ def test_histogram_as_text(counting: Path) -> None:
 
 
 def test_filtered_and_sorted_by_a_quantile(counting: Path) -> None:
-    """A quantile is compared in its unit, and sorted by; a histogram is neither, and the error says what is."""
+    """Quantiles can be filtered in their unit and sorted; histograms cannot, and the error suggests quantiles."""
     assert [row["cpu"] for row in rows(counting, "--filter", "p50<1.5us")] == [0]
     assert rows(counting, "--filter", "p99>1s") == []
     waits = sorted(quantile_of(row["cpu"]) for row in rows(counting))
@@ -187,11 +187,12 @@ def test_filtered_and_sorted_by_a_quantile(counting: Path) -> None:
 
 
 def test_option(copy: Path) -> None:
-    """--help has the option in a panel of its lens, its value reaches the source, a wrong one is refused."""
-    shown = nettop(copy, "--help").stdout
+    """--help-all lists the option in the lens's panel, its value reaches the source, and bad values are rejected."""
+    assert "which CPU processes the packets that arrive" in nettop(copy, "--help").stdout
+    shown = nettop(copy, "--help-all").stdout
     assert "Softnet (view softnet)" in shown
     assert "--busiest" in shown
-    assert "CPUs to show, those that processed most (4096)" in shown
+    assert "Number of CPUs to show, the busiest first (4096)" in shown
     assert "--busiest" in nettop(copy, "log", "--help").stdout
     assert len(rows(copy, "--busiest", "1")) == 1
     words = ("--table", "--once", "--view", "softnet", "--busiest", "0")
@@ -202,11 +203,11 @@ def test_option(copy: Path) -> None:
 
 
 def test_hook(copy: Path) -> None:
-    """Without its mechanism the hook's table is not available, and the error says why."""
+    """Without its mechanism the hook's table is unavailable, and the error says why."""
     words = ("--view", "softnet", "--table", "--once", "--mechanism", "softnet=none")
     assert "softnet.cpus is not available: disabled by --mechanism" in nettop(copy, *words, status=2).stderr
     words = ("--view", "softnet", "--table", "--once", "--mechanism", "softnet=/sys")
-    assert "known are: /proc/net/softnet_stat, none" in nettop(copy, *words, status=2).stderr
+    assert "choose from: /proc/net/softnet_stat, none" in nettop(copy, *words, status=2).stderr
 
 
 def test_doctor(copy: Path) -> None:
@@ -226,20 +227,23 @@ def test_doctor(copy: Path) -> None:
 
 
 def test_documents(copy: Path) -> None:
-    """The generated reference has the lens, and the documents' tests hold before any kernel was tried."""
+    """The generated reference includes the lens, also the page on kernels before any run, and its tests pass."""
     python(copy, "scripts/generate.py")
-    fields = (copy / "docs" / "fields.md").read_text()
+    fields = (copy / "docs" / "reference" / "fields.md").read_text()
     assert "## `softnet`\n" in fields
-    assert "| `nettop_softnet_processed_total` | `cpu` |" in (copy / "docs" / "metrics.md").read_text()
-    assert "| `softnet` | what each CPU counts of the packets that arrive there |" in fields
-    assert "| `--busiest N` | CPUs to show, those that processed most, at least 1, at most 4096 |" in fields
-    names = ("test_documents_are_as_declared", "test_kernel_support_lists_declared_hooks")
+    assert (
+        "| `nettop_softnet_processed_total` | `cpu` |"
+        in (copy / "docs" / "reference" / "metrics.md").read_text()
+    )
+    assert "| `softnet` | each CPU's counters of arriving packets |" in fields
+    assert "| `--busiest N` | Number of CPUs to show, the busiest first, at least 1, at most 4096 |" in fields
+    names = ("test_documents_are_as_declared", "test_the_kernels_page_has_every_lens")
     tests = [f"tests/docs/test_generated.py::{name}" for name in names]
-    assert "4 passed" in python(copy, "-m", "pytest", "-p", "no:cacheprovider", "-q", *tests).stdout
+    assert "5 passed" in python(copy, "-m", "pytest", "-p", "no:cacheprovider", "-q", *tests).stdout
 
 
 def test_serve(counting: Path) -> None:
-    """The lens is in the metrics, with a histogram, in the API and its description; nothing was written for it."""
+    """The lens and its histogram appear in the metrics, the API and its description without extra code."""
     words = (sys.executable, "-B", "-m", "nettop", "serve", "--lenses", "softnet", "--listen", "127.0.0.1:0")
     with subprocess.Popen(
         words, cwd=counting, env=os.environ | {"PYTHONPATH": str(counting)}, stderr=subprocess.PIPE, text=True
@@ -261,7 +265,7 @@ def test_serve(counting: Path) -> None:
 
 
 def test_the_kernel_package_loads_no_bcc(copy: Path) -> None:
-    """The copy is what ran, and a lens without a program loads no bcc."""
+    """The copy is what runs, and a lens without a BPF program does not load bcc."""
     code = "import nettop, sys, nettop.probes.softnet; print(nettop.__file__, 'bcc' in sys.modules)"
     assert python(copy, "-c", code).stdout == f"{copy / 'nettop' / '__init__.py'} False\n"
 
@@ -279,10 +283,10 @@ from nettop.snapshots.snapshot import Rows, Snapshot
 
 
 class NoConnections:
-    """A source of the first lens that has no rows."""
+    """Source of the first lens, without rows."""
 
     start = close = lambda self: None
-    set = lambda self, option, value: None
+    configure = lambda self, options: None
 
     def read(self, taken_ns):
         rows = Rows(SOCKETS, np.zeros(0, SOCKETS.dtype), {f.name: () for f in SOCKETS.fields}, taken_ns)
@@ -306,7 +310,7 @@ async def main():
                 while len(session.bus.frame("softnet").now.tables["cpus"]) != 1:
                     await pilot.pause()
             await pilot.press("question_mark")
-            await see("SOFTNET", "that&#160;processed&#160;most:&#160;the&#160;next")
+            await see("SOFTNET", "busiest&#160;first:&#160;next")
 
 
 asyncio.run(main())
@@ -314,5 +318,5 @@ asyncio.run(main())
 
 
 def test_screens(copy: Path) -> None:
-    """The lens has its tab, its screen, and a key for its option, which help names."""
+    """The lens has a tab, a screen, and a key for its option, listed in help."""
     python(copy, "-c", PILOT)

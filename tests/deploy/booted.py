@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian's systemd as the first process of namespaces of its own, where it starts the units of deploy/systemd.
+"""Debian's systemd as PID 1 in its own namespaces, where it starts the units of deploy/systemd.
 
-It sees the host's files, but for what nettop's services write or read, which is in a temporary folder.
+It sees the host's files, except that those nettop's services read or write are in a temporary folder.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ mount --make-rshared /
 export container=other
 exec {SYSTEMD} --system --unit=multi-user.target --log-target=console --show-status=no
 """
-"""In new namespaces: hides what the host's systemd would start, and every place that services write to."""
+"""Script run in the new namespaces: hides the host's units, and every directory that services write to."""
 
 
 class Booted:
-    """A systemd, and the network namespace that it and its services are in; with nettop and its units, or without."""
+    """A systemd and the network namespace of it and its services, with or without nettop and its units."""
 
     def __init__(self, folder: Path, *, installed: bool = True) -> None:
         self.root = folder / "root"
@@ -80,7 +80,7 @@ class Booted:
 
     def __exit__(self, *_: object) -> None:
         if self._is_up():
-            # Which removes the private /tmp of each; that is a folder of the host's /tmp.
+            # Stopping removes each service's private /tmp, a folder in the host's /tmp.
             self.run("systemctl", "stop", "nettop-*", "plain*", check=False)
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
@@ -91,7 +91,7 @@ class Booted:
             os.rmdir(path)
 
     def configure(self, unit: str, options: str = "", drop_in: str = "") -> None:
-        """Options as an administrator gives them, and lines of a drop-in. Errors are written to a file."""
+        """Set a unit's options as an administrator would, and add a drop-in. Stderr goes to a file."""
         (self.root / "etc/default" / unit).write_text(f'OPTIONS="{options}"\n')
         folder = self.root / f"etc/systemd/system/{unit}.service.d"
         folder.mkdir(exist_ok=True)
@@ -99,7 +99,7 @@ class Booted:
         self.run("systemctl", "daemon-reload")
 
     def run(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """A command there, as root."""
+        """Run a command inside, as root."""
         enter = (
             "nsenter",
             f"--target={self._first()}",
@@ -117,13 +117,13 @@ class Booted:
         return done
 
     def start(self, unit: str) -> int:
-        """The main process of a unit that says that it works, by its number on the host."""
+        """Start a unit, wait until it is ready, and return its main PID on the host."""
         done = self.run("systemctl", "start", unit, check=False)
         assert done.returncode == 0, (done.stderr, self.errors(unit), (self.root / "console").read_text())
         return self.pid(unit)
 
     def pid(self, unit: str) -> int:
-        """The main process of a unit, by its number on the host."""
+        """Return the main PID of a unit on the host."""
         inside = self.show(unit, "MainPID")
         for status in Path("/proc").glob("[0-9]*/status"):
             words = _fields(status).get("NSpid", "").split()
@@ -132,11 +132,11 @@ class Booted:
         raise AssertionError(f"{unit} has no process {inside}")
 
     def show(self, unit: str, name: str) -> str:
-        """A property of a unit."""
+        """Return a property of a unit."""
         return self.run("systemctl", "show", "--value", f"--property={name}", unit).stdout.strip()
 
     def errors(self, unit: str) -> str:
-        """What a configured unit has written on standard error."""
+        """Return what a configured unit has written to stderr."""
         path = self.root / f"var/log/{unit}.err"
         return path.read_text() if path.exists() else ""
 
@@ -147,14 +147,14 @@ class Booted:
             return False
 
     def _first(self) -> int:
-        """The process that is the first one there."""
+        """Return the host's PID of the process that is PID 1 inside."""
         return int(
             Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()[0]
         )
 
 
 def status_of(pid: int) -> dict[str, str]:
-    """/proc/PID/status by its names."""
+    """Return /proc/PID/status as a dict."""
     return _fields(Path(f"/proc/{pid}/status"))
 
 
@@ -186,7 +186,7 @@ def _fill(root: Path) -> None:
 
 
 def _install(root: Path, paths: Sequence[str]) -> None:
-    """The units and the checkout's nettop, where they have it, and where no service is kept from reading it."""
+    """Install the units, and the checkout's nettop at the path that they use, readable by every service."""
     for path in UNITS.values():
         shutil.copy(path, root / "etc/systemd/system")
     environment = root / _CODE[1:]

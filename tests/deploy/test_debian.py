@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Debian package agrees with the installer and with pyproject.toml, and says under which licences its parts are."""
+"""The Debian package agrees with the installer and pyproject.toml, and lists the licences of its parts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RULES = (DEBIAN / "rules").read_text()
 
 
 def control() -> dict[str, dict[str, str]]:
-    """The fields of each paragraph, by the name of its package; the source's is under ''."""
+    """Return the fields of each paragraph by package name; the source's is under ''."""
     paragraphs = {}
     for text in (DEBIAN / "control").read_text().split("\n\n"):
         lines = re.sub(r"(?m)^#.*\n", "", text).replace("\n ", " ").splitlines()
@@ -29,12 +29,12 @@ def control() -> dict[str, dict[str, str]]:
 
 
 def names(depends: str) -> set[str]:
-    """The packages that a field names."""
+    """Return the packages that a field names."""
     return {word.split()[0] for word in depends.split(",") if not word.strip().startswith("$")}
 
 
 def test_it_depends_on_what_the_installer_installs() -> None:
-    """But for what makes a virtual environment, which the package brings; Python is added when it is built."""
+    """The package depends on what the installer installs, except venv; Python is added at build time."""
     script = (CHECKOUT / "scripts/install-deps.sh").read_text()
     (listed,) = re.findall(r"^ *apt\) say (python3 .*) ;;$", script, re.MULTILINE)
     depends = control()["nettop"]["Depends"]
@@ -44,7 +44,7 @@ def test_it_depends_on_what_the_installer_installs() -> None:
 
 
 def test_versions_are_those_of_the_project() -> None:
-    """numpy, and the Python that is needed."""
+    """The required versions of numpy and Python are those in pyproject.toml."""
     (numpy,) = (re.match(r"numpy>=([\d.]+),", word) for word in PROJECT["dependencies"] if "numpy" in word)
     assert numpy is not None
     assert f"python3-numpy (>= 1:{numpy[1]})" in control()["nettop"]["Depends"]
@@ -53,7 +53,7 @@ def test_versions_are_those_of_the_project() -> None:
 
 
 def test_each_package_has_its_extra() -> None:
-    """And the second one belongs to exactly the first."""
+    """Each package unpacks its extra, and nettop-flows depends on exactly its version of nettop."""
     unpacked = re.findall(r"\$\(call unpack_wheels,([\w-]+),(\w+)\)", RULES)
     assert unpacked == [("nettop", "serve"), ("nettop-flows", "flows")]
     assert PROJECT["optional-dependencies"].keys() >= {extra for _, extra in unpacked}
@@ -61,7 +61,7 @@ def test_each_package_has_its_extra() -> None:
 
 
 def test_every_unit_is_in_a_package() -> None:
-    """Under its own name, stopped where its package is removed."""
+    """Every unit is installed under its own name, and stopped when its package is removed."""
     packed = re.findall(r"\$\(call install_unit,([\w-]+),(\w+)\)", RULES)
     assert {f"nettop-{name}" for _, name in packed} == {
         file.stem for file in (DEPLOY / "systemd").glob("*.service")
@@ -73,13 +73,13 @@ def test_every_unit_is_in_a_package() -> None:
 
 
 def test_it_runs_isolated() -> None:
-    """Of its own interpreter, without the environment and the home directory of who runs it."""
+    """The launcher runs its own interpreter isolated from the user's environment and home directory."""
     assert (DEBIAN / "launcher").read_text().startswith("#!/usr/lib/nettop/bin/python3 -I\n")
 
 
 @pytest.mark.parametrize("file", sorted(DEBIAN.glob("*.lintian-overrides")), ids=lambda file: file.name)
 def test_overrides_have_a_reason(file: Path) -> None:
-    """In the line above."""
+    """Each override has a reason in the line above."""
     lines = file.read_text().splitlines()
     assert all(above.startswith("# ") for above in lines[::2])
     assert all(tag.startswith(f"{file.stem}: ") for tag in lines[1::2])
@@ -90,7 +90,7 @@ def test_overrides_have_a_reason(file: Path) -> None:
 
 @pytest.fixture(scope="module")
 def vendored() -> ModuleType:
-    """The script that the package is built with."""
+    """Load the script that vendors modules into the package."""
     spec = importlib.util.spec_from_file_location("vendored", DEBIAN / "vendored.py")
     assert spec is not None
     assert spec.loader is not None
@@ -100,7 +100,7 @@ def vendored() -> ModuleType:
 
 
 def distribution(folder: Path, name: str, **files: str) -> None:
-    """A package as pip installs it."""
+    """Write a package's metadata as pip installs it."""
     info = folder / f"{name}-1.0.dist-info"
     info.mkdir(parents=True)
     metadata = f"Name: {name}\nVersion: 1.0\nLicense-Expression: MIT\nHome-page: https://example.org/{name}\n"
@@ -110,7 +110,7 @@ def distribution(folder: Path, name: str, **files: str) -> None:
 
 
 def test_copyright_has_every_licence(vendored: ModuleType, tmp_path: Path) -> None:
-    """In full, but for what Debian has: that is named."""
+    """The copyright file has every licence in full, except those that Debian ships, which it references."""
     apache = (CHECKOUT / "LICENSES/Apache-2.0.txt").read_text()
     distribution(tmp_path, "one", LICENSE="Copyright 2020 Somebody\n\nPermission is granted.\n")
     distribution(
@@ -127,14 +127,14 @@ def test_copyright_has_every_licence(vendored: ModuleType, tmp_path: Path) -> No
 
 
 def test_a_licence_that_is_missing_is_noticed(vendored: ModuleType, tmp_path: Path) -> None:
-    """Nothing is shipped without."""
+    """A package without a licence fails the build."""
     distribution(tmp_path, "one")
     with pytest.raises(ValueError, match=r"one-1\.0"):
         vendored.copyright_text(tmp_path)
 
 
-def test_what_another_package_has_is_left_out(vendored: ModuleType, tmp_path: Path) -> None:
-    """The same file may be in one package only; another one of that name is a mistake."""
+def test_files_of_another_package_are_left_out(vendored: ModuleType, tmp_path: Path) -> None:
+    """A file shared with the other package is removed; a different file of the same name is an error."""
     stays, folder = tmp_path / "stays", tmp_path / "folder"
     distribution(stays, "one", LICENSE="text")
     distribution(folder, "one", LICENSE="text")

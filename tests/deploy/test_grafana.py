@@ -1,28 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grafana's dashboards: what generates them wrote them, and they ask only for what nettop has."""
+"""Grafana's dashboards match their generator, and query only what nettop provides."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import dashboards
-import grafana_flows
-import grafana_lenses
 import pytest
 import yaml
 
+from nettop.flows.columns import PROTOCOL_NAMES
 from nettop.flows.pipeline import LEDGER
 from nettop.flows.spool import DROPPED
-from nettop.flows.store.schema import DATABASE, TABLES
-from nettop.flows.top import ROLLUPS
+from nettop.flows.store.schema import DATABASE, TABLES, as_names_query
+from nettop.flows.top import REST, ROLLUPS, key_expression
 from nettop.serve.metrics.families import EDGES_MAX, count_families, series_sets
+from nettop.serve.metrics.series import EVICTED
 from nettop.settings import DEFAULT_QUERY_LISTEN
 from nettop.snapshots import lenses
+from nettop.snapshots.bandwidth import BACKINGS
+from nettop.snapshots.connections import RETRANSMITS_WARN_ABOVE
+from nettop.snapshots.cpu import ENTRIES
+from nettop.snapshots.flows import PROTOCOLS
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Field, Kind, Lens, Metrics, Table
+from nettop.snapshots.services import SIDES
 
 from .compose import SERVICES
 from .grafana import CLICKHOUSE, FILES, GRAFANA, PROMETHEUS, Json, dashboard, panels, targets, variables
@@ -38,13 +44,14 @@ OF_SERVER = {
     "nettop_http_answers_total": {"status"},
     "nettop_http_refused_total": {"reason"},
 }
-"""The metrics that are of no lens, as docs/metrics.md lists them."""
+"""Metrics that belong to no lens, as listed in docs/reference/metrics.md, with their labels."""
+OF_FLOWS = "flows-from-routers.json"
 OF_TARGET = {"instance", "job"}
 """Labels that Prometheus adds."""
 
 
 def metrics() -> dict[str, set[str]]:
-    """The labels of every metric by its name."""
+    """Return the labels of every metric by name."""
     known = {name: set(labels) for name, labels in OF_SERVER.items()}
     for lens in (*lenses(), SELF):
         for declared in series_sets(lens):
@@ -66,18 +73,19 @@ KNOWN = metrics()
 
 
 def test_dashboards_are_as_generated() -> None:
-    """What `make generate` writes is committed, and no other file."""
-    assert {file.name: file.read_text() for file in FILES} == dashboards.dashboards()
+    """`make generate` changes nothing in the committed dashboards."""
+    committed = {file.name: file.read_text() for file in FILES if file.name != OF_FLOWS}
+    assert committed == dashboards.dashboards()
 
 
 def test_each_lens_has_a_dashboard() -> None:
-    """So has what routers report."""
+    """Each lens, and the flows from routers, have a dashboard."""
     names = {file.name for file in FILES}
-    assert names == {*(f"{lens.id}.json" for lens in lenses()), grafana_flows.FILE}
+    assert names == {*(f"{lens.id}.json" for lens in lenses()), OF_FLOWS}
 
 
-def test_dashboards_differ_in_names() -> None:
-    """Their uids and titles; a uid has at most 40 characters."""
+def test_dashboards_have_unique_names() -> None:
+    """Uids and titles are unique, and a uid has at most 40 characters."""
     made = [dashboard(file) for file in FILES]
     for name in ("uid", "title"):
         values = [each[name] for each in made]
@@ -88,7 +96,7 @@ def test_dashboards_differ_in_names() -> None:
 
 @EACH
 def test_panels_have_their_own_ids_and_places(file: Path) -> None:
-    """Nothing overlaps; what a row has collapsed lies apart from the rest."""
+    """Ids are unique and no panels overlap; a collapsed row's panels are laid out separately."""
     made = dashboard(file)
     ids = [panel["id"] for panel in panels(made)]
     assert len(set(ids)) == len(ids)
@@ -99,7 +107,7 @@ def test_panels_have_their_own_ids_and_places(file: Path) -> None:
 
 
 def assert_apart(placed: list[Json]) -> None:
-    """No two of these panels cover a place of the grid, none leaves it, and every line is full."""
+    """Assert that these panels do not overlap, stay in the grid, and fill every line."""
     covered = set[tuple[int, int]]()
     for panel in placed:
         at = panel["gridPos"]
@@ -112,7 +120,7 @@ def assert_apart(placed: list[Json]) -> None:
 
 @EACH
 def test_each_panel_says_what_it_shows(file: Path) -> None:
-    """A title, a unit where there are numbers over time, and queries of the chosen data source."""
+    """Each panel has a title, a unit if it is a time series, and queries to the chosen data source."""
     for panel in panels(dashboard(file)):
         assert panel["title"]
         if panel["type"] != "row":
@@ -129,7 +137,7 @@ _GROUPING = re.compile(r"\b(?:by|on|group_left) \(([^)]*)\)")
 
 
 def promql() -> Iterator[tuple[str, str]]:
-    """Each PromQL of each dashboard, and where it stands."""
+    """Yield the location and text of each PromQL query."""
     for made in map(dashboard, FILES):
         yield from ((each.place, each.text) for each in targets(made) if each.plugin == PROMETHEUS)
         for variable in variables(made):
@@ -138,7 +146,7 @@ def promql() -> Iterator[tuple[str, str]]:
 
 
 def test_metrics_and_labels_exist() -> None:
-    """Each metric is one of nettop's, and has the labels by which its series are chosen and added up."""
+    """Each metric exists, and has the labels used to select and aggregate it."""
     for place, text in promql():
         names = _SELECTOR.findall(text)
         assert names
@@ -149,13 +157,44 @@ def test_metrics_and_labels_exist() -> None:
             assert 'instance=~"$host"' in matchers or "label_values(nettop_build_info," in text
         for group in _GROUPING.finditer(text):
             labels = set(filter(None, re.split(r",\s*", group[1])))
-            # That of what follows; of an operator between two, that of both.
+            # `by` concerns the metric that follows; `on`, both operands.
             nearest = _SELECTOR.findall(text[group.end() :])[:1] if group[0].startswith("by") else names
             assert all(labels <= KNOWN[name] | OF_TARGET for name, _ in nearest), place
 
 
+LABEL_VALUES = {
+    "lens": {lens.id for lens in lenses()},
+    "entry": set(ENTRIES.values()),
+    "backing": set(BACKINGS.values()),
+    "side": set(SIDES.values()),
+    "direction": {"received", "sent"},
+    "protocol": {"tcp", "udp"},
+    "state": {"ESTABLISHED"},
+    "kind": {"total"},
+}
+"""Values of labels, besides the one of series that were replaced."""
+
+
+def test_values_of_labels_exist() -> None:
+    """Each value that a query asks for can occur; a lens's dashboard asks for no other lens."""
+    for place, text in promql():
+        for label, value in re.findall(r'(\w+)!?="([^"]*)"', text):
+            assert value in LABEL_VALUES.get(label, set()) | {EVICTED}, place
+    for file in FILES:
+        asked = set(re.findall(r'lens=\\"(\w+)', file.read_text()))
+        assert asked <= {file.stem}
+
+
+def test_retransmits_turn_orange_where_nettop_warns() -> None:
+    """The number on the dashboard changes colour at the share at which the screens do."""
+    (file,) = (file for file in FILES if file.stem == "connections")
+    (ratio,) = (panel for panel in panels(dashboard(file)) if panel["title"] == "Retransmit ratio")
+    steps = ratio["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert [step["value"] for step in steps] == [None, RETRANSMITS_WARN_ABOVE, 5 * RETRANSMITS_WARN_ABOVE]
+
+
 def test_every_metric_is_on_a_dashboard() -> None:
-    """A new one comes by itself; nettop's own are in the last row of each dashboard."""
+    """Every metric is on a dashboard, also a new one; nettop's own are in the last row of each."""
     shown = {name for _, text in promql() for name, _ in _SELECTOR.findall(text)}
     own = {f"nettop_self_{name}" for name in ("runs_total",)}
     assert KNOWN.keys() - shown == own
@@ -163,7 +202,7 @@ def test_every_metric_is_on_a_dashboard() -> None:
 
 @EACH
 def test_legends_name_labels_that_are_there(file: Path) -> None:
-    """A label in a legend is one by which the query adds up, or one of its metric."""
+    """A label in a legend is kept by the query's aggregation; without one, it is a target label."""
     for panel in panels(dashboard(file)):
         for target in panel.get("targets", ()):
             named = set(re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat", "")))
@@ -175,7 +214,7 @@ def test_legends_name_labels_that_are_there(file: Path) -> None:
 
 @EACH
 def test_variables_are_declared(file: Path) -> None:
-    """Each one that a query, a title or another variable names is declared before."""
+    """Each variable used in a query, a title or another variable is declared before it."""
     made = dashboard(file)
     declared = [each["name"] for each in made["templating"]["list"]]
     own = {"datasource", "__field"}
@@ -218,20 +257,22 @@ UNKNOWN = Lens(
             text_sort="id",
             metrics=(
                 Metrics(("cache",), ("latency", "requests", "time_ns", "open"), rows="rows"),
-                Metrics(("cache",), ("requests",), prefix="caches_by_name", top="name", most=5),
+                Metrics(("cache",), ("requests",), prefix="caches_by_name", top="name", limit=5),
             ),
         ),
     ),
     counts=(Field("known", Kind.GAUGE, "KNOWN", "caches that are known", "u8"),),
 )
-"""A lens of which the generator has never heard."""
+"""A lens unknown to the generator."""
 
 
 def test_a_new_lens_needs_no_edit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of its metrics are shown: histograms for each value of their first label, in a row of its own."""
+    """All metrics of a new lens are shown, histograms in a repeated row per value of their first label."""
     assert LATENCIES.count > EDGES_MAX
-    monkeypatch.setattr(grafana_lenses, "lenses", lambda: (UNKNOWN,))
-    (made,) = grafana_lenses.lens_dashboards().values()
+    monkeypatch.setattr(dashboards, "lenses", lambda: (UNKNOWN,))
+    (text,) = dashboards.dashboards().values()
+    made: Json = json.loads(text)
+    assert_apart(made["panels"])
     shown = {name for each in targets(made) for name, _ in _SELECTOR.findall(each.text)}
     assert shown >= {
         *("nettop_caches_latency_seconds_bucket", "nettop_caches_latency_seconds_sum"),
@@ -251,7 +292,7 @@ _WORD = re.compile(r"(?<![\"'$\w.])([a-z_][a-z0-9_]*)\b(?!\()")
 _TEXT = re.compile(r"'[^']*'|\"[^\"]*\"|\$\{[^}]*\}|\$\w+")
 _ALIAS = re.compile(r"\bAS (\w+)")
 _NAMES_OF_AS = re.compile(r"\(SELECT tuple\(.*?FROM as_names GROUP BY as_number\)\)")
-"""What a query has of another table: the names of autonomous systems."""
+"""Subquery on another table: the names of autonomous systems."""
 _SQL_WORDS = {"x", "second", "name", "bit"}
 SYSTEM = {"bytes_on_disk", "active", "database"}
 
@@ -266,7 +307,7 @@ SYSTEM = {"bytes_on_disk", "active", "database"}
     ],
 )
 def test_columns_exist(place: str, text: str) -> None:
-    """Each word of a query that stands for a column is one of its table; of each of the tables of sums."""
+    """Each column in a query exists in its table, or in every rollup table."""
     text = _NAMES_OF_AS.sub("", text)
     (source,) = set(re.findall(r"\bFROM (\S+)", text))
     names = {"$table": [name for _, name in ROLLUPS]}.get(source, [source])
@@ -280,8 +321,21 @@ def test_columns_exist(place: str, text: str) -> None:
         assert words - {"parts"} <= known, (place, words - known)
 
 
+def test_flows_are_named_as_in_nettop() -> None:
+    """Addresses, protocols and autonomous systems have the forms and names that nettop gives them."""
+    (made,) = (dashboard(file) for file in FILES if file.name == OF_FLOWS)
+    text = " ".join([each.text for each in targets(made)] + [each["query"] for each in variables(made)])
+    wanted = {as_names_query(), f"toIPv6('{REST}')", key_expression("src", "talkers_1m")}
+    wanted |= {key_expression(key, "flows_raw") for key in ("exporter", "src", "dst", "next_hop")}
+    for names in (PROTOCOL_NAMES, PROTOCOLS):
+        numbers, words = ", ".join(map(str, names)), ", ".join(map(repr, names.values()))
+        wanted.add(f"[{numbers}], [{words}]")
+    wanted |= {f"<= {longest}, '{table}'" for longest, table in ROLLUPS[:-1]}
+    assert {each for each in wanted if each not in text} == set()
+
+
 def test_terms_of_the_ledger_exist() -> None:
-    """Each counter that a query reads is one that the collector writes."""
+    """Each counter that a query reads is written by the collector."""
     (made,) = (each for each in map(dashboard, FILES) if each["uid"] == "nettop-flows-from-routers")
     read = {term for each in targets(made) for term in re.findall(r"counters\['(\w+)'\]", each.text)}
     assert read
@@ -292,13 +346,13 @@ def test_terms_of_the_ledger_exist() -> None:
 
 
 def provisioned(kind: str) -> Json:
-    """The file of data sources or of dashboards."""
+    """Load the provisioning file of data sources or dashboards."""
     loaded: Json = yaml.safe_load((GRAFANA / "provisioning" / kind / "nettop.yaml").read_text())
     return loaded
 
 
 def test_data_sources_are_those_of_the_dashboards() -> None:
-    """Of both kinds, at the ports and in the database of nettop, if nothing else is said."""
+    """Both kinds of data source default to nettop's ports and database."""
     sources = {source["type"]: source for source in provisioned("datasources")["datasources"]}
     assert set(sources) == {PROMETHEUS, CLICKHOUSE}
     assert sources[CLICKHOUSE]["jsonData"]["defaultDatabase"] == DATABASE
@@ -309,8 +363,8 @@ def test_data_sources_are_those_of_the_dashboards() -> None:
     assert environment["NETTOP_COLLECT_PORT"] == f"${{NETTOP_COLLECT_PORT:-{port}}}"
 
 
-def test_compose_gives_grafana_what_it_takes() -> None:
-    """Each variable of the data sources, the folder of the dashboards, and the plugins."""
+def test_compose_gives_grafana_what_it_needs() -> None:
+    """Compose sets the data sources' variables, mounts the dashboards, and installs the plugins."""
     grafana = SERVICES["grafana"]
     taken = set(re.findall(r"\$(NETTOP_\w+)", (GRAFANA / "provisioning/datasources/nettop.yaml").read_text()))
     assert taken <= grafana["environment"].keys()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each query of the dashboard of flows runs over a filled store, as Grafana's data source for ClickHouse sends it."""
+"""Each query of the flow dashboard runs on a filled store, in the form that Grafana's ClickHouse data source sends."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ pytest.importorskip("chdb")
 TARGETS = {target.place: target for target in targets(DASHBOARD)}
 COUNT = 400
 OF_DATAGRAMS = 4
-"""Flows that come in datagrams."""
+"""Flows that arrive in datagrams."""
 NOTHING_HERE = {
-    "nettop / Flows from routers / Dropped / A": "the kernel and the spool drop nothing of so little"
+    "nettop / Flows from routers / Dropped / A": "the kernel and the spool drop nothing at this load"
 }
-"""Queries whose answer is 0 here, and why."""
+"""Queries whose result is 0 here, and why."""
 NETWORKS = """network,asn,as_name,country,name
 198.51.100.0/24,64500,Example,DE,example
 203.0.113.0/24,64501,Other,FR,other
@@ -43,11 +43,11 @@ NETWORKS = """network,asn,as_name,country,name
 OWN = "192.0.2.0/24"
 HOUR_S, DAY_S = 3600, 86_400
 SPANS = {"flows_1m": HOUR_S, "flows_5m": 2 * DAY_S, "flows_1h": 30 * DAY_S}
-"""How long a time is chosen so that a table is read."""
+"""Time range that makes the dashboard read each table."""
 
 
 def addresses(*texts: str) -> np.ndarray[Any, Any]:
-    """So many addresses, each in turn."""
+    """Return COUNT addresses, cycling through these."""
     packed = []
     for text in texts:
         address = ipaddress.ip_address(text)
@@ -56,7 +56,7 @@ def addresses(*texts: str) -> np.ndarray[Any, Any]:
 
 
 def flows(now_s: int) -> bytes:
-    """Flows of the last minutes, with a value in every column that a query reads, as another producer posts them."""
+    """Return flows of the last minutes, as posted by another producer, with values in all columns that queries read."""
     made = {column.name: default_values(column.name, COUNT) for column in COLUMNS}
     at = np.arange(COUNT)
     made["received"][:] = (now_s - 60 - at % 600) * 1000
@@ -90,22 +90,22 @@ CHOICES = {
     "country": ("FR", "XX"),
     "port": ("443", "9"),
 }
-"""For each variable what some flows have, and what none has."""
+"""For each variable a value that some flows have, and one that none has."""
 
 
 class Filled:
-    """A collector whose store has the flows, and what is chosen on the dashboard."""
+    """A collector whose store has the flows, and the dashboard's variables."""
 
     def __init__(self, running: Running, now_s: int) -> None:
         self._running, self._now_s = running, now_s
         self._chosen: dict[int, dict[str, str]] = {}
 
     def time(self, span_s: int) -> TimeRange:
-        """The last seconds, until the ledger was written."""
+        """Return a time range that covers the last `span_s` seconds and the ledger."""
         return TimeRange(self._now_s - span_s, self._now_s + 60)
 
     def send(self, text: str, form: str = "Native") -> bytes:
-        """The answer to a query, sent as ClickHouse's client for Go does, on which the data source is built."""
+        """Send a query as ClickHouse's Go client, used by the data source, does; return the answer."""
         parameters = {"database": "nettop", "default_format": form, "client_protocol_version": 54_483}
         collector: Collector = self._running.collector
         status, answer = collector._answer("POST", "/?" + urlencode(parameters), text.encode())
@@ -113,11 +113,11 @@ class Filled:
         return answer
 
     def rows(self, text: str) -> list[list[Any]]:
-        """Its rows."""
+        """Return a query's rows."""
         return [json.loads(line) for line in self.send(text, "JSONCompactEachRow").splitlines()]
 
     def chosen(self, span_s: int) -> dict[str, str]:
-        """What the variables have of which the reader has chosen none."""
+        """Return the variables' values if the user has chosen none."""
         if span_s not in self._chosen:
             chosen = {each["name"]: "" for each in DASHBOARD["templating"]["list"]}
             for variable in variables(DASHBOARD):
@@ -130,16 +130,16 @@ class Filled:
 
 
 def has_value(row: list[Any]) -> bool:
-    """Whether a row says anything besides when."""
+    """Return whether a row has a value besides its time."""
     return any(value not in (None, 0, "", "0", "1970-01-01 00:00:00.000") for value in row)
 
 
 @pytest.fixture(scope="module")
 def filled() -> Iterator[Filled]:
-    """A collector with flows of the last minutes in its store."""
+    """Run a collector with flows of the last minutes in its store."""
     now_s = int(time.time())
     with tempfile.TemporaryDirectory(prefix="nettop-grafana") as name:
-        # A collector that is started as root gives its directory to the user that it becomes.
+        # A collector started as root gives its directory to the user that it switches to.
         folder = Path(name)
         folder.chmod(0o755)
         networks = folder / "networks.csv"
@@ -153,8 +153,8 @@ def filled() -> Iterator[Filled]:
             yield Filled(running, now_s)
 
 
-def test_the_table_of_sums_fits_the_time(filled: Filled) -> None:
-    """A graph has at most twice as many moments as it should, none shorter than the table's own."""
+def test_the_rollup_fits_the_time_range(filled: Filled) -> None:
+    """The time range selects the rollup, and a graph has at most 600 points."""
     for table, span_s in SPANS.items():
         chosen = filled.chosen(span_s)
         assert chosen["table"] == table
@@ -162,7 +162,7 @@ def test_the_table_of_sums_fits_the_time(filled: Filled) -> None:
 
 
 def test_each_query_has_rows(filled: Filled) -> None:
-    """Of all exporters and sides, from each table of sums."""
+    """Each query returns rows for all exporters and sides, from each rollup table."""
     without = set()
     for span_s in SPANS.values():
         chosen, time_range = filled.chosen(span_s), filled.time(span_s)
@@ -174,8 +174,8 @@ def test_each_query_has_rows(filled: Filled) -> None:
     assert without == NOTHING_HERE.keys()
 
 
-def test_each_query_takes_what_is_chosen(filled: Filled) -> None:
-    """In the format that the data source reads; where it is another one, there is nothing."""
+def test_each_query_applies_the_variables(filled: Filled) -> None:
+    """Each query returns rows for a value that flows have, and none for another."""
     chosen, time_range = filled.chosen(HOUR_S), filled.time(HOUR_S)
     used = set()
     for place, target in TARGETS.items():
@@ -191,11 +191,11 @@ def test_each_query_takes_what_is_chosen(filled: Filled) -> None:
 
 
 def test_names_beside_numbers(filled: Filled) -> None:
-    """An autonomous system has the name that the file of networks gives it, and a protocol its word."""
+    """Autonomous systems have the names of the networks file, and protocols their names."""
     chosen, time_range = filled.chosen(HOUR_S), filled.time(HOUR_S)
     for panel, names in (
         ("Largest source AS", {"AS64500 Example", "AS64501 Other", "AS64502 Third"}),
-        ("What exporters report", {"producer", "NetFlow 5", "sFlow 5"}),
+        ("Exporters' protocols and sampling", {"producer", "NetFlow 5", "sFlow 5"}),
     ):
         (target,) = (each for place, each in TARGETS.items() if f" / {panel} / " in place)
         shown = {value for row in filled.rows(sql(target.text, chosen, time_range)) for value in row}
@@ -203,7 +203,7 @@ def test_names_beside_numbers(filled: Filled) -> None:
 
 
 def test_the_data_source_connects(filled: Filled) -> None:
-    """What ClickHouse's client for Go asks when it connects, what the data source asks then, and its test button."""
+    """The queries of the Go client's handshake, of the data source and of its test button are answered."""
     for text in (
         "SELECT displayName(), version(), revision(), timezone()",
         "SELECT version()",

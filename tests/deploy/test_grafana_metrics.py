@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each query of the dashboards of lenses has data in a real Prometheus that scrapes a real nettop under load."""
+"""Each query of the lens dashboards returns data from a real Prometheus that scrapes a real nettop under load."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ pytestmark = [
 WINDOW_S = 10
 CHOSEN = {"__rate_interval": f"{WINDOW_S}s", "__range": "60s"}
 NO_DATA = {"nettop / Flows / Memory / B": "this lens has no programs and maps in the kernel"}
-"""Queries that have none here, and why."""
+"""Queries without data here, and why."""
 DEADLINE_S = 60
 PIECE = 200_000
 CLOSED_PORT = 9
 WITH_TRACEFS = ("sh", "-c", 'mount -t tracefs tracefs /sys/kernel/tracing && exec "$0" "$@"')
-"""`ip netns exec` has a sysfs of the namespace, which knows the speed of its devices, and nothing mounted below."""
+"""`ip netns exec` mounts the namespace's own sysfs, which has the speed of its devices, but no tracefs."""
 SERVING = re.compile(r"serving at http://(127.0.0.1:\d+)/")
 
 
 class Prometheus:
-    """Debian's Prometheus in a network namespace, which scrapes a nettop there every second."""
+    """Debian's Prometheus in a network namespace, scraping a nettop there every second."""
 
     def __init__(self, folder: Path, namespace: str, target: str) -> None:
         self._folder, self._namespace = folder, namespace
@@ -65,7 +65,7 @@ class Prometheus:
             "scrape_configs": [{"job_name": "nettop", "static_configs": static}],
         }
         (folder / "prometheus.yml").write_text(json.dumps(config))
-        # A thread that has entered the namespace asks.
+        # Requests are sent by a thread that has entered the namespace.
         self._inside = ThreadPoolExecutor(1, initializer=enter_namespace, initargs=(namespace,))
 
     def __enter__(self) -> Self:
@@ -79,7 +79,7 @@ class Prometheus:
         self._exits.close()
 
     def get(self, url: str) -> Any:
-        """A document of JSON from the namespace."""
+        """Fetch a JSON document from inside the namespace."""
 
         def document() -> Any:
             try:
@@ -94,7 +94,7 @@ class Prometheus:
         return self.get(f"{self._url}/{path}?{urllib.parse.urlencode(parameters)}")["data"]
 
     def values(self, query: str, *, is_instant: bool) -> list[float]:
-        """All values of all series that a panel gets."""
+        """Return all values of all series that a panel gets."""
         now = time.time()
         if is_instant:
             result = self._get("query", query=query, time=now)["result"]
@@ -103,7 +103,7 @@ class Prometheus:
         return [float(value) for each in result for _, value in each["values"]]
 
     def labels(self, query: str) -> list[str]:
-        """What a variable may have: `label_values(SERIES, LABEL)`, as Grafana asks for it."""
+        """Return the values of a variable: `label_values(SERIES, LABEL)`, as Grafana queries it."""
         matched = re.fullmatch(r"label_values\((.+), (\w+)\)", query)
         assert matched
         names: list[str] = self._get(f"label/{matched[2]}/values", **{"match[]": matched[1]})
@@ -111,7 +111,7 @@ class Prometheus:
 
 
 class Load:
-    """What two hosts and some routers do, a piece at a time."""
+    """Load from two hosts and some routers, in steps."""
 
     def __init__(self, near: End, far: End, client: Any, server: Any, collector: Collecting) -> None:
         self._client, self._server, self._collector = client, server, collector
@@ -126,9 +126,9 @@ class Load:
         self._exports_from = 0
 
     def press(self) -> None:
-        """TCP both ways and sent again, short connections, UDP, failures, drops, and exports of which some get lost.
+        """Produce TCP in both directions, retransmits, short connections, UDP, failures, drops, and lossy exports.
 
-        One request is left without an answer; those of Prometheus itself are answered.
+        One request stays unanswered; those of Prometheus itself are answered.
         """
         self._server.start(traffic.exchange, {"call": PIECE}, {"call": PIECE})
         self._client.call(traffic.exchange, {"call": PIECE}, {"call": PIECE})
@@ -153,7 +153,7 @@ class Load:
 
 @pytest.fixture(scope="module")
 def scene() -> Iterator[tuple[Prometheus, Callable[[], None]]]:
-    """Prometheus beside nettop serve in a network namespace, and what makes some more load."""
+    """Run Prometheus and nettop serve in a network namespace; yield it and a function that produces load."""
     with contextlib.ExitStack() as exits:
         lab = exits.enter_context(laboratory())
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="nettop-grafana")))
@@ -162,7 +162,7 @@ def scene() -> Iterator[tuple[Prometheus, Callable[[], None]]]:
         collector = exits.enter_context(Collecting(folder / "flows"))
         load = Load(near, far, lab.worker(near.namespace), lab.worker(far.namespace), collector)
         name = near.namespace.name
-        # Without capabilities root may not use what belongs to the collector's user.
+        # Without capabilities root may not access the collector user's files.
         collector.directory.chmod(0o755)
         socket = collector.directory / "flows.sock"
         socket.chmod(0o666)
@@ -177,14 +177,14 @@ def scene() -> Iterator[tuple[Prometheus, Callable[[], None]]]:
 
         def press() -> None:
             load.press()
-            # Flows are read, and so counted, while somebody looks at them.
+            # Flows are read, and so counted, only on demand.
             prometheus.get(f"http://{serving[1]}/api/v1/bandwidth.flows")
 
         yield prometheus, press
 
 
 def test_each_query_has_data(scene: tuple[Prometheus, Callable[[], None]]) -> None:
-    """Of each panel of each dashboard over Prometheus, and of each variable, with all hosts and labels chosen."""
+    """Each PromQL panel and variable has data, with all hosts and labels selected."""
     prometheus, press = scene
     queries = {
         (each.place, each.text, each.is_instant)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each dashboard is what Grafana's own types in @grafana/schema say that a dashboard is."""
+"""Each dashboard conforms to Grafana's own types in @grafana/schema."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .grafana import FILES, Json, dashboard, panels
 from .npm import npm_packages
 
 GRAFANA = SERVICES["grafana"]["image"].rpartition(":")[2]
-"""The version that the compose file runs, and whose types are used."""
+"""Grafana version in the compose file, whose types are used."""
 PACKAGES = (f"@grafana/schema@{GRAFANA}", "typescript@5.9.3")
 TYPES = Path(__file__).with_name("dashboards.ts")
 CONFIG = {
@@ -35,29 +35,29 @@ CONFIG = {
 
 
 def first(made: Json, kind: str) -> Json:
-    """The first panel of a kind."""
+    """Return the first panel of a kind."""
     return next(panel for panel in panels(made) if panel["type"] == kind)
 
 
 def in_options(kind: str, name: str, value: object) -> Callable[[Json], None]:
-    """A mistake in the options of a panel."""
+    """Return a function that sets a wrong option of a panel."""
     return lambda made: first(made, kind)["options"].update({name: value})
 
 
 def in_custom(name: str, value: object) -> Callable[[Json], None]:
-    """A mistake in how lines are drawn."""
+    """Return a function that sets a wrong drawing option."""
     return lambda made: first(made, "timeseries")["fieldConfig"]["defaults"]["custom"].update({name: value})
 
 
 def in_override(name: str, value: object) -> Callable[[Json], None]:
-    """A mistake in the properties of some fields."""
+    """Return a function that adds a wrong field override."""
     properties = [{"id": name, "value": value}]
     wrong = {"matcher": {"id": "byName", "options": "a"}, "properties": properties}
     return lambda made: first(made, "timeseries")["fieldConfig"]["overrides"].append(wrong)
 
 
 def without(kind: str, name: str) -> Callable[[Json], None]:
-    """A panel that lacks something."""
+    """Return a function that removes a member of a panel."""
     return lambda made: first(made, kind).pop(name) and None
 
 
@@ -88,11 +88,11 @@ MISTAKES: dict[str, Callable[[Json], None]] = {
     "variable": lambda made: made["templating"]["list"][0].update(type="querry"),
     "row": lambda made: first(made, "row").update(colapsed=True),
 }
-"""Dashboards that are wrong in one thing."""
+"""Functions that each make one mistake in a dashboard."""
 
 
 def wrong() -> Iterator[tuple[str, Json]]:
-    """Each mistake in a dashboard that is right otherwise."""
+    """Yield each mistake, in an otherwise valid dashboard."""
     right = dashboard(next(file for file in FILES if file.name == "cpu.json"))
     of_kind = {panel["type"]: panel for panel in panels(right) if panel["type"] != "row"}
     row = first(right, "row")
@@ -104,10 +104,10 @@ def wrong() -> Iterator[tuple[str, Json]]:
 
 
 def errors(dashboards: Iterable[tuple[str, Json]]) -> dict[str, str]:
-    """What the compiler says of dashboards by their names, and of the types themselves."""
+    """Return the compiler's errors by dashboard, and those of the types themselves."""
     packages = npm_packages(*PACKAGES)
     texts = {name: json.dumps(made, indent=1, ensure_ascii=False) for name, made in dashboards}
-    # Below the packages, so that the compiler finds them.
+    # Below the packages, where the compiler finds them.
     with tempfile.TemporaryDirectory(dir=packages) as name:
         folder = Path(name)
         shutil.copy(TYPES, folder)
@@ -130,14 +130,14 @@ def errors(dashboards: Iterable[tuple[str, Json]]) -> dict[str, str]:
 
 
 def test_each_dashboard_has_the_right_types() -> None:
-    """Each panel is of a known kind, with the options and fields of that kind and no others."""
+    """Each panel is of a known kind, with only that kind's options and fields."""
     said = errors((file.stem.replace("-", "_"), dashboard(file)) for file in FILES)
     assert len(said) == len(FILES) + 1
     assert "".join(said.values()) == ""
 
 
 def test_a_mistake_is_an_error() -> None:
-    """So that the types are known to forbid something."""
+    """The types reject every mistake."""
     said = errors(wrong())
     assert said.pop(TYPES.stem) == ""
     assert [name for name in MISTAKES if "error TS" not in said[name]] == []

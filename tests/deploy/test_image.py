@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The image, built by an ordinary user, and run as its own: which capabilities do what, and what it serves."""
+"""The image, built by an ordinary user and run as its own user: effects of capabilities, and serving."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DEADLINE_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """The images in the hands of who built them, and the same in root's, with a container of each there."""
+    """The images in the builder's store and in root's, with a container of each in the latter."""
 
     rootless: Buildah
     rootful: Buildah
@@ -50,7 +50,7 @@ class Built:
 
 @pytest.fixture(scope="module")
 def built() -> Iterator[Built]:
-    """Both images. In a user namespace no capability loads programs, so root takes them over as a registry would."""
+    """Build both images. BPF programs cannot be loaded in a user namespace, so root imports the images."""
     folder = Path(tempfile.mkdtemp(prefix="nettop-image-", dir="/var/tmp"))
     folder.chmod(0o755)
     home, roots = folder / "user", folder / "root"
@@ -76,42 +76,42 @@ def built() -> Iterator[Built]:
 
 
 def report(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """Doctor's report, as JSON."""
+    """Parse doctor's JSON report."""
     assert done.stdout.startswith("{"), done.stdout + done.stderr
     read: dict[str, Any] = json.loads(done.stdout)
     return read
 
 
 def mechanisms(read: dict[str, Any]) -> dict[str, str | None]:
-    """What every hook of every lens uses."""
+    """Return the mechanism of every hook of every lens."""
     return {
         f"{lens['id']}.{hook['hook']}": hook["mechanism"] for lens in read["lenses"] for hook in lens["hooks"]
     }
 
 
 def remedy_for_missing(read: dict[str, Any]) -> str:
-    """What doctor says against missing capabilities."""
+    """Return doctor's remedy for missing capabilities."""
     (remedy,) = (check["remedy"] for check in read["checks"] if check["name"] == "capabilities")
     assert isinstance(remedy, str)
     return remedy
 
 
-def test_what_the_image_says_of_itself(built: Built) -> None:
-    """It starts `nettop serve` as a user with a number, has a health check, and offers no port."""
+def test_the_image_configuration(built: Built) -> None:
+    """The image starts `nettop serve` as a numeric user, has a health check, and exposes no port."""
     config = built.rootful.described(IMAGE)["config"]
     assert (config["User"], config["Entrypoint"], config["Cmd"]) == (f"{UID}:{UID}", ["nettop"], ["serve"])
     assert config["StopSignal"] == "SIGTERM"
     assert config["Healthcheck"]["Test"][:3] == ["CMD", "python3", "-I"]
     assert not config.get("ExposedPorts") and not config.get("Volumes")
     assert config["Labels"]["org.opencontainers.image.title"] == "nettop"
-    # What this machine has handed on for the build is not in it.
+    # This machine's package configuration is not in it.
     for place in ("etc/apt/apt.conf.d/99handed-on", "etc/pip.conf", "run/handed-on.pem"):
         left = Path(built.root, place)
         assert not left.exists() or left.stat().st_size == 0
 
 
-def test_who_built_it_runs_it_without_root(built: Built) -> None:
-    """As the image's own user, whose sockets are listed though no program can be loaded there."""
+def test_its_builder_runs_it_without_root(built: Built) -> None:
+    """It runs as the image's own user, and lists that user's sockets although no program can be loaded there."""
     container = built.rootless("from", IMAGE).splitlines()[-1]
     assert built.rootless.run(container, (), "id", "-u").stdout.strip() == UID
     shown = built.rootless.run(container, (), "nettop", "--table", "-d", "--once", "--all")
@@ -124,7 +124,7 @@ def test_who_built_it_runs_it_without_root(built: Built) -> None:
 
 
 def test_every_lens_works_with_the_documented_capabilities(built: Built) -> None:
-    """Each hook has the mechanism that root has on this machine, and the self-test is exact."""
+    """Each hook has the same mechanism as for root on this machine, and a self-test passes."""
     done = built.rootful.run(built.container, CAPABILITIES, "nettop", "doctor", "--format", "json")
     read = report(done)
     assert done.returncode == 0, json.dumps(read, indent=1)
@@ -136,28 +136,28 @@ def test_every_lens_works_with_the_documented_capabilities(built: Built) -> None
 
 @pytest.mark.parametrize("lacking", CAPABILITIES)
 def test_without_a_capability_doctor_names_it(built: Built, lacking: str) -> None:
-    """Started all the same, it says what is missing and how to add it; of two that CAP_SYS_ADMIN includes, that."""
+    """It starts anyway, and doctor says what is missing and how to add it, or that CAP_SYS_ADMIN replaces it."""
     given = [name for name in CAPABILITIES if name != lacking]
     done = built.rootful.run(built.container, given, "nettop", "doctor", "--only", "host", "--format", "json")
     read = report(done)
     if lacking in ("BPF", "PERFMON"):
-        assert f"CAP_SYS_ADMIN in place of CAP_{lacking}" in json.dumps(read["checks"])
+        assert f"CAP_SYS_ADMIN instead of CAP_{lacking}" in json.dumps(read["checks"])
         return
     assert f"CAP_{lacking}" in read["host"]["capabilities_missing"]
     assert f"--cap-add {lacking}" in remedy_for_missing(read)
 
 
 def test_without_new_privileges_doctor_says_so(built: Built) -> None:
-    """The kernel then ignores the capabilities of nettop-python."""
+    """With no-new-privileges the kernel ignores file capabilities, and doctor names the option."""
     around = confined(built.root, UID, CAPABILITIES, no_new_privileges=True)
     doctor = ["nettop", "doctor", "--only", "host", "--format", "json"]
     read = report(subprocess.run([*around, *doctor], capture_output=True, text=True, timeout=60, check=False))
-    assert "leave out --security-opt no-new-privileges" in remedy_for_missing(read)
+    assert "remove --security-opt no-new-privileges" in remedy_for_missing(read)
 
 
 @contextlib.contextmanager
 def running(words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of its own group, which is ended by SIGTERM and ends well."""
+    """Run a process in its own group; terminate it by SIGTERM and check that it exits with 0."""
     process = subprocess.Popen(words, start_new_session=True)
     try:
         yield process
@@ -170,7 +170,7 @@ def running(words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port at loopback that nobody uses."""
+    """Return an unused port on loopback."""
     with socket.socket(socket.AF_INET, kind) as bound:
         bound.bind(("127.0.0.1", 0))
         port: int = bound.getsockname()[1]
@@ -178,7 +178,7 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
 
 
 def answer(url: str, token: str = "") -> bytes:
-    """What is answered; empty where nothing is yet, or not well."""
+    """Return the body of the answer; empty if there is none or an error."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     request = urllib.request.Request(url, headers=headers)
     with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=10) as response:
@@ -188,7 +188,7 @@ def answer(url: str, token: str = "") -> bytes:
 
 
 def has_every_lens(metrics: str) -> bool:
-    """Whether each is up and has series; that of flows has them where a collector runs."""
+    """Return whether each lens is up and has series; flows has none without a collector."""
     series = {line.split("_")[1] for line in metrics.splitlines() if line.startswith("nettop_")}
     return series >= {lens.id for lens in lenses()} - {"flows"} and all(
         f'nettop_lens_up{{lens="{lens.id}"}} 1' in metrics for lens in lenses()
@@ -196,19 +196,22 @@ def has_every_lens(metrics: str) -> bool:
 
 
 def drop_a_datagram() -> None:
-    """Have the kernel drop one: nobody listens at that port."""
+    """Send a datagram to a closed port, so that the kernel drops it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(b"for nobody", ("127.0.0.1", free_port(socket.SOCK_DGRAM)))
 
 
 def threads(pid: int) -> list[dict[str, str]]:
-    """The status of each thread."""
+    """Return the status of each thread."""
     return [status_fields(path / "status") for path in Path(f"/proc/{pid}/task").iterdir()]
 
 
 def test_every_lens_is_served_on_a_read_only_root(built: Built) -> None:
-    """By the image's user, who then has no capability left, to whoever has the token, which its group may read; the
-    health check, which has none, sees that all is well, and that nettop is gone."""
+    """The image's user serves every lens without any capability left.
+
+    Clients need the token, which the user's group may read. The health check needs none, and notices when nettop is
+    gone.
+    """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     state = built.rootful.folder / "secrets"
@@ -240,7 +243,7 @@ def test_every_lens_is_served_on_a_read_only_root(built: Built) -> None:
 
 
 def test_the_collector_stores_without_any_capability(built: Built) -> None:
-    """On a read-only root but for its volume and /tmp, as compose.yaml starts it."""
+    """The collector stores flows without capabilities, with only its volume and /tmp writable, as in compose.yaml."""
     state = built.rootful.folder / "state"
     state.mkdir(mode=0o750)
     os.chown(state, int(UID), int(UID))
@@ -259,7 +262,7 @@ def test_the_collector_stores_without_any_capability(built: Built) -> None:
 
 
 def netflow5(octets: int) -> bytes:
-    """A datagram of NetFlow 5 with one flow."""
+    """Return a NetFlow 5 datagram with one flow."""
     header = struct.pack(">HHIIIIBBH", 5, 1, 1000, 1_790_000_000, 0, 1, 0, 0, 0)
     addresses = bytes([192, 0, 2, 1, 192, 0, 2, 2, 0, 0, 0, 0])
     record = struct.pack(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What kustomize makes of the manifests: valid, and of one mind with each other, with compose.yaml and with nettop."""
+"""The manifests rendered by kustomize are valid, and agree with each other, compose.yaml and nettop."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ OPERATOR = ("@kubernetes-models/prometheus-operator@6.0.0", "typescript@5.9.3")
 PORT = int(DEFAULT_LISTEN.rpartition(":")[2])
 QUERY_PORT = int(DEFAULT_QUERY_LISTEN.rpartition(":")[2])
 OLDEST = "1.30"
-"""The first Kubernetes with appArmorProfile."""
+"""First Kubernetes version with appArmorProfile."""
 UID = 10001
 
 Manifest = dict[str, Any]
 
 
 def kubectl(*words: str) -> str:
-    """What Debian 13's kubectl prints."""
+    """Run Debian 13's kubectl and return its output."""
     command = debian_package("kubectl", "trixie") / "usr/bin/kubectl"
     done = subprocess.run([command, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -45,29 +45,29 @@ def kubectl(*words: str) -> str:
 
 @cache
 def rendered(overlay: str) -> tuple[Manifest, ...]:
-    """The manifests of the base or of an overlay."""
+    """Render the manifests of the base or an overlay."""
     return tuple(yaml.safe_load_all(kubectl("kustomize", str(KUBERNETES / overlay))))
 
 
 def of_kind(overlay: str, kind: str) -> dict[str, Manifest]:
-    """Those of a kind, by name."""
+    """Return the manifests of a kind by name."""
     return {each["metadata"]["name"]: each for each in rendered(overlay) if each["kind"] == kind}
 
 
 def pod_of(workload: Manifest) -> Manifest:
-    """The specification of its pods."""
+    """Return the pod specification of a workload."""
     pod = workload["spec"]["template"]["spec"]
     assert isinstance(pod, dict)
     return pod
 
 
 def workloads(overlay: str) -> dict[str, Manifest]:
-    """What makes pods, by name."""
+    """Return the DaemonSets and StatefulSets by name."""
     return of_kind(overlay, "DaemonSet") | of_kind(overlay, "StatefulSet")
 
 
 def selected(overlay: str, selector: dict[str, str]) -> set[str]:
-    """The workloads whose pods have these labels."""
+    """Return the workloads whose pods have these labels."""
     return {
         name
         for name, workload in workloads(overlay).items()
@@ -76,15 +76,15 @@ def selected(overlay: str, selector: dict[str, str]) -> set[str]:
 
 
 def ports_of(overlay: str, name: str) -> dict[str, tuple[int, str]]:
-    """The ports of a workload by name: number and protocol."""
+    """Return a workload's ports by name: number and protocol."""
     (container,) = pod_of(workloads(overlay)[name])["containers"]
     return {port["name"]: (port["containerPort"], port.get("protocol", "TCP")) for port in container["ports"]}
 
 
 @pytest.mark.parametrize("version", [OLDEST, None], ids=["oldest", "newest"])
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_kubernetes_takes_them(overlay: str, version: str | None, tmp_path: Path) -> None:
-    """Nothing is unknown, missing or of a wrong type, in the oldest and in the newest version."""
+def test_kubernetes_accepts_them(overlay: str, version: str | None, tmp_path: Path) -> None:
+    """The manifests are valid in the oldest supported and the newest Kubernetes."""
     file = tmp_path / "manifests.yaml"
     file.write_text(yaml.safe_dump_all(rendered(overlay)))
     command = Path(sys.executable).with_name("kubernetes-validate")
@@ -96,7 +96,7 @@ def test_kubernetes_takes_them(overlay: str, version: str | None, tmp_path: Path
 
 
 def test_the_operator_takes_the_pod_monitor(tmp_path: Path) -> None:
-    """By the schema of its definition; its types also refuse what is unknown. It finds the pods of `serve`."""
+    """The PodMonitor matches the operator's schema and types, and selects the pods of `serve`."""
     (monitor,) = yaml.safe_load_all((KUBERNETES / "components/podmonitor/podmonitor.yaml").read_text())
     installed = npm_packages(*OPERATOR)
     (tmp_path / "node_modules").symlink_to(installed / "node_modules")
@@ -118,7 +118,7 @@ _MODEL = "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMon
 
 
 def validated(folder: Path, monitor: Manifest) -> str:
-    """What the schema of a PodMonitor has against this."""
+    """Return the schema's objections to a PodMonitor."""
     (folder / "check.js").write_text(
         f'import {{PodMonitor}} from "{_MODEL}";\n'
         f"try {{ new PodMonitor({json.dumps(monitor)}).validate() }} catch (error) {{ console.log(error.message) }}\n"
@@ -129,7 +129,7 @@ def validated(folder: Path, monitor: Manifest) -> str:
 
 
 def typed(folder: Path, monitor: Manifest) -> str:
-    """What the types of a PodMonitor have against this."""
+    """Return the compiler's objections to a PodMonitor."""
     (folder / "check.ts").write_text(
         f'import {{IPodMonitor}} from "{_MODEL}";\nexport const monitor: IPodMonitor = {json.dumps(monitor)};\n'
     )
@@ -139,7 +139,7 @@ def typed(folder: Path, monitor: Manifest) -> str:
 
 
 def secrets_of(overlay: str, name: str) -> set[str]:
-    """The secrets that a workload mounts, for its group alone: nettop refuses a token that others may read."""
+    """Return the secrets that a workload mounts, group-readable only: nettop refuses a world-readable token."""
     volumes = [
         volume["secret"] for volume in pod_of(workloads(overlay)[name])["volumes"] if "secret" in volume
     ]
@@ -149,7 +149,7 @@ def secrets_of(overlay: str, name: str) -> set[str]:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_with_the_least_privilege(overlay: str) -> None:
-    """As a user, on a read-only root; `serve` with the capabilities of compose.yaml, `collect` with none."""
+    """Pods run as a user on a read-only root; `serve` with the capabilities of compose.yaml, `collect` with none."""
     assert "privileged: true" not in kubectl("kustomize", str(KUBERNETES / overlay))
     for name, workload in workloads(overlay).items():
         pod = pod_of(workload)
@@ -170,8 +170,8 @@ def test_with_the_least_privilege(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_what_selects_pods_selects_the_right_ones(overlay: str) -> None:
-    """Each workload its own; a service and a policy those that have the ports which they name."""
+def test_selectors_match_the_right_pods(overlay: str) -> None:
+    """Workloads select their own pods; services and policies, pods with the ports that they name."""
     for name, workload in workloads(overlay).items():
         assert selected(overlay, workload["spec"]["selector"]["matchLabels"]) == {name}
     by_service = {"nettop": "nettop", "nettop-flows": "nettop-collect", "nettop-collect": "nettop-collect"}
@@ -189,7 +189,7 @@ def test_what_selects_pods_selects_the_right_ones(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_commands_are_nettops(overlay: str) -> None:
-    """Every option exists; the ports are those where nettop listens, and where its probes ask."""
+    """Every option exists, and the ports match those of listeners and probes."""
     for name, workload in workloads(overlay).items():
         (container,) = pod_of(workload)["containers"]
         command, *words = container["args"]
@@ -218,7 +218,7 @@ def test_commands_are_nettops(overlay: str) -> None:
 
 
 def test_prometheus_discovers_the_pods() -> None:
-    """The configuration without an operator looks for the labels and the port's name that they have."""
+    """The configuration without an operator matches the pods' labels and port names."""
     (job,) = yaml.safe_load((DEPLOY / "prometheus/kubernetes.yml").read_text())["scrape_configs"]
     (keep,) = (rule for rule in job["relabel_configs"] if rule.get("action") == "keep")
     kept = set()
@@ -233,7 +233,7 @@ def test_prometheus_discovers_the_pods() -> None:
 
 
 def test_the_password_is_in_no_command_line() -> None:
-    """The URL of the server comes from a secret that only this collector mounts."""
+    """The server's URL comes from a secret that only this collector mounts."""
     (container,) = pod_of(workloads("overlays/clickhouse")["nettop-collect"])["containers"]
     (word,) = (word for word in container["args"] if word.startswith("--clickhouse"))
     assert word.startswith("--clickhouse=@/")
@@ -241,8 +241,8 @@ def test_the_password_is_in_no_command_line() -> None:
     assert secrets_of("overlays/clickhouse", "nettop") == {"nettop-token"}
 
 
-def test_a_clusters_own_kustomization(tmp_path: Path) -> None:
-    """What docs/deployment.md says: images of a registry, and the PodMonitor, on top of the base and of an overlay."""
+def test_a_custom_kustomization(tmp_path: Path) -> None:
+    """The kustomization in docs/deploy/kubernetes.md adds images and the PodMonitor to the base and an overlay."""
     for overlay, images in (("base", {"nettop"}), ("overlays/collect", {"nettop", "nettop-flows"})):
         folder = tmp_path / Path(overlay).name
         folder.mkdir()
@@ -266,7 +266,7 @@ def test_a_clusters_own_kustomization(tmp_path: Path) -> None:
         }
         assert used == {f"REGISTRY/{name}:1" for name in images}
         assert "PodMonitor" in {each["kind"] for each in made}
-        document = CHECKOUT / "docs/deployment.md"
+        document = CHECKOUT / "docs/deploy/kubernetes.md"
         if overlay == "base" and document.exists():
             written = re.search(
                 r"( *)```yaml\n(.*kind: Kustomization.*?)```", document.read_text(), re.DOTALL

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manual: it has every command, option and example of the command line, and man renders it without a warning."""
+"""The manual has every command, option and example of the command line, and man renders it without warnings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMANDS = {"nettop": GROUP, **{f"nettop-{name}": each for name, each in GROUP.c
 
 
 def plain(text: str) -> str:
-    """What a reader sees of a page's source, a line of which is a line."""
+    """Return a page's source as readers see it, line by line."""
     for escape, character in ((r"\(aq", "'"), (r"\(ti", "~"), (r"\(ha", "^"), (r"\(ga", "`"), (r"\-", "-")):
         text = text.replace(escape, character)
     return re.sub(r"\\f[BIR]|\\:|\\&", "", text)
@@ -29,12 +29,12 @@ def plain(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def pages() -> dict[str, str]:
-    """The pages by name."""
+    """Return the pages by name."""
     return {name.removesuffix(".1"): text for name, text in manual.pages().items()}
 
 
 def test_every_command_has_a_page(pages: dict[str, str]) -> None:
-    """And the first page names all of them."""
+    """Every command has a page, and nettop(1) refers to all of them."""
     assert pages.keys() == COMMANDS.keys()
     for name in COMMANDS.keys() - {"nettop"}:
         assert f"{name}(1)" in plain(pages["nettop"])
@@ -42,7 +42,7 @@ def test_every_command_has_a_page(pages: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_page_has_all_that_help_has(pages: dict[str, str], name: str) -> None:
-    """Each option under all its names, with its value and its meaning, each argument and each example."""
+    """A page has each option with all names, value and help, each argument and each example."""
     command, page = COMMANDS[name], plain(pages[name]).splitlines()
     entries = [(page[at + 1], page[at + 2]) for at, line in enumerate(page) if line == ".TP"]
     context = typer.Context(command, info_name=name)
@@ -59,7 +59,7 @@ def test_a_page_has_all_that_help_has(pages: dict[str, str], name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_man_renders_it_without_warnings(pages: dict[str, str], name: str, tmp_path: Path) -> None:
-    """As Debian's lintian has it rendered."""
+    """man renders each page without warnings, with the options that lintian uses."""
     if shutil.which("man") is None:
         pytest.skip("man is not installed")
     file = tmp_path / f"{name}.1"
@@ -76,6 +76,6 @@ def test_man_renders_it_without_warnings(pages: dict[str, str], name: str, tmp_p
 
 
 def test_the_same_sources_make_the_same_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The date is that of the sources."""
+    """The pages' date is that of the sources, so that builds are reproducible."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     assert all("1970-01-02" in text.replace(r"\-", "-") for text in manual.pages().values())

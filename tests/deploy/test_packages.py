@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `make deb` and `make offline` make, in fresh Debians without a network: installed, used, upgraded, removed.
+"""The output of `make deb` and `make offline`, in fresh Debians offline: installed, used, upgraded, removed.
 
-Each release makes its own, as an ordinary user. They are installed in another root, without what building takes.
+It is built on each release by an ordinary user, and installed in another root without the build dependencies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from nettop.errors import ExitCode
-from nettop.kernel.kprobes import KPROBES
+from nettop.kernel.bpf.kprobes import KPROBES
 from nettop.snapshots import flows, lenses
 from nettop.snapshots.own_cost import SELF
 
@@ -33,7 +33,7 @@ OLD, NEW = "0.0.1", "0.0.2"
 RELEASES = {"bookworm": "deb12", "trixie": "deb13"}
 TO_BUILD = ("make", "debhelper", "dpkg-dev", "python3", "python3-venv")
 INSTALLED = "/srv/installed"
-"""Where the files to install are, in the root."""
+"""Folder of the files to install, in the root."""
 
 TRAFFIC = """
 import socket, threading
@@ -50,17 +50,17 @@ threading.Thread(target=send, daemon=True).start()
 print(listener.getsockname()[1], flush=True)
 input()
 """
-"""On loopback: a connection that carries data, and datagrams that are dropped. Prints its port."""
+"""Script that sends data over a loopback connection and datagrams that are dropped. It prints its port."""
 
 REMARKS = () if KPROBES.exists() else ("nettop: n/a here: ip (",)
-"""Beginnings of lines on standard error: without kprobes and fentry, the latency lens has one stage less."""
+"""Expected prefixes on stderr: without kprobes and fentry the latency lens lacks a stage."""
 
 Say = Callable[[str], None]
 
 
 @pytest.fixture(scope="module")
 def say(request: pytest.FixtureRequest) -> Say:
-    """Prints how far the test is."""
+    """Return a function that prints progress."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
     began = time.monotonic()
 
@@ -73,16 +73,16 @@ def say(request: pytest.FixtureRequest) -> Say:
 
 @pytest.fixture(scope="module", params=RELEASES)
 def suite(request: pytest.FixtureRequest) -> str:
-    """A release of Debian."""
+    """Return a Debian release."""
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def made(suite: str, say: Say, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with what the release made, of two versions."""
+    """Build two versions on the release and return their folder."""
     folder = tmp_path_factory.mktemp(suite) / "dist"
     with Root(suite) as root:
-        say(f"{suite}: installing what building takes")
+        say(f"{suite}: installing build dependencies")
         root.apt("update", online=True)
         root.install(*TO_BUILD, online=True)
         root.shell("chown -R nobody /srv")
@@ -90,17 +90,17 @@ def made(suite: str, say: Say, tmp_path_factory: pytest.TempPathFactory) -> Path
             say(f"{suite}: make deb offline, {version}")
             root.shell(f"""sed -i 's/^__version__ = .*/__version__ = "{version}"/' nettop/__init__.py""")
             root.run(*NOBODY, "make", "deb", "offline", online=True)
-        # By shutil.copytree they would keep their owner.
+        # With copy2, the default, they would keep mode and times.
         shutil.copytree(root.path / CLONE / "dist", folder, copy_function=shutil.copyfile)
     return folder
 
 
 @pytest.fixture(scope="module")
 def root(suite: str, made: Path, say: Say) -> Iterator[Root]:
-    """Where they are installed: with the packages that nettop's package needs, and no others."""
+    """Return a root to install in, with only the dependencies of nettop's package downloaded."""
     with Root(suite) as root:
         shutil.copytree(made, root.path / INSTALLED[1:])
-        say(f"{suite}: downloading what nettop's package depends on")
+        say(f"{suite}: downloading dependencies of nettop's package")
         root.apt("update", online=True)
         package = deb(root, OLD)
         root.install("--download-only", package, online=True)
@@ -108,12 +108,12 @@ def root(suite: str, made: Path, say: Say) -> Iterator[Root]:
 
 
 def deb(root: Root, version: str) -> str:
-    """The package, in the root."""
+    """Return the path of the package in the root."""
     return matching(root, f"nettop_{version}+*~deb*_*.deb")
 
 
 def archive(root: Root, version: str) -> str:
-    """The archive, in the root."""
+    """Return the path of the archive in the root."""
     return matching(root, f"nettop-{version}+*-offline-deb*-*.tar.gz")
 
 
@@ -122,12 +122,12 @@ def matching(root: Root, pattern: str) -> str:
     return f"{INSTALLED}/{file.name}"
 
 
-# --- a nettop that is installed ---------------------------------------------------------------------------------
+# --- an installed nettop ----------------------------------------------------------------------------------------
 
 
 @contextmanager
 def traffic(root: Root) -> Iterator[str]:
-    """Its port, and the words that put a command into the network namespace that it is in."""
+    """Send traffic in a network namespace; yield the sender's PID and port."""
     process = root.start("python3", "-c", TRAFFIC, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
     port = process.stdout.readline().strip()
@@ -138,7 +138,7 @@ def traffic(root: Root) -> Iterator[str]:
 
 
 def check_that_it_works(root: Root, version: str) -> None:
-    """Its version, tables as root and as an ordinary user, each lens, and a scrape."""
+    """Check the version, tables as root and as an ordinary user, each lens, and a scrape."""
     assert root.run("nettop", "--version").stdout.startswith(f"nettop {version}+")
     with traffic(root) as beside:
         pid, port = beside.split()
@@ -155,7 +155,7 @@ def check_that_it_works(root: Root, version: str) -> None:
         for lens in (*lenses(), SELF):
             if lens is flows.LENS:
                 shown = printed("nettop", "--view", lens.id, *table, code=ExitCode.SOURCE)
-                assert "start one: nettop collect" in shown.stderr
+                assert "start one with nettop collect" in shown.stderr
                 continue
             options = ("--loopback", "on") if lens.id == "bandwidth" else ()
             shown = printed("nettop", "--view", lens.id, *options, *table)
@@ -166,7 +166,7 @@ def check_that_it_works(root: Root, version: str) -> None:
 
 
 def check_that_it_serves(root: Root, inside: tuple[str, ...], version: str) -> None:
-    """/metrics answers, and SIGTERM ends it."""
+    """Check that /metrics answers, and that SIGTERM stops the server."""
     words = ("nettop", "serve", "--listen", "127.0.0.1:0")
     server = subprocess.Popen([*inside, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
@@ -191,7 +191,7 @@ def check_that_it_serves(root: Root, inside: tuple[str, ...], version: str) -> N
 
 
 def test_lintian(made: Path) -> None:
-    """It says nothing but what is overridden, with a reason."""
+    """lintian reports nothing that is not overridden."""
     packages = sorted(made.glob("*.deb"))
     assert len(packages) == 2
     done = subprocess.run(
@@ -203,8 +203,8 @@ def test_lintian(made: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_shells_take_the_completion(made: Path, tmp_path: Path) -> None:
-    """The scripts for zsh and fish, which no root has; that for bash completes in one."""
+def test_shells_accept_the_completion(made: Path, tmp_path: Path) -> None:
+    """zsh and fish, which no root has, parse their completion scripts; bash's is tested in a root."""
     package = next(made.glob("*.deb"))
     subprocess.run(["dpkg-deb", "--extract", package, tmp_path], check=True)
     zsh = tmp_path / "usr/share/zsh/vendor-completions/_nettop"
@@ -222,7 +222,7 @@ def test_shells_take_the_completion(made: Path, tmp_path: Path) -> None:
 
 
 def test_package(suite: str, root: Root, say: Say) -> None:
-    """Installed without a network, used, upgraded, removed and purged: nothing stays."""
+    """The package can be installed offline, used, upgraded, removed and purged, and leaves nothing."""
     needed = root.run("dpkg-deb", "--field", deb(root, OLD), "Depends").stdout
     root.install(*{alternative.split()[0] for alternative in needed.split(",")})
     before = root.files()
@@ -230,7 +230,7 @@ def test_package(suite: str, root: Root, say: Say) -> None:
     assert "1 newly installed" in root.install(deb(root, OLD))
     check_that_it_works(root, OLD)
     check_isolation(root)
-    check_what_it_carries(root)
+    check_contents(root)
     say(f"{suite}: the package is upgraded")
     assert "1 upgraded" in root.install(deb(root, NEW))
     assert root.run("nettop", "--version").stdout.startswith(f"nettop {NEW}+")
@@ -250,12 +250,12 @@ def test_package(suite: str, root: Root, say: Say) -> None:
 
 
 def basename(path: str) -> str:
-    """The last part of a path."""
+    """Return the last part of a path."""
     return path.rpartition("/")[2]
 
 
 def check_isolation(root: Root) -> None:
-    """As root it imports its own modules, and the distribution's, whatever lies around."""
+    """Check that as root it imports only its own modules and the distribution's."""
     folder = root.path / "srv/others"
     folder.mkdir()
     for module in ("numpy", "rich", "typing"):
@@ -270,8 +270,8 @@ def check_isolation(root: Root) -> None:
     shutil.rmtree(folder)
 
 
-def check_what_it_carries(root: Root) -> None:
-    """The manual, completion that completes, units that are not enabled, and the licences."""
+def check_contents(root: Root) -> None:
+    """Check the manual, that completion works, that units are not enabled, and the licences."""
     listed = root.run("dpkg-query", "--listfiles", "nettop").stdout.split()
     manual = {basename(name) for name in listed if "/man1/" in name}
     assert "nettop.1.gz" in manual
@@ -298,7 +298,7 @@ def check_what_it_carries(root: Root) -> None:
 
 
 def test_archive(suite: str, root: Root, say: Say) -> None:
-    """Installed without a network, used, upgraded and uninstalled: nothing stays."""
+    """The archive can be installed offline, used, upgraded and uninstalled, and leaves nothing."""
     root.install("python3-venv", "python3-bpfcc", "python3-numpy", "libbpf1", online=True)
     for version in (OLD, NEW):
         root.shell(f"tar -C /srv -xzf {shlex.quote(archive(root, version))}")
@@ -315,7 +315,7 @@ def test_archive(suite: str, root: Root, say: Say) -> None:
 
 
 def install(root: Root, version: str, *options: str) -> None:
-    """Run the installer of the archive as it says itself."""
+    """Run the archive's installer as its INSTALL file says."""
     folder = archive(root, version).removeprefix(f"{INSTALLED}/").removesuffix(".tar.gz")
     command = f"scripts/install-deps.sh {' '.join(options)}"
     assert f"sudo {command}\n" in (root.path / "srv" / folder / "INSTALL").read_text().replace("Remove: ", "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Prometheus is given: promtool takes it, names exist, and alerts are tried on both sides of their thresholds."""
+"""The Prometheus configuration: promtool accepts it, names exist, and alerts are tested around their thresholds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from nettop.query.filter import parse_filter
-from nettop.serve.metrics.series import OTHERS, REPLACED
+from nettop.serve.metrics.series import EVICTED, OTHERS
 from nettop.snapshots import bandwidth, connections, cpu, drops, find_table, flows, lenses
 from nettop.snapshots.connections import NO_GROUP
 from nettop.snapshots.hooks import NOT_AVAILABLE
@@ -37,30 +37,30 @@ Rule = dict[str, Any]
 
 @cache
 def promtool(suite: str) -> Path:
-    """Debian's promtool: that of bookworm was built without what finds Kubernetes' pods."""
+    """Return Debian's promtool; bookworm's was built without Kubernetes service discovery."""
     package = {"bookworm": "prometheus", "trixie": "promtool"}[suite]
     return debian_package(package, suite) / "usr/bin/promtool"
 
 
 def run(suite: str, *words: object) -> str:
-    """What promtool prints; it has to succeed."""
+    """Run promtool, which must succeed, and return its output."""
     done = subprocess.run([promtool(suite), *map(str, words)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def rules_in(path: Path) -> list[Rule]:
-    """The rules of a file."""
+    """Return the rules in a file."""
     return [rule for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
 
 
 def alerts() -> dict[str, Rule]:
-    """The alerts by name."""
+    """Return the alerts by name."""
     return {rule["alert"]: rule for rule in rules_in(ALERTS)}
 
 
 def test_every_table_that_may_be_full_has_an_alert() -> None:
-    """What a lens loses for lack of room is named by the alerts of nettop itself."""
+    """The alerts on nettop itself cover every loss caused by a full table."""
     exprs = alerts()["NettopLosingData"]["expr"] + alerts()["NettopTableFull"]["expr"]
     named = {what for words in re.findall(r'what=~?"([^"]+)"', exprs) for what in words.split("|")}
     for_lack_of_room = {loss.name for lens in lenses() for loss in lens.losses if loss.for_lack_of_room}
@@ -74,7 +74,7 @@ def test_every_table_that_may_be_full_has_an_alert() -> None:
     ("suite", "name"), [("bookworm", STATIC), ("trixie", STATIC), ("trixie", KUBERNETES)]
 )
 def test_promtool_takes_the_configuration(suite: str, name: str, tmp_path: Path) -> None:
-    """With all files that it names, once the token is where it says."""
+    """promtool accepts the configuration and all files that it names, once the token exists."""
     folder = tmp_path / "prometheus"
     shutil.copytree(PROMETHEUS, folder)
     token = folder / "token"
@@ -88,18 +88,18 @@ def test_promtool_takes_the_configuration(suite: str, name: str, tmp_path: Path)
 
 @pytest.mark.parametrize("suite", ["bookworm", "trixie"])
 def test_promtool_takes_the_rules(suite: str) -> None:
-    """None is there twice."""
+    """promtool accepts the rules, and finds no duplicates."""
     run(suite, "check", "rules", "--lint=all", "--lint-fatal", ALERTS, RECORDING)
 
 
 @pytest.mark.parametrize("suite", ["bookworm", "trixie"])
 def test_unit_tests_pass(suite: str) -> None:
-    """Alerts fire, and stay silent, when they should."""
+    """Alerts fire and stay silent as the unit tests expect."""
     run(suite, "test", "rules", *UNIT_TESTS)
 
 
 def test_every_alert_is_seen_firing_and_silent() -> None:
-    """In the unit tests, with all that it says."""
+    """The unit tests see every alert both firing and silent."""
     tried: dict[str, set[bool]] = {name: set() for name in alerts()}
     for path in UNIT_TESTS:
         for test in yaml.safe_load(path.read_text())["tests"]:
@@ -111,11 +111,11 @@ def test_every_alert_is_seen_firing_and_silent() -> None:
 # --- thresholds -------------------------------------------------------------------------------------------------
 
 THRESHOLD = re.compile(r"(?<=> )(?!0\b(?!\.))[\d.]+|[\d.]+(?= \*)")
-"""What a value is compared with, but not whether it is 0 or 1."""
+"""Matches numbers that values are compared with or scaled by, except comparison with 0."""
 
 
 def scaled(rule: Rule, which: int, by: float) -> Rule:
-    """The rule with one of its thresholds changed; without that one None is."""
+    """Return the rule with its threshold number `which` scaled, if it has that many."""
     at = 0
 
     def change(match: re.Match[str]) -> str:
@@ -127,13 +127,13 @@ def scaled(rule: Rule, which: int, by: float) -> Rule:
 
 
 def prolonged(rule: Rule, by: float) -> Rule:
-    """The rule with its duration changed."""
+    """Return the rule with its duration scaled."""
     minutes = int(rule["for"].removesuffix("m"))
     return rule | {"for": f"{round(minutes * by * 60)}s"}
 
 
 def failing(folder: Path, changed: Iterable[Rule]) -> set[str]:
-    """The alerts whose unit tests fail with other rules; those of rules that are as before are not run."""
+    """Return the alerts whose unit tests fail with changed rules; tests of unchanged rules are not run."""
     (folder / "rules").mkdir(parents=True)
     shutil.copytree(PROMETHEUS / "tests", folder / "tests")
     shutil.copy(RECORDING, folder / "rules")
@@ -156,7 +156,7 @@ def failing(folder: Path, changed: Iterable[Rule]) -> set[str]:
 @pytest.mark.parametrize("by", [0.75, 1.25])
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_another_threshold_is_noticed(which: int, by: float, tmp_path: Path) -> None:
-    """The unit tests are so close to each threshold that a quarter more or less makes them fail."""
+    """The unit tests fail if any threshold changes by a quarter."""
     changed = {name: scaled(rule, which, by) for name, rule in alerts().items()}
     expected = {name for name, rule in alerts().items() if changed[name] != rule}
     assert expected
@@ -165,7 +165,7 @@ def test_another_threshold_is_noticed(which: int, by: float, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("by", [0.5, 2])
 def test_another_duration_is_noticed(by: float, tmp_path: Path) -> None:
-    """Half or twice as long before an alert fires."""
+    """The unit tests fail if an alert's duration is halved or doubled."""
     changed = {name: prolonged(rule, by) for name, rule in alerts().items()}
     assert failing(tmp_path / "other", changed.values()) == changed.keys()
 
@@ -178,26 +178,26 @@ ROW = re.compile(r"^\| `(nettop_\w+)` \|([^|]*)\|", re.MULTILINE)
 
 
 def exposed() -> dict[str, set[str]]:
-    """What nettop exposes: metrics with their labels. The document is generated from what is declared."""
-    text = (CHECKOUT / "docs/metrics.md").read_text()
+    """Return the exposed metrics with their labels, from the generated document."""
+    text = (CHECKOUT / "docs/reference/metrics.md").read_text()
     return {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in ROW.findall(text)}
 
 
 def enum(table: Table, name: str) -> set[str]:
-    """The values of a field."""
+    """Return the values of an enum field."""
     return set(map(str, table.by_name[name].labels.values()))
 
 
 def spread(table: Table) -> dict[str, set[str]]:
-    """The labels that a table's columns are values of."""
+    """Return the labels whose values are a table's columns, with these values."""
     values = [value for metrics in table.metrics or () for value in metrics.values]
     return {each.label: set(each.columns) for each in values if isinstance(each, Spread)}
 
 
 @cache
 def label_values() -> list[tuple[str, str, set[str]]]:
-    """How metrics' names begin, a label, and the values that it may have."""
-    unnamed = {OTHERS, REPLACED, NO_GROUP}
+    """Return prefixes of metric names, with a label and its possible values."""
+    unnamed = {OTHERS, EVICTED, NO_GROUP}
     served = (*lenses(), SELF)
     itself = {
         "lens": {lens.id for lens in served},
@@ -223,14 +223,14 @@ def label_values() -> list[tuple[str, str, set[str]]]:
 
 
 def origins(name: str, recorded: dict[str, str]) -> set[str]:
-    """The exposed metrics that a metric is made of."""
+    """Return the exposed metrics that a metric is derived from."""
     if name not in recorded:
         return {name}
     return {origin for part, _ in SELECTOR.findall(recorded[name]) for origin in origins(part, recorded)}
 
 
 def texts(rule: Rule) -> Iterator[str]:
-    """Where a rule names metrics."""
+    """Yield the parts of a rule that name metrics."""
     yield rule["expr"]
     yield from re.findall(r"\{\{ range printf `([^`]*)`", rule.get("annotations", {}).get("description", ""))
 
@@ -239,7 +239,7 @@ def texts(rule: Rule) -> Iterator[str]:
     "rule", [*rules_in(RECORDING), *rules_in(ALERTS)], ids=lambda r: next(iter(r.values()))
 )
 def test_metrics_and_labels_exist(rule: Rule) -> None:
-    """Every metric, label and value of a label is one that nettop exposes, or that another rule records."""
+    """Every metric, label and label value is exposed by nettop or recorded by another rule."""
     metrics, recorded = exposed(), {rule["record"]: rule["expr"] for rule in rules_in(RECORDING)}
     selectors = [selector for text in texts(rule) for selector in SELECTOR.findall(text)]
     assert selectors
@@ -255,7 +255,7 @@ def test_metrics_and_labels_exist(rule: Rule) -> None:
 
 @pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.stem)
 def test_unit_tests_have_the_labels_that_are_served(path: Path) -> None:
-    """A rule that sums over too few labels fails then."""
+    """Unit tests have all exposed labels, so that a rule that aggregates over too few fails."""
     metrics = exposed()
     for test in yaml.safe_load(path.read_text())["tests"]:
         for given in test["input_series"]:
@@ -265,7 +265,7 @@ def test_unit_tests_have_the_labels_that_are_served(path: Path) -> None:
 
 
 def assert_possible(made_of: set[str], label: str, pattern: str) -> None:
-    """Each alternative of a pattern matches a value that the label has in one of these metrics."""
+    """Assert that each alternative of a pattern matches a possible value of the label in these metrics."""
     possible = {
         value
         for start, of, values in label_values()
@@ -277,7 +277,7 @@ def assert_possible(made_of: set[str], label: str, pattern: str) -> None:
 
 
 def test_severities_of_drops() -> None:
-    """Trouble is alerted, but for what has an alert of its own or is meant, and what was refused apart from it."""
+    """Drops that are trouble raise an alert, except those excluded by reason; refused ones are recorded separately."""
     alerted = alerts()["PacketsDropped"]["expr"]
     assert f'severity="{drops.SEVERITIES[drops.TROUBLE]}"' in alerted
     (left_out,) = re.findall(r'reason!~"([^"]*)"', alerted)
@@ -293,7 +293,7 @@ def test_severities_of_drops() -> None:
 
 @pytest.mark.parametrize("name", alerts())
 def test_alerts_say_what_where_and_how_to_look(name: str) -> None:
-    """Each has a severity, names its host in the summary, and a command of nettop's that exists."""
+    """Each alert has a severity, its host in the summary, and an existing nettop command."""
     rule = alerts()[name]
     said = rule["annotations"]
     assert re.fullmatch(r"([A-Z][a-z]+)+", name)
@@ -301,7 +301,7 @@ def test_alerts_say_what_where_and_how_to_look(name: str) -> None:
     assert rule["labels"]["severity"] in SEVERITIES
     assert said.keys() == {"summary", "description", "runbook"}
     assert "{{ $labels.instance }}" in said["summary"]
-    assert said["runbook"] == "docs/deployment.md#alerts"
+    assert said["runbook"] == "docs/deploy/prometheus.md#alerts"
     commands = re.findall(r"`(nettop [^`]*)`", said["description"])
     assert commands
     for command in commands:
@@ -309,7 +309,7 @@ def test_alerts_say_what_where_and_how_to_look(name: str) -> None:
 
 
 def assert_exists(words: list[str]) -> None:
-    """These words of a command line mean something to nettop."""
+    """Assert that nettop accepts these words of a command line."""
     if words == ["doctor"]:
         return
     options = [word for word in words if word != "--all"]
@@ -323,10 +323,10 @@ def assert_exists(words: list[str]) -> None:
 
 
 def test_the_documentation_has_every_alert() -> None:
-    """With its severity, its duration and its thresholds."""
+    """The documentation lists every alert with its severity, duration and thresholds."""
     rows = re.findall(
         r"^\| `(\w+)` \| (.*) \| (\d+) min \| (\w+) \|$",
-        (CHECKOUT / "docs/deployment.md").read_text(),
+        (CHECKOUT / "docs/deploy/prometheus.md").read_text(),
         re.MULTILINE,
     )
     assert [name for name, *_ in rows] == list(alerts())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The alerts on real faults: Prometheus scrapes nettop, and there is trouble in network namespaces.
+"""Alerts on real faults: Prometheus scrapes nettop while faults are produced in network namespaces.
 
-The rules are those that are shipped, but for their times: what takes minutes there takes seconds here.
+The rules are the shipped ones, with minutes shortened to seconds.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ TIMES = (
     (r"for: \d+m", f"for: {DURATION_S}s"),
     (r"_interval: 15s", "_interval: 1s"),
 )
-"""What is shorter here than in what is shipped."""
+"""Replacements that shorten the shipped times."""
 DEADLINE_S = 90
 TOKEN = "of-this-test-and-of-no-other"
 PIECE = 200_000
@@ -64,20 +64,20 @@ Press = Callable[[], object]
 
 
 def shorter(text: str) -> str:
-    """A shipped file with other times."""
+    """Return a shipped file with shortened times."""
     for pattern, replacement in TIMES:
         text = re.sub(pattern, replacement, text)
     return text
 
 
 class Nettop(Running):
-    """nettop serve with a token, at a port that the kernel chooses."""
+    """nettop serve with a token, on a port that the kernel chooses."""
 
     def __init__(self, token: Path, *options: str) -> None:
         super().__init__("serve", "--listen", "127.0.0.1:0", "--token-file", str(token), *options)
 
     def target(self) -> str:
-        """Where Prometheus finds it, once it serves."""
+        """Wait until it serves and return its scrape target."""
         until(lambda: SERVING.search(self.errors()) or self.process.poll() is not None, "nettop serves", 60)
         serving = SERVING.search(self.errors())
         assert serving, self.errors()
@@ -85,7 +85,7 @@ class Nettop(Running):
 
 
 class Prometheus:
-    """Debian's Prometheus with the shipped configuration, in a folder of its own."""
+    """Debian's Prometheus with the shipped configuration, in its own folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -96,7 +96,7 @@ class Prometheus:
         self.scrape()
 
     def scrape(self, *targets: str) -> None:
-        """Has these hosts scraped from now on."""
+        """Set the hosts to scrape."""
         new = self._folder / "targets.new"
         new.write_text(json.dumps([{"targets": targets}]))
         new.rename(self._folder / "targets/nettop.yml")
@@ -114,11 +114,11 @@ class Prometheus:
             return json.load(answer)["data"]
 
     def has(self, query: str) -> bool:
-        """Whether the query has a result."""
+        """Return whether the query has a result."""
         return bool(self._get(f"query?{urllib.parse.urlencode({'query': query})}")["result"])
 
     def alerts(self, *states: str) -> dict[str, dict[str, str]]:
-        """What the alerts in these states say, by their names."""
+        """Return the annotations of the alerts in these states, by name."""
         return {
             alert["labels"]["alertname"]: alert["annotations"]
             for alert in self._get("alerts")["alerts"]
@@ -128,7 +128,7 @@ class Prometheus:
 
 @dataclass
 class Scene:
-    """Two hosts that talk to each other, a router that reports flows, and what watches them."""
+    """Two hosts that talk to each other, a router that exports flows, and the monitoring."""
 
     lab: Lab
     exits: contextlib.ExitStack
@@ -155,14 +155,14 @@ class Scene:
         self.prometheus.scrape(self.nettop.target())
 
     def collect(self) -> None:
-        """Starts the collector; once more at the same address."""
+        """Start the collector, or restart it at the same address."""
         self.collector = self.exits.enter_context(Collecting(self.flows_dir, "--query-listen", self.queries))
         answering = ANSWERING.search(self.collector.errors())
         assert answering, self.collector.errors()
         self.queries = answering[1]
 
     def export(self, lost: int = 0) -> None:
-        """The router sends a datagram, and some before that never come."""
+        """Send a datagram from the router, after `lost` ones that never arrive."""
         for _ in range(lost):
             next(self.numbers)
         sets = (DECLARED[NETFLOW_9], a_set(300, plain(11)))
@@ -170,21 +170,21 @@ class Scene:
         self._exports_from = self.collector.send(datagram, port=self._exports_from)
 
     def talk(self) -> None:
-        """The hosts exchange something over an open connection, and over a new one."""
+        """Exchange data over an open connection and a new one."""
         self.server.start(traffic.exchange, {}, {"call": PIECE})
         self.client.call(traffic.exchange, {"call": PIECE}, {})
         self.server.result()
         self.client.call(connect_and_close, 1)
 
-    def be_well(self) -> None:
-        """A piece of what happens when all is well."""
+    def be_healthy(self) -> None:
+        """Produce a step of fault-free load."""
         self.talk()
         self.export()
 
 
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
-    """One for all tests: starting it takes most of the time."""
+    """Share one scene among all tests, because starting it takes most of the time."""
     with contextlib.ExitStack() as exits:
         lab = exits.enter_context(laboratory())
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="nettop-alerts")))
@@ -197,7 +197,7 @@ def scene() -> Iterator[Scene]:
 
 @contextlib.contextmanager
 def lossy_path(scene: Scene) -> Iterator[Press]:
-    """One segment in eight never arrives."""
+    """Drop one segment in eight."""
     drop_by_rule(scene.far.namespace, f"tcp dport {scene.service} numgen random mod 8 0")
     try:
         yield scene.talk
@@ -207,13 +207,13 @@ def lossy_path(scene: Scene) -> Iterator[Press]:
 
 @contextlib.contextmanager
 def closed_port(scene: Scene) -> Iterator[Press]:
-    """The service that the client wants does not run."""
+    """Connect to a service that is not running."""
     yield lambda: scene.client.call(refused, (scene.far.v4, CLOSED_PORT), 50)
 
 
 @contextlib.contextmanager
 def slow_acceptor(scene: Scene) -> Iterator[Press]:
-    """Nobody accepts the connections of a listener with room for one."""
+    """Never accept from a listener with a backlog of one."""
     target = scene.far.v4, scene.server.call(traffic.listen, "full", scene.far.v4, 0, 1)
     calls: list[object] = []
 
@@ -228,7 +228,7 @@ def slow_acceptor(scene: Scene) -> Iterator[Press]:
 
 @contextlib.contextmanager
 def slow_reader(scene: Scene) -> Iterator[Press]:
-    """Nobody reads from a socket with little room."""
+    """Never read from a socket with a small receive buffer."""
     port = scene.server.call(small_socket, scene.far.v4)
     yield lambda: scene.client.call(send, (scene.far.v4, port), 200)
     scene.server.call(traffic.close, ["small"])
@@ -236,7 +236,7 @@ def slow_reader(scene: Scene) -> Iterator[Press]:
 
 @contextlib.contextmanager
 def firewall(scene: Scene) -> Iterator[Press]:
-    """A rule drops what the client sends."""
+    """Drop the client's packets by a rule."""
     drop_by_rule(scene.far.namespace, DISCARDED)
     try:
         yield lambda: scene.client.call(send, (scene.far.v4, CLOSED_PORT), 2000)
@@ -246,7 +246,7 @@ def firewall(scene: Scene) -> Iterator[Press]:
 
 @contextlib.contextmanager
 def flood(scene: Scene) -> Iterator[Press]:
-    """More packets than one CPU can look at, each by thousands of rules, come from the other one."""
+    """Send more packets from one CPU than the other can handle, which checks each by thousands of rules."""
     crossing = make_crossing(scene.lab)
     sender = scene.lab.worker(crossing.near.namespace)
     (helper,) = threads_called(f"ksoftirqd/{crossing.receives_on}")
@@ -260,25 +260,25 @@ def flood(scene: Scene) -> Iterator[Press]:
 
 @contextlib.contextmanager
 def unhandled_frames(scene: Scene) -> Iterator[Press]:
-    """An interface receives what nobody handles."""
+    """Send frames of a protocol that nobody handles."""
     yield lambda: scene.client.call(send_frames, scene.near.device, 500)
 
 
 @contextlib.contextmanager
 def silent_router(scene: Scene) -> Iterator[Press]:
-    """The router sends nothing any more; all else goes on."""
+    """Stop the router's exports; everything else continues."""
     yield scene.talk
 
 
 @contextlib.contextmanager
 def lost_exports(scene: Scene) -> Iterator[Press]:
-    """Of ten of the router's datagrams one arrives."""
+    """Lose nine of ten of the router's datagrams."""
     yield lambda: scene.export(lost=9)
 
 
 @contextlib.contextmanager
 def ended_collector(scene: Scene) -> Iterator[Press]:
-    """The collector is ended."""
+    """Stop the collector."""
     assert scene.collector.end() == 0
     try:
         yield scene.talk
@@ -288,8 +288,7 @@ def ended_collector(scene: Scene) -> Iterator[Press]:
 
 @contextlib.contextmanager
 def stopped_reader(scene: Scene) -> Iterator[Press]:
-    """nettop does not run while there are more events than its ring has room for."""
-
+    """Suspend nettop during more events than fit into its ring buffer."""
     with stopped(scene.nettop):
         scene.client.call(traffic.storm, "127.0.0.1", 2.0)
     yield scene.talk
@@ -297,14 +296,14 @@ def stopped_reader(scene: Scene) -> Iterator[Press]:
 
 @contextlib.contextmanager
 def stopped_nettop(scene: Scene) -> Iterator[Press]:
-    """nettop answers no more."""
+    """Suspend nettop, so that it does not answer."""
     with stopped(scene.nettop):
         yield scene.talk
 
 
 @contextlib.contextmanager
 def stopped(nettop: Running) -> Iterator[None]:
-    """It stands still meanwhile."""
+    """Suspend nettop in the block."""
     nettop.process.send_signal(signal.SIGSTOP)
     try:
         yield
@@ -314,11 +313,11 @@ def stopped(nettop: Running) -> Iterator[None]:
 
 @contextlib.contextmanager
 def idle_lens(scene: Scene) -> Iterator[Press]:
-    """Another nettop serves a lens that it reads once an hour; Prometheus learns of it by its list of targets."""
+    """Add a target: another nettop whose lens is read once an hour."""
     with Nettop(scene.token, "-t", "3600", "--lenses", "drops") as other:
         scene.prometheus.scrape(scene.nettop.target(), other.target())
         try:
-            yield scene.be_well
+            yield scene.be_healthy
         finally:
             scene.prometheus.scrape(scene.nettop.target())
 
@@ -338,16 +337,16 @@ FAULTS = {
     "NettopDown": stopped_nettop,
     "NettopLensNotRead": idle_lens,
 }
-"""By alert. The kernel makes no errors of interfaces, and fills none to its speed."""
+"""Faults by alert. Interface errors and saturation cannot be produced here."""
 
 
-def test_all_are_silent_when_all_is_well(scene: Scene) -> None:
-    """Hosts that talk, and a router that reports, are no reason for any alert."""
+def test_all_are_silent_without_faults(scene: Scene) -> None:
+    """Normal traffic and exports raise no alert."""
     rate = f"instance:nettop_connections_data_packets_sent:rate5m[{WINDOW_S}s]"
     seen = f"min_over_time({rate}) > 50 and count_over_time({rate}) >= {WINDOW_S - 2}"
 
     def has_been_seen() -> bool:
-        scene.be_well()
+        scene.be_healthy()
         return scene.prometheus.has(seen)
 
     until(has_been_seen, "Prometheus has seen the traffic for a while", DEADLINE_S)
@@ -356,10 +355,10 @@ def test_all_are_silent_when_all_is_well(scene: Scene) -> None:
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_fires_on_a_real_fault(scene: Scene, name: str) -> None:
-    """And is silent before and after."""
+    """Each alert fires on its fault, and is silent before and after."""
 
     def is_silent() -> bool:
-        scene.be_well()
+        scene.be_healthy()
         return name not in scene.prometheus.alerts("firing", "pending")
 
     until(is_silent, f"{name} is silent", DEADLINE_S)

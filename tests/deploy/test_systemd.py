@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The units of deploy/systemd: systemd itself checks them, and runs each with exactly what it says."""
+"""The units of deploy/systemd: checked by systemd itself, and run with exactly their settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_met
 
 from nettop import cli
 from nettop.errors import ExitCode
-from nettop.kernel import privileges
+from nettop.kernel.host import privileges
 from nettop.settings import SYSTEM_FLOWS_DIR
 from nettop.snapshots import lenses
 from tests.collecting import until
@@ -29,8 +29,8 @@ LEAST_SECURE = 4.0
 COMMAND = "/usr/local/bin/nettop"
 NAMES = {number: name for name, number in vars(privileges).items() if name.startswith("CAP_")}
 OF_LENSES = privileges.STARTING - {
-    privileges.CAP_SETPCAP,  # nobody gains what is in the bounding set: no-new-privileges
-    privileges.CAP_SYS_RESOURCE,  # LimitMEMLOCK= in its place
+    privileges.CAP_SETPCAP,  # no-new-privileges: the bounding set need not be cleared
+    privileges.CAP_SYS_RESOURCE,  # replaced by LimitMEMLOCK=
 }
 CAPABILITIES = {
     "nettop-serve": OF_LENSES,
@@ -45,7 +45,7 @@ every_unit = pytest.mark.parametrize("unit", sorted(CAPABILITIES))
 
 
 def settings(unit: str) -> dict[str, list[str]]:
-    """The values of each setting of a unit, in their order."""
+    """Return the values of each setting of a unit, in order."""
     values: dict[str, list[str]] = defaultdict(list)
     for line in UNITS[unit].read_text().splitlines():
         if "=" in line and not line.startswith("#"):
@@ -55,19 +55,19 @@ def settings(unit: str) -> dict[str, list[str]]:
 
 
 def analyzed(*words: str) -> subprocess.CompletedProcess[str]:
-    """What systemd-analyze says."""
+    """Run systemd-analyze."""
     return subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, check=False)
 
 
 def test_there_is_one_for_each_service() -> None:
-    """And no other."""
+    """Each service has a unit, and there are no others."""
     assert sorted(UNITS) == sorted(CAPABILITIES)
 
 
 @needs_analyze
 @every_unit
 def test_systemd_finds_nothing_wrong(unit: str, tmp_path: Path) -> None:
-    """Where nettop is installed."""
+    """`systemd-analyze verify` accepts each unit if the command exists."""
     text = UNITS[unit].read_text()
     assert text.count(COMMAND) == 1, "a package with another path changes one line"
     path = tmp_path / f"{unit}.service"
@@ -81,7 +81,7 @@ def test_systemd_finds_nothing_wrong(unit: str, tmp_path: Path) -> None:
 @needs_analyze
 @every_unit
 def test_it_is_secure_by_systemds_own_measure(unit: str) -> None:
-    """From 0 to 10, and 10 is no hardening at all."""
+    """The exposure level, 0 to 10 with 10 for no hardening, is at most LEAST_SECURE."""
     words = ("security", "--offline=true", f"--threshold={round(LEAST_SECURE * 10)}", str(UNITS[unit]))
     done = analyzed(*words)
     overall = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
@@ -92,7 +92,7 @@ def test_it_is_secure_by_systemds_own_measure(unit: str) -> None:
 
 @every_unit
 def test_capabilities_are_those_that_starting_takes(unit: str) -> None:
-    """As nettop/kernel/privileges.py and docs/privileges.md have them."""
+    """Units have exactly the capabilities in nettop/kernel/host/privileges.py."""
     wanted = {NAMES[number] for number in CAPABILITIES[unit]}
     for name in ("CapabilityBoundingSet", "AmbientCapabilities"):
         (value,) = settings(unit)[name]
@@ -100,8 +100,8 @@ def test_capabilities_are_those_that_starting_takes(unit: str) -> None:
 
 
 @every_unit
-def test_exit_codes_that_another_try_does_not_change(unit: str) -> None:
-    """It is not started again for them."""
+def test_permanent_failures_prevent_a_restart(unit: str) -> None:
+    """A unit is not restarted after exit codes that a retry cannot change."""
     (codes,) = settings(unit)["RestartPreventExitStatus"]
     final = (ExitCode.USAGE, ExitCode.UNSUPPORTED, ExitCode.PERMISSION)
     assert list(map(int, codes.split())) == list(final)
@@ -110,7 +110,7 @@ def test_exit_codes_that_another_try_does_not_change(unit: str) -> None:
 
 @every_unit
 def test_the_command_line_is_understood(unit: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every option exists, and nothing listens beyond loopback for queries unasked."""
+    """Every option exists, and no listen address is set, so that the loopback defaults apply."""
     (line,) = settings(unit)["ExecStart"]
     command, name, *options, last = line.split()
     assert (command, f"nettop-{name}", last) == (COMMAND, unit, "$OPTIONS")
@@ -121,7 +121,7 @@ def test_the_command_line_is_understood(unit: str, capsys: pytest.CaptureFixture
 
 
 def test_places_are_those_of_the_program() -> None:
-    """`nettop flows` of root finds what the collector stores."""
+    """The collector's directory is where `nettop flows` of root looks."""
     (line,) = settings("nettop-collect")["ExecStart"]
     assert "--data-dir %S/nettop/flows" in line
     assert f"/var/lib/{settings('nettop-collect')['StateDirectory'][0]}" == SYSTEM_FLOWS_DIR
@@ -136,7 +136,7 @@ ExecStart={COMMAND} serve --listen 127.0.0.1:9480
 TimeoutStartSec=10min
 StandardError=append:/var/log/plain.err
 """
-"""nettop serve by root, without any restriction."""
+"""Unit that runs nettop serve as root without restrictions."""
 COLLECTOR = ["nettop-collect"] if importlib.util.find_spec("chdb") else []
 SEND = """
 import socket, sys
@@ -154,7 +154,7 @@ FLOW_QUERY = "SELECT sum(bytes), count() FROM flows_raw WHERE bytes % 7 + length
 
 @pytest.fixture(scope="module")
 def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
-    """Where the units are installed."""
+    """Boot a systemd with the units installed."""
     folder = tmp_path_factory.mktemp("booted")
     for path in (folder, folder.parent):
         path.chmod(0o755)
@@ -164,7 +164,7 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
 
 @pytest.fixture
 def machine(booted: Booted) -> Iterator[Booted]:
-    """The same, where no unit runs that this test or another one has started."""
+    """Yield the booted systemd; stop all units afterwards."""
     yield booted
     booted.run("systemctl", "stop", "plain", *UNITS, check=False)
     booted.run("systemctl", "reset-failed")
@@ -174,7 +174,7 @@ run_by_systemd = pytest.mark.skipif(not SYSTEMD.exists(), reason="systemd is not
 
 
 def assert_confined(unit: str, pid: int) -> None:
-    """It has its unit's capabilities in the bounding set, none left to use, and sees files as its unit says."""
+    """Assert that a process is confined: bounding set of its unit, no usable capability, and restricted mounts."""
     status = status_of(pid)
     assert int(status["CapBnd"], 16) == sum(1 << number for number in CAPABILITIES[unit])
     for name in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
@@ -189,12 +189,12 @@ def assert_confined(unit: str, pid: int) -> None:
 
 
 def got(booted: Booted, url: str, *options: str) -> str:
-    """The answer."""
+    """Return the answer."""
     return booted.run("curl", "--silent", "--show-error", *options, url).stdout
 
 
 def mechanisms(booted: Booted, port: int) -> dict[str, str] | None:
-    """Those of each hook that a lens declares, as a server has them; None before it has all, and all is well."""
+    """Return a server's mechanism of each declared hook; None until it is healthy and has all."""
     document = json.loads(got(booted, f"http://127.0.0.1:{port}/health"))
     via = {name: lens["hooks"] for name, lens in document["lenses"].items()}
     declared = [(lens.id, hook.name) for lens in lenses() for hook in lens.hooks]
@@ -204,7 +204,7 @@ def mechanisms(booted: Booted, port: int) -> dict[str, str] | None:
 
 
 def traffic(booted: Booted) -> bool:
-    """Make a connection that fails, whose packet is dropped; send packets by an interface and to the collector."""
+    """Make a failing connection, and send packets through an interface and to the collector."""
     booted.run("curl", "http://127.0.0.1:1/", check=False)
     for address in ("192.0.2.2", "127.0.0.1"):
         booted.run("python3", "-c", SEND, "00", address)
@@ -212,7 +212,7 @@ def traffic(booted: Booted) -> bool:
 
 
 def lenses_with_values(metrics: str) -> set[str]:
-    """The lenses of which there is a metric that is not 0."""
+    """Return the lenses with a non-zero metric."""
     samples = (sample for family in parse_metrics(metrics) for sample in family.samples if sample.value)
     return {sample.name.split("_")[1] for sample in samples}
 
@@ -220,7 +220,7 @@ def lenses_with_values(metrics: str) -> set[str]:
 @run_by_systemd
 @pytest.mark.kernel
 def test_serve(machine: Booted) -> None:
-    """Every lens has the mechanisms and the metrics that it has without any restriction."""
+    """Every lens has the same mechanisms as without restrictions, and has metrics."""
     unit = "nettop-serve"
     (machine.root / "etc/systemd/system/plain.service").write_text(PLAIN)
     machine.configure(unit)
@@ -245,14 +245,14 @@ def test_serve(machine: Booted) -> None:
     assert machine.pid(unit) == pid
     machine.run("systemctl", "stop", unit)
     assert machine.show(unit, "Result") == "success"
-    # Where it serves, and what it read again.
+    # The URL, and the result of the reload.
     assert machine.errors(unit).count("\n") == 2, machine.errors(unit)
 
 
 @run_by_systemd
 @pytest.mark.kernel
 def test_serve_with_a_token(machine: Booted) -> None:
-    """A file of root's, which the unit is given; its health needs none."""
+    """The unit gets root's token file as a credential; /health needs no token."""
     unit = "nettop-serve"
     token = machine.root / "etc/nettop/token"
     token.parent.mkdir(exist_ok=True)
@@ -270,7 +270,7 @@ def test_serve_with_a_token(machine: Booted) -> None:
 @run_by_systemd
 @pytest.mark.kernel
 def test_log(machine: Booted) -> None:
-    """It writes lines, and goes on in new files after a reload."""
+    """It writes lines, and continues in new files after a reload."""
     unit, folder = "nettop-log", machine.root / "var/log/private/nettop"
     machine.configure(unit)
     pid = machine.start(unit)
@@ -295,7 +295,7 @@ def test_log(machine: Booted) -> None:
 @run_by_systemd
 @pytest.mark.kernel
 def test_collect(machine: Booted) -> None:
-    """It stores a flow and answers for it, compiled expressions included; a restart finds the flow again."""
+    """It stores flows and answers queries, including compiled expressions; flows survive a restart."""
     pytest.importorskip("chdb")
     unit = "nettop-collect"
     machine.configure(unit)
@@ -309,7 +309,7 @@ def test_collect(machine: Booted) -> None:
         return got(machine, "http://127.0.0.1:9472/", "--data-binary", sql)
 
     until(lambda: answer("SELECT count() FROM flows_raw").strip() == "2", "the flows are stored")
-    # From the fourth time on the engine has compiled it.
+    # The engine compiles the expression from the fourth time on.
     assert len({answer(FLOW_QUERY) for _ in range(6)}) == 1
     assert answer(FLOW_QUERY).startswith("784\t")
     top = machine.run(COMMAND, "flows", "--top", "protocol", "--format", "jsonl").stdout
@@ -330,10 +330,8 @@ def test_collect(machine: Booted) -> None:
         ("nettop-serve", "--listen 127.0.0.1:1", ExitCode.PERMISSION),
     ],
 )
-def test_what_cannot_work_is_not_tried_again(
-    machine: Booted, unit: str, options: str, code: ExitCode
-) -> None:
-    """A wrong option, and a port that needs another capability."""
+def test_permanent_failures_are_not_retried(machine: Booted, unit: str, options: str, code: ExitCode) -> None:
+    """A bad option, and a port that needs another capability, fail without a restart."""
     machine.configure(unit, options)
     assert machine.run("systemctl", "start", unit, check=False).returncode != 0
     assert machine.show(unit, "ExecMainStatus") == str(int(code))
@@ -342,13 +340,13 @@ def test_what_cannot_work_is_not_tried_again(
 
 @run_by_systemd
 @pytest.mark.kernel
-def test_what_is_killed_is_started_again(machine: Booted) -> None:
-    """By systemd, after the delay that the unit has, which the test makes shorter."""
+def test_a_killed_unit_is_restarted(machine: Booted) -> None:
+    """systemd restarts a killed unit, after a delay that the test shortens."""
     unit = "nettop-log"
     machine.configure(unit, drop_in="RestartSec=0\n")
     first = machine.start(unit)
     machine.run("systemctl", "kill", "--signal=KILL", unit)
-    until(lambda: machine.show(unit, "NRestarts") == "1", "it is started again")
+    until(lambda: machine.show(unit, "NRestarts") == "1", "it is restarted")
     until(lambda: machine.show(unit, "ActiveState") == "active", "it works again")
     assert machine.pid(unit) != first
 
@@ -362,13 +360,13 @@ def test_what_is_killed_is_started_again(machine: Booted) -> None:
         ("CAP_BPF CAP_SYS_ADMIN", "connections", "sock_diag"),
         ("CAP_PERFMON CAP_SYS_ADMIN", "connections", "sock_diag"),
         ("CAP_NET_ADMIN", "connections", "needs CAP_NET_ADMIN"),
-        ("CAP_SYS_ADMIN", "connections", "not checked: making a network namespace needs CAP_SYS_ADMIN"),
-        ("CAP_SYS_PTRACE", "connections", "to find and enter it takes CAP_SYS_PTRACE"),
-        ("CAP_SYSLOG", "drops", "seeing the kernel's symbols needs CAP_SYSLOG"),
+        ("CAP_SYS_ADMIN", "connections", "not checked: creating a network namespace needs CAP_SYS_ADMIN"),
+        ("CAP_SYS_PTRACE", "connections", "finding and entering it needs CAP_SYS_PTRACE"),
+        ("CAP_SYSLOG", "drops", "seeing kernel symbols needs CAP_SYSLOG"),
     ],
 )
 def test_each_capability_is_needed(machine: Booted, without: str, lens: str, words: str) -> None:
-    """Without it something is missing, and what is read in its place, or why not, is said."""
+    """Without a capability something is missing, and /health says what replaces it or why not."""
     unit, url = "nettop-serve", "http://127.0.0.1:9471/health"
     machine.configure(unit, "--lenses connections,drops")
     machine.start(unit)
@@ -400,7 +398,7 @@ ADDED = "CapabilityBoundingSet={0}\nAmbientCapabilities={0}\n"
     ],
 )  # fmt: skip
 def test_drop_ins(machine: Booted, unit: str, options: str, drop_in: str) -> None:
-    """Those of docs/deployment.md and docs/privileges.md have the unit work otherwise, without a warning."""
+    """The drop-ins of docs/deploy/services.md and docs/privileges.md work without a warning."""
     machine.configure(unit, options, drop_in)
     machine.start(unit)
     (machine.root / f"var/log/{unit}.err").write_text("")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian's tools that check what is deployed, unpacked under the cache: to install some would start a service."""
+"""Debian's tools that check deploy/, unpacked in the cache because installing some would start a service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 @cache
 def debian_package(package: str, suite: str = "bookworm") -> Path:
-    """The folder into which a package of Debian's is unpacked."""
+    """Unpack a Debian package and return its folder."""
     if shutil.which("apt-get") is None or not _KEYRING.exists():
         pytest.skip("needs apt and debian-archive-keyring, to unpack Debian's packages")
     words = [str(CHECKOUT / "scripts/debian-tool.sh"), suite, package]

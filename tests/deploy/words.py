@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of nettop's commands, by which command lines in files are checked."""
+"""Options of nettop's commands, to check command lines in files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from nettop.cli import app
 
 
 def options_of(command: str) -> set[str]:
-    """Each option of a command, as it is written."""
+    """Return the options of a command, as written."""
     group: Any = typer.main.get_command(app)
     return {name for param in group.commands[command].params for name in param.opts}

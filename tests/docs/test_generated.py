@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The committed documents match what generates them, and their links and file lists hold."""
+"""The committed documents match their generator, and their links and file lists are valid."""
 
 from __future__ import annotations
 
@@ -10,42 +10,63 @@ from pathlib import Path
 import pytest
 
 from nettop.snapshots import lenses
+from nettop.snapshots.own_cost import SELF
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *PAGES]
 
 
-@pytest.mark.parametrize("document", ["fields.md", "metrics.md", "flows.proto"])
+@pytest.mark.parametrize("document", ["fields.md", "metrics.md", "kernels.md", "flows.proto"])
 def test_documents_are_as_declared(document: str) -> None:
-    """What `make generate` writes from the declarations of lenses and columns is committed."""
+    """The committed documents equal the output of `make generate`."""
     generate = runpy.run_path(str(ROOT / "scripts" / "generate.py"))
-    assert (ROOT / "docs" / document).read_text() == generate["DOCUMENTS"][document]()
+    assert (ROOT / "docs" / "reference" / document).read_text() == generate["DOCUMENTS"][document]()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
-    """Each file that a document links to, or shows as a picture, exists."""
-    links = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
-    assert [link for link in links if not (document.parent / link).exists()] == []
+    """Each file that a document links to or embeds exists, and each heading."""
+    links = re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", document.read_text())
+    targets = [(document.parent / path if path else document, anchor) for path, anchor in links]
+    assert [path for path, _ in targets if not path.exists()] == []
+    assert [(path, anchor) for path, anchor in targets if anchor and anchor not in anchors(path)] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub names them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_readme_leads_to_every_page() -> None:
-    """README links to each page in docs/, of which there are at most twelve."""
-    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
-    assert pages <= set(re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()))
-    assert len(pages) <= 13
+    """README links to each page in docs/."""
+    linked = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
+    assert {str(page.relative_to(ROOT)) for page in PAGES} <= set(linked)
+
+
+def test_readme_says_what_each_lens_answers() -> None:
+    """README has the answer of each lens, in the lens's own words."""
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert [lens.id for lens in (*lenses(), SELF) if f"`{lens.id}`**: {lens.question}" not in readme] == []
+
+
+def test_pages_are_short() -> None:
+    """A page has at most 20 kB, except the generated reference."""
+    texts = [page for page in PAGES if page.parent.name != "reference"]
+    assert [page.name for page in texts if page.stat().st_size > 20_480] == []
 
 
 def test_readme_shows_every_screenshot() -> None:
-    """README shows each screenshot that scripts/screenshots.py draws, and each is committed."""
+    """README shows each screenshot that scripts/screenshots.py draws."""
     shots = runpy.run_path(str(ROOT / "scripts" / "screenshots.py"))["SCREENSHOTS"]
     shown = re.findall(r"\(docs/screenshots/(\w+)\.svg\)", (ROOT / "README.md").read_text())
     assert sorted(shown) == sorted(shots)
 
 
 def test_each_walk_names_seven_files_at_most() -> None:
-    """Each walk of the page, a byte counter's and an event's, names at most seven files, which exist."""
-    page = (ROOT / "docs" / "architecture.md").read_text()
+    """Both walk-throughs, of a byte counter and an event, name at most seven files, which exist."""
+    page = (ROOT / "docs" / "internals" / "architecture.md").read_text()
     sections = [re.findall(r"^\d\. \[`([^`]+)`\]", part, re.MULTILINE) for part in page.split("\n## ")]
     walks = [files for files in sections if files]
     assert len(walks) == 2
@@ -53,13 +74,14 @@ def test_each_walk_names_seven_files_at_most() -> None:
     assert all((ROOT / file).is_file() for files in walks for file in files)
 
 
-def test_kernel_support_lists_declared_hooks() -> None:
-    """docs/kernel-support.md lists hooks that a lens declares, in its order, in its lens's table, and no others.
+def test_the_kernels_page_has_every_lens() -> None:
+    """docs/reference/kernels.md lists the hooks of every lens, with a cell for each kernel.
 
-    A new hook is missing until it was run on the kernels.
+    A new hook is `–` until it has been run on the kernels.
     """
-    page = (ROOT / "docs" / "kernel-support.md").read_text()
+    page = (ROOT / "docs" / "reference" / "kernels.md").read_text()
     parts = {title: text for title, _, text in (part.partition("\n") for part in page.split("\n## "))}
     for lens in lenses():
-        listed = re.findall(r"^\| `(\w+)` \|", parts.get(lens.title, ""), re.MULTILINE)
-        assert listed == [hook.name for hook in lens.hooks if hook.name in listed]
+        listed = re.findall(r"^\| `(\w+)` \|", parts[lens.title], re.MULTILINE)
+        assert listed == [hook.name for hook in lens.hooks]
+        assert len({line.count("|") for line in parts[lens.title].strip().splitlines()}) == 1

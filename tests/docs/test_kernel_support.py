@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""scripts/kernel_support.py turns the results of runs into docs/kernel-support.md."""
+"""scripts/kernel_support.py turns test results into docs/reference/kernels.md."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from kernel_support import HOST, Run, put_in_place, read_run, support_page
+from kernel_support import HOST, Run, complete_page, put_in_place, read_run, support_page
 
 JUNIT = """<testsuites><testsuite>
 <testcase classname="tests.kernel.test_rungs" name="test_a[fexit]"><properties>
@@ -26,7 +27,7 @@ PASSED = '<testcase classname="tests.kernel.test_x" name="test_y"/>'
 
 
 def report(mechanism: str | None, *refused: tuple[str, str]) -> dict[str, Any]:
-    """A doctor's report on one hook."""
+    """Return a doctor report on one hook."""
     refusals = [{"mechanism": name, "why": why} for name, why in refused]
     hooks = [{"hook": "accepts", "mechanism": mechanism, "refused": refusals, "fields": []}]
     host = {"bcc": "0.26.0", "llvm": "14", "kprobes": True}
@@ -34,7 +35,7 @@ def report(mechanism: str | None, *refused: tuple[str, str]) -> dict[str, Any]:
 
 
 def a_run(folder: Path, name: str, release: str, doctor: object, more: str = "") -> Run:
-    """A run's folder, read back."""
+    """Write a run's folder and read it back."""
     folder.mkdir()
     (folder / "release").write_text(release + "\n")
     (folder / "status").write_text("1\n" if more else "0\n")
@@ -45,7 +46,7 @@ def a_run(folder: Path, name: str, release: str, doctor: object, more: str = "")
 
 
 def row(page: str, begins: str) -> list[str]:
-    """The cells of the only table row that begins with `begins`."""
+    """Return the cells of the only table row that begins with `begins`."""
     (line,) = [line for line in page.splitlines() if line.startswith(f"| {begins}")]
     return [cell.strip() for cell in line.strip("|").split("|")]
 
@@ -61,18 +62,27 @@ def test_mechanisms_of_each_kernel(tmp_path: Path) -> None:
     assert row(page.split("\n## ")[2], "hook | what it provides")[2:] == ["6.1", "6.18 (host)", "7.2"]
     assert row(page, "`accepts` | the")[2:] == [
         "n/a<br>fexit/inet_csk_accept<br>kretprobe/inet_csk_accept",
-        "not recorded<br>fexit/inet_csk_accept<br>kretprobe/inet_csk_accept",
+        "–<br>fexit/inet_csk_accept<br>kretprobe/inet_csk_accept",
         "**fexit/inet_csk_accept**<br>kretprobe/inet_csk_accept",
     ]
-    assert row(page, "bcc")[1:] == ["0.26.0", "not recorded", "0.26.0"]
-    assert row(page, "kprobes")[1:] == ["yes", "not recorded", "yes"]
+    assert row(page, "bcc")[1:] == ["0.26.0", "–", "0.26.0"]
+    assert row(page, "kprobes")[1:] == ["yes", "–", "yes"]
     assert row(page, "`accepts` | fexit")[1:] == ["fexit/inet_csk_accept", "no¦room", "6.1"]
     assert row(page, "`accepts` | tp_btf")[2:] == ["no such tracepoint", "6.1, 6.18 (host), 7.2"]
     assert page == support_page(runs[::-1])
 
 
+def test_a_page_is_completed(tmp_path: Path) -> None:
+    """A recorded page keeps its cells, and gets what was declared since; a complete one stays as it is."""
+    whole = support_page([a_run(tmp_path / "run", "6.1", "6.1.0-5-amd64", report("fexit/inet_csk_accept"))])
+    assert complete_page(whole) == whole
+    without = re.sub(r"## Services.*?(?=## )|\| `routes` [^\n]*\n", "", whole, flags=re.DOTALL)
+    assert "## Services" not in without
+    assert complete_page(without) == whole
+
+
 def test_a_lens_that_is_refused(tmp_path: Path) -> None:
-    """An unsupported kernel may refuse a lens, and the page says why; a supported kernel fails the run."""
+    """On an unsupported kernel a lens may be refused, and the page says why; on a supported one the run fails."""
     refused = report("fexit/inet_csk_accept")
     error = {"what": "this kernel has no function x", "remedy": ""}
     refused["lenses"].append({"id": "cpu", "error": error, "hooks": []})
@@ -82,12 +92,12 @@ def test_a_lens_that_is_refused(tmp_path: Path) -> None:
     old, new = (read_run(name, tmp_path / name) for name in ("old", "new"))
     assert (old.passed, new.passed) == (True, False)
     page = support_page([old])
-    assert row(page, "`softirqs` | the begin")[2:] == ["n/a"]
+    assert row(page, "`softirqs` | entry")[2:] == ["n/a"]
     assert row(page, "`cpu` | every mechanism")[2:] == ["this kernel has no function x", "5.10"]
 
 
 def test_verdict_on_a_run(tmp_path: Path) -> None:
-    """A run passed when tests ran, none failed and doctor ended with 0; failures have pytest's message."""
+    """A run passes if tests ran, none failed and doctor exited with 0; failures have pytest's message."""
     good = a_run(tmp_path / "good", "6.1", "6.1.0", None)
     assert (good.passed, good.summary) == (True, "2 passed, 1 skipped, doctor: 0")
     bad = a_run(tmp_path / "bad", "6.1", "6.1.0", None, FAILED)
@@ -100,12 +110,12 @@ def test_verdict_on_a_run(tmp_path: Path) -> None:
     assert (none.passed, none.release, none.summary) == (
         False,
         "did not boot",
-        "no test, did not end, doctor: did not end",
+        "no test, did not finish, doctor: did not finish",
     )
 
 
 def test_a_second_run_replaces_its_tests(tmp_path: Path) -> None:
-    """For tests that were run twice the second result counts; the rest, doctor included, stays."""
+    """If a test ran twice the second result counts; everything else, including doctor, stays."""
     a_run(tmp_path / "first", "6.1", "6.1.0", report("x"), FAILED)
     again = tmp_path / "again"
     again.mkdir()
@@ -120,7 +130,7 @@ def test_a_second_run_replaces_its_tests(tmp_path: Path) -> None:
 
 
 def test_a_second_run_without_results_changes_nothing(tmp_path: Path) -> None:
-    """Failures of the first run stay if the second one was stopped before its report."""
+    """Failures of the first run stay if the second was stopped before its report."""
     a_run(tmp_path / "first", "6.1", "6.1.0", None, FAILED)
     (tmp_path / "again").mkdir()
     put_in_place(tmp_path / "first", tmp_path / "again")
@@ -129,7 +139,7 @@ def test_a_second_run_without_results_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_machine_that_boots_with_its_second_try(tmp_path: Path) -> None:
-    """Of a first try that died before anything was written the second one's results are all there is."""
+    """If the first try died before writing anything, the second one's results are used."""
     (tmp_path / "first").mkdir()
     a_run(tmp_path / "again", "6.1", "6.1.0", report("x"))
     put_in_place(tmp_path / "first", tmp_path / "again")
@@ -138,7 +148,7 @@ def test_a_machine_that_boots_with_its_second_try(tmp_path: Path) -> None:
 
 
 def test_failures_are_known_before_the_end(tmp_path: Path) -> None:
-    """Failures of a run that was stopped before its report are those that its tests recorded."""
+    """If a run was stopped before its report, its failures are those recorded by the tests."""
     failure = {"test": "tests/kernel/test_x.py::test_y", "why": "E   it was 1"}
     (tmp_path / "failures").write_text(json.dumps(failure) + "\n")
     run = read_run("6.1", tmp_path)
@@ -146,5 +156,5 @@ def test_failures_are_known_before_the_end(tmp_path: Path) -> None:
 
 
 def test_a_report_of_another_version_is_none(tmp_path: Path) -> None:
-    """What doctor says in words that are not understood here is not recorded."""
+    """A doctor report of an unknown version is ignored."""
     assert a_run(tmp_path / "run", "6.1", "6.1.0", report("x") | {"version": 2}).doctor is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""requirements/*.txt, what is installed from a package index, beside pyproject.toml, which says what is needed."""
+"""requirements/*.txt, the locked versions to install, agree with the requirements in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENTRY = re.compile(r"([\w.-]+)==(\S+)(?: ; (.*))?((?:\n    --hash=sha256:[0-9a-f
 
 
 def locked(name: str, python: str = "3.11", processor: str = "x86_64") -> dict[str, str]:
-    """Return the versions that a file has for a Python on a processor."""
+    """Return the versions in a lock file for a Python version and processor."""
     machine = {"python_version": python, "python_full_version": f"{python}.0", "platform_machine": processor}
     machine |= {
         "sys_platform": "linux",
@@ -38,7 +38,7 @@ def locked(name: str, python: str = "3.11", processor: str = "x86_64") -> dict[s
 
 
 def needed(extra: str) -> list[Requirement]:
-    """Return what pyproject.toml asks for with an extra, nettop's own extras resolved."""
+    """Return the requirements in pyproject.toml with an extra, resolving nettop's own extras."""
     wanted = map(Requirement, PROJECT["project"]["dependencies"] + EXTRAS[extra])
     return [
         each
@@ -53,14 +53,14 @@ def needed(extra: str) -> list[Requirement]:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_each_entry_has_a_version_and_hashes(file: Path) -> None:
-    """Nothing else is in a file: no address of an index, no option, no package that is not pinned."""
+    """Lock files hold nothing else: no index URL, no option, no unpinned package."""
     assert ENTRY.sub("", file.read_text().replace(" \\\n", "\n")) == ""
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 @pytest.mark.parametrize("python", PYTHONS)
 def test_they_agree_with_the_project(python: str, processor: str) -> None:
-    """`make lock` was run after the last change of pyproject.toml."""
+    """The lock files satisfy pyproject.toml: `make lock` was run after its last change."""
     wanted = {extra: needed(extra) for extra in ("serve", "flows", "dev")}
     wanted["build"] = [Requirement(word) for word in (*PROJECT["build-system"]["requires"], *BUILDERS)]
     for name, requirements in wanted.items():
@@ -73,13 +73,13 @@ def test_they_agree_with_the_project(python: str, processor: str) -> None:
 
 
 def test_a_package_has_one_version() -> None:
-    """Whatever is installed with it: the Debian packages share their modules."""
+    """Each package has the same version in all lock files, because the Debian packages share modules."""
     serve, flows, dev = (locked(name) for name in ("serve", "flows", "dev"))
     assert serve.items() <= flows.items() <= dev.items()
 
 
 def test_what_nothing_asks_for_is_not_there() -> None:
-    """The distribution's numpy is used, and nothing needs setuptools, which runs code whenever Python starts."""
+    """numpy comes from the distribution, and setuptools, which runs code whenever Python starts, is not needed."""
     assert {path.stem for path in FILES} == {"build", "serve", "flows", "dev"}
     for name in ("build", "serve", "flows"):
         assert not locked(name).keys() & {NOT_LOCKED, "setuptools"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What BPF objects exist in the kernel, and which of them a living process holds."""
+"""List the kernel's BPF objects, and those that a living process holds."""
 
 import contextlib
 import ctypes
@@ -20,7 +20,7 @@ Object = tuple[str, int]
 
 
 def bpf(command: int, request: bytes) -> tuple[int, bytes]:
-    """bpf(2): its result and the request as the kernel left it."""
+    """Call bpf(2); return its result and the request as the kernel left it."""
     buffer = ctypes.create_string_buffer(request, max(len(request), 128))
     result = libc.syscall(SYS_BPF, command, buffer, len(request))
     if result < 0:
@@ -29,7 +29,7 @@ def bpf(command: int, request: bytes) -> tuple[int, bytes]:
 
 
 def existing() -> set[Object]:
-    """Every program, map and link of the kernel, by kind and number."""
+    """Return every program, map and link of the kernel, by kind and number."""
     objects: set[Object] = set()
     for kind, command in NEXT_ID.items():
         number = 0
@@ -41,7 +41,7 @@ def existing() -> set[Object]:
 
 
 def held(pid: int) -> set[Object]:
-    """The objects to which that process has descriptors."""
+    """Return the objects to which that process has descriptors."""
     objects: set[Object] = set()
     with contextlib.suppress(OSError):
         for entry in os.scandir(f"/proc/{pid}/fdinfo"):
@@ -52,7 +52,7 @@ def held(pid: int) -> set[Object]:
 
 
 def held_by_anyone() -> set[Object]:
-    """The objects that any living process holds, by itself or through one of its programs."""
+    """Return the objects that any living process holds, directly or through one of its programs."""
     pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
     objects = set().union(*(held(pid) for pid in pids))
     return objects | {
@@ -61,10 +61,10 @@ def held_by_anyone() -> set[Object]:
 
 
 def nothing_new_since(before: set[Object], deadline_s: float = 20) -> None:
-    """Waits until no object is left that is newer than `before` and that no living process holds.
+    """Wait until a living process holds every object newer than `before`.
 
-    The kernel frees late; other programs of this machine come and go with theirs meanwhile, so that what is held by
-    nobody has to be there still after all have been checked.
+    The kernel frees objects late, and other programs on this machine come and go. So an object counts as leaked only if
+    it still exists after all processes have been checked.
     """
     until(
         lambda: not (existing() - before - held_by_anyone()) & existing(),
@@ -74,19 +74,19 @@ def nothing_new_since(before: set[Object], deadline_s: float = 20) -> None:
 
 
 def run_count(program: int) -> tuple[str, int]:
-    """A program's name and how often it ran while statistics were on."""
+    """Return a program's name and how often it ran while statistics were on."""
     return runs_and_time(program)[:2]
 
 
 def runs_and_time(program: int) -> tuple[str, int, int]:
-    """A program's name, how often it ran while statistics were on, and for how many ns."""
+    """Return a program's name, how often it ran while statistics were on, and for how many ns."""
     info = program_info(program)
     time_ns, count = struct.unpack_from("=QQ", info, 192)
     return info[64:80].split(b"\0")[0].decode(), count, time_ns
 
 
 def maps_of(program: int) -> tuple[int, ...]:
-    """The numbers of a program's maps; none if it has gone."""
+    """Return the numbers of a program's maps; none if it has gone."""
     numbers = (ctypes.c_uint32 * 64)()
     with contextlib.suppress(FileNotFoundError):
         info = program_info(program, struct.pack("=52xIQ", len(numbers), ctypes.addressof(numbers)))
@@ -95,9 +95,9 @@ def maps_of(program: int) -> tuple[int, ...]:
 
 
 def program_info(program: int, asked: bytes = b"") -> bytes:
-    """What the kernel tells of a program: struct bpf_prog_info (include/uapi/linux/bpf.h).
+    """Return the kernel's struct bpf_prog_info (include/uapi/linux/bpf.h) of a program.
 
-    `asked` is how that structure begins where it says where an array is to be put.
+    `asked` is the start of that structure; it says where the kernel puts an array.
     """
     descriptor = bpf(FD_BY_ID["prog"], struct.pack("=I12x", program))[0]
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nettop as its users run it: the command, its rows as JSON Lines, and a run that goes on while the test works."""
+"""nettop as users run it: the command, its rows as JSON Lines, and a run that continues during the test."""
 
 import contextlib
 import json
@@ -19,14 +19,14 @@ NETTOP = os.environ.get("NETTOP_COMMAND", str(Path(sys.executable).with_name("ne
 TABLE = ("--table", "-d")
 JSON = (*TABLE, "--format", "jsonl")
 HOUR = ("--interval", "3600")
-_LOADER = b"nettop.kernel.loader"
+_LOADER = b"nettop.kernel.bpf.loader"
 _BCC_FOLDER = "import bcc, os; print(os.path.dirname(bcc.__file__))"
 
 Row = dict[str, Any]
 
 
 def nettop(*options: str, deadline_s: float = 60, **how: Any) -> subprocess.CompletedProcess[str]:
-    """Runs nettop to its end."""
+    """Run nettop to its end."""
     return subprocess.run(
         [NETTOP, *options],
         capture_output=True,
@@ -39,19 +39,19 @@ def nettop(*options: str, deadline_s: float = 60, **how: Any) -> subprocess.Comp
 
 
 def mounted(script: str) -> tuple[str, ...]:
-    """Starts what follows in a mount namespace of its own, after the script."""
+    """Return words that start a command in its own mount namespace, after running the script."""
     return "unshare", "--mount", "sh", "-c", f'{script} && exec "$0" "$@"'
 
 
 def bcc_folder() -> str:
-    """Where the distribution has its bcc."""
+    """Return the folder of the distribution's bcc."""
     return subprocess.run(
         ["/usr/bin/python3", "-c", _BCC_FOLDER], capture_output=True, text=True, check=True
     ).stdout.strip()
 
 
 def rows(*options: str, everything: bool = True) -> list[Row]:
-    """The rows of one refresh; with `everything`, listeners, TIME_WAIT and unconnected UDP too."""
+    """Return the rows of one refresh; with `everything`, also listeners, TIME_WAIT and unconnected UDP."""
     done = nettop(*JSON, "--once", *(("--all",) if everything else ()), *options)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
@@ -59,35 +59,35 @@ def rows(*options: str, everything: bool = True) -> list[Row]:
 
 
 def rows_in(text: str) -> list[Row]:
-    """The rows of JSON Lines, without the records of what was lost."""
+    """Return the rows of JSON Lines, without the records of losses."""
     return [row for row in map(json.loads, text.splitlines()) if not is_loss(row)]
 
 
 def complaints(errors: str) -> str:
-    """What else was printed on standard error than what was lost: a busy host always loses something."""
+    """Return standard error without losses: a busy host always loses something."""
     lines = errors.splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith("nettop: lost "))
 
 
 def is_loss(row: Row) -> bool:
-    """Whether a record says what was lost."""
+    """Return whether a record reports a loss."""
     return row.get("type") == "lost"
 
 
 def by_cookie(rows: list[Row]) -> dict[int, Row]:
-    """Rows by their key; no key may come twice."""
+    """Return rows by their key; assert that no key comes twice."""
     table = {row["id"]: row for row in rows}
     assert len(table) == len(rows), "the same socket has two rows"
     return table
 
 
 def in_namespaces(rows: list[Row], *inodes: int) -> list[Row]:
-    """Those rows that are in one of these network namespaces."""
+    """Return the rows in one of these network namespaces."""
     return [row for row in rows if row["netns"] in inodes]
 
 
 class Running:
-    """nettop running in the background, refreshed by a newline on its standard input.
+    """nettop in the background, refreshed by a newline on its standard input.
 
     `around` are the words that start it, such as those of `mounted`.
     """
@@ -117,19 +117,19 @@ class Running:
                     stream.close()
 
     def text(self) -> str:
-        """What it has printed so far."""
+        """Return its output so far."""
         return Path(self._out.name).read_text(errors="surrogateescape")
 
     def errors(self) -> str:
-        """What it has printed on standard error so far."""
+        """Return its standard error so far."""
         return Path(self._error.name).read_text(errors="surrogateescape")
 
     def complaints(self) -> str:
-        """See the function of that name, of what it has printed so far."""
+        """Return the complaints printed so far, as the function `complaints` does."""
         return complaints(self.errors())
 
     def refreshes(self) -> list[list[Row]]:
-        """The whole rows printed so far, one list a refresh (JSON Lines only; a refresh without rows is not seen)."""
+        """Return the complete rows so far, one list per refresh (JSON Lines only; no list for an empty refresh)."""
         by_time: dict[str, list[Row]] = {}
         for line in self.text().splitlines(keepends=True):
             if line.endswith("\n"):
@@ -139,45 +139,45 @@ class Running:
         return list(by_time.values())
 
     def first_rows(self) -> None:
-        """Waits until it has printed something, which it has then also measured."""
+        """Wait for its first output; it has measured by then."""
         until(lambda: self.text() or self.process.poll() is not None, "nettop prints its first rows")
         assert self.process.poll() is None or self.text(), self.errors()
 
     def refresh(self) -> None:
-        """Asks for a refresh now."""
+        """Request a refresh."""
         assert self.process.stdin
         self.process.stdin.write(b"\n")
         self.process.stdin.flush()
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """Sends a signal and returns the exit status, negative for death by signal."""
+        """Send a signal and return the exit status, negative for death by signal."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
         return self.wait()
 
     def wait(self, deadline_s: float = 30) -> int:
-        """Waits for its own end; the exit status."""
+        """Wait for it to exit; return the exit status."""
         return self.process.wait(deadline_s * PATIENCE)
 
     def kill(self) -> None:
-        """Ends it and its children for certain."""
+        """Kill it and its children."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
 
     def loaders(self) -> list[int]:
-        """The children that compile and load, while they live."""
+        """Return the living children that compile and load."""
         return [pid for pid, parent, words in living() if parent == self.pid and _LOADER in words]
 
     def gone(self) -> bool:
-        """Whether neither it nor an orphaned loader is left."""
+        """Return whether neither it nor an orphaned loader is left."""
         return not any(
             pid == self.pid or (parent == 1 and _LOADER in words) for pid, parent, words in living()
         )
 
 
 def living() -> list[tuple[int, int, bytes]]:
-    """PID, parent and command line of every process that is no zombie."""
+    """Return PID, parent and command line of every process that is no zombie."""
     processes = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the kernel tests: a lab of their own for each test, and a reason where the machine cannot run them."""
+"""Fixtures of the kernel tests: a lab for each test, and the reason if the machine cannot run them."""
 
 import json
 import os
@@ -21,7 +21,7 @@ for name in ("SUDO_USER", "SUDO_UID", "SUDO_GID"):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what is marked `kernel` where this machine truly lacks something, and says what."""
+    """Skip tests marked `kernel` if this machine lacks something, and report the reason."""
     reason = missing()
     for item in items:
         if item.get_closest_marker("kernel") and (why := reason or too_old(item)):
@@ -29,14 +29,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Writes down at once what failed, for whoever has to know of it though this run may never end."""
+    """Write each failure to a file at once: this run may be killed before its report."""
     if report.failed and (path := os.environ.get("NETTOP_TEST_FAILURES")):
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"test": report.nodeid, "why": report.longreprtext}) + "\n")
 
 
 def too_old(item: pytest.Item) -> str | None:
-    """What this kernel cannot do yet that the test needs; None if it is new enough."""
+    """Return what the test needs and this kernel lacks; None if it is new enough."""
     for mark in item.iter_markers("since"):
         version, why = mark.args
         if version_numbers(os.uname().release) < version_numbers(version):
@@ -45,27 +45,29 @@ def too_old(item: pytest.Item) -> str | None:
 
 
 def version_numbers(version: str) -> tuple[int, int]:
-    """`6.1.0-50-amd64` as (6, 1)."""
+    """Parse a version: `6.1.0-50-amd64` gives (6, 1)."""
     major, minor = re.findall(r"\d+", version)[:2]
     return int(major), int(minor)
 
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    """Namespaces and workers of this test; gone at its end."""
+    """Yield the namespaces and workers of this test, and remove them afterwards."""
     with Lab() as made:
         yield made
 
 
 def scope_of_watch(fixture_name: str, config: pytest.Config) -> Literal["session", "module"]:
-    """In an emulated machine, where starting one takes half a minute, all modules share it; elsewhere it does not
-    attend tests of other modules, which may measure what it costs."""
+    """Return the scope of the shared watch: the session in an emulated machine, which takes half a minute to start one.
+
+    Elsewhere it is the module, because other modules may measure the watch's cost.
+    """
     return "session" if PATIENCE > 1 else "module"
 
 
 @pytest.fixture(scope=scope_of_watch)
 def one_watch() -> Iterator["Watch"]:
-    """A connections probe that many tests share."""
+    """Yield a connections probe that many tests share."""
     from .test_events import Watch  # which imports much that other tests do not need
 
     with Watch() as watch:
@@ -74,13 +76,13 @@ def one_watch() -> Iterator["Watch"]:
 
 @pytest.fixture
 def home(lab: Lab) -> Namespace:
-    """A namespace in which a server and its clients are."""
+    """Return a namespace for a server and its clients."""
     return lab.namespace()
 
 
 @pytest.fixture
 def watched() -> Iterator["Watched"]:
-    """A probe of the services lens."""
+    """Yield a probe of the services lens."""
     from .services import Watched
 
     with Watched() as probe:
@@ -91,7 +93,7 @@ def watched() -> Iterator["Watched"]:
 
 @pytest.fixture(scope="module")
 def all_watches() -> Iterator["WatchedByEach"]:
-    """A probe of the services lens for each mechanism, all attached at once."""
+    """Yield a probe of the services lens for each mechanism, all attached at once."""
     from .services import WatchedByEach
 
     with WatchedByEach() as watches:
@@ -100,14 +102,14 @@ def all_watches() -> Iterator["WatchedByEach"]:
 
 @pytest.fixture
 def watches(all_watches: "WatchedByEach") -> list["Watched"]:
-    """Those that are attached."""
+    """Return the probes that are attached."""
     assert all_watches.attached
     return all_watches.attached
 
 
 @pytest.fixture
 def record(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """Writes facts into the report."""
+    """Write facts into the report."""
 
     def write(**facts: object) -> None:
         for name, fact in facts.items():

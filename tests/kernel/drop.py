@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Holds an XDP program that drops chosen TCP packets on one device: drop.py NAMESPACE DEVICE.
+"""Hold an XDP program that drops chosen TCP packets on one device: drop.py NAMESPACE DEVICE.
 
-Each line of standard input is a rule as JSON (an empty one changes nothing); each is answered by the counters.
-The program hangs on a bpf link, so it ends with this process. bcc needs no kernel headers but nettop's own tree.
+Each line of standard input is a rule as JSON (an empty line changes nothing); the counters answer each line.
+The program hangs on a bpf link, so it ends with this process. bcc needs only nettop's own headers.
 """
 
 import ctypes
@@ -71,14 +71,14 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check(result: int, what: str) -> int:
-    """`result`, or the C library's error."""
+    """Return `result`; raise the C library's error if it is negative."""
     if result < 0:
         raise OSError(ctypes.get_errno(), what)
     return result
 
 
 def attach(program: int, device: int) -> int:
-    """A bpf link of the program on the device; it lives as long as the returned descriptor."""
+    """Return a bpf link of the program on the device; it lives as long as the returned descriptor."""
     request = ctypes.create_string_buffer(
         struct.pack("=IIII48x", program, device, XDP_ATTACH, GENERIC_XDP), 64
     )
@@ -86,12 +86,12 @@ def attach(program: int, device: int) -> int:
 
 
 def device_index(name: str) -> int:
-    """The device's number in the namespace of this process."""
+    """Return the device's number in the namespace of this process."""
     return check(int(libc.if_nametoindex(name.encode())) or -1, name)
 
 
 def main(namespace: str, device: str) -> None:
-    """Loads, attaches, and follows standard input until it ends."""
+    """Load, attach, and follow standard input until it ends."""
     check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
     program = BPF(text=VIEW + PROGRAM, cflags=["-w"])
     function = program.load_func("drop", BPF.XDP)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A gRPC service and its client, for Debian's Python and its grpc.
 
-`serve PORT SECONDS`: answers each call after so long. `call PORT CALLS AT_ONCE`: makes so many calls on one
-connection, and prints how long each took, in seconds, as a JSON list.
+`serve PORT SECONDS` answers each call after this delay. `call PORT CALLS AT_ONCE` makes CALLS calls on one
+connection, and prints the seconds of each as a JSON list.
 """
 
 import json
@@ -32,7 +32,7 @@ def serve(port: int, seconds: float) -> None:
 
 
 def call(port: int, calls: int, at_once: int) -> None:
-    """Make calls, as many at a time as said."""
+    """Make calls, `at_once` at a time."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         echo = channel.unary_unary(METHOD)
 

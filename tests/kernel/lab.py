@@ -28,7 +28,7 @@ from typing import Any, NoReturn, Self, TypeVar
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-HEADERS = REPOSITORY / "nettop" / "kernel" / "headers"
+HEADERS = REPOSITORY / "nettop" / "kernel" / "bpf" / "headers"
 NETNS_FOLDER = Path("/run/netns")
 PREFIX = "ntlab"
 CLONE_NEWNET = 0x40000000
@@ -46,7 +46,7 @@ class NotInTimeError(AssertionError):
 
 
 def until(condition: Callable[[], Value], what: str, deadline_s: float = 30) -> Value:
-    """The first true value of `condition`, evaluated every 5 ms; NotInTimeError at the deadline."""
+    """Return the first true value of `condition`, evaluated every 5 ms; raise NotInTimeError at the deadline."""
     end = time.monotonic() + deadline_s * PATIENCE
     while not (value := condition()):
         if time.monotonic() > end:
@@ -56,7 +56,7 @@ def until(condition: Callable[[], Value], what: str, deadline_s: float = 30) -> 
 
 
 def missing() -> str | None:
-    """Why this machine cannot run kernel tests; None if it can."""
+    """Return the reason why this machine cannot run kernel tests; None if it can."""
     if os.geteuid() != 0:
         return "kernel tests need root"
     if not os.path.exists("/sys/kernel/btf/vmlinux"):
@@ -65,7 +65,7 @@ def missing() -> str | None:
 
 
 def ip(*words: str) -> str:
-    """What iproute2 prints; its own complaint as the error."""
+    """Run iproute2 and return its output; raise RuntimeError with its message."""
     done = subprocess.run(
         ["ip", *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
     )
@@ -75,7 +75,7 @@ def ip(*words: str) -> str:
 
 
 def enter(namespace: str) -> None:
-    """Moves the calling thread into the named network namespace."""
+    """Move the calling thread into the named network namespace."""
     descriptor = os.open(NETNS_FOLDER / namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if libc.setns(descriptor, CLONE_NEWNET):
@@ -85,12 +85,12 @@ def enter(namespace: str) -> None:
 
 
 def set_name(name: bytes) -> None:
-    """Renames the calling thread (its comm)."""
+    """Rename the calling thread (its comm)."""
     libc.prctl(PR_SET_NAME, name, 0, 0, 0)
 
 
 def process_state(pid: int) -> str:
-    """The letter of /proc/PID/stat: R, S, T (stopped), Z …; "" once it is gone."""
+    """Return the letter of /proc/PID/stat: R, S, T (stopped), Z …; "" once it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0].decode()
     except (FileNotFoundError, ProcessLookupError):
@@ -98,7 +98,7 @@ def process_state(pid: int) -> str:
 
 
 def compiled(source: Path, folder: Path) -> Path:
-    """The program that a C file is compiled to; the test is skipped where there is no compiler."""
+    """Return the compiled program of a C file; skip the test without a compiler."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler")
@@ -108,9 +108,9 @@ def compiled(source: Path, folder: Path) -> Path:
 
 
 class Namespace:
-    """One network namespace of a Lab, with a name in /run/netns and an inode number.
+    """A network namespace of a Lab, with a name in /run/netns and an inode number.
 
-    What has happened under that number before `made_ns`, of the wall clock, was in a namespace that is gone.
+    Anything that happened under that number before `made_ns` (wall clock) belongs to a removed namespace.
     """
 
     def __init__(self, name: str) -> None:
@@ -122,19 +122,19 @@ class Namespace:
         self.sysctls({"net.ipv6.ip_nonlocal_bind": 1, "net.ipv4.tcp_no_metrics_save": 1})
 
     def sysctl(self, key: str, value: object) -> None:
-        """Sets a value of /proc/sys in this namespace."""
+        """Set a value of /proc/sys in this namespace."""
         self.sysctls({key: value})
 
     def sysctls(self, values: Mapping[str, object]) -> None:
-        """Sets values of /proc/sys in this namespace."""
+        """Set values of /proc/sys in this namespace."""
         self.run("sysctl", "-qw", *(f"{key}={value}" for key, value in values.items()))
 
     def ip(self, *words: str) -> str:
-        """Runs iproute2 in this namespace."""
+        """Run iproute2 in this namespace."""
         return ip("-n", self.name, *words)
 
     def run(self, *command: str) -> str:
-        """What a command prints in this namespace; its own complaint as the error."""
+        """Run a command in this namespace and return its output; raise RuntimeError with its message."""
         words = ["ip", "netns", "exec", self.name, *command]
         done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         if done.returncode:
@@ -142,12 +142,12 @@ class Namespace:
         return done.stdout
 
     def ip_batch(self, *lines: str) -> None:
-        """Runs iproute2 in this namespace once for all these commands: an emulated machine starts programs slowly."""
+        """Run iproute2 in this namespace once for all these commands: an emulated machine starts programs slowly."""
         command = ["ip", "-n", self.name, "-batch", "-"]
         subprocess.run(command, input="\n".join(lines) + "\n", text=True, check=True, capture_output=True)
 
     def remove(self) -> None:
-        """Takes the name away; the kernel keeps the namespace while a socket or process is in it."""
+        """Remove the name; the kernel keeps the namespace while a socket or process is in it."""
         with contextlib.suppress(RuntimeError):
             ip("netns", "del", self.name)
 
@@ -162,14 +162,16 @@ class End:
         self.mac = f"02:00:00:00:00:{side:02}"
 
     def address(self, number: int, version: int = 4) -> str:
-        """One of the 65,000 further addresses of this end."""
+        """Return one of the 65,000 further addresses of this end."""
         if version == 4:
             return f"10.{80 + self.side}.{number >> 8}.{number & 255}"
         return f"fd8{self.side}::{number:x}"
 
     def configure(self, peer: "End") -> None:
-        """Addresses, routes and no segmentation offload, so that one packet is one segment. Neighbours are
-        permanent: packets would wait for their addresses, and too many be dropped."""
+        """Set addresses and routes, and switch off segmentation offload, so that one packet is one segment.
+
+        Neighbours are permanent: packets would queue while addresses are resolved, and too many be dropped.
+        """
         own, far = self.side, peer.side
         self.namespace.ip_batch(
             f"addr add {self.v4}/24 dev {self.device}",
@@ -186,7 +188,7 @@ class End:
         )
 
     def initial_window(self, peer: "End", number: int, segments: int) -> None:
-        """Connections to that address of the peer start with their own congestion window."""
+        """Set the initial congestion window of connections to that address of the peer."""
         self.namespace.ip(
             "route",
             "add",
@@ -202,14 +204,14 @@ class End:
         )
 
     def queue_up(self, rate: str) -> None:
-        """Packets queue before this device as before a line of that rate: each connection has its own round trip."""
+        """Queue packets before this device at this rate, so that each connection has its own round-trip time."""
         tc = ["tc", "-n", self.namespace.name, "qdisc", "replace", "dev", self.device, "root", "tbf"]
         subprocess.run(
             [*tc, "rate", rate, "burst", "3000", "limit", "50000000"], check=True, capture_output=True
         )
 
     def delay(self, duration: str) -> str | None:
-        """Packets leave so much later from now on; why not, where the kernel has no netem."""
+        """Delay packets from now on; return the reason if the kernel has no netem."""
         try:
             self.namespace.run(
                 *(
@@ -249,13 +251,13 @@ class Lab:
         self._exit.close()
 
     def namespace(self) -> Namespace:
-        """A new, empty network namespace with loopback up."""
+        """Return a new, empty network namespace with loopback up."""
         namespace = Namespace(f"{self._name}x{next(self._labels)}")
         self._exit.callback(namespace.remove)
         return namespace
 
     def pair(self) -> tuple[End, End]:
-        """Two new namespaces joined by a veth pair, IPv4 and IPv6."""
+        """Return two new namespaces joined by a veth pair, with IPv4 and IPv6."""
         first, second = End(self.namespace(), 1), End(self.namespace(), 2)
         ends = f"{first.device} address {first.mac} type veth peer name {second.device} address {second.mac}"
         first.namespace.ip("link", "add", *ends.split(), "netns", second.namespace.name)
@@ -272,7 +274,7 @@ class Lab:
         return first, second
 
     def routed_pair(self) -> tuple[Namespace, Namespace, Namespace]:
-        """Two new namespaces, 10.76.1.1 and 10.76.2.1, each with a device called `wire` to a router between them."""
+        """Return two new namespaces, 10.76.1.1 and 10.76.2.1, each with a device `wire` to a router between them."""
         near, router, far = self.namespace(), self.namespace(), self.namespace()
         router.sysctl("net.ipv4.ip_forward", 1)
         for number, end in ((1, near), (2, far)):
@@ -285,20 +287,20 @@ class Lab:
         return near, router, far
 
     def worker(self, namespace: Namespace | None = None, name: str = "labworker") -> "Worker":
-        """A new process in that namespace, idle until `start` or `call`."""
+        """Return a new process in that namespace, idle until `start` or `call`."""
         worker = Worker(namespace.name if namespace else None, name)
         self._exit.callback(worker.end)
         return worker
 
     def dropper(self, end: End) -> "Dropper":
-        """A program at that end's device that drops the packets its rule names."""
+        """Return a program on that end's device that drops the packets of a rule."""
         dropper = Dropper(end)
         self._exit.callback(dropper.end)
         return dropper
 
 
 def sweep() -> None:
-    """Removes the namespaces of labs whose process is gone."""
+    """Remove the namespaces of labs whose process is gone."""
     if not NETNS_FOLDER.is_dir():
         return
     for path in NETNS_FOLDER.iterdir():
@@ -324,11 +326,11 @@ class Worker:
         self.result()  # it is in its namespace, whose name may be taken away from now on
 
     def start(self, function: Callable[..., object], *arguments: object) -> None:
-        """Tells the worker to run `function(memory, *arguments)` and does not wait."""
+        """Tell the worker to run `function(memory, *arguments)` without waiting for the result."""
         self._pipe.send((function, arguments))
 
     def result(self, deadline_s: float = 60) -> Any:
-        """What the started function returned."""
+        """Return the started function's result."""
         if not self._pipe.poll(deadline_s * PATIENCE):
             raise NotInTimeError(f"worker {self.pid} gave no answer within {deadline_s * PATIENCE:g} s")
         failed, value = self._pipe.recv()
@@ -337,21 +339,21 @@ class Worker:
         return value
 
     def call(self, function: Callable[..., object], *arguments: object) -> Any:
-        """Runs `function(memory, *arguments)` in the worker and returns what it returns."""
+        """Run `function(memory, *arguments)` in the worker and return what it returns."""
         self.start(function, *arguments)
         return self.result()
 
     def stop(self) -> None:
-        """Freezes the process (SIGSTOP) and waits until it stands still."""
+        """Freeze the process (SIGSTOP) and wait until it is stopped."""
         os.kill(self.pid, signal.SIGSTOP)
         until(lambda: process_state(self.pid) == "T", f"worker {self.pid} is stopped")
 
     def go_on(self) -> None:
-        """Lets a stopped process run again."""
+        """Let a stopped process continue."""
         os.kill(self.pid, signal.SIGCONT)
 
     def end(self) -> None:
-        """Kills the process and waits for it; a second time does nothing."""
+        """Kill the process and wait for it; do nothing if it has ended."""
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
@@ -362,19 +364,19 @@ class Worker:
 
 
 def die_with_parent() -> None:
-    """The calling process is killed when the process that forked it ends."""
+    """Have the kernel kill the calling process when its parent ends."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def settle_child(name: str) -> None:
-    """For a forked child: dies with its parent, takes no Ctrl-C, has a name of its own."""
+    """Set up a forked child: die with the parent, ignore Ctrl-C, use a separate name."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     set_name(name.encode())
 
 
 def _serve(pipe: Any, namespace: str | None, name: str) -> NoReturn:
-    """Run in the worker: report readiness, then answer one request after the other until the pipe closes."""
+    """Run in the worker: report readiness, then answer requests one by one until the pipe closes."""
     status = 1
     try:
         settle_child(name)
@@ -401,7 +403,7 @@ def _serve(pipe: Any, namespace: str | None, name: str) -> NoReturn:
 
 
 class Dropper:
-    """A child that holds an XDP program on a device; nothing of it remains when the child ends."""
+    """A child that holds an XDP program on a device; the program is removed when the child ends."""
 
     FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 
@@ -427,7 +429,7 @@ class Dropper:
         data: bool | None = None,
         port: int = 0,
     ) -> None:
-        """From now on drops every Nth TCP packet with these flags (and data or none, and that port at either side)."""
+        """Drop every Nth TCP packet with these flags (with or without data, and with that port on either side)."""
         self._request(
             {
                 "every": every,
@@ -439,11 +441,11 @@ class Dropper:
         )
 
     def nothing(self) -> None:
-        """From now on drops nothing."""
+        """Stop dropping."""
         self._request({"every": 0})
 
     def dropped(self) -> int:
-        """Packets dropped since the start."""
+        """Return the number of packets dropped since the start."""
         return int(self._request({})["dropped"])
 
     def _request(self, request: dict[str, int]) -> dict[str, Any]:
@@ -455,7 +457,7 @@ class Dropper:
         return dict(json.loads(answer))
 
     def end(self) -> None:
-        """Ends the child, and with it the program."""
+        """End the child, and with it the program."""
         self._child.kill()
         self._child.wait()
         for stream in (self._child.stdin, self._child.stdout):
@@ -466,6 +468,6 @@ class Dropper:
 
 @contextlib.contextmanager
 def laboratory() -> Iterator[Lab]:
-    """A Lab for one with-block."""
+    """Yield a Lab inside the `with` block."""
     with Lab() as lab:
         yield lab

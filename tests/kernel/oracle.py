@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Oracles for what ss does not show: what the kernel itself says of one socket or process.
+"""Oracles for values that ss does not show: the kernel's own data on one socket or process.
 
-`Borrowed` takes a copy of another process's descriptor (pidfd_getfd), which works for a stopped process too.
+`Borrowed` copies another process's descriptor (pidfd_getfd), which works for a stopped process too.
 """
 
 import ctypes
@@ -88,7 +88,7 @@ CLOCKS = (
 
 
 class Borrowed:
-    """Another process's socket, for one with-block."""
+    """Another process's socket, open inside a `with` block."""
 
     def __init__(self, pid: int, descriptor: int) -> None:
         process = os.pidfd_open(pid)
@@ -109,20 +109,20 @@ class Borrowed:
         self.socket.close()
 
     def cookie(self) -> int:
-        """SO_COOKIE."""
+        """Return SO_COOKIE."""
         return cookie(self.socket)
 
     def tcp_info(self) -> dict[str, int]:
-        """getsockopt(TCP_INFO), by the kernel's names."""
+        """Return getsockopt(TCP_INFO), by the kernel's names."""
         return tcp_info(self.socket)
 
     def congestion_control(self) -> str:
-        """getsockopt(TCP_CONGESTION)."""
+        """Return getsockopt(TCP_CONGESTION)."""
         name = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
         return name.rstrip(b"\0").decode()
 
     def namespace_inode(self) -> int:
-        """The inode of the socket's network namespace (ioctl SIOCGSKNS, then fstat)."""
+        """Return the inode of the socket's network namespace (ioctl SIOCGSKNS, then fstat)."""
         descriptor = fcntl.ioctl(self.socket, SIOCGSKNS)
         try:
             return os.fstat(descriptor).st_ino
@@ -131,18 +131,18 @@ class Borrowed:
 
 
 def cookie(held: socket.socket) -> int:
-    """SO_COOKIE of one's own socket."""
+    """Return SO_COOKIE of a socket of this process."""
     return int(struct.unpack("=Q", held.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0])
 
 
 def tcp_info(held: socket.socket) -> dict[str, int]:
-    """TCP_INFO of one's own socket, by the kernel's names."""
+    """Return TCP_INFO of a socket of this process, by the kernel's names."""
     raw = held.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
     return dict(zip(NAMES, TCP_INFO.unpack(raw), strict=True))
 
 
 def socket_descriptors(pid: int) -> dict[int, int]:
-    """Socket inode → descriptor of that process, from /proc/PID/fd."""
+    """Map socket inodes to descriptors of that process, from /proc/PID/fd."""
     inodes = {}
     for entry in os.scandir(f"/proc/{pid}/fd"):
         link = os.readlink(entry.path)
@@ -152,7 +152,7 @@ def socket_descriptors(pid: int) -> dict[int, int]:
 
 
 def tcp_sockets(pid: int) -> Iterator[Borrowed]:
-    """A copy of each TCP socket of that process, one after the other."""
+    """Yield a copy of each TCP socket of that process, one by one."""
     for descriptor in socket_descriptors(pid).values():
         with Borrowed(pid, descriptor) as held:
             if (
@@ -163,12 +163,12 @@ def tcp_sockets(pid: int) -> Iterator[Borrowed]:
 
 
 def command_name(pid: int) -> str:
-    """/proc/PID/comm, the thread group leader's name."""
+    """Return the thread group leader's name from /proc/PID/comm."""
     return Path(f"/proc/{pid}/comm").read_text(errors="surrogateescape").rstrip("\n")
 
 
 def cgroup(pid: int) -> str:
-    """The process's cgroup v2 path; where that hierarchy is unused, the longest of the old ones."""
+    """Return the process's cgroup v2 path; if that hierarchy is unused, the longest v1 path."""
     lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     paths = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in lines}
     return paths[""] if paths.get("", "/") != "/" else max(paths.values(), key=len)

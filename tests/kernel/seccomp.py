@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a command in which a system call fails, as in a container: `python seccomp.py CALL ERRNO COMMAND…`."""
+"""Run a command in which a system call fails, as in a container: `python seccomp.py CALL ERRNO COMMAND…`."""
 
 import ctypes
 import errno
@@ -19,7 +19,7 @@ _INSTRUCTION = struct.Struct("=HBBI")
 
 
 def deny(call: str, number: int) -> None:
-    """Have the call fail with this errno, in this process and those that it starts."""
+    """Make the call fail with this errno in this process and its children."""
     filter_ = b"".join(
         _INSTRUCTION.pack(*words)
         for words in (

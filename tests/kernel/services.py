@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests and answers of known number for tests of the services lens, and what the lens counts of them."""
+"""Known numbers of requests and answers for tests of the services lens, and the lens's counts of them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.services import BUCKETS, CLIENTS, CONNECTIONS, HOOK_CALLS, SERVICES, SIDES, WAITING
 from nettop.snapshots.snapshot import Snapshot
+from tests.options import source_options
 
 from .command import Row
 from .lab import Lab, Namespace, NotInTimeError, Worker, die_with_parent, until
@@ -43,9 +44,8 @@ class Watched:
 
     def __init__(self, mechanism: str | None = None) -> None:
         self.probe = Services()
-        self.probe.set("table", CLIENTS.name)
-        if mechanism is not None:
-            self.probe.set("mechanisms", {HOOK_CALLS.name: mechanism})
+        mechanisms = {} if mechanism is None else {HOOK_CALLS.name: mechanism}
+        self.probe.configure(source_options([CLIENTS.name], mechanisms))
         self.probe.start()
 
     def __enter__(self) -> Self:
@@ -55,17 +55,18 @@ class Watched:
         self.probe.close()
 
     def read(self) -> Snapshot:
-        """A reading."""
+        """Return a reading."""
         return self.probe.read(time.monotonic_ns())
 
     @property
     def status(self) -> HookStatus:
-        """How calls are seen."""
+        """Return the status of the hook for calls."""
         return self.read().hooks[0]
 
     def services(self, namespace: Namespace) -> dict[tuple[str, int], Row]:
-        """What was counted of services in a namespace, by side and port; a port that is used at several addresses, or
-        by several processes, together.
+        """Return the counts of services in a namespace, by side and port.
+
+        Sum a port that is used at several addresses or by several processes.
         """
         together: dict[tuple[str, int], Row] = {}
         for row in decoded(self.read().tables[SERVICES.name], namespace.inode):
@@ -74,18 +75,20 @@ class Watched:
         return together
 
     def service(self, namespace: Namespace, port: int, side: str = SERVED) -> Row:
-        """The row of one service."""
+        """Return the row of one service."""
         return self.services(namespace)[side, port]
 
     def rows(self, table: str, namespace: Namespace, port: int) -> list[Row]:
-        """The connections or open requests of a service's port in a namespace."""
+        """Return the connections or open requests of a service's port in a namespace."""
         assert table in (CONNECTIONS.name, WAITING.name)
         rows = decoded(self.read().tables[table], namespace.inode)
         return [row for row in rows if port in (row["local_port"], row["remote_port"])]
 
     def until(self, namespace: Namespace, port: int, side: str = SERVED, **values: Any) -> Row:
-        """The row of a service as soon as it has these values: programs at the ends of calls run after the peer has
-        what a call sent. NotInTimeError says what it had instead.
+        """Wait until the row of a service has these values, and return it.
+
+        Programs at the ends of calls run after the peer has received the data. NotInTimeError reports the actual
+        values.
         """
         last: Row = {}
 
@@ -103,7 +106,7 @@ class Watched:
 
 
 class WatchedByEach:
-    """A probe for each mechanism, all attached at once, where the kernel allows theirs."""
+    """A probe for each mechanism that the kernel allows, all attached at once."""
 
     def __init__(self) -> None:
         self._exits = ExitStack()
@@ -122,11 +125,11 @@ class WatchedByEach:
 
     @property
     def attached(self) -> list[Watched]:
-        """Those that the kernel allows."""
+        """Return the probes that the kernel allows."""
         return [watched for watched, status in self._watches.values() if status.mechanism]
 
     def by(self, mechanism: str, record: Callable[..., None]) -> Watched:
-        """Return the probe of a mechanism, and write into the report which it is; skip where the kernel refuses it."""
+        """Return the probe of a mechanism, and record it in the report; skip if the kernel refuses it."""
         record(hook=FALLBACKS.hook.name, mechanism=mechanism)
         watched, status = self._watches[mechanism]
         if status.mechanism is None:
@@ -137,7 +140,7 @@ class WatchedByEach:
 
 
 def _sum(row: Row, other: Row) -> Row:
-    """Both rows as one: counters and histograms add up."""
+    """Add up the counters and histograms of two rows."""
     sums = {field.name for field in SERVICES.fields if field.kind in (Kind.COUNTER, Kind.GAUGE)} - {"oldest"}
     added = {
         name: row[name] + other[name] for name in sums if row[name] is not None and other[name] is not None
@@ -151,7 +154,7 @@ def _sum(row: Row, other: Row) -> Row:
 
 
 def quantile(row: Row, name: str, share: float) -> float:
-    """A quantile of a histogram, in ns."""
+    """Return a quantile of a histogram, in ns."""
     return float(BUCKETS.quantiles(np.array([row[name]], np.uint64), share)[0])
 
 
@@ -159,8 +162,9 @@ def quantile(row: Row, name: str, share: float) -> float:
 
 
 def request_each(memory: Memory, names: Sequence[object], count: int, sizes: tuple[int, int]) -> None:
-    """So many requests on each of these connections, the next when the answer to the last one is here; `sizes` are
-    theirs, and their answers'.
+    """Send `count` requests on each connection, each after the previous answer.
+
+    `sizes` are the sizes of requests and answers.
     """
     request, answer = sizes
     for _ in range(count):
@@ -170,7 +174,7 @@ def request_each(memory: Memory, names: Sequence[object], count: int, sizes: tup
 
 
 def answer_each(memory: Memory, names: Sequence[object], count: int, sizes: tuple[int, int]) -> None:
-    """The other end of `request_each`."""
+    """Answer the requests of `request_each`."""
     request, answer = sizes
     for _ in range(count):
         for name in names:
@@ -179,20 +183,22 @@ def answer_each(memory: Memory, names: Sequence[object], count: int, sizes: tupl
 
 
 def send_each(memory: Memory, names: list[int], size: int) -> None:
-    """A message on each of these connections."""
+    """Send a message on each of these connections."""
     for name in names:
         memory[name].sendall(b"n" * size)
 
 
 def receive_each(memory: Memory, names: list[int], size: int) -> None:
-    """Read so much from each of these connections."""
+    """Read `size` bytes from each of these connections."""
     for name in names:
         receive(memory[name], size)
 
 
 @contextmanager
 def opened(client: Worker, server: Worker, port: int, target: str, count: int = 1) -> Iterator[list[int]]:
-    """Connections to a server's listener of the name "listener", closed at the end: their names at both ends."""
+    """Open connections to a server's listener named "listener", and close them at the end; yield their names at both
+    ends.
+    """
     names = list(range(count))
     client.call(connect_each, target, port, count)
     server.call(accept_each, count)
@@ -202,7 +208,7 @@ def opened(client: Worker, server: Worker, port: int, target: str, count: int = 
 
 
 def connect_each(memory: Memory, target: str, port: int, count: int) -> None:
-    """Open so many connections, named by number; to an IPv4 address mapped to IPv6 by a socket of IPv6."""
+    """Open `count` connections, named by number; an IPv6 socket connects to an IPv4 address in its mapped form."""
     family = socket.AF_INET6 if ":" in target else socket.AF_INET
     for name in range(count):
         memory[name] = socket.socket(family)
@@ -211,14 +217,14 @@ def connect_each(memory: Memory, target: str, port: int, count: int) -> None:
 
 
 def accept_each(memory: Memory, count: int) -> None:
-    """Accept so many connections, named by number."""
+    """Accept `count` connections, named by number."""
     for name in range(count):
         memory[name] = memory["listener"].accept()[0]
         memory[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def close_each(memory: Memory, names: Sequence[object]) -> None:
-    """Close those of these connections that are open."""
+    """Close the open ones of these connections."""
     for name in names:
         held = memory.pop(name, None)
         if held is not None:
@@ -226,7 +232,7 @@ def close_each(memory: Memory, names: Sequence[object]) -> None:
 
 
 def answer_by(memory: Memory, program: Path, how: str, count: int, sizes: tuple[int, int]) -> bool:
-    """Answer the requests of one connection by a kind of calls; False where the kernel does not allow it."""
+    """Answer the requests of one connection by a kind of calls; return False if the kernel does not allow it."""
     command = [str(program), how, *map(str, (count, *sizes))]
     done = subprocess.run(command, stdin=memory[0].fileno(), check=False)
     assert done.returncode in (0, NOT_ALLOWED)
@@ -234,7 +240,7 @@ def answer_by(memory: Memory, program: Path, how: str, count: int, sizes: tuple[
 
 
 class Host:
-    """A namespace with a server, its client, and the port that the server listens on."""
+    """A namespace with a server, its client, and the server's port."""
 
     def __init__(self, lab: Lab, *, backlog: int = 4096) -> None:
         self.namespace = lab.namespace()
@@ -243,7 +249,7 @@ class Host:
         self.port = int(self.server.call(listen, "listener", "::", 0, backlog))
 
     def exchange(self, names: list[int], count: int) -> None:
-        """So many requests on each of these connections, all answered."""
+        """Send `count` requests on each of these connections, and answer all."""
         self.server.start(answer_each, names, count, SIZES)
         self.client.call(request_each, names, count, SIZES)
         self.server.result()
@@ -254,7 +260,7 @@ class Host:
 
 @contextmanager
 def running(namespace: Namespace, *command: str, port: int, log: Path, **how: Any) -> Iterator[int]:
-    """A server, once it listens on a port; its PID. It is killed at the end, and what it forked."""
+    """Run a server and yield its PID once it listens on a port; then kill it and its children."""
     with ExitStack() as stack:
         output = stack.enter_context(log.open("wb"))
         process = subprocess.Popen(
@@ -274,7 +280,7 @@ def running(namespace: Namespace, *command: str, port: int, log: Path, **how: An
 
 
 def end_group(pid: int) -> None:
-    """Kill a process and what it forked."""
+    """Kill a process and its children."""
     try:
         os.killpg(pid, 9)
     except ProcessLookupError:
@@ -282,12 +288,12 @@ def end_group(pid: int) -> None:
 
 
 def listens(namespace: Namespace, port: int) -> bool:
-    """Whether somebody listens on a port."""
+    """Return whether a socket listens on a port."""
     return bool(namespace.run("ss", "-Hltn", f"sport = :{port}"))
 
 
 def tool(name: str, *folders: str) -> str:
-    """The path of a program, or the test is skipped."""
+    """Return the path of a program; skip the test without it."""
     path = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", *folders]))
     if path is None:
         pytest.skip(f"{name} is not installed (scripts/install-deps.sh --kernels)")

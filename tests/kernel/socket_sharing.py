@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sockets shared, inherited, passed on and served by several processes: functions for workers, whose memory is their
-first argument."""
+"""Sockets that processes share, inherit, pass on and serve together: functions for workers, whose first argument is
+their own memory.
+"""
 
 import ctypes
 import json
@@ -24,7 +25,7 @@ SYS_IO_URING_SETUP, SYS_IO_URING_REGISTER, IORING_REGISTER_FILES = 425, 427, 2
 
 
 def prefork(memory: Memory, connections: int) -> int:
-    """Fork five workers, each of which accepts a fifth of the `connections`; returns the listener's port."""
+    """Fork five workers that each accept a fifth of the `connections`; return the listener's port."""
     memory["listener"] = socket.create_server(("127.0.0.1", 0), backlog=4096)
     memory["pipes"] = []
     for number in range(PREFORKED):
@@ -38,19 +39,19 @@ def prefork(memory: Memory, connections: int) -> int:
 
 
 def accepted_by(memory: Memory) -> dict[int, int]:
-    """The client's port → PID of the pre-forked worker that accepted it, once all have accepted their share."""
+    """Map client ports to the PIDs of the pre-forked workers that accepted them, once all have accepted."""
     return {port: pid for pipe in memory["pipes"] for port, pid in pipe.recv().items()}
 
 
 def accept_share(listener: socket.socket, count: int, report: Connection) -> None:
-    """A pre-forked worker: accept its share, report the peers' ports, and keep the sockets open."""
+    """Accept a pre-forked worker's share, report the peers' ports, and keep the sockets open."""
     accepted = [listener.accept() for _ in range(count)]
     report.send({peer[1]: os.getpid() for _, peer in accepted})
     threading.Event().wait()
 
 
 def fork_and_end(memory: Memory, count: int) -> None:
-    """Fork `count` short-lived children, each of which inherits all sockets of its parent for a moment."""
+    """Fork `count` short-lived children, each of which briefly holds all sockets of its parent."""
     for _ in range(count):
         child = os.fork()
         if child == 0:
@@ -59,7 +60,7 @@ def fork_and_end(memory: Memory, count: int) -> None:
 
 
 def serve_by_fork(memory: Memory, listener: str, count: int) -> dict[int, int]:
-    """Accept `count` connections and leave each to a new child; returns the peer's port → PID of the child."""
+    """Accept `count` connections and leave each to a new child; return PIDs of the children by the peer's port."""
     served = {}
     for number in range(count):
         ready([memory[listener]])
@@ -90,8 +91,9 @@ def fork_with_sockets(memory: Memory, outlive: bool = False) -> int:
 
 
 def fork_sender(memory: Memory, name: object) -> int:
-    """Fork a child that inherits every socket, and sends or receives by one of them whenever `send_by_child` or
-    `receive_by_child` says so."""
+    """Fork a child that inherits every socket, and uses one of them when `send_by_child` or `receive_by_child` is
+    called.
+    """
     mine, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
@@ -145,7 +147,7 @@ def receive_socket(memory: Memory, name: object) -> None:
 
 
 def keep_in_flight(memory: Memory, name: object) -> None:
-    """Leave a socket in an unread message, where no descriptor refers to it."""
+    """Leave a socket in an unread message, so that no descriptor refers to it."""
     held = memory.pop(name)
     memory["channel"] = socket.socketpair()
     socket.send_fds(memory["channel"][0], [b"fd"], [held.fileno()])
@@ -153,7 +155,7 @@ def keep_in_flight(memory: Memory, name: object) -> None:
 
 
 def keep_in_ring(memory: Memory, name: object) -> bool:
-    """Leave a socket to io_uring alone, as a direct descriptor; False where the kernel refuses that."""
+    """Leave a socket to io_uring alone, as a direct descriptor; return False if the kernel refuses."""
     held = memory.pop(name)
     ring = libc.syscall(SYS_IO_URING_SETUP, 1, ctypes.create_string_buffer(120))
     if ring < 0:
@@ -171,7 +173,7 @@ def rename(memory: Memory, name: bytes) -> None:
 
 
 def rename_other_thread(memory: Memory, name: bytes) -> None:
-    """Start a thread with this name, which goes on."""
+    """Start a thread with this name that keeps running."""
     named = threading.Event()
 
     def run() -> None:
@@ -185,7 +187,7 @@ def rename_other_thread(memory: Memory, name: bytes) -> None:
 
 
 def fork_to(run: Callable[[], object], name: str) -> int:
-    """Fork a child that calls `run` and exits, whatever happens; returns its PID."""
+    """Fork a child that calls `run` and exits, whatever happens; return its PID."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -201,7 +203,7 @@ def fork_to(run: Callable[[], object], name: str) -> int:
 
 
 def serve_by_workers(memory: Memory, listeners: list[object]) -> list[int]:
-    """Fork five workers that share the listeners and serve errands until they are killed; returns their PIDs."""
+    """Fork five workers that share the listeners and serve errands until they are killed; return their PIDs."""
     servers = begin_reports(memory, listeners)
 
     def work() -> None:
@@ -215,7 +217,7 @@ def serve_by_workers(memory: Memory, listeners: list[object]) -> list[int]:
 
 
 def serve_by_children(memory: Memory, listener: object, count: int) -> None:
-    """Serve `count` errands, each by a new child, which alone has the connection and exits when it ends."""
+    """Serve `count` errands, each in a new child that alone holds the connection and exits when it ends."""
     begin_reports(memory, [listener])
     for number in range(count):
         ready([memory[listener]])
@@ -273,7 +275,7 @@ print(json.dumps(sent))
 
 
 def send_by_children(memory: Memory, target: tuple[str, int], amounts: list[int]) -> dict[int, int]:
-    """For each amount have a child connect, send that many bytes and exit; returns PID → bytes."""
+    """For each amount, have a child connect, send that many bytes and exit; return the bytes by PID."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", SEND_BY_CHILDREN],
         input=json.dumps((target, amounts)),
@@ -305,7 +307,7 @@ def connect_in_child(memory: Memory, target: tuple[str, int], *names: bytes) -> 
 
 
 def connect_in_daemon(memory: Memory, target: tuple[str, int], name: bytes) -> None:
-    """Have a daemon connect: its parent has exited by then, and it is in its own session."""
+    """Have a daemon connect, in its own session and after its parent has exited."""
     mine, theirs = os.pipe()
     parent = os.fork()
     if parent == 0:
@@ -354,7 +356,7 @@ def let_connect(memory: Memory) -> None:
 
 
 def connect_and_leave(memory: Memory, target: tuple[str, int], name: str) -> None:
-    """Have a child connect, and exit while its connection is open."""
+    """Have a child connect, then exit while its connection is open."""
 
     def connect() -> None:
         made = socket.socket()

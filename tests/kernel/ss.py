@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The oracle `ss`: runs `ss -tinem`, reads its lines, and says what nettop has to show for each.
+"""The oracle `ss`: run `ss -tinem`, parse its lines, and derive nettop's expected values.
 
-Numbers stay numbers in base units: ss's milliseconds become microseconds, its bits per second bytes per second.
+Numbers are in base units: ss's milliseconds become microseconds, its bits per second bytes per second.
 """
 
 import ipaddress
@@ -52,7 +52,7 @@ HOLDER = re.compile(r"pid=(\d+),fd=(\d+)\)")
 
 @dataclass(frozen=True)
 class Socket:
-    """One line of ss. A counter that ss leaves out is zero, as ss means it; a round trip time is None."""
+    """One line of ss. A counter that ss leaves out is zero; a missing round-trip time is None."""
 
     state: str
     receive_queue: int
@@ -72,12 +72,12 @@ class Socket:
     counters: dict[str, int] = field(default_factory=dict)
 
     def count(self, name: str) -> int:
-        """A counter by ss's name; 0 if ss left it out."""
+        """Return a counter by ss's name; 0 if ss left it out."""
         return self.counters.get(name, 0)
 
 
 def run(namespace: Namespace | None, *options: str) -> str:
-    """What ss prints: one socket a line, no header, numbers, and all states."""
+    """Run ss for sockets in all states: one per line, numeric, without a header."""
     where = ["-N", namespace.name] if namespace else []
     done = subprocess.run(
         ["ss", *where, "-inemOHa", *options],
@@ -90,13 +90,13 @@ def run(namespace: Namespace | None, *options: str) -> str:
 
 
 def sockets(namespace: Namespace | None, *options: str) -> dict[int, Socket]:
-    """ss's sockets of that namespace (`-t` by default) by cookie."""
+    """Return ss's sockets of that namespace (`-t` by default) by cookie."""
     rows = [parse(line) for line in run(namespace, *(options or ("-t",))).splitlines() if line.strip()]
     return {row.cookie: row for row in rows}
 
 
 def parse(line: str) -> Socket:
-    """One line of `ss -inemO[p]H`."""
+    """Return one line of `ss -inemO[p]H`."""
     head = HEAD.match(line)
     assert head, f"not a line of ss: {line!r}"
     users, rest = USERS.search(head["rest"]), USERS.sub("", head["rest"])
@@ -123,7 +123,7 @@ def parse(line: str) -> Socket:
 
 
 def endpoint(text: str) -> tuple[str, int]:
-    """(address, port) as nettop shows them: no brackets, no zone, IPv4 for a mapped address; * is :: here."""
+    """Return (address, port) in nettop's form: no brackets, no zone, IPv4 for a mapped address, :: for *."""
     address, _, port = text.rpartition(":")
     address = re.sub(r"%[^\]]*", "", address).strip("[]")
     parsed: Any = ipaddress.ip_address("::" if address == "*" else address)
@@ -132,28 +132,28 @@ def endpoint(text: str) -> tuple[str, int]:
 
 
 def microseconds(milliseconds: str) -> float | None:
-    """ss prints six significant digits of a millisecond figure: exact below one second."""
+    """Parse ss's milliseconds: six significant digits, so exact below one second."""
     return round(float(milliseconds) * 1000, 3) if milliseconds else None
 
 
 def as_printed(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of nettop with its times as coarse as ss would print them."""
+    """Return a row of nettop with its times rounded as ss prints them."""
     times = {name: row[name] for name in ("rtt_us", "rtt_var_us", "rtt_min_us") if row[name] is not None}
     return {**row, **{name: microseconds(f"{value / 1000:g}") for name, value in times.items()}}
 
 
 def delivery_rate(rest: str) -> float | None:
-    """Bytes per second; None where ss prints none, because nothing was delivered yet."""
+    """Return bytes per second; None if ss prints none because nothing was delivered yet."""
     match = re.search(r"\bdelivery_rate (\d+)bps", rest)
     return int(match[1]) / 8 if match else None
 
 
 def expected(row: Socket) -> dict[str, Any]:
-    """The fields of nettop that ss knows, from ss's own numbers, for an established or closing TCP socket.
+    """Return nettop's fields that ss knows, from ss's own numbers, for an established or closing TCP socket.
 
     Payload needs three corrections: bytes_sent counts retransmitted bytes again, a received FIN counts as one
     byte, and a sent FIN takes one byte of the queue until it is acknowledged. ss's Send-Q is write_seq − snd_una,
-    and what it calls notsent is write_seq − snd_nxt.
+    and its notsent is write_seq − snd_nxt.
     """
     in_flight = row.send_queue - row.count("notsent")
     fin_in_flight = row.state in FIN_QUEUED and in_flight > 0 and row.count("notsent") == 0

@@ -20,9 +20,9 @@ from .lab import PATIENCE, NotInTimeError, process_state
 
 
 class Terminal:
-    """A run of nettop in a session of its own, whose controlling terminal we hold at the other end.
+    """A run of nettop in its own session; the test holds the other end of its controlling terminal.
 
-    `around` are the words that start it, as those of setpriv.
+    `around` are the words that start it, such as those of setpriv.
     """
 
     def __init__(
@@ -59,22 +59,22 @@ class Terminal:
                 os.close(descriptor)
 
     def resize(self, columns: int, lines: int) -> None:
-        """Give the terminal another size, of which the kernel tells the program."""
+        """Resize the terminal; the kernel signals the program."""
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def settings(self) -> list[Any]:
-        """The terminal's modes, as `stty -a` shows them."""
+        """Return the terminal's modes, as `stty -a` shows them."""
         return termios.tcgetattr(self._slave)
 
     def take_in(self, wait_s: float = 0) -> bool:
-        """Takes in what has been written; whether there was any."""
+        """Read the pending output; return whether there was any."""
         if not select.select([self._master], [], [], wait_s)[0]:
             return False
         self.output += os.read(self._master, 1 << 16)
         return True
 
     def shows(self, text: bytes, deadline_s: float = 60) -> None:
-        """Waits until that text has been written."""
+        """Wait until the program writes that text."""
         end = time.monotonic() + deadline_s * PATIENCE
         while text not in self.output:
             self.take_in(0.1)
@@ -83,7 +83,7 @@ class Terminal:
                 raise NotInTimeError(f"{text!r} not shown; the last output: {shown.decode(errors='replace')}")
 
     def draws(self, deadline_s: float = 60) -> None:
-        """Waits until it has taken the terminal over and then paused, or has ended."""
+        """Wait until the program has set up the terminal and paused, or has exited."""
         end = time.monotonic() + deadline_s * PATIENCE
         while not self.output or self.take_in(0.5):
             self.take_in(0.1)
@@ -91,23 +91,23 @@ class Terminal:
                 return
 
     def type(self, keys: bytes, until_shown: bytes | None = None) -> None:
-        """Presses keys, and waits for what they bring."""
+        """Press keys, and wait for their output."""
         os.write(self._master, keys)
         if until_shown:
             self.shows(until_shown)
 
     def is_stopped(self) -> bool:
-        """Whether the process is stopped, as by Ctrl-Z; takes in its output meanwhile."""
+        """Return whether the process is stopped, as by Ctrl-Z; read its output meanwhile."""
         self.take_in()
         return process_state(self.pid) == "T"
 
     def hang_up(self) -> None:
-        """Takes the terminal away."""
+        """Hang up the terminal."""
         os.close(self._slave)
         os.close(self._master)
 
     def wait(self, deadline_s: float = 60) -> int:
-        """Waits for its end; the exit status, negative for death by signal."""
+        """Wait for the program to exit; return the exit status, negative for death by signal."""
         end = time.monotonic() + deadline_s * PATIENCE
         while time.monotonic() < end:
             pid, status = os.waitpid(self.pid, os.WNOHANG)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong is a clear message or a visible counter with the documented exit code, and leaves nothing."""
+"""Trouble gives a clear message or a visible counter and the documented exit code, and leaves nothing behind."""
 
 import contextlib
 import json
@@ -36,25 +36,25 @@ pytestmark = pytest.mark.kernel
 NOBODY = 65534
 DONE, USAGE, PERMISSION, SOURCE_FAILED = 0, 2, 4, 5
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
-BURST = 100_000
+BURST = 40_000
 
 
 @pytest.fixture
 def left_clean() -> Iterator[None]:
-    """Fails the test if a BPF program, map or link is left that no living process holds."""
+    """Fail the test if it leaves a BPF program, map or link that no living process holds."""
     before = bpf_objects.existing()
     yield
     bpf_objects.nothing_new_since(before)
 
 
 def no_traceback(text: str) -> None:
-    """Python's own words about an error are in no output."""
+    """Assert that no output has a Python traceback."""
     assert "Traceback" not in text, text
     assert "Exception" not in text, text
 
 
 def as_nobody(*options: str) -> "subprocess.CompletedProcess[str]":
-    """A run by a user without any privilege."""
+    """Run nettop as a user without any privilege."""
     return nettop(*options, user=NOBODY, group=NOBODY, extra_groups=[], env={**os.environ, "HOME": "/"})
 
 
@@ -72,7 +72,7 @@ def test_not_root() -> None:
 
 
 def test_not_root_where_root_is_needed() -> None:
-    """What nobody can have without privileges says what is missing and what to do, and exits with 4."""
+    """Without privileges, a command that needs them names what is missing and what to do, and exits with 4."""
     done = as_nobody("run", "--", "true")
     assert (done.returncode, done.stdout) == (PERMISSION, "")
     assert "sudo nettop" in done.stderr
@@ -91,7 +91,7 @@ def test_not_root_where_root_is_needed() -> None:
     ],
 )
 def test_unknown_word(words: tuple[str, ...], nearest: str) -> None:
-    """An unknown option, view, format, column, sort field or filter word is named, with the nearest known one."""
+    """The error for an unknown option, view, format, column, sort field or filter word names the nearest known one."""
     done = nettop(*TABLE, "--once", *words)
     assert done.returncode == USAGE
     assert done.stdout == ""
@@ -109,7 +109,7 @@ def test_impossible_interval(interval: str) -> None:
 
 @pytest.mark.parametrize("form", ["table", "csv", "jsonl"])
 def test_reader_of_the_pipe_gone(lab: Lab, left_clean: None, form: str) -> None:
-    """`nettop … | head -1` ends without a word once nobody reads."""
+    """`nettop … | head -1` exits silently when its reader has gone."""
     worker = lab.worker(lab.namespace())
     port = worker.call(traffic.listen, "listener", "127.0.0.1")
     worker.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * 500)
@@ -122,7 +122,7 @@ def test_reader_of_the_pipe_gone(lab: Lab, left_clean: None, form: str) -> None:
 
 
 def test_end_of_input_goes_on(lab: Lab) -> None:
-    """The end of standard input ends only the refreshing by Enter."""
+    """The end of standard input only disables refreshing by Enter."""
     lab.worker(lab.namespace()).call(traffic.listen, "listener", "127.0.0.1")
     done = nettop(*JSON, "--all", "--count", "3", "--interval", "0.1")
     assert (done.returncode, complaints(done.stderr)) == (DONE, "")
@@ -147,7 +147,7 @@ def test_signal_while_it_runs(left_clean: None, number: signal.Signals) -> None:
 def test_signal_at_a_random_moment(left_clean: None, number: signal.Signals, seed: int) -> None:
     """A signal at any moment of the first second leaves neither a process nor an object in the kernel.
 
-    SIGINT comes once nettop has begun: before, it is Python's own start that it interrupts.
+    The test waits for nettop's first own code before SIGINT, which would otherwise interrupt Python's start-up.
     """
     moment = random.Random(f"{number}{seed}").uniform(0, 0.8)
     with Running(*JSON, "--all", "--interval", "0.1") as running:
@@ -162,9 +162,9 @@ def test_signal_at_a_random_moment(left_clean: None, number: signal.Signals, see
 
 
 def test_loader_killed(left_clean: None) -> None:
-    """When the child that compiles dies, nettop says so, exits with a failure, and leaves nothing.
+    """If the compiling child dies, nettop says so, exits with a failure, and leaves nothing.
 
-    Its bcc is one that never ends to be imported, so that nothing is compiled before it dies.
+    The test's bcc never finishes importing, so the child dies before it compiles.
     """
     folder = bcc_folder()
     waits = f"mount -t tmpfs none {folder} && echo 'import signal; signal.pause()' > {folder}/__init__.py"
@@ -206,7 +206,7 @@ def test_two_at_once(lab: Lab, left_clean: None) -> None:
 
 
 def test_burst_of_connections(lab: Lab, left_clean: None) -> None:
-    """While 100,000 connections open and close nettop goes on; afterwards it shows exactly what is left."""
+    """nettop keeps running while 40,000 connections open and close; afterwards it shows exactly the remaining ones."""
     home = lab.namespace()
     workers = [lab.worker(home, "burst") for _ in range(2)]
     server = lab.worker(home, "server")
@@ -228,7 +228,7 @@ def test_burst_of_connections(lab: Lab, left_clean: None) -> None:
 
 
 def burst(memory: dict[Any, Any], host: str, count: int) -> int:
-    """Opens and resets that many connections, one after the other."""
+    """Open and reset `count` connections, one after the other."""
     reset = b"\1\0\0\0\0\0\0\0"
     with socket.create_server((host, 0), backlog=100) as listener:
         target = listener.getsockname()

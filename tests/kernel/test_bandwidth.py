@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What interfaces carry is counted to the packet and the byte, by protocol, service and flow, and goes on unchanged."""
+"""The lens counts interface traffic exactly, by protocol, service and flow, and passes it unchanged."""
 
 import contextlib
-import ctypes
 import hashlib
 import json
 import os
@@ -14,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nettop.kernel import bpf
+from nettop.kernel import bpf_syscall as bpf
 from nettop.probes.bandwidth.probe import Bandwidth
 from nettop.probes.bandwidth.programs import INTERFACES_MAX
 from nettop.snapshots.bandwidth import COUNTERS_MODE, EVICTED, MODES, TCX_MODE
 from nettop.snapshots.snapshot import Snapshot
+from tests.options import source_options
 
 from . import bpf_objects, oracle, traffic
 from .conftest import version_numbers
@@ -41,20 +41,19 @@ Row = dict[str, Any]
 # --- the probe, in a worker inside a namespace ------------------------------------------------------------------
 
 
-def attach(memory: Memory, options: dict[str, object], flows_max: int) -> list[tuple[str, str | None]]:
-    """Attaches the probe; its hooks and their mechanisms."""
+def attach(memory: Memory, options: dict[str, Any], flows_max: int) -> list[tuple[str, str | None]]:
+    """Attach the probe; return its hooks and their mechanisms."""
     memory["probe"] = Bandwidth(flows_max=flows_max)
-    memory["probe"].set("table", "flows")
-    for name, value in options.items():
-        memory["probe"].set(name, value)
+    memory["probe"].configure(source_options(["flows"], **options))
     memory["probe"].start()
     snapshot: Snapshot = memory["probe"].read(time.monotonic_ns())
     return [(hook.hook, hook.mechanism) for hook in snapshot.hooks]
 
 
 def read(memory: Memory) -> dict[str, Any]:
-    """A reading, as plain rows by table; what evicted flows and removed interfaces had counted, the latter since the
-    reading before; and by table what all removed ones had."""
+    """Return a reading: plain rows by table, the counts of evicted flows and of recently removed interfaces, and those
+    of all removed interfaces by table.
+    """
     snapshot: Snapshot = memory["probe"].read(time.monotonic_ns())
     tables = {name: decoded(rows) for name, rows in snapshot.tables.items()}
     ended = snapshot.ended.get("flows")
@@ -71,7 +70,7 @@ def read(memory: Memory) -> dict[str, Any]:
 
 
 class Watched:
-    """A probe at the first end of a pair of devices, and what the devices and the probe say since it was attached."""
+    """A probe at the first end of a pair of devices, and the counts of devices and probe since it was attached."""
 
     def __init__(
         self, lab: Lab, *, flows_max: int = 1 << 14, with_foreign_xdp: bool = False, **options: object
@@ -87,7 +86,7 @@ class Watched:
         self._before = self.uncounted(self.near.namespace, self.near.device)
 
     def uncounted(self, namespace: Namespace, device: str) -> dict[str, int]:
-        """What a device had counted before the probe counted it: of a moment at which nothing passed."""
+        """Return a device's counters from before the probe counted it, at a moment without traffic."""
 
         def difference() -> dict[str, int] | None:
             counts, rows = device_counts(namespace, device), interface_rows(self.read(), namespace, device)
@@ -100,11 +99,11 @@ class Watched:
         return before
 
     def read(self) -> dict[str, Any]:
-        """A reading."""
+        """Return a reading."""
         return dict(self.worker.call(read))
 
     def settled(self) -> tuple[dict[str, Any], dict[str, int]]:
-        """A reading, and what the device had counted then: of a moment at which nothing passed."""
+        """Return a reading, and the device's counts at the same moment, one without traffic."""
 
         readings: list[tuple[dict[str, Any], dict[str, int]]] = []
 
@@ -117,22 +116,22 @@ class Watched:
         return readings[-1]
 
     def interface(self) -> Row:
-        """The row of the near device."""
+        """Return the row of the near device."""
         return self.row_of(self.read())
 
     def row_of(self, reading: dict[str, Any]) -> Row:
-        """The near device's row of a reading."""
+        """Return the near device's row of a reading."""
         (row,) = interface_rows(reading, self.near.namespace, self.near.device)
         return row
 
     def since(self) -> dict[str, int]:
-        """What the near device has counted since the probe was attached."""
+        """Return the near device's counts since the probe was attached."""
         now = device_counts(self.near.namespace, self.near.device)
         return {name: now[name] - self._before[name] for name in MOVED}
 
 
 def device_counts(namespace: Namespace, device: str) -> dict[str, int]:
-    """What a device counts itself, by the names of the table."""
+    """Return a device's own counters, by the table's names."""
     stats = json.loads(namespace.ip("-s", "-j", "link", "show", device))[0]["stats64"]
     return {
         f"{unit}_{name}": stats[direction][unit]
@@ -142,18 +141,18 @@ def device_counts(namespace: Namespace, device: str) -> dict[str, int]:
 
 
 def interface_rows(reading: dict[str, Any], namespace: Namespace, device: str) -> list[Row]:
-    """The row of a device, or none yet; devices in other namespaces may have the same name."""
+    """Return the row of a device, or none yet; devices in other namespaces may have the same name."""
     key = device, namespace.inode
     return [row for row in reading["interfaces"] if (row["interface"], row["netns"]) == key]
 
 
 def moved(row: Row) -> dict[str, int]:
-    """What a row counted."""
+    """Return a row's counts."""
     return {name: row[name] for name in MOVED}
 
 
 def summed(rows: list[Row]) -> dict[str, int]:
-    """What rows counted together."""
+    """Sum the counts of rows."""
     return {name: sum(row[name] for row in rows) for name in MOVED}
 
 
@@ -161,20 +160,20 @@ def summed(rows: list[Row]) -> dict[str, int]:
 
 
 def send_datagrams(memory: Memory, to: tuple[str, int], count: int, size: int) -> None:
-    """Sends so many datagrams."""
+    """Send `count` datagrams."""
     with socket.socket(traffic.V6 if ":" in to[0] else traffic.V4, socket.SOCK_DGRAM) as sender:
         for _ in range(count):
             sender.sendto(b"n" * size, to)
 
 
 def listen_udp(memory: Memory, address: tuple[str, int]) -> None:
-    """Open a socket, so that nobody answers that there is none."""
+    """Open a socket, so that the kernel sends no port-unreachable messages."""
     memory["large"] = socket.socket(traffic.V6 if ":" in address[0] else traffic.V4, socket.SOCK_DGRAM)
     memory["large"].bind(address)
 
 
 def send_frames(memory: Memory, device: str, frames: list[bytes]) -> None:
-    """Sends frames as they are."""
+    """Send frames unchanged."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
         sender.bind((device, 0))
         for frame in frames:
@@ -182,13 +181,13 @@ def send_frames(memory: Memory, device: str, frames: list[bytes]) -> None:
 
 
 def collect_frames(memory: Memory, device: str) -> None:
-    """Begins to keep what arrives at a device."""
+    """Start capturing frames at a device."""
     memory["frames"] = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
     memory["frames"].bind((device, 0))
 
 
 def collected(memory: Memory, marks: int) -> list[bytes]:
-    """The frames that have arrived, once so many of the test's own are among them."""
+    """Return the captured frames, once `count` of the test's own are among them."""
     frames: list[bytes] = []
     while sum(b"nettop" in frame for frame in frames) < marks:
         traffic.ready([memory["frames"]])
@@ -197,7 +196,7 @@ def collected(memory: Memory, marks: int) -> list[bytes]:
 
 
 def send_file(memory: Memory, to: tuple[str, int], size: int) -> tuple[str, dict[str, int]]:
-    """Sends bytes that hardly repeat over TCP; their hash, and what the socket counted."""
+    """Send incompressible bytes over TCP; return their hash, and the socket's counts."""
     content = np.random.default_rng(size).bytes(size)
     with socket.create_connection(to) as sender:
         sender.sendall(content)
@@ -208,7 +207,7 @@ def send_file(memory: Memory, to: tuple[str, int], size: int) -> tuple[str, dict
 
 
 def receive_file(memory: Memory, listener: str) -> str:
-    """The hash of what one connection brings."""
+    """Return the hash of the bytes from one connection."""
     accepted, _ = memory[listener].accept()
     digest = hashlib.sha256()
     with accepted:
@@ -218,7 +217,7 @@ def receive_file(memory: Memory, listener: str) -> str:
 
 
 def ethernet(kind: int, payload: bytes, to: str = "02:00:00:00:00:02", tags: tuple[int, ...] = ()) -> bytes:
-    """A frame with these VLAN tags (their ethertypes), which the kernel does not change."""
+    """Return a frame with these VLAN tags (their ethertypes), which the kernel does not change."""
     frame = bytes.fromhex(to.replace(":", "")) + bytes.fromhex("020000000001")
     for tag in tags:
         frame += struct.pack(">HH", tag, 7)
@@ -226,7 +225,7 @@ def ethernet(kind: int, payload: bytes, to: str = "02:00:00:00:00:02", tags: tup
 
 
 def ipv4(protocol: int, payload: bytes, offset: int = 0, more: bool = False, number: int = 1) -> bytes:
-    """An IPv4 packet of the datagram with that number; its checksum is wrong, so that nobody answers."""
+    """Return the IPv4 packet of datagram `number`, with a wrong checksum so that nobody answers."""
     length = 20 + len(payload)
     fragment = offset // 8 | (0x2000 if more else 0)
     addresses = socket.inet_aton("10.78.0.1") + socket.inet_aton("10.78.0.2")
@@ -234,13 +233,13 @@ def ipv4(protocol: int, payload: bytes, offset: int = 0, more: bool = False, num
 
 
 def ipv6(following: int, payload: bytes) -> bytes:
-    """An IPv6 packet."""
+    """Return an IPv6 packet."""
     addresses = socket.inet_pton(traffic.V6, "fd78::1") + socket.inet_pton(traffic.V6, "fd78::2")
     return struct.pack(">IHBB", 6 << 28, len(payload), following, 64) + addresses + payload
 
 
 def ports(source: int, destination: int, rest: bytes = b"nettop") -> bytes:
-    """The begin of a UDP or TCP header, as much as counting needs, and a mark."""
+    """Return the start of a UDP or TCP header, as much as counting needs, and a mark."""
     return struct.pack(">HH", source, destination) + bytes(16) + rest
 
 
@@ -249,7 +248,7 @@ def ports(source: int, destination: int, rest: bytes = b"nettop") -> bytes:
 
 @pytest.mark.parametrize("version", [4, pytest.param(6, marks=pytest.mark.core)])
 def test_datagrams_both_directions(lab: Lab, version: int) -> None:
-    """So many datagrams of one size each way: packets, bytes, protocol, service and flow are exact."""
+    """Packets, bytes, protocol, service and flow are exact for datagrams of one size in each direction."""
     watched = Watched(lab)
     near, far = (end.v6 if version == 6 else end.v4 for end in (watched.near, watched.far))
     here, there = lab.worker(watched.near.namespace), lab.worker(watched.far.namespace)
@@ -285,7 +284,7 @@ def test_datagrams_both_directions(lab: Lab, version: int) -> None:
 
 
 def test_mechanisms(lab: Lab) -> None:
-    """A virtual interface is seen by TCX, or by generic XDP where the kernel has no TCX."""
+    """TCX sees a virtual interface, or generic XDP if the kernel has no TCX."""
     watched = Watched(lab)
     assert watched.interface()["mode"] == (MODES[TCX_MODE] if HAS_TCX else "XDP generic")
     assert watched.hooks["sent"] is not None
@@ -314,7 +313,7 @@ FRAMES = {
 
 @pytest.mark.core
 def test_any_frame(lab: Lab) -> None:
-    """Frames of every kind, malformed ones too: each is counted with its bytes, and arrives as it was sent."""
+    """Frames of every kind, including malformed ones, are counted with their bytes, and arrive unchanged."""
     watched = Watched(lab)
     for end in (watched.far, watched.near):  # whose stack would send packets between these
         end.namespace.sysctl(f"net.ipv6.conf.{end.device}.disable_ipv6", 1)
@@ -323,7 +322,7 @@ def test_any_frame(lab: Lab) -> None:
 
 
 def check_frames(lab: Lab, watched: Watched, direction: str, source: End, target: End) -> None:
-    """Sends the frames in one direction."""
+    """Send the frames in one direction."""
     sender, receiver = lab.worker(source.namespace), lab.worker(target.namespace)
     receiver.call(collect_frames, target.device)
     before = watched.interface()
@@ -344,7 +343,7 @@ def check_frames(lab: Lab, watched: Watched, direction: str, source: End, target
 
 
 def _untagged(frame: bytes) -> bytes:
-    """The frame without its outer VLAN tag, which the kernel takes out before a packet socket sees it."""
+    """Return the frame without its outer VLAN tag, which the kernel removes before a packet socket sees it."""
     return frame[:12] + frame[16:] if frame[12:14] in (b"\x81\x00", b"\x88\xa8") else frame
 
 
@@ -375,7 +374,7 @@ OF_IPV6 = ("sit",)
 
 
 def add_tunnel(watched: "Watched", kind: str) -> tuple[str, str]:
-    """Make a device called inner at both ends; their addresses. Skips where the kernel has none of the kind."""
+    """Create a device `inner` at both ends; return their addresses. Skip if the kernel lacks the kind."""
     words, _ = TUNNELS[kind]
     addresses = ("fd99::1", "fd99::2") if kind in OF_IPV6 else ("10.99.0.1", "10.99.0.2")
     for end, address in zip((watched.near, watched.far), addresses, strict=True):
@@ -396,7 +395,7 @@ def add_tunnel(watched: "Watched", kind: str) -> tuple[str, str]:
 @pytest.mark.core
 @pytest.mark.parametrize("kind", TUNNELS)
 def test_tags_and_tunnels(lab: Lab, kind: str) -> None:
-    """Packets of real VLAN and tunnel devices have their tags and outer headers where they pass the device below."""
+    """Packets of real VLAN and tunnel devices have their tags and outer headers when they pass the device below."""
     watched = Watched(lab)
     near, far = add_tunnel(watched, kind)
     here, there = lab.worker(watched.near.namespace), lab.worker(watched.far.namespace)
@@ -425,8 +424,9 @@ def test_tags_and_tunnels(lab: Lab, kind: str) -> None:
 @pytest.mark.core
 @pytest.mark.parametrize("kind", TUNNELS)
 def test_aggregates_in_tunnels(lab: Lab, kind: str) -> None:
-    """A file over TCP each way, in aggregates: what passes the tunnel passes the device below, with the outer headers
-    of each packet that it makes on a wire."""
+    """A file over TCP each way, in aggregates: the tunnel's traffic passes the device below with the outer headers of
+    each packet on the wire.
+    """
     watched = Watched(lab)
     near, far = add_tunnel(watched, kind)
     for end in (watched.near, watched.far):
@@ -456,8 +456,9 @@ def test_aggregates_in_tunnels(lab: Lab, kind: str) -> None:
         return all(inner[f"packets_{way}"] == outer[f"packets_{way}"] for way in ("sent", "received"))
 
     def passes_both() -> bool:
-        """Send the files; False where the device below sent something of its own meanwhile, as it does when it is new:
-        whom its multicast groups have."""
+        """Send the files; return False if the device below sent something of its own, such as multicast reports of a
+        new device.
+        """
         nonlocal before, kernel_before
         before, kernel_before = rows(), watched.since()
         for sender, receiver, address in ((here, there, far), (there, here, near)):
@@ -482,8 +483,9 @@ def test_aggregates_in_tunnels(lab: Lab, kind: str) -> None:
 
 @pytest.mark.parametrize("segments", [1, pytest.param(64, marks=[pytest.mark.core, AGGREGATES])])
 def test_a_file(lab: Lab, segments: int) -> None:
-    """A file over TCP, in single packets and in aggregates: it arrives unchanged, and each packet that it makes on a
-    wire is counted, as the sockets count their segments."""
+    """A file over TCP, in single packets and in aggregates, arrives unchanged; every packet on the wire is counted,
+    matching the sockets' segment counts.
+    """
     watched = Watched(lab)
     for end in (watched.near, watched.far):
         end.namespace.ip("link", "set", end.device, "gso_max_segs", str(segments))
@@ -506,7 +508,7 @@ def test_a_file(lab: Lab, segments: int) -> None:
 
 
 def ports_of_flows(reading: dict[str, Any], watched: Watched) -> dict[tuple[str, Any, Any], tuple[int, int]]:
-    """Packets and bytes sent, by protocol, local and remote port, of the near device's flows."""
+    """Return the packets and bytes sent of the near device's flows, by protocol, local and remote port."""
     return {
         (row["protocol"], row["local_port"], row["remote_port"]): (row["packets_sent"], row["bytes_sent"])
         for row in reading["flows"]
@@ -516,7 +518,7 @@ def ports_of_flows(reading: dict[str, Any], watched: Watched) -> dict[tuple[str,
 
 @pytest.mark.parametrize("version", [4, pytest.param(6, marks=pytest.mark.core)])
 def test_datagrams_larger_than_packets(lab: Lab, version: int) -> None:
-    """The fragments of a datagram are of its flow and its service, though only the first one has ports."""
+    """All fragments of a datagram count for its flow and service, though only the first has ports."""
     count, size = 37, 8_000
     watched = Watched(lab, service="big=9999/udp")
     for end in (watched.near, watched.far):
@@ -546,7 +548,7 @@ def test_datagrams_larger_than_packets(lab: Lab, version: int) -> None:
 
 
 def test_fragments_without_their_first(lab: Lab) -> None:
-    """Their ports are unknown, which is no port 0; another datagram's ports are not theirs."""
+    """Fragments without their first have unknown ports, not port 0 and not another datagram's ports."""
     watched = Watched(lab)
     first = ethernet(0x0800, ipv4(17, ports(5353, 53), more=True, number=7))
     later = [
@@ -563,7 +565,7 @@ FLOWS, FLOWS_MAX = 200_000, 1 << 16
 
 
 def send_flows(memory: Memory, device: str, count: int) -> None:
-    """Sends a datagram of each of so many flows."""
+    """Send a datagram of each of `count` flows."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
         sender.bind((device, 0))
         for number in range(count):
@@ -571,7 +573,7 @@ def send_flows(memory: Memory, device: str, count: int) -> None:
 
 
 def test_more_flows_than_there_is_room_for(lab: Lab) -> None:
-    """Flows, what made room, and the interface's counters: three counts of their own that agree exactly."""
+    """Flows, evicted flows, and the interface's counters are three independent counts that agree exactly."""
     watched = Watched(lab, flows_max=FLOWS_MAX)
     here, there = lab.worker(watched.near.namespace), lab.worker(watched.far.namespace)
     here.call(send_flows, watched.near.device, FLOWS)
@@ -586,7 +588,7 @@ def test_more_flows_than_there_is_room_for(lab: Lab) -> None:
 
 
 def test_a_foreign_program_is_left_alone(lab: Lab) -> None:
-    """An interface with an XDP program of somebody else keeps it, and is counted by TCX, which is said."""
+    """An interface keeps a foreign XDP program; nettop counts it by TCX, and says so."""
     watched = Watched(lab, with_foreign_xdp=True, xdp="generic")
     before = watched.interface()
     assert before["mode"] == ("after XDP" if HAS_TCX else "counters")
@@ -606,17 +608,15 @@ FOREIGN = {"XDP": (XDP, XDP_DROP, bpf.XDP, 0), "TCX": (SCHED_CLS, TC_DROP, bpf.T
 
 
 def drop_all(memory: Memory, device: str, kind: str) -> None:
-    """Attach a program, before all others, that drops everything that a device receives."""
+    """Attach a program, before all others, that drops every packet received by a device."""
     program_type, verdict, attach_type, flags = FOREIGN[kind]
     instructions = struct.pack("=BBhiBBhi", 0xB7, 0, 0, verdict, 0x95, 0, 0, 0)
-    text, licence = ctypes.create_string_buffer(instructions), ctypes.create_string_buffer(b"GPL")
-    attributes = struct.pack("=IIQQ", program_type, 2, ctypes.addressof(text), ctypes.addressof(licence))
-    program = bpf.command(5, attributes.ljust(152, b"\0"))
+    program = bpf._load(program_type, instructions)
     memory["link"] = bpf.link(program, attach_type, socket.if_nametoindex(device), flags)
 
 
 def quiet_pair(namespace: Namespace, device: str, peer: str, *words: str) -> None:
-    """Make a pair of devices in a namespace that send nothing of their own."""
+    """Create a pair of devices in a namespace that send nothing of their own."""
     namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
     namespace.ip("link", "add", device, *words, "up", "type", "veth", "peer", "name", peer)
     namespace.ip("link", "set", peer, "up")
@@ -624,7 +624,7 @@ def quiet_pair(namespace: Namespace, device: str, peer: str, *words: str) -> Non
 
 @pytest.mark.since("6.6", "TCX")
 def test_a_program_that_drops_first_hides_nothing(lab: Lab) -> None:
-    """Where somebody drops everything by TCX before nettop starts to count, nettop counts it all the same."""
+    """nettop still counts packets that an earlier TCX program drops."""
     namespace = lab.namespace()
     quiet_pair(namespace, "near", "far")
     worker, probe = lab.worker(namespace), lab.worker(namespace)
@@ -642,7 +642,7 @@ def test_a_program_that_drops_first_hides_nothing(lab: Lab) -> None:
 @pytest.mark.since("6.6", "TCX")
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_what_a_later_program_takes_is_named(lab: Lab, kind: str) -> None:
-    """What somebody drops before nettop sees it, in whichever way, is counted as unseen and as a loss."""
+    """Packets dropped before nettop sees them, in any way, count as unseen and as a loss."""
     namespace = lab.namespace()
     quiet_pair(namespace, "near", "far")
     worker, probe = lab.worker(namespace), lab.worker(namespace)
@@ -665,9 +665,12 @@ def test_what_a_later_program_takes_is_named(lab: Lab, kind: str) -> None:
 
 @pytest.mark.parametrize("xdp", ["native", "off"])
 def test_an_interface_made_again(lab: Lab, xdp: str) -> None:
-    """An interface that is deleted and made again, with the same name and index, is another one: it begins at 0, is
-    attached, and the last packets of the old one are kept in each table and in the sum. By then the kernel itself has
-    forgotten the last ones that a veth received."""
+    """An interface that is deleted and recreated, with the same name and index, is a new one: it begins at 0 and is
+    attached.
+
+    The old one's last packets stay in each table and in the sum. The kernel itself forgets the last packets that a veth
+    received.
+    """
     namespace = lab.namespace()
     quiet_pair(namespace, "near", "far", "index", "77")
     probe, worker = lab.worker(namespace), lab.worker(namespace)
@@ -725,7 +728,7 @@ COMING, AT_ONCE = 200, 20
 
 
 def test_interfaces_come_and_go(lab: Lab) -> None:
-    """Interfaces that come are counted, those that go leave nothing in the process, and their bytes in the totals."""
+    """New interfaces are counted; removed ones leave nothing in the process, and their bytes stay in the totals."""
     watched = Watched(lab)
     namespace = watched.near.namespace
     port = lab.worker(namespace).call(traffic.udp, "in", watched.near.v4)
@@ -760,7 +763,7 @@ def test_interfaces_come_and_go(lab: Lab) -> None:
 
 
 def test_more_interfaces_than_places(lab: Lab) -> None:
-    """What finds no place has its own counters, and is a loss; it goes on from there when it gets a place."""
+    """An interface without a place has its own counters, and is a loss; counting continues when it gets a place."""
     namespace = lab.namespace()
     # Those with the lowest indices come first.
     pairs = INTERFACES_MAX // 2 + 5

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prime numbers of bytes arrive in the columns as they were sent, on both ends and in every state of closing."""
+"""Columns show exactly the prime numbers of bytes that were sent, on both ends and in every state of closing."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -29,7 +29,7 @@ STATES = {
 
 @dataclass
 class Talk:
-    """Connections between two workers, by number, and what nettop shows of either end."""
+    """Connections between two workers, by number, and nettop's rows of either end."""
 
     ends: tuple[End, End]
     client: Worker
@@ -42,7 +42,9 @@ class Talk:
         return list(range(len(self.ports)))
 
     def exchange(self, up: int, down: int, numbers: list[int] | None = None) -> None:
-        """Moves `up` bytes to the server and `down` bytes to the client on each, read and acknowledged."""
+        """Move `up` bytes to the server and `down` bytes to the client on each; wait until they are read and
+        acknowledged.
+        """
         chosen = self.numbers if numbers is None else numbers
         self.client.start(traffic.exchange, dict.fromkeys(chosen, up), dict.fromkeys(chosen, down))
         self.server.start(traffic.exchange, dict.fromkeys(chosen, down), dict.fromkeys(chosen, up))
@@ -52,7 +54,7 @@ class Talk:
         self.server.call(traffic.acknowledged, chosen)
 
     def shown(self) -> list[tuple[Row, Row]]:
-        """The client's and the server's row of each connection, taken while both processes stand still."""
+        """Return the client's and the server's row of each connection, taken while both processes stand still."""
         near = self.client.call(traffic.cookies, self.numbers)
         far = self.server.call(traffic.cookies, self.numbers)
         self.client.stop()
@@ -64,7 +66,7 @@ class Talk:
 
 
 def connected(lab: Lab, kind: str, count: int) -> Talk:
-    """That many connections over a veth pair."""
+    """Open `count` connections over a veth pair."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace), lab.worker(far.namespace)
     port = server.call(traffic.listen, "listener", {"IPv4": "", "IPv6": far.v6, "v4-mapped": "::"}[kind])
@@ -75,7 +77,7 @@ def connected(lab: Lab, kind: str, count: int) -> Talk:
 
 
 def lossy(lab: Lab, talk: Talk, every: int) -> tuple[Dropper, Dropper]:
-    """Every Nth data segment is lost as it arrives, at either end (0: none)."""
+    """Have every Nth data segment lost on arrival, at either end (0: none)."""
     droppers = lab.dropper(talk.ends[0]), lab.dropper(talk.ends[1])
     for dropper in droppers:
         dropper.rule(every=every, data=True)
@@ -83,13 +85,13 @@ def lossy(lab: Lab, talk: Talk, every: int) -> tuple[Dropper, Dropper]:
 
 
 def payload(row: Row) -> tuple[int, int, int]:
-    """What was sent, acknowledged and received."""
+    """Return the bytes sent, acknowledged and received."""
     return row["bytes_sent"], row["bytes_acked"], row["bytes_received"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_primes_without_loss(lab: Lab, kind: str) -> None:
-    """A prime number of bytes in each direction is seen by both ends; v4-mapped addresses are shown as IPv4."""
+    """Both ends see a prime number of bytes in each direction; v4-mapped addresses are shown as IPv4."""
     talk = connected(lab, kind, 1)
     talk.exchange(UP, DOWN)
     ((near, far),) = talk.shown()
@@ -101,7 +103,7 @@ def test_primes_without_loss(lab: Lab, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_primes_with_loss(lab: Lab, kind: str) -> None:
-    """Segments that were lost and sent again do not count twice; the retransmits are counted."""
+    """Lost segments do not count twice; their retransmits are counted."""
     talk = connected(lab, kind, 1)
     lossy(lab, talk, 7)
     talk.exchange(LOSSY_UP, LOSSY_DOWN)
@@ -115,7 +117,7 @@ def test_primes_with_loss(lab: Lab, kind: str) -> None:
 
 
 def test_bytes_before_the_acknowledgement(lab: Lab) -> None:
-    """Bytes under way are sent, in flight and queued, and not yet acknowledged."""
+    """Bytes in flight count as sent and queued, but not yet as acknowledged."""
     talk = connected(lab, "IPv4", 1)
     lossy(lab, talk, 0)[1].rule(every=1)
     talk.client.call(traffic.send, {0: MORE})
@@ -129,7 +131,7 @@ def test_bytes_before_the_acknowledgement(lab: Lab) -> None:
     [("IPv4", 0), ("IPv6", 0), ("v4-mapped", 0), *product(KINDS, [7])],
 )
 def test_primes_in_every_half_closed_state(lab: Lab, kind: str, loss: int) -> None:
-    """A FIN is never payload: not when sent, not when received, not when acknowledged, in no state of closing."""
+    """A FIN is never payload: not when sent, received or acknowledged, in no state of closing."""
     talk = connected(lab, kind, len(STATES))
     droppers = lossy(lab, talk, loss)
     up, down = (LOSSY_UP, LOSSY_DOWN) if loss else (UP, DOWN)
@@ -147,7 +149,7 @@ def test_primes_in_every_half_closed_state(lab: Lab, kind: str, loss: int) -> No
 
 
 def lose_fins(talk: Talk, at_client: Dropper, at_server: Dropper) -> None:
-    """Makes the states in which a FIN has not arrived or was not acknowledged."""
+    """Produce the states in which a FIN has not arrived or was not acknowledged."""
     at_client.rule(every=1, with_flags=Dropper.FIN, port=talk.ports[LAST_ACK])
     talk.server.call(traffic.shut, [LAST_ACK])
     at_server.rule(every=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a host withholds is named as the cause, by every lens and every command, and nothing else is blamed for it."""
+"""Every lens and every command names the limitation of the host as the cause, and nothing else."""
 
 import contextlib
 import json
@@ -7,7 +7,8 @@ import os
 import re
 import resource
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from nettop.errors import ExitCode, NettopError, TooManyFiles
-from nettop.kernel.program import Loader
+from nettop.kernel.bpf.program import Loader
 from nettop.probes.connections.programs import table_text
 from nettop.snapshots import lenses
 
@@ -23,6 +24,9 @@ from .command import NETTOP, complaints, mounted
 from .lab import PATIENCE, Lab
 
 pytestmark = pytest.mark.kernel
+
+Start = tuple[str, ...] | str
+Reports = dict[Start, Future[dict[str, Any]]]
 
 DEADLINE_S = 120
 LENSES = [lens.id for lens in lenses()]
@@ -37,7 +41,7 @@ MISSING = [
 """Each alone; each without the one that replaces others; all but those of each set in docs/privileges.md."""
 OTHER_CAUSES = (
     "security module", "seccomp", "sandbox", "kptr_restrict", "report", "bug", "does not compile", "install",
-    "ended", "please", "Operation not permitted", "No such file",
+    "ended", "exited", "please", "Operation not permitted", "No such file",
 )  # fmt: skip
 """What nothing here is the fault of."""
 FOLLOWS = (
@@ -46,13 +50,13 @@ FOLLOWS = (
     "is not available",
     "the table uses another",
     "sock_diag",
-    "they are not requested",
+    "not requested",
 )
 """Words that tell of something else that is missing, which names the cause."""
 
 
 def report_of(*around: str) -> dict[str, Any]:
-    """Doctor's report, started by these words."""
+    """Return doctor's report, started by these words."""
     words = [*around, NETTOP, "doctor", "--no-traffic", "--format", "json"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S * PATIENCE, check=False)
     assert "Traceback" not in done.stderr, done.stderr
@@ -61,7 +65,7 @@ def report_of(*around: str) -> dict[str, Any]:
 
 
 def words_of(report: dict[str, Any], lens: str) -> set[str]:
-    """What a report says that a lens lacks, and why."""
+    """Return the reasons that a report gives for what a lens lacks."""
     (of_lens,) = (each for each in report["lenses"] if each["id"] == lens)
     words = {refusal["why"] for hook in of_lens["hooks"] for refusal in hook["refused"]}
     words |= set(of_lens["gaps"].values())
@@ -70,53 +74,67 @@ def words_of(report: dict[str, Any], lens: str) -> set[str]:
 
 @cache
 def usual_report() -> dict[str, Any]:
-    """Doctor's report here, with everything that the host gives."""
+    """Return doctor's report here, with everything that the host provides."""
     return report_of()
 
 
 def news_of(report: dict[str, Any], lens: str) -> set[str]:
-    """The causes of what a lens lacks there, and does not lack here."""
+    """Return the causes of features missing there, but not here."""
     news = words_of(report, lens) - words_of(usual_report(), lens)
     return {why for why in news if not any(word in why for word in FOLLOWS)}
 
 
 def blamed(why: str, *others: str) -> list[str]:
-    """Other causes that are named."""
+    """Return other causes that the report names."""
     return [other for other in (*OTHER_CAUSES, *others) if other in why]
 
 
 @pytest.fixture(scope="module")
 def namespace() -> Iterator[None]:
-    """Another network namespace that has to be entered."""
+    """Yield another network namespace that nettop must enter."""
     with Lab() as lab:
         lab.worker(lab.namespace())
         yield
 
 
+@contextlib.contextmanager
+def reports_of(starts: Mapping[Start, Sequence[str]]) -> Iterator[Reports]:
+    """Yield doctor's reports, each started by these words, three at a time: a doctor mostly waits."""
+    with ThreadPoolExecutor(3) as pool:
+        yield {start: pool.submit(report_of, *words) for start, words in starts.items()}
+        pool.shutdown(cancel_futures=True)
+
+
 # --- capabilities ---------------------------------------------------------------------------------------------
 
 
-@cache
-def without(missing: tuple[str, ...]) -> dict[str, Any]:
-    """Doctor's report without these capabilities."""
-    dropped = ",".join(f"-{name}" for name in missing)
-    return report_of("setpriv", "--bounding-set", dropped, "--inh-caps", dropped)
+@pytest.fixture(scope="module")
+def without(namespace: None) -> Iterator[Reports]:
+    """Yield doctor's reports without each set of capabilities."""
+    dropped = {missing: ",".join(f"-{name}" for name in missing) for missing in MISSING}
+    with reports_of(
+        {
+            missing: ("setpriv", "--bounding-set", words, "--inh-caps", words)
+            for missing, words in dropped.items()
+        }
+    ) as reports:
+        yield reports
 
 
 @pytest.mark.parametrize("lens", LENSES)
 @pytest.mark.parametrize("missing", MISSING, ids="+".join)
-def test_a_missing_capability_is_the_cause(namespace: None, missing: tuple[str, ...], lens: str) -> None:
-    """Whatever a lens lacks without a capability, it names that one, and neither others nor anything else."""
-    for why in news_of(without(missing), lens):
+def test_a_missing_capability_is_the_cause(without: Reports, missing: tuple[str, ...], lens: str) -> None:
+    """A lens that lacks a capability names that one, and nothing else."""
+    for why in news_of(without[missing].result(), lens):
         named = set(re.findall(r"CAP_[A-Z_]+", why))
         assert named, why
         assert named <= {f"CAP_{name.upper()}" for name in missing}, why
         assert not blamed(why), why
 
 
-def test_bandwidth_without_the_right_to_load_for_interfaces(namespace: None) -> None:
-    """Only the interfaces' own counters are left with the two capabilities that load other programs."""
-    (lens,) = (each for each in without(MISSING[-2])["lenses"] if each["id"] == "bandwidth")
+def test_bandwidth_without_the_right_to_load_for_interfaces(without: Reports) -> None:
+    """With the two capabilities that load other programs, only the interfaces' own counters are left."""
+    (lens,) = (each for each in without[MISSING[-2]].result()["lenses"] if each["id"] == "bandwidth")
     whys = {hook["hook"]: [refusal["why"] for refusal in hook["refused"]] for hook in lens["hooks"]}
     assert whys["received"] == ["loading programs for network interfaces needs CAP_NET_ADMIN"]
     assert whys["interfaces"] == []
@@ -133,7 +151,7 @@ HIDDEN = {
     "stat": ("mount --bind /dev/null /proc/stat", "mounted at /proc/stat hides it"),
     "settings": ("mount -t tmpfs none /proc/sys", ""),
     "sys": ("umount -R /sys", "/sys is not mounted"),
-    "sys-tmpfs": ("mount -t tmpfs none /sys", "/sys is tmpfs in place of sysfs"),
+    "sys-tmpfs": ("mount -t tmpfs none /sys", "/sys is tmpfs instead of sysfs"),
     "btf": ("mount -t tmpfs none /sys/kernel/btf", "mounted at /sys/kernel/btf"),
     "cpus": ("mount -t tmpfs none /sys/devices", "mounted at /sys/devices hides it"),
     "bus": ("mount -t tmpfs none /sys/bus", "mounted at /sys/bus hides it"),
@@ -144,32 +162,33 @@ HIDDEN = {
 """What hides something from nettop in a mount namespace, and what has to be said of it; empty where nothing is lost."""
 
 
-@cache
-def hidden(name: str) -> dict[str, Any]:
-    """Doctor's report where that is hidden."""
-    return report_of(*mounted(HIDDEN[name][0]))
+@pytest.fixture(scope="module")
+def hidden(namespace: None) -> Iterator[Reports]:
+    """Yield doctor's reports with each of these hidden."""
+    with reports_of({name: mounted(command) for name, (command, _) in HIDDEN.items()}) as reports:
+        yield reports
 
 
 @pytest.mark.parametrize("lens", LENSES)
 @pytest.mark.parametrize("name", HIDDEN)
-def test_what_the_environment_hides_is_the_cause(namespace: None, name: str, lens: str) -> None:
-    """No capability, no setting, no file of nettop and no package is blamed for a file that is hidden."""
+def test_what_the_environment_hides_is_the_cause(hidden: Reports, name: str, lens: str) -> None:
+    """If a file is hidden, no report blames a capability, a setting, a file of nettop or a package."""
     cause = HIDDEN[name][1]
-    for why in news_of(hidden(name), lens):
+    for why in news_of(hidden[name].result(), lens):
         assert cause and cause in why, why
         assert not blamed(why, "CAP_"), why
 
 
 @pytest.mark.parametrize("name", HIDDEN)
-def test_what_the_environment_hides_is_not_blamed_on_the_host(namespace: None, name: str) -> None:
-    """Neither is it under HOST: what is bad there names the cause."""
+def test_what_the_environment_hides_is_not_blamed_on_the_host(hidden: Reports, name: str) -> None:
+    """A bad fact under HOST names the hidden file as its cause."""
     before = {check["name"] for check in usual_report()["checks"] if check["verdict"] == "bad"}
-    for check in hidden(name)["checks"]:
+    for check in hidden[name].result()["checks"]:
         assert "CAP_" not in check["remedy"]
         if check["verdict"] == "bad" and check["name"] not in before:
             assert HIDDEN[name][1], check
             words = ("is not mounted",) if name.startswith("sys") else (HIDDEN[name][1],)
-            assert any(word in check["value"] for word in (*words, "in place of sysfs", "mounted at /sys")), (
+            assert any(word in check["value"] for word in (*words, "instead of sysfs", "mounted at /sys")), (
                 check
             )
             assert check["remedy"]
@@ -179,7 +198,7 @@ def test_what_the_environment_hides_is_not_blamed_on_the_host(namespace: None, n
     "command", [("--table", "--once"), ("log", "--log-dir", "none"), ("run", "--", "true")]
 )
 def test_commands_without_proc(command: tuple[str, ...]) -> None:
-    """Each says the same as doctor, and ends."""
+    """Without /proc each command says the same as doctor, and exits."""
     words = [*mounted("mount -t tmpfs none /proc"), NETTOP, *command]
     done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert (done.returncode, done.stdout) == (ExitCode.UNSUPPORTED, "")
@@ -199,14 +218,14 @@ def assert_named(report: dict[str, Any], limit: str) -> None:
 
 
 def test_a_soft_limit_is_raised(namespace: None) -> None:
-    """Doctor sets the process up as every command does: with a soft limit of 24 open files nothing is lacking."""
+    """Doctor sets the process up as every command does: a soft limit of 24 open files costs nothing."""
     report = report_of("prlimit", "--nofile=24:20000")
     assert not [why for lens in LENSES for why in news_of(report, lens)]
 
 
 @pytest.mark.parametrize("files", range(13, 22, 2))
 def test_open_files_of_the_loader(files: int) -> None:
-    """Whichever table or program cannot be made, the limit is named, or it is enough."""
+    """Either the limit of open files is enough, or the error for any table or program names it."""
     failure = None
     with contextlib.closing(Loader()) as loader:
         resource.prlimit(loader.pid, resource.RLIMIT_NOFILE, (files, files))
@@ -219,7 +238,7 @@ def test_open_files_of_the_loader(files: int) -> None:
 
 @contextlib.contextmanager
 def control_group(controller: str, name: str, value: str) -> Iterator[Path]:
-    """A control group with this limit; skips the test where none can be made."""
+    """Yield a control group with this limit; skip the test if none can be made."""
     top = Path("/sys/fs/cgroup")
     group = (top / controller if (top / controller).is_dir() else top) / f"nettop-test-{os.getpid()}"
     try:
@@ -236,12 +255,12 @@ def control_group(controller: str, name: str, value: str) -> Iterator[Path]:
 
 
 def inside(group: Path) -> tuple[str, ...]:
-    """Starts what follows in a control group."""
+    """Return words that start a command in a control group."""
     return "sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$0" "$@"'
 
 
 def test_memory_of_a_control_group(namespace: None) -> None:
-    """A loader that the kernel kills is no bug: the limit and its remedy are named."""
+    """If the kernel kills a loader, nettop reports the limit and its remedy, not a bug."""
     name = "memory.max" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "memory.limit_in_bytes"
     with control_group("memory", name, str(80 << 20)) as group:
         report = report_of(*inside(group))
@@ -252,7 +271,7 @@ def test_memory_of_a_control_group(namespace: None) -> None:
 
 @contextlib.contextmanager
 def crowd(many: int) -> Iterator[None]:
-    """So many network namespaces, each with a process."""
+    """Yield `count` network namespaces, each with a process."""
     command = ["unshare", "--net", "sh", "-c", "echo && exec sleep 300"]
     everyone = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(many)]
     try:
@@ -267,7 +286,7 @@ def crowd(many: int) -> Iterator[None]:
 
 
 def test_fewer_threads_than_namespaces(namespace: None) -> None:
-    """What the limit leaves is seen, and the rest is a counted gap with the limit's name, in every command."""
+    """With too few threads, nettop sees some namespaces, and counts the rest as a gap with the limit's name."""
     with crowd(60), control_group("pids", "pids.max", "50") as group:
         limit = f"may have 50 processes and threads ({group}/pids.max)"
         assert_named(report_of(*inside(group)), limit)
@@ -282,7 +301,7 @@ def test_fewer_threads_than_namespaces(namespace: None) -> None:
 
 @pytest.mark.parametrize("megabytes", [150, 300, 600])
 def test_doctor_ends_with_little_address_space(namespace: None, megabytes: int) -> None:
-    """It ends, whatever there is no room for, and names the limit."""
+    """Doctor exits in little address space, and names the limit."""
     report = report_of("prlimit", f"--as={megabytes << 20}")
     for lens in LENSES:
         for why in news_of(report, lens):

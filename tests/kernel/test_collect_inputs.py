@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this host sees by itself becomes flows: packets of an interface, of the firewall's log, ends of connections."""
+"""Packets of an interface, packets logged by the firewall, and ended connections of this host become flows."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ PORT = 9999
 
 
 def inside(namespace: Namespace) -> tuple[str, ...]:
-    """Starts what follows in that namespace."""
+    """Return words that start a command in that namespace."""
     return "ip", "netns", "exec", namespace.name
 
 
 def send(memory: Memory, to: tuple[str, int], sizes: list[int]) -> int:
-    """Sends a datagram of each size, whether or not anybody listens; returns the port that they are sent from."""
+    """Send a datagram of each size, with or without a listener; return the source port."""
     family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sender:
         for size in sizes:
@@ -41,13 +41,13 @@ def send(memory: Memory, to: tuple[str, int], sizes: list[int]) -> int:
 
 
 def list_tracked(_memory: Memory) -> None:
-    """Has the kernel end the connections that have timed out, which by itself it does within a minute."""
+    """Have the kernel remove timed-out connections now rather than within a minute."""
     with contextlib.suppress(FileNotFoundError):
         Path("/proc/net/nf_conntrack").read_text()
 
 
 def nft(namespace: Namespace, *rules: str) -> None:
-    """Adds rules to a chain of everything that comes in; skips the test where the kernel has no nftables."""
+    """Add rules to an input chain; skip the test if the kernel has no nftables."""
     try:
         namespace.run(
             "nft", "add table inet nettop; add chain inet nettop in { type filter hook input priority 0; }"
@@ -60,7 +60,7 @@ def nft(namespace: Namespace, *rules: str) -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_packets_of_an_interface(lab: Lab, flows_dir: Path, version: int) -> None:
-    """With --sampling 1 each packet that comes in is a flow of its length; what goes out is none."""
+    """With --sampling 1 each incoming packet is a flow of its length; outgoing packets are not."""
     near, far = lab.pair()
     here, there = lab.worker(near.namespace), lab.worker(far.namespace)
     address = far.v4 if version == 4 else far.v6
@@ -82,7 +82,7 @@ def test_packets_of_an_interface(lab: Lab, flows_dir: Path, version: int) -> Non
 
 
 def test_some_of_the_packets_of_an_interface(lab: Lab, flows_dir: Path) -> None:
-    """One packet in four is taken, and counts for four."""
+    """nettop samples one packet in four, and counts it as four."""
     near, far = lab.pair()
     here = lab.worker(near.namespace)
     options = ("--interface", far.device, "--sampling", "4")
@@ -119,7 +119,7 @@ def test_packets_that_the_firewall_logs(lab: Lab, flows_dir: Path) -> None:
 
 
 def test_connections_that_have_ended(lab: Lab, flows_dir: Path) -> None:
-    """Both directions with their bytes and packets, and the addresses after translation."""
+    """Ended connections have both directions with bytes and packets, and the translated addresses."""
     near, far = lab.pair()
     nft(far.namespace, "ct state new accept")
     far.namespace.sysctls(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU time of the network stack is charged once, to where it was entered: compared with what threads have used."""
+"""CPU time of the network stack is charged once, at its entry point, in agreement with the threads' usage."""
 
 import contextlib
 import gzip
@@ -15,14 +15,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from nettop.kernel import bpf, kprobes
-from nettop.kernel.facts import Host
-from nettop.kernel.mechanisms import NO_MECHANISM
-from nettop.kernel.program import Loader, Program, ProgramText
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf import kprobes
+from nettop.kernel.bpf.mechanisms import NO_MECHANISM
+from nettop.kernel.bpf.program import Loader, Program, ProgramText
+from nettop.kernel.host.facts import Host
 from nettop.probes.cpu import probe
 from nettop.probes.cpu.probe import Cpu, program_text
 from nettop.snapshots.cpu import CPUS, HOOK_NAPI_THREADS, NAPI_THREADS, TIME_OF, VECTORS
 from nettop.snapshots.snapshot import Snapshot
+from tests.options import source_options
 
 from . import traffic
 from .lab import PATIENCE, End, Lab, Namespace, compiled, process_state, until
@@ -72,7 +74,7 @@ Row = dict[str, Any]
 
 
 class OneLoad:
-    """Replaces the loader: one compiled program serves all tests, and keeps its counts between them.
+    """A replacement for the loader: one compiled program serves all tests, and keeps its counts between them.
 
     Compiling takes half a minute in an emulated machine.
     """
@@ -84,10 +86,10 @@ class OneLoad:
         self.close = lambda: None
 
     def request(self, _: ProgramText) -> None:
-        """Nothing to compile."""
+        """Ignore the request: nothing needs compiling."""
 
     def answer(self) -> Program:
-        """The program, with its own descriptors."""
+        """Return the program, with its own descriptors."""
         functions, its_maps = (
             {name: os.dup(descriptor) for name, descriptor in descriptors.items()}
             for descriptors in (self._program.functions, self._program.maps)
@@ -95,13 +97,13 @@ class OneLoad:
         return Program(functions, its_maps, self._program.refused)
 
     def unload(self) -> None:
-        """After the last test."""
+        """Unload after the last test only."""
         self._program.close()
 
 
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[OneLoad]:
-    """The program of all tests of this file."""
+    """Return the program that all tests of this file share."""
     loaded = OneLoad()
     yield loaded
     loaded.unload()
@@ -109,15 +111,14 @@ def loaded() -> Iterator[OneLoad]:
 
 @pytest.fixture
 def start(loaded: OneLoad, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Starts the probe with chosen mechanisms; skips if this kernel lacks one."""
+    """Start the probe with chosen mechanisms; skip if this kernel lacks one."""
     monkeypatch.setattr(probe, "Loader", lambda: loaded)
     with contextlib.ExitStack() as started:
 
         def start(**mechanisms: str) -> Cpu:
             source = Cpu()
             started.callback(source.close)
-            source.set("mechanisms", mechanisms)
-            source.set("frequency", FREQUENCY_HZ)
+            source.configure(source_options(mechanisms=mechanisms, frequency=FREQUENCY_HZ))
             source.start()
             for hook, mechanism in mechanisms.items():
                 why = read(source).why_not(hook)
@@ -130,13 +131,13 @@ def start(loaded: OneLoad, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def spinner(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program that spends CPU time in system calls."""
+    """Return the program that spends CPU time in system calls."""
     return compiled(SPIN, tmp_path_factory.mktemp("cpu"))
 
 
 @pytest.fixture
 def void(lab: Lab) -> End:
-    """A device whose other end is down: sending there raises no softirq."""
+    """Return a device whose other end is down: sending there raises no softirq."""
     near, far = lab.pair()
     far.namespace.ip("link", "set", far.device, "down")
     near.namespace.ip("link", "set", near.device, "mtu", str(LONG_HEADERS))
@@ -169,23 +170,24 @@ class Spin:
         self.worked = self._answer() == "ready"
 
     def run(self) -> int:
-        """Makes the calls; returns the CPU time used in them, in ns."""
+        """Make the calls; return their CPU time in ns."""
         self._resume()
         return int(self._answer())
 
     def begin(self) -> None:
-        """Only reads the clock from now on."""
+        """Start a loop that only reads the clock."""
         self._resume()
         assert self._answer() == "began"
 
     def stop(self) -> list[int]:
-        """Stops reading the clock. Returns, in ns: CPU time lost in short and in long interruptions, all CPU time, and
-        elapsed time."""
+        """Stop reading the clock. Return, in ns, the CPU time lost in short and in long interruptions, all CPU time,
+        and elapsed time.
+        """
         os.kill(self.pid, signal.SIGUSR1)
         return list(map(int, self._answer().split()))
 
     def end(self) -> None:
-        """Kills the process."""
+        """Kill the process."""
         self._process.kill()
         self._process.communicate()
 
@@ -202,7 +204,7 @@ class Spin:
 
 @contextlib.contextmanager
 def spinning(*words: Any) -> Iterator[Spin]:
-    """A Spin that is killed at the end of the block."""
+    """Yield a Spin that is killed at the end of the block."""
     spin = Spin(*words)
     try:
         yield spin
@@ -211,41 +213,43 @@ def spinning(*words: Any) -> Iterator[Spin]:
 
 
 def read(source: Cpu) -> Snapshot:
-    """The probe's reading now."""
+    """Return the probe's reading now."""
     return source.read(time.monotonic_ns())
 
 
 def rows(snapshot: Snapshot, table: str) -> list[Row]:
-    """The rows of a table by the names of their columns."""
+    """Return the rows of a table by their columns' names."""
     array = snapshot.tables[table].array
     return [dict(zip(array.dtype.names or (), row, strict=True)) for row in array.tolist()]
 
 
 def process_row(source: Cpu, pid: int) -> Row:
-    """The row of a process; all zeros where it has none."""
+    """Return the row of a process; all zeros if it has none."""
     matching = [row for row in rows(read(source), "processes") if row["pid"] == pid]
     return matching[0] if matching else dict.fromkeys((*TIME_OF.values(), "network_ns"), 0)
 
 
 def cpu_row(source: Cpu, cpu: int) -> Row:
-    """The row of a CPU."""
+    """Return the row of a CPU."""
     return next(row for row in rows(read(source), "cpus") if row["cpu"] == cpu)
 
 
 def softirqs_ns(source: Cpu, cpu: int) -> int:
-    """The time of all softirqs on a CPU."""
+    """Return the time of all softirqs on a CPU."""
     row = cpu_row(source, cpu)
     return sum(row[name] for name in SOFTIRQS)
 
 
 def stat_ns(cpu: int | str, column: str) -> int:
-    """A time of a CPU, or of all (""), from /proc/stat: stolen time is no thread's, but passes in calls too."""
+    """Return a time of a CPU, or of all (""), from /proc/stat. No thread is charged for stolen time, but it passes in
+    calls.
+    """
     line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{cpu} "))
     return int(line.split()[{"irq": 6, "softirq": 7, "steal": 8}[column]]) * TICK_NS
 
 
 def beyond(value: float, least: float, most: float) -> float:
-    """How far a value is outside a range."""
+    """Return how far a value is outside a range."""
     return min(0.0, value - least) + max(0.0, value - most)
 
 
@@ -253,7 +257,7 @@ def beyond(value: float, least: float, most: float) -> float:
 
 
 def error_of(source: Cpu, spin: Spin, column: str) -> float:
-    """The share by which a process was charged too much, or too little, for its calls that send.
+    """Return the relative error in the time charged to a process for its sending calls.
 
     Softirqs that interrupt calls are charged as such; stolen time is known only in ticks.
     """
@@ -269,9 +273,9 @@ def error_of(source: Cpu, spin: Spin, column: str) -> float:
 def least_error(
     source: Cpu, spinner: Path, call: str, near: End, *, column: str = "tx_syscalls_ns"
 ) -> float | None:
-    """The best of several results: noise of other processes varies, a systematic error of hooks would not.
+    """Return the least error of several runs: noise of other processes varies, a systematic error of hooks would not.
 
-    None where the call is not allowed (sysctl kernel.io_uring_disabled).
+    Return None if the call is not allowed (sysctl kernel.io_uring_disabled).
     """
     best, end = None, time.monotonic() + TRIALS_S * PATIENCE
     while best is None or (abs(best) > PART and time.monotonic() < end):
@@ -288,7 +292,7 @@ def least_error(
 def test_sending_is_charged(
     start: Start, spinner: Path, void: End, mechanism: str, record_property: Callable[[str, object], None]
 ) -> None:
-    """For each call that sends, its process is charged the CPU time of its thread, whatever hooks time it."""
+    """Each sending call charges its process the CPU time of its thread, with any hooks."""
     source = start(syscalls=mechanism)
     errors = {call: least_error(source, spinner, call, void) for call in CALLS}
     if errors["io_uring"] is None:
@@ -300,7 +304,7 @@ def test_sending_is_charged(
 
 @pytest.mark.parametrize("call", ["send", "sendfile", "io_uring"])
 def test_sending_is_charged_by_samples(start: Start, spinner: Path, void: End, call: str) -> None:
-    """Where calls are not hooked, samples give the same."""
+    """Without hooks at calls, samples give the same."""
     source = start(syscalls="samples")
     error = least_error(source, spinner, call, void)
     if error is None:
@@ -313,7 +317,7 @@ def test_sending_is_charged_by_samples(start: Start, spinner: Path, void: End, c
     "5.15", "before, io_uring workers are not threads of their process, and not bound to its CPU"
 )
 def test_workers_are_charged_to_the_owner_of_the_ring(start: Start, spinner: Path, void: End) -> None:
-    """Time that io_uring's worker threads spend sending for a process is its I/O workers' time."""
+    """Time that io_uring's worker threads spend sending counts as I/O workers' time of the ring's owner."""
     source = start(syscalls="samples")
     error = least_error(source, spinner, "io_worker", void, column="io_workers_ns")
     if error is None:
@@ -325,7 +329,7 @@ def test_workers_are_charged_to_the_owner_of_the_ring(start: Start, spinner: Pat
 def test_waiting_is_charged_to_nobody(
     start: Start, spinner: Path, lab: Lab, void: End, mechanism: str
 ) -> None:
-    """A process that waits in recv() is charged nothing for the wait, only for its work afterwards."""
+    """A process that waits in recv() is charged only for its work afterwards, not for the wait."""
     source, worker = start(syscalls=mechanism), lab.worker()
     port = worker.call(traffic.udp, "waits", "127.0.0.1")
     worker.start(receive, "waits")
@@ -342,13 +346,15 @@ def test_waiting_is_charged_to_nobody(
 
 
 def receive(memory: traffic.Memory, name: str) -> int:
-    """Waits for a message; returns how long it is."""
+    """Wait for a message; return its length."""
     return len(memory[name].recv(100))
 
 
 @pytest.mark.parametrize("mechanism", ["samples", *BY_HOOKS])
 def test_time_is_charged_once(start: Start, spinner: Path, lab: Lab, mechanism: str) -> None:
-    """Time of softirqs inside calls is not the calls', and the times of a CPU sum up to no more than elapsed."""
+    """Time of softirqs inside calls does not count for the calls, and the times of a CPU sum up to at most the elapsed
+    time.
+    """
     source, near = start(syscalls=mechanism), lab.pair()[0]
     port = lab.worker(near.namespace).call(traffic.udp, "full", "127.0.0.1")
     with spinning(spinner, "send", near, ("127.0.0.1", port)) as spin:
@@ -365,7 +371,7 @@ def test_time_is_charged_once(start: Start, spinner: Path, lab: Lab, mechanism: 
 
 
 def test_no_other_call_is_hooked(start: Start, spinner: Path, void: End) -> None:
-    """No program runs at system calls that do not concern sockets."""
+    """No program runs at system calls unrelated to sockets."""
     source = start()
     statistics = bpf.open_statistics()
     try:
@@ -441,9 +447,9 @@ def test_softirqs_take_what_the_kernel_accounts(start: Start, lab: Lab) -> None:
 
 @pytest.mark.core
 def test_softirqs_wait_with_their_threads(start: Start, lab: Lab) -> None:
-    """With PREEMPT_RT threads that run softirqs are preempted, and the time of the others is not the softirqs'.
+    """With PREEMPT_RT threads may preempt softirqs, and their time is not charged to softirqs.
 
-    The probe's time is compared with the scheduler's, of the threads that run only softirqs; others run a few too.
+    The probe's time is compared with the scheduler's for threads that only run softirqs; other threads run a few too.
     """
     if not Host().is_real_time():
         pytest.skip("this kernel does not switch threads within softirqs (no PREEMPT_RT)")
@@ -468,7 +474,7 @@ def test_softirqs_wait_with_their_threads(start: Start, lab: Lab) -> None:
 def test_threads_within_softirqs_are_seen_or_reported(
     start: Start, monkeypatch: pytest.MonkeyPatch, mechanisms: dict[str, str], is_seen: bool
 ) -> None:
-    """With PREEMPT_RT context switches are always hooked; without that hook a gap says what softirq times include."""
+    """With PREEMPT_RT context switches are always hooked; without it a gap describes the extra time in softirqs."""
     monkeypatch.setattr(Host, "is_real_time", lambda _: True)
     source = start(samples=NO_MECHANISM, syscalls=NO_MECHANISM, **mechanisms)
     assert ("softirqs" in read(source).gaps) == (not is_seen)
@@ -476,7 +482,7 @@ def test_threads_within_softirqs_are_seen_or_reported(
 
 
 def preempt(memory: traffic.Memory, cpu: int) -> None:
-    """Takes half of a CPU in many small pieces, with real-time priority, until killed."""
+    """Take half of a CPU in many small pieces, with real-time priority, until killed."""
     os.sched_setaffinity(0, {cpu})
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
     while True:
@@ -487,7 +493,7 @@ def preempt(memory: traffic.Memory, cpu: int) -> None:
 
 
 def measures_softirqs() -> bool:
-    """Whether this kernel is configured to read the clock at each softirq."""
+    """Return whether this kernel reads the clock at each softirq."""
     for path, opened in (("/proc/config.gz", gzip.open), (f"/boot/config-{os.uname().release}", open)):
         with contextlib.suppress(FileNotFoundError), opened(path, "rt", encoding="ascii") as config:
             return "CONFIG_IRQ_TIME_ACCOUNTING=y\n" in config
@@ -495,7 +501,7 @@ def measures_softirqs() -> bool:
 
 
 class Crossing(NamedTuple):
-    """Packets go from one CPU to another, where they take long: the sending end, and what sends them."""
+    """Packets sent from one CPU to another that processes them slowly: the sending end, and its sender."""
 
     near: End
     sends_on: int
@@ -504,7 +510,7 @@ class Crossing(NamedTuple):
 
 
 def make_crossing(lab: Lab) -> Crossing:
-    """A sender on the first CPU, and a receiving device whose softirqs run on the last one."""
+    """Return a sender on the first CPU, and a receiving device whose softirqs run on the last one."""
     near, far = lab.pair()
     cpus = os.sched_getaffinity(0)
     sends_on, receives_on = min(cpus), max(cpus)
@@ -518,7 +524,7 @@ def make_crossing(lab: Lab) -> Crossing:
 
 
 def best_of(trial: Callable[[], float], part: float) -> float:
-    """The best of several results; stops at the first that is close enough."""
+    """Return the best of several results; stop at the first that is close enough."""
     best, end = trial(), time.monotonic() + TRIALS_S * PATIENCE
     while abs(best) > part and time.monotonic() < end:
         best = min(best, trial(), key=abs)
@@ -526,7 +532,7 @@ def best_of(trial: Callable[[], float], part: float) -> float:
 
 
 def loss(source: Cpu, spinner: Path, near: End, meanwhile: Callable[[], object]) -> Loss:
-    """What a thread loses while `meanwhile` runs."""
+    """Return the time that a thread loses while `meanwhile` runs."""
     with spinning(spinner, "nothing", near, DISCARD) as spin:
         softirqs, calls = network_softirqs_ns(source, spin.cpu), calls_of(spin.cpu)
         spin.begin()
@@ -537,31 +543,31 @@ def loss(source: Cpu, spinner: Path, near: End, meanwhile: Callable[[], object])
 
 
 def network_softirqs_ns(source: Cpu, cpu: int) -> int:
-    """The time of network softirqs on a CPU."""
+    """Return the time of network softirqs on a CPU."""
     row = cpu_row(source, cpu)
     return int(row["tx_softirq_ns"] + row["rx_softirq_ns"])
 
 
 def calls_of(cpu: int) -> int:
-    """How often other CPUs have interrupted a CPU to run a function."""
+    """Return how often other CPUs have interrupted a CPU to run a function."""
     lines = Path("/proc/interrupts").read_text().splitlines()
     return next(int(line.split()[1 + cpu]) for line in lines if "Function call interrupts" in line)
 
 
 def call_often(spinner: Path, near: End, cpu: int) -> None:
-    """Lets a CPU interrupt the others."""
+    """Make a CPU interrupt the others repeatedly."""
     with spinning(spinner, "membarrier", near, DISCARD, cpu) as calls:
         calls.run()
 
 
 def pin(memory: traffic.Memory, cpu: int) -> None:
-    """Stays on that CPU, with high priority."""
+    """Pin the process to that CPU, with high priority."""
     os.sched_setaffinity(0, {cpu})
     os.setpriority(os.PRIO_PROCESS, 0, -20)
 
 
 def send_bursts(memory: traffic.Memory, to: str) -> None:
-    """Sends bursts of messages that nobody receives."""
+    """Send bursts of messages that nobody receives."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.connect((to, DISCARD[1]))
         began = time.monotonic_ns()
@@ -576,7 +582,7 @@ def send_bursts(memory: traffic.Memory, to: str) -> None:
 
 
 def test_threads_that_poll_are_charged(start: Start, lab: Lab) -> None:
-    """The time of a threaded-NAPI thread is charged to NAPI threads, as the scheduler counts it."""
+    """Time of a threaded-NAPI thread is charged to NAPI threads, and equals the scheduler's count."""
     source = start()
     near, far = lab.pair()
     run_in(far.namespace, f"ethtool -K {far.device} gro on && echo 1 > /sys/class/net/{far.device}/threaded")
@@ -603,13 +609,13 @@ def test_threads_that_poll_are_charged(start: Start, lab: Lab) -> None:
 
 
 def run_in(namespace: Namespace, command: str, text: str = "") -> None:
-    """Runs a shell command in a namespace, with its own /sys, and with this text as standard input."""
+    """Run a shell command in a namespace, with its own /sys, and this text as standard input."""
     words = ["ip", "netns", "exec", namespace.name, "sh", "-c", command]
     subprocess.run(words, input=text, text=True, check=True, capture_output=True)
 
 
 def threads_called(beginning: str) -> list[int]:
-    """The kernel threads whose names begin like this."""
+    """Return the kernel threads whose names have this prefix."""
     pids = []
     for path in Path("/proc").glob("[0-9]*/comm"):
         with contextlib.suppress(OSError):
@@ -619,19 +625,19 @@ def threads_called(beginning: str) -> list[int]:
 
 
 def ran_ns(pid: int) -> tuple[int, int]:
-    """How long a thread ran, and how often it was scheduled, by the scheduler's own count."""
+    """Return a thread's run time and how often it was scheduled, as the scheduler counts them."""
     ran, _, slices = map(int, Path(f"/proc/{pid}/schedstat").read_text().split())
     return ran, slices
 
 
 def charged(source: Cpu) -> Row:
-    """The times, summed over all CPUs."""
+    """Return the times, summed over all CPUs."""
     each = rows(read(source), "cpus")
     return {name: sum(row[name] for row in each) for name in (NAPI, *SOFTIRQS)}
 
 
 def flood(memory: traffic.Memory, to: str, port: int, messages: int) -> None:
-    """Sends this many messages."""
+    """Send this many messages."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         for _ in range(messages):
             sender.sendto(b"n" * 1000, (to, port))

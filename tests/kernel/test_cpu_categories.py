@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples of real traffic: the part of the network stack that works is sampled, and every loss is counted."""
+"""Samples of real traffic show the working parts of the network stack, and every loss is counted."""
 
 import signal
 import socket
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nettop.kernel import maps, perf_events, privileges
-from nettop.kernel.perf_events import Clocks, open_clocks
-from nettop.kernel.proc_stat import read_cpu_times
-from nettop.kernel.program import Loader, Program
+from nettop.kernel.bpf import maps, perf_events
+from nettop.kernel.bpf.perf_events import Clocks, open_clocks
+from nettop.kernel.bpf.program import Loader, Program
+from nettop.kernel.host import privileges
+from nettop.kernel.host.proc_stat import read_cpu_times
 from nettop.probes.cpu import samples as cpu_samples
 from nettop.probes.cpu.probe import Cpu, program_text
 from nettop.probes.cpu.samples import BY_HOOKS, SAMPLED, SampleReading, Samples
@@ -30,6 +31,7 @@ from nettop.snapshots.cpu import (
     TX_SYSCALLS,
 )
 from nettop.snapshots.snapshot import known
+from tests.options import source_options
 
 from . import bpf_objects
 from .lab import PATIENCE, Lab, Namespace, Worker, until
@@ -69,12 +71,12 @@ Scene = Callable[[Lab], tuple[Namespace, Namespace, str]]
 
 
 def udp_socket(address: str) -> socket.socket:
-    """A socket of the address's family."""
+    """Return a socket of the address's family."""
     return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
 
 
 def flood(memory: Memory, address: str) -> None:
-    """Sends UDP packets until killed."""
+    """Send UDP packets until killed."""
     with udp_socket(address) as sender:
         sender.connect((address, PORT))
         while True:
@@ -85,7 +87,7 @@ def flood(memory: Memory, address: str) -> None:
 
 
 def receive(memory: Memory, address: str) -> None:
-    """Receives UDP packets until killed."""
+    """Receive UDP packets until killed."""
     with udp_socket(address) as receiver:
         receiver.bind((address, PORT))
         while True:
@@ -93,7 +95,7 @@ def receive(memory: Memory, address: str) -> None:
 
 
 def ignore(memory: Memory, address: str) -> None:
-    """Binds a socket and never reads: once it is full, packets wake nobody.
+    """Bind a socket and never read: once it is full, packets wake nobody.
 
     Waking a process on another CPU takes half of a virtual machine's softirq time, and would hide forwarding.
     """
@@ -103,14 +105,14 @@ def ignore(memory: Memory, address: str) -> None:
 
 
 def serve(memory: Memory, address: str) -> None:
-    """Reads from the first connection until killed."""
+    """Read from the first connection until killed."""
     with socket.create_server((address, PORT)) as listener, listener.accept()[0] as connection:
         while connection.recv(1 << 16):
             pass
 
 
 def stream(memory: Memory, address: str) -> None:
-    """Sends over one connection until killed."""
+    """Send over one connection until killed."""
 
     def connected() -> socket.socket | None:
         try:
@@ -127,13 +129,13 @@ def stream(memory: Memory, address: str) -> None:
 
 
 def directly(lab: Lab) -> tuple[Namespace, Namespace, str]:
-    """Two namespaces, connected directly."""
+    """Return two namespaces, connected directly."""
     first, second = lab.pair()
     return first.namespace, second.namespace, second.v4
 
 
 def between(lab: Lab) -> tuple[Namespace, Namespace, Namespace]:
-    """Two namespaces and one between them: their device is `out`, its devices are `left` and `right`."""
+    """Return two namespaces and one between them: their device is `out`, its devices are `left` and `right`."""
     left, middle, right = (lab.namespace() for _ in range(3))
     for end, name in ((left, "left"), (right, "right")):
         end.ip("link", "add", "out", "type", "veth", "peer", "name", name, "netns", middle.name)
@@ -144,7 +146,7 @@ def between(lab: Lab) -> tuple[Namespace, Namespace, Namespace]:
 
 
 def routed(lab: Lab, rules: str = "") -> tuple[Namespace, Namespace, str]:
-    """The namespace in the middle forwards, with these nftables rules."""
+    """Have the middle namespace forward, with these nftables rules."""
     left, middle, right = between(lab)
     left.ip("addr", "add", "10.79.1.1/24", "dev", "out")
     for end, name, number in ((left, "left", 1), (right, "right", 2)):
@@ -158,12 +160,12 @@ def routed(lab: Lab, rules: str = "") -> tuple[Namespace, Namespace, str]:
 
 
 def tracked(lab: Lab) -> tuple[Namespace, Namespace, str]:
-    """The namespace in the middle tracks connections."""
+    """Have the middle namespace track connections."""
     return routed(lab, CONNTRACK)
 
 
 def bridged(lab: Lab) -> tuple[Namespace, Namespace, str]:
-    """The namespace in the middle is a bridge."""
+    """Make the middle namespace a bridge."""
     left, middle, right = between(lab)
     middle.ip("link", "add", "br0", "type", "bridge")
     for name in ("left", "right"):
@@ -177,12 +179,11 @@ def bridged(lab: Lab) -> tuple[Namespace, Namespace, str]:
 
 
 class Lens:
-    """The probe, with samples in place of hooks at system calls."""
+    """The probe, with samples instead of hooks at system calls."""
 
     def __init__(self) -> None:
         self.probe = Cpu()
-        self.probe.set("frequency", FREQUENCY_HZ)
-        self.probe.set("mechanisms", {"syscalls": "samples"})
+        self.probe.configure(source_options(mechanisms={"syscalls": "samples"}, frequency=FREQUENCY_HZ))
         self.probe.start()
 
     @property
@@ -192,18 +193,18 @@ class Lens:
         return self.probe._samples
 
     def read(self) -> SampleReading:
-        """What was sampled since the start, and since the last reading."""
+        """Return the samples since the start, and since the last reading."""
         return self.samples.read(time.monotonic_ns(), read_cpu_times(Path("/proc")))
 
     @contextmanager
     def at_rest(self) -> Iterator[SampleReading]:
-        """No clock ticks meanwhile; gives all that was sampled before."""
+        """Pause the clocks inside the `with` block; yield all samples so far."""
         assert self.samples._clocks is not None
         with self.samples._clocks.paused():
             yield self.read()
 
     def counted(self) -> Any:
-        """The program's own counts, summed over all CPUs."""
+        """Return the program's own counts, summed over all CPUs."""
         assert self.probe._program is not None
         counts = maps.read_per_cpu(self.probe._program.maps["sampled"], 0, SAMPLED)
         return {name: int(counts[name].sum()) for name in SAMPLED.names or ()}
@@ -211,14 +212,14 @@ class Lens:
 
 @pytest.fixture(scope="module")
 def lens() -> Iterator[Lens]:
-    """One probe for all tests: compiling takes half a minute in an emulated machine."""
+    """Yield one probe for all tests: compiling takes half a minute in an emulated machine."""
     lens = Lens()
     yield lens
     lens.probe.close()
 
 
 def shares(before: SampleReading, now: SampleReading, entry: int) -> dict[str, float]:
-    """The share of each category in an entry point's samples between two readings; none if there are too few."""
+    """Return the share of each category in an entry point's samples between two readings; none if there are too few."""
     counts: Counter[str] = Counter()
     for reading, sign in ((before, -1), (now, 1)):
         rows = reading.stacks.array[reading.stacks.array["entry"] == entry]
@@ -229,7 +230,7 @@ def shares(before: SampleReading, now: SampleReading, entry: int) -> dict[str, f
 
 
 def leads(lens: Lens, entry: int, expected: set[str], share: float) -> Callable[[], dict[str, float]]:
-    """Whether all these categories were sampled, with this share together, since there last were enough samples."""
+    """Return the shares, once all these categories have enough samples and together reach this share."""
     before = lens.read()
 
     def they_lead() -> dict[str, float]:
@@ -261,7 +262,7 @@ def leads(lens: Lens, entry: int, expected: set[str], share: float) -> Callable[
 def test_the_work_of_a_flood_is_sampled(
     lab: Lab, lens: Lens, scene: Scene, expected: set[str], share: float
 ) -> None:
-    """In the receiving softirq the categories that packets go through have their share, and few samples have none."""
+    """In the receiving softirq each category on the packets' path has its share, and few samples have no category."""
     sender, receiver, address = scene(lab)
     lab.worker(receiver).start(receive if scene is directly else ignore, address)
     lab.worker(sender).start(flood, address)
@@ -274,7 +275,7 @@ def test_the_work_of_a_flood_is_sampled(
 @pytest.mark.core
 @PT_REGS
 def test_a_stream_is_sampled_in_its_system_calls(lab: Lab, lens: Lens) -> None:
-    """TCP leads where it is sent and where it is received, each in its own process only."""
+    """TCP has the largest share where it is sent and where it is received, each in its own process only."""
     left, right, address = directly(lab)
     server, client = lab.worker(right), lab.worker(left)
     server.start(serve, address)
@@ -286,12 +287,12 @@ def test_a_stream_is_sampled_in_its_system_calls(lab: Lab, lens: Lens) -> None:
 
 
 def calls_of(lens: Lens, worker: Worker) -> set[int]:
-    """The entry points of a process's calls, in the first reading that has some."""
+    """Return the entry points of a process's calls, in the first reading that has some."""
     return until(lambda: entries_of(lens.read(), worker), "the process is sampled", DEADLINE_S)
 
 
 def entries_of(reading: SampleReading, worker: Worker) -> set[int]:
-    """The entry points of a process's calls in a reading."""
+    """Return the entry points of a process's calls in a reading."""
     return set(reading.call_ns["entry"][reading.call_ns["pid"] == worker.pid].tolist())
 
 
@@ -318,7 +319,7 @@ def test_softirqs_serve_the_owner_of_the_socket(lab: Lab, lens: Lens) -> None:
 
 @pytest.mark.core
 def test_emptying_the_maps_loses_nothing(lab: Lab, lens: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each sample that the program counts is in a row, or counted as something else, however often maps are emptied."""
+    """Each sample that the program counts is in a row, or counted as lost, however often maps are emptied."""
     monkeypatch.setattr(cpu_samples, "_FULL", 0)  # at each reading that has a stack
     emptied = 0
     clear = lens.samples._maps.clear
@@ -368,14 +369,14 @@ def test_shares_add_up(lab: Lab, lens: Lens) -> None:
 
 
 def test_categories_of_modules_alone_may_be_missing(lens: Lens) -> None:
-    """The rest of the network stack has functions on every kernel: none of it is n/a."""
+    """Only categories of modules may be missing: every kernel has functions for the rest of the network stack."""
     categories = lens.read().categories.array
     missing = categories["category"][~known(categories["samples"])].tolist()
     assert {CATEGORIES[number].label for number in missing} <= OF_MODULES
 
 
 def test_nothing_is_sampled_while_the_clocks_are_paused(lens: Lens) -> None:
-    """No tick is counted, and earlier samples stay; afterwards sampling goes on."""
+    """While clocks are paused no tick is counted, and earlier samples stay; afterwards sampling continues."""
     until(lambda: lens.read().counts["ticks"], "a tick")
     with lens.at_rest() as before:
         after = lens.read()
@@ -384,13 +385,13 @@ def test_nothing_is_sampled_while_the_clocks_are_paused(lens: Lens) -> None:
 
 
 def tick_without_rights(memory: Memory) -> int:
-    """Opens clocks, gives up its rights, and attaches a program to the clocks; returns how often it ran."""
+    """Open clocks, drop privileges, and attach a program to the clocks; return its run count."""
     program = Loader().load(program_text())
-    with open_clocks():
+    with open_clocks() as opened:
         privileges.keep_only(privileges.for_reading())
         with pytest.raises(PermissionError):
             perf_events._open(0)
-        clocks = Clocks(program.functions[BY_HOOKS], FREQUENCY_HZ)
+        clocks = Clocks(program.functions[BY_HOOKS], FREQUENCY_HZ, opened)
         clocks.start()
         ticks = until(lambda: int(read_ticks(program).sum()), "a tick")
         clocks.close()
@@ -399,17 +400,17 @@ def tick_without_rights(memory: Memory) -> int:
 
 
 def read_ticks(program: Program) -> Any:
-    """The ticks of each CPU."""
+    """Return the ticks of each CPU."""
     return maps.read_per_cpu(program.maps["sampled"], 0, SAMPLED)["ticks"]
 
 
 def test_clocks_that_are_open_need_no_rights(lab: Lab) -> None:
-    """A lens may be opened after nettop has given up its rights."""
+    """A lens may be opened after nettop has dropped its privileges."""
     assert lab.worker().call(tick_without_rights) > 0
 
 
 def test_nothing_stays_in_the_kernel() -> None:
-    """Once the probe is closed there are no programs, maps or links of it."""
+    """A closed probe leaves no programs, maps or links."""
     before = bpf_objects.existing()
     lens = Lens()
     until(lambda: lens.read().counts["ticks"], "a tick")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the lens `cpu` reports when hooks are missing, and clocks of CPUs that go offline and come back."""
+"""The cpu lens without some of its hooks, and the clocks of CPUs that go offline and come back."""
 
 import contextlib
 import errno
@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from nettop.kernel import maps, perf_events
-from nettop.kernel.mechanisms import NO_MECHANISM
+from nettop.kernel.bpf import maps, perf_events
+from nettop.kernel.bpf.mechanisms import NO_MECHANISM
 from nettop.probes.cpu.probe import Cpu
 from nettop.probes.cpu.samples import SAMPLED
 from nettop.snapshots.snapshot import Snapshot
+from tests.options import source_options
 
 from . import traffic
 from .lab import Lab, until
@@ -32,9 +33,9 @@ CPUSETS = Path("/sys/fs/cgroup/cpuset")
 
 @contextlib.contextmanager
 def started(**mechanisms: str) -> Iterator[Cpu]:
-    """The probe, started with chosen mechanisms."""
+    """Yield the probe, started with chosen mechanisms."""
     source = Cpu()
-    source.set("mechanisms", mechanisms)
+    source.configure(source_options(mechanisms=mechanisms))
     try:
         source.start()
         yield source
@@ -43,7 +44,7 @@ def started(**mechanisms: str) -> Iterator[Cpu]:
 
 
 def read(source: Cpu) -> Snapshot:
-    """The probe's reading now."""
+    """Return the probe's reading now."""
     return source.read(time.monotonic_ns())
 
 
@@ -51,7 +52,7 @@ def read(source: Cpu) -> Snapshot:
 
 
 def test_without_hooks_and_samples_the_time_of_system_calls_is_not_available() -> None:
-    """No hook at all system calls takes their place, and the reason is reported."""
+    """The time of system calls is not available without hooks and samples; the reason is reported."""
     with started(samples=NO_MECHANISM) as source:
         hook = read(source).hook("syscalls")
         names = source.programs()
@@ -62,7 +63,7 @@ def test_without_hooks_and_samples_the_time_of_system_calls_is_not_available() -
 
 
 def test_an_incomplete_sum_is_reported() -> None:
-    """The network's time without that of system calls is not all of it."""
+    """The network's total is reported as incomplete without the time of system calls."""
     with started(syscalls=NO_MECHANISM) as source:
         assert read(source).gaps["network"].startswith("the sum lacks TX syscalls, RX syscalls, I/O workers")
     with started() as source:
@@ -75,7 +76,7 @@ def test_an_incomplete_sum_is_reported() -> None:
 
 @pytest.fixture
 def switch() -> Path:
-    """The file that takes the last CPU offline."""
+    """Return the file that takes the last CPU offline."""
     cpu = perf_events.online_cpus()[-1]
     switch = Path(f"/sys/devices/system/cpu/cpu{cpu}/online")
     if cpu == 0 or not os.access(switch, os.W_OK):
@@ -87,7 +88,7 @@ def switch() -> Path:
 
 @contextlib.contextmanager
 def offline(switch: Path) -> Iterator[None]:
-    """The CPU is offline meanwhile."""
+    """Take the CPU offline inside the `with` block."""
     try:
         switch.write_text("0")
         yield
@@ -96,20 +97,20 @@ def offline(switch: Path) -> Iterator[None]:
 
 
 def ticks(source: Cpu, cpu: int) -> int:
-    """How often the clock has ticked on that CPU."""
+    """Return how often the clock has ticked on that CPU."""
     assert source._program is not None
     return int(maps.read_per_cpu(source._program.maps["sampled"], 0, SAMPLED)["ticks"][cpu])
 
 
 def occupy(memory: traffic.Memory, cpu: int) -> None:
-    """Keeps a CPU busy until the process is killed."""
+    """Keep a CPU busy until the process is killed."""
     os.sched_setaffinity(0, {cpu})
     while True:
         pass
 
 
 def is_sampled(source: Cpu, cpu: int) -> Callable[[], bool]:
-    """Whether the CPU was sampled since; readings renew its clock."""
+    """Return whether the CPU was sampled since then; readings renew its clock."""
     before = ticks(source, cpu)
     return lambda: read(source).lost["cpus"] == 0 and ticks(source, cpu) > before
 
@@ -118,7 +119,9 @@ def is_sampled(source: Cpu, cpu: int) -> Callable[[], bool]:
 def test_a_cpu_that_comes_back_is_sampled_again(
     lab: Lab, switch: Path, read_meanwhile: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a new clock; if nettop may not open one any more, each CPU without a clock is reported as lost."""
+    """A new clock samples a CPU that comes back; if nettop may not open one, each CPU without a clock is reported as
+    lost.
+    """
     cpu = perf_events.online_cpus()[-1]
     with started(syscalls=NO_MECHANISM) as source:
         assert read(source).lost["cpus"] == 0
@@ -136,5 +139,5 @@ def test_a_cpu_that_comes_back_is_sampled_again(
 
 
 def refuse(cpu: int) -> Any:
-    """The kernel's answer to a process without the right to open clocks."""
+    """Fail as the kernel does for a process that may not open clocks."""
     raise OSError(errno.EACCES, os.strerror(errno.EACCES))

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Softirqs are charged to the process whose sockets they serve, or to no process."""
+"""Softirqs are charged to the process that owns the socket, or to no process."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from nettop.kernel.mechanisms import NO_MECHANISM
+from nettop.kernel.bpf.mechanisms import NO_MECHANISM
 from nettop.probes.cpu.probe import Cpu
 from nettop.snapshots.cpu import NAPI_THREADS, PROCESSES, RX_SOFTIRQ, TIME_OF, TX_SOFTIRQ
 from nettop.snapshots.snapshot import Snapshot, unknown_value
+from tests.options import source_options
 
 from . import traffic
 from .lab import Lab, until
@@ -42,28 +43,27 @@ SOFTIRQ_WORK = [TIME_OF[entry] for entry in (TX_SOFTIRQ, RX_SOFTIRQ, NAPI_THREAD
 
 @pytest.fixture(scope="module")
 def source() -> Iterator[Cpu]:
-    """One probe for all tests: compiling takes half a minute in an emulated machine."""
+    """Yield one probe for all tests: compiling takes half a minute in an emulated machine."""
     with started() as made:
         yield made
 
 
 @contextlib.contextmanager
 def started(**mechanisms: str) -> Iterator[Cpu]:
-    """The probe, started with chosen mechanisms."""
+    """Yield the probe, started with chosen mechanisms."""
     with contextlib.closing(Cpu()) as made:
-        made.set("frequency", FREQUENCY_HZ)
-        made.set("mechanisms", mechanisms)
+        made.configure(source_options(mechanisms=mechanisms, frequency=FREQUENCY_HZ))
         made.start()
         yield made
 
 
 def spent_ns(source: Cpu, pid: int) -> int:
-    """Softirq time charged to a process, or to none (NO_PID)."""
+    """Return softirq time charged to a process, or to none (NO_PID)."""
     return int(sum(row["softirq_ns"] for row in rows(read(source), "processes") if row["pid"] == pid))
 
 
 def grows(spent: Callable[[], int]) -> Callable[[], bool]:
-    """Whether enough time has been spent since now for samples to show it."""
+    """Return whether enough time has passed since now for samples to show it."""
     enough = spent() + ENOUGH_NS
     return lambda: spent() >= enough
 
@@ -83,7 +83,7 @@ def test_forwarding_is_charged_to_no_process(lab: Lab, source: Cpu, scene: Scene
 
 @DATA_READY
 def test_receiving_is_charged_to_the_receiver(lab: Lab, source: Cpu) -> None:
-    """The sender is charged none of it."""
+    """Receiving is charged to the receiver, not to the sender."""
     left, right, address = directly(lab)
     receiver, sender = lab.worker(right), lab.worker(left)
     receiver.start(receive, address)
@@ -93,7 +93,7 @@ def test_receiving_is_charged_to_the_receiver(lab: Lab, source: Cpu) -> None:
 
 
 def test_softirqs_add_up(lab: Lab, source: Cpu) -> None:
-    """All rows, with those that are gone, sum up to the time of softirqs on all CPUs, to the ns."""
+    """All rows, including ended processes, sum up to the time of softirqs on all CPUs, to the ns."""
     left, right, address = directly(lab)
     lab.worker(right).start(receive, address)
     lab.worker(left).start(flood, address)
@@ -104,12 +104,12 @@ def test_softirqs_add_up(lab: Lab, source: Cpu) -> None:
 
 
 def on_cpus_ns(snapshot: Snapshot) -> int:
-    """Time of softirqs and of threads that poll devices, on all CPUs."""
+    """Return time of softirqs and of threads that poll devices, on all CPUs."""
     return sum(row[name] for row in rows(snapshot, "cpus") for name in SOFTIRQ_WORK)
 
 
 def test_without_sockets_no_process_is_charged(lab: Lab) -> None:
-    """If the sockets that softirqs serve are unknown, all their time is no process's, and the column is n/a."""
+    """If the sockets of softirqs are unknown, no process is charged, and the column is n/a."""
     left, right, address = directly(lab)
     receiver = lab.worker(right)
     receiver.start(receive, address)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fallback of the socket table reports what the best mechanism does: sock_diag and /proc against the iterators.
+"""The socket table's fallback (sock_diag and /proc) reports the same as its best mechanism, the iterators.
 
-Both tables are read in one process while their processes are stopped (SIGSTOP). Kernel timers go on, so a row
-is compared where two readings by the iterators, one before and one after, agree; every row has to be compared once.
+Both tables are read in one process while the sockets' processes are stopped (SIGSTOP). Kernel timers continue, so a row
+is compared only if iterator readings before and after agree; every row must be compared once.
 """
 
 import json
@@ -19,17 +19,18 @@ import numpy as np
 import pytest
 
 from nettop.errors import Unsupported
-from nettop.kernel import sock_diag
-from nettop.kernel.entered_namespaces import shared_namespaces
-from nettop.kernel.facts import Host
-from nettop.kernel.program import Loader
+from nettop.kernel.bpf.program import Loader
+from nettop.kernel.host.facts import Host
+from nettop.kernel.net import sock_diag
+from nettop.kernel.net.entered_namespaces import shared_namespaces
 from nettop.probes.connections.programs import table_text
 from nettop.probes.connections.sock_diag_table import DiagTable
 from nettop.probes.connections.socket_rows import ROW, STATE
 from nettop.probes.connections.socket_table import SocketTable
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.schema import Kind
-from nettop.snapshots.snapshot import Array, known
+from nettop.snapshots.snapshot import known
 
 from . import traffic
 from .lab import (
@@ -89,7 +90,7 @@ class Reader:
     counts: dict[str, int] = field(default_factory=dict)
 
     def read(self, *namespaces: Namespace) -> dict[int, Row]:
-        """The rows in these namespaces by id; unknown is None."""
+        """Return the rows in these namespaces by id, with None for unknown."""
         if isinstance(self.table, SocketTable):
             self.table._last_walks = {}  # or rows of an earlier walk would be used again
         self.before, self.counts, _ = self.table.read(self.before)
@@ -105,7 +106,7 @@ class Reader:
 
 
 def values(rows: Array, name: str) -> list[Any]:
-    """A column, with None for unknown."""
+    """Return a column, with None for unknown."""
     return [
         value if there else None for value, there in zip(rows[name].tolist(), known(rows[name]), strict=True)
     ]
@@ -119,7 +120,7 @@ class Tables:
     second: Reader
 
     def compare(self, *namespaces: Namespace) -> dict[int, Row]:
-        """Compare every row once while nothing changes it; returns the rows of the fallback."""
+        """Compare every row once while it is stable; return the rows of the fallback."""
         compared: dict[int, Row] = {}
 
         def all_compared() -> bool:
@@ -142,13 +143,16 @@ class Tables:
 
 
 def is_dead(row: Row, shown: Row | None) -> bool:
-    """Whether a socket in CLOSE is kept by nothing but its descriptor: then sock_diag lists what is left of the
-    connection in TIME_WAIT, or nothing. One that has a port it lists since Linux 6.8."""
+    """Return whether only a descriptor keeps a socket in CLOSE.
+
+    For such a socket sock_diag lists the connection's remains in TIME_WAIT, or nothing. It lists one with a port since
+    Linux 6.8.
+    """
     return bool(row["state"] == STATE["CLOSE"]) and (shown is None or shown["state"] != STATE["CLOSE"])
 
 
 def differences(row: Row, wanted: Row) -> dict[str, tuple[object, object]]:
-    """The fields of which the fallback differs; what sock_diag does not report may be unknown."""
+    """Return the fields that differ in the fallback; values that sock_diag does not report may be unknown."""
     unreported = set(NOT_OF_CLOSED) if row["state"] == STATE["CLOSE"] else set()
     if row["pid"] is None:
         unreported.add("uid")
@@ -161,11 +165,11 @@ def differences(row: Row, wanted: Row) -> dict[str, tuple[object, object]]:
 
 @pytest.fixture(scope="module")
 def tables() -> Iterator[Tables]:
-    """Both tables, attached once for all tests; each lists everything."""
+    """Yield both tables, attached once for all tests; each lists everything."""
     loader = Loader()
     first = SocketTable(loader.load(table_text()), Host())
     loader.close()
-    second = DiagTable(Host(), shared_namespaces())
+    second = DiagTable(Host(), shared_namespaces(Host()))
     for table in (first, second):
         table.list_all(True)
     yield Tables(Reader(first), Reader(second))
@@ -174,12 +178,14 @@ def tables() -> Iterator[Tables]:
 
 
 def states(rows: dict[int, Row]) -> set[str]:
-    """The names of the states that there are."""
+    """Return the names of the existing states."""
     return {name for name, number in STATE.items() if number in {row["state"] for row in rows.values()}}
 
 
 def test_every_field_equals_the_iterators(tables: Tables, mesh: Mesh) -> None:
-    """Over 2,000 sockets in the states that last, of IPv4, IPv6 and both, of which hundreds lost segments."""
+    """Every field is equal over 2,000 sockets of IPv4, IPv6 and both in all lasting states, hundreds with lost
+    segments.
+    """
     compared = tables.compare(*(end.namespace for end in mesh.ends))
     assert len(compared) >= 2000
     assert states(compared) >= {
@@ -191,7 +197,7 @@ def test_every_field_equals_the_iterators(tables: Tables, mesh: Mesh) -> None:
 
 
 def test_states_that_no_process_holds(tables: Tables, lab: Lab) -> None:
-    """Requests, minisockets, orphans, a backlog, a listener, and sockets that are only bound."""
+    """Both tables have requests, minisockets, orphans, a backlog, a listener, and sockets that are only bound."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
     port = server.call(traffic.listen, "listener", "::", 0, 7)
@@ -221,13 +227,13 @@ def test_states_that_no_process_holds(tables: Tables, lab: Lab) -> None:
 
 
 def only_bind(memory: traffic.Memory, name: object, address: str) -> None:
-    """A TCP socket that has a port, and does nothing with it."""
+    """Bind a TCP socket to a port, and do nothing else with it."""
     memory[name] = socket.socket()
     memory[name].bind((address, 0))
 
 
 def test_counters_of_busy_connections(tables: Tables, lab: Lab) -> None:
-    """While bytes move, no counter goes back and nothing unsent is acknowledged; in the end all are reported."""
+    """While bytes move, no counter decreases and no unsent byte is acknowledged; at the end all bytes are reported."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
     port = server.call(traffic.listen, "listener", "::")
@@ -258,7 +264,7 @@ def test_counters_of_busy_connections(tables: Tables, lab: Lab) -> None:
 
 
 def test_time_wait_is_counted_alike(tables: Tables, lab: Lab) -> None:
-    """Unless it is requested, TIME_WAIT has no row; both mechanisms count it, and what they list is complete."""
+    """TIME_WAIT has a row only on request; both mechanisms count it, and list it completely."""
     home = lab.namespace()
     worker = lab.worker(home)
     port = worker.call(traffic.listen, "listener", "127.0.0.1")
@@ -282,7 +288,7 @@ def test_time_wait_is_counted_alike(tables: Tables, lab: Lab) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_udp_equals_the_iterators(tables: Tables, lab: Lab, host: str) -> None:
-    """UDP sockets, connected or not, with what waits in them and what they dropped."""
+    """UDP sockets, connected or not, have equal queues and drops."""
     home = lab.namespace()
     worker = lab.worker(home)
     worker.call(overflow_udp, host, 4093)
@@ -293,7 +299,7 @@ def test_udp_equals_the_iterators(tables: Tables, lab: Lab, host: str) -> None:
 
 
 def shared(tables: Tables, namespace: Namespace) -> dict[int, list[tuple[int, int]]]:
-    """Who holds each socket, by the fallback, and the same by the iterators."""
+    """Return the owners of each socket as found by the fallback and by the iterators."""
     compared = tables.compare(namespace)
     reported = []
     for reader in (tables.first, tables.second):
@@ -320,12 +326,12 @@ def test_several_holders(tables: Tables, lab: Lab) -> None:
 
 
 def duplicate(memory: traffic.Memory, name: object) -> None:
-    """A second descriptor of the same socket."""
+    """Duplicate the socket's descriptor."""
     memory["copy"] = memory[name].dup()
 
 
 def test_an_owner_stays(tables: Tables, lab: Lab) -> None:
-    """Who owned a socket goes on to own it when a child that began later holds it too."""
+    """A socket keeps its owner when a younger child holds it too."""
     home = lab.namespace()
     worker = lab.worker(home)
     worker.call(traffic.listen, "listener", "127.0.0.1")
@@ -345,7 +351,7 @@ def test_socket_that_no_descriptor_holds(tables: Tables, lab: Lab) -> None:
 
 
 def test_process_whose_first_thread_has_ended(tables: Tables, lab: Lab) -> None:
-    """A process lives on in its other threads, and holds its sockets still."""
+    """A process whose first thread has ended lives on in its other threads, and still holds its sockets."""
     home = lab.namespace()
     worker = lab.worker(home, "parent")
     pid = worker.call(listen_without_leader)
@@ -357,7 +363,7 @@ def test_process_whose_first_thread_has_ended(tables: Tables, lab: Lab) -> None:
 
 
 def listen_without_leader(memory: traffic.Memory) -> int:
-    """A child that listens, and whose first thread ends; its PID."""
+    """Fork a child that listens, and whose first thread ends; return its PID."""
     pid = os.fork()
     if pid == 0:
         settle_child("leaderless")
@@ -368,7 +374,7 @@ def listen_without_leader(memory: traffic.Memory) -> int:
 
 
 def test_namespace_that_appears(tables: Tables, lab: Lab) -> None:
-    """The sockets of a namespace that did not exist at the last reading are there at the next."""
+    """The sockets of a new namespace appear at the next reading."""
     tables.second.read()
     home = lab.namespace()
     worker = lab.worker(home)
@@ -377,7 +383,7 @@ def test_namespace_that_appears(tables: Tables, lab: Lab) -> None:
 
 
 def test_protocol_without_a_module() -> None:
-    """A protocol that the kernel does not list is an error with a remedy, which names no other protocol's sockets."""
+    """A protocol that the kernel cannot list gives an error and a remedy, without naming other protocols' sockets."""
     with pytest.raises(Unsupported) as caught:
         sock_diag.dump(NO_PROTOCOL, 0xFFF, info=False)
     assert caught.value.remedy
@@ -387,9 +393,9 @@ AS_NOBODY = """
 import json, socket
 import numpy as np
 from nettop.errors import Unsupported
-from nettop.kernel import sock_diag
-from nettop.kernel.facts import Host
-from nettop.kernel.entered_namespaces import Namespaces
+from nettop.kernel.net import sock_diag
+from nettop.kernel.host.facts import Host
+from nettop.kernel.net.entered_namespaces import Namespaces
 from nettop.probes.connections.sock_diag_table import DiagTable
 from nettop.probes.connections.socket_rows import ROW
 
@@ -406,7 +412,7 @@ table.close()
 
 
 def test_user_without_root(tables: Tables, lab: Lab) -> None:
-    """Anyone sees all sockets of the namespace, and the owners of the own processes only; the others are counted."""
+    """Anyone sees all sockets of the namespace, but only the owners of their own processes; the others are counted."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
     port = server.call(traffic.listen, "listener", "::")
@@ -429,7 +435,7 @@ def test_user_without_root(tables: Tables, lab: Lab) -> None:
 
 
 def as_nobody(namespace: Namespace) -> Any:
-    """What AS_NOBODY prints, run in that namespace by a user without any right."""
+    """Run AS_NOBODY in that namespace as a user without privileges, and return its output."""
     done = subprocess.run(
         [
             "nsenter", f"--net={NETNS_FOLDER / namespace.name}", "setpriv", "--reuid", str(NOBODY), "--regid",

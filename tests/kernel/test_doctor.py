@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop doctor` on this kernel, and on hosts that truly lack something: the right diagnosis, and nothing left."""
+"""`nettop doctor` on this kernel, and on hosts that lack something: it names the cause, and leaves nothing behind."""
 
 import contextlib
 import io
@@ -12,6 +12,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ import nettop as nettop_package
 from nettop.doctor.command import DoctorSettings, make_report
 from nettop.engine.source import probe_of
 from nettop.errors import ExitCode
-from nettop.kernel import bpf
-from nettop.kernel.mechanisms import DISABLED
-from nettop.kernel.namespaces import find_namespaces
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf.mechanisms import DISABLED
+from nettop.kernel.net.namespaces import find_namespaces
 from nettop.selftest.result import REPORT_IT
 from nettop.snapshots.snapshot import Rows, Snapshot
 from nettop.snapshots.source import Source
@@ -51,7 +52,7 @@ Report = dict[str, Any]
 
 
 def report_of(*around: str, **how: Any) -> Report:
-    """The report of a doctor started by these words; its exit code says what the report does."""
+    """Return the report of a doctor started with these words; check that its exit code agrees with it."""
     done = subprocess.run(
         [*around, *REPORT], capture_output=True, text=True, timeout=DEADLINE_S, check=False, **how
     )
@@ -69,34 +70,34 @@ def report_of(*around: str, **how: Any) -> Report:
 
 
 def without(*capabilities: str) -> tuple[str, ...]:
-    """Starts what follows as a root that lacks these."""
+    """Return a command that starts another as a root without these capabilities."""
     dropped = ",".join(f"-{name.removeprefix('CAP_').lower()}" for name in capabilities)
     return "setpriv", "--bounding-set", dropped, "--inh-caps", dropped
 
 
 def checks(report: Report) -> dict[str, Report]:
-    """The facts, by name."""
+    """Return the facts by name."""
     return {check["name"]: check for check in report["checks"]}
 
 
 def bad(report: Report) -> set[str]:
-    """The names of what is bad."""
+    """Return the names of the bad facts."""
     return {check["name"] for check in report["checks"] if check["verdict"] == "bad"}
 
 
 def hooks(report: Report) -> dict[str, Report]:
-    """The hooks of all lenses that work, by name."""
+    """Return the hooks of all working lenses by name."""
     return {hook["hook"]: hook for lens in report["lenses"] for hook in lens["hooks"]}
 
 
 def tried(report: Report) -> list[Report]:
-    """What was put to the test."""
+    """Return what the self-test covered."""
     return [trial for trial in report["self_test"] if trial["ok"] is not None]
 
 
 @pytest.fixture
 def left_clean() -> Iterator[None]:
-    """Fails the test if a BPF object or a process of the self-test is left; its namespaces end with those."""
+    """Fail the test if a BPF object or a process of the self-test is left; its namespaces end with its processes."""
     before = bpf_objects.existing()
     yield
     until(lambda: not traffic_processes(), "no process is left")
@@ -104,7 +105,7 @@ def left_clean() -> Iterator[None]:
 
 
 def traffic_processes() -> list[int]:
-    """Processes that the self-test has forked."""
+    """Return the processes that the self-test has forked."""
     pids = []
     for path in Path("/proc").glob("[0-9]*/comm"):
         with contextlib.suppress(OSError):
@@ -114,7 +115,7 @@ def traffic_processes() -> list[int]:
 
 
 def private_namespaces(pids: list[int]) -> set[int]:
-    """The network namespaces of these processes, but for our own."""
+    """Return the network namespaces of these processes, except our own."""
     inodes = set()
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -125,10 +126,16 @@ def private_namespaces(pids: list[int]) -> set[int]:
 # --- here -----------------------------------------------------------------------------------------------------
 
 
+@cache
+def report_here() -> Report:
+    """Return the report with all that this machine has."""
+    return report_of()
+
+
 @pytest.mark.core
 def test_here(left_clean: None) -> None:
-    """Every lens works, the ways are named and so are those that were refused, and every number is exact."""
-    report = report_of()
+    """Every lens works, the report names the mechanisms in use and those refused, and every number is exact."""
+    report = report_here()
     assert report["ok"]
     assert not bad(report)
     assert checks(report)["capabilities"]["verdict"] == "ok"
@@ -153,8 +160,8 @@ def test_here(left_clean: None) -> None:
 
 
 def test_kprobes_and_fentry_as_this_kernel_has_them() -> None:
-    """A kernel without kprobes refuses those ways by that name."""
-    report = report_of()
+    """On a kernel without kprobes, the report says that this is why it refuses them."""
+    report = report_here()
     has_kprobes = Path("/sys/bus/event_source/devices/kprobe/type").exists()
     assert report["host"]["kprobes"] is has_kprobes
     refused = [refusal for hook in hooks(report).values() for refusal in hook["refused"]]
@@ -163,7 +170,7 @@ def test_kprobes_and_fentry_as_this_kernel_has_them() -> None:
 
 
 def test_as_text() -> None:
-    """People read numbers with their thousands apart; a pipe gets no colours, and no progress."""
+    """Numbers have thousands separators for people; a pipe gets no colours and no progress."""
     done = nettop("doctor", deadline_s=DEADLINE_S)
     assert (done.returncode, done.stderr) == (0, "")
     assert "loopback IPv4 TCP " in done.stdout
@@ -173,7 +180,7 @@ def test_as_text() -> None:
 
 
 def test_without_traffic(left_clean: None) -> None:
-    """Nothing is forked and nothing is tried; the mechanisms are listed all the same."""
+    """Nothing is forked or attached, yet the mechanisms are listed."""
     done = nettop("doctor", "--no-traffic", "--format", "json", deadline_s=DEADLINE_S)
     report = json.loads(done.stdout)
     assert (done.returncode, report["self_test"]) == (0, [])
@@ -184,7 +191,7 @@ def test_without_traffic(left_clean: None) -> None:
 
 
 def test_btf_hidden(left_clean: None) -> None:
-    """What hides the kernel's types is named, and how to take it away."""
+    """The report names what hides the kernel's types, and how to remove it."""
     report = report_of(*mounted("mount --bind /dev/null /sys/kernel/btf/vmlinux"))
     assert bad(report) == {"BTF"}
     assert checks(report)["BTF"]["remedy"] == "umount /sys/kernel/btf/vmlinux"
@@ -195,12 +202,12 @@ def test_btf_hidden(left_clean: None) -> None:
 
 
 def test_tracefs_unmounted() -> None:
-    """Nothing is lacking: nettop does without."""
+    """Nothing is reported as missing: nettop does without it."""
     script = "for at in /sys/kernel/tracing /sys/kernel/debug; do umount $at 2>/dev/null; done; true"
     report = report_of(*mounted(script))
     assert report["ok"]
     assert report["host"]["tracefs"] == []
-    assert "does not need it" in checks(report)["tracefs"]["value"]
+    assert "not needed by nettop" in checks(report)["tracefs"]["value"]
     assert any("veth" in trial["what"] for trial in tried(report))
 
 
@@ -216,7 +223,7 @@ def test_tracefs_unmounted() -> None:
     ids="-".join,
 )
 def test_capabilities_removed(missing: tuple[str, ...], left_clean: None) -> None:
-    """Just what is missing is named, what for, and what gives it."""
+    """The report names only what is missing, its purpose, and how to get it."""
     report = report_of(*without(*missing))
     check = checks(report)["capabilities"]
     assert check["verdict"] == ("bad" if {"CAP_BPF", "CAP_PERFMON"} & set(missing) else "note")
@@ -239,7 +246,7 @@ def test_capabilities_removed(missing: tuple[str, ...], left_clean: None) -> Non
 
 
 def test_bcc_hidden(left_clean: None) -> None:
-    """A bcc that is not there is named, with the script that installs it."""
+    """A missing bcc is named, with the script that installs it."""
     report = report_of(*mounted(f"mount -t tmpfs none {bcc_folder()}"))
     assert bad(report) == {"bcc"}
     assert "install-deps.sh" in checks(report)["bcc"]["remedy"]
@@ -247,7 +254,7 @@ def test_bcc_hidden(left_clean: None) -> None:
 
 
 def test_in_a_network_namespace_of_its_own(left_clean: None) -> None:
-    """It is said which one, which one is the host's, and how to get there; private traffic is exact all the same."""
+    """The report names this namespace and the host's, and how to get there; private traffic is still exact."""
     own = os.stat("/proc/self/ns/net").st_ino
     report = report_of("unshare", "--net")
     check = checks(report)["network namespace"]
@@ -271,30 +278,30 @@ def test_in_a_user_namespace(left_clean: None) -> None:
     assert bad(report) == {"user namespace"}
     check = checks(report)["user namespace"]
     assert "do not reach the kernel" in check["value"]
-    assert "outside of the user namespace" in check["remedy"]
+    assert "outside the user namespace" in check["remedy"]
     assert "user namespace" in hooks(report)["packets"]["refused"][0]["why"]
-    assert "which sockets they own" in checks(report)["processes"]["value"]
+    assert "are not attributed" in checks(report)["processes"]["value"]
     words = [*around, NETTOP, "--table", "--once"]
     table = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
     assert f"owners {WHOSE_ARE_HIDDEN}{check['remedy']}" in table.stderr
 
 
-WHOSE_ARE_HIDDEN = "those of other users' sockets are not seen: "
+WHOSE_ARE_HIDDEN = "not visible for other users' sockets: "
 
 
 def denied(call: str, error: str) -> tuple[str, ...]:
-    """Starts what follows where a seccomp filter lets this system call fail."""
+    """Return a command that starts another under a seccomp filter that fails this system call."""
     return sys.executable, str(Path(__file__).with_name("seccomp.py")), call, error
 
 
 def cpu_table_of(around: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
-    """One table of the CPU lens, which does not work without programs."""
+    """Show a table of the CPU lens, which needs programs, and return the finished process."""
     words = [*around, NETTOP, "--table", "--once", "--view", "cpu"]
     return subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
 
 
 def diagnosis_of(around: tuple[str, ...]) -> tuple[Report, int]:
-    """Doctor's report of the host and the CPU lens, and its exit code; no report is of use where a cause is known."""
+    """Return doctor's report of the host and the CPU lens, and its exit code."""
     words = [*around, *REPORT, "--no-traffic", "--only", "host", "--only", "cpu"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert "report it" not in done.stdout
@@ -317,8 +324,8 @@ CUT_BTF = "head -c 100000 /sys/kernel/btf/vmlinux > $cut && mount --bind $cut /s
         (mounted(f"cut=$(mktemp -p /dev/shm) && {CUT_BTF} && rm $cut"),
          "truncated: 100,000 of ", "umount /sys/kernel/btf/vmlinux", ExitCode.UNSUPPORTED),
         (mounted("mount -t tmpfs none /sys/kernel/btf"),
-         "hidden by the tmpfs that is mounted at /sys/kernel/btf", "umount /sys/kernel/btf", ExitCode.UNSUPPORTED),
-        (mounted("mount -t tmpfs none /sys"), "/sys is tmpfs in place of sysfs", "mount -t sysfs",
+         "hidden by the tmpfs mounted at /sys/kernel/btf", "umount /sys/kernel/btf", ExitCode.UNSUPPORTED),
+        (mounted("mount -t tmpfs none /sys"), "/sys is tmpfs instead of sysfs", "mount -t sysfs",
          ExitCode.UNSUPPORTED),
         (mounted(STUB), "/bcc/__init__.py is not the BPF compiler", "remove /", ExitCode.UNSUPPORTED),
         (mounted(f"mount --bind /dev/null {PROGRAM}"), f"{PROGRAM}, which is part of nettop, is empty",
@@ -344,7 +351,7 @@ def test_the_cause(
 
 
 def test_root_that_becomes_who_called_it() -> None:
-    """A root that was confined is not advised to be root, either, when it has become the user who called sudo."""
+    """A confined root is not advised to become root, even after becoming the user who called sudo."""
     around = (*without("CAP_BPF", "CAP_SYS_ADMIN"), "env", f"SUDO_UID={NOBODY}", f"SUDO_GID={NOBODY}")
     table = cpu_table_of(around)
     assert (table.returncode, table.stdout) == (ExitCode.PERMISSION, "")
@@ -353,7 +360,7 @@ def test_root_that_becomes_who_called_it() -> None:
 
 
 def test_a_filter_of_perf_events(left_clean: None) -> None:
-    """Samples are not available, by that reason and with the remedy; what needs no samples is still measured."""
+    """Samples are unavailable, with the reason and the remedy; the rest is still measured."""
     around = denied("perf_event_open", "EPERM")
     report, code = diagnosis_of(around)
     assert (bad(report), code) == ({"perf events"}, ExitCode.PERMISSION)
@@ -377,7 +384,7 @@ def test_lockdown_is_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def host_of(*around: str) -> dict[str, Report]:
-    """The facts of the host, by name, that a doctor finds that is started by these words."""
+    """Return the facts of the host by name, as found by a doctor started with these words."""
     words = [*around, *REPORT, "--only", "host"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     report = json.loads(done.stdout)
@@ -386,13 +393,13 @@ def host_of(*around: str) -> dict[str, Report]:
 
 
 def in_pid_namespace(options: str) -> tuple[str, ...]:
-    """Starts what follows where /proc is another one, of a PID namespace of its own, mounted with these options."""
+    """Return a command that starts another with the /proc of its own PID namespace, mounted with these options."""
     script = f'mount -o remount,{options} /proc && exec "$0" "$@"'
     return "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script
 
 
 def test_in_a_pid_namespace_of_its_own() -> None:
-    """Processes outside have a name of their own, and that is said."""
+    """Processes outside have a name of their own, and the report says so."""
     host = host_of(*in_pid_namespace("rw"))
     assert host["PID namespace"]["verdict"] == "note"
     assert "(outside)" in host["PID namespace"]["value"]
@@ -400,19 +407,19 @@ def test_in_a_pid_namespace_of_its_own() -> None:
 
 
 def test_processes_hidden() -> None:
-    """The option that hides them is named, and what it takes from whom."""
+    """The report names the option that hides them, what is missing, and for whom."""
     host = host_of(*in_pid_namespace("hidepid=2"))
     assert "hidepid=" in host["processes"]["value"]
-    assert "with root's rights" in host["processes"]["value"]
+    assert "visible only as root" in host["processes"]["value"]
     assert "remount" in host["processes"]["remedy"]
     user = ("setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups")
     host = host_of(*in_pid_namespace("hidepid=2"), *user)
-    assert "not seen, nor which sockets they own" in host["processes"]["value"]
+    assert "and the sockets they own are not visible" in host["processes"]["value"]
     assert "subset=pid" in host_of(*in_pid_namespace("subset=pid"))["processes"]["value"]
 
 
 def test_what_the_user_left_out() -> None:
-    """It has no remedy, and nor has what hangs on it."""
+    """Features that the user left out have no remedy, nor do features that depend on them."""
     done = nettop(
         "doctor",
         "--no-traffic",
@@ -452,14 +459,14 @@ def test_as_a_user_without_root(left_clean: None) -> None:
     assert "sudo nettop" in remedy
     assert all(name in remedy for name in RIGHTS)
     assert any("CAP_SYS_ADMIN" in trial["remedy"] for trial in report["self_test"])
-    assert "which sockets they own" in checks(report)["processes"]["value"]
+    assert "are not attributed" in checks(report)["processes"]["value"]
 
 
 # --- a self-test that can fail --------------------------------------------------------------------------------
 
 
 class Liar:
-    """A probe whose rows have one byte, one packet, and much CPU time too many."""
+    """A probe whose rows have one byte, one packet and much CPU time too many."""
 
     def __init__(self, lens: str) -> None:
         self._probe = probe_of(lens)
@@ -468,7 +475,7 @@ class Liar:
         return getattr(self._probe, name)
 
     def read(self, taken_ns: int) -> Snapshot:
-        """The probe's snapshot, and the lie."""
+        """Return the probe's snapshot with the surplus."""
         snapshot = self._probe.read(taken_ns)
         tables = {name: self._twisted(rows) for name, rows in snapshot.tables.items()}
         return replace(snapshot, tables=tables)
@@ -482,7 +489,7 @@ class Liar:
 
 
 def test_a_wrong_probe_is_detected(left_clean: None) -> None:
-    """One byte too many is enough: exit code 1, both numbers, and what to do."""
+    """One surplus byte gives exit code 1, both numbers, and what to do."""
 
     def source_of(lens: str) -> Source:
         liar: Any = Liar(lens)
@@ -502,7 +509,7 @@ def test_a_wrong_probe_is_detected(left_clean: None) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_ended_in_the_middle(number: int, left_clean: None) -> None:
-    """Whenever it ends, its processes and namespaces end with it; it prints nothing, and exits by the signal."""
+    """Interrupted at any moment, its processes and namespaces end too; it prints nothing and exits by the signal."""
     with Running("doctor") as doctor:
         made = until(
             lambda: private_namespaces(traffic_processes()), "the processes are in namespaces of their own"
@@ -517,7 +524,7 @@ def test_ended_in_the_middle(number: int, left_clean: None) -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_full_output(form: str) -> None:
-    """It is reported in one line."""
+    """A full output gives an error of one line."""
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [NETTOP, "doctor", "--only", "host", "--format", form],
@@ -541,14 +548,14 @@ _MARKERS = {
 
 
 def content_of(bundle: bytes) -> dict[str, str]:
-    """The texts in a bundle, by name."""
+    """Return the texts in a bundle by name."""
     with tarfile.open(fileobj=io.BytesIO(bundle)) as archive:
         files = {Path(member.name).name: archive.extractfile(member) for member in archive.getmembers()}
         return {name: file.read().decode() for name, file in files.items() if file}
 
 
 def test_bundle_without_addresses_and_names(tmp_path: Path, lab: Lab) -> None:
-    """Names and addresses of this host that the kernel tells of are tokens in the bundle, the same each time."""
+    """Names and addresses of this host are replaced by tokens in the bundle, always by the same ones."""
     said = " ".join(_MARKERS.values())
     users = tmp_path / "passwd"
     users.write_text(
@@ -579,7 +586,7 @@ def test_bundle_without_addresses_and_names(tmp_path: Path, lab: Lab) -> None:
 
 
 def test_bundle_belongs_to_who_called(tmp_path: Path) -> None:
-    """The invoking user owns it, nobody else reads it, and it replaces nothing."""
+    """The invoking user owns it, only that user may read it, and it replaces no file."""
     tmp_path.chmod(0o777)
     for parent in (tmp_path, *tmp_path.parents[:2]):
         parent.chmod(parent.stat().st_mode | 0o711)
@@ -592,5 +599,5 @@ def test_bundle_belongs_to_who_called(tmp_path: Path) -> None:
     before = file.read_bytes()
     again = nettop(*words, env=user)
     assert again.returncode == ExitCode.FAILURE
-    assert "exists already" in again.stderr
+    assert "already exists" in again.stderr
     assert file.read_bytes() == before

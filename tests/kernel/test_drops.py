@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel was made to drop is counted: so many, for that reason, at that device, in that namespace."""
+"""Packets that the kernel is made to drop are counted with their reason, device and namespace."""
 
 import contextlib
 import json
@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import pytest
 
 from nettop.errors import Unsupported
-from nettop.kernel.btf import Btf, MissingInKernel
-from nettop.kernel.drop_reasons import NO_REASON, DropReasons, read_drop_reasons
-from nettop.kernel.program import Loader
-from nettop.kernel.symbols import Symbols
+from nettop.kernel.bpf.btf import Btf, MissingInKernel
+from nettop.kernel.bpf.drop_reasons import NO_REASON, DropReasons, read_drop_reasons
+from nettop.kernel.bpf.program import Loader
+from nettop.kernel.bpf.symbols import Symbols
 from nettop.probes.drops import probe
 from nettop.probes.drops.probe import DropCount, Drops
 from nettop.snapshots.drops import ORDINARY, REASONS, TROUBLE
@@ -50,7 +50,7 @@ Value = TypeVar("Value")
 
 @pytest.fixture
 def drops() -> Iterator[Drops]:
-    """The probe, attached."""
+    """Yield the probe, attached."""
     source = Drops()
     source.start()
     yield source
@@ -61,7 +61,7 @@ def drops() -> Iterator[Drops]:
 
 
 def send(memory: Memory, to: tuple[str, int], packets: int, cpu: int | None = None) -> None:
-    """Sends so many UDP packets of SIZE bytes, from that CPU, over a socket that hears of no refusal."""
+    """Send `count` UDP packets of SIZE bytes from that CPU, over a socket that ignores refusals."""
     if cpu is not None:
         os.sched_setaffinity(0, {cpu})
     with socket.socket(traffic.V6 if ":" in to[0] else traffic.V4, socket.SOCK_DGRAM) as sender:
@@ -70,7 +70,7 @@ def send(memory: Memory, to: tuple[str, int], packets: int, cpu: int | None = No
 
 
 def small_socket(memory: Memory, address: str, port: int = 0) -> int:
-    """Binds a UDP socket with the smallest receive buffer; returns its port."""
+    """Bind a UDP socket with the smallest receive buffer; return its port."""
     memory["small"] = socket.socket(traffic.V6 if ":" in address else traffic.V4, socket.SOCK_DGRAM)
     memory["small"].bind((address, port))
     memory["small"].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
@@ -78,7 +78,7 @@ def small_socket(memory: Memory, address: str, port: int = 0) -> int:
 
 
 def read_waiting(memory: Memory) -> int:
-    """Reads what waits in that socket; returns how many packets it was."""
+    """Read the packets that wait in that socket; return their number."""
     memory["small"].setblocking(False)
     packets = 0
     with contextlib.suppress(BlockingIOError):
@@ -88,7 +88,7 @@ def read_waiting(memory: Memory) -> int:
 
 
 def refused(memory: Memory, to: tuple[str, int], times: int) -> int:
-    """Connects so often to where nobody listens; returns how often that was refused."""
+    """Connect `count` times to a closed port; return the number of refusals."""
     refusals = 0
     for _ in range(times):
         with socket.socket(traffic.V6 if ":" in to[0] else traffic.V4) as caller:
@@ -100,12 +100,12 @@ def refused(memory: Memory, to: tuple[str, int], times: int) -> int:
 
 
 def shrink(memory: Memory, name: object, backlog: int) -> None:
-    """Gives a listener a smaller accept queue."""
+    """Give a listener a smaller accept queue."""
     memory[name].listen(backlog)
 
 
 def send_frames(memory: Memory, device: str, frames: int, directly: bool = False) -> None:
-    """Sends frames of a protocol that nobody handles; `directly`, without a queue, the device may refuse them."""
+    """Send frames of an unhandled protocol; with `directly`, bypass the queue, so that the device may refuse them."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
         sender.bind((device, 0))
         if directly:
@@ -119,30 +119,30 @@ def send_frames(memory: Memory, device: str, frames: int, directly: bool = False
 
 
 def inside(namespace: Namespace, *words: str) -> str:
-    """What a program prints in a namespace."""
+    """Run a program in a namespace and return its output."""
     command = ["ip", "netns", "exec", namespace.name, *words]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def drop_by_rule(namespace: Namespace, rule: str) -> None:
-    """Has nftables drop and count what comes in and matches."""
+    """Have nftables drop and count matching incoming packets."""
     inside(namespace, "nft", "add table inet t; add chain inet t c { type filter hook input priority 0; }")
     inside(namespace, "nft", f"add rule inet t c {rule} counter drop")
 
 
 def dropped_by_rule(namespace: Namespace) -> int:
-    """What that rule's counter says."""
+    """Return that rule's counter."""
     words = inside(namespace, "nft", "list chain inet t c").split()
     return int(words[words.index("packets") + 1])
 
 
 def nstat(namespace: Namespace, name: str) -> int:
-    """One counter of a namespace, as nstat reads it."""
+    """Return one counter of a namespace, as nstat reads it."""
     return int(json.loads(inside(namespace, "nstat", "-aszj", name))["kernel"][name])
 
 
 def device_counters(namespace: Namespace, device: str) -> dict[str, int]:
-    """What iproute2 shows of a device, by the kernel's names for the fields."""
+    """Return iproute2's counters of a device, by the kernel's field names."""
     counters = json.loads(namespace.ip("-j", "-s", "-s", "link", "show", device))[0]["stats64"]
     return {
         f"{direction}_{name}": packets
@@ -152,13 +152,13 @@ def device_counters(namespace: Namespace, device: str) -> dict[str, int]:
 
 
 def softnet_drops() -> dict[int, int]:
-    """The second column of softnet_stat by the last but two, which is the CPU's number."""
+    """Return softnet_drops (second column of softnet_stat) by CPU number (the last but two)."""
     lines = Path("/proc/net/softnet_stat").read_text().splitlines()
     return {int(line.split()[12], 16): int(line.split()[1], 16) for line in lines}
 
 
 def when_quiet(look: Callable[[], Value], oracle: Callable[[], Any]) -> tuple[Value, Any]:
-    """What `look` gives at a time at which the oracle says the same before and after; and what it says."""
+    """Return the result of `look` and the oracle's value, from a moment when the oracle's value is stable."""
     results: list[tuple[Value, Any]] = []
 
     def steady() -> bool:
@@ -174,12 +174,12 @@ def when_quiet(look: Callable[[], Value], oracle: Callable[[], Any]) -> tuple[Va
 
 
 def take(source: Drops) -> Snapshot:
-    """One reading."""
+    """Return one reading."""
     return source.read(time.monotonic_ns())
 
 
 def as_dicts(rows: Rows) -> list[Row]:
-    """Rows as names and values, None for what is unknown."""
+    """Return rows as dicts by name, with None for unknown."""
     columns: dict[str, list[Any]] = {}
     for field in rows.table.stored:
         texts, column = rows.texts.get(field.name), rows.array[field.name]
@@ -191,30 +191,30 @@ def as_dicts(rows: Rows) -> list[Row]:
 
 
 def packets_in(snapshot: Snapshot, namespace: Namespace, reason: str | None) -> list[Row]:
-    """The rows of the table of packets with that reason in that namespace."""
+    """Return the rows of the table of packets with that reason in that namespace."""
     rows = as_dicts(snapshot.tables["packets"])
     return [row for row in rows if (row["netns"], row["reason"]) == (namespace.inode, reason)]
 
 
 def counter(snapshot: Snapshot, namespace: Namespace, name: str) -> int:
-    """A counter of a namespace in the table of counters."""
+    """Return a counter of a namespace in the table of counters."""
     rows = as_dicts(snapshot.tables["counters"])
     (row,) = [row for row in rows if (row["netns"], row["name"]) == (namespace.inode, name)]
     return int(row["packets"])
 
 
 def counted(source: Drops, namespace: Namespace, reason: str) -> int:
-    """How many packets were dropped for that reason in that namespace."""
+    """Count the packets dropped for that reason in that namespace."""
     return sum(row["packets"] for row in packets_in(take(source), namespace, reason))
 
 
 def what(row: Row) -> tuple[Any, ...]:
-    """What a row says, but for number, place, bytes and time."""
+    """Return a row without its number, place, bytes and time."""
     return row["reason"], row["protocol"], row["family"], row["interface"], row["packets"]
 
 
 def two_workers(lab: Lab) -> tuple[End, End, Worker, Worker]:
-    """Two namespaces joined by a veth pair, and a worker in each."""
+    """Return two namespaces joined by a veth pair, and a worker in each."""
     near, far = lab.pair()
     return near, far, lab.worker(near.namespace), lab.worker(far.namespace)
 
@@ -224,7 +224,7 @@ def two_workers(lab: Lab) -> tuple[End, End, Worker, Worker]:
 
 @pytest.mark.parametrize(("version", "family", "_"), IN_CORE)
 def test_dropped_by_nftables(lab: Lab, drops: Drops, version: str, family: str, _: str) -> None:
-    """A prime number of packets that a rule drops is that number, at the device and namespace that they came to."""
+    """nettop counts a prime number of packets that a rule drops, at their device and namespace."""
     _, far, sender, _ = two_workers(lab)
     drop_by_rule(far.namespace, "udp dport 9")
     sender.call(send, (getattr(far, version), 9), MANY)
@@ -242,7 +242,7 @@ def test_dropped_by_nftables(lab: Lab, drops: Drops, version: str, family: str, 
 
 @pytest.mark.parametrize(("version", "family", "prefix"), VERSIONS)
 def test_full_receive_buffer(lab: Lab, drops: Drops, version: str, family: str, prefix: str) -> None:
-    """What a full UDP socket drops is what was sent less what it received, and what the namespace counts itself."""
+    """A full UDP socket drops the packets sent but not received, and the namespace's own counter agrees."""
     _, far, sender, receiver = two_workers(lab)
     address = getattr(far, version)
     port = receiver.call(small_socket, address)
@@ -267,7 +267,7 @@ def test_full_receive_buffer(lab: Lab, drops: Drops, version: str, family: str, 
 def test_the_port_of_the_receiving_socket(
     lab: Lab, drops: Drops, version: str, family: str, prefix: str
 ) -> None:
-    """What a full UDP socket drops has its port where that is a service's, and none where it is a client's."""
+    """Drops of a full UDP socket have its port if it is a service's, and none if it is a client's."""
     _, far, sender, receiver = two_workers(lab)
     address = getattr(far, version)
     for number, wanted in enumerate((SERVICE_PORT, 0), 1):
@@ -290,7 +290,7 @@ def test_the_port_of_the_receiving_socket(
 
 @pytest.mark.parametrize(("version", "family", "prefix"), IN_CORE)
 def test_closed_ports(lab: Lab, drops: Drops, version: str, family: str, prefix: str) -> None:
-    """What comes to a closed port, by UDP or TCP, has no socket."""
+    """Packets to a closed port, UDP or TCP, have no socket."""
     _, far, sender, _ = two_workers(lab)
     address = getattr(far, version)
     sender.call(send, (address, 9), SOME)
@@ -305,7 +305,7 @@ def test_closed_ports(lab: Lab, drops: Drops, version: str, family: str, prefix:
 
 
 def test_full_accept_queue(lab: Lab, drops: Drops) -> None:
-    """Handshakes that end at a full accept queue are dropped for that, as often as the namespace counts overflows."""
+    """Handshakes that end at a full accept queue count as such, as often as the namespace counts overflows."""
     near, far, caller, listener = two_workers(lab)
     port = listener.call(traffic.listen, "listener", far.v4)
     dropper = lab.dropper(near)
@@ -329,8 +329,8 @@ def test_full_accept_queue(lab: Lab, drops: Drops) -> None:
 
 
 def test_syn_at_a_full_accept_queue(lab: Lab, drops: Drops) -> None:
-    """A SYN that finds the accept queue full is in the counters just as often as nstat says, and in the row of its
-    port, though the kernel calls no tracepoint for it.
+    """A SYN that finds the accept queue full is in the counters as often as in nstat, and in the row of its port,
+    though the kernel calls no tracepoint for it.
     """
     _, far, caller, listener = two_workers(lab)
     port = listener.call(traffic.listen, "listener", far.v4, 0, 1)
@@ -349,7 +349,7 @@ def test_syn_at_a_full_accept_queue(lab: Lab, drops: Drops) -> None:
 
 
 def test_every_reason_has_a_severity() -> None:
-    """Each reason of this kernel's core is known, but those of packets that are not dropped."""
+    """Every reason of this kernel's core has a severity, except those of consumed packets."""
     not_dropped = {"NOT_DROPPED_YET", "CONSUMED", "MAX", "SUBSYS_MASK"}
     unknown = set(read_drop_reasons().core.values()) - not_dropped - REASONS.keys()
     assert not unknown
@@ -357,10 +357,10 @@ def test_every_reason_has_a_severity() -> None:
 
 
 def test_a_connection_that_ends_is_ordinary(lab: Lab, drops: Drops) -> None:
-    """What the kernel drops of each connection that is closed is told from trouble.
+    """Drops that the kernel makes for each closed connection are distinguished from trouble.
 
-    A FIN that brings the acknowledgement too is left in the queue of who closed first. All is on one CPU: what two CPUs
-    reorder is refused, as of no connection.
+    A FIN that also acknowledges stays in the queue of the end that closed first. All traffic is on one CPU: packets
+    that two CPUs reorder would be refused as belonging to no connection.
     """
     near, far, caller, listener = two_workers(lab)
     for worker in (caller, listener):
@@ -387,7 +387,7 @@ def test_a_connection_that_ends_is_ordinary(lab: Lab, drops: Drops) -> None:
 
 
 def test_handshakes_that_fail(lab: Lab, drops: Drops) -> None:
-    """A lost SYN-ACK, the reset that answers its repetition, and a SYN cookie are counted, each as nstat says."""
+    """A lost SYN-ACK, the reset that answers its retransmission, and a SYN cookie are counted, each as in nstat."""
     near, far, caller, listener = two_workers(lab)
     port = listener.call(traffic.listen, "listener", far.v4)
     dropper = lab.dropper(near)
@@ -405,7 +405,7 @@ def test_handshakes_that_fail(lab: Lab, drops: Drops) -> None:
 
 
 def test_nobody_answers_for_an_address(lab: Lab, drops: Drops) -> None:
-    """Packets to a neighbour that does not exist are dropped by the sender's device, and have a namespace there."""
+    """The sender's device drops packets to a nonexistent neighbour; they have a namespace."""
     near, _, sender, _ = two_workers(lab)
     sender.call(send, ("10.78.0.77", 9), 3)
     until(lambda: counted(drops, near.namespace, "NEIGH_FAILED") == 3, "the neighbour is given up")
@@ -435,7 +435,7 @@ def test_all_cpus_at_once(lab: Lab, drops: Drops) -> None:
 
 @contextlib.contextmanager
 def hooked(kinds_max: int) -> Iterator[DropCount]:
-    """The program alone, with room for so many kinds of drops."""
+    """Yield the program alone, with room for `kinds` kinds of drops."""
     loader = Loader()
     try:
         hook = DropCount(loader, kinds_max)
@@ -448,12 +448,12 @@ def hooked(kinds_max: int) -> Iterator[DropCount]:
 
 
 def all_of(hook: DropCount) -> int:
-    """Every drop that a program saw: counted, not counted in a full map, or missed while it ran."""
+    """Return all drops that a program saw: counted, not counted in a full map, or missed while it ran."""
     return int(hook.read()[1]["packets"].sum()) + sum(hook.lost().values())
 
 
 def test_a_full_map(lab: Lab) -> None:
-    """What finds the map full is counted: rows and untracked together are all that a program with room counts."""
+    """Drops that find the map full are counted: rows and untracked ones sum up to those of a program with room."""
     home = lab.namespace()
     sender = lab.worker(home)
     with hooked(2) as small, hooked(4096) as large:
@@ -469,7 +469,7 @@ def test_a_full_map(lab: Lab) -> None:
 
 
 def test_a_map_makes_room(lab: Lab) -> None:
-    """Rows of namespaces that are gone leave first, then those that were seen longest ago; the total keeps all."""
+    """Rows of removed namespaces are evicted first, then the least recently seen; the total keeps all."""
     gone, here, newest = lab.namespace(), lab.namespace(), lab.namespace()
     source = Drops(kinds_max=256)
     source.start()
@@ -496,24 +496,24 @@ def test_a_map_makes_room(lab: Lab) -> None:
 
 
 def drop_kinds(worker: Worker, namespace: Namespace, count: int) -> None:
-    """Have packets of so many protocols dropped."""
+    """Have packets of `count` protocols dropped."""
     drop_by_rule(namespace, "meta l4proto != 1 ip protocol 1-250")
     for number in range(101, 101 + count):
         worker.call(send_raw, number)
 
 
 def kinds_in(snapshot: Snapshot, namespace: Namespace) -> int:
-    """How many rows a namespace has of packets that a rule dropped."""
+    """Count a namespace's rows of packets that a rule dropped."""
     return len(packets_in(snapshot, namespace, "NETFILTER_DROP"))
 
 
 def forgotten(snapshot: Snapshot) -> int:
-    """Drops that are counted, but that no row has any more."""
+    """Return counted drops that are no longer in any row."""
     return snapshot.counts["drops"] - int(snapshot.tables["packets"].array["packets"].sum())
 
 
 def send_raw(memory: Memory, protocol: int) -> None:
-    """Sends one IP packet of that protocol to loopback."""
+    """Send one IP packet of that protocol to loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol) as sender:
         sender.sendto(b"n", ("127.0.0.1", 0))
 
@@ -522,7 +522,7 @@ def send_raw(memory: Memory, protocol: int) -> None:
 
 
 def test_devices_count(lab: Lab, drops: Drops) -> None:
-    """Every counter of a device that the lens shows is what iproute2 shows, frames dropped both ways among them."""
+    """Every device counter of the lens equals iproute2's, including frames dropped both ways."""
     near, far, sender, _ = two_workers(lab)
     sender.call(send_frames, near.device, SOME)
     until(
@@ -551,12 +551,12 @@ def test_devices_count(lab: Lab, drops: Drops) -> None:
 
 
 def _of_iproute2(name: str) -> str:
-    """rx_missed_errors is rx: missed_errors, rx_otherhost_dropped rx: otherhost."""
+    """Map counters to iproute2's names: rx_missed_errors is rx: missed_errors, rx_otherhost_dropped rx: otherhost."""
     return {"rx_otherhost_dropped": "rx_otherhost"}.get(name, name)
 
 
 def test_cpus_count(drops: Drops) -> None:
-    """What each CPU's backlog dropped is what softnet_stat says."""
+    """Each CPU's backlog drops equal those in softnet_stat."""
     snapshot, expected = when_quiet(lambda: take(drops), softnet_drops)
     rows = as_dicts(snapshot.tables["counters"])
     assert {row["cpu"]: row["packets"] for row in rows if row["name"] == "softnet_dropped"} == expected
@@ -566,7 +566,7 @@ def test_cpus_count(drops: Drops) -> None:
 
 
 def test_a_device_that_has_gone_keeps_its_name(lab: Lab, drops: Drops) -> None:
-    """Rows of a device that was seen keep its name; of one that came and went between two refreshes its number."""
+    """Rows of a removed device keep its name; a device that came and went between two refreshes has its number."""
     _, far, sender, _ = two_workers(lab)
     take(drops)
     sender.call(send, (far.v4, 9), FEW)
@@ -588,7 +588,7 @@ def test_a_device_that_has_gone_keeps_its_name(lab: Lab, drops: Drops) -> None:
 
 
 def test_without_reasons(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a kernel whose tracepoint tells no reason drops are expected apart by place, and the lens says so."""
+    """On a kernel whose tracepoint gives no reason, expected drops are recognized by place, and the lens says so."""
     monkeypatch.setattr(probe, "read_drop_reasons", lambda: DropReasons(arguments=2))
     home = lab.namespace()
     source = Drops()
@@ -608,7 +608,7 @@ def test_without_reasons(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_the_tracepoint(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the kernel takes no program the counters go on, and the lens says why there are no packets."""
+    """If the kernel takes no program, the counters continue, and the lens says why there are no packets."""
 
     def refuse() -> DropReasons:
         raise Unsupported("this kernel has no tracepoint kfree_skb")
@@ -630,8 +630,8 @@ def test_without_the_tracepoint(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_without_symbols(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where the kernel hides its symbols no address stands in their place, and the lens says so."""
-    monkeypatch.setattr(probe, "Symbols", lambda proc: Symbols(tmp_path))
+    """If the kernel hides its symbols, no address replaces them, and the lens says so."""
+    monkeypatch.setattr(probe, "Symbols", lambda proc, kept: Symbols(tmp_path))
     home = lab.namespace()
     source = Drops()
     source.start()
@@ -661,7 +661,7 @@ def test_the_command_names_places(lab: Lab) -> None:
 
 @RECEIVING_SOCKETS
 def test_the_command_names_the_process(lab: Lab) -> None:
-    """It says whose receive buffer is full: process, PID and port, of the only socket there."""
+    """nettop names process, PID and port of the only socket with a full receive buffer."""
     home = lab.namespace()
     receiver, sender = lab.worker(home, "slowreader"), lab.worker(home)
     receiver.call(small_socket, "127.0.0.1", SERVICE_PORT)
@@ -675,14 +675,14 @@ def test_the_command_names_the_process(lab: Lab) -> None:
 
 
 def worker_drops_are_shown(running: Running, worker: Worker, port: int = 9) -> bool:
-    """Whether a refresh shows what a worker makes the kernel drop; the program attaches in its own time."""
+    """Return whether a refresh shows a worker's drops; the program is attached at some point after the start."""
     worker.call(send, ("127.0.0.1", port), FEW)
     running.refresh()
     return bool(running.text())
 
 
 def test_names_of_an_enum_and_arguments_of_a_tracepoint() -> None:
-    """Enumerators and counts of arguments are the kernel's own; what it lacks is named."""
+    """Enumerators and counts of arguments are the kernel's own; missing ones are named."""
     btf = Btf()
     assert btf.enumerators("bpf_map_type")[1] == "BPF_MAP_TYPE_HASH"  # one that user space relies on
     assert btf.arguments("inet_sock_set_state") == 3
@@ -697,7 +697,7 @@ def test_names_of_an_enum_and_arguments_of_a_tracepoint() -> None:
 
 
 def test_reading_drops_nothing(drops: Drops) -> None:
-    """nettop's own questions to the kernel leave nothing that is dropped."""
+    """nettop's own queries to the kernel cause no drops."""
 
     def socket_drops() -> int:
         rows = as_dicts(take(drops).tables["packets"])
@@ -710,7 +710,7 @@ def test_reading_drops_nothing(drops: Drops) -> None:
 
 
 def test_nothing_is_left_behind(lab: Lab) -> None:
-    """Closed, by a signal or at once, nothing of it stays in the kernel."""
+    """A closed lens leaves nothing in the kernel, whether closed by a signal or normally."""
     before = bpf_objects.existing()
     source = Drops()
     source.start()

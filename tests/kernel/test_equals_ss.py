@@ -74,27 +74,27 @@ VARIED = (
 
 @dataclass
 class Mesh:
-    """Two namespaces full of sockets, their processes stopped."""
+    """Two namespaces full of sockets, whose processes are stopped."""
 
     ends: tuple[End, End]
     client: Worker
     server: Worker
 
     def oracle_rows(self) -> dict[int, ss.Socket]:
-        """ss's rows of both namespaces, without the listener and TIME_WAIT (which is no whole socket any more)."""
+        """Return ss's rows of both namespaces, without the listener and TIME_WAIT (no longer a full socket)."""
         sockets: dict[int, ss.Socket] = {}
         for end in self.ends:
             sockets |= ss.sockets(end.namespace, "-t", "-p")
         return {cookie: row for cookie, row in sockets.items() if row.state not in ("LISTEN", "TIME_WAIT")}
 
     def nettop_rows(self) -> dict[int, Row]:
-        """nettop's rows of both namespaces."""
+        """Return nettop's rows of both namespaces."""
         return by_cookie(in_namespaces(rows(), *(end.namespace.inode for end in self.ends)))
 
 
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[Mesh]:
-    """The sockets in every state that lasts, after an exchange in which data segments were lost in both directions."""
+    """Yield the sockets in every lasting state, after an exchange that lost data segments in both directions."""
     with Lab() as lab:
         near, far = lab.pair()
         for number in range(1, USERS):
@@ -120,12 +120,12 @@ def mesh() -> Iterator[Mesh]:
 
 
 def members(group: int) -> list[int]:
-    """The connections of one group."""
+    """Return the connections of one group."""
     return list(range(group, CONNECTIONS, GROUPS))
 
 
 def join(client: Worker, server: Worker, near: End, far: End, numbers: range) -> None:
-    """Connects these at once: IPv4, IPv6 and IPv4 over IPv6, each with its own addresses, MSS and user."""
+    """Connect these at once: IPv4, IPv6 and IPv4 over IPv6, each with its own addresses, MSS and user."""
     calls = {}
     for number in numbers:
         version = 6 if number % 3 == 1 else 4
@@ -142,7 +142,7 @@ def join(client: Worker, server: Worker, near: End, far: End, numbers: range) ->
 
 
 def accept_mesh(memory: dict[Any, Any], listener: str, numbers: dict[tuple[str, int], int]) -> None:
-    """Accepts all, each for another user, and files them under the numbers of their connections."""
+    """Accept all, each for another user, and file them under the numbers of their connections."""
     for turn in range(len(numbers)):
         traffic.accept(memory, listener, "new", 3000 + turn % USERS)
         held = memory.pop("new")
@@ -150,13 +150,13 @@ def accept_mesh(memory: dict[Any, Any], listener: str, numbers: dict[tuple[str, 
 
 
 def peer(held: socket.socket) -> tuple[str, int]:
-    """The other end's address, IPv4 where it is mapped, and port."""
+    """Return the other end's address (IPv4 if mapped) and port."""
     host, port = held.getpeername()[:2]
     return ss.endpoint(f"[{host}]:{port}")
 
 
 def amounts(seed: int) -> dict[int, int]:
-    """How much each connection sends: little for most, much for some."""
+    """Return the bytes that each connection sends: few for most, many for some."""
     dice = random.Random(seed)
     return {
         number: prime_after(
@@ -167,7 +167,7 @@ def amounts(seed: int) -> dict[int, int]:
 
 
 def talk(client: Worker, server: Worker) -> None:
-    """Both sides send and read all of it at the same time."""
+    """Have both sides send and read everything at the same time."""
     up, down = amounts(1), amounts(2)
     client.start(traffic.exchange, up, down)
     server.start(traffic.exchange, down, up)
@@ -179,7 +179,7 @@ def talk(client: Worker, server: Worker) -> None:
 
 
 def half_close(client: Worker, server: Worker) -> None:
-    """Unread data, and FINs that arrive, in every combination."""
+    """Leave unread data and received FINs in every combination."""
     unread = {number: prime_after(number) for number in members(UNREAD) + members(UNREAD_FIN)}
     client.call(traffic.send, unread)
     client.call(traffic.acknowledged, list(unread))
@@ -192,7 +192,7 @@ def half_close(client: Worker, server: Worker) -> None:
 
 
 def cut_off(client: Worker, server: Worker, dropper: Dropper) -> None:
-    """Nothing reaches the server any more; what either side sends now stays unacknowledged."""
+    """Cut off the server, then have both sides send data that stays unacknowledged."""
     dropper.rule(every=1)
     client.call(
         traffic.send, {number: prime_after(number) for number in members(IN_FLIGHT) + members(FLIGHT_FIN)}
@@ -213,7 +213,7 @@ def compare(
     mesh: Mesh,
     check: Callable[[Row, Any], dict[str, tuple[object, object]]],
 ) -> dict[int, Row]:
-    """Compares every socket once while it stands still; returns the rows that were compared."""
+    """Compare every socket once while it is stable; return the compared rows."""
     compared: dict[int, Row] = {}
 
     def all_compared() -> bool:
@@ -232,12 +232,13 @@ def compare(
 
 
 def differences(row: Row, wanted: dict[str, Any]) -> dict[str, tuple[object, object]]:
-    """The fields of which nettop says something else."""
+    """Return the fields that nettop reports differently."""
     return {name: (row[name], value) for name, value in wanted.items() if row[name] != value}
 
 
+@pytest.mark.oracle
 def test_every_column_equals_ss(mesh: Mesh) -> None:
-    """Every column that `ss -tinem` has equals it on more than 2,000 sockets, each with at least 50 distinct values."""
+    """Every column of `ss -tinem` is equal on more than 2,000 sockets, each with at least 50 distinct values."""
     compared = compare(
         mesh.oracle_rows, mesh, lambda row, line: differences(ss.as_printed(row), ss.expected(line))
     )
@@ -254,7 +255,7 @@ def test_owner_equals_ss(mesh: Mesh) -> None:
 
 
 def test_every_counter_equals_tcp_info(mesh: Mesh) -> None:
-    """What ss rounds equals the kernel's own TCP_INFO to the last digit."""
+    """Values that ss rounds equal the kernel's own TCP_INFO to the last digit."""
 
     def take() -> dict[int, dict[str, int]]:
         sockets = {}
@@ -270,7 +271,7 @@ def test_every_counter_equals_tcp_info(mesh: Mesh) -> None:
 
 
 def from_tcp_info(info: dict[str, int]) -> dict[str, Any]:
-    """nettop's fields from TCP_INFO."""
+    """Return nettop's fields from TCP_INFO."""
     measured = info["rtt"] > 0
     return {
         "bytes_sent": info["bytes_sent"] - info["bytes_retrans"],
@@ -293,7 +294,7 @@ def from_tcp_info(info: dict[str, int]) -> dict[str, Any]:
 
 
 def test_limited_times_and_algorithm_equal_the_kernel_s(mesh: Mesh) -> None:
-    """Times that pass while a socket waits lie between those of TCP_INFO before and after."""
+    """Times that advance while a socket waits lie between those of TCP_INFO before and after."""
     times = {
         "busy_us": "busy_time",
         "receiver_limited_us": "rwnd_limited",
@@ -319,7 +320,7 @@ def test_limited_times_and_algorithm_equal_the_kernel_s(mesh: Mesh) -> None:
 
 
 def test_fields_that_ss_lacks(mesh: Mesh) -> None:
-    """id, netns, process, cgroup and the rest equal their own oracles, whose names this module's first lines give."""
+    """id, netns, process, cgroup and the rest equal their own oracles, listed at the top of this module."""
     shown = mesh.nettop_rows()
     for worker, end, direction in (
         (mesh.client, mesh.ends[0], "outbound?"),

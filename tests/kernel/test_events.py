@@ -26,8 +26,8 @@ import numpy as np
 import pytest
 
 from nettop.engine.session import Session
-from nettop.kernel import bpf
-from nettop.kernel.facts import container_of
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.host.facts import container_of
 from nettop.probes.connections import events as connection_events
 from nettop.probes.connections import groups as connection_groups
 from nettop.probes.connections import programs as connection_programs
@@ -35,9 +35,11 @@ from nettop.probes.connections.event_hooks import EventHooks
 from nettop.probes.connections.event_records import EVENT
 from nettop.probes.connections.probe import Connections
 from nettop.settings import MAX_INTERVAL_S
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import NOT_LISTED, SOCKETS
 from nettop.snapshots.schema import Kind
-from nettop.snapshots.snapshot import Array, Rows, Snapshot, unknown_value
+from nettop.snapshots.snapshot import Rows, Snapshot, unknown_value
+from tests.options import source_options
 
 from . import bpf_objects, oracle, ss, traffic
 from .command import JSON, Row, Running
@@ -84,21 +86,21 @@ SUMMED = ("packets_sent", "packets_received", "data_packets_sent", "retransmits"
 
 
 class Watch:
-    """The connections probe with all its tables, drained and read when the test says so."""
+    """The connections probe with all its tables, drained and read by the test."""
 
     def __init__(self, ring_bytes: int = LARGE_RING, **options: object) -> None:
         self.probe = Connections()
-        self.probe.set("ring_size", ring_bytes)
-        for table in ("events", "failures", "groups"):
-            self.probe.set("table", table)
-        for option, value in options.items():
-            self.probe.set(option, value)
+        self.configure(ring_size=ring_bytes, **options)
         self._batches: list[Rows] = []
         self.reported = 0
         self._next_id = 1
         self.probe.start()
         until(self._is_attached, "all hooks are attached")
         self._lost_before = self._lost()
+
+    def configure(self, **options: object) -> None:
+        """Use all tables, with these options."""
+        self.probe.configure(source_options(("events", "failures", "groups"), **options))
 
     def __enter__(self) -> Self:
         return self
@@ -113,8 +115,7 @@ class Watch:
         return self.probe._loader is None
 
     def drain(self) -> None:
-        """Takes what can be reported, in the order of time; each drain goes on counting where the last one ended, or
-        behind the numbers of events that were lost."""
+        """Drain the reportable events in order of time; continue the numbering, skipping the numbers of lost events."""
         for batch in self.probe.drain(time.monotonic_ns()):
             ids = batch.array["event_id"].tolist()
             assert ids == list(range(ids[0], ids[0] + len(ids)))
@@ -125,24 +126,24 @@ class Watch:
             self._batches.append(batch)
 
     def read(self) -> Snapshot:
-        """A reading, and what can be reported by it."""
+        """Return a reading with its reportable events."""
         snapshot = self.probe.read(time.monotonic_ns())
         self.drain()
         return snapshot
 
     def lose_sight_of_gone(self) -> None:
-        """Has UDP sockets leave the table that are gone: the number of their namespace may be given to another one."""
+        """Have the table drop UDP sockets that are gone: a new namespace may reuse the number of theirs."""
         for _ in range(2):
             self.read()
 
     def forget(self) -> None:
-        """Drops what was reported so far."""
+        """Discard the reports so far."""
         self.drain()
         self._batches.clear()
         self._lost_before = self._lost()
 
     def events(self, *namespaces: Namespace) -> list[Row]:
-        """What was reported of these namespaces so far."""
+        """Return the events of these namespaces so far."""
         made_ns = {stored.inode: stored.made_ns for stored in namespaces}
         return [
             row
@@ -152,7 +153,7 @@ class Watch:
         ]
 
     def wait(self, namespace: Namespace, **counts: int) -> list[Row]:
-        """What was reported of a namespace, once so many events of each of these kinds were, and no more."""
+        """Wait for so many events of each kind in a namespace, and return them; assert that no more came."""
 
         def enough() -> list[Row] | None:
             self.drain()
@@ -171,7 +172,7 @@ class Watch:
         return reported
 
     def wait_for_failures(self, count: int, *namespaces: Namespace) -> None:
-        """Waits until so many failures were reported of these namespaces, or an event was lost."""
+        """Wait until `count` failures were reported of these namespaces, or an event was lost."""
 
         def enough() -> bool:
             self.drain()
@@ -187,7 +188,7 @@ class Watch:
             raise NotInTimeError(f"{error}, but {reported}; {counted}") from error
 
     def has_lost(self) -> bool:
-        """Whether events were lost since the last `forget`."""
+        """Return whether events were lost since the last `forget`."""
         return self._lost() > self._lost_before
 
     def _lost(self) -> int:
@@ -195,7 +196,7 @@ class Watch:
         return events.status().lost.get("events", 0) if events else 0
 
     def freeze(self) -> None:
-        """Detaches, and takes all that there is: what was counted and what was reported stand still then."""
+        """Detach, and take everything counted and reported so far, which no longer changes."""
         detach(self.probe)
         reported = -1
         while reported != self.reported:
@@ -204,7 +205,7 @@ class Watch:
 
 
 def detach(probe: Connections, *programs: str) -> None:
-    """Has the kernel report this probe nothing more, or nothing by these programs, which does not know it."""
+    """Detach the probe, or only these programs, in the kernel, without its knowledge."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     links = probe._events._hooks._links
     for name in programs or links:
@@ -216,8 +217,10 @@ TRIES = 3
 
 
 def in_full(act: Callable[[], Value], *watches: Watch) -> Value:
-    """What `act` comes to, done again where something was counted as lost: of changes that meet on a CPU the kernel may
-    skip those that find a program at work."""
+    """Return the result of `act`; repeat it if events were lost.
+
+    Of changes that meet on a CPU the kernel may skip those that find a program running.
+    """
     for _ in range(TRIES):
         for watch in watches:
             watch.forget()
@@ -229,13 +232,13 @@ def in_full(act: Callable[[], Value], *watches: Watch) -> Value:
 
 @cache
 def address_text(raw: bytes) -> str:
-    """An address as nettop's ports_by_host show it."""
+    """Return an address in the form of nettop's ports_by_host."""
     address = ipaddress.IPv6Address(raw)
     return str(address.ipv4_mapped or address)
 
 
 def decoded(rows: Rows, *inodes: int) -> list[Row]:
-    """Rows as dicts, those of these namespaces (all, if none is named); what is unknown is None."""
+    """Return rows as dicts, those of these namespaces (all, if none is named), with None for unknown."""
     array: Array = rows.array
     if inodes:
         array = array[np.isin(array["netns"], inodes)]
@@ -255,37 +258,37 @@ def decoded(rows: Rows, *inodes: int) -> list[Row]:
 
 
 def groups_by_pid(snapshot: Snapshot) -> dict[int | None, Row]:
-    """The totals of every process; without a PID, those of what is not listed."""
+    """Return the totals of every process; those of unlisted processes have no PID."""
     rows = decoded(snapshot.tables["groups"])
     return {row["pid"]: row for row in rows if row["pid"] is not None or row["group"] == NOT_LISTED}
 
 
 def processes(snapshot: Snapshot, *pids: int) -> dict[int, Row]:
-    """The totals of these processes."""
+    """Return the totals of these processes."""
     rows = groups_by_pid(snapshot)
     return {pid: rows[pid] for pid in pids}
 
 
 def part(row: Mapping[str, Any], *names: str) -> tuple[Any, ...]:
-    """Some columns of a row."""
+    """Return some columns of a row."""
     return tuple(row[name] for name in names)
 
 
 def by_event(reported: list[Row]) -> dict[str, Row]:
-    """Rows by what happened; each may have happened once."""
+    """Return rows by event; assert that each event occurs once."""
     actual = {row["event"]: row for row in reported}
     assert len(actual) == len(reported)
     return actual
 
 
 def process(pid: int) -> tuple[int, str]:
-    """What nettop has to call that process."""
+    """Return the PID and name that nettop has to report for that process."""
     return pid, oracle.command_name(pid)
 
 
 @pytest.fixture
 def watch(one_watch: Watch) -> Watch:
-    """The shared probe, which has reported nothing yet."""
+    """Return the shared probe with all earlier reports discarded."""
     one_watch.forget()
     return one_watch
 
@@ -310,7 +313,7 @@ Key = tuple[str, int, int]
 
 @dataclass
 class Crowd:
-    """What was done: errands with their clients' ports and processes; and what two probes said of it."""
+    """Errands with their clients' ports and processes, and two probes' reports of them."""
 
     home: Namespace
     errands: dict[int, Errand]
@@ -326,17 +329,17 @@ class Crowd:
     reported_by_tiny: int = 0
 
     def ends(self, number: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """The ports of a connection, as the client and as the server sees them."""
+        """Return the ports of a connection as client and server see them."""
         ports = self.ports[number], self.errands[number].call.target[1]
         return ports, ports[::-1]
 
     def owners(self, number: int) -> tuple[int, int]:
-        """Who was the client, and who the server."""
+        """Return the owners of client and server."""
         _, server = self.ends(number)
         return self.clients[number % len(self.clients)].pid, self.served[server]
 
     def expected(self) -> dict[Key, dict[str, Any]]:
-        """Every event that has to be reported, with what it has to say."""
+        """Return every event that must be reported, with its values."""
         rows: dict[Key, dict[str, Any]] = {}
         for number, errand in self.errands.items():
             host = "::1" if ":" in errand.call.target[0] else "127.0.0.1"
@@ -371,10 +374,10 @@ class Crowd:
 
 @pytest.fixture(scope="module")
 def crowd() -> Iterator[Crowd]:
-    """Five clients and five pre-forked workers in a namespace that appeared after nettop began.
+    """Yield five clients and five pre-forked workers in a namespace that appeared after nettop began.
 
-    The ring has room for all that happened on the host meanwhile, however late a busy machine lets the test drain it.
-    Where other processes made so many connections that it had not, the crowd comes again.
+    The ring has room for all events on the host, however late a busy machine lets the test drain it. If other processes
+    made too many connections for it, the crowd runs again.
     """
     with Lab() as lab, Watch(ring_bytes=HUGE_RING) as watch, Watch(ring_bytes=TINY_RING) as tiny:
         for _ in range(TRIES):
@@ -392,12 +395,12 @@ def crowd() -> Iterator[Crowd]:
 
 
 def happened(snapshot: Snapshot) -> int:
-    """How many events there were on the host since the probe started."""
+    """Count the host's events since the probe started."""
     return sum(snapshot.counts[name] for name in ("connected", "accepted", "closed", "failed"))
 
 
 def crowd_of(lab: Lab, watch: Watch, tiny: Watch) -> Crowd:
-    """Has a new crowd run its errands, and takes what the watch reports of them."""
+    """Run the errands of a new crowd, and take the watch's reports of them."""
     home = lab.namespace()
     home.sysctl("net.ipv4.tcp_early_retrans", 0)  # a busy machine answers late, which is no loss
     if Path("/proc/sys/net/ipv4/tcp_rto_min_us").exists():  # Linux 6.11
@@ -435,7 +438,7 @@ def crowd_of(lab: Lab, watch: Watch, tiny: Watch) -> Crowd:
 
 
 def drained_until(watch: Watch, worker: Worker, deadline_s: float = 60) -> Any:
-    """What the worker returns; until then the ring is drained, as it is when the kernel wakes nettop."""
+    """Drain the ring until the worker returns, as nettop does when the kernel wakes it, and return the result."""
     end = time.monotonic() + deadline_s * PATIENCE
     while True:
         watch.drain()
@@ -448,7 +451,7 @@ def drained_until(watch: Watch, worker: Worker, deadline_s: float = 60) -> Any:
 
 
 def test_each_event_is_reported_once_and_says_what_happened(crowd: Crowd) -> None:
-    """5,000 connections over five workers: each opens and closes at both ends, with its bytes, reason and owner."""
+    """Each of 5,000 connections over five workers opens and closes once at both ends, with bytes, reason and owner."""
     expected = crowd.expected()
     assert len(expected) == 4 * CONNECTIONS
     assert crowd.reported.keys() == expected.keys()
@@ -463,7 +466,7 @@ def test_each_event_is_reported_once_and_says_what_happened(crowd: Crowd) -> Non
 
 
 def test_times_of_events(crowd: Crowd) -> None:
-    """A connection opens at the client, then at the server, then closes; and its duration is what lies between."""
+    """A connection opens at the client, then at the server, then closes; its duration is the time between."""
     for number, errand in crowd.errands.items():
         ends = crowd.ends(number)
         opened = [
@@ -485,13 +488,12 @@ def test_times_of_events(crowd: Crowd) -> None:
 
 
 def test_nothing_is_lost_by_a_ring_that_is_large_enough(crowd: Crowd) -> None:
-    """What the snapshots count as lost is nothing, but for the control groups of other processes that ended: those of
-    the crowd are in its events."""
+    """Snapshots count no losses except control groups of other ended processes; the crowd has its own in events."""
     assert {name: count for name, count in crowd.lost.items() if count and name != "processes"} == {}
 
 
 def test_a_full_ring_counts_what_it_drops(crowd: Crowd) -> None:
-    """With room for a few events only, what was reported and what was lost are together what happened on the host."""
+    """With room for only a few events, reported and lost ones sum up to all events of the host."""
     lost = crowd.tiny_totals.lost
     dropped = lost["events"] - crowd.tiny_totals.counts["uncounted"]
     assert dropped > 0
@@ -500,8 +502,9 @@ def test_a_full_ring_counts_what_it_drops(crowd: Crowd) -> None:
 
 @pytest.mark.parametrize("ring", ["large", "tiny"])
 def test_totals_of_processes(crowd: Crowd, ring: str) -> None:
-    """Each worker has what it moved, to the byte, though nobody read between; what the ring dropped is in a row of its
-    own."""
+    """Each worker's total is exact to the byte without readings in between; bytes dropped by the ring have their own
+    row.
+    """
     expected: dict[int, Counter[str]] = {}
     for number, errand in crowd.errands.items():
         client, server = crowd.owners(number)
@@ -541,7 +544,7 @@ ALL_ENDINGS = tuple(ENDED)
 
 
 def run_each_ending(client: Worker, port: int, host: str = "127.0.0.1", times: int = 1) -> dict[int, Errand]:
-    """The errands that a client ran, by its port: each ending so often."""
+    """Return a client's errands by port, with `count` of each ending."""
     endings = ALL_ENDINGS * times
     sizes = traffic.primes(2 * len(endings), 100)
     errands = {
@@ -554,7 +557,7 @@ def run_each_ending(client: Worker, port: int, host: str = "127.0.0.1", times: i
 
 @pytest.mark.core
 def test_a_child_for_each_connection(lab: Lab, watch: Watch) -> None:
-    """A connection that is accepted by one process and served by a child of its own belongs to the child."""
+    """A connection that one process accepts and its child serves belongs to the child."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "daemon")
     port = server.call(traffic.listen, "listener", "127.0.0.1")
@@ -579,7 +582,7 @@ def test_a_child_for_each_connection(lab: Lab, watch: Watch) -> None:
 
 
 def test_a_thread_for_each_connection(lab: Lab, watch: Watch) -> None:
-    """Whichever thread serves a connection, it belongs to the process, which has its first thread's name."""
+    """A connection belongs to the process, under its first thread's name, whichever thread serves it."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "threads")
     port = server.call(traffic.listen, "listener", "127.0.0.1")
@@ -593,7 +596,7 @@ def test_a_thread_for_each_connection(lab: Lab, watch: Watch) -> None:
 
 
 def test_nothing_is_reported_twice(lab: Lab, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While connections come and go the table is read again and again: each event comes once, and has its owner."""
+    """While connections come and go and the table is read repeatedly, each event comes once, with its owner."""
     # However late a busy machine lets a worker accept, it is not reported before.
     monkeypatch.setattr(connection_events, "_IN_BACKLOG_NS", 3600 * 1_000_000_000)
     home = lab.namespace()
@@ -623,7 +626,7 @@ def test_nothing_is_reported_twice(lab: Lab, watch: Watch, monkeypatch: pytest.M
 
 
 def test_the_command_reports_each_event_once(lab: Lab, watch: Watch) -> None:
-    """`nettop --view connections.events --format jsonl` prints what the probe reports: once, as it happens."""
+    """`nettop --view connections.events --format jsonl` prints each event of the probe once, as it happens."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
     port = server.call(traffic.listen, "listener", "127.0.0.1")
@@ -673,7 +676,7 @@ def test_the_command_reports_each_event_once(lab: Lab, watch: Watch) -> None:
 
 
 def test_no_event_is_older_than_its_start(lab: Lab) -> None:
-    """What is reported first happened after the command was started, however busy the host is meanwhile."""
+    """The first reported event happened after the command started, however busy the host is."""
     home = lab.namespace()
     client = lab.worker(home, "client")
     mark = f'"netns":{home.inode},'
@@ -688,19 +691,19 @@ def test_no_event_is_older_than_its_start(lab: Lab) -> None:
 
 
 def refuse_until_reported(memory: dict[Any, Any], port: int) -> None:
-    """Connects to where nobody listens, again and again."""
+    """Connect to a closed port repeatedly until the refusal is reported."""
     while True:
         is_refused(memory, port)
 
 
 def is_refused(memory: dict[Any, Any], port: int) -> bool:
-    """Connects to a port of loopback where nobody listens."""
+    """Connect to a closed port of loopback."""
     with socket.socket() as made:
         return made.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
 def joined(lab: Lab, home: Namespace, count: int = 1, prefix: str = "") -> tuple[Worker, Worker, int]:
-    """A client and a server with so many connections over loopback, numbered alike; and the server's port."""
+    """Return a client and a server with `count` connections over loopback, equally numbered, and the server's port."""
     client, server = lab.worker(home, prefix + "client"), lab.worker(home, prefix + "server")
     port = server.call(traffic.listen, "listener", "127.0.0.1")
     ports = client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * count)
@@ -709,7 +712,7 @@ def joined(lab: Lab, home: Namespace, count: int = 1, prefix: str = "") -> tuple
 
 
 def move(client: Worker, server: Worker, number: int, up: int, down: int) -> None:
-    """Moves these bytes over a connection, and waits until all are acknowledged."""
+    """Move these bytes over a connection, and wait until all are acknowledged."""
     client.start(traffic.exchange, {number: up}, {number: down})
     server.call(traffic.exchange, {number: down}, {number: up})
     client.result()
@@ -718,7 +721,7 @@ def move(client: Worker, server: Worker, number: int, up: int, down: int) -> Non
 
 
 def test_accepted_and_not_yet_used(lab: Lab, watch: Watch) -> None:
-    """Who has accepted a connection but not used it yet is known at the next reading, which then reports it."""
+    """A connection that is accepted but unused has its owner at the next reading, which then reports it."""
     home = lab.namespace()
     client, server, _ = joined(lab, home)
     (connected,) = watch.wait(home, connect=1)
@@ -735,7 +738,7 @@ def test_accepted_and_not_yet_used(lab: Lab, watch: Watch) -> None:
 
 
 def open_pair(lab: Lab, home: Namespace, protocol: str) -> Worker:
-    """A client with a connected socket, called 0, and nobody who reads what it sends."""
+    """Return a client with a connected socket, called 0, whose peer reads nothing."""
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
     if protocol == "udp":
         port = server.call(traffic.udp, "listener", "127.0.0.1")
@@ -747,7 +750,7 @@ def open_pair(lab: Lab, home: Namespace, protocol: str) -> Worker:
 
 
 def owner_of(watch: Watch, home: Namespace, cookie: int) -> tuple[int, str]:
-    """Who owns a socket at the next reading, and how that is known."""
+    """Return a socket's owner at the next reading, and how it was determined."""
     (row,) = [row for row in decoded(watch.read().tables["sockets"], home.inode) if row["id"] == cookie]
     return row["pid"], row["owner_source"]
 
@@ -755,8 +758,9 @@ def owner_of(watch: Watch, home: Namespace, cookie: int) -> tuple[int, str]:
 @pytest.mark.core
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_who_sends_owns_what_several_hold(lab: Lab, watch: Watch, protocol: str) -> None:
-    """Of the processes that hold a socket the one that sends owns it, and keeps it while it goes on; a child that has
-    inherited it and does nothing owns nothing."""
+    """Of the processes that hold a socket, the one that sends owns it, and keeps it while it continues; a child that
+    only inherited it owns nothing.
+    """
     home = lab.namespace()
     client = open_pair(lab, home, protocol)
     cookie = client.call(traffic.cookie, 0)
@@ -788,7 +792,7 @@ def test_who_sends_owns_what_several_hold(lab: Lab, watch: Watch, protocol: str)
 
 @pytest.mark.core
 def test_who_receives_owns_what_several_hold(lab: Lab, watch: Watch) -> None:
-    """Of the processes that hold a socket the one that receives owns it, also before Linux 6.3, which shows no more."""
+    """Of the processes that hold a socket, the one that receives owns it, also before Linux 6.3."""
     home = lab.namespace()
     client, server, _ = joined(lab, home)
     cookie = client.call(traffic.cookie, 0)
@@ -803,7 +807,7 @@ def test_who_receives_owns_what_several_hold(lab: Lab, watch: Watch) -> None:
 
 @pytest.mark.core
 def test_who_only_inherits_is_no_owner_at_the_end(lab: Lab, watch: Watch) -> None:
-    """A child that inherited a connection and closes it last does not own it, though no reading has seen it."""
+    """A child that inherited a connection and closes it last does not own it, even if no reading has seen it."""
     home = lab.namespace()
     client, server, _ = joined(lab, home)
     pid = client.pid
@@ -818,8 +822,9 @@ def test_who_only_inherits_is_no_owner_at_the_end(lab: Lab, watch: Watch) -> Non
 
 @pytest.mark.core
 def test_opened_by_data(lab: Lab, watch: Watch) -> None:
-    """With TCP_DEFER_ACCEPT the kernel takes the client's pause for a round trip: there is no handshake, and no
-    round-trip time until it has nothing of the pause any more.
+    """With TCP_DEFER_ACCEPT the kernel takes the client's pause for a round trip.
+
+    nettop then reports no handshake, and no round-trip time until it is free of the pause.
     """
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
@@ -852,26 +857,26 @@ def test_opened_by_data(lab: Lab, watch: Watch) -> None:
 
 
 def defer_accept(memory: dict[Any, Any], name: object) -> None:
-    """Have the listener's connections open with the client's first data."""
+    """Have the listener open connections with the client's first data."""
     memory[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
 
 
 def row_of(watch: Watch, home: Namespace, port: int) -> Row:
-    """The row of the connection that was accepted at a port."""
+    """Return the row of the connection accepted at a port."""
     rows = decoded(watch.read().tables[SOCKETS.name], home.inode)
     (row,) = (row for row in rows if row["local_port"] == port and row["state"] != "LISTEN")
     return row
 
 
 def round_trip(memory: dict[Any, Any], name: object) -> int:
-    """The smoothed round-trip time that TCP_INFO gives."""
+    """Return the smoothed round-trip time in TCP_INFO."""
     return oracle.tcp_info(memory[name])["rtt"]
 
 
 @pytest.mark.core
 @pytest.mark.parametrize("first", ["client", "server"])
 def test_accepted_and_closed_without_a_message(lab: Lab, watch: Watch, first: str) -> None:
-    """Who closes an accepted connection owns it, though nothing was sent or read: as the first side and as the last."""
+    """The process that closes an accepted connection owns it, without any message, closing first or last."""
     home = lab.namespace()
     client, server, _ = joined(lab, home)
     for worker in (client, server) if first == "client" else (server, client):
@@ -889,7 +894,7 @@ def test_accepted_and_closed_without_a_message(lab: Lab, watch: Watch, first: st
 
 @pytest.mark.core
 def test_never_accepted(lab: Lab, watch: Watch) -> None:
-    """A connection that stays in its listener's backlog is nobody's, from its opening to its end."""
+    """A connection that stays in its listener's backlog has no owner, from its opening to its end."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
     port = server.call(traffic.listen, "listener", "127.0.0.1")
@@ -909,7 +914,7 @@ def test_never_accepted(lab: Lab, watch: Watch) -> None:
 
 
 def test_accepted_long_after_it_opened(lab: Lab, watch: Watch) -> None:
-    """A connection that waited in the backlog over several readings still gets the owner that takes it then."""
+    """A connection that waited in the backlog over several readings still gets its owner when accepted."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
     port = server.call(traffic.listen, "listener", "127.0.0.1")
@@ -926,7 +931,7 @@ def test_accepted_long_after_it_opened(lab: Lab, watch: Watch) -> None:
 
 
 def test_a_namespace_that_is_gone_before_anybody_looks(lab: Lab, watch: Watch) -> None:
-    """What happened in a namespace of which nothing is left, processes neither, is reported as of any other."""
+    """Events of a namespace that has already vanished, with its processes, are reported like any other."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
     port = server.call(traffic.listen, "listener", "::1")
@@ -949,7 +954,7 @@ def test_a_namespace_that_is_gone_before_anybody_looks(lab: Lab, watch: Watch) -
 
 
 def test_a_process_that_is_killed(lab: Lab, watch: Watch) -> None:
-    """The connections of a process that dies are closed by it, and keep its name."""
+    """The connections of a killed process are closed by it, and keep its name."""
     home = lab.namespace()
     client, server, _ = joined(lab, home, 3)
     pid = client.pid
@@ -968,7 +973,7 @@ def test_a_process_that_is_killed(lab: Lab, watch: Watch) -> None:
 
 
 def test_a_socket_that_a_thread_of_the_kernel_closes(lab: Lab, watch: Watch) -> None:
-    """What io_uring held when its process died is closed by a thread of the kernel, which does not own it."""
+    """A kernel thread closes io_uring's sockets when their process dies, but does not own them."""
     home = lab.namespace()
     client, server, _ = joined(lab, home)
     move(client, server, 0, 101, 103)
@@ -984,14 +989,14 @@ def test_a_socket_that_a_thread_of_the_kernel_closes(lab: Lab, watch: Watch) -> 
 
 
 def wait_for_end(memory: dict[Any, Any], name: object) -> None:
-    """Waits until the peer has closed or reset the connection."""
+    """Wait until the peer has closed or reset the connection."""
     memory[name].setblocking(True)
     with contextlib.suppress(ConnectionResetError):
         assert memory[name].recv(1) == b""
 
 
 def test_control_group_and_container_of_an_event(lab: Lab, watch: Watch) -> None:
-    """Events have their process's control group, and the container that it reports."""
+    """Events have their process's control group and its container."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
     digest = "5e" * 32
@@ -1011,7 +1016,7 @@ def test_control_group_and_container_of_an_event(lab: Lab, watch: Watch) -> None
 
 
 def test_control_group_of_processes_that_are_gone(lab: Lab, watch: Watch) -> None:
-    """Twenty processes that end at once have the control group in which they were, which nobody is in any more."""
+    """Twenty processes that end at once keep their control group, which is empty by then."""
     home = lab.namespace()
     server = lab.worker(home, "server")
     port = server.call(traffic.listen, "listener", "127.0.0.1")
@@ -1032,7 +1037,7 @@ def test_control_group_of_processes_that_are_gone(lab: Lab, watch: Watch) -> Non
 
 
 def test_totals_say_what_they_lack(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Changes that the kernel skipped are lost events, and are counted as missing in the totals."""
+    """Changes that the kernel skipped count as lost events, and as missing in the totals."""
     with Watch() as watch:
         before = watch.read()
         skipped = EventHooks.skipped
@@ -1051,7 +1056,7 @@ NO_NET6, CLOSED_NET6 = "2001:db8::7", "2001:db8:1::7"
 
 @dataclass
 class Attempt:
-    """A connect() that failed: what a process did, when it began and ended, and what it was reported."""
+    """A connect() that failed: its process, when it began and ended, and its error."""
 
     pid: int
     target: tuple[str, int]
@@ -1062,7 +1067,7 @@ class Attempt:
 
 @dataclass
 class Failed:
-    """What went wrong, by the name of the process that it happened to, and what nettop said of it."""
+    """Failures by the name of their process, and nettop's reports of them."""
 
     attempts: dict[str, Attempt]
     reported: list[Row]
@@ -1071,7 +1076,7 @@ class Failed:
 
 
 def try_to_connect(memory: dict[Any, Any], call: Call) -> tuple[int, int, int]:
-    """Makes one connection and waits; returns when it began and ended, and the error."""
+    """Make one connection and wait; return when it began and ended, and the error."""
     made = socket.socket(traffic.V6 if ":" in call.target[0] or call.mapped else traffic.V4)
     with made:
         for option in call.options:
@@ -1085,7 +1090,7 @@ def try_to_connect(memory: dict[Any, Any], call: Call) -> tuple[int, int, int]:
 
 
 def give_up(memory: dict[Any, Any], call: Call) -> tuple[int, int, int]:
-    """Begins one connection, and closes the socket before there is an answer."""
+    """Begin one connection, and close the socket before the answer."""
     began = time.time_ns()
     traffic.connect(memory, "given up", call, at_once=True)
     memory.pop("given up").close()
@@ -1093,7 +1098,7 @@ def give_up(memory: dict[Any, Any], call: Call) -> tuple[int, int, int]:
 
 
 def kill_sockets(namespace: Namespace, *which: str) -> str:
-    """Has an administrator close sockets (`ss --kill`); returns which those were."""
+    """Have an administrator close sockets (`ss --kill`); return those closed."""
     words = ["ip", "netns", "exec", namespace.name, "ss", "--kill", "--tcp", "--no-header", *which]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
@@ -1123,13 +1128,13 @@ FAILURES_OF_CONNECT = {
 
 @pytest.fixture(scope="module")
 def failed(one_watch: Watch) -> Iterator[Failed]:
-    """What was reported of every kind of failing connect()."""
+    """Return the reports of every kind of failing connect()."""
     with Lab() as lab:
         yield in_full(lambda: fail_for_every_reason(lab, one_watch), one_watch)
 
 
 def fail_for_every_reason(lab: Lab, watch: Watch) -> Failed:
-    """All at the same time, in a namespace behind a router."""
+    """Make connect() fail for every reason at once, in a namespace behind a router."""
     near, far = lab.pair()
     no_roads(near, far)
     crowded = lab.namespace()
@@ -1177,7 +1182,7 @@ def fail_for_every_reason(lab: Lab, watch: Watch) -> Failed:
 
 
 def no_roads(near: End, far: End) -> None:
-    """The far end is a router that answers for networks without a route."""
+    """Make the far end a router that answers for networks without a route."""
     for version, address, key in ((4, far.v4, "ipv4.ip_forward"), (6, far.v6, "ipv6.conf.all.forwarding")):
         near.namespace.ip(f"-{version}", "route", "add", "default", "via", address)
         far.namespace.sysctl(f"net.{key}", 1)
@@ -1191,7 +1196,7 @@ def no_roads(near: End, far: End) -> None:
 @pytest.mark.core
 @pytest.mark.parametrize("name", FAILURES_OF_CONNECT)
 def test_why_a_connect_failed(failed: Failed, name: str) -> None:
-    """A connect() that fails is reported with its reason, process and target, and how long it took."""
+    """A failed connect() is reported with its reason, process, target and duration."""
     reason, error = FAILURES_OF_CONNECT[name]
     attempt = failed.attempts[name]
     assert attempt.error == error, errno.errorcode.get(attempt.error)
@@ -1212,7 +1217,7 @@ def test_why_a_connect_failed(failed: Failed, name: str) -> None:
 
 
 def test_failures_are_grouped(failed: Failed) -> None:
-    """The table of failures has each reason with its remote, service and process, and when it happened."""
+    """The table of failures has each reason with its remote, service, process and time."""
     assert Counter(row["failures"] for row in failed.groups) == {1: len(FAILURES_OF_CONNECT)}
     names = ("reason", "remote_address", "process", "netns", "direction")
     assert {(*part(row, *names), row["port"], row["first_at"], row["last_at"]) for row in failed.groups} == {
@@ -1221,7 +1226,7 @@ def test_failures_are_grouped(failed: Failed) -> None:
 
 
 def test_failed_connects_of_a_process(failed: Failed) -> None:
-    """Each process has its failed connect() counted as such, and its other connections as open."""
+    """Each process counts its failed connect() as such, and its other connections as open."""
     for name, attempt in failed.attempts.items():
         others = 1 if name in ("no-port", "port-taken") else 0
         row = failed.totals[attempt.pid]
@@ -1229,7 +1234,7 @@ def test_failed_connects_of_a_process(failed: Failed) -> None:
 
 
 def test_no_route_at_all(lab: Lab, watch: Watch) -> None:
-    """connect() to where no route leads fails before any change of state: reported where functions can be hooked."""
+    """connect() without a route fails before any change of state: reported if functions can be hooked."""
     home = lab.namespace()
     client = lab.worker(home, "client")
     for target in (NO_NET, NO_NET6):
@@ -1246,7 +1251,7 @@ def test_no_route_at_all(lab: Lab, watch: Watch) -> None:
 
 
 def test_one_socket_that_tries_again(lab: Lab, watch: Watch) -> None:
-    """A socket that was refused, and is connected later, reports both, each with its own times."""
+    """A socket that was refused and connects later reports both, each with its own times."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
     port = server.call(traffic.listen, "listener", "127.0.0.1")
@@ -1268,7 +1273,7 @@ def test_one_socket_that_tries_again(lab: Lab, watch: Watch) -> None:
 
 
 def connect_again(memory: dict[Any, Any], port: int, again: bool) -> int:
-    """Connects with the same socket as before, and returns the error."""
+    """Connect again with the same socket; return the error."""
     if not again:
         memory["again"] = socket.socket()
     return int(memory["again"].connect_ex(("127.0.0.1", port)))
@@ -1278,7 +1283,9 @@ def connect_again(memory: dict[Any, Any], port: int, again: bool) -> int:
 
 
 def test_let_go_of_by_a_reader(lab: Lab, watch: Watch) -> None:
-    """Who reads the table holds each file that it passes: where its hold is the last one, that makes it no owner."""
+    """Reading the table briefly holds each file; closing the last reference this way does not make the reader its
+    owner.
+    """
     home = lab.namespace()
     client, server, _ = joined(lab, home, 1)
     reader, path = lab.worker(home, "reader"), f"\0nettop-lab-{client.pid}"
@@ -1297,7 +1304,7 @@ def test_let_go_of_by_a_reader(lab: Lab, watch: Watch) -> None:
 
 @pytest.mark.core
 def test_killed_while_open(lab: Lab, watch: Watch) -> None:
-    """What an administrator kills (ss -K) is the owner's still, not the killer's; the peer is reported of a reset."""
+    """A socket that an administrator kills (ss -K) stays the owner's; the peer is reported as reset."""
     home = lab.namespace()
     client, server, port = joined(lab, home)
     move(client, server, 0, 1009, 1013)
@@ -1311,7 +1318,7 @@ def test_killed_while_open(lab: Lab, watch: Watch) -> None:
 
 
 def test_timeout_while_open(lab: Lab, watch: Watch) -> None:
-    """A peer that falls silent ends a connection by a timeout, with what was sent and not acknowledged."""
+    """A silent peer ends a connection by a timeout, with the bytes sent and not acknowledged."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
     port = server.call(traffic.listen, "listener", "")
@@ -1331,7 +1338,7 @@ def test_timeout_while_open(lab: Lab, watch: Watch) -> None:
 
 @pytest.mark.core
 def test_closed_by_both_at_once(lab: Lab, watch: Watch) -> None:
-    """A FIN that meets the peer's before it is acknowledged: both have closed."""
+    """If both FINs cross before being acknowledged, both ends have closed."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
     port = server.call(traffic.listen, "listener", "")
@@ -1352,7 +1359,7 @@ def test_closed_by_both_at_once(lab: Lab, watch: Watch) -> None:
 
 
 def test_resets_on_loopback_are_not_the_peers(lab: Lab, watch: Watch) -> None:
-    """Of 300 connections that a client resets none is taken for its own: nobody's, or whose the last reading said."""
+    """A client that resets 300 connections never becomes owner of the peers: they have none, or the last known one."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "master")
     port = server.call(prefork, 300)
@@ -1389,7 +1396,7 @@ def test_resets_on_loopback_are_not_the_peers(lab: Lab, watch: Watch) -> None:
 
 @pytest.mark.parametrize("is_read", [True, False], ids=["read", "not read"])
 def test_connections_from_before_the_start(lab: Lab, is_read: bool) -> None:
-    """What was open before the start ends with all that it moved, and its owner; what a peer resets if it was read."""
+    """A connection from before the start ends with all its bytes and its owner; one reset by a peer, if it was read."""
     home = lab.namespace()
     client, server, port = joined(lab, home, 4)
     for number in range(4):
@@ -1427,7 +1434,7 @@ def test_connections_from_before_the_start(lab: Lab, is_read: bool) -> None:
 
 
 def close_from_each_side(client: Worker, server: Worker) -> None:
-    """Connection 0 is closed by the client, 1 by the server, 2 reset by the client, 3 by the server."""
+    """Close connection 0 by the client and 1 by the server; reset 2 by the client and 3 by the server."""
     for worker, other, numbers in ((client, server, (0, 2)), (server, client, (1, 3))):
         worker.call(traffic.linger, [numbers[1]])
         worker.call(traffic.close, list(numbers))
@@ -1437,7 +1444,7 @@ def close_from_each_side(client: Worker, server: Worker) -> None:
 
 
 def test_a_connect_that_takes_long(lab: Lab) -> None:
-    """The handshake is what lay between connect() and the opening; one from before the start is still no accept."""
+    """The handshake is the time from connect() to the opening; one from before the start is still no accept."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
     port = server.call(traffic.listen, "listener", "")
@@ -1470,14 +1477,14 @@ def test_a_connect_that_takes_long(lab: Lab) -> None:
 
 
 def sums(snapshot: Snapshot, *workers: Worker) -> list[tuple[int, ...]]:
-    """What these processes have: open, closed and failed connections, bytes sent and received."""
+    """Sum these processes' open, closed and failed connections, and bytes sent and received."""
     rows = processes(snapshot, *(worker.pid for worker in workers))
     return [part(rows[worker.pid], "connections", "closed", "failed", *MOVED) for worker in workers]
 
 
 @pytest.mark.core
 def test_open_and_closed_connections_add_up(lab: Lab, watch: Watch) -> None:
-    """A process has what its open connections moved and what its closed ones had, at each reading anew."""
+    """A process's bytes are those of its open and its closed connections, at each reading."""
     home = lab.namespace()
     client, server, _ = joined(lab, home, 6)
     up = down = 0
@@ -1495,7 +1502,7 @@ def test_open_and_closed_connections_add_up(lab: Lab, watch: Watch) -> None:
 
 
 def test_reset_by_the_peer_and_not_yet_closed(lab: Lab, watch: Watch) -> None:
-    """A connection that the peer has reset has ended, though its process still holds it: it counts once."""
+    """A connection that the peer has reset counts once, as ended, while its process still holds it."""
     home = lab.namespace()
     client, server, _ = joined(lab, home)
     move(client, server, 0, 1009, 2003)
@@ -1510,7 +1517,7 @@ def test_reset_by_the_peer_and_not_yet_closed(lab: Lab, watch: Watch) -> None:
 
 
 def test_half_closed_orphans(lab: Lab, watch: Watch) -> None:
-    """What the kernel still closes for a process stays its own, at every reading, until it has ended: once."""
+    """A half-closed orphan stays its process's, at every reading, until it ends once."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
     port = server.call(traffic.listen, "listener", "")
@@ -1537,7 +1544,7 @@ def test_half_closed_orphans(lab: Lab, watch: Watch) -> None:
 def test_closed_while_it_is_read(
     lab: Lab, watch: Watch, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """Connections that close after the table was read, or while those are added that have ended, count once."""
+    """Connections that close during or just after a reading count once."""
     home = lab.namespace()
     client, server, _ = joined(lab, home, 4)
     for number in range(4):
@@ -1571,7 +1578,7 @@ def test_closed_while_it_is_read(
 
 
 def test_thousands_of_short_lived_processes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """9,000 processes that each send and end: each has its totals, as long as no group is forgotten."""
+    """9,000 processes that each send and exit have exact totals, as long as no group is evicted."""
     monkeypatch.setattr(connection_groups, "FORGET_AFTER_NS", 3_600_000_000_000)
     for _ in range(3):  # the kernel may skip a program that a softirq finds at work; then something is lost
         if not lost_of_short_lived_processes(lab):
@@ -1580,7 +1587,7 @@ def test_thousands_of_short_lived_processes(lab: Lab, monkeypatch: pytest.Monkey
 
 
 def lost_of_short_lived_processes(lab: Lab) -> int:
-    """Has them send and end; how many events were lost, and where none was all is exact."""
+    """Have processes send and exit; return the number of lost events. Without losses assert that all is exact."""
     home = lab.namespace()
     forkers, sink = [lab.worker(home, f"forker-{n}") for n in range(2)], lab.worker(home, "sink")
     port = sink.call(traffic.listen, "listener", "127.0.0.1")
@@ -1624,12 +1631,12 @@ CHILDREN = 9000
 
 
 def closed(snapshot: Snapshot, pids: set[int]) -> int:
-    """How many connections of these processes have ended."""
+    """Count the ended connections of these processes."""
     return sum(row["closed"] for pid, row in groups_by_pid(snapshot).items() if pid in pids)
 
 
 def test_more_connections_than_there_is_room_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What finds no room among the records is counted, and reported with all that is known without one."""
+    """Connections without room for a record are counted, and reported with everything known without one."""
     monkeypatch.setattr(connection_programs, "CONNECTION_GROUPS", 1)
     home = lab.namespace()
     with Watch() as watch:
@@ -1659,7 +1666,7 @@ def test_more_connections_than_there_is_room_for(lab: Lab, monkeypatch: pytest.M
 
 
 def test_following_a_process(lab: Lab) -> None:
-    """Of a followed process and of all that it begins from then on everything is reported, and nothing of any other."""
+    """Following a process reports everything of it and its later descendants, and nothing of others."""
     home = lab.namespace()
     leader, stranger, server = (lab.worker(home, name) for name in ("leader", "stranger", "server"))
     target = "127.0.0.1", server.call(traffic.listen, "listener", "127.0.0.1")
@@ -1692,7 +1699,7 @@ def test_following_a_process(lab: Lab) -> None:
 
 
 def test_following_more_than_there_is_room_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that can no longer be followed are counted; the others go on to be."""
+    """Processes beyond the limit are counted as not followed; the others stay followed."""
     monkeypatch.setattr(connection_programs, "FOLLOWED_MAX", 3)
     home = lab.namespace()
     leader, server = lab.worker(home, "leader"), lab.worker(home, "server")
@@ -1710,7 +1717,7 @@ def test_following_more_than_there_is_room_for(lab: Lab, monkeypatch: pytest.Mon
 
 
 def test_a_closed_probe_leaves_nothing(lab: Lab) -> None:
-    """When the probe is closed its programs, maps and links are gone, the mapped ring too; closing twice is fine."""
+    """A closed probe leaves no programs, maps, links or mapped ring; closing twice is harmless."""
     home = lab.namespace()
     before, mine = bpf_objects.existing(), bpf_objects.held(os.getpid())
     watch = Watch(follow=lab.worker(home).pid)
@@ -1727,7 +1734,7 @@ def test_a_closed_probe_leaves_nothing(lab: Lab) -> None:
 
 
 def test_a_small_ring_that_is_drained_loses_nothing(lab: Lab) -> None:
-    """Events go round and round a small ring, wherever they wrap, as long as somebody takes them in time."""
+    """A small ring that is drained in time loses nothing, wherever events wrap."""
     with Watch(ring_bytes=1 << 16) as watch:
         for _ in range(10):  # until nobody else on this machine fills the ring meanwhile
             lost = watch.read().lost["events"]
@@ -1746,7 +1753,7 @@ def test_a_small_ring_that_is_drained_loses_nothing(lab: Lab) -> None:
 
 
 def drained_after_each(lab: Lab, watch: Watch, count: int) -> tuple[Namespace, list[int]]:
-    """Makes so many connections, and drains the ring after each; their namespace, and the clients' ports."""
+    """Make `count` connections and drain the ring after each; return their namespace and the clients' ports."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
     port = server.call(traffic.listen, "listener", "127.0.0.1")
@@ -1765,8 +1772,9 @@ def drained_after_each(lab: Lab, watch: Watch, count: int) -> tuple[Namespace, l
 
 @pytest.mark.parametrize("groups", [None, 1], ids=["", "crowded"])
 def test_a_storm_of_connections(lab: Lab, monkeypatch: pytest.MonkeyPatch, groups: int | None) -> None:
-    """While processes connect in tight loops every event is reported or counted as lost, with the right owner, even
-    where few connections have room for a record."""
+    """While processes connect in tight loops every event is reported or counted as lost, with the right owner, even if
+    few connections have room for a record.
+    """
     if groups is not None:
         monkeypatch.setattr(connection_programs, "CONNECTION_GROUPS", groups)
     home = lab.namespace()
@@ -1777,7 +1785,7 @@ def test_a_storm_of_connections(lab: Lab, monkeypatch: pytest.MonkeyPatch, group
         feed = session.bus.feed("connections", "events", lambda: None)
         session.bus.subscribe(published.set)
         for table in ("events", "groups"):
-            session.enable("connections", table=table)
+            session.enable("connections", source_options([table]))
         assert published.wait(30)
         for number, worker in enumerate(workers):
             worker.start(traffic.storm, f"127.0.1.{number}", 2.0)
@@ -1823,5 +1831,5 @@ def test_a_storm_of_connections(lab: Lab, monkeypatch: pytest.MonkeyPatch, group
 
 
 def owner_host(row: Row) -> str:
-    """The address that reports a storm: its listener's, which is another than its clients'."""
+    """Return the reporting address of a storm: its listener's, which differs from its clients'."""
     return str(max(row["local_address"], row["remote_address"]))

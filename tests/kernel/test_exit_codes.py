@@ -55,7 +55,7 @@ OF_A_COLLECTOR = [(*ONCE, "flows"), (*ONCE, "flows.ledger"), (*LOG, "--lens", "f
 
 
 def ended(words: tuple[str, ...], around: tuple[str, ...] = ()) -> tuple[int, str, str]:
-    """Run nettop to its end: its exit code, its rows, and its last words: the cause and the remedy."""
+    """Run nettop to its end; return its exit code, its rows, and its last message: the cause and the remedy."""
     with Running(*words, around=around, stdin=subprocess.DEVNULL) as running:
         code = running.wait(60)
         errors = running.errors()
@@ -65,7 +65,7 @@ def ended(words: tuple[str, ...], around: tuple[str, ...] = ()) -> tuple[int, st
 
 
 def name_of(words: tuple[str, ...]) -> str:
-    """How a command is called in the table."""
+    """Return a command's name in the table."""
     return " ".join(words).removeprefix("--table --once ")
 
 
@@ -87,7 +87,7 @@ def name_of(words: tuple[str, ...]) -> str:
 def test_no_program_can_be_loaded(
     around: tuple[str, ...], code: ExitCode, cause: str, remedy: str, words: tuple[str, ...]
 ) -> None:
-    """Every command that shows only what programs see ends with the same words and code, and without rows."""
+    """Without programs, every command that needs them exits with the same message and code, and without rows."""
     actual, rows, said = ended(words, around)
     assert (actual, rows) == (code, "")
     assert cause in said
@@ -100,7 +100,7 @@ def test_no_program_can_be_loaded(
 @pytest.mark.parametrize("words", NEED_NONE, ids=name_of)
 @pytest.mark.parametrize("around", [NOBODY, CONFINED, WITHOUT_TYPES], ids=["user", "confined", "no types"])
 def test_what_works_without_programs(around: tuple[str, ...], words: tuple[str, ...]) -> None:
-    """What has rows all the same is shown, and nettop ends with 0."""
+    """A view that has rows without programs is shown, and nettop exits with 0."""
     code, rows, _ = ended(words, around)
     assert code == ExitCode.DONE
     assert rows
@@ -108,7 +108,7 @@ def test_what_works_without_programs(around: tuple[str, ...], words: tuple[str, 
 
 @pytest.mark.parametrize("words", NEED_NET_ADMIN, ids=name_of)
 def test_some_of_the_capabilities(words: tuple[str, ...]) -> None:
-    """With CAP_BPF and CAP_PERFMON the permission that is still missing decides."""
+    """With CAP_BPF and CAP_PERFMON, the error names the permission that is still missing."""
     assert ended(words, SOME)[:2] == (ExitCode.PERMISSION, "")
 
 
@@ -121,7 +121,7 @@ def test_some_of_the_capabilities(words: tuple[str, ...]) -> None:
     ids=["ordinary user", "kernel without types"],
 )
 def test_doctor(around: tuple[str, ...], code: ExitCode, cause: str) -> None:
-    """Doctor ends with the code that every command has for the cause, and takes no lens without rows for a bug."""
+    """Doctor exits with each command's code for the cause, and does not report a lens without rows as a bug."""
     actual, report, _ = ended(("doctor",), around)
     assert actual == code
     assert cause in report
@@ -129,7 +129,7 @@ def test_doctor(around: tuple[str, ...], code: ExitCode, cause: str) -> None:
 
 
 def test_screens_that_can_show_nothing() -> None:
-    """A lens that cannot start ends the screens as it ends plain output; a table without rows says so in its place."""
+    """A lens that cannot start ends the screens like plain output; a table without rows shows the reason instead."""
     with Terminal("--view", "cpu", around=NOBODY) as terminal:
         assert terminal.wait() == ExitCode.PERMISSION
         assert b"loading BPF programs needs CAP_BPF and CAP_PERFMON" in terminal.output
@@ -141,7 +141,7 @@ def test_screens_that_can_show_nothing() -> None:
 
 @pytest.mark.parametrize("words", OF_AN_INTERFACE, ids=name_of)
 def test_an_interface_that_does_not_exist(words: tuple[str, ...]) -> None:
-    """A name that no interface has is wrong usage, for every command."""
+    """The name of a nonexistent interface is a usage error in every command."""
     code, rows, said = ended((*words, "-i", "nosuch"))
     assert (code, rows) == (ExitCode.USAGE, "")
     assert said.startswith("unknown interface 'nosuch'\n")
@@ -150,7 +150,7 @@ def test_an_interface_that_does_not_exist(words: tuple[str, ...]) -> None:
 
 @pytest.fixture
 def bracketed(lab: Lab) -> tuple[str, ...]:
-    """Words that start nettop in a namespace with interfaces called [x] and y, which are down."""
+    """Return words that start nettop in a namespace with interfaces called [x] and y, which are down."""
     home = lab.namespace()
     inside = ("nsenter", f"--net=/run/netns/{home.name}")
     subprocess.run([*inside, "ip", "link", "add", "[x]", "type", "veth", "peer", "name", "y"], check=True)
@@ -162,7 +162,7 @@ def bracketed(lab: Lab) -> tuple[str, ...]:
     [("[x]", {"[x]"}), ("[y]", {"y"}), ("[[]x]", {"[x]"}), ("?", {"y"}), ("*", {"[x]", "y", "lo"})],
 )
 def test_a_name_goes_before_a_pattern(bracketed: tuple[str, ...], word: str, chosen: set[str]) -> None:
-    """An interface of just this name is meant, also where it reads as a pattern; one that is down is shown too."""
+    """An exact interface name takes precedence over a pattern; an interface that is down is shown too."""
     inode = subprocess.run(
         [*bracketed, "stat", "-Lc%i", "/proc/self/ns/net"], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -174,7 +174,7 @@ def test_a_name_goes_before_a_pattern(bracketed: tuple[str, ...], word: str, cho
 
 @pytest.mark.parametrize("form", ["table", "csv", "jsonl"])
 def test_a_pattern_that_matches_nothing(form: str) -> None:
-    """It may match later: no error, but it is named in every format."""
+    """A pattern without matches may match later: it is no error, but every format names it."""
     done = nettop(*ONCE, "bandwidth", "--format", form, "-i", "nosuch[0-9]")
     assert done.returncode == ExitCode.DONE
     assert "--interface nosuch[0-9] matches no interface yet" in done.stderr
@@ -182,7 +182,7 @@ def test_a_pattern_that_matches_nothing(form: str) -> None:
 
 @pytest.mark.parametrize("words", OF_A_COLLECTOR, ids=name_of)
 def test_no_collector(words: tuple[str, ...], tmp_path: Path) -> None:
-    """No collector answers: the same for the lens as for its command."""
+    """Without a collector the lens and the command report the same."""
     where = ("--collector", f"unix:{tmp_path}/flows.sock")
     code, rows, said = ended((*words, *where))
     assert (code, rows) == (ExitCode.SOURCE, "")
@@ -192,7 +192,7 @@ def test_no_collector(words: tuple[str, ...], tmp_path: Path) -> None:
 
 
 def test_a_server_waits_for_a_collector(tmp_path: Path) -> None:
-    """It may be started later: nettop serve goes on."""
+    """nettop serve keeps running without a collector, which may start later."""
     with Running(*SERVE, "flows", "--collector", f"unix:{tmp_path}/flows.sock") as running:
         until(lambda: "serving at" in running.errors(), "it serves")
         assert running.end() == ExitCode.DONE
@@ -211,10 +211,10 @@ def test_a_server_waits_for_a_collector(tmp_path: Path) -> None:
     ids=name_of,
 )
 def test_what_an_option_switches_off(words: tuple[str, ...]) -> None:
-    """Options that leave nothing to show contradict each other."""
+    """Options that leave nothing to show are reported as contradictory."""
     code, rows, said = ended(words)
     assert (code, rows) == (ExitCode.USAGE, "")
-    assert "\n  leave out --" in said
+    assert "\n  remove --" in said
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_what_an_option_switches_off(words: tuple[str, ...]) -> None:
 )
 @pytest.mark.parametrize("view", ["connections", "connections.events", "drops"])
 def test_what_cannot_exist(view: str, words: tuple[str, ...], said: str) -> None:
-    """No row could ever pass: an empty table with 0 would look like quiet."""
+    """A filter that no row can pass is an error: an empty table would look like an idle host."""
     done = nettop(*ONCE, view, *words)
     assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
     assert said in done.stderr

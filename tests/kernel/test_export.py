@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop export` on the running kernel: what was sampled while bytes moved, in a file of who called sudo."""
+"""`nettop export` on the running kernel: samples taken during a transfer, in a file owned by the sudo caller."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ NOBODY = 65534
 
 @contextlib.contextmanager
 def transfer() -> Iterator[None]:
-    """Bytes move over loopback, as fast as they can."""
+    """Transfer bytes over loopback at full speed."""
     listener = socket.create_server(("127.0.0.1", 0))
     near = socket.create_connection(listener.getsockname())
     far, _ = listener.accept()
@@ -50,7 +50,7 @@ def transfer() -> Iterator[None]:
 
 
 def test_a_transfer() -> None:
-    """Called through sudo, the file is the user's; its stacks lead from each entry point into TCP."""
+    """Under sudo the file is the user's; its stacks lead from each entry point into TCP."""
     with tempfile.TemporaryDirectory(dir="/tmp") as there, transfer():
         os.chown(there, NOBODY, NOBODY)
         file = Path(there) / "cpu.folded"

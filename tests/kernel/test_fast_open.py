@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections in SYN_RECV that have a socket already, of Fast Open and of two that connect to each other at once."""
+"""Connections in SYN_RECV that already have a socket: Fast Open, and simultaneous connects."""
 
 import socket
 import time
@@ -22,21 +22,21 @@ WITHOUT_COOKIES = 0x207
 
 
 def listen_fast_open(memory: dict[Any, Any], host: str) -> int:
-    """A listener that takes data with the SYN; its port."""
+    """Open a listener that accepts data in the SYN; return its port."""
     port = traffic.listen(memory, "listener", host)
     memory["listener"].setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
     return port
 
 
 def send_with_syn(memory: dict[Any, Any], target: tuple[str, int], size: int) -> None:
-    """Connects and sends so many bytes with the SYN."""
+    """Connect and send `size` bytes in the SYN."""
     memory[0] = socket.socket()
     memory[0].setblocking(False)
     assert memory[0].sendto(bytes(size), socket.MSG_FASTOPEN, target) == size
 
 
 def half_open(lab: Lab, size: int) -> tuple[tuple[End, End], Worker, Worker, Dropper]:
-    """Connection 0, which the server has accepted: of the client's packets only SYN, with data, and RST arrive."""
+    """Return connection 0, accepted by the server; only the client's SYN, with data, and RST arrive."""
     near, far = lab.pair()
     for end in (near, far):
         end.namespace.sysctl("net.ipv4.tcp_fastopen", WITHOUT_COOKIES)
@@ -54,7 +54,7 @@ def half_open(lab: Lab, size: int) -> tuple[tuple[End, End], Worker, Worker, Dro
     [("resets", "reset by peer"), ("is killed", "killed"), ("leaves data unread", "reset by us")],
 )
 def test_fast_open_that_never_opens(lab: Lab, ending: str, reason: str) -> None:
-    """What carried data, but ends before its SYN-ACK is acknowledged, has failed; who accepted it owns it."""
+    """A connection with data that ends before its SYN-ACK is acknowledged has failed; the acceptor owns it."""
     with Watch() as watch:
         began = time.monotonic_ns()
         (_, far), client, server, _ = half_open(lab, 101)
@@ -74,7 +74,7 @@ def test_fast_open_that_never_opens(lab: Lab, ending: str, reason: str) -> None:
 
 
 def test_fast_open_that_closes_before_it_opens(lab: Lab) -> None:
-    """A server that answers and closes before its SYN-ACK is acknowledged had a connection: it opens, then closes."""
+    """If a server answers and closes before its SYN-ACK is acknowledged, the connection opens, then closes."""
     with Watch() as watch:
         (near, far), client, server, dropper = half_open(lab, 101)
         server.call(traffic.exchange, {0: 103}, {0: 101})
@@ -94,7 +94,7 @@ def test_fast_open_that_closes_before_it_opens(lab: Lab) -> None:
 
 
 def test_both_connect_and_neither_opens(lab: Lab) -> None:
-    """Of two that connect to each other at once, one that dies in SYN_RECV failed to connect."""
+    """Of two simultaneous connects, one that dies in SYN_RECV failed to connect."""
     with Watch() as watch:
         near, far = lab.pair()
         workers = {end: lab.worker(end.namespace, name) for end, name in ((near, "near"), (far, "far"))}

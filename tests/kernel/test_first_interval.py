@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first interval: it begins when the hooks work, or what takes a hook is unknown in it."""
+"""The first interval begins when the hooks work, or fields that need a hook are unknown in it."""
 
 import socket
 import time
@@ -15,7 +15,7 @@ from nettop.query.query import text_query
 from nettop.query.view import View
 from nettop.snapshots.connections import NOT_LISTED, SOCKETS
 from nettop.snapshots.snapshot import Frame, Snapshot
-from nettop.snapshots.source import WHOLE
+from tests.options import source_options
 
 from . import oracle
 from .test_events import until
@@ -31,7 +31,7 @@ DIFFERENCES = replace(text_query(SOCKETS), all_rows=True, closed=True, deltas=Tr
 
 @pytest.fixture
 def talking() -> Iterator[socket.socket]:
-    """A UDP socket that sends to itself."""
+    """Yield a UDP socket that sends to itself."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
         own.bind(("127.0.0.1", 0))
         own.connect(own.getsockname())
@@ -39,7 +39,7 @@ def talking() -> Iterator[socket.socket]:
 
 
 def talk(own: socket.socket, messages: int) -> None:
-    """Send so many messages of 10 bytes, and a connection for each that closes at once, with 1,000 bytes."""
+    """Send `count` messages of 10 bytes, each with a short connection that carries 1,000 bytes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         for _ in range(messages):
             own.send(b"n" * 10)
@@ -49,13 +49,14 @@ def talk(own: socket.socket, messages: int) -> None:
 
 
 def read(probe: Connections) -> Snapshot:
-    """A reading."""
+    """Return a reading."""
     return probe.read(time.monotonic_ns())
 
 
 def moved(own: socket.socket, now: Snapshot, before: Snapshot) -> tuple[object, bool]:
-    """What the socket sent between two readings, and whether totals are known; without them nothing is said of what
-    ended without a row."""
+    """Return the socket's bytes between two readings, and whether totals are known; otherwise ended sockets are
+    unknown.
+    """
     view = View(Frame(now, before), DIFFERENCES)
     at = np.flatnonzero(view.raw("id") == oracle.cookie(own))
     total = view.total("bytes_sent", np.arange(view.size))
@@ -64,9 +65,9 @@ def moved(own: socket.socket, now: Snapshot, before: Snapshot) -> tuple[object, 
 
 
 def test_an_interval_that_begins_when_the_hooks_work(talking: socket.socket) -> None:
-    """Nothing of the first interval is missing."""
+    """If the first interval begins when the hooks work, it lacks nothing."""
     with closing(Connections()) as probe:
-        probe.set(WHOLE, True)
+        probe.configure(source_options(whole=True))
         probe.start()
         before = read(probe)
         talk(talking, 7)
@@ -78,7 +79,7 @@ def test_an_interval_that_begins_when_the_hooks_work(talking: socket.socket) -> 
 
 
 def test_what_takes_a_hook_is_unknown_until_an_interval_was_watched(talking: socket.socket) -> None:
-    """While hooks come a socket's messages are unknown, and so are the totals, not a part of them."""
+    """While hooks are being attached, a socket's messages and the totals are unknown, never partial."""
     with closing(Connections()) as probe:
         probe.start()
         before = read(probe)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""scripts/install-deps.sh, with empty folders of its own in the place of /opt and /usr/local/bin.
+"""scripts/install-deps.sh, with empty directories in place of /opt and /usr/local/bin.
 
-Whatever it is killed by, there is a nettop that works; what it says is true; errors name their cause.
+However it is killed, a working nettop remains; its messages are true; errors name their cause.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ UNLISTED = ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "SUDO_UID", "SUDO_GID")
 
 
 class Machine:
-    """What nettop is installed on: the host, but for /opt, /usr/local/bin, the units, /run and the temporary folder."""
+    """A machine for installing nettop: the host, with its own /opt, /usr/local/bin, units, /run and temporary
+    directory.
+    """
 
     def __init__(self, path: Path) -> None:
         self.opt, self.bin, self.temporary = path / "opt", path / "bin", path / "tmp"
@@ -47,7 +49,7 @@ class Machine:
             folder.mkdir(mode=0o755, exist_ok=True)
 
     def words(self, *command: str, prepared: str = "true") -> tuple[str, ...]:
-        """The command there, after the shell commands of `prepared`."""
+        """Return words that run a command on the machine, after the shell commands of `prepared`."""
         places = {
             self.opt: "/opt",
             self.bin: "/usr/local/bin",
@@ -58,7 +60,7 @@ class Machine:
         return *mounted(f"{binds} && {prepared}"), *command
 
     def start(self, *command: str, prepared: str = "true", **environment: str) -> subprocess.Popen[str]:
-        """Begins a command there."""
+        """Start a command on the machine."""
         inherited = {name: value for name, value in os.environ.items() if name not in UNLISTED}
         return subprocess.Popen(
             self.words(*command, prepared=prepared),
@@ -70,25 +72,25 @@ class Machine:
         )
 
     def run(self, *command: str, **how: str) -> subprocess.CompletedProcess[str]:
-        """A command there, to its end."""
+        """Run a command on the machine to its end."""
         with self.start(*command, **how) as process:
             out, errors = process.communicate(timeout=120 * PATIENCE)
         return subprocess.CompletedProcess(command, process.returncode, out, errors)
 
     def version(self) -> str:
-        """Which nettop runs there."""
+        """Return the version of nettop that runs there."""
         done = self.run("/usr/local/bin/nettop", "--version")
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout.strip().removeprefix("nettop ").partition("+")[0]
 
     @property
     def releases(self) -> list[Path]:
-        """What is installed, finished or not."""
+        """List the installed releases, finished or not."""
         return list((self.opt / "nettop" / "releases").glob("*"))
 
 
 def checkout(path: Path, version: str) -> Path:
-    """The sources with another version, with few packages for development, and without Git."""
+    """Create sources with another version, with few development packages, and without Git."""
     path.mkdir(mode=0o755)
     for part in PARTS:
         source = REPOSITORY / part
@@ -105,7 +107,7 @@ _COMPILED = shutil.ignore_patterns("__pycache__")
 
 
 def rewrite(path: Path, pattern: str, replacement: str) -> None:
-    """Replaces what is there once."""
+    """Replace the only occurrence of a text."""
     text, count = re.subn(pattern, replacement, path.read_text())
     assert count == 1
     path.write_text(text)
@@ -113,13 +115,13 @@ def rewrite(path: Path, pattern: str, replacement: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the checkouts are, the wheels, and the machine that most tests share."""
+    """Return the folder of the checkouts, the wheels, and the machine that most tests share."""
     path = tmp_path_factory.mktemp("install")
     old = checkout(path / OLD, OLD)
     checkout(path / NEW, NEW)
     words = [old / "scripts" / "install-deps.sh", "--dev", "--make-wheels", path / "wheels"]
     made = subprocess.run(words, capture_output=True, text=True, check=False)
-    if "cannot be reached" in made.stderr:
+    if "is not reachable" in made.stderr:
         pytest.skip("no package index can be reached")
     assert made.returncode == 0, made.stderr
     yield path
@@ -127,19 +129,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def units(folder: Path) -> dict[str, str]:
-    """The units in a folder."""
+    """Return the units in a directory."""
     return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
 
 
 def installer(folder: Path, version: str, *options: str) -> tuple[str, ...]:
-    """The command that installs the version."""
+    """Return the command that installs the version."""
     script = str(folder / version / "scripts" / "install-deps.sh")
     return script, "--no-system-packages", "--wheels", str(folder / "wheels"), *options
 
 
 @pytest.fixture(scope="module")
 def machine(folder: Path) -> Machine:
-    """A machine on which the older nettop was installed. Tests leave it so."""
+    """Return a machine with the older nettop installed. Tests leave it unchanged."""
     machine = Machine(folder / "machine")
     done = machine.run(*installer(folder, OLD))
     assert (done.returncode, done.stderr) == (0, "")
@@ -158,7 +160,7 @@ def machine(folder: Path) -> Machine:
 
 @pytest.fixture
 def own_machine(machine: Machine, tmp_path: Path) -> Iterator[Machine]:
-    """One with the older nettop, of this test alone."""
+    """Return a machine with the older nettop, for this test alone."""
     path = tmp_path / "machine"
     shutil.copytree(machine.opt.parent, path, symlinks=True)
     yield Machine(path)
@@ -166,7 +168,7 @@ def own_machine(machine: Machine, tmp_path: Path) -> Iterator[Machine]:
 
 
 def assert_unchanged(machine: Machine) -> None:
-    """The older nettop works, and nothing else is there."""
+    """Assert that the older nettop works, and that nothing was added."""
     assert machine.version() == OLD
     assert len(machine.releases) == 1
     assert list(machine.temporary.iterdir()) == []
@@ -174,7 +176,7 @@ def assert_unchanged(machine: Machine) -> None:
 
 @pytest.mark.timeout(3600)
 def test_killed_at_random_moments(own_machine: Machine, folder: Path) -> None:
-    """Between them some nettop works, and the next run, of either version, ends with its own."""
+    """Between random kills a nettop always works, and the next run, of either version, completes."""
     print(f"NETTOP_TEST_SEED={SEED}")
     chance = random.Random(SEED)
     began = time.monotonic()
@@ -202,7 +204,7 @@ def test_killed_at_random_moments(own_machine: Machine, folder: Path) -> None:
 
 
 def test_services(own_machine: Machine, folder: Path) -> None:
-    """They are neither enabled nor lost by upgrades; what somebody has edited or made stays, and is named."""
+    """Upgrades neither enable nor lose services; units that someone edited or made stay, and are named."""
     old, new = (units(folder / version / "deploy" / "systemd") for version in (OLD, NEW))
     assert len(old) == 3
     done = own_machine.run(*installer(folder, OLD, "--services"))
@@ -217,27 +219,26 @@ def test_services(own_machine: Machine, folder: Path) -> None:
     drop_in.mkdir()
     done = own_machine.run(*installer(folder, NEW))
     assert "Services … 2 new" in done.stdout
-    assert done.stderr.startswith(f"install-deps: /etc/systemd/system/{edited.name} was edited, and stays.")
+    assert done.stderr.startswith(f"install-deps: /etc/systemd/system/{edited.name} was edited and is kept.")
     kept = {edited.name: edited.read_text()}
     assert units(own_machine.units) == new | kept
     done = own_machine.run(*installer(folder, NEW)[:1], "--uninstall")
     assert (done.returncode, done.stderr) == (0, "")
     left = sorted(f"/etc/systemd/system/{path.name}" for path in (edited, drop_in))
     assert (
-        done.stdout.splitlines()[-1]
-        == f"Left in place, as somebody has made or edited them: {' '.join(left)}"
+        done.stdout.splitlines()[-1] == f"Left in place, because you created or edited them: {' '.join(left)}"
     )
     assert units(own_machine.units) == kept
     assert not (own_machine.opt / "nettop").exists()
 
 
 def test_a_unit_of_somebody_else_stays(own_machine: Machine, folder: Path) -> None:
-    """Also one that is masked, and one that becomes what nettop has is nettop's again."""
+    """A foreign unit stays, also if masked; it becomes nettop's again once its text equals nettop's."""
     masked, other = (own_machine.units / f"nettop-{name}.service" for name in ("log", "serve"))
     masked.symlink_to("/dev/null")
     other.write_text("[Service]\nExecStart=/bin/true\n")
     done = own_machine.run(*installer(folder, OLD, "--services"))
-    assert (done.returncode, done.stderr.count("was edited, and stays")) == (0, 2)
+    assert (done.returncode, done.stderr.count("was edited and is kept")) == (0, 2)
     assert (masked.is_symlink(), other.read_text()) == (True, "[Service]\nExecStart=/bin/true\n")
     masked.unlink()
     other.write_text(units(folder / OLD / "deploy" / "systemd")[other.name])
@@ -248,7 +249,7 @@ def test_a_unit_of_somebody_else_stays(own_machine: Machine, folder: Path) -> No
 
 @pytest.mark.skipif(not SYSTEMD.exists(), reason="systemd is not installed")
 def test_services_that_systemd_runs(machine: Machine, folder: Path, tmp_path: Path) -> None:
-    """A service runs from what was installed, and ends when that is removed; nothing was enabled unasked."""
+    """A service runs from the installed files, and stops when they are removed; nothing is enabled unasked."""
     place = tmp_path / "booted"
     with Booted(place, installed=False) as booted:
         shutil.copytree(machine.opt, place / "root" / "opt", symlinks=True, dirs_exist_ok=True)
@@ -264,7 +265,7 @@ def test_services_that_systemd_runs(machine: Machine, folder: Path, tmp_path: Pa
 
 
 def test_up_to_date_is_what_runs(own_machine: Machine, folder: Path) -> None:
-    """It is said where the installed nettop is of this checkout, and not where a file of it is another."""
+    """nettop reports itself up to date if the installed files equal this checkout, and not if one differs."""
     assert "up to date" in own_machine.run(*installer(folder, OLD)).stdout
     for damage in (
         f"sed -i s/{OLD}/{NEW}/ {PACKAGE}/__init__.py",
@@ -280,7 +281,7 @@ def test_up_to_date_is_what_runs(own_machine: Machine, folder: Path) -> None:
 
 
 def test_an_install_without_releases_is_replaced(own_machine: Machine, folder: Path, tmp_path: Path) -> None:
-    """As installers before made it: the environment is /opt/nettop itself."""
+    """An install without releases, with its environment in /opt/nettop itself, is replaced."""
     place = own_machine.opt / "nettop"
     shutil.rmtree(place)
     for part in ("bin", "include", "lib"):
@@ -303,7 +304,7 @@ def test_an_install_without_releases_is_replaced(own_machine: Machine, folder: P
 
 
 def test_a_release_stays_while_a_nettop_runs_from_it(own_machine: Machine, folder: Path) -> None:
-    """It would not find what it imports later."""
+    """A release stays while a nettop runs from it, which may still import its modules."""
     old = own_machine.releases[0]
     with own_machine.start("/usr/local/bin/nettop", "--table", "--interval", "3600") as running:
         assert running.stdout
@@ -317,7 +318,7 @@ def test_a_release_stays_while_a_nettop_runs_from_it(own_machine: Machine, folde
 
 
 def test_root_imports_nothing_of_others(machine: Machine, tmp_path: Path) -> None:
-    """Neither from PYTHONPATH nor from the working directory."""
+    """Root imports nothing from PYTHONPATH or the working directory."""
     (tmp_path / "nettop.py").write_text("raise SystemExit('of others')")
     (tmp_path / "rich.py").write_text("raise SystemExit('of others')")
     done = machine.run(
@@ -332,13 +333,13 @@ def test_root_imports_nothing_of_others(machine: Machine, tmp_path: Path) -> Non
         (
             "mount -t tmpfs -o size=110m tmpfs /opt && cp -a {opt}/. /opt",
             1,
-            "no space is left for /opt/nettop (free: ",
+            "no space left for /opt/nettop (free: ",
         ),
         ("mount -o remount,bind,ro /opt", 1, "is on a read-only file system."),
         (
             "chmod 0 {new}/nettop/cli.py; cap=-dac_override,-dac_read_search; {exec}",
             4,
-            "the checkout {new} cannot be read: uid 0 lacks a permission",
+            "cannot read the checkout {new}: uid 0 lacks a permission",
         ),
         ("mount --bind {opt}/broken.py {ensurepip}", 3, "it has no module ensurepip."),
     ],
@@ -347,7 +348,7 @@ def test_root_imports_nothing_of_others(machine: Machine, tmp_path: Path) -> Non
 def test_an_error_names_its_cause(
     machine: Machine, folder: Path, prepared: str, code: int, cause: str
 ) -> None:
-    """And only that: python3-venv is named where it is missing."""
+    """An error names its only cause, such as a missing python3-venv."""
     import ensurepip
 
     (machine.opt / "broken.py").write_text("raise ImportError")
@@ -362,17 +363,17 @@ def test_an_error_names_its_cause(
 
 
 def test_no_network(machine: Machine, folder: Path) -> None:
-    """The error says so, and which option needs none."""
+    """The error for a missing network names the option that needs none."""
     done = machine.run(*installer(folder, NEW)[:2], **NO_INDEX)
     assert done.returncode == 1
-    assert "pip failed: the network, or the server of the packages, cannot be reached." in done.stderr
+    assert "pip failed: the network or the package server is not reachable." in done.stderr
     assert "--wheels" in done.stderr
     assert_unchanged(machine)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(machine: Machine, folder: Path, number: signal.Signals) -> None:
-    """One line, no process, no temporary folder, and the nettop of before."""
+    """An interrupted install prints one line, and leaves no process, no temporary directory, and the earlier nettop."""
     with machine.start(*installer(folder, NEW)) as process:
         assert process.stdout
         while not process.stdout.readline().startswith("[4/6]"):
@@ -381,7 +382,7 @@ def test_interrupted(machine: Machine, folder: Path, number: signal.Signals) -> 
         process.send_signal(number)
         _, errors = process.communicate(timeout=60 * PATIENCE)
     assert process.returncode == 128 + number
-    assert errors == f"install-deps: interrupted by {number.name}; nettop is as it was before.\n"
+    assert errors == f"install-deps: interrupted by {number.name}; nettop is unchanged.\n"
     assert not {pid for pid, _, _ in living()} & set(everyone)
     assert_unchanged(machine)
 
@@ -394,11 +395,11 @@ trap '[[ $BASH_COMMAND != "child=\\$!" || $step != "Python packages" ]] || kill 
 
 
 def test_interrupted_as_a_command_begins(machine: Machine, folder: Path, tmp_path: Path) -> None:
-    """What was started a moment ago ends too: nothing goes on installing."""
+    """An interrupt as a command begins ends that command too: nothing continues to install."""
     (tmp_path / "environment").write_text(AS_IT_BEGINS)
     done = machine.run(*installer(folder, NEW), BASH_ENV=str(tmp_path / "environment"))
     assert done.returncode == 130
-    assert done.stderr == "install-deps: interrupted by SIGINT; nettop is as it was before.\n"
+    assert done.stderr == "install-deps: interrupted by SIGINT; nettop is unchanged.\n"
     assert "[4/6]" in done.stdout
     again = machine.run(*installer(folder, OLD))
     assert (again.returncode, again.stderr) == (0, "")
@@ -407,7 +408,7 @@ def test_interrupted_as_a_command_begins(machine: Machine, folder: Path, tmp_pat
 
 @pytest.mark.skipif(not Path("/usr/bin/apt-get").exists(), reason="the distribution has no apt")
 def test_an_interrupted_package_manager_ends_what_it_began(machine: Machine, folder: Path) -> None:
-    """Stopped midway it would have to be repaired by hand."""
+    """An interrupted package manager finishes: a stop midway would need manual repair."""
     began, may_end, ended = (machine.temporary / name for name in ("began", "may_end", "ended"))
     for fifo in (began, may_end):
         os.mkfifo(fifo)
@@ -435,7 +436,7 @@ def test_an_interrupted_package_manager_ends_what_it_began(machine: Machine, fol
 
 
 def test_nothing_stays_of_a_first_install_that_is_interrupted(folder: Path, tmp_path: Path) -> None:
-    """Not even the empty folder."""
+    """An interrupted first install leaves nothing, not even the empty directory."""
     machine = Machine(tmp_path / "machine")
     with machine.start(*installer(folder, NEW)) as process:
         until(lambda: machine.releases, "a release is begun")
@@ -446,7 +447,7 @@ def test_nothing_stays_of_a_first_install_that_is_interrupted(folder: Path, tmp_
 
 
 def test_the_last_line_is_a_command_that_works(machine: Machine, folder: Path) -> None:
-    """With sudo where it was called by sudo and there is one; with its path where the caller's PATH lacks it."""
+    """The last line is a working command: with sudo if sudo called it, with its path if the caller's PATH lacks it."""
     hidden = "if sudo=$(command -v sudo); then mount --bind /dev/null $sudo; fi"
     sudo = {"SUDO_UID": "65534", "SUDO_GID": "65534"}
     (machine.bin / "sudo").write_text("#!/bin/sh\n")
@@ -465,7 +466,7 @@ def test_the_last_line_is_a_command_that_works(machine: Machine, folder: Path) -
 
 
 def test_on_a_terminal_a_step_counts_its_seconds(own_machine: Machine, folder: Path) -> None:
-    """In one line, that is written again."""
+    """On a terminal a step counts its seconds in one line that is overwritten."""
     command = " ".join(installer(folder, NEW))
     done = own_machine.run("script", "--quiet", "--return", "--command", command, "/dev/null")
     assert done.returncode == 0
@@ -475,7 +476,7 @@ def test_on_a_terminal_a_step_counts_its_seconds(own_machine: Machine, folder: P
 def test_a_killed_install_for_development_is_repaired(
     own_machine: Machine, folder: Path, tmp_path: Path
 ) -> None:
-    """By the next, whatever .venv was when it began."""
+    """The next install repairs a killed development install, whatever .venv was at its start."""
     path = checkout(tmp_path / "checkout", OLD)
     install = (str(path / "scripts" / "install-deps.sh"), *installer(folder, OLD)[1:], "--dev")
     assert "[7/7] Development, in .venv … up to date" not in own_machine.run(*install).stdout

@@ -54,7 +54,7 @@ Path(sys.executable).with_name("pip").write_text("#!" + sys.executable)
 
 @dataclass(frozen=True)
 class State:
-    """What is installed."""
+    """The installed state."""
 
     nettop: bool = False
     flows: bool = False
@@ -62,7 +62,7 @@ class State:
     dev: bool = False
 
     def after(self, choice: str) -> State:
-        """Return what a run makes of it: upgrades keep what earlier ones installed, and nothing removes .venv."""
+        """Return the state after a run: upgrades keep earlier installs, and nothing removes .venv."""
         if choice == "--uninstall":
             return State(dev=self.dev)
         return replace(self, nettop=True, **{choice[2:]: True} if choice else {})
@@ -82,7 +82,7 @@ def test_every_sequence_of_options(tmp_path: Path) -> None:
 
 
 def follow(folder: Path, before: str, state: State, choices: tuple[str, ...]) -> Iterator[str]:
-    """Yield what is wrong after the last choice, and after those that can follow it."""
+    """Yield the errors after the last choice, and after those that can follow it."""
     name = f"{before},{choices[-1]}"
     subprocess.run(["cp", "-a", "--reflink=auto", folder / before, folder / name], check=True)
     state = state.after(choices[-1])
@@ -95,7 +95,7 @@ def follow(folder: Path, before: str, state: State, choices: tuple[str, ...]) ->
 
 
 def run(folder: Path, machine: Machine, state: State, choice: str) -> Iterator[str]:
-    """Run the script, and yield what is not as it has to be."""
+    """Run the script; yield each deviation from the expected state."""
     sources, module = folder / "checkout", Path(ensurepip.__file__).with_name("__main__.py")
     words = [str(sources / "scripts/install-deps.sh"), *filter(None, [choice])]
     if choice != "--uninstall":
@@ -122,7 +122,7 @@ def run(folder: Path, machine: Machine, state: State, choice: str) -> Iterator[s
 
 @pytest.mark.parametrize("fault", ["false", "readonly once=1; once=2", "echo $nowhere", "value=$(exit 3)"])
 def test_an_error_of_the_script_is_explained(tmp_path: Path, fault: str) -> None:
-    """What bash ends by itself has a message too: where it was, and what is left."""
+    """An error at which bash exits has a message too: its line, and what is left behind."""
     machine, sources = Machine(tmp_path / "machine"), checkout(tmp_path / "checkout", NEW)
     script = sources / "scripts/install-deps.sh"
     rewrite(script, r"(?m)^install_system_packages\(\) \{", rf"\g<0>\n  {fault}")
@@ -130,4 +130,4 @@ def test_an_error_of_the_script_is_explained(tmp_path: Path, fault: str) -> None
     assert done.returncode != 0
     last = done.stderr.splitlines()[-1]
     assert last.startswith("install-deps: stopped by an error of this script, in install_system_packages")
-    assert last.endswith("nettop is as it was before. Please report this.")
+    assert last.endswith("nettop is unchanged. Please report this.")

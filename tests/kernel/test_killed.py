@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever is killed, and whenever: no program, link or map of nettop is left, nor a process of it."""
+"""Whatever is killed at any moment, no program, link, map or process of nettop is left."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ FRONTENDS = (
 
 @pytest.fixture
 def left_clean() -> Iterator[None]:
-    """Fails the test if there is an object afterwards that is newer, and that no running process holds."""
+    """Fail the test if it leaves a new object that no running process holds."""
     before = bpf_objects.existing()
     yield
     bpf_objects.nothing_new_since(before)
 
 
 def descendants(pid: int) -> list[int]:
-    """The process and all its children and theirs, itself last."""
+    """Return all descendants of the process, and the process itself last."""
     children = [child for child, parent, _ in living() if parent == pid]
     return [*(pid for child in children for pid in descendants(child)), pid]
 
 
 def kill(pid: int) -> None:
-    """Kill it, if it still runs."""
+    """Kill the process if it still runs."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("seed", range(MOMENTS))
 def test_killed_at_a_random_moment(left_clean: None, seed: int) -> None:
-    """The parent alone, or all of it at once, while it starts and while it runs, in every frontend."""
+    """Killing the parent alone or all processes, during start or later, leaves nothing, in every frontend."""
     chance = random.Random(seed)
     moment = chance.uniform(0, STARTING_S if seed % 2 else RUNNING_S)
     with Running(*FRONTENDS[seed % len(FRONTENDS)]) as running:
@@ -101,7 +101,7 @@ END_S = 1.0
     ids=lambda words: words[0],
 )
 def test_an_end_while_programs_are_compiled(left_clean: None, words: tuple[str, ...], loaders: int) -> None:
-    """Whichever lens is loading, SIGTERM ends the loader, drops what is queued, and nettop exits."""
+    """While any lens loads, SIGTERM ends the loader and drops the queue, and nettop exits."""
     seen: set[int] = set()
 
     def is_reached() -> bool:

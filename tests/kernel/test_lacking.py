@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the host lacks is one clear line with the documented exit code, or a counted gap while the rest goes on."""
+"""A limitation of the host gives one clear line and the documented exit code, or a counted gap while the rest works."""
 
 import re
 import socket
@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from nettop.kernel.btf import Slice
-from nettop.kernel.program import ProgramText
+from nettop.kernel.bpf.btf import Slice
+from nettop.kernel.bpf.program import ProgramText
 from nettop.probes.connections import probe as connections
 from nettop.probes.connections.programs import events_text
+from tests.options import source_options
 
 from . import traffic
 from .command import JSON, NETTOP, TABLE, bcc_folder, complaints, mounted
@@ -26,7 +27,7 @@ CANNOT = 3
 
 
 def without(capabilities: str) -> "subprocess.CompletedProcess[str]":
-    """One table by a root that lacks these capabilities, banner and all."""
+    """Print one table as a root without these capabilities, banner and all."""
     dropped = ",".join(f"-{name}" for name in capabilities.split())
     command = [
         "setpriv",
@@ -43,7 +44,7 @@ def without(capabilities: str) -> "subprocess.CompletedProcess[str]":
 
 
 def with_mounted(mount: str, *options: str) -> "subprocess.CompletedProcess[str]":
-    """One run of nettop in a mount namespace of its own, in which that was mounted first."""
+    """Run nettop once in its own mount namespace, after mounting this."""
     command = [*mounted(mount), NETTOP, *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
@@ -65,7 +66,7 @@ def test_missing_capability(lab: Lab, missing: str) -> None:
 
 
 def test_namespaces_that_may_not_be_entered(lab: Lab) -> None:
-    """Without CAP_SYS_ADMIN other namespaces cannot be entered: named and counted, and held sockets are still shown."""
+    """Without CAP_SYS_ADMIN nettop enters no other namespace, but names and counts them, and shows held sockets."""
     home = lab.namespace()
     worker = lab.worker(home, "confined")
     worker.call(traffic.listen, "listener", "127.0.0.1")
@@ -96,14 +97,14 @@ def test_kernel_without_btf() -> None:
     "content", ["", "raise ImportError('built for another Python')"], ids=["empty", "broken"]
 )
 def test_bcc_that_is_missing_or_broken(content: str) -> None:
-    """Without a bcc that can be imported nettop says so; a command that needs it names the remedy, and exits with 3."""
+    """If bcc cannot be imported, nettop says so; a command that needs it names the remedy, and exits with 3."""
     package = bcc_folder()
     write = f'echo "{content}" > {package}/__init__.py' if content else "true"
     hidden = f"mount -t tmpfs none {package} && {write}"
     done = with_mounted(hidden, "--table", "--once", "--all")
     assert done.returncode == 0
     assert "via sockets sock_diag + /proc" in done.stderr
-    assert "events n/a: bcc cannot be" in done.stderr or "events n/a: the module called bcc" in done.stderr
+    assert "events n/a: cannot import bcc" in done.stderr or "events n/a: the module bcc" in done.stderr
     assert "Traceback" not in done.stderr
     run = with_mounted(hidden, "run", "--", "true")
     assert (run.returncode, run.stdout) == (CANNOT, "")
@@ -112,7 +113,7 @@ def test_bcc_that_is_missing_or_broken(content: str) -> None:
 
 
 def test_bcc_that_is_too_old(tmp_path: Path) -> None:
-    """What needs programs names the version of an old bcc, and the one that is needed."""
+    """If bcc is too old, the error names its version and the required one."""
     version = tmp_path / "version.py"
     version.write_text('__version__ = "0.18.0"')
     mount = f"mount --bind {version} {bcc_folder()}/version.py"
@@ -127,7 +128,7 @@ HIDING = "mount -o remount,hidepid=2 /proc && exec setpriv --reuid 65534 --clear
 
 @pytest.mark.parametrize("use", [(), ("--mechanism", "sockets=sock_diag")], ids=["best", "sock_diag"])
 def test_processes_outside(use: tuple[str, ...]) -> None:
-    """In a container's PID namespace a socket of the host is held by somebody who cannot be seen, not by nobody."""
+    """In a container's PID namespace, sockets of the host have an invisible owner, not no owner."""
     with socket.create_server(("127.0.0.1", 0)) as own:
         command = [*IN_A_PID_NAMESPACE, NETTOP, "--table", "--once", "--all", *use]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -137,7 +138,7 @@ def test_processes_outside(use: tuple[str, ...]) -> None:
 
 
 def test_hidden_processes() -> None:
-    """Where /proc hides the processes of others, a user learns so, and their sockets are not nobody's."""
+    """If /proc hides others' processes, a user learns this, and their sockets do not count as ownerless."""
     with socket.create_server(("127.0.0.1", 0)) as own:
         script = f'{HIDING} "$0" --table --once --all'
         command = [*IN_A_PID_NAMESPACE, "sh", "-c", script, NETTOP]
@@ -148,7 +149,7 @@ def test_hidden_processes() -> None:
 
 
 def test_no_locked_memory(lab: Lab) -> None:
-    """A limit of no locked memory that cannot be raised changes nothing here."""
+    """A zero limit of locked memory that cannot be raised has no effect here."""
     home = lab.namespace()
     lab.worker(home).call(traffic.listen, "listener", "127.0.0.1")
     command = [
@@ -168,7 +169,7 @@ def test_no_locked_memory(lab: Lab) -> None:
 
 
 def test_a_kernel_without_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the tracepoint is not available the table still works, and says what is missing and why."""
+    """If the tracepoint is not available, the table still works, and says what is missing and why."""
 
     def without_tracepoint(ring_bytes: int, followed: int | None) -> ProgramText:
         text = events_text(ring_bytes, followed)
@@ -176,8 +177,7 @@ def test_a_kernel_without_events(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(connections, "events_text", without_tracepoint)
     probe = connections.make_probe()
-    probe.set("table", "events")
-    probe.set("table", "processes")
+    probe.configure(source_options(["events", "processes"]))
     probe.start()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         try:
@@ -208,7 +208,7 @@ NO_NULL = "mount -t tmpfs none /dev && mknod -m 666 /dev/urandom c 1 9"
     ],
 )
 def test_no_null_device(words: tuple[str, ...]) -> None:
-    """Nothing needs /dev/null."""
+    """nettop works without /dev/null."""
     command = [*mounted(NO_NULL), NETTOP, *words]
     done = subprocess.run(
         command, stdin=subprocess.PIPE, capture_output=True, text=True, timeout=60, check=False
@@ -220,7 +220,7 @@ def test_no_null_device(words: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(("error", "code"), [("EPERM", 4), ("ENOSYS", 3)])
 def test_no_files_in_memory(error: str, code: int) -> None:
-    """Where a filter refuses memfd_create(2), that is the cause: sockets come without programs, CPU time does not."""
+    """If a filter refuses memfd_create(2), it is the named cause: sockets work without programs, CPU time does not."""
     denied = (sys.executable, str(Path(__file__).with_name("seccomp.py")), "memfd_create", error)
     sockets, cpu = (
         subprocess.run(

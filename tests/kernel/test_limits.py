@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What keeps a connection from sending more: each cause is made for real."""
+"""Each real cause that keeps a connection from sending more is named."""
 
 import os
 import socket
@@ -28,7 +28,7 @@ FOR_S = 20
 
 
 class Path(NamedTuple):
-    """Who writes and who reads, the reader's address, and how they do it."""
+    """A writer and a reader, the reader's address, and how they write and read."""
 
     writer: Worker
     reader: Worker
@@ -40,7 +40,7 @@ class Path(NamedTuple):
 
 
 def write_without_end(memory: Memory, to: tuple[str, int], send_buffer: int, pause_s: float) -> None:
-    """Connects, and writes as much as the socket takes; or a byte, with a pause behind each."""
+    """Connect, and write as much as the socket takes; or single bytes with pauses."""
     with socket.socket(traffic.V4) as sender:
         sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
         if send_buffer:
@@ -56,7 +56,7 @@ def write_without_end(memory: Memory, to: tuple[str, int], send_buffer: int, pau
 
 
 def read_without_end(memory: Memory, listener: str, receive_buffer: int, pause_s: float) -> None:
-    """Accepts, and reads what arrives; slowly, if there is a pause behind each read."""
+    """Accept, and read everything; slowly, with a pause after each read."""
     if receive_buffer:
         memory[listener].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     accepted, _ = memory[listener].accept()
@@ -68,27 +68,27 @@ def read_without_end(memory: Memory, listener: str, receive_buffer: int, pause_s
 
 @pytest.fixture
 def probe() -> Iterator[Connections]:
-    """The probe, attached."""
+    """Yield the probe, attached."""
     with closing(Connections()) as attached:
         attached.start()
         yield attached
 
 
 def sender_row(probe: Connections) -> Row | None:
-    """The connection's row, at the side that sends."""
+    """Return the connection's row at the sending side."""
     rows = decoded(probe.read(time.monotonic_ns()).tables[SOCKETS.name])
     return next((row for row in rows if row["remote_port"] == PORT and row["state"] == "ESTABLISHED"), None)
 
 
 def slow_reader(lab: Lab) -> Path:
-    """Half a kilobyte each hundredth of a second, into a small buffer."""
+    """Return a reader of half a kilobyte every 10 ms, into a small buffer."""
     near, far = lab.pair()
     ends = lab.worker(near.namespace), lab.worker(far.namespace)
     return Path(*ends, far.v4, receive_buffer=SMALL, reader_pause_s=0.01)
 
 
 def small_send_buffer(lab: Lab) -> Path:
-    """A buffer that holds less than what the path takes until the first acknowledgement is back."""
+    """Return a sender whose buffer holds less than the path before the first acknowledgement."""
     if not os.path.exists("/dev/net/tun"):
         pytest.skip("this machine has no /dev/net/tun")
     here, there, wire = lab.namespace(), lab.namespace(), lab.worker()
@@ -98,14 +98,14 @@ def small_send_buffer(lab: Lab) -> Path:
 
 
 def loss(lab: Lab) -> Path:
-    """Each fifth segment with data is dropped."""
+    """Drop every fifth segment with data."""
     near, far = lab.pair()
     lab.dropper(far).rule(every=5, data=True)
     return Path(lab.worker(near.namespace), lab.worker(far.namespace), far.v4)
 
 
 def narrow_path(lab: Lab) -> Path:
-    """Two megabits a second, and a queue that holds all."""
+    """Return a path of two megabits a second, with an unlimited queue."""
     near, far = lab.pair()
     near.queue_up("2mbit")
     ends = lab.worker(near.namespace), lab.worker(far.namespace)
@@ -113,7 +113,7 @@ def narrow_path(lab: Lab) -> Path:
 
 
 def idle_writer(lab: Lab) -> Path:
-    """A byte each fiftieth of a second."""
+    """Return a writer of one byte every 20 ms."""
     near, far = lab.pair()
     return Path(lab.worker(near.namespace), lab.worker(far.namespace), far.v4, writer_pause_s=0.02)
 
@@ -129,7 +129,7 @@ def idle_writer(lab: Lab) -> Path:
     ],
 )
 def test_a_cause_is_named(cause: Callable[[Lab], Path], limit: str, lab: Lab, probe: Connections) -> None:
-    """The cause has most of the time."""
+    """The cause accounts for most of the time."""
     path = cause(lab)
     path.reader.call(traffic.listen, "listener", path.address, PORT)
     path.reader.start(read_without_end, "listener", path.receive_buffer, path.reader_pause_s)

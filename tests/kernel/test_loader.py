@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loader child on the real kernel: what it hands over, and how each failure is reported."""
+"""The loader child on the real kernel: its results, and its report of each failure."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pathlib import Path
 import pytest
 
 from nettop.errors import SourceFailed, Unsupported
-from nettop.kernel import bpf
-from nettop.kernel.btf import Btf, MissingInKernel, Slice
-from nettop.kernel.program import Loader, LoadFailed, ProgramText, no_loading
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf.btf import Btf, MissingInKernel, Slice
+from nettop.kernel.bpf.program import Loader, LoadFailed, ProgramText, no_loading
 from nettop.probes.connections.programs import table_text
 
 pytestmark = pytest.mark.kernel
 
 
 def text_of(tmp_path: Path, source: str) -> ProgramText:
-    """The connections probe's text with another program behind its header."""
+    """Return the connections probe's text with another program after its header."""
     file = tmp_path / "trial.bpf.c"
     file.write_text(source)
     return replace(table_text(), sources=(str(file),), functions={"bpf_iter__tcp": 26}, maps=())
 
 
 def iterator(body: str) -> str:
-    """A program over the TCP table with this body."""
+    """Return a program over the TCP table with this body."""
     return (
         "struct bpf_iter__tcp { struct bpf_iter_meta *meta; struct sock_common *sk; };\nBPF_ITER(tcp) {"
         + body
@@ -38,26 +38,26 @@ def iterator(body: str) -> str:
 
 
 def test_descriptors_live_on_when_the_child_has_ended() -> None:
-    """What is handed over works without the process that made it."""
+    """Programs and maps keep working after the loader exits."""
     loader = Loader()
     program = loader.load(table_text())
     assert not Path(f"/proc/{loader.pid}").exists()
     link = bpf.link(program.functions["bpf_iter__task_file"], bpf.TRACE_ITER)
-    os.close(bpf.create_iterator(link))
+    os.close(bpf.call("bpf_iter_create", link))
     os.close(link)
     program.close()
     program.close()
 
 
 def test_a_compile_error_has_the_compilers_words(tmp_path: Path) -> None:
-    """A program that does not compile is reported with file, line and reason."""
+    """A compile error has the compiler's file, line and reason."""
     with pytest.raises(LoadFailed) as failure:
         Loader().load(text_of(tmp_path, "int broken = ;\n"))
     assert "trial.bpf.c:1:14: error: expected expression" in failure.value.log
 
 
 def test_a_refusal_has_the_verifiers_words(tmp_path: Path) -> None:
-    """A program that the kernel refuses is reported with the verifier's reason."""
+    """The error for a program that the kernel refuses has the verifier's reason."""
     with pytest.raises(LoadFailed) as failure:
         Loader().load(text_of(tmp_path, iterator("return *(int *)8;")))
     assert "bpf_iter__tcp" in failure.value.what
@@ -65,22 +65,22 @@ def test_a_refusal_has_the_verifiers_words(tmp_path: Path) -> None:
 
 
 def test_a_member_that_this_kernel_lacks_is_named(tmp_path: Path) -> None:
-    """A slice that cannot be made is an unsupported kernel, by the member's name."""
+    """If a slice cannot be made, the error is an unsupported kernel, and names the missing member."""
     text = replace(table_text(), slices=(Slice("tcp_sock", {"nothing": "no_such_member"}, {}),))
     with pytest.raises(Unsupported, match="no_such_member"):
         Loader().load(text)
 
 
 def test_a_killed_loader_is_an_error() -> None:
-    """When the child process is killed there is an error at once, not a wait."""
+    """A killed loader gives an error at once, without a wait."""
     loader = Loader()
     os.kill(loader.pid, signal.SIGKILL)
-    with pytest.raises(SourceFailed, match="loader ended"):
+    with pytest.raises(SourceFailed, match="loader exited"):
         loader.load(table_text())
 
 
 def test_a_loader_that_is_killed_before_it_reads() -> None:
-    """Also the requests that follow are answered by that error: nothing goes on as if a mechanism were refused."""
+    """Requests after a loader's death get the same error, so that no mechanism counts as refused."""
     loader = Loader()
     os.kill(loader.pid, signal.SIGSTOP)
     os.waitid(os.P_PID, loader.pid, os.WSTOPPED)
@@ -90,35 +90,35 @@ def test_a_loader_that_is_killed_before_it_reads() -> None:
     for _ in range(2):
         loader.request(table_text())
     for _ in range(3):
-        with pytest.raises(SourceFailed, match="loader ended"):
+        with pytest.raises(SourceFailed, match="loader exited"):
             loader.answer()
     loader.close()
 
 
 def test_loading_is_cancelled_from_another_thread() -> None:
-    """Whoever waits for programs gets an error that is no refusal, none is loaded meanwhile, and later ones are."""
+    """Cancelling from another thread gives waiters an error, not a refusal; later requests load as usual."""
     with closing(Loader()) as loader, ThreadPoolExecutor(1) as sampler:
         loader.request(table_text())
         os.kill(loader.pid, signal.SIGSTOP)  # it will not answer
         answer = sampler.submit(loader.answer)
         with no_loading():
-            with pytest.raises(SourceFailed, match="nettop ends"):
+            with pytest.raises(SourceFailed, match="nettop is exiting"):
                 answer.result(timeout=30)
-            with pytest.raises(SourceFailed, match="nettop ends"):
+            with pytest.raises(SourceFailed, match="nettop is exiting"):
                 Loader()
         Loader().load(table_text()).close()
 
 
 def test_missing_bcc_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error for a missing bcc, or another module of that name, says what to run."""
+    """The error for a missing bcc, or another module of that name, contains the command to run."""
     monkeypatch.setattr("sys.executable", make_python_without_bcc(tmp_path))
-    with pytest.raises(Unsupported, match="bcc cannot be imported") as failure:
+    with pytest.raises(Unsupported, match="cannot import bcc") as failure:
         Loader().load(table_text())
     assert "install-deps.sh" in failure.value.remedy
 
 
 def make_python_without_bcc(tmp_path: Path) -> str:
-    """An interpreter that sees nettop, but not the distribution's packages."""
+    """Make an interpreter that finds nettop, but not the distribution's packages."""
     import subprocess
     import sys
 
@@ -131,7 +131,7 @@ def make_python_without_bcc(tmp_path: Path) -> str:
 
 
 def test_slices_declare_true_offsets() -> None:
-    """The slice of a struct states each member's offset, so that a wrong one cannot compile."""
+    """The slice of a struct declares each member's offset, so that a wrong one cannot compile."""
     btf = Btf()
     header = btf.header(Slice("sock_common", {"skc_family": "skc_family", "skc_state": "skc_state"}, {}))
     assert '_Static_assert(__builtin_offsetof(struct sock_common, skc_family) == 16, "skc_family");' in header
@@ -139,7 +139,7 @@ def test_slices_declare_true_offsets() -> None:
 
 
 def test_optional_members_are_flags() -> None:
-    """An optional member is declared with a flag where it exists, and left out in silence where it does not."""
+    """An optional member that exists is declared with a flag; a missing one is left out silently."""
     btf = Btf()
     header = btf.header(Slice("sock_common", {}, {"skc_state": "skc_state", "skc_nothing": "skc_nothing"}))
     assert "#define HAS_SOCK_COMMON_SKC_STATE 1" in header

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lenses may lose, as they declare it and count it, and how plain output reports it."""
+"""Losses of lenses are declared, counted, and reported in plain output."""
 
 import json
 import re
@@ -14,6 +14,7 @@ from nettop.engine.source import probe_of
 from nettop.snapshots import lenses
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.source import EventSource
+from tests.options import source_options
 
 from . import traffic
 from .command import Running, is_loss
@@ -25,14 +26,13 @@ pytestmark = pytest.mark.kernel
 
 @pytest.mark.parametrize("lens", lenses(), ids=lambda lens: lens.id)
 def test_what_is_counted_as_lost_is_declared(lens: Lens) -> None:
-    """Help and documents have every name that a lens counts something under, and no other."""
+    """Help and documents name exactly the counters of losses that lenses have."""
     source = probe_of(lens.id)
-    for table in lens.tables:
-        source.set("table", table.name)
+    source.configure(source_options([table.name for table in lens.tables]))
     counted: set[str] = set()
 
     def counts_all() -> bool:
-        """Some programs are attached a moment after the start."""
+        """Return whether all counters are known: some programs are attached after the start."""
         if isinstance(source, EventSource):
             source.drain(time.monotonic_ns())
         counted.update(source.read(time.monotonic_ns()).lost)
@@ -47,7 +47,7 @@ def test_what_is_counted_as_lost_is_declared(lens: Lens) -> None:
 
 
 def connect_and_close(memory: Memory, count: int) -> None:
-    """Opens and closes so many connections over loopback: four events each."""
+    """Open and close `count` connections over loopback: four events each."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         for _ in range(count):
             with socket.create_connection(listener.getsockname()) as near:
@@ -57,7 +57,7 @@ def connect_and_close(memory: Memory, count: int) -> None:
 
 
 class Stopped(Running):
-    """nettop printing events through the smallest ring; inside its with-block it has slept through some."""
+    """nettop printing events through the smallest ring; inside the `with` block it has missed some while stopped."""
 
     def __init__(self, worker: Worker, *options: str) -> None:
         self._worker = worker
@@ -65,7 +65,7 @@ class Stopped(Running):
         super().__init__(*words)
 
     def __enter__(self) -> Self:
-        """Has it sleep while there are events, and waits until it has printed later ones."""
+        """Stop it while there are events, then wait until it has printed later ones."""
         until(self.goes_on, "nettop prints events")
         self.process.send_signal(signal.SIGSTOP)
         self._worker.call(connect_and_close, 500)
@@ -74,14 +74,14 @@ class Stopped(Running):
         return super().__enter__()
 
     def goes_on(self) -> bool:
-        """Whether it prints something of a further connection."""
+        """Return whether it prints an event of a new connection."""
         assert self.process.poll() is None, self.errors()
         before = len(self.text())
         self._worker.call(connect_and_close, 1)
         return len(self.text()) > before
 
     def lost_events(self) -> int:
-        """How many events it says on standard error that it has lost."""
+        """Return the number of lost events reported on standard error."""
         return sum(
             map(int, re.findall(r"nettop: lost .*?(\d+) events \(ring full or hook busy\)", self.errors()))
         )
@@ -89,13 +89,13 @@ class Stopped(Running):
 
 @pytest.mark.parametrize("options", [("-d",), ("--format", "csv"), ("--format", "jsonl")], ids=" ".join)
 def test_a_stopped_nettop_says_what_it_lost(lab: Lab, options: tuple[str, ...]) -> None:
-    """In every format, with banner or without, what the ring had no room for is a line on standard error."""
+    """Every format, with or without banner, reports events lost by the ring as a line on standard error."""
     with Stopped(lab.worker(lab.namespace()), *options) as stopped:
         until(stopped.lost_events, "the loss is reported")
 
 
 def test_numbers_of_lost_events_are_missing(lab: Lab) -> None:
-    """JSON Lines have the losses as records, and as many numbers of events are missing between the others."""
+    """JSON Lines have losses as records, and the same number of event numbers is missing in between."""
 
     def agrees() -> bool:
         stopped.goes_on()

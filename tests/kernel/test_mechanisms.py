@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mechanisms and fallbacks: each mechanism that this kernel offers is forced, and reports the same of the same traffic.
+"""Each mechanism that this kernel offers is forced, and reports the same for the same traffic.
 
-Which mechanism was used, and why one was refused, goes into the report as properties (hook, mechanism, verdict, why),
-from which docs/kernel-support.md is made.
+The report has each mechanism in use, and the reason for each refusal, as properties (hook, mechanism, verdict, why).
+docs/reference/kernels.md is made from them.
 """
 
 import contextlib
@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from nettop.errors import UsageError
-from nettop.kernel import bpf, maps
-from nettop.kernel.hook_check import HookCheck
-from nettop.kernel.mechanisms import NO_MECHANISM, NOT_CHOSEN, Fallbacks, Mechanism
-from nettop.kernel.program import ProgramText
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf import maps
+from nettop.kernel.bpf.mechanisms import NO_MECHANISM, NOT_CHOSEN, Fallbacks, Mechanism
+from nettop.kernel.bpf.program import ProgramText
+from nettop.kernel.net.hook_check import HookCheck
 from nettop.probes.connections import event_hooks
 from nettop.probes.connections import probe as connections
 from nettop.probes.connections.event_hooks import CHANGES, FALLBACKS, NESTED
@@ -32,6 +33,7 @@ from nettop.snapshots.connections import HOOK_ACCEPTS, HOOK_EVENTS, HOOK_ROUTES,
 from nettop.snapshots.drops import HOOK_PACKETS
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import Snapshot
+from tests.options import source_options
 
 from . import oracle, test_events, test_udp, traffic
 from .command import NETTOP, Row
@@ -92,7 +94,7 @@ OF_OWNERS = ("pid", "process", "cgroup", "container")
 
 @dataclass
 class Seen:
-    """What one watch reported: of the namespaces with the traffic, and of the one that stood still."""
+    """One watch's reports: of the namespaces with traffic, and of the idle one."""
 
     hooks: tuple[HookStatus, ...]
     refused: dict[str, str]
@@ -104,7 +106,7 @@ class Seen:
 
 @dataclass
 class Traffic:
-    """What was done, and what each watch reported of it, the best first."""
+    """Traffic, and the reports of each watch, the best first."""
 
     errands: dict[int, Errand]
     served: dict[tuple[int, int], int]
@@ -116,11 +118,11 @@ class Traffic:
 
 @pytest.fixture(scope="module")
 def watches() -> Iterator[list[Watch]]:
-    """The first with the best mechanisms; each further one with the next fallback of every hook that has one; the last
-    one with the best mechanisms again, but with the nested program alone.
+    """Yield the watches: the first with the best mechanisms, each further one with the next fallback of every hook.
 
-    Mechanisms with a program that cannot be loaded are left out. Those for UDP are not, since all else works without,
-    and the last watches have them: with sock_diag, as the first fallback, more columns than those of UDP are missing.
+    The last one has the best mechanisms again, but only the nested program. Mechanisms with a program that cannot be
+    loaded are left out. The last watches include those for UDP: with sock_diag, the first fallback, more columns than
+    those of UDP are missing.
     """
     with contextlib.ExitStack() as stack:
         best = stack.enter_context(Watch())
@@ -148,7 +150,7 @@ def watches() -> Iterator[list[Watch]]:
 
 
 def leave_to_nested(watch: Watch) -> None:
-    """Has every change of state handled as if the first program were always running: it is detached."""
+    """Detach the first program, so that the nested one handles every change of state."""
     events = watch.probe._events
     if events is None or CHANGES not in events._hooks._links:
         return
@@ -158,25 +160,25 @@ def leave_to_nested(watch: Watch) -> None:
 
 
 def below(fallbacks: Fallbacks, hook: HookStatus) -> tuple[Mechanism, ...]:
-    """The mechanisms below the one that is used."""
+    """Return the mechanisms below the one in use."""
     names = [mechanism.name for mechanism in fallbacks.mechanisms]
     return fallbacks.mechanisms[names.index(hook.mechanism) + 1 :] if hook.mechanism else ()
 
 
 def hook_of(hooks: tuple[HookStatus, ...], name: str) -> HookStatus:
-    """The status of the hook of this name."""
+    """Return the status of the hook of this name."""
     return next(hook for hook in hooks if hook.hook == name)
 
 
 def refused_programs(watch: Watch, mechanism: Mechanism) -> list[str]:
-    """The programs of a mechanism that could not be loaded."""
+    """Return the programs of a mechanism that could not be loaded."""
     assert watch.probe._events is not None
     return [name for name in mechanism.programs if name in watch.probe._events._program.refused]
 
 
 @pytest.fixture(scope="module")
 def done(watches: list[Watch]) -> Iterator[Traffic]:
-    """The same traffic before the eyes of all of them."""
+    """Return the reports of all watches on the same traffic."""
     with Lab() as lab:
         traffic, look_at = in_full(lambda: act(lab, watches), *watches)
         for watch in watches:
@@ -185,7 +187,7 @@ def done(watches: list[Watch]) -> Iterator[Traffic]:
 
 
 def act(lab: Lab, watches: list[Watch]) -> tuple[Traffic, Callable[[], list[Seen]]]:
-    """The traffic, and how to see what the watches have reported of it."""
+    """Generate traffic; return it, and a function that reads a watch's reports."""
     home, still = lab.namespace(), lab.namespace()
     home.sysctl("net.ipv4.tcp_early_retrans", 0)  # a busy machine answers late, which is no loss
     near, far = lab.pair()
@@ -205,7 +207,7 @@ def act(lab: Lab, watches: list[Watch]) -> tuple[Traffic, Callable[[], list[Seen
 
 
 def look(watch: Watch, table: list[Row], client: Worker, *namespaces: Namespace) -> Seen:
-    """What a watch has reported."""
+    """Return a watch's reports."""
     snapshot = watch.read()
     events = watch.probe._events
     assert events is not None
@@ -222,8 +224,10 @@ def look(watch: Watch, table: list[Row], client: Worker, *namespaces: Namespace)
 def run_errands(
     lab: Lab, home: Namespace, client: Worker, watches: list[Watch]
 ) -> tuple[dict[tuple[int, int], int], dict[int, Errand]]:
-    """Connections of every ending to pre-forked workers and to a daemon that leaves each to a child; who served
-    them, and the errands by the client's port."""
+    """Make connections of every ending to pre-forked workers and to a forking daemon.
+
+    Return the servers of the connections, and the errands by the client's port.
+    """
     server, daemon = lab.worker(home, "master"), lab.worker(home, "daemon")
     ports_by_host = {host: server.call(traffic.listen, host, host) for host in ("127.0.0.1", "::1")}
     server.call(serve_by_workers, list(ports_by_host))
@@ -245,14 +249,14 @@ def run_errands(
 
 
 def fail(client: Worker) -> None:
-    """connect() to where no route leads, of every kind, and to where nobody listens."""
+    """Fail to connect without a route, in every way, and to a closed port."""
     for target, mapped in ((NO_NET, False), (NO_NET6, False), (CLOSED_NET6, False), (NO_NET, True)):
         assert client.call(try_to_connect, Call((target, 5), mapped=mapped))[2] == errno.ENETUNREACH
     assert client.call(try_to_connect, Call(("127.0.0.1", 1)))[2] == errno.ECONNREFUSED
 
 
 def lose(lab: Lab, near: Any, far: Any) -> dict[int, dict[str, int]]:
-    """Transfers of which every seventh packet of data is lost; what the kernel says of the sender's end, by port."""
+    """Transfer while every seventh data packet is lost; return the kernel's data on the sender's end, by port."""
     client, server = lab.worker(near.namespace, "sender"), lab.worker(far.namespace, "receiver")
     port = server.call(traffic.listen, "listener", "")
     ports = client.call(traffic.connect_at_once, [Call((far.v4, port))] * LOSSY)
@@ -274,8 +278,10 @@ def lose(lab: Lab, near: Any, far: Any) -> dict[int, dict[str, int]]:
 
 
 def hold_open(lab: Lab, home: Namespace, watches: list[Watch]) -> tuple[int, list[list[Row]]]:
-    """Connections that have moved some bytes, and whose processes stand still: their server's port, and how each
-    watch lists them."""
+    """Hold connections open that have moved some bytes, with their processes stopped.
+
+    Return their server's port, and each watch's rows of them.
+    """
     for watch in watches:
         watch.lose_sight_of_gone()  # other watches' hook checks
     client, server, port = joined(lab, home, OPEN)
@@ -287,7 +293,7 @@ def hold_open(lab: Lab, home: Namespace, watches: list[Watch]) -> tuple[int, lis
 
 
 def ends(memory: dict[Any, Any], names: list[Any]) -> dict[Any, dict[str, int]]:
-    """TCP_INFO of these sockets."""
+    """Return TCP_INFO of these sockets."""
     return {name: oracle.tcp_info(memory[name]) for name in names}
 
 
@@ -295,7 +301,7 @@ def ends(memory: dict[Any, Any], names: list[Any]) -> dict[Any, dict[str, int]]:
 
 
 def name_of(parameter: object) -> str:
-    """A hook or a mechanism, as a test's name."""
+    """Return a hook or a mechanism as a test's name."""
     return (
         parameter.hook.name
         if isinstance(parameter, Fallbacks)
@@ -309,7 +315,7 @@ def name_of(parameter: object) -> str:
 def test_each_mechanism_reports_the_same(
     fallbacks: Fallbacks, mechanism: Mechanism, done: Traffic, record: Callable[..., None]
 ) -> None:
-    """Bytes, packets, retransmits, reasons and owners are what was done, and the same as by the best mechanism."""
+    """Bytes, packets, retransmits, reasons and owners are true, and equal to the best mechanism's."""
     hook = fallbacks.hook.name
     record(hook=hook, mechanism=mechanism.name)
     best = done.seen[0]
@@ -341,7 +347,7 @@ def test_the_nested_program_reports_the_same(done: Traffic) -> None:
 
 
 def why_refused(done: Traffic, hook: str, mechanism: Mechanism) -> str:
-    """Why no watch uses this mechanism: it was refused, or one of its programs cannot be loaded."""
+    """Return the reason why no watch uses this mechanism: a refusal, or a program that cannot be loaded."""
     reasons = [
         why for item in done.seen for name, why in hook_of(item.hooks, hook).refused if name == mechanism.name
     ]
@@ -350,7 +356,7 @@ def why_refused(done: Traffic, hook: str, mechanism: Mechanism) -> str:
 
 
 def knows_users(seen: Seen) -> bool:
-    """Whether a hook reports whose an accepted connection is."""
+    """Return whether a hook reports the owner of an accepted connection."""
     accepts = hook_of(seen.hooks, HOOK_ACCEPTS.name)
     return any(
         mechanism.programs for mechanism in ACCEPTING.mechanisms if mechanism.name == accepts.mechanism
@@ -358,7 +364,7 @@ def knows_users(seen: Seen) -> bool:
 
 
 def check_truth(rows: list[Row], done: Traffic, *, knows_users: bool) -> None:
-    """Every connection opened and closed once at each end, with what its two processes moved over it."""
+    """Check that every connection opened and closed once at each end, with its processes' bytes."""
     reported = {(row["event"], *part(row, "local_port", "remote_port")): row for row in rows}
     for port, errand in done.errands.items():
         target = errand.call.target[1]
@@ -379,7 +385,7 @@ def check_truth(rows: list[Row], done: Traffic, *, knows_users: bool) -> None:
 
 
 def check_open(rows: list[Row], port: int) -> None:
-    """The connections that were open, and their listener, have their processes and what went over them."""
+    """Check that the open connections and their listener have their processes and bytes."""
     amounts = traffic.primes(OPEN, 1000)
     for process, moved in (
         ("client", [(amount, 2 * amount) for amount in amounts]),
@@ -392,7 +398,7 @@ def check_open(rows: list[Row], port: int) -> None:
 
 
 def by_id(rows: list[Row]) -> dict[int, tuple[Any, ...]]:
-    """What every mechanism of the table has to report of these sockets."""
+    """Return the columns that every mechanism of the table must report of these sockets, by ID."""
     names = (
         "protocol",
         "state",
@@ -407,7 +413,7 @@ def by_id(rows: list[Row]) -> dict[int, tuple[Any, ...]]:
 
 
 def check_no_routes(seen: Seen) -> None:
-    """Those who found no route are reported once each, where a hook reports them."""
+    """Check that each connect() without a route is reported once, if a hook reports it."""
     routes = hook_of(seen.hooks, HOOK_ROUTES.name)
     failed = [
         part(row, "reason", "remote_address", "family") for row in seen.events if row["event"] == "fail"
@@ -422,7 +428,7 @@ def check_no_routes(seen: Seen) -> None:
 
 
 def check_same(rows: list[Row], best: list[Row], *, with_owners: bool) -> None:
-    """Every column of every event is the same."""
+    """Check that every column of every event is the same."""
     unlike = OWN if with_owners else OWN + OF_OWNERS
 
     def of(reported: list[Row]) -> dict[tuple[Any, ...], Row]:
@@ -444,14 +450,17 @@ def check_same(rows: list[Row], best: list[Row], *, with_owners: bool) -> None:
 @EVENTS_AVAILABLE
 @pytest.mark.core
 def test_hooks_are_tried_out_here(done: Traffic) -> None:
-    """The hook check worked, so each mechanism in use was seen to be called."""
+    """The hook check works: each mechanism in use was called during it."""
     assert all("hooks" not in seen.gaps for seen in done.seen)
 
 
 @pytest.fixture(scope="module")
 def kept() -> Iterator[Lab]:
-    """Namespaces that last as long as the watches. A frozen watch does not see connections end, so they stay in its
-    table, with the number of their namespace: it must not be given to another one."""
+    """Yield namespaces that exist as long as the watches.
+
+    A frozen watch does not see connections end, so they stay in its table with their namespace's number, which must not
+    be reused.
+    """
     with Lab() as lab:
         yield lab
 
@@ -479,7 +488,7 @@ def test_each_table_knows_who_has_accepted(lab: Lab, kept: Lab, watches: list[Wa
 
 @dataclass
 class Messages:
-    """What each socket of a process moved by which calls; and what each watch reported of it, with its rows of that."""
+    """A process's sockets with the bytes of each and the calls used, and each watch's reports and rows of them."""
 
     pid: int
     expected: dict[int, tuple[str, Moved]]
@@ -488,7 +497,7 @@ class Messages:
 
 @pytest.fixture(scope="module")
 def messages(watches: list[Watch]) -> Iterator[Messages]:
-    """Every call that sends or receives by UDP, before the eyes of all of them."""
+    """Return the messages of every call that sends or receives by UDP, as all watches report them."""
     with Lab() as lab:
         home = lab.namespace()
         worker = lab.worker(home)
@@ -505,7 +514,7 @@ def messages(watches: list[Watch]) -> Iterator[Messages]:
 def test_each_mechanism_counts_the_same_messages(
     mechanism: Mechanism, messages: Messages, record: Callable[..., None]
 ) -> None:
-    """A message is counted once, by every call and mechanism, and what moves nothing is not counted."""
+    """Every mechanism counts a message once, with every call; calls that move nothing do not count."""
     record(hook=HOOK_UDP.name, mechanism=mechanism.name)
     snapshot, here = next(seen for seen in messages.seen if has_tried(seen[0], mechanism))
     status = hook_of(snapshot.hooks, HOOK_UDP.name)
@@ -522,7 +531,7 @@ def test_each_mechanism_counts_the_same_messages(
 
 
 def has_tried(snapshot: Snapshot, mechanism: Mechanism) -> bool:
-    """Whether a probe counts UDP by this mechanism, or does not count it since this one was refused."""
+    """Return whether a probe counts UDP by this mechanism, or not at all because it was refused."""
     status = hook_of(snapshot.hooks, HOOK_UDP.name)
     if status.mechanism is None:
         return dict(status.refused)[mechanism.name] != NOT_CHOSEN
@@ -534,10 +543,10 @@ def has_tried(snapshot: Snapshot, mechanism: Mechanism) -> bool:
 def test_each_mechanism_counts_the_same_drops(
     mechanism: Mechanism, lab: Lab, record: Callable[..., None]
 ) -> None:
-    """Datagrams to a closed port are drops by this mechanism, as many as were sent and as the namespace counts."""
+    """Datagrams to a closed port are drops, as many as were sent and as the namespace counts."""
     record(hook=HOOK_PACKETS.name, mechanism=mechanism.name)
     source = Drops()
-    source.set("mechanisms", {HOOK_PACKETS.name: mechanism.name})
+    source.configure(source_options(mechanisms={HOOK_PACKETS.name: mechanism.name}))
     source.start()
     try:
         hook = hook_of(take(source).hooks, HOOK_PACKETS.name)
@@ -563,7 +572,7 @@ MISSING = "tp_btf__inet_sock_set_stat"
 
 
 def with_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, hook: str, *programs: str) -> None:
-    """Gives a hook a single mechanism, whose programs do nothing, like those of a hook that is never called."""
+    """Give a hook a single mechanism whose programs do nothing, like those of a hook that is never called."""
     source = folder / "silent.bpf.c"
     source.write_text("".join(f"int {name}(u64 *ctx) {{ return 0; }}\n" for name in programs))
     name = " + ".join(programs)
@@ -600,7 +609,7 @@ def with_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, hook: str, *pro
 def test_events_without_a_working_hook(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, why: str
 ) -> None:
-    """Where the hook of the events is missing or never called, they are not available, with the reason, and never 0."""
+    """If the hook of the events is missing or never called, events are not available, with the reason, never 0."""
     with_programs(monkeypatch, tmp_path, HOOK_EVENTS.name, program)
     home = lab.namespace()
     with Watch() as watch:
@@ -617,7 +626,7 @@ def test_events_without_a_working_hook(
 
 
 def test_an_accept_hook_that_is_never_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A program that is never called is refused, and the other hooks go on."""
+    """A program that is never called is refused, and the other hooks continue."""
     with_programs(monkeypatch, tmp_path, HOOK_ACCEPTS.name, NEVER_CALLED)
     with Watch() as watch:
         snapshot = watch.read()
@@ -667,5 +676,5 @@ def test_hooks_that_cannot_be_checked_are_attached_unchecked() -> None:
     options = ["--table", "--once", "--view", "connections.events"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert "hooks not checked: making a network namespace needs CAP_SYS_ADMIN" in done.stderr
+    assert "hooks not checked: creating a network namespace needs CAP_SYS_ADMIN" in done.stderr
     assert "events tp_btf/inet_sock_set_state" in done.stderr

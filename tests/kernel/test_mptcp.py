@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MPTCP: a process holds one socket, whose subflows are TCP connections that the kernel opens and closes for it."""
+"""MPTCP: a process holds one socket, whose subflows are TCP connections managed by the kernel."""
 
 import socket
 from pathlib import Path
@@ -25,7 +25,7 @@ COUNTERS = [field.name for field in LENS.tables[0].stored if field.kind is Kind.
 
 
 def joined(lab: Lab, host: str = "127.0.0.1") -> tuple[Namespace, Worker, Worker]:
-    """A namespace with a client and a server joined by one MPTCP connection over loopback, number 0."""
+    """Return a namespace with a client and a server joined by one MPTCP connection over loopback, number 0."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
     port = server.call(traffic.listen_mptcp, "listener", host)
@@ -35,20 +35,20 @@ def joined(lab: Lab, host: str = "127.0.0.1") -> tuple[Namespace, Worker, Worker
 
 
 def move(client: Worker, server: Worker, up: int, down: int) -> None:
-    """Moves these bytes over connection 0."""
+    """Move these bytes over connection 0."""
     client.start(traffic.exchange, {0: up}, {0: down})
     server.call(traffic.exchange, {0: down}, {0: up})
     client.result()
 
 
 def owners(listed: list[Row], protocol: str) -> dict[int, tuple[int | None, str | None]]:
-    """The processes of the rows of a protocol, by cookie."""
+    """Return the processes of a protocol's rows, by cookie."""
     return {row["id"]: part(row, "pid", "process") for row in listed if row["protocol"] == protocol}
 
 
 @pytest.mark.core
 def test_sockets_and_subflows(lab: Lab) -> None:
-    """The socket that a process holds and its subflow are two rows with one owner; the subflow has the numbers."""
+    """The socket held by a process and its subflow are two rows with one owner; the subflow has the numbers."""
     connections = [joined(lab, host) for host in ("127.0.0.1", "::1")]
     for _, client, server in connections:
         move(client, server, 1009, 1013)
@@ -58,7 +58,7 @@ def test_sockets_and_subflows(lab: Lab) -> None:
 
 
 def check_rows(listed: list[Row], home: Namespace, client: Worker, server: Worker) -> None:
-    """The rows of a namespace are those of a connection of MPTCP and its subflow, as ss and both processes see them."""
+    """Check that a namespace's rows are an MPTCP connection and its subflow, as in ss and both processes."""
     subflows = {cookie: row for cookie, row in ss.sockets(home, "-t", "-p").items() if row.state != "LISTEN"}
     holders = {cookie: process(row.holders[0][0]) for cookie, row in subflows.items()}
     assert owners(listed, "tcp") == holders
@@ -76,7 +76,7 @@ def check_rows(listed: list[Row], home: Namespace, client: Worker, server: Worke
 
 
 def test_listener(lab: Lab) -> None:
-    """A listener of MPTCP and the TCP listener that it opens belong to the process."""
+    """An MPTCP listener and its TCP listener belong to the process."""
     home = lab.namespace()
     server = lab.worker(home, "server")
     server.call(traffic.listen_mptcp, "listener", "127.0.0.1")
@@ -87,7 +87,7 @@ def test_listener(lab: Lab) -> None:
 
 
 def test_subflows_stay(lab: Lab) -> None:
-    """A subflow keeps its row and its owner over several refreshes, and goes with its connection."""
+    """A subflow keeps its row and owner over several refreshes, and vanishes with its connection."""
     home, client, server = joined(lab)
     with Running(*JSON, "--interval", "3600", "--count", "5") as running:
         for number in range(1, 5):
@@ -102,7 +102,7 @@ def test_subflows_stay(lab: Lab) -> None:
 @pytest.mark.parametrize("closer", ["client", "server", "both", "client resets"])
 @pytest.mark.parametrize("is_read", [False, True], ids=["unread", "read"])
 def test_events_name_the_process(lab: Lab, closer: str, is_read: bool) -> None:
-    """A thread of the kernel closes subflows: their events name the process that holds the MPTCP socket."""
+    """A kernel thread closes subflows: their events name the process that holds the MPTCP socket."""
     with Watch() as watch:
         home, client, server = joined(lab)
         move(client, server, 1009, 1013)
@@ -127,7 +127,7 @@ def test_events_name_the_process(lab: Lab, closer: str, is_read: bool) -> None:
 
 
 def test_connections_from_before_the_start(lab: Lab) -> None:
-    """Of a connection that was there already, the first reading finds the owners of both ends."""
+    """The first reading finds the owners of both ends of an earlier connection."""
     home, client, server = joined(lab)
     with Watch() as watch:
         watch.read()
@@ -140,7 +140,7 @@ def test_connections_from_before_the_start(lab: Lab) -> None:
 
 
 def test_a_subflow_that_the_kernel_adds(lab: Lab) -> None:
-    """A second path is opened and closed by a thread of the kernel, and belongs to the process all the same."""
+    """A second path, managed by a kernel thread, still belongs to the process."""
     with Watch() as watch:
         near, far = lab.pair()
         for end in (near, far):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of addresses where no name server answers: a look-up keeps nobody else waiting."""
+"""Resolving addresses without a name server does not block other threads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print("goes on" if thread.is_alive() else "waited")
 
 
 def test_a_look_up_does_not_stop_the_others(lab: Lab, tmp_path: Path) -> None:
-    """Other threads run while the C library waits for an answer, with every Python."""
+    """Other threads run while the C library waits for an answer, in every Python."""
     settings = tmp_path / "resolv.conf"
     settings.write_text(f"nameserver 127.0.0.1\noptions timeout:{TIMEOUT_S} attempts:1\n")
     mount = f'mount --bind {settings} /etc/resolv.conf && exec "$@"'

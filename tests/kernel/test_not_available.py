@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hook that is disabled, on a real kernel: its fields are n/a, null or empty in every frontend, never 0."""
+"""A disabled hook on a real kernel: its fields are n/a, null or empty in every frontend, never 0."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ USAGE = 2
 
 
 def test_json_is_null_and_says_why() -> None:
-    """No refresh ever shows 0 closed connections; as soon as the reason is known, each row has it."""
+    """No refresh shows 0 closed connections; each row has the reason as soon as it is known."""
     view = ("--view", "connections.groups", "--columns", "pid,closed,failed,closed_per_s")
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
@@ -37,20 +37,20 @@ def test_json_is_null_and_says_why() -> None:
 
 
 def test_the_table_of_events_says_why_it_is_empty() -> None:
-    """In each format there are no rows, and on standard error the reason and the option to leave out."""
+    """Every format has no rows; standard error has the reason and the option to remove."""
     for form in ("table", "csv", "jsonl"):
         view = ("--view", "connections.events", "--columns", "pid", "--once")
         done = nettop("-d", "--format", form, *view, *WITHOUT)
         assert done.returncode == USAGE
         assert (
             done.stderr
-            == f"nettop: connections.events is not available: {WHY}\n  leave out {' '.join(WITHOUT)}\n"
+            == f"nettop: connections.events is not available: {WHY}\n  remove {' '.join(WITHOUT)}\n"
         )
         assert done.stdout == ""
 
 
 def test_csv_is_empty() -> None:
-    """A column that is not available is there, and empty."""
+    """CSV keeps an unavailable column, and leaves it empty."""
     columns = ("--columns", "pid,closed,failed_per_s")
     options = ("--view", "connections.groups", "--interval", "1", "--count", "2", "--format", "csv")
     done = nettop("-d", *options, *columns, *WITHOUT)
@@ -60,7 +60,7 @@ def test_csv_is_empty() -> None:
 
 
 def test_the_log_has_a_line_in_place_of_events(tmp_path: Path) -> None:
-    """A log without events says so among its lines; a log of nothing but events is refused."""
+    """A log without events says so among its lines; a log that has only events is refused."""
     line = {"type": "missing", "what": "events", "why": WHY}
     options = ("--log-dir", "none", "--format", "jsonl", "--why", *WITHOUT)
     with Running("log", *options) as running:
@@ -75,7 +75,7 @@ def test_the_log_has_a_line_in_place_of_events(tmp_path: Path) -> None:
 
 
 def test_nettop_run_needs_events() -> None:
-    """There is no report without events, so the command does not run."""
+    """`nettop run` does not start its command without events."""
     done = nettop("run", *WITHOUT, "--", "echo", "I ran")
     assert (done.returncode, done.stdout) == (USAGE, "")
     assert WHY in done.stderr
@@ -85,7 +85,7 @@ def test_nettop_run_needs_events() -> None:
     "words", [("--table", "--once"), ("log", "--log-dir", "none"), ("run",)], ids=lambda w: w[0]
 )
 def test_an_unknown_mechanism(words: tuple[str, ...]) -> None:
-    """Every frontend lists the mechanisms, as a usage error."""
+    """The usage error for an unknown mechanism lists the known ones, in every frontend."""
     command = ("--", "true") if words[0] == "run" else ()
     done = nettop(*words, "--mechanism", "events=nosuch", *command)
     assert done.returncode == USAGE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host with a container behind NAT and traffic of several kinds: all that counts it agrees."""
+"""On a host with a container behind NAT and mixed traffic, all lenses agree."""
 
 import shutil
 import socket
@@ -44,7 +44,7 @@ UP, DOWN, WEB = 3_000_017, 1_000_003, 700_001
 
 
 def follow_connections(memory: Memory) -> None:
-    """Attaches the connections probe."""
+    """Attach the connections probe."""
     probe = memory["connections"] = Connections()
     probe.start()
 
@@ -56,25 +56,25 @@ def follow_connections(memory: Memory) -> None:
 
 
 def read_connections(memory: Memory) -> list[Row]:
-    """The sockets now, which flows are given as well."""
+    """Read the current sockets, and pass them to flows as well."""
     snapshot: Snapshot = memory["connections"].read(time.monotonic_ns())
     memory["probe"].join({"connections": snapshot})
     return decoded(snapshot.tables["sockets"])
 
 
 def bind_datagrams(memory: Memory, address: tuple[str, int]) -> None:
-    """Opens a UDP socket at a given port, from which nobody reads."""
+    """Open a UDP socket that nobody reads at a given port."""
     memory[address] = socket.socket(traffic.V4, socket.SOCK_DGRAM)
     memory[address].bind(address)
 
 
 def sent_again(memory: Memory, name: str) -> int:
-    """Bytes that a connection sent again."""
+    """Return the bytes that a connection retransmitted."""
     return oracle.tcp_info(memory[name])["bytes_retrans"]
 
 
 def ping(memory: Memory, address: str, count: int) -> None:
-    """Sends echo requests, and waits for each answer."""
+    """Send echo requests, and wait for each answer."""
     with socket.socket(traffic.V4, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
         for number in range(count):
             checksum = ~((0x0800 + number) % 0xFFFF) & 0xFFFF
@@ -84,7 +84,7 @@ def ping(memory: Memory, address: str, count: int) -> None:
 
 
 def add_container(lab: Lab, host: Namespace) -> Namespace:
-    """A namespace behind a bridge of the host and NAT. Only IPv4 and no snooping, so that nothing is sent unasked."""
+    """Add a namespace behind a host's bridge and NAT, with IPv4 only and no snooping, so that it stays silent."""
     inside = lab.namespace()
     for namespace in (host, inside):
         namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
@@ -104,7 +104,7 @@ def add_container(lab: Lab, host: Namespace) -> Namespace:
 
 @dataclass(frozen=True)
 class Moved:
-    """Who moved everything: a client on the host and one in its container, and their peer; the ports of the bulk."""
+    """Traffic: a client on the host and one in its container, their peer, and the ports of the bulk."""
 
     here: Worker
     inside: Worker
@@ -114,7 +114,7 @@ class Moved:
 
 
 def move_everything(lab: Lab, host: End, world: End, container: Namespace) -> Moved:
-    """Bulk, web from a container, DNS, ping and IPv6 at once."""
+    """Generate bulk, web from a container, DNS, ping and IPv6 at once."""
     here, there, inside, others = (
         lab.worker(namespace) for namespace in (host.namespace, world.namespace, container, host.namespace)
     )
@@ -141,7 +141,7 @@ def move_everything(lab: Lab, host: End, world: End, container: Namespace) -> Mo
 
 
 def test_everything_agrees(lab: Lab) -> None:
-    """Host totals, interfaces, protocols, services, flows and sockets, to the packet and the byte."""
+    """Host totals, interfaces, protocols, services, flows and sockets agree to the packet and the byte."""
     watched = Watched(lab)
     host, world = watched.near, watched.far
     container = add_container(lab, host.namespace)
@@ -155,7 +155,7 @@ def test_everything_agrees(lab: Lab) -> None:
         return next(row for row in sockets if (row["netns"], row["local_port"]) == ends)
 
     def at_rest() -> tuple[Row, dict[str, int], dict[str, Any], dict[str, int]] | None:
-        """The socket, the container's port and the lens, between whose readings nothing passed."""
+        """Return the socket, the container's port and the lens, read at moments without traffic."""
         before, port = bulk_socket(), device_counts(host.namespace, "port0")
         reading = watched.settled()
         is_quiet = moved(before) == moved(bulk_socket()) and port == device_counts(host.namespace, "port0")
@@ -219,7 +219,7 @@ def _one(result: dict[str, Any], table: str, device: str, **values: object) -> R
 
 
 def _turned(row: Row) -> dict[str, int]:
-    """What was received as sent, and the other way round."""
+    """Swap received and sent counts."""
     return {
         f"{unit}_{direction}": row[f"{unit}_{other}"]
         for unit in ("packets", "bytes")

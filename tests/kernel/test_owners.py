@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every socket is shown with the process that holds it, and with nobody's name where nobody does."""
+"""Every socket is shown with the process that holds it, or as unattributed if none does."""
 
 import contextlib
 import csv
@@ -52,7 +52,7 @@ HOSTILE = (
 
 
 def connected(lab: Lab, count: int = 1, name: str = "client") -> tuple[Namespace, Worker, Worker]:
-    """A namespace with a client and a server joined by that many connections over loopback."""
+    """Return a namespace with a client and a server joined by `count` connections over loopback."""
     home = lab.namespace()
     client, server = lab.worker(home, name), lab.worker(home, "server")
     port = server.call(traffic.listen, "listener", "127.0.0.1")
@@ -62,12 +62,12 @@ def connected(lab: Lab, count: int = 1, name: str = "client") -> tuple[Namespace
 
 
 def owner(row: Row) -> tuple[int | None, str | None]:
-    """The row's process."""
+    """Return the row's process."""
     return row["pid"], row["process"]
 
 
 def process(pid: int) -> tuple[int, str]:
-    """What nettop has to call that process."""
+    """Return the PID and name that nettop must report for that process."""
     return pid, oracle.command_name(pid)
 
 
@@ -94,7 +94,7 @@ def test_sockets_accepted_by_preforked_workers(lab: Lab) -> None:
 
 
 def test_fork_per_connection(lab: Lab) -> None:
-    """A connection served by a child of its own, as sshd does, belongs to that child."""
+    """A connection served by its own child, as in sshd, belongs to that child."""
     home = lab.namespace()
     server, client = lab.worker(home, "daemon"), lab.worker(home)
     port = server.call(traffic.listen, "listener", "127.0.0.1")
@@ -110,7 +110,7 @@ def test_fork_per_connection(lab: Lab) -> None:
 
 
 def test_socket_passed_to_another_process(lab: Lab) -> None:
-    """A socket passed by SCM_RIGHTS and closed by its first process belongs to the receiver."""
+    """A socket passed by SCM_RIGHTS and closed by the sender belongs to the receiver."""
     home, client, _ = connected(lab)
     cookie = client.call(traffic.cookie, 0)
     assert owner(by_cookie(rows())[cookie]) == process(client.pid)
@@ -124,7 +124,7 @@ def test_socket_passed_to_another_process(lab: Lab) -> None:
 
 
 def test_socket_in_flight_between_processes(lab: Lab) -> None:
-    """A socket that only an unread SCM_RIGHTS message holds has a row, and no owner."""
+    """A socket that only an unread SCM_RIGHTS message holds has a row without an owner."""
     _, client, _ = connected(lab)
     cookie = client.call(traffic.cookie, 0)
     client.call(keep_in_flight, 0)
@@ -160,7 +160,7 @@ def test_renamed_leader_while_running(lab: Lab) -> None:
 
 
 def test_owner_that_exited(lab: Lab) -> None:
-    """A socket whose process is gone while the kernel still closes it has a row without owner."""
+    """A socket that the kernel is still closing for an exited process has a row without an owner."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace), lab.worker(far.namespace)
     port = server.call(traffic.listen, "listener", "")
@@ -173,7 +173,7 @@ def test_owner_that_exited(lab: Lab) -> None:
 
 
 def test_socket_from_before_the_start(lab: Lab) -> None:
-    """A connection made before nettop started and one made while it ran both have their owner."""
+    """A connection from before nettop's start and one made while it runs both have their owner."""
     _, client, server = connected(lab)
     with Running(*JSON, "--all", "--interval", "3600", "--count", "2") as running:
         running.first_rows()
@@ -190,7 +190,7 @@ def test_socket_from_before_the_start(lab: Lab) -> None:
 
 
 def test_several_holders(lab: Lab) -> None:
-    """A socket held by several processes is one row, and belongs to the one that they inherited it from."""
+    """A socket held by several processes is one row, and belongs to the process they inherited it from."""
     home, client, _ = connected(lab)
     cookie = client.call(traffic.cookie, 0)
     children = [client.call(fork_with_sockets) for _ in range(3)]
@@ -200,7 +200,7 @@ def test_several_holders(lab: Lab) -> None:
 
 
 def test_first_seen_holder_keeps_the_socket(lab: Lab) -> None:
-    """An owner seen in an earlier snapshot keeps the socket while it lives; then the first of the others has it."""
+    """An owner seen in an earlier snapshot keeps the socket while it lives; then the first of the others gets it."""
     _, client, _ = connected(lab)
     cookie, pid = client.call(traffic.cookie, 0), client.pid
     children: list[int] = []
@@ -216,7 +216,7 @@ def test_first_seen_holder_keeps_the_socket(lab: Lab) -> None:
 def owners_over_refreshes(
     cookie: int, changes: list[Callable[[], object]]
 ) -> list[tuple[int | None, str | None]]:
-    """The owner that one run of nettop shows at first, and after each of these changes."""
+    """Return the owners that one run of nettop shows at first, and after each of these changes."""
     with Running(*JSON, "--all", "--interval", "3600", "--count", str(1 + len(changes))) as running:
         for done, change in enumerate(changes, 1):
             until(
@@ -230,7 +230,7 @@ def owners_over_refreshes(
 
 
 def test_control_group_and_container(lab: Lab) -> None:
-    """`cgroup` and `container` are the owning process's, and follow it into another group."""
+    """`cgroup` and `container` are the owning process's, and change when it moves to another group."""
     _, client, _ = connected(lab)
     cookie = client.call(traffic.cookie, 0)
     digest = "3f" * 32
@@ -245,7 +245,7 @@ def test_control_group_and_container(lab: Lab) -> None:
 
 @contextlib.contextmanager
 def control_group(path: str) -> Iterator[Path]:
-    """A new cgroup v2 group, removed at the end; its processes have to be gone by then."""
+    """Yield a new cgroup v2 group, and remove it at the end, after its processes have exited."""
     mounts = [
         line.split()[1]
         for line in Path("/proc/mounts").read_text().splitlines()
@@ -264,7 +264,7 @@ def control_group(path: str) -> Iterator[Path]:
 
 
 def test_uid_is_the_sockets(lab: Lab) -> None:
-    """`uid` is the user that made the socket, not the one its process runs as."""
+    """`uid` is the user that created the socket, not the one its process runs as."""
     home = lab.namespace()
     worker = lab.worker(home)
     port = worker.call(traffic.listen, "listener", "127.0.0.1")
@@ -276,7 +276,7 @@ def test_uid_is_the_sockets(lab: Lab) -> None:
 
 @pytest.mark.parametrize("form", ["table", "csv", "jsonl"])
 def test_hostile_process_names(lab: Lab, form: str) -> None:
-    """Process names full of control characters reach no output format as such, and break no line."""
+    """Control characters in process names reach no output format, and break no line."""
     home, first, server = connected(lab)
     clients = [first, *(lab.worker(home) for _ in HOSTILE[1:])]
     port = server.call(traffic.address, "listener")[1]
@@ -298,7 +298,7 @@ def test_hostile_process_names(lab: Lab, form: str) -> None:
 
 
 def shapes(form: str, text: str) -> set[Any]:
-    """The distinct sets of columns that the lines of an output have; one, if all is well."""
+    """Return the distinct sets of columns in the lines of an output; there must be one."""
     if form == "jsonl":
         return {tuple(json.loads(line)) for line in text.splitlines()}
     if form == "csv":
@@ -307,7 +307,7 @@ def shapes(form: str, text: str) -> set[Any]:
 
 
 def test_holders_that_vanish_while_they_are_read(lab: Lab) -> None:
-    """Processes that come and go while they are read leave no error; the process that stays is the owner or a child."""
+    """Processes that vanish while they are read cause no error; the remaining process or a child is the owner."""
     _, client, _ = connected(lab)
     cookie = client.call(traffic.cookie, 0)
     client.start(fork_and_end, 200)
@@ -317,7 +317,7 @@ def test_holders_that_vanish_while_they_are_read(lab: Lab) -> None:
 
 
 def test_details_repeat_no_field(lab: Lab) -> None:
-    """What is described beside a row's fields is none of them: each fact stands once in the details."""
+    """Each fact occurs once in the details: no description repeats a field."""
     _, client, _ = connected(lab)
     with contextlib.closing(Connections()) as probe:
         probe.start()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Called through sudo nettop opens what the command line names as who called it: root's files stay root's own."""
+"""Under sudo nettop opens paths on the command line as the caller: root's files stay protected."""
 
 import os
 import signal
@@ -74,7 +74,7 @@ LEVELS = ("owned/there", "link", "folder/there", "up/owned/there")
 
 NO_FILES = {
     "--", "-- COMMAND [ARGUMENTS]", "A,B,C", "[-]COLUMN", "[ADDRESS:]PORT", "[EXPORTER[/INTERFACE]=]N", "[sql QUERY]",
-    "GROUP", "HOOK=NAME",
+    "GROUP", "HOOK=NAME", "[LENS[.TABLE]|COMMAND]",
     "HOST:PORT[,…]/TOPIC", "HZ", "LENS[.TABLE]", "N", "NAME", "NAME=N", "NAME=PORT[/PROTO]", "PART", "PERCENT", "PID",
     "PORT", "PREFIX", "SECONDS", "SIZE", "TABLE=TIME", "TEXT", "TIME", "bytes|packets|flows",
     "folded|speedscope|svg", "native|tcx|generic|off", "on|off",
@@ -85,31 +85,31 @@ NO_PATH_IN_URL = {("collect", "--clickhouse")}
 
 
 class Place(NamedTuple):
-    """Where the caller's directory is, and beside it one of root's, with what the options name in it."""
+    """The caller's directory, and one of root's beside it, with files for the options."""
 
     home: Path
     root: Path
 
     def words(self, line: tuple[str, ...], path: str) -> list[str]:
-        """A command line, with that path below the caller's directory or above it."""
+        """Return a command line with that path, inside the caller's directory or outside."""
         whole = self.root.parent / path if path.startswith("owned/") else self.home / path
         return [word.format(path=whole, home=self.home) for word in line]
 
     def state(self) -> dict[str, tuple[object, ...]]:
-        """Everything that root owns here: owner, mode, size and when it was changed."""
+        """Return everything that root owns here: owner, mode, size and modification time."""
         paths = (self.root, *self.root.rglob("*"))
         return {str(path): (*status(path), path.read_bytes() if path.is_file() else None) for path in paths}
 
 
 def status(path: Path) -> tuple[int, ...]:
-    """What differs once somebody has written there."""
+    """Return the file attributes that a write would change."""
     now = path.lstat()
     return now.st_uid, now.st_gid, now.st_mode, now.st_size, now.st_mtime_ns, now.st_ctime_ns
 
 
 @pytest.fixture
 def place() -> Iterator[Place]:
-    """The directories, and the caller's links into root's."""
+    """Yield the directories, and the caller's links into root's."""
     with tempfile.TemporaryDirectory(dir="/tmp") as there:
         above = Path(there)
         above.chmod(0o755)
@@ -126,7 +126,7 @@ def place() -> Iterator[Place]:
 
 
 def test_every_path_is_tried() -> None:
-    """Each parameter of a command that may name a path is in the table, and nothing else is."""
+    """The table has exactly the parameters of commands that may name a path."""
     root = typer.main.get_command(app)
     commands = {"nettop": root, **root.commands}  # type: ignore[attr-defined]
     values = {
@@ -139,7 +139,7 @@ def test_every_path_is_tried() -> None:
 
 
 def tried(place: Place, words: list[str]) -> "subprocess.CompletedProcess[str]":
-    """Runs it as a sudoer does, and makes sure that nothing of root's has changed or been shown."""
+    """Run it as a sudoer; assert that nothing of root's was changed or shown."""
     before = place.state()
     done = nettop(*words, env=SUDO, cwd=place.home, deadline_s=DEADLINE_S)
     assert place.state() == before
@@ -148,7 +148,7 @@ def tried(place: Place, words: list[str]) -> "subprocess.CompletedProcess[str]":
 
 
 def assert_refused_to_caller(done: "subprocess.CompletedProcess[str]") -> None:
-    """The error says who may not do it, and what to do."""
+    """Assert that the error names the user without permission, and the remedy."""
     assert done.returncode == ExitCode.PERMISSION, done.stderr
     assert f"(nettop opens it as {NAME}, who called sudo)" in done.stderr
     assert "sudo env -u SUDO_UID nettop" in done.stderr
@@ -156,14 +156,14 @@ def assert_refused_to_caller(done: "subprocess.CompletedProcess[str]") -> None:
 
 
 def named(*kinds: str) -> list[tuple[str, ...]]:
-    """The command lines in which a path is used like this."""
+    """Return the command lines that use a path like this."""
     return [pytest.param(line, id=" ".join(name)) for name, (kind, *line) in NAMED.items() if kind in kinds]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("path", LEVELS)
 @pytest.mark.parametrize("line", named(WRITTEN))
 def test_a_file_is_not_written(line: tuple[str, ...], path: str, place: Place) -> None:
-    """Neither one of root's that is there, nor a new one in a directory of root's."""
+    """nettop writes neither an existing file of root's, nor a new one in a directory of root's."""
     assert_refused_to_caller(tried(place, place.words(line, path)))
     (place.root / "there").write_text("precious")
     assert_refused_to_caller(tried(place, place.words(line, path)))
@@ -172,7 +172,7 @@ def test_a_file_is_not_written(line: tuple[str, ...], path: str, place: Place) -
 @pytest.mark.parametrize("path", LEVELS)
 @pytest.mark.parametrize("line", named(READ))
 def test_a_file_is_not_read(line: tuple[str, ...], path: str, place: Place) -> None:
-    """One that only root may read stays unread."""
+    """nettop does not read a file that only root may read."""
     (place.root / "there").write_text(SECRET)
     (place.root / "there").chmod(0o600)
     assert_refused_to_caller(tried(place, place.words(line, path)))
@@ -181,7 +181,7 @@ def test_a_file_is_not_read(line: tuple[str, ...], path: str, place: Place) -> N
 @pytest.mark.parametrize("path", LEVELS)
 @pytest.mark.parametrize("line", named(DIRECTORY))
 def test_a_directory_is_not_used(line: tuple[str, ...], path: str, place: Place) -> None:
-    """Nothing is made in a directory of root's, and no directory in one."""
+    """nettop creates nothing in a directory of root's."""
     (place.root / "there" / "data").mkdir(parents=True)
     (place.root / "there" / "data").chmod(0o700)
     assert_refused_to_caller(tried(place, place.words(line, path)))
@@ -194,7 +194,7 @@ def test_a_directory_is_not_used(line: tuple[str, ...], path: str, place: Place)
 @pytest.mark.parametrize("path", LEVELS)
 @pytest.mark.parametrize("line", named(MADE_SOCKET))
 def test_a_socket_is_not_made(line: tuple[str, ...], path: str, place: Place) -> None:
-    """No socket appears in a directory of root's, and none of root's is replaced."""
+    """nettop creates no socket in a directory of root's, and replaces none of root's."""
     for is_there in (False, True):
         if is_there:
             left_socket(place.root / "there")
@@ -207,7 +207,7 @@ def test_a_socket_is_not_made(line: tuple[str, ...], path: str, place: Place) ->
 
 
 def left_socket(path: Path) -> None:
-    """The file of a socket whose process has gone."""
+    """Leave the file of a socket whose process has exited."""
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
 
@@ -215,7 +215,7 @@ def left_socket(path: Path) -> None:
 @pytest.mark.parametrize("path", LEVELS)
 @pytest.mark.parametrize("line", named(USED_SOCKET))
 def test_a_socket_of_roots_is_not_used(line: tuple[str, ...], path: str, place: Place) -> None:
-    """Nobody connects to a socket that only root may use."""
+    """nettop does not connect to a socket that only root may use."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(place.root / "there"))
         (place.root / "there").chmod(0o600)
@@ -234,18 +234,18 @@ def test_a_socket_of_roots_is_not_used(line: tuple[str, ...], path: str, place: 
 
 
 def test_completion_is_not_installed_in_somebodys_home(place: Place) -> None:
-    """Root would write through a link in the home directory that sudo may have kept."""
+    """nettop does not write through a link in the home directory that sudo may have kept."""
     (place.root / "there").write_text("precious")
     (place.home / ".bashrc").symlink_to(place.root / "there")
     before = place.state()
     environment = SUDO | {"HOME": str(place.home), "SHELL": "/bin/bash"}
     done = nettop("--install-completion", env=environment)
-    assert (done.returncode, "leave out sudo" in done.stderr) == (ExitCode.USAGE, True)
+    assert (done.returncode, "without sudo" in done.stderr) == (ExitCode.USAGE, True)
     assert place.state() == before
 
 
 def test_an_impossible_caller(place: Place) -> None:
-    """What names no user opens no files."""
+    """An invalid caller in SUDO_UID opens no files."""
     for words in (place.words(line, "owned/there") for kind, *line in NAMED.values() if kind == WRITTEN):  # type: ignore[arg-type]
         done = nettop(*words, env=SUDO | {"SUDO_UID": "x"}, deadline_s=DEADLINE_S)
         assert (done.returncode, "no user SUDO_UID=x" in done.stderr) == (ExitCode.PERMISSION, True)
@@ -253,7 +253,7 @@ def test_an_impossible_caller(place: Place) -> None:
 
 
 def test_the_remedy(place: Place) -> None:
-    """Without SUDO_UID nettop is root's own, and writes where root may."""
+    """Without SUDO_UID nettop acts as root, and writes where root may."""
     line = NAMED["run", "--output"][1:]
     done = subprocess.run(
         ["env", "-u", "SUDO_UID", NETTOP, *place.words(line, "owned/there")], env=SUDO, check=False
@@ -263,7 +263,7 @@ def test_the_remedy(place: Place) -> None:
 
 
 def test_files_are_read_again_as_who_named_them(place: Place) -> None:
-    """A link to root's file in the token's place, and SIGHUP: the token stays what it was."""
+    """On SIGHUP a link to root's file in the token's place is not followed: the token stays."""
     token = place.home / "token"
     token.write_text("0123456789abcdef")
     token.chmod(0o600)
@@ -275,21 +275,21 @@ def test_files_are_read_again_as_who_named_them(place: Place) -> None:
         token.unlink()
         token.symlink_to(place.root / "there")
         os.kill(running.pid, signal.SIGHUP)
-        until(lambda: "stays in use" in running.errors(), "it has tried to read the token again")
+        until(lambda: "stay in use" in running.errors(), "it has tried to read the token again")
         assert running.end() == 0
         assert f"cannot read the token file {token}: permission denied" in running.errors()
 
 
 @pytest.fixture
 def system_flows() -> tuple[str, ...]:
-    """Starts what follows where the collector's own directory does not exist yet."""
+    """Return words that start a command where the collector's own directory does not exist yet."""
     pytest.importorskip("chdb")
     Path(SYSTEM_FLOWS_DIR).parents[1].mkdir(parents=True, exist_ok=True)
     return mounted(f"mount -t tmpfs tmpfs {Path(SYSTEM_FLOWS_DIR).parents[1]}")
 
 
 def test_the_collectors_own_directory(place: Place, system_flows: tuple[str, ...]) -> None:
-    """Nobody has named it: its owner is neither who called sudo nor root. What is named is read once, as the caller."""
+    """The collector's own directory belongs to its own user; named paths are read once, as the caller."""
     token = place.home / "token"
     token.write_text("0123456789abcdef")
     token.chmod(0o600)
@@ -298,16 +298,16 @@ def test_the_collectors_own_directory(place: Place, system_flows: tuple[str, ...
     with Running(
         *words, "none", "--token-file", str(token), around=system_flows, env=SUDO, cwd=place.home
     ) as running:
-        until(lambda: "receiving at" in running.errors(), "it collects", 60)
+        until(lambda: "receiving on" in running.errors(), "it collects", 60)
         ((uid, *_),) = users(running.pid)
         assert uid not in (0, CALLER)
         os.kill(running.pid, signal.SIGHUP)
         until(
-            lambda: "are not read again as another user" in running.errors(),
+            lambda: "cannot be reloaded as another user" in running.errors(),
             "it does not read the token again",
         )
         assert running.end() == 0
     with Running(*words, f"unix:{place.home}/s", around=system_flows, env=SUDO, cwd=place.home) as running:
         assert running.wait() == ExitCode.USAGE
-        assert f"it would not be made as {NAME}, who called sudo" in running.errors()
+        assert f"would not be created as {NAME}, who called sudo" in running.errors()
     assert not (place.home / "s").exists()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In namespaces as containers have them processes go by the PIDs that they have there, and those outside by none."""
+"""In container-like namespaces processes have their PIDs there; outside ones have none."""
 
 import json
 import socket
@@ -59,26 +59,26 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
 
 
 def within(namespaces: list[tuple[str, ...]]) -> list[str]:
-    """Starts what follows in these namespaces, each within the one before."""
+    """Return words that start a command in these namespaces, nested in this order."""
     return [word for options in namespaces for word in ("unshare", *options)]
 
 
 def require(namespaces: list[tuple[str, ...]]) -> None:
-    """Skip the test where such namespaces cannot be made."""
+    """Skip the test if such namespaces cannot be made."""
     made = subprocess.run([*within(namespaces), "true"], capture_output=True, text=True, check=False)
     if made.returncode:
         pytest.skip(f"this machine makes no such namespaces: {made.stderr.strip()}")
 
 
 def run_within(namespaces: list[tuple[str, ...]], *options: str) -> "subprocess.CompletedProcess[str]":
-    """nettop in these namespaces, to its end."""
+    """Run nettop in these namespaces to its end."""
     command = [*within(namespaces), NETTOP, *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=60 * PATIENCE, check=False)
 
 
 @pytest.mark.parametrize("namespaces", NAMESPACES)
 def test_run(namespaces: list[tuple[str, ...]], tmp_path: Path) -> None:
-    """`nettop run` follows what it started, whose PID is another one in the kernel, and its children."""
+    """`nettop run` follows the process it started, which has another PID in the kernel, and its children."""
     report = tmp_path / "report"
     script = f"{sys.executable} -S -c '{CLIENT}'"
     done = run_within(
@@ -93,7 +93,7 @@ def test_run(namespaces: list[tuple[str, ...]], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("namespaces", [*NAMESPACES, pytest.param([USER], id="all, and user")])
 def test_self_test(namespaces: list[tuple[str, ...]]) -> None:
-    """The self-test finds its own processes by the PIDs that they know themselves by."""
+    """The self-test finds its own processes by their PIDs in their own namespace."""
     require(namespaces)
     up = ["sh", "-c", 'ip link set lo up && exec "$0" "$@"', NETTOP]
     command = [*within(namespaces), *up, "doctor", "--only", "connections", "--format", "json"]
@@ -106,7 +106,7 @@ def test_self_test(namespaces: list[tuple[str, ...]]) -> None:
 @pytest.mark.parametrize("mechanism", ["iter", "sock_diag"])
 @pytest.mark.parametrize("around", [PID, USER], ids=["root", "user namespace"])
 def test_table(around: tuple[str, ...], mechanism: str) -> None:
-    """Every mechanism gives a socket's owner the PID by which it knows itself, and its command line."""
+    """Every mechanism gives a socket's owner its own PID and command line."""
     if around is USER and mechanism == "iter":
         pytest.skip("capabilities held in a user namespace load no BPF programs")
     require([around])
@@ -121,7 +121,7 @@ def test_table(around: tuple[str, ...], mechanism: str) -> None:
 
 @pytest.mark.core
 def test_processes_outside() -> None:
-    """What a process outside does is reported, with its name and without a PID."""
+    """Events of a process outside have its name and no PID."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         options = (*JSON, "--view", "connections.events", "--interval", "0.1")
@@ -149,8 +149,9 @@ def test_processes_outside() -> None:
 
 @pytest.mark.parametrize("listens", [True, False])
 def test_sides_of_connections_outside(*, listens: bool) -> None:
-    """An older connection between processes outside is served at one end and used at the other, and opened at that,
-    whether or not its listener is there still.
+    """An older connection between outside processes has its server and client side, and its opener.
+
+    This holds with or without its listener.
     """
     with ExitStack() as opened:
         server = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -181,7 +182,7 @@ def test_sides_of_connections_outside(*, listens: bool) -> None:
 
 
 def test_cpu_cost(tmp_path: Path) -> None:
-    """Time in system calls is charged to the process by its PID here, and of those outside to nobody's PID."""
+    """Time in system calls is charged to the process by its PID here, and to no PID for outside ones."""
     enough, pid = tmp_path / "enough", tmp_path / "pid"
     sender = [sys.executable, "-S", "-c", SENDER, str(enough)]
     options = (*JSON, "--view", "cpu.processes", "--interval", "0.5")
@@ -205,8 +206,8 @@ def test_cpu_cost(tmp_path: Path) -> None:
 
 
 def test_another_namespaces_proc() -> None:
-    """Where /proc shows another namespace, PIDs would name the wrong processes: one clear line."""
+    """If /proc shows another namespace, PIDs would name the wrong processes: nettop prints one clear line."""
     done = run_within([("--pid", "--fork", "--kill-child")], "--table", "--once")
     assert (done.returncode, done.stdout) == (3, "")
-    assert "/proc shows another PID namespace" in done.stderr
+    assert "/proc shows a different PID namespace" in done.stderr
     assert "--mount-proc" in done.stderr

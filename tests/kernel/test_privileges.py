@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""As whom nettop runs, with which rights, and that everything goes on to work when the others are given up."""
+"""nettop's user and capabilities, and that everything keeps working after it drops the others."""
 
 import contextlib
 import json
@@ -19,22 +19,24 @@ import pytest
 
 import nettop as nettop_package
 from nettop.doctor.capabilities import USED
-from nettop.kernel import bpf, privileges
-from nettop.kernel.capabilities import name_of
-from nettop.kernel.entered_namespaces import Namespaces, shared_namespaces
-from nettop.kernel.namespaces import NamespaceThread
-from nettop.kernel.privileges import (
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf.program import Loader
+from nettop.kernel.host import privileges
+from nettop.kernel.host.capabilities import name_of
+from nettop.kernel.host.facts import Host
+from nettop.kernel.host.privileges import (
     CAP_BPF,
     CAP_PERFMON,
     ENTERING,
+    FINDING_NAMESPACES,
     LOADER,
     LOADING,
     LOADING_NET,
-    LOOKING,
     NOTHING,
     STARTING,
 )
-from nettop.kernel.program import Loader
+from nettop.kernel.net.entered_namespaces import Namespaces, shared_namespaces
+from nettop.kernel.net.namespaces import NamespaceThread
 from nettop.snapshots.snapshot import PARTLY_SEEN
 from tests.proc import status_fields
 
@@ -60,12 +62,12 @@ AS_ROOT: User = (0, 0, tuple(os.getgroups()))
 
 
 def numbers(mask: str) -> frozenset[int]:
-    """The capabilities in a mask."""
+    """Return the capabilities in a mask."""
     return frozenset(number for number in range(64) if int(mask, 16) >> number & 1)
 
 
 def threads(pid: int) -> list[tuple[User, frozenset[int]]]:
-    """Each thread's user, the same in all four fields, and its capabilities: all that any of its sets has."""
+    """Return each thread's user, the same in all four fields, and its capabilities from all sets."""
     listed = []
     for path in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -78,12 +80,12 @@ def threads(pid: int) -> list[tuple[User, frozenset[int]]]:
 
 
 def kept(pid: int) -> list[frozenset[int]]:
-    """The capabilities of those threads that have more than reading takes on this kernel, which is usually nothing."""
+    """Return the capabilities of threads beyond those for reading on this kernel; usually none."""
     return [capabilities for _, capabilities in threads(pid) if not capabilities <= privileges.for_reading()]
 
 
 def bounds(pid: int) -> set[frozenset[int]]:
-    """What its threads could ever gain."""
+    """Return the capabilities that its threads could still gain."""
     sets = set()
     for path in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -92,14 +94,14 @@ def bounds(pid: int) -> set[frozenset[int]]:
 
 
 def users(pid: int) -> set[User]:
-    """As whom its threads run."""
+    """Return the users of its threads."""
     assert status_fields(Path(f"/proc/{pid}/status"))["NoNewPrivs"] == "1"
     return {user for user, _ in threads(pid)}
 
 
 @pytest.fixture
 def neighbour(lab: Lab) -> Worker:
-    """A process of root's in another namespace, with sockets, so that every table has a row."""
+    """Return a process of root's in another namespace, with sockets, so that every table has a row."""
     worker = lab.worker(lab.namespace(), "neighbour")
     worker.call(traffic.leave_in_backlog)
     return worker
@@ -112,7 +114,7 @@ def neighbour(lab: Lab) -> Worker:
 @pytest.mark.parametrize(("environment", "user"), [(SUDO, AS_NOBODY), (None, AS_ROOT)], ids=["sudo", "root"])
 @pytest.mark.parametrize("view", ["connections", "drops.counters", "services"])
 def test_text_keeps_nothing(view: str, environment: dict[str, str] | None, user: User) -> None:
-    """Plain output runs as who called sudo, in every thread without any capability, and goes on refreshing."""
+    """Plain output runs as the sudo caller, without capabilities in any thread, and keeps refreshing."""
     with Running(*JSON, "--all", "--view", view, "--interval", "0.2", env=environment) as running:
         running.first_rows()
         assert users(running.pid) == {user}
@@ -125,13 +127,13 @@ def test_text_keeps_nothing(view: str, environment: dict[str, str] | None, user:
 
 
 def test_sock_diag_keeps_the_capabilities_to_find_owners(neighbour: Worker) -> None:
-    """With sock_diag the threads that read and that watch namespaces may look at every process."""
+    """With sock_diag the threads that read and that watch namespaces keep the capabilities to inspect every process."""
     with Running(
         *JSON, "--all", "--mechanism", "sockets=sock_diag", "--interval", "0.2", env=SUDO
     ) as running:
         running.first_rows()
         assert users(running.pid) == {AS_NOBODY}
-        assert set(kept(running.pid)) == {LOOKING | privileges.for_reading()}
+        assert set(kept(running.pid)) == {FINDING_NAMESPACES | privileges.for_reading()}
         before = len(running.refreshes())
         until(lambda: len(running.refreshes()) > before + 1, "it goes on")
         assert neighbour.pid in {row["pid"] for row in running.refreshes()[-1]}
@@ -141,13 +143,15 @@ def test_sock_diag_keeps_the_capabilities_to_find_owners(neighbour: Worker) -> N
 @pytest.mark.usefixtures("neighbour")
 @pytest.mark.parametrize("view", EVERY_LENS)
 def test_every_table_as_nobody(view: str) -> None:
-    """Each table reads as who called sudo just what it does as root."""
+    """Each table reads the same as the sudo caller and as root."""
     as_nobody, as_root = mechanisms_of(view, SUDO), mechanisms_of(view, None)
     assert as_nobody == as_root != []
 
 
 def mechanisms_of(view: str, environment: dict[str, str] | None) -> list[str]:
-    """The mechanism of each hook once all are attached: connections has UDP counted last, after its first refresh."""
+    """Return the mechanism of each hook once all are attached: UDP of connections comes last, after the
+    first refresh.
+    """
     last = "udp " if view.startswith("connections") else ""
 
     def attached() -> list[str]:
@@ -161,14 +165,14 @@ def mechanisms_of(view: str, environment: dict[str, str] | None) -> list[str]:
 
 
 def mechanisms_in(banner: str) -> list[str]:
-    """The last mechanism of each hook, without gaps for namespaces that others on this machine made meanwhile."""
+    """Return the last mechanism of each hook, without gaps for namespaces that other processes made meanwhile."""
     said = re.findall(r"  via (.*?)(?:  |$)", banner, re.MULTILINE)
     return [hook for hook in said[-1].split(" · ") if not hook.startswith("namespace")] if said else []
 
 
 @pytest.mark.usefixtures("neighbour")
 def test_log_is_who_owns_its_files(tmp_path: Path) -> None:
-    """A log runs as who called sudo in a directory of theirs, without any capability, and sees events."""
+    """A log in the sudo caller's directory runs as the caller, without capabilities, and sees events."""
     home = tmp_path / "home"
     home.mkdir()
     open_to_all(tmp_path)
@@ -183,7 +187,7 @@ def test_log_is_who_owns_its_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("environment", "user"), [(SUDO, AS_NOBODY), (None, AS_ROOT)], ids=["sudo", "root"])
 def test_run_is_who_the_command_is(environment: dict[str, str] | None, user: User, tmp_path: Path) -> None:
-    """`nettop run` runs as the command does, so that it may send it signals, and without any capability."""
+    """`nettop run` runs as the command's user, so that it may signal it, and without capabilities."""
     script = "trap 'exit 9' TERM; echo begun; while :; do sleep 0.01; done"
     with Running("run", "--", "sh", "-c", script, env=environment) as running:
         until(lambda: "begun" in running.text(), "the command runs")
@@ -194,7 +198,7 @@ def test_run_is_who_the_command_is(environment: dict[str, str] | None, user: Use
 
 @pytest.mark.parametrize(("environment", "user"), [(SUDO, AS_NOBODY), (None, AS_ROOT)], ids=["sudo", "root"])
 def test_doctor_keeps_what_starting_lenses_takes(environment: dict[str, str] | None, user: User) -> None:
-    """It examines lenses, and its traffic is sent, as who called sudo; it still finds that everything works."""
+    """Doctor examines lenses and sends its traffic as the sudo caller, and still finds that everything works."""
     with Running("doctor", "--only", "connections", "--format", "json", env=environment) as running:
         # Its first children send the traffic.
         children = until(
@@ -211,7 +215,7 @@ def test_doctor_keeps_what_starting_lenses_takes(environment: dict[str, str] | N
 
 @pytest.fixture
 def dumpable() -> Iterator[None]:
-    """A host on which a process that changes its user may be debugged by that user."""
+    """Make the host's setuid processes dumpable, so that their user could debug them."""
     sysctl = Path("/proc/sys/fs/suid_dumpable")
     before = sysctl.read_text()
     try:
@@ -226,7 +230,7 @@ def dumpable() -> Iterator[None]:
 
 @pytest.mark.usefixtures("neighbour", "dumpable")
 def test_nobody_may_debug_it_where_setuid_programs_may_be() -> None:
-    """The sysctl fs.suid_dumpable lets every change of user open a process to that user: nettop closes it again."""
+    """With fs.suid_dumpable a change of user opens a process to that user: nettop closes it again."""
     with Running(*JSON, "--all", "--interval", "0.2", env=SUDO) as running:
         running.first_rows()
         assert users(running.pid) == {AS_NOBODY}
@@ -235,7 +239,7 @@ def test_nobody_may_debug_it_where_setuid_programs_may_be() -> None:
 
 
 def locked(tmp_path: Path) -> dict[str, str]:
-    """The environment of a nettop that lies where only root may read."""
+    """Return the environment of a nettop in a directory that only root may read."""
     home = tmp_path / "locked"
     shutil.copytree(
         Path(nettop_package.__file__).parent, home / "nettop", ignore=shutil.ignore_patterns("__pycache__")
@@ -246,14 +250,14 @@ def locked(tmp_path: Path) -> dict[str, str]:
 
 
 def open_to_all(place: Path) -> None:
-    """Everybody may go there."""
+    """Make the directory accessible to everybody."""
     for part in (place, *place.parents):
         if part.stat().st_uid == 0 and not part.stat().st_mode & 0o001:
             part.chmod(part.stat().st_mode | 0o011)
 
 
 def by_module(environment: dict[str, str], *words: str, **how: Any) -> "subprocess.CompletedProcess[str]":
-    """A nettop that Python finds by its path."""
+    """Return a nettop that Python finds by its path."""
     command = [sys.executable, "-m", "nettop", *words]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env=environment, timeout=60 * PATIENCE, **how
@@ -261,7 +265,7 @@ def by_module(environment: dict[str, str], *words: str, **how: Any) -> "subproce
 
 
 def test_a_nettop_that_its_user_may_not_read(tmp_path: Path) -> None:
-    """It stays root, and says why; what would write a file where its user names one is refused, and does not."""
+    """nettop stays root and says why; it refuses to write a file named by the user."""
     environment = locked(tmp_path)
     unread = f"uid {NOBODY} may not read {tmp_path / 'locked'}"
     why = f"nettop stays root, without capabilities: {unread}"
@@ -280,7 +284,7 @@ def test_a_nettop_that_its_user_may_not_read(tmp_path: Path) -> None:
         done = by_module(environment, *words, cwd=home)
         what, remedy = done.stderr.splitlines()
         assert (done.returncode, what) == (4, f"nettop: nettop would stay root: {unread}")
-        assert "install nettop where everybody may read it" in remedy
+        assert "install nettop where every user may read it" in remedy
     assert [path.name for path in home.iterdir()] == ["token"]
 
 
@@ -290,7 +294,7 @@ def test_a_nettop_that_its_user_may_not_read(tmp_path: Path) -> None:
     ids=["-1", "5000 digits"],
 )
 def test_an_impossible_user_of_sudo(uid: str, gid: str) -> None:
-    """What is no user's number is nobody's: nettop stays root, and says so."""
+    """With an invalid SUDO_UID nettop stays root, and says so."""
     environment = os.environ | {"SUDO_UID": uid, "SUDO_GID": gid}
     done = nettop(*JSON, "--once", "--mechanism", "sockets=sock_diag", env=environment)
     why = f"there is no user SUDO_UID={uid[:20]} SUDO_GID={gid}"
@@ -303,8 +307,9 @@ def test_an_impossible_user_of_sudo(uid: str, gid: str) -> None:
 @REASONS_OF_DROPS
 @pytest.mark.core
 def test_screens_keep_what_later_lenses_take(neighbour: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The screens' two threads that load keep two and three capabilities; a lens opened later works, as who called
-    sudo."""
+    """The screens' two loading threads keep two and three capabilities; a lens opened later works as the
+    sudo caller.
+    """
     for name in ("SUDO_UID", "SUDO_GID"):
         monkeypatch.setenv(name, str(NOBODY))
     interval = f"{min(PATIENCE, 5):g}"  # an emulated machine would do nothing but draw
@@ -324,20 +329,20 @@ def test_screens_keep_what_later_lenses_take(neighbour: Worker, monkeypatch: pyt
 
 
 def shows_a_drop(terminal: Terminal, worker: Worker) -> bool:
-    """Whether the screen shows the place of a drop in the worker's namespace, which happens meanwhile."""
+    """Drop a packet in the worker's namespace; return whether the screen shows its location."""
     worker.call(send_to_nobody, 9)
     terminal.take_in()
     return bool(re.search(rb"NO_SOCKET[^\n]*\w*udp\w*_rcv", terminal.output))
 
 
 def send_to_nobody(memory: dict[Any, Any], port: int) -> None:
-    """Sends a datagram where nobody listens."""
+    """Send a datagram to a closed port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(b"x", ("127.0.0.1", port))
 
 
 def assert_closed_to_its_user(pid: int) -> None:
-    """Its memory cannot be opened by the user as whom it runs: who writes there has its capabilities."""
+    """Assert that its user cannot open its memory: writing there would give the user its capabilities."""
     command = [
         "setpriv",
         "--reuid",
@@ -354,7 +359,7 @@ def assert_closed_to_its_user(pid: int) -> None:
 
 @pytest.mark.usefixtures("neighbour")
 def test_a_right_user_needs_no_root() -> None:
-    """A user with two ambient capabilities sees root's sockets and their owners, as a unit of systemd starts it."""
+    """A user with two ambient capabilities, as in a systemd unit, sees root's sockets and their owners."""
     capabilities = "+bpf,+perfmon"
     how = ["--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "--no-new-privs"]
     rights = [
@@ -380,7 +385,7 @@ def test_a_right_user_needs_no_root() -> None:
 
 @pytest.mark.usefixtures("neighbour")
 def test_a_namespace_that_appears_later_is_not_entered(lab: Lab) -> None:
-    """A namespace that appears later is named, counted, and not entered; sockets that processes own are listed."""
+    """A namespace that appears later is named and counted, not entered; sockets owned by processes are listed."""
     with Running("--table", "--format", "jsonl", "--all", "--interval", "0.2", env=SUDO) as running:
         running.first_rows()
         home = lab.namespace()
@@ -393,7 +398,7 @@ def test_a_namespace_that_appears_later_is_not_entered(lab: Lab) -> None:
 
 @contextlib.contextmanager
 def followed_without_privileges() -> Iterator[tuple[Namespaces, Callable[..., Namespaces]]]:
-    """Namespaces that were entered before privileges were dropped, and what follows them without any."""
+    """Yield namespaces that were entered before privileges were dropped, and a follower without privileges."""
     namespaces, unprivileged = Namespaces(), NamespaceThread(None)
 
     def follow(*seen: int) -> Namespaces:
@@ -410,7 +415,7 @@ def followed_without_privileges() -> Iterator[tuple[Namespaces, Callable[..., Na
 
 
 def test_a_namespace_is_left_when_its_processes_have_ended(lab: Lab) -> None:
-    """One with a running process stays entered, one without is left, and later ones are gaps."""
+    """A namespace with a running process stays entered, one without is left, and later ones are gaps."""
     old, gone = lab.namespace(), lab.namespace()
     resident, leaver = lab.worker(old), lab.worker(gone)
     with followed_without_privileges() as (namespaces, follow):
@@ -426,7 +431,7 @@ def test_a_namespace_is_left_when_its_processes_have_ended(lab: Lab) -> None:
             assert namespaces.name(old.inode) == f"of process {resident.pid}"
             assert namespaces.refused.keys().isdisjoint({old.inode, gone.inode})
         until(lambda: named.inode in follow(unnamed.inode).refused, "it is refused")
-        reason = "it appeared after privileges were dropped"
+        reason = "it appeared after nettop dropped privileges"
         with namespaces.lock:
             assert namespaces.refused[named.inode] == namespaces.refused[unnamed.inode] == reason
             assert namespaces.name(named.inode) == named.name
@@ -471,7 +476,7 @@ def test_few_open_files_are_enough_for_many_namespaces() -> None:
 
 
 def test_too_few_open_files_are_no_bug() -> None:
-    """Below what it needs nettop names the limit and what raises it; with just as many files it works."""
+    """With too few descriptors nettop names the limit and its remedy; with exactly enough it works."""
     for limit, code in ((9, 3), (20, 3), (31, 3), (32, 0)):
         done = subprocess.run(
             ["prlimit", f"--nofile={limit}:{limit}", NETTOP, *JSON, "--once"],
@@ -480,13 +485,13 @@ def test_too_few_open_files_are_no_bug() -> None:
         assert done.returncode == code, done.stderr
         assert "bug" not in done.stderr
         if code:
-            assert f"only {limit} files open (hard limit of RLIMIT_NOFILE)" in done.stderr
+            assert f"may open only {limit} files (hard limit of RLIMIT_NOFILE)" in done.stderr
             assert "ulimit -n" in done.stderr
 
 
 @contextlib.contextmanager
 def crowd(many: int) -> Iterator[frozenset[int]]:
-    """So many namespaces without a name, each with a process that listens, and a connection that nobody accepts."""
+    """Yield `count` unnamed namespaces, each with a listening process and a connection that is never accepted."""
     script = (
         "import os, socket; a = socket.create_server(('127.0.0.1', 0));"
         "b = socket.create_connection(a.getsockname()); print(os.stat('/proc/self/ns/net').st_ino, flush=True); input()"
@@ -511,15 +516,16 @@ def crowd(many: int) -> Iterator[frozenset[int]]:
 
 
 def test_lenses_share_the_threads() -> None:
-    """Who asks for the shared namespaces gets the same ones, until the last of them has closed them."""
-    first, second = shared_namespaces(), shared_namespaces()
+    """All users of the shared namespaces get the same ones, until the last has closed them."""
+    host = Host()
+    first, second = shared_namespaces(host), shared_namespaces(host)
     assert first is second
     first.enter()
     first.close()
     assert second.threads[second.own].run(lambda: 7) == 7
     second.close()
     assert second.threads == {}
-    third = shared_namespaces()
+    third = shared_namespaces(host)
     assert third is not second
     third.close()
 
@@ -532,8 +538,8 @@ def test_with_the_right_to_follow_they_are_entered(lab: Lab) -> None:
     ) as running:
         running.first_rows()
         assert users(running.pid) == {AS_NOBODY}
-        assert set(kept(running.pid)) == {ENTERING | privileges.for_reading(), LOOKING}
-        assert LOOKING in bounds(running.pid)
+        assert set(kept(running.pid)) == {ENTERING | privileges.for_reading(), FINDING_NAMESPACES}
+        assert FINDING_NAMESPACES in bounds(running.pid)
         home = lab.namespace()
         lab.worker(home).call(traffic.leave_in_backlog)
         running.refresh()
@@ -545,7 +551,7 @@ def test_with_the_right_to_follow_they_are_entered(lab: Lab) -> None:
 
 
 def test_parked_threads_keep_nothing(lab: Lab) -> None:
-    """A thread inside a namespace has no capability left, whatever the process has."""
+    """A thread inside a namespace has no capabilities left, whatever the process has."""
     home = lab.namespace()
     namespaces = Namespaces()
     try:
@@ -560,7 +566,7 @@ def test_parked_threads_keep_nothing(lab: Lab) -> None:
 
 
 def test_the_loader_keeps_what_it_uses() -> None:
-    """The child that compiles has given up everything else before it compiles."""
+    """The compiling child drops all other privileges before it compiles."""
     loader = Loader()
     try:
         until(lambda: threads(loader.pid)[0][1] <= LOADER, "it has given up the rest")
@@ -573,7 +579,7 @@ def test_the_loader_keeps_what_it_uses() -> None:
 
 
 def test_kernels_that_check_capabilities_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where bpf(2) refuses a thread without capabilities, the reading thread keeps CAP_BPF."""
+    """If bpf(2) refuses a thread without capabilities, the reading thread keeps CAP_BPF."""
     effective: list[frozenset[int]] = []
 
     def refuses() -> bool:
@@ -591,7 +597,7 @@ def test_kernels_that_check_capabilities_throughout(monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def python_with_capabilities() -> Iterator[Path]:
-    """A copy of Python in an environment of its own, which permits what nettop uses and makes none of it effective."""
+    """Yield a copy of Python in its own environment, with nettop's capabilities permitted and none effective."""
     environment = Path(sys.prefix)
     with tempfile.TemporaryDirectory(prefix="nettop-capabilities-", dir="/var/tmp") as folder:
         place = Path(folder)
@@ -609,7 +615,9 @@ def python_with_capabilities() -> Iterator[Path]:
     "lacking", [None, *USED], ids=lambda number: name_of(number) if number else "nothing"
 )
 def test_capabilities_of_a_file(python_with_capabilities: Path, lacking: int | None) -> None:
-    """In a container a user has those of the file that the container does not withhold; what is withheld is named."""
+    """In a container a user has the file's capabilities that the container does not withhold; withheld
+    ones are named.
+    """
     given = [name_of(number).removeprefix("CAP_").lower() for number in USED if number != lacking]
     report = host_report(
         python_with_capabilities, "--bounding-set", f"-all,{','.join(f'+{name}' for name in given)}"
@@ -622,7 +630,7 @@ def test_capabilities_of_a_file(python_with_capabilities: Path, lacking: int | N
     name = name_of(lacking)
     if lacking in LOADING:
         assert host["capabilities_missing"] == []
-        assert f"CAP_SYS_ADMIN in place of {name}" in json.dumps(report["checks"])
+        assert f"CAP_SYS_ADMIN instead of {name}" in json.dumps(report["checks"])
         return
     assert host["capabilities_missing"] == [name]
     assert remedy.startswith(
@@ -631,15 +639,15 @@ def test_capabilities_of_a_file(python_with_capabilities: Path, lacking: int | N
 
 
 def test_no_new_privileges_is_named(python_with_capabilities: Path) -> None:
-    """Where the kernel ignores the file's capabilities the remedy is to let it take them."""
+    """If the kernel ignores the file's capabilities, the remedy is to allow new privileges."""
     # setpriv itself keeps what it permits; another program in between, as an engine for containers, does not.
     report = host_report(python_with_capabilities, "--no-new-privs", "env")
     assert set(report["host"]["capabilities_missing"]) == set(map(name_of, USED))
-    assert "leave out --security-opt no-new-privileges" in remedy_for_missing(report)
+    assert "remove --security-opt no-new-privileges" in remedy_for_missing(report)
 
 
 def host_report(python: Path, *confined: str) -> dict[str, Any]:
-    """Doctor's report of the host, as nobody, confined by these options of setpriv."""
+    """Return doctor's report of the host, as nobody, confined by these options of setpriv."""
     as_nobody = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", *confined]
     doctor = [str(python), "-I", "-m", "nettop", "doctor", "--only", "host", "--format", "json"]
     done = subprocess.run([*as_nobody, *doctor], capture_output=True, text=True, timeout=60, check=False)
@@ -649,7 +657,7 @@ def host_report(python: Path, *confined: str) -> dict[str, Any]:
 
 
 def remedy_for_missing(report: dict[str, Any]) -> str:
-    """What doctor says against missing capabilities."""
+    """Return doctor's remedy for missing capabilities."""
     (remedy,) = (check["remedy"] for check in report["checks"] if check["name"] == "capabilities")
     assert isinstance(remedy, str)
     return remedy

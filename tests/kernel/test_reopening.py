@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lens that is opened and left again and again leaves nothing behind in the process, nor in the kernel."""
+"""Opening and closing a lens repeatedly leaves nothing behind in the process or the kernel."""
 
 import os
 import time
@@ -20,7 +20,7 @@ Held = dict[str, int]
 
 
 def held() -> Held:
-    """What this process holds: of mappings those of kernel objects, such as ring buffers."""
+    """List this process's descriptors, threads, and mappings of kernel objects such as ring buffers."""
     with open("/proc/self/maps") as mappings:
         of_objects = sum("anon_inode:" in line for line in mappings)
     return {
@@ -32,7 +32,7 @@ def held() -> Held:
 
 
 def open_and_leave(lens: str) -> None:
-    """Opens the lens, reads it, and leaves it."""
+    """Open the lens, read it, and close it."""
     source = probe_of(lens)
     try:
         source.start()
@@ -43,7 +43,7 @@ def open_and_leave(lens: str) -> None:
 
 @pytest.mark.parametrize("lens", [lens.id for lens in lenses()])
 def test_nothing_grows(lens: str) -> None:
-    """What the first openings leave, as a loader and its threads, is all: further ones add nothing."""
+    """Only the first openings leave something, such as a loader and its threads; further ones add nothing."""
     for _ in range(AT_FIRST):
         open_and_leave(lens)
     before = held()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What identifies a row is a number that every reader of JSON keeps."""
+"""Row IDs are numbers that every JSON reader represents exactly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VIEWS = [f"{lens.id}.{table.name}" for lens, table in all_views() if lens.id not
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_keys_are_exact_in_json(view: str) -> None:
-    """Keys and labels of each table, with JavaScript's numbers, are themselves."""
+    """Keys and labels of each table survive JavaScript's numbers."""
     table = next(table for lens, table in all_views() if f"{lens.id}.{table.name}" == view)
     names = [field.name for field in table.stored if field.kind in (Kind.KEY, Kind.LABEL)]
     rows = command.rows("--view", view, "--columns", ",".join(names))

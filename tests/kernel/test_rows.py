@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which sockets have a row: every one that the kernel has, also where no process holds it."""
+"""Every socket of the kernel has a row, even if no process holds it."""
 
 import socket
 from typing import Any
@@ -15,26 +15,26 @@ pytestmark = pytest.mark.kernel
 
 
 def states(listed: list[Row], namespace: Namespace) -> list[str]:
-    """The TCP states of the rows in a namespace, sorted."""
+    """Return the TCP states of the rows in a namespace, sorted."""
     return sorted(row["state"] for row in in_namespaces(listed, namespace.inode) if row["protocol"] == "tcp")
 
 
 def two_ends(lab: Lab) -> tuple[End, End, Worker, Worker, int]:
-    """A veth pair with a client on one end, a server on the other, and the server's listening port."""
+    """Return a veth pair with a client on one end, a server on the other, and the server's listening port."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
     return near, far, client, server, server.call(traffic.listen, "listener", "", 0, 7)
 
 
 def only(listed: list[Row], **wanted: Any) -> Row:
-    """The one row with these values."""
+    """Return the only row with these values."""
     fitting = [row for row in listed if all(row[name] == value for name, value in wanted.items())]
     assert len(fitting) == 1, f"{len(fitting)} rows with {wanted}"
     return fitting[0]
 
 
 def test_listener_and_connections_not_yet_accepted(lab: Lab) -> None:
-    """A listener shows its backlog and the limit; what waits in it has rows of its own, with bytes and no owner."""
+    """A listener shows its backlog and the limit; connections in it have rows with bytes and no owner."""
     _, far, client, server, port = two_ends(lab)
     client.call(traffic.connect_at_once, [Call((far.v4, port))] * 3)
     client.call(traffic.send, {0: 101, 1: 103, 2: 107})
@@ -54,7 +54,7 @@ def test_listener_and_connections_not_yet_accepted(lab: Lab) -> None:
 
 
 def test_half_open_connection(lab: Lab) -> None:
-    """A connection whose last acknowledgement was lost is SYN_RECV on the server, without owner."""
+    """A connection whose last acknowledgement was lost is SYN_RECV on the server, without an owner."""
     near, far, client, _, port = two_ends(lab)
     lab.dropper(far).rule(every=1, with_flags=Dropper.ACK, without_flags=Dropper.SYN)
     client.call(traffic.connect_at_once, [Call((far.v4, port))])
@@ -66,7 +66,7 @@ def test_half_open_connection(lab: Lab) -> None:
 
 
 def test_connection_in_progress(lab: Lab) -> None:
-    """A connection that nobody answers is SYN_SENT, belongs to the process that called connect, has sent no payload."""
+    """An unanswered connection is SYN_SENT, belongs to the process that called connect, and has sent no payload."""
     near, far, client, _, port = two_ends(lab)
     lab.dropper(far).rule(every=1)
     client.call(traffic.connect_without_answer, 0, Call((far.v4, port)))
@@ -76,7 +76,7 @@ def test_connection_in_progress(lab: Lab) -> None:
 
 
 def test_orphans(lab: Lab) -> None:
-    """Connections that the kernel still closes for a process that let go of them have rows, and no owner."""
+    """Connections that the kernel is still closing have rows without an owner."""
     near, far, client, server, port = two_ends(lab)
     client.call(traffic.connect_at_once, [Call((far.v4, port))] * 2)
     for number in range(2):
@@ -98,7 +98,7 @@ def test_orphans(lab: Lab) -> None:
 
 
 def test_time_wait_on_request(lab: Lab) -> None:
-    """TIME_WAIT has a row with ss's key under --all, without owner or bytes, and none otherwise."""
+    """With --all TIME_WAIT has a row with ss's key, without owner or bytes; otherwise it has none."""
     near, far, client, server, port = two_ends(lab)
     client.call(traffic.connect_at_once, [Call((far.v4, port))])
     server.call(traffic.accept, "listener", 0)
@@ -114,7 +114,7 @@ def test_time_wait_on_request(lab: Lab) -> None:
 
 
 def test_time_wait_while_its_process_keeps_the_descriptor(lab: Lab) -> None:
-    """A connection in TIME_WAIT is shown as ss shows it even while a process still holds its dead descriptor."""
+    """A connection in TIME_WAIT looks as in ss even while a process holds its dead descriptor."""
     near, far, client, server, port = two_ends(lab)
     client.call(traffic.connect_at_once, [Call((far.v4, port))])
     server.call(traffic.accept, "listener", 0)
@@ -132,7 +132,7 @@ def test_time_wait_while_its_process_keeps_the_descriptor(lab: Lab) -> None:
 
 
 def test_default_rows(lab: Lab) -> None:
-    """Without --all: TCP but listeners, and connected UDP."""
+    """Without --all rows are TCP except listeners, and connected UDP."""
     home = lab.namespace()
     worker = lab.worker(home)
     port = worker.call(traffic.listen, "listener", "127.0.0.1")
@@ -174,7 +174,7 @@ def test_udp_queue_and_drops(lab: Lab, host: str) -> None:
 
 
 def overflow_udp(memory: dict[Any, Any], host: str, datagrams: int) -> None:
-    """Two receivers that never read, one of which overflows, and a connected sender."""
+    """Open two receivers that never read, one of which overflows, and a connected sender."""
     small, large = (traffic.udp(memory, name, host) for name in ("small", "large"))
     memory["small"].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     traffic.udp(memory, "sender", host, (host, small))
@@ -185,7 +185,7 @@ def overflow_udp(memory: dict[Any, Any], host: str, datagrams: int) -> None:
 
 
 def test_namespace_with_ownerless_sockets_only(lab: Lab) -> None:
-    """A namespace in which no process is left still shows the connections that the kernel closes there."""
+    """A namespace without processes still shows the connections that the kernel is closing there."""
     near, far, client, _, port = two_ends(lab)
     client.call(traffic.connect_at_once, [Call((far.v4, port))] * 2)
     lab.dropper(far).rule(every=1)
@@ -199,7 +199,7 @@ def test_namespace_with_ownerless_sockets_only(lab: Lab) -> None:
 
 
 def test_listener_of_a_namespace_that_appears(lab: Lab) -> None:
-    """A namespace made while nettop runs is followed: its sockets have rows at the next refresh."""
+    """A namespace created while nettop runs is followed: its sockets have rows at the next refresh."""
     lab.worker().call(traffic.listen, "witness", "127.0.0.1")  # a row to wait for, on a machine without any
     with Running(*JSON, "--all", "--interval", "3600", "--count", "2") as running:
         running.first_rows()
@@ -212,7 +212,7 @@ def test_listener_of_a_namespace_that_appears(lab: Lab) -> None:
 
 
 def test_namespace_that_vanishes(lab: Lab) -> None:
-    """A namespace that ends while nettop runs takes its rows along and nothing else: no error, no traceback."""
+    """A namespace that vanishes while nettop runs only removes its rows: no error, no traceback."""
     witness_home, home = lab.namespace(), lab.namespace()
     witness, worker = lab.worker(witness_home), lab.worker(home)
     for each in (witness, worker):
@@ -230,7 +230,7 @@ def test_namespace_that_vanishes(lab: Lab) -> None:
 
 
 def test_namespaces_are_not_kept_alive(lab: Lab) -> None:
-    """A namespace that nobody else is in ends while nettop waits for its next refresh, an hour away."""
+    """An unused namespace vanishes while nettop waits for its next refresh, an hour away."""
     here, there = lab.pair()
     worker = lab.worker(there.namespace)
     worker.call(traffic.listen, "listener", "127.0.0.1")
@@ -243,7 +243,7 @@ def test_namespaces_are_not_kept_alive(lab: Lab) -> None:
 
 
 def test_namespace_that_appears_later(lab: Lab) -> None:
-    """With --follow-namespaces sockets without an owner are found in one that did not exist when nettop began."""
+    """With --follow-namespaces ownerless sockets are found in a namespace created after nettop's start."""
     witness = lab.worker(lab.namespace())
     witness.call(traffic.listen, "listener", "127.0.0.1")
     with Running(*JSON, "--interval", "3600", "--count", "2", "--all", "--follow-namespaces") as running:
@@ -258,7 +258,7 @@ def test_namespace_that_appears_later(lab: Lab) -> None:
 
 
 def test_every_socket_of_the_machine_once(lab: Lab) -> None:
-    """IPv4, IPv6, v4-mapped and UDP sockets of a namespace: exactly ss's set of keys."""
+    """A namespace's IPv4, IPv6, v4-mapped and UDP sockets have exactly ss's keys."""
     home = lab.namespace()
     worker = lab.worker(home)
     for name, address in (("four", "127.0.0.1"), ("six", "::1"), ("both", "::")):

@@ -38,7 +38,7 @@ made.close()
 
 
 def serve(memory: Memory, count: int, answer: int) -> None:
-    """Takes all that each of so many connections sends, and answers with so many bytes."""
+    """Read everything that each of `count` connections sends, and answer with this many bytes."""
     for _ in range(count):
         made, _ = memory["server"].accept()
         while made.recv(65536):
@@ -48,7 +48,7 @@ def serve(memory: Memory, count: int, answer: int) -> None:
 
 
 def connect_until(memory: Memory, path: Path) -> None:
-    """Connects to itself and closes again and again, as a stranger to the command, until there is such a file."""
+    """Connect to itself repeatedly, as a process unrelated to the command, until the file exists."""
     port = traffic.listen(memory, "own", LOOPBACK)
     while not path.exists():
         traffic.connect(memory, "near", traffic.Call((LOOPBACK, port)))
@@ -77,26 +77,26 @@ class Place:
         self.refused = f"{sys.executable} -S {path}/refused.py"
 
     def run(self, script: str, *options: str, **how: Any) -> subprocess.CompletedProcess[str]:
-        """`nettop run` of a shell script in the namespace; its report is JSON Lines in a file."""
+        """Run a shell script by `nettop run` in the namespace; the report is JSON Lines in a file."""
         inside = ("ip", "netns", "exec", self.namespace.name, "sh", "-c", script)
         return nettop(
             "run", "--format", "jsonl", "--output", str(self.report), *options, "--", *inside, **how
         )
 
     def events(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """The connections of the report, and its summary."""
+        """Return the report's connections and its summary."""
         *rows, summary = [json.loads(line) for line in self.report.read_text().splitlines()]
         return rows, summary
 
 
 @pytest.fixture
 def place(lab: Lab, tmp_path: Path) -> Place:
-    """A namespace with a server that listens."""
+    """Return a namespace with a server that listens."""
     return Place(lab, tmp_path)
 
 
 def test_children_and_grandchildren(place: Place) -> None:
-    """What the command, its child and a child's child connect to is reported with exact bytes, and so is a failure."""
+    """Connections of the command, its child and grandchild are reported with exact bytes, and so is a failure."""
     place.server.start(serve, 3, 4999)
     child = f"sh -c '{place.client} 211 & wait' & {place.client} 307; wait"
     script = f"{place.client} 101; {child}; {place.refused}"
@@ -133,21 +133,21 @@ for at in range(count):
 
 
 def echo(memory: Memory, count: int) -> None:
-    """Answers each of so many datagrams with three bytes."""
+    """Answer each of `count` datagrams with three bytes."""
     for _ in range(count):
         _, peer = memory["echo"].recvfrom(2000)
         memory["echo"].sendto(b"yes", peer)
 
 
 def bind_echo(memory: Memory) -> int:
-    """A UDP socket of loopback; its port."""
+    """Open a UDP socket on loopback; return its port."""
     memory["echo"] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     memory["echo"].bind((LOOPBACK, 0))
     return int(memory["echo"].getsockname()[1])
 
 
 def test_datagrams_of_the_tree(place: Place, tmp_path: Path) -> None:
-    """What the command and its children move by UDP is in the summary, also by a socket that they inherited."""
+    """The summary has the UDP bytes of the command and its children, also by an inherited socket."""
     (tmp_path / "datagrams.py").write_text(DATAGRAMS)
     port = place.server.call(bind_echo)
     place.server.start(echo, 600)
@@ -175,7 +175,7 @@ os.execvp("sh", ["sh", "-c", {script!r}])
 
 
 def test_a_child_that_outlives_the_command(place: Place, tmp_path: Path) -> None:
-    """The summary says how many processes go on, of which it lacks what comes."""
+    """The summary says how many processes continue, whose later traffic it lacks."""
     fifo = tmp_path / "end"
     os.mkfifo(fifo)
     place.run(f"setsid sh -c 'read _ < {fifo}' > /dev/null 2>&1 & exit 0")
@@ -186,7 +186,7 @@ def test_a_child_that_outlives_the_command(place: Place, tmp_path: Path) -> None
 
 
 def test_nobody_elses(lab: Lab, place: Place, tmp_path: Path) -> None:
-    """While strangers connect all the time, only the command's connections are reported."""
+    """Only the command's connections are reported while unrelated processes connect all the time."""
     stranger = lab.worker(place.namespace)
     stranger.start(connect_until, tmp_path / "enough")
     place.server.start(serve, 20, 11)
@@ -200,7 +200,7 @@ def test_nobody_elses(lab: Lab, place: Place, tmp_path: Path) -> None:
 
 
 def test_many_at_once(place: Place) -> None:
-    """Connections of many children at the same time are all reported."""
+    """Simultaneous connections of many children are all reported."""
     place.server.start(serve, 60, 3)
     script = f"for i in 1 2 3 4 5 6; do (for j in $(seq 10); do {place.client} 5; done) & done; wait"
     assert place.run(script).returncode == 0
@@ -209,7 +209,7 @@ def test_many_at_once(place: Place) -> None:
 
 
 def test_what_stays_open(lab: Lab, place: Place, tmp_path: Path) -> None:
-    """What a child leaves open behind the command is counted as open, with the bytes that it has moved."""
+    """A connection that a child leaves open counts as open, with its bytes so far."""
     script = tmp_path / "stay.py"
     script.write_text(
         "import socket, signal, sys\n"
@@ -228,7 +228,7 @@ def test_what_stays_open(lab: Lab, place: Place, tmp_path: Path) -> None:
 
 
 def test_as_who_called_sudo(place: Place, tmp_path: Path) -> None:
-    """The command has the user, groups and rights of who called sudo, and may gain rights again (by sudo)."""
+    """The command has the sudo caller's user, groups and rights, and may regain privileges (by sudo)."""
     sudo = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
     script = "id -u; id -g; awk '/CapEff|NoNewPrivs/ {print $2}' /proc/self/status"
     user = nettop("run", "--", "sh", "-c", script, env=sudo)
@@ -238,7 +238,7 @@ def test_as_who_called_sudo(place: Place, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uid", [NOBODY, 61_234], ids=["nobody", "no account"])
 def test_the_environment_is_theirs(uid: int) -> None:
-    """Variables that name the user are as `sudo -u` sets them, and their home is not root's."""
+    """Variables that name the user are as `sudo -u` sets them, with the user's home, not root's."""
     sudo = {**os.environ, "SUDO_UID": str(uid), "SUDO_GID": str(uid), "HOME": "/root", "USER": "root"}
     sudo |= {"LOGNAME": "root", "SHELL": "/bin/root", "MAIL": "/var/mail/root"}
     names = ("HOME", "USER", "LOGNAME", "SHELL")
@@ -255,7 +255,7 @@ def test_the_environment_is_theirs(uid: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_being_ended_while_it_attaches(number: signal.Signals) -> None:
-    """A signal while programs are loaded: its exit code, and the command does not run."""
+    """A signal during loading sets the exit code, and the command does not run."""
     with Running("run", "--", "echo", "I ran", stdin=subprocess.DEVNULL) as running:
         until(running.loaders, "programs are being loaded")
         assert running.end(number) == 128 + number
@@ -264,7 +264,7 @@ def test_being_ended_while_it_attaches(number: signal.Signals) -> None:
 
 
 def test_the_report_belongs_to_who_called_sudo() -> None:
-    """A report in a directory of theirs is theirs."""
+    """A report in the sudo caller's directory belongs to the caller."""
     sudo = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
     with tempfile.TemporaryDirectory(dir="/tmp") as home:
         os.chown(home, NOBODY, NOBODY)
@@ -274,7 +274,7 @@ def test_the_report_belongs_to_who_called_sudo() -> None:
 
 
 def test_not_root(tmp_path: Path) -> None:
-    """Without rights nettop says so with code 4, and the command does not run."""
+    """Without privileges nettop says so and exits with 4, and the command does not run."""
     how: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
     done = nettop("run", "--", "echo", "I ran", env={**os.environ, "HOME": "/"}, **how)
     assert (done.returncode, done.stdout) == (4, "")
@@ -282,7 +282,7 @@ def test_not_root(tmp_path: Path) -> None:
 
 
 def test_being_ended(tmp_path: Path) -> None:
-    """SIGTERM reaches the command, whose end is reported; nothing of nettop is left."""
+    """SIGTERM reaches the command; its exit is reported, and nettop leaves nothing."""
     script = "trap 'exit 9' TERM; echo begun; while :; do read _ || exit 1; done"
     with subprocess.Popen(
         [NETTOP, "run", "--", "sh", "-c", script],
@@ -297,5 +297,5 @@ def test_being_ended(tmp_path: Path) -> None:
         running.terminate()
         assert running.wait(30) == 9
         assert running.stderr is not None
-        assert " ended with 9 after " in running.stderr.read()
+        assert " exited with 9 after " in running.stderr.read()
     until(lambda: not Path(f"/proc/{running.pid}").exists(), "nettop is gone")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nettop says of its own cost is what the kernel says, and --max-overhead does what it says."""
+"""nettop's reported cost equals the kernel's figures, and --max-overhead bounds it."""
 
 import contextlib
 import ctypes
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from nettop.probes.connections.probe import Connections
+from tests.options import source_options
 
 from . import bpf_objects
 from .command import HOUR, Running, nettop, rows_in
@@ -36,7 +37,7 @@ Runs = dict[str, tuple[int, int]]
 
 @contextlib.contextmanager
 def statistics_on() -> Iterator[None]:
-    """The kernel counts program runs meanwhile."""
+    """Have the kernel count program runs inside the `with` block."""
     descriptor = bpf_objects.bpf(ENABLE_STATS, struct.pack("=I60x", 0))[0]
     try:
         yield
@@ -45,7 +46,7 @@ def statistics_on() -> Iterator[None]:
 
 
 def runs_of(pid: int) -> Runs:
-    """Runs and ns of each program that the process holds, by the kernel's name for it (15 letters)."""
+    """Return runs and ns of each program held by the process, by the kernel's name for it (15 characters)."""
     runs: Runs = {}
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -56,24 +57,24 @@ def runs_of(pid: int) -> Runs:
 
 
 def cpu_ns(pid: int) -> int:
-    """User and system time of a process and the children that it has waited for, by ticks."""
+    """Return user and system time of a process and its waited-for children, in ns, by ticks."""
     fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     return sum(map(int, fields[11:15])) * TICK_NS
 
 
 def kernels_name(shown: str) -> str:
-    """What the kernel calls a program that is shown as `tp_btf/…` or `iter/…`."""
+    """Return the kernel's name for a program shown as `tp_btf/…` or `iter/…`."""
     return shown.partition("@")[0].removeprefix("iter/").replace("/", "__", 1)[:15]
 
 
 def by_name(rows: list[dict[str, Any]]) -> Rows:
-    """Rows by kind and name."""
+    """Return rows by kind and name."""
     return {(row["kind"], row["name"]): row for row in rows}
 
 
 @pytest.fixture
 def shown() -> Iterator[Running]:
-    """nettop --view self that shows its programs, refreshed by Enter only."""
+    """Return nettop --view self with its programs shown, refreshed by Enter only."""
     with Running(*SHOWN, *HOUR) as running:
         running.first_rows()
 
@@ -82,7 +83,7 @@ def shown() -> Iterator[Running]:
 
 
 def next_rows(running: Running) -> Rows:
-    """What it shows now."""
+    """Return the rows of its next refresh."""
     before = len(running.refreshes())
     ask_and_wait(running)
     ask_and_wait(running)  # the last line of a refresh is known to be the last when another one has begun
@@ -90,14 +91,14 @@ def next_rows(running: Running) -> Rows:
 
 
 def ask_and_wait(running: Running) -> None:
-    """One refresh more, requested when no other one is due."""
+    """Request one more refresh when none is due."""
     before = len(running.refreshes())
     running.refresh()
     until(lambda: len(running.refreshes()) > before, "another refresh")
 
 
 def test_programs_are_what_the_kernel_counts(shown: Running) -> None:
-    """Runs and time of each program lie between what the kernel says before and after."""
+    """Runs and time of each program lie between the kernel's values before and after."""
     with statistics_on():
         listener = socket.create_server(("127.0.0.1", 0))
         for _ in range(97):
@@ -118,7 +119,9 @@ def test_programs_are_what_the_kernel_counts(shown: Running) -> None:
 
 
 def test_the_total_is_what_the_kernel_charges(shown: Running) -> None:
-    """User and system time, with the ended loader's; programs in other people's time stand beside."""
+    """The total has user and system time, including the ended loader's; programs in others' time are
+    listed beside it.
+    """
     before = cpu_ns(shown.pid)
     rows = next_rows(shown)
     after = cpu_ns(shown.pid)
@@ -133,7 +136,7 @@ def test_the_total_is_what_the_kernel_charges(shown: Running) -> None:
 
 
 def test_memory(shown: Running) -> None:
-    """Resident memory, and what maps take of the kernel's."""
+    """The view has resident memory, and the kernel memory of maps."""
     rows = next_rows(shown)
     resident = int(Path(f"/proc/{shown.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     kernel = rows["maps", "kernel memory"]["memory"]
@@ -143,9 +146,9 @@ def test_memory(shown: Running) -> None:
 
 
 def test_statistics_end_with_nettop() -> None:
-    """They cost every program of the host: nobody leaves them on."""
+    """Statistics are switched off on exit: they cost every program of the host."""
     probe = Connections()
-    probe.set("table", "events")
+    probe.configure(source_options(["events"]))
     probe.start()
 
     def are_counted() -> bool:
@@ -169,7 +172,7 @@ def test_statistics_end_with_nettop() -> None:
 def test_screens_open_statistics_only_when_started_for_them(
     words: tuple[str, ...], has_statistics: bool
 ) -> None:
-    """Statistics slow down every program of the host: screens that do not need them never open them."""
+    """Screens enable statistics only on request: they slow down every program of the host."""
     with Terminal(*words) as terminal:
         terminal.shows(b" cost ")
         descriptors = Path(f"/proc/{terminal.pid}/fd").iterdir()
@@ -179,7 +182,7 @@ def test_screens_open_statistics_only_when_started_for_them(
 
 
 def test_without_the_capability_programs_are_not_available() -> None:
-    """n/a and why, never 0; everything else is there."""
+    """Without the capability the programs are n/a, with the reason, never 0; everything else is shown."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def give_up() -> None:
@@ -201,14 +204,16 @@ def test_without_the_capability_programs_are_not_available() -> None:
 
 
 def test_the_interval_grows_and_it_says_so() -> None:
-    """A bound that ten readings a second exceed by far. Where others' traffic does too its hooks go first."""
+    """With a bound far too low for ten readings a second, the interval grows; hooks on others' traffic are detached
+    first.
+    """
     said = re.compile(r"^nettop: interval \d+\.\d s.* for --max-overhead 0\.1%$", re.MULTILINE)
     with Running("--table", "-d", "--interval", "0.1", "--max-overhead", "0.1%") as running:
         until(lambda: said.search(running.errors()), "it says that it reads less often", 60)
 
 
 def test_the_log_says_so() -> None:
-    """As a line among the others."""
+    """The log reports it as a line among the others."""
     words = ("log", "--log-dir", "none", "--format", "jsonl", "--interval", "0.1", "--max-overhead", "0.1%")
     with Running(*words) as running:
 
@@ -224,14 +229,14 @@ def test_the_log_says_so() -> None:
 
 @pytest.mark.parametrize("value", ["0", "0.01%", "101%", "-1", "nan", "much"])
 def test_a_bound_that_nobody_can_mean_is_refused(value: str) -> None:
-    """In words, before anything is attached."""
+    """An absurd bound is refused with a message, before anything is attached."""
     done = nettop("--table", "--once", f"--max-overhead={value}")
     assert done.returncode == 2
     assert "--max-overhead" in done.stderr
 
 
 def connect_and_close(count: int) -> None:
-    """Make that many connections over loopback."""
+    """Make `count` connections over loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         for _ in range(count):
             near = socket.create_connection(listener.getsockname())
@@ -244,7 +249,7 @@ def connect_and_close(count: int) -> None:
 
 
 def test_the_key_shows_the_programs_and_goes_back() -> None:
-    """`o` anywhere: programs with their runs; `o` again: the connections."""
+    """`o` shows programs with their runs from anywhere; `o` again shows the connections."""
     with Terminal("--interval", "0.5") as terminal:
         terminal.shows(b"conns")
         terminal.type(b"o", b"iter/task_file")

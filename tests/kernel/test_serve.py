@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nettop serve on the running kernel: what it tells Prometheus is what the kernel counted, with no rights left."""
+"""nettop serve on the running kernel gives Prometheus the kernel's counts, without privileges."""
 
 import contextlib
 import http.client
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_metrics
 
-from nettop.serve.metrics.series import OTHERS, REPLACED
+from nettop.serve.metrics.series import EVICTED, OTHERS
 from nettop.snapshots.connections import HOOK_EVENTS
 from nettop.snapshots.schema import OWN_NAMESPACE
 
@@ -32,7 +32,7 @@ SIZE = 3_000_017
 
 
 class UnixConnection(http.client.HTTPConnection):
-    """An HTTP connection over a Unix socket, which is reached from every network namespace."""
+    """An HTTP connection over a Unix socket, reachable from every network namespace."""
 
     def __init__(self, path: Path) -> None:
         super().__init__("localhost", timeout=30 * PATIENCE)
@@ -46,7 +46,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class Serving(Running):
-    """nettop serve, in a network namespace, at a Unix socket in a directory of its user's."""
+    """nettop serve in a network namespace, on a Unix socket in a directory of its user's."""
 
     def __init__(self, folder: Path, *options: str, namespace: Namespace | None = None, **how: Any) -> None:
         self.path = folder / "http.sock"
@@ -64,14 +64,14 @@ class Serving(Running):
         assert self.process.poll() is None, self.errors()
 
     def get(self, path: str) -> tuple[int, str]:
-        """The status and the text of an answer."""
+        """Return the status and body of an answer."""
         with contextlib.closing(UnixConnection(self.path)) as connection:
             connection.request("GET", path)
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
 
     def metrics(self) -> dict[Sample, float]:
-        """A scrape: each sample once."""
+        """Scrape; assert that each sample occurs once."""
         status, text = self.get("/metrics")
         assert status == 200
         samples = [sample for family in parse_metrics(text) for sample in family.samples]
@@ -81,13 +81,13 @@ class Serving(Running):
 
 
 def of(metrics: dict[Sample, float], name: str, **labels: str) -> float:
-    """The sum of the series of this name that have these labels."""
+    """Return the sum of the series with this name and these labels."""
     wanted = labels.items()
     return sum(value for (each, having), value in metrics.items() if each == name and wanted <= having)
 
 
 def moved_by(metrics: dict[Sample, float], device: str) -> dict[str, float]:
-    """What the metrics say that a device of nettop's own namespace moved, by the names of the table."""
+    """Return the metrics of a device in nettop's own namespace, by the table's names."""
     labels = {"interface": device, "namespace": OWN_NAMESPACE}
     return {
         name: of(metrics, f"nettop_bandwidth_{unit}_total", direction=direction, **labels)
@@ -97,14 +97,14 @@ def moved_by(metrics: dict[Sample, float], device: str) -> dict[str, float]:
 
 
 def metrics_since(serving: Serving, began_s: float) -> dict[Sample, float] | None:
-    """The metrics, if their reading of bandwidth began after this time."""
+    """Return the metrics, if their bandwidth reading began after this time."""
     metrics = serving.metrics()
     read_s = of(metrics, "nettop_reading_timestamp_seconds", lens="bandwidth")
     return metrics if read_s > began_s else None
 
 
 def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
-    """A device's bytes and packets are its own; a process's are what it sent; every top set has the whole sum."""
+    """A device's bytes and packets are its own; a process's are those it sent; every top set has the whole sum."""
     near, far = lab.pair()
     server, client = lab.worker(near.namespace, "serveserver"), lab.worker(far.namespace, "serveclient")
     port = server.call(traffic.listen, "listener", near.v4)
@@ -114,7 +114,7 @@ def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
         quiet: list[tuple[dict[Sample, float], dict[str, int], int]] = []
 
         def is_quiet() -> bool:
-            """Whether nothing passed before the device was read again, and what was added is a reading since then."""
+            """Return whether nothing passed before the device was read again, and the sums are of a later reading."""
             began_s, device = time.time(), device_counts(near.namespace, near.device)
             metrics = until(lambda: metrics_since(serving, began_s), "a reading")
             status, text = serving.get("/api/metrics/realtime")
@@ -123,7 +123,7 @@ def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
             return device == device_counts(near.namespace, near.device)
 
         def are_beginnings_seen() -> bool:
-            """Whether events are attached: what a connection carried counts from its first byte if it begins later."""
+            """Return whether events are attached: later connections then count from their first byte."""
             return of(serving.metrics(), "nettop_hook_info", hook=HOOK_EVENTS.name) == 1
 
         until(are_beginnings_seen, "events are attached", 60)
@@ -136,7 +136,7 @@ def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
         server.result()
 
         def has_arrived() -> bool:
-            """Whether both the sockets and the device have been read since."""
+            """Return whether both the sockets and the device have been read since then."""
             until(is_quiet, "a moment without packets")
             now = of(quiet[-1][0], "nettop_connections_bytes_total")
             return now - of(before, "nettop_connections_bytes_total") >= 2 * SIZE
@@ -157,12 +157,12 @@ def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
             if name == "nettop_connections_by_process_bytes_total"
         }
         assert "serveserver" in busiest
-        assert len(busiest - {OTHERS, REPLACED}) <= 2  # the largest, and as many that were
+        assert len(busiest - {OTHERS, EVICTED}) <= 2  # the largest, and as many that were
         assert total_bytes == moved[1]["bytes_received"] + moved[1]["bytes_sent"]
 
 
 def test_no_rights_are_left_and_nothing_stays(lab: Lab, tmp_path: Path) -> None:
-    """Every lens is served as who called sudo, without a capability in any thread; SIGTERM leaves nothing."""
+    """Every lens is served as the sudo caller, without capabilities in any thread; SIGTERM leaves nothing."""
     objects = bpf_objects.existing()
     folder = tmp_path / "run"
     folder.mkdir()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every request that has an answer is counted once, at both ends, by every mechanism and kind of calls."""
+"""Every answered request counts once, at both ends, with every mechanism and kind of calls."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from nettop.probes.services.programs import FIRST_PLACE, LISTENING_MAX, SERVICES_MAX
-from nettop.snapshots.services import CLIENTS, CONNECTIONS, OTHERS, SERVICES, WAITING, WITHOUT_PLACE
+from nettop.probes.services.programs import FIRST_SLOT, LISTENING_MAX, SERVICES_MAX
+from nettop.snapshots.services import CLIENTS, CONNECTIONS, OTHERS, SERVICES, WAITING, WITHOUT_SLOT
 
 from . import bpf_objects, oracle
 from .lab import Lab, compiled, until
@@ -45,18 +45,18 @@ KINDS = ["write", "sendfile", "splice", "io_uring", "peek"]
 
 @pytest.fixture
 def host(lab: Lab) -> Host:
-    """A server and its client."""
+    """Return a server and its client."""
     return Host(lab)
 
 
 @pytest.fixture(scope="module")
 def answerer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program that answers requests by several kinds of calls."""
+    """Return the program that answers requests by several kinds of calls."""
     return compiled(ANSWERER, tmp_path_factory.mktemp("services"))
 
 
 def check_both(watches: list[Watched], host: Host, **values: Any) -> None:
-    """Both ends have counted the same, and nothing waits."""
+    """Check that both ends have counted the same, and that nothing waits."""
     for watched in watches:
         for side in (SERVED, USED):
             row = watched.until(host.namespace, host.port, side, waiting=0, **values)
@@ -71,7 +71,7 @@ TARGETS = {"127.0.0.1": 7, "::1": 11, "::ffff:127.0.0.1": 13}
 
 @pytest.fixture(scope="module")
 def done(all_watches: WatchedByEach) -> Iterator[Host]:
-    """Requests by IPv4, IPv6 and IPv4 mapped to IPv6, some without an answer, some of which still wait."""
+    """Yield requests by IPv4, IPv6 and v4-mapped IPv6; some have no answer, and some of these still wait."""
     with Lab() as lab:
         host = Host(lab)
         for target, count in TARGETS.items():
@@ -100,7 +100,9 @@ def test_each_mechanism_counts_the_same(
     done: Host,
     record: Callable[..., None],
 ) -> None:
-    """Answers, what ended without one, and what waits now, at which side, since when, and whether it was read."""
+    """Answers, unanswered and waiting requests are equal in every mechanism, with their side, start, and
+    whether read.
+    """
     watched = all_watches.by(mechanism, record)
     answers = 3 * sum(TARGETS.values()) + 5
     rows = {
@@ -129,7 +131,7 @@ def test_each_mechanism_counts_the_same(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_calls(watches: list[Watched], host: Host, answerer: Path, kind: str) -> None:
-    """Answers that are written, sent from a file, spliced, by io_uring; MSG_PEEK, empty and failed calls add none."""
+    """Answers count by write, sendfile, splice and io_uring; MSG_PEEK, empty and failed calls add none."""
     count, answer = 211, 4096
     with opened(host.client, host.server, host.port, "::1") as names:
         host.server.start(answer_by, answerer, kind, count, (REQUEST, answer))
@@ -145,7 +147,7 @@ def test_every_kind_of_calls(watches: list[Watched], host: Host, answerer: Path,
 
 
 def test_parts_of_a_request_and_of_an_answer(watches: list[Watched], host: Host) -> None:
-    """Several calls make one request, and several one answer."""
+    """Several calls can make one request or one answer."""
     with opened(host.client, host.server, host.port, "127.0.0.1") as names:
         for _ in range(17):
             for _ in range(3):
@@ -158,7 +160,7 @@ def test_parts_of_a_request_and_of_an_answer(watches: list[Watched], host: Host)
 
 
 def test_a_server_that_speaks_first(watches: list[Watched], host: Host) -> None:
-    """Its greeting is no answer, and what the client says next no answer to that."""
+    """A server's greeting is no answer, and the client's next message is no answer to the greeting."""
     with opened(host.client, host.server, host.port, "::1") as names:
         host.server.call(send_each, names, 64)
         host.client.call(receive_each, names, 64)
@@ -167,7 +169,7 @@ def test_a_server_that_speaks_first(watches: list[Watched], host: Host) -> None:
 
 
 def test_an_answer_after_the_client_has_closed_its_half(watches: list[Watched], host: Host) -> None:
-    """A request that ends by a FIN is answered like any other."""
+    """A request that ends with a FIN is answered like any other."""
     with opened(host.client, host.server, host.port, "127.0.0.1") as names:
         host.client.call(send_and_shut, names, REQUEST)
         host.server.call(receive_all, names)
@@ -177,7 +179,7 @@ def test_an_answer_after_the_client_has_closed_its_half(watches: list[Watched], 
 
 
 def send_and_shut(memory: Memory, names: list[int], size: int) -> None:
-    """A message on each, and the end of what is sent."""
+    """Send a message on each connection, and shut down the sending side."""
     for name in names:
         memory[name].sendall(b"n" * size)
         memory[name].shutdown(socket.SHUT_WR)
@@ -195,7 +197,7 @@ def receive_all(memory: Memory, names: list[int]) -> None:
 def test_a_request_without_an_answer(
     watches: list[Watched], host: Host, ending: str, *, was_read: bool
 ) -> None:
-    """It is unanswered once, with its age, at both ends, whether its connection ends by a reset or a FIN."""
+    """A request without an answer counts once as unanswered, with its age, at both ends, after a reset or a FIN."""
     age_s = 0.02
     with opened(host.client, host.server, host.port, "::1", 3) as names:
         host.exchange(names, 2)
@@ -222,7 +224,7 @@ def test_a_request_without_an_answer(
 
 
 def test_goodbyes_are_no_requests(watches: list[Watched], host: Host) -> None:
-    """Last words right before the end, as those of TLS, are not unanswered."""
+    """A last message right before the end, as in TLS, is no unanswered request."""
     for _ in range(11):
         with opened(host.client, host.server, host.port, "127.0.0.1") as names:
             host.exchange(names, 1)
@@ -232,7 +234,7 @@ def test_goodbyes_are_no_requests(watches: list[Watched], host: Host) -> None:
 
 
 def test_a_server_that_closes_on_last_words(watches: list[Watched], host: Host) -> None:
-    """It may do so before the client, which does not run all the time, closes its end: they are no request either."""
+    """A last message is no request if the server closes before the client, which may not be running, does."""
     for _ in range(11):
         with opened(host.client, host.server, host.port, "127.0.0.1") as names:
             host.exchange(names, 1)
@@ -243,14 +245,14 @@ def test_a_server_that_closes_on_last_words(watches: list[Watched], host: Host) 
 
 
 def receive_and_close(memory: Memory, names: list[int], size: int) -> None:
-    """Last words on each, and its end."""
+    """Read the last message on each connection, and close it."""
     for name in names:
         receive(memory[name], size)
         memory.pop(name).close()
 
 
 def send_and_wait(memory: Memory, names: list[int], size: int) -> None:
-    """A message on each, and its end when the peer has closed it."""
+    """Send a message on each connection, and close it after the peer."""
     for name in names:
         memory[name].sendall(b"n" * size)
         with memory.pop(name) as held:
@@ -258,14 +260,14 @@ def send_and_wait(memory: Memory, names: list[int], size: int) -> None:
 
 
 def send_and_close(memory: Memory, names: list[int], size: int) -> None:
-    """A message on each, and its end."""
+    """Send a message on each connection, and close it."""
     for name in names:
         memory[name].sendall(b"n" * size)
         memory.pop(name).close()
 
 
 def test_both_directions_at_once_are_marked(watches: list[Watched], host: Host) -> None:
-    """Where requests and answers overlap, a turn is a burst, and the row says so; where they alternate it does not."""
+    """If requests and answers overlap, a turn is a burst and the row is marked; if they alternate it is not."""
     amount = 4 << 20
     with opened(host.client, host.server, host.port, "127.0.0.1") as names:
         host.exchange(names, 5)
@@ -282,7 +284,7 @@ def test_both_directions_at_once_are_marked(watches: list[Watched], host: Host) 
 
 
 def test_short_connections(watches: list[Watched], host: Host) -> None:
-    """Of each of 2,000 new connections the one answer is counted, and nothing of them is left."""
+    """Each of 2,000 new connections counts its one answer, and leaves nothing."""
     count = 2_000
     host.server.start(answer_short, count)
     host.client.call(request_short, host.port, count)
@@ -293,7 +295,7 @@ def test_short_connections(watches: list[Watched], host: Host) -> None:
 
 
 def request_short(memory: Memory, port: int, count: int) -> None:
-    """A connection for each request."""
+    """Open a connection for each request."""
     for _ in range(count):
         with socket.create_connection(("127.0.0.1", port)) as made:
             made.sendall(b"q" * REQUEST)
@@ -301,7 +303,7 @@ def request_short(memory: Memory, port: int, count: int) -> None:
 
 
 def answer_short(memory: Memory, count: int) -> None:
-    """Answer a request on each of so many connections."""
+    """Answer a request on each of `count` connections."""
     for _ in range(count):
         accepted = memory["listener"].accept()[0]
         receive(accepted, REQUEST)
@@ -310,7 +312,7 @@ def answer_short(memory: Memory, count: int) -> None:
 
 
 def test_connections_that_are_older(host: Host) -> None:
-    """Of a connection from before the start its requests are counted from then on, and one that waits has its age."""
+    """A connection from before the start counts later requests, and a waiting request has its age."""
     with opened(host.client, host.server, host.port, "::1", 4) as names:
         host.exchange(names, 3)
         host.client.call(silent, names[0], 20)
@@ -326,7 +328,7 @@ def test_connections_that_are_older(host: Host) -> None:
 
 
 def test_a_socket_that_connects_again(watches: list[Watched], host: Host) -> None:
-    """After an attempt that was refused, what it is answered is counted."""
+    """After a refused attempt, a socket's answers are counted."""
     host.client.call(connect_after_refusal, host.port)
     host.server.call(accept_as, 0)
     host.exchange([0], 3)
@@ -334,7 +336,7 @@ def test_a_socket_that_connects_again(watches: list[Watched], host: Host) -> Non
 
 
 def connect_after_refusal(memory: Memory, port: int) -> None:
-    """Connect a socket, first to a port that is closed."""
+    """Connect a socket, first to a closed port."""
     memory[0] = socket.socket()
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -344,12 +346,12 @@ def connect_after_refusal(memory: Memory, port: int) -> None:
 
 
 def silent(memory: Memory, name: int, least_ms: int) -> None:
-    """Wait until nothing has come for a while: TCP knows only in ticks when something last did."""
+    """Wait until a connection has been silent for a while: TCP knows the time of its last message only in ticks."""
     until(lambda: oracle.tcp_info(memory[name])["last_data_recv"] >= least_ms, "nothing comes")
 
 
 def test_namespaces_have_services_of_their_own(watches: list[Watched], lab: Lab) -> None:
-    """A port that is served in one namespace and used from another one is a service of each."""
+    """A port served in one namespace and used from another is a separate service in each."""
     near, far = lab.pair()
     server, client = lab.worker(far.namespace), lab.worker(near.namespace)
     port = int(server.call(listen, "listener", "::"))
@@ -365,7 +367,7 @@ def test_namespaces_have_services_of_their_own(watches: list[Watched], lab: Lab)
 
 
 def test_clients_of_a_service(watches: list[Watched], lab: Lab) -> None:
-    """Each address has a row, with its answers and connections."""
+    """Each client address has a row with its answers and connections."""
     near, far = lab.pair()
     server, client = lab.worker(far.namespace), lab.worker(near.namespace)
     port = int(server.call(listen, "listener", "0.0.0.0"))
@@ -384,20 +386,20 @@ def test_clients_of_a_service(watches: list[Watched], lab: Lab) -> None:
 
 
 def connect_from(memory: Memory, source: str, target: str, port: int, name: int) -> None:
-    """A connection from one of the client's addresses."""
+    """Connect from one of the client's addresses."""
     memory[name] = socket.create_connection((target, port), source_address=(source, 0))
 
 
 def accept_as(memory: Memory, name: int) -> None:
-    """Accept a connection by this name."""
+    """Accept a connection under this name."""
     memory[name] = memory["listener"].accept()[0]
 
 
 def test_more_services_than_places(lab: Lab) -> None:
-    """Those without a place are one row, which has all that they count; how many there are is said."""
+    """Services without a place share one row with their sum, and their number is shown."""
     namespace = lab.namespace()
     worker = lab.worker(namespace)
-    count = (SERVICES_MAX - FIRST_PLACE) // 2 + 41
+    count = (SERVICES_MAX - FIRST_SLOT) // 2 + 41
     with Watched() as watched:
         worker.call(be_many_services, count)
         snapshot = watched.read()
@@ -407,11 +409,11 @@ def test_more_services_than_places(lab: Lab) -> None:
         # Traffic of other processes may be among the others.
         for side in (SERVED, USED):
             assert sum(row["answers"] for row in own if row["side"] == side) + others[side] >= count
-        assert 0 < 2 * count - len(own) <= sum(others.values()) <= snapshot.lost[WITHOUT_PLACE]
+        assert 0 < 2 * count - len(own) <= sum(others.values()) <= snapshot.lost[WITHOUT_SLOT]
 
 
 def test_ten_thousand_services_one_after_the_other(lab: Lab) -> None:
-    """Each has a row when it is new; those that left for it are in the row of all that have, and nothing is lost."""
+    """Of ten thousand services each gets a row; evicted ones are summed in one row, and nothing is lost."""
     namespace = lab.namespace()
     worker = lab.worker(namespace)
     at_once = SERVICES_MAX // 16
@@ -426,11 +428,11 @@ def test_ten_thousand_services_one_after_the_other(lab: Lab) -> None:
             assert sum(row["answers"] for row in new if row["side"] == SERVED) == at_once
             (ended,) = decoded(snapshot.ended[SERVICES.name].total)
             assert sum(row["answers"] for row in own) + ended["answers"] >= 2 * round_ * at_once
-        assert snapshot.lost[WITHOUT_PLACE] == 0
+        assert snapshot.lost[WITHOUT_SLOT] == 0
 
 
 def test_a_listener_after_many_others(lab: Lab) -> None:
-    """The table of listeners has room for those that somebody connects to, however many there were before."""
+    """The table of listeners has room for those with connections, however many existed before."""
     namespace = lab.namespace()
     worker = lab.worker(namespace)
     with Watched() as watched:
@@ -442,13 +444,13 @@ def test_a_listener_after_many_others(lab: Lab) -> None:
 
 
 def listen_often(memory: Memory, count: int) -> None:
-    """Listen at so many ports, one after the other."""
+    """Listen at `count` ports, one after the other."""
     for port in range(20_000, 20_000 + count):
         socket.create_server(("127.0.0.1", port)).close()
 
 
 def serve_at_every_address(memory: Memory) -> int:
-    """A request and its answer at each of two addresses of a listener; its port."""
+    """Exchange a request and an answer at each of two addresses of a listener; return its port."""
     with socket.create_server(("0.0.0.0", 0)) as listener:
         port: int = listener.getsockname()[1]
         for address in ("127.0.0.1", "127.0.0.2"):
@@ -461,7 +463,7 @@ def serve_at_every_address(memory: Memory) -> int:
 
 
 def be_many_services(memory: Memory, count: int) -> None:
-    """A request and its answer to each of so many ports, from one process."""
+    """Exchange a request and an answer with each of `count` ports, from one process."""
     for _ in range(count):
         with (
             socket.create_server(("127.0.0.1", 0)) as listener,
@@ -476,7 +478,7 @@ def be_many_services(memory: Memory, count: int) -> None:
 
 
 def test_nothing_is_left(host: Host) -> None:
-    """When the lens is closed no program, map or link of it is left, while connections that it watched go on."""
+    """A closed lens leaves no program, map or link, while its connections continue."""
     before = bpf_objects.existing()
     with opened(host.client, host.server, host.port, "::1", 3) as names:
         with Watched() as watched:

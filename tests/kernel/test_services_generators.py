@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The services lens counts what load generators and servers count themselves, and its times go with theirs."""
+"""The services lens's counts equal those of load generators and servers, and its times agree with theirs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NS = {"us": 1e3, "ms": 1e6, "s": 1e9}
 
 @contextmanager
 def nginx(home: Namespace, folder: Path) -> Iterator[None]:
-    """nginx with small and big files, on ports that keep connections, close them, speak TLS, and answer late."""
+    """Run nginx with small and big files, on ports that keep connections, close them, speak TLS, and answer late."""
     program, openssl = tool("nginx"), tool("openssl")
     modules = Path("/usr/lib/nginx/modules")
     if not (modules / "ngx_http_echo_module.so").exists():
@@ -60,7 +60,7 @@ def nginx(home: Namespace, folder: Path) -> Iterator[None]:
 
 
 def wrk(home: Namespace, url: str, connections: int, *options: str) -> tuple[int, dict[str, float]]:
-    """How many requests wrk had answered, and the quantiles of their times in ns."""
+    """Run wrk and return its answered requests and the quantiles of their times in ns."""
     generator = tool("wrk")
     text = home.run(generator, "-t1", f"-c{connections}", "-d1s", "--latency", *options, url)
     match = re.search(r"(\d+) requests in", text)
@@ -80,7 +80,7 @@ def wrk(home: Namespace, url: str, connections: int, *options: str) -> tuple[int
     ids=["kept", "sendfile", "not kept"],
 )
 def test_nginx(home: Namespace, watched: Watched, tmp_path: Path, url: str, connections: int) -> None:
-    """As many answers as nginx logged, and as wrk had, but for those under way when wrk ended."""
+    """The lens counts the answers that nginx logged and wrk received, except those in flight when wrk ended."""
     port = int(re.findall(r":(\d+)/", url)[0])
     with nginx(home, tmp_path):
         requests, times = wrk(home, url, connections)
@@ -96,7 +96,7 @@ def test_nginx(home: Namespace, watched: Watched, tmp_path: Path, url: str, conn
 
 
 def test_tls(home: Namespace, watched: Watched, tmp_path: Path) -> None:
-    """Encryption hides nothing of it; a handshake adds one turn, or two, for each connection."""
+    """Encryption hides no turns; a handshake adds one or two per connection."""
     connections = 20
     with nginx(home, tmp_path):
         requests, _ = wrk(home, f"https://127.0.0.1:{TLS}/{SMALL}", connections)
@@ -107,7 +107,7 @@ def test_tls(home: Namespace, watched: Watched, tmp_path: Path) -> None:
 
 
 def test_times_beside_those_of_wrk(home: Namespace, watched: Watched, tmp_path: Path) -> None:
-    """A server that answers after 5 ms: no answer is faster, and none slower than for wrk, which measures more."""
+    """With a server that answers after 5 ms no answer is faster, and none slower than in wrk, which measures more."""
     with nginx(home, tmp_path):
         requests, times = wrk(home, f"http://127.0.0.1:{SLOW}/", 8)
         assert requests > 100
@@ -122,14 +122,14 @@ def test_times_beside_those_of_wrk(home: Namespace, watched: Watched, tmp_path: 
 
 @contextmanager
 def redis(home: Namespace, folder: Path) -> Iterator[None]:
-    """A Redis that keeps nothing on disk."""
+    """Run a Redis that stores nothing on disk."""
     options = ["--port", str(REDIS), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     with running(home, tool("redis-server"), *options, port=REDIS, log=folder / "output", cwd=folder):
         yield
 
 
 def benchmark(home: Namespace, *options: str) -> dict[str, float]:
-    """What redis-benchmark says of its requests: quantiles in ms."""
+    """Run redis-benchmark and return its quantiles in ms."""
     words = ["-p", str(REDIS), "-t", "set", "--csv", *options]
     text = home.run(tool("redis-benchmark"), *words)
     names, values = (line.strip('"').split('","') for line in text.splitlines()[-2:])
@@ -138,7 +138,7 @@ def benchmark(home: Namespace, *options: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("clients", [5, 50])
 def test_redis(home: Namespace, watched: Watched, tmp_path: Path, clients: int) -> None:
-    """Exactly the requests that the generator made, and the one in which it reads the configuration."""
+    """The lens counts exactly the generator's requests, and the one that reads the configuration."""
     requests = 30_000
     with redis(home, tmp_path):
         own = benchmark(home, "-c", str(clients), "-n", str(requests))
@@ -149,7 +149,7 @@ def test_redis(home: Namespace, watched: Watched, tmp_path: Path, clients: int) 
 
 
 def test_a_batch_is_one_turn(home: Namespace, watched: Watched, tmp_path: Path) -> None:
-    """Requests that a client sends by one call, and whose answers it reads by one, are one turn."""
+    """Requests that a client sends by one call, and reads the answers of by one, are one turn."""
     requests, batch = 32_000, 16
     with redis(home, tmp_path):
         benchmark(home, "-c", "5", "-n", str(requests), "-P", str(batch))
@@ -161,17 +161,17 @@ def test_a_batch_is_one_turn(home: Namespace, watched: Watched, tmp_path: Path) 
 
 
 def as_postgres(*command: str) -> list[str]:
-    """The command, run as the user that PostgreSQL takes: never root."""
+    """Return the command, run as PostgreSQL's user, never as root."""
     return ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", *command]
 
 
 def folders_of_postgres() -> Sequence[str]:
-    """Where Debian has its programs, the newest first."""
+    """List Debian's directories of PostgreSQL programs, newest first."""
     return [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
 
 
 def test_postgres(home: Namespace, watched: Watched, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Every statement that the server logged, and the handshake of each connection."""
+    """The lens counts every statement that the server logged, and each connection's handshake."""
     folders = folders_of_postgres()
     make, serve, bench = (tool(name, *folders) for name in ("initdb", "postgres", "pgbench"))
     folder = tmp_path_factory.mktemp("postgres")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Services and generators that others wrote, of protocols that multiplex, push or greet: counts are the tools' own,
-and times are right or the service is marked."""
+"""Third-party services and generators whose protocols multiplex, push or greet: counts are the tools' own, and times
+are right or the service is marked.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ http {{
 
 @cache
 def peer(module: str) -> list[str]:
-    """Return the command of a peer of our own, which runs on Debian's Python with this module, or skip the test."""
+    """Return the command of our own peer, which runs on Debian's Python with this module, or skip the test."""
     if subprocess.run([PYTHON, "-c", f"import {module}"], capture_output=True, check=False).returncode:
         pytest.skip(f"python3-{module} is not installed (scripts/install-deps.sh --kernels)")
     return [PYTHON, str(PEERS / f"{module}_peer.py")]
@@ -49,7 +50,7 @@ def peer(module: str) -> list[str]:
 
 @contextmanager
 def nginx(home: Namespace, folder: Path, passes: str, options: str = "") -> Iterator[None]:
-    """Run nginx, which passes on what comes to PROXY."""
+    """Run nginx, which forwards requests to PROXY."""
     text = NGINX.format(folder=folder, port=PROXY, options=options, passes=passes)
     (folder / "conf").write_text(text)
     command = [tool("nginx"), "-e", str(folder / "errors"), "-c", str(folder / "conf")]
@@ -58,12 +59,12 @@ def nginx(home: Namespace, folder: Path, passes: str, options: str = "") -> Iter
 
 
 def is_marked(row: Row) -> bool:
-    """Return whether a service is marked as overlapping, and has no times."""
+    """Return whether a service is marked as overlapping, without times."""
     return bool(row["pattern"] == OVERLAPPING and row["timed"] is None)
 
 
 def has_time(row: Row, least_s: float, most_s: float, share: float = 0.5) -> bool:
-    """Return whether a quantile of a service's times is between both, within the width of a bucket."""
+    """Return whether a quantile of a service's times is in the range, within the width of a bucket."""
     return least_s * (1 - ERROR) <= quantile(row, "response", share) / 1e9 <= most_s * (1 + ERROR)
 
 
@@ -79,9 +80,10 @@ def h2load(home: Namespace, *options: str) -> int:
 
 
 def test_http2(home: Namespace, watched: Watched, tmp_path: Path) -> None:
-    """Requests one after the other are counted, and up to three times for each connection its SETTINGS and their
-    acknowledgement, unless the greetings of both ends cross, which marks the service. Of ten at once, those that are
-    sent together and answered together are one.
+    """Sequential requests are counted, plus up to three turns per connection for SETTINGS and their acknowledgement.
+
+    If both ends' greetings cross, the service is marked instead. Of ten parallel requests, those that are sent together
+    and answered together count as one.
     """
     connections = 4
     (tmp_path / "x").write_bytes(b"n" * 612)
@@ -102,7 +104,7 @@ def test_http2(home: Namespace, watched: Watched, tmp_path: Path) -> None:
 
 
 def calls(home: Namespace, port: int, number: int, at_once: int) -> list[float]:
-    """Make gRPC calls and return how long each took its client, in seconds, the fastest first."""
+    """Make gRPC calls; return each one's client-side seconds, fastest first."""
     text = home.run(*peer("grpc"), "call", str(port), str(number), str(at_once))
     return sorted(json.loads(text))
 
@@ -116,8 +118,8 @@ def grpc(home: Namespace, folder: Path) -> Iterator[None]:
 
 
 def test_grpc(home: Namespace, watched: Watched, tmp_path: Path) -> None:
-    """Calls one after the other have the time that the client measures, or the side is marked, as both ends speak
-    first; those of ten threads on one connection are marked at both.
+    """Sequential calls have the client's times, or the side is marked, as both ends speak first; those of ten threads
+    on one connection are marked at both ends.
     """
     with grpc(home, tmp_path):
         times = calls(home, GRPC, 100, 1)
@@ -130,8 +132,9 @@ def test_grpc(home: Namespace, watched: Watched, tmp_path: Path) -> None:
 
 
 def test_grpc_through_nginx(home: Namespace, watched: Watched, tmp_path: Path) -> None:
-    """The calls of a client overlap on its one connection; nginx has a connection for each of those that are under
-    way. There the slowest turns are the calls, and the others acknowledge what opens a connection of HTTP/2.
+    """A client's calls overlap on one connection; nginx has one connection for each call in flight.
+
+    There the slowest turns are the calls, and the others acknowledge HTTP/2 connection set-up.
     """
     passes = f"grpc_pass grpc://127.0.0.1:{GRPC};"
     with grpc(home, tmp_path), nginx(home, tmp_path, passes, " http2"):
@@ -148,8 +151,9 @@ def test_grpc_through_nginx(home: Namespace, watched: Watched, tmp_path: Path) -
 
 @pytest.mark.parametrize("port", [WEBSOCKET, PROXY], ids=["direct", "through nginx"])
 def test_websocket(home: Namespace, watched: Watched, tmp_path: Path, port: int) -> None:
-    """A question is a turn, as is the handshake; a ping is a push, and its pong a reply. Few of them leave the service
-    its times, many take them.
+    """A question is a turn, like the handshake; a ping is a push, and its pong a reply.
+
+    With few pings the service keeps its times, with many it loses them.
     """
     serve = [*peer("websockets"), "serve", str(WEBSOCKET), str(ANSWER_S)]
     upgrade = (
@@ -176,7 +180,7 @@ def test_websocket(home: Namespace, watched: Watched, tmp_path: Path, port: int)
 
 
 def test_mqtt(home: Namespace, watched: Watched, tmp_path: Path) -> None:
-    """What a broker delivers is a push, and what it confirms an answer."""
+    """A broker's delivery is a push, and its confirmation an answer."""
     messages = 10
     publish = [tool("mosquitto_pub"), "-p", str(MQTT), "-t", "x", "-m", "hello", "-q", "1"]
     subscribe = [tool("mosquitto_sub"), "-p", str(MQTT), "-t", "x", "-C", str(messages), "-W", "30"]
@@ -199,7 +203,9 @@ def test_mqtt(home: Namespace, watched: Watched, tmp_path: Path) -> None:
 
 
 def test_memcached(home: Namespace, watched: Watched, tmp_path: Path) -> None:
-    """As many answers as the server counts commands. A `quit` has none, which shows where it takes more than 10 ms."""
+    """The lens counts as many answers as the server counts commands. `quit` has none, which shows if it takes over 10
+    ms.
+    """
     clients = 4
     command = [tool("memcached"), "-u", "nobody", "-l", "127.0.0.1", "-p", str(MEMCACHED)]
     with running(home, *command, port=MEMCACHED, log=tmp_path / "log"):
@@ -216,7 +222,7 @@ def test_memcached(home: Namespace, watched: Watched, tmp_path: Path) -> None:
 
 
 def test_mariadb(home: Namespace, watched: Watched, tmp_path: Path) -> None:
-    """As many answers as the server logged statements, and the handshake of each connection."""
+    """The lens counts as many answers as the server logged statements, and each connection's handshake."""
     make, serve, load = tool("mariadb-install-db"), tool("mariadbd"), tool("mysqlslap")
     data, log = tmp_path / "data", tmp_path / "general.log"
     user = ["--no-defaults", "--user=root", f"--datadir={data}"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The services lens's times are those that servers and clients took by their own clocks, and it knows what waits."""
+"""The services lens's times agree with servers' and clients' own clocks, and it knows waiting requests."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ TICKS_NS = 20 * MS
 
 @pytest.fixture
 def host(lab: Lab) -> Host:
-    """A server and its client."""
+    """Return a server and its client."""
     return Host(lab)
 
 
 @dataclass
 class Durations:
-    """Medians in ns: the least and the most that something may have taken, by the process's own clock."""
+    """Bounds of medians in ns, by the process's own clock."""
 
     least: float
     most: float
 
     def check(self, actual: float) -> None:
-        """What was measured lies between them, but for the width of a bucket."""
+        """Assert that the measured times lie within these bounds, give or take a bucket's width."""
         assert self.least * (1 - ERROR) <= actual <= self.most * (1 + ERROR)
 
 
 def medians(pairs: Sequence[tuple[int, int]]) -> Durations:
-    """Of each pair's numbers."""
+    """Return the median of each pair's numbers."""
     return Durations(*(statistics.median(numbers) for numbers in zip(*pairs, strict=True)))
 
 
@@ -68,7 +68,7 @@ def medians(pairs: Sequence[tuple[int, int]]) -> Durations:
 
 
 def answer_late(memory: Memory, names: Sequence[int], count: int, delay_s: float) -> Durations:
-    """Answer so much later; how long that took from having read to the answer's first byte."""
+    """Answer after a delay; return bounds of the time from reading to the answer's first byte."""
     times = []
     for _ in range(count):
         for name in names:
@@ -83,7 +83,7 @@ def answer_late(memory: Memory, names: Sequence[int], count: int, delay_s: float
 
 
 def request_and_measure(memory: Memory, names: Sequence[int], count: int) -> Durations:
-    """Request so often; how long it took from the request to the answer's first byte: the most."""
+    """Request `count` times; return upper bounds of the time from the request to the answer's first byte."""
     times = []
     for _ in range(count):
         for name in names:
@@ -114,7 +114,7 @@ def test_fixed_delays(watched: Watched, host: Host, delay_s: float, count: int) 
 
 
 def keep_requesting(memory: Memory, names: Sequence[int], count: int) -> None:
-    """So many requests on each connection; on all of them one is always open."""
+    """Keep `count` requests going on each connection, so that one is always open on each."""
     send_each(memory, list(names), SIZES[0])
     for turn in range(count):
         for name in names:
@@ -124,7 +124,7 @@ def keep_requesting(memory: Memory, names: Sequence[int], count: int) -> None:
 
 
 def answer_in_turn(memory: Memory, names: Sequence[int], count: int, delay_s: float) -> Durations:
-    """Answer one request after the other; how long the others took meanwhile."""
+    """Answer requests one by one; return how long the others waited."""
     began = [0] * len(names)
     rounds = []
     for turn in range(count):
@@ -141,7 +141,7 @@ def answer_in_turn(memory: Memory, names: Sequence[int], count: int, delay_s: fl
 
 @pytest.mark.parametrize("clients", [2, 8])
 def test_the_queue_of_a_single_thread(watched: Watched, host: Host, clients: int) -> None:
-    """A request waits until those of all other clients are answered: by that the queue grows with the clients."""
+    """With a single thread a request waits for those of all other clients: the queue grows with the clients."""
     delay_s, count = 0.002, 31
     with opened(host.client, host.server, host.port, "127.0.0.1", clients) as names:
         host.client.start(keep_requesting, names, count)
@@ -157,7 +157,7 @@ def test_the_queue_of_a_single_thread(watched: Watched, host: Host, clients: int
 
 
 def test_a_full_accept_queue(watched: Watched, lab: Lab) -> None:
-    """Requests on connections that nobody accepts wait, unread, with the process that listens; then that was queued."""
+    """Requests on unaccepted connections wait, unread, at the listening process; then that time was queueing."""
     host, queued = Host(lab, backlog=3), 4
     host.client.call(connect_each, "127.0.0.1", host.port, queued)
     began = time.monotonic_ns()
@@ -177,7 +177,7 @@ def test_a_full_accept_queue(watched: Watched, lab: Lab) -> None:
 
 
 def accept_and_answer(memory: Memory, count: int) -> None:
-    """Answer the first request of so many connections."""
+    """Answer the first request of `count` connections."""
     for name in range(count):
         memory[name] = memory["listener"].accept()[0]
         receive(memory[name], SIZES[0])
@@ -185,7 +185,7 @@ def accept_and_answer(memory: Memory, count: int) -> None:
 
 
 def test_transfer(watched: Watched, host: Host) -> None:
-    """From the first byte of an answer to its last one, at both ends."""
+    """The transfer lasts from an answer's first byte to its last, at both ends."""
     count = 11
     with opened(host.client, host.server, host.port, "::1") as names:
         host.client.start(request_twofold, names, count)
@@ -199,14 +199,14 @@ def test_transfer(watched: Watched, host: Host) -> None:
 
 
 def request_twofold(memory: Memory, names: Sequence[int], count: int) -> None:
-    """Request so often what is answered in two parts."""
+    """Send `count` requests that are each answered in two parts."""
     for _ in range(count):
         send_each(memory, list(names), SIZES[0])
         receive_each(memory, list(names), 2 * SIZES[1])
 
 
 def answer_in_two(memory: Memory, names: Sequence[int], count: int, apart_s: float) -> Durations:
-    """Answer in two parts, so much apart; how far they were."""
+    """Answer in two parts with a pause; return the pauses' lengths."""
     times = []
     for _ in range(count):
         for name in names:
@@ -223,7 +223,7 @@ def answer_in_two(memory: Memory, names: Sequence[int], count: int, apart_s: flo
 
 @pytest.mark.core
 def test_the_path_is_what_the_client_waits_longer(watched: Watched, lab: Lab) -> None:
-    """Over a path that takes 5 ms each way, the client's response time is 10 ms more than the server's."""
+    """Over a path of 5 ms each way, the client's response time is 10 ms more than the server's."""
     near, far = lab.pair()
     if why := near.delay("5ms") or far.delay("5ms"):
         pytest.skip(why)
@@ -246,13 +246,13 @@ EARLY = STUCK // 2
 
 
 def allow_descriptors(memory: Memory, count: int) -> None:
-    """Let this process have so many."""
+    """Raise this process's limit of descriptors."""
     hard = max(count, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 def keep_busy(memory: Memory, count: int) -> None:
-    """Request and read on so many connections, in a thread that goes on."""
+    """Request and read on `count` connections, in a background thread."""
     poll = select.epoll()
     for name in range(count):
         poll.register(memory[name], select.EPOLLIN)
@@ -274,7 +274,7 @@ def keep_busy(memory: Memory, count: int) -> None:
 
 
 def send_and_measure(memory: Memory, names: Sequence[int]) -> dict[str, tuple[int, int]]:
-    """A request on each; between which readings of the monotonic clock, by the local address."""
+    """Send a request on each connection; return the clock readings (monotonic) around it, by local address."""
     times = {}
     for name in names:
         began = time.monotonic_ns()
@@ -284,7 +284,9 @@ def send_and_measure(memory: Memory, names: Sequence[int]) -> dict[str, tuple[in
 
 
 def test_stuck_requests_among_many_connections(lab: Lab) -> None:
-    """Twenty, half of them sent before the lens is opened: process, side, age; once they are answered they are gone."""
+    """Twenty stuck requests, half of them older than the lens, have process, side and age; they vanish
+    when answered.
+    """
     stuck, idle, busy = Host(lab), Host(lab), Host(lab)
     for host, count in ((stuck, STUCK), (idle, IDLE), (busy, BUSY)):
         for worker in (host.server, host.client):

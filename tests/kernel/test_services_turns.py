@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where requests and answers do not simply alternate, the services lens times them right, or says that it cannot."""
+"""The services lens times requests and answers that do not simply alternate, or says that it cannot."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ TICKS_NS = 20 * MS
 
 @pytest.fixture
 def host(lab: Lab) -> Host:
-    """A server and its client."""
+    """Return a server and its client."""
     return Host(lab)
 
 
@@ -65,13 +65,13 @@ def check_both(watches: Sequence[Watched], host: Host, **values: Any) -> None:
 
 
 def ask(host: Host, names: list[int]) -> None:
-    """Send a request, which the server reads."""
+    """Send a request and have the server read it."""
     host.client.call(send_each, names, REQUEST)
     host.server.call(receive_each, names, REQUEST)
 
 
 def reply(host: Host, names: list[int]) -> None:
-    """Answer it."""
+    """Answer the request."""
     host.server.call(send_each, names, ANSWER)
     host.client.call(receive_each, names, ANSWER)
 
@@ -84,7 +84,7 @@ def test_each_mechanism_marks_the_same(
     lab: Lab,
     record: Callable[..., None],
 ) -> None:
-    """Requests that overlap, pushes, and a failed service, by every way to see calls."""
+    """Every mechanism marks overlapping requests, pushes, and a failed service alike."""
     watched = all_watches.by(mechanism, record)
     overlapping, pushing, failing = Host(lab), Host(lab), Host(lab)
     with opened(overlapping.client, overlapping.server, overlapping.port, "::1") as names:
@@ -102,7 +102,7 @@ def test_each_mechanism_marks_the_same(
 
 
 def overlap(host: Host, names: list[int]) -> None:
-    """Send two requests, the second after a pause, then answer both: a turn."""
+    """Send two requests, the second after a pause, then answer both: one turn."""
     for _ in range(2):
         ask(host, names)
         spin(APART_S)
@@ -114,7 +114,7 @@ def overlap(host: Host, names: list[int]) -> None:
 def test_requests_that_overlap_have_no_response_times(
     watches: list[Watched], host: Host, target: str
 ) -> None:
-    """Several are open at once: which answer is whose cannot be known, so that none has a time, and none waits."""
+    """If several requests are open at once, their answers cannot be told apart: none has a time, and none waits."""
     with opened(host.client, host.server, host.port, target) as names:
         host.exchange(names, 3)
         ask(host, names)
@@ -132,7 +132,7 @@ def test_requests_that_overlap_have_no_response_times(
 
 @TARGETS
 def test_parts_of_a_request_do_not_overlap(watches: list[Watched], host: Host, target: str) -> None:
-    """The second part waits for the ACK of the first, which a receiver delays by 40 ms."""
+    """The second part of a request waits for the ACK of the first, which a receiver delays by 40 ms: no overlap."""
     with opened(host.client, host.server, host.port, target) as names:
         host.client.call(allow_delay, names)
         for _ in range(5):
@@ -143,7 +143,7 @@ def test_parts_of_a_request_do_not_overlap(watches: list[Watched], host: Host, t
 
 
 def allow_delay(memory: Memory, names: list[int]) -> None:
-    """Have TCP hold small segments back (Nagle's algorithm)."""
+    """Have TCP delay small segments (Nagle's algorithm)."""
     for name in names:
         memory[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
 
@@ -157,7 +157,7 @@ def send_in_two(memory: Memory, names: list[int]) -> None:
 
 @TARGETS
 def test_a_slow_upload_does_not_overlap(watches: list[Watched], host: Host, target: str) -> None:
-    """What is larger than a first flight comes with pauses, wherever they are from."""
+    """A request larger than the initial window may arrive with pauses, and does not overlap."""
     size = 30_000
     with opened(host.client, host.server, host.port, target) as names:
         for _ in range(3):
@@ -170,7 +170,7 @@ def test_a_slow_upload_does_not_overlap(watches: list[Watched], host: Host, targ
 
 @TARGETS
 def test_after_a_silence_requests_alternate_again(watches: list[Watched], host: Host, target: str) -> None:
-    """One overlap leaves a connection untimed only until its service has had the last word for a second."""
+    """After an overlap a connection is untimed only until its service has spoken last for a second."""
     with opened(host.client, host.server, host.port, target) as names:
         overlap(host, names)
         check_both(watches, host, overlaps=1, answers=1)
@@ -183,7 +183,7 @@ def test_after_a_silence_requests_alternate_again(watches: list[Watched], host: 
 
 
 def ping(host: Host, names: list[int], count: int) -> None:
-    """Exchange an upgrade, then have the server ask now and then, and the client answer at once."""
+    """Exchange an upgrade, then have the server ping occasionally, and the client answer at once."""
     host.exchange(names, 1)
     for _ in range(count):
         spin(APART_S)
@@ -193,7 +193,7 @@ def ping(host: Host, names: list[int], count: int) -> None:
 
 @TARGETS
 def test_pings_are_pushes(watches: list[Watched], host: Host, target: str) -> None:
-    """What the client says after one is its reply: no request that waits until the next ping, or is stuck."""
+    """A client's reply to a ping is no request that waits until the next ping, or is stuck."""
     with opened(host.client, host.server, host.port, target) as names:
         ping(host, names, 3)
         check_both(watches, host, pattern="pushing", answers=1, pushes=3, timed=None, waiting=None)
@@ -204,7 +204,7 @@ def test_pings_are_pushes(watches: list[Watched], host: Host, target: str) -> No
 
 @TARGETS
 def test_a_push_now_and_then_leaves_requests_timed(watches: list[Watched], host: Host, target: str) -> None:
-    """As of a database that notifies: the next request is one again after a second."""
+    """One second after a push, as of a database's notification, the next request is timed again."""
     with opened(host.client, host.server, host.port, target) as names:
         host.exchange(names, 2)
         spin(APART_S)
@@ -219,7 +219,7 @@ def test_a_push_now_and_then_leaves_requests_timed(watches: list[Watched], host:
 
 @TARGETS
 def test_a_request_begins_when_its_call_does(watches: list[Watched], host: Host, target: str) -> None:
-    """A call that sends more than fits ends only when the server has read most of it."""
+    """A request begins with its call, which ends only when the server has read most of it."""
     size = 8 << 20
     with opened(host.client, host.server, host.port, target) as names:
         host.exchange(names, 1)
@@ -235,7 +235,7 @@ def test_a_request_begins_when_its_call_does(watches: list[Watched], host: Host,
 
 
 def receive_slowly(memory: Memory, size: int, pause_s: float) -> None:
-    """Read so much in twenty parts, with a pause before the first five."""
+    """Read `size` bytes in twenty parts, with a pause before each of the first five."""
     for at in range(20):
         if at < 5:
             spin(pause_s)
@@ -246,7 +246,7 @@ def receive_slowly(memory: Memory, size: int, pause_s: float) -> None:
 def test_a_request_that_the_kernel_holds_back_begins_when_it_comes(
     watches: list[Watched], host: Host, target: str
 ) -> None:
-    """Of less than SO_RCVLOWAT a socket says nothing; a server may poll."""
+    """A socket reports less than SO_RCVLOWAT only to polling: the request begins when it arrives."""
     with opened(host.client, host.server, host.port, target) as names:
         host.server.call(wait_for_more, names)
         host.client.call(send_each, names, REQUEST)
@@ -266,13 +266,13 @@ def test_a_request_that_the_kernel_holds_back_begins_when_it_comes(
 
 
 def wait_for_more(memory: Memory, names: list[int]) -> None:
-    """Be told only of ten times as much as a request has."""
+    """Have the socket wake only for ten times as much as a request has."""
     for name in names:
         memory[name].setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 10 * REQUEST)
 
 
 def receive_unblocked(memory: Memory, names: list[int], size: int) -> None:
-    """Read what is there."""
+    """Read the available bytes."""
     for name in names:
         assert len(memory[name].recv(size, socket.MSG_DONTWAIT)) == size
 
@@ -281,7 +281,7 @@ def receive_unblocked(memory: Memory, names: list[int], size: int) -> None:
 
 
 def send_and_shut(memory: Memory, names: list[int], size: int) -> None:
-    """Send a message on each, then say that no more comes."""
+    """Send a message on each connection, then shut down the sending side."""
     for name in names:
         memory[name].sendall(b"n" * size)
         memory[name].shutdown(socket.SHUT_WR)
@@ -292,7 +292,7 @@ def send_and_shut(memory: Memory, names: list[int], size: int) -> None:
 def test_a_request_that_ends_by_a_half_close(
     watches: list[Watched], host: Host, target: str, *, is_answered: bool
 ) -> None:
-    """As `nc -N` sends it: it waits, and is answered or unanswered like any other."""
+    """A request that ends with a half-close, as from `nc -N`, waits, and is answered or unanswered like any other."""
     with opened(host.client, host.server, host.port, target) as names:
         host.client.call(send_and_shut, names, REQUEST)
         host.server.call(receive_each, names, REQUEST)
@@ -308,7 +308,7 @@ def test_a_request_that_ends_by_a_half_close(
 
 
 def fail_on_request(host: Host, target: str, count: int, ending: str = "closed") -> None:
-    """Open so many connections, on each of which the server ends when it has read the first request."""
+    """Open `count` connections, each of which the server closes after reading the first request."""
     for _ in range(count):
         with opened(host.client, host.server, host.port, target) as names:
             host.server.start(read_and_end, names, ending)
@@ -317,7 +317,7 @@ def fail_on_request(host: Host, target: str, count: int, ending: str = "closed")
 
 
 def read_and_end(memory: Memory, names: list[int], ending: str) -> None:
-    """Read a request, and close the connection, by a reset if that is wanted."""
+    """Read a request, and close the connection, by a reset if requested."""
     for name in names:
         receive(memory[name], REQUEST)
         if ending == "reset":
@@ -326,7 +326,7 @@ def read_and_end(memory: Memory, names: list[int], ending: str) -> None:
 
 
 def send_and_wait(memory: Memory, names: list[int]) -> None:
-    """Send a request, and see the end of the connection."""
+    """Send a request, and wait for the end of the connection."""
     for name in names:
         memory[name].sendall(b"q" * REQUEST)
         try:
@@ -340,14 +340,14 @@ def send_and_wait(memory: Memory, names: list[int]) -> None:
 def test_a_service_that_fails_on_every_request(
     watches: list[Watched], host: Host, target: str, ending: str
 ) -> None:
-    """However soon it closes, its requests are unanswered, by its own doing."""
+    """If a service always fails, its requests count as unanswered by its own fault, however early it closes."""
     fail_on_request(host, target, 7, ending)
     check_both(watches, host, answers=0, unanswered=7, closed=7)
 
 
 @TARGETS
 def test_a_client_that_gives_up(watches: list[Watched], host: Host, target: str) -> None:
-    """Its request is unanswered, but not closed by the service."""
+    """A request whose client gives up is unanswered, but not closed by the service."""
     with opened(host.client, host.server, host.port, target) as names:
         ask(host, names)
         spin(APART_S)
@@ -360,7 +360,7 @@ def test_a_client_that_gives_up(watches: list[Watched], host: Host, target: str)
 
 
 def served(watched: Watched, namespace: Namespace, port: int) -> dict[tuple[str, str], int]:
-    """The answers of each served service of a port, by process and address."""
+    """Return the answers of each served service of a port, by process and address."""
     rows = decoded(watched.read().tables[SERVICES.name], namespace.inode)
     return {
         (row["process"], row["address"]): row["answers"]
@@ -370,7 +370,7 @@ def served(watched: Watched, namespace: Namespace, port: int) -> dict[tuple[str,
 
 
 def exchange_short(client: Worker, server: Worker, target: str, port: int, count: int) -> None:
-    """Open so many connections, with a request on each."""
+    """Open `count` connections, with a request on each."""
     for _ in range(count):
         with opened(client, server, port, target) as names:
             server.start(answer_each, names, 1, (REQUEST, ANSWER))
@@ -380,7 +380,7 @@ def exchange_short(client: Worker, server: Worker, target: str, port: int, count
 
 @TARGETS
 def test_programs_that_use_a_port_after_each_other(watches: list[Watched], lab: Lab, target: str) -> None:
-    """Each is a service of its own."""
+    """Programs that use a port one after the other are separate services."""
     namespace = lab.namespace()
     client, port = lab.worker(namespace, "client"), next(PORTS)
     for name, count in (("older", 2), ("newer", 3)):
@@ -393,7 +393,7 @@ def test_programs_that_use_a_port_after_each_other(watches: list[Watched], lab: 
 
 
 def test_programs_at_two_addresses(watches: list[Watched], lab: Lab) -> None:
-    """A service is where it listens, which may be every address."""
+    """A service is identified by its listening address, which may be every address."""
     namespace = lab.namespace()
     client, port = lab.worker(namespace, "client"), next(PORTS)
     everywhere = next(PORTS)
@@ -410,7 +410,7 @@ def test_programs_at_two_addresses(watches: list[Watched], lab: Lab) -> None:
 
 @TARGETS
 def test_programs_that_share_a_port(watches: list[Watched], lab: Lab, target: str) -> None:
-    """By SO_REUSEPORT; which of them a connection comes to is known once it is accepted."""
+    """With SO_REUSEPORT a connection's program is known once it is accepted."""
     namespace = lab.namespace()
     client, port = lab.worker(namespace, "client"), next(PORTS)
     servers = {name: lab.worker(namespace, name) for name in ("one", "other")}
@@ -433,7 +433,7 @@ def test_programs_that_share_a_port(watches: list[Watched], lab: Lab, target: st
 
 
 def share_port(memory: Memory, address: str, port: int) -> None:
-    """Listen where others do."""
+    """Listen on a port that others share."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     memory["listener"] = socket.socket(family)
     memory["listener"].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -442,7 +442,7 @@ def share_port(memory: Memory, address: str, port: int) -> None:
 
 
 def is_connected(memory: Memory) -> bool:
-    """Whether a connection can be accepted."""
+    """Return whether a connection can be accepted."""
     return bool(select.select([memory["listener"]], [], [], 0)[0])
 
 
@@ -451,7 +451,7 @@ def is_connected(memory: Memory) -> bool:
 
 @TARGETS
 def test_refused_connects_are_failures(watches: list[Watched], lab: Lab, target: str) -> None:
-    """From the third on what they tried to reach is listed, with all of them; no request is."""
+    """From the third refused connect on, the target is listed with all of them, without requests."""
     namespace = lab.namespace()
     client = lab.worker(namespace, "client")
     before = [watched.read().counts[UNLISTED_FAILURES] for watched in watches]
@@ -466,7 +466,7 @@ def test_refused_connects_are_failures(watches: list[Watched], lab: Lab, target:
 
 @TARGETS
 def test_a_port_scan_takes_no_place(watches: list[Watched], lab: Lab, target: str) -> None:
-    """Of a thousand ports that refuse none is listed."""
+    """None of a thousand ports that refuse is listed."""
     namespace = lab.namespace()
     client = lab.worker(namespace, "client")
     ports = list(itertools.islice(PORTS, 1000))
@@ -483,7 +483,7 @@ def connect_in_vain(memory: Memory, address: str, ports: list[int]) -> None:
 
 
 def test_connects_without_an_answer_are_failures(watches: list[Watched], lab: Lab) -> None:
-    """The client gives up."""
+    """Unanswered connects whose client gives up are failures."""
     near, far = lab.pair()
     server, client = lab.worker(far.namespace), lab.worker(near.namespace, "client")
     port = server.call(listen, "silent", far.v4)
@@ -494,7 +494,7 @@ def test_connects_without_an_answer_are_failures(watches: list[Watched], lab: La
 
 
 def give_up(memory: Memory, address: str, port: int, count: int) -> None:
-    """Try to connect so often, and close soon after."""
+    """Try to connect `count` times, and close shortly after."""
     for _ in range(count):
         with socket.socket() as held:
             held.setblocking(False)
@@ -505,13 +505,13 @@ def give_up(memory: Memory, address: str, port: int, count: int) -> None:
 
 
 def waiting_on(watched: Watched, host: Host) -> list[Row]:
-    """The requests that wait at a host's service."""
+    """Return the requests that wait at a host's service."""
     return watched.rows(WAITING.name, host.namespace, host.port)
 
 
 @TARGETS
 def test_requests_that_were_stuck_before(lab: Lab, target: str) -> None:
-    """On a new connection, and right after an answer: read or not, they wait since they came, which was told later."""
+    """Requests stuck before the start wait since their arrival, known later, on new connections and after answers."""
     fresh, used = Host(lab), Host(lab)
     count = 3
     with (
@@ -540,7 +540,7 @@ def test_requests_that_were_stuck_before(lab: Lab, target: str) -> None:
 
 @TARGETS
 def test_idle_connections_from_before_do_not_wait(lab: Lab, target: str) -> None:
-    """Those whose last word was the answer, and those that ended with the client's goodbye."""
+    """Earlier connections do not wait if the last message was the answer, or the client's goodbye."""
     idle, ended, count = Host(lab), Host(lab), 200
     with (
         opened(idle.client, idle.server, idle.port, target, count) as names,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The oracle's reader is right about lines that ss (iproute2 6.1) really printed."""
+"""The oracle's parser reads real lines of ss (iproute2 6.1) correctly."""
 
 import pytest
 
@@ -46,13 +46,13 @@ def test_counters_of_an_established_line() -> None:
 
 
 def test_payload_of_an_established_line() -> None:
-    """Payload is what was sent less what was sent again."""
+    """Payload is the bytes sent minus the retransmitted bytes."""
     wanted = expected(parse(ESTABLISHED))
     assert (wanted["bytes_sent"], wanted["bytes_acked"], wanted["bytes_in_flight"]) == (100_003, 100_003, 0)
 
 
 def test_holders_survive_a_hostile_process_name() -> None:
-    """Brackets and blanks in a process name do not shift the columns behind it."""
+    """Brackets and blanks in a process name do not shift the columns after it."""
     row = parse(CLOSE_WAIT)
     assert row.holders == ((5300, 4), (77, 9))
     assert (row.uid, row.inode, row.state) == (33, 190077, "CLOSE_WAIT")
@@ -77,7 +77,7 @@ def test_received_fin_is_not_payload() -> None:
     ],
 )
 def test_acknowledged_payload(state: str, send_queue: int, notsent: int, acked: int) -> None:
-    """A FIN in flight is not payload, one still unsent is not in flight."""
+    """A FIN in flight is not payload; an unsent one is not in flight."""
     row = Socket(
         state,
         0,
@@ -109,7 +109,7 @@ def test_listener() -> None:
     ],
 )
 def test_endpoints(text: str, address: tuple[str, int]) -> None:
-    """Addresses come out as nettop shows them."""
+    """Addresses are in nettop's form."""
     assert endpoint(text) == address
 
 

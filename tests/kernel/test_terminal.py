@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The screens on a real terminal with real sockets: they come, they refresh, and they leave the terminal as it was."""
+"""The screens on a real terminal with real sockets start, refresh, and restore the terminal."""
 
 import os
 import random
@@ -20,7 +20,7 @@ MOUSE_OFF = b"\x1b[?1000l"
 
 
 def visible(lab: Lab, name: str = "seenworker") -> None:
-    """A connection of a process with that name."""
+    """Open a connection of a process with that name."""
     worker = lab.worker(lab.namespace(), name)
     port = worker.call(traffic.listen, "listener", "127.0.0.1")
     worker.call(traffic.connect_at_once, [Call(("127.0.0.1", port))])
@@ -28,7 +28,7 @@ def visible(lab: Lab, name: str = "seenworker") -> None:
 
 @pytest.mark.parametrize("ending", ["q", "Ctrl-C", "SIGTERM", "SIGHUP", "SIGINT"])
 def test_terminal_is_sane_afterwards(lab: Lab, ending: str) -> None:
-    """However the screens are ended by the user, the terminal is as before and nothing is left in the kernel."""
+    """However the user ends the screens, the terminal is restored and the kernel has nothing left."""
     visible(lab)
     before = bpf_objects.existing()
     with Terminal("--filter", "seenworker") as terminal:
@@ -48,7 +48,7 @@ def test_terminal_is_sane_afterwards(lab: Lab, ending: str) -> None:
 
 
 def test_terminal_that_hangs_up(lab: Lab) -> None:
-    """When the terminal itself goes away nettop ends, with nothing left in the kernel."""
+    """When the terminal hangs up nettop exits, with nothing left in the kernel."""
     visible(lab)
     before = bpf_objects.existing()
     with Terminal("--filter", "seenworker") as terminal:
@@ -59,7 +59,7 @@ def test_terminal_that_hangs_up(lab: Lab) -> None:
 
 
 def test_enter_refreshes(lab: Lab) -> None:
-    """Enter shows what is new at once, however long the interval."""
+    """Enter refreshes at once, however long the interval."""
     visible(lab)
     with Terminal("--filter", "latecomer", "-t", "3600") as terminal:
         terminal.shows(b"PROCESS")
@@ -69,7 +69,7 @@ def test_enter_refreshes(lab: Lab) -> None:
 
 @pytest.mark.parametrize(("columns", "lines"), [(80, 24), (60, 24), (40, 12), (30, 10), (10, 3)])
 def test_small_terminal(lab: Lab, columns: int, lines: int) -> None:
-    """A small terminal gets a screen or a clear word, never a traceback."""
+    """A small terminal gets a screen or a clear message, never a traceback."""
     visible(lab)
     with Terminal("--filter", "seenworker", columns=columns, lines=lines) as terminal:
         terminal.draws()
@@ -103,7 +103,7 @@ END_S = 2.0
 
 @pytest.mark.parametrize("ending", ["q", "SIGTERM"])
 def test_end_while_lenses_load(ending: str) -> None:
-    """Five lenses are opened at once: what is queued is dropped, and the loader ended."""
+    """If nettop is ended while five lenses load, the queue is dropped and the loader ended."""
     with Terminal() as terminal:
         terminal.shows(b"PROCESS")
         for digit in b"23457":
@@ -123,7 +123,7 @@ def test_end_while_lenses_load(ending: str) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_hang_up_while_it_starts(seed: int) -> None:
-    """SIGHUP at any moment of the first 1.2 s leaves no traceback, and the terminal as it was."""
+    """SIGHUP at any moment of the first 1.2 s leaves no traceback, and restores the terminal."""
     with Terminal() as terminal:
         settings = terminal.settings()
         end = time.monotonic() + random.Random(seed).uniform(0.3, 1.2) * PATIENCE

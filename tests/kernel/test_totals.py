@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows, groups and the row of what is not listed add up to what programs sent and received, to the byte."""
+"""Rows, groups and the row for the rest sum up to the bytes that programs sent and received."""
 
 import contextlib
 import socket
@@ -46,7 +46,7 @@ Moved = tuple[int, ...]
 
 @pytest.fixture(scope="module")
 def watch() -> Iterator[Watch]:
-    """A probe that the tests share; only what TCP moves counts."""
+    """Return a probe that the tests share; it counts only TCP."""
     with Watch(udp="off") as watch:
         yield watch
 
@@ -55,17 +55,17 @@ def watch() -> Iterator[Watch]:
 
 
 def differences(table: Table) -> Query:
-    """What an interval added to each row, as text and screens ask for it."""
+    """Return each row's deltas in an interval, as text and screens request them."""
     return replace(text_query(table), all_rows=True, closed=True, deltas=True)
 
 
 def total(view: View, name: str, at: Index | None = None) -> int:
-    """The sum of a column over these rows, or over all."""
+    """Return the sum of a column over these rows, or over all."""
     return int(view.total(name, np.arange(view.size) if at is None else at) or 0)
 
 
 class Meter:
-    """Readings of a probe, and what their intervals add up to."""
+    """Readings of a probe, and the sums of their intervals."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -73,12 +73,12 @@ class Meter:
         self.frames: list[Frame] = []
 
     def read(self) -> None:
-        """Ends an interval."""
+        """End an interval."""
         before, self._last = self._last, self._watch.read()
         self.frames.append(Frame(self._last, before))
 
     def read_while(self, workers: Iterable[Worker]) -> None:
-        """Reads again and again until all of them have done what they were started for."""
+        """Read repeatedly until all workers have finished."""
         for worker in workers:
             is_done = False
             while not is_done:
@@ -88,7 +88,7 @@ class Meter:
                     is_done = True
 
     def sums(self, namespace: Namespace | None, names: Sequence[str] = MOVED) -> tuple[int, ...]:
-        """What the rows of a network namespace add up to; None: the row of what is not listed."""
+        """Return the sums of a namespace's rows; None is the row for the rest."""
         actual = Counter[str]()
         for frame in self.frames:
             view = View(frame, differences(SOCKETS))
@@ -103,10 +103,9 @@ Order = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Work:
-    """What some workers are to do, and what each namespace will have moved when they have done it.
+    """Work for some workers, and the bytes that each namespace will have moved.
 
-    Their namespaces are there before: the number of one that is gone, in which somebody moved something, may be given
-    to the next one.
+    The namespaces exist before: the kernel may reuse the number of a removed one that had traffic.
     """
 
     orders: dict[Worker, Order]
@@ -115,12 +114,12 @@ class Work:
     """Where the processes live that hold the connections, by PID."""
 
     def start(self) -> None:
-        """Has the workers begin."""
+        """Start the workers."""
         for worker, order in self.orders.items():
             worker.start(*order)
 
     def settle(self) -> None:
-        """Waits until each connection is either open or has ended, which is then in the ring."""
+        """Wait until each connection is either open or has ended and is in the ring."""
         for namespace in self.moved:
             until(
                 lambda namespace=namespace: {row.state for row in ss.sockets(namespace).values()} <= AT_REST,
@@ -129,7 +128,7 @@ class Work:
 
 
 def measured(watch: Watch, work: Work) -> tuple[Work, Meter]:
-    """Has it done, with readings before, meanwhile and after."""
+    """Have the work done, with readings before, meanwhile and after."""
     meter = Meter(watch)
     work.start()
     meter.read_while(work.orders)
@@ -142,7 +141,7 @@ def measured(watch: Watch, work: Work) -> tuple[Work, Meter]:
 
 
 def errands(lab: Lab, kind: str, times: int = 40) -> Work:
-    """Connections that a client makes one after the other to five processes; they end in every manner."""
+    """Make connections one after the other to five processes; they end in every manner."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
     host = far.v6 if kind == "IPv6" else far.v4
@@ -167,7 +166,7 @@ def errands(lab: Lab, kind: str, times: int = 40) -> Work:
 
 
 def short_processes(lab: Lab) -> Work:
-    """Processes that each make one connection, send, and exit."""
+    """Fork processes that each make one connection, send, and exit."""
     near, far = lab.pair()
     forker, sink = lab.worker(near.namespace, "forker"), lab.worker(far.namespace, "sink")
     port = sink.call(traffic.listen, "listener", far.v4)
@@ -181,12 +180,12 @@ def short_processes(lab: Lab) -> Work:
 
 
 def bulk(lab: Lab) -> Work:
-    """Connections that move much at once, and stay open."""
+    """Make connections that move much at once, and stay open."""
     return exchange(connected(lab, "IPv4", 3), UP, DOWN)
 
 
 def exchange(talk: Talk, up: int, down: int) -> Work:
-    """Each of these connections moves that much either way, all at once."""
+    """Exchange data on all connections at once."""
     ups, downs = (dict.fromkeys(talk.numbers, amount) for amount in (up, down))
     orders = {
         talk.client: (traffic.exchange, ups, downs),
@@ -199,12 +198,12 @@ def exchange(talk: Talk, up: int, down: int) -> Work:
 
 
 def mixed(lab: Lab) -> Work:
-    """All of that at once, each in namespaces of its own."""
+    """Return all of that work, each in its own namespaces."""
     return together(errands(lab, "IPv4"), errands(lab, "IPv6"), short_processes(lab), bulk(lab))
 
 
 def together(*parts: Work) -> Work:
-    """Work that begins at once."""
+    """Return pieces of work as one that starts them all at once."""
     return Work(
         {worker: order for part in parts for worker, order in part.orders.items()},
         {namespace: moved for part in parts for namespace, moved in part.moved.items()},
@@ -225,7 +224,7 @@ TRAFFIC: dict[str, Callable[[Lab], Work]] = {
 
 @pytest.mark.parametrize("begin", TRAFFIC.values(), ids=TRAFFIC)
 def test_rows_add_up(lab: Lab, watch: Watch, begin: Callable[[Lab], Work]) -> None:
-    """Whenever readings are taken, the rows of all intervals are what was sent and received; none is left over."""
+    """Whenever readings are taken, the rows of all intervals sum up to the bytes sent and received, with no rest."""
     work, meter = in_full(lambda: measured(watch, begin(lab)), watch)
     assert {namespace: meter.sums(namespace) for namespace in work.moved} == work.moved
     assert meter.sums(None) == (0, 0)
@@ -238,7 +237,7 @@ def test_rows_of_subflows_add_up(lab: Lab, watch: Watch) -> None:
 
 
 def test_each_interval_adds_up(lab: Lab, watch: Watch) -> None:
-    """Connections that are kept alive add to an interval what was sent in it, and nothing when they end."""
+    """Persistent connections add to an interval the bytes sent in it, and nothing when they end."""
     sizes = traffic.primes(4, 100_000)
 
     def intervals() -> list[tuple[Moved, Moved, Moved]]:
@@ -263,7 +262,7 @@ def test_each_interval_adds_up(lab: Lab, watch: Watch) -> None:
 
 
 def test_what_was_counted_before_is_no_burst(lab: Lab) -> None:
-    """What connections moved before nettop began is in no interval, whether they are listed or end."""
+    """Bytes from before nettop's start are in no interval, whether their connections are listed or end."""
     talk = connected(lab, "IPv4", 4)
     talk.exchange(UP, DOWN)
     near, far = (end.namespace for end in talk.ends)
@@ -280,18 +279,18 @@ def test_what_was_counted_before_is_no_burst(lab: Lab) -> None:
 
 
 def make_socket(memory: Memory, name: object) -> None:
-    """Makes a socket that is not connected."""
+    """Make an unconnected socket."""
     memory[name] = socket.socket()
 
 
 def connect_and_send(memory: Memory, name: object, target: tuple[str, int], amount: int) -> None:
-    """Connects that socket, and sends so many bytes."""
+    """Connect that socket, and send `size` bytes."""
     memory[name].connect(target)
     memory[name].sendall(b"n" * amount)
 
 
 def test_a_socket_is_listed_before_it_is_open(lab: Lab) -> None:
-    """A socket that was listed before it connected, or while its SYN went unanswered, has its first packets."""
+    """A socket listed before it connected, or while its SYN was unanswered, counts its first packets."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
     port = server.call(traffic.listen, "listener", far.v4)
@@ -314,7 +313,7 @@ def test_a_socket_is_listed_before_it_is_open(lab: Lab) -> None:
 
 
 def test_a_first_interval_of_the_program_is_no_burst(lab: Lab) -> None:
-    """`--deltas --once` prints what its one interval added to connections that were there: nothing."""
+    """`--deltas --once` prints that its one interval added nothing to earlier connections."""
     talk = connected(lab, "IPv4", 4)
     talk.exchange(UP, DOWN)
     near, _ = (end.namespace for end in talk.ends)
@@ -323,9 +322,9 @@ def test_a_first_interval_of_the_program_is_no_burst(lab: Lab) -> None:
 
 
 def test_the_rest_holds_what_a_small_ring_has_no_room_for(lab: Lab) -> None:
-    """Through a ring for a few events, rows and rest together are still what was sent and received.
+    """Through a ring for a few events, rows and rest together are still the bytes sent and received.
 
-    A second probe says whether nothing else on the host ended meanwhile: that would be in the rest too.
+    A second probe checks that nothing else on the host ended meanwhile, which would be in the rest too.
     """
     with Watch(udp="off") as watch, Watch(ring_bytes=TINY_RING, udp="off") as tiny:
         for _ in range(QUIET_TRIES):
@@ -343,14 +342,14 @@ def test_the_rest_holds_what_a_small_ring_has_no_room_for(lab: Lab) -> None:
 
 
 def ended(now: Snapshot, before: Snapshot) -> Moved:
-    """What everything on the host moved in all that ended between two readings."""
+    """Return the bytes of all the host's connections that ended between two readings."""
     sums = [snapshot.ended[SOCKETS.name].total.array for snapshot in (now, before)]
     sent, received = (int(sums[0][name][0] - sums[1][name][0]) for name in MOVED)
     return sent, received
 
 
 def uncounted(now: Snapshot, before: Snapshot) -> int:
-    """How many ends the kernel has skipped between two readings, so that nobody has their numbers."""
+    """Return the number of ends that the kernel skipped between two readings."""
     return now.counts["uncounted"] - before.counts["uncounted"]
 
 
@@ -359,9 +358,9 @@ def uncounted(now: Snapshot, before: Snapshot) -> int:
 
 @pytest.mark.parametrize("by", GROUPINGS)
 def test_groups_add_up(live: Talk, lab: Lab, watch: Watch, by: str) -> None:
-    """By whatever sockets are grouped: groups add up to the rows when they begin, and in each interval from then on."""
+    """With any grouping, groups sum up to the rows at their start, and in each later interval."""
     for grouping in (*(other for other in GROUPINGS if other != by), by):  # begins anew
-        watch.probe.set("group", grouping)
+        watch.configure(group=grouping)
     assert_same_sums(Frame(watch.read()), deltas=False)
     work, meter = in_full(
         lambda: measured(watch, together(exchange(live, 10_007, 20_011), errands(lab, "IPv4"))), watch
@@ -372,9 +371,9 @@ def test_groups_add_up(live: Talk, lab: Lab, watch: Watch, by: str) -> None:
 
 
 def test_groups_lack_what_was_before_them(lab: Lab) -> None:
-    """A connection from before ends in a network namespace that cannot be entered: only totals lack what it moved.
+    """An earlier connection ends in a namespace that cannot be entered: only totals lack its bytes.
 
-    Its row counts from when it opened, but no group has what it moved before groups began.
+    Its row counts from its opening, but groups lack its bytes from before they began.
     """
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
@@ -388,7 +387,7 @@ def test_groups_lack_what_was_before_them(lab: Lab) -> None:
     client.end()
     near.namespace.remove()
     with Watch(udp="off") as watch:
-        watch.probe.set("group", "process")
+        watch.configure(udp="off", group="process")
         meter = Meter(watch)
         dropper.nothing()
         server.call(traffic.arrived, {0: 1009})
@@ -406,19 +405,19 @@ def test_groups_lack_what_was_before_them(lab: Lab) -> None:
 
 
 def assert_same_sums(frame: Frame, *, deltas: bool) -> None:
-    """Groups add up to what the rows add up to; in all they do when groups have just begun."""
+    """Assert that groups and rows have the same sums; in total too if groups have just begun."""
     assert sums_of(frame, GROUPS, deltas=deltas) == sums_of(frame, SOCKETS, deltas=deltas)
 
 
 def sums_of(frame: Frame, table: Table, *, deltas: bool) -> Counter[str]:
-    """What the rows of a table add up to."""
+    """Sum the rows of a table."""
     view = View(frame, replace(differences(table), deltas=deltas))
     return Counter({name: total(view, name) for name in SUMMED})
 
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Talk]:
-    """Connections that stay open."""
+    """Yield connections that stay open."""
     with Lab() as lab:
         yield connected(lab, "IPv4", 500)
 
@@ -427,38 +426,38 @@ def live() -> Iterator[Talk]:
 
 
 class Printing(Running):
-    """nettop printing differences; `forget` leaves out what it has printed so far."""
+    """nettop printing differences; `forget` discards earlier output."""
 
     def __init__(self, *options: str) -> None:
         super().__init__(*JSON, "--deltas", "--udp", "off", *HOUR, *options)
         self._before = self._errors_before = 0
 
     def begin(self) -> None:
-        """Has it print its first interval."""
+        """Have nettop print its first interval."""
         until(lambda: self.refresh() or self.text(), "nettop prints its first interval")
 
     def read(self) -> None:
-        """Has it print one interval more."""
+        """Have nettop print one more interval."""
         before = len(self.refreshes())
         self.refresh()
         until(lambda: len(self.refreshes()) > before, "nettop prints an interval")
 
     def rows(self) -> list[Row]:
-        """What it has printed since."""
+        """Return the rows printed since `forget`."""
         return [row for refresh in self.refreshes()[self._before :] for row in refresh]
 
     def forget(self) -> None:
-        """Begins anew, behind a reading."""
+        """Discard earlier output, after a reading."""
         self.read()
         self._before, self._errors_before = len(self.refreshes()), len(self.errors())
 
     def has_lost(self) -> bool:
-        """Whether it has said since that events were lost."""
+        """Return whether nettop has reported lost events since `forget`."""
         return " events (" in self.errors()[self._errors_before :]
 
 
 def printed(printing: Printing, lab: Lab) -> tuple[Work, list[Row]]:
-    """What was done, and what nettop printed of it in a few intervals."""
+    """Return the work done, and nettop's output on it in a few intervals."""
     works = [together(errands(lab, kind), bulk(lab)) for kind in KINDS]
     printing.forget()
     for work in works:
@@ -471,7 +470,7 @@ def printed(printing: Printing, lab: Lab) -> tuple[Work, list[Row]]:
 
 
 def sums(listed: Iterable[Row]) -> Moved:
-    """What these rows add up to; unknown values are nothing."""
+    """Sum these rows; unknown values count as 0."""
     chosen = list(listed)
     sent, received = (sum(row[name] or 0 for row in chosen) for name in MOVED)
     return sent, received
@@ -490,7 +489,7 @@ def test_the_program_s_rows_add_up(lab: Lab) -> None:
 
 
 def reports_ends(printing: Printing, stranger: Worker) -> bool:
-    """Whether a connection that opens and closes is printed."""
+    """Return whether a connection that opens and closes is printed."""
     stranger.call(traffic.storm, "127.0.0.1", 0.001)
     printing.read()
     return '"state":"CLOSE"' in printing.text()

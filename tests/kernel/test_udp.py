@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UDP: each message once, with its bytes, at its socket and its process, whichever call moves it."""
+"""Each UDP message counts once, with its bytes, at its socket and process, whichever call moves it."""
 
 import contextlib
 import ctypes
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nettop.kernel.hook_check import HookCheck
+from nettop.kernel.net.hook_check import HookCheck
 from nettop.probes.connections import programs
 from nettop.probes.connections.udp import COUNTED, UdpTotals
-from nettop.snapshots.snapshot import Array, Snapshot
+from nettop.snapshots.arrays import Array
+from nettop.snapshots.snapshot import Snapshot
 
 from . import oracle, traffic
 from .command import Row, by_cookie
@@ -39,19 +40,19 @@ Moved = tuple[int, int, int, int]
 
 @pytest.fixture
 def watch(one_watch: Watch) -> Watch:
-    """The shared probe, without the sockets of the last test."""
+    """Return the shared probe, without the sockets of the last test."""
     one_watch.lose_sight_of_gone()
     return one_watch
 
 
 def moved(row: Row) -> Moved:
-    """What the row's socket moved."""
+    """Return the counts of the row's socket."""
     sent, received, messages_sent, messages_received = (row[name] for name in COUNTED)
     return sent, received, messages_sent, messages_received
 
 
 def listed(snapshot: Snapshot, namespace: Namespace) -> dict[int, Row]:
-    """The rows of a namespace by socket."""
+    """Return the rows of a namespace by socket."""
     return by_cookie(decoded(snapshot.tables["sockets"], namespace.inode))
 
 
@@ -61,17 +62,17 @@ PROCESSES, PAIRS = 5, 20
 
 
 def open_receivers(memory: Memory) -> list[int]:
-    """Opens the receivers of a process, by IPv4 and IPv6 in turns; their ports."""
+    """Open the receivers of a process, alternating IPv4 and IPv6; return their ports."""
     return [traffic.udp(memory, ("in", number), host_of(number)) for number in range(PAIRS)]
 
 
 def host_of(number: int) -> str:
-    """The loopback address that a pair of sockets uses."""
+    """Return the loopback address that a pair of sockets uses."""
     return "::1" if number % 2 else "127.0.0.1"
 
 
 def send_to_receivers(memory: Memory, ports: list[int], first: int) -> dict[int, Moved]:
-    """Sends to each receiver so many messages of one length, both prime; half of the senders are connected."""
+    """Send to each receiver `count` messages of one length, both prime; half of the senders are connected."""
     sent = {}
     for number, port in enumerate(ports):
         length, count = lengths_of(first + number)
@@ -86,12 +87,12 @@ def send_to_receivers(memory: Memory, ports: list[int], first: int) -> dict[int,
 
 
 def lengths_of(number: int) -> tuple[int, int]:
-    """The bytes of a message and how many there are, different for each pair of sockets."""
+    """Return a message's length and the number of messages, different for each pair of sockets."""
     return traffic.primes(PROCESSES * PAIRS, above=100)[number], (2, 3, 5, 7, 11)[number % 5]
 
 
 def receive_all(memory: Memory, first: int) -> dict[int, Moved]:
-    """Receives what was sent to this process."""
+    """Receive everything sent to this process."""
     received = {}
     for number in range(PAIRS):
         length, count = lengths_of(first + number)
@@ -148,7 +149,7 @@ class Message(ctypes.Structure):
 
 
 def many(call: Any, held: socket.socket, lengths: tuple[int, ...]) -> None:
-    """sendmmsg or recvmmsg of messages of these lengths, all at once."""
+    """Call sendmmsg or recvmmsg once for messages of these lengths."""
     buffers = [ctypes.create_string_buffer(length) for length in lengths]
     vectors = [Vector(ctypes.addressof(buffer), len(buffer)) for buffer in buffers]
     messages = (Message * len(lengths))(
@@ -179,7 +180,7 @@ def many_at_once(sender: socket.socket, receiver: socket.socket) -> tuple[Moved,
 
 
 def segmented(sender: socket.socket, receiver: socket.socket) -> tuple[Moved, Moved]:
-    """One message, which the kernel cuts into seven datagrams."""
+    """Send one message that the kernel cuts into seven datagrams."""
     sender.sendmsg([b"n" * 7 * 131], [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", 131))])
     for _ in range(7):
         assert len(receiver.recv(1000)) == 131
@@ -206,7 +207,7 @@ def empty(sender: socket.socket, receiver: socket.socket) -> tuple[Moved, Moved]
 
 
 def cut_off(sender: socket.socket, receiver: socket.socket) -> tuple[Moved, Moved]:
-    """What the buffer has no room for was not received."""
+    """Receive less than was sent; return both sides' counts: the rest does not count as received."""
     sender.send(b"n" * 149)
     assert len(receiver.recv(11)) == 11
     return (149, 0, 1, 0), (0, 11, 0, 1)
@@ -220,7 +221,7 @@ def answered(sender: socket.socket, receiver: socket.socket) -> tuple[Moved, Mov
 
 
 def refused(sender: socket.socket, receiver: socket.socket) -> tuple[Moved, Moved]:
-    """A send that fails is none, and a read of the queue of errors is no receive."""
+    """Make a failed send and a read of the error queue, which do not count."""
     sender.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     if sender.family == V6:
         sender.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
@@ -239,9 +240,9 @@ CALLS: tuple[Callable[[socket.socket, socket.socket], tuple[Moved, Moved]], ...]
 
 
 def make_each_call(memory: Memory) -> dict[int, tuple[str, Moved]]:
-    """Makes each call by two sockets of its own; what each of them moved that is still open, and by which.
+    """Make each call by two sockets; return the bytes of each open one, and its call.
 
-    test_mechanisms.py has this counted by each mechanism.
+    test_mechanisms.py has every mechanism count this.
     """
     done: dict[int, tuple[str, Moved]] = {}
     for host, act in itertools.product(("127.0.0.1", "::1", "::ffff:127.0.0.1"), CALLS):
@@ -261,7 +262,7 @@ def make_each_call(memory: Memory) -> dict[int, tuple[str, Moved]]:
 
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[Array]:
-    """The rows of sockets that have gone, one array for each reading."""
+    """Return the rows of closed sockets, one array per reading."""
     noted: list[Array] = []
     read = UdpTotals.read
 
@@ -275,7 +276,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[Array]:
 
 
 def last_ended(ended: list[Array], sockets: Collection[int]) -> dict[int, tuple[int, Moved]]:
-    """The owners of those of these sockets that the last reading found gone, and what they moved in all."""
+    """Return the owners of these sockets that the last reading found closed, and their total bytes."""
     gone = ended[-1][np.isin(ended[-1]["id"], list(sockets))]
     return {row["id"]: (row["pid"], tuple(row[name] for name in COUNTED)) for row in gone}
 
@@ -284,14 +285,14 @@ LENGTHS = (11, 13, 17, 19, 23, 29, 31)
 
 
 def answer(memory: Memory, count: int) -> None:
-    """Answers so many questions with twice as many bytes."""
+    """Answer `count` questions with twice as many bytes."""
     for _ in range(count):
         question, client = memory["server"].recvfrom(1000)
         memory["server"].sendto(2 * question, client)
 
 
 def ask(memory: Memory, target: tuple[str, int]) -> dict[int, Moved]:
-    """Asks as a resolver does: a socket for each question, closed with its answer."""
+    """Ask as a resolver does: open a socket for each question, and close it after the answer."""
     done = {}
     for length in LENGTHS:
         with socket.socket(V6 if ":" in target[0] else V4, socket.SOCK_DGRAM) as client:
@@ -306,8 +307,9 @@ def ask(memory: Memory, target: tuple[str, int]) -> dict[int, Moved]:
 def test_sockets_that_close_between_two_readings(
     lab: Lab, watch: Watch, ended: list[Array], host: str
 ) -> None:
-    """A socket that was opened, used and closed since the last reading has a row with its owner, who may be gone too;
-    the reading after that finds it ended."""
+    """A socket opened, used and closed since the last reading has a row with its owner, which may have exited; the next
+    reading finds it ended.
+    """
     home = lab.namespace()
     server = lab.worker(home, "server")
     port = server.call(traffic.udp, "server", host)
@@ -339,8 +341,7 @@ def test_sockets_that_close_between_two_readings(
 
 
 def test_a_socket_that_closes_after_it_was_listed(lab: Lab, watch: Watch, ended: list[Array]) -> None:
-    """What it moved since the last reading is in its last row; whether or not it moved something, it ends once, with
-    all that it moved and the owner that it had."""
+    """A listed socket that closes has its last bytes in its last row; it ends once, with its total and its owner."""
     home = lab.namespace()
     first, second = lab.worker(home), lab.worker(home)
     sink = ("127.0.0.1", lab.worker(home).call(traffic.udp, "sink", "127.0.0.1"))
@@ -360,13 +361,13 @@ def test_a_socket_that_closes_after_it_was_listed(lab: Lab, watch: Watch, ended:
 
 
 def send_messages(memory: Memory, name: object, lengths: list[int]) -> None:
-    """Sends a message of each length."""
+    """Send a message of each length."""
     for length in lengths:
         memory[name].send(b"n" * length)
 
 
 def senders(snapshot: Snapshot, namespace: Namespace) -> dict[int, Moved]:
-    """What those sockets of a namespace moved that have a peer."""
+    """Return the counts of a namespace's sockets that have a peer."""
     return {cookie: moved(row) for cookie, row in listed(snapshot, namespace).items() if row["remote_port"]}
 
 
@@ -374,7 +375,7 @@ def senders(snapshot: Snapshot, namespace: Namespace) -> dict[int, Moved]:
 
 
 def test_drops(lab: Lab, watch: Watch) -> None:
-    """A receiver's drops are those of /proc/net/udp, and with what it received they are all that was sent."""
+    """A receiver's drops equal /proc/net/udp's, and with the received messages sum up to those sent."""
     home = lab.namespace()
     worker = lab.worker(home)
     drops = worker.call(overflow, 4099)
@@ -386,7 +387,7 @@ def test_drops(lab: Lab, watch: Watch) -> None:
 
 
 def overflow(memory: Memory, datagrams: int) -> dict[int, int]:
-    """Overflows a receiver, which then reads what it has; the drops of each port by /proc/net/udp."""
+    """Overflow a receiver, then read its queue; return each port's drops by /proc/net/udp."""
     port = traffic.udp(memory, "receiver", "127.0.0.1")
     memory["receiver"].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     traffic.udp(memory, "sender", "127.0.0.1", ("127.0.0.1", port))
@@ -401,7 +402,7 @@ def overflow(memory: Memory, datagrams: int) -> dict[int, int]:
 
 
 def test_more_sockets_than_there_is_room_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those without room have unknown counters, not 0, and their messages are counted as lost."""
+    """Sockets without room have unknown counters, not 0, and their messages count as lost."""
     monkeypatch.setattr(programs, "UDP_SOCKETS_MAX", 16)
     home = lab.namespace()
     worker = lab.worker(home)
@@ -417,14 +418,14 @@ def test_more_sockets_than_there_is_room_for(lab: Lab, monkeypatch: pytest.Monke
 
 
 def send_by_many(memory: Memory, count: int) -> None:
-    """Sends a message by each of so many sockets to itself."""
+    """Send a message by each of `count` sockets to itself."""
     for number in range(count):
         port = traffic.udp(memory, number, "127.0.0.1")
         memory[number].sendto(b"n" * 101, ("127.0.0.1", port))
 
 
 def test_switched_off(lab: Lab) -> None:
-    """With --udp off nothing is loaded for it, and its fields are not available for that reason."""
+    """With --udp off nothing is loaded for it, and its fields give that as the reason."""
     home = lab.namespace()
     lab.worker(home).call(send_by_many, 2)
     with Watch(udp="off") as watch:
@@ -437,7 +438,7 @@ def test_switched_off(lab: Lab) -> None:
 
 
 def test_a_hook_that_is_never_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hook that the check's datagrams do not call is refused: it would count 0."""
+    """A hook that does not see the check's datagrams is refused: it would count 0."""
 
     def make_no_traffic(_: HookCheck) -> frozenset[int]:
         return frozenset()
@@ -454,7 +455,7 @@ UNKNOWN = (None, None, None, None)
 
 
 def open_raw(memory: Memory) -> dict[int, tuple[str, int, str]]:
-    """Opens raw sockets, which move something, and one of UDP-Lite; what each is, the number of its protocol, state."""
+    """Open raw sockets that move data, and one of UDP-Lite; return each one's kind, protocol number and state."""
     expected = {}
     for family, protocol, host in ((V4, socket.IPPROTO_UDP, "127.0.0.1"), (V6, socket.IPPROTO_ICMPV6, "::1")):
         for state in ("UNCONN", "ESTABLISHED"):
@@ -470,8 +471,10 @@ def open_raw(memory: Memory) -> dict[int, tuple[str, int, str]]:
 
 @pytest.mark.core
 def test_raw_sockets_are_no_udp_sockets(lab: Lab, watch: Watch) -> None:
-    """A raw socket is shown as such, with the number of its protocol; what it moved is unknown, not 0. Sockets of other
-    protocols are not taken for UDP."""
+    """A raw socket is shown as such, with its protocol number; its bytes are unknown, not 0.
+
+    Sockets of other protocols do not count as UDP.
+    """
     home = lab.namespace()
     expected = lab.worker(home, "raw").call(open_raw)
     here = listed(watch.read(), home)
@@ -483,7 +486,7 @@ def test_raw_sockets_are_no_udp_sockets(lab: Lab, watch: Watch) -> None:
 
 
 def open_encapsulated(memory: Memory) -> tuple[int, int]:
-    """Opens the socket of an IKE daemon, whose ESP the kernel takes, and another one; each sends a message."""
+    """Open an IKE daemon's socket, whose ESP the kernel takes, and another one; send a message on each."""
     for name in ("ike", "plain"):
         traffic.udp(memory, name, "127.0.0.1")
         if name == "ike":
@@ -493,15 +496,17 @@ def open_encapsulated(memory: Memory) -> tuple[int, int]:
 
 
 def send_through(memory: Memory, target: tuple[str, int]) -> None:
-    """Sends a message that takes a tunnel, whose far end is nobody."""
+    """Send a message through a tunnel whose far end does not exist."""
     with socket.socket(V4, socket.SOCK_DGRAM) as out:
         out.sendto(b"n" * 1000, target)
 
 
 @pytest.mark.core
 def test_what_the_kernel_moves_itself_is_unknown(lab: Lab, watch: Watch) -> None:
-    """Datagrams of a tunnel pass no call of a process: what its socket moved is unknown. One that the kernel holds is
-    the kernel's, and not without an owner."""
+    """Datagrams of a tunnel pass no call of a process: its socket's bytes are unknown.
+
+    A socket held by the kernel has the kernel as its owner.
+    """
     near, far = lab.pair()
     home = near.namespace
     ip("-n", home.name, "link", "add", "vx0", "type", "vxlan", "id", "7", "dstport", "4789", "remote", far.v4)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sockets of one link among several: link-local addresses, and what is bound to a device."""
+"""Sockets of one link among several: link-local addresses, and sockets bound to a device."""
 
 import socket
 import time
@@ -9,13 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nettop.kernel.links import read_links
+from nettop.kernel.net.links import read_links
 from nettop.probes.connections.probe import Connections
 from nettop.query.filter import parse_filter
 from nettop.query.query import text_query
 from nettop.query.view import View
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.snapshot import Frame
+from tests.options import source_options
 
 from .lab import Lab, Namespace, ip
 from .traffic import V6, Memory
@@ -26,7 +27,7 @@ LINKS = ("lan1", "lan2")
 
 
 def two_links(lab: Lab) -> Namespace:
-    """A namespace with two links, on each of which it has the address fe80::1."""
+    """Return a namespace with two links and the address fe80::1 on each."""
     home = lab.namespace()
     for link in LINKS:
         ip("-n", home.name, "link", "add", link, "type", "veth", "peer", "name", f"{link}-far")
@@ -37,7 +38,7 @@ def two_links(lab: Lab) -> Namespace:
 
 
 def open_on_links(memory: Memory) -> None:
-    """Opens on each link a socket to fe80::2, and one that is bound to the device alone; and one to its own host."""
+    """Open on each link a socket to fe80::2, and one bound to the device alone; and one to its own host."""
     for link in LINKS:
         index = socket.if_nametoindex(link)
         memory["to", link] = near = socket.socket(V6, socket.SOCK_DGRAM)
@@ -51,18 +52,18 @@ def open_on_links(memory: Memory) -> None:
 
 
 def links_here(_: Memory) -> dict[str, int | None]:
-    """The speeds of the worker's links."""
+    """Return the speeds of the worker's links."""
     return {link.name: link.speed() for link in read_links()}
 
 
 @pytest.mark.parametrize("sockets", ["iter/task_file", "sock_diag + /proc"])
 @pytest.mark.since("5.12", "there are no iterators of sockets")
 def test_sockets_of_two_links_differ(lab: Lab, sockets: str) -> None:
-    """Each shows its device, as ss does, and a filter that names the device passes its own alone."""
+    """Each socket shows its device, as in ss; a filter on the device passes only its sockets."""
     home = two_links(lab)
     lab.worker(home, "local").call(open_on_links)
     with closing(Connections()) as probe:
-        probe.set("mechanisms", {"sockets": sockets})
+        probe.configure(source_options(mechanisms={"sockets": sockets}))
         probe.start()
         snapshot = probe.read(time.monotonic_ns())
     query = replace(text_query(SOCKETS), all_rows=True)
@@ -89,7 +90,7 @@ def test_sockets_of_two_links_differ(lab: Lab, sockets: str) -> None:
 
 
 def test_the_speed_of_a_link_is_asked_for_in_its_namespace(lab: Lab) -> None:
-    """/sys stays that of the host in a network namespace that is merely entered."""
+    """/sys stays the host's in a network namespace that is merely entered."""
     home = two_links(lab)
     ip("-n", home.name, "link", "set", "lan2", "down")
     speeds = lab.worker(home, "speed").call(links_here)

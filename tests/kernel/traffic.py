@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What workers do with sockets. Each function runs in a worker; its first argument is that worker's own memory.
+"""Functions that use sockets. Each runs in a worker; its first argument is that worker's own memory.
 
-A worker keeps its sockets in memory under names of the test's choice, mostly the number of a connection.
+A worker keeps its sockets in memory under names chosen by the test, mostly connection numbers.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ CHUNK = b"n" * 65536
 
 @dataclass(frozen=True)
 class Call:
-    """One connection to make: where from, where to, and what is set before it connects."""
+    """A connection to make: its source, its target, and its socket options."""
 
     target: tuple[str, int]
     source: tuple[str, int] | None = None
@@ -41,7 +41,7 @@ class Call:
 
 
 def prime_after(number: int) -> int:
-    """The smallest prime above `number`."""
+    """Return the smallest prime above `number`."""
     number += 1
     while number < 2 or any(number % divisor == 0 for divisor in range(2, int(number**0.5) + 1)):
         number += 1
@@ -50,7 +50,7 @@ def prime_after(number: int) -> int:
 
 @contextlib.contextmanager
 def as_user(uid: int) -> Iterator[None]:
-    """Sockets made inside belong to that user."""
+    """Create sockets inside as that user."""
     os.seteuid(uid)
     try:
         yield
@@ -60,7 +60,7 @@ def as_user(uid: int) -> Iterator[None]:
 
 
 def listen(memory: Memory, name: object, address: str = "", port: int = 0, backlog: int = 4096) -> int:
-    """Opens a TCP listener (dual-stack where the address is "::") and returns its port."""
+    """Open a TCP listener (dual-stack where the address is "::") and return its port."""
     family = V6 if ":" in address else V4
     listener = socket.create_server(
         (address, port), family=family, backlog=backlog, dualstack_ipv6=address == "::"
@@ -70,7 +70,7 @@ def listen(memory: Memory, name: object, address: str = "", port: int = 0, backl
 
 
 def listen_mptcp(memory: Memory, name: object, address: str) -> int:
-    """Opens an MPTCP listener and returns its port."""
+    """Open an MPTCP listener and return its port."""
     memory[name] = socket.socket(V6 if ":" in address else V4, socket.SOCK_STREAM, socket.IPPROTO_MPTCP)
     memory[name].bind((address, 0))
     memory[name].listen()
@@ -78,7 +78,7 @@ def listen_mptcp(memory: Memory, name: object, address: str) -> int:
 
 
 def udp(memory: Memory, name: object, address: str, to: tuple[str, int] | None = None) -> int:
-    """Opens a bound UDP socket, connected to `to` if given, and returns its port."""
+    """Open a bound UDP socket, connected to `to` if given, and return its port."""
     memory[name] = socket.socket(V6 if ":" in address else V4, socket.SOCK_DGRAM)
     memory[name].bind((address, 0))
     if to:
@@ -87,7 +87,7 @@ def udp(memory: Memory, name: object, address: str, to: tuple[str, int] | None =
 
 
 def connect(memory: Memory, name: object, call: Call, at_once: bool = False) -> int:
-    """Makes one connection and returns its local port; `at_once` does not wait for the peer's answer."""
+    """Make one connection and return its local port; with `at_once` do not wait for the peer's answer."""
     host, port = call.target
     if call.mapped:
         host = f"::ffff:{host}"
@@ -108,7 +108,7 @@ def connect(memory: Memory, name: object, call: Call, at_once: bool = False) -> 
 
 
 def connect_at_once(memory: Memory, calls: list[Call] | dict[int, Call]) -> list[int] | dict[int, int]:
-    """Makes connection number i by calls[i], all at the same time; returns their local ports, by number too."""
+    """Make connection number i by calls[i], all at the same time; return their local ports by number."""
     by_number = calls if isinstance(calls, dict) else dict(enumerate(calls))
     ports = {number: connect(memory, number, call, at_once=True) for number, call in by_number.items()}
     for number in by_number:
@@ -117,17 +117,17 @@ def connect_at_once(memory: Memory, calls: list[Call] | dict[int, Call]) -> list
 
 
 def leave_in_backlog(memory: Memory) -> None:
-    """Opens a listener on loopback, and a connection to it that nobody accepts."""
+    """Open a listener on loopback, and a connection to it that is never accepted."""
     connect_at_once(memory, [Call(("127.0.0.1", listen(memory, "listener", "127.0.0.1")))])
 
 
 def connect_without_answer(memory: Memory, name: object, call: Call) -> None:
-    """Sends a SYN and goes on."""
+    """Send a SYN without waiting for an answer."""
     connect(memory, name, call, at_once=True)
 
 
 def accept(memory: Memory, listener: object, name: object, uid: int = 0) -> int:
-    """Accepts one connection; returns the peer's port."""
+    """Accept one connection; return the peer's port."""
     ready([memory[listener]])
     with as_user(uid):
         memory[name], peer = memory[listener].accept()
@@ -135,26 +135,26 @@ def accept(memory: Memory, listener: object, name: object, uid: int = 0) -> int:
 
 
 def accept_ports(memory: Memory, listener: object, numbers: dict[int, int], users: int = 1) -> None:
-    """Accepts all of them; `numbers` gives each connection's number by the peer's port."""
+    """Accept all; `numbers` gives each connection's number by the peer's port."""
     for turn in range(len(numbers)):
         port = accept(memory, listener, "new", 3000 + turn % users if users > 1 else 0)
         memory[numbers[port]] = memory.pop("new")
 
 
 def ready(readable: list[Any], deadline_s: float = 30) -> None:
-    """Waits until one of these sockets and descriptors has something to read or accept."""
+    """Wait until one of these sockets or descriptors is readable."""
     assert select.select(readable, [], [], deadline_s * PATIENCE)[0], "nothing arrived in time"
 
 
 def spin(seconds: float) -> None:
-    """Computes for so long: a thread that sleeps is woken later than it wanted."""
+    """Busy-wait for this long: a sleeping thread wakes up late."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         pass
 
 
 def exchange(memory: Memory, send: dict[Any, int], receive: dict[Any, int], deadline_s: float = 120) -> None:
-    """Moves exactly these bytes over the named sockets, all at once, in both directions."""
+    """Move exactly these bytes over the named sockets, all at once, in both directions."""
     send, receive = dict(send), dict(receive)
     poll, names = select.epoll(), {}
     for name in send.keys() | receive.keys():
@@ -177,12 +177,12 @@ def exchange(memory: Memory, send: dict[Any, int], receive: dict[Any, int], dead
 
 
 def interest(to_send: int, to_receive: int) -> int:
-    """The epoll events that still matter."""
+    """Return the epoll events that still matter."""
     return (select.EPOLLOUT if to_send else 0) | (select.EPOLLIN if to_receive else 0)
 
 
 def send(memory: Memory, amounts: dict[Any, int]) -> dict[Any, int]:
-    """Hands bytes to the kernel without waiting for the peer; returns how many it took."""
+    """Hand bytes to the kernel without waiting for the peer; return how many it took."""
     taken = {}
     for name, amount in amounts.items():
         memory[name].setblocking(False)
@@ -191,42 +191,44 @@ def send(memory: Memory, amounts: dict[Any, int]) -> dict[Any, int]:
 
 
 def shut(memory: Memory, names: list[Any], how: int = socket.SHUT_WR) -> None:
-    """Ends the sending direction of these sockets (a FIN), the descriptors stay open."""
+    """Shut down the sending side of these sockets (a FIN); keep the descriptors open."""
     for name in names:
         memory[name].shutdown(how)
 
 
 def close(memory: Memory, names: list[Any]) -> None:
-    """Closes these sockets."""
+    """Close these sockets."""
     for name in names:
         memory.pop(name).close()
 
 
 def finish(held: socket.socket) -> None:
-    """Closes a socket, and waits until the peer's host has acknowledged it: whoever closes last has ended then."""
+    """Close a socket, and wait until the peer's host has acknowledged it; after the last close the connection has
+    ended.
+    """
     held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 30))
     held.close()
 
 
 def linger(memory: Memory, names: list[Any]) -> None:
-    """These sockets will be reset when they close."""
+    """Have these sockets reset their connections when they close."""
     for name in names:
         memory[name].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
 
 
 def queued(held: socket.socket, request: int) -> int:
-    """SIOCOUTQ (not yet acknowledged) or SIOCINQ (not yet read), in bytes."""
+    """Return SIOCOUTQ (not yet acknowledged) or SIOCINQ (not yet read), in bytes."""
     return int(struct.unpack("=i", fcntl.ioctl(held, request, b"\0\0\0\0"))[0])
 
 
 def acknowledged(memory: Memory, names: list[Any]) -> None:
-    """Waits until the peers acknowledged all that these sockets sent."""
+    """Wait until the peers have acknowledged everything sent on these sockets."""
     for name in names:
         until(lambda name=name: queued(memory[name], SIOCOUTQ) == 0, f"{name} is acknowledged")
 
 
 def arrived(memory: Memory, amounts: dict[Any, int]) -> None:
-    """Waits until that many bytes wait unread in each of these sockets."""
+    """Wait until this many bytes are unread in each of these sockets."""
     for name, amount in amounts.items():
         until(
             lambda name=name, amount=amount: queued(memory[name], SIOCINQ) >= amount,
@@ -235,34 +237,34 @@ def arrived(memory: Memory, amounts: dict[Any, int]) -> None:
 
 
 def stay_on(memory: Memory, cpu: int) -> None:
-    """Runs on that CPU alone."""
+    """Pin the process to that CPU."""
     os.sched_setaffinity(0, {cpu})
 
 
 def in_state(memory: Memory, name: object, number: int) -> None:
-    """Waits until TCP_INFO gives that state number (1 ESTABLISHED … 11 CLOSING)."""
+    """Wait until TCP_INFO gives that state number (1 ESTABLISHED … 11 CLOSING)."""
     until(lambda: oracle.tcp_info(memory[name])["state"] == number, f"{name} reaches state {number}")
 
 
 def cookie(memory: Memory, name: object) -> int:
-    """SO_COOKIE of one socket."""
+    """Return SO_COOKIE of one socket."""
     return oracle.cookie(memory[name])
 
 
 def cookies(memory: Memory, names: list[Any]) -> dict[Any, int]:
-    """SO_COOKIE by name."""
+    """Return SO_COOKIE by name."""
     return {name: oracle.cookie(memory[name]) for name in names}
 
 
 def address(memory: Memory, name: object) -> tuple[str, int]:
-    """The local address and port."""
+    """Return the local address and port."""
     actual = memory[name].getsockname()
     return str(actual[0]), int(actual[1])
 
 
 @dataclass(frozen=True)
 class Errand:
-    """A connection of one request and its answer: where to, how much goes either way, and who ends it how."""
+    """A connection with one request and its answer: its target, bytes each way, and how and by whom it ends."""
 
     call: Call
     up: int
@@ -279,7 +281,7 @@ _ANSWERED = (SERVER_RESETS, SERVER_LEAVES_UNREAD)
 
 
 def primes(count: int, above: int = 1) -> list[int]:
-    """The first `count` primes above a number."""
+    """Return the first `count` primes above a number."""
     actual, number = [], above
     while len(actual) < count:
         number = prime_after(number)
@@ -288,7 +290,7 @@ def primes(count: int, above: int = 1) -> list[int]:
 
 
 def receive(held: socket.socket, amount: int) -> None:
-    """Reads exactly so many bytes."""
+    """Read exactly this many bytes."""
     while amount:
         read = len(held.recv(min(amount, 65536)))
         assert read, f"the peer closed, {amount} bytes early"
@@ -296,13 +298,13 @@ def receive(held: socket.socket, amount: int) -> None:
 
 
 def reset(held: socket.socket) -> None:
-    """Closes a socket by a reset."""
+    """Close a socket with a reset."""
     held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
     held.close()
 
 
 def until_gone(held: socket.socket) -> None:
-    """Reads until the peer has closed or reset the connection, and closes it here."""
+    """Read until the peer has closed or reset the connection, then close it."""
     with contextlib.suppress(ConnectionResetError):
         while held.recv(65536):
             pass
@@ -310,9 +312,9 @@ def until_gone(held: socket.socket) -> None:
 
 
 def run_errand(errand: Errand) -> int:
-    """The client's part of an errand; returns its port.
+    """Perform the client's part of an errand; return its port.
 
-    Before it is reset a server gets one byte more, which says that its answer has come.
+    Before a reset the server gets one more byte, which confirms its answer.
     """
     memory: Memory = {}
     port = connect(memory, 0, errand.call)
@@ -336,12 +338,12 @@ def run_errand(errand: Errand) -> int:
 
 
 def run_errands(memory: Memory, errands: dict[Any, Errand]) -> dict[Any, int]:
-    """The client's part of these errands, one after the other; returns their ports."""
+    """Perform the client's part of these errands, one by one; return their ports."""
     return {name: run_errand(errand) for name, errand in errands.items()}
 
 
 def serve_errand(accepted: socket.socket) -> None:
-    """The server's part of an errand."""
+    """Perform the server's part of an errand."""
     up, down, ending = _HEAD.unpack(accepted.recv(_HEAD.size, socket.MSG_WAITALL))
     receive(accepted, up - _HEAD.size - (ending in _ANSWERED))
     accepted.sendall(b"n" * down)
@@ -358,7 +360,9 @@ def serve_errand(accepted: socket.socket) -> None:
 
 
 def accept_errand(listener: socket.socket) -> tuple[socket.socket, tuple[int, int]] | None:
-    """One connection, with the listener's and the peer's port; None where another process was faster."""
+    """Accept one connection; return it with the listener's and the peer's port, or None if another process
+    was faster.
+    """
     try:
         accepted, peer = listener.accept()
     except BlockingIOError:
@@ -368,7 +372,7 @@ def accept_errand(listener: socket.socket) -> tuple[socket.socket, tuple[int, in
 
 
 def begin_reports(memory: Memory, listeners: list[object]) -> list[socket.socket]:
-    """The listeners, of which none blocks from now on; and a pipe for what `report_errand` says."""
+    """Make the listeners non-blocking; return them, and a pipe for the reports of `serve_and_report`."""
     memory["reports"], memory["report"] = os.pipe()
     fcntl.fcntl(memory["report"], _F_SETPIPE_SZ, _PIPE_BYTES)
     for name in listeners:
@@ -377,13 +381,13 @@ def begin_reports(memory: Memory, listeners: list[object]) -> list[socket.socket
 
 
 def serve_and_report(accepted: socket.socket, ports: tuple[int, int], report: int) -> None:
-    """Serves an errand, and says that the calling process has done it."""
+    """Serve an errand, and report that the calling process did."""
     serve_errand(accepted)
     os.write(report, _REPORT.pack(*ports, os.getpid()))
 
 
 def served(memory: Memory, count: int) -> dict[tuple[int, int], int]:
-    """Listener's and peer's port → the process that served the connection, once there are so many."""
+    """Map (listener's port, peer's port) to the process that served the connection, once there are `count`."""
     actual = {}
     for _ in range(count):
         ready([memory["reports"]])
@@ -394,14 +398,14 @@ def served(memory: Memory, count: int) -> dict[tuple[int, int], int]:
 
 
 def swallow(memory: Memory, listener: object, count: int) -> None:
-    """Accepts so many connections, one after the other, and reads each until its peer closes."""
+    """Accept `count` connections one by one, and read each until its peer closes."""
     for _ in range(count):
         ready([memory[listener]])
         until_gone(memory[listener].accept()[0])
 
 
 def storm(memory: Memory, host: str, seconds: float) -> int:
-    """Connects, accepts and closes in a tight loop; returns how often."""
+    """Connect, accept and close in a tight loop; return the number of connections."""
     count, end = 0, time.monotonic() + seconds
     with socket.create_server((host, 0), backlog=100) as listener:
         target = listener.getsockname()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A WebSocket service and its client, for Debian's Python and its websockets.
 
-`serve PORT SECONDS`: answers each message after so long; after the answer to "pings N" it pings so often, an eighth of
-a second apart and each after the pong to the one before, then sends another message.
-`ask PORT MESSAGES PINGS`: sends so many messages, each after the answer to the one before, the last one "pings PINGS".
+`serve PORT SECONDS` answers each message after this delay; after its answer to "pings N" it sends N pings, each an
+eighth of a second after the previous pong, then another message. `ask PORT MESSAGES PINGS` sends MESSAGES messages,
+each after the previous answer, the last one "pings PINGS".
 """
 
 import asyncio
@@ -32,7 +32,7 @@ async def serve(port: int, seconds: float) -> None:
 
 
 async def ask(port: int, messages: int, pings: int) -> None:
-    """Send messages, one after the other, and stay for so many pings."""
+    """Send messages one by one, and stay connected for `pings` pings."""
     async with websockets.connect(f"ws://127.0.0.1:{port}", ping_interval=None) as connection:
         for _ in range(messages - 1):
             await connection.send("question")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the screen tests share: an environment in which every terminal looks the same."""
+"""The environment of screen tests, in which every terminal looks the same."""
 
 from __future__ import annotations
 

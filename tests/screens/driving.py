@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Driving the app by pilot: start it over a script, press keys, let the sampler turn, read the table."""
+"""Drive the app by pilot: start it over a script, press keys, let the sampler read, read the table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def running(
     silent: Collection[str] = (),
     **app_kwargs: Any,
 ) -> AsyncIterator[Running]:
-    """The app over a script, in the view that is named, after some turns of the sampler."""
+    """Yield the app over a script, in the view that is named, after some turns of the sampler."""
     harness = harness_of(steps, {"command": "nginx -g daemon off;"}, batches, silent)
     if view:
         app_kwargs["settings"] = Settings(view=ViewSettings(view=view))
@@ -44,7 +44,7 @@ async def running(
 
 
 def shown(run: Running) -> LensScreen:
-    """The screen in sight now."""
+    """Return the screen in sight now."""
     app = run[0].app
     assert isinstance(app, NettopApp)
     return app.lens_screen
@@ -61,7 +61,7 @@ async def press(run: Running, *keys: str) -> None:
 
 
 async def type_at_once(run: Running, *keys: str) -> None:
-    """Keys of which all arrive before the first has its consequences."""
+    """Send all keys before the first is handled."""
     for key in keys:
         run[0].app.post_message(events.Key("space" if key == " " else key, key if len(key) == 1 else None))
     all_are_read = asyncio.Event()
@@ -72,11 +72,11 @@ async def type_at_once(run: Running, *keys: str) -> None:
 
 
 async def tick(run: Running) -> None:
-    """The sampler's next turn, drawn."""
+    """Run the sampler's next turn, and draw it."""
     run[2].tick()
     await run[0].pause()
 
 
 def text_of(table: LiveTable) -> list[str]:
-    """What each line of the table shows."""
+    """Return the text of each line of the table."""
     return [table.render_line(y).text for y in range(table.size.height)]

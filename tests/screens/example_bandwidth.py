@@ -32,7 +32,7 @@ _WAVE = (100, 92, 81, 74, 70, 77, 88, 104, 121, 133, 128, 117)
 
 
 class _Interface(NamedTuple):
-    """What an interface is, and its bytes per second with their bytes per packet, both ways: received, sent."""
+    """An interface, with its bytes per second and bytes per packet, received and sent."""
 
     name: str
     kind: str
@@ -78,7 +78,7 @@ _INTERFACES = (
 
 
 class _Flow(NamedTuple):
-    """Whose a flow is, and its bytes per second: received, sent."""
+    """A flow's owner, and its bytes per second, received and sent."""
 
     interface: str
     protocol: str
@@ -125,7 +125,7 @@ DETAILS = {
 
 
 def example_steps(count: int = 3, apart_s: int = 1, *, uplinks: bool = True) -> list[Snapshot]:
-    """Snapshots some seconds apart; without `uplinks` of a host that has none of its own."""
+    """Return snapshots some seconds apart; without `uplinks` of a host that has none of its own."""
     interfaces = [each for each in _INTERFACES if uplinks or each.backing == "virtual"]
     return [_snapshot(interfaces, (step + 1) * apart_s) for step in range(count)]
 
@@ -164,12 +164,12 @@ def _snapshot(interfaces: Sequence[_Interface], second: int) -> Snapshot:
 
 
 def _grown(per_second: float, second: int) -> int:
-    """What was counted by a second, at a rate that rises and falls."""
+    """Return the count by a second, at a rate that rises and falls."""
     return sum(int(per_second * _WAVE[n % len(_WAVE)] / 100) for n in range(second))
 
 
 def _moved(received: float, sent: float, packet_bytes: tuple[int, int], second: int) -> Row:
-    """The counters of what was received and sent at these bytes per second."""
+    """Return the counters of what was received and sent at these bytes per second."""
     rates = (received, sent, received / packet_bytes[0], sent / packet_bytes[1])
     return {name: _grown(rate, second) for name, rate in zip(_MOVED, rates, strict=True)}
 
@@ -195,7 +195,7 @@ def _interface_row(number: int, of: _Interface, second: int) -> Row:
 
 
 def _split(interfaces: Sequence[_Interface], table: Table, labels: Sequence[str], second: int) -> list[Row]:
-    """A row for each interface and label that it has carried; `other` and `(other)` have the rest."""
+    """Return a row for each interface and label that it has carried; `other` and `(other)` have the rest."""
     rows: list[Row] = []
     for number, of in enumerate(interfaces, 2):
         shares: Mapping[str, float] = getattr(of, table.name)

@@ -254,18 +254,18 @@ _OTHER_VECTORS = {"timer": 0.003, "sched": 0.004, "rcu": 0.002, "tasklet": 0.0}
 
 
 def example_steps(seconds: int = 3, cpus: int = 4, **changed: object) -> list[Snapshot]:
-    """Snapshots a second apart, the first of a source that has just begun; `changed` are members of each."""
+    """Return snapshots a second apart, the first of a source that has just begun; `changed` are members of each."""
     host = _Host(cpus)
     return [decode(encode(host.snapshot(step, changed)), (LENS,)) for step in range(seconds)]
 
 
 def idle_steps(seconds: int = 3) -> list[Snapshot]:
-    """As `example_steps`, of a host whose network does nothing any more."""
+    """Return `example_steps` of a host whose network has become idle."""
     return [decode(encode(_later(_Host(4).snapshot(0, {}), step)), (LENS,)) for step in range(seconds)]
 
 
 class _Host:
-    """What grows from snapshot to snapshot."""
+    """Counters that grow from snapshot to snapshot."""
 
     def __init__(self, cpus: int) -> None:
         self.cpus = cpus
@@ -275,7 +275,7 @@ class _Host:
         self.leaves = {entry: list(_leaves(text)) for entry, text in _TREES.items()}
 
     def snapshot(self, step: int, changed: Mapping[str, object]) -> Snapshot:
-        """The newest state, and a second more for the next one."""
+        """Return the newest state, and a second more for the next one."""
         taken_ns = TAKEN_NS + step * SECOND_NS
         cpus = [self._cpu(cpu, step) for cpu in range(self.cpus)]
         made = [
@@ -346,7 +346,7 @@ class _Host:
         return [*rows, {"id": 1 << 16, "entry": None} | lacking | why]
 
     def _cpu(self, cpu: int, seconds: int) -> Row:
-        """One row: what the samples say, as exact times would have it."""
+        """Return one row: what the samples say, as exact times would have it."""
         of_entries = dict.fromkeys(ENTRIES, 0)
         for (entry, where, _), samples in self.samples.items():
             if where == cpu:
@@ -362,7 +362,7 @@ class _Host:
 
 
 def _leaves(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
-    """The stacks of an indented tree, and how often each was sampled."""
+    """Yield the stacks of an indented tree, and how often each was sampled."""
     path: list[str] = []
     for line in text.strip().splitlines():
         symbol, _, weight = line.strip().partition(" ")
@@ -372,12 +372,12 @@ def _leaves(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
 
 
 def _category(path: tuple[str, ...]) -> int:
-    """That of the deepest function which names one."""
+    """Return the category of the deepest function that has one."""
     return next((CATEGORY_OF[symbol] for symbol in reversed(path) if symbol in CATEGORY_OF), OTHER)
 
 
 def _processes(step: int, network_ns: int) -> list[Row]:
-    """What all CPUs spent, by process; what is left is no process's."""
+    """Return the time of all CPUs by process; the rest belongs to no process."""
     shares = (
         ("iperf3", 4127, 0.141, 0.114, 0.0, 0.15),
         ("nginx", 1812, 0.012, 0.009, 0.0, 0.03),
@@ -397,7 +397,7 @@ def _processes(step: int, network_ns: int) -> list[Row]:
 
 
 def _later(snapshot: Snapshot, seconds: int) -> Snapshot:
-    """The same numbers, some seconds later."""
+    """Return the same numbers, some seconds later."""
     step = seconds * SECOND_NS
     tables = {
         name: dataclasses.replace(rows, taken_ns=rows.taken_ns + step)

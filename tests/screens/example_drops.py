@@ -40,7 +40,7 @@ _VIA = {
 
 
 def example_steps(seconds: int = 3) -> list[Snapshot]:
-    """Snapshots a second apart."""
+    """Return snapshots a second apart."""
     return [_snapshot(second) for second in range(seconds)]
 
 

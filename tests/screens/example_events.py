@@ -46,7 +46,7 @@ _LIVES = (
 
 
 def example_events(first: int, count: int, end_ns: int = WALL_NS) -> list[Row]:
-    """`count` events from number `first` on, 16 ms apart, the last one at `end_ns`."""
+    """Return `count` events from number `first` on, 16 ms apart, the last one at `end_ns`."""
     lives = [life for life in _LIVES for _ in range(2 if life.opening else 1)]
     turns = [n for n, life in enumerate(lives) if life.opening and lives[n - 1] is not life]
     made = []
@@ -93,7 +93,7 @@ def _event(number: int, time: int, life: Life, *, is_opening: bool) -> Row:
 
 
 def example_failures(more: int = 0) -> list[Row]:
-    """Groups of failures, of which the first has grown by `more`."""
+    """Return groups of failures, of which the first has grown by `more`."""
     each = (
         ("refused", "10.0.9.4", 9092, "outbound", "java", 37 + more),
         ("reset by peer", "203.0.113.9", 443, "inbound", "nginx", 11),
@@ -121,7 +121,7 @@ def example_failures(more: int = 0) -> list[Row]:
 
 
 def example_groups(more: int = 0) -> list[Row]:
-    """Groups by process; the first has closed `more` connections since, and sent as many kilobytes."""
+    """Return groups by process; the first has closed `more` connections since, and sent as many kilobytes."""
     each = (
         (3, "nginx", 1812, None, 41, 8201 + more, 3, 982_116_204 + more * 1000, 4_120_417),
         (4, "java", 2210, "docker:api-7f", 6, 17, 37, 118_116_204, 24_120_417),
@@ -153,18 +153,18 @@ def example_groups(more: int = 0) -> list[Row]:
 
 
 def batch_of(events: list[Row], texts: dict[str, TextTable] | None = None) -> Rows:
-    """Events as a batch of the table."""
+    """Return events as a batch of the table."""
     return make_rows(events, EVENTS, TAKEN_NS, texts=texts)
 
 
 def frame_of_events(events: list[Row], **snapshot_kwargs: Any) -> Frame:
-    """A frame that has these events, and nothing else."""
+    """Return a frame that has these events, and nothing else."""
     snapshot = Snapshot("connections", WALL_NS, TAKEN_NS, {}, **snapshot_kwargs)
     return Frame(snapshot, batches={EVENTS.name: (batch_of(events),)})
 
 
 def eventful_host(events: int = 60, **snapshot_kwargs: Any) -> tuple[list[Step], Batches]:
-    """Three snapshots of a busy host, a second apart, and the events that came before each; a few are of yesterday."""
+    """Return three snapshots of a busy host, a second apart, and the events before each; a few are from yesterday."""
     sockets, codes, texts = example_rows(60, 7), {}, {}
     steps: list[Step] = []
     batches: Batches = []
@@ -184,7 +184,7 @@ def eventful_host(events: int = 60, **snapshot_kwargs: Any) -> tuple[list[Step],
 
 
 def _counts(n: int) -> dict[str, int]:
-    """What the host counts in its snapshot `n`: each second 31 open, 29 close and 2 fail."""
+    """Return the host's counts in its snapshot `n`: each second 31 open, 29 close and 2 fail."""
     totals = {
         "connected": 100 + 11 * n,
         "accepted": 500 + 20 * n,
@@ -195,7 +195,7 @@ def _counts(n: int) -> dict[str, int]:
 
 
 def only(table: Table, rows: list[Row], steps: list[Step]) -> list[Step]:
-    """The steps with other rows of one table."""
+    """Return the steps with other rows of one table."""
     made: list[Step] = []
     for n, step in enumerate(steps):
         assert isinstance(step, Snapshot)

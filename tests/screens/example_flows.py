@@ -43,7 +43,7 @@ _TERMS = (
 
 
 def example_steps(seconds: int = 3) -> list[Snapshot]:
-    """Snapshots a second apart."""
+    """Return snapshots a second apart."""
     return [_snapshot(second) for second in range(seconds)]
 
 

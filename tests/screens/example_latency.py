@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nettop.probes.latency.rows import UNKNOWN_TERMS
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.latency import (
     BACKLOG,
@@ -34,7 +35,7 @@ from nettop.snapshots.latency import (
     WIRE_IP,
     WIRE_SOCKET,
 )
-from nettop.snapshots.snapshot import Array, Snapshot
+from nettop.snapshots.snapshot import Snapshot
 from tests.unit.build import TAKEN_NS, WALL_NS, Row, make_hooks, make_rows
 
 SECOND_NS = 1_000_000_000
@@ -44,7 +45,7 @@ LATE = range(70, 88)
 
 
 class _Delay(NamedTuple):
-    """What waits at a place each second: how many packets, the median in ns, how far they spread, and drops."""
+    """Packets that wait at a place each second: their number, median in ns, spread, and drops."""
 
     packets: int
     median_ns: float
@@ -95,7 +96,7 @@ _ROWS = [
 
 @cache
 def example_steps(count: int = 3, *, missing: tuple[int, ...] = (), one_in: int = 64) -> tuple[Snapshot, ...]:
-    """Snapshots a second apart; this kernel does not provide what is `missing`."""
+    """Return snapshots a second apart; this kernel does not provide what is `missing`."""
     chance = np.random.default_rng(5)
     rows = np.zeros((len(_ROWS), BUCKETS.count), np.uint64)
     pairs = np.zeros((len(_PAIR_ROWS), PAIR_BUCKETS.count), np.uint64)
@@ -117,7 +118,7 @@ def _drawn(expected: Array, chance: np.random.Generator) -> Array:
 
 @cache
 def _expected(number: int, is_late: bool, buckets: Buckets, factor: float = 1.0) -> Array:
-    """How many packets a second there are in each bucket."""
+    """Return the packets a second in each bucket."""
     of = _DELAYS[number]
     share = LATE_SHARE if is_late and number in (WIRE_APP, SOCKET_WAIT) else 0.0
     usual = _log_normal(buckets, of.median_ns * factor, of.spread)
@@ -125,7 +126,7 @@ def _expected(number: int, is_late: bool, buckets: Buckets, factor: float = 1.0)
 
 
 def _log_normal(buckets: Buckets, median: float, spread: float) -> Array:
-    """The share of a log-normal distribution that is in each bucket."""
+    """Return the share of a log-normal distribution that is in each bucket."""
     ends = (*buckets.edges[1:], math.inf)
     below = [(1 + math.erf(math.log(end / median) / spread / math.sqrt(2))) / 2 for end in ends]
     return np.diff(below, prepend=0.0)
@@ -195,7 +196,7 @@ def _pair_rows(counts: Array) -> list[Row]:
 
 
 def _bucket_rows(protocols: Sequence[Row]) -> list[Row]:
-    """Those of one place: all of them would be thousands."""
+    """Return those of one place: all of them would be thousands."""
     ends = [*BUCKETS.edges[1:], None]
     return [
         {

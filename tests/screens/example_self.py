@@ -29,7 +29,7 @@ _COSTS: tuple[tuple[str, str, str | None, int | None, float | None, int | None, 
 
 
 def example_steps(seconds: int = 3) -> list[Snapshot]:
-    """Snapshots a second apart."""
+    """Return snapshots a second apart."""
     return [_snapshot(second) for second in range(seconds)]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from nettop.probes.services.rows import Withheld
 from nettop.probes.services.usual import UsualTimes
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import Table
 from nettop.snapshots.services import (
@@ -29,7 +30,7 @@ from nettop.snapshots.services import (
     USED,
     WAITING,
 )
-from nettop.snapshots.snapshot import Array, Snapshot
+from nettop.snapshots.snapshot import Snapshot
 from tests.unit.build import TAKEN_NS, WALL_NS, Row, make_hooks, make_rows
 
 SECOND_NS = 1_000_000_000
@@ -73,7 +74,7 @@ _CLIENTS = (("10.0.9.4", 0.5, 1.0), ("203.0.113.9", 0.3, 1.7), ("2001:db8:1::24"
 
 @cache
 def example_steps(count: int = 3, *, held: range = HELD) -> tuple[Snapshot, ...]:
-    """Snapshots a second apart; the backend reads late in the seconds in `held`."""
+    """Return snapshots a second apart; the backend reads late in the seconds in `held`."""
     chance = np.random.default_rng(7)
     usual = UsualTimes()
     totals = {
@@ -101,7 +102,7 @@ def example_steps(count: int = 3, *, held: range = HELD) -> tuple[Snapshot, ...]
 
 
 def _drawn(count: float, median_ns: float, buckets: Buckets, chance: np.random.Generator) -> Array:
-    """So many durations, drawn from a log-normal distribution: how many are in each bucket."""
+    """Draw `count` durations from a log-normal distribution; return the number in each bucket."""
     ends = (*buckets.edges[1:], math.inf)
     below = [(1 + math.erf(math.log(end / median_ns) / _SPREAD / math.sqrt(2))) / 2 for end in ends]
     return chance.poisson(count * np.diff(below, prepend=0.0)).astype(np.uint64)
@@ -120,8 +121,8 @@ def _snapshot(
     services = make_rows(
         [_service_row(n, totals, second, waiting) for n in range(len(_SERVICES))], SERVICES, taken_ns
     )
-    usual.put(services.array, taken_ns)
-    Withheld().put(services.array)
+    usual.set_columns(services.array, taken_ns)
+    Withheld().set_columns(services.array)
     tables = {
         SERVICES.name: services,
         CLIENTS.name: make_rows([_client_row(n, clients[n]) for n in range(len(clients))], CLIENTS, taken_ns),
@@ -140,7 +141,7 @@ def _snapshot(
 
 
 def not_available(reason: str) -> Snapshot:
-    """What a kernel gives that does not provide the hook."""
+    """Return the snapshot of a kernel without the hook."""
     hooks = make_hooks({HOOK_CALLS.name: f"n/a: {reason}"})
     return Snapshot(LENS.id, WALL_NS, TAKEN_NS, {}, counts={}, lost={}, hooks=hooks)
 
@@ -201,7 +202,7 @@ def _client_row(n: int, counts: Array) -> Row:
 
 
 def _waiting_rows(wall_ns: int, waited_ns: Sequence[int]) -> list[Row]:
-    """The same requests at both ends: nginx waits for the backend, which has read the oldest one."""
+    """Return the same requests at both ends: nginx waits for the backend, which has read the oldest one."""
     rows: list[Row] = []
     for n, waited in enumerate(waited_ns):
         ends = ("172.17.0.2", 8000), ("172.17.0.1", 41_200 + n)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from nettop.engine.session import Session
@@ -14,6 +15,7 @@ from nettop.settings import Settings
 from nettop.snapshots import lenses
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
+from nettop.snapshots.source import SourceOptions
 from tests.unit.build import example_rows, later, make_frame
 
 Step = Snapshot | NettopError
@@ -32,17 +34,17 @@ class Script:
         self.steps = list(steps)
         self.details = details
         self.batches = batches or []
-        self.options: dict[str, object] = {}
+        self.options = SourceOptions()
         self.described: list[int] = []
         self.closed = False
         self._next = 0
         self._drained = 0
 
     def start(self) -> None:
-        """Nothing to attach to."""
+        """Do nothing: there is nothing to attach to."""
 
     def read(self, taken_ns: int) -> Snapshot:
-        """The next step."""
+        """Return the next step, or raise it."""
         if not self.steps:
             raise SourceFailed("the script is empty")
         step = self.steps[min(self._next, len(self.steps) - 1)]
@@ -52,33 +54,46 @@ class Script:
         return step
 
     def is_filling(self) -> bool:
-        """Nothing waits for long."""
+        """Return False: nothing waits for long."""
         return False
 
     def wakeups(self) -> tuple[int, ...]:
-        """Nobody is woken."""
+        """Return no descriptors: nobody is woken."""
         return ()
 
     def drain(self, taken_ns: int) -> tuple[Rows, ...]:
-        """What came with the steps that were read since the last call."""
+        """Return the batches of the steps read since the last call."""
         came = self.batches[self._drained : self._next]
         self._drained = self._next
         return tuple(batch for batches in came for batch in batches)
 
-    def set(self, option: str, value: object) -> None:
-        """Remembers the option."""
-        self.options[option] = value
+    def configure(self, options: SourceOptions) -> None:
+        """Store the options."""
+        self.options = options
 
     def describe(self, key: int) -> dict[str, str]:
-        """What the test gave, or that a recording has nothing."""
+        """Return the test's details; without them raise SourceFailed, as a recording does."""
         self.described.append(key)
         if self.details is None:
             raise SourceFailed("not in a recording")
         return self.details
 
     def close(self) -> None:
-        """Remembers it."""
+        """Record that it was closed."""
         self.closed = True
+
+
+class Immediate(ThreadPoolExecutor):
+    """An executor without a thread: lenses attach while their task runs."""
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Return the result of a call that is over."""
+        result: Future[Any] = Future()
+        try:
+            result.set_result(call(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001 - as executors do
+            result.set_exception(error)
+        return result
 
 
 class Harness:
@@ -86,6 +101,7 @@ class Harness:
 
     def __init__(self, source_of: Callable[[str], Any], interval_s: float = 1.0) -> None:
         self.session = Session(interval_s, source_of=source_of)
+        self.session._executor = Immediate
         self.now = 1000.0
 
     def tick(self) -> None:
@@ -96,12 +112,12 @@ class Harness:
             self.session._read(lens)
 
     def run_tasks(self) -> None:
-        """Run the sampler's tasks."""
+        """Run the sampler's tasks, including those of lenses that attach."""
         self.session._run_tasks()
 
     @property
     def refresh_was_requested(self) -> bool:
-        """Whether a refresh was requested since the last call."""
+        """Return whether a refresh was requested since the last call."""
         requests, self.session._requests = self.session._requests, []
         return bool(requests)
 
@@ -112,7 +128,7 @@ class Harness:
         lens_set: tuple[Lens, ...] | None = None,
         **context_kwargs: Any,
     ) -> NettopApp:
-        """The app, with a host, a clock and a cost that never change."""
+        """Return the app, with a host, a clock and a cost that never change."""
         context = ScreenContext(
             settings or Settings(),
             self.session,
@@ -126,7 +142,7 @@ class Harness:
 
 
 def steps_of(*frames: Frame) -> list[Step]:
-    """The snapshots of some frames, each once, in their order."""
+    """Return the frames' snapshots, each once, in order."""
     steps: list[Step] = []
     for frame in frames:
         steps += [s for s in (frame.before, frame.now) if s is not None and s not in steps]
@@ -134,7 +150,7 @@ def steps_of(*frames: Frame) -> list[Step]:
 
 
 def busy_host(n: int = 60, **frame_kwargs: Any) -> list[Step]:
-    """Two snapshots of a host with `n` connections, a second apart."""
+    """Return two snapshots of a host with `n` connections, a second apart."""
     before = example_rows(n, 7)
     counts = {"time_wait": 14, "unattributed": 2}
     frame = make_frame(
@@ -149,7 +165,7 @@ def harness_of(
     batches: Batches | None = None,
     silent: Collection[str] = (),
 ) -> Harness:
-    """A harness whose lenses follow a script; those that are `silent` have nothing, and leave it to the others."""
+    """Return a harness whose lenses follow a script; `silent` lenses have no rows."""
     script = Script(steps, details, batches)
     nothing = {lens: Script([Snapshot(lens, wall_ns=0, boot_ns=0, tables={})]) for lens in silent}
     harness = Harness(lambda lens: nothing.get(lens, script))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-from nettop.interrupts import leave_output
+from nettop.process.interrupts import leave_output
 from nettop.snapshots.snapshot import Snapshot
 from tests.screens.harness import busy_host, harness_of
 

@@ -32,7 +32,7 @@ ETH0 = NETNS << 32 | 2
 
 @pytest.fixture
 def draw(snap_compare: Callable[..., bool]) -> Callable[..., bool]:
-    """Two minutes of the example in a view, keys, and the screen compared."""
+    """Return two minutes of the example in a view, keys, and the screen compared."""
 
     def compare(view: str, size: tuple[int, int], *keys: str, steps: list[Snapshot] | None = None) -> bool:
         steps = example_steps(25, apart_s=5) if steps is None else steps
@@ -76,7 +76,7 @@ def test_in_bytes(draw: Callable[..., bool]) -> None:
 async def on_interfaces(
     steps: list[Step] | None = None, size: tuple[int, int] = (120, 40)
 ) -> AsyncIterator[tuple[Running, InterfacesScreen]]:
-    """The interfaces over three seconds of the example."""
+    """Yield the interfaces over three seconds of the example."""
     chosen = [*example_steps()] if steps is None else steps
     settings = Settings(view=ViewSettings(view="bandwidth"))
     async with running(chosen, size, settings=settings, ticks=3, lens_set=(LENS,)) as run:
@@ -86,12 +86,12 @@ async def on_interfaces(
 
 
 def lines(widget: Lines) -> list[str]:
-    """What the lines of a widget show."""
+    """Return the lines of a widget."""
     return [widget.render_line(y).text.rstrip() for y in range(widget.size.height)]
 
 
 def interfaces(screen: InterfacesScreen) -> list[str]:
-    """The names in the table, from the top."""
+    """Return the names in the table, from the top."""
     assert screen.view is not None
     return screen.view.values("interface", screen.view.order)
 
@@ -113,7 +113,7 @@ async def test_the_graph_follows_the_chosen_row() -> None:
 
 
 async def test_the_graph_has_each_interval() -> None:
-    """What the interface received and sent in each: not the averages that the rows may have."""
+    """The graph has each interval's received and sent rates, not the averages of the rows."""
     async with on_interfaces() as (run, screen):
         assert intervals(screen) == [(1, 37_904_000.0), (1, 33_372_000.0)]
         await press(run, "A")
@@ -122,7 +122,7 @@ async def test_the_graph_has_each_interval() -> None:
 
 
 async def test_the_history_does_not_grow() -> None:
-    """What is older than two minutes goes, and so does an interface that was removed."""
+    """Intervals older than two minutes are dropped, and so are removed interfaces."""
     steps = example_steps(7, apart_s=50)
     async with on_interfaces([*steps[:3], *map(without_eth0, steps[3:])]) as (run, screen):
         assert [seconds for seconds, _ in intervals(screen)] == [50, 50]
@@ -135,7 +135,7 @@ async def test_the_history_does_not_grow() -> None:
 
 
 async def test_shares_are_parts_of_the_interface() -> None:
-    """The most first, as a share and a rate of both directions; zero is left out."""
+    """Shares are sorted, with a rate of both directions each; zeros are left out."""
     async with on_interfaces(size=(120, 30)) as (run, screen):
         split = [line.split() for line in lines(screen.shares)]
         assert split[0] == ["eth0:", "protocols"]
@@ -150,7 +150,7 @@ async def test_shares_are_parts_of_the_interface() -> None:
 
 
 async def test_shares_of_another_namespaces_interface_are_unknown() -> None:
-    """It may have the name of an interface here, whose shares are not its own."""
+    """An interface of another namespace may have the name of one here, so its shares are unknown."""
     steps = [only_counters(step) for step in example_steps()]
     async with on_interfaces([*steps]) as (_, screen):
         assert lines(screen.graph)[0] == " eth0: the last two minutes"
@@ -175,20 +175,20 @@ def test_what_has_no_line_is_summed_up(shares: list[float], room: int, labels: l
 
 
 def intervals(screen: InterfacesScreen) -> list[tuple[int, float | None]]:
-    """How many seconds each interval of eth0 has, and what it received in one."""
+    """Return the seconds of each interval of eth0, and what it received in it."""
     kept = screen._intervals.get(ETH0, ())
     return [((each.end_ns - each.begin_ns) // SECOND_NS, each.rates[0]) for each in kept]
 
 
 def without_eth0(snapshot: Snapshot) -> Snapshot:
-    """The same host after eth0 was removed."""
+    """Return the same host after eth0 was removed."""
     rows = snapshot.tables[INTERFACES.name]
     rest = replace(rows, array=rows.array[rows.array["id"] != ETH0])
     return replace(snapshot, tables={**snapshot.tables, INTERFACES.name: rest})
 
 
 def only_counters(snapshot: Snapshot) -> Snapshot:
-    """The same host where no interface's packets are seen."""
+    """Return the same host where no interface's packets are seen."""
     rows = snapshot.tables[INTERFACES.name]
     array = rows.array.copy()
     array["mode"] = COUNTERS_MODE
@@ -213,7 +213,7 @@ async def test_details_open_and_close() -> None:
 
 
 async def test_p_goes_through_the_tables() -> None:
-    """And after the last one comes the first, whose graph is as long as it was."""
+    """`p` goes from the last table to the first, whose graph is still as long."""
     async with on_interfaces() as (run, screen):
         seen = []
         for _ in LENS.tables:
@@ -225,7 +225,7 @@ async def test_p_goes_through_the_tables() -> None:
 
 
 async def test_sorted_by_in() -> None:
-    """By what is received alone, the most first, then the least."""
+    """The key sorts by received bytes alone, descending, then ascending."""
     async with on_interfaces() as (run, screen):
         screen.action_sort_by("bytes_received_per_s")
         assert interfaces(screen) == ["eth0", "docker0", "veth9a1c2f", "vethb07e44", "eth1", "wg0"]
@@ -241,19 +241,19 @@ async def test_the_loopback_interface_is_an_option() -> None:
             _ = run[2].refresh_was_requested
             await press(run, "L")
             assert run[2].refresh_was_requested
-            assert run[2].script.options[LOOPBACK.name] == value  # type: ignore[attr-defined]
+            assert run[2].script.options[LOOPBACK] == value  # type: ignore[attr-defined]
 
 
 async def test_the_key_of_another_lens_does_nothing() -> None:
     """`L` is an option of this lens alone."""
     async with running(busy_host()) as run:
         await press(run, "L")
-        assert LOOPBACK.name not in run[2].script.options  # type: ignore[attr-defined]
+        assert LOOPBACK not in run[2].script.options.values  # type: ignore[attr-defined]
         assert "L loopback" not in shown(run).footer.text
 
 
 async def test_enter_refreshes() -> None:
-    """A reading now, not at the next interval."""
+    """Enter reads at once, not at the next interval."""
     async with on_interfaces() as (run, _):
         _ = run[2].refresh_was_requested
         await press(run, "enter")
@@ -280,14 +280,14 @@ async def test_bytes_everywhere() -> None:
 
 
 async def test_no_uplink_no_totals() -> None:
-    """Where all interfaces are virtual the totals are unknown, not 0."""
+    """If all interfaces are virtual the totals are unknown, not 0."""
     async with on_interfaces([*example_steps(uplinks=False)]) as (_, screen):
         assert screen.headline_bar.text.startswith(" no uplink   virtual ↓ ")
         assert "interfaces 4   drops in 9 " in screen.headline_bar.text
 
 
 async def test_drops_are_named_in_the_headline() -> None:
-    """All since the start, whatever the interval."""
+    """The headline has all drops since the start, whatever the interval."""
     async with on_interfaces() as (run, screen):
         assert "drops in 9 " in screen.headline_bar.text
         await press(run, "t")
@@ -317,7 +317,7 @@ async def test_many_interfaces_leave_room_for_the_graph() -> None:
 
 
 async def test_no_interfaces() -> None:
-    """A filter that none passes leaves a word and no graph."""
+    """A filter without matches leaves a message and no graph."""
     async with on_interfaces() as (run, screen):
         await press(run, "slash", *"nothing", "enter")
         assert not screen.below.display
@@ -327,7 +327,7 @@ async def test_no_interfaces() -> None:
 
 
 def with_many(snapshot: Snapshot, count: int) -> Snapshot:
-    """The same host with so many interfaces."""
+    """Return the same host with `count` interfaces."""
     rows = snapshot.tables[INTERFACES.name]
     array = rows.array[np.arange(count) % len(rows)]
     array["id"] = ETH0 + np.arange(count, dtype=np.uint64)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from rich.segment import Segment
 
-from nettop.widgets.blocks import bar_pieces, column_pieces
+from nettop.widgets.blocks import bar_parts, column_lines
 from nettop.widgets.table import LiveTable
 from tests.screens.driving import press, running, text_of
 from tests.screens.harness import busy_host, steps_of
@@ -28,7 +28,7 @@ from tests.unit.build import make_frame
 )
 def test_bar_pieces(first: float, second: float, pieces: tuple[str, str]) -> None:
     """As long as both amounts, of the colour of each; nothing is shorter than an eighth, and zero is nothing."""
-    assert bar_pieces(first, second, 100, 4) == pieces
+    assert bar_parts(first, second, 100, 4) == pieces
 
 
 @pytest.mark.parametrize(
@@ -45,11 +45,11 @@ def test_bar_pieces(first: float, second: float, pieces: tuple[str, str]) -> Non
 def test_column_pieces(amounts: list[float | None], height: int, lines: list[str]) -> None:
     """From the top; the largest is as high as all lines."""
     most = max((amount for amount in amounts if amount is not None), default=0.0)
-    assert column_pieces(amounts, most, height) == lines
+    assert column_lines(amounts, most, height) == lines
 
 
 def row_segments(table: LiveTable, y: int) -> list[Segment]:
-    """The pieces of a line that have text."""
+    """Return the pieces of a line that have text."""
     return [segment for segment in table.render_line(y) if segment.text.strip()]
 
 

@@ -17,7 +17,7 @@ from tests.unit.build import make_frame, make_view
 def cells_of(
     row: dict[str, object], before: dict[str, object] | None = None, width: int = 200
 ) -> dict[str, Cell]:
-    """The cells of a table with this one row, by the columns' names."""
+    """Return the cells of a table with this one row, by the columns' names."""
     frame = make_frame([row], None if before is None else [before])
     view = make_view(frame, deltas=True)
     at = np.array([0])

@@ -23,12 +23,12 @@ from tests.unit.build import Row, make_frame
 
 
 def connection(key: int, process: str, sent: int = 0) -> Row:
-    """A connection that has sent so much."""
+    """Return a connection that has sent so much."""
     return {"id": key, "process": process, "pid": key, "bytes_sent": sent, "bytes_received": 0}
 
 
 def reading(at: int, *rows: Row) -> Snapshot:
-    """The connections at a second, with texts of their own."""
+    """Return the connections at a second, with texts of their own."""
     return make_frame(list(rows), None, at).now
 
 
@@ -44,17 +44,19 @@ READINGS = (
 
 
 def frames(*readings: Snapshot) -> list[Frame]:
-    """Each reading and the one before."""
+    """Return each reading and the one before."""
     return [Frame(now, before) for before, now in pairwise(readings)]
 
 
 def kept(run: Running) -> list[str]:
-    """The process of each row that is marked as closed."""
+    """Return the process of each row that is marked as closed."""
     return [line.split()[0][1:] for line in text_of(shown(run).rows) if line.startswith(CLOSED)]
 
 
 async def test_closed_connections_stay_until_the_key_is_pressed_again() -> None:
-    """Those of the interval in which it is pressed, too; the headline says how many, and the total line counts none."""
+    """Connections closed in the current interval are kept too; the headline counts them, and the total
+    line does not.
+    """
     steps: list[Step] = list(READINGS)
     async with running(steps, (160, 30), ticks=2) as run:
         await press(run, "x")
@@ -75,7 +77,7 @@ async def test_closed_connections_stay_until_the_key_is_pressed_again() -> None:
 
 
 async def test_what_closes_while_frozen_is_kept() -> None:
-    """It is in sight when the screen is resumed."""
+    """Connections that close during a freeze are visible after it."""
     async with running(list(READINGS), ticks=1) as run:
         await press(run, "x", "space")
         for _ in READINGS[1:]:
@@ -110,7 +112,7 @@ def test_kept_rows_have_their_last_totals_and_count_for_nothing(deltas: bool) ->
     assert view.raw("bytes_sent")[earlier].tolist() == [70, 95]
     assert view.values("bytes_sent_per_s", earlier) == [None, None]
     assert view.order[-2:].tolist() == earlier.tolist()  # unknown rates come last
-    assert not view.just_gone.any()
+    assert not view.joined.just_gone.any()
     for name in ("bytes_sent", "bytes_sent_per_s"):
         assert view.total(name, np.arange(view.size)) == plain.total(name, np.arange(plain.size))
 
@@ -122,7 +124,7 @@ def test_a_row_is_shown_once() -> None:
     closed.add(first)
     view = View(first, screen_query(SOCKETS), earlier=closed.rows)
     assert sorted(view.raw("id").tolist()) == [1, 2, 3]
-    assert view.just_gone.tolist() == [False, False, True]
+    assert view.joined.just_gone.tolist() == [False, False, True]
     back = Frame(reading(2, WEB, connection(2, "curl", 80)), READINGS[1])
     ids = View(back, screen_query(SOCKETS), earlier=closed.rows).raw("id").tolist()
     assert sorted(ids) == [1, 2, 3]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which columns are shown at which width."""
+"""Columns shown at each width."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN = {
 
 
 def columns_at(width: int) -> tuple[Column, ...]:
-    """The columns of the connections screen."""
+    """Return the columns of the connections screen."""
     return plan(SOCKETS, SOCKETS.screen, width)
 
 

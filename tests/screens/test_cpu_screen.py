@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from nettop.query.cpu import FlameSort, Window
 from nettop.screens.actions import ACTIONS, GRAPH
 from nettop.screens.cpu.cpus import CpuNumbers, CpuScreen
 from nettop.screens.cpu.entry_bars import GLYPHS, EntryBars
@@ -24,6 +23,7 @@ from nettop.screens.filter_box import FilterBox
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, LENS, RX_SOFTIRQ, STACKS
 from nettop.snapshots.snapshot import Snapshot
+from nettop.stacks.counts import FlameSort, Window
 from tests.screens.driving import Running, press, running, shown, tick, type_at_once
 from tests.screens.example_cpu import SECOND_NS, example_steps, idle_steps
 from tests.screens.harness import Step, harness_of
@@ -41,7 +41,7 @@ async def on_cpu(
     ticks: int = 3,
     options: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[tuple[Running, CpuScreen]]:
-    """The CPU screen over the example, opened with these options."""
+    """Yield the CPU screen over the example, opened with these options."""
     chosen = [*example_steps()] if steps is None else steps
     settings = Settings(view=ViewSettings(view="cpu", **(options or {})))
     async with running(chosen, size, settings=settings, ticks=ticks, lens_set=(LENS,)) as run:
@@ -51,12 +51,12 @@ async def on_cpu(
 
 
 def line(widget: FlameGraph | EntryBars, y: int) -> str:
-    """What a line of a widget shows."""
+    """Return the text of a widget's line."""
     return widget.render_line(y).text
 
 
 def without(steps: list[Snapshot], *, via: dict[str, str]) -> list[Step]:
-    """The example on a kernel without some points."""
+    """Return the example on a kernel without some points."""
     from tests.screens.example_cpu import VIA
     from tests.unit.build import make_hooks
 
@@ -67,7 +67,7 @@ def without(steps: list[Snapshot], *, via: dict[str, str]) -> list[Step]:
 
 
 async def test_the_answer_is_on_the_first_line() -> None:
-    """How much, of what, how that is known, and what was lost."""
+    """The first line has the share, its meaning, the mechanism, and losses."""
     async with on_cpu(size=(160, 45)) as (_, screen):
         text = screen.headline_bar.text
         assert text.startswith(" network 15.8% of 4 CPUs (0.63 cores)   sampled 997 Hz   1,264 samples")
@@ -76,14 +76,14 @@ async def test_the_answer_is_on_the_first_line() -> None:
 
 
 async def test_exact_system_calls_need_no_word() -> None:
-    """Where a hook times them, nothing is said of samples."""
+    """If a hook times system calls, samples are not mentioned."""
     steps = without(example_steps(), via={"syscalls": "fexit"})
     async with on_cpu(steps, (160, 45)) as (_, screen):
         assert "by samples" not in screen.headline_bar.text
 
 
 async def test_bars_and_their_legend() -> None:
-    """Each CPU with its share at the right; the legend has that of each entry point, of all CPUs or of one."""
+    """Each CPU's bar has its share at the right; the legend has each entry point's, of one or all CPUs."""
     async with on_cpu(size=(160, 45)) as (run, screen):
         assert line(screen.bars, 0).startswith(f" cpu0 {GLYPHS[1]}")
         assert [line(screen.bars, y).split()[-1] for y in range(4)] == ["37.5%", "12.8%", "11.0%", "2.01%"]
@@ -94,7 +94,7 @@ async def test_bars_and_their_legend() -> None:
 
 
 async def test_other_softirqs_stand_beside() -> None:
-    """So that they are not taken for the network's; and what the kernel's clock makes of all of them."""
+    """Other softirqs have their own figures, beside the kernel's time of all."""
     async with on_cpu(size=(160, 45)) as (_, screen):
         text = screen.others.text
         assert text.startswith(" other softirqs  sched 0.40%  timer 0.30%  rcu 0.20%  ")
@@ -102,7 +102,7 @@ async def test_other_softirqs_stand_beside() -> None:
 
 
 async def test_the_graph_begins_with_the_entry_points() -> None:
-    """Drawn as in the bars, as wide as their samples; below them the functions with their category's letter."""
+    """Entry points are drawn as in the bars, as wide as their samples, above functions with category letters."""
     async with on_cpu() as (_, screen):
         assert line(screen.graph, 0).startswith(" ▒ RX softirq ▒▒")
         assert "▕█ TX syscalls" in line(screen.graph, 0)
@@ -112,7 +112,7 @@ async def test_the_graph_begins_with_the_entry_points() -> None:
 
 
 async def test_shares_of_time_agree_with_the_bars() -> None:
-    """The samples of a CPU come to what its bar says."""
+    """A CPU's samples sum up to its bar's share."""
     async with on_cpu() as (run, screen):
         await press(run, "u")
         assert " 37.5% of cpu0" in screen.crumbs.text
@@ -120,7 +120,7 @@ async def test_shares_of_time_agree_with_the_bars() -> None:
 
 
 async def test_categories_add_up() -> None:
-    """To all samples of what is zoomed into; those without a function here say so."""
+    """Categories sum up to all samples of the zoomed frame; those without a function here say so."""
     async with on_cpu(size=(160, 45)) as (run, screen):
         assert sum(share.samples for share in screen.categories.shares) == 1264
         assert "this kernel has none of br_" in screen.categories.shares[-1].why_not
@@ -128,7 +128,7 @@ async def test_categories_add_up() -> None:
         assert any(text.split()[:3] == ["─", "total", "100%"] for text in lines)
         assert any("B bridging" in text and "n/a" in text for text in lines)
         await press(run, "i")
-        root = screen.graph.layout_now
+        root = screen.graph.current_layout
         assert root is not None
         assert sum(share.samples for share in screen.categories.shares) == root.row(0)[0].node.samples
 
@@ -137,7 +137,7 @@ async def test_categories_add_up() -> None:
 
 
 async def test_down_follows_the_widest_frames() -> None:
-    """And up goes back to the caller; a line says what the chosen frame comes to."""
+    """↓ follows the widest frames, ↑ goes to the caller, and a line describes the chosen frame."""
     async with on_cpu(size=(160, 45)) as (run, screen):
         await press(run, "down", "down", "down")
         assert screen.graph.chosen == HOT[:3]
@@ -149,7 +149,7 @@ async def test_down_follows_the_widest_frames() -> None:
 
 
 async def test_aside_stays_in_the_row() -> None:
-    """To the next frame, whoever calls it, and not beyond the last."""
+    """← and → move to neighbours in the row, whoever calls them, and stop at the last."""
     async with on_cpu() as (run, screen):
         await press(run, "down", "l")
         assert screen.graph.chosen == ("TX syscalls",)
@@ -163,7 +163,7 @@ async def test_aside_stays_in_the_row() -> None:
 
 
 async def test_end_and_home() -> None:
-    """Down to where the widest way ends, in sight all the time, and back up."""
+    """End goes to the leaf of the widest path, Home back, always in sight."""
     async with on_cpu(size=(80, 24)) as (run, screen):
         await press(run, "end")
         chosen = screen.graph.chosen
@@ -180,7 +180,7 @@ async def test_end_and_home() -> None:
 
 
 async def test_zoom_by_keys() -> None:
-    """→ gives the chosen frame the whole width, ← goes back to where one was, however far that is."""
+    """→ zooms into the chosen frame, ← goes back, however far."""
     async with on_cpu() as (run, screen):
         await press(run, *["down"] * 5, "right")
         assert screen.graph.zoom == HOT
@@ -195,7 +195,7 @@ async def test_zoom_by_keys() -> None:
 
 
 async def test_zoom_by_mouse() -> None:
-    """A click chooses, one on the chosen frame zooms in; the first line and the right button zoom out."""
+    """A click chooses, a second one zooms in; the first line and the right button zoom out."""
     async with on_cpu() as (run, screen):
         pilot = run[0]
         await pilot.click(FlameGraph, offset=(6, 3))
@@ -216,7 +216,7 @@ async def test_zoom_by_mouse() -> None:
 
 
 async def test_a_click_on_the_path_zooms_out() -> None:
-    """A click on a name of it."""
+    """A click on a name in the path zooms out to it."""
     async with on_cpu() as (run, screen):
         await press(run, *["down"] * 5, "right")
         await run[0].click("#crumbs", offset=(screen.crumbs.text.index("RX softirq") + 2, 0))
@@ -236,26 +236,26 @@ async def test_zoom_and_choice_outlast_refreshes() -> None:
         await tick(run)
         assert (screen.graph.zoom, screen.graph.chosen) == (zoom, chosen)
         await press(run, "w", "w")
-        assert screen.window is Window.INTERVAL
+        assert screen.stacks.window is Window.INTERVAL
         assert (screen.graph.zoom, screen.graph.chosen) == (zoom, chosen)
         assert screen.crumbs.text != before
 
 
 async def test_another_width_lays_out_anew() -> None:
-    """What is chosen stays so; what the terminal has no room for leaves."""
+    """Resizing keeps the choice; frames without room are dropped."""
     async with on_cpu() as (run, screen):
         await press(run, "down", "down")
         await run[0].resize_terminal(90, 30)
         await run[0].pause()
         await run[0].pause()
         assert screen.graph.chosen == HOT[:2]
-        layout = screen.graph.layout_now
+        layout = screen.graph.current_layout
         assert layout is not None and layout.width == 88
         assert line(screen.graph, 1).startswith(" O▸handle_softirqs ")
 
 
 async def test_nothing_is_drawn_twice() -> None:
-    """A step draws the two rows that change; a second look draws none."""
+    """A step redraws the two rows that change; drawing again redraws none."""
     async with on_cpu() as (run, screen):
         await press(run, "down")
         drawn = screen.graph.drawn
@@ -267,7 +267,7 @@ async def test_nothing_is_drawn_twice() -> None:
 
 
 async def test_the_zoomed_frame_is_compared_with_all_samples() -> None:
-    """It would be 100 % of itself."""
+    """The zoomed frame's share is of all samples, not 100 % of itself."""
     async with on_cpu(size=(160, 45)) as (run, screen):
         await press(run, *["down"] * 3, "right")
         assert screen.graph.chosen == screen.graph.zoom == HOT[:3]
@@ -280,31 +280,31 @@ async def test_the_zoomed_frame_is_compared_with_all_samples() -> None:
 
 
 async def test_windows() -> None:
-    """The last minute, all since the start, the last interval; what there is of them says so."""
+    """The windows are the last minute, all since the start, and the last interval, with their actual length."""
     async with on_cpu() as (run, screen):
-        assert screen.window is Window.MINUTE
+        assert screen.stacks.window is Window.MINUTE
         assert "last minute" in screen.crumbs.text
         seen = []
         for word in ("since start", "last interval", "last minute"):
             await press(run, "w")
             assert word in screen.crumbs.text
-            seen.append(sum(each.samples for each in screen.counts))
+            seen.append(sum(each.samples for each in screen.stacks.counts))
         assert seen == [1264, 632, 1264]
 
 
 async def test_a_screen_that_is_opened_late() -> None:
-    """What the source sampled before counts since its start, and so are the seconds that it is a share of."""
+    """Earlier samples of the source count since its start, as do the seconds of the share."""
     late = example_steps(9)[-1:]
     async with on_cpu([*late], (160, 45), ticks=1) as (run, screen):
         await press(run, "w")
-        assert screen.window is Window.START
+        assert screen.stacks.window is Window.START
         assert " all entry points   15.8% of 4 CPUs  5,056 samples" in screen.crumbs.text
         assert "total" in "".join(screen.categories.render_line(y).text for y in range(20))
         assert sum(each.of_time or 0.0 for each in screen.categories.shares) == pytest.approx(0.158, abs=1e-3)
 
 
 async def test_a_source_that_does_not_tell_how_long_it_looked() -> None:
-    """Then nobody knows what its samples are a share of; the number of samples is shown."""
+    """Without the sampling time shares are unknown; the number of samples is shown."""
     steps = [
         replace(step, counts={name: n for name, n in step.counts.items() if name != "watched_ns"})
         for step in example_steps()
@@ -314,7 +314,7 @@ async def test_a_source_that_does_not_tell_how_long_it_looked() -> None:
 
 
 async def test_entry_points() -> None:
-    """One after the other, those alone that have samples; then all."""
+    """The key cycles through the entry points with samples, then all."""
     async with on_cpu() as (run, screen):
         seen = []
         for _ in range(7):
@@ -328,7 +328,7 @@ async def test_entry_points() -> None:
 
 
 async def test_an_entry_point_by_mouse() -> None:
-    """A click on its sign in the legend, and back by another one."""
+    """A click on an entry point in the legend selects it, another one deselects it."""
     async with on_cpu(size=(160, 45)) as (run, screen):
         at = screen.legend.text.index("RX softirq")
         for zoom in ((RX,), ()):
@@ -338,42 +338,42 @@ async def test_an_entry_point_by_mouse() -> None:
 
 
 async def test_cpus() -> None:
-    """One after the other, then all; backwards too, and by a click on a bar."""
+    """CPUs are selected one by one, then all; backwards too, and by a click on a bar."""
     async with on_cpu() as (run, screen):
         seen = []
         for key in ("u", "u", "U", "U", "U", "u"):
             await press(run, key)
-            seen.append(screen.cpu)
-            assert {each.cpu for each in screen.counts} == (
-                {0, 1, 2, 3} if screen.cpu is None else {screen.cpu}
+            seen.append(screen.stacks.cpu)
+            assert {each.cpu for each in screen.stacks.counts} == (
+                {0, 1, 2, 3} if screen.stacks.cpu is None else {screen.stacks.cpu}
             )
         assert seen == [0, 1, 0, None, 3, None]
         for cpu in (2, None):
             await run[0].click(EntryBars, offset=(30, 2))
             await run[0].pause()
-            assert screen.cpu == cpu
+            assert screen.stacks.cpu == cpu
 
 
 async def test_orders() -> None:
-    """Frames by width or by name, and categories with them; CPUs by number, or the busiest first."""
+    """Frames and categories are sorted by width or name, CPUs by number or load."""
     async with on_cpu(size=(160, 45)) as (run, screen):
         first = screen.categories.shares[0]
         await press(run, "s")
-        assert screen.sort is FlameSort.NAME
+        assert screen.stacks.sort is FlameSort.NAME
         assert line(screen.graph, 0).split()[1:3] == ["I/O", "workers"] or "▕" in line(screen.graph, 0)
-        row = screen.graph.layout_now
+        row = screen.graph.current_layout
         assert row is not None
         names = [block.node.symbol for block in row.row(1) if not block.merged]
         assert names == sorted(names)
         assert screen.categories.shares[0] != first
         await press(run, "s", "S")
-        assert screen.sort is FlameSort.SAMPLES
+        assert screen.stacks.sort is FlameSort.SAMPLES
         assert [line(screen.bars, y).split()[0] for y in range(4)] == ["cpu0", "cpu1", "cpu2", "cpu3"]
         assert screen.busiest_first
 
 
 async def test_busiest_cpus() -> None:
-    """Where there are more CPUs than lines, the busiest ones are there, and a line tells of the others."""
+    """If there are more CPUs than lines, the busiest are shown, and a line counts the others."""
     async with on_cpu([*example_steps(cpus=16)], (80, 24)) as (run, screen):
         assert [line(screen.bars, y).split()[0] for y in range(4)] == ["cpu0", "cpu1", "cpu4", "cpu8"]
         assert line(screen.bars, 4).strip() == "… 12 more, none above 11.0%"
@@ -382,40 +382,40 @@ async def test_busiest_cpus() -> None:
 
 
 async def test_frozen() -> None:
-    """The screen stands still, in other windows too, while the samples go on being counted; Enter takes one."""
+    """A frozen screen stands still in all windows while samples still count; Enter takes a new reading."""
     async with on_cpu([*example_steps(5)]) as (run, screen):
         await press(run, "space")
         before = screen.crumbs.text
         await tick(run)
         assert screen.crumbs.text == before
         await press(run, "w")
-        assert sum(each.samples for each in screen.counts) == 1264
+        assert sum(each.samples for each in screen.stacks.counts) == 1264
         await press(run, "enter")
         await tick(run)
-        assert sum(each.samples for each in screen.counts) == 4 * 632
+        assert sum(each.samples for each in screen.stacks.counts) == 4 * 632
         await press(run, "w", "space")
-        assert screen.window is Window.INTERVAL
-        assert sum(each.samples for each in screen.counts) == 632
+        assert screen.stacks.window is Window.INTERVAL
+        assert sum(each.samples for each in screen.stacks.counts) == 632
 
 
 async def test_frozen_from_another_table() -> None:
-    """The samples are those until then, and go on when that table resumes."""
+    """Samples freeze with another table, and continue when that table resumes."""
     async with on_cpu([*example_steps(5)]) as (run, screen):
         await press(run, "w", "p", "space")
         await tick(run)
         await press(run, "P")
         assert shown(run) is screen
         assert "frozen" in screen.first_line.text
-        assert sum(each.samples for each in screen.counts) == 1264
+        assert sum(each.samples for each in screen.stacks.counts) == 1264
         await press(run, "p", "space", "P")
-        assert sum(each.samples for each in screen.counts) == 3 * 632
+        assert sum(each.samples for each in screen.stacks.counts) == 3 * 632
 
 
 # --- searching --------------------------------------------------------------------------------------------------
 
 
 async def test_search() -> None:
-    """The box says what words find while they are typed; Enter keeps them, all else fades; Esc clears."""
+    """The box shows matches during typing; Enter keeps them and dims the rest; Esc clears."""
     async with on_cpu() as (run, screen):
         await press(run, "slash", *"tcp_ack")
         box = screen.query_one(FilterBox)
@@ -440,7 +440,7 @@ async def test_search() -> None:
 
 
 async def test_a_search_may_begin_before_there_is_a_graph() -> None:
-    """`/` opens the box while the view loads, and what is typed is no command."""
+    """`/` opens the box while the view loads, and typed keys are no commands."""
     async with on_cpu(ticks=0) as (run, screen):
         await type_at_once(run, "slash", *"tcp_sendmsg q")
         box = screen.query_one(FilterBox)
@@ -448,7 +448,7 @@ async def test_a_search_may_begin_before_there_is_a_graph() -> None:
 
 
 async def test_escape_clears_one_thing_after_the_other() -> None:
-    """The search, then the zoom, then the choice; then there is nothing left to clear."""
+    """Esc clears the search, then the zoom, then the choice, then nothing."""
     async with on_cpu() as (run, screen):
         await press(run, "down", "down", "right", "slash", "x", "enter", "escape")
         assert (screen.graph.words, screen.graph.zoom) == ("", HOT[:2])
@@ -468,7 +468,7 @@ async def test_escape_clears_one_thing_after_the_other() -> None:
     [(60, False, True), (80, True, False), (120, True, False), (160, True, True)],
 )
 async def test_what_stands_below_the_bars(width: int, graph: bool, categories: bool) -> None:
-    """The graph, the categories, or both; `c` turns that round as far as there is room."""
+    """`c` switches between the graph, the categories, and both, if there is room."""
     async with on_cpu(size=(width, 40)) as (run, screen):
         assert (bool(screen.graph.region), bool(screen.categories.region)) == (graph, categories)
         await press(run, "c")
@@ -520,7 +520,7 @@ async def test_ticks_that_waited_for_interrupts() -> None:
 
 
 async def test_one_sample() -> None:
-    """Of one thing the words are singular."""
+    """For one sample the words are singular."""
     steps = []
     for step in example_steps():
         rows = step.tables[STACKS.name]
@@ -542,7 +542,7 @@ async def test_one_sample() -> None:
 
 @pytest.mark.parametrize("size", [(40, 10), (60, 20), (80, 24), (100, 12), (131, 33), (250, 90)])
 async def test_every_size_shows_shares_of_cpus(size: tuple[int, int]) -> None:
-    """However small: the headline, bars, and some line of what the time goes to."""
+    """Any size has the headline, bars, and a line of the largest costs."""
     async with on_cpu(size=size) as (_, screen):
         assert "network 15.8%" in screen.headline_bar.text
         assert "   37.5%" in line(screen.bars, 0)
@@ -562,7 +562,7 @@ async def test_a_large_terminal_is_used() -> None:
 
 
 async def test_before_the_first_samples() -> None:
-    """One reading: no interval yet; the screen says what it waits for."""
+    """After one reading there is no interval; the screen says what it waits for."""
     async with on_cpu(ticks=1) as (run, screen):
         assert screen.graph_notice.text == "waiting for the first samples …"
         assert "network –" in screen.headline_bar.text
@@ -573,11 +573,11 @@ async def test_before_the_first_samples() -> None:
 
 
 async def test_an_idle_network() -> None:
-    """It did nothing, and that is said; a longer time has what went on before."""
+    """The screen says that the network was idle; a longer window shows earlier activity."""
     async with on_cpu([*idle_steps()]) as (run, screen):
         assert (
             screen.graph_notice.text
-            == "the network stack was idle in the last minute w chooses a longer time"
+            == "the network stack was idle in the last minute w selects a longer time"
         )
         assert line(screen.bars, 0).rstrip().endswith(" 0%")
         keys = {a.id for a in ACTIONS if screen.is_available(a)}
@@ -587,7 +587,7 @@ async def test_an_idle_network() -> None:
 
 
 async def test_a_cpu_that_does_nothing() -> None:
-    """Is named."""
+    """An idle CPU is named."""
     steps = [*example_steps()]
     still = [replace(step, tables=dict(step.tables)) for step in steps]
     for step in still:
@@ -599,7 +599,7 @@ async def test_a_cpu_that_does_nothing() -> None:
 
 
 async def test_a_function_that_did_not_run() -> None:
-    """What is zoomed into stays so where it was not sampled; the screen says that, and ← leads back."""
+    """A zoomed function without samples stays zoomed; the screen says so, and ← goes back."""
     async with on_cpu() as (run, screen):
         await press(run, "down", "l", "down", "right")
         assert screen.graph.zoom == ("TX syscalls", "entry_SYSCALL_64_after_hwframe")
@@ -612,7 +612,7 @@ async def test_a_function_that_did_not_run() -> None:
 
 
 async def test_a_host_without_samples() -> None:
-    """The bars live on, and the reason stands where the graph was."""
+    """Without samples the bars continue, and the reason replaces the graph."""
     steps = without(example_steps(), via={"samples": "n/a: perf_event_paranoid is 3"})
     async with on_cpu(steps) as (run, screen):
         assert "n/a: perf_event_paranoid is 3" in screen.graph_notice.text
@@ -624,7 +624,7 @@ async def test_a_host_without_samples() -> None:
 
 
 async def test_entry_points_that_are_not_here() -> None:
-    """The legend says so in place of 0."""
+    """The legend marks entry points that are not available, instead of 0."""
     steps = [
         replace(step, hooks=(*step.hooks, *make_missing("napi_threads_ns", "no sched_switch")))
         for step in example_steps()
@@ -635,7 +635,7 @@ async def test_entry_points_that_are_not_here() -> None:
 
 
 def make_missing(field: str, why: str) -> tuple[Any, ...]:
-    """A hook that gives nothing."""
+    """Return a hook that gives nothing."""
     from tests.unit.build import make_hooks
 
     return make_hooks({}, {field: why})
@@ -652,7 +652,7 @@ async def test_every_key_of_a_graph_is_pressed_here() -> None:
         assert {a.id for a in ACTIONS if a.group == GRAPH} <= working
         assert not working & {"sort_left", "sort_right", "totals", "all_rows", "back"}
         words = "\n".join("".join(span.text for span in each) for each in help_lines(screen, 200))
-        assert "Zoom into the chosen frame" in words
+        assert "Zoom into the selected frame" in words
         assert "\nFILTER\n" not in words
         for category in CATEGORIES.values():
             assert f"{category.letter} {category.label}" in words
@@ -671,12 +671,12 @@ async def test_keys_of_a_graph_do_nothing_elsewhere() -> None:
 
 
 async def test_out_of_sight() -> None:
-    """The screen holds no tree; back in sight it is as it was left."""
+    """A hidden screen holds no tree; when visible again it is as before."""
     async with on_cpu() as (run, screen):
         await press(run, "down", "down", "right")
         before = screen.crumbs.text
         await press(run, "p")
-        assert (screen.graph.whole, screen.counts) == (None, [])
+        assert (screen.graph.whole, screen.stacks.counts) == (None, [])
         await press(run, "P")
         assert shown(run) is screen
         assert (screen.graph.zoom, screen.crumbs.text) == (HOT[:2], before)
@@ -698,7 +698,7 @@ async def test_numbers() -> None:
 
 @pytest.mark.parametrize("presses", range(1, 4))
 async def test_numbers_of_rows_have_no_place(presses: int) -> None:
-    """However wide the terminal: neither they nor what a share is of tell anybody anything."""
+    """Row numbers and their shares are hidden at any width, as they are meaningless."""
     async with on_cpu(size=(250, 40)) as (run, _):
         await press(run, *["p"] * presses)
         titles = shown(run).rows.render_line(0).text.split()
@@ -707,7 +707,7 @@ async def test_numbers_of_rows_have_no_place(presses: int) -> None:
 
 @pytest.mark.parametrize("presses", range(1, 4))
 async def test_every_table_says_what_it_costs(presses: int) -> None:
-    """`p` goes through the tables of the lens; each has the answer on its first line."""
+    """`p` cycles through the lens's tables; each has the cost on its first line."""
     async with on_cpu() as (run, _):
         await press(run, *["p"] * presses)
         assert shown(run).table is LENS.tables[presses]
@@ -715,30 +715,30 @@ async def test_every_table_says_what_it_costs(presses: int) -> None:
 
 
 async def test_words_of_the_command_line() -> None:
-    """A filter of the command line chooses CPUs, is named, and is the last that Esc clears: all is of those CPUs."""
+    """The command line's filter chooses CPUs, is named, and is the last that Esc clears."""
     async with on_cpu(options={"filters": ("cpu<2",)}, size=(160, 45)) as (run, screen):
         assert [use.cpu for use in screen.bars.arrangement.shown] == [0, 1]
         assert "/ cpu<2   2 of 4" in screen.third_line.text
-        assert {each.cpu for each in screen.counts} == {0, 1}
+        assert {each.cpu for each in screen.stacks.counts} == {0, 1}
         assert "all entry points   25.2% of 2 CPUs  1,004 samples" in screen.crumbs.text
         assert "2 of 4 CPUs" in screen.crumbs.text
         assert "▒▒ RX softirq 13.3%" in screen.legend.text
         await press(run, "U")
-        assert screen.cpu == 1
+        assert screen.stacks.cpu == 1
         await press(run, "u", "escape")
         assert len(screen.bars.arrangement.shown) == 4
         assert "all entry points   15.8% of 4 CPUs  1,264 samples" in screen.crumbs.text
 
 
 async def test_a_limit_of_the_command_line() -> None:
-    """Leaves CPUs out of all that is drawn, and that is said."""
+    """A limit drops CPUs from the drawing, and the screen says so."""
     async with on_cpu(options={"limit": 1}, size=(160, 45)) as (_, screen):
         assert "all entry points   37.5% of 1 CPU  748 samples" in screen.crumbs.text
         assert "1 of 4 CPUs" in screen.crumbs.text
 
 
 async def test_a_filter_that_no_cpu_passes() -> None:
-    """Is said, as tables do; so is one that the chosen CPU does not pass any more."""
+    """A filter that no CPU passes, or the chosen one no longer passes, is reported, as in tables."""
     async with on_cpu(options={"filters": ("cpu>99",)}, size=(100, 24)) as (run, screen):
         assert screen.graph_notice.text == "no CPU passes the filter Esc clears it"
         assert screen.graph_notice.region.height == 16
@@ -748,17 +748,17 @@ async def test_a_filter_that_no_cpu_passes() -> None:
 
 
 async def test_a_chosen_cpu_that_is_left_out() -> None:
-    """As one is that has become idle, where only busy ones are shown: the key that led there leads on."""
+    """If the chosen CPU is filtered out, as when idle, the same key moves on."""
     async with on_cpu(options={"filters": ("network_ns_per_s>5%",)}, size=(100, 24)) as (run, screen):
         screen._choose_cpu(3)
         assert screen.graph_notice.text == "cpu3 is left out by the filter or the limit u shows another CPU"
         await press(run, "u")
-        assert screen.cpu == 0
+        assert screen.stacks.cpu == 0
         assert screen.graph.region
 
 
 async def test_numbers_keep_the_chosen_options() -> None:
-    """Filter, order and columns of the command line, as far as they still hold in the screen."""
+    """The numbers keep the command line's filter, order and columns if still valid."""
     options = {"filters": ("cpu<3",), "sort": "-cpu", "columns": ("cpu", "network_ns_per_s")}
     async with on_cpu(options=options, size=(160, 45)) as (run, screen):
         await press(run, "n")
@@ -778,7 +778,7 @@ SIZES = [(60, 20), (80, 24), (120, 40), (160, 45)]
 
 @pytest.fixture
 def draw(snap_compare: Callable[..., bool]) -> Draw:
-    """Plays the example, presses keys, and compares the screen."""
+    """Play the example, press keys, and compare the screen."""
 
     def compare(size: tuple[int, int], *keys: str, steps: list[Step] | None = None, **how: Any) -> bool:
         harness = harness_of([*example_steps()] if steps is None else steps)
@@ -821,7 +821,7 @@ def test_screenshot_without_utf8(draw: Draw, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("theme", ["nettop-dark", "nettop-terminal"])
 def test_screenshot_of_a_search(draw: Draw, theme: str) -> None:
-    """What is searched for stands out."""
+    """Search matches are highlighted."""
     assert draw((120, 34), "slash", *"nf_ copy", "enter", theme=theme)
 
 
@@ -831,12 +831,12 @@ def test_screenshot_of_many_cpus(draw: Draw) -> None:
 
 
 def test_screenshot_of_an_idle_network(draw: Draw) -> None:
-    """Words, not a void."""
+    """An idle network is described in words."""
     assert draw((80, 24), steps=[*idle_steps()])
 
 
 def test_screenshot_without_samples(draw: Draw) -> None:
-    """The reason in place of the graph."""
+    """The reason replaces the graph."""
     steps = without(example_steps(), via={"samples": "n/a: perf_event_paranoid is 3: run it as root"})
     assert draw((80, 24), steps=steps)
 

@@ -26,14 +26,14 @@ LATER = WALL_NS + 3600 * 10**9
 
 
 def quiet_seconds(n: int, events: int = 20) -> tuple[list[Step], Batches]:
-    """`n` readings of a host, each with some events before it."""
+    """Return `n` readings of a host, each preceded by some events."""
     steps, _ = eventful_host()
     batches = [(batch_of(example_events(1 + at * events, events, WALL_NS + at * 10**9)),) for at in range(n)]
     return [steps[min(at, 2)] for at in range(n)], batches
 
 
 def keys_in_sight(table: LiveTable) -> list[int]:
-    """The events on the table's lines, from the top."""
+    """Return the events on the table's lines, from the top."""
     assert table.view is not None
     return table.view.values("event_id", table.order[table.top : table.top + table.page])
 
@@ -104,7 +104,7 @@ async def test_a_choice_ends_with_its_event() -> None:
         await tick(run)
         assert (rows.key, rows.at) == (None, None)
         assert keys_in_sight(rows)[0] == 10_030
-        assert shown(run).details.text == "no row is chosen"
+        assert shown(run).details.text == "no row selected"
 
 
 async def test_a_choice_that_is_filtered_out_goes_to_the_row_in_its_place() -> None:
@@ -164,7 +164,7 @@ async def test_ten_thousand_events_draw_a_page() -> None:
 
 
 def cells_of(row: Row, width: int = 200) -> dict[str, Cell]:
-    """The cells of one event, by the columns' names."""
+    """Return the cells of one event, by the columns' names."""
     view = View(frame_of_events([row]), screen_query(EVENTS))
     at = np.array([0])
     looks = event_flags(view, at)
@@ -274,7 +274,7 @@ async def test_sockets_say_where_there_are_no_events() -> None:
 
 @pytest.mark.parametrize(
     ("table", "words"),
-    [(EVENTS, "no connection opened, closed or failed yet"), (FAILURES, "no failure since nettop began")],
+    [(EVENTS, "no connection opened, closed or failed yet"), (FAILURES, "no failures since nettop started")],
     ids=["events", "failures"],
 )
 async def test_an_empty_table_says_why(table: Table, words: str) -> None:

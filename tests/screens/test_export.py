@@ -26,13 +26,13 @@ WALL_NS = 1_795_248_000_000_000_000
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, empty."""
+    """Return the working directory, empty."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def note(run: Running) -> str:
-    """What was said last."""
+    """Return the last notice."""
     return list(run[0].app._notifications)[-1].message
 
 
@@ -43,12 +43,12 @@ async def export(run: Running, key: str) -> None:
 
 
 def files(folder: Path) -> dict[str, str]:
-    """The text of each file there, by its name, the shortest name first."""
+    """Return the text of each file there, by its name, the shortest name first."""
     return {file.name: file.read_text() for file in sorted(folder.iterdir(), key=lambda file: len(file.name))}
 
 
 def only_file(folder: Path) -> tuple[str, str]:
-    """The name and the text of the one file there."""
+    """Return the name and the text of the one file there."""
     (file,) = files(folder).items()
     return file
 
@@ -90,7 +90,7 @@ async def test_rows_as_json_lines(folder: Path) -> None:
 
 
 async def test_the_screen_as_svg(folder: Path) -> None:
-    """What is in sight, without the dialog, and without anything from the web."""
+    """The SVG shows the screen without the dialog, and refers to nothing on the web."""
     async with running(busy_host()) as run:
         await export(run, "s")
         name, text = only_file(folder)
@@ -130,7 +130,7 @@ async def test_esc_writes_nothing(folder: Path) -> None:
 
 
 async def test_what_keeps_a_file_from_being_written_is_said(folder: Path) -> None:
-    """A directory that is not there any more; and a nettop that has to stay root."""
+    """A vanished directory, and a nettop that must stay root, are reported."""
     async with running(busy_host()) as run:
         os.rmdir(Path.cwd())
         await export(run, "c")
@@ -141,7 +141,7 @@ async def test_what_keeps_a_file_from_being_written_is_said(folder: Path) -> Non
 
 
 def test_nothing_is_overwritten(folder: Path) -> None:
-    """Neither a file nor what a symbolic link leads to; and only the owner may read the new one."""
+    """Neither a file nor a symbolic link's target is overwritten; only the owner may read the new file."""
     (folder / f"nettop-drops-{STAMP}.csv").write_text("mine")
     (folder / f"nettop-drops-{STAMP}-2.csv").symlink_to(folder / "target")
     path = write_new("drops", WALL_NS, "csv", "rows")

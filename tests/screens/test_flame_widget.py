@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a tree lies in its rows, how bars lie in their lines, and what a search finds: all of it without a terminal."""
+"""The layout of a tree's rows and of bars, and the hits of a search, without a terminal."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from textual.geometry import Size
 
-from nettop.query.cpu import FlameNode
 from nettop.screens.cpu.category_bars import CategoryBars, CategoryShare
 from nettop.screens.cpu.entry_bars import GLYPHS, ROLES, CpuUse, EntryBars, arrange, left_out_text
 from nettop.screens.cpu.flame_graph import EDGE, Block, FlameGraph, Layout, Matches, matcher, node_at, search
-from nettop.screens.lens import LEAST_WIDTH
+from nettop.screens.table_screen import LEAST_WIDTH
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, OTHER, RX_SOFTIRQ
+from nettop.stacks.counts import FlameNode
 from nettop.widgets.themes import DARK, LIGHT, TERMINAL, Palette, Role, Shade, frame_style, style
 from tests.screens.test_themes import contrast
 
 
 def node(symbol: str, own: int, *children: FlameNode) -> FlameNode:
-    """A function that was sampled `own` times itself."""
+    """Return a function that was sampled `own` times itself."""
     return FlameNode(symbol, own + sum(child.samples for child in children), 0, OTHER, lambda: children)
 
 
 def trees(depth: int = 4) -> st.SearchStrategy[FlameNode]:
-    """Trees with wide, narrow and equal children; each node's samples are at least those of its children."""
+    """Return trees with wide, narrow and equal children; each node's samples are at least those of its children."""
     own = st.one_of(st.integers(1, 3), st.integers(1, 5000))
     below = st.lists(trees(depth - 1), max_size=6) if depth else st.just([])
     return st.builds(lambda own, children: node("", own, *_named(children)), own, below)
@@ -44,13 +44,13 @@ WIDTHS = st.integers(1, 240)
 
 
 def blocks(layout: Layout) -> list[Block]:
-    """All of them."""
+    """Return all of them."""
     return [block for number in range(layout.depth) for block in layout.row(number)]
 
 
 @given(trees(), WIDTHS)
 def test_frames_of_a_row_do_not_overlap(tree: FlameNode, width: int) -> None:
-    """Each begins where the one before has ended, or behind that; each has a cell at least."""
+    """Each frame begins at or after the end of the previous one, and has at least one cell."""
     layout = Layout(tree, (), width)
     for number in range(layout.depth):
         row = layout.row(number)
@@ -71,7 +71,7 @@ def test_callees_lie_below_their_caller(tree: FlameNode, width: int) -> None:
 
 @given(trees(), WIDTHS)
 def test_a_width_is_within_a_cell_of_the_share(tree: FlameNode, width: int) -> None:
-    """At any depth: rounding does not add up."""
+    """At any depth a width is within a cell of the share: rounding errors do not add up."""
     layout = Layout(tree, (), width)
     for block in blocks(layout):
         exact = block.node.samples * width / tree.samples
@@ -80,7 +80,7 @@ def test_a_width_is_within_a_cell_of_the_share(tree: FlameNode, width: int) -> N
 
 @given(trees(), WIDTHS)
 def test_nothing_is_dropped_silently(tree: FlameNode, width: int) -> None:
-    """Of each frame that is drawn, every callee is drawn, merged with others, or counted as unseen."""
+    """Every callee of a drawn frame is drawn, merged with others, or counted as hidden."""
     layout = Layout(tree, (), width)
     all_rows = blocks(layout)
     for caller in (block for block in all_rows if not block.merged):
@@ -100,14 +100,14 @@ def test_what_is_wide_enough_has_a_block_of_its_own(tree: FlameNode, width: int)
 
 
 def test_rows_are_made_when_they_are_visible() -> None:
-    """Nobody pays for rows that are not in sight."""
+    """Rows out of sight are not built."""
     layout = Layout(node("", 0, node("a", 0, node("b", 0, node("c", 1)))), (), 10)
     assert [block.path for block in layout.row(1)] == [("a",)]
     assert len(layout._rows) == 2
 
 
 def test_zoomed_in_the_narrow_ones_get_wide() -> None:
-    """What was merged has its own blocks where its caller takes the whole width."""
+    """Merged frames get their own blocks when their caller takes the whole width."""
     thin = [node(f"thin{n}", 1) for n in range(5)]
     tree = node("", 0, node("wide", 90), node("caller", 5, *thin))
     (whole,) = (block for block in Layout(tree, (), 40).row(2) if block.merged)
@@ -118,7 +118,7 @@ def test_zoomed_in_the_narrow_ones_get_wide() -> None:
 
 
 def test_a_search_counts_no_sample_twice() -> None:
-    """A function that is found inside one that is found adds a frame, no samples."""
+    """A match inside another match adds a frame, but no samples."""
     tree = node("", 0, node("tcp_v4_rcv", 2, node("ip_x", 1, node("TCP_ack", 4))), node("tcp_y", 3))
     assert search(tree, matcher("tcp")) == Matches(3, 10)
     assert search(tree, matcher("ack  y")) == Matches(2, 7)
@@ -130,7 +130,7 @@ def test_a_search_counts_no_sample_twice() -> None:
 
 
 def of_entries() -> st.SearchStrategy[FlameNode]:
-    """Trees as the screen has them: entry points below the root."""
+    """Return trees as the screen has them: entry points below the root."""
 
     def named(children: list[FlameNode]) -> FlameNode:
         pairs = zip(ENTRIES.values(), children, strict=False)
@@ -156,7 +156,7 @@ def test_every_row_is_as_wide_as_the_graph(monkeypatch: pytest.MonkeyPatch) -> N
         strips = graph.strips(size)
         assert [cell_len(strip.text) for strip in strips] == [width] * height
         assert [strip.cell_length for strip in strips] == [width] * height
-        layout = graph.layout_now
+        layout = graph.current_layout
         assert layout is not None
         for number, strip in enumerate(strips, 1):
             whole = [each for each in layout.row(number) if not each.merged and each.end - each.start > 1]
@@ -183,17 +183,17 @@ def test_numbers_of_categories_are_whole_or_not_there(monkeypatch: pytest.Monkey
 
 
 def uses(*shares: float) -> list[CpuUse]:
-    """CPUs by their number, whose RX softirq takes these shares."""
+    """Return CPUs by their number, whose RX softirq takes these shares."""
     return [CpuUse(cpu, {RX_SOFTIRQ: share}) for cpu, share in enumerate(shares)]
 
 
 def shown(*args: object, **how: object) -> list[int]:
-    """Which CPUs an arrangement has, in their order."""
+    """Return the CPUs of an arrangement, in order."""
     return [use.cpu for use in arrange(*args, **how).shown]  # type: ignore[arg-type]
 
 
 def test_all_cpus_where_they_fit() -> None:
-    """By number, or the busiest first."""
+    """All CPUs are sorted by number, or the busiest first."""
     some = uses(0.1, 0.3, 0.0)
     assert shown(some, 80, 3, None, by_use=False) == [0, 1, 2]
     assert shown(some, 80, 3, None, by_use=True) == [1, 0, 2]
@@ -209,7 +209,7 @@ def test_the_busiest_and_the_chosen_cpu_where_there_is_not() -> None:
 
 
 def test_many_cpus_stand_side_by_side() -> None:
-    """As many columns as the width has room for, and no more than are needed."""
+    """Many CPUs take as many columns as fit, and no more than needed."""
     assert arrange(uses(*[0.1] * 16), 160, 8, None, by_use=False).columns == 2
     assert arrange(uses(*[0.1] * 16), 160, 6, None, by_use=False).columns == 3
     assert arrange(uses(*[0.1] * 4), 160, 6, None, by_use=False).columns == 1
@@ -242,7 +242,7 @@ def test_no_share_for_a_cpu_without_known_times() -> None:
 
 
 def test_a_full_bar_is_always_one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the busiest CPU did a moment ago changes no length: 48 % fill half, then 40 % less, and 4 % a tenth."""
+    """The busiest CPU's past changes no length: 48 % fill half, then 40 % less, and 4 % a tenth."""
     monkeypatch.setattr(EntryBars, "app", SimpleNamespace(theme=DARK.name))
     bars, filled = EntryBars(), []
     for share in (0.48, 0.40, 0.04):
@@ -262,7 +262,7 @@ def test_a_full_bar_of_a_category_is_all_samples(monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_entry_point_has_a_look() -> None:
-    """A glyph of one cell and a colour, none of them twice."""
+    """Each entry point has its own one-cell glyph and colour."""
     assert set(GLYPHS) == set(ROLES) == set(ENTRIES)
     assert len(set(GLYPHS.values())) == len(GLYPHS)
     assert {cell_len(glyph) for glyph in GLYPHS.values()} == {1}
@@ -272,7 +272,7 @@ def test_every_entry_point_has_a_look() -> None:
 
 
 def colour(theme: Palette, letter: str, shade: Shade, role: Role) -> tuple[str, str]:
-    """Text and ground."""
+    """Return text and ground."""
     made = frame_style(theme.name, letter, shade, role)
     assert made.color is not None and made.bgcolor is not None
     return made.color.name, made.bgcolor.name
@@ -298,7 +298,7 @@ def test_entry_points_can_be_seen(palette: Palette) -> None:
 
 @pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)
 def test_every_category_has_a_ground_of_its_own(palette: Palette) -> None:
-    """So that neighbours differ, and letters too."""
+    """Each category has its own background and letter, so that neighbours differ."""
     grounds = [colour(palette, c.letter, Shade.PLAIN, Role.TEXT)[1] for c in CATEGORIES.values()]
     assert len(set(grounds)) == len({c.letter for c in CATEGORIES.values()}) == len(CATEGORIES)
 

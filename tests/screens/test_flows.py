@@ -20,7 +20,7 @@ Draw = Callable[..., bool]
 
 @pytest.fixture
 def draw(snap_compare: Callable[..., bool]) -> Draw:
-    """Shows the lens after some readings and keys, and compares the screen."""
+    """Show the lens after some readings and keys, and compare the screen."""
 
     def compare(steps: list[Snapshot], size: tuple[int, int], *keys: str, view: str = "flows") -> bool:
         script = Script(steps, {"EXPORTER": "10.255.0.2 port 50123 IPFIX domain 256"})

@@ -31,6 +31,7 @@ from nettop.widgets.lines import Lines
 from nettop.widgets.page import Line
 from nettop.widgets.table import _title as table_title
 from nettop.widgets.themes import Role
+from tests.options import source_options
 from tests.screens.driving import press, running, shown, text_of, tick
 from tests.screens.harness import busy_host, harness_of
 
@@ -103,19 +104,19 @@ async def test_the_tab_in_sight_stays() -> None:
 
 
 def parts_of_ending(ticks: int, **lost: int) -> list[BarItem]:
-    """What a headline ends in when so many of a thousand ticks are missed, and some is lost beside."""
+    """Return the end of a headline when this many of a thousand ticks are missed, and something is lost."""
     snapshot = Snapshot("cpu", 0, 0, {}, {"ticks": 1000 - ticks}, {"ticks": ticks} | lost)
-    return headline.ending(snapshot)
+    return headline.status_items(snapshot)
 
 
 def words_and_alarm(parts: list[BarItem]) -> tuple[str, bool]:
-    """What parts say, and whether they say it as something bad."""
+    """Return the text of parts, and whether any is an alarm."""
     pieces = [piece for part in parts for piece in part.spans]
     return "".join(span.text for span in pieces), any(piece.role is Role.BAD for piece in pieces)
 
 
 def test_a_few_missed_ticks_are_no_alarm() -> None:
-    """They are shown as a share and not as lost; many are, and so is anything else."""
+    """A few missed ticks are shown as a share and not as lost; many, or other losses, are lost."""
     assert words_and_alarm(parts_of_ending(0)) == ("0 missed", False)
     assert words_and_alarm(parts_of_ending(99)) == ("9.9% of samples missed0 missed", False)
     assert words_and_alarm(parts_of_ending(100)) == ("10.0% of samples missed100samplesmissed", True)
@@ -123,13 +124,13 @@ def test_a_few_missed_ticks_are_no_alarm() -> None:
 
 
 def test_missed_ticks_of_nobody_knows_how_many_are_lost() -> None:
-    """Without the number of those that came there is no share."""
+    """Without the number of actual ticks there is no share."""
     snapshot = Snapshot("cpu", 0, 0, {}, lost={"ticks": 3})
-    assert words_and_alarm(headline.ending(snapshot)) == ("3samplesmissed", True)
+    assert words_and_alarm(headline.status_items(snapshot)) == ("3samplesmissed", True)
 
 
 async def test_help_begins_with_what_is_lost() -> None:
-    """By name, above the keys, and what that is; nothing where nothing is."""
+    """The help names the option and its meaning above the keys; without one it shows nothing."""
     lost = {"ticks": 3, "events": 1_234, "rows": 0}
     steps = busy_host(lost=lost, counts={"ticks": 997})
     async with running(steps) as run:
@@ -144,13 +145,13 @@ async def test_help_begins_with_what_is_lost() -> None:
 
 
 def lines_until_keys(lines: list[Line]) -> list[str]:
-    """The first lines of the help, as text, with the heading of the first keys."""
+    """Return the first lines of the help, as text, with the heading of the first keys."""
     texts = ["".join(span.text for span in line).rstrip() for line in lines]
     return texts[: texts.index("SCREEN") + 1]
 
 
 class WatchedSteps(Steps):
-    """Steps that tell which of them are being done."""
+    """Steps that record which of them is running."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +159,7 @@ class WatchedSteps(Steps):
 
     @contextmanager
     def time(self, lens: str, name: str) -> Iterator[None]:
-        """As ever, noted."""
+        """Time a step, and record it."""
         self.open.append((lens, name))
         with super().time(lens, name):
             yield
@@ -167,7 +168,7 @@ class WatchedSteps(Steps):
 
 @pytest.mark.parametrize("key", ["", "question_mark", "ctrl+p"])
 async def test_all_drawing_counts_as_cost(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
-    """Whatever renders a line does so within the step, under a dialog too; once for each drawing."""
+    """Any line is rendered within the step, even under a dialog, once per drawing."""
     steps, seen = WatchedSteps(), []
     render_lines = Lines.render_lines
 
@@ -187,7 +188,7 @@ async def test_all_drawing_counts_as_cost(monkeypatch: pytest.MonkeyPatch, key: 
 
 
 async def test_failed_source_says_why_and_can_be_tried_again() -> None:
-    """What went wrong and how to mend it stand where the table was; Enter tries again."""
+    """The error and its remedy replace the table; Enter tries again."""
     failure = SourceFailed("this kernel has no BTF", "CONFIG_DEBUG_INFO_BTF=y is needed")
     async with running([failure, *busy_host()], ticks=1) as run:
         _, screen, _ = run
@@ -201,7 +202,7 @@ async def test_failed_source_says_why_and_can_be_tried_again() -> None:
 
 
 async def test_nothing_to_stay_for() -> None:
-    """Who may not see even the first lens gets the shell back, with the reason to print and the exit code of it."""
+    """If the first lens is not permitted, the app exits with the reason and its exit code."""
     failure = PermissionMissing("seeing every process's sockets needs CAP_BPF", "run it as root: sudo nettop")
     async with running([failure], ticks=1) as run:
         app = run[0].app
@@ -211,7 +212,7 @@ async def test_nothing_to_stay_for() -> None:
 
 
 async def test_late_refreshes_and_old_rows_are_shown() -> None:
-    """Skipped refreshes stand beside what was lost, and rows of an earlier walk say how old they are."""
+    """Skipped refreshes stand beside losses, and rows of an earlier walk show their age."""
     counts = {"unattributed": 2, "walk_age_ms": 4200}
     async with running(busy_host(counts=counts), (160, 30)) as run:
         assert "no process 2 (4 s ago)" in run[1].headline_bar.text
@@ -223,7 +224,7 @@ async def test_late_refreshes_and_old_rows_are_shown() -> None:
 
 
 async def test_attaching_is_calm() -> None:
-    """Before the first rows there is one line, and no zeros that nobody measured."""
+    """Before the first rows there is one line, and no unmeasured zeros."""
     async with running(busy_host(), ticks=0) as run:
         assert run[1].notice.text == "Connections: attaching …"
         assert run[1].headline_bar.text.strip() == ""
@@ -249,7 +250,7 @@ async def test_too_small_says_what_is_needed(size: tuple[int, int]) -> None:
 
 
 async def test_too_small_shows_nothing_else() -> None:
-    """Neither a filter nor the names of tables stand beside that sentence."""
+    """Neither a filter nor the tables' names are shown beside that sentence."""
     view_settings = ViewSettings(filters=("nginx",))
     async with running(busy_host(), (39, 40), settings=Settings(view=view_settings)) as run:
         assert not run[1].third_line.region
@@ -257,7 +258,7 @@ async def test_too_small_shows_nothing_else() -> None:
 
 
 async def test_growing_terminal_shows_the_table_again() -> None:
-    """A terminal that gets large enough shows all again."""
+    """A terminal that grows large enough shows everything again."""
     async with running(busy_host(), (39, 9)) as run:
         pilot, screen, _ = run
         await pilot.resize_terminal(100, 30)
@@ -267,7 +268,7 @@ async def test_growing_terminal_shows_the_table_again() -> None:
 
 
 async def test_two_sizes_at_once_settle_on_the_last() -> None:
-    """A terminal that is resized again before a busy screen came to it is drawn at its last size, and then no more."""
+    """A terminal that is resized twice while the screen is busy is drawn once, at its last size."""
     async with running(busy_host(), (100, 30)) as run:
         pilot, screen, _ = run
         lay_out, layouts = screen._refresh_layout, count()
@@ -288,7 +289,7 @@ async def test_two_sizes_at_once_settle_on_the_last() -> None:
 
 
 async def test_words_of_the_command_line_hold() -> None:
-    """Filter, sort, columns and --all of the command line are what the screen opens with."""
+    """The screen opens with the command line's filter, sort, columns and --all."""
     view_settings = ViewSettings(
         filters=("nginx",), sort="-rtt_us", columns=("process", "rtt_us"), all_rows=True
     )
@@ -298,32 +299,23 @@ async def test_words_of_the_command_line_hold() -> None:
         assert [c.name for c in screen.rows.columns] == ["process", "rtt_us"]
         assert "▼" in text_of(screen.rows)[0]
         assert screen.state.query.all_rows
-        assert run[2].script.options == {
-            "all_rows": True,
-            "columns": ("process", "rtt_us"),
-            "table": "sockets",
-            "mechanisms": {},
-        }  # type: ignore[attr-defined]
+        assert run[2].script.options == source_options(["sockets"], all_rows=True)  # type: ignore[attr-defined]
 
 
 async def test_all_rows_are_requested_again_after_a_failure() -> None:
-    """A source that is attached anew by Enter lists what the screen shows, as the one before did."""
+    """A source that Enter attaches again lists what the screen shows, as the one before."""
     failure = SourceFailed("the loader died", "see dmesg")
     async with running(
         [failure, *busy_host()], ticks=1, settings=Settings(view=ViewSettings(all_rows=True))
     ) as run:
-        run[2].script.options.clear()  # type: ignore[attr-defined]
+        run[2].script.options = None  # type: ignore[attr-defined]
         await press(run, "enter")
-        assert run[2].script.options == {
-            "all_rows": True,
-            "columns": (),
-            "table": "sockets",
-            "mechanisms": {},
-        }  # type: ignore[attr-defined]
+        run[2].run_tasks()
+        assert run[2].script.options == source_options(["sockets"], all_rows=True)  # type: ignore[attr-defined]
 
 
 async def test_another_lens_attaches_when_it_is_opened() -> None:
-    """A lens is attached when its tab is clicked on, and the one before is let go."""
+    """A lens is attached by a click on its tab, and the previous one is released."""
     other = replace(lenses()[0], id="other", title="Other", digit="2", order=2)
     async with running(busy_host(), lens_set=(lenses()[0], other)) as run:
         pilot, _, harness = run
@@ -335,12 +327,12 @@ async def test_another_lens_attaches_when_it_is_opened() -> None:
         await pilot.pause()
         harness.run_tasks()
         assert set(harness.session._attached) == {"connections", "other"}
-        assert harness.session._attached["connections"].leases == 0
+        assert harness.session._leases["connections"] == 0
         assert type(app.lens_screen) is LensScreen
 
 
 async def test_lens_without_a_screen_gets_the_common_one() -> None:
-    """A lens without a module here is shown by the common screen: rows and totals in the headline."""
+    """A lens without its own module uses the common screen: rows, and totals in the headline."""
     other = replace(lenses()[0], id="nosuchscreen")
     harness = harness_of([])
     made = make_screen(harness.app().context, TableRef(other, other.main))
@@ -348,13 +340,13 @@ async def test_lens_without_a_screen_gets_the_common_one() -> None:
 
 
 async def test_publications_wait_once() -> None:
-    """However often the bus wakes the screen, one message waits."""
+    """However often the bus wakes the screen, at most one message is queued."""
     async with running(busy_host()) as run:
         pilot, screen, harness = run
         shown_frames = []
         screen.show_newest = lambda: shown_frames.append(1)  # type: ignore[method-assign]
         for _ in range(5):
-            harness.session._read_all()
+            harness.session._read("connections")
         await pilot.pause()
         assert len(shown_frames) == 1
 
@@ -375,7 +367,7 @@ async def test_a_source_without_details_says_so() -> None:
 
 
 async def test_failure_after_rows_shows_the_reason() -> None:
-    """A source that fails later hides its old numbers behind the reason."""
+    """A source that fails later has its old numbers replaced by the reason."""
     async with running([*busy_host(), SourceFailed("the loader died", "see dmesg")]) as run:
         await tick(run)
         assert "the loader died" in run[1].notice.text
@@ -396,7 +388,7 @@ def test_screens_load_neither_bcc_nor_the_kernel_package() -> None:
 
 
 async def test_tab_passes_over_a_lens_that_cannot_work() -> None:
-    """It is dim once that is known; its digit opens it, to say why."""
+    """An unavailable lens's tab is dim once known; its digit opens it, with the reason."""
     others = tuple(
         replace(lenses()[0], id=f"other{n}", title=f"Other {n}", digit=str(n), order=n) for n in (2, 3)
     )
@@ -413,7 +405,7 @@ async def test_tab_passes_over_a_lens_that_cannot_work() -> None:
 
 
 async def test_what_is_not_known_yet_is_left_out() -> None:
-    """No arrow stands for nothing, and the cost is unknown until it was measured."""
+    """An empty table has no arrow, and the cost is unknown until measured."""
     async with running(busy_host(), ticks=1) as run:
         run[1].context.cost = lambda: None
         run[1].draw_lines()
@@ -422,7 +414,7 @@ async def test_what_is_not_known_yet_is_left_out() -> None:
 
 
 async def test_header_titles_have_a_gap() -> None:
-    """The sign of the order is within its column."""
+    """The sort sign lies within its column."""
     async with running(busy_host(), (80, 24)) as run:
         await press(run, "greater_than_sign", "less_than_sign")
         for column in run[1].rows.columns:
@@ -443,19 +435,19 @@ async def test_header_titles_have_a_gap() -> None:
     ],
 )
 def test_what_is_missed_is_named(lost: dict[str, int], words: str) -> None:
-    """One kind by its name, several by their number, which the help lists."""
+    """One option is shown by name, several by their number, which the help lists."""
     snapshot = Snapshot("connections", 0, 0, {}, lost=lost)
-    assert words_and_alarm(headline.ending(snapshot))[0] == words
+    assert words_and_alarm(headline.status_items(snapshot))[0] == words
 
 
 @pytest.mark.parametrize(("width", "words"), [(140, "2 n/a (drops, mss)"), (60, "2 n/a")])
 async def test_what_is_not_available_is_named(width: int, words: str) -> None:
-    """Where there is room for names."""
+    """Names are shown if there is room."""
     async with running(busy_host(missing={"drops": "no such member", "mss": "nor this"}), (width, 20)) as run:
         assert run[1].headline_bar.text.rstrip().endswith(f"   {words}")
 
 
 async def test_one_connection_is_no_plural() -> None:
-    """`1 conn`."""
+    """One connection is `1 conn`."""
     async with running(busy_host(1)) as run:
         assert " 1 conn " in run[1].headline_bar.text

@@ -10,7 +10,7 @@ import pytest
 from nettop.query.filter import parse_filter
 from nettop.query.query import screen_query
 from nettop.query.view import View
-from nettop.snapshots.connections import EVENTS, FAILURES, GROUPS, LENS, NO_GROUP, SOCKETS
+from nettop.snapshots.connections import EVENTS, FAILURES, GROUP, GROUPS, LENS, NO_GROUP, SOCKETS
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.table import LiveTable
 from tests.screens.driving import press, running, shown, text_of, tick
@@ -26,7 +26,7 @@ from tests.unit.build import WALL_NS, Row, make_rows
 
 
 def row_of(table: LiveTable, word: str) -> dict[str, str]:
-    """The row that begins with a word, by the columns' titles; spaces are cut."""
+    """Return the row that begins with a word, by the columns' titles; spaces are cut."""
     line = next(line for line in text_of(table) if line[1:].startswith(word))
     cells, at = {}, 1
     for column in table.columns:
@@ -39,7 +39,7 @@ def row_of(table: LiveTable, word: str) -> dict[str, str]:
 
 
 async def test_failures_are_groups_with_count_rate_and_times() -> None:
-    """Sorted by how many there were, with how fast more come, and when the first and the last ended."""
+    """Failures are sorted by count, with their rate, and the times of the first and the last."""
     steps, batches = eventful_host()
     async with running(steps, (160, 30), batches=batches, view="connections.failures") as run:
         screen = shown(run)
@@ -91,7 +91,7 @@ async def test_a_group_opens_into_its_events() -> None:
 
 
 async def test_few_refusals_stand_out_among_many_resets() -> None:
-    """They come first, in a column and a colour of their own."""
+    """Failures come first, in their own column and colour."""
     steps, batches = eventful_host()
     rows = [
         row
@@ -110,7 +110,7 @@ async def test_few_refusals_stand_out_among_many_resets() -> None:
 
 
 async def test_a_group_whose_events_were_overwritten_says_so() -> None:
-    """The number of events that are kept does not look like a count, and an empty table says what it lacks."""
+    """The number of kept events does not look like a count, and an empty table gives its reason."""
     steps, batches = eventful_host()
     batches[0] = (
         batch_of(example_events(1, 30)),
@@ -163,7 +163,7 @@ async def test_an_opened_group_goes_on_and_waits() -> None:
 
 
 def event(number: int, **more: object) -> Row:
-    """An event of the host's first group of failures, but for what is said."""
+    """Return an event of the host's first group of failures, but for what is said."""
     row = {"event_id": number, "event": "fail", "reason": "refused", "time": WALL_NS, "netns": 4026531840}
     ends = {"remote_address": "10.0.9.4", "remote_port": 9092, "local_port": 40000, "direction": "outbound"}
     return row | ends | {"process": "java", "pid": 2210} | more
@@ -171,7 +171,7 @@ def event(number: int, **more: object) -> Row:
 
 @pytest.mark.parametrize("group", example_failures(), ids=lambda g: str(g["reason"]))
 async def test_a_groups_filter_passes_its_events_alone(group: Row) -> None:
-    """What differs in reason, remote, port, process or namespace is another group's."""
+    """An event with another reason, remote, port, process or namespace belongs to another group."""
     ends = (
         {"remote_port": group["port"]} if group["direction"] == "outbound" else {"local_port": group["port"]}
     )
@@ -192,7 +192,7 @@ async def test_a_groups_filter_passes_its_events_alone(group: Row) -> None:
 
 
 async def test_groups_are_rates_that_turn_into_totals() -> None:
-    """What a second added, of what has closed too; `t` shows totals, and the sort goes along."""
+    """Groups show each second's growth, including closed connections; `t` shows totals, and the sort follows."""
     steps, batches = eventful_host()
     async with running(steps, (160, 30), batches=batches, view="connections.groups") as run:
         screen = shown(run)
@@ -227,7 +227,7 @@ async def test_groups_are_rates_that_turn_into_totals() -> None:
 
 
 async def test_a_group_opens_into_its_sockets() -> None:
-    """→ shows the sockets of a process, ← goes back; what stands for many is not opened."""
+    """→ shows a process's sockets, ← goes back; the row for the rest does not open."""
     steps, batches = eventful_host()
     async with running(steps, (160, 30), batches=batches, view="connections.groups") as run:
         groups = shown(run)
@@ -244,7 +244,7 @@ async def test_a_group_opens_into_its_sockets() -> None:
 
 
 async def test_a_namespaces_group_opens_by_its_name() -> None:
-    """The sockets that are shown are those of the namespace with that name, or without one."""
+    """A group shows only sockets of its namespace, by name, or without one."""
     rows = make_rows([{"id": 1, "group": "web"}, {"id": 2, "group": NO_GROUP}], GROUPS)
     rows = replace(rows, variant="netns")
     view = View(Frame(Snapshot(LENS.id, 1, 1, {GROUPS.name: rows})), screen_query(GROUPS))
@@ -256,19 +256,19 @@ async def test_a_namespaces_group_opens_by_its_name() -> None:
 
 
 async def test_g_shows_the_groups_and_folds_by_something_else() -> None:
-    """From any table of the lens `g` shows the groups; there the source is to fold by the next of its words."""
+    """`g` shows the groups from any table of the lens; there it selects the next grouping."""
     steps, batches = eventful_host()
     async with running(steps, (120, 30), batches=batches) as run:
         await press(run, "g")
         assert shown(run).table is GROUPS
-        assert "group" not in run[2].script.options  # type: ignore[attr-defined]
+        assert GROUP not in run[2].script.options.values  # type: ignore[attr-defined]
         await press(run, "g")
-        assert run[2].script.options["group"] == "remote"  # type: ignore[attr-defined]
+        assert run[2].script.options[GROUP] == "remote"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("view", ["connections.groups", "connections.failures"])
 async def test_the_source_describes_no_other_tables_rows(view: str) -> None:
-    """Only the first table's keys mean something to the source: for others the fields are all there is."""
+    """Only the first table's keys mean something to the source: other rows have only their fields."""
     steps, batches = eventful_host()
     async with running(steps, (120, 30), batches=batches, view=view) as run:
         await press(run, "down", "right")

@@ -20,7 +20,7 @@ from nettop.screens.bandwidth.protocols import SplitScreen
 from nettop.screens.connections.groups import GroupsScreen
 from nettop.screens.connections.sockets import ConnectionsScreen
 from nettop.screens.drops import DropsScreen
-from nettop.screens.headline import few
+from nettop.screens.headline import format_rate
 from nettop.screens.lens import LensScreen
 from nettop.screens.services.clients import ClientsScreen
 from nettop.screens.services.services import ServicesScreen
@@ -40,7 +40,7 @@ _TEXTS = ("eth0", "docker0", "wg0", None)
 def shown_sum(
     view: View, name: str, of: Callable[[Row], bool] = lambda _: True, *columns: str
 ) -> float | None:
-    """The sum of what the rows that are shown have in a column; None where none has anything."""
+    """Return the sum of what the rows that are shown have in a column; None where none has anything."""
     values = view.values(name, view.order)
     rows = [
         dict(zip(columns, row, strict=True))
@@ -52,7 +52,7 @@ def shown_sum(
 
 
 def text_of(screen: type[LensScreen], view: View) -> str:
-    """The headline that a screen gives a view, on a wide terminal."""
+    """Return the headline that a screen gives a view, on a wide terminal."""
     stub = SimpleNamespace(
         size=SimpleNamespace(width=500), closed=None, trouble_filters=(), state=SimpleNamespace(totals=False)
     )
@@ -61,7 +61,7 @@ def text_of(screen: type[LensScreen], view: View) -> str:
 
 
 def amount(view: View, name: str, number: float | None) -> str:
-    """How a headline writes the total of a column."""
+    """Return a column's total as a headline shows it."""
     return human(number, unit_of(view.table, name))
 
 
@@ -128,7 +128,7 @@ def test_what_is_counted(
         known = [value for value in view.values(name, alive) if value is not None]
         number = sum(known) if known else None if len(alive) else 0
         per_second = "/s" if name.endswith("_per_s") else ""
-        assert f"{label} {few(number)}{per_second}" in text_of(screen, view)
+        assert f"{label} {format_rate(number)}{per_second}" in text_of(screen, view)
 
 
 @given(seed=seeds)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two minutes of the totals: what is averaged, where there are gaps, and where it stands."""
+"""Two minutes of totals: averages, gaps, and placement."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECOND = 1_000_000_000
 
 
 def history_of(*intervals: tuple[float, float, float | None]) -> TotalsHistory:
-    """A history of one field: begin and end in seconds, and the rate between."""
+    """Return a history of one field from begin, end (seconds) and rate of each interval."""
     history = TotalsHistory(SOCKETS)
     for begin, end, rate in intervals:
         history.append(Interval(round(begin * SECOND), round(end * SECOND), (rate,)))
@@ -51,18 +51,18 @@ def history_of(*intervals: tuple[float, float, float | None]) -> TotalsHistory:
 def test_cells_are_averages_over_twenty_seconds(
     intervals: list[tuple[float, float, float | None]], cells: list[float | None]
 ) -> None:
-    """Each of the part of an interval in it; what nobody saw, or what is unknown, is a blank."""
+    """Each cell averages the parts of intervals in it; unseen or unknown ones are blank."""
     assert history_of(*intervals).averages(0, 6) == cells
 
 
 def test_each_field_has_averages_of_its_own() -> None:
-    """By its place in the intervals."""
+    """A cell's time is its position in the intervals."""
     intervals = [Interval(0, 60 * SECOND, (1.0, None)), Interval(60 * SECOND, 120 * SECOND, (3.0, 5.0))]
     assert [averages(intervals, field, 2) for field in (0, 1)] == [[1.0, 3.0], [None, 5.0]]
 
 
 def test_what_was_drawn_moves_and_does_not_change() -> None:
-    """With each new interval the older cells stay as they were, or move by one."""
+    """With each new interval the older cells stay the same or move by one."""
     intervals = [(float(n), n + 1.0, float(n * n % 17)) for n in range(240)]
     before = history_of(*intervals[:120]).averages(0, 12)
     for end in range(121, 240):
@@ -83,7 +83,7 @@ def test_sparkline(amounts: list[float | None], line: str) -> None:
 
 
 def test_totals_are_of_the_rows_that_are_still_there() -> None:
-    """As the headline has them; a second look at the same reading adds nothing."""
+    """Values equal the headline's; a second look at the same reading adds nothing."""
     before = [{"id": n, "bytes_sent": 0, "bytes_received": 0} for n in (1, 2, 3)]
     now = [{"id": n, "bytes_sent": n * 100, "bytes_received": n * 10} for n in (1, 2)]
     view = make_view(make_frame(now, before, 2.0), sort="-bytes" + RATE, closed=True)
@@ -94,7 +94,7 @@ def test_totals_are_of_the_rows_that_are_still_there() -> None:
 
 
 def traffic(*sent: int) -> list[Snapshot]:
-    """A connection that has sent so much, at each second."""
+    """Return a connection that has sent this much at each second."""
     return [
         make_frame([{"id": 1, "bytes_sent": n, "bytes_received": 0}], None, at).now
         for at, n in enumerate(sent)
@@ -102,12 +102,12 @@ def traffic(*sent: int) -> list[Snapshot]:
 
 
 def rates(run: Running) -> list[float | None]:
-    """What the history has of the sent bytes."""
+    """Return the history of the sent bytes."""
     return [interval.rates[0] for interval in shown(run).totals_history.intervals]
 
 
 async def test_it_is_kept_while_another_table_is_shown() -> None:
-    """The tables of a lens share it."""
+    """The tables of a lens share one history."""
     async with running([*traffic(0, 100, 300, 700, 1500)], (160, 20)) as run:
         await press(run, "p")
         await tick(run)
@@ -116,7 +116,7 @@ async def test_it_is_kept_while_another_table_is_shown() -> None:
 
 
 async def test_an_average_does_not_blur_it() -> None:
-    """It has each interval, however many of them the rates of the table are averages of."""
+    """The history has each interval, however many the table's rates average."""
     async with running([*traffic(0, 100, 300, 700, 1500)], (160, 20)) as run:
         await press(run, "A", "A")
         for _ in range(3):
@@ -125,7 +125,7 @@ async def test_an_average_does_not_blur_it() -> None:
 
 
 async def test_a_frozen_screen_leaves_a_gap() -> None:
-    """What was not shown is a blank, not zero, and not an average either."""
+    """Time out of sight is blank, neither zero nor an average."""
     async with running([*traffic(0, 100, 300, 700)], (160, 20)) as run:
         await press(run, "space")
         drawn = run[1].third_line.text
@@ -139,7 +139,7 @@ async def test_a_frozen_screen_leaves_a_gap() -> None:
 
 
 async def test_hidden_screens_hold_no_rows_of_it() -> None:
-    """Only numbers stay when another lens is shown."""
+    """Only numbers stay while another lens is shown."""
     async with running([*traffic(0, 100)], (160, 20)) as run:
         history = run[1].totals_history
         run[1].release_view()
@@ -147,7 +147,7 @@ async def test_hidden_screens_hold_no_rows_of_it() -> None:
 
 
 def test_it_is_no_longer_than_two_minutes() -> None:
-    """Intervals that ended before are dropped."""
+    """Intervals from before the range are dropped."""
     history = TotalsHistory(SOCKETS)
     readings = traffic(*range(200))
     for before, now in pairwise(readings):
@@ -165,7 +165,7 @@ def test_it_is_no_longer_than_two_minutes() -> None:
     ],
 )
 async def test_where_it_stands(width: int, line: str) -> None:
-    """At the right of the third line, in as many cells as there are, with both peaks."""
+    """The history is right-aligned on the third line, in the available cells, with both peaks."""
     async with running([*traffic(0, 100)], (width, 20)) as run:
         text = run[1].third_line.text
         assert len(text) == width
@@ -173,7 +173,7 @@ async def test_where_it_stands(width: int, line: str) -> None:
 
 
 async def test_it_pushes_nothing_out() -> None:
-    """A long filter takes its room."""
+    """A long filter takes the history's room."""
     async with running([*traffic(0, 100)], (120, 20)) as run:
         await press(run, "slash", *"process!=surely-there-is-no-such", "enter")
         assert "peak" not in run[1].third_line.text
@@ -183,7 +183,7 @@ async def test_it_pushes_nothing_out() -> None:
 
 
 async def test_the_unit_changes_wherever_the_totals_stand() -> None:
-    """The failures have no bytes of their own, but the totals beside the tables' names are those of the sockets."""
+    """Failures have no bytes, but the totals beside the tables' names are the sockets'."""
     steps, batches = eventful_host()
     async with running(steps, (160, 40), batches=batches, view="connections.failures", ticks=3) as run:
         assert "b/s" in shown(run).third_line.text
@@ -192,7 +192,7 @@ async def test_the_unit_changes_wherever_the_totals_stand() -> None:
 
 
 async def test_a_frozen_screen_has_the_unit_that_was_chosen_elsewhere() -> None:
-    """It shows the same rows when it is in sight again, in bytes."""
+    """A hidden screen shows the same rows when visible again, in bytes."""
     async with running(busy_host(), (160, 40)) as run:
         first = shown(run)
         await press(run, "space", "p", "B", "P")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every key of the table is pressed, and does what it says."""
+"""Every key in the table of keys has its documented effect."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Check = Callable[[NettopApp, Harness], bool]
 
 
 def other_lens() -> Lens:
-    """A second lens over the same table, with the digit 2."""
+    """Return a second lens over the same table, with the digit 2."""
     return replace(lenses()[0], id="other", title="Other", digit="2", order=2)
 
 
 def sort(name: str, *, descending: bool) -> Check:
-    """The rows are sorted by this column."""
+    """Return a check that the rows are sorted by this column."""
     return lambda app, _: (
         (app.lens_screen.state.query.sort.field, app.lens_screen.state.query.sort.descending)
         == (name, descending)
@@ -42,22 +42,22 @@ def sort(name: str, *, descending: bool) -> Check:
 
 
 def chosen(at: int) -> Check:
-    """The row at this place is chosen; negative ones count from the last."""
+    """Return a check that the row at this index is chosen; negative ones count from the last."""
     return lambda app, _: app.lens_screen.rows.at == (at if at >= 0 else len(app.lens_screen.rows.order) + at)
 
 
 def lens_is(name: str) -> Check:
-    """This lens is in sight."""
+    """Return a check that this lens is shown."""
     return lambda app, _: app.lens_screen.lens.id == name and app.screen is app.lens_screen
 
 
 def table_is(name: str) -> Check:
-    """This table of the first lens is in sight."""
+    """Return a check that this table of the first lens is shown."""
     return lambda app, _: (app.lens_screen.table.name, app.lens_screen.lens.id) == (name, "connections")
 
 
 def page(app: NettopApp) -> int:
-    """How far a page goes."""
+    """Return the number of lines of a page."""
     return app.lens_screen.rows.page - 1
 
 
@@ -157,7 +157,7 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
 
 
 def effect_of(action: Action) -> tuple[Prepare, Check] | None:
-    """What is expected of an action; digits without a lens do nothing."""
+    """Return the expected effect of an action; digits without a lens do nothing."""
     return EFFECTS.get(f"lens({action.argument})" if action.id == "lens" else action.id)
 
 
@@ -165,7 +165,7 @@ PRESSED = [(key, action) for action in ACTIONS for key in action.keys if effect_
 
 
 class Watched(NettopApp):
-    """The app, which notes a request to suspend where a test cannot let it."""
+    """The app, which records a request to suspend that a test cannot perform."""
 
     suspended = False
 
@@ -174,7 +174,7 @@ class Watched(NettopApp):
 
 
 async def settled(pilot: Pilot[None], harness: Harness) -> None:
-    """Everything that is on its way has arrived."""
+    """Wait until all pending messages have arrived."""
     await pilot.pause()
     harness.run_tasks()
     await pilot.pause()
@@ -183,7 +183,7 @@ async def settled(pilot: Pilot[None], harness: Harness) -> None:
 async def in_harness(
     keys: Prepare, use: Callable[[Pilot[None], NettopApp, Harness], Awaitable[None]]
 ) -> None:
-    """Start the app with rows, press `keys`, and hand over."""
+    """Start the app with rows, press `keys`, and yield it."""
     harness = harness_of(busy_host(), {"command": "nginx"})
     app = harness.app(lens_set=(lenses()[0], other_lens()), resolver=lambda raw: f"host-{raw[15]}.example")
     app.__class__ = Watched
@@ -200,7 +200,7 @@ async def in_harness(
 
 @pytest.mark.parametrize(("key", "action"), PRESSED, ids=[f"{key}" for key, _ in PRESSED])
 async def test_key_has_its_effect(key: str, action: Action) -> None:
-    """Pressing a key of the table does what the table says."""
+    """Pressing a key has the effect in the table."""
     effect = effect_of(action)
     assert effect is not None
     prepare, check = effect
@@ -243,7 +243,7 @@ def test_every_action_has_a_method(action: Action) -> None:
     "keys", [("slash",), ("question_mark",), ("ctrl+p",), ("down", "right", "right")], ids=" ".join
 )
 async def test_enter_refreshes_from_everywhere(keys: Prepare) -> None:
-    """Enter asks for a refresh whatever has the focus: a box, a dialog, the palette, the details."""
+    """Enter requests a refresh whatever has the focus: a box, a dialog, the palette, the details."""
 
     async def press(pilot: Pilot[None], _: NettopApp, harness: Harness) -> None:
         await pilot.press("enter")
@@ -254,7 +254,7 @@ async def test_enter_refreshes_from_everywhere(keys: Prepare) -> None:
 
 
 async def test_ctrl_c_ends_from_everywhere() -> None:
-    """Ctrl-C ends the program even while something is typed."""
+    """Ctrl-C ends the program even during typing."""
 
     async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
         await pilot.press("ctrl+c")
@@ -265,7 +265,7 @@ async def test_ctrl_c_ends_from_everywhere() -> None:
 
 
 async def test_escape_goes_back_step_by_step() -> None:
-    """Esc closes the details, then drops the filter, then the choice, and then is not offered."""
+    """Esc closes the details, drops the filter, then the choice, and then is no longer offered."""
 
     async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
         screen = app.lens_screen
@@ -291,7 +291,7 @@ async def test_palette_sorts_by_any_column() -> None:
 
 
 async def test_palette_runs_actions() -> None:
-    """The palette does what a key does."""
+    """The palette has the same effect as a key."""
 
     async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
         assert app.lens_screen.state.totals
@@ -300,7 +300,7 @@ async def test_palette_runs_actions() -> None:
 
 
 async def test_arrows_scroll_the_details_once_entered() -> None:
-    """→ twice lets the arrows scroll the details; ← gives them back to the table."""
+    """→ twice lets the arrows scroll the details; ← returns them to the table."""
 
     async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
         screen = app.lens_screen
@@ -316,7 +316,7 @@ async def test_arrows_scroll_the_details_once_entered() -> None:
 
 
 def test_lone_lens_shows_no_lens_keys() -> None:
-    """With one lens of one table there is nothing to switch, and no key that says so."""
+    """With one lens of one table nothing can be switched, and no key is shown for it."""
     alone = replace(lenses()[0], tables=lenses()[0].tables[:1])
     screen = harness_of(busy_host()).app(lens_set=(alone,)).lens_screen
     assert not any(screen.is_available(a) for a in ACTIONS if a.group == "Lenses")

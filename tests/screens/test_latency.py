@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nettop.screens.histogram_pane import Chosen, ChosenPane, Quantile, body, title
+from nettop.screens.histogram_pane import HistogramPane, Quantile, SelectedRow, body, title
 from nettop.screens.histogram_screen import HistogramScreen
 from nettop.screens.history import HistogramHistory
 from nettop.screens.lens import LensScreen
 from nettop.settings import Settings, ViewSettings
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.latency import (
     BUCKETS,
     IP,
@@ -32,10 +33,10 @@ from nettop.snapshots.latency import (
     WIRE_APP,
     WIRE_IP,
 )
-from nettop.snapshots.snapshot import Array, Frame, Snapshot
+from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.duration_axis import BEYOND, axis_line, cell_of, mark_line
 from nettop.widgets.heat_map import COLUMNS, PARTS, heat_map, shades
-from nettop.widgets.histogram import cells
+from nettop.widgets.histogram import rebin
 from nettop.widgets.lines import Lines
 from tests.screens.driving import Running, press, running, shown, text_of, tick
 from tests.screens.example_latency import NO_BTF, SECOND_NS, example_steps
@@ -49,7 +50,7 @@ SOCKET_WAIT_CHOSEN = ["down"] * 6
 
 @pytest.fixture
 def draw(snap_compare: Callable[..., bool]) -> Draw:
-    """The example in a view, keys, and the screen compared."""
+    """Show the example in a view, press keys, and compare the screen."""
 
     def compare(
         view: str,
@@ -86,24 +87,24 @@ def test_tables(draw: Draw, table: str, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
 def test_not_available(draw: Draw, size: tuple[int, int]) -> None:
-    """What this kernel does not provide, and why."""
+    """The screen shows stages that this kernel lacks, and why."""
     assert draw("latency", size, "down", steps=example_steps(missing=(WIRE_IP, IP)))
 
 
 def test_without_colours(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shades are glyphs of their own."""
+    """Without colours the shades are distinct glyphs."""
     monkeypatch.setenv("NO_COLOR", "1")
     assert draw("latency", (80, 24), *SOCKET_WAIT_CHOSEN, steps=example_steps(90), theme="nettop-terminal")
 
 
 def test_without_utf8(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing beyond ASCII."""
+    """Outside UTF-8 the screen is pure ASCII."""
     monkeypatch.setattr("nettop.widgets.glyphs.locale.getencoding", lambda: "ascii")
     assert draw("latency", (120, 40), *SOCKET_WAIT_CHOSEN, steps=example_steps(90))
 
 
 def test_details_of_a_pair(draw: Draw) -> None:
-    """All fields of it."""
+    """The details have all fields of a stage."""
     assert draw("latency.pairs", (120, 40), "down", "right")
 
 
@@ -116,7 +117,7 @@ async def on_latency(
     steps: Sequence[Snapshot] = example_steps(),
     view: str = "latency",
 ) -> AsyncIterator[tuple[Running, HistogramScreen]]:
-    """A table with a pane, over all steps of the example."""
+    """Yield a table with a pane, over all steps of the example."""
     settings = Settings(view=ViewSettings(view=view))
     async with running(
         [*steps], size, settings=settings, ticks=len(steps), silent=STAGE_TABLE.uses, lens_set=(LENS,)
@@ -127,41 +128,41 @@ async def on_latency(
 
 
 def lines(widget: Lines) -> list[str]:
-    """What the lines of a widget show."""
+    """Return the lines of a widget."""
     return [widget.render_line(y).text.rstrip() for y in range(widget.size.height)]
 
 
 def column(screen: LensScreen, name: str) -> list[Any]:
-    """The values of a column, from the top."""
+    """Return the values of a column, from the top."""
     assert screen.view is not None
     return screen.view.values(name, screen.view.order)
 
 
 async def test_the_pane_follows_the_chosen_row() -> None:
-    """Before one is chosen it is the first row's."""
+    """Until a row is chosen the pane shows the first."""
     async with on_latency() as (run, screen):
         assert (
             lines(screen.pane)[0]
             == " wire-ip  p50 4.2 µs  p90 9.0 µs  p99 16.9 µs  p99.9 26.1 µs  max 48.1 µs"
         )
-        assert lines(screen.pane)[1] == " from the receive stamp to the IP layer"
+        assert lines(screen.pane)[1] == " from the receive timestamp to the IP layer"
         await press(run, "down", "down")
         assert lines(screen.pane)[0].startswith(" wire-socket  p50 7.8 µs ")
 
 
 async def test_the_histogram_and_its_marks() -> None:
-    """The columns stand over the axis where their durations are, and the marks below them."""
+    """The columns are above the axis at their durations, with the marks below."""
     async with on_latency() as (run, screen):
         await press(run, *["down"] * 8)
         meaning, *_, last, marks, axis = lines(screen.pane)[1:8]
-        assert meaning == " from the SYN to the connection, both sides"
+        assert meaning == " from the SYN to the established connection, on both sides"
         first, end = len(last) - len(last.lstrip()), len(last)
         assert axis.index("▏1 ms") < first < marks.index("p50↑") + 3 < marks.index("p90↑") + 3 < end
         assert axis.index("▏10 ms") < marks.index("↑") < axis.index("▏100 ms")
 
 
 async def test_nothing_in_the_interval() -> None:
-    """No packets have no quantiles, and the axis stays."""
+    """Without packets there are no quantiles, and the axis stays."""
     step = example_steps()[-1]
     later = replace(
         step,
@@ -177,12 +178,12 @@ async def test_nothing_in_the_interval() -> None:
 
 
 async def test_what_is_not_available_says_why() -> None:
-    """In the pane; the row has n/a, and the headline says how many rows have none."""
+    """The pane gives the reason; the row has n/a, and the headline counts such rows."""
     async with on_latency((80, 24), example_steps(missing=(WIRE_IP, WIRE_APP))) as (run, screen):
         assert text_of(screen.rows)[1].split()[:4] == ["wire-ip", "n/a", "n/a", "n/a"]
         assert lines(screen.pane)[:3] == [
             " wire-ip  n/a",
-            " from the receive stamp to the IP layer",
+            " from the receive timestamp to the IP layer",
             f" n/a here: {NO_BTF}",
         ]
         assert screen.headline_bar.text.startswith(" wire-app n/a   socket-wait p99 672 µs ")
@@ -200,8 +201,8 @@ async def test_totals() -> None:
         assert "SEEN " in text_of(screen.rows)[0]
 
 
-def pane_of(run: Running) -> ChosenPane:
-    """The pane in sight now."""
+def pane_of(run: Running) -> HistogramPane:
+    """Return the pane in sight now."""
     screen = shown(run)
     assert isinstance(screen, HistogramScreen)
     return screen.pane
@@ -211,12 +212,12 @@ def pane_of(run: Running) -> ChosenPane:
 
 
 def remembered(screen: HistogramScreen) -> list[float]:
-    """What the first row counted at each refresh, per second."""
+    """Return the first row's counts per second at each refresh."""
     return screen.history.columns(0).sum(axis=1).tolist()
 
 
 async def test_a_column_for_each_refresh() -> None:
-    """Also while rates are averages of several intervals; other tables leave a gap."""
+    """Each refresh is remembered, even while rates average several intervals; other tables leave a gap."""
     steps = example_steps(9)
     matched = [int(step.tables["stages"].array["matched"][0]) for step in steps]
     added = [now - before for before, now in itertools.pairwise(matched)]
@@ -236,7 +237,7 @@ async def test_a_column_for_each_refresh() -> None:
 
 
 async def test_protocols_were_remembered_before_they_are_opened() -> None:
-    """So that the heat map is not empty then; that of the row it was opened from stays."""
+    """Protocols have a history before they are opened, and the row they were opened from keeps its own."""
     async with on_latency() as (run, screen):
         await press(run, "down", "right")
         opened = shown(run)
@@ -248,7 +249,7 @@ async def test_protocols_were_remembered_before_they_are_opened() -> None:
 
 
 async def test_the_history_does_not_grow() -> None:
-    """It has as many refreshes as a heat map may have columns, and says how long they took."""
+    """The history has as many refreshes as the heat map's columns, and their duration."""
     history = HistogramHistory(STAGE_TABLE)
     steps = example_steps(3)
     for n in range(2 * COLUMNS):
@@ -264,7 +265,7 @@ async def test_the_history_does_not_grow() -> None:
 
 
 async def test_arrows_open_and_close_the_protocols() -> None:
-    """→ opens those of the chosen row, ← goes back to it; → there opens details."""
+    """→ opens the chosen row's protocols, ← returns; → there opens details."""
     async with on_latency() as (run, screen):
         await press(run, "down", "down", "down", "right")
         opened = shown(run)
@@ -280,7 +281,7 @@ async def test_arrows_open_and_close_the_protocols() -> None:
 
 
 async def test_p_goes_through_the_tables() -> None:
-    """All have the same headline."""
+    """All tables have the same headline."""
     async with on_latency() as (run, screen):
         seen = []
         for _ in LENS.tables:
@@ -294,17 +295,17 @@ async def test_p_goes_through_the_tables() -> None:
 
 
 async def test_sampling_is_an_option() -> None:
-    """`N` goes through its values, and reads at once."""
+    """`N` cycles through its values, and reads at once."""
     async with on_latency() as (run, _):
         for value in (1, 16):
             _ = run[2].refresh_was_requested
             await press(run, "N")
             assert run[2].refresh_was_requested
-            assert run[2].script.options[SAMPLING.name] == value  # type: ignore[attr-defined]
+            assert run[2].script.options[SAMPLING] == value  # type: ignore[attr-defined]
 
 
 async def test_sort() -> None:
-    """By a quantile the longest come first; by the next column with `s`, which passes over the histogram."""
+    """By a quantile the longest come first; `s` selects the next column, skipping the histogram."""
     async with on_latency() as (run, screen):
         screen.action_sort_by("p99")
         assert column(screen, "stage")[:3] == ["rtt", "handshake", "socket-wait"]
@@ -322,7 +323,7 @@ async def test_sort() -> None:
     ],
 )
 async def test_filter(text: str, expected: list[tuple[str, str]]) -> None:
-    """By words of the query alone; the pane shows the first row that is left."""
+    """A filter matches rows by their fields alone; the pane shows the first remaining row."""
     async with on_latency(view="latency.protocols") as (run, screen):
         await press(run, "slash", *text, "enter")
         assert list(zip(column(screen, "stage"), column(screen, "family"), strict=True)) == expected
@@ -330,7 +331,7 @@ async def test_filter(text: str, expected: list[tuple[str, str]]) -> None:
 
 
 async def test_enter_refreshes() -> None:
-    """A reading now, not at the next interval."""
+    """Enter reads at once, without waiting for the interval."""
     async with on_latency() as (run, _):
         _ = run[2].refresh_was_requested
         await press(run, "enter")
@@ -338,7 +339,7 @@ async def test_enter_refreshes() -> None:
 
 
 async def test_freeze() -> None:
-    """The histogram and the heat map stay as they are, and go on afterwards."""
+    """On a frozen screen the histogram and heat map stand still, and continue afterwards."""
     async with on_latency(steps=example_steps(3)) as (run, screen):
         run[2].script.steps += example_steps(6)[3:]  # type: ignore[attr-defined]
         await press(run, "space")
@@ -364,7 +365,7 @@ async def test_freeze() -> None:
     ],
 )
 async def test_the_headline_sheds_delays(width: int, items: list[str]) -> None:
-    """The delay that matters most stays, and so does that counts are estimates, and what was lost."""
+    """The headline keeps the most important delay, that counts are estimates, and losses."""
     async with on_latency((width, 24)) as (_, screen):
         assert screen.headline_bar.text.strip().split("   ") == [
             "wire-app p50 50.2 µs p99 639 µs",
@@ -374,13 +375,13 @@ async def test_the_headline_sheds_delays(width: int, items: list[str]) -> None:
 
 
 async def test_every_packet_is_followed() -> None:
-    """Where nothing is passed over there is no number."""
+    """If nothing is skipped there is no number."""
     async with on_latency(steps=example_steps(one_in=1)) as (_, screen):
         assert "followed every packet" in screen.headline_bar.text
 
 
 async def test_evicted_pairs_are_named() -> None:
-    """What made room is part of the headline of pairs alone."""
+    """Only the headline of pairs counts evictions."""
     steps = [replace(step, counts={**step.counts, PAIRS_EVICTED: 1_234}) for step in example_steps()]
     async with on_latency(steps=steps) as (run, screen):
         assert "evicted" not in screen.headline_bar.text
@@ -393,7 +394,7 @@ async def test_evicted_pairs_are_named() -> None:
     [((40, 10), False), ((80, 19), False), ((60, 20), True), ((80, 24), True), ((80, 40), True)],
 )
 async def test_small_terminals(size: tuple[int, int], has_pane: bool) -> None:
-    """The pane leaves where it would take the rows' room; keys still work."""
+    """The pane is hidden if the rows need its room; keys still work."""
     async with on_latency(size) as (run, screen):
         assert screen.pane.display is has_pane
         assert text_of(screen.rows)[1].startswith(" wire-ip ")
@@ -404,7 +405,7 @@ async def test_small_terminals(size: tuple[int, int], has_pane: bool) -> None:
 
 
 async def test_no_row_passes() -> None:
-    """A filter that none passes leaves a word and no pane."""
+    """A filter without matches leaves a message and no pane."""
     async with on_latency() as (run, screen):
         await press(run, "slash", *"nothing", "enter")
         assert not screen.pane.display
@@ -415,12 +416,12 @@ async def test_no_row_passes() -> None:
 # --- arrangements -----------------------------------------------------------------------------------------------
 
 
-def chosen(columns: Array | None = None) -> Chosen:
-    """A row with a packet of 5 µs."""
+def chosen(columns: Array | None = None) -> SelectedRow:
+    """Return a row with a packet of 5 µs."""
     counts = np.zeros(BUCKETS.count, np.uint64)
     counts[BUCKETS.places(np.array([5_000]))] = 1
     columns = np.zeros((0, PARTS)) if columns is None else columns
-    return Chosen(
+    return SelectedRow(
         "name", "meaning", [Quantile("p50", 5_000, 98)], counts, BUCKETS, columns, str, "no packets"
     )
 
@@ -430,7 +431,7 @@ def chosen(columns: Array | None = None) -> Chosen:
     [(80, 4, [3], 0), (80, 7, [6], 0), (80, 8, [7], 8), (75, 8, [7], 0), (75, 15, [6], 8), (120, 23, [6], 8)],
 )
 def test_arrangement(width: int, height: int, axes: list[int], decades: int) -> None:
-    """The heat map stands below the histogram, else beside it, else it leaves; nothing is wider than the pane."""
+    """The heat map is below the histogram, else beside it, else hidden; nothing is wider than the pane."""
     drawn = ["".join(span.text for span in line) for line in body(chosen(), width, height)]
     assert len(drawn) == height
     assert max(map(len, drawn)) <= width
@@ -440,7 +441,7 @@ def test_arrangement(width: int, height: int, axes: list[int], decades: int) -> 
 
 
 def test_a_title_sheds_quantiles() -> None:
-    """The least important ones, whatever their order."""
+    """The least important columns are dropped, whatever their order."""
     many = [Quantile("p50", 5_000, 3), Quantile("p90", 6_000, 1), Quantile("max", 7_000, 2)]
     texts = [
         "".join(span.text for span in title(replace(chosen(), quantiles=many), width)).strip()
@@ -466,19 +467,19 @@ def test_a_title_sheds_quantiles() -> None:
     ],
 )
 def test_labels_of_an_axis(width: int, expected: str) -> None:
-    """Every decade where each has room, else every second, or fourth, or the ends."""
+    """Every decade is labelled if there is room, else every second or fourth, or the ends."""
     assert axis_line(width) == expected
     assert len(expected) == width + BEYOND
 
 
 @pytest.mark.parametrize("width", [16, 30, 54, 73, 128])
 def test_labels_stand_where_their_cells_are(width: int) -> None:
-    """A duration lies in the cell of the same number that `cells` counts it in."""
+    """A duration's mark is in the cell that `rebin` counts it in."""
     for number in (1, 150, 999, 1_100, 42_000, 184e6, 3e9, 17e9):
         counts = np.zeros(BUCKETS.count)
         place = int(BUCKETS.places(np.array([number]))[0])
         counts[place] = 1
-        assert cells(counts, BUCKETS, width)[cell_of(float(BUCKETS.middles[place]), width)] == 1
+        assert rebin(counts, BUCKETS, width)[cell_of(float(BUCKETS.middles[place]), width)] == 1
 
 
 @pytest.mark.parametrize(
@@ -492,12 +493,12 @@ def test_labels_stand_where_their_cells_are(width: int) -> None:
     ],
 )
 def test_marks(marks: list[tuple[str, float]], expected: str) -> None:
-    """Names at the left of their arrows, or at the right; those that have no room leave."""
+    """Names are left or right of their arrows; those without room are dropped."""
     assert mark_line(marks, 32) == expected
 
 
 def test_shades() -> None:
-    """A quarter less is a shade lighter; the smallest amount is seen, and nothing is blank."""
+    """A quarter less is a shade lighter; the smallest amount is visible, and none is blank."""
     columns = np.zeros((6, PARTS))
     columns[:, 0] = [100, 26, 25, 6, 1, 0]
     columns[0, -1] = 0.001
@@ -511,7 +512,7 @@ def test_shades() -> None:
     [(23, 20, 0), (40, 7, 0), (40, 8, 8), (40, 9, 9), (40, 18, 17), (40, 64, 64)],
 )
 def test_lines_of_a_heat_map(width: int, height: int, lines_drawn: int) -> None:
-    """As many lines for each decade as divide it; a caption where a line is left, and nothing without room."""
+    """Each decade has a number of lines that divides it; a caption uses a spare line."""
     drawn = heat_map(np.ones((200, PARTS)), str, width, height)
     texts = ["".join(span.text for span in line) for line in drawn]
     assert len(texts) == lines_drawn

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A widget of lines draws those that have changed, and no others."""
+"""A widget of lines draws only changed lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 10, 3
 
 
 class Words(Lines):
-    """A word a line; notes what it asks Textual to draw again."""
+    """A widget of one word per line that records its redraws."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,34 +24,34 @@ class Words(Lines):
         self.refreshed: list[tuple[Region, ...]] = []
 
     def strips(self, size: Size) -> list[Strip]:
-        """The words."""
+        """Return the words."""
         return [Strip([Segment(word.ljust(size.width))], size.width) for word in self.words]
 
     def refresh(self, *regions: Region, **how: Any) -> Self:
-        """As any widget, noted."""
+        """Refresh as any widget, and record it."""
         self.refreshed.append(regions)
         return super().refresh(*regions, **how)
 
 
 class Stand(App[None]):
-    """Nothing but the words."""
+    """An app with only the words."""
 
     def __init__(self) -> None:
         super().__init__()
         self.words = Words()
 
     def compose(self) -> ComposeResult:
-        """The words."""
+        """Yield the words."""
         yield self.words
 
     @property
     def seen(self) -> str:
-        """What stands on the screen."""
+        """Return the text on the screen."""
         return self.export_screenshot()
 
 
 async def test_only_a_line_that_changed_is_drawn() -> None:
-    """The other lines keep their strips."""
+    """Unchanged lines keep their strips."""
     stand = Stand()
     async with stand.run_test(size=(WIDTH, HEIGHT)) as pilot:
         await pilot.pause()
@@ -67,7 +67,7 @@ async def test_only_a_line_that_changed_is_drawn() -> None:
 
 
 async def test_nothing_is_drawn_where_nothing_changed() -> None:
-    """Lines that are made anew and are the same."""
+    """Lines that are rebuilt with equal text are not drawn."""
     stand = Stand()
     async with stand.run_test(size=(WIDTH, HEIGHT)) as pilot:
         await pilot.pause()
@@ -77,7 +77,7 @@ async def test_nothing_is_drawn_where_nothing_changed() -> None:
 
 
 async def test_what_changed_out_of_sight_is_seen_later() -> None:
-    """While a widget is hidden it has no lines; back in sight it has the newest ones."""
+    """A hidden widget has no lines; when visible again it has the newest ones."""
     stand = Stand()
     async with stand.run_test(size=(WIDTH, HEIGHT)) as pilot:
         await pilot.pause()

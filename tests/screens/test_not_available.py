@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the screens say of what this kernel or host cannot tell, and of the ways by which it tells the rest."""
+"""Screens name what is not available on this kernel or host, and the mechanisms behind the rest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from nettop.errors import UsageError
 from nettop.screens.dialogs import help_lines
-from nettop.screens.headline import ending
+from nettop.screens.headline import status_items
 from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import FAILURES, LENS
@@ -36,7 +36,7 @@ EVENTS_WHY = "tp_btf/inet_sock_set_state: no BTF; tp/x: no tracefs"
 
 
 def with_hooks(steps: list[Step]) -> list[Step]:
-    """The steps of a host that tells in these ways, and has a namespace that may not be entered."""
+    """Return the steps of a host that tells in these ways, and has a namespace that may not be entered."""
     return [
         replace(s, hooks=HOOKS, gaps={"namespace 7": "not entered"}) for s in steps if isinstance(s, Snapshot)
     ]
@@ -63,7 +63,7 @@ async def test_help_lists_each_hook_and_its_mechanisms() -> None:
     assert {piece.role for line in lines[accepts + 2 : accepts + 4] for piece in line} == {Role.FAINT}
     events = next(n for n, text in enumerate(texts) if n > at and text.startswith("events  "))
     assert texts[events] == f"{'events':17}n/a"
-    assert texts[events + 2].strip() == "tp_btf/inet_sock_set_state refused: no BTF"
+    assert "tp_btf/inet_sock_set_state refused: no BTF" in map(str.strip, texts[events + 2 : events + 4])
     assert texts.index(f"{'namespace 7':17}not entered") > events
 
 
@@ -78,7 +78,7 @@ async def test_the_headline_counts_what_is_not_here() -> None:
 
 
 def with_new_namespaces(lost: int = 0) -> list[Step]:
-    """The steps of a host on which three namespaces were made after the start, and so many cannot be entered."""
+    """Return the steps of a host on which three namespaces were made after the start, and so many cannot be entered."""
     gaps = {"namespaces web, db and 4026532201": PARTLY_SEEN}
     return [
         replace(
@@ -93,10 +93,10 @@ def with_new_namespaces(lost: int = 0) -> list[Step]:
 
 
 def roles_of_ending(run: Running) -> dict[str, Role]:
-    """The role of each text at the end of the headline."""
+    """Return the role of each text at the end of the headline."""
     view = shown(run).view
     assert view is not None
-    return {span.text: span.role for each in ending(view.snapshot) for span in each.spans}
+    return {span.text: span.role for each in status_items(view.snapshot) for span in each.spans}
 
 
 async def test_namespaces_made_later_raise_no_alarm() -> None:
@@ -173,4 +173,4 @@ async def test_an_unknown_mechanism_ends_the_app() -> None:
         app = run[0].app
         assert isinstance(app, NettopApp)
         assert app.fatal_error is error
-        assert run[2].script.options["mechanisms"] == {"events": "x"}  # type: ignore[attr-defined]
+        assert run[2].script.options.mechanisms == {"events": "x"}  # type: ignore[attr-defined]

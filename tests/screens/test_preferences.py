@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the screens remember: columns, theme and unit; and what they say where they cannot."""
+"""Screens remember columns, theme and unit, or say why they cannot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.screens.harness import busy_host
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """The user's file, which is not there yet."""
+    """Return the user's file, which is not there yet."""
     return tmp_path / "nettop" / "config.toml"
 
 
@@ -31,29 +31,29 @@ def put(file: Path, text: str) -> None:
 
 
 def text_in(file: Path) -> str | None:
-    """What is in the file, None where there is none."""
+    """Return the file's text; None if there is no file."""
     return file.read_text() if file.exists() else None
 
 
 def dialog(run: Running) -> ColumnsDialog:
-    """The open dialog."""
+    """Return the open dialog."""
     screen = run[0].app.screen
     assert isinstance(screen, ColumnsDialog)
     return screen
 
 
 def notes(run: Running) -> list[str]:
-    """What was said."""
+    """Return the notices so far."""
     return [note.message for note in run[0].app._notifications]
 
 
 def loaded(file: Path, **more: Any) -> dict[str, Any]:
-    """The arguments of an app that remembers in this file."""
+    """Return the arguments of an app that remembers in this file."""
     return {"loaded": load_preferences(file), **more}
 
 
 def header(run: Running) -> list[str]:
-    """The titles of the columns."""
+    """Return the titles of the columns."""
     return text_of(shown(run).rows)[0].split()
 
 
@@ -85,21 +85,21 @@ async def test_columns_are_chosen_and_remembered(file: Path) -> None:
 
 
 async def test_columns_are_remembered_when_nettop_ends(file: Path) -> None:
-    """Ctrl-C while the dialog is open loses no choice."""
+    """Ctrl-C while the dialog is open keeps all choices."""
     async with running(busy_host(), **loaded(file)) as run:
         await press(run, "C", "space", "ctrl+c")
     assert load_preferences(file).preferences.columns["connections"] == SOCKETS.screen[1:]
 
 
 async def test_nothing_is_written_without_a_choice(file: Path) -> None:
-    """To look at the columns makes no file."""
+    """Looking at the columns writes no file."""
     async with running(busy_host(), **loaded(file)) as run:
         await press(run, "C", "space", "space", "down", "escape")
     assert text_in(file) is None
 
 
 async def test_the_last_column_stays(file: Path) -> None:
-    """A table without columns would show nothing."""
+    """The last column cannot be hidden."""
     settings = Settings(view=ViewSettings(columns=("pid",)))
     async with running(busy_host(), settings=settings, **loaded(file)) as run:
         await press(run, "C", "space")
@@ -117,7 +117,7 @@ async def test_a_column_without_room_is_marked(file: Path) -> None:
 
 
 async def test_totals_are_chosen_where_they_are_shown(file: Path) -> None:
-    """The dialog lists what the screen shows: in totals those, which the next start then shows."""
+    """The dialog lists the shown columns: in totals, those shown at the next start."""
     async with running(busy_host(), **loaded(file)) as run:
         await press(run, "t", "C", "space", "escape")
         assert "bytes_sent" in shown(run).state.names
@@ -141,7 +141,7 @@ async def test_the_command_line_wins(file: Path) -> None:
 
 
 async def test_every_screen_of_a_table_has_the_chosen_columns(file: Path) -> None:
-    """Columns that are chosen in the sockets of a group are those of the table of sockets too."""
+    """Columns chosen in a group's sockets apply to the table of sockets too."""
     async with running(busy_host(), **loaded(file), view="connections.groups") as run:
         await press(run, "p")
         first = shown(run)
@@ -157,7 +157,7 @@ async def test_every_screen_of_a_table_has_the_chosen_columns(file: Path) -> Non
 
 
 async def test_theme_and_unit_are_remembered(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """T and B are found again, but no theme that a terminal without colours cannot show."""
+    """Theme and unit are restored, except a theme that a terminal without colours cannot show."""
     async with running(busy_host(), **loaded(file)) as run:
         await press(run, "T", "B")
     assert load_preferences(file).preferences == Preferences(theme="light", unit="bytes")
@@ -186,7 +186,7 @@ async def test_problems_are_said(file: Path) -> None:
 
 
 async def test_root_writes_no_file_of_the_caller(file: Path) -> None:
-    """Where nettop has to stay root nothing is written, and it says why."""
+    """If nettop must stay root, nothing is written, and a notice gives the reason."""
     async with running(busy_host(), **loaded(file, writing_refused="nettop stays root: why")) as run:
         await press(run, "B")
         assert "not remembered: no files are written: nettop stays root: why" in notes(run)[0]
@@ -194,14 +194,14 @@ async def test_root_writes_no_file_of_the_caller(file: Path) -> None:
 
 
 async def test_without_a_path_nothing_is_remembered() -> None:
-    """Nothing is written, and nothing is said of it."""
+    """Without a file name nothing is written or reported."""
     async with running(busy_host(), loaded=LoadedPreferences()) as run:
         await press(run, "B")
         assert notes(run) == []
 
 
 def test_the_flame_graph_has_no_columns() -> None:
-    """Its key does nothing there."""
+    """The dialog's key has no effect on a flame graph."""
     from nettop.screens.actions import BY_ID
     from tests.screens.harness import harness_of
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from textual import events
 
-from nettop.interrupts import answered_by
+from nettop.process.interrupts import handle_signals
 from nettop.query.address import address_bytes
 from nettop.screens.actions import BY_ID
 from nettop.screens.dialogs import Dialog, PaletteDialog
@@ -32,12 +32,12 @@ from tests.unit.build import Row, make_frame
 
 
 def connection(key: int, sent: int, **more: object) -> Row:
-    """A connection of nginx that sent so much."""
+    """Return a connection of nginx that sent so much."""
     return {"id": key, "process": "nginx", "pid": key, "bytes_sent": sent, "bytes_received": 0, **more}
 
 
 def two_orders() -> list[Step]:
-    """Ten connections whose order by rate is turned round by the third snapshot."""
+    """Return ten connections whose order by rate is turned round by the third snapshot."""
     first = [connection(key, 0) for key in range(1, 11)]
     second = [connection(key, key * 1000) for key in range(1, 11)]
     third = [connection(key, key * 1000 + (11 - key) * 5000) for key in range(1, 11)]
@@ -47,7 +47,7 @@ def two_orders() -> list[Step]:
 
 
 async def test_rates_are_averages_of_several_intervals() -> None:
-    """As many seconds as the first line says, over which a row that has gone meanwhile is not kept."""
+    """Averages cover the seconds in the first line, without rows that have gone."""
     sent = [0, 1000, 9000, 9000, 9000]
     steps = [
         make_frame([connection(1, n), *[connection(2, 0)] * (at < 2)], None, at).now
@@ -70,15 +70,15 @@ async def test_rates_are_averages_of_several_intervals() -> None:
 
 
 async def test_an_average_is_longer_than_the_interval() -> None:
-    """Others are not offered, and one that has become as long as the interval is not named."""
+    """Only longer averages are offered, and one equal to the interval has no name."""
     async with running(two_orders()) as run:
         await press(run, "A", "plus", "plus")
-        run[2].session._pace.choose(5.0)
+        run[2].session._pace.set_interval(5.0)
         run[1].draw_lines()
         assert "avg" not in run[1].first_line.text
         await press(run, "A")
         assert run[1].context.average_s == 10.0
-        run[2].session._pace.choose(60.0)
+        run[2].session._pace.set_interval(60.0)
         await press(run, "A")
         assert run[1].context.average_s == 0.0
         assert not run[1].is_available(BY_ID["average"])
@@ -113,7 +113,7 @@ async def test_a_followed_row_stays_chosen(keys: tuple[str, ...]) -> None:
     "keys", [("right", "escape"), ("right", "left"), ("f", "f"), ("f", "up")], ids=" ".join
 )
 async def test_following_ends(keys: tuple[str, ...]) -> None:
-    """With the details, by the same key, or by walking on: the choice stays at its line again."""
+    """With the details, by the same key, or by moving on, the choice again stays on its line."""
     async with running(two_orders()) as run:
         rows = run[1].rows
         await press(run, "down", *keys)
@@ -180,7 +180,7 @@ async def test_choice_moves_on_when_its_row_is_gone() -> None:
 
 
 async def test_a_frozen_screen_does_not_change() -> None:
-    """Frozen, new data changes nothing, the age is shown, and Enter takes one new picture."""
+    """A frozen screen ignores new data and shows its age; Enter takes one new reading."""
     async with running(two_orders()) as run:
         _, screen, harness = run
         await press(run, "space")
@@ -199,7 +199,7 @@ async def test_a_frozen_screen_does_not_change() -> None:
 
 
 async def test_filter_is_checked_while_typed() -> None:
-    """A wrong filter is shown in words and not applied; a right one says what it leaves, and Enter applies it."""
+    """A wrong filter gets an explanation and is not applied; a valid one shows its effect, and Enter applies it."""
     async with running(busy_host()) as run:
         _, screen, _ = run
         await press(run, "slash", *"pid=x")
@@ -221,7 +221,7 @@ async def test_filter_is_checked_while_typed() -> None:
     [("nginx stat=LISTEN", True), ("nginx or (pid=1 local_port>=443 remote_port!=443) pid=x", False)],
 )
 async def test_the_mark_stands_below_what_is_wrong(text: str, mark_first: bool) -> None:
-    """The words stand behind the mark, or before it where they have no room behind."""
+    """The explanation follows the mark, or precedes it if there is no room."""
     async with running(busy_host(), (80, 24)) as run:
         await press(run, "slash", *text)
         box = run[1].query_one(FilterBox)
@@ -231,11 +231,11 @@ async def test_the_mark_stands_below_what_is_wrong(text: str, mark_first: bool) 
         assert line.text[upper] == "▲"
         assert line.text.count("▲") == 1
         assert line.text.strip().startswith("▲") == mark_first
-        assert "stat" in line.text or "pid is a whole number, which 'x' is not · write pid=80 ▲" in line.text
+        assert "stat" in line.text or "pid is a whole number, not 'x' · write pid=80 ▲" in line.text
 
 
 async def test_without_room_for_a_mark_the_term_is_named() -> None:
-    """As where the filter is longer than its box."""
+    """The explanation also fits if the filter is longer than its box."""
     async with running(busy_host(), (40, 24)) as run:
         await press(run, "slash", *"nginx or nginx or nginx or nginx pid=x")
         assert run[1].query_one(FilterBox).effect.startswith("▲ filter term ‘pid=x’: pid is a whole")
@@ -253,15 +253,15 @@ async def test_escape_leaves_the_filter_as_it_was() -> None:
 
 
 async def test_filter_keys_are_typed_not_done() -> None:
-    """What is a key elsewhere is a letter in the box."""
+    """Keys are letters in the box."""
     async with running(busy_host()) as run:
         await press(run, "slash", *"q?st/1", "space", *"a")
         assert run[1].query_one(FilterBox).input.value == "q?st/1 a"
-        assert run[1].footer.text.strip() == "Enter apply and refresh  Esc leave the filter as it was"
+        assert run[1].footer.text.strip() == "Enter apply and refresh  Esc cancel"
 
 
 async def test_what_is_typed_while_a_view_loads_is_no_command() -> None:
-    """Keys that follow `/` go into its box, also before that is there; Enter applies it."""
+    """Keys after `/` go into its box, even before it appears; Enter applies it."""
     other = replace(lenses()[0], id="other", title="Other", digit="2", order=2)
     async with running(busy_host(), lens_set=(lenses()[0], other)) as run:
         await type_at_once(run, "2", "slash", *"nginx q")
@@ -274,7 +274,7 @@ async def test_what_is_typed_while_a_view_loads_is_no_command() -> None:
 
 
 async def test_the_effect_of_what_is_typed_is_that_on_the_newest_rows() -> None:
-    """Below the box stands what the text leaves of the rows in sight, also when they come while it is typed."""
+    """Below the box is the number of matching rows, updated as they come during typing."""
     async with running(busy_host(), ticks=0) as run:
         await type_at_once(run, "slash", *"nginx")
         box = run[1].query_one(FilterBox)
@@ -287,7 +287,7 @@ async def test_the_effect_of_what_is_typed_is_that_on_the_newest_rows() -> None:
 
 
 async def test_what_follows_the_key_of_the_palette_is_typed_there() -> None:
-    """Keys that arrive before the palette is there are letters, no commands."""
+    """Keys that arrive before the palette appears are letters, not commands."""
     async with running(busy_host()) as run:
         await type_at_once(run, "ctrl+p", *"quit")
         dialog = run[0].app.screen
@@ -306,7 +306,7 @@ async def has_ended(run: Running) -> None:
     "keys", [("q", "slash"), ("q", "question_mark"), ("y", "q"), ("q", "y"), ("right", "q", "p")]
 )
 async def test_what_comes_with_the_key_that_quits_is_no_error(keys: tuple[str, ...]) -> None:
-    """What follows is dropped, and so is what the keys before it have yet to bring, such as a notice."""
+    """Later keys are dropped, and so are pending effects of earlier keys, such as a notice."""
     async with running(busy_host()) as run:
         app = run[0].app
         for key in keys:
@@ -316,14 +316,14 @@ async def test_what_comes_with_the_key_that_quits_is_no_error(keys: tuple[str, .
 
 
 async def test_a_signal_does_not_wait_for_what_was_typed() -> None:
-    """Keys that were not run yet when it came are dropped."""
+    """Keys still queued at the exit are dropped."""
     async with running(busy_host()) as run:
         app = run[0].app
         assert isinstance(app, NettopApp)
         theme = app.theme
         for _ in range(3):
             app.post_message(events.Key("T", "T"))
-        with answered_by(app._end):
+        with handle_signals(app._end):
             signal.raise_signal(signal.SIGTERM)
             await has_ended(run)
         assert app.theme == theme
@@ -344,7 +344,7 @@ async def test_a_signal_does_not_wait_for_what_was_typed() -> None:
 async def test_what_closes_a_dialog_may_come_twice(
     opening: str, closing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The dialog is closed once, and the screen below it stays."""
+    """Two Escs close the dialog once, and the screen below stays."""
     monkeypatch.chdir(tmp_path)
     async with running(busy_host()) as run:
         await press(run, opening)
@@ -385,7 +385,7 @@ async def test_rows_open_by_mouse() -> None:
 
 
 async def test_details_tell_each_fact_once() -> None:
-    """What the source describes, then the facts in sections; each title once, and none whose value is unknown."""
+    """Details have the source's description, then sections of facts, each known one once."""
     async with running(busy_host(), (160, 45)) as run:
         _, screen, _ = run
         await press(run, "down", "right")
@@ -409,13 +409,13 @@ async def test_details_tell_each_fact_once() -> None:
 
 
 async def test_meanings_of_facts_are_shown_by_a_key() -> None:
-    """Each with its name, its help and its formula; other rows too, until the key is pressed again."""
+    """Each field has its name, help and formula, also in other rows, until the key is pressed again."""
     async with running(busy_host(), (160, 45)) as run:
         _, screen, _ = run
         await press(run, "down", "right")
         assert "srtt_us >> 3" not in screen.details.text
         await press(run, "m", "down")
-        assert "bytes_sent: payload sent, each byte once" in screen.details.text
+        assert "bytes_sent: payload sent, without retransmits" in screen.details.text
         assert "srtt_us >> 3" in screen.details.text
         await press(run, "m")
         assert "bytes_sent:" not in screen.details.text
@@ -423,7 +423,7 @@ async def test_meanings_of_facts_are_shown_by_a_key() -> None:
 
 @pytest.mark.parametrize("lens", lenses(), ids=lambda lens: lens.id)
 def test_details_are_complete(lens: Lens) -> None:
-    """Every field that is read is in one section, itself or as a part of another; none is there twice."""
+    """Every field is in exactly one section, directly or as a part of another."""
     for table in lens.tables:
         fields = [field for _, fields in sections_of(table) for field in fields]
         beside = (Kind.GROUP, Kind.ENDPOINT)
@@ -443,7 +443,7 @@ async def test_details_below_where_it_is_narrow() -> None:
 
 
 async def test_strips_are_reused() -> None:
-    """Moving the choice draws two rows anew, and takes all others as they are."""
+    """Moving the choice redraws two rows only."""
     async with running(busy_host(), (120, 30)) as run:
         rows = run[1].rows
         await press(run, "down")
@@ -454,7 +454,7 @@ async def test_strips_are_reused() -> None:
 
 
 async def test_a_row_is_copied_whole() -> None:
-    """The chosen row, else the first, in the columns in sight; what a cell elides is whole, and nothing is hidden."""
+    """The copy has the chosen or first row, in the shown columns, unabridged and escaped."""
     name = "a\tname\nof \x1b]52;c;\a many words"
     row = {
         "process": safe_text(name),
@@ -482,7 +482,7 @@ async def test_a_row_is_copied_whole() -> None:
 
 
 async def test_host_names_appear_as_they_are_resolved() -> None:
-    """`r` shows them, at the next refresh those that arrived, on a frozen screen too; and again `r` the addresses."""
+    """`r` shows names as they arrive at each refresh, even on a frozen screen; `r` again shows addresses."""
     known: dict[bytes, str] = {}
     async with running(busy_host(), resolver=known.get) as run:
         _, screen, _ = run
@@ -506,7 +506,7 @@ async def test_host_names_appear_as_they_are_resolved() -> None:
 
 
 async def test_host_names_where_there_are_addresses() -> None:
-    """A table without addresses does not offer them; --resolve begins with them."""
+    """A table without addresses does not offer names; --resolve enables them at the start."""
     async with running(busy_host(), view="cpu.categories", lens_set=lenses()) as run:
         assert not run[1].is_available(BY_ID["host_names"])
     settings = Settings(view=ViewSettings(resolve=True))

@@ -34,7 +34,7 @@ DETAILS = {
 
 @pytest.fixture
 def draw(snap_compare: Compare) -> Draw:
-    """Plays a script, presses keys, and compares the screen."""
+    """Play a script, press keys, and compare the screen."""
 
     def compare(steps: list[Step], size: tuple[int, int], *keys: str, **how: Any) -> bool:
         harness, ticks = harness_of(steps, DETAILS, how.get("batches")), how.get("ticks", 2)
@@ -46,7 +46,7 @@ def draw(snap_compare: Compare) -> Draw:
 
 
 def player(harness: Harness, keys: tuple[str, ...], ticks: int) -> Callable[[Pilot[Any]], Awaitable[None]]:
-    """What happens before the screen is taken."""
+    """Return a function that plays the steps before the screenshot."""
 
     async def play(pilot: Pilot[Any]) -> None:
         for _ in range(ticks):
@@ -123,24 +123,24 @@ def test_events_in_the_terminals_colours(draw: Draw) -> None:
 
 
 def test_no_events_yet(draw: Draw) -> None:
-    """Before anything happened."""
+    """The screen before any event."""
     assert draw(eventful_host()[0], (80, 24), view="connections.events")
 
 
 def test_no_failures_yet(draw: Draw) -> None:
-    """Before anything failed."""
+    """The screen before any failure."""
     assert draw(only(FAILURES, [], eventful_host()[0]), (80, 24), view="connections.failures")
 
 
 def test_no_events_here(draw: Draw) -> None:
-    """A kernel that does not tell what happens to connections, and why."""
+    """A kernel that does not report connection events, and the reason."""
     steps, _ = eventful_host(counts={}, via={"events": "n/a: Operation not permitted"})
     assert draw(steps, (80, 24), view="connections.events")
 
 
 @pytest.mark.parametrize("theme", ["nettop-light", "nettop-terminal"])
 def test_themes(draw: Draw, theme: str) -> None:
-    """On a light ground, and in the terminal's own colours."""
+    """A light background, and the terminal's own colours."""
     assert draw(busy_host(), (80, 24), "down", theme=theme)
 
 
@@ -150,7 +150,7 @@ def test_all_rows_as_totals(draw: Draw) -> None:
 
 
 def test_frozen(draw: Draw) -> None:
-    """A picture that stands still says so and since when."""
+    """A frozen screen shows that it is frozen, and since when."""
     assert draw(busy_host(), (80, 24), "space")
 
 
@@ -160,23 +160,23 @@ def test_filtered(draw: Draw) -> None:
 
 
 def test_filter_box_with_error(draw: Draw) -> None:
-    """A filter that is wrong is shown in words while it is typed."""
+    """A wrong filter is explained during typing."""
     assert draw(busy_host(), (80, 24), "slash", *"rtt_us>fast")
 
 
 def test_filter_passes_nothing(draw: Draw) -> None:
-    """A filter that no row passes leaves a word, not a hole."""
+    """A filter without matches leaves a message."""
     assert draw(busy_host(), (80, 24), "slash", *"nobody", "enter")
 
 
 @pytest.mark.parametrize("size", [(60, 20), (120, 40)], ids=lambda s: f"{s[0]}x{s[1]}")
 def test_help(draw: Draw, size: tuple[int, int]) -> None:
-    """All keys that work, the signs and the columns."""
+    """Help has all working keys, the signs and the columns."""
     assert draw(busy_host(), size, "question_mark")
 
 
 def test_palette(draw: Draw) -> None:
-    """Actions and columns by name."""
+    """The palette has actions and columns by name."""
     assert draw(busy_host(), (80, 24), "ctrl+p", *"rtt")
 
 
@@ -186,17 +186,17 @@ def test_attaching(draw: Draw) -> None:
 
 
 def test_empty(draw: Draw) -> None:
-    """A machine without a connection."""
+    """A machine without connections."""
     assert draw(steps_of(make_frame([], [])), (80, 24))
 
 
 def test_first_screen(draw: Draw) -> None:
-    """One snapshot: no rate is known yet, and none is made up."""
+    """After one snapshot no rate is known."""
     assert draw(busy_host(), (80, 24), ticks=1)
 
 
 def test_failed(draw: Draw) -> None:
-    """A source that cannot work says why and what to do."""
+    """A failed source shows the reason and the remedy."""
     failure = SourceFailed(
         "this kernel has no BTF (/sys/kernel/btf/vmlinux)", "run a kernel built with DEBUG_INFO_BTF"
     )
@@ -204,13 +204,13 @@ def test_failed(draw: Draw) -> None:
 
 
 def test_missing_and_lost(draw: Draw) -> None:
-    """What this kernel lacks is n/a in its column and counted above, as is what was lost."""
+    """Fields that this kernel lacks are n/a and counted above, as are losses."""
     steps = busy_host(lost={"rows": 37}, missing={"rtt_us": "no srtt_us", "rtt_var_us": "no mdev_us"})
     assert draw(steps, (80, 24))
 
 
 def hostile_rows() -> list[Row]:
-    """Processes whose names want to do something to the terminal."""
+    """Return processes whose names contain terminal escapes and markup."""
     names = [
         "\x1b[31mred\x1b[0m",
         "[bold]x[/bold]",
@@ -244,12 +244,12 @@ def test_closed_row(draw: Draw) -> None:
 
 
 def test_narrow(draw: Draw) -> None:
-    """One sentence where nothing fits."""
+    """A terminal that is too small shows one sentence."""
     assert draw(busy_host(), (39, 9))
 
 
 def test_no_utf8(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside UTF-8 every sign has a plainer one."""
+    """Outside UTF-8 every sign has an ASCII replacement."""
     monkeypatch.setattr("nettop.widgets.glyphs.locale.getencoding", lambda: "ISO-8859-1")
     assert draw(busy_host(), (80, 24), "down", "space")
 

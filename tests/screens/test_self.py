@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The screen of what nettop itself costs: how it is come by and left, and what it says first."""
+"""The screen of nettop's own cost: how it opens and closes, and its first lines."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ COSTS_BEFORE = [
 
 
 def later(cost: Cost) -> Cost:
-    """The same a second later: what runs has run some more."""
+    """Return the same rows a second later, with running programs advanced."""
     if cost.time_ns is None or cost.kind == "children":
         return cost
     return replace_cost(
@@ -55,12 +55,12 @@ def later(cost: Cost) -> Cost:
 
 
 def replace_cost(cost: Cost, **values: Any) -> Cost:
-    """The cost with other values."""
+    """Return the cost with other values."""
     return cost._replace(**values)
 
 
 class Clock(OwnCost):
-    """A reading at a time that the test sets."""
+    """A clock set by the test."""
 
     at_ns = 0
 
@@ -69,7 +69,7 @@ class Clock(OwnCost):
 
 
 def snapshots(hook: HookStatus = COUNTED, limit: OverheadLimit | None = None) -> list[Snapshot]:
-    """Two snapshots of the table, a second apart."""
+    """Return two snapshots of the table, a second apart."""
     cost = Clock(dict)
     source = OwnCostSource(cost, Pace(1.0, cost), Bus())
     limits = [] if limit is None else [Cost("limit", "--max-overhead 2%", note=str(limit))]
@@ -90,7 +90,7 @@ def snapshots(hook: HookStatus = COUNTED, limit: OverheadLimit | None = None) ->
 
 
 def harness_with(own: list[Snapshot]) -> Harness:
-    """A harness whose connections and whose own cost follow scripts."""
+    """Return a harness whose connections and whose own cost follow scripts."""
     scripts = {"connections": Script(busy_host()), SELF.id: Script(list(own))}
     harness = Harness(scripts.__getitem__)
     harness.session._source = scripts.__getitem__  # type: ignore[method-assign]
@@ -98,7 +98,7 @@ def harness_with(own: list[Snapshot]) -> Harness:
 
 
 def stretch(harness: Harness, limit: OverheadLimit) -> None:
-    """Have the session say that this is done for --max-overhead."""
+    """Have the session report a longer interval for --max-overhead."""
     harness.session._pace.limit = limit
 
 
@@ -107,7 +107,7 @@ OPENED = ("o",)
 
 
 def watching(harness: Harness, *keys: str) -> Play:
-    """Connections for two ticks, then these keys and two more."""
+    """Show connections for two ticks, press these keys, and tick twice more."""
 
     async def play(pilot: Pilot[Any]) -> None:
         await player(harness, keys, 2)(pilot)
@@ -118,13 +118,13 @@ def watching(harness: Harness, *keys: str) -> Play:
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
 def test_screenshot(snap_compare: Callable[..., bool], size: tuple[int, int]) -> None:
-    """The dearest first, with a row chosen."""
+    """The most expensive rows come first; one is chosen."""
     harness = harness_with(snapshots())
     assert snap_compare(harness.app(), terminal_size=size, run_before=watching(harness, "o", "down"))
 
 
 def test_screenshot_stretched(snap_compare: Callable[..., bool]) -> None:
-    """The interval is longer than the chosen one: the first line, the headline and a row say so."""
+    """The first line, the headline and a row report the stretched interval."""
     limit = OverheadLimit(0.02, 3.375, 1.0)
     harness = harness_with(snapshots(limit=limit))
     stretch(harness, limit)
@@ -132,13 +132,13 @@ def test_screenshot_stretched(snap_compare: Callable[..., bool]) -> None:
 
 
 def test_screenshot_without_statistics(snap_compare: Callable[..., bool]) -> None:
-    """Programs are n/a and say why, and the rest is there."""
+    """Programs are n/a with the reason, and other rows are shown."""
     harness = harness_with(snapshots(REFUSED))
     assert snap_compare(harness.app(), terminal_size=(160, 24), run_before=watching(harness, "o"))
 
 
 async def test_the_key_opens_and_closes_it() -> None:
-    """`o` from a table of a lens, and back to that table; ← as well."""
+    """`o` opens the screen from a lens's table; `o` or ← goes back to that table."""
     harness = harness_with(snapshots())
     app = harness.app()
     async with app.run_test(size=(120, 30)) as pilot:
@@ -153,7 +153,7 @@ async def test_the_key_opens_and_closes_it() -> None:
 
 
 async def test_left_closes_the_details_first() -> None:
-    """As everywhere."""
+    """Keys work as everywhere."""
     harness = harness_with(snapshots())
     app = harness.app()
     async with app.run_test(size=(120, 30)) as pilot:
@@ -163,7 +163,7 @@ async def test_left_closes_the_details_first() -> None:
 
 
 async def test_it_is_no_tab() -> None:
-    """The first line has no name for it, and Tab goes on to a lens."""
+    """The first line has no tab for it, and Tab goes on to a lens."""
     other = replace(lenses()[0], id="other", title="Other", digit="2", order=2)
     harness = harness_with(snapshots())
     app = harness.app(lens_set=(lenses()[0], other))
@@ -177,19 +177,19 @@ async def test_it_is_no_tab() -> None:
 
 
 async def test_the_lens_before_stays_attached() -> None:
-    """What it costs is what is looked at."""
+    """The cost shown is that of the lens in sight."""
     harness = harness_with(snapshots())
     app = harness.app()
     async with app.run_test(size=(120, 30)) as pilot:
         await watching(harness, "o")(pilot)
-        attached = harness.session._attached
-        assert {lens: each.leases for lens, each in attached.items()} == {"connections": 1, "self": 1}
+        attached, leases = harness.session._attached, harness.session._leases
+        assert {lens: leases[lens] for lens in attached} == {"connections": 1, "self": 1}
         await player(harness, ("o",), 1)(pilot)
-        assert {lens: each.leases for lens, each in attached.items()} == {"connections": 1, "self": 0}
+        assert {lens: leases[lens] for lens in attached} == {"connections": 1, "self": 0}
 
 
 async def test_it_can_be_the_first_view() -> None:
-    """--view self: the first lens comes along, and `o` shows it."""
+    """With --view self the first lens is attached too, and `o` shows it."""
     harness = harness_with(snapshots())
     app = harness.app(Settings(view=ViewSettings(view="self")))
     async with app.run_test(size=(120, 30)) as pilot:
@@ -200,7 +200,7 @@ async def test_it_can_be_the_first_view() -> None:
 
 
 async def test_the_headline_has_the_answer() -> None:
-    """The same cost as the rows, programs apart, memory, what is lost."""
+    """The headline has the rows' cost, programs separately, memory, and losses."""
     harness = harness_with(snapshots())
     app = harness.app()
     async with app.run_test(size=(120, 30)) as pilot:
@@ -213,7 +213,7 @@ async def test_the_headline_has_the_answer() -> None:
 
 
 async def test_one_cost_on_one_screen() -> None:
-    """The first line tells the cost of the rows below it, over their time; elsewhere what it was lately."""
+    """The first line has the cost of the rows below, over their interval; elsewhere the recent cost."""
     harness = harness_with(snapshots())
     app = harness.app()
     async with app.run_test(size=(120, 30)) as pilot:
@@ -224,7 +224,7 @@ async def test_one_cost_on_one_screen() -> None:
 
 
 async def test_the_footer_names_the_key_where_it_fits() -> None:
-    """The first of all to leave."""
+    """The cost is the first to be dropped for lack of room."""
     for width, is_there in ((190, True), (80, False)):
         harness = harness_with(snapshots())
         app = harness.app()

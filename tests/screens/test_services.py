@@ -27,7 +27,7 @@ Draw = Callable[..., bool]
 
 @pytest.fixture
 def draw(snap_compare: Callable[..., bool]) -> Draw:
-    """The example in a view, keys, and the screen compared."""
+    """Show the example in a view, press keys, and compare the screen."""
 
     def compare(
         view: str,
@@ -57,7 +57,7 @@ def test_tables(draw: Draw, table: str, size: tuple[int, int]) -> None:
 
 
 def test_opened(draw: Draw) -> None:
-    """What waits at the chosen service, which → opens."""
+    """→ opens the requests that wait at the chosen service."""
     assert draw("services", (120, 40), "down", "right")
 
 
@@ -68,7 +68,7 @@ def test_without_colours(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_not_available(draw: Draw) -> None:
-    """A kernel without the hook: why."""
+    """A kernel without the hook shows the reason."""
     assert draw("services", (80, 24), steps=[not_available("the kernel has no BTF")])
 
 
@@ -79,20 +79,20 @@ def test_not_available(draw: Draw) -> None:
 async def on_services(
     steps: Sequence[Snapshot] = example_steps(90), view: str = "services", filters: tuple[str, ...] = ()
 ) -> AsyncIterator[tuple[Running, LensScreen]]:
-    """The main table, over all steps of the example."""
+    """Yield the main table, over all steps of the example."""
     settings = Settings(view=ViewSettings(view=view, filters=filters))
     async with running([*steps], (120, 40), settings=settings, ticks=len(steps), lens_set=(LENS,)) as run:
         yield run, run[1]
 
 
 def column(screen: LensScreen, name: str) -> list[Any]:
-    """The values of a column, from the top."""
+    """Return the values of a column, from the top."""
     assert screen.view is not None
     return screen.view.values(name, screen.view.order)
 
 
 async def test_the_slowest_is_first() -> None:
-    """By its p99, and the headline counts those that are stuck."""
+    """Services are sorted by p99, and the headline counts stuck ones."""
     async with on_services() as (_, screen):
         p99 = column(screen, "p99")
         known = [number for number in p99 if number is not None]
@@ -103,7 +103,7 @@ async def test_the_slowest_is_first() -> None:
 
 
 async def test_a_service_in_trouble_has_a_sign() -> None:
-    """Not only a colour; none has one before the backend reads late."""
+    """Trouble has a sign as well as a colour; there is none before the backend reads late."""
     async with on_services() as (_, screen):
         marked = [line for line in text_of(screen.rows) if "▲" in line]
         assert len(marked) == 2
@@ -113,14 +113,14 @@ async def test_a_service_in_trouble_has_a_sign() -> None:
 
 
 async def test_trouble_is_a_filter() -> None:
-    """`!` leaves those that are stuck."""
+    """`!` shows only stuck services."""
     async with on_services() as (run, screen):
         await press(run, "!")
         assert set(column(screen, "id")) == {ORDERS, NGINX_TO_ORDERS}
 
 
 async def test_arrows_open_what_waits() -> None:
-    """→ opens the requests of the chosen service alone, the oldest first; ← goes back."""
+    """→ opens only the chosen service's requests, oldest first; ← goes back."""
     async with on_services(filters=("side=served",)) as (run, screen):
         await press(run, "down", "right")
         opened = shown(run)
@@ -134,7 +134,7 @@ async def test_arrows_open_what_waits() -> None:
 
 
 async def test_arrows_open_clients_where_nothing_waits() -> None:
-    """Those of the chosen service; → there opens the requests of one."""
+    """The chosen service's clients are shown; → there opens one client's requests."""
     async with on_services(filters=("process=nginx side=served",)) as (run, _):
         await press(run, "down", "right")
         opened = shown(run)
@@ -146,7 +146,7 @@ async def test_arrows_open_clients_where_nothing_waits() -> None:
 
 
 async def test_the_key_names_what_it_opens() -> None:
-    """The footer says where → leads, for the chosen row."""
+    """The footer shows the target of → for the chosen row."""
     async with on_services(filters=("process=nginx",)) as (run, screen):
         await press(run, "down")
         assert screen.member_table is WAITING
@@ -165,20 +165,20 @@ async def test_the_key_names_what_it_opens() -> None:
     ],
 )
 async def test_filters(text: str, rows: int) -> None:
-    """By every kind of column."""
+    """Services can be filtered by every kind of column."""
     async with on_services(filters=(text,)) as (_, screen):
         assert len(column(screen, "id")) == rows
 
 
 async def test_the_pane_shows_the_chosen_service() -> None:
-    """Its name, its times, and the heat map of two minutes."""
+    """The pane has the service's name, times, and a heat map of two minutes."""
     async with on_services() as (run, screen):
         lines = [screen.pane.render_line(y).text for y in range(screen.pane.size.height)]  # type: ignore[attr-defined]
         assert lines[0].startswith(f" {column(screen, 'process')[0]} ")
-        assert any("the last 89 s" in line for line in lines)
+        assert any("last 89 s, one column per refresh" in line for line in lines)
         await tick(run)
 
 
 def test_tables_are_those_of_the_lens() -> None:
-    """A screen for each."""
+    """Each table has its own screen."""
     assert LENS.tables == (SERVICES, CLIENTS, CONNECTIONS, WAITING)

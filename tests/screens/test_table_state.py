@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a screen asks of its table: counters as totals, as rates, or as both."""
+"""The columns that a screen requests: counters as totals, as rates, or as both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BOTH = ("process", "bytes_sent", "bytes_sent_per_s")
 
 
 def state(table: Table, *columns: str, sort: str | None = None) -> TableState:
-    """How a screen opens a table with these columns, or with its own."""
+    """Return the state in which a screen opens a table, with these columns or its own."""
     return initial_state(table, ViewSettings(columns=columns or None, sort=sort))
 
 

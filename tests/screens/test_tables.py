@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of a lens: going from one to the next, what each keeps, and what those out of sight do: nothing."""
+"""The tables of a lens: switching, what each keeps, and that hidden ones do nothing."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from nettop.snapshots.connections import FAILURES, LENS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Snapshot
+from tests.options import source_options
 from tests.screens.driving import Running, press, running, shown, text_of, tick
 from tests.screens.example_events import eventful_host
 from tests.screens.harness import Step
@@ -26,13 +27,13 @@ NAMES = [table.name for table in LENS.tables]
 
 
 def host() -> tuple[list[Step], dict[str, object]]:
-    """The steps of a host on which connections open and close, and the batches that go with them."""
+    """Return the steps of a host on which connections open and close, with their batches."""
     steps, batches = eventful_host()
     return steps, {"batches": batches}
 
 
 async def click_third_line(run: Running, word: str) -> None:
-    """Click on a word of the line that names the tables."""
+    """Click on a word of the line with the tables' names."""
     line = shown(run).third_line
     await run[0].click(line, offset=(line.text.index(word), 0))
     await run[0].pause()
@@ -110,11 +111,11 @@ async def test_the_command_line_opens_a_table(name: str) -> None:
     async with running(steps, view=f"connections.{name}", **more) as run:
         assert shown(run).table.name == name
         assert shown(run).view.size > 0  # type: ignore[union-attr]
-        assert run[2].script.options["table"] == name  # type: ignore[attr-defined]
+        assert run[2].script.options.tables == {name}  # type: ignore[attr-defined]
 
 
 async def test_columns_of_the_command_line_hold_for_their_table_alone() -> None:
-    """They are of the requested table; the others open as they are declared. The filter holds for all."""
+    """The columns belong to the requested table; others open with their defaults. The filter holds for all."""
     steps, more = host()
     view_settings = ViewSettings(view="connections.events", filters=("refused",), columns=("time", "reason"))
     async with running(steps, settings=Settings(view=view_settings), **more) as run:
@@ -145,12 +146,12 @@ async def test_each_table_keeps_how_it_was_left() -> None:
 
 
 def toasts(run: Running) -> list[str]:
-    """The notifications."""
+    """Return the notifications."""
     return [each.message for each in run[0].app._notifications]
 
 
 def chosen_values(run: Running, *names: str) -> list[object]:
-    """The values of the chosen row."""
+    """Return the values of the chosen row."""
     screen = shown(run)
     assert screen.view is not None
     assert screen.rows.at is not None
@@ -159,7 +160,7 @@ def chosen_values(run: Running, *names: str) -> list[object]:
 
 
 async def test_the_choice_goes_along() -> None:
-    """The next table chooses a row about the same: the connection, its peer or its process."""
+    """The next table chooses a related row: the connection, its peer or its process."""
     steps, more = host()
     async with running(steps, **more) as run:
         await press(run, "p", "slash", *"fail", "enter", "down", "down")
@@ -176,7 +177,7 @@ async def test_the_choice_goes_along() -> None:
 
 
 async def test_the_choice_passes_a_table_without_such_a_row() -> None:
-    """A connection is chosen again after tables in which nothing is about it."""
+    """A connection is chosen again after tables without a related row."""
     steps, more = host()
     async with running(steps, **more) as run:
         await press(run, "down", "down")
@@ -191,7 +192,7 @@ async def test_the_choice_passes_a_table_without_such_a_row() -> None:
 
 
 async def test_a_table_without_such_a_row_keeps_its_own_choice() -> None:
-    """No row is chosen that has nothing to do with the one before; nor is any where none was chosen."""
+    """No unrelated row is chosen; nor is any if none was chosen before."""
     steps, more = host()
     async with running(steps, **more) as run:
         await press(run, "p", "p")
@@ -207,7 +208,7 @@ async def test_a_table_without_such_a_row_keeps_its_own_choice() -> None:
 
 
 async def test_the_filter_goes_along() -> None:
-    """It is the lens's: set in any of its tables it holds in all, and so does clearing it."""
+    """The filter belongs to the lens: setting or clearing it in any table affects all."""
     steps, more = host()
     async with running(steps, **more) as run:
         await press(run, "slash", *"nginx", "enter", "p")
@@ -223,7 +224,7 @@ async def test_the_filter_goes_along() -> None:
 
 
 async def test_a_filter_that_a_table_cannot_apply() -> None:
-    """That table shows all, says what it lacks, and loses nothing: the next one, and the first, are filtered."""
+    """A table without the filter's field shows everything, says so, and keeps the filter for other tables."""
     steps, more = host()
     async with running(steps, **more) as run:
         await press(run, "slash", *"rtt_us>0", "enter", "p", "p")
@@ -236,7 +237,7 @@ async def test_a_filter_that_a_table_cannot_apply() -> None:
 
 
 async def test_a_filter_set_where_the_first_does_not_apply_takes_its_place() -> None:
-    """There is one filter; where the new one does not apply that is said too."""
+    """The lens has one filter; a table where a new one does not apply says so."""
     steps, more = host()
     async with running(steps, **more) as run:
         await press(run, "slash", *"rtt_us>0", "enter", "P", "slash", *"conns>0", "enter", "p")
@@ -246,7 +247,7 @@ async def test_a_filter_set_where_the_first_does_not_apply_takes_its_place() -> 
 
 
 async def test_freezing_goes_along() -> None:
-    """The next table shows the same reading, for as long; resuming there resumes both."""
+    """The next table stays frozen at the same reading; resuming there resumes both."""
     steps, more = host()
     async with running(steps, (120, 30), **more) as run:
         sockets = shown(run)
@@ -285,7 +286,7 @@ async def test_a_refresh_of_what_is_frozen_goes_along() -> None:
 
 
 async def test_what_was_not_read_is_not_frozen() -> None:
-    """A table that the frozen reading lacks shows the newest, and says so; the first one stays frozen."""
+    """A table that the frozen reading lacks shows the newest, and says so; the first stays frozen."""
     steps, batches = eventful_host()
     bare = [without(step, FAILURES.name) for step in steps[:2]]
     async with running([*bare, *steps[2:]], batches=batches) as run:
@@ -293,7 +294,7 @@ async def test_what_was_not_read_is_not_frozen() -> None:
         await press(run, "space")
         frozen = run[2].session.bus.frame("connections")
         await press(run, "p", "p")
-        assert toasts(run) == ["failures is not frozen: it was not read then"]
+        assert toasts(run) == ["failures is not frozen: it had not been read yet"]
         await tick(run)
         failures = shown(run)
         assert failures.view is not None
@@ -305,7 +306,7 @@ async def test_what_was_not_read_is_not_frozen() -> None:
 
 
 async def test_what_a_frozen_row_stands_for_is_frozen() -> None:
-    """→ shows the members that the group had then."""
+    """→ on a frozen group shows its members at that time."""
     steps, more = host()
     async with running(steps, view="connections.groups", **more) as run:
         await press(run, "space", "down")
@@ -319,7 +320,7 @@ async def test_what_a_frozen_row_stands_for_is_frozen() -> None:
 
 
 async def test_a_frozen_table_stays_as_it_was() -> None:
-    """Who freezes a table, goes away and comes back sees the same rows."""
+    """A frozen table shows the same rows after a visit to others."""
     steps, more = host()
     async with running(steps, **more) as run:
         await press(run, "p", "space")
@@ -331,7 +332,7 @@ async def test_a_frozen_table_stays_as_it_was() -> None:
 
 
 async def test_a_frozen_table_outlives_its_source() -> None:
-    """A frozen picture is still there when its lens has detached and is attached anew."""
+    """A frozen table survives its lens's detaching and attaching."""
     steps, more = host()
     async with running(steps, **more) as run:
         await press(run, "space")
@@ -344,7 +345,7 @@ async def test_a_frozen_table_outlives_its_source() -> None:
 
 
 async def test_tables_out_of_sight_draw_nothing_and_hold_nothing() -> None:
-    """Only the table in sight sees new frames; the others hold no rows, and show the newest when they are back."""
+    """Only the visible table gets new frames; others hold no rows, and show the newest when visible."""
     steps, more = host()
     async with running(steps, **more) as run:
         sockets = shown(run)
@@ -359,12 +360,12 @@ async def test_tables_out_of_sight_draw_nothing_and_hold_nothing() -> None:
 
 
 async def test_a_table_is_read_when_it_is_first_looked_at() -> None:
-    """What a source gives only on demand is requested, and is there with the next reading; no zero until then."""
+    """On-demand rows are requested, and arrive with the next reading, without zeros before."""
     steps, batches = eventful_host()
     bare = [without(step, FAILURES.name) for step in steps[:2]]
     async with running([*bare, steps[2]], batches=batches) as run:
         await press(run, "p", "p")
-        assert run[2].script.options["table"] == "failures"  # type: ignore[attr-defined]
+        assert "failures" in run[2].script.options.tables  # type: ignore[attr-defined]
         assert run[2].refresh_was_requested
         assert shown(run).notice.text == "Connections: attaching …"
         assert not shown(run).rows.region
@@ -375,7 +376,7 @@ async def test_a_table_is_read_when_it_is_first_looked_at() -> None:
 
 
 def without(step: Step, table: str) -> Step:
-    """The step, in which a table is not read yet."""
+    """Return the step, in which a table is not read yet."""
     assert isinstance(step, Snapshot)
     return replace(step, tables={name: rows for name, rows in step.tables.items() if name != table})
 
@@ -386,21 +387,16 @@ async def test_all_rows_stay_requested_from_every_table() -> None:
     async with running(steps, **more) as run:
         await press(run, "a", "p")
         harness = run[2]
-        harness.script.options.clear()  # type: ignore[attr-defined]
+        harness.script.options = None  # type: ignore[attr-defined]
         app = run[0].app
         app._leases.pop("connections").release()  # type: ignore[attr-defined]
         app._attach_shown()  # type: ignore[attr-defined]
         harness.run_tasks()
-        assert harness.script.options == {
-            "all_rows": True,
-            "columns": (),
-            "table": "events",
-            "mechanisms": {},
-        }  # type: ignore[attr-defined]
+        assert harness.script.options == source_options(["sockets", "events"], all_rows=True)  # type: ignore[attr-defined]
 
 
 async def test_p_is_typed_into_the_filter_box() -> None:
-    """While a filter is typed `p` is a letter, a click on a table does nothing, and the box stays where it is."""
+    """During typing `p` is a letter, and a click on a table does nothing."""
     steps, more = host()
     async with running(steps, **more) as run:
         await press(run, "slash", "p", "P")
@@ -433,12 +429,12 @@ def test_the_filters_in_help_are_filters_of_the_table(table: Table) -> None:
 
 
 async def test_help_has_the_language_of_filters() -> None:
-    """With fields of the table that is shown."""
+    """The examples use fields of the table."""
     steps, more = host()
     async with running(steps, (120, 50), **more) as run:
         lines = ["".join(span.text for span in line) for line in help_lines(shown(run), 78)]
         at = lines.index("FILTER")
-        assert lines[at + 1].split()[:2] == ["abc", "a"]
+        assert lines[at + 1].split()[:2] == ["abc", "text"]
         assert any(line.startswith("not (abc RECEIVED/s>1Mb/s)  all rows") for line in lines[at:])
         assert all(len(line) <= 78 for line in lines)
 

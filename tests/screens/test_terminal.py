@@ -86,7 +86,7 @@ class Terminal:
             select.select([], [], [], 0.3)
 
     def ended_unread(self) -> int | None:
-        """How the program ended, of which nothing is read; None where it goes on for 2 s."""
+        """Return the exit status of a program whose output nobody reads; None if it runs for 2 s more."""
         until = time.monotonic() + 2
         while self.code is None and time.monotonic() < until:
             self._look_for_end()
@@ -98,7 +98,7 @@ class Terminal:
         self.code = os.waitstatus_to_exitcode(status) if done else None
 
     def ended(self) -> int:
-        """How the program ended; what it still writes is read meanwhile."""
+        """Read the rest of the output and return the exit status."""
         until = time.monotonic() + DEADLINE_S
         while self.code is None:
             assert time.monotonic() < until, "the program goes on"
@@ -118,7 +118,7 @@ class Terminal:
             self.master = -1
 
     def clean_up(self) -> None:
-        """Whatever happened, nothing stays."""
+        """Clean up, whatever happened."""
         self.close()
         if self.code is None:
             os.kill(self.pid, signal.SIGKILL)
@@ -126,7 +126,7 @@ class Terminal:
 
 
 def cpu_ticks(pid: int) -> int:
-    """The CPU time that a process has used, in ticks."""
+    """Return the CPU time that a process has used, in ticks."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 
@@ -143,7 +143,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    """A terminal in which rows are to be seen."""
+    """Yield a terminal in which rows are to be seen."""
     made = Terminal()
     try:
         made.wait_for(b"total")
@@ -182,7 +182,7 @@ def test_vanished_terminal_ends_the_program(terminal: Terminal) -> None:
 
 
 def test_sigcont_without_a_stop_changes_nothing(terminal: Terminal) -> None:
-    """A SIGCONT that nobody waited for leaves one reader of keys: q still ends the program."""
+    """An unexpected SIGCONT leaves one reader of keys: q still ends the program."""
     os.kill(terminal.pid, signal.SIGCONT)
     os.write(terminal.master, b"q")
     assert terminal.ended() == 0
@@ -261,7 +261,7 @@ def test_terminal_that_takes_nothing(terminal: Terminal, number: signal.Signals)
 
 @pytest.mark.parametrize("seed", range(10))
 def test_signals_while_it_starts(seed: int) -> None:
-    """At any moment a signal ends it without a traceback."""
+    """A signal at any moment of the start ends it without a traceback."""
     terminal = Terminal()
     try:
         terminal.wait_for(b"\x1b[?1049h")
@@ -279,7 +279,7 @@ def test_signals_while_it_starts(seed: int) -> None:
     ("term", "has_them"), [("xterm-ghostty", True), ("alacritty", True), ("xterm", False)]
 )
 def test_colours_without_colorterm(monkeypatch: pytest.MonkeyPatch, term: str, has_them: bool) -> None:
-    """As under sudo: a terminal that has 256 colours gets them, another one does not."""
+    """Without COLORTERM, as under sudo, a terminal with 256 colours gets them, another one does not."""
     monkeypatch.setenv("TERM", term)
     monkeypatch.delenv("COLORTERM", raising=False)
     terminal = Terminal()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What terminals send: bytes that are no UTF-8, old mouse reports, kitty's keyboard protocol, other layouts."""
+"""Input from terminals: invalid UTF-8, old mouse reports, kitty's keyboard protocol, other layouts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOT_UTF8 = {
 
 
 def keys(*pieces: bytes) -> list[tuple[str, str | None]]:
-    """The keys that these reads give, with their characters."""
+    """Return the keys that these reads give, with their characters."""
     parser = InputParser()
     messages = [message for piece in pieces for message in parser.feed(piece)]
     return [(message.key, message.character) for message in messages if isinstance(message, events.Key)]
@@ -39,7 +39,7 @@ def test_what_is_not_utf8_is_ignored(sent: bytes) -> None:
 
 
 def test_a_character_may_be_cut() -> None:
-    """Its bytes are put together."""
+    """The bytes of a split character are joined."""
     assert keys(b"\xc3", b"\xa9") == [("é", "é")]
 
 
@@ -47,7 +47,7 @@ def test_a_character_may_be_cut() -> None:
     "begun", [b"\x1b[200~pas", b"\x1b[200~", b"\x1b[", b"\x1b]52;c;", b"\x1bP", b"\x1b[M", b"\xe2"]
 )
 def test_ctrl_c_is_no_part_of_what_is_not_complete(begun: bytes) -> None:
-    """A paste whose end never comes does not keep it from ending the program, whatever else has come meanwhile."""
+    """Ctrl-C ends the program even during an unfinished paste, whatever else has arrived."""
     assert keys(begun, b"q\x1b[A" if b"200~" in begun else b"", b"\x03", b"q") == [
         ("ctrl+c", "\x03"),
         ("q", "q"),
@@ -92,12 +92,12 @@ def test_kitty_keys_are_those_of_other_terminals(sent: str) -> None:
 
 @pytest.mark.parametrize("sent", ["\x1b[113;1:3u", "\x1b[99999999u", "\x1b[55296u", "\x1b[;u"])
 def test_what_is_no_key_in_kittys_form_is_ignored(sent: str) -> None:
-    """A key that is released, a code that no character has."""
+    """Key releases and codes without a character are ignored."""
     assert keys(sent.encode(), b"q") == [("q", "q")]
 
 
 def test_text_is_typed_as_the_layout_has_it() -> None:
-    """A Cyrillic letter in the filter box stays one."""
+    """A Cyrillic letter stays one in the filter box."""
     assert keys("й".encode()) == keys(b"\x1b[1081::113;;1081u") == [("й", "й")]
     assert keys(b"\x1b[57413;;43u") == [("plus", "+")]
 

@@ -12,7 +12,7 @@ from nettop.widgets.themes import (
     DARK,
     LIGHT,
     TERMINAL,
-    Ground,
+    Background,
     Palette,
     Role,
     first_theme,
@@ -77,7 +77,7 @@ def test_terminals_with_256_colours(term: str, has_them: bool) -> None:
 
 def test_terminal_theme_needs_no_colour() -> None:
     """Without colours the chosen row and the tab are reversed, warnings are bold."""
-    assert style(TERMINAL.name, Role.TEXT, Ground.BAND).reverse
+    assert style(TERMINAL.name, Role.TEXT, Background.BAND).reverse
     assert style(TERMINAL.name, Role.TAB).reverse
     assert style(TERMINAL.name, Role.BAD).bold
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the sockets' headline warns of, and the key that leads to the rows of each."""
+"""Warnings in the sockets' headline, and the key that leads to the rows of each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOSSY_NOW = LOSSY_BEFORE | {"retransmits": 40, "data_packets_sent": 1000}
 
 
 def readings(before: list[Row], now: list[Row]) -> list[Step]:
-    """A second between them."""
+    """Return a second between them."""
     return steps_of(make_frame(now, before))
 
 
@@ -42,22 +42,24 @@ CALM = readings([WELL], [WELL | {"bytes_sent": 200}])
 
 
 def headline(run: Running) -> str:
-    """The second line."""
+    """Return the second line."""
     return shown(run).headline_bar.text
 
 
 def processes(screen: LensScreen) -> set[str]:
-    """The owners of the rows in sight, above the line of totals."""
+    """Return the owners of the rows in sight, above the line of totals."""
     return {line.split()[0] for line in text_of(screen.rows)[1:] if line.strip()} - {"─"}
 
 
 def filter_text(run: Running) -> str:
-    """The filter of the screen in sight."""
+    """Return the filter of the screen in sight."""
     return shown(run).state.query.filter.text
 
 
 async def test_ten_thousand_sockets_in_close_wait_are_named_and_shown() -> None:
-    """With their growth, in the warning colour and with a sign; the key filters by them, then by nothing."""
+    """Their number and growth are shown in the warning colour, with a sign; the key filters by them, then
+    by nothing.
+    """
     async with running(LEAK, (160, 30)) as run:
         assert "! ▲ CLOSE_WAIT 10,000 (+120/s)   " in headline(run)
         spans = [span for part in shown(run).headline_bar._left for span in part.spans]
@@ -93,11 +95,13 @@ async def test_without_trouble_nothing_is_said() -> None:
         assert "!" not in headline(run)
         await press(run, "slash", *"fine", "enter", "exclamation_mark")
         assert filter_text(run) == "fine"
-        assert [note.message for note in run[0].app._notifications] == ["no trouble: ? says what is one"]
+        assert [note.message for note in run[0].app._notifications] == [
+            "no trouble; ? lists what counts as trouble"
+        ]
 
 
 async def test_trouble_that_has_gone_leads_on() -> None:
-    """Where the rows of one are shown that there is no more, the key goes on behind it."""
+    """If the filtered trouble has vanished, the key goes to the next one."""
     async with running([*ALL_BUT_LEAK, make_frame([LISTENER, STUCK_NOW, LOSSY_NOW], None, 2.0).now]) as run:
         await press(run, "exclamation_mark", "exclamation_mark")
         assert filter_text(run) == STUCK.filter
@@ -109,7 +113,7 @@ async def test_trouble_that_has_gone_leads_on() -> None:
 
 
 async def test_the_key_leads_from_other_tables() -> None:
-    """From the events to the sockets, at once; the filter is in the box as if typed, and Esc removes it."""
+    """The key goes from events to sockets; its filter is in the box as if typed, and Esc removes it."""
     async with running(ALL_BUT_LEAK, (160, 30)) as run:
         await press(run, "p")
         assert shown(run).table.name == "events"
@@ -130,7 +134,7 @@ async def test_a_click_on_trouble_is_the_key() -> None:
 
 
 async def test_trouble_stays_where_room_is_short() -> None:
-    """What it is outlasts churn and states, how fast it grows does not."""
+    """The trouble's name is kept longer than churn and states, its growth is not."""
     async with running(LEAK, (64, 20)) as run:
         assert "▲ CLOSE_WAIT 10,000" in headline(run)
         assert "(+120/s)" not in headline(run)
@@ -138,7 +142,7 @@ async def test_trouble_stays_where_room_is_short() -> None:
 
 
 async def test_the_help_says_what_trouble_is() -> None:
-    """Each with its meaning, its threshold and its filter."""
+    """The help has each trouble's meaning, threshold and filter."""
     async with running(CALM, (200, 50)) as run:
         await press(run, "question_mark")
         app = run[0].app

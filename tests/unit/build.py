@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshots and frames for tests, made from dicts: None is unknown, enums are labels, addresses text."""
+"""Build snapshots and frames from dicts for tests: None is unknown, enums are labels, addresses text."""
 
 from __future__ import annotations
 
 import dataclasses
 import ipaddress
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from itertools import count, repeat
 from typing import Any
 
 import numpy as np
@@ -51,7 +53,7 @@ def make_frame(
     carried: Carried = (),
     **snapshot_kwargs: Any,
 ) -> Frame:
-    """A frame of one table. `rows_before` None means there is no earlier snapshot.
+    """Return a frame of one table. `rows_before` None means there is no earlier snapshot.
 
     `snapshot_kwargs` are those of the newest Snapshot (counts, lost, hooks, wall_ns …); `via` (hook: mechanism,
     or "n/a: why") and `missing` (field: why) become hooks.
@@ -73,14 +75,15 @@ def make_rows(
     carried: Carried = (),
     texts: Tables | None = None,
 ) -> Rows:
-    """The rows as a table of a snapshot, sorted by key. A row without a key gets its place, from 1."""
+    """Return the rows as a table of a snapshot, sorted by key. A row without a key gets its place, from 1."""
     texts = {} if texts is None else texts
     defaults = DEFAULTS if table is SOCKETS else {}
     array = np.zeros(len(rows), row_dtype(table, carried))
     for field in table.stored:
         codes = texts.setdefault(field.name, TextTable()) if field.kind is Kind.TEXT else None
-        cells = (_given(row, field, at, defaults) for at, row in enumerate(rows))
-        column = [_stored(field, cell, codes) for cell in cells]
+        fallbacks = count(1) if field.kind is Kind.KEY else repeat(defaults.get(field.name))
+        stored = _storing(field, codes)
+        column = [stored(row.get(field.name, default)) for row, default in zip(rows, fallbacks, strict=False)]
         if column:
             array[field.name] = column
     array = array[np.argsort(array[table.key], kind="stable")]
@@ -88,32 +91,32 @@ def make_rows(
 
 
 def make_view(frame: Frame, filter_text: str = "", sort: str = "", **query_kwargs: Any) -> View:
-    """The frame's first table seen through a query given as words."""
+    """Return the frame's first table seen through a query given as words."""
     table = next(iter(frame.now.tables.values())).table
     order, shown = parse_sort(table, sort or table.key), parse_filter(table, filter_text)
     return View(frame, Query(table, order, shown, **query_kwargs))
 
 
 def example_rows(n: int, seed: int = 1) -> list[Row]:
-    """`n` connections such as a web server has: some busy, some idle, a few listeners and orphans."""
+    """Return `n` connections like a web server's: some busy, some idle, a few listeners and orphans."""
     chance = random.Random(seed)
     return [_example_row(at, chance) for at in range(n)]
 
 
 def later(rows: Sequence[Row], seed: int = 2, elapsed_s: float = 1.0) -> list[Row]:
-    """The same connections after `elapsed_s` more seconds of traffic: counters grew, RTTs moved a little."""
+    """Return the same connections after `elapsed_s` more seconds of traffic: counters grew, RTTs moved a little."""
     chance = random.Random(seed)
     return [_grown(row, chance, elapsed_s) for row in rows]
 
 
 def example_frame(n: int, seed: int = 1, **frame_kwargs: Any) -> Frame:
-    """`n` example connections, one second apart."""
+    """Return `n` example connections, one second apart."""
     before = example_rows(n, seed)
     return make_frame(later(before, seed + 1), before, **frame_kwargs)
 
 
 def big_frame(n: int, seed: int = 1, carried: Carried = ()) -> Frame:
-    """`n` connections made quickly: a few rows repeated, then keys, peers and growth made distinct.
+    """Make `n` connections quickly: repeat a few rows, then make keys, peers and growth distinct.
 
     A hundredth of the rows has gone, and as many are new.
     """
@@ -134,8 +137,9 @@ def big_frame(n: int, seed: int = 1, carried: Carried = ()) -> Frame:
     return Frame(_snapshot("connections", rows_now, step, {}), _snapshot("connections", rows_before, 0, {}))
 
 
+@cache
 def address_pair(text: str | None) -> tuple[int, int]:
-    """An address as the two halves that a row stores; None is the unspecified address."""
+    """Return an address as the two halves that a row stores; None is the unspecified address."""
     address = ipaddress.ip_address(text or "::")
     raw = address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
     return int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big")
@@ -149,7 +153,7 @@ def _snapshot(lens: str, rows: Rows, step_ns: int, kwargs: Mapping[str, Any]) ->
 
 
 def make_hooks(via: Mapping[str, str], missing: Mapping[str, str] | None = None) -> tuple[HookStatus, ...]:
-    """The status of each hook by its mechanism, or "n/a: why"; and of one for each field that is missing."""
+    """Return the status of each hook by its mechanism, or "n/a: why"; and of one for each field that is missing."""
     given = (_hook(hook, mechanism) for hook, mechanism in via.items())
     lacking = (HookStatus(name, None, (("hook", why),), (name,)) for name, why in (missing or {}).items())
     return (*given, *lacking)
@@ -160,22 +164,16 @@ def _hook(hook: str, mechanism: str) -> HookStatus:
     return HookStatus(hook, mechanism) if why == mechanism else HookStatus(hook, None, (("hook", why),))
 
 
-def _given(row: Row, field: Field, at: int, defaults: Row) -> Any:
-    fallback = at + 1 if field.kind is Kind.KEY else defaults.get(field.name)
-    return row.get(field.name, fallback)
-
-
-def _stored(field: Field, cell: Any, codes: TextTable | None) -> Any:
+def _storing(field: Field, codes: TextTable | None) -> Callable[[Any], Any]:
+    """Return what converts a value of this field to how an array stores it."""
     if field.kind is Kind.ADDRESS:
-        return address_pair(cell)
-    if cell is None:
-        dtype = np.dtype(field.dtype)
-        return [unknown_value(dtype)] * dtype.shape[0] if dtype.shape else unknown_value(dtype)
+        return address_pair
+    dtype = np.dtype(field.dtype)
+    unknown = [unknown_value(dtype)] * dtype.shape[0] if dtype.shape else unknown_value(dtype)
     if codes is not None:
-        return codes.code(cell)
-    if field.kind is Kind.ENUM and isinstance(cell, str):
-        return next(number for number, label in field.labels.items() if label == cell)
-    return cell
+        return lambda cell: unknown if cell is None else codes.code(cell)
+    numbers = {label: number for number, label in field.labels.items()} if field.kind is Kind.ENUM else {}
+    return lambda cell: unknown if cell is None else numbers[cell] if isinstance(cell, str) else cell
 
 
 _SERVERS = (

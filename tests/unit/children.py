@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nettop in a process of its own: no test waits for one that does not end."""
+"""Run nettop in a separate process, so that no test waits for one that hangs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEADLINE_S = 60
 
 
 class Child(subprocess.Popen[str]):
-    """A process that is killed at the end of its with-block, and that ignores the signals `ignoring`."""
+    """A process that ignores the signals `ignoring`, killed at the end of its `with` block."""
 
     def __init__(
         self,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The distribution's browser, where there is one."""
+"""The distribution's browser, if installed."""
 
 from __future__ import annotations
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from hypothesis import strategies as st
 
-from nettop.query.cpu import Profile, StackCount
 from nettop.snapshots.codec import decode, encode
 from nettop.snapshots.cpu import CATEGORY_OF, OTHER, RX_SOFTIRQ, STACKS, TX_SYSCALLS
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import Rows, Snapshot
+from nettop.snapshots.source import SourceOptions
+from nettop.stacks.counts import Profile, StackCount
 from tests.unit.build import TAKEN_NS, Row, Tables, make_rows
 
 SECOND_NS = 1_000_000_000
@@ -34,19 +35,19 @@ stacks = st.lists(st.sampled_from(_SYMBOLS), max_size=6).map(";".join)
 
 
 def category_of(stack: str) -> int:
-    """The category of a stack, as the source finds it: that of the deepest function that has one."""
+    """Return the category of a stack, as the source finds it: that of the deepest function that has one."""
     named = [CATEGORY_OF[symbol] for symbol in stack.split(";") if symbol in CATEGORY_OF]
     return named[-1] if named else OTHER
 
 
 def stack_row(stack: str, samples: int, *, entry: int = RX_SOFTIRQ, cpu: int = 0, **more: object) -> Row:
-    """A row of the table `stacks`; a sample stands for 1 ms."""
+    """Return a row of the table `stacks`; a sample stands for 1 ms."""
     row = {"entry": entry, "cpu": cpu, "stack": stack, "samples": samples, "time_ns": samples * 1_000_000}
     return row | {"category": category_of(stack)} | more
 
 
 def stack_rows(rows: Sequence[Row], taken_s: float = 0, texts: Tables | None = None) -> Rows:
-    """Rows as a table of a snapshot taken `taken_s` after the first one."""
+    """Return rows as a table of a snapshot taken `taken_s` after the first one."""
     return make_rows(rows, STACKS, TAKEN_NS + round(taken_s * SECOND_NS), texts=texts)
 
 
@@ -71,7 +72,7 @@ counts = st.lists(
 
 
 def profile(counts: Sequence[StackCount]) -> Profile:
-    """A profile of ten seconds on a host with an awkward name."""
+    """Return a profile of ten seconds on a host with an awkward name."""
     return Profile(tuple(counts), "web-3 <&>", 1_795_000_000_123_456_789, 10 * SECOND_NS, 997)
 
 
@@ -82,17 +83,17 @@ class StackSource:
     """
 
     def __init__(self, more: Mapping[str, int] | None = None, hooks: tuple[HookStatus, ...] = ()) -> None:
-        self.options: dict[str, object] = {}
+        self.options: SourceOptions | None = None
         self.closed = False
         self.reads = 0
         self._more = {WAKE: 30, TCP: 5} if more is None else more
         self._hooks = hooks
 
     def start(self) -> None:
-        """Nothing to attach."""
+        """Do nothing: there is nothing to attach."""
 
     def read(self, taken_ns: int) -> Snapshot:
-        """The stacks so far: each began with 1,000 samples."""
+        """Return the stacks so far: each began with 1,000 samples."""
         rows = [stack_row(stack, 1000 + self.reads * count) for stack, count in self._more.items()]
         self.reads += 1
         tables = {"stacks": make_rows(rows, STACKS, taken_ns)}
@@ -100,12 +101,12 @@ class StackSource:
         snapshot = Snapshot("cpu", time.time_ns(), taken_ns, tables, counts, lost, self._hooks)
         return decode(encode(snapshot))
 
-    def set(self, option: str, value: object) -> None:
-        """Record the option."""
-        self.options[option] = value
+    def configure(self, options: SourceOptions) -> None:
+        """Record the options."""
+        self.options = options
 
     def describe(self, key: int) -> dict[str, str]:
-        """There are no details."""
+        """Return no details."""
         return {}
 
     def close(self) -> None:

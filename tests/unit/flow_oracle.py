@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NetFlow and IPFIX decoded one message, one record and one field at a time, as the RFCs tell it.
+"""A reference decoder for NetFlow and IPFIX: one message, record and field at a time, following the RFCs.
 
-It is slow and plain, and shares nothing with nettop's decoder but the names of columns.
+It is slow and simple, and shares nothing with nettop's decoder but the column names.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ VARIABLE = 65535
 REVERSE = 29305
 NOTHING = bytes(16)
 OF_BOTH = {(0, number) for number in (1, 85, 352, 2, 86)}
-"""Counters that may be of initiator and responder together."""
+"""Counters that may cover initiator and responder together."""
 TIME_MIN_MS, TIME_MAX_MS = 946_684_800_000, 10_413_791_999_999
-"""The begin of 2000, and the end of 2299."""
+"""Start of 2000 and end of 2299."""
 
 
 def address(value: bytes) -> bytes:
-    """As 16 bytes."""
+    """Return an address as 16 bytes."""
     return bytes(10) + b"\xff\xff" + value if len(value) == 4 else value
 
 
 def ntp_ms(value: bytes) -> int:
-    """Milliseconds since 1970 of a time of NTP."""
+    """Convert an NTP time to milliseconds since 1970."""
     seconds, fraction = struct.unpack("!II", value)
     return (seconds - 2_208_988_800) * 1000 + (fraction * 1000 >> 32)
 
 
 @dataclass(frozen=True)
 class Set:
-    """A data set, and what the header of its message says."""
+    """A data set and its message header."""
 
     content: bytes
     domain: int
@@ -47,7 +47,7 @@ class Set:
 
 @dataclass
 class Oracle:
-    """What is known of all observation domains, and the rows so far, of messages that were received at this time."""
+    """State of all observation domains, and the rows decoded so far, for messages received at a given time."""
 
     received_ms: int
     templates: dict[tuple[bytes, int, int, int, int], tuple[list[Field], int]] = field(default_factory=dict)
@@ -56,10 +56,10 @@ class Oracle:
     started_ms: dict[tuple[bytes, int, int, int], int] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     reported: list[Row] = field(default_factory=list)
-    """Each record as one row, with what it counts in all: as collectors have it that do not part directions."""
+    """One row per record with its totals, as in collectors that do not separate directions."""
 
     def message(self, sender: bytes, port: int, data: bytes) -> None:
-        """Decode a message that is well formed."""
+        """Decode a well-formed message."""
         (version,) = struct.unpack_from("!H", data)
         if version == 5:
             rows = [settled(with_icmp(row), self.received_ms) for row in netflow5(data, self.export_ms)]
@@ -104,7 +104,7 @@ class Oracle:
             self.rows += (settled(row, self.received_ms) for row in rows)
 
     def _count_once(self, sender: bytes, record: dict[tuple[int, int], bytes], rows: list[Row]) -> None:
-        """Leave in the rows of an event what those before have not counted, and drop a direction with nothing left."""
+        """Reduce an event's rows to what earlier events did not count, and drop a direction with nothing left."""
         if (0, 233) not in record or not {(0, 232), (0, 299)} & record.keys():
             return
         names = ("domain", "src", "dst", "src_port", "dst_port", "protocol")
@@ -121,7 +121,7 @@ class Oracle:
         rows[:] = [row for row in rows if row is rows[0] or row.get("bytes") or row.get("packets")]
 
     def export_ms(self, seconds: int) -> int:
-        """When a message was sent; an exporter whose clock was never set does not know."""
+        """Return when a message was sent, or received if the exporter's clock was never set."""
         return seconds * 1000 if seconds * 1000 >= TIME_MIN_MS else self.received_ms
 
     def _templates(self, key: tuple[bytes, int, int, int], has_scopes: bool, content: bytes) -> None:
@@ -150,7 +150,7 @@ class Oracle:
 
 
 def netflow5(data: bytes, export_ms_of: Callable[[int], int]) -> Iterator[Row]:
-    """The rows of a datagram."""
+    """Return the rows of a datagram."""
     _, counted, uptime, seconds, nanoseconds = struct.unpack_from("!HHIII", data)
     export_ms = export_ms_of(seconds) + nanoseconds // 10**6
     for at in range(24, 24 + 48 * counted, 48):
@@ -166,7 +166,7 @@ def netflow5(data: bytes, export_ms_of: Callable[[int], int]) -> Iterator[Row]:
 
 
 def records(fields: list[Field], content: bytes) -> Iterator[dict[tuple[int, int], bytes]]:
-    """Each record's first value of each element."""
+    """Yield each record, with the first value of each element."""
     shortest = sum(1 if length == VARIABLE else length for _, _, length in fields)
     at = 0
     while shortest and len(content) - at >= shortest:
@@ -186,7 +186,7 @@ def records(fields: list[Field], content: bytes) -> Iterator[dict[tuple[int, int
 def rows_of(
     record: dict[tuple[int, int], bytes], domain: int, export_ms: int, boot_ms: int | None, version: int
 ) -> Iterator[Row]:
-    """The row of a record, and that of the other direction."""
+    """Yield a record's row, and that of its reverse direction."""
     if not any(number in record and any(record[number]) for number in ((0, 22), (0, 21))):
         boot_ms = None
     elif (0, 160) in record and TIME_MIN_MS <= int.from_bytes(record[0, 160]) <= TIME_MAX_MS:
@@ -228,19 +228,19 @@ def rows_of(
 
 
 def as_one(record: dict[tuple[int, int], bytes], rows: list[Row]) -> Row:
-    """A record's row, with the bytes and packets of both ends of a connection."""
+    """Return a record's row, with the bytes and packets of both directions."""
     if not {(0, 232), (0, 299)} & record.keys() or OF_BOTH & record.keys():
         return rows[0]
     return rows[0] | {name: sum(int(row.get(name, 0)) for row in rows) for name in ("bytes", "packets")}
 
 
 def count(record: dict[tuple[int, int], bytes], number: int) -> int:
-    """A counter of a record, 0 where it is missing."""
+    """Return a counter of a record, 0 if missing."""
     return int.from_bytes(record.get((0, number), b""))
 
 
 def since_boot_ms(uptime_ms: int, export_ms: int, boot_ms: int | None) -> int | None:
-    """The time of an uptime of 32 bits, which may have begun anew: of all it may mean the nearest to the export."""
+    """Return the time of a 32-bit uptime, which may have wrapped: the candidate nearest to the export time."""
     if boot_ms is None:
         return None
     time_ms = boot_ms + uptime_ms
@@ -252,7 +252,7 @@ def since_boot_ms(uptime_ms: int, export_ms: int, boot_ms: int | None) -> int | 
 
 
 def settled(row: Row, received_ms: int) -> Row:
-    """The row with a duration that can be."""
+    """Return the row with a plausible duration."""
     start, end = (int(row.get(name, 0)) for name in ("start", "end"))
     if not 0 < end < start:
         return row
@@ -263,11 +263,11 @@ def settled(row: Row, received_ms: int) -> Row:
 
 _BOTH_ENDS = (("src", "dst"), ("src_port", "dst_port"), ("src_mac", "dst_mac"))
 EXCHANGED = dict(_BOTH_ENDS) | {destination: source for source, destination in _BOTH_ENDS}
-"""Where a column's value belongs in the other direction."""
+"""The column each value moves to in the reverse direction."""
 
 
 def with_icmp(row: Row) -> Row:
-    """The row with type and code of ICMP from the destination port, if it has them nowhere else."""
+    """Return the row with ICMP type and code from the destination port, unless it has them already."""
     if row.get("protocol") not in (1, 58) or "dst_port" not in row or "icmp_type" in row:
         return row
     icmp_type, code = type_and_code(int(row["dst_port"]) & 0xFFFF)
@@ -275,7 +275,7 @@ def with_icmp(row: Row) -> Row:
 
 
 def type_and_code(number: int) -> tuple[int, int]:
-    """The type and code of ICMP in one number; where the upper byte is 0 the lower one is the type."""
+    """Split a number into ICMP type and code; if the upper byte is 0, the lower one is the type."""
     upper, lower = divmod(number, 256)
     return (upper, lower) if upper else (lower, 0)
 
@@ -284,7 +284,7 @@ Convert = Callable[[bytes, int, int | None], int | bytes | None]
 
 
 def whole(value: bytes, _export_ms: int, _boot_ms: int | None) -> int:
-    """A number."""
+    """Convert an unsigned integer."""
     return int.from_bytes(value)
 
 
@@ -333,13 +333,13 @@ GIVEN_BY: list[tuple[str, int, Convert]] = [
     ("end", 323, whole),
     ("direction", 61, whole),
 ]
-"""Elements by column; the first that a record has counts, of most columns the first that is not 0."""
+"""Elements by column. The first one in a record wins; for most columns, the first that is not 0."""
 
 
 def columns(
     record: dict[tuple[int, int], bytes], enterprise: int, export_ms: int, boot_ms: int | None
 ) -> Row:
-    """What a record's elements of one enterprise say."""
+    """Return the columns filled by a record's elements of one enterprise."""
     row: Row = {}
     for name, number, convert in GIVEN_BY:
         if (enterprise, number) in record:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop log` in a thread over a source in which tests have things happen, its console in a pipe."""
+"""`nettop log` in a thread over a scripted source, with its console in a pipe."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any, Self, TypeVar
 
 from nettop.engine.session import Session
 from nettop.errors import ExitCode
-from nettop.interrupts import Requests
 from nettop.output.log import run_log
+from nettop.process.interrupts import Requests
 from nettop.settings import MAX_INTERVAL_S, LineFormat, LogSettings
 from nettop.snapshots.snapshot import Frame
 from tests.unit.woken import Woken
@@ -26,7 +26,7 @@ Value = TypeVar("Value")
 
 
 def until(condition: Callable[[], Value | None]) -> Value:
-    """The first true value of the condition, tried again every few milliseconds."""
+    """Return the first true value of the condition, tried again every few milliseconds."""
     end = time.monotonic() + DEADLINE_S
     while not (value := condition()):
         assert time.monotonic() < end, "not in time"
@@ -35,14 +35,15 @@ def until(condition: Callable[[], Value | None]) -> Value:
 
 
 def settings(**kwargs: Any) -> LogSettings:
-    """The console only, JSON Lines, and tables at the start and then never again."""
+    """Return the console only, JSON Lines, and tables at the start and then never again."""
     usual: dict[str, Any] = {"directory": None, "format": LineFormat.JSONL, "metrics_interval_s": 86_400.0}
     return LogSettings(**(usual | kwargs))
 
 
 class Logging:
-    """The log; it reads its source only at the start and on request: the interval is an hour. `others` are sources of
-    lenses by name.
+    """The log, whose interval of an hour means that it reads its source only at the start and on request.
+
+    `others` are sources of lenses by name.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Logging:
             self.exit = error
 
     def frame(self) -> Frame:
-        """The newest frame, once there is one."""
+        """Return the newest frame, once there is one."""
         return until(
             lambda: self._session and self._session.bus.frame(self._settings.views[0].partition(".")[0])
         )
@@ -99,32 +100,32 @@ class Logging:
         self._session.sample_now()
 
     def lines(self, count: int) -> list[str]:
-        """The next `count` lines on the console."""
+        """Return the next `count` lines on the console."""
         return [self._console.readline() for _ in range(count)]
 
     def rows(self, count: int) -> list[dict[str, Any]]:
-        """The next `count` lines on the console, which are JSON."""
+        """Return the next `count` lines on the console, which are JSON."""
         return [json.loads(line) for line in self.lines(count)]
 
     def leave(self) -> None:
-        """Be the reader who goes away."""
+        """Close the reading end."""
         self._console.close()
 
     def end(self) -> str:
-        """Request the end; returns what was written to standard error."""
+        """Request the end; return the text of standard error."""
         self.requests.end()
         assert self.wait() is ExitCode.DONE
         return self.stderr.getvalue()
 
     def wait(self) -> ExitCode | BaseException | None:
-        """What the log ended with."""
+        """Wait for the log's end and return its exit code."""
         self._thread.join(DEADLINE_S)
         assert not self._thread.is_alive()
         return self.exit
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file, which are JSON."""
+    """Return the whole lines of a file, which are JSON."""
     text = path.read_text(encoding="utf-8")
     assert not text or text.endswith("\n")
     return [json.loads(line) for line in text.splitlines()]

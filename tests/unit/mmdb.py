@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes databases of the MaxMind format, version 2.0 (https://maxmind.github.io/MaxMind-DB/)."""
+"""Write databases of the MaxMind format, version 2.0 (https://maxmind.github.io/MaxMind-DB/)."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _SEPARATOR = bytes(16)
 
 
 def database(networks: Mapping[Network, object], version: int = 6, record_bits: int = 28) -> bytes:
-    """A database of networks that do not overlap, and are longer than /0. In version 6, IPv4 is below ::/96.
+    """Return a database of networks that do not overlap, and are longer than /0. In version 6, IPv4 is below ::/96.
 
-    A network whose record is None leads to the nodes of IPv4 once more, as 2002::/16 may. Texts may be bytes, so that
-    they need not be UTF-8.
+    A network with the record None shares the nodes of IPv4, as 2002::/16 may. Texts may be bytes, which need not be
+    UTF-8.
     """
     return _Tree(networks, 128 if version == 6 else 32).written(version, record_bits)
 
 
 class _Tree:
-    """Nodes of two records each: None, the number of a node, or ~PLACE of something in the data."""
+    """Nodes of two records each: None, the number of a node, or ~PLACE of a data item."""
 
     def __init__(self, networks: Mapping[Network, object], bits: int) -> None:
         self._bits = bits
@@ -52,7 +52,7 @@ class _Tree:
         self._build(0, len(self._leaves), 0, 0)
 
     def _place(self, record: object) -> int | None:
-        """Where a record is in the data."""
+        """Return where a record is in the data."""
         if record is None:
             return None
         content = _value(record)
@@ -62,7 +62,7 @@ class _Tree:
         return self._places[content]
 
     def _build(self, begin: int, end: int, first: int, depth: int) -> int | None:
-        """Build the nodes of these leaves, which all begin as `first` does; returns the record for them."""
+        """Build the nodes of these leaves, which share the prefix `first`; return their record."""
         if begin == end:
             return None
         if self._leaves[begin][1] == depth and depth > 0:
@@ -79,7 +79,7 @@ class _Tree:
         return number
 
     def written(self, version: int, record_bits: int) -> bytes:
-        """The database."""
+        """Return the database."""
         if not self._nodes:
             self._nodes.append((None, None))
         count = len(self._nodes)
@@ -129,7 +129,7 @@ def _value(value: object, number_type: int = _U32) -> bytes:
 
 
 def _control(kind: int, size: int) -> bytes:
-    """What is before a value: its type, in a byte of its own from 8 on, and its size."""
+    """Return the control bytes before a value: its type (from 8 on in a separate byte) and its size."""
     extended = b"" if kind < 8 else bytes([kind - 7])
     short = kind << 5 if kind < 8 else 0
     if size < 29:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames of random rows of any table: of what is new, stays, goes and ends, with counters that grow, or go back."""
+"""Frames of random rows of any table: new, continuing, vanishing and ending rows, and counters that
+grow or decrease.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ _TEXTS = ("eth0", "docker0", "wg0", None)
 
 
 def random_frame(table: Table, seed: int) -> Frame:
-    """Two snapshots of a table, of which the newer one also has what ended, and what of that is not listed."""
+    """Return two snapshots of a table, of which the newer one also has what ended, and what of that is not listed."""
     chance = random.Random(seed)
     before = {key: _row(table, chance) for key in range(1, chance.randrange(2, 12))}
     kept = {key: _grown(table, row, chance) for key, row in before.items() if chance.random() < 0.7}
@@ -92,7 +94,7 @@ def _value(field: Field, chance: random.Random) -> Any:
 
 
 def _grown(table: Table, row: Row, chance: random.Random) -> Row:
-    """The row an interval later; a counter may have stood still, or gone back."""
+    """Return the row an interval later; a counter may have stood still, or gone back."""
     grown = dict(row)
     for field in table.stored:
         value = row.get(field.name)

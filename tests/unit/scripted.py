@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A source that plays prepared snapshots, and plain output run over it through real pipes."""
+"""A source that plays prepared snapshots, and plain output over it through real pipes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nettop.errors import ExitCode, NettopError
 from nettop.output.text import run_text
 from nettop.settings import MAX_INTERVAL_S, Settings
 from nettop.snapshots.snapshot import Frame, Snapshot
+from nettop.snapshots.source import SourceOptions
 from tests.unit.build import Row, make_frame
 
 DEADLINE_S = 60
@@ -22,43 +23,43 @@ DEADLINE_S = 60
 
 
 class Scripted:
-    """Gives the snapshots in their order, the last one again and again; an error in their place is raised."""
+    """A source that returns snapshots in order, then repeats the last one; it raises an error in their place."""
 
     def __init__(self, steps: Sequence[Snapshot | NettopError]) -> None:
         self._steps = list(steps)
-        self.options: dict[str, object] = {}
+        self.options: SourceOptions | None = None
         self.closed = False
 
     def start(self) -> None:
-        """Nothing to attach."""
+        """Do nothing: there is nothing to attach."""
 
     def read(self, taken_ns: int) -> Snapshot:
-        """The next step."""
+        """Return the next step."""
         step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
         if isinstance(step, NettopError):
             raise step
         return step
 
-    def set(self, option: str, value: object) -> None:
-        """Remember the option."""
-        self.options[option] = value
+    def configure(self, options: SourceOptions) -> None:
+        """Store the options."""
+        self.options = options
 
     def describe(self, key: int) -> dict[str, str]:
-        """Nothing is known about any row."""
+        """Return nothing: there are no details."""
         return {}
 
     def close(self) -> None:
-        """Remember that it was called."""
+        """Record that it was called."""
         self.closed = True
 
 
 def steps(*tables: Sequence[Row], **kwargs: Any) -> list[Snapshot]:
-    """A snapshot of each of these tables, one second apart."""
+    """Return a snapshot of each of these tables, one second apart."""
     return [make_frame(rows, None, float(at), **kwargs).now for at, rows in enumerate(tables)]
 
 
 class Running:
-    """Plain output in a thread, its ends in pipes. It refreshes only on Enter: the interval is an hour."""
+    """Plain output in a thread, with pipes at both ends. It refreshes only on Enter: the interval is an hour."""
 
     def __init__(self, settings: Settings, source: Scripted) -> None:
         self.stderr = io.StringIO()
@@ -91,7 +92,7 @@ class Running:
             self.exit = error
 
     def lines(self, count: int) -> list[str]:
-        """The next `count` lines of the output."""
+        """Return the next `count` lines of the output."""
         return [self._reader.readline() for _ in range(count)]
 
     def enter(self) -> None:
@@ -105,18 +106,18 @@ class Running:
             self._keys = -1
 
     def leave(self) -> None:
-        """Be the reader who goes away."""
+        """Close the reading end."""
         self._reader.close()
 
     def wait(self) -> ExitCode | BaseException | None:
-        """What plain output ended with."""
+        """Wait for the end of plain output and return its exit code."""
         self._thread.join(DEADLINE_S)
         assert not self._thread.is_alive()
         return self.exit
 
 
 class Unhurried(Bus):
-    """Replaces no frame that nobody has taken: a reader sees every snapshot, however busy the machine is."""
+    """A bus that replaces no untaken frame: a reader sees every snapshot, however busy the machine is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +133,7 @@ class Unhurried(Bus):
             super().publish(snapshot, oldest_gap_ns)
 
     def frame(self, lens: str) -> Frame | None:
-        """It is taken."""
+        """Return the frame, which counts as taken."""
         with self._changed:
             frame = super().frame(lens)
             if frame is not None:
@@ -141,14 +142,14 @@ class Unhurried(Bus):
             return frame
 
     def end(self) -> None:
-        """Nobody takes any more."""
+        """Accept no more frames."""
         with self._changed:
             self._is_over = True
             self._changed.notify_all()
 
 
 def printed(settings: Settings, source: Scripted, interval_s: float = MAX_INTERVAL_S) -> tuple[str, str]:
-    """What plain output that ends by itself writes to standard output and to standard error. It sees every step."""
+    """Run plain output until it ends by itself, over every step; return its standard output and error."""
     stdout, stderr = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
     with Session(interval_s, lambda lens: source) as session:
         session.bus = bus = Unhurried()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is served from prepared snapshots, and applications of its routes without a server before them."""
+"""Prepared snapshots to serve, and applications of the routes without a server."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ Published = Snapshot | Frame | tuple[Rows, ...]
 
 
 class Prepared(Served):
-    """What is served by a session that does not run: no table can be read on request."""
+    """A served session that does not run: no table can be read on request."""
 
-    async def have_read(self, lens: str, table: Table, *, all_rows: bool) -> None:
-        """Nothing reads it."""
+    async def start_reading(self, lens: str, table: Table, *, all_rows: bool) -> None:
+        """Do nothing: the session reads nothing."""
 
 
 def make_served(
     *published: Published, lenses: tuple[Lens, ...] = LENSES, filters: tuple[str, ...] = ()
 ) -> Served:
-    """Lenses that are served by a session which does not run, and has published this."""
+    """Return lenses served by a session that does not run, and has published this."""
     served = Prepared(Session(MAX_INTERVAL_S, lambda lens: Scripted([])), lenses, filters)
     for each in published:
         publish(served, each)
@@ -72,7 +72,7 @@ def publish(served: Served, published: Published) -> None:
 
 
 def example_host(**kwargs: Any) -> Served:
-    """A host with rows in every table of every lens, read twice; `kwargs` are those of make_served."""
+    """Return a host with rows in every table of every lens, read twice; `kwargs` are those of make_served."""
     steps, batches = eventful_host()
     connections = [each for pair in zip(batches[:2], steps[:2], strict=True) for each in pair]
     others = [step for example in _EXAMPLES for step in example.example_steps(2)]
@@ -91,19 +91,19 @@ _EXAMPLES = (
 
 
 def make_app(routes: Sequence[Route]) -> Starlette:
-    """An application of these routes."""
+    """Return an application of these routes."""
     return application(routes)
 
 
 def table_app(served: Served) -> Starlette:
-    """An application of the tables alone."""
+    """Return an application of the tables alone."""
     return make_app(table_routes(served))
 
 
 class Client:
-    """One request of a client, as a server gives it to an application, and what is answered.
+    """A client's request, as a server passes it to an application, and the answer.
 
-    The client takes all that is sent, unless `takes` is clear.
+    The client reads everything that is sent, unless `takes` is clear.
     """
 
     def __init__(self, app: Starlette, path: str, query: bytes = b"", method: str = "GET") -> None:
@@ -155,7 +155,7 @@ class Client:
                 await self.task
 
     async def go(self) -> None:
-        """Be the client that disconnects."""
+        """Disconnect the client."""
         self._gone.set()
         await self.end()
 
@@ -182,14 +182,14 @@ class Client:
 
 
 async def ask(app: Starlette, path: str, query: str | bytes = b"", method: str = "GET") -> Client:
-    """The whole answer to a request."""
+    """Return the whole answer to a request."""
     client = Client(app, path, query.encode() if isinstance(query, str) else query, method)
     await client.end()
     return client
 
 
 async def table(served: Served, view: str, query: str = "") -> dict[str, Any]:
-    """The document of a table."""
+    """Return the document of a table."""
     answer = await ask(table_app(served), f"/api/v1/{view}", query)
     assert answer.status == 200, answer.body
     document: dict[str, Any] = json.loads(answer.body)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random connections for property tests: few distinct values, so that they meet, and the awkward ones among them."""
+"""Random connections for property tests: few distinct values, so that they collide, including awkward ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FIELDS: dict[str, list[Any]] = {
 
 
 def row(ids: st.SearchStrategy[int] | None = None) -> st.SearchStrategy[Row]:
-    """One connection; without `ids` it has no key and gets its place."""
+    """Return one connection; without `ids` it has no key and gets its place."""
     values: dict[str, Any] = {name: st.sampled_from(choices) for name, choices in FIELDS.items()}
     return st.fixed_dictionaries(values if ids is None else {"id": ids, **values})
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses as text, held against `ipaddress`."""
+"""Addresses as text, compared with `ipaddress`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nettop.query.address import (
     distinct_addresses,
     endpoint_text,
 )
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array
 from tests.unit.build import address_pair
 
 V4 = st.ip_addresses(v=4)
@@ -29,7 +29,7 @@ ADDRESSES = st.lists(
 
 
 def column_of(addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address]) -> Array:
-    """The addresses as a table stores them."""
+    """Return the addresses as a table stores them."""
     return np.array([address_pair(str(address)) for address in addresses], ">u8").reshape(-1, 2)
 
 
@@ -64,7 +64,7 @@ def test_a_column_gives_the_bytes_and_halves_of_each_address(addresses: list[ipa
 
 @given(ADDRESSES)
 def test_distinct_addresses_are_ascending_and_have_places(addresses: list[ipaddress.IPv6Address]) -> None:
-    """Each row's place is its own address, in the order of the bytes, whatever order numpy holds them in."""
+    """Each row's place points to its own address, in byte order, on any byte order of numpy."""
     for column in (column_of(addresses), column_of(addresses).astype(np.uint64)):
         distinct, places = distinct_addresses(column)
         assert distinct == sorted(set(distinct))

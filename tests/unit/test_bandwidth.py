@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rates of interfaces, flows that several CPUs counted, their owners, and the services that the user names."""
+"""Rates of interfaces, flows counted by several CPUs, their owners, and the services named by the user."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 
 from nettop.commands.options import parse_lens_options
 from nettop.errors import UsageError
-from nettop.kernel.links import Link
-from nettop.kernel.set_table import by_key
+from nettop.kernel.bpf.set_table import group_by_key
+from nettop.kernel.net.links import Link
 from nettop.probes.bandwidth import interfaces
-from nettop.probes.bandwidth.flows import flags_text, has_ports, ids_of, merged, protocol_name
+from nettop.probes.bandwidth.flows import flags_text, has_ports, ids_of, merge_entries, protocol_name
 from nettop.probes.bandwidth.interfaces import modes_for
 from nettop.probes.bandwidth.own_counters import USED, OwnCounters, UnseenPackets
-from nettop.probes.bandwidth.owners import find_owners, no_owners, owners_among, with_before
+from nettop.probes.bandwidth.owners import find_owners, merge_owners, no_owners, owners_among
 from nettop.probes.bandwidth.programs import COUNTS, FLOW, KEY
-from nettop.probes.bandwidth.rates import Moved, RateHistory
+from nettop.probes.bandwidth.rates import ByteTotals, RateHistory
 from nettop.snapshots import find_table
-from nettop.snapshots.arrays import agreed
+from nettop.snapshots.arrays import Array, is_uniform
 from nettop.snapshots.bandwidth import (
     FLOWS,
     GENERIC_MODE,
@@ -32,9 +32,10 @@ from nettop.snapshots.bandwidth import (
     SERVICES,
     SERVICES_MAX,
     TCX_MODE,
+    XDP,
     parse_services,
 )
-from nettop.snapshots.snapshot import Array, TextTable
+from nettop.snapshots.snapshot import TextTable
 from tests.unit.build import Row, make_rows
 
 SECOND = 1_000_000_000
@@ -46,29 +47,29 @@ OWN, CONTAINER = 4_026_531_840, 4_026_532_000
 
 
 def rates_of(*readings: tuple[float, int, int]) -> RateHistory:
-    """The history of readings: seconds, bytes received and sent by then."""
+    """Return the history of readings: seconds, bytes received and sent by then."""
     history = RateHistory()
     for seconds, received, sent in readings:
-        history.add(Moved(round(seconds * SECOND), received, sent))
+        history.add(ByteTotals(round(seconds * SECOND), received, sent))
     return history
 
 
 @pytest.mark.parametrize("readings", [(), ((1, 500, 300),), ((1, 500, 300), (1.5, 900, 600))])
 def test_one_reading_has_no_rate(readings: tuple[tuple[float, int, int], ...]) -> None:
-    """Nor has a second one that is too close to it."""
+    """One reading has no rate, and neither has a second one that is too close to it."""
     history = rates_of(*readings)
     assert (history.since_start(), history.last_minute()) == (None, None)
 
 
 def test_averages_and_peaks() -> None:
-    """The average is of all that was counted, the peak the highest of a second, each direction by itself."""
+    """The average covers the whole count, the peak the highest second, each direction separately."""
     history = rates_of((10, 1000, 0), (11, 1100, 700), (12, 1500, 700), (14, 1500, 900))
     expected = ((125.0, 225.0), (400.0, 700.0))
     assert history.since_start() == history.last_minute() == expected
 
 
 def test_the_last_minute_forgets() -> None:
-    """What was before counts since the start only."""
+    """Older counts only contribute to the totals since the start."""
     history = rates_of((0, 0, 0), (1, 9000, 0), *((n, 9000, 10 * n) for n in range(2, 101)))
     assert history.last_minute() == ((0.0, 10.0), (0.0, 10.0))
     assert history.since_start() == ((90.0, 10.0), (9000.0, 20.0))
@@ -76,13 +77,13 @@ def test_the_last_minute_forgets() -> None:
 
 
 def test_close_readings_are_one_second() -> None:
-    """Ten refreshes a second find no peak of a tenth of one."""
+    """Ten refreshes a second do not report the peak of a tenth of a second."""
     history = rates_of((0, 0, 0), (0.1, 5000, 0), (0.8, 5000, 0), (1, 5000, 0))
     assert history.since_start() == ((5000.0, 0.0), (5000.0, 0.0))
 
 
 def test_a_long_interval_is_a_rate_of_the_last_minute() -> None:
-    """Where refreshes are minutes apart, only the start has two readings."""
+    """If refreshes are minutes apart, only the start has two readings."""
     history = rates_of((0, 0, 0), (120, 1200, 0))
     assert history.since_start() == ((10.0, 0.0), (10.0, 0.0))
     assert history.last_minute() is None
@@ -94,25 +95,25 @@ COUNTERS = dict.fromkeys(USED, 0)
 
 
 def test_own_counters_grow_from_the_first_reading() -> None:
-    """What was counted before does not count."""
+    """Counts from before the first reading are ignored."""
     own = OwnCounters(COUNTERS | {"rx_dropped": 5, "rx_missed_errors": 7})
     assert own.add(COUNTERS | {"rx_dropped": 6, "rx_missed_errors": 9})
-    assert own.grown(("rx_dropped", "rx_missed_errors")) == 3
+    assert own.growth(("rx_dropped", "rx_missed_errors")) == 3
 
 
 @pytest.mark.parametrize("name", USED)
 def test_a_counter_that_goes_back(name: str) -> None:
-    """All begin anew, whichever went back: nothing is negative, and nothing jumps by what a driver has forgotten."""
+    """If any counter decreases, all start again: nothing is negative or jumps by a driver's reset."""
     own = OwnCounters(dict.fromkeys(USED, 1000))
     assert own.add(dict.fromkeys(USED, 2000))
     assert not own.add(dict.fromkeys(USED, 2500) | {name: 3})
-    assert own.grown(USED) == 0
+    assert own.growth(USED) == 0
     assert own.add(dict.fromkeys(USED, 2600) | {name: 10})
-    assert own.grown((name,)) == 7
+    assert own.growth((name,)) == 7
 
 
 def test_unseen_packets() -> None:
-    """They are those that the interface had counted for a while and the programs have not; never less than before."""
+    """Unseen packets are those counted by the interface for a while and not by the programs; they never decrease."""
     unseen = UnseenPackets()
     readings = (
         (0, 500, 0),
@@ -135,7 +136,7 @@ def test_unseen_packets() -> None:
 
 
 def flows_of(*rows: dict[str, int]) -> Array:
-    """Flows as the programs write them; what is not said is 0."""
+    """Return flows as the programs write them; what is not said is 0."""
     flows = np.zeros(len(rows), FLOW)
     for flow, row in zip(flows, rows, strict=True):
         for name, value in row.items():
@@ -144,14 +145,14 @@ def flows_of(*rows: dict[str, int]) -> Array:
 
 
 def test_a_flow_of_several_cpus_is_one_row() -> None:
-    """Counters add up, the times are the first and the last, the flags those of all."""
+    """A flow on several CPUs is one row with summed counters, first and last times, and combined flags."""
     on_two = [
         {"remote_port": 443, "packets_sent": 2, "bytes_sent": 200, "first_seen": 7, "last_seen": 9, "tcp_flags": 2},
         {"remote_port": 443, "packets_sent": 1, "bytes_sent": 90, "first_seen": 5, "last_seen": 8, "tcp_flags": 16},
     ]  # fmt: skip
     other = {"remote_port": 53, "packets_received": 4, "first_seen": 6, "last_seen": 6}
-    entries, _, starts = by_key(flows_of(on_two[0], other, on_two[1]), KEY)
-    flows = merged(entries, starts)
+    entries, _, starts = group_by_key(flows_of(on_two[0], other, on_two[1]), KEY)
+    flows = merge_entries(entries, starts)
     (web,) = flows[flows["remote_port"] == 443]
     counted = [
         int(web[name]) for name in ("packets_sent", "bytes_sent", "first_seen", "last_seen", "tcp_flags")
@@ -161,9 +162,9 @@ def test_a_flow_of_several_cpus_is_one_row() -> None:
 
 
 def test_no_flows() -> None:
-    """An empty table stays one."""
-    entries, _, starts = by_key(flows_of(), KEY)
-    assert len(merged(entries, starts)) == 0
+    """A table without flows is empty."""
+    entries, _, starts = group_by_key(flows_of(), KEY)
+    assert len(merge_entries(entries, starts)) == 0
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_no_flows() -> None:
     ids=lambda other: next(iter(other)),
 )
 def test_what_makes_another_flow(other: dict[str, int]) -> None:
-    """Any part of the key makes another flow, and so does a new beginning; what was counted does not."""
+    """Any part of the key, or a new beginning, makes another flow; counts do not."""
     flow = {"protocol": TCP, "remote_port": 443, "local_port": 40_000}
     ids = ids_of(flows_of(flow, flow | other, flow | {"bytes_sent": 9, "last_seen": 5}))
     assert ids[0] == ids[2] != ids[1]
@@ -198,12 +199,12 @@ def test_what_makes_another_flow(other: dict[str, int]) -> None:
     ],
 )
 def test_names_of_protocols(protocol: int, ethertype: int, name: str) -> None:
-    """IP's by number, others by ethertype, and the number where it has no name."""
+    """IP protocols are named by number, others by ethertype; an unnamed one keeps its number."""
     assert protocol_name(protocol, ethertype) == name
 
 
 def test_which_protocols_have_ports() -> None:
-    """Only those whose ports the programs read, and of which they saw the fragment that has them."""
+    """Only protocols whose ports the programs read have ports, in flows whose first fragment they saw."""
     protocols = (TCP, UDP, 132, ICMP, 47, PROTOCOL_NOT_IP)
     flows = flows_of(*({"protocol": protocol} for protocol in protocols))
     assert has_ports(flows).tolist() == [True, True, True, False, False, False]
@@ -212,7 +213,7 @@ def test_which_protocols_have_ports() -> None:
 
 @pytest.mark.parametrize(("flags", "text"), [(0, ""), (0x12, "SA"), (0x11, "FA"), (0xFF, "FSRPAUEC")])
 def test_letters_of_flags(flags: int, text: str) -> None:
-    """From the lowest bit."""
+    """Flags are listed from the lowest bit."""
     assert flags_text(flags) == text
 
 
@@ -267,7 +268,7 @@ SOCKETS = (WEB, WEB_6, DNS, ANY, ANY_6, LISTENER, IN_CONTAINER)
 def test_whose_a_flow_is(
     protocol: int, local: tuple[str, int | None], remote: tuple[str, int | None], owner: Row | None
 ) -> None:
-    """The socket with these ends, of a container the other way round; one that has no peer by its port."""
+    """A flow belongs to the socket with its ends, reversed for a container; without a peer, by its port."""
     ends = {
         "local_address": local[0],
         "local_port": local[1],
@@ -290,7 +291,7 @@ UDP_FLOW: Row = {
 
 
 def owner_of(*sockets: Row) -> tuple[str | None, int | None]:
-    """The process of a flow of UDP, by name and PID, among these sockets."""
+    """Return the process of a flow of UDP, by name and PID, among these sockets."""
     rows = make_rows([{"netns": OWN, "protocol": "udp", "remote_port": None, **each} for each in sockets])
     texts = TextTable()
     flows = make_rows([UDP_FLOW], FLOWS).array
@@ -299,7 +300,7 @@ def owner_of(*sockets: Row) -> tuple[str | None, int | None]:
 
 
 def named(owner: Any, texts: TextTable) -> tuple[str | None, int | None]:
-    """An owner's name and PID."""
+    """Return an owner's name and PID."""
     unknown = np.iinfo(np.uint32).max
     name = None if owner["process"] == unknown else texts.values[owner["process"]]
     return name, None if owner["pid"] == unknown else int(owner["pid"])
@@ -337,17 +338,17 @@ ANY_53 = AT_53 | {"local_address": "0.0.0.0"}
     ],
 )
 def test_a_port_of_several(sockets: list[Row], owner: tuple[str | None, int | None]) -> None:
-    """Of sockets that share a port (SO_REUSEPORT) a flow has what all have in common: nobody knows which one it is."""
+    """If sockets share a port (SO_REUSEPORT), a flow has only values common to all of them."""
     assert owner_of(*sockets) == owner
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 1, 2, 2**32 - 1])), max_size=12))
 def test_what_values_of_a_key_agree(rows: list[tuple[int, int]]) -> None:
-    """All known values of a key are one, or there is none."""
+    """A key's values are the one that all known values share, or unknown."""
     rows.sort()
     keys, values = np.array(rows, "u4").reshape(-1, 2).T
     expected = [len({v for k, v in rows if k == key and v != 2**32 - 1}) <= 1 for key, _ in rows]
-    assert agreed(keys, values).tolist() == expected
+    assert is_uniform(keys, values).tolist() == expected
 
 
 OWNERS = st.tuples(st.integers(1, 3), st.sampled_from([None, "a", "b"]), st.sampled_from([None, 7, 8]))
@@ -356,7 +357,7 @@ OWNERS = st.tuples(st.integers(1, 3), st.sampled_from([None, "a", "b"]), st.samp
 
 @given(st.lists(OWNERS, min_size=1, max_size=6))
 def test_a_port_that_others_reuse(readings: list[tuple[int, str | None, int | None]]) -> None:
-    """From reading to reading a flow has the same process, or several: never that of one whose packets are not all."""
+    """Over readings a flow keeps one process, or has several: never a process that owns only some of its packets."""
     texts = TextTable()
     owner = no_owners(1)
     names = set()
@@ -365,7 +366,7 @@ def test_a_port_that_others_reuse(readings: list[tuple[int, str | None, int | No
         if name is not None:
             now["socket"], now["process"] = socket, texts.code(name)
             now["pid"] = np.iinfo(np.uint32).max if pid is None else pid
-        owner = with_before(now, owner, texts)
+        owner = merge_owners(now, owner, texts)
         names |= {(socket, name, pid)} if name is not None else set()
     name, _ = named(owner[0], texts)
     last = next((each for each in reversed(readings) if each[1] is not None), None)
@@ -376,7 +377,7 @@ def test_a_port_that_others_reuse(readings: list[tuple[int, str | None, int | No
 
 
 def test_nobody_is_an_owner() -> None:
-    """Without sockets, and without flows."""
+    """Without sockets or without flows there are no owners."""
     flows = make_rows([{"id": 1, "local_address": "10.0.0.1", "remote_address": "10.0.0.9"}], FLOWS).array
     protocols = np.array([TCP], np.uint8)
     sockets = make_rows([WEB]).array
@@ -397,7 +398,7 @@ def test_nobody_is_an_owner() -> None:
     ],
 )
 def test_services(text: str, services: list[tuple[str, int, str]]) -> None:
-    """Several are joined by commas; without a protocol both are meant."""
+    """Several services are joined by commas; without a protocol both are meant."""
     assert parse_services(text) == services
 
 
@@ -405,13 +406,13 @@ def test_services(text: str, services: list[tuple[str, int, str]]) -> None:
     "text", ["redis", "redis=", "=6379", "a=0", "a=65536", "a=1/sctp", "a=1=2", f"{'n' * 25}=1"]
 )
 def test_no_services(text: str) -> None:
-    """What is none is named in the error."""
+    """The error names the invalid service."""
     with pytest.raises(UsageError, match="is not NAME=PORT"):
         parse_services(f"web=8080,{text}")
 
 
 def test_room_for_services() -> None:
-    """Up to a bound, the known ones included; a name that is known needs no more room."""
+    """Services are bounded, including the known ones; a known name needs no more room."""
     room = SERVICES_MAX - len({name for name, _, _ in SERVICES})
     text = ",".join(f"s{n}={n + 1}/tcp" for n in range(room))
     assert len(parse_services(f"{text},HTTP=8080/tcp")) == room + 1
@@ -432,34 +433,34 @@ def test_room_for_services() -> None:
     ],
 )
 def test_modes(xdp: str, of_device: tuple[int, ...], of_veth: tuple[int, ...]) -> None:
-    """Native XDP comes first on devices unless TCX is asked for, and never on a veth."""
+    """Native XDP comes first on devices unless TCX is requested, and never on a veth."""
     assert modes_for(Link(2, "eth0", has_ethernet=True, has_parent=True), xdp) == of_device
     assert modes_for(Link(3, "veth0", kind="veth", has_ethernet=True), xdp) == of_veth
 
 
 def test_numbers_of_ten_thousand_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has a number of its own in flows, also where one has the place of another."""
+    """Each interface has its own number in flows, even after place reuse."""
     monkeypatch.setattr(interfaces.bpf, "set_element", lambda *_: None)
     monkeypatch.setattr(interfaces.maps, "read_per_cpu", lambda *_: np.zeros(1, COUNTS))
     program: Any = SimpleNamespace(
         maps=dict.fromkeys(("interfaces", "received", "sent")), functions={}, refused={}
     )
     counted = interfaces.CountedInterfaces(program)
-    link: Any = SimpleNamespace(has_ethernet=True, is_device=lambda: False)
+    link: Any = SimpleNamespace(has_ethernet=True, has_bus_device=lambda: False)
     seen: set[int] = set()
     for index in range(1, 10_000):
         counted.follow({index: SimpleNamespace(**vars(link), index=index)}, "off")
         seen |= counted.numbers().keys()
         counted.leave(index)
     assert len(seen) == 9_999
-    assert counted.without_place == 0
+    assert counted.without_slot == 0
 
 
 def test_nobody_watches_a_server() -> None:
-    """What runs unattended leaves the queues of network cards alone, unless it is told otherwise."""
+    """An unattended nettop leaves network cards' queues alone unless told otherwise."""
     view = [find_table("bandwidth")]
-    for how, expected in (({}, {}), ({"unattended": True}, {"xdp": "tcx"}), ({"log": True}, {"xdp": "tcx"})):
+    for how, expected in (({}, {}), ({"unattended": True}, {XDP: "tcx"}), ({"log": True}, {XDP: "tcx"})):
         values = parse_lens_options(SimpleNamespace(), 1.0, view, **how)
-        assert {name: value for name, value in values.items() if name == "xdp"} == expected
+        assert {option: value for option, value in values.items() if option is XDP} == expected
     given = parse_lens_options(SimpleNamespace(xdp="native"), 1.0, view, unattended=True)
-    assert given["xdp"] == "native"
+    assert given[XDP] == "native"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of an append table put together from pieces, held against lists of plain values."""
+"""Rows of an append table assembled from pieces, compared with lists of plain values."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.query.batches import KEPT_ROWS, empty_rows, pieces, put_together
+from nettop.query.batches import concatenate_batches, empty_rows, pieces
+from nettop.query.query import text_query
+from nettop.query.view import View
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import EVENTS, SOCKETS
 from nettop.snapshots.schema import Kind, Table
-from nettop.snapshots.snapshot import Array, Rows, TextTable, unknown_value
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot, TextTable, unknown_value
 from tests.unit.build import make_rows
 
 TEXTS = [field.name for field in EVENTS.stored if field.kind is Kind.TEXT]
@@ -22,7 +25,7 @@ Texts = tuple[str | None, ...]
 
 
 class Piece(NamedTuple):
-    """A batch: whether it begins tables of its own for its texts, and the texts of each row."""
+    """A batch: the texts of each row, and whether it begins its own tables of texts."""
 
     renews: bool
     rows: list[Texts]
@@ -39,7 +42,7 @@ PIECES = st.lists(
 
 
 def batches_of(pieces_: Sequence[Piece]) -> list[Rows]:
-    """The pieces as a probe gives them: keys from 1, tables of texts shared until one renews them."""
+    """Return the pieces as a probe gives them: keys from 1, tables of texts shared until one renews them."""
     made, key = [], 0
     tables = {name: TextTable() for name in TEXTS}
     for number, piece in enumerate(pieces_):
@@ -53,8 +56,11 @@ def batches_of(pieces_: Sequence[Piece]) -> list[Rows]:
     return made
 
 
+KEPT_ROWS = EVENTS.kept_rows
+
+
 def values(rows: Rows) -> list[tuple[int, Texts]]:
-    """Each row's key and texts."""
+    """Return each row's key and texts."""
     columns = []
     for name in TEXTS:
         texts, none = rows.texts[name], unknown_value(rows.array[name].dtype)
@@ -66,13 +72,13 @@ def values(rows: Rows) -> list[tuple[int, Texts]]:
 def test_the_newest_rows_of_all_batches(pieces_: list[Piece], newest: int | None) -> None:
     """Every row comes once, with its own texts and in order: the newest, or all of them."""
     all_rows = list(enumerate((row for piece in pieces_ for row in piece.rows), 1))
-    together = put_together(EVENTS, batches_of(pieces_), newest)
+    together = concatenate_batches(EVENTS, batches_of(pieces_), newest)
     assert values(together) == (all_rows if newest is None else all_rows[-newest:])
 
 
 @given(PIECES, st.integers(1, 4))
 def test_batches_in_pieces(pieces_: list[Piece], at_most: int) -> None:
-    """Cut into pieces no row is lost or changed, and no piece is larger than it may be."""
+    """Splitting into pieces loses or changes no row, and no piece exceeds the limit."""
     cut = list(pieces(batches_of(pieces_), at_most))
     all_rows = list(enumerate((row for piece in pieces_ for row in piece.rows), 1))
     assert [row for piece in cut for row in values(piece)] == all_rows
@@ -81,12 +87,12 @@ def test_batches_in_pieces(pieces_: list[Piece], at_most: int) -> None:
 
 @given(PIECES)
 def test_batches_are_not_changed(pieces_: list[Piece]) -> None:
-    """Many frontends read a frame's rows: joining them writes into none."""
+    """Joining a frame's rows, which many frontends read, modifies none of them."""
     made = batches_of(pieces_)
     before = [
         (batch.array.tobytes(), {name: list(texts) for name, texts in batch.texts.items()}) for batch in made
     ]
-    put_together(EVENTS, made)
+    concatenate_batches(EVENTS, made)
     assert before == [
         (batch.array.tobytes(), {name: list(texts) for name, texts in batch.texts.items()}) for batch in made
     ]
@@ -94,9 +100,9 @@ def test_batches_are_not_changed(pieces_: list[Piece]) -> None:
 
 @given(PIECES)
 def test_one_set_of_texts(pieces_: list[Piece]) -> None:
-    """The rows have one table a column, in which every code that is known has a text; the newest time is theirs."""
+    """The rows have one table per column, with a text for every known code; the newest time is theirs."""
     made = batches_of(pieces_)
-    together = put_together(EVENTS, made)
+    together = concatenate_batches(EVENTS, made)
     for name in TEXTS:
         codes = together.array[name]
         known_codes = codes[codes != unknown_value(codes.dtype)]
@@ -107,25 +113,28 @@ def test_one_set_of_texts(pieces_: list[Piece]) -> None:
 
 
 def test_a_row_is_whole() -> None:
-    """Rows of batches with different tables keep all that is no text, byte by byte."""
+    """Rows of batches with different tables keep all non-text values, byte by byte."""
     made = batches_of([Piece(True, [("a",) * len(TEXTS)] * 3), Piece(True, [("b",) * len(TEXTS)] * 2)])
     for name in (field.name for field in EVENTS.stored if field.kind is not Kind.TEXT):
-        together = put_together(EVENTS, made)
+        together = concatenate_batches(EVENTS, made)
         parts = [np.ascontiguousarray(batch.array[name]).tobytes() for batch in made]
         assert np.ascontiguousarray(together.array[name]).tobytes() == b"".join(parts), name
 
 
 def test_no_more_rows_than_a_view_keeps() -> None:
-    """Of a large number of rows the last KEPT_ROWS are there."""
+    """Of a large number of rows the last MAX_ROWS are there."""
     rows = large(KEPT_ROWS + 17)
     half = len(rows) // 2
     halves = [Rows(EVENTS, part, {name: [] for name in TEXTS}, 1) for part in (rows[:half], rows[half:])]
-    assert put_together(EVENTS, halves).array["event_id"].tolist() == list(range(18, KEPT_ROWS + 18))
-    assert put_together(EVENTS, halves, None).array["event_id"].tolist() == list(range(1, KEPT_ROWS + 18))
+    frame = Frame(Snapshot("connections", 0, 0, {}), batches={EVENTS.name: tuple(halves)})
+    query = text_query(EVENTS)
+    assert View(frame, query).raw("event_id").tolist() == list(range(18, KEPT_ROWS + 18))
+    every = View(frame, query, all_batches=True)
+    assert every.raw("event_id").tolist() == list(range(1, KEPT_ROWS + 18))
 
 
 def large(count: int) -> Array:
-    """So many rows with keys from 1, all else unknown."""
+    """Return `count` rows with keys from 1, all else unknown."""
     rows = np.frombuffer(bytearray(b"\xff" * EVENTS.dtype.itemsize * count), EVENTS.dtype)
     rows["event_id"] = np.arange(1, count + 1)
     return rows
@@ -134,7 +143,7 @@ def large(count: int) -> Array:
 @pytest.mark.parametrize("table", [EVENTS, SOCKETS], ids=lambda table: table.name)
 @pytest.mark.parametrize("newest", [None, 1, 9])
 def test_no_batches(table: Table, newest: int | None) -> None:
-    """Before anything came there are no rows, of the requested table, with every text column."""
-    for rows in (put_together(table, [], newest), empty_rows(table)):
+    """Before any batch there are no rows of the requested table, but every text column."""
+    for rows in (concatenate_batches(table, [], newest), empty_rows(table)):
         assert (len(rows), rows.table, rows.array.dtype) == (0, table, table.dtype)
         assert set(rows.texts) == set(TEXTS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: what arguments mean, how wrong ones are reported, and the exit codes."""
+"""The command line: the meaning of arguments, errors, and exit codes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import typer
 
 from nettop import version_of_build
-from nettop.cli import ViewOptions, run, view_settings
+from nettop.cli import ViewOptions, app, run, view_settings
 from nettop.commands.export import ExportOptions
 from nettop.commands.log import LogOptions, log_settings
 from nettop.commands.options import complete_columns, complete_sort
@@ -30,22 +31,25 @@ from nettop.settings import (
     TextSettings,
     ViewSettings,
 )
-from nettop.snapshots import lenses
-from nettop.snapshots.connections import GROUPS, SOCKETS
+from nettop.snapshots import find_table, lenses, views
+from nettop.snapshots.connections import GROUPS, RING_SIZE, SOCKETS
+from nettop.snapshots.cpu import FREQUENCY
+from nettop.snapshots.own_cost import SELF
 from tests.unit.build import make_frame
 from tests.unit.children import DEADLINE_S, Child
 from tests.unit.scripted import Scripted, steps
 
 ROWS = [{"pid": 7, "process": "nginx", "bytes_sent": 5}, {"pid": 8, "process": "sh", "bytes_sent": 6}]
+GROUP: Any = typer.main.get_command(app)
 
 
 def source(lens: str) -> Scripted:
-    """Two connections."""
+    """Return two connections."""
     return Scripted(steps(ROWS))
 
 
 def nettop(*words: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
-    """The program in a process of its own."""
+    """Return the program in a process of its own."""
     command = [sys.executable, "-m", "nettop", *words]
     return subprocess.run(  # type: ignore[call-overload,no-any-return]
         command, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL, **kwargs
@@ -53,7 +57,7 @@ def nettop(*words: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_options_become_settings() -> None:
-    """Every option of plain output ends in the settings."""
+    """Every option of plain output reaches the settings."""
     options = ViewOptions(
         view="connections.events", filter=["nginx"], sort="-rtt_us", all=True, resolve=True, interval="0.5",
         table=True, data_only=True, format="csv", columns="pid, local,", limit="3", deltas=True, count="2",
@@ -61,7 +65,7 @@ def test_options_become_settings() -> None:
     )  # fmt: skip
     view = ViewSettings("connections.events", ("pid", "local"), "-rtt_us", ("nginx",), 3, True, True, True)
     text = TextSettings(Format.CSV, 2, data_only=True)
-    assert view_settings(options) == Settings(0.5, view, text, options={"ring_size": 1 << 16})
+    assert view_settings(options) == Settings(0.5, view, text, options={RING_SIZE: 1 << 16})
 
 
 def test_no_options() -> None:
@@ -71,7 +75,7 @@ def test_no_options() -> None:
 
 
 def test_options_of_log_become_settings() -> None:
-    """Every option of `nettop log` ends in its settings; without options, they are the defaults."""
+    """Every option of `nettop log` reaches its settings; without options, they are the defaults."""
     options = LogOptions(
         lens=["connections.groups", "drops"], filter=["nginx", ":443"], columns="pid, process",
         metrics_interval="10", interval="0.5",
@@ -81,9 +85,9 @@ def test_options_of_log_become_settings() -> None:
         views=("connections.groups", "drops"), filters=("nginx", ":443"), columns=("pid", "process"),
         format=LineFormat.JSONL, interval_s=0.5,
         metrics_interval_s=10.0, console=False, directory="/var/log/nettop", rotate_bytes=1 << 20, keep=3,
-        options={"ring_size": 1 << 16},
+        options={RING_SIZE: 1 << 16},
     )  # fmt: skip
-    ring = {"ring_size": 8 << 20}
+    ring = {RING_SIZE: 8 << 20}
     assert log_settings(LogOptions()) == LogSettings(options=ring)
     assert log_settings(LogOptions(events_only=True, log_dir="none")) == LogSettings(
         metrics=False, directory=None, options=ring
@@ -92,18 +96,16 @@ def test_options_of_log_become_settings() -> None:
         events=False, interval_s=0.5, metrics_interval_s=0.5, options=ring
     )
     assert log_settings(LogOptions(lens=["cpu"], frequency="10000")) == LogSettings(
-        views=("cpu",), options={"frequency": 10_000}
+        views=("cpu",), options={FREQUENCY: 10_000}
     )
 
 
 def test_options_of_run_become_settings() -> None:
-    """Every option of `nettop run` ends in its settings, and the command is as it was written."""
+    """Every option of `nettop run` reaches its settings, and the command is unchanged."""
     options = RunOptions(["curl", "-s", "--", "x"], format="jsonl", live=True, output="f", ring_size="4K")
     words = ("curl", "-s", "--", "x")
-    assert run_settings(options) == RunSettings(
-        words, LineFormat.JSONL, True, "f", options={"ring_size": 4096}
-    )
-    assert run_settings(RunOptions(["true"])) == RunSettings(("true",), options={"ring_size": 8 << 20})
+    assert run_settings(options) == RunSettings(words, LineFormat.JSONL, True, "f", options={RING_SIZE: 4096})
+    assert run_settings(RunOptions(["true"])) == RunSettings(("true",), options={RING_SIZE: 8 << 20})
 
 
 @pytest.mark.parametrize(
@@ -115,22 +117,23 @@ def test_what_implies_table(options: ViewOptions) -> None:
 
 
 def test_options_of_a_lens_reach_its_source(capfd: pytest.CaptureFixture[str]) -> None:
-    """An option that a lens declares is set on its source where it was given; the default is the source's to read."""
+    """A lens's option is set on its source if given; otherwise the source reads its default."""
     command = ["-d", "--once", "--view", "connections.groups"]
     for words, expected in ((["--ring-size", "8K"], 8192), ([], None)):
         rows = Scripted([make_frame([], table=GROUPS).now])
         assert run([*command, *words], lambda _lens, rows=rows: rows) is ExitCode.DONE  # type: ignore[misc]
-        assert rows.options.get("ring_size") == expected
+        assert rows.options is not None
+        assert rows.options.values.get(RING_SIZE) == expected
 
 
 def test_the_screens_take_the_options_of_every_lens() -> None:
-    """Whatever they begin with, they can come to show any lens."""
+    """The screens accept options of every lens, as they can switch to any."""
     settings = view_settings(ViewOptions(view="drops", frequency="99", ring_size="1M"))
-    assert settings.options == {"frequency": 99, "ring_size": 1 << 20}
+    assert settings.options == {FREQUENCY: 99, RING_SIZE: 1 << 20}
 
 
 def test_no_two_lenses_declare_the_same_option() -> None:
-    """Nor one that a command has for every lens: one name means one thing."""
+    """No two lenses declare the same option, nor one that a command has for every lens."""
     names = [option.name for lens in lenses() for option in lens.options]
     assert len(names) == len(set(names))
     common = [command.__mro__[1].__dataclass_fields__ for command in (ViewOptions, LogOptions, ExportOptions)]
@@ -146,7 +149,7 @@ def test_shortcuts_are_filters() -> None:
 
 
 def test_once_is_one(capfd: pytest.CaptureFixture[str]) -> None:
-    """The words run through to the output: one block, then done."""
+    """--once reaches the output: one block, then exit."""
     assert (
         run(["--table", "-d", "--once", "--columns", "pid,process", "--sort", "pid"], source) is ExitCode.DONE
     )
@@ -175,7 +178,7 @@ def test_shortcut_chooses_rows(capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_dumb_terminal_has_no_screens(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It could not move its cursor; plain output does without."""
+    """On a dumb terminal, which cannot move its cursor, nettop refuses screens and suggests plain output."""
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr("nettop.cli._is_terminal", lambda _: True)
     assert run([], source) == ExitCode.USAGE
@@ -198,10 +201,10 @@ def test_a_dumb_terminal_has_no_screens(
         (["-t", "-1"], "--interval -1 is out of range|between 0.1 and 3600"),
         (["-t", "soon"], "'soon' is not a number of seconds|--interval 0.5"),
         (["-t", "nan"], "--interval nan is out of range|between"),
-        (["--table", "--once", "--count", "5"], "--once and --count 5|one of them"),
-        (["--table", "--count", "0"], "--count '0' is not a whole number|--count 10"),
-        (["--table", "--limit", "-3"], "--limit '-3' is not a whole number|--limit 10"),
-        (["--table", "--pid", "nginx"], "--pid 'nginx' is not a whole number|--pid 10"),
+        (["--table", "--once", "--count", "5"], "--once conflicts with --count 5|one of them"),
+        (["--table", "--count", "0"], "--count '0' is not a positive whole number|--count 10"),
+        (["--table", "--limit", "-3"], "--limit '-3' is not a positive whole number|--limit 10"),
+        (["--table", "--pid", "nginx"], "--pid 'nginx' is not a positive whole number|--pid 10"),
         (["--frequency", "0"], "--frequency 0 is too low|--frequency 1 or more"),
         (["--frequency", "10001"], "--frequency 10001 is too high|--frequency 10000 or less"),
         (["--frequency", "9"], "--frequency 9 is too low for 1 s: a|--frequency 10 or more, or"),
@@ -210,33 +213,33 @@ def test_a_dumb_terminal_has_no_screens(
         (["log", "--frequency", "99"], "--frequency is an option of the lens cpu|leave it out, or"),
         (
             ["--table", "--ring-size", "1M"],
-            "--ring-size is an option of connections.events, connections.f|such",
+            "--ring-size is an option of connections.events, connections.f|another",
         ),
-        (["log", "--lens", "drops", "--ring-size", "1M"], "an option of connections.events, |such a view"),
+        (["log", "--lens", "drops", "--ring-size", "1M"], "an option of connections.events, |another view"),
         (["log", "--lens", "cpu", "--frequency", "1"], "--frequency 1 is too low for 1 s|10 or more"),
         (["log", "--lens", "cpu", "--frequency", "fast"], "--frequency 'fast' is not a whole number|997"),
         (["export"], "missing argument 'LENS[.TABLE]'|nettop export --help"),
-        (["export", "cpu.cpus", "a.svg"], "cpu.cpus has no exports|cpu.stacks has some"),
+        (["export", "cpu.cpus", "a.svg"], "cpu.cpus cannot be exported|export cpu.stacks"),
         (["export", "cpu", "a.svg", "--duraton", "3"], "unknown option '--duraton'|did you mean --duration"),
         (["--frequency", "99", "export", "cpu", "a.svg"], "--frequency before export|after export"),
-        (["--once"], "--once applies to plain output|--table"),
-        (["--deltas"], "--deltas applies to plain output|--table"),
+        (["--once"], "--once requires plain output|--table"),
+        (["--deltas"], "--deltas requires plain output|--table"),
         (["--columns", "pids"], "unknown column 'pids'|did you mean pid"),
         (["--limit"], "'--limit' requires an argument|--help"),
         (["conections"], "no such command 'conections'|--help"),
         (["lgo"], "no such command 'lgo'. Did you mean 'log'|--help"),
-        (["--filter", "nginx", "log"], "--filter before log does not apply to it|after log"),
-        (["--all", "run", "--", "true"], "--all before run does not apply to it|after run"),
+        (["--filter", "nginx", "log"], "--filter before log has no effect on it|after log"),
+        (["--all", "run", "--", "true"], "--all before run has no effect on it|after run"),
         (["log", "--evens-only"], "unknown option '--evens-only'|did you mean --events-only"),
         (["log", "--zzzzzz"], "unknown option '--zzzzzz'|nettop log --help"),
         (["log", "more"], "got unexpected extra argument(s) (more)|nettop log --help"),
         (["log", "--lens", "conections"], "unknown view 'conections'|did you mean connections or"),
         (
             ["log", "--events-only", "--metrics-only"],
-            "--events-only and --metrics-only exclude|leave out both",
+            "--events-only conflicts with --metrics-only|leave out both",
         ),
-        (["log", "--no-console", "--log-dir", "none"], "nothing would be written|--log-dir"),
-        (["log", "--log-dir", ""], "--log-dir '' is not a directory|or none"),
+        (["log", "--no-console", "--log-dir", "none"], "would write nothing|--log-dir"),
+        (["log", "--log-dir", ""], "--log-dir is empty|or none"),
         (["log", "--metrics-interval", "soon"], "'soon' is not a number of seconds|--metrics-interval 0.5"),
         (
             ["log", "--metrics-interval", "1", "-t", "5"],
@@ -246,21 +249,24 @@ def test_a_dumb_terminal_has_no_screens(
         (["log", "--metrics-interval", "0"], "--metrics-interval 0 is out of range|between 0.1 and 86400"),
         (["log", "--format", "jsn"], "unknown format 'jsn'|did you mean jsonl?"),
         (["log", "--rotate-size", "big"], "--rotate-size 'big' is not a size|64M"),
-        (["log", "--rotate-size", "1K"], "files of 1024 bytes would be rotated all the time|16K"),
-        (["log", "--keep", "0"], "--keep '0' is not a whole number|--keep 10"),
+        (
+            ["log", "--rotate-size", "1K"],
+            "--rotate-size 1K is too small: files would be rotated constantly|16K",
+        ),
+        (["log", "--keep", "0"], "--keep '0' is not a positive whole number|--keep 10"),
         (["log", "--ring-size", "3M"], "--ring-size 3145728 is not a power of two|such as 8M"),
         (["log", "--ring-size", "2K"], "--ring-size 2K is too low|--ring-size 4K or more"),
         (["log", "--ring-size", "2G"], "--ring-size 2G is too high|--ring-size 1G or less"),
         (["log", "--log-dir", "none", "--filter", "stat=1"], "unknown field 'stat'|did you mean state"),
         (["run"], "no command to run|nettop run -- curl"),
         (["run", "--", ""], "no command to run|nettop run -- curl"),
-        (["run", "--format", "csv", "--", "true"], "unknown format 'csv'|known are"),
+        (["run", "--format", "csv", "--", "true"], "unknown format 'csv'|choose from"),
         (["run", "--lve", "--", "true"], "unknown option '--lve'|did you mean --live"),
-        ([], "the screens need a terminal|--table"),
+        ([], "standard input or output is not a terminal|--table"),
     ],
 )
 def test_wrong_words(words: Sequence[str], expected: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """What does not exist or contradicts itself ends with code 2 and two lines: what, and how to mend it."""
+    """Unknown or contradictory arguments exit with 2 and two lines: the error and the remedy."""
     assert run(words, source) == ExitCode.USAGE
     out, err = capfd.readouterr()
     what, *pointed, remedy = err.splitlines()
@@ -273,10 +279,10 @@ def test_wrong_words(words: Sequence[str], expected: str, capfd: pytest.CaptureF
 
 
 def test_a_wrong_filter_is_pointed_at(capfd: pytest.CaptureFixture[str]) -> None:
-    """The filter that is wrong, of several, and a mark below its wrong value."""
+    """The error shows the wrong filter of several, with a mark below its wrong value."""
     assert run(["--table", "--filter", "nginx", "--filter", "sshd or pid=x"], source) == ExitCode.USAGE
     assert capfd.readouterr().err.splitlines() == [
-        "nettop: filter term ‘pid=x’: pid is a whole number, which 'x' is not",
+        "nettop: filter term ‘pid=x’: pid is a whole number, not 'x'",
         "  sshd or pid=x",
         "              ^",
         "  write pid=80",
@@ -292,7 +298,7 @@ def test_a_wrong_filter_is_pointed_at(capfd: pytest.CaptureFixture[str]) -> None
     ],
 )
 def test_exit_codes(error: Exception, code: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """What a source fails with is reported without a traceback, and gives the documented exit code."""
+    """A source's error is reported without a traceback, and gives the documented exit code."""
     assert run(["--table", "--once"], lambda lens: Scripted([error])) == code  # type: ignore[list-item]
     assert capfd.readouterr().err.startswith(f"nettop: {error}\n")
 
@@ -359,13 +365,52 @@ def test_shell_completion(line: str, expected: list[str]) -> None:
 
 
 def test_version_and_help() -> None:
-    """--version is one line; --help names every option and shows examples."""
+    """--version is one line; --help-all names every option and shows examples."""
     assert nettop("--version").stdout == f"nettop {version_of_build()}\n"
-    shown = nettop("--help", env=os.environ | {"COLUMNS": "120"})
+    shown = nettop("--help-all", env=os.environ | {"COLUMNS": "120"})
     assert shown.returncode == 0
+    options = (name for each in GROUP.params for name in each.opts)
+    assert all(word in shown.stdout for word in (*options, "Examples", "Exit codes"))
+
+
+def test_help_fits_one_screen() -> None:
+    """--help says what each lens answers, names every command, and has at most 40 lines of 100 columns."""
+    shown = nettop("--help", env=os.environ | {"COLUMNS": "100"}).stdout
+    lines = shown.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
+    for term, meaning in [(lens.id, lens.question) for lens in (*lenses(), SELF)] + [
+        (name, command.help) for name, command in GROUP.commands.items()
+    ]:
+        assert any(line.split(maxsplit=1) == [term, meaning] for line in lines)
+    assert nettop("help", env=os.environ | {"COLUMNS": "100"}).stdout.strip() == shown.strip()
+
+
+@pytest.mark.parametrize("view", views())
+def test_help_of_views(
+    view: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`nettop help VIEW` says what the lens answers, and has every column and option of the table."""
+    monkeypatch.setenv("COLUMNS", "100")
+    lens, table = find_table(view)
+    assert run(["help", view]) == 0
+    shown = capsys.readouterr().out
+    assert f"{view}: {lens.question}." in shown
+    names = {line.split()[0] for line in shown.splitlines() if line.strip()}
+    assert names >= {field.name for field in table.fields}
     assert all(
-        word in shown.stdout for word in ("--view", "--deltas", "--container", "Examples", "Exit codes")
+        f"{option.flag} {option.metavar}" in shown for option in lens.options if option.concerns(table)
     )
+
+
+def test_help_of_a_command_or_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """`nettop help COMMAND` equals `nettop COMMAND --help`; for an unknown name the error has the nearest ones."""
+    assert run(["help", "serve"]) == 0
+    by_topic = capsys.readouterr().out
+    assert run(["serve", "--help"]) == 0
+    assert capsys.readouterr().out == by_topic
+    assert run(["help", "servces"]) == 2
+    assert "did you mean services" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -398,7 +443,7 @@ def test_help_of_commands(command: str, expected: str) -> None:
 
 
 def test_help_into_a_closed_pipe() -> None:
-    """Who has read enough of --help gets no complaint."""
+    """A reader that closes the pipe of --help causes no error."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as closed:
@@ -424,7 +469,7 @@ sys.exit(cli.main())
 
 
 def started(**how: Any) -> Child:
-    """Plain output over prepared rows, in a process of its own that has printed its first line."""
+    """Start plain output over prepared rows in a separate process; yield it after its first line."""
     child = Child(
         [sys.executable, "-c", SCRIPT],
         stdin=subprocess.DEVNULL,
@@ -439,7 +484,7 @@ def started(**how: Any) -> Child:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_it_cleanly(number: signal.Signals) -> None:
-    """Ctrl-C, SIGTERM and SIGHUP end the program with code 0 and no word."""
+    """Ctrl-C, SIGTERM and SIGHUP end the program silently with code 0."""
     with started() as child:
         child.send_signal(number)
         assert child.wait(DEADLINE_S) == 0
@@ -448,7 +493,7 @@ def test_signals_end_it_cleanly(number: signal.Signals) -> None:
 
 
 def test_reader_gone() -> None:
-    """When the reader of the pipe goes, the program ends at once with code 0 and no word."""
+    """When the pipe's reader goes away, the program exits at once, silently, with code 0."""
     with started() as child:
         assert child.stdout is not None
         assert child.stderr is not None
@@ -458,7 +503,7 @@ def test_reader_gone() -> None:
 
 
 def test_nohup_stays() -> None:
-    """Where SIGHUP is ignored, as nohup has it, it stays so."""
+    """If SIGHUP is ignored, as by nohup, it stays ignored."""
     with started(ignoring={signal.SIGHUP}) as child:
         with open(f"/proc/{child.pid}/status", encoding="ascii") as status:
             ignored = next(int(line.split()[1], 16) for line in status if line.startswith("SigIgn"))
@@ -468,7 +513,7 @@ def test_nohup_stays() -> None:
 
 @pytest.mark.parametrize("words", [["--version"], ["--help"]])
 def test_full_disk(words: Sequence[str]) -> None:
-    """Output that cannot be written is one line on standard error and code 1."""
+    """Output that cannot be written gives one line on standard error and exit code 1."""
     with open("/dev/full", "w", encoding="utf-8") as full:
         done = subprocess.run(
             [sys.executable, "-m", "nettop", *words],
@@ -482,7 +527,7 @@ def test_full_disk(words: Sequence[str]) -> None:
 
 
 def test_a_signal_while_the_arguments_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is an interrupt as any other; typer makes exit code 130 of it."""
+    """A signal during argument parsing is an interrupt; typer exits with 130."""
 
     def interrupted() -> str:
         raise KeyboardInterrupt(signal.SIGTERM)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshots as bytes: what goes in comes out, whatever the table, and nothing else is believed."""
+"""Snapshots as bytes: any table survives a round trip, and invalid bytes are rejected."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ CARRIED = (("hidden", "u8"), ("name", "S5"), ("bit", "u1"))
 
 
 def lens_of(*tables: Table) -> Lens:
-    """A lens that exists in a test alone."""
+    """Return a lens that exists in a test alone."""
     return Lens("sample", "Sample", 99, "9", "what is it?", tables)
 
 
 def table_of(name: str, *fields: Field) -> Table:
-    """A table with a key and these fields."""
+    """Return a table with a key and these fields."""
     return Table(name, (Field("n", Kind.KEY, "N", "place", "u4"), *fields), "n", ("n",), ("n",), "n", "n")
 
 
 @st.composite
 def fields(draw: st.DrawFn, name: str) -> Field:
-    """A field of any kind that is stored."""
+    """Return a field of any kind that is stored."""
     kind = draw(st.sampled_from([*DTYPES]))
     buckets = BUCKETS if kind is Kind.HISTOGRAM else None
     dtype, unit = draw(st.sampled_from(DTYPES[kind])), draw(st.sampled_from(["", "us"]))
@@ -64,7 +64,7 @@ def fields(draw: st.DrawFn, name: str) -> Field:
 
 @st.composite
 def filled(draw: st.DrawFn, table: Table) -> Rows:
-    """Random rows of the table, some cells unknown, with or without carried columns and texts never used."""
+    """Return random rows of the table, some cells unknown, with or without carried columns and texts never used."""
     keys = sorted(draw(st.sets(st.integers(0, 2**32 - 2), max_size=6)))
     array = np.zeros(len(keys), row_dtype(table, draw(st.sampled_from([(), CARRIED]))))
     raw = draw(st.binary(min_size=array.nbytes, max_size=array.nbytes))
@@ -81,7 +81,7 @@ def filled(draw: st.DrawFn, table: Table) -> Rows:
 
 @st.composite
 def snapshots(draw: st.DrawFn) -> tuple[Snapshot, Lens]:
-    """A snapshot of one or two random tables."""
+    """Return a snapshot of one or two random tables."""
     tables = []
     for at in range(draw(st.integers(1, 2))):
         names = [f"f{n}" for n in range(draw(st.integers(0, 5)))]
@@ -100,13 +100,13 @@ def snapshots(draw: st.DrawFn) -> tuple[Snapshot, Lens]:
 
 
 def texts_of(rows: Rows, name: str) -> list[str | None]:
-    """Each row's text, None where it has none."""
+    """Return each row's text, None where it has none."""
     texts = rows.texts[name]
     return [texts[code] if code < len(texts) else None for code in rows.array[name].tolist()]
 
 
 def assert_same(snapshot: Snapshot, other: Snapshot) -> None:
-    """The two say the same; codes of texts may differ."""
+    """Assert that both have equal values; codes of texts may differ."""
     for name in ("lens", "wall_ns", "boot_ns", "counts", "lost", "hooks", "gaps"):
         assert getattr(snapshot, name) == getattr(other, name)
     assert list(snapshot.tables) == list(other.tables)
@@ -139,7 +139,7 @@ def test_connections_come_back(each: list[Row]) -> None:
 
 
 def test_decoded_rows_are_an_own_copy() -> None:
-    """The bytes may be a mapped file that goes away."""
+    """Decoded rows are copies: the bytes may be a mapped file that is unmapped."""
     data = bytearray(encode(example_frame(5).now))
     rows = decode(bytes(data)).tables["sockets"].array
     assert rows.flags.owndata
@@ -147,7 +147,7 @@ def test_decoded_rows_are_an_own_copy() -> None:
 
 
 def test_carried_columns_leave_no_trace() -> None:
-    """What only the probe needs stays out, even out of the padding: the bytes do not depend on it."""
+    """Columns only for the probe leave no bytes, even in the padding."""
     with_tail = make_rows([{"id": 1}], carried=(("tail", "S60"),))
     with_tail.array["tail"] = b"secret" * 10
     data = encode(Snapshot("connections", 1, 2, {"sockets": with_tail}))
@@ -156,7 +156,7 @@ def test_carried_columns_leave_no_trace() -> None:
 
 
 def test_columns_in_another_order_are_copied_too() -> None:
-    """A source may lay out its rows as it likes; only the names count."""
+    """A source may order its columns as it likes; only names count."""
     plain = make_rows([{"id": 1, "pid": 7, "remote_address": "::1"}, {"id": 2, "pid": None}])
     fields_ = SOCKETS.dtype.fields or {}
     other = np.zeros(2, [(name, fields_[name][0]) for name in reversed(SOCKETS.dtype.names or ())])
@@ -191,7 +191,9 @@ NEW = table_of(
 
 
 def test_an_older_recording_is_read_by_a_newer_table() -> None:
-    """What it has is kept, wider now; what it lacks or meant otherwise is unknown and says so; the rest is dropped."""
+    """A newer table keeps an older recording's fields, widened; changed or missing fields are unknown; others are
+    dropped.
+    """
     old = make_rows(
         [{"n": 1, "port": 443, "rtt_us": 5, "retired": 3}, {"n": 2, "port": None, "rtt_us": 6}], OLD
     )
@@ -218,7 +220,7 @@ def test_an_older_recording_is_read_by_a_newer_table() -> None:
 
 @pytest.mark.parametrize("lens", ["sample", "\x1b[31mred"])
 def test_a_lens_that_is_not_here_is_named(lens: str) -> None:
-    """A recording of a lens that this version lacks cannot be shown; its name is made safe first."""
+    """The error for a recording of an unknown lens has its name, made safe."""
     data = encode(Snapshot(lens, 1, 2, {}))
     with pytest.raises(SourceFailed, match="lens") as caught:
         decode(data)
@@ -238,21 +240,21 @@ def test_a_newer_format_is_refused_by_its_number() -> None:
 
 @pytest.mark.parametrize("size", [*range(1, 40), len(DATA) // 2, len(DATA) - 1])
 def test_a_truncated_recording_is_called_damaged(size: int) -> None:
-    """Wherever it ends."""
+    """A recording truncated anywhere is reported as damaged."""
     with pytest.raises(SourceFailed, match="damaged"):
         decode(DATA[:size])
 
 
 @pytest.mark.parametrize("data", [b"", b"\x7fELF", b"nettop\n" + bytes(50), DATA[1:]])
 def test_foreign_bytes_are_called_foreign(data: bytes) -> None:
-    """Not a recording at all, or one that was changed as text."""
+    """The error says that a file is no recording, or was modified as text."""
     with pytest.raises(SourceFailed, match="not a nettop recording"):
         decode(data)
 
 
 @given(st.integers(0, len(DATA) - 1), st.integers(1, 255))
 def test_no_changed_byte_passes(at: int, change: int) -> None:
-    """The checksum or the prefix catches every single one."""
+    """The checksum or the prefix detects every changed byte."""
     data = bytearray(DATA)
     data[at] ^= change
     # Two bytes of the prefix are padding and mean nothing.
@@ -263,21 +265,21 @@ def test_no_changed_byte_passes(at: int, change: int) -> None:
 
 @given(st.binary())
 def test_random_bytes_never_raise_anything_else(data: bytes) -> None:
-    """No traceback for any input."""
+    """Random bytes raise no other exception."""
     for each in (data, MAGIC + data):
         with pytest.raises(SourceFailed):
             decode(each)
 
 
 def packed(header: Any, body: bytes = b"") -> bytes:
-    """Bytes with a right checksum around a header of somebody's own making."""
+    """Return bytes with a right checksum around a header of somebody's own making."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     check = zlib.crc32(body, zlib.crc32(text))
     return PREFIX.pack(MAGIC, FORMAT_VERSION, len(text), len(body), check) + text + body
 
 
 def forged(**changes: Any) -> dict[str, Any]:
-    """A right header of one table with one row of a u4 key, then changed."""
+    """Return a right header of one table with one row of a u4 key, then changed."""
     table = {
         "name": "t",
         "taken_ns": 1,
@@ -299,7 +301,7 @@ SAMPLE = [lens_of(table_of("t"))]
 
 
 def test_the_forger_can_make_a_right_one() -> None:
-    """Otherwise the next test would prove nothing."""
+    """The forger can also make a valid recording; otherwise the next test would prove nothing."""
     assert decode(packed(forged(), bytes(8)), SAMPLE).tables["t"].array["n"].tolist() == [0]
 
 
@@ -350,7 +352,7 @@ def test_the_forger_can_make_a_right_one() -> None:
     ids=str,
 )
 def test_a_header_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
-    """A right checksum proves nothing: dtypes of objects, wrong sizes and wrong types are refused by name."""
+    """A valid checksum proves nothing: object dtypes, wrong sizes and wrong types are rejected by name."""
     with pytest.raises(SourceFailed):
         decode(packed(forged(**changes), bytes(8)), SAMPLE)
 
@@ -359,22 +361,22 @@ def test_a_header_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> Non
     "header", [b"", b"{", b"[]", b"1", b'"x"', b"null", b"[" * 100_000, b"\xff", b"1" * 5000]
 )
 def test_a_header_that_is_no_header_is_refused(header: bytes) -> None:
-    """Even one that would exhaust the JSON reader."""
+    """An invalid header is rejected, even one that would exhaust the JSON reader."""
     with pytest.raises(SourceFailed, match="damaged"):
         decode(packed(header), SAMPLE)
 
 
 def test_rows_out_of_order_are_refused() -> None:
-    """Readers join snapshots by sorted keys, so a recording must have them sorted and once each."""
+    """Rows must have ascending unique keys, since readers join snapshots by them."""
     for keys in ([2, 1], [1, 1]):
         rows = make_rows([{"n": 1}, {"n": 2}], table_of("t"))
         rows.array["n"] = keys
-        with pytest.raises(SourceFailed, match="order of their keys"):
+        with pytest.raises(SourceFailed, match="sorted by key"):
             decode(encode(Snapshot("sample", 1, 2, {"t": rows})), SAMPLE)
 
 
 def test_a_code_without_a_text_is_refused() -> None:
-    """A row never points behind the end of its texts."""
+    """A row must not point beyond the table of texts."""
     data = packed(
         forged(
             fields=[
@@ -385,12 +387,12 @@ def test_a_code_without_a_text_is_refused() -> None:
         ),
         struct.pack("<II", 1, 1),
     )
-    with pytest.raises(SourceFailed, match="text that is not there"):
+    with pytest.raises(SourceFailed, match="refers to a missing text"):
         decode(data, [lens_of(table_of("t", Field("s", Kind.TEXT, "S", "text", "u4")))])
 
 
 def test_texts_that_no_row_uses_are_left_out() -> None:
-    """A table of texts grows all day; the rows that are recorded keep theirs under other codes."""
+    """Unused texts are left out of a recording; its rows get new codes."""
     rows = make_rows([{"id": at, "process": "x"} for at in (1, 2, 3)])
     rows.array["process"] = [3, unknown_value(rows.array.dtype["process"]), 1]
     rows = dataclasses.replace(rows, texts={**rows.texts, "process": ["init", "sshd", "cron", "curl"]})
@@ -400,7 +402,7 @@ def test_texts_that_no_row_uses_are_left_out() -> None:
 
 
 def test_texts_of_a_recording_are_made_safe_again() -> None:
-    """A file from elsewhere is a border: what would move the cursor becomes visible."""
+    """Texts of an untrusted file are made safe: cursor movements become visible."""
     rows = dataclasses.replace(make_rows([{"id": 1, "process": "x"}]))
     evil = dataclasses.replace(rows, texts={**rows.texts, "process": ["\x1b[2J\u202e"]})
     decoded = decode(

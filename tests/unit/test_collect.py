@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop collect` as its users run it: received, stored, answered; ended, killed, and started again."""
+"""`nettop collect` as users run it: received, stored, queried; ended, killed, and restarted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytest.importorskip("chdb")
 
 
 def no_traceback(running: Running) -> None:
-    """Python's own words about an error are nowhere."""
+    """Assert that there is no Python traceback."""
     assert "Traceback" not in running.errors(), running.errors()
 
 
@@ -75,7 +75,7 @@ def test_from_datagrams_to_answers(flows_dir: Path) -> None:
 
 
 def test_what_came_is_stored_before_it_ends(flows_dir: Path) -> None:
-    """What has been received when the end is requested is stored then; a restart remembers templates and rows."""
+    """Data received before the request to end is stored; a restart remembers templates and rows."""
     with Running(flows_dir) as running:
         port = running.send(message(NETFLOW_9, DECLARED[NETFLOW_9]).data, *[NETFLOW_5] * 97)
         assert running.end(signal.SIGINT) == ExitCode.DONE
@@ -88,14 +88,14 @@ def test_what_came_is_stored_before_it_ends(flows_dir: Path) -> None:
 
 
 def workers_of(running: Running) -> list[int]:
-    """The PIDs of the processes that receive."""
+    """Return the PIDs of the processes that receive."""
     children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
     return [int(pid) for pid in children.read_text().split()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_that_reach_workers_too(flows_dir: Path, number: signal.Signals) -> None:
-    """As those of a terminal and of systemd: workers go on until the collector ends them, which is no failure."""
+    """A signal that a terminal or systemd also sends to workers does not end them early, and is no failure."""
     with Running(flows_dir) as running:
         for worker in workers_of(running):
             os.kill(worker, number)
@@ -117,7 +117,7 @@ def test_killed(flows_dir: Path, victim: str) -> None:
         else:
             os.kill(workers[0], signal.SIGKILL)
             assert running.process.wait(PATIENCE_S) == ExitCode.SOURCE
-            assert "a process that receives flows has ended" in running.errors()
+            assert "a process that receives flows has exited" in running.errors()
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "no process is left")
         no_traceback(running)
     with Running(flows_dir) as running:
@@ -127,7 +127,7 @@ def test_killed(flows_dir: Path, victim: str) -> None:
 
 @pytest.mark.parametrize("victim", ["collector", "worker", "nobody"])
 def test_what_is_lost_is_known_after_a_restart(flows_dir: Path, victim: str) -> None:
-    """What an exporter has sent is stored or lost, to the flow, however the collector has ended."""
+    """Each flow that an exporter sent counts as stored or lost, however the collector ended."""
     sent = [netflow5(number, 10).data for number in range(0, 4000, 10)]
     with Running(flows_dir) as running:
         port = running.send(*sent[:50])
@@ -184,12 +184,12 @@ def test_one_directory_has_one_collector(flows_dir: Path) -> None:
             check=False,
         )
         assert second.returncode != ExitCode.DONE
-        assert "another process listens at" in second.stderr
+        assert "another process listens on" in second.stderr
         running.send(NETFLOW_5)
         running.stored(2)
 
 
 def test_a_collector_that_does_not_run(flows_dir: Path) -> None:
-    """Its socket does not exist."""
+    """A stopped collector has no socket, which the error says."""
     with pytest.raises(SourceFailed, match="does not answer"):
         Collector(f"unix:{flows_dir / 'flows.sock'}").document(STATE_PATH)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nettop collect and nettop flows: their options, and what they refuse before anything is opened."""
+"""Options of nettop collect and nettop flows, and what they reject before opening anything."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from nettop import cli
 from nettop.commands import collect
 from nettop.commands.collect import CollectOptions, collect_settings
 from nettop.commands.flows import FlowsOptions, start_flows
-from nettop.commands.invoker import SERVICE_USERS, closed_to, named_user, owner_of_directory
+from nettop.commands.invoker import SERVICE_USERS, first_closed_directory, named_user, owner_of_directory
 from nettop.errors import ExitCode, NettopError, UsageError
-from nettop.interrupts import Requests
+from nettop.process.interrupts import Requests
 from nettop.settings import CollectSettings, default_flows_dir
 
 PACKAGES = ("google.protobuf", "starlette", "uvicorn", "uvloop", "zstandard", "chdb")
 
 
 def settings(**given: Any) -> CollectSettings:
-    """The settings for these options."""
+    """Return the settings for these options."""
     return collect_settings(CollectOptions(**given))
 
 
@@ -101,14 +101,14 @@ def test_options_become_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "what", "remedy"),
     [
-        ({"workers": "65"}, "--workers 65 is more than 64", "1 to 64"),
+        ({"workers": "65"}, "--workers 65 is too high", "1 to 64"),
         ({"workers": "0"}, "--workers", ""),
         ({"sampling": "x"}, "--sampling", ""),
         ({"nflog": ["65536"]}, "--nflog '65536' is not a group", "0 to 65535"),
         ({"retention": ["row=3d"]}, "unknown table of --retention 'row'", "raw"),
-        ({"retention": ["raw=3x"]}, "--retention 'raw=3x' has no time", "raw=3d"),
+        ({"retention": ["raw=3x"]}, "--retention 'raw=3x' has no valid time", "raw=3d"),
         ({"spool_size": "lots"}, "--spool-size", ""),
-        ({"cluster": "flows"}, "--cluster without --clickhouse", "URL"),
+        ({"cluster": "flows"}, "--cluster requires --clickhouse", "URL"),
     ],
 )
 def test_what_is_wrong(given: dict[str, Any], what: str, remedy: str) -> None:
@@ -128,17 +128,17 @@ def test_what_is_wrong(given: dict[str, Any], what: str, remedy: str) -> None:
         ({"sampling_rates": ("router=1000",)}, "router=1000"),
         ({"networks": ("/nowhere.csv",)}, "/nowhere.csv"),
         ({"listen": ("127.0.0.1:0", "example.org:2055")}, "has no address before the port"),
-        ({"mirrors": ("nowhere0",)}, "there is no such interface"),
+        ({"mirrors": ("nowhere0",)}, "no such interface"),
     ],
 )
 def test_what_cannot_be_used(given: dict[str, Any], what: str, tmp_path: Path) -> None:
-    """It is refused before anything is received, and nothing is left open."""
+    """An unusable setting is rejected before anything is received, and nothing is left open."""
     pytest.importorskip("starlette")
-    from nettop.serve.collect import opened_collector
+    from nettop.serve.collect import open_collector
 
     settings = CollectSettings(**{"data_dir": str(tmp_path), "listen": ("127.0.0.1:0",), **given})
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(NettopError, match=what), opened_collector(settings, Requests(), None):
+    with pytest.raises(NettopError, match=what), open_collector(settings, Requests(), None):
         pass
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -155,7 +155,7 @@ def test_what_cannot_be_used(given: dict[str, Any], what: str, tmp_path: Path) -
 def test_missing_packages(
     words: list[str], missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without the extra one line says what to install."""
+    """Without the extra, one line says what to install."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
     assert cli.run(words) == ExitCode.FAILURE
     shown = capsys.readouterr().err
@@ -175,7 +175,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 @pytest.fixture
 def shared(flows_dir: Path) -> Path:
-    """A directory like /tmp: everybody may make files in it, and remove their own."""
+    """Return a directory like /tmp: everybody may make files in it, and remove their own."""
     flows_dir.mkdir()
     flows_dir.chmod(0o1777)
     return flows_dir
@@ -190,7 +190,7 @@ def test_a_directory_of_roots(flows_dir: Path) -> None:
     assert (flows_dir / "new").stat().st_uid == user.uid
     (flows_dir / "old").mkdir()
     (flows_dir / "old" / "file").touch()
-    with pytest.raises(NettopError, match="datagrams are never read as root") as raised:
+    with pytest.raises(NettopError, match="nettop never reads datagrams as root") as raised:
         collect._owner(flows_dir / "old")
     assert "chown -R" in raised.value.remedy
 
@@ -198,7 +198,7 @@ def test_a_directory_of_roots(flows_dir: Path) -> None:
 @needs_root
 @pytest.mark.parametrize("at", ["flows", "."])
 def test_a_directory_where_everybody_makes_files(shared: Path, at: str) -> None:
-    """What nettop has made there, or was given, is used again by collect and by flows; it is closed to others."""
+    """collect and flows reuse a directory that nettop created or was given, closed to others."""
     first = collect._owner(shared / at)
     assert first is not None
     assert collect._owner(shared / at) == owner_of_directory(shared / at, SERVICE_USERS) == first
@@ -222,7 +222,7 @@ PLANTED: dict[str, tuple[Callable[[Path], object], int | None, int]] = {
 @pytest.mark.parametrize("kind", PLANTED)
 @pytest.mark.parametrize("below", ["", "flows"])
 def test_what_another_user_may_have_planted(shared: Path, kind: str, below: str) -> None:
-    """It is refused as it is, for what is to be below it too, and nothing of it is changed."""
+    """A path that another user may have planted is rejected unchanged, with all paths below it."""
     plant, uid, mode = PLANTED[kind]
     place = shared / "planted"
     plant(place)
@@ -231,7 +231,7 @@ def test_what_another_user_may_have_planted(shared: Path, kind: str, below: str)
     os.chown(place, named_user(SERVICE_USERS).uid if uid is None else uid, -1, follow_symlinks=False)
     before = place.lstat()
     for ask in (collect._owner, lambda path: owner_of_directory(path, SERVICE_USERS)):
-        with pytest.raises(NettopError, match=r"created by another user|may write into"):
+        with pytest.raises(NettopError, match=r"created by another user|may write to"):
             ask(place / below)
     after = place.lstat()
     assert (after.st_uid, after.st_mode, after.st_mtime_ns) == (
@@ -245,7 +245,7 @@ def test_what_another_user_may_have_planted(shared: Path, kind: str, below: str)
 @pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("by_link", [True, False])
 def test_a_directory_that_nobody_may_reach(flows_dir: Path, *, exists: bool, by_link: bool) -> None:
-    """It is refused before it is made or given away; the error names the directory that is closed."""
+    """An unreachable directory is rejected before it is made or given away; the error names the closed parent."""
     closed = flows_dir / "closed"
     (closed / "home").mkdir(parents=True)
     closed.chmod(0o700)
@@ -269,7 +269,7 @@ def test_parents_that_are_made(flows_dir: Path) -> None:
     finally:
         os.umask(umask)
     assert user is not None
-    assert closed_to(user, flows_dir / "parent" / "flows") is None
+    assert first_closed_directory(user, flows_dir / "parent" / "flows") is None
 
 
 # --- nettop flows ---------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_parents_that_are_made(flows_dir: Path) -> None:
 
 @pytest.fixture
 def kept_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the tests themselves, which tests after this one need."""
+    """Keep the tests' own privileges, which later tests need."""
     monkeypatch.setattr("nettop.commands.flows.give_up_privileges", lambda user: None)
 
 
@@ -285,10 +285,10 @@ def kept_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("given", "what"),
     [
-        ({"words": ["select"]}, "unknown word 'select'"),
-        ({"words": ["sql"]}, "no query behind sql"),
-        ({"since": "1"}, "--since '1' is not a time"),
-        ({"since": "0h"}, "--since '0h' is not a time"),
+        ({"words": ["select"]}, "unknown argument 'select'"),
+        ({"words": ["sql"]}, "no query after sql"),
+        ({"since": "1"}, "--since '1' is not a duration"),
+        ({"since": "0h"}, "--since '0h' is not a duration"),
         ({"top": "sorce"}, "unknown column of flows 'sorce'"),
         ({"by": "size"}, "unknown order 'size'"),
         ({"limit": "0"}, "--limit"),
@@ -306,7 +306,7 @@ def test_wrong_options_of_flows(given: dict[str, Any], what: str, tmp_path: Path
 
 @pytest.mark.usefixtures("kept_privileges")
 def test_nothing_to_read_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a collector nor a directory with flows: the error says how to get one."""
+    """Without a collector or a directory with flows, the error says how to get one."""
     pytest.importorskip("zstandard")
     monkeypatch.setattr("nettop.commands.flows.collector_urls", lambda there: (f"unix:{there}/flows.sock",))
     for options, what in (
@@ -325,10 +325,10 @@ def test_urls_in_a_file(tmp_path: Path) -> None:
     urls = collect._server_urls(["http://ch0:8123", f"@{file}"], None)
     assert urls == ("http://ch0:8123", "http://a:secret@ch1:8123", "http://ch2:8123")
     file.write_text("\n")
-    with pytest.raises(UsageError, match="has no URL"):
+    with pytest.raises(UsageError, match="contains no URL"):
         collect._server_urls([f"@{file}"], None)
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         collect._server_urls([f"@{tmp_path}/none"], None)
     file.write_bytes(b"\xff")
-    with pytest.raises(UsageError, match="cannot be read: it is not text"):
+    with pytest.raises(UsageError, match="cannot be read: it is not UTF-8 text"):
         collect._server_urls([f"@{file}"], None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of ss and tcpdump for a row."""
+"""Commands of ss and tcpdump for a row."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console: order, what a slow reader misses, and how its end is noticed."""
+"""The console: its order, the lines that a slow reader misses, and the detection of a closed reader."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Piped:
         self.woken += 1
 
     def read(self, size: int) -> bytes:
-        """So many bytes of what was written."""
+        """Read `size` bytes of the output."""
         read = b""
         while len(read) < size:
             read += os.read(self.reader, size - len(read))
@@ -40,7 +40,7 @@ class Piped:
 
 @pytest.fixture
 def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Piped]:
-    """A console whose end waits for its thread, however busy the machine is."""
+    """Yield a console whose end waits for its thread, however busy the machine is."""
     monkeypatch.setattr(console, "_END_WAIT_S", DEADLINE_S)
     made = Piped()
     yield made
@@ -50,7 +50,7 @@ def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Piped]:
 
 
 def test_blocks_come_in_their_order(piped: Piped) -> None:
-    """What is written is read as it was, also when it is more than a pipe holds."""
+    """Blocks are read in order and unchanged, even beyond the pipe's capacity."""
     blocks = [bytes([65 + at]) * 999 + b"\n" for at in range(20)]
     for block in blocks:
         piped.console.write(block)
@@ -73,7 +73,7 @@ def test_a_slow_reader_misses_blocks_and_is_reported(piped: Piped, monkeypatch: 
 
 
 def test_waiting_for_room(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits goes on when the reader has read, and when it is given up."""
+    """A waiting writer continues when the reader has read, or when it is given up."""
     monkeypatch.setattr(console, "QUEUED_BYTES", len(BLOCK))
     piped.console.write(BLOCK)
     until(lambda: piped.console._rest)
@@ -85,7 +85,7 @@ def test_waiting_for_room(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_end_does_not_wait_for_ever(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the reader has not taken at the end counts as lost, the block under way as a whole."""
+    """Blocks unread at the end count as lost, a partial one as a whole."""
     monkeypatch.setattr(console, "_END_WAIT_S", 0.2)
     piped.console.write(BLOCK * 2)
     until(lambda: piped.console._rest)
@@ -103,7 +103,7 @@ def test_the_end_cuts_no_line(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_end_writes_what_waits(piped: Piped) -> None:
-    """With a reader, or room, the end loses nothing."""
+    """With a reader, or room, nothing is lost at the end."""
     for _ in range(3):
         piped.console.write(b"line\n")
     piped.console.close()
@@ -112,7 +112,7 @@ def test_the_end_writes_what_waits(piped: Piped) -> None:
 
 
 def test_a_reader_who_has_gone(piped: Piped) -> None:
-    """That nobody reads any more is known, and wakes who sleeps."""
+    """A closed reader is detected, and wakes a sleeping writer."""
     os.close(piped.reader)
     piped.console.write(b"line\n")
     until(lambda: piped.woken)
@@ -121,14 +121,14 @@ def test_a_reader_who_has_gone(piped: Piped) -> None:
 
 
 def test_output_that_does_not_block(piped: Piped) -> None:
-    """Where somebody made the pipe non-blocking, nothing is lost either."""
+    """A non-blocking pipe loses nothing either."""
     os.set_blocking(piped.writer, False)
     piped.console.write(BLOCK)
     assert piped.read(len(BLOCK)) == BLOCK
 
 
 def test_a_full_disk() -> None:
-    """What else keeps it from writing is kept as the error."""
+    """Other write failures are kept as the error."""
     woken: list[int] = []
     full = os.open("/dev/full", os.O_WRONLY)
     made = Console(full, lambda: woken.append(1), lambda *gap: b"")

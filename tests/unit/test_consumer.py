@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every frontend reads a session through."""
+"""The consumer through which every frontend reads a session."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots.connections import EVENTS, GROUPS, SOCKETS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.snapshot import Snapshot
+from tests.options import source_options
 from tests.unit.build import make_frame
 from tests.unit.scripted import Scripted, steps
 from tests.unit.woken import CONNECT, Woken
@@ -25,7 +26,7 @@ DEADLINE_S = 60
 
 
 class Blocking(Woken):
-    """Its second reading has looked at everything, and then takes until `go_on` is set."""
+    """A source whose second reading has looked at everything, then blocks until `go_on` is set."""
 
     def __init__(self) -> None:
         super().__init__(steps([]))
@@ -50,7 +51,7 @@ def test_rows_frames_and_losses() -> None:
     source = Woken(steps([], []))
     with (
         Session(MAX_INTERVAL_S, lambda lens: source) as session,
-        Consumer(session, "connections", (EVENTS, SOCKETS), {"mechanisms": {}}) as consumer,
+        Consumer(session, "connections", (EVENTS, SOCKETS), source_options()) as consumer,
     ):
         first = consumer.first_frame()
         assert first is consumer.frame
@@ -62,7 +63,7 @@ def test_rows_frames_and_losses() -> None:
         assert (rows, consumer.rows(EVENTS), consumer.lost(EVENTS)) == (2, [], 0)
         assert consumer.read_last()
         assert consumer.frame is not first
-    assert source.options == {"mechanisms": {}, "table": "sockets"}
+    assert source.options == source_options(["sockets", "events"])
 
 
 def test_the_last_reading_begins_after_the_request() -> None:
@@ -145,7 +146,7 @@ def test_the_end_comes_before_the_first_frame() -> None:
 
 
 def test_descriptors_end_the_wait() -> None:
-    """What else a frontend waits for, such as the end of a command."""
+    """Other descriptors of a frontend, such as for a command's end, end its wait."""
     reader, writer = os.pipe()
     with (
         Session(MAX_INTERVAL_S, lambda lens: Scripted(steps([]))) as session,
@@ -160,7 +161,7 @@ def test_descriptors_end_the_wait() -> None:
 
 
 def test_leaving_releases_everything() -> None:
-    """Nothing is held, fed or woken of a frontend that has ended."""
+    """A closed frontend holds nothing, and is neither fed nor woken."""
     with Session(MAX_INTERVAL_S, lambda lens: Woken(steps([]))) as session:
         with Consumer(session, "connections", (EVENTS, SOCKETS)) as consumer:
             consumer.first_frame()

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.kernel.facts import Host
-from nettop.kernel.proc_stat import CpuTimes, read_cpu_times
-from nettop.kernel.rows import row_header
+from nettop.kernel.bpf.rows import row_header
+from nettop.kernel.host.facts import Host
+from nettop.kernel.host.proc_stat import CpuTimes, read_cpu_times
 from nettop.probes.cpu import processes as process_times
 from nettop.probes.cpu.entries import CALLER, CPU_STATE, SPAN_BITS, SPENT, NapiThreads, with_spans
 from nettop.probes.cpu.processes import CALLS, FIRST_ID, SAMPLED_NS, ProcessTimes
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.cpu import (
     ENTRIES,
     IO_WORKERS,
@@ -32,7 +33,7 @@ from nettop.snapshots.cpu import (
     TX_SYSCALLS,
     VECTORS,
 )
-from nettop.snapshots.snapshot import Array, Rows, unknown_value
+from nettop.snapshots.snapshot import Rows, unknown_value
 
 ME, OTHER, NO_PID = os.getpid(), os.getppid(), 0
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -45,7 +46,7 @@ Row = dict[str, Any]
 
 
 def state(**fields: int) -> Array:
-    """The state of one CPU."""
+    """Return the state of one CPU."""
     cpu = np.zeros(1, CPU_STATE)
     for name, value in fields.items():
         cpu[name] = value
@@ -54,7 +55,7 @@ def state(**fields: int) -> Array:
 
 @given(times, times, st.sampled_from([TX_SYSCALLS, RX_SYSCALLS, IO_WORKERS, NAPI_THREADS]))
 def test_the_current_span_of_a_thread_counts(since: int, more: int, entry: int) -> None:
-    """From its beginning, in addition to earlier time."""
+    """A thread's current span counts from its beginning, in addition to earlier time."""
     cpu = state(task=since << SPAN_BITS | entry)
     cpu["entry_ns"][0, entry] = 5
     entry_ns, vector_ns = with_spans(cpu, since + more)
@@ -90,7 +91,7 @@ def test_spans_have_room_for_every_entry_point_and_softirq() -> None:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    """A host with two processes, of which only names and start times can be read."""
+    """Return a host with two processes, of which only names and start times can be read."""
     for pid, name, started in ((ME, "me", 700), (OTHER, "other) (x", 900)):
         folder = tmp_path / "proc" / str(pid)
         folder.mkdir(parents=True)
@@ -106,7 +107,7 @@ def write_stat(folder: Path, name: str, started: int) -> None:
 
 
 def rows_of(rows: Rows) -> list[Row]:
-    """Rows by the names of their columns, with the text of `process`."""
+    """Return rows by the names of their columns, with the text of `process`."""
     names = rows.array.dtype.names or ()
     texts = dict(enumerate(rows.texts["process"]))
     return [
@@ -116,7 +117,7 @@ def rows_of(rows: Rows) -> list[Row]:
 
 
 def sampled(entry_ns: Mapping[int, Mapping[int, int]]) -> Array:
-    """Times by PID and entry point, as samples give them."""
+    """Return times by PID and entry point, as samples give them."""
     rows = [(pid, entry, ns) for pid, times in entry_ns.items() for entry, ns in times.items()]
     return np.array(rows, SAMPLED_NS)
 
@@ -127,7 +128,7 @@ def reading(
     served: Mapping[int, int] | None = None,
     softirqs: int | None = None,
 ) -> list[Row]:
-    """One reading: what samples added, and the total time of softirqs."""
+    """Return one reading: what samples added, and the total time of softirqs."""
     processes.begin()
     processes.add_sampled(sampled(calls))
     if softirqs is not None:
@@ -138,17 +139,17 @@ def reading(
 
 
 def softirqs_by_pid(rows: list[Row]) -> dict[int, int]:
-    """The time of softirqs by PID, that of `(no process)` under NO_PID."""
+    """Return the time of softirqs by PID, that of `(no process)` under NO_PID."""
     return {NO_PID if row["process"] == NO_PROCESS else row["pid"]: row["softirq_ns"] for row in rows}
 
 
 def ended(processes: ProcessTimes) -> dict[int, int]:
-    """The times of rows that are gone, by entry point."""
+    """Return the times of rows that are gone, by entry point."""
     return {entry: ns for entry, ns in enumerate(processes.ended_ns.tolist()) if ns}
 
 
 def exact(*times: tuple[int, int, int, bytes]) -> tuple[Array, Array]:
-    """Start time, PID, ns in calls that send, and name of processes, as the hooks count them."""
+    """Return start time, PID, ns in sending calls, and name of processes, as the hooks count them."""
     callers = np.array([(started, pid, 0) for started, pid, _, _ in times], CALLER)
     spent = np.zeros(len(times), SPENT)
     spent["entry_ns"][:, TX_SYSCALLS] = [ns for _, _, ns, _ in times]
@@ -173,7 +174,7 @@ def test_calls_by_process(host: Host) -> None:
 
 
 def test_exact_times_count_once(host: Host) -> None:
-    """Each reading adds what counts have grown by, in any order of processes; a count that fell has begun again."""
+    """Each reading adds the growth of counts, in any order of processes; a decreased count was reset."""
     processes = ProcessTimes(host)
     readings = [
         [(700 * TICK_NS, ME, 11, b"me"), (900 * TICK_NS, OTHER, 5, b"other")],
@@ -246,8 +247,10 @@ def test_a_reused_pid_gets_a_new_row(host: Host) -> None:
 
 
 def test_an_ended_process_keeps_its_row_for_one_reading(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reading that finds it gone still has its row, the next one has not; its times are kept as those of ended
-    processes, and softirq time that it was not charged by then is no process's."""
+    """The reading that finds a process gone still has its row, the next one does not.
+
+    Its times are kept as those of ended processes, and uncharged softirq time belongs to no process.
+    """
     monkeypatch.setattr(Host, "in_initial_pid_namespace", lambda _: True)
     processes = ProcessTimes(host)
     gone = 1 << 22
@@ -261,14 +264,14 @@ def test_an_ended_process_keeps_its_row_for_one_reading(host: Host, monkeypatch:
 
 
 def test_processes_that_used_least_are_dropped(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If there are more processes than rows; their times are kept in sum, and later ones are in a new row."""
+    """Beyond the limit of rows, the least used processes are summed, and later times of theirs get a new row."""
     monkeypatch.setattr(process_times, "PROCESSES_MAX", 1)
     processes = ProcessTimes(host)
     assert len(reading(processes, {ME: {TX_SYSCALLS: 10}, OTHER: {TX_SYSCALLS: 4}})) == 2
-    assert (processes.left_out, ended(processes)) == (0, {})
+    assert (processes.dropped, ended(processes)) == (0, {})
     rows = reading(processes, {OTHER: {TX_SYSCALLS: 1}})
     assert {row["pid"]: row["network_ns"] for row in rows} == {ME: 10, OTHER: 1}
-    assert (processes.left_out, ended(processes)) == (1, {TX_SYSCALLS: 4})
+    assert (processes.dropped, ended(processes)) == (1, {TX_SYSCALLS: 4})
 
 
 def test_names_that_no_process_has_any_more_are_dropped(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +301,7 @@ def test_details(host: Host) -> None:
 
 
 def test_proc_stat(tmp_path: Path) -> None:
-    """Each CPU that is online has its times; waiting for devices and stolen time count as idle."""
+    """Each online CPU has its times; waiting for devices and stolen time count as idle."""
     (tmp_path / "stat").write_text(
         "cpu 9 9 9 9 9 9 9 9 9 9\ncpu0 1 2 3 90 7 4 5 8 0 0\ncpu7 0 0 0 9 9 0 0 0 0 0\nintr 1\n"
     )
@@ -313,7 +316,7 @@ def test_proc_stat(tmp_path: Path) -> None:
 
 
 def kernel_threads(proc: Path, *names: str, maker: str = "kthreadd") -> None:
-    """A /proc with these kernel threads, numbered from 3 on."""
+    """Make a /proc with these kernel threads, numbered from 3 on."""
     for pid, name in enumerate((maker, *names), 2):
         (proc / str(pid)).mkdir(exist_ok=True)
         (proc / str(pid) / "comm").write_text(name + "\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stacks as text and as categories: cut where the network stack is entered, and each sample in one category."""
+"""Stacks as text and as categories: cut at the entry to the network stack, with each sample in one category."""
 
 import struct
 from collections import Counter, defaultdict
@@ -17,11 +17,11 @@ from nettop.probes.cpu.stacks import (
     Folded,
     Folder,
     StackRows,
-    bare,
     categories_not_available,
     category_of,
-    cut,
     entry_of,
+    strip_suffixes,
+    trim_to_root,
 )
 from nettop.snapshots.cpu import (
     CATEGORIES,
@@ -69,13 +69,13 @@ samples_of_stacks = st.lists(st.tuples(st.integers(0, 3), folded, st.integers(1,
 
 
 def number(label: str) -> int:
-    """The number of a category."""
+    """Return the number of a category."""
     (number,) = (number for number, category in CATEGORIES.items() if category.label == label)
     return number
 
 
 def rows_of(samples: list[tuple[int, Folded, int]], rows_max: int = 10_000) -> StackRows:
-    """The rows of these samples, of 7 ns each."""
+    """Return the rows of these samples, of 7 ns each."""
     rows = StackRows(rows_max)
     add_to(rows, samples)
     return rows
@@ -94,13 +94,13 @@ def add_to(rows: StackRows, samples: list[tuple[int, Folded, int]]) -> None:
 @given(st.sampled_from(list(CATEGORY_OF)), st.sampled_from(SUFFIXES))
 def test_suffixes_do_not_change_the_category(function: str, suffix: str) -> None:
     """Neither the compiler's suffix nor the module is part of a name."""
-    assert bare(function + suffix) == function
+    assert strip_suffixes(function + suffix) == function
 
 
 def test_names_that_only_look_like_suffixes_stay() -> None:
     """A name may contain the words of a suffix."""
-    assert bare("partial_isra") == "partial_isra"
-    assert bare("tcp_v4_rcv.isra.0 [tcp]") == "tcp_v4_rcv"
+    assert strip_suffixes("partial_isra") == "partial_isra"
+    assert strip_suffixes("tcp_v4_rcv.isra.0 [tcp]") == "tcp_v4_rcv"
 
 
 # --- categories -------------------------------------------------------------------------------------------------
@@ -161,20 +161,20 @@ def test_a_category_without_functions_on_this_kernel_is_not_available() -> None:
 @given(inside=st.lists(functions.filter(lambda name: "softirq" not in name), max_size=9), below=stacks)
 def test_softirqs_are_cut_at_their_root(root: str, inside: list[str], below: list[str]) -> None:
     """Whatever they interrupt, even another softirq's loop."""
-    assert cut([*inside, root, *below], RX_SOFTIRQ) == [*inside, root]
-    assert cut([*inside, root, *below], TX_SOFTIRQ) == [*inside, root]
+    assert trim_to_root([*inside, root, *below], RX_SOFTIRQ) == [*inside, root]
+    assert trim_to_root([*inside, root, *below], TX_SOFTIRQ) == [*inside, root]
 
 
 def test_system_calls_are_cut_at_the_entry_code() -> None:
     """The entry code in assembler is the same below all of them."""
     frames = ["tcp_sendmsg", "__sys_sendto", "do_syscall_64", "entry_SYSCALL_64_after_hwframe"]
-    assert cut(frames, TX_SYSCALLS) == frames[:3]
+    assert trim_to_root(frames, TX_SYSCALLS) == frames[:3]
 
 
 @given(stacks, entries)
 def test_cutting_leaves_the_leaf(frames: list[str], entry: int) -> None:
     """And the rest is a prefix of the stack."""
-    left = cut(frames, entry)
+    left = trim_to_root(frames, entry)
     assert left == frames[: len(left)] and left
 
 
@@ -206,7 +206,7 @@ def test_entry_points(frames: str, entry: int, expected: int) -> None:
 
 
 def fold(names: dict[int, str], addresses: list[int], entry: int = RX_SOFTIRQ) -> Folded:
-    """A stack of addresses, by a folder that knows these names."""
+    """Return a stack of addresses, by a folder that knows these names."""
     return Folder(names.get).fold(struct.pack(f"={len(addresses)}Q", *addresses), entry)
 
 

@@ -26,7 +26,7 @@ from starlette.routing import Route
 from nettop.query.filter import parse_filter
 from nettop.query.query import checked_columns, parse_sort
 from nettop.query.units import human, human_spread
-from nettop.serve.api.parameters import MOST_STREAMED_ROWS
+from nettop.serve.api.parameters import MAX_STREAMED_ROWS
 from nettop.serve.pages import page_routes
 from nettop.snapshots import find_table
 from nettop.snapshots.connections import SOCKETS
@@ -46,7 +46,7 @@ Row = dict[str, Any]
 
 
 def connection(number: int, process: str | None, sent: float, **more: Any) -> Row:
-    """A connection as the API gives it."""
+    """Return a connection as the API gives it."""
     return {
         "id": number,
         "process": process,
@@ -67,13 +67,13 @@ def connection(number: int, process: str | None, sent: float, **more: Any) -> Ro
 
 
 def stage(name: str, number: int) -> Row:
-    """A stage whose durations are between 16 and 32 µs."""
+    """Return a stage whose durations are between 16 and 32 µs."""
     quantiles = dict.fromkeys(("p50", "p90", "p99", "max"), 24_000)
     return {"stage": name, "seen_per_s": number, "latency": [[16_000, 32_000, number]], **quantiles}
 
 
 def interface(name: str, backing: str) -> Row:
-    """An interface that receives 8 Mb/s and sends 16 Mb/s."""
+    """Return an interface that receives 8 Mb/s and sends 16 Mb/s."""
     rates = {"bytes_received_per_s": 1e6, "bytes_sent_per_s": 2e6}
     packets = {"packets_received_per_s": 900.0, "packets_sent_per_s": 1500.0}
     return {
@@ -88,7 +88,7 @@ def interface(name: str, backing: str) -> Row:
 
 
 def stacks(*counts: tuple[str, str, str, int]) -> list[Row]:
-    """Sampled stacks: entry point, category, functions and samples."""
+    """Return sampled stacks: entry point, category, functions and samples."""
     return [
         {"entry": entry, "category": category, "stack": stack, "samples": n, "time_ns": n * 10_000_000}
         for entry, category, stack, n in counts
@@ -140,7 +140,7 @@ TABLES: dict[str, list[Row]] = {
 
 
 class Scripted:
-    """A server with the dashboard, whose tables a test may change: it publishes them on request, at a port that stays.
+    """A server with the dashboard at a fixed port; a test may change its tables, and publishes them on request.
 
     `opened` are the queries of each stream, `read` those of single tables.
     """
@@ -180,13 +180,13 @@ class Scripted:
         assert not self._thread.is_alive()
 
     def publish(self) -> None:
-        """A new reading of everything, a second later."""
+        """Publish a new reading of everything, a second later."""
         self._readings += 1
         self._wake()
 
     @property
     def url(self) -> str:
-        """The page."""
+        """Return the page's URL."""
         return f"http://127.0.0.1:{self.port}/"
 
     async def _serve(self, listener: socket.socket) -> None:
@@ -273,7 +273,7 @@ class Scripted:
 
 
 def passes(row: Row, text: str) -> bool:
-    """Whether a row passes a filter: `id=N`, or a process that contains the text. Others pass everything."""
+    """Return whether a row passes a filter: `id=N`, or a text that its process contains. Others pass everything."""
     if text.startswith("id="):
         return bool(row["id"] == int(text[3:]))
     return re.search(r"\W", text) is not None or text in str(row.get("process"))
@@ -281,7 +281,7 @@ def passes(row: Row, text: str) -> bool:
 
 @pytest.fixture
 def server() -> Iterator[Scripted]:
-    """A server that has started."""
+    """Yield a server that has started."""
     server = Scripted()
     server.start()
     yield server
@@ -290,13 +290,13 @@ def server() -> Iterator[Scripted]:
 
 @pytest.fixture
 def messages() -> list[str]:
-    """What the page wrote to the console or asked in a dialog: nothing but what a test expects and takes out."""
+    """Return the page's console messages and dialogs, from which a test takes those that it expects."""
     return []
 
 
 @pytest.fixture
 def page(browser: Browser, server: Scripted, messages: list[str]) -> Iterator[Page]:
-    """The dashboard, with the first reading."""
+    """Yield the dashboard, with the first reading."""
     page = opened(browser, server, messages)
     yield page
     page.close()
@@ -304,7 +304,7 @@ def page(browser: Browser, server: Scripted, messages: list[str]) -> Iterator[Pa
 
 
 def opened(browser: Browser, server: Scripted, messages: list[str], **context: Any) -> Page:
-    """The dashboard in a window of its own, with the first reading."""
+    """Return the dashboard in a window of its own, with the first reading."""
     page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}, **context})
     page.set_default_timeout(PATIENCE_S * 1000)
     page.on("console", lambda message: messages.append(message.text))
@@ -317,18 +317,18 @@ def opened(browser: Browser, server: Scripted, messages: list[str], **context: A
 
 
 def cells(page: Page, column: str, panel: str = "connections") -> Locator:
-    """The cells of a column."""
+    """Return the cells of a column."""
     return page.locator(f"#{panel} td[data-column={column}]")
 
 
 def streamed(server: Scripted, name: str) -> dict[str, str]:
-    """The parameters of a panel's view in the newest stream: totals read fewer columns."""
+    """Return the parameters of a panel's view in the newest stream: totals read fewer columns."""
     query = max((query for query in server.opened[-1] if query.partition("?")[0] == name), key=len)
     return dict(parse_qsl(query.partition("?")[2]))
 
 
 def readout(page: Page) -> Locator:
-    """What the flame graph says of the frame at the pointer, or the chosen or zoomed one."""
+    """Return the flame graph's text about the frame at the pointer, or the selected or zoomed one."""
     return page.locator("#flame .readout")
 
 
@@ -413,7 +413,7 @@ def test_totals(page: Page) -> None:
     expect(shown["drops"]).to_have_text("3 p/s")
     expect(page.locator("[data-total=connections] strong")).to_have_text("4")
     expect(page.locator("#lost")).to_have_text(
-        "▲ lost since nettop began: 3 events (connections), 7 services without a row (services)"
+        "▲ lost since nettop started: 3 events (connections), 7 services without a row (services)"
     )
     assert page.title() == "web-03 – nettop"
 
@@ -442,7 +442,7 @@ def test_queries(page: Page, server: Scripted) -> None:
         assert columns
         parse_filter(table, parameters.pop("filter", ""))
         parse_sort(table, parameters.pop("sort", table.sort))
-        assert 0 < int(parameters.pop("limit", 1)) <= MOST_STREAMED_ROWS
+        assert 0 < int(parameters.pop("limit", 1)) <= MAX_STREAMED_ROWS
         assert parameters.keys() <= {"all", "deltas"}
     details = dict(parse_qsl(server.read[-1].partition("?")[2]))["columns"].split(",")
     shown = {field.name for field in SOCKETS.fields if field.kind is not Kind.GROUP}

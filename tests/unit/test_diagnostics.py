@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages on standard error: to whoever reads them, and to nobody."""
+"""Messages on standard error, with and without a reader."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_reader_who_reads_nothing_is_not_waited_for(monkeypatch: pytest.Monkey
         report("three")
         stderr.close()
         text = b"".join(iter(lambda: reader.read(4096), b"")).strip(b"\0").decode()
-    assert text == "nettop: 2 messages left out, as nobody read them\nnettop: three\n"
+    assert text == "nettop: 2 messages dropped because nobody read them\nnettop: three\n"
 
 
 def test_lines_stay_lines_and_are_safe() -> None:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The doctor without a kernel: facts of made hosts, the report's words and exit codes, redaction, and its honesty."""
+"""The doctor without a kernel: facts of fake hosts, report texts, exit codes, redaction, and detection
+of false data.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,15 @@ from nettop.doctor.command import DoctorSettings, make_report, run_doctor
 from nettop.doctor.redaction import Redactor
 from nettop.doctor.report import Check, LensReport, Report, Verdict
 from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed, Unsupported, UsageError
-from nettop.interrupts import ended_by_signals
-from nettop.kernel import bpf, btf_file
-from nettop.kernel.capabilities import KNOWN, name_of
-from nettop.kernel.facts import Host
-from nettop.kernel.mechanisms import DISABLED, NOT_CHOSEN
-from nettop.kernel.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN
-from nettop.kernel.program import PART_OF_NETTOP
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf.mechanisms import DISABLED, NOT_CHOSEN
+from nettop.kernel.bpf.program import PART_OF_NETTOP
+from nettop.kernel.host import btf_file
+from nettop.kernel.host.capabilities import KNOWN, name_of
+from nettop.kernel.host.facts import Host
+from nettop.kernel.host.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN
 from nettop.probes.connections import self_test
+from nettop.process.interrupts import exit_on_signals
 from nettop.selftest import paths
 from nettop.selftest.process import CommandFailed, run_together
 from nettop.selftest.result import REPORT_IT, SelfTestResult
@@ -78,7 +81,7 @@ def put(root: Path, path: str, content: str) -> Path:
 
 
 def lines(report: Report, **how: bool) -> list[str]:
-    """The report as text."""
+    """Return the report as text."""
     return list(text.report_lines(report, **how))
 
 
@@ -150,7 +153,7 @@ def test_what_is_wrong_says_what_to_do() -> None:
     whole = "\n".join(shown)
     assert "1,000,003 of 1,000,003 bytes" in whole
     assert "refused fexit/tcp_v4_connect: no ftrace" in whole
-    assert "→ fix what is bad under HOST: bcc" in whole
+    assert "→ fix these under HOST: bcc" in whole
     assert "namespace 1 and 2 more" in whole
     assert "skipped: no namespace" in whole
     assert shown[-1] == "The self-test disagrees in 1 line: what nettop shows on this host may be wrong."
@@ -160,13 +163,11 @@ def test_kernel_options_are_named_once() -> None:
     """Where the host is as it should be, a hook without a mechanism names what a kernel would need."""
     refused = (("fexit/a", "no"), ("fexit/b", "no"), ("kprobe/a", "no"))
     report = Report(lenses=(LensReport(LENS, (HookStatus("routes", None, refused),)),))
-    assert "→ a kernel with CONFIG_FUNCTION_TRACER or CONFIG_KPROBE_EVENTS supports it" in "\n".join(
-        lines(report)
-    )
+    assert "→ use a kernel with CONFIG_FUNCTION_TRACER or CONFIG_KPROBE_EVENTS" in "\n".join(lines(report))
 
 
 def remedies(*hooks: HookStatus, checks: tuple[Check, ...] = (), lens: Lens = LENS) -> list[str]:
-    """What the text advises for these hooks."""
+    """Return the remedies in the text for these hooks."""
     shown = lines(Report(checks=checks, lenses=(LensReport(lens, hooks),)))
     return [line.strip() for line in shown if line.strip().startswith("→")]
 
@@ -184,9 +185,7 @@ def test_what_the_user_left_out_needs_no_remedy(why: str, checks: tuple[Check, .
     sockets = HookStatus("sockets", "sock_diag", (("iter/task_file", why),))
     assert remedies(events, routes, sockets, opened, checks=checks) == []
     mixed = HookStatus("routes", None, (("fexit/x", why), ("kprobe/x", "no kprobes")))
-    expected = (
-        "fix what is bad under HOST: bcc" if checks else "a kernel with CONFIG_KPROBE_EVENTS supports it"
-    )
+    expected = "fix these under HOST: bcc" if checks else "use a kernel with CONFIG_KPROBE_EVENTS"
     assert remedies(mixed, checks=checks) == [f"→ {expected}"]
 
 
@@ -194,7 +193,7 @@ def test_a_hook_has_the_remedy_of_the_hook_it_requires() -> None:
     """What refuses the one refuses the other."""
     events = HookStatus("events", None, (("tp_btf/x", "no types"),))
     routes = HookStatus("routes", None, (("fexit/x", "there are no events"),))
-    assert remedies(events, routes) == ["→ a kernel with CONFIG_DEBUG_INFO_BTF supports it"] * 2
+    assert remedies(events, routes) == ["→ use a kernel with CONFIG_DEBUG_INFO_BTF"] * 2
 
 
 def test_no_option_is_advised_that_the_kernel_has() -> None:
@@ -209,9 +208,9 @@ def test_hooks_with_a_remedy_of_their_own() -> None:
     (remedy,) = remedies(HookStatus("packets", "tp_btf/kfree_skb"), places, lens=DROPS)
     assert "CAP_SYSLOG" in remedy
     reasons = HookStatus("reasons", None, (("tp_btf/kfree_skb", "old"),))
-    assert remedies(reasons, lens=DROPS) == ["→ Linux 5.17 and later report them"]
+    assert remedies(reasons, lens=DROPS) == ["→ Linux 5.17 and later report reasons"]
     refused = HookStatus("packets", None, (("tp_btf/kfree_skb", "no types"),))
-    assert remedies(refused, places, lens=DROPS) == ["→ a kernel with CONFIG_DEBUG_INFO_BTF supports it"] * 2
+    assert remedies(refused, places, lens=DROPS) == ["→ use a kernel with CONFIG_DEBUG_INFO_BTF"] * 2
 
 
 def test_equal_reasons_are_shown_once() -> None:
@@ -232,7 +231,7 @@ def test_a_lens_without_a_remedy_of_its_own() -> None:
     def shown(what: str) -> str:
         return "\n".join(lines(Report((BAD,), (LensReport(LENS, error=Unsupported(what)),))))
 
-    assert "→ fix what is bad under HOST: bcc" in shown("nothing lists the sockets: no types")
+    assert "→ fix these under HOST: bcc" in shown("nothing lists the sockets: no types")
     assert "→ fix" not in shown(f"nothing lists the sockets: {DISABLED}")
 
 
@@ -290,14 +289,15 @@ def test_a_lens_that_fails_does_not_stop_the_others() -> None:
     assert by_id["connections"].error is None
     assert report.exit_code is ExitCode.UNSUPPORTED
     assert all(source.closed for source in sources.values())
-    assert sources["connections"].options["table"] in {table.name for table in LENS.tables}
+    assert sources["connections"].options is not None
+    assert sources["connections"].options.tables == {table.name for table in LENS.tables}
 
 
 def test_nobody_is_sent_to_where_they_are() -> None:
     """A remedy that is to ask the doctor is none here, in no format."""
 
     def source_of(_: str) -> Scripted:
-        return Scripted([Unsupported("nothing lists them", "nettop doctor says what is in the way")])
+        return Scripted([Unsupported("nothing lists them", "nettop doctor shows the cause")])
 
     report = make_report(DoctorSettings(("connections",), traffic=False), source_of)
     (lens,) = report.as_json()["lenses"]
@@ -313,7 +313,7 @@ def test_an_import_is_not_interrupted() -> None:
         made.append(lens)
         return Scripted(steps([]))
 
-    with pytest.raises(KeyboardInterrupt) as ended, ended_by_signals():
+    with pytest.raises(KeyboardInterrupt) as ended, exit_on_signals():
         make_report(DoctorSettings(("drops",), traffic=False), source_of)
     assert (made, ended.value.args) == (["drops"], (signal.SIGTERM,))
 
@@ -335,7 +335,7 @@ def test_no_fork_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(paths, "TrafficProcess", Forked)
     monkeypatch.setattr(paths.veth, "is_running", lambda _: pytest.fail("it went on"))
-    with pytest.raises(KeyboardInterrupt), ended_by_signals(), paths.traffic_paths():
+    with pytest.raises(KeyboardInterrupt), exit_on_signals(), paths.traffic_paths():
         pass
     assert (len(made), alive) == (4, [])
 
@@ -369,7 +369,7 @@ def test_a_mechanism_that_does_not_exist() -> None:
     """It is a usage error."""
 
     def source_of(_: str) -> Scripted:
-        raise UsageError("unknown mechanism", "known are: a")
+        raise UsageError("unknown mechanism", "choose from: a")
 
     with pytest.raises(UsageError):
         make_report(DoctorSettings(("drops",), traffic=False, mechanisms={"packets": "x"}), source_of)
@@ -379,7 +379,7 @@ def test_a_mechanism_that_does_not_exist() -> None:
 
 
 def exchange(**facts_of_ends: Mapping[str, int]) -> self_test._Exchange:
-    """A connection over which 7 bytes went there and 5 back, between sockets 1 and 2; socket 3 is UDP."""
+    """Return a connection over which 7 bytes went there and 5 back, between sockets 1 and 2; socket 3 is UDP."""
     client: Mapping[str, int] = {"id": 1, "pid": 10, "retransmits": 0}
     server: Mapping[str, int] = {"id": 2, "pid": 20, "retransmits": 1}
     udp: Mapping[str, int] = {"id": 3, "pid": 20, "receive_queue": 99}
@@ -395,7 +395,7 @@ TRUTH = {
 
 
 def judged(rows: Mapping[int, Mapping[str, object]]) -> list[bool | None]:
-    """What the self-test makes of these rows."""
+    """Return the self-test's result for these rows."""
     copies = {key: dict(row) for key, row in rows.items()}
     return [
         result.ok
@@ -426,7 +426,7 @@ def test_a_missing_row_is_noticed(key: int) -> None:
 
 
 class RecordingProcess:
-    """A traffic process that records its commands, and fails at one of them."""
+    """A traffic process that records its commands, and fails on one of them."""
 
     def __init__(self, log: list[str], failing: str = "") -> None:
         self._log, self._failing, self._command = log, failing, ""
@@ -456,7 +456,7 @@ def test_both_results_are_taken_even_if_one_command_fails() -> None:
 
 
 def missing_of(root: Path, effective: int, permitted: int | None = None) -> Check:
-    """The check of what is missing, with these sets."""
+    """Return the check of what is missing, with these sets."""
     permitted = effective if permitted is None else permitted
     put(root, "proc/thread-self/status", f"CapPrm:\t{permitted:016x}\nCapEff:\t{effective:016x}\n")
     return next(
@@ -490,7 +490,7 @@ def test_only_the_surroundings_are_missing(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="the remedy is another one for other users")
 def test_permitted_and_not_effective(tmp_path: Path) -> None:
     """What only has to be raised is distinguished from what was taken away."""
-    assert "permitted and not effective" in missing_of(tmp_path, 0, ALL).remedy
+    assert "permitted but not effective" in missing_of(tmp_path, 0, ALL).remedy
     assert "--cap-add BPF" in missing_of(tmp_path, 0).remedy
 
 
@@ -557,7 +557,7 @@ def test_lockdown_without_securityfs(
 
 
 def processes_of(root: Path, options: str, effective: int = ALL) -> Check:
-    """The check of which processes are seen, where /proc was mounted so, and over another one."""
+    """Return the check of which processes are seen, where /proc was mounted so, and over another one."""
     below = "22 27 0:21 / /proc rw,relatime - proc proc rw,hidepid=2\n"
     put(root, "proc/self/mountinfo", f"{below}68 67 0:40 / /proc rw - proc proc {options}\n")
     put(root, "proc/thread-self/status", f"CapPrm:\t{effective:016x}\nCapEff:\t{effective:016x}\n")
@@ -567,26 +567,31 @@ def processes_of(root: Path, options: str, effective: int = ALL) -> Check:
 @pytest.mark.parametrize(
     ("options", "effective", "verdict", "said"),
     [
-        ("rw", ALL, Verdict.OK, "are seen"),
-        ("rw,hidepid=off", ALL, Verdict.OK, "are seen"),
-        ("rw,hidepid=0", ALL, Verdict.OK, "are seen"),
-        ("rw", 1 << CAP_SYS_ADMIN, Verdict.OK, "are seen"),
-        ("rw", 0, Verdict.NOTE, "not seen which sockets they own"),
+        ("rw", ALL, Verdict.OK, "are visible"),
+        ("rw,hidepid=off", ALL, Verdict.OK, "are visible"),
+        ("rw,hidepid=0", ALL, Verdict.OK, "are visible"),
+        ("rw", 1 << CAP_SYS_ADMIN, Verdict.OK, "are visible"),
+        ("rw", 0, Verdict.NOTE, "sockets owned by other users' processes are not attributed"),
         (
             "rw,gid=4,hidepid=2",
             ALL,
             Verdict.NOTE,
-            "hidepid=2: other users' and their containers are seen only with",
+            "hidepid=2: other users' processes and containers are visible only as root",
         ),
-        ("rw,hidepid=invisible", 0, Verdict.NOTE, "hidepid=invisible: other users' are not seen, nor which"),
-        ("rw,subset=pid", ALL, Verdict.NOTE, "subset=pid: /proc hides all but processes"),
-        ("rw,hidepid=2,subset=pid", 0, Verdict.NOTE, "own; subset=pid"),
+        (
+            "rw,hidepid=invisible",
+            0,
+            Verdict.NOTE,
+            "hidepid=invisible: other users' processes and the sockets they own are not",
+        ),
+        ("rw,subset=pid", ALL, Verdict.NOTE, "subset=pid: /proc shows only processes"),
+        ("rw,hidepid=2,subset=pid", 0, Verdict.NOTE, "visible; subset=pid"),
     ],
 )
 def test_processes_that_are_hidden(
     tmp_path: Path, options: str, effective: int, verdict: Verdict, said: str
 ) -> None:
-    """By the options of that instance of /proc which is seen, or for want of rights; with what shows them."""
+    """Processes hidden by the options of this /proc, or for lack of privileges, are reported with the remedy."""
     check = processes_of(tmp_path, options, effective)
     assert (check.verdict, check.data) == (verdict, verdict is Verdict.OK)
     assert said in check.value
@@ -594,36 +599,36 @@ def test_processes_that_are_hidden(
 
 
 def test_processes_in_another_user_namespace(tmp_path: Path) -> None:
-    """What is held there lets nobody look at the processes outside, and root is of no help."""
+    """Capabilities held in another user namespace give no access to outside processes, and root does not help."""
     put(tmp_path, "proc/self/ns/user", "")  # has another inode number than the initial one
     check = processes_of(tmp_path, "rw")
     assert (check.verdict, check.data) == (Verdict.NOTE, False)
-    assert "outside of the user namespace" in check.remedy
+    assert "outside the user namespace" in check.remedy
 
 
 def test_what_refuses_samples_is_the_remedy_of_samples_only() -> None:
-    """Other hooks that the kernel refuses have remedies of their own."""
+    """Hooks that the kernel refuses for other reasons keep their own remedies."""
     events = Check("perf_events", "perf events", "a filter denies them", Verdict.BAD, "allow them")
     samples = HookStatus("samples", None, (("perf cpu-clock", "a filter denies them"),), remedy="allow them")
     served = HookStatus("served", None, (("tp_btf/tcp_probe", "there are no samples"),))
     routes = HookStatus("routes", None, (("kprobe/x", "no kprobes"),))
     assert remedies(samples, served, routes, checks=(events,), lens=CPU) == [
         "→ allow them",
-        "→ fix what is bad under HOST: perf events",
-        "→ fix what is bad under HOST: perf events",
-        "→ a kernel with CONFIG_KPROBE_EVENTS supports it",
+        "→ fix these under HOST: perf events",
+        "→ fix these under HOST: perf events",
+        "→ use a kernel with CONFIG_KPROBE_EVENTS",
     ]
 
 
 def test_the_remedy_of_a_refusal() -> None:
-    """It is shown, also for hooks that were refused for the same reason; a report is of no use."""
+    """A refusal's remedy is shown, also for other hooks refused for the same reason, without asking for a report."""
     received = HookStatus("received", None, (("XDP", "too little memory"),), remedy="raise the limit")
     sent = HookStatus("sent", None, (("tp_btf/x", "too little memory"),))
     assert remedies(received, sent) == ["→ raise the limit"] * 2
 
 
 def test_another_pid_namespace(tmp_path: Path) -> None:
-    """Its processes are seen, and those outside are only named."""
+    """Processes of another PID namespace are seen; outside ones only have names."""
     put(tmp_path, "proc/self/ns/pid", "")  # has another inode number than the initial one
     check = facts.check_pid_namespace(tmp_path)
     assert check.verdict is Verdict.NOTE
@@ -632,7 +637,7 @@ def test_another_pid_namespace(tmp_path: Path) -> None:
 
 
 def test_fentry_that_was_not_tried() -> None:
-    """What --mechanism leaves out, or what has nothing to add to, says nothing of the kernel."""
+    """A fentry mechanism excluded by --mechanism, or without work, proves nothing about the kernel."""
     events = HookStatus("events", None, (("tp_btf/x", DISABLED),))
     routes = HookStatus("routes", None, (("fexit/x", "there are no events"),))
     for hooks in ((events, routes), (HookStatus("routes", None, (("fexit/x", NOT_CHOSEN),)),)):
@@ -643,7 +648,7 @@ def test_fentry_that_was_not_tried() -> None:
 
 
 def test_who_called_may_not_read_nettop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then it stays root, and the report says for want of what; otherwise it says nothing."""
+    """If the caller may not read nettop, it stays root, and the report says why; otherwise it says nothing."""
     given: list[DoctorSettings] = []
 
     def run_doctor(settings: DoctorSettings, *_: object) -> ExitCode:
@@ -672,7 +677,7 @@ OVER_BTF = "32 30 0:9 / /sys/kernel/btf rw - tmpfs tmpfs rw\n"
 
 
 def btf_of(root: Path, mounts: str, monkeypatch: pytest.MonkeyPatch, *, kernel_has_it: bool | None) -> Check:
-    """The check of the types, and that every command is refused in the same words."""
+    """Return the check of the types, and that every command is refused in the same words."""
     monkeypatch.setattr(btf_file, "_kernel_has_it", lambda: kernel_has_it)
     put(root, "proc/self/mountinfo", mounts)
     check = facts.check_btf(root)
@@ -685,14 +690,14 @@ def btf_of(root: Path, mounts: str, monkeypatch: pytest.MonkeyPatch, *, kernel_h
 
 @pytest.mark.parametrize("mounts", [SYSFS, SYSFS + TRACEFS, SYSFS + TRACEFS + OVER_BTF])
 def test_a_kernel_without_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mounts: str) -> None:
-    """It names the option, and no file system is to be unmounted, wherever one is mounted: not even over the place."""
+    """A kernel without BTF gets the kernel option as remedy, never unmounting, whatever is mounted."""
     check = btf_of(tmp_path, mounts, monkeypatch, kernel_has_it=False)
     assert "CONFIG_DEBUG_INFO_BTF" in check.remedy
     assert "umount" not in check.remedy
 
 
 def test_types_that_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what is proved to hide them is to be unmounted."""
+    """Doctor only advises unmounting a file system that provably hides the types."""
     check = btf_of(tmp_path, SYSFS + TRACEFS + OVER_BTF, monkeypatch, kernel_has_it=True)
     assert check.remedy == "umount /sys/kernel/btf"
     check = btf_of(tmp_path, SYSFS + TRACEFS + OVER_BTF, monkeypatch, kernel_has_it=None)
@@ -704,7 +709,7 @@ def test_types_that_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_types_that_are_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is said how much is missing; a whole file may be read."""
+    """The report says how much of truncated types is missing; a complete file may be read."""
     path = put(tmp_path, "sys/kernel/btf/vmlinux", "")
     path.write_bytes(WHOLE_BTF[:-1])
     over = SYSFS + "32 30 0:9 /copy /sys/kernel/btf/vmlinux rw - ext4 /dev/vda rw\n"
@@ -718,7 +723,7 @@ def test_types_that_are_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_files_of_nettop_that_are_lost() -> None:
-    """A file that is missing is bad, though the lens works without it."""
+    """A missing file of nettop is bad, even if the lens works without it."""
     why = f"/opt/nettop/events.bpf.c, {PART_OF_NETTOP}, cannot be read"
     hook = HookStatus("events", None, (("tp_btf/x", why),), remedy="install nettop again")
     (check,) = facts.files_check([LensReport(LENS, (hook,))])
@@ -730,7 +735,7 @@ def test_files_of_nettop_that_are_lost() -> None:
 
 
 def test_settings_that_do_harm(tmp_path: Path) -> None:
-    """They name what they do and how to undo it; the others are just shown, and so are those that do not exist."""
+    """Harmful settings have their effect and remedy; other or missing settings are just shown."""
     for name in facts._SYSCTLS:
         put(tmp_path, f"proc/sys/{name.replace('.', '/')}", "0\n")
     put(tmp_path, "proc/sys/kernel/kptr_restrict", "2\n")
@@ -761,7 +766,7 @@ _NAMES = {
 
 
 def test_the_same_name_is_the_same_token() -> None:
-    """Also in other letters, and in another text; a longer name is not cut into a shorter one."""
+    """A name has the same token in any case and text; a longer name is not cut into a shorter one."""
     redact = Redactor(_NAMES).text
     assert redact("alice on web-7.corp.example: nginx") == "user-1 on host-1: process-1"
     assert redact("ALICE_x eth0:1 nginx") == "user-1_x interface-1:1 process-1"
@@ -774,7 +779,7 @@ def test_the_same_name_is_the_same_token() -> None:
     st.sampled_from(["{}", "[{}]:443", "at {}.", "({})", "{}/64"]),
 )
 def test_no_address_is_left(address: object, around: str) -> None:
-    """Whatever stands around it; loopback and nothing stay, for they are nobody's."""
+    """Addresses are redacted in any context, except loopback and unspecified ones."""
     redact = Redactor({}).text
     parsed = ip_address(str(address))
     shown = redact(around.format(parsed))
@@ -787,7 +792,7 @@ def test_no_address_is_left(address: object, around: str) -> None:
     "mac", ["02:11:22:aa:bb:cc", "02-11-22-AA-BB-CC", "02:11:22:aa:bb:cc:02:11:22:aa:bb:cd:08:00"]
 )
 def test_no_hardware_address_is_left(mac: str) -> None:
-    """As drivers and netfilter write them."""
+    """Hardware addresses are redacted as drivers and netfilter write them."""
     assert Redactor({}).text(f"link MAC={mac} up") == "link MAC=mac-1 up"
 
 
@@ -795,7 +800,7 @@ def test_no_hardware_address_is_left(mac: str) -> None:
     "kept", ["6.18.44", "12:34:56", "bpf_prog::x", "0.26.0 (LLVM 14)", "[    0.1] a:b", "127.0.0.1", "::1"]
 )
 def test_what_is_no_address_stays(kept: str) -> None:
-    """Versions, times and the like."""
+    """Versions, times and the like are not redacted."""
     assert Redactor({}).text(kept) == kept
 
 
@@ -827,13 +832,13 @@ def test_values_of_json() -> None:
     ],
 )
 def test_wrong_words(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are reported with the nearest right ones before anything is attached."""
+    """Wrong arguments are reported with the nearest valid ones before anything is attached."""
     assert run(["doctor", *words], lambda _: Scripted(steps([]))) == ExitCode.USAGE
     assert said in capsys.readouterr().err
 
 
 def test_the_report_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
-    """JSON for programs, and exit code 0 where the lens works."""
+    """Standard output has JSON for programs, and the exit code is 0 if the lens works."""
     words = ["doctor", "--only", "connections", "--no-traffic", "--format", "json"]
     assert run(words, lambda _: Scripted(steps([]))) == ExitCode.DONE
     captured = capsys.readouterr()
@@ -842,7 +847,7 @@ def test_the_report_on_standard_output(capsys: pytest.CaptureFixture[str]) -> No
 
 
 class Full(io.StringIO):
-    """A standard output that takes no more, as is noticed at the end."""
+    """A full standard output, which fails only at the end."""
 
     encoding = "utf-8"
 
@@ -852,7 +857,7 @@ class Full(io.StringIO):
 
 
 class FullDisk(io.BytesIO):
-    """A file that takes nothing."""
+    """A file on a full disk."""
 
     name = "/full/report.tar.gz"
 
@@ -865,7 +870,7 @@ class FullDisk(io.BytesIO):
 def test_an_output_that_is_full(
     form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is reported as by every command."""
+    """A full output is reported as by every command."""
     words = ["doctor", "--only", "connections", "--no-traffic", "--format", form]
     monkeypatch.setattr("sys.stdout", Full())
     assert run(words, lambda _: Scripted(steps([]))) == ExitCode.FAILURE
@@ -882,14 +887,14 @@ def test_a_bundle_that_cannot_be_written() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(("words", "is_doctor"), [(["doctor", "--no-traffic"], True), (["--table"], False)])
 def test_interrupted(words: list[str], is_doctor: bool, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing was found out, so the doctor's exit code is not that of a host where all is well; the others are done."""
+    """An interrupted doctor's exit code differs from success, and cleanup is complete."""
     monkeypatch.setattr("sys.argv", ["nettop", *words])
     monkeypatch.setattr(cli, "run", lambda _: signal.raise_signal(number))
     assert cli.main() == (128 + number if is_doctor else ExitCode.DONE)
 
 
 def test_a_bundle_that_is_not_finished_is_taken_away(tmp_path: Path) -> None:
-    """Whatever ends the examination, no half file stays; one that was there before is not touched."""
+    """An aborted examination leaves no partial bundle, and does not touch an existing one."""
 
     def ended(_: str) -> Scripted:
         raise KeyboardInterrupt

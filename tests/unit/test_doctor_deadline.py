@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The deadline of doctor's steps: nothing that a step waits for can keep doctor from ending."""
+"""The deadline of doctor's steps: doctor exits whatever a step waits for."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 
 from nettop.doctor import deadline
 from nettop.errors import SourceFailed
-from nettop.limits import Limit
+from nettop.process.limits import Limit
 
 
 def wait_for_ever() -> None:
-    """Wait, as a source may do, also at its end."""
+    """Block, as a source may do, even at the end."""
     try:
         threading.Event().wait()
     except Exception:  # noqa: BLE001 - the deadline is none
@@ -25,18 +25,18 @@ def wait_for_ever() -> None:
 
 
 def test_a_step_that_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is given up, whatever it would catch, and so is its own end; the limits that may be the cause are named."""
+    """A blocked step is abandoned, with its cleanup, whatever it catches; limits that may be the cause are named."""
     monkeypatch.setattr(deadline, "of_memory", lambda: [Limit("a process may have 5 bytes", "raise it")])
     monkeypatch.setattr(deadline, "of_processes", list)
     monkeypatch.setattr(deadline, "_CLOSING_S", 0.05)
     with pytest.raises(SourceFailed) as failure, deadline.within("it", 0.05):
         wait_for_ever()
-    assert failure.value.what == "it was given up after 0.05 s, where limits are: a process may have 5 bytes"
+    assert failure.value.what == "it timed out after 0.05 s, with limits: a process may have 5 bytes"
     assert "raise the limits" in failure.value.remedy
 
 
 def test_a_step_in_time() -> None:
-    """It has its own result and its own errors."""
+    """A step that ends in time returns its own result or error."""
     with deadline.within("it"):
         result = 1
     assert result == 1
@@ -55,7 +55,7 @@ with deadline.within("it", 0.1):
 
 
 def test_a_process_that_is_stuck_in_c() -> None:
-    """Where no exception can be raised the process ends, and says where it was."""
+    """A process stuck in C code, where no exception can be raised, exits and names the step."""
     done = subprocess.run(
         [sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=60, check=False
     )

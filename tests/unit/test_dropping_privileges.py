@@ -9,8 +9,8 @@ import threading
 import pytest
 
 from nettop.commands import invoker
-from nettop.commands.invoker import User, may
-from nettop.commands.privilege import Rights, opened_session
+from nettop.commands.invoker import User, has_access
+from nettop.commands.privilege import Rights, open_session
 from nettop.engine.session import Session
 from nettop.errors import NettopError, SourceFailed
 from nettop.settings import MAX_INTERVAL_S
@@ -19,7 +19,7 @@ from .test_engine import DEADLINE_S, Source, published
 
 
 class Broken(Source):
-    """Does not start."""
+    """A source that does not start."""
 
     def start(self) -> None:
         """Fail."""
@@ -28,7 +28,7 @@ class Broken(Source):
 
 
 def attached(session: Session, lens: str = "connections") -> NettopError | None:
-    """Attaches a lens and waits for a reading or a failure; returns the failure."""
+    """Attach a lens and wait for a reading or a failure; return the failure."""
     event = published(session)
     session.enable(lens)
     assert event.wait(DEADLINE_S)
@@ -41,11 +41,11 @@ def attached(session: Session, lens: str = "connections") -> NettopError | None:
     ids=["11 digits", "-1", "5000 digits", "a letter", "below 0", "no decimal"],
 )
 def test_an_impossible_user_of_sudo(uid: str, gid: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is no user's number is nobody's."""
+    """An invalid UID in SUDO_UID is treated as no user."""
     monkeypatch.setenv("SUDO_UID", uid)
     monkeypatch.setenv("SUDO_GID", gid)
     assert invoker.invoking_user() is None
-    assert invoker.impossible_caller() == f"there is no user SUDO_UID={uid[:20]} SUDO_GID={gid}"
+    assert invoker.invalid_caller() == f"there is no user SUDO_UID={uid[:20]} SUDO_GID={gid}"
 
 
 def test_privileges_are_dropped_after_the_start_and_before_anything_is_read() -> None:
@@ -59,8 +59,8 @@ def test_privileges_are_dropped_after_the_start_and_before_anything_is_read() ->
         assert attached(session) is None
         assert attached(session, "drops") is None
     ((thread, before, rights),) = calls
-    assert (before, rights) == (["start"], frozenset())
-    assert source.threads == {thread}
+    assert (before, rights) == (["configure", "start"], frozenset())
+    assert thread in source.threads
 
 
 @pytest.mark.parametrize("exists", [True, False], ids=["does not start", "has no probe"])
@@ -80,7 +80,7 @@ def test_privileges_are_dropped_after_a_start_that_failed(exists: bool) -> None:
 
 
 def test_lenses_that_start_together_are_read_after_the_last_one_has_started() -> None:
-    """Privileges are dropped once, when every one of them has started, and no lens is read before that."""
+    """Privileges are dropped once, after all these lenses have started, and no lens is read before."""
     sources = {"connections": Source(), "drops": Source()}
     before: list[list[list[str]]] = []
 
@@ -94,15 +94,15 @@ def test_lenses_that_start_together_are_read_after_the_last_one_has_started() ->
         session.enable("connections")
         assert attached(session, "drops") is None
         session.sample_now().result(DEADLINE_S)
-    assert before == [[["start"], ["start"]]]
+    assert before == [[["configure", "start"], ["configure", "start"]]]
     assert all("read" in source.calls for source in sources.values())
 
 
 @pytest.mark.parametrize("refused", [1, 2])
 def test_no_lens_that_starts_together_is_read_with_privileges(refused: int) -> None:
-    """A lens for which they cannot be dropped is not read; the next one is, if dropping works then."""
+    """A lens for which privileges cannot be dropped is not read; the next one is, if dropping works then."""
     sources = {"connections": Source(), "drops": Source()}
-    refusals = [NettopError("privileges cannot be dropped")] * refused
+    refusals = [NettopError("cannot drop privileges")] * refused
 
     def drop_privileges(rights: frozenset[int]) -> None:
         if refusals:
@@ -119,7 +119,7 @@ def test_no_lens_that_starts_together_is_read_with_privileges(refused: int) -> N
 
 def test_nothing_is_read_while_privileges_cannot_be_dropped() -> None:
     """The failure is reported, and dropping is tried again with the next lens; no lens is read before it works."""
-    source, refusals = Source(), [NettopError("privileges cannot be dropped")]
+    source, refusals = Source(), [NettopError("cannot drop privileges")]
 
     def drop_privileges(rights: frozenset[int]) -> None:
         if refusals:
@@ -128,24 +128,24 @@ def test_nothing_is_read_while_privileges_cannot_be_dropped() -> None:
     with Session(MAX_INTERVAL_S, lambda lens: source, drop_privileges=drop_privileges) as session:
         failure = attached(session)
         assert failure is not None
-        assert failure.what == "privileges cannot be dropped"
-        assert source.calls == ["start", "close"]
+        assert failure.what == "cannot drop privileges"
+        assert source.calls == ["configure", "start", "close"]
         assert attached(session, "drops") is None
-    assert source.calls[2:] == ["start", "read", "close"]
+    assert source.calls[3:] == ["configure", "start", "read", "close"]
 
 
 def test_other_sources_than_probes_drop_nothing() -> None:
-    """A session over other sources than probes keeps user and capabilities."""
+    """A session over sources other than probes keeps user and capabilities."""
     with open("/proc/self/status") as file:
         before = [line for line in file if line.startswith(("Uid", "Cap", "NoNewPrivs"))]
-    with opened_session(MAX_INTERVAL_S, lambda lens: Source(), Rights(User(65534, 65534, ()))) as session:
+    with open_session(MAX_INTERVAL_S, lambda lens: Source(), Rights(User(65534, 65534, ()))) as session:
         assert attached(session) is None
     with open("/proc/self/status") as file:
         assert [line for line in file if line.startswith(("Uid", "Cap", "NoNewPrivs"))] == before
 
 
 def test_no_one_may_act_as_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no change of user is allowed nettop assumes that the user may do nothing; it is not an error."""
+    """If no change of user is allowed, nettop assumes that the user has no rights; it is no error."""
 
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -153,14 +153,14 @@ def test_no_one_may_act_as_another_user(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(invoker.os, "geteuid", lambda: 0)
     for name in ("setgroups", "setegid", "seteuid"):
         monkeypatch.setattr(invoker.os, name, refuse)
-    assert not may(User(65534, 65534, ()), os.R_OK, invoker.Path("/"))
+    assert not has_access(User(65534, 65534, ()), os.R_OK, invoker.Path("/"))
 
 
 def test_capabilities_for_reading_are_kept() -> None:
-    """The capabilities that a source needs for its readings are passed on to be kept."""
+    """The capabilities that a source needs for its readings are kept."""
 
     class Needy(Source):
-        def rights(self) -> frozenset[int]:
+        def capabilities(self) -> frozenset[int]:
             return frozenset({2, 19})
 
     kept: list[frozenset[int]] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pure parts of the drops lens: names of reasons, rows and their numbers, counters, the headline's words."""
+"""The pure parts of the drops lens: names of reasons, rows and their numbers, counters, the headline's text."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.kernel.drop_reasons import NO_REASON, DropReasons, _without_prefix
-from nettop.kernel.links import Link
+from nettop.kernel.bpf.drop_reasons import NO_REASON, DropReasons, _without_prefix
+from nettop.kernel.net.links import Link
 from nettop.probes.drops import probe
 from nettop.probes.drops.listeners import UnseenSyns
 from nettop.probes.drops.probe import (
@@ -24,8 +24,7 @@ from nettop.probes.drops.probe import (
     Drops,
     NamespaceCounters,
     RowIds,
-    coded,
-    grouped,
+    encode_texts,
     program_text,
     read_client_ports,
 )
@@ -33,9 +32,11 @@ from nettop.query.filter import parse_filter
 from nettop.query.query import screen_query
 from nettop.query.view import View
 from nettop.screens.drops import by_reason, row_flags, top_reason, why_empty
+from nettop.snapshots.arrays import Array, distinct_rows
 from nettop.snapshots.drops import COUNTERS, LENS, OF_CPUS, OF_DEVICES, OF_NAMESPACES, PACKETS, REASONS
-from nettop.snapshots.snapshot import Array, Frame, Snapshot, known
+from nettop.snapshots.snapshot import Frame, Snapshot, known
 from nettop.widgets.cells import RowFlags
+from tests.options import source_options
 
 from .build import TAKEN_NS, WALL_NS, Row, make_frame, make_rows, make_view
 
@@ -58,18 +59,18 @@ THESE = DropReasons(4, NAMES, {1: "MAC80211_UNUSABLE", 2: "OPENVSWITCH"})
     ],
 )
 def test_names_of_reasons(number: int, name: str) -> None:
-    """A reason without a name is its number, behind the name or number of its subsystem."""
+    """A reason without a name is its number, after the name or number of its subsystem."""
     assert THESE.name(number) == name
 
 
 def test_kernels_without_reasons() -> None:
-    """Where the tracepoint has no reason there is none, whatever number is looked_up for."""
+    """If the tracepoint has no reason, every number is looked up as none."""
     assert DropReasons(2).name(0) is None
     assert not DropReasons(2).has_reasons
 
 
 def test_numbers_of_reasons() -> None:
-    """A reason that the kernel lacks has a number that no packet can have."""
+    """A reason that the kernel lacks has a number that no packet has."""
     assert THESE.number("CONSUMED") == 1
     assert THESE.number("NO_SUCH") == NO_REASON
     assert THESE.name(NO_REASON) != "NO_SUCH"
@@ -86,7 +87,7 @@ def test_the_program_asks_for_no_argument_that_is_not_there(arguments: int, defi
 
 
 def test_reasons_are_explained_once() -> None:
-    """The meaning of a reason is a sentence without an end."""
+    """The meaning of a reason is a sentence without a full stop."""
     for name, reason in REASONS.items():
         assert reason.meaning, name
         assert not reason.meaning.endswith("."), name
@@ -104,14 +105,14 @@ def test_a_name_loses_one_prefix() -> None:
 
 
 def test_a_kind_is_whole_words_without_padding() -> None:
-    """Kinds are compared and copied as bytes, of which each belongs to a field."""
+    """Kinds are compared and copied as bytes, so they have no padding."""
     fields = KIND.fields or {}
     assert sum(form.itemsize for form, *_ in fields.values()) == KIND.itemsize
     assert KIND.itemsize % 8 == 0
 
 
 def test_the_ports_of_clients(tmp_path: Path) -> None:
-    """They are the kernel's setting, or its default where that may not be read, and the program gets both ends."""
+    """Client ports are the kernel's setting, or its default if unreadable; the program gets both ends."""
     assert read_client_ports(tmp_path) == (32768, 60999)
     setting = tmp_path / "sys/net/ipv4/ip_local_port_range"
     setting.parent.mkdir(parents=True)
@@ -125,7 +126,7 @@ def test_the_ports_of_clients(tmp_path: Path) -> None:
 
 
 def test_numbers_are_never_used_twice() -> None:
-    """A row keeps its number as long as it is there; one that comes back gets a new one."""
+    """A row keeps its number while it exists; one that returns gets a new number."""
     ids = RowIds(np.dtype("u4"))
 
     def number(*keys: int) -> list[int]:
@@ -144,7 +145,7 @@ def test_equal_keys_are_one_group() -> None:
     keys = np.zeros(5, KIND)
     keys["netns"] = [7, 5, 7, 5, 7]
     keys["reason"] = [1, 1, 1, 2, 1]
-    first, groups = grouped(keys)
+    first, groups = distinct_rows([keys])
     assert len(first) == 3
     assert [sorted(np.flatnonzero(groups == group).tolist()) for group in groups[[0, 1, 3]]] == [
         [0, 2, 4],
@@ -162,15 +163,15 @@ def test_texts_of_numbers() -> None:
         looked_up.append(number)
         return {3: "udp", 5: "udp", 6: "tcp"}.get(number)
 
-    codes, texts = coded(np.array([6, 3, 9, 5, 6], "u1"), text_of)
+    codes, texts = encode_texts(np.array([6, 3, 9, 5, 6], "u1"), text_of)
     assert known(codes).tolist() == [True, True, False, True, True]
     assert [texts[code] for code in codes[known(codes)]] == ["tcp", "udp", "udp", "tcp"]
     assert sorted(looked_up) == [3, 5, 6, 9]
-    assert coded(np.zeros(0, "u4"), text_of)[0].dtype == np.uint32
+    assert encode_texts(np.zeros(0, "u4"), text_of)[0].dtype == np.uint32
 
 
 class Program:
-    """Stands for the program in the kernel: gives these kinds of drops, and forgets none."""
+    """A replacement for the kernel's program: it returns these kinds of drops, and evicts none."""
 
     kinds_max = 4096
 
@@ -184,29 +185,29 @@ class Program:
             self.totals[at] = packets, size
 
     def read(self) -> tuple[Array, Array]:
-        """What was counted."""
+        """Return the counts."""
         return self.kinds, self.totals
 
     def lost(self) -> dict[str, int]:
-        """Nothing."""
+        """Return no losses."""
         return {"untracked": 0, "recursion": 0}
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 class Functions:
     """The kernel's functions: one every 0x100 bytes, but none below 0x1000."""
 
     def refresh(self) -> bool:
-        """They stay the same."""
+        """Return False: the functions stay the same."""
         return False
 
     def __len__(self) -> int:
         return 1
 
     def find(self, address: int) -> tuple[str, int] | None:
-        """The function at that address, and how far into it."""
+        """Return the function at that address, and how far into it."""
         return None if address < 0x1000 else (f"f_{address >> 8:x}", address & 0xFF)
 
 
@@ -216,10 +217,10 @@ LO = {"netns": NETNS, "ifindex": 1, "reason": 12, "family": 0x0800, "protocol": 
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Program], Snapshot]]:
-    """Reads a probe whose program counted that."""
+    """Read a probe whose program counted these drops."""
     monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters({}, {}, [Link(1, "lo")]))
     source = Drops()
-    source.set("mechanisms", {"packets": "none"})
+    source.configure(source_options(mechanisms={"packets": "none"}))
     source.start()
     source._symbols = Functions()  # type: ignore[assignment]
 
@@ -233,7 +234,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Program], Snapsh
 
 
 def shown(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """The rows of packets, with texts, and None for what is unknown."""
+    """Return the rows of packets, with texts, and None for what is unknown."""
     rows = snapshot.tables["packets"]
 
     def values(name: str) -> list[Any]:
@@ -249,7 +250,7 @@ def shown(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def test_drops_at_several_addresses_of_a_function_are_one_row(read: Callable[[Program], Snapshot]) -> None:
-    """Packets and bytes add up, exactly, and the details have each address's own, the most first."""
+    """Packets and bytes of addresses in one function are summed, and the details list each address, largest first."""
     snapshot = read(
         Program(
             (LO | {"location": 0x1510}, 3, 300),
@@ -268,7 +269,7 @@ def test_drops_at_several_addresses_of_a_function_are_one_row(read: Callable[[Pr
 
 
 def test_rows_are_sorted_and_unknown_is_no_zero(read: Callable[[Program], Snapshot]) -> None:
-    """What the program does not know is unknown; a device without a name goes by its number."""
+    """Values that the program does not know are unknown; a device without a name has its number."""
     unknown = {"location": 0x99, "reason": 999, "protocol": 255}
     snapshot = read(Program((LO | {"location": 0x1510}, 1, 9), (unknown, 0, 0), (LO | {"ifindex": 12}, 2, 8)))
     rows = shown(snapshot)
@@ -281,7 +282,7 @@ def test_rows_are_sorted_and_unknown_is_no_zero(read: Callable[[Program], Snapsh
 
 
 def test_last_seen_is_the_refresh_that_counted_more(read: Callable[[Program], Snapshot]) -> None:
-    """A row without new drops keeps its time and its number, whatever comes and goes around it."""
+    """A row without new drops keeps its time and number, whatever rows come and go."""
     old, new = LO | {"location": 0x1510}, LO | {"location": 0x1610}
     first = read(Program((old, 3, 30)))
     second = read(Program((new, 1, 10), (old, 3, 30)))
@@ -340,7 +341,7 @@ def test_whose_port_it_is(
     sockets: list[Row],
     owner: tuple[str | None, int | None],
 ) -> None:
-    """Who hears everybody at that port, else who is there at all; of several what they have in common."""
+    """A port belongs to its listener on all addresses, else to any listener; several have their common values."""
     rows = make_rows(sockets)
     connections = Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows})
     read.source.join({"connections": connections})  # type: ignore[attr-defined]
@@ -364,7 +365,7 @@ def test_without_a_port_there_is_no_process(read: Callable[[Program], Snapshot])
 def test_without_sockets_the_port_is_shown(
     read: Callable[[Program], Snapshot], snapshots: dict[str, Snapshot]
 ) -> None:
-    """Where the connections lens has nothing, or nothing any more, the port is all that is known."""
+    """If the connections lens has no data, the port alone is shown."""
     rows = make_rows([LISTENER | {"process": "web", "pid": 7}])
     program = Program((LO | {"protocol": 6, "port": 80}, 3, 30))
     for joined in ({"connections": Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows})}, snapshots):
@@ -374,7 +375,7 @@ def test_without_sockets_the_port_is_shown(
 
 
 def test_no_rows(read: Callable[[Program], Snapshot]) -> None:
-    """Without drops the table is empty, and still a table."""
+    """Without drops the table is empty but valid."""
     rows = read(Program()).tables["packets"]
     assert len(rows) == 0
     assert rows.array.dtype == PACKETS.dtype
@@ -414,7 +415,7 @@ def test_counters_of_a_namespace(
 def test_a_packet_of_several_counters_counts_once(
     read: Callable[[Program], Snapshot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Totals count what ListenDrops and InErrors include once, and a more specific counter where it is shown alone."""
+    """Totals count a packet in ListenDrops and InErrors once, and a more specific counter if shown alone."""
     counters = {
         "TcpExtListenDrops": 1000,
         "TcpExtListenOverflows": 900,
@@ -444,7 +445,7 @@ def test_a_packet_of_several_counters_counts_once(
 def test_devices_that_are_not_listed_are_lost(
     read: Callable[[Program], Snapshot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are counted, and the namespace's own counters are there."""
+    """Unlisted devices are counted as lost, and the namespace's own counters are shown."""
     monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters({"UdpNoPorts": 1}, {}, None))
     snapshot = read(Program())
     namespaces = read.source.namespaces.threads  # type: ignore[attr-defined]
@@ -471,19 +472,19 @@ def test_the_lens() -> None:
 
 
 def frame_of(now: list[Row], before: list[Row] | None = None, **kwargs: Any) -> Frame:
-    """Two snapshots of the table of packets, a second apart."""
+    """Return two snapshots of the table of packets, a second apart."""
     return make_frame(now, before, table=PACKETS, lens="drops", **kwargs)
 
 
 def row(number: int, reason: str | None, packets: int, place: str = "f") -> Row:
-    """A row of the table of packets."""
+    """Return a row of the table of packets."""
     known_as = REASONS.get(reason or "")
     severity = known_as.severity if known_as is not None else None
     return {"id": number, "reason": reason, "severity": severity, "place": place, "packets": packets}
 
 
 def test_the_top_reason_is_that_of_the_last_interval() -> None:
-    """Most in all does not count, rows of one reason together do, and a row that is new is as good as others."""
+    """The last interval decides, not the total; rows of one reason are summed, and new rows count fully."""
     before = [row(1, "NO_SOCKET", 1000), row(2, "XDP", 5)]
     now = [row(1, "NO_SOCKET", 1003), row(2, "XDP", 7), row(3, "XDP", 2, "g")]
     assert top_reason(frame_of(now, before)) == "XDP"
@@ -492,14 +493,14 @@ def test_the_top_reason_is_that_of_the_last_interval() -> None:
 
 
 def test_without_reasons_places_stand_in() -> None:
-    """A kernel that tells no reason still tells the function."""
+    """Without reasons the function is shown instead."""
     shown_as = frame_of([row(1, None, 3), row(2, None, 4, "g")], missing={"reason": "too old"})
     assert by_reason(shown_as.now) == {"f": 3, "g": 4}
     assert by_reason(frame_of([]).now) == {}
 
 
 def test_looks_of_rows() -> None:
-    """A row is idle without a drop in the last interval, quiet when it harms nobody, and warns while it hurts."""
+    """A row is idle without recent drops, dim if harmless, and warns while harmful."""
     reasons = ["XDP", "OTHERHOST", None, "NOMEM", "NOMEM", "NO_SUCH_REASON"]
     dropped = [0, 1, 1, 1, 0, 1]
     before = [row(number, reason, 3) for number, reason in enumerate(reasons, 1)]
@@ -516,7 +517,7 @@ def test_looks_of_rows() -> None:
 
 
 def test_the_top_reason_is_not_ordinary() -> None:
-    """Each connection that ends drops something: a headline of that would say nothing."""
+    """Every closing connection drops something, so ordinary reasons stay out of the headline."""
     before = [row(1, "QUEUE_PURGE", 0), row(2, "XDP", 0)]
     assert top_reason(frame_of([row(1, "QUEUE_PURGE", 99), row(2, "XDP", 1)], before)) == "XDP"
     assert top_reason(frame_of([row(1, "QUEUE_PURGE", 99), row(2, "XDP", 0)], before)) is None
@@ -539,8 +540,10 @@ OVERFLOWS = "TcpExtListenOverflows"
 def test_unseen_syns_are_what_the_namespace_counts_beyond_what_is_seen(
     steps: list[tuple[int, int, int]], is_reset: bool
 ) -> None:
-    """Each belongs to the port whose listener dropped it, and none is counted twice; where the namespace is another one
-    under the same number, what that has counted is new."""
+    """Each unseen SYN counts once, at the port whose listener dropped it.
+
+    If the namespace's number was reused, the new one's counts are all new.
+    """
     syns, expected = UnseenSyns(), dict.fromkeys((80, 443, 8080), 0)
     value, seen, drops = 7, 5, dict.fromkeys(expected, 3)
 
@@ -559,30 +562,30 @@ def test_unseen_syns_are_what_the_namespace_counts_beyond_what_is_seen(
         drops[80] += 1
         expected[80] += 4
         read()
-    assert dict(syns.counted) == {(1, OVERFLOWS, port): count for port, count in expected.items() if count}
+    assert dict(syns.counts) == {(1, OVERFLOWS, port): count for port, count in expected.items() if count}
     assert syns.forget(1) == sum(expected.values())
 
 
 def test_unseen_syns_of_two_listeners_belong_to_neither() -> None:
-    """Where several have dropped some nobody knows how many each; what a listener dropped that has gone is its own."""
+    """Unseen SYNs of two listeners belong to neither; those of a listener that has gone stay its own."""
     syns = UnseenSyns()
     syns.add(1, {OVERFLOWS: 0}, {1: (80, 0), 2: (443, 0)}, {}, is_first=True)
     syns.add(1, {OVERFLOWS: 5}, {1: (80, 2), 2: (443, 3)}, {}, is_first=False)
-    assert syns.counted == {(1, OVERFLOWS, 0): 5}
+    assert syns.counts == {(1, OVERFLOWS, 0): 5}
     syns.add(1, {OVERFLOWS: 7}, {2: (443, 3)}, {}, is_first=False)
-    assert syns.counted[1, OVERFLOWS, 80] == 2
+    assert syns.counts[1, OVERFLOWS, 80] == 2
 
 
 def test_unseen_syns_wait_for_what_is_seen_late() -> None:
-    """Packets are read before counters: of what was dropped in between no number goes back."""
+    """Packets are read before counters, so that drops in between lower no number."""
     syns = UnseenSyns()
     syns.add(1, {OVERFLOWS: 0}, {}, {}, is_first=True)
     for value, seen, counted in ((3, 1, 2), (3, 3, 2), (5, 3, 2), (6, 3, 3)):
         syns.add(1, {OVERFLOWS: value}, {}, {OVERFLOWS: seen}, is_first=False)
-        assert syns.counted[1, OVERFLOWS, 0] == counted
+        assert syns.counts[1, OVERFLOWS, 0] == counted
 
 
 def test_why_a_table_is_empty() -> None:
-    """Nothing was dropped, or nothing can be seen."""
+    """An empty table says that nothing was dropped, or that nothing can be seen."""
     assert "nothing was dropped" in why_empty(make_view(frame_of([], via={"packets": "tp_btf/kfree_skb"})))
     assert "no tracepoint" in why_empty(make_view(frame_of([], via={"packets": "n/a: no tracepoint"})))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ended between two readings: each byte is in one row and in the sums, whatever was seen of its connection."""
+"""Connections that end between two readings: each byte is in one row and in the sums."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.kernel.entered_namespaces import Namespaces
-from nettop.kernel.facts import Host
-from nettop.kernel.processes import Processes
+from nettop.kernel.host.facts import Host
+from nettop.kernel.host.processes import Processes
+from nettop.kernel.net.entered_namespaces import Namespaces
 from nettop.probes.connections import ended as ended_sockets
 from nettop.probes.connections import groups as socket_groups
-from nettop.probes.connections.ended import EndedSockets, mark_new
+from nettop.probes.connections.ended import EndedSockets, mark_begun
 from nettop.probes.connections.event_records import CLOSE, EVENT
+from nettop.probes.connections.groupings import GROUPERS
 from nettop.probes.connections.groups import SocketGroups
 from nettop.probes.connections.socket_rows import ROW, STATE, TCP
-from nettop.query.groupings import FOLDS
 from nettop.query.query import text_query
 from nettop.query.view import View
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import DIRECTIONS, GROUPINGS, GROUPS, NOT_LISTED, OTHER_GROUPS, SOCKETS
-from nettop.snapshots.snapshot import Array, Frame, Rows, Snapshot, unknown_value
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot, unknown_value
 
 OUTBOUND = next(number for number, name in DIRECTIONS.items() if name == "outbound")
 SECOND = 1_000_000_000
@@ -33,7 +34,7 @@ DIFFERENCES = replace(text_query(SOCKETS), all_rows=True, closed=True, deltas=Tr
 
 @dataclass
 class Connection:
-    """A connection: what it has sent, by now and when it was last listed, and whether its beginning was seen."""
+    """A connection: its total bytes now and when it was last listed, and whether its beginning was seen."""
 
     id: int
     sent: int = 0
@@ -44,7 +45,7 @@ class Connection:
 
 @dataclass
 class Source:
-    """Readings of some connections, as the probe makes them of the table and the ring."""
+    """Readings of some connections, as the probe makes them from the table and the ring."""
 
     open: list[Connection] = field(default_factory=list)
     ended: EndedSockets = field(default_factory=EndedSockets)
@@ -56,21 +57,21 @@ class Source:
 
     @property
     def shown(self) -> int:
-        """All that was sent, as far as the table or an end has shown it."""
+        """Return all sent bytes that the table or an end has shown."""
         return self.counted + sum(connection.shown for connection in self.open)
 
     def begin(self, sent: int = 0, *, is_new: bool = True) -> Connection:
-        """One more connection."""
+        """Return one more connection."""
         self.opened += 1
         self.open.append(Connection(self.opened, sent, is_new))
         return self.open[-1]
 
     def send(self, connection: Connection, count: int) -> None:
-        """Bytes are sent."""
+        """Send bytes."""
         connection.sent += count
 
     def end(self, connection: Connection, *, is_lost: bool = False) -> None:
-        """A connection ends, and the ring reports it, or has no room for that."""
+        """End a connection; the ring reports it, or has no room."""
         self.open.remove(connection)
         self.counted += connection.sent
         if not is_lost:
@@ -82,7 +83,7 @@ class Source:
         self.has_lost = True
 
     def happen(self, step: str, number: int, *, is_lost: bool = False) -> None:
-        """A connection begins, or one of the open ones, by its number, sends, ends, or leaves or joins the table."""
+        """Begin a connection, or have open connection `number` send, end, or leave or join the table."""
         if step == "begin":
             self.begin()
         elif self.open:
@@ -95,10 +96,10 @@ class Source:
                 self.end(connection, is_lost=is_lost)
 
     def read(self) -> Snapshot:
-        """A reading."""
+        """Return a reading."""
         taken = len(self.snapshots) * SECOND + SECOND
         if self.has_lost:
-            self.ended.expect_lost(np.array([connection.id for connection in self.open], np.uint64))
+            self.ended.expect_missed_ends(np.array([connection.id for connection in self.open], np.uint64))
         self.has_lost = False
         self.ended.add_lost(self.ended.missing({"bytes_sent": self.counted}))
         listed = [connection for connection in self.open if connection.is_listed]
@@ -108,7 +109,7 @@ class Source:
             connection.shown = connection.sent
         processes = Processes(Host())
         rows = self.ended.follow(table)
-        mark_new(rows)
+        mark_begun(rows)
         namespaces = Namespaces()
         left = self.ended.read(rows[:0], {}, processes, namespaces, taken)
         sockets = Rows(SOCKETS, rows, processes.texts(), taken)
@@ -118,7 +119,7 @@ class Source:
 
 
 def fill(row: Array, connection: Connection) -> None:
-    """What the kernel says of a connection."""
+    """Fill in the kernel's numbers of a connection."""
     row["id"], row["protocol"], row["state"] = connection.id, TCP, STATE["ESTABLISHED"]
     row["bytes_sent"], row["remote_port"], row["local_port"] = connection.sent, 443, 40_000
     row["remote_address"], row["netns"] = (0, 0xFFFF_0A00_0000 + connection.id), 7
@@ -127,7 +128,7 @@ def fill(row: Array, connection: Connection) -> None:
 
 
 def difference(now: Snapshot, before: Snapshot) -> float:
-    """What the rows between two snapshots add up to."""
+    """Sum the rows between two snapshots."""
     view = View(Frame(now, before), DIFFERENCES)
     return view.total("bytes_sent", np.arange(view.size)) or 0
 
@@ -141,7 +142,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_each_byte_is_in_one_row(steps: list[tuple[str, int]]) -> None:
-    """Between any two readings, next to each other or not, the rows add up to what was sent."""
+    """Between any two readings the rows sum up to the bytes sent."""
     source = Source()
     sent = [0]
     source.read()
@@ -160,7 +161,7 @@ def test_each_byte_is_in_one_row(steps: list[tuple[str, int]]) -> None:
 
 @given(STEPS, st.sets(st.integers(0, 59)))
 def test_a_row_of_its_own_has_what_lost_events_counted(steps: list[tuple[str, int]], lost: set[int]) -> None:
-    """Whichever ends the ring loses, the rows of all readings together add up to what was sent."""
+    """Whichever ends the ring loses, the rows of all readings sum up to the bytes sent."""
     source = Source()
     total = 0.0
     source.read()
@@ -174,7 +175,7 @@ def test_a_row_of_its_own_has_what_lost_events_counted(steps: list[tuple[str, in
 
 
 def test_an_interval_that_was_watched_in_part() -> None:
-    """Where hooks came while the interval went by, each row has what it added, and nothing is their sum."""
+    """If hooks are attached during an interval, each row has its delta, and their sum is unknown."""
     source = Source()
     begun = source.begin(700)
     before = source.read()
@@ -185,7 +186,7 @@ def test_an_interval_that_was_watched_in_part() -> None:
         (before.boot_ns, 700, [None, None]),
         (before.boot_ns + 1, None, [None, None]),
     ):
-        view = View(Frame(replace(now, whole_since_ns=since), before), DIFFERENCES)
+        view = View(Frame(replace(now, complete_since_ns=since), before), DIFFERENCES)
         at = np.arange(view.size)
         assert (view.total("bytes_sent", at), view.total("bytes_sent_per_s", at)) == (total, total)
         assert view.values("bytes_sent", view.order) == [400, 300]
@@ -195,12 +196,12 @@ def test_an_interval_that_was_watched_in_part() -> None:
     lost.end(lost.begin(400), is_lost=True)
     now = lost.read()
     assert difference(now, before) == 400
-    view = View(Frame(replace(now, whole_since_ns=before.boot_ns + 1), before), DIFFERENCES)
+    view = View(Frame(replace(now, complete_since_ns=before.boot_ns + 1), before), DIFFERENCES)
     assert view.values("process", view.order) == []
 
 
 def test_what_counted_before_is_no_burst() -> None:
-    """Counters that began before nettop add nothing when they are first listed, or end without having been."""
+    """Counters from before nettop's start add nothing when first listed or when they end unlisted."""
     source = Source()
     old, hidden = source.begin(1_000_003, is_new=False), source.begin(500_009, is_new=False)
     hidden.is_listed = False
@@ -222,7 +223,7 @@ def test_what_counted_before_is_no_burst() -> None:
 
 
 def test_a_socket_that_was_listed_before_it_connected() -> None:
-    """In CLOSE a socket's counters are unknown; its connection begins at 0 all the same."""
+    """A socket in CLOSE has unknown counters, but its connection still begins at 0."""
     source = Source()
     source.read()
     connection = source.begin()
@@ -233,7 +234,7 @@ def test_a_socket_that_was_listed_before_it_connected() -> None:
 
 
 def test_only_so_many_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ended beyond the bound is in the row for what is not listed."""
+    """Ended connections beyond the limit are in the row for the rest."""
     monkeypatch.setattr(ended_sockets, "LISTED_MAX", 3)
     source = Source()
     first = source.read()
@@ -246,12 +247,14 @@ def test_only_so_many_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     rest = view.order[view.rest[view.order]]
     assert view.values("process", rest) == ["(closed, not listed)"]
     assert view.values("bytes_sent", rest) == [sum(range(101, 108))]
-    assert view.unlisted == 7
+    assert view.joined.unlisted == 7
 
 
 @pytest.mark.parametrize(("listed_ns", "listed"), [(10**15, 20), (0, 2)])
 def test_who_pauses_still_has_every_row(monkeypatch: pytest.MonkeyPatch, listed_ns: int, listed: int) -> None:
-    """A frontend that took no frame for many readings lists what ended meanwhile; what is too old is counted."""
+    """A frontend that took no frame for many readings lists connections that ended meanwhile; too old ones
+    are counted.
+    """
     monkeypatch.setattr(ended_sockets, "LISTED_NS", listed_ns)
     source = Source()
     first = source.read()
@@ -264,12 +267,12 @@ def test_who_pauses_still_has_every_row(monkeypatch: pytest.MonkeyPatch, listed_
     rest = view.rest[view.order]
     assert view.total("bytes_sent", view.order) == sum(range(1009, 1029))
     assert len(view.order) - rest.sum() == listed
-    assert (view.unlisted, bool(rest.any())) == (20 - listed, listed < 20)
-    assert View(Frame(last, last), DIFFERENCES).unlisted == 0
+    assert (view.joined.unlisted, bool(rest.any())) == (20 - listed, listed < 20)
+    assert View(Frame(last, last), DIFFERENCES).joined.unlisted == 0
 
 
 def test_an_older_row_of_what_has_ended_does_not_come_back() -> None:
-    """A walk that is not made anew at each reading goes on listing what has ended since."""
+    """A cached walk keeps listing ended connections, but their older rows do not return."""
     source = Source()
     first = source.read()
     connection = source.begin()
@@ -294,7 +297,7 @@ def test_an_older_row_of_what_has_ended_does_not_come_back() -> None:
 @pytest.mark.parametrize("by", GROUPINGS)
 @given(steps=STEPS)
 def test_groups_add_up_to_the_rows(by: str, steps: list[tuple[str, int]]) -> None:
-    """By whatever sockets are folded: each interval adds to the groups what it adds to the rows."""
+    """With any grouping, each interval adds the same to the groups as to the rows."""
     source, groups = Source(), SocketGroups()
     groups.choose(by)
     before = None
@@ -319,13 +322,13 @@ def test_groups_add_up_to_the_rows(by: str, steps: list[tuple[str, int]]) -> Non
 
 
 def counts(source: Source) -> dict[str, int]:
-    """What the kernel counts of openings and ends."""
+    """Return the kernel's counts of openings and ends."""
     closed = source.opened - len(source.open)
     return {"connected": source.opened, "accepted": 0, "closed": closed, "failed": 0}
 
 
 def test_the_group_of_what_is_not_listed_stays() -> None:
-    """It has no sockets, and so is not forgotten for want of them."""
+    """The group for the rest has no sockets, but is not evicted."""
     source, groups = Source(), SocketGroups()
     for number in range(3):
         connection = source.begin()
@@ -337,12 +340,12 @@ def test_the_group_of_what_is_not_listed_stays() -> None:
 
 
 def test_a_new_group_has_a_row_where_the_table_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The groups that had a socket longest ago make room; what finds none is counted."""
+    """A full table evicts the groups longest without a socket; groups without a place are counted."""
     monkeypatch.setattr(socket_groups, "GROUPS_MAX", 4)
     source, groups = Source(), SocketGroups()
     groups.choose("state")
     monkeypatch.setitem(
-        FOLDS, "state", lambda view, at: (view.raw("id")[at], lambda ids: [f"g{n}" for n in ids])
+        GROUPERS, "state", lambda view, at: (view.raw("id")[at], lambda ids: [f"g{n}" for n in ids])
     )
     stays = source.begin()
     for number in range(1, 12):
@@ -363,7 +366,7 @@ def test_a_new_group_has_a_row_where_the_table_is_full(monkeypatch: pytest.Monke
 
 
 def test_a_group_that_is_gone_joins_the_row_of_the_ended() -> None:
-    """After a while without a socket; its bytes stay, and are no burst of that row."""
+    """A group without sockets joins the row of ended ones after a while; its bytes cause no burst there."""
     source, groups = Source(), SocketGroups()
     groups.choose("remote")
     connection = source.begin()

@@ -19,18 +19,19 @@ from nettop.engine.session import Session
 from nettop.errors import SourceFailed, TooManyFiles, UsageError
 from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots.snapshot import Snapshot
+from nettop.snapshots.source import SourceOptions
 from tests.unit.build import make_rows
 
 DEADLINE_S = 60
 
 
 class Source:
-    """Counts what the engine asks of it; `broken` is raised by the next read."""
+    """A source that counts the engine's calls; the next read raises `broken`."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.threads: set[int] = set()
-        self.options: dict[str, object] = {}
+        self.options: SourceOptions | None = None
         self.broken: Exception | None = None
         self.read_once = threading.Event()
 
@@ -39,20 +40,20 @@ class Source:
         self._note("start")
 
     def read(self, taken_ns: int) -> Snapshot:
-        """A snapshot without tables, or what is broken."""
+        """Return a snapshot without tables, or what is broken."""
         self._note("read")
         self.read_once.set()
         if self.broken is not None:
             raise self.broken
         return snapshot(taken_ns)
 
-    def set(self, option: str, value: object) -> None:
-        """Keep the option."""
-        self._note("set")
-        self.options[option] = value
+    def configure(self, options: SourceOptions) -> None:
+        """Store the options."""
+        self._note("configure")
+        self.options = options
 
     def describe(self, key: int) -> dict[str, str]:
-        """Say which key was requested."""
+        """Return the requested key."""
         self._note("describe")
         return {"Key": str(key)}
 
@@ -66,21 +67,21 @@ class Source:
 
 
 class Blocked(Source):
-    """Its readings end when they may."""
+    """A source whose readings block until allowed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.may_read = threading.Event()
 
     def read(self, taken_ns: int) -> Snapshot:
-        """As any source, once it may."""
+        """Read once allowed."""
         read = super().read(taken_ns)
         assert self.may_read.wait(DEADLINE_S)
         return read
 
 
 class Joining(Source):
-    """Notes of which lenses it is given snapshots."""
+    """A source that records the lenses whose snapshots it gets."""
 
     def __init__(self, lens: str) -> None:
         super().__init__()
@@ -92,56 +93,58 @@ class Joining(Source):
         self.joined.append(list(snapshots))
 
     def read(self, taken_ns: int) -> Snapshot:
-        """A snapshot of its lens."""
+        """Return a snapshot of its lens."""
         return replace(super().read(taken_ns), lens=self.lens)
 
 
 def snapshot(boot_ns: int) -> Snapshot:
-    """A snapshot that holds nothing but its time."""
+    """Return a snapshot that holds nothing but its time."""
     return Snapshot("connections", boot_ns, boot_ns, {})
 
 
 def published(session: Session, wanted: Callable[[], object] = lambda: True) -> threading.Event:
-    """Set once something was published and `wanted` holds."""
+    """Return an event that is set once something was published while `wanted` holds."""
     event = threading.Event()
     session.bus.subscribe(lambda: event.set() if wanted() else None)
     return event
 
 
-def test_all_calls_come_from_one_thread_that_is_not_ours() -> None:
-    """A source needs no lock: start, read, set, describe and close are all the sampler's."""
+def test_all_calls_come_from_two_threads_that_are_not_ours() -> None:
+    """A source needs no lock: calls up to its start come from the thread that attaches it, then the sampler's."""
     source = Source()
     with Session(MAX_INTERVAL_S, lambda lens: source) as session:
         event = published(session)
-        session.enable("connections", all_rows=True)
+        session.enable("connections", SourceOptions(all_rows=True))
         assert event.wait(DEADLINE_S)
         assert session.describe("connections", 7).result(DEADLINE_S) == {"Key": "7"}
-    assert source.calls == ["set", "start", "read", "describe", "close"]
-    assert source.options == {"all_rows": True}
-    assert len(source.threads) == 1
+    assert source.calls == ["configure", "start", "read", "describe", "close"]
+    assert source.options == SourceOptions(all_rows=True)
+    assert len(source.threads) == 2
     assert threading.get_ident() not in source.threads
 
 
 @pytest.mark.parametrize(("table", "used"), [("packets", ["connections"]), ("counters", [])])
 def test_the_lenses_that_a_table_uses_are_attached_with_it(table: str, used: list[str]) -> None:
-    """Its source is given their snapshots before its first reading; for a table that uses none nothing is attached."""
+    """A source gets the snapshots of lenses that its table uses before its first reading; otherwise none
+    are attached.
+    """
     sources: dict[str, Joining] = {}
     with Session(MAX_INTERVAL_S, lambda lens: sources.setdefault(lens, Joining(lens))) as session:
         event = published(session, lambda: session.bus.frame("drops"))
-        session.enable("drops", table=table)
+        session.enable("drops", SourceOptions(frozenset({table})))
         assert event.wait(DEADLINE_S)
     assert list(sources) == [*used, "drops"]
     assert sources["drops"].joined == [used]
 
 
 def test_options_are_set_before_the_first_reading() -> None:
-    """What a frontend requests is in the first snapshot that it gets."""
+    """A frontend's options apply to its first snapshot."""
     source = Source()
     with Session(MAX_INTERVAL_S, lambda lens: source) as session:
         event = published(session)
-        session.enable("connections", all_rows=True)
+        session.enable("connections", SourceOptions(all_rows=True))
         assert event.wait(DEADLINE_S)
-    assert source.calls.index("set") < source.calls.index("read")
+    assert source.calls.index("configure") < source.calls.index("read")
 
 
 def test_refresh_at_once_reads_once_more() -> None:
@@ -156,7 +159,7 @@ def test_refresh_at_once_reads_once_more() -> None:
 
 
 def test_a_cancelled_request_ends_nothing() -> None:
-    """Who waits for a reading or for details may go away meanwhile, as clients of the server do."""
+    """A waiting client may cancel its request for a reading or for details."""
     source = Blocked()
     with Session(MAX_INTERVAL_S, lambda lens: source) as session:
         session.enable("connections")
@@ -171,7 +174,7 @@ def test_a_cancelled_request_ends_nothing() -> None:
 
 
 def test_ticks_go_on_by_themselves() -> None:
-    """Without anybody state, a lens is read at each interval."""
+    """Without user input, a lens is read at each interval."""
     source = Source()
     with Session(0.1, lambda lens: source) as session:
         thrice = published(session, lambda: source.calls.count("read") >= 3)
@@ -186,11 +189,69 @@ def test_slow_attaching_does_not_shorten_the_first_interval() -> None:
     source.start = lambda: now.__setitem__(0, now[0] + 60)  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session_module.time, "monotonic", lambda: now[0])
-        engine._attach("connections", {})
+        engine._attach("connections", SourceOptions())
+        assert engine._start is not None
+        engine._start.started.result(DEADLINE_S)
+        engine._run_tasks()
         assert engine._deadline == 65.0
         now[0] = 66.0
         assert engine._next_deadline() == 70.0
     assert engine.late == 0
+
+
+class SlowToStart(Source):
+    """A source that starts only when allowed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_starting, self.may_start = threading.Event(), threading.Event()
+
+    def start(self) -> None:
+        """Start once allowed."""
+        self.is_starting.set()
+        assert self.may_start.wait(DEADLINE_S)
+        super().start()
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """Return a snapshot of another lens."""
+        return replace(super().read(taken_ns), lens="drops")
+
+
+def test_attaching_a_lens_does_not_delay_the_readings_of_others() -> None:
+    """While one lens starts, however long that takes, the other is read at its deadlines and on request."""
+    fast, slow = Source(), SlowToStart()
+    with Session(0.1, lambda lens: slow if lens == "drops" else fast) as session:
+        session.enable("connections")
+        assert fast.read_once.wait(DEADLINE_S)
+        session.enable("drops")
+        assert slow.is_starting.wait(DEADLINE_S)
+        before = fast.calls.count("read")
+        thrice = published(session, lambda: fast.calls.count("read") >= before + 3)
+        assert thrice.wait(DEADLINE_S)
+        assert session.describe("connections", 7).result(DEADLINE_S) == {"Key": "7"}
+        assert session.late == 0
+        # Options and questions for the one that starts wait until it has.
+        request, details = session.sample_now(), session.describe("drops", 8)
+        session.change("drops", lambda options: options.with_table("packets"))
+        assert session.bus.frame("drops") is None
+        assert "read" not in slow.calls
+        slow.may_start.set()
+        request.result(DEADLINE_S)
+        assert details.result(DEADLINE_S) == {"Key": "8"}
+        assert session.bus.frame("drops") is not None
+    assert slow.options == SourceOptions(frozenset({"packets"}))
+    assert slow.calls[:4] == ["configure", "start", "configure", "read"]
+
+
+def test_a_lens_that_starts_is_closed_at_the_end() -> None:
+    """A lens that is still starting when nettop exits leaves nothing."""
+    slow = SlowToStart()
+    with Session(MAX_INTERVAL_S, lambda lens: slow) as session:
+        session.enable("drops")
+        assert slow.is_starting.wait(DEADLINE_S)
+        session._stopping = True
+        slow.may_start.set()
+    assert slow.calls == ["configure", "start", "close"]
 
 
 @pytest.mark.parametrize("error", [SourceFailed("gone"), ValueError("a bug")])
@@ -218,7 +279,7 @@ def test_a_probe_that_does_not_exist_is_reported() -> None:
 
 
 def test_a_released_lens_detaches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the last who held it lets go, a lens detaches at the next tick after its grace."""
+    """A lens detaches at the next tick after its grace period, once its last holder has released it."""
     monkeypatch.setattr(session_module, "DETACH_AFTER_S", 0.0)
     source = Source()
     with Session(0.1, lambda lens: source) as session:
@@ -235,13 +296,13 @@ def test_a_released_lens_detaches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("interval_s", [0, -1, float("nan"), 1e9])
 def test_impossible_intervals_are_refused(interval_s: float) -> None:
-    """Zero, negative, absurd and no number at all are reported as errors."""
+    """Zero, negative, absurd and non-numeric intervals are errors."""
     with pytest.raises(UsageError):
         Session(interval_s)
 
 
 def test_requesting_what_is_not_attached_fails_in_words() -> None:
-    """A question to a lens that nobody opened gets an error, not silence."""
+    """A request to an unattached lens gets an error."""
     with Session(MAX_INTERVAL_S) as session, pytest.raises(SourceFailed):
         session.describe("connections", 1).result(DEADLINE_S)
 
@@ -263,7 +324,7 @@ def test_a_refresh_right_after_a_tick_keeps_the_older_snapshot() -> None:
 
 
 def ages_s(bus: Bus, seconds: range) -> list[float | None]:
-    """How old the snapshot is that rates are taken from, after each of these readings."""
+    """Return the age of the snapshot that rates are computed from, after each of these readings."""
     ages: list[float | None] = []
     for second in seconds:
         bus.publish(snapshot(second * 10**9), oldest_gap_ns=5 * 10**8)
@@ -274,7 +335,7 @@ def ages_s(bus: Bus, seconds: range) -> list[float | None]:
 
 
 def test_averages_begin_at_the_oldest_snapshot_until_it_is_old_enough() -> None:
-    """They cover as many seconds as they should, or up to a quarter more; fewer only in the beginning."""
+    """Averages cover the requested seconds, or up to a quarter more; fewer only in the beginning."""
     bus = Bus()
     bus.average_over(2)
     assert ages_s(bus, range(6)) == [None, 1, 2, 2, 2, 2]
@@ -285,7 +346,7 @@ def test_averages_begin_at_the_oldest_snapshot_until_it_is_old_enough() -> None:
 
 
 def test_few_snapshots_are_kept_for_an_average() -> None:
-    """However many are taken: each may have a hundred thousand rows."""
+    """However many snapshots are taken, few are kept: each may have a hundred thousand rows."""
     bus = Bus()
     taken: list[weakref.ref[Any]] = []
     bus.average_over(40)
@@ -299,7 +360,7 @@ def test_few_snapshots_are_kept_for_an_average() -> None:
 
 
 def test_who_unsubscribed_is_woken_no_more() -> None:
-    """A frontend that has closed is woken no more."""
+    """A frontend that has closed is no longer woken."""
     bus, heard = Bus(), []
     leave = bus.subscribe(lambda: heard.append(1))
     bus.publish(snapshot(1))
@@ -309,7 +370,7 @@ def test_who_unsubscribed_is_woken_no_more() -> None:
 
 
 def test_a_lens_that_works_again_has_no_failure() -> None:
-    """A reading clears what the bus said before."""
+    """A successful reading clears an earlier failure."""
     bus = Bus()
     bus.fail("connections", SourceFailed("gone"))
     assert bus.failure("connections") is not None
@@ -318,7 +379,7 @@ def test_a_lens_that_works_again_has_no_failure() -> None:
 
 
 def test_a_source_that_cannot_be_made_is_a_failure() -> None:
-    """What keeps a lens's probe from being imported is reported, and other lenses go on."""
+    """If a probe cannot be imported, the failure is reported, and other lenses continue."""
 
     def source_of(lens: str) -> Source:
         if lens == "drops":

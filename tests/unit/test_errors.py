@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tree of errors."""
+"""The hierarchy of errors."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from nettop.errors import (
     [(NettopError, 1), (UsageError, 2), (Unsupported, 3), (PermissionMissing, 4), (SourceFailed, 5)],
 )
 def test_each_error_has_its_documented_exit_code(kind: type[NettopError], code: int) -> None:
-    """Scripts rely on the numbers, so they are written out here once more."""
+    """Scripts rely on the exit codes, so the test repeats them."""
     assert kind("what").exit_code == code
 
 
 def test_done_is_zero() -> None:
-    """Success is what the shell calls success."""
+    """Success has the shell's exit code for success."""
     assert ExitCode.DONE == 0
 
 
 def test_an_error_says_what_and_how_to_mend() -> None:
-    """Both halves reach whoever prints the error; the remedy may be missing."""
+    """Error and remedy both reach the output; the remedy may be missing."""
     error = NettopError("it broke", "turn it off and on")
     assert (str(error), error.what, error.remedy) == ("it broke", "it broke", "turn it off and on")
     assert NettopError("it broke").remedy == ""
@@ -43,15 +43,15 @@ def test_an_error_says_what_and_how_to_mend() -> None:
 
 @pytest.mark.parametrize("word", ["pids", "PID", "Pid"])
 def test_an_unknown_word_suggests_the_nearest(word: str) -> None:
-    """A slip of the finger or of the shift key is answered by the word that was meant."""
+    """A typo, or a wrong case, is answered with the intended word."""
     error = unknown_word("field", word, ["pid", "process", "state"])
     assert error.what == f"unknown field {word!r}"
     assert error.remedy.startswith("did you mean pid")
 
 
 def test_a_word_like_no_other_gets_the_whole_list() -> None:
-    """Where nothing is near, every known word is named, in order."""
-    assert unknown_word("field", "zzz", ["state", "pid"]).remedy == "known are: pid, state"
+    """If no known word is similar, the error lists all in order."""
+    assert unknown_word("field", "zzz", ["state", "pid"]).remedy == "choose from: pid, state"
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The records that programs and nettop share, and what ended a connection, by errno and by the state that it left."""
+"""Records shared by programs and nettop, and the end of a connection by errno and previous state."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from nettop.probes.connections.event_records import (
     set_reasons,
 )
 from nettop.probes.connections.socket_rows import ROW, STATE
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import EVENT_KINDS, EVENTS, REASONS, STATES
-from nettop.snapshots.snapshot import Array, known
+from nettop.snapshots.snapshot import known
 
 NO_REASON = 0
 LABELS = {
@@ -60,7 +61,7 @@ OPENINGS = st.tuples(st.sampled_from([CONNECT, ACCEPT]), st.just(0xFFFF), st.sam
 
 
 def events_of(cells: list[tuple[int, int, int]]) -> Array:
-    """Events with these kinds, errnos and states; all else is unknown."""
+    """Return events with these kinds, errnos and states; all else is unknown."""
     events = np.frombuffer(bytearray(b"\xff" * EVENT.itemsize * len(cells)), EVENT)
     for name, column in zip(("event", "reason", "state"), zip(*cells, strict=True), strict=False):
         events[name] = column
@@ -68,7 +69,7 @@ def events_of(cells: list[tuple[int, int, int]]) -> Array:
 
 
 def reasons(cells: list[tuple[int, int, int]]) -> list[int]:
-    """The reason that each event gets."""
+    """Return the reason that each event gets."""
     events = events_of(cells)
     set_reasons(events)
     actual: list[int] = events["reason"].tolist()
@@ -77,14 +78,14 @@ def reasons(cells: list[tuple[int, int, int]]) -> list[int]:
 
 @pytest.mark.parametrize(("ending", "label"), LABELS.items(), ids=str)
 def test_reasons_by_name(ending: tuple[str, int, str], label: str) -> None:
-    """An errno names the reason; without one, who sent the first FIN does, and who sent none has reset it."""
+    """An errno names the reason; otherwise it is who sent the first FIN, and a reset without one."""
     kind, error, state = ending
     assert [REASONS[reason] for reason in reasons([(KINDS[kind], error, STATE[state])])] == [label]
 
 
 @given(st.lists(ENDINGS | OPENINGS, min_size=1, max_size=20))
 def test_each_event_has_its_own_reason(cells: list[tuple[int, int, int]]) -> None:
-    """A reason depends on its own event alone; what has ended has one with a name, what has not is untouched."""
+    """A reason depends on its event alone; ended connections have a named one, others are unchanged."""
     together = reasons(cells)
     assert together == [reason for cell in cells for reason in reasons([cell])]
     for (kind, given_reason, _), reason in zip(cells, together, strict=True):
@@ -96,7 +97,7 @@ def test_each_event_has_its_own_reason(cells: list[tuple[int, int, int]]) -> Non
 
 @given(st.lists(ENDINGS | OPENINGS, min_size=1, max_size=20))
 def test_an_end_that_was_agreed_is_no_failure(cells: list[tuple[int, int, int]]) -> None:
-    """What ended by FINs alone is no failure, whatever else ended is, and what opened has not ended."""
+    """An end by FINs alone is no failure, any other end is, and an opening is no end."""
     events = events_of(cells)
     set_reasons(events)
     graceful = {"closed by us", "closed by peer", "closed by both"}
@@ -107,14 +108,14 @@ def test_an_end_that_was_agreed_is_no_failure(cells: list[tuple[int, int, int]])
 
 
 def test_no_events_have_no_reasons() -> None:
-    """A drain that brings nothing is no error."""
+    """A drain without events is no error."""
     none = np.zeros(0, EVENT)
     set_reasons(none)
     assert is_failure(none).tolist() == []
 
 
 def test_the_kinds_are_in_order() -> None:
-    """What opens stands in front of what ends: the programs and nettop compare with CLOSE."""
+    """Openings sort before ends: the programs and nettop compare with CLOSE."""
     assert [EVENT_KINDS[kind] for kind in (CONNECT, ACCEPT, CLOSE, FAIL)] == [
         "connect",
         "accept",
@@ -126,7 +127,7 @@ def test_the_kinds_are_in_order() -> None:
 
 
 def test_an_event_begins_with_the_row() -> None:
-    """The programs write the socket's row in place: each of its fields is where the row has it."""
+    """The programs write the socket's row in place, so each field has the row's offset."""
     assert ROW.fields is not None
     assert EVENT.fields is not None
     for name, (form, at, *_) in ROW.fields.items():
@@ -134,14 +135,14 @@ def test_an_event_begins_with_the_row() -> None:
 
 
 def test_an_event_has_every_field_of_its_table() -> None:
-    """What the table of events declares is in the record, as it is declared."""
+    """The record has every field of the table of events, with its declared type."""
     assert EVENT.fields is not None
     for field in EVENTS.stored:
         assert EVENT.fields[field.name][0] == np.dtype(field.dtype), field.name
 
 
 def test_all_bits_set_is_unknown_in_an_event() -> None:
-    """What no program set is unknown in every column but addresses."""
+    """Values that no program set are unknown in every column but addresses."""
     event = events_of([(0xFF, 0xFFFF, 0xFF)])
     for field in EVENTS.stored:
         column = event[field.name]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop export`: what its words mean, what is counted, which file comes to be, and how it ends."""
+"""`nettop export`: its arguments, its counts, its output file, and its end."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ from nettop.commands.export import (
 )
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError, PermissionMissing, UsageError
-from nettop.interrupts import Requests
 from nettop.output.export import run_export
+from nettop.process.interrupts import Requests
 from nettop.settings import MAX_INTERVAL_S, ExportFormat, ExportSettings
-from nettop.snapshots.cpu import ENTRIES, RX_SOFTIRQ
+from nettop.snapshots.cpu import ENTRIES, FREQUENCY, RX_SOFTIRQ
 from nettop.snapshots.hooks import HookStatus
+from tests.options import source_options
 from tests.unit.children import DEADLINE_S, Child
 from tests.unit.example_stacks import TCP, WAKE, StackSource
 from tests.unit.logging_run import until
@@ -41,12 +42,12 @@ RX = ENTRIES[RX_SOFTIRQ]
 
 
 def export(source: StackSource, *words: str) -> int:
-    """`nettop export` of a tenth of a second."""
+    """Run `nettop export` for a tenth of a second."""
     return run(["export", *words, "--duration", "0.1"], lambda lens: source)
 
 
 def lines_of(text: str) -> dict[str, int]:
-    """Folded stacks and their counts."""
+    """Parse folded stacks and their counts."""
     return {stack: int(count) for stack, count in (line.rsplit(" ", 1) for line in text.splitlines())}
 
 
@@ -54,13 +55,13 @@ def lines_of(text: str) -> dict[str, int]:
 
 
 def test_words_become_settings() -> None:
-    """Every word ends in the settings; unasked they are the defaults, and the format is the file's ending."""
+    """Every argument reaches the settings; the defaults apply otherwise, with the format of the file's suffix."""
     requested = ExportOptions(
         view="cpu.stacks", file="out", format="folded", duration="2.5", filter=["cpu=3"], frequency="199",
         mechanism=["samples=none"],
     )  # fmt: skip
     assert export_settings(requested) == ExportSettings(
-        "cpu.stacks", "out", ExportFormat.FOLDED, 2.5, ("cpu=3",), {"samples": "none"}, {"frequency": 199}
+        "cpu.stacks", "out", ExportFormat.FOLDED, 2.5, ("cpu=3",), {"samples": "none"}, {FREQUENCY: 199}
     )
     assert export_settings(ExportOptions("cpu.stacks", "a.svg")) == ExportSettings(
         "cpu.stacks", "a.svg", ExportFormat.SVG, duration_s=10.0
@@ -72,28 +73,28 @@ def test_words_become_settings() -> None:
     [("a.folded", "folded"), ("b.TXT", "folded"), ("c.d/e.json", "speedscope"), ("f.svg", "svg")],
 )
 def test_format_by_the_ending(file: str, form: str) -> None:
-    """Without --format the file's name says it, in any case."""
+    """Without --format the file's suffix selects it, in any case."""
     assert export_settings(ExportOptions("cpu.stacks", file)).format == form
 
 
 def test_a_lens_alone() -> None:
-    """A lens is its first table that has exports."""
+    """A lens without a table means its first exportable one."""
     assert export_settings(ExportOptions("cpu", "a.svg")).view == "cpu.stacks"
 
 
 @pytest.mark.parametrize(
     ("wrong", "what", "remedy"),
     [
-        ({"view": "cpu.cpus"}, "cpu.cpus has no exports", "cpu.stacks has some"),
-        ({"view": "connections"}, "connections has no exports", "--view connections --format csv"),
+        ({"view": "cpu.cpus"}, "cpu.cpus cannot be exported", "export cpu.stacks"),
+        ({"view": "connections"}, "connections cannot be exported", "--view connections --format csv"),
         ({"view": "cpu.stakcs"}, "unknown view 'cpu.stakcs'", "did you mean cpu.stacks"),
         (
             {"file": "out.png"},
-            "the suffix of out.png names no format",
-            "give --format folded, speedscope, svg",
+            "no format is known for the suffix of out.png",
+            "add --format folded or speedscope or svg",
         ),
-        ({"file": "-"}, "standard output has no suffix", "give --format folded"),
-        ({"format": "pprof"}, "unknown format 'pprof'", "known are: folded, speedscope, svg"),
+        ({"file": "-"}, "standard output has no suffix", "add --format folded"),
+        ({"format": "pprof"}, "unknown format 'pprof'", "choose from: folded, speedscope, svg"),
         ({"duration": "0"}, "--duration 0 is out of range", "--duration between 0.1 and"),
         ({"duration": "nan"}, "--duration nan is out of range", "--duration between"),
         ({"duration": "ten"}, "--duration 'ten' is not a number of seconds", "--duration 0.5"),
@@ -104,7 +105,7 @@ def test_a_lens_alone() -> None:
     ],
 )
 def test_wrong_words(wrong: dict[str, Any], what: str, remedy: str) -> None:
-    """Impossible options are refused with the cause and the remedy."""
+    """Impossible options are rejected with the cause and the remedy."""
     with pytest.raises(UsageError) as reported:
         export_settings(ExportOptions(**({"view": "cpu.stacks", "file": "a.svg"} | wrong)))
     assert what in reported.value.what
@@ -112,7 +113,7 @@ def test_wrong_words(wrong: dict[str, Any], what: str, remedy: str) -> None:
 
 
 def test_missing_words(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a file it says which word is missing, and where help is."""
+    """The error for a missing argument names it, and where to find help."""
     assert export(StackSource(), "cpu.stacks") == ExitCode.USAGE
     reported = capsys.readouterr().err
     assert "missing argument 'FILE'" in reported
@@ -139,7 +140,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_counts_lie_between_the_first_and_the_last_snapshot(tmp_path: Path) -> None:
-    """What was sampled before does not count, and each reading since does."""
+    """Earlier samples do not count, and those of each later reading do."""
     source, file = StackSource({WAKE: 30, TCP: 5}), tmp_path / "a.folded"
     assert (
         export(source, "cpu.stacks", str(file), "--frequency", "199", "--mechanism", "samples=none")
@@ -149,14 +150,12 @@ def test_counts_lie_between_the_first_and_the_last_snapshot(tmp_path: Path) -> N
     readings = counts[f"{RX};{TCP}"] // 5
     assert 1 <= readings < source.reads
     assert counts == {f"{RX};{WAKE}": 30 * readings, f"{RX};{TCP}": 5 * readings}
-    assert source.options == {
-        "table": "stacks", "all_rows": True, "mechanisms": {"samples": "none"}, "frequency": 199,
-    }  # fmt: skip
+    assert source.options == source_options(["stacks"], {"samples": "none"}, all_rows=True, frequency=199)
     assert source.closed
 
 
 def test_filter(tmp_path: Path) -> None:
-    """Rows that the filter leaves out are in no stack; numbers in it are those of the duration."""
+    """Filtered rows are in no stack; the totals are those of the duration."""
     for words, expected in (("sock_def_readable", {WAKE}), ("samples<1000", {WAKE, TCP}), ("cpu=7", set())):
         file = tmp_path / "a.folded"
         assert export(StackSource(), "cpu", str(file), "--filter", words) == ExitCode.DONE
@@ -164,7 +163,7 @@ def test_filter(tmp_path: Path) -> None:
 
 
 def test_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
-    """`-` is standard output: it has the export and nothing else."""
+    """`-` means standard output, which gets the export and nothing else."""
     assert export(StackSource(), "cpu.stacks", "-", "--format", "speedscope") == ExitCode.DONE
     reported = capsys.readouterr()
     assert json.loads(reported.out)["exporter"].startswith("nettop ")
@@ -172,7 +171,7 @@ def test_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line: how many samples, of how long, what was lost meanwhile, and where it is."""
+    """The report is one line: number of samples, duration, losses, and the file."""
     file = tmp_path / "a.svg"
     assert export(StackSource(), "cpu.stacks", str(file)) == ExitCode.DONE
     reported = capsys.readouterr()
@@ -183,15 +182,15 @@ def test_what_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_nothing_was_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An idle network stack has an export without samples, and that is said."""
+    """An idle network stack gives an export without samples, and a message."""
     assert export(StackSource({TCP: 0}), "cpu.stacks", str(tmp_path / "a.svg")) == ExitCode.DONE
-    reported = r"\b0 samples in \d+\.\d s: the network stack took next to no CPU time"
+    reported = r"\b0 samples in \d+\.\d s: the network stack used hardly any CPU time"
     assert re.search(reported, capsys.readouterr().err)
     assert "0 samples" in (tmp_path / "a.svg").read_text()
 
 
 def test_not_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where stacks are not available it says why, and makes no file."""
+    """If stacks are not available, the error says why, and no file is made."""
     source = StackSource(hooks=(HookStatus("samples", None, (("perf", "no perf events here"),)),))
     assert export(source, "cpu.stacks", str(tmp_path / "a.svg")) == ExitCode.UNSUPPORTED
     assert "cpu.stacks is not available: no perf events here" in capsys.readouterr().err
@@ -221,7 +220,7 @@ def test_a_file_is_replaced_when_all_is_there(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_the_file_alone(tmp_path: Path) -> None:
-    """When the source fails meanwhile, the error is reported and the old file stays."""
+    """If the source fails, the error is reported and the old file stays."""
     file = tmp_path / "a.folded"
     file.write_text("old")
 
@@ -237,7 +236,7 @@ def test_a_failure_leaves_the_file_alone(tmp_path: Path) -> None:
 
 
 def test_symbolic_link(tmp_path: Path) -> None:
-    """A link stays one: the file that it names is replaced."""
+    """A symbolic link stays; its target is replaced."""
     file, link = tmp_path / "there" / "a.folded", tmp_path / "link.folded"
     file.parent.mkdir()
     link.symlink_to(file)
@@ -254,7 +253,7 @@ def test_special_files_are_written_to() -> None:
 
 
 def test_fifo(tmp_path: Path) -> None:
-    """Who reads a FIFO gets the export through it."""
+    """A FIFO's reader gets the export through it."""
     fifo = tmp_path / "fifo.folded"
     os.mkfifo(fifo)
     with os.fdopen(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)) as reader:
@@ -272,17 +271,17 @@ def test_fifo(tmp_path: Path) -> None:
     ],
 )
 def test_impossible_places(place: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where no file can be written, that is reported before anything is sampled."""
+    """An unwritable place is reported before anything is sampled."""
     source, words = StackSource(), (str(tmp_path / place), "--format", "svg")
     assert export(source, "cpu.stacks", *words) == ExitCode.FAILURE
     reported = capsys.readouterr().err
     assert f"cannot be written: {why}" in reported
-    assert "give another" in reported
+    assert "choose another" in reported
     assert source.reads == 0
 
 
 def test_forbidden_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory in which no file may be made is a permission that is missing."""
+    """A directory without write permission is reported as a missing permission."""
 
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -294,7 +293,7 @@ def test_forbidden_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         pytest.raises(PermissionMissing) as reported,
     ):
         run_export(settings, session, Requests(), None, None)
-    assert "no file can be made in" in reported.value.what
+    assert "no file can be created in" in reported.value.what
 
 
 # --- the end ------------------------------------------------------------------------------------------------------
@@ -315,7 +314,7 @@ class Exporting:
 
     @property
     def has_begun(self) -> bool:
-        """Whether it has the first reading."""
+        """Return whether it has the first reading."""
         return self._session is not None and self._session.bus.frame("cpu") is not None
 
     def _run(self) -> None:
@@ -324,21 +323,21 @@ class Exporting:
             self.exit = run_export(self._settings, session, self.requests, None, self.stderr)
 
     def wait(self) -> ExitCode | None:
-        """How it ended."""
+        """Wait for its end and return its exit code."""
         self._thread.join(DEADLINE_S)
         assert not self._thread.is_alive()
         return self.exit
 
 
 def test_ended_early(tmp_path: Path) -> None:
-    """Ended early, it writes what was sampled so far, and says that this is not all."""
+    """If ended early, it writes the samples so far, and says that they are incomplete."""
     file, source = tmp_path / "a.folded", StackSource()
     running = Exporting(file, source)
     until(lambda: running.has_begun)
     running.requests.end()
     assert running.wait() is ExitCode.DONE
     assert lines_of(file.read_text()) == {f"{RX};{WAKE}": 30, f"{RX};{TCP}": 5}
-    reported = r"35 samples in \d+\.\d s, ended early: 3600 s were requested"
+    reported = r"35 samples in \d+\.\d s, ended early \(3600 s were requested\)"
     assert re.search(reported, running.stderr.getvalue())
 
 
@@ -357,7 +356,7 @@ def test_ended_before_it_began(tmp_path: Path) -> None:
     until(running.stderr.getvalue)
     go_on.set()
     assert running.wait() is ExitCode.DONE
-    assert "nothing is written" in running.stderr.getvalue()
+    assert "nothing was written" in running.stderr.getvalue()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -372,7 +371,7 @@ sys.exit(cli.main())
 
 
 def started(directory: Path, *words: str, **how: Any) -> Child:
-    """`nettop export` in a process of its own."""
+    """Start `nettop export` in a separate process."""
     here = str(Path(__file__).parents[2])
     return Child(
         [sys.executable, "-c", SCRIPT, "export", "cpu.stacks", *words],
@@ -381,7 +380,7 @@ def started(directory: Path, *words: str, **how: Any) -> Child:
 
 
 def test_interrupted_on_a_terminal(tmp_path: Path) -> None:
-    """A terminal shows how far it is; Ctrl-C ends it, code 0, and the file is there."""
+    """A terminal shows the progress; Ctrl-C ends it with code 0, and the file is written."""
     terminal, theirs = pty.openpty()
     with started(tmp_path, "a.svg", "--duration", "600", stderr=theirs, stdout=subprocess.DEVNULL) as child:
         os.close(theirs)
@@ -394,12 +393,12 @@ def test_interrupted_on_a_terminal(tmp_path: Path) -> None:
             seen += os.read(terminal, 65536)
         assert child.wait(DEADLINE_S) == 0
     os.close(terminal)
-    assert b"ended early: 600 s were requested" in seen
+    assert b"ended early (600 s were requested)" in seen
     assert (tmp_path / "a.svg").read_text().endswith("</svg>\n")
 
 
 def test_a_terminal_that_closes(tmp_path: Path) -> None:
-    """It ends then, and what was sampled is written."""
+    """When the terminal closes, the export ends, and writes its samples."""
     terminal, theirs = pty.openpty()
     controlled = {"start_new_session": True, "preexec_fn": lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0)}
     words = ("a.svg", "--duration", "600")
@@ -414,7 +413,7 @@ def test_a_terminal_that_closes(tmp_path: Path) -> None:
 
 
 def test_nobody_reads(tmp_path: Path) -> None:
-    """A reader who has gone is no error."""
+    """A closed reader is no error."""
     words = ("-", "--format", "svg", "--duration", "0.1")
     with started(tmp_path, *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout is not None

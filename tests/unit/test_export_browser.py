@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exported flame graph in a browser: zoom, reset, search, legend, details, and another window size."""
+"""The exported flame graph in a browser: zoom, reset, search, legend, details, and window sizes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page
 
-from nettop.output.cpu.flame_svg import flame_svg
-from nettop.query.cpu import StackCount
 from nettop.snapshots.cpu import RX_SOFTIRQ, TX_SYSCALLS
+from nettop.stacks.counts import StackCount
+from nettop.stacks.flame_svg import flame_svg
 from tests.unit.chromium import needs_chromium
 from tests.unit.example_stacks import SEND, TCP, WAKE, category_of, profile
 
@@ -23,7 +23,7 @@ pytestmark = needs_chromium
 
 
 def count(entry: int, stack: str, samples: int) -> StackCount:
-    """A stack with this many samples."""
+    """Return a stack with this many samples."""
     return StackCount(entry, 0, tuple(stack.split(";")), category_of(stack), samples, samples * 1_000_000)
 
 
@@ -37,7 +37,7 @@ COUNTS = [
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A flame graph of 1,000 samples."""
+    """Return a flame graph of 1,000 samples."""
     path = tmp_path_factory.mktemp("picture") / "flame.svg"
     path.write_text(flame_svg(profile(COUNTS)), encoding="utf-8")
     return path
@@ -45,7 +45,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(browser: Browser, image: Path) -> Iterator[Page]:
-    """The flame graph in a page 1,200 pixels wide, which makes no network requests and has no errors."""
+    """Yield the flame graph in a page 1,200 pixels wide, which makes no network requests and has no errors."""
     window = browser.new_page(viewport={"width": 1216, "height": 600})
     wrong: list[str] = []
     requested: list[str] = []
@@ -60,17 +60,17 @@ def page(browser: Browser, image: Path) -> Iterator[Page]:
 
 
 def frame(page: Page, label: str) -> Locator:
-    """The frame with that label."""
+    """Return the frame with that label."""
     return page.locator(f".frame[data-label={quoted(label)}]")
 
 
 def quoted(text: str) -> str:
-    """The text as a CSS string."""
+    """Return the text as a CSS string."""
     return '"' + text.replace('"', '\\"') + '"'
 
 
 def place(page: Page, label: str) -> tuple[float, float]:
-    """Where a frame begins, and how wide it is."""
+    """Return where a frame begins, and its width."""
     box = frame(page, label).locator("rect")
     return float(box.get_attribute("x") or "nan"), float(box.get_attribute("width") or "nan")
 
@@ -105,7 +105,7 @@ def test_zoom_of_a_part(page: Page) -> None:
 
 
 def test_escape_resets(page: Page) -> None:
-    """Esc and a click on the root end the zoom."""
+    """Esc or a click on the root ends the zoom."""
     for end in (lambda: page.keyboard.press("Escape"), lambda: frame(page, "all").click()):
         frame(page, "TX syscalls").click()
         assert not frame(page, "RX softirq").is_visible()

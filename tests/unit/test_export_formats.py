@@ -14,11 +14,11 @@ import jsonschema
 import pytest
 from hypothesis import given
 
-from nettop.output.cpu.flame_svg import COLOURS, WIDTH, flame_svg
-from nettop.output.cpu.folded import folded
-from nettop.output.cpu.speedscope import speedscope
-from nettop.query.cpu import StackCount, flame_tree, path_of
 from nettop.snapshots.cpu import CATEGORIES, RX_SOFTIRQ, TX_SYSCALLS
+from nettop.stacks.counts import StackCount, flame_tree, path_of
+from nettop.stacks.flame_svg import COLOURS, WIDTH, flame_svg
+from nettop.stacks.folded import folded
+from nettop.stacks.speedscope import speedscope
 from tests.unit import example_stacks
 from tests.unit.example_stacks import profile
 
@@ -35,7 +35,7 @@ FEW = [
 
 
 def samples_by_path(counts: list[StackCount]) -> Counter[tuple[str, ...]]:
-    """Samples of each distinct stack, summed over all CPUs."""
+    """Return samples of each distinct stack, summed over all CPUs."""
     actual: Counter[tuple[str, ...]] = Counter()
     for count in counts:
         actual[path_of(count)] += count.samples
@@ -46,7 +46,7 @@ def samples_by_path(counts: list[StackCount]) -> Counter[tuple[str, ...]]:
 
 
 def test_folded() -> None:
-    """The entry point, the functions, the count; CPUs are summed up."""
+    """A folded line has the entry point, the functions and the count; CPUs are summed up."""
     assert folded(profile(FEW)) == (
         "RX softirq;net_rx_action;tcp_v4_rcv 7\n"
         "TX syscalls;tcp_sendmsg;memcpy 1\n"
@@ -83,7 +83,7 @@ def test_speedscope() -> None:
 
 @given(example_stacks.counts)
 def test_speedscope_conforms_to_the_schema(counts: list[StackCount]) -> None:
-    """To the published schema, and beyond it: indices and weights are consistent."""
+    """The export conforms to the published schema, and its indices and weights are consistent."""
     read = json.loads(speedscope(profile(counts)))
     jsonschema.validate(read, SCHEMA)
     (only,) = read["profiles"]
@@ -96,7 +96,7 @@ def test_speedscope_conforms_to_the_schema(counts: list[StackCount]) -> None:
 
 @pytest.mark.parametrize("wrong", [{"unit": "ns"}, {"weights": None}, {"samples": [["tcp"]]}])
 def test_the_schema_refuses(wrong: dict[str, Any]) -> None:
-    """The schema does reject wrong files."""
+    """The schema does reject invalid files."""
     read = json.loads(speedscope(profile(FEW)))
     read["profiles"][0] |= wrong
     with pytest.raises(jsonschema.ValidationError):
@@ -107,7 +107,7 @@ def test_the_schema_refuses(wrong: dict[str, Any]) -> None:
 
 
 def frames_of(svg: str) -> list[ET.Element]:
-    """The frames of a flame graph, in their order."""
+    """Return the frames of a flame graph, in their order."""
     return ET.fromstring(svg).findall(f"{SVG}g[@id='frames']/{SVG}g")
 
 
@@ -132,7 +132,7 @@ def test_svg() -> None:
 
 @given(example_stacks.counts)
 def test_svg_is_complete(counts: list[StackCount]) -> None:
-    """It is XML whatever the names of functions, and has the frames of the tree, none outside the image."""
+    """The SVG is valid XML with any function names, and has all frames of the tree, none outside the image."""
     svg = flame_svg(profile(counts))
     frames = frames_of(svg)
     assert int(frames[0].get("data-of", "")) == flame_tree(counts).samples
@@ -143,7 +143,7 @@ def test_svg_is_complete(counts: list[StackCount]) -> None:
 
 
 def test_svg_is_self_contained() -> None:
-    """It has no URLs except XML namespaces; names that look like markup are text."""
+    """The SVG has no URLs except XML namespaces; names that look like markup are text."""
     hostile = StackCount(RX_SOFTIRQ, 0, ("</title><script>alert(1)</script>", "]]>", "a\x00b\ufffe"), 0, 5, 5)
     svg = flame_svg(profile([hostile]))
     assert set(re.findall(r"https?://[^\"'\s<]+", svg)) <= {
@@ -163,11 +163,11 @@ def test_narrow_functions_are_counted() -> None:
     narrow = [StackCount(RX_SOFTIRQ, 0, (f"narrow{number}", "below"), 0, 3, 1) for number in range(5)]
     svg = flame_svg(profile([wide, *narrow]))
     assert [frame.get("data-label") for frame in frames_of(svg)] == ["all", "RX softirq", "· wide"]
-    assert "5 too narrow to be drawn" in svg
+    assert "5 too narrow to draw" in svg
 
 
 def test_svg_without_samples() -> None:
-    """Without samples there is a flame graph that says so."""
+    """Without samples the flame graph says so."""
     svg = flame_svg(profile([]))
     assert len(frames_of(svg)) == 1
     assert "0 samples" in svg
@@ -194,5 +194,5 @@ def test_text_is_readable_on_every_colour(colour: str) -> None:
 
 
 def channels(colour: str) -> list[float]:
-    """Red, green and blue of #rrggbb, from 0 to 1."""
+    """Return red, green and blue of #rrggbb, from 0 to 1."""
     return [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Host facts, read below a root that the test makes."""
+"""Host facts, read below a root directory made by the test."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from nettop.errors import ExitCode, NettopError, PermissionMissing, Unsupported
-from nettop.kernel import bpf, perf_events, privileges
-from nettop.kernel.capabilities import how_to_get
-from nettop.kernel.facts import Host, Sockstat, container_of
-from nettop.kernel.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN
-from nettop.kernel.proc_files import what_hides
+from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf import perf_events
+from nettop.kernel.host import privileges
+from nettop.kernel.host.capabilities import how_to_get
+from nettop.kernel.host.facts import Host, Sockstat, container_of
+from nettop.kernel.host.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN
+from nettop.kernel.host.proc_files import what_hides
 
 ALL_CAPABILITIES = "000001ffffffffff"
 WHOLE_BTF = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 8, 8, 4) + bytes(12)
@@ -25,7 +27,7 @@ CONTAINER_ID = "4f1c2ab09d7e" + "0" * 52
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host on which everything is as nettop needs it."""
+    """Return a host on which everything is as nettop needs it."""
     put(tmp_path, "sys/kernel/btf/vmlinux", "")
     (tmp_path / "sys/kernel/btf/vmlinux").write_bytes(WHOLE_BTF)
     monkeypatch.setattr(bpf, "errno_before_kernel", lambda: 0)
@@ -47,7 +49,7 @@ def test_a_host_with_everything_is_accepted(root: Path) -> None:
 
 
 def test_no_btf_names_the_kernel_option(root: Path) -> None:
-    """A kernel without BTF is refused with what to do about it."""
+    """A kernel without BTF is rejected with a remedy."""
     (root / "sys/kernel/btf/vmlinux").unlink()
     with pytest.raises(Unsupported) as refusal:
         Host(root).require_bpf()
@@ -59,7 +61,7 @@ def test_no_btf_names_the_kernel_option(root: Path) -> None:
     [(0, "CAP_BPF and CAP_PERFMON"), (1 << 39, "needs CAP_PERFMON"), (1 << 38, "needs CAP_BPF")],
 )
 def test_missing_capabilities_are_named(root: Path, held: int, named: str) -> None:
-    """Just the capabilities that are missing are named; sudo is the remedy for others than root."""
+    """Exactly the missing capabilities are named; sudo is the remedy for non-root users."""
     put(root, "proc/thread-self/status", f"CapEff:\t{held:016x}\n")
     with pytest.raises(PermissionMissing) as refusal:
         Host(root).require_bpf()
@@ -82,7 +84,9 @@ def test_what_confines_the_file_that_has_them_is_named(monkeypatch: pytest.Monke
 
 
 def test_the_capabilities_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are 64 bits in two halves, each before the inheritable ones; no file, or no such attribute, has none."""
+    """A file's capabilities are 64 bits in two halves, each before the inheritable ones; a missing file or attribute
+    has none.
+    """
     attribute = struct.pack("<5I", 0x02000000, 1 << 12, 0xFF, 1 << (39 - 32), 0xFF)
     with monkeypatch.context() as patched:
         patched.setattr(os, "getxattr", lambda path, name: attribute)
@@ -91,7 +95,7 @@ def test_the_capabilities_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sudo_is_no_remedy_for_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was confined, by a container or a unit, which have to give what is missing."""
+    """A confined root gets its capabilities from the container or unit, not from sudo."""
     monkeypatch.setattr(privileges, "BEGAN_AS_ROOT", True)
     put(root, "proc/thread-self/status", f"CapEff:\t{1 << 38:016x}\n")
     with pytest.raises(PermissionMissing) as refusal:
@@ -116,7 +120,7 @@ NOT_FILTERED = FILTERED.replace("\t2\n", "\t0\n")
 def test_calls_that_do_not_reach_the_kernel(
     root: Path, monkeypatch: pytest.MonkeyPatch, *, number: int, status: str, said: str, code: ExitCode
 ) -> None:
-    """A filter is named where there is one, a kernel without the call only where there is none."""
+    """A filter is named if present, and a kernel without the call only without a filter."""
     monkeypatch.setattr(bpf, "errno_before_kernel", lambda: number)
     put(root, "proc/thread-self/status", status)
     with pytest.raises(NettopError) as refusal:
@@ -146,7 +150,7 @@ def test_perf_events_that_are_refused(
     said: str,
     remedy: str,
 ) -> None:
-    """The setting, the filter or the capability is named by what proves it."""
+    """The setting, filter or capability that provably refuses perf events is named."""
     monkeypatch.setattr(perf_events, "_errno_before_kernel", lambda: blocked)
     put(root, "proc/sys/kernel/perf_event_paranoid", f"{paranoid}\n")
     put(root, "proc/thread-self/status", f"CapEff:\t{capabilities:016x}\nSeccomp:\t2\n")
@@ -158,20 +162,20 @@ def test_perf_events_that_are_refused(
 
 @pytest.mark.parametrize("held", [1 << 21, 1 << 39 | 1 << 38])
 def test_either_set_of_capabilities_suffices(root: Path, held: int) -> None:
-    """CAP_SYS_ADMIN alone is enough, and so are the two that were split from it."""
+    """CAP_SYS_ADMIN alone is enough, and so are its two successors."""
     put(root, "proc/thread-self/status", f"CapEff:\t{held:016x}\n")
     Host(root).require_bpf()
 
 
 def test_lockdown_confidentiality_is_refused(root: Path) -> None:
-    """A kernel that lets no program read its memory is refused by that reason."""
+    """A kernel in confidentiality lockdown is rejected for that reason."""
     put(root, "sys/kernel/security/lockdown", "none integrity [confidentiality]\n")
     with pytest.raises(Unsupported, match="locked down"):
         Host(root).require_bpf()
 
 
 def test_lockdown_integrity_is_accepted(root: Path) -> None:
-    """Integrity lockdown does not stand in the way."""
+    """Integrity lockdown is accepted."""
     put(root, "sys/kernel/security/lockdown", "none [integrity] confidentiality\n")
     Host(root).require_bpf()
 
@@ -185,7 +189,7 @@ def test_lockdown_integrity_is_accepted(root: Path) -> None:
     ],
 )
 def test_kernels_for_real_time(root: Path, version: str, is_real_time: bool) -> None:
-    """What the kernel says of itself tells; where it says nothing it is none."""
+    """The kernel's version text identifies a real-time kernel; without it there is none."""
     put(root, "proc/sys/kernel/version", f"{version}\n")
     assert Host(root).is_real_time() == is_real_time
 
@@ -202,7 +206,7 @@ def test_sockstat_adds_both_families(root: Path) -> None:
 
 
 def test_sockstat_without_ipv6(root: Path) -> None:
-    """A namespace without IPv6 has no second file."""
+    """A namespace without IPv6 has no second file, which is no error."""
     put(
         root,
         "proc/thread-self/net/sockstat",
@@ -234,7 +238,7 @@ OLD_MOUNTS = "33 31 0:30 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
 
 @pytest.mark.parametrize(("mounts", "root_path"), [(MOUNTS, "/"), (OLD_MOUNTS + MOUNTS, None)])
 def test_control_groups_by_id(root: Path, mounts: str, root_path: str | None) -> None:
-    """Each group of the unified hierarchy has the id that its directory has as inode number, its lower half."""
+    """Each group of the unified hierarchy has its directory's inode number, lower half, as id."""
     put(root, "proc/self/mountinfo", mounts)
     top = root / "sys/fs/cgroup/unified"
     for path in ("a.slice/b.service", "a.slice/c.scope", "d"):
@@ -246,13 +250,13 @@ def test_control_groups_by_id(root: Path, mounts: str, root_path: str | None) ->
 
 
 def test_no_unified_hierarchy(root: Path) -> None:
-    """Where it is not mounted no group is known by its id."""
+    """Without a mounted unified hierarchy, no group is known by its id."""
     put(root, "proc/self/mountinfo", OLD_MOUNTS)
     assert Host(root).cgroups_by_id() == {}
 
 
 def test_cgroup_of_a_process_that_is_gone(root: Path) -> None:
-    """Nothing is known of a process that has exited."""
+    """The control group of an exited process is unknown."""
     assert Host(root).cgroup(77) is None
 
 
@@ -300,12 +304,12 @@ def test_cgroup_of_a_process_that_is_gone(root: Path) -> None:
     ],
 )  # fmt: skip
 def test_container_of_a_control_group(group: str, container: str | None) -> None:
-    """A container has its own name, not that of a unit in it or around it; without one it is the innermost unit."""
+    """A container has its own name, not that of a unit inside or outside; without one it is the innermost unit."""
     assert container_of(group) == container
 
 
 def test_command_lines_are_safe_to_show(root: Path) -> None:
-    """What stands in a command line cannot drive the terminal."""
+    """A command line's control characters cannot reach the terminal."""
     put(root, "proc/77/cmdline", "evil\x1b[2J\0--flag\0")
     assert Host(root).command_line(77) == "evil␛[2J --flag"
 
@@ -314,7 +318,7 @@ def test_command_lines_are_safe_to_show(root: Path) -> None:
     "options", ["rw,subset=pid", "rw,subset=pid,hidepid=invisible", "rw,gid=4,subset=pid"]
 )
 def test_a_part_of_proc_is_named_whatever_else_is_set(tmp_path: Path, options: str) -> None:
-    """A file that is not there is hidden by subset=pid, in any place among the options of the mount."""
+    """subset=pid, anywhere among the mount options, is named as hiding a missing file."""
     own = tmp_path / "proc/self"
     own.mkdir(parents=True)
     (own / "mountinfo").write_text(f"22 27 0:21 / /proc rw,relatime - proc proc {options}\n")

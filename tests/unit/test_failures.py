@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Failures by reason and remote, held against a model that counts one event after the other."""
+"""Failures by reason and remote, compared with a model that counts events one by one."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from nettop.probes.connections import failures
 from nettop.probes.connections.event_records import CLOSE, EVENT, FAIL
 from nettop.probes.connections.failures import Failures
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import FAILURES
-from nettop.snapshots.snapshot import Array, unknown_value
+from nettop.snapshots.snapshot import unknown_value
 
 INBOUND, OUTBOUND, UNKNOWN = 1, 2, 0xFF
 TAKEN_NS = 7
 
 
 class Event(NamedTuple):
-    """What a failure is grouped by, and when it was; no start time means that nobody knows the owner."""
+    """A failure's group and time; without a start time the owner is unknown."""
 
     remote: int = 1
     local_port: int = 443
@@ -38,7 +39,7 @@ class Event(NamedTuple):
 
     @property
     def group(self) -> tuple[Any, ...]:
-        """The group that it belongs to, as the table shows it."""
+        """Return the failure's group as the table shows it."""
         port = self.local_port if self.direction == INBOUND else self.remote_port
         name = self.comm.decode() if self.start_time is not None and self.comm else None
         return self.remote, port, self.netns, self.reason, self.direction, name
@@ -61,7 +62,7 @@ BATCHES = st.lists(st.lists(EVENT_STRATEGY, max_size=8), max_size=6)
 
 
 def array_of(events: Sequence[Event]) -> Array:
-    """The events as the ring brings them; what is not given is unknown."""
+    """Return the events as the ring brings them; what is not given is unknown."""
     array = np.frombuffer(bytearray(b"\xff" * EVENT.itemsize * len(events)), EVENT)
     for at, event in enumerate(events):
         for name in ("local_port", "remote_port", "netns", "reason", "direction", "time", "comm"):
@@ -74,7 +75,7 @@ def array_of(events: Sequence[Event]) -> Array:
 
 
 def shown(counted: Failures) -> dict[tuple[Any, ...], tuple[int, int, int]]:
-    """By group: how many there were, when the first was, and when the last."""
+    """Return the count, first and last time of each group."""
     rows = counted.rows(TAKEN_NS)
     assert (rows.table, rows.taken_ns) == (FAILURES, TAKEN_NS)
     array, names = rows.array, rows.texts["process"]
@@ -93,7 +94,7 @@ def shown(counted: Failures) -> dict[tuple[Any, ...], tuple[int, int, int]]:
 
 
 def model(events: Sequence[Event]) -> dict[tuple[Any, ...], tuple[int, int, int]]:
-    """What `shown` has to give."""
+    """Return what `shown` has to give."""
     by_group: dict[tuple[Any, ...], list[int]] = {}
     for event in events:
         by_group.setdefault(event.group, []).append(event.time)
@@ -102,7 +103,7 @@ def model(events: Sequence[Event]) -> dict[tuple[Any, ...], tuple[int, int, int]
 
 @given(BATCHES)
 def test_failures_are_counted_by_group(batches: list[list[Event]]) -> None:
-    """However events come in batches, each group has its number, and the times of its first and its last."""
+    """With any batching, each group has its number, and its first and last time."""
     counted = Failures()
     for batch in batches:
         counted.add(array_of(batch))
@@ -112,7 +113,7 @@ def test_failures_are_counted_by_group(batches: list[list[Event]]) -> None:
 
 @given(BATCHES, st.integers(1, 5))
 def test_every_failure_is_in_a_group_or_has_left_with_it(batches: list[list[Event]], groups_max: int) -> None:
-    """No more groups than that are listed: those of the last failures; all others are in the sum."""
+    """At most the limit of groups is listed, the most recent ones; all others are in the sum."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(failures, "GROUPS_MAX", groups_max)
         counted, left = Failures(), 0
@@ -128,7 +129,7 @@ def test_every_failure_is_in_a_group_or_has_left_with_it(batches: list[list[Even
 
 
 def test_the_newest_groups_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many come, one after the other."""
+    """However many groups come in succession, the newest stay."""
     monkeypatch.setattr(failures, "GROUPS_MAX", 16)
     counted = Failures()
     for remote in range(1, 1001):
@@ -139,7 +140,7 @@ def test_the_newest_groups_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(BATCHES)
 def test_rows_that_were_handed_out_do_not_change(batches: list[list[Event]]) -> None:
-    """A snapshot's rows stay what they were while more is counted."""
+    """A snapshot's rows do not change while more failures are counted."""
     counted = Failures()
     kept = []
     for batch in batches:
@@ -151,14 +152,14 @@ def test_rows_that_were_handed_out_do_not_change(batches: list[list[Event]]) -> 
 
 
 def test_the_port_is_the_services() -> None:
-    """What was opened here failed at the peer's port, what came in at our own."""
+    """Outgoing failures count at the peer's port, incoming ones at our own."""
     counted = Failures()
     counted.add(array_of([Event(direction=OUTBOUND), Event(direction=INBOUND)]))
     assert sorted(port for _, port, *_ in shown(counted)) == [443, 50_000]
 
 
 def test_a_reset_is_no_failed_connect() -> None:
-    """What never opened and what was open are counted apart, also for one reason."""
+    """Failed connects and resets of open connections are counted separately, even with one reason."""
     counted = Failures()
     counted.add(array_of([Event(event=FAIL), *[Event(event=CLOSE)] * 3]))
     counted.add(array_of([Event(event=CLOSE)]))
@@ -167,21 +168,21 @@ def test_a_reset_is_no_failed_connect() -> None:
 
 
 def test_processes_of_one_name_are_one_group() -> None:
-    """A service that starts again is the same service: its name counts, not its PID."""
+    """A restarted service is the same group: its name counts, not its PID."""
     counted = Failures()
     counted.add(array_of([Event(start_time=time) for time in (1, 2, None, 3)]))
     assert sorted(count for count, _, _ in shown(counted).values()) == [1, 3]
 
 
 def test_names_are_made_safe() -> None:
-    """A process's name that holds control characters is shown by visible marks."""
+    """Control characters in a process's name become visible marks."""
     counted = Failures()
     counted.add(array_of([Event(comm=b"\x1b[31mred\n")]))
     assert list(counted.rows(TAKEN_NS).texts["process"]) == ["␛[31mred␊"]
 
 
 def test_nothing_to_count() -> None:
-    """A drain without failures, and a table without groups."""
+    """A drain without failures, and a table without groups, are no error."""
     counted = Failures()
     counted.add(array_of([]))
     assert shown(counted) == {}

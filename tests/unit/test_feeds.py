@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that are only added, from a source that the kernel wakes to whoever must see each of them."""
+"""Append-only rows, from a kernel-woken source to consumers that must see each of them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from nettop.engine import bus as bus_module
 from nettop.engine.bus import Bus, Feed
 from nettop.engine.session import Session
 from nettop.errors import SourceFailed
-from nettop.query.batches import KEPT_ROWS, put_together
+from nettop.query.batches import concatenate_batches
 from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots.connections import EVENTS, FAILURES
 from nettop.snapshots.schema import Kind
-from nettop.snapshots.snapshot import NOT_WHOLE_YET, Frame, Rows, Snapshot
-from nettop.snapshots.source import EventSource
+from nettop.snapshots.snapshot import NOT_COMPLETE_YET, Frame, Rows, Snapshot
+from nettop.snapshots.source import EventSource, SourceOptions
 
 LENS = "connections"
 DEADLINE_S = 60
@@ -32,32 +32,35 @@ TEXT_COLUMNS = tuple(field.name for field in EVENTS.stored if field.kind is Kind
 SHARED: dict[str, list[str]] = {name: [] for name in TEXT_COLUMNS}
 
 
+KEPT_ROWS = EVENTS.kept_rows
+
+
 def batch(first: int, count: int, texts: dict[str, list[str]] | None = None) -> Rows:
-    """So many events with keys from `first`."""
+    """Return `count` events with keys from `first`."""
     array = np.frombuffer(bytearray(b"\xff" * EVENTS.dtype.itemsize * count), EVENTS.dtype)
     array["event_id"] = np.arange(first, first + count)
     return Rows(EVENTS, array, SHARED if texts is None else texts, first)
 
 
 def keys(batches: Sequence[Rows]) -> list[int]:
-    """The keys of all rows."""
+    """Return the keys of all rows."""
     return [key for rows in batches for key in rows.array["event_id"].tolist()]
 
 
 def snapshot(boot_ns: int = 0) -> Snapshot:
-    """A snapshot that holds nothing but its time."""
+    """Return a snapshot that holds nothing but its time."""
     return Snapshot(LENS, boot_ns, boot_ns, {})
 
 
 def newest(bus: Bus) -> Frame:
-    """The newest frame."""
+    """Return the newest frame."""
     frame = bus.frame(LENS)
     assert frame is not None
     return frame
 
 
 def events_in(frame: Frame) -> list[int]:
-    """The keys of the events that a frame holds."""
+    """Return the keys of the events that a frame holds."""
     return keys(frame.batches.get("events", ()))
 
 
@@ -66,7 +69,7 @@ def events_in(frame: Frame) -> list[int]:
 
 @given(st.lists(st.integers(0, 9), max_size=40), st.integers(1, 12))
 def test_every_row_is_taken_once_or_counted_as_lost(sizes: list[int], queued: int) -> None:
-    """Whatever comes between two takings (0: take): rows come once and in order, and the lost ones are the oldest."""
+    """Between any takes (0), rows come once and in order, and the lost ones are the oldest."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bus_module, "QUEUED_ROWS", queued)
         bus, taken, following, lost = Bus(), [], 1, 0
@@ -88,7 +91,7 @@ def test_every_row_is_taken_once_or_counted_as_lost(sizes: list[int], queued: in
 
 
 def sizes_max(sizes: list[int]) -> int:
-    """The largest batch, which is kept whole."""
+    """Return the largest batch, which is kept whole."""
     return max(sizes, default=0)
 
 
@@ -96,7 +99,7 @@ def sizes_max(sizes: list[int]) -> int:
     ("sizes", "lost"), [([4, 4], 0), ([4, 4, 2], 0), ([4, 4, 3], 4), ([11], 0), ([4, 11], 4)]
 )
 def test_the_bound_of_a_feed(monkeypatch: pytest.MonkeyPatch, sizes: list[int], lost: int) -> None:
-    """Up to the bound nothing is lost; beyond it whole batches are, the oldest first, and never the newest."""
+    """Up to the bound nothing is lost; beyond it the oldest whole batches are, never the newest."""
     monkeypatch.setattr(bus_module, "QUEUED_ROWS", 10)
     bus, following = Bus(), 1
     feed = bus.feed(LENS, "events", lambda: None)
@@ -119,7 +122,7 @@ def test_a_feed_that_is_read_loses_nothing() -> None:
 
 
 def test_a_feed_hears_of_its_own_table_alone() -> None:
-    """Rows of another lens or table are not for it, and wake nobody."""
+    """A feed does not get rows of other lenses or tables, nor wake for them."""
     bus, woken = Bus(), []
     feed = bus.feed(LENS, "events", lambda: woken.append("events"))
     other = Rows(FAILURES, np.zeros(1, FAILURES.dtype), {}, 0)
@@ -131,7 +134,7 @@ def test_a_feed_hears_of_its_own_table_alone() -> None:
 
 
 def test_each_feed_has_every_row() -> None:
-    """Two readers each get all, and who begins later gets what comes from then on."""
+    """Two readers each get all rows, and a later one those from then on."""
     bus, woken = Bus(), []
     feeds = [bus.feed(LENS, "events", lambda number=number: woken.append(number)) for number in range(2)]
     bus.append(LENS, (batch(1, 2), batch(3, 1)))
@@ -142,7 +145,7 @@ def test_each_feed_has_every_row() -> None:
 
 
 def test_a_closed_feed_gets_nothing_more() -> None:
-    """Who closed its feed is neither given rows nor woken; the others are; closing twice does no harm."""
+    """A closed feed gets no rows or wakeups; others do; closing twice is harmless."""
     bus, woken = Bus(), []
     gone, there = (
         bus.feed(LENS, "events", lambda name=name: woken.append(name)) for name in ("gone", "there")
@@ -154,7 +157,7 @@ def test_a_closed_feed_gets_nothing_more() -> None:
 
 
 def test_a_lens_that_was_forgotten_begins_anew() -> None:
-    """What a detached lens had gathered is in no later frame; its feeds go on."""
+    """A detached lens's rows are in no later frame; its feeds continue."""
     bus = Bus()
     feed = bus.feed(LENS, "events", lambda: None)
     bus.append(LENS, (batch(1, 3),))
@@ -166,11 +169,11 @@ def test_a_lens_that_was_forgotten_begins_anew() -> None:
 
 
 def test_an_average_begins_when_every_hook_works() -> None:
-    """Of snapshots from before that the newest is used while there is no other."""
+    """An average begins with a snapshot from after all hooks worked, if there is one."""
     bus, begun = Bus(), []
     bus.average_over(10e-9)
     for now in range(1, 7):
-        bus.publish(replace(snapshot(now), whole_since_ns=4 if now >= 4 else NOT_WHOLE_YET))
+        bus.publish(replace(snapshot(now), complete_since_ns=4 if now >= 4 else NOT_COMPLETE_YET))
         before = newest(bus).before
         begun.append(None if before is None else before.boot_ns)
     assert begun == [None, 1, 1, 1, 4, 4]
@@ -185,12 +188,12 @@ def test_an_average_begins_when_every_hook_works() -> None:
 def test_frames_have_the_newest_rows(pieces: list[tuple[int, bool]], kept: int, piece_rows: int) -> None:
     """However rows come and texts are renewed: a frame has the newest in order, and few more than a view shows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bus_module, "KEPT_ROWS", kept)
         patch.setattr(bus_module, "_PIECE_ROWS", piece_rows)
         bus, following, texts = Bus(), 1, SHARED
         for size, renews in pieces:
             texts = {name: [] for name in TEXT_COLUMNS} if renews else texts
-            bus.append(LENS, (batch(following, size, texts),))
+            few = replace(batch(following, size, texts), table=replace(EVENTS, kept_rows=kept))
+            bus.append(LENS, (few,))
             following += size
             bus.publish(snapshot())
             actual = events_in(newest(bus))
@@ -201,33 +204,33 @@ def test_frames_have_the_newest_rows(pieces: list[tuple[int, bool]], kept: int, 
 
 
 def test_small_pieces_are_merged() -> None:
-    """A frame holds few pieces however small they came, and all rows that a view shows."""
+    """A frame holds few pieces however small the batches, and all rows that a view shows."""
     bus = Bus()
     for key in range(1, 2 * KEPT_ROWS + 1):
         bus.append(LENS, (batch(key, 1),))
     bus.publish(snapshot())
     pieces = newest(bus).batches["events"]
     assert len(pieces) <= 2 * KEPT_ROWS // 1000 + 2
-    together = put_together(EVENTS, pieces)
+    together = concatenate_batches(EVENTS, pieces, KEPT_ROWS)
     assert together.array["event_id"].tolist() == list(range(KEPT_ROWS + 1, 2 * KEPT_ROWS + 1))
     assert together.taken_ns == 2 * KEPT_ROWS
 
 
 def test_pieces_with_other_texts_are_not_merged() -> None:
-    """The codes of one piece mean nothing in the table of another."""
+    """Pieces with different tables of texts are not merged: their codes differ."""
     bus = Bus()
     for key, name in enumerate(("a", "b"), 1):
         rows = batch(key, 1, {column: [name] for column in TEXT_COLUMNS})
         rows.array["process"] = 0
         bus.append(LENS, (rows,))
     bus.publish(snapshot())
-    together = put_together(EVENTS, newest(bus).batches["events"])
+    together = concatenate_batches(EVENTS, newest(bus).batches["events"])
     assert [together.texts["process"][code] for code in together.array["process"].tolist()] == ["a", "b"]
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=20))
 def test_a_frame_does_not_change(sizes: list[int]) -> None:
-    """A frontend that still draws a frame sees in it what was there when it was published."""
+    """A frame does not change while a frontend draws it."""
     bus, following, published = Bus(), 1, []
     for size in sizes:
         bus.append(LENS, (batch(following, size),))
@@ -239,7 +242,7 @@ def test_a_frame_does_not_change(sizes: list[int]) -> None:
 
 
 def test_rows_come_to_a_frame_with_the_next_snapshot() -> None:
-    """What was added after the last snapshot waits for the next one: a frame is of one moment."""
+    """Rows added after a snapshot wait for the next one: a frame is of one moment."""
     bus = Bus()
     bus.publish(snapshot(1))
     bus.append(LENS, (batch(1, 1),))
@@ -252,7 +255,7 @@ def test_rows_come_to_a_frame_with_the_next_snapshot() -> None:
 
 
 class Woken:
-    """A source with an eventfd for a ring: the next drain returns what was put into it."""
+    """A source with an eventfd instead of a ring: the next drain returns the rows put into it."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -264,7 +267,7 @@ class Woken:
         self._changed = threading.Condition()
 
     def put(self, count: int = 1) -> None:
-        """Something happens in the kernel."""
+        """Simulate an event in the kernel."""
         os.eventfd_write(self._bell, count)
 
     def start(self) -> None:
@@ -272,24 +275,24 @@ class Woken:
         self._note("start")
 
     def read(self, taken_ns: int) -> Snapshot:
-        """A snapshot; reading may make rows ready to be sent."""
+        """Return a snapshot; reading may make rows ready to be sent."""
         self._note("read")
         if self.reported_by_reading:
             self.put(self.reported_by_reading)
         return snapshot(taken_ns)
 
     def is_filling(self) -> bool:
-        """Nothing waits for long."""
+        """Return False: nothing waits for long."""
         return False
 
     def wakeups(self) -> tuple[int, ...]:
-        """The eventfd, on which the sampler goes to sleep."""
+        """Return the eventfd, on which the sampler goes to sleep."""
         if self.calls[-1] != "wait":
             self._note("wait")
         return (self._bell,)
 
     def drain(self, taken_ns: int) -> tuple[Rows, ...]:
-        """As many rows as were put; none where the source is stuck, and tells the kernel so."""
+        """Return the rows put so far; if the source is stuck, return none and leave the wakeup pending."""
         poll = select.poll()
         poll.register(self._bell, select.POLLIN)
         signalled = bool(poll.poll(0))
@@ -303,20 +306,20 @@ class Woken:
         return (batch(self._next - count, count),)
 
     def until(self, call: str, count: int = 1) -> None:
-        """Waits for so many calls."""
+        """Wait for so many calls."""
         with self._changed:
             assert self._changed.wait_for(lambda: self.calls.count(call) >= count, DEADLINE_S)
 
     def until_waited_for(self) -> None:
-        """Waits until the sampler sleeps on the eventfd, with nothing else to do."""
+        """Wait until the sampler sleeps on the eventfd, with nothing else to do."""
         with self._changed:
             assert self._changed.wait_for(lambda: self.calls[-1:] == ["wait"], DEADLINE_S)
 
-    def set(self, option: str, value: object) -> None:
-        """Has no options."""
+    def configure(self, options: SourceOptions) -> None:
+        """Have no options."""
 
     def describe(self, key: int) -> dict[str, str]:
-        """Nothing is known of any row."""
+        """Return nothing: there are no details."""
         return {}
 
     def close(self) -> None:
@@ -331,14 +334,14 @@ class Woken:
 
 
 def heard(session: Session, wanted: Any) -> threading.Event:
-    """Set once the bus publishes or fails while `wanted()` holds."""
+    """Return an event that is set once the bus publishes or fails while `wanted()` holds."""
     event = threading.Event()
     session.bus.subscribe(lambda: event.set() if wanted() else None)
     return event
 
 
 def attached(session: Session, *sources: Woken) -> None:
-    """Attach the lens, wait for its first frame, and until the sampler sleeps on these sources."""
+    """Attach the lens, and wait for its first frame and until the sampler sleeps on these sources."""
     first = heard(session, lambda: True)
     session.enable(LENS)
     assert first.wait(DEADLINE_S)
@@ -347,20 +350,20 @@ def attached(session: Session, *sources: Woken) -> None:
 
 
 def fed(session: Session) -> tuple[Feed, threading.Event]:
-    """A feed of the events, and what is set when it has some."""
+    """Return a feed of the events, and what is set when it has some."""
     event = threading.Event()
     return session.bus.feed(LENS, "events", event.set), event
 
 
 def test_a_woken_source_is_recognized() -> None:
-    """What has wake-ups and a drain is drained; the engine knows it by that."""
+    """The engine recognizes a woken source by its wakeups and drain."""
     source = Woken()
     assert isinstance(source, EventSource)
     source.close()
 
 
 def test_drained_when_the_kernel_signals_events() -> None:
-    """Events arrive at once, without a tick, as often as they happen; in between nothing is drained in vain."""
+    """Events arrive at once, without a tick; without events nothing is drained."""
     source = Woken()
     with Session(MAX_INTERVAL_S, lambda lens: source) as session:
         feed, event = fed(session)
@@ -381,7 +384,7 @@ def test_drained_when_the_kernel_signals_events() -> None:
 
 
 def test_drained_before_the_frame_at_a_tick() -> None:
-    """The frame of a reading holds the rows that this very reading made ready."""
+    """The frame of a reading holds the rows that this reading made ready."""
     source = Woken()
     source.reported_by_reading = 5
     with Session(MAX_INTERVAL_S, lambda lens: source) as session:
@@ -396,7 +399,7 @@ def test_drained_before_the_frame_at_a_tick() -> None:
 
 
 def test_ticks_go_on_while_the_kernel_signals_events() -> None:
-    """A source that is always woken, and never done, is still read at each interval."""
+    """A source that is always woken is still read at each interval."""
     source = Woken()
     source.stuck = True
     source.put()
@@ -407,7 +410,7 @@ def test_ticks_go_on_while_the_kernel_signals_events() -> None:
 
 
 def test_stopping_while_woken() -> None:
-    """A session ends while its source has more and more to drain, and closes it once, last of all."""
+    """A session ends while its source still has rows to drain, and closes it once, at the end."""
     source = Woken()
     source.stuck = True
     source.put()
@@ -456,7 +459,7 @@ def test_one_failing_source_leaves_the_others() -> None:
 
 
 def test_a_detached_source_is_waited_for_no_more() -> None:
-    """The descriptor of a closed source may be another's by now: the sampler does not ask for it again."""
+    """The sampler stops polling the descriptor of a closed source, which may be reused."""
     source = Woken()
     with Session(MAX_INTERVAL_S, lambda lens: source) as session:
         attached(session, source)
@@ -469,7 +472,7 @@ def test_a_detached_source_is_waited_for_no_more() -> None:
 
 
 class Plain:
-    """A source with only what every source has."""
+    """A source with only the required methods."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -483,11 +486,11 @@ class Plain:
         self.calls.append("read")
         return snapshot(taken_ns)
 
-    def set(self, option: str, value: object) -> None:
-        """Has no options."""
+    def configure(self, options: SourceOptions) -> None:
+        """Have no options."""
 
     def describe(self, key: int) -> dict[str, str]:
-        """Nothing is known of any row."""
+        """Return nothing: there are no details."""
         return {}
 
     def close(self) -> None:
@@ -496,7 +499,7 @@ class Plain:
 
 
 def test_a_source_without_rings_is_not_drained() -> None:
-    """A source that the kernel does not wake has no drain to call, and goes on."""
+    """A source without a ring has no drain, and continues."""
     source = Plain()
     with Session(MAX_INTERVAL_S, lambda lens: source) as session:
         attached(session)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are no files, and disks that are full: every path that an option names, read or written."""
+"""Paths that are no files, and full disks: every path named by an option, read or written."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working directory with a name that is short enough for sockets."""
+    """Yield an empty working directory with a name that is short enough for sockets."""
     with tempfile.TemporaryDirectory() as made:
         monkeypatch.chdir(made)
         yield Path(made)
@@ -87,7 +87,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("option", READERS)
 def test_what_is_no_file_is_not_read(option: str, kind: str, folder: Path) -> None:
-    """It is refused at once, in words that name it."""
+    """A path that is no regular file is rejected at once, by name."""
     make, why = KINDS[kind]
     path = folder / "named"
     make(path)
@@ -107,7 +107,7 @@ def test_what_is_no_file_is_not_read(option: str, kind: str, folder: Path) -> No
     ],
 )
 def test_deep_preferences(text: str, tmp_path: Path) -> None:
-    """However a file is nested, the screens start with defaults, and what is in it is not written over."""
+    """With an arbitrarily nested file, the screens start with defaults, and do not overwrite it."""
     path = tmp_path / "config.toml"
     path.write_text(text)
     assert "is nested too deeply" in load_preferences(path).problems[0]
@@ -117,7 +117,7 @@ def test_deep_preferences(text: str, tmp_path: Path) -> None:
 
 
 def test_a_file_that_grows_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its size is no promise: no more is read than is allowed."""
+    """No more of a growing file is read than allowed."""
     path = tmp_path / "grows"
     path.write_bytes(b"a" * 10)
     read = os.read
@@ -133,7 +133,7 @@ def test_a_file_that_grows_while_it_is_read(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_fifo_that_takes_the_place_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was looked at is not what is opened: the FIFO is not waited for."""
+    """A FIFO that replaces a file after the check is not waited for."""
     path, plain = tmp_path / "fifo", tmp_path / "plain"
     os.mkfifo(path)
     plain.write_text("")
@@ -144,7 +144,7 @@ def test_a_fifo_that_takes_the_place_of_a_file(tmp_path: Path, monkeypatch: pyte
 
 
 def test_pipes_of_the_shell() -> None:
-    """<(…) is read, and waited for, but not for ever."""
+    """<(…) is read, with a time limit."""
     script = "reading.PIPE_WAIT_S = float(sys.argv[2]); print(reading.read_file(sys.argv[1], 9))"
     program = f'"{sys.executable}" -c "import sys; from nettop import reading; {script}"'
     for words, shown in (
@@ -168,7 +168,7 @@ def test_pipes_of_the_shell() -> None:
 
 
 class Faults:
-    """Failures of one file, whichever name it gets: at `open`, `write` or `close`."""
+    """Failures of one file, under any name: at `open`, `write` or `close`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, step: str, number: int) -> None:
         self._opened: set[int] = set()
@@ -214,7 +214,7 @@ FAULTS = [
 def test_preferences_and_exports_of_screens(
     step: str, number: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Path and cause are named, the old file stays, and nothing is left beside it."""
+    """The error names path and cause; the old file stays, and nothing is left beside it."""
     file = folder / "config.toml"
     remember(file, "theme", "light")
     before = file.read_text()
@@ -236,7 +236,7 @@ def test_export(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """As above; the exit code says that it failed."""
+    """The error names path and cause, and the exit code reports the failure."""
     file = folder / "a.svg"
     file.write_text("before")
     with monkeypatch.context() as patched:
@@ -250,7 +250,7 @@ def test_export(
 
 @pytest.mark.parametrize(("step", "number"), FAULTS)
 def test_report_of_a_command(step: str, number: int, folder: Path) -> None:
-    """The command's exit code is kept, whatever becomes of the report; what is in the file are whole lines."""
+    """The command's exit code is kept, with or without the report; the file has only complete lines."""
     fault = f"""
 import pytest
 from pathlib import Path
@@ -271,7 +271,7 @@ Faults(pytest.MonkeyPatch(), Path({str(folder)!r}), {step!r}, {number})
 @pytest.mark.parametrize("step", ["write", "close"])
 @pytest.mark.parametrize("number", NUMBERS)
 def test_bundle(step: str, number: int) -> None:
-    """A bundle that cannot be written is named, and so is the cause."""
+    """The error for an unwritable bundle names it and the cause."""
 
     class Refusing(io.RawIOBase):
         name = "report.tar.gz"
@@ -298,10 +298,10 @@ def test_bundle(step: str, number: int) -> None:
 
 @pytest.mark.parametrize("kind", ["fifo", "socket", "directory", "loop"])
 def test_what_is_no_file_is_not_written(kind: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is refused at once, before anything is sampled or run."""
+    """A path that is no regular file is rejected before anything is sampled or run."""
     path = folder / "named"
     KINDS[kind][0](path)
-    why = "nobody reads the FIFO" if kind == "fifo" else KINDS[kind][1]
+    why = "the FIFO has no reader" if kind == "fifo" else KINDS[kind][1]
     source = StackSource()
     assert run(["export", "cpu.stacks", str(path), "--format", "svg"], lambda _: source) == ExitCode.FAILURE
     assert source.reads == 0
@@ -311,12 +311,12 @@ def test_what_is_no_file_is_not_written(kind: str, folder: Path, capsys: pytest.
     assert (done.returncode, done.stdout) == (ExitCode.FAILURE, "")
     assert f"{path} cannot be written: " in export
     for line in (export, bundle, done.stderr):
-        assert why in line or "exists already" in line
+        assert why in line or "already exists" in line
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_log_whose_close_fails(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is reported, when the file is opened again and at the end."""
+    """A failing close of a log is reported, on reopening and at the end."""
     reports: list[str] = []
     file = LogFile(Place(folder, "events", "log", 1 << 20, 2), reports.append, lambda *_: b"")
     file.open()
@@ -331,13 +331,13 @@ def test_a_log_whose_close_fails(number: int, folder: Path, monkeypatch: pytest.
         patched.setattr(os, "close", failing)
         file.reopen()
     assert reports == [
-        f"{folder}/events.log cannot be written ({os.strerror(number)}): lines are lost, and counted, until it can"
+        f"{folder}/events.log cannot be written ({os.strerror(number)}); lines are dropped and counted until it can"
     ]
     file.close()
 
 
 def test_a_full_device() -> None:
-    """/dev/full takes nothing: the command's exit code is kept."""
+    """With /dev/full the command's exit code is kept."""
     done = nettop("--output", "/dev/full", "--", "sh", "-c", "exit 3")
     assert done.returncode == 3
     assert done.stderr == "nettop: /dev/full cannot be written: No space left on device; it is incomplete\n"
@@ -364,12 +364,12 @@ def test_full_standard_output(words: list[str]) -> None:
 
 LINES = """
 import sys
-from nettop.interrupts import ended_by_signals
+from nettop.process.interrupts import exit_on_signals
 from nettop.writing import write_output
 
 text = "".join(f"{at:07}{'x' * (at * 37 % 900)}\\n" for at in range(3000))
 try:
-    with ended_by_signals():
+    with exit_on_signals():
         write_output(sys.stdout, text)
 except KeyboardInterrupt:
     sys.exit(9)
@@ -378,7 +378,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_cuts_no_line(number: int) -> None:
-    """While the reader has no room, an interrupt ends the output behind a whole line."""
+    """An interrupt while the reader is full ends the output after a complete line."""
     with Child([sys.executable, "-c", LINES], stdout=subprocess.PIPE, env=environment()) as child:
         assert child.stdout is not None
         first = child.stdout.readline()  # by now it writes, and fills the pipe
@@ -391,7 +391,7 @@ def test_an_interrupt_cuts_no_line(number: int) -> None:
 
 
 def test_a_long_line_is_ended() -> None:
-    """Of a line that no pipe takes at once the rest is written first, if the reader takes it."""
+    """The rest of a partially written long line is written first, if the reader takes it."""
     reader, writer = os.pipe()
     script = LINES.replace("'x' * (at * 37 % 900)", "'x' * 100_000")
     with Child([sys.executable, "-c", script], stdout=writer, env=environment()) as child:
@@ -417,7 +417,7 @@ def test_output_in_memory() -> None:
     os.geteuid() != 0 or shutil.which("unshare") is None, reason="mounts file systems, which takes root"
 )
 def test_real_file_systems() -> None:
-    """A full one and one that is mounted read-only."""
+    """Full and read-only file systems are reported."""
     script = """
 mkdir full plain only
 mount -t tmpfs -o size=64k full full; head -c 64k /dev/zero > full/fill
@@ -468,15 +468,12 @@ def test_hardly_any_files(words: list[str]) -> None:
         assert child.wait(DEADLINE_S) == ExitCode.UNSUPPORTED
         assert child.stdout is not None
         what, remedy = child.stdout.read().splitlines()
-    assert (
-        what
-        == "nettop: nettop may have only 6 files open (hard limit of RLIMIT_NOFILE), and needs 32 or more"
-    )
+    assert what == "nettop: nettop may open only 6 files (hard limit of RLIMIT_NOFILE), and needs at least 32"
     assert "ulimit -n" in remedy
 
 
 def test_files_that_run_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Wherever that happens, the limit is the cause."""
+    """Wherever descriptors run out, the error names the limit."""
 
     def run_out(*_: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -484,15 +481,15 @@ def test_files_that_run_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setattr(os, "pipe", run_out)
     assert run(["run", "--", "true"]) == ExitCode.SOURCE
     assert capsys.readouterr().err.startswith(
-        "nettop: nettop cannot go on: too many open files: a process may have "
+        "nettop: nettop cannot continue: too many open files: a process may have "
     )
 
 
 def test_output_that_nobody_takes_and_no_null_device() -> None:
-    """What cannot be flushed at the end is dropped; that takes no /dev/null."""
+    """Output that cannot be flushed at the end is dropped, without needing /dev/null."""
     script = """
 import os, sys
-from nettop.interrupts import leave_output
+from nettop.process.interrupts import leave_output
 os.devnull = "/nosuch"
 sys.stdout.write("a")
 leave_output()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The filter's words, held against a slow and obvious model that looks at one row's dict at a time."""
+"""The filter's terms, compared with a slow and obvious model that evaluates one row's dict at a time."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ spaces = st.sampled_from(["", " ", "  "])
 
 
 def passed(each: list[Row], text: str, **query: Any) -> list[int]:
-    """The keys of the rows that the filter passes."""
+    """Return the keys of the rows that the filter passes."""
     view = make_view(make_frame(each), text, all_rows=True, **query)
     mask = view.query.filter.mask(view)
     assert mask.dtype == bool
@@ -55,7 +55,7 @@ def passed(each: list[Row], text: str, **query: Any) -> list[int]:
 
 
 def expected(each: list[Row], model: Model) -> list[int]:
-    """The keys of the rows that the model passes."""
+    """Return the keys of the rows that the model passes."""
     return [at for at, row in enumerate(each, 1) if model(row)]
 
 
@@ -63,22 +63,22 @@ def expected(each: list[Row], model: Model) -> list[int]:
 
 
 def ordered(field: str, op: str, number: float) -> Model:
-    """A comparison of numbers; unknown compares with nothing."""
+    """Return a comparison of numbers; unknown compares with nothing."""
     return lambda row: row[field] is not None and ORDERS[op](row[field], number)
 
 
 def textual(field: str, op: str, word: str) -> Model:
-    """A comparison of texts without regard to case; unknown compares with nothing."""
+    """Return a comparison of texts without regard to case; unknown compares with nothing."""
     return lambda row: row[field] is not None and TEXT_OPS[op](row[field], word)
 
 
 def shown(address: str, port: int | None) -> str:
-    """An endpoint as people write it."""
+    """Return an endpoint as people write it."""
     return f"{f'[{address}]' if ':' in address else address}:{'*' if port is None else port}"
 
 
 def within(field: str, network: str) -> Model:
-    """The address lies in the network; IPv4 never lies in an IPv6 one unless that holds mapped addresses."""
+    """Return the address lies in the network; IPv4 never lies in an IPv6 one unless that holds mapped addresses."""
     net = ipaddress.ip_network(network, strict=False)
 
     def test(row: Row) -> bool:
@@ -91,7 +91,7 @@ def within(field: str, network: str) -> Model:
 
 
 def anywhere(word: str) -> Model:
-    """A word is part of a text that is shown, or the number of a label."""
+    """Return a word is part of a text that is shown, or the number of a label."""
 
     def test(row: Row) -> bool:
         texts = [row[name] for name in ("process", "container", "state", "local_address", "remote_address")]
@@ -105,7 +105,7 @@ def anywhere(word: str) -> Model:
 
 @st.composite
 def label_terms(draw: st.DrawFn) -> Term:
-    """`pid >= 443`."""
+    """Draw `pid >= 443`."""
     field = draw(st.sampled_from(["pid", "uid", "local_port", "remote_port"]))
     op, number = draw(st.sampled_from([*ORDERS])), draw(st.sampled_from(NUMBERS))
     return f"{field}{draw(spaces)}{op}{draw(spaces)}{number}", ordered(field, op, number)
@@ -113,7 +113,7 @@ def label_terms(draw: st.DrawFn) -> Term:
 
 @st.composite
 def amount_terms(draw: st.DrawFn) -> Term:
-    """`rtt_us > 10 ms`."""
+    """Draw `rtt_us > 10 ms`."""
     texts = {"10ms": 10_000, "10 ms": 10_000, "9999": 9_999, "3s": 3_000_000, "0": 0, "10001us": 10_001}
     op, text = draw(st.sampled_from([*ORDERS])), draw(st.sampled_from([*texts]))
     field = draw(st.sampled_from(["rtt_us", "rtt_var_us", "rtt"]))
@@ -124,14 +124,14 @@ def amount_terms(draw: st.DrawFn) -> Term:
 
 @st.composite
 def whole_terms(draw: st.DrawFn) -> Term:
-    """`bytes_sent = 9007199254740993`: exact beyond what a float holds."""
+    """Draw `bytes_sent = 9007199254740993`: exact beyond a float's precision."""
     op, number = draw(st.sampled_from([*ORDERS])), draw(st.sampled_from([*BIG, 10**20 - 1]))
     return f"bytes_sent{op}{number}", ordered("bytes_sent", op, number)
 
 
 @st.composite
 def ratio_terms(draw: st.DrawFn) -> Term:
-    """`retransmit_ratio > 1%`."""
+    """Draw `retransmit_ratio > 1%`."""
     texts = {"1%": 0.01, "0.01": 0.01, "0": 0.0, "2%": 0.02, "500%": 5.0}
     op, text = draw(st.sampled_from(["=", "!=", ">", ">=", "<", "<="])), draw(st.sampled_from([*texts]))
 
@@ -144,7 +144,7 @@ def ratio_terms(draw: st.DrawFn) -> Term:
 
 @st.composite
 def text_terms(draw: st.DrawFn) -> Term:
-    """`process = nginx`, quoted where it must be."""
+    """Draw `process = nginx`, quoted if necessary."""
     field = draw(st.sampled_from(["process", "container"]))
     word = draw(st.sampled_from([*PROCESS_NAMES, *CONTAINERS, "gin", "NG", "443", ""]))
     op = draw(st.sampled_from([*TEXT_OPS]))
@@ -154,7 +154,7 @@ def text_terms(draw: st.DrawFn) -> Term:
 
 @st.composite
 def state_terms(draw: st.DrawFn) -> Term:
-    """`state = estab`."""
+    """Draw `state = estab`."""
     op = draw(st.sampled_from(["=", "!="]))
     labels = {
         "ESTABLISHED": "ESTABLISHED",
@@ -168,14 +168,14 @@ def state_terms(draw: st.DrawFn) -> Term:
 
 @st.composite
 def state_part_terms(draw: st.DrawFn) -> Term:
-    """`state ~ wait`."""
+    """Draw `state ~ wait`."""
     op, word = draw(st.sampled_from(["~", "!~"])), draw(st.sampled_from(["wait", "SYN", "x"]))
     return f"state{op}{word}", textual("state", op, word)
 
 
 @st.composite
 def address_terms(draw: st.DrawFn) -> Term:
-    """`remote_address = 10.0.0.0/8`."""
+    """Draw `remote_address = 10.0.0.0/8`."""
     field = draw(st.sampled_from(["local_address", "remote_address"]))
     networks = [
         *V4,
@@ -195,7 +195,7 @@ def address_terms(draw: st.DrawFn) -> Term:
 
 @st.composite
 def address_part_terms(draw: st.DrawFn) -> Term:
-    """`remote_address ~ 10.0.`."""
+    """Draw `remote_address ~ 10.0.`."""
     field = draw(st.sampled_from(["local_address", "remote_address"]))
     op, word = draw(st.sampled_from(["~", "!~"])), draw(st.sampled_from(["10.0.", "db8", "::", ".7", "zz"]))
     return f"{field}{op}{word}", textual(field, op, word)
@@ -203,7 +203,7 @@ def address_part_terms(draw: st.DrawFn) -> Term:
 
 @st.composite
 def endpoint_terms(draw: st.DrawFn) -> Term:
-    """`local = 10.0.0.7:443`, `local = :443`, `local = 10.0.0.7`."""
+    """Draw `local = 10.0.0.7:443`, `local = :443` or `local = 10.0.0.7`."""
     side, equal = draw(st.sampled_from(["local", "remote"])), draw(st.booleans())
     address, port = draw(st.sampled_from(["", *V4, *V6])), draw(st.sampled_from([*NUMBERS, None]))
     if not address and port is None:
@@ -222,7 +222,7 @@ def endpoint_terms(draw: st.DrawFn) -> Term:
 
 @st.composite
 def endpoint_part_terms(draw: st.DrawFn) -> Term:
-    """`remote ~ 7:44`."""
+    """Draw `remote ~ 7:44`."""
     side, op = draw(st.sampled_from(["local", "remote"])), draw(st.sampled_from(["~", "!~"]))
     word = draw(st.sampled_from(["10.0.", "7:44", ":443", "db8", "]:2", "zz"]))
     return f"{side}{op}{word}", lambda row: TEXT_OPS[op](
@@ -232,7 +232,7 @@ def endpoint_part_terms(draw: st.DrawFn) -> Term:
 
 @st.composite
 def owner_terms(draw: st.DrawFn) -> Term:
-    """`owner ~ nginx`: any of process, PID and container."""
+    """Draw `owner ~ nginx`: any of process, PID and container."""
     word, there = draw(st.sampled_from(["nginx", "443", "1812", "docker", "zz"])), draw(st.booleans())
 
     def model(row: Row) -> bool:
@@ -245,7 +245,7 @@ def owner_terms(draw: st.DrawFn) -> Term:
 
 @st.composite
 def word_terms(draw: st.DrawFn) -> Term:
-    """`nginx`, `"a b"`, `443`, `10.0.`."""
+    """Draw `nginx`, `"a b"`, `443` or `10.0.`."""
     word = draw(
         st.sampled_from(
             ["nginx", "SSHD", "443", "22", "10.0.", "db8", "estab", "4", "tcp", "zz", "a b", "(sd"]
@@ -257,7 +257,7 @@ def word_terms(draw: st.DrawFn) -> Term:
 
 @st.composite
 def shortcut_terms(draw: st.DrawFn) -> Term:
-    """`:443` and `10.0.0.7:443`, on either side."""
+    """Draw `:443` or `10.0.0.7:443`, on either side."""
     address, port = draw(st.sampled_from(["", *V4, *V6])), draw(st.sampled_from(NUMBERS))
 
     def model(row: Row) -> bool:
@@ -271,7 +271,7 @@ def shortcut_terms(draw: st.DrawFn) -> Term:
 
 @st.composite
 def whole_address_terms(draw: st.DrawFn) -> Term:
-    """`10.0.0.0/8`, `::1`: on either side."""
+    """Draw `10.0.0.0/8` or `::1`, on either side."""
     network = draw(st.sampled_from([*V4, *V6, "10.0.0.0/8", "2001:db8::/32", "::/0", "0.0.0.0/0"]))
     local, remote = within("local_address", network), within("remote_address", network)
     return network, lambda row: local(row) or remote(row)
@@ -279,7 +279,7 @@ def whole_address_terms(draw: st.DrawFn) -> Term:
 
 @st.composite
 def either_port_terms(draw: st.DrawFn) -> Term:
-    """`port=443`: one of the ports; `port!=443`: none, and one is known."""
+    """Draw `port=443` (one of the ports) or `port!=443` (none, and one is known)."""
     op, number = draw(st.sampled_from([*ORDERS])), draw(st.sampled_from(NUMBERS))
 
     def model(row: Row) -> bool:
@@ -292,7 +292,7 @@ def either_port_terms(draw: st.DrawFn) -> Term:
 
 @st.composite
 def title_terms(draw: st.DrawFn) -> Term:
-    """`RTT MIN > 10 ms`, `retr>1%`, `PID=1`: titles as on the screen."""
+    """Draw `RTT MIN > 10 ms`, `retr>1%` or `PID=1`: titles as on the screen."""
     text, field, op, number = draw(
         st.sampled_from(
             [
@@ -328,14 +328,14 @@ terms = st.one_of(
 
 
 def negated(inner: st.SearchStrategy[Term]) -> st.SearchStrategy[Term]:
-    """`not (…)`, without parentheses too."""
+    """Draw `not (…)`, also without parentheses."""
     return st.tuples(st.sampled_from(["not {}", "NOT  ({})", "not({} )"]), inner).map(
         lambda drawn: (drawn[0].format(drawn[1][0]), lambda row: not drawn[1][1](row))
     )
 
 
 def joined(inner: st.SearchStrategy[Term]) -> st.SearchStrategy[Term]:
-    """`(… or …)`, `(… and …)`, `( … … )`."""
+    """Draw `(… or …)`, `(… and …)` or `( … … )`."""
     joins = {"({} or {})": any, "( {} OR {} )": any, "({} and {})": all, "({}  {} )": all}
 
     def join(drawn: tuple[str, Term, Term]) -> Term:
@@ -466,11 +466,11 @@ def test_a_quoted_word_finds_itself(word: str) -> None:
         ("nginx stat=LISTEN", "‘stat=LISTEN’: unknown field 'stat'", "did you mean state"),
         ("state=LISTN", "unknown state 'LISTN'", "did you mean LISTEN"),
         ("state=FIN", "'FIN' could be FIN_WAIT1 or FIN_WAIT2", "state~FIN"),
-        ("state>LISTEN", "state cannot be compared by >", "= != ~ !~"),
-        ("pid~18", "pid cannot be compared by ~", "= != > >= < <="),
-        ("pid=nginx", "pid is a whole number, which 'nginx' is not", "pid=80"),
+        ("state>LISTEN", "state does not support >", "= != ~ !~"),
+        ("pid~18", "pid does not support ~", "= != > >= < <="),
+        ("pid=nginx", "pid is a whole number, not 'nginx'", "pid=80"),
         ("pid=1.5", "pid is a whole number", "pid=80"),
-        ("process>a", "process cannot be compared by >", "= != ~ !~"),
+        ("process>a", "process does not support >", "= != ~ !~"),
         ("rtt_us>3q", "'3q' is not an amount in us", "10ms"),
         ("rtt_us>", "the value is missing", "after the operator"),
         ("rtt_us > ", "the value is missing", "after the operator"),
@@ -480,20 +480,20 @@ def test_a_quoted_word_finds_itself(word: str) -> None:
         ("remote=web", "'web' is not an address or network", "10.0.0.7"),
         ("opened_at>yesterday", "'yesterday' is not a time", "2026-11-20T08:00:00Z"),
         ('process="a b', "the quote is not closed", "…"),
-        ('"a"b', "the quote is not closed, or text follows it directly", "…"),
+        ('"a"b', "the quote is not closed, or has no space after it", "…"),
         (">5", "no field before the operator", "rtt_us>10ms"),
         ("nginx or", "filter: a term is missing here", "field=value"),
         ("or sshd", "‘or’: a term is missing here", '"or"'),
         ("()", "‘)’: a term is missing here", "field=value"),
         ("(nginx", "‘(nginx’: this ( is not closed", "add )"),
-        ("nginx)", "‘)’: no ( belongs to this )", "remove it"),
-        ("process=(sd", "the value is missing", "quotes keep a parenthesis"),
-        ("port=nginx", "is a whole number, which 'nginx' is not", "80"),
+        ("nginx)", "‘)’: this ) has no matching (", "remove it"),
+        ("process=(sd", "the value is missing", "quotes allow parentheses"),
+        ("port=nginx", "is a whole number, not 'nginx'", "80"),
         ("snt/s>1M", "unknown field 'snt/s'", "did you mean SENT/s"),
         ("REETR>1%", "unknown field 'REETR'", "did you mean RETR"),
         ("adress=10.0.0.1", "unknown field 'adress'", "did you mean address"),
-        ("(" * 51 + "nginx" + ")" * 51, "more than 50 parentheses", "fewer"),
-        ("not " * 51 + "nginx", "more than 50 parentheses", "fewer"),
+        ("(" * 51 + "nginx" + ")" * 51, "more than 50 nested parentheses", "fewer"),
+        ("not " * 51 + "nginx", "more than 50 nested parentheses", "fewer"),
     ],
 )
 def test_bad_input_says_what_where_and_how_to_mend_it(text: str, what: str, remedy: str) -> None:
@@ -693,9 +693,9 @@ def test_a_table_without_endpoints_takes_a_port_as_a_word() -> None:
 
 def test_a_device_behind_an_address() -> None:
     """It is compared where sockets have one; elsewhere an address with a device would pass those of any."""
-    with pytest.raises(UsageError, match="remote_address has no devices, as in 'fe80::2%lan1'"):
+    with pytest.raises(UsageError, match="'fe80::2%lan1' names a device, which remote_address does not have"):
         parse_filter(FAILURES, "remote_address=fe80::2%lan1")
-    with pytest.raises(UsageError, match="no devices"):
+    with pytest.raises(UsageError, match="names a device"):
         parse_filter(FAILURES, "fe80::2%lan1")
     with pytest.raises(UsageError, match="is not an address or network"):
         parse_filter(SOCKETS, "remote=fe80::2%lan1/64")

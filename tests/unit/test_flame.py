@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.query.cpu import (
+from nettop.snapshots.cpu import CATEGORIES, NETTOP, OTHER, RX_SOFTIRQ, TX_SYSCALLS
+from nettop.stacks.counts import (
     MARK_NS,
     MINUTE_NS,
     FlameNode,
@@ -24,7 +25,6 @@ from nettop.query.cpu import (
     path_of,
     stack_counts,
 )
-from nettop.snapshots.cpu import CATEGORIES, NETTOP, OTHER, RX_SOFTIRQ, TX_SYSCALLS
 from tests.unit import example_stacks
 from tests.unit.build import Row, Tables
 from tests.unit.example_stacks import SECOND_NS, SEND, TCP, WAKE, stack_row, stack_rows
@@ -33,20 +33,20 @@ NUMBER_OF = {category.label: number for number, category in CATEGORIES.items()}
 
 
 def nodes(node: FlameNode) -> Iterator[FlameNode]:
-    """The node and all below it."""
+    """Yield the node and all below it."""
     yield node
     for child in node.children:
         yield from nodes(child)
 
 
 def node_of(tree: FlameNode, symbol: str) -> FlameNode:
-    """The only node with this name."""
+    """Return the only node with this name."""
     (node,) = (node for node in nodes(tree) if node.symbol == symbol)
     return node
 
 
 def totals(counts: Sequence[StackCount]) -> Counter[tuple[object, ...]]:
-    """Samples by entry point, CPU and stack."""
+    """Return samples by entry point, CPU and stack."""
     by_stack: Counter[tuple[object, ...]] = Counter()
     for count in counts:
         by_stack[count.entry, count.cpu, count.frames] += count.samples
@@ -73,7 +73,7 @@ def test_an_unknown_stack() -> None:
 
 
 def test_growth() -> None:
-    """The difference of two snapshots; a new stack counts in full."""
+    """Growth is the difference of two snapshots; a new stack counts in full."""
     before = stack_rows([stack_row(TCP, 10, id=1), stack_row(WAKE, 5, id=2)])
     now = stack_rows([stack_row(TCP, 10, id=1), stack_row(WAKE, 9, id=2), stack_row(SEND, 2, id=3)], 1)
     assert [
@@ -108,7 +108,7 @@ def test_tree_by_cpu() -> None:
 
 
 def test_order_of_children() -> None:
-    """The widest first, or by name; the order of the rows does not matter."""
+    """Children are sorted by width or by name, whatever the order of the rows."""
     counts = stack_counts(stack_rows([stack_row("c", 1), stack_row("a", 1), stack_row("b", 9)]))
     for in_any_order in (counts, counts[::-1]):
         assert [child.symbol for child in flame_tree(in_any_order).children[0].children] == ["b", "a", "c"]
@@ -117,7 +117,7 @@ def test_order_of_children() -> None:
 
 
 def test_category_of_a_node() -> None:
-    """That of the deepest function above that has one: the same function differs by its callers."""
+    """A node has the category of its deepest categorized ancestor: one function differs by its callers."""
     counts = stack_counts(
         stack_rows([stack_row(f"{TCP};memcpy", 1), stack_row("memcpy", 1), stack_row("udp_rcv;memcpy", 1)])
     )
@@ -154,7 +154,7 @@ def test_samples_are_conserved(counts: list[StackCount], sort: FlameSort, by_cpu
 
 
 def own_samples(node: FlameNode, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Each path below a node, and the samples that end there."""
+    """Yield each path below a node, and the samples that end there."""
     yield path, node.own_samples
     for child in node.children:
         yield from own_samples(child, (*path, child.symbol))
@@ -176,7 +176,7 @@ def test_categories_add_up(counts: list[StackCount]) -> None:
 
 
 def samples_in(history: StackHistory, window: Window) -> int:
-    """All samples of a window."""
+    """Return all samples of a window."""
     return sum(count.samples for count in history.counts(window))
 
 
@@ -193,7 +193,7 @@ def add(
 
 
 def test_windows() -> None:
-    """The last interval, the last minute, and everything, with their durations."""
+    """Windows are the last interval, the last minute, and everything, with their durations."""
     history = StackHistory()
     for second in range(0, 121, 10):
         add(history, [stack_row(TCP, second * second)], second)
@@ -256,7 +256,7 @@ def test_time_without_sampling_does_not_count() -> None:
 
 
 def test_a_source_that_has_sampled_for_less_was_started_again() -> None:
-    """Even if its numbers are already higher than before."""
+    """If a source has sampled for less time, it was restarted, even if its counts are higher."""
     history = StackHistory()
     add(history, [stack_row(TCP, 5)], 0, 60)
     add(history, [stack_row(TCP, 9)], 10, 3)

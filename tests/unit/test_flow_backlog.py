@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datagrams that wait on the disk: none is lost, none comes twice, and they stay in their order."""
+"""Datagrams queued on disk: none is lost or duplicated, and they stay in order."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SENT = st.builds(
 
 
 def all_of(backlog: Backlog) -> list[Sent]:
-    """What waits, which is taken out."""
+    """Remove and return all queued datagrams."""
     taken = []
     while not backlog.is_empty:
         taken += received(backlog.take())
@@ -46,15 +46,17 @@ def all_of(backlog: Backlog) -> list[Sent]:
 
 @contextmanager
 def files_of(size: int) -> Iterator[None]:
-    """Files that are continued up to this size."""
+    """Append to files only up to this size."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backlog_module, "FILE_BYTES", size)
         yield
 
 
 @given(st.lists(st.lists(SENT, max_size=5), max_size=8), st.integers(1, 2000), st.integers(0, 8))
-def test_what_is_put_is_taken(batches: list[list[Sent]], file_bytes: int, before: int) -> None:
-    """Senders, ports, contents and times, in their order, also where another process goes on with them."""
+def test_datagrams_are_taken_as_they_were_put(
+    batches: list[list[Sent]], file_bytes: int, before: int
+) -> None:
+    """Senders, ports, contents and times are kept in order, also when another process continues."""
     with tempfile.TemporaryDirectory() as folder, files_of(file_bytes):
         directory = Path(folder)
         first = Backlog(directory, LARGE)
@@ -76,8 +78,8 @@ def test_times_are_kept(tmp_path: Path) -> None:
     assert backlog.take().received_ns.tolist() == sent.received_ns.tolist()
 
 
-def test_a_batch_that_was_not_wholly_written_is_left_out(tmp_path: Path) -> None:
-    """A process may be killed while it writes; the next one writes behind what is whole."""
+def test_an_incomplete_batch_is_skipped(tmp_path: Path) -> None:
+    """A process may be killed while writing; the next one writes after the last complete record."""
     for kept in range(1, 59):
         backlog = Backlog(tmp_path, LARGE)
         backlog.put(batch([Sent(SENDER, 7, b"whole")]))
@@ -94,7 +96,7 @@ def test_a_batch_that_was_not_wholly_written_is_left_out(tmp_path: Path) -> None
 
 
 def test_it_is_bounded(tmp_path: Path) -> None:
-    """It is full when there is as much in it as may be, and has room when something was taken."""
+    """The queue is full at its bound, and has room again once something is taken."""
     with files_of(1):
         backlog = Backlog(tmp_path, 1000)
         count = 0
@@ -107,24 +109,24 @@ def test_it_is_bounded(tmp_path: Path) -> None:
         assert (backlog.is_full, backlog.datagrams) == (False, count - 1)
 
 
-def test_a_disk_that_takes_nothing(tmp_path: Path) -> None:
-    """What cannot be written is refused as a whole, and what cannot be read is an error that names the file."""
+def test_a_failing_disk(tmp_path: Path) -> None:
+    """A failed write is rejected as a whole; a failed read is an error that names the file."""
     directory = tmp_path / "backlog"
     backlog = Backlog(directory, LARGE)
     backlog.put(batch([Sent(SENDER, 7, b"first")]))
     shutil.rmtree(directory)
     assert not backlog.put(batch([Sent(SENDER, 7, b"second")]))
     assert backlog.datagrams == 1
-    with pytest.raises(SourceFailed, match=r"wait in .*datagrams cannot be read"):
+    with pytest.raises(SourceFailed, match=r"cannot read the datagrams in .*\.datagrams"):
         backlog.take()
     assert not backlog.put(batch([Sent(SENDER, 7, b"third")]))
     assert backlog.is_empty
-    with pytest.raises(UsageError, match="cannot be kept"):
+    with pytest.raises(UsageError, match="cannot store datagrams"):
         Backlog(Path("/dev/null/backlog"), LARGE)
 
 
 class Arrivals:
-    """In place of the receiver: batches, and after which of them the sockets are still full."""
+    """A fake receiver: batches, and whether the sockets are still full after each."""
 
     def __init__(self, *batches: tuple[Sequence[Sent], bool]) -> None:
         self.counts = (SocketCounts("here"),)
@@ -133,27 +135,27 @@ class Arrivals:
         self._is_behind = False
 
     def receive(self, timeout_s: float | None = None) -> Datagrams:
-        """The next batch."""
+        """Return the next batch."""
         self.timeouts.append(timeout_s)
         some, self._is_behind = self._batches.pop(0) if self._batches else ((), False)
         return batch(list(some))
 
     def is_behind(self) -> bool:
-        """As the last batch says."""
+        """Return what the last batch says."""
         return self._is_behind
 
     def drops(self) -> tuple[int, ...]:
-        """None."""
+        """Return no drops."""
         return (0,)
 
 
 def flow(sequence: int) -> Sent:
-    """NetFlow 5 with that number."""
+    """Return a NetFlow v5 flow with this number."""
     return Sent(SENDER, 7, NETFLOW_5[:16] + sequence.to_bytes(4, "big") + NETFLOW_5[20:])
 
 
 def sequences(run: Run) -> list[int]:
-    """The numbers of what was decoded, in that order."""
+    """Return the numbers of the decoded flows, in order."""
     run.write()
     rows, _ = run.taken()
     return list(dict.fromkeys(row["sequence"] for row in rows.get("flows_raw", [])))
@@ -161,23 +163,21 @@ def sequences(run: Run) -> list[int]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A pipeline."""
+    """Return a pipeline."""
     return Run(tmp_path / "run")
 
 
 def exports(
     monkeypatch: pytest.MonkeyPatch, directory: Path, arrivals: Arrivals, most_bytes: int = LARGE
 ) -> Exports:
-    """An input of these arrivals."""
+    """Return an input that receives these arrivals."""
     monkeypatch.setattr(exports_module, "Receiver", lambda *_: arrivals)
     nothing: Any = None
     return Exports([], lambda: Backlog(directory, most_bytes), nothing)
 
 
-def test_what_comes_too_fast_waits_on_the_disk(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run
-) -> None:
-    """While the sockets fill nothing is decoded; then all is, in its order, also what has come meanwhile."""
+def test_a_backlog_waits_on_the_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run) -> None:
+    """While the sockets fill, nothing is decoded; then everything is, in order, including what arrived meanwhile."""
     arrivals = Arrivals(([flow(1)], False), ([flow(2)], True), ([flow(3)], True), ([flow(4)], False))
     input_ = exports(monkeypatch, tmp_path / "backlog", arrivals)
     assert input_.receive(run.pipeline, 9)
@@ -191,11 +191,11 @@ def test_what_comes_too_fast_waits_on_the_disk(
     assert run.pipeline.queued == 0
     assert sequences(run) == [2, 3, 4]
     assert not input_.receive(run.pipeline, 9)
-    # Who has something to decode does not wait.
+    # With something to decode, it does not wait.
     assert arrivals.timeouts == [9, 9, 0, 0, 9]
 
 
-def test_what_an_earlier_process_has_left_comes_first(
+def test_datagrams_of_an_earlier_process_come_first(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run
 ) -> None:
     Backlog(tmp_path / "backlog", LARGE).put(batch([flow(1)]))
@@ -207,7 +207,7 @@ def test_what_an_earlier_process_has_left_comes_first(
 def test_a_full_disk_leaves_datagrams_in_the_sockets(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run
 ) -> None:
-    """What has come is decoded to make room, though the sockets are full; nothing is received before."""
+    """Queued datagrams are decoded to make room even though the sockets are full; nothing is received before."""
     arrivals = Arrivals(([flow(1)], True), ([flow(2)], False))
     input_ = exports(monkeypatch, tmp_path / "backlog", arrivals, most_bytes=1)
     assert input_.receive(run.pipeline, 9)
@@ -217,7 +217,7 @@ def test_a_full_disk_leaves_datagrams_in_the_sockets(
     assert sequences(run) == [2]
 
 
-def test_what_the_disk_refuses_is_decoded_at_once(
+def test_datagrams_are_decoded_at_once_if_the_disk_fails(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run
 ) -> None:
     input_ = exports(monkeypatch, tmp_path / "backlog", Arrivals(([flow(1)], True)))

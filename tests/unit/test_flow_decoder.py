@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datagrams of all protocols through one decoder: what each is, what is counted of it, and what is kept for later."""
+"""Datagrams of all protocols through one decoder: recognition, counting, and state that is kept."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from nettop.flows.decode.options import InterfaceName
 from nettop.flows.decode.sequences import Sequences
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
 from nettop.flows.exporters import Exporters
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array
 
 from .flow_oracle import VARIABLE, Field
 from .test_flow_messages import (
@@ -55,12 +55,12 @@ BIFLOW: list[Field] = [*PLAIN, (29305, 1, 4)]
 
 
 def sent(*contents: bytes, sender: bytes = SENDER, port: int = PORT) -> list[Sent]:
-    """Datagrams of one sender."""
+    """Return datagrams of one sender."""
     return [Sent(sender, port, content) for content in contents]
 
 
 def check(decoder: Decoder) -> None:
-    """The equations that always hold."""
+    """Check the invariants."""
     totals = decoder.totals
     assert totals.datagrams == totals.decoded + totals.malformed
     assert totals.held == totals.released + totals.forgotten + decoder.waiting
@@ -68,7 +68,7 @@ def check(decoder: Decoder) -> None:
 
 
 def decode(decoder: Decoder, *datagrams: Sent) -> DecodedBatch:
-    """What a batch gives, whose columns fit together."""
+    """Decode a batch, and check that its columns match."""
     decoded = decoder.decode(batch(list(datagrams)))
     counts = decoded.counts
     assert set(decoded.flows) == {column.name for column in COLUMNS}
@@ -84,7 +84,7 @@ def decode(decoder: Decoder, *datagrams: Sent) -> DecodedBatch:
 
 
 def test_all_protocols_on_one_port() -> None:
-    """Each is recognized by its header, and gives flows with all columns."""
+    """Each is recognized by its header, and yields flows with all columns."""
     biflow = template_set(IPFIX, 301, BIFLOW) + a_set(301, plain(5) + struct.pack("!I", 9))
     decoded = decode(
         Decoder(),
@@ -141,8 +141,8 @@ def test_all_protocols_on_one_port() -> None:
         (SFLOW[:27], Reading.BAD_HEADER),
     ],
 )
-def test_what_is_malformed(content: bytes, reading: Reading) -> None:
-    """It is counted by what is wrong with it; the next datagram is decoded."""
+def test_malformed_datagrams(content: bytes, reading: Reading) -> None:
+    """Malformed datagrams are counted by reason, and the next datagram is decoded."""
     decoded = decode(Decoder(), *sent(content, NETFLOW_5))
     assert decoded.datagrams["reading"].tolist() == [reading, Reading.DECODED]
     assert (decoded.counts.malformed, decoded.counts.decoded, decoded.counts.rows) == (1, 1, 2)
@@ -160,8 +160,8 @@ def test_what_is_malformed(content: bytes, reading: Reading) -> None:
         message(IPFIX, DECLARED[IPFIX]).data[:-2],
     ],
 )
-def test_what_is_damaged_within_is_broken(content: bytes) -> None:
-    """The datagram is decoded as far as it goes."""
+def test_damage_within_a_datagram_is_broken(content: bytes) -> None:
+    """The datagram is decoded as far as possible."""
     counts = decode(Decoder(), *sent(content)).counts
     assert (counts.decoded, counts.malformed, counts.broken > 0) == (1, 0, True)
 
@@ -192,7 +192,7 @@ POOL = [
     message(IPFIX, a_set(2, struct.pack("!HH", 300, 0)), a_set(300, plain(6)), domain=1),
     message(IPFIX, a_set(2, struct.pack("!HH", 2, 0)), domain=2),
 ]
-"""Datagrams, in whatever order they come."""
+"""Datagrams, in any order."""
 
 
 SCOPED: list[Field] = [(0, 34, 4), (0, 309, 4), (0, 310, 8), (0, 82, 4), (0, 160, 8)]
@@ -211,7 +211,7 @@ OF_OPTIONS = [
 
 @given(st.lists(st.sampled_from([*POOL, *OF_OPTIONS]), max_size=8), st.data())
 def test_any_bytes(pool: list[Sent], data: st.DataObject) -> None:
-    """Nothing is raised, the equations hold, and what is remembered can be kept, whatever is changed or cut off."""
+    """Whatever is changed or cut off, nothing is raised, the invariants hold, and the state can be saved."""
     decoder, datagrams = Decoder(), []
     for each in pool:
         changed = bytearray(each.data)
@@ -238,7 +238,7 @@ def test_any_bytes(pool: list[Sent], data: st.DataObject) -> None:
 
 
 def rows_in(decoded: list[DecodedBatch]) -> Counter[tuple[Any, ...]]:
-    """All rows, without their order."""
+    """Return all rows, regardless of order."""
     return Counter(
         row
         for each in decoded
@@ -248,7 +248,7 @@ def rows_in(decoded: list[DecodedBatch]) -> Counter[tuple[Any, ...]]:
 
 @given(st.lists(st.sampled_from(POOL), max_size=20), st.integers(1, 5))
 def test_batches_may_be_cut_anywhere(datagrams: list[Sent], at_once: int) -> None:
-    """The same flows and counts come of any batches of the same datagrams, even where templates come late or change."""
+    """Any batching of the same datagrams yields the same flows and counts, even if templates arrive late or change."""
     whole, cut = Decoder(), Decoder()
     of_whole = [decode(whole, *datagrams)]
     of_cut = [decode(cut, *datagrams[at : at + at_once]) for at in range(0, len(datagrams), at_once)]
@@ -264,8 +264,8 @@ def test_batches_may_be_cut_anywhere(datagrams: list[Sent], at_once: int) -> Non
 # --- templates and options ------------------------------------------------------------------------------------
 
 
-def test_a_flow_belongs_to_the_datagram_that_brought_its_template() -> None:
-    """Where it had to wait, in whichever batch."""
+def test_a_flow_belongs_to_the_datagram_with_its_template() -> None:
+    """A held flow belongs to the datagram with its template, in whichever batch."""
     decoder = Decoder()
     waiting = message(IPFIX, a_set(300, plain(1)), sequence=5)
     first = decode(decoder, waiting, waiting)
@@ -278,8 +278,8 @@ def test_a_flow_belongs_to_the_datagram_that_brought_its_template() -> None:
 
 
 @pytest.mark.parametrize("record_of", [(5, 0, 3, 1), (5, 0, 0, 9), (5, 0, 1, 2**32)])
-def test_a_rate_that_cannot_be_is_none(record_of: tuple[int, int, int, int]) -> None:
-    """Fewer packets than are sampled of them, none sampled, or more than a column holds."""
+def test_impossible_rates_are_ignored(record_of: tuple[int, int, int, int]) -> None:
+    """Rates are ignored if the population is smaller than the sample, nothing is sampled, or the column overflows."""
     decoder = Decoder()
     content = struct.pack("!IIIQ4sQ", *record_of, b"eth0", 2000)
     decode(decoder, message(IPFIX, options_set(IPFIX, 400, [(0, 10, 4)], SCOPED), a_set(400, content)))
@@ -287,8 +287,8 @@ def test_a_rate_that_cannot_be_is_none(record_of: tuple[int, int, int, int]) -> 
     assert (len(domain.sampling), domain.sampling.of_all) == (0, 0)
 
 
-def test_what_waits_may_be_dropped() -> None:
-    """As at the end."""
+def test_waiting_sets_can_be_dropped() -> None:
+    """Held sets are dropped, as on exit."""
     decoder = Decoder()
     decode(decoder, message(IPFIX, a_set(300, plain(1)), a_set(301, plain(1))))
     assert decoder.forget_waiting() == {(SENDER, PORT, IPFIX, 7): 2}
@@ -299,7 +299,7 @@ def test_what_waits_may_be_dropped() -> None:
 @pytest.mark.parametrize("set_id", [2, 3])
 @pytest.mark.parametrize("template_id", [1, 2, 3, 4, 255])
 def test_only_their_set_id_withdraws_all_templates(set_id: int, template_id: int) -> None:
-    """All of its kind; another number below 256 is malformed (RFC 7011, section 8.1)."""
+    """It withdraws all templates of its kind; another number below 256 is malformed (RFC 7011, section 8.1)."""
     decoder = Decoder()
     declared = DECLARED[IPFIX], options_set(IPFIX, 302, [(0, 149, 4)], [(0, 34, 4)])
     withdrawn = decode(
@@ -312,8 +312,8 @@ def test_only_their_set_id_withdraws_all_templates(set_id: int, template_id: int
     assert domain.templates.keys() == left
 
 
-def test_the_last_of_a_set_counts() -> None:
-    """Where it states a template twice; what it repeats may have changed within the set."""
+def test_the_last_template_of_a_set_wins() -> None:
+    """If a set states a template twice, the last one wins, even if it repeats one known before the set."""
     decoder = Decoder()
     first, other = (template_set(IPFIX, 300, fields) for fields in (PLAIN, OTHER))
     twice = a_set(2, other[4:] + first[4:])
@@ -322,7 +322,7 @@ def test_the_last_of_a_set_counts() -> None:
 
 
 def test_exporters_of_one_model_have_rates_and_clocks_of_their_own() -> None:
-    """Their templates are the same, and their flows are decoded together."""
+    """Their templates are the same, so their flows are decoded together."""
     fields: list[Field] = [*PLAIN, (0, 48, 1), (0, 10, 4), (0, 22, 4)]
     declared = (
         template_set(IPFIX, 300, fields),
@@ -366,7 +366,7 @@ def test_exporters_of_one_model_have_rates_and_clocks_of_their_own() -> None:
 
 
 def test_lists_are_of_the_templates_of_their_own_domain() -> None:
-    """Where the template that has the list is the same in several."""
+    """Also if several domains share the template with the list."""
     outer: list[Field] = [(0, 292, VARIABLE)]
     inner: dict[int, list[Field]] = {1: [(0, 7, 2)], 2: [(0, 11, 2)]}
     content = a_set(300, b"\5" + struct.pack("!BHH", 3, 400, 1234))
@@ -388,7 +388,7 @@ def test_lists_are_of_the_templates_of_their_own_domain() -> None:
 
 
 def test_one_domain_has_a_bounded_number_of_fields(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its oldest templates make room."""
+    """The oldest templates are evicted."""
     monkeypatch.setattr(domains, "DOMAIN_FIELDS_MAX", 10)
     decoder = Decoder()
     for number in range(300, 310):
@@ -399,7 +399,7 @@ def test_one_domain_has_a_bounded_number_of_fields(monkeypatch: pytest.MonkeyPat
 
 
 def test_rates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a domain, and with templates in all of them."""
+    """Per domain, and together with templates over all domains."""
     monkeypatch.setattr(options, "SAMPLERS_MAX", 3)
     monkeypatch.setattr(domains, "FIELDS_MAX", 10)
     decoder = Decoder()
@@ -446,14 +446,14 @@ LONG = "é" * 100
 def test_names_come_from_options(
     version: int, scopes: list[Field], fields: list[Field], content: bytes, expected: tuple[str, str] | None
 ) -> None:
-    """By exporter and index; what else is there is not a name."""
+    """By exporter and index; other strings are not names."""
     decoder = Decoder()
     decode(decoder, message(version, options_set(version, 256, scopes, fields), a_set(256, content)))
     assert decoder.messages.known.names == ({(SENDER, 5): InterfaceName(*expected)} if expected else {})
 
 
 def test_names_are_bounded_and_the_newest_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A description that comes alone leaves the name."""
+    """A description on its own leaves the name unchanged."""
     monkeypatch.setattr(options, "NAMES_MAX", 3)
     decoder = Decoder()
     declared = (
@@ -473,22 +473,22 @@ def test_names_are_bounded_and_the_newest_stay(monkeypatch: pytest.MonkeyPatch) 
 # --- lost exports ---------------------------------------------------------------------------------------------
 
 NEAR, FAR = 12, 40
-"""How far back and ahead numbers may lie in these tests."""
+"""Bounds on distances back and ahead in these tests."""
 
 
 class Plain:
-    """Follows one exporter, number by number."""
+    """A simple reference that follows one exporter number by number."""
 
     def __init__(self) -> None:
         self.due: int | None = None
         self.is_exact = True
         self.missing: dict[int, int] = {}
-        """Numbers, and the gap that each is of."""
+        """Missing numbers, with the gap each belongs to."""
         self.gaps = 0
         self.lost = self.restarts = self.unchecked = 0
 
     def follow(self, sequence: int, units: int, is_exact: bool) -> None:
-        """The next datagram."""
+        """Process the next datagram."""
         ahead = 0 if self.due is None else (sequence - self.due + 2**31) % 2**32 - 2**31
         if self.due is None or not -NEAR <= ahead <= FAR:
             self.restarts += self.due is not None
@@ -520,7 +520,7 @@ class Plain:
 
 
 def of_sequences(numbered: list[tuple[int, int, int, bool]]) -> tuple[Array, Array]:
-    """Rows, and datagrams of IPFIX with these sequence numbers, units, and whether they are exact."""
+    """Return rows and IPFIX datagrams with these sequence numbers, units and exactness."""
     datagrams = np.zeros(len(numbered), DATAGRAM)
     datagrams["protocol_version"] = IPFIX
     for name, at in (("sequence", 1), ("units", 2), ("is_exact", 3)):
@@ -529,7 +529,7 @@ def of_sequences(numbered: list[tuple[int, int, int, bool]]) -> tuple[Array, Arr
 
 
 def a_follower(exporters: int) -> Sequences:
-    """What follows so many exporters of IPFIX."""
+    """Return a follower for a number of IPFIX exporters."""
     follower = Sequences(exporters)
     for row in range(exporters):
         follower.begin(row, (SENDER, row, IPFIX, 0))
@@ -538,16 +538,16 @@ def a_follower(exporters: int) -> Sequences:
 
 DISTANCES = (0, 0, 0, 0, 0, 1, 3, 6, 10, -1, -3, -4, -6, -7, -9, FAR, FAR + 1, -NEAR, -NEAR - 1, 2**31)
 STEPS = list(itertools.product(range(2), DISTANCES, (0, 1, 2, 5), (True, True, True, False)))
-"""Of which exporter a datagram is, how far from the last one it lies, its units, and whether they are exact."""
+"""Exporter, distance from the last datagram, units, and exactness."""
 
 
 @settings(max_examples=300)
 @given(st.lists(st.sampled_from(STEPS), min_size=20, max_size=60), st.integers(0, 20), st.integers(1, 61))
 @example([(1, FAR, 1, False), (1, -1, 1, True), (1, 0, 0, True), (1, FAR, 2, True)], 11, 8)
-def test_gaps_are_what_a_plain_follower_sees(
+def test_gaps_match_a_simple_reference(
     steps: list[tuple[int, int, int, bool]], before_wrap: int, at_once: int
 ) -> None:
-    """Whatever the exporters do, over the wrap, in whatever batches."""
+    """For any behavior of the exporters, including wraparound, and any batching."""
     last = dict.fromkeys(range(2), 2**32 - before_wrap)
     plain_ones = [Plain() for _ in last]
     numbered = []
@@ -562,10 +562,10 @@ def test_gaps_are_what_a_plain_follower_sees(
         patch.setattr(sequences, "_LATE_MAX", (NEAR,) * 3)
         patch.setattr(sequences, "_LOST_MAX", (FAR,) * 3)
         patch.setattr(sequences, "GAPS_MAX", 1000)
-        # These jump to and fro, in no way that an exporter would.
+        # These jump back and forth as no exporter would.
         patch.setattr(sequences, "_TURNS_MAX", 1000)
         patch.setattr(sequences._Jumps, "before", lambda *_: None)
-        patch.setattr(Numbering, "see", lambda *_: [])
+        patch.setattr(Numbering, "compare", lambda *_: [])
         patch.setattr(Numbering, "is_proved", lambda *_: True)
         for at in range(0, len(numbered), at_once):
             rows, datagrams = of_sequences(numbered[at : at + at_once])
@@ -578,8 +578,8 @@ def test_gaps_are_what_a_plain_follower_sees(
 
 
 @given(st.data())
-def test_what_is_lost_is_what_did_not_come(data: st.DataObject) -> None:
-    """Datagrams that overtake each other, or come twice, change nothing, where some still come as they should."""
+def test_losses_match_missing_datagrams(data: st.DataObject) -> None:
+    """Reordered and duplicate datagrams change nothing, as long as some arrive in order."""
     units = data.draw(st.lists(st.integers(0, 30), min_size=3, max_size=60))
     first = data.draw(st.sampled_from((0, 1, 2**31, 2**32 - 1, 2**32 - 300)))
     firsts = [first + sum(units[:at]) for at in range(len(units))]
@@ -591,7 +591,7 @@ def test_what_is_lost_is_what_did_not_come(data: st.DataObject) -> None:
         delays = (0, 0, 0, 2, 4) if at % 3 == 0 else (0,)
         arrivals += [(at + data.draw(st.sampled_from(delays)), at) for _ in range(times)]
     came = [at for _, at in [*sorted(arrivals), (len(units), len(units) - 1)]]
-    # One number further, after a datagram that has not one record, is what an exporter that counts datagrams has.
+    # One number ahead, after a datagram without records, looks like an exporter that counts datagrams.
     assume(all(units[a] == 1 or firsts[b] != firsts[a] + 1 for a, b in itertools.pairwise(came)))
     rows, datagrams = of_sequences([(0, firsts[at] % 2**32, units[at], True) for at in came])
     at_once = data.draw(st.integers(1, 10))
@@ -606,7 +606,7 @@ def test_what_is_lost_is_what_did_not_come(data: st.DataObject) -> None:
 
 
 def test_only_the_newest_gaps_are_filled() -> None:
-    """So that an exporter takes little memory, whatever it sends."""
+    """The memory per exporter is bounded, whatever it sends."""
     follower = a_follower(1)
     gaps = sequences.GAPS_MAX + 2
     numbered = [(0, 3 * at + two, 1, True) for at in range(gaps + 1) for two in range(2)]
@@ -616,7 +616,7 @@ def test_only_the_newest_gaps_are_filled() -> None:
 
 
 def test_a_row_may_be_given_to_another_exporter() -> None:
-    """Nothing of the one before remains."""
+    """Nothing of the previous exporter remains."""
     follower = a_follower(1)
     follower.follow(*of_sequences([(0, 10, 1, True), (0, 20, 1, True)]))
     follower.begin(0, (SENDER, 1, IPFIX, 0))
@@ -632,7 +632,7 @@ NOBODY = bytes(16)
 
 
 def exporters_of(*batches: DecodedBatch) -> list[bytes]:
-    """Whose the flows are."""
+    """Return the exporters of the flows."""
     return [address for each in batches for address in each.flows["exporter"].tolist()]
 
 
@@ -641,7 +641,7 @@ def exporters_of(*batches: DecodedBatch) -> list[bytes]:
     ("number", "named"), [(130, ROUTERS), (131, ROUTERS_6), (403, ROUTERS), (404, ROUTERS_6), (131, ROUTERS)]
 )
 def test_a_relays_records_name_their_exporters(version: int, number: int, named: list[bytes]) -> None:
-    """Each flow is of the one that it names, or else the relay's; templates and numbers are the relay's own."""
+    """Each flow belongs to the exporter named in it, else to the relay; templates and numbers belong to the relay."""
     length = 4 if number in (130, 403) else 16
     fields = [*PLAIN, (0, number, length)]
     decoder, exporters = Decoder(), Exporters()
@@ -657,7 +657,7 @@ def test_a_relays_records_name_their_exporters(version: int, number: int, named:
 
 
 def test_the_first_exporter_counts_over_relays_in_between() -> None:
-    """A relay of relays has both: RFC 7119 calls the first one original."""
+    """A relay of relays sends both: RFC 7119 calls the first one original."""
     fields = [*PLAIN, (0, 130, 4), (0, 403, 4)]
     content = plain(1) + ROUTERS[1][-4:] + ROUTERS[0][-4:]
     sets = template_set(IPFIX, 256, fields), a_set(256, content)
@@ -665,7 +665,7 @@ def test_the_first_exporter_counts_over_relays_in_between() -> None:
 
 
 def test_the_other_direction_is_of_the_same_exporter() -> None:
-    """Both flows of a biflow are."""
+    """Both flows of a biflow have the same exporter."""
     fields = [*PLAIN, (0, 130, 4), (29305, 1, 4), (29305, 2, 4)]
     content = plain(1) + ROUTERS[0][-4:] + struct.pack("!II", 5, 1)
     sets = template_set(IPFIX, 256, fields), a_set(256, content)
@@ -675,7 +675,7 @@ def test_the_other_direction_is_of_the_same_exporter() -> None:
 def relay_options(
     version: int, scopes: list[Field], fields: list[Field], *contents: bytes
 ) -> tuple[bytes, ...]:
-    """Options records of these."""
+    """Return options records with these fields."""
     return options_set(version, 257, scopes, fields), a_set(257, b"".join(contents))
 
 
@@ -690,7 +690,7 @@ COUNTED_MESSAGES = struct.pack("!Q", 9)
         (IPFIX, relay_options(IPFIX, [(0, 149, 4)], [(0, 130, 4)], b"\0\0\0\7" + ROUTERS[0][-4:]), ROUTERS[0]),
         (IPFIX, relay_options(IPFIX, [(0, 130, 4)], [(0, 34, 4)], ROUTERS[0][-4:] + bytes(4)), ROUTERS[0]),
         (IPFIX, relay_options(IPFIX, [(0, 149, 4)], [(0, 404, 16)], b"\0\0\0\7" + ROUTERS_6[0]), ROUTERS_6[0]),
-        # Of another domain, of nobody, of several, and of a process that counts what it exports.
+        # Of another domain, of nobody, of several, and of a process that counts its exports.
         (IPFIX, relay_options(IPFIX, [(0, 149, 4)], [(0, 130, 4)], b"\0\0\0\x08" + ROUTERS[0][-4:]), SENDER),
         (IPFIX, relay_options(IPFIX, [(0, 149, 4)], [(0, 130, 4)], b"\0\0\0\7" + bytes(4)), SENDER),
         (IPFIX, relay_options(IPFIX, [(0, 130, 4)], [(0, 34, 4)],
@@ -702,7 +702,7 @@ COUNTED_MESSAGES = struct.pack("!Q", 9)
 def test_a_relays_options_name_the_exporter_of_a_domain(
     version: int, options: tuple[bytes, ...], expected: bytes
 ) -> None:
-    """Its flows are of that one from then on, also after a restart, unless a record names another one."""
+    """Later flows belong to that exporter, also after a restart, unless a record names another."""
     decoder, other = Decoder(), [*PLAIN, (0, 130, 4)]
     data = a_set(300, plain(1)), template_set(version, 301, other), a_set(301, plain(2) + ROUTERS[1][-4:])
     decode(decoder, message(version, DECLARED[version], *options))
@@ -714,7 +714,7 @@ def test_a_relays_options_name_the_exporter_of_a_domain(
 
 
 def test_domains_of_a_relay_have_exporters_of_their_own() -> None:
-    """One message of options may name those of other domains."""
+    """One options message may name exporters of several domains."""
     decoder = Decoder()
     named = (struct.pack("!I", domain) + router[-4:] for domain, router in zip((1, 2), ROUTERS, strict=True))
     decode(decoder, message(IPFIX, *relay_options(IPFIX, [(0, 149, 4)], [(0, 130, 4)], *named), domain=0))
@@ -725,7 +725,7 @@ def test_domains_of_a_relay_have_exporters_of_their_own() -> None:
 
 
 def test_names_are_those_of_the_exporters_interfaces() -> None:
-    """Of the one that the record names, or that its domain has."""
+    """The exporter named in the record, or that of its domain."""
     decoder = Decoder()
     names = options_set(IPFIX, 258, [(0, 10, 4)], [(0, 82, 1)]), a_set(258, b"\0\0\0\5x")
     of_other = options_set(IPFIX, 259, [(0, 130, 4), (0, 10, 4)], [(0, 82, 1)])
@@ -742,7 +742,7 @@ def test_names_are_those_of_the_exporters_interfaces() -> None:
 
 
 def remembered(decoder: Decoder) -> tuple[Any, ...]:
-    """All that a decoder knows of its exporters."""
+    """Return everything a decoder knows about its exporters."""
     return (
         [(key, domain.templates, asdict(domain.sampling), domain.boot_ms, domain.exporters, domain.fields)
          for key, domain in decoder.messages.known.all.items()],
@@ -751,7 +751,7 @@ def remembered(decoder: Decoder) -> tuple[Any, ...]:
 
 
 def taught() -> Decoder:
-    """A decoder that knows something of each kind."""
+    """Return a decoder with some state of each kind."""
     decoder = Decoder()
     sets = [
         template_set(IPFIX, 300, [*PLAIN, (29305, 1, 4), (0, 82, VARIABLE), (0, 22, 4)]),
@@ -778,7 +778,7 @@ def taught() -> Decoder:
 
 
 def test_a_restart_loses_no_template(tmp_path: Path) -> None:
-    """Data sets that come after it are decoded as before."""
+    """Data sets that arrive after a restart are decoded as before."""
     path, decoder, restarted = tmp_path / "templates", taught(), Decoder()
     assert kept.save(path, decoder)
     assert kept.load(path, restarted) is None
@@ -790,8 +790,8 @@ def test_a_restart_loses_no_template(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["templates"]
 
 
-def test_templates_from_before_a_restart_may_be_of_an_exporter_that_restarted_too(tmp_path: Path) -> None:
-    """They are used while they fit, also where its port has changed. Others wait."""
+def test_restored_templates_of_an_exporter_that_restarted_too(tmp_path: Path) -> None:
+    """They are used while they fit, even if its port changed. Sets that do not fit wait."""
     path, decoder = tmp_path / "templates", Decoder()
     decode(decoder, message(IPFIX, DECLARED[IPFIX], domain=1), message(IPFIX, DECLARED[IPFIX], domain=2))
     assert kept.save(path, decoder)
@@ -809,7 +809,7 @@ def test_templates_from_before_a_restart_may_be_of_an_exporter_that_restarted_to
 
 
 def test_only_changes_are_written(tmp_path: Path) -> None:
-    """What repeats is none, and neither is what was loaded."""
+    """Neither repetitions nor loading count as changes."""
     path, decoder, restarted = tmp_path / "templates", Decoder(), Decoder()
     assert not kept.save(path, decoder)
     assert kept.load(path, restarted) is None
@@ -835,13 +835,13 @@ def test_only_changes_are_written(tmp_path: Path) -> None:
 
 
 def with_header(rest: bytes, **header: Any) -> bytes:
-    """A file with these lines, whose header is right but for what is given."""
+    """Return a file of these lines, with a valid header except for the given values."""
     right = {"format": kept.FORMAT, "version": kept.VERSION, "crc32": zlib.crc32(rest)}
     return json.dumps(right | header).encode() + b"\n" + rest
 
 
 def changed_line(**values: Any) -> bytes:
-    """A file whose line of a domain has these values."""
+    """Return a file whose domain line has these values."""
     domain = {
         "sender": SENDER.hex(), "port": 1, "version": 10, "domain": 1, "boot_ms": -1, "rate": 0, "samplers": [],
         "interfaces": [], "templates": [[300, 0, [[0, 1, 4]]]],
@@ -893,8 +893,8 @@ def changed_line(**values: Any) -> bytes:
     ],
     ids=zlib.crc32,
 )
-def test_what_is_not_nettops_is_ignored(content: bytes, tmp_path: Path) -> None:
-    """A warning says so, and the decoder begins with nothing."""
+def test_foreign_files_are_ignored(content: bytes, tmp_path: Path) -> None:
+    """A warning is returned, and the decoder starts empty."""
     path, decoder = tmp_path / "templates", Decoder()
     path.write_bytes(content)
     warning = kept.load(path, decoder)
@@ -903,8 +903,8 @@ def test_what_is_not_nettops_is_ignored(content: bytes, tmp_path: Path) -> None:
     assert remembered(decoder) == ([], {})
 
 
-def test_a_line_that_is_right_is_read(tmp_path: Path) -> None:
-    """The one that the damaged lines of the other tests are made from."""
+def test_a_valid_line_is_read(tmp_path: Path) -> None:
+    """The valid line from which the other tests derive damaged ones."""
     path, decoder = tmp_path / "templates", Decoder()
     path.write_bytes(changed_line())
     assert kept.load(path, decoder) is None
@@ -913,7 +913,7 @@ def test_a_line_that_is_right_is_read(tmp_path: Path) -> None:
 
 @given(st.data())
 def test_a_damaged_file_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """Wherever it is cut off or changed."""
+    """Wherever it is truncated or changed."""
     path = tmp_path_factory.getbasetemp() / "damaged"
     kept.save(path, taught())
     content = bytearray(path.read_bytes())
@@ -938,7 +938,7 @@ def test_a_file_that_is_too_large_or_cannot_be_read(tmp_path: Path, monkeypatch:
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old file stays, nothing else is left behind, and the next attempt writes what this one did not."""
+    """The old file stays, nothing is left behind, and the next attempt writes everything."""
     path, decoder = tmp_path / "templates", taught()
     with pytest.raises(SourceFailed, match="no such file"):
         kept.save(tmp_path / "absent" / "templates", decoder)
@@ -958,7 +958,7 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_old_file_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The new one is on disk when it takes the old one's name, and then the directory is."""
+    """The new file is synced before it replaces the old one, then the directory is."""
     done: list[str] = []
     fsync, replace = os.fsync, Path.replace
 
@@ -978,7 +978,7 @@ def test_the_old_file_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 @given(st.lists(st.integers(0, 50), max_size=20), st.integers(1, 200))
 def test_datagrams_in_pieces(lengths: list[int], most: int) -> None:
-    """None is missing, and a piece that is too large has one datagram."""
+    """None is missing, and a piece that would be too large has one datagram."""
     datagrams = batch(sent(*(bytes([number]) * length for number, length in enumerate(lengths))))
     pieces = list(datagrams.pieces(datagrams.lengths, most))
     assert [start for piece in pieces for start in piece.starts.tolist()] == datagrams.starts.tolist()
@@ -986,7 +986,7 @@ def test_datagrams_in_pieces(lengths: list[int], most: int) -> None:
 
 
 def test_no_datagram_gives_more_flows_than_expected() -> None:
-    """Templates may declare records of a byte; records of other protocols have a length."""
+    """Templates may declare one-byte records; records of other protocols have a fixed length."""
     short = [(0, 4, 1)]
     whole = sent(NETFLOW_5, SFLOW, b"\0\1rubbish", b"")
     for version in DECLARED:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both directions of a connection: two flows, each byte counted once, whichever way exporters report them."""
+"""Both directions of a connection: two flows, each byte counted once, however exporters report them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .test_flow_messages import Sent, a_set, batch, message, template_set
 ENDS: list[Field] = [(0, 8, 4), (0, 12, 4), (0, 7, 2), (0, 11, 2), (0, 4, 1), (0, 10, 2), (0, 14, 2)]
 CLIENT, SERVER = (10, 0, 50, 10), (10, 1, 78, 5)
 Row = tuple[int, int, int, int]
-"""Bytes, packets, destination port, and direction of a biflow."""
+"""Bytes, packets, destination port and biflow direction."""
 
 
 def ends(client_port: int = 55_182) -> bytes:
-    """The fields ENDS of a connection to port 3128."""
+    """Return the fields ENDS of a connection to port 3128."""
     return bytes((*CLIENT, *SERVER)) + struct.pack("!HHBHH", client_port, 3128, 6, 2, 3)
 
 
 def rows(*batches: list[Sent], decoder: Decoder | None = None) -> list[Row]:
-    """The flows of batches, one after the other."""
+    """Return the flows of consecutive batches."""
     decoder = decoder or Decoder()
     found: list[Row] = []
     for sent in batches:
@@ -46,7 +46,7 @@ def rows(*batches: list[Sent], decoder: Decoder | None = None) -> list[Row]:
 
 
 def in_and_out(version: int, counters: dict[int, int], enterprise: int = 0) -> Sent:
-    """A flow with these counters."""
+    """Return a flow with these counters."""
     more: list[Field] = [(enterprise, 118, 2)] if enterprise else []
     declared = template_set(version, 300, [*ENDS, *((0, number, 4) for number in counters), *more])
     record = ends() + b"".join(struct.pack("!I", value) for value in counters.values()) + bytes(2 * len(more))
@@ -71,7 +71,7 @@ def in_and_out(version: int, counters: dict[int, int], enterprise: int = 0) -> S
     ],
 )
 def test_in_and_out_are_two_flows_where_they_differ(counters: dict[int, int], expected: list[Row]) -> None:
-    """Equal ones are of one flow, and so is what only one of them has."""
+    """Equal counters describe one flow, as does a counter that stands alone."""
     assert rows([in_and_out(NETFLOW_9, counters)]) == expected
     assert rows([in_and_out(IPFIX, counters, enterprise=35_632)]) == expected
 
@@ -84,8 +84,8 @@ def test_in_and_out_are_two_flows_where_they_differ(counters: dict[int, int], ex
         ({23: 1600, 24: 4}, (1600, 4, 3128, 0)),
     ],
 )
-def test_what_a_middlebox_made_of_a_flow_is_no_other_flow(counters: dict[int, int], expected: Row) -> None:
-    """In IPFIX the elements have another meaning than in NetFlow 9, except where nProbe sends them."""
+def test_counters_after_a_middlebox_are_not_another_flow(counters: dict[int, int], expected: Row) -> None:
+    """In IPFIX these elements mean something else than in NetFlow v9, except from nProbe."""
     assert rows([in_and_out(IPFIX, counters)]) == [expected]
 
 
@@ -94,27 +94,27 @@ def test_what_a_middlebox_made_of_a_flow_is_no_other_flow(counters: dict[int, in
 CREATE, DELETE, DENY, UPDATE = 1, 2, 3, 5
 NSEL: list[Field] = [*ENDS, (0, 233, 1), (0, 231, 4), (0, 232, 4), (0, 298, 4), (0, 299, 4)]
 Event = tuple[int, int, int, int, int]
-"""Kind, then bytes and packets of both ends: those of the initiator, those of the responder, packets likewise."""
+"""Event, then bytes of initiator and responder, then their packets."""
 FIRST: Event = (CREATE, 0, 0, 0, 0)
 UPDATES: tuple[Event, ...] = ((UPDATE, 2557, 1117, 10, 9), (UPDATE, 31, 0, 1, 0))
 LAST: Event = (DELETE, 2588, 1117, 11, 9)
 
 
 def event(said: Event, connection: int | None = None, client_port: int = 55_182) -> bytes:
-    """A record of NSEL."""
+    """Return an NSEL record."""
     number = b"" if connection is None else struct.pack("!I", connection)
     return ends(client_port) + struct.pack("!BIIII", *said) + number
 
 
 def events(*records: bytes, template_id: int = 263, has_number: bool = False) -> Sent:
-    """A message of these records."""
+    """Return a message of these records."""
     fields: list[Field] = [*NSEL, *([(0, 148, 4)] if has_number else [])]
     declared = template_set(NETFLOW_9, template_id, fields)
     return message(NETFLOW_9, declared, a_set(template_id, b"".join(records)))
 
 
 def sums(found: list[Row]) -> tuple[int, int, int, int]:
-    """Bytes of both directions, packets of both."""
+    """Return the bytes of each direction, and the packets of each."""
     of = {direction: [row for row in found if (row[3] == 2) == (direction == 2)] for direction in (1, 2)}
     return tuple(sum(row[place] for row in of[direction]) for place in (0, 1) for direction in (1, 2))  # type: ignore[return-value]
 
@@ -127,26 +127,26 @@ def sums(found: list[Row]) -> tuple[int, int, int, int]:
         (*UPDATES, LAST),
         (FIRST, LAST),
         (LAST,),
-        (UPDATES[1], LAST),  # the other one got lost
+        (UPDATES[1], LAST),  # the other one was lost
         (FIRST, *UPDATES, (UPDATE, 0, 0, 0, 0), LAST),
-        (FIRST, (UPDATE, *LAST[1:]), LAST),  # at teardown
-        (FIRST, *UPDATES),  # it goes on
+        (FIRST, (UPDATE, *LAST[1:]), LAST),  # on teardown
+        (FIRST, *UPDATES),  # it continues
     ],
 )
 def test_no_byte_of_a_connection_counts_twice(said: tuple[Event, ...], connection: int | None) -> None:
-    """Increments of updates and the total of the end, in one datagram, one batch or several."""
+    """Increments in updates and the total at the end are combined, in one datagram, one batch or several."""
     records = [event(each, connection) for each in said]
     whole = events(*records, has_number=connection is not None)
     parts = [events(each, has_number=connection is not None) for each in records]
     for batches in ([[whole]], [parts], [[part] for part in parts]):
         found = rows(*batches)
         assert sums(found) == (2588, 1117, 11, 9)
-        # Every event stays a row.
+        # Each event remains a row.
         assert len([row for row in found if row[3] == 1]) == len(said)
 
 
 def test_connections_are_told_apart() -> None:
-    """By the exporter's number, and by their ends."""
+    """By the exporter's number, and by their endpoints."""
     total: Event = (DELETE, 100, 200, 1, 2)
     more = [event((UPDATE, 60, 150, 1, 1), 7), event((UPDATE, 9, 9, 1, 1), 8), event(total, 7)]
     assert sums(rows([events(*more, has_number=True)])) == (109, 209, 2, 3)
@@ -155,26 +155,26 @@ def test_connections_are_told_apart() -> None:
 
 
 def test_a_connection_of_the_same_ends_counts_by_itself() -> None:
-    """Also where the end of the one before got lost: its creation begins a new one."""
+    """A creation starts a new connection, even if the end of the previous one was lost."""
     again = [event(each) for each in (*UPDATES, FIRST, *UPDATES, LAST, FIRST, LAST)]
     assert sums(rows([events(*again)])) == tuple(3 * each for each in (2588, 1117, 11, 9))
 
 
 def test_an_end_may_be_read_before_an_update() -> None:
-    """Where they have different templates: within a batch these are read one after the other."""
+    """With different templates in one batch, updates and ends are decoded one after the other."""
     for update, end in pairwise((300, 263, 300)):
         sent = [events(*map(event, UPDATES), template_id=update), events(event(LAST), template_id=end)]
         assert sums(rows(sent)) == (2588, 1117, 11, 9)
 
 
 def test_an_end_may_overtake_an_update() -> None:
-    """On its way, so that it comes in an earlier batch."""
+    """It then arrives in an earlier batch."""
     assert sums(rows([events(event(LAST))], [events(event(UPDATES[0]))])) == (2588, 1117, 11, 9)
 
 
 @pytest.mark.parametrize("template_ids", [(256, 263, 270), (270, 263, 256), (300, 256, 263)])
 def test_a_creation_may_be_read_after_an_update(template_ids: tuple[int, int, int]) -> None:
-    """Of one batch, where they have different templates: the number of the connection tells it from others."""
+    """In one batch, with different templates: the connection number distinguishes it from others."""
     said = (FIRST, UPDATES[0], LAST)
     first, update, end = (
         events(event(each, 7), template_id=template_id, has_number=True)
@@ -185,7 +185,7 @@ def test_a_creation_may_be_read_after_an_update(template_ids: tuple[int, int, in
 
 
 def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one updated longest ago is forgotten, which is counted: its end counts all of it."""
+    """The least recently updated one is evicted and counted; its end counts its full total."""
     monkeypatch.setattr(connections, "CONNECTIONS_MAX", 2)
     decoder = Decoder()
     sent = [events(event(UPDATES[0], number), has_number=True) for number in (1, 2, 1, 3)]
@@ -195,8 +195,8 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decoder.messages.known.dropped == {"connections": 1}
 
 
-def test_totals_of_other_firewalls_stay_what_they_are() -> None:
-    """Without counters of initiators and responders an event says nothing of what was counted before."""
+def test_totals_of_other_firewalls_are_kept() -> None:
+    """Without initiator and responder counters, an event does not tell what was counted before."""
     fields: list[Field] = [*ENDS, (0, 233, 1), (0, 1, 4), (0, 2, 4)]
     record = ends() + struct.pack("!BII", DELETE, 700, 3)
     sent = message(NETFLOW_9, template_set(NETFLOW_9, 300, fields), a_set(300, record * 2))
@@ -204,7 +204,7 @@ def test_totals_of_other_firewalls_stay_what_they_are() -> None:
 
 
 def test_initiator_and_responder_without_events() -> None:
-    """As routers count them, where nothing else does."""
+    """As counted by routers without a total."""
     fields: list[Field] = [*ENDS, (0, 231, 4), (0, 232, 4)]
     record = ends() + struct.pack("!II", 700, 900)
     sent = message(
@@ -216,7 +216,7 @@ def test_initiator_and_responder_without_events() -> None:
 @pytest.mark.parametrize("number", [1, 85, 352])
 @pytest.mark.parametrize(("total", "is_both"), [(0, True), (700, True), (1600, True), (1500, False)])
 def test_initiator_and_responder_beside_a_total(number: int, total: int, is_both: bool) -> None:
-    """It is empty, of the initiator, or of both; where it is neither it counts, once."""
+    """The total may be empty, the initiator's, or both; if it is neither, it counts, once."""
     fields: list[Field] = [*ENDS, (0, 231, 4), (0, 232, 4), (0, number, 4)]
     record = ends() + struct.pack("!III", 700, 900, total)
     sent = message(IPFIX, template_set(IPFIX, 300, fields), a_set(300, record))
@@ -225,7 +225,7 @@ def test_initiator_and_responder_beside_a_total(number: int, total: int, is_both
 
 
 def test_a_biflow_by_reverse_elements() -> None:
-    """As before, also where the record has OUT_BYTES."""
+    """The result is the same if the record has OUT_BYTES."""
     fields: list[Field] = [*ENDS, (0, 1, 4), (REVERSE, 1, 4), (0, 23, 4)]
     record = ends() + struct.pack("!III", 700, 900, 700)
     sent = message(IPFIX, template_set(IPFIX, 300, fields), a_set(300, record))
@@ -234,7 +234,7 @@ def test_a_biflow_by_reverse_elements() -> None:
 
 @pytest.mark.parametrize(("version", "enterprise", "more"), [(IPFIX, 9, 0), (NETFLOW_9, 0, 0x8000)])
 def test_client_and_server_of_cisco(version: int, enterprise: int, more: int) -> None:
-    """Records of AVC have no source and destination: the client is the initiator."""
+    """AVC records have no source and destination: the client is the initiator."""
     numbers = {12_236: 4, 12_237: 4, 12_241: 2, 8337: 8, 8338: 8}
     fields: list[Field] = [(enterprise, number | more, length) for number, length in numbers.items()]
     fields += [(0, 298, 8), (0, 299, 8), (0, 10, 2), (0, 14, 2)]
@@ -244,7 +244,7 @@ def test_client_and_server_of_cisco(version: int, enterprise: int, more: int) ->
 
 
 def test_elements_of_iana_count_over_those_of_cisco() -> None:
-    """A record may have source and destination as well, which are not client and server."""
+    """A record may also have source and destination, which are not client and server."""
     fields: list[Field] = [(9, 12_236, 4), (9, 12_237, 4), *ENDS, (0, 1, 4)]
     record = bytes((*SERVER, *CLIENT)) + ends() + struct.pack("!I", 700)
     sent = message(IPFIX, template_set(IPFIX, 300, fields), a_set(300, record))
@@ -252,7 +252,7 @@ def test_elements_of_iana_count_over_those_of_cisco() -> None:
 
 
 def test_events_and_translations_of_an_older_asa() -> None:
-    """Before 8.4(5) they had numbers of their own."""
+    """Before 8.4(5) an ASA used element numbers of its own."""
     fields: list[Field] = [*ENDS, (0, 40_005, 1), (0, 40_001, 4), (0, 40_003, 2), (0, 85, 4)]
     record = ends() + struct.pack("!B4sHI", DELETE, bytes((192, 0, 2, 9)), 1024, 1600)
     sent = message(NETFLOW_9, template_set(NETFLOW_9, 300, fields), a_set(300, record))

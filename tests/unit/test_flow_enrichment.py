@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Enrichment of flows: look-ups beside those of the ipaddress module, files, reloading, names of interfaces."""
+"""Enrichment of flows: lookups compared with the ipaddress module, files, reloading, interface names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from nettop.flows.enrichment.networks import (
 from nettop.flows.enrichment.reloading import Reloading
 from nettop.flows.enrichment.sources import Source, read_source
 from nettop.flows.enrichment.texts import TEXT_MAX, Coded
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array
 
 from .mmdb import Network, Record, database
 
@@ -44,23 +44,23 @@ UNKNOWN = "::"
 
 
 def packed(address: Address | str) -> bytes:
-    """As flows have it."""
+    """Return an address as flows store it."""
     raw = ipaddress.ip_address(address).packed
     return raw if len(raw) == 16 else bytes(10) + b"\xff\xff" + raw
 
 
 def column(addresses: Sequence[Address | str]) -> Array:
-    """A column of addresses."""
+    """Return a column of addresses."""
     return np.frombuffer(b"".join(map(packed, addresses)), ADDRESS)
 
 
 def intervals(networks: Sequence[Network]) -> Intervals:
-    """The intervals of networks, whose indices are their places in the list."""
+    """Return the intervals of networks, indexed by position in the list."""
     return Intervals.of(parsed_networks(list(map(str, networks))), np.arange(len(networks)))
 
 
 def most_specific(networks: Sequence[Network], address: Address) -> int:
-    """The place of the first network with the longest prefix that holds an address, −1 for none."""
+    """Return the position of the first network with the longest matching prefix, −1 if there is none."""
     holding = [at for at, network in enumerate(networks) if address in network]
     return max(holding, key=lambda at: (networks[at].prefixlen, -at), default=-1)
 
@@ -74,14 +74,14 @@ BASES: list[Address] = [
 
 @st.composite
 def networks_of(draw: st.DrawFn) -> Network:
-    """Networks that often hold each other, or the first and last addresses of all."""
+    """Generate networks that are often nested, or address ranges."""
     base = draw(st.sampled_from(BASES))
     length = draw(st.integers(0, base.max_prefixlen))
     return ipaddress.ip_network((int(base), length) if base.version == 4 else (base, length), strict=False)
 
 
 def addresses_around(networks: Sequence[Network]) -> list[Address]:
-    """The bases, the first and last addresses of networks, and those just outside; none is ::ffff:a.b.c.d."""
+    """Return the bases, the first and last addresses of networks, and their neighbors, except ::ffff:a.b.c.d."""
     near: list[Address] = list(BASES)
     for network in networks:
         first, last = int(network.network_address), int(network.broadcast_address)
@@ -99,7 +99,7 @@ def addresses_around(networks: Sequence[Network]) -> list[Address]:
     [ipaddress.ip_network("255.255.255.255"), ipaddress.ip_network("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")]
 )
 def test_the_most_specific_network(networks: list[Network]) -> None:
-    """Look-ups give what the ipaddress module says; nothing is known of the address that stands for unknown."""
+    """Lookups agree with the ipaddress module; the address that means unknown has no entry."""
     addresses = addresses_around(networks)
     expected = [-1 if at == IPv6Address(0) else most_specific(networks, at) for at in addresses]
     assert intervals(networks).look_up(column(addresses)).tolist() == expected
@@ -110,7 +110,7 @@ def test_the_most_specific_network(networks: list[Network]) -> None:
     of_ipv6=st.booleans(),
 )
 def test_ranges_that_overlap(spans: list[list[int]], *, of_ipv6: bool) -> None:
-    """Of ranges that overlap in part the smallest counts, of equals the first. Halves of addresses carry."""
+    """Of partially overlapping ranges the smallest wins, of equals the first. Address halves carry."""
     base = (1 << 64) - 20 if of_ipv6 else (0xFFFF << 32) + 500
     table = Intervals.of(
         Ranges.of([(base + first, base + last) for first, last in spans]), np.arange(len(spans))
@@ -130,7 +130,7 @@ def test_ranges_that_overlap(spans: list[list[int]], *, of_ipv6: bool) -> None:
 
 @pytest.mark.parametrize("first_dtype", [np.uint32, np.uint64])
 def test_sorted_keys_of_a_large_table(first_dtype: type[np.uint32 | np.uint64]) -> None:
-    """Positions among 50,000 keys, most of which begin with the same bits."""
+    """Look up positions among 50,000 keys, most with the same leading bits."""
     random = np.random.default_rng(7)
     most = np.iinfo(first_dtype).max
     wide = random.integers(0, most, 10_000, first_dtype, endpoint=True)
@@ -157,7 +157,7 @@ def test_sorted_keys_of_a_large_table(first_dtype: type[np.uint32 | np.uint64]) 
 
 @given(st.lists(st.lists(networks_of(), max_size=4), min_size=1, max_size=3))
 def test_tables_laid_over_each_other(lists: list[list[Network]]) -> None:
-    """In every interval all tables have one index; the address of zeros is an interval of its own."""
+    """Each table has one index per interval; the all-zero address is an interval of its own."""
     tables = [intervals(networks) for networks in lists]
     numbered, indices = overlaid(tables)
     addresses = column([*addresses_around([each for networks in lists for each in networks]), UNKNOWN, "::1"])
@@ -172,7 +172,7 @@ def test_tables_laid_over_each_other(lists: list[list[Network]]) -> None:
 
 
 def test_the_size_of_ranges() -> None:
-    """In bits, also where a float would round up."""
+    """In bits, including sizes that a float would round up."""
     texts = [
         "10.0.0.0/8",
         "10.0.0.0",
@@ -188,21 +188,21 @@ def test_the_size_of_ranges() -> None:
 @pytest.mark.parametrize(
     ("text", "what", "remedy"),
     [
-        ("10.0.0.1/8", "'10.0.0.1/8' is not a network: bits are set behind its first 8", "write 10.0.0.0/8"),
-        ("fe80::1/32", "'fe80::1/32' is not a network: bits are set behind its first 32", "write fe80::/32"),
-        ("10.0.0.0/33", "'10.0.0.0/33' is not a network", "behind the slash write a length from 0 to 32"),
-        ("::/129", "'::/129' is not a network", "behind the slash write a length from 0 to 128"),
-        ("10.0.0.0/255.0.0.0", "'10.0.0.0/255.0.0.0' is not a network", "behind the slash write a length from 0 to 32"),
-        ("10.0.0.0/", "'10.0.0.0/' is not a network", "behind the slash write a length from 0 to 32"),
-        ("10.0.0.0/²", "'10.0.0.0/²' is not a network", "behind the slash write a length from 0 to 32"),
+        ("10.0.0.1/8", "'10.0.0.1/8' is not a network: host bits are set after the first 8", "write 10.0.0.0/8"),
+        ("fe80::1/32", "'fe80::1/32' is not a network: host bits are set after the first 32", "write fe80::/32"),
+        ("10.0.0.0/33", "'10.0.0.0/33' is not a network", "use a prefix length from 0 to 32"),
+        ("::/129", "'::/129' is not a network", "use a prefix length from 0 to 128"),
+        ("10.0.0.0/255.0.0.0", "'10.0.0.0/255.0.0.0' is not a network", "use a prefix length from 0 to 32"),
+        ("10.0.0.0/", "'10.0.0.0/' is not a network", "use a prefix length from 0 to 32"),
+        ("10.0.0.0/²", "'10.0.0.0/²' is not a network", "use a prefix length from 0 to 32"),
         *(
-            (text, f"{text.partition('/')[0]!r} is not an address", "write it as 192.0.2.1 or 2001:db8::1")
+            (text, f"{text.partition('/')[0]!r} is not an address", "write it like 192.0.2.1 or 2001:db8::1")
             for text in ("", "10.0.0/8", "010.0.0.0", "fe80::1%eth0", "host", "10.0.0.0\0", "10.0.0.0 /8", "1")
         ),
     ],
 )  # fmt: skip
-def test_what_is_no_network(text: str, what: str, remedy: str) -> None:
-    """The error says why, and what to write."""
+def test_invalid_networks(text: str, what: str, remedy: str) -> None:
+    """The error states the cause and the correct form."""
     with pytest.raises(UsageError) as raised:
         parsed_network(text)
     assert (raised.value.what, raised.value.remedy) == (what, remedy)
@@ -211,13 +211,13 @@ def test_what_is_no_network(text: str, what: str, remedy: str) -> None:
 @pytest.mark.parametrize(
     ("start", "end", "what"),
     [
-        ("10.0.0.2", "10.0.0.1", "the start '10.0.0.2' is behind the end '10.0.0.1'"),
-        ("10.0.0.1", "2001:db8::", "'10.0.0.1' and '2001:db8::' are not of one family"),
-        ("::", "10.0.0.1", "'::' and '10.0.0.1' are not of one family"),
+        ("10.0.0.2", "10.0.0.1", "the start '10.0.0.2' is after the end '10.0.0.1'"),
+        ("10.0.0.1", "2001:db8::", "'10.0.0.1' and '2001:db8::' are of different families"),
+        ("::", "10.0.0.1", "'::' and '10.0.0.1' are of different families"),
     ],
 )
-def test_what_is_no_range(start: str, end: str, what: str) -> None:
-    """The error says why."""
+def test_invalid_ranges(start: str, end: str, what: str) -> None:
+    """The error states the cause."""
     with pytest.raises(UsageError) as raised:
         parsed_range(start, end)
     assert raised.value.what == what
@@ -227,7 +227,7 @@ def test_what_is_no_range(start: str, end: str, what: str) -> None:
 
 
 def csv_file(folder: Path, text: str, name: str = "networks.csv") -> Path:
-    """A file with this text."""
+    """Write a CSV file."""
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
@@ -236,7 +236,7 @@ def csv_file(folder: Path, text: str, name: str = "networks.csv") -> Path:
 def mmdb_file(
     folder: Path, networks: Mapping[str, object], name: str = "some.mmdb", version: int = 6
 ) -> Path:
-    """A database of these networks."""
+    """Write a database of these networks."""
     path = folder / name
     path.write_bytes(
         database({ipaddress.ip_network(text): record for text, record in networks.items()}, version)
@@ -245,7 +245,7 @@ def mmdb_file(
 
 
 def facts(source: Source, addresses: Sequence[str]) -> list[tuple[int, str, str]]:
-    """The AS, country and name that a source knows of addresses."""
+    """Return the AS, country and name that a source has for each address."""
     wanted = column(addresses)
     rows = []
     for known in (source.as_numbers, source.countries, source.names):
@@ -255,7 +255,7 @@ def facts(source: Source, addresses: Sequence[str]) -> list[tuple[int, str, str]
 
 
 def test_a_table_of_networks(tmp_path: Path) -> None:
-    """What a row leaves empty a less specific one may know; a comment, an empty line and quotes are read."""
+    """A less specific row fills empty cells; comments, empty lines and quotes are supported."""
     path = csv_file(
         tmp_path,
         "\ufeff# ours\n\nName, NETWORK ,asn,as_name,country,unused\n"
@@ -276,9 +276,9 @@ def test_a_table_of_networks(tmp_path: Path) -> None:
     [
         ("start,end,network_name,name", "10.0.0.5,10.0.0.7,net,other", (0, "", "net")),
         ("start_ip,end_ip,country", "10.0.0.5,10.0.0.7,us", (0, "US", "")),
-        # IPinfo's country is the name of one where there is country_code.
+        # IPinfo's `country` is a name if there is a `country_code`.
         ("network,country,country_code,asn", "10.0.0.6/31,Germany,DE,AS1", (1, "DE", "")),
-        # That of GeoLite2.
+        # GeoLite2's.
         (
             "network,autonomous_system_number,autonomous_system_organization",
             "10.0.0.4/30,64512,Org",
@@ -287,7 +287,7 @@ def test_a_table_of_networks(tmp_path: Path) -> None:
     ],
 )
 def test_columns_of_tables(tmp_path: Path, header: str, row: str, expected: tuple[int, str, str]) -> None:
-    """Ranges, and the names that others give columns."""
+    """Ranges, and alternative column names."""
     source = read_source(csv_file(tmp_path, f"{header}\n{row}\n"))
     assert facts(source, ["10.0.0.7", "10.0.0.8"]) == [expected, (0, "", "")]
 
@@ -306,44 +306,44 @@ def test_columns_of_tables(tmp_path: Path, header: str, row: str, expected: tupl
     ],
 )
 def test_columns_of_names(tmp_path: Path, header: str, row: str, as_name: str, name: str) -> None:
-    """The name of the AS, and that of the network."""
+    """The name of the AS, and the name of the network."""
     source = read_source(csv_file(tmp_path, f"{header}\n{row}\n"))
     assert source.as_names == ({1: as_name} if as_name else {})
     ((_, _, read),) = facts(source, ["10.0.0.1"])
     assert read == name
 
 
-EXAMPLE = "begin with a line as network,asn,as_name,country,name; instead of network there may be start,end"
+EXAMPLE = "start the file with network,asn,as_name,country,name; start,end may replace network"
 
 
 @pytest.mark.parametrize(
     ("text", "what", "remedy"),
     [
-        ("", ":1: the header names no column network", EXAMPLE),
-        ("a,b\n", ":1: the header names no column network", EXAMPLE),
-        ("# x\n\nstart,name\n", ":3: the header names no column network", EXAMPLE),
-        ("network,tenant\n", ":1: the header names none of the columns asn, country and name", EXAMPLE),
-        ("network,asn\n10.0.0.0/8,1\n10.0.0.0/7,x\n", ":3: 'x' is not the number of an AS",
-         "write it as 64512 or AS64512, up to 4294967295"),
-        ("network,asn\n10.0.0.0/8,4294967296\n", ":2: '4294967296' is not the number of an AS",
-         "write it as 64512 or AS64512, up to 4294967295"),
-        ("network,country\n#\n10.0.0.0/8,Germany\n", ":3: 'Germany' is not the code of a country",
-         "write two letters, as DE (ISO 3166-1 alpha-2)"),
-        ("network,country\n10.0.0.0/8,ßa\n", ":2: 'ßa' is not the code of a country",
-         "write two letters, as DE (ISO 3166-1 alpha-2)"),
+        ("", ":1: the header has no column network", EXAMPLE),
+        ("a,b\n", ":1: the header has no column network", EXAMPLE),
+        ("# x\n\nstart,name\n", ":3: the header has no column network", EXAMPLE),
+        ("network,tenant\n", ":1: the header has none of the columns asn, country and name", EXAMPLE),
+        ("network,asn\n10.0.0.0/8,1\n10.0.0.0/7,x\n", ":3: 'x' is not an AS number",
+         "write it like 64512 or AS64512, up to 4294967295"),
+        ("network,asn\n10.0.0.0/8,4294967296\n", ":2: '4294967296' is not an AS number",
+         "write it like 64512 or AS64512, up to 4294967295"),
+        ("network,country\n#\n10.0.0.0/8,Germany\n", ":3: 'Germany' is not a country code",
+         "use two letters, such as DE (ISO 3166-1 alpha-2)"),
+        ("network,country\n10.0.0.0/8,ßa\n", ":2: 'ßa' is not a country code",
+         "use two letters, such as DE (ISO 3166-1 alpha-2)"),
         ("network,name\n10.0.0.0/8,a,b\n", ":2: the row has 3 cells, the header 2",
-         'a cell that holds a comma is written in quotes, as "a, b"'),
-        ('network,name\n10.0.0.0/8,"a" b\n', ":2: this is not CSV: ',' expected after '\"'",
-         "a quote within quotes is written twice"),
-        ('network,name\n10.0.0.0/8,"a\n', ":2: this is not CSV: unexpected end of data",
-         "a quote within quotes is written twice"),
-        ("network,name\n10.1.0.0/8,a\n", ":2: '10.1.0.0/8' is not a network: bits are set behind its first 8",
+         'quote cells that contain a comma: "a, b"'),
+        ('network,name\n10.0.0.0/8,"a" b\n', ":2: invalid CSV: ',' expected after '\"'",
+         "double a quote within quotes"),
+        ('network,name\n10.0.0.0/8,"a\n', ":2: invalid CSV: unexpected end of data",
+         "double a quote within quotes"),
+        ("network,name\n10.1.0.0/8,a\n", ":2: '10.1.0.0/8' is not a network: host bits are set after the first 8",
          "write 10.0.0.0/8"),
-        ("network,name,name\n", ":1: the header names the column name twice", "remove one of the two"),
+        ("network,name,name\n", ":1: the header has the column name twice", "remove one of the two"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_in_a_table(tmp_path: Path, text: str, what: str, remedy: str) -> None:
-    """The error names the file, the line, what is wrong and how to mend it."""
+def test_invalid_csv_files(tmp_path: Path, text: str, what: str, remedy: str) -> None:
+    """The error names the file, the line, the cause and the remedy."""
     path = csv_file(tmp_path, text)
     with pytest.raises(UsageError) as raised:
         read_source(path)
@@ -351,24 +351,24 @@ def test_what_is_wrong_in_a_table(tmp_path: Path, text: str, what: str, remedy: 
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    """Missing, compressed, or a database that is none."""
+    """Missing, compressed, or not a database."""
     compressed, none = tmp_path / "networks.csv.gz", tmp_path / "some.mmdb"
     compressed.write_bytes(b"\x1f\x8b\x08")
     none.write_bytes(b"<html>")
     for path, what in (
-        (tmp_path / "missing", "cannot be read: No such file or directory"),
-        (tmp_path, "cannot be read: Is a directory"),
-        (compressed, "is compressed"),
-        (none, "is no MaxMind database, or not all of it"),
+        (tmp_path / "missing", f"cannot read {tmp_path}/missing: No such file or directory"),
+        (tmp_path, f"cannot read {tmp_path}: Is a directory"),
+        (compressed, f"{compressed} is compressed"),
+        (none, f"{none} is not a MaxMind database, or incomplete"),
     ):
         with pytest.raises(UsageError) as raised:
             read_source(path)
-        assert raised.value.what == f"{path} {what}"
+        assert raised.value.what == what
         assert raised.value.remedy
 
 
 def test_names_are_bounded_and_stay_text(tmp_path: Path) -> None:
-    """Control characters and letters of all kinds pass, what is no UTF-8 is replaced, the rest is cut."""
+    """Control characters and all scripts are kept, invalid UTF-8 is replaced, long names are cut."""
     path = tmp_path / "networks.csv"
     path.write_bytes(b"network,name,asn,as_name\n10.0.0.0/8,\x1b[31m\xff\xe2\x82\xac,1," + b"x" * 999 + b"\n")
     source = read_source(path)
@@ -384,13 +384,13 @@ GEOLITE_ASN = {"autonomous_system_number": 64512, "autonomous_system_organizatio
     [
         (GEOLITE_ASN, (64512, ""), "Example"),
         ({"country": {"iso_code": "DE", "names": {"en": "Germany"}}, "continent": {"code": "EU"}}, (0, "DE"), None),
-        # DB-IP's with ISP.
+        # DB-IP with ISP.
         ({"country": {"iso_code": "DE"}, "traits": GEOLITE_ASN}, (64512, "DE"), "Example"),
         # IPinfo Lite.
         ({"asn": "AS64512", "as_name": "Example", "as_domain": "x.org", "country": "Germany", "country_code": "DE"},
          (64512, "DE"), "Example"),
         ({"asn": "AS64512", "as_name": "", "as_domain": "example.org"}, (64512, ""), "example.org"),
-        # IPinfo's older ones, and IPLocate.
+        # Older IPinfo, and IPLocate.
         ({"asn": "as64512", "country": "DE", "country_name": "Germany"}, (64512, "DE"), None),
         ({"asn": 64512, "country_code": "de", "name": "EXAMPLE", "org": "Example"}, (64512, "DE"), "EXAMPLE"),
         ({"asn": "", "country_code": "DE"}, (0, "DE"), None),
@@ -417,24 +417,24 @@ def test_records_of_databases(
 @given(
     st.lists(networks_of(), min_size=1, max_size=12), st.sampled_from([24, 28, 32]), st.sampled_from([4, 6])
 )
-def test_databases_give_what_their_own_reader_does(
+def test_databases_match_their_own_reader(
     tmp_path_factory: pytest.TempPathFactory, networks: list[Network], record_bits: int, version: int
 ) -> None:
-    """Record sizes and both versions, for networks that do not overlap."""
+    """All record sizes and both versions, for disjoint networks."""
     apart: dict[Network, Record] = {}
     for number, network in enumerate(networks, 1):
         is_free = not any(network.overlaps(each) for each in apart if each.version == network.version)
-        # In a database IPv4 is a part of IPv6.
+        # In a database, IPv4 is part of IPv6.
         is_of_tree = network.version == 4 or (version == 6 and int(network.network_address) >> 32)
         if network.prefixlen and is_free and is_of_tree:
             apart[network] = {"asn": number, "country_code": f"A{chr(65 + number)}"}
     path = tmp_path_factory.mktemp("databases") / "some.mmdb"
     path.write_bytes(database(apart, version, record_bits))
     if not apart:
-        with pytest.raises(UsageError, match="has neither the AS nor the country of any network"):
+        with pytest.raises(UsageError, match="has no AS and no country for any network"):
             read_source(path)
         return
-    # Below ::/96 the reader takes an address for one of IPv4.
+    # Below ::/96 the reader takes an address for IPv4.
     addresses = [
         at for at in addresses_around(list(apart)) if at.version == 4 or (version == 6 and int(at) >> 32)
     ]
@@ -448,7 +448,7 @@ def test_databases_give_what_their_own_reader_does(
 
 
 def test_networks_that_lead_to_ipv4(tmp_path: Path) -> None:
-    """What they hold is read once, as the package does it."""
+    """Aliased networks are read once, as in the package."""
     networks = {"10.0.0.0/8": GEOLITE_ASN, "2002::/16": None, "::ffff:0:0/96": None, "2003::/16": GEOLITE_ASN}
     path = mmdb_file(tmp_path, networks)
     with maxminddb.open_database(path) as reader:
@@ -465,7 +465,7 @@ def test_networks_that_lead_to_ipv4(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.9, 0.999])
 def test_a_part_of_a_database(tmp_path: Path, kept: float) -> None:
-    """A download that broke off is refused."""
+    """An interrupted download is rejected."""
     path = mmdb_file(
         tmp_path, {f"10.{number}.0.0/16": GEOLITE_ASN | {"x": "y" * number} for number in range(256)}
     )
@@ -491,51 +491,51 @@ OUT_OF_THE_FILE, BACK_TO_THE_ROOT, BETWEEN_TREE_AND_DATA = b"\xff" * 6, bytes(6)
     ],
 )
 def test_a_damaged_tree(tmp_path: Path, number: int, node: bytes, why: str) -> None:
-    """A tree that leads where no node and no record is, or has a loop, is refused before it grows."""
+    """A tree that leads to no node and no record, or has a loop, is rejected before it grows."""
     content = database({ipaddress.ip_network("10.0.0.0/32"): GEOLITE_ASN}, version=4, record_bits=24)
     path = tmp_path / "some.mmdb"
     path.write_bytes(content[: number * 6] + node + content[number * 6 + 6 :])
-    with pytest.raises(UsageError, match="is a broken MaxMind database") as raised:
+    with pytest.raises(UsageError, match="is a corrupt MaxMind database") as raised:
         read_source(path)
     assert why in str(raised.value.__cause__)
 
 
 def test_a_network_that_holds_all_ipv4_addresses(tmp_path: Path) -> None:
-    """Above ::/96 it is one of IPv6 alone."""
+    """Above ::/96 a network is IPv6 only."""
     source = read_source(mmdb_file(tmp_path, {"::/90": GEOLITE_ASN}))
     assert [number for number, _, _ in facts(source, ["::5", "::40:0:0", "10.0.0.1"])] == [64512, 0, 0]
 
 
 def test_a_node_of_56_bits() -> None:
-    """The byte in the middle has the upper bits of both numbers."""
+    """The middle byte holds the upper bits of both numbers."""
     assert _read_nodes(bytes.fromhex("abcdef56123456"), 1, 28).tolist() == [[0x5ABCDEF, 0x6123456]]
 
 
 def test_damaged_records(tmp_path: Path) -> None:
-    """A name that is no UTF-8 is refused; a record that is no map says nothing."""
+    """A name in invalid UTF-8 is rejected; a record that is not a map has no attributes."""
     path = mmdb_file(tmp_path, {"10.0.0.0/8": {"as_name": b"\xff", "asn": 1}})
-    with pytest.raises(UsageError, match="is a broken MaxMind database"):
+    with pytest.raises(UsageError, match="is a corrupt MaxMind database"):
         read_source(path)
     source = read_source(mmdb_file(tmp_path, {"10.0.0.0/8": GEOLITE_ASN, "11.0.0.0/8": ["asn"]}))
     assert facts(source, ["10.0.0.1", "11.0.0.1"]) == [(64512, "", ""), (0, "", "")]
 
 
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table can be read without it, a database cannot."""
+    """A CSV file can be read without it, a database cannot."""
     monkeypatch.setitem(sys.modules, "maxminddb", None)
     assert read_source(csv_file(tmp_path, "network,asn\n10.0.0.0/8,1\n")).gives == ("AS",)
     path = mmdb_file(tmp_path, {"10.0.0.0/8": GEOLITE_ASN})
     with pytest.raises(NettopError) as raised:
         read_source(path)
-    assert raised.value.what == f"{path} is a MaxMind database; to read it the package maxminddb is missing"
-    assert raised.value.remedy == "install it with nettop, by pip install 'nettop[flows]'"
+    assert raised.value.what == f"{path} is a MaxMind database; reading it requires the package maxminddb"
+    assert raised.value.remedy == "install it: pip install 'nettop[flows]'"
 
 
 # --- flows ---------------------------------------------------------------------------------------------------------
 
 
 def flows(pairs: Sequence[tuple[str, str]], src_as: int = 0, dst_as: int = 0) -> dict[str, Array]:
-    """Flows between these addresses, of which an exporter has reported these AS numbers."""
+    """Return flows between these addresses, with these AS numbers reported by an exporter."""
     return {
         "src": column([src for src, _ in pairs]),
         "dst": column([dst for _, dst in pairs]),
@@ -545,24 +545,24 @@ def flows(pairs: Sequence[tuple[str, str]], src_as: int = 0, dst_as: int = 0) ->
 
 
 def texts_of(coded: Coded) -> list[str]:
-    """The texts of rows."""
+    """Return the texts of rows."""
     return [coded.words[code] for code in coded.codes.tolist()]
 
 
 def tables(folder: Path, *texts: str) -> list[Source]:
-    """Sources of tables with these contents."""
+    """Return sources from CSV files with these contents."""
     return [read_source(csv_file(folder, text, f"{number}.csv")) for number, text in enumerate(texts)]
 
 
 def test_columns_of_flows(tmp_path: Path) -> None:
-    """AS, country and name of both sides; the AS that an exporter reported stays."""
+    """AS, country and name of both sides; an AS reported by the exporter is kept."""
     sources = tables(
         tmp_path,
         "network,asn,as_name,country,name\n10.0.0.0/8,64512,Ten,DE,ten\n2001:db8::/32,64513,Eight,FR,eight\n",
     )
     enrichment = Enrichment(sources, parsed_networks(["10.0.0.0/8"]))
     pairs = [("10.0.0.1", "2001:db8::1"), ("192.0.2.1", "10.0.0.1"), (UNKNOWN, "10.0.0.1")]
-    added = enrichment.added(flows(pairs, dst_as=0))
+    added = enrichment.enrich(flows(pairs, dst_as=0))
     assert {name: values.tolist() for name, values in added.values.items()} == {
         "src_as": [64512, 0, 0], "dst_as": [64513, 64512, 64512],
         "side": [FlowSide.OUT, FlowSide.IN, FlowSide.UNKNOWN],
@@ -573,12 +573,12 @@ def test_columns_of_flows(tmp_path: Path) -> None:
         "src_network": ["ten", "", ""],
         "dst_network": ["eight", "ten", "ten"],
     }
-    reported = enrichment.added(flows(pairs, src_as=7, dst_as=9)).values
+    reported = enrichment.enrich(flows(pairs, src_as=7, dst_as=9)).values
     assert (reported["src_as"].tolist(), reported["dst_as"].tolist()) == ([7] * 3, [9] * 3)
     assert enrichment.as_names() == {64512: "Ten", 64513: "Eight"}
     declared = {each.name: each.dtype for each in ADDED_COLUMNS}
     computed = {name: values.dtype for name, values in added.values.items()}
-    unnamed = InterfaceNames({}).added(
+    unnamed = InterfaceNames({}).names_of(
         {"exporter": np.zeros(1, ADDRESS), **dict.fromkeys(("in_if", "out_if"), np.ones(1, np.uint32))}
     )
     computed |= {name: coded.codes.dtype for name, coded in (added.texts | unnamed).items()}
@@ -587,10 +587,10 @@ def test_columns_of_flows(tmp_path: Path) -> None:
 
 
 def test_no_flows_and_no_sources() -> None:
-    """Columns have their types whatever is known."""
+    """Columns have the right types even if nothing is known."""
     for enrichment in (Enrichment(), Enrichment([], parsed_networks(["10.0.0.0/8"]))):
         for pairs in ([], [("10.0.0.1", "::1")]):
-            added = enrichment.added(flows(pairs))
+            added = enrichment.enrich(flows(pairs))
             assert {name: values.dtype.str[1:] for name, values in added.values.items()} == {
                 "side": "i1", "src_as": "u4", "dst_as": "u4",
             }  # fmt: skip
@@ -610,24 +610,24 @@ SIDES = {
 
 
 def test_sides_of_flows() -> None:
-    """As seen from own networks, which may be all that is known; unknown where none are given."""
+    """Relative to own networks, which may be all that is known; unknown without any."""
     own = parsed_networks(["10.0.0.0/8", "2001:db8::/32"])
     pairs = flows(list(SIDES))
-    assert Enrichment([], own).added(pairs).values["side"].tolist() == list(SIDES.values())
-    assert not Enrichment().added(pairs).values["side"].any()
-    every = Enrichment([], parsed_networks(["0.0.0.0/0", "::/0"])).added(pairs).values["side"].tolist()
+    assert Enrichment([], own).enrich(pairs).values["side"].tolist() == list(SIDES.values())
+    assert not Enrichment().enrich(pairs).values["side"].any()
+    every = Enrichment([], parsed_networks(["0.0.0.0/0", "::/0"])).enrich(pairs).values["side"].tolist()
     assert every == [FlowSide.UNKNOWN if UNKNOWN in pair else FlowSide.INTERNAL for pair in SIDES]
 
 
 def test_several_sources(tmp_path: Path) -> None:
-    """Of AS and country the first source counts that knows them, of names the most specific network."""
+    """For AS and country the first source that knows them wins; for names, the most specific network."""
     first = "network,asn,as_name,country,name\n10.0.0.0/8,1,first,,wide\n11.0.0.0/8,,,DE,same\n"
     second = (
         "network,asn,as_name,country,name\n10.1.0.0/16,2,second,FR,narrow\n"
         "11.0.0.0/8,3,third,FR,other\n12.0.0.0/8,1,last,,\n"
     )
     enrichment = Enrichment(tables(tmp_path, first, second))
-    added = enrichment.added(flows([("10.0.0.1", "10.1.0.1"), ("11.0.0.1", "12.0.0.1")]))
+    added = enrichment.enrich(flows([("10.0.0.1", "10.1.0.1"), ("11.0.0.1", "12.0.0.1")]))
     assert {name: values.tolist() for name, values in added.values.items() if name != "side"} == {
         "src_as": [1, 3],
         "dst_as": [1, 1],
@@ -648,7 +648,7 @@ def test_several_sources(tmp_path: Path) -> None:
 def test_names_of_several_sources(
     tmp_path_factory: pytest.TempPathFactory, lists: list[list[tuple[Network, str]]]
 ) -> None:
-    """The name is that of the most specific network that has one, in whichever source."""
+    """The name comes from the most specific network that has one, in any source."""
     rows = [(network, name) for each in lists for network, name in each if name]
     folder = tmp_path_factory.mktemp("tables")
     texts = [
@@ -656,38 +656,27 @@ def test_names_of_several_sources(
     ]
     networks = [network for network, _ in rows]
     addresses = [str(at) for at in addresses_around(networks) if at != IPv6Address(0)]
-    added = Enrichment(tables(folder, *texts)).added(flows([(at, at) for at in addresses]))
+    added = Enrichment(tables(folder, *texts)).enrich(flows([(at, at) for at in addresses]))
     expected = [most_specific(networks, ipaddress.ip_address(at)) for at in addresses]
     assert texts_of(added.texts["src_network"]) == [rows[at][1] if at >= 0 else "" for at in expected]
-
-
-@given(st.lists(st.sampled_from(["", "a", "b", "c", "d"])))
-def test_coded_texts(texts: list[str]) -> None:
-    """Texts are the same without the words that they do not use, and the first word stays empty."""
-    coded = Coded.of(["d", "a", *texts]).taken(np.arange(2, len(texts) + 2))
-    reduced = coded.reduced()
-    assert texts_of(coded) == texts_of(reduced) == texts
-    assert reduced.words[0] == ""
-    assert sorted(reduced.words) == sorted({"", *texts})
-    assert reduced.codes.dtype == np.uint32
 
 
 # --- reloading -----------------------------------------------------------------------------------------------------
 
 
 def reloading(*paths: Path) -> Reloading[Source, Enrichment]:
-    """An enrichment that follows these files."""
+    """Return an enrichment that follows these files."""
     return Reloading(paths, read_source, Enrichment)
 
 
 def as_of(enrichment: Enrichment, *addresses: str) -> list[int]:
-    """The AS of addresses."""
-    numbers: list[int] = enrichment.added(flows([(at, at) for at in addresses])).values["src_as"].tolist()
+    """Return the AS of addresses."""
+    numbers: list[int] = enrichment.enrich(flows([(at, at) for at in addresses])).values["src_as"].tolist()
     return numbers
 
 
-def test_a_file_that_is_replaced_or_written_over(tmp_path: Path) -> None:
-    """Both are seen, whatever the file's size and time; flows see the old content until the new one is whole."""
+def test_replaced_and_overwritten_files(tmp_path: Path) -> None:
+    """Both are noticed, whatever the file's size and time; flows see the old contents until reloading is complete."""
     path, other = (
         csv_file(tmp_path, "network,asn\n10.0.0.0/8,1\n"),
         csv_file(tmp_path, "network,asn\n11.0.0.0/8,7\n", "o"),
@@ -716,7 +705,7 @@ def test_a_file_that_is_replaced_or_written_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("rereads", "after"), [(True, 2), (False, 1)])
 def test_files_that_may_be_read_only_once(tmp_path: Path, *, rereads: bool, after: int) -> None:
-    """A change counts for nothing where another user reads than who has named the files."""
+    """Changes are ignored if another user does the reading than the one who named the files."""
     path = csv_file(tmp_path, "network,asn\n10.0.0.0/8,1\n")
     files = LookupFiles([path], [], None, rereads=rereads)
     csv_file(tmp_path, "network,asn\n10.0.0.0/8,2\n11.0.0.0/8,2\n")
@@ -724,8 +713,8 @@ def test_files_that_may_be_read_only_once(tmp_path: Path, *, rereads: bool, afte
     assert as_of(files.current().enrichment, "10.0.0.1") == [after]
 
 
-def test_a_file_that_breaks(tmp_path: Path) -> None:
-    """What it held stays in use, and there is one warning for each change."""
+def test_a_file_becomes_invalid(tmp_path: Path) -> None:
+    """The old contents stay in use, with one warning per change."""
     path, other = (
         csv_file(tmp_path, "network,asn\n10.0.0.0/8,1\n"),
         csv_file(tmp_path, "network,asn\n11.0.0.0/8,7\n", "o"),
@@ -734,8 +723,8 @@ def test_a_file_that_breaks(tmp_path: Path) -> None:
     path.write_text("network,asn\n10.0.0.0/8,1\n12.0.0.0,broken\n", encoding="utf-8")
     other.write_text("network,asn\n11.0.0.0/8,1234\n", encoding="utf-8")
     warning = (
-        f"{path}:3: 'broken' is not the number of an AS; what it held before stays in use "
-        "(write it as 64512 or AS64512, up to 4294967295)"
+        f"{path}:3: 'broken' is not an AS number; its previous contents stay in use "
+        "(write it like 64512 or AS64512, up to 4294967295)"
     )
     assert files.check() == ([other], [warning])
     assert files.check() == ([], [])
@@ -743,7 +732,7 @@ def test_a_file_that_breaks(tmp_path: Path) -> None:
 
     path.unlink()
     assert [warning.partition(";")[0] for warning in files.check().warnings] == [
-        f"{path} cannot be read: No such file or directory"
+        f"cannot read {path}: No such file or directory"
     ]
     assert files.check() == ([], [])
     path.write_text("network,asn\n12.0.0.0,5\n", encoding="utf-8")
@@ -751,8 +740,8 @@ def test_a_file_that_breaks(tmp_path: Path) -> None:
     assert as_of(files.current, "10.0.0.1", "11.0.0.1", "12.0.0.0") == [0, 1234, 5]
 
 
-def test_what_is_in_use_while_a_file_is_read(tmp_path: Path) -> None:
-    """The new content is taken when it is whole; a change while it is read is seen by the next check."""
+def test_contents_in_use_during_a_reload(tmp_path: Path) -> None:
+    """New contents are used once complete; a change during the read is noticed by the next check."""
     path = csv_file(tmp_path, "1")
     in_use: list[str] = []
 
@@ -771,9 +760,9 @@ def test_what_is_in_use_while_a_file_is_read(tmp_path: Path) -> None:
     assert files.current == "333"
 
 
-def test_a_file_that_is_broken_at_first(tmp_path: Path) -> None:
-    """There is nothing to stay in use: it is an error."""
-    with pytest.raises(UsageError, match="cannot be read"):
+def test_a_file_is_invalid_initially(tmp_path: Path) -> None:
+    """Without earlier contents, it is an error."""
+    with pytest.raises(UsageError, match="cannot read"):
         reloading(tmp_path / "missing")
 
 
@@ -790,17 +779,18 @@ INTERFACES = """exporter,if_index,name,description,speed
 
 
 def looked_up(names: InterfaceNames, *wanted: tuple[str, int]) -> list[tuple[str, str, int]]:
-    """Name, description and speed of interfaces."""
-    result = names.look_up(
+    """Return name, description and speed of interfaces."""
+    found = names.look_up(
         column([exporter for exporter, _ in wanted]), np.array([index for _, index in wanted], np.uint32)
     )
-    return list(
-        zip(texts_of(result.names), texts_of(result.descriptions), result.speeds_bps.tolist(), strict=True)
-    )
+    known = [names.interfaces.get((packed(exporter), index), Interface("")) for exporter, index in wanted]
+    return [
+        (name, each.description, each.speed_bps) for name, each in zip(texts_of(found), known, strict=True)
+    ]
 
 
 def test_a_table_of_interfaces(tmp_path: Path) -> None:
-    """By exporter and index; what is not known is empty and 0."""
+    """By exporter and index; unknown values are empty and 0."""
     names = InterfaceNames.from_csv(csv_file(tmp_path, INTERFACES))
     wanted = [
         (ROUTER, 1),
@@ -822,7 +812,7 @@ def test_a_table_of_interfaces(tmp_path: Path) -> None:
 
 
 def test_names_that_exporters_report(tmp_path: Path) -> None:
-    """The table's count; where it has none, and of interfaces that it does not have, those of the exporter."""
+    """The CSV file wins; the exporter fills in what it lacks."""
     table = InterfaceNames.from_csv(csv_file(tmp_path, INTERFACES))
     names = table.with_reported(
         {
@@ -848,7 +838,7 @@ def test_names_that_exporters_report(tmp_path: Path) -> None:
     )
 )
 def test_interfaces_are_those_of_the_mapping(interfaces: dict[tuple[bytes, int], Interface]) -> None:
-    """Every pair of exporter and index."""
+    """Every pair of exporter and index is found."""
     wanted = [(at, index) for at in (ROUTER, SWITCH, "10.0.0.2", "::", "::1") for index in range(11)]
     unknown = Interface("")
     assert looked_up(InterfaceNames(interfaces), *wanted) == [
@@ -859,24 +849,24 @@ def test_interfaces_are_those_of_the_mapping(interfaces: dict[tuple[bytes, int],
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("exporter,name\n", ":1: the header does not name all of the columns exporter, if_index and name"),
+        ("exporter,name\n", ":1: the header lacks the column exporter, if_index or name"),
         ("exporter,if_index,name\nrouter,1,x\n", ":2: 'router' is not an address"),
-        ("exporter,if_index,name\n10.0.0.1,,x\n", ":2: '' is not the index of an interface"),
+        ("exporter,if_index,name\n10.0.0.1,,x\n", ":2: '' is not an interface index"),
         (
             "exporter,if_index,name\n10.0.0.1,4294967296,x\n",
-            ":2: '4294967296' is not the index of an interface",
+            ":2: '4294967296' is not an interface index",
         ),
-        ("exporter,if_index,name\n10.0.0.1,-1,x\n", ":2: '-1' is not the index of an interface"),
+        ("exporter,if_index,name\n10.0.0.1,-1,x\n", ":2: '-1' is not an interface index"),
         ("exporter,if_index,name,speed\n10.0.0.1,1,x,fast\n", ":2: 'fast' is not a speed"),
         ("exporter,if_index,name,speed\n10.0.0.1,1,x,99999999T\n", ":2: '99999999T' is not a speed"),
         (
             "exporter,if_index,name\n10.0.0.1,1,x\n10.0.0.1,1,x\n10.0.0.1,1,y\n",
-            ":4: interface 1 of 10.0.0.1 is in the table before, with other values",
+            ":4: interface 1 of 10.0.0.1 is listed twice, with different values",
         ),
     ],
 )
-def test_what_is_wrong_in_a_table_of_interfaces(tmp_path: Path, text: str, what: str) -> None:
-    """The error names the file, the line, what is wrong and how to mend it."""
+def test_invalid_interface_files(tmp_path: Path, text: str, what: str) -> None:
+    """The error names the file, the line, the cause and the remedy."""
     path = csv_file(tmp_path, text)
     with pytest.raises(UsageError) as raised:
         InterfaceNames.from_csv(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of exporters: what is counted of each, what was lost on its way, and how many there may be."""
+"""The table of exporters: counts, losses and bounds."""
 
 from __future__ import annotations
 
@@ -46,44 +46,44 @@ ELSEWHERE = mapped("198.51.100.9")
 def netflow5(
     sequence: int, count: int, *, sender: bytes = SENDER, engine: int = 1, stated: int | None = None
 ) -> Sent:
-    """A datagram of so many flows."""
+    """Return a datagram with this many flows."""
     head = struct.pack("!HHIIIIHH", 5, count if stated is None else stated, 0, 0, 0, sequence, engine, 100)
     return Sent(sender, PORT, head + record(FIRST) * count)
 
 
 def sflow(sequence: int, *, port: int = PORT, sub_agent: int = 3) -> Sent:
-    """A datagram of one flow sample."""
+    """Return a datagram with one flow sample."""
     head = words(5) + address(AGENT) + words(sub_agent, sequence, 1000, 1)
     return Sent(SENDER, port, head + flow(RAW))
 
 
 class Collected:
-    """A decoder and a table, and what they have seen."""
+    """A decoder and a table, with the batches seen so far."""
 
     def __init__(self, exporters: Exporters | None = None) -> None:
         self.decoder = Decoder()
         self.exporters = exporters or Exporters()
 
     def see(self, *sent: Sent, received_ns: int = RECEIVED_NS) -> None:
-        """The next batch."""
+        """Process the next batch."""
         datagrams = batch(list(sent))
         datagrams.received_ns[:] = received_ns + np.arange(len(sent))
         self.exporters.update(self.decoder.decode(datagrams))
 
     def rows(self, *names: str) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-        """Columns of the table, by key."""
+        """Return columns of the table, by key."""
         table = self.exporters.table(self.decoder)
         keys, values = (zip(*(as_list(table[name]) for name in each), strict=True) for each in (KEY, names))
         return dict(zip(keys, values, strict=True))
 
     def lost(self) -> tuple[int, int, int]:
-        """What the only exporter has lost, its restarts, and how much nobody knows."""
+        """Return the only exporter's losses, restarts and unchecked datagrams."""
         (row,) = self.rows("lost", "restarts", "unchecked").values()
         return row
 
 
-def test_what_is_known_of_each() -> None:
-    """Of exporters by sender, port, version and domain; of agents by their address and sub-agent."""
+def test_state_of_each_exporter() -> None:
+    """By sender, port, version and domain; sFlow agents by address and sub-agent."""
     collected = Collected()
     declared = template_set(IPFIX, 300, PLAIN), options_set(IPFIX, 301, [(0, 149, 4)], [(0, 34, 4)])
     collected.see(
@@ -117,7 +117,7 @@ def test_what_is_known_of_each() -> None:
 
 
 def test_sets_that_were_dropped_are_counted_for_their_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also for one that has made room for others: the sum is that of the ledger."""
+    """Also for an evicted exporter: the sum matches the ledger."""
     monkeypatch.setattr(held, "ADDRESS_BYTES_MAX", 8000)
     collected = Collected(Exporters(most=1))
     waiting = a_set(300, plain(1))
@@ -131,7 +131,7 @@ def test_sets_that_were_dropped_are_counted_for_their_exporter(monkeypatch: pyte
 
 
 def test_the_last_sampling_rate_stays() -> None:
-    """Where later flows have none, or come in any order."""
+    """Also if later flows have none, or arrive in any order."""
     collected = Collected()
     declared = template_set(IPFIX, 300, [*PLAIN, (0, 34, 4)])
     for rates in ((10, 20, 0), (0,), (30, 0)):
@@ -144,7 +144,7 @@ def test_the_last_sampling_rate_stays() -> None:
 
 
 def test_netflow_5_numbers_flows() -> None:
-    """By engine; a datagram that was cut off has had as many as it says."""
+    """Per engine; a truncated datagram counts as many flows as it states."""
     collected = Collected()
     collected.see(
         netflow5(100, 2), netflow5(102, 3), netflow5(115, 1), netflow5(116, 0, stated=30), netflow5(146, 1)
@@ -156,15 +156,15 @@ def test_netflow_5_numbers_flows() -> None:
     assert [lost for (lost,) in collected.rows("lost").values()] == [6, 0]
 
 
-def test_a_count_that_no_exporter_would_send_is_not_believed() -> None:
-    """It has had the flows that are there."""
+def test_an_implausible_count_is_ignored() -> None:
+    """Only the flows present count."""
     collected = Collected()
     collected.see(netflow5(100, 1, stated=60_000), netflow5(101, 1))
     assert collected.lost() == (0, 0, 0)
 
 
 def test_netflow_9_numbers_messages() -> None:
-    """By source ID, whatever is in them."""
+    """Per source ID, whatever they contain."""
     collected = Collected()
     held = a_set(300, plain(1) * 7)
     collected.see(*(message(NETFLOW_9, held, sequence=sequence) for sequence in (2**32 - 2, 2**32 - 1, 2)))
@@ -174,7 +174,7 @@ def test_netflow_9_numbers_messages() -> None:
 
 
 def test_ipfix_numbers_records() -> None:
-    """Those of options too, those of a biflow once, and templates not."""
+    """Including options, a biflow once, and no templates."""
     fields = [*PLAIN, (29305, 1, 4)]
     declared = template_set(IPFIX, 300, fields), options_set(IPFIX, 301, [(0, 149, 4)], [(0, 34, 4)])
     data = a_set(300, (plain(1) + struct.pack("!I", 9)) * 3), a_set(301, struct.pack("!II", 7, 50) * 2)
@@ -198,8 +198,8 @@ def test_ipfix_numbers_records() -> None:
     ],
     ids=len,
 )
-def test_what_ipfix_has_not_read_is_not_lost(unknown: bytes) -> None:
-    """Nobody knows how many records the messages have had; the numbers are followed anew from the next one."""
+def test_undecoded_ipfix_records_are_not_lost(unknown: bytes) -> None:
+    """The number of records is unknown; numbers are followed again from the next message."""
     collected = Collected()
     declared = template_set(IPFIX, 301, PLAIN)
     collected.see(message(IPFIX, declared, a_set(301, plain(1) * 2), unknown, sequence=10))
@@ -209,8 +209,8 @@ def test_what_ipfix_has_not_read_is_not_lost(unknown: bytes) -> None:
     assert collected.lost() == (2, 0, 1)
 
 
-def test_a_late_message_that_cannot_be_read_fills_its_gap() -> None:
-    """As if it had had all that is missing there."""
+def test_a_late_undecodable_message_fills_its_gap() -> None:
+    """It fills the whole gap."""
     collected = Collected()
     collected.see(message(IPFIX, sequence=10), message(IPFIX, sequence=30), message(IPFIX, sequence=35))
     assert collected.lost() == (25, 0, 0)
@@ -219,7 +219,7 @@ def test_a_late_message_that_cannot_be_read_fills_its_gap() -> None:
 
 
 def test_sflow_numbers_datagrams() -> None:
-    """By agent and sub-agent, whichever port they come from."""
+    """Per agent and sub-agent, on any port."""
     collected = Collected()
     collected.see(sflow(7, port=1), sflow(8, port=2), sflow(8, port=2), sflow(11, port=1))
     assert collected.lost() == (2, 0, 0)
@@ -228,8 +228,8 @@ def test_sflow_numbers_datagrams() -> None:
 
 
 @pytest.mark.parametrize(("sequence", "expected"), [(0, (0, 1, 0)), (2**31, (0, 1, 0)), (99_000, (0, 0, 0))])
-def test_a_far_number_is_that_of_a_restart(sequence: int, expected: tuple[int, int, int]) -> None:
-    """Not of four billion lost flows; what follows it is followed."""
+def test_a_distant_number_means_a_restart(sequence: int, expected: tuple[int, int, int]) -> None:
+    """It does not mean four billion lost flows; the numbers that follow are followed."""
     collected = Collected()
     collected.see(netflow5(99_999, 1), netflow5(sequence, 1))
     assert collected.lost() == expected
@@ -247,7 +247,7 @@ DECLARED = {
 
 
 class Exporter:
-    """Numbers its datagrams in some way: of each `counted` says how much it moves the numbers.
+    """An exporter with a numbering scheme: `counted` returns how far each datagram advances the numbers.
 
     Domains share one series unless it has several.
     """
@@ -260,7 +260,7 @@ class Exporter:
         self._first = first
 
     def sent(self, flows: int, options: int, domain: int) -> tuple[Sent, int]:
-        """The next datagram, and how many numbers it takes."""
+        """Return the next datagram, and how many numbers it takes."""
         sets = (
             *DECLARED[self._version],
             *([a_set(300, plain(1) * flows)] if flows else []),
@@ -282,8 +282,8 @@ COUNTED_BY: dict[str, Callable[[int, int, int], int]] = {
 
 @settings(max_examples=40)
 @given(st.data())
-def test_what_numbers_count_is_recognized(data: st.DataObject) -> None:
-    """Whatever it is, and of one domain or of all: what is lost then is what did not come, also after a restart."""
+def test_numbering_schemes_are_recognized(data: st.DataObject) -> None:
+    """For all countings, and one or all domains: losses equal what did not arrive, also after a restart."""
     version = data.draw(st.sampled_from((NETFLOW_9, IPFIX)))
     counted = data.draw(st.sampled_from(sorted(COUNTED_BY)))
     first = data.draw(st.sampled_from((0, 7, 2**31, 2**32 - 40)))
@@ -291,7 +291,7 @@ def test_what_numbers_count_is_recognized(data: st.DataObject) -> None:
     exporter = Exporter(version, COUNTED_BY[counted], first=first, by_domain=data.draw(st.booleans()))
     collected = Collected()
     lost = 0
-    # The first ones come: nobody can say what was lost before there was anything.
+    # The first ones arrive, as losses before them would be unknown.
     for at in range(40):
         sent, _ = exporter.sent(at % 3 + 2, at % 2, at % domains)
         collected.see(sent)
@@ -306,7 +306,7 @@ def test_what_numbers_count_is_recognized(data: st.DataObject) -> None:
                 lost += units
         for at in range(0, len(pending), 7):
             collected.see(*pending[at : at + 7])
-        # What is lost at the end shows with what comes then.
+        # Losses at the end are revealed by what follows.
         for domain in range(domains):
             collected.see(exporter.sent(3, 1, domain)[0])
     assert sum(lost for (lost,) in collected.rows("lost").values()) == lost
@@ -317,7 +317,7 @@ def test_what_numbers_count_is_recognized(data: st.DataObject) -> None:
 
 
 def numbered(*sequences: int, version: int = NETFLOW_9, flows: int = 10, domain: int = 7) -> list[Sent]:
-    """Datagrams of so many flows, with these numbers."""
+    """Return datagrams with this many flows and these numbers."""
     sets = DECLARED[version][0], a_set(300, plain(1) * flows)
     return [message(version, *sets, sequence=each % 2**32, domain=domain) for each in sequences]
 
@@ -345,7 +345,7 @@ NOTHING_LOST = {
 @pytest.mark.parametrize("at_once", [1, 7, 100])
 @pytest.mark.parametrize("name", NOTHING_LOST)
 def test_nothing_is_lost_where_all_has_come(name: str, at_once: int) -> None:
-    """However an exporter numbers, and in whatever batches it comes."""
+    """However an exporter numbers, and in any batching."""
     sent, collected = NOTHING_LOST[name], Collected()
     for at in range(0, len(sent), at_once):
         collected.see(*sent[at : at + at_once])
@@ -373,8 +373,8 @@ UNEXPLAINED = {
 
 @pytest.mark.parametrize("at_once", [1, 7, 100])
 @pytest.mark.parametrize("name", UNEXPLAINED)
-def test_numbers_that_nothing_explains(name: str, at_once: int) -> None:
-    """As two switches with the same agent address, or numbers that say nothing: nobody knows what was lost."""
+def test_unexplained_numbers(name: str, at_once: int) -> None:
+    """For two switches with the same agent address, or meaningless numbers, losses are unknown."""
     collected = Collected()
     sent = [sflow(number) for number in UNEXPLAINED[name]]
     for at in range(0, len(sent), at_once):
@@ -382,7 +382,7 @@ def test_numbers_that_nothing_explains(name: str, at_once: int) -> None:
     ((lost, counting, unchecked),) = collected.rows("lost", "counting", "unchecked").values()
     assert (lost, counting) == (0, Counting.UNKNOWN)
     assert unchecked > 20
-    # One of them has gone, or was configured.
+    # One of them is gone, or was reconfigured.
     collected.see(*(sflow(number) for number in range(20_000, 20_100)))
     assert collected.rows("counting") == {(mapped(AGENT), 0, 105, 3): (Counting.DATAGRAMS,)}
     collected.see(sflow(20_105))
@@ -392,7 +392,7 @@ def test_numbers_that_nothing_explains(name: str, at_once: int) -> None:
 @pytest.mark.parametrize("at_once", [1, 100])
 @pytest.mark.parametrize("first_flows", [1, 10])
 def test_flows_are_numbered_before_their_template_comes(first_flows: int, at_once: int) -> None:
-    """Nobody knows what numbers count before there is a template; then it is known, and nothing was lost."""
+    """What the numbers count is unknown until a template arrives; then it is known, without losses."""
     collected = Collected()
     data = [
         message(NETFLOW_9, a_set(300, plain(1) * first_flows), sequence=at * first_flows) for at in range(40)
@@ -409,7 +409,7 @@ def test_flows_are_numbered_before_their_template_comes(first_flows: int, at_onc
 
 
 def test_datagrams_are_numbered_before_their_template_comes() -> None:
-    """What is lost then is lost."""
+    """Losses before the template are counted."""
     collected = Collected()
     collected.see(
         *(
@@ -423,8 +423,8 @@ def test_datagrams_are_numbered_before_their_template_comes() -> None:
     assert collected.lost() == (8, 0, 0)
 
 
-def test_an_exporter_that_is_replaced_by_another_kind() -> None:
-    """What the one before has lost stays; of the new one nothing is lost once it is known."""
+def test_an_exporter_replaced_by_another_kind() -> None:
+    """Losses of the old one are kept; the new one has none once its numbering is recognized."""
     collected = Collected()
     collected.see(*numbered(*range(100), *range(104, 200)))
     assert collected.lost() == (4, 0, 0)
@@ -438,7 +438,7 @@ def test_an_exporter_that_is_replaced_by_another_kind() -> None:
 
 
 def flood(count: int, *, header: bytes) -> Datagrams:
-    """One datagram from each of so many senders, the same from all."""
+    """Return one datagram from each of this many senders, all the same."""
     senders = np.zeros((count, 16), np.uint8)
     senders[:, 12:] = np.arange(count, dtype=">u4").view(np.uint8).reshape(-1, 4)
     return Datagrams(
@@ -452,7 +452,7 @@ def flood(count: int, *, header: bytes) -> Datagrams:
 
 
 def test_a_flood_of_senders_is_bounded() -> None:
-    """What was counted stays counted; an exporter that keeps sending stays in the table, with what is known of it."""
+    """Counts are kept; an exporter that keeps sending stays in the table with its state."""
     collected = Collected()
     count, mine = 100_000, netflow5(10, 1)
     collected.see(mine)
@@ -475,7 +475,7 @@ def test_a_flood_of_senders_is_bounded() -> None:
 
 @pytest.mark.parametrize("header", [b"rubbish", message(IPFIX, a_set(300, plain(1))).data], ids=len)
 def test_a_flood_in_one_batch(header: bytes) -> None:
-    """Garbage takes nobody's room; neither does data whose template nobody knows take that of known domains."""
+    """Garbage evicts nobody, and data without a known template does not evict known domains."""
     collected = Collected()
     collected.see(message(IPFIX, template_set(IPFIX, 300, PLAIN)))
     collected.exporters.update(collected.decoder.decode(flood(20_000, header=header)))
@@ -489,8 +489,8 @@ def test_a_flood_in_one_batch(header: bytes) -> None:
     assert list(collected.decoder.messages.known.all) == [(SENDER, PORT, IPFIX, 7)]
 
 
-def test_what_an_evicted_domain_has_lost_is_not_found_in_its_row() -> None:
-    """By others that share its series, when that comes late."""
+def test_losses_of_an_evicted_domain_are_not_recovered_in_its_row() -> None:
+    """A late arrival in a shared series is not credited to the row's new owner."""
     collected = Collected(Exporters(most=2))
     collected.see(*(numbered(at, domain=at % 2)[0] for at in range(20)))
     collected.see(*numbered(24, domain=0))
@@ -500,7 +500,7 @@ def test_what_an_evicted_domain_has_lost_is_not_found_in_its_row() -> None:
 
 
 def test_an_evicted_exporter_begins_anew() -> None:
-    """Nothing remains of it, nor of what its numbers should be."""
+    """Neither its counts nor its numbers remain."""
     collected = Collected(Exporters(most=2))
     collected.see(netflow5(10, 1), netflow5(50, 1, engine=2), netflow5(11, 1), netflow5(90_000, 1, engine=3))
     assert collected.rows("datagrams", "lost", "restarts") == {
@@ -521,7 +521,7 @@ def test_an_evicted_exporter_begins_anew() -> None:
     st.integers(1, 8),
 )
 def test_counts_are_those_of_each_exporter(sent: list[tuple[int, int]], at_once: int, most: int) -> None:
-    """In whatever batches; and with those that have made room they are those of all."""
+    """In any batching; including evicted ones, they add up to the totals."""
     plenty, few = Collected(), Collected(Exporters(most))
     for at in range(0, len(sent), at_once):
         for collected in (plenty, few):
@@ -541,18 +541,18 @@ def test_counts_are_those_of_each_exporter(sent: list[tuple[int, int]], at_once:
 
 
 def before_and_after(flows: list[int]) -> list[Sent]:
-    """Datagrams of so many flows, each numbered by what was sent with it: others number by what was sent before."""
+    """Return datagrams with this many flows, numbered by a count that includes them instead of only earlier ones."""
     return [netflow5(sum(flows[: at + 1]), count) for at, count in enumerate(flows)]
 
 
 @pytest.mark.parametrize("at_once", [1, 9])
 @pytest.mark.parametrize("name", ["with itself", "connections"])
-def test_numbers_that_are_due_by_chance(name: str, at_once: int) -> None:
-    """No loss is counted for ever where an exporter counts something else that now and then looks right."""
+def test_numbers_that_match_by_chance(name: str, at_once: int) -> None:
+    """Losses do not accumulate if an exporter counts something else that matches now and then."""
     if name == "with itself":
         sent = before_and_after([30, 30, 30, 7, 30, 30, 12, 30, 30, 21] * 60)
     else:
-        # softflowd before 1.0 counts connections, which give one or two flows; often there is a single one.
+        # softflowd before 1.0 counts connections, which yield one or two flows, often a single one.
         connections = [1, 5, 9, 3, 8, 1, 4, 7] * 80
         sent = [numbered(sum(connections[:at]), flows=2 * count)[0] for at, count in enumerate(connections)]
     collected = Collected()
@@ -564,7 +564,7 @@ def test_numbers_that_are_due_by_chance(name: str, at_once: int) -> None:
 
 @pytest.mark.parametrize("every", [2, 3])
 def test_much_is_lost(every: int) -> None:
-    """Where one datagram in two or three is lost, so many are counted."""
+    """If one datagram in two or three is lost, that many are counted."""
     collected = Collected()
     collected.see(*numbered(*range(40)))
     generator = np.random.default_rng(1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling rates that a user gives: which flows have them, and what is refused."""
+"""User-supplied sampling rates: which flows they apply to, and what is rejected."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from nettop.errors import UsageError
 from nettop.flows.decode.decoder import Decoder
-from nettop.flows.decode.given_rates import parsed_rates
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
+from nettop.flows.decode.user_rates import parse_rates
 
 from .test_flow_messages import (
     PLAIN,
@@ -30,18 +30,18 @@ from .test_flow_sflow import AGENT, RAW, flow
 from .test_flow_sflow import datagram as sflow_datagram
 
 FIELDS = [*PLAIN, (0, 10, 4), (0, 14, 4), (0, 61, 1)]
-"""With both interfaces, and the direction."""
+"""With both interfaces and the direction."""
 
 
 def flows(*interfaces: tuple[int, int, int], version: int = IPFIX, options: bytes = b"") -> Sent:
-    """A message of flows of these interfaces and directions, numbered by their bytes."""
+    """Return a message of flows with these interfaces and directions, numbered by their bytes."""
     records = (plain(at) + struct.pack("!IIB", *each) for at, each in enumerate(interfaces))
     return message(version, options, template_set(version, 300, FIELDS), a_set(300, b"".join(records)))
 
 
 def rates(given: list[str], *sent: Sent) -> list[int]:
-    """The rates of all flows in the order of exporters and their bytes."""
-    decoded = Decoder(parsed_rates(given)).decode(batch(list(sent)))
+    """Return the rates of all flows, ordered by exporter and bytes."""
+    decoded = Decoder(parse_rates(given)).decode(batch(list(sent)))
     rows = zip(
         *(decoded.flows[name].tolist() for name in ("exporter", "bytes", "sampling_rate")), strict=True
     )
@@ -70,20 +70,20 @@ FLOWS = flows((5, 6, 0), (6, 5, 255), (7, 5, 1), (8, 9, 0), options=TWO_RATES)
         (["192.0.2.1=7", "192.0.2.1=8"], [8, 8, 8, 8]),
     ],
 )
-def test_which_rate_counts(given: list[str], seen: list[int]) -> None:
-    """The interface's, the exporter's, what the exporter says, and the default where it says none."""
+def test_precedence_of_rates(given: list[str], seen: list[int]) -> None:
+    """The interface's, the exporter's, the announced one, then the default."""
     assert rates(given, FLOWS) == seen
 
 
 def test_exporters_have_rates_of_their_own() -> None:
-    """However their datagrams follow each other."""
+    """In any order of their datagrams."""
     one, other = flows((1, 2, 0), (5, 2, 0)), from_port(flows((1, 2, 0), (5, 2, 0)), 1, sender=QUIET)
     given = ["192.0.2.1=10", "192.0.2.2/5=20", "3"]
     assert rates(given, one, other, one, other) == [10, 10, 10, 10, 3, 3, 20, 20]
 
 
 def test_every_protocol_but_sflow() -> None:
-    """NetFlow 5 says a rate in its header; a sample of sFlow has its own, if that is not 0."""
+    """NetFlow v5 has a rate in its header; an sFlow sample keeps its own unless it is 0."""
     netflow_5 = datagram(record(FIRST)).data
     unsampled = netflow_5[:22] + b"\0\0" + netflow_5[24:]
     netflow_9 = flows((1, 2, 0), version=NETFLOW_9)
@@ -123,9 +123,9 @@ def test_every_protocol_but_sflow() -> None:
         ),
     ],
 )
-def test_what_is_wrong(text: str) -> None:
-    """The error names it, and what to write."""
+def test_invalid_rates(text: str) -> None:
+    """The error names the value and the correct form."""
     with pytest.raises(UsageError) as raised:
-        parsed_rates(["10", text])
+        parse_rates(["10", text])
     assert repr(text) in raised.value.what
     assert "192.0.2.1/5=1000" in raised.value.remedy

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a collector answers over HTTP: queries as ClickHouse does, flows of other producers, and what it does itself."""
+"""The collector's HTTP API: queries as in ClickHouse, flows of other producers, and its own state."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ from tests.unit.test_flow_protobuf import example_flows
 
 
 class Answering:
-    """A store whose answer is the query itself."""
+    """A store that answers with the query itself."""
 
     def __init__(self, failure: NettopError | None = None) -> None:
         self.failure = failure
 
     def insert(self, blocks: Mapping[str, bytes], token: str) -> None:
-        """No query gets here."""
+        """Fail: queries never insert."""
         raise AssertionError
 
     def check(self) -> None:
-        """Nothing is kept."""
+        """Do nothing."""
 
     def query(self, sql: str, form: str = "JSONCompact") -> bytes:
-        """The query and the format."""
+        """Return the query and the format."""
         if self.failure is not None:
             raise self.failure
         return f"{form}|{sql}".encode()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
 async def ask(routes: list[Route], method: str, url: str, **how: Any) -> httpx.Response:
-    """The answer to one request."""
+    """Return the answer to one request."""
     transport = httpx.ASGITransport(make_app(routes))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         return await client.request(method, url, **how)
@@ -102,7 +102,7 @@ class Engine(Answering):
     """A store that knows its version and time zone."""
 
     def query(self, sql: str, form: str = "JSONCompact") -> bytes:
-        """Only that."""
+        """Answer only that."""
         assert (sql, form) == ("SELECT version(), timezone()", "JSONCompactEachRow")
         return b'["26.9.2.1", "Etc/UTC"]\n'
 
@@ -172,7 +172,7 @@ async def test_queries_that_are_refused(how: dict[str, Any], words: str) -> None
 
 
 def producing(directory: Path, most_bytes: int = 1 << 30) -> ProducedFlows:
-    """What takes flows of other producers for this directory."""
+    """Return a ProducedFlows for this directory."""
     to = Destination(200, directory, most_bytes, LookupFiles([], [], None))
     return ProducedFlows(to, lambda _: None)
 
@@ -221,7 +221,7 @@ async def test_flows_for_a_full_spool(tmp_path: Path) -> None:
 
 
 def collector_state(**changed: Any) -> CollectorState:
-    """A collector that has received ten flows: five are stored, two wait, one each is elsewhere."""
+    """Return a collector state with ten flows: five stored, two waiting, and one in each other state."""
     exporters = np.zeros(1, EXPORTER)
     exporters["exporter"] = np.void(bytes(10) + b"\xff\xff\xc0\0\2\1")
     exporters["rows"] = 10
@@ -257,7 +257,7 @@ def collector_state(**changed: Any) -> CollectorState:
 
 
 def always(state: CollectorState) -> Callable[[], CollectorState]:
-    """This state."""
+    """Always return this state."""
     return lambda: state
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows to Kafka: to the broker that librdkafka has for tests, and to none."""
+"""Flows to Kafka: to librdkafka's mock broker, and to a missing one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from nettop.errors import UsageError
 from nettop.flows.outputs import kafka
 from nettop.flows.outputs.kafka import FAILED, SENT, KafkaOutput, Topic, topic_of
-from nettop.flows.protobuf import decoded_batch
+from nettop.flows.protobuf import decode_batch
 
 from .test_flow_protobuf import example_flows, rows_of
 
@@ -19,9 +19,9 @@ NOWHERE = "127.0.0.1:1"
 
 
 def test_flows_become_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each message is a batch of so many flows at most, all of them in order; acknowledged ones are counted."""
+    """Each message is a batch of bounded size, in order; acknowledged flows are counted."""
     monkeypatch.setattr(kafka, "BATCH_FLOWS", 2)
-    # A cluster belongs to the client that made it: this one is the consumer, and lends it to the producer.
+    # A cluster belongs to the client that created it: the consumer here, which lends it to the producer.
     consumer = confluent_kafka.Consumer(
         {
             "test.mock.num.brokers": 1,
@@ -42,7 +42,7 @@ def test_flows_become_messages(monkeypatch: pytest.MonkeyPatch) -> None:
         message = consumer.poll(DEADLINE_S)
         assert message is not None
         assert message.error() is None, message.error()
-        some, count = decoded_batch(message.value(), 0)
+        some, count = decode_batch(message.value(), 0)
         sizes.append(count)
         rows += rows_of(some)
     consumer.close()
@@ -51,7 +51,7 @@ def test_flows_become_messages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_broker() -> None:
-    """What cannot be delivered in time, or does not fit the queue, is counted; nothing waits for it."""
+    """What cannot be delivered in time, or does not fit in the queue, is counted; nothing blocks."""
     output = KafkaOutput(Topic(NOWHERE, "flows"), {"message.timeout.ms": 100})
     output.send(example_flows(4))
     output.close()
@@ -59,7 +59,7 @@ def test_no_broker() -> None:
 
 
 def test_a_full_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it does not take is counted at once."""
+    """What does not fit is counted at once."""
     monkeypatch.setattr(kafka, "BATCH_FLOWS", 1)
     monkeypatch.setattr(kafka, "END_S", 0.0)
     output = KafkaOutput(Topic(NOWHERE, "flows"), {"queue.buffering.max.messages": 3})
@@ -70,12 +70,12 @@ def test_a_full_queue(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "broker:9092", "/flows", "broker:9092/"])
-def test_words_without_a_broker_or_a_topic(text: str) -> None:
-    """The error shows how to write it."""
+def test_values_without_a_broker_or_a_topic(text: str) -> None:
+    """The error shows the correct form."""
     with pytest.raises(UsageError, match="has no topic"):
         topic_of(text)
 
 
-def test_words_of_several_brokers() -> None:
+def test_values_with_several_brokers() -> None:
     """The last part is the topic."""
     assert topic_of("a:9092,b:9092/flows") == ("a:9092,b:9092", "flows")

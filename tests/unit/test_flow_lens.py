@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flows lens: rows of what a collector says of itself, as documents of the collector's own making."""
+"""The flows lens: rows from documents as produced by a collector."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from nettop import cli
 from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed
 from nettop.flows.decode.numbering import Counting
 from nettop.flows.exporters import EXPORTER
-from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH, Collector, none_answers, running_collector
+from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH, Collector, no_answer_message, running_collector
 from nettop.probes.flows import probe
 from nettop.probes.flows.probe import CollectorState as Probe
 from nettop.query.address import address_text
 from nettop.serve.flows.state import exporter_documents, state_document
 from nettop.settings import SYSTEM_FLOWS_DIR, collector_urls
-from nettop.snapshots.flows import COLLECTOR, COUNTINGS, EXPORTERS, LEDGER, LENS
-from nettop.snapshots.snapshot import Array, known
+from nettop.snapshots.arrays import Array
+from nettop.snapshots.flows import COUNTINGS, EXPORTERS, LEDGER, LENS
+from nettop.snapshots.snapshot import known
+from tests.options import source_options
 
 from .test_flow_http import collector_state
 
@@ -32,7 +34,7 @@ ADDRESSES = {
 
 
 def exporters(*values: dict[str, Any]) -> Array:
-    """Exporters as the collector has them."""
+    """Return exporters as in the collector's table."""
     made = np.zeros(len(values), EXPORTER)
     for row, given in zip(made, values, strict=True):
         for name, value in given.items():
@@ -41,14 +43,14 @@ def exporters(*values: dict[str, Any]) -> Array:
 
 
 class Answers:
-    """A collector with these exporters; it may go away."""
+    """A collector with these exporters, which may go away."""
 
     def __init__(self, known: Array) -> None:
         self.known = known
         self.is_away = False
 
     def document(self, path: str) -> Any:
-        """As of nettop.flows.reader.Collector."""
+        """Return a document, as in nettop.flows.reader.Collector."""
         if self.is_away:
             raise SourceFailed("the collector does not answer", "")
         if path == EXPORTERS_PATH:
@@ -59,12 +61,12 @@ class Answers:
 
 @pytest.fixture
 def looked_for(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """The addresses that collectors were looked for at; without `answering` there is none."""
+    """Return the addresses probed for collectors; without `answering` none answers."""
     return answering(None, monkeypatch)
 
 
 def answering(collector: Answers | None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """Have this collector answer, and return the addresses that it was looked for at."""
+    """Let this collector answer, and return the addresses that were probed."""
     urls: list[tuple[str, ...]] = []
 
     def running(places: Sequence[str]) -> Answers | None:
@@ -76,7 +78,7 @@ def answering(collector: Answers | None, monkeypatch: pytest.MonkeyPatch) -> lis
 
 
 def test_exporters_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is lost and a sampling rate are none where nobody knows; what came late makes no exports lost."""
+    """Unknown losses and sampling rates are missing values; late arrivals never make losses negative."""
     given = exporters(
         {
             "exporter": "192.0.2.1",
@@ -123,13 +125,13 @@ def test_exporters_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert known(rows["sampling_rate"]).tolist() == [False, True, False, False]
 
 
-def test_countings_have_the_same_words() -> None:
-    """For the lens and the collector."""
+def test_countings_have_the_same_names() -> None:
+    """In the lens and in the collector."""
     assert {each.name.lower(): each for each in Counting} == {word: code for code, word in COUNTINGS.items()}
 
 
 def test_ids_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exporter's row is the same in the next reading, also where two processes receive from it."""
+    """An exporter keeps its row in the next reading, also if two processes receive from it."""
     twice = {"exporter": "192.0.2.1", "protocol_version": 5}
     collector = Answers(exporters(twice, {"exporter": "2001:db8::1"}, twice))
     answering(collector, monkeypatch)
@@ -142,7 +144,7 @@ def test_ids_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each part begins with the sum of its other terms."""
+    """Each part starts with the sum of its other terms."""
     answering(Answers(exporters()), monkeypatch)
     rows = Probe().read(TAKEN_NS).tables[LEDGER.name]
     words = rows.texts["of"], rows.texts["term"]
@@ -154,7 +156,7 @@ def test_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_collector(looked_for: list[tuple[str, ...]]) -> None:
-    """The lens has no rows, and says where it has looked; it goes on looking."""
+    """The lens has no rows, says where it looked, and keeps looking."""
     source = Probe()
     for _ in range(2):
         snapshot = source.read(TAKEN_NS)
@@ -190,20 +192,20 @@ def test_plain_output_without_a_collector(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It says so once, on standard error alone, and ends as what has no source."""
-    monkeypatch.setattr(probe, "none_answers", lambda _: "no collector answers at unix:here")
+    """It says so once, on standard error only, and exits with the code for a missing source."""
+    monkeypatch.setattr(probe, "no_answer_message", lambda _: "no collector answers at unix:here")
     code = cli.run(["--view", view, *words], lambda _: Probe())
     shown = capsys.readouterr()
     assert (code, shown.out) == (ExitCode.SOURCE, "")
     assert shown.err.count("no collector answers at unix:here") == 1
-    assert "start one: nettop collect" in shown.err
+    assert "start one with nettop collect" in shown.err
     assert len(looked_for) >= 1
 
 
 def test_why_none_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A collector that we may not ask, or that wants a token, is told from none at all."""
+    """A collector that denies permission, or requires a token, is distinguished from none at all."""
     answers: dict[str, NettopError | int] = {
-        "unix:/closed": PermissionMissing("you may not use it"),
+        "unix:/closed": PermissionMissing("permission denied"),
         "http://[::1]:1": SourceFailed("it does not answer"),
         "http://[::1]:2": 401,
     }
@@ -216,21 +218,21 @@ def test_why_none_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Collector, "_answer", answered)
     assert running_collector(list(answers)) is None
-    assert none_answers(list(answers)) == (
+    assert no_answer_message(list(answers)) == (
         "no collector answers at unix:/closed (permission denied) or http://[::1]:1 or http://[::1]:2 (status 401)"
     )
 
 
 def test_another_collector(looked_for: list[tuple[str, ...]]) -> None:
-    """--collector names the only one to look for."""
+    """--collector names the only one to try."""
     source = Probe()
-    source.set(COLLECTOR.name, "http://192.0.2.9:9472")
+    source.configure(source_options(collector="http://192.0.2.9:9472"))
     source.read(TAKEN_NS)
     assert looked_for == [("http://192.0.2.9:9472",)]
 
 
 def test_a_collector_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reading after that has no rows; when it is back, it has them again."""
+    """The next reading has no rows; they return with the collector."""
     collector = Answers(exporters({"exporter": "192.0.2.1"}))
     answering(collector, monkeypatch)
     source = Probe()

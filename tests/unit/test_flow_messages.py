@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NetFlow v9 and IPFIX: the decoder gives what a plain one gives, whatever exporters declare, in whatever batches."""
+"""NetFlow v9 and IPFIX: the decoder agrees with the oracle, for any declarations and any batching."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.flows.columns import ADDRESS, COLUMNS, Flows, joined_flows
+from nettop.flows.columns import ADDRESS, COLUMNS, Flows, concatenate_flows
 from nettop.flows.decode import domains, held
 from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.decode.framing import Decoded
@@ -37,12 +37,12 @@ LENGTHS = {
     7: (2,), 11: (2,), 4: (1,), 56: (6,), 70: (3,), 32: (2,), 152: (8,), 154: (8,), 150: (4,), 158: (4,), 22: (4,),
     21: (4,), 151: (4,), 153: (8,), 160: (8,), 61: (1,), 82: (5,),
 }  # fmt: skip
-"""Elements, and the lengths that they may have."""
+"""Elements, with their possible lengths."""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """A message: who sent it, and its bytes."""
+    """A message: its sender and its bytes."""
 
     sender: bytes
     port: int
@@ -50,7 +50,7 @@ class Sent:
 
 
 def batch(sent: list[Sent]) -> Datagrams:
-    """The messages in one buffer."""
+    """Return the messages in one buffer."""
     lengths = np.array([len(each.data) for each in sent], np.intp)
     return Datagrams(
         np.frombuffer(b"".join(each.data for each in sent), np.uint8),
@@ -63,7 +63,7 @@ def batch(sent: list[Sent]) -> Datagrams:
 
 
 def message(version: int, *sets: bytes, domain: int = 7, sequence: int = 1) -> Sent:
-    """A message of these sets."""
+    """Return a message of these sets."""
     content = b"".join(sets)
     if version == NETFLOW_9:
         head = struct.pack("!HHIIII", 9, len(sets), UPTIME_MS, EXPORT_S, sequence, domain)
@@ -73,18 +73,18 @@ def message(version: int, *sets: bytes, domain: int = 7, sequence: int = 1) -> S
 
 
 def a_set(set_id: int, content: bytes, padding: int = 0) -> bytes:
-    """A set with its header."""
+    """Return a set with its header."""
     return struct.pack("!HH", set_id, 4 + len(content) + padding) + content + bytes(padding)
 
 
 def template_set(version: int, template_id: int, fields: list[Field]) -> bytes:
-    """A set of one template."""
+    """Return a set of one template."""
     content = struct.pack("!HH", template_id, len(fields)) + packed(fields)
     return a_set(0 if version == NETFLOW_9 else 2, content)
 
 
 def options_set(version: int, template_id: int, scopes: list[Field], fields: list[Field]) -> bytes:
-    """A set of one options template."""
+    """Return a set of one options template."""
     if version == NETFLOW_9:
         head = struct.pack("!HHH", template_id, 4 * len(scopes), 4 * len(fields))
         return a_set(1, head + packed([*scopes, *fields]))
@@ -93,7 +93,7 @@ def options_set(version: int, template_id: int, scopes: list[Field], fields: lis
 
 
 def packed(fields: list[Field]) -> bytes:
-    """Fields as templates declare them."""
+    """Pack fields as in a template."""
     parts = []
     for enterprise, number, length in fields:
         parts.append(struct.pack("!HH", number | (0x8000 if enterprise else 0), length))
@@ -103,27 +103,27 @@ def packed(fields: list[Field]) -> bytes:
 
 
 def decode(decoder: MessageDecoder, sent: list[Sent]) -> Decoded:
-    """What one batch gives."""
+    """Decode one batch."""
     versions = {struct.unpack_from("!H", each.data)[0] for each in sent}
     (version,) = versions
     return decoder.decode(batch(sent), np.arange(len(sent)), version)
 
 
 def flows_of(*decoded: Decoded) -> Flows:
-    """All flows of these batches."""
-    return joined_flows(
+    """Return all flows of these batches."""
+    return concatenate_flows(
         [p for each in decoded for p in each.parts], [n for each in decoded for n in each.rows]
     )
 
 
 def rows_of(flows: Flows) -> list[Row]:
-    """The compared columns, row by row."""
+    """Return the compared columns, row by row."""
     values = [flows[name].tolist() for name in COMPARED]
     return [dict(zip(COMPARED, row, strict=True)) for row in zip(*values, strict=True)]
 
 
 def expected(oracle: Oracle) -> list[Row]:
-    """The oracle's rows, with defaults for what they lack; a column has as many bits as it stores."""
+    """Return the oracle's rows, with defaults for missing columns, masked to the stored width."""
     rows = []
     for row in oracle.rows:
         values = {name: row.get(name, DEFAULTS[name]) for name in COMPARED}
@@ -137,7 +137,7 @@ def expected(oracle: Oracle) -> list[Row]:
 
 
 def counted(rows: list[Row]) -> Counter[tuple[tuple[str, int | bytes], ...]]:
-    """Rows without their order."""
+    """Count rows regardless of order."""
     return Counter(tuple(sorted(row.items())) for row in rows)
 
 
@@ -146,7 +146,7 @@ def counted(rows: list[Row]) -> Counter[tuple[tuple[str, int | bytes], ...]]:
 
 @st.composite
 def fields_of(draw: st.DrawFn, version: int) -> list[Field]:
-    """The fields of a template."""
+    """Draw the fields of a template."""
     fields: list[Field] = []
     for number in draw(st.lists(st.sampled_from(list(LENGTHS)), min_size=1, max_size=12)):
         length = draw(st.sampled_from(LENGTHS[number]))
@@ -161,7 +161,7 @@ def fields_of(draw: st.DrawFn, version: int) -> list[Field]:
 
 @st.composite
 def a_record(draw: st.DrawFn, fields: list[Field]) -> bytes:
-    """The bytes of a record."""
+    """Draw the bytes of a record."""
     parts = []
     for _, _, length in fields:
         if length == VARIABLE:
@@ -175,7 +175,7 @@ def a_record(draw: st.DrawFn, fields: list[Field]) -> bytes:
 
 @st.composite
 def a_run(draw: st.DrawFn) -> list[Sent]:
-    """Messages of some domains, each of which declares templates before it uses them, and may declare them anew."""
+    """Draw messages of some domains, which declare templates before using them and may redeclare them."""
     version = draw(st.sampled_from((NETFLOW_9, IPFIX)))
     known: dict[tuple[int, int], list[Field]] = {}
     sent = []
@@ -196,7 +196,7 @@ def a_run(draw: st.DrawFn) -> list[Sent]:
 
 
 @given(a_run(), st.integers(1, 6))
-def test_flows_are_what_a_plain_decoder_reads(sent: list[Sent], at_once: int) -> None:
+def test_flows_match_the_oracle(sent: list[Sent], at_once: int) -> None:
     """However many messages a batch has."""
     oracle, decoder = Oracle(RECEIVED_NS // 1_000_000), MessageDecoder()
     for each in sent:
@@ -209,7 +209,7 @@ def test_flows_are_what_a_plain_decoder_reads(sent: list[Sent], at_once: int) ->
 
 @given(a_run(), st.data())
 def test_broken_messages_harm_no_other(sent: list[Sent], data: st.DataObject) -> None:
-    """Whatever bytes are changed or cut off, nothing is raised, and what another exporter sends is decoded."""
+    """Whatever is changed or cut off, nothing is raised, and other exporters' messages are decoded."""
     decoder, other = MessageDecoder(), MessageDecoder()
     broken = []
     for each in sent:
@@ -230,13 +230,13 @@ PLAIN: list[Field] = [(0, 8, 4), (0, 12, 4), (0, 1, 4), (0, 2, 4)]
 
 
 def plain(byte_count: int) -> bytes:
-    """A record of the plain template."""
+    """Return a record of the plain template."""
     return struct.pack("!4s4sII", bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2)), byte_count, 1)
 
 
 @pytest.mark.parametrize("version", [NETFLOW_9, IPFIX])
 def test_sets_wait_for_their_template(version: int) -> None:
-    """They keep the header of their own message."""
+    """They keep their own message's header."""
     decoder = MessageDecoder()
     first = decode(decoder, [message(version, a_set(300, plain(11)), sequence=5)])
     assert (first.held, sum(first.rows)) == (1, 0)
@@ -251,8 +251,8 @@ def test_sets_wait_for_their_template(version: int) -> None:
 
 
 @pytest.mark.parametrize("bound", ["DOMAIN_BYTES_MAX", "ADDRESS_BYTES_MAX", "BYTES_MAX"])
-def test_what_waits_is_bounded(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sets that have waited for longest are dropped, and counted."""
+def test_waiting_sets_are_bounded(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sets that have waited longest are dropped and counted."""
     monkeypatch.setattr(held, bound, 20_000)
     decoder = MessageDecoder()
     decoded = [decode(decoder, [message(IPFIX, a_set(300 + n, plain(n)))]) for n in range(40)]
@@ -287,8 +287,8 @@ QUIET = bytes(10) + b"\xff\xff" + bytes((192, 0, 2, 2))
     ],
     ids=["one domain", "many templates", "many ports", "many domains"],
 )
-def test_no_exporter_takes_the_room_of_another(noisy: list[Sent]) -> None:
-    """What one sends whose template never comes leaves what others wait with, those of the same address included."""
+def test_no_exporter_displaces_another(noisy: list[Sent]) -> None:
+    """An exporter whose templates never arrive does not displace others' sets, even those of the same address."""
     decoder = MessageDecoder()
     decode(decoder, [message(IPFIX, a_set(256, plain(1)), domain=1)])
     dropped = decode(decoder, noisy).forgotten
@@ -300,8 +300,8 @@ def test_no_exporter_takes_the_room_of_another(noisy: list[Sent]) -> None:
     assert {key[3] for key in dropped} <= {int.from_bytes(each.data[12:16]) for each in noisy}
 
 
-def test_what_waits_takes_as_much_memory_as_it_counts() -> None:
-    """Also where every set is of another port."""
+def test_memory_of_waiting_sets_is_accounted() -> None:
+    """Also if each set comes from another port."""
     decoder = MessageDecoder()
     tracemalloc.start()
     for port in range(6000):
@@ -312,7 +312,7 @@ def test_what_waits_takes_as_much_memory_as_it_counts() -> None:
 
 
 def test_templates_are_withdrawn() -> None:
-    """One, or all of a kind; the other kind stays (RFC 7011, section 8.1)."""
+    """One, or all of a kind; the other kind remains (RFC 7011, section 8.1)."""
     decoder = MessageDecoder()
     declared = [
         template_set(IPFIX, 300, PLAIN),
@@ -341,7 +341,7 @@ def test_empty_fields_take_no_memory() -> None:
 
 
 def test_variable_lengths_are_read_where_they_are() -> None:
-    """The buffer has room for thousands of datagrams, also where few have come: it is not copied."""
+    """The buffer is sized for thousands of datagrams, even if few arrived; it is not copied."""
     fields: list[Field] = [*PLAIN, (0, 82, VARIABLE)]
     sent = message(IPFIX, template_set(IPFIX, 300, fields), a_set(300, plain(5) + b"\4eth0"))
     few, room = batch([sent]), np.zeros(8 << 20, np.uint8)
@@ -356,7 +356,7 @@ def test_variable_lengths_are_read_where_they_are() -> None:
 
 
 def test_a_withdrawal_looks_at_no_other_template() -> None:
-    """A datagram full of withdrawals costs no more where a domain has many templates."""
+    """A datagram full of withdrawals costs no more if a domain has many templates."""
 
     class Unread(dict[int, Template]):
         def values(self) -> NoReturn:
@@ -386,8 +386,8 @@ def test_a_withdrawal_looks_at_no_other_template() -> None:
         (IPFIX, struct.pack("!HH", 256, 300)),
     ],
 )
-def test_what_is_malformed_is_counted(version: int, content: bytes) -> None:
-    """And what came before it in the message counts."""
+def test_malformed_parts_are_counted(version: int, content: bytes) -> None:
+    """The part of the message before it still counts."""
     sound = template_set(version, 256, PLAIN) + a_set(256, plain(5))
     decoded = decode(MessageDecoder(), [message(version, sound, content)])
     assert (decoded.malformed, decoded.records) == (1, 1)
@@ -395,7 +395,7 @@ def test_what_is_malformed_is_counted(version: int, content: bytes) -> None:
 
 @pytest.mark.parametrize("beyond", [1, 4, 15, 20, 36])
 def test_a_set_beyond_the_length_of_its_message(beyond: int) -> None:
-    """It is decoded where the datagram has it, and counted; what follows it is not of the message."""
+    """It is decoded if the datagram has it, and counted; what follows is not part of the message."""
     sets = template_set(IPFIX, 300, PLAIN), a_set(300, plain(1) + plain(2))
     whole = message(IPFIX, *sets)
     length = struct.pack("!H", len(whole.data) - beyond)
@@ -407,7 +407,7 @@ def test_a_set_beyond_the_length_of_its_message(beyond: int) -> None:
 
 
 def test_domains_and_templates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was silent for longest is forgotten."""
+    """The least recently used ones are evicted."""
     monkeypatch.setattr(domains, "DOMAINS_MAX", 10)
     monkeypatch.setattr(domains, "FIELDS_MAX", 20)
     decoder = MessageDecoder()
@@ -427,7 +427,7 @@ def test_domains_and_templates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def icmp_sets(version: int, protocol: int, port: int, fields: list[Field], content: bytes) -> list[bytes]:
-    """A flow of this protocol and destination port, with more fields."""
+    """Return a flow with this protocol and destination port, and more fields."""
     declared = template_set(version, 300, [*PLAIN, (0, 4, 1), (0, 7, 2), (0, 11, 2), *fields])
     return [declared, a_set(300, plain(84) + struct.pack("!BHH", protocol, 0, port) + content)]
 
@@ -445,11 +445,11 @@ def icmp_sets(version: int, protocol: int, port: int, fields: list[Field], conte
         (1, 8, ([], b""), (8, 0)),
         (6, 0x0303, ([], b""), (0, 0)),
         (17, 53, ([], b""), (0, 0)),
-        # An identifier of echo requests, as from ASA: fields say the type.
+        # The identifier of echo requests, as from ASA: fields give the type.
         (1, 17_549, ([(0, 176, 1), (0, 177, 1)], bytes((0, 0))), (0, 0)),
         (1, 17_549, ([(0, 32, 2)], bytes((11, 1))), (11, 1)),
         (58, 17_549, ([(0, 139, 2)], bytes((136, 0))), (136, 0)),
-        # The type alone in a field that has room for both.
+        # The type alone in a field for both.
         (1, 0, ([(0, 32, 2)], bytes((0, 8))), (8, 0)),
         (1, 0, ([(0, 32, 1)], bytes((11,))), (11, 0)),
         (58, 0, ([(0, 139, 2)], bytes((0, 135))), (135, 0)),
@@ -459,7 +459,7 @@ def icmp_sets(version: int, protocol: int, port: int, fields: list[Field], conte
 def test_type_and_code_of_icmp(
     version: int, protocol: int, port: int, more: tuple[list[Field], bytes], type_and_code: tuple[int, int]
 ) -> None:
-    """By the fields that are there, else by the destination port."""
+    """From the fields present, else from the destination port."""
     sent = message(version, *icmp_sets(version, protocol, port, *more))
     (row,) = rows_of(flows_of(decode(MessageDecoder(), [sent])))
     assert (row["icmp_type"], row["icmp_code"]) == type_and_code
@@ -470,23 +470,23 @@ def test_type_and_code_of_icmp(
 LONGER: list[Field] = [*PLAIN, (0, 7, 2)]
 SWAPPED: list[Field] = [(0, 12, 4), (0, 8, 4), (0, 2, 4), (0, 1, 4)]
 RESTARTED_MS = 5000
-"""The uptime of an exporter that has just started."""
+"""Uptime of an exporter that just started."""
 
 
 def longer(byte_count: int) -> bytes:
-    """A record of the longer template."""
+    """Return a record of the longer template."""
     return plain(byte_count) + b"\x01\xbb"
 
 
 def from_port(sent: Sent, port: int, *, sender: bytes = SENDER, uptime_ms: int = UPTIME_MS) -> Sent:
-    """A message that comes from another port, or address, or is of another uptime where it says one."""
+    """Return the message as from another port or address, or with another uptime in versions that have it."""
     is_netflow = sent.data[:2] == b"\0\x09"
     uptime = struct.pack("!I", uptime_ms) if is_netflow else sent.data[4:8]
     return Sent(sender, port, sent.data[:4] + uptime + sent.data[8:])
 
 
 def byte_counts(*decoded: Decoded) -> list[int]:
-    """The bytes of all flows, sorted."""
+    """Return the bytes of all flows, sorted."""
     counts: list[int] = sorted(flows_of(*decoded)["bytes"].tolist())
     return counts
 
@@ -494,7 +494,7 @@ def byte_counts(*decoded: Decoded) -> list[int]:
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("version", [NETFLOW_9, IPFIX])
 def test_templates_are_those_of_the_exporter_where_its_port_changes(version: int, at_once: bool) -> None:
-    """As long as there is no other exporter that they could be of."""
+    """As long as no other exporter could have sent them."""
     decoder = MessageDecoder()
     data = message(version, a_set(300, plain(1)), sequence=2)
     sent = [
@@ -513,7 +513,7 @@ def test_templates_are_those_of_the_exporter_where_its_port_changes(version: int
 
 @pytest.mark.parametrize("version", [NETFLOW_9, IPFIX])
 def test_templates_of_two_exporters_behind_one_address(version: int) -> None:
-    """Each has its own. One whose port changes gets none that may be the other's, and waits."""
+    """Each has its own. If a port changes, an ambiguous template is not used, and sets wait."""
     decoder = MessageDecoder()
     for port, fields in ((1, PLAIN), (2, SWAPPED)):
         decode(decoder, [from_port(message(version, template_set(version, 300, fields)), port)])
@@ -535,7 +535,7 @@ def test_templates_of_two_exporters_behind_one_address(version: int) -> None:
     ],
     ids=["other length", "other start", "other length in IPFIX", "earlier number"],
 )
-def test_no_template_of_an_exporter_that_it_cannot_be(
+def test_templates_of_implausible_exporters_are_not_used(
     version: int, records: bytes, uptime_ms: int, sequence: int
 ) -> None:
     """Sets wait for their own."""
@@ -556,7 +556,7 @@ def test_no_template_of_an_exporter_that_it_cannot_be(
 def test_a_restart_ends_templates_that_no_longer_fit(
     version: int, uptime_ms: int, sequence: int, at_once: bool
 ) -> None:
-    """What comes before the new one waits for it; the others stay."""
+    """Sets that arrive before the new template wait for it; other templates stay."""
     decoder = MessageDecoder()
     declared = template_set(version, 300, PLAIN), template_set(version, 301, PLAIN)
     sent = [
@@ -579,8 +579,8 @@ def test_a_restart_ends_templates_that_no_longer_fit(
 
 
 @pytest.mark.parametrize("padding", [b"\1", b"\xff" * 7])
-def test_what_follows_the_records_of_a_set_is_no_restart(padding: bytes) -> None:
-    """Some exporters pad with anything."""
+def test_trailing_bytes_of_a_set_are_no_restart(padding: bytes) -> None:
+    """Some exporters pad with arbitrary bytes."""
     decoder = MessageDecoder()
     sets = template_set(NETFLOW_9, 300, PLAIN), a_set(300, plain(1) + padding)
     decoded = [
@@ -591,8 +591,8 @@ def test_what_follows_the_records_of_a_set_is_no_restart(padding: bytes) -> None
 
 
 @pytest.mark.parametrize("version", [NETFLOW_9, IPFIX])
-def test_a_datagram_that_was_overtaken_is_no_restart(version: int) -> None:
-    """Whatever its padding is."""
+def test_a_reordered_datagram_is_no_restart(version: int) -> None:
+    """Whatever its padding."""
     decoder = MessageDecoder()
     data = a_set(300, plain(1) + b"pad")
     decode(decoder, [message(version, template_set(version, 300, PLAIN), sequence=1_000_000)])
@@ -604,7 +604,7 @@ def test_a_datagram_that_was_overtaken_is_no_restart(version: int) -> None:
 
 
 def test_an_exporter_that_wraps_its_uptime_has_not_restarted() -> None:
-    """After 49.7 days; its clock may be a second off."""
+    """After 49.7 days; its clock may be one second off."""
     decoder = MessageDecoder()
     declared = from_port(message(NETFLOW_9, template_set(NETFLOW_9, 300, PLAIN)), 1, uptime_ms=2**32 - 500)
     decode(decoder, [declared])
@@ -613,7 +613,7 @@ def test_an_exporter_that_wraps_its_uptime_has_not_restarted() -> None:
 
 
 def test_ports_are_forgotten_with_their_domains(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exporter that sends every datagram from another port takes no more than others."""
+    """An exporter that sends each datagram from another port takes no more room than others."""
     monkeypatch.setattr(domains, "DOMAINS_MAX", 10)
     decoder = MessageDecoder()
     declared, data = message(IPFIX, template_set(IPFIX, 300, PLAIN)), message(IPFIX, a_set(300, plain(1)))
@@ -627,7 +627,7 @@ def test_ports_are_forgotten_with_their_domains(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_lists_are_looked_into() -> None:
-    """What the record itself has comes first, then what its lists have (RFC 6313)."""
+    """The record's own fields take precedence over those in its lists (RFC 6313)."""
     inner: list[Field] = [(0, 7, 2), (0, 11, 2), (0, 1, 4)]
     outer: list[Field] = [(0, 8, 4), (0, 293, VARIABLE), (0, 1, 4), (0, 291, VARIABLE)]
     nested = struct.pack("!HHI", 1234, 443, 99)
@@ -650,7 +650,7 @@ def test_lists_are_looked_into() -> None:
     ("number", "ethernet"), [(315, bytes(6) + bytes((2, 0, 0, 0, 0, 9)) + b"\x08\x00"), (313, b"")]
 )
 def test_sampled_packets_are_read(number: int, ethernet: bytes) -> None:
-    """Their headers give what no element gives; what an element gives stays."""
+    """Their headers fill columns without an element; elements take precedence."""
     ports = struct.pack("!HHIIBBHHH", 1234, 443, 0, 0, 0x50, 0x12, 0, 0, 0)
     addresses = bytes((10, 0, 0, 1, 10, 0, 0, 2))
     packet = ethernet + struct.pack("!BBHHHBBH", 0x45, 0, 1400, 7, 0, 63, 6, 0) + addresses + ports
@@ -672,7 +672,7 @@ def test_sampled_packets_are_read(number: int, ethernet: bytes) -> None:
 
 
 def test_a_biflow_is_two_flows() -> None:
-    """The other one has both ends exchanged, and the reverse counters; it is left out where nothing came back."""
+    """The reverse flow has both ends swapped and the reverse counters; it is omitted if nothing came back."""
     fields: list[Field] = [*PLAIN, (REVERSE, 1, 4), (REVERSE, 2, 4)]
     records = plain(700) + struct.pack("!II", 900, 3) + plain(11) + bytes(8)
     decoded = decode(
@@ -709,7 +709,7 @@ def test_a_biflow_is_two_flows() -> None:
             128,
         ),
         ((IPFIX, [(0, 149, 4)], [(0, 41, 8)]), struct.pack("!IQ", 7, 1000), None, 0),
-        # What names no sampler or interface, or number 0, is of all.
+        # A rate without a sampler or interface, or with number 0, applies to all.
         (
             (NETFLOW_9, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)]),
             struct.pack("!IBI", 7, 0, 64),
@@ -719,14 +719,14 @@ def test_a_biflow_is_two_flows() -> None:
         ((NETFLOW_9, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)]), struct.pack("!IBI", 7, 0, 64), (48, b"\0"), 64),
         ((NETFLOW_9, [(0, 2, 4)], [(0, 34, 4)]), struct.pack("!II", 0, 64), (10, b"\0\x05"), 64),
         ((NETFLOW_9, [(0, 1, 4)], [(0, 34, 4)]), struct.pack("!II", 7, 64), (48, b"\x03"), 64),
-        # One that names another is of none.
+        # A rate for another one does not apply.
         ((NETFLOW_9, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)]), struct.pack("!IBI", 7, 3, 64), (48, b"\x04"), 0),
         ((NETFLOW_9, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)]), struct.pack("!IBI", 7, 3, 64), None, 0),
         ((NETFLOW_9, [(0, 2, 4)], [(0, 34, 4)]), struct.pack("!II", 5, 32), (10, b"\0\x06"), 0),
         ((NETFLOW_9, [(0, 2, 4)], [(0, 34, 4)]), struct.pack("!II", 5, 32), None, 0),
         ((IPFIX, [(0, 14, 4)], [(0, 34, 4)]), struct.pack("!II", 5, 32), (10, b"\0\x06"), 0),
         ((IPFIX, [(0, 302, 8)], [(0, 34, 4)]), struct.pack("!QI", 9, 32), (302, b"\x08"), 0),
-        # Where rates are those of samplers, a flow of none was not sampled.
+        # If rates belong to samplers, a flow without one was not sampled.
         ((NETFLOW_9, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)]), struct.pack("!IBI", 7, 3, 64), (48, b"\0"), 1),
         ((NETFLOW_9, [(0, 2, 4)], [(0, 34, 4)]), struct.pack("!II", 5, 32), (48, b"\0"), 0),
         # samplingProbability.
@@ -737,7 +737,7 @@ def test_a_biflow_is_two_flows() -> None:
         ((IPFIX, [(0, 149, 4)], [(0, 311, 8)]), struct.pack("!Id", 7, 1.5), None, 0),
         ((IPFIX, [(0, 149, 4)], [(0, 311, 8)]), struct.pack("!Id", 7, float("nan")), None, 0),
         ((IPFIX, [(0, 149, 4)], [(0, 311, 2)]), struct.pack("!IH", 7, 9), None, 0),
-        # Of systematic sampling in time, and rates that are no whole numbers.
+        # Systematic sampling in time, and rates that are not integers.
         ((IPFIX, [(0, 149, 4)], [(0, 307, 4), (0, 308, 4)]), struct.pack("!III", 7, 1000, 99_000), None, 100),
         ((IPFIX, [(0, 149, 4)], [(0, 305, 4), (0, 306, 4)]), struct.pack("!III", 7, 3, 5), None, 3),
         ((IPFIX, [(0, 149, 4)], [(0, 309, 4), (0, 310, 4)]), struct.pack("!III", 7, 3, 10), None, 3),
@@ -746,7 +746,7 @@ def test_a_biflow_is_two_flows() -> None:
 def test_sampling_rates_come_from_options(
     options: tuple[int, list[Field], list[Field]], record: bytes, of_flow: tuple[int, bytes] | None, rate: int
 ) -> None:
-    """Of the domain, or of the sampler or interface that a flow names; bytes stay as they are reported."""
+    """From the domain, or from the sampler or interface a flow names; bytes stay as reported."""
     version, scopes, fields = options
     number, value = of_flow or (4, b"\x06")
     sets = [
@@ -771,8 +771,8 @@ def test_sampling_rates_come_from_options(
         ([(0, 305, 4), (0, 306, 4)], struct.pack("!II", 1, 9), 10),
     ],
 )
-def test_what_a_flow_says_itself_comes_first(fields: list[Field], content: bytes, rate: int) -> None:
-    """If it is a rate."""
+def test_a_flows_own_rate_comes_first(fields: list[Field], content: bytes, rate: int) -> None:
+    """If it is a valid rate."""
     sets = [
         options_set(IPFIX, 256, [], [(0, 34, 4)]),
         a_set(256, struct.pack("!I", 64)),
@@ -784,7 +784,7 @@ def test_what_a_flow_says_itself_comes_first(fields: list[Field], content: bytes
 
 @pytest.mark.parametrize(("direction", "rate"), [(0, 0), (1, 32), (255, 0)])
 def test_the_interface_of_a_flow_is_where_it_was_observed(direction: int, rate: int) -> None:
-    """That which it goes out by where its direction is egress."""
+    """The egress interface if its direction is egress."""
     sets = [
         options_set(NETFLOW_9, 256, [(0, 2, 4)], [(0, 34, 4)]),
         template_set(NETFLOW_9, 300, [*PLAIN, (0, 10, 2), (0, 14, 2), (0, 61, 1)]),
@@ -796,7 +796,7 @@ def test_the_interface_of_a_flow_is_where_it_was_observed(direction: int, rate: 
 
 
 def test_the_rate_of_a_flow_stays_whatever_else_is_announced() -> None:
-    """Of a sampler, an interface, or all that name none."""
+    """From a sampler, an interface, or everything that names none."""
     decoder = MessageDecoder()
     of_samplers = options_set(NETFLOW_9, 256, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)])
     of_interfaces = options_set(NETFLOW_9, 257, [(0, 2, 4)], [(0, 34, 4)])
@@ -838,7 +838,7 @@ def test_the_rate_of_a_flow_stays_whatever_else_is_announced() -> None:
 def test_a_domain_that_says_nothing_has_the_rates_of_others(
     said: dict[int, list[tuple[int, int]]], rates: list[int]
 ) -> None:
-    """Of the same port, as far as these agree. Flows that name no sampler have that of none."""
+    """From the same port, if they agree. Flows without a sampler get the general rate."""
     decoder = MessageDecoder()
     declared = options_set(NETFLOW_9, 256, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)])
     for domain, samplers in said.items():
@@ -860,7 +860,7 @@ def test_a_domain_that_says_nothing_has_the_rates_of_others(
 @pytest.mark.parametrize(
     ("version", "scope", "said", "rates"),
     [
-        # Line cards: no field of a flow says which one it is of.
+        # Line cards: no field of a flow identifies its line card.
         (NETFLOW_9, 3, {0: 100, 1: 100}, [100, 100]),
         (NETFLOW_9, 3, {0: 100, 1: 200}, [0, 0]),
         (IPFIX, 141, {1: 100, 2: 200}, [0, 0]),
@@ -879,7 +879,7 @@ def test_a_domain_that_says_nothing_has_the_rates_of_others(
 def test_rates_of_parts_of_an_exporter(
     version: int, scope: int, said: dict[int, int], rates: list[int]
 ) -> None:
-    """However many are announced, a flow never gets that of another part."""
+    """However many are announced, a flow never gets another part's rate."""
     sets = [
         options_set(version, 256, [(0, scope, 4)], [(0, 34, 4)]),
         a_set(256, b"".join(struct.pack("!II", *each) for each in said.items())),
@@ -903,7 +903,7 @@ def test_rates_of_parts_of_an_exporter(
     ],
 )
 def test_a_rate_of_0_takes_back_the_one_before(scope: Field, number: int, of_flow: tuple[int, bytes]) -> None:
-    """Of all, of an interface, a sampler, a line card and a template."""
+    """For the domain, an interface, a sampler, a line card and a template."""
     decoder = MessageDecoder()
     scopes, fields = ([], [scope]) if scope[1] == 48 else ([scope], [])
     element, value = of_flow
@@ -922,7 +922,7 @@ def test_a_rate_of_0_takes_back_the_one_before(scope: Field, number: int, of_flo
 @pytest.mark.parametrize("number", [1, 48, 2, 3])
 @pytest.mark.parametrize("at_once", [1, 4, 100])
 def test_a_changed_rate_holds_from_its_message_on(number: int, at_once: int) -> None:
-    """However many messages are decoded at once. Those before the first one have that, if they came with it."""
+    """Also with many messages in a batch. Earlier flows of the batch get the rate that is announced first."""
     declared = [
         options_set(
             NETFLOW_9,
@@ -964,8 +964,8 @@ def test_rates_stay_where_the_port_of_an_exporter_changes() -> None:
     assert seen == [[64], [64]]
 
 
-def test_a_sampler_that_is_not_known() -> None:
-    """Where samplers differ, no rate is guessed."""
+def test_an_unknown_sampler() -> None:
+    """If samplers differ, no rate is guessed."""
     declared = [
         options_set(NETFLOW_9, 256, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)]),
         template_set(NETFLOW_9, 300, [*PLAIN, (0, 48, 1)]),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks of ClickHouse's format Native: a reader written from its description reads what was written."""
+"""Blocks in ClickHouse's Native format: a reader written from the specification reads what was written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORMS = {
     "DateTime64(3)": "q",
     SIDE: "b",
 }
-"""How struct reads the types of numbers."""
+"""Format characters of struct for the numeric types."""
 DTYPES = {
     "UInt8": "u1",
     "UInt16": "u2",
@@ -41,10 +41,10 @@ WORDS = ["", "a", "eth0/0", "Zürich ❄", "x" * 127, "x" * 128, "tab\tnul\0", "
 
 
 class Reader(io.BytesIO):
-    """Reads a block, value by value."""
+    """A reader of a block, value by value."""
 
     def block(self, revision: int = 0) -> dict[str, tuple[str, list[Any]]]:
-        """The type and the values of each column, as clients of this revision read them."""
+        """Return the type and values of each column, as clients of this revision read them."""
         if revision:
             assert self.read(8) == b"\x01\x00\x02\xff\xff\xff\xff\x00"
         columns, rows = self.varint(), self.varint()
@@ -112,7 +112,7 @@ class Reader(io.BytesIO):
 
 
 def written(kind: str, values: Values) -> list[Any]:
-    """The values as they are read again."""
+    """Return the values as read back."""
     block = Reader(native_block({"column": kind}, {"column": values})).block()
     assert block["column"][0] == kind
     return block["column"][1]
@@ -127,7 +127,7 @@ def test_numbers_are_read_as_they_were(data: st.DataObject) -> None:
 
 
 @given(st.lists(st.integers(-1, 3), max_size=300))
-def test_a_zero_that_says_nothing_is_null(numbers: list[int]) -> None:
+def test_an_unknown_zero_is_null(numbers: list[int]) -> None:
     assert written("Nullable(DateTime64(3))", np.array(numbers, "i8")) == [each or None for each in numbers]
 
 
@@ -190,15 +190,15 @@ def test_a_column_of_a_structured_array_is_written_without_the_others() -> None:
 @pytest.mark.parametrize(
     ("types", "columns", "why"),
     [
-        ({"a": "UInt8", "b": "UInt8"}, {"a": np.zeros(1, "u1")}, "lacks the columns b"),
+        ({"a": "UInt8", "b": "UInt8"}, {"a": np.zeros(1, "u1")}, "is missing the columns b"),
         ({"a": "UInt8", "b": "UInt8"}, {"a": np.zeros(1, "u1"), "b": np.zeros(2, "u1")}, "differ in length"),
-        ({"a": "UInt8"}, {"a": np.zeros(1, "u2")}, "UInt8 cannot be made of uint16"),
-        ({"a": "UInt32"}, {"a": np.zeros(1, ">u4")}, "UInt32 cannot be made of >u4"),
-        ({"a": "Float64"}, {"a": np.zeros(1)}, "Float64 cannot be made of float64"),
-        ({"a": "String"}, {"a": np.zeros(1, "S2")}, r"String cannot be made of \|S2"),
-        ({"a": "UInt8"}, {"a": Coded(np.zeros(1, "u1"), ("x",))}, "UInt8 cannot be made of Coded"),
-        ({"a": "UInt8"}, {"a": [{"x": 1}]}, "UInt8 cannot be made of list"),
-        ({"a": "Map(String, Int64)"}, {"a": np.zeros(1, "i8")}, "cannot be made of int64"),
+        ({"a": "UInt8"}, {"a": np.zeros(1, "u2")}, "cannot encode uint16 as UInt8"),
+        ({"a": "UInt32"}, {"a": np.zeros(1, ">u4")}, "cannot encode >u4 as UInt32"),
+        ({"a": "Float64"}, {"a": np.zeros(1)}, "cannot encode float64 as Float64"),
+        ({"a": "String"}, {"a": np.zeros(1, "S2")}, r"cannot encode \|S2 as String"),
+        ({"a": "UInt8"}, {"a": Coded(np.zeros(1, "u1"), ("x",))}, "cannot encode Coded as UInt8"),
+        ({"a": "UInt8"}, {"a": [{"x": 1}]}, "cannot encode list as UInt8"),
+        ({"a": "Map(String, Int64)"}, {"a": np.zeros(1, "i8")}, "cannot encode int64 as Map"),
     ],
 )
 def test_columns_that_do_not_fit_are_refused(

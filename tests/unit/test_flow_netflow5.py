@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NetFlow v5: every field in its column, times by the exporter's clock, and headers that promise too much."""
+"""NetFlow v5: every field in its column, times by the exporter's clock, and headers that state too many records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import struct
 import numpy as np
 import pytest
 
-from nettop.flows.decode.netflow5 import decoded_netflow5
+from nettop.flows.decode.netflow5 import decode_netflow5
 
 from .test_flow_messages import PORT, RECEIVED_NS, SENDER, Sent, batch
 
@@ -22,27 +22,27 @@ PING = ("10.0.0.3", "10.0.0.4", "0.0.0.0", 1, 2, 1, 84, 0, 1, 0, 0x0301, 0, 1, 0
 
 
 def record(values: tuple[str | int, ...]) -> bytes:
-    """The 48 bytes of a record."""
+    """Return the 48 bytes of a record."""
     addresses = b"".join(ipaddress.IPv4Address(address).packed for address in values[:3])
     return addresses + struct.pack("!HHIIIIHHxBBBHHBBxx", *values[3:])
 
 
 def datagram(*records: bytes, count: int | None = None) -> Sent:
-    """A datagram of these records, whose header promises `count`."""
+    """Return a datagram of these records, whose header states `count`."""
     stated = len(records) if count is None else count
     head = struct.pack("!HHIIIIBBH", 5, stated, UPTIME_MS, SECONDS, NANOSECONDS, 77, 1, 2, 0x4000 | 100)
     return Sent(SENDER, PORT, head + b"".join(records))
 
 
 def address(text: str) -> bytes:
-    """As it is stored."""
+    """Return an address as stored."""
     return ipaddress.IPv6Address(f"::ffff:{text}").packed
 
 
 def test_every_field() -> None:
     """Two records of one datagram."""
     sent = [datagram(record(FIRST), record(PING))]
-    flows, of, malformed = decoded_netflow5(batch(sent), np.arange(1))
+    flows, of, malformed = decode_netflow5(batch(sent), np.arange(1))
     assert (of.tolist(), malformed.tolist()) == ([0, 0], [False])
     boot_ms = SECONDS * 1000 + 250 - UPTIME_MS
     assert {name: values[0].tolist() for name, values in flows.items()} == {
@@ -63,22 +63,22 @@ def test_every_field() -> None:
 def test_type_and_code_of_icmp(protocol: int, port: int, type_and_code: tuple[int, int]) -> None:
     """They are in the destination port."""
     values = (*PING[:10], port, 0, protocol, *PING[13:])
-    flows, _, _ = decoded_netflow5(batch([datagram(record(values))]), np.arange(1))
+    flows, _, _ = decode_netflow5(batch([datagram(record(values))]), np.arange(1))
     assert (flows["icmp_type"][0], flows["icmp_code"][0]) == type_and_code
 
 
 @pytest.mark.parametrize("cut", [0, 1, 23, 24, 25, 71, 72, 100, 119])
-def test_what_is_cut_off_is_malformed(cut: int) -> None:
-    """Records that are whole count; the next datagram is not touched."""
+def test_truncated_datagrams_are_malformed(cut: int) -> None:
+    """Complete records count; the next datagram is unaffected."""
     whole = datagram(record(FIRST), record(PING))
     sent = [Sent(SENDER, PORT, whole.data[:cut]), whole]
-    flows, of, malformed = decoded_netflow5(batch(sent), np.arange(2))
+    flows, of, malformed = decode_netflow5(batch(sent), np.arange(2))
     assert malformed.tolist() == [True, False]
     assert of.tolist() == [0] * max(0, (cut - 24) // 48) + [1, 1]
     assert flows["bytes"].tolist()[-2:] == [700, 84]
 
 
 def test_more_records_than_the_protocol_allows() -> None:
-    """A header may not promise more than 30; those that are there count."""
-    flows, _, malformed = decoded_netflow5(batch([datagram(*[record(FIRST)] * 31)]), np.arange(1))
+    """A header may state at most 30; the records present count."""
+    flows, _, malformed = decode_netflow5(batch([datagram(*[record(FIRST)] * 31)]), np.arange(1))
     assert (len(flows["bytes"]), malformed.tolist()) == (31, [True])

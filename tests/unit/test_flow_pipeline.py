@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From datagrams to blocks: what is in them, what is counted with them, and what a restart remembers."""
+"""The pipeline from datagrams to blocks: their contents, their ledgers, and the state that survives a restart."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nettop.errors import NettopError
-from nettop.flows import kept_numbers
 from nettop.flows import pipeline as pipeline_module
+from nettop.flows import saved_numbers as kept_numbers
 from nettop.flows.decode import kept
 from nettop.flows.decode.decoder import Counts
 from nettop.flows.decode.numbering import Counting
@@ -25,9 +25,9 @@ from nettop.flows.decode.templates import IPFIX, NETFLOW_9
 from nettop.flows.enrichment.enrich import FlowSide
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.enrichment.networks import parsed_networks
-from nettop.flows.exporters import KEPT_NS
-from nettop.flows.kept_numbers import KeptNumbers
+from nettop.flows.exporters import SAVED_NS
 from nettop.flows.pipeline import LEDGER, Columns, Pipeline
+from nettop.flows.saved_numbers import SavedNumbers
 from nettop.flows.spool import DROPPED, Spool
 from nettop.snapshots.arrays import Mask
 
@@ -48,7 +48,7 @@ POOL = [
 
 
 class Run:
-    """A pipeline in a directory, with a clock of its own; what it has reported, and the blocks that it has written."""
+    """A pipeline in a directory, with its own clock, recording reports and blocks."""
 
     def __init__(
         self,
@@ -66,29 +66,29 @@ class Run:
             self.spool,
             directory / "templates",
             (files or LookupFiles([], [], None)).current,
-            numbers=KeptNumbers(directory, number),
+            numbers=SavedNumbers(directory, number),
             report=self.reported.append,
             clock=lambda: self.now,
             **how,
         )
 
     def add(self, *datagrams: Sent, at_s: int = 0) -> None:
-        """Datagrams in one batch."""
+        """Add datagrams in one batch."""
         some = batch(list(datagrams))
         some.received_ns[:] += at_s * 1_000_000_000
         self.pipeline.add(some)
 
     def write(self) -> None:
-        """The block of what has come."""
+        """Write a block."""
         self.pipeline.write_block()
 
     def lost(self) -> list[tuple[int, int, int, int]]:
-        """Of each exporter what is lost, its restarts, what nobody knows, and what its numbers count."""
+        """Return each exporter's losses, restarts, unchecked datagrams and counting."""
         table = self.pipeline.exporters.table(self.pipeline.decoder)
         return [tuple(row) for row in table[["lost", "restarts", "unchecked", "counting"]].tolist()]
 
     def taken(self) -> tuple[dict[str, list[dict[str, Any]]], Counter[str]]:
-        """The rows of all blocks by table, and the sum of their ledgers; the blocks are gone then."""
+        """Remove all blocks; return their rows by table, and the sum of their ledgers."""
         rows: dict[str, list[dict[str, Any]]] = {}
         ledger = Counter[str]()
         for token in self.spool.waiting():
@@ -104,7 +104,7 @@ class Run:
 
 
 def test_flows_and_counters_are_in_blocks(tmp_path: Path) -> None:
-    """A block has the flows of all datagrams since the one before, counters of interfaces, and what was counted."""
+    """A block has the flows of all datagrams since the last one, interface counters, and the ledger."""
     run = Run(tmp_path)
     run.add(*sent(b"\0\1rubbish", NETFLOW_5, SFLOW))
     run.add(message(NETFLOW_9, DECLARED[NETFLOW_9], a_set(300, plain(11))))
@@ -132,7 +132,7 @@ def test_flows_and_counters_are_in_blocks(tmp_path: Path) -> None:
 
 
 def test_flows_are_enriched(tmp_path: Path) -> None:
-    """With what files say of addresses and interfaces, and exporters of interfaces that files do not name."""
+    """From files about addresses and interfaces, and from exporters for interfaces missing in the files."""
     networks, interfaces = tmp_path / "networks.csv", tmp_path / "interfaces.csv"
     networks.write_text("network,asn,as_name,country,name\n10.0.0.0/8,64512,Ten,DE,ten\n")
     interfaces.write_text("exporter,if_index,name\n192.0.2.1,1,wan\n")
@@ -147,15 +147,15 @@ def test_flows_are_enriched(tmp_path: Path) -> None:
     assert sorted(row["src_as"] for row in first["flows_raw"]) == [64512, 65001]
     assert {row["in_if"]: row["in_if_name"] for row in first["flows_raw"]} == {1: "wan", 3: ""}
     run.now += 60
-    run.write()  # what exporters have declared is used from now on
+    run.write()  # exporters' declarations are used from now on
     run.add(*sent(NETFLOW_5))
     run.write()
     later, _ = run.taken()
     assert {row["in_if"]: row["in_if_name"] for row in later["flows_raw"]} == {1: "wan", 3: "lan"}
 
 
-def test_what_is_not_wanted_is_counted(tmp_path: Path) -> None:
-    """Flows that do not pass are in no block, but in the ledger; a block without rows is not written."""
+def test_filtered_flows_are_counted(tmp_path: Path) -> None:
+    """Filtered flows are in no block, but in the ledger; a block without rows is not written."""
 
     def is_large(columns: Columns) -> Mask:
         sizes = columns["bytes"]
@@ -176,23 +176,23 @@ def test_what_is_not_wanted_is_counted(tmp_path: Path) -> None:
     assert (ledger["rows"], ledger["filtered"]) == (1, 1)
 
 
-def test_what_the_spool_does_not_take_is_counted(tmp_path: Path) -> None:
-    """It is reported, and in the ledger of a later block."""
+def test_flows_dropped_by_the_spool_are_counted(tmp_path: Path) -> None:
+    """The drop is reported, and counted in a later block's ledger."""
     run = Run(tmp_path, most_bytes=1)
     run.add(*sent(NETFLOW_5, SFLOW))
     run.write()
     dropped = {f"flows_raw{DROPPED}": 4, f"interface_counters{DROPPED}": 1}
     assert run.pipeline.spooled == dropped
     assert run.taken() == ({}, Counter())
-    assert "1 bytes are waiting" in run.reported[0].what
+    assert "the spool is full (1 bytes)" in run.reported[0].what
     run.add(*sent(b"\0\1rubbish"))
-    run.write()  # a ledger alone is always taken
+    run.write()  # a ledger on its own is always accepted
     _, ledger = run.taken()
     assert ledger == run.pipeline.ledger() + Counter(dropped)
 
 
 def test_a_block_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a second, or when there are many flows."""
+    """After one second, or with many flows."""
     monkeypatch.setattr(pipeline_module, "BLOCK_ROWS", 4)
     run = Run(tmp_path)
     assert run.pipeline.due_s == 1.0
@@ -212,7 +212,7 @@ def test_a_block_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("version", [NETFLOW_9, IPFIX])
 @pytest.mark.parametrize("is_clean", [True, False])
 def test_a_restart_remembers_templates(tmp_path: Path, version: int, is_clean: bool) -> None:
-    """Also after a process that was killed some seconds after they came."""
+    """Also if the process is killed some seconds after they arrived."""
     run = Run(tmp_path)
     run.add(message(version, DECLARED[version]))
     if is_clean:
@@ -228,18 +228,18 @@ def test_a_restart_remembers_templates(tmp_path: Path, version: int, is_clean: b
 
 
 def test_templates_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
-    """It goes on without them."""
+    """The pipeline continues without them."""
     (tmp_path / "templates").write_bytes(b"rubbish")
     run = Run(tmp_path)
     assert [failure.what for failure in run.reported] == [
-        f"templates of flows in {tmp_path}/templates are ignored: nettop did not write this file"
+        f"ignoring flow templates in {tmp_path}/templates: not a file written by nettop"
     ]
     run.add(*sent(NETFLOW_5))
     assert run.pipeline.pending == 2
 
 
 def test_templates_that_cannot_be_saved_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It goes on all the same."""
+    """The pipeline continues."""
     run = Run(tmp_path)
     run.add(message(IPFIX, DECLARED[IPFIX], a_set(300, plain(11))))
 
@@ -255,7 +255,7 @@ def test_templates_that_cannot_be_saved_are_reported(tmp_path: Path, monkeypatch
 
 
 def test_a_spool_that_cannot_be_written_is_reported_in_the_same_words(tmp_path: Path) -> None:
-    """Whatever the file would have been called."""
+    """Whatever name the file would have had."""
     run = Run(tmp_path)
     (tmp_path / "spool").rmdir()
     (tmp_path / "spool").touch()
@@ -274,7 +274,7 @@ def test_a_spool_that_cannot_be_written_is_reported_in_the_same_words(tmp_path: 
 # --- lost exports across a restart ----------------------------------------------------------------------------
 
 SERIES = {
-    # 10 flows, or a datagram, is what the last one of each takes that is lost.
+    # Each one's last datagram accounts for 10 flows, or one datagram.
     "NetFlow 5": ([netflow5(at, 10) for at in range(0, 400, 10)], 10, Counting.FLOWS),
     "NetFlow 9": (numbered(*range(40)), 1, Counting.DATAGRAMS),
     "NetFlow 9, flows": (numbered(*range(0, 400, 10)), 10, Counting.FLOWS),
@@ -291,9 +291,9 @@ SERIES = {
 
 @pytest.mark.parametrize("is_killed", [False, True])
 @pytest.mark.parametrize("name", SERIES)
-def test_what_is_lost_while_nobody_receives(tmp_path: Path, name: str, *, is_killed: bool) -> None:
-    """The next process knows it from the first datagram on: what came after the last block is lost with a process that
-    was killed, and is not with one that has ended.
+def test_losses_while_nobody_receives(tmp_path: Path, name: str, *, is_killed: bool) -> None:
+    """The next process detects it from the first datagram on: data after the last block is lost if the process is
+    killed, and kept if it exits.
     """
     sent, units, counting = SERIES[name]
     run = Run(tmp_path)
@@ -309,7 +309,7 @@ def test_what_is_lost_while_nobody_receives(tmp_path: Path, name: str, *, is_kil
     rows = again.lost()
     assert sum(row[0] for row in rows) == units * (6 + in_memory)
     assert {row[1:] for row in rows} == {(0, 0, counting)}
-    # It is killed before it has written anything, and once more after that.
+    # It is killed before it has written anything, and then once more.
     third = Run(tmp_path)
     third.add(*sent[32:33])
     third.write()
@@ -319,8 +319,8 @@ def test_what_is_lost_while_nobody_receives(tmp_path: Path, name: str, *, is_kil
     assert sum(row[0] for row in fourth.lost()) == 0
 
 
-def test_who_says_nothing_for_long_is_remembered(tmp_path: Path) -> None:
-    """Through other restarts, and where another process has it then."""
+def test_silent_exporters_are_remembered(tmp_path: Path) -> None:
+    """Across further restarts, and if another process takes over."""
     run = Run(tmp_path, 0)
     run.add(*numbered(0, 1, 2))
     run.pipeline.finish()
@@ -332,14 +332,14 @@ def test_who_says_nothing_for_long_is_remembered(tmp_path: Path) -> None:
     other.add(*numbered(9), at_s=1)
     assert other.lost() == [(6, 0, 0, Counting.DATAGRAMS)]
     other.pipeline.finish()
-    # What is newest counts.
+    # The newest state wins.
     first = Run(tmp_path, 0)
     first.add(*numbered(12), at_s=2)
     assert first.lost() == [(2, 0, 0, Counting.DATAGRAMS)]
 
 
 def test_domains_with_one_series_continue_from_the_newest(tmp_path: Path) -> None:
-    """Also one that has said nothing since the start before, and one that has said nothing ever."""
+    """Including domains silent since the previous start, and ones never seen before."""
     run = Run(tmp_path)
     run.add(*(numbered(at, domain=at % 2)[0] for at in range(20)))
     run.pipeline.finish()
@@ -353,7 +353,7 @@ def test_domains_with_one_series_continue_from_the_newest(tmp_path: Path) -> Non
 
 
 def test_an_exporter_that_restarts_meanwhile(tmp_path: Path) -> None:
-    """Is one that has restarted; nothing of it is lost, as nobody knows."""
+    """A restart is reported; losses are unknown, so none are counted."""
     run = Run(tmp_path)
     run.add(*numbered(*range(5000, 5010)))
     run.pipeline.finish()
@@ -363,15 +363,15 @@ def test_an_exporter_that_restarts_meanwhile(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["a day", "a crash of the host", "rubbish", "cut off", "nothing"])
-def test_numbers_that_say_nothing_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    """What was lost is unknown then, and what they count is still known where that was read."""
+def test_outdated_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Losses are then unknown; the counting is kept if it could be read."""
     file = tmp_path / "sequences-0"
     run = Run(tmp_path)
     run.add(*numbered(*range(0, 100, 10)))
     run.write()
     late = 0
     if how == "a day":
-        late = KEPT_NS // 10**9
+        late = SAVED_NS // 10**9
     elif how == "a crash of the host":
         monkeypatch.setattr(kept_numbers, "_boot_id", lambda: "another start of the kernel")
     elif how == "rubbish":
@@ -391,7 +391,7 @@ def test_numbers_that_say_nothing_any_more(tmp_path: Path, monkeypatch: pytest.M
 def test_numbers_outlive_the_host_if_it_is_stopped_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is kept at the end is on the disk."""
+    """The state saved on exit is synced to disk."""
     run = Run(tmp_path)
     run.add(*numbered(0, 1, 2))
     run.pipeline.finish()
@@ -402,7 +402,7 @@ def test_numbers_outlive_the_host_if_it_is_stopped_in_order(
 
 
 def test_a_long_silence_of_a_fast_exporter(tmp_path: Path) -> None:
-    """What it sends in that time is lost, and not taken for a restart."""
+    """What it sends in that time is lost, rather than mistaken for a restart."""
     run = Run(tmp_path)
     per_s, silent_s = 100, 80_000
     for second in range(20):
@@ -415,7 +415,7 @@ def test_a_long_silence_of_a_fast_exporter(tmp_path: Path) -> None:
 
 
 def test_numbers_that_cannot_be_kept_are_reported(tmp_path: Path) -> None:
-    """It goes on all the same."""
+    """The pipeline continues."""
     (tmp_path / "sequences-0.new").mkdir()
     run = Run(tmp_path)
     run.add(*numbered(0, 1, 2))
@@ -430,7 +430,7 @@ def test_numbers_that_cannot_be_kept_are_reported(tmp_path: Path) -> None:
 def test_ledgers_add_up(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[Sent]], written_after: set[int]
 ) -> None:
-    """Whatever comes, and whenever blocks are written: ledgers have everything, and rows are what they say."""
+    """For any input and any block boundaries, ledgers are complete and rows match them."""
     run = Run(tmp_path_factory.mktemp("flows"))
     for number, datagrams in enumerate(batches):
         run.add(*datagrams)
@@ -447,5 +447,5 @@ def test_ledgers_add_up(
 
 
 def test_the_ledger_has_all_that_the_decoder_counts() -> None:
-    """Every count is in it, by its name."""
+    """Each count is in it, by name."""
     assert {field.name for field in fields(Counts)} <= set(LEDGER)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows in Protocol Buffers: as the published schema has them, and what is refused of others."""
+"""Flows in Protocol Buffers: conformance with the published schema, and rejected input."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from hypothesis.extra import numpy as arrays
 
 from nettop.errors import UsageError
 from nettop.flows.columns import ADDRESS, BY_NAME, COLUMNS, Flows, default_values
-from nettop.flows.protobuf import PRODUCED, decoded_batch, encoded_batch, schema_text
+from nettop.flows.protobuf import PRODUCED, decode_batch, encoded_batch, schema_text
 
 RECEIVED_MS = 1_700_000_000_000
 
 
 def example_flows(count: int) -> Flows:
-    """Flows with values in each kind of column."""
+    """Return flows with values in each kind of column."""
     flows = {column.name: default_values(column.name, count) for column in COLUMNS}
     packed = b"".join(bytes(10) + b"\xff\xff\xc0\0\2" + bytes([number]) for number in range(count))
     flows["src"] = np.frombuffer(packed, ADDRESS)
@@ -36,12 +36,12 @@ def example_flows(count: int) -> Flows:
 
 
 def rows_of(flows: Flows) -> list[tuple[Any, ...]]:
-    """The flows one by one."""
+    """Return the flows one by one."""
     return list(zip(*(flows[column.name].tolist() for column in COLUMNS), strict=True))
 
 
 def values_of(name: str, count: int) -> st.SearchStrategy[Any]:
-    """Any values of a column."""
+    """Draw any values of a column."""
     dtype = np.dtype(BY_NAME[name].dtype)
     if dtype.kind == "V":
         return st.binary(min_size=16 * count, max_size=16 * count).map(
@@ -51,12 +51,12 @@ def values_of(name: str, count: int) -> st.SearchStrategy[Any]:
 
 
 @given(st.data(), st.integers(0, 5))
-def test_what_is_encoded_is_decoded(data: st.DataObject, count: int) -> None:
-    """Every value of every column, but for what a producer does not say: when, and which protocol."""
+def test_encoding_and_decoding(data: st.DataObject, count: int) -> None:
+    """Every value of every column survives, except the receive time and protocol version if unset."""
     flows = {column.name: default_values(column.name, count) for column in COLUMNS}
     for name in data.draw(st.sets(st.sampled_from(sorted(BY_NAME)))):
         flows[name] = data.draw(values_of(name, count))
-    decoded, decoded_count = decoded_batch(encoded_batch(flows, 0, count), RECEIVED_MS)
+    decoded, decoded_count = decode_batch(encoded_batch(flows, 0, count), RECEIVED_MS)
     assert decoded_count == count
     flows["received"] = np.where(flows["received"] == 0, RECEIVED_MS, flows["received"])
     flows["protocol_version"] = np.where(flows["protocol_version"] == 0, PRODUCED, flows["protocol_version"])
@@ -64,14 +64,14 @@ def test_what_is_encoded_is_decoded(data: st.DataObject, count: int) -> None:
 
 
 def test_a_part_is_encoded() -> None:
-    """From one flow to another."""
+    """A range of flows."""
     flows = example_flows(5)
-    assert rows_of(decoded_batch(encoded_batch(flows, 1, 3), 0)[0]) == rows_of(flows)[1:3]
+    assert rows_of(decode_batch(encoded_batch(flows, 1, 3), 0)[0]) == rows_of(flows)[1:3]
 
 
 @pytest.fixture(scope="module")
 def messages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with docs/flows.proto; skips where there is no protoc."""
+    """Return a directory with docs/reference/flows.proto; skip without protoc."""
     if shutil.which("protoc") is None:
         pytest.skip("this machine has no protoc")
     directory = tmp_path_factory.mktemp("schema")
@@ -80,7 +80,7 @@ def messages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def protoc(directory: Path, how: str, content: bytes) -> bytes:
-    """What protoc makes of a FlowBatch, in text or in bytes."""
+    """Convert a FlowBatch to text or bytes with protoc."""
     return subprocess.run(
         ["protoc", f"--{how}=nettop.flows.v1.FlowBatch", "flows.proto"],
         cwd=directory,
@@ -92,9 +92,9 @@ def protoc(directory: Path, how: str, content: bytes) -> bytes:
 
 
 def test_producers_use_the_schema(messages: Path) -> None:
-    """What another implementation writes by the published schema is understood, and the other way round."""
+    """Messages of another implementation of the schema are understood, and vice versa."""
     text = b'flows { src: "\\300\\000\\002\\001" dst_port: 443 bytes: 18446744073709551615 start: 5 direction: 1 }'
-    flows, count = decoded_batch(protoc(messages, "encode", text), RECEIVED_MS)
+    flows, count = decode_batch(protoc(messages, "encode", text), RECEIVED_MS)
     assert count == 1
     row = {name: values[0] for name, values in flows.items()}
     assert row["src"].tobytes() == bytes(10) + b"\xff\xff" + ip_address("192.0.2.1").packed
@@ -112,24 +112,24 @@ def test_producers_use_the_schema(messages: Path) -> None:
         (b"\xff\xff", "the body is not a FlowBatch"),
         (bytes.fromhex("0a03 80ff"), "the body is not a FlowBatch"),
         # Flow.dst_port (17) = 65536, Flow.src (12) = "abc"
-        (bytes.fromhex("0a05 8801 808004"), "flow 0: dst_port is 65536, more than 65535"),
+        (bytes.fromhex("0a05 8801 808004"), "flow 0: dst_port is 65536, out of range (0 to 65535)"),
         (bytes.fromhex("0a00 0a05 6203 616263"), "flow 1: src has 3 bytes"),
     ],
 )
-def test_what_is_refused(content: bytes, what: str) -> None:
-    """The whole batch is, with the place of what is wrong."""
+def test_invalid_batches_are_refused(content: bytes, what: str) -> None:
+    """The whole batch is rejected, with the position of the error."""
     with pytest.raises(UsageError) as refused:
-        decoded_batch(content, RECEIVED_MS)
+        decode_batch(content, RECEIVED_MS)
     assert refused.value.what == what
 
 
 def test_unknown_fields_are_let_pass() -> None:
-    """Those of a later version of the schema."""
-    assert decoded_batch(bytes.fromhex("0a03 b83e01"), RECEIVED_MS)[1] == 1  # field 999
+    """Fields of a later version of the schema."""
+    assert decode_batch(bytes.fromhex("0a03 b83e01"), RECEIVED_MS)[1] == 1  # field 999
 
 
 @given(st.binary(max_size=64))
 def test_anything_else_is_an_error(content: bytes) -> None:
-    """Whatever is sent, it is a batch or a UsageError."""
+    """Any input is either a batch or a UsageError."""
     with suppress(UsageError):
-        decoded_batch(content, RECEIVED_MS)
+        decode_batch(content, RECEIVED_MS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Receiving over loopback: every datagram that was sent is received as it was sent, or counted as dropped."""
+"""Receiving over loopback: every datagram sent is received unchanged, or counted as dropped."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from nettop.errors import NettopError, PermissionMissing, SourceFailed, UsageErr
 from nettop.flows import receive
 from nettop.flows.columns import ADDRESS
 from nettop.flows.decode.datagrams import Datagrams
-from nettop.flows.receive import Endpoint, OpenSocket, Receiver, continued, endpoint_of, open_socket
-from nettop.kernel import privileges
+from nettop.flows.receive import Endpoint, OpenSocket, Receiver, endpoint_of, extend_counter, open_socket
+from nettop.kernel.host import privileges
+from nettop.process.wake_event import WakeEvent
 from nettop.query.address import MAPPED
-from nettop.wake_event import WakeEvent
 
 from .logging_run import DEADLINE_S, until
 
@@ -37,7 +37,7 @@ LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
 def has_ipv6() -> bool:
-    """Whether this host has ::1."""
+    """Return whether this host has ::1."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as trial:
             trial.bind(("::1", 0))
@@ -53,7 +53,7 @@ FAMILIES = [socket.AF_INET, pytest.param(socket.AF_INET6, marks=needs_ipv6)]
 
 @pytest.fixture(autouse=True)
 def _on_one_cpu() -> Iterator[None]:
-    """Datagrams over loopback wait for their softirq on the CPU that sent them: those of two CPUs may overtake."""
+    """Pin to one CPU: loopback delivers by a softirq on the sending CPU, so two CPUs may reorder datagrams."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     yield
@@ -69,7 +69,7 @@ class Received(NamedTuple):
 
 
 def received(datagrams: Datagrams) -> list[Received]:
-    """What is in a batch, which has the promised dtypes."""
+    """Return the contents of a batch, after checking its dtypes."""
     count = len(datagrams.starts)
     for values, dtype in [
         (datagrams.buffer, "u1"),
@@ -94,17 +94,17 @@ def received(datagrams: Datagrams) -> list[Received]:
 
 
 def opened_at(family: int = socket.AF_INET, buffer_bytes: int = BUFFER_BYTES) -> OpenSocket:
-    """A socket at loopback, on a port that the kernel chose."""
+    """Open a socket on loopback, on a port chosen by the kernel."""
     return open_socket(Endpoint(LOOPBACK[socket.AddressFamily(family)], 0), buffer_bytes)
 
 
 def always_ready(others: Mapping[int, int], timeout_s: float | None) -> Mapping[int, int]:
-    """Waits for nothing."""
+    """Return at once."""
     return others
 
 
 class Sender:
-    """Sends from an address and port of its own to one socket. Used as a context."""
+    """A sender from its own address and port to one socket; a context manager."""
 
     def __init__(self, family: int, port: int, source: str | None = None) -> None:
         loopback = LOOPBACK[socket.AddressFamily(family)]
@@ -122,20 +122,20 @@ class Sender:
         self.socket.close()
 
     def send(self, *contents: bytes) -> list[Received]:
-        """Send these; returns how they are received."""
+        """Send these; return them as they should be received."""
         for content in contents:
             self.socket.send(content)
         return [Received(self.address, self.port, content) for content in contents]
 
 
 def waiting_bytes(opened: OpenSocket) -> int:
-    """The memory of what waits in a socket (SK_MEMINFO_RMEM_ALLOC of SO_MEMINFO)."""
+    """Return the memory used by a socket's receive queue (SK_MEMINFO_RMEM_ALLOC of SO_MEMINFO)."""
     waiting: int = struct.unpack_from("=I", opened.socket.getsockopt(socket.SOL_SOCKET, 55, 36))[0]
     return waiting
 
 
 def fill(opened: OpenSocket, sender: Sender, count: int) -> None:
-    """Have so many empty datagrams wait in a socket that is empty."""
+    """Queue this many empty datagrams in an empty socket."""
     sender.send(b"")
     each = until(lambda: waiting_bytes(opened))
     sender.send(*[b""] * (count - 1))
@@ -143,7 +143,7 @@ def fill(opened: OpenSocket, sender: Sender, count: int) -> None:
 
 
 def all_of(receiver: Receiver, count: int) -> list[Received]:
-    """So many datagrams, in however many batches."""
+    """Receive this many datagrams, in however many batches."""
     come: list[Received] = []
     end = time.monotonic() + DEADLINE_S
     while len(come) < count:
@@ -152,7 +152,7 @@ def all_of(receiver: Receiver, count: int) -> list[Received]:
     return come
 
 
-# --- words ------------------------------------------------------------------------------------------------------
+# --- values -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def all_of(receiver: Receiver, count: int) -> list[Received]:
         ("[::ffff:192.0.2.1]:65535", "192.0.2.1", 65535),
     ],
 )
-def test_words(word: str, address: str, port: int) -> None:
-    """What --listen accepts."""
+def test_valid_endpoints(word: str, address: str, port: int) -> None:
+    """Valid values of --listen."""
     assert endpoint_of(word) == Endpoint(address, port)
 
 
@@ -185,7 +185,7 @@ def test_words(word: str, address: str, port: int) -> None:
     st.integers(0, 65535),
 )
 def test_an_endpoint_is_written_as_it_is_read(address: str, port: int) -> None:
-    """So what a report shows can be given to --listen."""
+    """So an endpoint shown in a report is valid for --listen."""
     endpoint = Endpoint(address, port)
     assert endpoint_of(str(endpoint)) == endpoint
 
@@ -210,8 +210,8 @@ def test_an_endpoint_is_written_as_it_is_read(address: str, port: int) -> None:
         ("[::1]", "no port", "as 2055"),
     ],
 )
-def test_bad_words(word: str, what: str, remedy: str) -> None:
-    """Each error says what to write."""
+def test_invalid_endpoints(word: str, what: str, remedy: str) -> None:
+    """Each error shows the correct form."""
     with pytest.raises(UsageError) as raised:
         endpoint_of(word)
     assert repr(word) in raised.value.what
@@ -224,7 +224,7 @@ def test_bad_words(word: str, what: str, remedy: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_wildcard_receives_from_both_families(family: int) -> None:
-    """One socket, on the port that the kernel chose."""
+    """One socket, on a port chosen by the kernel."""
     opened = open_socket(Endpoint("", 0), BUFFER_BYTES)
     with (
         closing(Receiver([opened], always_ready)) as receiver,
@@ -235,7 +235,7 @@ def test_a_wildcard_receives_from_both_families(family: int) -> None:
 
 @needs_ipv6
 def test_the_wildcard_of_ipv6_leaves_ipv4_to_others() -> None:
-    """Two sockets, one port."""
+    """Two sockets share one port."""
     ipv6 = open_socket(Endpoint("::", 0), BUFFER_BYTES)
     ipv4 = open_socket(Endpoint("0.0.0.0", ipv6.endpoint.port), BUFFER_BYTES)
     with closing(Receiver([ipv6, ipv4], always_ready)) as receiver:
@@ -247,7 +247,7 @@ def test_the_wildcard_of_ipv6_leaves_ipv4_to_others() -> None:
 
 @needs_ipv6
 def test_a_wildcard_is_never_half_of_it() -> None:
-    """Where somebody has the port of one family, it is in use."""
+    """If another process has the port in one family, it is in use."""
     taken = open_socket(Endpoint("::", 0), BUFFER_BYTES)
     with closing(taken.socket), pytest.raises(NettopError, match="is in use"):
         open_socket(Endpoint("", taken.endpoint.port), BUFFER_BYTES)
@@ -293,7 +293,7 @@ def test_without_ipv6_a_wildcard_is_that_of_ipv4(monkeypatch: pytest.MonkeyPatch
 def test_failures_to_bind(
     number: int, kind: type[NettopError], what: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each error says where, why, and what to do."""
+    """Each error states the endpoint, the cause and the remedy."""
     monkeypatch.setattr(Refused, "on_bind", number)
     monkeypatch.setattr(socket, "socket", Refused)
     with pytest.raises(kind) as raised:
@@ -305,13 +305,13 @@ def test_failures_to_bind(
 
 
 def test_a_zone_that_does_not_exist() -> None:
-    """An address of an interface that this host does not have."""
+    """The zone is an interface that this host does not have."""
     with pytest.raises(NettopError, match="no address fe80::1%none"):
         open_socket(Endpoint("fe80::1%none", 0), BUFFER_BYTES)
 
 
 def test_a_port_in_use() -> None:
-    """The error names the process, which is this one."""
+    """The error names the process, here this one."""
     with closing(opened_at().socket) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(NettopError) as raised:
@@ -323,7 +323,7 @@ def test_a_port_in_use() -> None:
 
 
 def test_a_port_in_use_by_somebody_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the process cannot be known, the error says how to find it."""
+    """If the process is unknown, the error says how to find it."""
 
     def refused(*_: object, **__: object) -> None:
         raise PermissionMissing("refused")
@@ -338,7 +338,7 @@ def test_a_port_in_use_by_somebody_hidden(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_shared_port() -> None:
-    """Every datagram comes by one of the sockets, and all of one sender by the same."""
+    """Each datagram arrives on one of the sockets, and all of one sender on the same."""
     first = open_socket(Endpoint("127.0.0.1", 0), BUFFER_BYTES, shared_port=True)
     second = open_socket(first.endpoint, BUFFER_BYTES, shared_port=True)
     with closing(Receiver([first, second], always_ready)) as receiver, ExitStack() as ends:
@@ -351,7 +351,7 @@ def test_a_shared_port() -> None:
 
 
 def without_capabilities(function: Callable[[], OpenSocket]) -> OpenSocket:
-    """What it returns in a thread that has no capability."""
+    """Return the result of a function called in a thread without capabilities."""
 
     def run() -> OpenSocket:
         privileges.keep_only(privileges.NOTHING)
@@ -362,7 +362,7 @@ def without_capabilities(function: Callable[[], OpenSocket]) -> OpenSocket:
 
 
 def test_the_buffer_that_is_granted() -> None:
-    """More than anybody may have is granted in part, and the warning says how to get it."""
+    """A size beyond the limit is granted in part, and the warning says how to get it."""
     most = int(Path("/proc/sys/net/core/rmem_max").read_text())
     usual = without_capabilities(lambda: opened_at(buffer_bytes=most))
     large = without_capabilities(lambda: opened_at(buffer_bytes=most + 1))
@@ -377,7 +377,7 @@ def test_the_buffer_that_is_granted() -> None:
 
 @pytest.mark.parametrize("size", [-1, 0, 1 << 30])
 def test_a_buffer_that_no_kernel_grants(size: int) -> None:
-    """The error says how large it may be."""
+    """The error states the maximum."""
     with pytest.raises(UsageError, match=rf"{size:,} bytes") as raised:
         opened_at(buffer_bytes=size)
     assert "1,073,741,823" in raised.value.remedy
@@ -388,13 +388,13 @@ def test_a_buffer_that_no_kernel_grants(size: int) -> None:
 PLAN = st.lists(
     st.tuples(st.integers(0, 4), st.sampled_from([0, 1, 7, 63, 64, 65, 300])), min_size=1, max_size=40
 )
-"""Which sender sends, and how much."""
+"""Which sender sends, and how many."""
 
 
 @given(PLAN, st.integers(1, 12))
 @settings(max_examples=40)
 def test_datagrams_are_received_as_they_were_sent(plan: list[tuple[int, int]], batch: int) -> None:
-    """Of several sockets and senders, empty ones and truncated ones, in their order, in batches of any size."""
+    """From several sockets and senders, including empty and truncated ones, in order, in batches of any size."""
     slot_bytes = 64
     families = [socket.AF_INET, socket.AF_INET6 if HAS_IPV6 else socket.AF_INET]
     with ExitStack() as ends:
@@ -435,7 +435,7 @@ def test_datagrams_are_received_as_they_were_sent(plan: list[tuple[int, int]], b
 
 
 def test_when_a_datagram_arrived() -> None:
-    """By the kernel's stamp: it had come before somebody looked."""
+    """By the kernel's timestamp, not by when it is read."""
     opened = opened_at()
     with (
         closing(Receiver([opened], always_ready)) as receiver,
@@ -450,7 +450,7 @@ def test_when_a_datagram_arrived() -> None:
 
 
 def test_only_the_buffer_is_used_again() -> None:
-    """Everything else is kept by whoever keeps it."""
+    """Everything else may be kept by the caller."""
     opened = opened_at()
     with closing(Receiver([opened], always_ready)) as receiver, ExitStack() as ends:
         first, second = (ends.enter_context(Sender(socket.AF_INET, opened.endpoint.port)) for _ in range(2))
@@ -467,7 +467,7 @@ def test_only_the_buffer_is_used_again() -> None:
 
 
 def test_full_sockets_take_turns() -> None:
-    """One that always fills a batch does not keep another waiting; while batches are full nothing is waited for."""
+    """A busy socket does not starve another; while batches are full, nothing waits."""
     waits: list[float | None] = []
 
     def wait(others: Mapping[int, int], timeout_s: float | None) -> Mapping[int, int]:
@@ -485,8 +485,8 @@ def test_full_sockets_take_turns() -> None:
     assert waits == [7, 1e-9]
 
 
-def test_what_overflows_is_counted() -> None:
-    """Sent = received + dropped by the kernel, of each socket, whenever it is read."""
+def test_drops_are_counted() -> None:
+    """Sent = received + dropped by the kernel, for each socket, whenever it is read."""
     sockets = [opened_at(buffer_bytes=1), opened_at(buffer_bytes=1)]
     with closing(Receiver(sockets, always_ready)) as receiver, ExitStack() as ends:
         senders = [ends.enter_context(Sender(socket.AF_INET, each.endpoint.port)) for each in sockets]
@@ -511,8 +511,8 @@ def test_what_overflows_is_counted() -> None:
 
 @given(st.integers(0, 1 << 40), st.integers(0, (1 << 32) - 1))
 def test_a_counter_that_wraps(total: int, growth: int) -> None:
-    """The kernel has 32 bits of the drops."""
-    assert continued(total, total + growth & 0xFFFFFFFF) == total + growth
+    """The kernel's counter has 32 bits."""
+    assert extend_counter(total, total + growth & 0xFFFFFFFF) == total + growth
 
 
 def test_a_wait_that_is_ended() -> None:
@@ -529,7 +529,7 @@ def test_a_wait_that_is_ended() -> None:
 
 
 def test_datagrams_gather() -> None:
-    """For as long as was chosen; for less where the buffer is small, and not where it is half full."""
+    """For the given time; less if the buffer is small, and not at all if it is half full."""
     naps: list[float | None] = []
 
     def wait(others: Mapping[int, int], timeout_s: float | None) -> Mapping[int, int]:
@@ -553,7 +553,7 @@ def test_datagrams_gather() -> None:
 
 
 def test_a_socket_that_fails() -> None:
-    """What others have received is returned first."""
+    """Datagrams of the other sockets are returned first."""
     sockets = [opened_at(), opened_at()]
     reader, writer = os.pipe()
     with (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of flows as statements: what is created, changed, left alone and refused."""
+"""Statements for the tables of flows: what is created, altered, left alone and rejected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROLLUPS = ("flows_1m", "flows_5m", "flows_1h", "talkers_1m")
 
 
 def stored(retention: Retention, suffix: str = "") -> dict[str, Existing]:
-    """What system.tables says when all has been created."""
+    """Return what system.tables lists after everything is created."""
     tables = {
         f"{name}{suffix}": Existing(
             COMMENT,
@@ -84,11 +84,11 @@ def test_a_cluster_has_replicated_tables_below_distributed_ones() -> None:
 @pytest.mark.parametrize("cluster", ["", "two"])
 def test_a_database_that_has_everything_is_left_as_it_is(cluster: str) -> None:
     existing = stored(Retention(), "_local" if cluster else "")
-    # Not even the database is created again: that would wait for servers of the cluster that are away.
+    # Not even the database is recreated: that would wait for servers of the cluster that are down.
     assert statements(existing, Retention(), cluster) == []
 
 
-def test_what_is_missing_is_created() -> None:
+def test_missing_tables_are_created() -> None:
     existing = stored(Retention())
     del existing["talkers_1m"], existing["flows_1h_view"]
     assert firsts(statements(existing, Retention())) == [
@@ -107,12 +107,12 @@ def test_another_retention_alters_that_table_alone(cluster: str, name: str) -> N
 
 @pytest.mark.parametrize(
     ("suffix", "cluster", "what"),
-    [("", "two", "of one server, not of a cluster"), ("_local", "", "of a cluster")],
+    [("", "two", "a single server, not for a cluster"), ("_local", "", "a cluster")],
 )
 def test_tables_of_a_server_are_not_taken_for_those_of_a_cluster(
     suffix: str, cluster: str, what: str
 ) -> None:
-    with pytest.raises(UsageError, match=f"has tables {what}$"):
+    with pytest.raises(UsageError, match=f"^the database nettop was set up for {what}$"):
         statements(stored(Retention(), suffix), Retention(), cluster)
 
 
@@ -124,21 +124,21 @@ def test_a_table_has_a_retention_of_its_own() -> None:
     "kept", [timedelta(seconds=3599), timedelta(0), timedelta(days=-1), timedelta(days=18_251)]
 )
 def test_a_retention_that_would_drop_everything_is_refused(kept: timedelta) -> None:
-    with pytest.raises(UsageError, match=f"flows_raw cannot be kept for {kept}"):
+    with pytest.raises(UsageError, match=f"cannot keep rows of flows_raw for {kept}"):
         Retention(flows_raw=kept)
     Retention(timedelta(hours=1), timedelta(days=18_250))
 
 
 def test_tables_of_a_newer_nettop_are_refused() -> None:
     existing = {"flows_raw": Existing(f"nettop schema {SCHEMA_VERSION + 1}", "")}
-    with pytest.raises(UsageError, match=f"schema {SCHEMA_VERSION + 1}, this nettop knows schema") as caught:
+    with pytest.raises(UsageError, match=f"schema {SCHEMA_VERSION + 1}, but this nettop supports") as caught:
         statements(existing, Retention())
     assert "newer nettop" in caught.value.remedy
 
 
 @pytest.mark.parametrize("comment", ["", "nettop schema", "flows of my router"])
 def test_tables_of_somebody_else_are_refused(comment: str) -> None:
-    with pytest.raises(UsageError, match="a table flows_raw that nettop did not make"):
+    with pytest.raises(UsageError, match="a table flows_raw that nettop did not create"):
         statements({"flows_raw": Existing(comment, "")}, Retention())
 
 
@@ -162,7 +162,7 @@ def test_tables_sort_by_columns_that_they_have() -> None:
             assert [*table.order, *sums] == list(table.types)
 
 
-def test_service_ports_are_ports_that_are_not_known_anyway() -> None:
+def test_service_ports_exclude_well_known_ports() -> None:
     assert list(SERVICE_PORTS) == sorted(set(SERVICE_PORTS))
     assert SERVICE_PORTS[0] >= 1024
     assert SERVICE_PORTS[-1] < 65_536

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What sFlow datagrams and the packets in them say, from bytes made here: whole, strange, and truncated anywhere."""
+"""sFlow datagrams and the packets in them, built here: valid, unusual, and truncated anywhere."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from nettop.flows.decode.packets import (
     PACKET_COLUMNS,
     TAGS_MAX,
     FirstHeader,
-    decoded_packets,
+    decode_packets,
 )
-from nettop.flows.decode.sflow import INTERFACE_COUNTERS, RECORDS_MAX, SAMPLES_MAX, SFlow, decoded_sflow
-from nettop.snapshots.snapshot import Array
+from nettop.flows.decode.sflow import INTERFACE_COUNTERS, RECORDS_MAX, SAMPLES_MAX, SFlow, decode_sflow
+from nettop.snapshots.arrays import Array
 
 MACS = bytes.fromhex("0200000000020200000000aa")
 A4, B4 = "192.0.2.1", "198.51.100.7"
@@ -79,12 +79,12 @@ def mapped(address: str) -> bytes:
 
 
 def decoded(packets: list[bytes], first: FirstHeader = FirstHeader.ETHERNET) -> list[dict[str, Any]]:
-    """The columns of each packet; between packets stand ones, which no column may come from."""
+    """Return the columns of each packet; the gaps between packets are ones, which must not leak into a column."""
     gap = b"\xff" * 64
     starts = np.cumsum([len(gap) + (len(packets[at - 1]) if at else 0) for at in range(len(packets))])
     ends = starts + [len(packet) for packet in packets]
     buffer = np.frombuffer(gap + b"".join(packet + gap for packet in packets), np.uint8)
-    return rows_of(decoded_packets(buffer, starts, ends, first))
+    return rows_of(decode_packets(buffer, starts, ends, first))
 
 
 def rows_of(flows: Flows) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def rows_of(flows: Flows) -> list[dict[str, Any]]:
 
 
 def set_in(row: dict[str, Any]) -> dict[str, Any]:
-    """The columns that are not at their default."""
+    """Return the columns that differ from their default."""
     return {name: value for name, value in row.items() if value not in (0, bytes(16))}
 
 
@@ -159,7 +159,7 @@ PORTS = {"src_port": 5353, "dst_port": 53}
     ],
 )  # fmt: skip
 def test_a_frame(packet: bytes, expected: dict[str, Any]) -> None:
-    """The link layers of a frame lead to its IP packet, where it has one."""
+    """The link layers lead to the IP packet, if there is one."""
     (row,) = decoded([packet])
     assert set_in(row) == OF_MACS | expected
 
@@ -219,7 +219,7 @@ def test_extension_headers(first: int, headers: bytes, expected: dict[str, Any])
 
 
 def test_fragments_of_ipv4() -> None:
-    """The first fragment has ports, the later ones do not."""
+    """The first fragment has ports, later ones do not."""
     first, later = decoded(
         [ip4(udp(), UDP, fragment=0x2000), ip4(udp(), UDP, fragment=0x2005)], FirstHeader.IP
     )
@@ -228,7 +228,7 @@ def test_fragments_of_ipv4() -> None:
 
 
 def test_padding_is_no_transport_header() -> None:
-    """What follows the end of the IP packet is Ethernet's; a length of 0 says nothing."""
+    """Bytes after the end of the IP packet are Ethernet padding; a length of 0 is ignored."""
     rows = decoded(
         [ip4(udp(), UDP, length=20), ip4(udp(), UDP, length=0), ip6(udp(), UDP, length=3)], FirstHeader.IP
     )
@@ -247,16 +247,16 @@ def test_padding_is_no_transport_header() -> None:
         (FirstHeader.PPP, b"\xc0\x21" + TCP4, {}),
     ],
 )
-def test_what_a_packet_begins_with(first: FirstHeader, packet: bytes, expected: dict[str, Any]) -> None:
+def test_first_headers(first: FirstHeader, packet: bytes, expected: dict[str, Any]) -> None:
     """Packets need no Ethernet header."""
     (row,) = decoded([packet], first)
     assert set_in(row) == expected
 
 
 def test_columns_of_packets() -> None:
-    """All columns are there, with the dtypes that the store has, for no packet too."""
+    """All columns are present in the store's dtypes, even without packets."""
     for packets in ([], [b""], [TCP4]):
-        columns = decoded_packets(
+        columns = decode_packets(
             np.frombuffer(b"".join(packets), np.uint8),
             np.zeros(len(packets), np.intp),
             np.array([len(packet) for packet in packets], np.intp),
@@ -268,7 +268,7 @@ def test_columns_of_packets() -> None:
         }
 
 
-# A parser of one packet, which stops where it ends.
+# A parser of one packet, which stops at its end.
 
 
 def parsed(packet: bytes, first: FirstHeader) -> dict[str, Any]:
@@ -483,7 +483,7 @@ PACKETS = {
 @pytest.mark.parametrize("first", FirstHeader)
 @given(data=st.data())
 def test_many_packets_are_read_as_each_alone(first: FirstHeader, data: st.DataObject) -> None:
-    """Whatever is in the packets, and however much of them was captured."""
+    """Whatever the packets contain, and however much of them was captured."""
     packets = data.draw(st.lists(st.one_of(PACKETS[first], st.binary(max_size=80)), max_size=6))
     captured = [packet[: data.draw(st.integers(0, len(packet) + 20))] for packet in packets]
     assert decoded(captured, first) == [parsed(packet, first) for packet in captured]
@@ -492,10 +492,10 @@ def test_many_packets_are_read_as_each_alone(first: FirstHeader, data: st.DataOb
 @pytest.mark.parametrize("first", FirstHeader)
 @given(data=st.data())
 def test_a_packet_truncated_at_every_byte(first: FirstHeader, data: st.DataObject) -> None:
-    """Nothing behind the end is read, though the packet's own bytes are there."""
+    """Nothing beyond the end is read, although the packet's own bytes are there."""
     packet = data.draw(PACKETS[first])
     lengths = np.arange(len(packet) + 1)
-    columns = decoded_packets(np.frombuffer(packet, np.uint8), np.zeros_like(lengths), lengths, first)
+    columns = decode_packets(np.frombuffer(packet, np.uint8), np.zeros_like(lengths), lengths, first)
     assert rows_of(columns) == [parsed(packet[:length], first) for length in lengths]
 
 
@@ -504,7 +504,7 @@ def test_packets_of_several_kinds() -> None:
     packets = [ethernet(0x0800, TCP4), TCP6, mpls((5,), TCP4), b"\x00\x21" + TCP4]
     ends = np.cumsum([len(packet) for packet in packets])
     starts = ends - [len(packet) for packet in packets]
-    columns = decoded_packets(
+    columns = decode_packets(
         np.frombuffer(b"".join(packets), np.uint8), starts, ends, np.array(list(FirstHeader))
     )
     assert columns["etype"].tolist() == [0x0800, 0x86DD, 0x0800, 0x0800]
@@ -525,7 +525,7 @@ def address(text: str) -> bytes:
 
 
 def part(form: int, content: bytes, length: int | None = None) -> bytes:
-    """A sample or a record."""
+    """Return a sample or a record."""
     return words(form, len(content) if length is None else length) + content
 
 
@@ -586,11 +586,11 @@ def batch(*payloads: bytes, gap: bytes = b"") -> Datagrams:
 
 
 def read(*payloads: bytes, gap: bytes = b"") -> SFlow:
-    return decoded_sflow(batch(*payloads, gap=gap), np.arange(len(payloads)))
+    return decode_sflow(batch(*payloads, gap=gap), np.arange(len(payloads)))
 
 
 def flows_of(*samples: bytes) -> list[dict[str, Any]]:
-    """The flows of one datagram, which has to be in order."""
+    """Return the flows of one datagram, which must be valid."""
     sflow = read(datagram(*samples))
     assert not sflow.malformed.any()
     return [set_in(row) for row in rows_of(sflow.flows)]
@@ -663,7 +663,7 @@ def contents(sflow: SFlow) -> tuple[Any, ...]:
     ],
 )  # fmt: skip
 def test_flow_records(sample: Any, records: list[bytes], expected: dict[str, Any]) -> None:
-    """What the records of a sample say is one flow."""
+    """The records of a sample form one flow."""
     assert flows_of(sample(*records)) == [expected]
 
 
@@ -681,7 +681,7 @@ def test_flow_records(sample: Any, records: list[bytes], expected: dict[str, Any
     ],
 )
 def test_interfaces(sample: bytes, expected: tuple[int, int, int]) -> None:
-    """An index is an index only in format 0; a dropped packet went nowhere."""
+    """An index is only an index in format 0; a dropped packet has no egress interface."""
     (row,) = rows_of(read(datagram(sample)).flows)
     assert (row["in_if"], row["out_if"], row["forwarding_status"]) == expected
 
@@ -709,7 +709,7 @@ def test_counters(form: int) -> None:
 
 
 def test_other_samples_are_counted() -> None:
-    """Samples of discarded packets, and those that only their vendor knows."""
+    """Samples of discarded packets, and vendor-specific ones."""
     discarded = part(5, words(1, 0, 3, 0, 4, 5, 289, 1) + RAW)
     sflow = read(datagram(discarded, part(9 << 12 | 1, bytes(8)), flow(RAW), discarded), datagram(discarded))
     assert sflow.discarded == 3
@@ -722,7 +722,7 @@ def test_other_samples_are_counted() -> None:
 
 @pytest.mark.parametrize(("agent", "expected"), [(A4, A4), (A6, A6), ("", SENDER), ("0.0.0.0", SENDER)])
 def test_the_agent(agent: str, expected: str) -> None:
-    """The agent is the exporter; where it does not say its address, the sender is."""
+    """The agent is the exporter; if the datagram has no agent address, the sender is."""
     sflow = read(datagram(flow(RAW), agent=agent))
     assert sflow.agents.tobytes() == sflow.flows["exporter"].tobytes() == mapped(expected)
     assert (sflow.sub_agents.tolist(), sflow.sequences.tolist()) == ([3], [77])
@@ -731,13 +731,13 @@ def test_the_agent(agent: str, expected: str) -> None:
 def test_flows_are_in_the_order_of_datagrams_and_samples() -> None:
     """Also if only some datagrams are sFlow."""
     payloads = [datagram(*(flow(RAW, input_if=10 * at + n) for n in range(at))) for at in range(4)]
-    sflow = decoded_sflow(batch(*payloads), np.array([3, 1, 2]))
+    sflow = decode_sflow(batch(*payloads), np.array([3, 1, 2]))
     assert sflow.flows["in_if"].tolist() == [30, 31, 32, 10, 20, 21]
     assert sflow.datagram_of.tolist() == [3, 3, 3, 1, 2, 2]
 
 
 def test_nothing() -> None:
-    """No datagrams have no flows."""
+    """No datagrams yield no flows."""
     sflow = read()
     assert len(sflow.datagram_of) == len(sflow.counters) == len(sflow.malformed) == 0
 
@@ -773,14 +773,14 @@ WHOLE = datagram(
     ],
 )
 def test_malformed(payload: bytes, flows: int) -> None:
-    """What stands before the break is decoded, and the other datagrams are."""
+    """Data before the violation is decoded, as are the other datagrams."""
     sflow = read(datagram(flow(RAW)), payload, datagram(flow(RAW)))
     assert sflow.malformed.tolist() == [False, True, False]
     assert sflow.datagram_of.tolist() == [0, *[1] * flows, 2]
 
 
 def test_a_datagram_truncated_at_every_byte() -> None:
-    """Nothing behind the end is read: neither the rest of the datagram, nor another one."""
+    """Nothing beyond the end is read: neither the rest of the datagram nor another one."""
     whole = contents(read(WHOLE))
     for length in range(len(WHOLE)):
         rest = Datagrams(
@@ -791,7 +791,7 @@ def test_a_datagram_truncated_at_every_byte() -> None:
             np.zeros(1, np.uint16),
             np.array([RECEIVED_MS * 1_000_000]),
         )
-        truncated = decoded_sflow(rest, np.arange(1))
+        truncated = decode_sflow(rest, np.arange(1))
         assert truncated.malformed.all()
         assert (
             contents(truncated)
@@ -803,7 +803,7 @@ def test_a_datagram_truncated_at_every_byte() -> None:
 
 @given(data=st.data())
 def test_any_bytes(data: st.DataObject) -> None:
-    """Whatever is in a datagram, nothing is raised, and its neighbours are as they are alone."""
+    """Whatever a datagram contains, nothing is raised, and its neighbors are decoded as if alone."""
     payload = bytearray(WHOLE)
     for at in data.draw(st.lists(st.integers(0, len(WHOLE) - 1), max_size=4)):
         payload[at] = data.draw(st.sampled_from([0, 1, 2, 3, 4, 5, 0x7F, 0xFF]))

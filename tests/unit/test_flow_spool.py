@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks between collecting and storing: nothing is lost, doubled or uncounted, wherever a process or a disk fails."""
+"""Blocks between collecting and storing: nothing is lost, duplicated or uncounted, wherever a process or disk fails."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CrashError(Exception):
 
 
 class Store:
-    """Keeps blocks by token and table; fails before or after those with these numbers."""
+    """A store of blocks by token and table that fails before or after the inserts with these numbers."""
 
     def __init__(self) -> None:
         self.blocks: dict[str, bytes] = {}
@@ -64,11 +64,11 @@ class Store:
         pass
 
     def contents(self, table: str) -> list[bytes]:
-        """The blocks of a table, in the order of their tokens."""
+        """Return the blocks of a table, ordered by token."""
         return [block for token, block in sorted(self.blocks.items()) if token.endswith(f"-{table}")]
 
     def ledger(self) -> Counter[str]:
-        """What all ledgers say, added up."""
+        """Return the sum of all ledgers."""
         total: Counter[str] = Counter()
         for block in self.contents("ledger"):
             (counters,) = Reader(block).block()["counters"][1]
@@ -77,7 +77,7 @@ class Store:
 
 
 class Faults:
-    """Stands before the functions of `os` that the spool uses, and lets the one with this number fail."""
+    """A wrapper around the functions of `os` that the spool uses; the call with this number fails."""
 
     NAMES = ("open", "write", "fsync", "close", "rename")
 
@@ -96,7 +96,7 @@ class Faults:
             self.calls += 1
             if self.calls == self.at:
                 if name == "write":
-                    # A part of it has been written.
+                    # Part of it was written.
                     os.write(arguments[0], bytes(arguments[1])[:10])
                 if name == "close":
                     os.close(*arguments)
@@ -173,7 +173,7 @@ def test_processes_write_to_the_same_directory(directory: Path) -> None:
     assert numbers == {worker: list(range(20)) for worker in (b"0", b"1", b"2")}
 
 
-def test_a_directory_that_cannot_be_made_is_a_users_error(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="Not a directory"):
         Spool(tmp_path / "file" / "spool", LARGE)
@@ -183,7 +183,7 @@ def test_a_directory_that_cannot_be_made_is_a_users_error(tmp_path: Path) -> Non
 
 
 def test_a_directory_that_was_removed_is_made_again(directory: Path) -> None:
-    """What was in it is lost; nothing waits, and what comes next is kept."""
+    """Its contents are lost; nothing waits, and new blocks are kept."""
     spool = Spool(directory, LARGE)
     spool.put({FLOWS: Block(b"gone", 1)}, {RECEIVED: 1})
     shutil.rmtree(directory)
@@ -194,14 +194,14 @@ def test_a_directory_that_was_removed_is_made_again(directory: Path) -> None:
     assert spool.read(token).blocks == {FLOWS: Block(b"kept", 1)}
 
 
-def test_what_exceeds_the_bound_is_dropped_and_counted_in_the_next_file(directory: Path) -> None:
+def test_blocks_beyond_the_bound_are_dropped_and_counted_in_the_next_file(directory: Path) -> None:
     spool = Spool(directory, 400)
     first = spool.put({FLOWS: block("a")}, {RECEIVED: 1})
     assert first is not None
     noise = Block(os.urandom(400), 5)
     assert spool.put({FLOWS: noise, COUNTERS: Block(b"", 2)}, {RECEIVED: 5, "datagrams": 3}) is None
     assert spool.put({FLOWS: noise}, {RECEIVED: 5, "datagrams": 4}) is None
-    assert "400 bytes are waiting" in str(spool.failure)
+    assert "the spool is full (400 bytes)" in str(spool.failure)
     assert spool.waiting() == [first]
     spool.remove(first)
     last = spool.put({FLOWS: block("b")}, {RECEIVED: 1})
@@ -218,7 +218,7 @@ def test_what_exceeds_the_bound_is_dropped_and_counted_in_the_next_file(director
     assert spool.read(again).ledger == {"datagrams": 1}
 
 
-def test_what_was_counted_is_written_even_beyond_the_bound(directory: Path) -> None:
+def test_counts_are_written_even_beyond_the_bound(directory: Path) -> None:
     spool = Spool(directory, 0)
     assert spool.put({FLOWS: block("a")}, {RECEIVED: 1}) is None
     token = spool.put({}, {})
@@ -289,7 +289,7 @@ def test_leftovers_are_removed_and_counted(directory: Path) -> None:
 
 
 def damaged(directory: Path, damage: Callable[[bytes], bytes]) -> Spool:
-    """A spool whose one file, of 3 flows, was damaged."""
+    """Return a spool whose only file, of 3 flows, was damaged."""
     spool = Spool(directory, LARGE)
     token = spool.put({FLOWS: block("abc", 3), COUNTERS: block("d", 2)}, {RECEIVED: 3})
     path = directory / f"{token}.block"
@@ -337,7 +337,7 @@ def test_a_broken_file_is_set_aside_and_its_rows_are_counted_as_dropped(director
 
 def test_a_file_of_a_newer_nettop_is_set_aside(directory: Path) -> None:
     spool = damaged(directory, lambda content: content[:8] + b"\x63" + content[9:])
-    assert spool.read(spool.waiting()[0]).broken == "it has format 99, this nettop reads 1"
+    assert spool.read(spool.waiting()[0]).broken == "it has format 99; only format 1 is supported"
 
 
 # Storing.
@@ -378,7 +378,7 @@ def test_a_store_is_checked_while_nothing_is_to_be_stored(directory: Path) -> No
     assert (storing.store_oldest(), store.checks) == (False, 1)
 
 
-def test_what_earlier_files_have_is_counted_apart(directory: Path) -> None:
+def test_earlier_files_are_counted_separately(directory: Path) -> None:
     spool, store = filled(directory, 2), Store()
     storing = Storing(spool, store, earlier=spool.waiting())
     filled(directory, 3)
@@ -411,7 +411,7 @@ def test_a_file_that_could_not_be_removed_is_stored_once(
     spool, store = filled(directory, 1), Store()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", lambda *_, **__: os.unlink("/nowhere"))
-        with pytest.raises(SourceFailed, match="cannot be read"):
+        with pytest.raises(SourceFailed, match="cannot read the spool"):
             Storing(spool, store).store_oldest()
     assert Storing(spool, store).store_oldest()
     assert store.contents(FLOWS) == [block("f0").content]
@@ -419,7 +419,7 @@ def test_a_file_that_could_not_be_removed_is_stored_once(
 
 
 class Times:
-    """In place of an event that ends a wait: notes how long waits are, and is set after so many."""
+    """A fake event to wait on: records the timeouts, and is set after a number of them."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -468,7 +468,7 @@ def test_failures_that_differ_in_sizes_only_are_reported_once(directory: Path) -
 
 @pytest.fixture
 def running(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Spool, Store, Storing]]:
-    """Storing in a thread that never looks by itself for new files."""
+    """Run Storing in a thread that never polls for new files."""
     monkeypatch.setattr(spool_module, "_IDLE_S", 100.0)
     spool, store = Spool(directory, LARGE), Store()
     storing = Storing(spool, store)
@@ -502,7 +502,7 @@ def test_a_new_block_ends_the_wait_of_the_thread(running: tuple[Spool, Store, St
 
 
 class Machine(RuleBasedStateMachine):
-    """Puts, a failing disk, crashes, damage and a failing store, in any order: all that was put is accounted for."""
+    """Puts, a failing disk, crashes, damage and a failing store, in any order: everything put is accounted for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -547,7 +547,7 @@ class Machine(RuleBasedStateMachine):
             survives = set(self.spool.waiting()) != before
         self.faults.at = 0
         if not survives:
-            # What was only in the memory of the process, as is what was received and not yet put.
+            # What was only in memory is lost, like data received but not yet put.
             self.lost_rows += self.carried_rows + rows
         self.carried_rows = 0
         self.spool = Spool(self.directory, 2000)
@@ -568,7 +568,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def damage(self) -> None:
         path = self.directory / f"{self.spool.waiting()[-1]}.block"
-        # Of a file that is stored in part, the rest would be both stored and dropped.
+        # The rest of a partly stored file would be both stored and dropped.
         if f"{path.stem}-{FLOWS}" not in self.store.blocks:
             path.write_bytes(path.read_bytes()[:-1])
 
@@ -594,7 +594,7 @@ class Machine(RuleBasedStateMachine):
 
 
 def rows_of(content: bytes) -> int:
-    """How many rows a block of the machine counts."""
+    """Return how many rows a block of the machine counts."""
     return int(content.partition(b":")[2][:1])
 
 

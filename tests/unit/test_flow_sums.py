@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who moved most, of stores that are made for it: rates by the clock, sums beyond 64 bits, and names beside numbers."""
+"""Top queries on purpose-built stores: rates by the clock, sums beyond 64 bits, and names beside numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HOUR, DAY = 3600, 86_400
 
 
 def written(store: Reader, query: TopQuery, form: Format) -> list[str]:
-    """What is written, line by line."""
+    """Return what is written, line by line."""
     stdout = io.StringIO()
     write_top(stdout, read_top(store, query), query, form)
     return stdout.getvalue().splitlines()
@@ -45,20 +45,20 @@ def written(store: Reader, query: TopQuery, form: Format) -> list[str]:
 
 
 class At:
-    """A store as it is when its clock shows this second."""
+    """A store as of this second."""
 
     def __init__(self, store: Reader, now_s: int) -> None:
         self._store, self._now_s = store, now_s
 
     def query(self, sql: str, form: str) -> bytes:
-        """As of Reader."""
+        """Query as in Reader."""
         for function in ("now64(3)", "now()"):
             sql = sql.replace(function, f"toDateTime({self._now_s})")
         return self._store.query(sql, form)
 
 
 def plain_flows(received_s: list[int], **columns: Any) -> dict[str, Any]:
-    """Flows that were received in these seconds, with these values in all rows or row by row."""
+    """Return flows received in these seconds, with values for all rows or per row."""
     count = len(received_s)
     flows: dict[str, Any] = {column.name: default_values(column.name, count) for column in COLUMNS}
     flows["received"] = np.array(received_s, "i8") * 1000
@@ -72,7 +72,7 @@ def plain_flows(received_s: list[int], **columns: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def fill(tmp_path: Path) -> Iterator[Callable[..., EmbeddedStore]]:
-    """Makes a store of such flows."""
+    """Create a store of such flows."""
     made: list[EmbeddedStore] = []
 
     def filled(*blocks: Mapping[str, Any]) -> EmbeddedStore:
@@ -87,12 +87,12 @@ def fill(tmp_path: Path) -> Iterator[Callable[..., EmbeddedStore]]:
 
 
 KEYS_OF_TABLES = ("exporter", "src_port", "src")
-"""Of the tables of sums by time, of single flows, and of pairs of addresses where the time is long."""
+"""Keys answered from rollups, from single flows and, for long periods, from address pairs."""
 
 
 @pytest.mark.parametrize("key", KEYS_OF_TABLES)
-def test_rates_are_over_the_time_that_there_is_data_for(fill: Callable[..., EmbeddedStore], key: str) -> None:
-    """Since the first flow of all, or since the begin of the time where flows are older; a second at the least."""
+def test_rates_cover_the_time_with_data(fill: Callable[..., EmbeddedStore], key: str) -> None:
+    """Since the first flow, or since the start of the period if flows are older; at least one second."""
     day_s = int(time.time()) // DAY * DAY
     first_s = day_s + 12 * HOUR + 7
     store = fill(plain_flows([first_s, first_s + 100], bytes=6000))
@@ -107,14 +107,14 @@ def test_rates_are_over_the_time_that_there_is_data_for(fill: Callable[..., Embe
     ):
         query = TopQuery((key,), since_s)
         top = read_top(At(store, now_s), query)
-        # In tables of sums the time begins with the minute in which it would begin.
+        # In rollups the period starts with the minute that contains its start.
         rounded = table_for(query) != "flows_raw" and seconds == since_s
         assert seconds <= top.seconds < seconds + (60 if rounded else 1), (now_s, since_s)
 
 
 @pytest.mark.parametrize("since_s", [60, 600, 7 * HOUR, 8 * DAY])
 def test_the_time_begins_with_a_whole_row(fill: Callable[..., EmbeddedStore], since_s: int) -> None:
-    """What is summed up is what came in the seconds that the rate is divided by: 1,000 B in each here."""
+    """The sums cover the seconds that the rate is divided by: 1,000 B in each here."""
     end_s = int(time.time()) // DAY * DAY + 12 * HOUR + 59
     received = list(range(end_s - 9 * DAY, end_s - 2 * HOUR, 600)) + list(range(end_s - 2 * HOUR, end_s))
     amounts = [600_000] * (len(received) - 2 * HOUR) + [1000] * (2 * HOUR)
@@ -125,8 +125,8 @@ def test_the_time_begins_with_a_whole_row(fill: Callable[..., EmbeddedStore], si
     assert abs(rate - 1000) * top.seconds <= 600_000 if since_s > 2 * HOUR else rate == 1000
 
 
-def test_rates_that_are_shown(fill: Callable[..., EmbeddedStore]) -> None:
-    """A table for people has them."""
+def test_displayed_rates(fill: Callable[..., EmbeddedStore]) -> None:
+    """They appear in the text table."""
     now_s = int(time.time())
     store = At(fill(plain_flows([now_s - 120], bytes=120_000)), now_s)
     *_, together = written(store, TopQuery(("src_port",), HOUR), Format.TABLE)
@@ -140,13 +140,13 @@ LARGEST = (1 << 64) - 1
 
 @pytest.mark.parametrize("key", ["exporter", "src_port", "src"])
 def test_sums_do_not_wrap(fill: Callable[..., EmbeddedStore], key: str) -> None:
-    """Not those of an exporter that reports all that 64 bits hold, nor when tables of sums merge their parts."""
+    """Neither for an exporter that reports the 64-bit maximum, nor when rollups merge their parts."""
     now_s = int(time.time())
     broken = {"bytes": LARGEST, "packets": LARGEST, "sampling_rate": 0xFFFFFFFF}
     usual = {"bytes": 1500, "packets": 1, "sampling_rate": 1000}
     store = fill(*(plain_flows([now_s - HOUR] * 3, **each) for each in (broken, usual, broken)))
     for table in TABLES:
-        store._answer(f"OPTIMIZE TABLE nettop.{table} FINAL")
+        store._execute(f"OPTIMIZE TABLE nettop.{table} FINAL")
     for order in ("bytes", "packets"):
         top = read_top(store, TopQuery((key,), 2 * HOUR, order))
         expected = {
@@ -173,7 +173,7 @@ NETWORKS = """network,asn,as_name
 def test_names_of_autonomous_systems(
     fill: Callable[..., EmbeddedStore], tmp_path: Path, *, has_names: bool
 ) -> None:
-    """Beside the numbers, which stay the keys, also of those that exporters report; unknown where no file has one."""
+    """Beside the numbers, which remain the keys, also for those reported by exporters; unknown if no file has one."""
     now_s = int(time.time())
     numbers = [64500, 64501, 64502, 64503, 0]
     store = fill(plain_flows([now_s] * 5, src_as=numbers, dst_as=64500, bytes=[50, 40, 30, 20, 10]))
@@ -202,7 +202,7 @@ def test_names_of_autonomous_systems(
 
 
 def test_names_that_change(fill: Callable[..., EmbeddedStore], tmp_path: Path) -> None:
-    """A file that has changed counts from then on, and is written once; what it had before is not written again."""
+    """A changed file applies from then on, and is written once; its old contents are not written again."""
     now_s = int(time.time())
     store = fill(plain_flows([now_s], next_hop_as=64500))
     file = tmp_path / "networks.csv"
@@ -223,7 +223,7 @@ def test_names_that_change(fill: Callable[..., EmbeddedStore], tmp_path: Path) -
 
 
 def test_more_names_than_a_query_may_name(fill: Callable[..., EmbeddedStore], tmp_path: Path) -> None:
-    """Of very many rows each has its name."""
+    """With very many rows, each has its name."""
     count = 20_000
     store = fill(plain_flows([int(time.time())] * count, src_as=np.arange(1, count + 1) + (1 << 31)))
     file = tmp_path / "networks.csv"

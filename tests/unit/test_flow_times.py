@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When flows start and end: uptimes that begin anew, clocks that were never set, and times that cannot be."""
+"""Start and end times of flows: wrapped uptimes, clocks that were never set, and impossible times."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ UPTIMES: list[Field] = [*PLAIN, (0, 22, 4), (0, 21, 4)]
 
 
 def bits(uptime_ms: int) -> int:
-    """An uptime as exporters count it."""
+    """Return an uptime as exporters count it."""
     return uptime_ms % 2**32
 
 
 def netflow5(up_ms: int, first_ms: int, last_ms: int, export_s: int = EXPORT_S) -> Sent:
-    """A flow of an exporter that has been up for so long, by uptimes."""
+    """Return a flow with uptimes, of an exporter that has been up for this long."""
     head = struct.pack("!HHIIIIBBH", 5, 1, bits(up_ms), export_s, 0, 0, 0, 0, 0)
     return Sent(SENDER, PORT, head + struct.pack("!24xII16x", bits(first_ms), bits(last_ms)))
 
@@ -51,14 +51,14 @@ def netflow9(up_ms: int, first_ms: int, last_ms: int, export_s: int = EXPORT_S) 
 
 
 def ipfix(up_ms: int, first_ms: int, last_ms: int, export_s: int = EXPORT_S) -> Sent:
-    """The record itself says when the exporter began."""
+    """Return a flow whose record has the exporter's start."""
     began_ms = (export_s * 1000 if export_s else RECEIVED_MS) - up_ms
     record = plain(1) + struct.pack("!IIQ", bits(first_ms), bits(last_ms), began_ms)
     return stamped(template_set(IPFIX, 300, [*UPTIMES, (0, 160, 8)]) + a_set(300, record), export_s)
 
 
 def ipfix_by_options(up_ms: int, first_ms: int, last_ms: int, export_s: int = EXPORT_S) -> Sent:
-    """An options record says when the exporter began."""
+    """Return a flow whose exporter's start is in an options record."""
     began_ms = (export_s * 1000 if export_s else RECEIVED_MS) - up_ms
     options = options_set(IPFIX, 301, [(0, 144, 4)], [(0, 160, 8)]) + a_set(
         301, struct.pack("!IQ", 1, began_ms)
@@ -72,12 +72,12 @@ def stamped(sets: bytes, export_s: int) -> Sent:
 
 
 def with_fields(fields: list[Field], content: bytes) -> Sent:
-    """A flow with these fields."""
+    """Return a flow with these fields."""
     return message(IPFIX, template_set(IPFIX, 300, [*PLAIN, *fields]), a_set(300, plain(1) + content))
 
 
 def times(sent: Sent) -> tuple[int, int]:
-    """Start and end of the flow in a datagram, 0 where they are not known."""
+    """Return start and end of the flow in a datagram, 0 if unknown."""
     flows = Decoder().decode(batch([sent])).flows
     (start,), (end,) = flows["start"].tolist(), flows["end"].tolist()
     return start, end
@@ -95,7 +95,7 @@ Exporter = Callable[..., Sent]
 def test_an_uptime_is_of_the_time_nearest_to_the_export(
     exporter: Exporter, up_ms: int, first_ms: int, last_ms: int
 ) -> None:
-    """However long the router has been up, and where the 32 bits begin anew: before, within or after the flow."""
+    """For any uptime of the router, and if the 32 bits wrap before, within or after the flow."""
     sent = exporter(up_ms, up_ms - first_ms, up_ms - last_ms)
     assert times(sent) == (NOW_MS - first_ms, NOW_MS - last_ms)
 
@@ -105,7 +105,7 @@ def test_an_uptime_is_of_the_time_nearest_to_the_export(
     up_ms=st.integers(2**31, 2**39), ago_ms=st.integers(0, 2**31 - 1), duration_ms=st.integers(0, 2**31 - 1)
 )
 def test_any_uptime(exporter: Exporter, up_ms: int, ago_ms: int, duration_ms: int) -> None:
-    """Of any flow of the last 24.8 days."""
+    """For any flow of the last 24.8 days."""
     duration_ms = min(duration_ms, ago_ms)
     first_ms = up_ms - ago_ms
     if bits(first_ms) or bits(first_ms + duration_ms):
@@ -116,19 +116,19 @@ def test_any_uptime(exporter: Exporter, up_ms: int, ago_ms: int, duration_ms: in
 @BY_UPTIME
 @pytest.mark.parametrize("export_s", [0])
 def test_a_clock_that_was_never_set(exporter: Exporter, export_s: int) -> None:
-    """Our own clock takes its place."""
+    """Our own clock is used instead."""
     sent = exporter(DAY_MS, DAY_MS - 9000, DAY_MS - 4000, export_s)
     assert times(sent) == (RECEIVED_MS - 9000, RECEIVED_MS - 4000)
 
 
 @BY_UPTIME
-def test_a_clock_that_is_wrong_stays_what_the_exporter_says(exporter: Exporter) -> None:
+def test_a_wrong_clock_is_not_corrected(exporter: Exporter) -> None:
     sent = exporter(DAY_MS, DAY_MS - 9000, DAY_MS - 4000, EXPORT_S + 3600)
     assert times(sent) == (NOW_MS + 3_600_000 - 9000, NOW_MS + 3_600_000 - 4000)
 
 
 @BY_UPTIME
-def test_empty_uptimes_are_none(exporter: Exporter) -> None:
+def test_empty_uptimes_are_unknown(exporter: Exporter) -> None:
     assert times(exporter(DAY_MS, 0, 0)) == (0, 0)
 
 
@@ -145,7 +145,7 @@ def test_empty_uptimes_are_none(exporter: Exporter) -> None:
 def test_no_duration_is_negative(
     exporter: Exporter, first_ms: int, last_ms: int, start_ms: int, end_ms: int
 ) -> None:
-    """What contradicts the time nearer to the export is not known."""
+    """The time that contradicts the one nearer to the export is dropped."""
     sent = exporter(2 * DAY_MS, 2 * DAY_MS + first_ms, 2 * DAY_MS + last_ms)
     assert times(sent) == tuple(NOW_MS + each if each else 0 for each in (start_ms, end_ms))
 
@@ -164,7 +164,7 @@ def test_no_duration_is_negative(
         ([(0, 22, 4), (0, 21, 4), (0, 160, 8)], struct.pack("!IIQ", 5000, 6000, 0), 0, 0),
         ([(0, 22, 4), (0, 21, 4), (0, 160, 8)], struct.pack("!IIQ", 5000, 6000, 3000), 0, 0),
         ([], b"", 0, 0),
-        # A duration says one of both where the other is known, and nothing else.
+        # A duration gives the missing one of start and end, and nothing else.
         ([(0, 152, 8), (0, 161, 4)], struct.pack("!QI", NOW_MS - 9000, 5000), NOW_MS - 9000, NOW_MS - 4000),
         ([(0, 153, 8), (0, 161, 4)], struct.pack("!QI", NOW_MS - 4000, 5000), NOW_MS - 9000, NOW_MS - 4000),
         (
@@ -184,16 +184,14 @@ def test_no_duration_is_negative(
         ([(0, 161, 4)], struct.pack("!I", 5000), 0, 0),
     ],
 )
-def test_a_time_that_is_not_said_is_not_known(
-    fields: list[Field], content: bytes, start: int, end: int
-) -> None:
-    """Missing, empty, of a clock that was never set, or of no year that can be."""
+def test_missing_times_are_unknown(fields: list[Field], content: bytes, start: int, end: int) -> None:
+    """Missing, empty, from a clock that was never set, or in an impossible year."""
     assert times(with_fields(fields, content)) == (start, end)
 
 
 @pytest.mark.parametrize(("said_in", "is_known"), [(7, True), (0, True), (8, False)])
-def test_what_is_said_in_domain_0_is_of_the_whole_exporter(said_in: int, is_known: bool) -> None:
-    """Another domain may be another exporter's, as behind a relay."""
+def test_domain_0_speaks_for_the_whole_exporter(said_in: int, is_known: bool) -> None:
+    """Another domain may belong to another exporter, as behind a relay."""
     began = options_set(IPFIX, 301, [(0, 144, 4)], [(0, 160, 8)])
     began += a_set(301, struct.pack("!IQ", 1, NOW_MS - 10_000))
     record = plain(1) + struct.pack("!II", 1000, 6000)

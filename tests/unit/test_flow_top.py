@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who moved most: sums by any column, from whichever table, with a sum of all; and what is shown of them."""
+"""Top talkers: sums by any column, from any table, with totals, and how they are displayed."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ HOUR, DAY = 3600, 86_400
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
-    """Flows that have come in the last minute, one by one."""
+    """Return flows of the last minute, one by one."""
     return rows_of(_flows())
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
-    """A store of these."""
+    """Return a store of these flows."""
     store = EmbeddedStore(tmp_path_factory.mktemp("flows"))
     store.insert({"flows_raw": flow_block(_flows())}, "t")
     yield store
@@ -72,7 +72,7 @@ def _flows() -> dict[str, Any]:
 def test_sums_are_those_of_the_flows(
     store: EmbeddedStore, rows: list[dict[str, Any]], keys: tuple[str, ...], since_s: int, table: str
 ) -> None:
-    """Whichever table they are read from, the rows are the largest, and the totals those of all flows."""
+    """In whichever table they are read, the rows are the largest, and the totals cover all flows."""
     for order, name in (("bytes", "estimated_bytes"), ("packets", "estimated_packets"), ("flows", "flows")):
         query = TopQuery(keys, since_s, order, 5)
         assert table_for(query) == table
@@ -88,30 +88,30 @@ def test_sums_are_those_of_the_flows(
 
 
 def test_every_column_may_be_a_key(store: EmbeddedStore) -> None:
-    """Each has values that people read."""
+    """Each has readable values."""
     for key in KEYS:
         top = read_top(store, TopQuery((key,), HOUR, "flows", COUNT))
         assert sum(row["flows"] for row in top.rows) == COUNT, key
 
 
 def test_columns_that_do_not_exist() -> None:
-    """The nearest ones are named."""
+    """The error suggests the nearest ones."""
     assert checked_keys(["src", "dst", "src"]) == ("src", "dst")
-    for word, near in (("scr", "src"), ("quantity", "known are"), ("services_port", "service_port")):
+    for word, near in (("scr", "src"), ("quantity", "choose from"), ("services_port", "service_port")):
         with pytest.raises(UsageError) as refused:
             checked_keys([word])
         assert near in refused.value.remedy
 
 
 def written(store: Reader, query: TopQuery, form: Format) -> list[str]:
-    """What is written, line by line."""
+    """Return what is written, line by line."""
     stdout = io.StringIO()
     write_top(stdout, read_top(store, query), query, form)
     return stdout.getvalue().splitlines()
 
 
-def test_a_table_names_what_it_lacks(store: EmbeddedStore, rows: list[dict[str, Any]]) -> None:
-    """Behind the rows come all others together, and the sum of all."""
+def test_a_table_shows_the_remainder(store: EmbeddedStore, rows: list[dict[str, Any]]) -> None:
+    """After the rows come the sum of all others, and the total."""
     query = TopQuery(("src_port",), HOUR, "flows", 2)
     header, *lines, others, together = written(store, query, Format.TABLE)
     assert header.split() == ["SRC_PORT", "BYTES", "RATE", "PACKETS", "FLOWS", "SHARE"]
@@ -124,7 +124,7 @@ def test_a_table_names_what_it_lacks(store: EmbeddedStore, rows: list[dict[str, 
     assert not any(line.startswith("(others)") for line in everything)
 
 
-def test_what_is_known_of_nothing(store: EmbeddedStore) -> None:
+def test_unknown_texts(store: EmbeddedStore) -> None:
     """An empty text is shown as unknown, and a name cannot control the terminal."""
     lines = written(store, TopQuery(("in_if_name",), HOUR, "flows", 2), Format.TABLE)
     assert any(line.startswith("–") for line in lines)
@@ -132,7 +132,7 @@ def test_what_is_known_of_nothing(store: EmbeddedStore) -> None:
 
 
 def test_formats_for_programs(store: EmbeddedStore) -> None:
-    """CSV and JSON Lines have the same values, and nothing but rows."""
+    """CSV and JSON Lines have the same values, and only rows."""
     query = TopQuery(("exporter", "protocol"), HOUR, "bytes", 3)
     header, *lines = written(store, query, Format.CSV)
     assert header.split(",") == ["exporter", "protocol", *SUMS]
@@ -144,7 +144,7 @@ def test_formats_for_programs(store: EmbeddedStore) -> None:
 
 @pytest.mark.parametrize("form", list(Format))
 def test_answers_of_queries(store: EmbeddedStore, form: Format) -> None:
-    """In each format; what could control a terminal is escaped in the table."""
+    """In each format; the table escapes terminal control characters."""
     stdout = io.StringIO()
     write_answer(stdout, store, "SELECT in_if_name, count() FROM flows_raw GROUP BY 1 ORDER BY 1", form)
     text = stdout.getvalue()
@@ -155,10 +155,10 @@ def test_answers_of_queries(store: EmbeddedStore, form: Format) -> None:
 
 
 def test_a_time_without_flows(store: EmbeddedStore) -> None:
-    """There are no rows, and the sum is nothing."""
+    """There are no rows, and the sum is empty."""
 
     class Later:
-        """The store, as it is when all flows are older than what is queried."""
+        """The store at a time when all flows are older than the period queried."""
 
         def query(self, sql: str, form: str) -> bytes:
             return store.query(sql.replace("now()", "now() + 86400"), form)
@@ -171,11 +171,11 @@ def test_a_time_without_flows(store: EmbeddedStore) -> None:
     assert stdout.getvalue().splitlines()[-1].split() == ["(all)", "0", "B", "0", "b/s", "0", "0", "–"]
 
 
-# --- words ------------------------------------------------------------------------------------------------------
+# --- values -----------------------------------------------------------------------------------------------------
 
 
-def test_protocol_versions_have_words() -> None:
-    """Each that flows may have; programs read the number."""
+def test_protocol_versions_have_names() -> None:
+    """For each version that flows may have; programs get the number."""
     words = {
         5: "NetFlow 5",
         NETFLOW_9: "NetFlow 9",
@@ -209,30 +209,30 @@ SELECT * FROM (
 
 
 class Kept:
-    """A store, and its last answer: JSON says how long it took."""
+    """A store that keeps its last answer, as JSON contains the elapsed time."""
 
     def __init__(self, store: Reader) -> None:
         self._store = store
         self.answer = b""
 
     def query(self, sql: str, form: str) -> bytes:
-        """As of Reader."""
+        """Query as in Reader."""
         self.answer = self._store.query(sql, form)
         return self.answer
 
 
 class Stream(io.TextIOWrapper):
-    """A file in place of standard output, in an encoding that lacks letters; `is_terminal` is what it says to be."""
+    """A replacement for standard output, with an encoding that lacks letters; isatty() returns `is_terminal`."""
 
     is_terminal = False
 
     def isatty(self) -> bool:
-        """As of a terminal."""
+        """Return `is_terminal`."""
         return self.is_terminal
 
 
 def output(path: Path, reader: Reader, sql: str, form: Format, *, is_terminal: bool = False) -> bytes:
-    """The bytes that are written for the answer to a query."""
+    """Return the bytes written for the answer to a query."""
     with Stream(path.open("wb"), "ascii") as stream:
         stream.is_terminal = is_terminal
         write_answer(stream, reader, sql, form)
@@ -243,7 +243,7 @@ def output(path: Path, reader: Reader, sql: str, form: Format, *, is_terminal: b
     "named", ["TSV", "JSON", "CSVWithNames", "Vertical", "Native", "Parquet", "RowBinary"]
 )
 def test_formats_that_a_query_names(store: EmbeddedStore, tmp_path: Path, named: str) -> None:
-    """A program gets what the engine wrote, byte for byte, in whichever format else is the default."""
+    """A program gets the engine's output byte for byte, whatever the default format."""
     kept = Kept(store)
     for form in Format:
         for ending in (f" FORMAT {named}", f"\nformat {named} ;\n"):
@@ -256,13 +256,13 @@ def test_formats_that_a_query_names(store: EmbeddedStore, tmp_path: Path, named:
 def test_formats_for_programs_are_the_engines(
     store: EmbeddedStore, tmp_path: Path, form: Format, engines: str
 ) -> None:
-    """Also without a word for the engine."""
+    """Also if the query names no format."""
     assert output(tmp_path / "out", store, ODD, form) == store.query(ODD, engines)
 
 
 @pytest.mark.parametrize("form", [*Format, "TSV", "JSON", "Vertical", "RowBinary"])
 def test_nothing_controls_a_terminal(store: EmbeddedStore, tmp_path: Path, form: str) -> None:
-    """Whatever the format is, what a terminal would obey is escaped; ends of lines and tabs between cells stay."""
+    """In any format, control characters are escaped; newlines and tabs between cells remain."""
     named = "" if form in list(Format) else f" FORMAT {form}"
     shown = Format(form) if not named else Format.TABLE
     text = output(tmp_path / "out", store, ODD + named, shown, is_terminal=True)
@@ -272,7 +272,7 @@ def test_nothing_controls_a_terminal(store: EmbeddedStore, tmp_path: Path, form:
 
 
 def test_rows_for_programs_have_no_encoding_but_utf_8(tmp_path: Path) -> None:
-    """Names of interfaces are whole whatever the locale is; on a terminal nothing of them controls it."""
+    """Interface names are complete in any locale; on a terminal they are escaped."""
     sums = dict.fromkeys(SUMS, 1)
     top = Top("flows_raw", [{"in_if_name": "Zürich\x1b[2J\u202e", **sums}], sums, 1.0, {})
     query = TopQuery(("in_if_name",), HOUR)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which flows are stored: the same filters as everywhere, over the columns of flows."""
+"""Filtering the flows to store: the usual filters, over the columns of flows."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nettop.flows.columns import ADDRESS, COLUMNS, default_values
 from nettop.flows.enrichment.enrich import FlowSide
 from nettop.flows.enrichment.texts import Coded
 from nettop.flows.pipeline import Columns
-from nettop.flows.wanted import FLOWS, wanted_by
+from nettop.flows.wanted import FLOWS, flow_filter
 from nettop.query.address import MAPPED
 
 
 def flows() -> Columns:
-    """Three: HTTPS out by IPv4, DNS in by IPv6, and one of which nothing is known."""
+    """Return three flows: HTTPS in IPv4 outwards, DNS in IPv6 inwards, and an unknown one."""
     columns: Columns = {column.name: default_values(column.name, 3) for column in COLUMNS}
     addresses = (MAPPED + bytes((10, 1, 2, 3)), bytes.fromhex("20010db8" + "00" * 11 + "01"), bytes(16))
     columns["src"] = np.frombuffer(b"".join(addresses), ADDRESS)
@@ -49,24 +49,24 @@ def flows() -> Columns:
 )
 def test_filters(text: str, is_wanted: list[bool]) -> None:
     """All comparisons must hold."""
-    wanted = wanted_by([text])
+    wanted = flow_filter([text])
     assert wanted is not None
     assert wanted(flows()).tolist() == is_wanted
 
 
 def test_no_filter() -> None:
-    """Everything is stored, without a look at it."""
-    assert wanted_by([]) is None
+    """Everything is stored, without evaluating anything."""
+    assert flow_filter([]) is None
 
 
 @pytest.mark.parametrize("text", ["nonsense=1", "bytes>many"])
-def test_what_is_no_filter(text: str) -> None:
-    """An error, before anything is received."""
+def test_invalid_filters(text: str) -> None:
+    """The error comes before anything is received."""
     with pytest.raises(UsageError):
-        wanted_by([text])
+        flow_filter([text])
 
 
 def test_every_column_is_one_of_flows() -> None:
-    """What may be compared exists."""
+    """Every comparable column exists."""
     columns = flows()
     assert {field.name for field in FLOWS.stored} - {FLOWS.key} <= set(columns)

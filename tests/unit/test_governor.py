@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The governor of --max-overhead against scripted costs: it keeps the bound, keeps still, and recovers."""
+"""The governor of --max-overhead against scripted costs: it keeps the bound, settles, and recovers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nettop.engine.governor import (
     CHEAP_IN_A_ROW,
     LARGEST_THINNING,
     LONG_S,
-    LONGEST_S,
+    MAX_STRETCHED_S,
     STEP,
     Governor,
     OverheadLimit,
@@ -24,11 +24,11 @@ from nettop.engine.governor import (
 )
 
 HOUR_S = 3600.0
-AGAIN = "everything again as chosen (interval 1.0 s), within --max-overhead 2%"
+AGAIN = "everything as chosen again (interval 1.0 s), within --max-overhead 2%"
 
 
 def thinning_governor(bound: float = 0.02, interval_s: float = 1.0) -> Governor:
-    """A governor of sources of which one can follow fewer packets."""
+    """Return a governor of sources of which one can follow fewer packets."""
     governor = Governor(bound, interval_s)
     governor.allow_thinning(True)
     return governor
@@ -36,9 +36,9 @@ def thinning_governor(bound: float = 0.02, interval_s: float = 1.0) -> Governor:
 
 @dataclass
 class Machine:
-    """nettop on a host, as a cost model: seconds of CPU a reading, a share that is always there, and that of hooks.
+    """nettop on a host, as a cost model: CPU seconds per reading, a constant share, and the hooks' share.
 
-    `sampled` is of hooks too, as long as nothing is thinned.
+    `sampled` belongs to hooks too, until packets are thinned.
     """
 
     governor: Governor
@@ -58,11 +58,11 @@ class Machine:
 
     @property
     def total(self) -> float:
-        """The share of one CPU that is spent, without noise."""
+        """Return the total share of one CPU, without noise."""
         return self.always + self.fixed + self.reading_s / self.governor.interval_s
 
     def turn(self) -> None:
-        """One interval."""
+        """Run one interval."""
         governor = self.governor
         before_s, thinning = governor.interval_s, governor.thinning
         elapsed_s = max(1.0, math.ceil(1 / before_s) * before_s if before_s < 1 else before_s)
@@ -84,7 +84,7 @@ class Machine:
 
 
 def test_nothing_is_done_below_the_bound() -> None:
-    """What costs little enough goes on at the chosen interval."""
+    """A cost below the bound keeps the chosen interval."""
     machine = Machine(Governor(0.02, 1.0), reading_s=0.019)
     machine.run(HOUR_S)
     assert machine.governor.interval_s == 1.0
@@ -93,7 +93,7 @@ def test_nothing_is_done_below_the_bound() -> None:
 
 
 def test_dear_readings_lengthen_the_interval_as_far_as_it_takes() -> None:
-    """150 ms a reading: two intervals suffice to find the one that keeps 2 %."""
+    """At 150 ms a reading, two intervals suffice to find the one that keeps 2 %."""
     machine = Machine(Governor(0.02, 1.0), reading_s=0.15)
     machine.turn()
     assert machine.governor.interval_s == 1.0
@@ -104,14 +104,14 @@ def test_dear_readings_lengthen_the_interval_as_far_as_it_takes() -> None:
 
 
 def test_a_single_dear_interval_changes_nothing() -> None:
-    """Somebody presses Enter ten times."""
+    """A single expensive interval, as from pressing Enter ten times, changes nothing."""
     machine = Machine(Governor(0.02, 1.0), reading_s=0.01, noise=(1.0, 1.0, 1.0, 9.0))
     machine.run(600)
     assert not machine.changes
 
 
 def test_what_the_interval_before_cost_is_judged_once() -> None:
-    """After a longer interval a single dear one changes nothing, as before it."""
+    """After a longer interval a single expensive one changes nothing, as before it."""
     governor = Governor(0.02, 1.0)
     for _ in range(2):
         governor.judge(1.0, 0.021, 0.0)
@@ -140,7 +140,7 @@ def test_it_recovers_step_by_step() -> None:
 
 @pytest.mark.parametrize(("elapsed_s", "is_longer"), [(LONG_S - 0.001, False), (LONG_S, True)])
 def test_a_long_dear_interval_counts_alone(elapsed_s: float, is_longer: bool) -> None:
-    """Whoever waits five seconds need not wait for ten."""
+    """A long expensive interval is enough for a decision."""
     governor = Governor(0.02, 5.0)
     governor.judge(elapsed_s, 0.05, 0.0)
     assert (governor.interval_s > 5.0) is is_longer
@@ -156,7 +156,7 @@ def test_the_bound_itself_is_kept() -> None:
 
 @pytest.mark.parametrize(("fixed", "is_exceeded"), [(AIM * 0.02, True), (AIM * 0.02 - 1e-6, False)])
 def test_it_is_exceeded_where_hooks_leave_no_room(fixed: float, is_exceeded: bool) -> None:
-    """From the aim on, no interval is long enough."""
+    """If hooks alone reach the target, no interval is long enough."""
     governor = Governor(0.02, 1.0)
     for _ in range(2):
         governor.judge(1.0, 0.03, fixed)
@@ -164,7 +164,7 @@ def test_it_is_exceeded_where_hooks_leave_no_room(fixed: float, is_exceeded: boo
 
 
 def test_it_steps_back_after_that_many_cheap_intervals() -> None:
-    """Not one earlier, and the next step takes as many again."""
+    """It steps back after exactly that many cheap intervals, and each further step needs as many."""
     governor = Governor(0.02, 1.0)
     for _ in range(2):
         governor.judge(1.0, 0.05, 0.0)
@@ -180,15 +180,15 @@ def test_it_steps_back_after_that_many_cheap_intervals() -> None:
 
 def test_the_longest_interval_is_the_last_resort() -> None:
     """At the longest interval a cost above the bound is exceeded, though hooks leave room."""
-    governor = Governor(0.02, LONGEST_S)
-    governor.judge(LONGEST_S, 0.03, 0.0)
+    governor = Governor(0.02, MAX_STRETCHED_S)
+    governor.judge(MAX_STRETCHED_S, 0.03, 0.0)
     assert str(governor.limit()) == "--max-overhead 2% is exceeded"
-    governor.judge(LONGEST_S, 0.01, 0.0)
+    governor.judge(MAX_STRETCHED_S, 0.01, 0.0)
     assert str(governor.limit()) == ""
 
 
 def test_hooks_that_cost_more_than_the_bound() -> None:
-    """A longer interval cannot lower what they cost: it lowers what it can, and says that it is not enough."""
+    """A longer interval cannot lower the hooks' cost: it lowers the rest, and says that this is not enough."""
     machine = Machine(Governor(0.02, 1.0), reading_s=0.005, hooks=0.05)
     machine.run(10)
     assert machine.governor.limit().is_exceeded
@@ -199,17 +199,17 @@ def test_hooks_that_cost_more_than_the_bound() -> None:
 
 
 def test_where_nothing_helps_it_says_so() -> None:
-    """A bound below what is always spent."""
+    """If nothing helps against a constant cost above the bound, it says so."""
     machine = Machine(Governor(0.001, 1.0), reading_s=0.01, always=0.01)
     machine.run(HOUR_S)
     limit = machine.governor.limit()
-    assert machine.governor.interval_s == LONGEST_S
+    assert machine.governor.interval_s == MAX_STRETCHED_S
     assert limit.is_exceeded
     assert str(limit) == "interval 60.0 s, and yet --max-overhead 0.1% is exceeded"
 
 
 def test_dear_hooks_have_fewer_packets_followed() -> None:
-    """They take eight times the bound: it is kept by thinning, at the chosen interval."""
+    """Hooks that cost eight times the bound have their packets thinned, at the chosen interval."""
     machine = Machine(thinning_governor(), reading_s=0.001, sampled=0.16)
     seen = [1]
     for _ in range(20):
@@ -225,7 +225,7 @@ def test_dear_hooks_have_fewer_packets_followed() -> None:
 
 
 def test_dear_readings_have_no_fewer_packets_followed() -> None:
-    """They are what a longer interval is for."""
+    """Expensive readings are met by a longer interval, not by thinning."""
     machine = Machine(thinning_governor(), reading_s=0.15, sampled=0.012)
     machine.run(HOUR_S)
     assert machine.governor.thinning == 1
@@ -234,7 +234,7 @@ def test_dear_readings_have_no_fewer_packets_followed() -> None:
 
 
 def test_what_thinning_cannot_help_leaves_it_alone() -> None:
-    """At the longest interval all but the hooks is above the bound, which is exceeded with or without them."""
+    """Thinning stops if costs other than hooks exceed the bound at the longest interval."""
     machine = Machine(thinning_governor(), reading_s=0.001, always=0.03, sampled=0.001)
     machine.run(HOUR_S)
     assert machine.governor.thinning == 1
@@ -253,7 +253,7 @@ def test_at_the_longest_interval_hooks_are_the_rest() -> None:
 
 
 def test_without_a_source_that_samples_nothing_is_thinned() -> None:
-    """Nor is it said to be."""
+    """Without a sampling source nothing is thinned or reported as thinned."""
     machine = Machine(Governor(0.02, 1.0), reading_s=0.001, hooks=0.16)
     machine.run(HOUR_S)
     assert machine.governor.thinning == 1
@@ -261,7 +261,7 @@ def test_without_a_source_that_samples_nothing_is_thinned() -> None:
 
 
 def test_the_bound_is_exceeded_only_once_nothing_is_left_to_thin() -> None:
-    """Hooks of other sources cost as much as before: then the interval grows too, as without thinning."""
+    """Once nothing is left to thin, other sources' hooks lengthen the interval, as without thinning."""
     machine = Machine(thinning_governor(), reading_s=0.001, hooks=0.03)
     while machine.governor.thinning < LARGEST_THINNING:
         machine.turn()
@@ -273,7 +273,7 @@ def test_the_bound_is_exceeded_only_once_nothing_is_left_to_thin() -> None:
 
 
 def test_packets_are_followed_again_step_by_step() -> None:
-    """Each step takes as many cheap intervals, and the last leads to what was chosen."""
+    """Each step back needs as many cheap intervals, and the last leads to the chosen sampling."""
     governor = thinning_governor()
     for _ in range(3 * 2):
         governor.judge(1.0, 0.05, 0.05)
@@ -288,7 +288,7 @@ def test_packets_are_followed_again_step_by_step() -> None:
 
 @pytest.mark.parametrize(("fixed", "thinning"), [(AIM * 0.01, 1), (AIM * 0.01 + 1e-6, 2)])
 def test_twice_as_many_packets_have_to_fit(fixed: float, thinning: int) -> None:
-    """Up to half the aim hooks may come to cost twice as much."""
+    """Thinning is only relaxed up to half the target, as hooks may then cost twice as much."""
     governor = thinning_governor()
     for _ in range(2):
         governor.judge(1.0, 0.05, 0.05)
@@ -298,7 +298,7 @@ def test_twice_as_many_packets_have_to_fit(fixed: float, thinning: int) -> None:
 
 
 def test_the_interval_comes_back_first() -> None:
-    """While a shorter one fits, as few packets are followed."""
+    """While a shorter interval fits, it comes before following more packets."""
     machine = Machine(thinning_governor(), reading_s=0.15, sampled=0.16)
     machine.run(60)
     assert machine.governor.interval_s > 1.0
@@ -312,7 +312,7 @@ def test_the_interval_comes_back_first() -> None:
 
 
 def test_packets_are_followed_again_where_the_interval_stays_long() -> None:
-    """A host whose readings are dear for good has its storm of packets end too."""
+    """A host with permanently expensive readings also stops thinning after a storm."""
     machine = Machine(thinning_governor(), reading_s=0.15, sampled=0.16)
     machine.run(60)
     machine.sampled = 0.0
@@ -322,7 +322,7 @@ def test_packets_are_followed_again_where_the_interval_stays_long() -> None:
 
 
 def test_thinning_ends_with_the_last_source_that_samples() -> None:
-    """Nothing is said of packets that nobody follows, and the next such source begins as chosen."""
+    """Thinning ends with the last sampling source, and the next one begins as chosen."""
     governor = thinning_governor()
     for _ in range(2):
         governor.judge(1.0, 0.05, 0.05)
@@ -346,32 +346,32 @@ def test_thinning_ends_with_the_last_source_that_samples() -> None:
     ],
 )
 def test_the_text_says_what_is_done(limit: OverheadLimit, text: str) -> None:
-    """And nothing of what is as chosen."""
+    """The text names only settings that differ from the chosen ones."""
     assert str(limit) == text
 
 
 def test_another_interval_holds_at_once() -> None:
-    """The keys for the interval go on working."""
+    """The keys for the interval keep working."""
     governor = Governor(0.02, 1.0)
-    governor.choose(0.5)
+    governor.set_interval(0.5)
     assert governor.interval_s == 0.5
-    governor.choose(300.0)
+    governor.set_interval(300.0)
     assert governor.interval_s == 300.0
 
 
 def test_a_shorter_interval_waits_while_it_is_stretched() -> None:
-    """A longer one holds at once; the shorter one is what it returns to."""
+    """A longer chosen interval applies at once; a shorter one is restored later."""
     machine = Machine(Governor(0.02, 1.0), reading_s=0.15)
     machine.run(10)
     long_s = machine.governor.interval_s
-    machine.governor.choose(0.1)
+    machine.governor.set_interval(0.1)
     assert machine.governor.interval_s == long_s
-    machine.governor.choose(100.0)
+    machine.governor.set_interval(100.0)
     assert machine.governor.interval_s == 100.0
 
 
 def test_percentages_are_written_as_the_option_takes_them() -> None:
-    """In as few digits as it takes."""
+    """Percentages have the fewest necessary digits."""
     assert [percent(share) for share in (0.02, 0.005, 0.125, 1.0)] == ["2%", "0.5%", "12.5%", "100%"]
 
 
@@ -394,7 +394,7 @@ def test_it_keeps_still_and_keeps_the_bound(
     sampled: float,
     noise: list[float],
 ) -> None:
-    """As long as the cost stays about the same, the bound is kept wherever it can be, and changes grow rare."""
+    """At a steady cost the bound is kept if possible, and changes become rare."""
     always *= bound  # half of it at most: what the interval cannot lower must leave room
     governor = thinning_governor(bound, chosen_s)
     machine = Machine(governor, reading_s, always, hooks * bound, sampled * bound, tuple(noise))
@@ -402,7 +402,10 @@ def test_it_keeps_still_and_keeps_the_bound(
     machine.changes.clear()
     average = machine.run(HOUR_S)
     if (
-        always + machine.hooks + machine.sampled / LARGEST_THINNING + reading_s / max(LONGEST_S, chosen_s)
+        always
+        + machine.hooks
+        + machine.sampled / LARGEST_THINNING
+        + reading_s / max(MAX_STRETCHED_S, chosen_s)
         <= 0.75 * bound
     ):
         assert average <= 1.05 * bound
@@ -417,7 +420,7 @@ def test_it_keeps_still_and_keeps_the_bound(
     sampled=st.floats(0.0, 2.0),
 )
 def test_it_recovers_from_a_storm(bound: float, reading_s: float, hooks: float, sampled: float) -> None:
-    """However dear it was, in the end the chosen interval holds again."""
+    """However expensive a storm was, the chosen interval returns."""
     machine = Machine(thinning_governor(bound), reading_s=reading_s, hooks=hooks, sampled=sampled)
     machine.run(HOUR_S)
     machine.reading_s = machine.hooks = machine.sampled = 0.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Histograms and their quantiles: held against numpy over the samples themselves, and shown by every frontend."""
+"""Histograms and their quantiles, compared with numpy over the samples themselves, and shown by every frontend."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ from nettop.query.view import View
 from nettop.screens.context import TableRef
 from nettop.screens.lens import screen_class
 from nettop.screens.table_state import initial_state
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.codec import NOT_RECORDED, decode, encode
 from nettop.snapshots.histograms import Buckets, histogram_text
 from nettop.snapshots.schema import Field, Kind, Lens, Table
-from nettop.snapshots.snapshot import Array, Frame, Snapshot, known_histograms, unknown_value
+from nettop.snapshots.snapshot import Frame, Snapshot, known_histograms, unknown_value
 from nettop.widgets.cells import RowFlags, RowStyle, column_cells
 from nettop.widgets.columns import plan
 from nettop.widgets.details import detail_lines
 from nettop.widgets.glyphs import needed_signs
-from nettop.widgets.histogram import cells
+from nettop.widgets.histogram import rebin
 from nettop.widgets.table import LiveTable
 from nettop.widgets.themes import Role
 from nettop.widgets.totals import total_cells
@@ -84,25 +85,25 @@ MS = 1_000_000
 
 
 def counted(samples: Sequence[int], buckets: Buckets = BUCKETS) -> Array:
-    """The histogram of these numbers."""
+    """Return the histogram of these numbers."""
     places = buckets.places(np.array(samples, np.float64))
     return np.bincount(places.astype(np.intp), minlength=buckets.count).astype(np.uint64)
 
 
 def standing_for(number: float) -> float:
-    """The number that stands for this one's bucket."""
+    """Return the number that stands for this one's bucket."""
     return float(BUCKETS.middles[BUCKETS.places(np.array([number]))][0])
 
 
 def view_of(
     now: Sequence[Row], before: Sequence[Row] | None = None, table: Table = WAITS, **query: Any
 ) -> View:
-    """A view of these rows."""
+    """Return a view of these rows."""
     return make_view(make_frame(now, before, table=table, lens="sample"), **query)
 
 
 def values(view: View, name: str) -> list[Any]:
-    """The column's values for every row."""
+    """Return the column's values for every row."""
     return view.values(name, np.arange(view.size))
 
 
@@ -125,7 +126,7 @@ def test_edges_places_and_middles_agree(buckets: Buckets) -> None:
 
 @given(EVERY_BUCKETS, st.data())
 def test_the_middle_is_near_every_number_of_its_bucket(buckets: Buckets, data: st.DataObject) -> None:
-    """Within half the width of the bucket, which is a known share of the number."""
+    """A bucket's middle differs from its numbers by at most half its width, a known share of them."""
     number = data.draw(st.integers(1 << buckets.first_bit, (1 << buckets.last_bit) - 1))
     (middle,) = buckets.middles[buckets.places(np.array([number]))]
     assert abs(middle - number) <= number / (2 << buckets.divided_by_bits)
@@ -133,7 +134,7 @@ def test_the_middle_is_near_every_number_of_its_bucket(buckets: Buckets, data: s
 
 @given(EVERY_BUCKETS, SAMPLES, SHARES)
 def test_quantiles_are_those_of_numpy(buckets: Buckets, samples: list[int], share: float) -> None:
-    """The bucket is the one that has the quantile which numpy finds among the samples themselves."""
+    """The quantile's bucket contains numpy's quantile of the samples themselves."""
     exact = np.quantile(np.array(samples, np.float64), share, method="inverted_cdf")
     (quantile,) = buckets.quantiles(counted(samples, buckets)[None], share)
     assert quantile == buckets.middles[buckets.places(exact[None])][0]
@@ -150,13 +151,13 @@ def test_a_histogram_that_counts_nothing_has_no_quantile() -> None:
 
 @given(st.lists(SAMPLES, min_size=1, max_size=4))
 def test_merged_histograms_are_the_histogram_of_all(parts: list[list[int]]) -> None:
-    """So the sum over CPUs is exact."""
+    """Merged histograms are exact, and so is the sum over CPUs."""
     whole = [number for part in parts for number in part]
     assert np.sum([counted(part) for part in parts], axis=0).tolist() == counted(whole).tolist()
 
 
 def test_text_of_a_histogram() -> None:
-    """A word for each bucket; the last one has no upper end."""
+    """The text has a word for each bucket; the last one has no upper bound."""
     assert histogram_text([(4096, 4352, 12), (1 << 34, None, 1)]) == "4096-4352:12 17179869184-:1"
     assert histogram_text([]) == ""
 
@@ -166,7 +167,7 @@ def test_text_of_a_histogram() -> None:
 
 @given(st.lists(st.tuples(SAMPLES, SAMPLES), min_size=1, max_size=4))
 def test_an_interval_has_what_it_added(rows: list[tuple[list[int], list[int]]]) -> None:
-    """Totals are all that was counted; with deltas it is what came since the snapshot before."""
+    """Without deltas totals are shown, with deltas the growth since the previous snapshot."""
     before: list[Row] = [{"id": at, "wait": counted(earlier)} for at, (earlier, _) in enumerate(rows)]
     now: list[Row] = [
         {"id": at, "wait": counted(earlier + later)} for at, (earlier, later) in enumerate(rows)
@@ -182,7 +183,7 @@ def test_an_interval_has_what_it_added(rows: list[tuple[list[int], list[int]]]) 
 
 
 def test_differences_are_exact_in_64_bits() -> None:
-    """Counts that no float tells apart still differ."""
+    """Differences are exact even for counts that floats cannot distinguish."""
     before, now = counted([]), counted([])
     before[7], now[7] = 2**63 + 1, 2**63 + 2
     view = view_of([{"wait": now}], [{"wait": before}], deltas=True)
@@ -191,7 +192,7 @@ def test_differences_are_exact_in_64_bits() -> None:
 
 
 def test_new_rows_count_from_zero_where_their_table_does() -> None:
-    """Elsewhere a new row has no difference."""
+    """A new row counts from zero if its table says so; otherwise it has no difference."""
     new: list[Row] = [{"id": 2, "wait": counted([MS])}]
     (at_zero,), (unknown,) = (
         values(view_of(new, [], table, deltas=True), "p50") for table in (WAITS, LISTED)
@@ -212,7 +213,7 @@ def test_without_an_interval_there_is_no_difference() -> None:
 
 
 def test_a_count_that_went_back_has_no_difference() -> None:
-    """A single bucket is enough: the row's histogram began anew."""
+    """If a single bucket decreases, the row's histogram was reset."""
     view = view_of([{"wait": counted([MS, MS, MS])}], [{"wait": counted([MS, 9 * MS])}], deltas=True)
     assert not view.histogram("wait").any()
     assert (values(view, "wait"), values(view, "max")) == ([None], [None])
@@ -237,7 +238,7 @@ def test_unknown_histograms_count_nothing() -> None:
 
 
 def test_rows_that_are_gone_keep_what_they_showed() -> None:
-    """As with every rate: the last interval's, and nothing of it is in the total."""
+    """A row that has gone keeps its last interval's values, which do not count in the total."""
     first, second, third = ([{"id": 1, "wait": counted([MS] * at)}] for at in (0, 1, 3))
     shown = view_of(third, second, deltas=True, gone=True)
     other: list[Row] = [{"id": 2, "wait": counted([9 * MS])}]
@@ -254,13 +255,13 @@ def test_rows_that_are_gone_keep_what_they_showed() -> None:
 
 
 def edges_of(number: int) -> list[int]:
-    """The least number of its bucket, and of the next one."""
+    """Return the least number of its bucket, and of the next one."""
     (place,) = BUCKETS.places(np.array([number]))
     return [BUCKETS.edges[place], BUCKETS.edges[place + 1]]
 
 
 def test_the_last_bucket_has_no_end() -> None:
-    """What is beyond the range is in the last bucket, and its least number stands for it."""
+    """Numbers beyond the range are in the last bucket, and its lower bound represents them."""
     view = view_of([{"wait": counted([1 << 40, 3])}])
     assert values(view, "wait") == [[[0, 64, 1], [1 << 34, None, 1]]]
     assert values(view, "max") == [1 << 34]
@@ -268,7 +269,7 @@ def test_the_last_bucket_has_no_end() -> None:
 
 @given(st.lists(SAMPLES, min_size=1, max_size=5))
 def test_the_total_is_the_quantile_of_all(each: list[list[int]]) -> None:
-    """Of the merged histograms, never of quantiles; a histogram has no total."""
+    """The total is the quantile of the merged histograms, never of quantiles; a histogram has no total."""
     view = view_of([{"wait": counted(samples)} for samples in each])
     exact = np.quantile(np.concatenate(each), 0.99, method="inverted_cdf")
     assert view.total("p99", view.order) == standing_for(exact)
@@ -277,7 +278,7 @@ def test_the_total_is_the_quantile_of_all(each: list[list[int]]) -> None:
 
 
 def test_what_is_not_available_has_no_quantiles() -> None:
-    """Without its hook a histogram is n/a, and so is what is made of it."""
+    """Without its hook a histogram is n/a, and so are its quantiles."""
     frame = make_frame([{"wait": counted([MS])}], table=WAITS, lens="sample", missing={"wait": "no hook"})
     view = make_view(frame)
     assert view.missing == dict.fromkeys(("wait", "p50", "p99", "max"), "no hook")
@@ -301,7 +302,7 @@ THREE: list[Row] = [
     [("p99", [2, 0, 1]), ("-p99", [0, 2, 1]), ("-max", [0, 2, 1]), ("p50", [2, 0, 1])],
 )
 def test_sorted_by_a_quantile(sort: str, order: list[int]) -> None:
-    """What has none comes last in both directions."""
+    """Rows without a quantile sort last in both directions."""
     assert view_of(THREE, sort=sort).order.tolist() == order
 
 
@@ -316,7 +317,7 @@ def test_sorted_by_a_quantile(sort: str, order: list[int]) -> None:
     ],
 )
 def test_filtered_by_a_quantile(text: str, passing: list[int]) -> None:
-    """Its unit is time."""
+    """A quantile is filtered in units of time."""
     assert unit_of(WAITS, "p99") == unit_of(WAITS, "wait") == "ns"
     assert view_of(THREE, filter_text=text).order.tolist() == passing
 
@@ -331,14 +332,14 @@ def test_a_histogram_cannot_be_compared(op: str) -> None:
 
 @pytest.mark.parametrize("text", ["wait", "-wait"])
 def test_a_histogram_has_no_order(text: str) -> None:
-    """Nobody can sort by it: not with --sort, its completion, the palette, the keys or the mouse."""
+    """Rows cannot be sorted by a histogram: not with --sort, its completion, the palette, the keys or the mouse."""
     with pytest.raises(UsageError, match="wait is a histogram, which has no order") as caught:
         parse_sort(WAITS, text)
     assert caught.value.remedy == "sort by p50, p99, max instead"
 
 
 def test_a_histogram_without_quantiles_is_refused_too() -> None:
-    """The remedy is another field."""
+    """The remedy for a histogram without quantiles is another field."""
     table = replace(WAITS, fields=WAITS.fields[:4])
     for parse in (parse_sort, lambda table, name: parse_filter(table, f"{name}>5")):
         with pytest.raises(UsageError) as caught:
@@ -378,7 +379,7 @@ LOW, HIGH = edges_of(20 * MS)
 
 
 def test_json_lines() -> None:
-    """Low, high and count of each bucket; quantiles are whole numbers; nothing counted is an empty array."""
+    """JSON Lines have low, high and count of each bucket; quantiles are whole numbers; no counts are an empty array."""
     rows: list[Row] = [*THREE, {"id": 4, "wait": None}, {"id": 5, "wait": counted([1 << 40])}]
     lines = [json.loads(line) for line in JsonLines(("id", "wait", "p99"))(view_of(rows)).splitlines()]
     assert [line["wait"] for line in lines] == [
@@ -406,7 +407,7 @@ def test_equal_rows_are_equal_lines() -> None:
 
 
 def test_csv() -> None:
-    """One cell of words; unknown is empty, and what counts nothing an empty text."""
+    """A CSV cell has the histogram as text; unknown and empty histograms are empty cells."""
     rows = [*THREE, {"id": 4, "wait": None}]
     text = Separated(("id", "wait", "p99"))(view_of(rows))
     cells_ = [line.split(",", 2)[2] for line in text.splitlines()]
@@ -422,7 +423,7 @@ def test_csv() -> None:
 
 
 def test_table() -> None:
-    """One word a column, as in every row: `_` for spaces; quantiles stand at the right."""
+    """A table has one word per column, with `_` for spaces; quantiles are right-aligned."""
     rows = [*THREE, {"id": 4, "wait": None}]
     lines = AlignedTable(WAITS, ("p99", "wait", "id"))(view_of(rows)).splitlines()
     low = ["-".join(map(str, edges_of(number))) + ":1" for number in (3_000, 5 * MS)]
@@ -437,7 +438,7 @@ def test_table() -> None:
 
 
 def test_programs_are_given_the_whole_histogram() -> None:
-    """Without --columns, CSV and JSON Lines have it beside its quantiles."""
+    """Without --columns, CSV and JSON Lines have the histogram beside its quantiles."""
     assert {"wait", "p50", "p99", "max"} <= {*whole_columns(WAITS)}
 
 
@@ -458,7 +459,7 @@ def test_logged_lines() -> None:
 
 
 def lens_of(*fields: Field) -> Lens:
-    """A lens with a table of these fields."""
+    """Return a lens with a table of these fields."""
     table = replace(
         WAITS, fields=(WAITS.fields[0], *fields), screen=("id",), text=("id",), sort="id", text_sort="id"
     )
@@ -466,12 +467,12 @@ def lens_of(*fields: Field) -> Lens:
 
 
 def recorded(lens: Lens, rows: Sequence[Row]) -> bytes:
-    """A recording of these rows."""
+    """Return a recording of these rows."""
     return encode(Snapshot("sample", 1, 2, {"waits": make_rows(rows, lens.main)}))
 
 
 def test_a_recording_has_the_histograms() -> None:
-    """Counted ones, empty ones and unknown ones."""
+    """A recording has histograms with counts, empty ones and unknown ones."""
     lens = lens_of(*WAITS.fields[1:])
     rows: list[Row] = [*THREE, {"id": 4, "wait": None}]
     decoded = decode(recorded(lens, rows), [lens])
@@ -487,7 +488,7 @@ def test_a_recording_has_the_histograms() -> None:
     "buckets", [Buckets(6, 34, 2), WIDER, Buckets(6, 33, 4)], ids=["coarser", "other numbers", "fewer"]
 )
 def test_other_buckets_are_lacking(buckets: Buckets) -> None:
-    """A recording whose buckets count other numbers has nothing that means the same."""
+    """A recording with other buckets has no equivalent, so the histogram is unknown."""
     wait = WAITS.by_name["wait"]
     old = lens_of(replace(wait, dtype=buckets.dtype, buckets=buckets), WAITS.fields[2])
     decoded = decode(
@@ -519,13 +520,13 @@ def test_narrower_counts_are_widened() -> None:
 def test_cells_lose_nothing(buckets: Buckets, samples: list[int], width: int) -> None:
     """Every bucket is in exactly one cell, and buckets stay in their order."""
     counts = counted(samples, buckets)
-    sums = cells(counts, buckets, width)
+    sums = rebin(counts, buckets, width)
     assert sums.shape == (width,)
     assert sums.sum() == len(samples)
-    places = [int(np.flatnonzero(cells(one_hot, buckets, width))[0]) for one_hot in np.eye(buckets.count)]
+    places = [int(np.flatnonzero(rebin(one_hot, buckets, width))[0]) for one_hot in np.eye(buckets.count)]
     assert places == sorted(places)
     assert sums.tolist() == np.bincount(places, counts, width).tolist()
-    assert cells(np.stack([counts, counts]), buckets, width).tolist() == [sums.tolist()] * 2
+    assert rebin(np.stack([counts, counts]), buckets, width).tolist() == [sums.tolist()] * 2
 
 
 @pytest.mark.parametrize(
@@ -533,12 +534,12 @@ def test_cells_lose_nothing(buckets: Buckets, samples: list[int], width: int) ->
     [(0, 0), (100, 0), (990, 0), (1_100, 1), (1_030_000, 4), (9_900 * MS, 7), (10_500 * MS, 7), (1 << 40, 7)],
 )
 def test_the_axis_is_logarithmic(number: int, cell: int) -> None:
-    """100 ns to 10 s: in eight cells each is a decade; what is beyond is in the outermost ones."""
-    assert np.flatnonzero(cells(counted([number]), BUCKETS, 8)).tolist() == [cell]
+    """Of 100 ns to 10 s in eight cells each cell is a decade; the outermost cells have the rest."""
+    assert np.flatnonzero(rebin(counted([number]), BUCKETS, 8)).tolist() == [cell]
 
 
 def drawn(rows: Sequence[Row], name: str = "wait", width: int = 60, **query: Any) -> list[tuple[str, Role]]:
-    """The cells of a column."""
+    """Return the cells of a column."""
     view = view_of(rows, **query)
     (column,) = plan(WAITS, (name,), width, extra=False, bars=False)
     return column_cells(view, column, np.arange(view.size), [RowFlags()] * view.size, RowStyle())
@@ -562,7 +563,7 @@ def test_a_histogram_is_a_line_of_columns() -> None:
 
 
 def test_a_histogram_is_read_in_ascii() -> None:
-    """Where a terminal has no blocks, signs of ASCII say as much."""
+    """Without block characters, ASCII characters show the same."""
     signs = needed_signs({}, "ascii")
     assert signs is not None
     ((text, _),) = drawn([{"wait": counted([MS] * 99 + [10 * MS])}])
@@ -571,19 +572,19 @@ def test_a_histogram_is_read_in_ascii() -> None:
 
 
 def test_a_histogram_shows_its_interval() -> None:
-    """As its quantiles do."""
+    """A histogram shows its interval, as its quantiles do."""
     before, now = counted([100] * 5), counted([100] * 5 + [9_900 * MS])
     ((text, _),) = drawn([{"wait": now}], before=[{"wait": before}], deltas=True)
     assert text == "█".rjust(24)
 
 
 def test_a_quantile_has_its_unit() -> None:
-    """As any duration."""
+    """A quantile has a unit, as any duration."""
     assert [text.strip() for text, _ in drawn(THREE, "p99")] == ["20.4 ms", "–", "5.1 ms"]
 
 
 def test_a_histogram_gets_narrower_but_not_than_its_title() -> None:
-    """And wider where there is room."""
+    """A histogram shrinks to its title's width, and grows if there is room."""
     widths = [
         column.width
         for total in range(30, 200)
@@ -594,7 +595,7 @@ def test_a_histogram_gets_narrower_but_not_than_its_title() -> None:
 
 
 def test_the_total_line() -> None:
-    """Quantiles of all rows together; nothing under the histogram."""
+    """The total line has quantiles of all rows together, and nothing under the histogram."""
     columns = plan(WAITS, ("queue", "p99", "wait"), 100, extra=False, bars=False)
     _, (quantile, _), (nothing, _) = total_cells(view_of(THREE), columns)
     assert (quantile.strip(), nothing.strip()) == ("20.4 ms", "")
@@ -603,7 +604,7 @@ def test_the_total_line() -> None:
 @pytest.mark.parametrize("explained", [False, True], ids=["brief", "explained"])
 @pytest.mark.parametrize("width", [60, 160])
 def test_details(width: int, explained: bool) -> None:
-    """How much is counted, each bucket below it, and the quantiles, within the width."""
+    """Details have the total count, each bucket, and the quantiles, within the width."""
     rows: list[Row] = [{"id": 1, "wait": counted([1 << at for at in range(40)])}, {"id": 2, "wait": None}]
     view = view_of(rows)
 

@@ -16,29 +16,29 @@ from typing import Any, Self
 
 import pytest
 
-from nettop import interrupts
-from nettop.interrupts import ended_by_signals
+from nettop.process import interrupts
+from nettop.process.interrupts import exit_on_signals
 
 LIMIT_S = 60
 
 
 class Signals:
-    """Raises a signal when it is destroyed, where Python drops exceptions."""
+    """An object that raises a signal when destroyed, where Python drops exceptions."""
 
     def __del__(self) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
 def in_a_destructor() -> None:
-    """The signal arrives while an object is destroyed."""
+    """Send the signal while an object is destroyed."""
     Signals()
 
 
 def in_a_callback() -> None:
-    """The signal arrives in the callback of a weak reference."""
+    """Send the signal in the callback of a weak reference."""
 
     class Referent:
-        """Something to refer to."""
+        """The object of a weak reference."""
 
     referent = Referent()
     reference = weakref.ref(referent, lambda _: signal.raise_signal(signal.SIGTERM))
@@ -47,7 +47,7 @@ def in_a_callback() -> None:
 
 
 def in_a_collection() -> None:
-    """The signal arrives in a callback of the garbage collector."""
+    """Send the signal in a callback of the garbage collector."""
     started = [signal.SIGTERM]
 
     def collects(*_: object) -> None:
@@ -63,34 +63,34 @@ def in_a_collection() -> None:
 
 @pytest.mark.parametrize("signalled", [in_a_destructor, in_a_callback, in_a_collection])
 def test_no_signal_is_dropped(capfd: pytest.CaptureFixture[str], signalled: Callable[[], None]) -> None:
-    """Where Python drops the exception of a signal, it is raised a moment later, and nothing is printed."""
+    """If Python drops a signal's exception, it is raised a moment later, and nothing is printed."""
 
     def go_on() -> None:
         signalled()
         signal.sigtimedwait([], LIMIT_S)
 
-    with pytest.raises(KeyboardInterrupt) as ended, ended_by_signals():
+    with pytest.raises(KeyboardInterrupt) as ended, exit_on_signals():
         go_on()
     assert ended.value.args == (signal.SIGTERM,)
     assert capfd.readouterr() == ("", "")
 
 
 def test_nothing_is_raised_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal that was dropped at the very end is not raised when nothing handles it any more."""
+    """A signal dropped at the very end is not raised once nothing handles it."""
     monkeypatch.setattr(interrupts, "_RESEND_S", 3600.0)  # not before the end, however slowly that comes
-    with ended_by_signals():
+    with exit_on_signals():
         in_a_destructor()
     assert signal.setitimer(signal.ITIMER_REAL, 0) == (0, 0)
 
 
 def test_other_errors_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
-    """What else goes wrong in a destructor is on standard error, as Python has it."""
+    """Other errors in a destructor are printed on standard error, as by Python."""
 
     class Broken:
         def __del__(self) -> None:
             raise ZeroDivisionError("by nought")
 
-    with ended_by_signals():
+    with exit_on_signals():
         Broken()
     assert "by nought" in capfd.readouterr().err
 
@@ -99,8 +99,8 @@ def test_other_errors_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
 
 WAITING = """
 import sys
-from nettop.interrupts import requested_by_signals
-from nettop.wake_event import WakeEvent
+from nettop.process.interrupts import requested_by_signals
+from nettop.process.wake_event import WakeEvent
 
 with (
     requested_by_signals(reopens=sys.argv[1] == "reopens") as requests,
@@ -120,7 +120,7 @@ SHELL = "import subprocess, sys; subprocess.Popen(sys.argv[1:]); sys.stdin.read(
 
 
 class Waiting:
-    """What waits for signals, in a terminal of its own, and tells by a FIFO what they request of it."""
+    """A process on its own terminal that waits for signals, and reports their requests by a FIFO."""
 
     def __init__(self, folder: Path, how: str, *before: str, **streams: Any) -> None:
         fifo = folder / "told"
@@ -136,7 +136,7 @@ class Waiting:
         assert self.tells() == "waits"
 
     def tells(self) -> str:
-        """What it tells next."""
+        """Return the next request that it reports."""
         readable, _, _ = select.select([self._told], [], [], LIMIT_S)
         return self._told.readline().strip() if readable else "nothing"
 
@@ -155,14 +155,14 @@ class Waiting:
 
 @pytest.mark.parametrize("how", ["reopens", "exports"])
 def test_a_terminal_that_closes_ends(how: str, tmp_path: Path) -> None:
-    """Its SIGHUP asks for no files to be opened again."""
+    """SIGHUP from a closed terminal ends the program and reopens no files."""
     with Waiting(tmp_path, how) as waiting:
         waiting.hang_up()
         assert waiting.tells() == "ends"
 
 
 def test_a_shell_that_is_killed_ends(tmp_path: Path) -> None:
-    """The terminal is still there, and nobody's."""
+    """A killed shell leaves a terminal without an owner, and ends the program."""
     with Waiting(tmp_path, "reopens", sys.executable, "-c", SHELL) as waiting:
         waiting.child.kill()
         assert waiting.tells() == "ends"
@@ -171,7 +171,7 @@ def test_a_shell_that_is_killed_ends(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_files_are_reopened_in_a_terminal(number: int, tmp_path: Path) -> None:
-    """SIGHUP of a process, as of logrotate, reopens files as long as the terminal is there."""
+    """SIGHUP from a process, such as logrotate, reopens files while the terminal exists."""
     with Waiting(tmp_path, "reopens") as waiting:
         waiting.child.send_signal(signal.SIGHUP)
         assert waiting.tells() == "reopens"
@@ -181,7 +181,7 @@ def test_files_are_reopened_in_a_terminal(number: int, tmp_path: Path) -> None:
 
 
 def test_without_files_a_hang_up_ends(tmp_path: Path) -> None:
-    """Any SIGHUP ends what never reopens files."""
+    """Any SIGHUP ends a program without files to reopen."""
     with Waiting(tmp_path, "exports") as waiting:
         waiting.child.send_signal(signal.SIGHUP)
         assert waiting.tells() == "ends"
@@ -189,7 +189,7 @@ def test_without_files_a_hang_up_ends(tmp_path: Path) -> None:
 
 
 def test_nohup_goes_on(tmp_path: Path) -> None:
-    """Whoever ignored SIGHUP before wants it to go on without the terminal; files are reopened all the same."""
+    """A program that started with SIGHUP ignored continues without its terminal, and still reopens files."""
     with Waiting(
         tmp_path, "reopens", "nohup", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     ) as waiting:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How test-kernels.py tries a kernel again and tells what failed, on machines that are played here."""
+"""Retries and reports of test-kernels.py, on simulated machines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAILURE = "<failure>E   AssertionError: it was 1\nE   more</failure>"
 
 @pytest.fixture
 def with_machines(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module."""
+    """Return the script as a module."""
     spec = importlib.util.spec_from_file_location("kernel_runs", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -34,13 +34,13 @@ def with_machines(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def script(with_machines: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module, whose commands run on this host as they are."""
+    """Return the script as a module, whose commands run on this host as they are."""
     monkeypatch.setattr(with_machines, "machine", lambda vmlinuz, guest, folder: guest)
     return with_machines
 
 
 def play(work: Path, *tries: str) -> None:
-    """Each try on a kernel records what it was to run, and leaves what the test says."""
+    """Replace each try on a kernel: record the tests to run, and leave the given results."""
     guest = work / "copy" / "scripts" / "kernel-guest.sh"
     guest.parent.mkdir(parents=True)
     (work / "tries").write_text("\n".join(tries))
@@ -53,19 +53,19 @@ def play(work: Path, *tries: str) -> None:
 
 
 def results(status: int, *cases: tuple[str, str], doctor: str = "echo 0 >doctor.status") -> str:
-    """What a try leaves behind: pytest's status and report, and doctor's status."""
+    """Return the commands that write a try's files: pytest's status and report, and doctor's status."""
     testcases = "".join(CASE.format(name=name, result=result) for name, result in cases)
     junit = f"<testsuites><testsuite>{testcases}</testsuite></testsuites>".replace("\n", "&#10;")
     return f"echo {status} >status; echo {shlex.quote(junit)} >junit.xml; {doctor}"
 
 
 def kernel(script: ModuleType, work: Path) -> object:
-    """One that is no file."""
+    """Return one that is no file."""
     return script.Kernel("6.1", work / "vmlinuz", work, 60)
 
 
 def test_any_number_of_tests_fits(with_machines: ModuleType, tmp_path: Path) -> None:
-    """What the guest runs is in a file: a kernel's command line has 2,048 bytes, virtme-ng's own words included."""
+    """The guest's commands are in a file: a kernel's command line has 2,048 bytes, including virtme-ng's own."""
     guest = ["echo", *(f"{FAILS}[{number} of many]" for number in range(100))]
     command = with_machines.machine(tmp_path / "vmlinuz", guest, tmp_path)
     run = command[command.index("--exec") + 1]
@@ -77,7 +77,7 @@ def test_any_number_of_tests_fits(with_machines: ModuleType, tmp_path: Path) -> 
 def test_only_what_failed_is_tried_again(
     script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A second try has the tests that failed, and not doctor, which passed; what failed first is reported."""
+    """A second try runs only the failed tests, not doctor, which passed; the first failure is reported."""
     first = results(1, ("test_fails", FAILURE), ("test_passes", ""))
     play(tmp_path, first, results(0, ("test_fails", ""), doctor=":"))
     flaky = script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
@@ -87,15 +87,15 @@ def test_only_what_failed_is_tried_again(
     output = capsys.readouterr().out.splitlines()
     assert output[0].startswith("    6.1: 6.1.0: 1 failed, 1 passed, doctor: 0 in ")
     assert output[1].strip() == f"{FAILS}: AssertionError: it was 1"
-    assert output[2].strip() == "6.1: once more what failed"
-    assert output[3].startswith("    6.1: 6.1.0: 2 passed, doctor: 0 with try 2, in ")
+    assert output[2].strip() == "6.1: retrying failed tests"
+    assert output[3].startswith("    6.1: 6.1.0: 2 passed, doctor: 0 including try 2, in ")
     script.report_flaky({"6.1": flaky})
     assert capsys.readouterr().out == f"FLAKY on 6.1: {FAILS}: AssertionError: it was 1\n"
     assert script.read_run("6.1", tmp_path / "results" / "6.1").passed
 
 
 def test_only_doctor_runs_again(script: ModuleType, tmp_path: Path) -> None:
-    """Where no test failed but doctor did, none runs again."""
+    """If only doctor failed, no test runs again."""
     first = results(0, ("test_passes", ""), doctor="echo 1 >doctor.status")
     play(tmp_path, first, "echo 0 >doctor.status")
     flaky = script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
@@ -107,7 +107,7 @@ def test_only_doctor_runs_again(script: ModuleType, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("deaths", [1, 2, 3])
 def test_a_machine_that_died_is_tried_again_whole(script: ModuleType, tmp_path: Path, deaths: int) -> None:
-    """Without a report nobody knows what is left to do; but what dies three times has failed."""
+    """Without a report all tests run again, but after three dead machines the run has failed."""
     play(tmp_path, *["rm release"] * deaths, results(0, ("test_passes", "")))
     flaky = script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
     assert list(flaky) == (["the machine"] if deaths < 3 else [])
@@ -118,7 +118,7 @@ def test_a_machine_that_died_is_tried_again_whole(script: ModuleType, tmp_path: 
 
 
 def test_what_fails_after_a_death_is_tried_once_more(script: ModuleType, tmp_path: Path) -> None:
-    """It had no second chance yet."""
+    """A failure after a dead machine had no second try yet, and gets one."""
     failed = results(1, ("test_fails", FAILURE), ("test_passes", ""))
     play(tmp_path, "rm release", failed, results(0, ("test_fails", ""), doctor=":"))
     script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
@@ -129,7 +129,7 @@ def test_what_fails_after_a_death_is_tried_once_more(script: ModuleType, tmp_pat
 def test_what_failed_is_reported_when_interrupted(
     script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A signal in the middle of a run: what had failed by then is reported, and nothing runs again."""
+    """An interrupted run reports its failures so far, and runs nothing again."""
 
     def interrupted(command: list[str], console: Path, deadline: float, title: str) -> bool:
         note = {"test": FAILS, "why": "trace\nE   AssertionError: it was 1"}
@@ -143,4 +143,4 @@ def test_what_failed_is_reported_when_interrupted(
     output = capsys.readouterr().out
     assert f"{FAILS}: AssertionError: it was 1" in output
     assert "STOPPED" in output
-    assert "once more" not in output
+    assert "retrying" not in output

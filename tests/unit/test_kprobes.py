@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel functions by every spelling that a compiler gives them."""
+"""Kernel functions under every name that a compiler gives them."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.errors import Unsupported
-from nettop.kernel import kprobes
+from nettop.kernel.bpf import kprobes
 
 NAME = "tcp_v4_connect"
 WHOLE, PIECE = ["isra", "constprop", "lto_priv", "llvm"], ["part", "cold"]
 
 
 def root_with(folder: Path, *symbols: str) -> Path:
-    """A host whose /proc/kallsyms has these lines behind an address, and another; of code, if no kind is given."""
+    """Return a host with these lines in /proc/kallsyms, after an address and before another; of code by default."""
     lines = [symbol if " " in symbol else f"t {symbol}" for symbol in ("_stext", *symbols)]
     path = folder / "proc/kallsyms"
     path.parent.mkdir()
@@ -43,7 +43,7 @@ def root_with(folder: Path, *symbols: str) -> Path:
 )
 def test_spellings(tmp_path: Path, symbols: list[str], actual: list[str]) -> None:
     """All clones of a function are found, in the kernel and its modules, and nothing else."""
-    assert kprobes.spellings(NAME, root_with(tmp_path, *symbols)) == tuple(actual)
+    assert kprobes.symbols_of(NAME, root_with(tmp_path, *symbols)) == tuple(actual)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_spellings(tmp_path: Path, symbols: list[str], actual: list[str]) -> Non
             [f"{NAME}.part.0", f"{NAME}.isra.0.cold"],
             f"this kernel has only parts of {NAME}: {NAME}.isra.0.cold, {NAME}.part.0",
         ),
-        ([NAME, f"t {NAME}\t[other]"], f"this kernel has 2 functions called {NAME}"),
-        ([f"{NAME}.isra.0"] * 2, f"this kernel has 2 functions called {NAME}.isra.0"),
+        ([NAME, f"t {NAME}\t[other]"], f"this kernel has 2 functions named {NAME}"),
+        ([f"{NAME}.isra.0"] * 2, f"this kernel has 2 functions named {NAME}.isra.0"),
         ([], f"this kernel has no function {NAME}"),
         ([f"d {NAME}", "vfs_read"], f"this kernel has no function {NAME}"),
         (
@@ -65,44 +65,44 @@ def test_spellings(tmp_path: Path, symbols: list[str], actual: list[str]) -> Non
     ],
 )
 def test_what_does_not_stand_for_the_function(tmp_path: Path, symbols: list[str], why: str) -> None:
-    """A piece of a function, one of several of a name, or none at all is refused, and what there is is named."""
+    """A part of a function, an ambiguous name or a missing one is rejected, and existing names are listed."""
     with pytest.raises(Unsupported) as refusal:
-        kprobes.spellings(NAME, root_with(tmp_path, *symbols))
+        kprobes.symbols_of(NAME, root_with(tmp_path, *symbols))
     assert refusal.value.what == why
 
 
 @given(st.lists(st.tuples(st.sampled_from(WHOLE + PIECE), st.integers(0, 9)), max_size=3))
 def test_a_suffix_of_a_piece_is_no_function(suffixes: list[tuple[str, int]]) -> None:
-    """However suffixes pile up, a symbol stands for the function unless one says that it is a piece."""
+    """With any suffixes a symbol means the function, unless one marks it as a part."""
     symbol = NAME + "".join(f".{word}.{number}" for word, number in suffixes)
     is_whole = not {word for word, _ in suffixes} & set(PIECE)
     assert (kprobes._suffixes(symbol) <= kprobes._WHOLE) == is_whole
 
 
 def test_why_a_function_that_types_describe_is_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has another spelling only, or the compiler has put it into its callers."""
-    monkeypatch.setattr(kprobes, "spellings", lambda function: (f"{function}.isra.0",))
-    assert kprobes.why_nowhere(NAME) == f"this kernel has {NAME} as {NAME}.isra.0 only"
+    """A function in BTF but without a symbol has only other names, or was inlined."""
+    monkeypatch.setattr(kprobes, "symbols_of", lambda function: (f"{function}.isra.0",))
+    assert kprobes.why_not_found(NAME) == f"this kernel has {NAME} only as {NAME}.isra.0"
     monkeypatch.undo()
     assert (
-        kprobes.why_nowhere("nettop_no_such_function")
+        kprobes.why_not_found("nettop_no_such_function")
         == "this kernel has no function nettop_no_such_function"
     )
 
 
 @pytest.mark.parametrize("content", ["", None])
 def test_names_that_are_hidden(tmp_path: Path, content: str | None) -> None:
-    """Where /proc shows no names the kernel may have the function all the same."""
+    """If /proc hides names, the kernel may still have the function."""
     (tmp_path / "proc").mkdir()
     if content is not None:
         (tmp_path / "proc/kallsyms").write_text(content)
     with pytest.raises(Unsupported, match="/proc/kallsyms") as refusal:
-        kprobes.spellings(NAME, tmp_path)
+        kprobes.symbols_of(NAME, tmp_path)
     assert "no function" not in refusal.value.what
 
 
 def test_a_kernel_without_kprobes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the kernel has no such device no probe is opened."""
+    """On a kernel without the kprobe device no probe is opened."""
     monkeypatch.setattr(kprobes, "KPROBES", kprobes.KPROBES.with_name("none"))
     with pytest.raises(Unsupported, match="this kernel has no kprobes"):
         kprobes.open_probes(NAME, at_return=True)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of the latency lens, from what programs have counted."""
+"""Rows of the latency lens, from the programs' counts."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 
-from nettop.kernel.set_table import by_key
+from nettop.kernel.bpf.set_table import group_by_key
 from nettop.probes.latency.programs import CLASSES, COUNTED_STAGES, COUNTS, PAIR, PAIR_KEY, TERMS
 from nettop.probes.latency.rows import (
-    Counted,
+    Counts,
     bucket_rows,
     pair_rows,
     protocol_rows,
@@ -17,6 +17,7 @@ from nettop.probes.latency.rows import (
     stage_of,
     stage_rows,
 )
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.latency import (
     BACKLOG,
@@ -31,15 +32,15 @@ from nettop.snapshots.latency import (
     STAGES,
     WIRE_IP,
 )
-from nettop.snapshots.snapshot import Array, known, known_histograms
+from nettop.snapshots.snapshot import known, known_histograms
 from tests.unit.build import make_rows
 
 UDP_V6 = 3
 EVERYTHING = frozenset(STAGES)
 
 
-def counted(measured: frozenset[int] = EVERYTHING, **rtts: Array) -> Counted:
-    """Counts that differ in every stage and class."""
+def counted(measured: frozenset[int] = EVERYTHING, **rtts: Array) -> Counts:
+    """Return counts that differ in every stage and class."""
     counts = np.zeros((COUNTED_STAGES, CLASSES), COUNTS)
     numbers = np.arange(COUNTED_STAGES * CLASSES, dtype=np.uint64).reshape(COUNTED_STAGES, CLASSES)
     counts["latency"][..., 7] = numbers
@@ -47,11 +48,11 @@ def counted(measured: frozenset[int] = EVERYTHING, **rtts: Array) -> Counted:
     counts["matched"] = 3 * numbers
     counts["dropped"], counts["unmatched"] = 5 * numbers, 7 * numbers
     counts["seen"] = 16 * numbers
-    return Counted(counts, numbers, rtts.get("rtts", rtt_histograms()), measured, 1)
+    return Counts(counts, numbers, rtts.get("rtts", rtt_histograms()), measured, 1)
 
 
 def test_stages_are_sums_of_their_protocols() -> None:
-    """In each column, as far as the stage tells it."""
+    """A stage's columns are sums of its protocols', as far as they are known."""
     stages, protocols = stage_rows(counted()).array, protocol_rows(counted()).array
     for row in stages[:RTT]:
         of_stage = protocols[protocols["stage"] == row["stage"]]
@@ -64,7 +65,7 @@ def test_stages_are_sums_of_their_protocols() -> None:
 
 
 def test_what_a_stage_cannot_tell_is_unknown() -> None:
-    """A packet that is compared with its stamp is seen where its stage ends: nobody knows who was dropped before."""
+    """Drops of a stage that compares packets with their timestamps are unknown: it only sees packets at its end."""
     stages = stage_rows(counted()).array
     assert not known(stages["dropped"])[WIRE_IP]
     assert not known(stages["waiting"])[WIRE_IP]
@@ -74,7 +75,7 @@ def test_what_a_stage_cannot_tell_is_unknown() -> None:
 
 
 def test_a_stage_that_is_not_measured_has_no_numbers() -> None:
-    """It keeps its row among the stages, and has none among protocols and buckets."""
+    """An unmeasured stage keeps its row, and has none among protocols and buckets."""
     here = counted(EVERYTHING - {IP})
     stages = stage_rows(here).array
     assert len(stages) == len(STAGES)
@@ -86,7 +87,7 @@ def test_a_stage_that_is_not_measured_has_no_numbers() -> None:
 
 
 def test_buckets_are_those_of_the_histograms() -> None:
-    """Each that is not empty, with its edges; rows in the order of their keys."""
+    """Each non-empty bucket has a row with its edges; rows are sorted by key."""
     rows, protocols = bucket_rows(protocol_rows(counted())).array, protocol_rows(counted()).array
     assert rows["packets"].sum() == protocols["latency"].sum()
     assert set(rows["at_least"].tolist()) == {BUCKETS.edges[7], BUCKETS.edges[90]}
@@ -97,14 +98,14 @@ def test_buckets_are_those_of_the_histograms() -> None:
 
 
 def test_the_stage_of_a_row() -> None:
-    """By the row's key, among stages and among protocols; others have none."""
+    """A row's key gives the stage of stages and protocols; other rows have none."""
     for rows in (stage_rows(counted()).array, protocol_rows(counted()).array):
         assert [stage_of(key) for key in rows["id"].tolist()] == rows["stage"].tolist()
     assert stage_of(1 << 40) is None
 
 
 def test_the_last_bucket_has_no_end() -> None:
-    """Whatever is longer is in it."""
+    """The last bucket contains all longer times."""
     here = counted()
     here.counts["latency"][..., -1] = 1
     rows = bucket_rows(protocol_rows(here)).array
@@ -115,7 +116,7 @@ def test_the_last_bucket_has_no_end() -> None:
 
 
 def test_round_trip_times_of_connections() -> None:
-    """Of each established connection one, by family; those without a time and other sockets have none."""
+    """Each established connection counts one round-trip time, by family; other sockets count none."""
     v6 = {"family": 10}
     v4 = {"family": 2}
     sockets = make_rows(
@@ -149,12 +150,12 @@ class Entries:
                 entry[name] = value
 
     def read(self) -> tuple[Array, Array, Array]:
-        """As SetTable does."""
-        return by_key(self._entries, PAIR_KEY)
+        """Read as SetTable does."""
+        return group_by_key(self._entries, PAIR_KEY)
 
 
 def test_pairs_are_merged_over_cpus() -> None:
-    """What two CPUs have counted of one pair is one row; another stage or protocol is another one."""
+    """Counts of one pair on two CPUs are one row; another stage or protocol is another row."""
     latency = np.arange(PAIR_BUCKETS.count)
     pair = {"source": (0, 0, 0xFFFF0000, 7), "destination": (1, 2, 3, 4), "stage_class": QDISC << 8 | UDP_V6}
     entries = Entries(
@@ -173,11 +174,11 @@ def test_pairs_are_merged_over_cpus() -> None:
 
 @pytest.mark.parametrize("first_seen", [5, 6])
 def test_a_pair_that_comes_again_is_another_row(first_seen: int) -> None:
-    """As it counts from 0 once it had made room."""
+    """An evicted pair that returns counts from 0 in another row."""
     rows = [pair_rows(Entries({"packets": 1, "first_seen": each}), 1).array for each in (5, first_seen)]  # type: ignore[arg-type]
     assert (rows[0]["id"] == rows[1]["id"]).all() == (first_seen == 5)
 
 
 def test_no_pairs() -> None:
-    """An empty table stays one."""
+    """Without pairs the table is empty but valid."""
     assert len(pair_rows(Entries(), 1)) == 0  # type: ignore[arg-type]

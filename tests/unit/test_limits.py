@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits of a process and its control groups, and which of them is named as a cause."""
+"""Limits of a process and its control groups, and the one named as a cause."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from nettop import limits
 from nettop.errors import SourceFailed, TooManyFiles, Unsupported, failure_of, limit_reached
+from nettop.process import limits
 
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where control groups are mounted, for a process without other limits that is in /pod/app, in each hierarchy."""
+    """Return the mount points of control groups in each hierarchy, for an otherwise unlimited process in /pod/app."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: UNLIMITED)
     monkeypatch.setattr(limits, "_CGROUPS", tmp_path)
     monkeypatch.setattr(limits, "_OWN_GROUPS", tmp_path / "own")
@@ -44,25 +44,25 @@ def put(file: Path, text: str) -> None:
     ids=("own", "above", "smallest", "old hierarchy", "inside of a container"),
 )
 def test_the_memory_of_control_groups(groups: Path, files: dict[str, str]) -> None:
-    """The smallest limit of those that apply is named, with its file."""
+    """The smallest applicable limit is named, with its file."""
     for name, number in files.items():
         put(groups / name, f"{number}\n")
     (limit,) = limits.of_memory()
     assert "may use 104,857,600 bytes of memory" in limit.what
     assert "MemoryMax=" in limit.remedy
-    error = limit_reached("the loader ended", "LLVM ERROR: out of memory")
+    error = limit_reached("the loader exited", "LLVM ERROR: out of memory")
     assert isinstance(error, Unsupported)
     assert (limit.what in error.what, error.remedy) == (True, limit.remedy)
 
 
 @pytest.mark.parametrize("text", ["max", "9223372036854771712", ""])
 def test_groups_without_a_limit(groups: Path, text: str) -> None:
-    """Nothing is named that does not limit."""
+    """Only actual limits are named."""
     put(groups / "pod/app/memory.max", text)
     put(groups / "memory/pod/app/memory.limit_in_bytes", text)
     put(groups / "pod/app/pids.max", "max")
     assert (limits.of_memory(), limits.of_processes()) == ([], [])
-    assert limit_reached("the loader ended", "out of memory") is None
+    assert limit_reached("the loader exited", "out of memory") is None
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_groups_without_a_limit(groups: Path, text: str) -> None:
 def test_a_limit_of_processes_is_no_bug(
     groups: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, refusals: int
 ) -> None:
-    """A lens that can start no thread names the limit; the user's too, unless the group's has refused some."""
+    """A lens that cannot start a thread names the group's limit if that refused some, else the user's."""
     of_user = resource.RLIMIT_NPROC
     monkeypatch.setattr(resource, "getrlimit", lambda number: (500, 500) if number == of_user else UNLIMITED)
     monkeypatch.setattr(os, "getuid", lambda: 1000)
@@ -89,7 +89,7 @@ def test_a_limit_of_processes_is_no_bug(
 
 
 def test_the_limits_of_the_process(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each kind of memory has a limit of its own, and both are named."""
+    """Each kind of memory has its own limit, and both are named."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1 << 28, 1 << 28))
     error = limit_reached("numpy cannot be imported", MemoryError())
     assert error is not None
@@ -98,14 +98,14 @@ def test_the_limits_of_the_process(groups: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_open_files_by_words_and_by_number(groups: Path) -> None:
-    """bcc writes why it has no table, others raise it: the cause is the same."""
+    """The cause is the same whether bcc describes the error or an exception has an errno."""
     written = "could not open bpf map: hook_check, error: Too many open files"
     for why in (
         written,
         Exception("Failed to load BPF program: Too many open files"),
         OSError(errno.EMFILE, "x"),
     ):
-        error = limit_reached("the programs cannot be loaded", why)
+        error = limit_reached("cannot load the programs", why)
         assert isinstance(error, TooManyFiles)
         assert "RLIMIT_NOFILE" in error.what
 
@@ -114,7 +114,7 @@ def test_open_files_by_words_and_by_number(groups: Path) -> None:
     "error", [RuntimeError("wrong"), OSError(errno.EINVAL, "Invalid argument"), KeyError("x")]
 )
 def test_what_no_limit_explains_is_a_bug(groups: Path, error: Exception) -> None:
-    """No limit is blamed for anything else, however small it is."""
+    """No limit, however small, is blamed for unrelated errors."""
     put(groups / "pod/app/pids.max", "100")
     put(groups / "pod/app/memory.max", "100")
     failure = failure_of("drops", error)

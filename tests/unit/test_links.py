@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices and their counters, parsed from messages that the test makes as the kernel lays them out."""
+"""Devices and their counters, parsed from messages built in the kernel's layout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.kernel.links import STATISTICS, Link, parse_left, parse_links, read_links
+from nettop.kernel.net.links import STATISTICS, Link, parse_links, parse_removed, read_links
 
 NEWLINK, ERROR, DONE = 16, 2, 3
 MULTI, INTERRUPTED = 0x2, 0x10
@@ -23,22 +23,22 @@ NESTED = 0x8000
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """One attribute, padded to 4 bytes."""
+    """Return one attribute, padded to 4 bytes."""
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def message(kind: int, body: bytes, flags: int = MULTI) -> bytes:
-    """One netlink message, padded to 4 bytes."""
+    """Return one netlink message, padded to 4 bytes."""
     return struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 99) + body + bytes(-len(body) % 4)
 
 
 def device(index: int, *attributes: bytes, flags: int = MULTI) -> bytes:
-    """A message about a device."""
+    """Return a message about a device."""
     return message(NEWLINK, struct.pack("=BxHiII", 0, 1, index, 0x1003, 0) + b"".join(attributes), flags)
 
 
 def counters(count: int = len(STATISTICS)) -> bytes:
-    """The statistics 1, 2, 3 …"""
+    """Return the statistics 1, 2, 3 …"""
     return attribute(STATS64, struct.pack(f"={count}Q", *range(1, count + 1)))
 
 
@@ -51,7 +51,7 @@ ETH0_LINK = Link(2, "eth0", NUMBERED, **ETHERNET, has_master=True)
 
 
 def test_devices_have_numbers_names_and_counters() -> None:
-    """Attributes come in any order and with others between them; a message without the end is not the end."""
+    """Attributes come in any order, mixed with others; a dump without its end message is incomplete."""
     assert parse_links(LO + ETH0) == ([LO_LINK, ETH0_LINK], False, True)
 
 
@@ -62,7 +62,7 @@ def test_devices_have_numbers_names_and_counters() -> None:
         (772, 0x9, (), {"has_ethernet": True, "is_up": True, "is_loopback": True}),
         (65534, 1, (attribute(LINKINFO, attribute(INFO_KIND, b"tun")),), {"is_up": True, "kind": "tun"}),
         (1, 0, (attribute(PARENT_DEV_NAME, b"0000:00:03.0\0"),), {"has_ethernet": True, "has_parent": True}),
-        (1, 0, (attribute(LINK_NETNSID, bytes(4)),), {"has_ethernet": True, "leads_elsewhere": True}),
+        (1, 0, (attribute(LINK_NETNSID, bytes(4)),), {"has_ethernet": True, "peer_is_elsewhere": True}),
         (1, 0, (attribute(XDP, attribute(XDP_ATTACHED, b"\1")),), {"has_ethernet": True, "has_xdp": True}),
         (1, 0, (attribute(XDP, attribute(XDP_ATTACHED, b"\0")),), {"has_ethernet": True}),
     ],
@@ -70,13 +70,13 @@ def test_devices_have_numbers_names_and_counters() -> None:
 def test_what_a_device_is(
     hardware: int, flags: int, attributes: tuple[bytes, ...], facts: dict[str, object]
 ) -> None:
-    """Its kind, its state, and what is behind it."""
+    """A device has its kind, its state, and its lower device."""
     body = struct.pack("=BxHiII", 0, hardware, 3, flags, 0) + b"".join(attributes)
     assert parse_links(message(NEWLINK, body))[0] == [Link(3, "", **facts)]  # type: ignore[arg-type]
 
 
 def test_the_end_of_a_dump() -> None:
-    """The end is a message of its own, or an acknowledgement."""
+    """A dump ends with its own message or an acknowledgement."""
     done, zero = message(DONE, struct.pack("=i", 0)), message(ERROR, struct.pack("=i", 0) + bytes(16))
     assert parse_links(LO + done) == ([LO_LINK], True, True)
     assert parse_links(zero) == ([], True, True)
@@ -99,19 +99,19 @@ def test_what_the_kernel_refuses(kind: int) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 23, 24])
 def test_older_kernels_count_less(count: int) -> None:
-    """What a kernel does not count is not there."""
+    """Counters that an older kernel lacks are missing."""
     (link,), *_ = parse_links(device(1, counters(count)))
     assert link.statistics == {name: NUMBERED[name] for name in STATISTICS[:count]}
 
 
 def test_younger_kernels_count_more() -> None:
-    """What is not known by name is left out."""
+    """Unknown counters of newer kernels are left out."""
     (link,), *_ = parse_links(device(1, counters(40)))
     assert link.statistics == NUMBERED
 
 
 def test_names_are_safe_to_show() -> None:
-    """Whoever names a device cannot send anything to the terminal."""
+    """A device's name cannot send control characters to the terminal."""
     (link,), *_ = parse_links(device(1, attribute(IFNAME, b"\x1b[2J\xff\0")))
     assert link.name == "␛[2J\N{REPLACEMENT CHARACTER}"
 
@@ -132,17 +132,17 @@ def test_what_is_cut_short_is_left_out() -> None:
 
 
 def test_devices_that_have_left() -> None:
-    """They have their last counters; a port that leaves its bridge is there still, and so is what changes."""
+    """Removed devices have their last counters; a port that leaves its bridge, or changes, stays."""
     head, attributes = struct.pack("=BxHiII", 0, 1, 2, 0, 0), attribute(IFNAME, b"eth0\0") + counters()
     left = message(DELLINK, head + attributes)
     leaves_bridge = message(DELLINK, bytes([BRIDGE]) + head[1:] + attributes)
-    assert parse_left(ETH0 + leaves_bridge + left) == [Link(2, "eth0", NUMBERED, has_ethernet=True)]
+    assert parse_removed(ETH0 + leaves_bridge + left) == [Link(2, "eth0", NUMBERED, has_ethernet=True)]
     assert parse_links(left)[0] == []
 
 
 @given(st.binary(max_size=120))
 def test_no_bytes_raise_anything_but_a_refusal(data: bytes) -> None:
-    """Whatever arrives is devices, nothing, or an error number of the kernel's."""
+    """Any bytes give devices, nothing, or an errno of the kernel."""
     try:
         links, _, _ = parse_links(data)
     except OSError:
@@ -151,7 +151,7 @@ def test_no_bytes_raise_anything_but_a_refusal(data: bytes) -> None:
 
 
 def test_this_machine_has_loopback() -> None:
-    """Anybody may ask, and every namespace has a loopback device with the same number."""
+    """Without privileges every namespace shows a loopback device with the same number."""
     actual = {link.name: link for link in read_links()}
     assert actual["lo"].index == socket.if_nametoindex("lo")
     assert actual["lo"].statistics.keys() <= set(STATISTICS)

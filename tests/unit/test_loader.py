@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which bcc the loader takes."""
+"""The versions of bcc that the loader accepts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from nettop.errors import Unsupported, want_of_memory
-from nettop.kernel import loader
+from nettop.errors import Unsupported, out_of_memory
+from nettop.kernel.bpf import loader
 
 COMPILER = SimpleNamespace(load_func=None, dump_func=None)
 
 
 def called(version: str | None) -> SimpleNamespace:
-    """A module that looks like bcc."""
+    """Return a module that looks like bcc."""
     return SimpleNamespace(BPF=COMPILER, **({} if version is None else {"__version__": version}))
 
 
@@ -25,7 +25,7 @@ def called(version: str | None) -> SimpleNamespace:
     "version", ["0.26.0", "0.31.0", "0.29.1+g1a2b3c4", "1.0.0", "EAD-HASH-NOTFOUND", None]
 )
 def test_bcc_that_will_do(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
-    """A version that is new enough is taken, and so is a build without a number."""
+    """A recent version is accepted, and so is a build without a number."""
     bcc = called(version)
     monkeypatch.setitem(sys.modules, "bcc", bcc)
     assert loader.import_bcc() is bcc
@@ -33,7 +33,7 @@ def test_bcc_that_will_do(monkeypatch: pytest.MonkeyPatch, version: str | None) 
 
 @pytest.mark.parametrize("version", ["0.18.0", "0.25.0+ds", "0.9.0"])
 def test_bcc_that_is_too_old(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    """One that is too old is named, with the version that is needed and what to do."""
+    """The error for an old version names it, the required version and the remedy."""
     monkeypatch.setitem(sys.modules, "bcc", called(version))
     error = loader.import_bcc()
     assert isinstance(error, Unsupported)
@@ -45,7 +45,7 @@ def test_bcc_that_is_too_old(monkeypatch: pytest.MonkeyPatch, version: str) -> N
     "stub", [SimpleNamespace(__path__=["/usr/bcc"]), SimpleNamespace(__file__="/usr/bcc", BPF=object)]
 )
 def test_a_module_that_is_not_the_compiler(monkeypatch: pytest.MonkeyPatch, stub: SimpleNamespace) -> None:
-    """It is named with its place, and is to be removed: nothing else is installed over it."""
+    """The error for a wrong module has its path, and says to remove it, not to install over it."""
     monkeypatch.setitem(sys.modules, "bcc", stub)
     error = loader.import_bcc()
     assert isinstance(error, Unsupported)
@@ -55,7 +55,7 @@ def test_a_module_that_is_not_the_compiler(monkeypatch: pytest.MonkeyPatch, stub
 
 @pytest.mark.parametrize("content", [None, ""])
 def test_a_program_that_is_lost(tmp_path: Path, content: str | None) -> None:
-    """The file is named, and how to get it back."""
+    """The error for a missing program has its file, and how to restore it."""
     source = tmp_path / "events.bpf.c"
     if content is not None:
         source.write_text(content)
@@ -66,7 +66,7 @@ def test_a_program_that_is_lost(tmp_path: Path, content: str | None) -> None:
 
 
 def test_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit of the address space is named where there is one; without a limit it is nobody's fault."""
+    """Without memory, the limit of the address space is named if there is one."""
     for limit, is_named in ((1 << 28, True), (resource.RLIM_INFINITY, False)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
         for why in (
@@ -75,7 +75,7 @@ def test_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
             "terminate called after throwing an instance of 'std::bad_alloc'",
             "LLVM ERROR: Unable to allocate section memory!",
         ):
-            error = want_of_memory("the loader ended", why)
+            error = out_of_memory("the loader exited", why)
             assert (error is not None) == is_named
             assert error is None or ("268,435,456 bytes" in error.what and "ulimit -v" in error.remedy)
-        assert want_of_memory("the loader ended", "killed") is None
+        assert out_of_memory("the loader exited", "killed") is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log: what it writes when, what it says of losses, and how it ends."""
+"""The log: when it writes what, its reports of losses, and its end."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from nettop import interrupts
 from nettop.engine import bus
 from nettop.errors import NettopError, SourceFailed, UsageError
-from nettop.interrupts import Requests
 from nettop.output import console, log, log_files
 from nettop.output.log_plan import make_log_plan
 from nettop.output.plan import whole_columns
+from nettop.process import interrupts
+from nettop.process.interrupts import Requests
 from nettop.settings import MAX_INTERVAL_S, LineFormat, LogSettings
-from nettop.snapshots.connections import EVENTS, GROUPS, SOCKETS
+from nettop.snapshots.connections import EVENTS, GROUPS, RING_SIZE, SOCKETS
 from nettop.snapshots.drops import PACKETS as DROPS
+from tests.options import source_options
 from tests.unit.build import make_frame
 from tests.unit.logging_run import DEADLINE_S, Logging, rows_of, settings, until
 from tests.unit.scripted import steps
@@ -33,7 +34,7 @@ SOCKET = {"id": 7, "pid": 4615, "process": "curl", "bytes_sent": 1200, "rtt_us":
 
 
 def nothing() -> Woken:
-    """A source without connections."""
+    """Return a source without connections."""
     return Woken(steps([]))
 
 
@@ -62,8 +63,8 @@ def test_events_come_at_once() -> None:
 
 
 def test_readable_events() -> None:
-    """A line for people: aligned, with units, bytes exact; what is unknown or says nothing then is left out,
-    as our own network namespace is.
+    """A readable line is aligned, with units and exact bytes; unknown or redundant values are left out, such as our own
+    network namespace.
     """
     source = nothing()
     with Logging(settings(format=LineFormat.TEXT), source) as logging:
@@ -90,7 +91,7 @@ def test_readable_events() -> None:
 
 
 def test_readable_metrics() -> None:
-    """A line for people of a connection that lives."""
+    """A live connection is a readable line."""
     with Logging(settings(format=LineFormat.TEXT), Woken(steps([SOCKET]))) as logging:
         (line,) = logging.lines(1)
     assert line == (
@@ -109,7 +110,7 @@ def test_hostile_names_stay_one_line() -> None:
 
 
 def test_metrics_at_the_start_and_at_each_interval() -> None:
-    """Tables are logged at once, then at the readings next to each interval's end; every field is there."""
+    """Tables are logged at once, then at the readings nearest to each interval's end, with every field."""
     hour = MAX_INTERVAL_S
     # Each reading has lost events, which a line reports at once: so the test knows that it was seen.
     frames = [
@@ -128,7 +129,7 @@ def test_metrics_at_the_start_and_at_each_interval() -> None:
 
 
 def test_listeners_are_no_live_connections() -> None:
-    """Metrics are of connections: neither listeners nor what waits only."""
+    """Metrics are of connections only: no listeners, no unaccepted ones."""
     nothing = dict.fromkeys(("bytes_sent", "bytes_received"))
     idle = SOCKET | nothing
     rows = [SOCKET, idle | {"id": 8, "state": "LISTEN"}, idle | {"id": 9, "state": "TIME_WAIT"}]
@@ -186,7 +187,7 @@ def test_only_events_or_only_metrics(chosen: dict[str, bool], kinds: list[str]) 
 
 
 def test_a_filter_of_both() -> None:
-    """A filter chooses among events and among metrics, and the end says of how many."""
+    """A filter applies to events and metrics, and the summary has both counts."""
     source = Woken(steps([SOCKET, SOCKET | {"id": 8, "process": "sh"}]))
     with Logging(settings(filters=("process=curl",)), source) as logging:
         assert [row["id"] for row in logging.rows(1)] == [7]
@@ -211,7 +212,7 @@ def test_a_filter_of_both() -> None:
     ],
 )
 def test_a_filter_that_one_table_knows(term: str, kept: str, note: str) -> None:
-    """A row without the field cannot pass: its table is left out, which is said at the start."""
+    """A table without the filter's field is left out, with a note at the start."""
     plan = make_log_plan(settings(filters=(term,)))
     assert [stream.name for stream in plan.streams] == [kept]
     assert [reported.startswith(note) for reported in plan.notes] == [True]
@@ -223,13 +224,13 @@ def test_a_filter_that_one_table_knows(term: str, kept: str, note: str) -> None:
         ({"filters": ("reson=refused",)}, "unknown field 'reson'"),
         ({"filters": ("reason=refused", "send_queue>0")}, "unknown field 'send_queue'"),
         ({"views": ("conections",)}, "unknown view 'conections'"),
-        ({"views": ("connections.groups",), "metrics": False}, "with --events-only there is nothing of"),
+        ({"views": ("connections.groups",), "metrics": False}, "--events-only leaves nothing of"),
         ({"columns": ("reson",)}, "unknown column 'reson'"),
         ({"columns": ("time",)}, "--columns is empty"),
     ],
 )
 def test_wrong_words_before_anything_attaches(requested: dict[str, object], reported: str) -> None:
-    """What does not exist, or leaves nothing to log, is a usage error."""
+    """Unknown arguments, or nothing to log, are a usage error."""
     with pytest.raises(UsageError, match=reported):
         make_log_plan(settings(**requested))
 
@@ -254,7 +255,7 @@ def test_another_table(tmp_path: Path) -> None:
             reported = logging.stderr.getvalue()
         assert reported.startswith("nettop: logged 1 connections.groups; lost nothing; written to ")
         assert (tmp_path / f"connections.groups.{ending}").read_text() == line
-        assert source.options["table"] == "groups"
+        assert source.options == source_options(["groups"], whole=True)
     assert json.loads(line) | {"time": ""} == json.loads(line) | {"time": "", "lens": "connections.groups"}
     readable = (tmp_path / "connections.groups.log").read_text()
     assert readable == (
@@ -267,14 +268,14 @@ DROP = {"id": 1, "reason": "NO_SOCKET", "place": "tcp_v4_rcv", "packets": 3, "by
 
 
 def dropping(*lost: int) -> Woken:
-    """A source of one drop that has lost so many by each reading."""
+    """Return a source of one drop that has lost this many by each reading."""
     return Woken(
         [make_frame([DROP], table=DROPS, lens="drops", lost={"untracked": each}).now for each in lost]
     )
 
 
 def test_several_lenses(tmp_path: Path) -> None:
-    """Each lens has its own files and losses; whichever has something new is written, and the summary has all."""
+    """Each lens has its own files and losses; new rows of each are written, and the summary has all."""
     source = Woken(steps([SOCKET], counts={"connected": 2}))
     requested = settings(views=("connections", "drops", "drops"), directory=str(tmp_path))
     with Logging(requested, source, drops=dropping(0, 7)) as logging:
@@ -312,7 +313,7 @@ def test_a_filter_that_one_lens_knows() -> None:
 
 @pytest.mark.parametrize("form", LineFormat)
 def test_chosen_columns(form: LineFormat) -> None:
-    """--columns has just those behind the time and what the line is; of each table those that it has."""
+    """--columns gives exactly these after the time and type, as far as each table has them."""
     source = Woken(steps([SOCKET]))
     requested = settings(format=form, columns=("reason", "time", "pid", "bytes_sent", "remote"))
     with Logging(requested, source) as logging:
@@ -345,28 +346,25 @@ def test_columns_of_events_only() -> None:
     """A table that has none of the columns is not logged, and a note says so."""
     plan = make_log_plan(settings(columns=("reason",)))
     assert [stream.name for stream in plan.streams] == ["events"]
-    assert plan.notes == ("no metrics are logged: they have none of the columns",)
+    assert plan.notes == ("no metrics are logged: the table has none of the columns",)
 
 
 def test_what_the_source_is_requested_for() -> None:
-    """The ring's size and the ways reach the source before it starts, and no table is read that nobody logs."""
+    """The ring's size and the mechanisms reach the source before its start, and unlogged tables are not read."""
     source = nothing()
-    with Logging(settings(mechanisms={"accepts": "none"}, options={"ring_size": 4096}), source) as logging:
-        until(lambda: len(source.options) == 4)
+    with Logging(settings(mechanisms={"accepts": "none"}, options={RING_SIZE: 4096}), source) as logging:
+        until(lambda: source.options and len(source.options.tables) == 2)
         logging.end()
-    assert source.options == {
-        "ring_size": 4096,
-        "table": "sockets",
-        "mechanisms": {"accepts": "none"},
-        "whole": True,
-    }
+    assert source.options == source_options(
+        ["events", "sockets"], {"accepts": "none"}, whole=True, ring_size=4096
+    )
 
 
 # --- losses ---------------------------------------------------------------------------------------------------
 
 
 def test_lost_in_the_ring(tmp_path: Path) -> None:
-    """Each time the kernel lost more, a line says how many, on the console and in the file; the end sums up."""
+    """A line, on console and in the file, reports new losses of the kernel; the summary has their sum."""
     frames = [make_frame([], lost={"events": count}).now for count in (0, 37, 37, 40)]
     with Logging(settings(directory=str(tmp_path)), Woken(frames)) as logging:
         logging.refresh()
@@ -383,8 +381,9 @@ def test_lost_in_the_ring(tmp_path: Path) -> None:
 
 
 def test_lost_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the console is all there is, its reader is waited for; what happened meanwhile beyond the queue is reported
-    as lost, and all events are either shown or counted.
+    """If the console is the only output, the log waits for its reader; events beyond the queue are reported as lost.
+
+    Every event is either shown or counted.
     """
     monkeypatch.setattr(console, "QUEUED_BYTES", 1)
     monkeypatch.setattr(bus, "QUEUED_ROWS", 150)
@@ -406,7 +405,7 @@ def test_lost_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def happening(source: Woken) -> Iterator[None]:
-    """Something happens again and again."""
+    """Cause events repeatedly inside the `with` block."""
     stop = threading.Event()
     thread = threading.Thread(
         target=lambda: [source.happen(CONNECT) for _ in iter(lambda: stop.wait(0.01), True)]
@@ -422,7 +421,7 @@ def happening(source: Woken) -> Iterator[None]:
 def test_a_console_that_nobody_reads_keeps_no_file_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file has every event while the console's reader sleeps; what that misses is counted, and reported to it."""
+    """The file has every event while the console's reader sleeps; lines that it missed are counted and reported."""
     monkeypatch.setattr(console, "QUEUED_BYTES", 1 << 16)
     monkeypatch.setattr(console, "_END_WAIT_S", DEADLINE_S)  # the reader reads by then
     source = nothing()
@@ -478,9 +477,9 @@ def test_the_end_writes_what_has_happened(tmp_path: Path) -> None:
 
 
 def test_who_asks_again_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A later Ctrl-C ends at once; what comes twice at the same time, as from timeout(1), is one request.
+    """A later Ctrl-C exits at once; two signals at the same time, as from timeout(1), are one request.
 
-    Nettop's own requests, as of a thread that failed, raise nothing there.
+    nettop's own requests, as of a failed thread, raise nothing there.
     """
     requests = Requests()
     requests.end_by_signal()
@@ -493,7 +492,7 @@ def test_who_asks_again_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_reader_goes(tmp_path: Path) -> None:
-    """When nobody reads the console any more the log says so, and goes on in the files."""
+    """When the console's reader goes away the log says so, and continues in the files."""
     source = nothing()
     with Logging(settings(directory=str(tmp_path)), source) as logging:
         logging.frame()
@@ -502,13 +501,13 @@ def test_the_reader_goes(tmp_path: Path) -> None:
         source.happen(CONNECT)
         until(lambda: rows_of(tmp_path / "events.jsonl"))
         said, summary = logging.end().splitlines()
-    gone = "the console cannot be written (nobody reads it any more): lines go to the files only"
+    gone = "the console cannot be written (its reader has gone); logging continues in the files"
     assert said == f"nettop: {gone}"
     assert summary.startswith("nettop: logged 1 events, 0 metrics; lost 0 events (ring")
 
 
 def test_the_reader_goes_and_there_are_no_files() -> None:
-    """When nobody reads the console any more and it is all there is, the log ends without a word."""
+    """When the console's reader goes away and there are no files, the log ends silently."""
     with Logging(settings(), nothing()) as logging:
         logging.frame()
         logging.leave()
@@ -529,7 +528,7 @@ def test_a_source_that_fails(tmp_path: Path) -> None:
 
 
 def test_reopening(tmp_path: Path) -> None:
-    """ViewOptions to open the files again, as SIGHUP does, the log goes on in new ones."""
+    """On a request to reopen the files, as by SIGHUP, the log continues in new ones."""
     source = nothing()
     with Logging(settings(directory=str(tmp_path)), source) as logging:
         until(lambda: source.options)
@@ -546,12 +545,12 @@ def test_reopening(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_cannot_be_is_reported_before_anything_attaches(tmp_path: Path) -> None:
-    """A log that cannot be opened ends at once, and the source never starts."""
+    """A log that cannot be opened ends at once, before the source starts."""
     (tmp_path / "file").write_text("")
     source = nothing()
     with Logging(settings(directory=str(tmp_path / "file")), source) as logging:
         assert isinstance(logging.wait(), NettopError)
-    assert source.options == {}
+    assert source.options is None
 
 
 def test_trouble_with_a_file_does_not_stop_the_console(
@@ -574,7 +573,7 @@ def test_trouble_with_a_file_does_not_stop_the_console(
 
 
 def test_pieces_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many rows at once become lines in pieces, all of them and in order."""
+    """Many rows become lines in pieces, complete and in order."""
     monkeypatch.setattr(log, "PIECE_ROWS", 3)
     source = Woken(steps([SOCKET | {"id": at, "bytes_sent": 100 - at} for at in range(1, 11)]))
     with Logging(settings(), source) as logging:
@@ -584,7 +583,7 @@ def test_pieces_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_defaults() -> None:
-    """Unasked, everything is logged to log/ and to the console."""
+    """By default everything is logged to log/ and to the console."""
     requested = LogSettings()
     assert (requested.directory, requested.console, requested.events, requested.metrics) == (
         "log",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop log` as a process: signals, closed streams, and what SIGKILL leaves."""
+"""`nettop log` as a process: signals, closed streams, and the remains after SIGKILL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from tests.unit.logging_run import rows_of, until
 
 SCRIPT = """
 import sys, threading
-from nettop import cli, interrupts
+from nettop import cli
+from nettop.process import interrupts
 from tests.unit.scripted import steps
 from tests.unit.woken import CONNECT, Woken
 is_held = sys.argv.pop(1) == "held"
@@ -46,8 +47,9 @@ sys.exit(cli.main())
 
 
 def started(directory: Path, *words: str, is_held: bool = False, **how: Any) -> Child:
-    """`nettop log` in a directory, over a source in which so many connections open as its standard input says; with
-    `is_held` its last reading, and so its end, waits for the end of that input.
+    """Start `nettop log` in a directory, over a source that opens this many connections per line of standard input.
+
+    With `is_held` its last reading, and so its exit, waits for the end of that input.
     """
     options = ("log", "--format", "jsonl", "-t", "3600", "--metrics-interval", "3600", *words)
     how = {
@@ -64,13 +66,13 @@ def started(directory: Path, *words: str, is_held: bool = False, **how: Any) -> 
 
 
 def lines(directory: Path, name: str) -> int:
-    """How many lines a file of the log has by now."""
+    """Count the current lines of a log file."""
     path = directory / "log" / f"{name}.jsonl"
     return path.read_text().count("\n") if path.exists() else -1
 
 
 def happen(child: Child, count: int) -> None:
-    """Have so many connections open."""
+    """Have `count` connections open."""
     assert child.stdin is not None
     child.stdin.write(f"{count}\n")
     child.stdin.flush()
@@ -94,7 +96,7 @@ def test_signals_end_it_in_order(tmp_path: Path, number: signal.Signals) -> None
 
 
 def test_hang_up_opens_the_files_again(tmp_path: Path) -> None:
-    """SIGHUP makes new files and ends nothing, as logrotate expects it of a service."""
+    """SIGHUP reopens the files and ends nothing, as logrotate expects."""
     with started(tmp_path) as child:
         for name in ("events", "metrics"):
             (tmp_path / "log" / f"{name}.jsonl").rename(tmp_path / name)
@@ -107,7 +109,7 @@ def test_hang_up_opens_the_files_again(tmp_path: Path) -> None:
 
 
 def test_hang_up_under_nohup(tmp_path: Path) -> None:
-    """Started by nohup, SIGHUP opens the files again all the same, and ends nothing."""
+    """Under nohup, SIGHUP still reopens the files and ends nothing."""
     with started(tmp_path, ignoring={signal.SIGHUP}) as child:
         (tmp_path / "log" / "events.jsonl").unlink()
         child.send_signal(signal.SIGHUP)
@@ -117,8 +119,8 @@ def test_hang_up_under_nohup(tmp_path: Path) -> None:
 
 
 def test_reader_gone(tmp_path: Path) -> None:
-    """When the reader of the pipe goes, it ends with code 0 and no word if the pipe was all there was; else it goes on,
-    and says so.
+    """When the pipe's reader goes away, the log exits silently with 0 if it had no other output; else it reports that
+    and continues.
     """
     with started(tmp_path, "--log-dir", "none", stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
@@ -131,7 +133,7 @@ def test_reader_gone(tmp_path: Path) -> None:
         assert child.stdout is not None
         assert child.stderr is not None
         child.stdout.close()
-        assert child.stderr.readline().endswith("(nobody reads it any more): lines go to the files only\n")
+        assert child.stderr.readline().endswith("(its reader has gone); logging continues in the files\n")
         happen(child, 2)
         until(lambda: lines(tmp_path, "events") == 2)
         child.terminate()
@@ -153,7 +155,7 @@ def test_terminal_gone(tmp_path: Path) -> None:
 
 
 def test_streams_closed(tmp_path: Path) -> None:
-    """Without any standard stream, as some services begin, the files get everything."""
+    """Without any standard stream, as in some services, the files get everything."""
     close = {"preexec_fn": lambda: [os.close(descriptor) for descriptor in (0, 1, 2)]}
     with started(tmp_path, stdin=None, stdout=None, stderr=None, **close) as child:
         child.terminate()
@@ -167,7 +169,7 @@ def test_output_closed_and_no_files(tmp_path: Path) -> None:
     with started(tmp_path, "--log-dir", "none", stdout=None, **close) as child:
         assert child.wait(DEADLINE_S) == 1
         assert child.stderr is not None
-        assert child.stderr.read() == "nettop: standard output is closed\n  give --log-dir a directory\n"
+        assert child.stderr.read() == "nettop: standard output is closed\n  set --log-dir to a directory\n"
 
 
 @pytest.mark.parametrize("words", [[], ["--log-dir", "none"]])
@@ -190,7 +192,7 @@ def test_console_on_a_full_disk(tmp_path: Path, words: list[str]) -> None:
 
 
 def test_sigkill_leaves_whole_lines(tmp_path: Path) -> None:
-    """Killed in the middle of many events, only a file's last line may be unfinished, and the next run removes it."""
+    """After SIGKILL only a file's last line may be incomplete, and the next run removes it."""
     path = tmp_path / "log" / "events.jsonl"
     for _ in range(4):
         with started(tmp_path) as child:
@@ -206,7 +208,7 @@ def test_sigkill_leaves_whole_lines(tmp_path: Path) -> None:
 
 
 def test_another_one_writes_there(tmp_path: Path) -> None:
-    """A second log in the same directory is refused, with the way out."""
+    """A second log in the same directory is refused, with a remedy."""
     with started(tmp_path) as first:
         with started(tmp_path, "--events-only") as second:
             assert second.wait(DEADLINE_S) == 1
@@ -215,8 +217,8 @@ def test_another_one_writes_there(tmp_path: Path) -> None:
         first.terminate()
         assert first.wait(DEADLINE_S) == 0
     assert reported == (
-        "nettop: log/events.jsonl cannot be written: another nettop log writes it\n"
-        "  give --log-dir another directory, or none for the console only\n"
+        "nettop: log/events.jsonl cannot be written: another nettop log is writing it\n"
+        "  set --log-dir to another directory, or to none for the console only\n"
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log files: whole lines whatever happens, rotation, and what becomes of lines that cannot be written."""
+"""Log files: complete lines whatever happens, rotation, and lines that cannot be written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LIMIT = 4 * PAGE
 
 
 class Log:
-    """A log file in a directory of the test, and what it has reported."""
+    """A log file in a directory of the test, and its reports."""
 
     def __init__(self, directory: Path, rotate_bytes: int = LIMIT, keep: int = 2) -> None:
         self.reported: list[str] = []
@@ -44,18 +44,18 @@ class Log:
         self.file.write("".join(f"{line}\n" for line in lines).encode())
 
     def names(self) -> list[str]:
-        """The files there are."""
+        """Return the files there are."""
         return sorted(path.name for path in self.place.directory.iterdir())
 
     def lines(self) -> list[str]:
-        """Every line that is kept, the oldest first."""
+        """Return every line that is kept, the oldest first."""
         names = [*map(self.place.old, range(self.place.keep, 0, -1)), self.place.file]
         paths = [self.place.directory / name for name in names]
         return [line for path in paths if path.exists() for line in lines_of(path)]
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a file, all of which are whole."""
+    """Return the lines of a file, all of which are whole."""
     text = path.read_text()
     assert not text or text.endswith("\n")
     return text.splitlines()
@@ -63,7 +63,7 @@ def lines_of(path: Path) -> list[str]:
 
 @contextmanager
 def no_file_beyond(size: int) -> Iterator[None]:
-    """This process may make no file larger than that."""
+    """Limit the size of files of this process inside the `with` block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -74,7 +74,7 @@ def no_file_beyond(size: int) -> Iterator[None]:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Log]:
-    """An open log; a trouble is tried again at once."""
+    """Yield an open log; a trouble is tried again at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(log_files, "TRY_AGAIN_S", 0.0)
         made = Log(tmp_path / "log").open()
@@ -87,7 +87,7 @@ def log(tmp_path: Path) -> Iterator[Log]:
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=20), st.integers(1, 400))
 def test_lines_are_rotated_whole(lengths: list[int], limit: int) -> None:
-    """However long lines are, no file holds a part of one, or exceeds the limit with more than one."""
+    """No file contains a part of a line, or exceeds the limit by more than one line."""
     lines = ["x" * (length - 1) for length in lengths]
     with tempfile.TemporaryDirectory() as directory:
         log = Log(Path(directory), limit, keep=len(lines)).open()
@@ -140,7 +140,7 @@ def test_sigkill_leaves_whole_lines(tmp_path: Path, length: int) -> None:
     ],
 )
 def test_an_unfinished_line_is_removed(tmp_path: Path, before: str, after: list[str]) -> None:
-    """Unless it is all that there is near the end, which no log left."""
+    """An unfinished line is removed, unless it fills the searched part of the file, which no log writes."""
     (tmp_path / "events.log").write_text(before)
     log = Log(tmp_path).open()
     log.write("new")
@@ -165,7 +165,7 @@ def test_rotation_keeps_so_many_and_loses_no_line_between(log: Log) -> None:
 
 
 def test_a_block_larger_than_many_files(log: Log) -> None:
-    """One block is parted at the ends of lines over as many files as it takes."""
+    """One block is split at line ends over as many files as needed."""
     lines = [f"{number:06d}" + "z" * 100 for number in range(2000)]
     log.write(*lines)
     kept = log.lines()
@@ -193,7 +193,7 @@ def test_a_file_of_before_is_continued(tmp_path: Path) -> None:
 
 
 def test_reopening_after_logrotate(log: Log) -> None:
-    """Moved away by somebody else, the file goes on under its own name once it is opened again."""
+    """After a rename by others the file continues under its own name once reopened."""
     log.write("before")
     log.place.path.rename(log.place.directory / "moved")
     log.write("still there")
@@ -204,7 +204,7 @@ def test_reopening_after_logrotate(log: Log) -> None:
 
 
 def test_cut_to_nothing_by_somebody_else(log: Log) -> None:
-    """After logrotate's copytruncate the file goes on from its beginning."""
+    """After logrotate's copytruncate the file continues from its beginning."""
     log.write("before")
     os.truncate(log.place.path, 0)
     log.write("after")
@@ -215,15 +215,15 @@ def test_cut_to_nothing_by_somebody_else(log: Log) -> None:
 
 
 def refused(directory: Path) -> NettopError:
-    """Why the log cannot be opened."""
+    """Return the reason why the log cannot be opened."""
     with pytest.raises(NettopError) as caught:
         Log(directory).open()
-    assert caught.value.remedy == "give --log-dir another directory, or none for the console only"
+    assert caught.value.remedy == "set --log-dir to another directory, or to none for the console only"
     return caught.value
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
-    """A symbolic link in the file's place is refused, and what it names is left alone."""
+    """A symbolic link in the file's place is refused, and its target is left alone."""
     target = tmp_path / "precious"
     target.write_text("precious")
     (tmp_path / "events.log").symlink_to(target)
@@ -232,7 +232,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    """A FIFO, which could keep nettop waiting for ever, and a directory are refused at once."""
+    """A FIFO, which could block nettop for ever, and a directory are refused at once."""
     for make in (os.mkfifo, os.mkdir):
         path = tmp_path / make.__name__
         path.mkdir()
@@ -241,20 +241,20 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_do_not_write_one_file(log: Log) -> None:
-    """A second nettop is refused, and after the first has ended is not."""
-    assert "another nettop log writes it" in refused(log.place.directory).what
+    """A second nettop is refused until the first has ended."""
+    assert "another nettop log is writing it" in refused(log.place.directory).what
     log.file.close()
     Log(log.place.directory).open().file.close()
 
 
 def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
-    """Below a file there can be no directory: one clear error."""
+    """A directory below a file gives one clear error."""
     (tmp_path / "file").write_text("")
     assert refused(tmp_path / "file" / "log").exit_code is ExitCode.FAILURE
 
 
 def test_others_may_not_read(log: Log) -> None:
-    """The file is for its owner and group, the directory too."""
+    """Only owner and group may read the file and directory."""
     assert log.place.path.stat().st_mode & 0o027 == 0
     assert log.place.directory.stat().st_mode & 0o027 == 0
 
@@ -263,10 +263,12 @@ def test_others_may_not_read(log: Log) -> None:
 
 
 def test_full_disk_and_room_again(log: Log) -> None:
-    """What does not fit is counted and reported once, no line is written in part, and the gap is a line of the file."""
+    """Lines that do not fit are counted and reported once, none is written in part, and the file has a
+    line on the gap.
+    """
     log.write("a" * 100)
     trouble = (
-        f"{log.place.path} cannot be written (File too large): lines are lost, and counted, until it can"
+        f"{log.place.path} cannot be written (File too large); lines are dropped and counted until it can"
     )
     with no_file_beyond(912):
         log.write(*["b" * 100] * 20)
@@ -276,18 +278,18 @@ def test_full_disk_and_room_again(log: Log) -> None:
         assert lines_of(log.place.path) == ["a" * 100, *["b" * 100] * 8]
     log.write("d")
     assert lines_of(log.place.path)[9:] == ["lost ('File too large', 13, 13)", "d"]
-    assert log.reported[1:] == [f"{log.place.path} is written again; 13 lines are missing from it"]
+    assert log.reported[1:] == [f"{log.place.path} can be written again; 13 lines are missing from it"]
 
 
 def test_room_for_a_little(log: Log) -> None:
-    """Where only the line about the gap fits, it stands there, and the trouble is not called over."""
+    """If only the line on the gap fits, it is written, and the problem is not reported as over."""
     with no_file_beyond(1000):
         log.write(*["b" * 100] * 20)
         log.write("c" * 100)
         assert lines_of(log.place.path)[9:] == ["lost ('File too large', 11, 11)"]
     log.write("d")
     assert lines_of(log.place.path)[10:] == ["lost ('File too large', 1, 12)", "d"]
-    assert log.reported[1:] == [f"{log.place.path} is written again; 12 lines are missing from it"]
+    assert log.reported[1:] == [f"{log.place.path} can be written again; 12 lines are missing from it"]
 
 
 def test_trouble_is_left_alone_for_a_while(tmp_path: Path) -> None:
@@ -304,7 +306,7 @@ def test_trouble_is_left_alone_for_a_while(tmp_path: Path) -> None:
 
 
 def test_directory_gone_and_back(log: Log) -> None:
-    """Lines are counted while there is no directory, and come again when there is one."""
+    """Lines are counted while the directory is missing, and written again when it returns."""
     log.write("before")
     log.place.path.unlink()
     log.place.directory.rmdir()
@@ -318,8 +320,9 @@ def test_directory_gone_and_back(log: Log) -> None:
 
 @pytest.mark.parametrize("is_removed", [False, True])
 def test_a_directory_that_becomes_a_link(log: Log, tmp_path: Path, is_removed: bool) -> None:
-    """Whoever owns the directory above may put a link in its place: nothing is made where that leads, neither when the
-    file is opened again nor when it is rotated."""
+    """The owner of the parent directory may replace the directory by a link: nothing is written to its target, on
+    reopening or rotation.
+    """
     elsewhere, moved = tmp_path / "elsewhere", tmp_path / "moved"
     elsewhere.mkdir()
     log.write("before")
@@ -339,7 +342,7 @@ def test_a_directory_that_becomes_a_link(log: Log, tmp_path: Path, is_removed: b
 
 
 def test_file_removed(log: Log) -> None:
-    """A file that somebody removes is made anew, with nothing lost."""
+    """A removed file is created again, with nothing lost."""
     log.write("before")
     log.place.path.unlink()
     log.write("after")
@@ -348,7 +351,7 @@ def test_file_removed(log: Log) -> None:
 
 
 def test_rotation_that_cannot_be(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where files cannot be renamed, that is reported, and rotation is tried again."""
+    """If files cannot be renamed, that is reported, and rotation is tried again."""
 
     def refuse(*_paths: object, **_directories: int) -> None:
         raise OSError(errno.EROFS, "Read-only file system")

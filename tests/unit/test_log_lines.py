@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines: what stands in them, and the time of rows that have one of their own."""
+"""The contents of lines, and the time of rows that have their own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TIME = "2026-11-18T11:06:40.123456Z"
 
 
 def events(*rows: Row) -> View:
-    """Events, in a frame that was taken a second later than they happened."""
+    """Return events, in a frame that was taken a second later than they happened."""
     frame = make_frame([], wall_ns=WALL_NS + 1_000_000_000)
     return View(Frame(frame.now, None, {"events": (make_rows(rows, EVENTS),)}), text_query(EVENTS))
 
@@ -43,7 +43,7 @@ def test_an_events_time_stands_once() -> None:
 
 
 def test_marks_stand_behind_the_time() -> None:
-    """What is the same in all lines stands behind the time, whoseever it is."""
+    """Values common to all lines come after the time."""
     marks = {"type": "event", "lens": 'a"b'}
     assert json.loads(JsonLines(("time", "pid"), marks)(events(CONNECT))) == {
         "time": TIME,
@@ -59,7 +59,7 @@ def test_marks_stand_behind_the_time() -> None:
 
 @pytest.mark.parametrize("view", views())
 def test_no_key_stands_twice(view: str) -> None:
-    """Whatever columns a table has, its lines in a log have each key once, and every column."""
+    """A log's lines have each key once, and every column."""
     table = find_table(view)[1]
     rows = make_frame([{}], table=table).now
     frame = Frame(rows, None, {table.name: (rows.tables[table.name],)})
@@ -70,7 +70,7 @@ def test_no_key_stands_twice(view: str) -> None:
 
 
 def test_times_at_once() -> None:
-    """Many times are written as one is, across seconds, and None stays."""
+    """Formatting many times gives the same as one by one, across seconds, and None stays."""
     times = [WALL_NS, None, WALL_NS + 999_999_999, WALL_NS, 999, 0]
     assert rfc3339_all(times) == [None if time_ns is None else rfc3339(time_ns) for time_ns in times]
 
@@ -120,7 +120,7 @@ def test_a_table_with_a_time_and_an_owner() -> None:
 
 
 def test_no_rows_are_no_lines() -> None:
-    """Nothing gives nothing."""
+    """No rows give no lines."""
     view = events()
     for maker in (TextLines("connections", EVENTS, "event"), JsonLines(("time",))):
         assert maker.lines(view, np.zeros(0, np.intp)) == ""
@@ -128,7 +128,7 @@ def test_no_rows_are_no_lines() -> None:
 
 @pytest.mark.parametrize(("cause", "why"), [("ring full", " (ring full)"), ("", "")])
 def test_lost_lines(cause: str, why: str) -> None:
-    """What is lost is a line like the others, of its own kind."""
+    """A loss is a line of its own type."""
     readable = lost_line(LineFormat.TEXT, WALL_NS, Lost("events", cause, 37, 40))
     assert readable == f"{TIME}  lost     37 events{why}, 40 in all\n"
     row = json.loads(lost_line(LineFormat.JSONL, WALL_NS, Lost("events", cause, 37, 40)))

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fallbacks: which mechanism is used, why the others are not, and what the snapshot says of it."""
+"""Fallbacks: the mechanism in use, the reasons against the others, and the snapshot's account of it."""
 
 import errno
 
 import pytest
 
 from nettop.errors import ExitCode, PermissionMissing, SourceFailed, Unsupported, UsageError
-from nettop.kernel.mechanisms import Fallbacks, Mechanism, attach_best, check_chosen
+from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, attach_best, check_chosen
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Hook
 from nettop.snapshots.snapshot import Snapshot
@@ -19,14 +19,14 @@ BEST, SECOND, LAST = FALLBACKS.mechanisms
 
 
 class Kernel:
-    """Accepts mechanisms but those that it refuses, and records the attempts."""
+    """A kernel that accepts all mechanisms except these, and records the attempts."""
 
     def __init__(self, **refusals: Exception) -> None:
         self.refusals = refusals
         self.attempts: list[str] = []
 
     def take(self, mechanism: Mechanism) -> None:
-        """Refuse by the first word of the mechanism's name, or take it."""
+        """Accept a mechanism, or refuse it by the first word of its name."""
         self.attempts.append(mechanism.name)
         refusal = self.refusals.get(mechanism.name.partition("/")[0])
         if refusal:
@@ -34,14 +34,14 @@ class Kernel:
 
 
 def test_the_best_mechanism_is_taken_and_no_other_tried() -> None:
-    """What works first is used."""
+    """The first mechanism that works is used."""
     kernel = Kernel()
     assert attach_best(FALLBACKS, kernel.take, {}) == HookStatus("accepts", "fexit/accept", (), ("pid",))
     assert kernel.attempts == ["fexit/accept"]
 
 
 def test_refused_mechanisms_are_named_in_order() -> None:
-    """Each mechanism that was tried before says why it is not used, whichever error said so."""
+    """Each mechanism tried before has its reason, whichever error gave it."""
     kernel = Kernel(
         fexit=Unsupported("no such function"), kretprobe=OSError(errno.EPERM, "Operation not permitted")
     )
@@ -55,7 +55,7 @@ def test_refused_mechanisms_are_named_in_order() -> None:
 
 
 def test_without_any_mechanism_the_fields_are_not_available() -> None:
-    """The snapshot says n/a and why, for the point and for each of its fields."""
+    """The snapshot says n/a and why, for the hook and for each of its fields."""
     kernel = Kernel(
         fexit=Unsupported("gone"),
         kretprobe=PermissionMissing("not yours"),
@@ -85,7 +85,7 @@ def test_without_any_mechanism_the_fields_are_not_available() -> None:
         ),
         ((OSError(errno.EPERM, "no"), Unsupported("b"), Unsupported("c")), "", ExitCode.PERMISSION, ""),
         ((OSError(errno.EINVAL, "no"), Unsupported("b"), Unsupported("c")), "", ExitCode.UNSUPPORTED, ""),
-        ((PermissionMissing("a"),) * 3, "none", ExitCode.USAGE, "leave out --mechanism accepts=none"),
+        ((PermissionMissing("a"),) * 3, "none", ExitCode.USAGE, "remove --mechanism accepts=none"),
         (
             (Unsupported("a"), PermissionMissing("b", "sudo"), Unsupported("c")),
             "kret",
@@ -97,7 +97,7 @@ def test_without_any_mechanism_the_fields_are_not_available() -> None:
 def test_the_exit_code_says_who_can_help(
     refusals: tuple[Exception, ...], word: str, code: ExitCode, remedy: str
 ) -> None:
-    """A missing permission outweighs what the kernel lacks: with it the hook might work. So does the user's choice."""
+    """A missing permission, or the user's choice, outweighs a missing kernel feature."""
     kernel = Kernel(**dict(zip(("fexit", "kretprobe", "tp_btf"), refusals, strict=True)))
     hook = attach_best(FALLBACKS, kernel.take, {"accepts": word} if word else {})
     assert (hook.mechanism, hook.code, hook.remedy) == (None, code, remedy)
@@ -113,7 +113,7 @@ def test_the_exit_code_says_who_can_help(
     ("word", "taken"), [("kretprobe", SECOND), ("kretprobe/accept", SECOND), ("tp", LAST)]
 )
 def test_a_chosen_mechanism_is_the_only_one_tried(word: str, taken: Mechanism) -> None:
-    """The beginning of its name is enough; the others say that another was chosen."""
+    """A prefix of its name is enough; for the others the reason is that choice."""
     kernel = Kernel()
     hook = attach_best(FALLBACKS, kernel.take, {"accepts": word, "events": "none"})
     assert (hook.mechanism, kernel.attempts) == (taken.name, [taken.name])
@@ -137,13 +137,13 @@ def test_a_hook_may_be_switched_off() -> None:
 
 @pytest.mark.parametrize("failure", [SourceFailed("the loader was killed"), ValueError("a bug")])
 def test_what_is_no_refusal_is_not_taken_for_one(failure: Exception) -> None:
-    """A child that dies, or a bug, must not lead to a worse mechanism without notice."""
+    """A dead child, or a bug, must not silently lead to a worse mechanism."""
     with pytest.raises(type(failure)):
         attach_best(FALLBACKS, Kernel(fexit=failure).take, {})
 
 
 def test_an_unknown_mechanism_is_refused_with_the_nearest() -> None:
-    """A point of another lens is nobody's mistake here."""
+    """An unknown mechanism is refused with the nearest name; hooks of other lenses are ignored."""
     check_chosen([FALLBACKS], {"accepts": "kretprobe", "packets": "anything"})
     check_chosen([FALLBACKS], {"accepts": "none"})
     with pytest.raises(UsageError, match="'kretprobes'") as error:

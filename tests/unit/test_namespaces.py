@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which namespaces are in use once other users' processes cannot be looked at, what namespaces are called, and the gaps
-of those not entered."""
+"""Namespaces in use once other users' processes are unreadable, names of namespaces, and gaps for those not entered."""
 
 from __future__ import annotations
 
@@ -14,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nettop.kernel import entered_namespaces as module
-from nettop.kernel.entered_namespaces import Namespaces
-from nettop.kernel.namespaces import find_namespaces
+from nettop.kernel.net import entered_namespaces as module
+from nettop.kernel.net.entered_namespaces import Namespaces
+from nettop.kernel.net.namespaces import find_namespaces
+from nettop.probes.connections.groupings import GROUPERS
 from nettop.query.filter import parse_filter
-from nettop.query.groupings import FOLDS
 from nettop.query.query import text_query
 from nettop.query.view import View
 from nettop.snapshots import all_views
@@ -55,7 +54,7 @@ NAMED_TABLES = [table for _, table in all_views() if "netns" in table.by_name]
 
 @pytest.fixture
 def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Two processes that run until they are killed."""
+    """Yield two processes that run until they are killed."""
     running = [subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL) for _ in range(2)]
     yield running
     for process in running:
@@ -66,7 +65,7 @@ def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
 def test_a_namespace_is_in_use_while_a_known_process_runs(
     processes: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the namespace of that process can no longer be looked at; a zombie, or a reused PID, is not it."""
+    """A namespace is in use while its known process runs, even if unreadable, but not for a zombie or a reused PID."""
     namespaces, inode = Namespaces(), 4711
     paths = [Path(f"/proc/{process.pid}/ns/net") for process in processes]
     actual = {namespaces.own: [Path("/proc/self/ns/net")], inode: paths}
@@ -96,7 +95,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_bind_mounts_are_actual(tmp_path: Path) -> None:
-    """A namespace that no process is in is found by its file, in whose name octal escapes are undone."""
+    """A namespace without processes is found by its file, with octal escapes in the name decoded."""
     (tmp_path / "self").mkdir()
     (tmp_path / "self/mountinfo").write_text(
         "37 25 0:4 net:[4026532201] /run/netns/a\\040b rw shared:5 - nsfs nsfs rw\n"
@@ -128,7 +127,7 @@ def test_refused_namespaces_of_one_reason_are_one_gap(refused: dict[int, str], g
 
 @pytest.fixture
 def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespaces:
-    """Namespaces of which some have names, after a scan."""
+    """Return namespaces of which some have names, after a scan."""
     proc = tmp_path / "proc"
     for process, groups in (
         ("self", ""),
@@ -153,7 +152,7 @@ def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespaces:
 
 
 def view_of(namespaces: Namespaces, table: Table, numbers: list[int], filter_text: str = "") -> View:
-    """A view of rows in these namespaces."""
+    """Return a view of rows in these namespaces."""
     array = np.zeros(len(numbers), table.dtype)
     array[table.key] = range(len(numbers))
     array["netns"] = numbers
@@ -167,7 +166,7 @@ def view_of(namespaces: Namespaces, table: Table, numbers: list[int], filter_tex
 
 @pytest.mark.parametrize("table", NAMED_TABLES, ids=lambda table: str(table.name))
 def test_a_namespace_has_the_same_name_in_every_table(named: Namespaces, table: Table) -> None:
-    """As `ip netns` names it, else its container's, else its file's, else its number; unknown where that is."""
+    """A name is that of `ip netns`, else its container's, its file's, or its number; unknown if the number is."""
     unknown = int(unknown_value(np.dtype("u4")))
     near = [WEB, OF_CONTAINER, BOUND, UNSAFE, UNNAMED, WEB, unknown]
     names = NAMES | {named.own: "own"}
@@ -179,20 +178,20 @@ def test_a_namespace_has_the_same_name_in_every_table(named: Namespaces, table: 
 @pytest.mark.parametrize("table", NAMED_TABLES, ids=lambda table: str(table.name))
 @pytest.mark.parametrize("text", ["namespace=web", f"netns={WEB}", "NAMESPACE=web"])
 def test_filters_take_name_and_number(named: Namespaces, table: Table, text: str) -> None:
-    """Both pass the rows of that namespace alone."""
+    """Name and number each pass only rows of that namespace."""
     view = view_of(named, table, [BOUND, WEB, UNNAMED, WEB], text)
     assert sorted(view.raw(table.key)[view.order].tolist()) == [1, 3]
 
 
 def test_groups_of_sockets_have_their_names(named: Namespaces) -> None:
-    """By name; those without one by number."""
+    """Groups of sockets are by namespace name, or by number without one."""
     view = view_of(named, SOCKETS, [WEB, UNNAMED, WEB, int(unknown_value(np.dtype("u4")))])
-    numbers, names_of = FOLDS["netns"](view, slice(None))
+    numbers, names_of = GROUPERS["netns"](view, slice(None))
     assert names_of(numbers.tolist()) == ["web", str(UNNAMED), "web", NO_GROUP]
 
 
 def test_a_name_that_has_gone_is_used_no_more(named: Namespaces, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another namespace may have its number: what was named `web` a scan ago is a number now."""
+    """A reused number does not inherit the old namespace's name."""
     table = NAMED_TABLES[0]
     before = view_of(named, table, [WEB])
     monkeypatch.setattr(module, "find_namespaces", lambda _: {})
@@ -209,7 +208,7 @@ def test_texts_of_namespaces_that_are_gone_are_dropped(named: Namespaces) -> Non
 
 
 def test_namespaces_that_appear_later_are_no_loss() -> None:
-    """They are counted apart, and their gap says what is missing and which option changes it; others are lost."""
+    """Later namespaces count separately, and their gap names the reason and the option; others are lost."""
     namespaces = Namespaces()
     assert (namespaces.lost, namespaces.counts()) == (0, {})
     namespaces.refused = {7: module._DROPPED, 8: module._DROPPED, 9: "no"}
@@ -219,15 +218,17 @@ def test_namespaces_that_appear_later_are_no_loss() -> None:
 
 
 def test_where_nothing_is_seen_of_them_they_are_lost() -> None:
-    """By sock_diag no socket of a namespace is listed that was not entered."""
+    """With sock_diag a namespace that was not entered has no listed sockets, so it is lost."""
     namespaces = Namespaces()
     namespaces.refused = {7: module._DROPPED}
-    assert namespaces.gaps(whole=True) == {"namespace 7": f"not entered: {module._DROPPED}"}
+    assert namespaces.gaps(unseen=True) == {"namespace 7": f"not entered: {module._DROPPED}"}
 
 
 def test_a_limit_of_threads_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Namespaces for which no thread can be started are counted and named with the limit; the own one comes first, and
-    threads are left for whatever else nettop starts."""
+    """Namespaces without a thread, for lack of threads, are counted and named with the limit.
+
+    The own namespace comes first, and some threads are left for the rest of nettop.
+    """
     started: list[Path | None] = []
     spare: list[int] = []
 

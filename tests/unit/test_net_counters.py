@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The counters of /proc/net, read from a tree that the test makes."""
+"""The counters of /proc/net, read from a directory made by the test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.kernel.net_counters import read_backlog_drops, read_counters
+from nettop.kernel.net.net_counters import read_backlog_drops, read_counters
 
 NETSTAT = (
     "TcpExt: SyncookiesSent ListenOverflows ListenDrops\n"
@@ -44,7 +44,7 @@ def put(proc: Path, **files: str) -> Path:
 
 
 def test_counters_have_the_names_of_nstat(tmp_path: Path) -> None:
-    """Group and name are one word, and values are as they stand, the largest and a negative one too."""
+    """Group and name are one word; values are unchanged, including the largest and negative ones."""
     counters = read_counters(put(tmp_path, netstat=NETSTAT, snmp=SNMP, snmp6=SNMP6))
     assert counters == {
         "TcpExtSyncookiesSent": 0,
@@ -70,7 +70,7 @@ def test_counters_have_the_names_of_nstat(tmp_path: Path) -> None:
 
 
 def test_missing_files_are_missing_counters(tmp_path: Path) -> None:
-    """Without IPv6, or without anything, there are just fewer counters."""
+    """Without IPv6, or without any file, there are fewer counters."""
     assert read_counters(tmp_path) == {}
     assert read_backlog_drops(tmp_path) == {}
     assert read_counters(put(tmp_path, netstat="IpExt: InNoRoutes\nIpExt: 3\n")) == {"IpExtInNoRoutes": 3}
@@ -89,19 +89,19 @@ def test_missing_files_are_missing_counters(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_match_is_left_out(tmp_path: Path, wrong: str) -> None:
-    """A heading whose line is another one's, too short, too long or no numbers counts nothing; the next one does."""
+    """A heading with a wrong, short, long or non-numeric line counts nothing; the next one does."""
     assert read_counters(put(tmp_path, snmp=wrong)) == {}
     if wrong.count("\n") == 2:
         assert read_counters(put(tmp_path, snmp=wrong + "Udp: NoPorts\nUdp: 5\n")) == {"UdpNoPorts": 5}
 
 
 def test_backlog_drops(tmp_path: Path) -> None:
-    """Columns are hexadecimal, and the CPU is the one that the line names."""
+    """Columns are hexadecimal, and the line names the CPU."""
     assert read_backlog_drops(put(tmp_path, softnet_stat=SOFTNET)) == {0: 2, 3: 10}
 
 
 def test_backlog_drops_of_older_kernels(tmp_path: Path) -> None:
-    """Lines without a CPU are those of the CPUs in turn; one that cannot be read keeps its place."""
+    """Lines without a CPU are those of the CPUs in order; an unreadable one keeps its place."""
     text = (
         "00000001 00000002 00000003\nnonsense\n00000004\n00000004 00000005 00000006 0 0 0 0 0 0 0 00000007\n"
     )
@@ -110,7 +110,7 @@ def test_backlog_drops_of_older_kernels(tmp_path: Path) -> None:
 
 @given(text=st.text(alphabet="TcpExt: 019-\nA\t\udcff", max_size=80))
 def test_nothing_in_a_file_raises(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
-    """Whatever stands in the files, reading them gives numbers or nothing."""
+    """Reading any contents gives numbers or nothing."""
     proc = tmp_path_factory.getbasetemp() / "any"
     here = proc / "thread-self/net"
     here.mkdir(parents=True, exist_ok=True)

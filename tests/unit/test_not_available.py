@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is not available on this kernel or host is `n/a`, null or empty in every frontend: never 0, never unknown."""
+"""Fields that this kernel or host lacks are `n/a`, null or empty in every frontend: never 0, never unknown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nettop.commands.run import RunOptions, run_settings
 from nettop.errors import ExitCode, NettopError, Unsupported, UsageError
 from nettop.formats.jsonl import JsonLines
 from nettop.formats.separated import Separated
-from nettop.kernel.mechanisms import Fallbacks, Mechanism, check_chosen
+from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, check_chosen
 from nettop.output.log_lines import TextLines
 from nettop.output.run_report import Ended, RunReport
 from nettop.output.table import AlignedTable
@@ -53,7 +53,7 @@ KEY = 700
 
 
 class Case(NamedTuple):
-    """A column that is not available, for lack of the field `lacking`."""
+    """A column that is not available because the field `lacking` is missing."""
 
     lens: Lens
     table: Table
@@ -62,7 +62,7 @@ class Case(NamedTuple):
 
 
 def cases() -> list[Case]:
-    """Every column of every table, rates and composites included, with each field that it cannot be without."""
+    """Return every column of every table, rates and composites included, with each field that it cannot be without."""
     cases = []
     for lens in lenses():
         for table in lens.tables:
@@ -100,7 +100,7 @@ def for_each(cases: list[Case]) -> Callable[[Callable[[Case], None]], Callable[[
 
 
 def row_of(table: Table, growth: int = 0) -> Row:
-    """A row that has a value in every field: what is not available must not show it."""
+    """Return a row that has a value in every field: what is not available must not show it."""
     return {field.name: _value(field, at, growth) for at, field in enumerate(table.stored)} | {table.key: KEY}
 
 
@@ -118,7 +118,7 @@ def _value(field: Field, at: int, growth: int) -> Any:
 
 
 def frame_of(lens: Lens, table: Table, missing: dict[str, str], row: Row | None = None) -> Frame:
-    """Two snapshots of a table with one row that moves; events are a batch."""
+    """Return two snapshots of a table with one row that moves; events are a batch."""
     now = row_of(table, 1000) | (row or {})
     kwargs: dict[str, Any] = {"lens": lens.id, "missing": missing}
     if table.append:
@@ -127,18 +127,18 @@ def frame_of(lens: Lens, table: Table, missing: dict[str, str], row: Row | None 
 
 
 def view_of(frame: Frame, table: Table, filter_text: str = "", sort: str = "", **query: Any) -> View:
-    """The frame's table, all rows of it."""
+    """Return the frame's table, all rows of it."""
     words = parse_sort(table, sort or table.key), parse_filter(table, filter_text)
     return View(frame, Query(table, *words, all_rows=True, **query))
 
 
 def lacking(case: Case) -> View:
-    """The table without the field."""
+    """Return the table without the field."""
     return view_of(frame_of(case.lens, case.table, {case.lacking: WHY}), case.table)
 
 
 def lines_text(lines: Any) -> str:
-    """Lines of a pane as text."""
+    """Return lines of a pane as text."""
     return "\n".join("".join(span.text for span in line) for line in lines)
 
 
@@ -147,7 +147,7 @@ def lines_text(lines: Any) -> str:
 
 @for_each(CASES)
 def test_screens(case: Case) -> None:
-    """A cell and the details are n/a, and say why; so is the total of what is summed."""
+    """A cell and the details are n/a, and give the reason; so is the total."""
     view = lacking(case)
     screen = screen_class(TableRef(case.lens, case.table))
     (column,) = plan(case.table, (case.name,), 60, extra=False, bars=False)
@@ -178,7 +178,7 @@ def test_screens(case: Case) -> None:
 
 @for_each(CASES)
 def test_plain_output(case: Case) -> None:
-    """The table has one word, CSV nothing, JSON null, and the reason with --why."""
+    """The table has n/a, CSV nothing, JSON null, and --why the reason."""
     view, names = lacking(case), (case.name,)
     assert AlignedTable(case.table, names)(view).split() == [case.name, NOT_AVAILABLE]
     (row,) = csv.DictReader(io.StringIO(Separated(tuple({case.table.key: 0, case.name: 0}))(view)))
@@ -194,7 +194,7 @@ _BEGUN_BY = {"rtt_var_us": "±", "device": "%"}
 
 @for_each(STORED)
 def test_logged_lines(case: Case) -> None:
-    """A line that tells of a field says n/a in its place; the others stay as they are."""
+    """A logged line has n/a for the field; the others are unchanged."""
     lines = TextLines(case.lens.id, case.table, "metrics")
     at = np.arange(1)
 
@@ -222,7 +222,7 @@ def test_logged_lines(case: Case) -> None:
 
 @for_each(CASES)
 def test_what_is_here_stays(case: Case) -> None:
-    """With every hook at work none of these columns is n/a or null."""
+    """With every hook working none of these columns is n/a or null."""
     view = view_of(frame_of(case.lens, case.table, {}), case.table)
     if case.table.append and case.name.endswith(RATE):
         return
@@ -251,7 +251,7 @@ COMPARED: dict[Kind, tuple[str, ...]] = {
 
 @for_each(CASES)
 def test_filters_never_pass(case: Case) -> None:
-    """No comparison with what is not available is true, and the view says which column that is, and why."""
+    """No comparison with an unavailable column is true, and the view names it with the reason."""
     field = declared(case.table, case.name)
     first = case.table.by_name[field.parts[0]] if field.kind is Kind.GROUP else field
     frames = {
@@ -267,7 +267,7 @@ def test_filters_never_pass(case: Case) -> None:
 
 @for_each(CASES)
 def test_sums_and_order(case: Case) -> None:
-    """There is no sum of it, nothing to count by, and sorting by it harms nothing."""
+    """An unavailable column has no sum and no counts, and sorting by it is harmless."""
     view = lacking(case)
     at = np.arange(1)
     assert view.values(case.name, at) == [None]
@@ -282,7 +282,7 @@ def test_sums_and_order(case: Case) -> None:
 
 
 def test_the_default_filter_hides_nothing_that_it_cannot_ask() -> None:
-    """Rows are shown, not hidden, where the table's own filter is about what is not available."""
+    """Rows are shown if the table's default filter uses an unavailable column."""
     rows = [{"state": "LISTEN"}, {"state": "ESTABLISHED"}]
     for missing, shown in (({}, 1), ({"state": WHY}, 2)):
         frame = make_frame(rows, missing=missing)
@@ -291,7 +291,7 @@ def test_the_default_filter_hides_nothing_that_it_cannot_ask() -> None:
 
 
 def test_a_group_stands_with_its_first_part() -> None:
-    """The owner is still named where only the container is not available."""
+    """The owner is shown even if only the container is not available."""
     frame = make_frame([{"process": "nginx", "pid": 7, "container": "docker:x"}], missing={"container": WHY})
     view = view_of(frame, SOCKETS)
     assert AlignedTable(SOCKETS, ("owner", "container"))(view).split()[-2:] == ["nginx_7", NOT_AVAILABLE]
@@ -301,7 +301,7 @@ def test_a_group_stands_with_its_first_part() -> None:
 
 
 def headline(lens_id: str, table: Table, frame: Frame) -> str:
-    """What a screen's second line tells of the table, widely."""
+    """Return a wide screen's second line for the table."""
     lens = next(lens for lens in lenses() if lens.id == lens_id)
     screen: Any = SimpleNamespace(
         size=Size(200, 40),
@@ -328,7 +328,7 @@ def headline(lens_id: str, table: Table, frame: Frame) -> str:
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
 def test_headlines(table: Table, missing: str, words: str) -> None:
-    """A sum or a count of what is not available is n/a."""
+    """A sum or a count of an unavailable column is n/a."""
     lens = next(lens for lens in lenses() if table in lens.tables)
     assert words not in headline(lens.id, table, frame_of(lens, table, {}))
     assert words in headline(lens.id, table, frame_of(lens, table, {missing: WHY}))
@@ -350,7 +350,7 @@ EMPTY_COUNTS = {"drops": 0, "listen_overflows": 0, "unattributed": 0}
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
 def test_headlines_without_a_hook(table: Table, hook: str, words: str) -> None:
-    """What a hook counts is n/a where it has no mechanism, even when a source counts 0."""
+    """Counts of a hook without a mechanism are n/a, even if a source counts 0."""
     lens = next(lens for lens in lenses() if table in lens.tables)
     frames = {
         mechanism: make_frame([], [], table=table, lens=lens.id, counts=EMPTY_COUNTS, via={hook: mechanism})
@@ -372,7 +372,7 @@ def test_headlines_without_a_hook(table: Table, hook: str, words: str) -> None:
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
 def test_an_empty_table_says_why(table: Table, hook: str) -> None:
-    """A table that nothing fills does not say that nothing happened: plain output ends with why, in every format."""
+    """An empty table gives its reason at the end of plain output, in every format."""
     lens = next(lens for lens in lenses() if table in lens.tables)
     word = lens.id if table is lens.main else f"{lens.id}.{table.name}"
     shown = SOCKETS if table.append else table
@@ -389,7 +389,7 @@ def test_an_empty_table_says_why(table: Table, hook: str) -> None:
 
 
 def test_filters_on_it_give_a_warning_in_plain_output() -> None:
-    """Whoever filters by what is not available is warned once that no row can pass."""
+    """A filter by an unavailable column warns once that no row can pass."""
     frames = [make_frame([{"pid": 1}], None, float(at), missing={"rtt_us": WHY}).now for at in range(3)]
     settings = Settings(
         view=ViewSettings(columns=("pid",), filters=("rtt_us>1ms", "pid=1")),
@@ -403,12 +403,12 @@ def test_filters_on_it_give_a_warning_in_plain_output() -> None:
 
 
 def without_events() -> list[Snapshot]:
-    """Snapshots of a host that tells of no events."""
+    """Return snapshots of a host that tells of no events."""
     return steps([{"pid": 1}], via={"sockets": "iter/task_file", "events": f"n/a: {WHY}"})
 
 
 def test_the_log_says_what_it_cannot_have() -> None:
-    """In place of events there is a line that says why; the sums name none, and no loss of them."""
+    """A line gives the reason instead of events; the summary has neither events nor their losses."""
     with Logging(settings(why=True), Woken(without_events())) as logging:
         missing, metrics = logging.rows(2)
         output = logging.end()
@@ -419,7 +419,7 @@ def test_the_log_says_what_it_cannot_have() -> None:
 
 
 def test_the_log_for_people_says_what_it_cannot_have() -> None:
-    """The same as a line for people."""
+    """The readable log has the same line."""
     with Logging(settings(format=LineFormat.TEXT), Woken(without_events())) as logging:
         first = logging.lines(1)[0]
     assert first.split("  ", 1)[1] == f"n/a      events: {WHY}\n"
@@ -459,7 +459,7 @@ PARTS = {
 
 
 def report(missing: dict[str, str], form: LineFormat) -> str:
-    """The report of a command that opened two connections, of which one closed and one failed."""
+    """Return the report of a command that opened two connections, of which one closed and one failed."""
     stream = io.StringIO()
     made = RunReport(RunSettings(("true",), form, why=True), stream, is_live=False)
     counted = dict.fromkeys(("bytes_sent", "bytes_received", "messages_sent", "messages_received"), 1)
@@ -505,7 +505,7 @@ def test_mechanisms_are_parsed() -> None:
         (["events"], "--mechanism 'events' is not HOOK=NAME", "--mechanism events=none"),
         (["events="], "is not HOOK=NAME", "--mechanism events=none"),
         (["=none"], "is not HOOK=NAME", "--mechanism events=none"),
-        (["events=none", "events=tp_btf"], "contradict", "one of them"),
+        (["events=none", "events=tp_btf"], "conflicts", "one of them"),
     ],
 )
 def test_wrong_mechanisms(words: list[str], what: str, remedy: str) -> None:
@@ -544,16 +544,17 @@ def test_mechanisms_reach_the_settings_of_every_command() -> None:
 )
 def test_why_is_of_json_lines(make: Callable[[], object]) -> None:
     """No other format has room for reasons."""
-    with pytest.raises(UsageError, match="--why applies to JSON Lines"):
+    with pytest.raises(UsageError, match="--why requires JSON Lines"):
         make()
 
 
 class Picky(Scripted):
-    """A source that has one mechanism for one hook."""
+    """A source with one mechanism for one hook."""
 
     def start(self) -> None:
-        """Raise UsageError for any other."""
-        mechanisms: Any = self.options.get("mechanisms", {})
+        """Raise UsageError for any other mechanism."""
+        assert self.options is not None
+        mechanisms = self.options.mechanisms
         check_chosen([Fallbacks(Hook("events", "what happens"), (Mechanism("tp_btf/state"),))], mechanisms)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pytest
 
 from nettop.formats.jsonl import JsonLines
-from nettop.formats.rows import filled, spelled
+from nettop.formats.rows import format_rows, format_values
 from nettop.formats.separated import Separated
 from nettop.output.plan import make_plan
 from nettop.output.table import AlignedTable, Terminal, cell_width, cut, word
@@ -42,7 +42,7 @@ LONG = 2**63
 
 
 def hostile_frame() -> Frame:
-    """A row for each hostile name, numbers unknown, zero and huge."""
+    """Return a row for each hostile name, numbers unknown, zero and huge."""
     numbers = [None, 0, 2**64 - 2, LONG, 1, 12, 123, 1234, 12345]
     rows: list[Row] = [
         {"process": safe_bytes(name), "pid": at or None, "bytes_sent": number}
@@ -52,7 +52,7 @@ def hostile_frame() -> Frame:
 
 
 def rows_of(frame: Frame, columns: Sequence[str] = COLUMNS) -> dict[Format, str]:
-    """The frame's rows in each format, by key."""
+    """Return the frame's rows in each format, by key."""
     view, names = make_view(frame), tuple(columns)
     return {
         Format.TABLE: AlignedTable(SOCKETS, names)(view),
@@ -108,7 +108,7 @@ def test_jsonl_golden() -> None:
 
 
 def test_hostile_table_keeps_its_columns() -> None:
-    """Whatever a process is called, a row of the table has one word for each column and starts where it should."""
+    """With any process name, a row has one word per column and is aligned."""
     block = rows_of(hostile_frame())[Format.TABLE]
     header, *lines = block.splitlines()
     assert len(lines) == len(HOSTILE)
@@ -123,7 +123,7 @@ def test_hostile_table_keeps_its_columns() -> None:
 
 @pytest.mark.parametrize("form", list(Format))
 def test_no_control_character_reaches_the_output(form: Format) -> None:
-    """No format lets an escape sequence, a bidi mark or a bell of a name through."""
+    """No format passes on escape sequences, bidi marks or bells of a name."""
     assert all(char.isprintable() or char in "\n\u0301" for char in rows_of(hostile_frame())[form])
 
 
@@ -138,7 +138,7 @@ def test_programs_read_back_what_was_meant() -> None:
 
 
 def test_no_rows() -> None:
-    """Without rows the table and CSV are their header, and JSON Lines are nothing."""
+    """Without rows the table and CSV have only a header, and JSON Lines are empty."""
     blocks = rows_of(make_frame([]), ("pid", "bytes_sent"))
     assert blocks == {
         Format.TABLE: "pid  bytes_sent\n",
@@ -220,8 +220,8 @@ def test_words_keep_rows_apart() -> None:
 
 def test_constant_columns_are_written_into_the_pattern() -> None:
     """Rows are the same whether a column varies or not, percent signs included."""
-    assert filled(("<%", "%|", ">"), [[1, 1], ["%s", "%s"]]) == "<%1%|%s><%1%|%s>"
-    assert filled(("<%", "%|", ">"), [[1, 2], ["%s", "%d"]]) == "<%1%|%s><%2%|%d>"
+    assert format_rows(("<%", "%|", ">"), [[1, 1], ["%s", "%s"]]) == "<%1%|%s><%1%|%s>"
+    assert format_rows(("<%", "%|", ">"), [[1, 2], ["%s", "%d"]]) == "<%1%|%s><%2%|%d>"
 
 
 def test_spelling_texts_once() -> None:
@@ -232,9 +232,9 @@ def test_spelling_texts_once() -> None:
         spelt.append(text)
         return text.upper()
 
-    assert spelled(["a", "b", None, "a", "b", "a", "a"], spell, "-") == [*"AB-ABAA"]
+    assert format_values(["a", "b", None, "a", "b", "a", "a"], spell, "-") == [*"AB-ABAA"]
     assert sorted(spelt) == ["a", "b"]
-    assert spelled([1, None], spell, "-") == [1, "-"]
+    assert format_values([1, None], spell, "-") == [1, "-"]
 
 
 @pytest.mark.parametrize("form", [Format.CSV, Format.JSONL])
@@ -245,7 +245,7 @@ def test_rows_are_written_by_the_column(form: Format) -> None:
 
 
 def calls_for(rows: int, form: Format) -> int:
-    """Calls that writing so many rows with all their columns takes, of Python's functions and from them."""
+    """Return the number of Python calls that writing `count` rows with all columns takes."""
     plan = make_plan(Settings(view=ViewSettings(all_rows=True), text=TextSettings(form)))
     frame = big_frame(rows)
     format_view = JsonLines(plan.columns) if form is Format.JSONL else Separated(plan.columns)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The refreshing loop of plain output: when it prints, what it waits for, and how it ends."""
+"""The refresh loop of plain output: when it prints, what it waits for, and how it ends."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ ONCE = TextSettings(Format.JSONL, count=1)
 
 
 def sent(*amounts: int) -> Scripted:
-    """A source in which one connection has sent so much at each step."""
+    """Return a source in which one connection has sent this much at each step."""
     return Scripted(steps(*([{"pid": 7, "bytes_sent": amount}] for amount in amounts)))
 
 
 def table(**view: object) -> Settings:
-    """A table without banner, of the columns `pid` and `bytes_sent`."""
+    """Return a table without banner, of the columns `pid` and `bytes_sent`."""
     return Settings(
         view=ViewSettings(**{"columns": NARROW.columns, **view}), text=TextSettings(data_only=True)
     )  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ def test_enter_refreshes_at_once() -> None:
 
 
 def test_end_of_input_ends_only_that() -> None:
-    """With standard input at its end the refreshes go on until the count is reached."""
+    """At the end of standard input, refreshes continue until the count is reached."""
     settings = Settings(MIN_INTERVAL_S, NARROW, TextSettings(Format.CSV, 3, data_only=True))
     output, _ = printed(settings, sent(5, 6, 7), MIN_INTERVAL_S)
     assert [line.rpartition(",")[2] for line in output.splitlines()] == ["bytes_sent", "5", "6", "7"]
@@ -99,14 +99,14 @@ def test_deltas_wait_and_add_up() -> None:
     ],
 )
 def test_once_with_rates_waits_for_a_second_snapshot(view: ViewSettings) -> None:
-    """Where a rate is shown, sorted by or compared, the single output comes one interval later."""
+    """If a rate is shown, sorted by or compared, a single output comes one interval later."""
     output, _ = printed(Settings(MIN_INTERVAL_S, view, ONCE), sent(1000, 1100), MIN_INTERVAL_S)
     values = json.loads(output)
     assert 100 in values.values() or values["bytes_sent"] == 1100
 
 
 def test_failure_ends_with_its_error() -> None:
-    """What a lens fails with comes out of run_text, and nothing was printed."""
+    """A lens's error is raised by run_text, before any output."""
     failed = SourceFailed("the ring broke", "mend it")
     stdout = io.TextIOWrapper(io.BytesIO())
     with (
@@ -164,19 +164,19 @@ def test_full_disk_is_one_clear_line() -> None:
 
 
 class OneWrite(io.BytesIO):
-    """Counts how often it is written to and flushed."""
+    """An output that counts its writes and flushes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[str] = []
 
     def write(self, data: object) -> int:
-        """Count, and keep nothing."""
+        """Count the write, and discard the text."""
         self.calls.append("write")
         return len(data)  # type: ignore[arg-type]
 
     def flush(self) -> None:
-        """Count."""
+        """Count the flush."""
         self.calls.append("flush")
 
 
@@ -209,7 +209,7 @@ def test_banner_goes_to_standard_error_for_the_table_only() -> None:
 
 
 def test_banner_tells_changes() -> None:
-    """What becomes unavailable later is reported in a line of its own; counts alone are not."""
+    """A field that becomes unavailable later is reported on its own line; counts alone are not."""
     before = make_frame([], counts={"time_wait": 1}).now
     later = make_frame([], counts={"time_wait": 2}).now
     lacking = make_frame([], lost={"events": 37}, missing={"rtt_us": "no tcp_sock"}).now
@@ -228,19 +228,22 @@ def test_a_namespace_that_comes_repeats_nothing() -> None:
         for gaps in ({}, {"namespace a": PARTLY_SEEN}, {"namespaces a, b": PARTLY_SEEN})
     )
     assert change(first, second) == f"nettop  via namespace a {PARTLY_SEEN}"
-    assert change(second, third) == "nettop  via namespaces a, b made after nettop started, so seen in part"
-    assert change(third, second).startswith("nettop  via namespace a made after")
+    assert (
+        change(second, third)
+        == "nettop  via namespaces a, b created after nettop started, so only partly visible"
+    )
+    assert change(third, second).startswith("nettop  via namespace a created after")
     assert change(second, first) == ""
 
 
 def losing(*lost: dict[str, int], **snapshot: object) -> Scripted:
-    """A source without rows that has lost so much by each step."""
+    """Return a source without rows that has lost this much by each step."""
     return Scripted([make_frame([], lost=names, **snapshot).now for names in lost])
 
 
 @pytest.mark.parametrize("form", Format)
 def test_closed_rows_that_are_not_listed_are_a_loss(form: Format) -> None:
-    """Of what ended while nobody took a frame, and is in the row for the rest alone, the number is reported."""
+    """The number of ended connections that are only in the row for the rest is reported."""
     total = make_rows([{"bytes_sent": 7, "process": "(closed, not listed)"}], SOCKETS)
     source = [
         replace(make_frame([], None, float(at)).now, ended={SOCKETS.name: Ended((), total, count)})
@@ -259,7 +262,7 @@ def test_closed_rows_that_are_not_listed_are_a_loss(form: Format) -> None:
 @pytest.mark.parametrize("form", Format)
 @pytest.mark.parametrize("quiet", [False, True])
 def test_each_loss_is_reported_in_every_format(form: Format, quiet: bool) -> None:
-    """What was lost between two outputs is a line on standard error, in JSON Lines a record too, and said once."""
+    """Losses between two outputs are one line on standard error, and also a record in JSON Lines."""
     source = losing(
         *({"events": events, "rows": rows} for events, rows in ((0, 0), (37, 1), (37, 1), (40, 1)))
     )
@@ -316,7 +319,8 @@ def test_every_asks_the_source_for_all_rows() -> None:
             Settings(view=ViewSettings(columns=("pid",), all_rows=all_rows), text=ONCE), source
         )
         shown[all_rows] = len(output.splitlines())
-        assert bool(source.options.get("all_rows")) is all_rows
+        assert source.options is not None
+        assert source.options.all_rows is all_rows
     assert shown == {False: 1, True: 2}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nettop says of its own cost: the table `self`, the share of the first line, and what is counted when."""
+"""nettop's own cost: the table `self`, the share in the first line, and when programs are counted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nettop.query.view import View
 from nettop.snapshots import find_table, lenses, views
 from nettop.snapshots.own_cost import COSTS, SELF
 from nettop.snapshots.snapshot import Frame, Snapshot
-from nettop.snapshots.source import MeasuredSource
+from nettop.snapshots.source import MeasuredSource, SourceOptions
 from tests.screens.harness import Script
 
 DEADLINE_S = 60
@@ -33,51 +33,51 @@ REFUSED = "Operation not permitted"
 
 
 class Measured:
-    """A source with programs, whose runs the test sets."""
+    """A source with programs whose runs are set by the test."""
 
     def __init__(self, runs: Mapping[str, tuple[int, int]] | None = None) -> None:
         self.runs = dict(runs or {})
 
     def start(self) -> None:
-        """Nothing to attach."""
+        """Do nothing: there is nothing to attach."""
 
     def read(self, taken_ns: int) -> Snapshot:
-        """A snapshot that lost three things."""
+        """Return a snapshot that lost three things."""
         return Snapshot("connections", taken_ns, taken_ns, {}, lost={"events": 2, "connection records": 1})
 
-    def set(self, option: str, value: object) -> None:
-        """Nothing to choose."""
+    def configure(self, options: SourceOptions) -> None:
+        """Do nothing: there are no options."""
 
     def describe(self, key: int) -> dict[str, str]:
-        """Nothing is known."""
+        """Return nothing: there are no details."""
         return {}
 
     def close(self) -> None:
-        """Nothing to detach."""
+        """Do nothing: there is nothing to detach."""
 
     def programs(self) -> Mapping[str, tuple[int, int]]:
-        """What the test says."""
+        """Return the test's programs."""
         return self.runs
 
     def kernel_bytes(self) -> int:
-        """4 KiB."""
+        """Return 4 KiB."""
         return 4096
 
 
 class Hidden(Measured):
-    """A source whose programs the kernel does not show."""
+    """A source whose programs the kernel hides."""
 
     def programs(self) -> Mapping[str, tuple[int, int]]:
-        """Refused."""
+        """Refuse."""
         raise PermissionError(1, REFUSED)
 
     def kernel_bytes(self) -> int:
-        """Refused."""
+        """Refuse."""
         raise PermissionError(1, REFUSED)
 
 
 class Statistics:
-    """The kernel's statistics: descriptors that are open while they are on."""
+    """The kernel's statistics: the descriptors that keep them on."""
 
     def __init__(self) -> None:
         self.descriptors: list[int] = []
@@ -88,7 +88,7 @@ class Statistics:
 
     @property
     def are_on(self) -> bool:
-        """Whether the last descriptor that was given is open."""
+        """Return whether the last descriptor handed out is open."""
         try:
             os.fstat(self.descriptors[-1])
         except OSError:
@@ -97,7 +97,7 @@ class Statistics:
 
 
 def refuse() -> int:
-    """A kernel that lets nobody switch them on."""
+    """Refuse to enable statistics, as a kernel may."""
     raise PermissionError(1, REFUSED)
 
 
@@ -115,7 +115,7 @@ class Sampled:
 
 
 def rows_of(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """The rows of the table as every frontend sees them."""
+    """Return the rows of the table as every frontend sees them."""
     view = View(Frame(snapshot), screen_query(COSTS))
     at = np.arange(view.size)
     columns = {field.name: view.values(field.name, at) for field in COSTS.fields}
@@ -125,33 +125,33 @@ def rows_of(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def row(snapshot: Snapshot, kind: str, name: str) -> dict[str, Any]:
-    """The one row of this kind and name."""
+    """Return the one row of this kind and name."""
     [actual] = [row for row in rows_of(snapshot) if (row["kind"], row["name"]) == (kind, name)]
     return actual
 
 
 def read(source: OwnCostSource, cost: OwnCost) -> Snapshot:
-    """The next reading."""
+    """Return the next reading."""
     cost.take()
     return source.read(0)
 
 
 def burnt(check: Callable[[], bool]) -> None:
-    """Take CPU time until something holds."""
+    """Use CPU time until a condition holds."""
     deadline = time.monotonic() + DEADLINE_S
     while not check():
         assert time.monotonic() < deadline
 
 
 def test_it_has_a_view_but_no_tab() -> None:
-    """--view, help and completion know it; the lenses do not."""
+    """--view, help and completion know the table `self`, but it is no lens."""
     assert find_table("self") == (SELF, COSTS)
     assert "self" in views()
     assert SELF not in lenses()
 
 
 def test_total_is_what_the_process_and_its_ended_children_used() -> None:
-    """To the nanosecond, and children at once as they end."""
+    """The total is exact to the nanosecond, and includes children when they end."""
     cost = Sampled(Measured()).cost
     before = time.process_time_ns()
     cost.take()
@@ -164,10 +164,10 @@ def test_total_is_what_the_process_and_its_ended_children_used() -> None:
 
 
 def test_programs_in_other_peoples_time_count_and_iterators_do_not() -> None:
-    """An iterator's time is in the thread that reads it already."""
+    """Iterators' time is not added: the reading thread's time includes it."""
     probe = Measured({"tp_btf__x": (1, 1000), "bpf_iter__task_file": (5, 50_000)})
     cost = Sampled(probe, Statistics()).cost
-    cost.want_statistics()
+    cost.acquire_statistics()
     probe.runs = {"tp_btf__x": (3, 1700), "bpf_iter__task_file": (9, 90_000), "fexit__y": (1, 40)}
     cost.take()
     assert (
@@ -179,7 +179,7 @@ def test_programs_in_other_peoples_time_count_and_iterators_do_not() -> None:
 
 
 def test_rows_of_programs() -> None:
-    """Hooks as they are written everywhere, runs and time as the kernel counts them."""
+    """Programs have their usual hook names, and the kernel's runs and time."""
     probe = Measured({"tp_btf__x": (4, 1000), "bpf_iter__tcp": (2, 500)})
     engine = Sampled(probe, Statistics())
     cost, source = engine.cost, engine.source
@@ -196,7 +196,7 @@ def test_rows_of_programs() -> None:
 
 
 def test_a_lens_that_was_not_read_yet_has_lost_nothing() -> None:
-    """Its part of the total is none, and no gap."""
+    """An unread lens has no losses, and causes no gap in the total."""
     engine = Sampled(Measured())
     source = OwnCostSource(engine.cost, Pace(1.0, engine.cost, None), Bus())
     source.start()
@@ -207,7 +207,7 @@ def test_a_lens_that_was_not_read_yet_has_lost_nothing() -> None:
 
 
 def fail(error: OSError) -> Callable[[], int]:
-    """Something that cannot switch them on."""
+    """Fail to enable statistics."""
 
     def opener() -> int:
         raise error
@@ -226,7 +226,7 @@ def fail(error: OSError) -> Callable[[], int]:
 def test_without_statistics_programs_say_why_and_the_rest_works(
     opener: Callable[[], int] | None, why: str
 ) -> None:
-    """Never 0: n/a, and the reason."""
+    """Without statistics programs are n/a with the reason, never 0."""
     probe = Measured({"tp_btf__x": (4, 1000)})
     engine = Sampled(probe, opener)
     cost, source = engine.cost, engine.source
@@ -243,13 +243,13 @@ def test_without_statistics_programs_say_why_and_the_rest_works(
 
 
 def test_what_the_kernel_hides_is_left_out() -> None:
-    """Older kernels show programs only to who has CAP_BPF."""
+    """Older kernels show programs only with CAP_BPF."""
     assert not programs_of(Hidden())
     assert kernel_bytes_of(Hidden()) is None
 
 
 def test_a_row_for_the_bound() -> None:
-    """What --max-overhead does is in the table; without it there is no such row."""
+    """The table has a row on --max-overhead if it is set."""
     bound = Sampled(Measured(), bound=0.02)
     assert row(bound.source.read(0), "limit", "--max-overhead 2%")["note"] == "interval 1.0 s, as chosen"
     free = Sampled(Measured())
@@ -257,16 +257,16 @@ def test_a_row_for_the_bound() -> None:
 
 
 def test_statistics_are_on_while_somebody_looks() -> None:
-    """They cost every program on the host."""
+    """Statistics cost every program on the host, so they are only on during use."""
     statistics = Statistics()
     cost = Sampled(Measured(), statistics).cost
     assert not statistics.descriptors
-    cost.want_statistics()
-    cost.want_statistics()
+    cost.acquire_statistics()
+    cost.acquire_statistics()
     assert len(statistics.descriptors) == 1
-    cost.give_up_statistics()
+    cost.release_statistics()
     assert statistics.are_on
-    cost.give_up_statistics()
+    cost.release_statistics()
     assert not statistics.are_on
     assert not cost.counts_programs
 
@@ -298,7 +298,7 @@ def test_rows_keep_their_numbers() -> None:
 
 
 def test_steps_are_counted_also_where_they_fail() -> None:
-    """With the longest one."""
+    """Failed steps count too, with the longest one."""
     steps = Steps()
     for fails in (False, True):
         try:
@@ -326,13 +326,13 @@ def test_a_steps_time_is_a_part_of_its_threads() -> None:
 
 
 def test_a_mean_is_by_the_clock() -> None:
-    """As the longest run is; of programs, which wait for nothing, that is their time."""
+    """Means and the longest run are wall-clock times; programs do not wait, so theirs are CPU times."""
     assert Cost("step", "read", runs=4, time_ns=100, took_ns=4000).mean_ns == 1000
     assert Cost("program", "tp_btf/x", runs=4, time_ns=100).mean_ns == 25
 
 
 def test_the_share_is_over_half_a_second_at_least() -> None:
-    """A refresh right after another says nothing of the cost."""
+    """A refresh right after another gives no new share."""
     cost = Sampled(Measured()).cost
     cost.take()
     assert cost.share() is None
@@ -346,7 +346,7 @@ def test_the_share_is_over_half_a_second_at_least() -> None:
 
 
 def test_a_session_measures_its_lenses_while_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first lens comes along; statistics end with the lease."""
+    """The first lens is attached too; statistics end with the lease."""
     monkeypatch.setattr(session_module, "DETACH_AFTER_S", 0.0)
     statistics, probe = Statistics(), Measured({"tp_btf__x": (4, 1000)})
     with Session(0.1, lambda lens: probe, open_statistics=statistics) as session:
@@ -376,17 +376,17 @@ def test_sources_say_what_they_offer() -> None:
 
 
 def test_what_attaching_takes_is_no_cost() -> None:
-    """After lenses have attached, the share is unknown until there was time again."""
+    """After lenses have attached, the share is unknown until enough time has passed."""
     cost = OwnCost(dict)
     burnt(lambda: (cost.take(), cost.share())[1] is not None)  # type: ignore[func-returns-value]
-    cost.begin_anew()
+    cost.restart()
     assert cost.share() is None
     cost.take()
     assert cost.share() is None
 
 
 def test_children_are_no_share() -> None:
-    """What a child took in its whole life would look like a storm when it ends."""
+    """A child's lifetime cost would look like a storm at its end, so it is no share."""
     cost = OwnCost(dict)
     burnt(lambda: (cost.take(), cost.share())[1] is not None)  # type: ignore[func-returns-value]
     now = cost.now
@@ -397,12 +397,12 @@ def test_children_are_no_share() -> None:
 
 
 def test_a_session_begins_anew_when_a_lens_has_attached() -> None:
-    """Reading it first is part of attaching."""
+    """A lens's first reading is part of attaching, so measuring restarts after it."""
     calls: list[str] = []
     script = Script([Snapshot("connections", 0, 0, {})])
     script.start = lambda: calls.append("start")  # type: ignore[method-assign]
     session = Session(1.0, source_of=lambda _: script)
-    session._cost.begin_anew = lambda: calls.append("anew")  # type: ignore[method-assign]
+    session._cost.restart = lambda: calls.append("anew")  # type: ignore[method-assign]
     session.enable("connections")
     session._run_tasks()
     assert calls == ["start", "anew"]

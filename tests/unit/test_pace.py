@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pace measures for --max-overhead, and over which time."""
+"""The pace's cost measurement for --max-overhead, and its time range."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOTHING = Snapshot("connections", 1, 1, {})
 
 
 class Played(OwnCost):
-    """Costs as the test plays them."""
+    """Costs scripted by the test."""
 
     def __init__(self) -> None:
         self.at_ns = self.own_ns = self.by_programs_ns = 0
@@ -35,7 +35,7 @@ class Played(OwnCost):
 
 
 class Play:
-    """A pace over played costs."""
+    """A pace over scripted costs."""
 
     def __init__(self, bound: float | None = BOUND, interval_s: float = 1.0) -> None:
         self.cost = Played()
@@ -49,7 +49,7 @@ class Play:
         self.pace.tick()
 
     def use(self, seconds: float, own: float, programs: float = 0.0, drained: float = 0.0) -> None:
-        """Let that time pass without a reading at its end."""
+        """Let this much time pass without a final reading."""
         self.cost.at_ns += round(seconds * 1e9)
         self.cost.own_ns += round(own * seconds * 1e9)
         self.cost.by_programs_ns += round(programs * seconds * 1e9)
@@ -57,27 +57,27 @@ class Play:
         step.time_ns += round(drained * seconds * 1e9)
 
     def turns(self, count: int, own: float, programs: float = 0.0, drained: float = 0.0) -> None:
-        """Let that many intervals pass."""
+        """Let `count` intervals pass."""
         for _ in range(count):
             self.spend(self.pace.interval_s, own, programs, drained)
 
 
 class Sampling(Scripted):
-    """A source that follows packets, and remembers with which factors."""
+    """A source that follows packets, and records the sampling factors."""
 
     def __init__(self) -> None:
         super().__init__([_NOTHING])
         self.factors: list[int] = []
         self.threads: set[str] = set()
 
-    def thin(self, factor: int) -> None:
-        """Remember the factor, and who calls."""
+    def reduce_sampling(self, factor: int) -> None:
+        """Record the factor and the caller."""
         self.factors.append(factor)
         self.threads.add(threading.current_thread().name)
 
 
 class Sampled:
-    """A session whose costs are played, and which reads only when `turn` is called."""
+    """A session with scripted costs that reads only when `turn` is called."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, bound: float | None = BOUND) -> None:
         self._play = Play(bound, MAX_INTERVAL_S)
@@ -104,12 +104,12 @@ class Sampled:
         self.session.sample_now().result(DEADLINE_S)
 
     def factors(self, lens: str) -> list[int]:
-        """Those with which the source was called."""
+        """Return the factors that the source got."""
         return self.sampling[lens].factors
 
 
 def test_without_a_bound_nothing_is_done() -> None:
-    """However dear it is."""
+    """Without a bound nothing is done, whatever the cost."""
     play = Play(bound=None)
     play.turns(10, own=0.9)
     assert play.pace.interval_s == 1.0
@@ -121,7 +121,7 @@ def test_without_a_bound_nothing_is_done() -> None:
 
 
 def test_the_interval_grows_and_is_reported() -> None:
-    """As the limit."""
+    """The longer interval is reported with the limit."""
     play = Play()
     play.turns(2, own=0.05)
     assert play.pace.interval_s > 1.0
@@ -158,7 +158,7 @@ def test_what_hooks_cost_is_fixed() -> None:
 
 
 def test_hooks_of_sources_that_sample_are_thinned() -> None:
-    """Whether any does is said of the attached ones, and holds at once."""
+    """Attaching a source that samples allows thinning at once."""
     play = Play()
     play.pace.allow_thinning(True)
     play.turns(2, own=0.001, programs=0.03)
@@ -171,7 +171,7 @@ def test_hooks_of_sources_that_sample_are_thinned() -> None:
 
 
 def test_sources_that_sample_are_thinned_and_recover(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each factor once, also the source that attaches later; the others are left alone."""
+    """Each sampling source gets each factor once, also a later one; others are left alone."""
     sampled = Sampled(monkeypatch)
     with sampled.session:
         sampled.enable("connections")
@@ -192,7 +192,7 @@ def test_sources_that_sample_are_thinned_and_recover(monkeypatch: pytest.MonkeyP
 
 
 def test_thinning_ends_when_the_last_source_that_samples_detaches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bound is then exceeded as if there were none."""
+    """Without a source that samples, the bound is exceeded."""
     sampled = Sampled(monkeypatch)
     with sampled.session:
         sampled.enable("connections")
@@ -206,7 +206,7 @@ def test_thinning_ends_when_the_last_source_that_samples_detaches(monkeypatch: p
 
 
 def test_without_a_bound_sources_are_not_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever their hooks cost."""
+    """Without a bound sources are not thinned, whatever their hooks cost."""
     sampled = Sampled(monkeypatch, bound=None)
     with sampled.session:
         sampled.enable("bandwidth")
@@ -215,7 +215,7 @@ def test_without_a_bound_sources_are_not_thinned(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_attaching_costs_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is spent once."""
+    """The cost of attaching is spent only once, so it is no reason to act."""
     play = Play()
     monkeypatch.setattr(pace_module.time, "monotonic_ns", lambda: play.cost.at_ns)
     play.pace.ignore_attaching()

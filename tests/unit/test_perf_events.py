@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from nettop.errors import PermissionMissing, Unsupported
-from nettop.kernel import perf_events
-from nettop.kernel.perf_events import Clocks, online_cpus, open_clocks
+from nettop.kernel.bpf import perf_events
+from nettop.kernel.bpf.perf_events import Clocks, online_cpus, open_clocks
 
 PROGRAM = 77
 
@@ -32,11 +32,11 @@ class Kernel:
         monkeypatch.setattr(perf_events, "online_cpus", lambda: tuple(self.online))
         monkeypatch.setattr(perf_events.os, "read", self.read)
         monkeypatch.setattr(perf_events, "_open", self.open)
-        monkeypatch.setattr(perf_events.bpf, "command", self.link)
+        monkeypatch.setattr(perf_events.bpf, "link", self.link)
         monkeypatch.setattr(perf_events.fcntl, "ioctl", self.ioctl)
 
     def open(self, cpu: int) -> int:
-        """An event."""
+        """Return an event."""
         if self.refusal:
             raise OSError(self.refusal, os.strerror(self.refusal))
         self.opened.append(cpu)
@@ -45,28 +45,29 @@ class Kernel:
         return event
 
     def read(self, event: int, size: int) -> bytes:
-        """The values of an event; other files are really read."""
+        """Return the values of an event; other files are really read."""
         if event not in self._cpus:
             return self._real_read(event, size)
         return struct.pack("=QQ", self.counted[event], self.running[event])
 
     def pass_time(self) -> None:
-        """Clocks of online CPUs count."""
+        """Advance the clocks of online CPUs."""
         for event, cpu in self._cpus.items():
             if cpu in self.online:
                 self.running[event] += 10
                 self.counted[event] += 9
 
     def take_offline(self, cpu: int) -> None:
-        """The CPU goes offline, and its events are dead."""
+        """Take the CPU offline, which kills its events."""
         self.online.remove(cpu)
         self._cpus = {event: number if number != cpu else -1 for event, number in self._cpus.items()}
 
-    def link(self, number: int, attributes: bytes) -> int:
-        """A link of a program to an event, on kernels that have links."""
+    def link(self, program: int, attach_type: int, event: int) -> int:
+        """Return a link of a program to an event, on kernels that have links."""
         if not self.has_links:
             raise OSError(errno.EINVAL, "no links")
-        assert struct.unpack_from("=I", attributes)[0] == PROGRAM
+        assert (program, attach_type) == (PROGRAM, perf_events.bpf.PERF_EVENT)
+        os.fstat(event)  # raises if it is closed
         return os.open("/dev/null", os.O_RDONLY)
 
     def ioctl(self, event: int, request: int, value: object) -> int:
@@ -76,19 +77,19 @@ class Kernel:
         return 0
 
     def requests(self) -> list[int]:
-        """The requests so far."""
+        """Return the requests so far."""
         return [request for _, request, _ in self.ioctls]
 
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    """Two CPUs, 0 and 2."""
+    """Return two CPUs, 0 and 2."""
     return Kernel(monkeypatch)
 
 
 @pytest.fixture
 def descriptors() -> Callable[[], set[str]]:
-    """Returns the open descriptors."""
+    """Return the open descriptors."""
     return lambda: set(os.listdir("/proc/self/fd"))
 
 
@@ -104,7 +105,7 @@ def test_online_cpus(tmp_path: Path, text: str, cpus: tuple[int, ...]) -> None:
 
 
 def test_each_cpu_has_a_clock(kernel: Kernel, descriptors: Callable[[], set[str]]) -> None:
-    """It ticks with the chosen period between start and stop; closing, even twice, leaves nothing."""
+    """A clock ticks with its period between start and stop; closing it, even twice, leaves nothing."""
     before = descriptors()
     clocks = Clocks(PROGRAM, 100)
     assert clocks.cpus == (0, 2)
@@ -125,12 +126,12 @@ def test_each_cpu_has_a_clock(kernel: Kernel, descriptors: Callable[[], set[str]
 def test_clocks_that_were_opened_early_can_be_used_repeatedly(
     kernel: Kernel, descriptors: Callable[[], set[str]]
 ) -> None:
-    """No event is opened anew, and at the end all are closed."""
+    """Early events are used without opening new ones, and all are closed at the end."""
     before = descriptors()
-    with open_clocks():
+    with open_clocks() as opened:
         kernel.refusal = errno.EACCES
         for _ in range(2):
-            Clocks(PROGRAM, 100).close()
+            Clocks(PROGRAM, 100, opened).close()
         assert kernel.opened == [0, 2]
     assert descriptors() == before
     with pytest.raises(PermissionMissing):
@@ -140,28 +141,28 @@ def test_clocks_that_were_opened_early_can_be_used_repeatedly(
 def test_without_links_an_early_clock_is_used_once(
     kernel: Kernel, descriptors: Callable[[], set[str]]
 ) -> None:
-    """Without links a program stays attached to its event for good."""
+    """Without links a program stays attached to its event."""
     before = descriptors()
     kernel.has_links = False
-    with open_clocks():
-        first = Clocks(PROGRAM, 100)
+    with open_clocks() as opened:
+        first = Clocks(PROGRAM, 100, opened)
         assert kernel.requests().count(perf_events.SET_BPF) == 2
         first.close()
         assert descriptors() == before
-        Clocks(PROGRAM, 100).close()
+        Clocks(PROGRAM, 100, opened).close()
         assert kernel.opened == [0, 2, 0, 2]
     assert descriptors() == before
 
 
 def read_later(clocks: Clocks, kernel: Kernel) -> dict[int, int]:
-    """How long the clocks have run, a while later."""
+    """Wait a little and return how long the clocks have run."""
     kernel.pass_time()
     return clocks.running_ns()
 
 
 @pytest.fixture
 def ticking(kernel: Kernel, descriptors: Callable[[], set[str]]) -> Iterator[Clocks]:
-    """Ticking clocks of both CPUs, read once; at the end they leave nothing."""
+    """Yield ticking clocks of both CPUs, read once; assert that they leave nothing."""
     before = descriptors()
     clocks = Clocks(PROGRAM, 100)
     clocks.start()
@@ -174,7 +175,7 @@ def ticking(kernel: Kernel, descriptors: Callable[[], set[str]]) -> Iterator[Clo
 
 @pytest.mark.parametrize("read_meanwhile", [True, False])
 def test_a_cpu_that_comes_back_has_a_new_clock(kernel: Kernel, ticking: Clocks, read_meanwhile: bool) -> None:
-    """It ticks like the others, whether or not clocks were read while the CPU was offline."""
+    """A returning CPU's clock ticks like the others, even if no clock was read meanwhile."""
     kernel.take_offline(2)
     if read_meanwhile:
         assert read_later(ticking, kernel) == {0: 20} and ticking.cpus == (0,)
@@ -194,7 +195,7 @@ def test_a_cpu_that_is_added_has_a_clock(kernel: Kernel, ticking: Clocks) -> Non
 
 
 def test_a_cpu_that_comes_back_too_late_has_none(kernel: Kernel, ticking: Clocks) -> None:
-    """Without the right to open one, every reading leaves the CPU out; with the right it has a clock again."""
+    """Without the right to open a clock, every reading omits the CPU; with the right it has a clock again."""
     kernel.take_offline(2)
     kernel.online.append(2)
     kernel.refusal = errno.EACCES
@@ -229,10 +230,10 @@ def test_a_pause_starts_clocks_again_that_were_ticking(kernel: Kernel, ticking: 
 
 def test_a_cpu_that_came_after_the_early_clocks_does_not_affect_others(kernel: Kernel) -> None:
     """Even if the right to open more was given up meanwhile."""
-    with open_clocks():
+    with open_clocks() as opened:
         kernel.online.append(3)
         kernel.refusal = errno.EACCES
-        clocks = Clocks(PROGRAM, 100)
+        clocks = Clocks(PROGRAM, 100, opened)
         assert clocks.cpus == (0, 2)
         clocks.close()
 
@@ -247,6 +248,6 @@ def test_a_refusal_is_raised(
     """Only by Clocks: opening early ignores it, as the clocks may never be needed."""
     before = descriptors()
     kernel.refusal = number
-    with open_clocks(), pytest.raises(error):
-        Clocks(PROGRAM, 100)
+    with open_clocks() as opened, pytest.raises(error):
+        Clocks(PROGRAM, 100, opened)
     assert descriptors() == before

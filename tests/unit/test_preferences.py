@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file of what the user chose: how it is read, what is wrong with it, how it is written, `nettop config`."""
+"""The file of user preferences: reading, errors, writing, and `nettop config`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from nettop.widgets.themes import PALETTES, THEME_PREFIX
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file, which is not there yet, in an $XDG_CONFIG_HOME of its own."""
+    """Return the file, which is not there yet, in an $XDG_CONFIG_HOME of its own."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     for name in ("SUDO_UID", "SUDO_GID"):
         monkeypatch.delenv(name, raising=False)
@@ -36,7 +36,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def written(file: Path, text: str) -> Path:
-    """The file, with this text."""
+    """Return the file, with this text."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     return file
@@ -48,12 +48,12 @@ def test_themes_are_those_of_the_screens() -> None:
 
 
 def test_a_missing_file_says_nothing(file: Path) -> None:
-    """No choice, and no problem."""
+    """A missing file means no choices, and no error."""
     assert load_preferences(file) == LoadedPreferences(file)
 
 
 def test_choices_come_back(file: Path) -> None:
-    """What is written is read; a table whose own columns were chosen again is left out."""
+    """Written preferences are read back; a table with its default columns is left out."""
     remember(file, "theme", "light")
     remember(file, "columns", {"connections": ("remote", "pid"), "bandwidth.flows": ("process",)})
     remember(file, "unit", "bytes")
@@ -92,8 +92,8 @@ def test_a_symbolic_link_stays(file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("theme = ", "end of document|mend that line, or remove the file"),
-        ('unit = "bits"\ntheme = light\n', "line 2|mend that line"),
+        ("theme = ", "end of document|correct that line, or remove the file"),
+        ('unit = "bits"\ntheme = light\n', "line 2|correct that line"),
         ("theme = '\udcff'", "not valid TOML|remove the file"),
         ('theme = "blue"', "theme is 'blue'|write dark, light or terminal, or remove the line"),
         ("unit = 8", "unit is 8|write bits or bytes"),
@@ -101,8 +101,8 @@ def test_a_symbolic_link_stays(file: Path, tmp_path: Path) -> None:
         ('columns = "pid"', "columns is not a table|[columns]"),
         ('[columns]\nconections = ["pid"]', "unknown view 'conections'|did you mean connections"),
         ('[columns]\nconnections = ["pids"]', "unknown column 'pids'|did you mean pid"),
-        ('[columns]\nconnections = "pid"', "the columns of connections are no list|write connections = ["),
-        ("[columns]\nconnections = []", "no list of names|write connections = ["),
+        ('[columns]\nconnections = "pid"', "the columns of connections are not a list|write connections = ["),
+        ("[columns]\nconnections = []", "not a list of names|write connections = ["),
     ],
 )
 def test_what_is_wrong_is_named(file: Path, text: str, expected: str) -> None:
@@ -116,7 +116,7 @@ def test_what_is_wrong_is_named(file: Path, text: str, expected: str) -> None:
 
 
 def test_what_is_right_counts_beside_what_is_wrong(file: Path) -> None:
-    """One bad value takes no other with it."""
+    """One bad value invalidates no other."""
     loaded = load_preferences(
         written(
             file,
@@ -128,7 +128,7 @@ def test_what_is_right_counts_beside_what_is_wrong(file: Path) -> None:
 
 
 def test_a_broken_file_is_not_overwritten(file: Path) -> None:
-    """What somebody wrote there is theirs to mend."""
+    """A file with errors is left for the user to repair."""
     written(file, "theme = \n")
     with pytest.raises(NettopError, match="not valid TOML"):
         remember(file, "theme", "light")
@@ -183,7 +183,7 @@ def test_config_show(file: Path, capfd: pytest.CaptureFixture[str], monkeypatch:
         monkeypatch.delenv(name, raising=False)
     assert run(["config", "--show"]) == ExitCode.DONE
     shown = capfd.readouterr().out
-    assert shown.startswith(f'# {file} (not there yet)\ntheme = "dark"  # default\n')
+    assert shown.startswith(f'# {file} (does not exist yet)\ntheme = "dark"  # default\n')
     assert "# file" not in shown
     remember(file, "columns", {"drops": ("reason", "packets")})
     remember(file, "theme", "light")
@@ -197,7 +197,7 @@ def test_config_show(file: Path, capfd: pytest.CaptureFixture[str], monkeypatch:
 
 
 def test_config_show_of_a_file_with_mistakes(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Each is named on standard error, and the exit code says so."""
+    """Each error is named on standard error, and sets the exit code."""
     written(file, 'theme = "blue"\nunit = 8\n')
     assert run(["config", "--show"]) == ExitCode.FAILURE
     out, err = capfd.readouterr()

@@ -9,17 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nettop.kernel.facts import Host
-from nettop.kernel.processes import Processes
+from nettop.kernel.host.facts import Host
+from nettop.kernel.host.processes import Processes
 from nettop.probes.connections.socket_rows import ROW
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.arrays import Array
 
 SHARED_CSS_SET = 7
 GONE, ALIVE = 11, 12
 
 
 def rows() -> Array:
-    """A socket of a process that has exited, then two of a running process in the same control group."""
+    """Return a socket of a process that has exited, then two of a running process in the same control group."""
     made = np.zeros(3, ROW)
     made["pid"] = (GONE, ALIVE, ALIVE)
     made["css_set"] = SHARED_CSS_SET
@@ -28,7 +28,7 @@ def rows() -> Array:
 
 
 def host(root: Path) -> Host:
-    """A host on which one of the two processes still runs."""
+    """Return a host on which one of the two processes still runs."""
     file = root / "proc" / str(ALIVE) / "cgroup"
     file.parent.mkdir(parents=True)
     file.write_text("0::/system.slice/web.service\n")
@@ -36,7 +36,7 @@ def host(root: Path) -> Host:
 
 
 def groups(processes: Processes, named: Array) -> list[str | None]:
-    """The control group of each row."""
+    """Return the control group of each row."""
     texts = processes.texts()["cgroup"]
     return [texts[code] if code < len(texts) else None for code in named["cgroup"].tolist()]
 
@@ -68,7 +68,7 @@ def test_a_vanished_process_whose_control_group_is_still_there(tmp_path: Path) -
 def test_control_groups_are_not_listed_again_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After groups were listed, which takes 7 s here, no other unknown id has them listed for 700 s."""
     clock = iter((0.0, 7.0, 706.0, 707.0, 714.0))
-    monkeypatch.setattr("nettop.kernel.processes.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("nettop.kernel.host.processes.time", SimpleNamespace(monotonic=lambda: next(clock)))
     listed: list[Host] = []
     monkeypatch.setattr(Host, "cgroups_by_id", lambda self: listed.append(self) or {})
     processes = Processes(host(tmp_path))

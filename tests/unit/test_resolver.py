@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of addresses: never in anybody's way, bounded, and safe to show."""
+"""Resolved names of addresses: non-blocking, bounded, and safe to show."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.scripted import Scripted, printed, steps
 
 
 def raw(text: str) -> bytes:
-    """The address as rows hold it."""
+    """Return the address as rows hold it."""
     high, low = address_pair(text)
     return high.to_bytes(8, "big") + low.to_bytes(8, "big")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a BPF ring, held against a writer that lays records out as the kernel does."""
+"""Reading a BPF ring, compared with a writer that lays records out as the kernel does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.errors import SourceFailed
-from nettop.kernel.ring import committed
+from nettop.kernel.bpf.ring import committed_records
 
 BUSY, DISCARDED = 1 << 31, 1 << 30
 HEADER_BYTES = 8
@@ -22,7 +22,7 @@ DTYPES = [np.dtype("u1"), np.dtype("u4"), np.dtype([("a", "u8"), ("b", "u4"), ("
 
 @dataclass
 class Record:
-    """A place in the ring that a program has reserved."""
+    """Space in the ring reserved by a program."""
 
     at: int
     data: bytes
@@ -31,9 +31,9 @@ class Record:
 
 
 class Model:
-    """A ring as kernel/bpf/ringbuf.c writes it, and what its reader has to get from it.
+    """A ring as kernel/bpf/ringbuf.c writes it, and the records that its reader must get.
 
-    Positions only grow; a place is its position modulo the size. Each byte stands twice, as the kernel maps it.
+    Positions only grow; an offset is a position modulo the size. Each byte is mapped twice, as by the kernel.
     """
 
     def __init__(self, dtype: np.dtype[Any], position: int = 0, size: int = RING_BYTES) -> None:
@@ -44,11 +44,11 @@ class Model:
 
     @property
     def busy(self) -> list[Record]:
-        """The records that are still being written, the oldest first."""
+        """Return the records still being written, oldest first."""
         return [record for record in self.records if record.busy]
 
     def reserve(self, data: bytes) -> Record | None:
-        """Room for a record with this data; None where the ring is full."""
+        """Reserve space for a record with this data; return None if the ring is full."""
         length = -(-(len(data) + HEADER_BYTES) // 8) * 8
         if self.producer + length - self.consumer > self.size - 1:
             return None
@@ -72,15 +72,15 @@ class Model:
         return record
 
     def read(self) -> np.ndarray[Any, Any]:
-        """What nettop reads; the reader's position moves on by what it says."""
-        records, used = committed(
+        """Read as nettop does, and advance the reader's position accordingly."""
+        records, used = committed_records(
             self.memory, self.consumer % self.size, self.producer - self.consumer, self.dtype
         )
         self.consumer += used
         return records
 
     def expect(self) -> tuple[list[bytes], int]:
-        """The data that the next reading has to give, and the position behind it."""
+        """Return the data that the next reading has to give, and the position behind it."""
         expected, position = [], self.consumer
         while self.records and not self.records[0].busy:
             record = self.records.pop(0)
@@ -100,19 +100,19 @@ class Model:
 
 
 def data_of(dtype: np.dtype[Any], number: int) -> bytes:
-    """Data of that dtype's size, which no other number makes as long as it fits."""
+    """Return data of that dtype's size, which no other number makes as long as it fits."""
     return number.to_bytes(8, "little").ljust(dtype.itemsize, b"#")[: dtype.itemsize]
 
 
 def raw(records: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> list[bytes]:
-    """The records as bytes."""
+    """Return the records as bytes."""
     assert records.dtype == dtype
     whole = records.tobytes()
     return [whole[at : at + dtype.itemsize] for at in range(0, len(whole), dtype.itemsize)]
 
 
 def check_reading(ring: Model) -> None:
-    """One reading gives what is to be read, and moves on to just behind it."""
+    """Check that one reading returns the expected records, and moves to just behind them."""
     expected, position = ring.expect()
     assert raw(ring.read(), ring.dtype) == expected
     assert ring.consumer == position
@@ -128,7 +128,7 @@ STEPS = st.lists(
 def test_every_reading_gives_what_was_committed_in_front_of_what_is_busy(
     dtype: np.dtype[Any], start: int, steps: list[tuple[str, int]]
 ) -> None:
-    """Whatever is reserved, committed and discarded in whatever order: each record is read once, in its order."""
+    """In any order of reserving, committing and discarding, each record is read once, in order."""
     ring = Model(dtype, start * 8)
     for number, (step, which) in enumerate(steps):
         if step == "read":
@@ -162,7 +162,7 @@ def test_records_wrap_around_at_every_position(dtype: np.dtype[Any]) -> None:
 @pytest.mark.parametrize("busy_at", range(5))
 @pytest.mark.parametrize("discard", [False, True])
 def test_reading_stops_at_a_busy_record_and_resumes(busy_at: int, discard: bool) -> None:
-    """What stands behind a record that is still being written waits for it, and then comes with it."""
+    """Records after an unfinished one wait for it."""
     dtype = DTYPES[2]
     ring = Model(dtype, 8 * 13)
     records = [ring.reserve(data_of(dtype, number)) for number in range(5)]
@@ -197,10 +197,10 @@ def test_discarded_records_are_skipped(kept: str) -> None:
 
 @pytest.mark.parametrize("position", [0, 8, RING_BYTES - 8, RING_BYTES, 7 * RING_BYTES + 40])
 def test_empty_ring(position: int) -> None:
-    """Where nothing was written there is nothing to read, whatever stood there before."""
+    """An empty ring gives nothing, whatever bytes it holds."""
     for dtype in DTYPES:
         ring = Model(dtype, position)
-        records, used = committed(ring.memory, position % RING_BYTES, 0, dtype)
+        records, used = committed_records(ring.memory, position % RING_BYTES, 0, dtype)
         assert (len(records), used, records.dtype) == (0, 0, dtype)
 
 
@@ -216,7 +216,7 @@ def test_a_record_of_another_size_is_an_error(wrong: int, discard: bool) -> None
     ring.commit(record, discard)
     ring.write(data_of(dtype, 2))
     ring.write(data_of(dtype, 3))
-    with pytest.raises(SourceFailed, match="unknown size"):
+    with pytest.raises(SourceFailed, match="unexpected size"):
         ring.read()
     assert ring.consumer == 0
 

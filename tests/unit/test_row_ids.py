@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of rows: exact for every reader of JSON, apart from each other, and the same in every reading."""
+"""Row IDs: exact for every JSON reader, distinct, and the same in every reading."""
 
 from __future__ import annotations
 

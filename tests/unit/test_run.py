@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop run`: how the command is run, and what is reported of its connections."""
+"""`nettop run`: how the command runs, and the report of its connections."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Source(Woken):
             print("attaching", file=sys.stderr, flush=True)
             sys.stdin.read()
 
-    def set(self, option, value):
-        super().set(option, value)
-        if option == "follow":
+    def configure(self, options):
+        super().configure(options)
+        if options.follow is not None:
             self.happen(CONNECT | {"id": 1}, CONNECT | {"id": 2}, CLOSE | {"id": 1}, FAIL | {"id": 3})
 
 socket = {"id": 2, "remote_address": "127.0.0.1", "remote_port": 443, "direction": "outbound", "bytes_sent": 5}
@@ -64,7 +64,7 @@ sys.exit(cli.main())
 def nettop(
     *words: str, how: str = "works", before: str = "", **kwargs: Any
 ) -> subprocess.CompletedProcess[str]:
-    """`nettop run` over a source in which four things happen: two connect, one of them closes, a third fails.
+    """Run `nettop run` over a source with four events: two connect, one of them closes, a third fails.
 
     The lines `before` are executed first.
     """
@@ -74,7 +74,7 @@ def nettop(
 
 
 def environment() -> dict[str, str]:
-    """Our own, with which the program finds the checkout wherever it starts, and nobody calls by sudo."""
+    """Return our own environment without sudo's variables, in which the program finds the checkout from anywhere."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SUDO_")}
     return kept | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
@@ -95,7 +95,7 @@ def test_exit_code_is_the_commands(words: list[str], code: int) -> None:
     """The exit code is the command's, or 128 and the signal that ended it; the report says it too."""
     done = nettop("--", *words)
     assert done.returncode == code
-    assert f" ended with {code} after " in done.stderr
+    assert f" exited with {code} after " in done.stderr
 
 
 def test_what_cannot_run(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_signals_and_limits_are_as_they_were() -> None:
     [("fails", "nettop: no BTF\n"), ("n/a", "nettop: connections.events is not available")],
 )
 def test_without_hooks_it_does_not_run(how: str, reported: str) -> None:
-    """Where nettop cannot attach, the command never runs, and the error tells."""
+    """If nettop cannot attach, the command never runs, and the error says why."""
     done = nettop("--", "echo", "I ran", how=how)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith(reported)
@@ -150,7 +150,7 @@ def test_a_source_that_breaks_later() -> None:
 
 
 def started(script: str, *options: str) -> Child:
-    """`nettop run` of a shell script that has said `begun`, in a process group of its own."""
+    """Start `nettop run` of a shell script that has printed `begun`, in a separate process group."""
     child = Child(
         [sys.executable, "-c", SCRIPT, "works", "run", *options, "--", "sh", "-c", f"{script}"],
         stdin=subprocess.PIPE,
@@ -171,7 +171,7 @@ def test_being_ended_is_sent_on(number: signal.Signals) -> None:
         child.send_signal(number)
         assert child.wait(DEADLINE_S) == 9
         assert child.stderr is not None
-        assert " ended with 9 after " in child.stderr.read()
+        assert " exited with 9 after " in child.stderr.read()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -197,29 +197,29 @@ def test_keys_of_the_terminal_are_the_commands() -> None:
         os.killpg(child.pid, signal.SIGINT)
         assert child.wait(DEADLINE_S) == 5
         assert child.stderr is not None
-        assert " ended with 5 after " in child.stderr.read()
+        assert " exited with 5 after " in child.stderr.read()
 
 
 # --- the report -----------------------------------------------------------------------------------------------
 
 
 def test_report_for_people() -> None:
-    """Each connection that ended, then sums, reasons, the slowest handshakes, remotes, and what was lost."""
+    """The report has each ended connection, then sums, reasons, the slowest handshakes, remotes, and losses."""
     reported = nettop("--", "true").stderr.splitlines()
     assert [line.split()[1] for line in reported[:2]] == ["close", "fail"]
     first, *rest = reported[2:]
-    assert first.startswith("nettop: true ended with 0 after ")
+    assert first.startswith("nettop: true exited with 0 after ")
     assert rest == [
         "  opened   2, 1 still open",
         "  failed   1: refused 1",
         "  tcp      sent 1.2 kB, received 48.1 kB, retransmits 1",
         "  udp      sent 1.0 MB, received 7 B, messages 1000 and 1",
-        "  running  2 processes still: what they move from now on is not counted",
+        "  running  2 processes outlived the command; further traffic is not counted",
         "  slowest     62 µs  127.0.0.1:443  curl[4615]",
         "              62 µs  127.0.0.1:443  curl[4615]",
         "  remotes  127.0.0.1:443  opened 2  failed 0  sent 1.2 kB, received 48.1 kB, retransmits 1",
         "           127.0.0.1:1    opened 0  failed 1  sent 0 B, received 0 B, retransmits 0",
-        "  lost     2 events: the sums lack their connections; a larger --ring-size helps",
+        "  lost     2 events: their connections are missing from the sums; try a larger --ring-size",
         "  n/a      routes: no fexit",
     ]
 
@@ -281,7 +281,7 @@ def test_hostile_words_are_reported_safely() -> None:
 
 
 def added(*batches: list[Row]) -> RunSummary:
-    """The sums over these events."""
+    """Return the sums over these events."""
     sums, texts = RunSummary(), Tables()
     for batch in batches:
         sums.add(make_rows(batch, EVENTS, texts=texts))
@@ -297,7 +297,7 @@ def test_what_is_open() -> None:
 
 
 def test_what_was_accepted_or_not_seen_to_open() -> None:
-    """Of what was accepted, and of what the ring lost, the end counts it as opened."""
+    """A connection that was accepted, or whose opening the ring lost, counts as opened at its end."""
     inbound = CLOSE | {"direction": "inbound", "local_port": 80, "remote_port": 50_000}
     sums = added([inbound | {"id": 1}, inbound | {"id": 2, "remote_port": 50_001}, CLOSE | {"id": 3}])
     assert (sums.opened, sums.accepted, sums.still_open) == (1, 2, 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text that others chose, made safe."""
+"""Untrusted text, made safe."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_nothing_moves_the_cursor_or_hides(text: str) -> None:
 
 @given(HOSTILE)
 def test_safe_text_is_idempotent_and_keeps_the_length(text: str) -> None:
-    """Each bad character becomes one mark, and a mark stays a mark."""
+    """Each bad character becomes one mark, and marks are unchanged."""
     safe = safe_text(text)
     assert safe_text(safe) == safe
     assert len(safe) == len(text)
@@ -60,5 +60,5 @@ def test_known_attacks_become_visible_marks(text: str, safe: str) -> None:
 
 @given(st.binary())
 def test_any_bytes_become_safe_text(raw: bytes) -> None:
-    """What the kernel gives is not always UTF-8; it never raises and never hides."""
+    """Invalid UTF-8 from the kernel neither raises an error nor hides text."""
     assert safe_text(safe_bytes(raw)) == safe_bytes(raw)

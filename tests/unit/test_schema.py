@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The declarations: every lens and table keeps the rules that the frontends rely on."""
+"""The declarations: every lens and table follows the rules that the frontends rely on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ per_table = pytest.mark.parametrize("table", TABLES, ids=lambda table: table.nam
 
 @per_table
 def test_names_are_unique(table: Table) -> None:
-    """A word means one column, a rate included."""
+    """A name means one column, including rates."""
     assert len(set(table.names)) == len(table.names)
 
 
@@ -38,7 +38,7 @@ def test_every_field_explains_itself(table: Table) -> None:
 
 @per_table
 def test_composites_are_made_of_fields_and_store_nothing(table: Table) -> None:
-    """A composite names parts of its table; only the others have a dtype."""
+    """A composite consists of its table's fields; only other columns have a dtype."""
     for field in table.fields:
         assert field.is_composite == (field.kind in COMPOSITES) == (not field.dtype)
         assert bool(field.parts) == field.is_composite
@@ -47,7 +47,7 @@ def test_composites_are_made_of_fields_and_store_nothing(table: Table) -> None:
 
 @per_table
 def test_what_is_shown_sorted_and_filtered_unasked_exists(table: Table) -> None:
-    """The defaults of a table are words of the table."""
+    """A table's defaults use its own names."""
     for name in (*table.screen, *table.text, table.key):
         assert name in table.names
     parse_sort(table, table.sort)
@@ -58,7 +58,7 @@ def test_what_is_shown_sorted_and_filtered_unasked_exists(table: Table) -> None:
 
 @per_table
 def test_counters_and_their_sums_have_rates(table: Table) -> None:
-    """`NAME_per_s` is a word exactly when NAME is a counter or a sum, and sums are made of counters."""
+    """`NAME_per_s` exists exactly if NAME is a counter or a sum, and sums consist of counters."""
     growing = {field.name for field in table.fields if field.kind in (Kind.COUNTER, Kind.SUM)}
     assert {name.removesuffix(RATE) for name in table.names if name.endswith(RATE)} == growing
     for field in table.fields:
@@ -82,7 +82,7 @@ def test_quantiles_are_made_of_histograms(table: Table) -> None:
 
 @per_table
 def test_unknown_has_a_place_beside_the_values(table: Table) -> None:
-    """Stored numbers are unsigned or float, and no label of an enum takes the value that means unknown."""
+    """Stored numbers are unsigned or float, and no label of an enum has the value for unknown."""
     for field in table.stored:
         dtype = np.dtype(field.dtype).base
         assert dtype.kind in "uf"
@@ -92,7 +92,7 @@ def test_unknown_has_a_place_beside_the_values(table: Table) -> None:
 
 @per_table
 def test_rows_have_no_padding_but_at_the_end(table: Table) -> None:
-    """Fields lie one behind the other, the widest first, each aligned, and rows stay aligned in an array."""
+    """Fields are ordered by size without gaps, each aligned, and rows stay aligned in an array."""
     fields = table.dtype.fields or {}
     places = sorted((place[1], place[0].itemsize, place[0].base.itemsize) for place in fields.values())
     ends = [offset + size for offset, size, _ in places]
@@ -113,7 +113,7 @@ def test_carried_columns_stand_behind_the_tables_own() -> None:
 
 
 def test_find_table_by_lens_and_by_lens_and_table() -> None:
-    """`connections` is its main table; the main table has its long name too."""
+    """`connections` names its main table, which has a long name too."""
     assert find_table("connections") == (LENS, SOCKETS)
     assert find_table("connections.sockets") == (LENS, SOCKETS)
     assert "connections" in views()
@@ -121,7 +121,7 @@ def test_find_table_by_lens_and_by_lens_and_table() -> None:
 
 @pytest.mark.parametrize("view", ["connection", "connections.socks", "", "connections.x"])
 def test_an_unknown_view_is_a_usage_error(view: str) -> None:
-    """What --view does not know is answered with what it knows."""
+    """The error for an unknown view lists the known ones."""
     with pytest.raises(UsageError, match="unknown view"):
         find_table(view)
 
@@ -134,6 +134,6 @@ def test_lenses_have_one_id_order_and_digit_each() -> None:
 
 
 def test_declaring_a_lens_loads_no_numpy() -> None:
-    """`--help` lists the fields, and must not pay for numpy."""
+    """`--help` lists the fields without loading numpy."""
     program = "import sys, nettop.snapshots.connections; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Self-tests notice what a lens measures wrongly."""
+"""Self-tests detect wrong measurements of a lens."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Sender:
         self._failing = failing
 
     def run(self, command: str, *_: object) -> int:
-        """The CPU time that it has used."""
+        """Return the CPU time that it has used."""
         if self._failing:
             raise CommandFailed("as planned")
         return USED_NS if command == "send_load" else 9
@@ -56,12 +56,12 @@ class Cpu:
         return Snapshot(LENS.id, 1, 1, tables, hooks=self._hooks)
 
     def read(self, _: int) -> Snapshot:
-        """The next reading."""
+        """Return the next reading."""
         return self._readings.pop(0)
 
 
 def cpu_results(lens: Cpu, *, failing: bool = False, unavailable: str = "") -> list[bool | None]:
-    """What the self-test makes of the lens."""
+    """Return the self-test's results for the lens."""
     sender: Any = Sender(failing)
     addresses = {"IPv4": "127.0.0.1"}
     path = TrafficPath("loopback", sender, sender, addresses, addresses, unavailable=unavailable)
@@ -70,7 +70,7 @@ def cpu_results(lens: Cpu, *, failing: bool = False, unavailable: str = "") -> l
 
 
 def test_a_load_of_the_cpu() -> None:
-    """The time of the sender's calls is more than none, and no more than it used."""
+    """The time of the sender's calls is positive, and at most the time it used."""
     assert cpu_results(Cpu()) == [True, True]
     assert cpu_results(Cpu(tx_syscalls_ns=USED_NS)) == [True, True]
     assert cpu_results(Cpu(pid=None)) == [True, True]
@@ -80,24 +80,24 @@ def test_a_load_of_the_cpu() -> None:
     "wrong", [{"tx_syscalls_ns": 0}, {"tx_syscalls_ns": USED_NS + 1}, {"pid": 1}, {"process": "other"}]
 )
 def test_a_load_that_is_attributed_wrongly(wrong: dict[str, Any]) -> None:
-    """No time, too much of it, or that of another process."""
+    """The self-test fails for no time, too much, or another process's."""
     assert cpu_results(Cpu(**wrong)) == [False, True]
 
 
 def test_softirqs_that_are_not_seen() -> None:
-    """The packets of the load were handled, so there is time."""
+    """Softirq time of zero fails, as the load's packets were handled."""
     assert cpu_results(Cpu(softirq_ns=0)) == [True, False]
 
 
 def test_what_cannot_be_compared_is_skipped() -> None:
-    """A hook without a mechanism, a path without a device, a process that fails."""
+    """A hook without a mechanism, a path without a device, or a failed process is skipped."""
     assert cpu_results(Cpu((HookStatus("syscalls", None, (("fexit", "no"),)), HOOKS[1]))) == [None, True]
     assert cpu_results(Cpu(), unavailable="lo is down") == [None]
     assert cpu_results(Cpu(), failing=True) == [None]
 
 
 def test_the_ledger_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each part's sum is compared; one flow too many is noticed; without a collector nothing is compared."""
+    """Each part's sum is compared; one flow too many fails; without a collector nothing is compared."""
     path: Any = SimpleNamespace()
     source = probe.CollectorState()
     answering(Answers(exporters()), monkeypatch)
@@ -109,4 +109,4 @@ def test_the_ledger_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [result.ok for result in flows.run(source, [path])] == [True, True, False]
     answering(None, monkeypatch)
     (skipped,) = flows.run(probe.CollectorState(), [path])
-    assert "start one: nettop collect" in skipped.remedy
+    assert "start one with nettop collect" in skipped.remedy

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nettop serve: its options, what it refuses before anything is opened, tables that are read on request, /health."""
+"""nettop serve: its options, what it rejects before opening anything, tables read on request, /health."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from nettop import cli
-from nettop.commands.serve import ServeOptions, serve_settings, set_names
+from nettop.commands.serve import ServeOptions, series_set_names, serve_settings
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError, SourceFailed, UsageError
-from nettop.interrupts import Requests
+from nettop.process.interrupts import Requests
 from nettop.query.batches import empty_rows
 from nettop.serve.api.health import LATE_S
 from nettop.serve.app import make_app
-from nettop.serve.command import opened_server
+from nettop.serve.command import open_server
 from nettop.serve.http.limits import ServerCounts
 from nettop.serve.metrics.totals import Totals
 from nettop.serve.served import Publications, Served
@@ -31,6 +31,7 @@ from nettop.snapshots import find_table, lenses
 from nettop.snapshots.connections import GROUPS, SOCKETS
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.snapshot import Snapshot
+from nettop.snapshots.source import SourceOptions
 from tests.unit.build import make_frame
 from tests.unit.scripted import Scripted
 from tests.unit.serving import DEADLINE_S, Client
@@ -39,7 +40,7 @@ ONE = ServeSettings(listen=("127.0.0.1:0",), lenses=("connections",))
 
 
 def settings(**given: Any) -> ServeSettings:
-    """The settings for these options."""
+    """Return the settings for these options."""
     return serve_settings(ServeOptions(**given))
 
 
@@ -47,7 +48,7 @@ def settings(**given: Any) -> ServeSettings:
 
 
 def test_defaults() -> None:
-    """Every lens, at one address of this host, every second."""
+    """By default every lens is served, at one address of this host, every second."""
     every = settings()
     assert every.listen == ("127.0.0.1:9471",)
     assert every.lenses == tuple(lens.id for lens in lenses())
@@ -55,14 +56,14 @@ def test_defaults() -> None:
 
 
 def test_lenses_come_with_those_that_they_use() -> None:
-    """In the order of the screens, each once."""
+    """Required lenses are added, in the order of the screens, each once."""
     assert settings(lenses="drops,latency, drops").lenses == ("connections", "latency", "drops")
 
 
 def test_top() -> None:
-    """A set by its name, and how many series it has; none with 0."""
+    """--top sets a set's number of series by its name; 0 means none."""
     assert settings(top=["process=50", "pair=0"]).top == {"process": 50, "pair": 0}
-    assert {"process", "remote", "network", "port", "pair"} <= set(set_names())
+    assert {"process", "remote", "network", "port", "pair"} <= set(series_set_names())
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_top() -> None:
     ],
 )
 def test_what_is_wrong(given: dict[str, Any], what: str, remedy: str) -> None:
-    """The error names it, and what to write."""
+    """The error names the invalid argument, and a valid one."""
     with pytest.raises(UsageError) as raised:
         settings(**given)
     assert what in raised.value.what
@@ -87,26 +88,26 @@ def test_what_is_wrong(given: dict[str, Any], what: str, remedy: str) -> None:
 
 
 def test_missing_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without the extra one line says what to install."""
+    """Without the extra, one line says what to install."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "uvloop" else object())
     assert cli.run(["serve"]) == ExitCode.FAILURE
     assert "not installed: uvloop" in capsys.readouterr().err
 
 
 def test_a_filter_that_no_table_understands() -> None:
-    """It is refused before anything is opened; one that some table understands is accepted."""
+    """A filter that no table understands is rejected before anything is opened; one table is enough."""
     wrong = replace(ONE, filters=("proces=nginx",))
-    with pytest.raises(UsageError, match="proces"), opened_server(wrong, Requests(), None):
+    with pytest.raises(UsageError, match="proces"), open_server(wrong, Requests(), None):
         pass
-    with opened_server(replace(ONE, filters=("reason=refused",)), Requests(), None):
+    with open_server(replace(ONE, filters=("reason=refused",)), Requests(), None):
         pass
 
 
 def test_every_lens_failed() -> None:
-    """Then it ends with what the first one failed with, and serves nothing."""
+    """If every lens fails, the server exits with the first one's error, and serves nothing."""
     failing = Scripted([SourceFailed("no sockets here")])
     with (
-        opened_server(ONE, Requests(), io.StringIO()) as run,
+        open_server(ONE, Requests(), io.StringIO()) as run,
         Session(MAX_INTERVAL_S, lambda _: failing) as session,
         pytest.raises(SourceFailed, match="no sockets here"),
     ):
@@ -114,12 +115,12 @@ def test_every_lens_failed() -> None:
 
 
 def test_the_end_is_requested_while_lenses_start(tmp_path: Path) -> None:
-    """It ends without having served, and leaves no socket."""
+    """A request to end while lenses start leaves no socket, and nothing is served."""
     requests = Requests()
     requests.end()
     path = tmp_path / "http.sock"
     source = Scripted([make_frame([]).now])
-    with opened_server(replace(ONE, listen=(f"unix:{path}",)), requests, None) as run:
+    with open_server(replace(ONE, listen=(f"unix:{path}",)), requests, None) as run:
         assert path.is_socket()
         with Session(MAX_INTERVAL_S, lambda _: source) as session:
             assert run(session) == ExitCode.DONE
@@ -130,18 +131,22 @@ def test_the_end_is_requested_while_lenses_start(tmp_path: Path) -> None:
 
 
 class OnRequest(Scripted):
-    """Gives the groups only once somebody wants them."""
+    """A source that returns groups only once a client requests them."""
 
     def read(self, taken_ns: int) -> Snapshot:
-        """What is wanted by now."""
+        """Return what is wanted now."""
         frame = make_frame([{"id": 1, "process": "nginx"}])
-        names = (SOCKETS, GROUPS) if self.options.get("table") == GROUPS.name else (SOCKETS,)
+        names = (
+            (SOCKETS, GROUPS)
+            if self.options is not None and GROUPS.name in self.options.tables
+            else (SOCKETS,)
+        )
         tables = {table.name: frame.now.tables.get(table.name, empty_rows(table)) for table in names}
         return replace(frame.now, tables=tables)
 
 
 async def ask(served: Served, totals: Totals, path: str, query: bytes = b"") -> tuple[int, dict[str, Any]]:
-    """The status and the document of an answer."""
+    """Return the status and the document of an answer."""
     publications = Publications(served.session)
     client = Client(make_app(served, totals, ServerCounts(), publications), path, query)
     await client.end()
@@ -150,50 +155,52 @@ async def ask(served: Served, totals: Totals, path: str, query: bytes = b"") -> 
 
 
 def answered(sources: Mapping[str, Scripted], path: str, query: bytes = b"") -> tuple[int, dict[str, Any]]:
-    """The same, of lenses with these sources, when each was read or has failed."""
+    """Return the same, of lenses with these sources, when each was read or has failed."""
     served_lenses = tuple(lens for lens in lenses() if lens.id in sources)
     with Session(MAX_INTERVAL_S, lambda lens: sources[lens]) as session:
         served = Served(session, served_lenses)
-        with Totals(served, {}, {}) as totals:
+        with Totals(served, {}, SourceOptions()) as totals:
             session.sample_now().result(DEADLINE_S)
             return asyncio.run(ask(served, totals, path, query))
 
 
 def test_a_table_is_read_on_request() -> None:
-    """The first answer waits for it, and has it."""
+    """The first request for a table waits for its reading."""
     source = OnRequest([])
     status, document = answered({"connections": source}, "/api/v1/connections.groups")
     assert (status, document["view"]) == (200, "connections.groups")
-    assert source.options["table"] == GROUPS.name
+    assert source.options is not None
+    assert GROUPS.name in source.options.tables
 
 
 def test_all_rows_are_read_on_request() -> None:
-    """Sockets in TIME_WAIT too, which nobody lists unasked."""
+    """All rows, including sockets in TIME_WAIT, are read on request."""
     source = OnRequest([])
     assert answered({"connections": source}, "/api/v1/connections")[0] == 200
-    assert "all_rows" not in source.options
+    assert source.options is not None
+    assert not source.options.all_rows
     assert answered({"connections": source}, "/api/v1/connections", b"all=true")[0] == 200
-    assert source.options["all_rows"] is True
+    assert source.options.all_rows
 
 
 # --- health ---------------------------------------------------------------------------------------------------
 
 
 class Read(OnRequest):
-    """Was read so many seconds ago."""
+    """A lens that was read `age_s` seconds ago."""
 
     def __init__(self, age_s: float) -> None:
         super().__init__([])
         self._age_ns = round(age_s * 1e9)
 
     def read(self, taken_ns: int) -> Snapshot:
-        """Of that moment."""
+        """Return the reading of that moment."""
         boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self._age_ns
         return replace(super().read(taken_ns), boot_ns=boot_ns)
 
 
 def test_health(monkeypatch: pytest.MonkeyPatch) -> None:
-    """200 while all lenses are read, and on time."""
+    """/health is 200 while all lenses are read on time."""
     status, document = answered({"connections": Read(0)}, "/health")
     assert (status, document["status"], document["reasons"]) == (200, "ok", [])
     assert document["lenses"]["connections"]["state"] == "ok"
@@ -206,7 +213,7 @@ def test_health(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_health_of_a_lens_that_failed() -> None:
-    """503, with the reason; the others go on."""
+    """/health is 503 with the reason for a failed lens; the others continue."""
     sources = {"connections": Read(0), "drops": Scripted([NettopError("no tracepoint", "load it")])}
     status, document = answered(sources, "/health")
     assert status == 503
@@ -218,7 +225,7 @@ def test_health_of_a_lens_that_failed() -> None:
 
 @pytest.mark.parametrize("path", ["/api/metrics/realtime", "/api/stats/summary"])
 def test_traffic_needs_its_lens(path: str) -> None:
-    """Without the bandwidth lens the problem says how to have it."""
+    """Without the bandwidth lens the problem names the option to add."""
     status, document = answered({"connections": Read(0)}, path)
     assert (status, document["remedy"]) == (404, "add it to --lenses")
     status, document = answered({"connections": Read(0)}, path, b"interfce=eth0")
@@ -226,7 +233,7 @@ def test_traffic_needs_its_lens(path: str) -> None:
 
 
 def test_nothing_else_answers() -> None:
-    """Neither a slash too many nor a path to a file."""
+    """Paths with an extra slash, and paths of files, are not found."""
     for path in (
         "/api/v1/connections/",
         "/static/../served.py",
@@ -239,7 +246,7 @@ def test_nothing_else_answers() -> None:
 
 
 def test_every_view_that_is_served_is_described() -> None:
-    """The description has the paths of the served lenses, and no others."""
+    """The description has exactly the paths of the served lenses."""
     _, document = answered({"connections": Read(0)}, "/api/openapi.json")
     for name in (
         "/metrics",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests are answered for whoever knows the token; without one, for whoever addresses this host by its own name."""
+"""Only requests with the token are answered; without a token, only requests to one of this host's names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REASONS: list[str] = []
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """Answers everything."""
+    """Answer every request."""
     headers = {"Content-Security-Policy": "default-src 'self'", "Cache-Control": "max-age=60"}
     answer: Response = PlainTextResponse("hello", headers=headers if scope["path"] == "/page" else None)
     if scope["path"].startswith(HEALTH_PATH):
@@ -38,7 +38,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 async def ask(
     path: str = "/", *headers: tuple[bytes, bytes], token: bytes | None = None, method: str = "GET"
 ) -> httpx.Response:
-    """Its answer to whoever addresses it as localhost, or by another Host among the headers."""
+    """Return its answer to whoever addresses it as localhost, or by another Host among the headers."""
     guard = Guard(application, Credentials(token=token), NAMES)
     transport = httpx.ASGITransport(guard)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
@@ -46,7 +46,7 @@ async def ask(
 
 
 def basic(words: bytes) -> bytes:
-    """A header by which browsers send user and password."""
+    """Return a header by which browsers send user and password."""
     return b"Basic " + base64.b64encode(words)
 
 
@@ -61,7 +61,7 @@ def basic(words: bytes) -> bytes:
     ],
 )
 async def test_the_token_lets_through(value: bytes) -> None:
-    """As Bearer, or as the password of any user; then any host is fine."""
+    """The token is accepted as Bearer, or as any user's password, and then with any host."""
     answer = await ask("/", (b"Authorization", value), (b"Host", b"proxy.example"), token=TOKEN)
     assert (answer.status_code, answer.text) == (200, "hello")
 
@@ -90,7 +90,7 @@ async def test_the_token_lets_through(value: bytes) -> None:
     ],
 )
 async def test_without_the_token_nothing_is_answered(values: list[bytes]) -> None:
-    """Every path, and every method; the answer says how to send it."""
+    """Without the token every path and method is refused; the answer says how to send it."""
     for method, path in (("GET", "/"), ("HEAD", "/nowhere"), ("POST", "/page"), ("TRACE", "/")):
         headers = [(b"Authorization", value) for value in values]
         answer = await ask(path, *headers, token=TOKEN, method=method)
@@ -106,7 +106,7 @@ async def test_without_the_token_nothing_is_answered(values: list[bytes]) -> Non
 
 @given(st.binary(max_size=60))
 def test_any_header_is_judged(value: bytes) -> None:
-    """No header of a client raises."""
+    """No header of a client raises an exception."""
     assert not is_authorized(value, TOKEN)
     assert not is_authorized(b"Basic " + value, TOKEN)
     is_own_host(value, NAMES)
@@ -128,7 +128,7 @@ def test_any_header_is_judged(value: bytes) -> None:
     ],
 )
 async def test_own_hosts(host: str) -> None:
-    """An address cannot be made to mean something else; localhost and this host's own names neither."""
+    """An address, localhost and this host's own names cannot be spoofed, so they are accepted."""
     assert is_own_host(host.encode(), NAMES)
     assert (await ask("/", (b"Host", host.encode()))).status_code == 200
 
@@ -151,7 +151,7 @@ async def test_own_hosts(host: str) -> None:
     ],
 )
 async def test_other_hosts(host: str) -> None:
-    """A page whose name resolves to this host reads nothing."""
+    """A page whose name resolves to this host cannot read anything."""
     assert not is_own_host(host.encode(), NAMES)
     answer = await ask("/", (b"Host", host.encode()))
     assert answer.status_code == 421
@@ -162,7 +162,7 @@ async def test_other_hosts(host: str) -> None:
 async def test_health_is_no_secret(
     monkeypatch: pytest.MonkeyPatch, reasons: list[str], code: int, text: str
 ) -> None:
-    """Without the token whether all is well, and nothing else; with it, or where none is needed, all."""
+    """Without the token /health only says whether all is well; otherwise it has everything."""
     monkeypatch.setattr(f"{__name__}.REASONS", reasons)
     for method in ("GET", "HEAD"):
         answer = await ask(HEALTH_PATH, token=TOKEN, method=method)
@@ -178,7 +178,7 @@ async def test_health_is_no_secret(
 
 
 async def test_no_other_path_is_open() -> None:
-    """A wrong token is refused, and so is another host: as at any path."""
+    """A wrong token or another host is refused, as at any path."""
     assert (await ask(HEALTH_PATH, (b"Authorization", b"Bearer wrong"), token=TOKEN)).status_code == 401
     for path in (f"{HEALTH_PATH}/", f"{HEALTH_PATH}x", f"/x{HEALTH_PATH}", "/Health"):
         assert (await ask(path, token=TOKEN)).status_code == 401
@@ -187,7 +187,7 @@ async def test_no_other_path_is_open() -> None:
 
 
 def status(server: Any, *hosts: bytes) -> int:
-    """The status of the answer to a request with these Host headers, at this address of the server."""
+    """Return the status of the answer to a request with these Host headers, at this address of the server."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -202,7 +202,9 @@ def status(server: Any, *hosts: bytes) -> int:
 
 
 def test_hosts_that_no_browser_sends() -> None:
-    """None is fine: scripts that speak HTTP/1.0; with several each must be. Unix sockets have no name to mistake."""
+    """Requests without a Host (HTTP/1.0 scripts) are accepted; with several each must be valid. Unix
+    sockets need none.
+    """
     tcp, unix = ("127.0.0.1", 9471), ("/run/nettop.sock", None)
     evil, good = b"evil.example", b"localhost"
     assert status(tcp) == 200
@@ -211,7 +213,7 @@ def test_hosts_that_no_browser_sends() -> None:
 
 
 def test_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host's own name and those to listen at; the full one only beyond loopback, since resolving may take time."""
+    """Own names are the host's and those to listen at; the full name only beyond loopback, as resolving may be slow."""
     monkeypatch.setattr(socket, "gethostname", lambda: "Monitor")
     monkeypatch.setattr(socket, "getfqdn", lambda: "monitor.example")
     local = (*endpoints_of("localhost:1"), *endpoints_of("unix:/run/x"))
@@ -225,7 +227,7 @@ def test_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_every_answer_has_the_headers() -> None:
-    """Unless it has its own."""
+    """Every answer has the security headers, unless it sets them itself."""
     answer = await ask()
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Referrer-Policy"] == "no-referrer"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics: their names, series that never fall and always add up, histograms, and both formats of Prometheus."""
+"""Metrics: their names, series that never decrease and always add up, histograms, and both Prometheus formats."""
 
 from __future__ import annotations
 
@@ -28,7 +28,14 @@ from nettop.serve.http.limits import ServerCounts
 from nettop.serve.metrics.exposition import metrics_routes
 from nettop.serve.metrics.families import EDGES_MAX, chosen_edges, count_families, series_sets
 from nettop.serve.metrics.places import WINDOW_S
-from nettop.serve.metrics.series import OTHERS, REPLACED, Counted, SeriesTotals, grouped, reading_view
+from nettop.serve.metrics.series import (
+    EVICTED,
+    OTHERS,
+    CountedView,
+    SeriesTotals,
+    group_increments,
+    reading_view,
+)
 from nettop.serve.metrics.totals import Totals
 from nettop.serve.metrics.traffic import Traffic
 from nettop.serve.served import Served
@@ -41,6 +48,7 @@ from nettop.snapshots.latency import BUCKETS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Field, Kind, Lens, Metrics, Table
 from nettop.snapshots.snapshot import Ended, Frame, Snapshot, TextTable
+from nettop.snapshots.source import SourceOptions
 from tests.unit.build import TAKEN_NS, Row, make_rows
 
 DEADLINE_S = 60.0
@@ -66,7 +74,7 @@ JOBS = Table(
 
 
 def lens_of(*metrics: Metrics) -> Lens:
-    """A lens whose table declares these metrics; without any it declares nothing."""
+    """Return a lens whose table declares these metrics; without any it declares nothing."""
     return Lens("work", "Work", 9, "9", "what works?", (replace(JOBS, metrics=metrics or None),))
 
 
@@ -77,30 +85,30 @@ def reading(
     texts: dict[str, TextTable] | None = None,
     **of_snapshot: Any,
 ) -> Snapshot:
-    """A snapshot of the lens."""
+    """Return a snapshot of the lens."""
     taken_ns = TAKEN_NS + round(at_s * 1e9)
     made = make_rows(sorted(rows, key=lambda row: row["id"]), lens.main, taken_ns, (), texts)
     return Snapshot(lens.id, taken_ns, taken_ns, {lens.main.name: made}, **of_snapshot)
 
 
 def job(number: int, user: str | None, sent: int = 0, **others: Any) -> Row:
-    """A row."""
+    """Return a row."""
     return {"id": number, "user": user, "bytes_sent": sent, "bytes_received": 0} | others
 
 
 def values(totals: SeriesTotals, column: str = "bytes_sent") -> dict[str, float]:
-    """What each series has, by its only label."""
+    """Return the value of each series, by its only label."""
     known = ((key, totals.value(column, slot)) for key, slot in totals.series())
     return {key[0]: float(value) for key, value in known if value is not None}
 
 
 class Adding:
-    """Totals of a set, given one reading after the other."""
+    """Totals of a set, fed one reading after the other."""
 
     def __init__(self, lens: Lens, most: int, filter_text: str = "") -> None:
         self.lens = lens
         self.totals = [
-            SeriesTotals(declared, most if declared.metrics.top else declared.metrics.most)
+            SeriesTotals(declared, most if declared.metrics.top else declared.metrics.limit)
             for declared in series_sets(lens)
         ]
         self.shown = parse_filter(lens.main, filter_text)
@@ -112,9 +120,9 @@ class Adding:
         self.at_s = self.at_s + 1 if at_s is None else at_s
         now = reading(self.lens, rows, self.at_s, **of_snapshot)
         view = reading_view(Frame(now), self.before, self.lens.main)
-        counted = Counted(view, self.shown.mask(view))
+        counted = CountedView(view, self.shown.mask(view))
         for totals in self.totals:
-            totals.add(grouped(totals.declared, counted), self.at_s)
+            totals.add(group_increments(totals.declared, counted), self.at_s)
         self.before = now
 
 
@@ -125,7 +133,7 @@ IN_ALL = Metrics(("id",), ("bytes_sent",), prefix="work")
 
 
 def test_names_are_legal_and_used_once() -> None:
-    """One metric has one name; a counter ends in _total, times are in seconds, sizes in bytes."""
+    """A metric has one name; a counter ends in _total, times are in seconds, sizes in bytes."""
     families = [family for declared in EVERY_SET for family in declared.all_families]
     families += [family for lens in lenses() for family in count_families(lens)]
     names = [family.sample_name for family in families]
@@ -138,7 +146,7 @@ def test_names_are_legal_and_used_once() -> None:
 
 
 def test_names_and_columns() -> None:
-    """Directions are a label, entry points too."""
+    """Directions and entry points are labels."""
     by_name = {f.sample_name: (d, f) for d in EVERY_SET for f in d.all_families}
     declared, family = by_name["nettop_bandwidth_bytes_total"]
     assert declared.metrics.labels == ("namespace", "interface", "backing")
@@ -155,7 +163,7 @@ def test_names_and_columns() -> None:
 
 
 def test_a_table_that_declares_nothing() -> None:
-    """It has every number, by what says what a row is; a number of the row alone is no label."""
+    """A table without declarations exports every number, labelled by its key texts, without row IDs."""
     (declared,) = series_sets(lens_of())
     assert declared.metrics.labels == ("user",)
     names = ["nettop_work_bytes", "nettop_work_waits_seconds", "nettop_work_open"]
@@ -166,7 +174,7 @@ def test_a_table_that_declares_nothing() -> None:
 
 
 def test_what_is_counted() -> None:
-    """A row that is new has counted from 0; one that is gone leaves what it had counted; one that comes again adds."""
+    """A new row counts from 0; one that goes leaves its counts; one that returns adds to them."""
     adding = Adding(lens_of(IN_ALL, TOP), 9)
     adding.add([job(1, "ann", 10), job(2, "bob", 5), job(3, "ann", 1)])
     adding.add([job(1, "ann", 15)])
@@ -179,7 +187,7 @@ def test_what_is_counted() -> None:
 
 
 def test_what_ended_between_two_readings_is_counted() -> None:
-    """By its own labels where it is listed, else as nobody's."""
+    """Connections that end between readings count under their labels if listed, else under nobody's."""
     adding = Adding(lens_of(TOP), 9)
     adding.add([job(1, "ann", 10)])
     texts = {"user": TextTable()}
@@ -190,7 +198,7 @@ def test_what_ended_between_two_readings_is_counted() -> None:
 
 
 def test_the_largest_are_listed() -> None:
-    """The others are one series, and what had a series that ended another: the sum is that of all rows."""
+    """The largest groups are listed and the others are one series, so that the sum is that of all rows."""
     adding = Adding(lens_of(TOP), 1)
     (top,) = adding.totals
     adding.add([job(1, "ann", 10), job(2, "eve", 1), job(3, "bob", 5), job(4, "amy", 2)])
@@ -198,21 +206,21 @@ def test_the_largest_are_listed() -> None:
     adding.add([job(1, "ann", 10), job(2, "eve", 1), job(3, "bob", 6), job(4, "amy", 2)])
     top.mark_listed()
     adding.add([job(1, "ann", 10), job(2, "eve", 101), job(3, "bob", 6), job(4, "amy", 2)])
-    assert values(top) == {"ann": 10, "eve": 100, "bob": 6, OTHERS: 1, REPLACED: 2}
+    assert values(top) == {"ann": 10, "eve": 100, "bob": 6, OTHERS: 1, EVICTED: 2}
 
 
 def test_the_newest_is_listed() -> None:
-    """It has the newest row, and may have counted least."""
+    """The group with the newest row is listed, even with the smallest count."""
     adding = Adding(lens_of(TOP), 1)
     (top,) = adding.totals
     adding.add([job(1, "ann", 10), job(2, "eve", 5), job(3, "bob", 1)])
     assert values(top) == {"ann": 10, "eve": 5, "bob": 1, OTHERS: 0}
     adding.add([job(1, "ann", 10), job(2, "eve", 5), job(3, "bob", 1), job(4, "amy", 2), job(5, "abe", 1)])
-    assert values(top) == {"ann": 10, "eve": 5, "abe": 1, OTHERS: 2, REPLACED: 1}
+    assert values(top) == {"ann": 10, "eve": 5, "abe": 1, OTHERS: 2, EVICTED: 1}
 
 
 def test_who_counts_only_other_metrics_gets_a_free_place() -> None:
-    """As does a service that never answers; whoever counts the first metric comes before it."""
+    """A group with only other metrics gets a free place, after any group with the first metric."""
     adding = Adding(lens_of(Metrics(("user",), ("bytes_sent", "open"), top="user")), 1)
     (top,) = adding.totals
     adding.add([job(1, "ann", 10), job(2, "stuck", open=3), job(3, "idle", open=0)])
@@ -223,20 +231,20 @@ def test_who_counts_only_other_metrics_gets_a_free_place() -> None:
 
 
 def test_an_empty_label() -> None:
-    """Prometheus takes it for none."""
+    """Prometheus treats an empty label as missing."""
     adding = Adding(lens_of(TOP), 9)
     adding.add([job(1, "", 10), job(2, None, 5)])
     assert values(adding.totals[0]) == {"(none)": 15, OTHERS: 0}
 
 
 def test_labels_that_are_taken() -> None:
-    """Who is called like the series of the others is among them: no series is there twice."""
+    """A group named like the series of the others is merged into it: no series occurs twice."""
     adding = Adding(lens_of(TOP), 3)
-    adding.add([job(1, OTHERS, 10), job(2, REPLACED, 5), job(3, "eve", 1)])
+    adding.add([job(1, OTHERS, 10), job(2, EVICTED, 5), job(3, "eve", 1)])
     assert values(adding.totals[0]) == {OTHERS: 15, "eve": 1}
 
 
-USERS = st.sampled_from([*"abcdefgh", OTHERS, REPLACED])
+USERS = st.sampled_from([*"abcdefgh", OTHERS, EVICTED])
 READINGS = st.lists(
     st.tuples(
         st.dictionaries(st.integers(1, 12), st.tuples(USERS, st.integers(0, 1 << 50)), max_size=12),
@@ -249,8 +257,10 @@ READINGS = st.lists(
 @given(READINGS, st.integers(1, 4))
 @settings(max_examples=200)
 def test_series_add_up_and_never_fall(readings: list[Any], most: int) -> None:
-    """At each scrape all series together have what was counted, no more than are allowed are listed, and no series has
-    less than in the scrape before: one that made room is missing in between."""
+    """At each scrape all series sum up to the counts, the limit of series holds, and none decreases.
+
+    A series that was evicted is missing for at least one scrape.
+    """
     adding = Adding(lens_of(IN_ALL, TOP), most)
     in_all, top = adding.totals
     counts: dict[int, tuple[str, int]] = {}
@@ -264,7 +274,7 @@ def test_series_add_up_and_never_fall(readings: list[Any], most: int) -> None:
         adding.add(rows, at_s=adding.at_s + pause_s)
         listed = values(top)
         assert sum(listed.values()) == sum(values(in_all).values()) == counted
-        assert len(listed.keys() - {OTHERS, REPLACED}) <= 2 * most + most % 2
+        assert len(listed.keys() - {OTHERS, EVICTED}) <= 2 * most + most % 2
         fallen = [user for user, number in before.items() if user in listed and listed[user] < number]
         assert fallen == []
         before = listed
@@ -272,14 +282,14 @@ def test_series_add_up_and_never_fall(readings: list[Any], most: int) -> None:
 
 
 def test_the_filter() -> None:
-    """Rows that do not pass are in no series, not even in that of the others."""
+    """Filtered rows are in no series, not even that of the others."""
     adding = Adding(lens_of(TOP), 1, "user!=eve")
     adding.add([job(1, "ann", 10), job(2, "bob", 5), job(3, "eve", 100)])
     assert values(adding.totals[0]) == {"ann": 10, "bob": 5, OTHERS: 0}
 
 
 def test_gauges_are_of_the_last_reading() -> None:
-    """They are sums of what there is now."""
+    """Gauges are sums of the last reading."""
     adding = Adding(lens_of(Metrics(("user",), ("open",), "jobs")), 9)
     adding.add([job(1, "ann", open=3), job(2, "ann", open=4), job(3, "bob", open=None)])
     (totals,) = adding.totals
@@ -293,7 +303,7 @@ def test_gauges_are_of_the_last_reading() -> None:
 @given(st.lists(st.integers(0, 1 << 36), max_size=50))
 @settings(max_examples=100)
 def test_histograms(waits: list[int]) -> None:
-    """A bucket has what is below its edge, which is one of the fine buckets'; the last has all."""
+    """A bucket has the counts below its edge, one of the fine buckets'; the last has all."""
     counts = np.bincount(WAITS.places(np.array(waits, np.float64)), minlength=WAITS.count).astype(np.uint64)
     adding = Adding(lens_of(Metrics(("user",), ("waits",))), 9)
     adding.add([job(1, "ann", waits=counts)])
@@ -312,27 +322,27 @@ def test_histograms(waits: list[int]) -> None:
 
 
 class Playing:
-    """A source that gives one snapshot after the other."""
+    """A source that returns one snapshot after the other."""
 
     def __init__(self, *snapshots: Snapshot) -> None:
         self.snapshots = list(snapshots)
 
     def start(self) -> None:
-        """Nothing to attach."""
+        """Do nothing: there is nothing to attach."""
 
     def read(self, taken_ns: int) -> Snapshot:
-        """The next one."""
+        """Return the next one."""
         return self.snapshots.pop(0) if len(self.snapshots) > 1 else self.snapshots[0]
 
-    def set(self, option: str, value: object) -> None:
-        """No options."""
+    def configure(self, options: SourceOptions) -> None:
+        """Do nothing: there are no options."""
 
     def describe(self, key: int) -> dict[str, str]:
-        """No details."""
+        """Return no details."""
         return {}
 
     def close(self) -> None:
-        """Nothing to detach."""
+        """Do nothing: there is nothing to detach."""
 
 
 LISTED = Metrics(("user",), ("bytes_sent", "bytes_received", "waits", "open"), "jobs", prefix="work")
@@ -340,17 +350,17 @@ HOSTILE = 'a"b\\c\n<img src=x onerror=alert(1)>{}'
 
 
 async def get(app: Starlette, accept: str) -> httpx.Response:
-    """The answer to a scrape."""
+    """Return the answer to a scrape."""
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         return await client.get("/metrics", headers={"Accept": accept} if accept else {})
 
 
 def scraped(*snapshots: Snapshot, lens: Lens, accept: str = "") -> tuple[str, str]:
-    """The metrics after all these readings, and their media type."""
+    """Return the metrics after all these readings, and their media type."""
     with Session(MAX_INTERVAL_S, lambda name: Playing(*snapshots)) as session:
         served = Served(session, (lens,))
-        with Totals(served, {}, {}) as totals:
+        with Totals(served, {}, SourceOptions()) as totals:
             for snapshot in snapshots:
                 wait_until(lambda: totals.last.get(lens.id) is snapshot)  # noqa: B023 - called at once
                 session.sample_now().result(DEADLINE_S)
@@ -381,7 +391,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
     ids=["text", "OpenMetrics", "both"],
 )
 def test_both_formats(accept: str, media_type: str, parse: Callable[[str], Iterable[Any]]) -> None:
-    """Prometheus's own parser reads what was counted; what texts contain cannot break out of them."""
+    """Prometheus's own parser reads the counts; texts cannot break out of them."""
     lens = lens_of(LISTED)
     counts = np.zeros(WAITS.count, np.uint64)
     counts[[0, 100]] = 3, 2
@@ -402,7 +412,7 @@ def test_both_formats(accept: str, media_type: str, parse: Callable[[str], Itera
 
 
 def test_what_this_kernel_cannot_give_has_no_series() -> None:
-    """Neither a sample nor the name of the metric; why is in the hook's series."""
+    """An unavailable metric has neither samples nor a name; the hook's series has the reason."""
     lens = lens_of(LISTED)
     hook = HookStatus("waits", None, (("fentry", "no"),), ("waits", "bytes_received"))
     rows = [job(1, "ann", 10, bytes_received=4, waits=np.ones(WAITS.count, np.uint64))]
@@ -413,10 +423,10 @@ def test_what_this_kernel_cannot_give_has_no_series() -> None:
 
 
 def test_not_before_every_lens_was_read() -> None:
-    """A scrape without the series of some lenses would say that these have ended."""
+    """Until every lens was read there are no metrics: missing series would look ended."""
     lens = lens_of(LISTED)
     served = Served(Session(MAX_INTERVAL_S, lambda _: Playing()), (lens,))
-    app = application(metrics_routes(served, Totals(served, {}, {}), ServerCounts()))
+    app = application(metrics_routes(served, Totals(served, {}, SourceOptions()), ServerCounts()))
     answer = asyncio.run(get(app, ""))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     served.session.bus.publish(reading(lens, [], 0))
@@ -424,9 +434,9 @@ def test_not_before_every_lens_was_read() -> None:
 
 
 def test_compression() -> None:
-    """Prometheus asks for it; whoever does not gets the text as it is."""
+    """The text is compressed only on request, as by Prometheus."""
     served = Served(Session(MAX_INTERVAL_S, lambda _: Playing()), ())
-    app = application(metrics_routes(served, Totals(served, {}, {}), ServerCounts()))
+    app = application(metrics_routes(served, Totals(served, {}, SourceOptions()), ServerCounts()))
     transport = httpx.ASGITransport(app)
 
     async def scrape(encoding: str) -> httpx.Response:
@@ -443,7 +453,7 @@ def test_compression() -> None:
 
 
 def test_losses_and_counts_of_a_lens() -> None:
-    """They add up too, and never fall."""
+    """Losses and counts of a lens add up too, and never decrease."""
     lens = replace(
         lens_of(LISTED),
         counts=(Field("opened", Kind.COUNTER, "O", "opened"), Field("now", Kind.GAUGE, "N", "now")),
@@ -464,7 +474,7 @@ OWN = os.stat("/proc/self/ns/net").st_ino
 
 
 def interface(number: int, name: str, received: int, sent: int, **others: Any) -> Row:
-    """A row of the table of interfaces; each packet has 100 bytes."""
+    """Return a row of the table of interfaces; each packet has 100 bytes."""
     counted = {"bytes_received": received, "bytes_sent": sent}
     packets = {"packets_received": received // 100, "packets_sent": sent // 100}
     row = {"id": number, "interface": name, "netns": OWN, "backing": "uplink", "mode": "TCX"}
@@ -472,7 +482,7 @@ def interface(number: int, name: str, received: int, sent: int, **others: Any) -
 
 
 def part(number: int, name: str, of: Row, received: int, sent: int) -> Row:
-    """A row of the tables of protocols and services."""
+    """Return a row of the tables of protocols and services."""
     return {
         "id": number,
         "interface": name,
@@ -485,7 +495,7 @@ def part(number: int, name: str, of: Row, received: int, sent: int) -> Row:
 
 
 def bandwidth(at_s: float, interfaces: list[Row], protocols: list[Row], services: list[Row]) -> Snapshot:
-    """A snapshot of the bandwidth lens."""
+    """Return a snapshot of the bandwidth lens."""
     taken_ns = TAKEN_NS + round(at_s * 1e9)
     tables = ((INTERFACES, interfaces), (PROTOCOL_TABLE, protocols), (SERVICE_TABLE, services))
     rows = {table.name: make_rows(of_table, table, taken_ns) for table, of_table in tables}
@@ -496,11 +506,11 @@ def add(traffic: Traffic, now: Snapshot, before: Snapshot | None) -> None:
     """Add what a snapshot counted since another."""
     tables = (INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE)
     views = {table.name: reading_view(Frame(now), before, table) for table in tables}
-    traffic.add(traffic.moved(views), (now.boot_ns - before.boot_ns) / 1e9 if before else 0)
+    traffic.add(traffic.increments(views), (now.boot_ns - before.boot_ns) / 1e9 if before else 0)
 
 
 def test_traffic() -> None:
-    """Both ways, the uplinks only, unless one interface is named; the peak is that of an interval."""
+    """Traffic has both directions of the uplinks, or of one named interface; the peak is that of an interval."""
     traffic = Traffic()
     before = None
     for at_s, received, tcp, http in ((0, 0, 0, 0), (2, 4000, 2000, 1000), (4, 5000, 2500, 1000)):
@@ -547,7 +557,7 @@ def test_traffic() -> None:
 
 
 def test_interfaces_that_are_gone() -> None:
-    """They are forgotten, and what they carried stays in the host's sum."""
+    """Removed interfaces are forgotten, and their traffic stays in the host's sum."""
     traffic = Traffic()
     before = None
     for at_s, names in enumerate((["eth0", "eth1"], ["eth0"], ["eth0"])):
@@ -562,7 +572,7 @@ def test_interfaces_that_are_gone() -> None:
 
 
 def test_parts_that_are_not_counted() -> None:
-    """Where only the interface's own counters are read, nobody knows what of it is TCP."""
+    """With only the interface's own counters, the TCP share is unknown."""
     traffic = Traffic()
     before = bandwidth(0, [interface(1, "eth0", 0, 0, mode="counters")], [], [])
     now = bandwidth(1, [interface(1, "eth0", 500, 0, mode="counters")], [], [])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The OpenAPI description: valid, complete, made of the declarations, and true of what is answered."""
+"""The OpenAPI description: valid, complete, generated from the declarations, and true of the answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HOST = example_host()
 
 
 def described_app() -> Any:
-    """The tables of an example, the stream of a server that ends, and the description."""
+    """Return the tables of an example, the stream of a server that ends, and the description."""
     ending = asyncio.Event()
     ending.set()
 
@@ -51,12 +51,12 @@ def described_app() -> Any:
 
 
 def operations(described: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What can be done, by path."""
+    """Return the GET operations, by path."""
     return {path: item["get"] for path, item in described["paths"].items()}
 
 
 def resolved(described: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """What a reference stands for."""
+    """Resolve a reference."""
     while "$ref" in schema:
         value: Any = described
         for step in schema["$ref"].removeprefix("#/").split("/"):
@@ -66,7 +66,7 @@ def resolved(described: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any
 
 
 def test_the_description_is_valid() -> None:
-    """It is OpenAPI 3.1, and each schema in it is one of JSON Schema."""
+    """The description is valid OpenAPI 3.1, with valid JSON Schemas."""
     jsonschema.Draft202012Validator(OPENAPI_31).validate(DESCRIPTION)
     for schema in DESCRIPTION["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
@@ -74,7 +74,7 @@ def test_the_description_is_valid() -> None:
 
 
 def test_it_has_a_path_for_each_table_that_is_served() -> None:
-    """Each with an id of its own and the tag of its lens; tables of other lenses have none."""
+    """Each served table has a path with its own ID and its lens's tag; tables of other lenses have none."""
     every = operations(DESCRIPTION)
     assert set(every) == {f"/api/v1/{view}" for view in VIEWS} | {"/api/v1/stream"}
     assert len({operation["operationId"] for operation in every.values()}) == len(every)
@@ -88,7 +88,7 @@ def test_it_has_a_path_for_each_table_that_is_served() -> None:
 
 
 def test_other_paths_are_taken_in() -> None:
-    """They may refer to the problems."""
+    """Other paths are included, and may refer to the problems."""
     item = {
         "get": {
             "operationId": "health",
@@ -102,7 +102,7 @@ def test_other_paths_are_taken_in() -> None:
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_the_parameters_are_those_that_are_read(view: str) -> None:
-    """Their names, the columns to sort by and to choose, and the defaults."""
+    """The parameters are those accepted, with their columns to sort by and to choose, and the defaults."""
     _, declared = find_table(view)
     operation = DESCRIPTION["paths"][f"/api/v1/{view}"]["get"]
     given = {each["name"]: each for each in (resolved(DESCRIPTION, each) for each in operation["parameters"])}
@@ -115,7 +115,7 @@ def test_the_parameters_are_those_that_are_read(view: str) -> None:
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_each_column_is_described(view: str) -> None:
-    """It may be null, and says what it is and in which unit."""
+    """Each column may be null, and has its meaning and unit."""
     _, declared = find_table(view)
     columns = DESCRIPTION["components"]["schemas"][view]["properties"]
     assert list(columns) == list(declared.names)
@@ -131,7 +131,7 @@ def test_each_column_is_described(view: str) -> None:
 @pytest.mark.parametrize("query", ["", "all=true", "deltas=true&all=true"])
 @pytest.mark.parametrize("view", VIEWS)
 async def test_every_column_is_what_is_described(view: str, query: str) -> None:
-    """All columns conform, in totals and in differences; with a value of another type none of them would."""
+    """All columns conform, as totals and as differences, and values of another type would not."""
     _, declared = find_table(view)
     document = await table(HOST, view, f"columns={','.join(declared.names)}&{query}".rstrip("&"))
     answer = DESCRIPTION["paths"][f"/api/v1/{view}"]["get"]["responses"]["200"]
@@ -161,7 +161,7 @@ ABOUT_LANGUAGE = {"filter", "view"}
     suppress_health_check=list(HealthCheck),
 )
 def test_answers_conform(case: schemathesis.Case) -> None:
-    """Whatever the description allows is answered as it says, and whatever it does not is refused."""
+    """Requests that the description allows get the described answer; others are refused."""
     answer = case.call()
     refused = answer.status_code == 400 and json.loads(answer.content).get("parameter") in ABOUT_LANGUAGE
     excluded = [CHECKS.get_one("positive_data_acceptance")] if refused else []

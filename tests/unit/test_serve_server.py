@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server keeps its limits whatever clients do, answers the others meanwhile, and ends in order."""
+"""The server keeps its limits whatever clients do, answers others meanwhile, and shuts down in order."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ import pytest
 import uvloop
 from starlette.responses import PlainTextResponse, StreamingResponse
 
-from nettop import service_manager
 from nettop.errors import NettopError, PermissionMissing, UsageError
-from nettop.interrupts import Requests
+from nettop.process import service_manager
+from nettop.process.interrupts import Requests
 from nettop.serve.http.acceptor import Acceptor
 from nettop.serve.http.addresses import checked_listen, endpoints_of
 from nettop.serve.http.credentials import Credentials, read_credentials
 from nettop.serve.http.guard import Guard
 from nettop.serve.http.limits import Limits
-from nettop.serve.http.listeners import opened_sockets, url_of
+from nettop.serve.http.listeners import open_sockets, url_of
 from nettop.serve.http.server import Server, serve
 from nettop.settings import ServeSettings
 from tests.unit.children import Child
@@ -48,7 +48,7 @@ TOKEN = b"0123456789abcdef0123456789abcdef"
 
 @dataclass(eq=False)
 class Application:
-    """Answers `/hello` and whatever else at once, `/wait` when it may; `/bug` and `/half` fail."""
+    """An application that answers `/wait` when allowed, fails on `/bug` and `/half`, and answers all else at once."""
 
     waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     """Released by each request for `/wait`."""
@@ -83,7 +83,7 @@ class Application:
 
 
 class Timeless(uvloop.Loop):  # type: ignore[misc]
-    """An event loop for which time passes only when a test says so: until then all are in time, however slow."""
+    """An event loop whose time passes only when a test says so: until then nothing times out, however slow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,19 +91,19 @@ class Timeless(uvloop.Loop):  # type: ignore[misc]
         self._timers: list[asyncio.TimerHandle] = []
 
     def time(self) -> float:
-        """By the test's clock."""
+        """Return the test's clock."""
         return self._now
 
     def call_later(
         self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
-        """Called when the test has let so much time pass."""
+        """Schedule a call for when the test has let this much time pass."""
         timer = asyncio.TimerHandle(self._now + delay, callback, args, self, context)
         self._timers.append(timer)
         return timer
 
     def let_pass(self, seconds: float) -> None:
-        """So much later call what is due by then."""
+        """Advance the clock, and make the calls that are due by then."""
         self._now += seconds
         due = [timer for timer in self._timers if timer.when() <= self._now]
         self._timers = [timer for timer in self._timers if timer.when() > self._now]
@@ -116,12 +116,12 @@ class Timeless(uvloop.Loop):  # type: ignore[misc]
             timer._run()
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It is left out when it is due."""
+        """Do nothing: a cancelled call is skipped when due."""
 
 
 @dataclass(eq=False)
 class Running:
-    """A server in a thread of its own."""
+    """A server in a separate thread."""
 
     server: Server
     application: Application
@@ -137,11 +137,11 @@ class Running:
 
     @property
     def address(self) -> Any:
-        """Where it listens."""
+        """Return the address on which it listens."""
         return self.server.listeners[0].getsockname()
 
     def connect(self) -> socket.socket:
-        """A new connection."""
+        """Return a new connection."""
         family = self.server.listeners[0].family
         client = socket.socket(family)
         client.settimeout(DEADLINE_S)
@@ -149,7 +149,7 @@ class Running:
         return client if self.tls is None else self.tls.wrap_socket(client)
 
     def ask(self, request: bytes = GET) -> Answer:
-        """The answer to one request on a connection of its own."""
+        """Return the answer to one request on a connection of its own."""
         with self.connect() as client:
             client.sendall(request)
             return answer_of(client)
@@ -160,7 +160,7 @@ class Running:
         self.loop.call_soon_threadsafe(self.application.may_answer.set)
 
     def request_end(self) -> None:
-        """Request the end, if nobody has: a second request, when it comes late, is an interrupt."""
+        """Request the end once: a second, later request is an interrupt."""
         if not self.server.requests.ending:
             self.server.requests.end()
 
@@ -173,7 +173,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was answered."""
+    """An answer of the server."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -181,7 +181,7 @@ class Answer:
 
 
 def answer_of(client: socket.socket) -> Answer:
-    """The next answer of a connection, read no further than its end."""
+    """Return the next answer of a connection, read no further than its end."""
     response = http.client.HTTPResponse(client)
     # It reads ahead: without a buffer what follows stays in the socket.
     response.fp = client.makefile("rb", 0)  # type: ignore[assignment]
@@ -190,7 +190,7 @@ def answer_of(client: socket.socket) -> Answer:
 
 
 def is_closed(client: socket.socket) -> bool:
-    """Whether the server closes the connection, whatever it sends before."""
+    """Return whether the server closes the connection, whatever it sends before."""
     with suppress(ConnectionError):
         while client.recv(1 << 16):
             pass
@@ -206,13 +206,13 @@ def running(
     tls: ssl.SSLContext | None = None,
     is_timeless: bool = False,
 ) -> Iterator[Running]:
-    """A server with an Application. It must end by itself and without an exception."""
+    """Yield a server with an Application. It must end by itself and without an exception."""
     application = Application()
     reports: list[str] = []
     failures: list[BaseException] = []
     accepting = threading.Event()
     credentials = credentials or Credentials()
-    with opened_sockets(endpoints_of(word)) as listeners:
+    with open_sockets(endpoints_of(word)) as listeners:
 
         def accept() -> None:
             run.loop = asyncio.get_running_loop()
@@ -253,7 +253,7 @@ def running(
 
 
 def test_others_are_answered_while_connections_idle_or_send_half_a_request() -> None:
-    """Idle and half-sent connections are closed when their time is over, and everybody else is answered meanwhile."""
+    """Idle and half-sent connections time out, and everybody else is answered meanwhile."""
     with running(Limits(idle_s=0.5, request_s=0.5), is_timeless=True) as run, ExitStack() as clients:
         idle, half, silent = (
             [clients.enter_context(run.connect()) for _ in range(n)] for n in (100, 100, 10)
@@ -275,7 +275,7 @@ def test_others_are_answered_while_connections_idle_or_send_half_a_request() -> 
 
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_more_connections_than_fit_are_all_answered(*, is_kept: bool) -> None:
-    """2,000 requests over more connections than may be open: each is answered, those that are kept alive too."""
+    """2,000 requests over more connections than allowed are all answered, including persistent ones."""
     last = b"" if is_kept else b"Connection: close\r\n"
     request = GET[:-2] + last + b"\r\n"
     with running(Limits(connections=16, crowded_s=DEADLINE_S)) as run:
@@ -300,7 +300,7 @@ def test_more_connections_than_fit_are_all_answered(*, is_kept: bool) -> None:
 
 
 def test_idle_connections_make_room() -> None:
-    """When nothing more fits, the connection that was idle for longest is closed, and only as many as others need."""
+    """At the limit the longest-idle connections are closed, only as many as needed."""
     with running(Limits(connections=4, crowded_s=DEADLINE_S)) as run, ExitStack() as clients:
         idle = [clients.enter_context(run.connect()) for _ in range(4)]
         for client in idle:
@@ -315,7 +315,7 @@ def test_idle_connections_make_room() -> None:
 
 
 def test_half_sent_requests_make_room() -> None:
-    """When nothing more fits, a request must arrive sooner than otherwise."""
+    """At the limit a request must arrive sooner."""
     with running(Limits(connections=4, crowded_s=0.2)) as run, ExitStack() as clients:
         half = [clients.enter_context(run.connect()) for _ in range(4)]
         for client in half:
@@ -325,7 +325,7 @@ def test_half_sent_requests_make_room() -> None:
 
 
 def test_what_is_answered_is_not_closed_to_make_room() -> None:
-    """Who comes when all connections are being answered waits, and then it is their turn."""
+    """If all connections are being answered, a new client waits for its turn."""
     with running(Limits(connections=2), is_timeless=True) as run, ExitStack() as clients:
         busy = [clients.enter_context(run.connect()) for _ in range(2)]
         for client in busy:
@@ -376,7 +376,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("request_", "status"), REFUSED.values(), ids=REFUSED)
 def test_refused_requests(request_: bytes, status: int) -> None:
-    """What is too large or malformed is answered with a problem, and the connection ends; others are answered."""
+    """An oversized or malformed request gets a problem, and its connection ends; others are answered."""
     with running(Limits(linger_s=DEADLINE_S)) as run:
         with run.connect() as client:
             client.sendall(request_)
@@ -393,7 +393,7 @@ def test_refused_requests(request_: bytes, status: int) -> None:
 
 
 def test_the_largest_request_is_answered() -> None:
-    """A head of exactly as many bytes as are allowed, byte for byte beside the same with one more."""
+    """A head of exactly the allowed size is accepted, and one more byte is refused."""
     with running(Limits(linger_s=DEADLINE_S)) as run:
         most = run.server.limits.head_bytes
         head = GET[:-2] + b"A: "
@@ -403,7 +403,7 @@ def test_the_largest_request_is_answered() -> None:
 
 
 def test_a_small_body_is_taken_and_not_read() -> None:
-    """It is the application that refuses it, if it does; headers behind the body are ignored."""
+    """A small body is accepted unread; the application may refuse it. Headers after the body are ignored."""
     with running() as run:
         post = b"POST /body HTTP/1.1\r\nHost: localhost\r\n"
         nothing = b"{'type': 'http.request', 'body': b'', 'more_body': False}"
@@ -419,14 +419,14 @@ def test_a_small_body_is_taken_and_not_read() -> None:
 
 @pytest.mark.parametrize("method", ["TRACE", "PROPFIND", "OPTIONS", "DELETE", "PURGE"])
 def test_odd_methods_are_the_applications_business(method: str) -> None:
-    """Methods that HTTP has are passed on."""
+    """Methods defined by HTTP are passed to the application."""
     with running() as run:
         request = f"{method} /method HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         assert run.ask(request).body == method.encode()
 
 
 def test_what_asks_for_another_protocol_is_answered_by_this_one() -> None:
-    """As HTTP has it; and the next request on the connection is answered too."""
+    """A request for a protocol upgrade is answered by HTTP, and so is the next on the connection."""
     upgrade = GET[:-2] + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n"
     with running() as run, run.connect() as client:
         client.sendall(upgrade + GET)
@@ -435,7 +435,7 @@ def test_what_asks_for_another_protocol_is_answered_by_this_one() -> None:
 
 
 def test_http_1_0() -> None:
-    """It knows no chunks: an answer whose length nobody knows before ends with the connection."""
+    """HTTP/1.0 has no chunks: an answer of unknown length ends with the connection."""
     with running() as run:
         for path, body in (("/pieces", "".join(f"piece {at};" for at in range(1000))), ("/a", "hello /a")):
             with run.connect() as client:
@@ -448,7 +448,7 @@ def test_http_1_0() -> None:
 
 
 def test_the_access_log() -> None:
-    """A line for each answer: who asked, for what, and how long it took; without these for what is no request."""
+    """Each answer is a log line with client, request and duration; an invalid request has only the rest."""
     lines: list[str] = []
     with running() as run:
         run.server.log = lines.append
@@ -460,7 +460,7 @@ def test_the_access_log() -> None:
 
 
 def test_pipelined_requests() -> None:
-    """They are answered in order, up to a number; then the connection ends, without an answer between others."""
+    """Pipelined requests are answered in order, up to a limit; then the connection ends."""
     with running(Limits(pipelined=4, request_s=2.0), is_timeless=True) as run, ExitStack() as clients:
         client = clients.enter_context(run.connect())
         client.sendall(b"".join(b"GET /%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % n for n in range(5)))
@@ -481,7 +481,7 @@ def test_pipelined_requests() -> None:
 
 
 def test_a_client_that_goes_while_more_requests_wait() -> None:
-    """What it was being answered ends, and is no failure."""
+    """A client that leaves during an answer ends it, without an error."""
     with running() as run:
         with run.connect() as client:
             client.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n" + GET * 2)
@@ -492,7 +492,7 @@ def test_a_client_that_goes_while_more_requests_wait() -> None:
 
 
 def test_a_client_that_never_reads_is_closed() -> None:
-    """While it is answered, and others are."""
+    """A client that never reads is closed during the answer, and others are answered."""
     with running(Limits(write_s=0.3), is_timeless=True) as run, run.connect() as client:
         client.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert run.ask().status == 200
@@ -502,7 +502,7 @@ def test_a_client_that_never_reads_is_closed() -> None:
 
 
 def test_a_client_that_never_reads_its_last_answer_is_closed() -> None:
-    """Also when all of it has been written, as far as the application knows."""
+    """A client that never reads its last answer is closed, even after the application wrote all of it."""
     with running(Limits(write_s=0.3), is_timeless=True) as run, run.connect() as client:
         client.sendall(b"GET /large HTTP/1.0\r\n\r\n")
         assert run.ask().status == 200  # so what was sent before is being answered
@@ -512,7 +512,7 @@ def test_a_client_that_never_reads_its_last_answer_is_closed() -> None:
 
 
 def test_bugs_are_reported_once() -> None:
-    """An application's exception is a 500, or the end of the connection; others are answered."""
+    """An application's exception gives a 500, or ends the connection; others are answered."""
     with running() as run:
         for _ in range(3):
             assert run.ask(b"GET /bug HTTP/1.1\r\n\r\n").status == 500
@@ -525,11 +525,11 @@ def test_bugs_are_reported_once() -> None:
 
 
 def test_want_of_descriptors_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accepting is tried again."""
+    """Without free descriptors the server retries to accept."""
     monkeypatch.setattr("nettop.serve.http.acceptor._RETRY_S", 0.01)
 
     class Poor:
-        """A listening socket without descriptors, but for a later time."""
+        """A listening socket that runs out of descriptors for a while."""
 
         def __init__(self, listener: socket.socket) -> None:
             self.left = 1
@@ -545,7 +545,7 @@ def test_want_of_descriptors_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> N
             return self.listener.accept()
 
     class Joined(asyncio.Protocol):
-        """A connection."""
+        """A new connection."""
 
         def connection_made(self, transport: Any) -> None:
             transport.close()
@@ -569,7 +569,7 @@ def test_want_of_descriptors_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> N
         acceptor._pause()
 
     with (
-        opened_sockets(endpoints_of("127.0.0.1:0")) as (listener,),
+        open_sockets(endpoints_of("127.0.0.1:0")) as (listener,),
         socket.create_connection(listener.getsockname()),
     ):
         asyncio.run(accept())
@@ -581,7 +581,7 @@ def test_want_of_descriptors_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_is_being_answered_is_finished() -> None:
-    """At the end nobody else is accepted, idle connections are closed, and the answer still comes."""
+    """At the end the server accepts no clients, closes idle connections, and completes its answers."""
     with running(Limits(drain_s=DEADLINE_S)) as run, run.connect() as client, run.connect() as idle:
         idle.sendall(GET)
         assert answer_of(idle).status == 200
@@ -599,7 +599,7 @@ def test_what_is_being_answered_is_finished() -> None:
 
 
 def test_what_takes_too_long_is_cut_off_at_the_end() -> None:
-    """Answers that do not end are given some time only, and this is no bug to report."""
+    """Endless answers get limited time at the end, and are not reported as a bug."""
     with running(Limits(drain_s=0.2)) as run, run.connect() as client:
         client.sendall(b"GET /wait HTTP/1.1\r\n\r\n")
         assert run.application.waiting.acquire(timeout=DEADLINE_S)
@@ -609,22 +609,22 @@ def test_what_takes_too_long_is_cut_off_at_the_end() -> None:
 
 
 def test_an_application_that_cannot_be_made_is_an_error() -> None:
-    """Its exception is the caller's."""
+    """The application factory's exception reaches the caller."""
 
     def fail() -> Any:
         raise UsageError("no")
 
-    with opened_sockets(endpoints_of("127.0.0.1:0")) as listeners, pytest.raises(UsageError):
+    with open_sockets(endpoints_of("127.0.0.1:0")) as listeners, pytest.raises(UsageError):
         serve(Server(fail, listeners, Requests(), print))
 
 
 SCRIPT = """
 import signal, sys
-from nettop import interrupts
+from nettop.process import interrupts
 from nettop.serve.http.addresses import endpoints_of
 from nettop.serve.http.credentials import read_credentials
 from nettop.serve.http.guard import Guard
-from nettop.serve.http.listeners import opened_sockets
+from nettop.serve.http.listeners import open_sockets
 from nettop.serve.http.server import Server, serve
 from nettop.settings import ServeSettings
 from tests.unit.test_serve_server import Application
@@ -643,9 +643,9 @@ path, token, mode = sys.argv[1:]
 interrupts.AGAIN_S = 0
 credentials = read_credentials(ServeSettings(token_file=token))
 application = Application()
-with interrupts.ended_by_signals():
+with interrupts.exit_on_signals():
     before = [signal.getsignal(number) for number in ENDING]
-    with opened_sockets(endpoints_of(path)) as listeners, interrupts.requested_by_signals() as requests:
+    with open_sockets(endpoints_of(path)) as listeners, interrupts.requested_by_signals() as requests:
         server = Server(
             lambda: Guard(application, credentials, frozenset()),
             listeners,
@@ -665,32 +665,32 @@ with interrupts.ended_by_signals():
 
 @dataclass(eq=False)
 class Served:
-    """A server in a process of its own, at a Unix socket, that needs the token in a file."""
+    """A server in a separate process, on a Unix socket, that requires the token in a file."""
 
     child: Child
     path: Path
     token: Path
 
     def ask(self, path: str, token: bytes = TOKEN) -> socket.socket:
-        """A connection that has sent a request."""
+        """Return a connection that has sent a request."""
         client = connected(self.path)
         client.sendall(b"GET %b HTTP/1.1\r\nAuthorization: Bearer %b\r\n\r\n" % (path.encode(), token))
         return client
 
     def status(self, token: bytes = TOKEN) -> int:
-        """The status of an answer."""
+        """Return the status of an answer."""
         with self.ask("/hello", token) as client:
             return answer_of(client).status
 
     def line(self) -> str:
-        """The next line that it writes."""
+        """Return the next line that it writes."""
         assert self.child.stdout is not None
         return self.child.stdout.readline().strip()
 
 
 @contextmanager
 def served(folder: Path, mode: str = "finishes", **environment: str) -> Iterator[Served]:
-    """That server; it removes its socket at the end."""
+    """Run that server; it removes its socket at the end."""
     token, path = folder / "token", folder / "socket"
     write_secret(token, TOKEN)
     root = Path(__file__).resolve().parents[2]
@@ -705,7 +705,7 @@ def served(folder: Path, mode: str = "finishes", **environment: str) -> Iterator
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_it_in_order(tmp_path: Path, number: signal.Signals) -> None:
-    """A request in flight is answered, and whoever handled the signals before does so again."""
+    """A request in flight is answered, and the previous signal handlers are restored."""
     with served(tmp_path) as run, run.ask("/wait") as client:
         assert run.status() == 200  # so what was sent before has been received
         run.child.send_signal(number)
@@ -714,7 +714,7 @@ def test_signals_end_it_in_order(tmp_path: Path, number: signal.Signals) -> None
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
-    """Whatever is being answered."""
+    """A second signal exits at once, during any answer."""
     with served(tmp_path, "hangs") as run, run.ask("/wait") as client:
         assert run.status() == 200
         run.child.send_signal(signal.SIGTERM)
@@ -725,13 +725,13 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 
 
 def test_the_token_is_read_again(tmp_path: Path) -> None:
-    """By SIGHUP; a file that cannot be used changes nothing, and this is reported."""
+    """SIGHUP reads the token again; an unusable file is reported, and changes nothing."""
     new = TOKEN[::-1]
     with served(tmp_path) as run:
         assert (run.status(TOKEN), run.status(new)) == (200, 401)
         write_secret(run.token, b"short")
         run.child.send_signal(signal.SIGHUP)
-        assert "fewer than 16 characters; what was read before stays in use" in run.line()
+        assert "fewer than 16 characters; the previous files stay in use" in run.line()
         assert (run.status(TOKEN), run.status(new)) == (200, 401)
         write_secret(run.token, new)
         run.child.send_signal(signal.SIGHUP)
@@ -741,12 +741,12 @@ def test_the_token_is_read_again(tmp_path: Path) -> None:
 
 
 def test_files_are_read_again_before_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service manager is told that it is ready once it is, and no earlier."""
+    """The server notifies readiness only once it is ready, after reading its files again."""
     told: list[str] = []
     for word in ("ready", "reloading", "stopping"):
         monkeypatch.setattr(service_manager, word, lambda *_, word=word: told.append(word))
     requests, reported = Requests(), asyncio.Event()
-    with opened_sockets(endpoints_of("127.0.0.1:0")) as listeners:
+    with open_sockets(endpoints_of("127.0.0.1:0")) as listeners:
         server = Server(Application, listeners, requests, lambda _: reported.set())
 
         async def become_ready() -> None:
@@ -761,7 +761,7 @@ def test_files_are_read_again_before_it_is_ready(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_service_manager_knows(tmp_path: Path) -> None:
-    """When the server answers, reads its files again, and ends."""
+    """The service manager is told when the server is ready, reloads, and stops."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(DEADLINE_S)
@@ -789,7 +789,7 @@ def write_secret(path: Path, content: bytes) -> None:
 
 
 def certificate(folder: Path, name: str) -> ServeSettings:
-    """A certificate for localhost, and its key."""
+    """Return a certificate for localhost, and its key."""
     folder.mkdir(exist_ok=True)
     cert, key = folder / f"{name}.pem", folder / f"{name}.key"
     options = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
@@ -801,13 +801,13 @@ def certificate(folder: Path, name: str) -> ServeSettings:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[ServeSettings, ServeSettings]:
-    """Two certificates with their keys."""
+    """Return two certificates with their keys."""
     folder = tmp_path_factory.mktemp("certificates")
     return certificate(folder, "first"), certificate(folder, "second")
 
 
 def trusting(settings: ServeSettings) -> ssl.SSLContext:
-    """What a client has that trusts this certificate."""
+    """Return the TLS context of a client that trusts this certificate."""
     context = ssl.create_default_context(cafile=settings.cert)
     context.check_hostname = False
     return context
@@ -847,7 +847,7 @@ def test_tls(certificates: tuple[ServeSettings, ServeSettings]) -> None:
 
 
 def test_idle_connections_over_tls_make_room(certificates: tuple[ServeSettings, ServeSettings]) -> None:
-    """Whether or not their clients take part in closing them."""
+    """Idle TLS connections are closed for room, with or without their clients' cooperation."""
     first, _ = certificates
     limits = Limits(connections=2, crowded_s=DEADLINE_S, linger_s=DEADLINE_S)
     credentials = read_credentials(first)
@@ -863,7 +863,7 @@ def test_idle_connections_over_tls_make_room(certificates: tuple[ServeSettings, 
 def test_the_certificate_is_read_again(
     tmp_path: Path, certificates: tuple[ServeSettings, ServeSettings]
 ) -> None:
-    """New connections get the new one; what cannot be used changes nothing."""
+    """New connections get the new certificate; an unusable one changes nothing."""
     first, second = certificates
     settings = ServeSettings(cert=str(tmp_path / "cert"), key=str(tmp_path / "key"))
 
@@ -889,18 +889,18 @@ def test_the_certificate_is_read_again(
         install(second.cert, first.key)
         reload()
         until(lambda: run.reports)
-        assert "is not that of the certificate" in run.reports[0]
+        assert "does not match the certificate" in run.reports[0]
         assert shown() == old
         install(second.cert, second.key)
         reload()
         until(lambda: shown() != old)
-        assert run.reports[1:] == ["the certificate was read again"]
+        assert run.reports[1:] == ["reloaded the certificate"]
         run.tls = trusting(second)
         assert run.ask().status == 200
 
 
 def test_bad_certificates(tmp_path: Path, certificates: tuple[ServeSettings, ServeSettings]) -> None:
-    """The error names the file and the cause."""
+    """The error names the certificate file and the cause."""
     first, second = certificates
     nonsense, public = tmp_path / "nonsense", tmp_path / "public.key"
     write_secret(nonsense, b"nonsense")
@@ -912,7 +912,7 @@ def test_bad_certificates(tmp_path: Path, certificates: tuple[ServeSettings, Ser
     words = ["openssl", "pkey", "-in", first.key, "-aes128", "-passout", "pass:secret", "-out", str(locked)]
     subprocess.run(words, check=True, capture_output=True)
     cases = [
-        (first.cert, second.key, f"the key in {second.key} is not that"),
+        (first.cert, second.key, f"the key in {second.key} does not match"),
         (str(nonsense), first.key, f"no usable certificate in {nonsense}"),
         (first.cert, str(nonsense), f"no usable key in {nonsense}"),
         (first.cert, str(locked), f"no usable key in {locked}"),
@@ -929,7 +929,7 @@ def test_bad_certificates(tmp_path: Path, certificates: tuple[ServeSettings, Ser
 
 
 def test_the_token_file(tmp_path: Path) -> None:
-    """One line without the white space around it, not for other users; a group may read it, as systemd has it."""
+    """The token is one stripped line in a file unreadable by others; a group may read it, as for systemd."""
     path = tmp_path / "token"
     path.write_bytes(b"  " + TOKEN + b" \r\n\n")
     settings = ServeSettings(token_file=str(path))
@@ -972,7 +972,7 @@ def test_the_token_file(tmp_path: Path) -> None:
     ],
 )
 def test_addresses(word: str, addresses: set[str]) -> None:
-    """A word stands for an address, or a path."""
+    """A word means an address or a path."""
     given = [each.address for each in endpoints_of(word)]
     assert {each if isinstance(each, str) else each[0] for each in given} == addresses
 
@@ -999,7 +999,7 @@ def test_addresses(word: str, addresses: set[str]) -> None:
     ],
 )
 def test_bad_addresses(word: str) -> None:
-    """They are errors that say what is right."""
+    """The error for an invalid address gives a valid one."""
     with pytest.raises(UsageError) as raised:
         endpoints_of(word)
     assert raised.value.remedy
@@ -1007,13 +1007,15 @@ def test_bad_addresses(word: str) -> None:
 
 @pytest.mark.parametrize("host", ["nettop.invalid", "a..b", "x" * 64 + ".invalid"])
 def test_unknown_names(host: str) -> None:
-    """They are errors, also when they cannot be names."""
+    """Unknown and impossible names are errors."""
     with pytest.raises(NettopError, match="no address for"):
         endpoints_of(f"{host}:9471")
 
 
 def test_beyond_loopback_needs_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or the word that everybody may read it. A name is local if all its addresses are."""
+    """Beyond loopback a token, or an explicit option without one, is required; local names have only local
+    addresses.
+    """
     local = ("127.0.0.1:1", "127.8.9.1:1", "[::1]:1", "localhost:1", "unix:/run/x")
     assert checked_listen(ServeSettings(local))
     twice = ServeSettings(("localhost:1", "127.0.0.1:1"))
@@ -1038,14 +1040,14 @@ def test_beyond_loopback_needs_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("half", [{"cert": "cert.pem"}, {"key": "key.pem"}])
 def test_tls_takes_both(half: dict[str, str]) -> None:
-    """A certificate without its key is an error, and the other half too."""
+    """A certificate without its key is an error, and the reverse."""
     with pytest.raises(UsageError, match="without"):
         checked_listen(ServeSettings(**half))  # type: ignore[arg-type]
 
 
 def test_listening_sockets() -> None:
-    """They say where they are reached, no other program gets them, and they are closed at the end."""
-    with opened_sockets(endpoints_of("0.0.0.0:0")) as (first,):
+    """Listening sockets know their addresses, are not inherited, and are closed at the end."""
+    with open_sockets(endpoints_of("0.0.0.0:0")) as (first,):
         port = first.getsockname()[1]
         assert url_of(first, is_tls=False) == f"http://0.0.0.0:{port}/"
         assert first.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
@@ -1054,49 +1056,49 @@ def test_listening_sockets() -> None:
 
 
 def test_all_addresses() -> None:
-    """[::] takes IPv4 too, whatever the host's default is; beside 0.0.0.0 it takes IPv6 alone."""
-    with opened_sockets(endpoints_of("[::]:0")) as (both,):
+    """[::] includes IPv4, whatever the host's default; beside 0.0.0.0 it is IPv6 only."""
+    with open_sockets(endpoints_of("[::]:0")) as (both,):
         port = both.getsockname()[1]
         assert url_of(both, is_tls=True) == f"https://[::]:{port}/"
         for address in ("127.0.0.1", "::1"):
             with socket.create_connection((address, port)):
                 both.accept()[0].close()
-    with opened_sockets((*endpoints_of(f"0.0.0.0:{port}"), *endpoints_of(f"[::]:{port}"))) as sockets:
+    with open_sockets((*endpoints_of(f"0.0.0.0:{port}"), *endpoints_of(f"[::]:{port}"))) as sockets:
         for listener, address in zip(sockets, ("127.0.0.1", "::1"), strict=True):
             with socket.create_connection((address, port)):
                 listener.accept()[0].close()
 
 
 def test_absent_addresses_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name is listened at where it can be; an address that this host lacks is an error."""
+    """The server listens at a name's available addresses; an explicit address that the host lacks is an error."""
     kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
     known = [(*kind, ("192.0.2.1", 0)), (*kind, ("127.0.0.1", 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: known)
-    with opened_sockets(endpoints_of("both:0")) as (listener,):
+    with open_sockets(endpoints_of("both:0")) as (listener,):
         assert listener.getsockname()[0] == "127.0.0.1"
     known.pop()
     with (
         pytest.raises(NettopError, match=r"no address 192\.0\.2\.1"),
-        opened_sockets(endpoints_of("absent:0")),
+        open_sockets(endpoints_of("absent:0")),
     ):
         pass
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:
-    """It is an error, and nothing that was opened before stays."""
+    """A port in use is an error, and closes the sockets opened before."""
     path = tmp_path / "socket"
-    with opened_sockets(endpoints_of("127.0.0.1:0")) as (used,):
+    with open_sockets(endpoints_of("127.0.0.1:0")) as (used,):
         port = used.getsockname()[1]
         both = (*endpoints_of(f"unix:{path}"), *endpoints_of(f"127.0.0.1:{port}"))
-        with pytest.raises(NettopError) as raised, opened_sockets(both):
+        with pytest.raises(NettopError) as raised, open_sockets(both):
             pass
-        assert raised.value.what == f"cannot listen at 127.0.0.1:{port}: port {port} is in use"
+        assert raised.value.what == f"cannot listen on 127.0.0.1:{port}: port {port} is in use"
         assert f"sport = :{port}" in raised.value.remedy
         assert not path.exists()
 
 
 def test_a_forbidden_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says which capability it takes."""
+    """The error for a forbidden port names the capability."""
 
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -1104,13 +1106,13 @@ def test_a_forbidden_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "bind", refuse)
     with (
         pytest.raises(PermissionMissing, match="CAP_NET_BIND_SERVICE"),
-        opened_sockets(endpoints_of("127.0.0.1:80")),
+        open_sockets(endpoints_of("127.0.0.1:80")),
     ):
         pass
 
 
 def connected(path: Path) -> socket.socket:
-    """A connection to a Unix socket."""
+    """Return a connection to a Unix socket."""
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(DEADLINE_S)
     client.connect(str(path))
@@ -1118,7 +1120,7 @@ def connected(path: Path) -> socket.socket:
 
 
 def test_unix_sockets(tmp_path: Path) -> None:
-    """For the user and the group; a stale one is replaced, what is in use or is no socket is an error."""
+    """A Unix socket is for user and group; a stale one is replaced; one in use, or another file, is an error."""
     path = tmp_path / "socket"
     word = f"unix:{path}"
     stale = socket.socket(socket.AF_UNIX)
@@ -1128,25 +1130,25 @@ def test_unix_sockets(tmp_path: Path) -> None:
         assert url_of(run.server.listeners[0], is_tls=False) == word
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         assert run.ask(b"GET /hello HTTP/1.1\r\nHost: whatever\r\n\r\n").body == b"hello /hello"
-        with pytest.raises(NettopError, match="another process listens"), opened_sockets(endpoints_of(word)):
+        with pytest.raises(NettopError, match="another process listens"), open_sockets(endpoints_of(word)):
             pass
         assert run.ask().status == 200
     assert not path.exists()
     path.write_text("precious")
-    with pytest.raises(NettopError, match="is not a socket"), opened_sockets(endpoints_of(word)):
+    with pytest.raises(NettopError, match="is not a socket"), open_sockets(endpoints_of(word)):
         pass
     assert path.read_text() == "precious"
     with (
         pytest.raises(NettopError, match="no such file"),
-        opened_sockets(endpoints_of(f"unix:{tmp_path}/missing/socket")),
+        open_sockets(endpoints_of(f"unix:{tmp_path}/missing/socket")),
     ):
         pass
 
 
 def test_the_socket_of_another_is_not_removed(tmp_path: Path) -> None:
-    """One that has replaced ours."""
+    """A foreign socket that replaced ours is not removed."""
     path = tmp_path / "socket"
-    with opened_sockets(endpoints_of(f"unix:{path}")):
+    with open_sockets(endpoints_of(f"unix:{path}")):
         path.unlink()
         path.touch()
     assert path.exists()

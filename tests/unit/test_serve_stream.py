@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stream: the newest reading of each view, made once for all, and never faster than a client takes it."""
+"""The stream: the newest reading of each view, made once for all clients, never faster than a client reads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from uvicorn.server import ServerState
 
 from nettop.errors import SourceFailed
 from nettop.serve.api import stream
-from nettop.serve.api.stream import MOST_STREAMS, MOST_VIEWS, PATH, stream_routes
+from nettop.serve.api.stream import MAX_STREAMS, MAX_VIEWS, PATH, stream_routes
 from nettop.serve.api.streamed import SLICE
 from nettop.serve.served import Publications, Served
 from nettop.snapshots.connections import SOCKETS
@@ -39,13 +39,13 @@ OTHER = "connections?columns=pid&sort=id"
 
 
 def reading(process: str, second: int, **kwargs: Any) -> Snapshot:
-    """One connection, that of a process of this name."""
+    """Return one connection, that of a process of this name."""
     rows: list[Row] = [{"process": process, "pid": second}]
     return make_frame(rows, None, float(second), **kwargs).now
 
 
 class Host:
-    """What is served, its stream, and what happens to it."""
+    """A served host, its stream, and its events."""
 
     def __init__(self) -> None:
         self.served: Served = make_served(reading("first", 1))
@@ -53,11 +53,11 @@ class Host:
         self.app: Starlette = make_app(stream_routes(self.served, self.publications))
 
     def read(self, process: str, second: int) -> None:
-        """The lens is read again."""
+        """Read the lens again."""
         publish(self.served, reading(process, second))
 
     def client(self, *views: str, method: str = "GET") -> Client:
-        """A client of these views."""
+        """Return a client of these views."""
         return Client(self.app, PATH, _query(views), method)
 
 
@@ -67,14 +67,14 @@ def _query(views: tuple[str, ...]) -> bytes:
 
 @pytest_asyncio.fixture
 async def host() -> AsyncIterator[Host]:
-    """A host that was read once."""
+    """Yield a host that was read once."""
     made = Host()
     yield made
     made.publications.close()
 
 
 def events_of(body: bytes) -> list[dict[str, str]]:
-    """The events in a body, as a browser takes them apart: fields by name; what is no event is left out."""
+    """Return the events in a body, as a browser takes them apart: fields by name; what is no event is left out."""
     *blocks, rest = body.decode().split("\n\n")
     assert rest == ""
     fields = [dict(line.split(": ", 1) for line in block.split("\n") if line[:1] != ":") for block in blocks]
@@ -82,7 +82,7 @@ def events_of(body: bytes) -> list[dict[str, str]]:
 
 
 def processes_in(client: Client) -> list[str]:
-    """The processes in the events that a client of VIEW got."""
+    """Return the processes in the events that a client of VIEW got."""
     return [json.loads(event["data"])["rows"][0]["process"] for event in events_of(client.body)]
 
 
@@ -108,7 +108,7 @@ async def test_the_first_event_comes_at_once_and_others_with_each_reading(host: 
 
 
 async def test_events_name_their_queries(host: Host) -> None:
-    """A stream has events of each of its views, of one that is named twice once; of an unread lens none."""
+    """A stream has events of each of its views, one per view even if named twice, and none of an unread lens."""
     client = host.client(VIEW, OTHER, "cpu", VIEW)
     await client.until(b'"pid"')
     publish(host.served, make_frame([], lens="cpu", table=CPU.main).now)
@@ -137,7 +137,7 @@ async def test_a_failure_is_a_problem_and_its_end_a_reading(host: Host) -> None:
 async def test_clients_with_the_same_query_share_its_events(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An event is made once for each query and reading, and forgotten when nobody asks for it any more."""
+    """An event is made once per query and reading, and dropped when no client needs it."""
     made: list[str] = []
     make = stream._event
 
@@ -161,7 +161,7 @@ async def test_clients_with_the_same_query_share_its_events(
 
 
 async def test_a_slow_client_skips_readings(host: Host) -> None:
-    """While a client takes nothing no events are made for it; then it gets the newest."""
+    """No events are made for a client that reads nothing; later it gets the newest."""
     slow, quick = host.client(VIEW), host.client(VIEW)
     await asyncio.gather(slow.until(b"first"), quick.until(b"first"))
     slow.takes.clear()
@@ -196,7 +196,7 @@ async def test_a_slow_client_keeps_no_frame(host: Host) -> None:
 
 
 async def test_a_comment_follows_silence(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When nothing happens a comment comes again and again; what was published for others is no event."""
+    """During silence comments are sent repeatedly; other views' readings cause no event."""
     monkeypatch.setattr(stream, "IDLE_S", 0.0)
     client = host.client(VIEW)
     await client.until(b": \n\n: \n\n")
@@ -205,7 +205,7 @@ async def test_a_comment_follows_silence(host: Host, monkeypatch: pytest.MonkeyP
 
 
 async def test_a_client_that_goes_ends_its_stream(host: Host) -> None:
-    """So it does while it waits for news, and while it takes nothing."""
+    """A client that leaves ends its stream, even while it waits for news or reads nothing."""
     waiting, stalled = host.client(VIEW), host.client(VIEW)
     await asyncio.gather(waiting.until(b"first"), stalled.until(b"first"))
     stalled.takes.clear()
@@ -217,7 +217,7 @@ async def test_a_client_that_goes_ends_its_stream(host: Host) -> None:
 
 
 async def test_the_end_of_the_server_ends_streams(host: Host) -> None:
-    """Each body is then complete, also of a client that has not taken all of it before."""
+    """At the end of the server each body is complete, even for a slow client."""
     waiting, stalled = host.client(VIEW), host.client(VIEW)
     await asyncio.gather(waiting.until(b"first"), stalled.until(b"first"))
     stalled.takes.clear()
@@ -235,11 +235,11 @@ async def test_the_end_of_the_server_ends_streams(host: Host) -> None:
 
 
 async def test_a_new_token_ends_streams(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that were begun with the old one, also while their tables are read for the first time; no later one."""
+    """A new token ends streams begun with the old one, also during their first reading, and no later ones."""
     read = asyncio.Event()
     begun = host.client(VIEW)
     await begun.until(b"first")
-    monkeypatch.setattr(host.served, "have_read", lambda *_, **__: read.wait())
+    monkeypatch.setattr(host.served, "start_reading", lambda *_, **__: read.wait())
     waiting = host.client(VIEW)
     await asyncio.sleep(0)
     host.publications.end_streams()
@@ -253,14 +253,14 @@ async def test_a_new_token_ends_streams(host: Host, monkeypatch: pytest.MonkeyPa
 
 
 async def test_only_so_many_streams(host: Host) -> None:
-    """One more is a problem that says so, until one of them ends; a client that names bad views takes no place."""
-    clients = [host.client(VIEW) for _ in range(MOST_STREAMS)]
+    """A stream beyond the limit gets a problem until another ends; invalid views take no place."""
+    clients = [host.client(VIEW) for _ in range(MAX_STREAMS)]
     await asyncio.gather(*(client.until(b"first") for client in clients))
     await ask(host.app, PATH, b"view=conections")
     refused = host.client(VIEW)
     await refused.end()
     assert refused.status == 503
-    assert json.loads(refused.body)["detail"] == f"{MOST_STREAMS} streams are open"
+    assert json.loads(refused.body)["detail"] == f"{MAX_STREAMS} streams are open"
     assert refused.headers["retry-after"] == "10"
     await clients[0].go()
     another = host.client(VIEW)
@@ -280,7 +280,7 @@ async def test_head_ends_at_once(host: Host) -> None:
     ("query", "said"),
     [
         (b"", "0 views"),
-        (_query(tuple("v" * (MOST_VIEWS + 1))), f"{MOST_VIEWS + 1} views"),
+        (_query(tuple("v" * (MAX_VIEWS + 1))), f"{MAX_VIEWS + 1} views"),
         (b"veiw=connections", "did you mean view?"),
         (b"view=", "unknown view ''"),
         (b"view=conections", "connections"),
@@ -294,7 +294,7 @@ async def test_head_ends_at_once(host: Host) -> None:
     ],
 )
 async def test_what_is_wrong_is_said_before_the_stream_begins(host: Host, query: bytes, said: str) -> None:
-    """It is a problem document as for tables."""
+    """An invalid request gets a problem document before the stream begins, as for tables."""
     answer = await ask(host.app, PATH, query)
     problem = json.loads(answer.body)
     assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json")
@@ -302,7 +302,7 @@ async def test_what_is_wrong_is_said_before_the_stream_begins(host: Host, query:
 
 
 async def test_the_default_limit(host: Host) -> None:
-    """A stream gives 200 rows where no limit is given."""
+    """Without a limit a stream gives 200 rows."""
     publish(host.served, big_frame(1500))
     client = host.client("connections?columns=id", "connections?columns=id&limit=1000")
     await client.until(b"limit=1000")
@@ -315,7 +315,7 @@ async def test_the_default_limit(host: Host) -> None:
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's protocol, which says when its client takes too little, and when it has gone."""
+    """uvicorn's protocol, which reports when its client reads too little, and when it has gone."""
 
     def __init__(self, config: Config, state: ServerState) -> None:
         super().__init__(config, state, {})
@@ -323,19 +323,21 @@ class Connection(HttpToolsProtocol):
         self.lost = asyncio.Event()
 
     def pause_writing(self) -> None:
-        """So much waits to be sent that no more may come."""
+        """Note that the send buffer is full."""
         super().pause_writing()
         self.paused.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
+        """Note that the client has gone."""
         super().connection_lost(exc)
         self.lost.set()
 
 
 async def test_clients_that_never_read_take_little_memory(host: Host, tmp_path: Path) -> None:
-    """What waits to be sent to each stays below two slices and the buffer's bound, however much is published; whoever
-    reads at last finds whole events, the last one of the newest reading."""
+    """Each client's unsent data stays below two slices and the buffer's bound, however much is published.
+
+    A client that reads at last gets complete events, the last one of the newest reading.
+    """
     config = Config(host.app, log_config=None, lifespan="off", ws="none")
     config.load()
     state = ServerState()
@@ -381,13 +383,13 @@ async def test_clients_that_never_read_take_little_memory(host: Host, tmp_path: 
 
 
 def _at(frame: Frame, second: int) -> Frame:
-    """The newest snapshot of a frame, as if it had been taken in another second."""
+    """Return the newest snapshot of a frame, as if it had been taken in another second."""
     step = second * 1_000_000_000
     return Frame(replace(frame.now, wall_ns=frame.now.wall_ns + step, boot_ns=frame.now.boot_ns + step))
 
 
 def test_a_reading_as_the_server_ends() -> None:
-    """Where the loop has closed while the session was about to publish, nothing fails."""
+    """Nothing fails if the loop closes just before the session publishes."""
 
     async def opened() -> Host:
         return Host()
@@ -398,7 +400,7 @@ def test_a_reading_as_the_server_ends() -> None:
 
 
 def _ask_over(path: str, view: str) -> socket.socket:
-    """A connection that has requested a stream, and does not read."""
+    """Return a connection that has requested a stream, and does not read."""
     client = socket.socket(socket.AF_UNIX)
     client.connect(path)
     request = b"GET %s?%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -408,7 +410,7 @@ def _ask_over(path: str, view: str) -> socket.socket:
 
 
 def _unchunked(answer: bytes) -> bytes:
-    """The body of an answer in chunks."""
+    """Return the body of an answer in chunks."""
     _, _, rest = answer.partition(b"\r\n\r\n")
     body = b""
     while True:

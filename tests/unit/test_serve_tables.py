@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables over HTTP: a request gets what it wants, and whatever is wrong with it is a problem document."""
+"""Tables over HTTP: a valid request gets its table, and an invalid one a problem document."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nettop.formats.document import document
 from nettop.query.batches import PIECE_ROWS
 from nettop.query.query import Query, parse_filter, parse_sort
 from nettop.query.view import View
-from nettop.serve.api.parameters import LONGEST_FILTER, LONGEST_QUERY, default_columns, parse_wanted
+from nettop.serve.api.parameters import MAX_FILTER_CHARS, MAX_QUERY_BYTES, default_columns, parse_wanted
 from nettop.serve.api.tables import FORMATTED_AT_ONCE, FORMATTERS, OPEN_AT_ONCE, current_frame, table_pieces
 from nettop.serve.served import Served
 from nettop.snapshots import find_table, view_name
@@ -48,17 +48,17 @@ def grown(rows: list[Row]) -> list[Row]:
 
 
 def few(**kwargs: Any) -> Served:
-    """A few connections, each of which sent ten bytes in the last second."""
+    """Return a few connections, each of which sent ten bytes in the last second."""
     return make_served(make_frame(grown(FEW), FEW), **kwargs)
 
 
 def processes(shown: dict[str, Any]) -> list[str]:
-    """The processes of a table, in its order."""
+    """Return the processes of a table, in its order."""
     return [row["process"] for row in shown["rows"]]
 
 
 async def problem_of(served: Served, path: str, query: str = "", method: str = "GET") -> dict[str, Any]:
-    """The problem that an answer is, which is checked for what every problem has."""
+    """Return the problem that an answer is, which is checked for what every problem has."""
     answer = await ask(table_app(served), path, query, method)
     assert answer.headers["content-type"] == "application/problem+json"
     problem: dict[str, Any] = json.loads(answer.body)
@@ -95,7 +95,7 @@ async def test_rows_are_what_the_view_has(view: str) -> None:
 
 @pytest.mark.parametrize("view", VIEWS)
 async def test_the_default_columns_have_the_key_the_order_and_no_group(view: str) -> None:
-    """Unasked a table gives its key, what plain text shows, the rates of that, and what it is sorted by."""
+    """By default a table gives its key, the columns of plain text, their rates, and the sort column."""
     _, declared = find_table(view)
     shown = await table(example_host(), view)
     columns = [*shown["rows"][0]]
@@ -106,7 +106,7 @@ async def test_the_default_columns_have_the_key_the_order_and_no_group(view: str
 
 
 async def test_a_document_says_what_it_is_of() -> None:
-    """View, time, interval, what the limit left out, what was lost, what is not available."""
+    """A document has view, time, interval, rows omitted by the limit, losses, and unavailable fields."""
     frame = make_frame(grown(FEW), FEW, lost={"events": 3}, missing={"rtt_us": "no such hook"})
     shown = await table(make_served(frame), "connections", "limit=2&columns=rtt_us,process")
     assert shown == {
@@ -122,7 +122,7 @@ async def test_a_document_says_what_it_is_of() -> None:
 
 
 async def test_a_table_without_its_hook_says_why_it_has_no_rows() -> None:
-    """The reason stands under the table's name."""
+    """The reason for missing rows is listed under the table's name."""
     frame = make_frame(FEW, via={"events": "n/a: this kernel has no tracepoint"})
     shown = await table(make_served(frame), "connections.events")
     assert (shown["rows"], shown["not_available"]["events"]) == ([], "this kernel has no tracepoint")
@@ -149,26 +149,26 @@ async def test_no_rows() -> None:
     ],
 )
 async def test_a_request_gets_what_it_wants(query: str, expected: list[str]) -> None:
-    """Order, limit, filters and the default filter."""
+    """A request selects order, limit, filters and the default filter."""
     assert processes(await table(few(), "connections", query)) == expected
 
 
 async def test_deltas_are_what_the_last_interval_added() -> None:
-    """With deltas a counter is its growth, else its total."""
+    """With deltas a counter is its growth, otherwise its total."""
     totals = await table(few(), "connections", "columns=bytes_sent&sort=id&limit=1")
     deltas = await table(few(), "connections", "columns=bytes_sent&sort=id&limit=1&deltas=true")
     assert (totals["rows"], deltas["rows"]) == ([{"bytes_sent": 310}], [{"bytes_sent": 10}])
 
 
 async def test_the_newest_events_come_first() -> None:
-    """A table of events gives those of all readings, sorted by its own order."""
+    """A table of events has those of all readings, in its own order."""
     shown = await table(example_host(), "connections.events", "columns=time,event_id&limit=3")
     assert shown["total"] == 120
     assert [row["event_id"] for row in shown["rows"]] == [120, 119, 118]
 
 
 async def test_csv_is_its_header_and_a_line_a_row() -> None:
-    """The header stands once, before the pieces; the time is the first column."""
+    """CSV has one header before all pieces; the time is the first column."""
     served = make_served(big_frame(2 * PIECE_ROWS + 7))
     answer = await ask(table_app(served), PATH, "format=csv&columns=id,remote,bytes_sent&sort=id&all=true")
     assert answer.headers["content-type"] == "text/csv; charset=utf-8; header=present"
@@ -182,7 +182,7 @@ async def test_csv_is_its_header_and_a_line_a_row() -> None:
 
 @pytest.mark.parametrize("rows", [1, PIECE_ROWS - 1, PIECE_ROWS, PIECE_ROWS + 1, 3 * PIECE_ROWS])
 async def test_large_tables_are_made_in_pieces(rows: int) -> None:
-    """The pieces together are one document with every row once, and none has more rows than a piece may."""
+    """The pieces form one document with every row once, and none exceeds the limit of rows."""
     served = make_served(big_frame(rows))
     wanted = parse_wanted(served, "connections", b"columns=id&sort=id&all=true")
     made = list(table_pieces(wanted, current_frame(served, "connections")))
@@ -192,7 +192,7 @@ async def test_large_tables_are_made_in_pieces(rows: int) -> None:
 
 
 async def test_json_is_valid_for_any_name() -> None:
-    """Names that try to break out of a text, and one that no encoding has, are texts of valid UTF-8."""
+    """Names with quotes, control characters or invalid encodings are valid UTF-8 strings."""
     names = [
         *(name.decode("utf-8", "replace") for name in HOSTILE),
         "lone \ud800 surrogate",
@@ -204,7 +204,7 @@ async def test_json_is_valid_for_any_name() -> None:
 
 
 def test_a_document_repeats_no_text_as_it_was_given() -> None:
-    """In the head all but ASCII is escaped, so that a query cannot put anything into a terminal."""
+    """The head escapes all but ASCII, so that a query cannot send control characters to a terminal."""
     view = View(make_frame(FEW), Query(SOCKETS, parse_sort(SOCKETS, "id"), parse_filter(SOCKETS, "")))
     text = "".join(document({"query": "\x9b31m\ud800\x1b"}, view, ["id"], view.order))
     assert text.isascii() and text.isprintable()
@@ -215,7 +215,7 @@ def test_a_document_repeats_no_text_as_it_was_given() -> None:
 
 
 async def test_filters_of_the_server_hold_where_their_fields_are() -> None:
-    """A table that lacks a field of one is given without that one, and with the others."""
+    """A server's filter applies only to tables with its field."""
     served = example_host(filters=("process=nginx", "bytes_sent>=0"))
     assert set(processes(await table(served, "connections"))) == {"nginx"}
     failures = await table(served, "connections.failures")
@@ -224,7 +224,7 @@ async def test_filters_of_the_server_hold_where_their_fields_are() -> None:
 
 
 async def test_a_request_cannot_change_a_filter_of_the_server() -> None:
-    """`rtt_us>10` goes on meaning microseconds when a request's own filter is `ms`."""
+    """`rtt_us>10` still means microseconds if a request's own filter is `ms`."""
     served = few(filters=("rtt_us>10",))
     assert processes(await table(served, "connections", "filter=ms")) == ["ms-tool"]
     assert processes(await table(few(filters=("process~x",)), "connections", "filter=process~n")) == ["nginx"]
@@ -237,7 +237,7 @@ async def test_a_request_cannot_change_a_filter_of_the_server() -> None:
     ("query", "parameter", "said"),
     [
         ("limt=3", "limt", "did you mean limit?"),
-        ("x=1", "x", "known are: all, columns, deltas, filter, format, limit, sort"),
+        ("x=1", "x", "choose from: all, columns, deltas, filter, format, limit, sort"),
         ("limit=1&limit=2", "limit", "more than once"),
         ("sort=id&sort=id", "sort", "more than once"),
         ("limit=0", "limit", "'0'"),
@@ -260,14 +260,14 @@ async def test_a_request_cannot_change_a_filter_of_the_server() -> None:
         ("columns=proces", "columns", "process"),
         ("filter=proces%3Dx", "filter", "process"),
         ("filter=%22open", "filter", "quote"),
-        (f"filter={'a' * LONGEST_FILTER}&filter=b", "filter", str(LONGEST_FILTER)),
+        (f"filter={'a' * MAX_FILTER_CHARS}&filter=b", "filter", str(MAX_FILTER_CHARS)),
         ("filter=%FF", None, "UTF-8"),
         ("filter=%ED%A0%80", None, "UTF-8"),
-        (f"filter={'a' * LONGEST_QUERY}", None, str(LONGEST_QUERY)),
+        (f"filter={'a' * MAX_QUERY_BYTES}", None, str(MAX_QUERY_BYTES)),
     ],
 )
 async def test_what_is_wrong_is_named(query: str, parameter: str | None, said: str) -> None:
-    """A parameter that does not exist or has a bad value is a 400 that names it, and what would be right."""
+    """An unknown parameter or bad value is a 400 that names it, and a valid one."""
     problem = await problem_of(few(), PATH, query)
     assert problem["status"] == 400
     assert problem.get("parameter") == parameter
@@ -276,7 +276,7 @@ async def test_what_is_wrong_is_named(query: str, parameter: str | None, said: s
 
 
 async def test_a_histogram_is_no_order() -> None:
-    """Sorting by a histogram names its quantiles."""
+    """The error for sorting by a histogram names its quantiles."""
     problem = await problem_of(example_host(), "/api/v1/latency", "sort=histogram")
     assert (problem["status"], problem["parameter"]) == (400, "sort")
     assert "p50" in problem["remedy"]
@@ -291,7 +291,7 @@ async def test_a_view_that_does_not_exist() -> None:
 
 
 async def test_a_lens_that_is_not_served() -> None:
-    """It is a 404 that names the option."""
+    """A lens that is not served is a 404 that names the option."""
     problem = await problem_of(few(lenses=(CONNECTIONS, SELF)), "/api/v1/cpu.stacks")
     assert (problem["status"], problem["detail"]) == (404, "the lens cpu is not served")
     assert "--lenses" in problem["remedy"]
@@ -299,14 +299,14 @@ async def test_a_lens_that_is_not_served() -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_a_lens_that_was_not_read_yet(method: str) -> None:
-    """It is a 503 until the first reading."""
+    """A lens is a 503 until its first reading."""
     problem = await problem_of(few(), "/api/v1/cpu", method=method)
     assert (problem["status"], problem["headers"]["retry-after"]) == (503, "1")
 
 
 @pytest.mark.parametrize("failure", [SourceFailed("it broke", "mend it"), UsageError("it broke", "mend it")])
 async def test_a_lens_that_failed(failure: SourceFailed | UsageError) -> None:
-    """The answer says why it failed instead of giving its last rows, whatever kind of error it is."""
+    """A failed lens gives its reason instead of its last rows, for any kind of error."""
     served = few()
     served.session.bus.fail("connections", failure)
     problem = await problem_of(served, PATH)
@@ -327,7 +327,7 @@ async def test_only_get_and_head() -> None:
 
 
 async def test_a_bug_tells_nothing_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What nobody expected is a 500 whose text is always the same."""
+    """An unexpected error is a 500 whose text is always the same."""
     served = few()
     monkeypatch.setattr(Served, "frame", lambda self, lens: 1 / 0)
     problem = await problem_of(served, PATH)
@@ -384,7 +384,7 @@ _QUERIES = st.one_of(
 @settings(max_examples=400)
 @given(view=st.sampled_from(VIEWS), query=_QUERIES)
 def test_any_query_is_answered(view: str, query: bytes) -> None:
-    """Whatever stands in a query, the answer is a document or a problem, and valid JSON in valid UTF-8."""
+    """Any query gets a document or a problem, in valid JSON and UTF-8."""
     answer = asyncio.run(ask(_ANY_QUERY, f"/api/v1/{view}", query))
     assert answer.status in {200, 400}
     if answer.headers["content-type"].startswith("text/csv"):
@@ -396,7 +396,7 @@ def test_any_query_is_answered(view: str, query: bytes) -> None:
 @settings(max_examples=100)
 @given(path=st.text(st.characters(), max_size=20))
 def test_any_path_is_answered(path: str) -> None:
-    """So it is with a path."""
+    """Any path gets a document or a problem."""
     answer = asyncio.run(ask(_ANY_QUERY, f"/api/v1/{path}"))
     assert answer.status in {200, 404}
     json.loads(answer.body.decode())
@@ -409,7 +409,7 @@ _ANY_QUERY = table_app(example_host())
 
 
 async def test_few_tables_are_formatted_at_once() -> None:
-    """While as many are being formatted as may be, another one waits, and the loop goes on answering others."""
+    """At the limit of concurrent tables, another one waits while the loop answers other requests."""
     released = threading.Event()
     busy = [FORMATTERS.submit(released.wait, DEADLINE_S) for _ in range(FORMATTED_AT_ONCE)]
     try:
@@ -425,7 +425,7 @@ async def test_few_tables_are_formatted_at_once() -> None:
 
 
 async def test_clients_that_take_nothing_hold_no_more_than_their_places() -> None:
-    """Beyond so many tables in the making a request waits; it is served as soon as one of their clients goes."""
+    """At the limit of unread tables a request waits until one of their clients leaves."""
     app = table_app(few())
     slow = [Client(app, PATH) for _ in range(OPEN_AT_ONCE)]
     for client in slow:

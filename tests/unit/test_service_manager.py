@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service manager learns: that a service works once it does, that it reads its files again, and its end."""
+"""Notifications to the service manager: ready, reloading and stopping."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Self
 
 import pytest
 
-from nettop import service_manager
 from nettop.engine.session import Session
 from nettop.errors import NettopError, SourceFailed, Unsupported
-from nettop.interrupts import Requests
-from nettop.serve.command import opened_server
+from nettop.process import service_manager
+from nettop.process.interrupts import Requests
+from nettop.serve.command import open_server
 from nettop.settings import MAX_INTERVAL_S, ServeSettings
 from nettop.snapshots.snapshot import Snapshot
 from tests.collecting import Running
@@ -31,7 +31,7 @@ from tests.unit.woken import Woken
 
 
 class Manager:
-    """A service manager at an abstract socket, which every user reaches; `READY=1` and the like are its messages."""
+    """A service manager on an abstract socket, open to every user; `READY=1` and the like are its messages."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -46,29 +46,29 @@ class Manager:
         self._socket.close()
 
     def message(self) -> dict[str, str]:
-        """The next one."""
+        """Return the next one."""
         lines = self._socket.recv(1000).decode().splitlines()
         return dict(line.split("=", 1) for line in lines)
 
     def messages(self, count: int) -> list[str]:
-        """Of the next ones the first words."""
+        """Return the first words of the next messages."""
         return [next(iter(self.message())) for _ in range(count)]
 
     def has_no_message(self) -> bool:
-        """Whether no message waits."""
+        """Return whether no message waits."""
         return not select.select([self._socket], [], [], 0)[0]
 
 
 @pytest.fixture
 def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
-    """That of this process and those that it starts."""
+    """Return the service manager of this process and its children."""
     with Manager() as manager:
         monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
         yield manager
 
 
 class FirstReading(Woken):
-    """Notes what messages the manager had before it was read."""
+    """A source that records the manager's messages from before its first reading."""
 
     def __init__(self, manager: Manager, *results: Snapshot | NettopError) -> None:
         super().__init__(results)
@@ -76,13 +76,13 @@ class FirstReading(Woken):
         self.was_early = False
 
     def read(self, taken_ns: int) -> Snapshot:
-        """As the script has it."""
+        """Read as scripted."""
         self.was_early |= not self._manager.has_no_message()
         return super().read(taken_ns)
 
 
 def test_log(manager: Manager, tmp_path: Path) -> None:
-    """It works when what was read is written; the files are open again when it says so; it says so before it ends."""
+    """A log is ready once its first rows are written; it reports after reopening files, and before it stops."""
     folder = tmp_path / "log"
     source = FirstReading(manager, *steps([{"id": 7}]))
     with Logging(settings(directory=str(folder)), source) as logging:
@@ -100,7 +100,7 @@ def test_log(manager: Manager, tmp_path: Path) -> None:
 
 
 def test_a_log_that_never_works(manager: Manager) -> None:
-    """It is never ready, though its files were to be opened again."""
+    """A log that fails is never reported as ready, even if asked to reopen its files."""
     with Logging(settings(), FirstReading(manager, Unsupported("no sockets"))) as logging:
         logging.requests.reopen()
         assert isinstance(logging.wait(), Unsupported)
@@ -108,7 +108,7 @@ def test_a_log_that_never_works(manager: Manager) -> None:
 
 
 def test_serve(manager: Manager, tmp_path: Path) -> None:
-    """It works when every lens was read, or has failed."""
+    """A server is ready once every lens was read or has failed."""
     sources = {
         "connections": FirstReading(manager, make_frame([]).now),
         "cpu": FirstReading(manager, SourceFailed("no")),
@@ -117,7 +117,7 @@ def test_serve(manager: Manager, tmp_path: Path) -> None:
     requests = Requests()
     served = ServeSettings(listen=(listen,), lenses=tuple(sources))
     with (
-        opened_server(served, requests, io.StringIO()) as run,
+        open_server(served, requests, io.StringIO()) as run,
         Session(MAX_INTERVAL_S, lambda lens: sources[lens]) as session,
     ):
         running = threading.Thread(target=run, args=(session,))
@@ -133,12 +133,12 @@ def test_serve(manager: Manager, tmp_path: Path) -> None:
 
 
 def test_collect(manager: Manager, flows_dir: Path) -> None:
-    """It works when every worker has begun."""
+    """A collector is ready once every worker has begun."""
     pytest.importorskip("chdb")
     with Running(flows_dir, "--workers", "3") as running:
         ready = manager.message()
         assert ready["READY"] == "1"
-        assert ready["STATUS"].startswith(f"receiving at UDP 127.0.0.1:{running.port}; queries at ")
+        assert ready["STATUS"].startswith(f"receiving on UDP 127.0.0.1:{running.port}; queries at ")
         assert len(running.state()["sockets"]) == 3
         running.process.send_signal(signal.SIGHUP)
         assert manager.messages(2) == ["RELOADING", "READY"]
@@ -147,7 +147,7 @@ def test_collect(manager: Manager, flows_dir: Path) -> None:
 
 
 def test_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an abstract socket too; nothing happens where nobody listens."""
+    """Messages also use an abstract socket; without a listener nothing happens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(b"\0nettop-notify-%d" % os.getpid())
         manager.settimeout(DEADLINE_S)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The places of services: who gets one, who keeps it, and that nothing is counted twice or lost meanwhile."""
+"""The places of services: which service gets and keeps one; meanwhile nothing is counted twice or lost."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nettop.probes.services import places as probed
-from nettop.probes.services.places import Places
-from nettop.probes.services.programs import FIRST_PLACE, KEY, SERVICE, SERVICES_MAX, TALLY, partitions
-from nettop.snapshots.arrays import Index
-from nettop.snapshots.snapshot import Array
+from nettop.probes.services import slots as probed
+from nettop.probes.services.programs import FIRST_SLOT, KEY, SERVICE, SERVICES_MAX, TALLY, partitions
+from nettop.probes.services.slots import ServiceSlots
+from nettop.snapshots.arrays import Array, Index
 
 _KNOWN, _NUMBERS, _GIVEN = range(3)
 _NS = 1_000_000_000
 
 
 class Kernel:
-    """The maps, and what the programs do with them."""
+    """The maps, and the programs' effects on them."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.known: dict[bytes, int] = {}
@@ -33,7 +32,7 @@ class Kernel:
         patch.setattr(probed.bpf, "set_element", self._set)
         patch.setattr(probed.bpf, "add_element", self._add)
         patch.setattr(probed.maps, "delete_all", self._delete)
-        self.places = Places(
+        self.places = ServiceSlots(
             {"known": _KNOWN, "numbers": _NUMBERS, "given": _GIVEN}, self.services, self.tallies
         )
         self.now_ns = 0
@@ -52,7 +51,7 @@ class Kernel:
             self.known.pop(key.tobytes(), None)
 
     def number_of(self, port: int) -> int:
-        """The number of the service at a port, as a new connection gets it; 0 without a place."""
+        """Return the number of the service at a port, as a new connection gets it; 0 without a place."""
         key = np.zeros(1, KEY)
         key["address"], key["port"] = port, port % 65536
         name = key.tobytes()
@@ -71,22 +70,22 @@ class Kernel:
         return number
 
     def answer(self, number: int) -> None:
-        """A service answers once."""
+        """Have a service answer once."""
         np.frombuffer(self.tallies, TALLY)["response_ns"][number % SERVICES_MAX * partitions()] += 1
 
     def read(self, *connected: int) -> tuple[dict[int, int], dict[int, int]]:
-        """The answers of the services that are there, and of those that have left, by their number."""
+        """Return the answers of the services that are there, and of those that have left, by their number."""
         self.now_ns += _NS
-        count = min(FIRST_PLACE + self.taken, SERVICES_MAX)
+        count = min(FIRST_SLOT + self.taken, SERVICES_MAX)
         services = np.frombuffer(self.services, SERVICE, count).copy()
         each = np.frombuffer(self.tallies, TALLY, count * partitions()).reshape(count, partitions())
         tallies = np.zeros(count, TALLY)
         tallies["response_ns"] = each["response_ns"].sum(axis=1)
         numbers = self.places.numbers(count)
-        left: Index = self.places.leaving(
+        left: Index = self.places.choose_leaving(
             services, tallies, np.array(connected, np.uint32), taken=self.taken, now_ns=self.now_ns
         )
-        self.places.give_back(left)
+        self.places.release(left)
         answers: dict[int, Any] = dict(zip(numbers.tolist(), tallies["response_ns"].tolist(), strict=True))
         gone = {number: answers.pop(number) for number in numbers[left].tolist()}
         return {number: count for number, count in answers.items() if count}, gone
@@ -94,12 +93,12 @@ class Kernel:
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    """One without services."""
+    """Return one without services."""
     return Kernel(monkeypatch)
 
 
 def test_ten_thousand_services_one_after_the_other(kernel: Kernel) -> None:
-    """Each has a place, and a larger number than those before, while fewer than a quarter of all come at a reading."""
+    """Each service gets a place with an increasing number, as long as under a quarter of places arrive per reading."""
     seen = [0]
     ended = 0
     for first in range(0, 10_000, 200):
@@ -116,7 +115,7 @@ def test_ten_thousand_services_one_after_the_other(kernel: Kernel) -> None:
 
 
 def test_who_is_connected_stays(kernel: Kernel) -> None:
-    """However long nothing is counted; among idle ones those used last stay."""
+    """Services with connections stay, however long idle; of the others the most recently used stay."""
     kept = kernel.number_of(1)
     used = kernel.number_of(2)
     for number in (kept, used):
@@ -131,7 +130,7 @@ def test_who_is_connected_stays(kernel: Kernel) -> None:
 
 
 def test_a_service_that_is_used_as_it_leaves_stays(kernel: Kernel) -> None:
-    """A connection that had its number before counts there; one that comes later has another, or the same again."""
+    """A connection that got its number before an eviction counts there; later ones get a new or the same place."""
     numbers = [kernel.number_of(port) for port in range(SERVICES_MAX * 3 // 4)]
     for number in numbers:
         kernel.answer(number)
@@ -149,9 +148,9 @@ def test_a_service_that_is_used_as_it_leaves_stays(kernel: Kernel) -> None:
 
 
 def test_a_table_that_is_full_of_used_services(kernel: Kernel) -> None:
-    """Nobody leaves; who finds no room is counted."""
+    """If all places are in use none is evicted, and services without a place are counted."""
     numbers = [kernel.number_of(port) for port in range(SERVICES_MAX)]
-    assert kernel.without_place == FIRST_PLACE
+    assert kernel.without_place == FIRST_SLOT
     for _ in range(3):
         assert not kernel.read(*numbers)[1]
     kernel.read()

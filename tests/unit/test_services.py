@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of the services lens from what programs have counted, how a service does beside itself, and what is declared."""
+"""Rows of the services lens from programs' counts, comparison of a service with its own past, and the declarations."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 
 from nettop.formats.jsonl import JsonLines
-from nettop.kernel.facts import Host
-from nettop.kernel.processes import Processes
-from nettop.kernel.set_table import by_key
+from nettop.kernel.bpf.set_table import group_by_key
+from nettop.kernel.host.facts import Host
+from nettop.kernel.host.processes import Processes
 from nettop.output.table import AlignedTable
 from nettop.probes.services.programs import (
     CLIENT,
     CLIENT_KEY,
     CONNECTION,
-    FIRST_PLACE,
+    FIRST_SLOT,
     HISTOGRAMS,
     SERVICE,
     SUMS,
     TALLY,
 )
 from nettop.probes.services.rows import (
-    Counted,
+    Counts,
     Withheld,
     client_rows,
     connection_rows,
@@ -38,6 +38,7 @@ from nettop.probes.services.rows import (
 from nettop.probes.services.usual import KEPT_EVERY_S, UsualTimes
 from nettop.query.units import RATIO, unit_of
 from nettop.query.view import View
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import Kind, Table
 from nettop.snapshots.services import (
@@ -55,14 +56,14 @@ from nettop.snapshots.services import (
     USED,
     USUAL_S,
 )
-from nettop.snapshots.snapshot import Array, Rows, known, known_histograms
+from nettop.snapshots.snapshot import Rows, known, known_histograms
 from nettop.widgets.cells import RowFlags, RowStyle, column_cells
 from nettop.widgets.columns import plan
 from tests.unit.build import Row, make_frame, make_rows, make_view
 
 MS, SECOND = 1_000_000, 1_000_000_000
 NOW, WALL = 100 * SECOND, 1_800_000_000 * SECOND
-WEB, DATABASE = FIRST_PLACE, FIRST_PLACE + 1
+WEB, DATABASE = FIRST_SLOT, FIRST_SLOT + 1
 NGINX: Row = {"pid": 12, "start_time": 5, "css_set": 6, "comm": b"nginx"}
 POSTGRES: Row = {"pid": 34, "start_time": 7, "css_set": 8, "comm": b"postgres"}
 HERE, THERE = (0, 0xFFFF_0A00_0001), (0, 0xFFFF_0A00_0002)
@@ -70,13 +71,13 @@ TEXT_OF = {HERE: "10.0.0.1", THERE: "10.0.0.2"}
 
 
 def histogram(*durations: int, buckets: Buckets = BUCKETS) -> Array:
-    """How many of these durations are in each bucket."""
+    """Count these durations by bucket."""
     places = buckets.places(np.array(durations, np.float64))
     return np.bincount(places, minlength=buckets.count).astype(np.uint64)
 
 
 def standing_for(duration: float, buckets: Buckets = BUCKETS) -> float:
-    """The number that stands for the bucket of a duration."""
+    """Return the number that stands for the bucket of a duration."""
     return float(buckets.middles[buckets.places(np.array([duration]))][0])
 
 
@@ -84,7 +85,7 @@ def standing_for(duration: float, buckets: Buckets = BUCKETS) -> float:
 
 
 def filled(dtype: np.dtype[np.void], rows: Sequence[Row]) -> Array:
-    """An array of these rows, 0 where they say nothing."""
+    """Return an array of these rows, 0 where they say nothing."""
     array = np.zeros(len(rows), dtype)
     for at, row in enumerate(rows):
         for name, value in row.items():
@@ -93,7 +94,7 @@ def filled(dtype: np.dtype[np.void], rows: Sequence[Row]) -> Array:
 
 
 def words(address: tuple[int, int]) -> Array:
-    """An address as programs write it: in network order."""
+    """Return an address as programs write it: in network order."""
     return np.array(address, ">u8").view("u8")
 
 
@@ -102,11 +103,11 @@ def counted(
     clients: Sequence[Row] = (),
     connections: Sequence[Row] = (),
     others: Mapping[int, Row] | None = None,
-) -> Counted:
-    """What programs counted on a machine: each service has its columns and its tallies in one dict.
+) -> Counts:
+    """Return a machine's program counters; each service has its columns and tallies in one dict.
 
-    The first one is at the place WEB, the second at DATABASE; each has one answer, if nothing else is said. `others`
-    are what the places before count, by side.
+    The first service has the place WEB, the second DATABASE; by default each has one answer. `others` are the counts of
+    the places before, by side.
     """
     answered: Row = {"began_at": 1, "response": histogram(MS)}
     places = [*((others or {}).get(side, {}) for side in SIDES), *(answered | row for row in services)]
@@ -114,12 +115,12 @@ def counted(
         filled(dtype, [{name: row[name] for name in row if name in (dtype.names or ())} for row in places])
         for dtype in (SERVICE, TALLY)
     )
-    return Counted(
+    return Counts(
         of_services,
         np.arange(len(of_services), dtype=np.uint32),
         of_tallies,
         np.zeros(0, np.uint32),
-        by_key(filled(CLIENT, clients), CLIENT_KEY),
+        group_by_key(filled(CLIENT, clients), CLIENT_KEY),
         filled(CONNECTION, connections),
         NOW,
         WALL,
@@ -128,43 +129,43 @@ def counted(
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Processes:
-    """The processes of a machine on which none of those here is running any more."""
+    """Return the processes of a machine on which none of those here is running any more."""
     return Processes(Host(tmp_path))
 
 
-def services_of(here: Counted, processes: Processes) -> Rows:
-    """The rows of services at the first reading."""
+def services_of(here: Counts, processes: Processes) -> Rows:
+    """Return the rows of services at the first reading."""
     return service_rows(here, processes, UsualTimes(), Withheld())[0]
 
 
-def connections_of(here: Counted, processes: Processes) -> Rows:
-    """The rows of connections."""
+def connections_of(here: Counts, processes: Processes) -> Rows:
+    """Return the rows of connections."""
     return connection_rows(here, services_of(here, processes), processes)
 
 
-def waiting_of(here: Counted, processes: Processes) -> Rows:
-    """The rows of requests without an answer."""
+def waiting_of(here: Counts, processes: Processes) -> Rows:
+    """Return the rows of requests without an answer."""
     return waiting_rows(connections_of(here, processes))
 
 
 def texts_of(rows: Rows, name: str) -> list[str | None]:
-    """The texts of a column, None where unknown."""
+    """Return the texts of a column, None where unknown."""
     texts = rows.texts[name]
     return [texts[code] if is_known else None for code, is_known in zip(*known_in(rows, name), strict=True)]
 
 
 def values_of(rows: Rows, name: str) -> list[Any]:
-    """The numbers of a column, None where unknown."""
+    """Return the numbers of a column, None where unknown."""
     return [number if is_known else None for number, is_known in zip(*known_in(rows, name), strict=True)]
 
 
 def known_in(rows: Rows, name: str) -> tuple[list[Any], list[bool]]:
-    """The numbers of a column, and which of them are known."""
+    """Return the numbers of a column, and which of them are known."""
     return rows.array[name].tolist(), known(rows.array[name]).tolist()
 
 
 def test_a_service_has_what_was_counted(processes: Processes) -> None:
-    """By its place, the number of the row; its answers are all that its histogram has, and what overlapped."""
+    """A service's row has its place's number; its answers are its histogram's count plus overlapping ones."""
     tallies: list[Row] = [
         {name: 100 * service + at for at, name in enumerate(SUMS)}
         | {name: np.arange(BUCKETS.count) * (service + at) for at, name in enumerate(HISTOGRAMS, 1)}
@@ -183,13 +184,13 @@ def test_a_service_has_what_was_counted(processes: Processes) -> None:
 
 
 def test_a_place_that_is_being_taken_is_no_service(processes: Processes) -> None:
-    """Until the program that takes it has written what it is for."""
+    """A place is no service until its program has written the key."""
     rows = services_of(counted(NGINX, {"began_at": 0, "port": 80}, POSTGRES), processes)
     assert rows.array["id"].tolist() == [WEB, WEB + 2]
 
 
 def test_connections_are_counted_by_service(processes: Processes) -> None:
-    """So are those that wait; the oldest is the one that has waited for longest, and may be younger than the clock."""
+    """Connections are counted by service, also waiting ones; the oldest may be younger than the clock."""
     connections = [
         {"service": WEB, "open_since": NOW - 5 * MS},
         {"service": WEB},
@@ -205,7 +206,7 @@ def test_connections_are_counted_by_service(processes: Processes) -> None:
 
 
 def test_a_service_whose_process_is_unknown(processes: Processes) -> None:
-    """Nothing is said of it, and the others keep theirs."""
+    """A service without a known process has no name, and others keep theirs."""
     rows = services_of(counted({"pid": 99, "comm": b"stale"}, POSTGRES), processes)
     for name in ("process", "cgroup", "container"):
         assert texts_of(rows, name)[0] is None
@@ -215,7 +216,7 @@ def test_a_service_whose_process_is_unknown(processes: Processes) -> None:
 
 @pytest.mark.parametrize("side", SIDES)
 def test_services_without_a_place_of_their_own_are_one_row(processes: Processes, side: int) -> None:
-    """Of each side one, once it has a connection or an answer: of what and where it is, the row says nothing."""
+    """Services without a place are one row per side, once used, without port and address."""
     connections = [{"service": side, "open_since": NOW - MS}]
     others = {side: {"response": histogram(MS, MS)}}
     rows = services_of(counted(NGINX, connections=connections, others=others), processes)
@@ -227,13 +228,13 @@ def test_services_without_a_place_of_their_own_are_one_row(processes: Processes,
 
 
 def test_a_service_that_has_done_nothing_is_none(processes: Processes) -> None:
-    """A connection that came and went says nothing of how it answers."""
+    """A service with a past connection but no request has no row."""
     assert not len(services_of(counted({"response": histogram()}), processes))
 
 
 @pytest.mark.parametrize("known_by", ["connections", "response", "unanswered"])
 def test_others_are_shown_once_there_are_any(processes: Processes, known_by: str) -> None:
-    """One connection is enough, and what ended without an answer."""
+    """The row for the others appears with their first connection or unanswered request."""
     connections = [{"service": USED, "side": USED}] if known_by == "connections" else []
     others: dict[str, Row] = {"response": {"response": histogram(MS)}, "unanswered": {"unanswered": 1}}
     here = counted(NGINX, connections=connections, others={USED: others.get(known_by, {})})
@@ -256,7 +257,9 @@ def test_others_are_shown_once_there_are_any(processes: Processes, known_by: str
 def test_a_service_is_marked_from_one_turn_in_twenty(
     processes: Processes, timed: int, overlaps: int, replies: int, pattern: str
 ) -> None:
-    """Fewer that cannot be timed leave its response times; answers that overlap are answers."""
+    """A service is marked from 5 % of untimed turns on; fewer only lack response times, and overlapping
+    answers count.
+    """
     response = histogram(*[MS] * timed)
     here = counted(
         {"response": response, "overlaps": overlaps, "replies": replies}, connections=[{"service": WEB}]
@@ -270,7 +273,7 @@ def test_a_service_is_marked_from_one_turn_in_twenty(
 
 
 def test_of_a_marked_service_nothing_is_known_to_wait(processes: Processes) -> None:
-    """Neither in its row, nor among its clients, nor among requests; those of others are."""
+    """A marked service has no known waiting requests in any table; other services do."""
     waiting = {"open_since": NOW - 9 * SECOND}
     here = counted(
         NGINX | {"overlaps": 1},
@@ -289,7 +292,7 @@ def test_of_a_marked_service_nothing_is_known_to_wait(processes: Processes) -> N
 
 
 def test_what_was_withheld_stays_so(processes: Processes) -> None:
-    """A service that is marked no longer has the response times of what it answered since."""
+    """Once marked, a service loses the response times of later answers."""
     withheld = Withheld()
 
     def reading(timed: int, overlaps: int) -> Rows:
@@ -307,7 +310,7 @@ def test_what_was_withheld_stays_so(processes: Processes) -> None:
 
 
 def test_a_machine_without_services(processes: Processes) -> None:
-    """It has no rows."""
+    """A machine without services has no rows."""
     here = counted()
     services = services_of(here, processes)
     assert len(services) == len(client_rows(here, services)) == 0
@@ -318,7 +321,7 @@ def test_a_machine_without_services(processes: Processes) -> None:
 
 
 def client(service: int, address: tuple[int, int], *durations: int, first_seen: int = 3) -> Row:
-    """An entry of a client that waited so long for each answer."""
+    """Return an entry of a client that waited so long for each answer."""
     return {
         "service": service,
         "address": words(address),
@@ -330,12 +333,12 @@ def client(service: int, address: tuple[int, int], *durations: int, first_seen: 
 
 
 def connection(service: int, address: tuple[int, int], **more: Any) -> Row:
-    """A connection of a client to a service."""
+    """Return a connection of a client to a service."""
     return {"service": service, "remote_address": words(address), **more}
 
 
-def clients_by_name(here: Counted, processes: Processes) -> dict[tuple[str | None, str], Row]:
-    """The rows of clients by the process that serves and the client's address, each a dict, None where unknown."""
+def clients_by_name(here: Counts, processes: Processes) -> dict[tuple[str | None, str], Row]:
+    """Return the rows of clients by serving process and client address, each a dict with None for unknown."""
     rows = client_rows(here, services_of(here, processes))
     named = zip(texts_of(rows, "process"), map(tuple, rows.array["client"].tolist()), strict=True)
     names = ("port", "answers", "response_ns", "connections", "waiting", "oldest", "service")
@@ -347,7 +350,7 @@ def clients_by_name(here: Counted, processes: Processes) -> dict[tuple[str | Non
 
 
 def test_clients_have_their_connections(processes: Processes) -> None:
-    """By service and address; what this machine has open to the same address as a client is none of theirs."""
+    """Clients have connections by service and address, excluding this machine's own to that address."""
     here = counted(
         NGINX | {"port": 80},
         POSTGRES | {"port": 5432},
@@ -376,7 +379,7 @@ def test_clients_have_their_connections(processes: Processes) -> None:
 
 
 def test_entries_of_one_client_are_one_row(processes: Processes) -> None:
-    """Two CPUs may have made an entry each at the same time."""
+    """Entries of one client from two CPUs are one row."""
     entries = [client(WEB, HERE, MS), client(WEB, THERE, MS), client(WEB, HERE, 2 * MS, 3 * MS)]
     here = counted(NGINX, clients=entries, connections=[connection(WEB, HERE)])
     rows = clients_by_name(here, processes)
@@ -386,7 +389,7 @@ def test_entries_of_one_client_are_one_row(processes: Processes) -> None:
 
 
 def ids_of(*entries: Row, processes: Processes) -> dict[tuple[int, int], int]:
-    """The number of the row of each client, by its address; rows are sorted by it."""
+    """Return the number of the row of each client, by its address; rows are sorted by it."""
     here = counted(NGINX, clients=entries)
     array = client_rows(here, services_of(here, processes)).array
     assert (array["id"][1:] > array["id"][:-1]).all()
@@ -394,7 +397,7 @@ def ids_of(*entries: Row, processes: Processes) -> dict[tuple[int, int], int]:
 
 
 def test_a_client_keeps_its_number(processes: Processes) -> None:
-    """Whatever it does, and whoever comes; once it has made room and comes again, it counts from 0 in another row."""
+    """A client keeps its number; once evicted, it returns in another row that counts from 0."""
     first = ids_of(client(WEB, HERE, MS), processes=processes)
     many = [client(WEB, (0, number)) for number in range(20)]
     later = ids_of(*many, client(WEB, HERE, MS, MS), processes=processes)
@@ -407,7 +410,7 @@ def test_a_client_keeps_its_number(processes: Processes) -> None:
 
 
 def test_requests_that_wait(processes: Processes) -> None:
-    """Each with its age and when it came, by wall clock, in the order of the sockets' cookies."""
+    """Each waiting request has its age and its arrival by wall clock, in order of the sockets' cookies."""
     here = counted(
         NGINX,
         connections=[
@@ -428,7 +431,7 @@ def test_requests_that_wait(processes: Processes) -> None:
 
 
 def test_whose_request_waits(processes: Processes) -> None:
-    """Its connection's own process; where nobody has accepted it, the one that serves; of a used service unknown."""
+    """A request waits for its connection's process; if unaccepted, for the server; for a used service it is unknown."""
     opened = {"open_since": NOW - MS}
     here = counted(
         NGINX,
@@ -448,7 +451,7 @@ def test_whose_request_waits(processes: Processes) -> None:
 
 
 def test_what_connections_were_answered(processes: Processes) -> None:
-    """Each has a row, with the answers on it; a request waits on one of the two."""
+    """Each connection has a row with its answers; a request waits on one of the two."""
     here = counted(
         NGINX,
         connections=[
@@ -473,7 +476,7 @@ STEADY = [10 * MS] * 50
 
 
 class Readings:
-    """Readings of services, one after the other, and what each service has answered until then."""
+    """Successive readings of services, and each service's answers so far."""
 
     def __init__(self) -> None:
         self.usual = UsualTimes()
@@ -483,9 +486,10 @@ class Readings:
     def read(
         self, answers: Mapping[int, Sequence[int]], oldest: int | None = None, seconds: float = 1
     ) -> dict[int, Row]:
-        """Add these answers in so many seconds, and read the services that have a key, each with a request that old.
+        """Add these answers over `seconds`, and read the services that have a key, each with an open request of that
+        age.
 
-        What is said of each, None where unknown.
+        Return each service's status, None if unknown.
         """
         self.taken_ns += round(seconds * SECOND)
         for service, durations in answers.items():
@@ -495,7 +499,7 @@ class Readings:
             {"id": service, "response": self._responses[service], "oldest": oldest} for service in answers
         ]
         rows = make_rows(services, SERVICES, self.taken_ns)
-        self.usual.put(rows.array, rows.taken_ns)
+        self.usual.set_columns(rows.array, rows.taken_ns)
         speeds = [SPEEDS[speed] for speed in values_of(rows, "speed")]
         columns = (values_of(rows, "recent_p99"), values_of(rows, "usual_p99"), speeds)
         said = (
@@ -504,14 +508,14 @@ class Readings:
         return dict(zip(values_of(rows, "id"), said, strict=True))
 
     def repeat(self, count: int, answers: Mapping[int, Sequence[int]]) -> dict[int, Row]:
-        """Read so many times with the same answers each second. What the last reading says."""
+        """Read `count` times with the same answers each second; return the last reading."""
         for _ in range(count):
             said = self.read(answers)
         return said
 
 
 def test_the_last_seconds_and_the_minutes_before() -> None:
-    """A slow minute is slower to its end; what lasts for most of five minutes is usual, what is longer ago no more."""
+    """A slow minute is slower until its end; values of most of the last five minutes are usual."""
     readings = Readings()
     fast, slow = standing_for(10 * MS), standing_for(40 * MS)
     slowly = {WEB: [40 * MS] * 50}
@@ -523,7 +527,7 @@ def test_the_last_seconds_and_the_minutes_before() -> None:
 
 
 def test_the_slowest_of_a_hundred_answers_count() -> None:
-    """Two in a hundred that are slow make a service slower, one does not."""
+    """Two slow answers in a hundred make a service slower, one does not."""
     readings = Readings()
     readings.repeat(30, {WEB: STEADY})
     readings.read({WEB: []}, seconds=20)
@@ -534,7 +538,7 @@ def test_the_slowest_of_a_hundred_answers_count() -> None:
 
 @pytest.mark.parametrize(("bucket", "speed"), [(-1, "as usual"), (1, "slower")], ids=["below", "above"])
 def test_slower_is_more_than_three_times_the_usual(bucket: int, speed: str) -> None:
-    """As the buckets tell it: in the one below three times as long it is not, in the one above it is."""
+    """By buckets, more than three times the usual time is slower."""
     usual = standing_for(10 * MS)
     at = BUCKETS.places(np.array([SLOWER_FROM * usual])) + bucket
     recent = int(BUCKETS.middles[at][0])
@@ -553,7 +557,7 @@ def test_slower_is_more_than_three_times_the_usual(bucket: int, speed: str) -> N
     ids=["never answered", "fast", "slow"],
 )
 def test_stuck_is_a_request_that_waits(usual_ns: int | None, longest: float) -> None:
-    """For more than ten times as long as usual, and for more than a second; no request at all is none that waits."""
+    """A request is stuck after ten times the usual wait and one second; without requests nothing is stuck."""
     readings = Readings()
     readings.repeat(30, {WEB: [usual_ns] * 50 if usual_ns else []})
     ages = [None, round(longest), round(longest) + 1, None]
@@ -562,7 +566,7 @@ def test_stuck_is_a_request_that_waits(usual_ns: int | None, longest: float) -> 
 
 
 def test_what_is_slower_and_stuck_is_stuck() -> None:
-    """The worse of the two is said."""
+    """A service that is both slower and stuck is stuck."""
     readings = Readings()
     readings.repeat(30, {WEB: STEADY})
     slow = readings.repeat(9, {WEB: [99 * MS] * 50})
@@ -579,7 +583,7 @@ def test_what_is_slower_and_stuck_is_stuck() -> None:
     ],
 )
 def test_few_answers_say_nothing(earlier: int, answers: int, said: Row) -> None:
-    """Of ten there is a recent p99, and of three earlier ones of these a usual one."""
+    """A recent p99 needs ten answers, and the usual one three earlier recent ones."""
     readings = Readings()
     for _ in range(earlier):
         readings.read({WEB: STEADY}, seconds=RECENT_S)
@@ -589,7 +593,7 @@ def test_few_answers_say_nothing(earlier: int, answers: int, said: Row) -> None:
 
 
 def test_services_that_come_and_go() -> None:
-    """What a new one has counted is recent; others keep what is usual for them, whatever places are beside theirs."""
+    """A new service's counts are recent; others keep their usual values, whichever places change."""
     readings = Readings()
     assert readings.repeat(20, {}) == {}
     both = {WEB: STEADY, DATABASE: [40 * MS] * 50}
@@ -603,10 +607,10 @@ def test_services_that_come_and_go() -> None:
 
 
 @pytest.mark.parametrize("seconds", [1, 7, 60, 1000])
-def test_an_hour_of_readings_keeps_five_minutes(seconds: int) -> None:
-    """Of histograms those of the last seconds, of what was recent a value each five seconds, as far back as is used."""
+def test_readings_are_kept_for_five_minutes(seconds: int) -> None:
+    """Histograms are kept for the last seconds, and recent values every five seconds for five minutes."""
     readings = Readings()
-    for _ in range(0, 3600, seconds):
+    for _ in range(0, 900 if seconds < 60 else 3600, seconds):
         readings.read({WEB: []}, seconds=seconds)
         histograms, values = (
             [readings.taken_ns - each.taken_ns for each in kept]
@@ -632,18 +636,18 @@ EARLIER = [3 * SECOND] * 5000
 def view_of(
     rows: Sequence[Row], before: Sequence[Row] | None = None, table: Table = SERVICES, **query: Any
 ) -> View:
-    """A view of these rows of a table of the lens."""
+    """Return a view of these rows of a table of the lens."""
     return make_view(make_frame(rows, before, table=table, lens="services"), **query)
 
 
 def all_values(view: View, name: str) -> list[Any]:
-    """The column's values for the rows that the view shows, in its order."""
+    """Return the column's values for the rows that the view shows, in its order."""
     return view.values(name, view.order)
 
 
 @pytest.mark.parametrize(("table", "histograms"), [(SERVICES, 3), (CLIENTS, 1)], ids=["services", "clients"])
 def test_quantiles_are_of_their_histogram(table: Table, histograms: int) -> None:
-    """Each of its own, in the buckets of its table: of all that was counted, or of what the last interval added."""
+    """Each quantile is of its own histogram: of the total, or of the last interval."""
     columns = [field for field in table.fields if field.kind is Kind.QUANTILE]
     assert len(columns) == 4 * histograms
     for column in columns:
@@ -682,12 +686,12 @@ SEVERAL: list[Row] = [
     ],
 )
 def test_services_are_filtered_by_how_they_do(text: str, shown: list[int]) -> None:
-    """Quantiles and ages are given as times, speeds as words; one that has not answered has no quantile."""
+    """Quantiles and ages are filtered as times, speeds as words; a service without answers has no quantile."""
     assert all_values(view_of(SEVERAL, filter_text=text), "id") == shown
 
 
 def test_the_slowest_service_is_first() -> None:
-    """As the tables open; one that has not answered comes last."""
+    """Tables open with the slowest service first, and those without answers last."""
     assert all_values(view_of(SEVERAL, sort=SERVICES.sort), "id") == [4, 3, 2, 5]
 
 
@@ -712,7 +716,7 @@ MEAN_COLUMNS = {
 
 
 def test_every_mean_has_the_unit_of_what_it_is_of() -> None:
-    """Where a ratio of two columns has no unit, it is a share."""
+    """A mean has the unit of its column; a ratio of equal units is a share."""
     means = {field.name: field for field in SERVICES.fields if field.kind is Kind.RATIO}
     assert means.keys() == MEAN_COLUMNS.keys()
     for name, field in means.items():
@@ -722,7 +726,7 @@ def test_every_mean_has_the_unit_of_what_it_is_of() -> None:
 
 
 def test_means_are_read_as_amounts() -> None:
-    """On a screen with their unit, in tables and JSON in base units; where nothing was counted there is no mean."""
+    """Means have units on screens, and base units in tables and JSON; without counts there is no mean."""
     view = view_of([MEANS])
     columns = tuple(MEAN_COLUMNS)
     (line,) = JsonLines(columns)(view).splitlines()
@@ -737,7 +741,7 @@ def test_means_are_read_as_amounts() -> None:
 
 
 def test_means_of_an_interval() -> None:
-    """What came since the reading before is divided by the answers since then."""
+    """An interval's mean is its growth divided by its answers."""
     before = MEANS | {"timed": 2, "response_ns": 20 * MS, "request_bytes": 1_000}
     view = view_of([MEANS], [before], deltas=True)
     assert all_values(view, "response_mean") == [15 * MS]
@@ -754,12 +758,12 @@ def test_means_of_an_interval() -> None:
     ],
 )
 def test_means_are_filtered_as_amounts(text: str, is_shown: bool) -> None:
-    """With the units in which they are shown."""
+    """Means are filtered in their displayed units."""
     assert bool(view_of([MEANS], filter_text=text).order.size) is is_shown
 
 
 def test_the_mean_of_several_services_is_of_all_their_answers() -> None:
-    """Not the mean of means."""
+    """The mean of several services is over all their answers, not the mean of means."""
     rows: list[Row] = [
         {"id": 2, "timed": 1, "response_ns": 90 * MS},
         {"id": 3, "timed": 9, "response_ns": 10 * MS},

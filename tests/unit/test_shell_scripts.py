@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scripts of bash: what bash itself would end them for."""
+"""The bash scripts avoid constructs on which bash itself would exit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _names(words: str) -> list[str]:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_what_is_read_only_is_written_once(script: Path) -> None:
-    """Neither set a second time nor declared `local` in a function, which bash refuses where it is read-only."""
+    """Read-only variables are neither set twice nor declared `local` in a function, which bash refuses."""
     code = script.read_text()
     constants = read_only(code)
     local = {name for names in re.findall(r"\blocal (.*)", code) for name in _names(names)}
@@ -35,6 +35,6 @@ def test_what_is_read_only_is_written_once(script: Path) -> None:
 
 
 def test_names_of_every_form() -> None:
-    """The names of all forms in which they are declared."""
+    """The parser finds names in all forms of declaration."""
     code = "readonly a=1 b=$x/y\n  readonly c d\nreadonly e=(f --g=h)\nreadonly -a i='j k'\n"
     assert read_only(code) == {"a", "b", "c", "d", "e", "i"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pieces of a snapshot: what is unknown, and the table of texts."""
+"""The parts of a snapshot: unknown values, and the table of texts."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel's sock_diag messages mean, from bytes made here: whole, strange, and truncated anywhere."""
+"""Parsing the kernel's sock_diag messages, built here: complete, unusual, and truncated anywhere."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.errors import NettopError, PermissionMissing, SourceFailed, TooManyFiles, Unsupported
-from nettop.kernel import sock_diag
-from nettop.kernel.facts import Host
+from nettop.kernel.host.facts import Host
+from nettop.kernel.net import sock_diag
 from nettop.probes.connections import sock_diag_table
 from nettop.probes.connections.sock_diag_table import DiagTable
 from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP
-from nettop.snapshots.snapshot import Array, known
+from nettop.snapshots.arrays import Array
+from nettop.snapshots.snapshot import known
 from tests.kernel import oracle
 from tests.unit.test_socket_owners import process
 
@@ -47,7 +48,7 @@ DUMP_ENDS = struct.pack("=IHHIIi", 20, DONE, 2, 1, 0, 0)
 
 
 def message(*attributes: bytes, kind: int = TELLS, flags: int = 2, **head: Any) -> bytes:
-    """A message about one socket; what `head` leaves out is zero."""
+    """Return a message about one socket; what `head` leaves out is zero."""
     cell = dict.fromkeys(
         ("family", "state", "sport", "dport", "cookie", "rqueue", "wqueue", "uid", "inode"), 0
     )
@@ -64,29 +65,29 @@ def message(*attributes: bytes, kind: int = TELLS, flags: int = 2, **head: Any) 
 
 
 def address(text: Any) -> bytes:
-    """An address as a message has it: IPv4 in the first of four words."""
+    """Return an address as a message has it: IPv4 in the first of four words."""
     if text is None:
         return bytes(16)
     return socket.inet_pton(V6 if ":" in text else V4, text).ljust(16, b"\0")
 
 
 def attribute(kind: int, content: bytes) -> bytes:
-    """An attribute, padded."""
+    """Return an attribute, padded."""
     return struct.pack("=HH", 4 + len(content), kind) + content + bytes(-len(content) % 4)
 
 
 def tcp_info(**values: int) -> bytes:
-    """INET_DIAG_INFO, in which all that is not given is zero."""
+    """Return INET_DIAG_INFO, with zeros for values not given."""
     return attribute(INFO, oracle.TCP_INFO.pack(*(values.get(name, 0) for name in oracle.NAMES)))
 
 
 def memory(drops: int = 0) -> bytes:
-    """INET_DIAG_SKMEMINFO."""
+    """Return INET_DIAG_SKMEMINFO."""
     return attribute(MEMORY, struct.pack("=9I", *range(1, 9), drops))
 
 
 class Kernel:
-    """Stands in for the netlink socket: each request is answered by the next answer, a list of datagrams."""
+    """A replacement for the netlink socket: it answers each request with the next list of datagrams."""
 
     def __init__(self, *answers: list[bytes]) -> None:
         self.answers = list(answers)
@@ -100,13 +101,13 @@ class Kernel:
         return None
 
     def send(self, request: bytes) -> int:
-        """Takes a request."""
+        """Accept a request."""
         self.requests.append(request)
         self._now = iter(self.answers.pop(0))
         return len(request)
 
     def recvmsg_into(self, buffers: list[memoryview]) -> tuple[int, list[Any], int, None]:
-        """Gives the next datagram; an answer that goes on without one is cut short."""
+        """Return the next datagram; without one, the answer is cut short."""
         datagram = next(self._now, b"\0")
         buffers[0][: len(datagram)] = datagram
         return len(datagram), [], 0, None
@@ -114,7 +115,7 @@ class Kernel:
 
 @pytest.fixture
 def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Kernel]:
-    """Makes the kernel answer so."""
+    """Set the kernel's answers."""
 
     def answer(*answers: list[bytes]) -> Kernel:
         kernel = Kernel(*answers)
@@ -125,13 +126,13 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Kernel]:
 
 
 def sockets_of(datagram: bytes) -> list[Array]:
-    """The sockets in one datagram."""
-    answer = sock_diag.split(datagram, 0, len(datagram))
-    return list(sock_diag.alike(datagram, answer.starts, answer.lengths))
+    """Return the sockets in one datagram."""
+    answer = sock_diag.split_messages(datagram, 0, len(datagram))
+    return list(sock_diag.group_by_layout(datagram, answer.starts, answer.lengths))
 
 
 def only_row(datagram: bytes, protocol: int = TCP) -> dict[str, Any]:
-    """The row of the one socket in a datagram; unknown is None."""
+    """Return the row of the one socket in a datagram; unknown is None."""
     (sockets,) = sockets_of(datagram)
     rows = sock_diag_table._rows(sockets, protocol, 4026531840)
     assert len(rows) == 1
@@ -140,7 +141,7 @@ def only_row(datagram: bytes, protocol: int = TCP) -> dict[str, Any]:
 
 
 def text_of(halves: list[int]) -> str:
-    """An address of a row."""
+    """Return an address of a row."""
     raw = struct.pack(">QQ", *halves)
     return (
         socket.inet_ntop(V4, raw[12:]) if raw[:12] == bytes(10) + b"\xff\xff" else socket.inet_ntop(V6, raw)
@@ -232,7 +233,7 @@ def test_messages_of_every_kind_in_any_order(kinds: list[int]) -> None:
 )
 @pytest.mark.parametrize("first", [True, False])
 def test_unknown_attributes_are_passed_over(strange: bytes, first: bool) -> None:
-    """Attributes of later kernels change nothing, in front or behind."""
+    """Unknown attributes of later kernels have no effect, before or after known ones."""
     known_ones = (attribute(MEMORY | NESTED, struct.pack("=9I", *range(9))), tcp_info(rtt=5))
     attributes = (strange, *known_ones) if first else (*known_ones, strange)
     ((row,),) = sockets_of(message(*attributes, cookie=9))
@@ -240,7 +241,7 @@ def test_unknown_attributes_are_passed_over(strange: bytes, first: bool) -> None
 
 
 def test_a_tcp_info_of_another_kernel() -> None:
-    """A shorter struct tcp_info leaves the fields unknown that it lacks; a longer one is read as far as it is known."""
+    """A shorter struct tcp_info leaves missing fields unknown; the known part of a longer one is read."""
     offsets = {name: oracle_offset(kernels) for name, kernels in NAMES.items()}
     whole = tcp_info(**NUMBERED)[4:].ljust(300, b"\xee")
     for length in range(0, 300, 4):
@@ -255,7 +256,7 @@ def test_a_tcp_info_of_another_kernel() -> None:
 
 
 def oracle_offset(name: str) -> tuple[int, int]:
-    """Offset and size of a field of struct tcp_info, from the oracle's declaration."""
+    """Return offset and size of a field of struct tcp_info, from the oracle's declaration."""
     sizes = [
         struct.calcsize(f"={code}") for code in "B" * 8 + "I" * 24 + "Q" * 4 + "I" * 6 + "Q" * 4 + "IIQQIIII"
     ]
@@ -269,18 +270,18 @@ WHOLE = message(attribute(SHUTDOWN, b"\0"), memory(3), tcp_info(), cookie=1)
 
 
 def test_every_cut_of_a_datagram() -> None:
-    """A datagram that ends within a message is an error, never a socket made of what follows in the buffer."""
+    """A datagram truncated within a message is an error, never a socket made of the buffer's old contents."""
     buffer = bytearray(WHOLE * 3)
     for kept in range(1, 2 * len(WHOLE)):
         if kept % len(WHOLE):
             with pytest.raises(SourceFailed):
-                sock_diag.split(buffer, 0, kept)
+                sock_diag.split_messages(buffer, 0, kept)
         else:
-            assert len(sock_diag.split(buffer, 0, kept).starts) == kept // len(WHOLE)
+            assert len(sock_diag.split_messages(buffer, 0, kept).starts) == kept // len(WHOLE)
 
 
 def test_every_length_of_a_message() -> None:
-    """A message that says to be shorter is an error, or ends behind its head or one of its attributes."""
+    """A message with a shorter length is an error, or ends after its head or one of its attributes."""
     behind_head, behind_first, behind_memory = range(88, 92), range(93, 100), range(136, 140)
     for length in range(len(WHOLE)):
         cut = struct.pack("=I", length) + WHOLE[4:length]
@@ -303,7 +304,7 @@ def test_an_attribute_of_impossible_length(length: int) -> None:
 
 @given(st.binary(max_size=400))
 def test_no_bytes_do_harm(noise: bytes) -> None:
-    """Whatever comes is sockets, or an error of nettop's."""
+    """Any bytes give sockets, or one of nettop's errors."""
     for datagram in (
         noise,
         WHOLE[:88] + noise,
@@ -330,7 +331,7 @@ def test_no_bytes_do_harm(noise: bytes) -> None:
 def test_errors_of_the_kernel(
     answered: Callable[..., Kernel], kind: int, number: int, raised: type[NettopError]
 ) -> None:
-    """The kernel's errno ends a dump as an error that says it in words, and what to do."""
+    """The kernel's errno ends a dump with a readable error and a remedy."""
     answered([struct.pack("=IHHIIi", 20, kind, 2, 1, 0, -number)])
     with pytest.raises(raised) as caught:
         sock_diag.dump(TCP, 1, info=False)
@@ -352,7 +353,7 @@ def test_an_error_without_a_number(answered: Callable[..., Kernel]) -> None:
 def test_a_netlink_socket_that_is_refused(
     monkeypatch: pytest.MonkeyPatch, number: int, raised: type[NettopError], remedy: str
 ) -> None:
-    """A sandbox that lets nobody make netlink sockets is named as such, and so is the limit of descriptors."""
+    """A sandbox without netlink sockets is named as the cause, and so is the limit of descriptors."""
 
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -382,7 +383,7 @@ def test_a_dump_that_is_always_interrupted(answered: Callable[..., Kernel]) -> N
 
 
 def test_other_messages_are_passed_over(answered: Callable[..., Kernel]) -> None:
-    """What is neither a socket nor an end is nothing."""
+    """Messages that are neither a socket nor an end are ignored."""
     answered([message(kind=NOOP, cookie=1) + message(cookie=2), DUMP_ENDS], [DUMP_ENDS])
     assert [sockets["cookie"].tolist() for sockets in sock_diag.dump(TCP, 1, info=False).sockets] == [[2]]
 
@@ -402,13 +403,13 @@ def test_other_messages_are_passed_over(answered: Callable[..., Kernel]) -> None
     ],
 )
 def test_addresses(family: int, source: str, target: str, shown: tuple[int, str, str]) -> None:
-    """IPv4 mapped into IPv6 is IPv4, also where only one side is."""
+    """IPv4 mapped into IPv6 is IPv4, even if only one side is."""
     row = only_row(message(family=family, src=source, dst=target))
     assert (row["family"], text_of(row["local_address"]), text_of(row["remote_address"])) == shown
 
 
 def test_a_minisocket_has_no_numbers() -> None:
-    """TIME_WAIT is a place, and nothing is measured there; its uid of 0 is nobody's."""
+    """TIME_WAIT has addresses but no measurements; its uid of 0 means unknown."""
     row = only_row(message(state=STATE["TIME_WAIT"], sport=1, dport=2, cookie=3))
     there = {name for name, value in row.items() if value is not None}
     assert there == {
@@ -417,7 +418,7 @@ def test_a_minisocket_has_no_numbers() -> None:
 
 
 def test_the_queues_of_a_listener_are_no_bytes() -> None:
-    """The kernel reports them in the place of the queues of others: connections that wait, and how many may."""
+    """A listener's queue fields are waiting connections and their limit, not bytes."""
     row = only_row(message(memory(), state=STATE["LISTEN"], rqueue=3, wqueue=128))
     assert (row["accept_queue"], row["backlog"], row["receive_queue"], row["send_queue"]) == (
         3,
@@ -437,12 +438,12 @@ def test_udp_rows() -> None:
 
 @pytest.mark.parametrize(("uid", "inode", "shown"), [(0, 0, None), (0, 7, 0), (8, 0, 8), (8, 7, 8)])
 def test_users(uid: int, inode: int, shown: int | None) -> None:
-    """Root's is only what has an inode, or a kernel that tells without: older ones say 0 of every orphan."""
+    """A uid of 0 is root's only with an inode; older kernels report 0 for every orphan."""
     assert only_row(message(memory(), state=1, uid=uid, inode=inode))["uid"] == shown
 
 
 def connection(state: str, unsent: int = 0, queued: int = 0, **info: int) -> dict[str, Any]:
-    """The row of a connection in that state."""
+    """Return the row of a connection in that state."""
     values = {"min_rtt": oracle.NEVER_MEASURED, "notsent_bytes": unsent} | info
     return only_row(message(memory(), tcp_info(state=STATE[state], **values), state=1, wqueue=queued))
 
@@ -466,14 +467,14 @@ def connection(state: str, unsent: int = 0, queued: int = 0, **info: int) -> dic
 def test_payload_sent(
     state: str, queues: tuple[int, int], sent: int, acknowledged: int, shown: tuple[int, int]
 ) -> None:
-    """Each byte counts once, and SYN and FIN do not: of what is acknowledged, and of what is in flight."""
+    """Each byte counts once, without SYN and FIN, among acknowledged bytes and bytes in flight."""
     row = connection(state, *queues, bytes_sent=sent + 70, bytes_retrans=70, bytes_acked=acknowledged)
     assert (row["state"], row["bytes_sent"]) == (STATE[state], sent)
     assert (row["bytes_acked"], row["bytes_in_flight"]) == shown
 
 
 def test_what_was_acknowledged_stays() -> None:
-    """A reading that came between a write and its acknowledgement takes nothing back of what was reported before."""
+    """A reading between a write and its acknowledgement does not lower earlier values."""
     rows = np.zeros(5, ROW)
     rows["id"] = range(1, 6)
     unknown = 2**64 - 1
@@ -491,12 +492,12 @@ def test_what_was_acknowledged_stays() -> None:
      ("CLOSING", 100, 99), ("CLOSE_WAIT", 0, 0)],
 )  # fmt: skip
 def test_payload_received(state: str, counted: int, received: int) -> None:
-    """A FIN that has come is not payload."""
+    """A received FIN is not payload."""
     assert connection(state, bytes_received=counted)["bytes_received"] == received
 
 
 def test_nothing_was_measured_yet() -> None:
-    """Before the first round trip its time is unknown, as is a delivery rate before the first delivery."""
+    """The round-trip time is unknown before the first round trip, and the delivery rate before the first delivery."""
     row = connection("SYN_SENT", rttvar=250_000)
     assert [row[name] for name in ("rtt_us", "rtt_var_us", "rtt_min_us", "delivery_rate")] == [None] * 4
     row = connection("ESTABLISHED", rtt=0, rttvar=0, min_rtt=0)  # less than a microsecond
@@ -521,10 +522,10 @@ def test_pairs(inodes: list[int], wanted: list[int]) -> None:
 
 
 class Thread:
-    """A namespace's thread that runs at once what it is given."""
+    """A namespace's thread that runs its calls at once."""
 
     def submit(self, task: Callable[[], Any]) -> Future[Any]:
-        """Runs it."""
+        """Run it."""
         answer: Future[Any] = Future()
         try:
             answer.set_result(task())
@@ -534,19 +535,19 @@ class Thread:
 
 
 def table(tmp_path: Any) -> DiagTable:
-    """A table of one namespace, on a host without processes."""
+    """Return a table of one namespace, on a host without processes."""
     (tmp_path / "proc").mkdir()
     namespaces: Any = SimpleNamespace(
         lock=nullcontext(),
         threads={1: Thread()},
         follow=lambda seen: None,
-        gaps=lambda whole: {"namespace 2": "not entered"},
+        gaps=lambda unseen: {"namespace 2": "not entered"},
     )
     return DiagTable(Host(tmp_path), namespaces)
 
 
 def lacking(*missing: int) -> Callable[..., sock_diag.Dump]:
-    """A dump by a kernel that lists all but these protocols."""
+    """Return a dump by a kernel that lists all but these protocols."""
 
     def dump(protocol: int, states: int, *, info: bool) -> sock_diag.Dump:
         if protocol in missing:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who holds which socket, read below a /proc that the test makes."""
+"""Owners of sockets, read from a /proc made by the test."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nettop.kernel import socket_owners
-from nettop.kernel.socket_owners import find_owners
+from nettop.kernel.net import socket_owners
+from nettop.kernel.net.socket_owners import find_owners
 
 TICK_NS = 10_000_000
 KERNEL_THREAD = 0x00200000
@@ -18,7 +18,7 @@ KERNEL_THREAD = 0x00200000
 def process(
     proc: Path, pid: int, links: dict[int, str], *, comm: str = "web", start: int = 100, flags: int = 0
 ) -> Path:
-    """A process that has these descriptors open."""
+    """Return a process that has these descriptors open."""
     folder = proc / str(pid)
     for name in ("fd", "ns", "task"):
         (folder / name).mkdir(parents=True)
@@ -30,14 +30,14 @@ def process(
 
 
 def open_all(folder: Path, links: dict[int, str]) -> None:
-    """Puts links into a process's or a thread's table of descriptors."""
+    """Put links into a process's or a thread's table of descriptors."""
     (folder / "fd").mkdir(parents=True, exist_ok=True)
     for fd, target in links.items():
         (folder / "fd" / str(fd)).symlink_to(target)
 
 
 def descriptors(proc: Path) -> list[tuple[int, int, int]]:
-    """PID, descriptor, inode of each socket's descriptor."""
+    """Return PID, descriptor, inode of each socket's descriptor."""
     owners = find_owners(proc)
     pids = owners.processes["pid"][owners.process]
     return list(zip(pids.tolist(), owners.fd.tolist(), owners.inode.tolist(), strict=True))
@@ -80,7 +80,7 @@ def test_who_started_last_within_a_tick(tmp_path: Path) -> None:
 
 
 def test_first_thread_has_ended(tmp_path: Path) -> None:
-    """Where the first thread has no descriptors the others are looked at, which share theirs."""
+    """If the first thread has no descriptors, other threads are searched, which share theirs."""
     folder = process(tmp_path, 7, {})
     open_all(folder / "task/7", {})
     for thread in (8, 9):

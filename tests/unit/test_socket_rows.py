@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose a socket is, who opened it, and what its namespace counts: worked out of rows alone."""
+"""A socket's owner and direction, and its namespace's counts, derived from rows alone."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from nettop.probes.connections.socket_rows import (
     TCP,
     UDP,
     USER,
-    Counted,
+    SocketCounts,
     choose_owners,
+    copy_owners,
     count_hashed,
+    exclude_ids,
+    exclude_owned,
     find_limits,
-    give_owners,
     infer_directions,
     merge,
     name_congestion_control,
-    unowned,
-    without,
 )
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import CONGESTION_CONTROLS, DIRECTIONS, LIMITS
-from nettop.snapshots.snapshot import Array, known
+from nettop.snapshots.snapshot import known
 
 Holding = tuple[int, int, int]
 """Socket id, PID, start time."""
@@ -38,7 +39,7 @@ HOLDERS = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(0
 
 
 def rows_of(*cells: dict[str, Any]) -> Array:
-    """Rows in which all is unknown but the given cells."""
+    """Return rows in which all is unknown but the given cells."""
     rows = np.frombuffer(bytearray(b"\xff" * ROW.itemsize * len(cells)), ROW)
     for at, row in enumerate(cells):
         for name, value in row.items():
@@ -47,14 +48,14 @@ def rows_of(*cells: dict[str, Any]) -> Array:
 
 
 def held_by(processes: list[Holding]) -> Array:
-    """A row for each process of a socket."""
+    """Return a row for each process of a socket."""
     return rows_of(*({"id": i, "pid": p, "start_time": s} for i, p, s in processes))
 
 
 def owners(
     rows: Array, before: Array | None = None, users: list[tuple[int, int]] | None = None
 ) -> dict[int, Holding]:
-    """The chosen process of each socket."""
+    """Return the chosen process of each socket."""
     using = np.array(sorted(users or []), USER)
     chosen = rows[choose_owners(rows, rows_of() if before is None else before, using)[0]]
     assert np.all(chosen["id"][1:] > chosen["id"][:-1])
@@ -76,7 +77,7 @@ def test_the_process_that_started_first_owns(processes: list[Holding]) -> None:
 def test_who_uses_a_socket_owns_it(
     processes: list[Holding], users: dict[int, int], openers: set[int]
 ) -> None:
-    """Who sends or receives, if it holds the socket, comes before who opened it, and both before any other."""
+    """A holder that sends or receives comes before the opener, and both before any other."""
     rows = held_by(processes)
     opened = [at in openers for at in range(len(processes))]
     rows["is_opener"] = opened
@@ -96,7 +97,7 @@ def test_the_service_manager_opens_sockets_for_others() -> None:
 
 @given(HOLDERS)
 def test_the_other_processes_are_kept_aside(processes: list[Holding]) -> None:
-    """All processes of a socket that several hold are kept, so that its details can name them."""
+    """All holders of a shared socket are kept for its details."""
     rows = held_by(processes)
     several = sorted(h for h in processes if sum(h[0] == other[0] for other in processes) > 1)
     shared = rows[choose_owners(rows, rows_of(), NO_USERS)[1]]
@@ -105,7 +106,7 @@ def test_the_other_processes_are_kept_aside(processes: list[Holding]) -> None:
 
 @given(HOLDERS, HOLDERS)
 def test_an_owner_stays_while_it_holds(first: list[Holding], second: list[Holding]) -> None:
-    """Who owned a socket at the last refresh owns it still, whoever else holds it now."""
+    """The owner at the last refresh stays the owner, whoever else holds the socket."""
     rows = held_by(first)
     before = rows[choose_owners(rows, rows_of(), NO_USERS)[0]]
     was = owners(rows)
@@ -117,7 +118,7 @@ def test_an_owner_stays_while_it_holds(first: list[Holding], second: list[Holdin
 
 @given(st.sets(st.integers(1, 40)), st.permutations(range(1, 41)))
 def test_merged_rows_are_sorted(held: set[int], order: list[int]) -> None:
-    """Each id stands once, in order, with its own row."""
+    """IDs are unique and sorted, each with its own row."""
     first = rows_of(*({"id": i, "pid": 1} for i in sorted(held)))
     second = rows_of(*({"id": i, "pid": 2} for i in order if i not in held and i % 3 == 0))
     merged = merge(first, second)
@@ -127,8 +128,8 @@ def test_merged_rows_are_sorted(held: set[int], order: list[int]) -> None:
 
 @given(st.sets(st.integers(1, 20)), st.lists(st.integers(1, 20)))
 def test_rows_without_others(others: set[int], ids: list[int]) -> None:
-    """What remains is in its order, and none of the others."""
-    left = without(rows_of(*({"id": i} for i in ids)), np.array(sorted(others), np.uint64))
+    """The remaining rows keep their order, and none of the others is left."""
+    left = exclude_ids(rows_of(*({"id": i} for i in ids)), np.array(sorted(others), np.uint64))
     assert left["id"].tolist() == [i for i in ids if i not in others]
 
 
@@ -141,7 +142,7 @@ def test_owners_are_given_to_the_rows_at_their_positions() -> None:
         {"id": 3, "pid": outside, "start_time": 1, "fd": 3, "comm": b"host"},
     )
     rows = rows_of(*({"id": number, "pid": 9, "fd": 4, "comm": b"old"} for number in (4, 5, 6, 7)))
-    give_owners(rows, owned, np.array([0, 1, 2, -1]))
+    copy_owners(rows, owned, np.array([0, 1, 2, -1]))
     kept = (9, 4, b"old")
     assert rows[["pid", "fd", "comm"]].tolist() == [(7, 3, b"web"), kept, (outside, 3, b"host"), kept]
 
@@ -151,8 +152,8 @@ def test_time_wait_remains_beside_the_dead_socket_of_a_descriptor() -> None:
     rows = rows_of(
         *({"id": number, "state": STATE[name]} for number, name in enumerate(("TIME_WAIT", "FIN_WAIT2"), 1))
     )
-    assert unowned(rows, np.array([1, 2], np.uint64))["id"].tolist() == [1]
-    assert unowned(rows, np.array([1], np.uint64))["id"].tolist() == [1, 2]
+    assert exclude_owned(rows, np.array([1, 2], np.uint64))["id"].tolist() == [1]
+    assert exclude_owned(rows, np.array([1], np.uint64))["id"].tolist() == [1, 2]
 
 
 def test_direction_follows_who_listens_in_the_same_namespace() -> None:
@@ -187,7 +188,7 @@ def test_only_sockets_in_hash_tables_are_counted() -> None:
         bound | {"protocol": UDP, "state": STATE["UNCONN"]},
         {"protocol": UDP, "state": STATE["UNCONN"], "netns": 2},
     )
-    assert count_hashed(rows) == {1: Counted(tcp=2, udp=1, half_open=3), 2: Counted()}
+    assert count_hashed(rows) == {1: SocketCounts(tcp=2, udp=1, half_open=3), 2: SocketCounts()}
 
 
 def test_no_rows_are_no_trouble() -> None:
@@ -231,7 +232,7 @@ def test_no_rows_are_no_trouble() -> None:
 def test_what_limits_a_connection(
     added: dict[str, int], flags: dict[str, int], limit: str | None, share: float | None
 ) -> None:
-    """What took most of the last interval, and its share of it; unknown where there was nothing to send."""
+    """The limiting cause of the last interval, with its share, is unknown if nothing was to be sent."""
     counters = dict.fromkeys(
         ("busy_us", "receiver_limited_us", "send_buffer_limited_us", "retransmits", "data_packets_sent"),
         5_000_000,
@@ -257,7 +258,7 @@ def test_a_moment_says_nothing_of_limits() -> None:
 
 
 def test_congestion_control_has_the_kernels_name() -> None:
-    """What Linux does not have itself is `other`, and unknown where no name was read."""
+    """Algorithms foreign to Linux are `other`, and unknown if no name was read."""
     rows = rows_of({"busy_us": 0, "algorithm": b"cubic"}, {"busy_us": 0, "algorithm": b"mine"}, {})
     name_congestion_control(rows)
     assert [CONGESTION_CONTROLS.get(number) for number in rows["congestion_control"].tolist()] == [

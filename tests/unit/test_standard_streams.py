@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Enter and readers who go away, on real pipes, files and terminals."""
+"""Enter and vanishing readers, on real pipes, files and terminals."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from contextlib import contextmanager
 import pytest
 
 from nettop.output.standard_streams import StandardStreams, may_read
-from nettop.wake_event import WakeEvent
+from nettop.process.wake_event import WakeEvent
 
 DEADLINE_S = 60
 
 
 @contextmanager
 def pipe() -> Iterator[tuple[int, int]]:
-    """Both ends of a pipe, closed at the end if they still are open."""
+    """Yield both ends of a pipe, closed at the end if they still are open."""
     ends = os.pipe()
     try:
         yield ends
@@ -112,7 +112,7 @@ def test_raw_terminal_is_a_pagers() -> None:
 
 BACKGROUND = """
 import os, pty, select, signal, sys
-from nettop.wake_event import WakeEvent
+from nettop.process.wake_event import WakeEvent
 from nettop.output.standard_streams import StandardStreams, may_read
 
 pid, terminal = pty.fork()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A counter that goes back has begun anew, or its difference is unknown: never negative, never more than it counted."""
+"""A counter that decreases was reset, or its difference is unknown: never negative, never more than it counted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.kernel.facts import Host
-from nettop.kernel.proc_stat import CpuTimes
+from nettop.kernel.host.facts import Host
+from nettop.kernel.host.proc_stat import CpuTimes
 from nettop.probes.connections.socket_rows import find_limits
 from nettop.probes.cpu import samples
 from nettop.probes.cpu.probe import StatSoftirqs
@@ -128,7 +128,7 @@ def test_usual_times() -> None:
         counts = np.zeros(BUCKETS.count, np.uint64)
         counts[40 if at < 40 else 80] = answers
         rows = make_rows([{"id": 7, "response": counts}], SERVICES).array
-        usual.put(rows, at * second)
+        usual.set_columns(rows, at * second)
     assert rows["recent_p99"][0] == pytest.approx(BUCKETS.middles[80], rel=0.1)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nettop.kernel.privileges import CAP_SYSLOG
-from nettop.kernel.symbols import Symbols, are_shown, why_hidden
+from nettop.kernel.bpf.symbols import Symbols, are_shown, why_hidden
+from nettop.kernel.host.privileges import CAP_SYSLOG
 
 KALLSYMS = """\
 ffffffff81000000 T _stext
@@ -28,7 +28,7 @@ MODULES = "nf_tables 262144 12 nft_ct, Live 0xffffffffc0200000\n"
 
 @pytest.fixture
 def proc(tmp_path: Path) -> Path:
-    """An example /proc."""
+    """Return an example /proc."""
     (tmp_path / "kallsyms").write_text(KALLSYMS)
     (tmp_path / "modules").write_text(MODULES)
     return tmp_path
@@ -36,7 +36,7 @@ def proc(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def symbols(proc: Path) -> Symbols:
-    """The functions of the example kernel."""
+    """Return the functions of the example kernel."""
     made = Symbols(proc)
     assert made.refresh()
     return made
@@ -88,7 +88,7 @@ def test_read_again_only_when_modules_changed(proc: Path, symbols: Symbols) -> N
 
 @pytest.fixture
 def hiding(proc: Path) -> Path:
-    """A /proc without the right to see addresses: all of them are 0."""
+    """Return a /proc without the right to see addresses: all of them are 0."""
     hidden = "".join(f"{0:016x}{line[16:]}\n" for line in KALLSYMS.splitlines())
     (proc / "kallsyms").write_text(hidden)
     return proc
@@ -103,19 +103,19 @@ def test_hidden_addresses_are_no_symbols(hiding: Path) -> None:
 
 
 def test_whether_addresses_are_shown(proc: Path) -> None:
-    """One address other than 0 is enough."""
+    """One nonzero address proves that addresses are visible."""
     assert are_shown(proc)
 
 
 def test_whether_addresses_are_hidden(hiding: Path) -> None:
-    """All are 0, or the file is missing."""
+    """Addresses are hidden if all are 0, or the file is missing."""
     assert not are_shown(hiding)
     (hiding / "kallsyms").unlink()
     assert not are_shown(hiding)
 
 
 def test_names_of_what_is_present(proc: Path) -> None:
-    """Those of the wanted functions that exist, without suffix or module; data does not count."""
+    """The existing ones of the wanted functions are found, without suffix or module; data does not count."""
     wanted = {"early", "nft_do_chain", "some_data", "udp_rcv", "tcp_v6_rcv", "tcp_v4"}
     made = Symbols(proc, wanted)
     assert not made.present
@@ -181,7 +181,7 @@ MASKED = "31 22 0:5 /null /proc/kallsyms rw - devtmpfs devtmpfs rw\n"
             MOUNTS.format(option="") + MASKED,
             "1",
             True,
-            "devtmpfs that is mounted at /proc/kallsyms",
+            "devtmpfs mounted at /proc/kallsyms",
             "umount /proc",
         ),
         ("0", MOUNTS.format(option=""), "2", True, "kernel.kptr_restrict=2", "sysctl kernel.kptr_restrict=1"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What headlines warn of: which rows are in trouble, from how many on, and that filters show as many as are counted."""
+"""Warnings of headlines: rows in trouble, their thresholds, and filters that show as many as are counted."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from nettop.query.filter import parse_filter
 from nettop.query.query import screen_query
-from nettop.query.trouble import Present, present_troubles, threshold, trouble_filters
+from nettop.query.trouble import FoundTrouble, present_troubles, threshold, trouble_filters
 from nettop.query.view import View
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.schema import Trouble
 from nettop.snapshots.snapshot import Frame
 from tests.unit.build import Row, example_rows, make_frame
 
-USAGE = Path(__file__).parents[2] / "docs" / "usage.md"
+PAGE = Path(__file__).parents[2] / "docs" / "use" / "what-is-slow.md"
 FILTERS = trouble_filters(SOCKETS)
 ACCEPT_QUEUE, SYN_QUEUE, CLOSE_WAIT, STUCK, RETRANSMITTING = (trouble.name for trouble in SOCKETS.troubles)
 
@@ -29,18 +29,18 @@ STUCK_ROW = {**BEFORE, "send_queue": 1, "busy_us": 950_000}
 RETRANSMITTING_ROW = {**BEFORE, "bytes_acked": 900, "retransmits": 10, "data_packets_sent": 900}
 
 
-def troubles(frame: Frame) -> list[Present]:
-    """What the screen warns of."""
+def troubles(frame: Frame) -> list[FoundTrouble]:
+    """Return the screen's warnings."""
     return present_troubles(View(frame, screen_query(SOCKETS)), FILTERS)
 
 
 def names(now: list[Row], before: list[Row] | None = None, elapsed_s: float = 1.0) -> list[str]:
-    """The names of what the screen warns of."""
+    """Return the names of what the screen warns of."""
     return [each.trouble.name for each in troubles(make_frame(now, before, elapsed_s))]
 
 
 def close_wait(number: int) -> list[Row]:
-    """So many connections that only the peer has closed, and a healthy one."""
+    """Return `number` connections closed only by the peer, and a healthy one."""
     return [*({"state": "CLOSE_WAIT"} for _ in range(number)), {"id": 100_000}]
 
 
@@ -73,7 +73,7 @@ def test_a_row_is_in_trouble_from_its_threshold_on(now: Row, name: str | None) -
 
 
 def test_all_is_well_on_a_quiet_host() -> None:
-    """Nothing is named where no row has changed, nor before there are two readings."""
+    """Without changed rows, or before two readings, nothing is named."""
     rows = example_rows(60)
     assert names(rows, rows) == []
     assert names(rows) == []
@@ -115,7 +115,7 @@ def test_a_short_interval_says_nothing_of_a_stuck_queue() -> None:
 
 
 def test_the_worst_stands_first() -> None:
-    """In the order of the declaration, whatever the order and the number of rows."""
+    """Warnings are in order of declaration, whatever the rows."""
     rows = [RETRANSMITTING_ROW, STUCK_ROW, LISTENER | {"syn_queue": 10}, LISTENER | {"accept_queue": 10}]
     assert names(rows, [BEFORE] * 4) == [ACCEPT_QUEUE, SYN_QUEUE, STUCK, RETRANSMITTING]
 
@@ -140,11 +140,16 @@ rows_of_any_kind = st.lists(
 
 @given(rows_of_any_kind, rows_of_any_kind)
 def test_as_many_rows_are_shown_as_are_counted(now: list[Row], before: list[Row]) -> None:
-    """Each filter shows, without --all, just the rows that the headline counts; a backlog is a listener's."""
+    """Each filter shows, without --all, just the rows that the headline counts.
+
+    Only listeners have a backlog. What the table hides by default sends nothing.
+    """
     for row in (*now, *before):
         row["backlog"] = row["backlog"] if row["state"] == "LISTEN" else None
+        if row["state"] in ("LISTEN", "TIME_WAIT"):
+            row["retransmits"] = row["send_queue"] = None
     frame, query = make_frame(now, before), screen_query(SOCKETS)
-    every = [(replace(trouble, least=0, least_growing=None), rows) for trouble, rows in FILTERS]
+    every = [(replace(trouble, min_rows=0, min_growing_rows=None), rows) for trouble, rows in FILTERS]
     present = present_troubles(View(frame, query), every)
     assert len(present) == len(FILTERS)
     for each in present:
@@ -153,16 +158,15 @@ def test_as_many_rows_are_shown_as_are_counted(now: list[Row], before: list[Row]
 
 
 def test_thresholds_in_words() -> None:
-    """As the help and the documents say them."""
+    """Thresholds equal those in the help and the documents."""
     trouble = Trouble("x", "state=CLOSE", "what it means", 1000, 10, 0.5)
-    assert threshold(trouble) == "from 1,000 rows on, or 10 and growing, where the interval is 0.5 s or more"
-    assert threshold(replace(trouble, least=1, least_growing=None, least_s=0)) == "from 1 row on"
+    assert threshold(trouble) == "from 1,000 rows on, or 10 and growing, if the interval is 0.5 s or more"
+    assert threshold(replace(trouble, min_rows=1, min_growing_rows=None, min_interval_s=0)) == "from 1 row on"
 
 
 @pytest.mark.parametrize("trouble", SOCKETS.troubles, ids=lambda trouble: trouble.name)
 def test_the_documents_say_what_trouble_is(trouble: Trouble) -> None:
-    """docs/usage.md has a line for each, with its filter and its threshold."""
+    """docs/use/what-is-slow.md has a line for each, with its filter and its threshold."""
     assert (
-        f"| {trouble.name} | {trouble.help} | {threshold(trouble)} | `{trouble.filter}` |"
-        in USAGE.read_text()
+        f"| {trouble.name} | {trouble.help} | {threshold(trouble)} | `{trouble.filter}` |" in PAGE.read_text()
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UDP's counters between readings: whatever comes and goes, no message is missing and none counts twice."""
+"""UDP's counters between readings: whatever sockets come and go, no message is missing or counted twice."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 
 from nettop.commands.options import parse_lens_options
 from nettop.errors import UsageError
-from nettop.kernel.facts import Host
-from nettop.kernel.processes import Processes
+from nettop.kernel.host.facts import Host
+from nettop.kernel.host.processes import Processes
 from nettop.probes.connections import udp
 from nettop.probes.connections.socket_rows import ROW, TCP, UDP
 from nettop.probes.connections.udp import COUNTED, UdpTotals
 from nettop.snapshots import find_table
+from nettop.snapshots.arrays import Array
+from nettop.snapshots.connections import COUNT_UDP
 from nettop.snapshots.hooks import HookStatus
-from nettop.snapshots.snapshot import Array, known
+from nettop.snapshots.snapshot import known
 
 SOCKETS, BYTES = 5, 101
 Reading = list[tuple[bool, int]]
@@ -41,19 +43,19 @@ class KernelMaps:
         self._takes = takes
 
     def send(self, socket: int, messages: int) -> None:
-        """As a program does when a process sends."""
+        """Count a message, as the program does when a process sends."""
         if socket in self.sent or len(self.sent) < self._room:
             self.sent[socket] += messages
         else:
             self.untracked += messages
 
     def read_all(self, _fd: int, keys: np.dtype[Any], values: np.dtype[Any]) -> tuple[Array, Array]:
-        """As maps.read_all; a hash table has no order."""
+        """Return all entries, as maps.read_all; a hash table has no order."""
         ids = np.array(list(self.sent)[::-1], keys)
         return ids, rows_of(ids.tolist(), self.sent).astype(values)
 
     def read_each(self, _fd: int, keys: Array, dtype: np.dtype[Any], *, delete: bool) -> tuple[Array, Array]:
-        """As maps.read_each."""
+        """Return entries by key, as maps.read_each."""
         assert delete
         if not self._takes:
             return np.zeros(len(keys), dtype), np.zeros(len(keys), bool)
@@ -62,21 +64,21 @@ class KernelMaps:
         return final, np.ones(len(keys), bool)
 
     def delete_all(self, _fd: int, keys: Array) -> None:
-        """As maps.delete_all."""
+        """Delete all entries, as maps.delete_all."""
         for key in keys.tolist():
             del self.sent[key]
 
-    def read_per_cpu(self, _fd: int, _index: int, dtype: np.dtype[Any]) -> Array:
-        """As maps.read_per_cpu; all of it was on one CPU."""
-        values = np.zeros(2, dtype)
-        values["messages_sent"][1], values["bytes_sent"][1] = self.untracked, BYTES * self.untracked
-        return values
+    def sum_per_cpu(self, _fd: int, _index: int, dtype: np.dtype[Any]) -> Array:
+        """Sum over CPUs, as maps.sum_per_cpu."""
+        total = np.zeros((), dtype)
+        total["messages_sent"], total["bytes_sent"] = self.untracked, BYTES * self.untracked
+        return total
 
 
 def rows_of(ids: list[int], sent: Counter[int] | None = None) -> Array:
-    """Rows of UDP sockets, unknown but for what is given."""
+    """Return rows of UDP sockets, unknown but for what is given."""
     rows = np.frombuffer(bytearray(b"\xff" * ROW.itemsize * len(ids)), ROW)
-    rows["id"], rows["protocol"], rows["is_kernels"] = ids, UDP, 0
+    rows["id"], rows["protocol"], rows["held_by_kernel"] = ids, UDP, 0
     if sent is not None:
         rows["messages_sent"] = [sent[number] for number in ids]
         rows["bytes_sent"] = BYTES * rows["messages_sent"]
@@ -85,9 +87,9 @@ def rows_of(ids: list[int], sent: Counter[int] | None = None) -> Array:
 
 
 def totals_of(monkeypatch: pytest.MonkeyPatch, kernel: KernelMaps) -> UdpTotals:
-    """What counts by these maps."""
+    """Return a counter of UDP over these maps."""
     monkeypatch.setattr(udp, "maps", kernel)
-    monkeypatch.setattr(udp, "Hooks", lambda *_: SimpleNamespace(take=None, gaps={}))
+    monkeypatch.setattr(udp, "Hooks", lambda *_: SimpleNamespace(attach=None, gaps={}))
     monkeypatch.setattr(udp, "attach_best", lambda *_: HookStatus("udp", "any"))
     program = SimpleNamespace(maps={"udp_sockets": 1, "untracked": 2}, functions={})
     return UdpTotals(cast("Any", program), loader=cast("Any", None), chosen={}, check=None)
@@ -152,8 +154,8 @@ def test_what_passes_no_call_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None
         kernel.send(number, 1)
     rows = rows_of([0, 1, 2, 3, 4, 5])
     rows["is_tunnel"][[1, 4]] = 1
-    rows["is_kernels"][2] = 1
-    rows["is_kernels"][[3, 5]] = 255
+    rows["held_by_kernel"][2] = 1
+    rows["held_by_kernel"][[3, 5]] = 255
     rows["start_time"][3] = 7
     counted, _ = totals.read(rows, rows_of([]), processes)
     assert known(counted["messages_sent"]).tolist() == [True, False, False, True, False, False]
@@ -188,14 +190,14 @@ def test_what_moved_before_it_was_counted(monkeypatch: pytest.MonkeyPatch) -> No
 def test_switch() -> None:
     """--udp takes on and off, and names them for any other word."""
     options = SimpleNamespace(udp="off")
-    assert parse_lens_options(options, 1.0, [find_table("connections")]) == {"udp": "off"}
+    assert parse_lens_options(options, 1.0, [find_table("connections")]) == {COUNT_UDP: "off"}
     options.udp = "of"
     with pytest.raises(UsageError, match="udp"):
         parse_lens_options(options, 1.0, [find_table("connections")])
 
 
 def test_without_a_mechanism(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing counts, nothing is 0."""
+    """Without counting, counters are unknown, not 0."""
     totals = totals_of(monkeypatch, KernelMaps())
     monkeypatch.setattr(totals, "_status", HookStatus("udp", None))
     rows, gone = totals.read(rows_of([1]), rows_of([]), Processes(Host()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantities, as people write them and as screens show them."""
+"""Quantities in users' notation and on screens."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_what_is_no_amount_is_a_usage_error_with_an_example(text: str, unit: str
 
 @given(st.text(), units)
 def test_no_text_breaks_the_parser(text: str, unit: str) -> None:
-    """Whatever is typed is an amount or a UsageError, never another error."""
+    """Any input is an amount or a UsageError, never another error."""
     with contextlib.suppress(UsageError):
         assert parse_quantity(text, unit) >= 0
 
@@ -141,7 +141,7 @@ def test_screens_show_amounts_as_the_sketches_do(value: float | None, unit: str,
     [(999.4, 999.6, "packets"), (999_940, 999_960, "packets"), (999_400, 999_600, "us"), (99.4, 99.6, "us")],
 )
 def test_rounding_never_shows_a_thousand_of_a_smaller_unit(below: float, at: float, unit: str) -> None:
-    """What would round up to 1000 k is 1.0 M."""
+    """A value that would round up to 1000 k is shown as 1.0 M."""
     assert not human(below, unit).startswith("1000")
     assert not human(at, unit).startswith("1000")
 
@@ -169,7 +169,7 @@ def test_amounts_keep_a_steady_width(value: float, unit: str) -> None:
 
 @given(amounts, units, st.integers(1, 12))
 def test_an_amount_is_never_wider_than_its_column(value: float, unit: str, width: int) -> None:
-    """Whatever the width, the text fits, and what is more than nothing never reads as zero."""
+    """The text fits any width, and a nonzero value is never shown as zero."""
     text = human(value, unit, width)
     assert len(text) <= width
     if value > 0:
@@ -208,7 +208,7 @@ def test_amounts_are_shown_in_order(first: float, other: float) -> None:
 def test_a_deviation_is_on_the_scale_of_its_value(
     value: float | None, deviation: float | None, text: str
 ) -> None:
-    """One unit for both, so that they compare at a glance."""
+    """Both values have one unit, so that they are easy to compare."""
     assert human_spread(value, deviation, "us") == text
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The view, held against slow and obvious models: joins, rates, order, values and totals."""
+"""The view, compared with slow and obvious models: joins, rates, order, values and totals."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ FROM_ZERO = dataclasses.replace(SOCKETS, begins_at_zero=True)
 
 
 def by_id(each: list[Row] | None) -> dict[int, Row]:
-    """The rows by their key."""
+    """Return the rows by their key."""
     return {row["id"]: row for row in each or ()}
 
 
 def all_values(view: View, name: str) -> list[Any]:
-    """The column's values for every row."""
+    """Return the column's values for every row."""
     return view.values(name, np.arange(view.size))
 
 
@@ -86,7 +86,7 @@ def test_a_rate_is_the_difference_over_the_measured_time(
 def test_what_counts_from_its_first_sight_has_all_of_it_in_that_interval(
     now: list[Row], before: list[Row]
 ) -> None:
-    """In a table whose counters begin at zero a new row grew by all it has: shares of an interval add up."""
+    """If a table's counters begin at zero, a new row's growth is its total, so that shares add up."""
     view = make_view(make_frame(now, before, table=FROM_ZERO), all_rows=True, deltas=True)
     rows_before = by_id(before)
     rows_now = by_id(now)
@@ -96,7 +96,7 @@ def test_what_counts_from_its_first_sight_has_all_of_it_in_that_interval(
 
 
 def test_what_was_not_counted_before_has_no_first_sight() -> None:
-    """Where a column was n/a in the snapshot before, a new row may have grown long ago."""
+    """If a column was n/a before, a new row's growth is unknown."""
     row = {"id": 1, "bytes_sent": 5}
     frame = make_frame([row], [], table=FROM_ZERO)
     assert frame.before is not None
@@ -146,7 +146,7 @@ def test_measured_zero_is_not_unknown() -> None:
 def test_a_count_has_a_rate_when_both_snapshots_have_it(
     now: int, before: int | None, elapsed_s: float
 ) -> None:
-    """What a count of the snapshot grew by, over the time between the two; one that went back has no rate."""
+    """A snapshot count's rate is its growth over the time between two; a decreased one has no rate."""
     frame = make_frame([], [], elapsed_s, counts={"closed": now, "opened": 5})
     assert frame.before is not None
     counted = {} if before is None else {"closed": before}
@@ -158,7 +158,7 @@ def test_a_count_has_a_rate_when_both_snapshots_have_it(
 
 
 def test_a_count_has_no_rate_without_time() -> None:
-    """One snapshot, or two of one moment, say nothing of speed."""
+    """One snapshot, or two of the same time, give no rate."""
     for frame in (make_frame([], [], 0.0, counts={"closed": 7}), make_frame([], counts={"closed": 7})):
         before = None if frame.before is None else dataclasses.replace(frame.before, counts={"closed": 3})
         assert make_view(Frame(frame.now, before)).count_rate("closed") is None
@@ -168,7 +168,7 @@ def test_a_count_has_no_rate_without_time() -> None:
 def test_a_ratio_is_of_totals_or_of_the_last_interval(
     now: list[Row], before: list[Row], deltas: bool
 ) -> None:
-    """Its parts are the columns as the query shows them; without anything below the line it is unknown."""
+    """A ratio uses the columns as the query shows them; with a zero denominator it is unknown."""
     view = make_view(make_frame(now, before), deltas=deltas)
     parts = [all_values(view, name) for name in ("retransmits", "data_packets_sent")]
     for value, over, under in zip(all_values(view, "retransmit_ratio"), *parts, strict=True):
@@ -178,24 +178,32 @@ def test_a_ratio_is_of_totals_or_of_the_last_interval(
             assert value == over / under
 
 
+def test_the_total_of_a_ratio_is_the_ratio_of_the_sums() -> None:
+    """A total ratio is unknown if all denominators are zero."""
+    rows = [{"retransmits": at, "data_packets_sent": 10 * at} for at in range(3)]
+    view = make_view(make_frame(rows))
+    assert view.total("retransmit_ratio", np.arange(3)) == 0.1
+    assert view.total("retransmit_ratio", np.arange(1)) is None
+
+
 # --- joining ------------------------------------------------------------------------------------------------
 
 
 @given(keyed_rows, keyed_rows, st.booleans())
 def test_rows_that_went_stay_for_one_frame(now: list[Row], before: list[Row], closed: bool) -> None:
-    """With `closed`, gone rows stand behind the others, as they last were, and have no rate."""
+    """With `closed`, gone rows follow the others, with their last values and no rate."""
     view = make_view(make_frame(now, before), all_rows=True, closed=closed, gone=closed)
     rows_now, rows_before = by_id(now), by_id(before)
     gone = sorted(set(rows_before) - set(rows_now)) if closed else []
     assert view.raw("id").tolist() == sorted(rows_now) + gone
-    assert view.rows["id"].tolist() == view.raw("id").tolist()
-    assert view.size == len(view.rows) == len(view.gone)
+    assert view.joined.array["id"].tolist() == view.raw("id").tolist()
+    assert view.size == len(view.joined.array) == len(view.gone)
     assert view.raw("id")[view.gone].tolist() == gone
-    assert view.raw("id")[view.appeared].tolist() == sorted(set(rows_now) - set(rows_before))
+    assert view.raw("id")[view.joined.appeared].tolist() == sorted(set(rows_now) - set(rows_before))
     for name in ("process", "remote_address", "bytes_sent", "state"):
         last = [(rows_before[key])[name] for key in gone]
         assert view.values(name, np.flatnonzero(view.gone)) == last
-        assert view.rows[name].tobytes() == view.raw(name).tobytes()
+        assert view.joined.array[name].tobytes() == view.raw(name).tobytes()
     assert not view.column("bytes_sent_per_s").known[view.gone].any()
 
 
@@ -213,7 +221,7 @@ def test_a_closed_row_keeps_its_process_when_the_texts_are_numbered_anew() -> No
 
 
 def test_gone_rows_stand_where_they_stood() -> None:
-    """With the view before, a gone row has the rate of its last interval, and sorts by it."""
+    """With the previous view, a gone row has its last interval's rate, and sorts by it."""
     first = [{"id": 1, "bytes_sent": 0}, {"id": 2, "bytes_sent": 0}, {"id": 3, "bytes_sent": 0}]
     second = [{"id": 1, "bytes_sent": 10}, {"id": 2, "bytes_sent": 500}, {"id": 3, "bytes_sent": 900}]
     third = [{"id": 1, "bytes_sent": 30}, {"id": 3, "bytes_sent": 1900}]
@@ -256,7 +264,7 @@ def test_only_the_view_before_is_kept() -> None:
 def test_without_an_earlier_snapshot_nothing_is_new_or_gone() -> None:
     """At the first frame every row would be new, which says nothing."""
     view = make_view(make_frame(example_rows(5)), closed=True, gone=True, all_rows=True)
-    assert not view.appeared.any()
+    assert not view.joined.appeared.any()
     assert not view.gone.any()
 
 
@@ -278,7 +286,7 @@ SORTS = [
 
 
 def sort_key(view: View, name: str) -> list[Any]:
-    """For each row what it sorts by: numbers, texts in small letters, addresses as bytes; None for unknown."""
+    """Return each row's sort key: numbers, lower-case texts, addresses as bytes; None for unknown."""
     each = view.table.by_name.get(name)
     if name in ("local_address", "remote_address"):
         return [address_pair(text) for text in all_values(view, name)]
@@ -290,7 +298,7 @@ def sort_key(view: View, name: str) -> list[Any]:
 
 
 def compare(first: Any, other: Any, descending: bool) -> int:
-    """The order of two values: unknown last both ways."""
+    """Return the order of two values: unknown last both ways."""
     if first is None or other is None:
         return (first is None) - (other is None)
     return ((first > other) - (first < other)) * (-1 if descending else 1)
@@ -473,4 +481,4 @@ def test_a_large_table_is_ordered_like_a_small_one() -> None:
     present = [rate for rate in rates if rate is not None]
     assert present == sorted(present, reverse=True)
     assert rates[: len(present)] == present
-    assert view.gone.sum() == view.appeared.sum() == 200
+    assert view.gone.sum() == view.joined.appeared.sum() == 200

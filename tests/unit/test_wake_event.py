@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the sampler and the consumers wait for."""
+"""The event that the sampler and the consumers wait for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nettop.wake_event import WakeEvent
+from nettop.process.wake_event import WakeEvent
 from tests.unit.logging_run import until
 
 POLLING = {"7", "73", "271"}
@@ -19,7 +19,7 @@ POLLING = {"7", "73", "271"}
 
 @pytest.fixture
 def handled() -> Iterator[list[int]]:
-    """The signals that a handler was called for."""
+    """Yield the signals that a handler was called for."""
     numbers: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda number, _: numbers.append(number))
     yield numbers

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A source that tests have things happen in: rows of the table of events, as the kernel would report them."""
+"""A source that simulates kernel events: rows of the table of events."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ FAIL: Row = CONNECT | {
 
 
 class Woken(Scripted):
-    """Gives its snapshots as Scripted does, and beside them what `happen` was given."""
+    """A source of scripted snapshots, plus the events given to `happen`."""
 
     def __init__(self, steps: Sequence[Snapshot | NettopError]) -> None:
         super().__init__(steps)
@@ -63,7 +63,7 @@ class Woken(Scripted):
         self._newest = 0
 
     def happen(self, *rows: Row, quietly: bool = False) -> None:
-        """Report these events; `quietly` they wait for the next reading, and wake nobody."""
+        """Report these events; with `quietly` they wait for the next reading, and wake nobody."""
         numbered = [{"event_id": self._newest + at} | row for at, row in enumerate(rows, 1)]
         self._newest += len(rows)
         with self._lock:
@@ -72,15 +72,15 @@ class Woken(Scripted):
                 os.eventfd_write(self._wakeup, 1)
 
     def is_filling(self) -> bool:
-        """Nothing waits for long."""
+        """Return False: nothing waits for long."""
         return False
 
     def wakeups(self) -> tuple[int, ...]:
-        """The descriptor that events make readable."""
+        """Return the descriptor that events make readable."""
         return (self._wakeup,)
 
     def drain(self, taken_ns: int) -> tuple[Rows, ...]:
-        """What has happened since the last call."""
+        """Return what has happened since the last call."""
         with self._lock:
             drained, self._waiting = tuple(self._waiting), []
             if drained:
