@@ -21,9 +21,9 @@ from nettop.engine.session import Session
 from nettop.engine.source import probe_of
 from nettop.errors import SourceFailed, unknown_word
 from nettop.kernel.host.facts import Host
-from nettop.query.filter import parse_filter
-from nettop.query.query import checked_columns, parse_sort, text_query
+from nettop.query.query import checked_columns, query_from_settings, text_query
 from nettop.query.view import View
+from nettop.settings import ViewSettings
 from nettop.snapshots import find_table
 from nettop.snapshots.schema import Kind, Lens, OptionValues, Table
 from nettop.snapshots.snapshot import Frame as Reading
@@ -80,10 +80,10 @@ class Rows(Sequence[Mapping[str, Any]]):
             return np.ma.MaskedArray(objects, mask=[value is None for value in values])
         column = view.column(name)
         is_time = field is not None and field.kind is Kind.TIME
-        numbers = (
-            column.numbers[view.order].astype("datetime64[ns]") if is_time else column.numbers[view.order]
+        numbers = column.numbers[view.order]
+        return np.ma.MaskedArray(
+            numbers.astype("datetime64[ns]") if is_time else numbers, mask=~column.known[view.order]
         )
-        return np.ma.MaskedArray(numbers, mask=~column.known[view.order])
 
 
 def _nullable(array: MaskedArray) -> Any:
@@ -102,7 +102,13 @@ class Frame:
     """One reading of a table, compared with the previous frame."""
 
     def __init__(
-        self, reading: Reading, table: Table, columns: Sequence[str], lost: Mapping[str, int]
+        self,
+        reading: Reading,
+        table: Table,
+        columns: Sequence[str],
+        lost: Mapping[str, int],
+        *,
+        all_rows: bool,
     ) -> None:
         self.wall_ns = reading.now.wall_ns
         """Time of the reading, in nanoseconds since 1970."""
@@ -111,6 +117,7 @@ class Frame:
         self._reading = reading
         self._table = table
         self._columns = columns
+        self._all_rows = all_rows
 
     @property
     def missing(self) -> Mapping[str, str]:
@@ -131,14 +138,10 @@ class Frame:
         `columns` are names of fields, and NAME_per_s for rates; by default those the lens was opened with. `deltas`
         makes counters per-interval. Raise UsageError for an unknown column, FilterError for an invalid filter.
         """
-        query = text_query(self._table)
-        query = replace(
-            query,
-            sort=query.sort if sort is None else parse_sort(self._table, sort),
-            filter=parse_filter(self._table, filter),
-            deltas=deltas,
-            limit=limit,
+        chosen = ViewSettings(
+            filters=(filter,), sort=sort, limit=limit, deltas=deltas, all_rows=self._all_rows
         )
+        query = query_from_settings(text_query(self._table), chosen)
         view = View(self._reading, query, all_batches=True)
         return Rows(view, checked_columns(columns or self._columns, self._table.names))
 
@@ -165,6 +168,7 @@ class OpenLens:
         """
         lens, self._table = find_table(view)
         self._columns = checked_columns(columns or self._table.by_name, self._table.names)
+        self._all_rows = all_rows
         values = _parsed(options, lens, self._table, interval)
         self._host = Host()
         self._session = Session(interval, partial(probe_of, host=self._host))
@@ -221,7 +225,8 @@ class OpenLens:
             lost[self._table.name] = self._consumer.lost(self._table)
             batches = {self._table.name: tuple(self._consumer.rows(self._table))}
         before, self._last = self._last, reading.now
-        return Frame(replace(reading, before=before, batches=batches), self._table, self._columns, lost)
+        compared = replace(reading, before=before, batches=batches)
+        return Frame(compared, self._table, self._columns, lost, all_rows=self._all_rows)
 
 
 open = OpenLens  # noqa: A001 - nettop.open

@@ -131,7 +131,7 @@ def _lens_options(lens: Lens, table: Table) -> list[tuple[str, str]]:
     return [
         (
             f"{', '.join(filter(None, (each.short, each.flag)))} {each.metavar}",
-            f"{each.help} ({each.text(each.default)})" if each.default != "" else each.help,
+            each.help_with(each.default),
         )
         for each in lens.options
         if each.concerns(table)

@@ -113,7 +113,7 @@ def _annotated(lens: Lens, declared: Option[Any], *, log: bool, unattended: bool
             metavar=declared.metavar,
             panel=f"{lens.title} (view {lens.id})",
             autocompletion=completer([declared.text(step) for step in declared.steps]),
-            help=f"{declared.help} ({declared.text(default)})" if default != "" else declared.help,
+            help=declared.help_with(default),
         ),
     ]
 

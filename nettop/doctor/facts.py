@@ -24,7 +24,7 @@ from nettop.kernel.host.proc_files import mounts
 from nettop.kernel.net.links import read_links
 from nettop.kernel.net.namespaces import find_namespaces
 from nettop.process.limits import of_memory, of_processes
-from nettop.snapshots import plugins
+from nettop.snapshots import all_plugins
 
 _ARCHITECTURES = {"x86_64": Verdict.OK, "aarch64": Verdict.NOTE}
 _INITIAL_NETWORK_NAMESPACE = 0xEFFFFFF9
@@ -63,7 +63,7 @@ def host_checks(root: Path = Path("/")) -> list[Check]:
 
 def check_lenses(_: Path) -> Iterator[Check]:
     """Report the lenses of other packages, each with the reason if it cannot be used."""
-    for plugin in plugins():
+    for plugin in all_plugins():
         key, name, package = (
             f"lens_{plugin.name}",
             f"lens {plugin.name}",

@@ -57,7 +57,11 @@ def _examined(
         tables = frozenset(table.name for table in lens.tables)
         source.configure(SourceOptions(tables, mechanisms, values=values))
         source.start()
-        results = self_test.run(source, paths) if self_test is not None else []
+        results = []
+        if self_test is not None:
+            results = self_test.run(source, paths)
+        elif paths:
+            results = [SelfTestResult(lens.id, "self-test", skipped="the lens has none")]
         snapshot = source.read(time.monotonic_ns())
         return LensReport(lens, snapshot.hooks, dict(snapshot.gaps)), results
     finally:

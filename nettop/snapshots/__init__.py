@@ -37,7 +37,7 @@ _NOT_LENSES = frozenset(
 @cache
 def lenses() -> tuple[Lens, ...]:
     """Return every lens of nettop and of other packages, in screen order."""
-    others = (plugin.lens for plugin in plugins() if plugin.lens is not None)
+    others = (plugin.lens for plugin in all_plugins() if plugin.lens is not None)
     return tuple(sorted((*own_lenses(), *others), key=lambda lens: lens.order))
 
 
@@ -53,14 +53,15 @@ def own_lenses() -> tuple[Lens, ...]:
 
 
 @cache
-def plugins() -> tuple[Plugin, ...]:
+def all_plugins() -> tuple[Plugin, ...]:
     """Return the installed packages that declare lenses, including unusable ones."""
     return tuple(find_plugins(own_lenses()))
 
 
+@cache
 def lens_part(lens: str, name: str) -> ModuleType | None:
     """Import a part of a lens, or return None if the lens has no such part; see `import_part`."""
-    package = next((plugin.package for plugin in plugins() if plugin.lens and plugin.lens.id == lens), None)
+    package = next((plugin.package for plugin in all_plugins() if plugin.lens and plugin.lens.id == lens), None)
     return import_part(lens, name, package)
 
 
@@ -75,7 +76,7 @@ def find_table(view: str) -> tuple[Lens, Table]:
             table = lens.table(table_name) if table_name else lens.main
             if table is not None:
                 return lens, table
-    for plugin in plugins():
+    for plugin in all_plugins():
         if plugin.name == lens_id and plugin.problem:
             raise Unsupported(f"the lens {lens_id} cannot be used: {plugin.problem}", plugin.remedy)
     raise unknown_word("view", view, views())

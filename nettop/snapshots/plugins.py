@@ -93,10 +93,12 @@ def _load(plugin: Plugin, others: Sequence[Lens]) -> Plugin:
         return replace(plugin, problem=f"{plugin.package} cannot be imported: {error!r}")
     if not isinstance(lens, Lens) or lens.id != plugin.name:
         return replace(plugin, problem=f"{plugin.package}.LENS is not a lens with the id {plugin.name!r}")
+    if lens.id in {other.id for other in others}:
+        return replace(plugin, problem="another lens has the same id")
     taken = {option.flag for other in others for option in other.options}
-    clash = next((option.flag for option in lens.options if option.flag in taken), None)
-    if lens.id in {other.id for other in others} or clash:
-        return replace(plugin, problem=f"another lens has the {f'option {clash}' if clash else 'same id'}")
+    for option in lens.options:
+        if option.flag in taken:
+            return replace(plugin, problem=f"another lens has the option {option.flag}")
     free = [digit for digit in (lens.digit, *"123456789") if digit not in {other.digit for other in others}]
     if not free:
         return replace(plugin, problem="every digit key has a lens")

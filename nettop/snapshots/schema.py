@@ -363,6 +363,10 @@ class Option(Generic[V]):
                 return default
         return self.default
 
+    def help_with(self, default: float | str) -> str:
+        """Return the help with a default, unless that is empty."""
+        return f"{self.help} ({self.text(default)})" if default != "" else self.help
+
     @property
     def flag(self) -> str:
         """The option on the command line."""

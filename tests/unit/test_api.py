@@ -98,10 +98,18 @@ def test_read(source: Scripted) -> None:
         assert len(lens.read().rows()) == 2
 
 
-def test_options(source: Scripted) -> None:
-    """Options reach the source."""
-    two_frames(all_rows=True)
+def test_all_rows(source: Scripted) -> None:
+    """With all_rows the source reads every row, and the rows that the table hides by default are there."""
+    source._steps[:] = steps(*([{"id": 1, "state": "LISTEN"}, {"id": 2}] for _ in range(2)))
+    shown = two_frames(all_rows=True)[1].rows(sort="id")
     assert source.options.all_rows
+    assert [row["id"] for row in shown] == [1, 2]
+
+
+def test_the_default_filter(source: Scripted) -> None:
+    """Without all_rows the table's default filter applies."""
+    source._steps[:] = steps(*([{"id": 1, "state": "LISTEN"}, {"id": 2}] for _ in range(2)))
+    assert [row["id"] for row in two_frames()[1].rows()] == [2]
 
 
 @pytest.mark.parametrize(
