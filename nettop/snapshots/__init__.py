@@ -61,7 +61,9 @@ def all_plugins() -> tuple[Plugin, ...]:
 @cache
 def lens_part(lens: str, name: str) -> ModuleType | None:
     """Import a part of a lens, or return None if the lens has no such part; see `import_part`."""
-    package = next((plugin.package for plugin in all_plugins() if plugin.lens and plugin.lens.id == lens), None)
+    package = next(
+        (plugin.package for plugin in all_plugins() if plugin.lens and plugin.lens.id == lens), None
+    )
     return import_part(lens, name, package)
 
 
