@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test test-all lint test-pure test-unit test-screens test-thorough test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-services bench-totals bench-udp explore deb offline fresh-root lock clean
+.PHONY: help setup test test-all lint test-pure test-unit test-screens test-thorough test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-overhead bench-serve bench-services bench-totals bench-udp explore deb offline fresh-root lock clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -81,10 +81,10 @@ bench: ## the speed and memory budgets, side by side with ss; root
 bench-attribution: ## whose bytes nettop, nethogs and iftop say they are, beside the truth; root
 	$(as_root) $(bin)/python -B bench/attribution.py
 
-bench-bandwidth: ## what counting packets costs, and its bytes beside nethogs and iftop; root, iperf3, cc
+bench-bandwidth: ## what counting packets costs; root, iperf3, cc
 	$(as_root) $(bin)/python -B bench/bandwidth.py
 
-bench-overhead: ## nettop's own figures beside the kernel's, and --max-overhead over 50,000 connections; root
+bench-overhead: ## --max-overhead over 50,000 connections; root
 	$(as_root) $(bin)/python -B bench/overhead.py
 
 bench-cpu: ## the cpu lens beside perf, and what it costs; root, perf, iperf3, nft, ethtool, cc
@@ -94,7 +94,7 @@ bench-cpu: ## the cpu lens beside perf, and what it costs; root, perf, iperf3, n
 bench-enrichment: ## looking up the networks of flows, beside maxminddb
 	$(as_user) $(bin)/python -B bench/enrichment.py
 
-bench-flows: ## the speed and memory of nettop collect, beside nfcapd and nfacctd; root, nfdump, pmacct, cc
+bench-flows: ## the speed and memory of nettop collect; root, cc
 	$(as_root) $(bin)/python -B bench/flows.py
 
 bench-captures: ## exports that were captured, in DIR: what is stored of them, beside what is expected
@@ -103,7 +103,7 @@ bench-captures: ## exports that were captured, in DIR: what is stored of them, b
 bench-exporters: ## real exporters, beside what nfdump has of them; root, softflowd, pmacct, nfdump, Open vSwitch
 	$(as_root) $(bin)/python -B bench/exporters.py
 
-bench-durability: ## flows where the collector is killed 50 times, and where the disk is full; root
+bench-durability: ## flows where the collector is killed 50 times; root
 	$(as_root) $(bin)/python -B bench/durability.py
 
 bench-cluster: ## flows in two ClickHouse shards, one of which is killed; zookeeper
@@ -113,10 +113,10 @@ bench-fuzz: ## floods of datagrams against nettop collect, and ten minutes of fu
 	$(as_root) $(bin)/python -B bench/fuzz.py floods
 	$(as_root) $(bin)/python -B bench/fuzz.py guided --seconds 600
 
-bench-events: ## what the events cost, beside conntrack; root, cc
+bench-events: ## what the events cost; root, cc
 	$(as_root) $(bin)/python -B bench/events.py
 
-bench-latency: ## what following packets costs, beside an event for each packet; root, iperf3, cc
+bench-latency: ## what following packets costs; root, iperf3, cc
 	$(as_root) $(bin)/python -B bench/latency.py
 
 bench-serve: ## the speed and memory of nettop serve, beside node_exporter and ss; root, prometheus-node-exporter
@@ -124,12 +124,6 @@ bench-serve: ## the speed and memory of nettop serve, beside node_exporter and s
 
 bench-services: ## what the services lens costs redis-benchmark and nginx; root, redis, nginx, wrk
 	$(as_root) $(bin)/python -B bench/services.py
-
-bench-prometheus: ## whether a real Prometheus gets what is true; root, iperf3, curl, prometheus
-	$(as_root) $(bin)/python -B bench/prometheus.py
-
-bench-receive: ## receiving datagrams in batches, beside a system call for each
-	$(as_user) $(bin)/python -B bench/receive.py
 
 bench-totals: ## totals and rates beside what programs moved, 2,000 connections a second; root, cc
 	$(as_root) $(bin)/python -B bench/totals.py

@@ -4,7 +4,7 @@
 Each tool in turn watches the same loads, in a network namespace of the bench's own, where only the clients of the load
 send traffic; the servers are at the other end of a veth pair. The truth is the payload that the clients counted
 themselves. A tool is credited with the bytes it attributes to the PIDs of those clients; iftop, which knows no
-processes, with the bytes it attributes to the server's address.
+processes, with the bytes it attributes to the server's address; nettop's flows with all bytes of the device.
 """
 
 import csv
@@ -20,13 +20,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from measure import QUICK, Figure, Report, arguments, judge
+from measure import QUICK, Figure, arguments, judge
 from programs import NETTOP, cpu_seconds, cpu_while, family, run, running, until
 from sockets import own_namespace
 
@@ -174,11 +174,6 @@ LOADS = (
 )
 
 
-def loads(quick: bool) -> list[Load]:
-    """Return all loads, an eighth of each if `quick`."""
-    return [replace(load, count=max(1, load.count // 8)) if quick else load for load in LOADS]
-
-
 def wait_until(when: float) -> None:
     """Sleep until this time (time.monotonic)."""
     time.sleep(max(0.0, when - time.monotonic()))
@@ -201,13 +196,14 @@ def has_loaded(pid: int, output: Path) -> bool:
 class Tool:
     """A monitor: its command, its output parser, and the input that makes it print and exit.
 
-    `attributed` returns bytes by PID, with None for those without a process. `counts` returns whether it counts yet.
+    `attributed` returns bytes by PID, with None for those without a process. `counts` returns whether it counts yet. A
+    tool that is `without_processes` is credited with all its bytes; the text says which these are.
     """
 
     command: tuple[str, ...]
     attributed: Callable[[str], dict[int | None, float]]
     counts: Callable[[int, Path], bool] = captures
-    knows_processes: bool = True
+    without_processes: str = ""
     last_input: bytes = b""
 
 
@@ -239,11 +235,13 @@ NETTOP_ROWS = (NETTOP, "--table", "-d", "--deltas", "--format", "csv")
 def tools() -> list[Tool]:
     """Return the tools to compare; each watches only this namespace, or its device."""
     rows = ("--filter", f"netns={os.stat('/proc/self/ns/net').st_ino}", "--columns", "pid,bytes")
+    flows = ("--view", "bandwidth.flows", "--columns", "pid,bytes")
     plain = ("-t", "-n", "-N", "-B", "-i", DEVICE, "-f", f"host {SERVER}")
     return [
         Tool((*NETTOP_ROWS, *rows), sum_of_nettop, has_loaded),
+        Tool((*NETTOP_ROWS, *flows), sum_of_nettop, has_loaded, "all flows"),
         Tool(("nethogs", "-t", "-C", "-v", "2", "-d", "1", DEVICE), last_of_nethogs),
-        Tool(("iftop", *plain), total_of_iftop, knows_processes=False, last_input=b"p\nq\n"),
+        Tool(("iftop", *plain), total_of_iftop, without_processes="of the host", last_input=b"p\nq\n"),
     ]
 
 
@@ -268,8 +266,8 @@ def watch(tool: Tool, load: Load) -> Figure:
             process.kill()
         process.communicate(tool.last_input)
         actual = tool.attributed(Path(output.name).read_text())
-    attributed = sum(actual.get(pid, 0) for pid in (truth if tool.knows_processes else [None]))
-    name = Path(tool.command[0]).name + ("" if tool.knows_processes else " (of the host)")
+    attributed = sum(actual.get(pid, 0) for pid in (actual if tool.without_processes else truth))
+    name = Path(tool.command[0]).name + (f" ({tool.without_processes})" if tool.without_processes else "")
     what = f"{name:<22} {100 * cpu:>6.1f} % CPU {start_s:>6.2f} s to start"
     return Figure(what, attributed / sum(truth.values()), "×")
 
@@ -286,13 +284,6 @@ def connect_servers() -> None:
     ip(f"link set {DEVICE} up")
 
 
-def compared(load: Load, some: Sequence[Tool]) -> Report:
-    """Run one load with each installed tool."""
-    return f"{load.what}: bytes ÷ truth", (
-        watch(tool, load) for tool in some if shutil.which(tool.command[0])
-    )
-
-
 ABOUT = """\
 bytes ÷ truth: bytes attributed to the clients' processes, divided by the payload that they counted.
 Tools that capture packets also count headers, so a ratio above 1 is no error.
@@ -306,7 +297,9 @@ def main() -> int:
     own_namespace()
     connect_servers()
     print(ABOUT)
-    return judge(compared(load, tools()) for load in loads(options.quick))
+    installed = [tool for tool in tools() if shutil.which(tool.command[0])]
+    loads = [replace(load, count=max(1, load.count // 8)) for load in LOADS] if options.quick else LOADS
+    return judge((f"{load.what}: bytes ÷ truth", (watch(tool, load) for tool in installed)) for load in loads)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the cost and accuracy of the bandwidth lens: `sudo .venv/bin/python bench/bandwidth.py [PART …]`.
+"""Measure the cost of the bandwidth lens: `sudo .venv/bin/python bench/bandwidth.py [PART …]`.
 
 A veth pair connects the bench's own network namespace, whose packets are counted, to another one. `speed`: 64-byte
 datagrams that a CPU can send and receive. `bulk`: CPU nanoseconds per byte of a TCP connection. For both, the two ends
 run on one CPU, and turns with and without the programs alternate; times are the scheduler's, which other load hardly
-affects. `price`: nanoseconds per packet above empty programs, by the kernel's statistics. `tools`: nettop compared with
-nethogs and iftop, on the loads of attribution.py.
+affects. `price`: nanoseconds per packet above empty programs, by the kernel's statistics.
 """
 
 import contextlib
@@ -21,13 +20,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from attribution import NETTOP_ROWS, Tool, compared, connect_servers, has_loaded, loads, sum_of_nettop, tools
-from bpf_stats import Runs, runs_since, statistics_on
+from bpf_stats import runs_since, statistics_on
 from cpu_cost import NOTHING, SETTLED_AFTER_S, Job, Work, costs_of, ksoftirqd, received
 from cpu_scenes import A, B, Namespace, Traffic
+from hooked import Hooked
 from measure import QUICK, Figure, Report, arguments, judge
-from packet_events import Hooked
-from programs import LAST_CPU, NETTOP
+from programs import LAST_CPU
 from sockets import own_namespace
 
 from nettop.kernel import bpf_syscall as bpf
@@ -191,23 +189,13 @@ def price(options: Options) -> Iterator[Report]:
         yield f"{what}, by BPF statistics", above_empty(turns, bounds)
 
 
-def runs_in_turn(hooked: Hooked) -> dict[str, Runs]:
-    """Return the runs of each program during one turn in which it is attached."""
+def ns_a_packet(hooked: Hooked, programs: Sequence[str]) -> float:
+    """Return the total nanoseconds per packet of these programs during one turn in which they are attached."""
     with hooked.attached():
         time.sleep(SETTLED_AFTER_S)
-        before = all_runs(hooked)
+        before = hooked.runs()
         time.sleep(TURN_S)
-        return runs_since(before, all_runs(hooked))
-
-
-def all_runs(hooked: Hooked) -> dict[str, Runs]:
-    """Return the runs of each program so far."""
-    return {name: Runs(*counted) for name, counted in hooked.program.runs().items()}
-
-
-def ns_a_packet(hooked: Hooked, programs: Sequence[str]) -> float:
-    """Return the total nanoseconds per packet of these programs during one turn."""
-    runs = runs_in_turn(hooked)
+        runs = runs_since(before, hooked.runs())
     return sum(runs[name].ns_each for name in programs)
 
 
@@ -219,23 +207,7 @@ def above_empty(turns: Sequence[Mapping[str, float]], bounds: Mapping[str, float
         yield Figure(f"{name}, above {EMPTY}", above, "ns", bounds.get(name))
 
 
-# --- comparison with other tools --------------------------------------------------------------------------------
-
-
-def compare_tools(options: Options) -> Iterator[Report]:
-    """Compare nettop with nethogs and iftop on the same loads. nettop's flows count with or without an owner."""
-    connect_servers()
-    nettop = Tool(
-        (*NETTOP_ROWS, "--view", "bandwidth.flows", "--columns", "pid,bytes"),
-        lambda text: {None: sum(sum_of_nettop(text).values())},
-        has_loaded,
-        knows_processes=False,
-    )
-    for load in loads(options.quick):
-        yield compared(load, [nettop, *(tool for tool in tools() if tool.command[0] != NETTOP)])
-
-
-PARTS = {"speed": speed, "bulk": bulk, "price": price, "tools": compare_tools}
+PARTS = {"speed": speed, "bulk": bulk, "price": price}
 
 
 def main() -> int:

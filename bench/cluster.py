@@ -3,16 +3,15 @@
 
 The servers come from the shared library of chdb 3.7.2, a complete ClickHouse 25.8, which pip downloads; ZooKeeper is
 Debian's package zookeeper. Sixteen exporters send at a steady rate to nettop collect, which stores on two shards.
-`steady`: no failures. `shard`: a shard is killed (SIGKILL) after a third of the time, and restarted after two thirds.
-`all`: the same with all servers. `replica`: the same with one of two replicas of a shard. `kills`: servers are killed
-at random moments and restarted, again and again. `limit`: the spool is filled while all servers are down, and then
-emptied as fast as they accept it.
+`shard`: a shard is killed (SIGKILL) after a third of the time, and restarted after two thirds. `all`: the same with all
+servers. `replica`: the same with one of two replicas of a shard. `kills`: servers are killed at random moments and
+restarted, again and again. `limit`: the spool is filled while all servers are down, and then emptied as fast as they
+accept it.
 
 Afterwards nothing may be missing or duplicated: in flows_raw, the sums and the ledger, as seen by each server and by
 the collector, and on both replicas.
 """
 
-import csv
 import ctypes
 import json
 import os
@@ -311,21 +310,6 @@ def _questions(expected: list[int], datagrams: int) -> Iterator[tuple[str, str, 
     yield "the ledger has", f"SELECT {counters} FROM nettop.ledger", [expected[0], 0]
 
 
-def command_differences(cluster: Cluster) -> int:
-    """Count and print wrong answers of `nettop flows`."""
-    flows = _flows(cluster, "--top", "exporter", "--since", "1d", "--limit", "100", "--format", "csv")
-    rows = list(csv.DictReader(flows.splitlines()))
-    sql = _flows(cluster, "sql", "SELECT count() AS flows FROM flows_raw", "--format", "csv")
-    counts = [
-        (len(rows), sum(int(row["flows"]) for row in rows)),
-        (EXPORTERS, int(next(csv.DictReader(sql.splitlines()))["flows"])),
-    ]
-    wrong = [each for each in counts if each != (EXPORTERS, cluster.sender.flows)]
-    if wrong:
-        print(f"nettop flows has {counts}", flush=True)
-    return len(wrong)
-
-
 def _flows(cluster: Cluster, *words: str) -> str:
     return run(NETTOP, "flows", "--data-dir", str(cluster.running.directory), *words)
 
@@ -386,22 +370,6 @@ def store_figures(cluster: Cluster) -> list[Figure]:
 
 
 # --- parts ------------------------------------------------------------------------------------------------------
-
-
-def steady(cluster: Cluster, options: Options) -> list[Figure]:
-    """Measure with all servers up."""
-    cluster.sender.send(options.rate, 5)
-    cluster.catch_up()
-    before, rows = cluster.cpu_s(), cluster.sender.flows
-    cluster.sender.send(options.rate, options.seconds)
-    waiting = cluster.waiting()
-    caught_up_s = cluster.catch_up()
-    after, rows = cluster.cpu_s(), cluster.sender.flows - rows
-    return [
-        Figure("flows in the spool at the end", waiting, ""),
-        Figure("time from the last flow sent to all stored", caught_up_s, "s"),
-        *_cpu_figures(before, after, rows),
-    ]
 
 
 def outage(cluster: Cluster, options: Options, victims: Sequence[int]) -> list[Figure]:
@@ -485,7 +453,6 @@ def _cpu_figures(before: tuple[float, float], after: tuple[float, float], rows: 
 
 Part = Callable[[Cluster, Options], list[Figure]]
 PARTS: dict[str, tuple[Topology, Part]] = {
-    "steady": ([[1], [2]], steady),
     "shard": ([[1], [2]], lambda cluster, options: outage(cluster, options, [2])),
     "all": ([[1], [2]], lambda cluster, options: outage(cluster, options, [1, 2])),
     "replica": ([[1, 3], [2]], lambda cluster, options: outage(cluster, options, [3])),
@@ -505,7 +472,6 @@ def run_part(name: str, library: Path, options: Options) -> Report:
             *shard_figures(running),
             *store_figures(running),
             Figure("answers that differ from what was sent", differences(running), "", 0),
-            Figure("answers of nettop flows that differ", command_differences(running), "", 0),
         ]
 
 

@@ -7,25 +7,22 @@ machine absolute figures are noisy; ratios within a run are reliable.
 
 import contextlib
 import os
-import select
-import statistics
 import sys
 import time
 from argparse import Namespace as Options
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from bpf_stats import program_runs, runs_since, statistics_on
 from measure import QUICK, Figure, Report, arguments, at_least, judge, side_by_side
 from programs import (
     NETTOP,
-    Process,
-    Terminal,
+    Screens,
     cpu_while,
     drain,
     in_background,
-    on_terminal,
+    printing,
     resident_mb,
     run,
     running,
@@ -33,7 +30,6 @@ from programs import (
 from sockets import NAME, connections, own_namespace
 
 JSON = ("--table", "-d", "--format", "jsonl")
-KEYS = {"the next row": b"j", "sort by the next column": b"s", "the reverse order": b"S"}
 SS, SS_OWNERS = ("ss", "-tinH", "-O"), ("ss", "-tinpH", "-O")
 
 
@@ -96,8 +92,10 @@ def start_up(options: Options) -> Iterator[Report]:
     plain, screen = [], []
     with connections(rows):
         for _ in range(runs):
-            plain.append(first_line())
-            with on_terminal() as terminal:
+            start = time.perf_counter()
+            with printing(*JSON):
+                plain.append(time.perf_counter() - start)
+            with Screens() as terminal:
                 screen.append(terminal.read_for(10, NAME.encode()) or float("nan"))
     yield (
         f"Start to first rows, {rows:,} sockets",
@@ -108,15 +106,6 @@ def start_up(options: Options) -> Iterator[Report]:
     )
 
 
-def first_line() -> float:
-    """Return the seconds from the start of nettop to its first row."""
-    start = time.perf_counter()
-    with in_background(*JSON) as process:
-        assert process.stdout
-        process.stdout.readline()
-        return time.perf_counter() - start
-
-
 def memory(options: Options) -> Iterator[Report]:
     """Measure the resident memory of the main process after some refreshes."""
     rows, seconds = 4_000, 3 if options.quick else 10
@@ -124,7 +113,7 @@ def memory(options: Options) -> Iterator[Report]:
         with in_background("--table", "-d", "-t", "0.5") as process:
             drain(process, seconds)
             plain = resident_mb(process.pid)
-        with on_terminal("-t", "0.5") as terminal:
+        with Screens("-t", "0.5") as terminal:
             terminal.read_for(seconds)
             screen = resident_mb(terminal.pid)
     yield (
@@ -143,7 +132,7 @@ def processor(options: Options) -> Iterator[Report]:
         with in_background("--table", "-d", "-t", "1") as process:
             drain(process, 3)
             plain = cpu_while(process.pid, lambda: drain(process, seconds))
-        with on_terminal("-t", "1") as terminal:
+        with Screens("-t", "1") as terminal:
             terminal.read_for(3)
             screen = cpu_while(terminal.pid, lambda: terminal.read_for(seconds))
     yield (
@@ -155,17 +144,6 @@ def processor(options: Options) -> Iterator[Report]:
     )
 
 
-def descriptors() -> int:
-    """Count the open descriptors of all processes."""
-    total = 0
-    for path in Path("/proc").glob("[0-9]*/fd"):
-        try:
-            total += len(os.listdir(path))
-        except OSError:
-            continue
-    return total
-
-
 def packets() -> int:
     """Return the packets that loopback received in this namespace."""
     line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if "lo:" in line)
@@ -173,48 +151,27 @@ def packets() -> int:
 
 
 def runs_of_programs(options: Options) -> Iterator[Report]:
-    """Count BPF program runs while iperf3 sends, and with more sockets: runs depend on descriptors, not packets."""
+    """Count BPF program runs while iperf3 sends: they depend on descriptors, not packets."""
     seconds = 3 if options.quick else 10
     with statistics_on(), in_background("--table", "-d", "--format", "csv", "-t", "1") as process:
         drain(process, 2)
-        idle = watch(process, seconds)
         with running("iperf3", "-s", "-1"), running("iperf3", "-c", "127.0.0.1", "-t", f"{seconds + 2}"):
-            busy = watch(process, seconds)
-        with connections(4_000):
-            many = watch(process, seconds)
-    figures = []
-    for label, activity in (("idle", idle), ("iperf3", busy), ("4,000 more sockets", many)):
-        figures += [
-            Figure(f"{label}: packets", activity.packets),
-            Figure(f"{label}: descriptors", activity.descriptors),
-            *(Figure(f"{label}: runs/s of {name}", runs) for name, runs in sorted(activity.runs.items())),
-        ]
-    per_packet = sum(busy.runs.values()) * seconds / max(busy.packets, 1)
-    figures.append(Figure("iperf3: runs per packet", per_packet, "", 0.5))
-    yield f"BPF program runs in {seconds} s at one refresh per second", figures
-
-
-@dataclass
-class Activity:
-    """Activity while nettop ran: packets, runs per second of each program, open descriptors at the end."""
-
-    packets: int
-    descriptors: int
-    runs: dict[str, float]
-
-
-def watch(process: Process, seconds: int) -> Activity:
-    """Count packets and program runs for `seconds`."""
-    before, packets_before = program_runs(process.pid), packets()
-    drain(process, seconds)
-    runs = runs_since(before, program_runs(process.pid))
-    per_s = {name: each.count / seconds for name, each in runs.items()}
-    return Activity(packets() - packets_before, descriptors(), per_s)
+            before, packets_before = program_runs(process.pid), packets()
+            drain(process, seconds)
+            runs = runs_since(before, program_runs(process.pid))
+            sent = packets() - packets_before
+    yield (
+        f"BPF program runs while iperf3 sends {sent:,} packets in {seconds} s",
+        [
+            *(Figure(f"runs/s of {name}", each.count / seconds) for name, each in sorted(runs.items())),
+            Figure("runs per packet", sum(each.count for each in runs.values()) / max(sent, 1), "", 0.5),
+        ],
+    )
 
 
 @contextlib.contextmanager
-def changing_screen(rows: int) -> Iterator[tuple[Terminal, int]]:
-    """Yield the screens at 120 × 40, with every row new at each refresh, and a pipe with the publication times.
+def changing_screen(rows: int) -> Iterator[tuple[Screens, int]]:
+    """Yield the screens, with every row new at each refresh, and a pipe with the publication times.
 
     A publication time is taken just before the snapshot goes to the bus, by the clock of time.perf_counter (ns, 8
     bytes). A frame has ended when no output came for 0.2 s; the next is due after 0.7 s.
@@ -222,13 +179,10 @@ def changing_screen(rows: int) -> Iterator[tuple[Terminal, int]]:
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)
     script = str(Path(__file__).with_name("changing_screen.py"))
-    terminal = Terminal(sys.executable, script, str(rows), str(writer))
-    os.close(writer)
-    try:
-        yield terminal, reader
-    finally:
-        terminal.end()
-        os.close(reader)
+    with Screens(around=(sys.executable, script, str(rows), str(writer))) as screens:
+        os.close(writer)
+        yield screens, reader
+    os.close(reader)
 
 
 def screen_refresh(options: Options) -> Iterator[Report]:
@@ -250,33 +204,12 @@ def screen_refresh(options: Options) -> Iterator[Report]:
     )
 
 
-def keystrokes(options: Options) -> Iterator[Report]:
-    """Measure keystroke → last byte written, in the pause between two refreshes."""
-    rows, presses = (5_000, 5) if options.quick else (20_000, 20)
-    figures = []
-    with changing_screen(rows) as (terminal, publications):
-        for what, key in KEYS.items():
-            taken: list[float] = []
-            while len(taken) < presses:
-                os.read(publications, 8)
-                terminal.last_byte(0.2)
-                pressed = time.perf_counter()
-                terminal.press(key)
-                last = terminal.last_byte(0.2)
-                if last is not None and not select.select([publications], [], [], 0)[0]:
-                    taken.append((last - pressed) * 1e3)
-            median = statistics.median(taken)
-            figures.append(Figure(f"{what}: keystroke → last byte written, median", median, "ms"))
-    yield f"Keystrokes, {rows:,} rows, 120 × 40, {presses} of each", figures
-
-
 PARTS = {
     "passes": passes,
     "start": start_up,
     "memory": memory,
     "cpu": processor,
     "screen": screen_refresh,
-    "keys": keystrokes,
     "runs": runs_of_programs,
 }
 

@@ -11,15 +11,15 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from statistics import fmean
 
-from cpu_scenes import EVERYWHERE, SCENES, Expected, traffic_of
-from measure import Figure, Report, arguments, at_least, judge
-from perf_stacks import NETWORK_ACTION, PERF_HZ, SAME_HZ, SOFTIRQ, Recording, Sample, Seen, classified
-from programs import NETTOP, in_background, run
+from cpu_scenes import SCENES, traffic_of
+from measure import Figure, arguments, at_least, judge
+from perf_stacks import NETWORK_ACTION, PERF_HZ, SAME_HZ, SOFTIRQ, Recording, Seen, classified
+from programs import in_background
 
 APART, UNKNOWN = 3.0, 3.0
 """Percentage points by which a category's shares may differ, and percent that may have no category."""
@@ -52,12 +52,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Compared:
-    """Samples of both tools; `unresolved` and `adds_up` (its categories sum to its entry points) are nettop's."""
+    """Samples of both tools; `unresolved` are nettop's."""
 
     nettop: Counted
     unresolved: int
     perf: Seen
-    adds_up: bool
 
 
 def refreshes(lines: Iterator[bytes]) -> Iterator[list[Row]]:
@@ -93,20 +92,6 @@ def is_border(frames: Sequence[str]) -> bool:
     return SOFTIRQ.fullmatch(frames[0]) is not None and NETWORK_ACTION.keys().isdisjoint(frames[1:2])
 
 
-def adds_up() -> bool:
-    """Return whether the samples of nettop's categories sum to those of each entry point."""
-    columns = ("--columns", "entry,samples,entry_samples")
-    lines = run(NETTOP, "--view", "cpu.categories", *FORMAT, "--count", "3", *columns).splitlines()
-    rows: list[Row] = [json.loads(line) for line in lines]
-    sums: Counter[tuple[object, object]] = Counter()
-    whole: dict[tuple[object, object], object] = {}
-    for row in rows:
-        if row.get("samples") is not None:  # a line on losses has none
-            sums[row["time"], row["entry"]] += int(str(row["samples"]))
-            whole[row["time"], row["entry"]] = row["entry_samples"]
-    return bool(whole) and whole == sums
-
-
 def watched(scene: str, wanted: int) -> Compared:
     """Run both tools until nettop has `wanted` samples.
 
@@ -115,20 +100,18 @@ def watched(scene: str, wanted: int) -> Compared:
     """
     stacks = ("--view", "cpu.stacks", *FORMAT, "--columns", "entry,category,samples,stack")
     with Recording() as perf:
-        with traffic_of(scene):
-            with in_background(*stacks) as nettop:
-                assert nettop.stdout
-                readings = until_enough(
-                    map(reading_of, refreshes(iter(nettop.stdout))), perf.is_recording, wanted
-                )
-                perf.end()
-            sum_is_right = adds_up()
+        with traffic_of(scene), in_background(*stacks) as nettop:
+            assert nettop.stdout
+            readings = until_enough(
+                map(reading_of, refreshes(iter(nettop.stdout))), perf.is_recording, wanted
+            )
+            perf.end()
         booted_s = time.time() - time.monotonic()
         samples = perf.samples()
     first = next(reading for reading in readings if reading.at_s - booted_s >= samples[0].at_s)
     last = readings[-1]
-    seen = classified(between(samples, first.at_s - booted_s, last.at_s - booted_s))
-    return Compared(last.since(first), last.unresolved - first.unresolved, seen, sum_is_right)
+    both = [sample for sample in samples if first.at_s <= sample.at_s + booted_s < last.at_s]
+    return Compared(last.since(first), last.unresolved - first.unresolved, classified(both))
 
 
 def until_enough(readings: Iterator[Reading], may_begin: Callable[[], bool], wanted: int) -> list[Reading]:
@@ -141,50 +124,31 @@ def until_enough(readings: Iterator[Reading], may_begin: Callable[[], bool], wan
     return kept
 
 
-def between(samples: list[Sample], begin_s: float, end_s: float) -> list[Sample]:
-    """Return the samples of a time range (CLOCK_MONOTONIC)."""
-    return [sample for sample in samples if begin_s <= sample.at_s < end_s]
-
-
-def shares(names: Iterable[tuple[str, int]]) -> Shares:
-    """Return the percentage of samples by name."""
+def shares(counted: Counted, place: int) -> Shares:
+    """Return the percentage of samples by entry point (place 0) or category (1)."""
     counts: Counter[str] = Counter()
-    for name, count in names:
-        counts[name] += count
+    for key, count in counted.items():
+        counts[key[place]] += count
     return {name: 100 * count / counts.total() for name, count in counts.items()}
 
 
-def of_entries(counted: Counted) -> Shares:
-    """Return the shares of entry points."""
-    return shares((entry, count) for (entry, _), count in counted.items())
-
-
-def of_categories(counted: Counted, of: str = EVERYWHERE) -> Shares:
-    """Return the shares of categories, in all entry points or in one."""
-    return shares((name, count) for (entry, name), count in counted.items() if of in (EVERYWHERE, entry))
-
-
-def scene_figures(name: str, seen: Compared, earlier: Mapping[str, Counted]) -> Iterator[Figure]:
-    """Yield all figures of a scene; `earlier` has nettop's samples of the scenes before it."""
+def scene_figures(seen: Compared) -> Iterator[Figure]:
+    """Yield all figures of a scene."""
     ours, theirs = seen.nettop.total(), seen.perf.parts.total()
     yield at_least("network samples: nettop", ours, "", ENOUGH)
     yield at_least("network samples: perf", theirs, "", ENOUGH)
     more = 100 * (ours / theirs * fmean(PERF_HZ) / int(SAME_HZ) - 1)
     yield Figure(f"difference ({more:+.1f}%), frequencies taken into account", abs(more), "%", MORE)
-    yield from differences("entry point", of_entries(seen.nettop), of_entries(seen.perf.parts))
-    yield from differences("category", of_categories(seen.nettop), of_categories(seen.perf.parts))
-    yield at_least("nettop's categories add up to its entry points (1: yes)", float(seen.adds_up), "", 1)
+    for place, title in enumerate(("entry point", "category")):
+        yield from differences(title, shares(seen.nettop, place), shares(seen.perf.parts, place))
     for tool, counted, unresolved in (
         ("nettop", seen.nettop, seen.unresolved),
         ("perf", seen.perf.parts, seen.perf.unresolved),
     ):
-        yield Figure(f"{tool}: other", of_categories(counted).get("other", 0.0), "%", UNKNOWN)
+        yield Figure(f"{tool}: other", shares(counted, 1).get("other", 0.0), "%", UNKNOWN)
         yield Figure(f"{tool}: unresolved", 100 * unresolved / counted.total(), "%", UNKNOWN)
     for frames, times in seen.perf.strange.most_common(3):
         print(f"    unclassified, {times}×: {frames}")
-    for expected in SCENES[name].expected:
-        if not expected.above or expected.above in earlier:
-            yield as_expected(expected, seen.nettop, earlier.get(expected.above))
 
 
 def differences(title: str, ours: Shares, theirs: Shares) -> Iterator[Figure]:
@@ -196,29 +160,13 @@ def differences(title: str, ours: Shares, theirs: Shares) -> Iterator[Figure]:
         )
 
 
-def as_expected(expected: Expected, counted: Counted, above: Counted | None) -> Figure:
-    """Compare a category's share of an entry point with the expected share."""
-    share = of_categories(counted, expected.entry).get(expected.category, 0.0)
-    what = f"{expected.category} {share:.1f}% of {expected.entry}"
-    if above is None:
-        return at_least(what, share, "%", expected.least)
-    before = of_categories(above, expected.entry).get(expected.category, 0.0)
-    return at_least(f"{what}, points above {expected.above}", share - before, "", expected.least)
-
-
-def reports(scenes: Sequence[str], samples: int) -> Iterator[Report]:
-    """Yield the report of each of these scenes."""
-    seen: dict[str, Counted] = {}
-    for name in scenes:
-        compared = watched(name, samples)
-        yield f"{name}: {SCENES[name].about}", scene_figures(name, compared, seen)
-        seen[name] = compared.nettop
-
-
 def main() -> int:
     """Compare the named scenes, or all."""
     options = arguments(__doc__, SCENES, samples=(6_000, "network samples per scene"))
-    return judge(reports(options.parts, options.samples))
+    return judge(
+        (f"{name}: {SCENES[name].__doc__}", scene_figures(watched(name, options.samples)))
+        for name in options.parts
+    )
 
 
 if __name__ == "__main__":

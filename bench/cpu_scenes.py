@@ -1,24 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generate traffic with a known cost profile: `sudo .venv/bin/python bench/cpu_scenes.py [SCENE …] [--seconds 10]`.
+"""Generate traffic with a known cost profile, in scenes.
 
-This runs scenes alone, to be watched with any tool; cpu_categories.py compares the results of tools. Each scene has its
-own network namespaces. They belong to processes that die with this one, and have no names on the host: nothing outlives
-the bench, however it ends.
+Each scene has its own network namespaces. They belong to processes that die with this one, and have no names on the
+host: nothing outlives the bench, however it ends.
 """
 
 import contextlib
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from measure import arguments
 from programs import built, run, running, until
 
 PORT = "5201"
 FOREVER_S = "3600"
-RX_SOFTIRQ, EVERYWHERE = "RX softirq", "all entry points"
 TRACKED = """
 table ip bench {
   chain forward {
@@ -189,77 +184,21 @@ def gro(traffic: Traffic) -> None:
     traffic.stream(near, far, B)
 
 
-@dataclass(frozen=True)
-class Expected:
-    """A category's minimum share of an entry point's samples: `least` percent, or that many percentage points more
-    than in the scene `above`.
-    """
-
-    category: str
-    least: float
-    entry: str = RX_SOFTIRQ
-    above: str = ""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Traffic, and the profile that a kernel engineer expects of it."""
-
-    run: Callable[[Traffic], None]
-    expected: tuple[Expected, ...]
-
-    @property
-    def about(self) -> str:
-        """Description of the scene in one line."""
-        return str(self.run.__doc__)
-
-
 SCENES = {
-    "tcp": Scene(tcp, (Expected("TCP", 60, EVERYWHERE),)),
-    "tcp6": Scene(tcp_of_ipv6, (Expected("TCP", 60, EVERYWHERE),)),
-    "udp": Scene(
-        udp, (Expected("UDP", 25, EVERYWHERE), Expected("socket wake-up", 15), Expected("IP receive", 10))
-    ),
-    "forwarding": Scene(
-        forwarding,
-        (
-            Expected("IP receive", 12),
-            Expected("transmit", 5, above="udp"),
-            Expected("forwarding", 1, above="udp"),
-        ),
-    ),
-    "conntrack": Scene(
-        conntrack,
-        (
-            Expected("connection tracking", 5, above="forwarding"),
-            Expected("netfilter", 2, above="forwarding"),
-        ),
-    ),
-    "bridge": Scene(bridge, (Expected("bridging", 12), Expected("bridging", 12, above="udp"))),
-    "vxlan": Scene(vxlan, (Expected("UDP", 8), Expected("GRO", 2, above="udp"))),
-    "gro": Scene(gro, (Expected("GRO", 20), Expected("GRO", 20, above="tcp"))),
+    "tcp": tcp,
+    "tcp6": tcp_of_ipv6,
+    "udp": udp,
+    "forwarding": forwarding,
+    "conntrack": conntrack,
+    "bridge": bridge,
+    "vxlan": vxlan,
+    "gro": gro,
 }
-"""Scenes by name. A scene that others are compared with precedes them."""
 
 
 @contextlib.contextmanager
 def traffic_of(name: str) -> Iterator[None]:
     """Run the traffic of a scene inside the `with` block."""
     with Traffic() as traffic:
-        SCENES[name].run(traffic)
+        SCENES[name](traffic)
         yield
-
-
-def main() -> None:
-    """Run the named scenes, or all, one after the other."""
-    options = arguments(__doc__, SCENES, seconds=(10.0, "duration of a scene"))
-    for name in options.parts:
-        with traffic_of(name):
-            print(f"{name}: {SCENES[name].about}", flush=True)
-            time.sleep(options.seconds)
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        main()
-    sys.exit(0)

@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare nettop collect with nfcapd, sfcapd and nfacctd: `sudo .venv/bin/python bench/flows.py [--quick]`.
+"""Measure the speed and memory of nettop collect: `sudo .venv/bin/python bench/flows.py [--quick]`.
 
-Each collector in turn gets the same datagrams at the same rate. It may use all CPUs; the sender runs on the last one.
-`paced`: the rate that nettop should store, for a minute. `overload`: as fast as the sender can. For nettop everything
-is measured from the datagram to the rows in its tables; the others write their own files.
+It may use all CPUs; the sender runs on the last one, first at the rate that nettop should store, for a minute, then as
+fast as it can. Everything is measured from the datagram to the rows in the tables.
 """
 
-import csv
 import json
 import os
-import shutil
-import signal
 import struct
 import sys
 import tempfile
 import time
 from argparse import Namespace as Options
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,12 +176,12 @@ def _samples(flows: Array) -> Array:
     return samples
 
 
-# --- collectors -------------------------------------------------------------------------------------------------
+# --- the collector -------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Taken:
-    """Result of a collector: flows sent and stored, CPU seconds and memory.
+    """Flows sent and stored, CPU seconds, memory, and bytes per row on disk.
 
     Sending took `sending_s` seconds; storing everything took `later_s` seconds more.
     """
@@ -196,13 +192,7 @@ class Taken:
     rss_mb: float
     sending_s: float
     later_s: float
-    row_bytes: float | None = None
-
-
-def queues(port: int) -> list[int]:
-    """Return the bytes queued in each socket of a UDP port."""
-    lines = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
-    return [int(line[4].partition(":")[2], 16) for line in lines if line[1].endswith(f":{port:04X}")]
+    row_bytes: float
 
 
 def of_session(pid: int) -> tuple[float, float]:
@@ -240,15 +230,16 @@ def known(folder: Path) -> list[str]:
     return ["--networks", str(networks), "--interfaces", str(interfaces), "--own-network", "10.0.0.0/8"]
 
 
-def nettop(program: str, kind: Traffic, rate: float, seconds: float) -> Taken:
+def collected(program: str, kind: Traffic, rate: float, seconds: float) -> Taken:
     """Measure nettop collect; a flow counts once it is in the table."""
     with readable_folder("flows") as folder:
         words = ("collect", "--data-dir", f"{folder}/data", "--query-listen", "none", *known(folder))
         with running(NETTOP, *words, "--listen", f"127.0.0.1:{PORT}") as process:
             collector = Collector(f"unix:{folder}/data/flows.sock")
-            until(lambda: queues(PORT) and collector.is_running(), "nettop collect")
+            until(collector.is_running, "nettop collect")
             before, _ = of_session(process.pid)
-            sent, sending_s = sent_in(lambda: send(program, kind, rate, seconds))
+            begin = time.monotonic()
+            sent = send(program, kind, rate, seconds)
             end = time.monotonic()
             _, memory = of_session(process.pid)
             while not is_through(state := collector.document(STATE_PATH), sent // kind.flows):
@@ -258,13 +249,7 @@ def nettop(program: str, kind: Traffic, rate: float, seconds: float) -> Taken:
             sql = "SELECT sum(data_compressed_bytes) / sum(rows) FROM system.parts WHERE table = 'flows_raw' AND active"
             (row_bytes,) = json.loads(collector.query(sql, "JSONCompactEachRow"))
             stored = state["flows"]["stored"]
-            return Taken(sent, stored, cpu - before, max(memory, after), sending_s, later_s, row_bytes)
-
-
-def sent_in(send_all: Callable[[], int]) -> tuple[int, float]:
-    """Return the number of flows sent, and the seconds it took."""
-    begin = time.monotonic()
-    return send_all(), time.monotonic() - begin
+            return Taken(sent, stored, cpu - before, max(memory, after), end - begin, later_s, row_bytes)
 
 
 def is_through(state: dict[str, Any], datagrams: int) -> bool:
@@ -275,102 +260,30 @@ def is_through(state: dict[str, Any], datagrams: int) -> bool:
     )
 
 
-def nfcapd(program: str, kind: Traffic, rate: float, seconds: float) -> Taken:
-    """Measure nfcapd or sfcapd; a flow counts if nfdump reads it."""
-    with tempfile.TemporaryDirectory() as folder:
-        name = "sfcapd" if kind.name.startswith("sFlow") else "nfcapd"
-        words = (name, "-w", folder, "-p", str(PORT), "-b", "127.0.0.1", "-t", "3600", "-B", str(64 << 20))
-        taken = peer(words, signal.SIGTERM, lambda: send(program, kind, rate, seconds))
-        said = run("nfdump", "-R", folder, "-I").splitlines()
-        taken.have = next(int(line.split()[1]) for line in said if line.startswith("Flows:"))
-    return taken
-
-
-def nfacctd(program: str, kind: Traffic, rate: float, seconds: float) -> Taken:
-    """Measure nfacctd or sfacctd, which sums equal flows; a flow counts if it is in the sums."""
-    name = "sfacctd" if kind.name.startswith("sFlow") else "nfacctd"
-    with tempfile.TemporaryDirectory() as folder:
-        configuration = {
-            f"{name}_ip": "127.0.0.1",
-            f"{name}_port": PORT,
-            f"{name}_pipe_size": 64 << 20,
-            "plugins": "print",
-            "aggregate": "src_host,dst_host,src_port,dst_port,proto,tos,in_iface,out_iface,src_as,dst_as,flows",
-            "plugin_pipe_size": 256 << 20,
-            "plugin_buffer_size": 1 << 20,
-            "print_cache_entries": 262_139,
-            "print_refresh_time": 3600,
-            "print_output": "csv",
-            "print_output_file": f"{folder}/sums",
-            "print_output_file_append": "true",
-        }
-        file = Path(folder, "configuration")
-        file.write_text("".join(f"{key}: {value}\n" for key, value in configuration.items()))
-        taken = peer((name, "-f", str(file)), signal.SIGINT, lambda: send(program, kind, rate, seconds))
-        # Without sums it writes no file, and it repeats the header with every part it appends.
-        if (file := Path(folder, "sums")).exists():
-            with file.open() as sums:
-                taken.have = sum(int(row["FLOWS"]) for row in csv.DictReader(sums) if row["FLOWS"].isdigit())
-    return taken
-
-
-def peer(words: Sequence[str], number: signal.Signals, send_all: Callable[[], int]) -> Taken:
-    """Measure another collector; signal it to exit once it has read everything."""
-    with running(*words) as process:
-        until(lambda: queues(PORT), words[0])
-        before, _ = of_session(process.pid)
-        sent, sending_s = sent_in(send_all)
-        end = time.monotonic()
-        until(lambda: not any(queues(PORT)), f"{words[0]} has read all")
-        cpu, memory = before, 0.0
-        while (now := of_session(process.pid))[0] != cpu:  # its other processes may still be working
-            cpu, memory = now
-            time.sleep(1)
-        process.send_signal(number)
-        process.wait()
-        return Taken(sent, 0, cpu - before, memory, sending_s, time.monotonic() - end)
-
-
-def figures(name: str, taken: Taken, *, bounded: bool) -> Iterator[Figure]:
-    """Yield the figures of a collector; only nettop's at a paced rate have bounds."""
-    lost = 100 * (1 - taken.have / taken.sent)
-    each_us = taken.cpu_s / taken.have * 1e6 if taken.have else 0.0
+def figures(taken: Taken, *, bounded: bool) -> Iterator[Figure]:
+    """Yield the figures; only those at a paced rate have bounds."""
     for what, value, unit, bound in (
         ("flows sent per second", taken.sent / taken.sending_s, "", None),
         ("time from the last flow sent to all stored", taken.later_s, "s", LATER_S),
         ("flows stored per second", taken.have / (taken.sending_s + taken.later_s), "", None),
-        ("lost", lost, "%", 0.0),
-        ("CPU per flow", each_us, "µs", None),
+        ("lost", 100 * (1 - taken.have / taken.sent), "%", 0.0),
+        ("CPU per flow", taken.cpu_s / taken.have * 1e6 if taken.have else 0.0, "µs", None),
         ("memory", taken.rss_mb, "MB", RSS_MOST_MB),
         ("bytes per row", taken.row_bytes, "", ROW_BYTES_MOST),
     ):
-        if value is not None:
-            yield Figure(f"{name}: {what}", value, unit, bound if bounded else None)
+        yield Figure(what, value, unit, bound if bounded else None)
 
 
 def reports(program: str, options: Options) -> Iterator[Report]:
     """Run both parts for each protocol."""
-    collectors = {"nettop": nettop, "nfcapd": nfcapd, "nfacctd": nfacctd}
-    for name in ("nfcapd", "nfacctd"):
-        if shutil.which(name) is None:
-            print(f"{name} is not installed and is skipped (apt install nfdump pmacct)")
-            del collectors[name]
     parts = (
         (f"{RATE:,} flows/s", RATE, 5.0 if options.quick else 60.0),
         ("as fast as possible", 0, OVERLOAD_S),
     )
     for kind in traffic():
         for title, rate, seconds in parts if options.only in ("", kind.name) else ():
-            yield (
-                f"{kind.name}, {title}, {seconds:.0f} s",
-                [
-                    figure
-                    for name, collect in collectors.items()
-                    for figure in figures(
-                        name, collect(program, kind, rate, seconds), bounded=name == "nettop" and rate > 0
-                    )
-                ],
-            )
+            taken = collected(program, kind, rate, seconds)
+            yield f"{kind.name}, {title}, {seconds:.0f} s", figures(taken, bounded=rate > 0)
 
 
 def main() -> int:

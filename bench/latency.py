@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the cost of the latency lens: `sudo .venv/bin/python bench/latency.py [speed bulk price] [--quick]`.
+"""Measure the cost of the latency lens: `sudo .venv/bin/python bench/latency.py [speed bulk] [--quick]`.
 
 A veth pair connects another network namespace to the bench's own; both ends of the traffic run on one CPU. `speed`:
 64-byte datagrams that it can send and receive. `bulk`: CPU nanoseconds per byte of a TCP connection. In both, turns
-with and without the lens alternate; times are the scheduler's, which other load hardly affects. For comparison: the
-kernel's receive timestamps alone, empty programs at the same hooks, and, for datagrams, what tools often do: an event
-per packet, decoded in Python. `price`: nanoseconds per run of each program, by the kernel's statistics. The lens is
-attached by tracepoints and fentry, its best mechanisms.
+with and without the lens alternate; times are the scheduler's, which other load hardly affects. For comparison:
+empty programs at the same hooks. The lens is attached by tracepoints and fentry, its best mechanisms.
 """
 
 import contextlib
 import socket
-import statistics
 import sys
 import time
 from argparse import Namespace as Options
@@ -21,11 +18,10 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from bandwidth import RECEIVED, TURN_S, packets, runs_in_turn, stream
-from bpf_stats import statistics_on
+from bandwidth import RECEIVED, TURN_S, packets, stream
 from cpu_cost import NOTHING, Job, Switch, costs_of
-from measure import QUICK, Figure, Report, arguments, judge
-from packet_events import Events, Hooked, empty_text, events_text
+from hooked import Hooked, empty_text
+from measure import QUICK, Report, arguments, judge
 from sockets import own_namespace
 
 from nettop.kernel import bpf_syscall as bpf
@@ -34,8 +30,7 @@ from nettop.probes.latency.probe import make_probe
 from nettop.probes.latency.programs import FALLBACKS, SETTINGS, program_text
 from nettop.snapshots.latency import ONE_IN
 
-STAMPS, EMPTY, USUAL = "receive timestamps only", "empty programs", "the lens"
-EVERY, EVENTS = "the lens, --sampling 1", "an event per packet"
+EMPTY, USUAL, EVERY = "empty programs", "the lens", "the lens, --sampling 1"
 SPEED, COST = 0.92, 1.05
 """Bounds for USUAL, with the lens ÷ without: datagrams per second, and CPU time per byte of TCP."""
 JOBS = {
@@ -44,8 +39,6 @@ JOBS = {
 }
 READINGS = 3
 """Readings until the sampling rate is settled: the lens knows the packet rate from the second reading on."""
-RUNS_AT_LEAST = 100
-"""A program that runs less often in a turn is left out."""
 _SO_TIMESTAMPNS = 35
 
 # --- switches ---------------------------------------------------------------------------------------------------------
@@ -90,7 +83,7 @@ def loaded(text: ProgramText) -> Iterator[Program]:
 
 @contextlib.contextmanager
 def hooked() -> Iterator[dict[str, Hooked]]:
-    """Yield all switches but events. USUAL samples packets at the rate that the lens chooses under this traffic."""
+    """Yield the switches. USUAL samples packets at the rate that the lens chooses under this traffic."""
     one_in, reading_s = follow_by_itself()
     print(
         f"\nunder this traffic the lens follows one packet in {one_in}; a reading takes {reading_s * 1e3:.1f} ms"
@@ -99,7 +92,6 @@ def hooked() -> Iterator[dict[str, Hooked]]:
         names = hooks_of(program)
         with loaded(empty_text(names)) as empty:
             yield {
-                STAMPS: Lens(program, (), 1),
                 EMPTY: Hooked(empty, names),
                 USUAL: Lens(program, names, one_in),
                 EVERY: Lens(program, names, 1),
@@ -124,56 +116,21 @@ def follow_by_itself() -> tuple[int, float]:
 def others(job: Job, options: Options) -> Report:
     """Measure the speed or the cost of a job with each switch on ÷ without."""
     rounds = 3 if options.quick else 40
-    with contextlib.ExitStack() as stack:
-        work = stack.enter_context(job.started())
-        hooks = stack.enter_context(hooked())
+    with job.started() as work, hooked() as hooks:
         switches: dict[str, Switch] = {
             NOTHING: nullcontext,
             **{name: each.attached for name, each in hooks.items()},
         }
-        events = Events(stack.enter_context(loaded(events_text()))) if job.speed else None
-        if events:
-            switches[EVENTS] = stack.enter_context(contextlib.closing(events)).attached
         figures = costs_of(job, work, switches, rounds, TURN_S)
     figures = [each if f"with {USUAL} (" in each.what else replace(each, bound=None) for each in figures]
-    if events:
-        figures.append(Figure("the process that decodes events, of one CPU", events.own_cpu, "%"))
     return f"{job.title}, both ends on one CPU, {rounds} pairs of {TURN_S:g} s", figures
-
-
-# --- cost of a run ----------------------------------------------------------------------------------------------------
-
-
-def price(job: Job, options: Options) -> Report:
-    """Measure nanoseconds per run of each program, next to the empty one at the same hook."""
-    rounds = 1 if options.quick else 20
-    with job.started(), hooked() as hooks, statistics_on():
-        del hooks[STAMPS]
-        turns = [{name: runs_in_turn(each) for name, each in hooks.items()} for _ in range(rounds)]
-    figures = [
-        Figure(
-            f"{program} ({runs.count / TURN_S:,.0f}/s), {name}",
-            statistics.median(turn[name][program].ns_each for turn in turns),
-            "ns",
-        )
-        for program, runs in turns[0][EMPTY].items()
-        if runs.count >= RUNS_AT_LEAST
-        for name in hooks
-    ]
-    title = f"{job.title}: ns per run, two clock readings included, medians of {rounds} turns of {TURN_S:g} s"
-    return title, figures
 
 
 def main() -> int:
     """Run all parts, or the named ones."""
-    options = arguments(__doc__, (*JOBS, "price"), quick=QUICK)
+    options = arguments(__doc__, JOBS, quick=QUICK)
     own_namespace()
-    return judge(
-        part(job, options)
-        for name in options.parts
-        for part, jobs in ([(others, [JOBS[name]])] if name in JOBS else [(price, JOBS.values())])
-        for job in jobs
-    )
+    return judge(others(JOBS[name], options) for name in options.parts)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs TCP connections of various lifetimes over loopback for SECONDS:
-// lives COUNTS SECONDS NEW_PER_S LIVE MB_PER_S PROCESSES_PER_S
+// Runs TCP connections of various lifetimes over loopback: lives COUNTS SECONDS NEW_PER_S
 // NEW_PER_S connections per second open, move a prime number of bytes every 250 ms, and close after 0.05,
-// 0.3, 1, 2 or 5 s, a sixth of them by a reset; LIVE stay open, each moving data twice a second; one more
-// moves MB_PER_S; and PROCESSES_PER_S processes start, connect, send and exit. Both ends of a connection are
-// in one process. COUNTS is a file of 8-byte numbers for each of the four processes: bytes sent, bytes
-// received, connections made, and whether it is ready. Prints nothing.
+// 0.3, 1, 2, 5 or 10 s, or at the end, a sixth of them by a reset. COUNTS is a file of three 8-byte numbers:
+// bytes sent, bytes received and connections made. Prints nothing.
 #define _GNU_SOURCE
 #include "clock.h"
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
-#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-enum { TICKS_PER_S = 200, EVERY = 50, CHUNK = 65536, A_CONNECTION = 401, A_PROCESS = 10007 };
+enum { TICKS_PER_S = 200, EVERY = 50, BYTES = 401 };
 
 struct counts {
-  volatile uint64_t sent, received, made, ready;
+  volatile uint64_t sent, received, made;
 };
 
 struct pair {
@@ -36,8 +29,12 @@ static struct counts *counts;
 static struct sockaddr_in at;
 static socklen_t length = sizeof(at);
 static int listener;
-static char data[CHUNK];
-static double until;
+static char data[BYTES];
+
+static void pause_until(double when) {
+  struct timespec t = {.tv_sec = (time_t)when, .tv_nsec = (long)((when - (time_t)when) * 1e9)};
+  clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
+}
 
 static void begin(void) {
   struct rlimit files;
@@ -64,17 +61,13 @@ static int connected(void) {
   return made;
 }
 
-static void read_all(int from, long bytes) {
-  for (long got; bytes; bytes -= got, counts->received += got)
-    if ((got = read(from, data, bytes < CHUNK ? bytes : CHUNK)) <= 0)
-      exit(5);
-}
-
-static void move(struct pair *pair, int bytes) {
-  if (write(pair->near, data, bytes) != bytes)
+static void move(struct pair *pair) {
+  if (write(pair->near, data, BYTES) != BYTES)
+    exit(5);
+  counts->sent += BYTES;
+  if (recv(pair->far, data, BYTES, MSG_WAITALL) != BYTES)
     exit(6);
-  counts->sent += bytes;
-  read_all(pair->far, bytes);
+  counts->received += BYTES;
 }
 
 static void open_pair(struct pair *pair) {
@@ -92,106 +85,39 @@ static void close_pair(struct pair *pair) {
 }
 
 // Keeps connections of different lifetimes in an unordered array.
-static void short_lives(int per_s) {
-  static const double lives[] = {0.05, 0.3, 1, 2, 5};
-  struct pair *open = calloc(per_s * 6, sizeof(*open));
-  long size = 0, tick = 0;
+static void live(double seconds, double per_s) {
+  static const double lives[] = {0.05, 0.3, 1, 2, 5, 10};
+  struct pair *open = calloc(per_s * 11, sizeof(*open));
+  long size = 0;
   double start = now(), due = 0;
-  for (counts->ready = 1; now() < until || size; tick++) {
+  for (long tick = 0; now() < start + seconds; tick++) {
     pause_until(start + (double)tick / TICKS_PER_S);
-    for (due += (double)per_s / TICKS_PER_S; due >= 1 && now() < until; due--) {
+    for (due += per_s / TICKS_PER_S; due >= 1; due--) {
       open_pair(&open[size]);
-      open[size].left = lives[rand() % 5] * TICKS_PER_S;
-      move(&open[size++], A_CONNECTION);
+      open[size].left = lives[rand() % 6] * TICKS_PER_S;
+      move(&open[size++]);
     }
     for (long n = 0; n < size; n++) {
       if (--open[n].left % EVERY == 0)
-        move(&open[n], A_CONNECTION);
+        move(&open[n]);
       if (open[n].left <= 0) {
         close_pair(&open[n]);
         open[n--] = open[--size];
       }
     }
   }
-}
-
-static void live(int number) {
-  struct pair *open = calloc(number, sizeof(*open));
-  for (int n = 0; n < number; n++)
-    open_pair(&open[n]);
-  counts->ready = 1;
-  double start = now(), due = 0;
-  for (long tick = 0, n = 0; now() < until; tick++) {
-    pause_until(start + (double)tick / TICKS_PER_S);
-    for (due += 2.0 * number / TICKS_PER_S; due >= 1; due--)
-      move(&open[n++ % number], A_CONNECTION);
-  }
-}
-
-static void bulk(double mb_per_s) {
-  struct pair pair;
-  open_pair(&pair);
-  counts->ready = 1;
-  double start = now();
-  for (double moved = 0; now() < until; moved += CHUNK) {
-    pause_until(start + moved / mb_per_s / 1e6);
-    move(&pair, CHUNK);
-  }
-}
-
-static void processes(int per_s) {
-  double start = now();
-  counts->ready = 1;
-  for (long n = 0; now() < until; n++) {
-    pause_until(start + (double)n / per_s);
-    pid_t child = fork();
-    if (!child) {
-      if (write(connected(), data, A_PROCESS) != A_PROCESS)
-        exit(7);
-      counts->sent += A_PROCESS;
-      _exit(0);
-    }
-    int taken = accept(listener, NULL, NULL);
-    read_all(taken, A_PROCESS);
-    waitpid(child, NULL, 0);
-    close(taken);
-  }
+  while (size)
+    close_pair(&open[--size]);
 }
 
 int main(int argc, char **argv) {
-  if (argc != 7)
+  if (argc != 4)
     return 64;
-  int file = open(argv[1], O_RDWR | O_CREAT, 0600);
-  if (file < 0 || ftruncate(file, 4 * sizeof(*counts)))
+  int file = open(argv[1], O_RDWR);
+  counts = mmap(NULL, sizeof(*counts), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (counts == MAP_FAILED)
     return 1;
-  counts = mmap(NULL, 4 * sizeof(*counts), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-  until = now() + atof(argv[2]);
-  for (int n = 0; n < 4; n++, counts++)
-    if (!fork()) {
-      prctl(PR_SET_PDEATHSIG, SIGKILL);
-      begin();
-      double amount = atof(argv[3 + n]);
-      switch (amount > 0 ? n : -1) {
-      case 0:
-        short_lives(amount);
-        break;
-      case 1:
-        live(amount);
-        break;
-      case 2:
-        bulk(amount);
-        break;
-      case 3:
-        processes(amount);
-        break;
-      }
-      counts->ready = 1;
-      return 0;
-    }
-  int status, failed = 0;
-  for (int n = 0; n < 4; n++) {
-    wait(&status);
-    failed |= status;
-  }
-  return failed != 0;
+  begin();
+  live(atof(argv[2]), atof(argv[3]));
+  return 0;
 }

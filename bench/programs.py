@@ -2,24 +2,21 @@
 """Helpers that start and end programs, wait for them, and measure their cost."""
 
 import contextlib
-import fcntl
 import os
-import pty
 import select
-import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-NETTOP = os.environ.get("NETTOP_COMMAND", str(Path(sys.executable).with_name("nettop")))
+from tests.kernel.command import NETTOP
+from tests.kernel.terminal import Terminal
+
 TICKS = os.sysconf("SC_CLK_TCK")
 CPUCLOCK_SCHED = 2
 """Scheduler clock of a process, combined with its PID (include/linux/posix-timers_types.h, MAKE_PROCESS_CPUCLOCK)."""
@@ -27,12 +24,6 @@ LAST_CPU = (os.cpu_count() or 1) - 1
 READY_WITHIN_S = 60.0
 
 Process = subprocess.Popen[bytes]
-
-
-def require(*programs: str) -> None:
-    """Exit if a program is not installed."""
-    if missing := [name for name in programs if shutil.which(name) is None]:
-        raise SystemExit(f"not installed: {', '.join(missing)}")
 
 
 def run(*words: str, text: str | None = None) -> str:
@@ -83,6 +74,15 @@ def in_background(*options: str) -> contextlib.AbstractContextManager[Process]:
     return running(NETTOP, *options, out=subprocess.PIPE, err=sys.stderr)
 
 
+@contextlib.contextmanager
+def printing(*options: str) -> Iterator[Process]:
+    """Run nettop, and yield after its first line; the pipe's buffer holds some seconds of its other output."""
+    with in_background(*options) as process:
+        assert process.stdout
+        process.stdout.readline()
+        yield process
+
+
 def drain(process: Process, seconds: float) -> None:
     """Read a program's output for `seconds`."""
     assert process.stdout
@@ -125,28 +125,17 @@ def for_seconds(seconds: float) -> Iterator[float]:
         yield left
 
 
-class Terminal:
-    """A program on its own terminal, whose output is read as it comes."""
+class Screens(Terminal):
+    """nettop's screens on a terminal of 120 × 40, whose output is read as it comes."""
 
-    def __init__(self, *command: str, columns: int = 120, lines: int = 40) -> None:
+    def __init__(self, *options: str, around: Sequence[str] = ()) -> None:
         self.started = time.perf_counter()
-        self.pid, self._master = pty.fork()
-        if self.pid == 0:
-            os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
-            os.environ.pop("NO_COLOR", None)
-            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-            os.execvp(command[0], command)
-        self.output = bytearray()
+        super().__init__(*options, around=around)
 
     def read_for(self, seconds: float, wanted: bytes | None = None) -> float | None:
         """Read output for `seconds` or until `wanted` is in it; return when it came, in seconds since the start."""
         for left in for_seconds(seconds):
-            if not select.select([self._master], [], [], left)[0]:
-                break
-            try:
-                self.output += os.read(self._master, 1 << 16)
-            except OSError:
-                break
+            self.take_in(left)
             if wanted and wanted in self.output:
                 return time.perf_counter() - self.started
         return None
@@ -154,35 +143,9 @@ class Terminal:
     def last_byte(self, quiet_s: float) -> float | None:
         """Read output until none comes for `quiet_s`; return when the last byte came (time.perf_counter)."""
         last = None
-        while select.select([self._master], [], [], quiet_s)[0]:
-            if not os.read(self._master, 1 << 16):
-                break
+        while self.take_in(quiet_s):
             last = time.perf_counter()
         return last
-
-    def press(self, key: bytes) -> None:
-        """Send the bytes of a key."""
-        os.write(self._master, key)
-
-    def end(self) -> None:
-        """End the program."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGTERM)
-        self.read_for(2)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        os.close(self._master)
-
-
-@contextlib.contextmanager
-def on_terminal(*options: str) -> Iterator[Terminal]:
-    """Run nettop's screens on a terminal of 120 × 40."""
-    terminal = Terminal(NETTOP, *options)
-    try:
-        yield terminal
-    finally:
-        terminal.end()
 
 
 # --- what processes cost ------------------------------------------------------------------------------------------

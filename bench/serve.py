@@ -5,7 +5,6 @@ Clients query a server with all lenses over loopback, while other processes hold
 (Debian: prometheus-node-exporter) and ss are measured in the same run. The exit code is 1 if a budget is missed.
 """
 
-import asyncio
 import contextlib
 import http.client
 import itertools
@@ -17,21 +16,18 @@ import shutil
 import signal
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from measure import QUICK, Figure, Report, arguments, at_least, judge, percentile
 from programs import (
     NETTOP,
     READY_WITHIN_S,
-    Process,
     cpu_seconds,
     for_seconds,
     resident_mb,
@@ -51,7 +47,7 @@ PROMETHEUS_ACCEPTS = (
 )
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 """Without text/plain, which nettop prefers."""
-METRICS, HEALTH = "/metrics", "/health"
+METRICS = "/metrics"
 STREAM = "/api/v1/stream?view=connections&view=bandwidth&view=latency"
 NODE_EXPORTER = "prometheus-node-exporter"
 SS = ("ss", "-tinpH", "-O")
@@ -59,11 +55,8 @@ SS = ("ss", "-tinpH", "-O")
 SCRAPE_MS, SCRAPE_MB = 50, 1.0
 ALL_ROWS_MS = 300
 GROWTH_MB = 5.0
-SLOW_P99_MS = 50
 WARM_UP = 200
 """Scrapes before memory is measured, spread over the duration of a part."""
-
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True)
@@ -77,10 +70,6 @@ class Scale:
     """Duration of timed parts."""
     clients: int
     """Stream clients that never read."""
-    burst: int
-    """Requests, over a tenth as many connections as requests."""
-    slow: int
-    """Connections that send nothing, or half a request."""
 
 
 # --- servers and clients ----------------------------------------------------------------------------------------
@@ -128,22 +117,15 @@ def started(name: str, command: Sequence[str], is_ready: Callable[[str], bool]) 
 
 
 @contextlib.contextmanager
-def serving(*options: str) -> Iterator[int]:
-    """Run `nettop serve` with all lenses; yield its PID, then print its messages."""
-    command = [NETTOP, "serve", "--listen", f"{HOST}:{PORT}", *options]
+def serving_rows(rows: int) -> Iterator[int]:
+    """Run `nettop serve` with all lenses; yield its PID once it has all connections and their rates."""
+    command = [NETTOP, "serve", "--listen", f"{HOST}:{PORT}"]
     with started("nettop", command, lambda text: "serving at" in text) as (pid, said):
+        until(lambda: settled(Client(), rows), f"a reading of {rows:,} connections", 0.1)
         yield pid
         for line in said.read_text().splitlines():
             if "serving at" not in line:
                 print(f"    {line}")
-
-
-@contextlib.contextmanager
-def serving_rows(rows: int) -> Iterator[int]:
-    """Run `nettop serve`, and yield once it has all connections and their rates."""
-    with serving() as pid:
-        until(lambda: settled(Client(), rows), f"a reading of {rows:,} connections", 0.1)
-        yield pid
 
 
 def settled(client: Client, rows: int) -> bool:
@@ -168,17 +150,6 @@ def node_exporter() -> Iterator[int | None]:
     command = [NODE_EXPORTER, f"--web.listen-address={HOST}:{PEER_PORT}", "--log.level=error"]
     with started(NODE_EXPORTER, command, answers) as (pid, _):
         yield pid
-
-
-def handle_signals() -> None:
-    """On Ctrl-C and SIGTERM, end the started processes. Forked processes that hold connections die with this one."""
-
-    def handle(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, handler)
-
-    handle(signal.default_int_handler)
-    os.register_at_fork(after_in_child=lambda: handle(signal.SIG_IGN))
 
 
 def typical(name: str, times: Sequence[float], median_most: float | None = None) -> list[Figure]:
@@ -271,46 +242,6 @@ def in_turns(
         if number:
             taken[name].append(answer)
     return taken
-
-
-def crowd(scale: Scale) -> list[Figure]:
-    """Measure /health over one connection while two clients request all connections as JSON without pause."""
-    with serving_rows(scale.rows):
-        client = Client()
-        alone = health_times(client, scale.seconds / 2)
-        before = late(client)
-        with contextlib.ExitStack() as ends:
-            askers = [ends.enter_context(asker(all_rows(scale))) for _ in range(2)]
-            loaded = health_times(client, scale.seconds)
-            for each in askers:
-                each.terminate()
-            answers = [each.communicate()[0].split() for each in askers]
-        after = late(client)
-    statuses = list(itertools.chain(*answers))
-    return [
-        *typical("/health alone", alone),
-        *typical("/health with two clients", loaded),
-        Figure("/health with two clients: slowest", max(loaded), "ms"),
-        Figure("answers/s to the two clients", len(statuses) / scale.seconds, ""),
-        Figure("answers with a status other than 200", sum(status != b"200" for status in statuses), "", 0),
-        Figure("late readings", after - before, ""),
-    ]
-
-
-def asker(path: str) -> contextlib.AbstractContextManager[Process]:
-    """Start a curl that requests a path over and over on one connection and prints the status of each answer."""
-    url = f"http://{HOST}:{PORT}{path}#[1-1000000]"
-    words = ("stdbuf", "-oL", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}\n", url)
-    return running(*words, out=subprocess.PIPE)
-
-
-def health_times(client: Client, seconds: float) -> list[float]:
-    """Return the milliseconds of each request, at most 50 per second."""
-    times = []
-    for _ in for_seconds(seconds):
-        times.append(client.measured(HEALTH)[0])
-        time.sleep(0.02)
-    return times
 
 
 def memory(scale: Scale) -> list[Figure]:
@@ -418,126 +349,12 @@ def client_count(client: Client) -> int:
     return int(float(count[1])) - 1
 
 
-def slow(scale: Scale) -> list[Figure]:
-    """Measure a client while others send nothing or half a request, until the server has closed their connections."""
-    with serving_rows(scale.rows), contextlib.ExitStack() as ends:
-        client = Client()
-        late_before, start = late(client), time.monotonic()
-        silent = [ends.enter_context(socket.create_connection((HOST, PORT))) for _ in range(scale.slow)]
-        for connection in silent[::2]:
-            connection.sendall(f"GET {HEALTH} HTTP/1.1\r\nHost: ".encode())
-        times, opened = [], 0
-        while (count := client_count(client)) or not opened:
-            opened = max(opened, count)
-            times += health_times(client, 1)
-        closed_after = time.monotonic() - start
-        late_after = late(client)
-    return [
-        Figure("silent and half-sent connections", opened, ""),
-        Figure(
-            "another client's answers meanwhile, 99th percentile", percentile(times, 99), "ms", SLOW_P99_MS
-        ),
-        Figure("time until all are closed", closed_after, "s"),
-        Figure("late readings", late_after - late_before, ""),
-    ]
-
-
-def burst(scale: Scale) -> list[Figure]:
-    """Measure requests over many connections at once, each sending its next request after the answer."""
-    with serving_rows(scale.rows):
-        tally = Tally()
-        each = 10
-        start = time.perf_counter()
-        asyncio.run(ask_at_once(scale.burst // each, each, tally))
-        elapsed = time.perf_counter() - start
-    return [
-        Figure("requests", scale.burst, ""),
-        Figure("answered", tally.answered, ""),
-        Figure("lost", scale.burst - tally.answered, "", 0),
-        Figure("resent because the connection had just been closed", tally.resent, ""),
-        Figure("connections", tally.connections, ""),
-        Figure("time", elapsed, "s"),
-        Figure("answers per second", tally.answered / elapsed, ""),
-        Figure("time to answer, 99th percentile", percentile(tally.times, 99), "ms"),
-    ]
-
-
-class HalfAnswer(OSError):
-    """A connection that ended in the middle of an answer."""
-
-
-class Tally:
-    """Outcomes of requests."""
-
-    def __init__(self) -> None:
-        self.answered = self.resent = self.connections = 0
-        self.times: list[float] = [0.0]
-        self.lost: set[str] = set()
-
-
-async def ask_at_once(count: int, each: int, tally: Tally) -> None:
-    """Run `count` clients at once, each with `each` sequential requests."""
-    async with asyncio.timeout(300):
-        await asyncio.gather(*(ask(each, tally) for _ in range(count)))
-    for reason in sorted(tally.lost):
-        print(f"    lost: {reason}")
-
-
-async def ask(requests: int, tally: Tally) -> None:
-    """Send requests over one connection as long as the server keeps it open, then over a new one.
-
-    Like any client, resend a request if the server closed the connection before reading it.
-    """
-    connection: Connection | None = None
-    while requests:
-        is_new = connection is None
-        start = time.perf_counter()
-        try:
-            if connection is None:
-                connection = await asyncio.open_connection(HOST, PORT)
-                tally.connections += 1
-            status, stays_open = await exchange(connection)
-        except (OSError, asyncio.IncompleteReadError) as error:
-            if is_new or isinstance(error, HalfAnswer) or getattr(error, "partial", None):
-                tally.lost.add(repr(error))
-                requests -= 1
-            else:
-                tally.resent += 1
-            stays_open = False
-        else:
-            requests -= 1
-            if status == b"200":
-                tally.answered += 1
-                tally.times.append((time.perf_counter() - start) * 1e3)
-            else:
-                tally.lost.add(status.decode())
-        if connection is not None and not (requests and stays_open):
-            connection[1].close()
-            connection = None
-
-
-async def exchange(connection: Connection) -> tuple[bytes, bool]:
-    """Send a request; return the answer's status, and whether the server keeps the connection open."""
-    reader, writer = connection
-    writer.write(f"GET {HEALTH} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
-    first, *lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
-    headers = dict(line.split(b": ", 1) for line in lines if line)
-    try:
-        await reader.readexactly(int(headers[b"content-length"]))
-    except (OSError, asyncio.IncompleteReadError) as error:
-        raise HalfAnswer(repr(error)) from error
-    return first.split()[1], headers.get(b"connection") != b"close"
-
-
 PARTS: dict[str, tuple[str, Callable[[Scale], list[Figure]]]] = {
     "scrapes": ("GET /metrics, 50 times", scrapes),
     "tables": ("GET /api/v1/connections, all rows, 10 times", tables),
-    "crowd": ("/health while two clients request all connections", crowd),
     "memory": ("Resident memory of the server", memory),
     "idle": ("CPU time with a scrape every 15 s", idle),
     "streams": ("Stream clients that never read", streams),
-    "slow": ("Clients that send nothing, or half a request", slow),
-    "burst": ("A burst of requests over many connections", burst),
 }
 
 
@@ -550,9 +367,9 @@ def main() -> int:
         scrapes=(10_000, "scrapes to check whether memory grows"),
         quick=QUICK,
     )
-    scale = Scale(options.rows, options.scrapes, 60, 100, 10_000, 500)
+    scale = Scale(options.rows, options.scrapes, 60, 100)
     if options.quick:
-        scale = Scale(5_000, 1_000, 10, 20, 1_000, 100)
+        scale = Scale(5_000, 1_000, 10, 20)
     own_namespace()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, DESCRIPTORS), max(hard, DESCRIPTORS)))
@@ -563,7 +380,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    handle_signals()
-    with contextlib.suppress(KeyboardInterrupt):
-        sys.exit(main())
-    sys.exit(130)
+    sys.exit(main())

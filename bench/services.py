@@ -18,11 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from bandwidth import all_runs
 from bpf_stats import Runs, statistics_on
+from hooked import Hooked, empty_text
 from measure import QUICK, Figure, Report, arguments, at_least, in_pairs, judge
-from packet_events import Hooked, empty_text
-from programs import Process, in_background, readable_folder, run, running, until
+from programs import Process, printing, readable_folder, run, running, until
 from sockets import own_namespace
 
 from nettop.kernel.bpf.program import Loader
@@ -106,15 +105,6 @@ LOADS = {
 # --- switches -------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def lens() -> Iterator[None]:
-    """Run nettop with this lens, and yield after its first output; the pipe's buffer holds a turn's other output."""
-    with in_background(*VIEW) as process:
-        assert process.stdout
-        process.stdout.readline()
-        yield
-
-
 def best_hooks() -> tuple[str, ...]:
     """Return the programs of the mechanism in use on this kernel."""
     with contextlib.closing(make_probe()) as source:
@@ -137,18 +127,22 @@ def empty() -> Iterator[Hooked]:
 def others(load: Load, pairs: int, turn_s: float) -> Report:
     """Measure the requests per second with each switch on ÷ without."""
 
-    def rate(switch: Callable[[], AbstractContextManager[None]]) -> float:
+    def rate(switch: Callable[[], AbstractContextManager[object]]) -> float:
         with switch():
             return load.requests_per_s(turn_s)
 
     figures = []
     with load.served(), empty() as hooked:
         load.requests_per_s(turn_s / 3)
-        switches = {"nettop": lens, "empty programs": hooked.attached, "nothing": nullcontext}
+        switches = {
+            "nettop": lambda: printing(*VIEW),
+            "empty programs": hooked.attached,
+            "nothing": nullcontext,
+        }
         for name, switch in switches.items():
             taken = in_pairs(pairs, rate, nullcontext, {name: switch})[name]
             ratios = sorted(with_it / without for without, with_it in taken)
-            bound = RATE_LEAST if switch is lens else None
+            bound = RATE_LEAST if name == "nettop" else None
             what = f"with {name} ÷ without, from {ratios[0]:.3f} to {ratios[-1]:.3f}"
             figures.append(at_least(what, statistics.median(ratios), "", bound))
     return f"{load.title}: requests per second, {pairs} pairs of {turn_s:g} s", figures
@@ -159,7 +153,7 @@ def price(load: Load, turn_s: float) -> Report:
     with load.served(), empty() as hooked, statistics_on():
         with hooked.attached():
             load.requests_per_s(turn_s)
-        nothing = {name: runs.ns_each for name, runs in all_runs(hooked).items()}
+        nothing = {name: runs.ns_each for name, runs in hooked.runs().items()}
         with contextlib.closing(make_probe()) as source:
             source.start()
             load.requests_per_s(turn_s)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare totals and rates with what programs moved: `sudo .venv/bin/python bench/totals.py [--quick]`.
 
-lives.c opens connections that live 0.05 to 5 s, holds others open, moves bulk data, starts short-lived processes, and
-counts what it moves. The probe is read once a second; the sum of all rows' rates (the headline) is compared with those
-counts, and the sum over all intervals with the counts at the end. A second run has a ring for only a few events.
+lives.c opens connections that live 0.05 to 10 s, and counts what it moves over them. The probe is read
+once a second; the sum of all rows' rates (the headline) is compared with those counts, and the sum over all intervals
+with the counts at the end.
 """
 
 import itertools
@@ -27,27 +27,15 @@ from nettop.probes.connections.probe import Connections
 from nettop.query.query import text_query
 from nettop.query.view import View
 from nettop.snapshots.arrays import Array
-from nettop.snapshots.connections import COUNT_UDP, RING_SIZE, SOCKETS
+from nettop.snapshots.connections import COUNT_UDP, SOCKETS
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.snapshots.source import SourceOptions
 
 MOVED = ("bytes_sent", "bytes_received")
-COUNTS = np.dtype([(name, "u8") for name in (*MOVED, "made", "ready")])
-"""Counts of each process of lives.c."""
+COUNTS = np.dtype([(name, "u8") for name in (*MOVED, "made")])
+"""Counts of lives.c."""
 DIFFERENCES = replace(text_query(SOCKETS), all_rows=True, closed=True, deltas=True)
 INTERVAL_S = 1.0
-
-
-@dataclass(frozen=True)
-class Load:
-    """The load that lives.c makes: its duration, new connections per second, connections that stay open, MB/s,
-    processes per second."""
-
-    seconds: float
-    new_per_s: int
-    live: int
-    bulk_mb_per_s: int
-    processes_per_s: int
 
 
 @dataclass(frozen=True)
@@ -64,11 +52,10 @@ class Reading:
 class Sampler:
     """The probe as nettop uses it: read once a second, and drained whenever its ring wakes the reader."""
 
-    def __init__(self, ring_bytes: int, counts: Path) -> None:
+    def __init__(self, counts: Path) -> None:
         self._counts = counts
         self.probe = Connections()
-        values = {RING_SIZE: ring_bytes, COUNT_UDP: "off"}
-        self.probe.configure(SourceOptions(frozenset({"events"}), values=values))
+        self.probe.configure(SourceOptions(frozenset({"events"}), values={COUNT_UDP: "off"}))
         self.probe.start()
         self._read_table = self.probe.table.read_owned
         self.probe.table.read_owned = self._note_and_read
@@ -96,23 +83,22 @@ class Sampler:
 
     def counted(self) -> dict[str, int]:
         """Return the counts of lives.c so far."""
-        counts = np.frombuffer(self._counts.read_bytes(), COUNTS)
-        return {name: int(counts[name].sum()) for name in COUNTS.names or ()}
+        (counts,) = np.frombuffer(self._counts.read_bytes(), COUNTS)
+        return {name: int(counts[name]) for name in COUNTS.names or ()}
 
 
-def sample(compiled: str, load: Load, ring_bytes: int) -> list[Reading]:
+def sample(compiled: str, seconds: float, per_s: int) -> list[Reading]:
     """Return readings from before the load to after it; a reading is steady if the load ran before and after it."""
     counts = Path(compiled).with_name("counts")
-    counts.write_bytes(bytes(4 * COUNTS.itemsize))
-    sampler = Sampler(ring_bytes, counts)
+    counts.write_bytes(bytes(COUNTS.itemsize))
+    sampler = Sampler(counts)
     with closing(sampler.probe):
         readings = [sampler.read(is_steady=False)]
-        amounts = (load.new_per_s, load.live, load.bulk_mb_per_s, load.processes_per_s)
-        with running(compiled, str(counts), str(load.seconds), *map(str, amounts), err=sys.stderr) as lives:
-            ends_at = time.monotonic() + load.seconds
+        with running(compiled, str(counts), str(seconds), str(per_s), err=sys.stderr) as lives:
+            ends_at = time.monotonic() + seconds
             while lives.poll() is None:
-                is_ready = sampler.counted()["ready"] == len(amounts)
-                readings.append(sampler.read(is_steady=is_ready and time.monotonic() + INTERVAL_S < ends_at))
+                is_made = sampler.counted()["made"] > 0
+                readings.append(sampler.read(is_steady=is_made and time.monotonic() + INTERVAL_S < ends_at))
             if lives.returncode:
                 raise SystemExit(f"lives.c failed ({lives.returncode})")
         return [*readings, sampler.read(is_steady=False), sampler.read(is_steady=False)]
@@ -150,9 +136,10 @@ def of_counter(readings: list[Reading], name: str, netns: int) -> list[Figure]:
     ]
 
 
-def compare(title: str, compiled: str, load: Load, ring_bytes: int) -> Report:
-    """Run one load; compare rows and headline with the counts of lives.c."""
-    readings = sample(compiled, load, ring_bytes)
+def compare(seconds: float, per_s: int) -> Report:
+    """Run the load; compare rows and headline with the counts of lives.c."""
+    with built("lives.c") as compiled:
+        readings = sample(compiled, seconds, per_s)
     netns = os.stat("/proc/self/ns/net").st_ino
     lost = {
         name: count - readings[0].snapshot.lost.get(name, 0)
@@ -164,7 +151,7 @@ def compare(title: str, compiled: str, load: Load, ring_bytes: int) -> Report:
     elsewhere = sum(
         total(view, MOVED[0], (view.raw("netns") != netns) & ~view.rest) for _, _, view in views(readings)
     )
-    return f"{title}, {load.seconds:g} s", [
+    return f"{per_s:,} connections per second, {seconds:g} s", [
         Figure("connections made per second", (last.counts["made"] - first.counts["made"]) / lasted, "/s"),
         Figure("maximum number of rows", max(len(r.snapshot.tables[SOCKETS.name]) for r in readings)),
         Figure("moved per second", (last.counts[MOVED[0]] - first.counts[MOVED[0]]) / lasted / 1e6, "MB"),
@@ -175,21 +162,11 @@ def compare(title: str, compiled: str, load: Load, ring_bytes: int) -> Report:
     ]
 
 
-def reports(quick: bool) -> Iterator[Report]:
-    """Run with a large enough ring, and with one that is too small."""
-    load = Load(8, 500, 500, 20, 20) if quick else Load(60, 2000, 5000, 50, 50)
-    default = int(str(RING_SIZE.default))
-    with built("lives.c") as compiled:
-        yield compare(f"A ring of {default >> 10} KiB", compiled, load, default)
-        short = replace(load, seconds=min(load.seconds, 20))
-        yield compare("A ring of two pages", compiled, short, 2 * os.sysconf("SC_PAGE_SIZE"))
-
-
 def main() -> int:
-    """Run both loads."""
+    """Run the load, a small one if `--quick`."""
     options = arguments(__doc__, quick=QUICK)
     own_namespace()
-    return judge(reports(options.quick))
+    return judge([compare(8, 500) if options.quick else compare(60, 2000)])
 
 
 if __name__ == "__main__":

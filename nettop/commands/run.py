@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nettop.commands.invoker import file_owner, invoking_user, open_files_as
+from nettop.commands.invoker import become, file_owner, invoking_user, open_files_as
 from nettop.commands.options import (
     checked_why,
     checked_word,
@@ -94,7 +95,7 @@ def start_run(options: RunOptions, source_of: Callable[[str], Source] | None) ->
     `source_of` creates the source of a lens; None uses the probes.
     """
     settings = run_settings(options)
-    from nettop.commands.child import Child
+    from nettop.process.child import Child
 
     user = invoking_user()
     rights = Rights(user, follow_namespaces=options.follow_namespaces)
@@ -102,7 +103,8 @@ def start_run(options: RunOptions, source_of: Callable[[str], Source] | None) ->
         output = None if settings.output is None else ends.enter_context(closing(_opened(settings.output)))
         # Fork before dropping privileges that the command may need, and before starting a second thread.
         with delay_interrupts():  # a signal must not leak the child or interrupt an import
-            child = ends.enter_context(closing(Child(settings.words, user)))
+            prepare: Callable[[], None] = (lambda: None) if user is None else partial(become, user)
+            child = ends.enter_context(closing(Child(settings.words, prepare)))
             from nettop.output.run import run_command
 
         session = ends.enter_context(open_session(INTERVAL_S, source_of, rights))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from itertools import chain
 from typing import TextIO
 
@@ -43,19 +44,19 @@ def run_log(
     Raise UsageError before attaching anything, BrokenPipeError if the reader of `stdout` is gone, Unsupported if none
     of the tables is available, and the lens's errors.
     """
-    plan = make_log_plan(settings)
+    logged, notes = make_log_plan(settings)
     report = Diagnostics(stderr)
     options = SourceOptions(mechanisms=settings.mechanisms, whole=True, values=settings.options)
     event = WakeEvent()
     requests.wake = event.set
-    names = [stream.name for stream in plan.streams]
+    names = [stream.name for stream in logged]
     with closing(Sinks(settings, names, requests, event, stdout=stdout, report=report)) as sinks:
-        for note in plan.notes:
+        for note in notes:
             report(note)
         with event, ExitStack() as exits:
             parts = []
-            for lens in dict.fromkeys(stream.lens for stream in plan.streams):
-                streams = [stream for stream in plan.streams if stream.lens == lens]
+            for lens in dict.fromkeys(stream.lens for stream in logged):
+                streams = [stream for stream in logged if stream.lens == lens]
                 consumer = Consumer(session, lens, [stream.table for stream in streams], options, event)
                 exits.enter_context(consumer)
                 remarks = Diagnostics(stderr)
@@ -74,84 +75,76 @@ def run_log(
     return ExitCode.DONE
 
 
+@dataclass
 class _Log:
     """The logs of all lenses, with a common summary."""
 
-    def __init__(
-        self,
-        settings: LogSettings,
-        session: Session,
-        sinks: Sinks,
-        parts: list[_LensLog],
-        requests: Requests,
-    ) -> None:
-        self._settings = settings
-        self._session = session
-        self._sinks = sinks
-        self._parts = parts
-        self._requests = requests
-        self._limit = ""
-        self._is_ready = False
+    settings: LogSettings
+    session: Session
+    sinks: Sinks
+    parts: list[_LensLog]
+    requests: Requests
+    limit: str = ""
+    is_ready: bool = False
 
     def write_new(self) -> None:
         """Write what is new since the last call.
 
         Raise the errors of lenses, and Unsupported if none of a lens's tables is available.
         """
-        if self._requests.take_reopening():
+        if self.requests.take_reopening():
             self._reopen()
-        limit = self._session.overhead_limit
-        if limit is not None and str(limit) != self._limit:
-            self._limit = str(limit)
-            line = limit_line(self._settings.format, time.time_ns(), limit.state)
-            self._sinks.write(self._parts[0].of_losses, line)
-        for part in self._parts:
+        limit = self.session.overhead_limit
+        if limit is not None and str(limit) != self.limit:
+            self.limit = str(limit)
+            line = limit_line(self.settings.format, time.time_ns(), limit.state)
+            self.sinks.write(self.parts[0].of_losses, line)
+        for part in self.parts:
             part.write_new()
-        if not self._is_ready and all(part.has_begun for part in self._parts):
-            self._is_ready = True
+        if not self.is_ready and all(part.has_begun for part in self.parts):
+            self.is_ready = True
             self._notify_ready()
 
     def _reopen(self) -> None:
-        if self._is_ready:
+        if self.is_ready:
             service_manager.reloading()
-        self._sinks.reopen()
-        if self._is_ready:
+        self.sinks.reopen()
+        if self.is_ready:
             self._notify_ready()
 
     def _notify_ready(self) -> None:
-        service_manager.ready(f"logging {', '.join(name for part in self._parts for name in part.names)}")
+        service_manager.ready(f"logging {', '.join(name for part in self.parts for name in part.names)}")
 
     def write_last(self) -> None:
         """Take a final reading, and write the events up to now and the losses."""
         service_manager.stopping()
-        if any(
-            part.consumer.frame is not None for part in self._parts
-        ):  # else the programs are still loading
-            self._parts[0].consumer.read_last(self._write_events)
+        # Without a frame, the programs are still loading.
+        if any(part.consumer.frame is not None for part in self.parts):
+            self.parts[0].consumer.read_last(self._write_events)
         self._write_events()
-        for part in self._parts:
+        for part in self.parts:
             part.write_last_losses()
 
     def _write_events(self) -> None:
-        for part in self._parts:
+        for part in self.parts:
             part.write_events()
 
     def summary(self) -> str:
         """Summarise the lines written, the losses, and the kernel's counts."""
         totals: Counter[tuple[str, str]] = Counter()
-        for part in self._parts:
+        for part in self.parts:
             totals.update(part.losses())
         losses = [
             f"{total} {what}{f' ({cause})' if cause else ''}" for (what, cause), total in totals.items()
         ]
-        lost = ", ".join([*losses, *self._sinks.lost()])
+        lost = ", ".join([*losses, *self.sinks.lost()])
         words = [
-            f"logged {', '.join(part.written() for part in self._parts)}",
+            f"logged {', '.join(part.written() for part in self.parts)}",
             f"lost {lost or 'nothing'}",
         ]
-        counted = ", ".join(count for part in self._parts for count in part.counted())
+        counted = ", ".join(count for part in self.parts for count in part.counted())
         words += [f"the kernel counted {counted}"] if counted else []
-        return "; ".join([*words, *self._sinks.places()])
+        return "; ".join([*words, *self.sinks.places()])
 
 
 class _LensLog:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 
 from nettop.errors import NettopError, PermissionMissing
@@ -27,7 +27,6 @@ LONGEST_LINE = 1 << 16
 """Bytes at the end of a file to search for an incomplete last line."""
 
 _FILE_MODE, _DIRECTORY_MODE = 0o640, 0o750
-_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: fail on a FIFO in place of the file instead of waiting for a reader.
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -63,8 +62,7 @@ class Place:
 class LogFile:
     """One log file. On an error it counts the lines not written, reports the error once, and retries later.
 
-    The file stays in the directory that was opened at the start, even if that is renamed. If the directory is removed,
-    the file is created in the new one at the same path, unless the path has a symbolic link.
+    The file stays in the directory that was opened at the start, even if that is renamed or removed.
 
     `report` receives messages for the user; `lost_line(cause, count, total)` returns the line for a gap in the file.
     """
@@ -76,7 +74,6 @@ class LogFile:
         self.lost = 0
         self._report = report
         self._lost_line = lost_line
-        self._resolved = place.directory
         self._directory = self._descriptor = -1
         self._problem = ""
         self._gap = 0
@@ -87,8 +84,6 @@ class LogFile:
         """Create the directory and open the file. Raise NettopError if that fails."""
         try:
             self.place.directory.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
-            self._resolved = self.place.directory.resolve()
-            # Use the path as given: a parent of the resolved path may not be searchable.
             self._directory = os.open(self.place.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             self._open()
         except OSError as error:
@@ -202,13 +197,7 @@ class LogFile:
     # --- opening and rotating -----------------------------------------------------------------------------
 
     def _open(self) -> None:
-        try:
-            descriptor = os.open(self.place.file, _FLAGS, _FILE_MODE, dir_fd=self._directory)
-        except FileNotFoundError:  # the directory was removed
-            directory = _open_directory(self._resolved)
-            os.close(self._directory)
-            self._directory = directory
-            descriptor = os.open(self.place.file, _FLAGS, _FILE_MODE, dir_fd=self._directory)
+        descriptor = os.open(self.place.file, _FLAGS, _FILE_MODE, dir_fd=self._directory)
         try:
             _lock(descriptor)
             _repair_last_line(descriptor)
@@ -220,39 +209,15 @@ class LogFile:
     def _rotate(self) -> None:
         """Rename the file and the rotated files to the next number, delete the oldest, and start a new file."""
         place = self.place
-        if self._is_in_place():
+        with suppress(FileNotFoundError):
+            for number in count(place.keep):  # an earlier run may have kept more
+                os.unlink(place.old(number), dir_fd=self._directory)
+        names = [place.file, *map(place.old, range(1, place.keep + 1))]
+        for before, after in reversed(list(pairwise(names))):
             with suppress(FileNotFoundError):
-                for number in count(place.keep):  # an earlier run may have kept more
-                    os.unlink(place.old(number), dir_fd=self._directory)
-            for number in range(place.keep - 1, 0, -1):
-                with suppress(FileNotFoundError):
-                    self._rename(place.old(number), place.old(number + 1))
-            self._rename(place.file, place.old(1))
+                os.rename(before, after, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         self._close_file()
         self._open()
-
-    def _is_in_place(self) -> bool:
-        """Return whether the open file still has its name."""
-        try:
-            named = os.stat(self.place.file, dir_fd=self._directory, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(os.fstat(self._descriptor), named)
-
-    def _rename(self, before: str, after: str) -> None:
-        os.rename(before, after, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-
-
-def _open_directory(path: Path) -> int:
-    """Open a directory by an absolute path, refusing symbolic links. Raise OSError."""
-    descriptor = os.open(path.anchor, _DIRECTORY)
-    for name in path.parts[1:]:
-        above = descriptor
-        try:
-            descriptor = os.open(name, _DIRECTORY, dir_fd=above)
-        finally:
-            os.close(above)
-    return descriptor
 
 
 def _lock(descriptor: int) -> None:

@@ -34,18 +34,10 @@ class Stream:
         return self.query.table
 
 
-@dataclass(frozen=True, slots=True)
-class LogPlan:
-    """The tables to log, and notes for the user on tables that are not logged."""
+def make_log_plan(settings: LogSettings) -> tuple[list[Stream], list[str]]:
+    """Return the tables to log, and notes for the user on those that lack a field of the filter, or all of the columns.
 
-    streams: tuple[Stream, ...]
-    notes: tuple[str, ...]
-
-
-def make_log_plan(settings: LogSettings) -> LogPlan:
-    """Make the plan for `settings`. Raise UsageError for an unknown name, or if there is nothing to log.
-
-    Tables that lack a field of the filter, or all of the columns, are not logged; a note says so.
+    Raise UsageError for an unknown name, or if there is nothing to log.
     """
     logged = _logged_tables(settings)
     wanted = _wanted_columns(settings, [table for _, table in logged])
@@ -62,7 +54,7 @@ def make_log_plan(settings: LogSettings) -> LogPlan:
             notes += [f"{name}: no column {', '.join(lacking)}"] if lacking else []
     if not streams:
         raise refused[0]
-    return LogPlan(tuple(streams), tuple(notes))
+    return streams, notes
 
 
 def lines_of(

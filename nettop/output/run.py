@@ -6,12 +6,13 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from nettop.diagnostics import Diagnostics
 from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
 from nettop.output.run_report import Ended, RunReport
+from nettop.process.child import Child
 from nettop.process.interrupts import forward_signals
 from nettop.settings import RunSettings
 from nettop.snapshots.connections import EVENTS, LENS
@@ -22,23 +23,6 @@ LINGER_S = 1.0
 """Seconds to wait after the command's end for its connections to close: the peer still has to answer."""
 NO_SUCH_COMMAND, CANNOT_RUN, BY_SIGNAL = 127, 126, 128
 """Exit codes as in shells."""
-
-
-class Child(Protocol):
-    """A process that waits to execute the command."""
-
-    pid: int
-    descriptor: int
-    """Descriptor that is readable once the process has ended."""
-
-    def start(self) -> OSError | None:
-        """Execute the command; return the error if that fails."""
-
-    def send(self, number: int) -> None:
-        """Send the process a signal, if it has not ended."""
-
-    def status(self) -> int:
-        """Wait for the process to end and return its exit status, negative if killed by a signal."""
 
 
 def run_command(

@@ -7,7 +7,6 @@ spaces within text become `_` (csv and jsonl keep the text unchanged).
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,12 +92,9 @@ def cut(line: str, width: int) -> str:
     """Cut `line` to `width` cells of a terminal."""
     if line.isascii():
         return line[:width]
-    used = 0
-    for place, char in enumerate(line):
-        used += _char_width(char)
-        if used > width:
-            return line[:place]
-    return line
+    from rich.cells import chop_cells  # takes a while, and most tables are plain
+
+    return next(iter(chop_cells(line, width)), "")
 
 
 def _cells(values: list[Any], decimals: str, spell: Callable[[str], str]) -> list[Any]:
@@ -131,10 +127,8 @@ def _widest(column: list[Any]) -> int:
 
 def cell_width(text: str) -> int:
     """Return the width of the text in terminal cells: wide characters take two, combining marks none."""
-    return len(text) if text.isascii() else sum(map(_char_width, text))
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
 
-
-def _char_width(char: str) -> int:
-    if unicodedata.category(char) in ("Mn", "Me"):
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+    return cell_len(text)

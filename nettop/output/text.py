@@ -137,7 +137,7 @@ class _Printer:
         self._report_state(frame.now)
         self._report_view(view)
         block = self._formatter(view)
-        self._unlisted += view.joined.unlisted
+        self._unlisted += view.unlisted
         lost = self._new_losses(frame.now)
         if lost:
             self._report(f"lost {'; '.join(map(str, lost))}")

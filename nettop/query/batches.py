@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -23,8 +24,13 @@ def concatenate_batches(table: Table, batches: Sequence[Rows], newest: int | Non
     texts: dict[str, Sequence[str]] = dict(batches[-1].texts)
     arrays = [batch.array for batch in batches]
     for name in _text_names(table):
-        if any(batch.texts[name] is not texts[name] for batch in batches):
-            texts[name], arrays = _merge_texts(name, batches, arrays)
+        if all(batch.texts[name] is texts[name] for batch in batches):
+            continue
+        codes = codes_of(dict.fromkeys(chain.from_iterable(batch.texts[name] for batch in batches)))
+        texts[name] = list(codes)
+        arrays = [array.copy() for array in arrays]
+        for array, batch in zip(arrays, batches, strict=True):
+            array[name] = recode(array[name], batch.texts[name], codes)
     rows = concatenate_rows(*arrays)
     rows = rows if newest is None else rows[-newest:]
     return Rows(table, rows, texts, batches[-1].taken_ns)
@@ -42,20 +48,17 @@ def empty_rows(table: Table) -> Rows:
     return Rows(table, np.zeros(0, table.dtype), {name: [] for name in _text_names(table)}, 0)
 
 
-def _merge_texts(name: str, batches: Sequence[Rows], arrays: list[Array]) -> tuple[list[str], list[Array]]:
-    """Return the distinct texts of a column in all batches, and the batches' rows with codes into them."""
-    codes: dict[str, int] = {}
-    recoded = []
-    for batch, array in zip(batches, arrays, strict=True):
-        column = array[name]
-        none = unknown_value(column.dtype)
-        places = np.array(
-            [*(codes.setdefault(text, len(codes)) for text in batch.texts[name]), none], column.dtype
-        )
-        own = array.copy()
-        own[name] = places[np.minimum(column, len(places) - 1)]
-        recoded.append(own)
-    return list(codes), recoded
+def codes_of(texts: Iterable[str]) -> dict[str, int]:
+    """Return the code of each text."""
+    return {text: code for code, text in enumerate(texts)}
+
+
+def recode(codes: Array, old: Sequence[str], new: Mapping[str, int]) -> Array:
+    """Translate codes into `old` to the codes of the same texts in `new`; a text missing there becomes unknown."""
+    none = unknown_value(codes.dtype)
+    places: Array = np.array([*(new.get(text, none) for text in old), none], codes.dtype)
+    recoded: Array = places[np.minimum(codes, len(old))]
+    return recoded
 
 
 def _text_names(table: Table) -> list[str]:

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from nettop.query.address import address_text, distinct_addresses
-from nettop.query.joined_rows import ColumnValues, JoinedRows, present
+from nettop.query.joined_rows import ColumnValues, JoinedRows, cached_by_name, present
 from nettop.snapshots.arrays import Array, Mask, positions
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import RATE, Field, Kind
@@ -19,57 +19,25 @@ Names = Callable[[bytes], "str | None"]
 """Function that returns the name of a 16-byte address; None if it is unknown."""
 
 
-class Columns:
-    """The columns of joined rows, each computed on first use, and cached.
-
-    With `deltas`, counters are per-interval. With `last`, the columns of the previous frame, a row that disappeared
-    without last values keeps the rates of its last interval, and so its place.
+class Columns(JoinedRows):
+    """The columns of joined rows, each computed on first use, and cached. A `View` of a query sets the attributes.
 
     `missing` columns have no values; frontends show `n/a` instead.
     """
 
-    def __init__(
-        self, joined: JoinedRows, names: Names | None = None, last: Columns | None = None, *, deltas: bool
-    ) -> None:
-        self.joined = joined
-        self.table, self.now, self.before = joined.table, joined.now, joined.before
-        self.deltas = deltas
-        self._names = names
-        self._last = last
-        if last is not None:
-            last._last = None  # keep two frames, not all of them
-        self._columns: dict[str, ColumnValues] = {}
-        self._counts: dict[str, ColumnValues] = {}
-        self._texts: dict[str, tuple[list[str], Array]] = {}
-
-    # --- rows -------------------------------------------------------------------------------------------
-
-    @property
-    def elapsed_s(self) -> float | None:
-        """Seconds between the two snapshots; None if there is only one."""
-        return self.joined.elapsed_s
-
-    @property
-    def size(self) -> int:
-        """The number of rows before filtering."""
-        return self.joined.size
-
-    @property
-    def gone(self) -> Mask:
-        """The mask of rows that are not in the newest snapshot."""
-        return self.joined.gone
-
-    @property
-    def rest(self) -> Mask:
-        """The mask of the row, if any, that sums up ended rows that are not listed."""
-        return self.joined.rest
+    deltas = False
+    """True if counters are per-interval."""
+    _names: Names | None = None
+    _last: Columns | None = None
+    """The columns of the previous frame: a row that disappeared without last values keeps the rates of its last
+    interval, and so its place."""
 
     @cached_property
     def has_rest(self) -> bool:
         """True if the rest has counted anything; otherwise it is not shown."""
         counters = [field.name for field in self.table.fields if field.kind is Kind.COUNTER]
         return bool(self.rest.any()) and any(
-            self.joined.unlisted_growth(name) if self.deltas else self.raw(name)[self.rest].any()
+            self.unlisted_growth(name) if self.deltas else self.raw(name)[self.rest].any()
             for name in counters
         )
 
@@ -81,7 +49,7 @@ class Columns:
 
         Ignore any values of these columns in the rows.
         """
-        lacking = self.joined.frame.now.missing
+        lacking = self.frame.now.missing
         missing = {}
         for name in self.table.names if lacking else ():
             field = self.table.by_name.get(name) or self.table.by_name[name.removesuffix(RATE)]
@@ -101,10 +69,6 @@ class Columns:
         """Return the name of an address if names are shown and it is known."""
         return None if self._names is None else self._names(address)
 
-    def raw(self, name: str) -> Array:
-        """Return a stored column as in the snapshot, one value per row, contiguous for fast access."""
-        return self.joined.raw(name)
-
     def known(self, name: str) -> Mask:
         """Return the mask of rows with a value in a stored column; for an available composite, all rows."""
         if name in self.missing:
@@ -112,15 +76,37 @@ class Columns:
         field = self.table.by_name[name]
         return np.ones(self.size, bool) if field.is_composite else present(field, self.raw(name))
 
+    @cached_by_name
     def column(self, name: str) -> ColumnValues:
         """Return the numbers of a column, for sorting, comparing and summing.
 
         Texts and addresses are represented by ranks in their sort order, histograms by their total count.
         """
-        column = self._columns.get(name)
-        if column is None:
-            column = self._columns[name] = self._make_column(name)
-        return column
+        if name in self.missing:
+            return ColumnValues(np.zeros(self.size), np.zeros(self.size, bool))
+        field = self.table.by_name.get(name)
+        base = self.table.by_name[name.removesuffix(RATE)] if field is None else field
+        if base.kind is Kind.SUM:
+            return self._sum([part + name.removeprefix(base.name) for part in base.parts])
+        if field is None:
+            difference = self.column(base.name) if self.deltas else self.difference(base.name)
+            rate = ColumnValues(difference.numbers / (self.elapsed_s or 1.0), difference.known)
+            return self._keep_gone_values(name, rate)
+        maker = {
+            Kind.RATIO: self._ratio,
+            Kind.QUANTILE: self._quantile,
+            Kind.HISTOGRAM: self._total_counts,
+            Kind.TEXT: self._rank_values,
+            Kind.ENUM: self._rank_values,
+        }.get(field.kind)
+        if maker is not None:
+            return maker(field)
+        if field.kind is Kind.COUNTER and self.deltas:
+            return self._keep_gone_values(name, self.difference(name))
+        if field.is_composite:
+            return self.column(field.parts[0])
+        raw = self.raw(name)
+        return ColumnValues(distinct_addresses(raw)[1] if field.kind is Kind.ADDRESS else raw, known(raw))
 
     def buckets(self, name: str) -> Buckets:
         """Return the buckets of a histogram."""
@@ -135,60 +121,34 @@ class Columns:
         """
         return self.histogram_counts(name).numbers
 
+    @cached_by_name
     def histogram_counts(self, name: str) -> ColumnValues:
         """Return the counts of `histogram`, and the mask of rows that have them."""
-        counts = self._counts.get(name)
-        if counts is None:
-            counts = self._counts[name] = self._make_counts(name)
-        return counts
+        if name in self.missing:
+            nothing = np.zeros((self.size, self.buckets(name).count), np.uint64)
+            return ColumnValues(nothing, np.zeros(self.size, bool))
+        if self.deltas:
+            return self._keep_gone_values(name, self.growth(name))
+        present = self.known(name)
+        return ColumnValues(np.where(present[:, None], self.raw(name), 0), present)
 
+    @cached_by_name
     def texts(self, name: str) -> tuple[list[str], Array]:
         """Return the distinct texts of a text, enum or address column, and each row's index into them.
 
         Rows without a value have the index −1. Filters match each distinct text once. An address with a known name has
         both in its text: "203.0.113.9 example.com".
         """
-        texts = self._texts.get(name)
-        if texts is None:
-            field = self.table.by_name[name]
-            make = self._address_texts if field.kind is Kind.ADDRESS else self._coded_texts
-            texts = ([], np.full(self.size, -1)) if name in self.missing else make(field)
-            self._texts[name] = texts
-        return texts
+        field = self.table.by_name[name]
+        if name in self.missing:
+            return [], np.full(self.size, -1)
+        return self._address_texts(field) if field.kind is Kind.ADDRESS else self._coded_texts(field)
 
     # --- making columns ---------------------------------------------------------------------------------
 
-    def _make_column(self, name: str) -> ColumnValues:
-        if name in self.missing:
-            return ColumnValues(np.zeros(self.size), np.zeros(self.size, bool))
-        field = self.table.by_name.get(name)
-        base = self.table.by_name[name.removesuffix(RATE)] if field is None else field
-        if base.kind is Kind.SUM:
-            return self._sum([part + name.removeprefix(base.name) for part in base.parts])
-        if field is None:
-            added = self._columns.get(base.name) if self.deltas else None
-            difference = self.joined.difference(base.name) if added is None else added
-            rate = ColumnValues(difference.numbers / (self.elapsed_s or 1.0), difference.known)
-            return self._keep_gone_values(name, rate)
-        maker = {
-            Kind.RATIO: self._ratio,
-            Kind.QUANTILE: self._quantile,
-            Kind.HISTOGRAM: self._total_counts,
-            Kind.TEXT: self._rank_values,
-            Kind.ENUM: self._rank_values,
-        }.get(field.kind)
-        if maker is not None:
-            return maker(field)
-        if field.kind is Kind.COUNTER and self.deltas:
-            return self._keep_gone_values(name, self.joined.difference(name))
-        if field.is_composite:
-            return self.column(field.parts[0])
-        raw = self.raw(name)
-        return ColumnValues(distinct_addresses(raw)[1] if field.kind is Kind.ADDRESS else raw, known(raw))
-
     def _keep_gone_values(self, name: str, made: ColumnValues) -> ColumnValues:
         """Return the column with gone rows set to their values in the previous frame's columns."""
-        last, gone = self._last, self.joined.just_gone_at
+        last, gone = self._last, self.just_gone_at
         if last is None or last.deltas != self.deltas or not len(gone):
             return made
         was = last.column(name) if made.numbers.ndim == 1 else last.histogram_counts(name)
@@ -197,15 +157,6 @@ class Columns:
         numbers, present = made.numbers.copy(), made.known.copy()
         numbers[gone], present[gone] = was.numbers[at], was.known[at]
         return ColumnValues(numbers, present)
-
-    def _make_counts(self, name: str) -> ColumnValues:
-        if name in self.missing:
-            nothing = np.zeros((self.size, self.buckets(name).count), np.uint64)
-            return ColumnValues(nothing, np.zeros(self.size, bool))
-        if self.deltas:
-            return self._keep_gone_values(name, self.joined.growth(name))
-        present = self.known(name)
-        return ColumnValues(np.where(present[:, None], self.raw(name), 0), present)
 
     def _total_counts(self, field: Field) -> ColumnValues:
         counts = self.histogram_counts(field.name)

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
+from typing import TypeVar
 
 import numpy as np
 
-from nettop.query.batches import concatenate_batches, empty_rows
-from nettop.snapshots.arrays import Array, Index, Mask, as_list, concatenate_rows, positions, take_rows
+from nettop.query.batches import codes_of, concatenate_batches, empty_rows, recode
+from nettop.snapshots.arrays import Array, Index, Mask, concatenate_rows, positions, take_rows
 from nettop.snapshots.schema import BEGAN, Field, Kind, Table
-from nettop.snapshots.snapshot import Frame, Rows, known, known_histograms, sum_of, unknown_value
+from nettop.snapshots.snapshot import Frame, Rows, known, known_histograms, sum_of
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -24,6 +25,24 @@ class ColumnValues:
 
     numbers: Array
     known: Mask
+
+
+Holder = TypeVar("Holder")
+Value = TypeVar("Value")
+
+
+def cached_by_name(make: Callable[[Holder, str], Value]) -> Callable[[Holder, str], Value]:
+    """Cache a method's results in its object, by the name of a column."""
+    attribute = f"_by_name_{make.__name__}"
+
+    @wraps(make)
+    def cached(self: Holder, name: str) -> Value:
+        values: dict[str, Value] = self.__dict__.setdefault(attribute, {})
+        if name not in values:
+            values[name] = make(self, name)
+        return values[name]
+
+    return cached
 
 
 class JoinedRows:
@@ -66,7 +85,6 @@ class JoinedRows:
             self.now = _with_texts_of(self.now, self._earlier)
         self._left = frame.now.ended.get(table.name) if closed else None
         self._shows_gone = gone
-        self._raw: dict[str, Array] = {}
 
     @cached_property
     def elapsed_s(self) -> float | None:
@@ -83,18 +101,11 @@ class JoinedRows:
 
     # --- all rows ---------------------------------------------------------------------------------------
 
-    @cached_property
-    def array(self) -> Array:
-        """All rows as a structured array. For one column `raw(name)` is faster."""
-        return concatenate_rows(*self._parts) if len(self._parts) > 1 else self.now.array
-
+    @cached_by_name
     def raw(self, name: str) -> Array:
         """Return a stored column as in the snapshot, one value per row, contiguous for fast access."""
-        column = self._raw.get(name)
-        if column is None:
-            columns = [part[name] for part in self._parts]
-            column = self._raw[name] = np.concatenate(columns, dtype=columns[0].dtype)
-        return column
+        columns = [part[name] for part in self._parts]
+        return np.concatenate(columns, dtype=columns[0].dtype)
 
     @cached_property
     def size(self) -> int:
@@ -212,12 +223,10 @@ class JoinedRows:
     def _with_texts(self, rows: Rows) -> Array:
         """Return the rows with codes into this snapshot's texts, copied if the codes differ."""
         array = rows.array
-        for field in self.table.stored if len(array) else ():
-            if field.kind is Kind.TEXT and rows.texts[field.name] is not self.now.texts[field.name]:
+        for name, texts in self.now.texts.items() if len(array) else ():
+            if rows.texts[name] is not texts:
                 array = array.copy()
-                array[field.name] = recode(
-                    array[field.name], rows.texts[field.name], self.now.texts[field.name]
-                )
+                array[name] = recode(array[name], rows.texts[name], codes_of(texts))
         return array
 
     # --- growth -----------------------------------------------------------------------------------------
@@ -279,14 +288,6 @@ class JoinedRows:
 def present(field: Field, column: Array) -> Mask:
     """Return the mask of known values in a stored column."""
     return known_histograms(column) if field.kind is Kind.HISTOGRAM else known(column)
-
-
-def recode(codes: Array, old: Sequence[str], new: Sequence[str]) -> Array:
-    """Translate codes into `old` to codes into `new`; a text missing in `new` becomes unknown."""
-    place = {text: code for code, text in enumerate(new)}
-    none = int(unknown_value(codes.dtype))
-    known_codes = [place.get(old[code], none) if code < len(old) else none for code in as_list(codes)]
-    return np.array(known_codes, codes.dtype)
 
 
 def _with_texts_of(rows: Rows, others: Rows) -> Rows:

@@ -132,11 +132,4 @@ def all_of(*tests: Test) -> Test:
 
 def any_of(*tests: Test) -> Test:
     """Match rows that pass at least one of the tests."""
-
-    def some(columns: Columns) -> Mask:
-        passed = np.zeros(columns.size, bool)
-        for test in tests:
-            passed |= test(columns)
-        return passed
-
-    return tests[0] if len(tests) == 1 else some
+    return lambda columns: np.logical_or.reduce([test(columns) for test in tests])

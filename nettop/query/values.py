@@ -10,7 +10,7 @@ import numpy as np
 
 from nettop.query.address import address_bytes, address_text, endpoint_text, is_link_local
 from nettop.query.columns import Columns
-from nettop.query.times import rfc3339_all
+from nettop.query.times import rfc3339
 from nettop.snapshots.arrays import Array, Index, Mask, as_list
 from nettop.snapshots.schema import Field, Kind
 from nettop.snapshots.snapshot import known
@@ -37,7 +37,7 @@ def _numbers(columns: Columns, name: str, at: Index) -> list[Any]:
 
 
 def _times(columns: Columns, field: Field, at: Index) -> list[Any]:
-    return list(rfc3339_all(_numbers(columns, field.name, at)))
+    return [None if ns is None else rfc3339(ns) for ns in _numbers(columns, field.name, at)]
 
 
 def _quantiles(columns: Columns, field: Field, at: Index) -> list[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from nettop.query.columns import Columns, Names
 from nettop.query.filter import parse_filter
-from nettop.query.joined_rows import JoinedRows
+from nettop.query.joined_rows import cached_by_name
 from nettop.query.query import Query
 from nettop.query.values import values_of
 from nettop.snapshots.arrays import Array, Index, Mask
@@ -37,13 +37,14 @@ class View(Columns):
         all_batches: bool = False,
         earlier: Rows | None = None,
     ) -> None:
-        joined = JoinedRows(
+        super().__init__(
             frame, query.table, all_batches=all_batches, earlier=earlier, closed=query.closed, gone=query.gone
         )
-        super().__init__(joined, names, last, deltas=query.deltas)
-        self.frame = frame
         self.query = query
-        self._largest: dict[str, float] = {}
+        self.deltas = query.deltas
+        self._names, self._last = names, last
+        if last is not None:
+            last._last = None  # keep two frames, not all of them
 
     @property
     def snapshot(self) -> Snapshot:
@@ -128,9 +129,9 @@ class View(Columns):
             at = at[~np.isin(self.raw(self.table.included_in)[at], self.raw(self.table.key)[at])]
         is_difference = name.endswith(RATE) or self.deltas
         counted = self.table.by_name[name.removesuffix(RATE)] if field is None else field
-        if is_difference and not self.joined.is_whole and counted.kind in (Kind.COUNTER, Kind.SUM):
+        if is_difference and not self.is_whole and counted.kind in (Kind.COUNTER, Kind.SUM):
             return None
-        listed = self.joined.with_last_values if is_difference else len(self.now)
+        listed = self.with_last_values if is_difference else len(self.now)
         if listed < self.size:
             at = at[(at < listed) | self.rest[at]]
         if field is not None and field.kind is Kind.QUANTILE:
@@ -139,14 +140,11 @@ class View(Columns):
         numbers = column.numbers[at][column.known[at]]
         return float(numbers.sum(dtype=np.float64)) if len(numbers) else None
 
+    @cached_by_name
     def largest(self, name: str) -> float:
         """Return the largest known number of a column among the rows shown; 0 if there is none."""
-        largest = self._largest.get(name)
-        if largest is None:
-            column = self.column(name)
-            shown = np.where(column.known, column.numbers, 0)[self.order]
-            largest = self._largest[name] = float(shown.max(initial=0))
-        return largest
+        column = self.column(name)
+        return float(np.where(column.known, column.numbers, 0)[self.order].max(initial=0))
 
     def per_second(self, count: int) -> float | None:
         """Convert a count since the previous snapshot to a rate; None without a previous one."""

@@ -112,7 +112,7 @@ def test_kept_rows_have_their_last_totals_and_count_for_nothing(deltas: bool) ->
     assert view.raw("bytes_sent")[earlier].tolist() == [70, 95]
     assert view.values("bytes_sent_per_s", earlier) == [None, None]
     assert view.order[-2:].tolist() == earlier.tolist()  # unknown rates come last
-    assert not view.joined.just_gone.any()
+    assert not view.just_gone.any()
     for name in ("bytes_sent", "bytes_sent_per_s"):
         assert view.total(name, np.arange(view.size)) == plain.total(name, np.arange(plain.size))
 
@@ -124,7 +124,7 @@ def test_a_row_is_shown_once() -> None:
     closed.add(first)
     view = View(first, screen_query(SOCKETS), earlier=closed.rows)
     assert sorted(view.raw("id").tolist()) == [1, 2, 3]
-    assert view.joined.just_gone.tolist() == [False, False, True]
+    assert view.just_gone.tolist() == [False, False, True]
     back = Frame(reading(2, WEB, connection(2, "curl", 80)), READINGS[1])
     ids = View(back, screen_query(SOCKETS), earlier=closed.rows).raw("id").tolist()
     assert sorted(ids) == [1, 2, 3]

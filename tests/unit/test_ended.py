@@ -247,7 +247,7 @@ def test_only_so_many_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     rest = view.order[view.rest[view.order]]
     assert view.values("process", rest) == ["(closed, not listed)"]
     assert view.values("bytes_sent", rest) == [sum(range(101, 108))]
-    assert view.joined.unlisted == 7
+    assert view.unlisted == 7
 
 
 @pytest.mark.parametrize(("listed_ns", "listed"), [(10**15, 20), (0, 2)])
@@ -267,8 +267,8 @@ def test_who_pauses_still_has_every_row(monkeypatch: pytest.MonkeyPatch, listed_
     rest = view.rest[view.order]
     assert view.total("bytes_sent", view.order) == sum(range(1009, 1029))
     assert len(view.order) - rest.sum() == listed
-    assert (view.joined.unlisted, bool(rest.any())) == (20 - listed, listed < 20)
-    assert View(Frame(last, last), DIFFERENCES).joined.unlisted == 0
+    assert (view.unlisted, bool(rest.any())) == (20 - listed, listed < 20)
+    assert View(Frame(last, last), DIFFERENCES).unlisted == 0
 
 
 def test_an_older_row_of_what_has_ended_does_not_come_back() -> None:

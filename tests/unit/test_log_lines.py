@@ -15,7 +15,6 @@ from nettop.output.log_plan import lines_of
 from nettop.output.losses import Lost
 from nettop.output.plan import whole_columns
 from nettop.query.query import text_query
-from nettop.query.times import rfc3339, rfc3339_all
 from nettop.query.view import View
 from nettop.settings import LineFormat
 from nettop.snapshots import find_table, views
@@ -67,12 +66,6 @@ def test_no_key_stands_twice(view: str) -> None:
     keys = json.loads(maker.lines(View(frame, text_query(table)), np.arange(1)), object_pairs_hook=list)
     names = [name for name, _ in keys]
     assert len(set(names)) == len(names) == len({"time", *whole_columns(table)}) + 2
-
-
-def test_times_at_once() -> None:
-    """Formatting many times gives the same as one by one, across seconds, and None stays."""
-    times = [WALL_NS, None, WALL_NS + 999_999_999, WALL_NS, 999, 0]
-    assert rfc3339_all(times) == [None if time_ns is None else rfc3339(time_ns) for time_ns in times]
 
 
 def test_any_table() -> None:

@@ -242,8 +242,8 @@ def _has_opened(view: View) -> Mask:
     """Return a mask of the rows of connections that opened since the previous snapshot."""
     has_opened: Mask = (view.raw("protocol") == TCP) & known(view.raw("opened_at"))
     assert view.before is not None
-    was_there = view.joined.before_at >= 0
-    has_opened[was_there] &= ~known(view.before.array["opened_at"][view.joined.before_at[was_there]])
+    was_there = view.before_at >= 0
+    has_opened[was_there] &= ~known(view.before.array["opened_at"][view.before_at[was_there]])
     return has_opened
 
 

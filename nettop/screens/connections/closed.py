@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from nettop.query.batches import concatenate_batches
-from nettop.query.joined_rows import JoinedRows, recode
+from nettop.query.batches import codes_of, concatenate_batches, recode
+from nettop.query.joined_rows import JoinedRows
 from nettop.snapshots.arrays import as_list, take_rows
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Frame, Rows
@@ -50,5 +50,5 @@ def _without_unused_texts(rows: Rows) -> Rows:
     array, texts = rows.array.copy(), {}
     for name, old in rows.texts.items():
         texts[name] = sorted({old[code] for code in as_list(array[name]) if code < len(old)})
-        array[name] = recode(array[name], old, texts[name])
+        array[name] = recode(array[name], old, codes_of(texts[name]))
     return replace(rows, array=array, texts=texts)

@@ -193,7 +193,7 @@ def _churn(view: View, conns: Mask) -> list[BarItem]:
     opened, closed = opened_per_s(view), view.count_rate("closed")
     if opened is not None and closed is not None:
         return churn({"opened": opened, "closed": closed})
-    rows = {"opened": view.joined.appeared, "closed": view.joined.just_gone}
+    rows = {"opened": view.appeared, "closed": view.just_gone}
     return churn({label: view.per_second(int((which & conns).sum())) for label, which in rows.items()})
 
 

@@ -6,10 +6,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
-
-from nettop.commands.invoker import User, become
 
 _RESTORED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
 """Signals that Python ignores, restored to their default so that the command does not ignore them too."""
@@ -19,16 +17,17 @@ _CANNOT_RUN = 126
 class Child:
     """The child process. Create it while there is only one thread, before dropping privileges.
 
-    It shares nettop's standard streams, working directory, environment and process group.
+    It shares nettop's standard streams, working directory, environment and process group. `prepare` runs in it. Its
+    `descriptor` is readable once it has ended.
     """
 
-    def __init__(self, words: Sequence[str], user: User | None) -> None:
+    def __init__(self, words: Sequence[str], prepare: Callable[[], object]) -> None:
         go_reader, self._go = os.pipe()
         self._error, error_writer = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._go)  # else the child would never see end of file
-            _wait_and_become(go_reader, error_writer, words, user)
+            _wait_and_execute(go_reader, error_writer, words, prepare)
         os.close(go_reader)
         os.close(error_writer)
         self.descriptor = os.pidfd_open(self.pid)
@@ -67,15 +66,14 @@ class Child:
             self._go = -1
 
 
-def _wait_and_become(go: int, error: int, words: Sequence[str], user: User | None) -> NoReturn:
+def _wait_and_execute(go: int, error: int, words: Sequence[str], prepare: Callable[[], object]) -> NoReturn:
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
         for number in _RESTORED_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        if user is not None:
-            become(user)
+        prepare()
         if os.read(go, 1):
             os.execvp(words[0], list(words))  # noqa: S606 - running the user's command is the purpose
     except OSError as refused:
