@@ -5,22 +5,24 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO, TextIO
 
 from nettop.doctor.bundle import bundle_of
 from nettop.doctor.deadline import within
 from nettop.doctor.facts import check_stays_root, fentry_check, files_check, host_checks
-from nettop.doctor.lens_reports import examine
 from nettop.doctor.report import Check, LensReport, Report
 from nettop.doctor.text import write_report
-from nettop.errors import ExitCode
-from nettop.selftest.paths import traffic_paths
+from nettop.errors import ExitCode, NettopError, UsageError, failure_of
+from nettop.process.interrupts import delay_interrupts
+from nettop.selftest.paths import TrafficPath, traffic_paths
 from nettop.selftest.result import SelfTestResult
-from nettop.snapshots import lenses
-from nettop.snapshots.source import Source
+from nettop.snapshots import lens_part, lenses
+from nettop.snapshots.schema import Lens
+from nettop.snapshots.source import Source, SourceOptions
 from nettop.writing import OUTPUT, writing
 
 
@@ -87,13 +89,59 @@ def make_report(
             paths = cleanup.enter_context(traffic_paths()) if settings.traffic and chosen else ()
         for lens in chosen:
             _progress(f"attaching {lens.id}{', and sending traffic' if settings.traffic else ''}")
-            report, compared = examine(lens, source_of, paths, settings.mechanisms)
+            report, compared = _examine(lens, source_of, paths, settings.mechanisms)
             examined.append(report)
             results += compared
     if checks:
         checks += list(fentry_check(examined, checks))
     checks += files_check(examined)
     return Report(tuple(checks), tuple(examined), tuple(results))
+
+
+def _examine(
+    lens: Lens,
+    source_of: Callable[[str], Source],
+    paths: Sequence[TrafficPath],
+    mechanisms: Mapping[str, str],
+) -> tuple[LensReport, list[SelfTestResult]]:
+    """Return the status of a lens on this host, and its self-test's results, none without traffic paths.
+
+    `mechanisms` are those to use instead of the best ones, by hook. Raise UsageError for an unknown mechanism.
+    """
+    try:
+        with within("it"), ExitStack() as opened:
+            with delay_interrupts():  # imports the probe
+                source = opened.enter_context(closing(source_of(lens.id)))
+            return _examine_source(lens, source, paths, mechanisms)
+    except UsageError:
+        raise
+    except NettopError as error:
+        failure = error
+        # The user is already running doctor, and needs no remedy for mechanisms they excluded.
+        if error.remedy.startswith("nettop doctor") or error.exit_code is ExitCode.USAGE:
+            failure.remedy = ""
+    except Exception as error:  # noqa: BLE001 - the other lenses go on
+        failure = failure_of(lens.id, error)
+    return LensReport(lens, error=failure), []
+
+
+def _examine_source(
+    lens: Lens, source: Source, paths: Sequence[TrafficPath], mechanisms: Mapping[str, str]
+) -> tuple[LensReport, list[SelfTestResult]]:
+    """Attach a source as a frontend does, run its self-test and read it."""
+    self_test = lens_part(lens.id, "self_test") if paths else None
+    values = {option: option.default_of(log=True) for option in lens.options}
+    values |= getattr(self_test, "OPTIONS", {})
+    tables = frozenset(table.name for table in lens.tables)
+    source.configure(SourceOptions(tables, mechanisms, values=values))
+    source.start()
+    results = []
+    if self_test is not None:
+        results = self_test.run(source, paths)
+    elif paths:
+        results = [SelfTestResult(lens.id, "self-test", skipped="the lens has none")]
+    snapshot = source.read(time.monotonic_ns())
+    return LensReport(lens, snapshot.hooks, dict(snapshot.gaps)), results
 
 
 def _progress(text: str) -> None:

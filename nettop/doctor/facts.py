@@ -64,15 +64,11 @@ def host_checks(root: Path = Path("/")) -> list[Check]:
 def check_lenses(_: Path) -> Iterator[Check]:
     """Report the lenses of other packages, each with the reason if it cannot be used."""
     for plugin in all_plugins():
-        key, name, package = (
-            f"lens_{plugin.name}",
-            f"lens {plugin.name}",
-            f"{plugin.distribution} {plugin.version}",
-        )
+        key, name = f"lens_{plugin.name}", f"lens {plugin.name}"
+        package = f"{plugin.distribution} {plugin.version}"
         if plugin.problem:
-            yield Check(
-                key, name, f"cannot be used: {package}: {plugin.problem}", Verdict.NOTE, plugin.remedy
-            )
+            value = f"cannot be used: {package}: {plugin.problem}"
+            yield Check(key, name, value, Verdict.NOTE, plugin.remedy)
         else:
             yield Check(key, name, package)
 

@@ -22,7 +22,6 @@ OpenStatistics = Callable[[], int]
 
 MIN_GAP_S = 0.5
 """Shortest time over which a share is computed: over less, a single step would look like a spike."""
-_MERGE_WITHIN_S = MIN_GAP_S / 16
 ITERATOR = "bpf_iter__"
 """Name prefix of programs that run in nettop's own threads."""
 
@@ -150,8 +149,6 @@ class OwnCost:
                 )  # else it was reloaded
             self._last_counted = counted
         now, readings = self._read(), self._readings
-        if len(readings) > 1 and now.at_ns - readings[-2].at_ns < _MERGE_WITHIN_S * 1e9:
-            readings.pop()  # keep only the last of many in quick succession
         readings.append(now)
         while len(readings) > 2 and now.at_ns - readings[1].at_ns >= MIN_GAP_S * 1e9:
             readings.popleft()

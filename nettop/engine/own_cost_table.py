@@ -17,9 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from nettop.engine.bus import Bus
-from nettop.engine.governor import percent
 from nettop.engine.own_cost import ITERATOR, READ, OwnCost, kernel_bytes_of, programs_of
-from nettop.engine.pace import Pace
+from nettop.engine.pace import Pace, percent
 from nettop.snapshots.arrays import take_rows
 from nettop.snapshots.hooks import NOT_AVAILABLE, HookStatus
 from nettop.snapshots.own_cost import COSTS, HOOK_PROGRAMS, KINDS, SELF
@@ -31,7 +30,8 @@ from nettop.snapshots.source import SourceOptions
 _STATISTICS = "BPF statistics"
 _TASKS = Path("/proc/self/task")
 _STATM = Path("/proc/self/statm")
-_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_THREAD_CLOCK = 6
+"""The low bits of the ID of a thread's CPU clock (CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED in the kernel)."""
 _KIND = {label: number for number, label in KINDS.items()}
 _STORED = [field for field in COSTS.stored if field.name not in ("id", "kind")]
 
@@ -165,14 +165,9 @@ def _threads() -> Iterator[Cost]:
         with suppress(OSError):  # it has just exited
             number = int(path.name)
             name = names.get(number) or safe_bytes((path / "comm").read_bytes().rstrip(b"\n"))
-            yield Cost("thread", safe_text(name), time_ns=_thread_ns(path), number=number)
-
-
-def _thread_ns(path: Path) -> int:
-    """Return a thread's CPU time: to the nanosecond with CONFIG_SCHED_INFO, else in ticks."""
-    with suppress(FileNotFoundError):
-        exact = int((path / "schedstat").read_bytes().split()[0])
-        if exact:  # zero if the kernel does not keep it
-            return exact
-    fields = (path / "stat").read_bytes().rpartition(b")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK_NS
+            yield Cost(
+                "thread",
+                safe_text(name),
+                time_ns=time.clock_gettime_ns(~number << 3 | _THREAD_CLOCK),
+                number=number,
+            )

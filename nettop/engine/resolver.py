@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from itertools import islice
+from queue import SimpleQueue
 
 from nettop.query.address import address_text
 from nettop.snapshots.safe_text import safe_text
@@ -16,7 +16,7 @@ from nettop.snapshots.safe_text import safe_text
 CAPACITY = 16384
 """Maximum names cached; the least recently used are evicted."""
 PENDING = 4096
-"""Maximum queued lookups; one that does not fit is requested again when the address is shown next."""
+"""Maximum pending lookups; one that does not fit is requested again when the address is shown next."""
 WORKERS = 8
 _MAX_NAME_LENGTH = 253
 """Maximum length of a DNS name."""
@@ -45,15 +45,13 @@ class Resolver:
         self._find = find
         self._names: OrderedDict[bytes, str | None] = OrderedDict()
         self._pending: set[bytes] = set()
-        self._queue: deque[bytes] = deque()
-        self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)
-        self._done = threading.Condition(self._lock)
+        self._queue: SimpleQueue[bytes] = SimpleQueue()
+        self._found = threading.Condition()
         self._workers = 0
 
     def __call__(self, raw: bytes) -> str | None:
         """Return the name of an address, None while it is unknown, without blocking."""
-        with self._lock:
+        with self._found:
             if raw in self._names:
                 self._names.move_to_end(raw)
                 return self._names[raw]
@@ -62,41 +60,36 @@ class Resolver:
 
     def wait(self, raws: Iterable[bytes], timeout_s: float) -> None:
         """Wait until all these addresses have been looked up, at most `timeout_s` seconds."""
-        deadline = time.monotonic() + timeout_s
         missing = deque(raws)
-        with self._lock:
-            while True:
-                while missing and missing[0] in self._names:
-                    missing.popleft()
-                for raw in islice(missing, PENDING):
-                    self._request(raw)
-                remaining = deadline - time.monotonic()
-                if not missing or remaining <= 0 or not self._done.wait(remaining):
-                    return
+
+        def are_found() -> bool:
+            while missing and missing[0] in self._names:
+                missing.popleft()
+            for raw in islice(missing, PENDING):
+                self._request(raw)
+            return not missing
+
+        with self._found:
+            self._found.wait_for(are_found, timeout_s)
 
     def _request(self, raw: bytes) -> None:
         """Queue a lookup, and start another worker if there are few. Call it with the lock held."""
-        if raw in self._pending or raw in self._names or len(self._queue) >= PENDING:
+        if raw in self._pending or raw in self._names or len(self._pending) >= PENDING:
             return
         self._pending.add(raw)
-        self._queue.append(raw)
-        self._work.notify()
+        self._queue.put(raw)
         if self._workers < WORKERS:
             self._workers += 1
             threading.Thread(target=self._run, name="resolver", daemon=True).start()
 
     def _run(self) -> None:
         while True:
-            with self._lock:
-                while not self._queue:
-                    self._work.wait()
-                raw = self._queue.popleft()
+            raw = self._queue.get()
             name = self._find(raw)
-            with self._lock:
-                self._names[raw] = (
-                    safe_text(name[:_MAX_NAME_LENGTH]) if name and name.split() == [name] else None
-                )
+            is_word = name and name.split() == [name]
+            with self._found:
+                self._names[raw] = safe_text(name[:_MAX_NAME_LENGTH]) if name and is_word else None
                 self._pending.discard(raw)
                 if len(self._names) > CAPACITY:
                     self._names.popitem(last=False)
-                self._done.notify_all()
+                self._found.notify_all()

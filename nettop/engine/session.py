@@ -15,14 +15,12 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
 from nettop.engine.bus import Bus
-from nettop.engine.governor import OverheadLimit
 from nettop.engine.own_cost import DRAIN, READ, START, OpenStatistics, OwnCost, Steps
 from nettop.engine.own_cost_table import OwnCostSource
-from nettop.engine.pace import Pace
+from nettop.engine.pace import OverheadLimit, Pace
 from nettop.engine.source import probe_of
 from nettop.errors import NettopError, PermissionMissing, SourceFailed, failure_of
 from nettop.process.wake_event import WakeEvent
@@ -34,7 +32,6 @@ from nettop.snapshots.source import (
     EventSource,
     JoiningSource,
     PrivilegedSource,
-    SamplingSource,
     Source,
     SourceOptions,
 )
@@ -86,8 +83,6 @@ class _Attached:
     source: Source
     options: SourceOptions
     events: EventSource | None
-    sampling: SamplingSource | None
-    thinning: int = 1
     idle_since: float | None = None
     due_at: float = 0.0
     """Time from which it may be read at a deadline, so that its first interval is not too short."""
@@ -139,9 +134,7 @@ class Session:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopping = True
         self._event.set()
         self._thread.join()
@@ -215,22 +208,7 @@ class Session:
     def describe(self, lens: str, key: int) -> Future[dict[str, str]]:
         """Return details of a row, which are read only on demand."""
         result: Future[dict[str, str]] = Future()
-
-        def describe() -> None:
-            if not result.set_running_or_notify_cancel():
-                return
-            try:
-                if lens not in self._attached:
-                    raise SourceFailed(f"lens {lens!r} is not attached")
-                result.set_result(self._attached[lens].source.describe(key))
-            except NettopError as error:
-                result.set_exception(error)
-
-        def task() -> None:
-            attaching = self._attaching.get(lens)
-            describe() if attaching is None else attaching.calls.append(describe)
-
-        self._post(task)
+        self._post(partial(self._describe, lens, key, result))
         return result
 
     def _post(self, task: Callable[[], None]) -> None:
@@ -242,7 +220,8 @@ class Session:
     def _run(self) -> None:
         self._deadline = time.monotonic() + self.interval_s
         with self._event:
-            self._pace.start()
+            if self._pace.bound is not None:
+                self._cost.acquire_statistics()
             while self._wait():
                 self._run_tasks()
                 if self._together:
@@ -262,7 +241,8 @@ class Session:
                     self._start.started.result().close()
             for lens in list(self._attached):
                 self._detach(lens)
-            self._pace.stop()
+            if self._pace.bound is not None:
+                self._cost.release_statistics()
 
     def _wait(self) -> bool:
         """Wait for the deadline or for work; return False when stopping."""
@@ -311,6 +291,17 @@ class Session:
             attached.options = change(attached.options)
             attached.source.configure(attached.options)
 
+    def _describe(self, lens: str, key: int, result: Future[dict[str, str]]) -> None:
+        if lens in self._attaching:
+            self._attaching[lens].calls.append(partial(self._describe, lens, key, result))
+        elif result.set_running_or_notify_cancel():
+            try:
+                if lens not in self._attached:
+                    raise SourceFailed(f"lens {lens!r} is not attached")
+                result.set_result(self._attached[lens].source.describe(key))
+            except NettopError as error:
+                result.set_exception(error)
+
     def _start_next(self) -> None:
         """Begin to attach the next lens unless another is being attached: loaders need much memory."""
         if self._start is not None or not self._attaching:
@@ -350,12 +341,10 @@ class Session:
                 source,
                 attaching.options,
                 events=source if isinstance(source, EventSource) else None,
-                sampling=source if isinstance(source, SamplingSource) else None,
                 idle_since=None if self._leases[lens] else time.monotonic(),
             )
             if attaching.options != options:
                 source.configure(attaching.options)
-            self._allow_thinning()
             self._unread.append(lens)
         self._after_start(lens)
         for call in attaching.calls:
@@ -370,7 +359,6 @@ class Session:
         started, self._unread = self._unread, []
         for each in started or [lens]:
             self._try(each, self._drop_privileges_once)
-        self._thin()
         for each in started:
             self._read(each)
         self._pace.ignore_attaching()
@@ -404,26 +392,13 @@ class Session:
     def _detach(self, lens: str) -> None:
         attached = self._attached.pop(lens, None)
         if attached is not None:
-            self._allow_thinning()
             attached.source.close()
-
-    def _allow_thinning(self) -> None:
-        self._pace.allow_thinning(any(attached.sampling is not None for attached in self._attached.values()))
-
-    def _thin(self) -> None:
-        """Make sampling sources follow as few packets as --max-overhead requires."""
-        thinning = self._pace.thinning
-        for lens, attached in list(self._attached.items()):
-            if attached.sampling is not None and attached.thinning != thinning:
-                attached.thinning = thinning
-                self._try(lens, partial(attached.sampling.reduce_sampling, thinning))
 
     def _read_all(self) -> None:
         """Read every lens on request; at a deadline, those that are due."""
         if self._start is not None:
             self._pace.ignore_attaching()
         self._pace.tick()
-        self._thin()
         now, is_requested = time.monotonic(), bool(self._requests)
         due = [lens for lens, attached in self._attached.items() if is_requested or now >= attached.due_at]
         # The own cost comes first, so that its rows and its total are from the same moment.

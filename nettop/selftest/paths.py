@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paths of the self-test's traffic: over loopback, and between two private network namespaces."""
+"""The paths of the self-test's traffic: over loopback, and between two private network namespaces; and datagrams sent
+over them, compared with a lens's counts."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from nettop.process.interrupts import delay_interrupts
 from nettop.selftest import veth
 from nettop.selftest.process import CommandFailed, TrafficProcess
+from nettop.selftest.result import SelfTestResult
 
 CLIENT, SERVER = "doctor-client", "doctor-server"
 IP_VERSIONS = ("IPv4", "IPv6")
@@ -20,6 +22,9 @@ _SERVER_ADDRESSES = {"IPv4": "192.0.2.2", "IPv6": "2001:db8::2"}
 """Addresses reserved for documentation (RFC 5737, RFC 3849); these namespaces are private."""
 _PREFIXES = {"IPv4": 24, "IPv6": 64}
 _DEVICE = "nettop0"
+_DATAGRAMS = (997, 499)
+"""Datagrams to send by IP version; primes."""
+_DATAGRAM_BYTES = 101
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +96,38 @@ def _connect_namespaces(client: TrafficProcess, server: TrafficProcess) -> None:
                 process.run("add_address", _DEVICE, address, _PREFIXES[family])
     for process in (client, server):
         process.run("wait_until_running", _DEVICE)
+
+
+def compare_datagrams(
+    lens: str, path: TrafficPath, count_seen: Callable[[str], Mapping[str, int]]
+) -> list[SelfTestResult]:
+    """Send datagrams of each IP version, and check that at least these were seen: other traffic is counted too.
+
+    `count_seen` returns the datagrams of an IP version that were seen so far, by place.
+    """
+    results = []
+    for version, count in zip(IP_VERSIONS, _DATAGRAMS, strict=True):
+        what = f"{path.name} {version} UDP"
+        before = count_seen(version)
+        try:
+            _send_datagrams(path, version, count)
+        except CommandFailed as error:
+            results.append(SelfTestResult(lens, what, skipped=error.what))
+            continue
+        for place, number in count_seen(version).items():
+            packets = min(number - before.get(place, 0), count)
+            results.append(SelfTestResult(lens, f"{what} {place}, at least", count, packets, "packets"))
+    return results
+
+
+def _send_datagrams(path: TrafficPath, family: str, count: int) -> None:
+    """Send datagrams to a bound socket that nobody reads. Raise CommandFailed if that fails."""
+    if path.unavailable:
+        raise CommandFailed(path.unavailable)
+    port = path.server.run("bind_udp", "datagrams", path.server_address[family])
+    path.client.run("bind_udp", "datagrams", path.client_address[family])
+    path.client.run(
+        "send_datagrams", "datagrams", (path.server_address[family], port), count, _DATAGRAM_BYTES
+    )
+    for end in (path.client, path.server):
+        end.run("close", "datagrams")

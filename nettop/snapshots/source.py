@@ -108,14 +108,6 @@ class MeasuredSource(Source, Protocol):
 
 
 @runtime_checkable
-class SamplingSource(Source, Protocol):
-    """A source that follows a sample of the packets, and can follow fewer for --max-overhead."""
-
-    def reduce_sampling(self, factor: int) -> None:
-        """Divide the sampling rate by `factor`; 1 restores the chosen rate."""
-
-
-@runtime_checkable
 class PrivilegedSource(Source, Protocol):
     """A source that still needs privileges after its start."""
 

@@ -11,10 +11,9 @@ import pytest
 from textual.pilot import Pilot
 
 from nettop.engine.bus import Bus
-from nettop.engine.governor import OverheadLimit
 from nettop.engine.own_cost import OwnCost, Reading
 from nettop.engine.own_cost_table import Cost, OwnCostSource
-from nettop.engine.pace import Pace
+from nettop.engine.pace import OverheadLimit, Pace
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.hooks import HookStatus
@@ -99,7 +98,8 @@ def harness_with(own: list[Snapshot]) -> Harness:
 
 def stretch(harness: Harness, limit: OverheadLimit) -> None:
     """Have the session report a longer interval for --max-overhead."""
-    harness.session._pace.limit = limit
+    pace = harness.session._pace
+    pace.bound, pace.interval_s, pace._chosen_s = limit.bound, limit.interval_s, limit.chosen_s
 
 
 Play = Callable[[Pilot[Any]], Awaitable[None]]

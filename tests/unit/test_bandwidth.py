@@ -16,12 +16,19 @@ from nettop.errors import UsageError
 from nettop.kernel.bpf.set_table import group_by_key
 from nettop.kernel.net.links import Link
 from nettop.probes.bandwidth import interfaces
-from nettop.probes.bandwidth.flows import flags_text, has_ports, ids_of, merge_entries, protocol_name
+from nettop.probes.bandwidth.flows import (
+    find_owners,
+    flags_text,
+    has_ports,
+    ids_of,
+    merge_entries,
+    merge_owners,
+    no_owners,
+    protocol_name,
+)
+from nettop.probes.bandwidth.history import USED, ByteTotals, OwnCounters, RateHistory, UnseenPackets
 from nettop.probes.bandwidth.interfaces import modes_for
-from nettop.probes.bandwidth.own_counters import USED, OwnCounters, UnseenPackets
-from nettop.probes.bandwidth.owners import find_owners, merge_owners, no_owners, owners_among
 from nettop.probes.bandwidth.programs import COUNTS, FLOW, KEY
-from nettop.probes.bandwidth.rates import ByteTotals, RateHistory
 from nettop.snapshots import find_table
 from nettop.snapshots.arrays import Array, is_uniform
 from nettop.snapshots.bandwidth import (
@@ -276,9 +283,9 @@ def test_whose_a_flow_is(
         "remote_port": remote[1],
     }
     flows = make_rows([{"id": 1, **ends}], FLOWS).array
-    sockets = make_rows([{"netns": OWN, **row} for row in SOCKETS]).array
-    (at,) = find_owners(flows, np.array([protocol], np.uint8), sockets, OWN).at
-    assert (None if at < 0 else sockets["id"][at]) == (owner and owner["id"])
+    sockets = make_rows([{"netns": OWN, **row} for row in SOCKETS])
+    (found,) = find_owners(flows, np.array([protocol], np.uint8), sockets, OWN, TextTable())
+    assert (found["socket"] or None) == (owner and owner["id"])
 
 
 UDP_FLOW: Row = {
@@ -295,7 +302,7 @@ def owner_of(*sockets: Row) -> tuple[str | None, int | None]:
     rows = make_rows([{"netns": OWN, "protocol": "udp", "remote_port": None, **each} for each in sockets])
     texts = TextTable()
     flows = make_rows([UDP_FLOW], FLOWS).array
-    (owner,) = owners_among(flows, np.array([UDP], np.uint8), rows, OWN, texts)
+    (owner,) = find_owners(flows, np.array([UDP], np.uint8), rows, OWN, texts)
     return named(owner, texts)
 
 
@@ -380,9 +387,9 @@ def test_nobody_is_an_owner() -> None:
     """Without sockets or without flows there are no owners."""
     flows = make_rows([{"id": 1, "local_address": "10.0.0.1", "remote_address": "10.0.0.9"}], FLOWS).array
     protocols = np.array([TCP], np.uint8)
-    sockets = make_rows([WEB]).array
-    assert find_owners(flows, protocols, sockets[:0], OWN).at.tolist() == [-1]
-    assert find_owners(flows[:0], protocols[:0], sockets, OWN).at.tolist() == []
+    for count, sockets in ((1, make_rows([])), (0, make_rows([WEB]))):
+        found = find_owners(flows[:count], protocols[:count], sockets, OWN, TextTable())
+        assert found.tolist() == no_owners(count).tolist()
 
 
 # --- services ---------------------------------------------------------------------------------------------------
@@ -449,11 +456,11 @@ def test_numbers_of_ten_thousand_interfaces(monkeypatch: pytest.MonkeyPatch) -> 
     link: Any = SimpleNamespace(has_ethernet=True, has_bus_device=lambda: False)
     seen: set[int] = set()
     for index in range(1, 10_000):
-        counted.follow({index: SimpleNamespace(**vars(link), index=index)}, "off")
-        seen |= counted.numbers().keys()
-        counted.leave(index)
+        entered = counted.enter(SimpleNamespace(**vars(link), index=index), "off")  # type: ignore[arg-type]
+        assert entered is not None
+        seen.add(entered.number)
+        counted.leave(entered)
     assert len(seen) == 9_999
-    assert counted.without_slot == 0
 
 
 def test_nobody_watches_a_server() -> None:

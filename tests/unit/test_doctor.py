@@ -23,8 +23,8 @@ from nettop import cli
 from nettop.cli import run
 from nettop.commands import doctor as command
 from nettop.doctor import capabilities, facts, text
+from nettop.doctor.bundle import Redactor
 from nettop.doctor.command import DoctorSettings, make_report, run_doctor
-from nettop.doctor.redaction import Redactor
 from nettop.doctor.report import Check, LensReport, Report, Verdict
 from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed, Unsupported, UsageError
 from nettop.kernel import bpf_syscall as bpf

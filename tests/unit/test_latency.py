@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from nettop.kernel.bpf.set_table import group_by_key
-from nettop.probes.latency.programs import CLASSES, COUNTED_STAGES, COUNTS, PAIR, PAIR_KEY, TERMS
+from nettop.probes.latency.programs import CLASSES, COUNTED_STAGES, PAIR, PAIR_KEY, TERMS
 from nettop.probes.latency.rows import (
-    Counts,
+    add_rtts,
     bucket_rows,
+    no_class_rows,
     pair_rows,
     protocol_rows,
     rtt_histograms,
@@ -39,21 +40,22 @@ UDP_V6 = 3
 EVERYTHING = frozenset(STAGES)
 
 
-def counted(measured: frozenset[int] = EVERYTHING, **rtts: Array) -> Counts:
-    """Return counts that differ in every stage and class."""
-    counts = np.zeros((COUNTED_STAGES, CLASSES), COUNTS)
+def counted(measured: frozenset[int] = EVERYTHING) -> tuple[Array, frozenset[int], int]:
+    """Return class rows that differ in every stage and class, the measured stages and the time."""
+    rows = no_class_rows()
+    counts = rows[:COUNTED_STAGES]
     numbers = np.arange(COUNTED_STAGES * CLASSES, dtype=np.uint64).reshape(COUNTED_STAGES, CLASSES)
     counts["latency"][..., 7] = numbers
     counts["latency"][..., 90] = 2 * numbers
     counts["matched"] = 3 * numbers
     counts["dropped"], counts["unmatched"] = 5 * numbers, 7 * numbers
-    counts["seen"] = 16 * numbers
-    return Counts(counts, numbers, rtts.get("rtts", rtt_histograms()), measured, 1)
+    counts["seen"], counts["waiting"] = 16 * numbers, numbers
+    return rows, measured, 1
 
 
 def test_stages_are_sums_of_their_protocols() -> None:
     """A stage's columns are sums of its protocols', as far as they are known."""
-    stages, protocols = stage_rows(counted()).array, protocol_rows(counted()).array
+    stages, protocols = stage_rows(*counted()).array, protocol_rows(*counted()).array
     for row in stages[:RTT]:
         of_stage = protocols[protocols["stage"] == row["stage"]]
         for name in (*TERMS, "waiting", "latency"):
@@ -66,7 +68,7 @@ def test_stages_are_sums_of_their_protocols() -> None:
 
 def test_what_a_stage_cannot_tell_is_unknown() -> None:
     """Drops of a stage that compares packets with their timestamps are unknown: it only sees packets at its end."""
-    stages = stage_rows(counted()).array
+    stages = stage_rows(*counted()).array
     assert not known(stages["dropped"])[WIRE_IP]
     assert not known(stages["waiting"])[WIRE_IP]
     assert known(stages["unmatched"])[WIRE_IP]
@@ -77,18 +79,18 @@ def test_what_a_stage_cannot_tell_is_unknown() -> None:
 def test_a_stage_that_is_not_measured_has_no_numbers() -> None:
     """An unmeasured stage keeps its row, and has none among protocols and buckets."""
     here = counted(EVERYTHING - {IP})
-    stages = stage_rows(here).array
+    stages = stage_rows(*here).array
     assert len(stages) == len(STAGES)
     for name in (*TERMS, "waiting"):
         assert not known(stages[name])[IP]
     assert known_histograms(stages["latency"]).tolist() == [stage != IP for stage in STAGES]
-    for rows in (protocol_rows(here), bucket_rows(protocol_rows(here))):
+    for rows in (protocol_rows(*here), bucket_rows(protocol_rows(*here))):
         assert IP not in rows.array["stage"]
 
 
 def test_buckets_are_those_of_the_histograms() -> None:
     """Each non-empty bucket has a row with its edges; rows are sorted by key."""
-    rows, protocols = bucket_rows(protocol_rows(counted())).array, protocol_rows(counted()).array
+    rows, protocols = bucket_rows(protocol_rows(*counted())).array, protocol_rows(*counted()).array
     assert rows["packets"].sum() == protocols["latency"].sum()
     assert set(rows["at_least"].tolist()) == {BUCKETS.edges[7], BUCKETS.edges[90]}
     assert set(rows["below"].tolist()) == {BUCKETS.edges[8], BUCKETS.edges[91]}
@@ -99,7 +101,7 @@ def test_buckets_are_those_of_the_histograms() -> None:
 
 def test_the_stage_of_a_row() -> None:
     """A row's key gives the stage of stages and protocols; other rows have none."""
-    for rows in (stage_rows(counted()).array, protocol_rows(counted()).array):
+    for rows in (stage_rows(*counted()).array, protocol_rows(*counted()).array):
         assert [stage_of(key) for key in rows["id"].tolist()] == rows["stage"].tolist()
     assert stage_of(1 << 40) is None
 
@@ -107,8 +109,8 @@ def test_the_stage_of_a_row() -> None:
 def test_the_last_bucket_has_no_end() -> None:
     """The last bucket contains all longer times."""
     here = counted()
-    here.counts["latency"][..., -1] = 1
-    rows = bucket_rows(protocol_rows(here)).array
+    here[0]["latency"][..., -1] = 1
+    rows = bucket_rows(protocol_rows(*here)).array
     assert not known(rows["below"][rows["at_least"] == BUCKETS.edges[-1]]).any()
 
 
@@ -133,7 +135,9 @@ def test_round_trip_times_of_connections() -> None:
     assert histograms.sum() == 2
     assert histograms[0, BUCKETS.places(np.array(100_000.0))] == 1
     assert histograms[1, BUCKETS.places(np.array(2_500_000.0))] == 1
-    rows = stage_rows(counted(rtts=histograms)).array[RTT]
+    classes = no_class_rows()
+    add_rtts(classes, histograms)
+    rows = stage_rows(classes, EVERYTHING, 1).array[RTT]
     assert rows["seen"] == rows["matched"] == rows["latency"].sum() == 2
 
 

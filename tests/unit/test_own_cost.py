@@ -339,7 +339,6 @@ def test_the_share_is_over_half_a_second_at_least() -> None:
     burnt(lambda: (cost.take(), cost.share())[1] is not None)  # type: ignore[func-returns-value]
     before, now = cost._readings[0], cost.now
     assert now.at_ns - before.at_ns >= 5e8
-    assert len(cost._readings) < 40
     share = cost.share()
     assert share is not None
     assert share > 0

@@ -3,24 +3,16 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
 from nettop.engine import pace as pace_module
-from nettop.engine import session as session_module
-from nettop.engine.governor import CHEAP_IN_A_ROW
 from nettop.engine.own_cost import DRAIN, OwnCost, Reading, Step
 from nettop.engine.pace import Pace
-from nettop.engine.session import Lease, Session
+from nettop.engine.session import Session
 from nettop.settings import MAX_INTERVAL_S
-from nettop.snapshots.snapshot import Snapshot
-from tests.unit.scripted import Scripted
 from tests.unit.test_own_cost import Measured, Statistics
 
 BOUND = 0.02
-DEADLINE_S = 60
-_NOTHING = Snapshot("connections", 1, 1, {})
 
 
 class Played(OwnCost):
@@ -40,7 +32,6 @@ class Play:
     def __init__(self, bound: float | None = BOUND, interval_s: float = 1.0) -> None:
         self.cost = Played()
         self.pace = Pace(interval_s, self.cost, bound)
-        self.pace.start()
         self.pace.tick()
 
     def spend(self, seconds: float, own: float, programs: float = 0.0, drained: float = 0.0) -> None:
@@ -62,62 +53,14 @@ class Play:
             self.spend(self.pace.interval_s, own, programs, drained)
 
 
-class Sampling(Scripted):
-    """A source that follows packets, and records the sampling factors."""
-
-    def __init__(self) -> None:
-        super().__init__([_NOTHING])
-        self.factors: list[int] = []
-        self.threads: set[str] = set()
-
-    def reduce_sampling(self, factor: int) -> None:
-        """Record the factor and the caller."""
-        self.factors.append(factor)
-        self.threads.add(threading.current_thread().name)
-
-
-class Sampled:
-    """A session with scripted costs that reads only when `turn` is called."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, bound: float | None = BOUND) -> None:
-        self._play = Play(bound, MAX_INTERVAL_S)
-        monkeypatch.setattr(pace_module.time, "monotonic_ns", lambda: self._play.cost.at_ns)
-        monkeypatch.setattr(session_module, "DETACH_AFTER_S", 0.0)
-        self.sampling = {"bandwidth": Sampling(), "drops": Sampling()}
-        plain = Scripted([_NOTHING])
-        self.session = Session(MAX_INTERVAL_S, lambda lens: self.sampling.get(lens, plain))
-        self.session._pace = self._play.pace
-
-    def enable(self, lens: str) -> Lease:
-        """Attach the lens; the next turn is judged again."""
-        lease = self.session.enable(lens)
-        self._read()
-        self.turn(programs=0.0)
-        return lease
-
-    def turn(self, programs: float) -> None:
-        """Let an interval pass in which programs took that share of one CPU; then read."""
-        self._play.use(MAX_INTERVAL_S, own=0.0, programs=programs)
-        self._read()
-
-    def _read(self) -> None:
-        self.session.sample_now().result(DEADLINE_S)
-
-    def factors(self, lens: str) -> list[int]:
-        """Return the factors that the source got."""
-        return self.sampling[lens].factors
-
-
 def test_without_a_bound_nothing_is_done() -> None:
     """Without a bound nothing is done, whatever the cost."""
     play = Play(bound=None)
     play.turns(10, own=0.9)
     assert play.pace.interval_s == 1.0
     assert play.pace.limit is None
-    play.pace.allow_thinning(True)
     play.turns(10, own=0.0, programs=0.9)
-    assert play.pace.thinning == 1
-    assert play.pace.limit is None
+    assert play.pace.interval_s == 1.0
 
 
 def test_the_interval_grows_and_is_reported() -> None:
@@ -155,63 +98,6 @@ def test_what_hooks_cost_is_fixed() -> None:
     play = Play()
     play.turns(2, own=0.03, drained=0.001)
     assert str(play.pace.limit) == "interval 2.2 s for --max-overhead 2%"
-
-
-def test_hooks_of_sources_that_sample_are_thinned() -> None:
-    """Attaching a source that samples allows thinning at once."""
-    play = Play()
-    play.pace.allow_thinning(True)
-    play.turns(2, own=0.001, programs=0.03)
-    assert play.pace.thinning == 2
-    assert play.pace.interval_s == 1.0
-    assert str(play.pace.limit) == "following 1/2 as many packets for --max-overhead 2%"
-    play.pace.allow_thinning(False)
-    assert play.pace.thinning == 1
-    assert str(play.pace.limit) == ""
-
-
-def test_sources_that_sample_are_thinned_and_recover(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each sampling source gets each factor once, also a later one; others are left alone."""
-    sampled = Sampled(monkeypatch)
-    with sampled.session:
-        sampled.enable("connections")
-        sampled.enable("bandwidth")
-        assert sampled.factors("bandwidth") == []
-        for _ in range(2):
-            sampled.turn(programs=0.05)
-        assert sampled.factors("bandwidth") == [2, 4]
-        sampled.enable("drops")
-        assert sampled.factors("drops") == [4]
-        for _ in range(2 * CHEAP_IN_A_ROW):
-            sampled.turn(programs=0.0)
-        assert sampled.factors("bandwidth") == [2, 4, 2, 1]
-        assert sampled.factors("drops") == [4, 2, 1]
-        assert sampled.session.overhead_limit is not None
-        assert str(sampled.session.overhead_limit) == ""
-    assert [source.threads for source in sampled.sampling.values()] == [{"sampler"}, {"sampler"}]
-
-
-def test_thinning_ends_when_the_last_source_that_samples_detaches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a source that samples, the bound is exceeded."""
-    sampled = Sampled(monkeypatch)
-    with sampled.session:
-        sampled.enable("connections")
-        lease = sampled.enable("bandwidth")
-        sampled.turn(programs=0.05)
-        assert str(sampled.session.overhead_limit) == "following 1/2 as many packets for --max-overhead 2%"
-        lease.release()
-        sampled.turn(programs=0.05)
-        assert str(sampled.session.overhead_limit) == "--max-overhead 2% is exceeded"
-    assert sampled.factors("bandwidth") == [2]
-
-
-def test_without_a_bound_sources_are_not_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a bound sources are not thinned, whatever their hooks cost."""
-    sampled = Sampled(monkeypatch, bound=None)
-    with sampled.session:
-        sampled.enable("bandwidth")
-        sampled.turn(programs=0.5)
-    assert sampled.factors("bandwidth") == []
 
 
 def test_what_attaching_costs_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     names.wait(addresses, DEADLINE_S)
     assert len(names._names) == 10
     assert names(addresses[-1]) == addresses[-1].hex()
-    assert len(names._queue) <= 3
+    assert len(names._pending) <= 3
 
 
 def test_unspecified_address_is_nobody() -> None:

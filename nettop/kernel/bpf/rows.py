@@ -33,6 +33,11 @@ def row_header(name: str, dtype: np.dtype[Any], inside: tuple[str, np.dtype[Any]
     return "\n".join(lines) + "\n"
 
 
+def columns(form: str, *names: str) -> tuple[tuple[str, str], ...]:
+    """Return the members of a dtype that have the same format."""
+    return tuple((name, form) for name in names)
+
+
 def extend_dtype(first: np.dtype[Any], more: tuple[tuple[str, str], ...]) -> np.dtype[Any]:
     """Return a dtype with all fields of `first` at their offsets, followed by `more`, aligned as in C."""
     rest = np.dtype(list(more), align=True)

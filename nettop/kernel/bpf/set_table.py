@@ -10,9 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from nettop.kernel.bpf import maps
 from nettop.snapshots.arrays import Array, Index, take_rows
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+def partition(entries: int, set_entries: int) -> tuple[int, int]:
+    """Return the number of sets in each partition of a table for this many entries, and of partitions: one per CPU."""
+    parts = maps.possible_cpus()
+    return max(1, entries // set_entries // parts), parts
 
 
 class SetTable:

@@ -235,10 +235,8 @@ static __always_inline u32 parse_v6(struct source *from, u32 at, struct packet *
   return at;
 }
 
-// Before Linux 6.4 the verifier does not know that a byte-swapped u16 has 16 bits. The compiler does, and
-// would remove a plain mask.
 static __always_inline u8 service_at(struct services *services_of_ports, u64 at) {
-  asm volatile("%0 &= 0x1ffff" : "+r"(at));
+  BOUND(at, PORTS_MASK);
   return services_of_ports->of[at];
 }
 

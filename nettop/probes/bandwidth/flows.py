@@ -1,46 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows, read from the memory that the programs write and merged across CPUs: one row per flow."""
+"""Flows, read from the memory that the programs write and merged across CPUs: one row per flow. A flow's owner is the
+process of the socket with the same addresses and ports."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 
-from nettop.kernel.bpf import maps
-from nettop.kernel.bpf.program import Program
 from nettop.kernel.bpf.set_table import SetTable, key_hashes, mix
-from nettop.probes.bandwidth.programs import EVICTED, FLOW, KEY, SET_ENTRIES, TRAFFIC_COLUMNS, flow_sets
-from nettop.snapshots.arrays import Array, Index, take_rows
+from nettop.probes.bandwidth.programs import KEY, TRAFFIC_COLUMNS
+from nettop.snapshots.arrays import Array, Index, as_list, is_uniform, positions, take_rows
 from nettop.snapshots.bandwidth import ETHERTYPES, PROTOCOL_NOT_IP
+from nettop.snapshots.connections import SEVERAL
 from nettop.snapshots.ip_protocols import IP_PROTOCOLS
 from nettop.snapshots.row_ids import row_ids
+from nettop.snapshots.snapshot import Rows, TextTable, known
 
 _FLAGS = "FSRPAUEC"
 _PORTS = ("tcp", "udp", "sctp")
+_UDP = 17
+_End = tuple[Array, Array]
+_NO_ADDRESS = np.zeros((1, 2), ">u8")
+_NOBODY: _End = (_NO_ADDRESS, np.zeros(1, "u2"))
+_ANY_V4 = np.array([0, 0xFFFF_0000_0000], ">u8")
+"""0.0.0.0, as ::ffff:0.0.0.0."""
+OWNER = np.dtype([("socket", "u8"), ("process", "u4"), ("pid", "u4")])
+"""The owner of a flow: the ID of its socket, the code of the process, its PID."""
+_UNKNOWN = np.iinfo(np.uint32).max
 
 
-class FlowTable:
-    """The flow table of a loaded program, mapped into memory until `close`."""
-
-    def __init__(self, program: Program, flows_max: int) -> None:
-        self._program = program
-        sets, parts = flow_sets(flows_max)
-        self._table = SetTable(program.maps["flows"], sets * parts * SET_ENTRIES, FLOW, KEY)
-
-    def read(self) -> Array:
-        """Return the current flows as FLOW, summed over all CPUs and sorted by `ids_of`."""
-        entries, _, starts = self._table.read()
-        flows = merge_entries(entries, starts)
-        return take_rows(flows, np.argsort(ids_of(flows)))
-
-    def evicted(self) -> Array:
-        """Return the number of evicted flows and the sums of their counters, as a zero-dimensional EVICTED."""
-        return maps.sum_per_cpu(self._program.maps["evicted"], 0, EVICTED)
-
-    def close(self) -> None:
-        """Unmap the table."""
-        self._table.close()
+def read_flows(table: SetTable) -> Array:
+    """Return the current flows as FLOW, summed over all CPUs and sorted by `ids_of`."""
+    entries, _, starts = table.read()
+    flows = merge_entries(entries, starts)
+    return take_rows(flows, np.argsort(ids_of(flows)))
 
 
 def merge_entries(entries: Array, starts: Index) -> Array:
@@ -79,3 +74,93 @@ def has_ports(flows: Array) -> Array:
 def flags_text(flags: int) -> str:
     """Return TCP flags as letters."""
     return "".join(letter for bit, letter in enumerate(_FLAGS) if flags >> bit & 1)
+
+
+def coded(values: Array, texts: TextTable, text_of: Callable[[int], str | None]) -> Array:
+    """Map numbers to the codes of their texts; a number without one is unknown."""
+    distinct, groups = np.unique(values, return_inverse=True)
+    found = map(text_of, as_list(distinct))
+    codes: Array = np.array([_UNKNOWN if text is None else texts.code(text) for text in found], np.uint32)
+    return codes[groups]
+
+
+# --- owners ---------------------------------------------------------------------------------------------------
+
+
+def no_owners(count: int) -> Array:
+    """Return `count` unknown owners, as OWNER."""
+    owners = np.zeros(count, OWNER)
+    owners["process"] = owners["pid"] = _UNKNOWN
+    return owners
+
+
+def recode_processes(codes: Array, rows: Rows, texts: TextTable) -> Array:
+    """Convert process codes from the texts of `rows` to codes into `texts`."""
+    names = rows.texts["process"]
+    return coded(codes, texts, lambda code: names[code] if code < len(names) else None)
+
+
+def merge_owners(now: Array, before: Array, texts: TextTable) -> Array:
+    """Combine the current and the previous owners of flows; two different processes become `several`."""
+    several = texts.code(SEVERAL)
+    owners = np.where(known(now["process"]), now, before)
+    is_other = known(now["process"]) & known(before["process"]) & (now["socket"] != before["socket"])
+    is_other &= (now["pid"] != before["pid"]) | ~known(now["pid"])
+    owners["pid"][is_other] = _UNKNOWN
+    is_other &= now["process"] != before["process"]
+    is_other |= before["process"] == several
+    owners["process"][is_other], owners["pid"][is_other] = several, _UNKNOWN
+    return owners
+
+
+def find_owners(flows: Array, protocols: Array, sockets: Rows, own: int, texts: TextTable) -> Array:
+    """Return the owner of each flow among these sockets, as OWNER with codes into `texts`. `protocols` are the flows'
+    IP protocols, `own` is the network namespace whose interfaces carry the flows.
+
+    A socket of that namespace is the local end of a flow. A socket of another namespace (a container's) is at the
+    far end of one of the interfaces, so its local address is the flow's remote address. A UDP socket without a
+    peer owns everything sent to its port; several sockets may share a port (SO_REUSEPORT): then the owner has only the
+    values that they share.
+    """
+    rows = sockets.array
+    is_own, has_peer = rows["netns"] == own, known(rows["remote_port"])
+    waits = np.flatnonzero(is_own & ~has_peer & (rows["protocol"] == _UDP))
+    all_ends = _ends(rows["protocol"], _end(rows, "local"), _end(rows, "remote"))
+    waiting_ends = _ends(rows["protocol"], _end(rows, "local"), _NOBODY)
+    local, remote = _end(flows, "local"), _end(flows, "remote")
+    owners, several = no_owners(len(flows)), np.zeros(len(flows), bool)
+    is_found = several.copy()
+    for sought, ends, unsorted in (
+        (_ends(protocols, local, remote), all_ends, np.flatnonzero(is_own & has_peer)),
+        (_ends(protocols, remote, local), all_ends, np.flatnonzero(~is_own & has_peer)),
+        (_ends(protocols, local, _NOBODY), waiting_ends, waits),
+        (_ends(protocols, (_NO_ADDRESS, local[1]), _NOBODY), waiting_ends, waits),
+    ):
+        # Among sockets with the same endpoints, prefer one with a process.
+        among = unsorted[np.lexsort((rows["process"][unsorted], ends[unsorted]))]
+        at = positions(sought, ends[among])
+        new = np.flatnonzero(~is_found & (at >= 0))
+        at, is_found[new] = at[new], True
+        same_pid, same_name = (is_uniform(ends[among], rows[name][among])[at] for name in ("pid", "process"))
+        owners["socket"][new], owners["process"][new] = rows["id"][among[at]], rows["process"][among[at]]
+        owners["pid"][new] = np.where(same_pid, rows["pid"][among[at]], _UNKNOWN)
+        several[new] = ~same_name
+    owners["process"] = recode_processes(owners["process"], sockets, texts)
+    owners["process"][several] = texts.code(SEVERAL)
+    return owners
+
+
+def _end(rows: Array, which: str) -> _End:
+    """Return the address and port of an endpoint, with 0.0.0.0 as ::."""
+    addresses = rows[f"{which}_address"].copy()
+    addresses[(addresses == _ANY_V4).all(axis=1)] = 0
+    return addresses, rows[f"{which}_port"]
+
+
+def _ends(protocol: Array, near: _End, far: _End) -> Array:
+    """Hash each pair of endpoints: protocol, addresses (n, 2) and ports (n,)."""
+    ends = protocol.astype(np.uint64)
+    for address, port in (near, far):
+        for column in (address[:, 0], address[:, 1], port):
+            ends = mix(ends, column.astype(np.uint64))
+    return ends

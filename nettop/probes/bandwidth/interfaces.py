@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,90 +60,68 @@ def modes_for(link: Link, xdp: str) -> tuple[int, ...]:
 
 
 @dataclass(slots=True)
-class _Counted:
-    """A counted interface: its slot in the maps, its number in flows, its receive mode, the descriptor of the link
-    (-1: none), why better modes were refused, and the slot's counters before the interface took it."""
+class Counted:
+    """A counted interface: its slot in the maps, its number in flows, its receive mode, why better modes were refused,
+    and the slot's counters before the interface took it."""
 
+    index: int
     slot: int
     number: int
     mode: int
-    descriptor: int
     refused: tuple[tuple[str, str], ...]
     before: tuple[Array, Array]
 
+    def mode_of(self, link: Link) -> int:
+        """Return the receive mode, given the interface's last reading."""
+        return AFTER_XDP_MODE if self.mode == TCX_MODE and link.has_xdp else self.mode
+
 
 class CountedInterfaces:
-    """Interfaces of nettop's own namespace that the programs count, by index; closing detaches them."""
+    """Interfaces of nettop's own namespace that the programs count; closing detaches them."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        self._counted: dict[int, _Counted] = {}
+        self._links: dict[int, int] = {}
+        """Descriptors of links, by slot."""
         self._free = deque(range(INTERFACES_MAX))
         """Free slots, the longest free first: flows of removed interfaces still carry their numbers."""
         self._sets = np.zeros((INTERFACE_SETS, INTERFACE_SET_ENTRIES), INTERFACE)
         self._generations = [0] * INTERFACES_MAX
-        self.without_slot = 0
-        """How often an interface found no free slot, summed over calls of `follow`."""
 
-    def follow(self, wanted: Mapping[int, Link], xdp: str) -> None:
-        """Count these interfaces too. Pass removed ones to `leave` first."""
-        for index, link in wanted.items():
-            if index not in self._counted:
-                self._enter(link, xdp)
-        self.without_slot += len(wanted) - len(self._counted)
+    def read(self, counted: Counted) -> tuple[Array, Array]:
+        """Return an interface's received and sent COUNTS since counting began."""
+        received, sent = self._read(counted.slot)
+        for name in COUNTS.names or ():
+            received[name] -= counted.before[0][name]
+            sent[name] -= counted.before[1][name]
+        return received, sent
 
-    def has(self, index: int) -> bool:
-        """Return whether an interface is counted."""
-        return index in self._counted
-
-    def read(self, index: int) -> tuple[Array, Array] | None:
-        """Return an interface's received and sent COUNTS since counting began; None if it is not counted."""
-        counted = self._counted.get(index)
-        return None if counted is None else self._read_since(counted)
-
-    def leave(self, index: int) -> tuple[Array, Array] | None:
+    def leave(self, counted: Counted) -> tuple[Array, Array]:
         """Stop counting an interface and return its final counts, like `read`."""
-        counted = self._counted.pop(index, None)
-        if counted is None:
-            return None
-        self._replace(index, index, (0, 0, False))
-        if counted.descriptor >= 0:
-            os.close(counted.descriptor)
+        self._replace(counted.index, counted.index, (0, 0, False))
+        if counted.slot in self._links:
+            os.close(self._links.pop(counted.slot))
         self._free.append(counted.slot)
-        return self._read_since(counted)
-
-    def mode(self, link: Link) -> int:
-        """Return the receive mode of an interface."""
-        counted = self._counted.get(link.index)
-        mode = COUNTERS_MODE if counted is None else counted.mode
-        return AFTER_XDP_MODE if mode == TCX_MODE and link.has_xdp else mode
-
-    def refused(self, index: int) -> tuple[tuple[str, str], ...]:
-        """Return the better modes that the interface refused, and why."""
-        counted = self._counted.get(index)
-        return () if counted is None else counted.refused
-
-    def numbers(self) -> dict[int, int]:
-        """Map the numbers in flows to interface indexes."""
-        return {counted.number: index for index, counted in self._counted.items()}
+        return self.read(counted)
 
     def close(self) -> None:
         """Detach from all interfaces; a second call is a no-op."""
-        for index in list(self._counted):
-            self.leave(index)
+        while self._links:
+            os.close(self._links.popitem()[1])
 
-    def _enter(self, link: Link, xdp: str) -> None:
+    def enter(self, link: Link, xdp: str) -> Counted | None:
+        """Count this interface too; None if there is no free slot."""
         if not self._free:
-            return
+            return None
         slot = self._free[0]
         number = slot + INTERFACES_MAX * self._generations[slot]
         before = self._read(slot)
         if not self._replace(link.index, 0, (link.index, number, link.has_ethernet)):
-            return
+            return None
         self._free.popleft()
         self._generations[slot] = (self._generations[slot] + 1) % _GENERATIONS
-        mode, descriptor, refused = self._attach(link, xdp)
-        self._counted[link.index] = _Counted(slot, number, mode, descriptor, refused, before)
+        mode, refused = self._attach(link, slot, xdp)
+        return Counted(link.index, slot, number, mode, refused, before)
 
     def _replace(self, index: int, old: int, entry: tuple[int, int, bool]) -> bool:
         """Replace the entry with index `old` (0: a free one) in the set of `index`; return False if there is none."""
@@ -157,28 +134,21 @@ class CountedInterfaces:
             )
         return len(entries) > 0
 
-    def _attach(self, link: Link, xdp: str) -> tuple[int, int, tuple[tuple[str, str], ...]]:
+    def _attach(self, link: Link, slot: int, xdp: str) -> tuple[int, tuple[tuple[str, str], ...]]:
         refused: list[tuple[str, str]] = []
         for mode in modes_for(link, xdp):
             name, attach_type, flags = ATTACHMENTS[mode]
             try:
                 if name not in self._program.functions:
                     raise OSError(0, self._program.refused[name])
-                descriptor = bpf.link(self._program.functions[name], attach_type, link.index, flags)
+                self._links[slot] = bpf.link(self._program.functions[name], attach_type, link.index, flags)
             except OSError as error:
                 refused.append(
                     (MODES[mode], os.strerror(error.errno) if error.errno else str(error.strerror))
                 )
             else:
-                return mode, descriptor, tuple(refused)
-        return COUNTERS_MODE, -1, tuple(refused)
-
-    def _read_since(self, counted: _Counted) -> tuple[Array, Array]:
-        received, sent = self._read(counted.slot)
-        for name in COUNTS.names or ():
-            received[name] -= counted.before[0][name]
-            sent[name] -= counted.before[1][name]
-        return received, sent
+                return mode, tuple(refused)
+        return COUNTERS_MODE, tuple(refused)
 
     def _read(self, slot: int) -> tuple[Array, Array]:
         """Return a slot's received and sent counts, summed over all CPUs, as zero-dimensional COUNTS."""

@@ -8,7 +8,7 @@ import re
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -27,23 +27,44 @@ from nettop.kernel.bpf.mechanisms import (
 )
 from nettop.kernel.bpf.net_loader import net_loader
 from nettop.kernel.bpf.program import Program
+from nettop.kernel.bpf.set_table import SetTable, partition
 from nettop.kernel.host.facts import Host
 from nettop.kernel.net.links import Link, LinkWatch, read_links
-from nettop.probes.bandwidth.flows import FlowTable, flags_text, has_ports, ids_of, protocol_name
-from nettop.probes.bandwidth.interfaces import CountedInterfaces
-from nettop.probes.bandwidth.own_counters import OwnCounters, UnseenPackets
-from nettop.probes.bandwidth.owners import merge_owners, no_owners, owners_among, recode_processes
+from nettop.probes.bandwidth.flows import (
+    coded,
+    find_owners,
+    flags_text,
+    has_ports,
+    ids_of,
+    merge_owners,
+    no_owners,
+    protocol_name,
+    read_flows,
+    recode_processes,
+)
+from nettop.probes.bandwidth.history import (
+    OWN_COUNTERS,
+    ByteTotals,
+    OwnCounters,
+    RateHistory,
+    Rates,
+    UnseenPackets,
+)
+from nettop.probes.bandwidth.interfaces import Counted, CountedInterfaces
 from nettop.probes.bandwidth.programs import (
+    EVICTED_SUM,
+    FLOW,
     FLOWS_MAX,
+    KEY,
     SENT_PROGRAMS,
     SERVICES_BYTES,
+    SET_ENTRIES,
     TRAFFIC_COLUMNS,
     program_text,
 )
-from nettop.probes.bandwidth.rates import ByteTotals, RateHistory, Summary
 from nettop.probes.probe import Probe, clocks
 from nettop.query.units import human
-from nettop.snapshots.arrays import Array, as_list, positions, take_rows
+from nettop.snapshots.arrays import Array, positions, take_rows
 from nettop.snapshots.bandwidth import (
     CASTS,
     COUNTERS_MODE,
@@ -91,15 +112,6 @@ _FALLBACKS = (
     Fallbacks(HOOK_FLOWS, (Mechanism("XDP + TCX + tp_btf/net_dev_start_xmit"),)),
     Fallbacks(HOOK_INTERFACES, (Mechanism("rtnetlink"),)),
 )
-_OWN_COUNTERS = {
-    "drops_received": ("rx_dropped", "rx_missed_errors"),
-    "drops_sent": ("tx_dropped",),
-    "errors": ("rx_errors", "tx_errors"),
-    "packets_received": ("rx_packets",),
-    "bytes_received": ("rx_bytes",),
-    "packets_sent": ("tx_packets",),
-    "bytes_sent": ("tx_bytes",),
-}
 _SUMS_OF_PORTS = ("bond", "team")
 """Kinds of interfaces whose counters are the sums of their ports' counters."""
 _SPARE_TEXTS = 1024
@@ -133,7 +145,11 @@ class _Interface:
     unseen: UnseenPackets = field(default_factory=UnseenPackets)
     capacity: float = 0.0
     rates: RateHistory = field(default_factory=RateHistory)
+    counted: Counted | None = None
+    counts: _Counts | None = None
+    """What the programs counted, if they do."""
     was_counted: bool = True
+    has_left: bool = False
     before: dict[str, int] = field(default_factory=dict)
     """Its own counters when the programs began to count it, if it had to wait for a slot."""
 
@@ -158,8 +174,7 @@ class Bandwidth(Probe):
         self._flows_max = flows_max
         self._program: Program | None = None
         self._counted: CountedInterfaces | None = None
-        self._flows: FlowTable | None = None
-        self._sees_sent = False
+        self._flows: SetTable | None = None
         self._hooks: tuple[HookStatus, ...] = ()
         self._services: list[str] = []
         self._names: set[str] = set()
@@ -171,7 +186,7 @@ class Bandwidth(Probe):
             for table in (INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE)
         }
         self._texts = TextTable()
-        self._unseen = 0
+        self._unseen = self._without_slot = 0
         self._has_devices = False
         self._names_in_flows: dict[int, str] = {}
         self._sockets: Snapshot | None = None
@@ -223,13 +238,13 @@ class Bandwidth(Probe):
         program = self._loaded()
         for name in reversed(SENT_PROGRAMS):
             self._opened.callback(os.close, bpf.attach_tracing(program.functions[name]))
-        self._sees_sent = True
 
     def _open_flows(self, _: Mechanism) -> None:
         program = self._loaded()
         if self._options[FLOWS_OPTION] == "off":
             raise DisabledByUser("switched off by --flows off", "leave out --flows off")
-        self._flows = FlowTable(program, self._flows_max)
+        sets, parts = partition(self._flows_max, SET_ENTRIES)
+        self._flows = SetTable(program.maps["flows"], sets * parts * SET_ENTRIES, FLOW, KEY)
         self._opened.callback(self._flows.close)
 
     def _set_services(self, program: Program) -> None:
@@ -292,17 +307,17 @@ class Bandwidth(Probe):
         absent = " or ".join(self._absent())
         return {NO_INTERFACE: f"{absent} matches no interface yet"} if absent else {}
 
-    def _follow(
-        self, links: Mapping[_Key, Link], left: Mapping[_Key, Link]
-    ) -> list[tuple[_Interface, _Counts | None]]:
+    def _follow(self, links: Mapping[_Key, Link], left: Mapping[_Key, Link]) -> list[_Interface]:
         """Start counting new interfaces; return the removed ones with their final counts."""
         gone = {
             key: self._interfaces.pop(key)
             for key in list(self._interfaces)
             if key in left or key not in links
         }
-        removed = [(interface, self._leave(interface)) for interface in gone.values()]
         for key, interface in gone.items():
+            if self._counted is not None and interface.counted is not None:
+                interface.counts = self._counted.leave(interface.counted)
+            interface.has_left = True
             if key in left:
                 interface.link = left[key].with_counters_at_least(interface.link)
         self._gone.append(gone)
@@ -315,21 +330,19 @@ class Bandwidth(Probe):
                 self._interfaces[key] = _Interface(
                     key, max(generations, default=0), link, OwnCounters(link.statistics), now_ns
                 )
-        self._count(links)
-        return removed
+        self._count()
+        return list(gone.values())
 
-    def _leave(self, interface: _Interface) -> _Counts | None:
-        netns, index = interface.key
-        return self._counted.leave(index) if self._counted and netns == self.namespaces.own else None
-
-    def _count(self, links: Mapping[_Key, Link]) -> None:
+    def _count(self) -> None:
         """Have the programs count the interfaces of nettop's own namespace that are up."""
-        if self._counted is None:
-            return
-        own = {index: link for (netns, index), link in links.items() if netns == self.namespaces.own}
-        wanted = {index: link for index, link in own.items() if link.is_up or self._counted.has(index)}
-        self._counted.follow(wanted, self._options[XDP])
-        self._names_in_flows |= {number: own[index].name for number, index in self._counted.numbers().items()}
+        for interface in self._interfaces.values():
+            if self._counted is None or not self._is_here(interface):
+                continue
+            if interface.counted is None and interface.link.is_up:
+                interface.counted = self._counted.enter(interface.link, self._options[XDP])
+                self._without_slot += interface.counted is None
+            if interface.counted is not None:
+                self._names_in_flows[interface.counted.number] = interface.link.name
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -338,20 +351,16 @@ class Bandwidth(Probe):
         removed = self._follow(*self._read_links())
         taken_ns = max(taken_ns, time.monotonic_ns())
         wall_ns, boot_ns = clocks()
-        present = [(interface, self._read_counts(interface)) for interface in self._interfaces.values()]
+        present = list(self._interfaces.values())
+        for interface in present:
+            if self._counted is not None and interface.counted is not None:
+                interface.counts = self._counted.read(interface.counted)
         if len(self._texts.values) > 4 * len(present) + _SPARE_TEXTS:
             self._texts = TextTable()  # most texts belong to removed interfaces
         self._texts.code(REMOVED)
-        self._has_devices = any(self._is_device(interface) for interface, _ in present)
-        pairs = {}
-        for is_last, entries in ((False, present), (True, removed)):
-            pairs[is_last] = {
-                INTERFACES.name: self.namespaces.with_names(self._rows(entries, taken_ns, is_last=is_last)),
-                PROTOCOL_TABLE.name: self._protocols(entries, taken_ns),
-                SERVICE_TABLE.name: self._by_service(entries, taken_ns),
-            }
-        tables = pairs[False]
-        ended = {name: self._removed[name].add(rows) for name, rows in pairs[True].items()}
+        self._has_devices = any(map(self._is_device, present))
+        tables, left = self._tables(present, taken_ns), self._tables(removed, taken_ns)
+        ended = {name: self._removed[name].add(rows) for name, rows in left.items()}
         if self._flows is not None and FLOWS.name in self._options.tables:
             tables[FLOWS.name], ended[FLOWS.name] = self._flow_rows(self._flows, taken_ns, wall_ns)
         return Snapshot(
@@ -359,7 +368,7 @@ class Bandwidth(Probe):
             wall_ns,
             boot_ns,
             tables=tables,
-            counts=self._host_totals(tables[INTERFACES.name], pairs[True][INTERFACES.name])
+            counts=self._host_totals(tables[INTERFACES.name], left[INTERFACES.name])
             | self._flow_counts
             | self.namespaces.counts(),
             lost=self._lost(),
@@ -368,32 +377,38 @@ class Bandwidth(Probe):
             ended=ended,
         )
 
-    def _read_counts(self, interface: _Interface) -> _Counts | None:
-        netns, index = interface.key
-        return self._counted.read(index) if self._counted and netns == self.namespaces.own else None
+    def _tables(self, interfaces: Sequence[_Interface], taken_ns: int) -> dict[str, Rows]:
+        names = [OTHER_SERVICES, *self._services]
+        services = range(NO_SERVICE, NO_SERVICE + len(names))
+        return {
+            INTERFACES.name: self.namespaces.with_names(self._rows(interfaces, taken_ns)),
+            PROTOCOL_TABLE.name: self._split(PROTOCOL_TABLE, interfaces, range(len(PROTOCOLS)), {}, taken_ns),
+            SERVICE_TABLE.name: self._split(
+                SERVICE_TABLE, interfaces, services, {"service": names}, taken_ns
+            ),
+        }
+
+    def _is_here(self, interface: _Interface) -> bool:
+        return interface.key[0] == self.namespaces.own
 
     def _is_device(self, interface: _Interface) -> bool:
-        return interface.key[0] == self.namespaces.own and interface.link.has_bus_device()
+        return self._is_here(interface) and interface.link.has_bus_device()
 
-    def _rows(
-        self, entries: Sequence[tuple[_Interface, _Counts | None]], taken_ns: int, *, is_last: bool
-    ) -> Rows:
-        rows = np.zeros(len(entries), INTERFACES.dtype)
-        for row, (interface, counts) in zip(rows, entries, strict=True):
-            link, (netns, _) = interface.link, interface.key
-            is_own = netns == self.namespaces.own
-            if not is_last:
+    def _rows(self, interfaces: Sequence[_Interface], taken_ns: int) -> Rows:
+        rows = np.zeros(len(interfaces), INTERFACES.dtype)
+        for row, interface in zip(rows, interfaces, strict=True):
+            if not interface.has_left:
                 self._classify(interface)
             row["id"] = interface.id
-            row["interface"] = self._texts.code(link.name)
+            row["interface"] = self._texts.code(interface.link.name)
             row["kind"] = self._texts.code(interface.kind)
-            row["netns"] = netns
+            row["netns"] = interface.key[0]
             row["backing"] = interface.backing
-            row["state"] = link.is_up or is_last
+            row["state"] = interface.link.is_up or interface.has_left
             row["mode"] = interface.mode
-            self._put_capacity(row, interface, link.speed() if is_own and not is_last else None, taken_ns)
-            self._put_moved(row, interface, counts)
-            self._put_unseen(row, interface, counts, taken_ns, is_last=is_last)
+            self._put_capacity(row, interface, taken_ns)
+            self._put_moved(row, interface)
+            self._put_unseen(row, interface, taken_ns)
             moved = row["bytes_received"], row["bytes_sent"]
             if known(np.array(moved)).all():
                 interface.rates.add(ByteTotals(taken_ns, *map(int, moved)))
@@ -404,85 +419,78 @@ class Bandwidth(Probe):
 
     def _classify(self, interface: _Interface) -> None:
         """Record properties that can be read only while an interface exists."""
-        link, is_own = interface.link, interface.key[0] == self.namespaces.own
+        link, is_own = interface.link, self._is_here(interface)
         is_device = self._is_device(interface)
         leads_out = not self._has_devices and is_own and link.peer_is_elsewhere and not link.has_master
         interface.backing = UPLINK if is_device or leads_out else VIRTUAL
         interface.kind = link.kind or ("ether" if is_device else "loopback" if link.is_loopback else "?")
-        if self._counted is not None and is_own:
-            interface.mode = self._counted.mode(link)
+        if interface.counted is not None:
+            interface.mode = interface.counted.mode_of(link)
 
-    def _put_capacity(self, row: Any, interface: _Interface, speed: int | None, taken_ns: int) -> None:
+    def _put_capacity(self, row: Any, interface: _Interface, taken_ns: int) -> None:
+        is_present = self._is_here(interface) and not interface.has_left
+        speed = interface.link.speed() if is_present else None
         row["speed"] = row["capacity"] = unknown_value(row["speed"].dtype)
         if speed is not None:
             interface.capacity += speed * (taken_ns - interface.read_at_ns) / 1e9
             row["speed"], row["capacity"] = speed, interface.capacity
         interface.read_at_ns = taken_ns
 
-    def _put_moved(self, row: Any, interface: _Interface, counts: _Counts | None) -> None:
+    def _put_moved(self, row: Any, interface: _Interface) -> None:
         """Fill in received and sent traffic, from the programs or else from the interface's own counters."""
         continues = interface.own.add(interface.link.statistics)
-        for name, parts in _OWN_COUNTERS.items():
+        for name, parts in OWN_COUNTERS.items():
             row[name] = interface.own.growth(parts) if continues else unknown_value(row[name].dtype)
         if not continues:
             interface.unseen = UnseenPackets()
         row["broadcast"] = row["multicast"] = unknown_value(row["broadcast"].dtype)
-        was_counted, interface.was_counted = interface.was_counted, counts is not None
-        if counts is None:
+        was_counted, interface.was_counted = interface.was_counted, interface.counts is not None
+        if interface.counts is None:
             return
-        seen = self._seen(interface, *counts)
+        seen = self._seen(interface, *interface.counts)
         if not was_counted and continues:
             interface.before = {name: max(0, int(row[name]) - count) for name, count in seen.items()}
         for name, count in seen.items():
             row[name] = interface.before.get(name, 0) + count
         if len(seen) == len(TRAFFIC_COLUMNS):
             for kind, name in enumerate(CASTS, len(PROTOCOLS)):
-                row[name] = sum(each["packets"][kind] for each in counts)
+                row[name] = sum(each["packets"][kind] for each in interface.counts)
 
     def _seen(self, interface: _Interface, received: Array, sent: Array) -> dict[str, int]:
         """Return the columns that the programs can fill for an interface, with their counts."""
         ways = [("received", received)] if interface.mode != COUNTERS_MODE else []
-        ways += [("sent", sent)] if self._sees_sent else []
+        ways += [("sent", sent)] if self._hooks[1].mechanism is not None else []
         return {
             f"{unit}_{way}": int(counts[unit][: len(PROTOCOLS)].sum())
             for way, counts in ways
             for unit in ("packets", "bytes")
         }
 
-    def _put_unseen(
-        self, row: Any, interface: _Interface, counts: _Counts | None, taken_ns: int, *, is_last: bool
-    ) -> None:
+    def _put_unseen(self, row: Any, interface: _Interface, taken_ns: int) -> None:
         """Fill in the number of received packets that the programs did not see."""
         row["unseen"] = unknown_value(row["unseen"].dtype)
-        if counts is None or row["mode"] == COUNTERS_MODE or interface.link.kind in _SUMS_OF_PORTS:
+        is_sum = interface.link.kind in _SUMS_OF_PORTS
+        if interface.counts is None or interface.mode == COUNTERS_MODE or is_sum:
             return
         self._unseen += interface.unseen.add(
             taken_ns,
             interface.link.statistics.get("rx_packets", 0),
             int(row["packets_received"]) - interface.before.get("packets_received", 0),
-            is_last=is_last,
+            is_last=interface.has_left,
         )
         if interface.unseen.count is not None:
             row["unseen"] = interface.unseen.count
 
-    def _protocols(self, entries: Sequence[tuple[_Interface, _Counts | None]], taken_ns: int) -> Rows:
-        return self._split(PROTOCOL_TABLE, entries, range(len(PROTOCOLS)), {}, taken_ns)
-
-    def _by_service(self, entries: Sequence[tuple[_Interface, _Counts | None]], taken_ns: int) -> Rows:
-        names = [OTHER_SERVICES, *self._services]
-        kinds = range(NO_SERVICE, NO_SERVICE + len(names))
-        return self._split(SERVICE_TABLE, entries, kinds, {"service": names}, taken_ns)
-
     def _split(
         self,
         table: Table,
-        entries: Sequence[tuple[_Interface, _Counts | None]],
+        interfaces: Sequence[_Interface],
         kinds: range,
         texts: Mapping[str, Sequence[str]],
         taken_ns: int,
     ) -> Rows:
         """Return a row for each counted interface and each of these kinds of packets that it carried."""
-        counted = [(interface, counts) for interface, counts in entries if counts is not None]
+        counted = [(each, each.counts) for each in interfaces if each.counts is not None]
         rows = np.zeros(len(counted) * len(kinds), table.dtype).reshape(len(counted), len(kinds))
         _, _, split = table.stored[:3]
         for of_interface, (interface, (received, sent)) in zip(rows, counted, strict=True):
@@ -503,9 +511,9 @@ class Bandwidth(Probe):
             taken_ns,
         )
 
-    def _flow_rows(self, table: FlowTable, taken_ns: int, wall_ns: int) -> tuple[Rows, Ended]:
+    def _flow_rows(self, table: SetTable, taken_ns: int, wall_ns: int) -> tuple[Rows, Ended]:
         """Return the flows, and the sums of those that were evicted."""
-        flows = table.read()
+        flows = read_flows(table)
         rows = np.zeros(len(flows), FLOWS.dtype)
         texts = {name: TextTable() for name in ("interface", "protocol", "tcp_flags", "process")}
         rows["id"] = ids_of(flows)
@@ -514,24 +522,22 @@ class Bandwidth(Probe):
             rows[f"{end}_port"] = flows[f"{end}_port"]
             rows[f"{end}_port"][~has_ports(flows)] = _NO_PORT
         self._put_owners(rows, flows, texts["process"])
-        names, numbers = np.unique(flows["interface"], return_inverse=True)
-        codes = [texts["interface"].code(self._names_in_flows.get(name, "?")) for name in names.tolist()]
-        rows["interface"] = np.array(codes, "u4")[numbers] if codes else 0
+        rows["interface"] = coded(
+            flows["interface"], texts["interface"], lambda number: self._names_in_flows.get(number, "?")
+        )
         carried = flows["protocol"].astype(np.uint32) << 16 | flows["remote_port"]
         carried[flows["protocol"] != PROTOCOL_NOT_IP] &= np.uint32(0xFF0000)
-        rows["protocol"] = _coded(carried, texts["protocol"], lambda n: protocol_name(n >> 16, n & 0xFFFF))
-        rows["tcp_flags"] = _coded(flows["tcp_flags"], texts["tcp_flags"], flags_text)
+        rows["protocol"] = coded(carried, texts["protocol"], lambda n: protocol_name(n >> 16, n & 0xFFFF))
+        rows["tcp_flags"] = coded(flows["tcp_flags"], texts["tcp_flags"], flags_text)
         rows["tcp_flags"][flows["protocol"] != socket.IPPROTO_TCP] = _UNKNOWN
         for name in TRAFFIC_COLUMNS:
             rows[name] = flows[name]
         to_wall = wall_ns - taken_ns
         for name in ("first_seen", "last_seen"):
             rows[name] = flows[name].astype(np.int64) + to_wall
-        evicted = table.evicted()
-        total = np.full(1, 0, FLOWS.dtype)
-        for name in total.dtype.names or ():
-            total[name] = unknown_value(total.dtype[name]) if total.dtype[name].shape == () else 0
-        total["id"] = 0
+        evicted = maps.sum_per_cpu(self._loaded().maps["evicted"], 0, EVICTED_SUM)
+        total = np.full(FLOWS.dtype.itemsize, 0xFF, np.uint8).view(FLOWS.dtype)
+        total["id"] = total["local_address"] = total["remote_address"] = 0
         total["interface"] = texts["interface"].code(EVICTED)
         total["process"] = texts["process"].code(EVICTED)
         for name in TRAFFIC_COLUMNS:
@@ -549,7 +555,7 @@ class Bandwidth(Probe):
             # A socket that had ended before a flow began cannot own it.
             may_own = np.flatnonzero(flows["first_seen"] <= sockets.taken_ns)
             protocols = flows["protocol"][may_own]
-            found = owners_among(take_rows(rows, may_own), protocols, sockets, self.namespaces.own, texts)
+            found = find_owners(take_rows(rows, may_own), protocols, sockets, self.namespaces.own, texts)
             owners[may_own] = merge_owners(owners[may_own], found, texts)
         last = self._last_flows
         if last is not None:
@@ -586,7 +592,7 @@ class Bandwidth(Probe):
         skipped = sum(bpf.recursion_misses(program.functions[name]) for name in SENT_PROGRAMS)
         refused = int(maps.sum_per_cpu(program.maps["refused"], 0))
         return {
-            WITHOUT_SLOT: self._counted.without_slot if self._counted else 0,
+            WITHOUT_SLOT: self._without_slot,
             "unseen": self._unseen,
             "refused": refused,
             "recursion": skipped,
@@ -604,22 +610,16 @@ class Bandwidth(Probe):
         interface = next((one for one in self._interfaces.values() if one.id == key), None)
         if interface is None:
             return {}
-        netns, index = interface.key
-        details = {"Namespace": self.namespaces.name(netns)}
-        if self._counted is not None and netns == self.namespaces.own:
-            details |= {f"Not {mode}": why for mode, why in self._counted.refused(index)}
+        details = {"Namespace": self.namespaces.name(interface.key[0])}
+        if interface.counted is not None:
+            details |= {f"Not {mode}": why for mode, why in interface.counted.refused}
         for title, summary in (
             ("Last minute", interface.rates.last_minute()),
             ("Since the start", interface.rates.since_start()),
         ):
             if summary is not None:
-                details[title] = _rates_text(summary)
+                details[title] = _rates_text(*summary)
         return details
-
-    def close(self) -> None:
-        """Detach and leave every namespace; a second call is a no-op."""
-        super().close()
-        self._program = self._counted = self._flows = self._watch = None
 
 
 def _of_uplinks(rows: Array) -> dict[int, tuple[int, ...]]:
@@ -633,14 +633,7 @@ def _of_uplinks(rows: Array) -> dict[int, tuple[int, ...]]:
     }
 
 
-def _coded(values: Array, texts: TextTable, text_of: Callable[[int], str]) -> Array:
-    """Map numbers to the codes of their texts."""
-    distinct, groups = np.unique(values, return_inverse=True)
-    codes: Array = np.array([texts.code(text_of(value)) for value in as_list(distinct)], np.uint32)
-    return codes[groups]
-
-
-def _rates_text(summary: Summary) -> str:
-    (received, sent), (most_received, most_sent) = summary
-    average = f"{human(received, 'bytes/s')} in, {human(sent, 'bytes/s')} out"
-    return f"{average}; peak {human(most_received, 'bytes/s')} in, {human(most_sent, 'bytes/s')} out"
+def _rates_text(average: Rates, peak: Rates) -> str:
+    return "; peak ".join(
+        f"{human(received, 'bytes/s')} in, {human(sent, 'bytes/s')} out" for received, sent in (average, peak)
+    )

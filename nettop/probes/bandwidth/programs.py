@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.btf import Slice
 from nettop.kernel.bpf.program import ProgramText
-from nettop.kernel.bpf.rows import extend_dtype, row_header
+from nettop.kernel.bpf.rows import columns, extend_dtype, row_header
+from nettop.kernel.bpf.set_table import partition
 from nettop.probes.probe import with_types
 from nettop.snapshots.bandwidth import CASTS, KINDS, NO_SERVICE, PROTOCOL_NOT_IP, PROTOCOLS
 
@@ -35,21 +35,18 @@ KEY = np.dtype(
     [
         ("local_address", "u4", (4,)),
         ("remote_address", "u4", (4,)),
-        ("local_port", "u2"),
-        ("remote_port", "u2"),
-        ("interface", "u2"),
-        ("protocol", "u1"),
-        ("has_unknown_ports", "u1"),
+        *columns("u2", "local_port", "remote_port", "interface"),
+        *columns("u1", "protocol", "has_unknown_ports"),
     ]
 )
 """The key of a flow, without padding. A flow that is not IP has its ethertype as the remote port; the ports of a
 fragment are unknown if the first fragment of its datagram was not seen."""
 TRAFFIC_COLUMNS = ("packets_received", "bytes_received", "packets_sent", "bytes_sent")
-_COUNTED = tuple((name, "u8") for name in TRAFFIC_COLUMNS)
-FLOW = extend_dtype(KEY, (*_COUNTED, ("first_seen", "u8"), ("last_seen", "u8"), ("tcp_flags", "u8")))
+_COUNTED = columns("u8", *TRAFFIC_COLUMNS)
+FLOW = extend_dtype(KEY, (*_COUNTED, *columns("u8", "first_seen", "last_seen", "tcp_flags")))
 """A flow: its key; packets and bytes; when it was first and last seen, in ns of CLOCK_MONOTONIC_COARSE (0: free
 entry); the TCP flags of all its packets."""
-EVICTED = np.dtype([("flows", "u8"), *_COUNTED])
+EVICTED_SUM = np.dtype([("flows", "u8"), *_COUNTED])
 
 _SKB = ("len", "data_len", "data", "head", "end", "transport_header", "inner_transport_header")
 _SHARED_INFO = ("gso_size", "gso_segs", "gso_type")
@@ -61,18 +58,12 @@ _SLICES = (
 )
 
 
-def flow_sets(flows_max: int = FLOWS_MAX) -> tuple[int, int]:
-    """Return the number of sets in each partition of the flow table, and the number of partitions: one per CPU."""
-    parts = maps.possible_cpus()
-    return max(1, flows_max // SET_ENTRIES // parts), parts
-
-
 def program_text(namespace: int, *, flows_max: int | None = FLOWS_MAX) -> ProgramText:
     """Return the program that counts the interfaces of a network namespace, given its inode number.
 
     If `flows_max` is None, it does not track flows.
     """
-    sets, parts = flow_sets(flows_max or FLOWS_MAX)
+    sets, parts = partition(flows_max or FLOWS_MAX, SET_ENTRIES)
     has_flows = flows_max is not None
     kinds = {name.upper(): number for number, name in enumerate((*PROTOCOLS, *CASTS))}
     return ProgramText(
@@ -82,7 +73,7 @@ def program_text(namespace: int, *, flows_max: int | None = FLOWS_MAX) -> Progra
         + row_header("interface", INTERFACE)
         + row_header("key", KEY)
         + row_header("flow", FLOW, ("key", KEY))
-        + row_header("evicted", EVICTED),
+        + row_header("evicted", EVICTED_SUM),
         slices=_SLICES,
         functions=with_types((XDP_PROGRAM, TC_PROGRAM, *SENT_PROGRAMS)),
         maps=(

@@ -6,8 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from nettop.selftest.datagrams import compare_datagrams
-from nettop.selftest.paths import TrafficPath
+from nettop.selftest.paths import TrafficPath, compare_datagrams
 from nettop.selftest.result import SelfTestResult
 from nettop.selftest.rows import rows_of
 from nettop.snapshots.bandwidth import LOOPBACK, PROTOCOLS

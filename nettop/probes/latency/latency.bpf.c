@@ -138,6 +138,14 @@ static __always_inline struct counts *counts_of(u32 stage, u32 class) {
   return counted.lookup(&place);
 }
 
+// Adds the weight of a packet to a term: seen, matched, dropped or unmatched.
+#define COUNT(stage, class, term, weight)                                                                    \
+  do {                                                                                                       \
+    struct counts *counts = counts_of(stage, class);                                                         \
+    if (counts)                                                                                              \
+      ADD(counts->term, weight);                                                                             \
+  } while (0)
+
 // --- durations ---------------------------------------------------------------------------------------------
 
 // Counts a duration for the pair in the header. A full set evicts the pair that was idle longest.
@@ -193,18 +201,6 @@ static __always_inline void count_duration(u32 stage, u32 class, u32 weight, u64
     ADD(counts->latency[bucket], weight);
 }
 
-static __always_inline void count_unmatched(u32 stage, u32 class, u32 weight) {
-  struct counts *counts = counts_of(stage, class);
-  if (counts)
-    ADD(counts->unmatched, weight);
-}
-
-static __always_inline void count_seen(u32 stage, u32 class, u32 weight) {
-  struct counts *counts = counts_of(stage, class);
-  if (counts)
-    ADD(counts->seen, weight);
-}
-
 // --- from the wire -----------------------------------------------------------------------------------------
 
 // Counts the time since the packet with the IP header at `at` was timestamped. Until delivery, packets that
@@ -218,9 +214,9 @@ static __always_inline void since_wire(u32 stage, u64 stamp, void *at, u32 weigh
   if (duration > LONGEST_NS)
     duration = bpf_ktime_get_ns() - stamp;
   u32 class = read_header(&header, at);
-  count_seen(stage, class, weight);
+  COUNT(stage, class, seen, weight);
   if (!stamp || duration > LONGEST_NS) {
-    count_unmatched(stage, class, weight);
+    COUNT(stage, class, unmatched, weight);
     return;
   }
   count_duration(stage, class, weight, duration);
@@ -284,11 +280,11 @@ static __always_inline void follow(u64 address, u64 check, u32 stage, u32 class,
   u64 *entry = &set->keys[place & (SET_ENTRIES - 1)];
   u64 before = __sync_lock_test_and_set(entry, CLAIMED);
   if (before == CLAIMED) {
-    count_unmatched(stage, class, weight);
+    COUNT(stage, class, unmatched, weight);
     return;
   }
   if (before) {
-    count_unmatched(stage_of(before), packet->class, packet->weight);
+    COUNT(stage_of(before), packet->class, unmatched, packet->weight);
     count_within(stage_of(before), -1);
   }
   packet->since = bpf_ktime_get_ns();
@@ -324,7 +320,7 @@ static __always_inline bool take(struct packet *packet, u64 address, u32 stage) 
 static __always_inline void begin(u64 address, u64 check, u32 stage, void *at, u32 weight) {
   struct header header;
   u32 class = read_header(&header, at);
-  count_seen(stage, class, weight);
+  COUNT(stage, class, seen, weight);
   follow(address, check, stage, class, weight);
 }
 
@@ -333,7 +329,7 @@ static __always_inline void end(struct packet *packet, u64 check, u32 stage, voi
   struct header header;
   u64 duration = bpf_ktime_get_ns() - packet->since;
   if (packet->check != check) {
-    count_unmatched(stage, packet->class, packet->weight);
+    COUNT(stage, packet->class, unmatched, packet->weight);
     return;
   }
   count_duration(stage, packet->class, packet->weight, duration);
@@ -413,8 +409,8 @@ int tp_btf__sk_data_ready(u64 *ctx) {
     return 0;
   }
   u32 class = class_of_socket(sk, IPPROTO_UDP);
-  count_seen(STAGE_WIRE_SOCKET, class, weight);
-  count_unmatched(STAGE_WIRE_SOCKET, class, weight);
+  COUNT(STAGE_WIRE_SOCKET, class, seen, weight);
+  COUNT(STAGE_WIRE_SOCKET, class, unmatched, weight);
   return 0;
 }
 
@@ -476,9 +472,7 @@ int tp_btf__kfree_skb(u64 *ctx) {
     u64 key = set->keys[n];
     if (!key || (key ^ address) & ADDRESS_MASK || !take_entry(&packet, set, n, key))
       continue;
-    struct counts *counts = counts_of(stage_of(key), packet.class);
-    if (counts)
-      ADD(counts->dropped, packet.weight);
+    COUNT(stage_of(key), packet.class, dropped, packet.weight);
   }
   return 0;
 }
@@ -494,11 +488,11 @@ static __always_inline void connected(struct sock *sk, u32 class) {
   bpf_probe_read_kernel(&bytes_received, sizeof(bytes_received), &tp->bytes_received);
   // An ACK with data may be late, as with TCP_DEFER_ACCEPT; with Fast Open the data came with the SYN.
   bool has_data = data_segs_in && !bytes_received;
-  count_seen(STAGE_HANDSHAKE, class, 1);
+  COUNT(STAGE_HANDSHAKE, class, seen, 1);
   if (srtt_us && !has_data)
     count_duration(STAGE_HANDSHAKE, class, 1, (u64)(srtt_us >> 3) * 1000);
   else
-    count_unmatched(STAGE_HANDSHAKE, class, 1);
+    COUNT(STAGE_HANDSHAKE, class, unmatched, 1);
 }
 
 // Every handshake is followed, because they are few compared with packets.
@@ -511,7 +505,7 @@ int tp_btf__inet_sock_set_state(u64 *ctx) {
   u32 class = class_of_socket(sk, IPPROTO_TCP);
   u64 address = plain(cpu, HOOK_SET_STATE, sk);
   if (now == TCP_SYN_SENT) {
-    count_seen(STAGE_HANDSHAKE, class, 1);
+    COUNT(STAGE_HANDSHAKE, class, seen, 1);
     follow(address, 0, STAGE_HANDSHAKE, class, 1);
   } else if (before == TCP_SYN_SENT) {
     struct packet syn;

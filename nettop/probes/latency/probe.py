@@ -17,10 +17,10 @@ from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.mechanisms import Mechanism, Refused, check_chosen
 from nettop.kernel.bpf.program import Loader, Program
-from nettop.kernel.bpf.set_table import SetTable
+from nettop.kernel.bpf.set_table import SetTable, partition
 from nettop.kernel.host.facts import Host
-from nettop.probes.latency.counts import CountsTable, no_counts
 from nettop.probes.latency.programs import (
+    CLASSES,
     FALLBACKS,
     FOLLOWED_MAX,
     PAIR,
@@ -28,12 +28,13 @@ from nettop.probes.latency.programs import (
     PAIRS_MAX,
     SET_ENTRIES,
     SETTINGS,
-    pair_sets,
     program_text,
 )
 from nettop.probes.latency.rows import (
-    Counts,
+    CountsTable,
+    add_rtts,
     bucket_rows,
+    no_class_rows,
     pair_rows,
     protocol_rows,
     rtt_histograms,
@@ -44,6 +45,7 @@ from nettop.probes.probe import Probe, attach_program, clocks, loaded_as, skippe
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.latency import (
     BUCKET_TABLE,
+    BUCKETS,
     IP,
     LENS,
     MEANINGS,
@@ -90,14 +92,13 @@ class Latency(Probe):
     ) -> None:
         super().__init__(host)
         self._followed_max, self._pairs_max = followed_max, pairs_max
-        self._thinning = 1
         self._one_in = self._sparing = FIRST_ONE_IN
         self._program: Program | None = None
         self._attached: set[str] = set()
         self._statuses: dict[int, HookStatus] = {}
         self._counts: CountsTable | None = None
         self._pairs: SetTable | None = None
-        self._rtts = rtt_histograms()
+        self._rtts = np.zeros((CLASSES, BUCKETS.count), np.uint64)
         self._rtts_taken_ns = self._seen = 0
         self._read_at_ns = time.monotonic_ns()
 
@@ -129,7 +130,7 @@ class Latency(Probe):
         self._opened.callback(program.close)
         self._counts = CountsTable(program, self._followed_max)
         self._opened.callback(self._counts.close)
-        sets, parts = pair_sets(self._pairs_max)
+        sets, parts = partition(self._pairs_max, SET_ENTRIES)
         self._pairs = SetTable(program.maps["pairs"], sets * parts * SET_ENTRIES, PAIR, PAIR_KEY)
         self._opened.callback(self._pairs.close)
         stamped = self._opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -176,25 +177,21 @@ class Latency(Probe):
             rate = (seen - self._seen) / elapsed_s
             self._sparing = 1 << max(0, math.ceil(math.log2(max(1.0, rate / FOLLOWED_PER_S))))
             self._seen, self._read_at_ns = seen, taken_ns
-        self._one_in = min((self._options[SAMPLING] or self._sparing) * self._thinning, ONE_IN_MAX)
+        self._one_in = min(self._options[SAMPLING] or self._sparing, ONE_IN_MAX)
         self._write_settings()
-
-    def reduce_sampling(self, factor: int) -> None:
-        """Follow fewer packets, by this factor; see nettop.snapshots.source.SamplingSource."""
-        self._thinning = factor
 
     # --- reading ------------------------------------------------------------------------------------------------
 
     def read(self, taken_ns: int) -> Snapshot:
         """Return the latencies since the start."""
         taken_ns = max(taken_ns, time.monotonic_ns())
-        counts, waiting = self._counts.read() if self._counts else no_counts()
+        classes = self._counts.read() if self._counts else no_class_rows()
         one_in = self._one_in
-        self._choose_one_in(int(counts["seen"].sum()), taken_ns)
-        counted = Counts(counts, waiting, self._rtts, self._measured(), taken_ns)
-        protocols = protocol_rows(counted)
+        self._choose_one_in(int(classes["seen"].sum()), taken_ns)
+        add_rtts(classes, self._rtts)
+        protocols = protocol_rows(classes, self._measured(), taken_ns)
         tables = {
-            STAGE_TABLE.name: stage_rows(counted),
+            STAGE_TABLE.name: stage_rows(classes, self._measured(), taken_ns),
             PROTOCOL_TABLE.name: protocols,
             BUCKET_TABLE.name: bucket_rows(protocols),
         }
@@ -229,16 +226,11 @@ class Latency(Probe):
             return {}
         return {"Meaning": MEANINGS[stage], "Mechanism": str(self._statuses[stage])}
 
-    def close(self) -> None:
-        """Detach and stop the timestamping of packets; a second call is a no-op."""
-        super().close()
-        self._program = self._counts = self._pairs = None
-
 
 def _check_ip(counts: CountsTable) -> None:
     """Raise Refused unless a datagram over loopback is seen. A function may exist and never be called because the
     compiler inlined it."""
-    before = counts.read()[0]["matched"][IP].sum()
+    before = counts.read()["matched"][IP].sum()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
         own.settimeout(_CHECK_TIMEOUT_S)
         own.bind(("127.0.0.1", 0))
@@ -247,7 +239,7 @@ def _check_ip(counts: CountsTable) -> None:
             own.recv(1)
         except OSError as error:
             raise Refused(f"cannot be checked over loopback: {error}") from error
-    if counts.read()[0]["matched"][IP].sum() == before:
+    if counts.read()["matched"][IP].sum() == before:
         raise Refused("attached, but the hook never runs")
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from nettop.kernel.bpf import kprobes, maps
+from nettop.kernel.bpf import kprobes
 from nettop.kernel.bpf.btf import Slice
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism
 from nettop.kernel.bpf.program import ProgramText
-from nettop.kernel.bpf.rows import extend_dtype, row_header
-from nettop.probes.probe import with_types
+from nettop.kernel.bpf.rows import columns, extend_dtype, row_header
+from nettop.kernel.bpf.set_table import partition
+from nettop.probes.probe import loaded_as, with_types
 from nettop.snapshots.latency import (
     BACKLOG,
     BUCKETS,
@@ -37,31 +38,24 @@ COUNTED_STAGES = len(STAGES) - 1
 """All stages but RTT, which the kernel measures itself."""
 CLASSES = len(PROTOCOLS) * len(FAMILIES)
 """A class is a protocol and a family: protocol * len(FAMILIES) + family."""
-SETTINGS = np.dtype([("tai_ahead_ns", "u8"), ("one_in", "u8")])
+SETTINGS = np.dtype([*columns("u8", "tai_ahead_ns", "one_in")])
 """CLOCK_TAI minus CLOCK_REALTIME, the clock of packet timestamps. One packet in `one_in` is followed."""
 SET_ENTRIES = 4
 FOLLOWED_MAX = 1 << 15
 """Packets followed at the same time: 1 MB of kernel memory."""
-PACKET = np.dtype([("since", "u8"), ("check", "u8"), ("class", "u4"), ("weight", "u4")])
+PACKET = np.dtype([*columns("u8", "since", "check"), *columns("u4", "class", "weight")])
 FOLLOWED_SET = np.dtype([("keys", "u8", (SET_ENTRIES,)), ("packets", PACKET, (SET_ENTRIES,))])
 """A set of followed packets. A key is an address whose top byte is replaced by the stage plus one; 0 for a free entry.
 `since` is CLOCK_MONOTONIC; the weight is the number of packets that the followed one represents."""
 TERMS = ("seen", "matched", "dropped", "unmatched")
-COUNTS = np.dtype([*((name, "u8") for name in TERMS), ("latency", "u8", (BUCKETS.count,))])
+COUNTS = np.dtype([*columns("u8", *TERMS), ("latency", "u8", (BUCKETS.count,))])
 PAIRS_MAX = 1 << 12
 """Pairs counted at the same time: 2.1 MB, split equally among the CPUs."""
 PAIR_KEY = np.dtype(
-    [("source", "u4", (4,)), ("destination", "u4", (4,)), ("stage_class", "u4"), ("always_zero", "u4")]
+    [("source", "u4", (4,)), ("destination", "u4", (4,)), *columns("u4", "stage_class", "always_zero")]
 )
-PAIR = extend_dtype(
-    PAIR_KEY,
-    (
-        ("packets", "u8"),
-        ("first_seen", "u8"),
-        ("last_seen", "u8"),
-        ("latency", f"({PAIR_BUCKETS.count},)u4"),
-    ),
-)
+_PAIR_COUNTS = columns("u8", "packets", "first_seen", "last_seen")
+PAIR = extend_dtype(PAIR_KEY, (*_PAIR_COUNTS, ("latency", f"({PAIR_BUCKETS.count},)u4")))
 """A pair: its key, with the stage above the 8 bits of the class; when it was first and last seen, in ticks."""
 
 _SKB = {name: name for name in ("protocol", "tstamp", "data", "head", "network_header", "sk", "cb")}
@@ -131,33 +125,24 @@ _MECHANISMS = {
 FALLBACKS = {stage: Fallbacks(HOOKS[stage], mechanisms) for stage, mechanisms in _MECHANISMS.items()}
 """The hook and mechanisms of each stage."""
 
-_TRACING = tuple(
-    dict.fromkeys(
-        program
-        for mechanisms in _MECHANISMS.values()
-        for mechanism in mechanisms
-        for program in mechanism.programs
-        if not program.startswith(f"{_KPROBE}__")
-    )
-)
-_PROBED = tuple(dict.fromkeys(f"{_KPROBE}__{program}" for program, _ in _AT_FUNCTIONS))
+_PROGRAMS = {
+    loaded_as(program): program.startswith(f"{_KPROBE}__")
+    for mechanisms in _MECHANISMS.values()
+    for mechanism in mechanisms
+    for program in mechanism.programs
+}
+"""The programs, and whether each runs at kprobes."""
 _HOOKS = (
     "netif_rx", "netif_receive_skb", "tcp_probe", "udp_queued", "copied", "udp_read", "net_dev_queue",
     "net_dev_start_xmit", "kfree_skb", "set_state", "ip_begins", "ip_ends",
 )  # fmt: skip
 
 
-def pair_sets(pairs_max: int = PAIRS_MAX) -> tuple[int, int]:
-    """Return the number of sets in each partition of the pair table, and the number of partitions: one per CPU."""
-    parts = maps.possible_cpus()
-    return max(1, pairs_max // SET_ENTRIES // parts), parts
-
-
 def program_text(followed_max: int = FOLLOWED_MAX, pairs_max: int = PAIRS_MAX) -> ProgramText:
     """Return the programs that measure all stages. The kernel may refuse any of them."""
-    sets, parts = pair_sets(pairs_max)
+    sets, parts = partition(pairs_max, SET_ENTRIES)
     has_kprobes = kprobes.KPROBES.exists()
-    functions = with_types((*_TRACING, *(_PROBED if has_kprobes else ())))
+    functions = with_types(name for name, is_probe in _PROGRAMS.items() if has_kprobes or not is_probe)
     layouts = (("settings", SETTINGS), ("packet", PACKET), ("counts", COUNTS), ("key", PAIR_KEY))
     return ProgramText(
         sources=(str(Path(__file__).with_name("latency.bpf.c")),),

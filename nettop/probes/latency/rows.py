@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build the rows of the latency lens from the counts."""
+"""The programs' counts by stage and class, the packets now in each stage, and the rows of the latency lens."""
 
 from __future__ import annotations
 
+import mmap
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
+from nettop.kernel.bpf import maps
+from nettop.kernel.bpf.program import Program
 from nettop.kernel.bpf.set_table import SetTable, mix
-from nettop.probes.latency.programs import CLASSES, TERMS
+from nettop.probes.latency.programs import CLASSES, COUNTED_STAGES, COUNTS, FOLLOWED_SET, SET_ENTRIES, TERMS
 from nettop.snapshots.arrays import Array, take_rows
 from nettop.snapshots.connections import FAMILIES as SOCKET_FAMILIES
 from nettop.snapshots.connections import PROTOCOLS as SOCKET_PROTOCOLS
@@ -47,41 +50,80 @@ UNKNOWN_TERMS = dict.fromkeys((WIRE_IP, WIRE_SOCKET, WIRE_APP), ("dropped", "wai
 never get there."""
 _CLASS_BITS, _BUCKET_BITS = 8, 10
 """Bits of a row's ID for its class and its bucket, below its stage."""
+_STALE_NS = 20 * 10**9
+"""A packet that spent longer in a stage than a histogram covers will not be seen again."""
+_TOP_BYTE = np.uint64(56)
+_SHAPE = (COUNTED_STAGES, CLASSES)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Counts:
-    """The counts, as COUNTS by stage and class, and the packets now in each stage. RTT is in neither: `rtts` has its
-    histograms by class. `measured` are the stages that have a mechanism."""
-
-    counts: Array
-    waiting: Array
-    rtts: Array
-    measured: frozenset[int]
-    taken_ns: int
+def no_class_rows() -> Array:
+    """Return empty rows of the protocol table, without their labels, by stage and class."""
+    return np.zeros((len(STAGES), CLASSES), PROTOCOL_TABLE.dtype)
 
 
-def rtt_histograms(sockets: Rows | None = None) -> Array:
+class CountsTable:
+    """The counts of a loaded program, readable until `close`."""
+
+    def __init__(self, program: Program, followed_max: int) -> None:
+        self._program = program
+        self._sets = followed_max // SET_ENTRIES
+        self._memory = mmap.mmap(
+            program.maps["followed"], self._sets * FOLLOWED_SET.itemsize, mmap.MAP_SHARED
+        )
+        self._stale = np.zeros(_SHAPE, np.uint64)
+
+    def read(self) -> Array:
+        """Return the counts and the number of packets now in each stage, as class rows. RTT is not counted here."""
+        rows = no_class_rows()
+        counted = rows[:COUNTED_STAGES]
+        counted["waiting"] = self._read_waiting()
+        places = np.arange(COUNTED_STAGES * CLASSES, dtype=np.uint32)
+        each = np.dtype((COUNTS, (maps.possible_cpus(),)))
+        by_cpu, _ = maps.read_each(self._program.maps["counted"], places, each)
+        for name in COUNTS.names or ():
+            counted[name] = by_cpu[name].sum(axis=1, dtype=np.uint64).reshape(counted[name].shape)
+        counted["unmatched"] += self._stale
+        return rows
+
+    def _read_waiting(self) -> Array:
+        """Return the total weight of followed packets by stage and class. Stop following packets that will not be seen
+        again, and count them as unmatched."""
+        sets = np.frombuffer(self._memory, FOLLOWED_SET, self._sets)
+        keys = sets["keys"].copy()
+        at = np.nonzero(keys >> _TOP_BYTE)  # a claimed entry has no stage
+        keys, packets = keys[at], sets["packets"][at]
+        now, since = time.monotonic_ns(), packets["since"].astype(np.int64)
+        is_stale = since < now - _STALE_NS
+        waiting = np.zeros(_SHAPE, np.uint64)
+        # While an entry is written, its class may still be the previous packet's.
+        places = (
+            (keys >> _TOP_BYTE).astype(np.intp) - 1,
+            np.minimum(packets["class"], CLASSES - 1).astype(np.intp),
+        )
+        np.add.at(waiting, tuple(of[~is_stale] for of in places), packets["weight"][~is_stale])
+        np.add.at(self._stale, tuple(of[is_stale] for of in places), packets["weight"][is_stale])
+        sets["keys"][tuple(of[is_stale] for of in at)] = 0
+        return waiting
+
+    def close(self) -> None:
+        """Unmap the table."""
+        self._memory.close()
+
+
+def rtt_histograms(sockets: Rows) -> Array:
     """Return histograms of the round-trip times of established connections, shape (classes, buckets)."""
+    rows = sockets.array
+    has_rtt = (rows["protocol"] == _TCP) & (rows["state"] == _ESTABLISHED) & known(rows["rtt_us"])
+    places = BUCKETS.places(rows["rtt_us"][has_rtt] * 1000.0)
     histograms = np.zeros((CLASSES, BUCKETS.count), np.uint64)
-    if sockets is not None:
-        rows = sockets.array
-        has_rtt = (rows["protocol"] == _TCP) & (rows["state"] == _ESTABLISHED) & known(rows["rtt_us"])
-        is_v6 = rows["family"][has_rtt] == _V6
-        places = BUCKETS.places(rows["rtt_us"][has_rtt] * 1000.0)
-        np.add.at(histograms, (_TCP_CLASS + is_v6, places), 1)
+    np.add.at(histograms, (_TCP_CLASS + (rows["family"][has_rtt] == _V6), places), 1)
     return histograms
 
 
-def _class_rows(counted: Counts) -> Array:
-    """Return rows of the protocol table, shape (stages, classes), without their labels."""
-    rows = np.zeros((len(STAGES), CLASSES), PROTOCOL_TABLE.dtype)
-    for name in (*TERMS, "latency"):
-        rows[name][:RTT] = counted.counts[name]
-    rows["waiting"][:RTT] = counted.waiting
-    rows["latency"][RTT] = counted.rtts
-    rows["seen"][RTT] = rows["matched"][RTT] = counted.rtts.sum(axis=1)
-    return rows
+def add_rtts(rows: Array, rtts: Array) -> None:
+    """Add the histograms of round-trip times to class rows."""
+    rows["latency"][RTT] = rtts
+    rows["seen"][RTT] = rows["matched"][RTT] = rtts.sum(axis=1)
 
 
 def _mark_unknown(rows: Array, measured: frozenset[int]) -> None:
@@ -93,29 +135,28 @@ def _mark_unknown(rows: Array, measured: frozenset[int]) -> None:
             rows[name][of_stage] = unknown_value(rows.dtype[name])
 
 
-def stage_rows(counted: Counts) -> Rows:
-    """Return a row for each stage, measured or not."""
+def stage_rows(classes: Array, measured: frozenset[int], taken_ns: int) -> Rows:
+    """Return a row for each stage, the sum of its class rows. `measured` are the stages that have a mechanism."""
     rows = np.zeros(len(STAGES), STAGE_TABLE.dtype)
     rows["id"] = rows["stage"] = list(STAGES)
-    classes = _class_rows(counted)
     for name in (*TERMS, "waiting", "latency"):
         rows[name] = classes[name].sum(axis=1, dtype=np.uint64)
-    _mark_unknown(rows, counted.measured)
-    return Rows(STAGE_TABLE, rows, {}, counted.taken_ns)
+    _mark_unknown(rows, measured)
+    return Rows(STAGE_TABLE, rows, {}, taken_ns)
 
 
-def protocol_rows(counted: Counts) -> Rows:
+def protocol_rows(classes: Array, measured: frozenset[int], taken_ns: int) -> Rows:
     """Return a row for each protocol and family that a measured stage has seen."""
-    rows = _class_rows(counted)
+    rows = classes.copy()
     rows["stage"] = np.arange(len(STAGES))[:, None]
     rows["protocol"], rows["family"] = np.divmod(np.arange(CLASSES), len(FAMILIES))
     # Above the IDs of stage rows, so that a key identifies its table.
     rows["id"] = rows["stage"].astype(np.uint64) + np.uint64(1) << np.uint64(_CLASS_BITS)
     rows["id"] |= np.arange(CLASSES, dtype=np.uint64)
     rows = take_rows(rows.reshape(-1), np.flatnonzero(rows["seen"]))
-    rows = take_rows(rows, np.flatnonzero(np.isin(rows["stage"], list(counted.measured))))
-    _mark_unknown(rows, counted.measured)
-    return Rows(PROTOCOL_TABLE, rows, {}, counted.taken_ns)
+    rows = take_rows(rows, np.flatnonzero(np.isin(rows["stage"], list(measured))))
+    _mark_unknown(rows, measured)
+    return Rows(PROTOCOL_TABLE, rows, {}, taken_ns)
 
 
 def stage_of(key: int) -> int | None:

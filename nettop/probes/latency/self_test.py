@@ -7,8 +7,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from nettop.selftest.datagrams import compare_datagrams
-from nettop.selftest.paths import IP_VERSIONS, TrafficPath
+from nettop.selftest.paths import IP_VERSIONS, TrafficPath, compare_datagrams
 from nettop.selftest.result import SelfTestResult
 from nettop.snapshots.latency import (
     HOOKS,

@@ -13,7 +13,7 @@ import numpy as np
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf.iterator import Iterator, RowBuffer
 from nettop.kernel.bpf.mechanisms import Mechanism, check_chosen
-from nettop.kernel.bpf.program import Loader
+from nettop.kernel.bpf.program import Loader, Program
 from nettop.kernel.bpf.set_table import SetTable
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import Processes
@@ -49,7 +49,6 @@ from nettop.probes.services.rows import (
 )
 from nettop.probes.services.slots import ServiceSlots
 from nettop.probes.services.usual import UsualTimes
-from nettop.snapshots.arrays import Array
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.left_rows import ENDED, LeftRows
 from nettop.snapshots.services import (
@@ -71,97 +70,6 @@ def make_probe(host: Host | None = None) -> Services:
     return Services(host)
 
 
-class Watch:
-    """The programs that watch connections, attached until `close`."""
-
-    def __init__(self, loader: Loader, mechanism: Mechanism) -> None:
-        """Load and attach the mechanism's programs, and start to watch existing connections.
-
-        Raises NettopError or OSError on failure.
-        """
-        self._by_address = mechanism in BY_ADDRESS
-        self._opened = ExitStack()
-        with ExitStack() as opened:
-            loader.request(program_text(self._by_address))
-            self.program = program = loader.answer()
-            opened.callback(program.close)
-            self._services = self._mapped(opened, "services", SERVICE, SERVICES_MAX)
-            self._tallies = self._mapped(opened, "tallies", TALLY, SERVICES_MAX * partitions())
-            self._whole = self._mapped(opened, "whole", TOTALS, 1)
-            self._clients = SetTable(program.maps["clients"], CLIENTS_MAX, CLIENT, CLIENT_KEY)
-            opened.callback(self._clients.close)
-            self._buffer = RowBuffer()
-            walk = Iterator(program.functions[WALK], CONNECTION)
-            opened.callback(walk.close)
-            self._rows = walk
-            if not self._by_address:
-                self._rows = Iterator(program.functions[ROWS], CONNECTION, program.maps["turns"])
-                opened.callback(self._rows.close)
-            self._slots = ServiceSlots(program.maps, self._services, self._tallies)
-            # Whether a connection is served or used must be known before a call on it is seen.
-            attach_program(program, loader, CHANGES, opened)
-            self._walk(walk, LISTENERS_PHASE)
-            for name in mechanism.programs:
-                attach_program(program, loader, name, opened)
-            self._walk(walk, CONNECTIONS_PHASE)
-            self._set_phase(ROWS_PHASE)
-            attached = [loaded_as(name) for name in mechanism.programs]
-            program.keep_only([CHANGES, WALK, ROWS, *attached])
-            self._opened.push(opened.pop_all())
-
-    def _mapped(self, opened: ExitStack, name: str, dtype: np.dtype[np.void], count: int) -> mmap.mmap:
-        memory = mmap.mmap(self.program.maps[name], count * dtype.itemsize)
-        opened.callback(memory.close)
-        return memory
-
-    def _walk(self, walk: Iterator, phase: int) -> None:
-        self._set_phase(phase)
-        walk.read(self._buffer)
-
-    def _set_phase(self, phase: int) -> None:
-        bpf.set_element(self.program.maps["phase"], bytes(4), np.uint32(phase).tobytes())
-
-    def read(self) -> Counts:
-        """Return the counts, and the connections that are watched now."""
-        taken = int(self.totals()["taken"][0])
-        count = min(FIRST_SLOT + taken, SERVICES_MAX)
-        parts = partitions()
-        services = np.frombuffer(self._services, SERVICE, count).copy()
-        each = np.frombuffer(self._tallies, TALLY, count * parts).reshape(count, parts)
-        tallies = np.zeros(count, TALLY)
-        for name in TALLY.names or ():
-            tallies[name] = each[name].sum(axis=1)
-        del each
-        connections = self._rows.read(self._buffer).copy()
-        # A descriptor held by several processes leads to the same connection.
-        if self._by_address:
-            connections = connections[np.unique(connections["id"], return_index=True)[1]]
-        now_ns = time.monotonic_ns()
-        numbers = self._slots.numbers(count)
-        left = self._slots.choose_leaving(
-            services, tallies, connections["service"], taken=taken, now_ns=now_ns
-        )
-        self._slots.release(left)
-        return Counts(
-            services,
-            numbers,
-            tallies,
-            numbers[left],
-            self._clients.read(),
-            connections,
-            now_ns,
-            time.time_ns(),
-        )
-
-    def totals(self) -> Array:
-        """Return the totals of all services: one TOTALS."""
-        return np.frombuffer(self._whole, TOTALS, 1).copy()
-
-    def close(self) -> None:
-        """Detach; a second call is a no-op."""
-        self._opened.close()
-
-
 class Services(Probe):
     """The source of the services lens; see nettop.snapshots.source.Source.
 
@@ -172,12 +80,15 @@ class Services(Probe):
 
     def __init__(self, host: Host | None = None) -> None:
         super().__init__(host)
-        self._watch: Watch | None = None
+        self._program: Program | None = None
         self._status: HookStatus | None = None
         self._processes = Processes(self._host)
         self._usual = UsualTimes()
         self._withheld = Withheld()
         self._ended = LeftRows(SERVICES, "process", ENDED)
+        self._buffer = RowBuffer()
+
+    # --- attaching ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Attach the best mechanism. Raises UsageError for an unknown one."""
@@ -187,16 +98,53 @@ class Services(Probe):
             self._status = self._attach_best(FALLBACKS, partial(self._attach, loader))
 
     def _attach(self, loader: Loader, mechanism: Mechanism) -> None:
+        """Load and attach the mechanism's programs, and start to watch existing connections."""
         self._host.require_bpf()
-        self._watch = Watch(loader, mechanism)
-        self._opened.callback(self._watch.close)
-        self._programs.append(self._watch.program)
+        self._by_address = mechanism in BY_ADDRESS
+        with ExitStack() as opened:
+            loader.request(program_text(self._by_address))
+            program = loader.answer()
+            opened.callback(program.close)
+            self._open_maps(program, opened)
+            self._rows = walk = Iterator(program.functions[WALK], CONNECTION)
+            opened.callback(walk.close)
+            if not self._by_address:
+                self._rows = Iterator(program.functions[ROWS], CONNECTION, program.maps["turns"])
+                opened.callback(self._rows.close)
+            # Whether a connection is served or used must be known before a call on it is seen.
+            attach_program(program, loader, CHANGES, opened)
+            _set_phase(program, LISTENERS_PHASE)
+            walk.read(self._buffer)
+            for name in mechanism.programs:
+                attach_program(program, loader, name, opened)
+            _set_phase(program, CONNECTIONS_PHASE)
+            walk.read(self._buffer)
+            _set_phase(program, ROWS_PHASE)
+            program.keep_only([CHANGES, WALK, ROWS, *map(loaded_as, mechanism.programs)])
+            self._opened.push(opened.pop_all())
+        self._program = program
+        self._programs.append(program)
 
-    def read(self, taken_ns: int) -> Snapshot:  # noqa: ARG002 - the watch takes its own time
+    def _open_maps(self, program: Program, opened: ExitStack) -> None:
+        self._services, self._tallies, self._whole = (
+            opened.enter_context(mmap.mmap(program.maps[name], count * dtype.itemsize))
+            for name, dtype, count in (
+                ("services", SERVICE, SERVICES_MAX),
+                ("tallies", TALLY, SERVICES_MAX * partitions()),
+                ("whole", TOTALS, 1),
+            )
+        )
+        self._clients = SetTable(program.maps["clients"], CLIENTS_MAX, CLIENT, CLIENT_KEY)
+        opened.callback(self._clients.close)
+        self._slots = ServiceSlots(program.maps, self._services, self._tallies)
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def read(self, taken_ns: int) -> Snapshot:  # noqa: ARG002 - the counts have a time of their own
         """Return the response times since the start, and the requests that are waiting."""
         tables, ended, counts, lost = {}, {}, {}, {}
-        if self._watch is not None:
-            counted, whole = self._watch.read(), self._watch.totals()
+        if self._program is not None:
+            counted, whole = self._read_counts(), np.frombuffer(self._whole, TOTALS)[0].copy()
             self.namespaces.follow(frozenset())
             rows, left = (
                 self.namespaces.with_names(each)
@@ -210,14 +158,14 @@ class Services(Probe):
             tables[CONNECTIONS.name] = connections = self.namespaces.with_names(connections)
             tables[WAITING.name] = waiting_rows(connections)
             counts = {
-                CLIENTS_EVICTED: int(whole["evicted"][0]),
-                UNLISTED_FAILURES: int(whole["unlisted_failures"][0]),
+                CLIENTS_EVICTED: int(whole["evicted"]),
+                UNLISTED_FAILURES: int(whole["unlisted_failures"]),
             }
             lost = {
-                "skipped calls": skipped_runs(self._watch.program),
-                "unwatched": int(whole["unwatched"][0]),
-                WITHOUT_SLOT: int(whole["without_place"][0]),
-                WITHOUT_CLIENT: int(whole["without_client"][0]),
+                "skipped calls": skipped_runs(self._program),
+                "unwatched": int(whole["unwatched"]),
+                WITHOUT_SLOT: int(whole["without_place"]),
+                WITHOUT_CLIENT: int(whole["without_client"]),
             }
         return Snapshot(
             LENS.id,
@@ -229,6 +177,33 @@ class Services(Probe):
             hooks=(self._required(self._status),),
         )
 
+    def _read_counts(self) -> Counts:
+        """Return the counts, and the connections that are watched now."""
+        taken = int(np.frombuffer(self._whole, TOTALS)[0]["taken"])
+        count, parts = min(FIRST_SLOT + taken, SERVICES_MAX), partitions()
+        services = np.frombuffer(self._services, SERVICE, count).copy()
+        each = np.frombuffer(self._tallies, TALLY, count * parts).reshape(count, parts)
+        tallies = np.zeros(count, TALLY)
+        for name in TALLY.names or ():
+            tallies[name] = each[name].sum(axis=1)
+        del each
+        connections = self._rows.read(self._buffer).copy()
+        # A descriptor held by several processes leads to the same connection.
+        if self._by_address:
+            connections = connections[np.unique(connections["id"], return_index=True)[1]]
+        now_ns, numbers = time.monotonic_ns(), self._slots.numbers(count)
+        left = self._slots.choose_leaving(
+            services, tallies, connections["service"], taken=taken, now_ns=now_ns
+        )
+        self._slots.release(left)
+        clients = self._clients.read()
+        return Counts(services, numbers, tallies, numbers[left], clients, connections, now_ns, time.time_ns())
+
     def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - the same for every row
         """Return the mechanism by which calls are seen."""
         return {"Mechanism": str(self._status)} if self._status is not None else {}
+
+
+def _set_phase(program: Program, phase: int) -> None:
+    """Choose what the next walk over descriptors does."""
+    bpf.set_element(program.maps["phase"], bytes(4), np.uint32(phase).tobytes())

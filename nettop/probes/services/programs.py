@@ -12,7 +12,7 @@ from nettop.kernel.bpf.btf import Slice
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism
 from nettop.kernel.bpf.pid_namespace import defines as pid_defines
 from nettop.kernel.bpf.program import ProgramText
-from nettop.kernel.bpf.rows import extend_dtype, row_header
+from nettop.kernel.bpf.rows import columns, extend_dtype, row_header
 from nettop.kernel.bpf.ticks import us_per_tick
 from nettop.kernel.host.facts import Host
 from nettop.probes.probe import loaded_as, with_types
@@ -40,8 +40,7 @@ KEY = np.dtype(
         ("user", "S16"),
         ("netns", "u4"),
         ("port", "u2"),
-        ("side", "u1"),
-        ("zero", "u1"),
+        *columns("u1", "side", "zero"),
     ]
 )
 """Identity of a service: where it listens, and the name of the process that serves or uses it."""
@@ -53,67 +52,27 @@ LISTENER = np.dtype([("address", "u8", (2,)), ("netns", "u4"), ("port", "u4")])
 SERVICE = extend_dtype(KEY, (("began_at", "u8"), *_PROCESS))
 """A service, and the process that serves or uses it: the listener's until a connection is accepted."""
 SUMS = (
-    "response_ns",
-    "request_bytes",
-    "answer_bytes",
-    "transfer_ns",
-    "unanswered",
-    "unanswered_ns",
-    "closed",
-    "overlaps",
-    "pushes",
-    "replies",
-    "failed_connects",
-    "refused",
-)
+    "response_ns", "request_bytes", "answer_bytes", "transfer_ns", "unanswered", "unanswered_ns", "closed", "overlaps",
+    "pushes", "replies", "failed_connects", "refused",
+)  # fmt: skip
 HISTOGRAMS = ("response", "queued", "service_time")
-TALLY = np.dtype([*((name, "u8") for name in SUMS), *((name, "u8", (BUCKETS.count,)) for name in HISTOGRAMS)])
+TALLY = np.dtype([*columns("u8", *SUMS), *((name, "u8", (BUCKETS.count,)) for name in HISTOGRAMS)])
 """Counters of a service, in one of the partitions."""
-CLIENT_KEY = np.dtype([("address", "u8", (2,)), ("service", "u4"), ("zero", "u4")])
-CLIENT = extend_dtype(
-    CLIENT_KEY,
-    (
-        ("first_seen", "u8"),
-        ("last_seen", "u8"),
-        ("open", "u8"),
-        ("response_ns", "u8"),
-        ("response", f"({CLIENT_BUCKETS.count},)u8"),
-    ),
-)
+CLIENT_KEY = np.dtype([("address", "u8", (2,)), *columns("u4", "service", "zero")])
+_CLIENT_COUNTS = columns("u8", "first_seen", "last_seen", "open", "response_ns")
+CLIENT = extend_dtype(CLIENT_KEY, (*_CLIENT_COUNTS, ("response", f"({CLIENT_BUCKETS.count},)u8")))
 TOTALS = np.dtype(
-    [
-        (name, "u8")
-        for name in (
-            "taken",
-            "without_place",
-            "without_client",
-            "evicted",
-            "unwatched",
-            "unlisted_failures",
-        )
-    ]
+    [*columns("u8", "taken", "without_place", "without_client", "evicted", "unwatched", "unlisted_failures")]
 )
 CONNECTION = np.dtype(
     [
         ("local_address", "u8", (2,)),
         ("remote_address", "u8", (2,)),
-        ("id", "u8"),
-        ("open_since", "u8"),
-        ("answers", "u8"),
-        ("response_ns", "u8"),
-        ("start_time", "u8"),
-        ("css_set", "u8"),
+        *columns("u8", "id", "open_since", "answers", "response_ns", "start_time", "css_set"),
         ("comm", "S16"),
-        ("service", "u4"),
-        ("netns", "u4"),
-        ("pid", "u4"),
-        ("cgroup_id", "u4"),
-        ("local_port", "u2"),
-        ("remote_port", "u2"),
-        ("side", "u1"),
-        ("was_read", "u1"),
-        ("has_owner", "u1"),
-        ("is_inferred", "u1"),
+        *columns("u4", "service", "netns", "pid", "cgroup_id"),
+        *columns("u2", "local_port", "remote_port"),
+        *columns("u1", "side", "was_read", "has_owner", "is_inferred"),
     ]
 )
 """A watched connection. `open_since` is when its open request arrived (CLOCK_MONOTONIC); 0 without one."""
@@ -130,9 +89,10 @@ _COMMON = (
     "skc_family", "skc_state", "skc_num", "skc_dport", "skc_daddr", "skc_rcv_saddr", "skc_v6_daddr",
     "skc_v6_rcv_saddr", "skc_net", "skc_flags", "skc_cookie",
 )  # fmt: skip
+_SOCK = ("sk_protocol", "sk_max_ack_backlog", "sk_err", "sk_shutdown")
 _TCP = (
     "write_seq", "snd_nxt", "snd_una", "rcv_nxt", "rcv_wup", "copied_seq", "tcp_wstamp_ns", "delivered_mstamp",
-    "srtt_us", "chrono_start", "data_segs_in", "data_segs_out",
+    "srtt_us", "chrono_start", "chrono_stat", "data_segs_in", "data_segs_out",
 )  # fmt: skip
 _SLICES = (
     *process_columns.SLICES,
@@ -143,27 +103,21 @@ _SLICES = (
     Slice(
         "sock",
         {name: f"__sk_common.{name}" for name in _COMMON}
-        | {
-            "sk_protocol": "sk_protocol",
-            "sk_lock_owned": "sk_lock.owned",
-            "sk_max_ack_backlog": "sk_max_ack_backlog",
-            "sk_err": "sk_err",
-            "sk_shutdown": "sk_shutdown",
-        },
+        | {name: name for name in _SOCK}
+        | {"sk_lock_owned": "sk_lock.owned"},
         {},
     ),
     Slice(
         "tcp_sock",
-        {
-            **{name: name for name in _TCP},
-            "skc_flags": "inet_conn.icsk_inet.sk.__sk_common.skc_flags",
-            "received_at": "inet_conn.icsk_ack.lrcvtime",
-            "sent_at": "lsndtime",
-            "chrono_stat": "chrono_stat",
-        },
+        {name: name for name in _TCP}
+        | {"skc_flags": "inet_conn.icsk_inet.sk.__sk_common.skc_flags"}
+        | {"received_at": "inet_conn.icsk_ack.lrcvtime", "sent_at": "lsndtime"},
         {},
     ),
 )
+_MAPS = (
+    "turns", "listening", "known", "numbers", "given", "services", "tallies", "clients", "whole", "phase",
+)  # fmt: skip
 
 # --- hooks --------------------------------------------------------------------------------------------------------
 
@@ -189,35 +143,19 @@ def program_text(by_address: bool = False) -> ProgramText:
     """Return the programs that watch connections."""
     hooks = with_types(map(loaded_as, _KPROBE) if by_address else _TRACEPOINTS + _FENTRY)
     always = (CHANGES, WALK) if by_address else (CHANGES, WALK, ROWS)
-    layouts = (
-        ("owner", OWNER),
-        ("listener", LISTENER),
-        ("key", KEY),
-        ("tally", TALLY),
-        ("client_key", CLIENT_KEY),
-        ("whole", TOTALS),
-        ("connection", CONNECTION),
-    )
+    layouts = {
+        "owner": OWNER, "listener": LISTENER, "key": KEY, "tally": TALLY, "client_key": CLIENT_KEY, "whole": TOTALS,
+        "connection": CONNECTION,
+    }  # fmt: skip
     return ProgramText(
         sources=(*process_columns.SOURCES, str(Path(__file__).with_name("services.bpf.c"))),
         header="#include <linux/types.h>\n"
-        + "".join(row_header(name, dtype) for name, dtype in layouts)
+        + "".join(row_header(name, dtype) for name, dtype in layouts.items())
         + row_header("service", SERVICE, ("key", KEY))
         + row_header("client", CLIENT, ("client_key", CLIENT_KEY)),
         slices=_SLICES,
         functions=hooks | with_types(always),
-        maps=(
-            "turns",
-            "listening",
-            "known",
-            "numbers",
-            "given",
-            "services",
-            "tallies",
-            "clients",
-            "whole",
-            "phase",
-        ),
+        maps=_MAPS,
         defines={
             "SERVICES_MAX": SERVICES_MAX,
             "PARTITIONS": partitions(),

@@ -141,13 +141,11 @@ def client_rows(counted: Counts, services: Rows) -> Rows:
     entries, hashes, starts = counted.clients
     rows = _unknown_rows(len(starts), CLIENTS.dtype)
     heads = take_rows(entries, starts)
-    first_seen = np.minimum.reduceat(entries["first_seen"], starts) if len(starts) else heads["first_seen"]
-    rows["id"] = row_ids(mix(hashes[starts], first_seen))
+    rows["id"] = row_ids(mix(hashes[starts], np.minimum.reduceat(entries["first_seen"], starts)))
     rows["service"] = heads["service"]
     rows["client"] = _addresses(heads["address"])
-    if len(starts):
-        for name in ("response", "response_ns"):
-            rows[name] = np.add.reduceat(entries[name], starts, axis=0)
+    for name in ("response", "response_ns"):
+        rows[name] = np.add.reduceat(entries[name], starts, axis=0)
     rows["answers"] = rows["response"].sum(axis=1)
     at = positions(rows["service"], services.array["id"])
     is_known = at >= 0  # the others belong to services that left

@@ -30,28 +30,22 @@ _USUAL_MIN_VALUES = 3
 """Minimum earlier values for a usual p99."""
 
 
-class _Histograms(NamedTuple):
-    """Cumulative histograms of services at a reading, by ID in ascending order."""
+class _Kept(NamedTuple):
+    """Values of services at a reading, by ID in ascending order."""
 
     taken_ns: int
     ids: Array
-    counts: Array
-
-
-class _Recent(NamedTuple):
-    """The p99 of services in the seconds before a reading, by ID in ascending order: ns, NaN if unknown."""
-
-    taken_ns: int
-    ids: Array
-    p99: Array
+    values: Array
 
 
 class UsualTimes:
     """Response times of services in the last minutes."""
 
     def __init__(self) -> None:
-        self._histograms: deque[_Histograms] = deque()
-        self._recent: deque[_Recent] = deque()
+        self._histograms: deque[_Kept] = deque()
+        """Cumulative histograms."""
+        self._recent: deque[_Kept] = deque()
+        """The p99 in the seconds before a reading: ns, NaN if unknown."""
 
     def set_columns(self, rows: Array, taken_ns: int) -> None:
         """Set the columns recent_p99, usual_p99 and speed of rows, which are sorted by ID.
@@ -66,8 +60,9 @@ class UsualTimes:
         rows["speed"] = _speeds(recent, usual, rows["oldest"])
         if self._histograms and taken_ns - self._histograms[-1].taken_ns < KEPT_EVERY_S * 1e9:
             return
-        self._histograms.append(_Histograms(taken_ns, rows["id"].copy(), rows["response"].copy()))
-        self._recent.append(_Recent(taken_ns, rows["id"].copy(), recent))
+        ids = rows["id"].copy()
+        self._histograms.append(_Kept(taken_ns, ids, rows["response"].copy()))
+        self._recent.append(_Kept(taken_ns, ids, recent))
         while len(self._histograms) > 1 and taken_ns - self._histograms[1].taken_ns >= RECENT_S * 1e9:
             self._histograms.popleft()
         while taken_ns - self._recent[0].taken_ns > USUAL_S * 1e9:
@@ -79,7 +74,7 @@ class UsualTimes:
         earlier = [kept for kept in self._histograms if taken_ns - kept.taken_ns >= RECENT_S * 1e9]
         if earlier:
             at = positions(rows["id"], earlier[-1].ids)
-            added[at >= 0] = growth(added[at >= 0], earlier[-1].counts[at[at >= 0]])
+            added[at >= 0] = growth(added[at >= 0], earlier[-1].values[at[at >= 0]])
         p99 = np.full(len(rows), np.nan)
         is_enough = added.sum(axis=1) >= _RECENT_MIN_ANSWERS
         p99[is_enough] = BUCKETS.quantiles(added[is_enough], 0.99)
@@ -91,7 +86,7 @@ class UsualTimes:
         for kept in self._recent:
             if taken_ns - kept.taken_ns >= RECENT_S * 1e9:
                 p99, at = np.full(len(rows), np.nan), positions(rows["id"], kept.ids)
-                p99[at >= 0] = kept.p99[at[at >= 0]]
+                p99[at >= 0] = kept.values[at[at >= 0]]
                 values.append(p99)
         table = np.stack(values)
         table[:, np.isfinite(table).sum(axis=0) < _USUAL_MIN_VALUES] = np.nan
