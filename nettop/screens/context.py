@@ -18,10 +18,9 @@ from nettop.screens.history import HistogramHistory, TotalsHistory
 from nettop.settings import Settings
 from nettop.snapshots import lenses, view_name
 from nettop.snapshots.safe_text import safe_text
-from nettop.snapshots.schema import Lens, Option, Table, V
+from nettop.snapshots.schema import Lens, Option, Table
 from nettop.snapshots.snapshot import Frame
 
-INTERVALS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 AVERAGES_S = (2.0, 10.0, 40.0)
 
 
@@ -49,14 +48,17 @@ class Frozen(NamedTuple):
     at: float
 
 
-@dataclass
 class LensState:
-    """State shared by the tables of a lens."""
+    """State shared by the screens of a lens's tables."""
 
-    filter_text: str = ""
-    frozen: Frozen | None = None
-    chosen: Mapping[str, object] = field(default_factory=dict)
-    """Values of the lens's `common` fields in the selected row; None where unknown."""
+    def __init__(self, lens: Lens) -> None:
+        self.filter_text = ""
+        self.frozen: Frozen | None = None
+        self.chosen: Mapping[str, object] = {}
+        """Values of the lens's `common` fields in the selected row; None where unknown."""
+        self.totals = TotalsHistory(lens.main)
+        self.histograms: dict[str, HistogramHistory] = {}
+        """Histories of the tables' histograms, by the tables' names."""
 
 
 @dataclass
@@ -93,12 +95,6 @@ class ScreenContext:
     lens_states: dict[str, LensState] = field(default_factory=dict)
     """State shared by the tables of each lens, by id."""
 
-    histories: dict[str, TotalsHistory] = field(default_factory=dict)
-    """Histories of the lenses' totals, by id."""
-
-    histograms: dict[str, HistogramHistory] = field(default_factory=dict)
-    """Histories of the tables' histograms, by the tables' names for --view."""
-
     loaded: LoadedPreferences = field(default_factory=LoadedPreferences)
     """The user's saved preferences."""
 
@@ -119,31 +115,11 @@ class ScreenContext:
 
     def lens_state(self, lens: Lens) -> LensState:
         """Return the state shared by the tables of a lens."""
-        return self.lens_states.setdefault(lens.id, LensState())
-
-    def history(self, lens: Lens) -> TotalsHistory:
-        """Return the history of a lens's totals, shared by the screens of its tables."""
-        return self.histories.setdefault(lens.id, TotalsHistory(lens.main))
-
-    def histogram_history(self, lens: Lens, table: Table) -> HistogramHistory:
-        """Return the history of a table's histograms, shared by the screens of its lens."""
-        return self.histograms.setdefault(view_name(lens, table), HistogramHistory(table))
+        return self.lens_states.setdefault(lens.id, LensState(lens))
 
     def works(self, lens: Lens) -> bool:
         """Return False for a lens that was tried and cannot work for this user on this host."""
         return not isinstance(self.session.bus.failure(lens.id), PermissionMissing | Unsupported)
-
-    def cpu_share(self) -> float | None:
-        """Return nettop's own recent CPU time as a share of one CPU, or None before it was measured."""
-        return (self.cost or self.session.cost)()
-
-    def next_value(self, lens: Lens, option: Option[V]) -> V:
-        """Set an option of a lens to its next step, wrapping around, and return the value."""
-        now = self.options.get(option, option.default)
-        at = option.steps.index(now) + 1 if now in option.steps else 0
-        self.options[option] = value = option.steps[at % len(option.steps)]
-        self.session.change(lens.id, lambda options: options.with_value(option, value))
-        return value
 
     @property
     def is_averaging(self) -> bool:
@@ -155,17 +131,6 @@ class ScreenContext:
         """The next of `AVERAGES_S` that is longer than the interval; 0 after the last."""
         current_s = max(self.average_s, self.session.interval_s)
         return next((seconds for seconds in AVERAGES_S if seconds > current_s), 0.0)
-
-    def change_average(self) -> None:
-        """Switch to the next averaging time, and take a new sample."""
-        self.average_s = self.next_average_s
-        self.session.bus.average_over(self.average_s)
-        self.session.sample_now()
-
-    def change_unit(self) -> None:
-        """Switch rates between bits and bytes."""
-        self.in_bytes = not self.in_bytes
-        show_rates(in_bytes=self.in_bytes)
 
     def remember(self, key: str, value: str | Mapping[str, tuple[str, ...] | None]) -> None:
         """Save a choice to the user's file, if there is one. Raise NettopError if that fails."""
@@ -187,11 +152,3 @@ class ScreenContext:
 
             self.resolver = Resolver()
         self.names = self.resolver if self.names is None else None
-
-    def change_interval(self, step: int) -> None:
-        """Switch to the next longer (`step` 1) or shorter (−1) of `INTERVALS_S`."""
-        now = self.interval_s
-        others = [s for s in INTERVALS_S if (s > now if step > 0 else s < now)]
-        if others:
-            self.interval_s = min(others) if step > 0 else max(others)
-            self.session.set_interval(self.interval_s)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -23,10 +23,10 @@ from nettop.screens.textual_internals import MeasuredScreen
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Kind, Lens, Table
 from nettop.snapshots.snapshot import Snapshot
-from nettop.widgets.bar import Bar, Span, item
-from nettop.widgets.cells import fit
+from nettop.widgets.bar import Bar, item
 from nettop.widgets.columns import as_rates, declared, plan
-from nettop.widgets.page import Line, Page, wrapped
+from nettop.widgets.page import Page
+from nettop.widgets.text import Line, Span, fit, wrapped
 from nettop.widgets.themes import Background, Role
 
 _KEY_CELLS = 16
@@ -70,13 +70,46 @@ SIGNS = (
 PaletteEntry = tuple[str, str, str]
 """A label, the effect, and the action in Textual's notation."""
 
+_MOVES: list[BindingType] = [
+    Binding("up,k", "move(-1)", show=False),
+    Binding("down,j", "move(1)", show=False),
+    Binding("pageup", "move(-10)", show=False),
+    Binding("pagedown", "move(10)", show=False),
+    Binding("home", "move(-10000)", show=False),
+    Binding("end", "move(10000)", show=False),
+]
+
 
 class Dialog(MeasuredScreen[str | None], ModalScreen[str | None], inherit_bindings=False):
-    """A dialog over a lens's screen, which keeps refreshing."""
+    """A dialog over a lens's screen, which keeps refreshing. `keys` are those in its footer, with their effects."""
+
+    AUTO_FOCUS = "#page"
+    keys: ClassVar[Mapping[str, str]] = {"Esc": "close"}
 
     def __init__(self, below: LensScreen) -> None:
         super().__init__(below.context, below.lens)
         self.page = Page(id="page")
+
+    def compose(self) -> ComposeResult:
+        """Yield the widgets, then the footer, if it has keys."""
+        footer = Bar(Background.PANEL)
+        footer.show([item((key, Role.KEY), (f" {effect}", Role.DIM)) for key, effect in self.keys.items()])
+        with Vertical(id="dialog"):
+            yield from self.body()
+            if self.keys:
+                yield footer
+
+    def body(self) -> ComposeResult:
+        """Yield the widgets above the footer."""
+        yield self.page
+
+    def on_mount(self) -> None:
+        """Draw once the layout is known."""
+        self.call_after_refresh(self.draw)
+
+    def draw(self) -> None:
+        """Fill the page."""
+        raise NotImplementedError
 
     def action_leave(self) -> None:
         """Close without running an action."""
@@ -88,33 +121,20 @@ class HelpDialog(Dialog, inherit_bindings=False):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,question_mark,q,left", "leave", show=False),
-        Binding("up,k", "scroll(-1)", show=False),
-        Binding("down,j", "scroll(1)", show=False),
-        Binding("pageup", "scroll(-10)", show=False),
-        Binding("pagedown,space", "scroll(10)", show=False),
-        Binding("home", "scroll(-10000)", show=False),
-        Binding("end", "scroll(10000)", show=False),
+        Binding("space", "move(10)", show=False),
+        *_MOVES,
     ]
+    keys: ClassVar[Mapping[str, str]] = {"Esc": "close", "↑ ↓": "scroll"}
 
     def __init__(self, below: LensScreen, lines: Sequence[Line]) -> None:
         super().__init__(below)
         self._lines = lines
 
-    def compose(self) -> ComposeResult:
-        """Yield the text and the footer."""
-        footer = Bar(Background.PANEL)
-        keys = {"Esc": " close", "↑ ↓": " scroll"}
-        footer.show([item((key, Role.KEY), (effect, Role.DIM)) for key, effect in keys.items()])
-        with Vertical(id="dialog"):
-            yield self.page
-            yield footer
-
-    def on_mount(self) -> None:
+    def draw(self) -> None:
         """Show the text from the top."""
         self.page.show(self._lines)
-        self.page.focus()
 
-    def action_scroll(self, step: int) -> None:
+    def action_move(self, step: int) -> None:
         """Scroll by `step` lines."""
         self.page.scroll_by(step)
 
@@ -122,6 +142,8 @@ class HelpDialog(Dialog, inherit_bindings=False):
 class PaletteDialog(Dialog, inherit_bindings=False):
     """A search for actions and columns by name; Enter runs the selected one."""
 
+    AUTO_FOCUS = "Input"
+    keys: ClassVar[Mapping[str, str]] = {}
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+p", "leave", show=False),
         Binding("up", "move(-1)", show=False, priority=True),
@@ -137,15 +159,10 @@ class PaletteDialog(Dialog, inherit_bindings=False):
         self._at = 0
         self.input = Input(placeholder="an action or a column", compact=True)
 
-    def compose(self) -> ComposeResult:
+    def body(self) -> ComposeResult:
         """Yield the search box and the matches."""
-        with Vertical(id="dialog"):
-            yield self.input
-            yield self.page
-
-    def on_mount(self) -> None:
-        """Show all entries."""
-        self.call_after_refresh(self._draw)
+        yield self.input
+        yield self.page
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Show the entries that contain every word, those with all of them in the label first."""
@@ -155,7 +172,7 @@ class PaletteDialog(Dialog, inherit_bindings=False):
         anywhere = [entry for entry, *parts in texts if all(word in " ".join(parts) for word in words)]
         self._matches = list(dict.fromkeys(in_label + anywhere))
         self._at = 0
-        self._draw()
+        self.draw()
 
     def on_input_submitted(self) -> None:
         """Close, returning the selected action."""
@@ -164,9 +181,10 @@ class PaletteDialog(Dialog, inherit_bindings=False):
     def action_move(self, step: int) -> None:
         """Move the selection by `step`."""
         self._at = max(0, min(self._at + step, len(self._matches) - 1))
-        self._draw()
+        self.draw()
 
-    def _draw(self) -> None:
+    def draw(self) -> None:
+        """Show the matches."""
         lines = [
             (Span(fit(label, 26, left=True), Role.BOLD), Span(" " + effect, Role.DIM))
             for label, effect, _ in self._matches
@@ -182,17 +200,18 @@ class ColumnsDialog(Dialog, inherit_bindings=False):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,C,q,left", "leave", show=False),
-        Binding("up,k", "move(-1)", show=False),
-        Binding("down,j", "move(1)", show=False),
-        Binding("pageup", "move(-10)", show=False),
-        Binding("pagedown", "move(10)", show=False),
-        Binding("home", "move(-10000)", show=False),
-        Binding("end", "move(10000)", show=False),
+        *_MOVES,
         Binding("space", "toggle_column", show=False),
         Binding("less_than_sign,shift+up", "place(-1)", show=False),
         Binding("greater_than_sign,shift+down", "place(1)", show=False),
         Binding("r", "reset", show=False),
     ]
+    keys: ClassVar[Mapping[str, str]] = {
+        "Space": "show or hide",
+        "< >": "reorder",
+        "r": "defaults",
+        "Esc": "close",
+    }
 
     def __init__(self, below: LensScreen) -> None:
         super().__init__(below)
@@ -204,24 +223,15 @@ class ColumnsDialog(Dialog, inherit_bindings=False):
 
     def _list(self, chosen: Sequence[str]) -> None:
         """List the chosen columns, then the others in the table's order, each counter before its rate."""
-        names = [form for field in self._below.table.fields for form in _forms(self._below.table, field.name)]
-        self._names = [*chosen, *(name for name in names if name not in chosen)]
+        table = self._below.table
+        names = [name for field in table.fields for name in (field.name, as_rates(table, field.name))]
+        self._names = list(dict.fromkeys((*chosen, *names)))
         self._chosen = set(chosen)
 
-    def compose(self) -> ComposeResult:
-        """Yield the columns, the meaning of one, and the footer."""
-        footer = Bar(Background.PANEL)
-        keys = {"Space": " show or hide", "< >": " reorder", "r": " defaults", "Esc": " close"}
-        footer.show([item((key, Role.KEY), (effect, Role.DIM)) for key, effect in keys.items()])
-        with Vertical(id="dialog"):
-            yield self.page
-            yield self._about
-            yield footer
-
-    def on_mount(self) -> None:
-        """Show the columns once the layout is known."""
-        self.page.focus()
-        self.call_after_refresh(self._draw)
+    def body(self) -> ComposeResult:
+        """Yield the columns, and the meaning of one."""
+        yield self.page
+        yield self._about
 
     def on_unmount(self) -> None:
         """Save the choice when the dialog or nettop is closed."""
@@ -232,7 +242,7 @@ class ColumnsDialog(Dialog, inherit_bindings=False):
     def action_move(self, step: int) -> None:
         """Move the selection by `step`."""
         self._at = max(0, min(self._at + step, len(self._names) - 1))
-        self._draw()
+        self.draw()
 
     def action_toggle_column(self) -> None:
         """Show the column after the others, or hide it unless it is the only one."""
@@ -255,14 +265,15 @@ class ColumnsDialog(Dialog, inherit_bindings=False):
         """Restore the table's default columns."""
         self._below.choose_columns(None)
         self._list(self._below.state.names)
-        self._draw()
+        self.draw()
 
     def _apply(self) -> None:
         chosen = tuple(name for name in self._names if name in self._chosen)
         self._below.choose_columns(None if chosen == self._below.table.screen else chosen)
-        self._draw()
+        self.draw()
 
-    def _draw(self) -> None:
+    def draw(self) -> None:
+        """Show the columns, and the meaning of the selected one."""
         table, rows = self._below.table, self._below.rows
         chosen = [name for name in self._names if name in self._chosen]
         # The dialog may be wider than the table if details are open beside it.
@@ -279,8 +290,7 @@ class ColumnsDialog(Dialog, inherit_bindings=False):
         self.page.show(lines, self._at)
         name = self._names[self._at]
         missing = {} if self._below.view is None else self._below.view.missing
-        why = f" {NOT_AVAILABLE}: {missing[name]}" if name in missing else ""
-        text = f"{name}: {_meaning(table, name)}{why}"
+        text = f"{name}: {_meaning(table, name)}{_why(missing, name)}"
         self._about.show(wrapped(text, self._about.size.width - 2, Role.TEXT))
 
 
@@ -292,27 +302,13 @@ class ExportDialog(Dialog, inherit_bindings=False):
         *(Binding(suffix[0], f"write('{suffix}')", show=False) for suffix in FORMATS),
     ]
 
-    def compose(self) -> ComposeResult:
-        """Yield the formats and the footer."""
-        footer = Bar(Background.PANEL)
-        footer.show([item(("Esc", Role.KEY), (" close", Role.DIM))])
-        with Vertical(id="dialog"):
-            yield self.page
-            yield footer
-
-    def on_mount(self) -> None:
+    def draw(self) -> None:
         """Show the formats."""
-        self.page.focus()
         self.page.show([(Span(f"{suffix[0]}  ", Role.KEY), Span(about)) for suffix, about in FORMATS.items()])
 
     def action_write(self, suffix: str) -> None:
         """Close, returning the format."""
         self.dismiss(suffix)
-
-
-def _forms(table: Table, name: str) -> tuple[str, ...]:
-    """Return a field's name, and its rate's if it has one."""
-    return tuple(dict.fromkeys((name, as_rates(table, name))))
 
 
 def _meaning(table: Table, name: str) -> str:
@@ -322,16 +318,20 @@ def _meaning(table: Table, name: str) -> str:
     return f"{field.help}{formula}{'' if name in table.by_name else ', per second'}"
 
 
+def _why(missing: Mapping[str, str], name: str) -> str:
+    return f" {NOT_AVAILABLE}: {missing[name]}" if name in missing else ""
+
+
 def palette_entries(screen: LensScreen) -> list[PaletteEntry]:
     """Return a screen's palette: available actions, the lens's tables, then sorting by any column."""
-    working = [a for a in ACTIONS if a.palette and screen.is_available(a)]
     actions = [
         (screen.label_of(a).capitalize(), f"{screen.help_of(a)}  [{key_name(a.keys[0])}]", call(a))
-        for a in working
+        for a in ACTIONS
+        if a.palette and screen.is_available(a)
     ]
     tables = [(f"Show {t.name}", about, f"app.table('{t.name}')") for t, about in _tables(screen)]
     columns = []
-    for name in screen.sort_columns:
+    for name in screen.table.sortable if screen.has_rows else ():
         field = declared(screen.table, name)
         total = " (total)" if field.has_rate else ""
         title = field.title + (total if name in screen.table.by_name else "/s")
@@ -343,40 +343,33 @@ def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
     """Return the help of a screen."""
     lines: list[Line] = [*wrapped(screen.lens.question, width, Role.BOLD), ()]
     if screen.view is not None:
-        lines += _section("LOST", headline.losses(screen.lens, screen.view.snapshot), _TITLE_CELLS, width)
+        lines += _section("LOST", headline.losses(screen.lens, screen.view.snapshot), width, _TITLE_CELLS)
     for group in dict.fromkeys(a.group for a in ACTIONS):
         actions = [
-            action
+            (" ".join(map(key_name, action.keys)), screen.help_of(action))
             for action in ACTIONS
             if action.group == group and (screen.is_available(action) or action.id in ("back", "clear"))
             if screen.help_of(action)
         ]
-        if actions:
-            lines.append((Span(group.upper(), Role.HEAD),))
-            for action in actions:
-                lines += _term_lines(
-                    " ".join(map(key_name, action.keys)), _KEY_CELLS, screen.help_of(action), width
-                )
-            lines.append(())
-    lines += _section("TABLES", [(t.name, about) for t, about in _tables(screen)], _KEY_CELLS, width)
-    if screen.has_filter:
+        lines += _section(group.upper(), actions, width)
+    lines += _section("TABLES", [(t.name, about) for t, about in _tables(screen)], width)
+    if screen.has_rows:
         examples = filter_help(screen.table)
-        lines += _section("FILTER", examples, _indent_for(examples), width)
+        lines += _section("FILTER", examples, width)
     troubles = [
         (trouble.name, f"{trouble.help}. {threshold(trouble)}: {trouble.filter}")
         for trouble in screen.table.troubles
     ]
-    lines += _section("TROUBLE", troubles, _indent_for(troubles), width)
-    lines += _section("SIGNS", SIGNS, _KEY_CELLS, width)
+    lines += _section("TROUBLE", troubles, width)
+    lines += _section("SIGNS", SIGNS, width)
     for heading, facts in screen.more_help().items():
-        lines += _section(heading, facts, _indent_for(facts), width)
+        lines += _section(heading, facts, width)
     missing = {} if screen.view is None else screen.view.missing
-    columns = []
-    for field in screen.table.fields:
-        formula = f" = {field.formula}" if field.formula else ""
-        why = f" {NOT_AVAILABLE}: {missing[field.name]}" if field.name in missing else ""
-        columns.append((field.title, f"{field.help}{formula} [{field.name}]{why}"))
-    lines += _section("COLUMNS", columns, _TITLE_CELLS, width)
+    columns = [
+        (field.title, f"{_meaning(screen.table, field.name)} [{field.name}]{_why(missing, field.name)}")
+        for field in screen.table.fields
+    ]
+    lines += _section("COLUMNS", columns, width, _TITLE_CELLS)
     if screen.view is not None:
         lines += _hook_lines(screen.lens, screen.view.snapshot, width)
     return lines[:-1]
@@ -389,18 +382,15 @@ def filter_help(table: Table) -> list[tuple[str, str]]:
     of_kind = {kind: [name for name, field in shown.items() if field.kind is kind] for kind in Kind}
     texts = of_kind[Kind.TEXT] + of_kind[Kind.ENUM]
     numbers = [name for name, field in shown.items() if field.kind in _NUMBERS]
-    more = [f"{table.title_of(name)}>{_amount(table, name)}" for name in numbers]
+    amounts = (example_amounts(unit_of(table, name)).split()[0].strip(",") for name in numbers)
+    more = [f"{table.title_of(name)}>{amount}" for name, amount in zip(numbers, amounts, strict=True)]
     facts = []
     if texts:
-        facts.append(
-            ("abc", "text in any column, or a number such as a PID; quotes make every character literal")
-        )
-        facts.append(
-            (
-                f"{texts[0]}~abc",
-                "the field contains this; !~: does not; = and != compare the whole text",
-            )
-        )
+        example = f"{texts[0]}~abc"
+        facts += [
+            ("abc", "text in any column, or a number such as a PID; quotes make every character literal"),
+            (example, "the field contains this; !~: does not; = and != compare the whole text"),
+        ]
     if Kind.ADDRESS in kinds:
         facts.append(("10.0.0.0/8", "any address in this network; 10.0.0.7: only this address"))
     if Kind.ENDPOINT in kinds:
@@ -415,15 +405,8 @@ def filter_help(table: Table) -> list[tuple[str, str]]:
         (f"{first} {other}", "both match; the same with `and` between them"),
         (f"{first} or {other}", "at least one of them matches"),
         (f"not ({first} {other})", "all rows that do not match, including those with unknown values"),
-        (
-            "",
-            "Fields are the names in [ ] below, or titles in any case. Unknown values match no comparison.",
-        ),
+        ("", "Fields are the names in [ ] below, or titles in any case. Unknown values match no comparison."),
     ]
-
-
-def _amount(table: Table, name: str) -> str:
-    return example_amounts(unit_of(table, name)).split()[0].strip(",")
 
 
 def _tables(screen: LensScreen) -> list[tuple[Table, str]]:
@@ -438,13 +421,9 @@ def _tables(screen: LensScreen) -> list[tuple[Table, str]]:
     return tables
 
 
-def _indent_for(facts: Sequence[tuple[str, str]]) -> int:
-    """Return an indent wide enough for all terms."""
-    return max([_KEY_CELLS, *(len(term) + 2 for term, _ in facts)])
-
-
-def _section(title: str, facts: Sequence[tuple[str, str]], indent: int, width: int) -> list[Line]:
+def _section(title: str, facts: Sequence[tuple[str, str]], width: int, indent: int = 0) -> list[Line]:
     """Return a heading, the facts, and an empty line; nothing if there are no facts."""
+    indent = indent or max([_KEY_CELLS, *(len(term) + 2 for term, _ in facts)])
     lines = [line for term, text in facts for line in _term_lines(term, indent, text, width)]
     return [(Span(title, Role.HEAD),), *lines, ()] if lines else []
 

@@ -12,11 +12,12 @@ from nettop.query.units import human
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.lens import LensScreen
-from nettop.snapshots.arrays import Index, Mask, as_list
+from nettop.snapshots.arrays import Index, Mask
 from nettop.snapshots.drops import COUNTERS, ORDINARY, PACKETS, REASONS, TROUBLE
 from nettop.snapshots.snapshot import Frame, Snapshot
-from nettop.widgets.bar import BarItem, Span, item
-from nettop.widgets.cells import WARNING, RowFlags, RowStyle
+from nettop.widgets.bar import BarItem, item
+from nettop.widgets.cells import WARNING, RowFlags, RowStyle, flags_of, is_zero
+from nettop.widgets.text import Span
 from nettop.widgets.themes import Role
 
 _PER_SECOND = "packets/s"
@@ -32,20 +33,8 @@ _COUNTS = {
 
 def row_flags(view: View, at: Index) -> list[RowFlags]:
     """Return the flags of rows: idle without drops in the last interval, quiet if ordinary, failed if trouble."""
-    rates = view.column("packets_per_s")
-    is_idle = as_list(rates.known[at] & (rates.numbers[at] == 0))
-    rows = zip(as_list(view.gone[at]), is_idle, as_list(view.raw("severity")[at]), strict=True)
-    return [
-        RowFlags(gone, idle, severity == ORDINARY, severity == TROUBLE and not idle)
-        for gone, idle, severity in rows
-    ]
-
-
-def why_empty(view: View) -> str:
-    """Return why there are no drops."""
-    lacking = view.snapshot.missing_hook(PACKETS)
-    none = "nothing was dropped since this view was opened"
-    return none if lacking is None else f"dropped packets are not available: {lacking.advice}"
+    idle, severity = is_zero(view, "packets_per_s", at), view.raw("severity")[at]
+    return flags_of(view, at, idle=idle, quiet=severity == ORDINARY, failed=(severity == TROUBLE) & ~idle)
 
 
 class DropsScreen(LensScreen):
@@ -57,7 +46,8 @@ class DropsScreen(LensScreen):
             {"place", "protocol", "family", "port", "process", "interface", "namespace", "last_seen"}
         ),
         flags=row_flags,
-        empty_text=why_empty,
+        empty="nothing was dropped since this view was opened",
+        lacking="dropped packets are not available",
     )
 
     def headline(self, view: View) -> list[BarItem]:
@@ -70,7 +60,7 @@ class DropsScreen(LensScreen):
             if counts.get(name):
                 rate = view.count_rate(name)
                 grows = [Span(f" {WARNING} +{human(rate, _PER_SECOND)}", Role.BAD)] if rate else []
-                amount = ((f"{label} ", Role.DIM), (f"{counts[name]:,}", Role.TEXT), *grows)
+                amount = [Span(f"{label} ", Role.DIM), Span(f"{counts[name]:,}"), *grows]
                 parts.append(item(*amount, importance=80 - place))
         return parts
 
@@ -121,4 +111,4 @@ def by_reason(snapshot: Snapshot) -> Counter[str]:
     return drops
 
 
-SCREEN = DropsScreen
+SCREENS = {"packets": DropsScreen}

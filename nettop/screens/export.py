@@ -6,7 +6,7 @@ from __future__ import annotations
 import html
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -43,8 +43,9 @@ def write_new(view_name: str, wall_ns: int, suffix: str, text: str) -> Path:
     """
     second = re.sub("[-:]", "", rfc3339(wall_ns)[:19])
     try:
-        folder = Path.cwd()
-        for path in _names(folder / f"nettop-{view_name}-{second}Z", suffix):
+        stem = Path.cwd() / f"nettop-{view_name}-{second}Z"
+        for number in count(1):
+            path = Path(f"{stem}{f'-{number}' if number > 1 else ''}.{suffix}")
             with suppress(FileExistsError):
                 _write(path, text)
                 return path
@@ -54,12 +55,6 @@ def write_new(view_name: str, wall_ns: int, suffix: str, text: str) -> Path:
             "start nettop in a directory you can write to",
         ) from error
     raise AssertionError("there are infinitely many names")
-
-
-def _names(path: Path, suffix: str) -> Iterator[Path]:
-    yield Path(f"{path}.{suffix}")
-    for number in count(2):
-        yield Path(f"{path}-{number}.{suffix}")
 
 
 def _write(path: Path, text: str) -> None:

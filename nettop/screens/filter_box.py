@@ -59,19 +59,24 @@ class FilterBox(Vertical):
         """Show the effect of the initial text."""
         self.check()
 
-    def check(self) -> None:
-        """Update the effect of the text after the rows have changed."""
-        self._show_effect(self.input.value)
+    def check(self) -> bool:
+        """Show the effect of the text; return False if it is invalid."""
+        try:
+            self._effect.show([item((self._check(self.input.value), Role.DIM))])
+        except UsageError as error:
+            self._effect.show([self._pointed(error) or _problem(error.what, error.remedy)])
+            return False
+        return True
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Show the effect of the new text."""
         event.stop()
-        self._show_effect(event.value)
+        self.check()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Apply a valid text; keep the box open otherwise."""
         event.stop()
-        if self._show_effect(event.value):
+        if self.check():
             self.post_message(self.Applied(event.value))
 
     def action_leave(self) -> None:
@@ -82,14 +87,6 @@ class FilterBox(Vertical):
     def effect(self) -> str:
         """The text of the lower line."""
         return self._effect.text.strip()
-
-    def _show_effect(self, text: str) -> bool:
-        try:
-            self._effect.show([item((self._check(text), Role.DIM))])
-        except UsageError as error:
-            self._effect.show([self._pointed(error) or _problem(error.what, error.remedy)])
-            return False
-        return True
 
     def _pointed(self, error: UsageError) -> BarItem | None:
         """Return the problem with its mark below the offending character, or None if there is no room for it."""

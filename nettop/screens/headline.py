@@ -4,20 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 
 from nettop.query.trouble import FoundTrouble
 from nettop.query.units import RATIO, UNKNOWN, human, plural, unit_of
 from nettop.query.view import View
 from nettop.screens.actions import ACTIONS, BY_ID, Action, call, key_name
 from nettop.screens.context import ScreenContext
-from nettop.screens.history import TotalsHistory
+from nettop.screens.history import TotalsHistory, sparkline_of
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Lens, Table
 from nettop.snapshots.snapshot import NAMESPACES_PARTLY_SEEN, TICKS, Frame, Snapshot
-from nettop.widgets.bar import ALWAYS_SHOWN, BarItem, Span, fits, item
-from nettop.widgets.blocks import sparkline
-from nettop.widgets.cells import WARNING, elide_end, role_of
+from nettop.widgets.bar import ALWAYS_SHOWN, BarItem, fits, item
+from nettop.widgets.cells import WARNING, role_of
+from nettop.widgets.text import Span, elide_end
 from nettop.widgets.themes import Role
 
 NARROW = 60
@@ -51,7 +52,10 @@ def first_line(
     """Return program, host and lenses at the left; interval, average and own cost (a share of one CPU) at the right."""
     program = item((" nettop ", Role.NAME))
     host = item((f" {elide_end(context.host, _HOST_CELLS)} ", Role.DIM), importance=20)
-    frozen = [] if frozen_s is None else [item((f" ❄ frozen {_duration_text(frozen_s)} ago", Role.WARN))]
+    frozen = []
+    if frozen_s is not None:
+        ago = str(timedelta(seconds=int(frozen_s))).removeprefix("0:")
+        frozen = [item((f" ❄ frozen {ago} ago", Role.WARN))]
     limit = context.session.overhead_limit
     interval = item((f"⟳ {interval_text(context.interval_s)}", Role.DIM), importance=40)
     if limit is not None and str(limit):  # --max-overhead stretched it
@@ -80,9 +84,9 @@ def _tabs(context: ScreenContext, shown: Lens, *, named: bool) -> list[BarItem]:
     tabs = []
     for lens in context.lenses:
         name = f" {lens.digit} {lens.title} " if named else f" {lens.digit} "
-        role, importance = (Role.TAB, ALWAYS_SHOWN) if lens.id == shown.id else (Role.DIM, 500)
-        if lens.id != shown.id and not context.works(lens):
-            role = Role.FAINT
+        role, importance = (Role.DIM if context.works(lens) else Role.FAINT), 500
+        if lens.id == shown.id:
+            role, importance = Role.TAB, ALWAYS_SHOWN
         tabs.append(item((name, role), importance=importance, action=f"app.lens({lens.digit})"))
     return tabs
 
@@ -90,11 +94,6 @@ def _tabs(context: ScreenContext, shown: Lens, *, named: bool) -> list[BarItem]:
 def interval_text(interval_s: float) -> str:
     """Format seconds as in the first line: `0.5 s`, `2.0 s`, `5 min`."""
     return f"{interval_s:.1f} s" if interval_s < 60 else f"{interval_s / 60:g} min"
-
-
-def _duration_text(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes:02d}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def status_items(snapshot: Snapshot, late: int = 0) -> list[BarItem]:
@@ -149,9 +148,20 @@ def losses(lens: Lens, snapshot: Snapshot) -> list[tuple[str, str]]:
 
 def count(label: str, number: int, importance: int, *, warn: bool = False) -> BarItem:
     """Return `label number`."""
-    return item(
-        (f"{label} ", Role.DIM), (f"{number:,}", Role.WARN if warn else Role.TEXT), importance=importance
-    )
+    role = Role.WARN if warn else Role.TEXT
+    return item((f"{label} ", Role.DIM), (f"{number:,}", role), importance=importance)
+
+
+def evicted(view: View, name: str) -> list[BarItem]:
+    """Return `evicted number` if this count of the source's is not 0."""
+    number = view.snapshot.counts.get(name, 0)
+    return [count("evicted", number, 960, warn=True)] if number else []
+
+
+def alive(view: View) -> Index:
+    """Return the rows of a view in its order, without those that are gone."""
+    at: Index = view.order[~view.gone[view.order]]
+    return at
 
 
 def not_available(label: str, importance: int = ALWAYS_SHOWN) -> BarItem:
@@ -164,11 +174,8 @@ def sum_of(view: View, name: str, label: Span, at: Index, importance: int = ALWA
     if name in view.missing:
         return item(label, NOT_AVAILABLE, importance=importance)
     total = view.total(name, at)
-    return (
-        item()
-        if total is None
-        else item(label, human(total, unit_of(view.table, name)), importance=importance)
-    )
+    amount = human(total, unit_of(view.table, name))
+    return item() if total is None else item(label, amount, importance=importance)
 
 
 def count_of(view: View, name: str, label: str, at: Index, importance: int) -> BarItem:
@@ -226,11 +233,9 @@ def history(totals: TotalsHistory, room: int) -> list[BarItem]:
         return []
     items = [item(("2 min ", Role.DIM), importance=-1), item((_PEAK, Role.DIM), importance=0)]
     for n, (field, arrow) in enumerate(zip(totals.fields, arrows, strict=True)):
-        amounts = totals.averages(n, cells)
-        peak = max((amount for amount in amounts if amount is not None), default=None)
+        line, peak = sparkline_of(totals.intervals, n, cells)
         text = human(peak, unit_of(totals.table, field.name + RATE)).ljust(_PEAK_WIDTH)
-        line = (sparkline(amounts, peak or 0.0), arrow.role)
-        items.append(item((f" {arrow.text} ", arrow.role), line, (f" {text} ", Role.TEXT), importance=0))
+        items.append(item((f" {arrow.text} ", arrow.role), (line, arrow.role), f" {text} ", importance=0))
     return items
 
 
@@ -255,13 +260,6 @@ def rows_left(view: View) -> str:
 
 def footer(is_available: Callable[[Action], bool], label_of: Callable[[Action], str]) -> list[BarItem]:
     """Return the available keys; the least important are dropped first."""
-    shown = (action for action in ACTIONS if action.footer and is_available(action))
-    return [
-        item(
-            (key_name(a.keys[0]), Role.KEY),
-            (f" {label_of(a)}", Role.DIM),
-            importance=a.footer,
-            action=call(a),
-        )
-        for a in shown
-    ]
+    shown = [action for action in ACTIONS if action.footer and is_available(action)]
+    texts = [((key_name(a.keys[0]), Role.KEY), (f" {label_of(a)}", Role.DIM)) for a in shown]
+    return [item(*t, importance=a.footer, action=call(a)) for a, t in zip(shown, texts, strict=True)]

@@ -8,28 +8,57 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from nettop.query.filter import parse_filter
 from nettop.query.query import screen_query
 from nettop.query.view import View
-from nettop.snapshots.arrays import Array, as_list
-from nettop.snapshots.schema import RATE, Field, Kind, Table
+from nettop.snapshots.arrays import Array, Index, as_list
+from nettop.snapshots.schema import RATE, Kind, Table
 from nettop.snapshots.snapshot import Frame, Snapshot
-from nettop.widgets.heat_map import COLUMNS, PARTS
-from nettop.widgets.histogram import rebin
+from nettop.widgets.blocks import sparkline
+from nettop.widgets.durations import MAP_COLUMNS, PARTS, rebin
 
 SPAN_NS = 120_000_000_000
+Rates = TypeVar("Rates")
 
 
-class Interval(NamedTuple):
-    """An interval of CLOCK_BOOTTIME, and the rate per second of each watched field; None if unknown."""
+class Interval(NamedTuple, Generic[Rates]):
+    """An interval of CLOCK_BOOTTIME, and rates per second in it: of each watched field, or of each row by its key."""
 
     begin_ns: int
     end_ns: int
-    rates: tuple[float | None, ...]
+    rates: Rates
+
+
+Fields = Interval[tuple[float | None, ...]]
+"""An interval with the rate of each watched field; None if unknown."""
+
+
+def add_interval(intervals: deque[Fields], interval: Fields) -> None:
+    """Add an interval, and evict those more than two minutes older."""
+    intervals.append(interval)
+    while intervals[0].end_ns < interval.end_ns - SPAN_NS:
+        intervals.popleft()
+
+
+def _until_ns(intervals: Sequence[Interval[Any]]) -> int:
+    """Return the end of the newest interval, or 0 if there is none."""
+    return intervals[-1].end_ns if intervals else 0
+
+
+def _newest(*snapshots: Snapshot | None) -> Snapshot | None:
+    """Return the newest of the snapshots that there are."""
+    return max((each for each in snapshots if each is not None), key=attrgetter("boot_ns"), default=None)
+
+
+def sparkline_of(intervals: Sequence[Fields], field: int, cells: int) -> tuple[str, float | None]:
+    """Return the averages of the field at this index as a sparkline, and the highest; see `averages`."""
+    amounts = averages(intervals, field, cells)
+    peak = max((amount for amount in amounts if amount is not None), default=None)
+    return sparkline(amounts, peak or 0.0), peak
 
 
 class TotalsHistory:
@@ -40,31 +69,21 @@ class TotalsHistory:
 
     def __init__(self, table: Table) -> None:
         self.table = table
+        self.fields = [table.by_name[part] for part in table.watched_parts]
+        self.intervals: deque[Fields] = deque()
         self._last: Snapshot | None = None
-        self._until_ns = 0
-        self.intervals: deque[Interval] = deque()
-
-    @property
-    def fields(self) -> list[Field]:
-        """Fields whose totals are recorded."""
-        return [self.table.by_name[part] for part in self.table.watched_parts]
 
     def add(self, shown: View) -> None:
         """Add the interval that ends with the newest snapshot of a view, which may be of any table."""
-        now = shown.frame.now
-        earlier = [each for each in (self._last, shown.frame.before) if each is not None]
-        self._last = now if self.fields else None
-        if not self.fields or not earlier:
+        now, before = shown.frame.now, _newest(self._last, shown.frame.before)
+        if not self.fields:
             return
-        before = max(earlier, key=attrgetter("boot_ns"))
-        begin_ns = max(before.boot_ns, self._until_ns)
+        self._last = now
+        if before is None:
+            return
+        begin_ns = max(before.boot_ns, _until_ns(self.intervals))
         if begin_ns < now.boot_ns:
-            self.append(Interval(begin_ns, now.boot_ns, self._totals(shown, before)))
-
-    def append(self, interval: Interval) -> None:
-        """Add an interval, and evict those more than two minutes older."""
-        _add(self.intervals, interval)
-        self._until_ns = interval.end_ns
+            add_interval(self.intervals, Interval(begin_ns, now.boot_ns, self._totals(shown, before)))
 
     def _totals(self, shown: View, before: Snapshot) -> tuple[float | None, ...]:
         """Return the totals between an earlier snapshot and the newest; reuse the view if it is of the table."""
@@ -78,29 +97,23 @@ class TotalsHistory:
         """Release the rows; keep the totals."""
         self._last = None
 
-    def averages(self, field: int, cells: int) -> list[float | None]:
-        """Return the averages of the field at this index; see `averages`."""
-        return averages(self.intervals, field, cells)
-
 
 class RowHistory:
-    """The values of some columns of one row in each interval since its details were opened, for two minutes."""
+    """The values of some columns of one row in each interval, for two minutes."""
 
-    def __init__(self, key: int, names: Sequence[str]) -> None:
-        self.key = key
+    def __init__(self, names: Sequence[str]) -> None:
         self.names = names
-        self.intervals: deque[Interval] = deque()
+        self.intervals: deque[Fields] = deque()
 
-    def add(self, shown: View) -> None:
-        """Add the interval that ends with the newest snapshot, unless already added."""
+    def add(self, shown: View, at: Index) -> None:
+        """Add the interval that ends with the newest snapshot, unless already added; the row's index may be empty."""
         before, now = shown.frame.before, shown.frame.now
-        until_ns = self.intervals[-1].end_ns if self.intervals else 0
+        until_ns = _until_ns(self.intervals)
         if before is None or now.boot_ns <= until_ns:
             return
-        at = np.flatnonzero((shown.raw(shown.table.key) == self.key) & ~shown.gone)
         columns = map(shown.column, self.names)
         numbers = tuple(float(c.numbers[at[0]]) if len(at) and c.known[at[0]] else None for c in columns)
-        _add(self.intervals, Interval(max(before.boot_ns, until_ns), now.boot_ns, numbers))
+        add_interval(self.intervals, Interval(max(before.boot_ns, until_ns), now.boot_ns, numbers))
 
     @property
     def covered_s(self) -> float:
@@ -108,21 +121,13 @@ class RowHistory:
         return (self.intervals[-1].end_ns - self.intervals[0].begin_ns) / 1e9 if self.intervals else 0.0
 
 
-def _add(intervals: deque[Interval], interval: Interval) -> None:
-    """Add an interval, and evict those more than two minutes older."""
-    intervals.append(interval)
-    while intervals[0].end_ns < interval.end_ns - SPAN_NS:
-        intervals.popleft()
-
-
-def averages(intervals: Sequence[Interval], field: int, cells: int) -> list[float | None]:
+def averages(intervals: Sequence[Fields], field: int, cells: int) -> list[float | None]:
     """Return the averages of the rate at this index in `cells` equal parts of the last two minutes; None if unknown.
 
     Parts begin at multiples of their length, so that columns move without changing.
     """
     cell_ns = SPAN_NS // cells
-    until_ns = intervals[-1].end_ns if intervals else 0
-    first = -(-until_ns // cell_ns) - cells
+    first = -(-_until_ns(intervals) // cell_ns) - cells
     amounts, known_ns = [0.0] * cells, [0] * cells
     for begin_ns, end_ns, rates in intervals:
         rate = rates[field]
@@ -137,16 +142,8 @@ def averages(intervals: Sequence[Interval], field: int, cells: int) -> list[floa
 # --- histograms -------------------------------------------------------------------------------------------------
 
 
-class _Refresh(NamedTuple):
-    """An interval of CLOCK_BOOTTIME, and the rows' counts per second by key, in equal parts of the axis."""
-
-    begin_ns: int
-    end_ns: int
-    rates: Mapping[int, Array]
-
-
 class HistogramHistory:
-    """The histograms of a table's rows at the newest refreshes.
+    """The histograms of a table's rows at the newest refreshes: their counts per second in equal parts of the axis.
 
     Missed readings leave a gap. Averaging over several intervals does not blur it, because it keeps the last reading.
     """
@@ -155,20 +152,18 @@ class HistogramHistory:
         self._name = next(field.name for field in table.fields if field.kind is Kind.HISTOGRAM)
         self._query = replace(screen_query(table), gone=False)
         self._last: Snapshot | None = None
-        self._refreshes: deque[_Refresh] = deque(maxlen=COLUMNS)
+        self._refreshes: deque[Interval[Mapping[int, Array]]] = deque(maxlen=MAP_COLUMNS)
 
     def add(self, frame: Frame) -> None:
         """Add the interval that ends with the frame's newest snapshot, unless already added."""
-        earlier = [each for each in (self._last, frame.before) if each is not None]
-        self._last = frame.now
-        until_ns = self._refreshes[-1].end_ns if self._refreshes else 0
-        if not earlier or frame.now.boot_ns <= until_ns:
+        before, self._last = _newest(self._last, frame.before), frame.now
+        until_ns = _until_ns(self._refreshes)
+        if before is None or frame.now.boot_ns <= until_ns:
             return
-        before = max(earlier, key=attrgetter("boot_ns"))
         begin_ns = max(before.boot_ns, until_ns)
         if 0 < until_ns < begin_ns:
-            self._refreshes.append(_Refresh(until_ns, begin_ns, {}))
-        self._refreshes.append(_Refresh(begin_ns, frame.now.boot_ns, self._rates(Frame(frame.now, before))))
+            self._refreshes.append(Interval(until_ns, begin_ns, {}))
+        self._refreshes.append(Interval(begin_ns, frame.now.boot_ns, self._rates(Frame(frame.now, before))))
 
     def _rates(self, frame: Frame) -> dict[int, Array]:
         view = View(frame, self._query)

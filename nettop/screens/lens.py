@@ -16,6 +16,7 @@ from textual.message import Message
 
 from nettop.errors import NettopError
 from nettop.preferences import UNITS
+from nettop.query.units import show_rates
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.actions import ACTIONS, BY_ID, GRAPH, OPTIONS, Action, bindings
@@ -23,12 +24,14 @@ from nettop.screens.context import ScreenContext, TableRef
 from nettop.screens.query_screen import QueryScreen
 from nettop.settings import ViewSettings
 from nettop.snapshots import lens_part
+from nettop.snapshots.arrays import Index
 from nettop.snapshots.schema import Field, Kind, Table
 from nettop.widgets.bar import BarItem
 from nettop.widgets.cells import whole_texts
 from nettop.widgets.page import Page
 from nettop.widgets.table import LiveTable
 
+INTERVALS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 _WHILE_TYPING = {"refresh_now": "apply and refresh", "clear": "cancel"}
 """Labels of the keys that work while the filter box is open; all others are typed into it."""
 
@@ -39,8 +42,8 @@ class LensScreen(QueryScreen, inherit_bindings=False):
     BINDINGS: ClassVar[list[BindingType]] = bindings(everywhere=False)
     about: ClassVar[str] = ""
     """Description of the table for help and palette; if empty, they list its columns."""
-    has_filter: ClassVar[bool] = True
-    """True if `/` filters the rows."""
+    has_rows: ClassVar[bool] = True
+    """True if rows are shown, which `/` filters and columns sort."""
     member_table: Table | None = None
     """The table whose rows each row groups, if any; → opens it instead of the details."""
 
@@ -55,8 +58,8 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         """Return further sections of the help by heading: terms and their meanings."""
         return {}
 
-    def member_filter(self, view: View, key: int) -> str | None:
-        """Return the filter for the rows of `member_table` that a row groups, or None if they are not listed."""
+    def member_filter(self, view: View, at: Index) -> str | None:
+        """Return the filter for the rows of `member_table` that the row at `at` groups; None if they are not listed."""
         raise NotImplementedError
 
     # --- which keys work ----------------------------------------------------------------------------------
@@ -106,7 +109,9 @@ class LensScreen(QueryScreen, inherit_bindings=False):
             "follow": lambda: self.is_shown() and len(self.rows.order) > 0 and not self.table.append,
             "freeze": lambda: self.is_shown() or self.frozen is not None,
             "back": lambda: self.details_open or self.opened_from is not None,
-            "clear": self.has_something_to_clear,
+            "clear": lambda: (
+                self.details_open or bool(self.state.query.filter.text) or self.rows.key is not None
+            ),
             "totals": lambda: self.is_shown() and self.state.has_forms,
             "export": self.is_shown,
             "all_rows": lambda: self.is_shown() and bool(self.table.default_filter),
@@ -115,10 +120,6 @@ class LensScreen(QueryScreen, inherit_bindings=False):
             "unit": lambda: self.is_shown() and any(map(_has_byte_rate, fields)),
             "average": lambda: self.context.next_average_s != self.context.average_s,
         }
-
-    def has_something_to_clear(self) -> bool:
-        """Return whether Esc would do something."""
-        return self.details_open or bool(self.state.query.filter.text) or self.rows.key is not None
 
     def label_of(self, action: Action) -> str:
         """Return the current label of a key."""
@@ -165,7 +166,7 @@ class LensScreen(QueryScreen, inherit_bindings=False):
             self.add_class("-details")
             self.redraw()
         elif self.view is not None and self.rows.key is not None:
-            filter_text = self.member_filter(self.view, self.rows.key)
+            filter_text = self.member_filter(self.view, self.rows.chosen)
             if filter_text is None:
                 self.notify(f"The {self.member_table.name} of this row are not listed")
             else:
@@ -227,18 +228,13 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         if self.rows.key is None:
             self.rows.move(0)
         if self.view is not None and self.rows.at is not None:
-            at = self.view.order[self.rows.at : self.rows.at + 1]
-            texts = whole_texts(self.view, self.rows.columns, at, self.row_style)
+            texts = whole_texts(self.view, self.rows.columns, self.rows.chosen, self.row_style)
             self.copy("\t".join(text for (text,) in texts))
 
     def copy(self, text: str) -> None:
         """Copy a text to the terminal's clipboard."""
         self.app.copy_to_clipboard(text)
         self.notify(f"copied, if the terminal supports OSC 52: {text.expandtabs(2)}", markup=False)
-
-    def on_live_table_sort_by(self, message: LiveTable.SortBy) -> None:
-        """Sort by the clicked header."""
-        self.action_sort_by(message.name)
 
     def on_live_table_chosen(self, message: LiveTable.Chosen) -> None:
         """Redraw for the new selection, or open the details of a row clicked again."""
@@ -255,8 +251,11 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         if option.opens not in ("", self.table.name):
             await self.run_action(f"app.table('{option.opens}')")
             return
-        value = self.context.next_value(self.lens, option)
-        self.context.session.sample_now()
+        context, steps = self.context, option.steps
+        now = context.options.get(option, option.default)
+        value = context.options[option] = steps[(steps.index(now) + 1) % len(steps) if now in steps else 0]
+        context.session.change(self.lens.id, lambda options: options.with_value(option, value))
+        context.session.sample_now()
         self.notify(f"{option.help}: {option.text(value)}")
 
     def action_bars(self) -> None:
@@ -266,13 +265,16 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         self.draw_lines()
 
     def action_average(self) -> None:
-        """Switch to the next averaging time."""
-        self.context.change_average()
+        """Switch to the next averaging time, and take a new sample."""
+        self.context.average_s = self.context.next_average_s
+        self.context.session.bus.average_over(self.context.average_s)
+        self.context.session.sample_now()
         self.draw_lines()
 
     def action_unit(self) -> None:
         """Switch between bits and bytes per second, in the source's details too."""
-        self.context.change_unit()
+        self.context.in_bytes = not self.context.in_bytes
+        show_rates(in_bytes=self.context.in_bytes)
         self.remember("unit", UNITS[self.context.in_bytes])
         self.details.forget()
         self.update_view()
@@ -284,7 +286,11 @@ class LensScreen(QueryScreen, inherit_bindings=False):
 
     def action_slower(self, step: int = 1) -> None:
         """Switch to the next longer (`step` 1) or shorter (−1) interval."""
-        self.context.change_interval(step)
+        now = self.context.interval_s
+        others = [s for s in INTERVALS_S if (s > now if step > 0 else s < now)]
+        if others:
+            self.context.interval_s = min(others) if step > 0 else max(others)
+            self.context.session.set_interval(self.context.interval_s)
         self.draw_lines()
 
     def remember(self, key: str, value: str | Mapping[str, tuple[str, ...] | None]) -> None:
@@ -310,11 +316,7 @@ def make_screen(
 
 
 def screen_class(ref: TableRef) -> type[LensScreen]:
-    """Return the screen class of a table: `SCREEN` of the lens's part `screen.TABLE`, else LensScreen.
-
-    If the part `screen` is a plain module, it holds the screen of the lens's main table.
-    """
-    own = lens_part(ref.lens.id, f"screen.{ref.table.name}")
-    module = lens_part(ref.lens.id, "screen") if own is None and ref.table is ref.lens.main else own
-    screen: type[LensScreen] = getattr(module, "SCREEN", LensScreen)
+    """Return the screen class of a table: the one in `SCREENS` of the lens's part `screen`, else LensScreen."""
+    screens = getattr(lens_part(ref.lens.id, "screen"), "SCREENS", {})
+    screen: type[LensScreen] = screens.get(ref.table.name, LensScreen)
     return screen

@@ -20,10 +20,9 @@ from nettop.process.interrupts import handle_signals
 from nettop.screens.actions import BY_ID, bindings
 from nettop.screens.context import ScreenContext, TableRef
 from nettop.screens.lens import LensScreen, make_screen
-from nettop.screens.terminal_input import latin_key
+from nettop.screens.terminal import TerminalDriver, latin_key
 from nettop.screens.textual_internals import (
     EndingApp,
-    TerminalDriver,
     run_key,
     screens_in_mode,
     set_filters,
@@ -35,9 +34,9 @@ from nettop.snapshots import find_table
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.source import SourceOptions
-from nettop.widgets.bar import Bar
 from nettop.widgets.glyphs import needed_signs
-from nettop.widgets.themes import DARK, PALETTES, THEME_PREFIX, Palette, css_variables, first_theme
+from nettop.widgets.lines import Lines
+from nettop.widgets.themes import PALETTES, THEME_PREFIX, Palette, first_theme
 
 _PROBLEM_S = 20.0
 """Seconds that a problem in the user's preferences is shown: it may be long, and is shown only once."""
@@ -63,7 +62,9 @@ class NettopApp(EndingApp, inherit_bindings=False):
     def __init__(self, context: ScreenContext, theme: str | None = None) -> None:
         super().__init__(driver_class=TerminalDriver)
         self.context = context
-        self._shown = find_table_ref(context, context.settings.view.view)
+        view = context.settings.view.view
+        main = next((lens for lens in context.lenses if lens.id == view), None)
+        self._shown = TableRef(main, main.main) if main else TableRef(*find_table(view))
         self._screens = {self._shown.view_name: make_screen(context, self._shown, context.settings.view)}
         self._last_shown = {lens.id: TableRef(lens, lens.main) for lens in context.lenses}
         self._last_shown[self._shown.lens.id] = self._shown
@@ -82,10 +83,6 @@ class NettopApp(EndingApp, inherit_bindings=False):
         self.theme = theme or first_theme(remembered=context.loaded.preferences.theme)
         use_256_colours(self)
         set_filters(self, signs=needed_signs())
-
-    def get_theme_variable_defaults(self) -> dict[str, str]:
-        """Return the variables used until one of nettop's themes is set."""
-        return css_variables(DARK)
 
     def run_until_ended(self) -> None:
         """Run until the user or a signal ends the app."""
@@ -106,15 +103,12 @@ class NettopApp(EndingApp, inherit_bindings=False):
         """Subscribe to the bus, attach the lens, and exit if a signal has arrived already."""
         self._unsubscribe = self.context.session.bus.subscribe(self._queue_published)
         self._attach_shown()
-        self.app_resume_signal.subscribe(self, self._draw_again)
+        # After a suspend, the terminal shows the shell's lines.
+        self.app_resume_signal.subscribe(self, lambda _: self.screen.refresh(layout=True))
         for problem in self.context.loaded.problems:
             self.notify(problem, title="nettop config", severity="warning", timeout=_PROBLEM_S, markup=False)
         if self._is_ending:
             self.call_later(self.exit)
-
-    def _draw_again(self, _: object) -> None:
-        """Redraw after a suspend: the terminal shows the shell's lines."""
-        self.screen.refresh(layout=True)
 
     def on_unmount(self) -> None:
         """Unsubscribe and detach."""
@@ -302,7 +296,8 @@ class NettopApp(EndingApp, inherit_bindings=False):
             if suffix == "svg":
                 text = tidy_svg(self.export_screenshot(title=f"nettop {screen.view_name}"))
             else:
-                text = rows_text(suffix, screen.view, screen.column_names)
+                names = tuple(column.sort for column in screen.rows.columns if not column.bar)
+                text = rows_text(suffix, screen.view, names or screen.state.names)
             path = write_new(screen.view_name, screen.view.snapshot.wall_ns, suffix, text)
         except NettopError as error:
             self.notify(f"{error.what}; {error.remedy}", severity="warning", markup=False)
@@ -333,8 +328,8 @@ class NettopApp(EndingApp, inherit_bindings=False):
         known = BY_ID.get(action)
         return known is None or known.everywhere or self.lens_screen.is_available(known)
 
-    async def on_bar_pressed(self, message: Bar.Pressed) -> None:
-        """Run the action of a clicked item."""
+    async def on_lines_pressed(self, message: Lines.Pressed) -> None:
+        """Run the action of a clicked span."""
         await self.run_action(message.action, self.lens_screen)
 
     async def action_interrupt(self) -> None:
@@ -342,27 +337,19 @@ class NettopApp(EndingApp, inherit_bindings=False):
         self.exit()
 
 
-def find_table_ref(context: ScreenContext, view: str) -> TableRef:
-    """Return the lens and the table called `view`."""
-    for lens in context.lenses:
-        if lens.id == view:
-            return TableRef(lens, lens.main)
-    return TableRef(*find_table(view))
-
-
 def _theme(palette: Palette) -> Theme:
-    base = BUILTIN_THEMES["ansi-dark"] if palette.ansi else None
+    # Textual's style sheet needs variables that only its own ANSI themes define.
+    variables = BUILTIN_THEMES["ansi-dark"].variables if palette.ansi else {}
     return Theme(
         name=palette.name,
         dark=palette.dark,
         ansi=palette.ansi,
-        primary=palette.received,
-        warning=palette.warn,
-        error=palette.bad,
-        foreground=palette.text,
-        background=palette.screen,
-        surface=palette.screen,
-        panel=palette.panel,
-        # Textual's style sheet needs variables that only its own ANSI themes define.
-        variables=(base.variables if base else {}) | css_variables(palette),
+        primary=palette["received"],
+        warning=palette["warn"],
+        error=palette["bad"],
+        foreground=palette["text"],
+        background=palette["screen"],
+        surface=palette["screen"],
+        panel=palette["panel"],
+        variables=variables | {"panel": palette["panel"]},
     )

@@ -79,11 +79,6 @@ class QueryScreen(TableScreen, inherit_bindings=False):
             )
             self.rows.extra = chosen is None
 
-    @property
-    def sort_columns(self) -> tuple[str, ...]:
-        """Columns the palette offers to sort by."""
-        return self.table.sortable
-
     def action_sort_next(self) -> None:
         """Sort by the next column, wrapping around."""
         self.set_state(self.state.sorted_beside(self.rows.columns, 1, around=True))
@@ -177,20 +172,16 @@ class QueryScreen(TableScreen, inherit_bindings=False):
     async def _close_box(self) -> None:
         self.remove_class("-typing")
         await self.query("#filter-box").remove()
-        self.focus_body()
-
-    def focus_body(self) -> None:
-        """Return the focus to the body."""
-        self.rows.focus()
+        self.query_one(self.AUTO_FOCUS).focus()
 
     # --- the lens's other tables --------------------------------------------------------------------------
 
     def share_choice(self) -> None:
         """Share the selected row's common fields with the lens's other tables; without one, keep the last ones."""
-        view, at = self.view, self.rows.at
-        if view is not None and at is not None:
+        view, at = self.view, self.rows.chosen
+        if view is not None and len(at):
             names = [name for group in self.lens.common for name in group if name in self.table.by_name]
-            self.lens_state.chosen = {name: view.values(name, view.order[at : at + 1])[0] for name in names}
+            self.lens_state.chosen = {name: view.values(name, at)[0] for name in names}
 
     def _follow_choice(self, view: View) -> None:
         """Select the row that matches the one selected in the previous table, if there is one."""

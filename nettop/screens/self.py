@@ -83,4 +83,4 @@ def _amount(view: View, name: str, rows: Index) -> str:
     return human(view.total(name, rows), unit_of(view.table, name))
 
 
-SCREEN = OwnCostScreen
+SCREENS = {"costs": OwnCostScreen}

@@ -16,18 +16,18 @@ from nettop.query.trouble import trouble_filters
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.context import Frozen, ScreenContext, TableRef
-from nettop.screens.row_details import RowDetails
 from nettop.screens.table_state import initial_state
 from nettop.screens.textual_internals import MeasuredScreen
 from nettop.settings import ViewSettings
 from nettop.snapshots.schema import Kind, Lens, Table
 from nettop.snapshots.snapshot import Frame, Rows
-from nettop.widgets.bar import Bar, BarItem, Span
+from nettop.widgets.bar import Bar, BarItem
 from nettop.widgets.cells import RowStyle, role_of
 from nettop.widgets.columns import declared
-from nettop.widgets.notice import Notice
-from nettop.widgets.page import Line
+from nettop.widgets.details import RowDetails
+from nettop.widgets.page import Notice
 from nettop.widgets.table import LiveTable
+from nettop.widgets.text import Line, Span
 from nettop.widgets.themes import Background, Role
 
 LEAST_WIDTH, MIN_HEIGHT = 40, 10
@@ -48,6 +48,8 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
     row_style: ClassVar[RowStyle] = RowStyle()
     describable: ClassVar[bool | None] = None
     """True if the source has further details of a row; None: only for rows of the main table."""
+    closed_rows: Rows | None = None
+    """Rows that have left the table and are still shown."""
 
     def __init__(
         self,
@@ -69,7 +71,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         if settings is not None and opened_from is None:
             self.lens_state.filter_text = self.state.query.filter.text
         self.view: View | None = None
-        self.totals_history = context.history(lens)
+        self.totals_history = self.lens_state.totals
         self.refresh_once = False
         self._frame: Frame | None = None
         self._last_view: View | None = None
@@ -80,7 +82,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         self.rows = LiveTable(self.state.names, self.row_style)
         self.rows.extra = not self.state.chosen_by_user
         self.rows.bars = settings is None or settings.columns is None
-        self.details = RowDetails()
+        self.details = RowDetails(id="details")
         self.notice = Notice(id="notice")
         self.footer = Bar(Background.PANEL, gap=2, id="footer")
 
@@ -115,12 +117,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
 
     def cost(self) -> float | None:
         """Return the cost for the first line as a share of one CPU, or None if unknown."""
-        return self.context.cpu_share()
-
-    @property
-    def closed_rows(self) -> Rows | None:
-        """Rows that have left the table and are still shown."""
-        return None
+        return (self.context.cost or self.context.session.cost)()
 
     def third_items(self, width: int) -> list[BarItem]:
         """Return the third line."""
@@ -129,12 +126,6 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
     def footer_items(self) -> list[BarItem]:
         """Return the last line: the keys, if the screen has any."""
         return []
-
-    @property
-    def column_names(self) -> tuple[str, ...]:
-        """The visible columns, or those that would be if the table is hidden."""
-        drawn = tuple(column.sort for column in self.rows.columns if not column.bar)
-        return drawn or self.state.names
 
     def source_key(self, view: View, key: int) -> int | None:
         """Return the source's key for the row `key`, or None if the source has no details of it."""
@@ -253,7 +244,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         return self.view is not None and not self.has_class("-notice")
 
     def _show_notice(self, *texts: Span) -> None:
-        self.notice.show(texts)
+        self.notice.notify_of(*texts)
         self.set_class(True, "-notice")
 
     def _count_frozen_seconds(self) -> None:
@@ -272,11 +263,9 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             return
         frozen_s = None if self.frozen is None else self.context.clock() - self.frozen.at
         width = self.size.width
-        self.first_line.show(
-            *headline.first_line(
-                self.context, self.lens, width, self._frame, frozen_s=frozen_s, cost=self.cost()
-            )
-        )
+        cost = self.cost()
+        first = headline.first_line(self.context, self.lens, width, self._frame, frozen_s=frozen_s, cost=cost)
+        self.first_line.show(*first)
         if self.view is None:
             self.headline_bar.show([])
         elif (self.view, width) != self._headline_drawn:
@@ -306,7 +295,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         if not self.details_open or view is None:
             return
         if key is None:
-            self.details.show_no_row()
+            self.details.show([(Span("no row selected", Role.DIM),)])
             return
 
         def describe() -> Future[dict[str, str]] | None:
@@ -329,7 +318,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         self.set_class(height >= _TALL, "-tall")
         if small:
             need = f"nettop needs {LEAST_WIDTH}×{MIN_HEIGHT} cells; this terminal has {width}×{height}."
-            self.notice.show([Span(need, Role.TEXT)])
+            self.notice.notify_of(Span(need))
         else:
             self.show_newest()
         self.call_after_refresh(self.draw_body)

@@ -61,15 +61,13 @@ def find_plugins(own: Sequence[Lens]) -> list[Plugin]:
 def import_part(lens: str, name: str, package: str | None) -> ModuleType | None:
     """Import a part of a lens, or return None if the lens has no such part.
 
-    `name` is `probe`, `self_test`, `screen` (of the main table), `screen.TABLE` or `output`; `package` is None for
-    nettop's own lenses.
+    `name` is `probe`, `self_test`, `screen` or `output`; `package` is None for nettop's own lenses.
     """
-    first, dot, rest = name.partition(".")
-    module = f"{_OWN_PARTS[first].format(lens) if package is None else f'{package}.{first}'}{dot}{rest}"
+    module = _OWN_PARTS[name].format(lens) if package is None else f"{package}.{name}"
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # A parent may be absent too, or be a module rather than a package.
+        # A parent may be absent too.
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             return None
         raise

@@ -6,53 +6,41 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import NamedTuple
 
-from rich.cells import cell_len
-from rich.segment import Segment
-from textual import events
 from textual.geometry import Size
-from textual.message import Message
 from textual.strip import Strip
 
 from nettop.widgets.lines import Lines
-from nettop.widgets.themes import Background, Role, style
+from nettop.widgets.text import Line, Span, width_of
+from nettop.widgets.themes import Background, Role
 
 ALWAYS_SHOWN = 1000
 """The importance of an item that is never dropped."""
 
 
-class Span(NamedTuple):
-    """A text and its role."""
-
-    text: str
-    role: Role = Role.TEXT
-
-
 @dataclass(frozen=True, slots=True)
 class BarItem:
-    """Spans that are shown or dropped together.
+    """Spans that are shown or dropped together. An item `beside` the previous one has the smallest gap before it."""
 
-    `action` is run on a click; an item `beside` the previous one has the smallest gap before it.
-    """
-
-    spans: tuple[Span, ...]
+    spans: Line
     importance: int = ALWAYS_SHOWN
-    action: str = ""
     beside: bool = False
 
     @property
     def width(self) -> int:
         """Width in cells."""
-        return sum(cell_len(span.text) for span in self.spans)
+        return width_of(self.spans)
 
 
 def item(
-    *texts: tuple[str, Role] | str, importance: int = ALWAYS_SHOWN, action: str = "", beside: bool = False
+    *texts: Span | tuple[str, Role] | str,
+    importance: int = ALWAYS_SHOWN,
+    action: str = "",
+    beside: bool = False,
 ) -> BarItem:
-    """Return an item made of texts, or of texts with their roles."""
-    spans = (Span(text) if isinstance(text, str) else Span(*text) for text in texts)
-    return BarItem(tuple(spans), importance, action, beside)
+    """Return an item made of texts, or of texts with their roles. A click on it runs `action`."""
+    spans = (Span(text) if isinstance(text, str) else Span(*text[:2]) for text in texts)
+    return BarItem(tuple(span._replace(action=action) for span in spans), importance, beside)
 
 
 def fits(left: Sequence[BarItem], right: Sequence[BarItem], width: int, gap: int) -> bool:
@@ -88,59 +76,32 @@ class Bar(Lines):
 
     DEFAULT_CSS = "Bar { height: 1; }"
 
-    @dataclass
-    class Pressed(Message):
-        """A click on an item with an action."""
-
-        action: str
-
     def __init__(self, ground: Background = Background.SCREEN, gap: int = 3, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self._ground = ground
         self._gap = gap
-        self._left: tuple[BarItem, ...] = ()
-        self._right: tuple[BarItem, ...] = ()
-        self._actions: list[tuple[int, int, str]] = []
+        self._items: tuple[list[BarItem], list[BarItem]] = ([], [])
 
     def show(self, left: Sequence[BarItem], right: Sequence[BarItem] = ()) -> None:
         """Replace the items, leaving out empty ones; redraw only if they changed."""
-        shown = (tuple(each for each in left if each.spans), tuple(each for each in right if each.spans))
-        if shown != (self._left, self._right):
-            self._left, self._right = shown
+        shown = ([each for each in left if each.spans], [each for each in right if each.spans])
+        if shown != self._items:
+            self._items = shown
             self.redraw()
 
     @property
     def text(self) -> str:
         """The text currently shown."""
-        return self._strip(self.size.width).text
+        return self.strips(self.size)[0].text
 
     def strips(self, size: Size) -> list[Strip]:
         """Return the line."""
-        return [self._strip(size.width)] * size.height
+        return [self.strip(self.clickable(self._spans(size.width)), size.width, self._ground)] * size.height
 
-    def _strip(self, width: int) -> Strip:
-        blank = style(self.app.theme, Role.TEXT, self._ground)
-        segments: list[Segment] = []
-        self._actions = []
-        used = 0
-        for text, role, action in self._flow(*drop_items(self._left, self._right, width, self._gap)):
-            segments.append(Segment(text, style(self.app.theme, role, self._ground)))
-            if action:
-                self._actions.append((used, used + cell_len(text), action))
-            used += cell_len(text)
-        segments.append(Segment(" " * max(0, width - used), blank))
-        return Strip(segments, max(width, used)).crop(0, width)
-
-    def _flow(self, left: Sequence[BarItem], right: Sequence[BarItem]) -> Iterator[tuple[str, Role, str]]:
-        between = self.size.width - _width_of(left, right, self._gap) + (1 if right else 0)
+    def _spans(self, width: int) -> Iterator[Span]:
+        left, right = drop_items(*self._items, width, self._gap)
+        between = width - _width_of(left, right, self._gap) + (1 if right else 0)
         for blank, items in ((1, left), (between, right)):
-            yield " " * max(0, blank), Role.TEXT, ""
+            yield Span(" " * max(0, blank))
             for shown, gap in zip(items, _gaps(items, self._gap), strict=True):
-                yield " " * gap, Role.TEXT, ""
-                yield from ((span.text, span.role, shown.action) for span in shown.spans)
-
-    def on_click(self, event: events.Click) -> None:
-        """Run the action of the clicked item."""
-        for start, end, action in self._actions:
-            if start <= event.x < end:
-                self.post_message(self.Pressed(action))
+                yield from (Span(" " * gap), *shown.spans)

@@ -1,12 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Amounts drawn in block characters: horizontal bars and rows of columns."""
+"""Amounts drawn in block characters: horizontal bars, rows of columns, and a graph of rates over time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from textual.geometry import Size
+
+from nettop.query.units import human
+from nettop.widgets.text import Line, Span, fit
+from nettop.widgets.themes import Role
 
 _EIGHTHS = ("", *"▏▎▍▌▋▊▉")
 _LEVELS = "▁▂▃▄▅▆▇█"
+_AXIS = 11
+"""Cells for the label at the upper end of a graph's scale: ` 1.93 Gb/s `."""
 
 
 def bar_parts(first: float, second: float, largest: float, width: int) -> tuple[str, str]:
@@ -41,3 +50,28 @@ def column_lines(amounts: Sequence[float | None], largest: float, height: int) -
     return [
         "".join(" " if n <= 8 * line else _LEVELS[min(n - 8 * line, 8) - 1] for n in filled) for line in lines
     ]
+
+
+class Curve(NamedTuple):
+    """A part of a graph. `amounts` returns the newest amounts for a number of cells."""
+
+    title: str
+    role: Role
+    unit: str
+    amounts: Callable[[int], Sequence[float | None]]
+
+
+def graph_lines(title: str, curves: Sequence[Curve], size: Size) -> list[Line]:
+    """Return a title, then the curves in equal parts, each with its own scale, the newest amounts at the right."""
+    lines: list[Line] = [(Span(f" {fit(title, size.width - 1, left=True)}", Role.DIM),)]
+    height, cells = (size.height - 1) // max(1, len(curves)), size.width - _AXIS - 1
+    for curve in curves if height and cells > 0 else ():
+        amounts = curve.amounts(cells)
+        largest = max((amount for amount in amounts if amount is not None), default=0.0)
+        labels = [human(largest, curve.unit) if largest else "", *[""] * (height - 1)]
+        labels[-1 if height > 1 else 0] = curve.title if height > 1 else f"{curve.title} {labels[0]}"
+        for label, columns in zip(labels, column_lines(amounts, largest, height), strict=True):
+            role = curve.role if label == curve.title else Role.DIM
+            head = Span(f"{fit(label, _AXIS - 1, left=False)} ", role)
+            lines.append((head, Span("▏", Role.FAINT), Span(columns, curve.role)))
+    return lines

@@ -8,17 +8,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 
 from nettop.query.times import rfc3339
 from nettop.query.units import UNKNOWN, human, human_spread, unit_of
 from nettop.query.view import View
-from nettop.snapshots.arrays import Index, as_list
+from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Field, Kind
 from nettop.widgets.blocks import bar_parts, sparkline
 from nettop.widgets.columns import Column, declared
-from nettop.widgets.histogram import rebin as histogram_cells
+from nettop.widgets.durations import rebin
+from nettop.widgets.text import elide_end, elide_middle, fit
 from nettop.widgets.themes import Role
 
 WARNING = "▲"
@@ -26,13 +27,10 @@ _UNLIMITED = 10_000
 """A width large enough for any text."""
 _NUMBERS = frozenset({Kind.RATIO, Kind.COUNTER, Kind.SUM, Kind.GAUGE, Kind.QUANTILE})
 
+_SUMMED = frozenset({Kind.COUNTER, Kind.RATIO, Kind.SUM, Kind.QUANTILE})
+_BOLD = {Role.SENT: Role.TOTAL_SENT, Role.RECEIVED: Role.TOTAL_RECEIVED}
+
 Cell = tuple[str, Role]
-
-
-def why_empty(view: View) -> str:
-    """Return why a table has no rows: it is not available, or it is empty."""
-    lacking = view.snapshot.missing_hook(view.table)
-    return "no rows" if lacking is None else f"{NOT_AVAILABLE} here: {lacking.advice}"
 
 
 class RowFlags(NamedTuple):
@@ -45,11 +43,22 @@ class RowFlags(NamedTuple):
     missing: bool = False
 
 
+def flags_of(view: View, at: Index, **masks: Mask) -> list[RowFlags]:
+    """Return the flags of the rows at `at`: gone ones by the view, others by a mask each."""
+    rows = zip(*map(as_list, (view.gone[at], *masks.values())), strict=True)
+    return [RowFlags(**dict(zip(("gone", *masks), marks, strict=True))) for marks in rows]
+
+
+def is_zero(view: View, column: str, at: Index) -> Mask:
+    """Return a mask of the rows where this column is zero."""
+    values = view.column(column)
+    zero: Mask = values.known[at] & (values.numbers[at] == 0)
+    return zero
+
+
 def idle_where_zero(column: str, view: View, at: Index) -> list[RowFlags]:
     """Return the flags of rows, idle where this column is zero."""
-    values = view.column(column)
-    idle = values.known[at] & (values.numbers[at] == 0)
-    return [RowFlags(*flags) for flags in zip(as_list(view.gone[at]), as_list(idle), strict=True)]
+    return flags_of(view, at, idle=is_zero(view, column, at))
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,8 @@ class RowStyle:
 
     Mappings are by column: `absent` is the text of an unknown value, `warn_above` the threshold of a warning,
     `failing` the sign put before the text in the row of a failure. `stale` columns are faint while a row is idle;
-    those in `keep_ends` are elided at their start. `flags` returns the flags of rows, `empty_text` why there are no
-    rows.
+    those in `keep_ends` are elided at their start. `flags` returns the flags of rows. `empty` says that there
+    are no rows, `lacking` what is not available.
     """
 
     absent: Mapping[str, str] = field(default_factory=dict)
@@ -68,7 +77,13 @@ class RowStyle:
     stale: frozenset[str] = frozenset()
     keep_ends: frozenset[str] = frozenset()
     flags: Callable[[View, Index], list[RowFlags]] | None = None
-    empty_text: Callable[[View], str] = why_empty
+    empty: str = "no rows"
+    lacking: str = f"{NOT_AVAILABLE} here"
+
+    def empty_text(self, view: View) -> str:
+        """Return why a table has no rows: it is not available, or it is empty."""
+        missing = view.snapshot.missing_hook(view.table)
+        return self.empty if missing is None else f"{self.lacking}: {missing.advice}"
 
 
 # --- a column's cells ---------------------------------------------------------------------------------------
@@ -82,7 +97,7 @@ def column_cells(
         return [(fit(NOT_AVAILABLE, column.width, left=column.left), Role.FAINT)] * len(at)
     texts = _texts(view, column, at)
     if column.name in row_style.keep_ends:
-        texts = [text and elide_start(text, column.width) for text in texts]
+        texts = [text and elide_end(text[::-1], column.width)[::-1] for text in texts]
     # Zeros and values above a threshold are drawn differently.
     numbers = view.values(column.name, at) if column.field.kind in _NUMBERS else [None] * len(at)
     limit = row_style.warn_above.get(column.name)
@@ -180,16 +195,10 @@ def _texts(view: View, column: Column, at: Index) -> list[str | None]:
         return [None if value is None else when(value, column.width, now) for value in values]
     if column.name != column.sort and kind is Kind.LABEL:
         return [None if value is None else f":{value}" for value in values]
-    return [value_text(value, column) for value in values]
-
-
-def value_text(value: Any, column: Column) -> str | None:
-    """Format a value for display in the column's width; None stays None."""
-    if value is None or isinstance(value, str):
-        return value
-    if column.field.kind in (Kind.LABEL, Kind.KEY):
-        return str(value)
-    return human(value, column.unit, column.width - 2 if column.brief else column.width)
+    if kind in (Kind.LABEL, Kind.KEY):
+        return [None if value is None else str(value) for value in values]
+    width = column.width - 2 if column.brief else column.width
+    return [v if v is None or isinstance(v, str) else human(v, column.unit, width) for v in values]
 
 
 def when(moment: str, width: int, now: str) -> str:
@@ -215,7 +224,7 @@ def _group_texts(view: View, column: Column, at: Index) -> list[str | None]:
 
 def _histogram_texts(view: View, column: Column, at: Index) -> list[str | None]:
     """Return a sparkline for each histogram: the largest cell of a row is full, empty ones are blank."""
-    counted = histogram_cells(view.histogram(column.name)[at], view.buckets(column.name), column.width)
+    counted = rebin(view.histogram(column.name)[at], view.buckets(column.name), column.width)
     return [
         sparkline([amount or None for amount in row], max(row)) if is_known else None
         for row, is_known in zip(as_list(counted), view.column(column.name).known[at], strict=True)
@@ -247,43 +256,6 @@ def _fitted(text: str | None, column: Column) -> str:
     return fit(UNKNOWN if text is None else text, column.width, left=column.left)
 
 
-# --- fitting ------------------------------------------------------------------------------------------------
-
-
-def fit(text: str, width: int, *, left: bool) -> str:
-    """Return the text in exactly `width` cells: aligned left or right, elided at its end if too long."""
-    if text.isascii() and len(text) <= width:
-        return text.ljust(width) if left else text.rjust(width)
-    cells = cell_len(text)
-    if cells > width:
-        text = elide_end(text, width)
-        cells = cell_len(text)
-    pad = " " * (width - cells)
-    return text + pad if left else pad + text
-
-
-def elide_end(text: str, width: int) -> str:
-    """Cut the end of the text to at most `width` cells, marked with `…`."""
-    if cell_len(text) <= width:
-        return text
-    return set_cell_size(text, width - 1).rstrip() + "…" if width > 0 else ""
-
-
-def elide_start(text: str, width: int) -> str:
-    """Cut the start of the text to at most `width` cells, marked with `…`."""
-    return elide_end(text[::-1], width)[::-1]
-
-
-def elide_middle(text: str, width: int) -> str:
-    """Cut the middle of an ASCII text to at most `width` cells, marked with `…`: addresses differ at both ends."""
-    if len(text) <= width:
-        return text
-    if width < 3:
-        return "…"[:width]
-    tail = (width - 1) // 2
-    return f"{text[: width - 1 - tail]}…{text[-tail:]}"
-
-
 def fit_endpoint(endpoint: str | None, width: int) -> str | None:
     """Return the endpoint in at most `width` cells; elide the address in its middle, never the port.
 
@@ -297,3 +269,28 @@ def fit_endpoint(endpoint: str | None, width: int) -> str | None:
         return endpoint
     address, _, port = endpoint.rpartition(":")
     return f"{elide_middle(address, max(1, width - len(port) - 1))}:{port}"
+
+
+# --- totals -------------------------------------------------------------------------------------------------
+
+
+def total_cells(view: View, columns: Sequence[Column]) -> list[Cell]:
+    """Return the cells of the totals: the number of rows in the first, sums and overall ratios in the others."""
+    at, count = view.order, int((~view.gone[view.order]).sum())
+    cells: list[Cell] = []
+    for n, column in enumerate(columns):
+        if n == 0:
+            # A full table has evicted rows: its size is only a lower bound.
+            number = f"≥{count:,}" if view.is_full and count == view.size else f"{count:,}"
+            labels = (f"─ total {number}", f"─ {number}", number)
+            label = next((label for label in labels if len(label) <= column.width), number)
+            cells.append((fit(label, column.width, left=True), Role.TEXT))
+        elif column.field.kind not in _SUMMED or not view.table.adds_up:
+            cells.append((" " * column.width, Role.DIM))
+        elif column.name in view.missing:
+            cells.append((fit(NOT_AVAILABLE, column.width, left=column.left), Role.FAINT))
+        else:
+            amount = human(view.total(column.name, at), column.unit, column.width)
+            role = _BOLD.get(role_of(column.field), Role.TEXT)
+            cells.append((fit(amount, column.width, left=column.left), role))
+    return cells

@@ -53,13 +53,18 @@ class Column:
     field: Field
     title: str
     unit: str
-    width: int
-    left: bool
+    sort: str
+    width: int = 0
     brief: bool = False
-    """True if numbers are shown without decimals."""
-    sort: str = ""
+    """True in the short form; numbers are then shown without decimals."""
     bar: bool = False
     """True if the column is drawn as a bar, not as a number."""
+
+    @property
+    def left(self) -> bool:
+        """True if the column is aligned left: bars, texts, and the port in place of an endpoint."""
+        is_port = self.name != self.sort and self.field.kind is Kind.LABEL
+        return self.bar or is_port or self.field.kind in _LEFT or _is_elastic(self)
 
 
 class _Size(NamedTuple):
@@ -67,18 +72,6 @@ class _Size(NamedTuple):
     fair: int
     wanted: int
     maximum: int
-
-
-@dataclass(slots=True)
-class _Slot:
-    """A column while widths are computed; `brief` if in its short form."""
-
-    name: str
-    field: Field
-    title: str
-    unit: str
-    brief: bool = False
-    bar: bool = False
 
 
 def plan(
@@ -89,20 +82,20 @@ def plan(
     With `bars`, add a bar of the watched field's rate, or of the table's `bar`; with `extra`, fill the remaining room
     with further fields of the table.
     """
-    slots = [_slot(table, name) for name in names]
+    columns = [_column(table, name) for name in names]
     if bars and table.watched:
-        bar = replace(_slot(table, table.watched + RATE), title=BAR_TITLE, bar=True)
-        slots.insert(_after(table, names, table.watched_parts), bar)
+        bar = replace(_column(table, table.watched + RATE), title=BAR_TITLE, bar=True)
+        columns.insert(_after(table, names, table.watched_parts), bar)
     elif bars and table.bar in names:
-        slots.insert(_after(table, names, (table.bar,)), replace(_slot(table, table.bar), title="", bar=True))
-    slots = _shed(slots, width - MARGINS)
-    widths = _grow(slots, width - MARGINS)
-    if extra and all(w >= _size(s).wanted for s, w in zip(slots, widths, strict=True)):
+        bar = replace(_column(table, table.bar), title="", bar=True)
+        columns.insert(_after(table, names, (table.bar,)), bar)
+    columns = _shed(columns, width - MARGINS)
+    widths = _grow(columns, width - MARGINS)
+    if extra and all(w >= _size(column).wanted for column, w in zip(columns, widths, strict=True)):
         rates = any(name.endswith(RATE) for name in names)
-        shown = [slot.name for slot in slots]
-        slots += _extras(table, shown, width - MARGINS - _width_of(widths), rates=rates)
-        widths = _grow(slots, width - MARGINS, to_maximum=True)
-    return tuple(_column(table, slot, size) for slot, size in zip(slots, widths, strict=True))
+        columns += _extras(table, columns, width - MARGINS - _width_of(widths), rates=rates)
+        widths = _grow(columns, width - MARGINS, to_maximum=True)
+    return tuple(_drawn(table, column, size) for column, size in zip(columns, widths, strict=True))
 
 
 def declared(table: Table, name: str) -> Field:
@@ -129,50 +122,55 @@ def _after(table: Table, names: Sequence[str], parts: Sequence[str]) -> int:
     )
 
 
-def _slot(table: Table, name: str) -> _Slot:
-    return _Slot(name, declared(table, name), table.title_of(name), unit_of(table, name))
+def _column(table: Table, name: str) -> Column:
+    return Column(name, declared(table, name), table.title_of(name), unit_of(table, name), name)
 
 
 # --- shedding -----------------------------------------------------------------------------------------------
 
 
-def _shed(slots: list[_Slot], space: int) -> list[_Slot]:
-    """Return the slots that fit in `space` at their minimum widths; keep at least one."""
-    while len(slots) > 1 and _width_of([_min_width(slot, slots) for slot in slots]) > space:
-        weakest = min(slots, key=_next_step)
-        if _can_shorten(weakest):
-            weakest.brief = True
+def _shed(columns: list[Column], space: int) -> list[Column]:
+    """Return the columns that fit in `space` at their minimum widths; keep at least one."""
+    while len(columns) > 1 and _width_of([_min_width(column, columns) for column in columns]) > space:
+        weakest = min(range(len(columns)), key=lambda at: _next_step(columns[at]))
+        if _can_shorten(columns[weakest]):
+            columns[weakest] = replace(columns[weakest], brief=True)
         else:
-            slots.remove(weakest)
-    return slots
+            del columns[weakest]
+    return columns
 
 
-def _can_shorten(slot: _Slot) -> bool:
+def _can_shorten(column: Column) -> bool:
     """Return whether a shorter form is left: the port of an endpoint, the first of a group of numbers, a share without
     decimals."""
-    has_short_form = slot.field.kind in (Kind.ENDPOINT, Kind.GROUP) or _is_share(slot)
+    has_short_form = column.field.kind in (Kind.ENDPOINT, Kind.GROUP) or _is_share(column)
     return (
-        has_short_form and not _is_elastic(slot) and not slot.brief and slot.field.importance < _DROPPED_LAST
+        has_short_form
+        and not _is_elastic(column)
+        and not column.brief
+        and column.field.importance < _DROPPED_LAST
     )
 
 
-def _next_step(slot: _Slot) -> int:
+def _next_step(column: Column) -> int:
     """Return the importance of this column's next loss: its long form, or the column itself."""
-    short_form = 2 * _SHORT_FORM_BONUS if slot.field.kind is Kind.GROUP else _SHORT_FORM_BONUS
-    return slot.field.importance - (short_form if _can_shorten(slot) else 0)
+    short_form = 2 * _SHORT_FORM_BONUS if column.field.kind is Kind.GROUP else _SHORT_FORM_BONUS
+    return column.field.importance - (short_form if _can_shorten(column) else 0)
 
 
-def _min_width(slot: _Slot, slots: Sequence[_Slot]) -> int:
+def _min_width(column: Column, columns: Sequence[Column]) -> int:
     """Return the minimum width of a column, smaller if only the most important ones are left."""
-    last = len(slots) <= _MAX_DROPPED_LAST and all(other.field.importance >= _DROPPED_LAST for other in slots)
-    if not last or slot.field.kind is Kind.COUNTER:
-        return _usual_min_width(slot)
-    return min(_size(slot).minimum, 10)
+    last = len(columns) <= _MAX_DROPPED_LAST and all(
+        other.field.importance >= _DROPPED_LAST for other in columns
+    )
+    if not last or column.field.kind is Kind.COUNTER:
+        return _usual_min_width(column)
+    return min(_size(column).minimum, 10)
 
 
-def _usual_min_width(slot: _Slot) -> int:
-    size = _size(slot)
-    return size.fair if slot.field.kind is Kind.TIME else size.minimum
+def _usual_min_width(column: Column) -> int:
+    size = _size(column)
+    return size.fair if column.field.kind is Kind.TIME else size.minimum
 
 
 def _width_of(widths: Sequence[int]) -> int:
@@ -182,86 +180,83 @@ def _width_of(widths: Sequence[int]) -> int:
 # --- growing ------------------------------------------------------------------------------------------------
 
 
-def _grow(slots: Sequence[_Slot], space: int, *, to_maximum: bool = False) -> list[int]:
-    """Return a width for each slot: give spare cells one by one to the columns that can use them."""
-    sizes = [_size(slot) for slot in slots]
-    widths = [_usual_min_width(slot) for slot in slots]
+def _grow(columns: Sequence[Column], space: int, *, to_maximum: bool = False) -> list[int]:
+    """Return a width for each column: give spare cells one by one to the columns that can use them."""
+    sizes = [_size(column) for column in columns]
+    widths = [_usual_min_width(column) for column in columns]
     if _width_of(widths) > space:
-        widths = [_min_width(slot, slots) for slot in slots]
+        widths = [_min_width(column, columns) for column in columns]
     spare = space - _width_of(widths)
     for limit in ("minimum", "fair", "wanted", "maximum")[: 4 if to_maximum else 3]:
         while spare > 0:
             growing = [at for at, size in enumerate(sizes) if widths[at] < getattr(size, limit)]
             if not growing:
                 break
-            for at in sorted(growing, key=lambda at: -slots[at].field.importance)[:spare]:
+            for at in sorted(growing, key=lambda at: -columns[at].field.importance)[:spare]:
                 widths[at] += 1
             spare -= min(spare, len(growing))
-    if len(slots) == 1:
+    if len(columns) == 1:
         widths[0] = min(widths[0], max(1, space))
     return widths
 
 
-def _extras(table: Table, names: Sequence[str], space: int, *, rates: bool) -> list[_Slot]:
+def _extras(table: Table, columns: Sequence[Column], space: int, *, rates: bool) -> list[Column]:
     """Return further fields that fit in `space`, the most important first."""
-    shown = {as_totals(table, name) for name in names}
-    for name in names:
-        field = declared(table, name)
-        if field.kind in (Kind.GROUP, Kind.ENDPOINT):
-            shown.update(field.parts)
-    extras: list[_Slot] = []
+    shown = {as_totals(table, column.name) for column in columns}
+    for column in columns:
+        if column.field.kind in (Kind.GROUP, Kind.ENDPOINT):
+            shown.update(column.field.parts)
+    extras: list[Column] = []
     rest = (f for f in table.fields if f.name not in shown and f.kind not in (Kind.GROUP, Kind.HISTOGRAM))
     for field in sorted((f for f in rest if f.importance >= _MIN_EXTRA), key=lambda f: -f.importance):
-        name = as_rates(table, field.name) if rates else field.name
-        slot = _slot(table, name)
-        space -= _size(slot).wanted + GAP
+        column = _column(table, as_rates(table, field.name) if rates else field.name)
+        space -= _size(column).wanted + GAP
         if space < 0:
             break
-        extras.append(slot)
+        extras.append(column)
     return extras
 
 
 # --- sizes --------------------------------------------------------------------------------------------------
 
 
-def _size(slot: _Slot) -> _Size:
-    field = slot.field
+def _size(column: Column) -> _Size:
+    field = column.field
     if field.kind is Kind.TIME:
         return _Size(_CLOCK_BRIEF, _CLOCK_MIN, _CLOCK, _CLOCK)
-    if slot.bar:
+    if column.bar:
         return _Size(_BAR_MIN, _BAR_MIN, _BAR, _BAR)
-    width = max(_RATE if slot.unit == "bytes/s" else field.width, len(slot.title))
+    width = max(_RATE if column.unit == "bytes/s" else field.width, len(column.title))
     if field.kind is Kind.ENDPOINT:
         # Every IPv4 endpoint fits in 21 cells. The important endpoint keeps them; the other may shrink.
         minimum = 21 if field.importance >= _DROPPED_LAST else 14
-        return _Size(6, 6, 6, 6) if slot.brief else _Size(minimum, 21, width, _LONGEST_ENDPOINT)
-    if _is_share(slot) and slot.brief:
+        return _Size(6, 6, 6, 6) if column.brief else _Size(minimum, 21, width, _LONGEST_ENDPOINT)
+    if _is_share(column) and column.brief:
         return _Size(5, 5, 5, 5)
-    if _is_elastic(slot):
+    if _is_elastic(column):
         minimum = _SENTENCE_MIN if width >= _SENTENCE else min(width, _NAME_MIN)
         return _Size(minimum, max(minimum, min(width, 18)), width, max(width, 40))
     if field.kind is Kind.ENUM:
         return _Size(min(width, 14), width, width, width)
     if field.kind is Kind.HISTOGRAM:
-        return _Size(max(len(slot.title), min(width, 16)), width, width, max(width, 40))
-    if field.kind is Kind.GROUP and slot.brief:
+        return _Size(max(len(column.title), min(width, 16)), width, width, max(width, 40))
+    if field.kind is Kind.GROUP and column.brief:
         width = 7
     return _Size(width, width, width, width)
 
 
-def _is_share(slot: _Slot) -> bool:
-    return slot.field.kind is Kind.RATIO and slot.unit == RATIO
+def _is_share(column: Column) -> bool:
+    return column.field.kind is Kind.RATIO and column.unit == RATIO
 
 
-def _is_elastic(slot: _Slot) -> bool:
-    return slot.field.kind is Kind.TEXT or (slot.field.kind is Kind.GROUP and not slot.unit)
+def _is_elastic(column: Column) -> bool:
+    return column.field.kind is Kind.TEXT or (column.field.kind is Kind.GROUP and not column.unit)
 
 
-def _column(table: Table, slot: _Slot, width: int) -> Column:
-    field, name = slot.field, slot.name
-    if slot.brief and field.kind in (Kind.ENDPOINT, Kind.GROUP):
-        part = table.by_name[field.parts[1 if field.kind is Kind.ENDPOINT else 0]]
-        left = field.kind is Kind.ENDPOINT
-        return Column(part.name, part, part.title, unit_of(table, part.name), width, left, sort=name)
-    left = field.kind in _LEFT or _is_elastic(slot) or slot.bar
-    return Column(name, field, slot.title, slot.unit, width, left, slot.brief, sort=name, bar=slot.bar)
+def _drawn(table: Table, column: Column, width: int) -> Column:
+    """Return the column in its final width; a short form shows a part of an endpoint or a group."""
+    field = column.field
+    if not column.brief or field.kind not in (Kind.ENDPOINT, Kind.GROUP):
+        return replace(column, width=width)
+    part = table.by_name[field.parts[1 if field.kind is Kind.ENDPOINT else 0]]
+    return Column(part.name, part, part.title, unit_of(table, part.name), column.name, width)

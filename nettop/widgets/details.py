@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The details of a row as lines: its values by section, optionally with each one's meaning and formula."""
+"""The pane with the details of a row: the source's, and its values by section, optionally with their meanings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 
 import numpy as np
-from rich.cells import cell_len
+from textual.message import Message
 
 from nettop.query.units import RATIO, UNKNOWN, human, human_spread, unit_of
 from nettop.query.view import View
@@ -15,9 +16,9 @@ from nettop.snapshots.histograms import histogram_text
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Field, Kind, Table
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
-from nettop.widgets.bar import Span
-from nettop.widgets.cells import fit, role_of
-from nettop.widgets.page import Line, wrapped
+from nettop.widgets.cells import role_of
+from nettop.widgets.page import Page
+from nettop.widgets.text import Line, Span, fit, width_of, wrapped
 from nettop.widgets.themes import Role
 
 TITLE_CELLS = 15
@@ -29,6 +30,49 @@ _SIDE_BY_SIDE = frozenset({Kind.GROUP, Kind.ENDPOINT})
 """Kinds that show several fields side by side."""
 _FIELD_CELLS = 40
 """Width in cells of each field where several share a line."""
+Describe = Callable[[], "Future[dict[str, str]] | None"]
+"""Function that asks the source for further details; None if it has none."""
+
+
+class RowDetails(Page):
+    """The details of one row. It asks the source once per row, and keeps the answer until another row is shown."""
+
+    @dataclass
+    class Described(Message):
+        """The source's answer: the details of a row."""
+
+        key: int
+        answer: Future[dict[str, str]]
+
+    _key: int | None = None
+    _answer: Mapping[str, str] | str = ""
+
+    def show_row(
+        self, view: View, key: int, describe: Describe, *, explained: bool, more: Sequence[Line]
+    ) -> None:
+        """Show a row, then `more` lines."""
+        if key != self._key:
+            self._key, self._answer = key, {}
+            answer = describe()
+            if answer is not None:  # the source answers from another thread, by a message
+                self._answer = "reading the details …"
+                answer.add_done_callback(lambda done: self.post_message(self.Described(key, done)) and None)
+        lines = detail_lines(view, key, self._answer, self.size.width - 2, explained=explained)
+        self.show([*lines, *more])
+
+    def forget(self) -> None:
+        """Ask the source again when a row is shown next."""
+        self._key = None
+
+    def on_row_details_described(self, message: Described) -> None:
+        """Keep the source's details if their row is still selected; the screen then draws them."""
+        if message.key != self._key:
+            message.stop()
+            return
+        error = message.answer.exception()
+        remedy = getattr(error, "remedy", "")
+        text = f"{error}: {remedy}" if remedy else str(error)
+        self._answer = message.answer.result() if error is None else text
 
 
 def detail_lines(
@@ -48,7 +92,9 @@ def detail_lines(
     elif described:
         lines = [*described_lines(described, width), ()]
     for heading, fields in sections_of(alone.table):
-        facts = _known_facts(alone, fields) if heading else fields
+        # A UDP socket, for example, has no round-trip time, nor a reason for its absence.
+        known = [f for f in fields if f.name in alone.missing or _value(alone, f)[0] != UNKNOWN]
+        facts = known if heading else fields
         if heading and facts:
             lines.append((Span(heading, Role.BOLD),))
         if explained:
@@ -109,11 +155,6 @@ def _with(snapshot: Snapshot, rows: Rows) -> Snapshot:
 # --- lines --------------------------------------------------------------------------------------------------
 
 
-def _known_facts(view: View, fields: Sequence[Field]) -> list[Field]:
-    """Return the fields that have a value or a reason for its absence: a UDP socket has no round-trip time."""
-    return [field for field in fields if field.name in view.missing or _value(view, field)[0] != UNKNOWN]
-
-
 def _side_by_side(view: View, fields: Sequence[Field], width: int) -> list[Line]:
     """Return title, value and rate of each field, as many to a line as fit; below a histogram its buckets."""
     lines: list[Line] = []
@@ -121,7 +162,7 @@ def _side_by_side(view: View, fields: Sequence[Field], width: int) -> list[Line]
     for field in fields:
         value, rate, _ = _value(view, field)
         fact = (*_head(field, value), Span(f"  {rate}" if rate else "", Role.DIM))
-        used = sum(cell_len(span.text) for span in fact)
+        used = width_of(fact)
         column = -(-(last + 1) // _FIELD_CELLS) * _FIELD_CELLS
         if column + used <= width:
             lines[-1] = (*lines[-1], Span(" " * (column - last)), *fact)
@@ -145,18 +186,13 @@ def _field_lines(view: View, field: Field, width: int) -> list[Line]:
     why = f"  ({NOT_AVAILABLE}: {view.missing[field.name]})" if field.name in view.missing else ""
     meaning = f"{field.name}: {field.help}{formula}{why}"
     below = _buckets(view, field, width)
-    used = sum(cell_len(piece.text) for piece in head)
+    used = width_of(head)
     if width < _BESIDE_WIDTH:
         return [tuple(head), *wrapped(meaning, width, Role.FAINT, 2), *below]
-    if used < TITLE_CELLS + _VALUE:
-        head.append(Span(" " * (TITLE_CELLS + _VALUE - used), Role.TEXT))
     column = max(used, TITLE_CELLS + _VALUE) + 2
     beside, *more = wrapped(meaning, width - column, Role.FAINT) or [()]
-    return [
-        (*head, Span("  ", Role.TEXT), *beside),
-        *((Span(" " * column, Role.TEXT), *line) for line in more),
-        *below,
-    ]
+    lines = [(*head, Span(" " * (column - used)), *beside)]
+    return [*lines, *((Span(" " * column), *line) for line in more), *below]
 
 
 def _head(field: Field, value: str) -> Line:

@@ -37,21 +37,16 @@ class PlainSigns(LineFilter):
     def __init__(self, signs: Mapping[str, str], *, ascii_only: bool) -> None:
         super().__init__()
         self._table = str.maketrans(dict(signs))
-        self._replaced = frozenset(signs)
         self._ascii_only = ascii_only
         self._plain = lru_cache(4096)(self._translate)
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002 - Textual's
         """Return the segments with glyphs replaced, each as wide as before."""
-        return [
-            segment
-            if segment.text.isascii()
-            else Segment(self._plain(segment.text), segment.style, segment.control)
-            for segment in segments
-        ]
+        texts = [s.text if s.text.isascii() else self._plain(s.text) for s in segments]
+        return [segment._replace(text=text) for segment, text in zip(segments, texts, strict=True)]
 
     def _translate(self, text: str) -> str:
-        if "±" in self._replaced:
+        if ord("±") in self._table:
             text = _PLUS_MINUS_WITH_ROOM.sub(r"\1+/-", text)
         text = text.translate(self._table)
         if not self._ascii_only or text.isascii():

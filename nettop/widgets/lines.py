@@ -3,20 +3,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from textual import events
 from textual.geometry import Region, Size
+from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
+
+from nettop.widgets.text import Line, Span
+from nettop.widgets.themes import Background, Role, frame_style, style
+
+THUMB = "▐"
+"""The scroll bar's thumb, drawn over the last cell of some lines."""
+_SCROLL_STEP = 3
 
 
 class Lines(Widget):
     """A widget drawn line by line. Subclasses implement `strips`, and call `redraw` when it may have changed."""
 
-    ALLOW_SELECT = False
+    @dataclass
+    class Pressed(Message):
+        """A click on a span with an action."""
 
-    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's name
-        super().__init__(id=id)
-        self._made: list[Strip] = []
-        self._made_for: tuple[object, ...] = ()
+        action: str
+
+    ALLOW_SELECT = False
+    _made: Sequence[Strip] = ()
+    _made_for: tuple[object, ...] = ()
+    _clickable: Mapping[int, Line] = MappingProxyType({})
 
     def strips(self, size: Size) -> list[Strip]:
         """Return all lines in their current state."""
@@ -35,6 +54,32 @@ class Lines(Widget):
         if changed:
             self.refresh(*(Region(0, y, size.width, 1) for y in changed))
 
+    def strip(self, line: Iterable[Span], width: int, ground: Background = Background.SCREEN) -> Strip:
+        """Return a line in exactly `width` cells, on this background."""
+        theme, segments = self.app.theme, []
+        for text, role, own_ground, _, letter, shade in line:
+            in_frame = frame_style(theme, letter, shade, role) if letter else None
+            segments.append(Segment(text, in_frame or style(theme, role, own_ground or ground)))
+        used = sum(segment.cell_length for segment in segments)
+        if used < width:
+            segments.append(Segment(" " * (width - used), style(theme, Role.TEXT, ground)))
+        return Strip(segments, max(used, width)).crop(0, width)
+
+    def clickable(self, line: Iterable[Span], y: int = 0) -> Line:
+        """Return a line after recording its actions for clicks."""
+        self._clickable = {**self._clickable, y: (spans := tuple(line))}
+        return spans
+
+    def on_click(self, event: events.Click) -> None:
+        """Report the action of the clicked span."""
+        end = 0
+        for span in self._clickable.get(event.y, ()):
+            end += cell_len(span.text)
+            if event.x < end:
+                if span.action:
+                    self.post_message(self.Pressed(span.action))
+                return
+
     def render_lines(self, crop: Region) -> list[Strip]:
         """Return the lines. Skip Textual's handling of borders, padding and tints: there are none."""
         size = self.size
@@ -45,7 +90,7 @@ class Lines(Widget):
         for line_filter in self.get_line_filters():
             strips = [strip.apply_filter(line_filter, ground) for strip in strips]
         first, last = crop.column_span
-        return strips if (first, last) == (0, size.width) else [strip.crop(first, last) for strip in strips]
+        return [strip if (first, last) == (0, size.width) else strip.crop(first, last) for strip in strips]
 
     def render_line(self, y: int) -> Strip:
         """Return a single line."""
@@ -54,3 +99,69 @@ class Lines(Widget):
     def _surroundings(self, size: Size) -> tuple[object, ...]:
         """Return the state, besides the content, that affects every line."""
         return size, self.app.theme, self.has_focus
+
+
+class Drawing(Lines):
+    """The lines that a function returns for the widget's size."""
+
+    _draw: Callable[[Size], Sequence[Line]] = staticmethod(lambda _: ())
+
+    def show(self, draw: Callable[[Size], Sequence[Line]]) -> None:
+        """Replace the function, and redraw."""
+        self._draw = draw
+        self.redraw()
+
+    def strips(self, size: Size) -> list[Strip]:
+        """Return the lines that fit, then blank ones."""
+        lines = [*self._draw(size), *[()] * size.height][: size.height]
+        return [self.strip(line, size.width) for line in lines]
+
+
+class Scrollable(Lines):
+    """A widget that draws only the visible ones of its rows. `top` is the first visible row."""
+
+    top = 0
+
+    @property
+    def row_count(self) -> int:
+        """Number of rows, visible or not."""
+        raise NotImplementedError
+
+    @property
+    def page(self) -> int:
+        """Number of rows that fit."""
+        return max(1, self.size.height)
+
+    def scroll_by(self, step: int) -> None:
+        """Scroll by `step` rows, within bounds."""
+        self.top = self.bounded(self.top + step)
+        self.redraw()
+
+    def bounded(self, top: int) -> int:
+        """Return the nearest first row that leaves no room below the last one."""
+        return max(0, min(top, self.row_count - self.page))
+
+    def thumb(self) -> range:
+        """Return the lines of the page that show the scroll bar's thumb; none if all rows fit."""
+        if self.row_count <= self.page:
+            return range(0)
+        length = max(1, self.page * self.page // self.row_count)
+        first = (self.page - length) * self.top // (self.row_count - self.page)
+        return range(first, first + length)
+
+    def with_thumb(
+        self, strip: Strip, role: Role = Role.FAINT, ground: Background = Background.SCREEN, mark: str = THUMB
+    ) -> Strip:
+        """Return the strip with a part of the scroll bar over its last cell."""
+        bar = Segment(mark, style(self.app.theme, role, ground))
+        return Strip.join([strip.crop(0, strip.cell_length - 1), Strip([bar], 1)])
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        """Scroll down."""
+        event.stop()
+        self.scroll_by(_SCROLL_STEP)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """Scroll up."""
+        event.stop()
+        self.scroll_by(-_SCROLL_STEP)

@@ -1,30 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scrollable lines of text: the details pane, the help, the palette's matches."""
+"""Texts: scrollable lines (the details, the help, the palette's matches), and a notice in place of the content."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.cells import cell_len
-from rich.segment import Segment
 from textual.geometry import Size
 from textual.strip import Strip
 
-from nettop.widgets.bar import Span
-from nettop.widgets.scrollable import THUMB, Scrollable, thumb
-from nettop.widgets.themes import Background, Role, style
+from nettop.widgets.lines import THUMB, Drawing, Scrollable
+from nettop.widgets.text import Line, Span, width_of, wrapped
+from nettop.widgets.themes import Background, Role
 
-Line = tuple[Span, ...]
+_WIDEST_NOTICE = 72
 
 
 class Page(Scrollable, can_focus=True):
-    """Lines on the panel's background; `top` is the first visible one, `chosen` is highlighted."""
+    """Lines on the panel's background; `chosen` is highlighted."""
 
-    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's name
-        super().__init__(id=id)
-        self.lines: tuple[Line, ...] = ()
-        self.top = 0
-        self.chosen: int | None = None
+    lines: tuple[Line, ...] = ()
+    chosen: int | None = None
 
     def show(self, lines: Sequence[Line], chosen: int | None = None) -> None:
         """Replace the lines; scroll only as far as needed to show `chosen`."""
@@ -34,10 +29,10 @@ class Page(Scrollable, can_focus=True):
             self.top = min(max(self.top, chosen - self.size.height + 1), chosen)
         self.scroll_by(0)
 
-    def scroll_by(self, step: int) -> None:
-        """Scroll by `step` lines, within bounds."""
-        self.top = max(0, min(self.top + step, len(self.lines) - max(1, self.size.height)))
-        self.redraw()
+    @property
+    def row_count(self) -> int:
+        """Number of lines."""
+        return len(self.lines)
 
     @property
     def text(self) -> str:
@@ -52,27 +47,30 @@ class Page(Scrollable, can_focus=True):
         at = self.top + y
         ground = Background.BAND if at == self.chosen else Background.PANEL
         line = self.lines[at] if at < len(self.lines) else ()
-        segments = [Segment(" ", style(self.app.theme, Role.TEXT, ground))]
-        segments += [Segment(span.text, style(self.app.theme, span.role, ground)) for span in line]
-        used = 1 + sum(cell_len(span.text) for span in line)
-        segments.append(Segment(" " * max(0, width - used), style(self.app.theme, Role.TEXT, ground)))
-        mark = THUMB if y in thumb(len(self.lines), self.size.height, self.top) else " "
+        strip = self.strip([Span(" "), *line], width, ground)
         role = Role.KEY if self.has_focus else Role.FAINT
-        last = Strip([Segment(mark, style(self.app.theme, role, ground))], 1)
-        return Strip.join([Strip(segments, max(width, used)).crop(0, width - 1), last])
+        return self.with_thumb(strip, role, ground, THUMB if y in self.thumb() else " ")
 
     def on_resize(self) -> None:
         """Keep the scroll position within bounds."""
         self.scroll_by(0)
 
 
-def wrapped(text: str, width: int, role: Role, indent: int = 0) -> list[Line]:
-    """Wrap the text between words into lines of at most `width` cells."""
-    lines: list[str] = []
-    line = ""
-    for word in text.split():
-        if line and cell_len(line) + 1 + cell_len(word) > width - indent:
-            lines.append(line)
-            line = ""
-        line = f"{line} {word}" if line else word
-    return [(Span(" " * indent + full, role),) for full in (*lines, line) if full]
+class Notice(Drawing):
+    """A centred notice: attaching, why a lens failed, terminal too small."""
+
+    text = ""
+    """The text shown, without line breaks."""
+
+    def notify_of(self, *texts: Span) -> None:
+        """Show each text as a paragraph."""
+        self.text = " ".join(span.text for span in texts)
+        self.show(lambda size: _centred(texts, size))
+
+
+def _centred(texts: Sequence[Span], size: Size) -> list[Line]:
+    """Return texts, wrapped and in the middle of the lines."""
+    widest = max(1, min(_WIDEST_NOTICE, size.width - 2))
+    lines = [line for span in texts for line in wrapped(span.text, widest, span.role)]
+    above = max(0, (size.height - len(lines)) // 2)
+    return [()] * above + [(Span(" " * ((size.width - width_of(line)) // 2)), *line) for line in lines]

@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rich.segment import Segment
-from rich.style import Style
 from textual import events
 from textual.geometry import Size
 from textual.message import Message
@@ -20,12 +18,11 @@ from textual.strip import Strip
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.schema import Kind, Table
-from nettop.widgets import totals
-from nettop.widgets.cells import Cell, RowFlags, RowStyle, bar_cells, column_cells, fit
-from nettop.widgets.columns import GAP, Column, declared, plan
-from nettop.widgets.page import wrapped
-from nettop.widgets.scrollable import Scrollable, thumb, with_thumb
-from nettop.widgets.themes import Background, Role, style
+from nettop.widgets.cells import Cell, RowFlags, RowStyle, bar_cells, column_cells, total_cells
+from nettop.widgets.columns import Column, declared, plan
+from nettop.widgets.lines import Scrollable
+from nettop.widgets.text import Span, fit, wrapped
+from nettop.widgets.themes import Background, Role
 
 UP, DOWN = "▲", "▼"
 CHOSEN, FOLLOWED, CLOSED = "▸", "◆", "×"
@@ -38,12 +35,6 @@ class LiveTable(Scrollable, can_focus=True):
     In an append table the selected row is always followed and keeps its line on the screen. If no row is selected, the
     first visible row keeps its line, unless it is the table's first.
     """
-
-    @dataclass
-    class SortBy(Message):
-        """A click on a header."""
-
-        name: str
 
     @dataclass
     class Chosen(Message):
@@ -65,8 +56,7 @@ class LiveTable(Scrollable, can_focus=True):
         self.key: int | None = None
         self.at: int | None = None
         self.follows = False
-        self.top = 0
-        self.drawn = self.reused = 0
+        self.drawn = 0
         self._strips: dict[tuple[int, bool], Strip] = {}
         self._drawn_for: tuple[object, ...] = ()
         self._scrolls_to_choice = True
@@ -87,7 +77,7 @@ class LiveTable(Scrollable, can_focus=True):
         self._strips.clear()
         self._find_chosen()
         if pinned is not None and (at := self._place_of(pinned[0])) is not None:
-            self.top = self._bounded(at - pinned[1])
+            self.top = self.bounded(at - pinned[1])
         self.redraw()
 
     def release_view(self) -> None:
@@ -101,6 +91,16 @@ class LiveTable(Scrollable, can_focus=True):
     def page(self) -> int:
         """Number of rows that fit between the header and the total."""
         return max(0, self.size.height - 2)
+
+    @property
+    def row_count(self) -> int:
+        """Number of rows, visible or not."""
+        return len(self.order)
+
+    @property
+    def chosen(self) -> Index:
+        """Position of the selected row in the view as an index; empty without a selection."""
+        return self.order[:0] if self.at is None else self.order[self.at : self.at + 1]
 
     def choose(self, at: int | None) -> None:
         """Select the row at position `at` of the order, or the nearest one."""
@@ -131,8 +131,7 @@ class LiveTable(Scrollable, can_focus=True):
     def scroll_by(self, step: int) -> None:
         """Scroll by `step` rows; keep the selection, visible or not."""
         self._scrolls_to_choice = False
-        self.top = self._bounded(self.top + step)
-        self.redraw()
+        super().scroll_by(step)
 
     def _key_at(self, view: View, at: int) -> int:
         return int(view.raw(view.table.key)[self.order[at]])
@@ -162,40 +161,41 @@ class LiveTable(Scrollable, can_focus=True):
                 self._set_choice(self.at)
         if self._scrolls_to_choice:
             self._scroll_to_chosen()
-        self.top = self._bounded(self.top)
+        self.top = self.bounded(self.top)
 
     def _scroll_to_chosen(self) -> None:
         top = 0 if self.at is None else min(max(self.top, self.at - self.page + 1), self.at)
-        self.top = self._bounded(top)
-
-    def _bounded(self, top: int) -> int:
-        return max(0, min(top, len(self.order) - self.page))
+        self.top = self.bounded(top)
 
     # --- drawing --------------------------------------------------------------------------------------------
 
     def strips(self, size: Size) -> list[Strip]:
         """Return the header, the visible rows, the total, and blank lines."""
+        blank = self.strip((), size.width)
         if self.view is None:
-            return [Strip.blank(size.width, self._style(Role.TEXT))] * size.height
+            return [blank] * size.height
         state = (size.width, self.app.theme, self.names, self.extra, self.bars, id(self.view))
         if state != self._drawn_for:  # every row has to be redrawn
             self._drawn_for = state
             self._strips.clear()
-            self.columns = self._plan(self.view, bars=self.bars)
-        blank = Strip.blank(size.width, self._style(Role.TEXT))
+            self.columns = plan(self.view.table, self.names, size.width, extra=self.extra, bars=self.bars)
         end = min(len(self.order), self.top + self.page)
-        lines = [self._header(), *map(self._row, range(self.top, end)), self._total(), blank]
+        lines = [
+            self._header(self.view),
+            *map(self._row, range(self.top, end)),
+            self._total(self.view),
+            blank,
+        ]
         if not len(self.order):
             lines += self._why_empty(self.view, size.width)
         return (lines + [blank] * size.height)[: size.height]
 
-    def _plan(self, view: View, *, bars: bool) -> tuple[Column, ...]:
-        return plan(view.table, self.names, self.size.width, extra=self.extra, bars=bars)
-
     @property
     def has_room_for_bars(self) -> bool:
         """True if bars fit in the current width."""
-        columns = self.columns if self.bars or self.view is None else self._plan(self.view, bars=True)
+        columns = self.columns
+        if not self.bars and self.view is not None:
+            columns = plan(self.view.table, self.names, self.size.width, extra=self.extra)
         return any(column.bar for column in columns)
 
     def _why_empty(self, view: View, width: int) -> list[Strip]:
@@ -203,23 +203,17 @@ class LiveTable(Scrollable, can_focus=True):
         if view.size and not view.query.filter.is_empty:
             reasons = [self.filtered_empty_text(view), *view.filter_remarks]
         texts = (line[0].text for line in wrapped("; ".join(reasons), width - 2, Role.DIM))
-        dim = self._style(Role.DIM)
-        return [Strip([Segment(fit(f" {text}", width, left=True), dim)], width) for text in texts]
+        return [self.strip([Span(fit(f" {text}", width, left=True), Role.DIM)], width) for text in texts]
 
     def _row(self, at: int) -> Strip:
         place = int(self.order[at])
         chosen = at == self.at
-        strip = self._strips.get((place, chosen))
-        if strip is None:
+        if (place, chosen) not in self._strips:
             self._draw_page()
-            strip = self._strips[place, chosen]
-        else:
-            self.reused += 1
-        if at - self.top in thumb(len(self.order), self.page, self.top):
-            return with_thumb(
-                strip, self._style(Role.FAINT, Background.BAND if chosen else Background.SCREEN)
-            )
-        return strip
+        strip = self._strips[place, chosen]
+        if at - self.top not in self.thumb():
+            return strip
+        return self.with_thumb(strip, ground=Background.BAND if chosen else Background.SCREEN)
 
     def _draw_page(self) -> None:
         """Draw all visible rows not drawn yet in one batch: values are cheaper to read by column."""
@@ -246,34 +240,23 @@ class LiveTable(Scrollable, can_focus=True):
         return [(cell,) for cell in column_cells(view, column, at, flags, self.row_style)]
 
     def _strip(self, cells: Sequence[tuple[Cell, ...]], row: RowFlags, *, chosen: bool) -> Strip:
-        ground = Background.BAND if chosen else Background.SCREEN
         mark = CLOSED if row.gone else (FOLLOWED if self._is_followed else CHOSEN) if chosen else " "
-        segments = [Segment(mark, self._style(Role.DIM, ground))]
+        spans = [Span(mark, Role.DIM)]
         for *pieces, (last, role) in cells:
-            segments += [Segment(text, self._style(piece, ground)) for text, piece in pieces]
-            segments.append(Segment(last + " ", self._style(role, ground)))
-        return self._padded(segments, ground)
+            spans += [*(Span(*piece) for piece in pieces), Span(last + " ", role)]
+        return self.strip(spans, self.size.width, Background.BAND if chosen else Background.SCREEN)
 
-    def _padded(self, segments: list[Segment], ground: Background) -> Strip:
-        width = self.size.width
-        used = 1 + sum(column.width + GAP for column in self.columns)
-        if used < width:
-            segments.append(Segment(" " * (width - used), self._style(Role.TEXT, ground)))
-        strip = Strip(segments, max(used, width))
-        return strip if used <= width else strip.crop(0, width)
-
-    def _header(self) -> Strip:
-        assert self.view is not None
-        segments = [Segment(" ", self._style(Role.HEAD, Background.PANEL))]
-        order = self.view.query.sort
-        sorting = self._sorting(self.view.table, order.field)
+    def _header(self, view: View) -> Strip:
+        sorting = self._sorting(view.table, view.query.sort.field)
+        spans = [Span(" ", Role.HEAD)]
         for column in self.columns:
             role, mark = Role.HEAD, ""
             if column.title and column.sort in sorting:
                 role = Role.TOTAL_SENT if column.field.tone == Role.SENT.value else Role.KEY
-                mark = DOWN if order.descending else UP
-            segments.append(Segment(_title(column, mark), self._style(role, Background.PANEL)))
-        return self._padded(segments, Background.PANEL)
+                mark = DOWN if view.query.sort.descending else UP
+            action = f"sort_by({column.sort!r})" if column.field.is_sortable else ""
+            spans.append(Span(_title(column, mark), role, action=action))
+        return self.strip(self.clickable(spans), self.size.width, Background.PANEL)
 
     def _sorting(self, table: Table, name: str) -> Sequence[str]:
         """Return the columns marked as sorted: the one sorted by, or the parts of a sum that is not shown."""
@@ -282,41 +265,21 @@ class LiveTable(Scrollable, can_focus=True):
             return (name,)
         return [part + name.removeprefix(field.name) for part in field.parts]
 
-    def _total(self) -> Strip:
-        assert self.view is not None
-        cells = totals.total_cells(self.view, self.columns)
-        segments = [Segment(" ", self._style(Role.FAINT, Background.PANEL))]
-        segments += [Segment(text + " ", self._style(role, Background.PANEL)) for text, role in cells]
-        return self._padded(segments, Background.PANEL)
-
-    def _style(self, role: Role, ground: Background = Background.SCREEN) -> Style:
-        return style(self.app.theme, role, ground)
+    def _total(self, view: View) -> Strip:
+        spans = (Span(text + " ", role) for text, role in total_cells(view, self.columns))
+        return self.strip([Span(" ", Role.FAINT), *spans], self.size.width, Background.PANEL)
 
     # --- mouse ----------------------------------------------------------------------------------------------
 
     def on_click(self, event: events.Click) -> None:
-        """Sort by a clicked header; select and follow a clicked row; open it if it is already selected."""
-        if event.y == 0:
-            column = self.column_at(event.x)
-            if column is not None and column.field.is_sortable:
-                self.post_message(self.SortBy(column.sort))
-            return
+        """Select and follow a clicked row; open it if it is already selected."""
         at = self.top + event.y - 1
-        if event.y - 1 < self.page and at < len(self.order):
+        if 0 < event.y <= self.page and at < len(self.order):
             if at == self.at:
                 self.post_message(self.Chosen(self.key, open=True))
             else:
                 self.follow(on=True)
                 self.choose(at)
-
-    def column_at(self, x: int) -> Column | None:
-        """Return the column whose header or gap is at cell `x`."""
-        edge = 1
-        for column in self.columns:
-            edge += column.width + GAP
-            if x < edge:
-                return column
-        return None
 
     def on_resize(self) -> None:
         """Keep the selected row visible in the new height."""

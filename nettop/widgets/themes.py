@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 
@@ -57,60 +58,51 @@ class Shade(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Palette:
-    """A theme. Names that begin with `ansi_` are the terminal's own colours."""
+    """A theme, and its column in the tables of colours."""
 
     name: str
     dark: bool
-    screen: str
-    panel: str
-    band: str
-    text: str
-    dim: str
-    faint: str
-    head: str
-    sent: str
-    received: str
-    warn: str
-    bad: str
-    on_name: str
-    on_frame: str
-    tx_syscalls: str
-    rx_syscalls: str
-    tx_softirq: str
-    rx_softirq: str
-    io_workers: str
-    napi_threads: str
-    frames: int
-    """The theme's column in the table of frame colours."""
+    column: int
+
+    def __getitem__(self, colour: str) -> str:
+        """Return a colour by its name. Those that begin with `ansi_` are the terminal's own."""
+        return _COLOURS[colour][self.column]
 
     @property
     def ansi(self) -> bool:
         """True if the terminal's own colours are used."""
-        return self.screen.startswith("ansi_")
+        return self["screen"].startswith("ansi_")
 
 
-DARK = Palette(
-    name="nettop-dark", dark=True, screen="#10151c", panel="#19212b", band="#26384d", text="#d5dde6",
-    dim="#97a4b3", faint="#7b8794", head="#9fb2c8", sent="#f2a65a", received="#4fb3d9", warn="#e8c547",
-    bad="#f58582", on_name="#10151c", on_frame="#ffffff", tx_syscalls="#f2a65a", rx_syscalls="#7cc78c",
-    tx_softirq="#f0805f", rx_softirq="#4fb3d9", io_workers="#cb9fdd", napi_threads="#9fabf2", frames=0,
-)  # fmt: skip
-LIGHT = Palette(
-    name="nettop-light", dark=False, screen="#fbfaf7", panel="#eceae4", band="#cfe0ee", text="#1d2630",
-    dim="#4f5b68", faint="#6b7682", head="#3c5068", sent="#984900", received="#005c86", warn="#6f5300",
-    bad="#b3261e", on_name="#fbfaf7", on_frame="#1d2630", tx_syscalls="#984900", rx_syscalls="#2a6a3d",
-    tx_softirq="#b0331c", rx_softirq="#005c86", io_workers="#7a3f96", napi_threads="#474cab", frames=1,
-)  # fmt: skip
-TERMINAL = Palette(
-    name="nettop-terminal", dark=True, screen="ansi_default", panel="ansi_default", band="ansi_default",
-    text="ansi_default", dim="ansi_default", faint="ansi_default", head="ansi_default", sent="ansi_yellow",
-    received="ansi_cyan", warn="ansi_yellow", bad="ansi_red", on_name="ansi_default", on_frame="ansi_default",
-    tx_syscalls="ansi_yellow", rx_syscalls="ansi_green", tx_softirq="ansi_red", rx_softirq="ansi_cyan",
-    io_workers="ansi_magenta", napi_threads="ansi_blue", frames=2,
-)  # fmt: skip
+DARK = Palette("nettop-dark", dark=True, column=0)
+LIGHT = Palette("nettop-light", dark=False, column=1)
+TERMINAL = Palette("nettop-terminal", dark=True, column=2)
 """For 16 colours and for NO_COLOR: emphasis is bold, dim and reverse, which every terminal supports."""
-
+PALETTES: Mapping[str, Palette] = {p.name: p for p in (DARK, LIGHT, TERMINAL)}
 THEME_PREFIX = "nettop-"
+
+_COLOURS: Mapping[str, tuple[str, str, str]] = {
+    "screen": ("#10151c", "#fbfaf7", "ansi_default"),
+    "panel": ("#19212b", "#eceae4", "ansi_default"),
+    "band": ("#26384d", "#cfe0ee", "ansi_default"),
+    "text": ("#d5dde6", "#1d2630", "ansi_default"),
+    "dim": ("#97a4b3", "#4f5b68", "ansi_default"),
+    "faint": ("#7b8794", "#6b7682", "ansi_default"),
+    "head": ("#9fb2c8", "#3c5068", "ansi_default"),
+    "sent": ("#f2a65a", "#984900", "ansi_yellow"),
+    "received": ("#4fb3d9", "#005c86", "ansi_cyan"),
+    "warn": ("#e8c547", "#6f5300", "ansi_yellow"),
+    "bad": ("#f58582", "#b3261e", "ansi_red"),
+    "on_name": ("#10151c", "#fbfaf7", "ansi_default"),
+    "on_frame": ("#ffffff", "#1d2630", "ansi_default"),
+    "tx_syscalls": ("#f2a65a", "#984900", "ansi_yellow"),
+    "rx_syscalls": ("#7cc78c", "#2a6a3d", "ansi_green"),
+    "tx_softirq": ("#f0805f", "#b0331c", "ansi_red"),
+    "rx_softirq": ("#4fb3d9", "#005c86", "ansi_cyan"),
+    "io_workers": ("#cb9fdd", "#7a3f96", "ansi_magenta"),
+    "napi_threads": ("#9fabf2", "#474cab", "ansi_blue"),
+}
+"""Colours of each theme, in the order of `PALETTES`."""
 
 _FRAMES: Mapping[str, tuple[str, str, str]] = {
     "P": ("#566b87", "#b7c4d3", "ansi_blue"),
@@ -139,13 +131,10 @@ the last one is for any other letter. The letter marks the frame where there are
 _BRIGHTER = 0.55
 _PALER = 0.25
 
-PALETTES: Mapping[str, Palette] = {p.name: p for p in (DARK, LIGHT, TERMINAL)}
-
 _BOLD = frozenset(
     {Role.BOLD, Role.HEAD, Role.KEY, Role.BAD, Role.TAB, Role.NAME, Role.TOTAL_SENT, Role.TOTAL_RECEIVED}
 )
-_NO_COLOURS = frozenset({"name", "dark", "frames"})
-_COLOURS: Mapping[Role, str] = {
+_COLOUR_OF: Mapping[Role, str] = {
     Role.BOLD: "text",
     Role.KEY: "received",
     Role.TOTAL_SENT: "sent",
@@ -154,26 +143,16 @@ _COLOURS: Mapping[Role, str] = {
     Role.TAB: "text",
     Role.NAME: "on_name",
 }
+"""The colours of roles that share one; any other role has the colour of its own name."""
 _LIGHT_GROUNDS = frozenset({7, 9, 10, 11, 12, 13, 14, 15})
-_256_COLOURS = (
-    "256color",
-    "direct",
-    "alacritty",
-    "contour",
-    "foot",
-    "ghostty",
-    "kitty",
-    "konsole",
-    "rio",
-    "wezterm",
-)
+_256_COLOURS = re.compile("256color|direct|alacritty|contour|foot|ghostty|kitty|konsole|rio|wezterm")
 """Parts of TERM that imply 256 colours; sudo keeps TERM but not COLORTERM."""
 _FEW_COLOURS = ("linux", "ansi", "vt", "xterm-16color", "screen.linux", "cons")
 
 
 def has_256_colours(term: str) -> bool:
     """Return whether a terminal with this TERM is known to have 256 colours."""
-    return any(part in term.lower() for part in _256_COLOURS)
+    return bool(_256_COLOURS.search(term.lower()))
 
 
 def first_theme(environ: Mapping[str, str] = os.environ, remembered: str | None = None) -> str:
@@ -197,16 +176,16 @@ def style(theme: str, role: Role, ground: Background = Background.SCREEN) -> Sty
     palette = PALETTES.get(theme, DARK)
     if role is Role.NAME:
         return Style(
-            color=_rich(palette.on_name), bgcolor=_rich(palette.received), bold=True, reverse=palette.ansi
+            color=_rich(palette["on_name"]),
+            bgcolor=_rich(palette["received"]),
+            bold=True,
+            reverse=palette.ansi,
         )
     ground = Background.BAND if role is Role.TAB else ground
-    on = {Background.SCREEN: palette.screen, Background.PANEL: palette.panel, Background.BAND: palette.band}[
-        ground
-    ]
     pale = palette.ansi and role in (Role.DIM, Role.FAINT) and ground is not Background.BAND
     return Style(
-        color=_rich(getattr(palette, _COLOURS.get(role, role.value))),
-        bgcolor=_rich(on),
+        color=_rich(palette[_COLOUR_OF.get(role, role.value)]),
+        bgcolor=_rich(palette[ground.value]),
         bold=role in _BOLD or None,
         italic=role is Role.NOBODY or None,
         dim=pale or None,
@@ -214,32 +193,28 @@ def style(theme: str, role: Role, ground: Background = Background.SCREEN) -> Sty
     )
 
 
-def css_variables(palette: Palette) -> dict[str, str]:
-    """Return the palette's colours as style sheet variables: `$nt-panel`, `$nt-dim` …"""
-    return {f"nt-{f.name}": getattr(palette, f.name) for f in fields(palette) if f.name not in _NO_COLOURS}
-
-
 @cache
 def frame_style(theme: str, letter: str, shade: Shade = Shade.PLAIN, role: Role = Role.TEXT) -> Style:
     """Return the style of a flame graph's frame whose category has this letter.
 
-    `role` is TEXT, DIM or BOLD for texts in the frame, FAINT for the edge before the next frame. In the terminal's own
-    colours, frames are reversed except for the selected one.
+    `role` is TEXT or DIM for texts in the frame, BOLD for a name that matches the search, FAINT for the edge before the
+    next frame. In the terminal's own colours, frames are reversed except for the selected one.
     """
     palette = PALETTES.get(theme, DARK)
-    ground = _FRAMES.get(letter, _FRAMES["·"])[palette.frames]
-    bold = shade is Shade.CHOSEN or role is Role.BOLD or None
+    ground = _FRAMES.get(letter, _FRAMES["·"])[palette.column]
+    found = Style(bold=True, underline=True) if role is Role.BOLD else Style.null()
+    bold = shade is Shade.CHOSEN or None
     if palette.ansi:
         faded = shade is Shade.FADED or None
-        return Style(color=_rich(ground), bold=bold, dim=faded, reverse=shade is Shade.PLAIN)
-    text = palette.on_frame
+        return found + Style(color=_rich(ground), bold=bold, dim=faded, reverse=shade is Shade.PLAIN)
+    text = palette["on_frame"]
     if shade is Shade.FADED:
-        ground, text = palette.panel, palette.faint
+        ground, text = palette["panel"], palette["faint"]
     elif shade is Shade.CHOSEN:
-        ground, text = _mixed(ground, palette.on_frame, _BRIGHTER), palette.screen
+        ground, text = _mixed(ground, palette["on_frame"], _BRIGHTER), palette["screen"]
     if role is Role.DIM and shade is not Shade.FADED:
         text = _mixed(text, ground, _PALER)
-    return Style(color=palette.screen if role is Role.FAINT else text, bgcolor=ground, bold=bold)
+    return found + Style(color=palette["screen"] if role is Role.FAINT else text, bgcolor=ground, bold=bold)
 
 
 def _mixed(colour: str, other: str, part: float) -> str:

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from nettop.screens.actions import BY_ID
-from nettop.screens.bandwidth.interfaces import InterfacesScreen
-from nettop.screens.bandwidth.shares import Share, fitting
+from nettop.screens.bandwidth import InterfacesScreen, Share, fitting
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.bandwidth import COUNTERS_MODE, INTERFACES, LENS, LOOPBACK
 from nettop.snapshots.snapshot import Snapshot
@@ -131,7 +130,7 @@ async def test_the_history_does_not_grow() -> None:
         for _ in range(3):
             await tick(run)
         assert intervals(screen) == []
-        assert len(screen._intervals) == 5
+        assert len(screen._traced) == 5
 
 
 async def test_shares_are_parts_of_the_interface() -> None:
@@ -176,8 +175,12 @@ def test_what_has_no_line_is_summed_up(shares: list[float], room: int, labels: l
 
 def intervals(screen: InterfacesScreen) -> list[tuple[int, float | None]]:
     """Return the seconds of each interval of eth0, and what it received in it."""
-    kept = screen._intervals.get(ETH0, ())
-    return [((each.end_ns - each.begin_ns) // SECOND_NS, each.rates[0]) for each in kept]
+    kept = screen._traced.get(ETH0)
+    return (
+        [((each.end_ns - each.begin_ns) // SECOND_NS, each.rates[0]) for each in kept.intervals]
+        if kept
+        else []
+    )
 
 
 def without_eth0(snapshot: Snapshot) -> Snapshot:

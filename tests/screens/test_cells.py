@@ -8,8 +8,9 @@ import pytest
 from rich.cells import cell_len
 
 from nettop.screens.connections.sockets import ConnectionsScreen, row_flags
-from nettop.widgets.cells import Cell, column_cells, elide_middle, fit, fit_endpoint
+from nettop.widgets.cells import Cell, column_cells, fit_endpoint
 from nettop.widgets.columns import plan
+from nettop.widgets.text import elide_middle, fit
 from nettop.widgets.themes import Role
 from tests.unit.build import make_frame, make_view
 

@@ -12,8 +12,8 @@ import pytest
 from nettop.query.query import parse_sort, screen_query
 from nettop.query.view import View
 from nettop.screens.actions import BY_ID
-from nettop.screens.connections.closed import KEPT_CLOSED, ClosedRows
-from nettop.screens.connections.groups import GroupsScreen
+from nettop.screens.connections.sockets import KEPT_CLOSED, ClosedRows
+from nettop.screens.connections.tables import GroupsScreen
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.table import CLOSED

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from nettop.screens.actions import ACTIONS, GRAPH
+from nettop.screens.cpu.bars import GLYPHS, EntryBars
 from nettop.screens.cpu.cpus import CpuNumbers, CpuScreen
-from nettop.screens.cpu.entry_bars import GLYPHS, EntryBars
 from nettop.screens.cpu.flame_graph import FlameGraph
 from nettop.screens.dialogs import help_lines, palette_entries
 from nettop.screens.filter_box import FilterBox

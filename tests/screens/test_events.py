@@ -8,7 +8,7 @@ import pytest
 
 from nettop.query.query import screen_query
 from nettop.query.view import View
-from nettop.screens.connections.events import EventsScreen, event_flags
+from nettop.screens.connections.tables import EventsScreen, event_flags
 from nettop.snapshots.connections import EVENTS, FAILURES, SOCKETS
 from nettop.snapshots.schema import Table
 from nettop.widgets.cells import Cell, column_cells, when

@@ -13,8 +13,16 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from textual.geometry import Size
 
-from nettop.screens.cpu.category_bars import CategoryBars, CategoryShare
-from nettop.screens.cpu.entry_bars import GLYPHS, ROLES, CpuUse, EntryBars, arrange, left_out_text
+from nettop.screens.cpu.bars import (
+    GLYPHS,
+    ROLES,
+    CategoryBars,
+    CategoryShare,
+    CpuUse,
+    EntryBars,
+    arrange,
+    left_out_text,
+)
 from nettop.screens.cpu.flame_graph import EDGE, Block, FlameGraph, Layout, Matches, matcher, node_at, search
 from nettop.screens.table_screen import LEAST_WIDTH
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, OTHER, RX_SOFTIRQ
@@ -247,7 +255,7 @@ def test_a_full_bar_is_always_one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     bars, filled = EntryBars(), []
     for share in (0.48, 0.40, 0.04):
         bars.arrangement = arrange(uses(share), 116, 1, None, by_use=False)
-        filled.append(bars._strip(0, 116).text.count(GLYPHS[RX_SOFTIRQ]))
+        filled.append(bars.strips(Size(116, 1))[0].text.count(GLYPHS[RX_SOFTIRQ]))
     assert filled == [48, 40, 4]
 
 
@@ -292,8 +300,8 @@ def test_frames_can_be_read(palette: Palette) -> None:
 def test_entry_points_can_be_seen(palette: Palette) -> None:
     """On the ground and on that of the chosen CPU."""
     for role in ROLES.values():
-        for ground in (palette.screen, palette.band):
-            assert contrast(getattr(palette, role.value), ground) >= 4.5, role
+        for ground in (palette["screen"], palette["band"]):
+            assert contrast(palette[role.value], ground) >= 4.5, role
 
 
 @pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)

@@ -28,8 +28,8 @@ from nettop.snapshots import lenses
 from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.bar import BarItem
 from nettop.widgets.lines import Lines
-from nettop.widgets.page import Line
 from nettop.widgets.table import _title as table_title
+from nettop.widgets.text import Line
 from nettop.widgets.themes import Role
 from tests.options import source_options
 from tests.screens.driving import press, running, shown, text_of, tick

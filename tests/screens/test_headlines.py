@@ -14,16 +14,13 @@ from hypothesis import strategies as st
 from nettop.query.query import screen_query
 from nettop.query.units import human, unit_of
 from nettop.query.view import View
-from nettop.screens.bandwidth.flows import FlowsScreen
-from nettop.screens.bandwidth.interfaces import InterfacesScreen
-from nettop.screens.bandwidth.protocols import SplitScreen
-from nettop.screens.connections.groups import GroupsScreen
+from nettop.screens.bandwidth import FlowsScreen, InterfacesScreen, SplitScreen
 from nettop.screens.connections.sockets import ConnectionsScreen
+from nettop.screens.connections.tables import GroupsScreen
 from nettop.screens.drops import DropsScreen
 from nettop.screens.headline import format_rate
 from nettop.screens.lens import LensScreen
-from nettop.screens.services.clients import ClientsScreen
-from nettop.screens.services.services import ServicesScreen
+from nettop.screens.services import ClientsScreen, ServicesScreen
 from nettop.snapshots import bandwidth, connections, drops, services
 from nettop.snapshots.bandwidth import EVICTED, INTERFACES
 from nettop.snapshots.schema import Table

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from itertools import pairwise
 
 import pytest
 
-from nettop.screens.history import Interval, TotalsHistory, averages
+from nettop.screens.history import Fields, Interval, TotalsHistory, add_interval, averages
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.schema import RATE
 from nettop.snapshots.snapshot import Frame, Snapshot
@@ -21,11 +22,11 @@ from tests.unit.build import make_frame, make_view
 SECOND = 1_000_000_000
 
 
-def history_of(*intervals: tuple[float, float, float | None]) -> TotalsHistory:
-    """Return a history of one field from begin, end (seconds) and rate of each interval."""
-    history = TotalsHistory(SOCKETS)
+def history_of(*intervals: tuple[float, float, float | None]) -> deque[Fields]:
+    """Return the history of one field from begin, end (seconds) and rate of each interval."""
+    history: deque[Fields] = deque()
     for begin, end, rate in intervals:
-        history.append(Interval(round(begin * SECOND), round(end * SECOND), (rate,)))
+        add_interval(history, Interval(round(begin * SECOND), round(end * SECOND), (rate,)))
     return history
 
 
@@ -52,7 +53,7 @@ def test_cells_are_averages_over_twenty_seconds(
     intervals: list[tuple[float, float, float | None]], cells: list[float | None]
 ) -> None:
     """Each cell averages the parts of intervals in it; unseen or unknown ones are blank."""
-    assert history_of(*intervals).averages(0, 6) == cells
+    assert averages(history_of(*intervals), 0, 6) == cells
 
 
 def test_each_field_has_averages_of_its_own() -> None:
@@ -64,9 +65,9 @@ def test_each_field_has_averages_of_its_own() -> None:
 def test_what_was_drawn_moves_and_does_not_change() -> None:
     """With each new interval the older cells stay the same or move by one."""
     intervals = [(float(n), n + 1.0, float(n * n % 17)) for n in range(240)]
-    before = history_of(*intervals[:120]).averages(0, 12)
+    before = averages(history_of(*intervals[:120]), 0, 12)
     for end in range(121, 240):
-        now = history_of(*intervals[max(0, end - 120) : end]).averages(0, 12)
+        now = averages(history_of(*intervals[max(0, end - 120) : end]), 0, 12)
         moved = (end - 1) % 10 == 0
         assert now[1:-1] == before[1 + moved : len(now) - 1 + moved]
         before = now

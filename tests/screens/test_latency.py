@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nettop.screens.histogram_pane import HistogramPane, Quantile, SelectedRow, body, title
-from nettop.screens.histogram_screen import HistogramScreen
 from nettop.screens.history import HistogramHistory
 from nettop.screens.lens import LensScreen
+from nettop.screens.selected_row import HistogramScreen, Quantile, SelectedRow, body, title
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.latency import (
@@ -34,9 +33,17 @@ from nettop.snapshots.latency import (
     WIRE_IP,
 )
 from nettop.snapshots.snapshot import Frame, Snapshot
-from nettop.widgets.duration_axis import BEYOND, axis_line, cell_of, mark_line
-from nettop.widgets.heat_map import COLUMNS, PARTS, heat_map, shades
-from nettop.widgets.histogram import rebin
+from nettop.widgets.durations import (
+    BEYOND,
+    MAP_COLUMNS,
+    PARTS,
+    axis_line,
+    cell_of,
+    heat_map,
+    mark_line,
+    rebin,
+    shades,
+)
 from nettop.widgets.lines import Lines
 from tests.screens.driving import Running, press, running, shown, text_of, tick
 from tests.screens.example_latency import NO_BTF, SECOND_NS, example_steps
@@ -201,7 +208,7 @@ async def test_totals() -> None:
         assert "SEEN " in text_of(screen.rows)[0]
 
 
-def pane_of(run: Running) -> HistogramPane:
+def pane_of(run: Running) -> Lines:
     """Return the pane in sight now."""
     screen = shown(run)
     assert isinstance(screen, HistogramScreen)
@@ -252,11 +259,11 @@ async def test_the_history_does_not_grow() -> None:
     """The history has as many refreshes as the heat map's columns, and their duration."""
     history = HistogramHistory(STAGE_TABLE)
     steps = example_steps(3)
-    for n in range(2 * COLUMNS):
+    for n in range(2 * MAP_COLUMNS):
         at = n * SECOND_NS
         history.add(Frame(*(replace(step, boot_ns=step.boot_ns + at) for step in (steps[1], steps[0]))))
-    assert history.columns(0).shape == (COLUMNS, PARTS)
-    assert history.span_s(COLUMNS) == COLUMNS
+    assert history.columns(0).shape == (MAP_COLUMNS, PARTS)
+    assert history.span_s(MAP_COLUMNS) == MAP_COLUMNS
     assert history.span_s(7) == 7
     assert HistogramHistory(STAGE_TABLE).span_s(7) == 0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Input from terminals: invalid UTF-8, old mouse reports, kitty's keyboard protocol, other layouts."""
+"""Input from terminals: invalid UTF-8, incomplete sequences, other layouts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from textual import events
+from textual import constants, events
 
-from nettop.screens.terminal_input import InputParser, latin_key
+from nettop.screens.terminal import InputParser, latin_key
 
 NOT_UTF8 = {
     "Latin-1": b"\xe9",
@@ -18,9 +18,6 @@ NOT_UTF8 = {
     "a pair that is none": b"\xc3\x28"[:1],
     "a mark of UTF-16": b"\xff\xfe",
     "half a character": b"\xe2\x82",
-    "an old mouse report beyond column 95": b"\x1b[M \xe8!",
-    "an old mouse report beyond column and row 95": b"\x1b[M \xe2\x82",
-    "an old mouse report that looks like UTF-8": b"\x1b[M \xc3\xa9",
 }
 
 
@@ -54,52 +51,9 @@ def test_ctrl_c_is_no_part_of_what_is_not_complete(begun: bytes) -> None:
     ]
 
 
-KITTY = {
-    "\x1b[57413;129;43u": "plus",
-    "\x1b[57413;;43u": "plus",
-    "\x1b[57413u": "plus",
-    "\x1b[57412;129;45u": "minus",
-    "\x1b[57410;129;47u": "slash",
-    "\x1b[57404;129;53u": "5",
-    "\x1b[57414;129u": "enter",
-    "\x1b[57420;129u": "down",
-    "\x1b[61;2;43u": "plus",
-    "\x1b[1;129B": "down",
-    "\x1b[B": "down",
-    "\x1b[32;2;32u": "space",
-    "\x1b[13;2u": "enter",
-    "\x1b[27;129u": "escape",
-    "\x1b[9;2u": "shift+tab",
-    "\x1b[113;65;81u": "Q",
-    "\x1b[113;129;113u": "q",
-    "\x1b[34;2;51u": "3",
-    "\x1b[99;5u": "ctrl+c",
-    "\x1b[1089;5u": "ctrl+c",
-    "\x1b[968;5u": "ctrl+c",
-    "\x1b[1489::99;5u": "ctrl+c",
-    "\x1b[1087::103;133u": "ctrl+g",
-    "\x1b[113:81;2;81u": "Q",
-    "\x1b[113;1:2;113u": "q",
-}
-"""Keys under kitty's protocol, and what they are elsewhere."""
-
-
-@pytest.mark.parametrize("sent", KITTY)
-def test_kitty_keys_are_those_of_other_terminals(sent: str) -> None:
-    """The keypad, locks, shift, layouts and keys that repeat; what is bound to the key works."""
-    assert [key for key, _ in keys(sent.encode())] == [KITTY[sent]]
-
-
-@pytest.mark.parametrize("sent", ["\x1b[113;1:3u", "\x1b[99999999u", "\x1b[55296u", "\x1b[;u"])
-def test_what_is_no_key_in_kittys_form_is_ignored(sent: str) -> None:
-    """Key releases and codes without a character are ignored."""
-    assert keys(sent.encode(), b"q") == [("q", "q")]
-
-
-def test_text_is_typed_as_the_layout_has_it() -> None:
-    """A Cyrillic letter stays one in the filter box."""
-    assert keys("й".encode()) == keys(b"\x1b[1081::113;;1081u") == [("й", "й")]
-    assert keys(b"\x1b[57413;;43u") == [("plus", "+")]
+def test_kitty_is_not_asked_for_its_protocol() -> None:
+    """Keys are then the same in every terminal."""
+    assert constants.DISABLE_KITTY_KEY
 
 
 @pytest.mark.parametrize(

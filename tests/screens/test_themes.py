@@ -38,10 +38,10 @@ def _luminance(colour: str) -> float:
 @pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)
 def test_contrast(palette: Palette) -> None:
     """Whatever is to be read has a contrast of 4.5 on every ground, what may fade at least 3."""
-    for ground in (palette.screen, palette.panel, palette.band):
+    for ground in (palette["screen"], palette["panel"], palette["band"]):
         for name in READ:
-            assert contrast(getattr(palette, name), ground) >= 4.5, (name, ground)
-        assert contrast(palette.faint, ground) >= 3.0, ground
+            assert contrast(palette[name], ground) >= 4.5, (name, ground)
+        assert contrast(palette["faint"], ground) >= 3.0, ground
 
 
 @pytest.mark.parametrize(

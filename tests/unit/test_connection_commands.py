@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nettop.screens.connections.commands import commands_for
+from nettop.screens.connections.sockets import commands_for
 
 TCP: dict[str, Any] = {
     "protocol": "tcp",

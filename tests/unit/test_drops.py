@@ -31,7 +31,7 @@ from nettop.probes.drops.probe import (
 from nettop.query.filter import parse_filter
 from nettop.query.query import screen_query
 from nettop.query.view import View
-from nettop.screens.drops import by_reason, row_flags, top_reason, why_empty
+from nettop.screens.drops import DropsScreen, by_reason, row_flags, top_reason
 from nettop.snapshots.arrays import Array, distinct_rows
 from nettop.snapshots.drops import COUNTERS, LENS, OF_CPUS, OF_DEVICES, OF_NAMESPACES, PACKETS, REASONS
 from nettop.snapshots.snapshot import Frame, Snapshot, known
@@ -587,5 +587,6 @@ def test_unseen_syns_wait_for_what_is_seen_late() -> None:
 
 def test_why_a_table_is_empty() -> None:
     """An empty table says that nothing was dropped, or that nothing can be seen."""
+    why_empty = DropsScreen.row_style.empty_text
     assert "nothing was dropped" in why_empty(make_view(frame_of([], via={"packets": "tp_btf/kfree_skb"})))
     assert "no tracepoint" in why_empty(make_view(frame_of([], via={"packets": "n/a: no tracepoint"})))

@@ -39,10 +39,9 @@ from nettop.snapshots.drops import COUNTERS, PACKETS
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Field, Hook, Kind, Lens, Table
 from nettop.snapshots.snapshot import Frame, Snapshot
-from nettop.widgets.cells import RowFlags, column_cells
+from nettop.widgets.cells import RowFlags, column_cells, total_cells
 from nettop.widgets.columns import declared, plan
 from nettop.widgets.details import detail_lines, sections_of
-from nettop.widgets.totals import total_cells
 from tests.unit.build import WALL_NS, Row, make_frame, make_rows
 from tests.unit.logging_run import Logging, settings, until
 from tests.unit.scripted import Scripted, printed, steps

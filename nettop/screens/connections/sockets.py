@@ -1,34 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main table: sockets, their processes, and how well their connections perform."""
+"""The main table: sockets, their processes, how well they perform, closed ones, and commands of other tools for one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ipaddress
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
+from nettop.query.batches import codes_of, concatenate_batches, recode
 from nettop.query.filter import parse_filter
+from nettop.query.joined_rows import JoinedRows
 from nettop.query.trouble import present_troubles
 from nettop.query.units import RATIO, human, plural, unit_of
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.actions import Action
-from nettop.screens.connections.churn import churn, opened_per_s, why_no_events, without_root
-from nettop.screens.connections.closed import ClosedRows
-from nettop.screens.connections.commands import COLUMNS, commands_for
-from nettop.screens.history import SPAN_NS, RowHistory, averages
+from nettop.screens.connections.tables import churn, opened_per_s, without_root
+from nettop.screens.history import SPAN_NS, RowHistory, sparkline_of
 from nettop.screens.lens import LensScreen
-from nettop.snapshots.arrays import Index, Mask, as_list
-from nettop.snapshots.connections import HOOK_UNATTRIBUTED, RETRANSMITS_WARN_ABOVE, UNATTRIBUTED
+from nettop.snapshots.arrays import Index, Mask, as_list, take_rows
+from nettop.snapshots.connections import EVENTS, HOOK_UNATTRIBUTED, RETRANSMITS_WARN_ABOVE, UNATTRIBUTED
 from nettop.snapshots.hooks import NOT_AVAILABLE
-from nettop.snapshots.schema import Table
-from nettop.snapshots.snapshot import Rows
-from nettop.widgets.bar import BarItem, Span, item
-from nettop.widgets.blocks import sparkline
-from nettop.widgets.cells import RowFlags, RowStyle, fit, role_of
+from nettop.snapshots.schema import OWN_NAMESPACE, Table
+from nettop.snapshots.snapshot import Frame, Rows
+from nettop.widgets.bar import BarItem, item
+from nettop.widgets.cells import RowFlags, RowStyle, flags_of, role_of
 from nettop.widgets.columns import declared
 from nettop.widgets.details import TITLE_CELLS, described_lines
-from nettop.widgets.page import Line
+from nettop.widgets.text import Line, Span, fit
 from nettop.widgets.themes import Role
 
 _CONNS = "protocol=tcp state!=LISTEN state!=TIME_WAIT"
@@ -40,21 +44,22 @@ _TRACE_CELLS = 60
 
 _SHORT_STATES = {"ESTABLISHED": "ESTAB"}
 _STATES_SHOWN = 4
+KEPT_CLOSED = 1000
+_SS_OPTIONS = {"tcp": "-tinpa", "udp": "-uinpa", "mptcp": "-Minpa"}
+_SS_WORDS = (("src", "sport"), ("dst", "dport"))
+COLUMNS = ("protocol", "local_address", "local_port", "remote_address", "remote_port", "pid", "namespace")
+"""The columns needed from a row."""
 _OLD_MS = 1500
 """Age in ms from which the headline shows the age of the unattributed rows."""
 
 
 def row_flags(view: View, at: Index) -> list[RowFlags]:
     """Return the flags of rows: gone if closed, idle without packets in the last interval, quiet for listeners."""
-    moved = np.zeros(len(at), bool)
-    known = np.zeros(len(at), bool)
-    for name in ("packets_sent_per_s", "packets_received_per_s"):
-        column = view.column(name)
-        known |= column.known[at]
-        moved |= column.known[at] & (column.numbers[at] > 0)
+    columns = [view.column(name) for name in ("packets_sent_per_s", "packets_received_per_s")]
+    known = np.any([column.known[at] for column in columns], axis=0)
+    moved = np.any([column.known[at] & (column.numbers[at] > 0) for column in columns], axis=0)
     listens = parse_filter(view.table, "state=LISTEN").mask(view)[at]
-    flags = zip(as_list(view.gone[at]), as_list(known & ~moved), as_list(listens), strict=True)
-    return [RowFlags(gone, idle, quiet) for gone, idle, quiet in flags]
+    return flags_of(view, at, idle=known & ~moved, quiet=listens)
 
 
 class ConnectionsScreen(LensScreen):
@@ -72,18 +77,15 @@ class ConnectionsScreen(LensScreen):
     """Rows closed since `x` was pressed, while they are kept."""
 
     _copied = -1
-    _traced: RowHistory | None = None
-
-    @property
-    def closed_rows(self) -> Rows | None:
-        """The closed rows that are kept."""
-        return None if self.closed is None else self.closed.rows
+    _traced: Mapping[int, RowHistory] = MappingProxyType({})
+    """The history of the row whose details are open, by its key."""
 
     def show_newest(self) -> None:
         """Record closed rows, even while the screen is frozen, and show the newest frame."""
         frame = self.context.session.bus.frame(self.lens.id)
         if self.closed is not None and frame is not None and self.has_table(frame):
             self.closed.add(frame)
+            self.closed_rows = self.closed.rows
         super().show_newest()
 
     def conditions(self) -> dict[str, Callable[[], bool]]:
@@ -100,7 +102,7 @@ class ConnectionsScreen(LensScreen):
 
     def action_keep_closed(self) -> None:
         """Start keeping the rows of closed connections, or drop them."""
-        self.closed = ClosedRows(self.table) if self.closed is None else None
+        self.closed, self.closed_rows = ClosedRows(self.table) if self.closed is None else None, None
         self.show_newest()  # keeps those of the last interval, which are visible now
         self.update_view()
 
@@ -108,8 +110,7 @@ class ConnectionsScreen(LensScreen):
         """Return the commands of other tools for the selected row."""
         if self.view is None or self.rows.at is None:
             return {}
-        at = self.view.order[self.rows.at : self.rows.at + 1]
-        return commands_for({name: self.view.values(name, at)[0] for name in COLUMNS})
+        return commands_for({name: self.view.values(name, self.rows.chosen)[0] for name in COLUMNS})
 
     def action_copy_command(self) -> None:
         """Copy the next of the commands."""
@@ -122,11 +123,16 @@ class ConnectionsScreen(LensScreen):
         view, key, width = self.view, self.rows.key, self.details.size.width - 2
         if view is None or key is None:
             return []
-        if self._traced is None or self._traced.key != key:
-            self._traced = RowHistory(key, _TRACED)
-        self._traced.add(view)
+        if key not in self._traced:
+            self._traced = {key: RowHistory(_TRACED)}
+        self._traced[key].add(view, np.flatnonzero((view.raw(view.table.key) == key) & ~view.gone))
         commands = {f"{tool} (Y)": command for tool, command in self.commands().items()}
-        return [(), *_trace_lines(view.table, self._traced, width), (), *described_lines(commands, width)]
+        return [
+            (),
+            *_trace_lines(view.table, self._traced[key], width),
+            (),
+            *described_lines(commands, width),
+        ]
 
     def headline(self, view: View) -> list[BarItem]:
         """Return throughput both ways, connections and their churn, trouble, retransmits, sockets by kind and state."""
@@ -166,11 +172,15 @@ def _trace_lines(table: Table, traced: RowHistory, width: int) -> list[Line]:
     seconds = f"last {min(traced.covered_s, SPAN_NS / 1e9):.0f} s, since the details were opened"
     lines: list[Line] = [(Span(seconds, Role.BOLD),)]
     for place, name in enumerate(traced.names):
-        amounts = averages(traced.intervals, place, cells)
-        peak = max((amount for amount in amounts if amount is not None), default=None)
+        line, peak = sparkline_of(traced.intervals, place, cells)
         title = Span(fit(table.title_of(name), TITLE_CELLS, left=True) + " ", Role.HEAD)
-        line = Span(sparkline(amounts, peak or 0.0), role_of(declared(table, name)))
-        lines.append((title, line, Span(f"  peak {human(peak, unit_of(table, name))}")))
+        lines.append(
+            (
+                title,
+                Span(line, role_of(declared(table, name))),
+                Span(f"  peak {human(peak, unit_of(table, name))}"),
+            )
+        )
     return lines
 
 
@@ -188,7 +198,7 @@ def _churn(view: View, conns: Mask) -> list[BarItem]:
     Until the first events arrive, compare the last two readings of the table. If events are not available, return n/a
     instead: comparing misses connections that open and close between readings.
     """
-    if why_no_events(view) is not None:
+    if view.snapshot.why_unavailable(EVENTS) is not None:
         return [headline.not_available(label, 950 - n) for n, label in enumerate(("opened", "closed"))]
     opened, closed = opened_per_s(view), view.count_rate("closed")
     if opened is not None and closed is not None:
@@ -213,8 +223,7 @@ def _retransmits(view: View, at: Index) -> list[BarItem]:
 def _counts(view: View) -> list[BarItem]:
     """Return the numbers of sockets without a process, with their age, in TIME_WAIT, and not listed, if any."""
     counts, parts = view.snapshot.counts, []
-    attributable = view.snapshot.why_not(HOOK_UNATTRIBUTED.name) is None
-    if not attributable:
+    if view.snapshot.why_not(HOOK_UNATTRIBUTED.name) is not None:
         parts.append(headline.not_available("no process", 80))
     elif "unattributed" in counts:
         parts.append(headline.count("no process", counts["unattributed"], 80))
@@ -224,11 +233,86 @@ def _counts(view: View) -> list[BarItem]:
     if counts.get("time_wait"):
         parts.append(headline.count("TIME_WAIT", counts["time_wait"], 70))
     if counts.get("unlisted"):
+        why = ("(the kernel counts them, no table lists them)", Role.DIM)
         parts.append(headline.count("not shown", counts["unlisted"], 60))
-        parts.append(
-            item(("(the kernel counts them, no table lists them)", Role.DIM), importance=59, beside=True)
-        )
+        parts.append(item(why, importance=59, beside=True))
     return parts
 
 
-SCREEN = ConnectionsScreen
+# --- closed rows ------------------------------------------------------------------------------------------------
+
+
+class ClosedRows:
+    """The newest rows that have left a table since this object was created; older ones are counted as `dropped`."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._last: Frame | None = None
+        self.rows: Rows | None = None
+        self.dropped = 0
+
+    def add(self, frame: Frame) -> None:
+        """Add the rows that left between the frame's two snapshots, unless already added."""
+        if frame is self._last:
+            return
+        self._last = frame
+        for closed in JoinedRows(frame, self._table, closed=True, gone=True).closed:
+            self._add(closed)
+
+    def _add(self, closed: Rows) -> None:
+        key, earlier = closed.table.key, self.rows
+        if earlier is None or earlier.array.dtype != closed.array.dtype:
+            earlier = replace(closed, array=closed.array[:0])
+        is_new = ~np.isin(closed.array[key], earlier.array[key])
+        if not is_new.any():
+            return
+        batches = [earlier, replace(closed, array=take_rows(closed.array, np.flatnonzero(is_new)))]
+        self.dropped += max(0, sum(map(len, batches)) - KEPT_CLOSED)
+        self.rows = _without_unused_texts(concatenate_batches(closed.table, batches, KEPT_CLOSED))
+
+
+def _without_unused_texts(rows: Rows) -> Rows:
+    """Drop unused texts from the rows, as the source does."""
+    array, texts = rows.array.copy(), {}
+    for name, old in rows.texts.items():
+        texts[name] = sorted({old[code] for code in as_list(array[name]) if code < len(old)})
+        array[name] = recode(array[name], old, codes_of(texts[name]))
+    return replace(rows, array=array, texts=texts)
+
+
+# --- commands of other tools ------------------------------------------------------------------------------------
+
+
+def commands_for(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the commands for a row by the tools' names, or {} if they cannot express it, or if it is in a network
+    namespace in which no process is known."""
+    known = [end for end in ("local", "remote") if row[f"{end}_port"] is not None]
+    ends = [(row[f"{end}_address"], row[f"{end}_port"]) for end in known]
+    if not ends or row["protocol"] not in _SS_OPTIONS:
+        return {}
+    entering = ""
+    if row["namespace"] not in (OWN_NAMESPACE, None):
+        if row["pid"] is None:
+            return {}
+        entering = f"nsenter -t {row['pid']} -n "
+    matches = [_ss_match(*words, *end) for words, end in zip(_SS_WORDS, ends, strict=False)]
+    packets = " and ".join(["udp" if row["protocol"] == "udp" else "tcp", *(_packets(*end) for end in ends)])
+    return {
+        "ss": f"{entering}ss {_SS_OPTIONS[row['protocol']]} {shlex.quote(' and '.join(matches))}",
+        "tcpdump": f"{entering}tcpdump -ni any {shlex.quote(packets)}",
+    }
+
+
+def _is_any(address: str | None) -> bool:
+    return address is None or ipaddress.ip_address(address).is_unspecified
+
+
+def _ss_match(end: str, port_of_end: str, address: str | None, port: int) -> str:
+    if _is_any(address):
+        return f"{port_of_end} = :{port}"
+    host = f"[{address}]" if ":" in str(address) else address
+    return f"{end} {host}:{port}"
+
+
+def _packets(address: str | None, port: int) -> str:
+    return f"port {port}" if _is_any(address) else f"host {address} and port {port}"

@@ -5,19 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from functools import partial
 from typing import Any, TypeVar
 
 from textual.app import ComposeResult
 from textual.containers import Container, Vertical
 
 from nettop.screens.actions import GRAPH_TEXTS, Action
-from nettop.screens.cpu.category_bars import CategoryBars
-from nettop.screens.cpu.counted_stacks import CountedStacks, cpus_shown
-from nettop.screens.cpu.cpu_table import CpuTable, row_flags
-from nettop.screens.cpu.entry_bars import EMPTY, GLYPHS, EntryBars, arrange
+from nettop.screens.cpu.bars import EMPTY, GLYPHS, CategoryBars, EntryBars, arrange
 from nettop.screens.cpu.flame_graph import THIN, FlameGraph, Path
-from nettop.screens.cpu.graph_texts import ORDERS, WINDOWS, GraphTexts
+from nettop.screens.cpu.graph_texts import ORDERS, WINDOWS, CountedStacks, GraphTexts
 from nettop.screens.cpu.lines import (
     LATE,
     cpu_uses,
@@ -25,12 +21,13 @@ from nettop.screens.cpu.lines import (
     other_softirqs,
     rows_of,
 )
+from nettop.screens.cpu.tables import CpuTable, row_flags
 from nettop.screens.table_screen import WIDE
 from nettop.snapshots.cpu import CATEGORIES, CPUS, ENTRIES, TIME_OF
 from nettop.snapshots.snapshot import Frame
 from nettop.widgets.bar import Bar, BarItem
 from nettop.widgets.cells import RowStyle
-from nettop.widgets.notice import Notice
+from nettop.widgets.page import Notice
 from nettop.widgets.table import CHOSEN
 from nettop.widgets.themes import Background
 
@@ -45,6 +42,7 @@ _CATEGORY_LINES = 3
 _OTHER_LINES = 7
 """Lines of the screen other than bars and frames."""
 _SEARCH_EXAMPLE = "parts of function names: tcp_ack · nf_ nft_ · copy"
+_NOT_HERE = ("sort_left", "sort_right", "columns", "copy", "totals", "all_rows", "follow")
 _MOVES = ("move_up", "move_down", "page_up", "page_down", "first", "last", "frame_left", "frame_right")
 
 
@@ -77,7 +75,7 @@ class CpuScreen(CpuTable):
 
     AUTO_FOCUS = "FlameGraph"
     about = "a bar for each CPU, and a flame graph of the network stack"
-    has_filter = False
+    has_rows = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -153,7 +151,7 @@ class CpuScreen(CpuTable):
         if view is None or self.has_class("-small"):
             return
         notice = self.texts.notice(view, has_bars=bool(self.bars.arrangement.shown))
-        self.graph_notice.show(notice)
+        self.graph_notice.notify_of(*notice)
         with_categories = not notice and self.shows_categories
         self.set_class(bool(notice), "-no-graph")
         self.set_class(with_categories, "-with-categories")
@@ -195,15 +193,16 @@ class CpuScreen(CpuTable):
         """Return the conditions of actions that are not always available."""
         return super().conditions() | {
             **dict.fromkeys(_MOVES, self._is_drawn),
-            **dict.fromkeys(
-                ("sort_left", "sort_right", "columns", "copy", "totals", "all_rows", "follow"), lambda: False
-            ),
+            **dict.fromkeys(_NOT_HERE, lambda: False),
             **dict.fromkeys(("sort_next", "categories"), self._has_graph),
             **dict.fromkeys(("sort_reverse", "numbers", "window"), self.is_shown),
-            **dict.fromkeys(("next_cpu", "previous_cpu"), self._has_several_cpus),
+            **dict.fromkeys(("next_cpu", "previous_cpu"), lambda: self.is_shown() and len(self._cpus()) > 2),
             "next_entry": lambda: self.is_shown() and bool(self.stacks.counts),
             "details": lambda: self._is_drawn() and self.graph.chosen not in (None, self.graph.zoom),
             "back": lambda: self.is_shown() and bool(self.graph.zoom),
+            "clear": lambda: bool(
+                self.graph.words or self.graph.zoom or self.graph.chosen or self.state.query.filter.text
+            ),
         }
 
     def _has_graph(self) -> bool:
@@ -211,19 +210,6 @@ class CpuScreen(CpuTable):
 
     def _is_drawn(self) -> bool:
         return self._has_graph() and not self.has_class("-without-graph")
-
-    def _has_several_cpus(self) -> bool:
-        return self.view is not None and self.is_shown() and cpus_shown(self.view) > 1
-
-    def has_something_to_clear(self) -> bool:
-        """Return whether Esc would do something."""
-        graph = self.graph
-        return bool(graph.words or graph.zoom or graph.chosen is not None or self.state.query.filter.text)
-
-    @property
-    def sort_columns(self) -> tuple[str, ...]:
-        """Empty, because this screen has no columns."""
-        return ()
 
     def label_of(self, action: Action) -> str:
         """Return the current label of a key."""
@@ -253,10 +239,7 @@ class CpuScreen(CpuTable):
             "FRAMES": [
                 (CHOSEN, "after a frame's letter: the selected frame"),
                 (THIN, "frames too narrow to draw one by one, merged into one"),
-                (
-                    LATE,
-                    "enables interrupts: sampling ticks delayed until then are counted here",
-                ),
+                (LATE, "enables interrupts: sampling ticks delayed until then are counted here"),
             ],
             "CATEGORIES": [(f"{c.letter} {c.label}", c.help) for c in CATEGORIES.values()],
         }
@@ -280,18 +263,21 @@ class CpuScreen(CpuTable):
 
     def action_next_cpu(self, step: int = 1) -> None:
         """Show only the stacks of the next (`step` 1) or previous (−1) CPU, or those of all CPUs."""
-        if self.view is not None:
-            cpus = [None, *self.view.raw("cpu")[rows_of(self.view, None)].tolist()]
-            at = cpus.index(self.stacks.cpu) if self.stacks.cpu in cpus else 0
-            self._choose_cpu(cpus[(at + step) % len(cpus)])
+        cpus = self._cpus()
+        at = cpus.index(self.stacks.cpu) if self.stacks.cpu in cpus else 0
+        self._choose_cpu(cpus[(at + step) % len(cpus)])
+
+    def _cpus(self) -> list[int | None]:
+        """Return None for all CPUs, then the CPUs that pass the filter."""
+        return [None, *(self.view.raw("cpu")[rows_of(self.view, None)].tolist() if self.view else ())]
 
     def _choose_cpu(self, cpu: int | None) -> None:
         self.stacks.cpu = cpu
         self._count_again()
 
-    def on_entry_bars_pressed(self, message: EntryBars.Pressed) -> None:
+    def action_cpu(self, cpu: int) -> None:
         """Show only the stacks of a clicked CPU, or those of all CPUs if it is clicked again."""
-        self._choose_cpu(None if message.cpu == self.stacks.cpu else message.cpu)
+        self._choose_cpu(None if cpu == self.stacks.cpu else cpu)
 
     def action_next_entry(self) -> None:
         """Zoom into the next entry point that has samples; after the last, show all of them."""
@@ -323,10 +309,6 @@ class CpuScreen(CpuTable):
         """Redraw for another selection or zoom."""
         self.draw_body()
 
-    def focus_body(self) -> None:
-        """Return the focus to the graph."""
-        self.graph.focus()
-
     def action_details(self) -> None:
         """Zoom into the selected frame."""
         self.graph.zoom_in()
@@ -352,18 +334,7 @@ class CpuScreen(CpuTable):
 
     def action_move(self, where: str) -> None:
         """Select the caller, a callee or a neighbouring frame. `where` is the action's name."""
-        graph = self.graph
-        moves: dict[str, Callable[[], None]] = {
-            "move_up": graph.move_up,
-            "move_down": graph.move_down,
-            "frame_left": partial(graph.move_aside, -1),
-            "frame_right": partial(graph.move_aside, 1),
-            "page_up": partial(graph.move_page, -1),
-            "page_down": partial(graph.move_page, 1),
-            "first": graph.first,
-            "last": graph.last,
-        }
-        moves[where]()
+        self.graph.move(where)
 
     # --- the search -----------------------------------------------------------------------------------------
 
@@ -382,6 +353,3 @@ def _next(choice: Choice) -> Choice:
     """Return the next choice, wrapping around."""
     choices = list(type(choice))
     return choices[(choices.index(choice) + 1) % len(choices)]
-
-
-SCREEN = CpuScreen

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rich.cells import cell_len
-from rich.segment import Segment
-from rich.style import Style
 from textual import events
 from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
 from nettop.query.units import RATIO, human
-from nettop.screens.cpu.entry_bars import GLYPHS, ROLES
+from nettop.screens.cpu.bars import GLYPHS, ROLES
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, OTHER
 from nettop.stacks.counts import FlameNode
-from nettop.widgets.cells import elide_end
-from nettop.widgets.scrollable import Scrollable, thumb, with_thumb
+from nettop.widgets.lines import Scrollable
 from nettop.widgets.table import CHOSEN
-from nettop.widgets.themes import Background, Role, Shade, frame_style, style
+from nettop.widgets.text import Span, elide_end
+from nettop.widgets.themes import Background, Role, Shade
 
 Path = tuple[str, ...]
 """The names from the root of the tree to a frame; the root's path is empty."""
@@ -35,7 +34,6 @@ _MIN_NAME = 3
 _CELLS_FOR_SHARE = 10
 """Cells a frame needs besides its name to show its share."""
 _RIGHT_BUTTON = 3
-_UNDERLINED = Style(underline=True)
 _ENTRY_OF = {label: entry for entry, label in ENTRIES.items()}
 
 
@@ -118,8 +116,7 @@ def node_at(root: FlameNode, path: Path) -> FlameNode | None:
     return node
 
 
-@dataclass(frozen=True, slots=True)
-class Matches:
+class Matches(NamedTuple):
     """The number of frames found by a search, and of their samples, each counted once."""
 
     frames: int
@@ -157,7 +154,6 @@ class FlameGraph(Scrollable, can_focus=True):
         self.whole: FlameNode | None = None
         self.chosen: Path | None = None
         self.words = ""
-        self.top = 0
         self.drawn = 0
         self._zooms: list[Path] = [()]
         self._laid_out: Layout | None = None
@@ -192,9 +188,9 @@ class FlameGraph(Scrollable, can_focus=True):
         return self._laid_out
 
     @property
-    def page(self) -> int:
-        """Number of visible rows."""
-        return max(1, self.size.height)
+    def row_count(self) -> int:
+        """Number of rows, visible or not."""
+        return 0 if self.current_layout is None else self.current_layout.depth - self.hidden_rows
 
     @property
     def hidden_rows(self) -> int:
@@ -251,59 +247,29 @@ class FlameGraph(Scrollable, can_focus=True):
         self.redraw()
         self.post_message(self.Moved())
 
-    def move_up(self) -> None:
-        """Select the caller."""
-        block = self._chosen_block()
+    def move(self, where: str) -> None:
+        """Select the caller, the widest callee, a neighbour, or one further up or down; `where` is the action's name.
+
+        Without a selection, start at the widest frame of the first row.
+        """
+        chosen = self._chosen_block()
+        block = None if where == "first" else chosen
+        block = block or max(self._single(self.hidden_rows), key=_samples, default=None)
         if block is None:
-            self.first()
-        elif len(block.path) > len(self.zoom) + self.hidden_rows:
-            self.choose(block.path[:-1])
-
-    def move_down(self) -> None:
-        """Select the widest callee, or without a selection the widest frame of the first row."""
-        block = self._chosen_block()
-        if block is None:
-            self.first()
-        elif (below := self._widest_below(block)) is not None:
-            self.choose(below.path)
-
-    def first(self) -> None:
-        """Select the widest frame of the first row."""
-        row = self._single(self.hidden_rows)
-        if row:
-            self.choose(max(row, key=_samples).path)
-
-    def last(self) -> None:
-        """Follow the widest callees to the last one."""
-        self._descend(self._depth())
-
-    def move_page(self, step: int) -> None:
-        """Move up (`step` −1) along the callers, or down (1) along the widest callees, by a page."""
-        if step > 0:
-            self._descend(self.page)
-        elif self.chosen is not None:
-            shortest = len(self.zoom) + self.hidden_rows
-            self.choose(self.chosen[: max(shortest, len(self.chosen) - self.page)])
-
-    def _descend(self, rows: int) -> None:
-        if self._chosen_block() is None:
-            self.first()
-        block = self._chosen_block()
-        for _ in range(rows):
-            block = (block and self._widest_below(block)) or block
-        if block is not None:
-            self.choose(block.path)
-
-    def move_aside(self, step: int) -> None:
-        """Select the frame to the left (`step` −1) or right (1) in the same row."""
-        block = self._chosen_block()
-        if block is None:
-            self.first()
             return
+        rows = {"move": 1, "page": self.page, "last": self.row_count}.get(where.partition("_")[0], 0)
+        if where in ("page_down", "last") or (where == "move_down" and chosen):
+            for _ in range(rows):
+                block = self._widest_below(block) or block
+        if chosen and where.startswith("frame_"):
+            block = self._beside(block, 1 if where == "frame_right" else -1)
+        above = rows if chosen and where.endswith("_up") else 0
+        self.choose(block.path[: max(len(self.zoom) + self.hidden_rows, len(block.path) - above)])
+
+    def _beside(self, block: Block, step: int) -> Block:
+        """Return the next block in the same row that can be selected, or this one at its end."""
         row = self._single(self._row_of(block.path))
-        at = row.index(block) + step
-        if 0 <= at < len(row):
-            self.choose(row[at].path)
+        return row[min(max(row.index(block) + step, 0), len(row) - 1)]
 
     def _chosen_block(self) -> Block | None:
         """Return the block of the selected frame, or of the nearest caller that has one."""
@@ -321,32 +287,22 @@ class FlameGraph(Scrollable, can_focus=True):
 
     def _single(self, number: int) -> list[Block]:
         """Return the blocks of a row that can be selected."""
-        row = () if self.current_layout is None else self.current_layout.row(number)
-        return [block for block in row if not block.merged]
+        return [block for block in self._blocks(number) if not block.merged]
+
+    def _blocks(self, number: int) -> Sequence[Block]:
+        return () if self.current_layout is None else self.current_layout.row(number)
 
     def _row_of(self, path: Path) -> int:
         return len(path) - len(self.zoom)
 
     # --- scrolling ------------------------------------------------------------------------------------------
 
-    def scroll_by(self, step: int) -> None:
-        """Scroll by `step` rows; keep the selection, visible or not."""
-        self.top = self._bounded(self.top + step)
-        self.redraw()
-
     def _scroll_to_chosen(self) -> None:
         block = self._chosen_block()
         if block is not None:
             line = self._row_of(block.path) - self.hidden_rows
             self.top = min(max(self.top, line - self.page + 1), line)
-        self.top = self._bounded(self.top)
-
-    def _bounded(self, top: int) -> int:
-        return max(0, min(top, self._depth() - self.page))
-
-    def _depth(self) -> int:
-        """Return the number of rows, visible or not."""
-        return 0 if self.current_layout is None else self.current_layout.depth - self.hidden_rows
+        self.top = self.bounded(self.top)
 
     # --- drawing --------------------------------------------------------------------------------------------
 
@@ -362,69 +318,54 @@ class FlameGraph(Scrollable, can_focus=True):
                 self._strips[number] = self._row(number)
                 self.drawn += 1
         rows = [self._strips[number] for number in range(first, first + size.height)]
-        lines, bar = thumb(self._depth(), size.height, self.top), style(self.app.theme, Role.FAINT)
-        return [with_thumb(row, bar) if y in lines else row for y, row in enumerate(rows)]
+        lines = self.thumb()
+        return [self.with_thumb(row) if y in lines else row for y, row in enumerate(rows)]
 
     def _row(self, number: int) -> Strip:
-        blank = style(self.app.theme, Role.TEXT)
         matches = matcher(self.words) if self.words else None
-        segments: list[Segment] = []
+        spans: list[Span] = []
         at = -_MARGIN
-        for block in () if self.current_layout is None else self.current_layout.row(number):
-            segments.append(Segment(" " * (block.start - at), blank))
-            segments += self._frame_of(block, None if matches is None else matches(block.node.symbol))
+        for block in self._blocks(number):
+            spans.append(Span(" " * (block.start - at)))
+            spans += self._frame_of(block, None if matches is None else matches(block.node.symbol))
             at = block.end
-        width, _ = self._drawn_in
-        segments.append(Segment(" " * max(0, width - _MARGIN - at), blank))
-        return Strip([segment for segment in segments if segment.text], width)
+        return self.strip((span for span in spans if span.text), self._drawn_in[0])
 
-    def _frame_of(self, block: Block, matches: bool | None) -> list[Segment]:
+    def _frame_of(self, block: Block, matches: bool | None) -> list[Span]:
         """Return the cells of a frame: its category's letter, name, share if there is room, and edge.
 
         `matches` says whether the frame matches the search; None without a search.
         """
-        theme, width = self.app.theme, block.end - block.start
+        width, chosen = block.end - block.start, block.path == self.chosen
         if block.merged:
-            return [Segment(THIN * width, style(theme, Role.FAINT))]
+            return [Span(THIN * width, Role.FAINT)]
         entry = _ENTRY_OF.get(block.node.symbol) if len(block.path) == 1 else None
         if entry is not None:
             return self._entry_cells(block, entry)
         letter = CATEGORIES.get(block.node.category, CATEGORIES[OTHER]).letter
-        chosen = block.path == self.chosen
         shade = Shade.CHOSEN if chosen else Shade.FADED if matches is False else Shade.PLAIN
-
-        def styled(role: Role) -> Style:
-            return frame_style(theme, letter, shade, role)
-
         name, filling, share = self._texts(block, max(0, width - 3))
         cells = [
-            (letter, styled(Role.DIM)),
-            ((CHOSEN if chosen else " ") if width > 2 else "", styled(Role.TEXT)),
-            (name, styled(Role.BOLD) + _UNDERLINED if matches else styled(Role.TEXT)),
-            (" " * filling, styled(Role.TEXT)),
-            (share, styled(Role.DIM)),
-            (EDGE if width > 1 else "", styled(Role.FAINT)),
+            (letter, Role.DIM),
+            ((CHOSEN if chosen else " ") if width > 2 else "", Role.TEXT),
+            (name, Role.BOLD if matches else Role.TEXT),
+            (" " * filling, Role.TEXT),
+            (share, Role.DIM),
+            (EDGE if width > 1 else "", Role.FAINT),
         ]
-        return [Segment(text, text_style) for text, text_style in cells if text]
+        return [Span(text, role, letter=letter, shade=shade) for text, role in cells]
 
-    def _entry_cells(self, block: Block, entry: int) -> list[Segment]:
+    def _entry_cells(self, block: Block, entry: int) -> list[Span]:
         """Return the cells of an entry point, drawn as in the bars."""
         chosen, width = block.path == self.chosen, block.end - block.start
         ground = Background.BAND if chosen else Background.SCREEN
-        glyph, colour = GLYPHS[entry], style(self.app.theme, ROLES[entry])
-        bold = style(self.app.theme, Role.BOLD, ground)
+        glyph, role = GLYPHS[entry], ROLES[entry]
         name, _, share = self._texts(block, max(0, width - 5))
         label = f"{CHOSEN if chosen else ' '}{name} " if name else ""
         amount, edge = f" {share}" if share else "", EDGE if width > 1 else ""
         filling = width - sum(map(cell_len, (glyph, label, amount, edge)))
-        cells = [
-            (glyph, colour),
-            (label, bold),
-            (glyph * filling, colour),
-            (amount, bold),
-            (edge, style(self.app.theme, Role.FAINT)),
-        ]
-        return [Segment(text, text_style) for text, text_style in cells if text]
+        texts = [Span(glyph, role), Span(label, Role.BOLD, ground), Span(glyph * filling, role)]
+        return [*texts, Span(amount, Role.BOLD, ground), Span(edge, Role.FAINT)]
 
     def _texts(self, block: Block, space: int) -> tuple[str, int, str]:
         """Return the name, elided or left out to fit in `space` cells; the blanks after it; the share, if it fits."""
@@ -457,8 +398,8 @@ class FlameGraph(Scrollable, can_focus=True):
 
     def block_at(self, x: int, number: int) -> Block | None:
         """Return the block at cell `x` of a row."""
-        row = () if self.current_layout is None else self.current_layout.row(number)
-        return next((block for block in row if block.start <= x - _MARGIN < block.end), None)
+        blocks = self._blocks(number)
+        return next((block for block in blocks if block.start <= x - _MARGIN < block.end), None)
 
     def on_resize(self) -> None:
         """Lay out in the new width, and keep the selected frame visible in the new height."""

@@ -1,24 +1,93 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The texts around the flame graph: path, choices, selected frame, categories, search, and why there is no graph."""
+"""The sampled stacks that the flame graph shows, and the texts around it: path, choices, selected frame, categories."""
 
 from __future__ import annotations
 
 from nettop.query.units import RATIO, human, plural
 from nettop.query.view import View
-from nettop.screens.cpu.category_bars import CategoryShare
-from nettop.screens.cpu.counted_stacks import CountedStacks, cpus_shown, is_filtered
-from nettop.screens.cpu.cpu_table import cpu_count_text, samples
-from nettop.screens.cpu.entry_bars import percent
-from nettop.screens.cpu.flame_graph import FlameGraph, Matches, matcher, node_at, search
+from nettop.screens.cpu.bars import CategoryShare, percent
+from nettop.screens.cpu.flame_graph import FlameGraph, Path, matcher, node_at, search
 from nettop.screens.cpu.lines import categories_not_available, crumbs, frame_items, hottest_items, rows_of
+from nettop.screens.cpu.tables import cpu_count_text, samples
 from nettop.snapshots.cpu import CATEGORIES, STACKS
-from nettop.stacks.counts import FlameNode, FlameSort, Window, category_totals
-from nettop.widgets.bar import ALWAYS_SHOWN, BarItem, Span, item
-from nettop.widgets.cells import elide_end
+from nettop.snapshots.snapshot import Frame
+from nettop.stacks.counts import (
+    FlameNode,
+    FlameSort,
+    StackCount,
+    StackHistory,
+    Window,
+    category_totals,
+    flame_tree,
+    path_of,
+)
+from nettop.widgets.bar import ALWAYS_SHOWN, BarItem, item
+from nettop.widgets.text import Span, elide_end
 from nettop.widgets.themes import Role
 
 WINDOWS = {Window.INTERVAL: "last interval", Window.MINUTE: "last minute", Window.START: "since start"}
 ORDERS = {FlameSort.SAMPLES: "widest first", FlameSort.NAME: "by name"}
+
+
+class CountedStacks:
+    """The stacks of a `window` on one `cpu` (None: on all), and the readings they are counted from.
+
+    While the screen is frozen, later readings are kept, and not counted.
+    """
+
+    def __init__(self) -> None:
+        self.window = Window.MINUTE
+        self.cpu: int | None = None
+        self.sort = FlameSort.SAMPLES
+        self.counts: list[StackCount] = []
+        self._history = StackHistory()
+        self._frozen_history: StackHistory | None = None
+        self._frozen_frame: Frame | None = None
+
+    def add(self, frame: Frame) -> None:
+        """Add a reading."""
+        stacks = frame.now.tables.get(STACKS.name)
+        if stacks is not None:
+            self._history.add(stacks, frame.now.counts.get("watched_ns", 0))
+
+    def freeze(self, frame: Frame | None) -> None:
+        """Count only the samples up to a frozen frame, in every window; None: count all of them again."""
+        if frame is not self._frozen_frame:
+            if frame is not None:
+                self.add(frame)
+            self._frozen_history = None if frame is None else self._history.copy()
+            self._frozen_frame = frame
+
+    @property
+    def _counted(self) -> StackHistory:
+        return self._frozen_history or self._history
+
+    @property
+    def span_ns(self) -> int | None:
+        """Time for which the source sampled within the window; None if the window has not begun yet."""
+        return self._counted.span_ns(self.window)
+
+    def count(self, view: View) -> None:
+        """Count the stacks of the window on the selected CPU, or on those that pass the view's filter."""
+        available = view.snapshot.why_unavailable(STACKS) is None
+        counts = self._counted.counts(self.window) if available else []
+        if is_filtered(view):
+            passing = set(view.raw("cpu")[rows_of(view, None)].tolist())
+            counts = [count for count in counts if count.cpu in passing]
+        self.counts = [count for count in counts if self.cpu in (None, count.cpu)]
+
+    def tree(self) -> FlameNode | None:
+        """Return the counted stacks as a tree; None if there are none."""
+        return flame_tree(self.counts, sort=self.sort) if self.counts else None
+
+    def below(self, path: Path) -> list[StackCount]:
+        """Return the counted stacks that pass through a frame."""
+        return [count for count in self.counts if not path or path_of(count)[: len(path)] == path]
+
+
+def is_filtered(view: View) -> bool:
+    """Return whether a filter or a limit leaves out CPUs; everything then refers to the remaining ones."""
+    return bool(view.query.filter.text) or view.query.limit is not None
 
 
 class GraphTexts:
@@ -27,7 +96,7 @@ class GraphTexts:
     def __init__(self, stacks: CountedStacks, graph: FlameGraph) -> None:
         self._stacks = stacks
         self._graph = graph
-        self._matches: Matches | None = None
+        self._found = ""
 
     @property
     def zoomed_node(self) -> FlameNode | None:
@@ -36,30 +105,25 @@ class GraphTexts:
 
     def notice(self, view: View, *, has_bars: bool) -> list[Span]:
         """Return why there is no graph, or nothing if there is one."""
-        if is_filtered(view) and not len(rows_of(view, self._stacks.cpu)):
-            if self._stacks.cpu is None:
-                return [Span("no CPU passes the filter", Role.TEXT), Span("Esc clears it", Role.DIM)]
-            left_out = f"cpu{self._stacks.cpu} is left out by the filter or the limit"
-            return [Span(left_out, Role.TEXT), Span("u shows another CPU", Role.DIM)]
+        stacks, graph = self._stacks, self._graph
+        on_cpu, when = "" if stacks.cpu is None else f" on cpu{stacks.cpu}", _when(stacks.window)
+        if is_filtered(view) and not len(rows_of(view, stacks.cpu)):
+            if stacks.cpu is None:
+                return [Span("no CPU passes the filter"), Span("Esc clears it", Role.DIM)]
+            left_out = f"cpu{stacks.cpu} is left out by the filter or the limit"
+            return [Span(left_out), Span("u shows another CPU", Role.DIM)]
         unavailable = view.snapshot.why_unavailable(STACKS)
         if unavailable is not None:
             bars = "the bars above are still live" if has_bars else ""
             return [Span(f"flame graph n/a: {unavailable}", Role.WARN), Span(bars, Role.DIM)]
-        if self._stacks.span_ns is None:
+        if stacks.span_ns is None:
             return [Span("waiting for the first samples …", Role.DIM)]
-        if not self._stacks.counts:
-            where = (
-                "the network stack"
-                if self._stacks.cpu is None
-                else f"the network stack on cpu{self._stacks.cpu}"
-            )
-            longer = "" if self._stacks.window is Window.START else "w selects a longer time"
-            return [Span(f"{where} was idle {_when(self._stacks.window)}", Role.TEXT), Span(longer, Role.DIM)]
-        if self._graph.zoom and self._graph.current_layout is None:
-            return [
-                Span(f"{self._graph.zoom[-1]} did not run {_when(self._stacks.window)}", Role.TEXT),
-                Span("← zooms out, w selects another time", Role.DIM),
-            ]
+        if not stacks.counts:
+            longer = "" if stacks.window is Window.START else "w selects a longer time"
+            return [Span(f"the network stack{on_cpu} was idle {when}"), Span(longer, Role.DIM)]
+        if graph.zoom and graph.current_layout is None:
+            zooms_out = Span("← zooms out, w selects another time", Role.DIM)
+            return [Span(f"{graph.zoom[-1]} did not run {when}"), zooms_out]
         return []
 
     def path(self, view: View, *, with_time: bool) -> list[BarItem]:
@@ -71,12 +135,14 @@ class GraphTexts:
 
     def cpus(self, view: View) -> str:
         """Return the CPUs to which shares of time refer: `cpu0`, `16 CPUs`."""
-        return cpu_count_text(cpus_shown(view)) if self._stacks.cpu is None else f"cpu{self._stacks.cpu}"
+        return (
+            cpu_count_text(len(rows_of(view, None))) if self._stacks.cpu is None else f"cpu{self._stacks.cpu}"
+        )
 
     def _share_of_time(self, view: View, time_ns: int) -> float | None:
         """Return a part of the window's CPU time as a share of the selected CPU, or of all CPUs."""
         span_ns = self._stacks.span_ns
-        cpus = cpus_shown(view) if self._stacks.cpu is None else 1
+        cpus = len(rows_of(view, None)) if self._stacks.cpu is None else 1
         return time_ns / span_ns / cpus if span_ns and cpus else None
 
     def _time_item(self, view: View, node: FlameNode, role: Role, importance: int = ALWAYS_SHOWN) -> BarItem:
@@ -86,7 +152,7 @@ class GraphTexts:
 
     def choices(self, view: View) -> list[BarItem]:
         """Return the window, the CPUs (`all CPUs`, `2 of 4 CPUs`, `cpu0`) and the order. A click acts like the key."""
-        shown, all_rows = cpus_shown(view), int((~view.gone).sum())
+        shown, all_rows = len(rows_of(view, None)), int((~view.gone).sum())
         which = "all CPUs" if shown == all_rows else f"{shown} of {cpu_count_text(all_rows)}"
         which = which if self._stacks.cpu is None else f"cpu{self._stacks.cpu}"
         return [
@@ -136,8 +202,7 @@ class GraphTexts:
 
     def search(self) -> None:
         """Search the graph for its words again."""
-        tree, words = self._graph.whole, self._graph.words
-        self._matches = search(tree, matcher(words)) if tree is not None and words else None
+        self._found = self.search_effect(self._graph.words)
 
     def search_items(self) -> list[BarItem]:
         """Return the searched words and the result; nothing if there is no search."""
@@ -145,24 +210,20 @@ class GraphTexts:
             return []
         return [
             item(("   / ", Role.KEY), (elide_end(self._graph.words, 30), Role.BOLD)),
-            item((f"   {_matches_text(self._matches, self._graph.whole)}", Role.TEXT)),
+            item((f"   {self._found}", Role.TEXT)),
             item(("   Esc clears", Role.DIM), importance=1),
         ]
 
     def search_effect(self, words: str) -> str:
-        """Return the result of a search for some words."""
+        """Return the result of a search for some words: `14 frames, 38.2% of all samples`."""
         tree = self._graph.whole
         if not words.strip():
             return "all frames"
-        return _matches_text(None if tree is None else search(tree, matcher(words)), tree)
-
-
-def _matches_text(matches: Matches | None, tree: FlameNode | None) -> str:
-    """Return `14 frames, 38.2% of all samples`."""
-    if matches is None or tree is None:
-        return "no samples to search"
-    frames = f"{matches.frames:,} {plural('frame', matches.frames)}"
-    return f"{frames}, {human(matches.samples / max(1, tree.samples), RATIO)} of all samples"
+        if tree is None:
+            return "no samples to search"
+        found = search(tree, matcher(words))
+        share = human(found.samples / max(1, tree.samples), RATIO)
+        return f"{found.frames:,} {plural('frame', found.frames)}, {share} of all samples"
 
 
 def _when(window: Window) -> str:

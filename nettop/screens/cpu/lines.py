@@ -10,9 +10,9 @@ import numpy as np
 
 from nettop.query.units import RATIO, human
 from nettop.query.view import View
-from nettop.screens.cpu.cpu_table import cores_of, samples
-from nettop.screens.cpu.entry_bars import GLYPHS, ROLES, CpuUse, percent
+from nettop.screens.cpu.bars import GLYPHS, ROLES, CpuUse, percent
 from nettop.screens.cpu.flame_graph import Path
+from nettop.screens.cpu.tables import cores_of, samples
 from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.cpu import (
     CATEGORIES,
@@ -28,7 +28,7 @@ from nettop.snapshots.schema import RATE
 from nettop.snapshots.snapshot import Snapshot, known
 from nettop.stacks.counts import FlameNode, StackCount
 from nettop.widgets.bar import ALWAYS_SHOWN, BarItem, item
-from nettop.widgets.cells import elide_end
+from nettop.widgets.text import elide_end
 from nettop.widgets.themes import Role
 
 _WIDE_LEGEND = 144

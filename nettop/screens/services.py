@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The screens of the services lens: services, their clients, and waiting requests."""
+
+from __future__ import annotations
+
+from nettop.query.units import human
+from nettop.query.view import View
+from nettop.screens import headline
+from nettop.screens.lens import LensScreen
+from nettop.screens.selected_row import HistogramScreen
+from nettop.snapshots.arrays import Index
+from nettop.snapshots.connections import NO_YES
+from nettop.snapshots.services import (
+    CLIENTS,
+    CLIENTS_EVICTED,
+    NORMAL,
+    OVERLAPPING,
+    PUSHING,
+    SERVED,
+    SERVICES,
+    SPEEDS,
+    WAITING,
+)
+from nettop.widgets.bar import BarItem, item
+from nettop.widgets.cells import WARNING, RowFlags, RowStyle, flags_of, is_zero
+from nettop.widgets.themes import Role
+
+_NOT_READ = next(number for number, name in NO_YES.items() if name == "no")
+_WHY_NO_TIMES = {
+    OVERLAPPING: "requests overlap: answers cannot be matched to them, so there are no response times",
+    PUSHING: "the service also sends without a request: answers cannot be told apart, so there are no response times",
+}
+"""Reasons why a service has no response times, by pattern."""
+
+
+def row_flags(view: View, at: Index) -> list[RowFlags]:
+    """Return the flags of rows: failed if slower than usual or stuck, idle without answers in the last interval."""
+    idle = is_zero(view, "answers_per_s", at)
+    return flags_of(view, at, idle=idle, failed=view.raw("speed")[at] != NORMAL)
+
+
+class ServicesScreen(HistogramScreen):
+    """Services; → opens the selected one's waiting requests or, if there are none, its clients."""
+
+    about = "services by response time, slowest first; → opens the waiting requests, or else the clients"
+    row_style = RowStyle(
+        failing={"p99": f"{WARNING} ", "oldest": f"{WARNING} "},
+        stale=frozenset({"p50", "p90", "p99", "max"}),
+        flags=row_flags,
+    )
+    histogram = "response"
+    empty_text = "no answers"
+    min_table_lines = 12
+    recorded_tables = (SERVICES,)
+    named_by = ("process", "service", "side")
+    member_table = WAITING
+
+    def meaning(self, view: View, at: int) -> str:
+        """Return the end at which times are measured, or the reason why there are none."""
+        if why := _WHY_NO_TIMES.get(int(view.raw("pattern")[at])):
+            return why
+        if int(view.raw("side")[at]) == SERVED:
+            return "from a request's arrival here to the first byte of its answer"
+        return "from a request's first byte to the arrival of its answer here"
+
+    def headline(self, view: View) -> list[BarItem]:
+        """Return answers, waiting requests, and how many services are in trouble."""
+        at = headline.alive(view)
+        speeds = view.raw("speed")[at]
+        troubled = [
+            headline.count(name, int((speeds == number).sum()), 950 - number, warn=True)
+            for number, name in SPEEDS.items()
+            if number != NORMAL and (speeds == number).any()
+        ]
+        return [
+            headline.count("services", len(at), 900),
+            *troubled,
+            headline.count_of(view, "answers_per_s", "answers", at, 880),
+            headline.count_of(view, "waiting", "waiting", at, 870),
+            headline.count_of(view, "unanswered_per_s", "unanswered", at, 800),
+        ]
+
+    def draw_chosen(self, view: View) -> None:
+        """Draw the selected row; → will open its waiting requests, or its clients."""
+        super().draw_chosen(view)
+        if len(row := self.chosen_or_first(view)):
+            has_clients = view.raw("side")[row][0] == SERVED and not view.raw("waiting")[row][0]
+            self.member_table = CLIENTS if has_clients else WAITING
+
+    def member_filter(self, view: View, at: Index) -> str:
+        """Return the filter for the members of this service, which refer to its key."""
+        return f"service={view.raw(view.table.key)[at[0]]}"
+
+
+class ClientsScreen(LensScreen):
+    """A row for each service and client."""
+
+    about = "clients by response time, slowest first; → opens a client's waiting requests"
+    member_table = WAITING
+
+    def headline(self, view: View) -> list[BarItem]:
+        """Return the numbers of clients, answers, waiting requests, and evicted clients."""
+        at = headline.alive(view)
+        return [
+            headline.count("clients", len(at), 900),
+            headline.count_of(view, "answers_per_s", "answers", at, 880),
+            headline.count_of(view, "waiting", "waiting", at, 870),
+            *headline.evicted(view, CLIENTS_EVICTED),
+        ]
+
+    def member_filter(self, view: View, at: Index) -> str:
+        """Return the filter for this client's requests to this service."""
+        service, client = (view.values(name, at)[0] for name in ("service", "client"))
+        return f"service={service} remote_address={client}"
+
+
+class WaitingScreen(LensScreen):
+    """A row for each request without an answer."""
+
+    about = "requests now waiting for their answers, oldest first, and whether they were read yet"
+    describable = True
+
+    def headline(self, view: View) -> list[BarItem]:
+        """Return the number of requests, how many were not read, and how long the oldest has waited."""
+        at = headline.alive(view)
+        not_read = (view.raw("side")[at] == SERVED) & (view.raw("was_read")[at] == _NOT_READ)
+        items = [
+            headline.count("waiting", len(at), 900),
+            headline.count("not read", int(not_read.sum()), 880),
+        ]
+        if len(at):
+            oldest = (human(float(view.raw("waited")[at].max()), "ns"), Role.BOLD)
+            items.append(item(("oldest ", Role.DIM), oldest, importance=890))
+        return items
+
+
+SCREENS = {"services": ServicesScreen, "clients": ClientsScreen, "waiting": WaitingScreen}
