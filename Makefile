@@ -144,8 +144,17 @@ fresh-root: ## install and test in fresh Debian 12 and 13, as root and as a user
 	for suite in bookworm trixie; do for user in root user; do \
 	  $(as_root) scripts/fresh-root.sh --suite $$suite --as $$user || exit; done; done
 
+# For Python 3.11 and later and any processor. numpy is the distribution's, like bcc.
+lock := $(as_user) $(bin)/uv pip compile --quiet --universal --python-version=3.11 --only-binary=:all: --generate-hashes \
+  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-package numpy $(if $(UPGRADE),--upgrade)
+
+# The largest set first, so that a package has one version in all files; build.txt has what builds and installs nettop.
 lock: ## requirements/, with the versions that there are: UPGRADE=1 takes the newest
-	$(as_user) $(bin)/python -B scripts/lock.py $(if $(UPGRADE),--upgrade)
+	sed -n 's/^requires = \["\(.*\)"\]/\1\npip\neditables/p' pyproject.toml | $(lock) --output-file=requirements/build.txt -
+	$(lock) --output-file=requirements/dev.txt --extra=dev pyproject.toml
+	for extra in flows serve; do \
+	  $(lock) --output-file=requirements/$$extra.txt --constraint requirements/dev.txt --extra=$$extra pyproject.toml \
+	  || exit; done
 
 clean: ## caches and built files, not .venv
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache snapshot_report.html

@@ -51,7 +51,7 @@ from nettop.commands.options import (
     why_option,
     with_lens_options,
 )
-from nettop.commands.privilege import Rights, open_session, why_still_root
+from nettop.commands.privilege import open_session, why_still_root
 from nettop.commands.run import RUN, RUN_EXAMPLES, RUN_HELP, RunOptions, start_run
 from nettop.commands.serve import SERVE_EXAMPLES, SERVE_HELP, ServeOptions, start_serve
 from nettop.errors import (
@@ -282,10 +282,12 @@ def _check_combinations(options: ViewOptions) -> None:
 
 def _filters(options: ViewOptions) -> tuple[str, ...]:
     """Return the filters: those of --filter, then those of the shortcuts."""
+    # The kernel keeps 15 bytes of a process's name (TASK_COMM_LEN in include/linux/sched.h).
+    name = os.fsencode(options.process or "")[:15].decode(errors="ignore")
     shortcuts = (
         None if options.port is None else f":{parse_count('--port', options.port, MAX_PORT)}",
         None if options.pid is None else f"pid={parse_count('--pid', options.pid)}",
-        None if options.process is None else f"process={quoted(_truncated_name(options.process))}",
+        None if options.process is None else f"process={quoted(name)}",
         None if options.container is None else f"container~{quoted(options.container)}",
     )
     return (*(options.filter or ()), *filter(None, shortcuts))
@@ -303,11 +305,6 @@ def _check_process(pid: str | None) -> None:
         raise UsageError(f"no process has PID {pid}", "list the processes with ps -e") from None
 
 
-def _truncated_name(process: str) -> str:
-    """Truncate a process name to the 15 bytes that the kernel keeps (TASK_COMM_LEN in include/linux/sched.h)."""
-    return os.fsencode(process)[:15].decode(errors="ignore")
-
-
 # --- starting a command ---------------------------------------------------------------------------------------
 
 
@@ -317,17 +314,13 @@ def _start_view(options: ViewOptions, source_of: Callable[[str], Source] | None)
         _check_process(options.pid)
     lens, _ = find_table(settings.view.view)  # report a wrong name before the heavy imports
     user = invoking_user() if source_of is None else None
-    rights = Rights(
-        user,
-        on_screen=not options.is_text,
-        later_lenses=not options.is_text,
-        follow_namespaces=options.follow_namespaces,
-        program_statistics=lens.id == SELF.id or settings.max_overhead is not None,
-    )
     session = open_session(
         settings.interval_s,
         source_of,
-        rights,
+        user,
+        on_screen=not options.is_text,
+        follow_namespaces=options.follow_namespaces,
+        program_statistics=lens.id == SELF.id or settings.max_overhead is not None,
         max_overhead=settings.max_overhead,
         together=(lens.id,) if options.is_text else (),
     )
@@ -387,7 +380,9 @@ _COMMANDS: dict[type, Callable[[Any, Callable[[str], Source] | None], int]] = {
     ConfigOptions: start_config,
     DoctorOptions: start_doctor,
 }
-"""Start function of each command, by the class of its options."""
+"""Start function of each command, by the class of its options. Its second argument creates the source of a lens; None
+uses the probes.
+"""
 
 
 # --- the program ----------------------------------------------------------------------------------------------

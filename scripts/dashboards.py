@@ -33,11 +33,10 @@ _WIDTH = 24
 
 def dashboards() -> dict[str, str]:
     """Return the content of each lens's file, by file name; a new lens needs no existing file."""
-    return {f"{lens.id}.json": _text(lens_dashboard(lens)) for lens in lenses()}
-
-
-def _text(dashboard: Json) -> str:
-    return json.dumps(dashboard, indent=2, ensure_ascii=False) + "\n"
+    return {
+        f"{lens.id}.json": json.dumps(lens_dashboard(lens), indent=2, ensure_ascii=False) + "\n"
+        for lens in lenses()
+    }
 
 
 def lens_dashboard(lens: Lens) -> Json:

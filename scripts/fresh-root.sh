@@ -14,12 +14,9 @@ script=$(readlink -f -- "${BASH_SOURCE[0]}")
 checkout=$(dirname -- "$(dirname -- "$script")")
 readonly script checkout
 
-# shellcheck source=scripts/debian-sources.sh
-. "$checkout/scripts/debian-sources.sh"
-
 usage() {
   cat <<'HELP'
-Usage: sudo scripts/fresh-root.sh [--suite SUITE] [--as USER] [--worktree] [--core | --no-tests] [--shell]
+Usage: sudo scripts/fresh-root.sh [--suite SUITE] [--as USER] [--worktree] [--core]
        sudo scripts/fresh-root.sh [--suite SUITE] [--as USER] [--worktree] --run COMMAND
 
 Creates a fresh Debian in a temporary directory, clones this checkout's HEAD into it, runs README's two commands
@@ -31,9 +28,7 @@ uses DEBIAN_MIRROR, else debootstrap's default.
   --as USER      run the commands as root, on a system without sudo (the default), or as user, who may run sudo
   --worktree     use the files as they are instead of HEAD
   --core         run no tests but README's make test: by default make test-kernel test-install follow
-  --no-tests     run only the first of the two commands
-  --shell        open a shell inside before everything is removed
-  --run COMMAND  run only this command, in the clone inside, and none of the above
+  --run COMMAND  run only this command, in the clone inside, and none of the above; bash opens a shell
 
 Exit codes: 0 passed, 1 failure, 2 usage, 3 this machine cannot, 4 not root.
 HELP
@@ -49,7 +44,7 @@ fail() {
 # --- the outer half -------------------------------------------------------------------------------
 
 main() {
-  local source=head tests=all shell=false command=''
+  local source=head tests=all command=''
   suite=bookworm user=root
   while (($#)); do
     case $1 in
@@ -61,8 +56,6 @@ main() {
         ;;
       --worktree) source=worktree ;;
       --core) tests=core ;;
-      --no-tests) tests=no ;;
-      --shell) shell=true ;;
       --run) command=${2:?needs a command} && shift ;;
       -h | --help) usage && exit 0 ;;
       *) usage >&2 && exit 2 ;;
@@ -80,7 +73,7 @@ main() {
   trap 'exit 143' TERM HUP
   make_debian
   copy_sources_from_"$source"
-  unshare --mount --propagation private "$script" inner "$root" "$suite" "$user" $tests $shell "$command"
+  unshare --mount --propagation private "$script" inner "$root" "$suite" "$user" $tests "$command"
   say 'The fresh root passed.'
 }
 
@@ -96,7 +89,7 @@ remove_root() {
 make_debian() {
   local archive
   say "Debian $suite"
-  archive=$("$checkout/scripts/debian-base.sh" "$suite")
+  archive=$("$checkout/scripts/debian.sh" base "$suite")
   tar -xzf "$archive" -C "$root"
 }
 
@@ -117,7 +110,7 @@ copy_sources_from_worktree() {
 inner() {
   root=$1
   suite=$2
-  local user=$3 tests=$4 shell=$5 command=$6
+  local user=$3 tests=$4 command=$5
   mount_kernel_filesystems
   forward_apt
   forward_network
@@ -133,7 +126,6 @@ inner() {
   else
     follow_readme "$tests"
   fi
-  if $shell; then in_root 'exec bash -i'; fi
 }
 
 follow_readme() {
@@ -146,12 +138,9 @@ follow_readme() {
   in_root "${commands[0]%% && *}"
   start_on_a_terminal "${commands[0]##* && }"
   check_real_connection
-  scrape_it
   [[ $tests != all ]] || commands[1]+=' && make test-kernel test-install'
-  if [[ $tests != no ]]; then
-    say "README: ${commands[1]}"
-    in_root "${commands[1]}"
-  fi
+  say "README: ${commands[1]}"
+  in_root "${commands[1]}"
 }
 
 mount_kernel_filesystems() {
@@ -167,7 +156,7 @@ mount_kernel_filesystems() {
 
 forward_apt() {
   local sources
-  sources=$(debian_sources "$suite" | sed 's/^/deb /')
+  sources=$("$checkout/scripts/debian.sh" sources "$suite" | sed 's/^/deb /')
   # If this machine has none, keep those that debootstrap wrote.
   [[ -z $sources ]] || printf '%s\n' "$sources" >"$root/etc/apt/sources.list"
   # Only how to fetch (proxy, certificates, checks), no other apt hooks of this machine and no passwords.
@@ -269,36 +258,14 @@ start_on_a_terminal() {
 }
 
 check_real_connection() {
-  local peers to_peers port output
   say 'nettop --table -d --once, with a connection open'
-  coproc peers { in_root "exec python3 -c '
-import socket, sys
+  in_root "python3 -c '
+import socket, subprocess
 listener = socket.create_server((\"127.0.0.1\", 0))
 client = socket.create_connection(listener.getsockname())
-accepted, _ = listener.accept()
-print(listener.getsockname()[1], flush=True)
-sys.stdin.read()'"; }
-  read -r port <&"${peers[0]}"
-  output=$(in_root "$sudo nettop --table -d --once")
-  to_peers=${peers[1]}
-  exec {to_peers}>&-
-  printf '%s\n' "$output"
-  [[ $output == *127.0.0.1:$port* ]] || fail "the connection to 127.0.0.1:$port is not in nettop's output."
-}
-
-# Fails if the server does not start, does not answer, or does not exit cleanly.
-scrape_it() {
-  say 'nettop serve, and a scrape'
-  # shellcheck disable=SC2016  # expanded inside
-  in_root "sudo=$sudo"'
-    $sudo nettop serve --listen 127.0.0.1:0 2>/tmp/serving & server=$!
-    until grep -q "serving at" /tmp/serving; do $sudo sh -c "kill -0 $server" || { cat /tmp/serving; exit 1; }; sleep 0.1; done
-    python3 -c "
-import sys, urllib.request
-for path in (\"\", \"metrics\", \"api/v1/connections\", \"api/openapi.json\"):
-    with urllib.request.urlopen(sys.argv[1] + path, timeout=30) as answer:
-        print(answer.status, len(answer.read()), \"bytes of /\" + path)" "$(grep -o "http://.*/" /tmp/serving)"
-    $sudo sh -c "kill $server"; wait $server' || fail "nettop serve: $(tail -n 5 "$root/tmp/serving")"
+shown = subprocess.check_output(\"$sudo nettop --table -d --once\".split(), text=True)
+print(shown)
+assert \"127.0.0.1:%d\" % listener.getsockname()[1] in shown'" || fail "the open connection is not in nettop's output."
 }
 
 if [[ ${1-} == inner ]]; then

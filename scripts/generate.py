@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from kernel_support import PAGE as KERNELS_PAGE  # noqa: E402 - the checkout comes first
-from kernel_support import complete_page  # noqa: E402
+from kernel_support import complete_page, markdown_table  # noqa: E402
 
 from nettop.flows.protobuf import schema_text  # noqa: E402
 from nettop.flows.store.schema import TABLES  # noqa: E402
@@ -45,39 +45,33 @@ def _flow_columns() -> str:
         "## Columns of flows\n\nThe columns of the table `flows_raw` of `nettop collect`; see [Flows](../flows.md). 0, "
         "an all-zero address or an empty text means that the exporter did not report the value.\n"
     )
-    rows = (
-        f"| `{each.name}` | {each.clickhouse} | {each.help} | {each.netmeta} |"
-        for each in TABLES["flows_raw"].columns
-    )
-    return "\n".join([head, "| column | type | meaning | NetMeta's name |", "|---|---|---|---|", *rows, ""])
+    rows = [
+        [f"`{each.name}`", each.clickhouse, each.help, each.netmeta] for each in TABLES["flows_raw"].columns
+    ]
+    return "\n".join([head, *markdown_table(["column", "type", "meaning", "NetMeta's name"], rows), ""])
 
 
 def _lens(lens: Lens) -> str:
-    tables = (
-        f"## {_view(lens, table)}\n\n{_sentence(lens.question)}\n\n{_table(table)}\n" for table in lens.tables
-    )
+    question = f"{lens.question[:1].upper()}{lens.question[1:]}."
+    tables = (f"## {_view(lens, table)}\n\n{question}\n\n{_table(table)}\n" for table in lens.tables)
     parts = [*tables, *([_hooks(lens), _losses(lens)] if lens is not SELF else [])]
     return "\n".join([*parts, _options(lens)] if lens.options else parts)
 
 
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
-
-
 def _hooks(lens: Lens) -> str:
     """Return the section on the lens's hooks, and the fields and tables that are n/a without each hook."""
-    rows = (f"| `{hook.name}` | {hook.help} | {_needing(lens, hook)} |" for hook in lens.hooks)
+    rows = [[f"`{hook.name}`", hook.help, _needing(lens, hook)] for hook in lens.hooks]
     head = (
         f"### Hooks of `{lens.id}`\n\nThe names for `--mechanism`, and what is `n/a` if no mechanism works.\n"
     )
-    return "\n".join([head, "| hook | what it provides | n/a without it |", "|---|---|---|", *rows, ""])
+    return "\n".join([head, *markdown_table(["hook", "what it provides", "n/a without it"], rows), ""])
 
 
 def _losses(lens: Lens) -> str:
     """Return the section on data that may be missing from the lens, and the names of its counters."""
-    rows = (f"| `{loss.name}` | {loss.help} |" for loss in lens.losses)
+    rows = [[f"`{loss.name}`", loss.help] for loss in lens.losses]
     head = f"### Losses of `{lens.id}`\n\nThe names in `lost` on the screen, in the help and in the logs.\n"
-    return "\n".join([head, "| loss | meaning |", "|---|---|", *rows, ""])
+    return "\n".join([head, *markdown_table(["loss", "meaning"], rows), ""])
 
 
 def _options(lens: Lens) -> str:
@@ -109,19 +103,16 @@ def _view(lens: Lens, table: Table) -> str:
 
 
 def _table(table: Table) -> str:
-    rows = [_row(field) for field in table.fields]
-    return "\n".join(
-        ["| field | kind | unit | meaning | source in the kernel |", "|---|---|---|---|---|", *rows]
-    )
+    titles = ["field", "kind", "unit", "meaning", "source in the kernel"]
+    return "\n".join(markdown_table(titles, [_row(field) for field in table.fields]))
 
 
-def _row(field: Field) -> str:
+def _row(field: Field) -> list[str]:
     meaning = field.help
     if field.kind is Kind.ENUM:
         meaning += ": " + ", ".join(f"`{label}`" for label in field.labels.values())
     made_of = " and ".join(f"`{part}`" for part in field.parts)
-    cells = (f"`{field.name}`", field.kind.value, field.unit, meaning, field.formula or made_of)
-    return "| " + " | ".join(cells) + " |"
+    return [f"`{field.name}`", field.kind.value, field.unit, meaning, field.formula or made_of]
 
 
 # --- metrics ------------------------------------------------------------------------------------------------

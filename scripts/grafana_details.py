@@ -107,9 +107,9 @@ def variables(lens: Lens) -> list[Json]:
 def _chosen(lens: Lens) -> tuple[str, ...]:
     """Return the labels that have variables on the lens's dashboard."""
     firsts = [
-        declared.metrics.labels[0]
-        for declared in series_sets(lens)
-        if any(family.buckets for family in declared.families)
+        each.metrics.labels[0]
+        for each in series_sets(lens)
+        if any(family.buckets for family in each.families)
     ]
     return tuple(dict.fromkeys((*_CHOSEN.get(lens.id, ()), *firsts)))
 
@@ -168,44 +168,27 @@ def _of_histogram(
     kept = tuple(by) if is_top else tuple(label for label in by if label != declared.metrics.labels[0])
     buckets = _rate(f"{family.name}_bucket", matchers)
     count, total = (_sum(_rate(f"{family.name}_{part}", matchers), by) for part in ("count", "sum"))
+    buckets_by = _sum(buckets, ("le", *kept))
     quantiles = [
-        (
-            f"histogram_quantile({share}, {_sum(buckets, ('le', *kept))})",
-            f"p{100 * share:g} {_legend(kept)}".strip(),
-        )
+        (f"histogram_quantile({share}, {buckets_by})", f"p{100 * share:g} {_legend(kept)}".strip())
         for share in ((0.5, 0.99) if is_top else (0.5, 0.9, 0.99))
     ]
-    overrides, legend = [_OTHERS_GREY] * is_top, _legend(by)
+    legend = _legend(by)
+    parts = (
+        (_SHAPES[1], quantiles, unit, "quantiles", {"is_logarithmic": True}),
+        (": count", [(count, legend)], "cps", "measurements per second", {"is_stacked": is_top}),
+        (": mean", [(f"{total} / ({count} > 0)", legend)], unit, "mean", {"is_logarithmic": True}),
+    )
     panels = [
         _time_series(
-            title + _SHAPES[1],
-            quantiles,
-            unit,
-            f"{family.help}: quantiles",
-            is_logarithmic=True,
-            overrides=overrides,
-        ),
-        _time_series(
-            f"{title}: count",
-            [(count, legend)],
-            "cps",
-            f"{family.help}: measurements per second",
-            is_stacked=is_top,
-            overrides=overrides,
-        ),
-        _time_series(
-            f"{title}: mean",
-            [(f"{total} / ({count} > 0)", legend)],
-            unit,
-            f"{family.help}: mean",
-            is_logarithmic=True,
-            overrides=overrides,
-        ),
+            title + ends, queries, each, f"{family.help}: {shows}", overrides=[_OTHERS_GREY] * is_top, **how
+        )
+        for ends, queries, each, shows, how in parts
     ]
-    shape = _heat_map(
-        title + _SHAPES[0], _sum(buckets, ["le"]), unit, f"{family.help}: count per second in each bucket"
-    )
-    return panels if is_top else [shape, *panels]
+    if is_top:
+        return panels
+    what = f"{family.help}: count per second in each bucket"
+    return [_heat_map(title + _SHAPES[0], _sum(buckets, ["le"]), unit, what), *panels]
 
 
 def _title(lens: Lens, declared: SeriesSet, family: Family) -> str:

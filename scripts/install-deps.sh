@@ -13,8 +13,8 @@ script=$(readlink -f -- "${BASH_SOURCE[0]}")
 checkout=${script%/*/*}
 # Each install is a release of its own; `current` links to the one that nettop runs from.
 readonly script checkout callers_path place=/opt/nettop releases=/opt/nettop/releases current=/opt/nettop/current
-# Without one of these marks, the directory is not nettop's. The first is from installs without releases.
-readonly mark_without_releases=$place/.nettop-install mark=$place/.nettop-releases
+# Without this mark, the directory is not nettop's.
+readonly mark=$place/.nettop-releases
 # In a release: the fingerprint of its checkout, and the SHA-256 of each file.
 readonly content=.nettop-content files=.nettop-files
 readonly sources=(pyproject.toml README.md LICENSE LICENSES requirements nettop)
@@ -214,7 +214,7 @@ install_for_everyone() {
   done
   begin_alone
   # An upgrade without --flows does not take away what nettop collect needs.
-  ! grep -qs ' flows$' $current/$content $mark_without_releases || extra=flows
+  ! grep -qs ' flows$' $current/$content || extra=flows
   run fingerprint_of "${sources[@]}" || give_up "cannot read the checkout $checkout" "$checkout"
   wanted="$words $extra"
   # The current release has run, but a killed run may not have linked it.
@@ -234,7 +234,7 @@ install_for_everyone() {
 # Only root may open the lock, and so hold it.
 begin_alone() {
   local lock
-  [[ ! -e $place || -f $mark || -f $mark_without_releases || -z $(ls -A $place) ]] ||
+  [[ ! -e $place || -f $mark || -z $(ls -A $place) ]] ||
     fail $exit_failure "$place exists and is not nettop's; move it away first."
   [[ ! -e $place || $(stat -L -c %u $place) == 0 ]] ||
     fail $exit_failure "$place does not belong to root; remove it first."
@@ -248,7 +248,7 @@ begin_alone() {
 
 state_of_current() {
   local version
-  [[ -e $current || -f $mark_without_releases ]] || { say none && return; }
+  [[ -e $current ]] || { say none && return; }
   version=$(cd $current/lib/python3*/site-packages 2>/dev/null && echo nettop-*.dist-info) || version='an older one'
   version=${version#nettop-}
   if [[ $(cat $current/$content 2>/dev/null) != "$1" ]]; then
@@ -323,7 +323,7 @@ wanted_links() {
   [[ -z $sudo_path || ":$sudo_path:" == *:/usr/local/bin:* ]] || say /usr/bin/nettop
 }
 
-is_our_link() { [[ $(readlink -- "$1") == "$place"/@(current/|)bin/nettop ]]; }
+is_our_link() { [[ $(readlink -- "$1") == "$current"/bin/nettop ]]; }
 
 # Keeps the current release, and those that a nettop still runs from: it may import or start more of it later.
 remove_old_releases() {
@@ -331,9 +331,6 @@ remove_old_releases() {
   for old in "$releases"/*/; do
     [[ ! -d $old ]] || is_current "$old" || is_run_from "$old" || must rm -rf "$old"
   done
-  [[ -f $mark_without_releases && -e $current ]] && ! is_run_from $place/bin/ || return 0
-  must rm -rf $place/{bin,include,lib,lib64,share,pyvenv.cfg}
-  must rm -f $mark_without_releases
 }
 
 is_run_from() {
@@ -350,9 +347,8 @@ uninstall() {
     ! is_our_link "$link" || must rm -f "$link"
     must rm -f "${link%/*}/.${link##*/}.new"
   done
-  # Remove the marks last, so that a killed run can be repeated.
-  [[ ! -e $place ]] ||
-    must find $place -mindepth 1 -maxdepth 1 ! -path $mark ! -path $mark_without_releases -exec rm -rf {} +
+  # Remove the mark last, so that a killed run can be repeated.
+  [[ ! -e $place ]] || must find $place -mindepth 1 -maxdepth 1 ! -path $mark -exec rm -rf {} +
   must rm -rf $place
   finish "removed $place and its link"
   say "Left in place: the distribution's packages, and .venv in a checkout."

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -82,55 +81,33 @@ class Run:
 
 
 def read_run(name: str, results: Path) -> Run:
-    """Read the results in one kernel's directory, including incomplete ones."""
-    junit = _junit(results)
-    cases = [] if junit is None else list(junit.iter("testcase"))
-    failures = _failures_so_far(results) if junit is None else dict(filter(None, map(_failure, cases)))
+    """Read the results in one kernel's directory, including incomplete ones. Those of later tries, in `again-N` below
+    it, replace those of the same tests.
+    """
+    tries = [results, *sorted(results.glob("again-*"))]
+    reports = [ET.parse(file).getroot() for each in tries if (file := each / "junit.xml").exists()]  # noqa: S314 - our own files
+    cases = {_test(case): case for report in reports for case in report.iter("testcase")}.values()
+    failures = dict(filter(None, map(_failure, cases))) if reports else _failures_so_far(tries)
     return Run(
         name,
-        _text(results / "release") or "did not boot",
+        _newest(tries, "release") or "did not boot",
         Counter(map(_verdict, cases)),
-        ended=_text(results / "status") in {"0", "1"},  # pytest's status: all passed, or some failed
+        ended=_newest(tries, "status") in {"0", "1"},  # pytest's status: all passed, or some failed
         failures=failures,
         proofs=tuple(filter(None, map(_proof, cases))),
-        doctor_status=_text(results / "doctor.status"),
-        doctor=_report(results / "doctor.json"),
+        doctor_status=_newest(tries, "doctor.status"),
+        doctor=_report(_newest(tries, "doctor.json")),
     )
 
 
-def put_in_place(results: Path, again: Path) -> None:
-    """Replace first results with those of a second run, for tests that ran twice."""
-    first, second = _junit(results), _junit(again)
-    if first is not None and second is not None:
-        results_by_test = {_test(case): case for run in (first, second) for case in run.iter("testcase")}
-        next(second.iter("testsuite"))[:] = results_by_test.values()
-        ET.ElementTree(second).write(again / "junit.xml", encoding="utf-8")
-    for file in (
-        "release",
-        "junit.xml",
-        "status",
-        "failures",
-        "doctor.json",
-        "doctor.stderr",
-        "doctor.status",
-    ):
-        if (again / file).exists():
-            if (results / file).exists():
-                (results / file).rename(results / f"first-{file}")
-            shutil.copyfile(again / file, results / file)
-
-
-def _junit(results: Path) -> ET.Element | None:
-    path = results / "junit.xml"
-    return ET.parse(path).getroot() if path.exists() else None  # noqa: S314 - our own file
+def _newest(tries: list[Path], name: str) -> str:
+    """Return the text of the newest file of this name; empty if there is none."""
+    files = [each / name for each in tries if (each / name).exists()]
+    return files[-1].read_text().strip() if files else ""
 
 
 def _test(case: ET.Element) -> str:
     return f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
-
-
-def _text(path: Path) -> str:
-    return path.read_text().strip() if path.exists() else ""
 
 
 def _verdict(case: ET.Element) -> str:
@@ -144,9 +121,9 @@ def _failure(case: ET.Element) -> tuple[str, str] | None:
     return None if failure is None else (_test(case), failure.text or "")
 
 
-def _failures_so_far(results: Path) -> dict[str, str]:
+def _failures_so_far(tries: list[Path]) -> dict[str, str]:
     """Return the failures that tests recorded as they happened, for a run killed before its report."""
-    failures = map(json.loads, _text(results / "failures").splitlines())
+    failures = map(json.loads, _newest(tries, "failures").splitlines())
     return {failure["test"]: failure["why"] for failure in failures}
 
 
@@ -156,10 +133,10 @@ def _proof(case: ET.Element) -> Proof | None:
     return Proof(**values) if required <= values.keys() <= required | {"why"} else None
 
 
-def _report(path: Path) -> dict[str, Any] | None:
+def _report(text: str) -> dict[str, Any] | None:
     """Return doctor's report; None if it is missing or of an unknown version."""
     try:
-        report = json.loads(_text(path))
+        report = json.loads(text)
     except ValueError:
         return None
     return report if isinstance(report, dict) and report.get("version") == 1 else None
@@ -216,7 +193,7 @@ def complete_page(page: str) -> str:
 
 def _kernels(runs: list[Run]) -> list[str]:
     rows = [[title, *(_fact(run, key) for run in runs)] for key, title in FACTS.items()]
-    return ["## Kernels", "", *_table(["", *map(_title, runs)], rows), ""]
+    return ["## Kernels", "", *markdown_table(["", *map(_title, runs)], rows), ""]
 
 
 def _fact(run: Run, key: str) -> str:
@@ -236,7 +213,7 @@ def _lens(lens: Lens, kernels: list[str], cells: Mapping[tuple[str, str], list[s
         return cells.get((lens.title, hook.name), [UNRECORDED] * len(kernels))
 
     rows = [[f"`{hook.name}`", hook.help, *on_each(hook)] for hook in lens.hooks]
-    return [f"## {lens.title}", "", *_table(["hook", "what it provides", *kernels], rows), ""]
+    return [f"## {lens.title}", "", *markdown_table(["hook", "what it provides", *kernels], rows), ""]
 
 
 def _mechanisms(run: Run, lens: str, hook: str) -> str:
@@ -274,7 +251,7 @@ def _refusals(runs: list[Run]) -> list[str]:
             where.setdefault(refusal, []).append(_title(run))
     rows = [[f"`{hook}`", name, why, ", ".join(where[hook, name, why])] for hook, name, why in sorted(where)]
     head = ["## Refused", "", "Mechanisms that a kernel refuses, with the reason.", ""]
-    return [*head, *_table(["hook", "mechanism", "reason", "kernels"], rows), ""] if rows else []
+    return [*head, *markdown_table(["hook", "mechanism", "reason", "kernels"], rows), ""] if rows else []
 
 
 def _refused(run: Run) -> set[tuple[str, str, str]]:
@@ -287,9 +264,12 @@ def _refused(run: Run) -> set[tuple[str, str, str]]:
     return refused
 
 
-def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return [f"| {' | '.join(cell.replace('|', '¦') for cell in cells)} |" for cells in lines]
+def markdown_table(titles: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a table; `|` in a cell becomes `¦`."""
+    head, *lines = [
+        f"| {' | '.join(cell.replace('|', '¦') for cell in cells)} |" for cells in (titles, *rows)
+    ]
+    return [head, "|---" * len(titles) + "|", *lines]
 
 
 def _cells(line: str) -> list[str]:

@@ -43,33 +43,26 @@ def pages() -> dict[str, str]:
 def _page(name: str, command: Any, commands: dict[str, Any]) -> str:
     context = typer.Context(command, info_name=name)
     others = [_page_name(other) for other in commands if other != name]
+    # The same sources give the same pages.
+    date = time.strftime("%Y-%m-%d", time.gmtime(float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))))
+    purpose = command.help[:1].lower() + command.help[1:].rstrip(".")
     lines = [
-        f'.TH {_escaped(_page_name(name).upper())} 1 {_date()} "nettop {__version__}" "nettop"',
+        f'.TH {_escaped(_page_name(name).upper())} 1 {date} "nettop {__version__}" "nettop"',
         # No hyphenation or extra spaces in text to be typed.
         *(".nh", ".ad l"),
-        *(".SH NAME", f"{_escaped(_page_name(name))} \\- {_escaped(_first_lower(command.help))}"),
+        *(".SH NAME", f"{_escaped(_page_name(name))} \\- {_escaped(purpose)}"),
         *(".SH SYNOPSIS", f"{_bold(name)} {_escaped(' '.join(command.collect_usage_pieces(context)))}"),
         *(".SH DESCRIPTION", _escaped(command.help)),
         *_parameters(command.get_params(context)),
-        *(_commands(commands) if len(command_names(command)) else ()),
+        *(_commands(commands) if hasattr(command, "commands") else ()),
         *_epilog(command.epilog),
         *(".SH SEE ALSO", ", ".join(f"{_bold(other)}(1)" for other in sorted(others))),
     ]
     return "\n".join([*lines, ""])
 
 
-def command_names(command: Any) -> list[str]:
-    """Return the names of a command's subcommands."""
-    return list(getattr(command, "commands", ()))
-
-
 def _page_name(command: str) -> str:
     return command.replace(" ", "-")
-
-
-def _date() -> str:
-    """Return the date of the sources if known, so that the same sources give the same pages."""
-    return time.strftime("%Y-%m-%d", time.gmtime(float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))))
 
 
 # --- options ------------------------------------------------------------------------------------------------
@@ -82,7 +75,10 @@ def _parameters(parameters: Iterable[Any]) -> Iterator[str]:
         yield ".SH ARGUMENTS"
         for each in arguments:
             yield from _entry(_italic(each.metavar), each.help)
-    options = sorted((each for each in shown if each not in arguments), key=_has_panel)
+    # As in --help, options without a panel come first.
+    options = sorted(
+        (each for each in shown if each not in arguments), key=lambda each: bool(each.rich_help_panel)
+    )
     if options:
         yield ".SH OPTIONS"
     panels: dict[str, list[Any]] = {}
@@ -93,11 +89,6 @@ def _parameters(parameters: Iterable[Any]) -> Iterator[str]:
             yield f".SS {_escaped(panel)}"
         for each in members:
             yield from _entry(_option(each), each.help)
-
-
-def _has_panel(option: Any) -> bool:
-    """Return whether an option has a panel. As in --help, options without one come first."""
-    return option.rich_help_panel is not None
 
 
 def _option(option: Any) -> str:
@@ -125,7 +116,7 @@ def _epilog(text: str) -> Iterator[str]:
     assert _MARKUP.sub("", heading) == "Examples"
     sections: dict[str, list[str]] = {"EXAMPLES": [], "NOTES": [], "EXIT STATUS": []}
     for each in paragraphs:
-        if is_command_line(each):
+        if re.match(r"(nettop|curl)\b", each):
             sections["EXAMPLES"] += _example(each)
         elif _EXIT_CODES.match(each):
             sections["EXIT STATUS"] += _prose(_EXIT_CODES.sub("", each))
@@ -134,11 +125,6 @@ def _epilog(text: str) -> Iterator[str]:
     for name, lines in sections.items():
         if lines:
             yield from (f".SH {name}", *lines)
-
-
-def is_command_line(paragraph: str) -> bool:
-    """Return whether this paragraph of an epilog is an example."""
-    return bool(re.match(r"(nettop|curl)\b", paragraph))
 
 
 def _example(paragraph: str) -> Iterator[str]:
@@ -168,10 +154,6 @@ def _bold(text: str) -> str:
 
 def _italic(text: str) -> str:
     return rf"\fI{_escaped(text)}\fR"
-
-
-def _first_lower(text: str) -> str:
-    return text[:1].lower() + text[1:].rstrip(".")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import re
 import sys
 import zipfile
 from collections.abc import Iterator
+from email import message_from_string
 from email.message import Message
-from email.parser import Parser
 from pathlib import Path
 from typing import Any
 
@@ -38,35 +38,22 @@ def main(folders: list[Path]) -> None:
 def metadata_in(folder: Path) -> Iterator[Message]:
     """Yield the metadata of each package, installed or in a wheel."""
     for file in sorted(folder.glob("*.dist-info/METADATA")):
-        yield parse(file.read_text(encoding="utf-8"))
+        yield message_from_string(file.read_text(encoding="utf-8"))
     for file in sorted(folder.glob("*.whl")):
         with zipfile.ZipFile(file) as wheel:
             (name,) = (each for each in wheel.namelist() if re.fullmatch(r"[^/]*\.dist-info/METADATA", each))
-            yield parse(wheel.read(name).decode())
-
-
-def parse(text: str) -> Message:
-    """Parse the metadata fields, without the description."""
-    return Parser().parsestr(text, headersonly=True)
+            yield message_from_string(wheel.read(name).decode())
 
 
 def component(metadata: Message) -> dict[str, Any]:
     """Return the CycloneDX component of a package."""
     name, version = re.sub(r"[-_.]+", "-", metadata["Name"]).lower(), metadata["Version"]
     url = f"pkg:pypi/{name}@{version.replace('+', '%2B')}"
-    licence = metadata["License-Expression"]
-    named = metadata["License"] or ", ".join(
-        text.rpartition(" :: ")[2]
-        for text in metadata.get_all("Classifier", [])
-        if text.startswith("License ::")
-    )
-    licences = (
-        [{"expression": licence}]
-        if licence
-        else [{"license": {"name": named.splitlines()[0]}}]
-        if named
-        else []
-    )
+    classified = (text.split(" :: ") for text in metadata.get_all("Classifier", []))
+    named = metadata["License"] or ", ".join(words[-1] for words in classified if words[0] == "License")
+    licences: list[Any] = [{"license": {"name": named.splitlines()[0]}}] if named else []
+    if metadata["License-Expression"]:
+        licences = [{"expression": metadata["License-Expression"]}]
     return {
         "type": "library",
         "bom-ref": url,

@@ -106,12 +106,8 @@ async def draw(shot: Screenshot) -> str:
 def write(folder: Path, shots: dict[str, Screenshot]) -> None:
     """Write each screenshot to the file with its name."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number, (name, shot) in enumerate(shots.items(), 1):
-        if sys.stderr.isatty():
-            print(f"\r\033[K{number} of {len(shots)}: {name}", end="", file=sys.stderr)
+    for name, shot in shots.items():
         (folder / f"{name}.svg").write_text(asyncio.run(draw(shot)), encoding="utf-8")
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
 
 
 def at_every_size() -> dict[str, Screenshot]:

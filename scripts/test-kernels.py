@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from kernel_support import HOST, PAGE, Run, put_in_place, read_run, support_page
+from kernel_support import HOST, PAGE, Run, read_run, support_page
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ROOT / "scripts"
+DEBIAN = ROOT / "scripts" / "debian.sh"
 PATIENCE = 10
 """Factor for test deadlines in an emulated machine."""
 NOT_COPIED = shutil.ignore_patterns(
@@ -74,13 +74,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, end_in_order)
     try:
         check_machine(options.kernels)
-        kernels = [(name, vmlinuz_of(name)) for name in options.kernels]
+        images = {name: Path(words(DEBIAN, "kernel", name)[0]) for name in options.kernels if name != HOST}
         with work_folder() as work:
             tests = [*core_files(work / "copy"), *(["-k", options.tests] if options.tests else [])]
             flaky: dict[str, dict[str, str]] = {}
             try:
-                for name, vmlinuz in kernels:
-                    flaky[name] = run_patiently(Kernel(name, vmlinuz, work, options.limit * 60), tests)
+                for name in options.kernels:
+                    kernel = Kernel(name, images.get(name), work, options.limit * 60)
+                    flaky[name] = run_patiently(kernel, tests)
             finally:
                 runs = [read_run(name, work / "results" / name) for name in options.kernels]
                 report(runs, work, options)
@@ -100,26 +101,15 @@ def end_in_order(number: int, _frame: object) -> NoReturn:
 
 def read_options() -> argparse.Namespace:
     """Parse the command line; `kernels` are the names to run on, in order."""
-    known, others = [HOST, *words(SCRIPTS / "kernels.sh", "list")], words(SCRIPTS / "kernels.sh", "others")
+    known, others = [HOST, *words(DEBIAN, "kernels")], words(DEBIAN, "others")
     parser = argparse.ArgumentParser(description="Run the core kernel tests on one kernel after the other.")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
+    parser.add_argument(
         "--only",
         action="append",
         choices=[*known, *others],
         dest="kernels",
         metavar="NAME",
         help=f"run on {', '.join(known)}, or {', '.join(others)}, which does not run by default; repeatable",
-    )
-    which.add_argument(
-        "--host-only", action="store_const", const=[HOST], dest="kernels", help="run no virtual machines"
-    )
-    which.add_argument(
-        "--guests-only",
-        action="store_const",
-        const=known[1:],
-        dest="kernels",
-        help="run only virtual machines",
     )
     parser.add_argument(
         "--limit",
@@ -159,7 +149,7 @@ def check_machine(kernels: list[str]) -> None:
     if kernels == [HOST]:
         return
     if os.uname().machine != "x86_64":
-        raise Stop(f"virtual machines need x86_64, not {os.uname().machine}; see --host-only.", LACKING)
+        raise Stop(f"virtual machines need x86_64, not {os.uname().machine}; see --only host.", LACKING)
     missing = [
         tool for tool in ("apt-get", "qemu-system-x86_64", "depmod", str(vng())) if not shutil.which(tool)
     ]
@@ -192,11 +182,6 @@ def core_files(copy: Path) -> list[str]:
     if not (files := sorted({line.split("::")[0] for line in done.stdout.splitlines() if "::" in line})):
         raise Stop(f"pytest finds no core tests:\n{done.stdout}{done.stderr}")
     return files
-
-
-def vmlinuz_of(name: str) -> Path | None:
-    """Return the path of a kernel's image; None for the running kernel."""
-    return None if name == HOST else Path(words(SCRIPTS / "kernels.sh", "fetch", name)[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,8 +238,6 @@ def run_on(kernel: Kernel, tests: list[str], deadline: float, before: tuple[int,
         )
         ended = "" if in_time else ", KILLED at its limit"
     finally:
-        if first:
-            put_in_place(kernel.results, folder)
         run = read_run(kernel.name, kernel.results)
         minutes, seconds = divmod(round(time.monotonic() - began), 60)
         took = f"{f'including try {number + 1}, ' if first else ''}in {minutes}:{seconds:02} min{ended}"
@@ -305,8 +288,9 @@ def machine(vmlinuz: Path | None, guest: list[str], results: Path) -> list[str]:
 def follow(command: list[str], console: Path, deadline: float, title: str) -> bool:
     """Run a command on its own terminal with its output in a file; return False if it had to be killed."""
     ours, theirs = pty.openpty()
+    environment = {**os.environ, "PATH": f"{vng().parent}:{os.environ['PATH']}"}  # virtme-ng's other commands
     process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, env=environment()
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, env=environment
     )
     os.close(theirs)
     try:
@@ -323,11 +307,6 @@ def follow(command: list[str], console: Path, deadline: float, title: str) -> bo
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         os.close(ours)
-
-
-def environment() -> dict[str, str]:
-    """Return this script's environment, with virtme-ng's other commands in PATH."""
-    return {**os.environ, "PATH": f"{vng().parent}:{os.environ['PATH']}"}
 
 
 def read_terminal(terminal: int) -> bytes:

@@ -119,14 +119,9 @@ def use(_: dict[Any, Any], to: tuple[str, int]) -> None:
             opened[descriptor].sendall(bytes(REQUEST))
 
 
-def text_of(app: NettopApp) -> str:
-    """Return the text on the screen."""
-    return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
-
-
 def is_on(app: NettopApp, step: Step) -> bool:
     """Return whether the screen matches the step."""
-    text = text_of(app)
+    text = "\n".join(strip.text for strip in app.screen._compositor.render_strips())
     return step.shows in text and step.lacks not in text
 
 

@@ -27,7 +27,7 @@ from nettop.commands.invoker import (
 )
 from nettop.commands.options import (
     checked_word,
-    complete_list,
+    list_completer,
     option,
     parse_count,
     parse_size,
@@ -102,10 +102,6 @@ _FROM, _INTO, _KNOWN, _TO = (
 )
 
 
-def _complete_retention(incomplete: str) -> list[str]:
-    return complete_list([f"{word}=" for word in _TABLES], incomplete)
-
-
 # fmt: off
 @dataclass(frozen=True, slots=True)
 class CollectOptions:
@@ -140,7 +136,7 @@ class CollectOptions:
                                            help=f"Directory of the flow store ({SYSTEM_FLOWS_DIR}; "
                                            "~/.local/share/nettop/flows if not root)")] = None
     retention: Annotated[list[str] | None, option("--retention", metavar="TABLE=TIME", panel=_INTO,
-                                                  autocompletion=_complete_retention,
+                                                  autocompletion=list_completer([f"{word}=" for word in _TABLES]),
                                                   help="How long to keep the rows of each table (raw=7d,1m=30d,5m=90d,"
                                                   "1h=2y,talkers=30d,counters=90d,ledger=90d)")] = None
     spool_size: Annotated[str, option("--spool-size", metavar="SIZE", panel=_INTO,
@@ -189,9 +185,9 @@ def collect_settings(options: CollectOptions) -> CollectSettings:
         data_dir=data_dir,
         listen=tuple(options.listen or FLOW_PORTS),
         receive_buffer_bytes=parse_size("--receive-buffer", options.receive_buffer),
-        workers=_at_most("--workers", options.workers, _WORKERS_MAX),
+        workers=parse_count("--workers", options.workers, _WORKERS_MAX),
         mirrors=tuple(dict.fromkeys(options.interface or ())),
-        sampling=_at_most("--sampling", options.sampling, _SAMPLING_MAX),
+        sampling=parse_count("--sampling", options.sampling, _SAMPLING_MAX),
         sampling_rates=tuple(options.sampling_rate or ()),
         nflog=tuple(dict.fromkeys(_group(text) for text in options.nflog or ())),
         conntrack=options.conntrack,
@@ -212,13 +208,6 @@ def collect_settings(options: CollectOptions) -> CollectSettings:
             key=options.key,
         ),
     )
-
-
-def _at_most(name: str, text: str, most: int) -> int:
-    number = parse_count(name, text)
-    if number > most:
-        raise UsageError(f"{name} {number} is too high", f"use {name} from 1 to {most}")
-    return number
 
 
 def _group(text: str) -> int:

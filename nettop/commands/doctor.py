@@ -62,10 +62,7 @@ class DoctorOptions:
 
 
 def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
-    """Run the checks and report. Raise NettopError if the report cannot be written.
-
-    `source_of` creates the source of a lens; None uses the probes.
-    """
+    """Run the checks and report. Raise NettopError if the report cannot be written."""
     as_json = checked_word("format", options.format, _FORMATS) == "json"
     parts = tuple(checked_word("part", part, _PARTS) for part in options.only or ())
     mechanisms = parse_mechanisms(options.mechanism)

@@ -25,7 +25,6 @@ from nettop.commands.options import (
     with_lens_options,
 )
 from nettop.commands.privilege import (
-    Rights,
     explain_root,
     open_session,
     refuse_root_for_caller,
@@ -138,10 +137,7 @@ def _format(options: ExportOptions, table: Table) -> ExportFormat:
 
 
 def start_export(options: ExportOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
-    """Sample, and write the samples. Raise NettopError, and BrokenPipeError if the reader has closed the pipe.
-
-    `source_of` creates the source of a lens; None uses the probes.
-    """
+    """Sample, and write the samples. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
     settings = export_settings(options)
     if sys.stdout is None and settings.path == STDOUT:
         raise NettopError("standard output is closed", "name a FILE to write to")
@@ -158,6 +154,6 @@ def start_export(options: ExportOptions, source_of: Callable[[str], Source] | No
     with ExitStack() as ends:
         requests = ends.enter_context(requested_by_signals(reopens=False))
         interval_s = min(INTERVAL_S, settings.duration_s)
-        session = ends.enter_context(open_session(interval_s, source_of, Rights(user)))
+        session = ends.enter_context(open_session(interval_s, source_of, user))
         with explain_root(still_root, _AS_ROOT):
             return run_export(settings, session, requests, sys.stdout, sys.stderr)

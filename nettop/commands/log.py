@@ -31,7 +31,6 @@ from nettop.commands.options import (
     with_lens_options,
 )
 from nettop.commands.privilege import (
-    Rights,
     explain_root,
     open_session,
     refuse_root_for_caller,
@@ -157,10 +156,7 @@ def _check_combinations(options: LogOptions) -> None:
 
 
 def start_log(options: LogOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
-    """Log until requested to end. Raise NettopError, and BrokenPipeError if the reader has closed the pipe.
-
-    `source_of` creates the source of a lens; None uses the probes.
-    """
+    """Log until requested to end. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
     settings = log_settings(options)  # report a wrong name before the heavy imports
     lenses = {lens.id for lens, _ in logged_views(settings.views)}
     if sys.stdout is None and settings.directory is None:
@@ -174,18 +170,15 @@ def start_log(options: LogOptions, source_of: Callable[[str], Source] | None) ->
         # nettop becomes the user who owns the files.
         user = file_owner(Path(settings.directory))
     still_root = why_still_root(user) if source_of is None else None
-    rights = Rights(
-        user,
-        follow_namespaces=options.follow_namespaces,
-        program_statistics=SELF.id in lenses or settings.max_overhead is not None,
-    )
     with ExitStack() as ends:
         requests = ends.enter_context(requested_by_signals())
         session = ends.enter_context(
             open_session(
                 settings.interval_s,
                 source_of,
-                rights,
+                user,
+                follow_namespaces=options.follow_namespaces,
+                program_statistics=SELF.id in lenses or settings.max_overhead is not None,
                 max_overhead=settings.max_overhead,
                 together=lenses,
             )

@@ -207,6 +207,11 @@ def completer(words: Iterable[str]) -> Callable[[str], list[str]]:
     return lambda incomplete: words_starting_with(words, incomplete)
 
 
+def list_completer(words: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return a completer for a comma-separated list of these words."""
+    return lambda incomplete: complete_list(words, incomplete)
+
+
 def complete_mechanism(incomplete: str) -> list[str]:
     """Complete the hook before `=`; after it offer `none`, which every hook accepts."""
     hook, sign, _ = incomplete.partition("=")

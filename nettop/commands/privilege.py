@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,35 +30,24 @@ if TYPE_CHECKING:
 _READABLE = "install nettop where every user may read it (/opt/nettop), or run it as a user other than root"
 
 
-@dataclass(frozen=True, slots=True)
-class Rights:
-    """The user to run as (None: the current user), and the purposes for which nettop needs capabilities.
-
-    `later_lenses`: to load more lenses after the first reading. `follow_namespaces`: to enter network namespaces
-    created later. `program_statistics`: to let the kernel measure BPF programs while the session is open, at a cost of
-    some 50 ns for each run of each program on the host. `on_screen` needs none: it suppresses warnings, for which the
-    screens have no place.
-    """
-
-    user: User | None = None
-    on_screen: bool = False
-    later_lenses: bool = False
-    follow_namespaces: bool = False
-    program_statistics: bool = False
-
-
 @contextmanager
 def open_session(
     interval_s: float,
     source_of: Callable[[str], Source] | None,
-    rights: Rights,
+    user: User | None = None,
+    *,
+    on_screen: bool = False,
+    follow_namespaces: bool = False,
+    program_statistics: bool = False,
     **options: Any,
 ) -> Iterator[Session]:
-    """Open a session with the privileges it needs and no more, while there is only one thread. `options` are those of
-    Session.
+    """Open a session as this user (None: the current one) with the privileges it needs and no more, while there is only
+    one thread. `options` are those of Session.
 
     `source_of` creates the source of a lens; None uses the probes. Only the probes need privileges: with other sources
-    none are dropped.
+    none are dropped. Screens load more lenses after the first reading, and have no place for warnings.
+    `follow_namespaces` enters network namespaces created later. `program_statistics` lets the kernel measure BPF
+    programs while the session is open, at a cost of some 50 ns for each run of each program on the host.
     """
     with delay_interrupts():
         from nettop.engine.session import Session
@@ -77,15 +65,21 @@ def open_session(
     host = Host()
     host.require_own_pids()
     privileges.use_permitted()
-    warning = why_still_root(rights.user)
-    if warning and not rights.on_screen and sys.stderr is not None:
+    warning = why_still_root(user)
+    if warning and not on_screen and sys.stderr is not None:
         sys.stderr.write(safe_text(warning) + "\n")
     set_up_process()
     with ExitStack() as resources:
-        if rights.program_statistics:
+        if program_statistics:
             options["open_statistics"] = _open_statistics(resources)
-        become_user(rights.user)
-        options["drop_privileges"] = partial(_drop_privileges, rights, host=host, resources=resources)
+        become_user(user)
+        options["drop_privileges"] = partial(
+            _drop_privileges,
+            host=host,
+            resources=resources,
+            later_lenses=on_screen,
+            follow_namespaces=follow_namespaces,
+        )
         with Session(interval_s, partial(probe_of, host=host), **options) as session:
             privileges.keep_only(privileges.NOTHING)
             try:
@@ -178,7 +172,14 @@ def become_user(user: User | None) -> None:
     privileges.keep_only(privileges.STARTING)
 
 
-def _drop_privileges(rights: Rights, needed: frozenset[int], *, host: Host, resources: ExitStack) -> None:
+def _drop_privileges(
+    needed: frozenset[int],
+    *,
+    host: Host,
+    resources: ExitStack,
+    later_lenses: bool,
+    follow_namespaces: bool,
+) -> None:
     """Open privileged descriptors, then drop the capabilities that the sampler thread no longer needs.
 
     `needed` are the capabilities that the lens needs for reading; `host` keeps the descriptors until `resources` are
@@ -191,17 +192,17 @@ def _drop_privileges(rights: Rights, needed: frozenset[int], *, host: Host, reso
     from nettop.kernel.net.entered_namespaces import shared_namespaces
 
     kept = privileges.for_reading() | needed
-    if rights.later_lenses:
+    if later_lenses:
         kept |= privileges.for_loading()
         host.kept.clocks = resources.enter_context(open_clocks())
         resources.enter_context(open_net_loader(host))
-    if rights.follow_namespaces:
+    if follow_namespaces:
         kept |= privileges.ENTERING
     namespaces = shared_namespaces(host)  # kept until the end: all lenses share these threads
     resources.callback(namespaces.close)
     namespaces.enter()
     open_symbols(host)
-    if not rights.follow_namespaces:
+    if not follow_namespaces:
         namespaces.stop_entering()
     namespaces.watch(kept)
     privileges.keep_only(kept)

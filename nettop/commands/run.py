@@ -27,7 +27,7 @@ from nettop.commands.options import (
     why_option,
     with_lens_options,
 )
-from nettop.commands.privilege import Rights, open_session
+from nettop.commands.privilege import open_session
 from nettop.diagnostics import Diagnostics
 from nettop.errors import UsageError
 from nettop.process.interrupts import delay_interrupts
@@ -90,15 +90,11 @@ def run_settings(options: RunOptions) -> RunSettings:
 
 
 def start_run(options: RunOptions, source_of: Callable[[str], Source] | None) -> int:
-    """Run the command, report, and return its exit code. Raise NettopError if the command was not started.
-
-    `source_of` creates the source of a lens; None uses the probes.
-    """
+    """Run the command, report, and return its exit code. Raise NettopError if the command was not started."""
     settings = run_settings(options)
     from nettop.process.child import Child
 
     user = invoking_user()
-    rights = Rights(user, follow_namespaces=options.follow_namespaces)
     with ExitStack() as ends:
         output = None if settings.output is None else ends.enter_context(closing(_opened(settings.output)))
         # Fork before dropping privileges that the command may need, and before starting a second thread.
@@ -107,8 +103,8 @@ def start_run(options: RunOptions, source_of: Callable[[str], Source] | None) ->
             child = ends.enter_context(closing(Child(settings.words, prepare)))
             from nettop.output.run import run_command
 
-        session = ends.enter_context(open_session(INTERVAL_S, source_of, rights))
-        return run_command(settings, session, child, sys.stderr, output)
+        opened = open_session(INTERVAL_S, source_of, user, follow_namespaces=options.follow_namespaces)
+        return run_command(settings, ends.enter_context(opened), child, sys.stderr, output)
 
 
 def _opened(path: str) -> LineFile:

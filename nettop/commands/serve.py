@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 from nettop.commands.invoker import SERVICE_USERS, file_owner, invoking_user, named_user, open_files_as
 from nettop.commands.options import (
     checked_word,
-    complete_list,
+    completer,
     follow_namespaces_option,
+    list_completer,
     max_overhead_option,
     mechanism_option,
     option,
@@ -27,15 +28,13 @@ from nettop.commands.options import (
     require_packages,
     split_names,
     with_lens_options,
-    words_starting_with,
 )
-from nettop.commands.privilege import Rights, open_session, refuse_root_for_caller
+from nettop.commands.privilege import open_session, refuse_root_for_caller
 from nettop.errors import ExitCode, UsageError
 from nettop.process.interrupts import delay_interrupts, requested_by_signals
 from nettop.settings import DEFAULT_LISTEN, ServeSettings
 from nettop.snapshots import all_views, lenses
 from nettop.snapshots.own_cost import SELF
-from nettop.snapshots.schema import Lens
 
 if TYPE_CHECKING:
     from nettop.snapshots.source import Source
@@ -69,14 +68,6 @@ def series_set_names() -> list[str]:
     return sorted({metrics.top for metrics in declared if metrics.top})
 
 
-def _complete_lenses(incomplete: str) -> list[str]:
-    return complete_list((lens.id for lens in lenses()), incomplete)
-
-
-def _complete_top(incomplete: str) -> list[str]:
-    return words_starting_with([f"{name}=" for name in series_set_names()], incomplete)
-
-
 # fmt: off
 @with_lens_options(all_views(), unattended=True)
 @dataclass(frozen=True, slots=True)
@@ -97,12 +88,14 @@ class ServeOptions:
                                       help="Private key of the certificate")] = None
     access_log: Annotated[bool, option("--access-log", panel=_WHERE,
                                        help="Log each response to standard error")] = False
-    lenses: Annotated[str | None, option("--lenses", metavar="A,B,C", panel=_WHAT, autocompletion=_complete_lenses,
+    lenses: Annotated[str | None, option("--lenses", metavar="A,B,C", panel=_WHAT,
+                                         autocompletion=list_completer([lens.id for lens in lenses()]),
                                          help="Lenses to serve; the lenses they use are added (all)")] = None
     filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", panel=_WHAT,
                                                help="Serve only matching rows, as in nettop --filter; does not apply "
                                                "to tables that lack a field of it")] = None
-    top: Annotated[list[str] | None, option("--top", metavar="NAME=N", panel=_WHAT, autocompletion=_complete_top,
+    top: Annotated[list[str] | None, option("--top", metavar="NAME=N", panel=_WHAT,
+                                            autocompletion=completer([f"{name}=" for name in series_set_names()]),
                                             help="Export series for the N largest and one for the others, of: "
                                             f"{', '.join(series_set_names())}; 0 exports none; repeatable")] = None
     interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", panel=_WHAT,
@@ -144,12 +137,8 @@ def _lenses(text: str | None) -> tuple[str, ...]:
     elif not named:
         raise UsageError("--lenses is empty", "list lenses, separated by commas, or leave it out for all")
     chosen = {checked_word("lens", name, list(known)) for name in named if name != SELF.id}
-    chosen |= {used for name in chosen for used in _used(known[name])}
+    chosen |= {used for name in chosen for table in known[name].tables for used in table.uses}
     return tuple(name for name in known if name in chosen)
-
-
-def _used(lens: Lens) -> Iterable[str]:
-    return (used for table in lens.tables for used in table.uses)
 
 
 def _top(words: Iterable[str]) -> dict[str, int]:
@@ -166,10 +155,7 @@ def _top(words: Iterable[str]) -> dict[str, int]:
 
 
 def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
-    """Serve until requested to end. Raise NettopError if the server cannot start.
-
-    `source_of` creates the source of a lens; None uses the probes.
-    """
+    """Serve until requested to end. Raise NettopError if the server cannot start."""
     settings = serve_settings(options)  # report a wrong name before the heavy imports
     require_packages("serve", _PACKAGES, "install nettop[serve], or run scripts/install-deps.sh")
     with delay_interrupts():
@@ -183,11 +169,6 @@ def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None
     if unix is not None:
         # As for log files: nettop becomes the owner of the directory, who can remove the Unix socket at the end.
         user = file_owner(Path(unix).parent)
-    rights = Rights(
-        user,
-        follow_namespaces=options.follow_namespaces,
-        program_statistics=settings.max_overhead is not None,
-    )
     with ExitStack() as ends:
         # While nettop is still root: root's own files, and a port below 1024.
         requests = ends.enter_context(requested_by_signals())
@@ -196,7 +177,9 @@ def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None
             open_session(
                 settings.interval_s,
                 source_of,
-                rights,
+                user,
+                follow_namespaces=options.follow_namespaces,
+                program_statistics=settings.max_overhead is not None,
                 max_overhead=settings.max_overhead,
                 together=settings.lenses,
             )

@@ -18,24 +18,19 @@ from multiprocessing.context import ForkProcess
 import numpy as np
 
 from nettop.errors import NettopError, SourceFailed, failure_of
-from nettop.flows.as_names import AsNames
+from nettop.flows.enrichment.enrich import Enrichment
+from nettop.flows.enrichment.lookups import LookupFiles
+from nettop.flows.enrichment.texts import Coded
 from nettop.flows.exporters import EXPORTER
-from nettop.flows.inputs.produced import ProducedFlows
-from nettop.flows.spool import Spool, Storing
+from nettop.flows.pipeline import SPOOL, Destination
+from nettop.flows.spool import Block, Spool, Storing
 from nettop.flows.store import Store
-from nettop.flows.worker import (
-    END_SIGNAL,
-    SPOOL,
-    Destination,
-    Message,
-    Work,
-    WorkerState,
-    run_worker,
-    watch_files,
-)
+from nettop.flows.store.native import Values, native_block
+from nettop.flows.store.schema import TABLES
+from nettop.flows.worker import END_SIGNAL, Message, ProducedFlows, Work, WorkerState, run_worker, watch_files
 
-_NAMES = 300
-"""Writer number for AS names, distinct from those of workers and of the collector itself."""
+_AS_NAMES, _NAMES_WRITER = "as_names", 300
+"""Table of AS names, and the number of their writer, distinct from those of workers and of the collector itself."""
 _END_S = 10.0
 """Seconds for workers to flush and for blocks to be stored on exit; the next start stores the rest."""
 _REPEAT_S = 300.0
@@ -78,11 +73,18 @@ class Collector:
         """
         self._spool = spool
         self._report_to = report
-        self._storing = Storing(spool, store, self._report_of_store, earlier=earlier)
+        # Failures of the store that differ only in numbers are of the same kind.
+        self.storing = Storing(
+            spool,
+            store,
+            lambda failure: self.report(failure, _NUMBERS.sub("", failure.what)),
+            earlier=earlier,
+        )
         self._reported: dict[str, float] = {}
         self._lock = threading.Lock()
         self._states: dict[Connection, WorkerState | None] = dict.fromkeys(channels)
-        self._is_ending = False
+        self.is_ending = False
+        """Whether workers may exit without that being a failure."""
         self.failed: NettopError | None = None
         """Reason that the collector cannot continue; None if it can."""
         self.on_failed: Callable[[], None] = lambda: None
@@ -95,7 +97,7 @@ class Collector:
         with self._lock:
             states = [state for state in self._states.values() if state is not None]
         received = _combined([*states, self.produced.state()])
-        storing = self._storing
+        storing = self.storing
         return CollectorState(
             received,
             storing.stored.copy(),
@@ -121,14 +123,10 @@ class Collector:
             self._reported[kind] = now
         self._report_to(failure)
 
-    def _report_of_store(self, failure: NettopError) -> None:
-        """Report a failure of the store. Failures that differ only in numbers are of the same kind."""
-        self.report(failure, _NUMBERS.sub("", failure.what))
-
     def store(self) -> None:
         """Store blocks until stopped; runs in a thread."""
         with self._failing("store"):
-            self._storing.run()
+            self.storing.run()
 
     def listen(self) -> None:
         """Receive messages from workers until all have exited; runs in a thread."""
@@ -141,20 +139,8 @@ class Collector:
                         self._take(channel, channel.recv())
                     except EOFError:
                         open_channels.remove(channel)
-                        if not self._is_ending:
+                        if not self.is_ending:
                             raise SourceFailed("a process that receives flows has exited") from None
-
-    def end(self) -> None:
-        """Stop treating worker exits as failures."""
-        self._is_ending = True
-
-    def finish(self) -> None:
-        """Let the storing thread exit once nothing is left to store."""
-        self._storing.finish()
-
-    def stop(self) -> None:
-        """Let the storing thread exit."""
-        self._storing.stop()
 
     def _take(self, channel: Connection, message: Message) -> None:
         if isinstance(message, NettopError):
@@ -162,7 +148,7 @@ class Collector:
             return
         with self._lock:
             self._states[channel] = message
-        self._storing.wake()
+        self.storing.wake()
         self.on_state()
 
     @contextmanager
@@ -203,28 +189,25 @@ def collecting(
         store = open_store()
         ends.callback(store.close)
         collector = Collector(spool, earlier, store, channels, own, report=report)
-        threads = [
-            threading.Thread(target=collector.listen, name="workers"),
-            threading.Thread(target=collector.store, name="store"),
-        ]
-        names = AsNames(Spool(own.directory / SPOOL, own.spool_bytes, _NAMES), own.files)
+        listening = threading.Thread(target=collector.listen, name="workers")
+        storing = threading.Thread(target=collector.store, name="store")
+        names = AsNames(Spool(own.directory / SPOOL, own.spool_bytes, _NAMES_WRITER), own.files)
         watching = own.files, collector.report, names.write
         threading.Thread(target=watch_files, args=watching, daemon=True).start()
-        for thread in threads:
-            thread.start()
-        listening, storing = threads
+        listening.start()
+        storing.start()
         try:
             yield collector
         finally:
-            collector.end()
+            collector.is_ending = True
             for worker in workers:
                 _request_end(worker)
             for worker in workers:
                 _end(worker)
             listening.join()
-            collector.finish()
+            collector.storing.finish()
             storing.join(_END_S)
-            collector.stop()
+            collector.storing.stop()
             storing.join()
 
 
@@ -256,3 +239,29 @@ def _combined(states: Sequence[WorkerState]) -> WorkerState:
         forgotten=sum((state.forgotten for state in states), Counter()),
         failure=next((state.failure for state in states if state.failure), None),
     )
+
+
+class AsNames:
+    """Writer of AS names from lookup files into a spool, at the start and whenever a file changes: flows hold only the
+    numbers.
+    """
+
+    def __init__(self, spool: Spool, files: LookupFiles) -> None:
+        self._spool, self._files = spool, files
+        self._written: Enrichment | None = None
+
+    def write(self) -> None:
+        """Write the names if they changed. If the spool rejects them, retry at the next call."""
+        enrichment = self._files.current().enrichment
+        names = enrichment.as_names() if enrichment is not self._written else {}
+        if not names or self._spool.put({_AS_NAMES: _block(names)}, {}) is not None:
+            self._written = enrichment
+
+
+def _block(names: dict[int, str]) -> Block:
+    columns: dict[str, Values] = {
+        "time": np.full(len(names), time.time_ns() // 1_000_000, "i8"),
+        "as_number": np.array(list(names), "u4"),
+        "name": Coded.of(names.values()),
+    }
+    return Block(native_block(TABLES[_AS_NAMES].types, columns), len(names))

@@ -22,10 +22,14 @@ _ROUNDING_MS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a flow: numpy dtype, ClickHouse type, and NetMeta's name for it.
+    """A column of a flow: numpy dtype (empty if only the store has it), ClickHouse's type, NetMeta's name for it, and
+    ClickHouse's codec.
 
     A 0 or an all-zero address means that the exporter did not report a value; the protocols have no other way to say
     so. In a Nullable column it is stored as NULL.
+
+    Of the codecs, these are the smallest over flows of twenty routers and switches; LZ4, ZSTD(3), DoubleDelta and GCD
+    take more space or time.
     """
 
     name: str
@@ -34,11 +38,16 @@ class Column:
     help: str
     netmeta: str = ""
     default: int = 0
+    codec: str = "ZSTD(1)"
 
 
+_RISING = "Delta, ZSTD(1)"
+"""Values increase within an exporter's datagrams."""
+SMALL = "T64, ZSTD(1)"
+"""The upper bits of values are zero."""
 # fmt: off
 COLUMNS = (
-    Column("received", "i8", "DateTime64(3)", "when the datagram arrived, ms", "TimeReceived"),
+    Column("received", "i8", "DateTime64(3)", "when the datagram arrived, ms", "TimeReceived", codec=_RISING),
     Column("start", "i8", "Nullable(DateTime64(3))", "first packet of the flow, ms", "TimeFlowStart"),
     Column("end", "i8", "Nullable(DateTime64(3))", "last packet of the flow, ms", "TimeFlowEnd"),
     Column("exporter", ADDRESS, "IPv6", "sender of the datagram; sFlow agent, or original exporter behind a relay",
@@ -46,11 +55,11 @@ COLUMNS = (
     Column("domain", "u4", "UInt32", "observation domain, source ID, engine, or sFlow sub-agent"),
     Column("protocol_version", "u1", "UInt8", "5 and 9 are NetFlow, 10 IPFIX, 105 sFlow 5, 201 conntrack, 202 NFLOG, "
            "203 a mirrored port, 204 another producer", "FlowType"),
-    Column("sequence", "u4", "UInt32", "sequence number of the datagram", "SequenceNum"),
+    Column("sequence", "u4", "UInt32", "sequence number of the datagram", "SequenceNum", codec=_RISING),
     Column("sampling_rate", "u4", "UInt32", "one packet in N was sampled; 0 if unknown", "SamplingRate"),
     Column("direction", "u1", "UInt8", "0 ingress, 1 egress, 255 unknown", "FlowDirection", UNKNOWN_DIRECTION),
-    Column("bytes", "u8", "UInt64", "as reported, not multiplied by the sampling rate", "Bytes"),
-    Column("packets", "u8", "UInt64", "as reported, not multiplied by the sampling rate", "Packets"),
+    Column("bytes", "u8", "UInt64", "as reported, not multiplied by the sampling rate", "Bytes", codec=SMALL),
+    Column("packets", "u8", "UInt64", "as reported, not multiplied by the sampling rate", "Packets", codec=SMALL),
     Column("src", ADDRESS, "IPv6", "source address", "SrcAddr"),
     Column("dst", ADDRESS, "IPv6", "destination address", "DstAddr"),
     Column("etype", "u2", "UInt16", "EtherType", "EType"),

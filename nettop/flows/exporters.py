@@ -129,7 +129,8 @@ class Exporters:
     def forget(self, dropped: Mapping[DomainKey, int]) -> None:
         """Count sets dropped before their template arrived, by exporter key."""
         for key, sets in dropped.items():
-            self._known.forget(key, sets)
+            if (row := self._known.row_of.get(key)) is not None:  # else it was evicted
+                self._known.rows["forgotten"][row] += sets
 
     def _begin(self, row: int, key: DomainKey) -> None:
         """Start following an exporter's numbers, from its saved state if there is one."""
@@ -157,14 +158,6 @@ class Exporters:
                 exporters["waiting"][row] = waiting[key]
         return np.concatenate([exporters, self._unrecognized.used()])
 
-    def totals(self) -> dict[str, int]:
-        """Return the sum of each count in COUNTED over all exporters and senders, including evicted ones."""
-        tables = (self._known, self._unrecognized)
-        return {
-            name: sum(int(table.rows[name].sum() + table.evicted[name]) for table in tables)
-            for name in COUNTED
-        }
-
 
 class _Keyed(NamedTuple):
     """Rows of the distinct keys, the index of each datagram's row in them (n,), and new rows with their keys."""
@@ -175,14 +168,13 @@ class _Keyed(NamedTuple):
 
 
 class _Table:
-    """Rows by key, bounded. `evicted` is the sum of the evicted rows."""
+    """Rows by key, bounded."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.rows = np.zeros(most, EXPORTER)
         self.row_of: dict[DomainKey, int] = {}
         """Row of each key, least recently seen first."""
-        self.evicted = dict.fromkeys(COUNTED, 0)
         self.evictions = 0
 
     def used(self) -> Array:
@@ -210,14 +202,6 @@ class _Table:
         # Sums of one batch stay far below 2⁵³, up to which they are exact.
         self.rows[name][keyed.rows] += np.bincount(keyed.of, values, len(keyed.rows)).astype(np.int64)
 
-    def forget(self, key: DomainKey, sets: int) -> None:
-        """Count dropped sets of an exporter that may have been evicted."""
-        row = self.row_of.get(key)
-        if row is None:
-            self.evicted["forgotten"] += sets
-        else:
-            self.rows["forgotten"][row] += sets
-
     def _assign_rows(self, keys: list[DomainKey]) -> tuple[Index, list[tuple[int, DomainKey]]]:
         """Return the row of each key, and the rows assigned to new keys."""
         places: list[int] = []
@@ -233,11 +217,9 @@ class _Table:
         return np.array(places, np.intp), new
 
     def _begin(self, keyed: _Keyed, first_of: Array) -> None:
-        """Initialize new rows with their key; move the previous counts to `evicted`."""
+        """Initialize new rows with their key."""
         new = [row for row, _ in keyed.new]
         self.evictions += int(np.count_nonzero(self.rows["datagrams"][new]))
-        for name in COUNTED:
-            self.evicted[name] += int(self.rows[name][new].sum())
         self.rows[new] = np.zeros((), EXPORTER)
         is_new = np.isin(keyed.rows, new)
         for name in KEY:

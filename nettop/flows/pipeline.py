@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +18,16 @@ from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.decode.decoder import Decoder, flows_at_most
 from nettop.flows.decode.sflow import INTERFACE_COUNTERS
 from nettop.flows.decode.user_rates import UserRates
-from nettop.flows.enrichment.lookups import Lookups
+from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.enrichment.texts import Coded
 from nettop.flows.exporters import Exporters
-from nettop.flows.outputs.kafka import KafkaOutput
+from nettop.flows.outputs.kafka import KafkaOutput, Topic
 from nettop.flows.saved_numbers import SavedNumbers
 from nettop.flows.spool import DROPPED, Block, Spool
 from nettop.flows.store.native import native_block
 from nettop.flows.store.schema import TABLES
 from nettop.snapshots.arrays import Array, Mask
+from nettop.writing import why_not
 
 BLOCK_ROWS = 200_000
 """Number of flows that triggers a block. Smaller blocks cost the store several times as much per row."""
@@ -73,26 +74,38 @@ Wanted = Callable[[Columns], Mask]
 """Function that returns which flows to store (n,)."""
 
 
+SPOOL = "spool"
+"""Directory of the spool, within that of the flows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Output of a worker: its number, the directory of the spool and of saved state, the flows to keep, the Kafka
+    topic, and the data that enriches flows.
+    """
+
+    number: int
+    directory: Path
+    spool_bytes: int
+    files: LookupFiles
+    wanted: Wanted | None = None
+    kafka: Topic | None = None
+    user_rates: UserRates | None = None
+
+
 class Pipeline:
     """Pipeline from datagrams to blocks of flows and interface counters in a spool. Use it from one thread."""
 
     def __init__(
         self,
-        spool: Spool,
-        templates: Path,
-        lookups: Callable[[], Lookups],
-        *,
-        user_rates: UserRates | None = None,
-        wanted: Wanted | None = None,
-        kafka: KafkaOutput | None = None,
-        numbers: SavedNumbers | None = None,
+        to: Destination,
         report: Callable[[NettopError], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Keep exporters' declarations in the file `templates` and, if given, their sequence numbers in `numbers`.
-        `lookups` returns the current content of lookup files.
+        """Continue with what an earlier pipeline of the same number saved: exporters' declarations and sequence
+        numbers.
         """
-        self.decoder = Decoder(user_rates)
+        self.decoder = Decoder(to.user_rates)
         self.exporters = Exporters()
         self.counted = Counter[str]()
         """LEDGER counters maintained outside the decoder, which counts flows from datagrams."""
@@ -100,19 +113,21 @@ class Pipeline:
         """Rows put into the spool by table, and those it dropped, as in the ledger."""
         self.queued = 0
         """Datagrams queued on disk for decoding; not yet counted elsewhere."""
-        self._spool, self._templates, self._lookups, self._wanted = spool, templates, lookups, wanted
-        self._kafka, self._report, self._clock = kafka, report, clock
+        self._spool = Spool(to.directory / SPOOL, to.spool_bytes, to.number)
+        self._templates = to.directory / f"templates-{to.number}"
+        self._lookups, self._wanted = to.files.current, to.wanted
+        self._kafka = None if to.kafka is None else KafkaOutput(to.kafka)
+        self._report, self._clock = report, clock
         self._flows: list[Flows] = []
         self._counters: list[Array] = []
         self._rows = 0
         self._last_ledger = Counter[str]()
         self._written_at = self._learned_at = clock()
-        if warning := kept.load(templates, self.decoder):
+        if warning := kept.load(self._templates, self.decoder):
             report(SourceFailed(warning))
         self._use_names()
-        self._numbers = numbers
-        if numbers is not None:
-            self.exporters.resume(*numbers.load())
+        self._numbers = SavedNumbers(to.directory, to.number)
+        self.exporters.resume(*self._numbers.load())
 
     @property
     def pending(self) -> int:
@@ -127,14 +142,10 @@ class Pipeline:
     @property
     def failure(self) -> SourceFailed | None:
         """Reason that the last block was dropped; None if it was written."""
-        failure = self._spool.failure
+        if (failure := self._spool.failure) is None:
+            return None
         # Leave out the file name, which differs each time.
-        why = failure.strerror if failure and failure.strerror else failure
-        return (
-            SourceFailed(f"flows are dropped: {why}", "check the disk that holds the spool")
-            if failure
-            else None
-        )
+        return SourceFailed(f"flows are dropped: {why_not(failure)}", "check the disk that holds the spool")
 
     @property
     def due_s(self) -> float:
@@ -186,8 +197,8 @@ class Pipeline:
         ledger = self.ledger()
         new = ledger - self._last_ledger
         if blocks or new:
-            then = self._prepare_numbers(is_last=is_last)
-            is_written = self._spool.put(blocks, new, then) is not None
+            self._prepare_numbers(is_last=is_last)
+            is_written = self._spool.put(blocks, new, self._numbers.replace) is not None
             if failure := self.failure:
                 self._report(failure)
             for name, block in blocks.items():
@@ -195,15 +206,12 @@ class Pipeline:
         self._last_ledger = ledger
         self._written_at = self._clock()
 
-    def _prepare_numbers(self, *, is_last: bool) -> Callable[[], None]:
-        """Write the sequence numbers to a temporary file. Return a function that replaces the previous file."""
-        if self._numbers is None:
-            return lambda: None
+    def _prepare_numbers(self, *, is_last: bool) -> None:
+        """Write the sequence numbers to a temporary file."""
         try:
             self._numbers.prepare(self.exporters.saved(), is_last=is_last)
         except SourceFailed as failure:
             self._report(failure)
-        return self._numbers.replace
 
     def finish(self) -> None:
         """Write the last block, and the state for the next start."""

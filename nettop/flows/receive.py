@@ -15,8 +15,8 @@ import re
 import select
 import socket
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
@@ -50,7 +50,7 @@ _BUFFER_BYTES_MAX = (1 << 30) - 1
 """The kernel doubles the size for its overhead, and stores it in an int (socket(7))."""
 _ANY_STATE = 0xFFF
 
-_SO_RCVBUFFORCE, _SO_TIMESTAMPNS, _SO_MEMINFO = 33, 35, 55
+SO_RCVBUFFORCE, SO_TIMESTAMPNS, _SO_MEMINFO = 33, 35, 55
 """Socket options missing in Python (include/uapi/asm-generic/socket.h)."""
 _MEMINFO = struct.Struct("=9I")
 _WAITING_BYTES, _BUFFER_BYTES, _DROPS = 0, 1, 8
@@ -129,13 +129,25 @@ def endpoint_of(word: str) -> Endpoint:
 class OpenSocket:
     """A socket to receive from, and its endpoint, or a name if it is not UDP.
 
-    `receive_buffer_bytes` is what the kernel granted. `warning` is a message to report, empty if there is none.
+    `warning` is a message to report, empty if there is none.
     """
 
     socket: socket.socket
     endpoint: Endpoint | str
-    receive_buffer_bytes: int
-    warning: str
+    warning: str = ""
+
+    @property
+    def receive_buffer_bytes(self) -> int:
+        """What the kernel granted: it reports twice that, for its overhead."""
+        return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+
+
+@contextmanager
+def closed_on_failure(opened: socket.socket) -> Iterator[socket.socket]:
+    """Close the socket if the block fails."""
+    with ExitStack() as on_failure:
+        yield on_failure.enter_context(opened)
+        on_failure.pop_all()
 
 
 def open_socket(endpoint: Endpoint, receive_buffer_bytes: int, *, shared_port: bool = False) -> OpenSocket:
@@ -156,14 +168,12 @@ def open_socket(endpoint: Endpoint, receive_buffer_bytes: int, *, shared_port: b
     except OSError as error:
         raise _failure(endpoint, error) from error
     bound = Endpoint(endpoint.address, opened.getsockname()[1])
-    granted = opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
-    warning = ""
-    if granted < receive_buffer_bytes:
-        warning = (
-            f"the receive buffer of {bound} has {granted:,} bytes instead of {receive_buffer_bytes:,}, so bursts may "
-            f"be dropped: sudo sysctl net.core.rmem_max={receive_buffer_bytes}, or start nettop with CAP_NET_ADMIN"
-        )
-    return OpenSocket(opened, bound, granted, warning)
+    granted = OpenSocket(opened, bound).receive_buffer_bytes
+    warning = (
+        f"the receive buffer of {bound} has {granted:,} bytes instead of {receive_buffer_bytes:,}, so bursts may "
+        f"be dropped: sudo sysctl net.core.rmem_max={receive_buffer_bytes}, or start nettop with CAP_NET_ADMIN"
+    )
+    return OpenSocket(opened, bound, warning if granted < receive_buffer_bytes else "")
 
 
 def _opened(endpoint: Endpoint, receive_buffer_bytes: int, *, shared_port: bool) -> socket.socket:
@@ -184,22 +194,20 @@ def _bound(endpoint: Endpoint, family: int, receive_buffer_bytes: int, *, shared
     family, kind, _, _, name = socket.getaddrinfo(
         endpoint.address or None, endpoint.port, family, socket.SOCK_DGRAM, flags=flags
     )[0]
-    with ExitStack() as on_failure:
-        opened = on_failure.enter_context(socket.socket(family, kind))
+    with closed_on_failure(socket.socket(family, kind)) as opened:
         opened.setblocking(False)
         if family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bool(endpoint.address))
         if shared_port:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         # The kernel's timestamp, for 0.1 µs: datagrams may have waited in the buffer for seconds.
-        opened.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        opened.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         # Do this before the first datagram arrives.
         try:
-            opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer_bytes)
+            opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer_bytes)
         except PermissionError:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         opened.bind(name)
-        on_failure.pop_all()
     return opened
 
 
@@ -284,7 +292,7 @@ class Receiver:
         self._events = {each.fileno(): select.POLLIN for each in self._sockets}
         self._wait = wait
         self._slots = _Slots(batch, slot_bytes, socket.MSG_TRUNC if whole_lengths else 0)
-        smallest = min(each.receive_buffer_bytes for each in sockets)  # half of what the kernel reports
+        smallest = min(each.receive_buffer_bytes for each in sockets)
         self._nap_s = min(nap_s, smallest / _BURST_BYTES_PER_S)
         self._first = 0
         self._was_full = False
@@ -308,11 +316,10 @@ class Receiver:
         if self._failed is not None and not parts:
             raise self._failed
         for place, begin, end in parts:
-            lengths, flags = self._slots.lengths_and_flags(begin, end)
-            counts = self.counts[place]
+            counts, messages = self.counts[place], self._slots.messages[begin:end]
             counts.datagrams += end - begin
-            counts.bytes += int(lengths.sum())
-            counts.truncated += int(np.count_nonzero(flags & socket.MSG_TRUNC))
+            counts.bytes += int(messages["length"].sum())
+            counts.truncated += int(np.count_nonzero(messages["header"]["flags"] & socket.MSG_TRUNC))
         return self._slots.datagrams(
             [(self._sockets[place].family, begin, end) for place, begin, end in parts]
         )
@@ -394,9 +401,9 @@ class _Slots:
         self._vectors: Array = np.zeros(count, _IOVEC)
         self._vectors["base"] = self._buffer.ctypes.data + self._starts
         self._vectors["length"] = slot_bytes
-        self._messages: Array = np.zeros(count, _MMSGHDR)
-        self._address = self._messages.ctypes.data
-        headers = self._headers = self._messages["header"]
+        self.messages: Array = np.zeros(count, _MMSGHDR)
+        self._address = self.messages.ctypes.data
+        headers = self._headers = self.messages["header"]
         headers["name"] = self._names.ctypes.data + self._name_at
         headers["vectors"] = self._vectors.ctypes.data + place * _IOVEC.itemsize
         headers["vector_count"] = 1
@@ -419,10 +426,6 @@ class _Slots:
             return 0
         raise OSError(number, os.strerror(number))
 
-    def lengths_and_flags(self, begin: int, end: int) -> tuple[Array, Array]:
-        """Return the lengths of received datagrams, and their flags (MSG_*)."""
-        return self._messages["length"][begin:end], self._headers["flags"][begin:end]
-
     def datagrams(self, parts: Sequence[tuple[int, int, int]]) -> Datagrams:
         """Return the datagrams in the slots, given each part's socket family, first slot and end."""
         count = parts[-1][2] if parts else 0
@@ -437,7 +440,7 @@ class _Slots:
         return Datagrams(
             self._buffer,
             self._starts[:count],
-            self._messages["length"][:count].astype(np.intp),
+            self.messages["length"][:count].astype(np.intp),
             senders,
             items(self._names, self._name_at[:count] + _PORT_AT, ">u2").astype(np.uint16),
             stamps["seconds"] * _NS + stamps["nanoseconds"],

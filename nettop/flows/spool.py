@@ -106,15 +106,10 @@ class Spool:
         # Keep the order even if the clock was set back.
         self._last_ns = max((int(name[:19]) for name in names if name[:19].isdecimal()), default=0)
 
-    def recover(self) -> int:
-        """Remove incomplete files, and return how many.
-
-        Call this only in the process that takes blocks out, before others write.
-        """
-        unfinished = list(self._directory.glob(f"*{TEMPORARY}"))
-        for path in unfinished:
+    def recover(self) -> None:
+        """Remove incomplete files. Call this only in the process that takes blocks out, before others write."""
+        for path in self._directory.glob(f"*{TEMPORARY}"):
             path.unlink(missing_ok=True)
-        return len(unfinished)
 
     def put(
         self,
@@ -271,14 +266,12 @@ class Storing:
         spool: Spool,
         store: Store,
         report: Callable[[NettopError], None] = lambda _: None,
-        jitter: Callable[[], float] = _RANDOM.random,
         earlier: Collection[str] = (),
     ) -> None:
-        """Call `report` with every failure, from the thread of `run`; `jitter` returns a number from 0 to 1.
-
-        `earlier` are the names of files found at the start; their rows are counted separately.
+        """Call `report` with every failure, from the thread of `run`. `earlier` are the names of files found at the
+        start; their rows are counted separately.
         """
-        self._spool, self._store, self._report, self._jitter = spool, store, report, jitter
+        self._spool, self._store, self._report = spool, store, report
         self._earlier = frozenset(earlier)
         self._work, self._stopping = threading.Event(), threading.Event()
         self._is_finishing = False
@@ -304,8 +297,8 @@ class Storing:
                 self._report(error)
                 if self._is_finishing:
                     return
-                # Jitter keeps collectors that share a store from retrying simultaneously.
-                self._stopping.wait(delay_s * (1 + self._jitter()) / 2)
+                # Collectors that share a store do not retry simultaneously.
+                self._stopping.wait(_RANDOM.uniform(delay_s / 2, delay_s))
                 delay_s = min(2 * delay_s, _RETRY_MAX_S)
                 continue
             self.failure, delay_s = None, _RETRY_S

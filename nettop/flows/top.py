@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from nettop.errors import UsageError, unknown_word
+from nettop.errors import unknown_word
 from nettop.flows.columns import ADDED_COLUMNS, ADDRESS, COLUMNS
 from nettop.flows.reader import Reader
 from nettop.flows.store.schema import SERVICE_PORT_OF_FLOW, TABLES, as_names_query, flow_sums
@@ -21,8 +20,7 @@ KEYS = tuple(name for name in (*_IN_RAW, "service_port") if name not in _NOT_KEY
 ORDERS = ("bytes", "packets", "flows")
 SUMS = ("bytes", "packets", "estimated_bytes", "estimated_packets", "flows")
 _FLOW_SUMS = flow_sums()
-# Tables created by an earlier nettop have 64-bit sums.
-_ROLLUP_SUMS = {name: f"sum(toUInt128({name}))" for name in SUMS}
+_ROLLUP_SUMS = {name: f"sum({name})" for name in SUMS}
 AS_KEYS = ("src_as", "dst_as", "next_hop_as")
 """Keys that are AS numbers, which have names."""
 _NAMES_BY_NUMBER_MAX = 1000
@@ -129,9 +127,7 @@ def _as_names(reader: Reader, numbers: set[int]) -> dict[int, str]:
         return {}
     are_few = len(numbers) <= _NAMES_BY_NUMBER_MAX
     where = f"WHERE as_number IN ({', '.join(map(str, numbers))})" if are_few else ""
-    with suppress(UsageError):  # the collector may predate stored names
-        return {row["as_number"]: row["as_name"] for row in _rows(reader, as_names_query(where))}
-    return {}
+    return {row["as_number"]: row["as_name"] for row in _rows(reader, as_names_query(where))}
 
 
 def key_expression(key: str, table: str) -> str:

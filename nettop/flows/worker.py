@@ -10,27 +10,22 @@ import ctypes
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from nettop.errors import NettopError, SourceFailed
-from nettop.flows.decode.user_rates import UserRates
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.inputs.input import Input
-from nettop.flows.outputs.kafka import KafkaOutput, Topic
-from nettop.flows.pipeline import Pipeline, Wanted
+from nettop.flows.pipeline import Destination, Pipeline
+from nettop.flows.protobuf import decode_batch
 from nettop.flows.receive import SocketCounts, Wait
-from nettop.flows.saved_numbers import SavedNumbers
-from nettop.flows.spool import Spool
 from nettop.process.wake_event import WakeEvent
 from nettop.snapshots.arrays import Array
 
-SPOOL = "spool"
-"""Directory of the spool, within that of the flows."""
 _CHECK_S = 5.0
 """Seconds between checks for changed files."""
 END_SIGNAL = signal.SIGUSR1
@@ -42,25 +37,8 @@ _FINAL_BATCHES_MAX = 64
 """Batches of already received datagrams to process on exit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Output of a worker: its number, the spool and Kafka topic, the flows to keep, and the data that enriches them."""
-
-    number: int
-    directory: Path
-    spool_bytes: int
-    files: LookupFiles
-    wanted: Wanted | None = None
-    kafka: Topic | None = None
-    user_rates: UserRates | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Task of a worker: receive from an input, returned by `opened`, to a destination."""
-
-    opened: Callable[[Wait], Input]
-    destination: Destination
+Work = tuple[Callable[[Wait], Input], Destination]
+"""Task of a worker: a function that opens an input, and the destination of what it receives."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,29 +92,12 @@ def run_worker(work: Work, channel: Connection, parent: int) -> None:
             send(failure)
 
 
-def open_pipeline(to: Destination, report: Callable[[NettopError], None]) -> Pipeline:
-    """Open the pipeline to a destination."""
-    spool = Spool(to.directory / SPOOL, to.spool_bytes, to.number)
-    templates = to.directory / f"templates-{to.number}"
-    kafka = None if to.kafka is None else KafkaOutput(to.kafka)
-    numbers = SavedNumbers(to.directory, to.number)
-    return Pipeline(
-        spool,
-        templates,
-        to.files.current,
-        user_rates=to.user_rates,
-        wanted=to.wanted,
-        kafka=kafka,
-        numbers=numbers,
-        report=report,
-    )
-
-
 def _receive(work: Work, send: Callable[[Message], None], event: WakeEvent, ending: Sequence[int]) -> None:
     """Receive until a signal arrives."""
-    source = work.opened(event.wait)
-    pipeline = open_pipeline(work.destination, send)
-    threading.Thread(target=watch_files, args=(work.destination.files, send), daemon=True).start()
+    opened, destination = work
+    source = opened(event.wait)
+    pipeline = Pipeline(destination, send)
+    threading.Thread(target=watch_files, args=(destination.files, send), daemon=True).start()
 
     send(state_of(pipeline, source.receiver.counts))
     while not ending:
@@ -180,3 +141,32 @@ def watch_files(
         threading.Event().wait(_CHECK_S)
         for warning in files.check():
             report(SourceFailed(warning))
+
+
+class ProducedFlows:
+    """Intake of batches from other producers, one at a time, from any thread of the collector's process. A batch is on
+    disk in the spool before it is accepted.
+    """
+
+    def __init__(self, to: Destination, report: Callable[[NettopError], None]) -> None:
+        self._pipeline = Pipeline(to, report)
+        self._lock = threading.Lock()
+
+    def take(self, content: bytes) -> int:
+        """Put a FlowBatch into the spool. Return its number of flows.
+
+        Raise UsageError for an invalid batch, SourceFailed if the spool is full. On failure nothing is stored.
+        """
+        flows, count = decode_batch(content, time.time_ns() // 1_000_000)
+        with self._lock:
+            before = self._pipeline.dropped
+            self._pipeline.add_flows(flows, count)
+            self._pipeline.write_block()
+            if self._pipeline.dropped > before:
+                raise SourceFailed("the spool is full", "retry the batch later")
+        return count
+
+    def state(self) -> WorkerState:
+        """Return the counts since the start, as for a worker."""
+        with self._lock:
+            return state_of(self._pipeline, ())

@@ -22,24 +22,22 @@ class Child:
     """
 
     def __init__(self, words: Sequence[str], prepare: Callable[[], object]) -> None:
-        go_reader, self._go = os.pipe()
-        self._error, error_writer = os.pipe()
+        (go_reader, go_writer), (error_reader, error_writer) = os.pipe(), os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            os.close(self._go)  # else the child would never see end of file
+            os.close(go_writer)  # else the child would never see end of file
             _wait_and_execute(go_reader, error_writer, words, prepare)
         os.close(go_reader)
         os.close(error_writer)
+        self._go, self._error = os.fdopen(go_writer, "wb", buffering=0), os.fdopen(error_reader, "rb")
         self.descriptor = os.pidfd_open(self.pid)
         self._status: int | None = None
 
     def start(self) -> OSError | None:
         """Let the child execute the command; return the error if that fails."""
-        with contextlib.suppress(BrokenPipeError):  # already killed
-            os.write(self._go, b"\1")
-        self._close_go()
-        with os.fdopen(self._error, "rb", closefd=False) as pipe:
-            number = pipe.read()
+        with contextlib.suppress(BrokenPipeError), self._go:  # already killed
+            self._go.write(b"\1")
+        number = self._error.read()
         return OSError(int(number), os.strerror(int(number))) if number else None
 
     def send(self, number: int) -> None:
@@ -55,15 +53,10 @@ class Child:
 
     def close(self) -> None:
         """Wait for the child to end, which is immediate if it was not started, and close the descriptors."""
-        self._close_go()
+        self._go.close()
         self.status()
-        os.close(self._error)
+        self._error.close()
         os.close(self.descriptor)
-
-    def _close_go(self) -> None:
-        if self._go >= 0:
-            os.close(self._go)
-            self._go = -1
 
 
 def _wait_and_execute(go: int, error: int, words: Sequence[str], prepare: Callable[[], object]) -> NoReturn:

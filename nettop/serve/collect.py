@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -21,17 +20,15 @@ from nettop.flows.collector import Collector, collecting
 from nettop.flows.decode.user_rates import parse_rates
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.enrichment.networks import parsed_networks
-from nettop.flows.inputs.conntrack import Conntrack, open_conntrack
-from nettop.flows.inputs.exports import Exports
-from nettop.flows.inputs.input import Input
-from nettop.flows.inputs.mirror import Mirror, open_mirror
-from nettop.flows.inputs.nflog import LoggedPackets, open_group
+from nettop.flows.inputs.input import Exports, Input
+from nettop.flows.inputs.mirror import mirrored_packets, open_mirror
+from nettop.flows.inputs.netfilter import conntrack, logged_packets, open_conntrack, open_group
 from nettop.flows.outputs.kafka import topic_of
+from nettop.flows.pipeline import Destination
 from nettop.flows.receive import Endpoint, OpenSocket, Wait, endpoint_of, open_socket
 from nettop.flows.store import Store
-from nettop.flows.store.schema import Retention
+from nettop.flows.store.schema import Retention, retention_of
 from nettop.flows.wanted import flow_filter
-from nettop.flows.worker import Destination, Work
 from nettop.process.interrupts import Requests
 from nettop.process.wake_event import WakeEvent
 from nettop.serve.flows.ingest import ingest_routes
@@ -66,7 +63,7 @@ def open_collector(
     Raise NettopError if something cannot be opened, read or used.
     """
     endpoints = checked_listen(settings.queries, "--query-listen")
-    retention = Retention(**{name: timedelta(seconds=kept) for name, kept in settings.retention.items()})
+    retention = retention_of(settings.retention)
     networks, interfaces = (
         [Path(name) for name in names] for names in (settings.networks, settings.interfaces)
     )
@@ -87,7 +84,7 @@ def open_collector(
         def run() -> ExitCode:
             directory = Path(settings.data_dir)
             to = Destination(0, directory, settings.spool_bytes, files, wanted, kafka, given_rates)
-            works = [Work(opened, replace(to, number=number)) for number, opened in inputs.opened.items()]
+            works = [(opened, replace(to, number=number)) for number, opened in inputs.opened.items()]
             stores: list[Store] = []
 
             def opened_store() -> Store:
@@ -160,11 +157,14 @@ def _opened_inputs(settings: CollectSettings, ends: ExitStack, report: Callable[
         inputs.opened[number] = partial(Exports, sockets, open_backlog)
     rate = settings.sampling
     others: list[Callable[[Wait], Input]] = [
-        *(partial(Mirror, opened(open_mirror(name, rate, room)), rate) for name in settings.mirrors),
-        *(partial(LoggedPackets, opened(open_group(group, room))) for group in settings.nflog),
+        *(
+            partial(mirrored_packets, opened(open_mirror(name, rate, room)), rate)
+            for name in settings.mirrors
+        ),
+        *(partial(logged_packets, opened(open_group(group, room))) for group in settings.nflog),
     ]
     if settings.conntrack:
-        others.append(partial(Conntrack, opened(open_conntrack(room))))
+        others.append(partial(conntrack, opened(open_conntrack(room))))
     inputs.opened |= dict(enumerate(others, _FIRST_OF_OTHERS))
     return inputs
 

@@ -88,7 +88,7 @@ class Buildah:
     def import_debian(self, suite: str) -> None:
         """Import a minimal Debian as an image."""
         archive = subprocess.run(
-            [CHECKOUT / "scripts/debian-base.sh", suite], stdout=subprocess.PIPE, text=True, check=True
+            [CHECKOUT / "scripts/debian.sh", "base", suite], stdout=subprocess.PIPE, text=True, check=True
         ).stdout.strip()
         context = self.folder / "base"
         context.mkdir()
@@ -176,8 +176,7 @@ def copy_context(folder: Path) -> None:
 
 def handed_on_volumes(folder: Path, suite: str) -> list[str]:
     """Return build options that pass on this machine's sources of Debian and Python packages."""
-    script = f'. "{CHECKOUT}/scripts/debian-sources.sh"; debian_sources {suite} | sed "s/^/deb /"'
-    sources = _printed("bash", "-c", script)
+    sources = _printed("bash", "-c", f'"{CHECKOUT}/scripts/debian.sh" sources {suite} | sed "s/^/deb /"')
     # Only how to fetch, not this machine's other apt hooks.
     fetching = [line for line in _printed("apt-config", "dump").splitlines() if line.startswith("Acquire::")]
     pip, volumes = _pip_configuration()

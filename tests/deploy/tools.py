@@ -22,7 +22,7 @@ def debian_package(package: str, suite: str = "bookworm") -> Path:
     """Unpack a Debian package and return its folder."""
     if shutil.which("apt-get") is None or not _KEYRING.exists():
         pytest.skip("needs apt and debian-archive-keyring, to unpack Debian's packages")
-    words = [str(CHECKOUT / "scripts/debian-tool.sh"), suite, package]
+    words = [str(CHECKOUT / "scripts/debian.sh"), "package", suite, package]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip())

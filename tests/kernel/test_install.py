@@ -280,29 +280,6 @@ def test_up_to_date_is_what_runs(own_machine: Machine, folder: Path) -> None:
         assert len(own_machine.releases) == 1
 
 
-def test_an_install_without_releases_is_replaced(own_machine: Machine, folder: Path, tmp_path: Path) -> None:
-    """An install without releases, with its environment in /opt/nettop itself, is replaced."""
-    place = own_machine.opt / "nettop"
-    shutil.rmtree(place)
-    for part in ("bin", "include", "lib"):
-        (place / part).mkdir(parents=True)
-    (place / ".nettop-install").write_text("0123456789abcdef serve\n")
-    (place / "bin" / "nettop").write_text(f"#!/bin/sh\necho nettop {OLD}\n")
-    (place / "bin" / "nettop").chmod(0o755)
-    (own_machine.bin / "nettop").unlink()
-    (own_machine.bin / "nettop").symlink_to("/opt/nettop/bin/nettop")
-    broken = own_machine.run(
-        *installer(folder, NEW), prepared=f"mount --bind /dev/null {folder}/{NEW}/pyproject.toml"
-    )
-    assert (broken.returncode, own_machine.version()) == (1, OLD)
-    assert own_machine.run(*installer(folder, NEW)).returncode == 0
-    assert own_machine.version() == NEW
-    assert {path.name for path in place.iterdir()} == {".nettop-releases", "current", "releases"}
-    assert own_machine.run(*installer(folder, NEW)[:1], "--uninstall").returncode == 0
-    assert not place.exists()
-    assert list(own_machine.bin.iterdir()) == []
-
-
 def test_a_release_stays_while_a_nettop_runs_from_it(own_machine: Machine, folder: Path) -> None:
     """A release stays while a nettop runs from it, which may still import its modules."""
     old = own_machine.releases[0]

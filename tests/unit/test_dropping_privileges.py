@@ -10,7 +10,7 @@ import pytest
 
 from nettop.commands import invoker
 from nettop.commands.invoker import User, has_access
-from nettop.commands.privilege import Rights, open_session
+from nettop.commands.privilege import open_session
 from nettop.engine.session import Session
 from nettop.errors import NettopError, SourceFailed
 from nettop.settings import MAX_INTERVAL_S
@@ -138,7 +138,7 @@ def test_other_sources_than_probes_drop_nothing() -> None:
     """A session over sources other than probes keeps user and capabilities."""
     with open("/proc/self/status") as file:
         before = [line for line in file if line.startswith(("Uid", "Cap", "NoNewPrivs"))]
-    with open_session(MAX_INTERVAL_S, lambda lens: Source(), Rights(User(65534, 65534, ()))) as session:
+    with open_session(MAX_INTERVAL_S, lambda lens: Source(), User(65534, 65534, ())) as session:
         assert attached(session) is None
     with open("/proc/self/status") as file:
         assert [line for line in file if line.startswith(("Uid", "Cap", "NoNewPrivs"))] == before

@@ -18,8 +18,8 @@ from nettop.errors import SourceFailed, UsageError
 from nettop.flows import backlog as backlog_module
 from nettop.flows.backlog import Backlog
 from nettop.flows.decode.datagrams import Datagrams
-from nettop.flows.inputs import exports as exports_module
-from nettop.flows.inputs.exports import Exports
+from nettop.flows.inputs import input as exports_module
+from nettop.flows.inputs.input import Exports
 from nettop.flows.receive import SocketCounts
 
 from .test_flow_decoder import NETFLOW_5

@@ -18,13 +18,12 @@ from nettop.errors import NettopError, SourceFailed, UsageError
 from nettop.flows.collector import CollectorState
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.exporters import EXPORTER
-from nettop.flows.inputs.produced import ProducedFlows
-from nettop.flows.pipeline import LEDGER
+from nettop.flows.pipeline import LEDGER, SPOOL, Destination
 from nettop.flows.protobuf import encoded_batch
 from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH
 from nettop.flows.spool import DROPPED, Spool
 from nettop.flows.store.queries import QUERY_MAX
-from nettop.flows.worker import SPOOL, Destination, WorkerState
+from nettop.flows.worker import ProducedFlows, WorkerState
 from nettop.serve.flows.ingest import ingest_routes
 from nettop.serve.flows.queries import query_routes
 from nettop.serve.flows.state import state_routes

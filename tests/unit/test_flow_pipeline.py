@@ -26,8 +26,7 @@ from nettop.flows.enrichment.enrich import FlowSide
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.enrichment.networks import parsed_networks
 from nettop.flows.exporters import SAVED_NS
-from nettop.flows.pipeline import LEDGER, Columns, Pipeline
-from nettop.flows.saved_numbers import SavedNumbers
+from nettop.flows.pipeline import LEDGER, Columns, Destination, Pipeline
 from nettop.flows.spool import DROPPED, Spool
 from nettop.snapshots.arrays import Mask
 
@@ -61,16 +60,9 @@ class Run:
     ) -> None:
         self.now = 100.0
         self.reported: list[NettopError] = []
-        self.spool = Spool(directory / "spool", most_bytes)
-        self.pipeline = Pipeline(
-            self.spool,
-            directory / "templates",
-            (files or LookupFiles([], [], None)).current,
-            numbers=SavedNumbers(directory, number),
-            report=self.reported.append,
-            clock=lambda: self.now,
-            **how,
-        )
+        self.spool = Spool(directory / "spool", LARGE)
+        to = Destination(number, directory, most_bytes, files or LookupFiles([], [], None), **how)
+        self.pipeline = Pipeline(to, self.reported.append, lambda: self.now)
 
     def add(self, *datagrams: Sent, at_s: int = 0) -> None:
         """Add datagrams in one batch."""
@@ -229,10 +221,10 @@ def test_a_restart_remembers_templates(tmp_path: Path, version: int, is_clean: b
 
 def test_templates_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     """The pipeline continues without them."""
-    (tmp_path / "templates").write_bytes(b"rubbish")
+    (tmp_path / "templates-0").write_bytes(b"rubbish")
     run = Run(tmp_path)
     assert [failure.what for failure in run.reported] == [
-        f"ignoring flow templates in {tmp_path}/templates: not a file written by nettop"
+        f"ignoring flow templates in {tmp_path}/templates-0: not a file written by nettop"
     ]
     run.add(*sent(NETFLOW_5))
     assert run.pipeline.pending == 2

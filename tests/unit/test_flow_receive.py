@@ -366,10 +366,10 @@ def test_the_buffer_that_is_granted() -> None:
     most = int(Path("/proc/sys/net/core/rmem_max").read_text())
     usual = without_capabilities(lambda: opened_at(buffer_bytes=most))
     large = without_capabilities(lambda: opened_at(buffer_bytes=most + 1))
-    usual.socket.close()
-    large.socket.close()
     assert (usual.receive_buffer_bytes, usual.warning) == (most, "")
     assert large.receive_buffer_bytes == most
+    usual.socket.close()
+    large.socket.close()
     assert f"{large.endpoint} has {most:,} bytes instead of {most + 1:,}" in large.warning
     assert f"sysctl net.core.rmem_max={most + 1}" in large.warning
     assert "CAP_NET_ADMIN" in large.warning

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,8 @@ from nettop.errors import NettopError, SourceFailed, UsageError
 from nettop.flows import spool as spool_module
 from nettop.flows.collector import Collector
 from nettop.flows.enrichment.lookups import LookupFiles
+from nettop.flows.pipeline import Destination
 from nettop.flows.spool import BROKEN_BLOCKS, Block, Spool, Storing
-from nettop.flows.worker import Destination
 from tests.unit.test_flow_native import Reader
 
 LARGE = 1 << 30
@@ -276,13 +277,13 @@ def test_a_crash_at_any_step_leaves_a_whole_file_or_none(directory: Path, faults
     assert kept == 4, "the last one, and those whose directory was not synced"
 
 
-def test_leftovers_are_removed_and_counted(directory: Path) -> None:
+def test_leftovers_are_removed(directory: Path) -> None:
     spool = Spool(directory, LARGE)
     token = spool.put({}, {})
     for name in ("1-0.tmp", "2-7.tmp"):
         (directory / name).write_text("half a blo")
-    assert (spool.recover(), spool.recover()) == (2, 0)
-    assert spool.waiting() == [token]
+    spool.recover()
+    assert [path.name for path in directory.iterdir()] == [f"{token}.block"]
 
 
 # Damage.
@@ -433,23 +434,36 @@ class Times:
         return self.is_set()
 
 
-def test_a_failing_store_is_tried_again_less_and_less_often(directory: Path) -> None:
+def test_a_failing_store_is_tried_again_less_and_less_often(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store()
     reports: list[NettopError] = []
     store.fails_before = set(range(1, 11))
-    storing = Storing(filled(directory, 1), store, reports.append, jitter=lambda: 0.5)
+    storing = Storing(filled(directory, 1), store, reports.append)
     storing._stopping = times = Times(10)  # type: ignore[assignment]
+    monkeypatch.setattr(spool_module, "_RANDOM", Chance(iter([0.5] * 10)))
     storing.run()
     assert times.waits == [0.75 * delay for delay in (0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30)]
     assert storing.failure is reports[-1]
     assert len(reports) == 10
 
 
-def test_the_wait_begins_anew_after_a_success_and_varies_by_the_jitter(directory: Path) -> None:
+class Chance(random.Random):
+    """A source of these numbers."""
+
+    def __init__(self, numbers: Iterator[float]) -> None:
+        super().__init__()
+        self.random = numbers.__next__  # type: ignore[method-assign]
+
+
+def test_the_wait_begins_anew_after_a_success_and_varies_by_chance(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store()
     store.fails_before = {1, 2, 6}
-    jitter = iter([0.0, 1.0, 0.0])
-    storing = Storing(filled(directory, 2), store, jitter=lambda: next(jitter))
+    monkeypatch.setattr(spool_module, "_RANDOM", Chance(iter([0.0, 1.0, 0.0])))
+    storing = Storing(filled(directory, 2), store)
     storing._stopping = times = Times(3)  # type: ignore[assignment]
     storing.run()
     assert times.waits == [0.25, 1.0, 0.25]
@@ -460,7 +474,7 @@ def test_failures_that_differ_in_sizes_only_are_reported_once(directory: Path) -
     reports: list[NettopError] = []
     own = Destination(0, directory, LARGE, LookupFiles([], [], None))
     collector = Collector(Spool(directory, LARGE), (), Store(), [], own, report=reports.append)
-    storing = collector._storing
+    storing = collector.storing
     for what in ("no 3.81 MiB for part 7_1", "no 1 MiB for part 8_2", "no answer", "no answer"):
         storing._report(SourceFailed(what))
     assert [error.what for error in reports] == ["no 3.81 MiB for part 7_1", "no answer"]

@@ -16,7 +16,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from nettop.flows.store import embedded
 from nettop.flows.store.embedded import EmbeddedStore
 from nettop.flows.store.native import Values, native_block
 from nettop.flows.store.queries import QUERY_MAX, QueryLimits
-from nettop.flows.store.schema import SERVICE_PORTS, TABLES, TALKERS_MAX, Retention
+from nettop.flows.store.schema import SERVICE_PORTS, TABLES, TALKERS_MAX, retention_of
 from nettop.flows.store.server import ServerStore
 from tests.collecting import until
 
@@ -625,11 +624,11 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 def test_the_retention_changes_and_a_newer_schema_is_refused(directory: Path) -> None:
     EmbeddedStore(directory).close()
-    store = EmbeddedStore(directory, Retention(flows_1m=timedelta(days=3)))
+    store = EmbeddedStore(directory, retention_of({"flows_1m": 3 * 86_400}))
     seconds = "extract(engine_full, 'toIntervalSecond.([0-9]+)')"
     answer = store.query(f"SELECT name, {seconds} FROM system.tables WHERE engine LIKE '%MergeTree'", "TSV")
     kept = dict(line.split("\t") for line in answer.decode().splitlines())
-    assert kept == {name: f"{Retention(flows_1m=timedelta(days=3)).seconds(name)}" for name in TABLES}
+    assert kept == {name: f"{seconds}" for name, seconds in retention_of({"flows_1m": 3 * 86_400}).items()}
     store._execute("ALTER TABLE nettop.flows_raw MODIFY COMMENT 'nettop schema 99'")
     store.close()
     with pytest.raises(UsageError, match="schema 99, but this nettop supports"):

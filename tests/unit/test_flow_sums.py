@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nettop.flows.as_names import AsNames
+from nettop.flows.collector import AsNames
 from nettop.flows.columns import COLUMNS, default_values
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.enrichment.texts import Coded

@@ -10,14 +10,23 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
+from functools import partial
 
 import numpy as np
 
 from nettop.errors import NettopError, PermissionMissing, Unsupported, UsageError
+from nettop.flows.columns import Flows
+from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.decode.packets import PACKET_COLUMNS, FirstHeader, decode_packets
-from nettop.flows.inputs.input import MIRRORED, of_this_host
-from nettop.flows.pipeline import Pipeline
-from nettop.flows.receive import OpenSocket, Receiver, Wait
+from nettop.flows.inputs.input import MIRRORED, HostInput, of_this_host
+from nettop.flows.receive import (
+    SO_RCVBUFFORCE,
+    SO_TIMESTAMPNS,
+    OpenSocket,
+    Receiver,
+    Wait,
+    closed_on_failure,
+)
 
 KEPT_BYTES = 256
 """Bytes read per packet: enough for all headers, including MPLS and VLAN stacks."""
@@ -35,7 +44,7 @@ _FIRST_HEADERS = {
 """First header of a packet, by interface type (include/uapi/linux/if_arp.h)."""
 _ALL_PROTOCOLS = 3
 _SOL_PACKET, _ADD_MEMBERSHIP, _PROMISCUOUS, _IGNORE_OUTGOING = 263, 1, 1, 23
-_SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 26, 33, 35
+_SO_ATTACH_FILTER = 26
 _LOAD_RANDOM, _MODULO, _IF_EQUAL, _RETURN = 0x20, 0x94, 0x15, 0x06
 """BPF_LD|BPF_W|BPF_ABS, BPF_ALU|BPF_MOD|BPF_K, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K."""
 _RANDOM_AT = 0x1_0000_0000 - 0x1000 + 56
@@ -58,33 +67,27 @@ def open_mirror(interface: str, sampling: int, receive_buffer_bytes: int) -> Ope
             f"--interface {interface!r}: no such interface", "list interfaces with ip -br link"
         ) from error
     try:
-        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        with closed_on_failure(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)) as opened:
+            opened.setblocking(False)
+            _filter(opened, sampling)
+            opened.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
+            opened.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer_bytes)
+            membership = struct.pack("=iHH8s", index, _PROMISCUOUS, 0, b"")
+            opened.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, membership)
+            opened.bind((interface, _ALL_PROTOCOLS))
+            kind = opened.getsockname()[3]
+            if kind not in _FIRST_HEADERS:
+                raise Unsupported(f"{interface} has an unknown link type (ARPHRD {kind})")
     except PermissionError as error:
         raise PermissionMissing(
             f"reading packets of {interface} needs CAP_NET_RAW", "start nettop as root"
         ) from error
-    try:
-        opened.setblocking(False)
-        _filter(opened, sampling)
-        opened.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
-        opened.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer_bytes)
-        membership = struct.pack("=iHH8s", index, _PROMISCUOUS, 0, b"")
-        opened.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, membership)
-        opened.bind((interface, _ALL_PROTOCOLS))
-        kind = opened.getsockname()[3]
-        if kind not in _FIRST_HEADERS:
-            raise Unsupported(f"{interface} has an unknown link type (ARPHRD {kind})")
     except OSError as error:
-        opened.close()
         raise NettopError(
             f"cannot read packets of {interface}: {error.strerror}", "check it with ip link"
         ) from error
-    except NettopError:
-        opened.close()
-        raise
-    granted = opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
-    return OpenSocket(opened, f"interface {interface}", granted, "")
+    return OpenSocket(opened, f"interface {interface}")
 
 
 def _filter(opened: socket.socket, sampling: int) -> None:
@@ -103,37 +106,28 @@ def _filter(opened: socket.socket, sampling: int) -> None:
     opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
-class Mirror:
-    """An Input of an interface's packets."""
+def mirrored_packets(opened: OpenSocket, sampling: int, wait: Wait) -> HostInput:
+    """Return the input of an interface's packets."""
+    name, _, _, kind, _ = opened.socket.getsockname()
+    receiver = Receiver([opened], wait, slot_bytes=KEPT_BYTES, whole_lengths=True)
+    flows_of = partial(
+        _flows, first=_FIRST_HEADERS[kind], index=socket.if_nametoindex(name), sampling=sampling
+    )
+    return HostInput(receiver, "mirrored_packets", flows_of)
 
-    def __init__(self, opened: OpenSocket, sampling: int, wait: Wait) -> None:
-        name, _, _, kind, _ = opened.socket.getsockname()
-        self._first = _FIRST_HEADERS[kind]
-        self._index, self._sampling = socket.if_nametoindex(name), sampling
-        self.receiver = Receiver([opened], wait, slot_bytes=KEPT_BYTES, whole_lengths=True)
 
-    def receive(self, pipeline: Pipeline, timeout_s: float) -> bool:
-        """Implement `Input.receive`."""
-        packets = self.receiver.receive(timeout_s)
-        count = len(packets.starts)
-        if not count:
-            return False
-        kept = packets.starts + np.minimum(packets.lengths, KEPT_BYTES)
-        headers = decode_packets(packets.buffer, packets.starts, kept, self._first)
-        flows = {
-            **{name: headers[name] for name in PACKET_COLUMNS},
-            **of_this_host(MIRRORED, packets.received_ns // 1_000_000),
-            "start": packets.received_ns // 1_000_000,
-            "bytes": packets.lengths.astype(np.uint64),
-            "packets": np.ones(count, np.uint64),
-            "sampling_rate": np.full(count, self._sampling, np.uint32),
-            "in_if": np.full(count, self._index, np.uint32),
-            "direction": np.zeros(count, np.uint8),
-        }
-        pipeline.add_flows(flows, count)
-        return True
-
-    def count(self, pipeline: Pipeline) -> None:
-        """Implement `Input.count`."""
-        pipeline.counted["mirrored_packets"] = self.receiver.counts[0].datagrams
-        pipeline.counted["own_drops"] = sum(self.receiver.drops())
+def _flows(packets: Datagrams, *, first: FirstHeader, index: int, sampling: int) -> tuple[Flows, int]:
+    count, received_ms = len(packets.starts), packets.received_ns // 1_000_000
+    kept = packets.starts + np.minimum(packets.lengths, KEPT_BYTES)
+    headers = decode_packets(packets.buffer, packets.starts, kept, first)
+    flows = {
+        **{name: headers[name] for name in PACKET_COLUMNS},
+        **of_this_host(MIRRORED, received_ms),
+        "start": received_ms,
+        "bytes": packets.lengths.astype(np.uint64),
+        "packets": np.ones(count, np.uint64),
+        "sampling_rate": np.full(count, sampling, np.uint32),
+        "in_if": np.full(count, index, np.uint32),
+        "direction": np.zeros(count, np.uint8),
+    }
+    return flows, count

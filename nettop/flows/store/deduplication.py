@@ -47,17 +47,17 @@ class End(NamedTuple):
 _START = End(0, 0)
 
 
-def remove_unfinished(directory: Path) -> int:
+def remove_unfinished(directory: Path) -> None:
     """Remove notes of missing parts, and set aside parts without a note, before the engine starts in this directory.
-
-    Return how many notes were removed and parts set aside; none of them was reported as stored.
+    None of them was reported as stored.
     """
-    tables = [logs.parent for logs in directory.glob(f"store/*/*/{_LOGS}")]
-    unnoted = sum(_set_aside_unnoted(table) for table in tables)
-    return unnoted + sum(_remove_unfinished(log, directory) for table in tables for _, log in _logs(table))
+    for logs in directory.glob(f"store/*/*/{_LOGS}"):
+        _set_aside_unnoted(logs.parent)
+        for _, log in _logs(logs.parent):
+            _remove_unfinished(log, directory)
 
 
-def _remove_unfinished(log: Path, directory: Path) -> int:
+def _remove_unfinished(log: Path, directory: Path) -> None:
     parts = [blocks for entry in os.listdir(log.parent.parent) if (blocks := _blocks(entry))]
     lines = _lines(log.read_bytes())
     kept = [line for line in lines if not _is_unfinished(line, parts)]
@@ -69,7 +69,6 @@ def _remove_unfinished(log: Path, directory: Path) -> int:
             file.flush()
             os.fsync(file.fileno())
         changed.replace(log)
-    return len(lines) - len(kept)
 
 
 def _is_unfinished(line: str, parts: Iterable[_Blocks]) -> bool:
@@ -84,7 +83,7 @@ def _is_unfinished(line: str, parts: Iterable[_Blocks]) -> bool:
     return not any(part.has(noted) for part in parts)
 
 
-def _set_aside_unnoted(table: Path) -> int:
+def _set_aside_unnoted(table: Path) -> None:
     """Set aside parts that are as new as the notes but have none."""
     noted = {blocks for part in _noted(table) if (blocks := _blocks(part))}
     # Blocks are numbered from 1. The notes of older ones have been dropped.
@@ -101,7 +100,6 @@ def _set_aside_unnoted(table: Path) -> int:
         # Block numbers are reused.
         shutil.rmtree(aside, ignore_errors=True)
         (table / part).rename(aside)
-    return len(unnoted)
 
 
 def broken_parts(directory: Path) -> frozenset[Path]:

@@ -108,8 +108,11 @@ class EmbeddedStore:
         self._ends: dict[Path, End] = {}
         self._lock = _lock_directory(self._directory)
         try:
+            file = self._directory / _CONFIGURATION
             with self._failures():
-                _write_configuration(self._directory / _CONFIGURATION)
+                # Rewriting the file on a full disk would leave it empty.
+                if not file.is_file() or file.read_text() != _ENGINE:
+                    file.write_text(_ENGINE)
             self._chdb = _import_chdb(self._directory)
             self._start()
             self._create(retention)
@@ -137,7 +140,9 @@ class EmbeddedStore:
             self.check()
             self._sync()
         except SourceFailed:
-            if self._session is not None and self._has_grown():
+            with self._failures():
+                has_left_parts = self._session is not None and has_new_parts(self._ends)
+            if has_left_parts:
                 self._restart()
             raise
 
@@ -223,11 +228,6 @@ class EmbeddedStore:
         with self._failures():
             self._ends = sync_notes(self._tables)
 
-    def _has_grown(self) -> bool:
-        """Return whether an insert left parts behind."""
-        with self._failures():
-            return has_new_parts(self._ends)
-
     def _refused_writes(self) -> int:
         return int(self._execute(_REFUSED_WRITES) or 0)
 
@@ -282,24 +282,19 @@ class EmbeddedStore:
 
 
 def _prepared_directory(directory: Path) -> Path:
-    """Return the directory as an absolute path; create it if missing."""
+    """Return the directory as an absolute path. Raise UsageError for one that the engine cannot name."""
     directory = directory.resolve()
     if set("?&") & set(str(directory)):
         raise UsageError(
             f"flows cannot be stored in {directory}", "use a directory without ? and & in its path"
         )
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"flows cannot be stored in {directory}: {error.strerror}", "use a writable directory"
-        ) from error
     return directory
 
 
 def _lock_directory(directory: Path) -> TextIOWrapper:
-    """Lock the directory until the returned file is closed; the file names the process."""
+    """Create the directory if missing, and lock it until the returned file is closed; the file names the process."""
     try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = (directory / _LOCK).open("a+")
     except OSError as error:
         raise UsageError(
@@ -320,12 +315,6 @@ def _lock_directory(directory: Path) -> TextIOWrapper:
         file.write(f"process {os.getpid()}\n")
         file.flush()
     return file
-
-
-def _write_configuration(file: Path) -> None:
-    # Rewriting the file on a full disk would leave it empty.
-    if not file.is_file() or file.read_text() != _ENGINE:
-        file.write_text(_ENGINE)
 
 
 def _import_chdb(directory: Path) -> Any:

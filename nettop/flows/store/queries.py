@@ -17,16 +17,18 @@ from typing import Any
 from nettop.errors import UsageError
 from nettop.flows.store.schema import DATABASE
 
+
+def _names(text: str, separator: str | None = None) -> frozenset[str]:
+    return frozenset(word.strip() for word in text.split(separator))
+
+
 QUERY_MAX = 65_536
 """Maximum length of a query, in characters."""
-FORMATS = frozenset(
-    (
-        *("Arrow", "ArrowStream", "CSV", "CSVWithNames", "JSON", "JSONColumns", "JSONCompact"),
-        *("JSONCompactEachRow", "JSONEachRow", "Markdown", "Native", "Null", "Parquet"),
-        *("PrettyCompactMonoBlock", "RowBinary", "RowBinaryWithNamesAndTypes", "TSV", "TSVWithNames"),
-        *("TabSeparated", "TabSeparatedWithNames", "Vertical"),
-    )
-)
+FORMATS = _names("""
+    Arrow ArrowStream CSV CSVWithNames JSON JSONColumns JSONCompact JSONCompactEachRow JSONEachRow Markdown
+    Native Null Parquet PrettyCompactMonoBlock RowBinary RowBinaryWithNamesAndTypes TSV TSVWithNames
+    TabSeparated TabSeparatedWithNames Vertical
+""")
 """Output formats that write only to the answer."""
 
 _FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*\Z", re.IGNORECASE | re.ASCII)
@@ -65,23 +67,19 @@ FUNCTIONS = (
 """The query whose answer `refused_functions` reads."""
 
 _STATEMENTS = frozenset(("SelectWithUnionQuery", "ShowTablesQuery", "ShowColumnsQuery"))
-_KINDS = frozenset(
-    (
-        *("DescribeQuery", "Explain", "SelectIntersectExceptQuery", "SelectWithUnionQuery", "ShowColumns"),
-        *("ShowCreateTableQuery", "ShowTables"),
-    )
-)
+_KINDS = _names("""
+    DescribeQuery Explain SelectIntersectExceptQuery SelectWithUnionQuery ShowColumns ShowCreateTableQuery
+    ShowTables
+""")
 """Kinds of statements that may be executed, as named by EXPLAIN AST."""
-_NODES = _STATEMENTS | {
-    *("ArrayJoin", "Asterisk", "ColumnsApplyTransformer", "ColumnsExceptTransformer", "ColumnsListMatcher"),
-    *("ColumnsRegexpMatcher", "ColumnsReplaceTransformer", "ColumnsReplaceTransformerReplacement"),
-    *("ColumnsTransformerList", "ExplainQuery", "ExpressionList", "Function", "Identifier"),
-    *("InterpolateElement", "Literal", "OrderByElement", "QualifiedAsterisk"),
-    *("QualifiedColumnsListMatcher", "QualifiedColumnsRegexpMatcher", "SampleRatio"),
-    *("SelectIntersectExceptQuery", "SelectQuery", "Subquery", "TableExpression", "TableIdentifier"),
-    *("TableJoin", "TablesInSelectQuery", "TablesInSelectQueryElement", "WindowDefinition"),
-    *("WindowListElement", "WithElement"),
-}
+_NODES = _STATEMENTS | _names("""
+    ArrayJoin Asterisk ColumnsApplyTransformer ColumnsExceptTransformer ColumnsListMatcher ColumnsRegexpMatcher
+    ColumnsReplaceTransformer ColumnsReplaceTransformerReplacement ColumnsTransformerList ExplainQuery
+    ExpressionList Function Identifier InterpolateElement Literal OrderByElement QualifiedAsterisk
+    QualifiedColumnsListMatcher QualifiedColumnsRegexpMatcher SampleRatio SelectIntersectExceptQuery SelectQuery
+    Subquery TableExpression TableIdentifier TableJoin TablesInSelectQuery TablesInSelectQueryElement
+    WindowDefinition WindowListElement WithElement
+""")
 """Syntax tree nodes allowed in a query, by the engine's names."""
 _DESCRIPTION = re.compile(
     rf"\s*(?:DESCRIBE|DESC|SHOW\s+CREATE)\s+(?:TABLE\s+)?(?:{DATABASE}\.)?\w+\s*;?\s*",
@@ -94,54 +92,36 @@ _SCOPE = ": In scope SELECT parseQueryToJSON"
 """Text that ClickHouse appends to errors in the query of `syntax_tree_query`."""
 _SYSTEM = "system"
 _DATABASES = frozenset((DATABASE, _SYSTEM, "information_schema"))
-_SYSTEM_TABLES = frozenset(
-    (
-        *("build_options", "columns", "data_skipping_indices", "data_type_families", "databases", "formats"),
-        *("functions", "keywords", "merges", "numbers", "numbers_mt", "one", "parts", "parts_columns"),
-        *("projections", "settings", "table_engines", "table_functions", "tables", "time_zones", "zeros"),
-        "zeros_mt",
-    )
-)
+_SYSTEM_TABLES = _names("""
+    build_options columns data_skipping_indices data_type_families databases formats functions keywords merges
+    numbers numbers_mt one parts parts_columns projections settings table_engines table_functions tables
+    time_zones zeros zeros_mt
+""")
 """System tables that reveal nothing about the host, the process, or other users' queries."""
 _FILES = "default"
 """chDB's database in which a file path is a table name."""
-_TABLE_FUNCTIONS = frozenset(
-    (
-        "numbers",
-        "numbers_mt",
-        "zeros",
-        "zeros_mt",
-        "generateseries",
-        "generate_series",
-        "values",
-        "null",
-        "view",
-    )
-)
-_CATEGORIES = frozenset(
-    (
-        *("Arithmetic", "Arrays", "Bit", "Bitmap", "Comparison", "Conditional", "Dates and Times"),
-        *("Distance", "Encoding", "Encryption", "Financial", "Geo", "Geo Polygon", "Hash", "IP Address"),
-        *("JSON", "Logical", "Map", "Mathematical", "Null", "NumericIndexedVector", "Random Number"),
-        *("Rounding", "String", "String Replacement", "String Search", "String Splitting", "Time Window"),
-        *("Tuple", "Type Conversion", "URL", "UUID"),
-    )
+_TABLE_FUNCTIONS = _names("""
+    generate_series generateseries null numbers numbers_mt values view zeros zeros_mt
+""")
+_CATEGORIES = _names(
+    """
+    Arithmetic, Arrays, Bit, Bitmap, Comparison, Conditional, Dates and Times, Distance, Encoding, Encryption,
+    Financial, Geo, Geo Polygon, Hash, IP Address, JSON, Logical, Map, Mathematical, Null, NumericIndexedVector,
+    Random Number, Rounding, String, String Replacement, String Search, String Splitting, Time Window, Tuple,
+    Type Conversion, URL, UUID
+""",
+    ",",
 )
 """ClickHouse's categories of functions that only compute from their arguments."""
-_OTHER_FUNCTIONS = frozenset(
-    (
-        *("MACNumToString", "MACStringToNum", "MACStringToOUI", "bar", "blockNumber", "byteSize"),
-        *("caseWithExpression", "countDigits", "currentDatabase", "currentUser"),
-        *("defaultValueOfArgumentType", "defaultValueOfTypeName", "finalizeAggregation"),
-        *("formatReadableDecimalSize", "formatReadableQuantity", "formatReadableSize"),
-        *("formatReadableTimeDelta", "identity", "ignore", "indexHint", "initializeAggregation"),
-        *("isConstant", "lowCardinalityIndices", "lowCardinalityKeys", "materialize", "neighbor"),
-        *("parseReadableSize", "parseTimeDelta", "rowNumberInAllBlocks", "rowNumberInBlock"),
-        *("runningAccumulate", "runningDifference", "runningDifferenceStartingWithFirstValue", "sleep"),
-        *("sleepEachRow", "toColumnTypeName", "toTypeName", "transform", "uptime", "version"),
-        *("visibleWidth",),
-    )
-)
+_OTHER_FUNCTIONS = _names("""
+    MACNumToString MACStringToNum MACStringToOUI bar blockNumber byteSize caseWithExpression countDigits
+    currentDatabase currentUser defaultValueOfArgumentType defaultValueOfTypeName finalizeAggregation
+    formatReadableDecimalSize formatReadableQuantity formatReadableSize formatReadableTimeDelta identity ignore
+    indexHint initializeAggregation isConstant lowCardinalityIndices lowCardinalityKeys materialize neighbor
+    parseReadableSize parseTimeDelta rowNumberInAllBlocks rowNumberInBlock runningAccumulate runningDifference
+    runningDifferenceStartingWithFirstValue sleep sleepEachRow toColumnTypeName toTypeName transform uptime
+    version visibleWidth
+""")
 """Allowed functions of other categories."""
 
 Node = dict[str, Any]

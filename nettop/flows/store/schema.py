@@ -6,18 +6,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
 
 from nettop.errors import UsageError
-from nettop.flows.columns import ADDED_COLUMNS, COLUMNS, ICMP_PROTOCOLS
+from nettop.flows.columns import ADDED_COLUMNS, COLUMNS, ICMP_PROTOCOLS, SMALL, Column
 from nettop.flows.decode.sflow import INTERFACE_COUNTERS
 
 DATABASE = "nettop"
 SCHEMA_VERSION = 1
 """Schema version, kept as the comment of `flows_raw`. Raise it with every change that an older nettop cannot handle."""
 
+DAY_S = 86_400
+_DAYS_MAX = 50 * 365
+"""Maximum retention: expiry is a DateTime, which overflows in 2106."""
 TALKERS_MAX = 1000
 """Address pairs that `talkers_1m` keeps individually, per minute of an inserted block."""
 REMEMBERED_TOKENS_MAX = 1000
@@ -51,52 +54,18 @@ SERVICE_PORTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Retention:
-    """Retention of each table. ClickHouse drops rows by whole days, those of `flows_1h` by months."""
-
-    flows_raw: timedelta = timedelta(days=7)
-    flows_1m: timedelta = timedelta(days=30)
-    flows_5m: timedelta = timedelta(days=90)
-    flows_1h: timedelta = timedelta(days=730)
-    talkers_1m: timedelta = timedelta(days=30)
-    interface_counters: timedelta = timedelta(days=90)
-    ledger: timedelta = timedelta(days=90)
-    as_names: timedelta = timedelta(days=50 * 365)
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            kept = getattr(self, field.name)
-            # Expiry is a DateTime, which overflows in 2106.
-            if not timedelta(hours=1) <= kept <= timedelta(days=50 * 365):
-                raise UsageError(f"cannot keep rows of {field.name} for {kept}", "use one hour to 50 years")
-
-    def seconds(self, table: str) -> int:
-        """Return how long this table keeps its rows."""
-        kept: timedelta = getattr(self, table)
-        return int(kept.total_seconds())
-
-
-class StoredColumn(NamedTuple):
-    """A column of a table: ClickHouse's type and codec, and NetMeta's name for it, if any."""
-
-    name: str
-    clickhouse: str
-    help: str
-    codec: str = "ZSTD(1)"
-    netmeta: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Table:
-    """A table sorted by `order`, whose first `indexed` columns are the primary key; `time` is a row's timestamp.
+    """A table sorted by `order`, whose first `indexed` columns are the primary key; `time` is a row's timestamp, by
+    which rows are kept for `days` unless configured otherwise. ClickHouse drops whole partitions.
 
     If the table has a `source`, a view fills it: `select`, in which {source} is the source's name.
     """
 
     name: str
-    columns: tuple[StoredColumn, ...]
+    columns: tuple[Column, ...]
     order: tuple[str, ...]
     indexed: int
+    days: int
     time: str = "time"
     partition: str = "toYYYYMMDD({time}, 'UTC')"
     engine: str = "MergeTree"
@@ -119,45 +88,25 @@ class Existing(NamedTuple):
 
 # --- tables ---------------------------------------------------------------------------------------------------
 
-_CODECS = {
-    # Values increase within an exporter's datagrams.
-    **dict.fromkeys(("received", "sequence"), "Delta, ZSTD(1)"),
-    # The upper bits of values are zero.
-    **dict.fromkeys(("bytes", "packets"), "T64, ZSTD(1)"),
-}
-"""Smallest over flows of twenty routers and switches; LZ4, ZSTD(3), DoubleDelta and GCD take more space or time."""
-
-_FLOW = {
-    column.name: StoredColumn(
-        column.name, column.clickhouse, column.help, _CODECS.get(column.name, "ZSTD(1)"), column.netmeta
-    )
-    for column in (*COLUMNS, *ADDED_COLUMNS)
-}
+_FLOW = {column.name: column for column in (*COLUMNS, *ADDED_COLUMNS)}
 _KEYS = (
     *("exporter", "in_if", "out_if", "side", "etype", "protocol"),
     *("src_as", "dst_as", "src_country", "dst_country", "service_port"),
 )
-_TIME = StoredColumn(
-    "time", "DateTime", "start of the minute, five minutes or hour in which the datagrams arrived"
-)
-_SERVICE_PORT = StoredColumn(
-    "service_port",
-    "UInt16",
-    "the lower port that is below 1024 or a well-known service; 0 if neither is, or for ICMP",
-)
+# fmt: off
+_TIME = Column("time", "", "DateTime", "start of the minute, five minutes or hour in which the datagrams arrived")
+_SERVICE_PORT = Column("service_port", "", "UInt16",
+                       "the lower port that is below 1024 or a well-known service; 0 if neither is, or for ICMP")
+_ESTIMATE = "multiplied by each flow's sampling rate, if known"
 _SUMS = (
-    *(
-        # 128 bits, as a broken exporter may report up to 2⁶⁴ - 1, which must not overflow the sum of others.
-        StoredColumn(name, "UInt128", meaning)
-        for name, meaning in (
-            ("bytes", "as reported"),
-            ("packets", "as reported"),
-            ("estimated_bytes", "multiplied by each flow's sampling rate, if known"),
-            ("estimated_packets", "multiplied by each flow's sampling rate, if known"),
-        )
-    ),
-    StoredColumn("flows", "UInt64", "number of rows of flows_raw", "T64, ZSTD(1)"),
+    # 128 bits, as a broken exporter may report up to 2⁶⁴ - 1, which must not overflow the sum of others.
+    Column("bytes", "", "UInt128", "as reported"),
+    Column("packets", "", "UInt128", "as reported"),
+    Column("estimated_bytes", "", "UInt128", _ESTIMATE),
+    Column("estimated_packets", "", "UInt128", _ESTIMATE),
+    Column("flows", "", "UInt64", "number of rows of flows_raw", codec=SMALL),
 )
+# fmt: on
 
 
 def flow_sums(flow: str = "") -> dict[str, str]:
@@ -194,7 +143,7 @@ SERVICE_PORT_OF_FLOW = (
 _DAY, _MONTH = "toYYYYMMDD({time}, 'UTC')", "toYYYYMM({time}, 'UTC')"
 
 
-def _rollup(name: str, source: str, time: str, partition: str = _DAY) -> Table:
+def _rollup(name: str, days: int, source: str, time: str, partition: str = _DAY) -> Table:
     """Return a rollup table. `time` is the source row's time, truncated to this table's resolution."""
     keys = {"time": time, **{key: f"f.{key}" for key in _KEYS}}
     if source == "flows_raw":
@@ -207,6 +156,7 @@ def _rollup(name: str, source: str, time: str, partition: str = _DAY) -> Table:
         columns,
         tuple(keys),
         indexed=4,
+        days=days,
         partition=partition,
         engine="SummingMergeTree",
         source=source,
@@ -242,9 +192,7 @@ _SAMPLE_COLUMNS = ("exporter", "domain", "received")
 _COUNTERS = tuple(
     _FLOW[name]
     if name in _SAMPLE_COLUMNS
-    else StoredColumn(
-        name, _COUNTER_TYPES[dtype.str[1:]], "as reported by the agent; all ones if not reported"
-    )
+    else Column(name, "", _COUNTER_TYPES[dtype.str[1:]], "as reported by the agent; all ones if not reported")
     for name, (dtype, *_) in (INTERFACE_COUNTERS.fields or {}).items()
 )
 
@@ -257,16 +205,18 @@ TABLES = {
             # Of the orders by time, exporter, interfaces and addresses, this one is the smallest and merges fast.
             ("toStartOfMinute(received)", "exporter", "in_if", "out_if"),
             indexed=4,
+            days=7,
             time="received",
         ),
-        _rollup("flows_1m", "flows_raw", "toStartOfMinute(f.received)"),
-        _rollup("flows_5m", "flows_1m", "toStartOfFiveMinutes(f.time)"),
-        _rollup("flows_1h", "flows_5m", "toStartOfHour(f.time, 'UTC')", "toYYYYMM({time}, 'UTC')"),
+        _rollup("flows_1m", 30, "flows_raw", "toStartOfMinute(f.received)"),
+        _rollup("flows_5m", 90, "flows_1m", "toStartOfFiveMinutes(f.time)"),
+        _rollup("flows_1h", 730, "flows_5m", "toStartOfHour(f.time, 'UTC')", _MONTH),
         Table(
             "talkers_1m",
             (_TIME, _FLOW["exporter"], _FLOW["src"], _FLOW["dst"], *_SUMS),
             ("time", "exporter", "src", "dst"),
             indexed=2,
+            days=30,
             engine="SummingMergeTree",
             source="flows_raw",
             select=_TALKERS,
@@ -276,28 +226,31 @@ TABLES = {
             _COUNTERS,
             ("toStartOfMinute(received)", "exporter", "if_index"),
             indexed=3,
+            days=90,
             time="received",
         ),
         Table(
             "ledger",
             (
-                StoredColumn("time", "DateTime64(3)", "when the block was written"),
-                StoredColumn("token", "String", "the block's name"),
-                StoredColumn("counters", "Map(String, Int64)", "counts since the previous block"),
+                Column("time", "", "DateTime64(3)", "when the block was written"),
+                Column("token", "", "String", "the block's name"),
+                Column("counters", "", "Map(String, Int64)", "counts since the previous block"),
             ),
             ("time",),
             indexed=1,
+            days=90,
             shard_by="cityHash64(token)",
         ),
         Table(
             "as_names",
             (
-                StoredColumn("time", "DateTime64(3)", "when a collector last loaded it"),
-                StoredColumn("as_number", "UInt32", "autonomous system"),
-                StoredColumn("name", "String", "its name in the files of --networks"),
+                Column("time", "", "DateTime64(3)", "when a collector last loaded it"),
+                Column("as_number", "", "UInt32", "autonomous system"),
+                Column("name", "", "String", "its name in the files of --networks"),
             ),
             ("as_number",),
             indexed=1,
+            days=_DAYS_MAX,
             partition="tuple()",
             engine="ReplacingMergeTree(time)",
             shard_by="intHash64(as_number)",
@@ -305,6 +258,18 @@ TABLES = {
     )
 }
 """All tables by name; sources come before the tables filled from them."""
+
+Retention = Mapping[str, int]
+"""Seconds for which each table keeps its rows, by name."""
+
+
+def retention_of(given: Retention) -> Retention:
+    """Complete the given seconds with the defaults. Raise UsageError for less than an hour or more than 50 years."""
+    for name, seconds in given.items():
+        if not 3600 <= seconds <= _DAYS_MAX * DAY_S:
+            kept = timedelta(seconds=seconds)
+            raise UsageError(f"cannot keep rows of {name} for {kept}", "use one hour to 50 years")
+    return {name: given.get(name, table.days * DAY_S) for name, table in TABLES.items()}
 
 
 def as_names_query(where: str = "") -> str:
@@ -344,8 +309,8 @@ def statements(
     for table in TABLES.values():
         stored = f"{table.name}{suffix}"
         if stored not in existing:
-            result.append(_create_table(table, retention or Retention(), suffix, on_cluster))
-        elif retention and _ttl_seconds(existing[stored]) != retention.seconds(table.name):
+            result.append(_create_table(table, retention or retention_of({}), suffix, on_cluster))
+        elif retention and _ttl_seconds(existing[stored]) != retention[table.name]:
             result.append(f"ALTER TABLE {DATABASE}.{stored}{on_cluster} MODIFY TTL {_ttl(table, retention)}")
         if cluster and table.name not in existing:
             result.append(_create_distributed(table, cluster, on_cluster))
@@ -400,13 +365,13 @@ def _create_table(table: Table, retention: Retention, suffix: str, on_cluster: s
     )
 
 
-def _column(column: StoredColumn) -> str:
+def _column(column: Column) -> str:
     comment = column.help.replace("'", "\\'")
     return f"{column.name} {column.clickhouse} COMMENT '{comment}' CODEC({column.codec})"
 
 
 def _ttl(table: Table, retention: Retention) -> str:
-    return f"toDateTime({table.time}) + toIntervalSecond({retention.seconds(table.name)})"
+    return f"toDateTime({table.time}) + toIntervalSecond({retention[table.name]})"
 
 
 def _ttl_seconds(existing: Existing) -> int | None:

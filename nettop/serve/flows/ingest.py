@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from nettop.flows.inputs.produced import ProducedFlows
+from nettop.flows.worker import ProducedFlows
 from nettop.serve.problems import Problem
 
 
