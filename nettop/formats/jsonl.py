@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON Lines: one object per row, null for unknown and unavailable values. Always UTF-8, as RFC 8259 requires.
+"""JSON Lines, and a view as one JSON document. Each row is an object, with null for unknown and unavailable values.
+Always UTF-8, as RFC 8259 requires.
 
 A histogram is an array with [low, high, count] for each nonempty bucket; `high` is null for the last bucket.
 """
@@ -7,12 +8,13 @@ A histogram is an array with [low, high, count] for each nonempty bucket; `high`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from json.encoder import encode_basestring
 from typing import Any
 
 from nettop.formats.rows import format_rows, format_values, time_first
+from nettop.query.batches import PIECE_ROWS
 from nettop.query.times import rfc3339
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index
@@ -24,6 +26,19 @@ _array = partial(json.dumps, separators=_COMPACT)
 def json_cells(view: View, columns: Iterable[str], at: Index) -> list[list[Any]]:
     """Return the values of each column for the rows at `at`, prepared so that `%s` formats them as JSON."""
     return [format_values(view.values(name, at), encode_basestring, "null", _array) for name in columns]
+
+
+def document(head: Mapping[str, object], view: View, columns: Sequence[str], at: Index) -> Iterator[str]:
+    """Yield a one-line document in pieces: the members of `head`, at least one, then the rows at `at` as `rows`."""
+    # Escape non-ASCII characters in the head: it echoes the request.
+    yield json.dumps(head, separators=_COMPACT)[:-1] + ',"rows":['
+    keys = [f',"{name}":' for name in columns]
+    pieces = ("{" + keys[0][1:], *keys[1:], "},")
+    for start in range(0, len(at), PIECE_ROWS):
+        some = at[start : start + PIECE_ROWS]
+        rows = format_rows(pieces, json_cells(view, columns, some))
+        yield rows if start + PIECE_ROWS < len(at) else rows[:-1]
+    yield "]}"
 
 
 class JsonLines:

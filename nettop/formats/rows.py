@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversion of columns of values to lines of text: by column where that is cheap, else with one `%` per row."""
+"""Conversion of columns of values to lines of text: values by column, then one `%` per row."""
 
 from __future__ import annotations
 
@@ -41,29 +41,6 @@ def format_values(
 
 
 def format_rows(pieces: Sequence[str], columns: Sequence[list[Any]]) -> str:
-    """Format the rows as one text: each row is its values between `pieces`, one more than there are columns.
-
-    Columns are nonempty and have equal lengths. Constant columns become part of the pattern.
-    """
-    pattern, varying = "", []
-    for piece, column in zip(pieces[:-1], columns, strict=True):
-        if _is_constant(column):
-            pattern += _literal(f"{piece}{column[0]}")
-        else:
-            pattern += _literal(piece) + "%s"
-            varying.append(column)
-    pattern += _literal(pieces[-1])
-    if not varying:
-        return pattern % () * len(columns[0])
-    return "".join(map(pattern.__mod__, zip(*varying, strict=True)))
-
-
-def _is_constant(column: list[Any]) -> bool:
-    first = column[0]
-    return bool(
-        column[-1] == first and column[len(column) // 2] == first and column.count(first) == len(column)
-    )
-
-
-def _literal(text: str) -> str:
-    return text.replace("%", "%%")
+    """Format the rows as one text: each row is its values between `pieces`, one more than there are columns."""
+    pattern = "%s".join(piece.replace("%", "%%") for piece in pieces)
+    return "".join(map(pattern.__mod__, zip(*columns, strict=True)))

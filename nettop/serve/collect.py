@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from nettop.diagnostics import Diagnostics
-from nettop.errors import ExitCode, NettopError
+from nettop.errors import ExitCode
 from nettop.flows.backlog import Backlog
 from nettop.flows.collector import Collector, collecting
 from nettop.flows.decode.user_rates import parse_rates
@@ -31,16 +30,14 @@ from nettop.flows.store.schema import Retention, retention_of
 from nettop.flows.wanted import flow_filter
 from nettop.process.interrupts import Requests
 from nettop.process.wake_event import WakeEvent
-from nettop.serve.flows.ingest import ingest_routes
 from nettop.serve.flows.queries import query_routes
-from nettop.serve.flows.state import state_routes
-from nettop.serve.http.addresses import checked_listen
-from nettop.serve.http.application import application
+from nettop.serve.flows.state import ingest_routes, state_routes
 from nettop.serve.http.credentials import read_credentials
 from nettop.serve.http.guard import Guard, own_names
-from nettop.serve.http.limits import Limits
-from nettop.serve.http.listeners import OpeningAs, open_sockets, url_of
-from nettop.serve.http.server import Server, serve
+from nettop.serve.http.limits import Limits, Server
+from nettop.serve.http.listeners import OpeningAs, checked_listen, open_sockets, url_of
+from nettop.serve.http.server import serve
+from nettop.serve.problems import application
 from nettop.settings import CollectSettings
 
 _FIRST_OF_OTHERS, _OWN = 100, 200
@@ -79,12 +76,12 @@ def open_collector(
         credentials.is_final = not settings.rereads_files
         files = LookupFiles(networks, interfaces, own_networks, rereads=settings.rereads_files)
     with ExitStack() as ends:
-        inputs = _opened_inputs(settings, ends, report)
+        inputs, places = _opened_inputs(settings, ends, report)
 
         def run() -> ExitCode:
             directory = Path(settings.data_dir)
             to = Destination(0, directory, settings.spool_bytes, files, wanted, kafka, given_rates)
-            works = [(opened, replace(to, number=number)) for number, opened in inputs.opened.items()]
+            works = [(opened, replace(to, number=number)) for number, opened in inputs.items()]
             stores: list[Store] = []
 
             def opened_store() -> Store:
@@ -99,21 +96,21 @@ def open_collector(
                     works,
                     replace(to, number=_OWN),
                     opened_store,
-                    lambda failure: report(_report_text(failure)),
+                    lambda failure: report(f"{failure.what}\n{failure.remedy}".rstrip()),
                 ) as collector,
             ):
                 collector.on_failed = requests.end
 
                 def make_app() -> ASGIApp:
-                    app = _app(stores[0], collector)
+                    queries, produced = query_routes(stores[0]), ingest_routes(collector.produced)
+                    app = application([*queries, *state_routes(collector.state), *produced])
                     return Guard(app, credentials, own_names(endpoints))
 
                 server = Server(make_app, listeners, requests, report, credentials, _LIMITS)
-                places = ", ".join(inputs.places)
                 urls = ", ".join(
                     url_of(listener, is_tls=credentials.tls is not None) for listener in listeners
                 )
-                server.status = f"receiving on UDP {places}; queries at {urls}"
+                server.status = f"receiving on UDP {', '.join(places)}; queries at {urls}"
                 server.on_ready = partial(report, server.status)
                 _wait_for_workers(collector, requests)
                 if not requests.ending:
@@ -125,23 +122,21 @@ def open_collector(
         yield run
 
 
-class _Inputs:
-    """Functions that open the inputs in their workers, by worker number, and the inputs' names."""
+def _opened_inputs(
+    settings: CollectSettings, ends: ExitStack, report: Callable[[str], None]
+) -> tuple[dict[int, Callable[[Wait], Input]], list[str]]:
+    """Open the sockets of all inputs. Each exporter worker has one per port.
 
-    def __init__(self) -> None:
-        self.opened: dict[int, Callable[[Wait], Input]] = {}
-        self.places: list[str] = []
-
-
-def _opened_inputs(settings: CollectSettings, ends: ExitStack, report: Callable[[str], None]) -> _Inputs:
-    """Open the sockets of all inputs. Each exporter worker has one per port."""
-    inputs = _Inputs()
+    Return functions that open the inputs in their workers, by worker number, and the inputs' names.
+    """
+    inputs: dict[int, Callable[[Wait], Input]] = {}
+    places: list[str] = []
 
     def opened(each: OpenSocket) -> OpenSocket:
         ends.callback(each.socket.close)
         place = str(each.endpoint)
-        if place not in inputs.places:
-            inputs.places.append(place)
+        if place not in places:
+            places.append(place)
             if each.warning:
                 report(each.warning)
         return each
@@ -154,7 +149,7 @@ def _opened_inputs(settings: CollectSettings, ends: ExitStack, report: Callable[
         ports = [each.endpoint for each in sockets if isinstance(each.endpoint, Endpoint)]
         backlog = Path(settings.data_dir) / f"backlog-{number}"
         open_backlog = partial(Backlog, backlog, settings.spool_bytes // settings.workers)
-        inputs.opened[number] = partial(Exports, sockets, open_backlog)
+        inputs[number] = partial(Exports, sockets, open_backlog)
     rate = settings.sampling
     others: list[Callable[[Wait], Input]] = [
         *(
@@ -165,8 +160,7 @@ def _opened_inputs(settings: CollectSettings, ends: ExitStack, report: Callable[
     ]
     if settings.conntrack:
         others.append(partial(conntrack, opened(open_conntrack(room))))
-    inputs.opened |= dict(enumerate(others, _FIRST_OF_OTHERS))
-    return inputs
+    return inputs | dict(enumerate(others, _FIRST_OF_OTHERS)), places
 
 
 def _store(settings: CollectSettings, retention: Retention) -> Store:
@@ -179,18 +173,9 @@ def _store(settings: CollectSettings, retention: Retention) -> Store:
     return EmbeddedStore(Path(settings.data_dir), retention)
 
 
-def _app(store: Store, collector: Collector) -> Starlette:
-    routes = [*query_routes(store), *state_routes(collector.state), *ingest_routes(collector.produced)]
-    return application(routes)
-
-
 def _wait_for_workers(collector: Collector, requests: Requests) -> None:
     """Wait until every worker is receiving or shutdown is requested; a worker's exit requests it too."""
     with WakeEvent() as event:
         requests.wake = collector.on_state = event.set
         while not (requests.ending or collector.is_receiving()):
             event.wait()
-
-
-def _report_text(failure: NettopError) -> str:
-    return f"{failure.what}\n{failure.remedy}" if failure.remedy else failure.what

@@ -8,21 +8,31 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TextIO
 
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from nettop import __version__
 from nettop.diagnostics import Diagnostics
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.process.interrupts import Requests
 from nettop.query.filter import parse_filter
-from nettop.serve.app import make_app
-from nettop.serve.http.addresses import checked_listen
+from nettop.serve.api.health import health_paths, health_routes
+from nettop.serve.api.openapi import description
+from nettop.serve.api.tables import stream_routes, table_routes
+from nettop.serve.api.traffic import traffic_paths, traffic_routes
 from nettop.serve.http.credentials import read_credentials
 from nettop.serve.http.guard import Guard, own_names
-from nettop.serve.http.limits import ServerCounts
-from nettop.serve.http.listeners import OpeningAs, open_sockets, url_of
-from nettop.serve.http.server import Server, serve
+from nettop.serve.http.limits import Server, ServerCounts
+from nettop.serve.http.listeners import OpeningAs, checked_listen, open_sockets, url_of
+from nettop.serve.http.server import serve
+from nettop.serve.metrics.exposition import metrics_paths, metrics_routes
 from nettop.serve.metrics.totals import Totals
+from nettop.serve.pages import page_routes
+from nettop.serve.problems import application
 from nettop.serve.served import Publications, Served, applicable_filter
 from nettop.settings import ServeSettings
 from nettop.snapshots import lenses
@@ -54,9 +64,11 @@ def open_server(
     with open_sockets(endpoints, opening_files) as listeners:
 
         def run(session: Session) -> ExitCode:
-            served = _served(settings, session)
+            chosen = (lens for lens in lenses() if lens.id in settings.lenses)
+            served = Served(session, (*chosen, SELF), settings.filters)
             options = SourceOptions(mechanisms=settings.mechanisms, whole=True, values=settings.options)
-            with Totals(served, settings.top, options) as totals:
+            totals = Totals(served, settings.top, options)
+            with totals.running():
                 counts = ServerCounts()
 
                 def make_guarded_app() -> ASGIApp:
@@ -78,17 +90,31 @@ def open_server(
         yield run
 
 
+def make_app(served: Served, totals: Totals, counts: ServerCounts, publications: Publications) -> Starlette:
+    """Return the application, without access control."""
+    described = description(served.lenses, __version__, metrics_paths() | health_paths() | traffic_paths())
+
+    async def openapi(_request: Request) -> Response:
+        return JSONResponse(described)
+
+    routes = [
+        *page_routes(),
+        *metrics_routes(served, totals, counts),
+        *health_routes(served, totals),
+        *traffic_routes(served, totals.traffic),
+        Route("/api/openapi.json", openapi, methods=["GET"]),
+        *stream_routes(served, publications),  # before the tables, whose pattern matches this path too
+        *table_routes(served),
+    ]
+    return application(routes)
+
+
 def _check_filters(settings: ServeSettings) -> None:
     """Raise UsageError if no table accepts a filter; the error is that of the first table."""
     tables = [table for lens in lenses() if lens.id in settings.lenses for table in lens.tables]
     for text in settings.filters:
         if all(applicable_filter(table, text) is None for table in tables):
             parse_filter(tables[0], text)
-
-
-def _served(settings: ServeSettings, session: Session) -> Served:
-    chosen = (lens for lens in lenses() if lens.id in settings.lenses)
-    return Served(session, (*chosen, SELF), settings.filters)
 
 
 async def _until_ready(served: Served, publications: Publications, report: Callable[[str], None]) -> None:

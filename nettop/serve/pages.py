@@ -3,12 +3,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from http import HTTPStatus
-from importlib.resources import files
+from importlib import resources
 from types import MappingProxyType
 
 from starlette.exceptions import HTTPException
@@ -17,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from nettop.snapshots.cpu import CATEGORIES
+from nettop.widgets.themes import FRAMES
 
 INDEX = "index.html"
 CATEGORIES_FILE = "categories.js"
@@ -44,65 +41,48 @@ _HEADERS = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Asset:
-    """A file in the form in which it is served."""
-
-    content: bytes
-    media_type: str
-    etag: str
-
-
 def page_routes() -> list[Route]:
     """Return the routes of the dashboard: `/`, and `/static/NAME` for each of its files."""
-    assets = _assets()
-    page = assets.pop(INDEX)
+    files = _files()
+    page = files.pop(INDEX)
 
-    async def index(request: Request) -> Response:
-        return _answer(request, page)
+    async def index(_request: Request) -> Response:
+        return _answer(INDEX, page)
 
     async def static(request: Request) -> Response:
-        asset = assets.get(request.path_params["name"])
-        if asset is None:
+        name = request.path_params["name"]
+        if name not in files:
             raise HTTPException(404, "the dashboard has no such file")
-        return _answer(request, asset)
+        return _answer(name, files[name])
 
     return [Route("/", index), Route("/static/{name}", static)]
 
 
-def _assets() -> dict[str, _Asset]:
+def _files() -> dict[str, bytes]:
     """Return the files of the dashboard by name."""
     contents = {
-        entry.name: entry.read_bytes() for entry in files("nettop.serve").joinpath("static").iterdir()
+        entry.name: entry.read_bytes()
+        for entry in resources.files("nettop.serve").joinpath("static").iterdir()
     }
-    contents[FLAME_GRAPH_FILE] = files("nettop.stacks").joinpath(FLAME_GRAPH_FILE).read_bytes()
+    contents[FLAME_GRAPH_FILE] = resources.files("nettop.stacks").joinpath(FLAME_GRAPH_FILE).read_bytes()
     contents[CATEGORIES_FILE] = _categories()
-    return {name: _asset(name, content) for name, content in contents.items()}
-
-
-def _asset(name: str, content: bytes) -> _Asset:
-    media_type = _TYPES[name[name.rindex(".") :]]
-    return _Asset(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+    return contents
 
 
 def _categories() -> bytes:
     """Return the categories as a JavaScript module, in numeric order."""
     rows = [
         {
-            "label": category.label,
-            "letter": category.letter,
-            "help": category.help,
-            "symbols": sorted(category.symbols),
+            "label": each.label,
+            "letter": each.letter,
+            "help": each.help,
+            "symbols": sorted(each.symbols),
+            "background": "light-dark({1}, {0})".format(*FRAMES[each.letter]),
         }
-        for category in CATEGORIES.values()
+        for each in CATEGORIES.values()
     ]
-    return f'"use strict";\nexport const CATEGORIES = {json.dumps(rows, ensure_ascii=False)};\n'.encode()
+    return f"export const CATEGORIES = {json.dumps(rows, ensure_ascii=False)};\n".encode()
 
 
-def _answer(request: Request, asset: _Asset) -> Response:
-    """Return the file, or 304 if the client's copy is current."""
-    headers: Mapping[str, str] = {**_HEADERS, "ETag": asset.etag}
-    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    if asset.etag in known or "*" in known:
-        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    return Response(asset.content, media_type=asset.media_type, headers=headers)
+def _answer(name: str, content: bytes) -> Response:
+    return Response(content, media_type=_TYPES[name[name.rindex(".") :]], headers=_HEADERS)

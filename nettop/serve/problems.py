@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Problem documents (RFC 9457): every error response says what happened and what to do about it."""
+"""Problem documents (RFC 9457): every error response of an application says what happened and what to do about it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from nettop.errors import NettopError, UsageError
 from nettop.snapshots.safe_text import safe_text
@@ -22,6 +26,8 @@ RETRY_SOON = MappingProxyType({"Retry-After": "1"})
 """Header of responses to requests that are worth retrying soon."""
 _LONGEST = 500
 """Maximum characters of a detail or a remedy, which may quote the request."""
+_LEAST_BYTES, _LEVEL = 1024, 1
+"""Shorter responses are not compressed. Higher levels take several times as long and save a tenth."""
 
 
 class Problem(NettopError):
@@ -51,47 +57,28 @@ def as_problem(error: NettopError, parameter: str = "") -> Problem:
     return Problem(503, error.what, error.remedy, headers=RETRY_SOON)
 
 
-def problem_document(
-    status: int, detail: str, *, remedy: str = "", parameter: str = "", path: str = ""
-) -> dict[str, object]:
+def problem_document(problem: Problem, path: str = "") -> dict[str, object]:
     """Return the members of a problem document, with texts safe to display. `path` is decoded, as in an ASGI scope."""
     words = {
-        "detail": _safe(detail),
-        "remedy": _safe(remedy),
-        "parameter": _safe(parameter),
+        "detail": _safe(problem.what),
+        "remedy": _safe(problem.remedy),
+        "parameter": _safe(problem.parameter),
         "instance": quote(path, errors="replace"),
     }
-    status = HTTPStatus(status)
+    status = HTTPStatus(problem.status)
     members = {"type": "about:blank", "title": status.phrase, "status": int(status)}
     return members | {name: text for name, text in words.items() if text}
 
 
-def problem_response(
-    status: int,
-    detail: str,
-    *,
-    remedy: str = "",
-    parameter: str = "",
-    path: str = "",
-    headers: Mapping[str, str] | None = None,
-) -> Response:
+def problem_response(problem: Problem, path: str = "") -> Response:
     """Return the response to a failed request."""
-    document = problem_document(status, detail, remedy=remedy, parameter=parameter, path=path)
-    body = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    return Response(body, status, headers, MEDIA_TYPE)
+    body = json.dumps(problem_document(problem, path), ensure_ascii=False, separators=(",", ":"))
+    return Response(body, problem.status, problem.headers, MEDIA_TYPE)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, NettopError)
-    problem = as_problem(error)
-    return problem_response(
-        problem.status,
-        problem.what,
-        remedy=problem.remedy,
-        parameter=problem.parameter,
-        path=request.scope["path"],
-        headers=problem.headers,
-    )
+    return problem_response(as_problem(error), request.scope["path"])
 
 
 async def _on_status(request: Request, error: Exception) -> Response:
@@ -102,23 +89,26 @@ async def _on_status(request: Request, error: Exception) -> Response:
         detail, remedy = "there is nothing at this path", "/api/openapi.json lists all paths"
     elif error.status_code == 405:
         detail, remedy = f"the method {request.method} is not allowed here", "use GET"
-    return problem_response(
-        error.status_code, detail, remedy=remedy, path=request.scope["path"], headers=error.headers
-    )
+    problem = Problem(error.status_code, detail, remedy, headers=error.headers)
+    return problem_response(problem, request.scope["path"])
 
 
 async def _on_bug(request: Request, _error: Exception) -> Response:
     """Answer an unexpected exception without details. Starlette re-raises it, and the server logs it."""
-    detail, remedy = "the server failed to answer", "its log says why; please report this as a bug"
-    return problem_response(500, detail, remedy=remedy, path=request.scope["path"])
+    problem = Problem(500, "the server failed to answer", "its log says why; please report this as a bug")
+    return problem_response(problem, request.scope["path"])
 
 
-HANDLERS: Mapping[Any, Any] = {
-    NettopError: _on_error,
-    HTTPException: _on_status,
-    Exception: _on_bug,
-}
-"""Starlette exception handlers by exception class."""
+_HANDLERS: Mapping[Any, Any] = {NettopError: _on_error, HTTPException: _on_status, Exception: _on_bug}
+
+
+def application(routes: Sequence[BaseRoute]) -> Starlette:
+    """Return an application that serves these routes."""
+    compression = Middleware(GZipMiddleware, minimum_size=_LEAST_BYTES, compresslevel=_LEVEL)
+    app = Starlette(routes=routes, middleware=[compression], exception_handlers=_HANDLERS)
+    # A path with a superfluous slash gets a problem document, not a redirect.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _safe(text: str) -> str:

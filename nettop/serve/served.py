@@ -95,8 +95,8 @@ class Publications:
 
     def end_streams(self) -> None:
         """End the open streams."""
-        ending, self.ending = self.ending, asyncio.Event()
-        ending.set()
+        self.end()
+        self.ending = asyncio.Event()
 
     def _publish(self) -> None:
         with suppress(RuntimeError):  # the loop closed while the session was publishing

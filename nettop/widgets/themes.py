@@ -104,7 +104,7 @@ _COLOURS: Mapping[str, tuple[str, str, str]] = {
 }
 """Colours of each theme, in the order of `PALETTES`."""
 
-_FRAMES: Mapping[str, tuple[str, str, str]] = {
+FRAMES: Mapping[str, tuple[str, str, str]] = {
     "P": ("#566b87", "#b7c4d3", "ansi_blue"),
     "X": ("#b83d62", "#e9b5c5", "ansi_bright_red"),
     "G": ("#766a1c", "#dfcc53", "ansi_bright_yellow"),
@@ -201,7 +201,7 @@ def frame_style(theme: str, letter: str, shade: Shade = Shade.PLAIN, role: Role 
     next frame. In the terminal's own colours, frames are reversed except for the selected one.
     """
     palette = PALETTES.get(theme, DARK)
-    ground = _FRAMES.get(letter, _FRAMES["·"])[palette.column]
+    ground = FRAMES.get(letter, FRAMES["·"])[palette.column]
     found = Style(bold=True, underline=True) if role is Role.BOLD else Style.null()
     bold = shade is Shade.CHOSEN or None
     if palette.ansi:

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nettop.formats.document import document
-from nettop.formats.jsonl import JsonLines
+from nettop.formats.jsonl import JsonLines, document
 from nettop.formats.separated import Separated
 from nettop.output.log_lines import TextLines
 from nettop.output.table import AlignedTable, word

@@ -15,7 +15,7 @@ from starlette.types import Message
 
 from nettop.engine.session import Session
 from nettop.serve.api.tables import table_routes
-from nettop.serve.http.application import application
+from nettop.serve.problems import application
 from nettop.serve.served import Served
 from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots import lenses

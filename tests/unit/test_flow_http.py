@@ -24,9 +24,8 @@ from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH
 from nettop.flows.spool import DROPPED, Spool
 from nettop.flows.store.queries import QUERY_MAX
 from nettop.flows.worker import ProducedFlows, WorkerState
-from nettop.serve.flows.ingest import ingest_routes
 from nettop.serve.flows.queries import query_routes
-from nettop.serve.flows.state import state_routes
+from nettop.serve.flows.state import ingest_routes, state_routes
 from tests.unit.serving import make_app
 from tests.unit.test_flow_native import Reader
 from tests.unit.test_flow_protobuf import example_flows

@@ -21,8 +21,7 @@ from nettop.errors import ExitCode, NettopError, SourceFailed, UsageError
 from nettop.process.interrupts import Requests
 from nettop.query.batches import empty_rows
 from nettop.serve.api.health import LATE_S
-from nettop.serve.app import make_app
-from nettop.serve.command import open_server
+from nettop.serve.command import make_app, open_server
 from nettop.serve.http.limits import ServerCounts
 from nettop.serve.metrics.totals import Totals
 from nettop.serve.served import Publications, Served
@@ -159,7 +158,8 @@ def answered(sources: Mapping[str, Scripted], path: str, query: bytes = b"") -> 
     served_lenses = tuple(lens for lens in lenses() if lens.id in sources)
     with Session(MAX_INTERVAL_S, lambda lens: sources[lens]) as session:
         served = Served(session, served_lenses)
-        with Totals(served, {}, SourceOptions()) as totals:
+        totals = Totals(served, {}, SourceOptions())
+        with totals.running():
             session.sample_now().result(DEADLINE_S)
             return asyncio.run(ask(served, totals, path, query))
 

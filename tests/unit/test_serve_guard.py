@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from nettop.serve.health import HEALTH_PATH, health_response
-from nettop.serve.http.addresses import endpoints_of
 from nettop.serve.http.credentials import Credentials
 from nettop.serve.http.guard import Guard, is_authorized, is_own_host, own_names
+from nettop.serve.http.listeners import endpoints_of
 
 TOKEN = b"0123456789abcdef"
 NAMES = frozenset({"monitor", "monitor.example"})

@@ -23,10 +23,10 @@ from starlette.applications import Starlette
 
 from nettop.engine.session import Session
 from nettop.query.filter import parse_filter
-from nettop.serve.http.application import application
+from nettop.serve.api.traffic import HOST, Traffic
 from nettop.serve.http.limits import ServerCounts
 from nettop.serve.metrics.exposition import metrics_routes
-from nettop.serve.metrics.families import EDGES_MAX, chosen_edges, count_families, series_sets
+from nettop.serve.metrics.families import EDGES_MAX, ROWS, chosen_edges, count_families, series_sets
 from nettop.serve.metrics.places import WINDOW_S
 from nettop.serve.metrics.series import (
     EVICTED,
@@ -37,7 +37,7 @@ from nettop.serve.metrics.series import (
     reading_view,
 )
 from nettop.serve.metrics.totals import Totals
-from nettop.serve.metrics.traffic import Traffic
+from nettop.serve.problems import application
 from nettop.serve.served import Served
 from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots import lenses
@@ -294,10 +294,10 @@ def test_gauges_are_of_the_last_reading() -> None:
     adding.add([job(1, "ann", open=3), job(2, "ann", open=4), job(3, "bob", open=None)])
     (totals,) = adding.totals
     assert values(totals, "open") == {"ann": 7}
-    assert {key[0]: totals.rows(slot) for key, slot in totals.series()} == {"ann": 2, "bob": 1}
+    assert {key[0]: totals.value(ROWS, slot) for key, slot in totals.series()} == {"ann": 2, "bob": 1}
     adding.add([job(2, "ann", open=5)])
     assert values(totals, "open") == {"ann": 5}
-    assert {key[0]: totals.rows(slot) for key, slot in totals.series()} == {"ann": 1, "bob": 0}
+    assert {key[0]: totals.value(ROWS, slot) for key, slot in totals.series()} == {"ann": 1, "bob": 0}
 
 
 @given(st.lists(st.integers(0, 1 << 36), max_size=50))
@@ -360,7 +360,8 @@ def scraped(*snapshots: Snapshot, lens: Lens, accept: str = "") -> tuple[str, st
     """Return the metrics after all these readings, and their media type."""
     with Session(MAX_INTERVAL_S, lambda name: Playing(*snapshots)) as session:
         served = Served(session, (lens,))
-        with Totals(served, {}, SourceOptions()) as totals:
+        totals = Totals(served, {}, SourceOptions())
+        with totals.running():
             for snapshot in snapshots:
                 wait_until(lambda: totals.last.get(lens.id) is snapshot)  # noqa: B023 - called at once
                 session.sample_now().result(DEADLINE_S)
@@ -506,7 +507,7 @@ def add(traffic: Traffic, now: Snapshot, before: Snapshot | None) -> None:
     """Add what a snapshot counted since another."""
     tables = (INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE)
     views = {table.name: reading_view(Frame(now), before, table) for table in tables}
-    traffic.add(traffic.increments(views), (now.boot_ns - before.boot_ns) / 1e9 if before else 0)
+    traffic.add(views, (now.boot_ns - before.boot_ns) / 1e9 if before else 0)
 
 
 def test_traffic() -> None:
@@ -530,7 +531,7 @@ def test_traffic() -> None:
         )
         add(traffic, now, before)
         before = now
-    realtime = traffic.realtime("")
+    realtime = traffic.by_name[HOST].realtime(1.0)
     assert realtime == {
         "bandwidth_bps": 4000.0,
         "packets_per_sec": 5.0,
@@ -543,17 +544,14 @@ def test_traffic() -> None:
         "total_packets": 56,
         "total_bytes": 5600,
     }
-    assert traffic.realtime("eth0") == realtime
-    summary = traffic.summary("")
-    assert summary is not None
+    assert traffic.by_name["eth0"].realtime(1.0) == realtime
+    summary = traffic.by_name[HOST].summary(1.0)
     assert summary["peak_bandwidth_bps"] == 16_000
     assert summary["tcp_percentage"] == 100 * 2600 / 5600
     assert summary["http_percentage"] == 100 * 1000 / 5600
-    of_veth = traffic.realtime("veth0")
-    assert of_veth is not None
+    of_veth = traffic.by_name["veth0"].realtime(1.0)
     assert (of_veth["total_bytes"], of_veth["bandwidth_bps"]) == (14_000, 0)
-    assert traffic.realtime("eth9") is None
-    assert traffic.interfaces == ["eth0", "veth0"]
+    assert traffic.by_name.keys() == {HOST, "eth0", "veth0"}
 
 
 def test_interfaces_that_are_gone() -> None:
@@ -565,9 +563,8 @@ def test_interfaces_that_are_gone() -> None:
         now = bandwidth(at_s, rows, [], [])
         add(traffic, now, before)
         before = now
-    assert traffic.interfaces == ["eth0"]
-    of_host = traffic.realtime("")
-    assert of_host is not None
+    assert traffic.by_name.keys() == {HOST, "eth0"}
+    of_host = traffic.by_name[HOST].realtime(1.0)
     assert of_host["total_bytes"] == 1000
 
 
@@ -578,8 +575,6 @@ def test_parts_that_are_not_counted() -> None:
     now = bandwidth(1, [interface(1, "eth0", 500, 0, mode="counters")], [], [])
     add(traffic, before, None)
     add(traffic, now, before)
-    realtime, summary = traffic.realtime(""), traffic.summary("")
-    assert realtime is not None
+    realtime, summary = traffic.by_name[HOST].realtime(1.0), traffic.by_name[HOST].summary(1.0)
     assert (realtime["bandwidth_bps"], realtime["tcp_bandwidth_bps"]) == (4000.0, None)
-    assert summary is not None
     assert summary["tcp_percentage"] is None

@@ -21,8 +21,7 @@ from starlette.routing import Route
 from nettop.query.units import unit_of
 from nettop.serve.api.openapi import description, problem_answers
 from nettop.serve.api.parameters import PARAMETERS, default_columns
-from nettop.serve.api.stream import stream_routes
-from nettop.serve.api.tables import table_routes
+from nettop.serve.api.tables import stream_routes, table_routes
 from nettop.snapshots import find_table, view_name
 from nettop.snapshots.cpu import LENS as CPU
 from nettop.snapshots.own_cost import SELF

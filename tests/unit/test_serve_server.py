@@ -30,12 +30,11 @@ from nettop.errors import NettopError, PermissionMissing, UsageError
 from nettop.process import service_manager
 from nettop.process.interrupts import Requests
 from nettop.serve.http.acceptor import Acceptor
-from nettop.serve.http.addresses import checked_listen, endpoints_of
 from nettop.serve.http.credentials import Credentials, read_credentials
 from nettop.serve.http.guard import Guard
-from nettop.serve.http.limits import Limits
-from nettop.serve.http.listeners import open_sockets, url_of
-from nettop.serve.http.server import Server, serve
+from nettop.serve.http.limits import Limits, Server
+from nettop.serve.http.listeners import checked_listen, endpoints_of, open_sockets, url_of
+from nettop.serve.http.server import serve
 from nettop.settings import ServeSettings
 from tests.unit.children import Child
 from tests.unit.logging_run import until
@@ -556,15 +555,9 @@ def test_want_of_descriptors_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> N
 
     async def accept() -> None:
         poor: Any = Poor(listener)
-        acceptor = Acceptor(
-            [poor],
-            lambda _: Joined(),  # type: ignore[arg-type, return-value]
-            credentials=Credentials(),
-            limits=Limits(),
-            counts=Server(Application, [], Requests(), print).counts,
-            report=reports.append,
-        )
-        acceptor.start()
+        server = Server(Application, [poor], Requests(), reports.append)
+        acceptor = Acceptor(server, lambda _: Joined())  # type: ignore[arg-type, return-value]
+        acceptor.resume()
         await asyncio.wait_for(made.wait(), DEADLINE_S)
         acceptor._pause()
 
@@ -621,11 +614,11 @@ def test_an_application_that_cannot_be_made_is_an_error() -> None:
 SCRIPT = """
 import signal, sys
 from nettop.process import interrupts
-from nettop.serve.http.addresses import endpoints_of
 from nettop.serve.http.credentials import read_credentials
 from nettop.serve.http.guard import Guard
-from nettop.serve.http.listeners import open_sockets
-from nettop.serve.http.server import Server, serve
+from nettop.serve.http.listeners import endpoints_of, open_sockets
+from nettop.serve.http.limits import Server
+from nettop.serve.http.server import serve
 from nettop.settings import ServeSettings
 from tests.unit.test_serve_server import Application
 

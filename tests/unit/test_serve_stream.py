@@ -23,9 +23,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from nettop.errors import SourceFailed
-from nettop.serve.api import stream
-from nettop.serve.api.stream import MAX_STREAMS, MAX_VIEWS, PATH, stream_routes
-from nettop.serve.api.streamed import SLICE
+from nettop.serve.api import tables
+from nettop.serve.api.tables import MAX_STREAMS, MAX_VIEWS, SLICE, STREAM_PATH, stream_routes
 from nettop.serve.served import Publications, Served
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.cpu import LENS as CPU
@@ -58,7 +57,7 @@ class Host:
 
     def client(self, *views: str, method: str = "GET") -> Client:
         """Return a client of these views."""
-        return Client(self.app, PATH, _query(views), method)
+        return Client(self.app, STREAM_PATH, _query(views), method)
 
 
 def _query(views: tuple[str, ...]) -> bytes:
@@ -139,13 +138,13 @@ async def test_clients_with_the_same_query_share_its_events(
 ) -> None:
     """An event is made once per query and reading, and dropped when no client needs it."""
     made: list[str] = []
-    make = stream._event
+    make = tables._event
 
     def counted(query: str, wanted: Any, state: Any) -> bytes:
         made.append(query)
         return make(query, wanted, state)
 
-    monkeypatch.setattr(stream, "_event", counted)
+    monkeypatch.setattr(tables, "_event", counted)
     clients = [host.client(VIEW) for _ in range(20)] + [host.client(OTHER)]
     await asyncio.gather(*(client.until(b'"rows"') for client in clients))
     host.read("second", 2)
@@ -197,7 +196,7 @@ async def test_a_slow_client_keeps_no_frame(host: Host) -> None:
 
 async def test_a_comment_follows_silence(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """During silence comments are sent repeatedly; other views' readings cause no event."""
-    monkeypatch.setattr(stream, "IDLE_S", 0.0)
+    monkeypatch.setattr(tables, "IDLE_S", 0.0)
     client = host.client(VIEW)
     await client.until(b": \n\n: \n\n")
     assert processes_in(client) == ["first"]
@@ -256,7 +255,7 @@ async def test_only_so_many_streams(host: Host) -> None:
     """A stream beyond the limit gets a problem until another ends; invalid views take no place."""
     clients = [host.client(VIEW) for _ in range(MAX_STREAMS)]
     await asyncio.gather(*(client.until(b"first") for client in clients))
-    await ask(host.app, PATH, b"view=conections")
+    await ask(host.app, STREAM_PATH, b"view=conections")
     refused = host.client(VIEW)
     await refused.end()
     assert refused.status == 503
@@ -295,7 +294,7 @@ async def test_head_ends_at_once(host: Host) -> None:
 )
 async def test_what_is_wrong_is_said_before_the_stream_begins(host: Host, query: bytes, said: str) -> None:
     """An invalid request gets a problem document before the stream begins, as for tables."""
-    answer = await ask(host.app, PATH, query)
+    answer = await ask(host.app, STREAM_PATH, query)
     problem = json.loads(answer.body)
     assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json")
     assert said in problem["detail"] + problem.get("remedy", "")
@@ -404,7 +403,7 @@ def _ask_over(path: str, view: str) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
     client.connect(path)
     request = b"GET %s?%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    client.sendall(request % (PATH.encode(), _query((view,))))
+    client.sendall(request % (STREAM_PATH.encode(), _query((view,))))
     client.setblocking(False)
     return client
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nettop.errors import SourceFailed, UsageError
-from nettop.formats.document import document
+from nettop.formats.jsonl import document
 from nettop.query.batches import PIECE_ROWS
 from nettop.query.query import Query, parse_filter, parse_sort
 from nettop.query.view import View

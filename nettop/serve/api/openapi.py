@@ -11,9 +11,8 @@ import numpy as np
 
 from nettop.query.units import unit_of
 from nettop.serve import problems
-from nettop.serve.api import parameters, stream
+from nettop.serve.api import parameters, tables
 from nettop.serve.api.parameters import FILTER, FORMATS, MAX_FILTER_CHARS, MAX_ROWS, default_columns
-from nettop.serve.api.tables import MEDIA_TYPES
 from nettop.snapshots import view_name
 from nettop.snapshots.schema import Field, Kind, Lens, Table
 
@@ -24,7 +23,6 @@ _ABOUT: Final = """\
 The tables of nettop as JSON or CSV. Numbers are in base units (bytes, µs, ns, bytes per second), times are RFC 3339 in
 UTC, unknown values are null. Every error is a problem document (RFC 9457). HEAD works like GET, without a body.
 """
-_TOTAL: Final = "rows that pass the filters, including those beyond the limit"
 _ANSWERS: Final = {
     "400": ("BadRequest", "a parameter is invalid: the problem names it and says what to do"),
     "401": ("Unauthorized", "the token is missing or wrong"),
@@ -40,15 +38,31 @@ _ANSWERS: Final = {
 """Name and meaning of each error response, by status."""
 _OF_ANY_PATH: Final = ("401", "405", "421", "431")
 
+_COUNT: Final = {"type": "integer", "minimum": 0}
+_COUNT_OR_NULL: Final = {"type": ["integer", "null"], "minimum": 0}
+_BUCKET: Final = {
+    "type": "array",
+    "description": "[low, high, count]: number of values ≥ low and < high; high is null in the last bucket",
+    "prefixItems": [_COUNT, _COUNT_OR_NULL, _COUNT],
+    "minItems": 3,
+    "maxItems": 3,
+}
 _NUMBERS: Final = frozenset({Kind.KEY, Kind.LABEL, Kind.GAUGE, Kind.COUNTER})
+_VALUES: Final[Mapping[Kind, Json]] = {
+    Kind.TIME: {"type": ["string", "null"], "format": "date-time"},
+    Kind.HISTOGRAM: {"type": ["array", "null"], "items": _BUCKET},
+    Kind.RATIO: {"type": ["number", "null"], "minimum": 0},
+    Kind.SUM: _COUNT_OR_NULL,
+    Kind.QUANTILE: _COUNT_OR_NULL,
+}
 
 
 def description(
     lenses: Sequence[Lens], version: str, others: Mapping[str, Any] = MappingProxyType({})
 ) -> Json:
     """Return the description of an API with the tables of these lenses and the path items of `others`."""
-    tables = [(lens, table) for lens in lenses for table in lens.tables]
-    paths = {f"/api/v1/{view_name(lens, table)}": _table_path(lens, table) for lens, table in tables}
+    known = [(lens, table) for lens in lenses for table in lens.tables]
+    paths = {f"/api/v1/{view_name(lens, table)}": _table_path(lens, table) for lens, table in known}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -63,9 +77,9 @@ def description(
         ],
         # The token is required only if the server has one.
         "security": [{}, {"token": []}, {"password": []}],
-        "paths": paths | {stream.PATH: _stream_path()} | dict(others),
+        "paths": paths | {tables.STREAM_PATH: _stream_path()} | dict(others),
         "components": {
-            "schemas": {view_name(lens, table): _row(table) for lens, table in tables}
+            "schemas": {view_name(lens, table): _row(table) for lens, table in known}
             | {"Document": _document(), "Problem": _problem()},
             "parameters": _shared_parameters(),
             "responses": {name: _problem_answer(status, text) for status, (name, text) in _ANSWERS.items()},
@@ -136,7 +150,7 @@ def _table_path(lens: Lens, table: Table) -> Json:
         *map(_shared, ("all", "deltas", "format")),
         about=_about(table),
         answer="the rows",
-        schemas={MEDIA_TYPES["json"]: document, MEDIA_TYPES["csv"]: {"type": "string"}},
+        schemas={tables.MEDIA_TYPES["json"]: document, tables.MEDIA_TYPES["csv"]: {"type": "string"}},
         others=problem_answers("400", "404", "503"),
     )
 
@@ -181,34 +195,12 @@ def _values(field: Field) -> Json:
     if field.kind is Kind.ENUM:
         # Numbers may share a label.
         return {"type": ["string", "null"], "enum": [*dict.fromkeys(field.labels.values()), None]}
-    if field.kind is Kind.TIME:
-        return {"type": ["string", "null"], "format": "date-time"}
-    if field.kind is Kind.HISTOGRAM:
-        return {"type": ["array", "null"], "items": _bucket()}
-    if field.kind is Kind.RATIO:
-        return {"type": ["number", "null"], "minimum": 0}
-    if field.kind in (Kind.SUM, Kind.QUANTILE):
-        return {"type": ["integer", "null"], "minimum": 0}
-    return {"type": ["string", "null"]}
-
-
-def _bucket() -> Json:
-    number = {"type": "integer", "minimum": 0}
-    high = {"type": ["integer", "null"], "minimum": 0}
-    about = "[low, high, count]: number of values ≥ low and < high; high is null in the last bucket"
-    return {
-        "type": "array",
-        "description": about,
-        "prefixItems": [number, high, number],
-        "minItems": 3,
-        "maxItems": 3,
-    }
+    return _VALUES.get(field.kind, {"type": ["string", "null"]})
 
 
 def _document() -> Json:
     texts = {"type": "object", "additionalProperties": {"type": "string"}}
-    counts = {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}}
-    number = {"type": "integer", "minimum": 0}
+    counts = {"type": "object", "additionalProperties": _COUNT}
     members: Json = {
         "view": {"type": "string"},
         "time": {"type": "string", "format": "date-time", "description": "time of the reading"},
@@ -217,8 +209,8 @@ def _document() -> Json:
             "exclusiveMinimum": 0,
             "description": "seconds since the earlier reading, on which rates and differences are based",
         },
-        "shown": number | {"description": "rows returned"},
-        "total": number | {"description": _TOTAL},
+        "shown": _COUNT | {"description": "rows returned"},
+        "total": _COUNT | {"description": "rows that pass the filters, including those beyond the limit"},
         "lost": counts | {"description": "losses from limits and races since nettop started, by name"},
         "not_available": texts
         | {"description": "columns, or the whole table, unavailable on this kernel or host, and why"},
@@ -245,16 +237,12 @@ def _shared_parameters() -> Json:
             terms,
         )
         | {"style": "form", "explode": True},
-        parameter("limit", "maximum number of rows", _rows_up_to(MAX_ROWS)),
+        parameter("limit", "maximum number of rows", _COUNT | {"minimum": 1, "maximum": MAX_ROWS}),
         parameter("all", "include rows that the table omits by default", flag, default=False),
         parameter("deltas", "per-interval counters instead of totals", flag, default=False),
         parameter("format", "output format", {"type": "string", "enum": list(FORMATS)}, "json"),
     )
     return {each["name"]: each for each in given}
-
-
-def _rows_up_to(most: int) -> Json:
-    return {"type": "integer", "minimum": 1, "maximum": most}
 
 
 # --- the stream and problems --------------------------------------------------------------------------------
@@ -265,12 +253,12 @@ def _stream_path() -> Json:
 Server-sent events. `event: view` carries the document of a table, `event: problem` why there is none; both repeat the
 `query` that they answer verbatim. The first events are sent immediately, then one per reading of a lens. A client that
 reads slowly misses readings; one that stops reading is disconnected. The default limit is {parameters.STREAMED_ROWS}
-rows per table, the maximum {parameters.MAX_STREAMED_ROWS}. At most {stream.MAX_STREAMS} streams are open at once.
+rows per table, the maximum {parameters.MAX_STREAMED_ROWS}. At most {tables.MAX_STREAMS} streams are open at once.
 """
     example = ["connections?limit=50&sort=-bytes_per_s", "bandwidth"]
-    views = {"type": "array", "minItems": 1, "maxItems": stream.MAX_VIEWS, "items": {"type": "string"}}
+    views = {"type": "array", "minItems": 1, "maxItems": tables.MAX_VIEWS, "items": {"type": "string"}}
     text = "name of a table and its parameters except `format`: what follows /api/v1/ in its URL"
-    view = parameter(stream.VIEW, text, views)
+    view = parameter(tables.VIEW, text, views)
     return operation(
         "stream",
         STREAM_TAG,
@@ -278,7 +266,7 @@ rows per table, the maximum {parameters.MAX_STREAMED_ROWS}. At most {stream.MAX_
         view | {"required": True, "style": "form", "explode": True, "example": example},
         about=about,
         answer="events, until either side closes the connection",
-        schemas={stream.MEDIA_TYPE: None},
+        schemas={tables.EVENT_STREAM: None},
         others=problem_answers("400", "503"),
     )
 

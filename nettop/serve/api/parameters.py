@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
@@ -71,14 +71,14 @@ def default_columns(table: Table) -> tuple[str, ...]:
 def parse_wanted(served: Served, view: str, raw_query: bytes) -> Wanted:
     """Parse the request `/api/v1/VIEW?QUERY`. Raise Problem: 404 for the view, 400 for anything else."""
     lens, table = served_table(served, view)
-    return _wanted(served, lens, table, given_parameters(decode_pairs(raw_query), PARAMETERS, FILTER))
+    return _wanted(served, lens, table, given_parameters(raw_query, PARAMETERS, FILTER))
 
 
 def parse_streamed(served: Served, text: str) -> Wanted:
     """Parse `VIEW?QUERY` of a stream. Raise Problem."""
     view, _, raw_query = text.partition("?")
     lens, table = served_table(served, view)
-    given = given_parameters(decode_pairs(raw_query.encode()), STREAMED, FILTER)
+    given = given_parameters(raw_query.encode(), STREAMED, FILTER)
     given.setdefault("limit", [str(STREAMED_ROWS)])
     wanted = _wanted(served, lens, table, given)
     assert wanted.limit is not None
@@ -100,24 +100,17 @@ def served_table(served: Served, view: str) -> tuple[Lens, Table]:
     return lens, table
 
 
-def decode_pairs(raw_query: bytes) -> list[tuple[str, str]]:
-    """Return the names and values in a query string. Raise Problem (400) if it is too long or not UTF-8."""
+def given_parameters(raw_query: bytes, known: Collection[str], repeatable: str = "") -> dict[str, list[str]]:
+    """Return the values of each parameter in a query string: one, or several of the `repeatable` one.
+
+    Raise Problem (400) for unknown or repeated names, and if the query is too long or not UTF-8.
+    """
     if len(raw_query) > MAX_QUERY_BYTES:
         raise Problem(400, f"the query is longer than {MAX_QUERY_BYTES} bytes")
     try:
-        return parse_qsl(raw_query.decode(), keep_blank_values=True, errors="strict")
+        pairs = parse_qsl(raw_query.decode(), keep_blank_values=True, errors="strict")
     except UnicodeDecodeError:
-        remedy = "percent-encode text as UTF-8"
-        raise Problem(400, "the query is not UTF-8", remedy) from None
-
-
-def given_parameters(
-    pairs: Iterable[tuple[str, str]], known: Collection[str], repeatable: str = ""
-) -> dict[str, list[str]]:
-    """Return the values of each parameter: one, or several of the `repeatable` one.
-
-    Raise Problem (400) for unknown or repeated names.
-    """
+        raise Problem(400, "the query is not UTF-8", "percent-encode text as UTF-8") from None
     given: dict[str, list[str]] = {}
     for name, value in pairs:
         if name not in known:

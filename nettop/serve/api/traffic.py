@@ -3,37 +3,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from nettop.errors import unknown_word
+from nettop.query.view import View
 from nettop.serve.api.openapi import operation, parameter, problem_answers
-from nettop.serve.api.parameters import decode_pairs, given_parameters
-from nettop.serve.metrics.totals import Totals
-from nettop.serve.metrics.traffic import HOST, Answer, Traffic
+from nettop.serve.api.parameters import given_parameters
 from nettop.serve.problems import RETRY_SOON, Problem
 from nettop.serve.served import Served
-from nettop.snapshots.bandwidth import LENS
+from nettop.snapshots.arrays import Array
+from nettop.snapshots.bandwidth import (
+    COUNTERS_MODE,
+    INTERFACES,
+    LENS,
+    PROTOCOL_TABLE,
+    SERVICE_TABLE,
+    UPLINK,
+)
 
 REALTIME, SUMMARY = "/api/metrics/realtime", "/api/stats/summary"
 INTERFACE = "interface"
+HOST = ""
+"""Key of the sum over the uplinks, in place of an interface."""
 
+_PARTS = {"": "", "tcp_": " of TCP", "http_": " of HTTP, TCP port 80", "https_": " of HTTPS, TCP port 443"}
+_ALL, _LABELS = 0, {"tcp": 1, "HTTP": 2, "HTTPS": 3}
+_BYTES, _PACKETS = range(2)
+_COLUMNS = {
+    "bytes_received": _BYTES,
+    "bytes_sent": _BYTES,
+    "packets_received": _PACKETS,
+    "packets_sent": _PACKETS,
+}
 RATES = {
-    f"{part}{name}": meaning
-    for part, of in (
-        ("", ""),
-        ("tcp_", " of TCP"),
-        ("http_", " of HTTP, TCP port 80"),
-        ("https_", " of HTTPS, TCP port 443"),
-    )
-    for name, meaning in (
-        ("bandwidth_bps", f"bits per second{of} in the last interval, both directions"),
-        ("packets_per_sec", f"packets per second{of} in the last interval, both directions"),
-    )
+    f"{part}{name}": f"{unit} per second{of} in the last interval, both directions"
+    for part, of in _PARTS.items()
+    for name, unit in (("bandwidth_bps", "bits"), ("packets_per_sec", "packets"))
 }
 TOTALS = {
     "total_packets": "packets since serving started, both directions",
@@ -48,36 +62,133 @@ SHARES = {
     f"{part}_percentage": f"{part.upper()} as a percentage of bytes" for part in ("tcp", "http", "https")
 }
 
+Answer = dict[str, float | int | None]
 
-def traffic_routes(served: Served, totals: Totals) -> list[Route]:
+
+# --- totals -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class InterfaceTraffic:
+    """Traffic of an interface in both directions: bytes and packets, in total and per part. Shape (4, 2).
+
+    `rates` are per second in the last interval; None before the second reading. `has_parts` is false if only the
+    interface's own counters are read.
+    """
+
+    totals: Array = field(default_factory=lambda: np.zeros((len(_PARTS), 2)))
+    rates: Array | None = None
+    peak_bytes_per_s: float = 0.0
+    has_parts: bool = True
+
+    def plus(self, counted: Array, elapsed_s: float, *, has_parts: bool) -> InterfaceTraffic:
+        """Add the increments of a reading."""
+        rates = counted / elapsed_s if elapsed_s > 0 else None
+        peak = 0.0 if rates is None else float(rates[_ALL, _BYTES])
+        return InterfaceTraffic(self.totals + counted, rates, max(self.peak_bytes_per_s, peak), has_parts)
+
+    def realtime(self, _uptime_s: float) -> Answer:
+        """Return bits and packets per second in the last interval, and totals."""
+        rates = [] if self.rates is None else (self.rates * (8, 1)).ravel().tolist()
+        known = rates if self.has_parts else rates[:2]
+        return dict.fromkeys(RATES) | dict(zip(RATES, known, strict=False)) | self._totals()
+
+    def summary(self, uptime_s: float) -> Answer:
+        """Return averages and shares since serving started."""
+        in_all, *parts = self.totals[:, _BYTES].tolist()
+        is_known = in_all and self.has_parts
+        averages = (uptime_s, in_all * 8 / uptime_s, self.peak_bytes_per_s * 8)
+        shares = [100 * part / in_all if is_known else None for part in parts]
+        return (
+            dict(zip(AVERAGES, averages, strict=True))
+            | self._totals()
+            | dict(zip(SHARES, shares, strict=True))
+        )
+
+    def _totals(self) -> Answer:
+        sent_bytes, packets = self.totals[_ALL].astype(int).tolist()
+        return dict(zip(TOTALS, (packets, sent_bytes), strict=True))
+
+
+class Traffic:
+    """Sums over readings of the bandwidth lens, for interfaces in nettop's own network namespace."""
+
+    def __init__(self) -> None:
+        self.began_s = time.monotonic()
+        self._netns = os.stat("/proc/self/ns/net").st_ino
+        self.by_name: dict[str, InterfaceTraffic] = {}
+        """Traffic of the host and of each current interface; replaced at each reading."""
+
+    def add(self, views: Mapping[str, View], elapsed_s: float) -> None:
+        """Add the views of a reading taken `elapsed_s` after the previous one, 0 if it is the first.
+
+        Interfaces missing from it are gone and dropped: with short-lived containers they would accumulate.
+        """
+        interfaces = views[INTERFACES.name]
+        names = _names(interfaces)
+        is_own = interfaces.raw("netns") == self._netns
+        counted = {names[at]: np.zeros((len(_PARTS), 2)) for at in np.flatnonzero(is_own)}
+        _add_rows(counted, interfaces, dict.fromkeys(np.flatnonzero(is_own), _ALL))
+        for table, label in ((PROTOCOL_TABLE, "protocol"), (SERVICE_TABLE, "service")):
+            if table.name in views:
+                labels = views[table.name].values(label, np.arange(views[table.name].size))
+                parts = {at: _LABELS[text] for at, text in enumerate(labels) if text in _LABELS}
+                _add_rows(counted, views[table.name], parts)
+        uplinks = {names[at] for at in np.flatnonzero(is_own & (interfaces.raw("backing") == UPLINK))}
+        totals_only = {names[at] for at in np.flatnonzero(is_own & (interfaces.raw("mode") == COUNTERS_MODE))}
+        counted[HOST] = sum((counted[name] for name in uplinks), np.zeros((len(_PARTS), 2)))
+        totals_only |= {HOST} if uplinks & totals_only else set()
+        self.by_name = {
+            name: self.by_name.get(name, InterfaceTraffic()).plus(
+                each, elapsed_s, has_parts=name not in totals_only
+            )
+            for name, each in counted.items()
+        }
+
+
+def _names(view: View) -> list[str]:
+    names: list[str] = view.values("interface", np.arange(view.size))
+    return names
+
+
+def _add_rows(counted: dict[str, Array], view: View, part_of: dict[int, int]) -> None:
+    """Add rows, given by position, to their parts."""
+    names = _names(view)
+    for name, unit in _COLUMNS.items():
+        column = view.column(name)
+        for at, part in part_of.items():
+            if names[at] in counted and column.known[at]:
+                counted[names[at]][part, unit] += column.numbers[at]
+
+
+# --- routes -------------------------------------------------------------------------------------------------
+
+
+def traffic_routes(served: Served, traffic: Traffic) -> list[Route]:
     """Return the routes; without the bandwidth lens they answer 404."""
 
-    def route(path: str, answer_of: Callable[[Traffic, str], Answer | None]) -> Route:
+    def route(path: str, answer_of: Callable[[InterfaceTraffic, float], Answer]) -> Route:
         async def answer(request: Request) -> Response:
-            return JSONResponse(_answer(served, totals, request, answer_of))
+            wanted = _wanted(served, traffic, request)
+            return JSONResponse(answer_of(wanted, time.monotonic() - traffic.began_s))
 
         return Route(path, answer, methods=["GET"], name=path)
 
-    return [route(REALTIME, Traffic.realtime), route(SUMMARY, Traffic.summary)]
+    return [route(REALTIME, InterfaceTraffic.realtime), route(SUMMARY, InterfaceTraffic.summary)]
 
 
-def _answer(
-    served: Served, totals: Totals, request: Request, answer_of: Callable[[Traffic, str], Answer | None]
-) -> Answer:
+def _wanted(served: Served, traffic: Traffic, request: Request) -> InterfaceTraffic:
     """Return the traffic. Raise Problem for an unknown parameter or interface, or before the first reading."""
-    given = given_parameters(decode_pairs(request.scope["query_string"]), (INTERFACE,))
+    given = given_parameters(request.scope["query_string"], (INTERFACE,))
     if served.lens(LENS.id) is None:
         raise Problem(404, "the lens bandwidth is not served", "add it to --lenses")
-    name = given[INTERFACE][0] if INTERFACE in given else HOST
-    with totals.lock:
-        answer = answer_of(totals.traffic, name)
-        known = totals.traffic.interfaces
-    if answer is None and name in (HOST, *known):
+    name, known = given.get(INTERFACE, [HOST])[0], traffic.by_name
+    if name in known:
+        return known[name]
+    if name == HOST:
         raise Problem(503, "bandwidth has not been read yet", headers=RETRY_SOON)
-    if answer is None:
-        error = unknown_word(INTERFACE, name, known)
-        raise Problem(404, error.what, error.remedy, parameter=INTERFACE)
-    return answer
+    error = unknown_word(INTERFACE, name, sorted(known.keys() - {HOST}))
+    raise Problem(404, error.what, error.remedy, parameter=INTERFACE)
 
 
 def traffic_paths() -> dict[str, Any]:

@@ -31,15 +31,12 @@ _QUERY_ID = re.compile(r"[\x21-\x7e]{1,200}")
 _MEDIA_TYPES = {
     "CSV": "text/csv; charset=UTF-8; header=absent",
     "CSVWithNames": "text/csv; charset=UTF-8; header=present",
-    "JSON": "application/json; charset=UTF-8",
-    "JSONColumns": "application/json; charset=UTF-8",
-    "JSONCompact": "application/json; charset=UTF-8",
-    "JSONCompactEachRow": "application/x-ndjson; charset=UTF-8",
-    "JSONEachRow": "application/x-ndjson; charset=UTF-8",
-    "TSV": "text/tab-separated-values; charset=UTF-8",
-    "TSVWithNames": "text/tab-separated-values; charset=UTF-8",
-    "TabSeparated": "text/tab-separated-values; charset=UTF-8",
-    "TabSeparatedWithNames": "text/tab-separated-values; charset=UTF-8",
+    **dict.fromkeys(("JSON", "JSONColumns", "JSONCompact"), "application/json; charset=UTF-8"),
+    **dict.fromkeys(("JSONCompactEachRow", "JSONEachRow"), "application/x-ndjson; charset=UTF-8"),
+    **dict.fromkeys(
+        ("TSV", "TSVWithNames", "TabSeparated", "TabSeparatedWithNames"),
+        "text/tab-separated-values; charset=UTF-8",
+    ),
 }
 _BINARY = frozenset(("Arrow", "ArrowStream", "Native", "Parquet", "RowBinary", "RowBinaryWithNamesAndTypes"))
 _HELLO = {"displayName()": "String", "version()": "String", "revision()": "UInt32", "timezone()": "String"}

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON documents that account for everything the collector received."""
+"""JSON documents that account for everything the collector received, and POST /ingest/flows, which receives flows from
+other producers in the format of docs/reference/flows.proto."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -16,8 +18,10 @@ from nettop.flows.decode.numbering import Counting
 from nettop.flows.exporters import EXPORTER
 from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH
 from nettop.flows.spool import DROPPED
+from nettop.flows.worker import ProducedFlows
 from nettop.query.address import address_text
 from nettop.serve.health import HEALTH_PATH, health_response
+from nettop.serve.problems import Problem
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.flows import PROTOCOLS
 
@@ -40,6 +44,19 @@ def state_routes(state: Callable[[], CollectorState]) -> list[Route]:
         Route(STATE_PATH, collector, methods=["GET"]),
         Route(HEALTH_PATH, health, methods=["GET"]),
     ]
+
+
+def ingest_routes(produced: ProducedFlows) -> list[Route]:
+    """Return the route. A 200 response means that the flows are on disk."""
+
+    async def ingest(request: Request) -> Response:
+        # Any website could make a browser on this host post here. Only browsers send Origin.
+        if "origin" in request.headers:
+            raise Problem(403, "web pages may not send flows", "omit the Origin header")
+        accepted = await run_sync(produced.take, await request.body())
+        return JSONResponse({"accepted": accepted})
+
+    return [Route("/ingest/flows", ingest, methods=["POST"])]
 
 
 def exporter_documents(exporters: Array) -> list[dict[str, Any]]:

@@ -7,11 +7,10 @@ import asyncio
 import errno
 import socket
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from nettop.errors import TOO_MANY_FILES
-from nettop.serve.http.credentials import Credentials
-from nettop.serve.http.limits import Limits, ServerCounts
+from nettop.serve.http.limits import Server
 
 _BATCH = 32
 """Maximum connections accepted before the event loop gets its turn."""
@@ -39,23 +38,11 @@ class Accepted(asyncio.Protocol):
 class Acceptor:
     """Acceptor of connections, created inside the event loop. `connect` creates a connection's protocol."""
 
-    def __init__(
-        self,
-        listeners: Sequence[socket.socket],
-        connect: Callable[[Acceptor], Accepted],
-        *,
-        credentials: Credentials,
-        limits: Limits,
-        counts: ServerCounts,
-        report: Callable[[str], None],
-    ) -> None:
+    def __init__(self, server: Server, connect: Callable[[Acceptor], Accepted]) -> None:
+        self.server = server
         self._loop = asyncio.get_running_loop()
-        self._listeners = listeners
+        self._limits, self._counts = server.limits, server.counts
         self._connect = connect
-        self._credentials = credentials
-        self._limits = limits
-        self._counts = counts
-        self._report = report
         self._open: set[Accepted] = set()
         self._joining: set[asyncio.Task[None]] = set()
         self._retry: asyncio.TimerHandle | None = None
@@ -68,17 +55,13 @@ class Acceptor:
         """Whether the limit is reached while connections wait."""
         self.ending = False
 
-    def start(self) -> None:
-        """Start accepting."""
-        self._resume()
-
     def close(self) -> None:
         """Stop accepting, and close open connections once they have been answered."""
         if self.ending:
             return
         self.ending = True
         self._pause()
-        for listener in self._listeners:
+        for listener in self.server.listeners:
             listener.close()
         for connection in list(self._open):
             connection.shutdown()
@@ -104,22 +87,23 @@ class Acceptor:
         if not self._open:
             self._none_open.set()
         if self.crowded and not self._is_full() and not self.ending:
-            self._resume()
+            self.resume()
 
     def leave(self, connection: Accepted) -> None:
         """Note that a connection no longer waits for a request."""
         self.idle.pop(connection, None)
         self.receiving.pop(connection, None)
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Start accepting, or do so again."""
         self.crowded = False
         self._retry_after(None)
-        for listener in self._listeners:
+        for listener in self.server.listeners:
             self._loop.add_reader(listener, self._accept, listener)
 
     def _pause(self) -> None:
         self._retry_after(None)
-        for listener in self._listeners:
+        for listener in self.server.listeners:
             self._loop.remove_reader(listener)
 
     def _retry_after(self, seconds: float | None, then: Callable[[], None] | None = None) -> None:
@@ -152,11 +136,11 @@ class Acceptor:
         return len(self._open) >= self._limits.connections
 
     def _wait_for_resources(self, error: OSError) -> None:
-        self._report(f"cannot accept connections for now: {error}")
+        self.server.report(f"cannot accept connections for now: {error}")
         self._pause()
         for connection in list(self.idle):
             connection.evict()
-        self._retry_after(_RETRY_S, self._resume)
+        self._retry_after(_RETRY_S, self.resume)
 
     def _make_room(self) -> None:
         """Close the longest-idle connection, or if there is none, all whose request is overdue."""
@@ -181,19 +165,16 @@ class Acceptor:
 
     async def _join(self, client: socket.socket, connection: Accepted) -> None:
         """Hand the connection to the loop, after any TLS handshake."""
-        tls = self._credentials.tls
+        tls = self.server.credentials.tls
         began = self._loop.time()
         try:
-            if tls is None:
-                await self._loop.connect_accepted_socket(lambda: connection, client)
-            else:
-                await self._loop.connect_accepted_socket(
-                    lambda: connection,
-                    client,
-                    ssl=tls,
-                    ssl_handshake_timeout=self._limits.request_s,
-                    ssl_shutdown_timeout=self._limits.linger_s,
-                )
+            await self._loop.connect_accepted_socket(
+                lambda: connection,
+                client,
+                ssl=tls,
+                ssl_handshake_timeout=self._limits.request_s if tls else None,
+                ssl_shutdown_timeout=self._limits.linger_s if tls else None,
+            )
         except BaseException as error:
             client.close()
             self.remove(connection)

@@ -18,8 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from nettop.serve.http.acceptor import Accepted, Acceptor
 from nettop.serve.http.guard import common_headers
-from nettop.serve.http.limits import Limits, ServerCounts
-from nettop.serve.problems import problem_response
+from nettop.serve.problems import Problem, problem_response
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,35 +27,14 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
 
-class _Refused(Exception):
-    """Rejection of a request before it reaches the application; the connection ends."""
-
-    def __init__(self, status: int, detail: str, remedy: str = "") -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.remedy = remedy
-
-
 class Connection(HttpToolsProtocol, Accepted):
     """A connection that is receiving (`acceptor.receiving`), answering, idle (`acceptor.idle`), or closing."""
 
-    def __init__(
-        self,
-        acceptor: Acceptor,
-        *,
-        config: Config,
-        state: ServerState,
-        limits: Limits,
-        counts: ServerCounts,
-        log: Callable[[str], None] | None = None,
-    ) -> None:
+    def __init__(self, acceptor: Acceptor, config: Config, state: ServerState) -> None:
         super().__init__(config, state, {}, asyncio.get_running_loop())
         self._acceptor = acceptor
-        self._limits = limits
-        self._counts = counts
-        self._log = log
-        """Called with a line for each response."""
+        self._limits, self._counts = acceptor.server.limits, acceptor.server.counts
+        self._log = acceptor.server.log
         self._answered: RequestResponseCycle | None = None
         """Request being answered, or answered most recently; `cycle` is the most recent one to arrive."""
         self._deadline: asyncio.TimerHandle | None = None
@@ -90,7 +68,7 @@ class Connection(HttpToolsProtocol, Accepted):
             self._answered.disconnected = True
             self._answered.message_event.set()
         self._limit(None)
-        self._limit_writing(None)
+        self.resume_writing()
         self.pipeline.clear()
         self._acceptor.remove(self)
 
@@ -120,12 +98,13 @@ class Connection(HttpToolsProtocol, Accepted):
     def pause_writing(self) -> None:
         """Start the write deadline: the client reads more slowly than the server sends."""
         super().pause_writing()
-        self._limit_writing(self._limits.write_s)
+        self._write_deadline = self.loop.call_later(self._limits.write_s, self._time_out_writing)
 
     def resume_writing(self) -> None:
         """Cancel the write deadline: the client has read most of the data."""
         super().resume_writing()
-        self._limit_writing(None)
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Parse received data in pieces as large as the limits allow."""
@@ -140,7 +119,11 @@ class Connection(HttpToolsProtocol, Accepted):
             # Bytes after the end may belong to the next part, so they are not counted.
             self._size = self._size + taken if parts == self._parts else 0
             if self._size >= limit and not self._ending:
-                self._refuse(self._too_large_body() if in_body else _too_large_head(limit))
+                self._refuse(
+                    self._too_large_body()
+                    if in_body
+                    else Problem(431, f"the URL and the headers have more than {limit} bytes")
+                )
 
     # Called by the parser.
 
@@ -155,7 +138,7 @@ class Connection(HttpToolsProtocol, Accepted):
             return
         super().on_header(name, value)
         if len(self.headers) > self._limits.headers:
-            raise _Refused(431, f"the request has more than {self._limits.headers} headers")
+            raise Problem(431, f"the request has more than {self._limits.headers} headers")
 
     def on_headers_complete(self) -> None:
         """Check that the announced body is within the limits, once the head is complete."""
@@ -177,7 +160,7 @@ class Connection(HttpToolsProtocol, Accepted):
     def on_message_complete(self) -> None:
         """Queue the complete request to be answered."""
         if len(self.pipeline) >= self._limits.pipelined:
-            raise _Refused(429, f"more than {self._limits.pipelined} requests were sent at once")
+            raise Problem(429, f"more than {self._limits.pipelined} requests were sent at once")
         self._parts += 1
         self._in_body = self._begun = False
         self._acceptor.leave(self)
@@ -271,17 +254,17 @@ class Connection(HttpToolsProtocol, Accepted):
             # Upgrades are ignored: the request is answered as it is, and others may follow.
             return int(upgrade.args[0])
         except httptools.HttpParserError as error:
-            refused = error.__context__
-            if not isinstance(refused, _Refused):
-                refused = _Refused(400, "not a valid HTTP/1.1 request")
+            refused = error.__context__  # raised by a callback
+            if not isinstance(refused, Problem):
+                refused = Problem(400, "not a valid HTTP/1.1 request")
             self._refuse(refused)
         return len(data)
 
-    def _too_large_body(self) -> _Refused:
+    def _too_large_body(self) -> Problem:
         remedy = "send less at once" if self._limits.takes_bodies else "no path accepts a body: use GET"
-        return _Refused(413, f"the body has more than {self._limits.body_bytes} bytes", remedy)
+        return Problem(413, f"the body has more than {self._limits.body_bytes} bytes", remedy)
 
-    def _refuse(self, refused: _Refused) -> None:
+    def _refuse(self, refused: Problem) -> None:
         """Stop reading. Let earlier requests be answered; if there are none, send the error."""
         self._ending = True
         self._acceptor.leave(self)
@@ -293,7 +276,7 @@ class Connection(HttpToolsProtocol, Accepted):
         self._counts.count_answer(refused.status)
         if self._log is not None:
             self._log(f'{_host(self.client)} "-" {refused.status}')
-        response = problem_response(refused.status, refused.detail, remedy=refused.remedy)
+        response = problem_response(refused)
         headers = common_headers([*response.raw_headers, (b"connection", b"close")])
         lines = [STATUS_LINE[refused.status], *(b"%b: %b\r\n" % header for header in headers), b"\r\n"]
         self.transport.write(b"".join(lines) + bytes(response.body))
@@ -310,7 +293,7 @@ class Connection(HttpToolsProtocol, Accepted):
     def _time_out(self) -> None:
         self._counts.timeouts += 1
         if self._begun:
-            self._refuse(_Refused(408, "the request took too long to arrive"))
+            self._refuse(Problem(408, "the request took too long to arrive"))
         else:
             self._close()
 
@@ -324,13 +307,6 @@ class Connection(HttpToolsProtocol, Accepted):
             self._deadline.cancel()
         self._deadline = None if seconds is None or then is None else self.loop.call_later(seconds, then)
 
-    def _limit_writing(self, seconds: float | None) -> None:
-        if self._write_deadline is not None:
-            self._write_deadline.cancel()
-        self._write_deadline = (
-            None if seconds is None else self.loop.call_later(seconds, self._time_out_writing)
-        )
-
 
 def _line(scope: Scope, status: int, took_s: float) -> str:
     """Return the access log line of a response; the status is 0 if the client left before it began."""
@@ -342,7 +318,3 @@ def _line(scope: Scope, status: int, took_s: float) -> str:
 def _host(client: tuple[str, int] | None) -> str:
     """Return the address of a client; "-" on a Unix socket."""
     return client[0] if client else "-"
-
-
-def _too_large_head(limit: int) -> _Refused:
-    return _Refused(431, f"the URL and the headers have more than {limit} bytes")

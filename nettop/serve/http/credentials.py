@@ -8,7 +8,7 @@ import ssl
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from nettop.errors import NettopError, PermissionMissing, UsageError
+from nettop.errors import PermissionMissing, UsageError
 from nettop.reading import read_with_mode
 from nettop.settings import ServeSettings
 from nettop.writing import memory_file, path_in_memory, why_not
@@ -55,12 +55,7 @@ def read_credentials(settings: ServeSettings) -> Credentials:
 
 
 def _read_token(path: str) -> bytes:
-    try:
-        content, mode = read_with_mode(path, _MOST_TOKEN_BYTES)
-    except OSError as error:
-        raise _unreadable("token file", path, error) from error
-    _check_secret("token file", path, mode)
-    token, quoted = content.strip(), shlex.quote(path)
+    token, quoted = _read("token file", path, _MOST_TOKEN_BYTES).strip(), shlex.quote(path)
     remedy = f"(umask 077; openssl rand -hex 32 > {quoted})"
     if len(token) < MIN_TOKEN_CHARS:
         raise UsageError(f"the token in {path} has fewer than {MIN_TOKEN_CHARS} characters", remedy)
@@ -73,9 +68,8 @@ def _read_token(path: str) -> bytes:
 def _tls_context(cert: str, key: str) -> ssl.SSLContext:
     with ExitStack() as copies:
         # OpenSSL opens files by name, blocks on a FIFO, and does not say which file it cannot read.
-        certs, _ = _read_pem("certificate", cert)
-        keys, mode = _read_pem("key", key)
-        _check_secret("key", key, mode)
+        certs = _read("certificate", cert, _MOST_PEM_BYTES, is_secret=False)
+        keys = _read("key", key, _MOST_PEM_BYTES)
         paths = (
             copies.enter_context(path_in_memory(memory_file("nettop-tls"), content))
             for content in (certs, keys)
@@ -83,19 +77,26 @@ def _tls_context(cert: str, key: str) -> ssl.SSLContext:
         return _loaded_context(cert, key, *paths)
 
 
-def _read_pem(name: str, path: str) -> tuple[bytes, int]:
+def _read(name: str, path: str, most_bytes: int, *, is_secret: bool = True) -> bytes:
+    """Return the content of a file.
+
+    Raise UsageError if users other than the owner and the group may read or change a secret, or if there is no such
+    file; PermissionMissing if nettop may not read it.
+    """
     try:
-        return read_with_mode(path, _MOST_PEM_BYTES)
+        content, mode = read_with_mode(path, most_bytes)
     except OSError as error:
-        raise _unreadable(name, path, error) from error
-
-
-def _check_secret(name: str, path: str, mode: int) -> None:
-    """Raise UsageError if users other than the owner and the group may read or change a file."""
-    if mode & _OTHERS:
+        why = why_not(error)
+        what = f"cannot read the {name} {path}: {why[:1].lower()}{why[1:]}"
+        if isinstance(error, PermissionError):
+            remedy = "make it owned by the user that nettop runs as, with mode 600"
+            raise PermissionMissing(what, remedy) from error
+        raise UsageError(what, "give the path of a readable file") from error
+    if is_secret and mode & _OTHERS:
         raise UsageError(
             f"other users may read or change the {name} {path}", f"chmod 600 {shlex.quote(path)}"
         )
+    return content
 
 
 def _loaded_context(cert: str, key: str, certs: str, keys: str) -> ssl.SSLContext:
@@ -124,11 +125,3 @@ def _unusable(cert: str, key: str, certs: str, error: ssl.SSLError) -> str:
     except ssl.SSLError:
         return f"no usable certificate in {cert}: {reason}"
     return f"no usable key in {key}: {reason}"
-
-
-def _unreadable(name: str, path: str, error: OSError) -> NettopError:
-    why = why_not(error)
-    what = f"cannot read the {name} {path}: {why[:1].lower()}{why[1:]}"
-    if isinstance(error, PermissionError):
-        return PermissionMissing(what, "make it owned by the user that nettop runs as, with mode 600")
-    return UsageError(what, "give the path of a readable file")

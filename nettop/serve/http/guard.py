@@ -16,9 +16,9 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from nettop.serve.health import HEALTH_PATH, mark_without_token
-from nettop.serve.http.addresses import Endpoint
 from nettop.serve.http.credentials import Credentials
-from nettop.serve.problems import problem_response
+from nettop.serve.http.listeners import Endpoint
+from nettop.serve.problems import Problem, problem_response
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -126,23 +126,17 @@ def is_authorized(value: bytes, token: bytes) -> bool:
 
 
 def _unauthorized(path: str, *, is_wrong: bool) -> Response:
-    response = problem_response(
-        401,
-        "the token is wrong" if is_wrong else "a token is required",
-        remedy="send Authorization: Bearer TOKEN, or the token as any user's password",
-        path=path,
-    )
+    what = "the token is wrong" if is_wrong else "a token is required"
+    remedy = "send Authorization: Bearer TOKEN, or the token as any user's password"
+    response = problem_response(Problem(401, what, remedy), path)
     response.raw_headers.extend(_CHALLENGES)
     return response
 
 
 def _misdirected(path: str, host: bytes) -> Response:
-    return problem_response(
-        421,
-        f"{host.decode('latin-1')!r} is not a known name of this host",
-        remedy="use localhost or the IP address, or set --token-file and send its token",
-        path=path,
-    )
+    what = f"{host.decode('latin-1')!r} is not a known name of this host"
+    remedy = "use localhost or the IP address, or set --token-file and send its token"
+    return problem_response(Problem(421, what, remedy), path)
 
 
 def _folded(name: str) -> str:

@@ -1,10 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits on clients, and the server's counters."""
+"""Configuration of a server: its limits on clients, its counters, and what it calls."""
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nettop.process.interrupts import Requests
+from nettop.serve.http.credentials import Credentials
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+async def _at_once() -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +79,29 @@ class ServerCounts:
     def count_answer(self, status: int) -> None:
         """Count a response."""
         self.answers[f"{status // 100}xx"] += 1
+
+
+@dataclass(eq=False)
+class Server:
+    """Configuration of a server.
+
+    The server calls `make_app` inside the event loop; `report` takes messages for the user, `log` a line per response.
+
+    It answers requests immediately. After `until_ready`, it calls `on_ready` and notifies the service manager with
+    `status`. It calls `on_ending` when it accepts no more requests. Endless responses must end then, and when it calls
+    `on_new_token`.
+    """
+
+    make_app: Callable[[], ASGIApp]
+    listeners: Sequence[socket.socket]
+    requests: Requests
+    report: Callable[[str], None]
+    credentials: Credentials = field(default_factory=Credentials)
+    limits: Limits = field(default_factory=Limits)
+    counts: ServerCounts = field(default_factory=ServerCounts)
+    until_ready: Callable[[], Awaitable[None]] = _at_once
+    on_ready: Callable[[], None] = nothing
+    on_ending: Callable[[], None] = nothing
+    on_new_token: Callable[[], None] = nothing
+    log: Callable[[str], None] | None = None
+    status: str = ""

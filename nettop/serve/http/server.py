@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
 
 import uvloop
 from uvicorn.config import Config
@@ -18,51 +16,12 @@ from uvicorn.server import ServerState
 
 from nettop.errors import NettopError
 from nettop.process import service_manager
-from nettop.process.interrupts import Requests
 from nettop.serve.http.acceptor import Acceptor
 from nettop.serve.http.connection import Connection
-from nettop.serve.http.credentials import Credentials
-from nettop.serve.http.limits import Limits, ServerCounts
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+from nettop.serve.http.limits import Server, nothing
 
 _ABORT_S = 1.0
 """Maximum seconds for aborted connections and cancelled tasks to end."""
-
-
-def _nothing() -> None:
-    pass
-
-
-async def _at_once() -> None:
-    pass
-
-
-@dataclass(eq=False)
-class Server:
-    """Configuration of a server.
-
-    The server calls `make_app` inside the event loop; `report` takes messages for the user, `log` a line per response.
-
-    It answers requests immediately. After `until_ready`, it calls `on_ready` and notifies the service manager with
-    `status`. It calls `on_ending` when it accepts no more requests. Endless responses must end then, and when it calls
-    `on_new_token`.
-    """
-
-    make_app: Callable[[], ASGIApp]
-    listeners: Sequence[socket.socket]
-    requests: Requests
-    report: Callable[[str], None]
-    credentials: Credentials = field(default_factory=Credentials)
-    limits: Limits = field(default_factory=Limits)
-    counts: ServerCounts = field(default_factory=ServerCounts)
-    until_ready: Callable[[], Awaitable[None]] = _at_once
-    on_ready: Callable[[], None] = _nothing
-    on_ending: Callable[[], None] = _nothing
-    on_new_token: Callable[[], None] = _nothing
-    log: Callable[[str], None] | None = None
-    status: str = ""
 
 
 def serve(server: Server) -> None:
@@ -90,29 +49,11 @@ async def _serve(server: Server) -> None:
         )
         config.load()
         state = ServerState()
-
-        def connect(acceptor: Acceptor) -> Connection:
-            return Connection(
-                acceptor,
-                config=config,
-                state=state,
-                limits=server.limits,
-                counts=server.counts,
-                log=server.log,
-            )
-
-        acceptor = Acceptor(
-            server.listeners,
-            connect,
-            credentials=server.credentials,
-            limits=server.limits,
-            counts=server.counts,
-            report=server.report,
-        )
+        acceptor = Acceptor(server, partial(Connection, config=config, state=state))
         ready = loop.create_task(_become_ready(server))
         ready.add_done_callback(lambda _: requested.set())
         try:
-            acceptor.start()
+            acceptor.resume()
             await _wait_for_end(server, requested, ready)
             service_manager.stopping()
             acceptor.close()
@@ -126,7 +67,7 @@ async def _serve(server: Server) -> None:
             acceptor.close()
             await _abort(acceptor, state)
     finally:
-        server.requests.wake = _nothing
+        server.requests.wake = nothing
 
 
 async def _become_ready(server: Server) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Any
 
@@ -20,7 +20,6 @@ from nettop import __version__
 from nettop.serve.api.openapi import operation, problem_answers
 from nettop.serve.http.limits import ServerCounts
 from nettop.serve.metrics.families import NAMESPACE, Family, count_families
-from nettop.serve.metrics.places import Key
 from nettop.serve.metrics.series import SeriesTotals
 from nettop.serve.metrics.totals import Totals
 from nettop.serve.problems import RETRY_SOON, Problem
@@ -31,6 +30,21 @@ from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Rows
 
 ESTIMATED = "; the sum is estimated from bucket midpoints, within the histogram's error"
+_OWN = {
+    "build_info": (Kind.GAUGE, "the version of nettop"),
+    "namespace_info": (Kind.GAUGE, "a network namespace: its inode number, as lsns shows it, by its name"),
+    "hook_info": (Kind.GAUGE, f"the mechanism that provides a hook of a lens, or {NOT_AVAILABLE}"),
+    "lens_up": (Kind.GAUGE, "whether a lens is read"),
+    "reading_timestamp_seconds": (Kind.GAUGE, "when a lens was last read"),
+    "lost": (Kind.COUNTER, "events and rows missing from a lens's numbers, by kind"),
+    "http_connections": (Kind.GAUGE, "open connections to nettop's own server"),
+    "http_answers": (Kind.COUNTER, "responses of nettop's own server, by status class"),
+    "http_refused": (
+        Kind.COUNTER,
+        "connections and requests that nettop's own server refused or closed, by reason",
+    ),
+}
+_REFUSED = ("timeouts", "too_large", "evicted", "handshake_failures")
 
 
 def metrics_routes(served: Served, totals: Totals, counts: ServerCounts) -> list[Route]:
@@ -63,10 +77,11 @@ class _Metrics(Collector):
         self._counts = counts
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all metrics as of a single moment."""
+        """Yield all metrics as of a single moment, without those that this kernel or host does not provide."""
         with self._totals.lock:
-            metrics = [*self._of_lenses(), *self._of_nettop()]
-        yield from (*metrics, *self._of_server())
+            of_lenses = [metric for metric in self._of_lenses() if metric.samples]
+            own = list(self._of_nettop())
+        yield from (*of_lenses, *own)
 
     def describe(self) -> Iterator[Metric]:
         """Yield nothing, so that the registry does not collect the metrics to learn their names."""
@@ -75,76 +90,47 @@ class _Metrics(Collector):
     def _of_lenses(self) -> Iterator[Metric]:
         for totals in self._totals.series:
             totals.mark_listed()
-            for family in totals.declared.families:
-                yield from _listed(_of_family(family, totals))
-            if totals.declared.rows is not None:
-                metric = _metric(totals.declared.rows)
-                for key, slot in totals.series():
-                    metric.add_sample(metric.name, _labels(totals, key), totals.rows(slot))
-                yield from _listed(metric)
+            yield from (_of_family(family, totals) for family in totals.declared.all_families)
         for lens in self._served.lenses:
             for field, family in zip(lens.counts, count_families(lens), strict=True):
                 numbers = self._totals.gauges if field.kind is Kind.GAUGE else self._totals.counts
                 metric = _metric(family)
                 if (lens.id, field.name) in numbers:
                     metric.add_sample(family.sample_name, {}, numbers[lens.id, field.name])
-                yield from _listed(metric)
+                yield metric
 
     def _of_nettop(self) -> Iterator[Metric]:
-        info = _gauge("build_info", "the version of nettop")
-        info.add_sample(info.name, {"version": __version__}, 1)
-        hooks = _gauge("hook_info", f"the mechanism that provides a hook of a lens, or {NOT_AVAILABLE}")
-        up = _gauge("lens_up", "whether a lens is read")
-        read = _gauge("reading_timestamp_seconds", "when a lens was last read")
-        lost = Metric(
-            f"{NAMESPACE}_lost", "events and rows missing from a lens's numbers, by kind", "counter"
-        )
-        for lens in self._served.lenses:
-            last = self._totals.last.get(lens.id)
-            is_up = last is not None and self._served.failure(lens.id) is None
-            up.add_sample(up.name, {"lens": lens.id}, is_up)
-            if last is not None:
-                read.add_sample(read.name, {"lens": lens.id}, last.wall_ns / 1e9)
-                for hook in last.hooks:
-                    labels = {
-                        "lens": lens.id,
-                        "hook": hook.hook,
-                        "mechanism": hook.mechanism or NOT_AVAILABLE,
-                    }
-                    hooks.add_sample(hooks.name, labels, 1)
-        for (lens_id, what), count in self._totals.lost.items():
-            lost.add_sample(f"{lost.name}_total", {"lens": lens_id, "what": what}, count)
-        yield from (info, self._namespaces(), hooks, up, read, lost)
+        for name, samples in self._samples().items():
+            kind, text = _OWN[name]
+            family = Family(f"{NAMESPACE}_{name}", text, kind, ())
+            metric = _metric(family)
+            for labels, value in samples:
+                metric.add_sample(family.sample_name, labels, value)
+            yield metric
 
-    def _namespaces(self) -> Metric:
-        """Return the inode numbers of network namespaces, whose names label other metrics."""
-        metric = _gauge(
-            "namespace_info", "a network namespace: its inode number, as lsns shows it, by its name"
-        )
-        snapshots = self._totals.last.values()
-        named = {pair for snapshot in snapshots for rows in snapshot.tables.values() for pair in _named(rows)}
-        for namespace, netns in sorted(named):
-            metric.add_sample(metric.name, {"namespace": namespace, "netns": str(netns)}, 1)
-        return metric
-
-    def _of_server(self) -> Iterator[Metric]:
-        connections = _gauge("http_connections", "open connections to nettop's own server")
-        connections.add_sample(connections.name, {}, self._counts.open_connections)
-        answers = Metric(
-            f"{NAMESPACE}_http_answers", "responses of nettop's own server, by status class", "counter"
-        )
-        # A copy, because the event loop keeps counting.
-        for status, count in dict(self._counts.answers).items():
-            answers.add_sample(f"{answers.name}_total", {"status": status}, count)
-        refused = Metric(
-            f"{NAMESPACE}_http_refused",
-            "connections and requests that nettop's own server refused or closed, by reason",
-            "counter",
-        )
-        for reason in ("timeouts", "too_large", "evicted", "handshake_failures"):
-            count = getattr(self._counts, reason)
-            refused.add_sample(f"{refused.name}_total", {"reason": reason}, count)
-        yield from (connections, answers, refused)
+    def _samples(self) -> dict[str, Iterable[tuple[dict[str, str], float]]]:
+        """Return labels and values of nettop's own metrics."""
+        ids = [lens.id for lens in self._served.lenses]
+        last = {lens: self._totals.last[lens] for lens in ids if lens in self._totals.last}
+        hooks = [(lens, hook) for lens, snapshot in last.items() for hook in snapshot.hooks]
+        tables = (rows for snapshot in last.values() for rows in snapshot.tables.values())
+        namespaces = sorted({pair for rows in tables for pair in _named(rows)})
+        counts, failure = self._counts, self._served.failure
+        return {
+            "build_info": [({"version": __version__}, 1)],
+            "namespace_info": [({"namespace": name, "netns": str(netns)}, 1) for name, netns in namespaces],
+            "hook_info": [
+                ({"lens": lens, "hook": hook.hook, "mechanism": hook.mechanism or NOT_AVAILABLE}, 1)
+                for lens, hook in hooks
+            ],
+            "lens_up": [({"lens": lens}, lens in last and failure(lens) is None) for lens in ids],
+            "reading_timestamp_seconds": [({"lens": lens}, last[lens].wall_ns / 1e9) for lens in last],
+            "lost": [({"lens": lens, "what": what}, n) for (lens, what), n in self._totals.lost.items()],
+            "http_connections": [({}, counts.open_connections)],
+            # A copy, because the event loop keeps counting.
+            "http_answers": [({"status": status}, n) for status, n in dict(counts.answers).items()],
+            "http_refused": [({"reason": reason}, getattr(counts, reason)) for reason in _REFUSED],
+        }
 
 
 def _named(rows: Rows) -> set[tuple[str, int]]:
@@ -176,20 +162,6 @@ def _metric(family: Family) -> Metric:
     return Metric(family.name, family.help + note, family.kind.value)
 
 
-def _gauge(name: str, text: str) -> Metric:
-    return Metric(f"{NAMESPACE}_{name}", text, Kind.GAUGE.value)
-
-
-def _listed(metric: Metric) -> Iterator[Metric]:
-    """Yield the metric if it has a series: it has none if this kernel or host does not provide it."""
-    if metric.samples:
-        yield metric
-
-
-def _labels(totals: SeriesTotals, key: Key) -> dict[str, str]:
-    return dict(zip(totals.declared.metrics.labels, key, strict=True))
-
-
 def _of_family(family: Family, totals: SeriesTotals) -> Metric:
     """Return a metric with the known values of each series."""
     metric = _metric(family)
@@ -197,7 +169,8 @@ def _of_family(family: Family, totals: SeriesTotals) -> Metric:
         for label, column in family.columns:
             value = totals.value(column, slot)
             if value is not None:
-                labels = _labels(totals, key) | ({family.label: label} if family.label else {})
+                labels = dict(zip(totals.declared.metrics.labels, key, strict=True))
+                labels |= {family.label: label} if family.label else {}
                 if family.buckets is None:
                     metric.add_sample(family.sample_name, labels, float(value) / family.divisor)
                 else:

@@ -16,6 +16,8 @@ NAMESPACE = "nettop"
 EDGES_MAX = 19
 """Maximum edges of a classic histogram, without +Inf."""
 DIRECTION = "direction"
+ROWS = ""
+"""In place of a column: the number of rows."""
 
 _BYTES = {"bytes": ("bytes",), "bytes/s": ("bytes", "per", "second")}
 _DIRECTIONS = ("received", "sent")
@@ -114,7 +116,7 @@ def _series_set(lens: Lens, table: Table, metrics: Metrics) -> SeriesSet:
     rows = None
     if metrics.rows:
         name = f"{NAMESPACE}_{prefix}_{metrics.rows}"
-        rows = Family(name, f"current {metrics.rows}", Kind.GAUGE, (("", ""),))
+        rows = Family(name, f"current {metrics.rows}", Kind.GAUGE, (("", ROWS),))
     return SeriesSet(lens, table, metrics, tuple(families), rows)
 
 

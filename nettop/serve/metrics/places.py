@@ -53,8 +53,6 @@ class Places:
         """New series that no scrape has listed yet."""
         self._just_left: set[Key] = set()
         """Listed series that have ended: the next scrape must omit them, because they would restart at 0."""
-        self._awaited: list[Key] = []
-        """Ended series that are among the largest again, to return after that scrape."""
 
     def __iter__(self) -> Iterator[tuple[Key, int]]:
         """Yield each group that has a place, and its place."""
@@ -132,12 +130,10 @@ class Places:
     def _admit(self, ranked: list[Key], now_s: float) -> list[int]:
         """Give the largest groups a place. Return the places of the groups evicted for them."""
         smallest = (key for key in reversed(ranked[self.size :]) if self._may_leave(key, now_s))
-        wanted = {*self._awaited, *ranked[: self._wanted]}
-        largest = dict.fromkeys((*self._awaited, *ranked[: self.size]))
-        self._awaited = [key for key in largest if key in wanted & self._just_left]
+        wanted = {*ranked[: self._wanted]}
         left: list[int] = []
         room = self._wanted - sum(until > now_s for until in self._unseen_until.values())
-        for key in largest:
+        for key in ranked[: self.size]:
             if key in self._places or key in self._just_left:
                 continue
             stays = key in wanted and room > 0

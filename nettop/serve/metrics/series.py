@@ -19,7 +19,7 @@ from nettop.query.batches import empty_rows
 from nettop.query.query import text_query
 from nettop.query.units import TIMES
 from nettop.query.view import View
-from nettop.serve.metrics.families import SeriesSet, chosen_edges
+from nettop.serve.metrics.families import ROWS, SeriesSet, chosen_edges
 from nettop.serve.metrics.places import Key, Places
 from nettop.snapshots.arrays import Array, Index, Mask, as_list, distinct_rows
 from nettop.snapshots.connections import NO_GROUP
@@ -52,14 +52,10 @@ def reading_view(frame: Frame, before: Snapshot | None, table: Table) -> View:
     """Return all rows of a table with their increments since the reading `before`, or since they began if None."""
     query = replace(text_query(table), all_rows=True, closed=True, deltas=True)
     if before is None:
-        nothing = {table.name: replace(empty_rows(table), variant=_variant(frame.now, table))}
-        before = Snapshot(frame.now.lens, 0, 0, nothing)
+        rows = frame.now.tables.get(table.name)
+        nothing = replace(empty_rows(table), variant="" if rows is None else rows.variant)
+        before = Snapshot(frame.now.lens, 0, 0, {table.name: nothing})
     return View(Frame(frame.now, before), query)
-
-
-def _variant(snapshot: Snapshot, table: Table) -> str:
-    rows = snapshot.tables.get(table.name)
-    return "" if rows is None else rows.variant
 
 
 # --- one reading ----------------------------------------------------------------------------------------------
@@ -74,18 +70,13 @@ class CountedView:
     def __init__(self, view: View, passes: Mask) -> None:
         self.view = view
         self.passes = passes
-        self._columns: dict[str, tuple[Array, Mask]] = {}
+        self.column = cache(self._column)
 
-    def column(self, name: str) -> tuple[Array, Mask]:
+    def _column(self, name: str) -> tuple[Array, Mask]:
         """Return the increment (a gauge's value) of each row in a column, 0 if unknown, and a mask of the known ones.
 
         A histogram gives the counts of the chosen buckets, then its sum: shape (n, buckets + 1).
         """
-        if name not in self._columns:
-            self._columns[name] = self._added(name)
-        return self._columns[name]
-
-    def _added(self, name: str) -> tuple[Array, Mask]:
         view, field = self.view, self.view.table.by_name[name]
         if field.kind is Kind.HISTOGRAM:
             counts, buckets = view.histogram(name).astype(np.float64), view.buckets(name)
@@ -200,12 +191,6 @@ class SeriesTotals:
             prefers_present=not self._is_top,
             drops_gone=not counts_only(declared),
         )
-        self._gauges = {
-            column
-            for family in declared.families
-            if family.kind is Kind.GAUGE
-            for _, column in family.columns
-        }
         self._sums: dict[str, Array] = {}
         self._known: dict[str, Mask] = {}
         self._size = _FIRST + self._places.size
@@ -215,6 +200,7 @@ class SeriesTotals:
             for _, column in family.columns:
                 self._sums[column] = np.zeros((self._size, *shape))
                 self._known[column] = np.zeros(self._size, bool)
+        self._gauges = [name for name in self._sums if declared.table.by_name[name].kind is Kind.GAUGE]
 
     def add(self, reading: GroupIncrements, now_s: float) -> None:
         """Add a reading; `now_s` is by a monotonic clock."""
@@ -276,11 +262,5 @@ class SeriesTotals:
 
     def value(self, column: str, slot: int) -> Array | None:
         """Return a series' number in a column, or a histogram's counts and sum; None if unknown."""
-        if not self._known[column][slot]:
-            return None
-        value: Array = self._sums[column][slot]
-        return value
-
-    def rows(self, slot: int) -> int:
-        """Return the current number of rows of a series."""
-        return int(self._rows[slot])
+        sums = self._rows if column == ROWS else self._sums[column]
+        return sums[slot] if column == ROWS or self._known[column][slot] else None

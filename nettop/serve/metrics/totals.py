@@ -6,21 +6,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
-
-import numpy as np
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 from nettop.engine.consumer import Consumer
 from nettop.process.wake_event import WakeEvent
-from nettop.query.view import View
+from nettop.query.filter import combined
+from nettop.serve.api.traffic import Traffic
 from nettop.serve.metrics.families import series_sets
 from nettop.serve.metrics.series import CountedView, SeriesTotals, group_increments, reading_view
-from nettop.serve.metrics.traffic import Traffic
 from nettop.serve.served import Served
-from nettop.snapshots.arrays import Mask
 from nettop.snapshots.bandwidth import LENS as BANDWIDTH
 from nettop.snapshots.schema import Kind, Lens, Table
 from nettop.snapshots.snapshot import Frame, Snapshot
@@ -31,7 +26,7 @@ ADD_UP = "add up"
 
 
 class Totals:
-    """Totals of every lens since serving started. As a context manager it keeps the lenses attached.
+    """Totals of every lens since serving started.
 
     `top` overrides the declared number of series of a named set; 0 disables it. `options` are those of the lenses'
     sources. Hold `lock` while reading the other attributes, to get a consistent state.
@@ -57,26 +52,24 @@ class Totals:
         self._options = options
         self._event = WakeEvent()
         self._is_ending = False
-        self._exits = ExitStack()
-        self._thread = threading.Thread(target=self._run, name="totals", daemon=True)
 
-    def __enter__(self) -> Self:
-        with ExitStack() as exits:
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Keep the lenses attached, and add up their readings."""
+        with ExitStack() as consumers:
             for lens in self._served.lenses:
-                exits.enter_context(
-                    Consumer(self._served.session, lens.id, self._tables(lens), self._options, self._event)
+                tables = self._tables(lens)
+                consumers.enter_context(
+                    Consumer(self._served.session, lens.id, tables, self._options, self._event)
                 )
-            self._exits = exits.pop_all()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self._is_ending = True
-        self._event.set()
-        self._thread.join()
-        self._exits.close()
+            thread = threading.Thread(target=self._run, name="totals", daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                self._is_ending = True
+                self._event.set()
+                thread.join()
 
     def _tables(self, lens: Lens) -> list[Table]:
         """Return the tables that are read continuously: the first, and those that metrics are made from."""
@@ -101,31 +94,21 @@ class Totals:
         before = self.last.get(lens.id)
         tables = [table for table in self._tables(lens) if table.name in frame.now.tables]
         views = {table.name: reading_view(frame, before, table) for table in tables}
-        counted = {
-            table.name: CountedView(views[table.name], self._passes(table, views[table.name]))
-            for table in tables
-        }
+        shown = {table.name: combined(table, self._served.applicable_filters(table)) for table in tables}
+        counted = {name: CountedView(view, shown[name].mask(view)) for name, view in views.items()}
         readings = [
             (totals, group_increments(totals.declared, counted[totals.declared.table.name]))
             for totals in self.series
             if totals.declared.lens is lens and totals.declared.table.name in counted
         ]
-        moved = self.traffic.increments(views) if lens is BANDWIDTH else None
         now_s = time.monotonic()
         with self.lock:
             for totals, reading in readings:
                 totals.add(reading, now_s)
             self._add_counts(lens, frame.now, before)
-            if moved is not None:
-                self.traffic.add(moved, (frame.now.boot_ns - before.boot_ns) / 1e9 if before else 0.0)
             self.last[lens.id] = frame.now
-
-    def _passes(self, table: Table, view: View) -> Mask:
-        """Return a mask of the rows that pass the filters."""
-        passes = np.ones(view.size, bool)
-        for shown in self._served.applicable_filters(table):
-            passes &= shown.mask(view)
-        return passes
+        if lens is BANDWIDTH:
+            self.traffic.add(views, (frame.now.boot_ns - before.boot_ns) / 1e9 if before else 0.0)
 
     def _add_counts(self, lens: Lens, now: Snapshot, before: Snapshot | None) -> None:
         """Add the lens-wide counts and losses."""

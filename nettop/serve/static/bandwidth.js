@@ -1,12 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // The bandwidth chart of the last minutes: received above the axis, sent below it, on one scale.
-"use strict";
-import { announce, byId, make, makeSvg, setText } from "./dom.js";
-import { clock, human } from "./format.js";
+import { byId, make, makeSvg, setText } from "./dom.js";
+import { clock, human, sum } from "./format.js";
 import { setUpPanel } from "./panel.js";
 import { recall, remember } from "./store.js";
-import { WINDOW_MS, gapMs, minutesShown, readingOf, timeline } from "./timeline.js";
-import { TRAFFIC, uplinkSum } from "./traffic.js";
+import { viewQuery } from "./stream.js";
+import { followCursor, joined, lines, pathOf, readingOf, timeAxis, timeline } from "./timeline.js";
+
+// Queried once for both the totals and the chart.
+export const TRAFFIC = viewQuery("bandwidth", {
+  columns:
+    "interface,kind,namespace,backing,speed,bytes_received_per_s,bytes_sent_per_s,packets_received_per_s,packets_sent_per_s",
+  sort: "-bytes_per_s",
+  limit: "200",
+});
+export const uplinkSum = (rows, column) => sum(rows.filter((row) => row.backing === "uplink"), column);
 
 const UPLINKS = "all uplinks";
 const HEIGHT = 220;
@@ -74,40 +82,20 @@ export function createBandwidth(onToggle) {
     const largest = [0, 1].map((way) => Math.max(...past.readings.map((reading) => valuesOf(reading)[way] ?? 0), 0));
     const step = niceStep(Math.max(largest[0] + largest[1], LEAST_SCALE));
     const [above, below] = largest.map((most) => Math.max(Math.ceil(most / step), 1));
-    const unit = room / (above + below) / step;
-    const now = past.readings.at(-1).time, across = width - MARGIN.left - MARGIN.right;
-    return {
-      width, step, above, below, across, now,
-      axis: MARGIN.top + above * step * unit,
-      x: (time) => MARGIN.left + across * (1 - (now - time) / WINDOW_MS),
-      y: (value) => MARGIN.top + above * step * unit - value * unit,
-      timeAt: (x) => now - WINDOW_MS * (1 - (x - MARGIN.left) / across),
-    };
+    const unit = room / (above + below) / step, axis = MARGIN.top + above * step * unit;
+    return { width, step, above, below, axis, y: (value) => axis - value * unit, ...axisOfTime() };
   }
 
-  // Return the areas between the axis and a line, a new one after each gap.
-  function areas(at, way) {
-    const sign = way === 0 ? 1 : -1, pieces = [[]];
-    let before = null;
-    for (const reading of past.readings) {
-      const value = valuesOf(reading)[way];
-      const isJoined = before !== null && reading.time - before <= gapMs(reading);
-      if (!isJoined) pieces.push([]);
-      if (value !== null) pieces.at(-1).push([at.x(reading.time), at.y(sign * value)]);
-      before = value === null ? null : reading.time;
-    }
-    return pieces.filter((piece) => piece.length > 0);
-  }
-
-  const lineOf = (piece) => piece.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L");
+  const axisOfTime = () => timeAxis(svg.clientWidth, MARGIN, past.readings.at(-1).time);
 
   function drawWay(at, way, name) {
-    const pieces = areas(at, way);
+    const valueOf = (reading) => valuesOf(reading)[way];
+    const found = lines(past.readings, valueOf, at.x, (value) => at.y(way === 0 ? value : -value));
     const onAxis = ([x]) => `${x.toFixed(1)} ${at.axis}`;
-    const fill = pieces.map((piece) => `M${onAxis(piece[0])}L${lineOf(piece)}L${onAxis(piece.at(-1))}Z`);
+    const fill = found.map((line) => `M${onAxis(line[0])}L${joined(line)}L${onAxis(line.at(-1))}Z`);
     return [
       makeSvg("path", { class: `area ${name}`, d: fill.join("") }),
-      makeSvg("path", { class: `line ${name}`, d: pieces.map((piece) => `M${lineOf(piece)}`).join("") }),
+      makeSvg("path", { class: `line ${name}`, d: pathOf(found) }),
     ];
   }
 
@@ -120,11 +108,7 @@ export function createBandwidth(onToggle) {
       const text = human(Math.abs(number) * at.step, "bytes/s");
       parts.push(makeSvg("text", { x: MARGIN.left - 8, y: y + 4, class: "end" }, text));
     }
-    for (const minute of minutesShown(at.across)) {
-      const x = at.x(at.now - minute * 60_000);
-      const place = minute === 0 ? "end" : x === MARGIN.left ? "begin" : "middle";
-      parts.push(makeSvg("text", { x, y: HEIGHT - 5, class: place }, minute === 0 ? "now" : `−${minute} min`));
-    }
+    for (const { x, text, align } of at.labels) parts.push(makeSvg("text", { x, y: HEIGHT - 5, class: align }, text));
     return parts;
   }
 
@@ -135,7 +119,7 @@ export function createBandwidth(onToggle) {
     const at = layout();
     svg.setAttribute("viewBox", `0 0 ${at.width} ${HEIGHT}`);
     svg.replaceChildren(...drawGrid(at), ...drawWay(at, 0, "received"), ...drawWay(at, 1, "sent"), ...drawCursor(at));
-    showReadout();
+    setText(readout, describe());
   }
 
   function drawCursor(at) {
@@ -150,24 +134,10 @@ export function createBandwidth(onToggle) {
     return `${clock(reading.time)}   in ${human(received, "bytes/s")}   out ${human(sent, "bytes/s")}`;
   }
 
-  const showReadout = () => setText(readout, describe());
-
-  function read(time) {
-    under = time;
-    if (past.readings.length > 0) draw();
-  }
-
-  svg.addEventListener("pointermove", (event) => {
-    if (past.readings.length > 0) read(layout().timeAt(event.offsetX));
-  });
-  svg.addEventListener("pointerleave", () => read(null));
-  svg.addEventListener("blur", () => read(null));
-  svg.addEventListener("keydown", (event) => {
-    const time = past.timeByKey(event, under);
-    if (time === null) return;
-    event.preventDefault();
-    read(time);
-    announce(describe());
+  followCursor(svg, past, (event) => ({ time: axisOfTime().timeAt(event.offsetX) }), (place) => {
+    under = place?.time ?? null;
+    draw();
+    return describe();
   });
 
   return {

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The connections table, sorted and filtered by the server, and a dialog with all details of a row.
-"use strict";
 import { byId, make, setText } from "./dom.js";
-import { UNKNOWN, clock, count, human, identifier, spread, unitOf } from "./format.js";
-import { problemText, setUpPanel, whyEmpty } from "./panel.js";
+import { UNKNOWN, clock, count, human, spread, unitOf } from "./format.js";
+import { createTable, problemText, setUpPanel, whyEmpty } from "./panel.js";
 import { recall, remember } from "./store.js";
 import { read, viewQuery } from "./stream.js";
-import { createTable } from "./table.js";
 
 const RETRANSMITS_WARN_ABOVE = 0.01;
 const PAUSE_OF_TYPING_MS = 300;
@@ -41,7 +39,7 @@ const COLUMNS = [
     help: "the process that owns the socket, and its container or unit",
     text: (row) => `${row.process ?? UNKNOWN}${row.container === null ? "" : ` @${row.container}`}`,
   },
-  { name: "pid", title: "PID", sort: "pid", isNumber: true, text: (row) => identifier(row.pid), tone: () => "dim" },
+  { name: "pid", title: "PID", sort: "pid", isNumber: true, text: text("pid"), tone: () => "dim" },
   { name: "protocol", title: "Proto", sort: "protocol", text: text("protocol"), tone: () => "dim" },
   { name: "local", title: "Local", sort: "local", text: text("local"), tone: () => "dim", isElided: true },
   { name: "remote", title: "Remote", sort: "remote", text: text("remote"), isElided: true },
@@ -61,8 +59,8 @@ const COLUMNS = [
   { name: "state", title: "State", sort: "state", text: text("state"), tone: () => "dim" },
 ];
 
-export function createConnections(onToggle, onChange) {
-  const panel = setUpPanel("connections", "connections", onToggle);
+export function createConnections(renew) {
+  const panel = setUpPanel("connections", "connections", renew);
   const [box, limit, all, problem] = ["filter", "rows", "all", "filter-problem"].map(byId);
   const details = setUpDetails();
   const table = createTable(panel.part(".scroll"), {
@@ -122,7 +120,7 @@ export function createConnections(onToggle, onChange) {
     }
     if (mine !== attempts) return;
     remember("filter", filter);
-    onChange();
+    renew();
   }
 
   box.addEventListener("input", () => {

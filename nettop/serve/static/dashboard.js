@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The page: its panels, the stream that feeds them, and the keys.
-"use strict";
 import { createBandwidth } from "./bandwidth.js";
 import { createConnections } from "./connections.js";
 import { byId, setText } from "./dom.js";
-import { createDrops } from "./drops.js";
-import { createEvents } from "./events.js";
 import { createFlame } from "./flame.js";
 import { clock, count, human } from "./format.js";
 import { createLatency } from "./latency.js";
+import { createDrops, createEvents } from "./lists.js";
 import { problemText } from "./panel.js";
 import { recall, remember } from "./store.js";
 import { createStream, lensOf, viewQuery } from "./stream.js";
@@ -23,10 +21,10 @@ const LOSSES_EVERY_MS = 15_000;
 
 function main() {
   const renew = () => stream.renew();
-  const connections = createConnections(renew, renew);
+  const connections = createConnections(renew);
   const flame = createFlame(renew);
   const panels = [
-    createTotals(), createBandwidth(renew), connections, flame, createLatency(renew), createEvents(renew, renew),
+    createTotals(), createBandwidth(renew), connections, flame, createLatency(renew), createEvents(renew),
     createDrops(renew), createFooter(),
   ];
   const changed = new Set(), lost = new Map(), trouble = new Map();
@@ -87,10 +85,7 @@ function main() {
   }
 
   function redraw() {
-    for (const panel of panels) {
-      panel.forgetColours?.();
-      changed.add(panel);
-    }
+    for (const panel of panels) changed.add(panel);
     drawSoon();
   }
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // DOM helpers without markup: data from the network is only ever inserted as text.
-"use strict";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -34,11 +33,11 @@ export function announce(text) {
   byId("announcer").textContent = text;
 }
 
-// Return the CSS variable --NAME as a colour for a canvas.
+// Return a CSS colour, such as var(--text), for a canvas.
 const probe = make("span", { hidden: "" });
-export function colour(name) {
+export function colour(value) {
   if (!probe.isConnected) document.body.append(probe);
-  probe.style.color = `var(--${name})`;
+  probe.style.color = value;
   return getComputedStyle(probe).color;
 }
 

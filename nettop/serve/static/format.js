@@ -1,40 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Formatting of quantities, as on nettop's screens: 38.2 Mb/s, 21.4 ±3.1 ms, 3.1%.
-"use strict";
 
 export const UNKNOWN = "–";
 export const NOT_AVAILABLE = "n/a";
 
 // A value ≥ `least` (in base units) is shown as value ÷ size, then the suffix.
+const scale = (least, size, suffix, decimals) => ({ least, size, suffix, decimals });
+
 function decimal(noun, base = 1) {
   const steps = [["E", 1e18, 2], ["P", 1e15, 2], ["T", 1e12, 2], ["G", 1e9, 2], ["M", 1e6, 1], ["k", 1e3, 1]];
   // A value that would round up to "1000 k" is shown as "1.0 M".
-  const scales = steps.map(([prefix, size, decimals]) => ({
-    least: 0.9995 * size * base,
-    size: size * base,
-    suffix: ` ${prefix}${noun}`,
-    decimals,
-  }));
-  return [...scales, { least: 0, size: base, suffix: noun === "" ? "" : ` ${noun}`, decimals: 0 }];
-}
-
-function durations(second) {
-  const [ms, us] = [second / 1e3, second / 1e6];
-  const seconds = { least: 0.9995 * second, size: second, suffix: " s", decimals: 2 };
-  // Values measured in µs are mostly shown in ms, so that a column of round-trip times is easy to compare.
-  if (us <= 1) {
-    return [
-      seconds,
-      { least: 0.0995 * ms, size: ms, suffix: " ms", decimals: 1 },
-      { least: 0, size: us, suffix: " µs", decimals: 0 },
-    ];
-  }
-  return [
-    seconds,
-    { least: 0.9995 * ms, size: ms, suffix: " ms", decimals: 1 },
-    { least: 0.9995 * us, size: us, suffix: " µs", decimals: 1 },
-    { least: 0, size: 1, suffix: " ns", decimals: 0 },
-  ];
+  const scales = steps.map(([prefix, size, decimals]) => scale(0.9995 * size * base, size * base, ` ${prefix}${noun}`, decimals));
+  return [...scales, scale(0, base, noun === "" ? "" : ` ${noun}`, 0)];
 }
 
 const SCALES = {
@@ -42,20 +19,21 @@ const SCALES = {
   "bytes/s": decimal("b/s", 1 / 8),
   packets: decimal(""),
   "packets/s": decimal("p/s"),
-  "ns/s": [{ least: 0, size: 1e7, suffix: "%", decimals: 2 }],
-  us: durations(1e6),
-  ns: durations(1e9),
+  "ns/s": [scale(0, 1e7, "%", 2)],
+  // Values measured in µs are mostly shown in ms, so that a column of round-trip times is easy to compare.
+  us: [scale(999_500, 1e6, " s", 2), scale(99.5, 1e3, " ms", 1), scale(0, 1, " µs", 0)],
+  ns: [scale(999_500_000, 1e9, " s", 2), scale(999_500, 1e6, " ms", 1), scale(999.5, 1e3, " µs", 1), scale(0, 1, " ns", 0)],
 };
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const tenths = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 
-function digits(value, scale) {
-  const number = value / scale.size;
-  if (number >= 99.95 || number === 0 || (scale.decimals === 0 && number >= 0.95)) return number.toFixed(0);
+function digits(value, { size, decimals }) {
+  const number = value / size;
+  if (number >= 99.95 || number === 0 || (decimals === 0 && number >= 0.95)) return number.toFixed(0);
   // Base units are integers, but a small non-zero rate must not be shown as 0.
-  if (scale.decimals === 0) return number >= 0.05 ? number.toFixed(1) : "<0.1";
-  return number.toFixed(number >= 9.995 ? 1 : scale.decimals);
+  if (decimals === 0) return number >= 0.05 ? number.toFixed(1) : "<0.1";
+  return number.toFixed(number >= 9.995 ? 1 : decimals);
 }
 
 function percent(value) {
@@ -65,7 +43,7 @@ function percent(value) {
   return share >= 0.005 ? `${share.toFixed(2)}%` : "<0.01%";
 }
 
-const scaleOf = (value, unit) => SCALES[unit].find((scale) => value >= scale.least) ?? SCALES[unit].at(-1);
+const scaleOf = (value, unit) => SCALES[unit].find(({ least }) => value >= least) ?? SCALES[unit].at(-1);
 const isKnown = (value) => value !== null && value !== undefined;
 
 export function count(value) {
@@ -73,22 +51,19 @@ export function count(value) {
   return Number.isInteger(value) ? whole.format(value) : tenths.format(value);
 }
 
-// Identifiers have no thousands separators.
-export const identifier = (value) => (isKnown(value) ? String(value) : UNKNOWN);
-
 export function human(value, unit) {
   if (!isKnown(value)) return UNKNOWN;
   if (unit === "ratio") return percent(value);
   if (!(unit in SCALES)) return count(value);
-  const scale = scaleOf(value, unit);
-  return digits(value, scale) + scale.suffix;
+  const chosen = scaleOf(value, unit);
+  return digits(value, chosen) + chosen.suffix;
 }
 
 export function spread(value, deviation, unit) {
   if (!isKnown(value) || !isKnown(deviation)) return human(value, unit);
-  const scale = scaleOf(value, unit), shown = digits(value, scale);
-  const around = shown.includes(".") ? digits(deviation, scale) : (deviation / scale.size).toFixed(0);
-  return `${shown} ±${around}${scale.suffix}`;
+  const chosen = scaleOf(value, unit), shown = digits(value, chosen);
+  const around = shown.includes(".") ? digits(deviation, chosen) : (deviation / chosen.size).toFixed(0);
+  return `${shown} ±${around}${chosen.suffix}`;
 }
 
 // Format a server time in the browser's time zone.
@@ -98,6 +73,12 @@ export function clock(time, { hasMillis = false } = {}) {
   const at = new Date(time);
   const text = `${pad(at.getHours())}:${pad(at.getMinutes())}:${pad(at.getSeconds())}`;
   return hasMillis ? `${text}.${pad(at.getMilliseconds(), 3)}` : text;
+}
+
+// Return the sum of the known values of a column; null if none of the rows has one.
+export function sum(rows, column) {
+  const known = rows.map((row) => row[column]).filter(isKnown);
+  return known.length === 0 && rows.length > 0 ? null : known.reduce((total, value) => total + value, 0);
 }
 
 export function plural(noun, number) {

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where packets wait: a table of stages, and a heat map of one stage over the last minutes.
-"use strict";
 import { announce, byId, canvasContext, colour, setText } from "./dom.js";
 import { clock, human } from "./format.js";
-import { setUpPanel } from "./panel.js";
+import { createTable, setUpPanel } from "./panel.js";
 import { recall, remember } from "./store.js";
 import { viewQuery } from "./stream.js";
-import { createTable } from "./table.js";
-import { WINDOW_MS, gapMs, minutesShown, readingOf, timeline } from "./timeline.js";
+import { followCursor, lines, pathOf, readingOf, timeAxis, timeline } from "./timeline.js";
 
 const STAGES = viewQuery("latency", {
   columns: "stage,seen_per_s,p50,p90,p99,max,latency",
@@ -67,7 +65,7 @@ export function createLatency(onToggle) {
     keyOf: (row) => row.stage,
     onOpen: (row) => choose(row.stage),
   });
-  let stage = recall("stage", FIRST_STAGE), newest = null, under = null, inks = null;
+  let stage = recall("stage", FIRST_STAGE), newest = null, under = null, inks = {};
 
   function choose(name) {
     stage = name;
@@ -94,14 +92,12 @@ export function createLatency(onToggle) {
   // --- the heat map ---
 
   function layout() {
-    const width = canvas.clientWidth, across = width - MARGIN.left - MARGIN.right;
-    const down = HEIGHT - MARGIN.top - MARGIN.bottom, now = past.readings.at(-1).time;
+    const width = canvas.clientWidth, down = HEIGHT - MARGIN.top - MARGIN.bottom;
     return {
-      width, across, down, now,
-      x: (time) => MARGIN.left + across * (1 - (now - time) / WINDOW_MS),
+      width, down,
       y: (position) => MARGIN.top + down * (1 - Math.min(Math.max(position, 0), 1)),
-      timeAt: (x) => now - WINDOW_MS * (1 - (x - MARGIN.left) / across),
       cellAt: (y) => Math.floor((1 - (y - MARGIN.top) / down) * CELLS),
+      ...timeAxis(width, MARGIN, past.readings.at(-1).time),
     };
   }
 
@@ -110,7 +106,7 @@ export function createLatency(onToggle) {
 
   function paint() {
     if (canvas.clientWidth === 0 || past.readings.length === 0) return;
-    inks ??= Object.fromEntries(["dim", "line", "text", "screen", ...heatNames()].map((name) => [name, colour(name)]));
+    inks = Object.fromEntries(["dim", "line", "text", "screen", ...heatNames()].map((name) => [name, colour(`var(--${name})`)]));
     const context = canvasContext(canvas, canvas.clientWidth, HEIGHT), at = layout(), most = largest();
     context.font = "11px system-ui, sans-serif";
     paintAxes(context, at);
@@ -119,7 +115,7 @@ export function createLatency(onToggle) {
     paintQuantile(context, at, "p99", [5, 3]);
     paintCursor(context, at);
     setText(scale, most > 0 ? `up to ${human(most, "packets/s")} per cell` : "no data for this stage in the last minutes");
-    showReadout();
+    setText(readout, describe());
   }
 
   const heatNames = () => Array.from({ length: LEVELS }, (_, level) => `heat-${level + 1}`);
@@ -138,10 +134,9 @@ export function createLatency(onToggle) {
       context.lineTo(at.width - MARGIN.right, y);
       context.stroke();
     });
-    for (const minute of minutesShown(at.across)) {
-      const x = at.x(at.now - minute * 60_000);
-      context.textAlign = minute === 0 ? "right" : x === MARGIN.left ? "left" : "center";
-      context.fillText(minute === 0 ? "now" : `−${minute} min`, x, HEIGHT - 9);
+    for (const { x, text, align } of at.labels) {
+      context.textAlign = align;
+      context.fillText(text, x, HEIGHT - 9);
     }
     context.textAlign = "left";
   }
@@ -169,16 +164,9 @@ export function createLatency(onToggle) {
   }
 
   function paintQuantile(context, at, name, dashes) {
-    const line = new Path2D();
-    let before = null;
-    for (const reading of past.readings) {
-      const value = stageIn(reading)?.[name] ?? null;
-      if (value !== null) {
-        const isJoined = before !== null && reading.time - before <= gapMs(reading);
-        line[isJoined ? "lineTo" : "moveTo"](at.x(reading.time), at.y(positionOf(Math.max(value, 1))));
-      }
-      before = value === null ? null : reading.time;
-    }
+    const valueOf = (reading) => stageIn(reading)?.[name] ?? null;
+    const found = lines(past.readings, valueOf, at.x, (value) => at.y(positionOf(Math.max(value, 1))));
+    const line = new Path2D(pathOf(found));
     context.setLineDash(dashes);
     for (const [ink, wide] of [[inks.screen, 3.5], [inks.text, 1.5]]) {
       context.strokeStyle = ink;
@@ -214,26 +202,11 @@ export function createLatency(onToggle) {
     return words.join("   ");
   }
 
-  const showReadout = () => setText(readout, describe());
-
-  function readAt(place) {
+  const placeOf = (event, at = layout()) => ({ time: at.timeAt(event.offsetX), cell: at.cellAt(event.offsetY) });
+  followCursor(canvas, past, placeOf, (place) => {
     under = place;
     paint();
-  }
-
-  canvas.addEventListener("pointermove", (event) => {
-    if (past.readings.length === 0) return;
-    const at = layout();
-    readAt({ time: at.timeAt(event.offsetX), cell: at.cellAt(event.offsetY) });
-  });
-  canvas.addEventListener("pointerleave", () => readAt(null));
-  canvas.addEventListener("blur", () => readAt(null));
-  canvas.addEventListener("keydown", (event) => {
-    const time = past.timeByKey(event, under?.time ?? null);
-    if (time === null) return;
-    event.preventDefault();
-    readAt({ time });
-    announce(describe());
+    return describe();
   });
 
   return {
@@ -241,6 +214,5 @@ export function createLatency(onToggle) {
     queries: () => [STAGES],
     take,
     draw,
-    forgetColours: () => (inks = null),
   };
 }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Persistent settings. If storage is blocked or full, they last as long as the page.
-"use strict";
 
 const chosen = new Map();
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The event stream: reopened when the views change, and with backoff when it ends.
-"use strict";
 
 // Maximum rows per table in a stream.
 export const MOST_ROWS = 1000;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Readings of the last minutes, oldest first, bounded by age and number so that a page can stay open for days.
-"use strict";
+import { announce } from "./dom.js";
 
 const MINUTES = 5;
 export const WINDOW_MS = MINUTES * 60_000;
@@ -47,14 +47,53 @@ export function timeline({ windowMs = WINDOW_MS, onLeave = () => {} } = {}) {
   return { readings, push, readingAt, timeByKey };
 }
 
-// Return the minutes labelled on an axis of this length.
-export function minutesShown(length) {
-  const step = length < 420 ? 2 : 1;
-  return Array.from({ length: MINUTES + 1 }, (_, minute) => minute).filter((minute) => minute % step === 0);
+// Return the time axis of a chart, now at its right end: places of times, times of places, and labels.
+export function timeAxis(width, margin, now) {
+  const across = width - margin.left - margin.right, step = across < 420 ? 2 : 1;
+  const x = (time) => margin.left + across * (1 - (now - time) / WINDOW_MS);
+  const minutes = Array.from({ length: Math.floor(MINUTES / step) + 1 }, (_, number) => number * step);
+  const labels = minutes.map((minute) => ({
+    x: x(now - minute * 60_000),
+    text: minute === 0 ? "now" : `−${minute} min`,
+    align: minute === 0 ? "end" : minute === MINUTES ? "start" : "center",
+  }));
+  return { x, labels, timeAt: (place) => now - WINDOW_MS * (1 - (place - margin.left) / across) };
+}
+
+// Return the lines through the known values, each a list of [x, y]: a new one begins after a gap.
+export function lines(readings, valueOf, x, y) {
+  const found = [];
+  let before = null;
+  for (const reading of readings) {
+    const value = valueOf(reading);
+    if (value !== null && (before === null || reading.time - before > gapMs(reading))) found.push([]);
+    if (value !== null) found.at(-1).push([x(reading.time), y(value)]);
+    before = value === null ? null : reading.time;
+  }
+  return found;
+}
+
+export const joined = (line) => line.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L");
+export const pathOf = (found) => found.map((line) => `M${joined(line)}`).join("");
+
+// Follow the pointer and the arrow keys over a chart. `placeOf` returns the place of a pointer event; `move` gets a
+// place with a `time`, or null, and returns a text to announce.
+export function followCursor(element, past, placeOf, move) {
+  let under = null;
+  const go = (place) => (past.readings.length === 0 ? "" : move((under = place)));
+  element.addEventListener("pointermove", (event) => past.readings.length > 0 && go(placeOf(event)));
+  element.addEventListener("pointerleave", () => go(null));
+  element.addEventListener("blur", () => go(null));
+  element.addEventListener("keydown", (event) => {
+    const time = past.timeByKey(event, under?.time ?? null);
+    if (time === null) return;
+    event.preventDefault();
+    announce(go({ time }));
+  });
 }
 
 // Milliseconds without a reading that leave a gap in the lines.
-export const gapMs = (reading) => Math.max(3000 * (reading.intervalS ?? 1), 3000);
+const gapMs = (reading) => Math.max(3000 * (reading.intervalS ?? 1), 3000);
 
 export const readingOf = (document, more) => ({
   time: Date.parse(document.time),

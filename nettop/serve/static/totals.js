@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Seven key figures of the host, each with a sparkline.
-"use strict";
+import { TRAFFIC, uplinkSum } from "./bandwidth.js";
 import { byId, make, makeSvg, setAttribute, setText } from "./dom.js";
-import { UNKNOWN, human, plural } from "./format.js";
+import { DROPS } from "./lists.js";
+import { UNKNOWN, human, plural, sum } from "./format.js";
 import { MOST_ROWS, lensOf, viewQuery } from "./stream.js";
-import { WINDOW_MS, gapMs, readingOf, timeline } from "./timeline.js";
-import { TRAFFIC, uplinkSum } from "./traffic.js";
-import { DROPS } from "./drops.js";
+import { WINDOW_MS, lines, pathOf, readingOf, timeline } from "./timeline.js";
 
 // One row is enough: the document has the total.
 const ESTABLISHED = viewQuery("connections", {
@@ -25,12 +24,6 @@ const SENDING = viewQuery("connections", {
 const CPUS = viewQuery("cpu", { columns: "cpu,network_ns_per_s", limit: String(MOST_ROWS) });
 const RETRANSMITS_WARN_ABOVE = 0.01;
 const [WIDTH, HEIGHT] = [120, 28];
-
-// Return the sum of the known values; null if none is known.
-export function sum(rows, column) {
-  const known = rows.map((row) => row[column]).filter((value) => value !== null && value !== undefined);
-  return known.length === 0 && rows.length > 0 ? null : known.reduce((total, value) => total + value, 0);
-}
 
 function retransmitShare(rows) {
   const [again, sent] = [sum(rows, "retransmits_per_s"), sum(rows, "data_packets_sent_per_s")];
@@ -86,22 +79,12 @@ function makeTile(total) {
   return { ...total, tile, value, aside: about, line, past: timeline(), isNew: false };
 }
 
-// Return the path of a sparkline from 0 to its maximum, broken where readings are missing.
+// Return the path of a sparkline from 0 to its maximum.
 function sparkPath(readings) {
   const now = readings.at(-1).time;
   const most = Math.max(...readings.map((reading) => reading.value ?? 0)) || 1;
-  const words = [];
-  let before = null;
-  for (const reading of readings) {
-    const isJoined = before !== null && reading.time - before.time <= gapMs(reading);
-    if (reading.value !== null) {
-      const x = WIDTH - ((now - reading.time) / WINDOW_MS) * WIDTH;
-      const y = HEIGHT - 1 - (reading.value / most) * (HEIGHT - 2);
-      words.push(`${isJoined ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`);
-    }
-    before = reading.value === null ? null : reading;
-  }
-  return words.join("");
+  const x = (time) => WIDTH - ((now - time) / WINDOW_MS) * WIDTH, y = (value) => HEIGHT - 1 - (value / most) * (HEIGHT - 2);
+  return pathOf(lines(readings, (reading) => reading.value, x, y));
 }
 
 export function createTotals() {
