@@ -69,7 +69,7 @@ def _hooks(lens: Lens) -> str:
 
 def _losses(lens: Lens) -> str:
     """Return the section on data that may be missing from the lens, and the names of its counters."""
-    rows = [[f"`{loss.name}`", loss.help] for loss in lens.losses]
+    rows = [[f"`{name}`", help_] for name, help_ in lens.losses.items()]
     head = f"### Losses of `{lens.id}`\n\nThe names in `lost` on the screen, in the help and in the logs.\n"
     return "\n".join([head, *markdown_table(["loss", "meaning"], rows), ""])
 

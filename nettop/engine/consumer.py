@@ -60,7 +60,7 @@ class Consumer:
                     feed = self._feeds[table.name] = self._session.bus.feed(self._lens, table.name, self.wake)
                     exits.callback(feed.close)
             for table in self._tables:
-                options = self._options.with_table(table.name)
+                options = self._options | SourceOptions(frozenset({table.name}))
                 exits.callback(self._session.enable(self._lens, options, self._columns).release)
             self._exits = exits.pop_all()
         return self

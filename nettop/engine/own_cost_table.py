@@ -85,7 +85,9 @@ class OwnCostSource:
             self._cost.take()
         attached = self._cost.sources()
         frames = {lens: self._bus.frame(lens) for lens in attached if lens != SELF.id}
-        lost = {lens: frame.now.lost_in_all if frame else 0 for lens, frame in frames.items()}
+        lost = {
+            lens: sum(frame.now.notable_losses.values()) if frame else 0 for lens, frame in frames.items()
+        }
         kernel = {lens: size for lens, source in attached.items() if (size := kernel_bytes_of(source))}
         costs = [self._total(sum(kernel.values()), sum(lost.values())), *self._limits(), *_threads()]
         costs.append(Cost("children", "ended", time_ns=self._cost.now.children_ns))

@@ -136,7 +136,7 @@ def unavailable(names: Sequence[str]) -> list[BarItem]:
 
 def losses(lens: Lens, snapshot: Snapshot) -> list[tuple[str, str]]:
     """Return the names of losses since the start, each with its amount and meaning."""
-    helps = {loss.name: f" {loss.help}" for loss in lens.losses}
+    helps = {name: f" {help_}" for name, help_ in lens.losses.items()}
     missed = snapshot.missed_ticks
     shares = {} if missed is None else {TICKS: f" ({human(missed, RATIO)} of all)"}
     return [

@@ -26,6 +26,7 @@ from nettop.settings import ViewSettings
 from nettop.snapshots import lens_part
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.schema import Field, Kind, Table
+from nettop.snapshots.source import SourceOptions
 from nettop.widgets.bar import BarItem
 from nettop.widgets.cells import whole_texts
 from nettop.widgets.page import Page
@@ -254,7 +255,7 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         context, steps = self.context, option.steps
         now = context.options.get(option, option.default)
         value = context.options[option] = steps[(steps.index(now) + 1) % len(steps) if now in steps else 0]
-        context.session.change(self.lens.id, lambda options: options.with_value(option, value))
+        context.session.change(self.lens.id, lambda options: options | SourceOptions(values={option: value}))
         context.session.sample_now()
         self.notify(f"{option.help}: {option.text(value)}")
 

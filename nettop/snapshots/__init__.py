@@ -14,24 +14,8 @@ from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.plugins import Plugin, find_plugins, import_part
 from nettop.snapshots.schema import Lens, Table
 
-_NOT_LENSES = frozenset(
-    {
-        "arrays",
-        "codec",
-        "histograms",
-        "hooks",
-        "ip_protocols",
-        "left_rows",
-        "own_cost",
-        "plugins",
-        "row_ids",
-        "safe_text",
-        "schema",
-        "snapshot",
-        "source",
-    }
-)
-"""Modules here that declare no lens. Some import numpy, which would slow down --help and completion."""
+_WITH_NUMPY = ("arrays", "left_rows", "row_ids", "snapshot")
+"""Modules here that declare no lens and import numpy, which would slow down --help and completion."""
 
 
 @cache
@@ -47,7 +31,7 @@ def own_lenses() -> tuple[Lens, ...]:
     modules = (
         importlib.import_module(f"{__name__}.{module.name}")
         for module in pkgutil.iter_modules(__path__)
-        if module.name not in _NOT_LENSES
+        if module.name not in _WITH_NUMPY
     )
     return tuple(module.LENS for module in modules if hasattr(module, "LENS"))
 

@@ -58,8 +58,8 @@ def as_list(column: Array) -> list[Any]:
     return values
 
 
-def take_rows(rows: Array, at: Index) -> Array:
-    """Copy the rows at these positions."""
+def take_rows(rows: Array, at: Index | Mask) -> Array:
+    """Copy the rows at these positions, or of this mask."""
     return _as_bytes(rows)[at].view(rows.dtype)
 
 

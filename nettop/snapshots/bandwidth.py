@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 from nettop.errors import UsageError
-from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Loss, Metrics, Option, Table
+from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Metrics, Option, Table
 
 # --- names of numbers ----------------------------------------------------------------------------------------
 
@@ -170,7 +170,6 @@ INTERFACES = Table(
         Field("errors", Kind.COUNTER, "ERRORS", "receive and send errors, by its own counters", "u8",
               "packets", 8, 58, "rx_errors + tx_errors", tone="warn", rate_title="ERRORS"),
     ),
-    key="id",
     screen=("interface", "mode", "bytes_received_per_s", "bytes_sent_per_s", "use_received", "use_sent",
             "packets_received_per_s", "packets_sent_per_s", "drops_received_per_s", "drops_sent_per_s", "errors_per_s",
             "kind", "speed"),
@@ -208,12 +207,10 @@ def _split_table(name: str, field: Field) -> Table:
             _PACKETS_RECEIVED,
             _PACKETS_SENT,
         ),
-        key="id",
         screen=("interface", field.name, "bytes_received_per_s", "bytes_sent_per_s", "packets_received_per_s",
                 "packets_sent_per_s"),
         text=("interface", field.name, "bytes_received", "bytes_sent", "packets_received", "packets_sent"),
         sort="-bytes_per_s",
-        text_sort="-bytes",
         watched="bytes",
         adds_up=False,
         begins_at_zero=True,
@@ -265,13 +262,11 @@ FLOWS = Table(
               width=19, importance=15),
         Field("last_seen", Kind.TIME, "LAST", "the last packet", "u8", "ns", width=19, importance=18),
     ),
-    key="id",
     screen=("process", "remote", "local", "protocol", "interface", "bytes_received_per_s", "bytes_sent_per_s",
             "packets_received_per_s", "packets_sent_per_s", "tcp_flags"),
     text=("interface", "protocol", "local", "remote", "process", "pid", "bytes_received", "bytes_sent",
           "packets_received", "packets_sent", "tcp_flags", "first_seen", "last_seen"),
     sort="-bytes_per_s",
-    text_sort="-bytes",
     watched="bytes",
     adds_up=False,
     begins_at_zero=True,
@@ -304,24 +299,14 @@ LENS = Lens(
     tables=(INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE, FLOWS),
     common=(("interface",),),
     hooks=(HOOK_RECEIVED, HOOK_SENT, HOOK_FLOWS, HOOK_INTERFACES),
-    losses=(
-        Loss(
-            WITHOUT_SLOT,
-            "interfaces beyond the maximum, at each reading: only their own counters are shown",
-            for_lack_of_room=True,
-        ),
-        Loss(
-            "unseen",
-            "packets that interfaces received, by their own counters, and nettop's programs did not see; "
-            "bandwidth.interfaces counts them by interface",
-        ),
-        Loss("refused", "packets counted as sent that a driver below another one may have refused"),
-        Loss(
-            "recursion",
-            "packets not counted as sent because another one was being counted on that CPU",
-        ),
-        Loss("namespaces", "network namespaces whose interfaces could not be listed"),
-    ),
+    losses={
+        WITHOUT_SLOT: "interfaces beyond the maximum, at each reading: only their own counters are shown",
+        "unseen": "packets that interfaces received, by their own counters, and nettop's programs did not see; "
+        "bandwidth.interfaces counts them by interface",
+        "refused": "packets counted as sent that a driver below another one may have refused",
+        "recursion": "packets not counted as sent because another one was being counted on that CPU",
+        "namespaces": "network namespaces whose interfaces could not be listed",
+    },
     options=(INTERFACE, LOOPBACK, XDP, FLOWS_OPTION, SERVICE),
     counts=(
         Field("flows", Kind.GAUGE, "FLOWS", "flows being followed"),

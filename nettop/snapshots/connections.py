@@ -7,19 +7,7 @@ import errno
 from dataclasses import replace
 
 from nettop.errors import UsageError
-from nettop.snapshots.schema import (
-    NAMESPACE,
-    NETNS,
-    Field,
-    Hook,
-    Kind,
-    Lens,
-    Loss,
-    Metrics,
-    Option,
-    Table,
-    Trouble,
-)
+from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Metrics, Option, Table, Trouble
 
 PROTOCOLS = {6: "tcp", 17: "udp", 255: "raw", 262: "mptcp"}
 """IPPROTO_* numbers (include/uapi/linux/in.h); every raw socket is `raw`, whichever protocol it speaks."""
@@ -58,15 +46,9 @@ CONGESTION_CONTROLS = dict(
 )  # fmt: skip
 """Congestion control algorithms of Linux, by nettop's own numbers; `other` is one loaded separately."""
 
-RECEIVER, SEND_BUFFER, CONGESTION, PATH_LOSS, APPLICATION = range(1, 6)
-LIMITS = {
-    RECEIVER: "receiver",
-    SEND_BUFFER: "send buffer",
-    CONGESTION: "congestion",
-    PATH_LOSS: "path loss",
-    APPLICATION: "application",
-}
+LIMITS = {1: "receiver", 2: "send buffer", 3: "congestion", 4: "path loss", 5: "application"}
 """Limits that keep a connection from sending more."""
+RECEIVER, SEND_BUFFER, CONGESTION, PATH_LOSS, APPLICATION = LIMITS
 
 NO_YES = {0: "no", 1: "yes"}
 
@@ -279,13 +261,11 @@ _TROUBLES = (
 SOCKETS = Table(
     name="sockets",
     fields=_FIELDS,
-    key="id",
     screen=("owner", "protocol", "local", "remote", "bytes_sent_per_s", "bytes_received_per_s", "rtt",
             "retransmit_ratio", "limited_by", "limited_share", "state"),
     text=("process", "pid", "protocol", "local", "remote", "bytes_sent", "bytes_received", "retransmits", "rtt_us",
           "rtt_var_us", "state"),
     sort="-bytes_per_s",
-    text_sort="-bytes",
     watched="bytes",
     details=(
         ("who", ("owner", "uid", "cgroup", "local", "remote", "device", "protocol", "family", "direction", "state",
@@ -319,34 +299,12 @@ SOCKETS = Table(
     ),
 )  # fmt: skip
 
-_NOT_IN_EVENTS = frozenset(
-    {
-        "rtt",
-        "bytes",
-        "send_queue",
-        "receive_queue",
-        "backlog",
-        "accept_queue",
-        "syn_queue",
-        "accept_queue_use",
-        "syn_queue_use",
-        "bytes_in_flight",
-        "messages_sent",
-        "messages_received",
-        "limited_by",
-        "limited_share",
-        "application_limited",
-        "congestion_limited",
-        "send_buffer_full",
-        "lost",
-        "peer_window",
-        "answers",
-        "response_mean",
-        "waiting_since",
-        "pacing_rate",
-        "congestion_control",
-    }
-)
+_NOT_IN_EVENTS = {
+    "rtt", "bytes", "send_queue", "receive_queue", "backlog", "accept_queue", "syn_queue", "accept_queue_use",
+    "syn_queue_use", "bytes_in_flight", "messages_sent", "messages_received", "limited_by", "limited_share",
+    "application_limited", "congestion_limited", "send_buffer_full", "lost", "peer_window", "answers",
+    "response_mean", "waiting_since", "pacing_rate", "congestion_control",
+}  # fmt: skip
 
 
 def _as_event_field(field: Field) -> Field:
@@ -407,12 +365,10 @@ FAILURES = Table(
         Field("first_at", Kind.TIME, "FIRST", "when the first of them ended", "u8", "ns", 27, 20),
         Field("last_at", Kind.TIME, "LAST", "when the last of them ended", "u8", "ns", 27, 60),
     ),
-    key="id",
     screen=("reason", "remote_address", "port", "process", "failed", "reset", "failures_per_s", "last_at", "first_at"),
     text=("failed", "reset", "reason", "remote_address", "port", "process", "netns", "namespace",
           "first_at", "last_at"),
     sort="-failed",
-    text_sort="-failed",
     begins_at_zero=True,
     cumulative=True,
     hooks=("events",),
@@ -455,13 +411,11 @@ GROUPS = Table(
         Field("name", Kind.GROUP, "GROUP", "the group; for a process with its PID and container", width=24,
               importance=100, parts=("group", "pid", "container")),
     ),
-    key="id",
     screen=("name", "connections", "opened_per_s", "failed_per_s", "bytes_sent_per_s", "bytes_received_per_s",
             "rtt_median_us", "rtt_worst_us", "retransmit_ratio"),
     text=("group", "pid", "connections", "opened", "closed", "failed", "reset", "bytes_sent", "bytes_received",
           "retransmits", "rtt_median_us", "rtt_worst_us"),
     sort="-bytes_per_s",
-    text_sort="-bytes",
     begins_at_zero=True,
     cumulative=True,
     watched="bytes",
@@ -566,37 +520,19 @@ LENS = Lens(
     tables=(SOCKETS, EVENTS, FAILURES, GROUPS),
     common=(("local", "remote"), ("remote_address",), ("pid",), ("process",)),
     hooks=(HOOK_SOCKETS, HOOK_UNATTRIBUTED, HOOK_OPENED, HOOK_EVENTS, HOOK_ACCEPTS, HOOK_ROUTES, HOOK_UDP),
-    losses=(
-        Loss("namespaces", "network namespaces that could not be entered: their sockets are missing"),
-        Loss("processes", "processes that exited before their control group could be read"),
-        Loss(
-            "events",
-            "events that the kernel skipped, or that did not fit into the ring; totals lack the skipped ones "
-            "(their `uncounted`)",
-        ),
-        Loss(
-            "connection records",
-            "connections that had no room for a record: their events lack the time of opening",
-            for_lack_of_room=True,
-        ),
-        Loss(
-            WITHOUT_LISTING,
-            f"ended connections beyond the maximum per reading: their counts are only in {NOT_LISTED}",
-            for_lack_of_room=True,
-        ),
-        Loss(
-            WITHOUT_GROUP,
-            f"groups that share the row {OTHER_GROUPS}, at each reading, because too many are in use at once",
-            for_lack_of_room=True,
-        ),
-        Loss("followed processes", "children of the command that had no room to be followed"),
-        Loss(
-            "udp messages",
-            "messages of UDP sockets that had no room for an entry, or that the kernel skipped; totals of the host "
-            "include the former",
-            for_lack_of_room=True,
-        ),
-    ),
+    losses={
+        "namespaces": "network namespaces that could not be entered: their sockets are missing",
+        "processes": "processes that exited before their control group could be read",
+        "events": "events that the kernel skipped, or that did not fit into the ring; totals lack the skipped ones "
+        "(their `uncounted`)",
+        "connection records": "connections that had no room for a record: their events lack the time of opening",
+        WITHOUT_LISTING: f"ended connections beyond the maximum per reading: their counts are only in {NOT_LISTED}",
+        WITHOUT_GROUP: f"groups that share the row {OTHER_GROUPS}, at each reading, because too many are in use at "
+        "once",
+        "followed processes": "children of the command that had no room to be followed",
+        "udp messages": "messages of UDP sockets that had no room for an entry, or that the kernel skipped; totals of "
+        "the host include the former",
+    },
     options=(RING_SIZE, GROUP, COUNT_UDP),
     counts=(
         Field("connected", Kind.COUNTER, "CONNECTED", "connections opened from here"),

@@ -7,40 +7,21 @@ import math
 from dataclasses import dataclass
 
 from nettop.errors import UsageError
-from nettop.snapshots.schema import (
-    Field,
-    Hook,
-    Kind,
-    Lens,
-    Loss,
-    Metrics,
-    Option,
-    Spread,
-    Table,
-)
+from nettop.snapshots.schema import Field, Hook, Kind, Lens, Metrics, Option, Spread, Table
 
 # --- entry points into the network stack -------------------------------------------------------------------------
 
-TX_SYSCALLS, RX_SYSCALLS, TX_SOFTIRQ, RX_SOFTIRQ, IO_WORKERS, NAPI_THREADS = range(1, 7)
-
 ENTRIES = {
-    TX_SYSCALLS: "TX syscalls",
-    RX_SYSCALLS: "RX syscalls",
-    TX_SOFTIRQ: "TX softirq",
-    RX_SOFTIRQ: "RX softirq",
-    IO_WORKERS: "I/O workers",
-    NAPI_THREADS: "NAPI threads",
-}
+    1: "TX syscalls", 2: "RX syscalls", 3: "TX softirq", 4: "RX softirq", 5: "I/O workers", 6: "NAPI threads",
+}  # fmt: skip
 """Entry points. Time is charged to the innermost one: a softirq that interrupts a system call is charged as softirq."""
 
+TX_SYSCALLS, RX_SYSCALLS, TX_SOFTIRQ, RX_SOFTIRQ, IO_WORKERS, NAPI_THREADS = ENTRIES
+
 TIME_OF = {
-    TX_SYSCALLS: "tx_syscalls_ns",
-    RX_SYSCALLS: "rx_syscalls_ns",
-    TX_SOFTIRQ: "tx_softirq_ns",
-    RX_SOFTIRQ: "rx_softirq_ns",
-    IO_WORKERS: "io_workers_ns",
-    NAPI_THREADS: "napi_threads_ns",
-}
+    TX_SYSCALLS: "tx_syscalls_ns", RX_SYSCALLS: "rx_syscalls_ns", TX_SOFTIRQ: "tx_softirq_ns",
+    RX_SOFTIRQ: "rx_softirq_ns", IO_WORKERS: "io_workers_ns", NAPI_THREADS: "napi_threads_ns",
+}  # fmt: skip
 """The time column of each entry point in `cpus`."""
 
 VECTORS = ("hi", "timer", "net_tx", "net_rx", "block", "irq_poll", "tasklet", "sched", "hrtimer", "rcu")
@@ -70,90 +51,91 @@ def enables_interrupts(symbol: str) -> bool:
 class Category:
     """A part of the network stack. A sample belongs to the category of its deepest frame that is in `symbols`.
 
-    `symbols` are functions of all supported kernels, as names change between versions, without suffixes such as
-    .isra.0. `letter` marks the category where there are no colours.
+    `functions` are the names of these in all supported kernels, as they change between versions, without suffixes such
+    as .isra.0. `letter` marks the category where there are no colours.
     """
 
     label: str
     letter: str
     help: str
-    symbols: frozenset[str]
+    functions: str = ""
 
-
-def _category(label: str, letter: str, help_: str, symbols: str = "") -> Category:
-    return Category(label, letter, help_, frozenset(symbols.split()))
+    @property
+    def symbols(self) -> frozenset[str]:
+        """The functions as a set."""
+        return frozenset(self.functions.split())
 
 
 OTHER, NETTOP = 0, 17
 CATEGORIES: dict[int, Category] = {
-    1: _category("driver poll", "P", "devices' poll functions and the per-CPU backlog",
-                 "__napi_poll napi_poll process_backlog napi_complete_done napi_busy_loop __napi_busy_loop veth_poll "
-                 "veth_xdp_rcv veth_xdp_rcv_skb veth_xdp_rcv_one gro_cell_poll"),
-    2: _category("XDP", "X", "XDP programs and what they redirect",
-                 "bpf_prog_run_xdp do_xdp_generic netif_receive_generic_xdp bpf_prog_run_generic_xdp xdp_do_redirect "
-                 "xdp_do_generic_redirect xdp_do_flush bq_xmit_all bq_enqueue dev_map_enqueue cpu_map_enqueue "
-                 "__xsk_map_redirect xsk_rcv xsk_generic_rcv"),
-    3: _category("GRO", "G", "merging received segments",
-                 "napi_gro_receive gro_receive_skb dev_gro_receive napi_gro_frags napi_gro_complete gro_complete "
-                 "napi_gro_flush __gro_flush gro_flush_normal gro_normal_list gro_normal_one skb_gro_receive "
-                 "skb_gro_receive_list gro_cells_receive inet_gro_receive ipv6_gro_receive tcp4_gro_receive "
-                 "tcp6_gro_receive tcp_gro_receive udp4_gro_receive udp6_gro_receive udp_gro_receive "
-                 "inet_gro_complete ipv6_gro_complete tcp4_gro_complete tcp6_gro_complete tcp_gro_complete "
-                 "udp4_gro_complete udp6_gro_complete udp_gro_complete eth_gro_receive"),
-    4: _category("core receive", "C", "handing packets to protocols",
-                 "__netif_receive_skb_core __netif_receive_skb_one_core __netif_receive_skb_list_core "
-                 "netif_receive_skb_list_internal netif_receive_skb_internal netif_receive_skb __netif_receive_skb "
-                 "__netif_receive_skb_list netif_receive_skb_list netif_rx netif_rx_internal __netif_rx "
-                 "enqueue_to_backlog __dev_forward_skb __dev_forward_skb2 packet_rcv tpacket_rcv vlan_do_receive"),
-    5: _category("TC", "Q", "traffic control: classifiers, actions and their programs",
-                 "tcf_classify __tcf_classify cls_bpf_classify fl_classify u32_classify mall_classify tc_run tcx_run "
-                 "sch_handle_ingress sch_handle_egress tcf_action_exec"),
-    6: _category("bridging", "B", "software bridges",
-                 "br_handle_frame br_handle_frame_finish br_forward __br_forward br_forward_finish br_flood "
-                 "br_dev_xmit br_dev_queue_push_xmit br_pass_frame_up br_nf_pre_routing br_nf_forward "
-                 "br_nf_forward_ip br_nf_forward_finish br_nf_post_routing br_nf_dev_queue_xmit "
-                 "br_nf_pre_routing_finish br_nf_pre_routing_ipv6 br_nf_hook_thresh br_handle_local_finish "
-                 "br_netif_receive_skb maybe_deliver"),
-    7: _category("netfilter", "F", "nftables, iptables and other hooks",
-                 "nf_hook_slow nf_hook_slow_list nft_do_chain ipt_do_table ip6t_do_table nf_flow_offload_ip_hook "
-                 "nf_flow_offload_ipv6_hook"),
-    8: _category("connection tracking", "K", "conntrack and NAT",
-                 "nf_conntrack_in nf_conntrack_confirm __nf_conntrack_confirm nf_confirm ipv4_confirm "
-                 "ipv4_conntrack_in ipv4_conntrack_local ipv4_conntrack_defrag ipv6_conntrack_in ipv6_conntrack_local "
-                 "ipv6_defrag nf_nat_inet_fn nf_nat_packet nf_nat_manip_pkt nf_nat_ipv4_fn nf_nat_ipv6_fn"),
-    9: _category("IP receive", "I", "IPv4 and IPv6 input, and the route lookup",
-                 "ip_rcv ip_list_rcv ip_sublist_rcv ip_sublist_rcv_finish ip_list_rcv_finish ip_rcv_finish "
-                 "ip_rcv_finish_core ip_rcv_core ipv6_rcv ipv6_list_rcv ip6_sublist_rcv ip6_rcv_finish ip6_rcv_core "
-                 "ip6_rcv_finish_core ip6_list_rcv_finish"),
-    10: _category("local delivery", "L", "packets for this host, before their protocol",
-                  "ip_local_deliver ip_local_deliver_finish ip_protocol_deliver_rcu ip6_input ip6_input_finish "
-                  "ip6_protocol_deliver_rcu ip_sublist_local_deliver"),
-    11: _category("forwarding", "R", "packets for other hosts",
-                  "ip_forward ip_forward_finish ip6_forward ip6_forward_finish ip_sublist_forward"),
-    12: _category("TCP", "T", "TCP, in softirqs and system calls",
-                  "tcp_v4_rcv tcp_v6_rcv tcp_v4_do_rcv tcp_v6_do_rcv tcp_rcv_established tcp_rcv_state_process "
-                  "tcp_sendmsg tcp_sendmsg_locked tcp_recvmsg tcp_recvmsg_locked tcp_splice_read tcp_read_sock "
-                  "tcp_write_xmit __tcp_transmit_skb __tcp_push_pending_frames tcp_cleanup_rbuf __tcp_cleanup_rbuf"),
-    13: _category("UDP", "U", "UDP, in softirqs and system calls",
-                  "udp_rcv udpv6_rcv __udp4_lib_rcv __udp6_lib_rcv udp_unicast_rcv_skb udp6_unicast_rcv_skb "
-                  "udp_queue_rcv_skb udp_queue_rcv_one_skb udpv6_queue_rcv_skb udpv6_queue_rcv_one_skb "
-                  "__udp_enqueue_schedule_skb __udp4_lib_lookup __udp6_lib_lookup udp4_lib_lookup2 udp6_lib_lookup2 "
-                  "udp_sendmsg udpv6_sendmsg udp_send_skb udp_v6_send_skb udp_recvmsg udpv6_recvmsg"),
-    14: _category("transmit", "S", "sending; in softirqs, replies and forwarded packets",
-                  "__dev_queue_xmit ip_output __ip_local_out ip_local_out ip_send_skb __ip_queue_xmit ip_queue_xmit "
-                  "ip_finish_output ip_finish_output2 __ip_finish_output ip6_output ip6_xmit inet6_csk_xmit "
-                  "ip6_local_out ip6_finish_output ip6_finish_output2 dev_hard_start_xmit sch_direct_xmit __qdisc_run "
-                  "net_tx_action validate_xmit_skb"),
-    15: _category("socket wake-up", "W", "waking the process that waits for a socket",
-                  "sock_def_readable sock_def_write_space sock_def_wakeup sock_def_error_report sk_stream_write_space "
-                  "ep_poll_callback"),
-    16: _category("softirq loop", "O", "the loop around all of it",
-                  "net_rx_action handle_softirqs __do_softirq napi_threaded_poll napi_threaded_poll_loop"),
-    NETTOP: _category("nettop itself", "N", "nettop's own BPF programs, and the kernel code that calls BPF programs"),
-    18: _category("system call", "Y", "entering the kernel, and the socket calls before their protocol",
-                  "do_syscall_64 el0_svc __sys_sendto __sys_recvfrom __sys_sendmsg __sys_recvmsg __sys_sendmmsg "
-                  "__sys_recvmmsg ksys_write ksys_read do_sendfile io_worker_handle_work"),
-    OTHER: _category("other", "·", "none of these"),
+    1: Category("driver poll", "P", "devices' poll functions and the per-CPU backlog",
+                "__napi_poll napi_poll process_backlog napi_complete_done napi_busy_loop __napi_busy_loop veth_poll "
+                "veth_xdp_rcv veth_xdp_rcv_skb veth_xdp_rcv_one gro_cell_poll"),
+    2: Category("XDP", "X", "XDP programs and what they redirect",
+                "bpf_prog_run_xdp do_xdp_generic netif_receive_generic_xdp bpf_prog_run_generic_xdp xdp_do_redirect "
+                "xdp_do_generic_redirect xdp_do_flush bq_xmit_all bq_enqueue dev_map_enqueue cpu_map_enqueue "
+                "__xsk_map_redirect xsk_rcv xsk_generic_rcv"),
+    3: Category("GRO", "G", "merging received segments",
+                "napi_gro_receive gro_receive_skb dev_gro_receive napi_gro_frags napi_gro_complete gro_complete "
+                "napi_gro_flush __gro_flush gro_flush_normal gro_normal_list gro_normal_one skb_gro_receive "
+                "skb_gro_receive_list gro_cells_receive inet_gro_receive ipv6_gro_receive tcp4_gro_receive "
+                "tcp6_gro_receive tcp_gro_receive udp4_gro_receive udp6_gro_receive udp_gro_receive "
+                "inet_gro_complete ipv6_gro_complete tcp4_gro_complete tcp6_gro_complete tcp_gro_complete "
+                "udp4_gro_complete udp6_gro_complete udp_gro_complete eth_gro_receive"),
+    4: Category("core receive", "C", "handing packets to protocols",
+                "__netif_receive_skb_core __netif_receive_skb_one_core __netif_receive_skb_list_core "
+                "netif_receive_skb_list_internal netif_receive_skb_internal netif_receive_skb __netif_receive_skb "
+                "__netif_receive_skb_list netif_receive_skb_list netif_rx netif_rx_internal __netif_rx "
+                "enqueue_to_backlog __dev_forward_skb __dev_forward_skb2 packet_rcv tpacket_rcv vlan_do_receive"),
+    5: Category("TC", "Q", "traffic control: classifiers, actions and their programs",
+                "tcf_classify __tcf_classify cls_bpf_classify fl_classify u32_classify mall_classify tc_run tcx_run "
+                "sch_handle_ingress sch_handle_egress tcf_action_exec"),
+    6: Category("bridging", "B", "software bridges",
+                "br_handle_frame br_handle_frame_finish br_forward __br_forward br_forward_finish br_flood "
+                "br_dev_xmit br_dev_queue_push_xmit br_pass_frame_up br_nf_pre_routing br_nf_forward "
+                "br_nf_forward_ip br_nf_forward_finish br_nf_post_routing br_nf_dev_queue_xmit "
+                "br_nf_pre_routing_finish br_nf_pre_routing_ipv6 br_nf_hook_thresh br_handle_local_finish "
+                "br_netif_receive_skb maybe_deliver"),
+    7: Category("netfilter", "F", "nftables, iptables and other hooks",
+                "nf_hook_slow nf_hook_slow_list nft_do_chain ipt_do_table ip6t_do_table nf_flow_offload_ip_hook "
+                "nf_flow_offload_ipv6_hook"),
+    8: Category("connection tracking", "K", "conntrack and NAT",
+                "nf_conntrack_in nf_conntrack_confirm __nf_conntrack_confirm nf_confirm ipv4_confirm "
+                "ipv4_conntrack_in ipv4_conntrack_local ipv4_conntrack_defrag ipv6_conntrack_in ipv6_conntrack_local "
+                "ipv6_defrag nf_nat_inet_fn nf_nat_packet nf_nat_manip_pkt nf_nat_ipv4_fn nf_nat_ipv6_fn"),
+    9: Category("IP receive", "I", "IPv4 and IPv6 input, and the route lookup",
+                "ip_rcv ip_list_rcv ip_sublist_rcv ip_sublist_rcv_finish ip_list_rcv_finish ip_rcv_finish "
+                "ip_rcv_finish_core ip_rcv_core ipv6_rcv ipv6_list_rcv ip6_sublist_rcv ip6_rcv_finish ip6_rcv_core "
+                "ip6_rcv_finish_core ip6_list_rcv_finish"),
+    10: Category("local delivery", "L", "packets for this host, before their protocol",
+                 "ip_local_deliver ip_local_deliver_finish ip_protocol_deliver_rcu ip6_input ip6_input_finish "
+                 "ip6_protocol_deliver_rcu ip_sublist_local_deliver"),
+    11: Category("forwarding", "R", "packets for other hosts",
+                 "ip_forward ip_forward_finish ip6_forward ip6_forward_finish ip_sublist_forward"),
+    12: Category("TCP", "T", "TCP, in softirqs and system calls",
+                 "tcp_v4_rcv tcp_v6_rcv tcp_v4_do_rcv tcp_v6_do_rcv tcp_rcv_established tcp_rcv_state_process "
+                 "tcp_sendmsg tcp_sendmsg_locked tcp_recvmsg tcp_recvmsg_locked tcp_splice_read tcp_read_sock "
+                 "tcp_write_xmit __tcp_transmit_skb __tcp_push_pending_frames tcp_cleanup_rbuf __tcp_cleanup_rbuf"),
+    13: Category("UDP", "U", "UDP, in softirqs and system calls",
+                 "udp_rcv udpv6_rcv __udp4_lib_rcv __udp6_lib_rcv udp_unicast_rcv_skb udp6_unicast_rcv_skb "
+                 "udp_queue_rcv_skb udp_queue_rcv_one_skb udpv6_queue_rcv_skb udpv6_queue_rcv_one_skb "
+                 "__udp_enqueue_schedule_skb __udp4_lib_lookup __udp6_lib_lookup udp4_lib_lookup2 udp6_lib_lookup2 "
+                 "udp_sendmsg udpv6_sendmsg udp_send_skb udp_v6_send_skb udp_recvmsg udpv6_recvmsg"),
+    14: Category("transmit", "S", "sending; in softirqs, replies and forwarded packets",
+                 "__dev_queue_xmit ip_output __ip_local_out ip_local_out ip_send_skb __ip_queue_xmit ip_queue_xmit "
+                 "ip_finish_output ip_finish_output2 __ip_finish_output ip6_output ip6_xmit inet6_csk_xmit "
+                 "ip6_local_out ip6_finish_output ip6_finish_output2 dev_hard_start_xmit sch_direct_xmit __qdisc_run "
+                 "net_tx_action validate_xmit_skb"),
+    15: Category("socket wake-up", "W", "waking the process that waits for a socket",
+                 "sock_def_readable sock_def_write_space sock_def_wakeup sock_def_error_report sk_stream_write_space "
+                 "ep_poll_callback"),
+    16: Category("softirq loop", "O", "the loop around all of it",
+                 "net_rx_action handle_softirqs __do_softirq napi_threaded_poll napi_threaded_poll_loop"),
+    NETTOP: Category("nettop itself", "N", "nettop's own BPF programs, and the kernel code that calls BPF programs"),
+    18: Category("system call", "Y", "entering the kernel, and the socket calls before their protocol",
+                 "do_syscall_64 el0_svc __sys_sendto __sys_recvfrom __sys_sendmsg __sys_recvmsg __sys_sendmmsg "
+                 "__sys_recvmmsg ksys_write ksys_read do_sendfile io_worker_handle_work"),
+    OTHER: Category("other", "·", "none of these"),
 }  # fmt: skip
 """Categories by the number stored in tables. They are disjoint, so shares add up to 100 %."""
 
@@ -214,7 +196,6 @@ CPUS = Table(
     text=("cpu", "network_ns", "tx_syscalls_ns", "rx_syscalls_ns", "tx_softirq_ns", "rx_softirq_ns", "io_workers_ns",
           "napi_threads_ns", "timer_ns", "hrtimer_ns", "tasklet_ns", "sched_ns", "rcu_ns", "stat_softirq_ns"),
     sort="cpu",
-    text_sort="cpu",
     hooks=("softirqs",),
     metrics=(
         Metrics(
@@ -241,11 +222,9 @@ STACKS = Table(
         Field("stack", Kind.TEXT, "STACK", "kernel functions from the entry point inwards, separated by ;",
               "u4", width=60, importance=100),
     ),
-    key="id",
     screen=("entry", "cpu", "category", "time_ns_per_s", "samples", "stack"),
     text=("entry", "cpu", "category", "samples", "time_ns", "stack"),
     sort="-samples",
-    text_sort="-samples",
     begins_at_zero=True,
     hooks=("samples",),
     exports=("folded", "speedscope", "svg"),
@@ -265,7 +244,6 @@ CATEGORY_SHARES = Table(
         _TIME,
         Field("note", Kind.TEXT, "NOTE", "why a number is missing", "u4", width=40, importance=40),
     ),
-    key="id",
     screen=("entry", "category", "share", "time_ns_per_s", "samples", "note"),
     text=("entry", "category", "samples", "share", "time_ns", "note"),
     sort="-samples",
@@ -294,12 +272,10 @@ PROCESSES = Table(
               f"has what served its sockets, by samples; {NO_PROCESS} has the rest. The sum equals that of `cpu`",
               "u8", "ns", 9, 70),
     ),
-    key="id",
     screen=("process", "pid", "network_ns_per_s", "tx_syscalls_ns_per_s", "rx_syscalls_ns_per_s",
             "softirq_ns_per_s", "io_workers_ns_per_s"),
     text=("process", "pid", "network_ns", "tx_syscalls_ns", "rx_syscalls_ns", "io_workers_ns", "softirq_ns"),
     sort="-network_ns_per_s",
-    text_sort="-network_ns",
     begins_at_zero=True,
     hooks=("syscalls",),
     metrics=(
@@ -363,41 +339,19 @@ LENS = Lens(
     digit="2",
     question="what the network stack costs in CPU time, and where",
     tables=(CPUS, STACKS, CATEGORY_SHARES, PROCESSES),
-    hooks=(
-        HOOK_SOFTIRQS,
-        HOOK_SYSCALLS,
-        HOOK_NAPI_THREADS,
-        HOOK_SAMPLES,
-        HOOK_SYMBOLS,
-        HOOK_SERVED,
-    ),
-    losses=(
-        Loss(
-            "threads",
-            "threads switched out in a call or softirq that had no room in the map: the rest of it is not timed",
-            for_lack_of_room=True,
-        ),
-        Loss(
-            "processes",
-            "processes that had no room in the map: their calls are counted by CPU only",
-            for_lack_of_room=True,
-        ),
-        Loss("sockets", "samples in softirqs whose socket had no room in the map", for_lack_of_room=True),
-        Loss(
-            "recursion",
-            "hook runs that the kernel skipped because the hook was already running on that CPU",
-        ),
-        Loss(
-            "rows",
-            "processes without a row: beyond the maximum, those that used the network least",
-            for_lack_of_room=True,
-        ),
-        Loss("ticks", "ticks that the clock missed: sampled times are too low by that share"),
-        Loss("walks", "samples whose stack the kernel could not walk"),
-        Loss("collisions", "samples whose stack has the same hash as another stack"),
-        Loss("stacks", "samples whose stack had no room in the map", for_lack_of_room=True),
-        Loss("not_kept", "samples whose stack had no room for a row", for_lack_of_room=True),
-        Loss("cpus", "online CPUs without a sampling clock: they are not sampled"),
-    ),
+    hooks=(HOOK_SOFTIRQS, HOOK_SYSCALLS, HOOK_NAPI_THREADS, HOOK_SAMPLES, HOOK_SYMBOLS, HOOK_SERVED),
+    losses={
+        "threads": "threads switched out in a call or softirq that had no room in the map: the rest of it is not timed",
+        "processes": "processes that had no room in the map: their calls are counted by CPU only",
+        "sockets": "samples in softirqs whose socket had no room in the map",
+        "recursion": "hook runs that the kernel skipped because the hook was already running on that CPU",
+        "rows": "processes without a row: beyond the maximum, those that used the network least",
+        "ticks": "ticks that the clock missed: sampled times are too low by that share",
+        "walks": "samples whose stack the kernel could not walk",
+        "collisions": "samples whose stack has the same hash as another stack",
+        "stacks": "samples whose stack had no room in the map",
+        "not_kept": "samples whose stack had no room for a row",
+        "cpus": "online CPUs without a sampling clock: they are not sampled",
+    },
     options=(FREQUENCY,),
 )

@@ -7,17 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from nettop.snapshots.schema import (
-    NAMESPACE,
-    NETNS,
-    Field,
-    Hook,
-    Kind,
-    Lens,
-    Loss,
-    Metrics,
-    Table,
-)
+from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Metrics, Table
 
 # --- names of the kernel's numbers ------------------------------------------------------------------------
 
@@ -299,13 +289,11 @@ PACKETS = Table(
         Field("last_seen", Kind.TIME, "LAST", "time of the refresh that saw the last drop", "u8", "ns",
               width=19, importance=50),
     ),
-    key="id",
     screen=("reason", "meaning", "place", "protocol", "port", "process", "interface", "namespace", "packets_per_s",
             "packets", "last_seen"),
     text=("reason", "severity", "place", "family", "protocol", "interface", "netns", "namespace", "port", "process",
           "pid", "packets", "bytes", "last_seen"),
     sort="-packets_per_s",
-    text_sort="-packets",
     begins_at_zero=True,
     uses=("connections",),
     metrics=(
@@ -330,11 +318,9 @@ COUNTERS = Table(
         Field("included_in", Kind.LABEL, "INCLUDED IN", "ID of the row that counts these packets too; totals with that "
               "row leave this one out", "u8", width=11, importance=1),
     ),
-    key="id",
     screen=("counter", "interface", "cpu", "namespace", "packets_per_s", "packets", "name"),
     text=("counter", "name", "interface", "cpu", "netns", "namespace", "packets"),
     sort="-packets_per_s",
-    text_sort="-packets",
     default_filter="packets>0",
     included_in="included_in",
     metrics=(
@@ -357,13 +343,10 @@ LENS = Lens(
     question="what the kernel drops, where and why",
     tables=(PACKETS, COUNTERS),
     hooks=(HOOK_PACKETS, HOOK_REASONS, HOOK_PLACES, HOOK_COUNTERS),
-    losses=(
-        Loss("untracked", "drops without a row, because the map was full", for_lack_of_room=True),
-        Loss("recursion", "drops not counted because another one was being counted on that CPU"),
-        Loss("namespaces", "network namespaces that could not be entered: their counters are missing"),
-        Loss(
-            "devices",
-            "network namespaces whose devices could not be listed: the devices have no names and no counters",
-        ),
-    ),
+    losses={
+        "untracked": "drops without a row, because the map was full",
+        "recursion": "drops not counted because another one was being counted on that CPU",
+        "namespaces": "network namespaces that could not be entered: their counters are missing",
+        "devices": "network namespaces whose devices could not be listed: the devices have no names and no counters",
+    },
 )

@@ -58,13 +58,11 @@ EXPORTERS = Table(
         Field("first_seen", Kind.TIME, "FIRST", "its first datagram since the collector started", "u8", "ns", 19, 10),
         Field("last_seen", Kind.TIME, "LAST", "its last datagram", "u8", "ns", 19, 70),
     ),
-    key="id",
     screen=("exporter", "protocol", "domain", "flows", "flows_per_s", "datagrams_per_s", "lost", "broken", "waiting",
             "sampling_rate", "last_seen"),
     text=("exporter", "port", "protocol", "domain", "datagrams", "flows", "lost", "malformed", "broken", "templates",
           "waiting", "forgotten", "sampling_rate", "last_seen"),
     sort="-flows_per_s",
-    text_sort="-flows",
     hooks=("collector",),
     # Without `counting`: the collector may revise it, and totals would restart.
     metrics=(
@@ -86,11 +84,9 @@ LEDGER = Table(
         # Not `count`: metric names with that ending belong to histograms and summaries.
         Field("items", Kind.GAUGE, "COUNT", "items since the collector started", "u8", width=14, importance=95),
     ),
-    key="id",
     screen=("of", "term", "items"),
     text=("of", "term", "items"),
     sort="id",
-    text_sort="id",
     hooks=("collector",),
     adds_up=False,
 )

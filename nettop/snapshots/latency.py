@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nettop.snapshots.histograms import Buckets
-from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Metrics, Option, Table
+from nettop.snapshots.schema import Field, Hook, Kind, Lens, Metrics, Option, Table
 
 # --- names of numbers ----------------------------------------------------------------------------------------
 
@@ -103,12 +103,10 @@ _USES = ("connections",)
 STAGE_TABLE = Table(
     name="stages",
     fields=(_ID, _STAGE, *_TERMS, _LATENCY, *_QUANTILES),
-    key="id",
     hooks=_ALL_HOOKS,
     screen=("stage", "seen_per_s", *_SHOWN, "latency", "dropped_per_s", "unmatched_per_s", "waiting"),
     text=("stage", *_TEXT),
     sort="id",
-    text_sort="id",
     adds_up=False,
     begins_at_zero=True,
     uses=_USES,
@@ -117,7 +115,6 @@ STAGE_TABLE = Table(
 PROTOCOL_TABLE = Table(
     name="protocols",
     fields=(_ID, _STAGE, _PROTOCOL, _FAMILY, *_TERMS, _LATENCY, *_QUANTILES),
-    key="id",
     hooks=_ALL_HOOKS,
     screen=(
         "stage",
@@ -131,7 +128,6 @@ PROTOCOL_TABLE = Table(
     ),
     text=("stage", "protocol", "family", *_TEXT),
     sort="id",
-    text_sort="id",
     adds_up=False,
     begins_at_zero=True,
     uses=_USES,
@@ -160,12 +156,10 @@ PAIR_TABLE = Table(
         _P99,
         _MAX,
     ),
-    key="id",
     hooks=_PACKET_HOOKS,
     screen=("stage", "source", "destination", "protocol", "packets_per_s", "p50", "p99", "max", "latency"),
     text=("stage", "source", "destination", "protocol", "packets", "p50", "p99", "max"),
     sort="-p99",
-    text_sort="-p99",
     adds_up=False,
     begins_at_zero=True,
     metrics=(
@@ -186,12 +180,10 @@ BUCKET_TABLE = Table(
         replace(_MATCHED, name="packets", title="PACKETS", help="durations in this bucket", rate_title="PACKETS/s",
                 importance=80),
     ),
-    key="id",
     hooks=_ALL_HOOKS,
     screen=("stage", "protocol", "family", "at_least", "below", "packets_per_s"),
     text=("stage", "protocol", "family", "at_least", "below", "packets"),
     sort="id",
-    text_sort="id",
     begins_at_zero=True,
     uses=_USES,
     metrics=(),
@@ -211,7 +203,9 @@ LENS = Lens(
     tables=(STAGE_TABLE, PROTOCOL_TABLE, PAIR_TABLE, BUCKET_TABLE),
     common=(("stage",),),
     hooks=tuple(HOOKS.values()),
-    losses=(Loss("skipped", "packets not seen because a program was already running on that CPU"),),
+    losses={
+        "skipped": "packets not seen because a program was already running on that CPU",
+    },
     options=(SAMPLING,),
     counts=(
         Field(ONE_IN, Kind.GAUGE, "ONE IN", "N if one packet in N is followed"),

@@ -45,7 +45,6 @@ COSTS = Table(
         Field("note", Kind.TEXT, "NOTE", "the effect of --max-overhead, or why a number is missing", "u4",
               width=40, importance=45),
     ),
-    key="id",
     screen=("kind", "name", "lens", "time_ns_per_s", "runs_per_s", "mean_ns", "longest_ns", "memory", "note"),
     text=("kind", "name", "lens", "runs", "time_ns", "mean_ns", "longest_ns", "memory", "late", "lost", "note"),
     sort="-time_ns_per_s",

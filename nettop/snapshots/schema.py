@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The classes that declare a lens: Field, Table, Hook, Loss, Option, Lens. Imports numpy only to build a dtype."""
+"""The classes that declare a lens: Field, Table, Hook, Option, Lens. Imports numpy only to build a dtype."""
 
 from __future__ import annotations
 
@@ -156,7 +156,8 @@ class Table:
     """A named set of fields with its display defaults.
 
     - `screen` and `text`: the default columns of the TUI and of plain text, sorted by `sort` and `text_sort` (a field
-      name; a leading `-` means descending).
+      name; a leading `-` means descending). The default of `text_sort` is `sort`, by the total instead of the rate.
+    - `key`: the field that identifies a row.
     - `default_filter`: selects the rows shown without --all, in addition to those with nonzero `watched` counters.
     - `append`: a table of events, whose rows are added and never replaced; views show the newest `kept_rows`.
     - `begins_at_zero`: counters start when the source first sees their row, so everything a new row counted belongs to
@@ -180,11 +181,11 @@ class Table:
 
     name: str
     fields: tuple[Field, ...]
-    key: str
     screen: tuple[str, ...]
     text: tuple[str, ...]
     sort: str
-    text_sort: str
+    text_sort: str = ""
+    key: str = "id"
     default_filter: str = ""
     append: bool = False
     kept_rows: int = 10_000
@@ -202,6 +203,10 @@ class Table:
     metrics: tuple[Metrics, ...] | None = None
     details: tuple[tuple[str, tuple[str, ...]], ...] = ()
     troubles: tuple[Trouble, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Set the default order of plain text."""
+        object.__setattr__(self, "text_sort", self.text_sort or self.sort.removesuffix(RATE))
 
     @cached_property
     def by_name(self) -> Mapping[str, Field]:
@@ -312,18 +317,6 @@ NAMESPACE = Field(
 """The fields of every table whose rows belong to a network namespace."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """A kind of data that may be missing from a lens's numbers, counted under this name in a snapshot's `lost`.
-
-    `for_lack_of_room` means that a bounded table was full.
-    """
-
-    name: str
-    help: str
-    for_lack_of_room: bool = False
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Option(Generic[V]):
     """A setting of a lens's source, declared once for commands, live keys, completion and documentation.
@@ -390,12 +383,12 @@ OptionValues: TypeAlias = Mapping[Option[Any], Any]
 
 @dataclass(frozen=True)
 class Lens:
-    """A question that nettop answers. Its id is the same in file names, --view, paths and recordings.
+    """A question that nettop answers. Its id is the same in file names, --view and paths.
 
-    `hooks` are its needs from the kernel, `losses` its possible losses, `options` its settings; option names are unique
-    across lenses. `counts` are the snapshot counts that are exported as metrics too: counters and gauges.
-    `common` are groups of fields that match a row of one table to a row of another; the first group that both tables
-    have is used.
+    `hooks` are its needs from the kernel, `options` its settings; option names are unique across lenses. `losses` are
+    the kinds of data that may be missing from its numbers, by the name that counts them in a snapshot's `lost`.
+    `counts` are the snapshot counts that are exported as metrics too: counters and gauges. `common` are groups of
+    fields that match a row of one table to a row of another; the first group that both tables have is used.
     """
 
     id: str
@@ -405,7 +398,7 @@ class Lens:
     question: str
     tables: tuple[Table, ...]
     hooks: tuple[Hook, ...] = ()
-    losses: tuple[Loss, ...] = ()
+    losses: Mapping[str, str] = field(default_factory=dict)
     options: tuple[Option[Any], ...] = ()
     counts: tuple[Field, ...] = ()
     common: tuple[tuple[str, ...], ...] = ()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from nettop.snapshots.connections import NO_YES
 from nettop.snapshots.histograms import Buckets
-from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Loss, Metrics, Table, Trouble
+from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Metrics, Table, Trouble
 
 # --- names of numbers ----------------------------------------------------------------------------------------
 
@@ -160,14 +160,12 @@ SERVICES = Table(
               "more is like that, response times and waiting requests are unknown", "u1", width=11, importance=69,
               labels=PATTERNS),
     ),
-    key="id",
     screen=("process", "service", "side", "answers_per_s", "p50", "p99", "max", "queued_p99", "service_p99", "response",
             "waiting", "oldest", "unanswered_per_s", "failed_connects_per_s", "pattern"),
     text=("process", "pid", "container", "namespace", "side", "service", "answers", "p50", "p90", "p99", "max",
           "queued_p99", "service_p99", "waiting", "oldest", "unanswered", "closed", "failed_connects",
           "connections", "pattern"),
     sort="-p99",
-    text_sort="-p99",
     bar="p99",
     begins_at_zero=True,
     cumulative=True,
@@ -206,13 +204,11 @@ CLIENTS = Table(
         _OLDEST,
         _CONNECTIONS,
     ),
-    key="id",
     screen=("process", "port", "client", "answers_per_s", "p50", "p90", "p99", "max", "response", "waiting", "oldest",
             "connections"),
     text=("process", "port", "namespace", "client", "answers", "p50", "p90", "p99", "max", "waiting", "oldest",
           "connections"),
     sort="-p99",
-    text_sort="-p99",
     bar="p99",
     begins_at_zero=True,
     adds_up=False,
@@ -262,11 +258,9 @@ CONNECTIONS = Table(
         _WAS_READ,
         _INFERRED,
     ),
-    key="id",
     screen=("process", "side", "local", "remote", "answers_per_s", "response_mean", "waited"),
     text=("process", "pid", "side", "local", "remote", "answers", "response_mean", "waited"),
     sort="-waited",
-    text_sort="-waited",
     begins_at_zero=True,
     adds_up=False,
     hooks=("calls",),
@@ -276,11 +270,9 @@ CONNECTIONS = Table(
 WAITING = Table(
     name="waiting",
     fields=(*_CONNECTION_FIELDS, _WAITED, _SINCE, _WAS_READ, _INFERRED),
-    key="id",
     screen=("waited", "process", "pid", "side", "was_read", "local", "remote", "since", "inferred"),
     text=("waited", "process", "pid", "side", "was_read", "local", "remote", "since", "inferred"),
     sort="-waited",
-    text_sort="-waited",
     hooks=("calls",),
     metrics=(),
 )
@@ -302,24 +294,12 @@ LENS = Lens(
     tables=(SERVICES, CLIENTS, CONNECTIONS, WAITING),
     common=(("service",), ("process",)),
     hooks=(HOOK_CALLS,),
-    losses=(
-        Loss("skipped calls", "calls not seen because a program was already running on that CPU"),
-        Loss(
-            "unwatched",
-            "connections not watched for lack of memory: no number includes them",
-            for_lack_of_room=True,
-        ),
-        Loss(
-            WITHOUT_SLOT,
-            f"services that share the row {OTHERS}, because too many are in use at once",
-            for_lack_of_room=True,
-        ),
-        Loss(
-            WITHOUT_CLIENT,
-            "connections whose client has no row, because too many are connected at once",
-            for_lack_of_room=True,
-        ),
-    ),
+    losses={
+        "skipped calls": "calls not seen because a program was already running on that CPU",
+        "unwatched": "connections not watched for lack of memory: no number includes them",
+        WITHOUT_SLOT: f"services that share the row {OTHERS}, because too many are in use at once",
+        WITHOUT_CLIENT: "connections whose client has no row, because too many are connected at once",
+    },
     counts=(
         Field(CLIENTS_EVICTED, Kind.COUNTER, "EVICTED", "clients evicted to make room for others"),
         Field(

@@ -110,11 +110,6 @@ class Snapshot:
         return {name: why for name, why in self.gaps.items() if why != PARTLY_SEEN}
 
     @property
-    def lost_in_all(self) -> int:
-        """Sum of the notable losses."""
-        return sum(self.notable_losses.values())
-
-    @property
     def via(self) -> dict[str, str]:
         """Each hook's mechanism, or `n/a: why`, followed by the gaps."""
         return {hook.hook: str(hook) for hook in self.hooks} | dict(self.gaps)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces of snapshot sources: a probe, a replay, a flow store."""
+"""Interfaces of snapshot sources."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from nettop.snapshots.schema import Option, OptionValues, V
@@ -49,14 +49,6 @@ class SourceOptions:
             self.follow if more.follow is None else more.follow,
             {**self.values, **more.values},
         )
-
-    def with_table(self, name: str) -> SourceOptions:
-        """Return these options with this table in use."""
-        return replace(self, tables=self.tables | {name})
-
-    def with_value(self, option: Option[V], value: V) -> SourceOptions:
-        """Return these options with another value of a lens option."""
-        return replace(self, values={**self.values, option: value})
 
 
 class Source(Protocol):

@@ -25,7 +25,7 @@ from nettop.kernel.net import sock_diag
 from nettop.kernel.net.entered_namespaces import shared_namespaces
 from nettop.probes.connections.programs import table_text
 from nettop.probes.connections.sock_diag_table import DiagTable
-from nettop.probes.connections.socket_rows import ROW, STATE
+from nettop.probes.connections.socket_rows import ROW, STATE, descriptors_of
 from nettop.probes.connections.socket_table import SocketTable
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import SOCKETS
@@ -305,7 +305,10 @@ def shared(tables: Tables, namespace: Namespace) -> dict[int, list[tuple[int, in
     for reader in (tables.first, tables.second):
         rows = reader.before[np.isin(reader.before["id"], list(compared))]
         reported.append(
-            {int(row["id"]): reader.table.descriptors(rows[at : at + 1]) for at, row in enumerate(rows)}
+            {
+                int(row["id"]): descriptors_of(rows[at : at + 1], reader.table.held_by_several)
+                for at, row in enumerate(rows)
+            }
         )
     assert reported[0] == reported[1]
     return reported[1]

@@ -31,7 +31,6 @@ from nettop.kernel.host.facts import container_of
 from nettop.probes.connections import events as connection_events
 from nettop.probes.connections import groups as connection_groups
 from nettop.probes.connections import programs as connection_programs
-from nettop.probes.connections.event_hooks import EventHooks
 from nettop.probes.connections.event_records import EVENT
 from nettop.probes.connections.probe import Connections
 from nettop.settings import MAX_INTERVAL_S
@@ -207,7 +206,7 @@ class Watch:
 def detach(probe: Connections, *programs: str) -> None:
     """Detach the probe, or only these programs, in the kernel, without its knowledge."""
     nothing = os.open(os.devnull, os.O_RDONLY)
-    links = probe._events._hooks._links
+    links = probe._events.hooks._links
     for name in programs or links:
         os.dup2(nothing, links[name])
     os.close(nothing)
@@ -1040,8 +1039,8 @@ def test_totals_say_what_they_lack(monkeypatch: pytest.MonkeyPatch) -> None:
     """Changes that the kernel skipped count as lost events, and as missing in the totals."""
     with Watch() as watch:
         before = watch.read()
-        skipped = EventHooks.skipped
-        monkeypatch.setattr(EventHooks, "skipped", lambda hooks: skipped(hooks) + 7)
+        skipped = connection_events._skipped
+        monkeypatch.setattr(connection_events, "_skipped", lambda program: skipped(program) + 7)
         after = watch.read()
     assert after.counts["uncounted"] - before.counts["uncounted"] == 7
     assert after.lost["events"] - before.lost["events"] == 7

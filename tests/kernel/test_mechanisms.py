@@ -22,9 +22,9 @@ from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.mechanisms import NO_MECHANISM, NOT_CHOSEN, Fallbacks, Mechanism
 from nettop.kernel.bpf.program import ProgramText
 from nettop.kernel.net.hook_check import HookCheck
-from nettop.probes.connections import event_hooks
+from nettop.probes.connections import events as connection_events
 from nettop.probes.connections import probe as connections
-from nettop.probes.connections.event_hooks import CHANGES, FALLBACKS, NESTED
+from nettop.probes.connections.hooks import CHANGES, FALLBACKS, NESTED
 from nettop.probes.connections.probe import TABLES
 from nettop.probes.connections.programs import events_text
 from nettop.probes.connections.udp import UDP_FALLBACKS
@@ -152,7 +152,7 @@ def watches() -> Iterator[list[Watch]]:
 def leave_to_nested(watch: Watch) -> None:
     """Detach the first program, so that the nested one handles every change of state."""
     events = watch.probe._events
-    if events is None or CHANGES not in events._hooks._links:
+    if events is None or CHANGES not in events.hooks._links:
         return
     detach(watch.probe, CHANGES)
     running = (1).to_bytes(8, sys.byteorder) * maps.possible_cpus()
@@ -582,9 +582,7 @@ def with_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, hook: str, *pro
     )
 
     def text(ring_bytes: int, followed: int | None) -> ProgramText:
-        with monkeypatch.context() as patch:
-            patch.setattr(event_hooks, "FALLBACKS", FALLBACKS)
-            whole = events_text(ring_bytes, followed)
+        whole = events_text(ring_bytes, followed)
         functions = {**whole.functions, **dict.fromkeys(programs, 26)}
         return replace(
             whole,
@@ -593,7 +591,7 @@ def with_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, hook: str, *pro
             optional=(*whole.optional, *programs),
         )
 
-    monkeypatch.setattr(event_hooks, "FALLBACKS", all_fallbacks)
+    monkeypatch.setattr(connection_events, "FALLBACKS", all_fallbacks)
     monkeypatch.setattr(connections, "events_text", text)
 
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A host of four CPUs that receives, filters, answers and forwards, through the lens `cpu`.
 
-Stacks are those of Linux 6.12 under iperf3 over veth with conntrack, thinned out. Every snapshot goes through the
-codec, so that the screens are tested on what comes out of it.
+Stacks are those of Linux 6.12 under iperf3 over veth with conntrack, thinned out.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from nettop.snapshots.codec import decode, encode
 from nettop.snapshots.cpu import (
     CATEGORIES,
     CATEGORY_OF,
@@ -256,12 +254,12 @@ _OTHER_VECTORS = {"timer": 0.003, "sched": 0.004, "rcu": 0.002, "tasklet": 0.0}
 def example_steps(seconds: int = 3, cpus: int = 4, **changed: object) -> list[Snapshot]:
     """Return snapshots a second apart, the first of a source that has just begun; `changed` are members of each."""
     host = _Host(cpus)
-    return [decode(encode(host.snapshot(step, changed)), (LENS,)) for step in range(seconds)]
+    return [host.snapshot(step, changed) for step in range(seconds)]
 
 
 def idle_steps(seconds: int = 3) -> list[Snapshot]:
     """Return `example_steps` of a host whose network has become idle."""
-    return [decode(encode(_later(_Host(4).snapshot(0, {}), step)), (LENS,)) for step in range(seconds)]
+    return [_later(_Host(4).snapshot(0, {}), step) for step in range(seconds)]
 
 
 class _Host:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 from hypothesis import strategies as st
 
-from nettop.snapshots.codec import decode, encode
 from nettop.snapshots.cpu import CATEGORY_OF, OTHER, RX_SOFTIRQ, STACKS, TX_SYSCALLS
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import Rows, Snapshot
@@ -77,10 +76,7 @@ def profile(counts: Sequence[StackCount]) -> Profile:
 
 
 class StackSource:
-    """A source of the CPU lens: with each reading the samples of each stack grow by `more`.
-
-    Its snapshots go through the codec, as those of a recording do.
-    """
+    """A source of the CPU lens: with each reading the samples of each stack grow by `more`."""
 
     def __init__(self, more: Mapping[str, int] | None = None, hooks: tuple[HookStatus, ...] = ()) -> None:
         self.options: SourceOptions | None = None
@@ -98,8 +94,7 @@ class StackSource:
         self.reads += 1
         tables = {"stacks": make_rows(rows, STACKS, taken_ns)}
         lost, counts = {"ticks": self.reads}, {"sampled_hz": 997}
-        snapshot = Snapshot("cpu", time.time_ns(), taken_ns, tables, counts, lost, self._hooks)
-        return decode(encode(snapshot))
+        return Snapshot("cpu", time.time_ns(), taken_ns, tables, counts, lost, self._hooks)
 
     def configure(self, options: SourceOptions) -> None:
         """Record the options."""

@@ -232,7 +232,7 @@ def test_attaching_a_lens_does_not_delay_the_readings_of_others() -> None:
         assert session.late == 0
         # Options and questions for the one that starts wait until it has.
         request, details = session.sample_now(), session.describe("drops", 8)
-        session.change("drops", lambda options: options.with_table("packets"))
+        session.change("drops", lambda options: options | SourceOptions(frozenset({"packets"})))
         assert session.bus.frame("drops") is None
         assert "read" not in slow.calls
         slow.may_start.set()

@@ -26,15 +26,13 @@ from nettop.output.log_lines import TextLines
 from nettop.output.plan import whole_columns
 from nettop.output.table import AlignedTable
 from nettop.query.filter import parse_filter
-from nettop.query.query import Query, parse_sort
+from nettop.query.query import parse_sort
 from nettop.query.units import unit_of
 from nettop.query.view import View
 from nettop.screens.table_state import initial_state
 from nettop.snapshots.arrays import Array
-from nettop.snapshots.codec import NOT_RECORDED, decode, encode
 from nettop.snapshots.histograms import Buckets, histogram_text
-from nettop.snapshots.schema import Field, Kind, Lens, Table
-from nettop.snapshots.snapshot import Frame, Snapshot, known_histograms, unknown_value
+from nettop.snapshots.schema import Field, Kind, Table
 from nettop.widgets.cells import RowFlags, RowStyle, column_cells, total_cells
 from nettop.widgets.columns import plan
 from nettop.widgets.details import detail_lines
@@ -42,7 +40,7 @@ from nettop.widgets.durations import rebin
 from nettop.widgets.glyphs import needed_signs
 from nettop.widgets.table import LiveTable
 from nettop.widgets.themes import Role
-from tests.unit.build import Row, make_frame, make_rows, make_view
+from tests.unit.build import Row, make_frame, make_view
 
 BUCKETS = Buckets(first_bit=6, last_bit=34, divided_by_bits=4)
 WIDER = Buckets(first_bit=7, last_bit=35, divided_by_bits=4)
@@ -448,64 +446,6 @@ def test_logged_lines() -> None:
     )
     assert lines[0].endswith(f"  queue=a  wait={LOW}-{HIGH}:3  p50={standing_for(20 * MS):.0f}")
     assert lines[1].endswith('  queue=b  wait=""  p50=–')
-
-
-# --- recordings -----------------------------------------------------------------------------------------------
-
-
-def lens_of(*fields: Field) -> Lens:
-    """Return a lens with a table of these fields."""
-    table = replace(
-        WAITS, fields=(WAITS.fields[0], *fields), screen=("id",), text=("id",), sort="id", text_sort="id"
-    )
-    return Lens("sample", "Sample", 99, "9", "how long?", (table,))
-
-
-def recorded(lens: Lens, rows: Sequence[Row]) -> bytes:
-    """Return a recording of these rows."""
-    return encode(Snapshot("sample", 1, 2, {"waits": make_rows(rows, lens.main)}))
-
-
-def test_a_recording_has_the_histograms() -> None:
-    """A recording has histograms with counts, empty ones and unknown ones."""
-    lens = lens_of(*WAITS.fields[1:])
-    rows: list[Row] = [*THREE, {"id": 4, "wait": None}]
-    decoded = decode(recorded(lens, rows), [lens])
-    array = decoded.tables["waits"].array
-    assert array["wait"][:3].tolist() == [row["wait"].tolist() for row in THREE]
-    assert known_histograms(array["wait"]).tolist() == [True, True, True, False]
-    assert not decoded.missing
-    view = View(Frame(decoded), Query(lens.main, parse_sort(lens.main, "-p99"), parse_filter(lens.main, "")))
-    assert values(view, "p99") == [standing_for(20 * MS), None, standing_for(5 * MS), None]
-
-
-@pytest.mark.parametrize(
-    "buckets", [Buckets(6, 34, 2), WIDER, Buckets(6, 33, 4)], ids=["coarser", "other numbers", "fewer"]
-)
-def test_other_buckets_are_lacking(buckets: Buckets) -> None:
-    """A recording with other buckets has no equivalent, so the histogram is unknown."""
-    wait = WAITS.by_name["wait"]
-    old = lens_of(replace(wait, dtype=buckets.dtype, buckets=buckets), WAITS.fields[2])
-    decoded = decode(
-        recorded(old, [{"id": 1, "seen": 7, "wait": counted([MS], buckets)}]),
-        [lens_of(wait, WAITS.fields[2])],
-    )
-    array = decoded.tables["waits"].array
-    assert decoded.missing == {"wait": NOT_RECORDED}
-    assert (array["wait"] == unknown_value(array["wait"].dtype)).all()
-    assert array["seen"].tolist() == [7]
-
-
-def test_narrower_counts_are_widened() -> None:
-    """An unknown histogram stays unknown."""
-    wait = WAITS.by_name["wait"]
-    old = lens_of(replace(wait, dtype=wait.dtype.replace("u8", "u4")))
-    decoded = decode(
-        recorded(old, [{"id": 1, "wait": counted([MS])}, {"id": 2, "wait": None}]), [lens_of(wait)]
-    )
-    wide = decoded.tables["waits"].array["wait"]
-    assert wide[0].tolist() == counted([MS]).tolist()
-    assert known_histograms(wide).tolist() == [True, False]
 
 
 # --- screens --------------------------------------------------------------------------------------------------

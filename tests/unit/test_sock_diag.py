@@ -23,7 +23,7 @@ from nettop.kernel.host.facts import Host
 from nettop.kernel.net import sock_diag
 from nettop.probes.connections import sock_diag_table
 from nettop.probes.connections.sock_diag_table import DiagTable
-from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP
+from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP, descriptors_of
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.snapshot import known
 from tests.kernel import oracle
@@ -566,7 +566,7 @@ def test_a_protocol_that_is_not_listed_is_a_gap(tmp_path: Any, monkeypatch: pyte
     for reading in (1, 2):
         rows, counts, _ = made.read(np.zeros(0, ROW))
         assert rows["id"].tolist() == [TCP]  # in two dumps, shown once
-        assert made.descriptors(rows) == [(7, 3)]
+        assert descriptors_of(rows, made.held_by_several) == [(7, 3)]
         assert made.gaps()["udp"] == f"no {UDP}"
         assert "tcp" not in made.gaps()
         assert (counts["inconsistent_dumps"], counts["namespaces"], counts["processes_hidden"]) == (

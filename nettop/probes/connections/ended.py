@@ -10,7 +10,7 @@ import numpy as np
 from nettop.kernel.host.processes import Processes
 from nettop.kernel.net.entered_namespaces import Namespaces
 from nettop.probes.connections.event_records import EVENT, FAIL
-from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UNCONNECTED_STATES, merge
+from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UNCONNECTED_STATES, exclude_ids, merge
 from nettop.snapshots.arrays import Array, Mask, concatenate_rows, positions, take_rows
 from nettop.snapshots.connections import DIRECTIONS, NOT_LISTED, SOCKETS
 from nettop.snapshots.schema import BEGAN, Kind
@@ -77,7 +77,7 @@ class EndedSockets:
         """
         events = concatenate_rows(_NO_EVENTS, *self._new)
         self.events, self._new = take_rows(events, np.argsort(events["id"], kind="stable")), []
-        orphans = take_rows(self._open, np.flatnonzero(positions(self._open["id"], rows["id"]) < 0))
+        orphans = exclude_ids(self._open, rows["id"])
         orphans["state"] = unknown_value(orphans["state"].dtype)
         rows = merge(rows, orphans)
         dead = np.union1d(self.events["id"], self._dead)
@@ -87,7 +87,7 @@ class EndedSockets:
         closed = (rows["protocol"] == TCP) & (rows["state"] == STATE["CLOSE"])
         for name in COUNTERS:
             rows[name][closed] = unknown_value(rows[name].dtype)
-        self._open = take_rows(rows, np.flatnonzero(_is_open(rows)))
+        self._open = take_rows(rows, _is_open(rows))
         return rows
 
     def _unreported(self, rows: Array) -> Array:
@@ -98,7 +98,7 @@ class EndedSockets:
         lost = rows[:0]
         if self._still_open is not None:
             may_have_ended = _is_open(rows) & (known(rows["opened_at"]) | ~known(rows["state"]))
-            lost = take_rows(rows, np.flatnonzero(may_have_ended & ~np.isin(rows["id"], self._still_open)))
+            lost = take_rows(rows, may_have_ended & ~np.isin(rows["id"], self._still_open))
             self._still_open = None
         _add_up(self._lost, lost)
         self._lost = {name: max(self._lost[name], self._missing[name]) for name in COUNTERS}
@@ -169,7 +169,7 @@ def _is_open(rows: Array) -> Mask:
 def _without_open(rows: Array, ended: Array) -> tuple[Array, Array]:
     """Remove open connections with an id in `ended` (sorted) from the rows; return the rest and the removed ids."""
     is_dead = _is_open(rows) & (positions(rows["id"], ended) >= 0)
-    return take_rows(rows, np.flatnonzero(~is_dead)), rows["id"][is_dead]
+    return take_rows(rows, ~is_dead), rows["id"][is_dead]
 
 
 def _rows_of(events: Array) -> Array:

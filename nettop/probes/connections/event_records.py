@@ -59,14 +59,12 @@ CONNECTION_GROUP = np.dtype([("cookies", "u8", (GROUP_SIZE,))])
 
 TOTALLED = ("closed", "failed", "bytes_sent", "bytes_received", "packets_sent", "packets_received",
             "data_packets_sent", "retransmits")  # fmt: skip
-HOST_TOTALS = np.dtype(
-    [(name, "u8") for name in (*TOTALLED, "connected", "accepted", "dropped", "untracked", "unfollowed", "unmatched",
-                               "nested")]
-)  # fmt: skip
+_EVENTS = ("connected", "accepted", "dropped", "untracked", "unfollowed", "nested")
+HOST_TOTALS = np.dtype([(name, "u8") for name in (*TOTALLED, *_EVENTS)])
 """Totals of the host, per CPU and writer: ended and opened connections, and cases without room.
 
-No room: `dropped` in the ring, `untracked` in the connections, `unfollowed` in the followed processes, `unmatched` in
-the threads in connect(). `nested`: changes that the nested program handled while the first one was running.
+No room: `dropped` in the ring, `untracked` in the connections, `unfollowed` in the followed processes. `nested`:
+changes that the nested program handled while the first one was running.
 """
 
 WRITERS = ("changes", "nested", "connect_v4", "connect_v6")

@@ -4,8 +4,6 @@
 // belongs to the process that uses the socket; any other task was only interrupted by a packet. struct event,
 // struct totals, socket_rows.bpf.h and hook_check.bpf.h are prepended to this file.
 
-#include <uapi/linux/ptrace.h>
-
 #define EADDRNOTAVAIL 99
 #define ECONNABORTED 103
 #define NSEC_PER_USEC 1000
@@ -32,12 +30,6 @@ BPF_ARRAY(owned_until, u64, WATCHED + 1);
 
 // Sockets held by several processes, by cookie, and which of them uses each.
 BPF_HASH(shared_sockets, u64, struct shared_socket, SHARED_MAX);
-
-// Arguments of a connect() by thread, until it returns: a return probe sees only the result.
-struct connecting {
-  u64 sk, name;
-};
-BPF_HASH(connecting, u64, struct connecting, CONNECTING_MAX);
 
 #ifdef FOLLOWED_PID
 // Thread groups whose connections are wanted, by the kernel's number; udp.bpf.c looks here too.
@@ -173,12 +165,10 @@ static __always_inline struct event *start_event(struct tcp_sock *tp, u64 now, i
   return event;
 }
 
-static __always_inline bool send(struct event *event) {
+static __always_inline void send(struct event *event) {
   // Since 6.15 the ring's lock may fail although there is room: a second attempt nearly always succeeds.
-  if (!events.ringbuf_output(event, sizeof(*event), 0) || !events.ringbuf_output(event, sizeof(*event), 0))
-    return true;
-  COUNT(dropped);
-  return false;
+  if (events.ringbuf_output(event, sizeof(*event), 0) && events.ringbuf_output(event, sizeof(*event), 0))
+    COUNT(dropped);
 }
 
 static __always_inline void begin(struct sock *sk) {
@@ -400,9 +390,8 @@ SET_OWNER_BY_MESSAGE(tp_btf__sock_send_length)
 SET_OWNER_BY_MESSAGE(tp_btf__sock_recv_length)
 SET_OWNER_BY_MESSAGE(tp_btf__tcp_rcv_space_adjust)
 
-// Hooks at functions. Neither the result of bpf_get_func_ret in fexit nor the arguments of a kprobe are
-// typed, so they are read with bpf_probe_read_kernel; a cookie cannot be created, only read if it already
-// exists.
+// Hooks at functions. The result of bpf_get_func_ret is not typed, so it is read with bpf_probe_read_kernel;
+// a cookie cannot be created, only read if it already exists.
 
 int fexit__inet_csk_accept(u64 *ctx) {
   u64 accepted = 0, cookie = 0;
@@ -443,23 +432,28 @@ static __always_inline void put_target(struct row *row, void *name, bool is_v6) 
   bool as_v4 = !is_v6 || is_mapped(to);
   row->family = as_v4 ? AF_INET : AF_INET6;
   row->remote_port = bpf_ntohs(port);
-  put_v6(row->remote_address, to, as_v4);
+  put_address(row->remote_address, to, as_v4);
 }
 
 // A connect() without a route to its peer fails before the socket leaves CLOSE, so there is no state change
-// to report: the end of the function is hooked where possible.
-static __always_inline struct event *fail_at_once(struct sock *sk, void *name, int result, bool is_v6,
-                                                  int slot) {
-  int error = -result, writer = is_v6 ? WRITER_CONNECT_V6 : WRITER_CONNECT_V4;
-  if (error <= 0 || error == EADDRNOTAVAIL || is_hook_check(sk, slot)) // no port: a state change reports it
-    return NULL;
+// to report: the end of the function is hooked.
+static __always_inline int fail_at_once(u64 *ctx, bool is_v6, int slot) {
+  struct sock *sk = (struct sock *)ctx[0];
+  u64 result = 0;
+  bpf_get_func_ret(ctx, &result);
+  if ((int)result >= 0 || (!is_v6 && sk->skc_family != AF_INET)) // called by tcp_v6_connect, which reports it
+    return 0;
+  cookie_of(sk);
+  int error = -(int)result, writer = is_v6 ? WRITER_CONNECT_V6 : WRITER_CONNECT_V4;
+  if (error == EADDRNOTAVAIL || is_hook_check(sk, slot)) // no port: a state change reports it
+    return 0;
   struct event *event = scratch.lookup(&writer);
   if (!event)
-    return NULL;
+    return 0;
   __builtin_memset(event, 0xff, sizeof(*event));
   struct row *row = &event->row;
   put_unconnected(row, sk);
-  put_target(row, name, is_v6);
+  put_target(row, (void *)ctx[1], is_v6);
   struct connection connection;
   reset_connection(&connection);
   set_owner(&connection, OWNER_CONNECT, NULL);
@@ -469,56 +463,12 @@ static __always_inline struct event *fail_at_once(struct sock *sk, void *name, i
   event->event = EVENT_FAIL;
   event->reason = error;
   count_ended(row, true, writer);
-  return event;
-}
-
-static __always_inline int fail_at_exit(u64 *ctx, bool is_v6, int slot) {
-  struct sock *sk = (struct sock *)ctx[0];
-  u64 result = 0;
-  bpf_get_func_ret(ctx, &result);
-  if ((int)result >= 0 || (!is_v6 && sk->skc_family != AF_INET)) // called by tcp_v6_connect, which reports it
-    return 0;
-  cookie_of(sk);
-  struct event *event = fail_at_once(sk, (void *)ctx[1], result, is_v6, slot);
-  if (event)
-    send(event);
+  send(event);
   return 0;
 }
 
-static __always_inline int note_connect(struct pt_regs *ctx, int slot) {
-  u64 thread = bpf_get_current_pid_tgid();
-  struct connecting called = {.sk = PT_REGS_PARM1(ctx), .name = PT_REGS_PARM2(ctx)};
-  if (connecting.update(&thread, &called))
-    COUNT(unmatched);
-  is_hook_check((struct sock *)called.sk, slot);
-  return 0;
-}
-
-static __always_inline int fail_at_return(struct pt_regs *ctx, bool is_v6, int slot) {
-  u64 thread = bpf_get_current_pid_tgid();
-  struct connecting *entered = connecting.lookup(&thread);
-  if (!entered)
-    return 0;
-  struct connecting called = *entered;
-  connecting.delete(&thread);
-  struct event *event =
-      fail_at_once((struct sock *)called.sk, (void *)called.name, PT_REGS_RC(ctx), is_v6, slot);
-  if (event)
-    send(event);
-  return 0;
-}
-
-int fexit__tcp_v4_connect(u64 *ctx) { return fail_at_exit(ctx, false, CALLED_fexit__tcp_v4_connect); }
-int entry__tcp_v4_connect(struct pt_regs *ctx) { return note_connect(ctx, CALLED_entry__tcp_v4_connect); }
-int return__tcp_v4_connect(struct pt_regs *ctx) {
-  return fail_at_return(ctx, false, CALLED_return__tcp_v4_connect);
-}
-
-int fexit__tcp_v6_connect(u64 *ctx) { return fail_at_exit(ctx, true, CALLED_fexit__tcp_v6_connect); }
-int entry__tcp_v6_connect(struct pt_regs *ctx) { return note_connect(ctx, CALLED_entry__tcp_v6_connect); }
-int return__tcp_v6_connect(struct pt_regs *ctx) {
-  return fail_at_return(ctx, true, CALLED_return__tcp_v6_connect);
-}
+int fexit__tcp_v4_connect(u64 *ctx) { return fail_at_once(ctx, false, CALLED_fexit__tcp_v4_connect); }
+int fexit__tcp_v6_connect(u64 *ctx) { return fail_at_once(ctx, true, CALLED_fexit__tcp_v6_connect); }
 
 #ifdef FOLLOWED_PID
 // Run once, before the process starts: finds it by its PID in nettop's namespace.

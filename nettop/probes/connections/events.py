@@ -14,14 +14,13 @@ import numpy as np
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.iterator import Iterator, RowBuffer
-from nettop.kernel.bpf.mechanisms import ChosenMechanisms
+from nettop.kernel.bpf.mechanisms import ChosenMechanisms, Mechanism
 from nettop.kernel.bpf.program import Loader, Program
 from nettop.kernel.bpf.ring import Ring
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import Processes
 from nettop.kernel.net.hook_check import HookCheck
 from nettop.probes.connections.ended import EndedSockets
-from nettop.probes.connections.event_hooks import FOLLOWED, EventHooks
 from nettop.probes.connections.event_records import (
     ACCEPT,
     CLOSE,
@@ -33,10 +32,11 @@ from nettop.probes.connections.event_records import (
     set_reasons,
 )
 from nettop.probes.connections.failures import Failures
+from nettop.probes.connections.hooks import CHANGES, FALLBACKS, FOLLOW_HOOKS, FOLLOWED, Hooks
 from nettop.probes.connections.socket_rows import MESSAGE, ROW, copy_owners, has_process
 from nettop.probes.connections.users import SocketUsers
 from nettop.snapshots.arrays import Array, concatenate_rows, positions, take_rows
-from nettop.snapshots.connections import EVENTS, STILL_FOLLOWED
+from nettop.snapshots.connections import CHILDREN, EVENTS, STILL_FOLLOWED
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import Rows, unknown_value
 
@@ -99,7 +99,9 @@ class ConnectionEvents:
         if followed is not None:
             with closing(Iterator(program.functions[FOLLOWED], _NO_ROW)) as find:
                 find.read(RowBuffer())
-        self._hooks = EventHooks(program, loader, chosen, check)
+        self.hooks = Hooks(program, FALLBACKS, loader=loader, chosen=chosen, check=check)
+        if followed is not None:
+            self._follow_children()
         self._ring = Ring(program.maps["events"], ring_bytes, EVENT)
         self._processes = Processes(host)
         self._groups: dict[int, str] = {}
@@ -110,25 +112,26 @@ class ConnectionEvents:
         self.failures = Failures()
         self.users = SocketUsers(program.maps)
 
-    def finish_hooks(self) -> None:
-        """Finish the hook check; call this after its last traffic."""
-        self._hooks.finish()
+    def _follow_children(self) -> None:
+        try:
+            self.hooks.attach(Mechanism("children", FOLLOW_HOOKS))
+        except OSError as error:
+            self.hooks.gaps[CHILDREN] = f"not followed: {error.strerror}"
 
     def close(self) -> None:
         """Detach; a second call is a no-op."""
-        self._hooks.close()
+        self.hooks.close()
         self._ring.close()
-        self._program.close()
 
     def status(self) -> EventsStatus:
         """Return the current state of the events for a snapshot."""
         if not self.works:
-            return EventsStatus({}, {}, self._hooks.statuses, self._hooks.gaps)
-        skipped = self._hooks.skipped()  # before the totals, so that it never exceeds `nested`
+            return EventsStatus({}, {}, self.hooks.statuses, self.hooks.gaps)
+        skipped = _skipped(self._program)  # before the totals, so that it never exceeds `nested`
         totals = self._totals()
         self._missed = max(self._missed, skipped - totals["nested"])
         lost = {
-            "events": totals["dropped"] + totals["unmatched"] + self._missed,
+            "events": totals["dropped"] + self._missed,
             "connection records": totals["untracked"],
             "followed processes": totals["unfollowed"],
         }
@@ -140,9 +143,9 @@ class ConnectionEvents:
         if newly_lost:
             self._unowned = self._unowned[:0]
             self._ended.expect_missed_ends(self._still_open())
-        uncounted = totals["unmatched"] + self._missed
-        counts = {name: totals[name] for name in _COUNTED} | {"uncounted": uncounted} | self._count_followed()
-        return EventsStatus(counts, lost, self._hooks.statuses, self._hooks.gaps)
+        counts = {name: totals[name] for name in _COUNTED} | self._count_followed()
+        counts["uncounted"] = self._missed
+        return EventsStatus(counts, lost, self.hooks.statuses, self.hooks.gaps)
 
     def _count_followed(self) -> dict[str, int]:
         """Count the followed processes that still exist; return nothing if the PIDs in /proc differ from the
@@ -182,7 +185,7 @@ class ConnectionEvents:
     @property
     def works(self) -> bool:
         """Whether this kernel reports opens and ends."""
-        return self._hooks.works
+        return self.hooks.works
 
     # --- events -------------------------------------------------------------------------------------------
 
@@ -216,7 +219,7 @@ class ConnectionEvents:
             return
         set_reasons(new)
         self._assign_last_owners(new)
-        self.failures.add(take_rows(new, np.flatnonzero(is_failure(new))))
+        self.failures.add(take_rows(new, is_failure(new)))
         ends = np.flatnonzero(new["event"] >= CLOSE)
         ended = take_rows(new, ends[np.argsort(new["id"][ends], kind="stable")])
         self._ended.add(ended)
@@ -224,26 +227,24 @@ class ConnectionEvents:
         if self._followed is not None:
             new = new[(new["is_followed"] == 1) & (new["event"] != ACCEPT)]
         nameless = (new["event"] == ACCEPT) & ~has_process(new)
-        waiting = concatenate_rows(self._pending, take_rows(new, np.flatnonzero(nameless)))
+        waiting = concatenate_rows(self._pending, take_rows(new, nameless))
         at = positions(waiting["id"], ended["id"])
         copy_owners(waiting, ended, at)
         is_ready = at >= 0
         is_ready[: max(0, len(waiting) - PENDING_MAX)] = True
-        self._pending = take_rows(waiting, np.flatnonzero(~is_ready))
-        ready = take_rows(waiting, np.flatnonzero(is_ready)), take_rows(new, np.flatnonzero(~nameless))
+        self._pending = take_rows(waiting, ~is_ready)
+        ready = take_rows(waiting, is_ready), take_rows(new, ~nameless)
         self._ready = concatenate_rows(self._ready, *ready)
 
     def _assign_last_owners(self, new: Array) -> None:
         """Give ended connections the owner found by the last reading of the table, unless a message showed another
         owner since."""
-        ends = np.flatnonzero(new["event"] >= CLOSE)
-        at = positions(new["id"][ends], self._rows["id"])
-        ends, at = ends[at >= 0], at[at >= 0]
-        is_final = (new["owner_source"][ends] == MESSAGE) & (self._rows["owner_source"][at] != MESSAGE)
-        given = np.flatnonzero(~is_final)
-        ended = take_rows(new, ends[given])
-        copy_owners(ended, self._rows, at[given])
-        new[ends[given]] = ended
+        at = positions(new["id"], self._rows["id"])
+        at[new["event"] < CLOSE] = -1
+        listed = np.flatnonzero(at >= 0)
+        was_message = self._rows["owner_source"][at[listed]] == MESSAGE
+        at[listed[(new["owner_source"][listed] == MESSAGE) & ~was_message]] = -1
+        copy_owners(new, self._rows, at)
 
     def add_reading(self, rows: Array, read_at: int, groups: Mapping[int, str]) -> None:
         """Give waiting events the owners found by a reading of the table: `rows`, sorted by id.
@@ -287,6 +288,16 @@ class ConnectionEvents:
         self._next_id += len(events) + self._gap
         self._gap = 0
         return Rows(EVENTS, events, self._processes.texts(), taken_ns)
+
+
+def _skipped(program: Program) -> int:
+    """Return how often the kernel skipped a program because it was already running on that CPU.
+
+    Counts the first program for state changes, for which the nested one may have run, and those at the end of
+    connect().
+    """
+    skipping = (name for name in program.functions if name == CHANGES or "_connect" in name)
+    return sum(bpf.recursion_misses(program.functions[name]) for name in skipping)
 
 
 def _boot_to_wall_ns() -> int:

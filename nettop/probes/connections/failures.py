@@ -51,25 +51,26 @@ class Failures:
             return
         groups = _groups(events)
         keys, first, group = np.unique(groups.view(_RAW), return_index=True, return_inverse=True)
-        counts = np.bincount(group, minlength=len(keys))
-        failed = np.bincount(group, weights=events["event"] == FAIL, minlength=len(keys))
+        at = self._places(keys, groups[first])[group]
+        has_failed = events["event"] == FAIL
+        for name, places in (("failures", at), ("failed", at[has_failed]), ("reset", at[~has_failed])):
+            np.add.at(self._rows[name], places, np.uint64(1))
         # CPUs write concurrently, so the ring is not strictly in chronological order.
-        earliest, latest = np.full(len(keys), _NEVER), np.zeros(len(keys), np.uint64)
-        np.minimum.at(earliest, group, events["time"])
-        np.maximum.at(latest, group, events["time"])
-        _, places, same = np.unique(
+        np.minimum.at(self._rows["first_at"], at, events["time"])
+        np.maximum.at(self._rows["last_at"], at, events["time"])
+        self._make_room()
+
+    def _places(self, keys: Array, groups: Array) -> Index:
+        """Return the positions of the rows of these groups, and add rows for new ones."""
+        _, firsts, same = np.unique(
             np.concatenate([self._keys, keys]), return_index=True, return_inverse=True
         )
-        at = places[same[len(self._keys) :]]  # index of a known group, or past the last one if new
+        at: Index = firsts[same[len(self._keys) :]]  # index of a known group, or past the last one if new
         new = np.flatnonzero(at >= len(self._keys))
         at[new] = len(self._keys) + np.arange(len(new))
         self._keys = np.concatenate([self._keys, keys[new]])
-        self._rows = concatenate_rows(self._rows, self._new_rows(groups[first[new]]))
-        for name, number in (("failures", counts), ("failed", failed), ("reset", counts - failed)):
-            self._rows[name][at] += number.astype(np.uint64)
-        self._rows["first_at"][at] = np.minimum(self._rows["first_at"][at], earliest)
-        self._rows["last_at"][at] = np.maximum(self._rows["last_at"][at], latest)
-        self._make_room()
+        self._rows = concatenate_rows(self._rows, self._new_rows(groups[new]))
+        return at
 
     def _make_room(self) -> None:
         """Evict the oldest groups if there are too many."""
@@ -79,8 +80,8 @@ class Failures:
         oldest = np.argsort(self._rows["last_at"], kind="stable")[: surplus + GROUPS_MAX // _EVICTED_SHARE]
         stays = np.ones(len(self._rows), bool)
         stays[oldest] = False
-        self._left = concatenate_rows(self._left, take_rows(self._rows, np.flatnonzero(~stays)))
-        self._rows = take_rows(self._rows, np.flatnonzero(stays))
+        self._left = concatenate_rows(self._left, take_rows(self._rows, ~stays))
+        self._rows = take_rows(self._rows, stays)
         self._keys = self._keys[stays]
 
     def rows(self, taken_ns: int) -> Rows:

@@ -1,22 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attachment of BPF programs, checked with nettop's own traffic."""
+"""Hooks of the events, and the attachment of BPF programs, checked with nettop's own traffic."""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 
 from nettop.errors import NettopError
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import kprobes, maps
-from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, Refused
+from nettop.kernel.bpf.mechanisms import ChosenMechanisms, Fallbacks, Mechanism, Refused, attach_best
 from nettop.kernel.bpf.program import Loader, Program
 from nettop.kernel.net.hook_check import HookCheck
+from nettop.snapshots.connections import HOOK_ACCEPTS, HOOK_EVENTS, HOOK_ROUTES
 from nettop.snapshots.hooks import HookStatus
+
+CHANGES = "tp_btf__inet_sock_set_state"
+NESTED = "tp_btf__nested@inet_sock_set_state"
+"""Program that handles a state change when the kernel skips the first one because it is already running on this CPU."""
+
+_MESSAGES = (
+    Mechanism(
+        "tp_btf/sock_send_length + sock_recv_length", ("tp_btf__sock_send_length", "tp_btf__sock_recv_length")
+    ),
+    Mechanism("tp_btf/tcp_rcv_space_adjust", ("tp_btf__tcp_rcv_space_adjust",)),
+)
+"""Every message passes the first mechanism (since 6.3), every read the second."""
+
+# No fallback gives the same events: a raw tracepoint cannot call the helper that returns the cookie, which joins an
+# event to its row; a kprobe on tcp_set_state gets no cookie and misses changes made without that function.
+FALLBACKS = (
+    Fallbacks(HOOK_EVENTS, (Mechanism("tp_btf/inet_sock_set_state", (CHANGES, NESTED)),)),
+    Fallbacks(
+        HOOK_ACCEPTS,
+        (
+            # The accepting process may hand the connection to another; the first message shows which.
+            *(
+                Mechanism(
+                    f"fexit/inet_csk_accept + {messages.name}",
+                    ("fexit__inet_csk_accept", *messages.programs),
+                )
+                for messages in _MESSAGES
+            ),
+            *_MESSAGES,
+            # No hook: the next reading of the table finds the owner; failing that, the owner is the process that
+            # closes it.
+            Mechanism("descriptors"),
+        ),
+    ),
+    Fallbacks(
+        HOOK_ROUTES,
+        (
+            Mechanism(
+                "fexit/tcp_v4_connect + tcp_v6_connect", ("fexit__tcp_v4_connect", "fexit__tcp_v6_connect")
+            ),
+        ),
+    ),
+)
+FOLLOWED = "bpf_iter__task"
+"""Program that finds the followed process; run once."""
+FOLLOW_HOOKS = ("tp_btf__sched_process_fork", "tp_btf__sched_process_free")
 
 PROBED = ("entry__", "return__")
 """Name prefixes of programs that run at kprobes."""
@@ -24,21 +72,10 @@ _CHECK_ATTEMPTS = 2
 _NEVER_CALLED = "attached, but never called by the check's traffic"
 
 
-def program_names(all_fallbacks: Iterable[Fallbacks]) -> tuple[str, ...]:
-    """Return the programs of all mechanisms, without duplicates."""
-    return tuple(
-        dict.fromkeys(
-            name
-            for fallbacks in all_fallbacks
-            for mechanism in fallbacks.mechanisms
-            for name in mechanism.programs
-        )
-    )
-
-
-def slots_of(names: Iterable[str]) -> dict[str, int]:
-    """Map each program to the slot of `hook_check` where it records its calls."""
-    return {name: slot for slot, name in enumerate(names, 1)}
+def slots_of(all_fallbacks: Iterable[Fallbacks]) -> dict[str, int]:
+    """Map each program of these mechanisms to the slot of `hook_check` where it records its calls."""
+    programs = (mechanism.programs for fallbacks in all_fallbacks for mechanism in fallbacks.mechanisms)
+    return {name: slot for slot, name in enumerate(dict.fromkeys(chain.from_iterable(programs)), 1)}
 
 
 def unavailable(all_fallbacks: Iterable[Fallbacks], error: NettopError) -> tuple[HookStatus, ...]:
@@ -57,23 +94,37 @@ def unavailable(all_fallbacks: Iterable[Fallbacks], error: NettopError) -> tuple
 
 
 class Hooks:
-    """Attached programs; closing detaches them. The check must see those in `slots` called.
+    """Attached programs: for each hook, the best mechanism of this kernel. Closing detaches them.
 
-    All programs ignore the check's traffic until `finish`, which must be called after the last of it. `gaps` maps other
-    failures to their reasons.
+    The hooks after the first depend on it. `statuses` says which mechanism each hook uses, `gaps` maps other failures
+    to their reasons. With a check, programs must be seen called; all ignore its traffic until `finish`, which must be
+    called after the last of it.
     """
 
     def __init__(
-        self, program: Program, loader: Loader, check: HookCheck | None, slots: Mapping[str, int]
+        self,
+        program: Program,
+        all_fallbacks: Sequence[Fallbacks],
+        *,
+        loader: Loader,
+        chosen: ChosenMechanisms,
+        check: HookCheck | None,
     ) -> None:
         self._program = program
         self._loader = loader
-        self._slots = slots
+        self._slots = slots_of(all_fallbacks)
         self._links: dict[str, int] = {}
         self.gaps: dict[str, str] = {}
         self._check = check if check is not None and self._make_traffic(check) is not None else None
         if self._check is not None:
             self._ignore(self._check.inode())
+        first, *others = all_fallbacks
+        status = attach_best(first, self.attach, chosen)
+        self.works = status.mechanism is not None
+        if self.works:
+            self.statuses = (status, *(attach_best(fallbacks, self.attach, chosen) for fallbacks in others))
+        else:
+            self.statuses = (status, *unavailable(others, Refused(f"{status.hook} are not available")))
 
     def finish(self) -> None:
         """Unload programs that are not attached, and stop ignoring the check's traffic."""
@@ -82,8 +133,9 @@ class Hooks:
         self._program.keep_only([link.split()[0] for link in self._links])
 
     def close(self) -> None:
-        """Detach; a second call is a no-op."""
+        """Detach and unload; a second call is a no-op."""
         self._detach(list(self._links))
+        self._program.close()
 
     # --- attaching ------------------------------------------------------------------------------------------
 
@@ -140,7 +192,8 @@ class Hooks:
     def _require_calls(self, mechanism: Mechanism) -> None:
         """Raise Refused if a program of the mechanism was not called by traffic that must pass it.
 
-        Hooks at messages skip connections only after the first reading of the table, so not yet.
+        Hooks at messages skip connections only after the first reading of the table, so not yet. The nested program
+        runs only by chance.
         """
         if self._check is None or not self._slots.keys() & set(mechanism.programs):
             return
@@ -152,6 +205,7 @@ class Hooks:
             name.partition("__")[2]
             for name, slot in self._slots.items()
             if name in mechanism.programs
+            and name != NESTED
             and not called[slot]
             and (socket.AF_INET6 in families or "v6" not in name)
         ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -28,20 +28,20 @@ from nettop.kernel.host.privileges import FINDING_NAMESPACES, NOTHING
 from nettop.kernel.host.processes import user_name
 from nettop.kernel.net.entered_namespaces import shared_namespaces
 from nettop.kernel.net.hook_check import HookCheck
-from nettop.probes.connections.answers import set_answers
 from nettop.probes.connections.ended import EndedSockets, mark_begun
-from nettop.probes.connections.event_hooks import FALLBACKS
 from nettop.probes.connections.events import ConnectionEvents, EventsStatus
 from nettop.probes.connections.groups import SocketGroups
-from nettop.probes.connections.hooks import unavailable
+from nettop.probes.connections.hooks import FALLBACKS, unavailable
 from nettop.probes.connections.programs import events_text, table_text, udp_text
 from nettop.probes.connections.sock_diag_table import SOCK_DIAG, DiagTable
 from nettop.probes.connections.socket_rows import (
     NO_USERS,
     ROW,
+    descriptors_of,
     find_limits,
     infer_directions,
     name_congestion_control,
+    set_answers,
 )
 from nettop.probes.connections.socket_table import OWNED_MECHANISM, UNATTRIBUTED_MECHANISM, WALKS, SocketTable
 from nettop.probes.connections.udp import UDP_FALLBACKS, UdpTotals
@@ -93,6 +93,7 @@ class Connections(Probe):
         super().__init__(host)
         self._table: SocketTable | DiagTable | None = None
         self._loader: Loader | None = None
+        self._attaching: Iterator[None] = iter(())
         self._events: ConnectionEvents | None = None
         self._check: HookCheck | None = None
         self._table_hooks: tuple[HookStatus, ...] = ()
@@ -136,7 +137,8 @@ class Connections(Probe):
         without_bpf = isinstance(self._table, DiagTable)
         options = self._options
         if without_bpf or options.whole or options.follow is not None or options.tables - {SOCKETS.name}:
-            self._attach_all()
+            for _ in self._attaching:
+                pass
 
     def _take_table(self, mechanism: Mechanism) -> None:
         """Read the table by this mechanism, or raise the reason why it is unavailable."""
@@ -176,43 +178,51 @@ class Connections(Probe):
         """Start the loader and the hook check, which is ready by the time the loader answers."""
         self._host.require_bpf()
         self._loader, self._check = Loader(), HookCheck()
+        self._attaching = self._attach_rest(self._loader)
         return self._loader
 
     def _stop_loading(self) -> None:
+        self._attaching = iter(())
         if self._loader is not None:
             self._loader.close()
             self._loader = None
             self._whole_since_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        self._close_check()
+        if self._check is not None:
+            self._check.close()
+            self._check = None
 
     def _next_program(self, loader: Loader) -> Program:
         """Return the loader's next program, and remember it so that its cost is measured."""
         self._programs.append(loader.answer())
         return self._programs[-1]
 
-    def _attach_all(self) -> None:
-        """Wait for everything that is still compiling, and attach it."""
-        while self._loader is not None:
-            self._attach_next(self._loader)
+    def _attach_rest(self, loader: Loader) -> Iterator[None]:
+        """Attach the programs that are still compiling: wait for the loader's next answer, attach, and yield.
 
-    def _attach_next(self, loader: Loader) -> None:
-        """Wait for the loader's next answer, and attach those programs."""
-        if self._events or self._no_events:
-            self._attach_udp(loader)
-        else:
-            self._attach_events(loader)
-
-    def _attach_events(self, loader: Loader) -> None:
-        """Wait for the event programs and attach them. If that fails, go on without them, except when following a
-        command.
-
-        UDP counting is compiled only afterwards: the events may ask the loader for probes, for which no answer may be
+        UDP counting is compiled only after the events: these may ask the loader for probes, for which no answer may be
         pending.
         """
+        self._attach_events(loader)
         try:
+            if self._options[COUNT_UDP] == "off":
+                raise DisabledByUser("switched off by --udp off", "leave out --udp off")
+            loader.request(udp_text(follows=self._options.follow is not None and self._events is not None))
+            yield
             program = self._next_program(loader)
+            self._udp = UdpTotals(program, loader=loader, chosen=self._options.mechanisms, check=self._check)
+        except NettopError as error:
+            self._no_udp = unavailable((UDP_FALLBACKS,), error)
+        for attached in (self._events, self._udp):
+            if attached is not None:
+                attached.hooks.finish()
+        self._stop_loading()
+
+    def _attach_events(self, loader: Loader) -> None:
+        """Attach the events. If that fails, go on without them, except when following a command: they are all there is
+        to report."""
+        try:
             self._events = ConnectionEvents(
-                program,
+                self._next_program(loader),
                 self.table.shared,
                 self._ended,
                 loader=loader,
@@ -224,36 +234,8 @@ class Connections(Probe):
             )
         except NettopError as error:
             if self._options.follow is not None:
-                raise  # for a command, events are all there is to report
+                raise
             self._no_events = unavailable(FALLBACKS, error)
-        try:
-            if self._options[COUNT_UDP] == "off":
-                raise DisabledByUser("switched off by --udp off", "leave out --udp off")
-            loader.request(udp_text(follows=self._options.follow is not None and self._events is not None))
-        except NettopError as error:
-            self._no_udp = unavailable((UDP_FALLBACKS,), error)
-            self._finish_attaching()
-
-    def _attach_udp(self, loader: Loader) -> None:
-        """Wait for the UDP programs and attach them; without them, UDP is not counted."""
-        try:
-            program = self._next_program(loader)
-            self._udp = UdpTotals(program, loader=loader, chosen=self._options.mechanisms, check=self._check)
-        except NettopError as error:
-            self._no_udp = unavailable((UDP_FALLBACKS,), error)
-        self._finish_attaching()
-
-    def _finish_attaching(self) -> None:
-        """Close the loader and the hook check after everything possible was attached."""
-        for attached in (self._events, self._udp):
-            if attached is not None:
-                attached.finish_hooks()
-        self._stop_loading()
-
-    def _close_check(self) -> None:
-        if self._check is not None:
-            self._check.close()
-            self._check = None
 
     def read(self, taken_ns: int) -> Snapshot:
         """Return all current sockets."""
@@ -333,7 +315,7 @@ class Connections(Probe):
     def drain(self, taken_ns: int) -> tuple[Rows, ...]:
         """Return the events that became ready since the last call."""
         if self._loader is not None and select.select([self._loader.descriptor], [], [], 0)[0]:
-            self._attach_next(self._loader)
+            next(self._attaching, None)
         events = self._events.drain(taken_ns) if self._events else None
         return () if events is None else (self.table.namespaces.with_names(events),)
 
@@ -349,7 +331,7 @@ class Connections(Probe):
         row = self._last[self._last["id"] == key]
         if not len(row):
             return {}
-        descriptors = self.table.descriptors(row)
+        descriptors = descriptors_of(row, self.table.held_by_several)
         if not descriptors and known(row["process"]).all() and not known(row["pid"]).any():
             owners = {"Held by": "a process that is not visible from here"}
         else:
@@ -363,15 +345,10 @@ class Connections(Probe):
     def close(self) -> None:
         """Detach and leave every namespace; a second call is a no-op."""
         self._stop_loading()
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-        if self._udp is not None:
-            self._udp.close()
-            self._udp = None
-        if self._table is not None:
-            self._table.close()
-            self._table = None
+        for part in (self._events, self._udp, self._table):
+            if part is not None:
+                part.close()
+        self._events = self._udp = self._table = None
 
 
 def _sum_bytes(rows: Array, ended: Ended) -> dict[str, int]:

@@ -13,20 +13,18 @@ from nettop.kernel.bpf.program import ProgramText
 from nettop.kernel.bpf.rows import row_header
 from nettop.kernel.bpf.ticks import us_per_tick
 from nettop.kernel.host.facts import Host
-from nettop.probes.connections.event_hooks import FOLLOW_HOOKS, FOLLOWED, check_slots, event_programs
 from nettop.probes.connections.event_records import CONNECTION, EVENT, GROUP_SIZE, HOST_TOTALS, WRITERS
-from nettop.probes.connections.socket_rows import MPTCP, RAW, ROW, STATE, TCP, UDP
+from nettop.probes.connections.hooks import FALLBACKS, FOLLOW_HOOKS, FOLLOWED, slots_of
+from nettop.probes.connections.socket_rows import ROW, STATE
 from nettop.probes.connections.socket_table import LIST_TIME_WAIT, LIST_WITH_FILE, WALKS
-from nettop.probes.connections.udp import FOLLOWED_TOTALS, UDP_TOTALS, udp_slots
+from nettop.probes.connections.udp import FOLLOWED_TOTALS, UDP_FALLBACKS, UDP_TOTALS
 from nettop.probes.connections.users import SHARED_MAX, SHARED_SOCKET, WATCHED
 from nettop.probes.probe import with_types
-from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, OWNER_SOURCES
+from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, OWNER_SOURCES, PROTOCOLS
 
 CONNECTION_GROUPS = 1 << 13
 """Room for 65,536 connections in 5 MB of kernel memory. Cookies are sequential, so buckets fill evenly."""
 FOLLOWED_MAX = 1 << 14
-CONNECTING_MAX = 1 << 10
-"""Maximum threads in tcp_v4_connect or tcp_v6_connect, which do not block: a few per CPU."""
 SENDING_MAX = 1 << 12
 """Maximum threads in udp_sendmsg or udpv6_sendmsg, which block only while the socket's buffer is full."""
 
@@ -97,8 +95,8 @@ _EVENT_MAPS = (
     "hook_check",
     "scratch",
     "running",
-    "connecting",
 )
+_UDP_MAPS = ("udp_sockets", "new_rows", "untracked", "sending", "hook_check")
 _SHARED = ("boot_to_wall", "connection_groups", "connections", "reader")
 """Maps of both texts. Those that nettop does not read are listed for `kernel_bytes`."""
 
@@ -109,12 +107,7 @@ def table_text() -> ProgramText:
         ("sockets.bpf.c",),
         functions=WALKS,
         maps=("listed", *_SHARED),
-        defines={
-            "IPPROTO_UDP": UDP,
-            "IPPROTO_RAW": RAW,
-            "LIST_TIME_WAIT": LIST_TIME_WAIT,
-            "LIST_WITH_FILE": LIST_WITH_FILE,
-        },
+        defines={"LIST_TIME_WAIT": LIST_TIME_WAIT, "LIST_WITH_FILE": LIST_WITH_FILE},
     )
 
 
@@ -124,23 +117,23 @@ def events_text(ring_bytes: int, followed: int | None, *, alone: bool = False) -
     `ring_bytes` must be a power-of-two number of pages. With `followed`, a PID, include the programs that follow this
     process and its children.
     """
+    slots = slots_of(FALLBACKS)
     return _text(
         ("hook_check.bpf.h", "events.bpf.c"),
-        functions=(*event_programs(), *((FOLLOWED, *FOLLOW_HOOKS) if followed else ())),
+        functions=(*slots, *((FOLLOWED, *FOLLOW_HOOKS) if followed else ())),
         maps=_EVENT_MAPS + (("followed",) if followed else ()) + (_SHARED if alone else ()),
         defines={
             **({} if alone else {"SHARES_TABLES": 1}),
             "RING_PAGES": ring_bytes // os.sysconf("SC_PAGE_SIZE"),
-            "CONNECTING_MAX": CONNECTING_MAX,
             "SHARED_MAX": SHARED_MAX,
             "WATCHED": WATCHED,
-            **_slot_numbers(check_slots()),
+            **_slot_numbers(slots),
             **({"FOLLOWED_PID": followed, "FOLLOWED_MAX": FOLLOWED_MAX} if followed else {}),
             "WRITERS": len(WRITERS),
             **{f"WRITER_{name.upper()}": at for at, name in enumerate(WRITERS)},
             **{f"EVENT_{name.upper()}": number for number, name in EVENT_KINDS.items()},
         },
-        optional=event_programs(),
+        optional=tuple(slots),
     )
 
 
@@ -149,26 +142,19 @@ def udp_text(*, follows: bool = False) -> ProgramText:
 
     With `follows`, which requires the events, also count the messages of the followed processes separately.
     """
+    slots = slots_of((UDP_FALLBACKS,))
     return _text(
         ("hook_check.bpf.h", "udp.bpf.c"),
-        functions=tuple(udp_slots()),
-        maps=(
-            "udp_sockets",
-            "new_rows",
-            "untracked",
-            "sending",
-            "hook_check",
-            *((FOLLOWED_TOTALS,) if follows else ()),
-        ),
+        functions=tuple(slots),
+        maps=(*_UDP_MAPS, *((FOLLOWED_TOTALS,) if follows else ())),
         defines={
             **({"FOLLOWED_MAX": FOLLOWED_MAX} if follows else {}),
             "SHARES_TABLES": 1,
-            "IPPROTO_UDP": UDP,
             "UDP_SOCKETS_MAX": UDP_SOCKETS_MAX,
             "SENDING_MAX": SENDING_MAX,
-            **_slot_numbers(udp_slots()),
+            **_slot_numbers(slots),
         },
-        optional=tuple(udp_slots()),
+        optional=tuple(slots),
     )
 
 
@@ -190,9 +176,8 @@ def _text(
     """Return the text of files of this package, preceded by the shared headers."""
     inbound, outbound, was_inbound = list(DIRECTIONS)[:3]
     shared = {
-        "IPPROTO_TCP": TCP,
+        **{f"IPPROTO_{name.upper()}": number for number, name in PROTOCOLS.items()},
         "US_PER_TICK": us_per_tick(),
-        "IPPROTO_MPTCP": MPTCP,
         "CONNECTION_GROUPS": CONNECTION_GROUPS,
         "GROUP_SIZE": GROUP_SIZE,
         "STATE_UNCONN": STATE["UNCONN"],

@@ -19,7 +19,7 @@ import numpy as np
 from nettop.errors import Unsupported
 from nettop.kernel.host import privileges
 from nettop.kernel.host.facts import Host, Sockstat
-from nettop.kernel.host.processes import Processes, outside_name
+from nettop.kernel.host.processes import outside_name
 from nettop.kernel.net import sock_diag
 from nettop.kernel.net.entered_namespaces import DEVICE_INDEX, Namespaces
 from nettop.kernel.net.socket_owners import SocketOwners, find_owners
@@ -30,10 +30,10 @@ from nettop.probes.connections.socket_rows import (
     TCP,
     UDP,
     Reading,
+    Table,
     choose_owners,
     count_hashed,
     count_waiting_for_fin,
-    descriptors_of,
     merge,
 )
 from nettop.snapshots.arrays import Array, Index, Mask, concatenate_rows, positions, take_rows
@@ -105,25 +105,18 @@ class _Listed(NamedTuple):
     gaps: dict[str, Unsupported]
 
 
-class DiagTable:
+class DiagTable(Table):
     """The kernel's socket table, dumped in each namespace by a thread that entered it.
 
     `gaps` names what this mechanism lacks beyond single fields, and why.
     """
 
     def __init__(self, host: Host, namespaces: Namespaces) -> None:
-        self.processes = Processes(host)
-        self.namespaces = namespaces
-        self.shared: Mapping[str, int] = {}
-        self._has_outside = not host.in_initial_pid_namespace()
+        super().__init__(host, namespaces)
         self._misses_owners = False
         self._without_root = _gaps_without_root(host)
         self._ownerless_ids = np.zeros(0, np.uint64)
-        self.lists_unattributed = True
         self._gaps: Mapping[str, str] = {}
-        self._host = host
-        self._all_rows = False
-        self.held_by_several = _NO_ROWS
         self._inconsistent = 0
 
     def gaps(self) -> dict[str, str]:
@@ -134,18 +127,6 @@ class DiagTable:
     def lost_namespaces(self) -> int:
         """Number of namespaces whose sockets are missing."""
         return len(self.namespaces.refused)
-
-    def list_all(self, all_rows: bool) -> None:
-        """List TIME_WAIT sockets, or only count them."""
-        self._all_rows = all_rows
-
-    def close(self) -> None:
-        """Leave every namespace."""
-        self.namespaces.close()
-
-    def descriptors(self, row: Array) -> list[tuple[int, int]]:
-        """Return the (PID, descriptor) pairs of this single row's socket when it was last read."""
-        return descriptors_of(row, self.held_by_several)
 
     def read(self, before: Array, users: Array = NO_USERS) -> Reading:
         """Return all current sockets.

@@ -104,32 +104,24 @@ static __always_inline void put_connection_owner(struct connection *connection, 
 // In every column, all bits set means unknown: the default for what was not measured.
 static __always_inline void start_row(struct row *row) { __builtin_memset(row, 0xff, sizeof(*row)); }
 
-static __always_inline void put_v4(u64 *address, u32 v4) {
-  u32 *words = (u32 *)address;
-  words[0] = words[1] = 0;
-  words[2] = bpf_htonl(0xffff);
-  words[3] = v4;
-}
-
 static __always_inline bool is_mapped(u32 *v6) { return !v6[0] && !v6[1] && v6[2] == bpf_htonl(0xffff); }
 
-static __always_inline void put_v6(u64 *address, u32 *v6, bool as_v4) {
-  if (as_v4) {
-    put_v4(address, v6[3]);
-    return;
-  }
+// Writes an IPv4 address as ::ffff:a.b.c.d; in an IPv6 address, only the mark may be missing (the wildcard,
+// ::).
+static __always_inline void put_address(u64 *address, u32 *v6, bool as_v4) {
   u32 *words = (u32 *)address;
   words[0] = v6[0];
   words[1] = v6[1];
-  words[2] = v6[2];
+  words[2] = as_v4 ? bpf_htonl(0xffff) : v6[2];
   words[3] = v6[3];
 }
 
 static __always_inline void put_addresses(struct row *row, struct sock_common *sk) {
   if (sk->skc_family == AF_INET) {
+    u32 local[4] = {0, 0, 0, sk->skc_rcv_saddr}, remote[4] = {0, 0, 0, sk->skc_daddr};
     row->family = AF_INET;
-    put_v4(row->local_address, sk->skc_rcv_saddr);
-    put_v4(row->remote_address, sk->skc_daddr);
+    put_address(row->local_address, local, true);
+    put_address(row->remote_address, remote, true);
     return;
   }
   u32 local[4] = {sk->skc_v6_rcv_saddr[0], sk->skc_v6_rcv_saddr[1], sk->skc_v6_rcv_saddr[2],
@@ -137,8 +129,18 @@ static __always_inline void put_addresses(struct row *row, struct sock_common *s
   u32 remote[4] = {sk->skc_v6_daddr[0], sk->skc_v6_daddr[1], sk->skc_v6_daddr[2], sk->skc_v6_daddr[3]};
   bool as_v4 = is_mapped(local) || is_mapped(remote);
   row->family = as_v4 ? AF_INET : AF_INET6;
-  put_v6(row->local_address, local, as_v4);
-  put_v6(row->remote_address, remote, as_v4);
+  put_address(row->local_address, local, as_v4);
+  put_address(row->remote_address, remote, as_v4);
+}
+
+static __always_inline void put_endpoints(struct row *row, struct sock_common *sk) {
+  put_addresses(row, sk);
+  if (sk->skc_num)
+    row->local_port = sk->skc_num;
+  if (sk->skc_dport)
+    row->remote_port = bpf_ntohs(sk->skc_dport);
+  if (sk->skc_bound_dev_if)
+    row->device_index = sk->skc_bound_dev_if;
 }
 
 static __always_inline u64 cookie_of(struct sock *sk) {
@@ -150,13 +152,7 @@ static __always_inline u64 cookie_of(struct sock *sk) {
 static __always_inline void put_identity(struct row *row, struct sock_common *sk, u16 protocol) {
   row->id = cookie_of((struct sock *)sk);
   row->protocol = protocol;
-  put_addresses(row, sk);
-  if (sk->skc_num)
-    row->local_port = sk->skc_num;
-  if (sk->skc_dport)
-    row->remote_port = bpf_ntohs(sk->skc_dport);
-  if (sk->skc_bound_dev_if)
-    row->device_index = sk->skc_bound_dev_if;
+  put_endpoints(row, sk);
   struct net *net = (struct net *)sk->skc_net;
   row->netns = net->inum;
 }
@@ -180,13 +176,7 @@ static __always_inline void put_copied(struct row *row, struct sock *sk, u8 prot
   row->protocol = protocol;
   row->uid = uid;
   row->netns = namespace_of(sk);
-  put_addresses(row, &head);
-  if (head.skc_num)
-    row->local_port = head.skc_num;
-  if (head.skc_dport)
-    row->remote_port = bpf_ntohs(head.skc_dport);
-  if (head.skc_bound_dev_if)
-    row->device_index = head.skc_bound_dev_if;
+  put_endpoints(row, &head);
   row->state = head.skc_state;
 }
 

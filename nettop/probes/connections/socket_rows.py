@@ -7,11 +7,14 @@ programs write.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from nettop.kernel.net.entered_namespaces import DEVICE_INDEX
+from nettop.kernel.host.facts import Host
+from nettop.kernel.host.processes import Processes
+from nettop.kernel.net.entered_namespaces import DEVICE_INDEX, Namespaces
 from nettop.snapshots.arrays import Array, Index, Mask, as_list, growth, insert_rows, positions, take_rows
 from nettop.snapshots.connections import (
     APPLICATION,
@@ -27,7 +30,8 @@ from nettop.snapshots.connections import (
     STATES,
 )
 from nettop.snapshots.schema import BEGAN, row_dtype
-from nettop.snapshots.snapshot import known
+from nettop.snapshots.services import CONNECTIONS
+from nettop.snapshots.snapshot import Snapshot, known
 
 TCP, UDP, RAW, MPTCP = PROTOCOLS
 STATE = {name: number for number, name in STATES.items()}
@@ -92,6 +96,32 @@ class Reading(NamedTuple):
     taken_ns: int
 
 
+class Table:
+    """The current sockets with their owner processes, and others if it `lists_unattributed`.
+
+    `shared` are maps shared with the event programs, if any. `held_by_several` are all rows of the sockets that several
+    processes held at the last read.
+    """
+
+    def __init__(self, host: Host, namespaces: Namespaces) -> None:
+        self.processes = Processes(host)
+        self.namespaces = namespaces
+        self.shared: Mapping[str, int] = {}
+        self.lists_unattributed = True
+        self.held_by_several = np.zeros(0, ROW)
+        self._host = host
+        self._has_outside = not host.in_initial_pid_namespace()
+        self._all_rows = False
+
+    def list_all(self, all_rows: bool) -> None:
+        """Choose whether to list everything, including TIME_WAIT sockets."""
+        self._all_rows = all_rows
+
+    def close(self) -> None:
+        """Leave every namespace."""
+        self.namespaces.close()
+
+
 def choose_owners(rows: Array, before: Array, users: Array) -> tuple[Index, Index]:
     """Return the positions of each socket's owner row, sorted by id, and of all rows of sockets held by several
     processes.
@@ -108,9 +138,10 @@ def choose_owners(rows: Array, before: Array, users: Array) -> tuple[Index, Inde
     shared = ~first | ~np.append(first[1:], True)
     at = order[shared]
     held = rows[at]
-    is_user = _is_user(held, users)
+    is_user = is_same(held, users, ["pid"])
+    is_earlier = is_same(held, before, ["pid", "start_time"])
     rows["owner_source"][at[is_user]] = MESSAGE
-    ranks = (held["comm"] == _SERVICE_MANAGER, held["is_opener"] != 1, ~_owned_before(held, before), ~is_user)
+    ranks = (held["comm"] == _SERVICE_MANAGER, held["is_opener"] != 1, ~is_earlier, ~is_user)
     best_first = np.lexsort((held["pid"], held["start_time"], *ranks, ids[shared]))
     order[shared] = at[best_first]
     return order[first], at
@@ -119,6 +150,15 @@ def choose_owners(rows: Array, before: Array, users: Array) -> tuple[Index, Inde
 def has_process(rows: Array) -> Mask:
     """Return a mask of rows or events with an owner process. Outside nettop's PID namespace it has no PID."""
     return known(rows["start_time"])
+
+
+def is_same(rows: Array, others: Array, names: Iterable[str]) -> Mask:
+    """Return a mask of the rows whose id is among `others`, sorted by id, with the same values in these columns."""
+    at = positions(rows["id"], others["id"])
+    same: Mask = at >= 0
+    for name in names:
+        same[same] = others[name][at[same]] == rows[name][same]
+    return same
 
 
 def copy_owners(rows: Array, owned: Array, at: Index) -> None:
@@ -150,7 +190,7 @@ def merge(owned: Array, unattributed: Array) -> Array:
 
 def exclude_ids(rows: Array, ids: Array) -> Array:
     """Return the rows whose id is not among the sorted `ids`."""
-    return take_rows(rows, np.flatnonzero(positions(rows["id"], ids) < 0))
+    return take_rows(rows, positions(rows["id"], ids) < 0)
 
 
 def exclude_owned(rows: Array, owned_ids: Array) -> Array:
@@ -180,6 +220,22 @@ def name_congestion_control(rows: Array) -> None:
     names, places = np.unique(rows["algorithm"][with_name], return_inverse=True)
     numbers = [_ALGORITHMS.get(name.decode("ascii", "replace"), 0) for name in as_list(names)]
     rows["congestion_control"][with_name] = np.array(numbers, np.uint8)[places]
+
+
+def set_answers(rows: Array, services: Snapshot | None) -> None:
+    """Set each socket's number of answers, mean response time and start of the pending request, as measured by the
+    services lens."""
+    seen = services.tables.get(CONNECTIONS.name) if services is not None else None
+    if seen is None:
+        return
+    at = positions(rows["id"], seen.array["id"])
+    here = np.flatnonzero(at >= 0)
+    of = seen.array[at[here]]
+    rows["answers"][here] = of["answers"]
+    rows["waiting_since"][here] = of["since"]
+    answered = of["answers"] > 0
+    mean = of["response_ns"][answered] / of["answers"][answered]
+    rows["response_mean"][here[answered]] = mean.round()
 
 
 def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
@@ -232,25 +288,15 @@ def count_hashed(rows: Array) -> dict[int, SocketCounts]:
     TCP sockets in CLOSE and UDP sockets without a port are in no table. Requests in SYN_RECV and minisockets in
     TIME_WAIT are in one, but not counted: neither has queues.
     """
-    if not len(rows):
-        return {}
-    # Namespaces have adjacent inode numbers, so counting by offset needs no sort.
-    first = int(rows["netns"].min())
-    place = rows["netns"] - np.uint32(first)
+    inodes, place = np.unique(rows["netns"], return_inverse=True)
     has_queue = known(rows["send_queue"]) | known(rows["backlog"])
     tcp = (rows["protocol"] == TCP) & (rows["state"] != STATE["CLOSE"]) & has_queue
     udp = (rows["protocol"] == UDP) & known(rows["local_port"])
-    listening = known(rows["syn_queue"])
-    rows_at = np.bincount(place)
+    half_open = np.where(known(rows["syn_queue"]), rows["syn_queue"], 0)
     sums = (
-        np.bincount(place[tcp], minlength=len(rows_at)),
-        np.bincount(place[udp], minlength=len(rows_at)),
-        np.bincount(place[listening], rows["syn_queue"][listening], len(rows_at)).astype(int),
+        np.bincount(place, counted, len(inodes)).astype(int).tolist() for counted in (tcp, udp, half_open)
     )
-    return {
-        first + at: SocketCounts(*(int(counts[at]) for counts in sums))
-        for at in as_list(np.flatnonzero(rows_at))
-    }
+    return {inode: SocketCounts(*counts) for inode, *counts in zip(inodes.tolist(), *sums, strict=True)}
 
 
 def count_waiting_for_fin(rows: Array) -> int:
@@ -269,18 +315,3 @@ def _first_of_each(ids: Array) -> Mask:
     first = np.ones(len(ids), bool)
     first[1:] = ids[1:] != ids[:-1]
     return first
-
-
-def _is_user(rows: Array, users: Array) -> Mask:
-    at = positions(rows["id"], users["id"])
-    is_user: Mask = at >= 0
-    is_user[is_user] = users["pid"][at[is_user]] == rows["pid"][is_user]
-    return is_user
-
-
-def _owned_before(rows: Array, before: Array) -> Mask:
-    at = positions(rows["id"], before["id"])
-    owned = at >= 0
-    for name in ("pid", "start_time"):
-        owned[owned] = before[name][at[owned]] == rows[name][owned]
-    return owned

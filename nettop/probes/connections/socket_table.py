@@ -17,7 +17,7 @@ from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf.iterator import Iterator, RowBuffer
 from nettop.kernel.bpf.program import Program
 from nettop.kernel.host.facts import Host
-from nettop.kernel.host.processes import Processes, outside_name
+from nettop.kernel.host.processes import outside_name
 from nettop.kernel.net.entered_namespaces import shared_namespaces
 from nettop.probes.connections.socket_rows import (
     NO_USERS,
@@ -25,11 +25,11 @@ from nettop.probes.connections.socket_rows import (
     STATE,
     Reading,
     SocketCounts,
+    Table,
     choose_owners,
     copy_owners,
     count_hashed,
     count_waiting_for_fin,
-    descriptors_of,
     exclude_ids,
     exclude_owned,
     has_process,
@@ -71,22 +71,17 @@ class _Walk:
     patience: int = _PATIENCE
 
 
-class SocketTable:
-    """The kernel's socket table: owned sockets, and others if it `lists_unattributed`."""
+class SocketTable(Table):
+    """The kernel's socket table, walked by BPF iterators."""
 
     def __init__(self, program: Program, host: Host) -> None:
-        self.processes = Processes(host)
-        self.namespaces = shared_namespaces(host)
-        self.lists_unattributed = True
-        self._has_outside = not host.in_initial_pid_namespace()
-        self._all_rows = False
-        self._host = host
+        super().__init__(host, shared_namespaces(host))
+        self.shared = program.maps
         self._program = program
         self._iterators = {name: Iterator(program.functions[name], ROW) for name in WALKS}
         self._owned_buffer, self._unattributed_buffer = RowBuffer(), RowBuffer()
         self._walking = threading.Lock()
         self._last_walks: dict[int, _Walk] = {}
-        self.held_by_several = _NO_ROWS
 
     @property
     def lost_namespaces(self) -> int:
@@ -96,13 +91,8 @@ class SocketTable:
     def list_all(self, all_rows: bool) -> None:
         """Choose whether to list TIME_WAIT sockets and search for every counted socket."""
         if all_rows != self._all_rows:
-            self._all_rows = all_rows
             self._last_walks = {}
-
-    @property
-    def shared(self) -> Mapping[str, int]:
-        """Maps shared with the event programs."""
-        return self._program.maps
+        super().list_all(all_rows)
 
     def gaps(self) -> dict[str, str]:
         """Map the gaps in the table to their reasons."""
@@ -113,11 +103,7 @@ class SocketTable:
         for iterator in self._iterators.values():
             iterator.close()
         self._program.close()
-        self.namespaces.close()
-
-    def descriptors(self, row: Array) -> list[tuple[int, int]]:
-        """Return the (PID, descriptor) pairs of this single row's socket when it was last read."""
-        return descriptors_of(row, self.held_by_several)
+        super().close()
 
     def read(self, before: Array, users: Array = NO_USERS) -> Reading:
         """Return all current sockets.

@@ -6,15 +6,23 @@ from __future__ import annotations
 import numpy as np
 
 from nettop.kernel.bpf import maps
-from nettop.kernel.bpf.mechanisms import ChosenMechanisms, Fallbacks, Mechanism, attach_best
+from nettop.kernel.bpf.mechanisms import ChosenMechanisms, Fallbacks, Mechanism
 from nettop.kernel.bpf.program import Loader, Program
 from nettop.kernel.host.processes import Processes
 from nettop.kernel.net.hook_check import HookCheck
 from nettop.probes.connections.events import EventsStatus
-from nettop.probes.connections.hooks import Hooks, program_names, slots_of
-from nettop.probes.connections.socket_rows import ROW, UDP, copy_owners, has_process, merge
+from nettop.probes.connections.hooks import Hooks
+from nettop.probes.connections.socket_rows import (
+    ROW,
+    UDP,
+    copy_owners,
+    exclude_ids,
+    has_process,
+    is_same,
+    merge,
+)
 from nettop.probes.probe import skipped_runs
-from nettop.snapshots.arrays import Array, Mask, positions, take_rows
+from nettop.snapshots.arrays import Array, positions, take_rows
 from nettop.snapshots.connections import FOLLOWED_UDP, HOOK_UDP
 from nettop.snapshots.schema import BEGAN
 from nettop.snapshots.snapshot import unknown_value
@@ -52,11 +60,6 @@ UDP_FALLBACKS = Fallbacks(
 _COOKIE = np.dtype("u8")
 
 
-def udp_slots() -> dict[str, int]:
-    """Map each program to the slot of `hook_check` where it records its calls."""
-    return slots_of(program_names((UDP_FALLBACKS,)))
-
-
 class UdpTotals:
     """Message counts of every UDP socket from creation to `close`."""
 
@@ -64,34 +67,27 @@ class UdpTotals:
         self, program: Program, *, loader: Loader, chosen: ChosenMechanisms, check: HookCheck | None
     ) -> None:
         self._program = program
-        self._hooks = Hooks(program, loader, check, udp_slots())
-        self._status = attach_best(UDP_FALLBACKS, self._hooks.attach, chosen)
+        self.hooks = Hooks(program, (UDP_FALLBACKS,), loader=loader, chosen=chosen, check=check)
         self._totals = self._ended = self.untracked = dict.fromkeys(COUNTED, 0)
         """`untracked` is the traffic of sockets without an entry; it is in no row."""
         self._lost = 0
         self._older: Array | None = None
 
-    def finish_hooks(self) -> None:
-        """Finish the hook check; call this after its last traffic."""
-        self._hooks.finish()
-
     def close(self) -> None:
         """Detach; a second call is a no-op."""
-        self._hooks.close()
-        self._program.close()
+        self.hooks.close()
 
     def status(self) -> EventsStatus:
         """Return totals of all sockets from the start to the last reading, losses, the hook and gaps, for a
         snapshot."""
-        hooks = (self._status,)
-        if self._status.mechanism is None:
-            return EventsStatus({}, {}, hooks, self._hooks.gaps)
+        if not self.hooks.works:
+            return EventsStatus({}, {}, self.hooks.statuses, self.hooks.gaps)
         counts = {f"udp_{name}": total for name, total in self._totals.items()}
         if FOLLOWED_TOTALS in self._program.maps:
             counts |= {
                 f"{FOLLOWED_UDP}{name}": total for name, total in self._sums_of(FOLLOWED_TOTALS).items()
             }
-        return EventsStatus(counts, {"udp messages": self._lost}, hooks, self._hooks.gaps)
+        return EventsStatus(counts, {"udp messages": self._lost}, self.hooks.statuses, self.hooks.gaps)
 
     def read(self, rows: Array, before: Array, processes: Processes) -> tuple[Array, Array]:
         """Fill the counters of the table's `rows`, sorted by id.
@@ -100,18 +96,18 @@ class UdpTotals:
         gone. `before` are the rows returned by the last call: they become the last rows of sockets that are gone, with
         their final counts. An idle socket outside the table counts as gone; if it resumes, its counts start at 0.
         """
-        if self._status.mechanism is None:
+        if not self.hooks.works:
             return rows, rows[:0]
         ids, entries = maps.read_all(self._program.maps["udp_sockets"], _COOKIE, ROW)
         entries = take_rows(entries, np.argsort(ids))
         self._add_up(entries)
         self._give_owners(rows, entries, processes)
         _put_counted(rows, entries, may_miss_some=self._lost > 0)
-        outside = take_rows(entries, np.flatnonzero(positions(entries["id"], rows["id"]) < 0))
-        idle = _idle_since(outside, before)
-        moving = take_rows(outside, np.flatnonzero(~idle))
+        outside = exclude_ids(entries, rows["id"])
+        idle = is_same(outside, before, COUNTED)
+        moving = take_rows(outside, ~idle)
         processes.name_any(moving, processes.groups(), keep_earlier=True)
-        rows, gone = merge(rows, moving), self._remove(take_rows(outside, np.flatnonzero(idle)), before)
+        rows, gone = merge(rows, moving), self._remove(take_rows(outside, idle), before)
         self._mark_new(rows, gone)
         return rows, gone
 
@@ -177,12 +173,3 @@ def _put_counted(rows: Array, entries: Array, *, may_miss_some: bool) -> None:
         counted[at >= 0] = entries[name][at[at >= 0]]
         counted[is_uncounted] = unknown_value(_COOKIE)
         rows[name][udp] = counted
-
-
-def _idle_since(entries: Array, before: Array) -> Mask:
-    """Return a mask of the entries whose counters have not changed since `before`."""
-    at = positions(entries["id"], before["id"])
-    idle: Mask = at >= 0
-    for name in COUNTED:
-        idle[idle] = before[name][at[idle]] == entries[name][idle]
-    return idle

@@ -54,7 +54,7 @@ class SocketUsers:
         is_used = ~((owned["protocol"] == TCP) & np.isin(owned["state"], UNCONNECTED_STATES)) & known(
             owned["pid"]
         )
-        owned = take_rows(owned, np.flatnonzero(is_used))
+        owned = take_rows(owned, is_used)
         table = self._maps["shared_sockets"]
         maps.delete_all(table, self._ids[positions(self._ids, owned["id"]) < 0])
         for cookie, pid in zip(owned["id"].tolist(), owned["pid"].tolist(), strict=True):

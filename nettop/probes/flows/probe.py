@@ -38,21 +38,16 @@ _COLUMNS = {
     "flows": "rows",
     "first_seen": "first_ns",
     "last_seen": "last_ns",
-    **{
-        name: name
-        for name in (
-            *("datagrams", "bytes", "numbered", "restarts", "unchecked", "malformed", "broken", "options"),
-            *("templates", "waiting", "forgotten"),
-        )
-    },
+} | {
+    name: name
+    for name in (
+        *("datagrams", "bytes", "numbered", "restarts", "unchecked", "malformed", "broken", "options"),
+        *("templates", "waiting", "forgotten"),
+    )
 }
 """The fields of an exporter, and the collector's name of each."""
-_LEDGER_PARTS = {
-    "datagrams": "datagrams",
-    "sets_without_template": "sets without template",
-    "flows": "flows",
-}
-"""The parts of the ledger by the collector's names."""
+_LEDGER_PARTS = ("datagrams", "sets_without_template", "flows")
+"""The parts of the ledger, by the collector's names."""
 
 
 def make_probe(host: Host | None = None) -> CollectorState:
@@ -122,9 +117,9 @@ class CollectorState(Probe):
 
     def _ledger(self, document: dict[str, Any] | None, taken_ns: int) -> Rows:
         terms = [
-            (self._texts.code(shown), self._texts.code(term.replace("_", " ")), count)
-            for name, shown in _LEDGER_PARTS.items()
-            for term, count in ((document or {}).get(name) or {}).items()
+            (self._texts.code(part.replace("_", " ")), self._texts.code(term.replace("_", " ")), count)
+            for part in _LEDGER_PARTS
+            for term, count in ((document or {}).get(part) or {}).items()
         ]
         rows = np.zeros(len(terms), LEDGER.dtype)
         rows["id"] = np.arange(len(terms))
