@@ -185,8 +185,8 @@ def _drop_privileges(
     `needed` are the capabilities that the lens needs for reading; `host` keeps the descriptors until `resources` are
     closed.
     """
-    from nettop.kernel.bpf.net_loader import open_net_loader
     from nettop.kernel.bpf.perf_events import open_clocks
+    from nettop.kernel.bpf.program import open_net_loader
     from nettop.kernel.bpf.symbols import open_symbols
     from nettop.kernel.host import privileges
     from nettop.kernel.net.entered_namespaces import shared_namespaces

@@ -10,8 +10,8 @@ from pathlib import Path
 from nettop.doctor.report import Check, Verdict, bad
 from nettop.errors import ExitCode, NettopError
 from nettop.kernel.host import privileges
-from nettop.kernel.host.capabilities import KNOWN, how_to_get, name_of
 from nettop.kernel.host.facts import Host
+from nettop.kernel.host.privileges import KNOWN, how_to_get, name_of
 
 _PROGRAMS = {privileges.CAP_BPF: "load BPF programs", privileges.CAP_PERFMON: "let them read kernel memory"}
 _OTHER_USES = {
@@ -25,13 +25,13 @@ USED = _PROGRAMS | _OTHER_USES
 """The capabilities that nettop uses, each with its purpose."""
 
 
-def check_user(root: Path) -> Check:
+def check_user(_: Path) -> Check:
     """Report the user."""
     uid = os.geteuid()
     caller = os.environ.get("SUDO_UID", "")
     value = "root" if uid == 0 else f"uid {uid}"
     value += f", called by uid {caller}" if uid == 0 and caller.isdecimal() and caller != "0" else ""
-    if uid == 0 or not _missing(root):
+    if uid == 0 or not _missing():
         return Check("user", "user", value, data=uid)
     return Check(
         "user", "user", f"{value}, not root", Verdict.NOTE, "root sees more: sudo nettop doctor", uid
@@ -44,29 +44,28 @@ def check_user_namespace(root: Path) -> Check:
     try:
         host.require_initial_user_namespace()
     except NettopError as error:
-        return bad("user_namespace", "user namespace", error, host.user_namespace())
-    return Check("user_namespace", "user namespace", "the initial one", data=host.user_namespace())
+        return bad("user_namespace", "user namespace", error, host.namespace("user"))
+    return Check("user_namespace", "user namespace", "the initial one", data=host.namespace("user"))
 
 
-def check_capabilities(root: Path) -> Iterable[Check]:
+def check_capabilities(_: Path) -> Iterable[Check]:
     """Report the capability sets, and which capabilities that nettop uses are missing."""
-    host = Host(root)
-    for key, held in (("effective", host.effective()), ("permitted", host.permitted())):
+    for key, held in (("effective", privileges.effective()), ("permitted", privileges.held())):
         names = [name_of(number) for number in sorted(held)]
         yield Check(f"capabilities_{key}", f"{key} capabilities", _names_of(held), data=names)
-    missing = _missing(root)
+    missing = _missing()
     names = [name_of(number) for number in missing]
     if not missing:
-        value = "all that nettop needs" + _substitutes(host)
+        value = "all that nettop needs" + _substitutes()
         yield Check("capabilities_missing", "capabilities", value, data=names)
         return
     needs = "missing: " + "; ".join(f"{name_of(number)} (to {USED[number]})" for number in missing)
     verdict = Verdict.BAD if _PROGRAMS.keys() & set(missing) else Verdict.NOTE
-    remedy = how_to_get(missing, host.permitted())
+    remedy = how_to_get(missing, privileges.held())
     yield Check(
         "capabilities_missing",
         "capabilities",
-        needs + _substitutes(host),
+        needs + _substitutes(),
         verdict,
         remedy,
         names,
@@ -74,9 +73,9 @@ def check_capabilities(root: Path) -> Iterable[Check]:
     )
 
 
-def _substitutes(host: Host) -> str:
+def _substitutes() -> str:
     """Describe capabilities that are not effective, but included in CAP_SYS_ADMIN; empty if there are none."""
-    held = host.effective()
+    held = privileges.effective()
     replaced = [name_of(number) for number in _PROGRAMS if number not in held]
     if privileges.CAP_SYS_ADMIN not in held or not replaced:
         return ""
@@ -85,15 +84,15 @@ def _substitutes(host: Host) -> str:
 
 def sees_owners(root: Path) -> bool:
     """Return whether nettop may find the owners of other users' sockets, by a BPF program or in /proc."""
-    missing = set(_missing(root))
+    missing = set(_missing())
     return Host(root).reaches_kernel() and not (
         missing & _PROGRAMS.keys() and missing & privileges.FINDING_NAMESPACES
     )
 
 
-def _missing(root: Path) -> list[int]:
+def _missing() -> list[int]:
     """Return the capabilities that nettop uses and lacks. CAP_SYS_ADMIN includes those that were split from it."""
-    held = set(Host(root).effective())
+    held = set(privileges.effective())
     if privileges.CAP_SYS_ADMIN in held:
         held |= _PROGRAMS.keys()
     return [number for number in USED if number not in held]

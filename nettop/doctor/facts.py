@@ -18,9 +18,8 @@ from nettop.errors import NettopError, SourceFailed, Unsupported, numpy_error
 from nettop.kernel.bpf.kprobes import why_no_kprobes
 from nettop.kernel.bpf.perf_events import require_perf_events
 from nettop.kernel.bpf.program import PART_OF_NETTOP
-from nettop.kernel.host.btf_file import BTF_FILE, require_btf
-from nettop.kernel.host.facts import INITIAL_PID_NAMESPACE, Host, container_of
-from nettop.kernel.host.proc_files import mounts
+from nettop.kernel.host.facts import BTF_FILE, INITIAL_PID_NAMESPACE, Host, container_of
+from nettop.kernel.host.proc_files import mounts, proc_options
 from nettop.kernel.net.links import read_links
 from nettop.kernel.net.namespaces import find_namespaces
 from nettop.process.limits import of_memory, of_processes
@@ -29,10 +28,7 @@ from nettop.snapshots import all_plugins
 _ARCHITECTURES = {"x86_64": Verdict.OK, "aarch64": Verdict.NOTE}
 _INITIAL_NETWORK_NAMESPACE = 0xEFFFFFF9
 """NET_NS_INIT_INO in include/uapi/linux/nsfs.h (since 6.18)."""
-_LOCKDOWNS = {
-    "integrity": ": forbids modifying the kernel; nettop only reads",
-    "none or integrity": ": securityfs is not mounted, but programs may read the kernel's memory",
-}
+_LOCKDOWNS = {"integrity": ": forbids modifying the kernel; nettop only reads"}
 _CONTAINER_FILES = {
     ".dockerenv": "docker",
     "run/.containerenv": "podman",
@@ -96,7 +92,7 @@ def check_kernel(_: Path) -> Iterable[Check]:
 def check_btf(root: Path) -> Check:
     """Check that the kernel provides BTF, and that libbpf reads it."""
     try:
-        require_btf(root)
+        Host(root).require_btf()
         size = (root / BTF_FILE.lstrip("/")).stat().st_size
         return check_btf_loads(size)
     except NettopError as error:
@@ -131,7 +127,7 @@ def check_lockdown(root: Path) -> Check:
     mode = host.lockdown()
     if mode is None:
         remedy = "to see it: mount -t securityfs securityfs /sys/kernel/security"
-        value = "unknown: securityfs is not mounted, and no program can be loaded to try"
+        value = "unknown: securityfs is not mounted"
         return Check("lockdown", "lockdown", value, Verdict.NOTE, remedy, "unknown")
     try:
         host.require_no_lockdown()
@@ -241,7 +237,7 @@ def check_stays_root(stays_root: str) -> Iterator[Check]:
 def check_processes(root: Path) -> Check:
     """Report which processes are visible: mount options of /proc (proc(5)) or missing rights may hide some."""
     host = Host(root)
-    options = host.proc_options()
+    options = proc_options(host.proc)
     value, remedy = "", ""
     if host.hides_processes():
         value = f"hidepid={options['hidepid']}: " + (
@@ -346,7 +342,7 @@ def check_sysctls(root: Path) -> Iterable[Check]:
 
 def check_mounts(root: Path) -> Iterable[Check]:
     """Report where tracefs and the control groups are mounted."""
-    mounted = mounts(root)
+    mounted = mounts(root / "proc")
     tracefs = [mount.place for mount in mounted if mount.kind in ("tracefs", "debugfs")]
     text = ", ".join(tracefs) or "not mounted"
     yield Check("tracefs", "tracefs", f"{text} (not needed by nettop)", data=tracefs)

@@ -25,7 +25,6 @@ _NOEXIST = 1
 """Update flag: fail if the element exists (BPF_NOEXIST)."""
 _PROG_LOAD = 5
 _OBJ_GET_INFO_BY_FD = 15
-_PROG_TYPE_RAW_TRACEPOINT = 17
 _PROG_TYPE_TRACING = 26
 TRACE_RAW_TP = 23
 TRACE_FENTRY = 24
@@ -47,16 +46,6 @@ _STATS_RUN_TIME = 0
 _TOO_LARGE = 1 << 20
 """Bytes of attributes; the kernel accepts at most a page."""
 _INSTRUCTION_BYTES = 8
-_RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")
-"""`r0 = 0; exit`"""
-_READ_NOTHING = bytes.fromhex(
-    "bfa1000000000000"  # r1 = r10
-    "07010000f8ffffff"  # r1 += -8
-    "b702000008000000"  # r2 = 8
-    "b703000000000000"  # r3 = 0
-    "8500000071000000"  # call bpf_probe_read_kernel
-)
-"""Copies 8 bytes from address 0 to the stack, which fails at run time."""
 
 
 @cache
@@ -103,15 +92,12 @@ def load_tracing(instructions: bytes, name: str, attach_type: int, btf_id: int) 
     # struct bpf_prog_load_opts. The log is expensive: at level 0, libbpf loads only a rejected program again with it.
     options = struct.pack("=QII16xI52xIIQ", 104, 0, attach_type, btf_id, 0, _LOG_BYTES, ctypes.addressof(log))
     try:
-        return _load(_PROG_TYPE_TRACING, instructions, name.encode(), options)
+        count = ctypes.c_size_t(len(instructions) // _INSTRUCTION_BYTES)
+        about = (_PROG_TYPE_TRACING, name.encode(), b"GPL", instructions, count, options)
+        return call("bpf_prog_load", *about)
     finally:
         sys.stderr.buffer.write(log.value)
         sys.stderr.flush()
-
-
-def _load(kind: int, instructions: bytes, name: bytes | None = None, options: bytes | None = None) -> int:
-    count = ctypes.c_size_t(len(instructions) // _INSTRUCTION_BYTES)
-    return call("bpf_prog_load", kind, name, b"GPL", instructions, count, options)
 
 
 def attach_tracing(program: int) -> int:
@@ -164,27 +150,6 @@ def _errno_if_too_large(command: int) -> int:
     """
     _libc.syscall(_SYSCALL, command, ctypes.create_string_buffer(1), _TOO_LARGE)
     return ctypes.get_errno()
-
-
-def may_read_kernel() -> bool | None:
-    """Return whether programs may read kernel memory; under lockdown=confidentiality the verifier rejects the helper.
-
-    Return None if no program can be loaded at all.
-    """
-    if _errno_of_load(_RETURN_0):
-        return None
-    return {0: True, errno.EINVAL: False}.get(_errno_of_load(_READ_NOTHING + _RETURN_0))
-
-
-def _errno_of_load(instructions: bytes) -> int:
-    """Load and unload a raw tracepoint program; return the errno of the load, 0 on success."""
-    try:
-        os.close(_load(_PROG_TYPE_RAW_TRACEPOINT, instructions))
-    except Unsupported:  # libbpf is missing
-        return errno.ENOSYS
-    except OSError as error:
-        return error.errno or 0
-    return 0
 
 
 def set_element(map_fd: int, key: bytes, value: bytes) -> None:

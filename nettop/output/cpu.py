@@ -14,9 +14,8 @@ from nettop.snapshots.cpu import STACKS
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.snapshot import Rows, Snapshot
 from nettop.stacks.counts import Profile, grown_rows, stack_counts
+from nettop.stacks.exports import folded, speedscope
 from nettop.stacks.flame_svg import flame_svg
-from nettop.stacks.folded import folded
-from nettop.stacks.speedscope import speedscope
 
 FORMATTERS: Mapping[str, Callable[[Profile], str]] = {
     ExportFormat.FOLDED: folded,

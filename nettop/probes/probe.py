@@ -28,8 +28,8 @@ _TYPES = {"entry": 2, "return": 2, "tc": 3, "xdp": 6, "sample": 7}
 """BPF_PROG_TYPE_* by the prefix of a program's name."""
 _TRACING = 26
 """BPF_PROG_TYPE_TRACING: the type of all others."""
-_ENTRY = "entry__"
-"""Name prefix of a program that runs at a kprobe."""
+_RETURN, _AT_PROBES = "return__", ("entry__", "return__")
+"""Name prefixes of programs that run at kprobes."""
 
 
 class Probe:
@@ -113,7 +113,7 @@ def skipped_runs(program: Program) -> int:
 
 def loaded_as(name: str) -> str:
     """Return the name under which a hook's program was loaded; kprobes share one program for all functions."""
-    return name.partition("@")[0] if name.startswith(_ENTRY) else name
+    return name.partition("@")[0] if name.startswith(_AT_PROBES) else name
 
 
 def attach_program(program: Program, loader: Loader, name: str, opened: ExitStack) -> None:
@@ -127,7 +127,7 @@ def attach_program(program: Program, loader: Loader, name: str, opened: ExitStac
     if loaded == name:
         opened.callback(os.close, bpf.attach_tracing(program.functions[name]))
         return
-    probes = loader.open_probes(name.partition("@")[2], at_return=False).values()
+    probes = loader.open_probes(name.partition("@")[2], at_return=name.startswith(_RETURN)).values()
     for probe in probes:
         opened.callback(os.close, probe)
     for probe in probes:

@@ -33,23 +33,15 @@ ALL_MEMORY = Limit("the host has too little memory", "free about 300 MB, which l
 
 
 def set_up_process() -> None:
-    """Adjust process limits for every command. Call it before other threads start."""
-    _raise_open_files()
-    _share_one_arena()
+    """Adjust process limits for every command. Call it before other threads start.
 
-
-def _raise_open_files() -> None:
-    """Raise the soft limit to the hard one: the usual 1,024 is meant for programs that use select(2)."""
+    Raise the soft limit of open files to the hard one, as the usual 1,024 is meant for programs that use select(2).
+    Make all threads allocate from one arena, as each further one would hold some megabytes: nettop's threads rarely
+    allocate at the same time. C libraries other than glibc have no such option.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # keep the limit if it cannot be raised
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _share_one_arena() -> None:
-    """Make all threads allocate from one arena, as each further one would hold some megabytes.
-
-    nettop's threads rarely allocate at the same time. C libraries other than glibc have no such option.
-    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)

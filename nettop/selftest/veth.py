@@ -13,8 +13,7 @@ import os
 import socket
 import struct
 
-from nettop.kernel.host.capabilities import require
-from nettop.kernel.host.privileges import CAP_NET_ADMIN
+from nettop.kernel.host.privileges import CAP_NET_ADMIN, require
 from nettop.kernel.net import netlink
 from nettop.kernel.net.netlink import attribute
 

@@ -15,8 +15,7 @@ import pytest
 import yaml
 
 from nettop.doctor.capabilities import USED
-from nettop.kernel.host.capabilities import name_of
-from nettop.kernel.host.privileges import CAP_DAC_READ_SEARCH, STARTING
+from nettop.kernel.host.privileges import CAP_DAC_READ_SEARCH, STARTING, name_of
 from nettop.settings import DEFAULT_LISTEN, DEFAULT_QUERY_LISTEN
 
 from .compose import CAPABILITIES, COMPOSE, SERVICES

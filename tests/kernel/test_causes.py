@@ -228,7 +228,7 @@ def test_open_files_of_the_loader(files: int) -> None:
     """Either the limit of open files is enough, or the error for any table or program names it."""
     failure = None
     with contextlib.closing(Loader()) as loader:
-        resource.prlimit(loader.pid, resource.RLIMIT_NOFILE, (files, files))
+        resource.prlimit(loader._child.pid, resource.RLIMIT_NOFILE, (files, files))
         try:
             loader.load(table_text()).close()
         except NettopError as error:

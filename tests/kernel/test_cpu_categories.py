@@ -18,7 +18,7 @@ from nettop.kernel.bpf import maps, perf_events
 from nettop.kernel.bpf.perf_events import Clocks, open_clocks
 from nettop.kernel.bpf.program import Loader, Program
 from nettop.kernel.host import privileges
-from nettop.kernel.host.proc_stat import read_cpu_times
+from nettop.kernel.host.proc_files import read_cpu_times
 from nettop.probes.cpu import samples as cpu_samples
 from nettop.probes.cpu.probe import Cpu, program_text
 from nettop.probes.cpu.samples import BY_HOOKS, SAMPLED, SampleReading, Samples

@@ -41,7 +41,7 @@ def test_descriptors_live_on_when_the_child_has_ended() -> None:
     """Programs and maps keep working after the loader exits."""
     loader = Loader()
     program = loader.load(table_text())
-    assert not Path(f"/proc/{loader.pid}").exists()
+    assert not Path(f"/proc/{loader._child.pid}").exists()
     link = bpf.link(program.functions["bpf_iter__task_file"], bpf.TRACE_ITER)
     os.close(bpf.call("bpf_iter_create", link))
     os.close(link)
@@ -74,7 +74,7 @@ def test_a_member_that_this_kernel_lacks_is_named(tmp_path: Path) -> None:
 def test_a_killed_loader_is_an_error() -> None:
     """A killed loader gives an error at once, without a wait."""
     loader = Loader()
-    os.kill(loader.pid, signal.SIGKILL)
+    os.kill(loader._child.pid, signal.SIGKILL)
     with pytest.raises(SourceFailed, match="loader exited"):
         loader.load(table_text())
 
@@ -82,11 +82,11 @@ def test_a_killed_loader_is_an_error() -> None:
 def test_a_loader_that_is_killed_before_it_reads() -> None:
     """Requests after a loader's death get the same error, so that no mechanism counts as refused."""
     loader = Loader()
-    os.kill(loader.pid, signal.SIGSTOP)
-    os.waitid(os.P_PID, loader.pid, os.WSTOPPED)
+    os.kill(loader._child.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, loader._child.pid, os.WSTOPPED)
     loader.request(table_text())  # which nobody reads: the kernel resets the connection then
-    os.kill(loader.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, loader.pid, os.WEXITED | os.WNOWAIT)
+    os.kill(loader._child.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, loader._child.pid, os.WEXITED | os.WNOWAIT)
     for _ in range(2):
         loader.request(table_text())
     for _ in range(3):
@@ -99,7 +99,7 @@ def test_loading_is_cancelled_from_another_thread() -> None:
     """Cancelling from another thread gives waiters an error, not a refusal; later requests load as usual."""
     with closing(Loader()) as loader, ThreadPoolExecutor(1) as sampler:
         loader.request(table_text())
-        os.kill(loader.pid, signal.SIGSTOP)  # it will not answer
+        os.kill(loader._child.pid, signal.SIGSTOP)  # it will not answer
         answer = sampler.submit(loader.answer)
         with no_loading():
             with pytest.raises(SourceFailed, match="nettop is exiting"):

@@ -22,7 +22,6 @@ from nettop.doctor.capabilities import USED
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf.program import Loader
 from nettop.kernel.host import privileges
-from nettop.kernel.host.capabilities import name_of
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.privileges import (
     CAP_BPF,
@@ -34,9 +33,10 @@ from nettop.kernel.host.privileges import (
     LOADING_NET,
     NOTHING,
     STARTING,
+    name_of,
 )
 from nettop.kernel.net.entered_namespaces import Namespaces, shared_namespaces
-from nettop.kernel.net.namespaces import NamespaceThread
+from nettop.kernel.net.namespaces import enter_namespace
 from nettop.snapshots.snapshot import PARTLY_SEEN
 from tests.proc import status_fields
 
@@ -399,10 +399,10 @@ def test_a_namespace_that_appears_later_is_not_entered(lab: Lab) -> None:
 @contextlib.contextmanager
 def followed_without_privileges() -> Iterator[tuple[Namespaces, Callable[..., Namespaces]]]:
     """Yield namespaces that were entered before privileges were dropped, and a follower without privileges."""
-    namespaces, unprivileged = Namespaces(), NamespaceThread(None)
+    namespaces, unprivileged = Namespaces(), enter_namespace(None)
 
     def follow(*seen: int) -> Namespaces:
-        unprivileged.run(lambda: namespaces.follow(frozenset(seen)))
+        unprivileged.submit(namespaces.follow, frozenset(seen)).result()
         return namespaces
 
     try:
@@ -410,7 +410,7 @@ def followed_without_privileges() -> Iterator[tuple[Namespaces, Callable[..., Na
         namespaces.stop_entering()
         yield namespaces, follow
     finally:
-        unprivileged.close()
+        unprivileged.shutdown()
         namespaces.close()
 
 
@@ -522,7 +522,7 @@ def test_lenses_share_the_threads() -> None:
     assert first is second
     first.enter()
     first.close()
-    assert second.threads[second.own].run(lambda: 7) == 7
+    assert second.threads[second.own].submit(lambda: 7).result() == 7
     second.close()
     assert second.threads == {}
     third = shared_namespaces(host)
@@ -556,7 +556,7 @@ def test_parked_threads_keep_nothing(lab: Lab) -> None:
     namespaces = Namespaces()
     try:
         namespaces.enter()
-        assert namespaces.threads[home.inode].run(privileges.held) == privileges.for_reading()
+        assert namespaces.threads[home.inode].submit(privileges.held).result() == privileges.for_reading()
         assert privileges.held() >= LOADING
     finally:
         namespaces.close()
@@ -569,8 +569,8 @@ def test_the_loader_keeps_what_it_uses() -> None:
     """The compiling child drops all other privileges before it compiles."""
     loader = Loader()
     try:
-        until(lambda: threads(loader.pid)[0][1] <= LOADER, "it has given up the rest")
-        assert {CAP_BPF, CAP_PERFMON} <= threads(loader.pid)[0][1]
+        until(lambda: threads(loader._child.pid)[0][1] <= LOADER, "it has given up the rest")
+        assert {CAP_BPF, CAP_PERFMON} <= threads(loader._child.pid)[0][1]
     finally:
         loader.close()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pure parts of the CPU lens: current spans, times by process, /proc/stat, threads that poll devices."""
+"""The pure parts of the CPU lens: current spans, times by process, and /proc/stat."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from nettop.kernel.bpf.rows import row_header
 from nettop.kernel.host.facts import Host
-from nettop.kernel.host.proc_stat import CpuTimes, read_cpu_times
+from nettop.kernel.host.proc_files import CpuTimes, read_cpu_times
 from nettop.probes.cpu import processes as process_times
-from nettop.probes.cpu.entries import CALLER, CPU_STATE, SPAN_BITS, SPENT, NapiThreads, with_spans
+from nettop.probes.cpu.entries import CALLER, CPU_STATE, SPAN_BITS, SPENT, with_spans
 from nettop.probes.cpu.processes import CALLS, FIRST_ID, SAMPLED_NS, ProcessTimes
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.cpu import (
@@ -310,33 +310,3 @@ def test_proc_stat(tmp_path: Path) -> None:
         7: CpuTimes(0, 18 * TICK_NS),
     }
     assert read_cpu_times(tmp_path / "nowhere") == {}
-
-
-# --- threads that poll ------------------------------------------------------------------------------------------
-
-
-def kernel_threads(proc: Path, *names: str, maker: str = "kthreadd") -> None:
-    """Make a /proc with these kernel threads, numbered from 3 on."""
-    for pid, name in enumerate((maker, *names), 2):
-        (proc / str(pid)).mkdir(exist_ok=True)
-        (proc / str(pid) / "comm").write_text(name + "\n")
-    (proc / "2/task/2").mkdir(parents=True, exist_ok=True)
-    (proc / "2/task/2/children").write_text(" ".join(map(str, range(3, 3 + len(names)))))
-
-
-def test_threads_that_poll_devices_come_and_go(tmp_path: Path) -> None:
-    """A thread that has no name of its own yet is looked at again."""
-    threads = NapiThreads(tmp_path)
-    kernel_threads(tmp_path, "ksoftirqd/0", "kthreadd")
-    assert not threads.exist()
-    kernel_threads(tmp_path, "ksoftirqd/0", "napi/eth0-8193")
-    assert threads.exist()
-    kernel_threads(tmp_path, "ksoftirqd/0")
-    assert not threads.exist()
-
-
-def test_threads_that_cannot_be_seen_are_assumed_to_exist(tmp_path: Path) -> None:
-    """In a container, where the kernel's threads are not visible, there may be some."""
-    assert NapiThreads(tmp_path).exist()
-    kernel_threads(tmp_path, "worker", maker="init")
-    assert NapiThreads(tmp_path).exist()

@@ -16,9 +16,8 @@ from hypothesis import given
 
 from nettop.snapshots.cpu import CATEGORIES, RX_SOFTIRQ, TX_SYSCALLS
 from nettop.stacks.counts import StackCount, flame_tree, path_of
+from nettop.stacks.exports import folded, speedscope
 from nettop.stacks.flame_svg import COLOURS, WIDTH, flame_svg
-from nettop.stacks.folded import folded
-from nettop.stacks.speedscope import speedscope
 from tests.unit import example_stacks
 from tests.unit.example_stacks import profile
 

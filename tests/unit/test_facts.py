@@ -14,24 +14,21 @@ from nettop.errors import ExitCode, NettopError, PermissionMissing, Unsupported
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import perf_events
 from nettop.kernel.host import privileges
-from nettop.kernel.host.capabilities import how_to_get
 from nettop.kernel.host.facts import Host, Sockstat, container_of
-from nettop.kernel.host.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN
+from nettop.kernel.host.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, how_to_get
 from nettop.kernel.host.proc_files import what_hides
 
+pytestmark = pytest.mark.usefixtures("made_capabilities")
+
 ALL_CAPABILITIES = "000001ffffffffff"
-WHOLE_BTF = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 8, 8, 4) + bytes(12)
-"""A header, 8 bytes of types and 4 of names."""
 CONTAINER_ID = "4f1c2ab09d7e" + "0" * 52
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a host on which everything is as nettop needs it."""
-    put(tmp_path, "sys/kernel/btf/vmlinux", "")
-    (tmp_path / "sys/kernel/btf/vmlinux").write_bytes(WHOLE_BTF)
+    put(tmp_path, "sys/kernel/btf/vmlinux", "BTF")
     monkeypatch.setattr(bpf, "errno_before_kernel", lambda: 0)
-    monkeypatch.setattr(bpf, "may_read_kernel", lambda: True)
     put(tmp_path, "proc/thread-self/status", f"Name:\tnettop\nCapEff:\t{ALL_CAPABILITIES}\n")
     return tmp_path
 

@@ -83,6 +83,11 @@ def test_the_end_of_a_dump() -> None:
     assert parse_links(message(DONE, b"")) == ([], True, True)
 
 
+def test_messages_about_changes_are_ignored() -> None:
+    """They may lack the counters; the dump has the device too."""
+    assert parse_links(LO + device(2, attribute(IFNAME, b"eth0\0"), flags=0))[0] == [LO_LINK]
+
+
 def test_a_dump_during_which_devices_changed() -> None:
     """The kernel's flag for it, on any message, means that the dump is not whole."""
     interrupted = device(3, attribute(IFNAME, b"br0\0"), flags=MULTI | INTERRUPTED)

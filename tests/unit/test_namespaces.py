@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,31 +227,24 @@ def test_where_nothing_is_seen_of_them_they_are_lost() -> None:
 def test_a_limit_of_threads_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Namespaces without a thread, for lack of threads, are counted and named with the limit.
 
-    The own namespace comes first, and some threads are left for the rest of nettop.
+    The own namespace comes first.
     """
     started: list[Path | None] = []
-    spare: list[int] = []
 
-    class Limited:
-        def __init__(self, path: Path | None) -> None:
-            spare.append(sum(thread.name == "reserved" for thread in threading.enumerate()))
-            if len(started) == 2:
-                raise RuntimeError("can't start new thread")
-            started.append(path)
-
-        def close(self) -> None:
-            pass
+    def enter_limited(path: Path | None) -> ThreadPoolExecutor:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(path)
+        return ThreadPoolExecutor(1)
 
     namespaces = Namespaces()
     files = [Path(f"/proc/{os.getpid()}/ns/{name}") for name in ("net", "uts", "ipc", "mnt")]
     found = {os.stat(file).st_ino: [file] for file in files}
     monkeypatch.setattr(module, "find_namespaces", lambda _: found)
-    monkeypatch.setattr(module, "NamespaceThread", Limited)
+    monkeypatch.setattr(module, "enter_namespace", enter_limited)
     namespaces.enter()
     assert (started[0], len(namespaces.threads), namespaces.lost) == (None, 2, 2)
     assert all("no thread or process can be started" in why for why in namespaces.refused.values())
-    assert spare[0] == 0 and set(spare[1:]) == {module._RESERVED_THREADS}
-    assert not [thread for thread in threading.enumerate() if thread.name == "reserved"]
     started.clear()  # the limit was raised
     namespaces.enter()
     assert (len(namespaces.threads), namespaces.lost) == (4, 0)

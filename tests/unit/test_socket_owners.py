@@ -79,15 +79,6 @@ def test_who_started_last_within_a_tick(tmp_path: Path) -> None:
     assert starts[9] < starts[4194304] < starts[8]
 
 
-def test_first_thread_has_ended(tmp_path: Path) -> None:
-    """If the first thread has no descriptors, other threads are searched, which share theirs."""
-    folder = process(tmp_path, 7, {})
-    open_all(folder / "task/7", {})
-    for thread in (8, 9):
-        open_all(folder / f"task/{thread}", {3: "socket:[5]"})
-    assert descriptors(tmp_path) == [(7, 3, 5)]
-
-
 def test_process_in_no_namespace_to_be_seen(tmp_path: Path) -> None:
     """A namespace that is unknown is left out."""
     for pid in (7, 8):

@@ -14,10 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.kernel.host.facts import Host
-from nettop.kernel.host.proc_stat import CpuTimes
 from nettop.probes.connections.socket_rows import find_limits
 from nettop.probes.cpu import samples
-from nettop.probes.cpu.probe import StatSoftirqs
 from nettop.probes.cpu.processes import SAMPLED_NS, ProcessTimes
 from nettop.probes.services.usual import UsualTimes
 from nettop.query.query import screen_query
@@ -110,15 +108,6 @@ def test_softirq_time_of_processes(totals_ns: list[int]) -> None:
         processes.add_softirqs(np.zeros(0, SAMPLED_NS), total_ns)
     (row,) = processes.rows(0)[0].array
     assert row["softirq_ns"] == sum(max(0, now - before) for before, now in pairwise([0, *totals_ns]))
-
-
-@given(totals)
-def test_softirq_time_of_the_kernel(readings_ns: list[int]) -> None:
-    """A CPU that comes back adds to what it had."""
-    softirqs = StatSoftirqs()
-    for softirq_ns in readings_ns:
-        softirqs.add({3: CpuTimes(softirq_ns, 0)})
-    assert softirqs.ns == {3: sum(max(0, now - before) for before, now in pairwise(readings_ns))}
 
 
 def test_usual_times() -> None:

@@ -10,6 +10,8 @@ import pytest
 from nettop.kernel.bpf.symbols import Symbols, are_shown, why_hidden
 from nettop.kernel.host.privileges import CAP_SYSLOG
 
+pytestmark = pytest.mark.usefixtures("made_capabilities")
+
 KALLSYMS = """\
 ffffffff81000000 T _stext
 ffffffff81000000 T _text

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from nettop.errors import Unsupported, limit_reached
 from nettop.kernel import bpf_syscall as bpf
-from nettop.kernel.host.btf_file import BTF_FILE, require_btf
+from nettop.kernel.host.facts import BTF_FILE, Host
 
 # Kinds of BTF types (include/uapi/linux/btf.h).
 _INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _TYPEDEF, _FUNC, _ENUM64 = 1, 2, 3, 4, 5, 6, 8, 12, 19
@@ -71,7 +71,7 @@ class Btf:
         self._btf = ctypes.c_void_p(self._lib.btf__parse(BTF_FILE.encode(), None))
         if not self._btf.value:
             number = ctypes.get_errno()
-            require_btf()  # raises a better error if the file itself is at fault
+            Host().require_btf()  # raises a better error if the file itself is at fault
             raise limit_reached(_NOT_READ, os.strerror(number)) or Unsupported(
                 f"{_NOT_READ} ({os.strerror(number).lower()})",
                 "upgrade the distribution's libbpf: it may be too old for this kernel",

@@ -6,6 +6,7 @@ The numbers differ between kernels, so the names come from BTF.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -71,15 +72,12 @@ def read_drop_reasons() -> DropReasons:
 
 
 def _names(btf: Btf, enum: str, *prefixes: str) -> dict[int, str]:
-    """Return the enum's names without the prefixes; empty if the kernel lacks the enum."""
+    """Return the enum's names without the first matching prefix: SKB_DROP_REASON_SKB_CSUM becomes SKB_CSUM.
+
+    Return none if the kernel lacks the enum.
+    """
     try:
         names = btf.enumerators(enum)
     except MissingInKernel:
         return {}
-    return {number: _without_prefix(name, prefixes) for number, name in names.items()}
-
-
-def _without_prefix(name: str, prefixes: tuple[str, ...]) -> str:
-    """Strip the first matching prefix: SKB_DROP_REASON_SKB_CSUM becomes SKB_CSUM."""
-    prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
-    return name.removeprefix(prefix)
+    return {number: re.sub(rf"\A(?:{'|'.join(prefixes)})", "", name) for number, name in names.items()}

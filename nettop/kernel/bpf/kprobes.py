@@ -8,7 +8,6 @@ has no name visible to others, and does not outlive its descriptor.
 from __future__ import annotations
 
 import ctypes
-import difflib
 import fcntl
 import os
 import re
@@ -30,7 +29,6 @@ _ANY_CPU = 0
 
 _WHOLE = frozenset({"isra", "constprop", "lto_priv", "llvm"})
 """Suffixes of whole functions specialised for their callers. Others (.part, .cold) are parts of a function."""
-_NEARBY = 3
 
 
 def symbols_of(function: str, root: Path = Path("/")) -> tuple[str, ...]:
@@ -39,8 +37,8 @@ def symbols_of(function: str, root: Path = Path("/")) -> tuple[str, ...]:
     Names are visible even to users who may not see addresses. Raises Unsupported if there is no symbol, if none covers
     the whole function, or if several functions have that name.
     """
-    text = read_required("/proc/kallsyms", root).encode()
-    symbols = Counter(_symbols(rb"%s(?:\.[\w.]+)?" % re.escape(function.encode()), text))
+    lines = rf" [tTwW] ({re.escape(function)}(?:\.[\w.]+)?)[\t\n]"
+    symbols = Counter(re.findall(lines, read_required("/proc/kallsyms", root)))
     whole = sorted(name for name in symbols if _suffixes(name) <= _WHOLE)
     several = [name for name in whole if symbols[name] > 1]
     if several:
@@ -48,10 +46,7 @@ def symbols_of(function: str, root: Path = Path("/")) -> tuple[str, ...]:
     if symbols and not whole:
         raise Unsupported(f"this kernel has only parts of {function}: {', '.join(sorted(symbols))}")
     if not symbols:
-        family = re.escape("_".join(function.split("_")[:2]).encode())
-        close = difflib.get_close_matches(function, set(_symbols(rb"_*%s\w*" % family, text)), _NEARBY)
-        similar = f"; it has {', '.join(close)}" if close else ""
-        raise Unsupported(f"this kernel has no function {function}{similar}")
+        raise Unsupported(f"this kernel has no function {function}")
     return tuple(whole)
 
 
@@ -66,11 +61,6 @@ def why_not_found(function: str) -> str:
 def _suffixes(symbol: str) -> set[str]:
     """Return a symbol's suffixes: `isra` and `constprop` for name.constprop.0.isra.0."""
     return {word for word in symbol.split(".")[1:] if not word.isdigit()}
-
-
-def _symbols(pattern: bytes, kallsyms: bytes) -> list[str]:
-    """Return the functions whose whole name matches."""
-    return [name.decode() for name in re.findall(rb" [tTwW] (%s)[\t\n]" % pattern, kallsyms)]
 
 
 def open_probes(function: str, at_return: bool) -> dict[str, int]:

@@ -25,14 +25,12 @@ from nettop.kernel.bpf.btf import Btf, Slice
 from nettop.kernel.bpf.perf_events import why_refused
 from nettop.kernel.bpf.program import PART_OF_NETTOP, LoadFailed
 from nettop.kernel.host import privileges
-from nettop.kernel.host.proc_files import mount_of
 
 _MAX_REQUEST_BYTES = 1 << 20
 _OLDEST_BCC = (0, 26)
 """The oldest version tested. Older ones do not declare all helpers: bpf_get_func_ret came with Linux 5.17."""
 _METHODS = ("load_func", "dump_func")
 """The methods of bcc.BPF that nettop uses."""
-_PACKAGE = Path(__file__).parents[1]
 _NOT_AS_RELEASED = "if the file was modified, reinstall nettop: scripts/install-deps.sh"
 _TYPED = {
     "tp_btf": (bpf.TRACE_RAW_TP, Btf.tracepoint),
@@ -155,16 +153,9 @@ def _text_of(source: Path) -> str:
         if limit := limit_reached(f"{source} cannot be read", error):
             raise limit from error
         text, why = "", f"cannot be read: {(error.strerror or str(error)).lower()}"
-    if text:
-        return text
-    what = f"{source}, {PART_OF_NETTOP}, {why}"
-    mount = mount_of(str(source))
-    if mount is None or mount == mount_of(str(_PACKAGE)):
-        raise Unsupported(what, "reinstall nettop: scripts/install-deps.sh")
-    raise Unsupported(
-        f"{what}; {mount.kind} is mounted at {mount.place}",
-        f"see findmnt --target {source}; unmount it if it should not be there",
-    )
+    if not text:
+        raise Unsupported(f"{source}, {PART_OF_NETTOP}, {why}", "reinstall nettop: scripts/install-deps.sh")
+    return text
 
 
 def _refusal(name: str, error: Exception) -> NettopError:
@@ -175,7 +166,10 @@ def _refusal(name: str, error: Exception) -> NettopError:
             f"the kernel refuses to load BPF program {name} ({error}), likely by a security module",
             "allow bpf in its policy; it logs what it denies: dmesg, or /var/log/audit/audit.log",
         )
-    remedy = "nettop needs Linux 5.12 or later; if this is one, please report this message"
+    remedy = (
+        "nettop needs Linux 5.12 or later, not booted with lockdown=confidentiality; if this is one, please "
+        "report this message"
+    )
     return LoadFailed(f"the kernel refuses BPF program {name} ({error})", remedy)
 
 

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from nettop.errors import PermissionMissing, Unsupported
 from nettop.kernel import bpf_syscall as bpf
-from nettop.kernel.host.capabilities import how_to_get
+from nettop.kernel.host import privileges
 from nettop.kernel.host.facts import Host
-from nettop.kernel.host.privileges import CAP_PERFMON, CAP_SYS_ADMIN
+from nettop.kernel.host.privileges import CAP_PERFMON, CAP_SYS_ADMIN, how_to_get
 from nettop.kernel.host.proc_files import read_required, read_text
 
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}.get(platform.machine(), -1)
@@ -95,17 +95,14 @@ class Clocks:
         """Each event's count at the last read: a clock that should tick but does not count is dead."""
         self._ticking = False
         self._period_ns = _NS // rate_hz
-        cpus = online_cpus()
-        try:
-            for cpu in cpus:
-                try:
-                    self._add(cpu, os.dup(self._opened[cpu]) if cpu in self._opened else _open(cpu))
-                except OSError as error:  # a single CPU that fails has no clock
-                    if not (self._events and error.errno in _CPU_ERRORS):
-                        raise
-        except OSError as error:
-            self.close()
-            raise why_refused(error) from error
+        for cpu in online_cpus():
+            try:
+                self._add(cpu, os.dup(self._opened[cpu]) if cpu in self._opened else _open(cpu))
+            except OSError as error:
+                if self._events and error.errno in _CPU_ERRORS:
+                    continue  # a single CPU that fails has no clock
+                self.close()
+                raise why_refused(error) from error
         self.cpus = tuple(self._events)
 
     def start(self) -> None:
@@ -227,18 +224,18 @@ def why_refused(error: OSError, host: Host | None = None) -> Exception:
         return Unsupported("this kernel has no perf events", "use a kernel with CONFIG_PERF_EVENTS")
     if not isinstance(error, PermissionError):
         return error
-    held = host.effective()
+    held = privileges.effective()
     paranoid = read_text(host.proc / "sys/kernel/perf_event_paranoid").strip() or "unknown"
     if CAP_SYS_ADMIN not in held and CAP_PERFMON not in held:
         return PermissionMissing(
             f"opening perf events needs CAP_PERFMON (kernel.perf_event_paranoid: {paranoid})",
-            how_to_get([CAP_PERFMON], host.permitted()),
+            how_to_get([CAP_PERFMON], privileges.held()),
         )
     # If /proc hides the setting, it is the only cause left.
     if CAP_SYS_ADMIN not in held and not (paranoid.isdecimal() and int(paranoid) <= _PARANOID_MAX):
         return PermissionMissing(
             f"kernel.perf_event_paranoid is {paranoid}: above {_PARANOID_MAX}, opening perf events needs CAP_SYS_ADMIN",
-            f"sysctl kernel.perf_event_paranoid={_PARANOID_MAX}; or {how_to_get([CAP_SYS_ADMIN], host.permitted())}",
+            f"sysctl kernel.perf_event_paranoid={_PARANOID_MAX}; or {how_to_get([CAP_SYS_ADMIN], privileges.held())}",
         )
     return PermissionMissing(
         f"the kernel refuses perf events ({error.strerror}), likely by a security module",

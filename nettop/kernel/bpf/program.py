@@ -15,6 +15,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from nettop.errors import (
 )
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf.btf import Slice
+from nettop.kernel.host import privileges
+from nettop.kernel.host.facts import Host
 from nettop.process.limits import ALL_MEMORY, of_memory, out_of_memory_kills
 from nettop.writing import memory_file
 
@@ -101,18 +104,16 @@ class ProgramText:
     needs: tuple[str, ...] = ()
 
 
+@dataclass(eq=False, slots=True)
 class Program:
     """Descriptors of loaded functions and their maps, unloaded on close().
 
     `refused` maps the optional functions that this kernel refused to the reason.
     """
 
-    def __init__(
-        self, functions: dict[str, int], maps: dict[str, int], refused: Mapping[str, str] | None = None
-    ) -> None:
-        self.functions = functions
-        self.maps = maps
-        self.refused = dict(refused or {})
+    functions: dict[str, int]
+    maps: dict[str, int]
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def runs(self) -> dict[str, tuple[int, int]]:
         """Return each function's runs while statistics were enabled, and their run time in ns. Raises OSError."""
@@ -166,11 +167,6 @@ class Loader:
             _running.add(self)
             opened.pop_all()
             theirs.close()
-
-    @property
-    def pid(self) -> int:
-        """The child's process id."""
-        return self._child.pid
 
     @property
     def descriptor(self) -> int:
@@ -281,6 +277,34 @@ class Loader:
         """Return the output of compiler and verifier."""
         size = os.fstat(self._output).st_size
         return os.pread(self._output, size, 0).decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def open_net_loader(host: Host) -> Iterator[None]:
+    """Start a thread that keeps CAP_NET_ADMIN, for loaders of programs for network interfaces inside this context.
+
+    Other threads may drop it meanwhile. Attaching these programs needs no capability.
+    """
+    host.kept.net_loader = thread = ThreadPoolExecutor(1, "net-loader")
+    thread.submit(privileges.keep_only, privileges.for_loading(privileges.LOADING_NET)).result()
+    try:
+        yield
+    finally:
+        host.kept.net_loader = None
+        thread.shutdown()
+
+
+def net_loader(host: Host) -> Loader:
+    """Return a loader for these programs: a child of the thread of `open_net_loader`, or else of the calling thread.
+
+    Raises PermissionMissing without the necessary capabilities.
+    """
+
+    def loader() -> Loader:
+        host.require_capabilities(privileges.LOADING_NET, "programs for network interfaces")
+        return Loader()
+
+    return loader() if host.kept.net_loader is None else host.kept.net_loader.submit(loader).result()
 
 
 def _refused_table(words: str) -> PermissionMissing | None:

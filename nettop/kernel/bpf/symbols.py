@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from nettop.errors import NettopError, Unsupported
-from nettop.kernel.host.capabilities import missing_for
-from nettop.kernel.host.facts import Host
-from nettop.kernel.host.kept import Kept
-from nettop.kernel.host.privileges import CAP_SYSLOG
+from nettop.kernel.host import privileges
+from nettop.kernel.host.facts import Host, Kept
+from nettop.kernel.host.privileges import CAP_SYSLOG, missing_for
 from nettop.kernel.host.proc_files import read_required, read_text
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.safe_text import safe_bytes
@@ -53,9 +52,8 @@ def why_hidden(proc: Path = Path("/proc")) -> NettopError:
     except Unsupported as error:
         return error
     restriction = read_text(proc / "sys/kernel/kptr_restrict").strip()
-    host = Host(proc.parent)
-    if restriction != _NOBODY and CAP_SYSLOG not in host.effective():
-        return missing_for("seeing kernel symbols", [CAP_SYSLOG], host.permitted())
+    if restriction != _NOBODY and CAP_SYSLOG not in privileges.effective():
+        return missing_for("seeing kernel symbols", [CAP_SYSLOG], privileges.held())
     return Unsupported(
         "the kernel hides its symbols from everyone (sysctl kernel.kptr_restrict=2)",
         "sysctl kernel.kptr_restrict=1",

@@ -6,22 +6,21 @@ from __future__ import annotations
 import errno
 import os
 import re
+import threading
 from collections import Counter
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nettop.errors import NettopError, PermissionMissing, Unsupported
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.host import privileges
-from nettop.kernel.host.btf_file import require_btf
-from nettop.kernel.host.capabilities import how_to_get, missing_for
-from nettop.kernel.host.kept import Kept
-from nettop.kernel.host.privileges import CAP_SYS_ADMIN, FINDING_NAMESPACES, LOADING
-from nettop.kernel.host.proc_files import mounts, proc_options, read_text
+from nettop.kernel.host.privileges import CAP_SYS_ADMIN, FINDING_NAMESPACES, LOADING, how_to_get, missing_for
+from nettop.kernel.host.proc_files import mounts, proc_options, read_required, read_text
 from nettop.snapshots.safe_text import safe_bytes, safe_text
 
+BTF_FILE = "/sys/kernel/btf/vmlinux"
 _CONTAINER = re.compile(
     r"/(?:"
     r"lxc(?:\.payload[./]|/)(?P<lxc>[^/]+)"  # LXC, LXD, Incus, Proxmox
@@ -77,6 +76,25 @@ class Sockstat:
     time_wait: int
 
 
+@dataclass(slots=True)
+class Kept:
+    """Resources for all probes that nettop opened at its start, before dropping privileges.
+
+    - `clocks`: events by CPU. They do not tick yet and cost nothing.
+    - `symbols`: a descriptor of /proc/kallsyms, which shows addresses to those who opened it with CAP_SYSLOG.
+    - `net_loader`: a thread that may load programs for network interfaces.
+    - `namespaces`: the `Namespaces` of this host (entered_namespaces.py), each with a thread inside.
+
+    Hold `lock` to read the symbols or to share the namespaces: one lens may be attached while others are read.
+    """
+
+    clocks: dict[int, int] = field(default_factory=dict)
+    symbols: int | None = None
+    net_loader: ThreadPoolExecutor | None = None
+    namespaces: object = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 class Host:
     """Facts about the host below `root`, and the resources that its probes share (`kept`)."""
 
@@ -89,11 +107,24 @@ class Host:
 
     def require_bpf(self) -> None:
         """Raise Unsupported or PermissionMissing, with the remedy, if no program can be loaded here."""
-        require_btf(self.root)
+        self.require_btf()
         self.require_initial_user_namespace()
         self.require_capabilities()
         self.require_bpf_calls()
         self.require_no_lockdown()
+
+    def require_btf(self) -> None:
+        """Raise Unsupported, with the remedy, unless the kernel describes its types."""
+        try:
+            read_required(BTF_FILE, self.root, 1)
+        except Unsupported as error:
+            if error.remedy:
+                raise
+            raise Unsupported(
+                f"this kernel does not describe its types ({error.what})",
+                "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions have since 2021: "
+                "Linux 5.12 or later",
+            ) from error
 
     def require_initial_user_namespace(self) -> None:
         """Raise PermissionMissing outside the initial user namespace."""
@@ -105,9 +136,9 @@ class Host:
 
     def require_capabilities(self, needed: frozenset[int] = LOADING, what: str = "BPF programs") -> None:
         """Raise PermissionMissing if capabilities needed to load are missing; CAP_SYS_ADMIN replaces them all."""
-        held = self.effective()
+        held = privileges.effective()
         if CAP_SYS_ADMIN not in held and (missing := sorted(needed - held, reverse=True)):
-            raise missing_for(f"loading {what}", missing, self.permitted())
+            raise missing_for(f"loading {what}", missing, privileges.held())
 
     def require_bpf_calls(self) -> None:
         """Raise PermissionMissing or Unsupported if bpf(2) does not reach the kernel."""
@@ -125,7 +156,7 @@ class Host:
 
     def pid_namespace(self) -> int:
         """Return the inode number of nettop's PID namespace; the initial one's if /proc does not show it."""
-        return self._namespace("pid") or INITIAL_PID_NAMESPACE
+        return self.namespace("pid") or INITIAL_PID_NAMESPACE
 
     def require_own_pids(self) -> None:
         """Raise Unsupported if /proc is not mounted or shows another PID namespace, where PIDs mean other processes."""
@@ -159,21 +190,6 @@ class Host:
             "run nettop outside the sandbox",
         )
 
-    def effective(self) -> frozenset[int]:
-        """Return the calling thread's effective capabilities."""
-        return self._capabilities("CapEff", privileges.effective)
-
-    def permitted(self) -> frozenset[int]:
-        """Return the calling thread's permitted capabilities."""
-        return self._capabilities("CapPrm", privileges.held)
-
-    def _capabilities(self, label: str, ask_kernel: Callable[[], frozenset[int]]) -> frozenset[int]:
-        """Return a capability set from /proc, or from the kernel if /proc is not mounted."""
-        if not read_text(self.proc / "thread-self/status"):
-            return ask_kernel()
-        mask = int(self._status(label) or "0", 16)
-        return frozenset(number for number in range(mask.bit_length()) if mask >> number & 1)
-
     def _status(self, label: str) -> str:
         """Return the value of a line in the calling thread's status; empty if there is none."""
         line = re.search(rf"^{label}:\s*(\S+)", read_text(self.proc / "thread-self/status"), re.MULTILINE)
@@ -183,11 +199,11 @@ class Host:
         """Return how to let nettop see the owners of other users' sockets."""
         if not self.reaches_kernel():
             return _OUTSIDE_USER_NAMESPACE
-        return how_to_get(sorted(FINDING_NAMESPACES - self.effective()), self.permitted())
+        return how_to_get(sorted(FINDING_NAMESPACES - privileges.effective()), privileges.held())
 
     def reaches_kernel(self) -> bool:
         """Return whether capabilities apply to the kernel, not just to the resources of a user namespace."""
-        return self.user_namespace() in (None, INITIAL_USER_NAMESPACE)
+        return self.namespace("user") in (None, INITIAL_USER_NAMESPACE)
 
     def in_initial_pid_namespace(self) -> bool:
         """Return False in a container's PID namespace, which hides the processes outside it."""
@@ -195,11 +211,7 @@ class Host:
 
     def hides_processes(self) -> bool:
         """Return True if /proc shows users only their own processes (hidepid, proc(5))."""
-        return self.proc_options().get("hidepid", "off") not in _HIDES_NOTHING
-
-    def proc_options(self) -> dict[str, str]:
-        """Return the mount options of /proc."""
-        return proc_options(self.proc)
+        return proc_options(self.proc).get("hidepid", "off") not in _HIDES_NOTHING
 
     def is_real_time(self) -> bool:
         """Return True if the kernel's version string says PREEMPT_RT, where softirqs can be preempted."""
@@ -208,21 +220,15 @@ class Host:
     def lockdown(self) -> str | None:
         """Return the kernel's lockdown mode, "none" on a kernel without lockdown.
 
-        Without securityfs, probe the mode, which cannot tell "none" from "integrity". Return None if that is not
-        possible.
+        Return None without securityfs.
         """
         mode = re.search(r"\[(\w+)\]", read_text(self.root / "sys/kernel/security/lockdown"))
         if mode:
             return mode[1]
-        if any(mount.kind == "securityfs" for mount in mounts(self.root)):
-            return "none"
-        return {True: "none or integrity", False: "confidentiality", None: None}[bpf.may_read_kernel()]
+        return "none" if any(mount.kind == "securityfs" for mount in mounts(self.proc)) else None
 
-    def user_namespace(self) -> int | None:
-        """Return the inode number of nettop's user namespace; None if /proc does not show it."""
-        return self._namespace("user")
-
-    def _namespace(self, kind: str) -> int | None:
+    def namespace(self, kind: str) -> int | None:
+        """Return the inode number of a namespace of nettop's, such as `user`; None if /proc does not show it."""
         with suppress(OSError):
             return os.stat(self.proc / "self/ns" / kind).st_ino
         return None
@@ -266,7 +272,7 @@ class Host:
 
         An id is the inode number of the group's directory. Omits the root if there are v1 hierarchies, which say more.
         """
-        mounted = mounts(self.root)
+        mounted = mounts(self.proc)
         unified = [mount.place for mount in mounted if (mount.source, mount.kind) == ("/", "cgroup2")]
         if not unified:
             return {}

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Capabilities and how to drop them. Each thread has its own; threads that it starts inherit them."""
+"""Capabilities: their names, how to get missing ones, and how to drop others.
+
+Each thread has its own; threads that it starts inherit them.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import struct
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from nettop.errors import NettopError
+from nettop.errors import NettopError, PermissionMissing
 from nettop.kernel import bpf_syscall as bpf
 
 CAP_DAC_READ_SEARCH = 2
@@ -25,6 +29,17 @@ CAP_SYSLOG = 34
 CAP_PERFMON = 38
 CAP_BPF = 39
 """Capability numbers (include/uapi/linux/capability.h)."""
+
+_NAMES = (
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHECKPOINT_RESTORE",
+)  # fmt: skip
+"""Names by number (include/uapi/linux/capability.h)."""
+KNOWN = range(len(_NAMES))
 
 BEGAN_AS_ROOT = os.geteuid() == 0
 """Whether nettop started as root. Evaluated at import, before nettop switches to the calling user."""
@@ -75,6 +90,77 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _HEADER = struct.pack("=II", _CAPABILITY_VERSION_3, 0)
 _ALL = frozenset(range(64))
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+# --- missing capabilities ----------------------------------------------------------------------------------
+
+
+def name_of(number: int) -> str:
+    """Return a capability's name: `CAP_BPF` for 39."""
+    return f"CAP_{_NAMES[number]}" if number in KNOWN else f"capability {number}"
+
+
+def require(wanted: Collection[int], doing: str) -> None:
+    """Raise PermissionMissing, with the missing names, if the calling thread lacks any `wanted` capability."""
+    missing = sorted(set(wanted) - effective(), reverse=True)
+    if missing:
+        raise missing_for(doing, missing, held())
+
+
+def missing_for(doing: str, missing: Collection[int], permitted: Collection[int]) -> PermissionMissing:
+    """Return the error for an action that needs the `missing` capabilities."""
+    return PermissionMissing(
+        f"{doing} needs {' and '.join(map(name_of, missing))}", how_to_get(missing, permitted)
+    )
+
+
+def how_to_get(missing: Collection[int], permitted: Collection[int]) -> str:
+    """Return how to get the missing capabilities. Root, or an executable that has them, lost them to a container or a
+    unit; other users never had them."""
+    words = _joined_names(missing)
+    if not BEGAN_AS_ROOT:
+        if of_file(sys.executable).issuperset(missing):
+            return _how_to_get_for_file(missing)
+        return (
+            f"run it as root: sudo nettop; or give it {words} (setpriv --ambient-caps, AmbientCapabilities=)"
+        )
+    if set(missing) <= set(permitted):
+        return f"{words}: permitted but not effective; the program that starts nettop must raise them"
+    return (
+        f"this root is confined: add {words} to the container ({_docker(missing)}) "
+        "or the unit (CapabilityBoundingSet=)"
+    )
+
+
+def _how_to_get_for_file(missing: Collection[int]) -> str:
+    """Return how to get capabilities that the executable has, as in nettop's container image."""
+    remedies = []
+    if ignored := [number for number in missing if not is_withheld(number)]:
+        remedies.append(
+            "remove --security-opt no-new-privileges (Kubernetes: set allowPrivilegeEscalation: true) or the nosuid "
+            f"mount option: with either, the kernel ignores the {_joined_names(ignored)} of {sys.executable}"
+        )
+    if withheld := [number for number in missing if is_withheld(number)]:
+        remedies.append(
+            f"add {_joined_names(withheld)} to the container ({_docker(withheld)}; "
+            f"Kubernetes: capabilities.add {', '.join(map(_short, withheld))})"
+        )
+    return "; ".join(remedies)
+
+
+def _joined_names(numbers: Collection[int]) -> str:
+    return ", ".join(map(name_of, numbers))
+
+
+def _docker(numbers: Collection[int]) -> str:
+    return f"docker run {' '.join(f'--cap-add {_short(number)}' for number in numbers)}"
+
+
+def _short(number: int) -> str:
+    return name_of(number).removeprefix("CAP_")
+
+
+# --- the calling thread's capabilities ------------------------------------------------------------------------
 
 
 def held() -> frozenset[int]:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of /proc and /sys as text, and the mounts that may hide them, below a root that tests may replace."""
+"""Files of /proc and /sys below a root that tests may replace: their text, mounts that may hide them, CPU times."""
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +14,10 @@ from nettop.errors import Unsupported, limit_reached
 _MOUNT = re.compile(r"^\d+ \d+ \S+ (\S+) (\S+) .* - (\S+) \S+ (\S+)$", re.MULTILINE)
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 """An escaped character, such as a space, in a mount (proc_pid_mountinfo(5))."""
+
+TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+"""Unit of times in /proc, in ns."""
+_CLOCK_MONOTONIC_COARSE = 6
 
 
 class Mount(NamedTuple):
@@ -24,27 +30,24 @@ class Mount(NamedTuple):
     options: str
 
 
-def mounts(root: Path = Path("/")) -> list[Mount]:
-    """Return all mounts in the order in which they were mounted."""
-    return mounts_in(root / "proc")
+def mounts(proc: Path) -> list[Mount]:
+    """Return all mounts that this /proc shows, in the order in which they were mounted.
 
-
-def mounts_in(proc: Path) -> list[Mount]:
-    """Return all mounts that this /proc shows; text that is not UTF-8 is surrogate-escaped."""
+    Text that is not UTF-8 is surrogate-escaped.
+    """
     try:
         text = (proc / "self/mountinfo").read_text(errors="surrogateescape")
     except OSError:
         return []
-    return [Mount(*map(_unescaped, line)) for line in _MOUNT.findall(text)]
-
-
-def _unescaped(text: str) -> str:
-    return _ESCAPED.sub(lambda octal: chr(int(octal[1], 8)), text) if "\\" in text else text
+    return [
+        Mount(*(_ESCAPED.sub(lambda octal: chr(int(octal[1], 8)), word) for word in line))
+        for line in _MOUNT.findall(text)
+    ]
 
 
 def mount_of(path: str, root: Path = Path("/")) -> Mount | None:
     """Return the mount that contains a path: the last of the deepest, which hides the others. None if unknown."""
-    around = [mount for mount in mounts(root) if Path(path).is_relative_to(mount.place)]
+    around = [mount for mount in mounts(root / "proc") if Path(path).is_relative_to(mount.place)]
     deepest = max((len(mount.place) for mount in around), default=0)
     return next((mount for mount in reversed(around) if len(mount.place) == deepest), None)
 
@@ -55,7 +58,7 @@ def what_hides(path: str, root: Path = Path("/")) -> tuple[str, str]:
     Both are empty if nothing hides it, so the kernel lacks the file, or if the mounts are unknown.
     """
     top, kind = ("/proc", "proc") if path.startswith("/proc") else ("/sys", "sysfs")
-    if not mounts(root):
+    if not mounts(root / "proc"):
         return "", ""  # unknown
     mount = mount_of(path, root)
     if mount is None or not Path(mount.place).is_relative_to(top):
@@ -76,15 +79,16 @@ def what_hides(path: str, root: Path = Path("/")) -> tuple[str, str]:
 
 def proc_options(proc: Path = Path("/proc")) -> dict[str, str]:
     """Return the mount options of /proc; if it is mounted several times, those of the visible, last mount."""
-    mounted = [mount.options for mount in mounts_in(proc) if (mount.place, mount.kind) == ("/proc", "proc")]
+    mounted = [mount.options for mount in mounts(proc) if (mount.place, mount.kind) == ("/proc", "proc")]
     words = mounted[-1].split(",") if mounted else []
     return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
-def read_required(path: str, root: Path = Path("/")) -> str:
+def read_required(path: str, root: Path = Path("/"), size: int = -1) -> str:
     """Return the text of a file of /proc or /sys. Raises Unsupported with the reason if it cannot be read."""
     try:
-        text = (root / path.lstrip("/")).read_text(errors="replace")
+        with (root / path.lstrip("/")).open(errors="replace") as file:
+            text = file.read(size)
     except OSError as error:
         why, remedy = what_hides(path, root)
         what = f"{path} cannot be read"
@@ -103,3 +107,31 @@ def read_text(path: Path) -> str:
         return path.read_text(errors="replace")
     except OSError:
         return ""
+
+
+# --- CPU times ------------------------------------------------------------------------------------------------
+
+
+class CpuTimes(NamedTuple):
+    """A CPU's times since boot, in ns. `idle_ns` is the time in which nothing ran: idle, waiting for I/O, or stolen by
+    the hypervisor."""
+
+    softirq_ns: int
+    idle_ns: int
+
+
+def read_cpu_times(proc: Path) -> dict[int, CpuTimes]:
+    """Read the times of online CPUs by number; empty if the file cannot be read."""
+    times: dict[int, CpuTimes] = {}
+    for line in read_text(proc / "stat").splitlines():
+        name, *numbers = line.split()
+        if name.startswith("cpu") and name != "cpu":
+            _, _, _, idle, iowait, _, softirq, steal, *_ = (int(ticks) * TICK_NS for ticks in numbers)
+            times[int(name.removeprefix("cpu"))] = CpuTimes(softirq, idle + iowait + steal)
+    return times
+
+
+def us_per_tick() -> int:
+    """Return the microseconds in a jiffy, 1,000,000 / CONFIG_HZ: the resolution of coarse clocks
+    (kernel/time/posix-timers.c)."""
+    return round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e6)

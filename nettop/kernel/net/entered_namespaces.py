@@ -7,12 +7,11 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from concurrent.futures import wait
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,9 +19,9 @@ import numpy as np
 
 from nettop.errors import PermissionMissing, limit_reached
 from nettop.kernel.host import privileges
-from nettop.kernel.host.capabilities import name_of
 from nettop.kernel.host.facts import Host, container_of
-from nettop.kernel.net.namespaces import NamespaceThread, find_namespaces
+from nettop.kernel.host.privileges import name_of
+from nettop.kernel.net.namespaces import enter_namespace, find_namespaces
 from nettop.snapshots.arrays import Array, as_list
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import OWN_NAMESPACE
@@ -32,7 +31,6 @@ from nettop.snapshots.snapshot import (
     Rows,
     TextTable,
     known,
-    unknown_value,
 )
 
 T = TypeVar("T")
@@ -47,10 +45,8 @@ _NAMES_MAX = 3
 """Maximum namespaces that one gap names."""
 _NAMED_BY_IP = (Path("/run/netns"), Path("/var/run/netns"))
 """Directories in which `ip netns` names namespaces."""
-_INODE_RANGE_MAX = 1 << 20
-"""Inode numbers within this range are looked up by index, without sorting."""
+_UNKNOWN = np.iinfo(np.uint32).max
 _SPARE_TEXTS = 1024
-_RESERVED_THREADS = 12
 _DROPPED = "it appeared after nettop dropped privileges"
 
 
@@ -83,7 +79,7 @@ class Namespaces:
         self.lock = threading.RLock()
         self.own = os.stat(proc / "self/ns/net").st_ino
         self._names: dict[int, str] = {self.own: OWN_NAMESPACE}
-        self.threads: dict[int, NamespaceThread] = {}
+        self.threads: dict[int, ThreadPoolExecutor] = {}
         self.refused: dict[int, str] = {}
 
     def name(self, inode: int) -> str:
@@ -116,35 +112,23 @@ class Namespaces:
     def _device(self, inode: int, index: int) -> str:
         """Look up a device's name inside its namespace; return its index if that fails."""
         if (inode, index) not in self._devices:
-            with self.lock:
-                thread = self.threads.get(inode)
-                name = thread.run(partial(_device_name, index)) if thread else ""
+            name = ""
+            with self.lock, suppress(OSError):
+                if thread := self.threads.get(inode):
+                    name = safe_text(thread.submit(socket.if_indextoname, index).result())
             self._devices[inode, index] = name or str(index)
         return self._devices[inode, index]
 
-    def _codes(self, numbers: Array) -> Array:
+    def _codes(self, inodes: Array) -> Array:
         """Map namespace inode numbers to the codes of their names."""
-        is_known = known(numbers)
-        if not is_known.all():
-            codes = np.full(len(numbers), unknown_value(np.dtype("u4")), "u4")
-            codes[is_known] = self._codes(numbers[is_known])
-            return codes
-        if not len(numbers):
-            return numbers
-        first = int(numbers.min())
-        if int(numbers.max()) - first >= _INODE_RANGE_MAX:
-            distinct, groups = np.unique(numbers, return_inverse=True)
-            return np.asarray(np.array(self._codes_of(distinct), "u4")[groups])
-        places = numbers.astype(np.intp) - first
-        is_taken = np.zeros(int(places.max()) + 1, bool)
-        is_taken[places] = True
-        taken = np.flatnonzero(is_taken)
-        code_of = np.zeros(len(is_taken), "u4")
-        code_of[taken] = self._codes_of(taken + first)
-        return np.asarray(code_of[places])
-
-    def _codes_of(self, inodes: Array) -> list[int]:
-        return [self._texts.code(self._names.get(inode, str(inode))) for inode in as_list(inodes)]
+        starts = np.flatnonzero(np.diff(inodes, prepend=~inodes[:1]))  # rows come in runs of a process
+        distinct, groups = np.unique(inodes[starts], return_inverse=True)
+        named = zip(as_list(distinct), as_list(known(distinct)), strict=True)
+        codes = [
+            self._texts.code(self._names.get(inode, str(inode))) if is_known else _UNKNOWN
+            for inode, is_known in named
+        ]
+        return np.repeat(np.array(codes, "u4")[groups], np.diff(starts, append=len(inodes)))
 
     @property
     def lost(self) -> int:
@@ -245,7 +229,7 @@ class Namespaces:
                 return
         self._end_guard()
         while self.threads:
-            self.threads.popitem()[1].close()
+            self.threads.popitem()[1].shutdown()
 
     def _update(self) -> None:
         """Leave unused namespaces and enter new ones."""
@@ -260,10 +244,9 @@ class Namespaces:
         others = new - {self.own}
         if not self._may_enter:
             self.refused = dict.fromkeys(others, self._reason) | self.refused
-        elif others:
-            with _reserved_threads():
-                for inode in others:
-                    self._enter(inode)
+        else:
+            for inode in others:
+                self._enter(inode)
 
     def _scan(self) -> None:
         """Find the namespaces in use and leave the others."""
@@ -281,7 +264,7 @@ class Namespaces:
         self._names = {self.own: OWN_NAMESPACE} | {inode: name for inode, name in named if name}
         self._seen = {inode: at for inode, at in self._seen.items() if now - at <= _SEEN_FOR_S}
         for inode in self.threads.keys() - self._paths.keys() - self._hidden():
-            self.threads.pop(inode).close()
+            self.threads.pop(inode).shutdown()
 
     def _find_name(self, paths: list[Path]) -> str:
         """Return the name in `ip netns`, else the container's, else the bind mount's file name; empty if none."""
@@ -306,7 +289,7 @@ class Namespaces:
         for path in self._paths[inode]:
             try:
                 if os.stat(path).st_ino == inode:
-                    self.threads[inode] = NamespaceThread(None if inode == self.own else path)
+                    self.threads[inode] = enter_namespace(None if inode == self.own else path)
                     self.refused.pop(inode, None)
                     return
             except FileNotFoundError:
@@ -347,39 +330,11 @@ class Namespaces:
         return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
-def _device_name(index: int) -> str:
-    """Return the name of a device in the calling thread's namespace; empty if it is gone."""
-    try:
-        return safe_text(socket.if_indextoname(index))
-    except OSError:
-        return ""
-
-
 def _why_hidden() -> str:
     """Return why namespaces that appear after dropping privileges are refused, given the thread's capabilities."""
     wanted = {privileges.CAP_SYS_PTRACE, privileges.CAP_SYS_ADMIN}
     missing = sorted(wanted - privileges.held())
     return f"finding and entering it needs {' and '.join(map(name_of, missing))}" if missing else _DROPPED
-
-
-@contextmanager
-def _reserved_threads() -> Iterator[None]:
-    """Reserve some threads while namespaces are entered, so that if these reach the limit of threads and processes,
-    loaders and frontend threads can still be started later.
-    """
-    is_over = threading.Event()
-    reserved: list[threading.Thread] = []
-    try:
-        with suppress(RuntimeError):  # the limit is already reached
-            for _ in range(_RESERVED_THREADS):
-                thread = threading.Thread(target=is_over.wait, name="reserved", daemon=True)
-                thread.start()
-                reserved.append(thread)
-        yield
-    finally:
-        is_over.set()
-        for thread in reserved:
-            thread.join()
 
 
 def _gap_name(names: list[str]) -> str:

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from nettop.errors import limit_reached
 from nettop.kernel.host import privileges
-from nettop.kernel.host.capabilities import require
+from nettop.kernel.host.privileges import require
 from nettop.kernel.net.namespaces import enter_new_namespace
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914

@@ -35,23 +35,9 @@ _REQUEST = netlink.request(_RTM_GETLINK, netlink.DUMP, netlink.LINK.pack(socket.
 _ATTEMPTS = 5
 _TIMEOUT_S = 5.0
 _NLM_F_MULTI = 0x2
-_SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33
+_SO_RCVBUFFORCE = 33
 _QUEUE_BYTES = 4 << 20
-"""Holds about 2,000 devices removed between two dumps; without CAP_NET_ADMIN, net.core.rmem_max may allow less."""
-_INSTRUCTION = struct.Struct("=HBBI")
-_DUMPS_AND_REMOVALS = b"".join(
-    _INSTRUCTION.pack(*words)
-    for words in (
-        (0x28, 0, 0, 4),  # load nlmsg_type
-        (0x15, 0, 2, socket.htons(netlink.RTM_NEWLINK)),  # other types: accept
-        (0x28, 0, 0, 6),  # load nlmsg_flags
-        (0x45, 0, 1, socket.htons(_NLM_F_MULTI)),  # not part of a dump, so a change: drop
-        (0x06, 0, 0, 0xFFFFFFFF),
-        (0x06, 0, 0, 0),
-    )
-)
-"""A socket filter that accepts dumps and device removals."""
-
+"""Holds about 2,000 changes of devices between two dumps; without CAP_NET_ADMIN, net.core.rmem_max may allow less."""
 STATISTICS = (
     "rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "rx_errors", "tx_errors", "rx_dropped", "tx_dropped",
     "multicast", "collisions", "rx_length_errors", "rx_over_errors", "rx_crc_errors", "rx_frame_errors",
@@ -137,7 +123,6 @@ class LinkWatch:
     def __init__(self) -> None:
         self._channel = _channel()
         try:
-            _ignore_changes(self._channel)
             _enlarge(self._channel)
             self._channel.bind((0, _RTMGRP_LINK))
         except BaseException:
@@ -157,13 +142,6 @@ def _channel() -> socket.socket:
     channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
     channel.settimeout(_TIMEOUT_S)
     return channel
-
-
-def _ignore_changes(channel: socket.socket) -> None:
-    """Filter out changes of devices that stay."""
-    program = ctypes.create_string_buffer(_DUMPS_AND_REMOVALS)
-    about = struct.pack("@HP", len(_DUMPS_AND_REMOVALS) // _INSTRUCTION.size, ctypes.addressof(program))
-    channel.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, about)
 
 
 def _enlarge(channel: socket.socket) -> None:
@@ -227,7 +205,8 @@ def parse_links(message: bytes) -> tuple[list[Link], bool, bool]:
             number = netlink.error_number(message[begin:end])
             if number > 0:
                 raise OSError(number, f"RTM_GETLINK: {os.strerror(number)}")
-        if kind == netlink.RTM_NEWLINK and end - begin >= netlink.LINK.size:
+        is_of_dump = bool(flags & _NLM_F_MULTI)  # others are about a change
+        if kind == netlink.RTM_NEWLINK and is_of_dump and end - begin >= netlink.LINK.size:
             links.append(_link(message[begin:end]))
     return links, ended, is_whole
 

@@ -8,16 +8,12 @@ import errno
 import os
 import re
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 from nettop.kernel.host import privileges
-from nettop.kernel.host.capabilities import require
-from nettop.kernel.host.proc_files import mounts_in
-
-T = TypeVar("T")
+from nettop.kernel.host.privileges import require
+from nettop.kernel.host.proc_files import mounts
 
 _CLONE_NEWNET = 0x40000000
 """Namespace type (include/uapi/linux/sched.h)."""
@@ -38,46 +34,30 @@ def find_namespaces(proc: Path = Path("/proc")) -> dict[int, list[Path]]:
             paths.setdefault(os.stat(path).st_ino, []).append(path)
         except OSError:
             continue  # the process is gone or not accessible
-    for mount in mounts_in(proc):
+    for mount in mounts(proc):
         if mount.kind == "nsfs" and (inode := _NETWORK_NAMESPACE.fullmatch(mount.source)):
             paths.setdefault(int(inode[1]), []).append(Path(mount.place))
     return paths
 
 
-class NamespaceThread:
-    """A thread inside one network namespace; its tasks see that namespace's sockets.
+def enter_namespace(path: Path | None) -> ThreadPoolExecutor:
+    """Start a thread inside the namespace at `path` (None: the current one); its tasks see that namespace's sockets.
 
-    Entering needs CAP_SYS_ADMIN; the thread then drops all capabilities that reading does not need.
+    Entering needs CAP_SYS_ADMIN; the thread then drops all capabilities that reading does not need. It keeps the
+    namespace alive until shut down. Raises PermissionMissing, OSError, or RuntimeError if no thread can be started.
     """
-
-    def __init__(self, path: Path | None) -> None:
-        """Enter the namespace at `path` (None: stay in the current one).
-
-        Raises PermissionMissing, OSError, or RuntimeError if no thread can be started.
-        """
-        self._executor = ThreadPoolExecutor(1, "namespace")
-        previous = threading.stack_size(_STACK_BYTES)
-        try:
-            entered = self._executor.submit(_enter, path)
-        finally:
-            threading.stack_size(previous)
-        try:
-            entered.result()
-        except BaseException:
-            self.close()
-            raise
-
-    def submit(self, task: Callable[[], T]) -> Future[T]:
-        """Schedule `task` to run inside the namespace."""
-        return self._executor.submit(task)
-
-    def run(self, task: Callable[[], T]) -> T:
-        """Run `task` inside the namespace and return its result."""
-        return self.submit(task).result()
-
-    def close(self) -> None:
-        """Leave the namespace, so that nettop no longer keeps it alive."""
-        self._executor.shutdown()
+    thread = ThreadPoolExecutor(1, "namespace")
+    previous = threading.stack_size(_STACK_BYTES)
+    try:
+        entered = thread.submit(_enter, path)
+    finally:
+        threading.stack_size(previous)
+    try:
+        entered.result()
+    except BaseException:
+        thread.shutdown()
+        raise
+    return thread
 
 
 def enter_new_namespace() -> int:

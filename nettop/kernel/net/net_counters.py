@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 
 from nettop.kernel.host.proc_files import read_text
@@ -17,7 +16,7 @@ from nettop.kernel.host.proc_files import read_text
 _OWN = "thread-self/net"
 _IN_LINES = re.compile(r"^(\w+)\s+(-?\d+)$", re.MULTILINE | re.ASCII)
 _CPU_AT = 12
-"""Index of the CPU column, since Linux 5.10; before, lines are in CPU order."""
+"""Index of the CPU column."""
 
 
 def read_counters(proc: Path = Path("/proc")) -> dict[str, int]:
@@ -38,10 +37,10 @@ def read_backlog_drops(proc: Path = Path("/proc")) -> dict[int, int]:
     The kernel counts them for the whole machine (softnet_seq_show in net/core/net-procfs.c).
     """
     drops: dict[int, int] = {}
-    for number, line in enumerate(read_text(proc / _OWN / "softnet_stat").splitlines()):
+    for line in read_text(proc / _OWN / "softnet_stat").splitlines():
         with suppress(ValueError, IndexError):
             columns = [int(word, 16) for word in line.split()]
-            drops[columns[_CPU_AT] if len(columns) > _CPU_AT else number] = columns[1]
+            drops[columns[_CPU_AT]] = columns[1]
     return drops
 
 
@@ -50,15 +49,9 @@ def _in_pairs_of_lines(text: str) -> dict[str, int]:
     counters: dict[str, int] = {}
     lines = text.splitlines()
     for heading, line in zip(lines[::2], lines[1::2], strict=False):
-        names, (group, *values) = _names(heading), line.split() or [""]
-        if len(names) == len(values) and heading.startswith(group):
+        group, *names = heading.split() or [""]
+        if line.startswith(group):
             with suppress(ValueError):
-                counters |= dict(zip(names, map(int, values), strict=True))
+                values = map(int, line.split()[1:])
+                counters |= {group.rstrip(":") + name: n for name, n in zip(names, values, strict=True)}
     return counters
-
-
-@lru_cache(maxsize=64)
-def _names(heading: str) -> tuple[str, ...]:
-    """Return the counters that a heading names. Cached: headings are the same in all namespaces until reboot."""
-    group, _, names = heading.partition(":")
-    return tuple(group + name for name in names.split())

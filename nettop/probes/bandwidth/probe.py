@@ -25,8 +25,7 @@ from nettop.kernel.bpf.mechanisms import (
     Mechanism,
     check_chosen,
 )
-from nettop.kernel.bpf.net_loader import net_loader
-from nettop.kernel.bpf.program import Program
+from nettop.kernel.bpf.program import Program, net_loader
 from nettop.kernel.bpf.set_table import SetTable, partition
 from nettop.kernel.host.facts import Host
 from nettop.kernel.net.links import Link, LinkWatch, read_links

@@ -7,12 +7,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from nettop.kernel.bpf import pid_namespace, process_columns
+from nettop.kernel.bpf import process_columns
 from nettop.kernel.bpf.btf import Slice
 from nettop.kernel.bpf.program import ProgramText
 from nettop.kernel.bpf.rows import row_header
-from nettop.kernel.bpf.ticks import us_per_tick
 from nettop.kernel.host.facts import Host
+from nettop.kernel.host.proc_files import us_per_tick
 from nettop.probes.connections.event_records import CONNECTION, EVENT, GROUP_SIZE, HOST_TOTALS, WRITERS
 from nettop.probes.connections.hooks import FALLBACKS, FOLLOW_HOOKS, FOLLOWED, slots_of
 from nettop.probes.connections.socket_rows import ROW, STATE
@@ -203,6 +203,6 @@ def _text(
         slices=SLICES,
         functions=with_types(functions),
         maps=maps,
-        defines=shared | defines | pid_namespace.defines(Host()),
+        defines=shared | defines | process_columns.pid_defines(Host()),
         optional=optional,
     )

@@ -164,13 +164,13 @@ class SocketTable(Table):
         last_walks: dict[int, _Walk] = {}
         time_wait = 0
         for inode, thread in self.namespaces.threads.items():
-            stat = thread.run(self._host.sockstat)
+            stat = thread.submit(self._host.sockstat).result()
             time_wait += stat.time_wait
             counted = owned_by_namespace.get(inode, SocketCounts())
             if stat.tcp > counted.tcp or stat.udp > counted.udp or stat.time_wait or counted.half_open:
                 last, walk = self._last_walks.get(inode), walks.get(inode)
                 if walk or not last:
-                    walk = walk or thread.run(partial(self._walk, 0 if self._has_outside else _PATIENCE))
+                    walk = walk or thread.submit(self._walk, 0 if self._has_outside else _PATIENCE).result()
                     missing = stat.tcp + stat.udp - counted.tcp - counted.udp
                     last = _count_missed(walk, missing, owned, last)
                 last_walks[inode] = last

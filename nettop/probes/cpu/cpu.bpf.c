@@ -284,14 +284,9 @@ static __always_inline int begin_on_socket(u64 socket) {
 
 // At the entry of kernel functions: one program for all functions with the same argument, for fentry and for
 // kprobes.
-#ifdef HAS_KPROBES
 #define AT_ENTRY(name, begin, argument, ...)                                                                 \
   int fentry__##name(u64 *ctx) { return begin(ctx[argument - 1], ##__VA_ARGS__); }                           \
   int entry__##name(struct pt_regs *ctx) { return begin(PT_REGS_PARM##argument(ctx), ##__VA_ARGS__); }
-#else
-#define AT_ENTRY(name, begin, argument, ...)                                                                 \
-  int fentry__##name(u64 *ctx) { return begin(ctx[argument - 1], ##__VA_ARGS__); }
-#endif
 
 AT_ENTRY(send_by_descriptor, begin_on_descriptor, 1, ENTRY_TX_SYSCALLS)
 AT_ENTRY(send_by_iocb, begin_on_iocb, 1, ENTRY_TX_SYSCALLS)
@@ -307,6 +302,4 @@ AT_ENTRY(work_on_socket, begin_on_socket, 1)
 // At the exit of each of them.
 int fexit__call(u64 *ctx) { return end(this_cpu()); }
 
-#ifdef HAS_KPROBES
 int return__call(struct pt_regs *ctx) { return end(this_cpu()); }
-#endif

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,13 +16,13 @@ import numpy as np
 
 from nettop.errors import Unsupported
 from nettop.kernel import bpf_syscall as bpf
-from nettop.kernel.bpf import kprobes, maps, pid_namespace
+from nettop.kernel.bpf import kprobes, maps, process_columns
 from nettop.kernel.bpf.btf import Slice
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, Refused
 from nettop.kernel.bpf.program import Loader, Program
 from nettop.kernel.bpf.rows import row_header
 from nettop.kernel.host.facts import Host
-from nettop.probes.probe import skipped_runs, with_types
+from nettop.probes.probe import attach_program, loaded_as, skipped_runs, with_types
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.cpu import (
     ENTRIES,
@@ -30,14 +30,11 @@ from nettop.snapshots.cpu import (
     HOOK_SERVED,
     HOOK_SOFTIRQS,
     HOOK_SYSCALLS,
-    IO_WORKERS,
-    NAPI_THREADS,
     NET_RX,
     NET_TX,
     RX_SOFTIRQ,
-    RX_SYSCALLS,
+    TIME_OF,
     TX_SOFTIRQ,
-    TX_SYSCALLS,
     VECTORS,
 )
 
@@ -90,9 +87,9 @@ _INSIDE = np.dtype([("entry", "u4"), ("depth", "u4"), ("vector", "u4")])
 """State of a thread that is switched out: the entry point of its call and the depth of nested calls; with PREEMPT_RT
 also the softirq plus one, 0 for none."""
 
-_TASK = ("pid", "flags", "files", "comm", "start_boottime", *pid_namespace.TASK_MEMBERS)
+_TASK = ("pid", "flags", "files", "comm", "start_boottime", *process_columns.PID_TASK_MEMBERS)
 SLICES = (
-    *pid_namespace.SLICES,
+    *process_columns.PID_SLICES,
     Slice("task_struct", {name: name for name in _TASK}, {"status": "thread_info.status"}),
     Slice("inode", {"i_mode": "i_mode"}, {}),
     Slice("file", {"f_inode": "f_inode", "private_data": "private_data"}, {}),
@@ -105,7 +102,7 @@ SLICES = (
 )
 
 SOURCES = (
-    pid_namespace.SOURCE,
+    process_columns.PID_SOURCE,
     *(str(Path(__file__).with_name(name)) for name in ("cpu.bpf.h", "cpu.bpf.c")),
 )
 MAPS = ("cpus", "callers", "overflows", "waiting")
@@ -115,14 +112,8 @@ _OVERFLOWS = ("threads", "processes", "sockets")
 _DEFINES = {
     "SPAN_BITS": SPAN_BITS,
     "SPAN_MASK": _SPAN_MASK,
-    "ENTRY_TX_SYSCALLS": TX_SYSCALLS,
-    "ENTRY_RX_SYSCALLS": RX_SYSCALLS,
-    "ENTRY_TX_SOFTIRQ": TX_SOFTIRQ,
-    "ENTRY_RX_SOFTIRQ": RX_SOFTIRQ,
-    "ENTRY_IO_WORKERS": IO_WORKERS,
-    "ENTRY_NAPI_THREADS": NAPI_THREADS,
-    "VECTOR_NET_TX": NET_TX,
-    "VECTOR_NET_RX": NET_RX,
+    **{f"ENTRY_{name.removesuffix('_ns').upper()}": entry for entry, name in TIME_OF.items()},
+    **{f"VECTOR_{name.upper()}": number for number, name in enumerate(VECTORS)},
     "WAITING_MAX": WAITING_MAX,
     **{f"OVERFLOW_{name.upper()}": number for number, name in enumerate(_OVERFLOWS)},
     "OVERFLOW_KINDS": len(_OVERFLOWS),
@@ -137,9 +128,9 @@ def defines() -> dict[str, int]:
     of_host = {
         "CALLERS_MAX": callers_max,
         "REAL_TIME": int(host.is_real_time()),
-        **pid_namespace.defines(host),
+        **process_columns.pid_defines(host),
     }
-    return _DEFINES | of_host | ({"HAS_KPROBES": 1} if kprobes.KPROBES.exists() else {})
+    return _DEFINES | of_host
 
 
 def header() -> str:
@@ -178,10 +169,6 @@ OPTIONAL_FUNCTIONS = {
 and through splice_to_socket since. Kernel threads send and receive through the last two."""
 _SPLICES = frozenset({"splice_to_socket", "sock_sendpage"})
 """Alternative functions: a kernel has only one of them."""
-_AT_RETURN = "return__call"
-
-_KTHREADD = "2"
-"""PID of the parent of all kernel threads (kernel/kthread.c)."""
 _SOFTIRQS = ("tp_btf__softirq_entry", "tp_btf__softirq_exit")
 _THREADS = "tp_btf__sched_switch"
 
@@ -197,38 +184,35 @@ SERVED = Fallbacks(
 """Every TCP segment passes tcp_probe; sk_data_ready wakes readers of a socket (since 6.3)."""
 
 
-def _exit_and_entry(function: str) -> tuple[str, str]:
+_KINDS = {"fexit": ("fexit", "fentry"), "kretprobe": ("return", "entry")}
+"""The kinds of hooks at a function's exit and entry, by mechanism."""
+
+
+def programs_at(function: str, mechanism: str) -> tuple[str, str]:
     """Return the programs at a function's exit and entry, in this order: an exit without an entry counts nothing."""
-    return (
-        f"fexit__call@{function}",
-        f"fentry__{(REQUIRED_FUNCTIONS | OPTIONAL_FUNCTIONS)[function]}@{function}",
-    )
+    at_exit, at_entry = _KINDS[mechanism]
+    program = (REQUIRED_FUNCTIONS | OPTIONAL_FUNCTIONS)[function]
+    return f"{at_exit}__call@{function}", f"{at_entry}__{program}@{function}"
 
 
-FEXIT = Mechanism("fexit", tuple(chain(*map(_exit_and_entry, REQUIRED_FUNCTIONS))))
-KRETPROBE = Mechanism(
-    "kretprobe", (_AT_RETURN, *dict.fromkeys(f"entry__{program}" for program in REQUIRED_FUNCTIONS.values()))
+FEXIT, KRETPROBE = (
+    Mechanism(kind, tuple(chain(*(programs_at(name, kind) for name in REQUIRED_FUNCTIONS))))
+    for kind in _KINDS
 )
 BY_SAMPLES = Mechanism("samples", ("sample__calls",))
 SYSCALLS = Fallbacks(HOOK_SYSCALLS, (FEXIT, KRETPROBE, BY_SAMPLES))
 FALLBACKS = (SOFTIRQS, SYSCALLS, THREADS, SERVED)
 
-_TRACING = (
-    *_SOFTIRQS,
-    _THREADS,
-    *SERVED.mechanisms[0].programs,
-    *chain(*map(_exit_and_entry, (*REQUIRED_FUNCTIONS, *OPTIONAL_FUNCTIONS))),
-)
-_PROBED = (
-    _AT_RETURN,
-    *dict.fromkeys(f"entry__{program}" for program in (REQUIRED_FUNCTIONS | OPTIONAL_FUNCTIONS).values()),
-)
-
 
 def functions() -> dict[str, int]:
     """Return the programs that this kernel may be able to load, with their types."""
-    probed = _PROBED if kprobes.KPROBES.exists() else ()
-    return with_types((*_TRACING, *probed))
+    kinds = [kind for kind in _KINDS if kind != KRETPROBE.name or kprobes.KPROBES.exists()]
+    at_calls = (
+        programs_at(name, kind) for kind in kinds for name in (*REQUIRED_FUNCTIONS, *OPTIONAL_FUNCTIONS)
+    )
+    return with_types(
+        (*_SOFTIRQS, _THREADS, *SERVED.mechanisms[0].programs, *map(loaded_as, chain(*at_calls)))
+    )
 
 
 _CHECKS: Mapping[str, Callable[[socket.socket], object]] = {
@@ -241,42 +225,6 @@ _CHECKS: Mapping[str, Callable[[socket.socket], object]] = {
 }
 """Calls that pass REQUIRED_FUNCTIONS. On a non-blocking UDP socket without an address, all of them fail: no packet
 is sent."""
-
-
-# --- threads that poll devices ------------------------------------------------------------------------------------
-
-
-class NapiThreads:
-    """Kernel threads that poll devices: only they need a hook at every context switch.
-
-    In a PID namespace, where kernel threads are not visible, they are assumed to exist.
-    """
-
-    def __init__(self, proc: Path) -> None:
-        self._proc = proc
-        self._polls: dict[str, bool] = {}
-
-    def exist(self) -> bool:
-        """Return whether any such thread exists; takes 0.05 ms for 60 kernel threads."""
-        try:
-            threads = (self._proc / "2/task/2/children").read_text().split()
-        except OSError:
-            return True
-        if self._name(_KTHREADD) != "kthreadd":
-            return True
-        known = {thread: self._polls[thread] for thread in threads if thread in self._polls}
-        new = {thread: self._name(thread) for thread in threads if thread not in known}
-        # A new thread briefly has its creator's name: check it again next time.
-        self._polls = known | {
-            thread: name.startswith("napi/") for thread, name in new.items() if name != "kthreadd"
-        }
-        return any(self._polls.values())
-
-    def _name(self, pid: str) -> str:
-        try:
-            return (self._proc / pid / "comm").read_text().rstrip("\n")
-        except OSError:
-            return ""
 
 
 # --- times ----------------------------------------------------------------------------------------------------------
@@ -304,51 +252,41 @@ class EntryTimes:
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        self._links: dict[str, list[int]] = {}
+        self._links: dict[str, ExitStack] = {}
         self._published = np.zeros((maps.possible_cpus(), 1 + len(ENTRIES) + len(VECTORS)), np.uint64)
         self.not_hooked: tuple[str, ...] = ()
 
     # --- attaching ----------------------------------------------------------------------------------------------
 
-    def attach(self, mechanism: Mechanism) -> None:
-        """Attach all programs of a mechanism, or none. Raises Refused or OSError."""
+    def attach(self, loader: Loader, mechanism: Mechanism) -> None:
+        """Attach all programs of a mechanism, or none. Raises Unsupported or OSError."""
         try:
             for name in mechanism.programs:
-                self._links[name] = [bpf.attach_tracing(self._loaded(name))]
+                with ExitStack() as opened:
+                    attach_program(self._program, loader, name, opened)
+                    self._links[name] = opened.pop_all()
         except BaseException:
             self.detach(mechanism.programs)
             raise
 
-    def hook_calls(self, mechanism: Mechanism, loader: Loader) -> None:
+    def hook_calls(self, loader: Loader, mechanism: Mechanism) -> None:
         """Hook REQUIRED_FUNCTIONS, check that each hook runs, and hook those OPTIONAL_FUNCTIONS that can be hooked.
 
-        Raises Refused or OSError on failure; then none is attached.
+        Raises Unsupported or OSError on failure; then none is attached.
         """
-
-        def hook(function: str) -> None:
-            if mechanism == FEXIT:
-                self.attach(Mechanism(function, _exit_and_entry(function)))
-            else:
-                self._open_probes(loader, function)
-
-        before, refused = set(self._links), []
         try:
-            for function in REQUIRED_FUNCTIONS:
-                hook(function)
+            self.attach(loader, mechanism)
             self._check_calls()
-            for function in OPTIONAL_FUNCTIONS:
-                try:
-                    hook(function)
-                except (Unsupported, OSError):
-                    refused.append(function)
         except BaseException:
-            self.detach(self._links.keys() - before)
-            # Forget calls whose start the hooks saw: their end will go unseen.
-            waiting = self._program.maps["waiting"]
-            maps.delete_all(waiting, maps.read_all(waiting, np.dtype("u4"), _INSIDE)[0])
-            cpus = bytes(CPU_STATE.itemsize * maps.possible_cpus())
-            bpf.set_element(self._program.maps["cpus"], bytes(4), cpus)
+            self.detach(mechanism.programs)
+            self._forget_calls()
             raise
+        refused = []
+        for function in OPTIONAL_FUNCTIONS:
+            try:
+                self.attach(loader, Mechanism(function, programs_at(function, mechanism.name)))
+            except (Unsupported, OSError):
+                refused.append(function)
         self.not_hooked = tuple(
             name for name in refused if name not in _SPLICES or _SPLICES.issubset(refused)
         )
@@ -356,27 +294,14 @@ class EntryTimes:
     def detach(self, names: Collection[str]) -> None:
         """Detach programs; their counts are kept."""
         for name in self._links.keys() & set(names):
-            for link in self._links.pop(name):
-                os.close(link)
+            self._links.pop(name).close()
 
-    def _open_probes(self, loader: Loader, function: str) -> None:
-        """Open probes at a function's exit and entry, through the loader's privileged child process."""
-        opened: dict[str, list[int]] = {}
-        try:
-            for program, at_return in (
-                (_AT_RETURN, True),
-                (f"entry__{(REQUIRED_FUNCTIONS | OPTIONAL_FUNCTIONS)[function]}", False),
-            ):
-                opened[f"{program} {function}"] = probes = list(
-                    loader.open_probes(function, at_return).values()
-                )
-                for probe in probes:
-                    kprobes.attach_program(probe, self._loaded(program))
-        except BaseException:
-            for probe in chain(*opened.values()):
-                os.close(probe)
-            raise
-        self._links |= opened
+    def _forget_calls(self) -> None:
+        """Forget calls whose start the hooks saw: their end will go unseen."""
+        waiting = self._program.maps["waiting"]
+        maps.delete_all(waiting, maps.read_all(waiting, np.dtype("u4"), _INSIDE)[0])
+        cpus = bytes(CPU_STATE.itemsize * maps.possible_cpus())
+        bpf.set_element(self._program.maps["cpus"], bytes(4), cpus)
 
     def _check_calls(self) -> None:
         """Raise Refused unless each of REQUIRED_FUNCTIONS is seen to run."""
@@ -397,26 +322,9 @@ class EntryTimes:
         callers, spent = self._read_callers()
         return int(spent["entry_ns"][callers["pid"] == os.getpid()].sum())
 
-    def _loaded(self, name: str) -> int:
-        if name not in self._program.functions:
-            raise (
-                Refused(self._program.refused[name])
-                if name in self._program.refused
-                else kprobes.why_no_kprobes()
-            )
-        return self._program.functions[name]
-
-    def watch_threads(self, *, wanted: bool) -> None:
-        """Attach or detach the hook at context switches, which costs about 70 ns each. Raises Refused or OSError."""
-        (mechanism,) = THREADS.mechanisms
-        if not wanted:
-            self.detach(mechanism.programs)
-        elif not self._links.keys() & set(mechanism.programs):
-            self.attach(mechanism)
-
     def programs(self) -> set[str]:
         """Return the names of the attached programs."""
-        return {name.split()[0] for name in self._links}
+        return set(map(loaded_as, self._links))
 
     # --- reading ------------------------------------------------------------------------------------------------
 

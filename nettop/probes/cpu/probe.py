@@ -8,14 +8,13 @@ samples. Softirqs and threads that poll devices are always timed exactly.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from nettop.errors import NettopError, Unsupported
+from nettop.errors import Unsupported
 from nettop.kernel.bpf import maps, symbols
 from nettop.kernel.bpf.mechanisms import (
     NO_MECHANISM,
@@ -27,11 +26,10 @@ from nettop.kernel.bpf.mechanisms import (
 from nettop.kernel.bpf.perf_events import online_cpus
 from nettop.kernel.bpf.program import Loader, Program, ProgramText
 from nettop.kernel.host.facts import Host
-from nettop.kernel.host.proc_files import read_required
-from nettop.kernel.host.proc_stat import CpuTimes, read_cpu_times
+from nettop.kernel.host.proc_files import CpuTimes, read_cpu_times, read_required
 from nettop.probes.cpu import entries as cpu_entries
 from nettop.probes.cpu import samples as cpu_samples
-from nettop.probes.cpu.entries import EntryReading, EntryTimes, NapiThreads
+from nettop.probes.cpu.entries import EntryReading, EntryTimes
 from nettop.probes.cpu.processes import CALLS, FIRST_ID, SAMPLED_NS, ProcessTimes
 from nettop.probes.cpu.samples import SampleReading, Samples
 from nettop.probes.probe import Probe, clocks
@@ -98,20 +96,6 @@ def program_text() -> ProgramText:
 # --- the source ---------------------------------------------------------------------------------------------------
 
 
-class StatSoftirqs:
-    """Softirq time since the start by CPU, from /proc/stat; the counter of a CPU that was offline may restart."""
-
-    def __init__(self) -> None:
-        self.ns: Counter[int] = Counter()
-        self._before: dict[int, int] = {}
-
-    def add(self, times: Mapping[int, CpuTimes]) -> None:
-        """Add a reading; a CPU starts at 0 with its first one."""
-        for cpu, spent in times.items():
-            self.ns[cpu] += max(0, spent.softirq_ns - self._before.get(cpu, spent.softirq_ns))
-            self._before[cpu] = spent.softirq_ns
-
-
 class Cpu(Probe):
     """The source of the CPU lens; see nettop.snapshots.source.Source."""
 
@@ -127,8 +111,8 @@ class Cpu(Probe):
         self._hooks: dict[str, HookStatus] = {}
         self._began_ns = 0
         self._processes = ProcessTimes(self._host)
-        self._napi_threads = NapiThreads(self._host.proc)
-        self._stat_softirqs = StatSoftirqs()
+        self._stat_at_first: dict[int, int] = {}
+        """Softirq time in /proc/stat at the first reading with a CPU."""
         self._without_stat: dict[str, str] = {}
         self._stacks: Rows | None = None
 
@@ -153,7 +137,7 @@ class Cpu(Probe):
         finally:
             loader.close()
         stat = read_cpu_times(self._host.proc)
-        self._stat_softirqs.add(stat)
+        self._stat_at_first = {cpu: spent.softirq_ns for cpu, spent in stat.items()}
         if not stat:
             try:
                 read_required("/proc/stat", self._host.root)
@@ -163,10 +147,11 @@ class Cpu(Probe):
     def _attach(self, loader: Loader) -> None:
         """Use the best mechanism for each hook. Samples come after the hooks, because they need the hooks' symbols."""
         times = self._attached
+        attach = partial(times.attach, loader)
         attached = (
-            self._attach_best(cpu_entries.SOFTIRQS, times.attach),
-            self._attach_best(cpu_entries.THREADS, times.attach),
-            self._attach_best(cpu_entries.SERVED, times.attach),
+            self._attach_best(cpu_entries.SOFTIRQS, attach),
+            self._attach_best(cpu_entries.THREADS, attach),
+            self._attach_best(cpu_entries.SERVED, attach),
             self._attach_best(cpu_entries.SYSCALLS, partial(self._time_calls, loader)),
             self._attach_best(SAMPLES, lambda _: self._sample(finds_calls=False)),
             self._attach_best(SYMBOLS, self._require_symbols),
@@ -187,7 +172,7 @@ class Cpu(Probe):
 
     def _time_calls(self, loader: Loader, mechanism: Mechanism) -> None:
         if mechanism != cpu_entries.BY_SAMPLES:
-            self._attached.hook_calls(mechanism, loader)
+            self._attached.hook_calls(loader, mechanism)
         elif self._options.mechanisms.get(HOOK_SAMPLES.name) == NO_MECHANISM:
             raise DisabledByUser(_NO_SAMPLES, f"remove --mechanism {HOOK_SAMPLES.name}={NO_MECHANISM}")
         else:
@@ -216,7 +201,6 @@ class Cpu(Probe):
     def read(self, taken_ns: int) -> Snapshot:
         """Return the times since the start."""
         taken_at = clocks()
-        self._follow_threads()
         times = self._attached.read(time.monotonic_ns())
         stat = read_cpu_times(self._host.proc)
         samples = self._samples.read(taken_ns, stat) if self._samples else None
@@ -245,18 +229,6 @@ class Cpu(Probe):
             gaps=self._gaps(entry_ns),
         )
 
-    def _follow_threads(self) -> None:
-        """Hook context switches only while threads poll devices, or may be switched out in hooked calls or softirqs."""
-        hook = self._hooks[HOOK_NAPI_THREADS.name]
-        hooks_calls = self._hooks[HOOK_SYSCALLS.name].mechanism not in (None, cpu_entries.BY_SAMPLES.name)
-        if hook.mechanism is None or hooks_calls or self._is_real_time:
-            return
-        try:
-            self._attached.watch_threads(wanted=self._napi_threads.exist())
-        except (NettopError, OSError) as error:
-            why = f"threads started to poll devices, but nettop can no longer hook context switches: {error}"
-            self._hooks[hook.hook] = HookStatus(hook.hook, None, ((hook.mechanism, why),), hook.fields)
-
     def _entry_ns(self, times: EntryReading, samples: SampleReading | None) -> dict[int, Array]:
         """Return the time of each entry point by CPU, except those that this host cannot measure."""
         available = [
@@ -279,7 +251,6 @@ class Cpu(Probe):
         taken_ns: int,
     ) -> Rows:
         """Return a row for each CPU that is online."""
-        self._stat_softirqs.add(stat)
         online = stat or online_cpus(self._host.root)
         cpus = np.array(sorted(cpu for cpu in online if cpu < maps.possible_cpus()), np.intp)
         array = np.zeros(len(cpus), CPUS.dtype)
@@ -292,7 +263,11 @@ class Cpu(Probe):
                 array[f"{name}_ns"] = times.vector_ns[cpus, vector]
         array["stat_softirq_ns"] = _UNKNOWN
         if stat:
-            array["stat_softirq_ns"] = [self._stat_softirqs.ns[cpu] for cpu in as_list(cpus)]
+            spent_ns = [stat[cpu].softirq_ns for cpu in as_list(cpus)]
+            array["stat_softirq_ns"] = [
+                max(0, ns - self._stat_at_first.setdefault(cpu, ns))
+                for cpu, ns in zip(as_list(cpus), spent_ns, strict=True)
+            ]
         return Rows(CPUS, array, {}, taken_ns)
 
     def _process_rows(

@@ -12,7 +12,7 @@ import os
 import numpy as np
 
 from nettop.kernel.host.facts import Host
-from nettop.kernel.host.proc_stat import TICK_NS
+from nettop.kernel.host.proc_files import TICK_NS
 from nettop.kernel.host.processes import outside_name
 from nettop.snapshots.arrays import Array, Index, as_list, concatenate_rows, growth, positions, take_rows
 from nettop.snapshots.cpu import (
@@ -157,7 +157,10 @@ class ProcessTimes:
         array = np.zeros(len(processes), PROCESSES.dtype)
         array["id"], array["pid"], array["process"] = processes["id"], pids, processes["name"]
         array["pid"][is_outside] = unknown_value(array.dtype["pid"])
-        array["process"][is_outside] = list(map(self._name_outside, as_list(array["process"][is_outside])))
+        array["process"][is_outside] = [
+            self._names.code(outside_name("" if code == _UNKNOWN_TEXT else self._names.values[code]))
+            for code in as_list(array["process"][is_outside])
+        ]
         array["network_ns"] = processes["ns"].sum(axis=1)
         array["softirq_ns"] = processes["ns"][:, RX_SOFTIRQ]
         for entry in CALLS:
@@ -202,10 +205,6 @@ class ProcessTimes:
         for place in at[self._processes["name"][at] == _UNKNOWN_TEXT].tolist():
             if name := self._host.process_name(int(self._processes["identity"][place]) & _PID_MASK):
                 self._processes["name"][place] = self._names.code(name)
-
-    def _name_outside(self, code: int) -> int:
-        """Return the code of the display name of a process outside, given its name in its own namespace."""
-        return self._names.code(outside_name("" if code == _UNKNOWN_TEXT else self._names.values[code]))
 
     def _identities(self, pids: Array) -> Array:
         return np.array(

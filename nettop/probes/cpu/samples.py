@@ -25,7 +25,7 @@ from nettop.kernel.bpf.program import Program
 from nettop.kernel.bpf.rows import row_header
 from nettop.kernel.bpf.symbols import Symbols
 from nettop.kernel.host.facts import Host
-from nettop.kernel.host.proc_stat import CpuTimes, read_cpu_times
+from nettop.kernel.host.proc_files import CpuTimes, read_cpu_times
 from nettop.probes.cpu.calls import CALL, CALLS_MAX, put_calls
 from nettop.probes.cpu.processes import SAMPLED_NS
 from nettop.probes.cpu.stacks import (
@@ -197,29 +197,6 @@ class StackMaps:
         self.stacks = {}
 
 
-class ExpectedTicks:
-    """Expected number of ticks, by CPU.
-
-    Clocks stop on an idle CPU on some kernels (seen on 6.18), and while the hypervisor runs something else: ticks are
-    expected only while a CPU is busy.
-    """
-
-    def __init__(self, frequency_hz: int) -> None:
-        self.ticks = np.zeros(maps.possible_cpus())
-        self._frequency_hz = frequency_hz
-        self._busy_ns: dict[int, int] = {}
-
-    def add(self, clocks: Mapping[int, int], times: Mapping[int, CpuTimes]) -> None:
-        """Add the ticks expected since the last call, given the clocks' running time and the CPUs' idle time.
-
-        Counting starts at the first call with a CPU.
-        """
-        for cpu in clocks.keys() & times.keys():
-            busy_ns = clocks[cpu] - times[cpu].idle_ns
-            self.ticks[cpu] += max(0, busy_ns - self._busy_ns.get(cpu, busy_ns)) * self._frequency_hz / _NS
-            self._busy_ns[cpu] = busy_ns
-
-
 class Owners:
     """Owner processes of sockets by address (struct sock): the first of the processes that hold a socket."""
 
@@ -274,7 +251,9 @@ class Samples:
         self._clocks: Clocks | None = None
         self._maps = StackMaps(program.maps, defines())
         self._owners = Owners(program.functions.get(OWNERS))
-        self._expected = ExpectedTicks(frequency_hz)
+        self._expected = np.zeros(maps.possible_cpus())
+        """Expected number of ticks, by CPU."""
+        self._busy_ns: dict[int, int] = {}
         self._missed = np.zeros(maps.possible_cpus())
         self._missed_in_pauses = 0.0
         self._symbols = Symbols(host.proc, CATEGORY_OF, host.kept)
@@ -295,7 +274,7 @@ class Samples:
         self._clocks = Clocks(
             self._program.functions[self._function], self._frequency_hz, self._host.kept.clocks
         )
-        self._expected.add(self._clocks.running_ns(), read_cpu_times(self._host.proc))
+        self._expect_ticks(self._clocks.running_ns(), read_cpu_times(self._host.proc))
         self._refresh_symbols()  # includes the programs loaded together with this one
         put_calls(self._program.maps["calls"])
         self._clocks.start()
@@ -305,7 +284,7 @@ class Samples:
         self._refresh_symbols()
         running_ns = self._clocks.running_ns() if self._clocks else {}  # read before the ticks
         counts = maps.read_per_cpu(self._program.maps["sampled"], 0, SAMPLED)
-        self._expected.add(running_ns, cpus)
+        self._expect_ticks(running_ns, cpus)
         self._count()
         if self._maps.are_full():
             self._clear_maps()
@@ -333,6 +312,19 @@ class Samples:
         self._owners.close()
 
     # --- a reading ------------------------------------------------------------------------------------------------
+
+    def _expect_ticks(self, running_ns: Mapping[int, int], times: Mapping[int, CpuTimes]) -> None:
+        """Add the ticks expected since the last call; counting starts at the first call with a CPU.
+
+        Clocks stop on an idle CPU on some kernels (seen on 6.18), and while the hypervisor runs something else: ticks
+        are expected only while a CPU is busy.
+        """
+        for cpu in running_ns.keys() & times.keys():
+            busy_ns = running_ns[cpu] - times[cpu].idle_ns
+            self._expected[cpu] += (
+                max(0, busy_ns - self._busy_ns.get(cpu, busy_ns)) * self._frequency_hz / _NS
+            )
+            self._busy_ns[cpu] = busy_ns
 
     def _count(self) -> None:
         """Count new samples by row, by CPU and entry point, by process, and by the socket served."""
@@ -407,7 +399,7 @@ class Samples:
     def _lost(self, counts: Array) -> dict[str, int]:
         clocks = self._clocks.cpus if self._clocks else ()
         # A tick may be late, and counted at the next reading.
-        self._missed = np.maximum(self._missed, np.floor(self._expected.ticks) - 1 - counts["ticks"])
+        self._missed = np.maximum(self._missed, np.floor(self._expected) - 1 - counts["ticks"])
         return {
             "ticks": int(self._missed.sum() + self._missed_in_pauses),
             "walks": int(counts["failed"].sum()),

@@ -30,7 +30,8 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
         return [SelfTestResult(LENS.id, f"{path.name} {_FAMILY} UDP", skipped=error.what)]
     after = source.read(time.monotonic_ns())
     all_cpus_ns = (time.monotonic_ns() - before_ns) * len(after.tables[CPUS.name])
-    softirqs_ns = _softirqs_ns(after) - _softirqs_ns(before)
+    then, now = (snapshot.tables[CPUS.name].array["rx_softirq_ns"] for snapshot in (before, after))
+    softirqs_ns = int(now.sum()) - int(then.sum())
     return [
         _within(
             after, HOOK_SYSCALLS.name, "TX SYS within the sender's CPU time", _calls_ns(after, path), cpu_ns
@@ -59,12 +60,6 @@ def _calls_ns(snapshot: Snapshot, path: TrafficPath) -> int:
         for row in rows_of(rows, rows.array["id"] >= 0)
         if row["process"] == path.client.name and row["pid"] in (path.client.pid, None)
     )
-
-
-def _softirqs_ns(snapshot: Snapshot) -> int:
-    """Return the time of all CPUs in the NET_RX softirq."""
-    rows = snapshot.tables[CPUS.name]
-    return sum(row["rx_softirq_ns"] or 0 for row in rows_of(rows, rows.array["cpu"] >= 0))
 
 
 def _within(snapshot: Snapshot, hook: str, what: str, measured_ns: int, most_ns: int) -> SelfTestResult:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -142,40 +143,29 @@ class Folder:
     def __init__(self, find: Callable[[int], str | None]) -> None:
         """Look functions up with `find`, which returns the name at an address, or None if unknown."""
         self._find = find
-        self._names: dict[int, str] = {}
-        self._folded: dict[tuple[int, str, bytes], Folded] = {}
+        self._name = lru_cache(_CACHED)(self._look_up)
+        self._fold = lru_cache(_CACHED)(self._fold_callers)
 
     def fold(self, stack: bytes, entry: int) -> Folded:
         """Return the text of a stack sampled in an entry point; `stack` holds its addresses (u64), leaf first.
 
         Most new stacks differ from known ones only in the address within the leaf function.
         """
-        leaf, callers = self._name(int.from_bytes(stack[:_WORD], sys.byteorder)), stack[_WORD:]
-        folded = self._folded.get((entry, leaf, callers))
-        if folded is None:
-            if len(self._folded) >= _CACHED:
-                self._folded.clear()
-            frames = trim_to_root([leaf, *map(self._name, memoryview(callers).cast("Q"))], entry)
-            text = sys.intern(";".join(reversed(frames)))
-            folded = Folded(
-                text, category_of(frames), entry_of(frames, entry), UNKNOWN_FUNCTION not in frames
-            )
-            self._folded[entry, leaf, callers] = folded
-        return folded
+        return self._fold(self._name(int.from_bytes(stack[:_WORD], sys.byteorder)), stack[_WORD:], entry)
 
     def forget(self) -> None:
         """Clear the caches."""
-        self._names.clear()
-        self._folded.clear()
+        self._name.cache_clear()
+        self._fold.cache_clear()
 
-    def _name(self, address: int) -> str:
-        name = self._names.get(address)
-        if name is None:
-            if len(self._names) >= _CACHED:
-                self._names.clear()
-            symbol = self._find(address)
-            name = self._names[address] = strip_suffixes(symbol) if symbol else UNKNOWN_FUNCTION
-        return name
+    def _fold_callers(self, leaf: str, callers: bytes, entry: int) -> Folded:
+        frames = trim_to_root([leaf, *map(self._name, memoryview(callers).cast("Q"))], entry)
+        text = sys.intern(";".join(reversed(frames)))
+        return Folded(text, category_of(frames), entry_of(frames, entry), UNKNOWN_FUNCTION not in frames)
+
+    def _look_up(self, address: int) -> str:
+        symbol = self._find(address)
+        return strip_suffixes(symbol) if symbol else UNKNOWN_FUNCTION
 
 
 def categories_not_available(functions: Iterable[str]) -> dict[int, str]:

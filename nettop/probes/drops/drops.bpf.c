@@ -101,13 +101,6 @@ static __always_inline u16 port_of_socket(struct sock *sk, u32 netns) {
   return port < CLIENT_PORTS_FIRST || port > CLIENT_PORTS_LAST ? port : 0;
 }
 
-static __always_inline void count_untracked() {
-  int first = 0;
-  u64 *drops = untracked.lookup(&first);
-  if (drops)
-    __sync_fetch_and_add(drops, 1);
-}
-
 int tp_btf__kfree_skb(u64 *ctx) {
   struct sk_buff *skb = (struct sk_buff *)ctx[0];
   struct sock *receiver = 0;
@@ -131,7 +124,10 @@ int tp_btf__kfree_skb(u64 *ctx) {
   struct count none = {};
   struct count *count = counted.lookup_or_try_init(&kind, &none);
   if (!count) {
-    count_untracked();
+    int first = 0;
+    u64 *drops = untracked.lookup(&first);
+    if (drops)
+      __sync_fetch_and_add(drops, 1);
     return 0;
   }
   // On some kernels another drop can interrupt this program on its CPU and count here too.

@@ -7,40 +7,32 @@ those.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from nettop.errors import PermissionMissing, Unsupported
-from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.btf import Slice
 from nettop.kernel.bpf.drop_reasons import NO_REASON, DropReasons, read_drop_reasons
-from nettop.kernel.bpf.mechanisms import (
-    Fallbacks,
-    Mechanism,
-    Refused,
-    check_chosen,
-)
+from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, Refused, check_chosen
 from nettop.kernel.bpf.program import Loader, ProgramText
 from nettop.kernel.bpf.rows import row_header
+from nettop.kernel.bpf.set_table import key_hashes
 from nettop.kernel.bpf.symbols import Symbols, why_hidden
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.proc_files import read_text
 from nettop.kernel.net.links import Link, read_links
 from nettop.kernel.net.net_counters import read_backlog_drops, read_counters
-from nettop.probes.drops.listeners import COUNTERS as UNSEEN
-from nettop.probes.drops.listeners import Listeners, UnseenSyns, read_listeners
-from nettop.probes.drops.owners import find_owners
-from nettop.probes.probe import Probe, clocks, skipped_runs, sockets_of, with_types
+from nettop.probes.drops.ports import COUNTERS as UNSEEN
+from nettop.probes.drops.ports import Listeners, UnseenSyns, find_owners, read_listeners
+from nettop.probes.probe import Probe, attach_program, clocks, skipped_runs, sockets_of, with_types
 from nettop.snapshots.arrays import Array, as_list, concatenate_rows, distinct_rows, positions, take_rows
 from nettop.snapshots.connections import SEVERAL
 from nettop.snapshots.drops import (
@@ -61,6 +53,7 @@ from nettop.snapshots.drops import (
 )
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.ip_protocols import IP_PROTOCOLS
+from nettop.snapshots.row_ids import row_ids
 from nettop.snapshots.snapshot import Rows, Snapshot, TextTable
 
 PROGRAM = "tp_btf__kfree_skb"
@@ -114,7 +107,8 @@ _SUMS = {
 }
 """The counts of a snapshot, and the counters that each sums."""
 
-MEASURE = np.dtype([("name", "u4"), ("netns", "u4"), ("ifindex", "u4"), ("cpu", "u4"), ("packets", "u8")])
+_MEASURED = [("name", "u4"), ("netns", "u4"), ("ifindex", "u4"), ("cpu", "u4")]
+MEASURE = np.dtype([*_MEASURED, ("packets", "u8")])
 """A value of a kernel counter. `name` is an index into _NAMES; a number that does not apply is _UNKNOWN."""
 
 _COUNTERS_SHOWN = OF_NAMESPACES | OF_DEVICES | OF_CPUS
@@ -174,16 +168,14 @@ class DropCount:
     """The program at the tracepoint, which counts until `close`."""
 
     def __init__(self, loader: Loader, kinds_max: int = KINDS_MAX) -> None:
-        """Compile, load and attach. Raises NettopError if the host or the user's rights do not allow it."""
+        """Compile, load and attach. Raises NettopError or OSError if the host or the user's rights do not allow it."""
         self.kinds_max = kinds_max
         self.reasons = read_drop_reasons()
         self.program = loader.load(program_text(self.reasons, read_client_ports(), kinds_max))
-        try:
-            self._link = bpf.attach_tracing(self.program.functions[PROGRAM])
-        except OSError as error:
-            self.program.close()
-            kind = PermissionMissing if isinstance(error, PermissionError) else Unsupported
-            raise kind(f"cannot attach a program to kfree_skb: {error.strerror}") from error
+        with ExitStack() as opened:
+            opened.callback(self.program.close)
+            attach_program(self.program, loader, PROGRAM, opened)
+            self._opened = opened.pop_all()
 
     def read(self) -> tuple[Array, Array]:
         """Return every kind of drop so far, and its counts summed over all CPUs."""
@@ -205,34 +197,10 @@ class DropCount:
 
     def close(self) -> None:
         """Detach; a second call is a no-op."""
-        if self._link >= 0:
-            os.close(self._link)
-            self._link = -1
-        self.program.close()
+        self._opened.close()
 
 
 # --- rows ----------------------------------------------------------------------------------------------------
-
-
-class RowIds:
-    """IDs of rows by key. An ID is never reused."""
-
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self._keys: Array = np.zeros(0, dtype)
-        self._ids: Array = np.zeros(0, "u8")
-        self._last = 0
-
-    def number(self, keys: Array) -> Array:
-        """Return the ID of each key, a new one for a new key. `keys` are distinct; other keys are forgotten."""
-        _, groups = distinct_rows([concatenate_rows(keys, self._keys)])
-        id_of_group = np.zeros(len(groups), "u8")
-        id_of_group[groups[len(keys) :]] = self._ids
-        ids: Array = id_of_group[groups[: len(keys)]]
-        is_new = ids == 0
-        ids[is_new] = self._last + 1 + np.arange(is_new.sum())
-        self._last += int(is_new.sum())
-        self._keys, self._ids = keys, ids
-        return ids
 
 
 def encode_texts(values: Array, text_of: Callable[[int], str | None]) -> tuple[Array, Sequence[str]]:
@@ -323,7 +291,6 @@ class Drops(Probe):
         self._forgotten = 0
         self._syns = UnseenSyns()
         self._sockets: Rows | None = None
-        self._packet_ids, self._counter_ids = RowIds(KIND), RowIds(MEASURE)
 
     def start(self) -> None:
         """Compile, load and attach, and begin to follow namespaces.
@@ -418,7 +385,8 @@ class Drops(Probe):
         """Add the SYNs that listeners dropped, which do not reach the tracepoint, to the kinds of drops."""
         seen: defaultdict[int, Counter[str]] = defaultdict(Counter)
         for name, reason in UNSEEN.items():
-            same = np.flatnonzero(self._kinds["reason"] == self._reason_number(reason))
+            number = self._count.reasons.number(reason) if self._count else NO_REASON
+            same = np.flatnonzero(self._kinds["reason"] == number)
             packets = self._totals["packets"][same].tolist()
             for netns, count in zip(self._kinds["netns"][same].tolist(), packets, strict=True):
                 seen[netns][name] += count
@@ -470,27 +438,18 @@ class Drops(Probe):
         return codes[groups]
 
     def _evict(self, by_namespace: Mapping[int, NamespaceCounters]) -> None:
-        """Evict drops when the map is nearly full: first of removed devices and namespaces, then the least recent."""
+        """Evict the least recent drops when the map is nearly full, and the SYNs of removed namespaces."""
         is_packet = self._kinds["location"] > 0
         used = np.count_nonzero(is_packet)
         if self._count is None or used <= self._count.kinds_max * 3 // 4:
             return
-        devices = zip(self._kinds["netns"].tolist(), self._kinds["ifindex"].tolist(), strict=True)
-        gone = np.array([self._is_gone(netns, ifindex, by_namespace) for netns, ifindex in devices])
         seen_at = self._rows["last_seen"][positions(self._ids_of_kinds, self._rows["id"])]
-        oldest_first = np.lexsort((seen_at, ~gone))
-        count = max(used - self._count.kinds_max * 5 // 8, np.count_nonzero(gone & is_packet))
-        forgotten = oldest_first[is_packet[oldest_first]][:count]
+        oldest_first = np.argsort(seen_at, kind="stable")
+        forgotten = oldest_first[is_packet[oldest_first]][: used - self._count.kinds_max * 5 // 8]
         self._count.forget(self._kinds[forgotten])
         self._forgotten += int(self._totals["packets"][forgotten].sum())
         for netns in {netns for netns, _, _ in self._syns.counts} - by_namespace.keys():
             self._forgotten += self._syns.forget(netns)
-
-    def _is_gone(self, netns: int, ifindex: int, by_namespace: Mapping[int, NamespaceCounters]) -> bool:
-        if netns not in by_namespace:
-            return netns > 0 and netns not in self.namespaces.refused
-        links = by_namespace[netns].links
-        return links is not None and ifindex > 0 and all(link.index != ifindex for link in links)
 
     # --- rows --------------------------------------------------------------------------------------------------
 
@@ -500,7 +459,7 @@ class Drops(Probe):
         keys["location"] = self._place_codes()
         first, groups = distinct_rows([keys])
         keys = take_rows(keys, first)
-        ids = self._packet_ids.number(keys)
+        ids = row_ids(key_hashes(keys, KIND))
         self._ids_of_kinds = ids[groups]
         rows = np.zeros(len(keys), PACKETS.dtype)
         texts: dict[str, Sequence[str]] = {"place": self._places.values}
@@ -544,10 +503,8 @@ class Drops(Probe):
         return pids, *encode_texts(names, lambda code: None if code == _UNKNOWN else texts[code])
 
     def _counters(self, measures: Array, taken_ns: int) -> Rows:
-        keys = measures.copy()
-        keys["packets"] = 0
         rows = np.zeros(len(measures), COUNTERS.dtype)
-        rows["id"] = self._counter_ids.number(keys)
+        rows["id"] = row_ids(key_hashes(measures, np.dtype(_MEASURED)))
         rows["name"] = rows["counter"] = measures["name"]
         for name in ("netns", "cpu", "packets"):
             rows[name] = measures[name]
@@ -569,9 +526,6 @@ class Drops(Probe):
         if self._count is None or not self._count.reasons.has_reasons:
             return None
         return _UNSEEN_REASONS.get(number) or self._count.reasons.name(number)
-
-    def _reason_number(self, name: str) -> int:
-        return self._count.reasons.number(name) if self._count else NO_REASON
 
     def _meaning(self, number: int) -> str | None:
         reason = REASONS.get(self._reason(number) or "")

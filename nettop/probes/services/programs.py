@@ -10,11 +10,10 @@ import numpy as np
 from nettop.kernel.bpf import maps, process_columns
 from nettop.kernel.bpf.btf import Slice
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism
-from nettop.kernel.bpf.pid_namespace import defines as pid_defines
 from nettop.kernel.bpf.program import ProgramText
 from nettop.kernel.bpf.rows import columns, extend_dtype, row_header
-from nettop.kernel.bpf.ticks import us_per_tick
 from nettop.kernel.host.facts import Host
+from nettop.kernel.host.proc_files import us_per_tick
 from nettop.probes.probe import loaded_as, with_types
 from nettop.snapshots.services import BUCKETS, CLIENT_BUCKETS, HOOK_CALLS, SERVED, USED
 
@@ -173,7 +172,7 @@ def program_text(by_address: bool = False) -> ProgramText:
             "PHASE_CONNECTIONS": CONNECTIONS_PHASE,
             "PHASE_ROWS": ROWS_PHASE,
             **({"BY_ADDRESS": 1} if by_address else {}),
-            **pid_defines(Host()),
+            **process_columns.pid_defines(Host()),
         },
         optional=tuple(hooks),
     )

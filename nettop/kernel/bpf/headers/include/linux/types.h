@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 // The kernel's integer types; everything else a program needs is a slice generated from BTF.
+// bcc's own header also includes the headers here that only include this one.
 #pragma once
 
 typedef unsigned char u8;

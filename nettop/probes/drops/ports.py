@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SYNs that listeners drop. The kernel counts them by namespace, but frees them as if they had been received."""
+"""Ports of dropped packets: the sockets that own them, and SYNs that their listeners drop.
+
+The kernel counts such SYNs by namespace, but frees them as if they had been received.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,18 @@ import socket
 from collections import Counter
 from collections.abc import Mapping
 
+import numpy as np
+
 from nettop.errors import NettopError
 from nettop.kernel.net import sock_diag
-from nettop.snapshots.arrays import as_list
+from nettop.snapshots.arrays import Array, Index, Mask, as_list, is_uniform, positions
+from nettop.snapshots.connections import STATES
+from nettop.snapshots.snapshot import known
 
 COUNTERS = {"TcpExtListenOverflows": "TCP_LISTEN_OVERFLOW", "TcpExtTCPReqQFullDrop": "TCPReqQFullDrop"}
 """Counters of a namespace, and the drop reason of each."""
 _LISTEN = 10
+_SERVING = [number for number, name in STATES.items() if name in ("LISTEN", "UNCONN")]
 
 Listeners = Mapping[int, tuple[int, int]]
 """The port and the drops of each listener, by cookie."""
@@ -92,3 +100,34 @@ class UnseenSyns:
         self._values = {key: value for key, value in self._values.items() if key[0] != netns}
         self._owed = Counter({key: owed for key, owed in self._owed.items() if key[0] != netns})
         return sum(self.counts.pop(key) for key in [key for key in self.counts if key[0] == netns])
+
+
+def find_owners(keys: Array, sockets: Array) -> tuple[Index, Mask, Mask]:
+    """Return for each key (namespace, IP protocol and port) the position of a socket in `sockets` (−1: none), and
+    whether all candidates belong to the same process, by name and by PID.
+
+    Candidates are listeners and UDP sockets without a peer; if there are none, all other sockets. Sockets without a
+    process are ignored, and port 0 has no owner.
+    """
+    sought = _ports(keys["netns"], keys["protocol"], keys["port"])
+    ports = _ports(sockets["netns"], sockets["protocol"], sockets["local_port"])
+    has_process = known(sockets["process"])
+    is_serving = np.isin(sockets["state"], _SERVING)
+    owners = np.full(len(keys), -1, np.intp)
+    same_name, same_pid = np.ones((2, len(keys)), bool)
+    for is_candidate in (is_serving, ~is_serving):
+        unowned = np.flatnonzero((owners < 0) & (keys["port"] > 0))
+        at = np.flatnonzero(is_candidate & has_process & np.isin(ports, sought[unowned]))
+        at = at[np.argsort(ports[at], kind="stable")]
+        first = positions(sought[unowned], ports[at])
+        found, first = unowned[first >= 0], first[first >= 0]
+        owners[found] = at[first]
+        same_name[found] = is_uniform(ports[at], sockets["process"][at])[first]
+        same_pid[found] = is_uniform(ports[at], sockets["pid"][at])[first]
+    return owners, same_name, same_pid
+
+
+def _ports(netns: Array, protocol: Array, port: Array) -> Array:
+    """Encode namespace, protocol and port as one number."""
+    number: Array = netns.astype(np.uint64) << np.uint64(32) | protocol.astype(np.uint64) << np.uint64(16)
+    return number | port

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Export in the file format of https://www.speedscope.app (file-format-schema.json)."""
+"""Exports of stacks as text: folded for flamegraph.pl, and for https://www.speedscope.app."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ from nettop import __version__
 from nettop.snapshots.cpu import CATEGORIES, CATEGORY_OF
 from nettop.stacks.counts import Profile, path_of
 
-SCHEMA = "https://www.speedscope.app/file-format-schema.json"
+_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
+
+
+def folded(profile: Profile) -> str:
+    """Return a line per distinct stack, sorted by name: names separated by `;`, a space, the samples of all CPUs.
+
+    The first name is the entry point.
+    """
+    lines: Counter[str] = Counter()
+    for count in profile.counts:
+        lines[";".join(path_of(count))] += count.samples
+    return "".join(f"{stack} {samples}\n" for stack, samples in sorted(lines.items()))
 
 
 def speedscope(profile: Profile) -> str:
@@ -27,7 +38,7 @@ def speedscope(profile: Profile) -> str:
     frames = {symbol: place for place, symbol in enumerate(symbols)}
     return json.dumps(
         {
-            "$schema": SCHEMA,
+            "$schema": _SCHEMA,
             "name": profile.title,
             "exporter": f"nettop {__version__}",
             "activeProfileIndex": 0,
