@@ -280,6 +280,12 @@ WAITING = Table(
 # --- hooks ----------------------------------------------------------------------------------------------------
 
 HOOK_CALLS = Hook("calls", "when data is sent, received and read on TCP connections")
+HOOK_UNOWNED = Hook(
+    "unowned",
+    "requests on connections that no process holds: not yet accepted, or closed",
+    requires="calls",
+    remedy="allow BPF iterators in the security module's policy",
+)
 
 WITHOUT_SLOT, WITHOUT_CLIENT = "services without a row", "clients without a row"
 CLIENTS_EVICTED = "clients_evicted"
@@ -293,7 +299,7 @@ LENS = Lens(
     question="which service is slow, and what waits",
     tables=(SERVICES, CLIENTS, CONNECTIONS, WAITING),
     common=(("service",), ("process",)),
-    hooks=(HOOK_CALLS,),
+    hooks=(HOOK_CALLS, HOOK_UNOWNED),
     losses={
         "skipped calls": "calls not seen because a program was already running on that CPU",
         "unwatched": "connections not watched for lack of memory: no number includes them",

@@ -40,11 +40,11 @@ ERROR = 1 / 16
 
 
 class Watched:
-    """A probe of the services lens, attached by one mechanism, or the best."""
+    """A probe of the services lens, attached by one mechanism for calls, or the best, with those of other hooks."""
 
-    def __init__(self, mechanism: str | None = None) -> None:
+    def __init__(self, mechanism: str | None = None, **others: str) -> None:
         self.probe = Services()
-        mechanisms = {} if mechanism is None else {HOOK_CALLS.name: mechanism}
+        mechanisms = others if mechanism is None else {**others, HOOK_CALLS.name: mechanism}
         self.probe.configure(source_options([CLIENTS.name], mechanisms))
         self.probe.start()
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -325,6 +326,33 @@ def test_connections_that_are_older(host: Host) -> None:
             host.client.call(receive_each, names[:1], ANSWER)
             host.exchange(names, 5)
             check_both([watched], host, answers=21)
+
+
+def test_connections_are_listed_once_through_descriptors(host: Host) -> None:
+    """Without the walk over socket storage, a connection that two processes hold is listed once at each end."""
+    with Watched(unowned="none") as watched, opened(host.client, host.server, host.port, "::1", 2) as names:
+        host.exchange(names, 2)
+        host.client.call(send_each, names[:1], REQUEST)
+        child = host.client.call(fork_holder)
+        for side in (SERVED, USED):
+            watched.until(host.namespace, host.port, side, answers=4, connections=2, waiting=1)
+        assert len(watched.rows(CONNECTIONS.name, host.namespace, host.port)) == 4
+        assert len(watched.rows(WAITING.name, host.namespace, host.port)) == 2
+        host.client.call(end_holder, child)
+
+
+def fork_holder(memory: Memory) -> int:
+    """Fork a process that holds the same descriptors until it is killed; return its PID."""
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    return child
+
+
+def end_holder(memory: Memory, child: int) -> None:
+    """Kill the process, and wait for its end."""
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 def test_a_socket_that_connects_again(watches: list[Watched], host: Host) -> None:

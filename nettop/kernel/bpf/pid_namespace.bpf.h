@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// PIDs in nettop's PID namespace. nettop.kernel.bpf.process_columns puts the slices of kernel structs in front
-// of this file, and defines PID_NAMESPACE, an inode number, unless that namespace is the initial one. A task
-// stores its PID in the initial namespace; struct pid has one for each namespace down to the task's own.
+// PIDs in nettop's PID namespace. nettop.kernel.bpf.process_columns puts the slices of kernel structs in
+// front of this file, and defines PID_NAMESPACE, an inode number, unless that namespace is the initial one. A
+// task stores its PID in the initial namespace; struct pid has one for each namespace down to the task's own.
 #pragma once
 
 #define MAX_PID_NS_LEVEL 32 /* include/linux/pid_namespace.h */

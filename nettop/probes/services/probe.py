@@ -12,7 +12,7 @@ import numpy as np
 
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf.iterator import Iterator, RowBuffer
-from nettop.kernel.bpf.mechanisms import Mechanism, check_chosen
+from nettop.kernel.bpf.mechanisms import Mechanism, Refused, check_chosen
 from nettop.kernel.bpf.program import Loader, Program
 from nettop.kernel.bpf.set_table import SetTable
 from nettop.kernel.host.facts import Host
@@ -35,6 +35,7 @@ from nettop.probes.services.programs import (
     SERVICES_MAX,
     TALLY,
     TOTALS,
+    UNOWNED,
     WALK,
     partitions,
     program_text,
@@ -81,7 +82,8 @@ class Services(Probe):
     def __init__(self, host: Host | None = None) -> None:
         super().__init__(host)
         self._program: Program | None = None
-        self._status: HookStatus | None = None
+        self._hooks: tuple[HookStatus, ...] = ()
+        self._by_descriptors = True
         self._processes = Processes(self._host)
         self._usual = UsualTimes()
         self._withheld = Withheld()
@@ -92,25 +94,22 @@ class Services(Probe):
 
     def start(self) -> None:
         """Attach the best mechanism. Raises UsageError for an unknown one."""
-        check_chosen((FALLBACKS,), self._options.mechanisms)
+        check_chosen((FALLBACKS, UNOWNED), self._options.mechanisms)
         self._share_namespaces().enter()
         with closing(Loader()) as loader:
-            self._status = self._attach_best(FALLBACKS, partial(self._attach, loader))
+            calls = self._attach_best(FALLBACKS, partial(self._attach, loader))
+        self._hooks = (calls, self._attach_best(UNOWNED, self._walk_storage))
 
     def _attach(self, loader: Loader, mechanism: Mechanism) -> None:
         """Load and attach the mechanism's programs, and start to watch existing connections."""
         self._host.require_bpf()
-        self._by_address = mechanism in BY_ADDRESS
         with ExitStack() as opened:
-            loader.request(program_text(self._by_address))
+            loader.request(program_text(mechanism in BY_ADDRESS))
             program = loader.answer()
             opened.callback(program.close)
             self._open_maps(program, opened)
             self._rows = walk = Iterator(program.functions[WALK], CONNECTION)
             opened.callback(walk.close)
-            if not self._by_address:
-                self._rows = Iterator(program.functions[ROWS], CONNECTION, program.maps["turns"])
-                opened.callback(self._rows.close)
             # Whether a connection is served or used must be known before a call on it is seen.
             attach_program(program, loader, CHANGES, opened)
             _set_phase(program, LISTENERS_PHASE)
@@ -124,6 +123,17 @@ class Services(Probe):
             self._opened.push(opened.pop_all())
         self._program = program
         self._programs.append(program)
+
+    def _walk_storage(self, mechanism: Mechanism) -> None:
+        """Read connections from socket storage instead of through descriptors. Raises Refused and OSError."""
+        (name,) = mechanism.programs
+        if self._program is None:
+            raise Refused("no calls are seen")
+        if name not in self._program.functions:
+            raise Refused(self._program.refused.get(name, "kprobes cannot use socket storage"))
+        self._rows = Iterator(self._program.functions[name], CONNECTION, self._program.maps["turns"])
+        self._opened.callback(self._rows.close)
+        self._by_descriptors = False
 
     def _open_maps(self, program: Program, opened: ExitStack) -> None:
         self._services, self._tallies, self._whole = (
@@ -174,7 +184,7 @@ class Services(Probe):
             ended=ended,
             counts=counts,
             lost=lost,
-            hooks=(self._required(self._status),),
+            hooks=self._hooks or self._not_attached(),
         )
 
     def _read_counts(self) -> Counts:
@@ -189,7 +199,7 @@ class Services(Probe):
         del each
         connections = self._rows.read(self._buffer).copy()
         # A descriptor held by several processes leads to the same connection.
-        if self._by_address:
+        if self._by_descriptors:
             connections = connections[np.unique(connections["id"], return_index=True)[1]]
         now_ns, numbers = time.monotonic_ns(), self._slots.numbers(count)
         left = self._slots.choose_leaving(
@@ -201,7 +211,7 @@ class Services(Probe):
 
     def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - the same for every row
         """Return the mechanism by which calls are seen."""
-        return {"Mechanism": str(self._status)} if self._status is not None else {}
+        return {"Mechanism": str(self._hooks[0])} if self._hooks else {}
 
 
 def _set_phase(program: Program, phase: int) -> None:

@@ -15,7 +15,7 @@ from nettop.kernel.bpf.rows import columns, extend_dtype, row_header
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.proc_files import us_per_tick
 from nettop.probes.probe import loaded_as, with_types
-from nettop.snapshots.services import BUCKETS, CLIENT_BUCKETS, HOOK_CALLS, SERVED, USED
+from nettop.snapshots.services import BUCKETS, CLIENT_BUCKETS, HOOK_CALLS, HOOK_UNOWNED, SERVED, USED
 
 # --- layouts ------------------------------------------------------------------------------------------------------
 
@@ -136,6 +136,7 @@ BY_SOCKET = (
 BY_ADDRESS = (Mechanism("kprobe/release_sock + sock_def_readable", _KPROBE),)
 """Mechanisms whose programs store their state in a table: a kprobe cannot use socket storage."""
 FALLBACKS = Fallbacks(HOOK_CALLS, BY_SOCKET + BY_ADDRESS)
+UNOWNED = Fallbacks(HOOK_UNOWNED, (Mechanism("iter/bpf_sk_storage_map", (ROWS,)),))
 
 
 def program_text(by_address: bool = False) -> ProgramText:
@@ -174,5 +175,5 @@ def program_text(by_address: bool = False) -> ProgramText:
             **({"BY_ADDRESS": 1} if by_address else {}),
             **process_columns.pid_defines(Host()),
         },
-        optional=tuple(hooks),
+        optional=(*hooks, ROWS),
     )

@@ -1096,10 +1096,8 @@ BPF_ITER(task_file) {
     note_listener(sk, task);
   } else if (*now == PHASE_CONNECTIONS && !turn) {
     begin_late(sk, task, true);
-#ifdef BY_ADDRESS
   } else if (*now == PHASE_ROWS && turn) {
     write_row(ctx->meta, sk, turn);
-#endif
   }
   return 0;
 }
