@@ -3,9 +3,8 @@
 
 `.venv/bin/python bench/fuzz.py mutated FILE.pcap…` sends the datagrams of captures to a collector; `floods` sends
 endless templates, endless exporters, and sequence numbers that jump. `guided FILE.pcap… --seconds N` has atheris search
-for inputs that reach new code of the decoder, and `agree --seconds N` for messages that the decoder and the tests'
-plain decoder read differently (pip install atheris). In all cases there must be no traceback, memory must stay bounded,
-every datagram must be in exactly one count, and intact datagrams must still be decoded afterwards.
+for inputs that reach new code of the decoder (pip install atheris). In all cases there must be no traceback, memory
+must stay bounded, every datagram must be in exactly one count, and intact datagrams must still be decoded afterwards.
 """
 
 import argparse
@@ -17,10 +16,9 @@ import resource
 import struct
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from types import ModuleType
 
 from captures import datagrams
 from collecting import Senders, all_stored, arrived, collector
@@ -192,8 +190,16 @@ FLOODS = {
 
 
 def guided(captures: list[Path], corpus: Path, seconds: int) -> None:
-    """Fuzz the decoder with atheris, which exits the process; on a fault it leaves a traceback and the input."""
-    decoder_class = instrumented("nettop.flows.decode.decoder").Decoder
+    """Fuzz the decoder with inputs derived from captures and those that a corpus has from earlier runs.
+
+    atheris exits the process; on a fault it leaves a traceback and the input.
+    """
+    import atheris  # type: ignore[import-untyped]
+
+    for name in [name for name in sys.modules if name.startswith("nettop.flows")]:
+        del sys.modules[name]
+    with atheris.instrument_imports(include=["nettop.flows.decode"]):
+        decoder_class = importlib.import_module("nettop.flows.decode.decoder").Decoder
 
     def decode(content: bytes) -> None:
         decoder, parts = decoder_class(), unpacked(content)
@@ -204,32 +210,9 @@ def guided(captures: list[Path], corpus: Path, seconds: int) -> None:
 
     for number, seed in enumerate(itertools.chain.from_iterable(map(seeds, captures))):
         (corpus / str(number)).write_bytes(seed)
-    fuzz(decode, corpus, seconds)
-
-
-def agree(corpus: Path, seconds: int) -> None:
-    """Fuzz with messages that a property test draws; atheris exits the process if the decoders differ."""
-    tests = instrumented("tests.unit.test_flow_messages")
-    fuzz(tests.test_flows_match_the_oracle.hypothesis.fuzz_one_input, corpus, seconds)
-
-
-def instrumented(name: str) -> ModuleType:
-    """Import a module again, with the decoder instrumented for coverage by atheris."""
-    import atheris  # type: ignore[import-untyped]
-
-    for each in [each for each in sys.modules if each.startswith(("nettop.flows", "tests"))]:
-        del sys.modules[each]
-    with atheris.instrument_imports(include=["nettop.flows.decode"]):
-        return importlib.import_module(name)
-
-
-def fuzz(target: Callable[[bytes], object], corpus: Path, seconds: int) -> None:
-    """Have atheris call `target` with inputs derived from a corpus, to which it adds new ones; then exit."""
-    import atheris
-
     bounds = (f"-max_total_time={seconds}", f"-max_len={INPUT_MOST}", "-rss_limit_mb=2048", "-timeout=10")
     words = ("-len_control=0", f"-artifact_prefix={corpus}/failed-", "-print_final_stats=1", str(corpus))
-    atheris.Setup([sys.argv[0], *bounds, *words], target)
+    atheris.Setup([sys.argv[0], *bounds, *words], decode)
     atheris.Fuzz()
 
 
@@ -265,11 +248,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("how", choices=("mutated", "floods", "guided", "agree"))
-    parser.add_argument("--seconds", type=int, default=600, help="duration of guided and agree")
-    parser.add_argument(
-        "--corpus", type=Path, help="directory in which guided and agree keep inputs between runs"
-    )
+    parser.add_argument("how", choices=("mutated", "floods", "guided"))
+    parser.add_argument("--seconds", type=int, default=600, help="duration of guided")
+    parser.add_argument("--corpus", type=Path, help="directory in which guided keeps inputs between runs")
     parser.add_argument("--only", help="run this flood only")
     parser.add_argument("files", type=Path, nargs="*", help="captures")
     options = parser.parse_intermixed_args()
@@ -278,8 +259,6 @@ def main() -> int:
     options.corpus.mkdir(exist_ok=True)
     if options.how == "guided":
         guided(options.files, options.corpus, options.seconds)
-    if options.how == "agree":
-        agree(options.corpus, options.seconds)
     parts = FLOODS if options.how == "floods" else {"mutated": lambda: of_captures(options.files)}
     chosen = {title: exports() for title, exports in parts.items() if options.only in (None, title)}
     figures = (figure for title, exports in chosen.items() for figure in survives(title, exports))

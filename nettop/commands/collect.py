@@ -159,7 +159,7 @@ class CollectOptions:
                                                     "direction; repeatable")] = None
     interfaces: Annotated[list[str] | None, option("--interfaces", metavar="FILE", panel=_KNOWN,
                                                    help="Read interface names from FILE: CSV with the columns "
-                                                   "exporter, if_index, name, description, speed")] = None
+                                                   "exporter, if_index, name")] = None
     query_listen: Annotated[list[str] | None, option("--query-listen", metavar="HOST:PORT|unix:PATH", panel=_TO,
                                                      help="Answer queries at this address as well as on the socket in "
                                                      f"the data directory; none: socket only ({DEFAULT_QUERY_LISTEN})"

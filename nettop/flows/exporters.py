@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from nettop.flows.columns import ADDRESS
-from nettop.flows.decode.decoder import DecodedBatch, Decoder, Reading
-from nettop.flows.decode.domains import KEY, DomainKey, keys_of, numbered_keys
+from nettop.flows.decode.batch import KEY, Batch, DomainKey, Reading, keys_of, numbered_keys
+from nettop.flows.decode.decoder import Decoder
 from nettop.flows.decode.numbering import OF_ALL
 from nettop.flows.decode.sequences import SEQUENCE_CHANGES, SEQUENCE_STATE, Sequences
 from nettop.snapshots.arrays import Array, Index, Mask, take_rows
@@ -110,10 +110,10 @@ class Exporters:
         silent = np.array([*self._kept_at.values()], np.intp)
         return np.concatenate([take_rows(self._kept, silent[self._is_own[silent]]), kept])
 
-    def update(self, batch: DecodedBatch) -> None:
+    def update(self, batch: Batch) -> None:
         """Count the next batch."""
-        is_decoded = batch.datagrams["reading"] == Reading.DECODED
-        for datagrams in _split(batch.datagrams, is_decoded, self._known.most):
+        is_decoded = batch.headers["reading"] == Reading.DECODED
+        for datagrams in _split(batch.headers, is_decoded, self._known.most):
             keyed = self._known.add(datagrams)
             for row, key in keyed.new:
                 self._begin(row, key)
@@ -121,7 +121,7 @@ class Exporters:
             self._known.count("numbered", keyed, numbered)
             for name in _FOLLOWED if len(followed) else ():
                 np.add.at(self._known.rows[name], followed["row"], followed[name])
-        for datagrams in _split(batch.datagrams, ~is_decoded, self._unrecognized.most):
+        for datagrams in _split(batch.headers, ~is_decoded, self._unrecognized.most):
             keyed = self._unrecognized.add(datagrams)
             self._unrecognized.count("malformed", keyed, np.ones(len(datagrams), np.int64))
         self.forget(batch.forgotten)

@@ -14,9 +14,9 @@ import numpy as np
 from nettop.errors import NettopError, SourceFailed
 from nettop.flows.columns import Flows, concatenate_flows
 from nettop.flows.decode import kept
+from nettop.flows.decode.batch import INTERFACE_COUNTERS
 from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.decode.decoder import Decoder, flows_at_most
-from nettop.flows.decode.sflow import INTERFACE_COUNTERS
 from nettop.flows.decode.user_rates import UserRates
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.enrichment.texts import Coded

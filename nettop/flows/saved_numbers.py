@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nettop.flows.decode.domains import keys_of
+from nettop.flows.decode.batch import keys_of
 from nettop.flows.decode.kept import report_save_errors, write_file
 from nettop.flows.decode.numbering import SCHEMES
 from nettop.flows.exporters import EXPORTERS_MAX, SAVED

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from nettop.flows.columns import ADDRESS
 from nettop.flows.decode import held
+from nettop.flows.decode.batch import KEY
 from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.decode.decoder import Decoder
-from nettop.flows.decode.domains import KEY
 from nettop.flows.decode.numbering import Counting
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
 from nettop.flows.exporters import COUNTED, EXPORTERS_MAX, UNRECOGNIZED_MAX, Exporters

@@ -235,11 +235,11 @@ def test_templates_that_cannot_be_saved_are_reported(tmp_path: Path, monkeypatch
     run = Run(tmp_path)
     run.add(message(IPFIX, DECLARED[IPFIX], a_set(300, plain(11))))
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as broken:
-        broken.setattr(kept, "_replace", fail)
+        broken.setattr(kept, "write_file", fail)
         run.pipeline.finish()
     assert "no space left on device" in run.reported[0].what
     rows, _ = run.taken()

@@ -9,7 +9,7 @@ import pytest
 
 from nettop.errors import UsageError
 from nettop.flows.columns import ADDED_COLUMNS, COLUMNS
-from nettop.flows.decode.sflow import INTERFACE_COUNTERS
+from nettop.flows.decode.batch import INTERFACE_COUNTERS
 from nettop.flows.store.schema import (
     SCHEMA_VERSION,
     SERVICE_PORTS,

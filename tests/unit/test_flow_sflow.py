@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.flows.columns import BY_NAME, Flows
+from nettop.flows.decode.batch import INTERFACE_COUNTERS, Batch, Counts, Reading
 from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.decode.packets import (
     EXTENSIONS_MAX,
@@ -23,8 +24,8 @@ from nettop.flows.decode.packets import (
     FirstHeader,
     decode_packets,
 )
-from nettop.flows.decode.sflow import INTERFACE_COUNTERS, RECORDS_MAX, SAMPLES_MAX, SFlow, decode_sflow
-from nettop.snapshots.arrays import Array
+from nettop.flows.decode.sflow import RECORDS_MAX, SAMPLES_MAX, read_sflow
+from nettop.snapshots.arrays import Array, Index
 
 MACS = bytes.fromhex("0200000000020200000000aa")
 A4, B4 = "192.0.2.1", "198.51.100.7"
@@ -585,8 +586,20 @@ def batch(*payloads: bytes, gap: bytes = b"") -> Datagrams:
     )
 
 
+class SFlow:
+    """What was read in datagrams."""
+
+    def __init__(self, datagrams: Datagrams, which: Index) -> None:
+        decoded = Batch(datagrams)
+        decoded.headers["reading"] = Reading.BAD_HEADER
+        read_sflow(decoded, which)
+        ((self.flows,), (self.datagram_of,)) = decoded.parts, decoded.of
+        self.counts, self.headers, self.counters = decoded.counts, decoded.headers, decoded.counters
+        self.malformed = (self.headers["reading"] != Reading.DECODED) | (self.headers["broken"] > 0)
+
+
 def read(*payloads: bytes, gap: bytes = b"") -> SFlow:
-    return decode_sflow(batch(*payloads, gap=gap), np.arange(len(payloads)))
+    return SFlow(batch(*payloads, gap=gap), np.arange(len(payloads)))
 
 
 def flows_of(*samples: bytes) -> list[dict[str, Any]]:
@@ -597,11 +610,8 @@ def flows_of(*samples: bytes) -> list[dict[str, Any]]:
 
 
 def contents(sflow: SFlow) -> tuple[Any, ...]:
-    return (
-        rows_of(sflow.flows), sflow.datagram_of.tolist(), sflow.counters.tolist(), sflow.other_counters,
-        {kind: counts.tolist() for kind, counts in sflow.samples.items()}, sflow.malformed.tolist(),
-        sflow.agents.tobytes(), sflow.sub_agents.tolist(), sflow.sequences.tolist(),
-    )  # fmt: skip
+    headers = sflow.headers[["exporter", "domain", "sequence", "reading", "broken"]].tolist()
+    return rows_of(sflow.flows), sflow.datagram_of.tolist(), sflow.counters.tolist(), sflow.counts, headers
 
 
 @pytest.mark.parametrize("sample", [flow, expanded_flow])
@@ -690,7 +700,7 @@ def test_a_sample_without_a_packet_is_no_flow() -> None:
     """It is counted."""
     sflow = read(datagram(flow(part(1001, SWITCH)), flow(), flow(RAW)))
     assert [set_in(row) for row in rows_of(sflow.flows)] == [OF_RAW]
-    assert sflow.samples["flow"].tolist() == [3]
+    assert sflow.counts == Counts(records=1)
     assert not sflow.malformed.any()
 
 
@@ -703,19 +713,15 @@ def test_counters(form: int) -> None:
     row = (np.void(mapped(A6)), 3, RECEIVED_MS, *INTERFACE_ROW)
     assert sflow.counters.dtype == INTERFACE_COUNTERS
     assert sflow.counters.tolist() == [(bytes(row[0]), *row[1:])] * 2
-    assert sflow.other_counters == 4
+    assert sflow.counts == Counts(interface_counters=2, other_counters=4)
     assert len(sflow.datagram_of) == 0
-    assert sflow.samples["counters"].tolist() == [0, 2]
 
 
 def test_other_samples_are_counted() -> None:
     """Samples of discarded packets, and vendor-specific ones."""
     discarded = part(5, words(1, 0, 3, 0, 4, 5, 289, 1) + RAW)
     sflow = read(datagram(discarded, part(9 << 12 | 1, bytes(8)), flow(RAW), discarded), datagram(discarded))
-    assert sflow.discarded == 3
-    assert {kind: counts.tolist() for kind, counts in sflow.samples.items()} == {
-        "flow": [1, 0], "counters": [0, 0], "discarded": [2, 1], "unknown": [1, 0],
-    }  # fmt: skip
+    assert sflow.counts == Counts(records=1, discarded_samples=3, unknown_samples=1)
     assert [set_in(row) for row in rows_of(sflow.flows)] == [OF_RAW]
     assert not sflow.malformed.any()
 
@@ -724,14 +730,14 @@ def test_other_samples_are_counted() -> None:
 def test_the_agent(agent: str, expected: str) -> None:
     """The agent is the exporter; if the datagram has no agent address, the sender is."""
     sflow = read(datagram(flow(RAW), agent=agent))
-    assert sflow.agents.tobytes() == sflow.flows["exporter"].tobytes() == mapped(expected)
-    assert (sflow.sub_agents.tolist(), sflow.sequences.tolist()) == ([3], [77])
+    assert sflow.headers["exporter"].tobytes() == sflow.flows["exporter"].tobytes() == mapped(expected)
+    assert sflow.headers[["domain", "sequence"]].tolist() == [(3, 77)]
 
 
 def test_flows_are_in_the_order_of_datagrams_and_samples() -> None:
     """Also if only some datagrams are sFlow."""
     payloads = [datagram(*(flow(RAW, input_if=10 * at + n) for n in range(at))) for at in range(4)]
-    sflow = decode_sflow(batch(*payloads), np.array([3, 1, 2]))
+    sflow = SFlow(batch(*payloads), np.array([3, 1, 2]))
     assert sflow.flows["in_if"].tolist() == [30, 31, 32, 10, 20, 21]
     assert sflow.datagram_of.tolist() == [3, 3, 3, 1, 2, 2]
 
@@ -791,7 +797,7 @@ def test_a_datagram_truncated_at_every_byte() -> None:
             np.zeros(1, np.uint16),
             np.array([RECEIVED_MS * 1_000_000]),
         )
-        truncated = decode_sflow(rest, np.arange(1))
+        truncated = SFlow(rest, np.arange(1))
         assert truncated.malformed.all()
         assert (
             contents(truncated)

@@ -27,7 +27,7 @@ import zstandard
 
 from nettop.errors import NettopError, SourceFailed, UsageError
 from nettop.flows.columns import ADDED_COLUMNS, ADDRESS, BY_NAME, COLUMNS, default_values
-from nettop.flows.decode.sflow import INTERFACE_COUNTERS
+from nettop.flows.decode.batch import INTERFACE_COUNTERS
 from nettop.flows.enrichment.texts import Coded
 from nettop.flows.spool import Block, Spool, Spooled, Storing, ledger_block
 from nettop.flows.store import embedded

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from nettop.flows.columns import ADDRESS
+from nettop.flows.columns import ADDRESS, TIME_MIN_MS
 from nettop.query.address import MAPPED
 from nettop.snapshots.arrays import Array, Index
 
@@ -100,3 +100,20 @@ def ipv4(buffer: Array, places: Index) -> Array:
     mapped[:, :12] = np.frombuffer(MAPPED, np.uint8)
     mapped[:, 12:] = items(buffer, places, ">u4").view(np.uint8).reshape(-1, 4)
     return mapped.view(ADDRESS).ravel()
+
+
+# --- an exporter's clock and its 32-bit uptime ------------------------------------------------------------------
+
+
+def exported_ms(clock_ms: Array, received_ms: Array) -> Array:
+    """Return the export time by the exporter's clock, or the receive time if that clock was never set."""
+    return np.where(clock_ms >= TIME_MIN_MS, clock_ms, received_ms)
+
+
+def uptime_at_ms(uptime_ms: Array, zero_ms: Array, export_ms: Array) -> Array:
+    """Convert uptimes to times. Uptimes wrap after 49.7 days, so choose the time nearest to the export time.
+
+    `zero_ms` is any time at which the uptime was 0: the exporter's start, or an export time minus its uptime.
+    """
+    time_ms: Array = export_ms + nearest(zero_ms + uptime_ms - export_ms)
+    return time_ms

@@ -4,19 +4,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
-from operator import itemgetter
-from typing import NamedTuple, TypeVar
+from math import nan
+from typing import Any, TypeVar
 
 import numpy as np
 
+from nettop.flows.decode.batch import DomainKey
 from nettop.flows.decode.options import (
-    Announced,
     InterfaceNames,
-    Learned,
-    Sampling,
+    Rates,
+    agreed_rates,
     named_exporters,
     read_names,
     read_sampling,
@@ -24,7 +24,7 @@ from nettop.flows.decode.options import (
 )
 from nettop.flows.decode.records import Records, started_ms_of
 from nettop.flows.decode.templates import Template, Withdrawal
-from nettop.snapshots.arrays import Array, Index, Mask, as_list
+from nettop.snapshots.arrays import Array, Index
 
 DOMAINS_MAX = 16_384
 """Maximum observation domains. Beyond it the least recently used one is evicted."""
@@ -32,6 +32,10 @@ FIELDS_MAX = 1 << 20
 """Maximum template fields plus sampling rates of all domains. Beyond it the least recently used domains are evicted."""
 DOMAIN_FIELDS_MAX = 1 << 16
 """Maximum template fields plus sampling rates of one domain. Beyond it its oldest templates are evicted."""
+RATES_MAX = 8192
+"""Maximum sampling rates kept per domain. Beyond it the oldest are dropped."""
+NAMES_MAX = 65_536
+"""Maximum interfaces of all exporters whose names are kept. Beyond it the least recently named ones are dropped."""
 SHARED_MAX = 4096
 """Maximum templates kept for sharing between domains."""
 PORTS_MAX = 8
@@ -39,27 +43,12 @@ PORTS_MAX = 8
 SAMPLERS_MAX = 16
 """Maximum domains of an address whose sampling rates are the fallback for others, newest first."""
 
-CHANGES_MAX = 16
-"""Maximum messages of a batch that change a domain's rates separately. Later ones are merged into the last."""
-
 _EXPORTERS_MAX = 2
 """Maximum exporters kept per domain: two are enough to make it ambiguous."""
 _Named = TypeVar("_Named")
 _Member = TypeVar("_Member")
-DomainKey = tuple[bytes, int, int, int]
-"""An observation domain: sender, port, version and domain number."""
-KEY = ("exporter", "port", "protocol_version", "domain")
-"""Fields of a row that identify an observation domain."""
 ExporterKey = tuple[bytes, int, int]
 """An observation domain regardless of source port: sender, version and domain number."""
-
-
-class Declared(NamedTuple):
-    """The message that declared a template: its number since the start, and fields of its header."""
-
-    number: int
-    boot_ms: int
-    sequence: int
 
 
 @dataclass(eq=False)
@@ -67,13 +56,17 @@ class Domain:
     """State of an observation domain; `boot_ms` is negative if unknown."""
 
     templates: dict[int, Template] = field(default_factory=dict)
-    declared: dict[int, Declared] = field(default_factory=dict)
-    """The message that last declared each template, in that order. Templates restored from disk have none."""
+    declared: set[int] = field(default_factory=set)
+    """IDs of the templates declared since nettop and the exporter last started."""
+    last: tuple[float, float] = (nan, nan)
+    """`boot_ms` and sequence number of the last message."""
+    has_restarted: bool = False
+    """Whether the exporter has restarted while nettop ran."""
     of_kind: dict[bool, dict[int, None]] = field(default_factory=lambda: {False: {}, True: {}})
     """Template IDs by kind (options or not), as one datagram can withdraw thousands."""
     fields: int = 0
     """Fields of all templates, plus the number of sampling rates."""
-    sampling: Sampling = field(default_factory=Sampling)
+    rates: Rates = field(default_factory=dict)
     boot_ms: int = -1
     exporters: set[bytes] = field(default_factory=set)
     """Exporters that a relay has named in options, at most two. With two, the exporter of a flow is unknown."""
@@ -86,28 +79,6 @@ class Domain:
 
 UNKNOWN = Domain()
 """Placeholder for a domain that has declared nothing."""
-
-
-def numbered_keys(rows: Array) -> tuple[Index, Index]:
-    """Return the index of the first row of each distinct key, and the key number of each row (n,).
-
-    `rows` have the fields of KEY.
-    """
-    upper, lower = np.ascontiguousarray(rows["exporter"]).view("u8").reshape(-1, 2).T
-    rest = rows["port"].astype("u8") << 40 | rows["protocol_version"].astype("u8") << 32 | rows["domain"]
-    order = np.lexsort((lower, upper, rest))
-    is_first = np.ones(len(rows), bool)
-    is_first[1:] = False
-    for column in (lower, upper, rest):
-        is_first[1:] |= column[order[1:]] != column[order[:-1]]
-    numbers_of = np.empty(len(rows), np.intp)
-    numbers_of[order] = np.cumsum(is_first) - 1
-    return order[is_first], numbers_of
-
-
-def keys_of(rows: Array) -> list[DomainKey]:
-    """Return the key of each row."""
-    return list(zip(*(as_list(rows[name]) for name in KEY), strict=True))
 
 
 class Domains:
@@ -124,8 +95,6 @@ class Domains:
         """Domains with sampling rates, by sender."""
         self._fields = 0
         self._shared: dict[Template, Template] = {}
-        self._replaced: dict[DomainKey, list[tuple[int, Sampling]]] = {}
-        """Rates replaced by messages of this batch, with the index of each message."""
         self.names: InterfaceNames = {}
         self.changes = 0
         self.dropped: Counter[str] = Counter()
@@ -139,22 +108,20 @@ class Domains:
         """Return the state of a domain, or UNKNOWN if it has declared nothing."""
         return self._all.get(key, UNKNOWN)
 
-    def restore(self, key: DomainKey, domain: Domain) -> None:
+    def restore(self, key: DomainKey, saved: Domain) -> None:
         """Restore a domain that was saved before a restart."""
-        remembered = self.use(key)
-        remembered.sampling, remembered.boot_ms = domain.sampling, domain.boot_ms
-        remembered.exporters = domain.exporters
-        self._count_fields(remembered, len(domain.sampling))
-        self._note_sampling(key, remembered)
-        for template in domain.templates.values():
+        domain = self.use(key)
+        domain.rates, domain.boot_ms, domain.exporters = saved.rates, saved.boot_ms, saved.exporters
+        self._count_rates(key, domain, before=0)
+        for template in saved.templates.values():
             self.set(key, template)
+        domain.declared.clear()
 
-    def from_other_ports(self, key: DomainKey) -> Iterator[tuple[DomainKey, Domain]]:
-        """Yield the same domain of the same address on other ports, newest first."""
+    def of_other_ports(self, key: DomainKey) -> list[Domain]:
+        """Return the same domain of the same address on other ports, newest first."""
         sender, port, version, number = key
         others = (other for other in reversed(self._ports.get(_without_port(key), {})) if other != port)
-        for other in list(islice(others, PORTS_MAX)):
-            yield (sender, other, version, number), self._all[sender, other, version, number]
+        return [self._all[sender, other, version, number] for other in islice(others, PORTS_MAX)]
 
     def use(self, key: DomainKey) -> Domain:
         """Return the state of a domain, and mark it as most recently used."""
@@ -179,6 +146,20 @@ class Domains:
         own = self.get(key).boot_ms
         return own if own >= 0 else self.get((*key[:3], 0)).boot_ms
 
+    def distrust(self, key: DomainKey) -> None:
+        """Note that the exporter of a domain has restarted: its templates hold only while records fit."""
+        if key in self._all:
+            self._all[key].declared.clear()
+            self._all[key].has_restarted = True
+
+    def note_last(self, keys: Sequence[DomainKey], domains: Index, headers: Array) -> None:
+        """Note the last message of each domain that has declared anything. `domains` are the indices of the keys."""
+        rows = np.zeros(len(keys), np.intp)
+        rows[domains] = np.arange(len(domains))
+        for key, last in zip(keys, headers[["boot_ms", "sequence"]][rows].tolist(), strict=True):
+            if key in self._all:
+                self._all[key].last = last
+
     def _forget(self, key: DomainKey) -> None:
         self._fields -= self._all.pop(key).fields
         exporter = _without_port(key)
@@ -187,15 +168,19 @@ class Domains:
         self.dropped["domains"] += 1
         self.changes += 1
 
+    def repeats(self, key: DomainKey, change: Template | Withdrawal) -> bool:
+        """Return whether an exporter declares a template again, which then counts as declared since a restart."""
+        if isinstance(change, Withdrawal) or self.templates(key).get(change.id) != change:
+            return False
+        self._all[key].declared.add(change.id)
+        return True
+
     def changed_by(self, key: DomainKey, change: Template | Withdrawal) -> list[int]:
         """Return the IDs of the templates a change affects."""
         if isinstance(change, Template):
             return [change.id]
-        domain = self.use(key) if key in self._all else UNKNOWN
-        of_kind = domain.of_kind[change.of_options]
-        if change.is_of_all:
-            return list(of_kind)
-        return [change.id] if change.id in of_kind else []
+        of_kind = self.get(key).of_kind[change.of_options]
+        return list(of_kind) if change.is_of_all else [change.id] if change.id in of_kind else []
 
     def set(self, key: DomainKey, template: Template) -> None:
         """Remember a template. Domains share equal templates as one object."""
@@ -204,6 +189,7 @@ class Domains:
         domain = self.use(key)
         self.remove(domain, template.id)
         domain.templates[template.id] = self._shared.setdefault(template, template)
+        domain.declared.add(template.id)
         domain.of_kind[template.of_options][template.id] = None
         self._count_fields(domain, len(template.fields))
         self.changes += 1
@@ -221,89 +207,63 @@ class Domains:
     def remove(self, domain: Domain, template_id: int) -> None:
         """Forget a template if it is known."""
         removed = domain.templates.pop(template_id, None)
-        domain.declared.pop(template_id, None)
+        domain.declared.discard(template_id)
         if removed:
             del domain.of_kind[removed.of_options][template_id]
             domain.fields -= len(removed.fields)
             self._fields -= len(removed.fields)
             self.changes += 1
 
-    def begin_batch(self) -> None:
-        """Forget the rates replaced during the previous batch."""
-        self._replaced.clear()
-
-    def announced_by(
-        self, keys: Sequence[DomainKey], of: Index, messages: Index
-    ) -> tuple[list[Announced], Index]:
-        """Return the announced sampling rates, and for each record the index of those that apply.
-
-        `of` is the index in `keys` of each record's domain, `messages` the index of its message in the batch.
-        """
-        announced, counts = [self.announced(key) for key in keys], of
-        for at, key in enumerate(keys):
-            for message, replaced in sorted(self._replaced.get(key, ()), key=itemgetter(0), reverse=True):
-                counts = np.where((of == at) & (messages < message), len(announced), counts)
-                announced.append(replace(announced[at], earlier=replaced))
-        return announced, counts
-
-    def announced(self, key: DomainKey) -> Announced:
-        """Return the rates announced in a domain; if there are none, those of the exporter's other domains.
+    def announced(self, key: DomainKey) -> Rates:
+        """Return the rates announced in a domain; if there are none, those that the exporter's other domains agree on.
 
         These are domains of the same port and, if this one has no templates, the same domain on other ports.
         """
-        domain = self._all.get(key, UNKNOWN)
+        domain = self.get(key)
         sender, port, version, number = key
-        if domain.sampling or sender not in self._samplers:
-            return Announced(domain.sampling)
-        others = [
-            self._all[other].sampling
+        if domain.rates or sender not in self._samplers:
+            return domain.rates
+        return agreed_rates(
+            self._all[other].rates
             for other in islice(reversed(self._samplers[sender]), SAMPLERS_MAX)
             if other[2] == version and (other[1] == port or (other[3] == number and not domain.templates))
-        ]
-        return Announced(domain.sampling, others)
+        )
 
-    def read_options(self, key: DomainKey, records: Records, messages: Index) -> None:
-        """Learn from a domain's options records: relayed exporters, sampling rates, interface names and start time.
-
-        `messages` are the indices of their messages in the batch.
-        """
+    def read_options(self, key: DomainKey, records: Records) -> None:
+        """Learn from a domain's options records: relayed exporters, sampling rates, interface names and start time."""
         for number, exporter in named_exporters(records):
             self._name_exporter(self.use(key if number is None else (*key[:3], number)), exporter)
         for number, which in sampled_domains(records, own=key[3]):
-            # Flows before a change keep the old rate.
-            since = np.minimum(messages, np.unique(messages[which])[:CHANGES_MAX][-1])
-            for message in np.unique(since[which]).tolist():
-                self._learn_sampling((*key[:3], number), records, which & (since == message), message)
+            sampled = *key[:3], number
+            domain = self.use(sampled)
+            before = len(domain.rates)
+            self.changes += read_sampling(records, which, domain.rates)
+            self._cut("samplers", domain.rates, RATES_MAX)
+            self._count_rates(sampled, domain, before)
         domain = self.use(key)
-        self._note_learned("interface names", read_names(records, domain.exporter or key[0], self.names))
+        self.changes += read_names(records, domain.exporter or key[0], self.names)
+        self._cut("interface names", self.names, NAMES_MAX)
         started_ms, known = started_ms_of(records)
         if known.any():
             boot_ms = int(started_ms[known][-1])
             self.changes += boot_ms != domain.boot_ms
             domain.boot_ms = boot_ms
 
-    def _learn_sampling(self, key: DomainKey, records: Records, which: Mask, message: int) -> None:
-        domain = self.use(key)
-        before = domain.sampling.copy()
-        learned = read_sampling(records, which, domain.sampling)
-        self._note_learned("samplers", learned)
-        if learned.changed and (replaced := before.replaced_by(domain.sampling)):
-            self._replaced.setdefault(key, []).append((message, replaced))
-        self._count_fields(domain, len(domain.sampling) - len(before))
-        self._note_sampling(key, domain)
-
-    def _note_learned(self, what: str, learned: Learned) -> None:
-        self.changes += learned.changed
-        if learned.dropped:
-            self.dropped[what] += learned.dropped
+    def _cut(self, what: str, remembered: dict[Any, Any], most: int) -> None:
+        """Drop the oldest entries beyond `most`."""
+        for _ in range(len(remembered) - most):
+            del remembered[next(iter(remembered))]
+            self.dropped[what] += 1
 
     def _name_exporter(self, domain: Domain, exporter: bytes) -> None:
         if exporter not in domain.exporters and len(domain.exporters) < _EXPORTERS_MAX:
             domain.exporters.add(exporter)
             self.changes += 1
 
-    def _note_sampling(self, key: DomainKey, domain: Domain) -> None:
-        if domain.sampling:
+    def _count_rates(self, key: DomainKey, domain: Domain, before: int) -> None:
+        """Note the rates of the most recently used domain, of which it had so many before."""
+        self._count_fields(domain, len(domain.rates) - before)
+        if domain.rates:
             self._samplers.setdefault(key[0], {})[key] = None
 
 

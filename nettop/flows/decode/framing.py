@@ -3,52 +3,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from nettop.flows.columns import ADDRESS, Flows
-from nettop.flows.decode.datagrams import Datagrams, numbers
-from nettop.flows.decode.domains import DomainKey, keys_of, numbered_keys
+from nettop.flows.decode.batch import Batch, Reading, keys_of, numbered_keys
+from nettop.flows.decode.datagrams import exported_ms, nearest, numbers
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
-from nettop.flows.decode.times import exported_ms
-from nettop.snapshots.arrays import Array, Index, Mask
+from nettop.snapshots.arrays import Array, Index, Mask, take_rows
 
 HEADERS = {NETFLOW_9: 20, IPFIX: 16}
 """Length of a message header."""
 SET_HEADER = 4
-
-MESSAGE = np.dtype(
-    [
-        ("received", "i8"),
-        ("exporter", ADDRESS),
-        ("port", "u2"),
-        ("protocol_version", "u1"),
-        ("domain", "u4"),
-        ("sequence", "u4"),
-        ("export_ms", "i8"),
-        ("boot_ms", "i8"),
-    ]
-)
-"""Header of a message. Times are in ms; `boot_ms`, a time at which the exporter's uptime was 0, is negative if unknown.
-"""
-COUNTS = np.dtype(
-    [
-        (name, "i8")
-        for name in ("records", "options", "templates", "broken", "held", "released", "units", "unit_options")
-    ]
-)
-"""Totals per message: flow records, options records, templates, invalid parts, sets that wait for their template, and
-sets released by this message, whose records count here.
-
-`units` counts the records of both kinds in the message itself, which is what IPFIX numbers; `unit_options` the options
-records among them.
-"""
+_SAME_START_MS = 60_000
+"""Tolerance between start times in messages of one exporter run."""
+_FIRST_NUMBERS = 4096
+"""Sequence numbers below this may follow a restart, if they are not within this of the previous one."""
 
 
-@dataclass(frozen=True, eq=False)
-class Sets:
+class Sets(NamedTuple):
     """Sets in order of arrival: message index, set ID, and start and end offset of the content."""
 
     message: Index
@@ -56,122 +30,59 @@ class Sets:
     start: Index
     end: Index
 
-    def __len__(self) -> int:
-        return len(self.id)
-
-    def at(self, which: Index | Mask | slice) -> Sets:
+    def at(self, which: Index | Mask) -> Sets:
         """Return a subset."""
-        return Sets(self.message[which], self.id[which], self.start[which], self.end[which])
+        return Sets(*(values[which] for values in self))
 
 
-class Batch:
-    """Messages decoded together: buffer, headers, and observation domains.
+class Messages:
+    """Messages decoded together: the buffer with their sets, and their headers, DATAGRAM (n,).
 
     `keys` are the distinct domains, `domains` (n,) the index of each message's domain in them. `counted_at` (n,) is the
-    index of the message that counts each one's records.
+    index of the datagram that counts each one's records.
     """
 
-    def __init__(self, buffer: Array, messages: Array, counted_at: Index) -> None:
-        self.buffer = buffer
-        self.messages = messages
-        self.counted_at = counted_at
-        firsts, self.domains = numbered_keys(messages)
-        self.keys = keys_of(messages[firsts])
+    def __init__(self, buffer: Array, headers: Array, counted_at: Index) -> None:
+        self.buffer, self.headers, self.counted_at = buffer, headers, counted_at
+        firsts, self.domains = numbered_keys(headers)
+        self.keys = keys_of(headers[firsts])
 
 
-@dataclass(eq=False)
-class Decoded:
-    """Result of decoding messages: flows in parts with their number of rows, and totals.
-
-    `which` (m,) are the messages' indices among all datagrams, `messages` their headers (MESSAGE), `counts` their
-    totals (COUNTS). `of` has the message index of each flow, by part.
-    """
-
-    which: Index
-    messages: Array
-    counts: Array
-    unread: int
-    """Messages whose header is missing or invalid."""
-    parts: list[Flows] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    of: list[Index] = field(default_factory=list)
-    forgotten: Counter[DomainKey] = field(default_factory=Counter)
-    """Sets dropped before their template arrived, by domain."""
-
-    def _sum(self, name: str) -> int:
-        return int(self.counts[name].sum())
-
-    @property
-    def records(self) -> int:
-        """Number of flow records; a biflow counts once."""
-        return self._sum("records")
-
-    @property
-    def options(self) -> int:
-        """Number of options records."""
-        return self._sum("options")
-
-    @property
-    def templates(self) -> int:
-        """Number of templates and withdrawals, including repetitions of known ones."""
-        return self._sum("templates")
-
-    @property
-    def malformed(self) -> int:
-        """Number of invalid messages, sets and templates."""
-        return self.unread + self._sum("broken")
-
-    @property
-    def held(self) -> int:
-        """Number of sets that wait for their template."""
-        return self._sum("held")
-
-    @property
-    def released(self) -> int:
-        """Number of held sets whose template has arrived."""
-        return self._sum("released")
-
-    def count(self, name: str, messages: Index) -> None:
-        """Add one to a total for each of these messages."""
-        self.counts[name] += np.bincount(messages, minlength=len(self.counts))
-
-
-def read_headers(datagrams: Datagrams, which: Index, version: int) -> tuple[Decoded, Index, Index]:
-    """Read message headers; return them with the start and end offset of each message's sets."""
-    buffer, header = datagrams.buffer, HEADERS[version]
-    starts, ends = datagrams.starts[which], datagrams.ends[which]
-    is_whole = ends - starts >= header
+def read_messages(batch: Batch, which: Index, version: int) -> tuple[Messages, Sets]:
+    """Read the messages in these datagrams, and all their sets. Skip messages with an invalid header."""
+    buffer, starts, ends = batch.datagrams.buffer, batch.datagrams.starts[which], batch.datagrams.ends[which]
+    is_whole = ends - starts >= HEADERS[version]
+    is_cut = np.zeros(len(which), bool)
     if version == IPFIX:
         lengths = np.zeros(len(which), np.intp)
         lengths[is_whole] = numbers(buffer, starts[is_whole] + 2, 2).astype(np.intp)
         is_cut = lengths > ends - starts
-        is_whole &= lengths >= header
+        is_whole &= lengths >= HEADERS[version]
         ends = np.minimum(ends, starts + lengths)
-    else:
-        is_cut = np.zeros(len(which), bool)
     which, starts, ends = which[is_whole], starts[is_whole], ends[is_whole]
-    messages = np.zeros(len(which), MESSAGE)
-    messages["received"] = datagrams.received_ns[which] // 1_000_000
-    messages["exporter"] = datagrams.senders[which]
-    messages["port"] = datagrams.ports[which]
-    messages["protocol_version"] = version
-    if version == NETFLOW_9:
-        uptime, seconds, sequence, domain = (numbers(buffer, starts + at, 4) for at in (4, 8, 12, 16))
-    else:
-        seconds, sequence, domain = (numbers(buffer, starts + at, 4) for at in (4, 8, 12))
-    messages["export_ms"] = exported_ms(seconds.astype(np.int64) * 1000, messages["received"])
-    messages["boot_ms"] = messages["export_ms"] - uptime.astype(np.int64) if version == NETFLOW_9 else -1
-    messages["sequence"], messages["domain"] = sequence, domain
-    counts = np.zeros(len(which), COUNTS)
+    _read_headers(batch, which, version)
     # A truncated message is decoded as far as it goes.
-    counts["broken"] = is_cut[is_whole]
-    unread = int(np.count_nonzero(~is_whole))
-    return Decoded(which, messages, counts, unread), starts + header, ends
+    batch.set(which, broken=is_cut[is_whole])
+    messages = Messages(buffer, take_rows(batch.headers, which), which)
+    return messages, _read_sets(batch, messages, starts + HEADERS[version], ends)
 
 
-def read_sets(datagrams: Datagrams, starts: Index, ends: Index, decoded: Decoded) -> Sets:
+def _read_headers(batch: Batch, which: Index, version: int) -> None:
+    buffer, starts = batch.datagrams.buffer, batch.datagrams.starts[which]
+    first = 8 if version == NETFLOW_9 else 4
+    seconds, sequence, domain = (numbers(buffer, starts + first + at, 4) for at in (0, 4, 8))
+    received_ms = batch.datagrams.received_ns[which] // 1_000_000
+    export_ms = exported_ms(seconds.astype(np.int64) * 1000, received_ms)
+    boot_ms: Array | int = -1
+    if version == NETFLOW_9:
+        boot_ms = export_ms - numbers(buffer, starts + 4, 4).astype(np.int64)
+    batch.set(which, reading=Reading.DECODED, protocol_version=version, port=batch.datagrams.ports[which])
+    batch.set(which, domain=domain, sequence=sequence, export_ms=export_ms, boot_ms=boot_ms, is_exact=True)
+
+
+def _read_sets(batch: Batch, messages: Messages, starts: Index, ends: Index) -> Sets:
     """Return all sets of these messages, ordered by message, then by offset."""
-    buffer, datagram_ends = datagrams.buffer, datagrams.ends[decoded.which]
+    buffer, datagram_ends = messages.buffer, batch.datagrams.ends[messages.counted_at]
     parts = []
     message, at = np.arange(len(starts)), starts
     while len(message):
@@ -182,7 +93,7 @@ def read_sets(datagrams: Datagrams, starts: Index, ends: Index, decoded: Decoded
         # The stated message length may cut its last set short although all of it is there.
         is_whole = (lengths >= SET_HEADER) & (at + lengths <= datagram_ends[message])
         is_sound = is_whole & (at + lengths <= ends[message])
-        decoded.count("broken", message[~is_sound & ~is_padding])
+        batch.tally("broken", messages.counted_at[message[~is_sound & ~is_padding]])
         message, at, ids, lengths = (each[is_whole] for each in (message, at, ids, lengths))
         parts.append((message, ids, at + SET_HEADER, at + lengths))
         at = at + lengths
@@ -191,3 +102,20 @@ def read_sets(datagrams: Datagrams, starts: Index, ends: Index, decoded: Decoded
         return Sets(nothing, nothing, nothing, nothing)
     sets = Sets(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     return sets.at(np.lexsort((sets.start, sets.message)))
+
+
+def begins_anew(messages: Messages, sets: Sets, last: Sequence[tuple[float, float]]) -> Mask:
+    """Return which sets are the first in the first message after a restart of their exporter.
+
+    `last` has `boot_ms` and the sequence number of the last message of each domain in earlier batches, or NaN.
+    """
+    domains = np.concatenate([np.arange(len(last)), messages.domains])
+    headers = np.column_stack([messages.headers["boot_ms"], messages.headers["sequence"]])
+    order = np.argsort(domains, kind="stable")
+    in_order = np.concatenate([np.array(last, float).reshape(-1, 2), headers])[order]
+    later_ms, ahead = nearest(np.diff(in_order, axis=0)).T
+    is_low = (in_order[1:, 1] < _FIRST_NUMBERS) & (np.abs(ahead) > _FIRST_NUMBERS)
+    is_restart = (np.diff(domains[order]) == 0) & ((later_ms > _SAME_START_MS) | is_low)
+    restarts = order[1:][is_restart] - len(last)
+    begins: Mask = np.isin(sets.message, restarts) & (np.diff(sets.message, prepend=-1) > 0)
+    return begins

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from nettop.flows.decode.domains import DomainKey
+from nettop.flows.decode.batch import DomainKey
 from nettop.snapshots.arrays import Array
 
 DOMAIN_BYTES_MAX = 1 << 20
@@ -22,9 +22,9 @@ _OVERHEAD = 1024
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """A set and its message header."""
+    """A set and its message's header, DATAGRAM (1,)."""
 
-    message: Array
+    header: Array
     content: bytes
 
 

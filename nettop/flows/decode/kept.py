@@ -9,37 +9,23 @@ from __future__ import annotations
 
 import json
 import os
-import reprlib
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nettop.errors import SourceFailed
-from nettop.flows.columns import ADDRESS, TIME_MAX_MS
+from nettop.flows.decode.batch import DomainKey
 from nettop.flows.decode.decoder import Decoder
-from nettop.flows.decode.domains import Domain, DomainKey
-from nettop.flows.decode.options import RATE_MAX, InterfaceName, InterfaceNames, Sampling
-from nettop.flows.decode.templates import (
-    FIRST_DATA_SET,
-    IPFIX,
-    NETFLOW_9,
-    SCOPE,
-    TEMPLATE_FIELDS_MAX,
-    Template,
-    TemplateField,
-)
+from nettop.flows.decode.domains import Domain
+from nettop.flows.decode.options import InterfaceNames
+from nettop.flows.decode.templates import Template, TemplateField
+from nettop.reading import read_file
 
-FORMAT, VERSION = "nettop flow templates", 1
+FORMAT, VERSION = "nettop flow templates", 2
 FILE_BYTES_MAX = 128 << 20
 """Maximum size of a file that is read. A decoder's state takes less."""
-_ADDRESS_BYTES = np.dtype(ADDRESS).itemsize
-_NO_SCOPES = -1
-"""Number of scopes saved for an options template that has none."""
-_U16, _U32, _U64 = 0xFFFF, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
 
 
 class _InvalidFile(Exception):
@@ -51,12 +37,19 @@ def save(path: Path, decoder: Decoder) -> bool:
 
     A reader sees either the old or the new file, even after a power loss. Raise SourceFailed if it cannot be written.
     """
-    messages = decoder.messages
-    if not messages.known.changes:
+    known = decoder.messages.known
+    if not known.changes:
         return False
+    temporary = path.with_name(f"{path.name}.new")
     with report_save_errors("flow templates", path):
-        _replace(path, _content(decoder))
-    messages.known.changes = 0
+        with write_file(temporary, _content(decoder), is_synced=True):
+            temporary.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    known.changes = 0
     return True
 
 
@@ -66,23 +59,21 @@ def load(path: Path, decoder: Decoder) -> str | None:
     Return a warning if the file is unusable. It is then ignored, as exporters repeat their declarations.
     """
     try:
-        domains, names = _parsed(_read(path))
+        domains, names = _parsed(read_file(path, FILE_BYTES_MAX))
     except FileNotFoundError:
         return None
     except OSError as error:
         return f"cannot read flow templates from {path}: {(error.strerror or str(error)).lower()}"
     except _InvalidFile as error:
         return f"ignoring flow templates in {path}: {error}"
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         return f"ignoring flow templates in {path}: not a file written by nettop"
+    known = decoder.messages.known
     for key, domain in domains:
-        decoder.messages.known.restore(key, domain)
-    decoder.messages.known.names.update(names)
-    decoder.messages.known.changes = 0
+        known.restore(key, domain)
+    known.names.update(names)
+    known.changes = 0
     return None
-
-
-# --- files ----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -114,33 +105,15 @@ def write_file(path: Path, content: bytes, *, is_synced: bool) -> Iterator[None]
         raise
 
 
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.new")
-    with write_file(temporary, content, is_synced=True):
-        temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(FILE_BYTES_MAX + 1)
-    if len(content) > FILE_BYTES_MAX:
-        raise _InvalidFile(f"the file is larger than {FILE_BYTES_MAX >> 20} MiB")
-    return content
-
-
-# --- writing --------------------------------------------------------------------------------------------------
+# --- format ---------------------------------------------------------------------------------------------------
 
 
 def _content(decoder: Decoder) -> bytes:
-    lines = [_line(_of_domain(key, domain)) for key, domain in decoder.messages.known.all.items()]
-    by_exporter: dict[bytes, list[list[int | str]]] = {}
-    for (exporter, index), texts in decoder.messages.known.names.items():
-        by_exporter.setdefault(exporter, []).append([index, *texts])
+    known = decoder.messages.known
+    lines = [_line(_of_domain(key, domain)) for key, domain in known.all.items()]
+    by_exporter: dict[bytes, list[tuple[int, str]]] = {}
+    for (exporter, index), name in known.names.items():
+        by_exporter.setdefault(exporter, []).append((index, name))
     lines += [_line({"exporter": exporter.hex(), "names": names}) for exporter, names in by_exporter.items()]
     rest = b"".join(lines)
     return _line({"format": FORMAT, "version": VERSION, "crc32": zlib.crc32(rest)}) + rest
@@ -151,141 +124,54 @@ def _line(values: dict[str, Any]) -> bytes:
 
 
 def _of_domain(key: DomainKey, domain: Domain) -> dict[str, Any]:
-    sender, port, version, number = key
+    sender, *numbers = key
     return {
         "sender": sender.hex(),
-        "port": port,
-        "version": version,
-        "domain": number,
+        "numbers": numbers,
         "boot_ms": domain.boot_ms,
         "exporters": sorted(exporter.hex() for exporter in domain.exporters),
-        "rate": domain.sampling.of_all,
-        "samplers": list(domain.sampling.of_samplers.items()),
-        "interfaces": list(domain.sampling.of_interfaces.items()),
-        "parts": list(domain.sampling.of_parts.items()),
+        "rates": [[*part, rate] for part, rate in domain.rates.items()],
         "templates": [
-            [each.id, _scopes(each), [[*field.element, field.length] for field in each.fields]]
+            [each.id, each.of_options, each.scopes, [[*field.element, field.length] for field in each.fields]]
             for each in domain.templates.values()
         ],
     }
 
 
-def _scopes(template: Template) -> int:
-    """Return the saved number of scopes: 0 for a template of flows."""
-    return template.scopes or (_NO_SCOPES if template.of_options else 0)
-
-
-# --- reading --------------------------------------------------------------------------------------------------
-
-
 def _parsed(content: bytes) -> tuple[list[tuple[DomainKey, Domain]], InterfaceNames]:
-    """Parse the whole file, so that an invalid one is not used in part. Raise _InvalidFile, or an error of json."""
+    """Parse the whole file, so that an invalid one is not used in part.
+
+    Raise _InvalidFile if the header does not match. The rest is then as it was written.
+    """
     first, _, rest = content.partition(b"\n")
     header = json.loads(first)
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    if header["format"] != FORMAT:
         raise _InvalidFile("not a file written by nettop")
-    if header.get("version") != VERSION:
-        raise _InvalidFile(f"it has version {header.get('version')!r}; only version {VERSION} is supported")
-    if header.get("crc32") != zlib.crc32(rest):
+    if header["version"] != VERSION:
+        raise _InvalidFile(f"it has version {header['version']!r}; only version {VERSION} is supported")
+    if header["crc32"] != zlib.crc32(rest):
         raise _InvalidFile("the file is damaged")
     domains: list[tuple[DomainKey, Domain]] = []
     names: InterfaceNames = {}
-    for line in rest.splitlines():
-        values = json.loads(line)
-        if isinstance(values, dict) and "names" in values:
-            names.update(_names(values))
+    for line in map(json.loads, rest.splitlines()):
+        if "names" in line:
+            exporter = bytes.fromhex(line["exporter"])
+            names |= {(exporter, index): name for index, name in line["names"]}
         else:
-            domains.append(_domain(values))
+            domains.append(_domain(line))
     return domains, names
 
 
-def _domain(values: Any) -> tuple[DomainKey, Domain]:
-    version = _number(_member(values, "version"), NETFLOW_9, IPFIX)
-    key = (
-        _address(_member(values, "sender")),
-        _number(_member(values, "port"), 0, _U16),
-        version,
-        _number(_member(values, "domain"), 0, _U32),
-    )
-    sampling = Sampling(
-        _rates(_member(values, "samplers")),
-        _rates(_member(values, "interfaces")),
-        _number(_member(values, "rate"), 0, RATE_MAX),
-        _rates(values.get("parts", [])),
-    )
+def _domain(line: dict[str, Any]) -> tuple[DomainKey, Domain]:
+    port, version, number = line["numbers"]
     domain = Domain(
-        sampling=sampling,
-        boot_ms=_number(_member(values, "boot_ms"), -1, TIME_MAX_MS),
-        exporters=set(map(_address, _list(values.get("exporters", [])))),
+        rates={(part, of): rate for part, of, rate in line["rates"]},
+        boot_ms=line["boot_ms"],
+        exporters=set(map(bytes.fromhex, line["exporters"])),
     )
-    for each in _list(_member(values, "templates")):
-        template = _template(each, version)
-        domain.templates[template.id] = template
-    return key, domain
-
-
-def _template(values: Any, version: int) -> Template:
-    number, stated, fields = _list(values, 3)
-    scopes = _number(stated, _NO_SCOPES, TEMPLATE_FIELDS_MAX)
-    least = SCOPE if version == NETFLOW_9 else 0
-    template = Template(
-        _number(number, FIRST_DATA_SET, _U16),
-        tuple(
-            TemplateField(
-                (_number(enterprise, least, _U32), _number(element, 0, _U16)), _number(length, 0, _U16)
-            )
-            for enterprise, element, length in (_list(each, 3) for each in _list(fields))
-        ),
-        of_options=scopes != 0,
-        scopes=max(scopes, 0),
-    )
-    if not template.scopes <= len(template.fields) <= TEMPLATE_FIELDS_MAX or not template.least_length:
-        raise _InvalidFile(f"template {template.id} is not one that an exporter may declare")
-    return template
-
-
-def _names(values: dict[str, Any]) -> InterfaceNames:
-    exporter = _address(_member(values, "exporter"))
-    return {
-        (exporter, _number(index, 0, _U32)): InterfaceName(_text(name), _text(description))
-        for index, name, description in (_list(each, 3) for each in _list(values["names"]))
-    }
-
-
-def _rates(values: Any) -> dict[int, int]:
-    pairs = (_list(each, 2) for each in _list(values))
-    return {_number(number, 0, _U64): _number(rate, 1, RATE_MAX) for number, rate in pairs}
-
-
-def _address(value: Any) -> bytes:
-    address = bytes.fromhex(_text(value))
-    if len(address) != _ADDRESS_BYTES:
-        raise _InvalidFile(f"{reprlib.repr(value)} is not an address")
-    return address
-
-
-def _member(values: Any, name: str) -> Any:
-    if not isinstance(values, dict) or name not in values:
-        raise _InvalidFile(f"{name!r} is missing from a line")
-    return values[name]
-
-
-def _list(value: Any, length: int | None = None) -> list[Any]:
-    if not isinstance(value, list) or length not in (None, len(value)):
-        raise _InvalidFile(f"{reprlib.repr(value)} is not a list of the expected length")
-    return value
-
-
-def _number(value: Any, least: int, most: int) -> int:
-    # bool is a subclass of int.
-    if type(value) is not int or not least <= value <= most:
-        raise _InvalidFile(f"{reprlib.repr(value)} is not a number from {least} to {most}")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise _InvalidFile(f"{reprlib.repr(value)} is not a string")
-    # Reject lone surrogates: they can be read but not written back.
-    value.encode()
-    return value
+    for template_id, of_options, scopes, fields in line["templates"]:
+        of_record = tuple(
+            TemplateField((enterprise, element), length) for enterprise, element, length in fields
+        )
+        domain.templates[template_id] = Template(template_id, of_record, of_options, scopes)
+    return (bytes.fromhex(line["sender"]), port, version, number), domain

@@ -8,20 +8,16 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from nettop.flows.decode.datagrams import consecutive
-from nettop.flows.decode.elements import (
-    BASIC_LIST,
-    IANA,
-    LISTS,
-    SUBTEMPLATE_LIST,
-    VARIABLE,
-    Element,
-)
+from nettop.flows.decode.elements import BASIC_LIST, IANA, LISTS, SUBTEMPLATE_LIST, VARIABLE, Element
+from nettop.flows.decode.framing import Sets
 from nettop.flows.decode.records import ABSENT, Places
 from nettop.flows.decode.templates import ENTERPRISE_BIT, Malformed, Template, TemplateField
-from nettop.snapshots.arrays import Array, Index, as_list
+from nettop.snapshots.arrays import Array, Index, Mask, as_list
 
 DEPTH_MAX = 4
 """Maximum nesting of lists that are decoded."""
+_CHECKED_BYTES = 4
+"""Bytes checked at either end of the remainder after a set's records."""
 
 Fields = dict[Element, Places]
 _Spans = dict[Element, tuple[int, int]]
@@ -39,6 +35,21 @@ def locate_records(
     if template.is_fixed:
         return *_fixed_layout(template, starts, ends), np.zeros(0, np.intp)
     return _walk_records(buffer, template, starts, ends, templates)
+
+
+def fits(template: Template, buffer: Array, sets: Sets, padding: int = 0) -> Mask:
+    """Return which sets hold whole records, followed by only zeros or at most `padding` arbitrary bytes.
+
+    Records of variable length delimit themselves, so their sets always count as fitting.
+    """
+    fit = np.ones(len(sets.id), bool)
+    left = (sets.end - sets.start) % template.least_length
+    if template.is_fixed and left.any():
+        for at in range(_CHECKED_BYTES):
+            for places in (sets.end - left + at, sets.end - 1 - at):
+                fit &= (left <= at) | (buffer[np.where(left <= at, 0, places)] == 0)
+        fit |= left <= padding
+    return fit
 
 
 def _fixed_layout(template: Template, starts: Index, ends: Index) -> tuple[Index, Fields]:

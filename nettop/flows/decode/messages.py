@@ -16,24 +16,16 @@ from functools import lru_cache
 import numpy as np
 
 from nettop.flows.columns import ADDRESS, Flows
+from nettop.flows.decode.batch import Batch, DomainKey
 from nettop.flows.decode.connections import KEY as CONNECTION_KEY
 from nettop.flows.decode.connections import Connections
-from nettop.flows.decode.datagrams import Datagrams
-from nettop.flows.decode.domains import Declared, DomainKey, Domains
+from nettop.flows.decode.domains import Domains
 from nettop.flows.decode.elements import CONNECTION, FIREWALL_EVENT, NTOP, SYSTEM_INIT
-from nettop.flows.decode.framing import Batch, Decoded, Sets, read_headers, read_sets
+from nettop.flows.decode.framing import Messages, Sets, begins_anew, read_messages
 from nettop.flows.decode.held import Held, HeldSets
-from nettop.flows.decode.layout import Fields, locate_records
+from nettop.flows.decode.layout import Fields, fits, locate_records
 from nettop.flows.decode.options import sampling_rates
 from nettop.flows.decode.records import Records, is_zero, started_ms_of
-from nettop.flows.decode.restarts import (
-    FIRST_NUMBERS,
-    OTHER_START,
-    PADDING_MAX,
-    ahead_of,
-    fits,
-    unsteady_domains,
-)
 from nettop.flows.decode.rows import decode_flows
 from nettop.flows.decode.templates import (
     FIRST_DATA_SET,
@@ -44,40 +36,36 @@ from nettop.flows.decode.templates import (
     Withdrawal,
     parse_templates,
 )
-from nettop.snapshots.arrays import Array, Index, Mask, as_list
+from nettop.snapshots.arrays import Array, Index, Mask, as_list, take_rows
 
 _CACHED_SETS_MAX, _CACHED_SET_BYTES_MAX = 256, 1024
 """Size of the cache of parsed template sets, and the longest set cached. Some exporters repeat them in every datagram.
 """
 
 
+_PADDING_MAX = 3
+"""Maximum number of bytes that pad a set to a multiple of four. Some exporters pad with leftover bytes."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Group:
     """Data sets of one template; released ones were waiting for it."""
 
-    batch: Batch
+    messages: Messages
     template: Template
     sets: Sets
     is_released: bool = False
 
 
 class _Run:
-    """A batch during the grouping of its data sets by template.
+    """A batch of messages during the grouping of its data sets by template."""
 
-    Exporters of domains marked `is_unsteady` may have restarted.
-    """
-
-    def __init__(self, batch: Batch, sets: Sets, decoded: Decoded, is_unsteady: Mask) -> None:
-        self.batch = batch
-        self.sets = sets
-        self.decoded = decoded
-        self.is_unsteady = is_unsteady
+    def __init__(self, batch: Batch, messages: Messages, sets: Sets) -> None:
+        self.batch, self.messages, self.sets = batch, messages, sets
         self.released: list[_Group] = []
-        self.repeated: dict[tuple[int, int], int] = {}
-        """The last message that repeated each known template, by domain and ID."""
         self._groups: dict[tuple[int, int], tuple[Template, list[Index]]] = {}
         which = np.flatnonzero(sets.id >= FIRST_DATA_SET)
-        codes = batch.domains[sets.message[which]] << 16 | sets.id[which]
+        codes = messages.domains[sets.message[which]] << 16 | sets.id[which]
         order = np.argsort(codes, kind="stable")
         self._places = which[order]
         distinct, firsts = np.unique(codes[order], return_index=True)
@@ -108,7 +96,7 @@ class _Run:
     def groups(self) -> list[_Group]:
         """Return all groups, options first, because options apply to all flows of the batch."""
         of_batch = [
-            _Group(self.batch, template, self.sets.at(np.concatenate(places)))
+            _Group(self.messages, template, self.sets.at(np.concatenate(places)))
             for template, places in self._groups.values()
         ]
         return sorted(self.released + of_batch, key=lambda group: not group.template.of_options)
@@ -119,8 +107,6 @@ class MessageDecoder:
 
     def __init__(self) -> None:
         self.known = Domains()
-        self._messages = 0
-        """Messages decoded before this batch."""
         self._held = HeldSets()
         self._connections = Connections(self.known.dropped)
 
@@ -129,18 +115,13 @@ class MessageDecoder:
         """Number of sets that wait for their template, by domain."""
         return self._held.waiting
 
-    def decode(self, datagrams: Datagrams, which: Index, version: int) -> Decoded:
+    def read(self, batch: Batch, which: Index, version: int) -> None:
         """Decode the flows in these datagrams, all of one version."""
-        decoded, starts, ends = read_headers(datagrams, which, version)
-        sets = read_sets(datagrams, starts, ends, decoded)
-        batch = Batch(datagrams.buffer, decoded.messages, np.arange(len(decoded.messages)))
+        run = _Run(batch, *read_messages(batch, which, version))
         self._connections.begin_batch()
-        self.known.begin_batch()
-        known = [self.known.get(key) for key in batch.keys]
-        for group in self._group_sets(_Run(batch, sets, decoded, unsteady_domains(batch, known))):
-            self._decode_records(group, decoded)
-        self._messages += len(decoded.messages)
-        return decoded
+        for group in self._group_sets(run):
+            self._decode_records(group, batch)
+        batch.headers["is_exact"][which] &= batch.headers["broken"][which] == 0
 
     def forget_waiting(self) -> Counter[DomainKey]:
         """Drop all sets that wait for their template. Return how many, by domain."""
@@ -149,179 +130,155 @@ class MessageDecoder:
 
     def _group_sets(self, run: _Run) -> list[_Group]:
         """Group data sets by the template in force when they arrived. Hold those without one."""
-        batch, sets = run.batch, run.sets
-        for at in as_list(np.flatnonzero(sets.id < FIRST_DATA_SET)):
-            message = int(sets.message[at])
-            domain = int(batch.domains[message])
-            key = batch.keys[domain]
-            content = batch.buffer[sets.start[at] : sets.end[at]].tobytes()
-            stated = _parse_cached if len(content) <= _CACHED_SET_BYTES_MAX else _parse_template_set
-            changes, is_whole = stated(key[2], int(sets.id[at]), content)
-            counts = run.decoded.counts[message]
-            counts["templates"] += len(changes)
-            counts["broken"] += not is_whole
-            for change in changes:
-                if isinstance(change, Template) and self.known.templates(key).get(change.id) == change:
-                    run.repeated[domain, change.id] = message
-                    continue
-                for template_id in self.known.changed_by(key, change):
-                    self._assign_template(run, domain, template_id, run.taken(domain, template_id, at))
-                run.released += self._apply(key, change, message, run.decoded)
-                self._note_declaration(run, domain, change.id, message)
+        messages, sets = run.messages, run.sets
+        is_template = sets.id < FIRST_DATA_SET
+        is_anew = begins_anew(messages, sets, [self.known.get(key).last for key in messages.keys])
+        for at in as_list(np.flatnonzero(is_template | is_anew)):
+            domain = int(messages.domains[sets.message[at]])
+            if is_anew[at]:
+                self.known.distrust(messages.keys[domain])
+            if is_template[at]:
+                self._read_templates(run, domain, at)
         for domain, set_id, places in run.rest():
             self._assign_template(run, domain, set_id, places)
-        for (domain, template_id), message in run.repeated.items():
-            self._note_declaration(run, domain, template_id, message)
+        self.known.note_last(messages.keys, messages.domains, messages.headers)
         return run.groups()
 
-    def _note_declaration(self, run: _Run, domain: int, template_id: int, message: int) -> None:
-        """Record the message that declared a template, if the template is known."""
-        known = self.known.get(run.batch.keys[domain])
-        if template_id in known.templates:
-            header = run.batch.messages[message]
-            known.declared.pop(template_id, None)
-            known.declared[template_id] = Declared(
-                self._messages + message, int(header["boot_ms"]), int(header["sequence"])
-            )
+    def _read_templates(self, run: _Run, domain: int, at: int) -> None:
+        """Apply the templates and withdrawals in one set of a domain."""
+        messages, sets = run.messages, run.sets
+        key, counted_at = messages.keys[domain], int(messages.counted_at[sets.message[at]])
+        content = messages.buffer[sets.start[at] : sets.end[at]].tobytes()
+        parse = _parse_cached if len(content) <= _CACHED_SET_BYTES_MAX else _parse_template_set
+        changes, is_whole = parse(key[2], int(sets.id[at]), content)
+        run.batch.counts.templates += len(changes)
+        run.batch.headers["broken"][counted_at] += not is_whole
+        for change in changes:
+            if self.known.repeats(key, change):
+                continue
+            for template_id in self.known.changed_by(key, change):
+                self._assign_template(run, domain, template_id, run.taken(domain, template_id, at))
+                self.known.remove(self.known.get(key), template_id)
+            if isinstance(change, Template):
+                self.known.set(key, change)
+                run.released += self._released(key, change, counted_at, run.batch)
 
     def _assign_template(self, run: _Run, domain: int, set_id: int, places: Index) -> None:
         """Assign sets of one domain and ID the template now in force; hold those without one."""
         if not len(places):
             return
-        key = run.batch.keys[domain]
-        template: Template | None = self.known.templates(key).get(set_id)
-        if template is not None and not run.is_unsteady[domain]:
-            run.add(template, domain, places)
-            return
         sets = run.sets.at(places)
-        if template is None:
-            template, has_template = self._template_of_other_port(key, set_id, run.batch, sets)
-        else:
-            has_template = self._before_restart(key, template, run.batch, sets)
+        template, has_template = self._template_of(
+            run.messages.keys[domain], set_id, run.messages.buffer, sets
+        )
         if template is not None and has_template.any():
             run.add(template, domain, places[has_template])
         if not has_template.all():
-            self._hold(run.batch, sets.at(~has_template), run.decoded)
+            self._hold(run.batch, run.messages, sets.at(~has_template))
 
-    def _before_restart(self, key: DomainKey, template: Template, batch: Batch, sets: Sets) -> Mask:
-        """Return which sets arrived before their exporter restarted and reused a template ID for something else.
+    def _template_of(
+        self, key: DomainKey, set_id: int, buffer: Array, sets: Sets
+    ) -> tuple[Template | None, Mask]:
+        """Return the template of sets, and which of them have it.
 
-        If any arrived after the restart, forget the template.
+        A template from before a restart of nettop or the exporter is forgotten from the first set on that it does not
+        fit: the exporter has changed it meanwhile.
         """
+        template = self.known.templates(key).get(set_id)
+        if template is None:
+            return self._template_of_other_port(key, set_id, buffer, sets)
         domain = self.known.get(key)
-        declared = domain.declared.get(template.id)
-        # Some exporters pad with leftover bytes, so a bad fit alone proves nothing.
-        contradicts = ~fits(template, batch.buffer, sets, padding=0 if declared else PADDING_MAX)
-        if declared and contradicts.any():
-            ahead = ahead_of(batch, sets, declared)
-            # A slightly lower number belongs to a reordered datagram.
-            begins_anew = (ahead <= 0) & (batch.messages["sequence"][sets.message] < FIRST_NUMBERS)
-            contradicts &= self._is_later(sets, declared) & ((ahead == OTHER_START) | begins_anew)
-        if not contradicts.any():
-            return ~contradicts
-        self.known.remove(domain, template.id)
-        still_fit: Mask = np.cumsum(contradicts) == 0
-        return still_fit
-
-    def _is_later(self, sets: Sets, declared: Declared) -> Mask:
-        """Return which sets arrived after the declaring message."""
-        is_later: Mask = self._messages + sets.message > declared.number
-        return is_later
+        if set_id in domain.declared:
+            return template, np.ones(len(sets.id), bool)
+        # After a restart of the exporter, a few more bytes are rather a new field.
+        padding = 0 if domain.has_restarted else _PADDING_MAX
+        fit: Mask = np.logical_and.accumulate(fits(template, buffer, sets, padding))
+        if not fit.all():
+            self.known.remove(domain, set_id)
+        return template, fit
 
     def _template_of_other_port(
-        self, key: DomainKey, set_id: int, batch: Batch, sets: Sets
+        self, key: DomainKey, set_id: int, buffer: Array, sets: Sets
     ) -> tuple[Template | None, Mask]:
-        """Return the template that the same exporter declared on another port, and which sets it applies to."""
-        of_sets: Mask = np.zeros(len(sets), bool)
-        found: dict[Template, None] = {}
-        for other, domain in self.known.from_other_ports(key):
-            template = domain.templates.get(set_id)
-            if template is not None:
-                goes_on = fits(template, batch.buffer, sets)
-                if declared := domain.declared.get(set_id):
-                    goes_on &= self._is_later(sets, declared) & (ahead_of(batch, sets, declared) >= 0)
-                if goes_on.any():
-                    self.known.use(other)
-                    found[template], of_sets = None, of_sets | goes_on
+        """Return the template that the same exporter declared on another port, and which sets it fits."""
+        on_ports = (domain.templates.get(set_id) for domain in self.known.of_other_ports(key))
+        found = {template: fits(template, buffer, sets) for template in on_ports if template is not None}
+        found = {template: fit for template, fit in found.items() if fit.any()}
         # If two differ, several exporters share the address, or one exporter changed its templates.
-        if len(found) != 1:
-            return None, np.zeros(len(sets), bool)
-        return next(iter(found)), of_sets
+        return next(iter(found.items())) if len(found) == 1 else (None, np.zeros(len(sets.id), bool))
 
-    def _apply(
-        self, key: DomainKey, change: Template | Withdrawal, message: int, decoded: Decoded
-    ) -> list[_Group]:
-        """Apply a change to the domain's templates. Return the held sets that it releases."""
-        if isinstance(change, Withdrawal):
-            for template_id in self.known.changed_by(key, change):
-                self.known.remove(self.known.use(key), template_id)
-            return []
-        self.known.set(key, change)
-        waiting = self._held.take(key, change.id)
+    def _released(self, key: DomainKey, template: Template, counted_at: int, batch: Batch) -> list[_Group]:
+        """Return the held sets that a new template releases."""
+        waiting = self._held.take(key, template.id)
         if not waiting:
             return []
-        decoded.counts["released"][message] += len(waiting)
+        batch.counts.released += len(waiting)
         content = np.frombuffer(b"".join(held.content for held in waiting), np.uint8)
         ends = np.cumsum([len(held.content) for held in waiting])
         starts = np.concatenate([[0], ends[:-1]])
-        messages = np.concatenate([held.message for held in waiting])
-        batch = Batch(content, messages, np.full(len(waiting), message))
-        sets = Sets(np.arange(len(waiting)), np.full(len(waiting), change.id), starts, ends)
-        return [_Group(batch, change, sets, is_released=True)]
+        headers = np.concatenate([held.header for held in waiting])
+        messages = Messages(content, headers, np.full(len(waiting), counted_at))
+        sets = Sets(np.arange(len(waiting)), np.full(len(waiting), template.id), starts, ends)
+        return [_Group(messages, template, sets, is_released=True)]
 
-    # --- sets without a template --------------------------------------------------------------------------------
-
-    def _hold(self, batch: Batch, sets: Sets, decoded: Decoded) -> None:
-        for message, set_id, start, end in zip(
-            *map(as_list, (sets.message, sets.id, sets.start, sets.end)), strict=True
-        ):
-            held = Held(batch.messages[message : message + 1].copy(), batch.buffer[start:end].tobytes())
-            decoded.forgotten.update(self._held.add(batch.keys[batch.domains[message]], set_id, held))
-        decoded.count("held", sets.message)
+    def _hold(self, batch: Batch, messages: Messages, sets: Sets) -> None:
+        for message, set_id, start, end in zip(*map(as_list, sets), strict=True):
+            held = Held(messages.headers[message : message + 1].copy(), messages.buffer[start:end].tobytes())
+            batch.forgotten.update(self._held.add(messages.keys[messages.domains[message]], set_id, held))
+        batch.counts.held += len(sets.id)
+        # Records that cannot be counted yet, or ever, have sequence numbers as well.
+        batch.set(messages.counted_at[sets.message], is_exact=False)
 
     # --- data ---------------------------------------------------------------------------------------------------
 
-    def _decode_records(self, group: _Group, decoded: Decoded) -> None:
-        batch, template, sets = group.batch, group.template, group.sets
-        distinct, of_sets = np.unique(batch.domains[sets.message], return_inverse=True)
-        keys = [batch.keys[domain] for domain in as_list(distinct)]
-        domains = [self.known.get(key) for key in keys]
-        templates = domains[0].templates if template.has_lists else {}
-        which, fields, broken = locate_records(batch.buffer, template, sets.start, sets.end, templates)
-        of, messages = of_sets[which], sets.message[which]
-        counted_at = batch.counted_at[messages]
-        decoded.count("broken", batch.counted_at[sets.message[broken]])
+    def _decode_records(self, group: _Group, batch: Batch) -> None:
+        messages, template, sets = group.messages, group.template, group.sets
+        distinct, of_sets = np.unique(messages.domains[sets.message], return_inverse=True)
+        keys = [messages.keys[domain] for domain in as_list(distinct)]
+        templates = self.known.get(keys[0]).templates if template.has_lists else {}
+        which, fields, broken = locate_records(messages.buffer, template, sets.start, sets.end, templates)
+        of, message = of_sets[which], sets.message[which]
+        counted_at = messages.counted_at[message]
+        batch.tally("broken", messages.counted_at[sets.message[broken]])
         if not group.is_released:
-            decoded.count("units", counted_at)
+            batch.tally("units", counted_at)
             if template.of_options:
-                decoded.count("unit_options", counted_at)
+                batch.tally("unit_options", counted_at)
         boot_ms = np.array([self.known.started_ms(key) for key in keys], np.int64)
-        records = _records(batch, messages, fields, boot_ms[of])
+        headers = take_rows(messages.headers, message)
+        records = _records(messages.buffer, headers, fields, boot_ms[of])
         if template.of_options:
-            decoded.count("options", counted_at)
-            self.known.read_options(keys[0], records, counted_at)
-            return
-        decoded.count("records", counted_at)
-        announced, of_rates = self.known.announced_by(keys, of, counted_at)
-        exporters = _exporters(batch.messages["exporter"][messages], [each.exporter for each in domains], of)
+            batch.tally("options", counted_at)
+            self.known.read_options(keys[0], records)
+        else:
+            batch.counts.records += len(counted_at)
+            for at, flows in self._flows(records, headers, keys, of, template.id):
+                batch.add(flows, counted_at[at])
+
+    def _flows(
+        self, records: Records, headers: Array, keys: list[DomainKey], of: Index, template_id: int
+    ) -> Iterator[tuple[Index, Flows]]:
+        """Yield the flows in data records, and each one's record. `of` is the index of each record's domain."""
+        announced = [self.known.announced(key) for key in keys]
+        exporters = _exporters(headers["exporter"], [self.known.get(key).exporter for key in keys], of)
 
         def count_once(forward: Flows, backward: Flows) -> None:
-            if FIREWALL_EVENT in fields:
-                keys = _connection_keys(batch.messages[messages], records, forward)
-                self._connections.count_once(keys, records.number(FIREWALL_EVENT)[0], forward, backward)
+            if FIREWALL_EVENT in records.fields:
+                connections = _connection_keys(headers, records, forward)
+                events, _ = records.number(FIREWALL_EVENT)
+                self._connections.count_once(connections, events, forward, backward)
 
         for at, flows in decode_flows(records, count_once):
             named = flows.get("exporter")
-            flows |= {name: batch.messages[name][messages[at]] for name in _MESSAGE_COLUMNS}
+            flows |= {name: headers[name][at] for name in _HEADER_COLUMNS}
+            flows["received"] = headers["received_ns"][at] // 1_000_000
             flows["exporter"] = exporters[at]
             if named is not None:
                 flows["exporter"] = np.where(is_zero(named), exporters[at], named)
             flows["sampling_rate"] = sampling_rates(
-                records, at, flows, announced, of_rates, template_id=template.id
+                records, at, flows, announced, of, template_id=template_id
             )
-            decoded.parts.append(flows)
-            decoded.rows.append(len(at))
-            decoded.of.append(counted_at[at])
+            yield at, flows
 
 
 def _exporters(senders: Array, relayed: list[bytes], of: Index) -> Array:
@@ -333,7 +290,7 @@ def _exporters(senders: Array, relayed: list[bytes], of: Index) -> Array:
     return np.where(is_relayed, named, senders)
 
 
-_MESSAGE_COLUMNS = ("received", "domain", "protocol_version", "sequence")
+_HEADER_COLUMNS = ("domain", "protocol_version", "sequence")
 """Columns copied from the message header."""
 
 
@@ -354,24 +311,23 @@ def _parse_template_set(
 _parse_cached = lru_cache(_CACHED_SETS_MAX)(_parse_template_set)
 
 
-def _records(batch: Batch, messages: Index, fields: Fields, of_domain_ms: Array) -> Records:
-    """Return the records of these messages, with the best known start time of each exporter."""
-    of_message_ms = batch.messages["boot_ms"][messages]
-    boot_ms = np.where(of_message_ms < 0, of_domain_ms, of_message_ms)
+def _records(buffer: Array, headers: Array, fields: Fields, of_domain_ms: Array) -> Records:
+    """Return the records, given each one's message header, with the best known start time of each exporter."""
+    boot_ms = np.where(headers["boot_ms"] < 0, of_domain_ms, headers["boot_ms"])
     is_of_ntop = any(enterprise == NTOP for enterprise, _ in fields)
-    has_both = is_of_ntop or bool((batch.messages["protocol_version"] == NETFLOW_9).all())
-    records = Records(batch.buffer, batch.messages["export_ms"][messages], boot_ms, fields, has_both)
+    has_both = is_of_ntop or bool((headers["protocol_version"] == NETFLOW_9).all())
+    records = Records(buffer, headers["export_ms"], boot_ms, fields, has_both)
     if SYSTEM_INIT in fields:
         started_ms, known = started_ms_of(records)
         boot_ms[known] = started_ms[known]
     return records
 
 
-def _connection_keys(messages: Array, records: Records, flows: Flows) -> Array:
+def _connection_keys(headers: Array, records: Records, flows: Flows) -> Array:
     """Return the connection key of each record."""
     keys = np.zeros(len(records), CONNECTION_KEY)
     for name in ("exporter", "domain"):
-        keys[name] = messages[name]
+        keys[name] = headers[name]
     for name in ("src", "dst", "src_port", "dst_port", "protocol"):
         if name in flows:
             keys[name] = flows[name]

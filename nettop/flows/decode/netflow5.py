@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from nettop.flows.columns import Flows
-from nettop.flows.decode.datagrams import Datagrams, consecutive, ipv4, numbers
-from nettop.flows.decode.icmp import icmp_in_port
-from nettop.flows.decode.packets import IPV4
-from nettop.flows.decode.times import exported_ms, uptime_at_ms
-from nettop.snapshots.arrays import Array, Index, Mask
+from nettop.flows.decode.batch import Batch, Reading
+from nettop.flows.decode.datagrams import consecutive, exported_ms, ipv4, numbers, uptime_at_ms
+from nettop.flows.decode.packets import IPV4, icmp_in_port
+from nettop.snapshots.arrays import Array, Index
 
 VERSION = 5
 HEADER, RECORD = 24, 48
@@ -28,70 +25,46 @@ _PLACES = {
 _ADDRESSES = {"src": 0, "dst": 4, "next_hop": 8}
 
 
-class Headers(NamedTuple):
-    """Header fields (n,), 0 for a truncated header: u8, except for the mask."""
-
-    are_whole: Mask
-    counts: Array
-    """Stated number of records."""
-    sequences: Array
-    """Number of flows sent before this datagram."""
-    engines: Array
-    """Engine type and slot, which distinguish parts of one exporter."""
-
-
-def netflow5_headers(datagrams: Datagrams, which: Index) -> Headers:
-    """Return the headers of these datagrams."""
-    are_whole = datagrams.lengths[which] >= HEADER
-    starts = datagrams.starts[which[are_whole]]
-    fields = np.zeros((3, len(which)), np.uint64)
-    for field, (place, width) in zip(fields, ((2, 2), (16, 4), (20, 2)), strict=True):
-        field[are_whole] = numbers(datagrams.buffer, starts + place, width)
-    return Headers(are_whole, *fields)
-
-
-def decode_netflow5(datagrams: Datagrams, which: Index) -> tuple[Flows, Index, Mask]:
-    """Decode flows; return them, the index of each one's datagram in `which`, and which datagrams are malformed.
-
-    A datagram with fewer records than stated is malformed; those present count.
-    """
+def read_netflow5(batch: Batch, which: Index) -> None:
+    """Decode the flows in these datagrams. One with fewer records than stated is broken; those present count."""
+    datagrams = batch.datagrams
+    which = which[datagrams.lengths[which] >= HEADER]
     buffer, starts = datagrams.buffer, datagrams.starts[which]
-    lengths = datagrams.lengths[which]
-    headers = netflow5_headers(datagrams, which)
-    stated = headers.counts.astype(np.intp)
-    present = np.maximum(lengths - HEADER, 0) // RECORD
+    stated, sequences, engines = (
+        numbers(buffer, starts + place, width).astype(np.int64) for place, width in ((2, 2), (16, 4), (20, 2))
+    )
+    present = (datagrams.lengths[which] - HEADER) // RECORD
     counts = np.minimum(stated, present)
-    is_malformed = ~headers.are_whole | (stated > present) | (stated > RECORDS_MAX)
     of, at = consecutive(starts + HEADER, counts, RECORD)
-    header = starts[of]
+    batch.set(which, reading=Reading.DECODED, is_exact=True, protocol_version=VERSION)
+    batch.set(which, port=datagrams.ports[which], domain=engines, sequence=sequences)
+    batch.set(which, broken=(stated > present) | (stated > RECORDS_MAX))
+    # A count beyond the protocol's maximum does not tell how many flows there were.
+    batch.set(which, units=np.where(stated <= RECORDS_MAX, stated, counts))
     flows: Flows = {name: numbers(buffer, at + place, width) for name, (place, width) in _PLACES.items()}
     flows |= {name: ipv4(buffer, at + place) for name, place in _ADDRESSES.items()}
     received_ms = datagrams.received_ns[which] // 1_000_000
-    export_ms, zero_ms = _clocks(buffer, starts, headers.are_whole, received_ms)
-    flows["start"], flows["end"] = _times(buffer, at, export_ms[of], zero_ms[of])
+    flows["start"], flows["end"] = _times(buffer, starts, received_ms, of, at)
     flows["received"] = received_ms[of]
-    flows["sequence"], flows["domain"] = headers.sequences[of], headers.engines[of]
-    flows["sampling_rate"] = numbers(buffer, header + 22, 2) & np.uint64(_SAMPLING)
+    flows["sequence"], flows["domain"] = sequences[of], engines[of]
+    flows["sampling_rate"] = numbers(buffer, starts[of] + 22, 2) & np.uint64(_SAMPLING)
     flows["etype"] = np.full(len(of), IPV4, np.uint16)
     flows["protocol_version"] = np.full(len(of), VERSION, np.uint8)
     flows["exporter"] = datagrams.senders[which][of]
     flows["icmp_type"], flows["icmp_code"] = icmp_in_port(flows["protocol"], flows["dst_port"])
-    return flows, of, is_malformed
+    batch.add(flows, which[of])
+    batch.counts.records += len(of)
 
 
-def _clocks(buffer: Array, starts: Index, are_whole: Mask, received_ms: Array) -> tuple[Array, Array]:
-    """Return export times, and a time at which the uptime was 0; arbitrary values for truncated headers."""
-    at = starts[are_whole]
-    uptime, seconds, nanoseconds = (numbers(buffer, at + place, 4).astype(np.int64) for place in (4, 8, 12))
-    export_ms, zero_ms = received_ms.copy(), received_ms.copy()
-    export_ms[are_whole] = exported_ms(seconds * 1000 + nanoseconds // 1_000_000, received_ms[are_whole])
-    zero_ms[are_whole] = export_ms[are_whole] - uptime
-    return export_ms, zero_ms
-
-
-def _times(buffer: Array, records: Index, export_ms: Array, zero_ms: Array) -> tuple[Array, Array]:
-    """Return start and end times of flows, 0 if both fields are empty."""
+def _times(
+    buffer: Array, headers: Index, received_ms: Array, of: Index, records: Index
+) -> tuple[Array, Array]:
+    """Return start and end times of flows, 0 if both fields are empty. `of` is the index of each one's header."""
+    uptime, seconds, nanoseconds = (
+        numbers(buffer, headers + place, 4).astype(np.int64) for place in (4, 8, 12)
+    )
+    export_ms = exported_ms(seconds * 1000 + nanoseconds // 1_000_000, received_ms)
     first, last = (numbers(buffer, records + place, 4).astype(np.int64) for place in (24, 28))
+    start, end = (uptime_at_ms(each, (export_ms - uptime)[of], export_ms[of]) for each in (first, last))
     is_said = (first | last) > 0
-    start, end = (uptime_at_ms(each, zero_ms, export_ms) for each in (first, last))
     return np.where(is_said, start, 0), np.where(is_said, end, 0)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nettop.flows.decode import netflow5, sflow
-from nettop.flows.decode.domains import DomainKey
+from nettop.flows.decode.batch import DomainKey
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
 from nettop.snapshots.arrays import Array, Index, Mask, as_list
 

@@ -3,12 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from itertools import chain
-from operator import attrgetter
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from enum import IntEnum
 
 import numpy as np
 
@@ -18,12 +14,8 @@ from nettop.flows.decode.records import Records, is_zero
 from nettop.flows.decode.templates import SCOPE
 from nettop.snapshots.arrays import Array, Index, Mask, as_list
 
-SAMPLERS_MAX = 4096
-"""Maximum samplers, or interfaces, per domain whose rate is kept."""
 RATE_MAX = 0xFFFFFFFF
 """Maximum rate that fits the flow column; higher ones are ignored."""
-NAMES_MAX = 65_536
-"""Maximum interfaces of all exporters whose names are kept."""
 NAME_BYTES_MAX = 128
 """Maximum length of a name; longer ones are cut. Routers limit configurable ones to 64 bytes (ifAlias, RFC 2863)."""
 _INTERVALS: tuple[Element, ...] = ((IANA, 34), (IANA, 50))
@@ -37,20 +29,37 @@ _SIZE, _POPULATION = (IANA, 309), (IANA, 310)
 _PROBABILITY = (IANA, 311)
 """samplingProbability: the probability of sampling a packet, as a floating-point number."""
 _RATE_ELEMENTS = (*_INTERVALS, _PACKET_INTERVAL, _TIME_INTERVAL, _SIZE, _PROBABILITY)
-_SAMPLERS: tuple[Element, ...] = ((IANA, 48), (IANA, 302))
-"""samplerId and selectorId; 0 means none."""
-_INTERFACES: tuple[Element, ...] = ((SCOPE, 2), (IANA, 10), (IANA, 14))
-"""The interface a record applies to: a NetFlow v9 scope, ingressInterface or egressInterface; 0 means none."""
-_LINE_CARD, _CACHE, _TEMPLATE = 3, 4, 5
-_PARTS: tuple[tuple[Element, int], ...] = (
-    ((SCOPE, _LINE_CARD), _LINE_CARD), ((IANA, 141), _LINE_CARD), ((SCOPE, _CACHE), _CACHE),
-    ((SCOPE, _TEMPLATE), _TEMPLATE), ((IANA, 145), _TEMPLATE),
-)  # fmt: skip
-"""The part of an exporter a record applies to, with its kind: NetFlow v9 scopes, lineCardId and templateId."""
+
+
+class Part(IntEnum):
+    """Kinds of parts of an exporter that a sampling rate may apply to."""
+
+    ALL = 0
+    """Everything without a rate of its own; its number is 0."""
+    SAMPLER = 1
+    INTERFACE = 2
+    LINE_CARD = 3
+    CACHE = 4
+    TEMPLATE = 5
+
+
+_PARTS: dict[Part, tuple[Element, ...]] = {
+    Part.SAMPLER: ((IANA, 48), (IANA, 302)),
+    Part.INTERFACE: ((SCOPE, 2), (IANA, 10), (IANA, 14)),
+    Part.LINE_CARD: ((SCOPE, 3), (IANA, 141)),
+    Part.CACHE: ((SCOPE, 4),),
+    Part.TEMPLATE: ((SCOPE, 5), (IANA, 145)),
+}
+"""Elements that name the part a record applies to: NetFlow v9 scopes, samplerId and selectorId, ingressInterface and
+egressInterface, lineCardId, templateId. Sampler and interface 0 mean none.
+"""
+_OF_ALL = (Part.ALL, 0)
+Rates = dict[tuple[int, int], int]
+"""Sampling rates of a domain, by kind and number of the part. Rate 0 means that it is contradictory."""
 EGRESS = 1
 """Direction of flows observed on egress."""
-_NAME, _DESCRIPTION = (IANA, 82), (IANA, 83)
-"""interfaceName and interfaceDescription."""
+_NAME = (IANA, 82)
+"""interfaceName."""
 _INDEX_MAX = 0xFFFFFFFF
 _DOMAIN_MAX = 0xFFFFFFFF
 _PROCESS_COUNTERS: tuple[Element, ...] = tuple(
@@ -61,98 +70,31 @@ they describe.
 """
 
 
-@dataclass(eq=False)
-class Sampling:
-    """Sampling rates of a domain and its numbered parts; `of_all` applies to everything else, 0 if unknown."""
-
-    of_samplers: dict[int, int] = field(default_factory=dict)
-    of_interfaces: dict[int, int] = field(default_factory=dict)
-    of_all: int = 0
-    of_parts: dict[int, int] = field(default_factory=dict)
-    """Rates of line cards, caches and templates, keyed by `_part`."""
-
-    def __len__(self) -> int:
-        """Return the number of entries with a rate."""
-        return len(self.of_samplers) + len(self.of_interfaces) + len(self.of_parts)
-
-    def __bool__(self) -> bool:
-        """Return whether any rate is known."""
-        return bool(len(self) or self.of_all)
-
-    def copy(self) -> Sampling:
-        """Return a copy."""
-        return Sampling(dict(self.of_samplers), dict(self.of_interfaces), self.of_all, dict(self.of_parts))
-
-    def replaced_by(self, later: Sampling) -> Sampling:
-        """Return the rates that differ in `later`."""
-        samplers, interfaces, parts = (
-            dict(table(self).items() - table(later).items())
-            for table in (_of_samplers, _of_interfaces, _of_parts)
-        )
-        return Sampling(samplers, interfaces, self.of_all if self.of_all != later.of_all else 0, parts)
-
-    @property
-    def of_rest(self) -> int:
-        """Rate of flows that name no part: the general one, else the one shared by all parts."""
-        distinct = set(self.of_parts.values())
-        return self.of_all or (distinct.pop() if len(distinct) == 1 else 0)
+def rate_of_rest(rates: Rates) -> int:
+    """Return the rate of flows that name no part: the general one, else the one shared by all line cards, caches and
+    templates; 0 if unknown.
+    """
+    distinct = {rate for (part, _), rate in rates.items() if part > Part.INTERFACE}
+    return rates.get(_OF_ALL, distinct.pop() if len(distinct) == 1 else 0)
 
 
-_Table = Callable[[Sampling], dict[int, int]]
-_of_samplers: _Table = attrgetter("of_samplers")
-_of_interfaces: _Table = attrgetter("of_interfaces")
-_of_parts: _Table = attrgetter("of_parts")
+def agreed_rates(of_domains: Iterable[Rates]) -> Rates:
+    """Return the rates that hold in a domain without any, given those of others: 0 for parts whose rates differ."""
+    distinct: dict[tuple[int, int], set[int]] = {}
+    for rates in of_domains:
+        for part, rate in {**rates, _OF_ALL: rate_of_rest(rates)}.items():
+            distinct.setdefault(part, set()).add(rate)
+    agreed = {part: each - {0} for part, each in distinct.items()}
+    return {part: each.pop() if len(each) == 1 else 0 for part, each in agreed.items()}
 
 
-@dataclass(frozen=True, eq=False)
-class Announced:
-    """Rates announced in a domain and in others of the same exporter; `earlier` rates take precedence."""
-
-    domain: Sampling
-    others: Sequence[Sampling] = ()
-    earlier: Sampling = field(default_factory=Sampling)
-
-    def __bool__(self) -> bool:
-        """Return whether any rate is known."""
-        return any(self.all)
-
-    @property
-    def all(self) -> Iterator[Sampling]:
-        """The domain's own rates, then those of the others."""
-        return chain((self.earlier, self.domain), self.others)
-
-    def rate(self, table: _Table, number: int) -> int:
-        """Return the rate of a number in these tables, 0 if unknown."""
-        return self.first(lambda sampling: table(sampling).get(number, 0))
-
-    def first(self, rate: Callable[[Sampling], int]) -> int:
-        """Return the domain's own rate, else the one all others agree on; 0 if unknown."""
-        if own := rate(self.earlier) or rate(self.domain):
-            return own
-        distinct = {rate(each) for each in self.others} - {0}
-        return distinct.pop() if len(distinct) == 1 else 0
-
-
-class InterfaceName(NamedTuple):
-    """Interface name and description as sent by the exporter, unsanitized; empty if not sent."""
-
-    name: str
-    description: str
-
-
-InterfaceNames = dict[tuple[bytes, int], InterfaceName]
-"""Names by exporter address and interface index; an index is the same in all domains of a device (RFC 2863)."""
-
-
-class Learned(NamedTuple):
-    """Whether options changed the remembered state, and how many entries were evicted."""
-
-    changed: bool
-    dropped: int
+InterfaceNames = dict[tuple[bytes, int], str]
+"""Names as sent, by exporter address and interface index; an index is the same in all domains of a device (RFC 2863).
+"""
 
 
 def sampling_rates(
-    records: Records, at: Index, flows: Flows, announced: Sequence[Announced], of: Index, *, template_id: int
+    records: Records, at: Index, flows: Flows, announced: Sequence[Rates], of: Index, *, template_id: int
 ) -> Array:
     """Return the sampling rate of each flow, 0 if unknown: its own, else that of the sampler or interface it names,
     else that of its template, else the general rate. Where rates belong to samplers, a flow that names none was not
@@ -160,28 +102,20 @@ def sampling_rates(
 
     `at` are the records of the flows; `of` is the index in `announced` of each record's domain.
     """
-    rates = _rates(records)[0][at]
-    if not any(announced):
-        return rates.astype(np.uint32)
-    of = of[at]
+    rates, of = _rates(records)[0][at], of[at]
+    parts = {part for each in announced for part, _ in each}
     names_none = np.zeros(len(at), bool)
-    has_samplers, has_interfaces, has_parts = (
-        np.array([any(table(sampling) for sampling in each.all) for each in announced])[of]
-        for table in (_of_samplers, _of_interfaces, _of_parts)
-    )
-    for element in _SAMPLERS:
-        samplers, known = records.number(element)
-        names_none |= has_samplers & known[at] & (samplers[at] == 0)
-        _fill(rates, has_samplers, samplers[at], of, [partial(each.rate, _of_samplers) for each in announced])
-    if has_interfaces.any():
-        interfaces = observed_at(flows, len(at))
-        _fill(
-            rates, has_interfaces, interfaces, of, [partial(each.rate, _of_interfaces) for each in announced]
-        )
-    if has_parts.any():
-        parts = np.full(len(at), _part(_TEMPLATE, np.uint64(template_id)))
-        _fill(rates, has_parts, parts, of, [partial(each.rate, _of_parts) for each in announced])
-    of_rest = np.array([each.first(attrgetter("of_rest")) for each in announced], np.uint64)
+    if Part.SAMPLER in parts:
+        has_samplers = np.array([any(part == Part.SAMPLER for part, _ in each) for each in announced])[of]
+        for element in _PARTS[Part.SAMPLER]:
+            samplers, known = records.number(element)
+            names_none |= has_samplers & known[at] & (samplers[at] == 0)
+            _fill(rates, Part.SAMPLER, samplers[at], of, announced)
+    if Part.INTERFACE in parts:
+        _fill(rates, Part.INTERFACE, observed_at(flows, len(at)), of, announced)
+    if Part.TEMPLATE in parts:
+        _fill(rates, Part.TEMPLATE, np.full(len(at), template_id), of, announced)
+    of_rest = np.array([rate_of_rest(each) for each in announced], np.uint64)
     rates = np.where(rates > 0, rates, of_rest[of])
     return np.where((rates == 0) & names_none, 1, rates).astype(np.uint32)
 
@@ -221,94 +155,71 @@ def sampled_domains(records: Records, own: int) -> Iterator[tuple[int, Mask]]:
         yield number, named == number
 
 
-def read_sampling(records: Records, which: Mask, sampling: Sampling) -> Learned:
-    """Remember the rates in some options records. A rate of 0 revokes an earlier one."""
+def read_sampling(records: Records, which: Mask, remembered: Rates) -> bool:
+    """Remember the rates in some options records. A rate of 0 revokes an earlier one. Return whether any
+    changed.
+    """
     rates, is_said = _rates(records)
     is_said &= which
     is_general = is_said.copy()
-    changed, dropped = False, 0
-    for elements, remembered in ((_SAMPLERS, sampling.of_samplers), (_INTERFACES, sampling.of_interfaces)):
-        left = is_said.copy()
+    changed = False
+    for part, elements in _PARTS.items():
+        # A record of a sampler or interface says nothing about the line card, cache or template it names besides.
+        left, least = (is_said.copy(), 1) if part <= Part.INTERFACE else (is_general, 0)
         for element in elements:
-            numbers, _ = records.number(element)
-            names_one = left & (numbers > 0)
-            changed |= _remember(remembered, numbers[names_one], rates[names_one])
-            dropped += _cut(remembered, SAMPLERS_MAX)
+            numbers, has = records.number(element)
+            names_one = left & has & (numbers >= least)
+            named = zip(numbers[names_one].tolist(), rates[names_one].tolist(), strict=True)
+            changed |= _remember(remembered, [((part, number), rate) for number, rate in named])
             left, is_general = left & ~names_one, is_general & ~names_one
-    for element, kind in _PARTS:
-        numbers, names_one = records.number(element)
-        names_one &= is_general
-        changed |= _remember(sampling.of_parts, _part(kind, numbers[names_one]), rates[names_one])
-        dropped += _cut(sampling.of_parts, SAMPLERS_MAX)
-        is_general &= ~names_one
     if is_general.any():
         # Zeros may be padding.
         of_all = next(filter(None, reversed(rates[is_general].tolist())), 0)
-        changed |= of_all != sampling.of_all
-        sampling.of_all = of_all
-    return Learned(changed, dropped)
-
-
-def _part(kind: int, numbers: Any) -> Any:
-    """Return the keys of parts of a kind: the kind in the bits above the 32-bit number."""
-    return numbers & np.uint64(_INDEX_MAX) | np.uint64(kind << 32)
-
-
-def _remember(remembered: dict[int, int], numbers: Array, rates: Array) -> bool:
-    """Remember the rates of numbers; forget those whose rate is 0. Return whether anything changed."""
-    changed = False
-    for number, rate in zip(numbers.tolist(), rates.tolist(), strict=True):
-        changed |= remembered.get(number, 0) != rate
-        if rate:
-            remembered[number] = rate
-        else:
-            remembered.pop(number, None)
+        changed |= _remember(remembered, [(_OF_ALL, of_all)])
     return changed
 
 
-def read_names(records: Records, exporter: bytes, names: InterfaceNames) -> Learned:
-    """Remember interface names from options records, for the exporter a record names, else this one. Evict the least
-    recently named interfaces first.
+def _remember(remembered: Rates, rates: Iterable[tuple[tuple[int, int], int]]) -> bool:
+    """Remember the rates of parts; forget those whose rate is 0. Return whether anything changed."""
+    changed = False
+    for part, rate in rates:
+        changed |= remembered.get(part, 0) != rate
+        if rate:
+            remembered[part] = rate
+        else:
+            remembered.pop(part, None)
+    return changed
+
+
+def read_names(records: Records, exporter: bytes, names: InterfaceNames) -> bool:
+    """Remember interface names from options records, for the exporter a record names, else this one; those named last
+    come last. Return whether any changed.
     """
-    if _NAME not in records.fields and _DESCRIPTION not in records.fields:
-        return Learned(changed=False, dropped=0)
+    if _NAME not in records.fields:
+        return False
     changed = False
     given_by, _ = records.column("exporter")
     given_by[is_zero(given_by)] = np.void(exporter)
     left = np.ones(len(records), bool)
-    for element in _INTERFACES:
+    for element in _PARTS[Part.INTERFACE]:
         indices, has = records.number(element)
         at = np.flatnonzero(left & has & (indices <= _INDEX_MAX))
         left &= ~has
         keys = zip(given_by[at].tolist(), indices[at].tolist(), strict=True)
-        given = zip(keys, _texts(records, _NAME, at), _texts(records, _DESCRIPTION, at), strict=True)
-        for key, name, description in given:
-            before = names.pop(key, InterfaceName("", ""))
-            now = InterfaceName(name or before.name, description or before.description)
-            if any(now):
-                names[key] = now
-            changed |= now != before
-    return Learned(changed, _cut(names, NAMES_MAX))
+        for key, name in zip(keys, _names(records, at), strict=True):
+            if name:
+                changed |= names.pop(key, "") != name
+                names[key] = name
+    return changed
 
 
-def _texts(records: Records, element: Element, at: Index) -> list[str]:
-    """Return an element as text, up to the first zero byte; empty for records without it."""
-    places = records.fields.get(element)
-    if places is None:
-        return [""] * len(at)
-    spans = zip(
-        as_list(places.starts[at]), as_list(np.clip(places.lengths[at], 0, NAME_BYTES_MAX)), strict=True
-    )
-    contents = (records.buffer[start : start + length].tobytes() for start, length in spans)
-    return [content.partition(b"\0")[0].decode("utf-8", "replace") for content in contents]
-
-
-def _cut(remembered: dict[Any, Any], most: int) -> int:
-    """Drop the oldest entries beyond `most`; return how many."""
-    surplus = max(0, len(remembered) - most)
-    for _ in range(surplus):
-        del remembered[next(iter(remembered))]
-    return surplus
+def _names(records: Records, at: Index) -> Iterator[str]:
+    """Yield the interface names in records, up to the first zero byte; empty for records without one."""
+    places = records.fields[_NAME]
+    lengths = np.clip(places.lengths[at], 0, NAME_BYTES_MAX)
+    for start, length in zip(as_list(places.starts[at]), as_list(lengths), strict=True):
+        content = records.buffer[start : start + length].tobytes()
+        yield content.partition(b"\0")[0].decode("utf-8", "replace")
 
 
 def _rates(records: Records) -> tuple[Array, Mask]:
@@ -355,18 +266,17 @@ def _probability_rates(records: Records) -> tuple[Array, Mask]:
     return np.rint(1 / np.where(has, probability, 1)).astype(np.uint64), has
 
 
-def _fill(
-    rates: Array, has_table: Mask, numbers: Array, of: Index, rate_of: Sequence[Callable[[int], int]]
-) -> None:
-    """Fill in rates that are 0, where the domain has a table, by looking up each row's number."""
-    rows = np.flatnonzero((rates == 0) & has_table & (numbers > 0))
+def _fill(rates: Array, part: Part, numbers: Array, of: Index, announced: Sequence[Rates]) -> None:
+    """Fill in rates that are 0 by looking up each row's number among the parts of its domain."""
+    rows = np.flatnonzero((rates == 0) & (numbers > 0))
     if not len(rows):
         return
     distinct, places = np.unique(numbers[rows], return_inverse=True)
     # Distinct pairs of domain and number are few: look up each once.
     pairs, pair_of = np.unique(of[rows] * len(distinct) + places, return_inverse=True)
-    which, at = np.divmod(pairs, len(distinct))
+    which, at = (as_list(each) for each in np.divmod(pairs, len(distinct)))
     looked_up = [
-        rate_of[domain](number) for domain, number in zip(which.tolist(), distinct[at].tolist(), strict=True)
+        announced[domain].get((part, int(distinct[number])), 0)
+        for domain, number in zip(which, at, strict=True)
     ]
     rates[rows] = np.array(looked_up, np.uint64)[pair_of]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decode the headers of many sampled packets at once, layer by layer."""
+"""Decode the headers of many sampled packets at once, layer by layer, and ICMP types and codes in one number."""
 
 from __future__ import annotations
 
@@ -290,3 +290,21 @@ def _read_transport(packets: _Packets, rows: Index) -> None:
     packets.keep(tcp, tcp_flags=packets.read(tcp, 12, 2) & 0x0FFF)
     typed = packets.whole(rows[_HAS_TYPE[protocols]], 2)
     packets.keep(typed, icmp_type=packets.read(typed, 0, 1), icmp_code=packets.read(typed, 1, 1))
+
+
+# --- ICMP in a number, as exporters without fields for it send it -----------------------------------------------
+
+
+def icmp_in_port(protocol: Array, dst_port: Array) -> tuple[Array, Array]:
+    """Return the ICMP type and code that the destination ports of flows hold, 0 for other protocols."""
+    return type_and_code(np.where(_HAS_TYPE[protocol], dst_port, 0))
+
+
+def type_and_code(number: Array) -> tuple[Array, Array]:
+    """Split combined numbers into ICMP type and code.
+
+    The type is the upper byte. If that is 0, the whole number is the type: type 0 has no code but 0, and Cisco and
+    Procera routers send such numbers.
+    """
+    upper, lower = number // 256, number % 256
+    return np.where(upper > 0, upper, lower), np.where(upper > 0, lower, 0)

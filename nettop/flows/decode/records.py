@@ -10,10 +10,9 @@ from functools import cached_property
 import numpy as np
 
 from nettop.flows.columns import ADDRESS, TIME_MAX_MS, TIME_MIN_MS, default_values
-from nettop.flows.decode.datagrams import ipv4, ipv6, numbers
+from nettop.flows.decode.datagrams import ipv4, ipv6, numbers, uptime_at_ms
 from nettop.flows.decode.elements import ELEMENTS_OF, IANA, SYSTEM_INIT, UPTIMES, Element, Form
-from nettop.flows.decode.icmp import type_and_code
-from nettop.flows.decode.times import uptime_at_ms
+from nettop.flows.decode.packets import type_and_code
 from nettop.snapshots.arrays import Array, Index, Mask, as_list
 
 ABSENT = -1

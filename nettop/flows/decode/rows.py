@@ -24,8 +24,7 @@ from nettop.flows.decode.elements import (
     REVERSE,
     TOTALS,
 )
-from nettop.flows.decode.icmp import icmp_in_port
-from nettop.flows.decode.packets import FirstHeader, decode_packets
+from nettop.flows.decode.packets import FirstHeader, decode_packets, icmp_in_port
 from nettop.flows.decode.records import COUNTERS, Records
 from nettop.snapshots.arrays import Index, Mask
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nettop.flows.decode.batch import DomainKey
 from nettop.flows.decode.datagrams import nearest
-from nettop.flows.decode.domains import DomainKey
 from nettop.flows.decode.numbering import MASK, SCHEMES, SCORE_MAX, Counting, Numbering, Series, units_of
 from nettop.snapshots.arrays import Array, Index, Mask, as_list, take_rows
 
@@ -82,24 +82,6 @@ _STRETCH = np.dtype(
     [("row", "intp"), ("counting", "u1"), ("first", "i8"), ("length", "i8"), ("datagrams", "i8"), ("is_exact", "?"),
      ("seen_ns", "i8")]
 )  # fmt: skip
-
-
-class _Numbered(NamedTuple):
-    """Datagrams (n,): slot of the series, exporter's row, what the series counts, sequence number, units, whether the
-    units are exact, and receive time.
-    """
-
-    slots: Array
-    rows: Array
-    countings: Array
-    numbers: Array
-    units: Array
-    is_exact: Array
-    received_ns: Array
-
-    def at(self, order: Index) -> _Numbered:
-        """Return them in this order."""
-        return _Numbered(*(values[order] for values in self))
 
 
 class _Stretch(NamedTuple):
@@ -184,16 +166,15 @@ class Sequences:
         self._size = size
         self._numbering = Numbering(size)
         slots = 2 * size
-        self._is_known = np.zeros(slots, bool)
-        self._next = np.zeros(slots, np.int64)
+        self._series = np.zeros(slots, SEQUENCE_STATE)
+        self._is_known = self._series["is_current"]
+        self._next = self._series["due"]
         """Number due next in each slot, which counts on beyond 32 bits."""
-        self._is_exact = np.zeros(slots, bool)
-        """Whether the number due in each slot is exact, rather than a minimum."""
-        self._is_unknown = np.zeros(slots, bool)
-        """Whether the numbers of each slot are ignored, as no scheme explains them."""
+        self._is_exact, self._is_unknown = self._series["is_exact"], self._series["is_unknown"]
+        self._units, self._seen_ns = self._series["units"], self._series["seen_ns"]
+        self._since_ns = self._series["since_ns"]
         self._misses = np.zeros(slots, np.int64)
         """Excess of stretches with unexpected numbers over those that hits offset."""
-        self._units, self._since_ns, self._seen_ns = (np.zeros(slots, np.int64) for _ in range(3))
         self._jumps: dict[int, _Jumps] = {}
 
     def begin(self, row: int, key: DomainKey) -> None:
@@ -207,37 +188,23 @@ class Sequences:
 
     def following(self, rows: Index) -> Array:
         """Return the state of exporters' numbers: SEQUENCE_STATE (n,)."""
-        slots = self._numbering.slots(rows)
-        following = np.zeros(len(rows), SEQUENCE_STATE)
-        ways, scores, are_proved = self._numbering.schemes(rows)
-        following["way"], following["scores"], following["is_proved"] = ways, scores, are_proved
-        following["due"] = self._next[slots] & MASK
-        following["is_current"] = self._is_known[slots]
-        following["is_exact"], following["is_unknown"] = self._is_exact[slots], self._is_unknown[slots]
-        for name, values in (
-            ("units", self._units),
-            ("since_ns", self._since_ns),
-            ("seen_ns", self._seen_ns),
-        ):
-            following[name] = values[slots]
+        following = take_rows(self._series, self._numbering.slots(rows))
+        following["due"] &= MASK
+        following["way"], following["scores"], following["is_proved"] = self._numbering.schemes(rows)
         return following
 
     def resume(self, row: int, following: Array, *, is_current: bool) -> None:
         """Continue from the saved SEQUENCE_STATE of a row's exporter; unless current, restore only its numbering
-        scheme."""
+        scheme.
+        """
         way, is_proved = int(following["way"]), bool(following["is_proved"])
         self._numbering.resume(row, way, following["scores"], is_proved=is_proved)
-        if not is_current:
-            return
         (slot,) = self._numbering.slots(np.array([row]))
         # Domains that share a series all have the same state.
-        if not self._is_known[slot]:
-            self._is_known[slot] = True
+        if is_current and not self._is_known[slot]:
             self._misses[slot] = 0
-            self._next[slot], self._is_exact[slot] = following["due"], following["is_exact"]
-            self._is_unknown[slot] = following["is_unknown"]
-            self._units[slot] = following["units"]
-            self._since_ns[slot], self._seen_ns[slot] = following["since_ns"], following["seen_ns"]
+            for name in SEQUENCE_STATE.names or ():
+                self._series[name][slot] = following[name]
 
     def countings(self, rows: Index) -> Array:
         """Return what the numbers of each row count (n,), as Counting."""
@@ -257,8 +224,9 @@ class Sequences:
         followed = [each for series in changed for each in self._begin_series(series)]
         slots, countings = self._numbering.slots(rows), self._numbering.countings(rows)
         moved: Array = units[np.arange(len(rows)), countings]
-        numbered = _Numbered(slots, rows, countings, numbers, moved, is_exact, datagrams["received_ns"])
-        of_stretch, stretches = _stretches(numbered.at(self._ordered(slots)))
+        order = self._ordered(slots)
+        numbered = (slots, rows, countings, numbers, moved, is_exact, datagrams["received_ns"])
+        of_stretch, stretches = _stretches(tuple(values[order] for values in numbered))
         is_plain = self._follow_plain(of_stretch, stretches)
         if not is_plain.all():
             others = take_rows(stretches, np.flatnonzero(~is_plain)).tolist()
@@ -448,8 +416,12 @@ def _fill(jumps: _Jumps, first: int, end: int, *, is_exact: bool) -> list[_Follo
     return followed
 
 
-def _stretches(numbered: _Numbered) -> tuple[Index, Array]:
-    """Return the slots and structured array of `_Stretch` for datagrams sorted by slot."""
+def _stretches(numbered: tuple[Array, ...]) -> tuple[Index, Array]:
+    """Return the slots and structured array of `_Stretch` for datagrams sorted by slot.
+
+    They have a slot, the exporter's row, what the series counts, sequence number, units, whether the units are exact,
+    and receive time: (n,) each.
+    """
     slots, rows, countings, numbers, units, is_exact, received_ns = numbered
     is_first = np.ones(len(slots), bool)
     is_first[1:] = (

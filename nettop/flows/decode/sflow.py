@@ -7,16 +7,16 @@ https://sflow.org/sflow_version_5.txt, and https://sflow.org/sflow_drops.txt for
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from nettop.flows.columns import ADDRESS, BY_NAME, Flows
-from nettop.flows.decode.datagrams import Datagrams, ipv4, ipv6, items, numbers
-from nettop.flows.decode.icmp import icmp_in_port
-from nettop.flows.decode.packets import IPV4, IPV6, PACKET_COLUMNS, FirstHeader, decode_packets
-from nettop.snapshots.arrays import Array, Index, Mask
+from nettop.flows.decode.batch import INTERFACE_COUNTERS, INTERFACE_FIELDS, Batch, Reading
+from nettop.flows.decode.datagrams import ipv4, ipv6, items, numbers
+from nettop.flows.decode.packets import IPV4, IPV6, PACKET_COLUMNS, FirstHeader, decode_packets, icmp_in_port
+from nettop.snapshots.arrays import Array, Index, Mask, take_rows
 
 VERSION = 5
 PROTOCOL_VERSION = 105
@@ -53,57 +53,7 @@ _VLAN_MAX = 4094
 _ADDRESS_WIDTHS = {0: 0, 1: 4, 2: 16}
 """Address length by address_type: unknown, IPv4, IPv6."""
 
-_INTERFACE_FIELDS = [
-    *(("if_index", "u4"), ("if_type", "u4"), ("speed_bps", "u8"), ("direction", "u4"), ("status", "u4")),
-    *(("in_bytes", "u8"), ("in_unicast", "u4"), ("in_multicast", "u4"), ("in_broadcast", "u4")),
-    *(("in_discards", "u4"), ("in_errors", "u4"), ("in_unknown_protocols", "u4")),
-    *(("out_bytes", "u8"), ("out_unicast", "u4"), ("out_multicast", "u4"), ("out_broadcast", "u4")),
-    *(("out_discards", "u4"), ("out_errors", "u4"), ("promiscuous", "u4")),
-]
-"""if_counters: those of the interfaces MIB (RFC 2863), with packets by kind."""
-_IF_COUNTERS = np.dtype([(name, f">{dtype}") for name, dtype in _INTERFACE_FIELDS])
-
-INTERFACE_COUNTERS = np.dtype(
-    [("exporter", ADDRESS), ("domain", "u4"), ("received", "i8"), *_INTERFACE_FIELDS]
-)
-"""Counters of an interface: agent, sub-agent and receive time in ms, then the counters as the agent sent them.
-
-Bit 0 of `status` is the administrative state (1 is up), bit 1 the operational one. A counter that the agent lacks is
-all ones.
-"""
-
-
-@dataclass(frozen=True, eq=False)
-class SFlow:
-    """Result of decoding sFlow datagrams. Arrays per datagram are (n,), in the order of `which`; those per flow are
-    (f,).
-
-    A flow is a flow sample that describes a packet. `datagram_of` (f,) are indices among all datagrams, as in `which`.
-    `counters` has a row of INTERFACE_COUNTERS per interface counter sample; `other_counters` is the number of other
-    counter records.
-    """
-
-    flows: Flows
-    datagram_of: Index
-    counters: Array
-    other_counters: int
-    samples: dict[str, Index]
-    """Samples per datagram (n,): "flow", "counters", "discarded", and "unknown" for other formats."""
-    malformed: Mask
-    """Datagrams that violate sFlow's structure (n,); what precedes the violation is decoded."""
-    has_header: Mask
-    """Datagrams with a readable header (n,)."""
-    agents: Array
-    """Agent addresses (n,), falling back to the sender's."""
-    sub_agents: Array
-    """Sub-agent IDs: u4 (n,)."""
-    sequences: Array
-    """Datagram sequence numbers, per agent and sub-agent: u4 (n,)."""
-
-    @property
-    def discarded(self) -> int:
-        """Number of samples of discarded packets."""
-        return int(self.samples["discarded"].sum())
+_IF_COUNTERS = np.dtype([(name, f">{dtype}") for name, dtype in INTERFACE_FIELDS])
 
 
 class _Parts(NamedTuple):
@@ -118,86 +68,54 @@ class _Parts(NamedTuple):
         return _Parts(*(values[at] for values in self))
 
 
-class _Datagrams(NamedTuple):
-    """Headers of datagrams, and where their samples begin."""
+def read_sflow(batch: Batch, which: Index) -> None:
+    """Decode the flows and counters in these datagrams, all of which should be sFlow 5.
 
-    agents: Array
-    sub_agents: Array
-    sequences: Array
-    starts: Index
-    sample_counts: Index
-    are_valid: Mask
-
-
-def decode_sflow(datagrams: Datagrams, which: Index) -> SFlow:
-    """Decode the flows and counters in `which` (n,) of the datagrams, all of which should be sFlow 5.
-
-    Samples have no timestamps, so a flow starts and ends when its datagram arrived.
+    Samples have no timestamps, so a flow starts and ends when its datagram arrived. What precedes a violation of the
+    structure is decoded.
     """
-    buffer, ends = datagrams.buffer, datagrams.ends[which]
-    headers = _headers(datagrams, which)
-    samples, is_broken = _parts(buffer, headers.starts, ends, headers.sample_counts, SAMPLES_MAX)
-    malformed = ~headers.are_valid | is_broken
+    buffer = batch.datagrams.buffer
+    which, starts, counts = _read_headers(batch, which)
+    headers = take_rows(batch.headers, which)
+    samples, is_broken = _parts(buffer, starts, batch.datagrams.ends[which], counts, SAMPLES_MAX)
     samples = samples.taken(np.argsort(samples.owners, kind="stable"))
-    counts = _sample_counts(samples, len(which))
-    of_flows, of_counters = (
-        samples.taken(np.isin(samples.formats, formats)) for formats in (_FLOW_SAMPLES, _COUNTER_SAMPLES)
+    of_flows, of_counters, of_discarded = (
+        samples.taken(np.isin(samples.formats, formats))
+        for formats in (_FLOW_SAMPLES, _COUNTER_SAMPLES, (_DISCARDED,))
     )
-    flows, owners = _flows(buffer, of_flows, malformed)
-    counters, counters_of, others = _counters(buffer, of_counters, malformed)
-    received_ms = datagrams.received_ns[which] // 1_000_000
-    for name in ("received", "start", "end"):
-        flows[name] = received_ms[owners]
-    flows["exporter"], flows["domain"] = headers.agents[owners], headers.sub_agents[owners]
-    flows["sequence"] = headers.sequences[owners]
+    flows, owners = _flows(buffer, of_flows, is_broken)
+    counters, counters_of, others = _counters(buffer, of_counters, is_broken)
+    received_ms = headers["received_ns"] // 1_000_000
+    flows |= dict.fromkeys(("received", "start", "end"), received_ms[owners])
+    flows |= {name: headers[name][owners] for name in ("exporter", "domain", "sequence")}
     counters["received"] = received_ms[counters_of]
-    counters["exporter"], counters["domain"] = headers.agents[counters_of], headers.sub_agents[counters_of]
-    return SFlow(
-        flows,
-        which[owners],
-        counters,
-        others,
-        counts,
-        malformed,
-        headers.are_valid,
-        headers.agents,
-        headers.sub_agents,
-        headers.sequences,
-    )
+    for name in ("exporter", "domain"):
+        counters[name] = headers[name][counters_of]
+    batch.set(which, broken=is_broken)
+    batch.add(flows, which[owners])
+    batch.counters = counters
+    batch.counts.records += len(owners)
+    batch.counts.interface_counters += len(counters)
+    batch.counts.other_counters += others
+    batch.counts.discarded_samples += len(of_discarded.owners)
+    known = (of_flows, of_counters, of_discarded)
+    batch.counts.unknown_samples += len(samples.owners) - sum(len(each.owners) for each in known)
 
 
-def _headers(datagrams: Datagrams, which: Index) -> _Datagrams:
-    buffer, starts, ends = datagrams.buffer, datagrams.starts[which], datagrams.ends[which]
-    agents = datagrams.senders[which].copy()
-    sub_agents, sequences = np.zeros(len(which), "u4"), np.zeros(len(which), "u4")
-    sample_counts, are_valid = np.zeros(len(which), np.intp), np.zeros(len(which), np.bool_)
-    rows = np.flatnonzero(starts + 8 <= ends)
-    rows = rows[_words(buffer, starts[rows]) == VERSION]
-    addresses, lengths = _addresses(buffer, starts[rows] + 4, ends[rows])
-    is_whole = (lengths > 0) & (starts[rows] + 4 + lengths + 16 <= ends[rows])
-    rows, addresses, at = rows[is_whole], addresses[is_whole], (starts[rows] + 4 + lengths)[is_whole]
+def _read_headers(batch: Batch, which: Index) -> tuple[Index, Index, Index]:
+    """Read the headers. Return the datagrams with a valid one, and each one's first sample and number of samples."""
+    buffer, ends = batch.datagrams.buffer, batch.datagrams.ends
+    starts = batch.datagrams.starts + 4
+    which = which[starts[which] + 4 <= ends[which]]
+    which = which[_words(buffer, starts[which] - 4) == VERSION]
+    addresses, lengths = _addresses(buffer, starts[which], ends[which])
+    is_whole = (lengths > 0) & (starts[which] + lengths + 16 <= ends[which])
+    which, addresses, at = which[is_whole], addresses[is_whole], (starts[which] + lengths)[is_whole]
     is_known = addresses != np.zeros((), ADDRESS)
-    agents[rows[is_known]] = addresses[is_known]
-    sub_agents[rows], sequences[rows] = _words(buffer, at), _words(buffer, at + 4)
-    sample_counts[rows], are_valid[rows] = _lengths(buffer, at + 12), True
-    begins = starts.copy()
-    begins[rows] = at + 16
-    return _Datagrams(agents, sub_agents, sequences, begins, sample_counts, are_valid)
-
-
-def _sample_counts(samples: _Parts, count: int) -> dict[str, Index]:
-    kinds = {
-        "flow": _FLOW_SAMPLES,
-        "counters": _COUNTER_SAMPLES,
-        "discarded": (_DISCARDED,),
-    }
-    counts = {
-        kind: np.bincount(samples.owners[np.isin(samples.formats, formats)], minlength=count)
-        for kind, formats in kinds.items()
-    }
-    total: Index = np.bincount(samples.owners, minlength=count)
-    counts["unknown"] = total - counts["flow"] - counts["counters"] - counts["discarded"]
-    return counts
+    batch.set(which[is_known], exporter=addresses[is_known])
+    batch.set(which, reading=Reading.DECODED, is_exact=True, protocol_version=PROTOCOL_VERSION, units=1)
+    batch.set(which, domain=_words(buffer, at), sequence=_words(buffer, at + 4))
+    return which, at + 16, _lengths(buffer, at + 12)
 
 
 def _parts(
@@ -316,14 +234,6 @@ def _read_ethernet(buffer: Array, records: _Parts, flows: Flows) -> Mask:
     return np.zeros(len(rows), np.bool_)
 
 
-def _read_ipv4(buffer: Array, records: _Parts, flows: Flows) -> Mask:
-    return _read_ip(buffer, records, flows, etype=IPV4, width=4, addresses=ipv4)
-
-
-def _read_ipv6(buffer: Array, records: _Parts, flows: Flows) -> Mask:
-    return _read_ip(buffer, records, flows, etype=IPV6, width=16, addresses=ipv6)
-
-
 def _read_ip(
     buffer: Array,
     records: _Parts,
@@ -399,8 +309,8 @@ _Reader = Callable[[Array, _Parts, Flows], Mask]
 """Function that sets columns from records of one format with the minimum length, and returns which are broken."""
 _READERS: tuple[tuple[int, int, _Reader], ...] = (
     (_ETHERNET, 20, _read_ethernet),
-    (_IPV4, 32, _read_ipv4),
-    (_IPV6, 56, _read_ipv6),
+    (_IPV4, 32, partial(_read_ip, etype=IPV4, width=4, addresses=ipv4)),
+    (_IPV6, 56, partial(_read_ip, etype=IPV6, width=16, addresses=ipv6)),
     (_RAW_HEADER, 16, _read_raw_headers),
     (_SWITCH, 16, _read_switch),
     (_ROUTER, 12, _read_router),
@@ -424,7 +334,7 @@ def _counters(buffer: Array, samples: _Parts, malformed: Mask) -> tuple[Array, I
     whole = whole.taken(np.argsort(whole.owners, kind="stable"))
     sent = items(buffer, whole.starts, f"V{_IF_COUNTERS.itemsize}").view(_IF_COUNTERS)
     counters = np.zeros(len(sent), INTERFACE_COUNTERS)
-    for name, _ in _INTERFACE_FIELDS:
+    for name, _ in INTERFACE_FIELDS:
         counters[name] = sent[name]
     return counters, samples.owners[whole.owners], len(records.owners) - len(of_interfaces.owners)
 

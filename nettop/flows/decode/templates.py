@@ -80,68 +80,54 @@ def parse_templates(version: int, set_id: int, body: bytes) -> Iterator[Template
     """Yield the templates in the body of a set. Raise Malformed after the last readable one."""
     of_options = set_id == TEMPLATES[version] + 1
     at = 0
-    # Anything shorter than a header is padding.
+    # Anything shorter than a header is padding, and so are zeros.
     while len(body) - at >= 4:
-        read = _netflow_9_template if version == NETFLOW_9 else _ipfix_template
-        template, at = read(body, at, of_options)
-        if template is None:
+        template_id, count, scopes, at = _header(version, body, at, of_options)
+        if template_id == 0 and (count == 0 or version == NETFLOW_9):
             return
-        yield template
-
-
-def _netflow_9_template(body: bytes, at: int, of_options: bool) -> tuple[Template | Withdrawal | None, int]:
-    if of_options:
-        template_id, scope_bytes, option_bytes = _unpacked("!HHH", body, at)
-        count, scopes, at = (scope_bytes + option_bytes) // 4, scope_bytes // 4, at + 6
-    else:
-        template_id, count = _unpacked("!HH", body, at)
-        scopes, at = 0, at + 4
-    if template_id < FIRST_DATA_SET:
-        # Padding is zeros (RFC 3954, section 5.2).
-        if template_id == 0:
-            return None, len(body)
-        raise Malformed(f"template {template_id}: IDs start at {FIRST_DATA_SET}")
-    fields: list[TemplateField] = []
-    _check_count(template_id, count)
-    for _ in range(count):
-        number, length = _unpacked("!HH", body, at)
-        # Scopes have types of their own (RFC 3954, section 6.1), which are not elements.
-        element = (SCOPE, number) if len(fields) < scopes else (0, number)
-        fields.append(TemplateField(element, length))
-        at += 4
-    return _checked(Template(template_id, tuple(fields), of_options, scopes)), at
-
-
-def _ipfix_template(body: bytes, at: int, of_options: bool) -> tuple[Template | Withdrawal | None, int]:
-    template_id, count = _unpacked("!HH", body, at)
-    at += 4
-    if count == 0:
-        if template_id == 0:
-            return None, len(body)
+        is_withdrawal = count == 0 and version == IPFIX
         # ID 2 withdraws all templates, 3 all options templates (RFC 7011, section 8.1).
-        if template_id < FIRST_DATA_SET and template_id != TEMPLATES[IPFIX] + of_options:
-            raise Malformed(f"withdrawal of template {template_id}: IDs start at {FIRST_DATA_SET}")
-        return Withdrawal(template_id, of_options), at
-    if template_id < FIRST_DATA_SET:
-        raise Malformed(f"template {template_id}: IDs start at {FIRST_DATA_SET}")
-    scopes = 0
-    if of_options:
-        (scopes,) = _unpacked("!H", body, at)
-        at += 2
+        if template_id < FIRST_DATA_SET and not (is_withdrawal and template_id == set_id):
+            raise Malformed(f"template {template_id}: IDs start at {FIRST_DATA_SET}")
+        if is_withdrawal:
+            yield Withdrawal(template_id, of_options)
+            continue
         # RFC 7011 requires a scope (section 3.4.2.2), but exporters of both protocols send options without one.
-        if scopes > count:
-            raise Malformed(f"options template {template_id} has {scopes} scopes among {count} fields")
-    _check_count(template_id, count)
-    fields = []
-    for _ in range(count):
+        if not scopes <= count <= TEMPLATE_FIELDS_MAX:
+            raise Malformed(f"template {template_id} has {count} fields and {scopes} scopes")
+        fields, at = _fields(version, body, at, count, scopes)
+        yield _checked(Template(template_id, fields, of_options, scopes))
+
+
+def _header(version: int, body: bytes, at: int, of_options: bool) -> tuple[int, int, int, int]:
+    """Return a template's ID, its numbers of fields and scopes, and the offset of its fields."""
+    if of_options and version == NETFLOW_9:
+        template_id, scope_bytes, option_bytes = _unpacked("!HHH", body, at)
+        return template_id, (scope_bytes + option_bytes) // 4, scope_bytes // 4, at + 6
+    template_id, count = _unpacked("!HH", body, at)
+    if of_options and count:
+        (scopes,) = _unpacked("!H", body, at + 4)
+        return template_id, count, scopes, at + 6
+    return template_id, count, 0, at + 4
+
+
+def _fields(
+    version: int, body: bytes, at: int, count: int, scopes: int
+) -> tuple[tuple[TemplateField, ...], int]:
+    """Return the fields of a template, and where they end."""
+    fields: list[TemplateField] = []
+    for place in range(count):
         number, length = _unpacked("!HH", body, at)
         at += 4
         enterprise = 0
-        if number & ENTERPRISE_BIT:
+        if version == NETFLOW_9:
+            # Scopes have types of their own (RFC 3954, section 6.1), which are not elements.
+            enterprise = SCOPE if place < scopes else 0
+        elif number & ENTERPRISE_BIT:
             (enterprise,) = _unpacked("!I", body, at)
-            at += 4
-        fields.append(TemplateField((enterprise, number & ~ENTERPRISE_BIT), length))
-    return _checked(Template(template_id, tuple(fields), of_options, scopes)), at
+            number, at = number & ~ENTERPRISE_BIT, at + 4
+        fields.append(TemplateField((enterprise, number), length))
+    return tuple(fields), at
 
 
 def _unpacked(form: str, body: bytes, at: int) -> tuple[int, ...]:
@@ -149,11 +135,6 @@ def _unpacked(form: str, body: bytes, at: int) -> tuple[int, ...]:
         return struct.unpack_from(form, body, at)
     except struct.error:
         raise Malformed("a template ends before its last field") from None
-
-
-def _check_count(template_id: int, count: int) -> None:
-    if count > TEMPLATE_FIELDS_MAX:
-        raise Malformed(f"template {template_id} has {count} fields, more than {TEMPLATE_FIELDS_MAX}")
 
 
 def _checked(template: Template) -> Template:

@@ -126,7 +126,7 @@ class Intervals:
     def of(cls, ranges: Ranges, indices: Array) -> Intervals:
         """Create intervals from ranges, each with an index (n,).
 
-        Where ranges overlap, the smallest wins; of equals the first. This takes O(n log n), however they overlap.
+        Where ranges overlap, the smallest wins; of equals the first.
         """
         starts, of_intervals = [], []
         firsts, lasts = address_keys(ranges.firsts), address_keys(ranges.lasts)
@@ -289,9 +289,11 @@ def _flatten(firsts: Keys, lasts: Keys, bounds: Keys) -> tuple[Keys, Index]:
     begins, ends = np.split(places[len(bounds[0]) :], 2)
     # A range that ends with the last address has wrapped to zero.
     ends[ends == 0] = len(starts[0])
-    by_size = np.lexsort(_differences(lasts, firsts)[::-1])
-    covering = _first_covering(begins[by_size], ends[by_size], len(starts[0]))
-    return starts, np.append(by_size, len(by_size))[covering]
+    smallest = np.full(len(starts[0]), len(begins), np.int32)
+    # The smallest comes last; of equals the first.
+    for row in np.lexsort(_differences(lasts, firsts)[::-1])[::-1].tolist():
+        smallest[begins[row] : ends[row]] = row
+    return starts, smallest
 
 
 def _distinct(parts: Sequence[Keys]) -> tuple[Keys, Index]:
@@ -316,21 +318,3 @@ def _differences(minuends: Keys, subtrahends: Keys) -> Keys:
     *above, last = zip(minuends, subtrahends, strict=True)
     borrow = last[0] < last[1]
     return (*(minuend - subtrahend - borrow for minuend, subtrahend in above), last[0] - last[1])
-
-
-def _first_covering(begins: Index, ends: Index, count: int) -> Array:
-    """Return for each of `count` cells the first of the spans (n,) that covers it, n if there is none.
-
-    Two blocks of the largest power of two that fits, possibly overlapping, cover a span. From the longest blocks down
-    to single cells, each block passes the span that covers it on to its halves.
-    """
-    levels = _bit_lengths((ends - begins).astype(np.uint64)) - 1
-    first = np.full(count, len(begins), np.int32)
-    for level in reversed(range(int(levels.max(initial=0)) + 1)):
-        length = 1 << level
-        of_wider = first.copy()
-        np.minimum(first[length:], of_wider[:-length], out=first[length:])
-        spans = np.flatnonzero(levels == level)
-        np.minimum.at(first, begins[spans], spans)
-        np.minimum.at(first, ends[spans] - length, spans)
-    return first

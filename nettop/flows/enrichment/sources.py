@@ -59,25 +59,17 @@ class Known:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Contents of a file of so many `networks`: AS (u4), country (S2), and name as a code (u4) into `words`.
+    """Contents of a file: AS (u4), country (S2), and name as a code (u4) into `words`.
 
     Within a file, the most specific network with a value wins. Between files, the first one wins for AS and country;
     for names, the most specific network does.
     """
 
-    path: Path
-    networks: int
     as_numbers: Known
     countries: Known
     names: Known
     words: tuple[str, ...]
     as_names: Mapping[int, str]
-
-    @property
-    def gives(self) -> tuple[str, ...]:
-        """Attributes that the file provides, of "AS", "country" and "name"."""
-        known = {"AS": self.as_numbers, "country": self.countries, "name": self.names}
-        return tuple(word for word, each in known.items() if len(each.values))
 
 
 class _Facts(NamedTuple):
@@ -124,7 +116,7 @@ def _csv_source(path: Path, content: bytes) -> Source:
             raise table.error(error.what, error.remedy) from None
         names.append("" if name is None else row[name])
     ranges = Ranges.of(bounds)
-    return _source(path, ranges, np.arange(len(facts)), facts, Coded.of(names))
+    return _source(ranges, np.arange(len(facts)), facts, Coded.of(names))
 
 
 def _mmdb_source(path: Path, content: bytes) -> Source:
@@ -136,17 +128,15 @@ def _mmdb_source(path: Path, content: bytes) -> Source:
             what, f"recognized fields are {', '.join((*_AS_NUMBER, *_COUNTRY, 'country.iso_code'))}"
         )
     no_names = Coded(np.zeros(len(ranges), np.uint32), ("",))
-    return _source(path, ranges, fact_of, facts, no_names)
+    return _source(ranges, fact_of, facts, no_names)
 
 
-def _source(path: Path, ranges: Ranges, fact_of: Index, facts: Sequence[_Facts], names: Coded) -> Source:
+def _source(ranges: Ranges, fact_of: Index, facts: Sequence[_Facts], names: Coded) -> Source:
     """Create a source from ranges, with the index of each one's facts and its name (n,)."""
     as_numbers = np.array([each.as_number for each in facts], np.uint32)
     countries = np.array([each.country for each in facts], "S2")
     equal = np.zeros(len(ranges), np.uint8)
     return Source(
-        path,
-        len(ranges),
         Known.of(ranges, as_numbers[fact_of], equal),
         Known.of(ranges, countries[fact_of], equal),
         Known.of(ranges, names.codes, ranges.size_bits()),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from nettop.errors import UsageError
 from nettop.flows.columns import ADDED_COLUMNS, COLUMNS, ICMP_PROTOCOLS, SMALL, Column
-from nettop.flows.decode.sflow import INTERFACE_COUNTERS
+from nettop.flows.decode.batch import INTERFACE_COUNTERS
 
 DATABASE = "nettop"
 SCHEMA_VERSION = 1
