@@ -82,7 +82,7 @@ def test_a_package_has_one_version() -> None:
     assert serve.items() <= flows.items() <= dev.items()
 
 
-def test_what_nothing_asks_for_is_not_there() -> None:
+def test_no_package_is_locked_without_need() -> None:
     """numpy comes from the distribution, and setuptools, which runs code whenever Python starts, is not needed."""
     assert {path.stem for path in FILES} == {"build", "serve", "flows", "dev"}
     for name in ("build", "serve", "flows"):

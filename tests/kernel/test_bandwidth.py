@@ -641,7 +641,7 @@ def test_a_program_that_drops_first_hides_nothing(lab: Lab) -> None:
 
 @pytest.mark.since("6.6", "TCX")
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_what_a_later_program_takes_is_named(lab: Lab, kind: str) -> None:
+def test_packets_taken_by_a_later_program_are_named(lab: Lab, kind: str) -> None:
     """Packets dropped before nettop sees them, in any way, count as unseen and as a loss."""
     namespace = lab.namespace()
     quiet_pair(namespace, "near", "far")

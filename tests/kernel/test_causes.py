@@ -171,7 +171,7 @@ def hidden(namespace: None) -> Iterator[Reports]:
 
 @pytest.mark.parametrize("lens", LENSES)
 @pytest.mark.parametrize("name", HIDDEN)
-def test_what_the_environment_hides_is_the_cause(hidden: Reports, name: str, lens: str) -> None:
+def test_the_environment_is_named_as_the_cause(hidden: Reports, name: str, lens: str) -> None:
     """If a file is hidden, no report blames a capability, a setting, a file of nettop or a package."""
     cause = HIDDEN[name][1]
     for why in news_of(hidden[name].result(), lens):
@@ -180,7 +180,7 @@ def test_what_the_environment_hides_is_the_cause(hidden: Reports, name: str, len
 
 
 @pytest.mark.parametrize("name", HIDDEN)
-def test_what_the_environment_hides_is_not_blamed_on_the_host(hidden: Reports, name: str) -> None:
+def test_the_host_is_not_blamed_for_the_environment(hidden: Reports, name: str) -> None:
     """A bad fact under HOST names the hidden file as its cause."""
     before = {check["name"] for check in usual_report()["checks"] if check["verdict"] == "bad"}
     for check in hidden[name].result()["checks"]:

@@ -404,7 +404,7 @@ def test_processes_hidden() -> None:
     assert "subset=pid" in host_of(*in_pid_namespace("subset=pid"))["processes"]["value"]
 
 
-def test_what_the_user_left_out() -> None:
+def test_parts_left_out_by_the_user() -> None:
     """Features that the user left out have no remedy, nor do features that depend on them."""
     done = nettop(
         "doctor",

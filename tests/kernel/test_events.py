@@ -756,7 +756,7 @@ def owner_of(watch: Watch, home: Namespace, cookie: int) -> tuple[int, str]:
 
 @pytest.mark.core
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
-def test_who_sends_owns_what_several_hold(lab: Lab, watch: Watch, protocol: str) -> None:
+def test_the_sender_owns_a_shared_socket(lab: Lab, watch: Watch, protocol: str) -> None:
     """Of the processes that hold a socket, the one that sends owns it, and keeps it while it continues; a child that
     only inherited it owns nothing.
     """
@@ -790,7 +790,7 @@ def test_who_sends_owns_what_several_hold(lab: Lab, watch: Watch, protocol: str)
 
 
 @pytest.mark.core
-def test_who_receives_owns_what_several_hold(lab: Lab, watch: Watch) -> None:
+def test_the_receiver_owns_a_shared_socket(lab: Lab, watch: Watch) -> None:
     """Of the processes that hold a socket, the one that receives owns it, also before Linux 6.3."""
     home = lab.namespace()
     client, server, _ = joined(lab, home)
@@ -805,7 +805,7 @@ def test_who_receives_owns_what_several_hold(lab: Lab, watch: Watch) -> None:
 
 
 @pytest.mark.core
-def test_who_only_inherits_is_no_owner_at_the_end(lab: Lab, watch: Watch) -> None:
+def test_a_process_that_only_inherits_is_not_the_last_owner(lab: Lab, watch: Watch) -> None:
     """A child that inherited a connection and closes it last does not own it, even if no reading has seen it."""
     home = lab.namespace()
     client, server, _ = joined(lab, home)

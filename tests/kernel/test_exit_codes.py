@@ -99,7 +99,7 @@ def test_no_program_can_be_loaded(
 
 @pytest.mark.parametrize("words", NEED_NONE, ids=name_of)
 @pytest.mark.parametrize("around", [NOBODY, CONFINED, WITHOUT_TYPES], ids=["user", "confined", "no types"])
-def test_what_works_without_programs(around: tuple[str, ...], words: tuple[str, ...]) -> None:
+def test_views_that_need_no_programs(around: tuple[str, ...], words: tuple[str, ...]) -> None:
     """A view that has rows without programs is shown, and nettop exits with 0."""
     code, rows, _ = ended(words, around)
     assert code == ExitCode.DONE
@@ -210,7 +210,7 @@ def test_a_server_waits_for_a_collector(tmp_path: Path) -> None:
     ],
     ids=name_of,
 )
-def test_what_an_option_switches_off(words: tuple[str, ...]) -> None:
+def test_options_that_leave_nothing_to_show(words: tuple[str, ...]) -> None:
     """Options that leave nothing to show are reported as contradictory."""
     code, rows, said = ended(words)
     assert (code, rows) == (ExitCode.USAGE, "")
@@ -228,7 +228,7 @@ def test_what_an_option_switches_off(words: tuple[str, ...]) -> None:
     ids=" ".join,
 )
 @pytest.mark.parametrize("view", ["connections", "connections.events", "drops"])
-def test_what_cannot_exist(view: str, words: tuple[str, ...], said: str) -> None:
+def test_impossible_arguments(view: str, words: tuple[str, ...], said: str) -> None:
     """A filter that no row can pass is an error: an empty table would look like an idle host."""
     done = nettop(*ONCE, view, *words)
     assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")

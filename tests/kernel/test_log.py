@@ -229,7 +229,7 @@ def test_files_of_root_elsewhere() -> None:
         assert {path.stat().st_uid for path in home.rglob("*")} == {NOBODY}
 
 
-def test_what_another_user_prepared_is_refused(tmp_path: Path) -> None:
+def test_files_prepared_by_another_user_are_refused(tmp_path: Path) -> None:
     """nettop does not follow a link that another user put in the directory's place, nor write to its target."""
     (tmp_path / "precious").mkdir()
     os.symlink(tmp_path / "precious", tmp_path / "log")

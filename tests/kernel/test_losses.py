@@ -25,7 +25,7 @@ pytestmark = pytest.mark.kernel
 
 
 @pytest.mark.parametrize("lens", lenses(), ids=lambda lens: lens.id)
-def test_what_is_counted_as_lost_is_declared(lens: Lens) -> None:
+def test_loss_counters_are_declared(lens: Lens) -> None:
     """Help and documents name exactly the counters of losses that lenses have."""
     source = probe_of(lens.id)
     source.configure(source_options([table.name for table in lens.tables]))

@@ -208,7 +208,7 @@ def test_many_at_once(place: Place) -> None:
     assert (len(rows), summary["opened"], summary["still_open"], summary["bytes_sent"]) == (60, 60, 0, 300)
 
 
-def test_what_stays_open(lab: Lab, place: Place, tmp_path: Path) -> None:
+def test_connections_that_stay_open(lab: Lab, place: Place, tmp_path: Path) -> None:
     """A connection that a child leaves open counts as open, with its bytes so far."""
     script = tmp_path / "stay.py"
     script.write_text(

@@ -261,7 +261,7 @@ def test_each_interval_adds_up(lab: Lab, watch: Watch) -> None:
     ]
 
 
-def test_what_was_counted_before_is_no_burst(lab: Lab) -> None:
+def test_earlier_totals_are_no_burst(lab: Lab) -> None:
     """Bytes from before nettop's start are in no interval, whether their connections are listed or end."""
     talk = connected(lab, "IPv4", 4)
     talk.exchange(UP, DOWN)

@@ -502,7 +502,7 @@ def send_through(memory: Memory, target: tuple[str, int]) -> None:
 
 
 @pytest.mark.core
-def test_what_the_kernel_moves_itself_is_unknown(lab: Lab, watch: Watch) -> None:
+def test_datagrams_moved_by_the_kernel_are_unknown(lab: Lab, watch: Watch) -> None:
     """Datagrams of a tunnel pass no call of a process: its socket's bytes are unknown.
 
     A socket held by the kernel has the kernel as its owner.

@@ -76,7 +76,7 @@ async def test_closed_connections_stay_until_the_key_is_pressed_again() -> None:
         assert kept(run) == []
 
 
-async def test_what_closes_while_frozen_is_kept() -> None:
+async def test_sockets_that_close_while_frozen_are_kept() -> None:
     """Connections that close during a freeze are visible after it."""
     async with running(list(READINGS), ticks=1) as run:
         await press(run, "x", "space")

@@ -467,7 +467,7 @@ async def test_escape_clears_one_thing_after_the_other() -> None:
     ("width", "graph", "categories"),
     [(60, False, True), (80, True, False), (120, True, False), (160, True, True)],
 )
-async def test_what_stands_below_the_bars(width: int, graph: bool, categories: bool) -> None:
+async def test_c_switches_between_graph_and_categories(width: int, graph: bool, categories: bool) -> None:
     """`c` switches between the graph, the categories, and both, if there is room."""
     async with on_cpu(size=(width, 40)) as (run, screen):
         assert (bool(screen.graph.region), bool(screen.categories.region)) == (graph, categories)

@@ -129,7 +129,7 @@ async def test_esc_writes_nothing(folder: Path) -> None:
         assert files(folder) == {}
 
 
-async def test_what_keeps_a_file_from_being_written_is_said(folder: Path) -> None:
+async def test_the_cause_of_a_failed_export_is_shown(folder: Path) -> None:
     """A vanished directory, and a nettop that must stay root, are reported."""
     async with running(busy_host()) as run:
         os.rmdir(Path.cwd())

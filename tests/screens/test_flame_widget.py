@@ -98,7 +98,7 @@ def test_nothing_is_dropped_silently(tree: FlameNode, width: int) -> None:
 
 
 @given(trees(), WIDTHS)
-def test_what_is_wide_enough_has_a_block_of_its_own(tree: FlameNode, width: int) -> None:
+def test_wide_frames_have_their_own_block(tree: FlameNode, width: int) -> None:
     """A cell's worth of samples is never merged, whatever stands beside it."""
     layout = Layout(tree, (), width)
     for caller in (block for block in blocks(layout) if not block.merged):

@@ -404,7 +404,7 @@ async def test_tab_passes_over_a_lens_that_cannot_work() -> None:
         assert seen == ["other3", "connections", "other3", "other2", "other3"]
 
 
-async def test_what_is_not_known_yet_is_left_out() -> None:
+async def test_unknown_parts_are_left_out() -> None:
     """An empty table has no arrow, and the cost is unknown until measured."""
     async with running(busy_host(), ticks=1) as run:
         run[1].context.cost = lambda: None
@@ -434,14 +434,14 @@ async def test_header_titles_have_a_gap() -> None:
         ({"events": 12, "rows": 1}, "13missed"),
     ],
 )
-def test_what_is_missed_is_named(lost: dict[str, int], words: str) -> None:
+def test_missed_events_are_named(lost: dict[str, int], words: str) -> None:
     """One option is shown by name, several by their number, which the help lists."""
     snapshot = Snapshot("connections", 0, 0, {}, lost=lost)
     assert words_and_alarm(headline.status_items(snapshot))[0] == words
 
 
 @pytest.mark.parametrize(("width", "words"), [(140, "2 n/a (drops, mss)"), (60, "2 n/a")])
-async def test_what_is_not_available_is_named(width: int, words: str) -> None:
+async def test_unavailable_parts_are_named(width: int, words: str) -> None:
     """Names are shown if there is room."""
     async with running(busy_host(missing={"drops": "no such member", "mss": "nor this"}), (width, 20)) as run:
         assert run[1].headline_bar.text.rstrip().endswith(f"   {words}")

@@ -83,7 +83,7 @@ seeds = st.integers(0, 1 << 32)
 
 @pytest.mark.parametrize(("screen", "table"), MOVED)
 @given(seed=seeds)
-def test_what_moved(screen: type[LensScreen], table: Table, seed: int) -> None:
+def test_headline_of_traffic(screen: type[LensScreen], table: Table, seed: int) -> None:
     """Unconnected sockets, listeners, what ended and what is not listed have the rows whose sum the headline says."""
     view = View(random_frame(table, seed), screen_query(table))
     for arrow, name in (("↑", "bytes_sent_per_s"), ("↓", "bytes_received_per_s")):
@@ -94,7 +94,7 @@ def test_what_moved(screen: type[LensScreen], table: Table, seed: int) -> None:
 
 @pytest.mark.parametrize(("screen", "table"), BY_BACKING)
 @given(seed=seeds)
-def test_what_interfaces_carry(screen: type[LensScreen], table: Table, seed: int) -> None:
+def test_headline_of_bandwidth(screen: type[LensScreen], table: Table, seed: int) -> None:
     """Uplinks and the other interfaces have a sum each, and what flows made room for: no row is in none of them."""
     view = View(random_frame(table, seed), screen_query(table))
     text = text_of(screen, view)
@@ -115,7 +115,7 @@ def test_what_interfaces_carry(screen: type[LensScreen], table: Table, seed: int
 
 @pytest.mark.parametrize(("screen", "table", "totals"), COUNTED)
 @given(seed=seeds)
-def test_what_is_counted(
+def test_headline_of_services(
     screen: type[LensScreen], table: Table, totals: tuple[tuple[str, str], ...], seed: int
 ) -> None:
     """Answers and requests that wait."""

@@ -62,7 +62,7 @@ def test_each_field_has_averages_of_its_own() -> None:
     assert [averages(intervals, field, 2) for field in (0, 1)] == [[1.0, 3.0], [None, 5.0]]
 
 
-def test_what_was_drawn_moves_and_does_not_change() -> None:
+def test_history_moves_unchanged() -> None:
     """With each new interval the older cells stay the same or move by one."""
     intervals = [(float(n), n + 1.0, float(n * n % 17)) for n in range(240)]
     before = averages(history_of(*intervals[:120]), 0, 12)

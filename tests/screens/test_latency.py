@@ -184,7 +184,7 @@ async def test_nothing_in_the_interval() -> None:
         assert lines(screen.pane)[7].startswith(" ▏100 ns")
 
 
-async def test_what_is_not_available_says_why() -> None:
+async def test_unavailable_stages_say_why() -> None:
     """The pane gives the reason; the row has n/a, and the headline counts such rows."""
     async with on_latency((80, 24), example_steps(missing=(WIRE_IP, WIRE_APP))) as (run, screen):
         assert text_of(screen.rows)[1].split()[:4] == ["wire-ip", "n/a", "n/a", "n/a"]

@@ -76,7 +76,7 @@ async def test_nothing_is_drawn_where_nothing_changed() -> None:
         assert stand.words.refreshed == []
 
 
-async def test_what_changed_out_of_sight_is_seen_later() -> None:
+async def test_changes_out_of_sight_appear_later() -> None:
     """A hidden widget has no lines; when visible again it has the newest ones."""
     stand = Stand()
     async with stand.run_test(size=(WIDTH, HEIGHT)) as pilot:

@@ -260,7 +260,7 @@ async def test_filter_keys_are_typed_not_done() -> None:
         assert run[1].footer.text.strip() == "Enter apply and refresh  Esc cancel"
 
 
-async def test_what_is_typed_while_a_view_loads_is_no_command() -> None:
+async def test_keys_typed_while_a_view_loads_are_no_commands() -> None:
     """Keys after `/` go into its box, even before it appears; Enter applies it."""
     other = replace(lenses()[0], id="other", title="Other", digit="2", order=2)
     async with running(busy_host(), lens_set=(lenses()[0], other)) as run:
@@ -286,7 +286,7 @@ async def test_the_effect_of_what_is_typed_is_that_on_the_newest_rows() -> None:
         assert box.effect == run[1].filter_effect("nginx ")
 
 
-async def test_what_follows_the_key_of_the_palette_is_typed_there() -> None:
+async def test_keys_after_the_palette_key_reach_the_palette() -> None:
     """Keys that arrive before the palette appears are letters, not commands."""
     async with running(busy_host()) as run:
         await type_at_once(run, "ctrl+p", *"quit")
@@ -305,7 +305,7 @@ async def has_ended(run: Running) -> None:
 @pytest.mark.parametrize(
     "keys", [("q", "slash"), ("q", "question_mark"), ("y", "q"), ("q", "y"), ("right", "q", "p")]
 )
-async def test_what_comes_with_the_key_that_quits_is_no_error(keys: tuple[str, ...]) -> None:
+async def test_keys_after_quitting_are_no_error(keys: tuple[str, ...]) -> None:
     """Later keys are dropped, and so are pending effects of earlier keys, such as a notice."""
     async with running(busy_host()) as run:
         app = run[0].app
@@ -341,7 +341,7 @@ async def test_a_signal_does_not_wait_for_what_was_typed() -> None:
         ("e", "c"),
     ],
 )
-async def test_what_closes_a_dialog_may_come_twice(
+async def test_a_dialog_may_be_closed_twice(
     opening: str, closing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two Escs close the dialog once, and the screen below stays."""

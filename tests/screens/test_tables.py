@@ -285,7 +285,7 @@ async def test_a_refresh_of_what_is_frozen_goes_along() -> None:
         assert sockets.frozen is not None
 
 
-async def test_what_was_not_read_is_not_frozen() -> None:
+async def test_unread_tables_are_not_frozen() -> None:
     """A table that the frozen reading lacks shows the newest, and says so; the first stays frozen."""
     steps, batches = eventful_host()
     bare = [without(step, FAILURES.name) for step in steps[:2]]
@@ -305,7 +305,7 @@ async def test_what_was_not_read_is_not_frozen() -> None:
         assert sockets.view.frame is frozen
 
 
-async def test_what_a_frozen_row_stands_for_is_frozen() -> None:
+async def test_freezing_keeps_the_socket_of_a_row() -> None:
     """→ on a frozen group shows its members at that time."""
     steps, more = host()
     async with running(steps, view="connections.groups", **more) as run:

@@ -29,7 +29,7 @@ def keys(*pieces: bytes) -> list[tuple[str, str | None]]:
 
 
 @pytest.mark.parametrize("sent", NOT_UTF8.values(), ids=NOT_UTF8.keys())
-def test_what_is_not_utf8_is_ignored(sent: bytes) -> None:
+def test_invalid_utf8_is_ignored(sent: bytes) -> None:
     """Wherever it is cut, and the key after it counts."""
     for at in range(len(sent) + 1):
         assert keys(b"a", sent[:at], sent[at:], b"q") == [("a", "a"), ("q", "q")]

@@ -187,7 +187,7 @@ def test_no_flows() -> None:
     ],
     ids=lambda other: next(iter(other)),
 )
-def test_what_makes_another_flow(other: dict[str, int]) -> None:
+def test_keys_that_split_flows(other: dict[str, int]) -> None:
     """Any part of the key, or a new beginning, makes another flow; counts do not."""
     flow = {"protocol": TCP, "remote_port": 443, "local_port": 40_000}
     ids = ids_of(flows_of(flow, flow | other, flow | {"bytes_sent": 9, "last_seen": 5}))
@@ -210,7 +210,7 @@ def test_names_of_protocols(protocol: int, ethertype: int, name: str) -> None:
     assert protocol_name(protocol, ethertype) == name
 
 
-def test_which_protocols_have_ports() -> None:
+def test_protocols_with_ports() -> None:
     """Only protocols whose ports the programs read have ports, in flows whose first fragment they saw."""
     protocols = (TCP, UDP, 132, ICMP, 47, PROTOCOL_NOT_IP)
     flows = flows_of(*({"protocol": protocol} for protocol in protocols))
@@ -272,7 +272,7 @@ SOCKETS = (WEB, WEB_6, DNS, ANY, ANY_6, LISTENER, IN_CONTAINER)
         "a container's end", "not a container's other end", "no ports",
     ],
 )  # fmt: skip
-def test_whose_a_flow_is(
+def test_owner_of_a_flow(
     protocol: int, local: tuple[str, int | None], remote: tuple[str, int | None], owner: Row | None
 ) -> None:
     """A flow belongs to the socket with its ends, reversed for a container; without a peer, by its port."""
@@ -350,7 +350,7 @@ def test_a_port_of_several(sockets: list[Row], owner: tuple[str | None, int | No
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 1, 2, 2**32 - 1])), max_size=12))
-def test_what_values_of_a_key_agree(rows: list[tuple[int, int]]) -> None:
+def test_agreeing_values_of_a_key(rows: list[tuple[int, int]]) -> None:
     """A key's values are the one that all known values share, or unknown."""
     rows.sort()
     keys, values = np.array(rows, "u4").reshape(-1, 2).T

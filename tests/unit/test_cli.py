@@ -111,7 +111,7 @@ def test_options_of_run_become_settings() -> None:
 @pytest.mark.parametrize(
     "options", [ViewOptions(table=True), ViewOptions(data_only=True), ViewOptions(format="jsonl")]
 )
-def test_what_implies_table(options: ViewOptions) -> None:
+def test_options_that_imply_table(options: ViewOptions) -> None:
     """--table, --data-only and --format each ask for plain output."""
     assert options.is_text
 

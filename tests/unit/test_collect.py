@@ -74,7 +74,7 @@ def test_from_datagrams_to_answers(flows_dir: Path) -> None:
         assert not (flows_dir / "flows.sock").exists()
 
 
-def test_what_came_is_stored_before_it_ends(flows_dir: Path) -> None:
+def test_everything_received_is_stored_before_the_exit(flows_dir: Path) -> None:
     """Data received before the request to end is stored; a restart remembers templates and rows."""
     with Running(flows_dir) as running:
         port = running.send(message(NETFLOW_9, DECLARED[NETFLOW_9]).data, *[NETFLOW_5] * 97)
@@ -126,7 +126,7 @@ def test_killed(flows_dir: Path, victim: str) -> None:
 
 
 @pytest.mark.parametrize("victim", ["collector", "worker", "nobody"])
-def test_what_is_lost_is_known_after_a_restart(flows_dir: Path, victim: str) -> None:
+def test_losses_survive_a_restart(flows_dir: Path, victim: str) -> None:
     """Each flow that an exporter sent counts as stored or lost, however the collector ended."""
     sent = [netflow5(number, 10).data for number in range(0, 4000, 10)]
     with Running(flows_dir) as running:

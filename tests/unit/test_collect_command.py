@@ -111,7 +111,7 @@ def test_options_become_settings(tmp_path: Path) -> None:
         ({"cluster": "flows"}, "--cluster requires --clickhouse", "URL"),
     ],
 )
-def test_what_is_wrong(given: dict[str, Any], what: str, remedy: str) -> None:
+def test_errors_name_cause_and_remedy(given: dict[str, Any], what: str, remedy: str) -> None:
     """The error names it, and what to write."""
     with pytest.raises(UsageError) as raised:
         settings(**given)
@@ -131,7 +131,7 @@ def test_what_is_wrong(given: dict[str, Any], what: str, remedy: str) -> None:
         ({"mirrors": ("nowhere0",)}, "no such interface"),
     ],
 )
-def test_what_cannot_be_used(given: dict[str, Any], what: str, tmp_path: Path) -> None:
+def test_unusable_arguments(given: dict[str, Any], what: str, tmp_path: Path) -> None:
     """An unusable setting is rejected before anything is received, and nothing is left open."""
     pytest.importorskip("starlette")
     from nettop.serve.collect import open_collector
@@ -221,7 +221,7 @@ PLANTED: dict[str, tuple[Callable[[Path], object], int | None, int]] = {
 @needs_root
 @pytest.mark.parametrize("kind", PLANTED)
 @pytest.mark.parametrize("below", ["", "flows"])
-def test_what_another_user_may_have_planted(shared: Path, kind: str, below: str) -> None:
+def test_files_planted_by_another_user(shared: Path, kind: str, below: str) -> None:
     """A path that another user may have planted is rejected unchanged, with all paths below it."""
     plant, uid, mode = PLANTED[kind]
     place = shared / "planted"

@@ -140,7 +140,7 @@ def test_exit_codes(errors: list[NettopError | None], results: list[SelfTestResu
     assert report.as_json()["ok"] is (code is ExitCode.DONE)
 
 
-def test_what_is_wrong_says_what_to_do() -> None:
+def test_faults_have_a_remedy() -> None:
     """Each line that fails has an arrow below it; numbers have their thousands apart."""
     shown = lines(REPORT)
     for at, line in enumerate(shown):
@@ -174,7 +174,7 @@ BAD = Check("bcc", "bcc", "none", Verdict.BAD)
 
 @pytest.mark.parametrize("why", [NOT_CHOSEN, DISABLED])
 @pytest.mark.parametrize("checks", [(), (BAD,)])
-def test_what_the_user_left_out_needs_no_remedy(why: str, checks: tuple[Check, ...]) -> None:
+def test_parts_left_out_by_the_user_need_no_remedy(why: str, checks: tuple[Check, ...]) -> None:
     """Nor does what hangs on it; other reasons beside that have theirs."""
     events = HookStatus("events", None, (("tp_btf/x", why),))
     routes = HookStatus("routes", None, (("fexit/x", "there are no events"),))
@@ -583,7 +583,7 @@ def test_processes_in_another_user_namespace(tmp_path: Path) -> None:
     assert "outside the user namespace" in check.remedy
 
 
-def test_what_refuses_samples_is_the_remedy_of_samples_only() -> None:
+def test_the_remedy_of_samples_concerns_samples_only() -> None:
     """Hooks that the kernel refuses for other reasons keep their own remedies."""
     events = Check("perf_events", "perf events", "a filter denies them", Verdict.BAD, "allow them")
     samples = HookStatus("samples", None, (("perf cpu-clock", "a filter denies them"),), remedy="allow them")
@@ -624,7 +624,7 @@ def test_fentry_that_was_not_tried() -> None:
     assert check.data is False
 
 
-def test_who_called_may_not_read_nettop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nettop_unreadable_by_the_calling_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the caller may not read nettop, it stays root, and the report says why; otherwise it says nothing."""
     given: list[DoctorSettings] = []
 
@@ -757,7 +757,7 @@ def test_no_hardware_address_is_left(mac: str) -> None:
 @pytest.mark.parametrize(
     "kept", ["6.18.44", "12:34:56", "bpf_prog::x", "0.26.0 (LLVM 14)", "[    0.1] a:b", "127.0.0.1", "::1"]
 )
-def test_what_is_no_address_stays(kept: str) -> None:
+def test_non_addresses_stay(kept: str) -> None:
     """Versions, times and the like are not redacted."""
     assert Redactor({}).text(kept) == kept
 

@@ -326,7 +326,7 @@ CONNECTED = UNCONNECTED | {"state": "ESTABLISHED"}
         (1, [LISTENER | {"process": "web", "pid": 7}], (None, None)),
     ],
 )
-def test_whose_port_it_is(
+def test_owner_of_a_port(
     read: Callable[[Program], Snapshot],
     protocol: int,
     sockets: list[Row],

@@ -200,7 +200,7 @@ def test_an_interval_that_was_watched_in_part() -> None:
     assert view.values("process", view.order) == []
 
 
-def test_what_counted_before_is_no_burst() -> None:
+def test_earlier_counts_are_no_burst() -> None:
     """Counters from before nettop's start add nothing when first listed or when they end unlisted."""
     source = Source()
     old, hidden = source.begin(1_000_003, is_new=False), source.begin(500_009, is_new=False)
@@ -251,7 +251,7 @@ def test_only_so_many_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("listed_ns", "listed"), [(10**15, 20), (0, 2)])
-def test_who_pauses_still_has_every_row(monkeypatch: pytest.MonkeyPatch, listed_ns: int, listed: int) -> None:
+def test_pausing_loses_no_row(monkeypatch: pytest.MonkeyPatch, listed_ns: int, listed: int) -> None:
     """A frontend that took no frame for many readings lists connections that ended meanwhile; too old ones
     are counted.
     """

@@ -359,7 +359,7 @@ def test_few_snapshots_are_kept_for_an_average() -> None:
     assert sum(array() is not None for array in taken) == 7  # with the newest
 
 
-def test_who_unsubscribed_is_woken_no_more() -> None:
+def test_unsubscribed_readers_are_not_woken() -> None:
     """A frontend that has closed is no longer woken."""
     bus, heard = Bus(), []
     leave = bus.subscribe(lambda: heard.append(1))

@@ -170,7 +170,7 @@ def test_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"nettop: \d+ samples in \d+\.\d s; lost \d+ ticks\n", reported.err)
 
 
-def test_what_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The report is one line: number of samples, duration, losses, and the file."""
     file = tmp_path / "a.svg"
     assert export(StackSource(), "cpu.stacks", str(file)) == ExitCode.DONE

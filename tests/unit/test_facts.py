@@ -66,7 +66,7 @@ def test_missing_capabilities_are_named(root: Path, held: int, named: str) -> No
     assert ("sudo" in refusal.value.remedy) == (os.geteuid() != 0)
 
 
-def test_what_confines_the_file_that_has_them_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_confinement_of_capabilities_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the container image the executable has capabilities: the container withholds them, or ignores the file's."""
     monkeypatch.setattr(privileges, "BEGAN_AS_ROOT", False)
     monkeypatch.setattr(privileges, "of_file", lambda path: frozenset({CAP_BPF, CAP_PERFMON}))

@@ -86,7 +86,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("option", READERS)
-def test_what_is_no_file_is_not_read(option: str, kind: str, folder: Path) -> None:
+def test_special_files_are_not_read(option: str, kind: str, folder: Path) -> None:
     """A path that is no regular file is rejected at once, by name."""
     make, why = KINDS[kind]
     path = folder / "named"
@@ -297,7 +297,7 @@ def test_bundle(step: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "socket", "directory", "loop"])
-def test_what_is_no_file_is_not_written(kind: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_special_files_are_not_written(kind: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A path that is no regular file is rejected before anything is sampled or run."""
     path = folder / "named"
     KINDS[kind][0](path)

@@ -386,7 +386,7 @@ def test_not_or_and_parentheses(each: list[Row], formula: Term) -> None:
         ("(rtt>1 ms)", "rtt_us>1000"),
     ],
 )
-def test_what_binds_closer(text: str, means: str) -> None:
+def test_operator_precedence(text: str, means: str) -> None:
     """`not` before `and`, `and` before `or`; in quotes and in pairs within a value none of them means anything."""
     names, rtts = ("(sd-pam)", "or", "ms"), (10, 1001)
     numbers = [{"pid": pid, "uid": uid, "rtt_us": rtt} for pid in (1, 2) for uid in (7, 8) for rtt in rtts]

@@ -259,7 +259,7 @@ def always(state: CollectorState) -> Callable[[], CollectorState]:
     return lambda: state
 
 
-async def test_what_became_of_flows() -> None:
+async def test_fate_of_flows() -> None:
     """Every flow that was received is in one of the other counts."""
     response = await ask(state_routes(always(collector_state())), "GET", STATE_PATH)
     document = response.json()

@@ -273,7 +273,7 @@ def test_the_total_is_the_quantile_of_all(each: list[list[int]]) -> None:
     assert view.total("p99", view.order[:0]) is None
 
 
-def test_what_is_not_available_has_no_quantiles() -> None:
+def test_unavailable_histograms_have_no_quantiles() -> None:
     """Without its hook a histogram is n/a, and so are its quantiles."""
     frame = make_frame([{"wait": counted([MS])}], table=WAITS, lens="sample", missing={"wait": "no hook"})
     view = make_view(frame)

@@ -117,7 +117,7 @@ def test_a_machine_that_died_is_tried_again_whole(script: ModuleType, tmp_path: 
     assert script.read_run("6.1", tmp_path / "results" / "6.1").passed == (deaths < 3)
 
 
-def test_what_fails_after_a_death_is_tried_once_more(script: ModuleType, tmp_path: Path) -> None:
+def test_a_failure_after_a_crash_is_retried_once(script: ModuleType, tmp_path: Path) -> None:
     """A failure after a dead machine had no second try yet, and gets one."""
     failed = results(1, ("test_fails", FAILURE), ("test_passes", ""))
     play(tmp_path, "rm release", failed, results(0, ("test_fails", ""), doctor=":"))
@@ -126,7 +126,7 @@ def test_what_fails_after_a_death_is_tried_once_more(script: ModuleType, tmp_pat
     assert script.read_run("6.1", tmp_path / "results" / "6.1").passed
 
 
-def test_what_failed_is_reported_when_interrupted(
+def test_failures_are_reported_on_an_interrupt(
     script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An interrupted run reports its failures so far, and runs nothing again."""

@@ -60,7 +60,7 @@ def test_spellings(tmp_path: Path, symbols: list[str], actual: list[str]) -> Non
         ([f"d {NAME}", "vfs_read"], f"this kernel has no function {NAME}"),
     ],
 )
-def test_what_does_not_stand_for_the_function(tmp_path: Path, symbols: list[str], why: str) -> None:
+def test_symbols_that_are_not_the_function(tmp_path: Path, symbols: list[str], why: str) -> None:
     """A part of a function, an ambiguous name or a missing one is rejected."""
     with pytest.raises(Unsupported) as refusal:
         kprobes.symbols_of(NAME, root_with(tmp_path, *symbols))

@@ -66,7 +66,7 @@ def test_stages_are_sums_of_their_protocols() -> None:
     }
 
 
-def test_what_a_stage_cannot_tell_is_unknown() -> None:
+def test_columns_a_stage_lacks_are_unknown() -> None:
     """Drops of a stage that compares packets with their timestamps are unknown: it only sees packets at its end."""
     stages = stage_rows(*counted()).array
     assert not known(stages["dropped"])[WIRE_IP]

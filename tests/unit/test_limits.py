@@ -113,7 +113,7 @@ def test_open_files_by_words_and_by_number(groups: Path) -> None:
 @pytest.mark.parametrize(
     "error", [RuntimeError("wrong"), OSError(errno.EINVAL, "Invalid argument"), KeyError("x")]
 )
-def test_what_no_limit_explains_is_a_bug(groups: Path, error: Exception) -> None:
+def test_a_failure_without_a_limit_is_a_bug(groups: Path, error: Exception) -> None:
     """No limit, however small, is blamed for unrelated errors."""
     put(groups / "pod/app/pids.max", "100")
     put(groups / "pod/app/memory.max", "100")

@@ -67,7 +67,7 @@ def test_devices_have_numbers_names_and_counters() -> None:
         (1, 0, (attribute(XDP, attribute(XDP_ATTACHED, b"\0")),), {"has_ethernet": True}),
     ],
 )
-def test_what_a_device_is(
+def test_kind_of_a_device(
     hardware: int, flags: int, attributes: tuple[bytes, ...], facts: dict[str, object]
 ) -> None:
     """A device has its kind, its state, and its lower device."""
@@ -95,7 +95,7 @@ def test_a_dump_during_which_devices_changed() -> None:
 
 
 @pytest.mark.parametrize("kind", [ERROR, DONE])
-def test_what_the_kernel_refuses(kind: int) -> None:
+def test_kernel_refusals(kind: int) -> None:
     """A refusal, at once or at the end, is the kernel's own error."""
     with pytest.raises(PermissionError) as refusal:
         parse_links(message(kind, struct.pack("=i", -errno.EPERM)))
@@ -127,7 +127,7 @@ def test_flags_of_an_attribute_are_not_its_type() -> None:
     assert link.name == "lo"
 
 
-def test_what_is_cut_short_is_left_out() -> None:
+def test_truncated_messages_are_left_out() -> None:
     """A message cut anywhere gives what stands whole before the cut."""
     for end in range(len(LO), len(LO + ETH0)):
         assert parse_links((LO + ETH0)[:end])[0] == [LO_LINK]

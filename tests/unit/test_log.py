@@ -349,7 +349,7 @@ def test_columns_of_events_only() -> None:
     assert notes == ["no metrics are logged: the table has none of the columns"]
 
 
-def test_what_the_source_is_requested_for() -> None:
+def test_requests_to_the_source() -> None:
     """The ring's size and the mechanisms reach the source before its start, and unlogged tables are not read."""
     source = nothing()
     with Logging(settings(mechanisms={"accepts": "none"}, options={RING_SIZE: 4096}), source) as logging:
@@ -476,7 +476,7 @@ def test_the_end_writes_what_has_happened(tmp_path: Path) -> None:
     assert source.closed
 
 
-def test_who_asks_again_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_request_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """A later Ctrl-C exits at once; two signals at the same time, as from timeout(1), are one request.
 
     nettop's own requests, as of a failed thread, raise nothing there.

@@ -173,7 +173,7 @@ def test_a_block_larger_than_many_files(log: Log) -> None:
     assert log.names() == ["events.1.log", "events.2.log", "events.log"]
 
 
-def test_what_was_kept_before_is_bounded_too(tmp_path: Path) -> None:
+def test_files_of_an_earlier_run_count_toward_the_bound(tmp_path: Path) -> None:
     """Files that a larger --keep has left are removed by the next rotation."""
     for number in range(1, 6):
         (tmp_path / f"events.{number}.log").write_text(f"old {number}\n")
@@ -231,7 +231,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     assert target.read_text() == "precious"
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_special_files_are_refused(tmp_path: Path) -> None:
     """A FIFO, which could block nettop for ever, and a directory are refused at once."""
     for make in (os.mkfifo, os.mkdir):
         path = tmp_path / make.__name__

@@ -136,7 +136,7 @@ def test_a_hook_may_be_switched_off() -> None:
 
 
 @pytest.mark.parametrize("failure", [SourceFailed("the loader was killed"), ValueError("a bug")])
-def test_what_is_no_refusal_is_not_taken_for_one(failure: Exception) -> None:
+def test_other_errors_are_not_refusals(failure: Exception) -> None:
     """A dead child, or a bug, must not silently lead to a worse mechanism."""
     with pytest.raises(type(failure)):
         attach_best(FALLBACKS, Kernel(fexit=failure).take, {})

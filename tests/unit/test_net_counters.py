@@ -88,7 +88,7 @@ def test_missing_files_are_missing_counters(tmp_path: Path) -> None:
         "\n\n",
     ],
 )
-def test_what_does_not_match_is_left_out(tmp_path: Path, wrong: str) -> None:
+def test_counters_without_a_match_are_left_out(tmp_path: Path, wrong: str) -> None:
     """A heading with a wrong, short, long or non-numeric line counts nothing; the next one does."""
     assert read_counters(put(tmp_path, snmp=wrong)) == {}
     if wrong.count("\n") == 2:

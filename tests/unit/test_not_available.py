@@ -220,7 +220,7 @@ def test_logged_lines(case: Case) -> None:
 
 
 @for_each(CASES)
-def test_what_is_here_stays(case: Case) -> None:
+def test_available_mechanisms_stay(case: Case) -> None:
     """With every hook working none of these columns is n/a or null."""
     view = view_of(frame_of(case.lens, case.table, {}), case.table)
     if case.table.append and case.name.endswith(RATE):

@@ -99,7 +99,7 @@ def test_a_single_dear_interval_changes_nothing() -> None:
     assert not machine.changes
 
 
-def test_what_the_interval_before_cost_is_judged_once() -> None:
+def test_each_interval_is_judged_once() -> None:
     """After a longer interval a single expensive one changes nothing, as before it."""
     pace = pace_of(0.02, 1.0)
     for _ in range(2):

@@ -242,7 +242,7 @@ def test_without_statistics_programs_say_why_and_the_rest_works(
     source.close()
 
 
-def test_what_the_kernel_hides_is_left_out() -> None:
+def test_hidden_costs_are_left_out() -> None:
     """Older kernels show programs only with CAP_BPF."""
     assert not programs_of(Hidden())
     assert kernel_bytes_of(Hidden()) is None
@@ -374,7 +374,7 @@ def test_sources_say_what_they_offer() -> None:
     assert not isinstance(Sampled(Measured()).source, MeasuredSource)
 
 
-def test_what_attaching_takes_is_no_cost() -> None:
+def test_attaching_is_not_counted_as_cost() -> None:
     """After lenses have attached, the share is unknown until enough time has passed."""
     cost = OwnCost(dict)
     burnt(lambda: (cost.take(), cost.share())[1] is not None)  # type: ignore[func-returns-value]

@@ -87,7 +87,7 @@ def test_costs_are_judged_over_a_second_or_nearly_an_interval() -> None:
     assert play.pace.interval_s > 4.0
 
 
-def test_what_hooks_cost_is_fixed() -> None:
+def test_the_cost_of_hooks_is_fixed() -> None:
     """Programs, and taking their events, cost the same at any interval: beyond the bound that is exceeded."""
     play = Play()
     play.turns(2, own=0.001, programs=0.03)
@@ -100,7 +100,7 @@ def test_what_hooks_cost_is_fixed() -> None:
     assert str(play.pace.limit) == "interval 2.2 s for --max-overhead 2%"
 
 
-def test_what_attaching_costs_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cost_of_attaching_does_not_slow_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cost of attaching is spent only once, so it is no reason to act."""
     play = Play()
     monkeypatch.setattr(pace_module.time, "monotonic_ns", lambda: play.cost.at_ns)

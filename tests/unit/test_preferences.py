@@ -66,7 +66,7 @@ def test_choices_come_back(file: Path) -> None:
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_what_nettop_does_not_know_stays(file: Path) -> None:
+def test_unknown_preferences_are_kept(file: Path) -> None:
     """A choice leaves other keys as they are, of every type that TOML has."""
     text = (
         'theme = "dark"\nmore = 1\nshare = 0.5\nsince = 2026-11-20T11:02:40+00:00\nday = 2026-11-20\nat = 11:02:00\n'
@@ -105,7 +105,7 @@ def test_a_symbolic_link_stays(file: Path, tmp_path: Path) -> None:
         ("[columns]\nconnections = []", "not a list of names|write connections = ["),
     ],
 )
-def test_what_is_wrong_is_named(file: Path, text: str, expected: str) -> None:
+def test_invalid_preferences_are_named(file: Path, text: str, expected: str) -> None:
     """A problem names the file, the place and the remedy; everything has its default."""
     written(file, "").write_bytes(text.encode(errors="surrogateescape"))
     loaded = load_preferences(file)
@@ -115,7 +115,7 @@ def test_what_is_wrong_is_named(file: Path, text: str, expected: str) -> None:
     assert all(part in problem for part in expected.split("|")), problem
 
 
-def test_what_is_right_counts_beside_what_is_wrong(file: Path) -> None:
+def test_valid_preferences_count_beside_invalid_ones(file: Path) -> None:
     """One bad value invalidates no other."""
     loaded = load_preferences(
         written(

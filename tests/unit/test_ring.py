@@ -237,7 +237,7 @@ def test_a_busy_record_of_another_size_is_no_error_yet() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("discard_first", [False, True])
-def test_what_was_read_is_an_own_copy(count: int, discard_first: bool) -> None:
+def test_records_read_are_a_copy(count: int, discard_first: bool) -> None:
     """The kernel writes over what was read at once: that changes nothing that was handed out, not even one record."""
     dtype = DTYPES[2]
     ring = Model(dtype)

@@ -98,7 +98,7 @@ def test_exit_code_is_the_commands(words: list[str], code: int) -> None:
     assert f" exited with {code} after " in done.stderr
 
 
-def test_what_cannot_run(tmp_path: Path) -> None:
+def test_commands_that_cannot_run(tmp_path: Path) -> None:
     """A command that does not exist gives 127, one that may not run 126, as shells have it, in one line."""
     (tmp_path / "file").write_text("")
     (tmp_path / "file").chmod(0o644)
@@ -288,7 +288,7 @@ def added(*batches: list[Row]) -> RunSummary:
     return sums
 
 
-def test_what_is_open() -> None:
+def test_open_connections() -> None:
     """A connection is open from its connect to its close, also when both come at once; an end counts once."""
     assert added([CONNECT | {"id": 1}]).still_open == 1
     assert added([CONNECT | {"id": 1}, CLOSE | {"id": 1}]).still_open == 0
@@ -296,7 +296,7 @@ def test_what_is_open() -> None:
     assert (sums.opened, sums.accepted, sums.still_open) == (2, 0, 1)
 
 
-def test_what_was_accepted_or_not_seen_to_open() -> None:
+def test_accepted_and_earlier_connections() -> None:
     """A connection that was accepted, or whose opening the ring lost, counts as opened at its end."""
     inbound = CLOSE | {"direction": "inbound", "local_port": 80, "remote_port": 50_000}
     sums = added([inbound | {"id": 1}, inbound | {"id": 2, "remote_port": 50_001}, CLOSE | {"id": 3}])

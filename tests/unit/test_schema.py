@@ -46,7 +46,7 @@ def test_composites_are_made_of_fields_and_store_nothing(table: Table) -> None:
 
 
 @per_table
-def test_what_is_shown_sorted_and_filtered_unasked_exists(table: Table) -> None:
+def test_default_columns_order_and_filter_exist(table: Table) -> None:
     """A table's defaults use its own names."""
     for name in (*table.screen, *table.text, table.key):
         assert name in table.names

@@ -89,7 +89,7 @@ def test_softirqs_that_are_not_seen() -> None:
     assert cpu_results(Cpu(softirq_ns=0)) == [True, False]
 
 
-def test_what_cannot_be_compared_is_skipped() -> None:
+def test_incomparable_results_are_skipped() -> None:
     """A hook without a mechanism, a path without a device, or a failed process is skipped."""
     assert cpu_results(Cpu((HookStatus("syscalls", None, (("fexit", "no"),)), HOOKS[1]))) == [None, True]
     assert cpu_results(Cpu(), unavailable="lo is down") == [None]

@@ -78,7 +78,7 @@ def test_top() -> None:
         ({"lenses": "drops", "sampling": "4"}, "--sampling is an option of", "leave it out"),
     ],
 )
-def test_what_is_wrong(given: dict[str, Any], what: str, remedy: str) -> None:
+def test_errors_name_cause_and_remedy(given: dict[str, Any], what: str, remedy: str) -> None:
     """The error names the invalid argument, and a valid one."""
     with pytest.raises(UsageError) as raised:
         settings(**given)

@@ -173,7 +173,7 @@ def test_a_table_that_declares_nothing() -> None:
 # --- adding up ------------------------------------------------------------------------------------------------
 
 
-def test_what_is_counted() -> None:
+def test_counters() -> None:
     """A new row counts from 0; one that goes leaves its counts; one that returns adds to them."""
     adding = Adding(lens_of(IN_ALL, TOP), 9)
     adding.add([job(1, "ann", 10), job(2, "bob", 5), job(3, "ann", 1)])
@@ -186,7 +186,7 @@ def test_what_is_counted() -> None:
     assert values(in_all) == {"1": 16, "2": 5, "3": 1, "4": 8}
 
 
-def test_what_ended_between_two_readings_is_counted() -> None:
+def test_sockets_that_ended_between_readings_are_counted() -> None:
     """Connections that end between readings count under their labels if listed, else under nobody's."""
     adding = Adding(lens_of(TOP), 9)
     adding.add([job(1, "ann", 10)])
@@ -219,7 +219,7 @@ def test_the_newest_is_listed() -> None:
     assert values(top) == {"ann": 10, "eve": 5, "abe": 1, OTHERS: 2, EVICTED: 1}
 
 
-def test_who_counts_only_other_metrics_gets_a_free_place() -> None:
+def test_clients_of_other_metrics_get_a_free_place() -> None:
     """A group with only other metrics gets a free place, after any group with the first metric."""
     adding = Adding(lens_of(Metrics(("user",), ("bytes_sent", "open"), top="user")), 1)
     (top,) = adding.totals
@@ -412,7 +412,7 @@ def test_both_formats(accept: str, media_type: str, parse: Callable[[str], Itera
     assert samples["nettop_lens_up", ("lens", "work")] == 1
 
 
-def test_what_this_kernel_cannot_give_has_no_series() -> None:
+def test_unavailable_fields_have_no_series() -> None:
     """An unavailable metric has neither samples nor a name; the hook's series has the reason."""
     lens = lens_of(LISTED)
     hook = HookStatus("waits", None, (("fentry", "no"),), ("waits", "bytes_received"))

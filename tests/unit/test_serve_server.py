@@ -323,7 +323,7 @@ def test_half_sent_requests_make_room() -> None:
         assert run.server.counts.evicted > 0
 
 
-def test_what_is_answered_is_not_closed_to_make_room() -> None:
+def test_connections_being_answered_are_not_evicted() -> None:
     """If all connections are being answered, a new client waits for its turn."""
     with running(Limits(connections=2), is_timeless=True) as run, ExitStack() as clients:
         busy = [clients.enter_context(run.connect()) for _ in range(2)]
@@ -424,7 +424,7 @@ def test_odd_methods_are_the_applications_business(method: str) -> None:
         assert run.ask(request).body == method.encode()
 
 
-def test_what_asks_for_another_protocol_is_answered_by_this_one() -> None:
+def test_upgrade_requests_are_answered_in_http() -> None:
     """A request for a protocol upgrade is answered by HTTP, and so is the next on the connection."""
     upgrade = GET[:-2] + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n"
     with running() as run, run.connect() as client:
@@ -573,7 +573,7 @@ def test_want_of_descriptors_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> N
 # The end.
 
 
-def test_what_is_being_answered_is_finished() -> None:
+def test_responses_under_way_are_finished() -> None:
     """At the end the server accepts no clients, closes idle connections, and completes its answers."""
     with running(Limits(drain_s=DEADLINE_S)) as run, run.connect() as client, run.connect() as idle:
         idle.sendall(GET)
@@ -591,7 +591,7 @@ def test_what_is_being_answered_is_finished() -> None:
         run.end()
 
 
-def test_what_takes_too_long_is_cut_off_at_the_end() -> None:
+def test_slow_responses_are_cut_off_at_the_exit() -> None:
     """Endless answers get limited time at the end, and are not reported as a bug."""
     with running(Limits(drain_s=0.2)) as run, run.connect() as client:
         client.sendall(b"GET /wait HTTP/1.1\r\n\r\n")

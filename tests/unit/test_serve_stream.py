@@ -292,7 +292,7 @@ async def test_head_ends_at_once(host: Host) -> None:
         (b"view=%FF", "UTF-8"),
     ],
 )
-async def test_what_is_wrong_is_said_before_the_stream_begins(host: Host, query: bytes, said: str) -> None:
+async def test_errors_precede_the_stream(host: Host, query: bytes, said: str) -> None:
     """An invalid request gets a problem document before the stream begins, as for tables."""
     answer = await ask(host.app, STREAM_PATH, query)
     problem = json.loads(answer.body)

@@ -266,7 +266,7 @@ async def test_a_request_cannot_change_a_filter_of_the_server() -> None:
         (f"filter={'a' * MAX_QUERY_BYTES}", None, str(MAX_QUERY_BYTES)),
     ],
 )
-async def test_what_is_wrong_is_named(query: str, parameter: str | None, said: str) -> None:
+async def test_bad_parameters_are_named(query: str, parameter: str | None, said: str) -> None:
     """An unknown parameter or bad value is a 400 that names it, and a valid one."""
     problem = await problem_of(few(), PATH, query)
     assert problem["status"] == 400

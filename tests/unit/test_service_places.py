@@ -114,7 +114,7 @@ def test_ten_thousand_services_one_after_the_other(kernel: Kernel) -> None:
     assert kernel.without_place == 0
 
 
-def test_who_is_connected_stays(kernel: Kernel) -> None:
+def test_connected_services_keep_their_place(kernel: Kernel) -> None:
     """Services with connections stay, however long idle; of the others the most recently used stay."""
     kept = kernel.number_of(1)
     used = kernel.number_of(2)

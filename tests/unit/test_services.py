@@ -291,7 +291,7 @@ def test_of_a_marked_service_nothing_is_known_to_wait(processes: Processes) -> N
     assert values_of(waiting_of(here, processes), "service") == [DATABASE]
 
 
-def test_what_was_withheld_stays_so(processes: Processes) -> None:
+def test_withheld_values_stay_withheld(processes: Processes) -> None:
     """Once marked, a service loses the response times of later answers."""
     withheld = Withheld()
 
@@ -430,7 +430,7 @@ def test_requests_that_wait(processes: Processes) -> None:
     assert values_of(rows, "local_port") == [80, 80, 0, 80]
 
 
-def test_whose_request_waits(processes: Processes) -> None:
+def test_clients_of_waiting_requests(processes: Processes) -> None:
     """A request waits for its connection's process; if unaccepted, for the server; for a used service it is unknown."""
     opened = {"open_since": NOW - MS}
     here = counted(
@@ -450,7 +450,7 @@ def test_whose_request_waits(processes: Processes) -> None:
     assert [SIDES[side] for side in values_of(rows, "side")] == ["served"] * 2 + ["used"] * 2 + ["served"]
 
 
-def test_what_connections_were_answered(processes: Processes) -> None:
+def test_answered_connections(processes: Processes) -> None:
     """Each connection has a row with its answers; a request waits on one of the two."""
     here = counted(
         NGINX,
@@ -565,7 +565,7 @@ def test_stuck_is_a_request_that_waits(usual_ns: int | None, longest: float) -> 
     assert speeds == ["as usual", "as usual", "stuck", "as usual"]
 
 
-def test_what_is_slower_and_stuck_is_stuck() -> None:
+def test_stuck_outranks_slower() -> None:
     """A service that is both slower and stuck is stuck."""
     readings = Readings()
     readings.repeat(30, {WEB: STEADY})

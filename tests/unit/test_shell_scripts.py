@@ -24,7 +24,7 @@ def _names(words: str) -> list[str]:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_what_is_read_only_is_written_once(script: Path) -> None:
+def test_readonly_names_are_assigned_once(script: Path) -> None:
     """Read-only variables are neither set twice nor declared `local` in a function, which bash refuses."""
     code = script.read_text()
     constants = read_only(code)

@@ -473,7 +473,7 @@ def test_payload_sent(
     assert (row["bytes_acked"], row["bytes_in_flight"]) == shown
 
 
-def test_what_was_acknowledged_stays() -> None:
+def test_acknowledged_bytes_stay() -> None:
     """A reading between a write and its acknowledgement does not lower earlier values."""
     rows = np.zeros(5, ROW)
     rows["id"] = range(1, 6)

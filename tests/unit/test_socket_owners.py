@@ -70,7 +70,7 @@ def test_names_with_anything_in_them(tmp_path: Path, comm: str) -> None:
     assert (owners["comm"], int(owners["start_time"]) // TICK_NS) == (comm.encode(), 1234)
 
 
-def test_who_started_last_within_a_tick(tmp_path: Path) -> None:
+def test_processes_started_in_one_tick(tmp_path: Path) -> None:
     """PIDs order what began within one clock tick, and never reach into the next."""
     process(tmp_path, 4194304, {3: "socket:[1]"}, start=100)
     process(tmp_path, 9, {3: "socket:[1]"}, start=100)
@@ -89,7 +89,7 @@ def test_process_in_no_namespace_to_be_seen(tmp_path: Path) -> None:
     assert len(owners.inode) == 2
 
 
-def test_what_ends_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_end_while_being_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A descriptor that is closed, and a process that ends, are left out without a word."""
     process(tmp_path, 7, {3: "socket:[5]", 4: "socket:[6]"})
     process(tmp_path, 8, {3: "socket:[5]"})
@@ -107,7 +107,7 @@ def test_what_ends_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert find_owners(tmp_path).hidden == 0
 
 
-def test_what_may_not_be_seen_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invisible_processes_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other users' processes are counted; the kernel's own threads, which hold nothing, are not."""
     process(tmp_path, 2, {3: "/"}, flags=KERNEL_THREAD)
     for pid in (7, 8):

@@ -74,7 +74,7 @@ def test_the_process_that_started_first_owns(processes: list[Holding]) -> None:
 
 
 @given(HOLDERS, st.dictionaries(st.integers(1, 6), st.integers(1, 6)), st.sets(st.integers(0, 24)))
-def test_who_uses_a_socket_owns_it(
+def test_the_user_of_a_socket_owns_it(
     processes: list[Holding], users: dict[int, int], openers: set[int]
 ) -> None:
     """A holder that sends or receives comes before the opener, and both before any other."""
@@ -229,7 +229,7 @@ def test_no_rows_are_no_trouble() -> None:
         ({"busy_us": 0, "data_packets_sent": 50}, {"application_limited": 1}, "application", 1.0),
     ],
 )
-def test_what_limits_a_connection(
+def test_limits_of_a_connection(
     added: dict[str, int], flags: dict[str, int], limit: str | None, share: float | None
 ) -> None:
     """The limiting cause of the last interval, with its share, is unknown if nothing was to be sent."""

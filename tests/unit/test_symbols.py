@@ -132,7 +132,7 @@ def test_names_are_known_without_addresses(hiding: Path) -> None:
     assert made.present == {"early", "udp_rcv"}
 
 
-def test_what_is_present_changes_with_the_modules(proc: Path) -> None:
+def test_symbols_change_with_the_modules(proc: Path) -> None:
     """Functions of an unloaded module are not present any more."""
     made = Symbols(proc, {"nft_do_chain", "udp_rcv"})
     made.refresh()

@@ -145,7 +145,7 @@ def test_rows_of_tcp_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [known(counted[name]).tolist() for name in COUNTED] == [[False, True]] * 4
 
 
-def test_what_passes_no_call_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traffic_without_a_call_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel moves datagrams of tunnels and of its own sockets: neither 0 nor what processes moved is all of it.
     Where it is not known who holds a socket, it may be the kernel."""
     kernel = KernelMaps()
@@ -162,7 +162,7 @@ def test_what_passes_no_call_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None
     assert known(counted["bytes_received"]).tolist() == [True, False, False, True, False, False]
 
 
-def test_what_goes_has_its_last_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_socket_has_a_last_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket that has gone ends with the owner that it was shown with, not with that of its first message."""
     kernel = KernelMaps()
     totals, processes = totals_of(monkeypatch, kernel), Processes(Host())
@@ -174,7 +174,7 @@ def test_what_goes_has_its_last_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (len(rows), gone["pid"].tolist(), gone["messages_sent"].tolist()) == (0, [17], [3])
 
 
-def test_what_moved_before_it_was_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_moved_before_counting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket that the first reading found, open or gone, may have moved more than was counted; a later one not."""
     kernel = KernelMaps()
     totals, processes = totals_of(monkeypatch, kernel), Processes(Host())

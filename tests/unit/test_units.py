@@ -79,7 +79,7 @@ def test_amounts_are_read_in_base_units(text: str, unit: str, amount: float) -> 
         ("٣", "us"),
     ],
 )
-def test_what_is_no_amount_is_a_usage_error_with_an_example(text: str, unit: str) -> None:
+def test_a_bad_amount_is_a_usage_error_with_an_example(text: str, unit: str) -> None:
     """The error quotes the text and shows how to write it."""
     with pytest.raises(UsageError) as caught:
         parse_quantity(text, unit)
@@ -147,7 +147,7 @@ def test_rounding_never_shows_a_thousand_of_a_smaller_unit(below: float, at: flo
 
 
 @given(amounts, units)
-def test_what_is_shown_reads_back(value: float, unit: str) -> None:
+def test_formatted_amounts_parse_back(value: float, unit: str) -> None:
     """A cell typed into the filter means nearly the value it shows: within half of its last digit."""
     text = human(value, unit)
     if text.startswith("<"):

@@ -83,9 +83,7 @@ def test_a_rate_is_the_difference_over_the_measured_time(
 
 
 @given(keyed_rows, keyed_rows)
-def test_what_counts_from_its_first_sight_has_all_of_it_in_that_interval(
-    now: list[Row], before: list[Row]
-) -> None:
+def test_a_new_counter_counts_whole_in_its_first_interval(now: list[Row], before: list[Row]) -> None:
     """If a table's counters begin at zero, a new row's growth is its total, so that shares add up."""
     view = make_view(make_frame(now, before, table=FROM_ZERO), all_rows=True, deltas=True)
     rows_before = by_id(before)
@@ -95,7 +93,7 @@ def test_what_counts_from_its_first_sight_has_all_of_it_in_that_interval(
             assert value == rows_now[key]["bytes_sent"]
 
 
-def test_what_was_not_counted_before_has_no_first_sight() -> None:
+def test_a_counter_that_appears_late_has_no_first_interval() -> None:
     """If a column was n/a before, a new row's growth is unknown."""
     row = {"id": 1, "bytes_sent": 5}
     frame = make_frame([row], [], table=FROM_ZERO)
@@ -105,7 +103,7 @@ def test_what_was_not_counted_before_has_no_first_sight() -> None:
     assert all_values(make_view(Frame(frame.now, untold), deltas=True), "bytes_sent") == [None]
 
 
-def test_what_has_gone_did_not_begin_at_zero() -> None:
+def test_a_row_that_left_does_not_restart_at_zero() -> None:
     """A row that is in the snapshot before alone has no difference."""
     view = make_view(
         make_frame([], [{"id": 1, "bytes_sent": 5}], table=FROM_ZERO), closed=True, gone=True, deltas=True
