@@ -34,7 +34,7 @@ def counting() -> Iterator[tuple[UdpTotals, Mechanism]]:
         loader.request(text)
     walks, program = loader.answer(), loader.answer()
     udp = UdpTotals(program, loader=loader, chosen={}, check=None)
-    udp.finish_hooks()
+    udp.hooks.finish()
     status = udp.status().hooks[0]
     try:
         yield udp, next(m for m in UDP_FALLBACKS.mechanisms if m.name == status.mechanism)
@@ -66,11 +66,11 @@ def flood(what: str, segments: int, pairs: int) -> Report:
     with counting() as (udp, mechanism), sending(segments) as (pid, count):
         turns = []
         for turn in range(2 * pairs + 1):
-            (udp._hooks.attach(mechanism) if turn % 2 else udp._hooks.close())
+            (udp.hooks.attach(mechanism) if turn % 2 else udp.hooks._detach(mechanism.programs))
             turns.append(ns_per_byte(pid, count))
         # Each turn with the hook is between two without it.
         ratios = [2 * turns[at] / (turns[at - 1] + turns[at + 1]) for at in range(1, len(turns) - 1, 2)]
-        udp._hooks.attach(mechanism)
+        udp.hooks.attach(mechanism)
         with statistics_on():
             time.sleep(TURN_S)
             runs = udp._program.runs()

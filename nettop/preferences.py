@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, time
@@ -21,6 +22,8 @@ THEMES = ("dark", "light", "terminal")
 UNITS = ("bits", "bytes")
 _MAX_BYTES = 1 << 16
 """Maximum size of the file: four times that of all choices."""
+_DEEP_KEY = re.compile(rb"(?:\.[^.=\n]*){100}")
+"""A key with too many parts: Python's parser takes half a minute for ten thousand parts."""
 _HEADER = "# Written by nettop's screens, which keep no comments. See nettop config --show.\n"
 
 
@@ -83,17 +86,26 @@ def _read(path: Path) -> dict[str, Any]:
     import tomllib  # not needed by --help
 
     try:
-        return tomllib.loads(read_file(path, _MAX_BYTES).decode())
+        content = read_file(path, _MAX_BYTES)
+        if _DEEP_KEY.search(content):
+            raise RecursionError
+        document = tomllib.loads(content.decode())
+        toml_text(document)  # refuse what is nested too deeply to be written again
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise NettopError(
             f"{path} cannot be read: {why_not(error)}", "make it readable; until then defaults are used"
         ) from error
-    except (ValueError, RecursionError) as error:  # also for invalid UTF-8
+    except ValueError as error:  # also for invalid UTF-8
         raise NettopError(
             f"{path} is not valid TOML: {error}", "correct that line, or remove the file"
         ) from error
+    except RecursionError:
+        raise NettopError(
+            f"{path} is nested too deeply", "correct it, or remove the file; until then defaults are used"
+        ) from None
+    return document
 
 
 def _word(document: Mapping[str, Any], key: str, words: tuple[str, ...], problems: list[str]) -> str | None:

@@ -91,7 +91,7 @@ class _Attached:
 class Session:
     """A running nettop, used as a context manager. Leaving it closes every source.
 
-    `source_of` creates the source of a lens: by default the probe, otherwise a replay or a test's own.
+    `source_of` creates the source of a lens: by default the probe.
     `open_statistics` enables BPF statistics until its descriptor is closed; `max_overhead` is the share of one CPU
     that nettop may use. The sampler's thread calls `drop_privileges` once, after the first lens has started or failed,
     and before any reading. If lenses start `together`, it does so after the last of them. The thread that attaches a

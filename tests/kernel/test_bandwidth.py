@@ -611,7 +611,7 @@ def drop_all(memory: Memory, device: str, kind: str) -> None:
     """Attach a program, before all others, that drops every packet received by a device."""
     program_type, verdict, attach_type, flags = FOREIGN[kind]
     instructions = struct.pack("=BBhiBBhi", 0xB7, 0, 0, verdict, 0x95, 0, 0, 0)
-    program = bpf._load(program_type, instructions)
+    program = bpf.call("bpf_prog_load", program_type, b"drop_all", b"GPL", instructions, 2, None)
     memory["link"] = bpf.link(program, attach_type, socket.if_nametoindex(device), flags)
 
 

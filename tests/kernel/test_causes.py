@@ -151,7 +151,7 @@ HIDDEN = {
     "stat": ("mount --bind /dev/null /proc/stat", "mounted at /proc/stat hides it"),
     "settings": ("mount -t tmpfs none /proc/sys", ""),
     "sys": ("umount -R /sys", "/sys is not mounted"),
-    "sys-tmpfs": ("mount -t tmpfs none /sys", "/sys is tmpfs instead of sysfs"),
+    "sys-tmpfs": ("mount -t tmpfs none /sys", "mounted at /sys hides it"),
     "btf": ("mount -t tmpfs none /sys/kernel/btf", "mounted at /sys/kernel/btf"),
     "cpus": ("mount -t tmpfs none /sys/devices", "mounted at /sys/devices hides it"),
     "bus": ("mount -t tmpfs none /sys/bus", "mounted at /sys/bus hides it"),

@@ -417,6 +417,8 @@ def test_parts_left_out_by_the_user() -> None:
         "ip=none",
         "--mechanism",
         "collector=none",
+        "--mechanism",
+        "unowned=none",
         deadline_s=DEADLINE_S,
     )
     assert done.returncode == 0

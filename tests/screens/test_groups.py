@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from nettop.query.filter import parse_filter
@@ -183,7 +184,7 @@ async def test_a_groups_filter_passes_its_events_alone(group: Row) -> None:
     async with running(only(FAILURES, [group], steps), batches=batches, view="connections.failures") as run:
         screen = shown(run)
         assert screen.view is not None
-        text = screen.member_filter(screen.view, group["id"])
+        text = screen.member_filter(screen.view, np.array([0]))
     view = View(frame_of_events(rows), screen_query(EVENTS))
     assert parse_filter(EVENTS, text).mask(view).tolist() == [True] + [False] * len(others)
 
@@ -250,7 +251,7 @@ async def test_a_namespaces_group_opens_by_its_name() -> None:
     view = View(Frame(Snapshot(LENS.id, 1, 1, {GROUPS.name: rows})), screen_query(GROUPS))
     steps, batches = eventful_host()
     async with running(steps, (160, 30), batches=batches, view="connections.groups") as run:
-        filters = [shown(run).member_filter(view, key) for key in (1, 2)]
+        filters = [shown(run).member_filter(view, np.array([at])) for at in (0, 1)]
     assert filters == ['namespace="web"', "namespace=–"]
     assert parse_filter(SOCKETS, str(filters[0])).names == ("namespace",)
 

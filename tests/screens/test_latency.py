@@ -451,7 +451,7 @@ def test_a_title_sheds_quantiles() -> None:
     """The least important columns are dropped, whatever their order."""
     many = [Quantile("p50", 5_000, 3), Quantile("p90", 6_000, 1), Quantile("max", 7_000, 2)]
     texts = [
-        "".join(span.text for span in title(replace(chosen(), quantiles=many), width)).strip()
+        "".join(span.text for span in title(chosen()._replace(quantiles=many), width)).strip()
         for width in (60, 30, 20)
     ]
     assert texts == [

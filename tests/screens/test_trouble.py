@@ -62,7 +62,7 @@ async def test_ten_thousand_sockets_in_close_wait_are_named_and_shown() -> None:
     """
     async with running(LEAK, (160, 30)) as run:
         assert "! ▲ CLOSE_WAIT 10,000 (+120/s)   " in headline(run)
-        spans = [span for part in shown(run).headline_bar._left for span in part.spans]
+        spans = [span for part in shown(run).headline_bar._items[0] for span in part.spans]
         assert next(span.role for span in spans if "▲ CLOSE_WAIT" in span.text) is Role.WARN
         assert "fine" in processes(shown(run))
         await press(run, "exclamation_mark")

@@ -89,8 +89,8 @@ def rows_of(ids: list[int], sent: Counter[int] | None = None) -> Array:
 def totals_of(monkeypatch: pytest.MonkeyPatch, kernel: KernelMaps) -> UdpTotals:
     """Return a counter of UDP over these maps."""
     monkeypatch.setattr(udp, "maps", kernel)
-    monkeypatch.setattr(udp, "Hooks", lambda *_: SimpleNamespace(attach=None, gaps={}))
-    monkeypatch.setattr(udp, "attach_best", lambda *_: HookStatus("udp", "any"))
+    hooks = SimpleNamespace(works=True, statuses=(HookStatus("udp", "any"),), gaps={})
+    monkeypatch.setattr(udp, "Hooks", lambda *_, **__: hooks)
     program = SimpleNamespace(maps={"udp_sockets": 1, "untracked": 2}, functions={})
     return UdpTotals(cast("Any", program), loader=cast("Any", None), chosen={}, check=None)
 

@@ -52,7 +52,7 @@ def read_messages(batch: Batch, which: Index, version: int) -> tuple[Messages, S
     """Read the messages in these datagrams, and all their sets. Skip messages with an invalid header."""
     buffer, starts, ends = batch.datagrams.buffer, batch.datagrams.starts[which], batch.datagrams.ends[which]
     is_whole = ends - starts >= HEADERS[version]
-    is_cut = np.zeros(len(which), bool)
+    is_cut: Array = np.zeros(len(which), bool)
     if version == IPFIX:
         lengths = np.zeros(len(which), np.intp)
         lengths[is_whole] = numbers(buffer, starts[is_whole] + 2, 2).astype(np.intp)

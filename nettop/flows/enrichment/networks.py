@@ -289,7 +289,7 @@ def _flatten(firsts: Keys, lasts: Keys, bounds: Keys) -> tuple[Keys, Index]:
     begins, ends = np.split(places[len(bounds[0]) :], 2)
     # A range that ends with the last address has wrapped to zero.
     ends[ends == 0] = len(starts[0])
-    smallest = np.full(len(starts[0]), len(begins), np.int32)
+    smallest: Array = np.full(len(starts[0]), len(begins), np.int32)
     # The smallest comes last; of equals the first.
     for row in np.lexsort(_differences(lasts, firsts)[::-1])[::-1].tolist():
         smallest[begins[row] : ends[row]] = row

@@ -7,10 +7,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -46,6 +46,7 @@ _NAMES_MAX = 3
 _NAMED_BY_IP = (Path("/run/netns"), Path("/var/run/netns"))
 """Directories in which `ip netns` names namespaces."""
 _UNKNOWN = np.iinfo(np.uint32).max
+_RESERVED_THREADS = 12
 _SPARE_TEXTS = 1024
 _DROPPED = "it appeared after nettop dropped privileges"
 
@@ -244,9 +245,10 @@ class Namespaces:
         others = new - {self.own}
         if not self._may_enter:
             self.refused = dict.fromkeys(others, self._reason) | self.refused
-        else:
-            for inode in others:
-                self._enter(inode)
+        elif others:
+            with _reserved_threads():
+                for inode in others:
+                    self._enter(inode)
 
     def _scan(self) -> None:
         """Find the namespaces in use and leave the others."""
@@ -351,3 +353,23 @@ def shared_namespaces(host: Host) -> Namespaces:
         if not isinstance(shared, Namespaces) or not shared.join():
             shared = host.kept.namespaces = Namespaces(host.proc)
         return shared
+
+
+@contextmanager
+def _reserved_threads() -> Iterator[None]:
+    """Reserve some threads while namespaces are entered, so that if these reach the limit of threads and processes,
+    loaders and frontend threads can still be started later.
+    """
+    is_over = threading.Event()
+    reserved: list[threading.Thread] = []
+    try:
+        with suppress(RuntimeError):  # the limit is already reached
+            for _ in range(_RESERVED_THREADS):
+                thread = threading.Thread(target=is_over.wait, name="reserved", daemon=True)
+                thread.start()
+                reserved.append(thread)
+        yield
+    finally:
+        is_over.set()
+        for thread in reserved:
+            thread.join()

@@ -79,15 +79,27 @@ def find_owners(proc: Path = Path("/proc")) -> SocketOwners:
 
 def _sockets_of(process: int) -> dict[int, int]:
     """Return the inodes of a process's sockets, by descriptor."""
-    sockets = {}
     with _folder("fd", process) as folder:
-        for name in os.listdir(folder):
-            try:
-                link = os.readlink(name, dir_fd=folder)
-            except FileNotFoundError:
-                continue  # closed meanwhile
-            if link.startswith(_LINK):
-                sockets[int(name)] = int(link[len(_LINK) : -1])
+        if names := os.listdir(folder):
+            return _links(folder, names)
+    # The main thread may have exited before the others, which share one table.
+    with _folder("task", process) as threads:
+        for thread in os.listdir(threads):
+            with _folder(f"{thread}/fd", threads) as folder:
+                if names := os.listdir(folder):
+                    return _links(folder, names)
+    return {}
+
+
+def _links(folder: int, names: list[str]) -> dict[int, int]:
+    sockets = {}
+    for name in names:
+        try:
+            link = os.readlink(name, dir_fd=folder)
+        except FileNotFoundError:
+            continue  # closed meanwhile
+        if link.startswith(_LINK):
+            sockets[int(name)] = int(link[len(_LINK) : -1])
     return sockets
 
 

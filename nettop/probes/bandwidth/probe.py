@@ -217,7 +217,7 @@ class Bandwidth(Probe):
 
     def _load(self, _: Mechanism) -> None:
         if self._options[XDP] == "off":
-            raise DisabledByUser("switched off by --xdp off", "leave out --xdp off")
+            raise DisabledByUser("switched off by --xdp off", "remove --xdp off")
         self._host.require_bpf()
         has_flows = self._options[FLOWS_OPTION] == "on"
         text = program_text(self.namespaces.own, flows_max=self._flows_max if has_flows else None)
@@ -241,7 +241,7 @@ class Bandwidth(Probe):
     def _open_flows(self, _: Mechanism) -> None:
         program = self._loaded()
         if self._options[FLOWS_OPTION] == "off":
-            raise DisabledByUser("switched off by --flows off", "leave out --flows off")
+            raise DisabledByUser("switched off by --flows off", "remove --flows off")
         sets, parts = partition(self._flows_max, SET_ENTRIES)
         self._flows = SetTable(program.maps["flows"], sets * parts * SET_ENTRIES, FLOW, KEY)
         self._opened.callback(self._flows.close)

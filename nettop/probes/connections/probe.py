@@ -205,7 +205,7 @@ class Connections(Probe):
         self._attach_events(loader)
         try:
             if self._options[COUNT_UDP] == "off":
-                raise DisabledByUser("switched off by --udp off", "leave out --udp off")
+                raise DisabledByUser("switched off by --udp off", "remove --udp off")
             loader.request(udp_text(follows=self._options.follow is not None and self._events is not None))
             yield
             program = self._next_program(loader)

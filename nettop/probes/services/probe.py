@@ -98,7 +98,7 @@ class Services(Probe):
         self._share_namespaces().enter()
         with closing(Loader()) as loader:
             calls = self._attach_best(FALLBACKS, partial(self._attach, loader))
-        self._hooks = (calls, self._attach_best(UNOWNED, self._walk_storage))
+        self._hooks = (calls, self._attach_best(UNOWNED, partial(self._walk_storage, calls)))
 
     def _attach(self, loader: Loader, mechanism: Mechanism) -> None:
         """Load and attach the mechanism's programs, and start to watch existing connections."""
@@ -124,11 +124,11 @@ class Services(Probe):
         self._program = program
         self._programs.append(program)
 
-    def _walk_storage(self, mechanism: Mechanism) -> None:
+    def _walk_storage(self, calls: HookStatus, mechanism: Mechanism) -> None:
         """Read connections from socket storage instead of through descriptors. Raises Refused and OSError."""
         (name,) = mechanism.programs
         if self._program is None:
-            raise Refused("no calls are seen")
+            raise calls.error()
         if name not in self._program.functions:
             raise Refused(self._program.refused.get(name, "kprobes cannot use socket storage"))
         self._rows = Iterator(self._program.functions[name], CONNECTION, self._program.maps["turns"])
