@@ -20,7 +20,7 @@ from nettop.serve.api.openapi import operation, parameter, problem_answers
 from nettop.serve.api.parameters import given_parameters
 from nettop.serve.problems import RETRY_SOON, Problem
 from nettop.serve.served import Served
-from nettop.snapshots.arrays import Array
+from nettop.snapshots.arrays import Array, as_list
 from nettop.snapshots.bandwidth import (
     COUNTERS_MODE,
     INTERFACES,
@@ -95,7 +95,7 @@ class InterfaceTraffic:
 
     def summary(self, uptime_s: float) -> Answer:
         """Return averages and shares since serving started."""
-        in_all, *parts = self.totals[:, _BYTES].tolist()
+        in_all, *parts = as_list(self.totals[:, _BYTES])
         is_known = in_all and self.has_parts
         averages = (uptime_s, in_all * 8 / uptime_s, self.peak_bytes_per_s * 8)
         shares = [100 * part / in_all if is_known else None for part in parts]
