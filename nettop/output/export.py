@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 from nettop.diagnostics import Diagnostics
 from nettop.engine.consumer import Consumer
@@ -30,7 +30,7 @@ from nettop.snapshots.source import SourceOptions
 from nettop.writing import OUTPUT, open_to_write, replace_file, temporary_path, write_all, writing
 
 _STEP_S = 0.2
-"""Seconds between updates of the progress."""
+"""Seconds between updates of the progress bar."""
 _REMEDY = "choose another FILE, or - for standard output"
 
 
@@ -94,19 +94,31 @@ def _sample(
         frame = consumer.frame or first
         return exporter.count(frame.now.tables[table.name])
 
-    start, count_before = time.monotonic(), count()
     with _progress(settings, exporter.unit, stderr) as show:
-        while not requests.ending and (left := start + settings.duration_s - time.monotonic()) > 0:
-            if consumer.failure is not None:
-                raise consumer.failure
-            show(settings.duration_s - left, count() - count_before)
-            consumer.wait(timeout_s=min(left, _STEP_S))
+        _wait(consumer, requests, settings.duration_s, count, show)
     is_read, last = consumer.read_last(), consumer.frame
     if consumer.failure is not None:
         raise consumer.failure
     if not is_read or last is None:
         raise SourceFailed("the last reading timed out", "try again")
     return first.now, last.now
+
+
+def _wait(
+    consumer: Consumer,
+    requests: Requests,
+    duration_s: float,
+    count: Callable[[], int],
+    show: Callable[[float, int], None] | None,
+) -> None:
+    """Wait until the time is over or the end is requested; pass elapsed seconds and the count to `show`."""
+    start, first = time.monotonic(), count()
+    while not requests.ending and (left := start + duration_s - time.monotonic()) > 0:
+        if consumer.failure is not None:
+            raise consumer.failure
+        if show is not None:
+            show(duration_s - left, count() - first)
+        consumer.wait(timeout_s=left if show is None else min(left, _STEP_S))
 
 
 # --- the reports ----------------------------------------------------------------------------------------------
@@ -126,25 +138,48 @@ def _summary(
 @contextmanager
 def _progress(
     settings: ExportSettings, unit: str, stderr: TextIO | None
-) -> Iterator[Callable[[float, int], None]]:
-    """Show the progress on a terminal's last line; yield its update function, a no-op without a terminal."""
+) -> Iterator[Callable[[float, int], None] | None]:
+    """Show a progress bar on a terminal; yield its update function, or None without a terminal."""
     if stderr is None or not stderr.isatty():
-        yield lambda _elapsed_s, _counted: None
+        yield None
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
 
-    def write(text: str) -> None:
-        with suppress(OSError):  # the terminal may be closed
-            stderr.write(f"\r{text}\x1b[K")
-            stderr.flush()
+    columns = (
+        TextColumn(settings.view),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} of {task.total:g} s"),
+        TextColumn(f"{{task.fields[counted]:,}} {unit}  (Ctrl-C ends early)"),
+    )
+    console = Console(file=cast("TextIO", _Terminal(stderr)))
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
+        task = progress.add_task("", total=settings.duration_s, counted=0)
 
-    def show(elapsed_s: float, counted: int) -> None:
-        elapsed = f"{elapsed_s:.0f} of {settings.duration_s:g} s"
-        write(f"{settings.view}  {elapsed}  {counted:,} {unit}  (Ctrl-C ends early)")
+        def show(elapsed_s: float, counted: int) -> None:
+            progress.update(task, completed=elapsed_s, counted=counted)
+            progress.refresh()
 
-    try:
         yield show
-    finally:
-        write("")
+
+
+class _Terminal:
+    """A terminal stream that ignores write errors, as the terminal may be closed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 # --- the file -------------------------------------------------------------------------------------------------
