@@ -59,7 +59,7 @@ run_tests() {
 }
 
 run_doctor() {
-  .venv/bin/nettop doctor --format json >"$results/doctor.json" 2>"$results/doctor.stderr"
+  .venv/bin/nettop doctor --timeout $((90 * ${NETTOP_TEST_PATIENCE:-1})) --format json >"$results/doctor.json" 2>"$results/doctor.stderr"
   printf '%s\n' $? | tee "$results/doctor.status"
 }
 

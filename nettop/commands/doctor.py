@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 from nettop.commands.invoker import User, acting_as, file_owner, invoking_user, open_files_as
-from nettop.commands.options import checked_word, completer, mechanism_option, option, parse_mechanisms
+from nettop.commands.options import (
+    checked_word,
+    completer,
+    mechanism_option,
+    option,
+    parse_mechanisms,
+    parse_seconds,
+)
 from nettop.commands.privilege import become_user, why_still_root
+from nettop.doctor.deadline import STEP_S
 from nettop.errors import ExitCode, NettopError
 from nettop.process.interrupts import delay_interrupts
 from nettop.process.limits import set_up_process
@@ -57,6 +65,8 @@ class DoctorOptions:
     no_traffic: Annotated[bool, option("--no-traffic", help="Skip the self-test")] = False
     only: Annotated[list[str] | None, option("--only", metavar="PART", autocompletion=completer(_PARTS),
                                              help=f"Check only this part: {', '.join(_PARTS)}; repeatable")] = None
+    timeout: Annotated[str, option("--timeout", metavar="SECONDS",
+                                   help=f"Longest time for each check and lens ({STEP_S:g})")] = f"{STEP_S:g}"
     mechanism: Annotated[list[str] | None, mechanism_option()] = None
     # fmt: on
 
@@ -65,6 +75,7 @@ def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | No
     """Run the checks and report. Raise NettopError if the report cannot be written."""
     as_json = checked_word("format", options.format, _FORMATS) == "json"
     parts = tuple(checked_word("part", part, _PARTS) for part in options.only or ())
+    timeout_s = parse_seconds("--timeout", options.timeout, least=1)
     mechanisms = parse_mechanisms(options.mechanism)
     if sys.stdout is None:
         raise NettopError("standard output is closed", "redirect it to a file or a pipe")
@@ -75,7 +86,9 @@ def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | No
         from nettop.kernel.host.privileges import use_permitted
     path = None if options.bundle is None else Path(options.bundle)
     user = invoking_user() if path is None else file_owner(path)
-    settings = DoctorSettings(parts, not options.no_traffic, mechanisms, as_json, why_still_root(user) or "")
+    settings = DoctorSettings(
+        parts, not options.no_traffic, mechanisms, as_json, why_still_root(user) or "", timeout_s
+    )
     drop_privileges = partial(become_user, user) if source_of is None else None
     with nullcontext() if path is None else _new_file(path, user) as bundle:
         if source_of is None:

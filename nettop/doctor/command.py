@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, TextIO
 
 from nettop.doctor.bundle import bundle_of
-from nettop.doctor.deadline import within
+from nettop.doctor.deadline import STEP_S, within
 from nettop.doctor.facts import check_stays_root, fentry_check, files_check, host_checks
 from nettop.doctor.report import Check, LensReport, Report
 from nettop.doctor.text import write_report
@@ -30,6 +30,7 @@ from nettop.writing import OUTPUT, writing
 class DoctorSettings:
     """Settings of `nettop doctor`. Without `parts`, it examines everything; `traffic` runs the self-test;
     `mechanisms` are those to use instead of the best ones, by hook. `stays_root` is why nettop stays root, if it does.
+    `step_s` is the longest time for each check and lens in seconds.
     """
 
     parts: tuple[str, ...] = ()
@@ -37,6 +38,7 @@ class DoctorSettings:
     mechanisms: Mapping[str, str] = field(default_factory=dict)
     as_json: bool = False
     stays_root: str = ""
+    step_s: float = STEP_S
 
 
 def run_doctor(
@@ -81,15 +83,15 @@ def make_report(
         checks: list[Check] = []
         if not parts or "host" in parts:
             _progress("examining the host")
-            checks += [*host_checks(), *check_stays_root(settings.stays_root)]
+            checks += [*host_checks(step_s=settings.step_s), *check_stays_root(settings.stays_root)]
         if drop_privileges is not None:
             drop_privileges()
         # Before the first lens, because this forks processes.
-        with within("preparing the self-test"):
+        with within("preparing the self-test", settings.step_s):
             paths = cleanup.enter_context(traffic_paths()) if settings.traffic and chosen else ()
         for lens in chosen:
             _progress(f"attaching {lens.id}{', and sending traffic' if settings.traffic else ''}")
-            report, compared = _examine(lens, source_of, paths, settings.mechanisms)
+            report, compared = _examine(lens, source_of, paths, settings)
             examined.append(report)
             results += compared
     if checks:
@@ -102,17 +104,17 @@ def _examine(
     lens: Lens,
     source_of: Callable[[str], Source],
     paths: Sequence[TrafficPath],
-    mechanisms: Mapping[str, str],
+    settings: DoctorSettings,
 ) -> tuple[LensReport, list[SelfTestResult]]:
     """Return the status of a lens on this host, and its self-test's results, none without traffic paths.
 
-    `mechanisms` are those to use instead of the best ones, by hook. Raise UsageError for an unknown mechanism.
+    Raise UsageError for an unknown mechanism.
     """
     try:
-        with within("it"), ExitStack() as opened:
+        with within("it", settings.step_s), ExitStack() as opened:
             with delay_interrupts():  # imports the probe
                 source = opened.enter_context(closing(source_of(lens.id)))
-            return _examine_source(lens, source, paths, mechanisms)
+            return _examine_source(lens, source, paths, settings.mechanisms)
     except UsageError:
         raise
     except NettopError as error:

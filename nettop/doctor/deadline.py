@@ -13,7 +13,7 @@ from nettop.process.limits import of_memory, of_processes
 from nettop.selftest.result import REPORT_IT
 
 STEP_S = 90.0
-"""Seconds allowed for a step: many times longer than it takes on a busy host."""
+"""Seconds allowed for a step unless --timeout is given: many times longer than it takes on a busy host."""
 _CLOSING_S = 5.0
 """Seconds for the step's cleanup, before that is interrupted too."""
 _STUCK_S = 30.0
@@ -42,7 +42,7 @@ def within(step: str, seconds: float = STEP_S) -> Iterator[None]:
         limits = "; ".join(limit.what for limit in (*of_memory(), *of_processes()))
         raise SourceFailed(
             f"{step} timed out after {seconds:g} s{f', with limits: {limits}' if limits else ''}",
-            f"raise the limits, or {REPORT_IT}" if limits else REPORT_IT,
+            f"{'raise the limits' if limits else 'on a slow host, allow more with --timeout'}, or {REPORT_IT}",
         ) from error
     finally:
         signal.setitimer(signal.ITIMER_REAL, *timer)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nettop import version_of_build
 from nettop.doctor.capabilities import check_capabilities, check_user, check_user_namespace, sees_owners
-from nettop.doctor.deadline import within
+from nettop.doctor.deadline import STEP_S, within
 from nettop.doctor.report import PERF_EVENTS, USER_CHOICES, Check, LensReport, Verdict, bad, stops_programs
 from nettop.doctor.toolchain import check_bcc, check_btf_loads, check_libbpf, check_numpy, check_python
 from nettop.errors import NettopError, SourceFailed, Unsupported, numpy_error
@@ -40,14 +40,14 @@ _DIAG_STATES = {"TCP": (6, 10), "UDP": (17, 7)}
 """IP protocols, each with a state that few sockets are in: LISTEN, or no peer."""
 
 
-def host_checks(root: Path = Path("/")) -> list[Check]:
-    """Return all facts in display order. A fact that cannot be read becomes a note."""
+def host_checks(root: Path = Path("/"), step_s: float = STEP_S) -> list[Check]:
+    """Return all facts in display order, each read within this many seconds. One that cannot be read becomes a note."""
     checks: list[Check] = []
     for check_function in _CHECKS:
         key = check_function.__name__.removeprefix("check_")
         name = key.replace("_", " ")
         try:
-            with within("it"):
+            with within("it", step_s):
                 result = check_function(root)
                 checks += [result] if isinstance(result, Check) else result
         except OSError as error:

@@ -10,7 +10,8 @@ import io
 import json
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -646,6 +647,35 @@ def test_nettop_unreadable_by_the_calling_user(monkeypatch: pytest.MonkeyPatch) 
     assert (first.verdict, first.value) == (Verdict.NOTE, given[0].stays_root)
     assert "where everybody can read it" in first.remedy
     assert not second.remedy
+
+
+def test_more_time_for_a_slow_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--timeout applies to every check and lens; without it, each has 90 s."""
+    given: list[float] = []
+
+    def run_doctor(settings: DoctorSettings, *_: object) -> ExitCode:
+        given.append(settings.step_s)
+        return ExitCode.DONE
+
+    monkeypatch.setattr("nettop.doctor.command.run_doctor", run_doctor)
+    assert run(["doctor"]) == run(["doctor", "--timeout", "300"]) == ExitCode.DONE
+    assert given == [90, 300]
+    assert run(["doctor", "--timeout", "0"]) == ExitCode.USAGE
+
+
+def test_every_step_has_the_time_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks of the host, the traffic processes and each lens end at the same deadline."""
+    allowed: set[float] = set()
+
+    @contextmanager
+    def within(_: str, seconds: float) -> Iterator[None]:
+        allowed.add(seconds)
+        yield
+
+    monkeypatch.setattr("nettop.doctor.command.within", within)
+    monkeypatch.setattr(facts, "within", within)
+    make_report(DoctorSettings(traffic=False, step_s=300), lambda _: Scripted(steps([])))
+    assert allowed == {300}
 
 
 SYSFS = "30 20 0:7 / /sys rw - sysfs sysfs rw\n"

@@ -35,6 +35,13 @@ def test_a_step_that_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "raise the limits" in failure.value.remedy
 
 
+def test_a_slow_host_may_take_longer() -> None:
+    """Without limits that explain it, the remedy is more time."""
+    with pytest.raises(SourceFailed) as failure, deadline.within("it", 0.05):
+        threading.Event().wait()
+    assert "allow more with --timeout" in failure.value.remedy
+
+
 def test_a_step_in_time() -> None:
     """A step that ends in time returns its own result or error."""
     with deadline.within("it"):
