@@ -27,12 +27,14 @@
 #define IPPROTO_ICMPV6 58
 #define IPPROTO_SCTP 132
 #define EXTENSIONS_MAX 6
+#define EXTENSION_BYTES 8 /* the shortest; a fragment header has no length */
 #define TCP_FLAGS_END 14
 #define TCP_LENGTH_AT 12
 #define UDP_BYTES 8
 #define SCTP_BYTES 12
 #define HEADERS_BYTES 72 /* one read for Ethernet, VLAN, IPv6 and TCP up to its flags: a read takes 20 ns */
 #define HEADERS_MASK 0x7f
+#define COPY_AT 80        /* in `headers`: header bytes that are not among the first HEADERS_BYTES */
 #define OFFSET_MAX 0x1fff /* the most that the verifier lets a packet pointer move */
 #define XDP_PASSED 2
 #define TC_NEXT -1
@@ -93,16 +95,34 @@ struct services {
 };
 BPF_ARRAY(services, struct services, 1);
 
-// State of each CPU: the time of its tick, and the packet that it last gave to a driver with its first bytes;
-// it is subtracted again if the driver refuses it.
+// What is known about the current packet.
+struct packet {
+  struct key key;
+  u32 datagram;      // the ID that its fragments share
+  u16 ethertype, at; // offset of the next header to parse
+  u16 transport_at;  // offset of the transport header; 0 if unknown
+  u8 protocol, cast, service, tcp_flags;
+  u8 is_fragment, is_later_fragment;
+  u64 packets, bytes; // on the wire; parsing leaves these alone
+};
+
+// State of each CPU and hook: the time of its tick, and the current packet. For sent packets also the first
+// bytes of the packet, and what was counted for it: it is subtracted again if the driver refuses it.
+enum hook { HOOK_XDP, HOOK_TC, HOOK_SENT, HOOKS };
 struct cpu {
   u64 tick, tick_ns;
-  u64 skb, packets, bytes;
-  u32 slot, set;
-  u8 protocol, cast, service, entry;
-  u8 headers[HEADERS_MASK + sizeof(struct ipv6)];
+  u64 skb;
+  u32 slot, set, linear, place;
+  u8 entry;
+  struct packet packet;
+  u8 headers[HEADERS_MASK + 1 + sizeof(struct ipv6)];
 };
-BPF_PERCPU_ARRAY(cpus, struct cpu, 1);
+BPF_PERCPU_ARRAY(cpus, struct cpu, HOOKS);
+
+// Separates stages of a program, which pass values on in memory: `cpus`. The verifier does not track what is
+// stored in a map, so all paths through a stage end in the same state, and it follows the next stage once. If
+// values stayed in registers or on the stack, it would follow the next stage for each combination of values.
+#define END_STAGE() asm volatile("" ::: "memory")
 
 // Packets that a driver refused but that stay counted, because another device's packet was sent in between.
 BPF_PERCPU_ARRAY(refused, u64, 1);
@@ -128,36 +148,45 @@ BPF_PERCPU_ARRAY(evicted, struct evicted, 1);
 // bpf_probe_read_kernel. bcc may replace it by bpf_probe_read, which TC programs lack.
 static long (*const read_kernel)(void *copy, u32 size, const void *from) = (void *)113;
 
-// The bytes of a packet: packet memory up to `end`, which the verifier checks, or, if `end` is NULL, `size`
-// bytes of kernel memory, the first of which are copied to `headers`.
+// The bytes of a packet: packet memory of a context of the hook, or for HOOK_SENT kernel memory at `data`.
 struct source {
-  void *data, *end;
-  u32 size;
-  u8 *headers;
+  enum hook hook;
+  void *ctx;
+  void *data;
+  struct cpu *cpu;
 };
 
-struct packet {
-  struct key key;
-  u32 datagram;     // the ID that its fragments share
-  u16 transport_at; // offset of the transport header; 0 if unknown
-  u8 protocol, cast, service, tcp_flags;
-  bool is_fragment, is_later_fragment;
-};
-
-// Returns the bytes at `at`, in place if possible, else in `copy`; NULL if the packet is too short.
-static __always_inline void *bytes_at(struct source *from, u32 at, void *copy, u32 size) {
+// Returns the bytes at `at`; NULL if the packet is too short.
+static __always_inline void *bytes_at(struct source *from, u32 at, u32 size) {
+  struct cpu *cpu = from->cpu;
   if (at > OFFSET_MAX)
     return NULL;
-  void *piece = from->data + at;
-  if (from->end)
-    return piece + size > from->end ? NULL : piece;
-  if (at + size > from->size)
+  if (from->hook != HOOK_SENT) {
+    // Loaded again for each header: a pointer remembers how many bytes were checked, so states would differ
+    // by it.
+    void *data, *end;
+    END_STAGE();
+    if (from->hook == HOOK_XDP) {
+      data = (void *)(long)((struct xdp_md *)from->ctx)->data;
+      end = (void *)(long)((struct xdp_md *)from->ctx)->data_end;
+    } else {
+      data = (void *)(long)((struct __sk_buff *)from->ctx)->data;
+      end = (void *)(long)((struct __sk_buff *)from->ctx)->data_end;
+    }
+    return data + at + size > end ? NULL : data + at;
+  }
+  if (at + size > cpu->linear)
     return NULL;
-  u64 place = at;
+  cpu->place = at;
+  if (at > HEADERS_BYTES - size) {
+    if (bpf_probe_read_kernel(cpu->headers + COPY_AT, size, from->data + at))
+      return NULL;
+    cpu->place = COPY_AT;
+  }
+  END_STAGE();
+  u64 place = cpu->place;
   BOUND(place, HEADERS_MASK);
-  if (at <= HEADERS_BYTES - size)
-    return from->headers + place;
-  return bpf_probe_read_kernel(copy, size, piece) ? NULL : copy;
+  return cpu->headers + place;
 }
 
 // --- parsing -----------------------------------------------------------------------------------------------
@@ -184,55 +213,62 @@ static __always_inline void put_addresses(struct key *key, u32 *source, u32 *des
   __builtin_memcpy(key->remote_address, remote, sizeof(key->remote_address));
 }
 
-// Parses the header at `at`. Returns the offset of the next header, whose protocol is put in the key; 0 if
-// there is none.
-static __always_inline u32 parse_v4(struct source *from, u32 at, struct packet *packet, bool is_received) {
-  struct ipv4 copy, *header = bytes_at(from, at, &copy, sizeof(copy));
-  u32 source[4] = {0, 0, bpf_htonl(0xffff)}, destination[4] = {0, 0, bpf_htonl(0xffff)};
+// Parses the IP header, and moves on to the next one, whose protocol is put in the key. Returns whether there
+// is one.
+static __always_inline bool parse_v4(struct source *from, struct packet *packet, bool is_received) {
+  u32 at = packet->at;
+  struct ipv4 *header = bytes_at(from, at, sizeof(*header));
   if (!header)
-    return 0;
-  source[3] = header->source;
-  destination[3] = header->destination;
-  put_addresses(&packet->key, source, destination, is_received);
-  packet->key.protocol = header->protocol;
+    return false;
+  struct key *key = &packet->key;
+  key->local_address[2] = key->remote_address[2] = bpf_htonl(0xffff);
+  key->local_address[3] = is_received ? header->destination : header->source;
+  key->remote_address[3] = is_received ? header->source : header->destination;
+  key->protocol = header->protocol;
   packet->datagram = header->id;
-  packet->is_fragment = header->offset & bpf_htons(IP_OFFSET_MASK | IP_MORE_FRAGMENTS);
-  packet->is_later_fragment = header->offset & bpf_htons(IP_OFFSET_MASK);
-  return at + (header->version_length & 0xf) * 4;
+  packet->is_fragment = (header->offset & bpf_htons(IP_OFFSET_MASK | IP_MORE_FRAGMENTS)) != 0;
+  packet->is_later_fragment = (header->offset & bpf_htons(IP_OFFSET_MASK)) != 0;
+  packet->at = at + (header->version_length & 0xf) * 4;
+  return true;
 }
 
-static __always_inline u32 parse_v6(struct source *from, u32 at, struct packet *packet, bool is_received) {
-  struct ipv6 copy, *header = bytes_at(from, at, &copy, sizeof(copy));
+static __always_inline bool parse_v6(struct source *from, struct packet *packet, bool is_received) {
+  u32 at = packet->at;
+  struct ipv6 *header = bytes_at(from, at, sizeof(*header));
   if (!header)
-    return 0;
+    return false;
   put_addresses(&packet->key, header->source, header->destination, is_received);
-  u8 next = header->next;
-  at += sizeof(*header);
-#pragma unroll
+  packet->key.protocol = header->next;
+  packet->at = at + sizeof(*header);
+#pragma nounroll
   for (int n = 0; n < EXTENSIONS_MAX; n++) {
+    END_STAGE();
+    u8 next = packet->key.protocol;
     // Hop-by-hop, routing, fragment, authentication, destination options, mobility, HIP, Shim6.
     if (next != 0 && next != 43 && next != IPPROTO_FRAGMENT && next != IPPROTO_AH && next != 60 &&
         next != 135 && next != 139 && next != 140)
       break;
-    packet->key.protocol = next;
-    u8 extension_copy[8], *extension = bytes_at(from, at, extension_copy, sizeof(extension_copy));
+    END_STAGE();
+    next = packet->key.protocol;
+    at = packet->at;
+    u8 *extension = bytes_at(from, at, EXTENSION_BYTES);
     if (!extension)
-      return 0;
-    u32 bytes = next == IPPROTO_AH ? (extension[1] + 2) * 4 : (extension[1] + 1) * 8;
+      return false;
+    packet->key.protocol = extension[0];
     if (next == IPPROTO_FRAGMENT) {
       u16 offset = *(u16 *)&extension[2];
       packet->datagram = *(u32 *)&extension[4];
-      packet->is_fragment = offset & bpf_htons(IPV6_OFFSET_MASK | IPV6_MORE_FRAGMENTS);
-      packet->is_later_fragment = offset & bpf_htons(IPV6_OFFSET_MASK);
-      bytes = sizeof(extension_copy);
+      packet->is_fragment = (offset & bpf_htons(IPV6_OFFSET_MASK | IPV6_MORE_FRAGMENTS)) != 0;
+      packet->is_later_fragment = (offset & bpf_htons(IPV6_OFFSET_MASK)) != 0;
+      packet->at = at + EXTENSION_BYTES;
+    } else {
+      packet->at = at + (next == IPPROTO_AH ? (extension[1] + 2) * 4 : (extension[1] + 1) * 8);
     }
-    next = extension[0];
-    at += bytes;
+    END_STAGE();
     if (packet->is_later_fragment)
       break;
   }
-  packet->key.protocol = next;
-  return at;
+  return true;
 }
 
 static __always_inline u8 service_at(struct services *services_of_ports, u64 at) {
@@ -288,87 +324,92 @@ static __always_inline bool recall_ports(struct packet *packet) {
 }
 
 // Reads the ports of protocols that have them.
-static __always_inline void parse_transport(struct source *from, u32 at, struct packet *packet,
-                                            bool is_received) {
+static __always_inline void parse_transport(struct source *from, struct packet *packet, bool is_received) {
   struct key *key = &packet->key;
+  u32 at = packet->transport_at;
   if (!at || (packet->protocol != KIND_TCP && packet->protocol != KIND_UDP && packet->protocol != KIND_SCTP))
     return;
+  END_STAGE();
   if (packet->is_later_fragment) {
     if (!recall_ports(packet))
       return;
   } else {
-    struct tcp copy, *tcp = bytes_at(from, at, &copy, sizeof(copy.ports));
+    struct tcp *tcp = bytes_at(from, at, sizeof(tcp->ports));
     if (!tcp)
       return;
-    u16 local_port = bpf_ntohs(tcp->ports[is_received]), remote_port = bpf_ntohs(tcp->ports[!is_received]);
-    if (packet->protocol == KIND_TCP && (tcp = bytes_at(from, at, &copy, TCP_FLAGS_END)))
+    key->local_port = bpf_ntohs(tcp->ports[is_received]);
+    key->remote_port = bpf_ntohs(tcp->ports[!is_received]);
+#ifdef FLOW_SETS
+    if (packet->protocol == KIND_TCP && (tcp = bytes_at(from, at, TCP_FLAGS_END)))
       packet->tcp_flags = tcp->flags;
-    key->local_port = local_port;
-    key->remote_port = remote_port;
+#endif
+    END_STAGE();
     if (packet->is_fragment)
       remember_ports(packet);
   }
+  END_STAGE();
   if (packet->protocol != KIND_SCTP)
     packet->service = service_of(key);
 }
 
-static __always_inline void parse_ethernet(struct source *from, struct packet *packet, u16 *ethertype,
-                                           u32 *at) {
-  struct ethernet copy, *header = bytes_at(from, 0, &copy, sizeof(copy));
+static __always_inline void parse_ethernet(struct source *from, struct packet *packet) {
+  struct ethernet *header = bytes_at(from, 0, sizeof(*header));
   if (!header)
     return;
   if ((header->to[0] & header->to[1] & header->to[2]) == 0xffff)
     packet->cast = KIND_BROADCAST;
   else if (*(u8 *)header->to & 1)
     packet->cast = KIND_MULTICAST;
-  *at = ETHERNET_BYTES;
-  *ethertype = bpf_ntohs(header->type);
-#pragma unroll
+  u16 type = bpf_ntohs(header->type);
+  packet->ethertype = type;
+  packet->at = ETHERNET_BYTES;
+  if (type != ETH_P_8021Q && type != ETH_P_8021AD)
+    return;
+#pragma nounroll
   for (int n = 0; n < VLAN_TAGS_MAX; n++) {
-    if (*ethertype != ETH_P_8021Q && *ethertype != ETH_P_8021AD)
+    END_STAGE();
+    if (packet->ethertype != ETH_P_8021Q && packet->ethertype != ETH_P_8021AD)
       break;
-    u16 tag_copy[2], *tag = bytes_at(from, *at, tag_copy, sizeof(tag_copy));
+    u32 at = packet->at;
+    u16 *tag = bytes_at(from, at, VLAN_BYTES);
     if (!tag)
       break;
-    *ethertype = bpf_ntohs(tag[1]);
-    *at += VLAN_BYTES;
+    packet->ethertype = bpf_ntohs(tag[1]);
+    packet->at = at + VLAN_BYTES;
   }
 }
 
-static __always_inline void parse(struct source *from, bool has_ethernet, bool is_received,
-                                  struct packet *packet) {
-  u16 ethertype = 0;
-  u32 at = 0;
-  __builtin_memset(packet, 0, sizeof(*packet));
+static __always_inline void parse(struct source *from, bool has_ethernet, bool is_received) {
+  struct packet *packet = &from->cpu->packet;
+  __builtin_memset(packet, 0, __builtin_offsetof(struct packet, packets));
   packet->protocol = KIND_OTHER;
   packet->key.protocol = PROTOCOL_NOT_IP;
   if (has_ethernet) {
-    parse_ethernet(from, packet, &ethertype, &at);
+    parse_ethernet(from, packet);
   } else {
-    u8 copy, *version = bytes_at(from, 0, &copy, sizeof(copy));
+    u8 *version = bytes_at(from, 0, sizeof(*version));
     if (version)
-      ethertype = *version >> 4 == 4 ? ETH_P_IP : *version >> 4 == 6 ? ETH_P_IPV6 : 0;
+      packet->ethertype = *version >> 4 == 4 ? ETH_P_IP : *version >> 4 == 6 ? ETH_P_IPV6 : 0;
   }
+  END_STAGE();
+  u16 ethertype = packet->ethertype;
   if (ethertype == ETH_P_ARP)
     packet->protocol = KIND_ARP;
   if (ethertype != ETH_P_IP && ethertype != ETH_P_IPV6) {
     packet->key.remote_port = ethertype;
     return;
   }
-  at = ethertype == ETH_P_IP ? parse_v4(from, at, packet, is_received)
-                             : parse_v6(from, at, packet, is_received);
+  bool has_next =
+      ethertype == ETH_P_IP ? parse_v4(from, packet, is_received) : parse_v6(from, packet, is_received);
+  if (has_next)
+    packet->transport_at = packet->at;
+  END_STAGE();
   packet->protocol = kind_of(packet->key.protocol);
-  packet->transport_at = at;
-  parse_transport(from, at, packet, is_received);
+  END_STAGE();
+  parse_transport(from, packet, is_received);
 }
 
 // --- counting ----------------------------------------------------------------------------------------------
-
-// The packets on the wire that are one aggregate here (GSO, GRO): each but the first has headers of its own,
-// which are not in memory.
-struct wire {
-  u64 packets, bytes;
-};
 
 // Returns the bytes of headers that each segment of an aggregate has: up to the end of the transport header,
 // or of the inner one in a tunnel, at the offset that the kernel keeps for segmentation. After decapsulation
@@ -405,19 +446,22 @@ static __always_inline struct skb_shared_info shared_info_of(struct sk_buff *skb
   return shared;
 }
 
-// Returns the size on the wire of a packet of `length` bytes, with a tag that is not in memory.
-static __always_inline struct wire on_wire(struct sk_buff *skb, struct skb_shared_info *shared,
-                                           struct packet *packet, u32 length, u32 tag_bytes) {
-  struct wire wire = {1, length + tag_bytes};
+// Determines the size on the wire of a packet of `length` bytes, with a tag that is not in memory. If it is
+// an aggregate (GSO, GRO), it is several packets there: each but the first has headers of its own, which are
+// not in memory.
+static __always_inline void put_on_wire(struct packet *packet, struct sk_buff *skb,
+                                        struct skb_shared_info *shared, u32 length, u32 tag_bytes) {
+  packet->packets = 1;
+  packet->bytes = length + tag_bytes;
   if (!shared->gso_size)
-    return wire;
+    return;
   u32 header_bytes = segment_headers(skb, shared->gso_type, packet->transport_at);
   if (shared->gso_segs)
-    wire.packets = shared->gso_segs;
+    packet->packets = shared->gso_segs;
   else if (length > header_bytes) // a guest's, whose segments are not counted yet
-    wire.packets = (length - header_bytes + shared->gso_size - 1) / shared->gso_size;
-  wire.bytes += (wire.packets - 1) * (header_bytes + tag_bytes);
-  return wire;
+    packet->packets = (length - header_bytes + shared->gso_size - 1) / shared->gso_size;
+  END_STAGE();
+  packet->bytes += (packet->packets - 1) * (header_bytes + tag_bytes);
 }
 
 #define ADD(counts, kind, number, length)                                                                    \
@@ -426,11 +470,11 @@ static __always_inline struct wire on_wire(struct sk_buff *skb, struct skb_share
     (counts)->bytes[(kind) & (KINDS - 1)] += length;                                                         \
   } while (0)
 
-static __always_inline void add(struct counts *counts, u8 protocol, u8 cast, u8 service, u64 packets,
-                                u64 bytes) {
-  ADD(counts, protocol, packets, bytes);
-  if (cast)
-    ADD(counts, cast, packets, bytes);
+static __always_inline void add(struct counts *counts, struct packet *packet, u64 packets, u64 bytes) {
+  u8 service = packet->service;
+  ADD(counts, packet->protocol, packets, bytes);
+  if (packet->cast)
+    ADD(counts, packet->cast, packets, bytes);
   ADD(counts, service ? service : KIND_NO_SERVICE, packets, bytes);
 }
 
@@ -462,33 +506,49 @@ static __always_inline u64 coarse_ns(struct cpu *cpu) {
   return cpu->tick_ns;
 }
 
-// Finds or creates the flow of a packet; `set` and `entry` tell its location.
-static __always_inline struct flow *flow_of(struct key *key, u64 now, u32 *set, u8 *entry) {
-  *set = set_of(key);
-  struct flow_set *flow_set = flows.lookup(set);
-  if (!flow_set)
-    return NULL;
-  struct flow *idle = &flow_set->entries[0];
-  *entry = 0;
+// Returns the number of a key's entry; if it has none, the entry that was idle longest, plus SET_ENTRIES.
+static __always_inline u32 entry_of(struct flow_set *set, struct key *key) {
+  u64 oldest = set->entries[0].last_seen;
+  u32 idle = 0;
 #pragma unroll
   for (int n = 0; n < SET_ENTRIES; n++) {
-    struct flow *flow = &flow_set->entries[n];
-    if (flow->last_seen && IS_SAME(flow->key, *key)) {
-      flow->last_seen = now;
-      *entry = n;
-      return flow;
-    }
-    if (flow->last_seen < idle->last_seen) {
-      idle = flow;
-      *entry = n;
+    struct flow *flow = &set->entries[n];
+    if (flow->last_seen && IS_SAME(flow->key, *key))
+      return n;
+    if (flow->last_seen < oldest) {
+      oldest = flow->last_seen;
+      idle = n;
     }
   }
-  if (idle->last_seen)
-    evict(idle);
-  __builtin_memset(idle, 0, sizeof(*idle));
-  idle->key = *key;
-  idle->first_seen = idle->last_seen = now;
-  return idle;
+  return idle + SET_ENTRIES;
+}
+
+// Finds or creates the flow of the packet, whose place it keeps.
+static __always_inline struct flow *flow_of(struct cpu *cpu, u16 interface) {
+  struct key *key = &cpu->packet.key;
+  key->interface = interface;
+  u64 now = coarse_ns(cpu);
+  END_STAGE();
+  u32 number = set_of(key);
+  cpu->set = number;
+  struct flow_set *set = flows.lookup(&number);
+  if (!set)
+    return NULL;
+  cpu->place = entry_of(set, key);
+  END_STAGE();
+  u64 entry = cpu->place;
+  BOUND(entry, SET_ENTRIES - 1);
+  cpu->entry = entry;
+  struct flow *flow = &set->entries[entry];
+  if (cpu->place >= SET_ENTRIES) {
+    if (flow->last_seen)
+      evict(flow);
+    __builtin_memset(flow, 0, sizeof(*flow));
+    flow->key = *key;
+    flow->first_seen = now;
+  }
+  flow->last_seen = now;
+  return flow;
 }
 #endif
 
@@ -507,86 +567,77 @@ static __always_inline struct interface interface_of(u32 index) {
   return none;
 }
 
-static __always_inline void count_received(u16 interface, struct packet *packet, u64 packets, u64 bytes) {
+static __always_inline void count_received(u16 interface, struct cpu *cpu, u64 packets, u64 bytes) {
   int slot = interface % INTERFACES_MAX;
   struct counts *counts = received.lookup(&slot);
   if (!counts)
     return;
-  add(counts, packet->protocol, packet->cast, packet->service, packets, bytes);
+  add(counts, &cpu->packet, packets, bytes);
 #ifdef FLOW_SETS
-  int first = 0;
-  struct cpu *cpu = cpus.lookup(&first);
-  if (!cpu)
-    return;
-  u32 set;
-  u8 entry;
-  packet->key.interface = interface;
-  struct flow *flow = flow_of(&packet->key, coarse_ns(cpu), &set, &entry);
+  struct flow *flow = flow_of(cpu, interface);
   if (flow) {
     flow->packets_received += packets;
     flow->bytes_received += bytes;
-    flow->tcp_flags |= packet->tcp_flags;
+    flow->tcp_flags |= cpu->packet.tcp_flags;
   }
 #endif
 }
 
-static __always_inline void count_sent(u16 interface, struct packet *packet, struct cpu *cpu, u64 skb,
-                                       u64 packets, u64 bytes) {
+static __always_inline void count_sent(u16 interface, struct cpu *cpu) {
+  struct packet *packet = &cpu->packet;
   int slot = interface % INTERFACES_MAX;
   struct counts *counts = sent.lookup(&slot);
   if (!counts)
     return;
-  add(counts, packet->protocol, packet->cast, packet->service, packets, bytes);
+  cpu->slot = slot;
+  add(counts, packet, packet->packets, packet->bytes);
 #ifdef FLOW_SETS
-  packet->key.interface = interface;
-  struct flow *flow = flow_of(&packet->key, coarse_ns(cpu), &cpu->set, &cpu->entry);
+  struct flow *flow = flow_of(cpu, interface);
   if (flow) {
-    flow->packets_sent += packets;
-    flow->bytes_sent += bytes;
+    flow->packets_sent += packet->packets;
+    flow->bytes_sent += packet->bytes;
     flow->tcp_flags |= packet->tcp_flags;
   }
 #endif
-  cpu->skb = skb;
-  cpu->packets = packets;
-  cpu->bytes = bytes;
-  cpu->slot = slot;
-  cpu->protocol = packet->protocol;
-  cpu->cast = packet->cast;
-  cpu->service = packet->service;
 }
 
 // --- hooks -------------------------------------------------------------------------------------------------
 
 int xdp_received(struct xdp_md *ctx) {
   struct interface interface = interface_of(ctx->ingress_ifindex);
-  struct source from = {(void *)(long)ctx->data, (void *)(long)ctx->data_end};
-  struct packet packet;
-  if (!interface.index)
+  int hook = HOOK_XDP;
+  struct cpu *cpu = cpus.lookup(&hook);
+  if (!interface.index || !cpu)
     return XDP_PASSED;
-  parse(&from, interface.has_ethernet, true, &packet);
-  count_received(interface.number, &packet, 1, from.end - from.data);
+  struct source from = {HOOK_XDP, ctx, NULL, cpu};
+  parse(&from, interface.has_ethernet, true);
+  END_STAGE();
+  count_received(interface.number, cpu, 1, ctx->data_end - ctx->data);
   return XDP_PASSED;
 }
 
 int tc_received(struct __sk_buff *ctx) {
   struct interface interface = interface_of(ctx->ifindex);
-  struct packet packet;
-  if (!interface.index)
+  int hook = HOOK_TC;
+  struct cpu *cpu = cpus.lookup(&hook);
+  if (!interface.index || !cpu)
     return TC_NEXT;
   // The headers of a packet sent from a memory-mapped ring (PACKET_TX_RING) are not linear yet.
   u32 needed = ctx->len < HEADERS_BYTES ? ctx->len : HEADERS_BYTES;
   if ((void *)(long)ctx->data + needed > (void *)(long)ctx->data_end)
     bpf_skb_pull_data(ctx, needed);
-  struct source from = {(void *)(long)ctx->data, (void *)(long)ctx->data_end};
-  parse(&from, interface.has_ethernet, true, &packet);
+  struct source from = {HOOK_TC, ctx, NULL, cpu};
+  parse(&from, interface.has_ethernet, true);
+  END_STAGE();
   // The kernel has taken the outer tag out of the packet.
   u32 tag_bytes = ctx->vlan_present ? VLAN_BYTES : 0;
   struct sk_buff *skb = (struct sk_buff *)ctx;
   struct skb_shared_info shared = {};
   if (ctx->gso_size)
     shared = shared_info_of(skb);
-  struct wire wire = on_wire(skb, &shared, &packet, ctx->len, tag_bytes);
-  count_received(interface.number, &packet, wire.packets, wire.bytes);
+  put_on_wire(&cpu->packet, skb, &shared, ctx->len, tag_bytes);
+  END_STAGE();
+  count_received(interface.number, cpu, cpu->packet.packets, cpu->packet.bytes);
   return TC_NEXT;
 }
 
@@ -602,16 +653,16 @@ int tp_btf__net_dev_start_xmit(u64 *ctx) {
   if (!is_own(device))
     return 0;
   struct interface interface = interface_of(device->ifindex);
-  int first = 0;
-  struct cpu *cpu = cpus.lookup(&first);
+  int hook = HOOK_SENT;
+  struct cpu *cpu = cpus.lookup(&hook);
   if (!interface.index || !cpu)
     return 0;
-  struct source from = {(void *)skb->data, NULL, skb->len - skb->data_len, cpu->headers};
+  struct source from = {HOOK_SENT, NULL, (void *)skb->data, cpu};
+  cpu->linear = skb->len - skb->data_len;
   // This may read past the packet, but not past its memory, which ends with skb_shared_info.
   if (bpf_probe_read_kernel(cpu->headers, HEADERS_BYTES, from.data))
-    from.size = 0;
-  struct packet packet;
-  parse(&from, interface.has_ethernet, false, &packet);
+    cpu->linear = 0;
+  parse(&from, interface.has_ethernet, false);
   u32 tag_bytes = 0;
 #ifdef HAS_SK_BUFF_VLAN_ALL
   if (skb->vlan_all) // the device puts the tag into the packet
@@ -619,20 +670,22 @@ int tp_btf__net_dev_start_xmit(u64 *ctx) {
 #endif
   struct skb_shared_info shared = {};
   bpf_probe_read_kernel(&shared, sizeof(shared), (void *)(skb->head + skb->end));
-  struct wire wire = on_wire(skb, &shared, &packet, skb->len, tag_bytes);
-  count_sent(interface.number, &packet, cpu, (u64)skb, wire.packets, wire.bytes);
+  put_on_wire(&cpu->packet, skb, &shared, skb->len, tag_bytes);
+  END_STAGE();
+  cpu->skb = (u64)skb;
+  count_sent(interface.number, cpu);
   return 0;
 }
 
 // Undoes the count of a packet that the driver refused: it will be sent again, or was dropped.
 int tp_btf__net_dev_xmit(u64 *ctx) {
-  int first = 0;
+  int first = 0, hook = HOOK_SENT;
   if ((int)ctx[1] == NETDEV_TX_OK)
     return 0;
   struct net_device *device = (struct net_device *)ctx[2];
   if (!is_own(device) || !interface_of(device->ifindex).index)
     return 0;
-  struct cpu *cpu = cpus.lookup(&first);
+  struct cpu *cpu = cpus.lookup(&hook);
   if (!cpu)
     return 0;
   if (cpu->skb != ctx[0]) {
@@ -641,16 +694,17 @@ int tp_btf__net_dev_xmit(u64 *ctx) {
       *packets += 1;
     return 0;
   }
+  struct packet *packet = &cpu->packet;
   int slot = cpu->slot;
   struct counts *counts = sent.lookup(&slot);
   if (counts)
-    add(counts, cpu->protocol, cpu->cast, cpu->service, -cpu->packets, -cpu->bytes);
+    add(counts, packet, -packet->packets, -packet->bytes);
 #ifdef FLOW_SETS
   struct flow_set *set = flows.lookup(&cpu->set);
   if (set) {
     struct flow *flow = &set->entries[cpu->entry & (SET_ENTRIES - 1)];
-    flow->packets_sent -= cpu->packets;
-    flow->bytes_sent -= cpu->bytes;
+    flow->packets_sent -= packet->packets;
+    flow->bytes_sent -= packet->bytes;
   }
 #endif
   cpu->skb = 0;
