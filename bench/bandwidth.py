@@ -29,7 +29,8 @@ from programs import LAST_CPU
 from sockets import own_namespace
 
 from nettop.kernel import bpf_syscall as bpf
-from nettop.kernel.bpf.program import Loader, ProgramText
+from nettop.kernel.bpf.program import Loader
+from nettop.kernel.bpf.program_text import ProgramText
 from nettop.probes.bandwidth.interfaces import ATTACHMENTS
 from nettop.probes.bandwidth.programs import (
     INTERFACE,

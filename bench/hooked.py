@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from bpf_stats import Runs
 
 from nettop.kernel import bpf_syscall as bpf
-from nettop.kernel.bpf.program import Program, ProgramText
+from nettop.kernel.bpf.program import Program
+from nettop.kernel.bpf.program_text import ProgramText
 
 TRACING = 26
 """BPF_PROG_TYPE_TRACING."""

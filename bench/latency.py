@@ -25,7 +25,8 @@ from measure import QUICK, Report, arguments, judge
 from sockets import own_namespace
 
 from nettop.kernel import bpf_syscall as bpf
-from nettop.kernel.bpf.program import Loader, Program, ProgramText
+from nettop.kernel.bpf.program import Loader, Program
+from nettop.kernel.bpf.program_text import ProgramText
 from nettop.probes.latency.probe import make_probe
 from nettop.probes.latency.programs import FALLBACKS, SETTINGS, program_text
 from nettop.snapshots.latency import ONE_IN

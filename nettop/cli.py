@@ -17,6 +17,7 @@ import typer
 
 from nettop import version_of_build
 from nettop.commands.collect import COLLECT_EXAMPLES, COLLECT_HELP, CollectOptions, start_collect
+from nettop.commands.compile import COMPILE_EXAMPLES, COMPILE_HELP, CompileOptions, start_compile
 from nettop.commands.config import (
     CONFIG_EXAMPLES,
     CONFIG_HELP,
@@ -219,6 +220,7 @@ app = typer.Typer(
 )
 app.callback(invoke_without_command=True)(ViewOptions)
 app.command(DOCTOR, help=DOCTOR_HELP, epilog=DOCTOR_EXAMPLES)(DoctorOptions)
+app.command("compile", help=COMPILE_HELP, epilog=COMPILE_EXAMPLES)(CompileOptions)
 app.command("log", help=LOG_HELP, epilog=LOG_EXAMPLES)(LogOptions)
 app.command("serve", help=SERVE_HELP, epilog=SERVE_EXAMPLES)(ServeOptions)
 app.command("collect", help=COLLECT_HELP, epilog=COLLECT_EXAMPLES)(CollectOptions)
@@ -370,6 +372,7 @@ def _start_help(options: HelpOptions, _source_of: Callable[[str], Source] | None
 
 _COMMANDS: dict[type, Callable[[Any, Callable[[str], Source] | None], int]] = {
     ViewOptions: _start_view,
+    CompileOptions: start_compile,
     LogOptions: start_log,
     ServeOptions: start_serve,
     CollectOptions: start_collect,

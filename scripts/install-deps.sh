@@ -56,8 +56,8 @@ installed nettop is replaced only after the new one has run, even if this is kil
   --make-wheels DIR     fill DIR for --wheels (with --dev: for development too); needs an index, not root. DIR is for
                         machines with the same Python version and architecture
   --no-system-packages  do not install distribution packages: they are already installed
-  --uninstall           remove /opt/nettop, the link, and the units, which are stopped and disabled first; keep drop-ins
-                        and distribution packages
+  --uninstall           remove /opt/nettop, the compiled programs, the link, and the units, which are stopped and disabled
+                        first; keep drop-ins and distribution packages
   -h, --help            show this text
 
 Exit codes: 0 done, 1 failure, 2 usage, 3 not possible on this system, 4 not root or not permitted, 128 + N on signal N.
@@ -228,6 +228,9 @@ install_for_everyone() {
     link_into_path
   fi
   remove_old_releases
+  begin 'Programs for this kernel'
+  run timeout 600 $current/bin/nettop compile || true # not where BPF may not be loaded, as while an image is built
+  finish "${words##*$'\n'}"
 }
 
 # Refuses a directory of others, and waits for other runs, whose processes hold the lock even if the script was killed.
@@ -349,7 +352,7 @@ uninstall() {
   done
   # Remove the mark last, so that a killed run can be repeated.
   [[ ! -e $place ]] || must find $place -mindepth 1 -maxdepth 1 ! -path $mark -exec rm -rf {} +
-  must rm -rf $place
+  must rm -rf $place /var/cache/nettop
   finish "removed $place and its link"
   say "Left in place: the distribution's packages, and .venv in a checkout."
   ((${#left[@]} == 0)) || say "Left in place, because you created or edited them: ${left[*]}"
@@ -431,7 +434,7 @@ main() {
 }
 
 install_all() {
-  steps=6
+  steps=7
   ! $with_services || steps=$((steps + 1))
   ! $for_development || steps=$((steps + 1))
   install_system_packages

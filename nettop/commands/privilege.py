@@ -3,7 +3,7 @@
 
 nettop starts with one thread. It becomes the user who called it and keeps only the capabilities needed to start. The
 main thread then drops those. The sampler thread drops them once the first lens has started, before the first reading:
-no untrusted text is parsed while a temporary capability is held.
+no thread that holds a temporary capability parses untrusted text.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nettop.commands.compile import compile_in_background
 from nettop.commands.invoker import User, become, caller, has_access, invalid_caller
 from nettop.errors import PermissionMissing
 from nettop.process.interrupts import delay_interrupts
@@ -58,7 +59,7 @@ def open_session(
             yield session
         return
     with delay_interrupts():
-        from nettop.kernel.bpf.program import no_loading
+        from nettop.kernel.bpf.compiling import no_loading
         from nettop.kernel.host import privileges
         from nettop.kernel.host.facts import Host
 
@@ -70,6 +71,7 @@ def open_session(
         sys.stderr.write(safe_text(warning) + "\n")
     set_up_process()
     with ExitStack() as resources:
+        compile_in_background(resources)
         if program_statistics:
             options["open_statistics"] = _open_statistics(resources)
         become_user(user)

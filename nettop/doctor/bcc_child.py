@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Report on the bcc that the loader would use, as JSON: `python -I -m nettop.doctor.bcc_child`.
+"""Report on the bcc that the compiler would use, as JSON: `python -I -m nettop.doctor.bcc_child`.
 
 This is a separate process because bcc loads LLVM, which takes 100 MB.
 """
@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from nettop.kernel.bpf.loader import import_bcc
+from nettop.kernel.bpf.compiler import import_bcc
 from nettop.kernel.host.proc_files import read_text
 
 _LLVM = re.compile(r"/libLLVM[-.](?:so\.)?(\d+(?:\.\d+)*)")

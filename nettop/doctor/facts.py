@@ -13,11 +13,18 @@ from nettop import version_of_build
 from nettop.doctor.capabilities import check_capabilities, check_user, check_user_namespace, sees_owners
 from nettop.doctor.deadline import STEP_S, within
 from nettop.doctor.report import PERF_EVENTS, USER_CHOICES, Check, LensReport, Verdict, bad, stops_programs
-from nettop.doctor.toolchain import check_bcc, check_btf_loads, check_libbpf, check_numpy, check_python
+from nettop.doctor.toolchain import (
+    check_bcc,
+    check_btf_loads,
+    check_libbpf,
+    check_numpy,
+    check_program_cache,
+    check_python,
+)
 from nettop.errors import NettopError, SourceFailed, Unsupported, numpy_error
 from nettop.kernel.bpf.kprobes import why_no_kprobes
 from nettop.kernel.bpf.perf_events import require_perf_events
-from nettop.kernel.bpf.program import PART_OF_NETTOP
+from nettop.kernel.bpf.program_text import PART_OF_NETTOP
 from nettop.kernel.host.facts import BTF_FILE, INITIAL_PID_NAMESPACE, Host, container_of
 from nettop.kernel.host.proc_files import mounts, proc_options
 from nettop.kernel.net.links import read_links
@@ -378,6 +385,7 @@ _CHECKS: tuple[Callable[[Path], Check | Iterable[Check]], ...] = (
     check_python,
     check_numpy,
     check_bcc,
+    check_program_cache,
     check_libbpf,
     check_mounts,
 )

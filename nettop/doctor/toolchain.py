@@ -14,10 +14,13 @@ from pathlib import Path
 
 from nettop.doctor.report import Check, Verdict, bad
 from nettop.errors import Unsupported, limit_reached, numpy_error
+from nettop.kernel.bpf import program_cache
 from nettop.kernel.bpf.btf import Btf
 
 _TIMEOUT_S = 60.0
 _INSTALL = "run scripts/install-deps.sh again"
+_COMPILE = "run sudo nettop compile"
+_CLEAN = f"remove it, then {_COMPILE}"
 
 
 def check_btf_loads(size: int) -> Check:
@@ -42,7 +45,7 @@ def check_numpy(_: Path) -> Check:
 
 
 def check_bcc(_: Path) -> Iterable[Check]:
-    """Report which bcc and LLVM the loader uses, or why there is none."""
+    """Report which bcc and LLVM the compiler uses, or why there is none."""
     child = [sys.executable, "-I", "-m", "nettop.doctor.bcc_child"]
     try:
         done = subprocess.run(
@@ -64,6 +67,27 @@ def check_bcc(_: Path) -> Iterable[Check]:
         return
     yield Check("bcc", "bcc", f"{report['version']} ({report['path']})", data=report["version"])
     yield Check("llvm", "LLVM in bcc", report["llvm"])
+
+
+def check_program_cache(_: Path) -> Iterable[Check]:
+    """Report whether compiled programs are kept for this kernel, and which files in their place are ignored."""
+    key, name = "program_cache", "program cache"
+    try:
+        kept, ignored = program_cache.check()
+    except FileNotFoundError:
+        kept, ignored = 0, []
+    except (OSError, program_cache.Distrusted) as error:
+        why = (error.strerror if isinstance(error, OSError) else str(error)) or "cannot be read"
+        yield Check(key, name, f"not used: {program_cache.DIRECTORY} {why.lower()}", Verdict.NOTE, _CLEAN)
+        return
+    yield (
+        Check(key, name, f"{kept} programs in {program_cache.DIRECTORY}, those of all lenses among them")
+        if program_cache.is_complete()
+        else Check(key, name, f"{kept} programs, not all that this kernel needs", Verdict.NOTE, _COMPILE)
+    )
+    if ignored:
+        remedy = f"remove them, then {_COMPILE}"
+        yield Check("ignored_programs", "ignored", "; ".join(ignored), Verdict.NOTE, remedy)
 
 
 def check_libbpf(_: Path) -> Check:

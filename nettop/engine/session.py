@@ -37,7 +37,7 @@ from nettop.snapshots.source import (
 )
 
 T = TypeVar("T")
-DETACH_AFTER_S = 10.0
+DETACH_AFTER_S = 60.0
 """Seconds a lens stays attached without a lease, so that switching screens back and forth costs nothing."""
 DRAIN_PAUSE_S = 0.1
 """Seconds between two drains: events are taken in batches, and the kernel need not wake the thread for each."""

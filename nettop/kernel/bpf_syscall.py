@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """bpf(2) through libbpf, which is loaded on first use (tools/lib/bpf/bpf.h; numbers: include/uapi/linux/bpf.h).
 
-nettop cannot use libbpf's functions for programs (`bpf_program__attach_kprobe`, …): they need an object that libbpf
-loaded, whereas bcc compiles nettop's programs and another process loads them.
+nettop cannot use libbpf's functions for programs (`bpf_program__attach_kprobe`, …): they need an object file that
+libbpf loaded, whereas bcc compiles nettop's programs, in memory.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import errno
 import os
 import platform
 import struct
-import sys
+from contextlib import ExitStack
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from nettop.errors import Unsupported, limit_reached
 
@@ -25,7 +25,13 @@ _NOEXIST = 1
 """Update flag: fail if the element exists (BPF_NOEXIST)."""
 _PROG_LOAD = 5
 _OBJ_GET_INFO_BY_FD = 15
-_PROG_TYPE_TRACING = 26
+TRACING = 26
+"""BPF_PROG_TYPE_TRACING"""
+_SOCKET_STORAGE = 24
+"""BPF_MAP_TYPE_SK_STORAGE"""
+_KEY_TYPE, _VALUE_TYPE = 1, 3
+"""The ids of the types in `_load_types`."""
+_BTF_INT, _BTF_ARRAY, _BTF_SIGNED = 1, 3, 1
 TRACE_RAW_TP = 23
 TRACE_FENTRY = 24
 TRACE_FEXIT = 25
@@ -42,6 +48,7 @@ _RECURSION_MISSES_AT = 208
 """Offset of recursion_misses in struct bpf_prog_info, the last member read."""
 _RUN_TIME_AT = 192
 """Offset of run_time_ns in struct bpf_prog_info (since 5.1); run_cnt follows it."""
+_MAP_INFO = struct.Struct("=6I")
 _STATS_RUN_TIME = 0
 _TOO_LARGE = 1 << 20
 """Bytes of attributes; the kernel accepts at most a page."""
@@ -81,23 +88,74 @@ def link(program: int, attach_type: int, target: int = 0, flags: int = 0, table:
     return call("bpf_link_create", program, target, attach_type, options)
 
 
-def load_tracing(instructions: bytes, name: str, attach_type: int, btf_id: int) -> int:
-    """Load a program for the hook that the type `btf_id` describes: a tracepoint (TRACE_RAW_TP), or the entry
-    (TRACE_FENTRY) or exit (TRACE_FEXIT) of a function. Return its descriptor.
+class Rejected(OSError):
+    """Error for a program that the kernel does not load; `log` is the verifier's output."""
 
-    The verifier then knows the arguments as pointers to kernel structs, which the program may dereference directly and
-    pass to helpers. If it rejects the program, its log goes to standard error.
+    log = ""
+
+
+def load_program(kind: int, name: str, instructions: bytes, attach_type: int = 0, btf_id: int = 0) -> int:
+    """Load a program of type `kind` (BPF_PROG_TYPE_*) and return its descriptor. Raises Rejected.
+
+    The type `btf_id` describes the hook of a typed program: a tracepoint (TRACE_RAW_TP), the entry (TRACE_FENTRY) or
+    exit (TRACE_FEXIT) of a function, or an iterator (TRACE_ITER). The verifier then knows the arguments as pointers to
+    kernel structs, which the program may dereference directly and pass to helpers.
     """
     log = ctypes.create_string_buffer(_LOG_BYTES)
     # struct bpf_prog_load_opts. The log is expensive: at level 0, libbpf loads only a rejected program again with it.
     options = struct.pack("=QII16xI52xIIQ", 104, 0, attach_type, btf_id, 0, _LOG_BYTES, ctypes.addressof(log))
+    count = ctypes.c_size_t(len(instructions) // _INSTRUCTION_BYTES)
     try:
-        count = ctypes.c_size_t(len(instructions) // _INSTRUCTION_BYTES)
-        about = (_PROG_TYPE_TRACING, name.encode(), b"GPL", instructions, count, options)
-        return call("bpf_prog_load", *about)
-    finally:
-        sys.stderr.buffer.write(log.value)
-        sys.stderr.flush()
+        return call("bpf_prog_load", kind, name.encode(), b"GPL", instructions, count, options)
+    except OSError as error:
+        rejected = Rejected(error.errno, os.strerror(error.errno or 0))
+        rejected.log = log.value.decode("utf-8", "replace")
+        raise rejected from error
+
+
+class MapAttributes(NamedTuple):
+    """A map's type (BPF_MAP_TYPE_*), the sizes of its key and value in bytes, its entries, and flags (BPF_F_*)."""
+
+    type: int
+    key_bytes: int
+    value_bytes: int
+    entries: int
+    flags: int
+
+
+def create_map(name: str, attributes: MapAttributes) -> int:
+    """Create a map and return its descriptor. Raises OSError."""
+    kind, key_bytes, value_bytes, entries, flags = attributes
+    with ExitStack() as opened:
+        types = key_type = value_type = 0
+        if kind == _SOCKET_STORAGE:
+            types, key_type, value_type = _load_types(value_bytes), _KEY_TYPE, _VALUE_TYPE
+            opened.callback(os.close, types)
+        # struct bpf_map_create_opts
+        options = struct.pack("=QIIIIIIQII", 48, types, key_type, value_type, 0, 0, flags, 0, 0, 0)
+        return call("bpf_map_create", kind, name.encode(), key_bytes, value_bytes, entries, options)
+
+
+def map_attributes(map_fd: int) -> MapAttributes:
+    """Return the attributes of a map."""
+    info = ctypes.create_string_buffer(_MAP_INFO.size)  # the first members of struct bpf_map_info
+    call("bpf_obj_get_info_by_fd", map_fd, info, ctypes.byref(ctypes.c_uint32(len(info))))
+    kind, _, *others = _MAP_INFO.unpack(info.raw)
+    return MapAttributes(kind, *others)
+
+
+def _load_types(value_bytes: int) -> int:
+    """Load the types of a storage's key and value, without which the kernel creates none; return their descriptor.
+
+    The key is an int and the value a char array of this size (Documentation/bpf/btf.rst).
+    """
+    names = b"\0int\0char\0"
+    types = struct.pack("=4I", 1, _BTF_INT << 24, 4, _BTF_SIGNED << 24 | 32)
+    types += struct.pack("=4I", 5, _BTF_INT << 24, 1, 8)
+    types += struct.pack("=6I", 0, _BTF_ARRAY << 24, 0, 2, 1, value_bytes)
+    header = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names))
+    described = header + types + names
+    return call("bpf_btf_load", described, ctypes.c_size_t(len(described)), None)
 
 
 def attach_tracing(program: int) -> int:

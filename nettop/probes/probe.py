@@ -14,6 +14,7 @@ from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import kprobes
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, Refused, attach_best
 from nettop.kernel.bpf.program import Loader, Program
+from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.host.facts import Host
 from nettop.kernel.net.entered_namespaces import Namespaces, shared_namespaces
 from nettop.snapshots.connections import LENS as CONNECTIONS
@@ -67,6 +68,10 @@ class Probe:
 
     def _attach_best(self, fallbacks: Fallbacks, attach: Callable[[Mechanism], None]) -> HookStatus:
         return attach_best(fallbacks, attach, self._options.mechanisms)
+
+    def texts(self) -> Iterable[ProgramText]:
+        """Return the texts of the programs that nettop usually loads, to be compiled before they are needed."""
+        return ()
 
     def configure(self, options: SourceOptions) -> None:
         """Replace the options; most of them are read only at the start."""

@@ -19,7 +19,7 @@ NETTOP = os.environ.get("NETTOP_COMMAND", str(Path(sys.executable).with_name("ne
 TABLE = ("--table", "-d")
 JSON = (*TABLE, "--format", "jsonl")
 HOUR = ("--interval", "3600")
-_LOADER = b"nettop.kernel.bpf.loader"
+_COMPILER = b"nettop.kernel.bpf.compiler"
 _BCC_FOLDER = "import bcc, os; print(os.path.dirname(bcc.__file__))"
 
 Row = dict[str, Any]
@@ -165,14 +165,14 @@ class Running:
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
 
-    def loaders(self) -> list[int]:
-        """Return the living children that compile and load."""
-        return [pid for pid, parent, words in living() if parent == self.pid and _LOADER in words]
+    def compilers(self) -> list[int]:
+        """Return the living children that compile."""
+        return [pid for pid, parent, words in living() if parent == self.pid and _COMPILER in words]
 
     def gone(self) -> bool:
-        """Return whether neither it nor an orphaned loader is left."""
+        """Return whether neither it nor an orphaned compiler is left."""
         return not any(
-            pid == self.pid or (parent == 1 and _LOADER in words) for pid, parent, words in living()
+            pid == self.pid or (parent == 1 and _COMPILER in words) for pid, parent, words in living()
         )
 
 

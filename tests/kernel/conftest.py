@@ -4,11 +4,15 @@
 import json
 import os
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+from nettop.kernel.bpf import program_cache
+
+from .command import nettop
 from .lab import PATIENCE, Lab, Namespace, missing
 
 if TYPE_CHECKING:
@@ -72,6 +76,29 @@ def one_watch() -> Iterator["Watch"]:
 
     with Watch() as watch:
         yield watch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def all_compiled() -> None:
+    """Compile all programs first, so that no nettop of a test does so in the background."""
+    if missing() is None and os.access(program_cache.DIRECTORY.parent, os.W_OK):
+        done = nettop("compile", deadline_s=120)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def nothing_cached() -> Iterator[None]:
+    """Hide the cache of compiled programs, so that each is compiled."""
+    try:
+        program_cache.DIRECTORY.mkdir(exist_ok=True)
+    except OSError:  # a read-only file system, which has no cache
+        yield
+        return
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", program_cache.DIRECTORY], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", program_cache.DIRECTORY], check=True)
 
 
 @pytest.fixture

@@ -144,7 +144,9 @@ def test_signal_while_it_runs(left_clean: None, number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize("seed", range(6))
-def test_signal_at_a_random_moment(left_clean: None, number: signal.Signals, seed: int) -> None:
+def test_signal_at_a_random_moment(
+    nothing_cached: None, left_clean: None, number: signal.Signals, seed: int
+) -> None:
     """A signal at any moment of the first second leaves neither a process nor an object in the kernel.
 
     The test waits for nettop's first own code before SIGINT, which would otherwise interrupt Python's start-up.
@@ -152,7 +154,7 @@ def test_signal_at_a_random_moment(left_clean: None, number: signal.Signals, see
     moment = random.Random(f"{number}{seed}").uniform(0, 0.8)
     with Running(*JSON, "--all", "--interval", "0.1") as running:
         if number == signal.SIGINT:
-            until(lambda: running.loaders() or running.text(), "nettop begins")
+            until(lambda: running.compilers() or running.text(), "nettop begins")
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.process.wait(moment)
         status = running.end(number)
@@ -161,7 +163,7 @@ def test_signal_at_a_random_moment(left_clean: None, number: signal.Signals, see
         assert status in ((-number,) if number == signal.SIGKILL else (DONE, -number))
 
 
-def test_loader_killed(left_clean: None) -> None:
+def test_compiler_killed(nothing_cached: None, left_clean: None) -> None:
     """If the compiling child dies, nettop says so, exits with a failure, and leaves nothing.
 
     The test's bcc never finishes importing, so the child dies before it compiles.
@@ -169,7 +171,7 @@ def test_loader_killed(left_clean: None) -> None:
     folder = bcc_folder()
     waits = f"mount -t tmpfs none {folder} && echo 'import signal; signal.pause()' > {folder}/__init__.py"
     with Running(*JSON, "--once", "--all", around=mounted(waits)) as running:
-        child = until(running.loaders, "the loader starts")[0]
+        child = until(running.compilers, "the compiler starts")[0]
         os.kill(child, signal.SIGKILL)
         assert running.wait() == SOURCE_FAILED
         until(running.gone, "every process of nettop has ended")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nettop.errors import ExitCode, NettopError, TooManyFiles
-from nettop.kernel.bpf.program import Loader
+from nettop.kernel.bpf.compiling import Compiler
 from nettop.probes.connections.programs import table_text
 from nettop.snapshots import lenses
 
@@ -224,13 +224,13 @@ def test_a_soft_limit_is_raised(namespace: None) -> None:
 
 
 @pytest.mark.parametrize("files", range(13, 22, 2))
-def test_open_files_of_the_loader(files: int) -> None:
+def test_open_files_of_the_compiler(files: int) -> None:
     """Either the limit of open files is enough, or the error for any table or program names it."""
     failure = None
-    with contextlib.closing(Loader()) as loader:
-        resource.prlimit(loader._child.pid, resource.RLIMIT_NOFILE, (files, files))
+    with contextlib.closing(Compiler()) as compiler:
+        resource.prlimit(compiler._child.pid, resource.RLIMIT_NOFILE, (files, files))
         try:
-            loader.load(table_text()).close()
+            compiler.compile(table_text())
         except NettopError as error:
             failure = error
     assert failure is None or isinstance(failure, TooManyFiles), failure
@@ -259,8 +259,8 @@ def inside(group: Path) -> tuple[str, ...]:
     return "sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$0" "$@"'
 
 
-def test_memory_of_a_control_group(namespace: None) -> None:
-    """If the kernel kills a loader, nettop reports the limit and its remedy, not a bug."""
+def test_memory_of_a_control_group(nothing_cached: None, namespace: None) -> None:
+    """If the kernel kills a compiler, nettop reports the limit and its remedy, not a bug."""
     name = "memory.max" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "memory.limit_in_bytes"
     with control_group("memory", name, str(80 << 20)) as group:
         report = report_of(*inside(group))

@@ -18,7 +18,8 @@ import pytest
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import kprobes
 from nettop.kernel.bpf.mechanisms import NO_MECHANISM
-from nettop.kernel.bpf.program import Loader, Program, ProgramText
+from nettop.kernel.bpf.program import Loader, Program
+from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.host.facts import Host
 from nettop.probes.cpu import probe
 from nettop.probes.cpu.probe import Cpu, program_text

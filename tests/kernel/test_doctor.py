@@ -333,7 +333,7 @@ STUB = (
          "capability"),
 )  # fmt: skip
 def test_the_cause(
-    around: tuple[str, ...], *, what: str, remedy: str, code: ExitCode, left_clean: None
+    around: tuple[str, ...], *, what: str, remedy: str, code: ExitCode, nothing_cached: None, left_clean: None
 ) -> None:
     """Doctor and the command name the same cause, with the same remedy and exit code."""
     report, doctors_code = diagnosis_of(around)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from nettop.kernel.bpf.program_cache import DIRECTORY
 from tests.deploy.booted import SYSTEMD, Booted
 
 from .command import living, mounted
@@ -38,15 +39,17 @@ UNLISTED = ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "SUDO_UID", "SUDO_GID")
 
 
 class Machine:
-    """A machine for installing nettop: the host, with its own /opt, /usr/local/bin, units, /run and temporary
-    directory.
+    """A machine for installing nettop: the host, with its own /opt, /usr/local/bin, units, /run, /var/cache
+    and temporary directory. Its cache of programs begins as a copy of the host's.
     """
 
     def __init__(self, path: Path) -> None:
         self.opt, self.bin, self.temporary = path / "opt", path / "bin", path / "tmp"
-        self.locks, self.units = path / "run", path / "units"
-        for folder in (path, self.opt, self.bin, self.temporary, self.locks, self.units):
+        self.locks, self.units, self.cache = path / "run", path / "units", path / "cache"
+        for folder in (path, self.opt, self.bin, self.temporary, self.locks, self.units, self.cache):
             folder.mkdir(mode=0o755, exist_ok=True)
+        if DIRECTORY.exists():
+            shutil.copytree(DIRECTORY, self.cache / DIRECTORY.name, dirs_exist_ok=True)
 
     def words(self, *command: str, prepared: str = "true") -> tuple[str, ...]:
         """Return words that run a command on the machine, after the shell commands of `prepared`."""
@@ -55,6 +58,7 @@ class Machine:
             self.bin: "/usr/local/bin",
             self.locks: "/run",
             self.units: "/etc/systemd/system",
+            self.cache: DIRECTORY.parent,
         }
         binds = " && ".join(f"mount --bind {folder} {place}" for folder, place in places.items())
         return *mounted(f"{binds} && {prepared}"), *command
@@ -147,14 +151,16 @@ def machine(folder: Path) -> Machine:
     assert (done.returncode, done.stderr) == (0, "")
     steps = [line.partition(" …")[0] for line in done.stdout.splitlines()]
     assert steps[:-1] == [
-        "[1/6] Distribution packages",
-        "[2/6] Python of bcc",
-        "[3/6] Installed nettop",
-        "[4/6] Virtual environment",
-        "[5/6] Python packages",
-        "[6/6] Check of the new nettop",
+        "[1/7] Distribution packages",
+        "[2/7] Python of bcc",
+        "[3/7] Installed nettop",
+        "[4/7] Virtual environment",
+        "[5/7] Python packages",
+        "[6/7] Check of the new nettop",
+        "[7/7] Programs for this kernel",
     ]
     assert re.fullmatch(r"Done in \d+ s\. Start it with: nettop", steps[-1])
+    assert re.search(r"Programs for this kernel … \d+ programs in /var/cache/nettop", done.stdout)
     return machine
 
 
@@ -209,7 +215,7 @@ def test_services(own_machine: Machine, folder: Path) -> None:
     assert len(old) == 3
     done = own_machine.run(*installer(folder, OLD, "--services"))
     assert (done.returncode, done.stderr) == (0, "")
-    assert "[7/7] Services … 3 new in /etc/systemd/system; to start one: systemctl enable" in done.stdout
+    assert "[8/8] Services … 3 new in /etc/systemd/system; to start one: systemctl enable" in done.stdout
     assert units(own_machine.units) == old
     assert "Services … nothing new" in own_machine.run(*installer(folder, OLD)).stdout
     edited, removed = (own_machine.units / f"nettop-{name}.service" for name in ("log", "serve"))
@@ -230,6 +236,7 @@ def test_services(own_machine: Machine, folder: Path) -> None:
     )
     assert units(own_machine.units) == kept
     assert not (own_machine.opt / "nettop").exists()
+    assert not list(own_machine.cache.iterdir())
 
 
 def test_a_unit_of_somebody_else_stays(own_machine: Machine, folder: Path) -> None:
@@ -353,7 +360,7 @@ def test_interrupted(machine: Machine, folder: Path, number: signal.Signals) -> 
     """An interrupted install prints one line, and leaves no process, no temporary directory, and the earlier nettop."""
     with machine.start(*installer(folder, NEW)) as process:
         assert process.stdout
-        while not process.stdout.readline().startswith("[4/6]"):
+        while not process.stdout.readline().startswith("[4/7]"):
             pass
         everyone = until(lambda: descendants(process.pid)[:-1], "pip begins")
         process.send_signal(number)
@@ -377,7 +384,7 @@ def test_interrupted_as_a_command_begins(machine: Machine, folder: Path, tmp_pat
     done = machine.run(*installer(folder, NEW), BASH_ENV=str(tmp_path / "environment"))
     assert done.returncode == 130
     assert done.stderr == "install-deps: interrupted by SIGINT; nettop is unchanged.\n"
-    assert "[4/6]" in done.stdout
+    assert "[4/7]" in done.stdout
     again = machine.run(*installer(folder, OLD))
     assert (again.returncode, again.stderr) == (0, "")
     assert_unchanged(machine)
@@ -447,7 +454,7 @@ def test_on_a_terminal_a_step_counts_its_seconds(own_machine: Machine, folder: P
     command = " ".join(installer(folder, NEW))
     done = own_machine.run("script", "--quiet", "--return", "--command", command, "/dev/null")
     assert done.returncode == 0
-    assert done.stdout.count("[5/6] Python packages … ") > 2  # the first, the last, and some in between
+    assert done.stdout.count("[5/7] Python packages … ") > 2  # the first, the last, and some in between
 
 
 def test_a_killed_install_for_development_is_repaired(
@@ -456,8 +463,8 @@ def test_a_killed_install_for_development_is_repaired(
     """The next install repairs a killed development install, whatever .venv was at its start."""
     path = checkout(tmp_path / "checkout", OLD)
     install = (str(path / "scripts" / "install-deps.sh"), *installer(folder, OLD)[1:], "--dev")
-    assert "[7/7] Development, in .venv … up to date" not in own_machine.run(*install).stdout
-    assert "[7/7] Development, in .venv … up to date" in own_machine.run(*install).stdout
+    assert "[8/8] Development, in .venv … up to date" not in own_machine.run(*install).stdout
+    assert "[8/8] Development, in .venv … up to date" in own_machine.run(*install).stdout
     with (path / "pyproject.toml").open("a") as file:
         file.write("# changed\n")
     mark = path / ".venv" / ".nettop-install"

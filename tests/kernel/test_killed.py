@@ -73,14 +73,14 @@ def test_killed_at_a_random_moment(left_clean: None, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_child_killed_at_a_random_moment(left_clean: None, seed: int) -> None:
-    """Without the loader nettop ends with an error message, or goes on without what was not loaded yet."""
+def test_a_compiler_killed_at_a_random_moment(nothing_cached: None, left_clean: None, seed: int) -> None:
+    """Without the compiler nettop ends with an error message, or goes on without what was not loaded yet."""
     with Running(*FRONTENDS[seed % len(FRONTENDS)]) as running:
-        child = until(running.loaders, "a child begins")[0]
+        child = until(running.compilers, "a child begins")[0]
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.process.wait(random.Random(seed).uniform(0, 0.5))
         kill(child)
-        until(lambda: child not in running.loaders(), "nettop takes note of the child's end")
+        until(lambda: child not in running.compilers(), "nettop takes note of the child's end")
         running.end()
         until(running.gone, "every process of nettop has ended")
         assert "Traceback" not in running.errors()
@@ -90,7 +90,7 @@ END_S = 1.0
 """How long an end may take: what the compiler would still need is many times as much."""
 
 
-@pytest.mark.parametrize("loaders", range(1, 5))
+@pytest.mark.parametrize("compilers", range(1, 5))
 @pytest.mark.parametrize(
     "words",
     [
@@ -100,16 +100,18 @@ END_S = 1.0
     ],
     ids=lambda words: words[0],
 )
-def test_an_end_while_programs_are_compiled(left_clean: None, words: tuple[str, ...], loaders: int) -> None:
-    """While any lens loads, SIGTERM ends the loader and drops the queue, and nettop exits."""
+def test_an_end_while_programs_are_compiled(
+    nothing_cached: None, left_clean: None, words: tuple[str, ...], compilers: int
+) -> None:
+    """While any lens loads, SIGTERM ends the compiler and drops the queue, and nettop exits."""
     seen: set[int] = set()
 
     def is_reached() -> bool:
-        seen.update(running.loaders())
-        return len(seen) >= loaders or bool(running.text())
+        seen.update(running.compilers())
+        return len(seen) >= compilers or bool(running.text())
 
     with Running(*words) as running:
-        until(is_reached, f"{loaders} loaders have started")
+        until(is_reached, f"{compilers} compilers have started")
         began = time.monotonic()
         assert running.end() == 0
         assert time.monotonic() - began < END_S * 2 * PATIENCE

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nettop.kernel.bpf.btf import Slice
-from nettop.kernel.bpf.program import ProgramText
+from nettop.kernel.bpf.program_text import ProgramText
 from nettop.probes.connections import probe as connections
 from nettop.probes.connections.programs import events_text
 from tests.options import source_options
@@ -219,7 +219,7 @@ def test_no_null_device(words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(("error", "code"), [("EPERM", 4), ("ENOSYS", 3)])
-def test_no_files_in_memory(error: str, code: int) -> None:
+def test_no_files_in_memory(nothing_cached: None, error: str, code: int) -> None:
     """If a filter refuses memfd_create(2), it is the named cause: sockets work without programs, CPU time does not."""
     denied = (sys.executable, str(Path(__file__).with_name("seccomp.py")), "memfd_create", error)
     sockets, cpu = (

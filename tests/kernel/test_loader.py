@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loader child on the real kernel: its results, and its report of each failure."""
+"""The loader and the compiler on the real kernel: their results, and their reports of each failure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ import pytest
 
 from nettop.errors import SourceFailed, Unsupported
 from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf import program_cache
 from nettop.kernel.bpf.btf import Btf, MissingInKernel, Slice
-from nettop.kernel.bpf.program import Loader, LoadFailed, ProgramText, no_loading
-from nettop.probes.connections.programs import table_text
+from nettop.kernel.bpf.compiled import LoadFailed
+from nettop.kernel.bpf.compiling import Compiler, no_loading
+from nettop.kernel.bpf.program import Loader
+from nettop.kernel.bpf.program_text import ProgramText
+from nettop.probes.connections.programs import events_text, table_text
 
 pytestmark = pytest.mark.kernel
 
@@ -37,11 +41,12 @@ def iterator(body: str) -> str:
     )
 
 
-def test_descriptors_live_on_when_the_child_has_ended() -> None:
-    """Programs and maps keep working after the loader exits."""
+def test_descriptors_live_on_when_the_loader_has_ended(nothing_cached: None) -> None:
+    """Programs and maps keep working after the loader and its compiler exit."""
     loader = Loader()
     program = loader.load(table_text())
-    assert not Path(f"/proc/{loader._child.pid}").exists()
+    assert loader._compiler is not None
+    assert not Path(f"/proc/{loader._compiler._child.pid}").exists()
     link = bpf.link(program.functions["bpf_iter__task_file"], bpf.TRACE_ITER)
     os.close(bpf.call("bpf_iter_create", link))
     os.close(link)
@@ -71,35 +76,36 @@ def test_a_member_that_this_kernel_lacks_is_named(tmp_path: Path) -> None:
         Loader().load(text)
 
 
-def test_a_killed_loader_is_an_error() -> None:
-    """A killed loader gives an error at once, without a wait."""
-    loader = Loader()
-    os.kill(loader._child.pid, signal.SIGKILL)
-    with pytest.raises(SourceFailed, match="loader exited"):
-        loader.load(table_text())
+def test_a_killed_compiler_is_an_error() -> None:
+    """A killed compiler gives an error at once, without a wait, and so does every later request."""
+    with closing(Compiler()) as compiler:
+        os.kill(compiler._child.pid, signal.SIGKILL)
+        for _ in range(2):
+            with pytest.raises(SourceFailed, match="compiler exited"):
+                compiler.compile(table_text())
 
 
-def test_a_loader_that_is_killed_before_it_reads() -> None:
-    """Requests after a loader's death get the same error, so that no mechanism counts as refused."""
-    loader = Loader()
-    os.kill(loader._child.pid, signal.SIGSTOP)
-    os.waitid(os.P_PID, loader._child.pid, os.WSTOPPED)
-    loader.request(table_text())  # which nobody reads: the kernel resets the connection then
-    os.kill(loader._child.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, loader._child.pid, os.WEXITED | os.WNOWAIT)
-    for _ in range(2):
-        loader.request(table_text())
-    for _ in range(3):
-        with pytest.raises(SourceFailed, match="loader exited"):
-            loader.answer()
-    loader.close()
+def test_a_compiler_that_is_killed_before_it_reads(nothing_cached: None) -> None:
+    """Requests after a compiler's death get the same error, so that no mechanism counts as refused."""
+    with closing(Loader()) as loader:
+        loader._compiler = Compiler()
+        os.kill(loader._compiler._child.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, loader._compiler._child.pid, os.WSTOPPED)
+        loader.request(table_text())  # which nobody reads: the kernel resets the connection then
+        os.kill(loader._compiler._child.pid, signal.SIGKILL)
+        for _ in range(2):
+            loader.request(table_text())
+        for _ in range(3):
+            with pytest.raises(SourceFailed, match="compiler exited"):
+                loader.answer()
 
 
-def test_loading_is_cancelled_from_another_thread() -> None:
+def test_loading_is_cancelled_from_another_thread(nothing_cached: None) -> None:
     """Cancelling from another thread gives waiters an error, not a refusal; later requests load as usual."""
     with closing(Loader()) as loader, ThreadPoolExecutor(1) as sampler:
+        loader._compiler = Compiler()
+        os.kill(loader._compiler._child.pid, signal.SIGSTOP)  # it will not answer
         loader.request(table_text())
-        os.kill(loader._child.pid, signal.SIGSTOP)  # it will not answer
         answer = sampler.submit(loader.answer)
         with no_loading():
             with pytest.raises(SourceFailed, match="nettop is exiting"):
@@ -109,7 +115,25 @@ def test_loading_is_cancelled_from_another_thread() -> None:
         Loader().load(table_text()).close()
 
 
-def test_missing_bcc_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_share_tables_and_have_their_own_values(nothing_cached: None) -> None:
+    """A text loaded later uses the tables of earlier ones; the size of a table and a number are set at the load."""
+    with closing(Loader()) as loader:
+        loader.request(table_text())
+        loader.request(events_text(1 << 16, followed=4711))
+        loader.request(events_text(1 << 18, followed=4712))
+        walks, first, second = (loader.answer() for _ in range(3))
+    assert not {"connections", "reader"} & first.maps.keys()
+    assert {"connections", "reader"} <= walks.maps.keys()
+    sizes = [bpf.map_attributes(events.maps["events"]).entries for events in (first, second)]
+    assert sizes == [1 << 16, 1 << 18]
+    assert len(list(program_cache.DIRECTORY.iterdir())) == 2, "one entry serves both"
+    for program in (walks, first, second):
+        program.close()
+
+
+def test_missing_bcc_has_a_remedy(
+    nothing_cached: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The error for a missing bcc, or another module of that name, contains the command to run."""
     monkeypatch.setattr("sys.executable", make_python_without_bcc(tmp_path))
     with pytest.raises(Unsupported, match="cannot import bcc") as failure:

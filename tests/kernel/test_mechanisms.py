@@ -20,7 +20,7 @@ from nettop.errors import UsageError
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.mechanisms import NO_MECHANISM, NOT_CHOSEN, Fallbacks, Mechanism
-from nettop.kernel.bpf.program import ProgramText
+from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.net.hook_check import HookCheck
 from nettop.probes.connections import events as connection_events
 from nettop.probes.connections import probe as connections

@@ -20,7 +20,7 @@ import pytest
 import nettop as nettop_package
 from nettop.doctor.capabilities import USED
 from nettop.kernel import bpf_syscall as bpf
-from nettop.kernel.bpf.program import Loader
+from nettop.kernel.bpf.compiling import Compiler
 from nettop.kernel.host import privileges
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.privileges import (
@@ -118,7 +118,7 @@ def test_text_keeps_nothing(view: str, environment: dict[str, str] | None, user:
     with Running(*JSON, "--all", "--view", view, "--interval", "0.2", env=environment) as running:
         running.first_rows()
         assert users(running.pid) == {user}
-        assert kept(running.pid) == []
+        until(lambda: not kept(running.pid), "the rest of its programs is loaded")
         assert len(threads(running.pid)) > 3  # also those in namespaces
         before = len(running.refreshes())
         until(lambda: len(running.refreshes()) > before + 1, "it goes on")
@@ -165,9 +165,13 @@ def mechanisms_of(view: str, environment: dict[str, str] | None) -> list[str]:
 
 
 def mechanisms_in(banner: str) -> list[str]:
-    """Return the last mechanism of each hook, without gaps for namespaces that other processes made meanwhile."""
+    """Return the last mechanism of each hook, without gaps for namespaces that other processes made meanwhile.
+
+    A banner has all hooks, the lines after it what has changed.
+    """
     said = re.findall(r"  via (.*?)(?:  |$)", banner, re.MULTILINE)
-    return [hook for hook in said[-1].split(" · ") if not hook.startswith("namespace")] if said else []
+    hooks = {hook.partition(" ")[0]: hook for line in said for hook in line.split(" · ")}
+    return [hook for name, hook in hooks.items() if not name.startswith("namespace")]
 
 
 @pytest.mark.usefixtures("neighbour")
@@ -538,7 +542,8 @@ def test_with_the_right_to_follow_they_are_entered(lab: Lab) -> None:
     ) as running:
         running.first_rows()
         assert users(running.pid) == {AS_NOBODY}
-        assert set(kept(running.pid)) == {ENTERING | privileges.for_reading(), FINDING_NAMESPACES}
+        expected = {ENTERING | privileges.for_reading(), FINDING_NAMESPACES}
+        until(lambda: set(kept(running.pid)) == expected, "the rest of its programs is loaded")
         assert FINDING_NAMESPACES in bounds(running.pid)
         home = lab.namespace()
         lab.worker(home).call(traffic.leave_in_backlog)
@@ -565,14 +570,14 @@ def test_parked_threads_keep_nothing(lab: Lab) -> None:
 # --- children -----------------------------------------------------------------------------------------------------
 
 
-def test_the_loader_keeps_what_it_uses() -> None:
+def test_the_compiler_keeps_what_it_uses() -> None:
     """The compiling child drops all other privileges before it compiles."""
-    loader = Loader()
+    compiler = Compiler()
     try:
-        until(lambda: threads(loader._child.pid)[0][1] <= LOADER, "it has given up the rest")
-        assert {CAP_BPF, CAP_PERFMON} <= threads(loader._child.pid)[0][1]
+        until(lambda: threads(compiler._child.pid)[0][1] <= LOADER, "it has given up the rest")
+        assert {CAP_BPF, CAP_PERFMON} <= threads(compiler._child.pid)[0][1]
     finally:
-        loader.close()
+        compiler.close()
 
 
 # --- older kernels ------------------------------------------------------------------------------------------------

@@ -254,10 +254,10 @@ def test_the_environment_is_theirs(uid: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_being_ended_while_it_attaches(number: signal.Signals) -> None:
+def test_being_ended_while_it_attaches(nothing_cached: None, number: signal.Signals) -> None:
     """A signal during loading sets the exit code, and the command does not run."""
     with Running("run", "--", "echo", "I ran", stdin=subprocess.DEVNULL) as running:
-        until(running.loaders, "programs are being loaded")
+        until(running.compilers, "programs are being compiled")
         assert running.end(number) == 128 + number
         assert (running.text(), running.errors()) == ("", "")
         until(running.gone, "nothing is left")

@@ -73,11 +73,10 @@ def by_name(rows: list[dict[str, Any]]) -> Rows:
 
 
 @pytest.fixture
-def shown() -> Iterator[Running]:
-    """Return nettop --view self with its programs shown, refreshed by Enter only."""
+def shown(nothing_cached: None) -> Iterator[Running]:
+    """Return nettop --view self with its programs compiled and shown, refreshed by Enter only."""
     with Running(*SHOWN, *HOUR) as running:
         running.first_rows()
-
         until(lambda: any("udp_sent" in name for _, name in next_rows(running)), "all is shown")
         yield running
 
@@ -119,7 +118,7 @@ def test_programs_are_what_the_kernel_counts(shown: Running) -> None:
 
 
 def test_the_total_is_what_the_kernel_charges(shown: Running) -> None:
-    """The total has user and system time, including the ended loader's; programs in others' time are
+    """The total has user and system time, including the ended compiler's; programs in others' time are
     listed beside it.
     """
     before = cpu_ns(shown.pid)

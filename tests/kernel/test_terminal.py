@@ -102,8 +102,8 @@ END_S = 2.0
 
 
 @pytest.mark.parametrize("ending", ["q", "SIGTERM"])
-def test_end_while_lenses_load(ending: str) -> None:
-    """If nettop is ended while five lenses load, the queue is dropped and the loader ended."""
+def test_end_while_lenses_load(nothing_cached: None, ending: str) -> None:
+    """If nettop is ended while five lenses load, the queue is dropped and the compiler ended."""
     with Terminal() as terminal:
         terminal.shows(b"PROCESS")
         for digit in b"23457":

@@ -28,7 +28,7 @@ from nettop.doctor.command import DoctorSettings, make_report, run_doctor
 from nettop.doctor.report import Check, LensReport, Report, Verdict
 from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed, Unsupported, UsageError
 from nettop.kernel.bpf.mechanisms import DISABLED, NOT_CHOSEN
-from nettop.kernel.bpf.program import PART_OF_NETTOP
+from nettop.kernel.bpf.program_text import PART_OF_NETTOP
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, KNOWN, name_of
 from nettop.probes.connections import self_test

@@ -50,7 +50,7 @@ def test_the_memory_of_control_groups(groups: Path, files: dict[str, str]) -> No
     (limit,) = limits.of_memory()
     assert "may use 104,857,600 bytes of memory" in limit.what
     assert "MemoryMax=" in limit.remedy
-    error = limit_reached("the loader exited", "LLVM ERROR: out of memory")
+    error = limit_reached("the compiler exited", "LLVM ERROR: out of memory")
     assert isinstance(error, Unsupported)
     assert (limit.what in error.what, error.remedy) == (True, limit.remedy)
 
@@ -62,7 +62,7 @@ def test_groups_without_a_limit(groups: Path, text: str) -> None:
     put(groups / "memory/pod/app/memory.limit_in_bytes", text)
     put(groups / "pod/app/pids.max", "max")
     assert (limits.of_memory(), limits.of_processes()) == ([], [])
-    assert limit_reached("the loader exited", "out of memory") is None
+    assert limit_reached("the compiler exited", "out of memory") is None
 
 
 @pytest.mark.parametrize(

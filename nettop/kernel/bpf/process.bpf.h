@@ -3,6 +3,8 @@
 // structs that process_columns.py declares and pid_namespace.bpf.h come in front of this file.
 #pragma once
 
+#include <nettop/verifier.h>
+
 // Copies the process columns from one struct to another.
 #define COPY_PROCESS(to, from)                                                                               \
   do {                                                                                                       \
@@ -13,22 +15,18 @@
     ((u64 *)(to)->comm)[1] = ((u64 *)(from)->comm)[1];                                                       \
   } while (0)
 
-// Returns the lower half of the id of a task's control group in the unified hierarchy.
-static __always_inline u32 cgroup_of(struct task_struct *task) {
-  struct css_set *groups = (struct css_set *)task->cgroups;
-  struct cgroup *group = (struct cgroup *)groups->dfl_cgrp;
-  struct kernfs_node *folder = (struct kernfs_node *)group->kn;
-  return folder->id;
-}
-
-// Fills the process columns from a task.
+// Fills the process columns from a task: cgroup_id is the lower half of the id of its control group in the
+// unified hierarchy. One variable for all pointers saves stack, of which there are 512 bytes.
 #define PUT_PROCESS(to, task)                                                                                \
   do {                                                                                                       \
-    struct task_struct *leader = (struct task_struct *)(task)->group_leader;                                 \
+    void *at = NULL;                                                                                         \
+    READ_KERNEL((to)->css_set, (task)->cgroups);                                                             \
+    at = (void *)(to)->css_set;                                                                              \
+    READ_KERNEL(at, ((struct css_set *)at)->dfl_cgrp);                                                       \
+    READ_KERNEL(at, ((struct cgroup *)at)->kn);                                                              \
+    READ_KERNEL((to)->cgroup_id, ((struct kernfs_node *)at)->id);                                            \
+    READ_KERNEL(at, (task)->group_leader);                                                                   \
+    READ_KERNEL((to)->start_time, ((struct task_struct *)at)->start_boottime);                               \
+    bpf_probe_read_kernel((to)->comm, sizeof((to)->comm), ((struct task_struct *)at)->comm);                 \
     (to)->pid = visible_pid(task);                                                                           \
-    (to)->start_time = leader->start_boottime;                                                               \
-    (to)->css_set = (task)->cgroups;                                                                         \
-    (to)->cgroup_id = cgroup_of(task);                                                                       \
-    ((u64 *)(to)->comm)[0] = ((u64 *)leader->comm)[0];                                                       \
-    ((u64 *)(to)->comm)[1] = ((u64 *)leader->comm)[1];                                                       \
   } while (0)

@@ -5,6 +5,8 @@
 // before this file.
 
 #include <nettop/set_table.h>
+#include <nettop/value.h>
+#include <nettop/verifier.h>
 #include <uapi/linux/ptrace.h>
 
 #define ETH_P_IP 0x0800
@@ -118,11 +120,6 @@ struct cpu {
   u8 headers[HEADERS_MASK + 1 + sizeof(struct ipv6)];
 };
 BPF_PERCPU_ARRAY(cpus, struct cpu, HOOKS);
-
-// Separates stages of a program, which pass values on in memory: `cpus`. The verifier does not track what is
-// stored in a map, so all paths through a stage end in the same state, and it follows the next stage once. If
-// values stayed in registers or on the stack, it would follow the next stage for each combination of values.
-#define END_STAGE() asm volatile("" ::: "memory")
 
 // Packets that a driver refused but that stay counted, because another device's packet was sent in between.
 BPF_PERCPU_ARRAY(refused, u64, 1);
@@ -643,7 +640,7 @@ int tc_received(struct __sk_buff *ctx) {
 
 static __always_inline bool is_own(struct net_device *device) {
   struct net *net = (struct net *)device->nd_net;
-  return net->inum == OWN_NAMESPACE;
+  return net->inum == VALUE(OWN_NAMESPACE);
 }
 
 // Here the kernel still owns the whole packet; by the time of net_dev_xmit the driver may have freed it.

@@ -26,6 +26,7 @@ from nettop.kernel.bpf.mechanisms import (
     check_chosen,
 )
 from nettop.kernel.bpf.program import Program, net_loader
+from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.set_table import SetTable, partition
 from nettop.kernel.host.facts import Host
 from nettop.kernel.net.links import Link, LinkWatch, read_links
@@ -196,6 +197,10 @@ class Bandwidth(Probe):
         self._of_gone_devices = np.zeros(len(TRAFFIC_COLUMNS), np.uint64)
 
     # --- attaching ----------------------------------------------------------------------------------------------
+
+    def texts(self) -> tuple[ProgramText]:
+        """Return the text of the lens with flows."""
+        return (program_text(0, flows_max=self._flows_max),)
 
     def start(self) -> None:
         """Load and attach the programs and begin to follow namespaces.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nettop.kernel.bpf.btf import Slice
-from nettop.kernel.bpf.program import ProgramText
+from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.rows import columns, extend_dtype, row_header
 from nettop.kernel.bpf.set_table import partition
 from nettop.probes.probe import with_types
@@ -93,9 +93,9 @@ def program_text(namespace: int, *, flows_max: int | None = FLOWS_MAX) -> Progra
             "INTERFACES_MAX": INTERFACES_MAX,
             "INTERFACE_SETS": INTERFACE_SETS,
             "INTERFACE_SET_ENTRIES": INTERFACE_SET_ENTRIES,
-            "OWN_NAMESPACE": namespace,
             **(
                 {"FLOW_SETS": sets, "FLOW_PARTITIONS": parts, "SET_ENTRIES": SET_ENTRIES} if has_flows else {}
             ),
         },
+        values={"OWN_NAMESPACE": namespace},
     )

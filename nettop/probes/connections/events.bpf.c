@@ -4,12 +4,14 @@
 // belongs to the process that uses the socket; any other task was only interrupted by a packet. struct event,
 // struct totals, socket_rows.bpf.h and hook_check.bpf.h are prepended to this file.
 
+#include <nettop/value.h>
+
 #define EADDRNOTAVAIL 99
 #define ECONNABORTED 103
 #define NSEC_PER_USEC 1000
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
 
-BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+BPF_RINGBUF_OUTPUT(events, 1); // as large as `entries` says
 
 // An event under construction, one per program that makes events: the others may interrupt or preempt it.
 BPF_PERCPU_ARRAY(scratch, struct event, WRITERS);
@@ -31,9 +33,9 @@ BPF_ARRAY(owned_until, u64, WATCHED + 1);
 // Sockets held by several processes, by cookie, and which of them uses each.
 BPF_HASH(shared_sockets, u64, struct shared_socket, SHARED_MAX);
 
-#ifdef FOLLOWED_PID
+#ifdef FOLLOWED_MAX
 // Thread groups whose connections are wanted, by the kernel's number; udp.bpf.c looks here too.
-BPF_TABLE_PUBLIC("hash", u32, u8, followed, FOLLOWED_MAX);
+BPF_HASH(followed, u32, u8, FOLLOWED_MAX);
 
 struct bpf_iter__task {
   struct bpf_iter_meta *meta;
@@ -133,7 +135,7 @@ static __always_inline void set_owner(struct connection *connection, u8 source, 
       return;
   }
   put_connection_owner(connection, task, source);
-#ifdef FOLLOWED_PID
+#ifdef FOLLOWED_MAX
   u32 tgid = task->tgid;
   connection->is_followed = followed.lookup(&tgid) ? 1 : 0;
 #endif
@@ -429,10 +431,10 @@ static __always_inline void put_target(struct row *row, void *name, bool is_v6) 
     bpf_probe_read_kernel(to, sizeof(to), name + 8);
   else
     bpf_probe_read_kernel(&to[3], sizeof(to[3]), name + 4);
-  bool as_v4 = !is_v6 || is_mapped(to);
-  row->family = as_v4 ? AF_INET : AF_INET6;
+  u32 v4_mask = !is_v6 || is_mapped(to) ? ~0u : 0;
+  row->family = v4_mask ? AF_INET : AF_INET6;
   row->remote_port = bpf_ntohs(port);
-  put_address(row->remote_address, to, as_v4);
+  put_address(row->remote_address, to, v4_mask);
 }
 
 // A connect() without a route to its peer fails before the socket leaves CLOSE, so there is no state change
@@ -470,12 +472,12 @@ static __always_inline int fail_at_once(u64 *ctx, bool is_v6, int slot) {
 int fexit__tcp_v4_connect(u64 *ctx) { return fail_at_once(ctx, false, CALLED_fexit__tcp_v4_connect); }
 int fexit__tcp_v6_connect(u64 *ctx) { return fail_at_once(ctx, true, CALLED_fexit__tcp_v6_connect); }
 
-#ifdef FOLLOWED_PID
+#ifdef FOLLOWED_MAX
 // Run once, before the process starts: finds it by its PID in nettop's namespace.
 BPF_ITER(task) {
   struct task_struct *task = ctx->task;
   u8 yes = 1;
-  if (!task || visible_pid(task) != FOLLOWED_PID)
+  if (!task || visible_pid(task) != VALUE(FOLLOWED_PID))
     return 0;
   u32 tgid = task->tgid;
   followed.update(&tgid, &yes);

@@ -7,6 +7,7 @@ are unavailable or not permitted.
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from nettop.kernel.bpf.mechanisms import (
     check_chosen,
 )
 from nettop.kernel.bpf.program import Loader, Program
+from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.privileges import FINDING_NAMESPACES, NOTHING
 from nettop.kernel.host.processes import user_name
@@ -112,6 +114,17 @@ class Connections(Probe):
         """The socket table. Raises SourceFailed before the start."""
         return self._not_attached() if self._table is None else self._table
 
+    def texts(self) -> tuple[ProgramText, ...]:
+        """Return the texts of the table, events and UDP counting, and those that follow the processes of a command."""
+        ring_bytes = RING_SIZE.default
+        return (
+            table_text(),
+            events_text(ring_bytes, None),
+            udp_text(),
+            events_text(ring_bytes, os.getpid()),
+            udp_text(follows=True),
+        )
+
     def start(self) -> None:
         """Attach the best mechanism for the table, and start compiling the events.
 
@@ -167,7 +180,7 @@ class Connections(Probe):
         """Start compiling the events without the walks, whose maps they otherwise share."""
         try:
             loader = self._start_loader()
-            loader.request(events_text(self._options[RING_SIZE], self._options.follow, alone=True))
+            loader.request(events_text(self._options[RING_SIZE], self._options.follow))
         except (Unsupported, PermissionMissing) as error:
             if self._options.follow is not None:
                 raise

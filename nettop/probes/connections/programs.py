@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from nettop.kernel.bpf import process_columns
 from nettop.kernel.bpf.btf import Slice
-from nettop.kernel.bpf.program import ProgramText
+from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.rows import row_header
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.proc_files import us_per_tick
@@ -98,7 +97,7 @@ _EVENT_MAPS = (
 )
 _UDP_MAPS = ("udp_sockets", "new_rows", "untracked", "sending", "hook_check")
 _SHARED = ("boot_to_wall", "connection_groups", "connections", "reader")
-"""Maps of both texts. Those that nettop does not read are listed for `kernel_bytes`."""
+"""Maps of all texts, which share them. Those that nettop does not read are listed for `kernel_bytes`."""
 
 
 def table_text() -> ProgramText:
@@ -106,13 +105,13 @@ def table_text() -> ProgramText:
     return _text(
         ("sockets.bpf.c",),
         functions=WALKS,
-        maps=("listed", *_SHARED),
+        maps=("listed",),
         defines={"LIST_TIME_WAIT": LIST_TIME_WAIT, "LIST_WITH_FILE": LIST_WITH_FILE},
     )
 
 
-def events_text(ring_bytes: int, followed: int | None, *, alone: bool = False) -> ProgramText:
-    """Return the text of the events; load it after the walks, whose maps it shares, unless `alone`.
+def events_text(ring_bytes: int, followed: int | None) -> ProgramText:
+    """Return the text of the events, which shares the maps of the walks if those are loaded before.
 
     `ring_bytes` must be a power-of-two number of pages. With `followed`, a PID, include the programs that follow this
     process and its children.
@@ -121,24 +120,24 @@ def events_text(ring_bytes: int, followed: int | None, *, alone: bool = False) -
     return _text(
         ("hook_check.bpf.h", "events.bpf.c"),
         functions=(*slots, *((FOLLOWED, *FOLLOW_HOOKS) if followed else ())),
-        maps=_EVENT_MAPS + (("followed",) if followed else ()) + (_SHARED if alone else ()),
+        maps=_EVENT_MAPS + (("followed",) if followed else ()),
         defines={
-            **({} if alone else {"SHARES_TABLES": 1}),
-            "RING_PAGES": ring_bytes // os.sysconf("SC_PAGE_SIZE"),
             "SHARED_MAX": SHARED_MAX,
             "WATCHED": WATCHED,
             **_slot_numbers(slots),
-            **({"FOLLOWED_PID": followed, "FOLLOWED_MAX": FOLLOWED_MAX} if followed else {}),
+            **({"FOLLOWED_MAX": FOLLOWED_MAX} if followed else {}),
             "WRITERS": len(WRITERS),
             **{f"WRITER_{name.upper()}": at for at, name in enumerate(WRITERS)},
             **{f"EVENT_{name.upper()}": number for number, name in EVENT_KINDS.items()},
         },
         optional=tuple(slots),
+        values={"FOLLOWED_PID": followed} if followed else {},
+        entries={"events": ring_bytes},
     )
 
 
 def udp_text(*, follows: bool = False) -> ProgramText:
-    """Return the text that counts UDP messages; load it after the walks or the events, whose maps it shares.
+    """Return the text that counts UDP messages; which shares the maps of the walks or the events loaded before.
 
     With `follows`, which requires the events, also count the messages of the followed processes separately.
     """
@@ -146,10 +145,9 @@ def udp_text(*, follows: bool = False) -> ProgramText:
     return _text(
         ("hook_check.bpf.h", "udp.bpf.c"),
         functions=tuple(slots),
-        maps=(*_UDP_MAPS, *((FOLLOWED_TOTALS,) if follows else ())),
+        maps=_UDP_MAPS + ((FOLLOWED_TOTALS,) if follows else ()),
         defines={
             **({"FOLLOWED_MAX": FOLLOWED_MAX} if follows else {}),
-            "SHARES_TABLES": 1,
             "UDP_SOCKETS_MAX": UDP_SOCKETS_MAX,
             "SENDING_MAX": SENDING_MAX,
             **_slot_numbers(slots),
@@ -168,10 +166,13 @@ def _slot_numbers(slots: Mapping[str, int]) -> dict[str, int]:
 
 def _text(
     sources: tuple[str, ...],
+    *,
     functions: tuple[str, ...],
     maps: tuple[str, ...],
     defines: dict[str, int],
     optional: tuple[str, ...] = (),
+    values: Mapping[str, int] | None = None,
+    entries: Mapping[str, int] | None = None,
 ) -> ProgramText:
     """Return the text of files of this package, preceded by the shared headers."""
     inbound, outbound, was_inbound = list(DIRECTIONS)[:3]
@@ -202,7 +203,10 @@ def _text(
         header="#include <linux/types.h>\n" + "".join(headers),
         slices=SLICES,
         functions=with_types(functions),
-        maps=maps,
+        maps=(*maps, *_SHARED),
         defines=shared | defines | process_columns.pid_defines(Host()),
         optional=optional,
+        values=values or {},
+        entries=entries or {},
+        shared=(*_SHARED, "followed"),
     )

@@ -30,15 +30,10 @@ struct connection_group {
 };
 
 // Also shared: the offset from boot time to wall time, and the process that walks over the table.
-#ifdef SHARES_TABLES
-#define SHARED(value, name, size) BPF_TABLE("extern", int, value, name, size)
-#else
-#define SHARED(value, name, size) BPF_TABLE_PUBLIC("array", int, value, name, size)
-#endif
-SHARED(struct connection_group, connection_groups, CONNECTION_GROUPS);
-SHARED(struct connection, connections, CONNECTION_GROUPS *GROUP_SIZE);
-SHARED(u64, boot_to_wall, 1);
-SHARED(u32, reader, 1);
+BPF_ARRAY(connection_groups, struct connection_group, CONNECTION_GROUPS);
+BPF_ARRAY(connections, struct connection, CONNECTION_GROUPS *GROUP_SIZE);
+BPF_ARRAY(boot_to_wall, u64, 1);
+BPF_ARRAY(reader, u32, 1);
 
 static __always_inline struct connection_group *group_of(u64 cookie) {
   int group = cookie % CONNECTION_GROUPS;
@@ -75,12 +70,14 @@ static __always_inline bool has_owner(struct connection *connection) {
 // Returns the cookie of the MPTCP socket that this one is a subflow of; UNKNOWN for any other socket.
 static __always_inline u64 holder_of(struct tcp_sock *tp) {
 #ifdef HAS_TCP_SOCK_IS_MPTCP
-  u64 holder = 0, cookie = 0;
+  struct mptcp_subflow_context *subflow = NULL;
+  struct sock *holder = NULL;
+  u64 cookie = 0;
   if (!tp->is_mptcp)
     return UNKNOWN;
-  struct mptcp_subflow_context *subflow = (struct mptcp_subflow_context *)tp->icsk_ulp_data;
-  bpf_probe_read_kernel(&holder, sizeof(holder), (void *)&subflow->conn);
-  bpf_probe_read_kernel(&cookie, sizeof(cookie), &((struct sock *)holder)->skc_cookie);
+  READ_KERNEL(subflow, tp->icsk_ulp_data);
+  READ_KERNEL(holder, subflow->conn);
+  READ_KERNEL(cookie, holder->skc_cookie);
   return cookie ? cookie : UNKNOWN;
 #else
   return UNKNOWN;
@@ -107,30 +104,31 @@ static __always_inline void start_row(struct row *row) { __builtin_memset(row, 0
 static __always_inline bool is_mapped(u32 *v6) { return !v6[0] && !v6[1] && v6[2] == bpf_htonl(0xffff); }
 
 // Writes an IPv4 address as ::ffff:a.b.c.d; in an IPv6 address, only the mark may be missing (the wildcard,
-// ::).
-static __always_inline void put_address(u64 *address, u32 *v6, bool as_v4) {
+// ::). `v4_mask` has all bits set for IPv4, none for IPv6.
+static __always_inline void put_address(u64 *address, u32 *v6, u32 v4_mask) {
   u32 *words = (u32 *)address;
   words[0] = v6[0];
   words[1] = v6[1];
-  words[2] = as_v4 ? bpf_htonl(0xffff) : v6[2];
+  words[2] = (v6[2] & ~v4_mask) | (bpf_htonl(0xffff) & v4_mask);
   words[3] = v6[3];
 }
 
 static __always_inline void put_addresses(struct row *row, struct sock_common *sk) {
-  if (sk->skc_family == AF_INET) {
-    u32 local[4] = {0, 0, 0, sk->skc_rcv_saddr}, remote[4] = {0, 0, 0, sk->skc_daddr};
-    row->family = AF_INET;
-    put_address(row->local_address, local, true);
-    put_address(row->remote_address, remote, true);
-    return;
+  u32 local[4] = {}, remote[4] = {}, v4_mask = sk->skc_family == AF_INET ? ~0u : 0;
+  FORGET(v4_mask, sk->skc_daddr);
+#pragma unroll
+  for (int n = 0; n < 4; n++) {
+    local[n] = sk->skc_v6_rcv_saddr[n] & ~v4_mask;
+    remote[n] = sk->skc_v6_daddr[n] & ~v4_mask;
   }
-  u32 local[4] = {sk->skc_v6_rcv_saddr[0], sk->skc_v6_rcv_saddr[1], sk->skc_v6_rcv_saddr[2],
-                  sk->skc_v6_rcv_saddr[3]};
-  u32 remote[4] = {sk->skc_v6_daddr[0], sk->skc_v6_daddr[1], sk->skc_v6_daddr[2], sk->skc_v6_daddr[3]};
-  bool as_v4 = is_mapped(local) || is_mapped(remote);
-  row->family = as_v4 ? AF_INET : AF_INET6;
-  put_address(row->local_address, local, as_v4);
-  put_address(row->remote_address, remote, as_v4);
+  local[3] |= sk->skc_rcv_saddr & v4_mask;
+  remote[3] |= sk->skc_daddr & v4_mask;
+  if (is_mapped(local) || is_mapped(remote))
+    v4_mask = ~0u;
+  FORGET(v4_mask, sk->skc_daddr);
+  row->family = AF_INET6 - ((AF_INET6 - AF_INET) & v4_mask);
+  put_address(row->local_address, local, v4_mask);
+  put_address(row->remote_address, remote, v4_mask);
 }
 
 static __always_inline void put_endpoints(struct row *row, struct sock_common *sk) {
@@ -149,20 +147,19 @@ static __always_inline u64 cookie_of(struct sock *sk) {
   return sk->skc_cookie;
 }
 
+static __always_inline u32 namespace_of(struct sock *sk) {
+  struct net *net = NULL;
+  u32 inode = 0;
+  READ_KERNEL(net, sk->skc_net);
+  READ_KERNEL(inode, net->inum);
+  return inode;
+}
+
 static __always_inline void put_identity(struct row *row, struct sock_common *sk, u16 protocol) {
   row->id = cookie_of((struct sock *)sk);
   row->protocol = protocol;
   put_endpoints(row, sk);
-  struct net *net = (struct net *)sk->skc_net;
-  row->netns = net->inum;
-}
-
-static __always_inline u32 namespace_of(struct sock *sk) {
-  u64 net = 0;
-  u32 inode = 0;
-  bpf_probe_read_kernel(&net, sizeof(net), &sk->skc_net);
-  bpf_probe_read_kernel(&inode, sizeof(inode), &((struct net *)net)->inum);
-  return inode;
+  row->netns = namespace_of((struct sock *)sk);
 }
 
 // Sets what every row has, from a socket whose type the verifier may not know, so that it must be copied.
@@ -240,9 +237,11 @@ static __always_inline void put_limits(struct row *row, struct tcp_sock *tp) {
       (now == TCP_CHRONO_SNDBUF_LIMITED ? send_buffer + ticks : send_buffer) * US_PER_TICK;
   row->application_limited = rate_app_limited_of(tp);
   row->congestion_limited = is_cwnd_limited_of(tp);
-  struct socket *socket = (struct socket *)tp->sk_socket;
-  if (socket)
-    row->send_buffer_full = socket->flags >> SOCK_NOSPACE & 1;
+  struct socket *socket = NULL;
+  u64 flags = 0;
+  READ_KERNEL(socket, tp->sk_socket);
+  if (socket && !READ_KERNEL(flags, socket->flags))
+    row->send_buffer_full = flags >> SOCK_NOSPACE & 1;
 }
 
 static __always_inline void put_sending(struct row *row, struct tcp_sock *tp) {
@@ -254,8 +253,9 @@ static __always_inline void put_sending(struct row *row, struct tcp_sock *tp) {
   row->peer_window = tp->snd_wnd;
   row->lost = tp->lost_out;
   row->reordered = tp->reord_seen;
-  struct tcp_congestion_ops *algorithm = (struct tcp_congestion_ops *)tp->congestion_control;
-  bpf_probe_read_kernel(row->algorithm, sizeof(row->algorithm), (void *)algorithm->name);
+  struct tcp_congestion_ops *algorithm = NULL;
+  READ_KERNEL(algorithm, tp->congestion_control);
+  READ_KERNEL(row->algorithm, algorithm->name);
 }
 
 static __always_inline void put_tcp(struct row *row, struct tcp_sock *tp) {

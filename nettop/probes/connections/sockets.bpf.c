@@ -43,9 +43,11 @@ static __always_inline void put_datagrams(struct row *row, struct sock *sk, u32 
   row->drops = sk->sk_drops;
 #ifdef HAS_SOCK_SK_DROP_COUNTERS
   // Since 6.18 UDP sockets count drops separately from the rest of the socket, in two places because of NUMA.
-  struct numa_drop_counters *counters = (struct numa_drop_counters *)sk->sk_drop_counters;
-  if (counters)
-    row->drops = counters->drops0 + counters->drops1;
+  struct numa_drop_counters *counters = NULL;
+  READ_KERNEL(counters, sk->sk_drop_counters);
+  u32 drops[2];
+  if (counters && !READ_KERNEL(drops[0], counters->drops0) && !READ_KERNEL(drops[1], counters->drops1))
+    row->drops = drops[0] + drops[1];
 #endif
 }
 
@@ -53,8 +55,8 @@ static __always_inline void put_datagrams(struct row *row, struct sock *sk, u32 
 static __always_inline void put_udp(struct row *row, struct sock *sk) {
   u32 deficit = 0;
   u64 handler = 0;
-  bpf_probe_read_kernel(&deficit, sizeof(deficit), &((struct udp_sock *)sk)->forward_deficit);
-  bpf_probe_read_kernel(&handler, sizeof(handler), &((struct udp_sock *)sk)->encap_rcv);
+  READ_KERNEL(deficit, ((struct udp_sock *)sk)->forward_deficit);
+  READ_KERNEL(handler, ((struct udp_sock *)sk)->encap_rcv);
   put_datagrams(row, sk, deficit);
   row->is_tunnel = handler != 0;
 }
@@ -132,9 +134,12 @@ BPF_ITER(task_file) {
 // Sets the holder of a socket that no descriptor led to: a process, through a file, or the kernel, whose
 // sockets have none. A socket that is not yet accepted, or already closed, has no struct socket.
 static __always_inline void put_holder(struct row *row, struct sock *sk) {
-  struct socket *socket = (struct socket *)sk->sk_socket;
-  row->has_file = row->holder == UNKNOWN && socket && socket->file;
-  row->held_by_kernel = row->holder == UNKNOWN && socket && !socket->file;
+  struct socket *socket = NULL;
+  void *file = NULL;
+  READ_KERNEL(socket, sk->sk_socket);
+  READ_KERNEL(file, socket->file);
+  row->has_file = row->holder == UNKNOWN && file;
+  row->held_by_kernel = row->holder == UNKNOWN && socket && !file;
 }
 
 BPF_ITER(tcp) {

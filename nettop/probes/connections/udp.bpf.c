@@ -23,7 +23,7 @@ BPF_PERCPU_ARRAY(untracked, struct udp_totals, 1);
 
 #ifdef FOLLOWED_MAX
 // Traffic of the followed thread groups on any socket, whoever opened it, with or without a row.
-BPF_TABLE("extern", u32, u8, followed, FOLLOWED_MAX);
+BPF_HASH(followed, u32, u8, FOLLOWED_MAX);
 BPF_PERCPU_ARRAY(of_followed, struct udp_totals, 1);
 #endif
 

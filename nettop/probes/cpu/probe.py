@@ -24,7 +24,8 @@ from nettop.kernel.bpf.mechanisms import (
     check_chosen,
 )
 from nettop.kernel.bpf.perf_events import online_cpus
-from nettop.kernel.bpf.program import Loader, Program, ProgramText
+from nettop.kernel.bpf.program import Loader, Program
+from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.proc_files import CpuTimes, read_cpu_times, read_required
 from nettop.probes.cpu import entries as cpu_entries
@@ -115,6 +116,10 @@ class Cpu(Probe):
         """Softirq time in /proc/stat at the first reading with a CPU."""
         self._without_stat: dict[str, str] = {}
         self._stacks: Rows | None = None
+
+    def texts(self) -> tuple[ProgramText]:
+        """Return the text of the lens."""
+        return (program_text(),)
 
     # --- start ----------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,8 @@ from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.btf import Slice
 from nettop.kernel.bpf.drop_reasons import NO_REASON, DropReasons, read_drop_reasons
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, Refused, check_chosen
-from nettop.kernel.bpf.program import Loader, ProgramText
+from nettop.kernel.bpf.program import Loader
+from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.rows import row_header
 from nettop.kernel.bpf.set_table import key_hashes
 from nettop.kernel.bpf.symbols import Symbols, why_hidden
@@ -291,6 +292,10 @@ class Drops(Probe):
         self._forgotten = 0
         self._syns = UnseenSyns()
         self._sockets: Rows | None = None
+
+    def texts(self) -> tuple[ProgramText]:
+        """Return the text of the lens."""
+        return (program_text(read_drop_reasons(), read_client_ports()),)
 
     def start(self) -> None:
         """Compile, load and attach, and begin to follow namespaces.

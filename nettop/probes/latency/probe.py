@@ -17,6 +17,7 @@ from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.mechanisms import Mechanism, Refused, check_chosen
 from nettop.kernel.bpf.program import Loader, Program
+from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.set_table import SetTable, partition
 from nettop.kernel.host.facts import Host
 from nettop.probes.latency.programs import (
@@ -103,6 +104,10 @@ class Latency(Probe):
         self._read_at_ns = time.monotonic_ns()
 
     # --- attaching ----------------------------------------------------------------------------------------------
+
+    def texts(self) -> tuple[ProgramText]:
+        """Return the text of the lens."""
+        return (program_text(self._followed_max, self._pairs_max),)
 
     def start(self) -> None:
         """Make the kernel timestamp packets, load the programs and attach those that it accepts. Raises UsageError for

@@ -10,7 +10,7 @@ import numpy as np
 from nettop.kernel.bpf import kprobes
 from nettop.kernel.bpf.btf import Slice
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism
-from nettop.kernel.bpf.program import ProgramText
+from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.rows import columns, extend_dtype, row_header
 from nettop.kernel.bpf.set_table import partition
 from nettop.probes.probe import loaded_as, with_types

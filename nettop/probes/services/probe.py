@@ -14,6 +14,7 @@ from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf.iterator import Iterator, RowBuffer
 from nettop.kernel.bpf.mechanisms import Mechanism, Refused, check_chosen
 from nettop.kernel.bpf.program import Loader, Program
+from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.set_table import SetTable
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import Processes
@@ -91,6 +92,10 @@ class Services(Probe):
         self._buffer = RowBuffer()
 
     # --- attaching ----------------------------------------------------------------------------------------------
+
+    def texts(self) -> tuple[ProgramText]:
+        """Return the text of the best mechanisms."""
+        return (program_text(),)
 
     def start(self) -> None:
         """Attach the best mechanism. Raises UsageError for an unknown one."""

@@ -10,7 +10,7 @@ import numpy as np
 from nettop.kernel.bpf import maps, process_columns
 from nettop.kernel.bpf.btf import Slice
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism
-from nettop.kernel.bpf.program import ProgramText
+from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.rows import columns, extend_dtype, row_header
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.proc_files import us_per_tick

@@ -10,6 +10,7 @@
 
 #include <nettop/buckets.h>
 #include <nettop/set_table.h>
+#include <nettop/verifier.h>
 #include <uapi/linux/ptrace.h>
 
 #define AF_INET 2
@@ -35,6 +36,7 @@
 #define FAILURES_FOR_A_PLACE 3 /* a port scan tries each port once or twice */
 #define ONE_REFUSED (1ull << 32)
 #define ATTEMPTS 4
+#define NONE_TAKEN (~0ull)
 
 #define ADD(number, amount) __sync_fetch_and_add(&(number), amount)
 
@@ -199,7 +201,13 @@ static __always_inline void count_timed(struct turn *turn, struct tally *tally, 
 
 // Counts an answer, timed if it is known to answer the open request.
 static __always_inline void count_answer(struct turn *turn, u64 open_since, u64 read_at, u64 began_at,
-                                         u32 bytes, bool is_push) {
+                                         u64 bytes, u64 is_push) {
+  u64 unknown = turn->asked_at; // all paths through a turn meet here
+  FORGET(open_since, unknown);
+  FORGET(read_at, unknown);
+  FORGET(began_at, unknown);
+  FORGET(bytes, unknown);
+  FORGET(is_push, unknown);
   struct tally *tally = tally_of(turn->service);
   if (!tally)
     return;
@@ -263,10 +271,13 @@ static __always_inline bool has_answer(struct turn *turn, struct progress *tcp) 
 static __always_inline void answer(struct turn *turn, struct progress *tcp, u64 open_since, u32 received) {
   u64 read_at = turn->read_at;
   u64 began_at = first_left_at(turn, tcp, read_at ? read_at : open_since);
-  bool is_partial = is_after(received, tcp->read), is_push = is_apart(turn, tcp, began_at);
-  u32 answered = is_partial ? tcp->read : received;
+  u64 is_partial = is_after(received, tcp->read), is_push = is_apart(turn, tcp, began_at);
+  u64 answered = is_partial ? tcp->read : received;
   u32 bytes = answered - turn->request_seq;
-  u64 still_open = is_partial ? later(turn->asked_at, open_since + 1) : 0;
+  u64 still_open = is_partial ? later(turn->asked_at, open_since + 1) : 0, unknown = turn->asked_at;
+  FORGET(is_partial, unknown);
+  FORGET(answered, unknown);
+  FORGET(still_open, unknown);
   if (__sync_val_compare_and_swap(&turn->open_since, open_since, still_open) != open_since)
     return;
   count_answer(turn, open_since, read_at, began_at, bytes, is_push);
@@ -466,11 +477,12 @@ static __always_inline void read_progress(struct progress *tcp, struct tcp_sock 
 static __always_inline bool is_mapped(u32 *v6) { return !v6[0] && !v6[1] && v6[2] == bpf_htonl(0xffff); }
 
 static __always_inline void put_address(u32 *address, struct sock *sk, u32 v4, u32 *v6) {
-  bool is_v4 = sk->skc_family == AF_INET;
-  address[0] = is_v4 ? 0 : v6[0];
-  address[1] = is_v4 ? 0 : v6[1];
-  address[2] = is_v4 ? bpf_htonl(0xffff) : v6[2];
-  address[3] = is_v4 ? v4 : v6[3];
+  u32 mask = sk->skc_family == AF_INET ? 0 : ~0u;
+  FORGET(mask, v6[0]);
+  address[0] = v6[0] & mask;
+  address[1] = v6[1] & mask;
+  address[2] = (v6[2] & mask) | (bpf_htonl(0xffff) & ~mask);
+  address[3] = (v6[3] & mask) | (v4 & ~mask);
 }
 
 static __always_inline void put_remote(u32 *address, struct sock *sk) {
@@ -485,8 +497,11 @@ static __always_inline void put_local(u32 *address, struct sock *sk) {
 }
 
 static __always_inline u32 namespace_of(struct sock *sk) {
-  struct net *net = (struct net *)sk->skc_net;
-  return net->inum;
+  struct net *net = NULL;
+  u32 inode = 0;
+  READ_KERNEL(net, sk->skc_net);
+  READ_KERNEL(inode, net->inum);
+  return inode;
 }
 
 // Returns the process that a connection came to: that of the listener at its address, or at any address. Sets
@@ -530,16 +545,19 @@ static __always_inline struct service *service_of(u32 number) {
 // Takes a free number; returns 0 if there is none.
 static __always_inline u32 take_number(struct whole *whole) {
   int first = 0;
-  u64 *all = given.lookup(&first);
-  u32 *number = NULL;
+  u64 *all = given.lookup(&first), taken = NONE_TAKEN;
+  if (!all)
+    return 0;
 #pragma unroll
   for (int n = 0; n < ATTEMPTS; n++) {
     u64 next = whole->taken;
-    if (all && !number && next < *all && __sync_val_compare_and_swap(&whole->taken, next, next + 1) == next) {
-      u32 at = next % SERVICES_MAX;
-      number = numbers.lookup(&at);
-    }
+    if (taken == NONE_TAKEN && next < *all &&
+        __sync_val_compare_and_swap(&whole->taken, next, next + 1) == next)
+      taken = next;
+    FORGET(taken, next);
   }
+  u32 at = taken % SERVICES_MAX;
+  u32 *number = taken == NONE_TAKEN ? NULL : numbers.lookup(&at);
   return number ? *number : 0;
 }
 
@@ -580,7 +598,7 @@ static __always_inline bool join_client(struct turn *turn, struct sock *sk) {
   struct whole *whole = get_whole();
   if (!set || !whole)
     return false;
-  u32 idle = SET_ENTRIES;
+  u64 idle = SET_ENTRIES;
   u64 oldest = ~0ull;
 #pragma unroll
   for (int n = 0; n < SET_ENTRIES; n++) {
@@ -594,6 +612,8 @@ static __always_inline bool join_client(struct turn *turn, struct sock *sk) {
       oldest = client->last_seen;
       idle = n;
     }
+    FORGET(idle, client->last_seen);
+    FORGET(oldest, client->last_seen);
   }
   if (idle >= SET_ENTRIES) {
     ADD(whole->without_client, 1);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// Keys of set-associative tables (nettop/kernel/bpf/set_table.py): structs of whole u64 words, without padding.
+// Keys of set-associative tables (nettop/kernel/bpf/set_table.py): structs of whole u64 words, without
+// padding.
 #pragma once
 
 #include <linux/types.h>

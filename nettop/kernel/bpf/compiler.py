@@ -1,42 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The child process that compiles and loads programs: `python -m nettop.kernel.bpf.loader DESCRIPTOR`.
+"""The child process that compiles programs: `python -m nettop.kernel.bpf.compiler DESCRIPTOR`.
 
 Only this module imports bcc.
 
-The process reads ProgramTexts as JSON from the socket, answers each with JSON and descriptors, and exits when the
-socket is closed. It also opens kprobes, since it keeps the privileges that nettop started with.
+The process reads ProgramTexts as JSON from the socket, answers each with JSON and the descriptor of a file that holds
+the compiled program, and exits when the socket is closed.
 """
 
 from __future__ import annotations
 
-import errno
+import ctypes
 import json
 import os
 import re
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nettop.errors import NettopError, PermissionMissing, Unsupported, limit_reached
+from nettop.errors import NettopError, Unsupported, limit_reached
 from nettop.kernel import bpf_syscall as bpf
-from nettop.kernel.bpf import kprobes
-from nettop.kernel.bpf.btf import Btf, Slice
-from nettop.kernel.bpf.perf_events import why_refused
-from nettop.kernel.bpf.program import PART_OF_NETTOP, LoadFailed
+from nettop.kernel.bpf.btf import Btf, MissingInKernel, Slice
+from nettop.kernel.bpf.compiled import Compiled, Function, LoadFailed, find_operands, marks_of
+from nettop.kernel.bpf.program_text import PART_OF_NETTOP
 from nettop.kernel.host import privileges
+from nettop.writing import memory_file
 
 _MAX_REQUEST_BYTES = 1 << 20
 _OLDEST_BCC = (0, 26)
 """The oldest version tested. Older ones do not declare all helpers: bpf_get_func_ret came with Linux 5.17."""
-_METHODS = ("load_func", "dump_func")
+_METHODS = ("dump_func",)
 """The methods of bcc.BPF that nettop uses."""
 _NOT_AS_RELEASED = "if the file was modified, reinstall nettop: scripts/install-deps.sh"
-_TYPED = {
+_Operands = Callable[[bytes], tuple[dict[int, str], dict[int, str]]]
+_HOOKS: dict[str, tuple[int, Callable[[Btf, str], int]]] = {
+    "bpf_iter": (bpf.TRACE_ITER, lambda btf, hook: btf.function(f"bpf_iter_{hook}")),
     "tp_btf": (bpf.TRACE_RAW_TP, Btf.tracepoint),
     "fentry": (bpf.TRACE_FENTRY, Btf.function),
     "fexit": (bpf.TRACE_FEXIT, Btf.function),
 }
+"""The attach type and the hook's type id by the prefix of a program's name; other programs have no typed hook."""
 
 
 def main() -> None:
@@ -44,19 +49,18 @@ def main() -> None:
     privileges.keep_only(privileges.for_loading(privileges.LOADER))
     channel = socket.socket(fileno=int(sys.argv[1]))
     bcc = import_bcc()  # slow; meanwhile, the parent writes the request
-    loaded: list[Any] = []  # later texts may share tables of earlier ones
     while request := channel.recv(_MAX_REQUEST_BYTES):
-        _answer(channel, bcc, json.loads(request), loaded)
+        _answer(channel, bcc, json.loads(request))
 
 
-def _answer(channel: socket.socket, bcc: Any, request: dict[str, Any], loaded: list[Any]) -> None:
+def _answer(channel: socket.socket, bcc: Any, request: dict[str, Any]) -> None:
     try:
         if isinstance(bcc, Unsupported):
             raise bcc
-        descriptors, answer = (
-            _open_probes(**request) if "function" in request else _load(bcc, request, loaded)
-        )
-        socket.send_fds(channel, [json.dumps(answer).encode()], descriptors)
+        compiled = memory_file("nettop-program")
+        os.write(compiled, _compile(bcc, request).encode())
+        socket.send_fds(channel, [b"{}"], [compiled])
+        os.close(compiled)
     except NettopError as error:
         refusal = {"kind": type(error).__name__, "error": error.what, "remedy": error.remedy}
         channel.send(json.dumps(refusal).encode())
@@ -101,48 +105,64 @@ def _remedy_for_bcc() -> str:
     return f"bcc is not installed for {mine}: run scripts/install-deps.sh"
 
 
-def _open_probes(function: str, at_return: bool) -> tuple[list[int], dict[str, Any]]:
-    """Open a probe at every symbol of a function; return the probes and the symbols."""
-    try:
-        probes = kprobes.open_probes(function, at_return)
-    except PermissionError as error:
-        raise why_refused(error) from error
-    except OSError as error:
-        raise Unsupported(f"the kernel refuses a probe at {function}: {error.strerror}") from error
-    return list(probes.values()), {"symbols": list(probes)}
-
-
-def _load(bcc: Any, request: dict[str, Any], loaded: list[Any]) -> tuple[list[int], dict[str, Any]]:
-    """Return the descriptors of functions, then maps, in the request's order, and why functions were refused."""
+def _compile(bcc: Any, request: dict[str, Any]) -> Compiled:
+    """Compile a text. bcc also creates its tables, until the returned object is all that is left."""
     sources = list(map(Path, request["sources"]))
     btf = Btf()
     for function in request["needs"]:
         btf.function(function)
     slices = "".join(btf.header(Slice(**piece)) for piece in request["slices"])
     files = "".join(f'#line 1 "{path.name}"\n{_text_of(path)}' for path in sources)
-    flags = ["-w", *(f"-D{name}={value}" for name, value in request["defines"].items())]
+    marks = marks_of(request["values"])
+    flags = ["-w", *(f"-D{name}={value}" for name, value in {**request["defines"], **marks}.items())]
     try:
         program = bcc.BPF(text=request["header"] + slices + files, cflags=flags)
     except Exception as error:  # bcc raises bare Exception for everything
         raise LoadFailed(f"{sources[-1].name} does not compile ({error})", _NOT_AS_RELEASED) from error
-    loaded.append(program)
-    functions, refused = [], {}
+    maps = _maps(bcc.lib, program.module)
+    for name in request["maps"]:
+        if name not in maps:
+            raise LoadFailed(f"{sources[-1].name} declares no table {name!r}", _NOT_AS_RELEASED)
+    names = {descriptor: name for name, descriptor in maps.items()}
+    operands = partial(find_operands, maps=names, marks=marks)
+    functions, missing = {}, {}
     for name, kind in request["functions"].items():
         try:
-            functions.append(_load_function(program, btf, name, kind))
-        except Exception as error:  # bcc raises bare Exception for everything
-            limit = limit_reached(f"cannot load BPF program {name}", error)
-            if limit is not None or name not in request["optional"]:
-                raise limit or _refusal(name, error) from error
-            number = getattr(error, "errno", None)
-            why = f"the kernel refuses it: {os.strerror(number) if number else error}"
-            refused[name] = error.what if isinstance(error, NettopError) else why
-    # bcc's own lookup does not support every table type.
-    maps = {name: bcc.lib.bpf_table_fd(program.module, name.encode()) for name in request["maps"]}
-    for name, descriptor in maps.items():
-        if descriptor < 0:
-            raise LoadFailed(f"{sources[-1].name} declares no table {name!r}", _NOT_AS_RELEASED)
-    return [*functions, *maps.values()], {"refused": refused}
+            functions[name] = _function(program, btf, name, kind, operands)
+        except MissingInKernel as error:
+            if name not in request["optional"]:
+                raise
+            missing[name] = error.what
+    tables = {name: bpf.map_attributes(descriptor) for name, descriptor in maps.items()}
+    program.cleanup()
+    return Compiled(tables, functions, missing)
+
+
+def _maps(lib: ctypes.CDLL, module: ctypes.c_void_p) -> dict[str, int]:
+    """Return the descriptors of a module's maps by name; bcc's own lookup does not support every type."""
+    lib.bpf_table_name.restype = ctypes.c_char_p
+    lib.bpf_table_name.argtypes = lib.bpf_table_fd_id.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    lib.bpf_num_tables.argtypes = [ctypes.c_void_p]
+    return {
+        lib.bpf_table_name(module, at).decode(): lib.bpf_table_fd_id(module, at)
+        for at in range(lib.bpf_num_tables(module))
+    }
+
+
+def _function(program: Any, btf: Btf, name: str, kind: int, operands: _Operands) -> Function:
+    """Return a compiled function. Raises MissingInKernel for its hook, and LoadFailed."""
+    function, _, elsewhere = name.partition("@")
+    prefix, _, hook = function.partition("__")
+    attach_type = btf_id = 0
+    if prefix in _HOOKS:
+        attach_type, find = _HOOKS[prefix]
+        btf_id = find(btf, elsewhere or hook)
+    try:
+        instructions: bytes = program.dump_func(function.encode())
+    except Exception as error:  # bcc raises bare Exception for everything
+        raise LoadFailed(f"the text has no function {function} ({error})", _NOT_AS_RELEASED) from error
+    tables, values = operands(instructions)
+    return Function(function, kind, attach_type, btf_id, instructions, tables, values)
 
 
 def _text_of(source: Path) -> str:
@@ -156,36 +176,6 @@ def _text_of(source: Path) -> str:
     if not text:
         raise Unsupported(f"{source}, {PART_OF_NETTOP}, {why}", "reinstall nettop: scripts/install-deps.sh")
     return text
-
-
-def _refusal(name: str, error: Exception) -> NettopError:
-    if isinstance(error, NettopError):
-        return error
-    if "super-user" in str(error) or getattr(error, "errno", None) == errno.EPERM:
-        return PermissionMissing(
-            f"the kernel refuses to load BPF program {name} ({error}), likely by a security module",
-            "allow bpf in its policy; it logs what it denies: dmesg, or /var/log/audit/audit.log",
-        )
-    remedy = (
-        "nettop needs Linux 5.12 or later, not booted with lockdown=confidentiality; if this is one, please "
-        "report this message"
-    )
-    return LoadFailed(f"the kernel refuses BPF program {name} ({error})", remedy)
-
-
-def _load_function(program: Any, btf: Btf, name: str, kind: int) -> int:
-    """Load a function. If bcc does not know its type or would attach it, let bcc only compile it, and call bpf(2)."""
-    function, _, elsewhere = name.partition("@")
-    prefix, _, hook = function.partition("__")
-    if prefix not in _TYPED:
-        descriptor: int = program.load_func(name, kind).fd
-        return descriptor
-    attach_type, find = _TYPED[prefix]
-    hook = elsewhere or hook
-    try:
-        return bpf.load_tracing(program.dump_func(function.encode()), function, attach_type, find(btf, hook))
-    except FileNotFoundError as error:
-        raise Unsupported(kprobes.why_not_found(hook)) from error
 
 
 if __name__ == "__main__":

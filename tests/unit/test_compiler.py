@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The versions of bcc that the loader accepts."""
+"""The versions of bcc that the compiler accepts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from nettop.errors import Unsupported, out_of_memory
-from nettop.kernel.bpf import loader
+from nettop.kernel.bpf import compiler
 
-COMPILER = SimpleNamespace(load_func=None, dump_func=None)
+COMPILER = SimpleNamespace(dump_func=None)
 
 
 def called(version: str | None) -> SimpleNamespace:
@@ -28,14 +28,14 @@ def test_bcc_that_will_do(monkeypatch: pytest.MonkeyPatch, version: str | None) 
     """A recent version is accepted, and so is a build without a number."""
     bcc = called(version)
     monkeypatch.setitem(sys.modules, "bcc", bcc)
-    assert loader.import_bcc() is bcc
+    assert compiler.import_bcc() is bcc
 
 
 @pytest.mark.parametrize("version", ["0.18.0", "0.25.0+ds", "0.9.0"])
 def test_bcc_that_is_too_old(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     """The error for an old version names it, the required version and the remedy."""
     monkeypatch.setitem(sys.modules, "bcc", called(version))
-    error = loader.import_bcc()
+    error = compiler.import_bcc()
     assert isinstance(error, Unsupported)
     assert error.what == f"bcc {version} is too old: nettop needs 0.26 or later"
     assert "install-deps.sh" in error.remedy
@@ -47,7 +47,7 @@ def test_bcc_that_is_too_old(monkeypatch: pytest.MonkeyPatch, version: str) -> N
 def test_a_module_that_is_not_the_compiler(monkeypatch: pytest.MonkeyPatch, stub: SimpleNamespace) -> None:
     """The error for a wrong module has its path, and says to remove it, not to install over it."""
     monkeypatch.setitem(sys.modules, "bcc", stub)
-    error = loader.import_bcc()
+    error = compiler.import_bcc()
     assert isinstance(error, Unsupported)
     assert "/usr/bcc is not the BPF compiler" in error.what
     assert "remove /usr/bcc" in error.remedy
@@ -60,7 +60,7 @@ def test_a_program_that_is_lost(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         source.write_text(content)
     with pytest.raises(Unsupported) as refusal:
-        loader._text_of(source)
+        compiler._text_of(source)
     assert f"{source}, which is part of nettop" in refusal.value.what
     assert refusal.value.remedy
 
@@ -75,7 +75,7 @@ def test_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
             "terminate called after throwing an instance of 'std::bad_alloc'",
             "LLVM ERROR: Unable to allocate section memory!",
         ):
-            error = out_of_memory("the loader exited", why)
+            error = out_of_memory("the compiler exited", why)
             assert (error is not None) == is_named
             assert error is None or ("268,435,456 bytes" in error.what and "ulimit -v" in error.remedy)
-        assert out_of_memory("the loader exited", "killed") is None
+        assert out_of_memory("the compiler exited", "killed") is None

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop compile`, and the same in the background of a nettop that finds the cache incomplete."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from nettop.commands.options import option
+from nettop.diagnostics import Diagnostics
+from nettop.errors import ExitCode, PermissionMissing
+from nettop.process.interrupts import delay_interrupts
+from nettop.process.limits import set_up_process
+from nettop.writing import write_output
+
+if TYPE_CHECKING:
+    from nettop.snapshots.source import Source
+
+COMPILE_HELP = "Compile the programs of all lenses for this kernel, so that every lens starts at once."
+
+COMPILE_EXAMPLES = """[bold]Examples[/bold]
+
+sudo nettop compile  [dim]after a new kernel was booted; the installer has done it for the first one[/dim]
+
+Compiled programs are kept in /var/cache/nettop; which of them are used, nettop doctor says. Without this command,
+nettop compiles what it needs at once, in seconds, and the rest in the background while it runs as root.
+
+Exit codes: 0 done, 1 they cannot be kept, 3 this host cannot compile or load some, 4 nettop is not root,
+5 the compiler failed."""
+
+
+# fmt: off
+@dataclass(frozen=True, slots=True)
+class CompileOptions:
+    """Options as given."""
+
+    background: Annotated[bool, option("--background", hidden=True,
+                                       help="End when standard input does, and print nothing")] = False
+    # fmt: on
+
+
+def start_compile(options: CompileOptions, _source_of: Callable[[str], Source] | None) -> ExitCode:
+    """Compile what the cache lacks, with a progress bar on a terminal, and print a summary."""
+    if os.geteuid():
+        raise PermissionMissing("only root may keep compiled programs", "run it as root: sudo nettop compile")
+    with delay_interrupts():
+        from nettop.kernel.bpf.program_cache import DIRECTORY
+        from nettop.kernel.host import privileges
+        from nettop.kernel.host.facts import Host
+        from nettop.probes.precompile import precompile
+    privileges.use_permitted()
+    set_up_process()
+    Host().require_bpf()
+    privileges.keep_only(privileges.for_loading(privileges.LOADER))
+    if options.background:
+        threading.Thread(target=_end_with_standard_input, daemon=True).start()
+    with _progress() as show:
+        done = precompile(show)
+    for lens, error in done.refused.items():
+        Diagnostics(sys.stderr)(f"{lens}: {error.what}; {error.remedy}")
+    if sys.stdout is not None:
+        summary = f"{done.found + done.added} programs in {DIRECTORY}, {done.added} of them compiled now"
+        write_output(sys.stdout, f"{summary} for Linux {os.uname().release}\n")
+    return ExitCode.UNSUPPORTED if done.refused else ExitCode.DONE
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on a terminal; yield its update function."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda _done, _all: None
+        return
+    with delay_interrupts():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    columns = (TextColumn("compiling"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda done, every: bar.update(task, completed=done, total=every)
+
+
+# --- in the background ---------------------------------------------------------------------------------------------
+
+
+def compile_in_background(resources: ExitStack) -> None:
+    """Compile what the cache lacks, at idle priority, until `resources` are closed.
+
+    Only root can keep the results, so call it before becoming another user, while there is only one thread.
+    """
+    with delay_interrupts():
+        from nettop.kernel.bpf import program_cache
+
+    if os.geteuid() or program_cache.is_complete() or not os.access(program_cache.DIRECTORY.parent, os.W_OK):
+        return
+    with suppress(OSError):  # nettop does without
+        child = subprocess.Popen(
+            [sys.executable, "-I", "-m", "nettop", "compile", "--background"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert child.stdin is not None
+        resources.callback(child.stdin.close)
+        os.sched_setscheduler(child.pid, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _end_with_standard_input() -> None:
+    """Exit when standard input is closed, as it is when nettop ends, however it ends."""
+    from nettop.kernel.bpf.compiling import no_loading
+
+    os.read(0, 1)
+    with no_loading():
+        os._exit(ExitCode.DONE)
