@@ -57,6 +57,8 @@ TESTED = re.compile(rb"(?:PASSED|FAILED|ERROR|SKIPPED)[^\n]*\[ *(\d+)%\]")
 FAILED, LACKING, NOT_ROOT = 1, 3, 4
 BOOTS = 3
 """Most starts of a virtual machine."""
+BOOT_S = 300.0
+"""Seconds after which a machine that has not booted is started again: an emulated CPU may hang."""
 
 
 class Stop(Exception):
@@ -233,9 +235,7 @@ def run_on(kernel: Kernel, tests: list[str], deadline: float, before: tuple[int,
     say(f"{kernel.name:>7}: starting", passing=True)
     began, ended = time.monotonic(), ", STOPPED"
     try:
-        in_time = follow(
-            guest_command(kernel, folder, tests, first), folder / "console", deadline, kernel.name
-        )
+        in_time = follow(guest_command(kernel, folder, tests, first), folder, deadline, kernel.name)
         ended = "" if in_time else ", KILLED at its limit"
     finally:
         run = read_run(kernel.name, kernel.results)
@@ -285,8 +285,12 @@ def machine(vmlinuz: Path | None, guest: list[str], results: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def follow(command: list[str], console: Path, deadline: float, title: str) -> bool:
-    """Run a command on its own terminal with its output in a file; return False if it had to be killed."""
+def follow(command: list[str], folder: Path, deadline: float, title: str) -> bool:
+    """Run a command on its own terminal with its output in a file; return False if it was killed at the deadline.
+
+    It is also killed if it has not booted, and so written its release, within BOOT_S.
+    """
+    booted, boot_deadline = folder / "release", min(deadline, time.monotonic() + BOOT_S)
     ours, theirs = pty.openpty()
     environment = {**os.environ, "PATH": f"{vng().parent}:{os.environ['PATH']}"}  # virtme-ng's other commands
     process = subprocess.Popen(
@@ -294,14 +298,16 @@ def follow(command: list[str], console: Path, deadline: float, title: str) -> bo
     )
     os.close(theirs)
     try:
-        with console.open("wb", buffering=0) as file:
-            while select.select([ours], [], [], max(0, deadline - time.monotonic()))[0]:
+        with (folder / "console").open("wb", buffering=0) as file:
+            while time.monotonic() < (deadline if booted.exists() else boot_deadline):
+                if not select.select([ours], [], [], 1.0)[0]:
+                    continue
                 if not (output := read_terminal(ours)):
                     return True
                 file.write(output)
                 if share := TESTED.findall(output):
                     say(f"{title:>7}: {share[-1].decode()} % of the tests", passing=True)
-            return False
+            return time.monotonic() < deadline
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -117,6 +117,17 @@ def test_a_machine_that_died_is_tried_again_whole(script: ModuleType, tmp_path: 
     assert script.read_run("6.1", tmp_path / "results" / "6.1").passed == (deaths < 3)
 
 
+def test_a_machine_that_does_not_boot_is_started_again(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that hangs before its script runs does not use up the time of its kernel."""
+    monkeypatch.setattr(script, "BOOT_S", 2.0)
+    play(tmp_path, "rm release; exec sleep 1000", results(0, ("test_passes", "")))
+    flaky = script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
+    assert list(flaky) == ["the machine"]
+    assert script.read_run("6.1", tmp_path / "results" / "6.1").passed
+
+
 def test_a_failure_after_a_crash_is_retried_once(script: ModuleType, tmp_path: Path) -> None:
     """A failure after a dead machine had no second try yet, and gets one."""
     failed = results(1, ("test_fails", FAILURE), ("test_passes", ""))
@@ -131,9 +142,9 @@ def test_failures_are_reported_on_an_interrupt(
 ) -> None:
     """An interrupted run reports its failures so far, and runs nothing again."""
 
-    def interrupted(command: list[str], console: Path, deadline: float, title: str) -> bool:
+    def interrupted(command: list[str], folder: Path, deadline: float, title: str) -> bool:
         note = {"test": FAILS, "why": "trace\nE   AssertionError: it was 1"}
-        (console.parent / "failures").write_text(json.dumps(note) + "\n")
+        (folder / "failures").write_text(json.dumps(note) + "\n")
         script.end_in_order(signal.SIGTERM, None)
 
     monkeypatch.setattr(signal, "signal", lambda *_: None)
