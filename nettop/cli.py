@@ -6,32 +6,22 @@ Do not import Textual or numpy here before a command starts: --help and completi
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from nettop import version_of_build
-from nettop.commands.collect import COLLECT_EXAMPLES, COLLECT_HELP, CollectOptions, start_collect
-from nettop.commands.compile import COMPILE_EXAMPLES, COMPILE_HELP, CompileOptions, start_compile
-from nettop.commands.config import (
-    CONFIG_EXAMPLES,
-    CONFIG_HELP,
-    ConfigOptions,
-    load_own_preferences,
-    start_config,
-)
-from nettop.commands.doctor import DOCTOR, DOCTOR_EXAMPLES, DOCTOR_HELP, DoctorOptions, start_doctor
-from nettop.commands.export import EXPORT_EXAMPLES, EXPORT_HELP, ExportOptions, start_export
-from nettop.commands.flows import FLOWS_EXAMPLES, FLOWS_HELP, FlowsOptions, start_flows
-from nettop.commands.help import HELP_EXAMPLES, HELP_HELP, WIDTH, HelpOptions, show_help, write_overview
 from nettop.commands.invoker import invoking_user
-from nettop.commands.log import LOG_EXAMPLES, LOG_HELP, LogOptions, start_log
 from nettop.commands.options import (
+    WIDTH,
+    Subcommand,
     checked_why,
     checked_word,
     complete_columns,
@@ -53,8 +43,6 @@ from nettop.commands.options import (
     with_lens_options,
 )
 from nettop.commands.privilege import open_session, why_still_root
-from nettop.commands.run import RUN, RUN_EXAMPLES, RUN_HELP, RunOptions, start_run
-from nettop.commands.serve import SERVE_EXAMPLES, SERVE_HELP, ServeOptions, start_serve
 from nettop.errors import (
     ExitCode,
     FilterError,
@@ -72,6 +60,7 @@ from nettop.snapshots.bandwidth import INTERFACE
 from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
+    from nettop.commands.help import HelpOptions
     from nettop.engine.session import Session
     from nettop.snapshots.source import Source
 
@@ -79,6 +68,9 @@ _ParseError: type[Exception] = typer.BadParameter.__bases__[0]
 """typer's exception for invalid arguments; the package that defines it depends on the version of typer."""
 _INTERRUPTED = 130
 """Exit code that typer returns instead of raising KeyboardInterrupt."""
+
+_SUBCOMMANDS = ("doctor", "compile", "log", "serve", "collect", "flows", "export", "config", "run", "help")
+"""Modules of nettop.commands, in the order of --help."""
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -178,13 +170,46 @@ class ViewOptions:
         return self.table or self.data_only or self.format is not None
 
 
+class _Subcommands(Mapping[str, Any]):
+    """The parsers of the subcommands, in the order of --help. Each is imported and built when first used."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in _SUBCOMMANDS:
+            raise KeyError(name)
+        return _parser_of(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_SUBCOMMANDS)
+
+    def __len__(self) -> int:
+        return len(_SUBCOMMANDS)
+
+
+@cache
+def _parser_of(name: str) -> Any:
+    declared: Subcommand = importlib.import_module(f"nettop.commands.{name}").SUBCOMMAND
+    _STARTS[declared.options] = declared.start or _start_help
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+    register = alone.command(
+        name, help=declared.help, epilog=declared.epilog, context_settings=declared.context_settings
+    )
+    register(declared.options)
+    return typer.main.get_command(alone)
+
+
 class _Group(typer.core.TyperGroup):
     """The top-level command, with one screen of help. Rejects options before a subcommand, which would not receive
     them, and --install-completion under sudo.
     """
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = cast("MutableMapping[str, Any]", _Subcommands())
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the most used options and the question that each lens answers."""
+        from nettop.commands.help import write_overview
+
         write_overview(self, ctx, formatter)
 
     def format_all_help(self, ctx: Any, formatter: Any) -> None:
@@ -219,22 +244,6 @@ app = typer.Typer(
     context_settings={"max_content_width": WIDTH},
 )
 app.callback(invoke_without_command=True)(ViewOptions)
-app.command(DOCTOR, help=DOCTOR_HELP, epilog=DOCTOR_EXAMPLES)(DoctorOptions)
-app.command("compile", help=COMPILE_HELP, epilog=COMPILE_EXAMPLES)(CompileOptions)
-app.command("log", help=LOG_HELP, epilog=LOG_EXAMPLES)(LogOptions)
-app.command("serve", help=SERVE_HELP, epilog=SERVE_EXAMPLES)(ServeOptions)
-app.command("collect", help=COLLECT_HELP, epilog=COLLECT_EXAMPLES)(CollectOptions)
-app.command("flows", help=FLOWS_HELP, epilog=FLOWS_EXAMPLES)(FlowsOptions)
-app.command("export", help=EXPORT_HELP, epilog=EXPORT_EXAMPLES)(ExportOptions)
-app.command("config", help=CONFIG_HELP, epilog=CONFIG_EXAMPLES)(ConfigOptions)
-app.command(
-    RUN,
-    help=RUN_HELP,
-    epilog=RUN_EXAMPLES,
-    # Arguments after the command's name belong to that command.
-    context_settings={"allow_interspersed_args": False},
-)(RunOptions)
-app.command("help", help=HELP_HELP, epilog=HELP_EXAMPLES)(HelpOptions)
 
 
 # --- from options to settings ---------------------------------------------------------------------------------
@@ -354,6 +363,7 @@ def _show_screens(settings: Settings, opened: AbstractContextManager[Session], w
     if os.environ.get("TERM") == "dumb":
         raise UsageError("the terminal cannot show the screens (TERM=dumb)", "use nettop --table")
     with delay_interrupts():
+        from nettop.commands.config import load_own_preferences
         from nettop.screens.app import run_app
 
     loaded = load_own_preferences()  # while there is only one thread
@@ -366,26 +376,16 @@ def _is_terminal(stream: Any) -> bool:
 
 
 def _start_help(options: HelpOptions, _source_of: Callable[[str], Source] | None) -> ExitCode:
+    from nettop.commands.help import show_help
+
     show_help(typer.main.get_command(app), options.topic)
     return ExitCode.DONE
 
 
-_COMMANDS: dict[type, Callable[[Any, Callable[[str], Source] | None], int]] = {
-    ViewOptions: _start_view,
-    CompileOptions: start_compile,
-    LogOptions: start_log,
-    ServeOptions: start_serve,
-    CollectOptions: start_collect,
-    FlowsOptions: start_flows,
-    ExportOptions: start_export,
-    RunOptions: start_run,
-    HelpOptions: _start_help,
-    ConfigOptions: start_config,
-    DoctorOptions: start_doctor,
-}
-"""Start function of each command, by the class of its options. Its second argument creates the source of a lens; None
-uses the probes.
-"""
+_Start = Callable[[Any, "Callable[[str], Source] | None"], int]
+
+_STARTS: dict[type, _Start] = {ViewOptions: _start_view}
+"""Start function of each command parsed so far, by the class of its options; see Subcommand."""
 
 
 # --- the program ----------------------------------------------------------------------------------------------
@@ -398,7 +398,7 @@ def main() -> int:
             return run(sys.argv[1:])
     except KeyboardInterrupt as ended:
         # Exit code 0 would claim that every check passed, or that the command ran.
-        return exit_code_of(ended) if sys.argv[1:2] in ([DOCTOR], [RUN]) else ExitCode.DONE
+        return exit_code_of(ended) if sys.argv[1:2] in (["doctor"], ["run"]) else ExitCode.DONE
     finally:
         leave_output()
 
@@ -410,7 +410,7 @@ def run(arguments: Sequence[str], source_of: Callable[[str], Source] | None = No
     """
     try:
         options = _parse(arguments)
-        start = _COMMANDS.get(type(options))
+        start = _STARTS.get(type(options))
         if start is None:
             return int(options or 0)
         if too_few := file_limit_error():

@@ -26,6 +26,7 @@ from nettop.commands.invoker import (
     owner_of_directory,
 )
 from nettop.commands.options import (
+    Subcommand,
     checked_word,
     list_completer,
     option,
@@ -349,3 +350,10 @@ def _storing_in(directory: Path) -> Iterator[None]:
         raise UsageError(
             f"flows cannot be stored in {directory}: {error.strerror}", "choose a writable --data-dir"
         ) from error
+
+SUBCOMMAND = Subcommand(
+    help=COLLECT_HELP,
+    epilog=COLLECT_EXAMPLES,
+    options=CollectOptions,
+    start=start_collect,
+)

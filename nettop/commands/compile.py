@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from nettop.commands.options import option
+from nettop.commands.options import Subcommand, option
 from nettop.diagnostics import Diagnostics
 from nettop.errors import ExitCode, PermissionMissing
 from nettop.process.interrupts import delay_interrupts
@@ -118,3 +118,11 @@ def _end_with_standard_input() -> None:
     os.read(0, 1)
     with no_loading():
         os._exit(ExitCode.DONE)
+
+
+SUBCOMMAND = Subcommand(
+    help=COMPILE_HELP,
+    epilog=COMPILE_EXAMPLES,
+    options=CompileOptions,
+    start=start_compile,
+)

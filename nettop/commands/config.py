@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from nettop.commands.invoker import User, caller, open_files_as
-from nettop.commands.options import option
+from nettop.commands.options import Subcommand, option
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.preferences import (
     UNITS,
@@ -105,3 +105,10 @@ def start_config(options: ConfigOptions, _source_of: Callable[[str], Source] | N
 
 def _line(key: str, value: str | tuple[str, ...], *, is_chosen: bool) -> str:
     return f"{toml_line(key, value)}  # {'file' if is_chosen else 'default'}"
+
+SUBCOMMAND = Subcommand(
+    help=CONFIG_HELP,
+    epilog=CONFIG_EXAMPLES,
+    options=ConfigOptions,
+    start=start_config,
+)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 from nettop.commands.invoker import User, acting_as, file_owner, invoking_user, open_files_as
 from nettop.commands.options import (
+    Subcommand,
     checked_word,
     completer,
     mechanism_option,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 _FORMATS = ("text", "json")
 _PARTS = ("host", *(lens.id for lens in lenses()))
 
-DOCTOR = "doctor"
 DOCTOR_HELP = "Report what works on this host and why the rest does not, and verify the numbers."
 
 DOCTOR_EXAMPLES = """[bold]Examples[/bold]
@@ -125,3 +125,10 @@ def _new_file(path: Path, owner: User | None) -> Iterator[BinaryIO]:
 
 def _create(path: str, _flags: int) -> int:
     return open_to_write(path, os.O_CREAT | os.O_EXCL, 0o600)
+
+SUBCOMMAND = Subcommand(
+    help=DOCTOR_HELP,
+    epilog=DOCTOR_EXAMPLES,
+    options=DoctorOptions,
+    start=start_doctor,
+)

@@ -15,6 +15,7 @@ import typer
 
 from nettop.commands.invoker import file_owner, invoking_user
 from nettop.commands.options import (
+    Subcommand,
     checked_word,
     completer,
     mechanism_option,
@@ -157,3 +158,10 @@ def start_export(options: ExportOptions, source_of: Callable[[str], Source] | No
         session = ends.enter_context(open_session(interval_s, source_of, user))
         with explain_root(still_root, _AS_ROOT):
             return run_export(settings, session, requests, sys.stdout, sys.stderr)
+
+SUBCOMMAND = Subcommand(
+    help=EXPORT_HELP,
+    epilog=EXPORT_EXAMPLES,
+    options=ExportOptions,
+    start=start_export,
+)

@@ -15,6 +15,7 @@ import typer
 
 from nettop.commands.invoker import SERVICE_USERS, User, caller, explain_caller, owner_of_directory
 from nettop.commands.options import (
+    Subcommand,
     checked_word,
     complete_list,
     completer,
@@ -138,3 +139,10 @@ def _since(text: str) -> int:
     if match is None or not int(match[1]):
         raise UsageError(f"--since {text!r} is not a duration", "write it like --since 10m, 6h, 2d or 4w")
     return int(match[1]) * _SECONDS[match[2]]
+
+SUBCOMMAND = Subcommand(
+    help=FLOWS_HELP,
+    epilog=FLOWS_EXAMPLES,
+    options=FlowsOptions,
+    start=start_flows,
+)

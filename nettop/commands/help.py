@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nettop.commands.options import words_starting_with
+from nettop.commands.options import WIDTH, Subcommand, words_starting_with
 from nettop.errors import unknown_word
 from nettop.snapshots import find_table, lenses, view_name, views
 from nettop.snapshots.own_cost import SELF
@@ -43,9 +43,6 @@ _FREQUENT_EXAMPLES = (
 # These come from click, or from a copy of it inside typer.
 Formatter = Any
 Command = Any
-
-WIDTH = 100
-"""Maximum width of help, in columns."""
 
 
 def _complete_topic(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -142,3 +139,10 @@ def _meaning(field: Field) -> str:
     unit = f" ({field.unit})" if field.unit else ""
     rate = f"; {field.name}{RATE} is its rate" if field.kind is Kind.COUNTER else ""
     return f"{field.help}{unit}{rate}"
+
+
+SUBCOMMAND = Subcommand(
+    help=HELP_HELP,
+    epilog=HELP_EXAMPLES,
+    options=HelpOptions,
+)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from nettop.commands.invoker import file_owner, invoking_user
 from nettop.commands.options import (
+    Subcommand,
     checked_why,
     checked_word,
     complete_columns,
@@ -185,3 +186,10 @@ def start_log(options: LogOptions, source_of: Callable[[str], Source] | None) ->
         )
         with explain_root(still_root, _AS_ROOT):
             return run_log(settings, session, requests, sys.stdout, sys.stderr)
+
+SUBCOMMAND = Subcommand(
+    help=LOG_HELP,
+    epilog=LOG_EXAMPLES,
+    options=LogOptions,
+    start=start_log,
+)

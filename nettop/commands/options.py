@@ -6,8 +6,8 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import field, fields, make_dataclass
-from typing import Annotated, Any, TypeVar, cast, get_type_hints
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_type_hints
 
 import typer
 
@@ -23,8 +23,30 @@ from nettop.settings import (
 from nettop.snapshots import find_table, lenses, logged_views
 from nettop.snapshots.schema import Lens, Option, OptionValues, Table
 
+if TYPE_CHECKING:
+    from nettop.snapshots.source import Source
+
 _SIZE = re.compile(r"([0-9]{1,15})([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+
+
+WIDTH = 100
+"""Maximum width of help, in columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subcommand:
+    """A command such as `nettop log`, as its module declares it.
+
+    `start` runs it with its parsed options; its second argument creates the source of a lens, and None uses the probes.
+    None is for `nettop help`, which needs all commands.
+    """
+
+    help: str
+    epilog: str
+    options: type
+    start: Callable[[Any, Callable[[str], Source] | None], int] | None = None
+    context_settings: dict[str, Any] | None = None
 
 
 def option(*names: str, panel: str | None = None, **kwargs: Any) -> Any:

@@ -16,6 +16,7 @@ import typer
 
 from nettop.commands.invoker import become, file_owner, invoking_user, open_files_as
 from nettop.commands.options import (
+    Subcommand,
     checked_why,
     checked_word,
     completer,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 INTERVAL_S = 5.0
 """Seconds between readings: long, as nobody looks at the tables while the command runs."""
 
-RUN = "run"
 RUN_HELP = "Run a command and report the connections that it and its children open."
 
 RUN_EXAMPLES = """[bold]Examples[/bold]
@@ -111,3 +111,12 @@ def _opened(path: str) -> LineFile:
     """Open the report's file as the user who called nettop."""
     with open_files_as(file_owner(Path(path))), writing(path, "choose another --output file"):
         return LineFile(path, open_to_write(path, os.O_CREAT | os.O_TRUNC), Diagnostics(sys.stderr))
+
+SUBCOMMAND = Subcommand(
+    help=RUN_HELP,
+    epilog=RUN_EXAMPLES,
+    options=RunOptions,
+    start=start_run,
+    # Arguments after the command's name belong to that command.
+    context_settings={"allow_interspersed_args": False},
+)

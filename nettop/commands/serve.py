@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from nettop.commands.invoker import SERVICE_USERS, file_owner, invoking_user, named_user, open_files_as
 from nettop.commands.options import (
+    Subcommand,
     checked_word,
     completer,
     follow_namespaces_option,
@@ -185,3 +186,10 @@ def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None
             )
         )
         return run(session)
+
+SUBCOMMAND = Subcommand(
+    help=SERVE_HELP,
+    epilog=SERVE_EXAMPLES,
+    options=ServeOptions,
+    start=start_serve,
+)
