@@ -235,7 +235,8 @@ def test_a_request_begins_when_its_call_does(watches: list[Watched], host: Host,
 
 
 def receive_slowly(memory: Memory, size: int, pause_s: float) -> None:
-    """Read `size` bytes in twenty parts, with a pause before each of the first five."""
+    """Read `size` bytes, once they begin to arrive, in twenty parts, with a pause before each of the first five."""
+    memory[0].recv(1, socket.MSG_PEEK)
     for at in range(20):
         if at < 5:
             spin(pause_s)
