@@ -22,16 +22,16 @@ from nettop.writing import write_output
 if TYPE_CHECKING:
     from nettop.snapshots.source import Source
 
-COMPILE_HELP = "Compile the programs of all lenses for this kernel, so that every lens starts at once."
+COMPILE_HELP = "Compile all programs for this kernel, so that every lens starts at once."
 
 COMPILE_EXAMPLES = """[bold]Examples[/bold]
 
-sudo nettop compile  [dim]after a new kernel was booted; the installer has done it for the first one[/dim]
+nettop compile  [dim]as root, after a new kernel was booted; the installer has done it for the first one[/dim]
 
-Compiled programs are kept in /var/cache/nettop; which of them are used, nettop doctor says. Without this command,
-nettop compiles what it needs at once, in seconds, and the rest in the background while it runs as root.
+Programs are kept in /var/cache/nettop; nettop doctor says whether they are used. Without this command, each lens takes
+seconds to start until sudo nettop has compiled all of them in the background.
 
-Exit codes: 0 done, 1 they cannot be kept, 3 this host cannot compile or load some, 4 nettop is not root,
+Exit codes: 0 done, 1 they cannot be kept, 3 some cannot be compiled or loaded here, 4 not root,
 5 the compiler failed."""
 
 

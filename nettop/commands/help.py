@@ -29,7 +29,7 @@ Without a name it prints what nettop --help prints; nettop --help-all prints eve
 Exit codes: 0 done, 2 no such lens, table or command."""
 
 _FREQUENT = (
-    *("--view", "--filter", "--columns", "--sort", "--limit", "--interval"),
+    *("--view", "--filter", "--columns", "--sort", "--interval"),
     *("--table", "--format", "--once", "--help-all"),
 )
 """Options that --help lists; the last one shows all the others."""

@@ -46,7 +46,7 @@ def test_a_page_has_all_that_help_has(pages: dict[str, str], name: str) -> None:
     command, page = COMMANDS[name], plain(pages[name]).splitlines()
     entries = [(page[at + 1], page[at + 2]) for at, line in enumerate(page) if line == ".TP"]
     context = typer.Context(command, info_name=name)
-    for each in command.get_params(context):
+    for each in (each for each in command.get_params(context) if not getattr(each, "hidden", False)):
         names = {*each.opts, *each.secondary_opts} if each.param_type_name == "option" else {each.metavar}
         ((term, meaning),) = ((t, m) for t, m in entries if names <= {t, *re.split(r"[ ,]+", t)})
         assert meaning == each.help
