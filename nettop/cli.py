@@ -397,8 +397,8 @@ def main() -> int:
         with exit_on_signals():
             return run(sys.argv[1:])
     except KeyboardInterrupt as ended:
-        # Exit code 0 would claim that every check passed, or that the command ran.
-        return exit_code_of(ended) if sys.argv[1:2] in (["doctor"], ["run"]) else ExitCode.DONE
+        # Exit code 0 would claim that every check passed, that all is compiled, or that the command ran.
+        return exit_code_of(ended) if sys.argv[1:2] in (["doctor"], ["compile"], ["run"]) else ExitCode.DONE
     finally:
         leave_output()
 

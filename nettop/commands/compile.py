@@ -32,7 +32,7 @@ Programs are kept in /var/cache/nettop; nettop doctor says whether they are used
 seconds to start until sudo nettop has compiled all of them in the background.
 
 Exit codes: 0 done, 1 they cannot be kept, 3 some cannot be compiled or loaded here, 4 not root,
-5 the compiler failed."""
+5 the compiler failed, 128 + N interrupted by signal N."""
 
 
 # fmt: off

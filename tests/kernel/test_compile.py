@@ -46,6 +46,15 @@ def test_compiling_needs_root() -> None:
     assert "sudo nettop compile" in done.stderr
 
 
+def test_an_interrupt_is_no_success(nothing_cached: None) -> None:
+    """What is interrupted keeps what it has compiled, and does not claim to be done."""
+    with Running("compile") as running:
+        until(entries, "the first program is stored")
+        assert running.end(signal.SIGINT) == 128 + signal.SIGINT
+        until(running.gone, "its compiler has ended")
+    assert not program_cache.is_complete()
+
+
 @pytest.mark.parametrize("lens", [lens.id for lens in own_lenses() if lens.id != "flows"])
 def test_what_is_cached_needs_no_compiler(tmp_path: Path, lens: str) -> None:
     """With all programs in the cache, every lens works even if bcc cannot be imported."""

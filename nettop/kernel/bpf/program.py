@@ -172,7 +172,7 @@ def open_net_loader(host: Host) -> Iterator[None]:
 
 
 def net_loader(host: Host) -> Loader:
-    """Return a loader for these programs: a child of the thread of `open_net_loader`, or else of the calling thread.
+    """Return a loader for these programs, made by the thread of `open_net_loader`, or else by the calling thread.
 
     Raises PermissionMissing without the necessary capabilities.
     """
