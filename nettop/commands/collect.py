@@ -351,6 +351,7 @@ def _storing_in(directory: Path) -> Iterator[None]:
             f"flows cannot be stored in {directory}: {error.strerror}", "choose a writable --data-dir"
         ) from error
 
+
 SUBCOMMAND = Subcommand(
     help=COLLECT_HELP,
     epilog=COLLECT_EXAMPLES,

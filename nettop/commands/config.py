@@ -106,6 +106,7 @@ def start_config(options: ConfigOptions, _source_of: Callable[[str], Source] | N
 def _line(key: str, value: str | tuple[str, ...], *, is_chosen: bool) -> str:
     return f"{toml_line(key, value)}  # {'file' if is_chosen else 'default'}"
 
+
 SUBCOMMAND = Subcommand(
     help=CONFIG_HELP,
     epilog=CONFIG_EXAMPLES,

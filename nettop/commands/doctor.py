@@ -126,6 +126,7 @@ def _new_file(path: Path, owner: User | None) -> Iterator[BinaryIO]:
 def _create(path: str, _flags: int) -> int:
     return open_to_write(path, os.O_CREAT | os.O_EXCL, 0o600)
 
+
 SUBCOMMAND = Subcommand(
     help=DOCTOR_HELP,
     epilog=DOCTOR_EXAMPLES,

@@ -159,6 +159,7 @@ def start_export(options: ExportOptions, source_of: Callable[[str], Source] | No
         with explain_root(still_root, _AS_ROOT):
             return run_export(settings, session, requests, sys.stdout, sys.stderr)
 
+
 SUBCOMMAND = Subcommand(
     help=EXPORT_HELP,
     epilog=EXPORT_EXAMPLES,

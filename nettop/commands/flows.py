@@ -140,6 +140,7 @@ def _since(text: str) -> int:
         raise UsageError(f"--since {text!r} is not a duration", "write it like --since 10m, 6h, 2d or 4w")
     return int(match[1]) * _SECONDS[match[2]]
 
+
 SUBCOMMAND = Subcommand(
     help=FLOWS_HELP,
     epilog=FLOWS_EXAMPLES,

@@ -187,6 +187,7 @@ def start_log(options: LogOptions, source_of: Callable[[str], Source] | None) ->
         with explain_root(still_root, _AS_ROOT):
             return run_log(settings, session, requests, sys.stdout, sys.stderr)
 
+
 SUBCOMMAND = Subcommand(
     help=LOG_HELP,
     epilog=LOG_EXAMPLES,

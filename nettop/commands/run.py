@@ -112,6 +112,7 @@ def _opened(path: str) -> LineFile:
     with open_files_as(file_owner(Path(path))), writing(path, "choose another --output file"):
         return LineFile(path, open_to_write(path, os.O_CREAT | os.O_TRUNC), Diagnostics(sys.stderr))
 
+
 SUBCOMMAND = Subcommand(
     help=RUN_HELP,
     epilog=RUN_EXAMPLES,

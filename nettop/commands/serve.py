@@ -187,6 +187,7 @@ def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None
         )
         return run(session)
 
+
 SUBCOMMAND = Subcommand(
     help=SERVE_HELP,
     epilog=SERVE_EXAMPLES,

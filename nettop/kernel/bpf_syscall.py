@@ -25,8 +25,6 @@ _NOEXIST = 1
 """Update flag: fail if the element exists (BPF_NOEXIST)."""
 _PROG_LOAD = 5
 _OBJ_GET_INFO_BY_FD = 15
-TRACING = 26
-"""BPF_PROG_TYPE_TRACING"""
 _SOCKET_STORAGE = 24
 """BPF_MAP_TYPE_SK_STORAGE"""
 _KEY_TYPE, _VALUE_TYPE = 1, 3

@@ -139,15 +139,12 @@ def load(
     """
     functions: dict[str, int] = {}
     tables: dict[str, int] = {}
-    own = set()
     refused = dict(compiled.missing)
+    taken = earlier.keys() & set(text.shared)
     try:
         for name, table in compiled.tables.items():
-            is_shared = name in text.shared and name in earlier
             sized = table._replace(entries=text.entries.get(name, table.entries))
-            tables[name] = os.dup(earlier[name]) if is_shared else _create(name, sized)
-            if not is_shared and name in text.maps:
-                own.add(name)
+            tables[name] = os.dup(earlier[name]) if name in taken else _create(name, sized)
         for name, function in compiled.functions.items():
             try:
                 functions[name] = _load(function, tables, text.values)
@@ -159,7 +156,7 @@ def load(
     except BaseException:
         _close((*functions.values(), *tables.values()))
         raise
-    _close(tables.pop(name) for name in tables.keys() - own)
+    _close(tables.pop(name) for name in tables.keys() - (set(text.maps) - taken))
     return functions, tables, refused
 
 

@@ -2,6 +2,9 @@
 // Fills a row from a socket, for the walks over the table and for the events. struct row, struct connection,
 // their -D numbers, the slices of kernel structs and process.bpf.h are prepended to this file.
 
+#include <nettop/address.h>
+#include <nettop/namespace.h>
+
 #define AF_INET 2
 #define AF_INET6 10
 #define TCP_ESTABLISHED 1
@@ -101,8 +104,6 @@ static __always_inline void put_connection_owner(struct connection *connection, 
 // In every column, all bits set means unknown: the default for what was not measured.
 static __always_inline void start_row(struct row *row) { __builtin_memset(row, 0xff, sizeof(*row)); }
 
-static __always_inline bool is_mapped(u32 *v6) { return !v6[0] && !v6[1] && v6[2] == bpf_htonl(0xffff); }
-
 // Writes an IPv4 address as ::ffff:a.b.c.d; in an IPv6 address, only the mark may be missing (the wildcard,
 // ::). `v4_mask` has all bits set for IPv4, none for IPv6.
 static __always_inline void put_address(u64 *address, u32 *v6, u32 v4_mask) {
@@ -145,14 +146,6 @@ static __always_inline u64 cookie_of(struct sock *sk) {
   if (!sk->skc_cookie)
     bpf_get_socket_cookie((void *)sk); // creates one; bcc declares the helper with half a cookie to return
   return sk->skc_cookie;
-}
-
-static __always_inline u32 namespace_of(struct sock *sk) {
-  struct net *net = NULL;
-  u32 inode = 0;
-  READ_KERNEL(net, sk->skc_net);
-  READ_KERNEL(inode, net->inum);
-  return inode;
 }
 
 static __always_inline void put_identity(struct row *row, struct sock_common *sk, u16 protocol) {

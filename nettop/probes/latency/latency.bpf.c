@@ -6,6 +6,7 @@
 // struct packet, struct counts, struct key, struct pair, the -D numbers and the slices of kernel structs
 // before this file.
 
+#include <nettop/address.h>
 #include <nettop/buckets.h>
 #include <nettop/set_table.h>
 #include <uapi/linux/ptrace.h>
@@ -86,8 +87,6 @@ static __always_inline u32 read_header(struct header *header, void *at) {
   bool is_v6 = header->bytes[0] >> 4 == 6;
   return class_of(is_v6 ? header->bytes[6] : header->bytes[9], is_v6);
 }
-
-static __always_inline bool is_mapped(u32 *v6) { return !v6[0] && !v6[1] && v6[2] == bpf_htonl(0xffff); }
 
 // IPv4 over an IPv6 socket counts as IPv4.
 static __always_inline u32 class_of_socket(struct sock *sk, u8 protocol) {

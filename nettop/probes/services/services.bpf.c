@@ -8,7 +8,9 @@
 // the -D numbers, the slices of kernel structs, pid_namespace.bpf.h and process.bpf.h are prepended to this
 // file.
 
+#include <nettop/address.h>
 #include <nettop/buckets.h>
+#include <nettop/namespace.h>
 #include <nettop/set_table.h>
 #include <nettop/verifier.h>
 #include <uapi/linux/ptrace.h>
@@ -474,8 +476,6 @@ static __always_inline void read_progress(struct progress *tcp, struct tcp_sock 
 
 // --- connections -------------------------------------------------------------------------------------------
 
-static __always_inline bool is_mapped(u32 *v6) { return !v6[0] && !v6[1] && v6[2] == bpf_htonl(0xffff); }
-
 static __always_inline void put_address(u32 *address, struct sock *sk, u32 v4, u32 *v6) {
   u32 mask = sk->skc_family == AF_INET ? 0 : ~0u;
   FORGET(mask, v6[0]);
@@ -494,14 +494,6 @@ static __always_inline void put_local(u32 *address, struct sock *sk) {
   u32 v6[4] = {sk->skc_v6_rcv_saddr[0], sk->skc_v6_rcv_saddr[1], sk->skc_v6_rcv_saddr[2],
                sk->skc_v6_rcv_saddr[3]};
   put_address(address, sk, sk->skc_rcv_saddr, v6);
-}
-
-static __always_inline u32 namespace_of(struct sock *sk) {
-  struct net *net = NULL;
-  u32 inode = 0;
-  READ_KERNEL(net, sk->skc_net);
-  READ_KERNEL(inode, net->inum);
-  return inode;
 }
 
 // Returns the process that a connection came to: that of the listener at its address, or at any address. Sets
