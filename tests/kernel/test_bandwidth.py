@@ -451,13 +451,14 @@ def test_aggregates_in_tunnels(lab: Lab, kind: str) -> None:
         )
         return inner, outer
 
-    def is_settled() -> bool:
+    def settled() -> tuple[dict[str, int], dict[str, int]] | None:
         inner, outer = grown()
-        return all(inner[f"packets_{way}"] == outer[f"packets_{way}"] for way in ("sent", "received"))
+        is_same = all(inner[f"packets_{way}"] == outer[f"packets_{way}"] for way in ("sent", "received"))
+        return (inner, outer) if is_same else None
 
-    def passes_both() -> bool:
-        """Send the files; return False if the device below sent something of its own, such as multicast reports of a
-        new device.
+    def pass_both() -> tuple[dict[str, int], dict[str, int]] | None:
+        """Send the files; return what both devices counted, or None if the device below sent something of its own, such
+        as multicast reports of a new device. It may also do so later, so nothing is read again.
         """
         nonlocal before, kernel_before
         before, kernel_before = rows(), watched.since()
@@ -467,12 +468,10 @@ def test_aggregates_in_tunnels(lab: Lab, kind: str) -> None:
             digest, _ = sender.call(send_file, (address, port), 3_000_017)
             assert receiver.result() == digest
         with contextlib.suppress(NotInTimeError):
-            until(is_settled, "nothing is on its way", 3)
-            return True
-        return False
+            return until(settled, "nothing is on its way", 3)
+        return None
 
-    until(passes_both, "what passes the tunnel passes the device below")
-    inner, outer = grown()
+    inner, outer = until(pass_both, "what passes the tunnel passes the device below")
     for way in ("sent", "received"):
         packets = inner[f"packets_{way}"]
         assert packets > 2_000
