@@ -383,6 +383,16 @@ def test_a_port_that_others_reuse(readings: list[tuple[int, str | None, int | No
         assert name == "(several)" or (len(by_pid) == 1 and None not in by_pid)
 
 
+def test_the_near_end_stays_the_owner() -> None:
+    """The far end of a flow, in another network namespace, does not take it over once the near end is gone."""
+    texts, near, far = TextTable(), no_owners(1), no_owners(1)
+    for owner, socket, pid in ((near, 1, 7), (far, 2, 8)):
+        owner["socket"], owner["process"], owner["pid"] = socket, texts.code("a"), pid
+    far["is_far"] = True
+    for now, before in ((near, far), (far, near)):
+        assert named(merge_owners(now, before, texts)[0], texts) == ("a", 7)
+
+
 def test_nobody_is_an_owner() -> None:
     """Without sockets or without flows there are no owners."""
     flows = make_rows([{"id": 1, "local_address": "10.0.0.1", "remote_address": "10.0.0.9"}], FLOWS).array

@@ -26,8 +26,9 @@ _NO_ADDRESS = np.zeros((1, 2), ">u8")
 _NOBODY: _End = (_NO_ADDRESS, np.zeros(1, "u2"))
 _ANY_V4 = np.array([0, 0xFFFF_0000_0000], ">u8")
 """0.0.0.0, as ::ffff:0.0.0.0."""
-OWNER = np.dtype([("socket", "u8"), ("process", "u4"), ("pid", "u4")])
-"""The owner of a flow: the ID of its socket, the code of the process, its PID."""
+OWNER = np.dtype([("socket", "u8"), ("process", "u4"), ("pid", "u4"), ("is_far", "?")])
+"""The owner of a flow: the ID of its socket, the code of the process, its PID, and whether it is the far end, in
+another network namespace."""
 _UNKNOWN = np.iinfo(np.uint32).max
 
 
@@ -101,14 +102,19 @@ def recode_processes(codes: Array, rows: Rows, texts: TextTable) -> Array:
 
 
 def merge_owners(now: Array, before: Array, texts: TextTable) -> Array:
-    """Combine the current and the previous owners of flows; two different processes become `several`."""
+    """Combine the current and the previous owners of flows; two different processes become `several`.
+
+    The near end of a flow owns it even after it has ended, while the far end is still open.
+    """
     several = texts.code(SEVERAL)
-    owners = np.where(known(now["process"]), now, before)
-    is_other = known(now["process"]) & known(before["process"]) & (now["socket"] != before["socket"])
+    both = known(now["process"]) & known(before["process"])
+    same_end = both & (now["is_far"] == before["is_far"])
+    owners = np.where(known(now["process"]) & ~(both & now["is_far"] & ~before["is_far"]), now, before)
+    is_other = same_end & (now["socket"] != before["socket"])
     is_other &= (now["pid"] != before["pid"]) | ~known(now["pid"])
     owners["pid"][is_other] = _UNKNOWN
     is_other &= now["process"] != before["process"]
-    is_other |= before["process"] == several
+    is_other |= (before["process"] == several) & (same_end | ~both)
     owners["process"][is_other], owners["pid"][is_other] = several, _UNKNOWN
     return owners
 
@@ -144,6 +150,7 @@ def find_owners(flows: Array, protocols: Array, sockets: Rows, own: int, texts: 
         same_pid, same_name = (is_uniform(ends[among], rows[name][among])[at] for name in ("pid", "process"))
         owners["socket"][new], owners["process"][new] = rows["id"][among[at]], rows["process"][among[at]]
         owners["pid"][new] = np.where(same_pid, rows["pid"][among[at]], _UNKNOWN)
+        owners["is_far"][new] = ~is_own[among[at]]
         several[new] = ~same_name
     owners["process"] = recode_processes(owners["process"], sockets, texts)
     owners["process"][several] = texts.code(SEVERAL)
