@@ -114,15 +114,13 @@ def find_operands(
     return tables, values
 
 
-def _with_operands(function: Function, tables: Mapping[str, int], values: Mapping[str, int]) -> bytes:
-    """Return the function's instructions with the descriptors of these tables and with these values."""
-    instructions = bytearray(function.instructions)
-    numbers = {at: tables[name] for at, name in function.tables.items()}
-    numbers |= {at: values[name] for at, name in function.values.items()}
+def with_numbers(instructions: bytes, numbers: Mapping[int, int]) -> bytes:
+    """Return the instructions with these operands, by the offset of the instruction that loads them."""
+    changed = bytearray(instructions)
     for at, number in numbers.items():
-        opcode, registers, _, _ = _LOAD.unpack_from(instructions, at)
-        _LOAD.pack_into(instructions, at, opcode, registers, number & 0xFFFFFFFF, number >> 32)
-    return bytes(instructions)
+        opcode, registers, _, _ = _LOAD.unpack_from(changed, at)
+        _LOAD.pack_into(changed, at, opcode, registers, number & 0xFFFFFFFF, number >> 32)
+    return bytes(changed)
 
 
 # --- loading ------------------------------------------------------------------------------------------------------
@@ -166,7 +164,9 @@ def _close(descriptors: Iterable[int]) -> None:
 
 
 def _load(function: Function, tables: Mapping[str, int], values: Mapping[str, int]) -> int:
-    instructions = _with_operands(function, tables, values)
+    numbers = {at: tables[table] for at, table in function.tables.items()}
+    numbers |= {at: values[value] for at, value in function.values.items()}
+    instructions = with_numbers(function.instructions, numbers)
     name = function.name.removeprefix("bpf_iter__")  # the kernel keeps 15 characters
     return bpf.load_program(function.type, name, instructions, function.attach_type, function.btf_id)
 

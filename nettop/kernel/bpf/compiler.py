@@ -23,7 +23,7 @@ from typing import Any
 from nettop.errors import NettopError, Unsupported, limit_reached
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf.btf import Btf, MissingInKernel, Slice
-from nettop.kernel.bpf.compiled import Compiled, Function, LoadFailed, find_operands, marks_of
+from nettop.kernel.bpf.compiled import Compiled, Function, LoadFailed, find_operands, marks_of, with_numbers
 from nettop.kernel.bpf.program_text import PART_OF_NETTOP
 from nettop.kernel.host import privileges
 from nettop.writing import memory_file
@@ -162,6 +162,8 @@ def _function(program: Any, btf: Btf, name: str, kind: int, operands: _Operands)
     except Exception as error:  # bcc raises bare Exception for everything
         raise LoadFailed(f"the text has no function {function} ({error})", _NOT_AS_RELEASED) from error
     tables, values = operands(instructions)
+    # The descriptors of this process mean nothing to others: without them, the same text always compiles to the same.
+    instructions = with_numbers(instructions, dict.fromkeys(tables, 0))
     return Function(function, kind, attach_type, btf_id, instructions, tables, values)
 
 
