@@ -116,8 +116,8 @@ _SHOW, _SHORT, _TEXT = "What to show", "Filter shortcuts", "Plain output"
 
 
 # fmt: off
-@with_lens_options(all_views())
 @dataclass(frozen=True, slots=True)
+@with_lens_options(all_views())
 class ViewOptions:
     """Options as given, in the order of --help. See `view_settings`."""
 

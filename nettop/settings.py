@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of the commands, as frozen dataclasses."""
+"""Settings of the commands, as named tuples, which are created faster than dataclasses."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, NamedTuple
 
 from nettop.errors import UsageError
 from nettop.snapshots.schema import OptionValues
@@ -15,6 +16,7 @@ MIN_INTERVAL_S = 0.1
 MAX_INTERVAL_S = 3600.0
 DAY_S = 86_400.0
 MAX_PORT = 0xFFFF
+_NONE: Mapping[Any, Any] = {}
 STDOUT = "-"
 """The FILE that means standard output."""
 
@@ -42,8 +44,7 @@ class ExportFormat(StrEnum):
     SVG = "svg"
 
 
-@dataclass(frozen=True, slots=True)
-class ViewSettings:
+class ViewSettings(NamedTuple):
     """The table options of the command line, from which frontends make a query.
 
     Rows must match all `filters`; `sort` and `columns` are None for the table's defaults.
@@ -72,8 +73,7 @@ class TextSettings:
     why: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """Settings of one run of nettop.
 
     `mechanisms` are those to use instead of the best ones, by hook; `max_overhead` is the share of one CPU that nettop
@@ -81,15 +81,14 @@ class Settings:
     """
 
     interval_s: float = 1.0
-    view: ViewSettings = field(default_factory=ViewSettings)
-    text: TextSettings = field(default_factory=TextSettings)
-    mechanisms: Mapping[str, str] = field(default_factory=dict)
+    view: ViewSettings = ViewSettings()
+    text: TextSettings = TextSettings()
+    mechanisms: Mapping[str, str] = _NONE
     max_overhead: float | None = None
-    options: OptionValues = field(default_factory=dict)
+    options: OptionValues = _NONE
 
 
-@dataclass(frozen=True, slots=True)
-class LogSettings:
+class LogSettings(NamedTuple):
     """Settings of `nettop log`.
 
     `views` are LENS[.TABLE]; rows must match all `filters`; `columns` are None for each table's defaults. Tables are
@@ -111,13 +110,12 @@ class LogSettings:
     rotate_bytes: int = 64 << 20
     keep: int = 8
     why: bool = False
-    mechanisms: Mapping[str, str] = field(default_factory=dict)
+    mechanisms: Mapping[str, str] = _NONE
     max_overhead: float | None = None
-    options: OptionValues = field(default_factory=dict)
+    options: OptionValues = _NONE
 
 
-@dataclass(frozen=True, slots=True)
-class ExportSettings:
+class ExportSettings(NamedTuple):
     """Settings of `nettop export`.
 
     `view` is LENS.TABLE; rows must match all `filters`. `path` is a file, or `-` for standard output. `mechanisms` and
@@ -129,12 +127,11 @@ class ExportSettings:
     format: ExportFormat
     duration_s: float = 10.0
     filters: tuple[str, ...] = ()
-    mechanisms: Mapping[str, str] = field(default_factory=dict)
-    options: OptionValues = field(default_factory=dict)
+    mechanisms: Mapping[str, str] = _NONE
+    options: OptionValues = _NONE
 
 
-@dataclass(frozen=True, slots=True)
-class RunSettings:
+class RunSettings(NamedTuple):
     """Settings of `nettop run`.
 
     `words` are the command and its arguments. `live` reports each connection as it ends, not all at the end. `output`
@@ -147,15 +144,14 @@ class RunSettings:
     live: bool = False
     output: str | None = None
     why: bool = False
-    mechanisms: Mapping[str, str] = field(default_factory=dict)
-    options: OptionValues = field(default_factory=dict)
+    mechanisms: Mapping[str, str] = _NONE
+    options: OptionValues = _NONE
 
 
 DEFAULT_LISTEN = "127.0.0.1:9471"
 
 
-@dataclass(frozen=True, slots=True)
-class ServeSettings:
+class ServeSettings(NamedTuple):
     """Settings of `nettop serve`.
 
     `listen` are addresses, HOST:PORT or unix:PATH. Requests need the token in `token_file`, if given; `cert` and `key`
@@ -173,10 +169,10 @@ class ServeSettings:
     lenses: tuple[str, ...] = ()
     interval_s: float = 1.0
     filters: tuple[str, ...] = ()
-    top: Mapping[str, int] = field(default_factory=dict)
-    mechanisms: Mapping[str, str] = field(default_factory=dict)
+    top: Mapping[str, int] = _NONE
+    mechanisms: Mapping[str, str] = _NONE
     max_overhead: float | None = None
-    options: OptionValues = field(default_factory=dict)
+    options: OptionValues = _NONE
 
 
 FLOW_PORTS = ("6343", "2055", "4739", "2056")
@@ -201,8 +197,7 @@ def collector_urls(directory: str) -> tuple[str, ...]:
     return f"unix:{os.path.join(directory, FLOWS_SOCKET)}", f"http://{DEFAULT_QUERY_LISTEN}"
 
 
-@dataclass(frozen=True, slots=True)
-class CollectSettings:
+class CollectSettings(NamedTuple):
     """Settings of `nettop collect`.
 
     Inputs: `listen` are UDP ports, with or without addresses. `sampling_rates` are the sampling rates of exporters and
@@ -229,13 +224,13 @@ class CollectSettings:
     clickhouse: tuple[str, ...] = ()
     cluster: str = ""
     kafka: str = ""
-    retention: Mapping[str, int] = field(default_factory=dict)
+    retention: Mapping[str, int] = _NONE
     spool_bytes: int = 10 << 30
     filters: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     interfaces: tuple[str, ...] = ()
     own_networks: tuple[str, ...] = ()
-    queries: ServeSettings = field(default_factory=lambda: ServeSettings(listen=(DEFAULT_QUERY_LISTEN,)))
+    queries: ServeSettings = ServeSettings(listen=(DEFAULT_QUERY_LISTEN,))
     rereads_files: bool = True
 
 

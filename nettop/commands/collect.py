@@ -9,7 +9,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -245,13 +245,13 @@ def start_collect(options: CollectOptions, _source_of: Callable[[str], Source] |
         from nettop.serve.collect import open_collector
 
     named_by = caller()
-    settings = replace(settings, clickhouse=_server_urls(settings.clickhouse, named_by))
+    settings = settings._replace(clickhouse=_server_urls(settings.clickhouse, named_by))
     user = _owner(Path(settings.data_dir), named_by if options.data_dir is not None else None)
     if named_by is not None:
         _check_sockets(options.query_listen or (), named_by, user)
         # As another user, nettop might reread a file that the caller of sudo has since replaced by a link to one that
         # the caller may not read.
-        settings = replace(settings, rereads_files=user == named_by)
+        settings = settings._replace(rereads_files=user == named_by)
     with ExitStack() as ends:
         # While nettop is still root: receive buffers above the limit for other users, and ports below 1024.
         requests = ends.enter_context(requested_by_signals())

@@ -75,8 +75,8 @@ _VIEWS = [f"{lens.id}.{table.name}" for lens, table in _EXPORTABLE]
 
 
 # fmt: off
-@with_lens_options(_EXPORTABLE)
 @dataclass(frozen=True, slots=True)
+@with_lens_options(_EXPORTABLE)
 class ExportOptions:
     """Options and arguments as given, in the order of --help."""
 

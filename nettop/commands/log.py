@@ -73,8 +73,8 @@ set --log-dir to a directory that belongs to root, or to none for the console on
 
 
 # fmt: off
-@with_lens_options(all_views(), log=True)
 @dataclass(frozen=True, slots=True)
+@with_lens_options(all_views(), log=True)
 class LogOptions:
     """Options as given, in the order of --help."""
 

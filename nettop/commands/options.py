@@ -6,8 +6,8 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, fields, make_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_type_hints
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -101,26 +101,20 @@ _Options = TypeVar("_Options", bound=type)
 def with_lens_options(
     views: Iterable[tuple[Lens, Table]], *, log: bool = False, unattended: bool = False
 ) -> Callable[[_Options], _Options]:
-    """Add the options that lenses declare for these views to a command's dataclass of options.
+    """Add the options that lenses declare for these views to a class of options, before it becomes a dataclass.
 
     Each becomes a field of the same name, of type `str | None`, or `list[str] | None` if repeatable. The help text
     states the default for logs with `log`, and for unattended commands with `unattended`.
     """
-    declared_fields = {
-        declared.name: (declared.name, _annotated(lens, declared, log=log, unattended=unattended), None)
-        for lens, table in views
-        for declared in lens.options
-        if declared.concerns(table)
-    }
 
     def extend(options: _Options) -> _Options:
-        # typer evaluates annotations in the module of the callback, which is not where the options are defined.
-        types = get_type_hints(options, include_extras=True)
-        own = [(f.name, types[f.name], field(default=f.default)) for f in fields(options)]
-        extended: Any = make_dataclass(
-            options.__name__, [*own, *declared_fields.values()], bases=(options,), frozen=True, slots=True
-        )
-        return cast("_Options", extended)
+        for lens, table in views:
+            for declared in lens.options:
+                if declared.concerns(table) and declared.name not in options.__annotations__:
+                    annotation = _annotated(lens, declared, log=log, unattended=unattended)
+                    options.__annotations__[declared.name] = annotation
+                    setattr(options, declared.name, None)
+        return options
 
     return extend
 

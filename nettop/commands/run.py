@@ -56,8 +56,8 @@ Exit codes: that of the command; 128 + N if killed by signal N; 127 command not 
 
 
 # fmt: off
-@with_lens_options([(LENS, EVENTS)], log=True)
 @dataclass(frozen=True, slots=True)
+@with_lens_options([(LENS, EVENTS)], log=True)
 class RunOptions:
     """Options and arguments as given, in the order of --help."""
 

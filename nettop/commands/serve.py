@@ -70,8 +70,8 @@ def series_set_names() -> list[str]:
 
 
 # fmt: off
-@with_lens_options(all_views(), unattended=True)
 @dataclass(frozen=True, slots=True)
+@with_lens_options(all_views(), unattended=True)
 class ServeOptions:
     """Options as given, in the order of --help."""
 
