@@ -6,6 +6,7 @@ Do not import Textual or numpy here before a command starts: --help and completi
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -53,7 +54,8 @@ from nettop.errors import (
     missing_package,
     unknown_word,
 )
-from nettop.process.interrupts import delay_interrupts, exit_code_of, exit_on_signals, leave_output
+from nettop.process.importing import importing
+from nettop.process.interrupts import exit_code_of, exit_on_signals, leave_output
 from nettop.settings import MAX_PORT, Format, Settings, TextSettings, ViewSettings
 from nettop.snapshots import all_views, find_table, views
 from nettop.snapshots.bandwidth import INTERFACE
@@ -341,7 +343,7 @@ def _start_view(options: ViewOptions, source_of: Callable[[str], Source] | None)
 
 
 def _show_text(settings: Settings, opened: AbstractContextManager[Session]) -> ExitCode:
-    with delay_interrupts():
+    with importing():
         from nettop.output.text import run_text
 
     if sys.stdout is None:
@@ -362,7 +364,7 @@ def _show_screens(settings: Settings, opened: AbstractContextManager[Session], w
         raise UsageError("standard input or output is not a terminal", "use nettop --table")
     if os.environ.get("TERM") == "dumb":
         raise UsageError("the terminal cannot show the screens (TERM=dumb)", "use nettop --table")
-    with delay_interrupts():
+    with importing():
         from nettop.commands.config import load_own_preferences
         from nettop.screens.app import run_app
 
@@ -401,6 +403,7 @@ def main() -> int:
         return exit_code_of(ended) if sys.argv[1:2] in (["doctor"], ["compile"], ["run"]) else ExitCode.DONE
     finally:
         leave_output()
+        gc.freeze()  # the interpreter's last collections would take 50 ms
 
 
 def run(arguments: Sequence[str], source_of: Callable[[str], Source] | None = None) -> int:

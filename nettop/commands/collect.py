@@ -36,7 +36,8 @@ from nettop.commands.options import (
 )
 from nettop.commands.privilege import give_up_privileges
 from nettop.errors import ExitCode, NettopError, UsageError
-from nettop.process.interrupts import delay_interrupts, requested_by_signals
+from nettop.process.importing import importing
+from nettop.process.interrupts import requested_by_signals
 from nettop.reading import read_file
 from nettop.settings import (
     DEFAULT_QUERY_LISTEN,
@@ -241,7 +242,7 @@ def start_collect(options: CollectOptions, _source_of: Callable[[str], Source] |
         (*_PACKAGES, store, *(("confluent_kafka",) if settings.kafka else ())),
         "install nettop[flows]: run scripts/install-deps.sh --flows, or install the package nettop-flows",
     )
-    with delay_interrupts():
+    with importing():
         from nettop.serve.collect import open_collector
 
     named_by = caller()

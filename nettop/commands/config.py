@@ -20,7 +20,7 @@ from nettop.preferences import (
     preferences_path,
     toml_line,
 )
-from nettop.process.interrupts import delay_interrupts
+from nettop.process.importing import importing
 from nettop.snapshots import find_table, views
 from nettop.snapshots.safe_text import safe_text
 from nettop.writing import write_output
@@ -82,7 +82,7 @@ def start_config(options: ConfigOptions, _source_of: Callable[[str], Source] | N
     if sys.stdout is None:
         raise NettopError("standard output is closed", "redirect it to a file or a pipe")
     loaded = load_own_preferences()
-    with delay_interrupts():
+    with importing():
         from nettop.widgets.themes import THEME_PREFIX, first_theme
     chosen = loaded.preferences
     theme = first_theme(remembered=chosen.theme).removeprefix(THEME_PREFIX)

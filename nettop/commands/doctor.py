@@ -25,7 +25,7 @@ from nettop.commands.options import (
 from nettop.commands.privilege import become_user, why_still_root
 from nettop.doctor.deadline import STEP_S
 from nettop.errors import ExitCode, NettopError
-from nettop.process.interrupts import delay_interrupts
+from nettop.process.importing import importing
 from nettop.process.limits import set_up_process
 from nettop.snapshots import lenses
 from nettop.writing import open_to_write, writing
@@ -79,7 +79,7 @@ def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | No
     mechanisms = parse_mechanisms(options.mechanism)
     if sys.stdout is None:
         raise NettopError("standard output is closed", "redirect it to a file or a pipe")
-    with delay_interrupts():
+    with importing():
         from nettop.doctor.command import DoctorSettings, run_doctor
         from nettop.engine.source import probe_of
         from nettop.kernel.host.facts import Host

@@ -32,7 +32,8 @@ from nettop.commands.privilege import (
     why_still_root,
 )
 from nettop.errors import ExitCode, NettopError, UsageError
-from nettop.process.interrupts import delay_interrupts, requested_by_signals
+from nettop.process.importing import importing
+from nettop.process.interrupts import requested_by_signals
 from nettop.settings import DAY_S, STDOUT, ExportFormat, ExportSettings
 from nettop.snapshots import all_views, find_table
 from nettop.snapshots.schema import Lens, Table
@@ -142,7 +143,7 @@ def start_export(options: ExportOptions, source_of: Callable[[str], Source] | No
     settings = export_settings(options)
     if sys.stdout is None and settings.path == STDOUT:
         raise NettopError("standard output is closed", "name a FILE to write to")
-    with delay_interrupts():
+    with importing():
         from nettop.output.export import run_export
 
     user = invoking_user()

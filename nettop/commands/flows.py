@@ -26,7 +26,7 @@ from nettop.commands.options import (
 )
 from nettop.commands.privilege import give_up_privileges
 from nettop.errors import ExitCode, NettopError, UsageError
-from nettop.process.interrupts import delay_interrupts
+from nettop.process.importing import importing
 from nettop.settings import DEFAULT_QUERY_LISTEN, Format, collector_urls, default_flows_dir
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def start_flows(options: FlowsOptions, _source_of: Callable[[str], Source] | Non
     limit, since_s = parse_count("--limit", options.limit), _since(options.since)
     sql = _sql(options.words or [])
     require_packages("flows", ("zstandard",), "install nettop[flows]")
-    with delay_interrupts():
+    with importing():
         from nettop.flows.reader import open_reader
         from nettop.flows.top import ORDERS, TopQuery, checked_keys, read_top
         from nettop.output.flow_queries import write_answer, write_top

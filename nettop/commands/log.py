@@ -38,7 +38,8 @@ from nettop.commands.privilege import (
     why_still_root,
 )
 from nettop.errors import ExitCode, NettopError, UsageError
-from nettop.process.interrupts import delay_interrupts, requested_by_signals
+from nettop.process.importing import importing
+from nettop.process.interrupts import requested_by_signals
 from nettop.settings import DAY_S, MIN_INTERVAL_S, LineFormat, LogSettings
 from nettop.snapshots import all_views, logged_views, views
 from nettop.snapshots.own_cost import SELF
@@ -162,7 +163,7 @@ def start_log(options: LogOptions, source_of: Callable[[str], Source] | None) ->
     lenses = {lens.id for lens, _ in logged_views(settings.views)}
     if sys.stdout is None and settings.directory is None:
         raise NettopError("standard output is closed", "set --log-dir to a directory")
-    with delay_interrupts():
+    with importing():
         from nettop.output.log import run_log
 
     user = invoking_user()

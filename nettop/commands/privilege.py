@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from nettop.commands.compile import compile_in_background
 from nettop.commands.invoker import User, become, caller, has_access, invalid_caller
 from nettop.errors import PermissionMissing
-from nettop.process.interrupts import delay_interrupts
+from nettop.process.importing import importing
 from nettop.process.limits import set_up_process
 from nettop.snapshots.safe_text import safe_text
 
@@ -50,7 +50,7 @@ def open_session(
     `follow_namespaces` enters network namespaces created later. `program_statistics` lets the kernel measure BPF
     programs while the session is open, at a cost of some 50 ns for each run of each program on the host.
     """
-    with delay_interrupts():
+    with importing():
         from nettop.engine.session import Session
         from nettop.engine.source import probe_of
 
@@ -58,7 +58,7 @@ def open_session(
         with Session(interval_s, source_of, **options) as session:
             yield session
         return
-    with delay_interrupts():
+    with importing():
         from nettop.kernel.bpf.compiling import no_loading
         from nettop.kernel.host import privileges
         from nettop.kernel.host.facts import Host

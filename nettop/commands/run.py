@@ -31,6 +31,7 @@ from nettop.commands.options import (
 from nettop.commands.privilege import open_session
 from nettop.diagnostics import Diagnostics
 from nettop.errors import UsageError
+from nettop.process.importing import importing
 from nettop.process.interrupts import delay_interrupts
 from nettop.settings import LineFormat, RunSettings
 from nettop.snapshots.connections import EVENTS, LENS
@@ -98,9 +99,10 @@ def start_run(options: RunOptions, source_of: Callable[[str], Source] | None) ->
     with ExitStack() as ends:
         output = None if settings.output is None else ends.enter_context(closing(_opened(settings.output)))
         # Fork before dropping privileges that the command may need, and before starting a second thread.
-        with delay_interrupts():  # a signal must not leak the child or interrupt an import
+        with delay_interrupts():  # a signal must not leak the child
             prepare: Callable[[], None] = (lambda: None) if user is None else partial(become, user)
             child = ends.enter_context(closing(Child(settings.words, prepare)))
+        with importing():
             from nettop.output.run import run_command
 
         opened = open_session(INTERVAL_S, source_of, user, follow_namespaces=options.follow_namespaces)

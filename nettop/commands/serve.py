@@ -32,7 +32,8 @@ from nettop.commands.options import (
 )
 from nettop.commands.privilege import open_session, refuse_root_for_caller
 from nettop.errors import ExitCode, UsageError
-from nettop.process.interrupts import delay_interrupts, requested_by_signals
+from nettop.process.importing import importing
+from nettop.process.interrupts import requested_by_signals
 from nettop.settings import DEFAULT_LISTEN, ServeSettings
 from nettop.snapshots import all_views, lenses
 from nettop.snapshots.own_cost import SELF
@@ -159,7 +160,7 @@ def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None
     """Serve until requested to end. Raise NettopError if the server cannot start."""
     settings = serve_settings(options)  # report a wrong name before the heavy imports
     require_packages("serve", _PACKAGES, "install nettop[serve], or run scripts/install-deps.sh")
-    with delay_interrupts():
+    with importing():
         from nettop.serve.command import open_server
 
     named_by = invoking_user()

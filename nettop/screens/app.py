@@ -8,7 +8,7 @@ import gc
 from nettop.engine.session import Session
 from nettop.errors import ExitCode
 from nettop.preferences import LoadedPreferences
-from nettop.process.interrupts import delay_interrupts
+from nettop.process.importing import importing
 from nettop.settings import Settings
 from nettop.snapshots import find_table
 from nettop.snapshots.source import SourceOptions
@@ -37,7 +37,7 @@ def run_app(
     )
     lease = session.enable(lens.id, options, settings.view.columns or ())
     # Import only once the lens is attaching. After an interrupted import the sampler would wait forever for its lock.
-    with delay_interrupts():
+    with importing():
         from nettop.screens.context import ScreenContext
         from nettop.screens.nettop_app import NettopApp
 
