@@ -95,10 +95,10 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def test_a_filter_that_no_table_understands() -> None:
     """A filter that no table understands is rejected before anything is opened; one table is enough."""
-    wrong = replace(ONE, filters=("proces=nginx",))
+    wrong = ONE._replace(filters=("proces=nginx",))
     with pytest.raises(UsageError, match="proces"), open_server(wrong, Requests(), None):
         pass
-    with open_server(replace(ONE, filters=("reason=refused",)), Requests(), None):
+    with open_server(ONE._replace(filters=("reason=refused",)), Requests(), None):
         pass
 
 
@@ -119,7 +119,7 @@ def test_the_end_is_requested_while_lenses_start(tmp_path: Path) -> None:
     requests.end()
     path = tmp_path / "http.sock"
     source = Scripted([make_frame([]).now])
-    with open_server(replace(ONE, listen=(f"unix:{path}",)), requests, None) as run:
+    with open_server(ONE._replace(listen=(f"unix:{path}",)), requests, None) as run:
         assert path.is_socket()
         with Session(MAX_INTERVAL_S, lambda _: source) as session:
             assert run(session) == ExitCode.DONE
