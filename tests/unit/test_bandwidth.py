@@ -383,14 +383,32 @@ def test_a_port_that_others_reuse(readings: list[tuple[int, str | None, int | No
         assert name == "(several)" or (len(by_pid) == 1 and None not in by_pid)
 
 
-def test_the_near_end_stays_the_owner() -> None:
-    """The far end of a flow, in another network namespace, does not take it over once the near end is gone."""
-    texts, near, far = TextTable(), no_owners(1), no_owners(1)
-    for owner, socket, pid in ((near, 1, 7), (far, 2, 8)):
-        owner["socket"], owner["process"], owner["pid"] = socket, texts.code("a"), pid
-    far["is_far"] = True
-    for now, before in ((near, far), (far, near)):
-        assert named(merge_owners(now, before, texts)[0], texts) == ("a", 7)
+NEAR: Row = UDP_FLOW | {"netns": OWN, "protocol": "tcp", "process": "a", "pid": 7}
+FAR: Row = {
+    "id": 2,
+    "netns": CONTAINER,
+    "protocol": "tcp",
+    "local_address": NEAR["remote_address"],
+    "local_port": NEAR["remote_port"],
+    "remote_address": NEAR["local_address"],
+    "remote_port": NEAR["local_port"],
+    "process": "a",
+    "pid": 8,
+}
+
+
+@pytest.mark.parametrize(
+    "readings",
+    [[[NEAR, FAR], [FAR]], [[FAR], [NEAR, FAR]], [[NEAR], [FAR], []]],
+    ids=["ends", "begins", "both"],
+)
+def test_the_near_end_owns_a_flow(readings: list[list[Row]]) -> None:
+    """The far end, in another network namespace, is no owner beside the near end, even once that has closed."""
+    texts, owner = TextTable(), no_owners(1)
+    flows, protocols = make_rows([UDP_FLOW], FLOWS).array, np.array([TCP], np.uint8)
+    for sockets in readings:
+        owner = merge_owners(find_owners(flows, protocols, make_rows(sockets), OWN, texts), owner, texts)
+    assert named(owner[0], texts) == ("a", 7)
 
 
 def test_nobody_is_an_owner() -> None:

@@ -104,17 +104,19 @@ def recode_processes(codes: Array, rows: Rows, texts: TextTable) -> Array:
 def merge_owners(now: Array, before: Array, texts: TextTable) -> Array:
     """Combine the current and the previous owners of flows; two different processes become `several`.
 
-    The near end of a flow owns it even after it has ended, while the far end is still open.
+    If the near end of a flow is known, the far end does not count: it may be open for longer.
     """
     several = texts.code(SEVERAL)
-    both = known(now["process"]) & known(before["process"])
-    same_end = both & (now["is_far"] == before["is_far"])
-    owners = np.where(known(now["process"]) & ~(both & now["is_far"] & ~before["is_far"]), now, before)
-    is_other = same_end & (now["socket"] != before["socket"])
+    is_now, was_before = (
+        known(owner["process"]) & ~(owner["is_far"] & known(other["process"]) & ~other["is_far"])
+        for owner, other in ((now, before), (before, now))
+    )
+    owners = np.where(is_now, now, before)
+    is_other = is_now & was_before & (now["socket"] != before["socket"])
     is_other &= (now["pid"] != before["pid"]) | ~known(now["pid"])
     owners["pid"][is_other] = _UNKNOWN
     is_other &= now["process"] != before["process"]
-    is_other |= (before["process"] == several) & (same_end | ~both)
+    is_other |= was_before & (before["process"] == several)
     owners["process"][is_other], owners["pid"][is_other] = several, _UNKNOWN
     return owners
 
