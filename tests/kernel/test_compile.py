@@ -24,8 +24,13 @@ NOBODY = 65534
 
 
 def entries() -> dict[str, bytes]:
-    """Return the content of the cache by file name, without what is still being written under a name with a dot."""
-    return {path.name: path.read_bytes() for path in DIRECTORY.glob("[!.]*")}
+    """Return the content of the cache by file name."""
+    return {path.name: path.read_bytes() for path in stored()}
+
+
+def stored() -> list[Path]:
+    """Return the files of the cache, without what is still being written: its name begins with a dot."""
+    return list(DIRECTORY.glob("[!.]*"))
 
 
 def test_compiling_twice(nothing_cached: None) -> None:
@@ -89,7 +94,7 @@ def test_the_rest_is_compiled_in_the_background(nothing_cached: None, ending: si
         (child,) = until(compiling, "compiling begins")
         assert os.sched_getscheduler(child) == os.SCHED_IDLE
         until(entries, "the first program is stored")
-        assert {path.stat().st_uid for path in DIRECTORY.glob("[!.]*")} == {0}
+        assert {path.stat().st_uid for path in stored()} == {0}
         running.end(ending)
     until(lambda: child not in {pid for pid, _, _ in living()}, "it has ended too")
     assert not program_cache.is_complete()
