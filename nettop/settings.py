@@ -16,7 +16,7 @@ MIN_INTERVAL_S = 0.1
 MAX_INTERVAL_S = 3600.0
 DAY_S = 86_400.0
 MAX_PORT = 0xFFFF
-_NONE: Mapping[Any, Any] = {}
+_EMPTY: Mapping[Any, Any] = {}
 STDOUT = "-"
 """The FILE that means standard output."""
 
@@ -60,7 +60,7 @@ class ViewSettings(NamedTuple):
     resolve: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)  # tuples have a method `count`
 class TextSettings:
     """Settings of plain output: `count` refreshes (None: until interrupted), `data_only` without the banner.
 
@@ -83,9 +83,9 @@ class Settings(NamedTuple):
     interval_s: float = 1.0
     view: ViewSettings = ViewSettings()
     text: TextSettings = TextSettings()
-    mechanisms: Mapping[str, str] = _NONE
+    mechanisms: Mapping[str, str] = _EMPTY
     max_overhead: float | None = None
-    options: OptionValues = _NONE
+    options: OptionValues = _EMPTY
 
 
 class LogSettings(NamedTuple):
@@ -110,9 +110,9 @@ class LogSettings(NamedTuple):
     rotate_bytes: int = 64 << 20
     keep: int = 8
     why: bool = False
-    mechanisms: Mapping[str, str] = _NONE
+    mechanisms: Mapping[str, str] = _EMPTY
     max_overhead: float | None = None
-    options: OptionValues = _NONE
+    options: OptionValues = _EMPTY
 
 
 class ExportSettings(NamedTuple):
@@ -127,8 +127,8 @@ class ExportSettings(NamedTuple):
     format: ExportFormat
     duration_s: float = 10.0
     filters: tuple[str, ...] = ()
-    mechanisms: Mapping[str, str] = _NONE
-    options: OptionValues = _NONE
+    mechanisms: Mapping[str, str] = _EMPTY
+    options: OptionValues = _EMPTY
 
 
 class RunSettings(NamedTuple):
@@ -144,8 +144,8 @@ class RunSettings(NamedTuple):
     live: bool = False
     output: str | None = None
     why: bool = False
-    mechanisms: Mapping[str, str] = _NONE
-    options: OptionValues = _NONE
+    mechanisms: Mapping[str, str] = _EMPTY
+    options: OptionValues = _EMPTY
 
 
 DEFAULT_LISTEN = "127.0.0.1:9471"
@@ -169,10 +169,10 @@ class ServeSettings(NamedTuple):
     lenses: tuple[str, ...] = ()
     interval_s: float = 1.0
     filters: tuple[str, ...] = ()
-    top: Mapping[str, int] = _NONE
-    mechanisms: Mapping[str, str] = _NONE
+    top: Mapping[str, int] = _EMPTY
+    mechanisms: Mapping[str, str] = _EMPTY
     max_overhead: float | None = None
-    options: OptionValues = _NONE
+    options: OptionValues = _EMPTY
 
 
 FLOW_PORTS = ("6343", "2055", "4739", "2056")
@@ -224,7 +224,7 @@ class CollectSettings(NamedTuple):
     clickhouse: tuple[str, ...] = ()
     cluster: str = ""
     kafka: str = ""
-    retention: Mapping[str, int] = _NONE
+    retention: Mapping[str, int] = _EMPTY
     spool_bytes: int = 10 << 30
     filters: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()

@@ -162,7 +162,7 @@ def _function(program: Any, btf: Btf, name: str, kind: int, operands: _Operands)
     except Exception as error:  # bcc raises bare Exception for everything
         raise LoadFailed(f"the text has no function {function} ({error})", _NOT_AS_RELEASED) from error
     tables, values = operands(instructions)
-    # The descriptors of this process mean nothing to others: without them, the same text always compiles to the same.
+    # The descriptors of this process mean nothing to others. Without them, a text always compiles to the same bytes.
     instructions = with_numbers(instructions, dict.fromkeys(tables, 0))
     return Function(function, kind, attach_type, btf_id, instructions, tables, values)
 

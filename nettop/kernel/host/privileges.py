@@ -58,7 +58,7 @@ LOADER = LOADING_NET | {
     CAP_SYS_RESOURCE,  # raise the locked-memory limit if maps count against it (before 5.11)
     CAP_SYS_ADMIN,  # open kprobes if the sysctl kernel.perf_event_paranoid is 3
 }
-"""Capabilities that the thread that loads and the compiler keep, if nettop has them at its start."""
+"""Capabilities that the loading thread and the compiler keep, if nettop has them at its start."""
 ENTERING = frozenset(
     {
         CAP_SYS_ADMIN,  # enter network namespaces
