@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections in SYN_RECV that already have a socket: Fast Open, and simultaneous connects."""
+"""Connections in SYN_RECV that already have a socket: Fast Open, simultaneous connects, and duplicates."""
 
+import os
+import select
 import socket
 import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from . import traffic
 from .lab import Dropper, End, Lab, Worker, until
-from .test_events import Watch, by_event, kill_sockets, part, process
+from .test_events import Watch, by_event, in_full, kill_sockets, part, process
 from .traffic import Call
 
 pytestmark = [
@@ -111,3 +116,67 @@ def test_both_connect_and_neither_opens(lab: Lab) -> None:
         expected = ("killed", "outbound", "SYN_RECV", *process(workers[far].pid))
         assert part(failed, "reason", "direction", "state", "pid", "process") == expected
         assert 0 < failed["duration_us"] <= (time.monotonic_ns() - began) // 1000
+
+
+TRACING = Path("/sys/kernel/tracing")
+
+
+@pytest.fixture
+def closed_in_syn_recv() -> Iterator[Path]:
+    """Yield the kernel's own trace of sockets that are closed in SYN_RECV."""
+    instance = TRACING / "instances" / f"nettop{os.getpid()}"
+    try:
+        instance.mkdir()
+    except OSError as error:
+        pytest.skip(f"no trace of the kernel's: {error}")
+    try:
+        changes = instance / "events/sock/inet_sock_set_state"
+        (changes / "filter").write_text("oldstate == 3 && newstate == 7")
+        (changes / "enable").write_text("1")
+        yield instance / "trace"
+    finally:
+        instance.rmdir()
+
+
+def send_as_soon_as_open(memory: dict[Any, Any], target: tuple[str, int], count: int) -> None:
+    """Make `count` connections; send a byte on each from another CPU than the one that acknowledges the SYN-ACK."""
+    traffic.stay_on(memory, 1)
+    for _ in range(count):
+        with socket.socket() as client:
+            client.setblocking(False)
+            client.connect_ex(target)
+            poll = select.poll()
+            poll.register(client, select.POLLOUT)
+            while not poll.poll(0):
+                pass
+            client.send(b"n")
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one CPU")
+def test_two_sockets_of_one_handshake(lab: Lab, closed_in_syn_recv: Path) -> None:
+    """Two CPUs make a socket of one handshake, the kernel closes one of them: that is no failure."""
+    with Watch() as watch:
+        near, far = lab.pair()
+        try:  # CPU 0 handles what arrives at the client: it acknowledges the SYN-ACK
+            near.namespace.run("sh", "-c", f"echo 1 > /sys/class/net/{near.device}/queues/rx-0/rps_cpus")
+        except RuntimeError as error:
+            pytest.skip(f"this kernel cannot choose the CPU of a packet: {error}")
+        client, server = lab.worker(near.namespace), lab.worker(far.namespace)
+        port = server.call(traffic.listen, "listener", far.v4)
+
+        def reported() -> Counter[str]:
+            watch.drain()
+            return Counter(row["event"] for row in watch.events(far.namespace))
+
+        def connect_hundred() -> Counter[str]:
+            server.start(traffic.swallow, "listener", 100)
+            client.call(send_as_soon_as_open, (far.v4, port), 100)
+            server.result()
+            until(lambda: reported()["close"] >= 100 or watch.has_lost(), "all are closed")
+            return reported()
+
+        def has_duplicates() -> bool:
+            assert in_full(connect_hundred, watch) == Counter(accept=100, close=100)
+            return f"sport={port} " in closed_in_syn_recv.read_text()
+
+        until(has_duplicates, "two sockets are made of a handshake")

@@ -10,6 +10,7 @@
 #define ECONNABORTED 103
 #define NSEC_PER_USEC 1000
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
+#define SOCK_DEAD 0           /* a bit of skc_flags, include/net/sock.h */
 
 BPF_RINGBUF_OUTPUT(events, 1); // as large as `entries` says
 
@@ -275,6 +276,18 @@ static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock
   count_ended(&event->row, failed, writer);
 }
 
+// Returns whether a socket never was a connection. If two CPUs handle packets that complete the same
+// handshake, both make a socket of it, and the kernel closes the second one (inet_ehash_nolisten). Unlike it,
+// what fails in SYN_RECV has an error, is dead already, or is closed by its process; and what Fast Open made
+// keeps its request.
+static __always_inline bool is_duplicate(struct sock *sk, struct tcp_sock *tp) {
+  struct request_sock *request = NULL;
+  if (sk->skc_state != TCP_SYN_RECV || sk->sk_err || sk->sk_lock_owned || sk->skc_flags & 1 << SOCK_DEAD)
+    return false;
+  READ_KERNEL(request, tp->fastopen_rsk);
+  return !request;
+}
+
 // The task that holds a socket's lock may be preempted between the two programs, until the first one runs for
 // another task: then it may have reported this change already.
 static __always_inline bool may_be_reported(struct sock *sk, u64 cookie, bool ended) {
@@ -284,8 +297,10 @@ static __always_inline bool may_be_reported(struct sock *sk, u64 cookie, bool en
 
 static __always_inline void report(struct sock *sk, bool ended, int writer) {
   struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock((void *)sk);
+  if (!tp || (ended && is_duplicate(sk, tp)))
+    return;
   u64 cookie = cookie_of(sk), now = bpf_ktime_get_boot_ns();
-  struct event *event = tp ? start_event(tp, now, writer) : NULL;
+  struct event *event = start_event(tp, now, writer);
   if (!event)
     return;
   if (ended)
