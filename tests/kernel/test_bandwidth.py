@@ -371,10 +371,15 @@ TUNNELS = {
 """How each device is made, and what it adds to each packet on the device below."""
 OF_IPV6 = ("sit",)
 """Tunnels that carry nothing but IPv6."""
+OVER_IPV6 = ("ip6tnl",)
+"""Tunnels whose outer headers are IPv6."""
 
 
 def add_tunnel(watched: "Watched", kind: str) -> tuple[str, str]:
-    """Create a device `inner` at both ends; return their addresses. Skip if the kernel lacks the kind."""
+    """Create a device `inner` at both ends; return their addresses. Skip if the kernel lacks the kind.
+
+    IPv6 is off where the tunnel does not need it: the kernel would send packets of its own at any time.
+    """
     words, _ = TUNNELS[kind]
     addresses = ("fd99::1", "fd99::2") if kind in OF_IPV6 else ("10.99.0.1", "10.99.0.2")
     for end, address in zip((watched.near, watched.far), addresses, strict=True):
@@ -383,8 +388,8 @@ def add_tunnel(watched: "Watched", kind: str) -> tuple[str, str]:
             end.namespace.ip("link", "add", *made)
         except RuntimeError as error:
             pytest.skip(f"this kernel has no {kind} device: {error}")
-        if kind not in OF_IPV6:
-            end.namespace.sysctl("net.ipv6.conf.inner.disable_ipv6", 1)
+        for device, needs_ipv6 in (("inner", kind in OF_IPV6), (end.device, kind in OVER_IPV6)):
+            end.namespace.sysctl(f"net.ipv6.conf.{device}.disable_ipv6", int(not needs_ipv6))
         length, *options = ("64", "nodad") if kind in OF_IPV6 else ("24",)
         end.namespace.ip("addr", "add", f"{address}/{length}", "dev", "inner", *options)
         end.namespace.ip("link", "set", "inner", "up")
