@@ -23,7 +23,15 @@ from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.host.facts import Host
 from nettop.probes.cpu import probe
 from nettop.probes.cpu.probe import Cpu, program_text
-from nettop.snapshots.cpu import CPUS, HOOK_NAPI_THREADS, NAPI_THREADS, TIME_OF, VECTORS
+from nettop.snapshots.cpu import (
+    CPUS,
+    EXACT_TIMES,
+    HOOK_NAPI_THREADS,
+    NAPI_THREADS,
+    SAMPLED_TIMES,
+    TIME_OF,
+    VECTORS,
+)
 from nettop.snapshots.snapshot import Snapshot
 from tests.options import source_options
 
@@ -112,14 +120,14 @@ def loaded() -> Iterator[OneLoad]:
 
 @pytest.fixture
 def start(loaded: OneLoad, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Start the probe with chosen mechanisms; skip if this kernel lacks one."""
+    """Start the probe with chosen mechanisms, exact unless told; skip if this kernel lacks one."""
     monkeypatch.setattr(probe, "Loader", lambda: loaded)
     with contextlib.ExitStack() as started:
 
-        def start(**mechanisms: str) -> Cpu:
+        def start(times: str = EXACT_TIMES, **mechanisms: str) -> Cpu:
             source = Cpu()
             started.callback(source.close)
-            source.configure(source_options(mechanisms=mechanisms, frequency=FREQUENCY_HZ))
+            source.configure(source_options(mechanisms=mechanisms, frequency=FREQUENCY_HZ, times=times))
             source.start()
             for hook, mechanism in mechanisms.items():
                 why = read(source).why_not(hook)
@@ -303,10 +311,11 @@ def test_sending_is_charged(
         record_property(name, fact)
 
 
+@pytest.mark.parametrize("times", [SAMPLED_TIMES, EXACT_TIMES])
 @pytest.mark.parametrize("call", ["send", "sendfile", "io_uring"])
-def test_sending_is_charged_by_samples(start: Start, spinner: Path, void: End, call: str) -> None:
-    """Without hooks at calls, samples give the same."""
-    source = start(syscalls="samples")
+def test_sending_is_charged_by_samples(start: Start, spinner: Path, void: End, call: str, times: str) -> None:
+    """Without hooks at calls, samples give the same, whether softirqs are hooked or not."""
+    source = start(times, syscalls="samples")
     error = least_error(source, spinner, call, void)
     if error is None:
         assert call == "io_uring"

@@ -25,9 +25,11 @@ from nettop.probes.cpu.samples import BY_HOOKS, SAMPLED, SampleReading, Samples
 from nettop.probes.cpu.stacks import UNKNOWN_FUNCTION
 from nettop.snapshots.cpu import (
     CATEGORIES,
+    EXACT_TIMES,
     OTHER,
     RX_SOFTIRQ,
     RX_SYSCALLS,
+    SAMPLED_TIMES,
     TX_SYSCALLS,
 )
 from nettop.snapshots.snapshot import known
@@ -179,11 +181,13 @@ def bridged(lab: Lab) -> tuple[Namespace, Namespace, str]:
 
 
 class Lens:
-    """The probe, with samples instead of hooks at system calls."""
+    """The probe, with samples instead of hooks at system calls, and at softirqs too unless their times are exact."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: str) -> None:
         self.probe = Cpu()
-        self.probe.configure(source_options(mechanisms={"syscalls": "samples"}, frequency=FREQUENCY_HZ))
+        self.probe.configure(
+            source_options(mechanisms={"syscalls": "samples"}, frequency=FREQUENCY_HZ, times=times)
+        )
         self.probe.start()
 
     @property
@@ -194,7 +198,8 @@ class Lens:
 
     def read(self) -> SampleReading:
         """Return the samples since the start, and since the last reading."""
-        return self.samples.read(time.monotonic_ns(), read_cpu_times(Path("/proc")))
+        running_ns = self.samples.running_ns()
+        return self.samples.read(time.monotonic_ns(), running_ns, read_cpu_times(Path("/proc")))
 
     @contextmanager
     def at_rest(self) -> Iterator[SampleReading]:
@@ -210,10 +215,10 @@ class Lens:
         return {name: int(counts[name].sum()) for name in SAMPLED.names or ()}
 
 
-@pytest.fixture(scope="module")
-def lens() -> Iterator[Lens]:
+@pytest.fixture(scope="module", params=[SAMPLED_TIMES, EXACT_TIMES])
+def lens(request: pytest.FixtureRequest) -> Iterator[Lens]:
     """Yield one probe for all tests: compiling takes half a minute in an emulated machine."""
-    lens = Lens()
+    lens = Lens(request.param)
     yield lens
     lens.probe.close()
 
@@ -412,7 +417,7 @@ def test_clocks_that_are_open_need_no_rights(lab: Lab) -> None:
 def test_nothing_stays_in_the_kernel() -> None:
     """A closed probe leaves no programs, maps or links."""
     before = bpf_objects.existing()
-    lens = Lens()
+    lens = Lens(SAMPLED_TIMES)
     until(lambda: lens.read().counts["ticks"], "a tick")
     lens.probe.close()
     bpf_objects.nothing_new_since(before)

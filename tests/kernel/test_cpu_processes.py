@@ -8,7 +8,15 @@ import pytest
 
 from nettop.kernel.bpf.mechanisms import NO_MECHANISM
 from nettop.probes.cpu.probe import Cpu
-from nettop.snapshots.cpu import NAPI_THREADS, PROCESSES, RX_SOFTIRQ, TIME_OF, TX_SOFTIRQ
+from nettop.snapshots.cpu import (
+    EXACT_TIMES,
+    NAPI_THREADS,
+    PROCESSES,
+    RX_SOFTIRQ,
+    SAMPLED_TIMES,
+    TIME_OF,
+    TX_SOFTIRQ,
+)
 from nettop.snapshots.snapshot import Snapshot, unknown_value
 from tests.options import source_options
 
@@ -41,18 +49,18 @@ NO_PID = unknown_value(PROCESSES.dtype["pid"])
 SOFTIRQ_WORK = [TIME_OF[entry] for entry in (TX_SOFTIRQ, RX_SOFTIRQ, NAPI_THREADS)]
 
 
-@pytest.fixture(scope="module")
-def source() -> Iterator[Cpu]:
+@pytest.fixture(scope="module", params=[SAMPLED_TIMES, EXACT_TIMES])
+def source(request: pytest.FixtureRequest) -> Iterator[Cpu]:
     """Yield one probe for all tests: compiling takes half a minute in an emulated machine."""
-    with started() as made:
+    with started(request.param) as made:
         yield made
 
 
 @contextlib.contextmanager
-def started(**mechanisms: str) -> Iterator[Cpu]:
+def started(times: str = SAMPLED_TIMES, **mechanisms: str) -> Iterator[Cpu]:
     """Yield the probe, started with chosen mechanisms."""
     with contextlib.closing(Cpu()) as made:
-        made.configure(source_options(mechanisms=mechanisms, frequency=FREQUENCY_HZ))
+        made.configure(source_options(mechanisms=mechanisms, frequency=FREQUENCY_HZ, times=times))
         made.start()
         yield made
 
@@ -100,7 +108,8 @@ def test_softirqs_add_up(lab: Lab, source: Cpu) -> None:
     until(grows(lambda: on_cpus_ns(read(source))), "softirqs run", DEADLINE_S)
     snapshot = read(source)
     of_processes = sum(row["softirq_ns"] for row in rows(snapshot, "processes"))
-    assert of_processes + int(source._processes.ended_ns[RX_SOFTIRQ]) == on_cpus_ns(snapshot)
+    ended = int(snapshot.ended[PROCESSES.name].total.array["softirq_ns"].sum())
+    assert of_processes + ended == on_cpus_ns(snapshot)
 
 
 def on_cpus_ns(snapshot: Snapshot) -> int:

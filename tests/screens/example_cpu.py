@@ -46,6 +46,9 @@ VIA = {
     "served": "tp_btf/tcp_probe",
 }
 
+_CALLERS = {TX_SYSCALLS: "nginx", RX_SYSCALLS: "haproxy"}
+"""The process of each entry point's calls."""
+
 _SEND = """
 entry_SYSCALL_64_after_hwframe
  do_syscall_64 1
@@ -314,6 +317,7 @@ class _Host:
                 "id": at,
                 "entry": ENTRIES[entry],
                 "cpu": cpu,
+                "process": _CALLERS.get(entry),
                 "category": CATEGORIES[_category(path)].label,
                 "samples": samples,
                 "time_ns": samples * SAMPLE_NS,

@@ -17,7 +17,7 @@ from nettop.kernel.bpf.rows import row_header
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.proc_files import CpuTimes, read_cpu_times
 from nettop.probes.cpu import processes as process_times
-from nettop.probes.cpu.entries import CALLER, CPU_STATE, SPAN_BITS, SPENT, with_spans
+from nettop.probes.cpu.entries import CPU_STATE, PROCESS, SPAN_BITS, SPENT, with_spans
 from nettop.probes.cpu.processes import CALLS, FIRST_ID, SAMPLED_NS, ProcessTimes
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.cpu import (
@@ -29,6 +29,7 @@ from nettop.snapshots.cpu import (
     NO_PROCESS,
     RX_SOFTIRQ,
     RX_SYSCALLS,
+    TIME_OF,
     TX_SOFTIRQ,
     TX_SYSCALLS,
     VECTORS,
@@ -91,19 +92,12 @@ def test_spans_have_room_for_every_entry_point_and_softirq() -> None:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    """Return a host with two processes, of which only names and start times can be read."""
-    for pid, name, started in ((ME, "me", 700), (OTHER, "other) (x", 900)):
+    """Return a host with two processes, of which only the command lines can be read."""
+    for pid in (ME, OTHER):
         folder = tmp_path / "proc" / str(pid)
         folder.mkdir(parents=True)
-        write_stat(folder, name, started)
-        (folder / "comm").write_text(f"{name}\n")
         (folder / "cmdline").write_bytes(b"run\0it\0")
     return Host(tmp_path)
-
-
-def write_stat(folder: Path, name: str, started: int) -> None:
-    """Write /proc/PID/stat (proc(5))."""
-    (folder / "stat").write_text(f"1 ({name}) S {' '.join(['0'] * 18)} {started} 0 0\n")
 
 
 def rows_of(rows: Rows) -> list[Row]:
@@ -116,9 +110,13 @@ def rows_of(rows: Rows) -> list[Row]:
     ]
 
 
-def sampled(entry_ns: Mapping[int, Mapping[int, int]]) -> Array:
+def sampled(entry_ns: Mapping[int, Mapping[int, int]], started: int = 700) -> Array:
     """Return times by PID and entry point, as samples give them."""
-    rows = [(pid, entry, ns) for pid, times in entry_ns.items() for entry, ns in times.items()]
+    rows = [
+        (started * TICK_NS, pid, entry, ns, b"me" if pid == ME else b"other")
+        for pid, times in entry_ns.items()
+        for entry, ns in times.items()
+    ]
     return np.array(rows, SAMPLED_NS)
 
 
@@ -135,7 +133,7 @@ def reading(
         processes.add_softirqs(
             sampled({pid: {RX_SOFTIRQ: ns} for pid, ns in (served or {}).items()}), softirqs
         )
-    return rows_of(processes.rows(0)[0])
+    return rows_of(processes.rows(0))
 
 
 def softirqs_by_pid(rows: list[Row]) -> dict[int, int]:
@@ -145,12 +143,15 @@ def softirqs_by_pid(rows: list[Row]) -> dict[int, int]:
 
 def ended(processes: ProcessTimes) -> dict[int, int]:
     """Return the times of rows that are gone, by entry point."""
-    return {entry: ns for entry, ns in enumerate(processes.ended_ns.tolist()) if ns}
+    (total,) = processes.ended(0).total.array
+    return {entry: int(total[name]) for entry, name in TIME_OF.items() if entry in CALLS and total[name]} | (
+        {RX_SOFTIRQ: int(total["softirq_ns"])} if total["softirq_ns"] else {}
+    )
 
 
 def exact(*times: tuple[int, int, int, bytes]) -> tuple[Array, Array]:
     """Return start time, PID, ns in sending calls, and name of processes, as the hooks count them."""
-    callers = np.array([(started, pid, 0) for started, pid, _, _ in times], CALLER)
+    callers = np.array([(started, pid, 0) for started, pid, _, _ in times], PROCESS)
     spent = np.zeros(len(times), SPENT)
     spent["entry_ns"][:, TX_SYSCALLS] = [ns for _, _, ns, _ in times]
     spent["comm"] = [comm for *_, comm in times]
@@ -163,7 +164,7 @@ def test_calls_by_process(host: Host) -> None:
     processes.begin()
     processes.add_exact(*exact((700 * TICK_NS + 3, ME, 11, b"me")))
     processes.add_softirqs(sampled({ME: {RX_SOFTIRQ: 5}}), 7)
-    no_process, row = rows_of(processes.rows(0)[0])
+    no_process, row = rows_of(processes.rows(0))
     assert (row["id"], row["pid"], row["process"]) == (FIRST_ID + 1, ME, "me")
     assert (row["tx_syscalls_ns"], row["softirq_ns"], row["network_ns"]) == (11, 5, 16)
     assert (no_process["id"], no_process["process"]) == (FIRST_ID, NO_PROCESS)
@@ -185,7 +186,7 @@ def test_exact_times_count_once(host: Host) -> None:
     for times in readings:
         processes.begin()
         processes.add_exact(*exact(*times))
-        rows = rows_of(processes.rows(0)[0])
+        rows = rows_of(processes.rows(0))
     assert {row["process"]: row["tx_syscalls_ns"] for row in rows} == {"renamed": 16, "other": 10}
 
 
@@ -239,11 +240,17 @@ def test_nothing_falls_and_rows_add_up(steps: list[tuple[int, int, int, int]]) -
 def test_a_reused_pid_gets_a_new_row(host: Host) -> None:
     """The times of the new process begin at 0."""
     processes = ProcessTimes(host)
-    first = reading(processes, {ME: {TX_SYSCALLS: 10}})
-    write_stat(host.proc / str(ME), "me", 701)
-    second = reading(processes, {ME: {TX_SYSCALLS: 4}})
-    assert [row["tx_syscalls_ns"] for row in first] == [10]
-    assert [(row["id"], row["tx_syscalls_ns"]) for row in second] == [(FIRST_ID + 1, 10), (FIRST_ID + 2, 4)]
+    reading(processes, {ME: {TX_SYSCALLS: 10}})
+    processes.begin()
+    processes.add_sampled(sampled({ME: {TX_SYSCALLS: 4}}, started=701))
+    rows = rows_of(processes.rows(0))
+    assert [(row["id"], row["tx_syscalls_ns"]) for row in rows] == [(FIRST_ID + 1, 10), (FIRST_ID + 2, 4)]
+
+
+def test_a_process_that_ended_before_the_reading_has_a_name(host: Host) -> None:
+    """Its name comes with its times: /proc no longer knows it."""
+    (row,) = reading(ProcessTimes(host), {1 << 22: {TX_SYSCALLS: 10}})
+    assert row["process"] == "other"
 
 
 def test_an_ended_process_keeps_its_row_for_one_reading(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +290,7 @@ def test_names_that_no_process_has_any_more_are_dropped(host: Host, monkeypatch:
         processes.add_exact(
             *exact(*((pid * TICK_NS, pid, 1, b"n%d" % pid) for pid in (number + 1, number + 2)))
         )
-        rows, _ = processes.rows(0)
+        rows = processes.rows(0)
     assert len(rows.texts["process"]) <= 16
     assert {row["process"] for row in rows_of(rows)} >= {"n50", "n51"}
 

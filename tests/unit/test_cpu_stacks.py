@@ -83,7 +83,7 @@ def rows_of(samples: list[tuple[int, Folded, int]], rows_max: int = 10_000) -> S
 
 def add_to(rows: StackRows, samples: list[tuple[int, Folded, int]]) -> None:
     """Add samples of 7 ns each."""
-    at = np.array([rows.place(cpu, stack) for cpu, stack, _ in samples], np.intp)
+    at = np.array([rows.place(cpu, "", stack) for cpu, stack, _ in samples], np.intp)
     counts = np.array([count for *_, count in samples], np.uint64)
     rows.add(at, counts, counts * np.uint64(7))
 
@@ -352,6 +352,6 @@ def test_rows_that_were_published_do_not_change() -> None:
     rows = rows_of([(0, stack, 3)])
     before = rows.stacks(1)
     assert before.table is STACKS
-    rows.add(np.array([rows.place(0, stack)]), np.array([4], np.uint64), np.array([1], np.uint64))
+    rows.add(np.array([rows.place(0, "", stack)]), np.array([4], np.uint64), np.array([1], np.uint64))
     assert before.array["samples"].tolist() == [3]
     assert rows.stacks(2).array["samples"].tolist() == [7]

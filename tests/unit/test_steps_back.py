@@ -106,7 +106,7 @@ def test_softirq_time_of_processes(totals_ns: list[int]) -> None:
     for total_ns in totals_ns:
         processes.begin()
         processes.add_softirqs(np.zeros(0, SAMPLED_NS), total_ns)
-    (row,) = processes.rows(0)[0].array
+    (row,) = processes.rows(0).array
     assert row["softirq_ns"] == sum(max(0, now - before) for before, now in pairwise([0, *totals_ns]))
 
 

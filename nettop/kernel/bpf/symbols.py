@@ -78,6 +78,7 @@ class Symbols:
         self._kept = kept
         self._wanted = frozenset(name.encode() for name in wanted)
         self.present: frozenset[str] = frozenset()
+        self._wanted_at: dict[str, int] = {}
         self._modules: frozenset[str] | None = None
         self._starts: Array = np.empty(0, np.uint64)
         self._ends: Array = np.empty(0, np.intp)
@@ -96,20 +97,28 @@ class Symbols:
         self._modules = modules
         # Use a few large buffers: Python objects would take 20 MB or more.
         starts, ends, text = array("Q"), array("Q"), bytearray()
-        present = set()
+        present = dict[str, int]()
         for start, name in _functions(self._proc, self._kept):
             # Strip the module and suffixes such as .isra.0.
             if (own := name.partition(b" ")[0].partition(b".")[0]) in self._wanted:
-                present.add(own.decode())
+                present[own.decode()] = start
             if start:
                 starts.append(start)
                 text += name
                 ends.append(len(text))
-        self.present = frozenset(present)
+        self.present, self._wanted_at = frozenset(present), present
         unsorted = np.array(starts, np.uint64)
         self._order = np.argsort(unsorted, kind="stable")
         self._starts, self._ends, self._text = unsorted[self._order], np.array(ends, np.intp), bytes(text)
         return True
+
+    def bounds(self, function: str) -> tuple[int, int] | None:
+        """Return the address and the size of a wanted function; None if it does not exist or is hidden."""
+        start = self._wanted_at.get(function)
+        if not start:
+            return None
+        at = int(np.searchsorted(self._starts, np.uint64(start), side="right"))
+        return start, (int(self._starts[at]) if at < len(self._starts) else start + _LONGEST) - start
 
     def __len__(self) -> int:
         return len(self._starts)

@@ -15,7 +15,7 @@ BPF_HASH(waiting, u32, struct inside, WAITING_MAX);
 
 // Time of each process in its calls. Preallocated: before 6.1 the kernel warns about tracing programs that
 // allocate.
-BPF_TABLE("percpu_hash", struct caller, struct spent, callers, CALLERS_MAX);
+BPF_TABLE("percpu_hash", struct process, struct spent, callers, CALLERS_MAX);
 
 // --- time ------------------------------------------------------------------------------------------------
 
@@ -25,22 +25,8 @@ static __always_inline u64 since(u64 span) { return span >> SPAN_BITS; }
 
 static __always_inline bool is_call(u32 entry) { return entry && entry != ENTRY_NAPI_THREADS; }
 
-static __always_inline struct task_struct *current_task() {
-  return (struct task_struct *)bpf_get_current_task_btf();
-}
-
-static __always_inline struct task_struct *current_leader() {
-  return (struct task_struct *)current_task()->group_leader;
-}
-
-static __always_inline struct caller current_caller() {
-  struct task_struct *leader = current_leader();
-  struct caller caller = {.started = leader->start_boottime, .pid = visible_pid(leader)};
-  return caller;
-}
-
 static __always_inline struct spent *spent_by_current() {
-  struct caller caller = current_caller();
+  struct process caller = process_of(current_task());
   return callers.lookup(&caller);
 }
 
@@ -94,14 +80,24 @@ int tp_btf__softirq_exit(u64 *ctx) {
 }
 
 // Records the socket that a softirq serves. Earlier ticks of the softirq are charged to the first socket:
-// packets pass the driver and IP before their socket is known.
+// packets pass the driver and IP before their socket is known. Where no hook marks softirqs, a tick is
+// charged to the next socket, unless that comes too late to be in the same softirq.
 static __always_inline int serve(u64 sk) {
   struct cpu_state *state = this_cpu();
-  if (!state || !state->softirq)
+  if (!state)
+    return 0;
+  if (state->ticked_at) {
+    bool is_same = bpf_ktime_get_ns() - state->ticked_at < SOFTIRQ_NS;
+    state->ticked_at = 0;
+    state->served = sk;
+    barrier(); // the address is read back: the verifier allows no arithmetic on a pointer
+    if (is_same)
+      count_served(state->served, 1);
+  }
+  if (!state->softirq)
     return 0;
   state->served = sk;
-  barrier(); // no tick is early from here on. The address is read back: the verifier allows no arithmetic on
-             // a pointer
+  barrier(); // no tick is early from here on
   if (state->early_ticks)
     count_served(state->served, state->early_ticks);
   state->early_ticks = 0;
@@ -173,14 +169,14 @@ int tp_btf__sched_switch(u64 *ctx) {
 // Adds the current process to the map. Processes that started in the same nanosecond count as one until
 // another process makes a call on that CPU.
 static __always_inline void add_caller(struct cpu_state *state) {
-  struct caller caller = current_caller();
+  struct process caller = process_of(current_task());
   if (state->last_caller == caller.started)
     return;
   state->last_caller = caller.started;
   if (callers.lookup(&caller))
     return;
   struct spent none = {};
-  bpf_probe_read_kernel(&none.comm, sizeof(none.comm), current_leader()->comm);
+  read_name(none.comm, current_task());
   if (!callers.lookup_or_try_init(&caller, &none))
     count_overflow(OVERFLOW_PROCESSES);
 }

@@ -57,6 +57,20 @@ static __always_inline u32 entry_now(struct cpu_state *state) {
   return vector ? entry_of_softirq(vector) : state->task & SPAN_MASK;
 }
 
+static __always_inline struct task_struct *current_task(void) {
+  return (struct task_struct *)bpf_get_current_task_btf();
+}
+
+static __always_inline struct process process_of(struct task_struct *task) {
+  struct task_struct *leader = (struct task_struct *)task->group_leader;
+  struct process process = {.started = leader->start_boottime, .pid = visible_pid(leader)};
+  return process;
+}
+
+static __always_inline void read_name(char name[16], struct task_struct *task) {
+  bpf_probe_read_kernel(name, 16, ((struct task_struct *)task->group_leader)->comm);
+}
+
 // Returns whether a task is an io_uring worker or a kernel thread.
 static __always_inline bool is_worker(u32 task_flags) { return task_flags & (PF_KTHREAD | PF_IO_WORKER); }
 

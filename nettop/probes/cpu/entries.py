@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -61,6 +61,7 @@ CPU_STATE = np.dtype(
         ("interruptions", "u4"),
         ("served", "u8"),
         ("early_ticks", "u8"),
+        ("ticked_at", "u8"),
         ("last_caller", "u8"),
     ]
 )
@@ -70,14 +71,15 @@ CPU_STATE = np.dtype(
 holds the entry point of the running thread, 0 for none, and pauses while a softirq runs. `task_depth` is the nesting
 depth of calls; `interruptions` counts softirqs and context switches. `served` is the address of the socket (struct
 sock) that the running softirq handled last, 0 for none yet; `early_ticks` are the ticks of that softirq before it.
-`last_caller` is the start time of the process that made the last call.
+`ticked_at` is the time of a tick in a softirq that no hook marks, 0 once a socket was served. `last_caller` is the
+start time of the process that made the last call.
 
 `entry_ns` is indexed by entry point (0 for softirqs), `vector_ns` by softirq plus one. Both have as many elements as a
 span can name, which every verifier understands. Times come first: a reader that races with the end of a span may miss
 it, but never counts it twice.
 """
 
-CALLER = np.dtype([("started", "u8"), ("pid", "u4"), ("always_zero", "u4")])
+PROCESS = np.dtype([("started", "u8"), ("pid", "u4"), ("always_zero", "u4")])
 """A process: its start time (ns of CLOCK_BOOTTIME) and its PID, all bits set outside nettop's PID namespace."""
 
 SPENT = np.dtype([("entry_ns", "u8", (1 << SPAN_BITS,)), ("comm", "S16")])
@@ -87,6 +89,8 @@ _INSIDE = np.dtype([("entry", "u4"), ("depth", "u4"), ("vector", "u4")])
 """State of a thread that is switched out: the entry point of its call and the depth of nested calls; with PREEMPT_RT
 also the softirq plus one, 0 for none."""
 
+SOFTIRQ_NS = 200_000
+"""A tick in a softirq that no hook marks is charged to the next socket within this time."""
 _TASK = ("pid", "flags", "files", "comm", "start_boottime", *process_columns.PID_TASK_MEMBERS)
 SLICES = (
     *process_columns.PID_SLICES,
@@ -117,6 +121,7 @@ _DEFINES = {
     "WAITING_MAX": WAITING_MAX,
     **{f"OVERFLOW_{name.upper()}": number for number, name in enumerate(_OVERFLOWS)},
     "OVERFLOW_KINDS": len(_OVERFLOWS),
+    "SOFTIRQ_NS": SOFTIRQ_NS,
 }
 
 
@@ -135,7 +140,7 @@ def defines() -> dict[str, int]:
 
 def header() -> str:
     """Return the C text that precedes cpu.bpf.h."""
-    rows = (("cpu_state", CPU_STATE), ("caller", CALLER), ("spent", SPENT), ("inside", _INSIDE))
+    rows = (("cpu_state", CPU_STATE), ("process", PROCESS), ("spent", SPENT), ("inside", _INSIDE))
     return "#include <linux/types.h>\n" + "".join(row_header(name, dtype) for name, dtype in rows)
 
 
@@ -172,8 +177,9 @@ _SPLICES = frozenset({"splice_to_socket", "sock_sendpage"})
 _SOFTIRQS = ("tp_btf__softirq_entry", "tp_btf__softirq_exit")
 _THREADS = "tp_btf__sched_switch"
 
-SOFTIRQS = Fallbacks(HOOK_SOFTIRQS, (Mechanism("tp_btf/softirq_entry + softirq_exit", _SOFTIRQS),))
-THREADS = Fallbacks(HOOK_NAPI_THREADS, (Mechanism("tp_btf/sched_switch", (_THREADS,)),))
+BY_SAMPLES = Mechanism("samples")
+SOFTIRQS = Fallbacks(HOOK_SOFTIRQS, (BY_SAMPLES, Mechanism("tp_btf/softirq_entry + softirq_exit", _SOFTIRQS)))
+THREADS = Fallbacks(HOOK_NAPI_THREADS, (BY_SAMPLES, Mechanism("tp_btf/sched_switch", (_THREADS,))))
 SERVED = Fallbacks(
     HOOK_SERVED,
     (
@@ -199,9 +205,16 @@ FEXIT, KRETPROBE = (
     Mechanism(kind, tuple(chain(*(programs_at(name, kind) for name in REQUIRED_FUNCTIONS))))
     for kind in _KINDS
 )
-BY_SAMPLES = Mechanism("samples", ("sample__calls",))
-SYSCALLS = Fallbacks(HOOK_SYSCALLS, (FEXIT, KRETPROBE, BY_SAMPLES))
+SYSCALLS = Fallbacks(HOOK_SYSCALLS, (BY_SAMPLES, FEXIT, KRETPROBE))
 FALLBACKS = (SOFTIRQS, SYSCALLS, THREADS, SERVED)
+
+
+def in_order(fallbacks: Fallbacks, *, exact: bool) -> Fallbacks:
+    """Return a hook's mechanisms with samples as the last resort if times are to be `exact`."""
+    if not exact:
+        return fallbacks
+    others = [mechanism for mechanism in fallbacks.mechanisms if mechanism != BY_SAMPLES]
+    return replace(fallbacks, mechanisms=(*others, *set(fallbacks.mechanisms) & {BY_SAMPLES}))
 
 
 def functions() -> dict[str, int]:
@@ -235,7 +248,7 @@ class EntryReading:
     """Exact times in ns since the start.
 
     `entry_ns` is indexed by CPU and entry point, `vector_ns` by CPU and softirq. `callers` are the processes that made
-    calls (dtype CALLER), `spent` the time that each spent in them (dtype SPENT).
+    calls (dtype PROCESS), `spent` the time that each spent in them (dtype SPENT).
     """
 
     entry_ns: Array
@@ -339,7 +352,7 @@ class EntryTimes:
     def _read_callers(self) -> tuple[Array, Array]:
         """Return processes, and the time that each spent on all CPUs."""
         each = np.dtype((SPENT, (maps.possible_cpus(),)))
-        callers, by_cpu = maps.read_all(self._program.maps["callers"], CALLER, each)
+        callers, by_cpu = maps.read_all(self._program.maps["callers"], PROCESS, each)
         spent = np.zeros(len(callers), SPENT)
         spent["entry_ns"] = by_cpu["entry_ns"].sum(axis=1)
         named_on = (by_cpu["comm"] != b"").argmax(axis=1)  # the CPU of its first call

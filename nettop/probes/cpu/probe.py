@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPU probe: hooks time the entry points of the network stack, samples show what CPUs do inside it.
+"""The CPU probe: samples show what CPUs do inside the network stack, and samples or hooks time its entry points.
 
-How system calls are timed depends on the kernel: if their functions cannot be hooked, their time is a share of the
-samples. Softirqs and threads that poll devices are always timed exactly.
+By default, times are a share of the samples: hooks at every softirq, switch of threads and system call would cost more
+than the clock does. With `--times exact`, hooks time what this kernel can hook.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from nettop.kernel.bpf.mechanisms import (
     DisabledByUser,
     Fallbacks,
     Mechanism,
+    Refused,
     check_chosen,
 )
 from nettop.kernel.bpf.perf_events import online_cpus
@@ -39,6 +40,7 @@ from nettop.snapshots.cpu import (
     CATEGORY_SHARES,
     CPUS,
     ENTRIES,
+    EXACT_TIMES,
     FREQUENCY,
     HOOK_NAPI_THREADS,
     HOOK_SAMPLES,
@@ -53,6 +55,7 @@ from nettop.snapshots.cpu import (
     RX_SOFTIRQ,
     STACKS,
     TIME_OF,
+    TIMES,
     TX_SOFTIRQ,
     VECTORS,
 )
@@ -66,6 +69,12 @@ FALLBACKS = (*cpu_entries.FALLBACKS, SAMPLES, SYMBOLS)
 
 _SOFTIRQ_WORK = (TX_SOFTIRQ, RX_SOFTIRQ, NAPI_THREADS)
 """Entry points that no process enters through its own calls."""
+_ENTRIES_OF = {
+    HOOK_SOFTIRQS.name: (TX_SOFTIRQ, RX_SOFTIRQ),
+    HOOK_NAPI_THREADS.name: (NAPI_THREADS,),
+    HOOK_SYSCALLS.name: CALLS,
+}
+"""The entry points that each hook times."""
 _UNKNOWN = unknown_value(np.dtype("u8"))
 _NO_SAMPLES = "there are no samples"
 _NO_SOFTIRQS = "softirqs are not hooked"
@@ -152,14 +161,14 @@ class Cpu(Probe):
     def _attach(self, loader: Loader) -> None:
         """Use the best mechanism for each hook. Samples come after the hooks, because they need the hooks' symbols."""
         times = self._attached
-        attach = partial(times.attach, loader)
+        best = partial(cpu_entries.in_order, exact=self._options[TIMES] == EXACT_TIMES)
         attached = (
-            self._attach_best(cpu_entries.SOFTIRQS, attach),
-            self._attach_best(cpu_entries.THREADS, attach),
-            self._attach_best(cpu_entries.SERVED, attach),
-            self._attach_best(cpu_entries.SYSCALLS, partial(self._time_calls, loader)),
-            self._attach_best(SAMPLES, lambda _: self._sample(finds_calls=False)),
-            self._attach_best(SYMBOLS, self._require_symbols),
+            self._attach_best(cpu_entries.SERVED, partial(times.attach, loader)),
+            self._attach_best(best(cpu_entries.SOFTIRQS), partial(self._time_softirqs, loader)),
+            self._attach_best(best(cpu_entries.THREADS), partial(self._time_threads, loader)),
+            self._attach_best(best(cpu_entries.SYSCALLS), partial(self._time_calls, loader)),
+            self._attach_best(SAMPLES, lambda _: self._sample(cpu_samples.BY_HOOKS)),
+            self._attach_best(SYMBOLS, lambda _: self._require_symbols()),
         )
         self._hooks = {hook.hook: hook for hook in attached}
         if self._samples is None or not self._is_available(HOOK_SOFTIRQS):
@@ -175,20 +184,36 @@ class Cpu(Probe):
     def _is_available(self, hook: Hook) -> bool:
         return self._hooks[hook.name].mechanism is not None
 
+    def _time_softirqs(self, loader: Loader, mechanism: Mechanism) -> None:
+        if mechanism != cpu_entries.BY_SAMPLES:
+            self._attached.attach(loader, mechanism)
+            return
+        self._require_symbols()  # only its stack tells which softirq it is
+        self._sample(cpu_samples.ALONE)
+
+    def _time_threads(self, loader: Loader, mechanism: Mechanism) -> None:
+        if mechanism != cpu_entries.BY_SAMPLES:
+            self._attached.attach(loader, mechanism)
+        elif not self._are_softirqs_sampled():
+            raise Refused("softirqs are hooked")
+
+    def _are_softirqs_sampled(self) -> bool:
+        return self._samples is not None and self._samples.function == cpu_samples.ALONE
+
     def _time_calls(self, loader: Loader, mechanism: Mechanism) -> None:
         if mechanism != cpu_entries.BY_SAMPLES:
             self._attached.hook_calls(loader, mechanism)
-        elif self._options.mechanisms.get(HOOK_SAMPLES.name) == NO_MECHANISM:
-            raise DisabledByUser(_NO_SAMPLES, f"remove --mechanism {HOOK_SAMPLES.name}={NO_MECHANISM}")
         else:
-            self._sample(finds_calls=True)
+            self._sample(cpu_samples.BY_TICKS)
 
-    def _sample(self, *, finds_calls: bool) -> None:
+    def _sample(self, function: str) -> None:
         """Start sampling unless it has started. Raises Unsupported, PermissionMissing or OSError."""
+        if self._options.mechanisms.get(HOOK_SAMPLES.name) == NO_MECHANISM:
+            raise DisabledByUser(_NO_SAMPLES, f"remove --mechanism {HOOK_SAMPLES.name}={NO_MECHANISM}")
         if self._samples is not None:
             return
         assert self._program is not None
-        samples = Samples(self._program, self._frequency_hz, self._host, finds_calls=finds_calls)
+        samples = Samples(self._program, self._frequency_hz, self._host, function)
         try:
             samples.start()
         except BaseException:
@@ -197,7 +222,7 @@ class Cpu(Probe):
         self._opened.callback(samples.close)
         self._samples, self._began_ns = samples, time.monotonic_ns()
 
-    def _require_symbols(self, _: Mechanism) -> None:
+    def _require_symbols(self) -> None:
         if not symbols.are_shown(self._host.proc, self._host.kept):
             raise symbols.why_hidden(self._host.proc)
 
@@ -207,16 +232,18 @@ class Cpu(Probe):
         """Return the times since the start."""
         taken_at = clocks()
         times = self._attached.read(time.monotonic_ns())
+        running_ns = self._samples.running_ns() if self._samples else {}
         stat = read_cpu_times(self._host.proc)
-        samples = self._samples.read(taken_ns, stat) if self._samples else None
+        samples = self._samples.read(taken_ns, running_ns, stat) if self._samples else None
         entry_ns = self._entry_ns(times, samples)
-        cpus = self._cpu_rows(times, entry_ns, stat, taken_ns)
+        by_samples = samples is not None and self._are_softirqs_sampled()
+        vector_ns = samples.vector_ns if samples is not None and by_samples else times.vector_ns
+        cpus = self._cpu_rows(vector_ns, entry_ns, stat, taken_ns)
         tables = {CPUS.name: cpus, PROCESSES.name: self._process_rows(times, entry_ns, samples, taken_ns)}
         counts = {
             "network_ns": int(cpus.array["network_ns"].sum()),
             "cpus": len(cpus),
             "sampled_hz": self._frequency_hz,
-            "ended_ns": int(self._processes.ended_ns.sum()),
         }
         lost = {**self._attached.lost(), "rows": self._processes.dropped}
         if samples is not None:
@@ -228,6 +255,7 @@ class Cpu(Probe):
             LENS.id,
             *taken_at,
             tables=tables,
+            ended={PROCESSES.name: self._processes.ended(taken_ns)},
             counts=counts,
             lost=lost,
             hooks=tuple(self._hooks[hook.name] for hook in LENS.hooks),
@@ -236,21 +264,18 @@ class Cpu(Probe):
 
     def _entry_ns(self, times: EntryReading, samples: SampleReading | None) -> dict[int, Array]:
         """Return the time of each entry point by CPU, except those that this host cannot measure."""
-        available = [
-            *((TX_SOFTIRQ, RX_SOFTIRQ) if self._is_available(HOOK_SOFTIRQS) else ()),
-            *((NAPI_THREADS,) if self._is_available(HOOK_NAPI_THREADS) else ()),
-        ]
-        entry_ns = {entry: times.entry_ns[:, entry] for entry in available}
-        by_samples = self._hooks[HOOK_SYSCALLS.name].mechanism == cpu_entries.BY_SAMPLES.name
-        by_entry = samples.entry_ns if by_samples and samples is not None else times.entry_ns
-        for entry in CALLS if self._is_available(HOOK_SYSCALLS) else ():
-            if entry != IO_WORKERS or not by_samples or self._is_available(HOOK_SYMBOLS):
-                entry_ns[entry] = by_entry[:, entry]
+        entry_ns = {}
+        for hook, entries in _ENTRIES_OF.items():
+            by_samples = self._hooks[hook].mechanism == cpu_entries.BY_SAMPLES.name
+            by_entry = samples.entry_ns if by_samples and samples is not None else times.entry_ns
+            for entry in entries if self._hooks[hook].mechanism else ():
+                if entry != IO_WORKERS or not by_samples or self._is_available(HOOK_SYMBOLS):
+                    entry_ns[entry] = by_entry[:, entry]
         return entry_ns
 
     def _cpu_rows(
         self,
-        times: EntryReading,
+        vector_ns: Array,
         entry_ns: Mapping[int, Array],
         stat: Mapping[int, CpuTimes],
         taken_ns: int,
@@ -265,7 +290,7 @@ class Cpu(Probe):
         array["network_ns"] = sum(ns[cpus] for ns in entry_ns.values())
         for vector, name in enumerate(VECTORS):
             if f"{name}_ns" in CPUS.by_name:
-                array[f"{name}_ns"] = times.vector_ns[cpus, vector]
+                array[f"{name}_ns"] = vector_ns[cpus, vector]
         array["stat_softirq_ns"] = _UNKNOWN
         if stat:
             spent_ns = [stat[cpu].softirq_ns for cpu in as_list(cpus)]
@@ -288,8 +313,9 @@ class Cpu(Probe):
             self._processes.add_sampled(samples.call_ns)
         if self._is_available(HOOK_SOFTIRQS):
             served_ns = samples.served_ns if samples is not None else np.zeros(0, SAMPLED_NS)
-            self._processes.add_softirqs(served_ns, int(times.entry_ns[:, _SOFTIRQ_WORK].sum()))
-        rows, ended = self._processes.rows(taken_ns)
+            total_ns = sum(int(entry_ns[entry].sum()) for entry in _SOFTIRQ_WORK if entry in entry_ns)
+            self._processes.add_softirqs(served_ns, total_ns)
+        rows, ended = self._processes.rows(taken_ns), self._processes.exited()
         if len(ended) and len(times.callers):
             self._attached.forget(times.callers[np.isin(times.callers["pid"], ended)])
         for entry in set(CALLS) - entry_ns.keys():

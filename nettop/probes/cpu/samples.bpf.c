@@ -20,6 +20,8 @@ struct bpf_iter__task_file {
 // stacks share a slot, one of them is never recorded.
 BPF_TABLE("hash", u64, struct stack, stacks, STACKS_MAX);
 BPF_PERCPU_ARRAY(scratch, struct stack, 1);
+// The function that runs softirqs.
+BPF_ARRAY(softirqs, struct bounds, 1);
 // Samples by a hash of stack, process, CPU and entry point.
 BPF_TABLE("hash", u64, struct counted, counted, COUNTED_MAX);
 BPF_PERCPU_ARRAY(sampled, struct sampled, 1);
@@ -71,12 +73,14 @@ static __always_inline u32 entry_of_call(u32 number, u64 first, u64 third) {
 #define TICK_AT(tick) (tick)->regs.ip
 #endif
 
+static __always_inline bool is_idle(void) { return !(u32)bpf_get_current_pid_tgid(); }
+
 static __always_inline bool in_user_mode(struct clock_tick *tick) { return (s64)TICK_AT(tick) >= 0; }
 
 // Returns the entry point of a thread outside of softirqs. For kernel threads and some calls the stack
 // decides.
 static __always_inline u32 entry_by_task(struct task_struct *task) {
-  if (!task->pid)
+  if (is_idle())
     return 0;
   if (is_worker(task->flags))
     return THREAD_BY_STACK;
@@ -114,11 +118,29 @@ static __always_inline bool is_same(struct stack *first, struct stack *second) {
   return true;
 }
 
-// Records the stack that the tick interrupted. Returns its key, or NO_STACK.
-static __always_inline u64 record_stack(struct clock_tick *tick, struct sampled *here) {
+// Returns the stack that the tick interrupted, or null. It is overwritten by the next tick.
+static __always_inline struct stack *take_stack(struct clock_tick *tick) {
   int first = 0;
   struct stack *stack = scratch.lookup(&first);
-  if (!stack || bpf_get_stack(tick, stack, sizeof(*stack), 0) <= 0) {
+  return stack && bpf_get_stack(tick, stack, sizeof(*stack), 0) > 0 ? stack : 0;
+}
+
+// Returns whether a stack is that of a softirq.
+static __always_inline bool in_softirq(struct stack *stack) {
+  int first = 0;
+  struct bounds *runs = softirqs.lookup(&first);
+  if (!runs || !stack)
+    return false;
+#pragma clang loop unroll(disable)
+  for (int at = 0; at < STACK_DEPTH && stack->addresses[at]; at++)
+    if (stack->addresses[at] - runs->begin < runs->size)
+      return true;
+  return false;
+}
+
+// Records a stack. Returns its key, or NO_STACK.
+static __always_inline u64 record_stack(struct stack *stack, struct sampled *here) {
+  if (!stack) {
     here->failed++;
     return NO_STACK;
   }
@@ -136,19 +158,30 @@ static __always_inline u64 record_stack(struct clock_tick *tick, struct sampled 
   return key;
 }
 
-static __always_inline void count_sample(struct clock_tick *tick, struct sampled *here, u32 entry, u32 pid) {
+// Counts a sample of a task, or of no process if that is null.
+static __always_inline void count_sample(struct stack *stack, struct sampled *here, u32 entry,
+                                         struct task_struct *task) {
   struct counted none = {
-      .stack = record_stack(tick, here),
-      .pid = pid,
+      .stack = record_stack(stack, here),
       .cpu = bpf_get_smp_processor_id(),
       .entry = entry,
   };
+  struct process process = {};
+  if (task)
+    process = process_of(task);
+  none.started = process.started;
+  none.pid = process.pid;
   u64 where = (u64)none.pid << 32 | (u64)none.cpu << 16 | none.entry;
-  u64 key = mixed(mixed(0, none.stack), where);
-  struct counted *known = counted.lookup_or_try_init(&key, &none);
+  u64 key = mixed(mixed(mixed(0, none.stack), where), none.started);
+  struct counted *known = counted.lookup(&key);
+  if (!known) {
+    if (task)
+      read_name(none.comm, task);
+    known = counted.lookup_or_try_init(&key, &none);
+  }
   here->samples++;
-  if (known && known->stack == none.stack && known->pid == pid && known->cpu == none.cpu &&
-      known->entry == entry)
+  if (known && known->stack == none.stack && known->started == none.started && known->pid == none.pid &&
+      known->cpu == none.cpu && known->entry == entry)
     known->samples++; // the key contains the CPU, so there is no other writer
   else
     here->uncounted++;
@@ -158,29 +191,30 @@ static __always_inline void count_sample(struct clock_tick *tick, struct sampled
 
 static __always_inline int on_tick(struct clock_tick *tick, bool finds_calls) {
   int first = 0;
-  u32 pid = 0;
+  struct task_struct *task = 0;
   struct cpu_state *state = this_cpu();
   struct sampled *here = sampled.lookup(&first);
   if (!state || !here)
     return 0;
   here->ticks++;
+  if (!is_idle() || vector_now(state))
+    here->busy++;
   if (in_user_mode(tick)) {
     state->task = 0; // a hook missed the end of the call
     return 0;
   }
   u32 entry = entry_now(state);
-  if (finds_calls && !entry && !vector_now(state)) {
-    struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
+  if (!vector_now(state))
+    task = current_task();
+  if (finds_calls && !entry && task)
     entry = entry_by_task(task);
-    pid = visible_pid(task);
-  }
   if (!entry)
     return 0;
   if (vector_now(state) && state->served)
     count_served(state->served, 1);
   else if (vector_now(state))
     state->early_ticks++;
-  count_sample(tick, here, entry, pid);
+  count_sample(take_stack(tick), here, entry, task);
   return 0;
 }
 
@@ -189,6 +223,33 @@ int sample__entries(struct clock_tick *tick) { return on_tick(tick, false); }
 
 // For use where they do not: the tick looks for the system call itself.
 int sample__calls(struct clock_tick *tick) { return on_tick(tick, true); }
+
+// For use where no hook marks anything: the stack shows whether a softirq runs, and which.
+int sample__alone(struct clock_tick *tick) {
+  int first = 0;
+  struct task_struct *task = current_task();
+  struct cpu_state *state = this_cpu();
+  struct sampled *here = sampled.lookup(&first);
+  if (!state || !here)
+    return 0;
+  here->ticks++;
+  here->busy += !is_idle();
+  if (in_user_mode(tick)) {
+    state->task = 0;
+    return 0;
+  }
+  struct stack *stack = take_stack(tick);
+  if (in_softirq(stack)) {
+    here->busy += is_idle();
+    state->ticked_at = bpf_ktime_get_ns();
+    count_sample(stack, here, SOFTIRQ_BY_STACK, 0);
+    return 0;
+  }
+  u32 entry = entry_by_task(task);
+  if (entry)
+    count_sample(stack, here, entry, task);
+  return 0;
+}
 
 // --- owners of sockets --------------------------------------------------------------------------------
 
@@ -203,7 +264,9 @@ BPF_ITER(task_file) {
   struct sock *sk = (struct sock *)socket->sk;
   if (!sk || !is_network_family(sk->skc_family))
     return 0;
-  struct owner owner = {.socket = (u64)sk, .pid = visible_pid(task)};
+  struct process process = process_of(task);
+  struct owner owner = {.socket = (u64)sk, .started = process.started, .pid = process.pid};
+  read_name(owner.comm, task);
   bpf_seq_write((void *)ctx->meta->seq, &owner, sizeof(owner));
   return 0;
 }

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from nettop.errors import Unsupported
+from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.btf import Slice
 from nettop.kernel.bpf.iterator import Iterator, RowBuffer
@@ -30,39 +31,58 @@ from nettop.probes.cpu.calls import CALL, CALLS_MAX, put_calls
 from nettop.probes.cpu.processes import SAMPLED_NS
 from nettop.probes.cpu.stacks import (
     CALL_BY_STACK,
+    SOFTIRQ_BY_STACK,
+    SOFTIRQ_ROOTS,
     THREAD_BY_STACK,
     Folded,
     Folder,
     StackRows,
     categories_not_available,
 )
+from nettop.probes.cpu.ticks import TickTimes
 from nettop.probes.probe import with_types
 from nettop.snapshots.arrays import Array, as_list, growth, positions
-from nettop.snapshots.cpu import CATEGORY_OF, ENTRIES, RX_SOFTIRQ
+from nettop.snapshots.cpu import CATEGORY_OF, ENTRIES, RX_SOFTIRQ, VECTORS
+from nettop.snapshots.safe_text import safe_bytes
 from nettop.snapshots.snapshot import Rows
 
-BY_HOOKS, BY_TICKS, OWNERS = "sample__entries", "sample__calls", "bpf_iter__task_file"
-"""The clock's programs: if hooks mark system calls, and if the tick must look for them; the walk over sockets."""
-FUNCTIONS: Mapping[str, int] = with_types((BY_HOOKS, BY_TICKS, OWNERS))
-MAPS = ("stacks", "counted", "served", "sampled", "calls")
+BY_HOOKS, BY_TICKS, ALONE, OWNERS = "sample__entries", "sample__calls", "sample__alone", "bpf_iter__task_file"
+"""The clock's programs: if hooks mark softirqs and system calls, if the tick must look for the calls, and if it must
+look for both; the walk over sockets."""
+FUNCTIONS: Mapping[str, int] = with_types((BY_HOOKS, BY_TICKS, ALONE, OWNERS))
+MAPS = ("stacks", "counted", "served", "sampled", "calls", "softirqs")
 SLICES = (Slice("bpf_iter_meta", {"seq": "seq"}, {}),)
 
 SAMPLED = np.dtype(
-    [(name, "u8") for name in ("ticks", "samples", "uncounted", "collisions", "failed", "map_full")]
+    [(name, "u8") for name in ("ticks", "busy", "samples", "uncounted", "collisions", "failed", "map_full")]
 )
-"""Counters per CPU: ticks; ticks in network work (`samples`); of these, those that did not fit in the map `counted`;
-and those without a stack because of a hash collision, a failed stack walk or a full map."""
+"""Counters per CPU: ticks; those outside the idle task (`busy`), and in network work (`samples`); of these, those that
+did not fit in the map `counted`; and those without a stack because of a hash collision, a failed stack walk or a full
+map."""
 
-_COUNTED = np.dtype([("stack", "u8"), ("samples", "u8"), ("pid", "u4"), ("cpu", "u2"), ("entry", "u2")])
+_COUNTED = np.dtype(
+    [
+        ("stack", "u8"),
+        ("samples", "u8"),
+        ("started", "u8"),
+        ("comm", "S16"),
+        ("pid", "u4"),
+        ("cpu", "u2"),
+        ("entry", "u2"),
+    ]
+)
 _SERVED = np.dtype([("samples", "u8")])
-_OWNER = np.dtype([("socket", "u8"), ("pid", "u4"), ("padding", "u4")])
+_BOUNDS = np.dtype([("begin", "u8"), ("size", "u8")])
+"""The addresses of a function."""
+_OWNER = np.dtype([("socket", "u8"), ("started", "u8"), ("comm", "S16"), ("pid", "u4"), ("padding", "u4")])
 _STACK_DEPTH = 127
 """The kernel's default (sysctl kernel.perf_event_max_stack)."""
 _STACK = np.dtype([("addresses", "u8", (_STACK_DEPTH,))])
 
 _NO_STACK = 0
-_ELSEWHERE, _WITHOUT_STACK = -1, -2
-"""Used instead of a row: not in network work after all, or without a stack."""
+_ELSEWHERE, _WITHOUT_STACK, _SOFTIRQ = -1, -2, -3
+"""Used instead of a row: not in network work after all, without a stack, or in another softirq, whose number is
+subtracted."""
 
 _STACKS_PER_CPU, _STACKS_MAX = 2048, 8192
 _COUNTED_PER_CPU, _COUNTED_MAX = 8192, 1 << 17
@@ -92,12 +112,20 @@ def defines() -> dict[str, int]:
         "NO_STACK": _NO_STACK,
         "CALL_BY_STACK": CALL_BY_STACK,
         "THREAD_BY_STACK": THREAD_BY_STACK,
+        "SOFTIRQ_BY_STACK": SOFTIRQ_BY_STACK,
     }
 
 
 def header() -> str:
     """Return the C text that precedes samples.bpf.c."""
-    rows = {"sampled": SAMPLED, "call": CALL, "owner": _OWNER, "counted": _COUNTED, "stack": _STACK}
+    rows = {
+        "sampled": SAMPLED,
+        "call": CALL,
+        "owner": _OWNER,
+        "counted": _COUNTED,
+        "stack": _STACK,
+        "bounds": _BOUNDS,
+    }
     return "".join(row_header(name, dtype) for name, dtype in rows.items())
 
 
@@ -106,11 +134,12 @@ def header() -> str:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SampleReading:
-    """Sampled values. Times are in ns of CPU time: samples × the clock's period; they exclude missed ticks.
+    """Sampled values. Times are in ns of CPU time: samples × what a tick stands for.
 
-    Since the start: `entry_ns` by CPU and entry point, samples without a stack included; `counts`: the samples of all
-    rows, those with an address that has no name (`unresolved`), ticks that turned out not to be in network work
-    (`elsewhere`), and all ticks; `lost`: samples that are in no row, by reason.
+    Since the start: `entry_ns` by CPU and entry point, samples without a stack included; `vector_ns` by CPU and
+    softirq, except the network's, if the ticks look for softirqs; `counts`: the samples of all rows, those with an
+    address that has no name (`unresolved`), ticks that turned out not to be in network work (`elsewhere`), and all
+    ticks; `lost`: samples that are in no row, by reason.
 
     Since the last reading (dtype SAMPLED_NS): `call_ns` is the time of processes in calls, empty if hooks time them;
     `served_ns` that of softirqs, by the owner process of the socket that they served.
@@ -119,6 +148,7 @@ class SampleReading:
     stacks: Rows
     categories: Rows
     entry_ns: Array
+    vector_ns: Array
     call_ns: Array
     served_ns: Array
     counts: Mapping[str, int]
@@ -203,11 +233,14 @@ class Owners:
     def __init__(self, program: int | None) -> None:
         self._walk = Iterator(program, _OWNER) if program is not None else None
         self._buffer = RowBuffer()
-        self._known: dict[int, int | None] = {}
+        self._known: dict[int, Array | None] = {}
         self._walked_ns = self._next_ns = 0
 
-    def find(self, sockets: Iterable[int]) -> dict[int, int | None]:
-        """Return the process of each socket, None if no process owns it. Omit sockets that cannot be looked up yet."""
+    def find(self, sockets: Iterable[int]) -> dict[int, Array | None]:
+        """Return the process of each socket (one row, dtype _OWNER), None if no process owns it.
+
+        Omit sockets that cannot be looked up yet.
+        """
         wanted, now_ns = set(sockets), time.monotonic_ns()
         if self._walk is None:
             return dict.fromkeys(wanted)
@@ -219,7 +252,7 @@ class Owners:
             rows = rows[np.isin(rows["socket"], np.fromiter(wanted, np.uint64))][
                 ::-1
             ]  # of several owners, keep the first
-            owners = dict(zip(as_list(rows["socket"]), as_list(rows["pid"]), strict=True))
+            owners = {socket: rows[at : at + 1] for at, socket in enumerate(as_list(rows["socket"]))}
             self._known |= dict.fromkeys(wanted) | owners
             now_ns = time.monotonic_ns()
             self._next_ns = now_ns + _WALK_SHARE * (now_ns - self._walked_ns)
@@ -237,26 +270,18 @@ class Owners:
 class Samples:
     """Clocks of all CPUs and their samples, from `start` to `close`."""
 
-    def __init__(self, program: Program, frequency_hz: int, host: Host, *, finds_calls: bool = False) -> None:
-        """Prepare to sample. With `finds_calls`, no hook marks system calls on sockets, so the ticks look for them.
-
-        Raises Unsupported if the kernel did not load the program for that.
-        """
-        self._function = BY_TICKS if finds_calls else BY_HOOKS
-        if self._function not in program.functions:
-            raise Unsupported(program.refused[self._function])
-        self.finds_calls = finds_calls
+    def __init__(self, program: Program, frequency_hz: int, host: Host, function: str = BY_HOOKS) -> None:
+        """Prepare to sample with one of the clock's programs. Raises Unsupported if the kernel did not load it."""
+        if function not in program.functions:
+            raise Unsupported(program.refused[function])
+        self.function = function
         self._program, self._host, self._frequency_hz = program, host, frequency_hz
-        self._period_ns = np.uint64(_NS // frequency_hz)
+        self._ticks = TickTimes(frequency_hz, maps.possible_cpus())
         self._clocks: Clocks | None = None
         self._maps = StackMaps(program.maps, defines())
         self._owners = Owners(program.functions.get(OWNERS))
-        self._expected = np.zeros(maps.possible_cpus())
-        """Expected number of ticks, by CPU."""
-        self._busy_ns: dict[int, int] = {}
-        self._missed = np.zeros(maps.possible_cpus())
         self._missed_in_pauses = 0.0
-        self._symbols = Symbols(host.proc, CATEGORY_OF, host.kept)
+        self._symbols = Symbols(host.proc, (*CATEGORY_OF, *SOFTIRQ_ROOTS), host.kept)
         self._symbols_ns = 0
         self._folder = Folder(self._function_at)
         self._rows = StackRows()
@@ -265,6 +290,7 @@ class Samples:
         self._key_rows: Array = np.zeros(0, np.intp)
         self._calls_of: defaultdict[int, Counter[int]] = defaultdict(Counter)
         self._entry_ns = np.zeros((maps.possible_cpus(), 1 + len(ENTRIES)), np.uint64)
+        self._vector_ns = np.zeros((maps.possible_cpus(), len(VECTORS)), np.uint64)
         self._call_ns: list[Array] = []
         self._unowned: defaultdict[int, int] = defaultdict(int)
         self._elsewhere = 0
@@ -272,19 +298,37 @@ class Samples:
     def start(self) -> None:
         """Start sampling every CPU. Raises PermissionMissing, Unsupported, or OSError."""
         self._clocks = Clocks(
-            self._program.functions[self._function], self._frequency_hz, self._host.kept.clocks
+            self._program.functions[self.function], self._frequency_hz, self._host.kept.clocks
         )
-        self._expect_ticks(self._clocks.running_ns(), read_cpu_times(self._host.proc))
+        self._ticks.expect(self.running_ns(), read_cpu_times(self._host.proc))
         self._refresh_symbols()  # includes the programs loaded together with this one
         put_calls(self._program.maps["calls"])
+        if self.function == ALONE:
+            self._put_softirqs()
         self._clocks.start()
 
-    def read(self, taken_ns: int, cpus: Mapping[int, CpuTimes]) -> SampleReading:
-        """Return the sampled values, given the CPU times until now. Raises OSError."""
+    def _put_softirqs(self) -> None:
+        """Tell the ticks which function runs softirqs. Raises Unsupported without its symbol."""
+        bounds = next(filter(None, map(self._symbols.bounds, SOFTIRQ_ROOTS)), None)
+        if bounds is None:
+            raise Unsupported(f"this kernel has no symbol {' or '.join(SOFTIRQ_ROOTS)}")
+        bpf.set_element(self._program.maps["softirqs"], bytes(4), np.array([bounds], _BOUNDS).tobytes())
+
+    def running_ns(self) -> dict[int, int]:
+        """Return how long the clock of each CPU has run, in ns. Raises OSError."""
+        return self._clocks.running_ns() if self._clocks else {}
+
+    def read(
+        self, taken_ns: int, running_ns: Mapping[int, int], cpus: Mapping[int, CpuTimes]
+    ) -> SampleReading:
+        """Return the sampled values, given how long the clocks have run, and the CPU times read after that.
+
+        Raises OSError.
+        """
         self._refresh_symbols()
-        running_ns = self._clocks.running_ns() if self._clocks else {}  # read before the ticks
         counts = maps.read_per_cpu(self._program.maps["sampled"], 0, SAMPLED)
-        self._expect_ticks(running_ns, cpus)
+        self._ticks.expect(running_ns, cpus)
+        self._ticks.count(counts["busy"])
         self._count()
         if self._maps.are_full():
             self._clear_maps()
@@ -293,6 +337,7 @@ class Samples:
             stacks=self._rows.stacks(taken_ns),
             categories=self._rows.categories(self._not_available, taken_ns),
             entry_ns=self._entry_ns.copy(),
+            vector_ns=self._vector_ns.copy(),
             call_ns=np.concatenate(call_ns),
             served_ns=self._owned_ns(),
             counts={
@@ -313,42 +358,34 @@ class Samples:
 
     # --- a reading ------------------------------------------------------------------------------------------------
 
-    def _expect_ticks(self, running_ns: Mapping[int, int], times: Mapping[int, CpuTimes]) -> None:
-        """Add the ticks expected since the last call; counting starts at the first call with a CPU.
-
-        Clocks stop on an idle CPU on some kernels (seen on 6.18), and while the hypervisor runs something else: ticks
-        are expected only while a CPU is busy.
-        """
-        for cpu in running_ns.keys() & times.keys():
-            busy_ns = running_ns[cpu] - times[cpu].idle_ns
-            self._expected[cpu] += (
-                max(0, busy_ns - self._busy_ns.get(cpu, busy_ns)) * self._frequency_hz / _NS
-            )
-            self._busy_ns[cpu] = busy_ns
-
     def _count(self) -> None:
         """Count new samples by row, by CPU and entry point, by process, and by the socket served."""
         keys, values, samples = self._maps.counted()
         at = self._rows_of(keys, values)
-        has_row, ns = at >= 0, samples * self._period_ns
+        has_row, ns = at >= 0, (samples * self._ticks.tick_ns[values["cpu"]]).astype(np.uint64)
         self._rows.add(at[has_row], samples[has_row], ns[has_row])
-        self._elsewhere += int(samples[at == _ELSEWHERE].sum())
+        self._elsewhere += int(samples[(at == _ELSEWHERE) | (at <= _SOFTIRQ)].sum())
         entries = np.where(has_row, self._rows.entries_of(at), values["entry"])
-        in_entry = (at != _ELSEWHERE) & (entries <= len(ENTRIES))
+        in_softirq = at <= _SOFTIRQ
+        np.add.at(self._vector_ns, (values["cpu"][in_softirq], _SOFTIRQ - at[in_softirq]), ns[in_softirq])
+        in_entry = (at != _ELSEWHERE) & ~in_softirq & (entries <= len(ENTRIES))
         np.add.at(self._entry_ns, (values["cpu"][in_entry], entries[in_entry]), ns[in_entry])
-        of_process = in_entry & (values["pid"] > 0)
-        self._call_ns.append(_sampled_ns(values["pid"][of_process], entries[of_process], ns[of_process]))
+        of_process = in_entry & (values["pid"] > 0) & (self.function != BY_HOOKS)
+        self._call_ns.append(_sampled_ns(values[of_process], entries[of_process], ns[of_process]))
         sockets, _, counts = self._maps.served.read()
         for socket, count in zip(as_list(sockets), as_list(counts), strict=True):
-            self._unowned[socket] += count * int(self._period_ns)
+            self._unowned[socket] += count * _NS // self._frequency_hz
 
     def _rows_of(self, keys: Array, values: Array) -> Array:
-        """Return the row of each key, or _ELSEWHERE or _WITHOUT_STACK."""
+        """Return the row of each key, or what is used instead of a row."""
         is_new = positions(keys, self._keys) < 0
-        new = as_list(values[["stack", "entry", "pid", "cpu"]][is_new])
+        new = as_list(values[["stack", "entry", "pid", "cpu", "comm"]][is_new])
         # Fold all stacks before assigning rows: a process's other calls show what an ambiguous one does.
-        folded = [self._fold(stack, entry, pid) for stack, entry, pid, _ in new]
-        rows = [self._row(stack, cpu, pid) for stack, (_, _, pid, cpu) in zip(folded, new, strict=True)]
+        folded = [self._fold(stack, entry, pid) for stack, entry, pid, *_ in new]
+        rows = [
+            self._row(stack, cpu, pid, comm)
+            for stack, (_, _, pid, cpu, comm) in zip(folded, new, strict=True)
+        ]
         all_keys, all_rows = (
             np.append(self._keys, keys[is_new]),
             np.append(self._key_rows, np.array(rows, np.intp)),
@@ -368,13 +405,15 @@ class Samples:
             self._calls_of[pid][folded.entry] += 1
         return folded
 
-    def _row(self, folded: Folded | None, cpu: int, pid: int) -> int:
+    def _row(self, folded: Folded | None, cpu: int, pid: int, comm: bytes) -> int:
         if folded is None:
             return _WITHOUT_STACK
         if folded.entry == CALL_BY_STACK:  # overhead: most likely of the process's usual call
             ((entry, _),) = self._calls_of[pid].most_common(1) or [(0, 0)]
             folded = folded._replace(entry=entry)
-        return self._rows.place(cpu, folded) if folded.entry else _ELSEWHERE
+        if folded.softirq is not None:
+            return _SOFTIRQ - folded.softirq
+        return self._rows.place(cpu, safe_bytes(comm), folded) if folded.entry else _ELSEWHERE
 
     def _clear_maps(self) -> None:
         """Clear the maps while the clocks are paused, so that no sample is lost; ticks due meanwhile are missed."""
@@ -384,7 +423,7 @@ class Samples:
             self._count()
             self._maps.clear()
             paused_ns = time.monotonic_ns() - began_ns
-        self._missed_in_pauses += len(self._clocks.cpus) * paused_ns / float(self._period_ns)
+        self._missed_in_pauses += len(self._clocks.cpus) * paused_ns * self._frequency_hz / _NS
         self._keys, self._key_rows = self._keys[:0], self._key_rows[:0]
         self._calls_of.clear()
 
@@ -392,16 +431,15 @@ class Samples:
         """Return the softirq time of sockets whose owner process is known."""
         owners = self._owners.find(self._unowned)
         ns = {socket: self._unowned.pop(socket) for socket in owners}
-        owned = [(pid, ns[socket]) for socket, pid in owners.items() if pid is not None]
-        pids, times = np.array(owned, np.uint64).reshape(-1, 2).T
-        return _sampled_ns(pids, RX_SOFTIRQ, times)
+        owned = {socket: owner for socket, owner in owners.items() if owner is not None}
+        rows = np.concatenate([np.zeros(0, _OWNER), *owned.values()])
+        times = np.array([ns[socket] for socket in owned], np.uint64)
+        return _sampled_ns(rows, RX_SOFTIRQ, times)
 
     def _lost(self, counts: Array) -> dict[str, int]:
         clocks = self._clocks.cpus if self._clocks else ()
-        # A tick may be late, and counted at the next reading.
-        self._missed = np.maximum(self._missed, np.floor(self._expected) - 1 - counts["ticks"])
         return {
-            "ticks": int(self._missed.sum() + self._missed_in_pauses),
+            "ticks": int(self._ticks.missed.sum() + self._missed_in_pauses),
             "walks": int(counts["failed"].sum()),
             "collisions": int(counts["collisions"].sum()),
             "stacks": int((counts["map_full"] + counts["uncounted"]).sum()),
@@ -428,7 +466,9 @@ class Samples:
         return None if name.endswith(_PROGRAM) and offset >= _PROGRAM_BYTES else name
 
 
-def _sampled_ns(pids: Array, entries: Array | int, ns: Array) -> Array:
-    rows = np.zeros(len(pids), SAMPLED_NS)
-    rows["pid"], rows["entry"], rows["ns"] = pids, entries, ns
+def _sampled_ns(processes: Array, entries: Array | int, ns: Array) -> Array:
+    rows = np.zeros(len(processes), SAMPLED_NS)
+    for name in ("started", "pid", "comm"):
+        rows[name] = processes[name]
+    rows["entry"], rows["ns"] = entries, ns
     return rows

@@ -18,6 +18,9 @@ from nettop.snapshots.cpu import (
     CATEGORY_SHARES,
     ENTRIES,
     IO_WORKERS,
+    NAPI_THREADS,
+    NET_RX,
+    NET_TX,
     NETTOP,
     OTHER,
     RX_SOFTIRQ,
@@ -25,6 +28,7 @@ from nettop.snapshots.cpu import (
     STACKS,
     TX_SOFTIRQ,
     TX_SYSCALLS,
+    VECTORS,
 )
 from nettop.snapshots.snapshot import Rows, TextTable, unknown_value
 
@@ -41,14 +45,15 @@ _WORD = 8
 NOT_KEPT = "[not kept]"
 """Replaces stacks beyond STACKS_MAX."""
 
-CALL_BY_STACK, THREAD_BY_STACK = 15, 14
-"""Used instead of an entry point: a system call or a kernel thread that sends or receives only if its stack shows
-it."""
+CALL_BY_STACK, THREAD_BY_STACK, SOFTIRQ_BY_STACK = 15, 14, 13
+"""Used instead of an entry point: a system call, a kernel thread or a softirq that does network work only if its stack
+shows it."""
 
 _SOFTIRQS = (TX_SOFTIRQ, RX_SOFTIRQ)
-_SOFTIRQ_ROOTS = frozenset({"handle_softirqs", "__do_softirq"})
+SOFTIRQ_ROOTS = frozenset({"handle_softirqs", "__do_softirq"})
+"""The function that runs softirqs: since 6.10, and before."""
 _CALL_ROOTS = frozenset({"do_syscall_64", "el0_svc"})
-_ROOTS = dict.fromkeys(_SOFTIRQS, _SOFTIRQ_ROOTS) | dict.fromkeys(
+_ROOTS = dict.fromkeys((*_SOFTIRQS, SOFTIRQ_BY_STACK), SOFTIRQ_ROOTS) | dict.fromkeys(
     (TX_SYSCALLS, RX_SYSCALLS, CALL_BY_STACK), _CALL_ROOTS
 )
 """Functions at which an entry point's stacks begin: below them is interrupted code, or entry code in assembler."""
@@ -66,6 +71,23 @@ _RECEIVES = (
 
 _CALL_OF = dict.fromkeys(_SENDS.split(), TX_SYSCALLS) | dict.fromkeys(_RECEIVES.split(), RX_SYSCALLS)
 """Functions that send or receive. The outermost in a stack decides: receiving also sends acknowledgements."""
+_ACTIONS = {
+    "tasklet_hi_action": "hi",
+    "run_timer_softirq": "timer",
+    "net_tx_action": "net_tx",
+    "net_rx_action": "net_rx",
+    "blk_done_softirq": "block",
+    "irq_poll_softirq": "irq_poll",
+    "tasklet_action": "tasklet",
+    "run_rebalance_domains": "sched",  # before 6.10
+    "sched_balance_softirq": "sched",
+    "hrtimer_run_softirq": "hrtimer",
+    "rcu_core_si": "rcu",
+    "rcu_process_callbacks": "rcu",  # Tiny RCU
+}
+"""The softirq that a function serves; the kernel calls it through a pointer, so it is never inlined."""
+_ENTRY_OF: Mapping[int | None, int] = {NET_TX: TX_SOFTIRQ, NET_RX: RX_SOFTIRQ}
+_POLLS_DEVICES = frozenset({"napi_threaded_poll", "napi_threaded_poll_loop"})
 _FILE_WORK = {
     *("io_read", "io_write", "io_read_fixed", "io_write_fixed", "io_fsync", "io_openat", "io_openat2"),
     *("io_statx", "aio_read", "aio_write"),
@@ -87,13 +109,14 @@ _PROGRAMS_IN = {name: _XDP for name, number in CATEGORY_OF.items() if number == 
 
 
 class Folded(NamedTuple):
-    """A stack: its functions, root first, separated by ;, its category, its entry point (0: none), and whether all of
-    its addresses have names."""
+    """A stack: its functions, root first, separated by ;, its category, its entry point (0: none), whether all of its
+    addresses have names, and the number of its softirq, if that is not the network's."""
 
     text: str
     category: int
     entry: int
     is_whole: bool
+    softirq: int | None = None
 
 
 def strip_suffixes(symbol: str) -> str:
@@ -127,14 +150,20 @@ def entry_of(frames: Sequence[str], entry: int) -> int:
 
     Return CALL_BY_STACK for overhead of the call, which belongs to whatever work the call does.
     """
-    if entry not in _SOFTIRQS and not _SOFTIRQ_ROOTS.isdisjoint(frames):
+    if entry not in _SOFTIRQS and not SOFTIRQ_ROOTS.isdisjoint(frames):
         return 0  # an interrupt just before or after a softirq
     if entry not in (CALL_BY_STACK, THREAD_BY_STACK):
         return entry
     call = next((_CALL_OF[frame] for frame in reversed(frames) if frame in _CALL_OF), None)
     if entry == THREAD_BY_STACK:
-        return IO_WORKERS if call else 0
+        return NAPI_THREADS if not _POLLS_DEVICES.isdisjoint(frames) else IO_WORKERS if call else 0
     return call or (CALL_BY_STACK if _FILE_WORK.isdisjoint(frames) else 0)
+
+
+def softirq_of(frames: Sequence[str]) -> int | None:
+    """Return the number of the softirq that a stack serves; None if it shows none."""
+    action = next((frame for frame in reversed(frames) if frame in _ACTIONS), None)
+    return None if action is None else VECTORS.index(_ACTIONS[action])
 
 
 class Folder:
@@ -161,7 +190,13 @@ class Folder:
     def _fold_callers(self, leaf: str, callers: bytes, entry: int) -> Folded:
         frames = trim_to_root([leaf, *map(self._name, memoryview(callers).cast("Q"))], entry)
         text = sys.intern(";".join(reversed(frames)))
-        return Folded(text, category_of(frames), entry_of(frames, entry), UNKNOWN_FUNCTION not in frames)
+        is_whole = UNKNOWN_FUNCTION not in frames
+        if entry != SOFTIRQ_BY_STACK:
+            return Folded(text, category_of(frames), entry_of(frames, entry), is_whole)
+        softirq = softirq_of(frames)
+        if softirq in _ENTRY_OF:
+            return Folded(text, category_of(frames), _ENTRY_OF[softirq], is_whole)
+        return Folded(text, OTHER, 0, is_whole, softirq)
 
     def _look_up(self, address: int) -> str:
         symbol = self._find(address)
@@ -186,20 +221,24 @@ class StackRows:
     def __init__(self, rows_max: int = STACKS_MAX) -> None:
         self._rows_max = rows_max
         self._texts = TextTable()
-        self._at: dict[tuple[int, int, int, str], int] = {}
+        self._processes = TextTable()
+        self._at: dict[tuple[int, str, int, int, str], int] = {}
         self._rows: Array = np.zeros(256, STACKS.dtype)
         self._is_whole = np.ones(256, bool)
 
     def __len__(self) -> int:
         return len(self._at)
 
-    def place(self, cpu: int, folded: Folded) -> int:
-        """Return the index of a stack's row on a CPU; without room, that of the shared row of its category."""
-        key = (cpu, folded.entry, folded.category, folded.text)
+    def place(self, cpu: int, process: str, folded: Folded) -> int:
+        """Return the index of a stack's row on a CPU; without room, that of the shared row of its category.
+
+        `process` is the name of the process that made the call, empty in softirqs.
+        """
+        key = (cpu, process, folded.entry, folded.category, folded.text)
         if (at := self._at.get(key)) is not None:
             return at
         if len(self._at) >= self._rows_max and folded.text != NOT_KEPT:
-            return self.place(cpu, folded._replace(text=NOT_KEPT))
+            return self.place(cpu, "", folded._replace(text=NOT_KEPT))
         at = self._at[key] = len(self._at)
         if at == len(self._rows):
             self._rows = concatenate_rows(self._rows, np.zeros_like(self._rows))
@@ -207,6 +246,7 @@ class StackRows:
         row = self._rows[at : at + 1]
         row["id"], row["cpu"], row["entry"], row["category"] = at + 1, cpu, folded.entry, folded.category
         row["stack"] = self._texts.code(folded.text)
+        row["process"] = self._processes.code(process) if process else unknown_value(STACKS.dtype["process"])
         self._is_whole[at] = folded.is_whole
         return at
 
@@ -228,7 +268,7 @@ class StackRows:
     @property
     def not_kept(self) -> int:
         """Samples of stacks that had no room for a row."""
-        return int(sum(self._rows["samples"][at] for key, at in self._at.items() if key[3] == NOT_KEPT))
+        return int(sum(self._rows["samples"][at] for key, at in self._at.items() if key[-1] == NOT_KEPT))
 
     def add(self, at: Array, samples: Array, time_ns: Array) -> None:
         """Count samples of these rows; a row may occur several times."""
@@ -237,7 +277,8 @@ class StackRows:
 
     def stacks(self, taken_ns: int) -> Rows:
         """Return the table of stacks."""
-        return Rows(STACKS, self._rows[: len(self)].copy(), {"stack": self._texts.values}, taken_ns)
+        texts = {"stack": self._texts.values, "process": self._processes.values}
+        return Rows(STACKS, self._rows[: len(self)].copy(), texts, taken_ns)
 
     def categories(self, not_available: Mapping[int, str], taken_ns: int) -> Rows:
         """Return the table of categories: all of them for each sampled entry point, so that each row starts at 0.

@@ -15,7 +15,14 @@ from nettop.screens import headline
 from nettop.screens.cpu.bars import percent
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index
-from nettop.snapshots.cpu import CPUS, HOOK_SAMPLES, HOOK_SERVED, HOOK_SYSCALLS, NO_PROCESS
+from nettop.snapshots.cpu import (
+    CPUS,
+    HOOK_SAMPLES,
+    HOOK_SERVED,
+    HOOK_SOFTIRQS,
+    HOOK_SYSCALLS,
+    NO_PROCESS,
+)
 from nettop.snapshots.schema import RATE
 from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.bar import BarItem, item
@@ -68,15 +75,17 @@ def sampling(snapshot: Snapshot) -> list[BarItem]:
             items.append(
                 item(("unresolved ", Role.DIM), (share, Role.TEXT), (" of samples", Role.DIM), importance=600)
             )
-    return [*items, *syscalls_by_samples(snapshot)]
+    return [*items, *times_by_samples(snapshot)]
 
 
-def syscalls_by_samples(snapshot: Snapshot) -> list[BarItem]:
-    """Return `syscalls by samples` if times of system calls are estimated from samples."""
-    hook = snapshot.hook(HOOK_SYSCALLS.name)
-    if hook is None or hook.mechanism != HOOK_SAMPLES.name:
+def times_by_samples(snapshot: Snapshot) -> list[BarItem]:
+    """Return `syscalls by samples` if their times are estimated from samples, `times by samples` if all are."""
+    hooks = (snapshot.hook(hook.name) for hook in (HOOK_SOFTIRQS, HOOK_SYSCALLS))
+    sampled = [hook.hook for hook in hooks if hook is not None and hook.mechanism == HOOK_SAMPLES.name]
+    if not sampled:
         return []
-    return [item(("syscalls ", Role.DIM), ("by samples", Role.TEXT), importance=690)]
+    what = sampled[0] if len(sampled) == 1 else "times"
+    return [item((f"{what} ", Role.DIM), ("by samples", Role.TEXT), importance=690)]
 
 
 def cores_of(view: View, name: str, at: Index) -> float | None:
@@ -131,4 +140,4 @@ class CpuProcessesScreen(LensScreen):
             share = Span(f"all {NO_PROCESS}", Role.WARN)
         if share is not None:
             items.append(item(("softirqs ", Role.DIM), share, importance=700))
-        return [*items, *syscalls_by_samples(view.snapshot)]
+        return [*items, *times_by_samples(view.snapshot)]
