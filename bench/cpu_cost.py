@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure the cost of the cpu lens: `sudo .venv/bin/python bench/cpu_cost.py [others own idle] [--rounds N]`.
 
-`others`: CPU nanoseconds per byte of TCP, with both ends on one CPU, and those of calls and loops that do not use the
-network, with nettop and without it in turn. Times are the scheduler's, which other load hardly affects. `own`: nettop's
-CPU time and memory while all CPUs handle network traffic. `idle`: the same without traffic.
+`others`: CPU nanoseconds per byte of TCP, with both ends on one CPU, per turn of one thread over loopback, and per call
+or loop that does not use the network: without nettop, with it, with its exact times, and with perf in turn. Times are
+the scheduler's, which other load hardly affects. `own`: nettop's CPU time and memory while all CPUs handle network
+traffic. `idle`: the same without traffic.
 """
 
 import contextlib
@@ -31,15 +32,20 @@ from programs import (
     printing,
     resident_mb,
     run,
+    running,
     until,
 )
+
+from nettop.snapshots.cpu import EXACT_TIMES, TIMES
 
 TURN_S, SETTLED_AFTER_S, START_S = 1.0, 0.02, 10.0
 OWN_CPU, TEXT_MB, SCREENS_MB = 3.0, 50.0, 90.0
 MEDIAN_ERROR = 1.2533 / 1.349
 """Standard error of the median of normal noise, relative to interquartile range ÷ √(number of values)."""
-NOTHING = "nothing"
+OURS, NOTHING = "nettop", "nothing"
 """A switch that shows the noise between pairs."""
+PERF = "perf record -a -g -F 499"
+"""The peer, at another frequency than nettop's."""
 VIEW = ("--table", "--view", "cpu", "-d", "-t", "1")
 
 Switch = Callable[[], AbstractContextManager[object]]
@@ -106,6 +112,12 @@ class Job:
 
 JOBS = {
     "tcp": Job("TCP over veth, both ends on one CPU", tcp, "byte", cost=1.03),
+    "turns": Job(
+        "16 kB written and read over loopback by one thread", lambda: calls("tcp"), "turn", cost=1.05
+    ),
+    "udp": Job(
+        "64 bytes sent and received over loopback by one thread", lambda: calls("udp"), "turn", cost=1.05
+    ),
     "getppid": Job("getppid() in a loop", lambda: calls("getppid"), "call", speed=0.97),
     "spin": Job("A loop without any call", lambda: calls("spin"), "step", speed=0.97),
 }
@@ -134,15 +146,31 @@ def costs_of(
         ]
         low, median, high = statistics.quantiles(ratios, n=4)
         off_by = MEDIAN_ERROR * (high - low) / len(ratios) ** 0.5
-        bound = None if name == NOTHING else job.speed or job.cost
+        bound = job.speed or job.cost if name == OURS else None
         what = f"{'speed' if job.speed else 'cost'} with {name} (± {off_by:.3f})"
         figures.append(Figure(what, median, "×", bound, at_least=job.speed is not None))
     return figures
 
 
+@contextlib.contextmanager
+def recording() -> Iterator[None]:
+    """Have perf record the stacks of all CPUs."""
+    with running(*PERF.split(), "-o", os.devnull, "sleep", "3600") as process:
+        descriptors = Path(f"/proc/{process.pid}/fd")
+        until(
+            lambda: sum("perf_event" in os.readlink(path) for path in descriptors.iterdir()) > LAST_CPU, PERF
+        )
+        yield
+
+
 def others(options: Options) -> Iterator[Report]:
     """Measure the cost of each job with nettop and without it."""
-    switches: dict[str, Switch] = {NOTHING: nullcontext, "nettop": lambda: printing(*VIEW)}
+    switches: dict[str, Switch] = {
+        NOTHING: nullcontext,
+        OURS: lambda: printing(*VIEW),
+        f"nettop {TIMES.flag} {EXACT_TIMES}": lambda: printing(*VIEW, TIMES.flag, EXACT_TIMES),
+        PERF: recording,
+    }
     for name in options.jobs.split(","):
         job = JOBS[name]
         with job.started() as work:
