@@ -69,7 +69,7 @@ def _read(descriptor: int, most_bytes: int) -> bytes:
         try:
             piece = os.read(descriptor, min(_PIECE_BYTES, most_bytes + 1 - len(content)))
         except BlockingIOError:
-            if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not has_data(descriptor, max(0, round((deadline - time.monotonic()) * 1000))):
                 raise TimeoutError(
                     errno.ETIMEDOUT, f"the pipe was not written within {PIPE_WAIT_S:g} s"
                 ) from None
@@ -78,6 +78,16 @@ def _read(descriptor: int, most_bytes: int) -> bytes:
             return bytes(content)
         content += piece
     raise _too_large(most_bytes)
+
+
+def has_data(descriptor: int, wait_ms: int) -> bool:
+    """Return whether a descriptor can be read without blocking, now or within `wait_ms`.
+
+    select(2) refuses descriptors above 1023, which a host with many CPUs may need.
+    """
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(wait_ms))
 
 
 def _too_large(most_bytes: int) -> OSError:

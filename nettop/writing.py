@@ -160,8 +160,8 @@ def end_of_piece(data: bytes, at: int) -> int:
     return end if end >= len(data) else data.rfind(b"\n", at, end) + 1 or end
 
 
-def has_room(descriptor: int, wait_ms: int) -> bool:
-    """Return whether a pipe or a terminal accepts a write without blocking, now or within `wait_ms`."""
+def has_room(descriptor: int, wait_ms: int | None) -> bool:
+    """Return whether a pipe or a terminal accepts a write without blocking, now or within `wait_ms` (None: wait)."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return bool(poll.poll(wait_ms))

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import threading
 from collections import deque
 from collections.abc import Callable
 
-from nettop.writing import end_of_piece
+from nettop.writing import end_of_piece, has_room
 
 QUEUED_BYTES = 8 << 20
 """Bytes queued for a slow reader before lines are dropped."""
@@ -97,7 +96,7 @@ class Console:
                     try:
                         self._done += os.write(self.descriptor, self._rest[self._done : end])
                     except BlockingIOError:  # another process that shares it has made it non-blocking
-                        select.select([], [self.descriptor], [])
+                        has_room(self.descriptor, None)
         except OSError as error:
             with self._changed:
                 if error.errno in (errno.EPIPE, errno.EIO):  # EIO: a terminal that has hung up

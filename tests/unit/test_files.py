@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
 import resource
@@ -27,7 +28,7 @@ from nettop.flows.enrichment.interfaces import InterfaceNames
 from nettop.flows.enrichment.sources import read_source
 from nettop.output.log_files import LogFile, Place
 from nettop.preferences import load_preferences, remember
-from nettop.reading import read_file
+from nettop.reading import has_data, read_file
 from nettop.screens.export import write_new
 from nettop.serve.http.credentials import read_credentials
 from nettop.settings import ServeSettings
@@ -505,3 +506,19 @@ leave_output()
             check=False,
         )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_descriptors_above_1023() -> None:
+    """A host with many CPUs needs more descriptors than select(2) accepts."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(2048, limits[0]), limits[1]))
+    reader, writer = os.pipe()
+    high = fcntl.fcntl(reader, fcntl.F_DUPFD_CLOEXEC, 1500)
+    try:
+        assert not has_data(high, 0)
+        os.write(writer, b"n")
+        assert has_data(high, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in (reader, writer, high):
+            os.close(descriptor)

@@ -8,7 +8,6 @@ are unavailable or not permitted.
 from __future__ import annotations
 
 import os
-import select
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -48,6 +47,7 @@ from nettop.probes.connections.socket_rows import (
 from nettop.probes.connections.socket_table import OWNED_MECHANISM, UNATTRIBUTED_MECHANISM, WALKS, SocketTable
 from nettop.probes.connections.udp import UDP_FALLBACKS, UdpTotals
 from nettop.probes.probe import Probe, clocks
+from nettop.reading import has_data
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import (
     COUNT_UDP,
@@ -327,7 +327,7 @@ class Connections(Probe):
 
     def drain(self, taken_ns: int) -> tuple[Rows, ...]:
         """Return the events that became ready since the last call."""
-        if self._loader is not None and select.select([self._loader.descriptor], [], [], 0)[0]:
+        if self._loader is not None and has_data(self._loader.descriptor, 0):
             next(self._attaching, None)
         events = self._events.drain(taken_ns) if self._events else None
         return () if events is None else (self.table.namespaces.with_names(events),)
