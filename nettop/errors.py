@@ -15,7 +15,7 @@ from nettop.process import limits
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 """Errors of the kernel when descriptors run out: the process's, or the host's."""
-_MIN_FILES = 32
+_MIN_FILES = 64
 _TOO_MANY_FILES = re.compile(r"too many open files", re.IGNORECASE)
 _NO_THREAD = re.compile(r"can't start new thread|resource temporarily unavailable", re.IGNORECASE)
 """Python's messages if no thread or process can be started."""

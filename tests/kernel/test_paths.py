@@ -78,7 +78,7 @@ NO_FILES = {
     "HOST:PORT[,…]/TOPIC", "HZ", "LENS[.TABLE]", "N", "NAME", "NAME=N", "NAME=PORT[/PROTO]", "PART", "PERCENT", "PID",
     "PORT", "PREFIX", "SECONDS", "SIZE", "TABLE=TIME", "TEXT", "TIME", "bytes|packets|flows",
     "folded|speedscope|svg", "native|tcx|generic|off", "on|off",
-    "process|remote|network|port|container|netns|state", "table|csv|jsonl", "text|json", "text|jsonl",
+    "process|remote|network|port|container|netns|state", "sampled|exact", "table|csv|jsonl", "text|json", "text|jsonl",
 }  # fmt: skip
 """The kinds of values that are no paths. The command of `nettop run` is the caller's own."""
 NO_PATH_IN_URL = {("collect", "--clickhouse")}

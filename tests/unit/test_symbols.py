@@ -125,6 +125,15 @@ def test_names_of_what_is_present(proc: Path) -> None:
     assert made.present == {"early", "nft_do_chain", "udp_rcv"}
 
 
+def test_bounds_of_what_is_wanted(proc: Path) -> None:
+    """A function ends where the next one begins; its rarely used part elsewhere does not count."""
+    made = Symbols(proc, {"tcp_v4_rcv", "early", "udp_rcv_skb"})
+    made.refresh()
+    assert made.bounds("tcp_v4_rcv") == (0xFFFFFFFF81000080, 0x80)
+    assert made.bounds("early") == (0xFFFFFFFF81000040, 0x40)
+    assert made.bounds("udp_rcv_skb") is None
+
+
 def test_names_are_known_without_addresses(hiding: Path) -> None:
     """The kernel hides no names."""
     made = Symbols(hiding, {"early", "udp_rcv", "tcp_v6_rcv"})

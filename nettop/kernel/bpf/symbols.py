@@ -100,7 +100,8 @@ class Symbols:
         present = dict[str, int]()
         for start, name in _functions(self._proc, self._kept):
             # Strip the module and suffixes such as .isra.0.
-            if (own := name.partition(b" ")[0].partition(b".")[0]) in self._wanted:
+            own, _, suffix = name.partition(b" ")[0].partition(b".")
+            if own in self._wanted and b"cold" not in suffix:  # rarely used parts are elsewhere
                 present[own.decode()] = start
             if start:
                 starts.append(start)

@@ -162,10 +162,12 @@ class Cpu(Probe):
         """Use the best mechanism for each hook. Samples come after the hooks, because they need the hooks' symbols."""
         times = self._attached
         best = partial(cpu_entries.in_order, exact=self._options[TIMES] == EXACT_TIMES)
+        served = self._attach_best(cpu_entries.SERVED, partial(times.attach, loader))
+        softirqs = self._attach_best(best(cpu_entries.SOFTIRQS), partial(self._time_softirqs, loader))
         attached = (
-            self._attach_best(cpu_entries.SERVED, partial(times.attach, loader)),
-            self._attach_best(best(cpu_entries.SOFTIRQS), partial(self._time_softirqs, loader)),
-            self._attach_best(best(cpu_entries.THREADS), partial(self._time_threads, loader)),
+            served,
+            softirqs,
+            self._attach_best(best(cpu_entries.THREADS), partial(self._time_threads, loader, softirqs)),
             self._attach_best(best(cpu_entries.SYSCALLS), partial(self._time_calls, loader)),
             self._attach_best(SAMPLES, lambda _: self._sample(cpu_samples.BY_HOOKS)),
             self._attach_best(SYMBOLS, lambda _: self._require_symbols()),
@@ -191,11 +193,11 @@ class Cpu(Probe):
         self._require_symbols()  # only its stack tells which softirq it is
         self._sample(cpu_samples.ALONE)
 
-    def _time_threads(self, loader: Loader, mechanism: Mechanism) -> None:
+    def _time_threads(self, loader: Loader, softirqs: HookStatus, mechanism: Mechanism) -> None:
         if mechanism != cpu_entries.BY_SAMPLES:
             self._attached.attach(loader, mechanism)
         elif not self._are_softirqs_sampled():
-            raise Refused("softirqs are hooked")
+            raise Refused(dict(softirqs.refused).get(mechanism.name, "softirqs are hooked"))
 
     def _are_softirqs_sampled(self) -> bool:
         return self._samples is not None and self._samples.function == cpu_samples.ALONE

@@ -31,8 +31,8 @@ from nettop.probes.cpu.calls import CALL, CALLS_MAX, put_calls
 from nettop.probes.cpu.processes import SAMPLED_NS
 from nettop.probes.cpu.stacks import (
     CALL_BY_STACK,
+    RUNS_SOFTIRQS,
     SOFTIRQ_BY_STACK,
-    SOFTIRQ_ROOTS,
     THREAD_BY_STACK,
     Folded,
     Folder,
@@ -281,7 +281,7 @@ class Samples:
         self._maps = StackMaps(program.maps, defines())
         self._owners = Owners(program.functions.get(OWNERS))
         self._missed_in_pauses = 0.0
-        self._symbols = Symbols(host.proc, (*CATEGORY_OF, *SOFTIRQ_ROOTS), host.kept)
+        self._symbols = Symbols(host.proc, (*CATEGORY_OF, *RUNS_SOFTIRQS), host.kept)
         self._symbols_ns = 0
         self._folder = Folder(self._function_at)
         self._rows = StackRows()
@@ -309,9 +309,9 @@ class Samples:
 
     def _put_softirqs(self) -> None:
         """Tell the ticks which function runs softirqs. Raises Unsupported without its symbol."""
-        bounds = next(filter(None, map(self._symbols.bounds, SOFTIRQ_ROOTS)), None)
+        bounds = next(filter(None, map(self._symbols.bounds, RUNS_SOFTIRQS)), None)
         if bounds is None:
-            raise Unsupported(f"this kernel has no symbol {' or '.join(SOFTIRQ_ROOTS)}")
+            raise Unsupported(f"this kernel has no symbol {' or '.join(RUNS_SOFTIRQS)}")
         bpf.set_element(self._program.maps["softirqs"], bytes(4), np.array([bounds], _BOUNDS).tobytes())
 
     def running_ns(self) -> dict[int, int]:

@@ -50,10 +50,11 @@ CALL_BY_STACK, THREAD_BY_STACK, SOFTIRQ_BY_STACK = 15, 14, 13
 shows it."""
 
 _SOFTIRQS = (TX_SOFTIRQ, RX_SOFTIRQ)
-SOFTIRQ_ROOTS = frozenset({"handle_softirqs", "__do_softirq"})
-"""The function that runs softirqs: since 6.10, and before."""
+RUNS_SOFTIRQS = ("handle_softirqs", "__do_softirq")
+"""The function that runs softirqs: since 6.10, and before. There may still be a __do_softirq that calls the first."""
+_SOFTIRQ_ROOTS = frozenset(RUNS_SOFTIRQS)
 _CALL_ROOTS = frozenset({"do_syscall_64", "el0_svc"})
-_ROOTS = dict.fromkeys((*_SOFTIRQS, SOFTIRQ_BY_STACK), SOFTIRQ_ROOTS) | dict.fromkeys(
+_ROOTS = dict.fromkeys((*_SOFTIRQS, SOFTIRQ_BY_STACK), _SOFTIRQ_ROOTS) | dict.fromkeys(
     (TX_SYSCALLS, RX_SYSCALLS, CALL_BY_STACK), _CALL_ROOTS
 )
 """Functions at which an entry point's stacks begin: below them is interrupted code, or entry code in assembler."""
@@ -150,7 +151,7 @@ def entry_of(frames: Sequence[str], entry: int) -> int:
 
     Return CALL_BY_STACK for overhead of the call, which belongs to whatever work the call does.
     """
-    if entry not in _SOFTIRQS and not SOFTIRQ_ROOTS.isdisjoint(frames):
+    if entry not in _SOFTIRQS and not _SOFTIRQ_ROOTS.isdisjoint(frames):
         return 0  # an interrupt just before or after a softirq
     if entry not in (CALL_BY_STACK, THREAD_BY_STACK):
         return entry
