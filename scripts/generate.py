@@ -148,7 +148,7 @@ KNOWN = (
     ("Netto", "`tx_syscalls`, `rx_softirq`, … by `cpu`: shares of a CPU",
      '`rate(nettop_cpu_network_seconds_total{entry="RX softirq"}[1m])`, by `cpu` and `entry`'),
     ("Netto", "`rx_softirq__driver_poll` and similar",
-     '`rate(nettop_cpu_category_seconds_total{entry="RX softirq"}[1m])`, by `category`, summed over CPUs'),
+     '`rate(nettop_cpu_category_seconds_total{entry="RX softirq"}[1m])`, by `cpu` and `category`'),
     ("Netto", "`user_space_overhead`", '`rate(nettop_self_seconds_total{kind="total"}[1m])`'),
     ("Netto", "`procfs_metric`, `net_power`", "none: node_exporter has `/proc/stat`; power is not measured"),
     ("ebpf-prometheus-metrics", "`packets_count`",

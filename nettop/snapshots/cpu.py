@@ -66,7 +66,7 @@ class Category:
         return frozenset(self.functions.split())
 
 
-OTHER, NETTOP = 0, 17
+OTHER, NETTOP = 0, 18
 CATEGORIES: dict[int, Category] = {
     1: Category("driver poll", "P", "devices' poll functions and the per-CPU backlog",
                 "__napi_poll napi_poll process_backlog napi_complete_done napi_busy_loop __napi_busy_loop veth_poll "
@@ -103,36 +103,38 @@ CATEGORIES: dict[int, Category] = {
                 "nf_conntrack_in nf_conntrack_confirm __nf_conntrack_confirm nf_confirm ipv4_confirm "
                 "ipv4_conntrack_in ipv4_conntrack_local ipv4_conntrack_defrag ipv6_conntrack_in ipv6_conntrack_local "
                 "ipv6_defrag nf_nat_inet_fn nf_nat_packet nf_nat_manip_pkt nf_nat_ipv4_fn nf_nat_ipv6_fn"),
-    9: Category("IP receive", "I", "IPv4 and IPv6 input, and the route lookup",
+    9: Category("IPv4 receive", "I", "IPv4 input, and the route lookup",
                 "ip_rcv ip_list_rcv ip_sublist_rcv ip_sublist_rcv_finish ip_list_rcv_finish ip_rcv_finish "
-                "ip_rcv_finish_core ip_rcv_core ipv6_rcv ipv6_list_rcv ip6_sublist_rcv ip6_rcv_finish ip6_rcv_core "
-                "ip6_rcv_finish_core ip6_list_rcv_finish"),
-    10: Category("local delivery", "L", "packets for this host, before their protocol",
+                "ip_rcv_finish_core ip_rcv_core"),
+    10: Category("IPv6 receive", "V", "IPv6 input, and the route lookup",
+                 "ipv6_rcv ipv6_list_rcv ip6_sublist_rcv ip6_rcv_finish ip6_rcv_core ip6_rcv_finish_core "
+                 "ip6_list_rcv_finish"),
+    11: Category("local delivery", "L", "packets for this host, before their protocol",
                  "ip_local_deliver ip_local_deliver_finish ip_protocol_deliver_rcu ip6_input ip6_input_finish "
                  "ip6_protocol_deliver_rcu ip_sublist_local_deliver"),
-    11: Category("forwarding", "R", "packets for other hosts",
+    12: Category("forwarding", "R", "packets for other hosts",
                  "ip_forward ip_forward_finish ip6_forward ip6_forward_finish ip_sublist_forward"),
-    12: Category("TCP", "T", "TCP, in softirqs and system calls",
+    13: Category("TCP", "T", "TCP, in softirqs and system calls",
                  "tcp_v4_rcv tcp_v6_rcv tcp_v4_do_rcv tcp_v6_do_rcv tcp_rcv_established tcp_rcv_state_process "
                  "tcp_sendmsg tcp_sendmsg_locked tcp_recvmsg tcp_recvmsg_locked tcp_splice_read tcp_read_sock "
                  "tcp_write_xmit __tcp_transmit_skb __tcp_push_pending_frames tcp_cleanup_rbuf __tcp_cleanup_rbuf"),
-    13: Category("UDP", "U", "UDP, in softirqs and system calls",
+    14: Category("UDP", "U", "UDP, in softirqs and system calls",
                  "udp_rcv udpv6_rcv __udp4_lib_rcv __udp6_lib_rcv udp_unicast_rcv_skb udp6_unicast_rcv_skb "
                  "udp_queue_rcv_skb udp_queue_rcv_one_skb udpv6_queue_rcv_skb udpv6_queue_rcv_one_skb "
                  "__udp_enqueue_schedule_skb __udp4_lib_lookup __udp6_lib_lookup udp4_lib_lookup2 udp6_lib_lookup2 "
                  "udp_sendmsg udpv6_sendmsg udp_send_skb udp_v6_send_skb udp_recvmsg udpv6_recvmsg"),
-    14: Category("transmit", "S", "sending; in softirqs, replies and forwarded packets",
+    15: Category("transmit", "S", "sending; in softirqs, replies and forwarded packets",
                  "__dev_queue_xmit ip_output __ip_local_out ip_local_out ip_send_skb __ip_queue_xmit ip_queue_xmit "
                  "ip_finish_output ip_finish_output2 __ip_finish_output ip6_output ip6_xmit inet6_csk_xmit "
                  "ip6_local_out ip6_finish_output ip6_finish_output2 dev_hard_start_xmit sch_direct_xmit __qdisc_run "
                  "net_tx_action validate_xmit_skb"),
-    15: Category("socket wake-up", "W", "waking the process that waits for a socket",
+    16: Category("socket wake-up", "W", "waking the process that waits for a socket",
                  "sock_def_readable sock_def_write_space sock_def_wakeup sock_def_error_report sk_stream_write_space "
                  "ep_poll_callback"),
-    16: Category("softirq loop", "O", "the loop around all of it",
+    17: Category("softirq loop", "O", "the loop around all of it",
                  "net_rx_action handle_softirqs __do_softirq napi_threaded_poll napi_threaded_poll_loop"),
     NETTOP: Category("nettop itself", "N", "nettop's own BPF programs, and the kernel code that calls BPF programs"),
-    18: Category("system call", "Y", "entering the kernel, and the socket calls before their protocol",
+    19: Category("system call", "Y", "entering the kernel, and the socket calls before their protocol",
                  "do_syscall_64 el0_svc __sys_sendto __sys_recvfrom __sys_sendmsg __sys_recvmsg __sys_sendmmsg "
                  "__sys_recvmmsg ksys_write ksys_read do_sendfile io_worker_handle_work"),
     OTHER: Category("other", "·", "none of these"),
@@ -230,7 +232,7 @@ STACKS = Table(
     begins_at_zero=True,
     hooks=("samples",),
     exports=("folded", "speedscope", "svg"),
-    metrics=(),
+    metrics=(Metrics(("cpu", "entry", "category"), ("time_ns",), prefix="cpu_category"),),
 )  # fmt: skip
 
 CATEGORY_SHARES = Table(
@@ -254,7 +256,7 @@ CATEGORY_SHARES = Table(
     begins_at_zero=True,
     hooks=("samples",),
     adds_up=False,
-    metrics=(Metrics(("entry", "category"), ("time_ns", "samples"), prefix="cpu_category"),),
+    metrics=(Metrics(("entry", "category"), ("samples",), prefix="cpu_category"),),
 )  # fmt: skip
 
 NO_PROCESS = "(no process)"

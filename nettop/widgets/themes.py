@@ -114,6 +114,7 @@ FRAMES: Mapping[str, tuple[str, str, str]] = {
     "F": ("#8e50a9", "#d5b9e1", "ansi_magenta"),
     "K": ("#a44691", "#e2b5d9", "ansi_bright_magenta"),
     "I": ("#377647", "#94d1a3", "ansi_green"),
+    "V": ("#755c8f", "#cbbade", "ansi_bright_green"),
     "L": ("#4f742f", "#a4d07e", "ansi_bright_green"),
     "R": ("#277662", "#6dd5bb", "ansi_bright_cyan"),
     "T": ("#a0561a", "#f1b787", "ansi_yellow"),

@@ -257,9 +257,9 @@ def leads(lens: Lens, entry: int, expected: set[str], share: float) -> Callable[
     ("scene", "expected", "share"),
     [
         pytest.param(
-            directly, {"UDP", "socket wake-up", "IP receive"}, 0.3, marks=pytest.mark.core, id="UDP"
+            directly, {"UDP", "socket wake-up", "IPv4 receive"}, 0.3, marks=pytest.mark.core, id="UDP"
         ),
-        pytest.param(routed, {"forwarding", "IP receive", "transmit"}, 0.3, id="forwarding"),
+        pytest.param(routed, {"forwarding", "IPv4 receive", "transmit"}, 0.3, id="forwarding"),
         pytest.param(tracked, {"connection tracking", "netfilter"}, 0.1, id="conntrack"),
         pytest.param(bridged, {"bridging"}, 0.05, id="bridge"),
     ],

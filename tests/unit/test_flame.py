@@ -124,7 +124,7 @@ def test_category_of_a_node() -> None:
     tree = flame_tree(counts)
     labels = {node.symbol: CATEGORIES[node.category].label for node in nodes(tree) if node.symbol != "memcpy"}
     assert labels["all"] == labels["RX softirq"] == "other"
-    assert (labels["ip_rcv"], labels["tcp_v4_rcv"], labels["udp_rcv"]) == ("IP receive", "TCP", "UDP")
+    assert (labels["ip_rcv"], labels["tcp_v4_rcv"], labels["udp_rcv"]) == ("IPv4 receive", "TCP", "UDP")
     copies = {CATEGORIES[node.category].label for node in nodes(tree) if node.symbol == "memcpy"}
     assert copies == {"TCP", "UDP", "other"}
 
