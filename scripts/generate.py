@@ -138,7 +138,8 @@ is `sent` or `received`.
 - **Labels** have the same values as everywhere in nettop: in the tables, in REST and in CSV. `namespace` is the name
   of a network namespace; `nettop_namespace_info` has its inode number, `netns`.
 - **Histograms** have 19 of the fine histogram's edges, each about three times the previous one. The sum is computed
-  from the midpoints of the fine buckets, within 3.2 % (pairs: 12.5 %).
+  from the midpoints of the fine buckets, within 3.2 % (pairs: 12.5 %). While a histogram is empty, it has only the
+  bucket `+Inf`.
 - Metrics that this kernel or host cannot provide have no series; `nettop_hook_info` names the mechanism in use, or
   `n/a`. A label without a value is `(none)`.
 - `nettop_connections_sockets` excludes sockets in TIME_WAIT, which are only counted: `nettop_connections_time_wait`.

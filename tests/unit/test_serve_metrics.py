@@ -396,7 +396,10 @@ def test_both_formats(accept: str, media_type: str, parse: Callable[[str], Itera
     lens = lens_of(LISTED)
     counts = np.zeros(WAITS.count, np.uint64)
     counts[[0, 100]] = 3, 2
-    rows = [job(1, HOSTILE, 10, waits=counts, open=4), job(2, "bob", 7, bytes_received=None)]
+    rows = [
+        job(1, HOSTILE, 10, waits=counts, open=4),
+        job(2, "bob", 7, bytes_received=None, waits=np.zeros_like(counts)),
+    ]
     text, content_type = scraped(reading(lens, rows, 0), lens=lens, accept=accept)
     assert content_type.startswith(media_type)
     samples = {(s.name, *sorted(s.labels.items())): s.value for family in parse(text) for s in family.samples}
@@ -407,6 +410,11 @@ def test_both_formats(accept: str, media_type: str, parse: Callable[[str], Itera
     assert samples["nettop_work_waits_seconds_bucket", ("le", "6.4e-08"), user] == 3
     assert samples["nettop_work_waits_seconds_bucket", ("le", "+Inf"), user] == 5
     assert samples["nettop_work_waits_seconds_count", user] == 5
+    of_bob = [
+        key for key in samples if key[0].startswith("nettop_work_waits_seconds_bucket") and "bob" in key[-1]
+    ]
+    assert of_bob == [("nettop_work_waits_seconds_bucket", ("le", "+Inf"), ("user", "bob"))]
+    assert samples["nettop_work_waits_seconds_count", ("user", "bob")] == 0
     assert samples["nettop_work_open", user] == 4
     assert samples["nettop_work_jobs", user] == 1
     assert samples["nettop_lens_up", ("lens", "work")] == 1

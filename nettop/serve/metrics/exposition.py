@@ -179,10 +179,11 @@ def _of_family(family: Family, totals: SeriesTotals) -> Metric:
 
 
 def _add_histogram(metric: Metric, family: Family, labels: dict[str, str], value: list[float]) -> None:
-    """Add a classic histogram: cumulative buckets, count and sum."""
+    """Add a classic histogram: cumulative buckets, count and sum. If it is empty, it has no bucket but +Inf."""
     *counts, together = value
     below = list(accumulate(counts))
-    for edge, count in zip(family.edges, below, strict=True):
+    buckets = list(zip(family.edges, below, strict=True))
+    for edge, count in buckets if below[-1] else buckets[-1:]:
         metric.add_sample(f"{family.name}_bucket", labels | {"le": edge}, count)
     metric.add_sample(f"{family.name}_count", labels, below[-1])
     metric.add_sample(f"{family.name}_sum", labels, together / family.divisor)
