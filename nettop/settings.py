@@ -149,6 +149,8 @@ class RunSettings(NamedTuple):
 
 
 DEFAULT_LISTEN = "127.0.0.1:9471"
+UNWATCHED_INTERVAL_S = 5.0
+"""Seconds between the readings of `nettop serve` while nobody watches, unless a longer interval was chosen."""
 
 
 class ServeSettings(NamedTuple):

@@ -34,7 +34,7 @@ from nettop.commands.privilege import open_session, refuse_root_for_caller
 from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.process.interrupts import requested_by_signals
-from nettop.settings import DEFAULT_LISTEN, ServeSettings
+from nettop.settings import DEFAULT_LISTEN, UNWATCHED_INTERVAL_S, ServeSettings
 from nettop.snapshots import all_views, lenses
 from nettop.snapshots.own_cost import SELF
 
@@ -101,7 +101,8 @@ class ServeOptions:
                                             help="Export series for the N largest and one for the others, of: "
                                             f"{', '.join(series_set_names())}; 0 exports none; repeatable")] = None
     interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", panel=_WHAT,
-                                    help="Seconds between readings of the tables (1)")] = "1"
+                                    help="Seconds between readings while somebody watches a table (1); otherwise "
+                                    f"at least {UNWATCHED_INTERVAL_S:g}, besides each scrape")] = "1"
     max_overhead: Annotated[str | None, max_overhead_option(_WHAT)] = None
     mechanism: Annotated[list[str] | None, mechanism_option(_WHAT)] = None
     follow_namespaces: Annotated[bool, follow_namespaces_option(_WHAT)] = False

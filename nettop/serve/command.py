@@ -101,7 +101,7 @@ def make_app(served: Served, totals: Totals, counts: ServerCounts, publications:
         *page_routes(),
         *metrics_routes(served, totals, counts),
         *health_routes(served, totals),
-        *traffic_routes(served, totals.traffic),
+        *traffic_routes(served, totals.traffic, totals.catch_up),
         Route("/api/openapi.json", openapi, methods=["GET"]),
         *stream_routes(served, publications),  # before the tables, whose pattern matches this path too
         *table_routes(served),

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""State shared by all handlers: the session, the served lenses, and a wake-up when new data is published."""
+"""State shared by all handlers: the session, the served lenses, and a wake-up when new data is published.
+
+While nobody watches, lenses are read less often, and again for each scrape: readings are most of what serving costs.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,9 +16,15 @@ from dataclasses import dataclass, field
 from nettop.engine.session import Session
 from nettop.errors import NettopError, UsageError
 from nettop.query.filter import Filter, parse_filter
+from nettop.settings import UNWATCHED_INTERVAL_S
 from nettop.snapshots.schema import Lens, Table
 from nettop.snapshots.snapshot import Frame
 from nettop.snapshots.source import SourceOptions
+
+_WATCHED_FOR_S = 30.0
+"""Seconds for which a request for a table counts as watching."""
+_FRESH_WITHIN_S = 2.0
+"""Seconds that a request waits for a reading; then it gets the last one."""
 
 
 @dataclass(eq=False)
@@ -27,6 +38,12 @@ class Served:
     lenses: tuple[Lens, ...]
     filters: tuple[str, ...] = ()
     _wanted: set[tuple[str, str, bool]] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        self._chosen_s = self.session.interval_s
+        self._pace = threading.Lock()
+        self._watched_s = time.monotonic()
+        self._is_watched = True
 
     @property
     def is_ready(self) -> bool:
@@ -42,6 +59,30 @@ class Served:
     def applicable_filters(self, table: Table) -> list[Filter]:
         """Return the filters that apply to a table: those whose fields it has."""
         return [shown for text in self.filters if (shown := applicable_filter(table, text)) is not None]
+
+    def watch(self) -> None:
+        """Note that somebody watches the tables: read at the chosen interval from now on."""
+        with self._pace:
+            self._watched_s = time.monotonic()
+            if not self._is_watched:
+                self._is_watched = True
+                self.session.set_interval(self._chosen_s)
+
+    def slow_down(self) -> None:
+        """Read less often if nobody has watched for a while."""
+        with self._pace:
+            if self._is_watched and time.monotonic() - self._watched_s > _WATCHED_FOR_S:
+                self._is_watched = False
+                self.session.set_interval(max(self._chosen_s, UNWATCHED_INTERVAL_S))
+
+    async def freshen(self) -> None:
+        """Read all lenses now, unless their last reading is no older than the chosen interval."""
+        frames = (self.frame(lens.id) for lens in self.lenses)
+        read_ns = max((frame.now.boot_ns for frame in frames if frame is not None), default=0)
+        if time.clock_gettime_ns(time.CLOCK_BOOTTIME) - read_ns > self._chosen_s * 1e9:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FRESH_WITHIN_S):
+                    await asyncio.wrap_future(self.session.sample_now())
 
     async def start_reading(self, lens: str, table: Table, *, all_rows: bool) -> None:
         """Start reading a table and wait for its first reading: some tables are read only on demand.

@@ -47,6 +47,9 @@ class Prepared(Served):
     async def start_reading(self, lens: str, table: Table, *, all_rows: bool) -> None:
         """Do nothing: the session reads nothing."""
 
+    async def freshen(self) -> None:
+        """Do nothing: the session reads nothing."""
+
 
 def make_served(
     *published: Published, lenses: tuple[Lens, ...] = LENSES, filters: tuple[str, ...] = ()

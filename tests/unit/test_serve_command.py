@@ -150,7 +150,7 @@ async def ask(served: Served, totals: Totals, path: str, query: bytes = b"") -> 
     client = Client(make_app(served, totals, ServerCounts(), publications), path, query)
     await client.end()
     publications.close()
-    return client.status, json.loads(client.body)
+    return client.status, json.loads(client.body) if client.body.startswith(b"{") else {}
 
 
 def answered(sources: Mapping[str, Scripted], path: str, query: bytes = b"") -> tuple[int, dict[str, Any]]:
@@ -183,6 +183,32 @@ def test_all_rows_are_read_on_request() -> None:
     assert source.options.all_rows
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/api/v1/connections", "/health"])
+def test_a_request_gets_the_present(path: str) -> None:
+    """A scrape or a request for a table reads again if the last reading is older than the interval."""
+    fresh, old = Read(0), Read(MAX_INTERVAL_S + 1)
+    assert answered({"connections": fresh}, path)[0] == 200
+    answered({"connections": old}, path)
+    assert old.readings - fresh.readings == (path != "/health")
+
+
+def test_read_less_often_while_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a minute after the last request for a table it is read every 5 s; the next request restores the interval."""
+    chosen: list[float] = []
+    monkeypatch.setattr(Session, "set_interval", lambda _, seconds: chosen.append(seconds))
+    served = Served(Session(1.0, lambda _: Read(0)), ())
+    began_s = time.monotonic()
+    for after_s, act in ((29, served.slow_down), (31, served.slow_down), (40, served.slow_down), (41, served.watch),
+                         (70, served.slow_down), (72, served.slow_down)):  # fmt: skip
+        monkeypatch.setattr(time, "monotonic", lambda now_s=began_s + after_s: now_s)
+        act()
+    assert chosen == [5.0, 1.0, 5.0]
+    slow = Served(Session(7.0, lambda _: Read(0)), ())
+    monkeypatch.setattr(time, "monotonic", lambda: began_s + 200)
+    slow.slow_down()
+    assert chosen[3:] == [7.0]
+
+
 # --- health ---------------------------------------------------------------------------------------------------
 
 
@@ -192,9 +218,11 @@ class Read(OnRequest):
     def __init__(self, age_s: float) -> None:
         super().__init__([])
         self._age_ns = round(age_s * 1e9)
+        self.readings = 0
 
     def read(self, taken_ns: int) -> Snapshot:
         """Return the reading of that moment."""
+        self.readings += 1
         boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self._age_ns
         return replace(super().read(taken_ns), boot_ns=boot_ns)
 

@@ -50,6 +50,7 @@ from nettop.snapshots.schema import Field, Kind, Lens, Metrics, Table
 from nettop.snapshots.snapshot import Ended, Frame, Snapshot, TextTable
 from nettop.snapshots.source import SourceOptions
 from tests.unit.build import TAKEN_NS, Row, make_rows
+from tests.unit.serving import make_served
 
 DEADLINE_S = 60.0
 EVERY_SET = [declared for lens in (*lenses(), SELF) for declared in series_sets(lens)]
@@ -434,7 +435,7 @@ def test_unavailable_fields_have_no_series() -> None:
 def test_not_before_every_lens_was_read() -> None:
     """Until every lens was read there are no metrics: missing series would look ended."""
     lens = lens_of(LISTED)
-    served = Served(Session(MAX_INTERVAL_S, lambda _: Playing()), (lens,))
+    served = make_served(lenses=(lens,))
     app = application(metrics_routes(served, Totals(served, {}, SourceOptions()), ServerCounts()))
     answer = asyncio.run(get(app, ""))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -444,7 +445,7 @@ def test_not_before_every_lens_was_read() -> None:
 
 def test_compression() -> None:
     """The text is compressed only on request, as by Prometheus."""
-    served = Served(Session(MAX_INTERVAL_S, lambda _: Playing()), ())
+    served = make_served(lenses=())
     app = application(metrics_routes(served, Totals(served, {}, SourceOptions()), ServerCounts()))
     transport = httpx.ASGITransport(app)
 

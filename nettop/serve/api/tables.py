@@ -57,6 +57,8 @@ def table_routes(served: Served) -> list[Route]:
 
     async def table(request: Request) -> Response:
         wanted = parse_wanted(served, request.path_params["view"], request.scope["query_string"])
+        served.watch()
+        await served.freshen()
         await served.start_reading(wanted.lens.id, wanted.query.table, all_rows=wanted.query.all_rows)
 
         async def pieces() -> AsyncGenerator[bytes, None]:
@@ -165,7 +167,9 @@ def stream_routes(served: Served, publications: Publications) -> list[Route]:
 
         # Proxies must not buffer events.
         headers = {"X-Accel-Buffering": "no"}
-        return Streamed(request, _pieces(queries, events, publications, ending), EVENT_STREAM, headers)
+        return Streamed(
+            request, _pieces(served, queries, events, publications, ending), EVENT_STREAM, headers
+        )
 
     return [Route(STREAM_PATH, stream, methods=["GET"])]
 
@@ -237,7 +241,11 @@ def _event(query: str, wanted: Wanted, state: Frame | NettopError) -> bytes:
 
 
 async def _pieces(
-    queries: Mapping[str, Wanted], events: Events, publications: Publications, ending: asyncio.Event
+    served: Served,
+    queries: Mapping[str, Wanted],
+    events: Events,
+    publications: Publications,
+    ending: asyncio.Event,
 ) -> AsyncGenerator[bytes, None]:
     """Yield the newest event of each query that this client has not received yet, until `ending` is set."""
     loop = asyncio.get_running_loop()
@@ -247,6 +255,7 @@ async def _pieces(
         idle_at = loop.time() + IDLE_S
         while not ending.is_set():
             news = [query for query, wanted in queries.items() if events.number(wanted) != seen[query]]
+            served.watch()
             for query in news:
                 seen[query], event = await events.newest(query, queries[query])
                 yield event

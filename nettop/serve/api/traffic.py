@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -164,11 +165,14 @@ def _add_rows(counted: dict[str, Array], view: View, part_of: dict[int, int]) ->
 # --- routes -------------------------------------------------------------------------------------------------
 
 
-def traffic_routes(served: Served, traffic: Traffic) -> list[Route]:
-    """Return the routes; without the bandwidth lens they answer 404."""
+def traffic_routes(served: Served, traffic: Traffic, catch_up: Callable[[], None]) -> list[Route]:
+    """Return the routes; without the bandwidth lens they answer 404. `catch_up` adds what was read to `traffic`."""
 
     def route(path: str, answer_of: Callable[[InterfaceTraffic, float], Answer]) -> Route:
         async def answer(request: Request) -> Response:
+            served.watch()
+            await served.freshen()
+            await run_in_threadpool(catch_up)
             wanted = _wanted(served, traffic, request)
             return JSONResponse(answer_of(wanted, time.monotonic() - traffic.began_s))
 

@@ -63,6 +63,7 @@ def metrics_routes(served: Served, totals: Totals, counts: ServerCounts) -> list
             raise Problem(503, "not every lens has been read yet", "retry in a moment", headers=RETRY_SOON)
         accepted = request.headers.get("accept", "")
         encode, content_type = choose_encoder("" if "text/plain" in accepted else accepted)
+        await served.freshen()
         return Response(await run_in_threadpool(encode, registry), headers={"Content-Type": content_type})
 
     return [Route("/metrics", metrics, methods=["GET"])]
@@ -78,6 +79,7 @@ class _Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics as of a single moment, without those that this kernel or host does not provide."""
+        self._totals.catch_up()
         with self._totals.lock:
             of_lenses = [metric for metric in self._of_lenses() if metric.samples]
             own = list(self._of_nettop())

@@ -51,6 +51,7 @@ class Totals:
         self._served = served
         self._options = options
         self._event = WakeEvent()
+        self._adding = threading.Lock()
         self._is_ending = False
 
     @contextmanager
@@ -80,15 +81,21 @@ class Totals:
         try:
             with self._event:
                 while not self._is_ending:
-                    for lens in self._served.lenses:
-                        frame = self._served.frame(lens.id)
-                        if frame is not None and frame.now is not self.last.get(lens.id):
-                            with self._served.session.steps.time(lens.id, ADD_UP):
-                                self._add(lens, frame)
+                    self.catch_up()
+                    self._served.slow_down()
                     self._event.wait()
         except BaseException as error:
             self.failure = error
             raise
+
+    def catch_up(self) -> None:
+        """Add the newest reading of each lens, unless it was added."""
+        with self._adding:
+            for lens in self._served.lenses:
+                frame = self._served.frame(lens.id)
+                if frame is not None and frame.now is not self.last.get(lens.id):
+                    with self._served.session.steps.time(lens.id, ADD_UP):
+                        self._add(lens, frame)
 
     def _add(self, lens: Lens, frame: Frame) -> None:
         before = self.last.get(lens.id)
