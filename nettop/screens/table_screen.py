@@ -74,6 +74,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         self.totals_history = self.lens_state.totals
         self.refresh_once = False
         self._frame: Frame | None = None
+        self._attaching_since: float | None = None
         self._last_view: View | None = None
         self._headline_drawn: tuple[View, int] | None = None
         self.first_line = Bar(Background.PANEL, gap=0, id="first-line")
@@ -150,7 +151,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
 
     def on_mount(self) -> None:
         """Show the newest frame, if there is one already."""
-        self.set_interval(1.0, self._count_frozen_seconds)
+        self.set_interval(1.0, self._count_seconds)
         self.set_class(len(self.lens.tables) > 1, "-several")
         self.show_newest()
 
@@ -176,17 +177,26 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         if self.frozen is not None and not self.refresh_once:
             frame, failure = self.frozen.frame, None
         if failure is not None:
+            self._attaching_since = None
             self._show_notice(
                 Span(failure.what, Role.BAD), Span(failure.remedy), Span("Enter tries again", Role.DIM)
             )
         elif frame is None or not self.has_table(frame):
-            self._show_notice(Span(f"{self.lens.title}: attaching …", Role.DIM))
+            self._show_attaching()
         elif frame is not self._frame:
             self.show_frame(frame)
             return
         else:
             self.set_class(False, "-notice")
         self.draw_lines()
+
+    def _show_attaching(self) -> None:
+        """Say what is going on, and for how long."""
+        if self._attaching_since is None:
+            self._attaching_since = self.context.clock()
+        seconds = int(self.context.clock() - self._attaching_since)
+        text = f"{self.lens.title}: attaching …{f' {seconds} s' if seconds else ''}"
+        self._show_notice(Span(text, Role.DIM))
 
     def has_table(self, frame: Frame) -> bool:
         """Return False while the source has not read the table: it reads some only once they are shown."""
@@ -201,7 +211,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
 
     def show_frame(self, frame: Frame) -> None:
         """Show a new frame."""
-        self._frame = frame
+        self._frame, self._attaching_since = frame, None
         last = None if self.view is None else self.view.frame
         before = frame.before
         follows = last is not None and before is not None and last.now.boot_ns >= before.boot_ns
@@ -247,10 +257,12 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         self.notice.notify_of(*texts)
         self.set_class(True, "-notice")
 
-    def _count_frozen_seconds(self) -> None:
-        if self.frozen is None or not self.is_current:
+    def _count_seconds(self) -> None:
+        if not self.is_current or (self.frozen is None and self._attaching_since is None):
             return
-        if self.context.names is not None:  # more may have been resolved
+        if self._attaching_since is not None:
+            self.show_newest()
+        elif self.context.names is not None:  # more may have been resolved
             self.update_view()
         else:
             self.draw_lines()

@@ -228,6 +228,10 @@ async def test_attaching_is_calm() -> None:
     async with running(busy_host(), ticks=0) as run:
         assert run[1].notice.text == "Connections: attaching …"
         assert run[1].headline_bar.text.strip() == ""
+        began_s = run[1].context.clock()
+        run[1].context.clock = lambda: began_s + 3.2
+        run[1]._count_seconds()
+        assert run[1].notice.text == "Connections: attaching … 3 s"
 
 
 async def test_footer_and_tabs_work_by_mouse() -> None:
