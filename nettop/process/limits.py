@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-_M_ARENA_MAX = -8
-"""M_ARENA_MAX in glibc's malloc.h."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+"""Options of mallopt(3), from glibc's malloc.h. Other C libraries have none."""
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _NO_LIMIT = 1 << 60
@@ -37,14 +37,24 @@ def set_up_process() -> None:
 
     Raise the soft limit of open files to the hard one, as the usual 1,024 is meant for programs that use select(2).
     Make all threads allocate from one arena, as each further one would hold some megabytes: nettop's threads rarely
-    allocate at the same time. C libraries other than glibc have no such option.
+    allocate at the same time.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # keep the limit if it cannot be raised
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    _set_malloc(_M_ARENA_MAX, 1)
+
+
+def return_memory_early() -> None:
+    """Return large arrays to the kernel when they are freed: 10 MB less, but a quarter more CPU time for a reading."""
+    _set_malloc(_M_MMAP_THRESHOLD, 128 << 10)
+    _set_malloc(_M_TRIM_THRESHOLD, 128 << 10)
+
+
+def _set_malloc(option: int, value: int) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_ARENA_MAX, 1)
+        mallopt(option, value)
 
 
 def open_files() -> int | None:
