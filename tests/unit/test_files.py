@@ -469,7 +469,7 @@ def test_hardly_any_files(words: list[str]) -> None:
         assert child.wait(DEADLINE_S) == ExitCode.UNSUPPORTED
         assert child.stdout is not None
         what, remedy = child.stdout.read().splitlines()
-    assert what == "nettop: nettop may open only 6 files (hard limit of RLIMIT_NOFILE), and needs at least 32"
+    assert what == "nettop: nettop may open only 6 files (hard limit of RLIMIT_NOFILE), and needs at least 64"
     assert "ulimit -n" in remedy
 
 
