@@ -46,6 +46,7 @@ def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Piped]:
     yield made
     os.close(made.reader)
     made.console.close()
+    made.console._thread.join(DEADLINE_S)  # it would write to what has the descriptor next
     os.close(made.writer)
 
 
