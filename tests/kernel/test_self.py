@@ -206,7 +206,7 @@ def test_the_interval_grows_and_it_says_so() -> None:
     """With a bound far too low for ten readings a second, the interval grows; hooks on others' traffic are detached
     first.
     """
-    said = re.compile(r"^nettop: interval \d+\.\d s.* --max-overhead 0\.1%", re.MULTILINE)
+    said = re.compile(r"^nettop: interval \d+\.\d s.* for --max-overhead 0\.1%$", re.MULTILINE)
     with Running("--table", "-d", "--interval", "0.1", "--max-overhead", "0.1%") as running:
         until(lambda: said.search(running.errors()), "it says that it reads less often", 60)
 

@@ -157,7 +157,7 @@ def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
             if name == "nettop_connections_by_process_bytes_total"
         }
         assert "serveserver" in busiest
-        assert len(busiest - {OTHERS, EVICTED}) <= 3  # the largest, one that was, and a newcomer
+        assert len(busiest - {OTHERS, EVICTED}) <= 2  # the largest, and as many that were
         assert total_bytes == moved[1]["bytes_received"] + moved[1]["bytes_sent"]
 
 
