@@ -80,25 +80,16 @@ int tp_btf__softirq_exit(u64 *ctx) {
 }
 
 // Records the socket that a softirq serves. Earlier ticks of the softirq are charged to the first socket:
-// packets pass the driver and IP before their socket is known. Where no hook marks softirqs, a tick is
-// charged to the next socket, unless that comes too late to be in the same softirq.
+// packets pass the driver and IP before their socket is known. Where no hook marks softirqs, one that is
+// served soon after a tick is taken to be in the same softirq.
 static __always_inline int serve(u64 sk) {
   struct cpu_state *state = this_cpu();
-  if (!state)
-    return 0;
-  if (state->ticked_at) {
-    bool is_same = bpf_ktime_get_ns() - state->ticked_at < SOFTIRQ_NS;
-    state->ticked_at = 0;
-    state->served = sk;
-    barrier(); // the address is read back: the verifier allows no arithmetic on a pointer
-    if (is_same)
-      count_served(state->served, 1);
-  }
-  if (!state->softirq)
+  if (!state || !(state->softirq || state->early_ticks))
     return 0;
   state->served = sk;
-  barrier(); // no tick is early from here on
-  if (state->early_ticks)
+  barrier(); // no tick is early from here on. The address is read back: the verifier allows no arithmetic on
+             // a pointer
+  if (state->early_ticks && (state->softirq || bpf_ktime_get_ns() - state->ticked_at < SOFTIRQ_NS))
     count_served(state->served, state->early_ticks);
   state->early_ticks = 0;
   return 0;

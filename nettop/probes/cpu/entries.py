@@ -71,8 +71,8 @@ CPU_STATE = np.dtype(
 holds the entry point of the running thread, 0 for none, and pauses while a softirq runs. `task_depth` is the nesting
 depth of calls; `interruptions` counts softirqs and context switches. `served` is the address of the socket (struct
 sock) that the running softirq handled last, 0 for none yet; `early_ticks` are the ticks of that softirq before it.
-`ticked_at` is the time of a tick in a softirq that no hook marks, 0 once a socket was served. `last_caller` is the
-start time of the process that made the last call.
+`ticked_at` is the time of the last of them, if no hook marks softirqs. `last_caller` is the start time of the process
+that made the last call.
 
 `entry_ns` is indexed by entry point (0 for softirqs), `vector_ns` by softirq plus one. Both have as many elements as a
 span can name, which every verifier understands. Times come first: a reader that races with the end of a span may miss
@@ -213,8 +213,7 @@ def in_order(fallbacks: Fallbacks, *, exact: bool) -> Fallbacks:
     """Return a hook's mechanisms with samples as the last resort if times are to be `exact`."""
     if not exact:
         return fallbacks
-    others = [mechanism for mechanism in fallbacks.mechanisms if mechanism != BY_SAMPLES]
-    return replace(fallbacks, mechanisms=(*others, *set(fallbacks.mechanisms) & {BY_SAMPLES}))
+    return replace(fallbacks, mechanisms=tuple(sorted(fallbacks.mechanisms, key=BY_SAMPLES.__eq__)))
 
 
 def functions() -> dict[str, int]:

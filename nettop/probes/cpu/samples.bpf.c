@@ -241,6 +241,7 @@ int sample__alone(struct clock_tick *tick) {
   struct stack *stack = take_stack(tick);
   if (in_softirq(stack)) {
     here->busy += is_idle();
+    state->early_ticks = 1; // an earlier one was in another softirq
     state->ticked_at = bpf_ktime_get_ns();
     count_sample(stack, here, SOFTIRQ_BY_STACK, 0);
     return 0;
