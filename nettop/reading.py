@@ -13,6 +13,7 @@ import re
 import select
 import stat
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 PIPE_WAIT_S = 10.0
@@ -69,7 +70,7 @@ def _read(descriptor: int, most_bytes: int) -> bytes:
         try:
             piece = os.read(descriptor, min(_PIECE_BYTES, most_bytes + 1 - len(content)))
         except BlockingIOError:
-            if not has_data(descriptor, max(0, round((deadline - time.monotonic()) * 1000))):
+            if not has_data([descriptor], max(0, round((deadline - time.monotonic()) * 1000))):
                 raise TimeoutError(
                     errno.ETIMEDOUT, f"the pipe was not written within {PIPE_WAIT_S:g} s"
                 ) from None
@@ -80,13 +81,14 @@ def _read(descriptor: int, most_bytes: int) -> bytes:
     raise _too_large(most_bytes)
 
 
-def has_data(descriptor: int, wait_ms: int) -> bool:
-    """Return whether a descriptor can be read without blocking, now or within `wait_ms`.
+def has_data(descriptors: Iterable[int], wait_ms: int) -> bool:
+    """Return whether one of the descriptors can be read without blocking, now or within `wait_ms`.
 
     select(2) refuses descriptors above 1023, which a host with many CPUs may need.
     """
     poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(wait_ms))
 
 

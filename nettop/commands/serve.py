@@ -103,7 +103,7 @@ class ServeOptions:
                                             f"{', '.join(series_set_names())}; 0 exports none; repeatable")] = None
     interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", panel=_WHAT,
                                     help="Seconds between readings while somebody watches a table (1); otherwise "
-                                    f"at least {UNWATCHED_INTERVAL_S:g}, besides each scrape")] = "1"
+                                    f"at least {UNWATCHED_INTERVAL_S:g}, and a reading for each scrape")] = "1"
     max_overhead: Annotated[str | None, max_overhead_option(_WHAT)] = None
     mechanism: Annotated[list[str] | None, mechanism_option(_WHAT)] = None
     follow_namespaces: Annotated[bool, follow_namespaces_option(_WHAT)] = False

@@ -515,9 +515,9 @@ def test_descriptors_above_1023() -> None:
     reader, writer = os.pipe()
     high = fcntl.fcntl(reader, fcntl.F_DUPFD_CLOEXEC, 1500)
     try:
-        assert not has_data(high, 0)
+        assert not has_data([high], 0)
         os.write(writer, b"n")
-        assert has_data(high, 0)
+        assert has_data([high], 0)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for descriptor in (reader, writer, high):

@@ -332,7 +332,7 @@ def test_connections_being_answered_are_not_evicted() -> None:
             assert run.application.waiting.acquire(timeout=DEADLINE_S)
         later = clients.enter_context(run.connect())
         later.sendall(GET)
-        assert not has_data(later.fileno(), 0)
+        assert not has_data([later.fileno()], 0)
         run.let_pass(5 * run.server.limits.crowded_s)
         run.let_answer()
         assert {answer_of(client).body for client in busy} == {b"at last"}

@@ -327,7 +327,7 @@ class Connections(Probe):
 
     def drain(self, taken_ns: int) -> tuple[Rows, ...]:
         """Return the events that became ready since the last call."""
-        if self._loader is not None and has_data(self._loader.descriptor, 0):
+        if self._loader is not None and has_data([self._loader.descriptor], 0):
             next(self._attaching, None)
         events = self._events.drain(taken_ns) if self._events else None
         return () if events is None else (self.table.namespaces.with_names(events),)

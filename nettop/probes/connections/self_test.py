@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import select
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from nettop.reading import has_data
 from nettop.selftest.paths import CLIENT, IP_VERSIONS, SERVER, TrafficPath
 from nettop.selftest.process import TIMEOUT_S, CommandFailed, run_together
 from nettop.selftest.result import SelfTestResult
@@ -184,7 +184,7 @@ def _reported(source: EventSource, ids: set[int], count: int) -> list[_Event]:
     wanted = np.array(list(ids), np.uint64)
     end = time.monotonic() + TIMEOUT_S
     while len(events) < count and time.monotonic() < end:
-        select.select(source.wakeups(), [], [], 0.1)
+        has_data(source.wakeups(), 100)
         source.read(time.monotonic_ns())
         for batch in source.drain(time.monotonic_ns()):
             for row in rows_of(batch, np.isin(batch.array["id"], wanted)):
