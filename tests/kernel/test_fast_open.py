@@ -143,7 +143,7 @@ def send_as_soon_as_open(memory: dict[Any, Any], target: tuple[str, int], count:
     """Make `count` connections; send a byte on each from another CPU than the one that acknowledges the SYN-ACK."""
     traffic.stay_on(memory, 1)
     for _ in range(count):
-        with socket.socket() as client:
+        with socket.socket(traffic.V6 if ":" in target[0] else traffic.V4) as client:
             client.setblocking(False)
             client.connect_ex(target)
             poll = select.poll()
@@ -154,14 +154,16 @@ def send_as_soon_as_open(memory: dict[Any, Any], target: tuple[str, int], count:
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one CPU")
-def test_two_sockets_of_one_handshake(lab: Lab, closed_in_syn_recv: Path) -> None:
+@pytest.mark.parametrize("version", [4, 6])
+def test_two_sockets_of_one_handshake(lab: Lab, closed_in_syn_recv: Path, version: int) -> None:
     """Two CPUs make a socket of one handshake, the kernel closes one of them: that is no failure."""
     with Watch() as watch:
         near, far = lab.pair()
         # CPU 0 handles what arrives at the client: it acknowledges the SYN-ACK.
         near.namespace.run("sh", "-c", f"echo 1 > /sys/class/net/{near.device}/queues/rx-0/rps_cpus")
         client, server = lab.worker(near.namespace), lab.worker(far.namespace)
-        port = server.call(traffic.listen, "listener", far.v4)
+        host = far.v6 if version == 6 else far.v4
+        port = server.call(traffic.listen, "listener", host)
 
         def reported() -> Counter[str]:
             watch.drain()
@@ -169,7 +171,7 @@ def test_two_sockets_of_one_handshake(lab: Lab, closed_in_syn_recv: Path) -> Non
 
         def connect_some() -> Counter[str]:
             server.start(traffic.swallow, "listener", SOME)
-            client.call(send_as_soon_as_open, (far.v4, port), SOME)
+            client.call(send_as_soon_as_open, (host, port), SOME)
             server.result()
             until(lambda: reported()["close"] >= SOME or watch.has_lost(), "all are closed")
             return reported()
