@@ -157,8 +157,13 @@ class Session:
         return self._cost.steps
 
     def cost(self) -> float | None:
-        """Return nettop's recent share of one CPU, including its programs if known."""
+        """Return nettop's recent share of one CPU, including its programs if `counts_programs`."""
         return self._cost.share()
+
+    @property
+    def counts_programs(self) -> bool:
+        """Whether the time of nettop's programs in the kernel is known, and part of the cost."""
+        return self._cost.counts_programs
 
     @property
     def late(self) -> int:

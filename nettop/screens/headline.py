@@ -49,7 +49,10 @@ def first_line(
     frozen_s: float | None,
     cost: float | None,
 ) -> tuple[list[BarItem], list[BarItem]]:
-    """Return program, host and lenses at the left; interval, average and own cost (a share of one CPU) at the right."""
+    """Return program, host and lenses at the left; interval, average and own cost at the right.
+
+    The cost is a share of one CPU. Without BPF statistics the time of programs in the kernel is unknown.
+    """
     program = item((" nettop ", Role.NAME))
     host = item((f" {elide_end(context.host, _HOST_CELLS)} ", Role.DIM), importance=20)
     frozen = []
@@ -65,7 +68,8 @@ def first_line(
     if width < NARROW or not fits([program, *tabs, *frozen], pace, width, gap=0):
         tabs = _tabs(context, shown, named=False)
     share = UNKNOWN if cost is None else human(cost, RATIO)
-    own_cost = [item((f"  cost {share} of a CPU ", Role.DIM), importance=30)]
+    hooks = "" if context.session.counts_programs else "+ hooks "
+    own_cost = [item((f"  cost {share} of a CPU {hooks}", Role.DIM), importance=30)]
     return [program, host, *tabs, *frozen], [*pace, *own_cost]
 
 
