@@ -90,6 +90,7 @@ bench-overhead: ## --max-overhead over 50,000 connections; root
 bench-cpu: ## the cpu lens beside perf, and what it costs; root, perf, iperf3, nft, ethtool, cc
 	$(as_root) $(bin)/python -B bench/cpu_categories.py
 	$(as_root) $(bin)/python -B bench/cpu_cost.py
+	$(as_root) $(bin)/python -B bench/duties.py
 
 bench-enrichment: ## looking up the networks of flows, beside maxminddb
 	$(as_user) $(bin)/python -B bench/enrichment.py
