@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nettop.kernel.bpf.symbols import Symbols, are_shown, why_hidden
+from nettop.kernel.bpf.symbols import Symbols, are_shown, bounds_of, why_hidden
 from nettop.kernel.host.privileges import CAP_SYSLOG
 
 pytestmark = pytest.mark.usefixtures("made_capabilities")
@@ -127,11 +127,20 @@ def test_names_of_what_is_present(proc: Path) -> None:
 
 def test_bounds_of_what_is_wanted(proc: Path) -> None:
     """A function ends where the next one begins; its rarely used part elsewhere does not count."""
-    made = Symbols(proc, {"tcp_v4_rcv", "early", "udp_rcv_skb"})
-    made.refresh()
-    assert made.bounds("tcp_v4_rcv") == (0xFFFFFFFF81000080, 0x80)
-    assert made.bounds("early") == (0xFFFFFFFF81000040, 0x40)
-    assert made.bounds("udp_rcv_skb") is None
+    assert bounds_of(("tcp_v4_rcv",), proc) == (0xFFFFFFFF81000080, 0x80)
+    assert bounds_of(("early", "tcp_v4_rcv"), proc) == (0xFFFFFFFF81000040, 0x40)
+    assert bounds_of(("udp_rcv_skb",), proc) is None
+
+
+def test_bounds_that_are_hidden(hiding: Path) -> None:
+    """A hidden function is nowhere."""
+    assert bounds_of(("udp_rcv",), hiding) is None
+
+
+def test_the_first_name_that_exists_is_preferred(proc: Path) -> None:
+    """A newer name counts before an older one, wherever they are."""
+    assert bounds_of(("udp_rcv", "tcp_v4_rcv"), proc) == (0xFFFFFFFF81000100, 0x200)
+    assert bounds_of(("udp_rcv_skb", "tcp_v4_rcv"), proc) == (0xFFFFFFFF81000080, 0x80)
 
 
 def test_names_are_known_without_addresses(hiding: Path) -> None:

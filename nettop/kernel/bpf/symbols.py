@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -65,6 +65,29 @@ def are_shown(proc: Path = Path("/proc"), kept: Kept | None = None) -> bool:
     return any(start for start, _ in _functions(proc, kept))
 
 
+def bounds_of(
+    functions: Sequence[str], proc: Path = Path("/proc"), kept: Kept | None = None
+) -> tuple[int, int] | None:
+    """Return the address and the size of the first of these functions that exists; None if none does or is shown.
+
+    Read only until the first one is found, which comes early: all symbols take 0.2 s.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    begun: tuple[str, int] | None = None
+    for start, name in _functions(proc, kept):
+        if begun is not None and start > begun[1]:
+            found[begun[0]] = begun[1], start - begun[1]
+            begun = None
+            if functions[0] in found:
+                break
+        own, _, suffix = name.decode(errors="replace").partition(" ")[0].partition(".")
+        if start and own in functions and "cold" not in suffix:  # rarely used parts are elsewhere
+            begun = own, start
+    if begun is not None:
+        found[begun[0]] = begun[1], _LONGEST
+    return next((found[name] for name in functions if name in found), None)
+
+
 class Symbols:
     """The functions of the kernel and its modules, empty before the first `refresh`. A function takes about 40 bytes.
 
@@ -78,7 +101,6 @@ class Symbols:
         self._kept = kept
         self._wanted = frozenset(name.encode() for name in wanted)
         self.present: frozenset[str] = frozenset()
-        self._wanted_at: dict[str, int] = {}
         self._modules: frozenset[str] | None = None
         self._starts: Array = np.empty(0, np.uint64)
         self._ends: Array = np.empty(0, np.intp)
@@ -97,29 +119,20 @@ class Symbols:
         self._modules = modules
         # Use a few large buffers: Python objects would take 20 MB or more.
         starts, ends, text = array("Q"), array("Q"), bytearray()
-        present = dict[str, int]()
+        present = set()
         for start, name in _functions(self._proc, self._kept):
             # Strip the module and suffixes such as .isra.0.
-            own, _, suffix = name.partition(b" ")[0].partition(b".")
-            if own in self._wanted and b"cold" not in suffix:  # rarely used parts are elsewhere
-                present[own.decode()] = start
+            if (own := name.partition(b" ")[0].partition(b".")[0]) in self._wanted:
+                present.add(own.decode())
             if start:
                 starts.append(start)
                 text += name
                 ends.append(len(text))
-        self.present, self._wanted_at = frozenset(present), present
+        self.present = frozenset(present)
         unsorted = np.array(starts, np.uint64)
         self._order = np.argsort(unsorted, kind="stable")
         self._starts, self._ends, self._text = unsorted[self._order], np.array(ends, np.intp), bytes(text)
         return True
-
-    def bounds(self, function: str) -> tuple[int, int] | None:
-        """Return the address and the size of a wanted function; None if it does not exist or is hidden."""
-        start = self._wanted_at.get(function)
-        if not start:
-            return None
-        at = int(np.searchsorted(self._starts, np.uint64(start), side="right"))
-        return start, (int(self._starts[at]) if at < len(self._starts) else start + _LONGEST) - start
 
     def __len__(self) -> int:
         return len(self._starts)

@@ -24,7 +24,7 @@ from nettop.kernel.bpf.iterator import Iterator, RowBuffer
 from nettop.kernel.bpf.perf_events import Clocks, online_cpus
 from nettop.kernel.bpf.program import Program
 from nettop.kernel.bpf.rows import row_header
-from nettop.kernel.bpf.symbols import Symbols
+from nettop.kernel.bpf.symbols import Symbols, bounds_of
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.proc_files import CpuTimes, read_cpu_times
 from nettop.probes.cpu.calls import CALL, CALLS_MAX, put_calls
@@ -281,8 +281,9 @@ class Samples:
         self._maps = StackMaps(program.maps, defines())
         self._owners = Owners(program.functions.get(OWNERS))
         self._missed_in_pauses = 0.0
-        self._symbols = Symbols(host.proc, (*CATEGORY_OF, *RUNS_SOFTIRQS), host.kept)
+        self._symbols = Symbols(host.proc, CATEGORY_OF, host.kept)
         self._symbols_ns = 0
+        self._has_been_read = False
         self._folder = Folder(self._function_at)
         self._rows = StackRows()
         self._not_available: dict[int, str] = {}
@@ -301,7 +302,6 @@ class Samples:
             self._program.functions[self.function], self._frequency_hz, self._host.kept.clocks
         )
         self._ticks.expect(self.running_ns(), read_cpu_times(self._host.proc))
-        self._refresh_symbols()  # includes the programs loaded together with this one
         put_calls(self._program.maps["calls"])
         if self.function == ALONE:
             self._put_softirqs()
@@ -309,7 +309,7 @@ class Samples:
 
     def _put_softirqs(self) -> None:
         """Tell the ticks which function runs softirqs. Raises Unsupported without its symbol."""
-        bounds = next(filter(None, map(self._symbols.bounds, RUNS_SOFTIRQS)), None)
+        bounds = bounds_of(RUNS_SOFTIRQS, self._host.proc, self._host.kept)
         if bounds is None:
             raise Unsupported(f"this kernel has no symbol {' or '.join(RUNS_SOFTIRQS)}")
         bpf.set_element(self._program.maps["softirqs"], bytes(4), np.array([bounds], _BOUNDS).tobytes())
@@ -325,20 +325,22 @@ class Samples:
 
         Raises OSError.
         """
-        self._refresh_symbols()
         counts = maps.read_per_cpu(self._program.maps["sampled"], 0, SAMPLED)
         self._ticks.expect(running_ns, cpus)
         self._ticks.count(counts["busy"])
-        self._count()
-        if self._maps.are_full():
-            self._clear_maps()
+        if self._has_been_read:
+            self._refresh_symbols()
+            self._count()
+            if self._maps.are_full():
+                self._clear_maps()
+        self._has_been_read = True  # the first rows do not wait for the symbols, which take 0.2 s
         call_ns, self._call_ns = self._call_ns, []
         return SampleReading(
             stacks=self._rows.stacks(taken_ns),
             categories=self._rows.categories(self._not_available, taken_ns),
             entry_ns=self._entry_ns.copy(),
             vector_ns=self._vector_ns.copy(),
-            call_ns=np.concatenate(call_ns),
+            call_ns=np.concatenate([np.zeros(0, SAMPLED_NS), *call_ns]),
             served_ns=self._owned_ns(),
             counts={
                 "samples": self._rows.samples,
