@@ -157,9 +157,13 @@ def recording() -> Iterator[None]:
     """Have perf record the stacks of all CPUs."""
     with running(*PERF.split(), "-o", os.devnull, "sleep", "3600") as process:
         descriptors = Path(f"/proc/{process.pid}/fd")
-        until(
-            lambda: sum("perf_event" in os.readlink(path) for path in descriptors.iterdir()) > LAST_CPU, PERF
-        )
+
+        def samples_all() -> bool:
+            with contextlib.suppress(FileNotFoundError):  # it closes some meanwhile
+                return sum("perf_event" in os.readlink(path) for path in descriptors.iterdir()) > LAST_CPU
+            return False
+
+        until(samples_all, PERF)
         yield
 
 

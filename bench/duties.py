@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare the CPU lens's times with a thread's own clock: `sudo .venv/bin/python bench/duties.py [--calls send,recv] [--seconds 10]`.
+"""Compare the CPU lens's times with a thread's own clock: `sudo .venv/bin/python bench/duties.py [--calls send,recv]`.
 
 One thread makes one kind of call for a share of the time (duty.c). What it sends is dropped by a device whose other end
 is down, so that no softirq interrupts it; what it receives is there already. Each ratio has the standard error of its
