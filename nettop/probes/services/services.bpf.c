@@ -830,11 +830,19 @@ static __always_inline struct task_struct *current_task() {
   return (struct task_struct *)bpf_get_current_task_btf();
 }
 
+// Returns whether a call of a client only read what has been counted, as every second one does.
+static __always_inline bool only_read(struct turn *turn, struct tcp_sock *tp) {
+  return turn->side == SIDE_USED && turn->has_owner && !turn->is_final &&
+         tp->write_seq == turn->written_seq && !is_after(tp->copied_seq, turn->received_seq);
+}
+
 // Runs at the end of a call on a socket.
 static __always_inline int on_call(struct sock *sk) {
   struct turn *turn = turn_of(sk);
   struct tcp_sock *tp = turn ? tcp_of(sk) : NULL;
   if (tp) {
+    if (only_read(turn, tp))
+      return 0;
     struct progress tcp;
     read_progress(&tcp, tp, turn);
     called(turn, &tcp);
