@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the cost of connection events: `sudo .venv/bin/python bench/events.py [price storm] [--quick]`.
+"""Measure the cost of connection events: `sudo .venv/bin/python bench/events.py [price storm log] [--quick]`.
 
 A storm of short connections over loopback (storm.c, both ends in one process, on one CPU) runs alternately with and
 without nettop.
@@ -8,9 +8,10 @@ without nettop.
 import statistics
 import sys
 from argparse import Namespace as Options
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 from bpf_stats import program_runs, runs_since, statistics_on
 from measure import QUICK, Figure, Report, arguments, at_least, in_pairs, judge
@@ -19,9 +20,11 @@ from programs import (
     NETTOP,
     Process,
     built,
+    cpu_ns,
     cpu_while,
     drain,
     in_background,
+    readable_folder,
     resident_mb,
     run,
     running,
@@ -34,7 +37,10 @@ STATE, NESTED, SEND = "tp_btf__inet_so", "tp_btf__nested", "tp_btf__sock_se"
 
 @dataclass(frozen=True)
 class Storm:
-    """Result of a storm: connections, elapsed seconds, CPU seconds; and nettop's own usage during it."""
+    """Result of a storm: connections, elapsed seconds, CPU seconds; and nettop's own usage during it.
+
+    `own_cpu` is a share of one CPU.
+    """
 
     connections: int
     seconds: float
@@ -51,6 +57,11 @@ class Storm:
     def cpu_us(self) -> float:
         """CPU microseconds per connection, both ends together."""
         return self.cpu_s / self.connections * 1e6
+
+    @property
+    def own_us(self) -> float:
+        """CPU microseconds of nettop per connection."""
+        return self.own_cpu / self.per_s * 1e6
 
 
 def run_storm(program: str, seconds: float) -> Storm:
@@ -127,7 +138,68 @@ def storm(program: str, options: Options) -> Report:
     ]
 
 
-PARTS = {"price": price, "storm": storm}
+# --- a storm while nettop logs --------------------------------------------------------------------------------
+
+
+@contextmanager
+def logging(*options: str) -> Iterator[Process]:
+    """Run `nettop log` with its hooks attached, writing to files only."""
+    with (
+        readable_folder("log") as folder,
+        running(NETTOP, "log", "--log-dir", str(folder), "--no-console", *options, err=sys.stderr) as process,
+    ):
+        wait_for_hooks(process.pid)
+        until(lambda: any(folder.iterdir()), "nettop opens its files")
+        yield process
+
+
+LOGS = {
+    "--table -d": hooked,
+    "log, text": logging,
+    "log, JSON Lines": partial(logging, "--format", "jsonl"),
+    "log of groups": partial(logging, "--lens", "connections.groups"),
+}
+WARM_UP_S = 0.5
+"""Seconds of a storm before the measured one: nettop goes on starting after its hooks work."""
+BOUNDS = {"log, text": 15, "log, JSON Lines": 15, "log of groups": 5}
+
+
+def log(program: str, options: Options) -> Report:
+    """Run storms in pairs, without nettop and while it logs; take medians over the pairs."""
+    pairs, seconds = (1, 0.5) if options.quick else (5, 2)
+
+    def turn(switch: Callable[[], AbstractContextManager[Process | None]]) -> Storm:
+        with switch() as process:
+            if process is None:
+                return run_storm(program, seconds)
+            run_storm(program, WARM_UP_S)
+            before = cpu_ns(process.pid)
+            made = run_storm(program, seconds)
+            return replace(made, own_cpu=(cpu_ns(process.pid) - before) / 1e9 / made.seconds)
+
+    taken = in_pairs(pairs, turn, nullcontext, LOGS)
+    alone = statistics.median(without.cpu_us for each in taken.values() for without, _ in each)
+    figures = [Figure("CPU per connection without nettop", alone, "µs")]
+    for name, storms in taken.items():
+        figures += added_figures(name, storms)
+    return f"A storm while nettop logs, median of {pairs} pairs of {seconds:g} s", figures
+
+
+def added_figures(name: str, storms: Sequence[tuple[Storm, Storm]]) -> list[Figure]:
+    """Return what nettop added to the CPU time of a connection, in the storm itself (hooks) and in its own process."""
+    own = statistics.median(with_it.own_us for _, with_it in storms)
+    hooks = statistics.median(with_it.cpu_us - without.cpu_us for without, with_it in storms)
+    shares = [100 * ((with_it.cpu_us + with_it.own_us) / without.cpu_us - 1) for without, with_it in storms]
+    both = f"{name}: both, of the storm's CPU without nettop"
+    return [
+        Figure(f"{name}: CPU added to the storm, per connection", hooks, "µs"),
+        Figure(f"{name}: nettop's own, per connection", own, "µs"),
+        Figure(both, statistics.median(shares), "%", BOUNDS.get(name)),
+        Figure(f"{name}: spread of that, least to most", max(shares) - min(shares), "%"),
+    ]
+
+
+PARTS = {"price": price, "storm": storm, "log": log}
 
 
 def main() -> int:
