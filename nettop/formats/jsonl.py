@@ -8,24 +8,27 @@ A histogram is an array with [low, high, count] for each nonempty bucket; `high`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from json.encoder import encode_basestring
-from typing import Any
 
-from nettop.formats.rows import format_rows, format_values, time_first
+from nettop.formats.cells import Cell, Spelling, column_cells, join_rows
+from nettop.formats.rows import time_first
 from nettop.query.batches import PIECE_ROWS
 from nettop.query.times import rfc3339
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index
 
 _COMPACT = (",", ":")
-_array = partial(json.dumps, separators=_COMPACT)
+_SPELLING = Spelling(encode_basestring, "null", partial(json.dumps, separators=_COMPACT), '"')
 
 
-def json_cells(view: View, columns: Iterable[str], at: Index) -> list[list[Any]]:
-    """Return the values of each column for the rows at `at`, prepared so that `%s` formats them as JSON."""
-    return [format_values(view.values(name, at), encode_basestring, "null", _array) for name in columns]
+def json_rows(view: View, columns: Sequence[str], at: Index, between: Sequence[str]) -> bytes:
+    """Format the rows as one text: each is the values of its columns between these texts, one more than columns."""
+    cells: list[Cell] = []
+    for before, name in zip(between[:-1], columns, strict=True):
+        cells += [before, *column_cells(view, name, at, _SPELLING)]
+    return join_rows([*cells, between[-1]], len(at))
 
 
 def document(head: Mapping[str, object], view: View, columns: Sequence[str], at: Index) -> Iterator[str]:
@@ -36,7 +39,7 @@ def document(head: Mapping[str, object], view: View, columns: Sequence[str], at:
     pieces = ("{" + keys[0][1:], *keys[1:], "},")
     for start in range(0, len(at), PIECE_ROWS):
         some = at[start : start + PIECE_ROWS]
-        rows = format_rows(pieces, json_cells(view, columns, some))
+        rows = json_rows(view, columns, some, pieces).decode()
         yield rows if start + PIECE_ROWS < len(at) else rows[:-1]
     yield "]}"
 
@@ -63,9 +66,12 @@ class JsonLines:
 
     def lines(self, view: View, at: Index) -> str:
         """Format one line for each of the rows at `at`."""
+        return self.encoded(view, at).decode()
+
+    def encoded(self, view: View, at: Index) -> bytes:
+        """Return `lines` in UTF-8."""
         if not len(at):
-            return ""
-        cells = json_cells(view, self._columns, at)
+            return b""
         first, *others = self._keys
         if self._dated:
             before = ['{"time":', *(self._marks + key for key in others[:1]), *others[1:]]
@@ -75,4 +81,4 @@ class JsonLines:
         if self._why:
             missing = {name: view.missing[name] for name in self._columns if name in view.missing}
             why = f',"why":{json.dumps(missing, ensure_ascii=False, separators=_COMPACT)}'
-        return format_rows((*before, f"{why}}}\n"), cells)
+        return json_rows(view, self._columns, at, (*before, f"{why}}}\n"))

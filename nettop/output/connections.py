@@ -7,13 +7,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 
+from nettop.formats.cells import Cell, format_each, only_where
 from nettop.output import log_lines as lines
 from nettop.output.lens_output import LensOutput, Part
 from nettop.query.view import View
-from nettop.snapshots.arrays import Index, as_list
+from nettop.snapshots.arrays import Index
 from nettop.snapshots.connections import EVENTS, SOCKETS, WITHOUT_ROOT
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Table
@@ -32,13 +35,12 @@ def line_parts(table: Table, kind: str) -> list[Part]:
     who = [lines.owner, lines.ends, _other_namespace(os.stat("/proc/self/ns/net").st_ino)]
     if table is EVENTS:
         event = [lines.unlabelled("event", lines.KIND_WIDTH), lines.unlabelled("reason", _REASON_WIDTH)]
-        handshake = _for_events(lines.amount(EVENTS, "handshake_us", _LABELS), opened=True)
+        handshake = lines.amount(EVENTS, "handshake_us", _LABELS)
         amounts = [lines.amount(EVENTS, name, _LABELS) for name in _CLOSE_AMOUNTS]
         # Events have the same round-trip time fields as sockets.
-        ended = [
-            _for_events(part, opened=False) for part in (*amounts, lines.amount(SOCKETS, "rtt", _LABELS))
-        ]
-        return [lines.own_time, *event, *who, handshake, *ended]
+        amounts.append(lines.amount(SOCKETS, "rtt", _LABELS))
+        by_event = [_for_events([handshake], opened=True), _for_events(amounts, opened=False)]
+        return [lines.own_time, *event, *who, *by_event]
     if table is SOCKETS:
         amounts = [lines.amount(table, name, _LABELS) for name in _SOCKET_AMOUNTS]
         return [
@@ -54,24 +56,26 @@ def line_parts(table: Table, kind: str) -> list[Part]:
 def _other_namespace(own: int) -> Part:
     """Return the part that shows a row's network namespace, by name or inode number, unless it is nettop's `own`."""
 
-    def part(view: View, at: Index) -> list[str]:
+    def other(inode: int | None, name: str | None) -> str:
+        return "" if inode in (own, None) else f"  netns {name or inode}"
+
+    def part(view: View, at: Index) -> list[Cell]:
         if {"netns", "namespace"} & view.missing.keys():
-            return [f"  netns {NOT_AVAILABLE}"] * len(at)
-        inodes, names = view.values("netns", at), view.values("namespace", at)
-        return [
-            "" if inode in (own, None) else f"  netns {name or inode}"
-            for inode, name in zip(inodes, names, strict=True)
-        ]
+            return [f"  netns {NOT_AVAILABLE}"]
+        return [format_each(view, ("netns", "namespace"), at, other)]
 
     return part
 
 
-def _for_events(amount: Part, *, opened: bool) -> Part:
-    """Restrict an amount to events that open a connection, or to all others."""
+def _for_events(amounts: Sequence[Part], *, opened: bool) -> Part:
+    """Restrict amounts to events that open a connection, or to all others."""
 
-    def part(view: View, at: Index) -> list[str]:
-        has_it = as_list(np.isin(view.raw("event")[at], _OPENINGS, invert=not opened))
-        return [text if it_has else "" for text, it_has in zip(amount(view, at), has_it, strict=True)]
+    def part(view: View, at: Index) -> list[Cell]:
+        has_them = np.isin(view.raw("event")[at], _OPENINGS, invert=not opened)
+        if not has_them.any():
+            return []
+        cells = chain.from_iterable(amount(view, at[has_them]) for amount in amounts)
+        return [only_where(has_them, cell) for cell in cells]
 
     return part
 

@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from nettop.formats.cells import Cell
 from nettop.query.view import View
 from nettop.snapshots import lens_part
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Rows, Snapshot
 
-Part = Callable[[View, Index], list[str]]
-"""Function that returns one part of each readable line, including its leading spaces."""
+Part = Callable[[View, Index], list[Cell]]
+"""Function that returns the cells of one part of each readable line, including its leading spaces."""
 
 
 class Exporter(Protocol):

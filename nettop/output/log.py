@@ -24,12 +24,15 @@ from nettop.output.losses import CAUSES, QUEUE_FULL, Losses
 from nettop.process import service_manager
 from nettop.process.interrupts import Requests
 from nettop.process.wake_event import WakeEvent
-from nettop.query.batches import PIECE_ROWS, pieces
+from nettop.query.batches import pieces
 from nettop.query.view import View
 from nettop.settings import LogSettings
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.snapshots.source import SourceOptions
+
+PIECE_ROWS = 4096
+"""Rows formatted at once, about as many as a storm of connections makes between two drains."""
 
 
 def run_log(
@@ -256,7 +259,7 @@ class _LensLog:
                 self._seen += len(piece)
                 batches = {stream.table.name: (piece,)}
                 view = View(Frame(frame.now, None, batches), stream.query)
-                self._put(stream, stream.maker.lines(view, view.order), len(view.order))
+                self._put(stream, stream.maker.encoded(view, view.order), len(view.order))
             self._write_loss("events", QUEUE_FULL, self.consumer.lost(stream.table))
 
     def _is_due(self, snapshot: Snapshot) -> bool:
@@ -276,13 +279,13 @@ class _LensLog:
             order = view.order
             for start in range(0, len(order), PIECE_ROWS):
                 at = order[start : start + PIECE_ROWS]
-                self._put(stream, stream.maker.lines(view, at), len(at))
+                self._put(stream, stream.maker.encoded(view, at), len(at))
                 self.write_events()  # before their bounded queue overflows
 
-    def _put(self, stream: Stream, text: str, rows: int) -> None:
+    def _put(self, stream: Stream, block: bytes, rows: int) -> None:
         if rows:
             self._written[stream.name] += rows
-            self._sinks.write(stream.name, text)
+            self._sinks.write_block(stream.name, block)
 
     # --- what is not available ------------------------------------------------------------------------------
 

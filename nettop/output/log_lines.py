@@ -4,12 +4,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
+from itertools import chain, starmap
 from typing import Any
 
-from nettop.formats.rows import format_rows, format_values
+import numpy as np
+
+from nettop.formats.cells import (
+    Cell,
+    Coded,
+    Spelling,
+    column_cells,
+    endpoint_parts,
+    format_each,
+    join_rows,
+    take_texts,
+)
 from nettop.output.lens_output import Part, lens_output
 from nettop.output.losses import Lost
 from nettop.output.plan import field_of
@@ -19,6 +31,7 @@ from nettop.query.units import UNKNOWN, human, human_spread, unit_of
 from nettop.query.view import View
 from nettop.settings import LineFormat
 from nettop.snapshots.arrays import Index
+from nettop.snapshots.histograms import histogram_text
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Kind, Table
 
@@ -27,6 +40,7 @@ _OWNER_WIDTH = 22
 _ENDS_WIDTH = 45
 """Width of two IPv4 addresses with their ports, and the arrow between them."""
 _OWNER, _ENDS = ("process", "pid"), ("local", "remote")
+_ARROW = " → "
 
 
 class TextLines:
@@ -44,10 +58,14 @@ class TextLines:
 
     def lines(self, view: View, at: Index) -> str:
         """Format one line for each of the rows at `at`."""
+        return self.encoded(view, at).decode()
+
+    def encoded(self, view: View, at: Index) -> bytes:
+        """Return `lines` in UTF-8."""
         if not len(at):
-            return ""
-        cells = [part(view, at) for part in self._parts]
-        return format_rows([*[""] * len(cells), "\n"], cells)
+            return b""
+        cells = chain.from_iterable(part(view, at) for part in self._parts)
+        return join_rows([*cells, "\n"], len(at))
 
 
 def lost_line(form: LineFormat, wall_ns: int, lost: Lost) -> str:
@@ -97,14 +115,14 @@ def _is_amount(table: Table, name: str) -> bool:
 # --- the parts ------------------------------------------------------------------------------------------------
 
 
-def own_time(view: View, at: Index) -> list[str]:
+def own_time(view: View, at: Index) -> list[Cell]:
     """Return the time of each row."""
-    return [text or _blank(view, "time") for text in view.values("time", at)]
+    return column_cells(view, "time", at, _spelling(view, "time"))
 
 
-def snapshot_time(view: View, at: Index) -> list[str]:
+def snapshot_time(view: View, _at: Index) -> list[Cell]:
     """Return the time of the snapshot for each row."""
-    return [rfc3339(view.snapshot.wall_ns)] * len(at)
+    return [rfc3339(view.snapshot.wall_ns)]
 
 
 def _time_of(table: Table) -> Part:
@@ -113,40 +131,48 @@ def _time_of(table: Table) -> Part:
 
 def constant(kind: str) -> Part:
     """Return a part that is the same word in each line."""
-    return lambda _view, at: [f"  {kind:{KIND_WIDTH}}"] * len(at)
+    return lambda _view, _at: [f"  {kind:{KIND_WIDTH}}"]
 
 
 def unlabelled(name: str, width: int) -> Part:
     """Return a part with a value without its name."""
-    return lambda view, at: _each(
-        view.values(name, at), lambda value: f"  {value or _blank(view, name):{width}}"
-    )
 
-
-def _named(name: str) -> Part:
-    def part(view: View, at: Index) -> list[str]:
-        values = format_values(view.values(name, at), word, _blank(view, name))
-        return [f"  {name}={value}" for value in values]
+    def part(view: View, at: Index) -> list[Cell]:
+        blank = _blank(view, name)
+        return [format_each(view, (name,), at, lambda value: f"  {value or blank:{width}}")]
 
     return part
 
 
-def owner(view: View, at: Index) -> list[str]:
+def _named(name: str) -> Part:
+    return lambda view, at: [f"  {name}=", *column_cells(view, name, at, _spelling(view, name))]
+
+
+def owner(view: View, at: Index) -> list[Cell]:
     """Format the owner process of each row as `name[pid]`."""
     blanks = [_blank(view, name) for name in _OWNER]
 
-    def written(process: tuple[str | None, int | None]) -> str:
+    def written(*process: str | int | None) -> str:
         name, pid = map(_text, process, blanks)
         is_unattributed = process[1] is None and NOT_AVAILABLE not in blanks
         return f"  {'(unattributed)' if is_unattributed else f'{name}[{pid}]':{_OWNER_WIDTH}}"
 
-    return _each(list(zip(*(view.values(name, at) for name in _OWNER), strict=True)), written)
+    return [format_each(view, _OWNER, at, written)]
 
 
-def ends(view: View, at: Index) -> list[str]:
+def ends(view: View, at: Index) -> list[Cell]:
     """Format the local and the remote end of each row."""
-    sides = ([end or _blank(view, name) for end in view.values(name, at)] for name in _ENDS)
-    return [f"  {' → '.join(pair):{_ENDS_WIDTH}}" for pair in zip(*sides, strict=True)]
+    local, remote = (_end(view, name, at) for name in _ENDS)
+    width = len(_ARROW) + sum(np.array(list(map(len, texts)))[places] for texts, places in (*local, *remote))
+    paddings = [" " * count for count in range(_ENDS_WIDTH + 1)]
+    padding = take_texts(paddings, np.maximum(0, _ENDS_WIDTH - width))
+    return ["  ", *starmap(take_texts, local), _ARROW, *starmap(take_texts, remote), padding]
+
+
+def _end(view: View, name: str, at: Index) -> Sequence[Coded]:
+    if name in view.missing:
+        return [([NOT_AVAILABLE], np.zeros(len(at), np.intp))]
+    return endpoint_parts(view, name, at)
 
 
 def amount(table: Table, name: str, labels: Mapping[str, str] | None = None) -> Part:
@@ -164,18 +190,22 @@ def amount(table: Table, name: str, labels: Mapping[str, str] | None = None) -> 
             return ""
         return f"  {label} {f'{round(value):,} B' if unit == 'bytes' else human(value, unit)}"
 
-    def spread(pair: tuple[float | None, float | None]) -> str:
-        return "" if pair[0] is None else f"  {label} {human_spread(*pair, unit)}"
+    @lru_cache(1 << 12)
+    def spread(value: float | None, deviation: float | None) -> str:
+        return "" if value is None else f"  {label} {human_spread(value, deviation, unit)}"
 
-    def part(view: View, at: Index) -> list[str]:
+    def part(view: View, at: Index) -> list[Cell]:
         if needed in view.missing:
-            return [f"  {label} {NOT_AVAILABLE}"] * len(at)
+            return [f"  {label} {NOT_AVAILABLE}"]
         if field.kind is Kind.GROUP:
-            parts = (view.values(part, at) for part in field.parts)
-            return list(map(spread, zip(*parts, strict=True)))
-        return list(map(number, view.values(name, at)))
+            return [format_each(view, field.parts, at, spread)]
+        return [format_each(view, (name,), at, number)]
 
     return part
+
+
+def _spelling(view: View, name: str) -> Spelling:
+    return Spelling(word, _blank(view, name), lambda counts: word(histogram_text(counts)))
 
 
 def _text(value: Any, blank: str) -> str:
@@ -185,9 +215,3 @@ def _text(value: Any, blank: str) -> str:
 def _blank(view: View, name: str) -> str:
     """Return the placeholder for a missing value."""
     return NOT_AVAILABLE if name in view.missing else UNKNOWN
-
-
-def _each(values: list[Any], write: Callable[[Any], str]) -> list[str]:
-    """Map the values by `write`, calling it once per distinct value."""
-    written: dict[Hashable, str] = {value: write(value) for value in set(values)}
-    return list(map(written.__getitem__, values))

@@ -67,12 +67,15 @@ class Sinks:
 
     def write(self, name: str, text: str) -> None:
         """Write complete lines to the file of that name, then to the console."""
-        block = text.encode("utf-8", "replace")
+        self.write_block(name, text.encode("utf-8", "replace"))
+
+    def write_block(self, name: str, block: bytes) -> None:
+        """Write complete lines in UTF-8 to the file of that name, then to the console."""
         if self._files:
             self._files[name].write(block)
         if self._console is not None:
             self._console.write(
-                block if self._encoding == "utf-8" else text.encode(self._encoding, "replace")
+                block if self._encoding == "utf-8" else block.decode().encode(self._encoding, "replace")
             )
             if not self._files:
                 self._console.wait(lambda: self._requests.ending)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -76,12 +77,18 @@ def _addresses(columns: Columns, field: Field, at: Index) -> list[Any]:
 
 
 def _endpoints(columns: Columns, field: Field, at: Index) -> list[Any]:
-    address, port = field.parts
+    hosts, ports = endpoint_hosts(columns, field, at), _numbers(columns, field.parts[1], at)
+    return [f"{host}{'*' if port is None else port}" for host, port in zip(hosts, ports, strict=True)]
+
+
+def endpoint_hosts(columns: Columns, field: Field, at: Index) -> list[str]:
+    """Return what precedes the ports of an endpoint column for the rows at `at`: `address%zone:`."""
+    address, _ = field.parts
     raws = address_bytes(columns.raw(address)[at])
     hosts = list(map(address_text, raws))
     if columns.has_names:
         hosts = [columns.name_of(raw) or host for raw, host in zip(raws, hosts, strict=True)]
-    ports = _numbers(columns, port, at)
+    ports = repeat("")
     if not (field.zone and columns.known(field.zone)[at].any()):
         return list(map(endpoint_text, hosts, ports))
     zones = values_of(columns, field.zone, at)

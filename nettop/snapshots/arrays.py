@@ -12,6 +12,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Index = np.ndarray[Any, np.dtype[np.intp]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
+_FEW_PER_ROW = 8
+"""Numbers in a range of up to so many per row are counted; others are sorted, which takes longer."""
+
 
 def positions(keys: Array, among: Array) -> Index:
     """Return the position of each key in the sorted `among`, or −1. Shape of `keys`."""
@@ -43,13 +46,38 @@ def distinct_rows(columns: Sequence[Array]) -> tuple[Index, Index]:
     """Return the first row of each distinct combination of the columns' values (n, …), and each row's index into
     these (n,)."""
     count = len(columns[0])
-    as_bytes = [np.ascontiguousarray(column).view(np.uint8).reshape(count, -1) for column in columns if count]
-    if not as_bytes:
-        return np.zeros(0, np.intp), np.zeros(0, np.intp)
-    together = np.concatenate(as_bytes, axis=1)
-    rows = together.view(f"V{together.shape[1]}").ravel()
-    _, firsts, places = np.unique(rows, return_index=True, return_inverse=True)
+    parts = [part for column in columns for part in _parts(column)] if count else []
+    places = np.zeros(count, np.intp)
+    span = 1
+    for part in parts:
+        if (part != part[0]).any():
+            codes = _codes(part)
+            places = codes if span == 1 else _codes(places * (codes.max() + 1) + codes)
+            span = int(places.max()) + 1
+    firsts = np.zeros(min(span, count), np.intp)
+    firsts[places[::-1]] = np.arange(count)[::-1]
     return firsts, places
+
+
+def _parts(column: Array) -> list[Array]:
+    """Return the fields of a structured column, or the parts of a column (n, …)."""
+    if column.dtype.names:
+        return [part for name in column.dtype.names for part in _parts(column[name])]
+    return list(column.reshape(len(column), -1).T)
+
+
+def _codes(values: Array) -> Index:
+    """Return each value's index among the distinct values, in ascending order."""
+    if values.dtype.kind == "b":
+        values = values.view(np.uint8)
+    low, high = values.min(), values.max()
+    if values.dtype.kind not in "iu" or int(high) - int(low) >= _FEW_PER_ROW * len(values):
+        return np.unique(values, return_inverse=True)[1].ravel()
+    offsets = (values - low).astype(np.intp)
+    is_used = np.zeros(int(high) - int(low) + 1, bool)
+    is_used[offsets] = True
+    codes: Index = (np.cumsum(is_used) - 1)[offsets]
+    return codes
 
 
 def as_list(column: Array) -> list[Any]:
