@@ -76,7 +76,10 @@ def _codes(values: Array) -> Index:
     offsets = (values - low).astype(np.intp)
     is_used = np.zeros(int(high) - int(low) + 1, bool)
     is_used[offsets] = True
-    codes: Index = (np.cumsum(is_used) - 1)[offsets]
+    used = np.flatnonzero(is_used)
+    code_of = np.empty(len(is_used), np.intp)
+    code_of[used] = np.arange(len(used))
+    codes: Index = code_of[offsets]
     return codes
 
 
