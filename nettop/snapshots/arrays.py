@@ -83,6 +83,16 @@ def _codes(values: Array) -> Index:
     return codes
 
 
+def sums_by_place(places: Index, numbers: Array, count: int) -> Array:
+    """Sum unsigned numbers by their places, below `count`.
+
+    Their halves are added as floats, exactly for up to 2²¹ numbers; np.add.at takes ten times as long.
+    """
+    halves = numbers.astype(np.uint64) >> np.uint64(32), numbers.astype(np.uint64) & np.uint64(0xFFFF_FFFF)
+    high, low = (np.bincount(places, half, count).astype(np.uint64) for half in halves)
+    return (high << np.uint64(32)) + low
+
+
 def as_list(column: Array) -> list[Any]:
     """Convert one column, or rows, to native Python types."""
     values: list[Any] = column.tolist()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nettop.kernel.host.facts import Host, container_of
-from nettop.snapshots.arrays import Array, take_rows
+from nettop.snapshots.arrays import Array, distinct_rows, take_rows
 from nettop.snapshots.safe_text import safe_bytes, safe_text
 from nettop.snapshots.snapshot import TextTable, known
 
@@ -95,11 +95,11 @@ class Processes:
     ) -> None:
         """Do what `name` does for rows in any order; rows without a process are unchanged."""
         owned = np.flatnonzero(known(rows["start_time"]))
-        order = owned[np.lexsort((rows["start_time"][owned], rows["pid"][owned]))]
-        grouped = take_rows(rows, order)
-        self.name(grouped, groups, keep_earlier=keep_earlier)
+        firsts, places = distinct_rows([rows[name][owned] for name in ("pid", "start_time")])
+        heads = take_rows(rows, owned[firsts])
+        self.name(heads, groups, keep_earlier=keep_earlier)
         for name in _FIELDS:
-            rows[name][order] = grouped[name]
+            rows[name][owned] = heads[name][places]
 
     def code(self, process: str) -> int:
         """Return the code of a process name, which must be safe to display."""

@@ -105,7 +105,8 @@ class ConnectionEvents:
         self._ring = Ring(program.maps["events"], ring_bytes, EVENT)
         self._processes = Processes(host)
         self._groups: dict[int, str] = {}
-        self._pending = self._ready = _NO_EVENTS
+        self._pending = _NO_EVENTS
+        self._ready: list[Array] = []
         self._next_id = 1
         self._previous_reading = 0
         self._followed = followed
@@ -225,7 +226,7 @@ class ConnectionEvents:
         self._ended.add(ended)
         self._unowned = self._unowned[positions(self._unowned, ended["id"]) < 0]
         if self._followed is not None:
-            new = new[(new["is_followed"] == 1) & (new["event"] != ACCEPT)]
+            new = take_rows(new, (new["is_followed"] == 1) & (new["event"] != ACCEPT))
         nameless = (new["event"] == ACCEPT) & ~has_process(new)
         waiting = concatenate_rows(self._pending, take_rows(new, nameless))
         at = positions(waiting["id"], ended["id"])
@@ -233,8 +234,7 @@ class ConnectionEvents:
         is_ready = at >= 0
         is_ready[: max(0, len(waiting) - PENDING_MAX)] = True
         self._pending = take_rows(waiting, ~is_ready)
-        ready = take_rows(waiting, is_ready), take_rows(new, ~nameless)
-        self._ready = concatenate_rows(self._ready, *ready)
+        self._ready += [take_rows(waiting, is_ready), take_rows(new, ~nameless)]
 
     def _assign_last_owners(self, new: Array) -> None:
         """Give ended connections the owner found by the last reading of the table, unless a message showed another
@@ -259,14 +259,14 @@ class ConnectionEvents:
         for name in ("id", "holder"):
             copy_owners(waiting, rows, positions(waiting[name], rows["id"]))
         is_ready = has_process(waiting) | (waiting["time"] < read_at - _IN_BACKLOG_NS)
-        self._pending = waiting[~is_ready]
-        self._ready = concatenate_rows(self._ready, waiting[is_ready])
+        self._pending = take_rows(waiting, ~is_ready)
+        self._ready.append(take_rows(waiting, is_ready))
         # A connection in an accept queue has no owner yet, and not every reading walks the queues: watch it to its
         # end.
         ids = np.concatenate([self._unowned, waiting["id"][is_ready & ~has_process(waiting)]])
         at = positions(ids, rows["id"])
         owned = at >= 0
-        owned[owned] = has_process(rows[at[owned]])
+        owned[owned] = has_process(rows)[at[owned]]
         self._unowned = ids[~owned][-UNOWNED_MAX:]
         # An accept event may be on its way to the ring when a reading begins, but not at the reading after that.
         owned_until = 0 if len(self._unowned) or len(self._pending) else self._previous_reading
@@ -277,10 +277,11 @@ class ConnectionEvents:
     def drain(self, taken_ns: int) -> Rows | None:
         """Return the events that are ready, in chronological order; None if there are none."""
         self.collect()
-        if not len(self._ready):
+        ready = concatenate_rows(_NO_EVENTS, *self._ready)
+        self._ready = []
+        if not len(ready):
             return None
-        events = take_rows(self._ready, np.argsort(self._ready["time"], kind="stable"))
-        self._ready = _NO_EVENTS
+        events = take_rows(ready, np.argsort(ready["time"], kind="stable"))
         self._processes.name_any(events, self._groups)
         events["reason"][events["event"] < CLOSE] = unknown_value(events["reason"].dtype)
         events["event_id"] = np.arange(self._next_id, self._next_id + len(events), dtype=np.uint64)

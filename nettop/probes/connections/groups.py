@@ -14,7 +14,7 @@ from nettop.probes.connections.groupings import ALL, GROUPERS, service_ports
 from nettop.probes.connections.socket_rows import ROW, TCP, UNCONNECTED_STATES
 from nettop.query.query import text_query
 from nettop.query.view import View
-from nettop.snapshots.arrays import Array, Index, Mask, as_list, positions
+from nettop.snapshots.arrays import Array, Index, Mask, as_list, positions, sums_by_place
 from nettop.snapshots.connections import (
     ENDED_GROUPS,
     GROUP,
@@ -160,8 +160,8 @@ class SocketGroups:
         for name in _SUMMED:
             column = view.column(name)
             at = np.flatnonzero(column.known & (places != _NO_GROUP))
-            np.add.at(self._rows[name], places[at], column.numbers[at].astype(np.uint64))
-        np.add.at(self._rows["opened"], places[_has_opened(view)], 1)
+            self._rows[name] += sums_by_place(places[at], column.numbers[at], len(self._rows))
+        self._rows["opened"] += self._count(places[_has_opened(view)])
         ended = np.arange(len(view.now), view.size - int(view.rest.sum()))
         at = positions(events["id"], view.raw("id")[ended])
         for name, happened in (
@@ -169,10 +169,13 @@ class SocketGroups:
             ("failed", events["event"] == FAIL),
             ("reset", (events["event"] == CLOSE) & np.isin(events["reason"], RESETS)),
         ):
-            np.add.at(self._rows[name], places[ended[at[happened & (at >= 0)]]], 1)
+            self._rows[name] += self._count(places[ended[at[happened & (at >= 0)]]])
         self._describe(view, places)
         if self._before is None or view.snapshot.lost.get("events"):
             self._add_missed(view)
+
+    def _count(self, places: Index) -> Array:
+        return np.bincount(places, minlength=len(self._rows)).astype(np.uint64)
 
     def _add_missed(self, view: View) -> None:
         """Count connections that are in no group: they ended before the first reading, or their events were lost."""

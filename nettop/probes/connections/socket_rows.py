@@ -163,10 +163,10 @@ def is_same(rows: Array, others: Array, names: Iterable[str]) -> Mask:
 
 def copy_owners(rows: Array, owned: Array, at: Index) -> None:
     """Copy the owners from the rows `owned` at these positions (−1: none) to `rows`."""
-    has_owner: Mask = at >= 0
-    has_owner[has_owner] = has_process(owned[at[has_owner]])
-    for name in _OWNER:
-        rows[name][has_owner] = owned[name][at[has_owner]]
+    to = np.flatnonzero(at >= 0)
+    to = to[known(owned["start_time"][at[to]])]
+    for name in _OWNER if len(to) else ():
+        rows[name][to] = owned[name][at[to]]
 
 
 def descriptors_of(row: Array, shared: Array) -> list[tuple[int, int]]:
