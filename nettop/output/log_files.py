@@ -93,17 +93,15 @@ class LogFile:
 
     def write(self, block: bytes) -> None:
         """Append complete lines; count those that cannot be written as lost."""
-        lines = block.count(b"\n")
         if self._problem and time.monotonic() < self._quiet_until:
-            self._lose(lines)
+            self._lose(block)
             return
         gap = self._lost_line(self._problem, self._gap, self.lost) if self._gap else b""
         written = self._write_lines(gap + block)
         if gap and written:
             self._gap = 0
-            written -= 1
-        self._lose(lines - written)
-        if self._problem and written == lines:
+        self._lose(block[max(0, written - len(gap)) :])
+        if self._problem and written == len(gap) + len(block):
             missing = self.lost - self._lost_before
             self._report(f"{self.place.path} can be written again; {missing} lines are missing from it")
             self._problem = ""
@@ -134,7 +132,7 @@ class LogFile:
     # --- writing ------------------------------------------------------------------------------------------
 
     def _write_lines(self, block: bytes) -> int:
-        """Write the block, rotating as needed; return how many of its lines were written."""
+        """Write the block, rotating as needed; return how many bytes of complete lines were written."""
         at = 0
         try:
             while at < len(block):
@@ -153,7 +151,7 @@ class LogFile:
                     break
         except OSError as error:
             self._fail(error)
-        return block.count(b"\n", 0, at)
+        return at
 
     def _size(self) -> int:
         """Return the size of the file; reopen it first if it was removed."""
@@ -178,7 +176,8 @@ class LogFile:
             self._fail(error)
         return done
 
-    def _lose(self, lines: int) -> None:
+    def _lose(self, block: bytes) -> None:
+        lines = block.count(b"\n")
         self._gap += lines
         self.lost += lines
 
