@@ -2,7 +2,7 @@
 """Measure how long the programs of each lens take to compile, and to load from the cache: `sudo make bench-loading`.
 
 Nearly all of the time of a load is the verifier's; its work is also printed in instructions, which do not depend on the
-machine. Programs that this kernel refuses are not counted.
+machine. Texts that this kernel refuses are named.
 """
 
 import ctypes
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from measure import Figure, arguments, judge
 
+from nettop.errors import Unsupported
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import program_cache
 from nettop.kernel.bpf.program import Loader
@@ -53,7 +54,11 @@ def measure(lens: str, runs: int) -> Iterator[Figure]:
         name = Path(text.sources[-1]).name.partition(".")[0]
         names[name] += 1
         name += " of a command" if names[name] > 1 else ""
-        compiled, _ = load(text)
+        try:
+            compiled, _ = load(text)
+        except Unsupported as refusal:
+            print(f"{lens}: {name}: {refusal}", file=sys.stderr)
+            continue
         loads = [load(text) for _ in range(runs)]
         yield Figure(f"{name}, compiled and loaded", compiled, "ms")
         yield Figure(f"{name}, loaded from the cache, least of {runs}", min(loads)[0], "ms", LOAD_MS)
