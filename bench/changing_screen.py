@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run nettop's screens over sockets that all change: `changing_screen.py ROWS DESCRIPTOR`, on a terminal.
+"""Run nettop's screens over changing sockets: `changing_screen.py ROWS DESCRIPTOR SORT NTH`, on a terminal.
 
-The sampler runs as usual; only the kernel is simulated. Just before each snapshot goes to the bus, its time
-(CLOCK_MONOTONIC, ns, 8 bytes) is written to the descriptor.
+The sampler runs as usual; only the kernel is simulated. One row in NTH changes at each refresh. Just before each
+snapshot goes to the bus, its time (CLOCK_MONOTONIC, ns, 8 bytes) is written to the descriptor.
 """
 
 import os
@@ -26,12 +26,13 @@ GAUGES = ("rtt_us", "rtt_var_us", "cwnd", "send_queue", "delivery_rate")
 
 
 class Changing:
-    """A source in which every counter and gauge of every row changes at each refresh."""
+    """A source in which every counter and gauge of one row in `nth`, at random, changes at each refresh."""
 
-    def __init__(self, rows: int, clock: int) -> None:
+    def __init__(self, rows: int, clock: int, nth: int) -> None:
         self._chance = np.random.default_rng(1)
         self._rows = first_rows(rows)
         self._clock = clock
+        self._nth = nth
 
     def start(self) -> None:
         """Do nothing: there is nothing to attach."""
@@ -39,10 +40,11 @@ class Changing:
     def read(self, taken_ns: int) -> Snapshot:
         """Return the next snapshot."""
         now = self._rows = self._rows.copy()
+        changing = self._chance.permutation(len(now))[:: self._nth]
         for name in COUNTERS:
-            now[name] += self._chance.integers(1, 100_000, len(now), dtype=np.uint32)
+            now[name][changing] += self._chance.integers(1, 100_000, len(changing), dtype=np.uint32)
         for name in GAUGES:
-            now[name] = self._chance.integers(1, 100_000, len(now))
+            now[name][changing] = self._chance.integers(1, 100_000, len(changing))
         texts = {field.name: [""] for field in SOCKETS.fields if field.kind is Kind.TEXT} | {
             "process": ["nginx", "postgres", "java"],
             "cgroup": ["/"],
@@ -80,10 +82,10 @@ def first_rows(count: int) -> "np.ndarray[tuple[int], np.dtype[np.void]]":
 
 
 def main() -> None:
-    """Show the screens, sorted by a rate, until the user quits."""
-    count, clock = (int(word) for word in sys.argv[1:3])
-    source = Changing(count, clock)
-    settings = Settings(0.7, ViewSettings(sort="-bytes_sent_per_s"))
+    """Show the screens until the user quits."""
+    count, clock, sort, nth = sys.argv[1:5]
+    source = Changing(int(count), int(clock), int(nth))
+    settings = Settings(0.7, ViewSettings(sort=sort))
     with Session(settings.interval_s, lambda lens: source) as session:
         run_app(settings, session)
 

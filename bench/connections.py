@@ -170,8 +170,10 @@ def runs_of_programs(options: Options) -> Iterator[Report]:
 
 
 @contextlib.contextmanager
-def changing_screen(rows: int) -> Iterator[tuple[Screens, int]]:
-    """Yield the screens, with every row new at each refresh, and a pipe with the publication times.
+def changing_screen(
+    rows: int, sort: str = "-bytes_sent_per_s", nth: int = 1
+) -> Iterator[tuple[Screens, int]]:
+    """Yield the screens, with one row in `nth` new at each refresh, and a pipe with the publication times.
 
     A publication time is taken just before the snapshot goes to the bus, by the clock of time.perf_counter (ns, 8
     bytes). A frame has ended when no output came for 0.2 s; the next is due after 0.7 s.
@@ -179,7 +181,8 @@ def changing_screen(rows: int) -> Iterator[tuple[Screens, int]]:
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)
     script = str(Path(__file__).with_name("changing_screen.py"))
-    with Screens(around=(sys.executable, script, str(rows), str(writer))) as screens:
+    run_it = ("env", "COLORTERM=truecolor", sys.executable, script, str(rows), str(writer), sort, str(nth))
+    with Screens(around=run_it) as screens:
         os.close(writer)
         yield screens, reader
     os.close(reader)
@@ -204,12 +207,42 @@ def screen_refresh(options: Options) -> Iterator[Report]:
     )
 
 
+def bytes_of_refreshes(rows: int, sort: str, nth: int, frames: int) -> list[int]:
+    """Return how many bytes each refresh writes to the terminal, without the first ones."""
+    sizes = []
+    with changing_screen(rows, sort, nth) as (terminal, publications):
+        for frame in range(frames + 3):
+            os.read(publications, 8)
+            before = len(terminal.output)
+            terminal.last_byte(0.2)
+            if frame > 2:
+                sizes.append(len(terminal.output) - before)
+    return sizes
+
+
+def terminal_output(options: Options) -> Iterator[Report]:
+    """Measure the bytes that a refresh writes to the terminal, with rows in a fixed order and rows that move."""
+    rows, frames = 4_000, 5 if options.quick else 20
+    some = sorted(bytes_of_refreshes(rows, "id", 5, frames))
+    moving = sorted(bytes_of_refreshes(rows, "-bytes_sent_per_s", 1, frames))
+    yield (
+        f"Output of a refresh, {rows:,} rows, 120 × 40, {frames} frames",
+        [
+            Figure("one row in five changes, median", some[frames // 2] / 1e3, "kB", 6),
+            Figure("one row in five changes, largest", some[-1] / 1e3, "kB"),
+            Figure("all rows change and move, median", moving[frames // 2] / 1e3, "kB"),
+            Figure("all rows change and move, largest", moving[-1] / 1e3, "kB"),
+        ],
+    )
+
+
 PARTS = {
     "passes": passes,
     "start": start_up,
     "memory": memory,
     "cpu": processor,
     "screen": screen_refresh,
+    "output": terminal_output,
     "runs": runs_of_programs,
 }
 

@@ -140,6 +140,8 @@ ACTIONS: tuple[Action, ...] = (
            everywhere=True),
 )  # fmt: skip
 
+_USUAL_KEYS: Mapping[str, tuple[str, ...]] = {"refresh_now": ("ctrl+l",)}
+
 _SIGNS = {
     "slash": "/", "exclamation_mark": "!", "less_than_sign": "<", "greater_than_sign": ">", "plus": "+", "minus": "−",
     "question_mark": "?", "right": "→", "left": "←", "up": "↑", "down": "↓", "escape": "Esc", "enter": "Enter",
@@ -188,4 +190,11 @@ def call(action: Action) -> str:
 def bindings(*, everywhere: bool) -> list[BindingType]:
     """Return Textual's bindings of the app (`everywhere`, taking priority over a box's own) or of a lens's screen."""
     actions = [action for action in ACTIONS if action.everywhere == everywhere]
-    return [Binding(",".join(a.keys), call(a), a.label, show=False, priority=a.everywhere) for a in actions]
+    return [
+        Binding(",".join(_all_keys(a)), call(a), a.label, show=False, priority=a.everywhere) for a in actions
+    ]
+
+
+def _all_keys(action: Action) -> tuple[str, ...]:
+    """Return the keys of an action, also those that other programs use for it and the help leaves out."""
+    return action.keys + _USUAL_KEYS.get(action.id, ())

@@ -160,7 +160,8 @@ class NettopApp(EndingApp, inherit_bindings=False):
             await super().on_event(event)
 
     def action_refresh_now(self) -> None:
-        """Refresh now; the focused widget gets the key too."""
+        """Read now, and write the whole screen again; the focused widget gets the key too."""
+        self.screen.refresh()
         lens = self._shown.lens.id
         if self.context.session.bus.failure(lens) is not None:
             self._leases.pop(lens).release()

@@ -3,6 +3,7 @@
 
 - `App._exit`, `_dispatch_message`: after `exit` no screen counts as attached, so mounting a widget on a key, click or
   message is an error.
+- `App._display`, and the updates of `_compositor` (in `changed_cells`): Textual writes changed lines whole.
 - `Screen._compositor_refresh`: the only place to measure drawing.
 - `Screen._screen_resized`: a busy screen would resize itself forever if the terminal is resized twice.
 - `App._screen_stacks`, `_current_mode`: an app with modes starts in Textual's default mode, which has no table.
@@ -17,9 +18,12 @@ import os
 from typing import Any
 
 from rich.color import ColorSystem
+from rich.console import RenderableType
 from textual import events
+from textual._compositor import ChopsUpdate, LayoutUpdate
 from textual.app import App
 from textual.await_complete import AwaitComplete
+from textual.driver import Driver
 from textual.filter import LineFilter, NoColor
 from textual.geometry import Size
 from textual.message import Message
@@ -27,6 +31,7 @@ from textual.messages import CloseMessages, ExitApp
 from textual.screen import Screen, ScreenResultType
 
 from nettop.engine.own_cost import DRAW
+from nettop.screens.changed_cells import ChangedCells, TerminalCells
 from nettop.screens.context import ScreenContext
 from nettop.snapshots.schema import Lens
 from nettop.widgets.themes import has_256_colours
@@ -62,7 +67,17 @@ class MeasuredScreen(Screen[ScreenResultType], inherit_bindings=False):
 
 
 class EndingApp(App[None], inherit_bindings=False):
-    """An app that drops messages after its exit was requested."""
+    """An app that writes only changed cells, and drops messages after its exit was requested."""
+
+    def __init__(self, driver_class: type[Driver]) -> None:
+        super().__init__(driver_class=driver_class)
+        self._terminal_cells = TerminalCells()
+
+    def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
+        shown: Any = renderable
+        if isinstance(renderable, LayoutUpdate | ChopsUpdate):
+            shown = ChangedCells(self._terminal_cells, renderable)
+        super()._display(screen, shown)
 
     async def _dispatch_message(self, message: Message) -> None:
         if not self._exit or isinstance(message, _HANDLED_AFTER_EXIT):
