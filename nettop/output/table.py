@@ -72,13 +72,13 @@ class AlignedTable:
         return between + "\n".join(lines) + "\n"
 
     def _rows(self, cells: Sequence[list[Any]]) -> list[str]:
-        """Format a line for each row of these columns. One `%` per row pads all cells except non-ASCII ones."""
+        """Format a line for each row of these columns. One `%` per row pads all columns except those with wide characters."""
         pads = []
         padded = []
         for place, (column, width) in enumerate(zip(cells, self._widths, strict=True)):
             # Avoid trailing spaces after the last column.
             ends = place == len(cells) - 1 and not self._right[place]
-            plain = ends or _all_integers(column) or "".join(column).isascii()
+            plain = ends or _all_integers(column) or _is_narrow(column)
             pads.append("%s" if ends or not plain else f"%{width}s" if self._right[place] else f"%-{width}s")
             padded.append(column if plain else [self._padded(place, cell) for cell in column])
         return list(map(_GAP.join(pads).__mod__, zip(*padded, strict=True)))
@@ -118,10 +118,15 @@ def _all_integers(column: list[Any]) -> bool:
     return bool(column) and type(column[0]) is int and None not in column
 
 
+def _is_narrow(column: list[str]) -> bool:
+    """Return whether every character takes one terminal cell, as in ASCII texts and unknown values."""
+    return "".join(column).replace(UNKNOWN, "").isascii()
+
+
 def _widest(column: list[Any]) -> int:
     if _all_integers(column):
         return max(len(str(min(column))), len(str(max(column))))
-    width = len if "".join(column).isascii() else cell_width
+    width = len if _is_narrow(column) else cell_width
     return max(map(width, column), default=0)
 
 

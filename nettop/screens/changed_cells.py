@@ -6,7 +6,7 @@ Textual writes every changed line whole; over a slow connection, a table with a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from textual.strip import Strip
 
 _INVISIBLE_ON_BLANKS = frozenset({"1", "2", "3"})
 """Bold, dim and italic."""
+_SKIP_LENGTH = len("\x1b[3C")
 
 Fragment = tuple[int, int, Strip]
 """A line, a column, and the strip that begins there."""
@@ -80,16 +81,24 @@ class Sequences:
         """Move the cursor."""
         self._parts.append(f"\x1b[{y + 1};{x + 1}H")
 
-    def skip(self, cells: int) -> None:
-        """Move the cursor right, past cells that keep their content."""
-        self._parts.append(f"\x1b[{cells}C")
+    def skip(self, cells: Sequence[Cell]) -> None:
+        """Move the cursor right, past cells that keep their content; write them again if that is no longer."""
+        texts, pens = zip(*cells, strict=True)
+        if len(cells) <= _SKIP_LENGTH and all(map(self._shows, texts, pens)):
+            self._parts += texts
+        else:
+            self._parts.append(f"\x1b[{len(cells)}C")
 
     def write(self, text: str, pen: Pen) -> None:
-        """Write a text; a blank needs only what is visible of the pen."""
-        if text != " " or self._pen.of_blank() != pen:
+        """Write a text, after changing the pen if the text would look different."""
+        if not self._shows(text, pen):
             self._parts.append(pen.sequence_from(self._pen))
             self._pen = pen
         self._parts.append(text)
+
+    def _shows(self, text: str, pen: Pen) -> bool:
+        """Return whether a text looks the same with the current pen. A blank shows little of it."""
+        return pen == (self._pen.of_blank() if text == " " else self._pen)
 
     def text(self) -> str:
         """Return the output, which leaves the pen as it was."""
@@ -132,7 +141,7 @@ class TerminalCells:
                 if end is None:
                     output.move(y, at)
                 elif at > end:
-                    output.skip(at - end)
+                    output.skip(cells[end - x : at - x])
                 output.write(*cell)
                 end = at + 1
         line[x : x + len(cells)] = cells

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from tests.emulator import Emulator
+
 from .command import NETTOP
 from .lab import PATIENCE, NotInTimeError, process_state
 
@@ -31,6 +33,7 @@ class Terminal:
         self._master, self._slave = pty.openpty()
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.output = bytearray()
+        self._screen, self._unseen = Emulator(columns, lines), bytearray()
         self.pid = os.fork()
         if self.pid == 0:
             try:
@@ -61,6 +64,7 @@ class Terminal:
     def resize(self, columns: int, lines: int) -> None:
         """Resize the terminal; the kernel signals the program."""
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self._screen.size = columns, lines
 
     def settings(self) -> list[Any]:
         """Return the terminal's modes, as `stty -a` shows them."""
@@ -70,17 +74,25 @@ class Terminal:
         """Read the pending output; return whether there was any."""
         if not select.select([self._master], [], [], wait_s)[0]:
             return False
-        self.output += os.read(self._master, 1 << 16)
+        output = os.read(self._master, 1 << 16)
+        self.output += output
+        self._unseen += output
         return True
 
     def shows(self, text: bytes, deadline_s: float = 60) -> None:
-        """Wait until the program writes that text."""
+        """Wait until the program writes that text, or has it on the screen: it writes only what changes."""
         end = time.monotonic() + deadline_s * PATIENCE
-        while text not in self.output:
+        while text not in self.output and text.decode() not in self._shown():
             self.take_in(0.1)
             if time.monotonic() > end:
                 shown = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b" ", self.output[-20_000:])
                 raise NotInTimeError(f"{text!r} not shown; the last output: {shown.decode(errors='replace')}")
+
+    def _shown(self) -> str:
+        """Return the screen's text."""
+        self._screen.feed(self._unseen.decode("utf-8", "replace"))
+        self._unseen.clear()
+        return self._screen.text()
 
     def draws(self, deadline_s: float = 60) -> None:
         """Wait until the program has set up the terminal and paused, or has exited."""

@@ -17,7 +17,7 @@ from textual.strip import Strip
 
 from nettop.screens.changed_cells import PLAIN, ChangedCells, Pen, TerminalCells, pen_of
 from nettop.widgets.themes import PALETTES, Background, Role, style
-from tests.screens.emulator import Emulator
+from tests.emulator import Emulator
 
 WIDTH, HEIGHT, CUT = 40, 6, 25
 CONSOLE = Console(color_system="truecolor", force_terminal=True)
@@ -117,8 +117,16 @@ def test_only_changed_cells_are_written() -> None:
     written(terminal, whole(line_of("nginx ", "12.5 Mb/s")))
     assert written(terminal, update(line_of("nginx ", "12.5 Mb/s"))) == ""
     assert written(terminal, update(line_of("nginx ", "13.6 Mb/s"))) == (
-        "\x1b[1;8H\x1b[38;2;242;166;90;48;2;16;21;28m3\x1b[1C6\x1b[0m"
+        "\x1b[1;8H\x1b[38;2;242;166;90;48;2;16;21;28m3.6\x1b[0m"
     )
+
+
+def test_cells_between_changes_are_skipped_where_they_are_longer_than_a_move() -> None:
+    """A few unchanged cells of the same colour are written again, more are skipped."""
+    terminal = TerminalCells()
+    written(terminal, whole(line_of("1234567")))
+    assert "m_2345_\x1b" in written(terminal, update(line_of("_2345_7")))
+    assert "\x1b[5C" in written(terminal, update(line_of("x2345_y")))
 
 
 def test_whole_update_is_written_though_nothing_changed() -> None:

@@ -20,8 +20,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.emulator import Emulator
+
 DEADLINE_S = 60.0
 """Only a test that fails waits so long: a busy machine is slow."""
+HELP = b"Freeze the screen"
+HOME = "\x1b[1;1H"
+"""Written at the end of each update."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -216,6 +221,26 @@ def test_suspend_and_return(terminal: Terminal) -> None:
     terminal.wait_for(b"conns")
     os.write(terminal.master, b"q")
     assert terminal.ended() == 0
+
+
+def test_changed_cells_leave_what_a_whole_screen_shows(terminal: Terminal) -> None:
+    """After another theme, another order and a dialog, Ctrl-L writes the screen that is there already."""
+    os.write(terminal.master, b"Tsj?")
+    terminal.wait_for(HELP)
+    os.write(terminal.master, b"\x0c")
+    until = time.monotonic() + DEADLINE_S
+    while terminal.seen.count(HELP) < 2:
+        assert time.monotonic() < until, "the screen is not written again"
+        terminal.read(0.1)
+    while not terminal.seen.endswith(HOME.encode()):
+        assert terminal.read(DEADLINE_S)
+    updates = terminal.seen.decode().split(HOME)
+    at = max(n for n, update in enumerate(updates) if HELP.decode() in update)
+    screens = [Emulator(80, 24), Emulator(80, 24)]
+    screens[0].feed(HOME.join(updates[:at]))
+    screens[1].feed(updates[at])
+    assert screens[0].text() == screens[1].text()
+    assert screens[0].cells == screens[1].cells
 
 
 @pytest.mark.parametrize("seed", range(3))

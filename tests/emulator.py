@@ -35,6 +35,8 @@ class Emulator:
                 self._at = x - 1, y - 1
             elif end == "C":
                 self._at = self._at[0] + numbers[0], self._at[1]
+            elif parameters == "?1049":
+                self.cells.clear()  # to the other screen, and back
             elif end == "m":
                 self._set_pen(parameters.split(";"))
 
