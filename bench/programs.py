@@ -133,10 +133,10 @@ class Screens(Terminal):
         super().__init__(*options, around=around)
 
     def read_for(self, seconds: float, wanted: bytes | None = None) -> float | None:
-        """Read output for `seconds` or until `wanted` is in it; return when it came, in seconds since the start."""
+        """Read output for `seconds` or until it shows `wanted`; return when, in seconds since the start."""
         for left in for_seconds(seconds):
             self.take_in(left)
-            if wanted and wanted in self.output:
+            if wanted and self.has_shown(wanted):
                 return time.perf_counter() - self.started
         return None
 

@@ -10,6 +10,7 @@ from rich.cells import cell_len
 _TOKEN = re.compile(
     r"\x1b\[(?P<parameters>[?>=]?[\d;]*)\$?(?P<end>[@-~])|\x1b[^\[]|(?P<text>[^\x1b])", re.DOTALL
 )
+_INCOMPLETE = re.compile(r"\x1b(?:\[[^@-~]*)?\Z")
 _COLOURS = {"38": "colour", "48": "background"}
 Cell = tuple[str, frozenset[tuple[str, str]]]
 
@@ -22,9 +23,14 @@ class Emulator:
         self.cells: dict[tuple[int, int], Cell] = {}
         self._at = (0, 0)
         self._pen: dict[str, str] = {}
+        self._rest = ""
 
     def feed(self, output: str) -> None:
-        """Take in output."""
+        """Take in output, which may end within a sequence."""
+        output = self._rest + output
+        incomplete = _INCOMPLETE.search(output)
+        self._rest = incomplete[0] if incomplete else ""
+        output = output[: len(output) - len(self._rest)]
         for token in _TOKEN.finditer(output):
             parameters, end = token["parameters"], token["end"]
             numbers = [int(each or 0) for each in re.findall(r"\d*", parameters or "") if each]

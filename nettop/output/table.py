@@ -72,7 +72,7 @@ class AlignedTable:
         return between + "\n".join(lines) + "\n"
 
     def _rows(self, cells: Sequence[list[Any]]) -> list[str]:
-        """Format a line for each row of these columns. One `%` per row pads all columns except those with wide characters."""
+        """Format a line for each row of these columns. One `%` per row pads all columns without wide characters."""
         pads = []
         padded = []
         for place, (column, width) in enumerate(zip(cells, self._widths, strict=True)):

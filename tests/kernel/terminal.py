@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """nettop's screens on a pseudo-terminal."""
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -34,6 +35,7 @@ class Terminal:
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.output = bytearray()
         self._screen, self._unseen = Emulator(columns, lines), bytearray()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.pid = os.fork()
         if self.pid == 0:
             try:
@@ -82,17 +84,17 @@ class Terminal:
     def shows(self, text: bytes, deadline_s: float = 60) -> None:
         """Wait until the program writes that text, or has it on the screen: it writes only what changes."""
         end = time.monotonic() + deadline_s * PATIENCE
-        while text not in self.output and text.decode() not in self._shown():
+        while not self.has_shown(text):
             self.take_in(0.1)
             if time.monotonic() > end:
                 shown = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b" ", self.output[-20_000:])
                 raise NotInTimeError(f"{text!r} not shown; the last output: {shown.decode(errors='replace')}")
 
-    def _shown(self) -> str:
-        """Return the screen's text."""
-        self._screen.feed(self._unseen.decode("utf-8", "replace"))
+    def has_shown(self, text: bytes) -> bool:
+        """Return whether the program has written that text, or has it on the screen."""
+        self._screen.feed(self._decoder.decode(bytes(self._unseen)))
         self._unseen.clear()
-        return self._screen.text()
+        return text in self.output or text.decode() in self._screen.text()
 
     def draws(self, deadline_s: float = 60) -> None:
         """Wait until the program has set up the terminal and paused, or has exited."""
