@@ -92,9 +92,13 @@ class Terminal:
 
     def has_shown(self, text: bytes) -> bool:
         """Return whether the program has written that text, or has it on the screen."""
+        return text.decode() in self.screen() or text in self.output
+
+    def screen(self) -> str:
+        """Return the text on the screen, line by line."""
         self._screen.feed(self._decoder.decode(bytes(self._unseen)))
         self._unseen.clear()
-        return text in self.output or text.decode() in self._screen.text()
+        return self._screen.text()
 
     def draws(self, deadline_s: float = 60) -> None:
         """Wait until the program has set up the terminal and paused, or has exited."""

@@ -336,7 +336,7 @@ def shows_a_drop(terminal: Terminal, worker: Worker) -> bool:
     """Drop a packet in the worker's namespace; return whether the screen shows its location."""
     worker.call(send_to_nobody, 9)
     terminal.take_in()
-    return bool(re.search(rb"NO_SOCKET[^\n]*\w*udp\w*_rcv", terminal.output))
+    return bool(re.search(r"NO_SOCKET[^\n]*udp\w*_rcv", terminal.screen()))
 
 
 def send_to_nobody(memory: dict[Any, Any], port: int) -> None:
