@@ -68,8 +68,8 @@ def first_line(
     if width < NARROW or not fits([program, *tabs, *frozen], pace, width, gap=0):
         tabs = _tabs(context, shown, named=False)
     share = UNKNOWN if cost is None else human(cost, RATIO)
-    hooks = "" if context.session.counts_programs else "+ hooks "
-    own_cost = [item((f"  cost {share} of a CPU {hooks}", Role.DIM), importance=30)]
+    rest = "of a CPU" if context.session.counts_programs else "+ hooks"
+    own_cost = [item((f"  cost {share} {rest} ", Role.DIM), importance=30)]
     return [program, host, *tabs, *frozen], [*pace, *own_cost]
 
 
