@@ -88,13 +88,13 @@ def endpoint_hosts(columns: Columns, field: Field, at: Index) -> list[str]:
     hosts = list(map(address_text, raws))
     if columns.has_names:
         hosts = [columns.name_of(raw) or host for raw, host in zip(raws, hosts, strict=True)]
-    ports = repeat("")
+    no_port = repeat("")
     if not (field.zone and columns.known(field.zone)[at].any()):
-        return list(map(endpoint_text, hosts, ports))
+        return list(map(endpoint_text, hosts, no_port))
     zones = values_of(columns, field.zone, at)
     if not field.binds:
         zones = [zone if is_link_local(raw) else None for raw, zone in zip(raws, zones, strict=True)]
-    return list(map(endpoint_text, hosts, ports, zones))
+    return list(map(endpoint_text, hosts, no_port, zones))
 
 
 def _groups(columns: Columns, field: Field, at: Index) -> list[Any]:

@@ -209,7 +209,7 @@ class ProcessTimes:
     def _name(self, at: Index, names: Array) -> None:
         """Set the names of processes, which may have changed."""
         distinct, which = np.unique(names, return_inverse=True)
-        codes = np.array([self._names.code(safe_bytes(name)) for name in distinct.tolist()], np.uint32)
+        codes = np.array([self._names.code(safe_bytes(name)) for name in as_list(distinct)], np.uint32)
         self._processes["name"][at] = codes[which]
 
     def _no_process_row(self) -> Array:

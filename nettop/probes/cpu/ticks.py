@@ -30,9 +30,10 @@ class TickTimes:
         self._period_ns = _NS / frequency_hz
         self._busy_ns: dict[int, int] = {}
         self._expected, self._lately_expected = np.zeros(cpus), np.zeros(cpus)
-        self._counted, self._lately_counted = np.zeros(cpus), np.zeros(cpus)
-        self.missed = np.zeros(cpus)
-        self.tick_ns = np.full(cpus, self._period_ns)
+        self._counted: Array = np.zeros(cpus)
+        self._lately_counted: Array = np.zeros(cpus)
+        self.missed: Array = np.zeros(cpus)
+        self.tick_ns: Array = np.full(cpus, self._period_ns)
 
     def expect(self, running_ns: Mapping[int, int], times: Mapping[int, CpuTimes]) -> None:
         """Add the ticks expected since the last call; counting starts at the first call with a CPU.
