@@ -15,8 +15,9 @@ from nettop.snapshots import lenses
 class Action:
     """A key's action, implemented by `action_<id>` (or `method`) of the app (`by_app`) or of the lens's screen.
 
-    `keys` are Textual's names; the first one is shown. `footer` is the importance in the footer (0: not shown),
-    `palette` whether the palette lists it, `everywhere` whether it also works in dialogs and boxes.
+    `keys` are Textual's names; the first one is shown. `other_keys` do the same, but no help shows them. `footer` is
+    the importance in the footer (0: not shown), `palette` whether the palette lists it, `everywhere` whether it also
+    works in dialogs and boxes.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Action:
     everywhere: bool = False
     argument: str = ""
     method: str = ""
+    other_keys: tuple[str, ...] = ()
 
 
 OPTIONS = {
@@ -46,7 +48,7 @@ GRAPH = "Flame graph"
 
 ACTIONS: tuple[Action, ...] = (
     Action("refresh_now", ("enter",), "refresh", "Refresh now; in the filter box, also apply the filter",
-           "Screen", footer=90, by_app=True, everywhere=True),
+           "Screen", footer=90, by_app=True, everywhere=True, other_keys=("ctrl+l",)),
     Action("filter", ("slash",), "filter", "Filter the rows by words, or by field op value", "Rows",
            footer=80),
     Action("sort_next", ("s",), "sort", "Sort by the next column", "Rows", footer=70),
@@ -140,8 +142,6 @@ ACTIONS: tuple[Action, ...] = (
            everywhere=True),
 )  # fmt: skip
 
-_USUAL_KEYS: Mapping[str, tuple[str, ...]] = {"refresh_now": ("ctrl+l",)}
-
 _SIGNS = {
     "slash": "/", "exclamation_mark": "!", "less_than_sign": "<", "greater_than_sign": ">", "plus": "+", "minus": "−",
     "question_mark": "?", "right": "→", "left": "←", "up": "↑", "down": "↓", "escape": "Esc", "enter": "Enter",
@@ -191,10 +191,6 @@ def bindings(*, everywhere: bool) -> list[BindingType]:
     """Return Textual's bindings of the app (`everywhere`, taking priority over a box's own) or of a lens's screen."""
     actions = [action for action in ACTIONS if action.everywhere == everywhere]
     return [
-        Binding(",".join(_all_keys(a)), call(a), a.label, show=False, priority=a.everywhere) for a in actions
+        Binding(",".join(a.keys + a.other_keys), call(a), a.label, show=False, priority=a.everywhere)
+        for a in actions
     ]
-
-
-def _all_keys(action: Action) -> tuple[str, ...]:
-    """Return the keys of an action, also those that other programs use for it and the help leaves out."""
-    return action.keys + _USUAL_KEYS.get(action.id, ())
