@@ -7,7 +7,7 @@ Textual writes every changed line whole; over a slow connection, a table with a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 from rich.cells import get_character_cell_size
@@ -54,7 +54,7 @@ PLAIN = Pen()
 Cell = tuple[str, Pen]
 
 
-@cache
+@lru_cache(1 << 10)
 def pen_of(style: Style | None, colours: ColorSystem) -> Pen:
     """Return the pen of a style in a terminal with these colours."""
     if style is None:
