@@ -94,6 +94,14 @@ async def test_cost_goes_first_then_names_shrink(width: int, line: str) -> None:
         assert run[1].first_line.text.rstrip() == line
 
 
+async def test_the_cost_has_room_beside_all_lenses() -> None:
+    """On 120 columns the names of all lenses and what nettop itself costs are shown together."""
+    async with running(busy_host(), (120, 20), lens_set=lenses()) as run:
+        text = run[1].first_line.text.rstrip()
+        assert all(f"{lens.digit} {lens.title}" in text for lens in lenses() if lens.digit)
+        assert text.endswith("⟳ 1.0 s  cost 0.9% + hooks")
+
+
 async def test_the_tab_in_sight_stays() -> None:
     """Where not even the digits have room, the lens that is shown keeps its own."""
     async with running(busy_host(), (40, 20), lens_set=LENSES, view="connections") as run:
