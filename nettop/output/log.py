@@ -31,7 +31,7 @@ from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.snapshots.source import SourceOptions
 
-PIECE_ROWS = 4096
+BLOCK_ROWS = 4096
 """Rows formatted at once, about as many as a storm of connections makes between two drains."""
 
 
@@ -255,7 +255,7 @@ class _LensLog:
         if frame is None:
             return
         for stream in self._events:
-            for piece in pieces(self.consumer.rows(stream.table), PIECE_ROWS):
+            for piece in pieces(self.consumer.rows(stream.table), BLOCK_ROWS):
                 self._seen += len(piece)
                 batches = {stream.table.name: (piece,)}
                 view = View(Frame(frame.now, None, batches), stream.query)
@@ -277,8 +277,8 @@ class _LensLog:
         for stream in self._tables:
             view = View(frame, stream.query)
             order = view.order
-            for start in range(0, len(order), PIECE_ROWS):
-                at = order[start : start + PIECE_ROWS]
+            for start in range(0, len(order), BLOCK_ROWS):
+                at = order[start : start + BLOCK_ROWS]
                 self._put(stream, stream.maker.encoded(view, at), len(at))
                 self.write_events()  # before their bounded queue overflows
 

@@ -574,7 +574,7 @@ def test_trouble_with_a_file_does_not_stop_the_console(
 
 def test_pieces_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many rows become lines in pieces, complete and in order."""
-    monkeypatch.setattr(log, "PIECE_ROWS", 3)
+    monkeypatch.setattr(log, "BLOCK_ROWS", 3)
     source = Woken(steps([SOCKET | {"id": at, "bytes_sent": 100 - at} for at in range(1, 11)]))
     with Logging(settings(), source) as logging:
         assert [row["id"] for row in logging.rows(10)] == list(range(1, 11))
