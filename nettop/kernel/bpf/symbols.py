@@ -72,20 +72,21 @@ def bounds_of(
 
     Read only until the first one is found, which comes early: all symbols take 0.2 s.
     """
-    found: dict[str, tuple[int, int]] = {}
-    begun: tuple[str, int] | None = None
+    wanted = [function.encode() for function in functions]
+    found: dict[bytes, tuple[int, int]] = {}
+    begun: tuple[bytes, int] | None = None
     for start, name in _functions(proc, kept):
         if begun is not None and start > begun[1]:
             found[begun[0]] = begun[1], start - begun[1]
             begun = None
-            if functions[0] in found:
+            if wanted[0] in found:
                 break
-        own, _, suffix = name.decode(errors="replace").partition(" ")[0].partition(".")
-        if start and own in functions and "cold" not in suffix:  # rarely used parts are elsewhere
+        own, _, suffix = name.partition(b" ")[0].partition(b".")
+        if start and own in wanted and b"cold" not in suffix:  # rarely used parts are elsewhere
             begun = own, start
     if begun is not None:
         found[begun[0]] = begun[1], _LONGEST
-    return next((found[name] for name in functions if name in found), None)
+    return next((found[name] for name in wanted if name in found), None)
 
 
 class Symbols:
