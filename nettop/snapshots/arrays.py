@@ -88,7 +88,8 @@ def sums_by_place(places: Index, numbers: Array, count: int) -> Array:
 
     Their halves are added as floats, exactly for up to 2²¹ numbers; np.add.at takes ten times as long.
     """
-    halves = numbers.astype(np.uint64) >> np.uint64(32), numbers.astype(np.uint64) & np.uint64(0xFFFF_FFFF)
+    numbers = numbers.astype(np.uint64)
+    halves = numbers >> np.uint64(32), numbers & np.uint64(0xFFFF_FFFF)
     high, low = (np.bincount(places, half, count).astype(np.uint64) for half in halves)
     return (high << np.uint64(32)) + low
 

@@ -175,6 +175,7 @@ class SocketGroups:
             self._add_missed(view)
 
     def _count(self, places: Index) -> Array:
+        """Return how often each group is among these places."""
         return np.bincount(places, minlength=len(self._rows)).astype(np.uint64)
 
     def _add_missed(self, view: View) -> None:
@@ -194,7 +195,7 @@ class SocketGroups:
         is_connected = (
             (view.raw("protocol") == TCP) & ~np.isin(view.raw("state"), UNCONNECTED_STATES) & ~view.gone
         )
-        self._rows["connections"] = np.bincount(places[is_connected], minlength=len(self._rows))
+        self._rows["connections"] = self._count(places[is_connected])
         for name in ("rtt_median_us", "rtt_worst_us"):
             self._rows[name] = unknown_value(GROUPS.dtype[name])
         rtt = view.raw("rtt_us")
