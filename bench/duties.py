@@ -19,6 +19,8 @@ from cpu_scenes import PORT, Namespace, Traffic
 from measure import Figure, Report, arguments, judge
 from programs import LAST_CPU, NETTOP, built, running, until
 
+from nettop.snapshots.cpu import FREQUENCY
+
 CALLS = {
     "send": "tx_syscalls_ns",
     "sendmsg": "tx_syscalls_ns",
@@ -30,8 +32,6 @@ CALLS = {
 """The column that has the time of each call."""
 PERCENTS = (1, 10, 50, 100)
 LEAST, MOST = 0.98, 1.02
-HZ = 997
-"""Samples per second, by default."""
 NEAR, FAR, MAC = "10.79.9.1", "10.79.9.2", "02:00:00:00:00:02"
 HERE = "127.0.0.1"
 
@@ -72,7 +72,7 @@ def ratio_seen(command: list[str], column: str) -> tuple[float, float]:
         times = [
             row[column] for row in rows_in(seen) if row.get("pid") == duty.pid
         ]  # lines about lost ticks have none
-    samples = max(own_ns / 1e9 * HZ, 1)
+    samples = max(own_ns / 1e9 * FREQUENCY.default, 1)
     return max(times, default=0) / own_ns, samples**-0.5
 
 

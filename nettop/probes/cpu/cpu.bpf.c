@@ -80,8 +80,8 @@ int tp_btf__softirq_exit(u64 *ctx) {
 }
 
 // Records the socket that a softirq serves. Earlier ticks of the softirq are charged to the first socket:
-// packets pass the driver and IP before their socket is known. Where no hook marks softirqs, one that is
-// served soon after a tick is taken to be in the same softirq.
+// packets pass the driver and IP before their socket is known. Where no hook marks softirqs, a socket that is
+// served soon after a tick is taken to belong to the same softirq.
 static __always_inline int serve(u64 sk) {
   struct cpu_state *state = this_cpu();
   if (!state || !(state->softirq || state->early_ticks))

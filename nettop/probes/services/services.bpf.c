@@ -830,7 +830,7 @@ static __always_inline struct task_struct *current_task() {
   return (struct task_struct *)bpf_get_current_task_btf();
 }
 
-// Returns whether a call of a client only read what has been counted, as every second one does.
+// Returns whether a client's call only read data that was already counted. Every second call does.
 static __always_inline bool only_read(struct turn *turn, struct tcp_sock *tp) {
   return turn->side == SIDE_USED && turn->has_owner && !turn->is_final &&
          tp->write_seq == turn->written_seq && !is_after(tp->copied_seq, turn->received_seq);
