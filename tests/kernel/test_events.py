@@ -1168,7 +1168,11 @@ def fail_for_every_reason(lab: Lab, watch: Watch) -> Failed:
     attempts = {
         name: Attempt(workers[name].pid, call.target, *workers[name].result()) for name, call in calls.items()
     }
-    watch.wait_for_failures(len(attempts), near.namespace, crowded)
+    try:
+        watch.wait_for_failures(len(attempts), near.namespace, crowded)
+    except NotInTimeError as error:
+        errors = {name: errno.errorcode.get(attempt.error) for name, attempt in attempts.items()}
+        raise NotInTimeError(f"{error}; connect() returned {errors}") from error
     snapshot = watch.read()
     reported = [row for row in watch.events(near.namespace, crowded) if row["event"] == "fail"]
     groups = [
