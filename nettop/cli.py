@@ -158,9 +158,11 @@ class ViewOptions:
                                          autocompletion=completer(Format),
                                          help="Output format; implies --table")] = None
     why: Annotated[bool, why_option(_TEXT)] = False
-    deltas: Annotated[bool, option("--deltas", panel=_TEXT, help="Show per-interval values of counters")] = False
-    once: Annotated[bool, option("--once", panel=_TEXT, help="Stop after one refresh")] = False
-    count: Annotated[str | None, option("--count", metavar="N", panel=_TEXT, help="Stop after N refreshes")] = None
+    deltas: Annotated[bool, option("--deltas", panel=_TEXT,
+                                   help="Show per-interval values of counters; implies --table")] = False
+    once: Annotated[bool, option("--once", panel=_TEXT, help="Stop after one refresh; implies --table")] = False
+    count: Annotated[str | None, option("--count", metavar="N", panel=_TEXT,
+                                        help="Stop after N refreshes; implies --table")] = None
     version: Annotated[bool, option("--version", is_eager=True, callback=_version, help="Print the version")] = False
     help_all: Annotated[bool, option("--help-all", is_eager=True, callback=_help_all,
                                      help="Show all options and exit")] = False
@@ -169,7 +171,8 @@ class ViewOptions:
     @property
     def is_text(self) -> bool:
         """True if the options request plain output."""
-        return self.table or self.data_only or self.format is not None
+        implying = (self.data_only, self.format, self.deltas, self.once, self.count)
+        return self.table or any(value not in (None, False) for value in implying)
 
 
 class _Subcommands(Mapping[str, Any]):
@@ -287,10 +290,6 @@ def _count(name: str, value: str | None) -> int | None:
 def _check_combinations(options: ViewOptions) -> None:
     if options.once and options.count not in (None, "1"):
         raise UsageError(f"--once conflicts with --count {options.count}", "use only one of them")
-    only_text = ("once", "count", "deltas")
-    given = [name for name in only_text if getattr(options, name) not in (None, False)]
-    if given and not options.is_text:
-        raise UsageError(f"--{given[0]} requires plain output", "add --table, or --format csv or jsonl")
 
 
 def _filters(options: ViewOptions) -> tuple[str, ...]:

@@ -171,8 +171,8 @@ class Columns(JoinedRows):
     def _ratio(self, field: Field) -> ColumnValues:
         over, under = (self.column(part) for part in field.parts)
         valid = over.known & under.known & (under.numbers > 0)
-        share = np.divide(over.numbers, under.numbers, out=np.zeros(len(valid)), where=valid)
-        return ColumnValues(share, valid)
+        ratio = np.divide(over.numbers, under.numbers, out=np.zeros(len(valid)), where=valid)
+        return ColumnValues(np.minimum(ratio, 1) if field.share else ratio, valid)
 
     def _sum(self, names: Sequence[str]) -> ColumnValues:
         columns = [self.column(name) for name in names]

@@ -122,7 +122,8 @@ class View(Columns):
         field = self.table.by_name.get(name)
         if field is not None and field.kind is Kind.RATIO:
             over, under = (self.total(part, at) for part in field.parts)
-            return over / under if over is not None and under else None
+            ratio = over / under if over is not None and under else None
+            return min(ratio, 1.0) if ratio is not None and field.share else ratio
         if field is not None and field.kind is Kind.HISTOGRAM:
             return None
         if self.table.included_in:

@@ -150,8 +150,8 @@ _FIELDS = (
     Field("delivery_rate", Kind.GAUGE, "DELIVERY", "most recent rate of acknowledged payload", "u8",
           "bytes/s", 10, 24, "rate_delivered × mss_cache ÷ rate_interval_us"),
     Field("limited_by", Kind.ENUM, "LIMITED BY",
-          "what mostly kept it from sending more since the previous reading: the "
-          "receiver's window, the send buffer, the congestion window (path loss: with retransmits), or the "
+          "what mostly kept it from sending more since the previous reading: the receiver's window, the send buffer, "
+          "the congestion window (path loss: if more than 0.1% of the data segments were retransmitted), or the "
           "application, which had nothing to send", "u1", width=11, importance=43, labels=LIMITS),
     Field("limited_share", Kind.GAUGE, "LIMITED", "share of the time that this limit applied", "f8", "ratio", 7, 34),
     Field("busy_us", Kind.COUNTER, "BUSY", "time with data not yet sent or acknowledged", "u8", "us", 9, 13,
@@ -191,8 +191,9 @@ _FIELDS = (
     Field("remote", Kind.ENDPOINT, "REMOTE", "address and port of the peer", width=22, importance=95,
           parts=("remote_address", "remote_port"), zone="device"),
     Field("retransmit_ratio", Kind.RATIO, "RETR", "share of data segments that were retransmitted", width=7,
-          importance=50, formula="retransmits ÷ data_packets_sent; a retransmitted SYN is in the numerator only",
-          parts=("retransmits", "data_packets_sent")),
+          importance=50, formula="retransmits ÷ data_packets_sent, at most 1: a retransmitted SYN or FIN is in the "
+          "numerator only",
+          parts=("retransmits", "data_packets_sent"), share=True),
     Field("accept_queue_use", Kind.RATIO, "ACCEPTQ %", "fill level of a listener's accept queue", width=9,
           importance=9, formula="accept_queue ÷ backlog", parts=("accept_queue", "backlog")),
     Field("syn_queue_use", Kind.RATIO, "SYNQ %", "fill level of a listener's queue of half-open connections", width=7,
@@ -217,6 +218,11 @@ def _top(name: str, rows: str = "") -> Metrics:
 
 RETRANSMITS_WARN_ABOVE = 0.01
 """Above 1 % of retransmitted data segments, TCP's throughput visibly suffers."""
+
+PATH_LOSS_ABOVE = 0.001
+"""Share of retransmitted data segments above which loss, not the window, limits a connection: at a round-trip time of
+50 ms it alone keeps a flow below 9 Mb/s (Mathis et al., The Macroscopic Behavior of the TCP Congestion Avoidance
+Algorithm, 1997)."""
 
 _ACCEPT_QUEUE_FULL, _SYN_QUEUE_FULL = "accept_queue_use>=80%", "syn_queue_use>=80%"
 

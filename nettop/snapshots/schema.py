@@ -68,7 +68,8 @@ class Field:
     "received" or "warn"; chosen by importance if empty), `rate_title` the title of a counter's rate. A histogram has
     `buckets`; a quantile has `quantile`, the share of values at or below it (1: the maximum). `lens` is the id of
     another lens that supplies the value; it is attached while the column is shown. `zone` is the column with the device
-    that scopes a link-local address; an endpoint that `binds` to a device is always shown with it.
+    that scopes a link-local address; an endpoint that `binds` to a device is always shown with it. A ratio that is a
+    `share` never exceeds 1, even if its first part counts something that the second does not.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Field:
     lens: str = ""
     zone: str = ""
     binds: bool = False
+    share: bool = False
 
     @property
     def is_composite(self) -> bool:

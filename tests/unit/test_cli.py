@@ -109,10 +109,18 @@ def test_options_of_run_become_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [ViewOptions(table=True), ViewOptions(data_only=True), ViewOptions(format="jsonl")]
+    "options",
+    [
+        ViewOptions(table=True),
+        ViewOptions(data_only=True),
+        ViewOptions(format="jsonl"),
+        ViewOptions(deltas=True),
+        ViewOptions(once=True),
+        ViewOptions(count="2"),
+    ],
 )
 def test_options_that_imply_table(options: ViewOptions) -> None:
-    """--table, --data-only and --format each ask for plain output."""
+    """Options that only plain output has ask for it, too."""
     assert options.is_text
 
 
@@ -222,9 +230,8 @@ def test_a_dumb_terminal_has_no_screens(
         (["export", "cpu.cpus", "a.svg"], "cpu.cpus cannot be exported|export cpu.stacks"),
         (["export", "cpu", "a.svg", "--duraton", "3"], "unknown option '--duraton'|did you mean --duration"),
         (["--frequency", "99", "export", "cpu", "a.svg"], "--frequency before export|after export"),
-        (["--once"], "--once requires plain output|--table"),
-        (["--deltas"], "--deltas requires plain output|--table"),
         (["--columns", "pids"], "unknown column 'pids'|did you mean pid"),
+        (["--columns", "foo"], "unknown column 'foo'|choose from: accept_queue"),
         (["--limit"], "'--limit' requires an argument|--help"),
         (["conections"], "no such command 'conections'|--help"),
         (["lgo"], "no such command 'lgo'. Did you mean 'log'|--help"),

@@ -211,6 +211,8 @@ def test_no_rows_are_no_trouble() -> None:
         ({"busy_us": 800_000}, {"congestion_limited": 1}, "congestion", 0.8),
         ({"busy_us": 800_000}, {"application_limited": 0}, "congestion", 0.8),
         ({"busy_us": 800_000, "retransmits": 1}, {"congestion_limited": 1}, "path loss", 0.8),
+        ({"busy_us": 800_000, "retransmits": 2, "data_packets_sent": 1999}, {}, "path loss", 0.8),
+        ({"busy_us": 800_000, "retransmits": 2, "data_packets_sent": 2000}, {}, "application", 1.0),
         ({"busy_us": 300_000, "retransmits": 1}, {}, "application", 0.7),
         ({"busy_us": 800_000}, {"congestion_limited": 0}, "application", 1.0),
         ({"busy_us": 800_000}, {"congestion_limited": 0, "application_limited": 0}, "congestion", 0.8),

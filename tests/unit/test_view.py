@@ -173,15 +173,16 @@ def test_a_ratio_is_of_totals_or_of_the_last_interval(
         if over is None or not under:
             assert value is None
         else:
-            assert value == over / under
+            assert value == min(over / under, 1)
 
 
 def test_the_total_of_a_ratio_is_the_ratio_of_the_sums() -> None:
-    """A total ratio is unknown if all denominators are zero."""
+    """A total ratio is unknown if all denominators are zero, and a share never exceeds 1."""
     rows = [{"retransmits": at, "data_packets_sent": 10 * at} for at in range(3)]
-    view = make_view(make_frame(rows))
+    view = make_view(make_frame([*rows, {"retransmits": 50, "data_packets_sent": 1}]))
     assert view.total("retransmit_ratio", np.arange(3)) == 0.1
     assert view.total("retransmit_ratio", np.arange(1)) is None
+    assert view.total("retransmit_ratio", np.arange(4)) == 1.0
 
 
 # --- joining ------------------------------------------------------------------------------------------------

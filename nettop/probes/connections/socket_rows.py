@@ -23,6 +23,7 @@ from nettop.snapshots.connections import (
     DIRECTIONS,
     OWNER_SOURCES,
     PATH_LOSS,
+    PATH_LOSS_ABOVE,
     PROTOCOLS,
     RECEIVER,
     SEND_BUFFER,
@@ -242,11 +243,11 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     """Set the main limit on each connection's sending since the rows `before`, and its share of the time.
 
     While a connection is busy, and limited neither by the receiver's window nor by the send buffer, data is in flight.
-    The limit is then path loss if segments were retransmitted; congestion (the window, or pacing) if more data was
-    waiting; the send buffer if the application waits for room in it; otherwise the application, which had nothing more
-    to send. Waiting for an acknowledgement may take less than a tick, so sent segments also show that the connection
-    was busy. A connection that had nothing to send gets no limit, and an interval below _MIN_INTERVAL_US keeps the
-    previous one.
+    The limit is then path loss if more than PATH_LOSS_ABOVE of the segments were retransmitted; congestion (the window,
+    or pacing) if more data was waiting; the send buffer if the application waits for room in it; otherwise the
+    application, which had nothing more to send. Waiting for an acknowledgement may take less than a tick, so sent
+    segments also show that the connection was busy. A connection that had nothing to send gets no limit, and an
+    interval below _MIN_INTERVAL_US keeps the previous one.
     """
     at = positions(rows["id"], before["id"])
     here = np.flatnonzero(at >= 0)
@@ -262,7 +263,8 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
 
     busy, receiver, send_buffer = map(grown, ("busy_us", "receiver_limited_us", "send_buffer_limited_us"))
     in_flight = np.maximum(busy - receiver - send_buffer, 0)
-    is_lossy = grown("retransmits") > 0
+    sent = grown("data_packets_sent")
+    is_lossy = grown("retransmits") > sent * PATH_LOSS_ABOVE
     # Congestion control with pacing, such as BBR, keeps data waiting without filling its window.
     is_congested = (rows["congestion_limited"][here] == 1) | (rows["application_limited"][here] == 0)
     # The kernel counts a full buffer only from a segment sent while it is full (tcp_cwnd_validate), which rarely
@@ -277,7 +279,7 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     times[APPLICATION] = np.maximum(elapsed_us - sum(times.values()), 0)
     by_limit = np.array(list(times.values()), np.float64)
     longest = by_limit.argmax(axis=0)
-    was_busy = (busy > 0) | (grown("data_packets_sent") > 0)
+    was_busy = (busy > 0) | (sent > 0)
     rows["limited_by"][here[was_busy]] = np.array(list(times), np.uint8)[longest[was_busy]]
     rows["limited_share"][here[was_busy]] = np.minimum(by_limit.max(axis=0)[was_busy] / elapsed_us, 1)
 
