@@ -34,7 +34,7 @@ _TITLE_CELLS = 17
 _NUMBERS = frozenset({Kind.COUNTER, Kind.SUM, Kind.GAUGE, Kind.RATIO, Kind.QUANTILE})
 
 SIGNS = (
-    ("▼ ▲", "the column rows are sorted by, descending or ascending"),
+    ("▾ ▴", "the column rows are sorted by, descending or ascending"),
     ("▸", "the selected line; when the order changes, another row takes its place"),
     ("◆", "the followed row; it stays selected and visible when the order changes"),
     ("×", "a row that is gone (closed, ended); it disappears at the next refresh"),

@@ -24,7 +24,7 @@ from nettop.widgets.lines import Scrollable
 from nettop.widgets.text import Span, fit, wrapped
 from nettop.widgets.themes import Background, Role
 
-UP, DOWN = "▲", "▼"
+UP, DOWN = "▴", "▾"
 CHOSEN, FOLLOWED, CLOSED = "▸", "◆", "×"
 _PLAIN = RowFlags()
 

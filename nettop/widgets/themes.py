@@ -83,7 +83,7 @@ THEME_PREFIX = "nettop-"
 
 _COLOURS: Mapping[str, tuple[str, str, str]] = {
     "screen": ("#10151c", "#fbfaf7", "ansi_default"),
-    "panel": ("#19212b", "#eceae4", "ansi_default"),
+    "panel": ("#19212b", "#ebebe6", "ansi_default"),
     "band": ("#26384d", "#cfe0ee", "ansi_default"),
     "text": ("#d5dde6", "#1d2630", "ansi_default"),
     "dim": ("#97a4b3", "#4f5b68", "ansi_default"),
@@ -102,7 +102,8 @@ _COLOURS: Mapping[str, tuple[str, str, str]] = {
     "io_workers": ("#cb9fdd", "#7a3f96", "ansi_magenta"),
     "napi_threads": ("#9fabf2", "#474cab", "ansi_blue"),
 }
-"""Colours of each theme, in the order of `PALETTES`."""
+"""Colours of each theme, in the order of `PALETTES`. Grounds are nearly grey: of 256 colours, the one nearest to a
+warmer white is pink."""
 
 FRAMES: Mapping[str, tuple[str, str, str]] = {
     "P": ("#566b87", "#b7c4d3", "ansi_blue"),

@@ -232,7 +232,7 @@ async def test_sorted_by_in() -> None:
     async with on_interfaces() as (run, screen):
         screen.action_sort_by("bytes_received_per_s")
         assert interfaces(screen) == ["eth0", "docker0", "veth9a1c2f", "vethb07e44", "eth1", "wg0"]
-        assert "IN ▼" in text_of(screen.rows)[0]
+        assert "IN ▾" in text_of(screen.rows)[0]
         await press(run, "S")
         assert interfaces(screen)[0] == "wg0"
 

@@ -63,7 +63,7 @@ async def test_the_largest_row_fills_its_bar() -> None:
     ]
     async with running(steps_of(make_frame(now, before)), (170, 20)) as run:
         table = run[1].rows
-        assert "RATE ▼" in text_of(table)[0]
+        assert "RATE ▾" in text_of(table)[0]
         bars = [[s.text.strip() for s in row_segments(table, y) if s.text[0] in "█▌"] for y in (1, 2, 3)]
         assert bars == [["█████", "█████"], ["██", "▌"], []]
         await press(run, "b")
@@ -74,8 +74,8 @@ async def test_a_sum_that_is_not_shown_marks_its_parts() -> None:
     """The default order is seen where there is no room for its column."""
     async with running(busy_host(), (80, 20)) as run:
         header = text_of(run[1].rows)[0]
-        assert "SENT/s ▼" in header
-        assert "RECEIVED ▼" in header
+        assert "SENT/s ▾" in header
+        assert "RECEIVED ▾" in header
         assert "RATE" not in header
 
 

@@ -764,7 +764,7 @@ async def test_numbers_keep_the_chosen_options() -> None:
         await press(run, "n")
         table = shown(run).rows
         assert [table.render_line(y).text.split()[0] for y in range(1, 4)] == ["2", "1", "0"]
-        assert table.render_line(0).text.split() == ["CPU▼", "NETWORK"]
+        assert table.render_line(0).text.split() == ["CPU▾", "NETWORK"]
         await press(run, "n", "escape", "n")
         assert shown(run).state.query.filter.is_empty
         assert screen.state.query.filter.is_empty

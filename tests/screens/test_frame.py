@@ -309,7 +309,7 @@ async def test_words_of_the_command_line_hold() -> None:
         screen = run[1]
         assert "   / nginx   21 of 60" in screen.third_line.text
         assert [c.name for c in screen.rows.columns] == ["process", "rtt_us"]
-        assert "▼" in text_of(screen.rows)[0]
+        assert "▾" in text_of(screen.rows)[0]
         assert screen.state.query.all_rows
         assert run[2].script.options == source_options(["sockets"], all_rows=True)  # type: ignore[attr-defined]
 
@@ -432,9 +432,9 @@ async def test_header_titles_have_a_gap() -> None:
         for column in run[1].rows.columns:
             if column.field.is_sortable:
                 run[1].action_sort_by(column.sort)
-                title = table_title(column, "▼")
+                title = table_title(column, "▾")
                 assert len(title) == column.width + 1
-                assert title.endswith(" ") and "▼" in title
+                assert title.endswith(" ") and "▾" in title
 
 
 @pytest.mark.parametrize(

@@ -317,9 +317,9 @@ async def test_sort() -> None:
         screen.action_sort_by("p99")
         assert column(screen, "stage")[:3] == ["rtt", "handshake", "socket-wait"]
         await press(run, "s")
-        assert "P99.9 ▼" in text_of(screen.rows)[0]
+        assert "P99.9 ▾" in text_of(screen.rows)[0]
         await press(run, "s", "s")
-        assert "DROP/s ▼" in text_of(screen.rows)[0]
+        assert "DROP/s ▾" in text_of(screen.rows)[0]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+import rich.color
 from rich.segment import Segment
 from textual.color import Color
 
@@ -42,6 +43,14 @@ def test_contrast(palette: Palette) -> None:
         for name in READ:
             assert contrast(palette[name], ground) >= 4.5, (name, ground)
         assert contrast(palette["faint"], ground) >= 3.0, ground
+
+
+@pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)
+@pytest.mark.parametrize("ground", ["screen", "panel"])
+def test_grounds_are_grey_among_256_colours(palette: Palette, ground: str) -> None:
+    """The nearest of 256 colours is no pink."""
+    shown = rich.color.Color.parse(palette[ground]).downgrade(rich.color.ColorSystem.EIGHT_BIT)
+    assert len(set(shown.get_truecolor())) == 1
 
 
 @pytest.mark.parametrize(
@@ -86,8 +95,8 @@ def test_plain_signs_keep_widths() -> None:
     """Outside UTF-8 every sign becomes ASCII of the same width."""
     signs = needed_signs({}, "ISO-8859-1")
     assert signs is not None
-    ((text, _, _),) = signs.apply([Segment("▲ 3.1% – ↑ 日本 ±")], Color(0, 0, 0))
-    assert text == "^ 3.1% - ^ ???? ~"
+    ((text, _, _),) = signs.apply([Segment("▲ 3.1% – ↑ 日本 ± RTT ▴")], Color(0, 0, 0))
+    assert text == "! 3.1% - ^ ???? ~ RTT ^"
     assert needed_signs({"TERM": "xterm"}, "UTF-8") is None
 
 
@@ -95,8 +104,8 @@ def test_console_signs() -> None:
     """The Linux console keeps the signs that its font has."""
     signs = needed_signs({"TERM": "linux"}, "UTF-8")
     assert signs is not None
-    ((text, _, _),) = signs.apply([Segment("▲ – ↑ ❄")], Color(0, 0, 0))
-    assert text == "▲ - ↑ *"
+    ((text, _, _),) = signs.apply([Segment("▲ – ↑ ❄ RTT ▾")], Color(0, 0, 0))
+    assert text == "▲ - ↑ * RTT ▼"
 
 
 def test_a_deviation_has_the_usual_signs_in_ascii() -> None:
