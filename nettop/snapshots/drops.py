@@ -276,8 +276,9 @@ PACKETS = Table(
         Field("interface", Kind.TEXT, "IFACE", "the packet's device, or the one it arrived on; if12 is a removed "
               "device with index 12", "u4", width=10, importance=80),
         *_NAMESPACE,
-        Field("port", Kind.LABEL, "PORT", "the local port of the packet's receiving socket, else of its sender; "
-              "unknown for ephemeral ports (net.ipv4.ip_local_port_range)", "u4",
+        Field("port", Kind.LABEL, "PORT", "the local port of the packet's receiving socket, else of its sender; the "
+              "destination port of a received packet without a socket; unknown for ephemeral ports "
+              "(net.ipv4.ip_local_port_range)", "u4",
               width=5, importance=57),
         Field("process", Kind.TEXT, "PROCESS", "the process that owns the socket at that port", "u4",
               width=15, importance=58),
@@ -286,13 +287,15 @@ PACKETS = Table(
               "into one (GSO, GRO) count once, as in netfilter's counters", "u8", "packets", 9, 95),
         Field("bytes", Kind.COUNTER, "BYTES", "bytes of these packets, without headers that were already removed",
               "u8", "bytes", 9, 35, "sum of skb->len"),
+        Field("first_seen", Kind.TIME, "FIRST", "time of the refresh that saw the first drop", "u8", "ns",
+              width=19, importance=25),
         Field("last_seen", Kind.TIME, "LAST", "time of the refresh that saw the last drop", "u8", "ns",
               width=19, importance=50),
     ),
     screen=("reason", "meaning", "place", "protocol", "port", "process", "interface", "namespace", "packets_per_s",
             "packets", "last_seen"),
     text=("reason", "severity", "place", "family", "protocol", "interface", "netns", "namespace", "port", "process",
-          "pid", "packets", "bytes", "last_seen"),
+          "pid", "packets", "bytes", "first_seen", "last_seen"),
     sort="-packets_per_s",
     begins_at_zero=True,
     uses=("connections",),

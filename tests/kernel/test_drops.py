@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from nettop.kernel.bpf.drop_reasons import NO_REASON, DropReasons, read_drop_rea
 from nettop.kernel.bpf.program import Loader
 from nettop.kernel.bpf.symbols import Symbols
 from nettop.probes.drops import probe
-from nettop.probes.drops.probe import DropCount, Drops
+from nettop.probes.drops.probe import HEADER_PORTS_MAX, DropCount, Drops
 from nettop.snapshots.drops import ORDINARY, REASONS, TROUBLE
 from nettop.snapshots.snapshot import Rows, Snapshot, known
 
@@ -60,13 +60,21 @@ def drops() -> Iterator[Drops]:
 # --- what workers do ------------------------------------------------------------------------------------------
 
 
-def send(memory: Memory, to: tuple[str, int], packets: int, cpu: int | None = None) -> None:
-    """Send `count` UDP packets of SIZE bytes from that CPU, over a socket that ignores refusals."""
+def send(memory: Memory, to: tuple[str, int], packets: int, port: int = 0, cpu: int | None = None) -> None:
+    """Send `count` UDP packets of SIZE bytes from that port and CPU, over a socket that ignores refusals."""
     if cpu is not None:
         os.sched_setaffinity(0, {cpu})
     with socket.socket(traffic.V6 if ":" in to[0] else traffic.V4, socket.SOCK_DGRAM) as sender:
+        sender.bind(("", port))
         for _ in range(packets):
             sender.sendto(b"n" * SIZE, to)
+
+
+def scan(memory: Memory, address: str, ports: Sequence[int]) -> None:
+    """Send a UDP packet to each of these ports."""
+    with socket.socket(traffic.V6 if ":" in address else traffic.V4, socket.SOCK_DGRAM) as sender:
+        for port in ports:
+            sender.sendto(b"n" * SIZE, (address, port))
 
 
 def small_socket(memory: Memory, address: str, port: int = 0) -> int:
@@ -124,9 +132,10 @@ def inside(namespace: Namespace, *words: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def drop_by_rule(namespace: Namespace, rule: str) -> None:
-    """Have nftables drop and count matching incoming packets."""
-    inside(namespace, "nft", "add table inet t; add chain inet t c { type filter hook input priority 0; }")
+def drop_by_rule(namespace: Namespace, rule: str, hook: str = "input") -> None:
+    """Have nftables drop and count matching packets: incoming ones, or those it forwards."""
+    chain = f"add chain inet t c {{ type filter hook {hook} priority 0; }}"
+    inside(namespace, "nft", f"add table inet t; {chain}")
     inside(namespace, "nft", f"add rule inet t c {rule} counter drop")
 
 
@@ -232,6 +241,8 @@ def test_dropped_by_nftables(lab: Lab, drops: Drops, version: str, family: str, 
     snapshot = take(drops)
     (row,) = packets_in(snapshot, far.namespace, "NETFILTER_DROP")
     assert what(row) == ("NETFILTER_DROP", "udp", family, far.device, MANY)
+    assert (row["port"], row["process"]) == (9, None)
+    assert row["first_seen"] == row["last_seen"]
     assert row["bytes"] == MANY * (SIZE + HEADERS[family])
     assert row["last_seen"] == snapshot.wall_ns
     details = drops.describe(row["id"])
@@ -297,11 +308,32 @@ def test_closed_ports(lab: Lab, drops: Drops, version: str, family: str, prefix:
     assert sender.call(refused, (address, 9), FEW) == FEW
     until(lambda: nstat(far.namespace, f"{prefix}NoPorts") == SOME, "every packet finds the port closed")
     snapshot = take(drops)
-    assert sorted(map(what, packets_in(snapshot, far.namespace, "NO_SOCKET"))) == [
+    rows = packets_in(snapshot, far.namespace, "NO_SOCKET")
+    assert sorted(map(what, rows)) == [
         ("NO_SOCKET", "tcp", family, far.device, FEW),
         ("NO_SOCKET", "udp", family, far.device, SOME),
     ]
+    assert [(row["port"], row["process"]) for row in rows] == [(9, None)] * 2
     assert counter(snapshot, far.namespace, f"{prefix}NoPorts") == SOME
+
+
+@pytest.mark.parametrize("version", ["v4", "v6"])
+def test_a_scan_of_ports(lab: Lab, drops: Drops, version: str) -> None:
+    """Many closed ports between two readings: some are named, and every packet is counted."""
+    _, far, sender, _ = two_workers(lab)
+    take(drops)
+    ports = range(1, 1 + 3 * HEADER_PORTS_MAX)
+    sender.call(scan, getattr(far, version), ports)
+    prefix = "Udp6" if version == "v6" else "Udp"
+    until(lambda: nstat(far.namespace, f"{prefix}NoPorts") == len(ports), "every packet arrives")
+    rows = packets_in(take(drops), far.namespace, "NO_SOCKET")
+    assert sum(row["packets"] for row in rows) == len(ports)
+    assert {row["port"] for row in rows} <= {None, *ports}
+    assert FEW < len(rows) <= HEADER_PORTS_MAX + 1
+    sender.call(scan, getattr(far, version), ports[-1:])
+    until(lambda: nstat(far.namespace, f"{prefix}NoPorts") == len(ports) + 1, "one more arrives")
+    rows = packets_in(take(drops), far.namespace, "NO_SOCKET")
+    assert [row["packets"] for row in rows if row["port"] == ports[-1]] == [1]
 
 
 def test_full_accept_queue(lab: Lab, drops: Drops) -> None:
@@ -422,7 +454,7 @@ def test_all_cpus_at_once(lab: Lab, drops: Drops) -> None:
     cpus = sorted(os.sched_getaffinity(0))
     workers = [lab.worker(home) for _ in cpus]
     for worker, cpu in zip(workers, cpus, strict=True):
-        worker.start(send, ("127.0.0.1", 9), MANY, cpu)
+        worker.start(send, ("127.0.0.1", 9), MANY, 0, cpu)
     for worker in workers:
         worker.result()
     all_sent = MANY * len(cpus)
@@ -665,6 +697,32 @@ def test_the_command_names_the_process(lab: Lab) -> None:
     assert [(row["process"], row["pid"], row["port"], row["protocol"]) for row in shown] == [
         ("slowreader", receiver.pid, SERVICE_PORT, "udp")
     ]
+
+
+@RECEIVING_SOCKETS
+def test_the_command_names_the_process_behind_a_firewall(lab: Lab) -> None:
+    """A socket whose packets a rule drops is named, but not a router's own at the port of what passes through."""
+    near, router, far = lab.routed_pair()
+    sender = lab.worker(near)
+    for namespace, name in ((router, "passed"), (far, "protected")):
+        lab.worker(namespace, name).call(small_socket, "0.0.0.0", SERVICE_PORT)
+    drop_by_rule(far, f"udp dport {SERVICE_PORT}")
+    drop_by_rule(router, "udp sport 7", hook="forward")
+    chosen = f"(netns={router.inode} or netns={far.inode}) reason=NETFILTER_DROP"
+    with Running(*JSON, *HOUR, "--view", "drops", "--filter", chosen) as running:
+
+        def both_are_shown() -> list[Any]:
+            for port in (7, 0):
+                sender.call(send, ("10.76.2.1", SERVICE_PORT), FEW, port)
+            running.refresh()
+            rows = [rows for rows in running.refreshes() if len(rows) == 2]
+            return rows[-1] if rows else []
+
+        shown = until(both_are_shown, "both rules drop")
+    assert {(row["netns"], row["process"], row["port"]) for row in shown} == {
+        (router.inode, None, SERVICE_PORT),
+        (far.inode, "protected", SERVICE_PORT),
+    }
 
 
 def worker_drops_are_shown(running: Running, worker: Worker, port: int = 9) -> bool:

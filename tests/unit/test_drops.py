@@ -201,6 +201,7 @@ class Functions:
 
 NETNS = os.stat("/proc/self/ns/net").st_ino
 LO = {"netns": NETNS, "ifindex": 1, "reason": 12, "family": 0x0800, "protocol": 17}
+PORT = {"port": 80, "has_owner": 1}
 
 
 @pytest.fixture
@@ -336,8 +337,16 @@ def test_owner_of_a_port(
     rows = make_rows(sockets)
     connections = Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows})
     read.source.join({"connections": connections})  # type: ignore[attr-defined]
-    (row,) = shown(read(Program((LO | {"protocol": protocol, "port": 80}, 3, 30))))
+    (row,) = shown(read(Program((LO | {"protocol": protocol} | PORT, 3, 30))))
     assert (row["port"], row["process"], row["pid"]) == (80, *owner)
+
+
+def test_a_port_that_packets_only_pass_has_no_process(read: Callable[[Program], Snapshot]) -> None:
+    """A router's own listener does not own the packets that it drops for others."""
+    rows = make_rows([LISTENER | {"process": "web", "pid": 7, "local_port": 80}])
+    read.source.join({"connections": Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows})})  # type: ignore[attr-defined]
+    (row,) = shown(read(Program((LO | {"protocol": 6, "port": 80}, 3, 30))))
+    assert (row["port"], row["process"]) == (80, None)
 
 
 def test_without_a_port_there_is_no_process(read: Callable[[Program], Snapshot]) -> None:
@@ -345,7 +354,7 @@ def test_without_a_port_there_is_no_process(read: Callable[[Program], Snapshot])
     rows = make_rows([LISTENER | {"process": "web", "pid": 7, "local_port": port} for port in (0, 80, None)])
     read.source.join({"connections": Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows})})  # type: ignore[attr-defined]
     tcp = LO | {"protocol": 6}
-    drops = shown(read(Program((tcp, 3, 30), (tcp | {"port": 80}, 1, 10))))
+    drops = shown(read(Program((tcp, 3, 30), (tcp | PORT, 1, 10))))
     assert {(row["port"], row["process"], row["pid"], row["packets"]) for row in drops} == {
         (None, None, None, 3),
         (80, "web", 7, 1),
@@ -358,7 +367,7 @@ def test_without_sockets_the_port_is_shown(
 ) -> None:
     """If the connections lens has no data, the port alone is shown."""
     rows = make_rows([LISTENER | {"process": "web", "pid": 7}])
-    program = Program((LO | {"protocol": 6, "port": 80}, 3, 30))
+    program = Program((LO | {"protocol": 6} | PORT, 3, 30))
     for joined in ({"connections": Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows})}, snapshots):
         read.source.join(joined)  # type: ignore[attr-defined]
         (row,) = shown(read(program))

@@ -104,10 +104,10 @@ class UnseenSyns:
 
 def find_owners(keys: Array, sockets: Array) -> tuple[Index, Mask, Mask]:
     """Return for each key (namespace, IP protocol and port) the position of a socket in `sockets` (−1: none), and
-    whether all candidates belong to the same process, by name and by PID.
+    whether all candidates belong to the same process, by name and by PID. Only keys with `has_owner` are looked up.
 
     Candidates are listeners and UDP sockets without a peer; if there are none, all other sockets. Sockets without a
-    process are ignored, and port 0 has no owner.
+    process are ignored.
     """
     sought = _ports(keys["netns"], keys["protocol"], keys["port"])
     ports = _ports(sockets["netns"], sockets["protocol"], sockets["local_port"])
@@ -116,7 +116,7 @@ def find_owners(keys: Array, sockets: Array) -> tuple[Index, Mask, Mask]:
     owners = np.full(len(keys), -1, np.intp)
     same_name, same_pid = np.ones((2, len(keys)), bool)
     for is_candidate in (is_serving, ~is_serving):
-        unowned = np.flatnonzero((owners < 0) & (keys["port"] > 0))
+        unowned = np.flatnonzero((owners < 0) & (keys["has_owner"] == 1))
         at = np.flatnonzero(is_candidate & has_process & np.isin(ports, sought[unowned]))
         at = at[np.argsort(ports[at], kind="stable")]
         first = positions(sought[unowned], ports[at])

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.btf import Slice
 from nettop.kernel.bpf.drop_reasons import NO_REASON, DropReasons, read_drop_reasons
@@ -68,6 +69,10 @@ KINDS_MAX = 4096
 """Kinds of drops counted separately; a busy host has a few hundred. Each takes 16 bytes per CPU plus about 90: half a
 megabyte in all on two CPUs."""
 
+HEADER_PORTS_MAX = KINDS_MAX // 8
+"""Ports of packets without a socket that are told apart between two readings; further ones have no port."""
+
+_HEADER_PORTS_BYTES = (1 << 16) // 8 + 8
 _PROTOCOL_UNKNOWN = 255
 _UNKNOWN = np.iinfo(np.uint32).max
 _NO_SEVERITY = np.iinfo(np.uint8).max
@@ -81,11 +86,12 @@ KIND = np.dtype(
         ("family", "u2"),
         ("port", "u2"),
         ("protocol", "u1"),
-        ("always_zero", "(7,)u1"),
+        ("has_owner", "u1"),
+        ("always_zero", "(6,)u1"),
     ]
 )
-"""The key by which the program counts. A namespace, device or port of 0 is unknown. It has no padding, because numpy
-would not copy it."""
+"""The key by which the program counts. A namespace, device or port of 0 is unknown. `has_owner`: the port is one of
+this machine. It has no padding, because numpy would not copy it."""
 
 COUNT = np.dtype([("packets", "u8"), ("bytes", "u8")])
 
@@ -97,6 +103,8 @@ _SLICES = (
     Slice("net", {"inum": "ns.inum", "loopback_dev": "loopback_dev"}, {}),
     Slice("sock", {name: f"__sk_common.{name}" for name in _SOCK_COMMON} | {"sk_type": "sk_type"}, {}),
     Slice("dst_entry", {"dev": "dev"}, {}),
+    Slice("rtable", {}, {"rt_type": "rt_type"}),
+    Slice("rt6_info", {}, {"rt6i_flags": "rt6i_flags"}),
 )
 
 _SUMS = {
@@ -152,13 +160,14 @@ def program_text(
         header="#include <linux/types.h>\n" + row_header("kind", KIND) + row_header("count", COUNT),
         slices=_SLICES,
         functions=with_types([PROGRAM]),
-        maps=("counted", "untracked"),
+        maps=("counted", "untracked", "header_ports"),
         defines={
             "PROTOCOL_UNKNOWN": _PROTOCOL_UNKNOWN,
             "SOCKET_FAMILY": SOCKET_FAMILY,
             "CLIENT_PORTS_FIRST": client_ports[0],
             "CLIENT_PORTS_LAST": client_ports[1],
             "KINDS_MAX": kinds_max,
+            "HEADER_PORTS_MAX": HEADER_PORTS_MAX,
         }
         | receiver
         | (not_dropped if reasons.has_reasons else {}),
@@ -179,7 +188,8 @@ class DropCount:
             self._opened = opened.pop_all()
 
     def read(self) -> tuple[Array, Array]:
-        """Return every kind of drop so far, and its counts summed over all CPUs."""
+        """Return every kind of drop so far, and its counts summed over all CPUs. From now on, new ports are named."""
+        bpf.set_element(self.program.maps["header_ports"], bytes(4), bytes(_HEADER_PORTS_BYTES))
         each = np.dtype((COUNT, (maps.possible_cpus(),)))
         kinds, counts = maps.read_all(self.program.maps["counted"], KIND, each)
         totals = np.zeros(len(kinds), COUNT)
@@ -400,7 +410,7 @@ class Drops(Probe):
         numbers = {name: number for number, name in _UNSEEN_REASONS.items()}
         kinds, totals = np.zeros(len(self._syns.counts), KIND), np.zeros(len(self._syns.counts), COUNT)
         for at, ((netns, name, port), count) in enumerate(self._syns.counts.items()):
-            kinds["netns"][at], kinds["port"][at] = netns, port
+            kinds["netns"][at], kinds["port"][at], kinds["has_owner"][at] = netns, port, port > 0
             kinds["reason"][at], kinds["protocol"][at] = numbers[UNSEEN[name]], socket.IPPROTO_TCP
             totals["packets"][at] = count
         self._kinds, self._totals = (
@@ -488,7 +498,8 @@ class Drops(Probe):
         before = positions(ids, self._rows["id"])
         is_same = before >= 0
         is_same[is_same] = self._rows["packets"][before[is_same]] == rows["packets"][is_same]
-        rows["last_seen"] = wall_ns
+        rows["first_seen"] = rows["last_seen"] = wall_ns
+        rows["first_seen"][before >= 0] = self._rows["first_seen"][before[before >= 0]]
         rows["last_seen"][is_same] = self._rows["last_seen"][before[is_same]]
         self._rows = take_rows(rows, np.argsort(ids))
         return Rows(PACKETS, self._rows, texts, taken_ns)
