@@ -143,9 +143,12 @@ class InterfacesScreen(SelectedRowScreen):
         """Return the host's rates, and the drops and errors of its interfaces."""
         alive = np.flatnonzero(~view.gone)
         sums = {label: sum_of(view.raw(name)[alive]) for name, label in _TROUBLES.items()}
+        shown = len(headline.alive(view))
+        hidden = item((f"of {len(alive):,}", Role.DIM), importance=899, beside=True)
         return [
             *rates_by_backing(view),
-            headline.count("interfaces", len(alive), 900),
+            headline.count("interfaces", shown, 900),
+            *([hidden] if shown < len(alive) else []),
             *(headline.count(label, number, 800, warn=True) for label, number in sums.items() if number),
         ]
 

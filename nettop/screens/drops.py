@@ -28,7 +28,8 @@ _COUNTS = {
     "backlog_drops": "backlog drops",
     "device_drops": "device drops",
 }
-"""The kernel's own counters, shown if they are not 0; the last ones are dropped first if room is short."""
+"""The kernel's own counters, from its start on, shown if they are not 0; the last ones are dropped first if room is
+short."""
 
 
 def row_flags(view: View, at: Index) -> list[RowFlags]:
@@ -56,12 +57,13 @@ class DropsScreen(LensScreen):
         parts = _packets(view)
         if view.snapshot.why_unavailable(COUNTERS) is not None:
             return [*parts, headline.not_available("counters", 80)]
-        for place, (name, label) in enumerate(_COUNTS.items()):
-            if counts.get(name):
-                rate = view.count_rate(name)
-                grows = [Span(f" {WARNING} +{human(rate, _PER_SECOND)}", Role.BAD)] if rate else []
-                amount = [Span(f"{label} ", Role.DIM), Span(f"{counts[name]:,}"), *grows]
-                parts.append(item(*amount, importance=80 - place))
+        counted = [name for name in _COUNTS if counts.get(name)]
+        parts += [item(("since boot:", Role.DIM), importance=81)] if counted else []
+        for place, name in enumerate(counted):
+            rate = view.count_rate(name)
+            grows = [Span(f" {WARNING} +{human(rate, _PER_SECOND)}", Role.BAD)] if rate else []
+            amount = [Span(f"{_COUNTS[name]} ", Role.DIM), Span(f"{counts[name]:,}"), *grows]
+            parts.append(item(*amount, importance=80 - place, beside=not place))
         return parts
 
 
@@ -80,7 +82,7 @@ def _packets(view: View) -> list[BarItem]:
         is_trouble = reason in REASONS and REASONS[reason].severity == TROUBLE
         reason_span = Span(f"{WARNING} {reason}", Role.BAD) if is_trouble else Span(reason)
         items.append(item(("mostly ", Role.DIM), reason_span, importance=90))
-    return [*items, item((f"{drops:,}", Role.TEXT), (" in all", Role.DIM), importance=85)]
+    return [*items, item((f"{drops:,}", Role.TEXT), (" since opened", Role.DIM), importance=85)]
 
 
 def _rate(packets: View, which: Mask) -> str:
