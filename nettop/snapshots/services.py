@@ -27,7 +27,8 @@ RECENT_S, USUAL_S = 10.0, 300.0
 SLOWER_FROM = 3.0
 """A service is slower if its p99 is more than this many times the usual."""
 STUCK_FROM, STUCK_LEAST_S = 10.0, 1.0
-"""A request is stuck if it has waited this many times the usual p99, and at least this long."""
+"""A request is stuck if it has waited this many times the usual p99, and at least this long, since its last data: a
+stream in one direction is no request that waits."""
 
 BUCKETS = Buckets(first_bit=10, last_bit=36, divided_by_bits=3)
 """1 µs to 69 s, within 6.3 %."""
@@ -68,6 +69,8 @@ _WAITING = Field("waiting", Kind.GAUGE, "WAITING", "requests without an answer y
 _OLDEST = Field(
     "oldest", Kind.GAUGE, "OLDEST", "age of the oldest request without an answer", "u8", "ns", 9, 91
 )
+_STALLED = Field("stalled", Kind.GAUGE, "STALLED", "the longest time for which a request without an answer has had no "
+                 "more data; short while a long request is being sent", "u8", "ns", 9, 30)  # fmt: skip
 _CONNECTIONS = Field("connections", Kind.GAUGE, "CONNS", "open connections", "u4", "connections", 7, 50)
 
 
@@ -118,13 +121,15 @@ SERVICES = Table(
         Field("usual_p99", Kind.GAUGE, "P99 5 min", "median of that p99 over the five minutes before", "u8",
               "ns", 9, 67),
         Field("speed", Kind.ENUM, "SPEED", "slower: the p99 of the last 10 seconds is more than three times the usual; "
-              "stuck: a request has waited more than ten times the usual, and at least a second", "u1", width=8,
+              "stuck: a request has waited more than ten times the usual, and at least a second, since its last data",
+              "u1", width=8,
               importance=66, labels=SPEEDS),
         _RESPONSE_NS,
         _TIMED,
         _mean("response_mean", "MEAN", "mean response time", ("response_ns", "timed"), importance=38),
         _WAITING,
         _OLDEST,
+        _STALLED,
         Field("unanswered", Kind.COUNTER, "UNANSWERED", "requests whose connection ended before the answer", "u8",
               "requests", 10, 65, tone="warn", rate_title="UNANSW/s"),
         Field("closed", Kind.COUNTER, "CLOSED", "unanswered requests whose connection the service closed", "u8",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from nettop.snapshots.services import WAITING
+from nettop.snapshots.services import STUCK_LEAST_S, WAITING
 
 from .lab import Lab, until
 from .services import (
@@ -23,6 +23,7 @@ from .services import (
     SIZES,
     USED,
     Host,
+    Row,
     Watched,
     accept_each,
     close_each,
@@ -333,3 +334,51 @@ def test_stuck_requests_among_many_connections(lab: Lab) -> None:
         for host in (stuck, idle):
             host.client.call(close_each, list(range(IDLE)))
         watched.until(idle.namespace, idle.port, SERVED, answers=0, unanswered=0)
+
+
+def begin_to_stream(memory: Memory, name: int) -> None:
+    """Send data without a pause in a background thread, until told to stop."""
+    memory["stop"] = threading.Event()
+
+    def run() -> None:
+        while not memory["stop"].is_set():
+            memory[name].sendall(bytes(65536))
+
+    memory["thread"] = threading.Thread(target=run, daemon=True)
+    memory["thread"].start()
+
+
+def stop_streaming(memory: Memory) -> None:
+    """Stop the stream."""
+    memory["stop"].set()
+    memory["thread"].join()
+
+
+def begin_to_read(memory: Memory, name: int) -> None:
+    """Read until the connection ends, in a background thread."""
+
+    def run() -> None:
+        while memory[name].recv(1 << 20):
+            pass
+
+    memory["thread"] = threading.Thread(target=run, daemon=True)
+    memory["thread"].start()
+
+
+def test_a_stream_is_not_stuck(watched: Watched, host: Host) -> None:
+    """Data in one direction is a request that is still being sent; it is stuck once its data has stopped."""
+    with opened(host.client, host.server, host.port, "127.0.0.1") as (name,):
+        host.server.call(begin_to_read, name)
+        host.client.call(begin_to_stream, name)
+        for side in (SERVED, USED):
+
+            def stream_of_a_second(side: str = side) -> Row | None:
+                row = watched.services(host.namespace).get((side, host.port))
+                return row if row and (row["oldest"] or 0) > STUCK_LEAST_S * 1e9 else None
+
+            row = until(stream_of_a_second, "the stream is older than a second")
+            assert (row["waiting"], row["speed"]) == (1, "as usual")
+            assert row["stalled"] < STUCK_LEAST_S * 1e9
+        host.client.call(stop_streaming)
+        for side in (SERVED, USED):
+            watched.until(host.namespace, host.port, side, waiting=1, speed="stuck")

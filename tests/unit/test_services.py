@@ -272,6 +272,23 @@ def test_a_service_is_marked_from_one_turn_in_twenty(
     assert values_of(rows, "timed") == [None if is_marked else timed]
 
 
+def test_a_request_that_is_still_being_sent_does_not_stall(processes: Processes) -> None:
+    """A stream in one direction waits as long as it lasts, but is stuck only once its data stops."""
+    moved = [NOW - 3 * SECOND, NOW - 5 * MS]
+    here = counted(
+        NGINX,
+        POSTGRES,
+        connections=[
+            {"service": service, "open_since": NOW - 60 * SECOND, "moved_at": moved_at}
+            for service, moved_at in zip((WEB, DATABASE), moved, strict=True)
+        ],
+    )
+    rows = services_of(here, processes)
+    assert values_of(rows, "oldest") == [60 * SECOND] * 2
+    assert values_of(rows, "stalled") == [3 * SECOND, 5 * MS]
+    assert [SPEEDS[number] for number in values_of(rows, "speed")] == ["stuck", "as usual"]
+
+
 def test_of_a_marked_service_nothing_is_known_to_wait(processes: Processes) -> None:
     """A marked service has no known waiting requests in any table; other services do."""
     waiting = {"open_since": NOW - 9 * SECOND}
@@ -484,7 +501,7 @@ class Readings:
         self._responses: dict[int, Array] = {}
 
     def read(
-        self, answers: Mapping[int, Sequence[int]], oldest: int | None = None, seconds: float = 1
+        self, answers: Mapping[int, Sequence[int]], stalled: int | None = None, seconds: float = 1
     ) -> dict[int, Row]:
         """Add these answers over `seconds`, and read the services that have a key, each with an open request of that
         age.
@@ -496,7 +513,7 @@ class Readings:
             before = self._responses.get(service, histogram())
             self._responses[service] = before + histogram(*durations)
         services: list[Row] = [
-            {"id": service, "response": self._responses[service], "oldest": oldest} for service in answers
+            {"id": service, "response": self._responses[service], "stalled": stalled} for service in answers
         ]
         rows = make_rows(services, SERVICES, self.taken_ns)
         self.usual.set_columns(rows.array, rows.taken_ns)
@@ -561,7 +578,7 @@ def test_stuck_is_a_request_that_waits(usual_ns: int | None, longest: float) -> 
     readings = Readings()
     readings.repeat(30, {WEB: [usual_ns] * 50 if usual_ns else []})
     ages = [None, round(longest), round(longest) + 1, None]
-    speeds = [readings.read({WEB: []}, oldest)[WEB]["speed"] for oldest in ages]
+    speeds = [readings.read({WEB: []}, stalled)[WEB]["speed"] for stalled in ages]
     assert speeds == ["as usual", "as usual", "stuck", "as usual"]
 
 

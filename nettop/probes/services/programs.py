@@ -67,14 +67,15 @@ CONNECTION = np.dtype(
     [
         ("local_address", "u8", (2,)),
         ("remote_address", "u8", (2,)),
-        *columns("u8", "id", "open_since", "answers", "response_ns", "start_time", "css_set"),
+        *columns("u8", "id", "open_since", "moved_at", "answers", "response_ns", "start_time", "css_set"),
         ("comm", "S16"),
         *columns("u4", "service", "netns", "pid", "cgroup_id"),
         *columns("u2", "local_port", "remote_port"),
         *columns("u1", "side", "was_read", "has_owner", "is_inferred"),
     ]
 )
-"""A watched connection. `open_since` is when its open request arrived (CLOCK_MONOTONIC); 0 without one."""
+"""A watched connection. `open_since` is when its open request arrived (CLOCK_MONOTONIC); 0 without one. `moved_at` is
+when data of the client last moved, to the tick."""
 LISTENERS_PHASE, CONNECTIONS_PHASE, ROWS_PHASE = range(3)
 """Purposes of a walk over descriptors."""
 

@@ -72,7 +72,7 @@ class Withheld:
         for at in np.flatnonzero(~marked & np.isin(rows["id"], list(self._until))):
             for name in (*HISTOGRAMS, *_TIME_COLUMNS):
                 rows[name][at] -= self._until[int(rows["id"][at])][name]
-        for name in (*HISTOGRAMS, *_TIME_COLUMNS, "recent_p99", "usual_p99", "waiting", "oldest"):
+        for name in (*HISTOGRAMS, *_TIME_COLUMNS, "recent_p99", "usual_p99", "waiting", "oldest", "stalled"):
             rows[name][marked] = unknown_value(rows.dtype[name])
         rows["speed"][marked] = NORMAL
 
@@ -214,13 +214,17 @@ def _are_marked(numbers: Array, services: Rows) -> Array:
 def _count_connections(rows: Array, connections: Array, at: Array, taken_ns: int) -> None:
     """Count the connections of each row, and their open requests; `at` is the row of each connection, or −1."""
     connections, at = connections[at >= 0], at[at >= 0]
-    rows["oldest"] = 0
     np.add.at(rows["connections"], at, 1)
     is_waiting = connections["open_since"] > 0
-    np.add.at(rows["waiting"], at[is_waiting], 1)
-    ages = np.maximum(taken_ns - connections["open_since"][is_waiting].astype(np.int64), 0).astype(np.uint64)
-    np.maximum.at(rows["oldest"], at[is_waiting], ages)
-    rows["oldest"][rows["waiting"] == 0] = unknown_value(rows.dtype["oldest"])
+    at, connections = at[is_waiting], connections[is_waiting]
+    np.add.at(rows["waiting"], at, 1)
+    asked_at = np.maximum(connections["open_since"], connections["moved_at"])
+    for name, since in (("oldest", connections["open_since"]), ("stalled", asked_at)):
+        if name in (rows.dtype.names or ()):
+            rows[name] = 0
+            ages = np.maximum(taken_ns - since.astype(np.int64), 0).astype(np.uint64)
+            np.maximum.at(rows[name], at, ages)
+            rows[name][rows["waiting"] == 0] = unknown_value(rows.dtype[name])
 
 
 def _unknown_rows(count: int, dtype: np.dtype[np.void]) -> Array:

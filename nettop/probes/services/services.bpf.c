@@ -1077,6 +1077,10 @@ static __always_inline int write_row(struct bpf_iter_meta *meta, struct sock *sk
   // Data below SO_RCVLOWAT is not signalled.
   else if (turn->side == SIDE_SERVED && tcp.received != turn->received_seq && turn->mode == ALTERNATES)
     row.open_since = bpf_ktime_get_ns() - (u64)((u32)bpf_jiffies64() - tcp.received_at) * NS_PER_TICK;
+  u32 moved_at = tcp.received_at;
+  if (turn->side == SIDE_USED)
+    COPY(moved_at, tp->sent_at);
+  row.moved_at = bpf_ktime_get_ns() - (u64)((u32)bpf_jiffies64() - moved_at) * NS_PER_TICK;
   row.is_inferred = row.open_since && turn->is_inferred;
   row.was_read = is_after(tcp.read, turn->request_seq);
   if (!sk->skc_cookie)

@@ -57,7 +57,7 @@ class UsualTimes:
         for name, p99 in (("recent_p99", recent), ("usual_p99", usual)):
             is_known = np.isfinite(p99)
             rows[name][is_known] = p99[is_known].round()
-        rows["speed"] = _speeds(recent, usual, rows["oldest"])
+        rows["speed"] = _speeds(recent, usual, rows["stalled"])
         if self._histograms and taken_ns - self._histograms[-1].taken_ns < KEPT_EVERY_S * 1e9:
             return
         ids = rows["id"].copy()
@@ -95,9 +95,9 @@ class UsualTimes:
             return np.asarray(np.nanmedian(table, axis=0))
 
 
-def _speeds(recent: Array, usual: Array, oldest: Array) -> Array:
+def _speeds(recent: Array, usual: Array, stalled: Array) -> Array:
     """Return each service's speed number; where the usual p99 is unknown, only the minimum wait counts."""
     is_slower = recent > SLOWER_FROM * usual
     longest = np.maximum(STUCK_FROM * np.nan_to_num(usual), STUCK_LEAST_S * 1e9)
-    is_stuck = known(oldest) & (oldest > longest)
+    is_stuck = known(stalled) & (stalled > longest)
     return np.where(is_stuck, STUCK, np.where(is_slower, SLOWER, NORMAL))
