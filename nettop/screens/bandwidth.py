@@ -24,6 +24,7 @@ from nettop.snapshots.arrays import Mask, as_list
 from nettop.snapshots.bandwidth import (
     COUNTERS_MODE,
     INTERFACES,
+    NEAR_SPEED,
     PROTOCOL_TABLE,
     SERVICE_TABLE,
     UPLINK,
@@ -114,7 +115,7 @@ class InterfacesScreen(SelectedRowScreen):
     """Every interface; below the table the selected or first one as a graph, with its protocols and services."""
 
     about = "traffic of each interface; the selected one as a graph, by protocol and by service"
-    row_style = RowStyle(warn_above={"use_received": 0.9, "use_sent": 0.9})
+    row_style = RowStyle(warn_above={"use_received": NEAR_SPEED, "use_sent": NEAR_SPEED})
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -149,6 +150,7 @@ class InterfacesScreen(SelectedRowScreen):
             *rates_by_backing(view),
             headline.count("interfaces", shown, 900),
             *([hidden] if shown < len(alive) else []),
+            *self.troubles(view),
             *(headline.count(label, number, 800, warn=True) for label, number in sums.items() if number),
         ]
 

@@ -101,9 +101,7 @@ class LensScreen(QueryScreen, inherit_bindings=False):
             "keep_closed": lambda: False,
             "explain": lambda: self.details_open,
             "copy_command": lambda: False,
-            "next_trouble": lambda: (
-                bool(self.lens.main.troubles) and (self.table is not self.lens.main or self.is_shown())
-            ),
+            "next_trouble": lambda: self.table is not self.lens.main or self.is_shown(),
             **{name: partial(options.__contains__, name) for name in OPTIONS},
             "details": lambda: self.is_shown() and len(self.rows.order) > 0,
             "copy": lambda: self.is_shown() and len(self.rows.order) > 0,

@@ -124,8 +124,10 @@ class QueryScreen(TableScreen, inherit_bindings=False):
         following = next((text for text in later if text in present), "")
         if following or now in filters:
             self.set_filter(following)
-        else:
+        elif filters:
             self.notify("no trouble; ? lists what counts as trouble")
+        else:
+            self.notify("no trouble: nothing in this lens counts as trouble")
 
     def _show_filtered(self, wanted: Filter) -> None:
         self.set_state(replace(self.state, query=replace(self.state.query, filter=wanted)))

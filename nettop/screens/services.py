@@ -18,7 +18,6 @@ from nettop.snapshots.services import (
     PUSHING,
     SERVED,
     SERVICES,
-    SPEEDS,
     WAITING,
 )
 from nettop.widgets.bar import BarItem, item
@@ -66,15 +65,9 @@ class ServicesScreen(HistogramScreen):
     def headline(self, view: View) -> list[BarItem]:
         """Return answers, waiting requests, and how many services are in trouble."""
         at = headline.alive(view)
-        speeds = view.raw("speed")[at]
-        troubled = [
-            headline.count(name, int((speeds == number).sum()), 950 - number, warn=True)
-            for number, name in SPEEDS.items()
-            if number != NORMAL and (speeds == number).any()
-        ]
         return [
             headline.count("services", len(at), 900),
-            *troubled,
+            *self.troubles(view),
             headline.count_of(view, "answers_per_s", "answers", at, 880),
             headline.count_of(view, "waiting", "waiting", at, 870),
             headline.count_of(view, "unanswered_per_s", "unanswered", at, 800),

@@ -12,7 +12,7 @@ from textual.app import ComposeResult
 from textual.containers import Container
 
 from nettop.engine.own_cost import VIEW
-from nettop.query.trouble import trouble_filters
+from nettop.query.trouble import present_troubles, trouble_filters
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.context import Frozen, ScreenContext, TableRef
@@ -103,6 +103,10 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         """Yield the widgets between the lines."""
         yield self.rows
         yield self.details
+
+    def troubles(self, view: View) -> list[BarItem]:
+        """Return the kinds of trouble in the view, for the headline."""
+        return headline.troubles(present_troubles(view, self.trouble_filters))
 
     def headline(self, view: View) -> list[BarItem]:
         """Return the second line, without the last items, which all lenses share."""

@@ -7,7 +7,10 @@ import re
 from dataclasses import replace
 
 from nettop.errors import UsageError
-from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Metrics, Option, Table
+from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Metrics, Option, Table, Trouble
+
+NEAR_SPEED = 0.9
+"""Share of an interface's speed from which queues build up during bursts."""
 
 # --- names of numbers ----------------------------------------------------------------------------------------
 
@@ -184,6 +187,15 @@ INTERFACES = Table(
     whole="backing=uplink",
     begins_at_zero=True,
     cumulative=True,
+    troubles=(
+        Trouble("errors", "errors_per_s>0", "interfaces that receive or send damaged packets: cable, connector, "
+                "transceiver or duplex"),
+        # A few drops a second are frames of protocols that nobody listens for, as on most networks.
+        Trouble("dropping", "drops_received_per_s>=10 or drops_sent_per_s>=10", "interfaces that drop packets: their "
+                "queue is full (ethtool -g), or nothing listens for the packets' protocol"),
+        Trouble("near its speed", f"use_received>={NEAR_SPEED:.0%} or use_sent>={NEAR_SPEED:.0%}",
+                "interfaces that carry almost as much as their speed allows"),
+    ),
     metrics=(
         Metrics(
             ("namespace", "interface", "backing"),

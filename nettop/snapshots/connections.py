@@ -256,6 +256,19 @@ _TROUBLES = (
         "connections that always had data to send, none of which was acknowledged: the peer does not read, or is gone",
         min_interval_s=1.0,
     ),
+    # A program that waits for data reads it within microseconds, and a busy one within an interval of a second.
+    Trouble(
+        "data unread",
+        "state=ESTABLISHED receive_queue>=4096 bytes_received_per_s=0",
+        "connections with data that the program does not read, so that no more arrives: it is stopped, stuck or busy",
+        min_interval_s=1.0,
+    ),
+    Trouble(
+        "losing datagrams",
+        "protocol=udp drops_per_s>0",
+        "UDP sockets that drop datagrams: the program reads too slowly, or its receive buffer is too small "
+        "(SO_RCVBUF, net.core.rmem_max)",
+    ),
     # Without the minimum rate, one of few segments would be a high percentage.
     Trouble(
         "retransmitting",
@@ -288,8 +301,9 @@ SOCKETS = Table(
         ("answers", ("answers", "response_mean", "waiting_since")),
         ("by number", ("id", "netns", "owner_source")),
     ),
-    # Listeners are shown by default only while in trouble.
-    default_filter=f"(state!=LISTEN or {_ACCEPT_QUEUE_FULL} or {_SYN_QUEUE_FULL}) state!=TIME_WAIT state!=UNCONN",
+    # Listeners and sockets without a peer are shown by default only while in trouble.
+    default_filter=f"(state!=LISTEN or {_ACCEPT_QUEUE_FULL} or {_SYN_QUEUE_FULL}) state!=TIME_WAIT "
+    "(state!=UNCONN or drops>0)",
     groupings="nettop.probes.connections.groupings",
     troubles=_TROUBLES,
     metrics=(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Metrics, Table
+from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Metrics, Table, Trouble
 
 # --- names of the kernel's numbers ------------------------------------------------------------------------
 
@@ -299,6 +299,13 @@ PACKETS = Table(
     sort="-packets_per_s",
     begins_at_zero=True,
     uses=("connections",),
+    troubles=(
+        Trouble(
+            "losing packets",
+            "severity=trouble packets_per_s>0",
+            "packets dropped because a resource ran out or data was damaged; MEANING says which, and what would help",
+        ),
+    ),
     metrics=(
         Metrics(("reason", "severity", "protocol", "namespace", "interface", "process"), ("packets", "bytes"),
                 prefix="drops", top="drop", limit=100),

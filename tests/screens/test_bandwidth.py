@@ -297,6 +297,18 @@ async def test_drops_are_named_in_the_headline() -> None:
         assert "drops in 9 " in screen.headline_bar.text
 
 
+async def test_interfaces_in_trouble_are_named() -> None:
+    """An interface whose errors grow is in the headline, and the key shows it alone."""
+    before, now = example_steps(2)
+    errors = now.tables[INTERFACES.name].array["errors"]
+    errors[0] = 7
+    async with on_interfaces([before, now]) as (run, screen):
+        assert "! ▲ errors 1 " in screen.headline_bar.text
+        await press(run, "exclamation_mark")
+        assert screen.state.query.filter.text == INTERFACES.troubles[0].filter
+        assert list(screen.rows.order) == [0]
+
+
 @pytest.mark.parametrize(
     ("size", "has_graph"), [((40, 10), False), ((80, 18), False), ((60, 20), True), ((80, 24), True)]
 )

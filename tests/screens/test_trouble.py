@@ -15,7 +15,7 @@ from tests.screens.driving import Running, press, running, shown, text_of
 from tests.screens.harness import Step, steps_of
 from tests.unit.build import Row, make_frame
 
-ACCEPT_QUEUE, _, CLOSE_WAIT, STUCK, RETRANSMITTING = SOCKETS.troubles
+ACCEPT_QUEUE, _, CLOSE_WAIT, STUCK, _, _, RETRANSMITTING = SOCKETS.troubles
 LEAKING = {"state": "CLOSE_WAIT", "process": "leaker"}
 LISTENER = {"id": 20_001, "process": "slow", "state": "LISTEN", "accept_queue": 128, "backlog": 128}
 STUCK_BEFORE = {"id": 20_002, "process": "stuck", "send_queue": 900, "bytes_acked": 5, "busy_us": 0}

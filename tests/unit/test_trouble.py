@@ -14,18 +14,30 @@ from nettop.query.filter import parse_filter
 from nettop.query.query import screen_query
 from nettop.query.trouble import FoundTrouble, present_troubles, threshold, trouble_filters
 from nettop.query.view import View
-from nettop.snapshots.connections import SOCKETS
-from nettop.snapshots.schema import Trouble
+from nettop.snapshots import all_views
+from nettop.snapshots.connections import LENS, SOCKETS
+from nettop.snapshots.schema import Lens, Trouble
 from nettop.snapshots.snapshot import Frame
 from tests.unit.build import Row, example_rows, make_frame
 
 PAGE = Path(__file__).parents[2] / "docs" / "use" / "what-is-slow.md"
 FILTERS = trouble_filters(SOCKETS)
-ACCEPT_QUEUE, SYN_QUEUE, CLOSE_WAIT, STUCK, RETRANSMITTING = (trouble.name for trouble in SOCKETS.troubles)
-
+ACCEPT_QUEUE, SYN_QUEUE, CLOSE_WAIT, STUCK, UNREAD, DATAGRAMS, RETRANSMITTING = (
+    trouble.name for trouble in SOCKETS.troubles
+)
 LISTENER = {"state": "LISTEN", "accept_queue": 0, "backlog": 10, "syn_queue": 0}
-BEFORE = {"send_queue": 0, "bytes_acked": 500, "busy_us": 0, "retransmits": 0, "data_packets_sent": 0}
+BEFORE = {
+    "send_queue": 0,
+    "bytes_acked": 500,
+    "bytes_received": 300,
+    "busy_us": 0,
+    "retransmits": 0,
+    "data_packets_sent": 0,
+    "drops": 3,
+}
 STUCK_ROW = {**BEFORE, "send_queue": 1, "busy_us": 950_000}
+UNREAD_ROW = {**BEFORE, "state": "ESTABLISHED", "receive_queue": 4096}
+DATAGRAMS_ROW = {**BEFORE, "protocol": "udp", "state": "UNCONN", "drops": 4}
 RETRANSMITTING_ROW = {**BEFORE, "bytes_acked": 900, "retransmits": 10, "data_packets_sent": 900}
 
 
@@ -63,6 +75,13 @@ def close_wait(number: int) -> list[Row]:
         (RETRANSMITTING_ROW, RETRANSMITTING),
         (RETRANSMITTING_ROW | {"retransmits": 9}, None),
         (RETRANSMITTING_ROW | {"data_packets_sent": 1000}, None),
+        (UNREAD_ROW, UNREAD),
+        (UNREAD_ROW | {"receive_queue": 4095}, None),
+        (UNREAD_ROW | {"bytes_received": 301}, None),
+        (UNREAD_ROW | {"state": "CLOSE_WAIT"}, None),
+        (DATAGRAMS_ROW, DATAGRAMS),
+        (DATAGRAMS_ROW | {"drops": 3}, None),
+        (DATAGRAMS_ROW | {"protocol": "tcp", "state": "LISTEN"}, None),
         # Long ago: nothing of it in the last interval.
         ({**BEFORE, "bytes_acked": 501}, None),
     ],
@@ -124,7 +143,12 @@ some = st.one_of(st.none(), st.integers(0, 12))
 rows_of_any_kind = st.lists(
     st.fixed_dictionaries(
         {
-            "state": st.sampled_from(["ESTABLISHED", "CLOSE_WAIT", "LISTEN", "SYN_RECV", "TIME_WAIT", None]),
+            "protocol": st.sampled_from(["tcp", "udp"]),
+            "state": st.sampled_from(
+                ["ESTABLISHED", "CLOSE_WAIT", "LISTEN", "SYN_RECV", "TIME_WAIT", "UNCONN", None]
+            ),
+            "receive_queue": st.sampled_from([None, 0, 5_000]),
+            "drops": some,
             **dict.fromkeys(("accept_queue", "send_queue", "syn_queue", "bytes_acked"), some),
             "backlog": st.one_of(st.none(), st.integers(0, 12)),
             "busy_us": st.sampled_from([None, 0, 950_000]),
@@ -147,6 +171,8 @@ def test_as_many_rows_are_shown_as_are_counted(now: list[Row], before: list[Row]
     for row in (*now, *before):
         row["backlog"] = row["backlog"] if row["state"] == "LISTEN" else None
         if row["state"] in ("LISTEN", "TIME_WAIT"):
+            row["protocol"] = "tcp"
+        if row["state"] in ("LISTEN", "TIME_WAIT", "UNCONN"):
             row["retransmits"] = row["send_queue"] = None
     frame, query = make_frame(now, before), screen_query(SOCKETS)
     every = [(replace(trouble, min_rows=0, min_growing_rows=None), rows) for trouble, rows in FILTERS]
@@ -164,9 +190,12 @@ def test_thresholds_in_words() -> None:
     assert threshold(replace(trouble, min_rows=1, min_growing_rows=None, min_interval_s=0)) == "from 1 row on"
 
 
-@pytest.mark.parametrize("trouble", SOCKETS.troubles, ids=lambda trouble: trouble.name)
-def test_the_documents_say_what_trouble_is(trouble: Trouble) -> None:
+@pytest.mark.parametrize(
+    ("lens", "trouble"),
+    [(lens, trouble) for lens, table in all_views() for trouble in table.troubles],
+    ids=lambda value: value.name if isinstance(value, Trouble) else value.id,
+)
+def test_the_documents_say_what_trouble_is(lens: Lens, trouble: Trouble) -> None:
     """docs/use/what-is-slow.md has a line for each, with its filter and its threshold."""
-    assert (
-        f"| {trouble.name} | {trouble.help} | {threshold(trouble)} | `{trouble.filter}` |" in PAGE.read_text()
-    )
+    line = f"{trouble.name} | {trouble.help} | {threshold(trouble)} | `{trouble.filter}` |\n"
+    assert f"\n| {line if lens is LENS else f'{lens.id} | {line}'}" in PAGE.read_text()

@@ -15,7 +15,6 @@ import numpy as np
 from nettop.query.batches import codes_of, concatenate_batches, recode
 from nettop.query.filter import parse_filter
 from nettop.query.joined_rows import JoinedRows
-from nettop.query.trouble import present_troubles
 from nettop.query.units import RATIO, human, plural, unit_of
 from nettop.query.view import View
 from nettop.screens import headline
@@ -146,7 +145,7 @@ class ConnectionsScreen(LensScreen):
             headline.sum_of(view, "bytes_received_per_s", Span("↓ ", Role.TOTAL_RECEIVED), every),
             item((number, Role.BOLD), (f" {noun}", Role.DIM), importance=990),
             *_churn(view, conns),
-            *headline.troubles(present_troubles(view, self.trouble_filters)),
+            *self.troubles(view),
             *without_root(view),
             *_kept(self.closed),
         ]
