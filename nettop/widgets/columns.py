@@ -22,6 +22,9 @@ _MAX_DROPPED_LAST = 5
 """Columns at least this important are dropped last: when only this many are left, they shrink below their usual
 minimum first."""
 
+_FILTERED = 84
+"""The least importance of a column that the filter compares: the reason why the user looks at the rows."""
+
 _MIN_EXTRA = 3
 """Fields less important than this, such as a row's number, are shown only if chosen."""
 
@@ -75,14 +78,20 @@ class _Size(NamedTuple):
 
 
 def plan(
-    table: Table, names: Sequence[str], width: int, *, extra: bool = True, bars: bool = True
+    table: Table,
+    names: Sequence[str],
+    width: int,
+    *,
+    extra: bool = True,
+    bars: bool = True,
+    filtered: Sequence[str] = (),
 ) -> tuple[Column, ...]:
     """Return the columns that fit in `width` cells: those in `names`, dropping the least important first.
 
-    With `bars`, add a bar of the watched field's rate, or of the table's `bar`; with `extra`, fill the remaining room
-    with further fields of the table.
+    The columns that the filter compares (`filtered`) are added, and dropped late. With `bars`, add a bar of the watched
+    field's rate, or of the table's `bar`; with `extra`, fill the remaining room with further fields of the table.
     """
-    columns = [_column(table, name) for name in names]
+    columns = _with_filtered(table, [_column(table, name) for name in names], filtered)
     if bars and table.watched:
         bar = replace(_column(table, table.watched + RATE), title=BAR_TITLE, bar=True)
         columns.insert(_after(table, names, table.watched_parts), bar)
@@ -92,8 +101,8 @@ def plan(
     columns = _shed(columns, width - MARGINS)
     widths = _grow(columns, width - MARGINS)
     if extra and all(w >= _size(column).wanted for column, w in zip(columns, widths, strict=True)):
-        rates = any(name.endswith(RATE) for name in names)
-        columns += _extras(table, columns, width - MARGINS - _width_of(widths), rates=rates)
+        room = width - MARGINS - _width_of(widths)
+        columns += _extras(table, columns, room, rates=_are_rates(columns))
         widths = _grow(columns, width - MARGINS, to_maximum=True)
     return tuple(_drawn(table, column, size) for column, size in zip(columns, widths, strict=True))
 
@@ -113,6 +122,34 @@ def as_rates(table: Table, name: str) -> str:
     """Return the name of the rate of a counter or a sum of counters; any other name unchanged."""
     field = table.by_name.get(name)
     return name + RATE if field is not None and field.has_rate else name
+
+
+def _with_filtered(table: Table, columns: list[Column], filtered: Sequence[str]) -> list[Column]:
+    """Add the columns that a filter compares, in rates or totals like the others; all of them are dropped late."""
+    shown, rates = _shown(table, columns), _are_rates(columns)
+    missing = dict.fromkeys(as_totals(table, name) for name in filtered)
+    added = [as_rates(table, name) if rates else name for name in missing if name not in shown]
+    kept = {as_totals(table, name) for name in filtered}
+    return [
+        replace(column, field=replace(column.field, importance=max(column.field.importance, _FILTERED)))
+        if as_totals(table, column.name) in kept
+        else column
+        for column in (*columns, *(_column(table, name) for name in added))
+    ]
+
+
+def _shown(table: Table, columns: Sequence[Column]) -> set[str]:
+    """Return the names of the fields that these columns show, alone or as a part."""
+    shown = {as_totals(table, column.name) for column in columns}
+    for column in columns:
+        if column.field.kind in (Kind.GROUP, Kind.ENDPOINT):
+            shown.update(column.field.parts)
+    return shown
+
+
+def _are_rates(columns: Sequence[Column]) -> bool:
+    """Return whether counters are shown as rates."""
+    return any(column.name.endswith(RATE) for column in columns)
 
 
 def _after(table: Table, names: Sequence[str], parts: Sequence[str]) -> int:
@@ -202,10 +239,7 @@ def _grow(columns: Sequence[Column], space: int, *, to_maximum: bool = False) ->
 
 def _extras(table: Table, columns: Sequence[Column], space: int, *, rates: bool) -> list[Column]:
     """Return further fields that fit in `space`, the most important first."""
-    shown = {as_totals(table, column.name) for column in columns}
-    for column in columns:
-        if column.field.kind in (Kind.GROUP, Kind.ENDPOINT):
-            shown.update(column.field.parts)
+    shown = _shown(table, columns)
     extras: list[Column] = []
     rest = (f for f in table.fields if f.name not in shown and f.kind not in (Kind.GROUP, Kind.HISTOGRAM))
     for field in sorted((f for f in rest if f.importance >= _MIN_EXTRA), key=lambda f: -f.importance):

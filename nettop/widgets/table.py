@@ -178,7 +178,14 @@ class LiveTable(Scrollable, can_focus=True):
         if state != self._drawn_for:  # every row has to be redrawn
             self._drawn_for = state
             self._strips.clear()
-            self.columns = plan(self.view.table, self.names, size.width, extra=self.extra, bars=self.bars)
+            self.columns = plan(
+                self.view.table,
+                self.names,
+                size.width,
+                extra=self.extra,
+                bars=self.bars,
+                filtered=self.view.query.filter.names if self.extra else (),
+            )
         end = min(len(self.order), self.top + self.page)
         lines = [
             self._header(self.view),

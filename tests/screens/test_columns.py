@@ -62,6 +62,19 @@ def test_own_columns_get_no_company() -> None:
     assert [c.name for c in columns] == ["process", "cwnd"]
 
 
+@pytest.mark.parametrize("width", [100, 120])
+def test_columns_that_the_filter_compares_are_shown(width: int) -> None:
+    """Trouble's own columns are added, in rates or totals like the others; an endpoint shows its port already."""
+    filtered = ("state", "receive_queue", "bytes_acked_per_s", "local_port")
+    for names, acked in ((SOCKETS.screen, "ACKED/s"), (("owner", "bytes_sent"), "ACKED")):
+        titles = [column.title for column in plan(SOCKETS, names, width, filtered=filtered)]
+        assert {"STATE", "RECVQ", acked} <= set(titles)
+        assert titles.count("STATE") == 1
+        assert titles[0] == "PROCESS"
+    titles = [column.title for column in plan(SOCKETS, SOCKETS.screen, width, filtered=filtered[-1:])]
+    assert titles == [column.title for column in columns_at(width)]
+
+
 def test_bars_leave_before_other_columns() -> None:
     """No column that the table shows unasked has to leave for the bars, or gets a short form."""
     for width in range(40, 260):
