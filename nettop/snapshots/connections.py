@@ -141,6 +141,10 @@ _FIELDS = (
           "write_seq − snd_una"),
     Field("receive_queue", Kind.GAUGE, "RECVQ", "bytes not yet read", "u4", "bytes", 8, 37,
           "rcv_nxt − copied_seq"),
+    Field("last_sent_ms", Kind.GAUGE, "LAST SENT", "time since it last sent data, or opened; to the kernel's tick",
+          "u4", "ms", 9, 13, "lsndtime"),
+    Field("last_received_ms", Kind.GAUGE, "LAST RECV", "time since it last received data, or opened; to the kernel's "
+          "tick", "u4", "ms", 9, 13, "icsk_ack.lrcvtime"),
     Field("backlog", Kind.GAUGE, "BACKLOG", "capacity of each queue of a listener", "u4",
           "connections", 7, 9, "sk_max_ack_backlog"),
     Field("accept_queue", Kind.GAUGE, "ACCEPTQ", "connections of a listener waiting for accept()", "u4",
@@ -290,7 +294,8 @@ SOCKETS = Table(
         ("who", ("owner", "uid", "cgroup", "local", "remote", "device", "protocol", "family", "direction", "state",
                  "opened_at", "namespace")),
         ("how much", ("bytes_sent", "bytes_acked", "bytes_received", "packets_sent", "data_packets_sent",
-                      "packets_received", "messages_sent", "messages_received")),
+                      "packets_received", "messages_sent", "messages_received", "last_sent_ms",
+                      "last_received_ms")),
         ("how well", ("rtt", "rtt_min_us", "retransmit_ratio", "retransmits", "lost", "reordered", "drops",
                       "delivery_rate")),
         ("what limits it", ("limited_by", "limited_share", "receiver_limited_us", "send_buffer_limited_us", "busy_us",
@@ -320,7 +325,8 @@ SOCKETS = Table(
 )  # fmt: skip
 
 _NOT_IN_EVENTS = {
-    "rtt", "bytes", "send_queue", "receive_queue", "backlog", "accept_queue", "syn_queue", "accept_queue_use",
+    "rtt", "bytes", "send_queue", "receive_queue", "last_sent_ms", "last_received_ms", "backlog", "accept_queue",
+    "syn_queue", "accept_queue_use",
     "syn_queue_use", "bytes_in_flight", "messages_sent", "messages_received", "limited_by", "limited_share",
     "application_limited", "congestion_limited", "send_buffer_full", "lost", "peer_window", "answers",
     "response_mean", "waiting_since", "pacing_rate", "congestion_control",

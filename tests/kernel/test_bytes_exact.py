@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Columns show exactly the prime numbers of bytes that were sent, on both ends and in every state of closing."""
 
+import time
 from dataclasses import dataclass
 from itertools import product
 
@@ -8,11 +9,12 @@ import pytest
 
 from . import traffic
 from .command import Row, by_cookie, rows
-from .lab import Dropper, End, Lab, Worker
+from .lab import Dropper, End, Lab, Worker, until
 from .traffic import Call
 
 pytestmark = pytest.mark.kernel
 
+TICK_S, APART_S = 0.02, 0.2
 UP, DOWN, MORE, REST = 1_000_003, 700_001, 4_099, 1_000_033
 LOSSY_UP, LOSSY_DOWN = 200_003, 100_003
 KINDS = ("IPv4", "IPv6", "v4-mapped")
@@ -87,6 +89,28 @@ def lossy(lab: Lab, talk: Talk, every: int) -> tuple[Dropper, Dropper]:
 def payload(row: Row) -> tuple[int, int, int]:
     """Return the bytes sent, acknowledged and received."""
     return row["bytes_sent"], row["bytes_acked"], row["bytes_received"]
+
+
+@pytest.mark.parametrize("mechanism", ["iter", "sock_diag"])
+def test_when_data_last_moved(lab: Lab, mechanism: str) -> None:
+    """Each end knows how long ago it sent and received data; of an idle connection, when it opened."""
+    talk = connected(lab, "IPv4", 2)
+    opened_at = time.monotonic()
+    times = []
+    for up, down in ((UP, 0), (0, DOWN)):
+        until(lambda: time.monotonic() - (times or [(0, opened_at)])[-1][1] > APART_S, "some time passes")
+        began = time.monotonic()
+        talk.exchange(up, down, [0])
+        times.append((began, time.monotonic()))
+    began = time.monotonic()
+    options = ("--mechanism", "sockets=sock_diag") if mechanism == "sock_diag" else ()
+    by_id = by_cookie(rows(*options))
+    ended = time.monotonic()
+    for worker, moved in ((talk.client, times), (talk.server, times[::-1])):
+        busy, idle = (by_id[cookie] for cookie in worker.call(traffic.cookies, [0, 1]).values())
+        for name, (first, last) in zip(("last_sent_ms", "last_received_ms"), moved, strict=True):
+            assert began - last - TICK_S <= busy[name] / 1000 <= ended - first + TICK_S
+            assert began - opened_at - TICK_S <= idle[name] / 1000
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -59,8 +59,8 @@ NO_PROTOCOL = 250
 UNKNOWN = 2**64 - 1
 NOT_REPORTED = ("congestion_limited", "send_buffer_full", "syn_queue", "direction")
 """What sock_diag lacks; of a connection also the backlog of the listener that it came to."""
-MOVING = ("busy_us", "receiver_limited_us", "send_buffer_limited_us")
-"""What grows while a socket waits: test_equals_ss.py compares it."""
+MOVING = ("busy_us", "receiver_limited_us", "send_buffer_limited_us", "last_sent_ms", "last_received_ms")
+"""What grows while a socket waits: test_equals_ss.py and test_bytes_exact.py compare it."""
 COMPARED = [field.name for field in SOCKETS.stored if field.name not in NOT_REPORTED + MOVING] + [
     "fd",
     "start_time",

@@ -60,6 +60,8 @@ _ATTRIBUTES = {
         "measured": ("u1", 7),  # a bit-field: delivery_rate_app_limited, and two bits of fastopen_client_fail
         "snd_mss": ("u4", 16),
         "lost": ("u4", 32),
+        "last_data_sent": ("u4", 44),
+        "last_data_recv": ("u4", 52),
         "rtt": ("u4", 68),
         "rttvar": ("u4", 72),
         "snd_cwnd": ("u4", 80),

@@ -80,6 +80,8 @@ SLICES = (
             "congestion_control": "inet_conn.icsk_ca_ops",
             "sk_pacing_rate": "inet_conn.icsk_inet.sk.sk_pacing_rate",
             "prepared_us": "rcvq_space.time",
+            "sent_at": "lsndtime",
+            "received_at": "inet_conn.icsk_ack.lrcvtime",
         },
         {"is_mptcp": "is_mptcp", "icsk_ulp_data": "inet_conn.icsk_ulp_data"},
     ),

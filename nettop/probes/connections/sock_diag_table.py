@@ -68,6 +68,7 @@ _FIN_WRITTEN = (STATE["FIN_WAIT1"], STATE["LAST_ACK"], STATE["CLOSING"])
 _SYN_IN_FLIGHT = (STATE["SYN_SENT"], STATE["SYN_RECV"])
 _FLAGS_MAX = 2
 """A SYN and a FIN may be acknowledged beyond the payload."""
+_SINCE_DATA = {"last_sent_ms": "last_data_sent", "last_received_ms": "last_data_recv"}
 _COPIED = {
     "state": "info_state",
     "packets_sent": "segs_out",
@@ -355,11 +356,20 @@ def _put_tcp(rows: Array, sockets: Array) -> None:
         rows["delivery_rate"][delivered] = sockets["delivery_rate"][delivered]
     if _has(sockets, "measured"):
         rows["application_limited"] = sockets["measured"] & 1
+    _put_since_data(rows, sockets)
     if _has(sockets, "pacing_rate"):
         paced = (sockets["pacing_rate"] != 0) & (sockets["pacing_rate"] != _NOT_PACED)
         rows["pacing_rate"][paced] = sockets["pacing_rate"][paced]
     if _has(sockets, "bytes_retrans"):
         _put_payload(rows, sockets)
+
+
+def _put_since_data(rows: Array, sockets: Array) -> None:
+    """Set how long ago data was sent and received, or the connection opened."""
+    opened = ~np.isin(rows["state"], _SYN_IN_FLIGHT)
+    for field, name in _SINCE_DATA.items():
+        if _has(sockets, name):
+            rows[field][opened] = sockets[name][opened]
 
 
 def _put_payload(rows: Array, sockets: Array) -> None:

@@ -210,6 +210,15 @@ static __always_inline void put_queues(struct row *row, struct tcp_sock *tp) {
   row->receive_queue = unread > 0 ? unread : 0; // a FIN may be read before it is counted
 }
 
+// Sets how long ago data was sent and received, or the connection opened.
+static __always_inline void put_last_data(struct row *row, struct tcp_sock *tp, u8 state) {
+  if (state == TCP_SYN_SENT || state == TCP_SYN_RECV)
+    return;
+  u32 now = bpf_jiffies64();
+  row->last_sent_ms = (u64)(now - tp->sent_at) * US_PER_TICK / 1000;
+  row->last_received_ms = (u64)(now - tp->received_at) * US_PER_TICK / 1000;
+}
+
 static __always_inline void put_delivery_rate(struct row *row, struct tcp_sock *tp) {
   u64 delivered = tp->rate_delivered, interval_us = tp->rate_interval_us;
   if (delivered && interval_us)
@@ -267,6 +276,7 @@ static __always_inline void put_tcp(struct row *row, struct tcp_sock *tp) {
     row->direction = DIRECTION_WAS_INBOUND;
   put_payload(row, tp, state);
   put_queues(row, tp);
+  put_last_data(row, tp, state);
   put_rtt(row, tp);
   put_delivery_rate(row, tp);
   row->packets_sent = tp->segs_out;
