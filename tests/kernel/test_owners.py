@@ -316,6 +316,42 @@ def test_holders_that_vanish_while_they_are_read(lab: Lab) -> None:
     client.result()
 
 
+def joined_ends(lab: Lab, here: Namespace, there: Namespace, address: str) -> tuple[Worker, Worker]:
+    """Return a client and a server with one connection, whose ports are always the same."""
+    client, server = lab.worker(here, "client"), lab.worker(there, "server")
+    server.call(traffic.listen, "listener", address, 4711)
+    client.call(traffic.connect, 0, Call((address, 4711), ("", 4712)))
+    server.call(traffic.accept, "listener", 0)
+    return client, server
+
+
+def other_ends(probe: Connections, *workers: Worker) -> list[str]:
+    """Return what the details of each worker's connection say of its other end."""
+    listed = probe.read(time.monotonic_ns()).tables[SOCKETS.name].array
+    ids = [
+        listed["id"][(listed["pid"] == worker.pid) & (listed["state"] == traffic.ESTABLISHED)]
+        for worker in workers
+    ]
+    return [probe.describe(int(number)).get("Other end", "") for (number, *_) in ids]
+
+
+@pytest.mark.parametrize("place", ["two namespaces", "loopback"])
+def test_the_other_end(lab: Lab, place: str) -> None:
+    """The details name the process at the other end and what it has not read, also in another namespace; of two
+    loopback connections with the same ports, the one in its own."""
+    if place == "loopback":
+        homes = lab.namespace(), lab.namespace()
+        (client, server), _ = (joined_ends(lab, home, home, "127.0.0.1") for home in homes)
+    else:
+        near, far = lab.pair()
+        client, server = joined_ends(lab, near.namespace, far.namespace, far.v4)
+    client.call(traffic.send, {0: 4099})
+    with contextlib.closing(Connections()) as probe:
+        probe.start()
+        expected = [f"server {server.pid}, which has 4.1 kB unread", f"client {client.pid}"]
+        until(lambda: other_ends(probe, client, server) == expected, "both ends are named")
+
+
 def test_details_repeat_no_field(lab: Lab) -> None:
     """Each fact occurs once in the details: no description repeats a field."""
     _, client, _ = connected(lab)

@@ -42,11 +42,13 @@ from nettop.probes.connections.socket_rows import (
     find_limits,
     infer_directions,
     name_congestion_control,
+    other_end,
     set_answers,
 )
 from nettop.probes.connections.socket_table import OWNED_MECHANISM, UNATTRIBUTED_MECHANISM, WALKS, SocketTable
 from nettop.probes.connections.udp import UDP_FALLBACKS, UdpTotals
 from nettop.probes.probe import Probe, clocks
+from nettop.query.units import human
 from nettop.reading import has_data
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import (
@@ -63,6 +65,7 @@ from nettop.snapshots.connections import (
     WITHOUT_GROUP,
     WITHOUT_LISTING,
 )
+from nettop.snapshots.connections import UNATTRIBUTED as NO_OWNER
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.services import LENS as SERVICES
 from nettop.snapshots.snapshot import NOT_COMPLETE_YET, Ended, Rows, Snapshot, known, sum_of
@@ -340,7 +343,8 @@ class Connections(Probe):
             self._table.list_all(options.all_rows)
 
     def describe(self, key: int) -> dict[str, str]:
-        """Return the processes that hold the socket, as far as they are visible, and its user's name."""
+        """Return the processes that hold the socket, as far as they are visible, its user's name, and the process at
+        the connection's other end if that is on this host."""
         row = self._last[self._last["id"] == key]
         if not len(row):
             return {}
@@ -349,7 +353,19 @@ class Connections(Probe):
             owners = {"Held by": "a process that is not visible from here"}
         else:
             owners = self.table.processes.describe(descriptors)
-        return owners | {"User": user_name(int(row["uid"][0]))}
+        return owners | {"User": user_name(int(row["uid"][0]))} | self._other_end(row)
+
+    def _other_end(self, row: Array) -> dict[str, str]:
+        other = other_end(row, self._last)
+        if len(other) != 1:
+            return {}
+        texts, (code,), (pid,) = self.table.processes.texts()["process"], other["process"], other["pid"]
+        name = texts[code] if code < len(texts) else NO_OWNER
+        unread = int(other["receive_queue"][0]) if known(other["receive_queue"]).all() else 0
+        return {
+            "Other end": (f"{name} {pid}" if known(other["pid"]).all() else name)
+            + (f", which has {human(unread, 'bytes')} unread" if unread else "")
+        }
 
     def capabilities(self) -> frozenset[int]:
         """Return the capabilities that reading needs; see nettop.snapshots.source.PrivilegedSource."""
