@@ -52,7 +52,7 @@ class Step(NamedTuple):
 
 
 LAGGING = (
-    Step("start", (), "path loss"),
+    Step("start", (), "% of segments"),
     Step("trouble", ("exclamation_mark",), "1 of "),
     Step("details", ("down", "right"), "CWND"),
     Step("drops", ("5",), "p/s   mostly NOT_SPECIFIED"),

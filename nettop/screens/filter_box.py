@@ -57,12 +57,12 @@ class FilterBox(Vertical):
 
     def on_mount(self) -> None:
         """Show the effect of the initial text."""
-        self.check()
+        self.check(self.input.value)
 
-    def check(self) -> bool:
-        """Show the effect of the text; return False if it is invalid."""
+    def check(self, text: str) -> bool:
+        """Show the effect of a text; return False if it is invalid."""
         try:
-            self._effect.show([item((self._check(self.input.value), Role.DIM))])
+            self._effect.show([item((self._check(text), Role.DIM))])
         except UsageError as error:
             self._effect.show([self._pointed(error) or _problem(error.what, error.remedy)])
             return False
@@ -71,12 +71,12 @@ class FilterBox(Vertical):
     def on_input_changed(self, event: Input.Changed) -> None:
         """Show the effect of the new text."""
         event.stop()
-        self.check()
+        self.check(event.value)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Apply a valid text; keep the box open otherwise."""
+        """Apply a valid text; keep the box open otherwise. More may have been typed since Enter."""
         event.stop()
-        if self.check():
+        if self.check(event.value):
             self.post_message(self.Applied(event.value))
 
     def action_leave(self) -> None:

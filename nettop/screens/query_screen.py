@@ -51,7 +51,7 @@ class QueryScreen(TableScreen, inherit_bindings=False):
             from nettop.screens.filter_box import FilterBox  # not needed for the first screen
 
             for box in self.query(FilterBox):
-                box.check()
+                box.check(box.input.value)
 
     def set_state(self, state: TableState) -> None:
         """Set the state of the table, and redraw."""

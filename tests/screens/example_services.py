@@ -167,7 +167,7 @@ def _service_row(n: int, totals: dict[tuple[int, str], Array], second: int, wait
         **(served if of.side == SERVED else unknown),
         "response_ns": round(answers * (of.queued_ns + of.service_ns)),
         "waiting": len(own),
-        **({"oldest": max(own)} if own else {}),
+        **({"oldest": max(own), "stalled": max(own)} if own else {}),
         "unanswered": 0,
         "unanswered_ns": 0,
         "closed": 0,

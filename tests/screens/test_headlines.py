@@ -51,7 +51,10 @@ def shown_sum(
 def text_of(screen: type[LensScreen], view: View) -> str:
     """Return the headline that a screen gives a view, on a wide terminal."""
     stub = SimpleNamespace(
-        size=SimpleNamespace(width=500), closed=None, trouble_filters=(), state=SimpleNamespace(totals=False)
+        size=SimpleNamespace(width=500),
+        closed=None,
+        troubles=lambda _: [],
+        state=SimpleNamespace(totals=False),
     )
     items = screen.headline(cast("Any", stub), view)
     return " ".join("".join(span.text for span in item.spans) for item in items)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from textual import events
+from textual.widgets import Input
 
 from nettop.process.interrupts import handle_signals
 from nettop.query.address import address_bytes
@@ -209,10 +210,10 @@ async def test_filter_is_checked_while_typed() -> None:
         assert screen.query(FilterBox)
         assert screen.state.query.filter.is_empty
         await press(run, "backspace", *"1813")
-        assert box.effect == "9 of 59 rows"
+        assert box.effect == "9 of 60 rows"
         await press(run, "enter")
         assert not screen.query(FilterBox)
-        assert screen.third_line.text.strip().endswith("   / pid=1813   9 of 59   Esc clears")
+        assert screen.third_line.text.strip().endswith("   / pid=1813   9 of 60   Esc clears")
         assert screen.focused is screen.rows
 
 
@@ -239,6 +240,18 @@ async def test_without_room_for_a_mark_the_term_is_named() -> None:
     async with running(busy_host(), (40, 24)) as run:
         await press(run, "slash", *"nginx or nginx or nginx or nginx pid=x")
         assert run[1].query_one(FilterBox).effect.startswith("▲ filter term ‘pid=x’: pid is a whole")
+
+
+async def test_what_was_typed_before_enter_counts() -> None:
+    """Text typed right after Enter may arrive before it is handled: what is applied is what was checked."""
+    async with running(busy_host()) as run:
+        await press(run, "slash")
+        box = run[1].query_one(FilterBox)
+        box.input.post_message(Input.Submitted(box.input, "nginx)"))
+        box.input.value = "nginx"
+        await run[0].pause()
+        assert run[1].query(FilterBox)
+        assert run[1].state.query.filter.is_empty
 
 
 async def test_escape_leaves_the_filter_as_it_was() -> None:
@@ -493,7 +506,7 @@ async def test_host_names_appear_as_they_are_resolved() -> None:
         await tick(run)
         assert "web.example:39139" in text_of(screen.rows)[1]
         await press(run, "slash", *"web.example", "enter")
-        assert "59 of 59" in screen.third_line.text
+        assert "60 of 60" in screen.third_line.text
         known.clear()
         await press(run, "escape", "space", "r", "r")
         assert text_of(screen.rows) == addresses
