@@ -52,10 +52,10 @@ class Step(NamedTuple):
 
 
 LAGGING = (
-    Step("start", (), "% of segments"),
+    Step("start", (), "! ▲ retransmitting 1   retrans ▲"),
     Step("trouble", ("exclamation_mark",), "1 of "),
     Step("details", ("down", "right"), "CWND"),
-    Step("drops", ("5",), "p/s   mostly NOT_SPECIFIED"),
+    Step("drops", ("5",), "mostly NOT_SPECIFIED"),
     Step("mended", ("1", "escape", "escape"), "receiver", "retransmitting", mended=True),
 )
 
