@@ -263,25 +263,25 @@ PACKETS = Table(
         Field("reason", Kind.TEXT, "REASON", "the kernel's name of the reason (enum skb_drop_reason); modules' "
               "reasons are numbers", "u4", width=20, importance=100),
         Field("meaning", Kind.TEXT, "MEANING", "meaning of the reason, and what would help", "u4", width=36,
-              importance=60),
+              importance=84),
         Field("severity", Kind.ENUM, "SEVERITY", "ordinary: nobody misses the packet, as when a connection ends; "
               "refused: dropped by policy, or invalid; trouble: exhaustion or damage",
               "u1", width=8, importance=55, labels=SEVERITIES),
         Field("place", Kind.TEXT, "PLACE", "the kernel function that dropped it, and its [module]", "u4",
-              width=24, importance=90),
+              width=24, importance=62),
         Field("protocol", Kind.TEXT, "PROTO", "the protocol in the IP header", "u4",
               width=7, importance=70),
         Field("family", Kind.TEXT, "FAMILY", "network protocol, by its ethertype; the socket's family for a packet "
               "that never left a socket", "u4", width=7, importance=40),
         Field("interface", Kind.TEXT, "IFACE", "the packet's device, or the one it arrived on; if12 is a removed "
-              "device with index 12", "u4", width=10, importance=80),
+              "device with index 12", "u4", width=10, importance=66),
         *_NAMESPACE,
         Field("port", Kind.LABEL, "PORT", "the local port of the packet's receiving socket, else of its sender; the "
               "destination port of a received packet without a socket; unknown for ephemeral ports "
               "(net.ipv4.ip_local_port_range)", "u4",
-              width=5, importance=57),
+              width=5, importance=81),
         Field("process", Kind.TEXT, "PROCESS", "the process that owns the socket at that port", "u4",
-              width=15, importance=58),
+              width=15, importance=82),
         Field("pid", Kind.LABEL, "PID", "its process ID", "u4", width=7, importance=30),
         Field("packets", Kind.COUNTER, "DROPS", "packets dropped since nettop attached; several wire packets merged "
               "into one (GSO, GRO) count once, as in netfilter's counters", "u8", "packets", 9, 95),

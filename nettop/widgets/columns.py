@@ -32,6 +32,8 @@ _RATE = 9
 """`1.93 Gb/s`, `99.9 Mb/s`"""
 
 _BAR, _BAR_MIN = 10, 8
+_BAR_IMPORTANCE = 80
+"""A bar repeats a number that is shown: what stands alone stays longer."""
 
 _CLOCK, _CLOCK_MIN, _CLOCK_BRIEF = 15, 12, 8
 """`12:26:40.123456`, also wide enough for `11-18 12:26:40`; `12:26:40.123`; `12:26:40`"""
@@ -96,7 +98,8 @@ def plan(
         bar = replace(_column(table, table.watched + RATE), title=BAR_TITLE, bar=True)
         columns.insert(_after(table, names, table.watched_parts), bar)
     elif bars and table.bar in names:
-        bar = replace(_column(table, table.bar), title="", bar=True)
+        column = _column(table, table.bar)
+        bar = replace(column, field=replace(column.field, importance=_BAR_IMPORTANCE), title="", bar=True)
         columns.insert(_after(table, names, (table.bar,)), bar)
     columns = _shed(columns, width - MARGINS)
     widths = _grow(columns, width - MARGINS)

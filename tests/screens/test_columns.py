@@ -7,6 +7,8 @@ import pytest
 
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.drops import PACKETS
+from nettop.snapshots.schema import Table
+from nettop.snapshots.services import SERVICES
 from nettop.widgets.columns import GAP, MARGINS, Column, as_rates, as_totals, plan
 
 SHOWN = {
@@ -33,6 +35,20 @@ def columns_at(width: int) -> tuple[Column, ...]:
 def test_columns_leave_in_order_of_importance(width: int) -> None:
     """At each width the least important columns are gone, and others come in where there is room."""
     assert " ".join(column.title for column in columns_at(width)) == SHOWN[width]
+
+
+@pytest.mark.parametrize(
+    ("table", "width", "titles"),
+    [
+        (PACKETS, 80, {"REASON", "MEANING", "PROCESS", "DROPS/s"}),
+        (PACKETS, 90, {"REASON", "MEANING", "PORT", "PROCESS", "DROPS/s"}),
+        (SERVICES, 80, {"PROCESS", "SERVICE", "P99", "WAITING", "OLDEST"}),
+        (SERVICES, 90, {"PROCESS", "SERVICE", "SIDE", "P99", "WAITING", "OLDEST"}),
+    ],
+)
+def test_what_one_came_for_stays(table: Table, width: int, titles: set[str]) -> None:
+    """What was dropped, why and whose it was; which service is slow, at which end, and what waits there."""
+    assert titles <= {column.title for column in plan(table, table.screen, width)}
 
 
 def test_columns_fit() -> None:
