@@ -20,6 +20,7 @@ from nettop.screens.context import TableRef
 from nettop.screens.export import FORMATS
 from nettop.screens.lens import LensScreen, screen_class
 from nettop.screens.textual_internals import MeasuredScreen
+from nettop.snapshots import view_name
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Kind, Lens, Table
 from nettop.snapshots.snapshot import Snapshot
@@ -323,20 +324,27 @@ def _why(missing: Mapping[str, str], name: str) -> str:
 
 
 def palette_entries(screen: LensScreen) -> list[PaletteEntry]:
-    """Return a screen's palette: available actions, the lens's tables, then sorting by any column."""
+    """Return a screen's palette: available actions, the tables of its lens and of the others, then sorting by any
+    column."""
     actions = [
         (screen.label_of(a).capitalize(), f"{screen.help_of(a)}  [{key_name(a.keys[0])}]", call(a))
         for a in ACTIONS
         if a.palette and screen.is_available(a)
     ]
     tables = [(f"Show {t.name}", about, f"app.table('{t.name}')") for t, about in _tables(screen)]
+    elsewhere = [
+        (f"Show {name}", lens.question, f"app.view('{name}')")
+        for lens in screen.context.lenses
+        if lens.id != screen.lens.id
+        for name in (view_name(lens, table) for table in lens.tables)
+    ]
     columns = []
     for name in screen.table.sortable if screen.has_rows else ():
         field = declared(screen.table, name)
         total = " (total)" if field.has_rate else ""
         title = field.title + (total if name in screen.table.by_name else "/s")
         columns.append((f"Sort by {name}", f"{title}  {field.help}", f"sort_by('{name}')"))
-    return [*actions, *tables, *columns]
+    return [*actions, *tables, *elsewhere, *columns]
 
 
 def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:

@@ -203,6 +203,11 @@ class NettopApp(EndingApp, inherit_bindings=False):
             if table.name == name and self.lens_screen.is_available(BY_ID["next_table"]):
                 await self.show(TableRef(self._shown.lens, table))
 
+    async def action_view(self, name: str) -> None:
+        """Show a table of any lens, by its name in --view."""
+        refs = (TableRef(lens, table) for lens in self.context.lenses for table in lens.tables)
+        await self.show(next(ref for ref in refs if ref.view_name == name))
+
     async def show(self, ref: TableRef) -> None:
         """Show a table, ready for the next key. Attach its lens before releasing the previous one."""
         before, self._shown = self._shown, ref

@@ -290,6 +290,15 @@ async def test_palette_sorts_by_any_column() -> None:
     await in_harness(("ctrl+p", *"cwnd", "enter"), press)
 
 
+async def test_palette_finds_the_tables_of_other_lenses() -> None:
+    """A table of another lens is found by its name."""
+
+    async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
+        assert (app.lens_screen.lens.id, app.lens_screen.table.name) == ("other", "failures")
+
+    await in_harness(("ctrl+p", *"other.failures", "enter"), press)
+
+
 async def test_palette_runs_actions() -> None:
     """The palette has the same effect as a key."""
 
