@@ -306,9 +306,8 @@ SOCKETS = Table(
         ("answers", ("answers", "response_mean", "waiting_since")),
         ("by number", ("id", "netns", "owner_source")),
     ),
-    # Listeners and sockets without a peer are shown by default only while in trouble.
-    default_filter=f"(state!=LISTEN or {_ACCEPT_QUEUE_FULL} or {_SYN_QUEUE_FULL}) state!=TIME_WAIT "
-    "(state!=UNCONN or drops>0)",
+    # Listeners are shown by default only while in trouble.
+    default_filter=f"(state!=LISTEN or {_ACCEPT_QUEUE_FULL} or {_SYN_QUEUE_FULL}) state!=TIME_WAIT state!=UNCONN",
     groupings="nettop.probes.connections.groupings",
     troubles=_TROUBLES,
     metrics=(
