@@ -176,6 +176,6 @@ def unknown_word(kind: str, word: str, known: Iterable[str], others: Iterable[st
     """Return the error for a `word` that is not `known`, with the nearest words, including the `others`."""
     known = sorted(known)
     folded = {name.casefold(): name for name in (*others, *known)}
-    near = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded)]
+    near = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded, 3, 0.55)]
     remedy = f"did you mean {' or '.join(near)}?" if near else f"choose from: {', '.join(known)}"
     return UsageError(f"unknown {kind} {word!r}", remedy)

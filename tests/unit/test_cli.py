@@ -341,7 +341,7 @@ def test_completion() -> None:
         ("nettop export connections", []),
         ("nettop log --lens connections.e", ["connections.events"]),
         ("nettop log --columns pid,reas", ["pid,reason"]),
-        ("nettop log --lens drops --lens connections --columns last_s", ["last_seen"]),
+        ("nettop log --lens drops --lens connections --columns last_s", ["last_seen", "last_sent_ms"]),
         ("nettop run --format j", ["jsonl"]),
         ("nettop log --events", ["--events-only"]),
         ("nettop export c", ["cpu.stacks"]),

@@ -22,6 +22,7 @@ const SCALES = {
   "ns/s": [scale(0, 1e7, "%", 2)],
   // Values measured in µs are mostly shown in ms, so that a column of round-trip times is easy to compare.
   us: [scale(999_500, 1e6, " s", 2), scale(99.5, 1e3, " ms", 1), scale(0, 1, " µs", 0)],
+  ms: [scale(999.5, 1e3, " s", 2), scale(0, 1, " ms", 1)],
   ns: [scale(999_500_000, 1e9, " s", 2), scale(999_500, 1e6, " ms", 1), scale(999.5, 1e3, " µs", 1), scale(0, 1, " ns", 0)],
 };
 
@@ -92,6 +93,7 @@ export function unitOf(name) {
   if (name === "delivery_rate") return "bytes/s";
   if (name.endsWith("_ratio")) return "ratio";
   if (name.endsWith("_us")) return "us";
+  if (name.endsWith("_ms")) return "ms";
   if (BYTES.has(name) || name.startsWith("bytes_")) return "bytes";
   return name.includes("packets") ? "packets" : "";
 }
