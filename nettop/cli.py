@@ -71,7 +71,19 @@ _ParseError: type[Exception] = typer.BadParameter.__bases__[0]
 _INTERRUPTED = 130
 """Exit code that typer returns instead of raising KeyboardInterrupt."""
 
-_SUBCOMMANDS = ("doctor", "compile", "log", "serve", "collect", "flows", "export", "config", "run", "help")
+_SUBCOMMANDS = (
+    "check",
+    "doctor",
+    "compile",
+    "log",
+    "serve",
+    "collect",
+    "flows",
+    "export",
+    "config",
+    "run",
+    "help",
+)
 """Modules of nettop.commands, in the order of --help."""
 
 EXAMPLES = """[bold]Examples[/bold]

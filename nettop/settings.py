@@ -177,6 +177,16 @@ class ServeSettings(NamedTuple):
     options: OptionValues = _EMPTY
 
 
+class CheckSettings(NamedTuple):
+    """Settings of `nettop check`: how long to watch, how to print, and the kinds of findings to leave out."""
+
+    duration_s: float = 3.0
+    interval_s: float = 1.0
+    format: LineFormat = LineFormat.TEXT
+    ignored: frozenset[str] = frozenset()
+    mechanisms: Mapping[str, str] = _EMPTY
+
+
 FLOW_PORTS = ("6343", "2055", "4739", "2056")
 """Default ports for flows: those of sFlow and IPFIX, and two common ones of NetFlow."""
 DEFAULT_QUERY_LISTEN = "127.0.0.1:9472"

@@ -141,7 +141,9 @@ def _lenses(text: str | None) -> tuple[str, ...]:
     elif not named:
         raise UsageError("--lenses is empty", "list lenses, separated by commas, or leave it out for all")
     chosen = {checked_word("lens", name, list(known)) for name in named if name != SELF.id}
-    chosen |= {used for name in chosen for table in known[name].tables for used in table.uses}
+    chosen |= {
+        used.partition(".")[0] for name in chosen for table in known[name].tables for used in table.uses
+    }
     return tuple(name for name in known if name in chosen)
 
 

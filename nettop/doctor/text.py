@@ -83,7 +83,8 @@ def _sections(report: Report) -> Iterator[tuple[str, list[_Line]]]:
         )
         yield "HOST", list(host)
     for lens in report.lenses:
-        yield lens.lens.id.upper(), list(_lens_lines(lens, report.checks))
+        if lines := list(_lens_lines(lens, report.checks)):
+            yield lens.lens.id.upper(), lines
     if report.results:
         lens_width = max(len(result.lens) for result in report.results)
         yield "SELF-TEST", [_self_test_line(result, lens_width) for result in report.results]

@@ -26,6 +26,7 @@ from nettop.errors import NettopError, PermissionMissing, SourceFailed, failure_
 from nettop.process.wake_event import WakeEvent
 from nettop.settings import checked_seconds
 from nettop.snapshots import lenses
+from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.source import (
     DropPrivileges,
@@ -193,9 +194,11 @@ class Session:
         """
         others = _used_by(lens, options.tables, columns)
         if lens == SELF.id:
-            others = [other for other in self._leased if other != SELF.id] or [lenses()[0].id]
-        of_others = replace(options, tables=frozenset(), whole=False)
-        leased = dict.fromkeys(others, of_others) | {lens: options}
+            others = {other: frozenset() for other in self._leased if other != SELF.id} or {
+                lenses()[0].id: frozenset()
+            }
+        leased = {other: replace(options, tables=used, whole=False) for other, used in others.items()}
+        leased[lens] = options
         self._leased.update(leased.keys())
         for each in leased.items():
             self._post(partial(self._attach, *each))
@@ -406,8 +409,9 @@ class Session:
         self._pace.tick()
         now, is_requested = time.monotonic(), bool(self._requests)
         due = [lens for lens, attached in self._attached.items() if is_requested or now >= attached.due_at]
-        # The own cost comes first, so that its rows and its total are from the same moment.
-        for lens in sorted(due, key=lambda lens: lens != SELF.id):
+        # The own cost comes first, so that its rows and its total are from the same moment. Findings come last, because
+        # they are about what the others have just read.
+        for lens in sorted(due, key=lambda lens: (lens != SELF.id, lens == FINDINGS.id)):
             self._read(lens)
         self._read_requests += self._requests
         self._requests = []
@@ -437,7 +441,7 @@ class Session:
             return
         if isinstance(attached.source, JoiningSource):
             frames = {other: self.bus.frame(other) for other in self._attached}
-            attached.source.join({other: frame.now for other, frame in frames.items() if frame is not None})
+            attached.source.join({other: frame for other, frame in frames.items() if frame is not None})
         with self._cost.steps.time(lens, READ):
             snapshot = self._try(lens, lambda: attached.source.read(time.monotonic_ns()))
         # Drain first, so that the frame has the events that its snapshot counts.
@@ -470,10 +474,13 @@ class Session:
         return None
 
 
-def _used_by(lens: str, tables: Collection[str], columns: Collection[str]) -> list[str]:
-    """Return the lenses that tables use with these columns."""
+def _used_by(lens: str, tables: Collection[str], columns: Collection[str]) -> dict[str, frozenset[str]]:
+    """Return the lenses that tables use with these columns, each with the tables of it that are named."""
     declared = next((each for each in lenses() if each.id == lens), None)
     shown = [table for table in declared.tables if table.name in tables] if declared is not None else []
     fields = (table.by_name.get(name) for table in shown for name in columns)
-    uses = (used for table in shown for used in table.uses)
-    return list(dict.fromkeys((*uses, *(field.lens for field in fields if field and field.lens))))
+    uses = [used.partition(".") for table in shown for used in table.uses]
+    uses += [(field.lens, "", "") for field in fields if field and field.lens]
+    return {
+        other: frozenset(name for each, _, name in uses if each == other and name) for other, _, _ in uses
+    }

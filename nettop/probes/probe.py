@@ -21,7 +21,7 @@ from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Lens
-from nettop.snapshots.snapshot import Rows, Snapshot
+from nettop.snapshots.snapshot import Frame, Rows
 from nettop.snapshots.source import SourceOptions
 
 T = TypeVar("T")
@@ -100,10 +100,10 @@ def clocks() -> tuple[int, int]:
     return time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-def sockets_of(snapshots: Mapping[str, Snapshot]) -> Rows | None:
+def sockets_of(frames: Mapping[str, Frame]) -> Rows | None:
     """Return the socket table of the connections lens, if it was read."""
-    snapshot = snapshots.get(CONNECTIONS.id)
-    return snapshot.tables.get(SOCKETS.name) if snapshot is not None else None
+    frame = frames.get(CONNECTIONS.id)
+    return frame.now.tables.get(SOCKETS.name) if frame is not None else None
 
 
 def with_types(names: Iterable[str]) -> dict[str, int]:

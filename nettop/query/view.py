@@ -75,12 +75,13 @@ class View(Columns):
         """The mask of rows that match the table's default filter or have an unknown value in it, and of rows with
         nonzero watched counters, because headlines show their totals.
 
-        All rows if the query asks for them or selects a kind of trouble, or if this kernel does not support a column of
-        the filter.
+        All rows if the query asks for them or selects those of a finding, or if this kernel does not support a column
+        of the filter.
         """
         default = parse_filter(self.table, self.table.default_filter)
-        seeks_trouble = self.query.filter.text in {trouble.filter for trouble in self.table.troubles}
-        if self.query.all_rows or seeks_trouble or self.missing.keys() & set(default.names):
+        wanted = self.query.filter.text
+        seeks_finding = any(wanted.startswith((rule.filter, f"({rule.filter})")) for rule in self.table.rules)
+        if self.query.all_rows or seeks_finding or self.missing.keys() & set(default.names):
             return np.ones(self.size, bool)
         passes = default.mask(self)
         for name in default.names:

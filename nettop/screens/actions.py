@@ -61,8 +61,8 @@ ACTIONS: tuple[Action, ...] = (
            by_app=True),
     Action("keep_closed", ("x",), "keep closed", "Keep showing connections that close from now on, the newest 1,000; "
            "again: drop them", "Rows", footer=1),
-    Action("next_trouble", ("exclamation_mark",), "trouble", "Show only rows with the first kind of trouble in the "
-           "headline; again: the next kind; after the last: all rows", "Rows", by_app=True),
+    Action("next_finding", ("exclamation_mark",), "finding", "Open the rows that show the first finding, in their "
+           "lens, or the selected one; again: the next; after the last: all rows", "Lenses", by_app=True),
     Action("freeze", ("space",), "freeze", "Freeze the screen; collection continues", "Screen", footer=60),
     Action("totals", ("t",), "totals", "Show rates, or totals since each row began", "Screen", footer=40),
     Action("all_rows", ("a",), "all", "Show all rows, or leave some out as by default", "Rows", footer=30),
@@ -127,7 +127,7 @@ ACTIONS: tuple[Action, ...] = (
            method="next_table", argument="-1"),
     *(Action("lens", (str(digit),), f"lens {digit}", f"Show lens {digit}", "Lenses", palette=False, by_app=True,
              argument=str(digit))
-      for digit in range(1, 10)),
+      for digit in range(10)),
     Action("overhead", ("o",), "overhead", "Show what nettop itself costs, or go back", "nettop", footer=8,
            by_app=True),
     Action("theme", ("T",), "light or dark", "Show the next theme: dark, light, the terminal's own colours", "nettop",

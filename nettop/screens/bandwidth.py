@@ -150,7 +150,6 @@ class InterfacesScreen(SelectedRowScreen):
             *rates_by_backing(view),
             headline.count("interfaces", shown, 900),
             *([hidden] if shown < len(alive) else []),
-            *self.troubles(view),
             *(headline.count(label, number, 800, warn=True) for label, number in sums.items() if number),
         ]
 

@@ -12,7 +12,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input
 
-from nettop.query.trouble import threshold
+from nettop.query.findings import threshold
 from nettop.query.units import example_amounts, unit_of
 from nettop.screens import headline
 from nettop.screens.actions import ACTIONS, BY_ID, call, key_name
@@ -364,11 +364,10 @@ def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
     if screen.has_rows:
         examples = filter_help(screen.table)
         lines += _section("FILTER", examples, width)
-    troubles = [
-        (trouble.name, f"{trouble.help}. {threshold(trouble)}: {trouble.filter}")
-        for trouble in screen.table.troubles
+    rules = [
+        (rule.name, f"{rule.help}. Shown {threshold(rule)}: {rule.filter}") for rule in screen.table.rules
     ]
-    lines += _section("TROUBLE", troubles, width)
+    lines += _section("FINDINGS", rules, width)
     lines += _section("SIGNS", SIGNS, width)
     for heading, facts in screen.more_help().items():
         lines += _section(heading, facts, width)

@@ -54,7 +54,7 @@ class DropsScreen(LensScreen):
     def headline(self, view: View) -> list[BarItem]:
         """Return drops per second, their main reason, and the kernel's own counters that are not 0."""
         counts = view.snapshot.counts
-        parts = [*_packets(view), *self.troubles(view)]
+        parts = _packets(view)
         if view.snapshot.why_unavailable(COUNTERS) is not None:
             return [*parts, headline.not_available("counters", 80)]
         counted = [name for name in _COUNTS if counts.get(name)]

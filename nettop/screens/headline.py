@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
-from nettop.query.trouble import FoundTrouble
 from nettop.query.units import RATIO, UNKNOWN, human, plural, unit_of
 from nettop.query.view import View
 from nettop.screens.actions import ACTIONS, BY_ID, Action, call, key_name
@@ -53,7 +52,7 @@ def first_line(
 
     The cost is a share of one CPU. Without BPF statistics the time of programs in the kernel is unknown.
     """
-    program = item((" nettop ", Role.NAME))
+    program = item((" nettop ", Role.NAME), importance=25)
     host = item((f" {elide_end(context.host, _HOST_CELLS)} ", Role.DIM), importance=20)
     frozen = []
     if frozen_s is not None:
@@ -65,11 +64,11 @@ def first_line(
         interval = item((f"{WARNING} ⟳ {interval_text(limit.interval_s)}", Role.WARN), importance=40)
     pace = [interval, *_average(context, frame)]
     tabs = _tabs(context, shown, named=True)
-    if width < NARROW or not fits([program, *tabs, *frozen], pace, width, gap=0):
+    if width < NARROW or not fits([*tabs, *frozen], pace, width, gap=0):
         tabs = _tabs(context, shown, named=False)
     share = UNKNOWN if cost is None else human(cost, RATIO)
-    rest = "of a CPU" if context.session.counts_programs else "+ hooks"
-    own_cost = [item((f"  cost {share} {rest} ", Role.DIM), importance=30)]
+    rest = "CPU" if context.session.counts_programs else "+hooks"
+    own_cost = [item((f"  cost {share} {rest}", Role.DIM), importance=30)]
     return [program, host, *tabs, *frozen], [*pace, *own_cost]
 
 
@@ -96,8 +95,8 @@ def _tabs(context: ScreenContext, shown: Lens, *, named: bool) -> list[BarItem]:
 
 
 def interval_text(interval_s: float) -> str:
-    """Format seconds as in the first line: `0.5 s`, `2.0 s`, `5 min`."""
-    return f"{interval_s:.1f} s" if interval_s < 60 else f"{interval_s / 60:g} min"
+    """Format seconds as in the first line: `0.5 s`, `2 s`, `5 min`."""
+    return f"{round(interval_s, 1):g} s" if interval_s < 60 else f"{interval_s / 60:g} min"
 
 
 def status_items(snapshot: Snapshot, late: int = 0) -> list[BarItem]:
@@ -189,20 +188,6 @@ def count_of(view: View, name: str, label: str, at: Index, importance: int) -> B
     total = view.total(name, at) if len(at) else 0
     per_second = "/s" if name.endswith(RATE) else ""
     return item((f"{label} ", Role.DIM), (format_rate(total) + per_second, Role.TEXT), importance=importance)
-
-
-def troubles(present: Sequence[FoundTrouble]) -> list[BarItem]:
-    """Return `! ▲ CLOSE_WAIT 10,000 (+120/s)` for each kind of trouble, after the key that shows its rows."""
-    action, items = BY_ID["next_trouble"], []
-    for n, each in enumerate(present):
-        key = "" if n else f"{key_name(action.keys[0])} "
-        label = f"{WARNING} {each.trouble.name} {each.rows:,}"
-        items.append(item((key, Role.KEY), (label, Role.WARN), importance=985 - n, action=call(action)))
-        if each.growth_per_s:
-            sign = "+" if each.growth_per_s > 0 else "−"
-            growth = f"({sign}{format_rate(abs(each.growth_per_s))}/s)"
-            items.append(item((growth, Role.WARN), importance=920 - n, beside=True))
-    return items
 
 
 def format_rate(per_second: float | None) -> str:

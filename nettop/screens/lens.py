@@ -25,6 +25,7 @@ from nettop.screens.query_screen import QueryScreen
 from nettop.settings import ViewSettings
 from nettop.snapshots import lens_part
 from nettop.snapshots.arrays import Index
+from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import Field, Kind, Table
 from nettop.snapshots.source import SourceOptions
 from nettop.widgets.bar import BarItem
@@ -93,6 +94,7 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         options = {f"option_{o.name}" for o in self.lens.options if o.concerns(self.table) or o.opens}
         return {
             **dict.fromkeys(("lens", "next_lens", "previous_lens"), lambda: several),
+            "next_finding": lambda: FINDINGS in self.context.lenses,
             **dict.fromkeys(("next_table", "previous_table"), lambda: tables),
             **{a.id: self.is_shown for a in ACTIONS if a.group in ("Rows", "Move")},
             # Also while the view loads: text typed after this key must not run as commands.

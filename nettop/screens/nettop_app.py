@@ -19,6 +19,7 @@ from nettop.errors import NettopError, PermissionMissing, Unsupported, UsageErro
 from nettop.process.interrupts import handle_signals
 from nettop.screens.actions import BY_ID, bindings
 from nettop.screens.context import ScreenContext, TableRef
+from nettop.screens.finding_strip import shown_findings
 from nettop.screens.lens import LensScreen, make_screen
 from nettop.screens.terminal import TerminalDriver, latin_key
 from nettop.screens.textual_internals import (
@@ -31,6 +32,7 @@ from nettop.screens.textual_internals import (
 )
 from nettop.settings import ViewSettings
 from nettop.snapshots import find_table
+from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.source import SourceOptions
@@ -73,6 +75,7 @@ class NettopApp(EndingApp, inherit_bindings=False):
             self.add_mode(ref.view_name, partial(self._screen_for, ref))  # each has its own stack of dialogs
         start_in_mode(self, self._shown.view_name)
         self._leases: dict[str, Lease] = {}
+        self._findings_lease: Lease | None = None
         self._is_queued = False
         self._has_shown = False
         self._is_ending = False
@@ -114,8 +117,9 @@ class NettopApp(EndingApp, inherit_bindings=False):
         """Unsubscribe and detach."""
         if self._unsubscribe is not None:
             self._unsubscribe()
-        for lease in self._leases.values():
-            lease.release()
+        for lease in (*self._leases.values(), self._findings_lease):
+            if lease is not None:
+                lease.release()
 
     def _queue_published(self) -> None:
         """Queue a message, unless one is queued already. Called in the sampler's thread."""
@@ -132,7 +136,9 @@ class NettopApp(EndingApp, inherit_bindings=False):
             self.fatal_error = failure
             self.exit()
             return
-        self._has_shown = self._has_shown or bus.frame(self._shown.lens.id) is not None
+        if not self._has_shown and bus.frame(self._shown.lens.id) is not None:
+            self._has_shown = True
+            self._lease_findings()
         if self.lens_screen.is_mounted:
             self.lens_screen.show_newest()
 
@@ -230,12 +236,39 @@ class NettopApp(EndingApp, inherit_bindings=False):
         for screen in self._screens_of(before):
             screen.release_view()
 
-    async def action_next_trouble(self) -> None:
-        """Show the rows of the next kind of trouble, in the lens's main table."""
-        main = TableRef(self._shown.lens, self._shown.lens.main)
-        if self.lens_screen.table is not main.table:
-            await self.show(main)
-        self.lens_screen.show_next_trouble()
+    async def action_next_finding(self) -> None:
+        """Open the rows that show the selected or the first finding, or else the one after that whose rows are shown;
+        after the last, show all rows."""
+        findings, screen = shown_findings(self.context.session), self.lens_screen
+        if screen.table is FINDINGS.main and screen.rows.key is not None:
+            await self.action_finding(screen.rows.key)
+            return
+        opened = [(finding.view, finding.filter) for finding in findings]
+        now = screen.view_name, screen.state.query.filter.text
+        following = findings[opened.index(now) + 1 :] if now in opened else findings
+        if following:
+            await self.action_finding(following[0].id)
+        elif findings:
+            screen.set_filter("")
+        else:
+            self.notify("no findings; lens 0 shows what is watched")
+
+    async def action_finding(self, key: int) -> None:
+        """Open the rows that show a finding."""
+        findings = shown_findings(self.context.session)
+        finding = next((finding for finding in findings if finding.id == key), None)
+        if finding is not None and self._is_listed(finding.view):
+            await self.action_view(finding.view)
+            self.lens_screen.set_filter(finding.filter)
+
+    def _is_listed(self, view: str) -> bool:
+        return any(lens is find_table(view)[0] for lens in self.context.lenses)
+
+    def _lease_findings(self) -> None:
+        """Look for findings as long as the app runs. Only now: the first screen does not wait for them."""
+        if FINDINGS in self.context.lenses:
+            options = SourceOptions(frozenset({FINDINGS.main.name}))
+            self._findings_lease = self.context.session.enable(FINDINGS.id, options)
 
     def _attach_shown(self) -> None:
         """Attach the current lens, with the options of its screens."""

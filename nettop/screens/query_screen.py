@@ -11,7 +11,6 @@ from textual.message import Message
 
 from nettop.errors import FilterError
 from nettop.query.filter import Filter, parse_filter
-from nettop.query.trouble import present_troubles
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.table_screen import TableScreen
@@ -113,21 +112,6 @@ class QueryScreen(TableScreen, inherit_bindings=False):
         self._show_filtered(parse_filter(self.table, text))
         if self.opened_from is None:
             self.lens_state.filter_text = self.state.query.filter.text
-
-    def show_next_trouble(self) -> None:
-        """Show the rows of the first kind of trouble present, or of the next one; after the last, all rows."""
-        if self.view is None:
-            return
-        filters, now = [trouble.filter for trouble in self.table.troubles], self.state.query.filter.text
-        present = {each.trouble.filter for each in present_troubles(self.view, self.trouble_filters)}
-        later = filters[filters.index(now) + 1 :] if now in filters else filters
-        following = next((text for text in later if text in present), "")
-        if following or now in filters:
-            self.set_filter(following)
-        elif filters:
-            self.notify("no trouble; ? lists what counts as trouble")
-        else:
-            self.notify("no trouble: nothing in this lens counts as trouble")
 
     def _show_filtered(self, wanted: Filter) -> None:
         self.set_state(replace(self.state, query=replace(self.state.query, filter=wanted)))

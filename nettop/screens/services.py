@@ -67,7 +67,6 @@ class ServicesScreen(HistogramScreen):
         at = headline.alive(view)
         return [
             headline.count("services", len(at), 900),
-            *self.troubles(view),
             headline.count_of(view, "answers_per_s", "answers", at, 880),
             headline.count_of(view, "waiting", "waiting", at, 870),
             headline.count_of(view, "unanswered_per_s", "unanswered", at, 800),

@@ -12,13 +12,14 @@ from textual.app import ComposeResult
 from textual.containers import Container
 
 from nettop.engine.own_cost import VIEW
-from nettop.query.trouble import present_troubles, trouble_filters
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.context import Frozen, ScreenContext, TableRef
+from nettop.screens.finding_strip import FindingStrip, shown_findings
 from nettop.screens.table_state import initial_state
 from nettop.screens.textual_internals import MeasuredScreen
 from nettop.settings import ViewSettings
+from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.schema import Kind, Lens, Table
 from nettop.snapshots.snapshot import Frame, Rows
 from nettop.widgets.bar import Bar, BarItem
@@ -66,7 +67,6 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         self.state = initial_state(table, settings, context.columns.get(self.view_name))
         if self.state.chosen_by_user:
             context.columns[self.view_name] = self.state.declared_names
-        self.trouble_filters = trouble_filters(table)
         self.lens_state = context.lens_state(lens)
         if settings is not None and opened_from is None:
             self.lens_state.filter_text = self.state.query.filter.text
@@ -79,6 +79,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         self._headline_drawn: tuple[View, int] | None = None
         self.first_line = Bar(Background.PANEL, gap=0, id="first-line")
         self.headline_bar = Bar(id="headline")
+        self.findings = FindingStrip(id="findings")
         self.third_line = Bar(gap=0, id="third-line")
         self.rows = LiveTable(self.state.names, self.row_style)
         self.rows.extra = not self.state.chosen_by_user
@@ -93,6 +94,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         """Yield the lines above and below, and the table between them."""
         yield self.first_line
         yield self.headline_bar
+        yield self.findings
         yield self.third_line
         with Container(id="body"):
             yield from self.body()
@@ -103,10 +105,6 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         """Yield the widgets between the lines."""
         yield self.rows
         yield self.details
-
-    def troubles(self, view: View) -> list[BarItem]:
-        """Return the kinds of trouble in the view, for the headline."""
-        return headline.troubles(present_troubles(view, self.trouble_filters))
 
     def headline(self, view: View) -> list[BarItem]:
         """Return the second line, without the last items, which all lenses share."""
@@ -289,6 +287,8 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             snapshot = self.view.snapshot
             ending = headline.status_items(snapshot, self.context.session.late)
             self.headline_bar.show([*self.headline(self.view), *ending])
+        if self.frozen is None and self.table is not FINDINGS:
+            self.findings.show(shown_findings(self.context.session))
         items = self.third_items(width)
         room = width - sum(part.width for part in items)
         self.third_line.show(items, headline.history(self.totals_history, room))

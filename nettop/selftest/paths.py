@@ -131,3 +131,15 @@ def _send_datagrams(path: TrafficPath, family: str, count: int) -> None:
     )
     for end in (path.client, path.server):
         end.run("close", "datagrams")
+
+
+def send_to_closed_port(path: TrafficPath, family: str, count: int) -> None:
+    """Send datagrams to a port that was just closed. Raises CommandFailed."""
+    if path.unavailable:
+        raise CommandFailed(path.unavailable)
+    port = path.server.run("bind_udp", "closed", path.server_address[family])
+    path.server.run("close", "closed")
+    path.client.run("bind_udp", "drops", path.client_address[family])
+    to = path.server_address[family], port
+    path.client.run("send_datagrams", "drops", to, count, _DATAGRAM_BYTES)
+    path.client.run("close", "drops")

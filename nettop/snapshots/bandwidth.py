@@ -7,7 +7,20 @@ import re
 from dataclasses import replace
 
 from nettop.errors import UsageError
-from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Metrics, Option, Table, Trouble
+from nettop.snapshots.schema import (
+    NAMESPACE,
+    NETNS,
+    Certainty,
+    Field,
+    Hook,
+    Kind,
+    Lens,
+    Metrics,
+    Option,
+    Rule,
+    Severity,
+    Table,
+)
 
 NEAR_SPEED = 0.9
 """Share of an interface's speed from which queues build up during bursts."""
@@ -31,7 +44,8 @@ MODES = {0: "counters", 1: "XDP native", 2: "XDP generic", 3: "TCX", 4: "after X
 COUNTERS_MODE, NATIVE_MODE, GENERIC_MODE, TCX_MODE, AFTER_XDP_MODE = MODES
 BACKINGS = {0: "virtual", 1: "uplink"}
 VIRTUAL, UPLINK = BACKINGS
-STATES = {0: "down", 1: "up"}
+STATES = {0: "down", 1: "up", 2: "unplugged"}
+DOWN, UP, UNPLUGGED = STATES
 
 PROTOCOL_NOT_IP = 255
 ETHERTYPES = {
@@ -147,7 +161,9 @@ INTERFACES = Table(
         Field("mode", Kind.ENUM, "MODE", "how received packets are seen. counters: only the kernel's own counters; "
               "after XDP: TCX sees what another XDP program lets pass", "u1",
               width=11, importance=75, labels=MODES),
-        Field("state", Kind.ENUM, "STATE", "up or down", "u1", width=5, importance=25, labels=STATES),
+        Field("state", Kind.ENUM, "STATE", "up, down, or unplugged: up, but without a carrier", "u1",
+              width=9, importance=25, labels=STATES),
+        Field("link_ups", Kind.GAUGE, "LINK UPS", "times that its carrier appeared", "u4", "times", 8, 4),
         Field("speed", Kind.GAUGE, "SPEED", "negotiated link speed", "u8", "bytes/s", 9, 35),
         _RECEIVED,
         _SENT,
@@ -182,19 +198,50 @@ INTERFACES = Table(
     sort="-bytes_per_s",
     text_sort="interface",
     watched="bytes",
-    default_filter="state=up",
+    default_filter="state!=down",
     adds_up=False,
     whole="backing=uplink",
     begins_at_zero=True,
     cumulative=True,
-    troubles=(
-        Trouble("errors", "errors_per_s>0", "interfaces that receive or send damaged packets: cable, connector, "
-                "transceiver or duplex"),
+    rules=(
+        Rule(
+            "interface errors",
+            "errors_per_s>0",
+            "{interface}[ in {namespace}] has {errors_per_s} receive or send errors/s",
+            "interfaces that receive or send damaged packets: cable, connector, transceiver or duplex",
+            "ethtool -S {interface}; replace the cable or the transceiver; compare duplex and speed of both ends",
+            by=("interface", "netns"),
+        ),
         # A few drops a second are frames of protocols that nobody listens for, as on most networks.
-        Trouble("dropping", "drops_received_per_s>=10 or drops_sent_per_s>=10", "interfaces that drop packets: their "
-                "queue is full (ethtool -g), or nothing listens for the packets' protocol"),
-        Trouble("near its speed", f"use_received>={NEAR_SPEED:.0%} or use_sent>={NEAR_SPEED:.0%}",
-                "interfaces that carry almost as much as their speed allows"),
+        Rule(
+            "interface drops",
+            "drops_received_per_s>=10 or drops_sent_per_s>=10",
+            "{interface}[ in {namespace}] drops {drops_received_per_s} received and {drops_sent_per_s} sent packets/s",
+            "interfaces that drop packets: their queue is full (ethtool -g), or nothing listens for the packets' "
+            "protocol",
+            "a longer ring (ethtool -G {interface}) or queue (tc -s qdisc show dev {interface}); lens 5 says why",
+            Severity.WARNING,
+            by=("interface", "netns"),
+        ),
+        Rule(
+            "interface near its speed",
+            f"use_received>={NEAR_SPEED:.0%} or use_sent>={NEAR_SPEED:.0%}",
+            "{interface} is almost full: {use_received} in, {use_sent} out",
+            "interfaces that carry almost as much as their speed allows",
+            "lens 3 shows whose traffic it is",
+            Severity.WARNING,
+            by=("interface", "netns"),
+        ),
+        Rule(
+            "interface down",
+            "state=unplugged link_ups>0 (kind=ether or kind=veth or kind=bond)",
+            "{interface}[ in {namespace}] has lost its link",
+            "interfaces that are up, but have lost their carrier",
+            "ip link show {interface}: check the cable, the switch's port, or the other end of the pair",
+            Severity.WARNING,
+            Certainty.LIKELY,
+            by=("interface", "netns"),
+        ),
     ),
     metrics=(
         Metrics(

@@ -7,7 +7,20 @@ import errno
 from dataclasses import replace
 
 from nettop.errors import UsageError
-from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Metrics, Option, Table, Trouble
+from nettop.snapshots.schema import (
+    NAMESPACE,
+    NETNS,
+    Certainty,
+    Field,
+    Hook,
+    Kind,
+    Lens,
+    Metrics,
+    Option,
+    Rule,
+    Severity,
+    Table,
+)
 
 PROTOCOLS = {6: "tcp", 17: "udp", 255: "raw", 262: "mptcp"}
 """IPPROTO_* numbers (include/uapi/linux/in.h); every raw socket is `raw`, whichever protocol it speaks."""
@@ -15,6 +28,7 @@ PROTOCOLS = {6: "tcp", 17: "udp", 255: "raw", 262: "mptcp"}
 FAMILIES = {2: "IPv4", 10: "IPv6"}
 """AF_INET and AF_INET6."""
 
+LISTEN = 10
 STATES = {
     1: "ESTABLISHED",
     2: "SYN_SENT",
@@ -25,7 +39,7 @@ STATES = {
     7: "CLOSE",
     8: "CLOSE_WAIT",
     9: "LAST_ACK",
-    10: "LISTEN",
+    LISTEN: "LISTEN",
     11: "CLOSING",
     14: "UNCONN",
 }
@@ -198,6 +212,8 @@ _FIELDS = (
           importance=50, formula="retransmits ÷ data_packets_sent, at most 1: a retransmitted SYN or FIN is in the "
           "numerator only",
           parts=("retransmits", "data_packets_sent"), share=True),
+    Field("send_size", Kind.RATIO, "SEND SIZE", "mean payload of the data segments sent", unit="bytes", width=9,
+          importance=9, formula="bytes_sent ÷ data_packets_sent", parts=("bytes_sent", "data_packets_sent")),
     Field("accept_queue_use", Kind.RATIO, "ACCEPTQ %", "fill level of a listener's accept queue", width=9,
           importance=9, formula="accept_queue ÷ backlog", parts=("accept_queue", "backlog")),
     Field("syn_queue_use", Kind.RATIO, "SYNQ %", "fill level of a listener's queue of half-open connections", width=7,
@@ -230,54 +246,139 @@ Algorithm, 1997)."""
 
 _ACCEPT_QUEUE_FULL, _SYN_QUEUE_FULL = "accept_queue_use>=80%", "syn_queue_use>=80%"
 
-_TROUBLES = (
+_OWNER = ("process", "pid", "netns")
+
+_SOCKET_RULES = (
     # A full queue drops connections; warning at 80 % leaves time to act.
-    Trouble(
+    Rule(
         "accept queue full",
         f"state=LISTEN {_ACCEPT_QUEUE_FULL}",
+        "{process} {local} does not accept: {accept_queue} of {backlog} connections wait",
         "listeners that accept too slowly: when the queue is full, the kernel drops handshakes",
+        "see what {process} {pid} does instead (top -H, its log); a longer queue (listen(), net.core.somaxconn) only "
+        "helps if it keeps up on average",
+        by=(*_OWNER, "local_port"),
     ),
-    Trouble(
+    Rule(
         "SYN queue full",
         f"state=LISTEN {_SYN_QUEUE_FULL}",
+        "{process} {local}: {syn_queue} half-open connections, of {backlog}; their SYN-ACKs are not answered",
         "listeners whose SYN-ACKs are not answered, because of a flood or loss; when the queue is full, the kernel "
         "sends SYN cookies or drops SYNs",
+        "net.ipv4.tcp_syncookies=1 keeps it reachable; find the senders among the SYN_RECV connections, and block them",
+        certainty=Certainty.LIKELY,
+        by=(*_OWNER, "local_port"),
     ),
     # A connection closed by its peer first is in this state until the program closes it too, for milliseconds: a busy
     # server always has some. A hundred at once, or ten and a growing number, means that they are leaked.
-    Trouble(
+    Rule(
         "CLOSE_WAIT",
         "state=CLOSE_WAIT",
+        "{process} leaves {rows} connections open that their peers have closed",
         "connections that the peer has closed and the program has not: most likely it leaks them",
+        "a bug in {process}: it does not call close() after reading the end; restarting it helps until the next time",
+        certainty=Certainty.LIKELY,
+        by=_OWNER,
         min_rows=100,
         min_growing_rows=10,
     ),
-    # Data sent a moment ago is unacknowledged too, so only connections that were busy all the time count. The kernel
-    # counts busy time in ticks, so some is missing. Below a second, one round trip may take the whole interval.
-    Trouble(
-        "send queue stuck",
-        "send_queue>0 bytes_acked_per_s=0 busy_us_per_s>=90%",
-        "connections that always had data to send, none of which was acknowledged: the peer does not read, or is gone",
-        min_interval_s=1.0,
-    ),
     # A program that waits for data reads it within microseconds, and a busy one within an interval of a second.
-    Trouble(
+    Rule(
         "data unread",
         "state=ESTABLISHED receive_queue>=4096 bytes_received_per_s=0",
+        "{process} has not read {receive_queue} from {remote} for {last_received_ms}[; {other_end} waits for it]",
         "connections with data that the program does not read, so that no more arrives: it is stopped, stuck or busy",
+        "see what {process} {pid} does instead: ps, its log, cat /proc/{pid}/stack",
+        by=_OWNER,
         min_interval_s=1.0,
     ),
-    Trouble(
+    # Full segments are lost again and again while shorter ones arrive: only size tells them apart.
+    Rule(
+        "path MTU black hole",
+        "state=ESTABLISHED lost>0 cwnd<=2 bytes_acked_per_s=0 send_queue>=1000",
+        "{process} → {remote}: full segments of {mss} are lost, smaller ones arrive",
+        "connections whose full segments never arrive, though shorter ones do: a link on the path carries smaller "
+        "packets only, and the ICMP messages that would say so are dropped",
+        "try a smaller size: ip route change … mtu 1300, or net.ipv4.tcp_mtu_probing=1; let ICMP pass the firewalls",
+        certainty=Certainty.POSSIBLE,
+        by=("remote_address", "netns"),
+        after_s=2.0,
+        beside="packets_received_per_s>0",
+    ),
+    # Data sent a moment ago is unacknowledged too, so only connections that were busy all the time count. The kernel
+    # counts busy time in ticks, so some is missing. Below a second, one round trip may take the whole interval.
+    Rule(
+        "peer gone",
+        "send_queue>0 bytes_acked_per_s=0 busy_us_per_s>=90% peer_window>0 bytes_in_flight>0 last_received_ms>=2s",
+        "{process} gets no answer from {remote}, which was silent for {last_received_ms}; {send_queue} wait",
+        "connections whose data is not acknowledged at all: the peer or the path to it is gone",
+        "check the peer and the path (ping, tracepath); net.ipv4.tcp_retries2 or TCP_USER_TIMEOUT end it sooner",
+        certainty=Certainty.LIKELY,
+        by=(*_OWNER, "remote_address"),
+        min_interval_s=1.0,
+        explained_by=("path MTU black hole",),
+    ),
+    Rule(
+        "send queue stuck",
+        "send_queue>0 bytes_acked_per_s=0 busy_us_per_s>=90%",
+        "{process} cannot send to {remote}: {send_queue} wait[, because {other_end} does not read]",
+        "connections that always had data to send, none of which was acknowledged: the peer does not read, or is gone",
+        "see what the peer does; its receive window shows whether it reads (PEER WND 0: it does not)",
+        by=(*_OWNER, "remote_address"),
+        min_interval_s=1.0,
+        explained_by=("data unread", "peer gone", "path MTU black hole"),
+    ),
+    # Only a connection that was not accepted yet is open without a process.
+    Rule(
+        "never accepts",
+        "process=– pid=– (state=ESTABLISHED or state=CLOSE_WAIT) last_sent_ms>=10s bytes_sent_per_s=0",
+        "{listener} has not accepted connections to {local} for {last_sent_ms}: {rows} wait",
+        "connections that have waited for accept() for more than ten seconds, though the queue may not be full",
+        "see what {listener} does instead: ps, its log",
+        certainty=Certainty.LIKELY,
+        by=("local_port", "netns"),
+        explained_by=("accept queue full",),
+    ),
+    Rule(
         "losing datagrams",
         "protocol=udp drops_per_s>0",
+        "{process} {local} loses {drops_per_s} datagrams/s: its receive buffer is full",
         "UDP sockets that drop datagrams: the program reads too slowly, or its receive buffer is too small "
         "(SO_RCVBUF, net.core.rmem_max)",
+        "if it is only bursts, a larger buffer helps (SO_RCVBUF, net.core.rmem_max); else {process} is too slow",
+        by=(*_OWNER, "local_port"),
     ),
-    # Without the minimum rate, one of few segments would be a high percentage.
-    Trouble(
+    # Without a minimum of segments, one of few would be a high percentage.
+    Rule(
         "retransmitting",
-        f"retransmits_per_s>=10 retransmit_ratio>{RETRANSMITS_WARN_ABOVE:.0%}",
+        f"(retransmits_per_s>=10 retransmit_ratio>{RETRANSMITS_WARN_ABOVE:.0%}) or "
+        "(retransmits_per_s>=2 data_packets_sent_per_s>=10 retransmit_ratio>=5%)",
+        "{retransmit_ratio} of the segments from {process} to {remote_address} are lost, {retransmits_per_s}/s",
         "connections that retransmit many segments, because the path loses them",
+        "find the lossy link: errors and drops of the interfaces on the way (lens 3), a full queue, or a policer",
+        Severity.WARNING,
+        by=("remote_address", "netns", "process"),
+        explained_by=("path MTU black hole", "peer gone"),
+    ),
+    Rule(
+        "small segments",
+        "data_packets_sent_per_s>=100 mss<536",
+        "{process} → {remote_address} sends segments of only {mss}",
+        "busy connections with a very small maximum segment size: the peer, a route or a middlebox asked for it",
+        "see the route (ip route get), its advmss and mtu, and MSS clamping in firewalls (TCPMSS)",
+        Severity.HINT,
+        by=("remote_address", "netns", "process"),
+        after_s=2.0,
+    ),
+    Rule(
+        "tiny sends",
+        "data_packets_sent_per_s>=1000 send_size<100",
+        "{process} → {remote} sends {data_packets_sent_per_s} segments/s of {send_size}",
+        "connections that send many segments with little data in each: the program flushes too often",
+        "gather more data for each send() (a buffer, writev, TCP_CORK); TCP_NODELAY alone does not do that",
+        Severity.HINT,
+        by=(*_OWNER, "remote_address"),
+        after_s=2.0,
     ),
 )
 
@@ -297,7 +398,7 @@ SOCKETS = Table(
                       "packets_received", "messages_sent", "messages_received", "last_sent_ms",
                       "last_received_ms")),
         ("how well", ("rtt", "rtt_min_us", "retransmit_ratio", "retransmits", "lost", "reordered", "drops",
-                      "delivery_rate")),
+                      "delivery_rate", "send_size")),
         ("what limits it", ("limited_by", "limited_share", "receiver_limited_us", "send_buffer_limited_us", "busy_us",
                             "application_limited", "congestion_limited", "send_buffer_full", "cwnd", "mss",
                             "congestion_control", "send_queue", "bytes_in_flight", "peer_window", "pacing_rate",
@@ -309,7 +410,7 @@ SOCKETS = Table(
     # Listeners are shown by default only while in trouble.
     default_filter=f"(state!=LISTEN or {_ACCEPT_QUEUE_FULL} or {_SYN_QUEUE_FULL}) state!=TIME_WAIT state!=UNCONN",
     groupings="nettop.probes.connections.groupings",
-    troubles=_TROUBLES,
+    rules=_SOCKET_RULES,
     metrics=(
         Metrics(("protocol", "state"), rows="sockets"),
         Metrics(("protocol",), _COUNTED),
@@ -325,7 +426,7 @@ SOCKETS = Table(
 
 _NOT_IN_EVENTS = {
     "rtt", "bytes", "send_queue", "receive_queue", "last_sent_ms", "last_received_ms", "backlog", "accept_queue",
-    "syn_queue", "accept_queue_use",
+    "syn_queue", "accept_queue_use", "send_size",
     "syn_queue_use", "bytes_in_flight", "messages_sent", "messages_received", "limited_by", "limited_share",
     "application_limited", "congestion_limited", "send_buffer_full", "lost", "peer_window", "answers",
     "response_mean", "waiting_since", "pacing_rate", "congestion_control",
@@ -397,6 +498,42 @@ FAILURES = Table(
     begins_at_zero=True,
     cumulative=True,
     hooks=("events",),
+    rules=(
+        Rule(
+            "connects fail",
+            "direction=outbound failed_per_s>0",
+            "{process} cannot connect to {remote_address}:{port}: {reason}, {failed_per_s}/s",
+            "connections from here that never open; REASON says why",
+            "refused: nobody listens there; timed out: nobody answers, or a firewall drops it; no local port: widen "
+            "net.ipv4.ip_local_port_range or reuse connections; unreachable: see ip route get",
+            by=("reason", "netns", "port", "process", "remote_address"),
+            after_s=1.0,
+            pause_s=10.0,
+            explained_by=("accept queue full", "SYN queue full", "firewall drops"),
+        ),
+        Rule(
+            "connects here fail",
+            "direction=inbound failed_per_s>=10",
+            "{failed_per_s} connects/s to port {port} of {process} fail: {reason}",
+            "connections to a listener here that never open",
+            "a flood, a scan, or clients that give up; see the SYN_RECV connections of the port",
+            Severity.WARNING,
+            Certainty.LIKELY,
+            by=("port", "netns", "process", "reason"),
+            explained_by=("accept queue full", "SYN queue full"),
+        ),
+        Rule(
+            "connections reset",
+            "reset_per_s>=5",
+            "{reset_per_s} connections/s of {process} with {remote_address}:{port} end early: {reason}",
+            "open connections that are reset, or break, instead of being closed",
+            "see the log of the side that resets; reset by us: {process} closes them with unread data, or aborts them",
+            Severity.WARNING,
+            by=("reason", "netns", "port", "process", "remote_address"),
+            after_s=1.0,
+            explained_by=("accept queue full",),
+        ),
+    ),
     metrics=(Metrics(("reason",), ("failures",), prefix="connections"),),
 )  # fmt: skip
 
@@ -445,6 +582,18 @@ GROUPS = Table(
     cumulative=True,
     watched="bytes",
     metrics=(),
+    rules=(
+        Rule(
+            "short connections",
+            "opened_per_s>=500",
+            "{group} opens and closes {opened_per_s} connections/s",
+            "processes with very many connections, each for a moment",
+            "reuse connections: keep-alive, a pool",
+            Severity.HINT,
+            by=("group", "pid"),
+            after_s=2.0,
+        ),
+    ),
 )  # fmt: skip
 
 HOOK_SOCKETS = Hook("sockets", "every socket, with its owner process")

@@ -7,7 +7,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Metrics, Table, Trouble
+from nettop.snapshots.schema import (
+    NAMESPACE,
+    NETNS,
+    Certainty,
+    Field,
+    Hook,
+    Kind,
+    Lens,
+    Metrics,
+    Rule,
+    Severity,
+    Table,
+)
 
 # --- names of the kernel's numbers ------------------------------------------------------------------------
 
@@ -299,11 +311,34 @@ PACKETS = Table(
     sort="-packets_per_s",
     begins_at_zero=True,
     uses=("connections",),
-    troubles=(
-        Trouble(
+    rules=(
+        Rule(
             "losing packets",
             "severity=trouble packets_per_s>0",
+            "{packets_per_s} packets/s are dropped[ in {place}][ for {process} :{port}]: {meaning}",
             "packets dropped because a resource ran out or data was damaged; MEANING says which, and what would help",
+            "see MEANING, and which interface and process they were for",
+            by=("reason", "netns", "port", "process"),
+            explained_by=("losing datagrams", "accept queue full", "SYN queue full", "data unread"),
+        ),
+        Rule(
+            "firewall drops",
+            "(reason=NETFILTER_DROP or reason=XDP or reason=TC_INGRESS or reason=BPF_CGROUP_EGRESS) packets_per_s>0 "
+            "process!=–",
+            "a firewall here drops {packets_per_s} packets/s for {process} :{port} ({reason})",
+            "packets that a firewall on this host drops, though a process listens at their port",
+            "nft list ruleset -a, iptables -nvL: look for the rule whose counter grows",
+            Severity.WARNING,
+            by=("reason", "netns", "port", "process"),
+        ),
+        Rule(
+            "no listener",
+            "reason=NO_SOCKET protocol=udp packets_per_s>=5",
+            "{packets_per_s} datagrams/s arrive at UDP port {port}, where nobody listens",
+            "datagrams for a port without a socket; their senders get ICMP port unreachable",
+            "start what should listen there, or stop the sender",
+            Severity.WARNING,
+            by=("netns", "port"),
         ),
     ),
     metrics=(
@@ -311,6 +346,60 @@ PACKETS = Table(
                 prefix="drops", top="drop", limit=100),
     ),
 )  # fmt: skip
+
+_RECEIVE_ERRORS = "name=UdpRcvbufErrors or name=Udp6RcvbufErrors"
+_OVERFLOWS = "name=TcpExtListenOverflows"
+_FULL_SYNS = "name=TcpExtTCPReqQFullDrop or name=TcpExtTCPReqQFullDoCookies"
+_CLOSED_PORTS = "name=UdpNoPorts or name=Udp6NoPorts"
+_IN_NAMESPACE = "[ in namespace {namespace}]"
+
+# They are always read, without hooks, and prove that there is a problem, but not whose.
+_COUNTER_RULES = (
+    Rule(
+        "connections dropped",
+        f"{_OVERFLOWS} packets_per_s>0",
+        "{packets_per_s} handshakes/s are dropped because an accept queue is full" + _IN_NAMESPACE,
+        "connections that a listener's full accept queue drops",
+        "show all listeners (--all, filter state=LISTEN), sorted by ACCEPTQ",
+        by=("netns",),
+        explained_by=("accept queue full",),
+        proof=("connections", "state=LISTEN accept_queue>0"),
+    ),
+    Rule(
+        "SYNs dropped",
+        f"({_FULL_SYNS}) packets_per_s>0",
+        "{packets_per_s} SYNs/s meet a full SYN queue"
+        + _IN_NAMESPACE
+        + ": a flood, or answers that are lost",
+        "SYNs that the kernel drops, or answers with a cookie, because a listener has too many half-open connections",
+        "find the senders among the SYN_RECV connections",
+        certainty=Certainty.LIKELY,
+        by=("netns",),
+        explained_by=("SYN queue full", "accept queue full"),
+        proof=("connections", "state=SYN_RECV"),
+    ),
+    Rule(
+        "datagrams dropped",
+        f"({_RECEIVE_ERRORS}) packets_per_s>0",
+        "{packets_per_s} UDP datagrams/s are dropped because a receive buffer is full" + _IN_NAMESPACE,
+        "datagrams that did not fit into a socket's receive buffer",
+        "open the drops lens (5), which names the socket",
+        by=("netns",),
+        explained_by=("losing datagrams",),
+        proof=("drops", "reason=SOCKET_RCVBUFF"),
+    ),
+    Rule(
+        "closed UDP port",
+        f"({_CLOSED_PORTS}) packets_per_s>=5",
+        "{packets_per_s} UDP datagrams/s arrive at a port where nobody listens" + _IN_NAMESPACE,
+        "datagrams for ports without a socket",
+        "open the drops lens (5), which shows the port",
+        Severity.WARNING,
+        by=("netns",),
+        explained_by=("no listener",),
+        proof=("drops", "reason=NO_SOCKET protocol=udp"),
+    ),
+)
 
 COUNTERS = Table(
     name="counters",
@@ -333,6 +422,7 @@ COUNTERS = Table(
     sort="-packets_per_s",
     default_filter="packets>0",
     included_in="included_in",
+    rules=_COUNTER_RULES,
     metrics=(
         Metrics(("name", "namespace", "interface"), ("packets",), prefix="drops_by_name", top="counter", limit=100),
     ),

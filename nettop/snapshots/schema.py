@@ -123,7 +123,8 @@ class Metrics:
     """Metrics made from a table: one series per combination of `labels` values in its rows.
 
     A label is a field, or one of the GROUPINGS of sockets. `values` are counters, gauges and histograms, summed over
-    the rows of a series; for gauges of time the longest counts. `rows` names a gauge for the number of rows. Metric
+    the rows of a series; for gauges of time the longest counts. `rows` names a gauge for the number of rows, alone
+    if the prefix is the same word. Metric
     names begin with `prefix`, by default the view's. If the set has a name (`top`), only the `limit` series with the
     largest first value are listed (--top NAME=N), and one series sums up the rest. Other sets have such a series too,
     for those beyond `limit`.
@@ -137,20 +138,62 @@ class Metrics:
     limit: int = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """A kind of trouble: rows of a table that match `filter`, in the syntax of `--filter`.
+class Severity(Enum):
+    """The weight of a finding."""
 
-    Headlines report it from `min_rows` rows on, or from `min_growing_rows` rows on while their number grows. Intervals
-    shorter than `min_interval_s` are not evaluated.
+    PROBLEM = "problem"
+    """Something fails, or is slow, now."""
+    WARNING = "warning"
+    """It will soon, or does in part."""
+    HINT = "hint"
+    """It works, but costs more than it needs to."""
+
+
+class Certainty(Enum):
+    """How far the numbers prove what a finding says."""
+
+    CERTAIN = "certain"
+    """The numbers say just that."""
+    LIKELY = "likely"
+    """Another cause would look the same, but is rare."""
+    POSSIBLE = "possible"
+    """Other causes look the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A kind of finding: rows of a table that match `filter`, in the syntax of `--filter`.
+
+    - `says`: the sentence. `{column}` is the value of the rows: a text if they agree, the largest gauge, the sum of
+      rates; `{rows}` is their number. What is between square brackets is left out if one of its values is unknown.
+    - `help`: what rows of this kind have in common, and what that means.
+    - `advice`: what to try.
+    - `by`: the columns that tell findings apart. The last ones are ignored if that makes too many findings.
+    - `min_rows`: the least rows of a finding, or `min_growing_rows` while their number grows.
+    - `min_interval_s`: shorter intervals are not evaluated.
+    - `after_s`: seconds that the rows must have matched before this is a finding, with pauses of up to `pause_s`.
+    - `beside`: a filter; another row with the same values of `by`, or the same row, must match it.
+    - `explained_by`: kinds that cause this one; if such a finding is about the same port, process or namespace, this
+      one is part of it.
+    - `proof`: the view that shows more, and its filter, if it is not that of the rows; opening it may attach hooks.
     """
 
     name: str
     filter: str
+    says: str
     help: str
+    advice: str
+    severity: Severity = Severity.PROBLEM
+    certainty: Certainty = Certainty.CERTAIN
+    by: tuple[str, ...] = ()
     min_rows: int = 1
     min_growing_rows: int | None = None
     min_interval_s: float = 0.0
+    after_s: float = 0.0
+    pause_s: float = 0.0
+    beside: str = ""
+    explained_by: tuple[str, ...] = ()
+    proof: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -173,12 +216,13 @@ class Table:
       leave this one out.
     - `watched`: a sum. Screens draw its rate as a bar in each row, and the totals of its parts over time. In a table
       without it, screens draw the field `bar` as a bar.
-    - `uses`: ids of lenses whose newest snapshots the source receives before each reading, to find a row's owner.
+    - `uses`: lenses or tables (LENS.TABLE) whose newest snapshots the source receives before each reading, to find a
+      row's owner.
     - `exports`: formats of `nettop export` (values of nettop.settings.ExportFormat).
     - `metrics`: Prometheus metrics of `nettop serve`. None means every number, labelled by the identifying fields.
     - `details`: sections of a row's details, each a heading and its fields, the most wanted first. () means one section
       sorted by importance.
-    - `troubles`: those that headlines warn of, the worst first.
+    - `rules`: the kinds of findings that its rows may be, the worst first.
     """
 
     name: str
@@ -204,7 +248,7 @@ class Table:
     exports: tuple[str, ...] = ()
     metrics: tuple[Metrics, ...] | None = None
     details: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    troubles: tuple[Trouble, ...] = ()
+    rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
         """Set the default order of plain text."""

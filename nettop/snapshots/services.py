@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from nettop.snapshots.connections import NO_YES
 from nettop.snapshots.histograms import Buckets
-from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Metrics, Table, Trouble
+from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Metrics, Rule, Table
 
 # --- names of numbers ----------------------------------------------------------------------------------------
 
@@ -89,6 +89,9 @@ def _mean(name: str, title: str, text: str, parts: tuple[str, str], *, importanc
     unit = "bytes" if parts[0].endswith("bytes") else "ns"
     return Field(name, Kind.RATIO, title, text, unit=unit, width=9, importance=importance, parts=parts)
 
+
+_NOT_READING = ("data unread", "accept queue full", "never accepts", "send queue stuck", "peer gone")
+"""Kinds of findings about connections that leave a request unanswered."""
 
 # --- tables ---------------------------------------------------------------------------------------------------
 
@@ -176,11 +179,46 @@ SERVICES = Table(
     cumulative=True,
     adds_up=False,
     hooks=("calls",),
-    troubles=(
-        Trouble("stuck", "speed=stuck", "services with a request that has waited at least a second, and more than ten "
-                "times the usual p99"),
-        Trouble("slower", "speed=slower", "services whose p99 of the last 10 seconds is more than three times the "
-                "usual"),
+    rules=(
+        Rule(
+            "stuck service",
+            "speed=stuck side=served",
+            "{process} {service} has not answered a request for {oldest}; {waiting} wait",
+            "services of this host with a request that has waited at least a second since its last data, and more "
+            "than ten times the usual p99",
+            "see what {process} does: its log, its CPU, and the services that it uses (SIDE used)",
+            by=("netns", "port", "process"),
+            explained_by=_NOT_READING,
+        ),
+        Rule(
+            "waiting for a service",
+            "speed=stuck side=used",
+            "{process} has waited {oldest} for an answer of {service}; {waiting} requests wait",
+            "services that a process of this host waits for: a request has waited at least a second since its last "
+            "data, and more than ten times the usual p99",
+            "look at the server, and at the path to it (RTT and RETR of the connections)",
+            by=("netns", "port", "process"),
+            explained_by=("stuck service", *_NOT_READING),
+        ),
+        Rule(
+            "slow service",
+            "speed=slower side=served",
+            "{process} {service} answers in {recent_p99}, {usual_p99} before",
+            "services of this host whose p99 of the last 10 seconds is more than three times the usual",
+            "QUEUED and SERVICE tell whether requests wait for {process} or in it; see the services that it uses",
+            by=("netns", "port", "process"),
+            explained_by=("stuck service",),
+        ),
+        Rule(
+            "slow answers",
+            "speed=slower side=used",
+            "{process} gets answers of {service} in {recent_p99}, {usual_p99} before",
+            "services that a process of this host uses, whose p99 of the last 10 seconds is more than three times the "
+            "usual",
+            "look at the server, and at the path to it (RTT and RETR of the connections)",
+            by=("netns", "port", "process"),
+            explained_by=("slow service", "stuck service", "waiting for a service"),
+        ),
     ),
     metrics=(
         Metrics(("process", "container", "namespace", "side", "service"),

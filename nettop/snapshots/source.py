@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 from nettop.snapshots.schema import Option, OptionValues, V
 
 if TYPE_CHECKING:  # doctor works without numpy
-    from nettop.snapshots.snapshot import Rows, Snapshot
+    from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 
 DropPrivileges = Callable[[frozenset[int]], None]
 """Function that drops the calling thread's privileges, needed only to start, except these capabilities (by number)."""
@@ -111,5 +111,5 @@ class PrivilegedSource(Source, Protocol):
 class JoiningSource(Source, Protocol):
     """A source of a table that `uses` other lenses."""
 
-    def join(self, snapshots: Mapping[str, Snapshot]) -> None:
-        """Receive the newest snapshots of those lenses that have one, by id; called before each reading."""
+    def join(self, frames: Mapping[str, Frame]) -> None:
+        """Receive the newest frames of those lenses that have one, by id; called before each reading."""

@@ -239,7 +239,7 @@ def test_documents(copy: Path) -> None:
     assert "| `--busiest N` | Number of CPUs to show, the busiest first, at least 1, at most 4096 |" in fields
     names = ("test_documents_are_as_declared", "test_the_kernels_page_has_every_lens")
     tests = [f"tests/docs/test_generated.py::{name}" for name in names]
-    assert "5 passed" in python(copy, "-m", "pytest", "-p", "no:cacheprovider", "-q", *tests).stdout
+    assert "6 passed" in python(copy, "-m", "pytest", "-p", "no:cacheprovider", "-q", *tests).stdout
 
 
 def test_serve(counting: Path) -> None:

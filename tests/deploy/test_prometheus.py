@@ -17,7 +17,7 @@ import yaml
 
 from nettop.query.filter import parse_filter
 from nettop.serve.metrics.series import EVICTED, OTHERS
-from nettop.snapshots import bandwidth, connections, cpu, drops, find_table, flows, lenses
+from nettop.snapshots import bandwidth, connections, cpu, drops, find_table, findings, flows, lenses
 from nettop.snapshots.connections import NO_GROUP
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.own_cost import SELF
@@ -66,6 +66,7 @@ NOT_FOR_LACK_OF_ROOM = {
     "latency": {"skipped"},
     "drops": {"recursion", "namespaces", "devices"},
     "services": {"skipped calls"},
+    "findings": {"namespaces"},
 }
 """Losses by lens that do not mean that a table was full."""
 
@@ -224,6 +225,7 @@ def label_values() -> list[tuple[str, str, set[str]]]:
         ("nettop_drops_packets", "reason", {*drops.REASONS, *unnamed}),
         ("nettop_drops_packets", "severity", {*enum(drops.PACKETS, "severity"), *unnamed}),
         ("nettop_drops_by_name", "name", {*counters, *unnamed}),
+        ("nettop_finding", "severity", {*enum(findings.FINDINGS, "severity"), *unnamed}),
         ("nettop_bandwidth_", "backing", enum(bandwidth.INTERFACES, "backing")),
         ("nettop_flows_", "protocol", enum(flows.EXPORTERS, "protocol")),
         *(("nettop_cpu_", label, values) for label, values in spread(cpu.CPUS).items()),
@@ -322,7 +324,7 @@ def test_alerts_say_what_where_and_how_to_look(name: str) -> None:
 
 def assert_exists(words: list[str]) -> None:
     """Assert that nettop accepts these words of a command line."""
-    if words == ["doctor"]:
+    if words in (["doctor"], ["check"]):
         return
     options = [word for word in words if word != "--all"]
     given = dict(zip(options[::2], options[1::2], strict=True))

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from nettop.engine.session import Session
 from nettop.errors import NettopError, SourceFailed
+from nettop.query.findings import FindingTracker
 from nettop.screens.context import ScreenContext
 from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings
 from nettop.snapshots import lenses
+from nettop.snapshots.findings import FINDINGS
+from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 from nettop.snapshots.source import SourceOptions
@@ -83,6 +86,26 @@ class Script:
         self.closed = True
 
 
+class Rules(Script):
+    """A source of findings: the rules, applied to what the other scripts give. Its clock is that of their snapshots."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self._tracker = FindingTracker()
+        self._frames: Mapping[str, Frame] = {}
+
+    def join(self, frames: Mapping[str, Frame]) -> None:
+        """Receive the newest frames."""
+        self._frames = {lens: frame for lens, frame in frames.items() if lens != FINDINGS_LENS.id}
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """Return the findings in these frames."""
+        known = [(lens, self._frames[lens.id]) for lens in lenses() if lens.id in self._frames]
+        newest = max((frame.now for _, frame in known), key=lambda now: now.boot_ns)
+        rows = self._tracker.update(known, newest.boot_ns, newest.wall_ns)
+        return Snapshot(FINDINGS_LENS.id, newest.wall_ns, newest.boot_ns, {FINDINGS.name: rows})
+
+
 class Immediate(ThreadPoolExecutor):
     """An executor without a thread: lenses attach while their task runs."""
 
@@ -108,7 +131,7 @@ class Harness:
         """Run the sampler's tasks, then read every source once, except those that have just attached and read."""
         before = list(self.session._attached)
         self.run_tasks()
-        for lens in before:
+        for lens in sorted(before, key=lambda lens: lens == FINDINGS_LENS.id):
             self.session._read(lens)
 
     def run_tasks(self) -> None:
@@ -167,7 +190,8 @@ def harness_of(
 ) -> Harness:
     """Return a harness whose lenses follow a script; `silent` lenses have no rows."""
     script = Script(steps, details, batches)
-    nothing = {lens: Script([Snapshot(lens, wall_ns=0, boot_ns=0, tables={})]) for lens in silent}
+    nothing: dict[str, Script] = {FINDINGS_LENS.id: Rules()}
+    nothing |= {lens: Script([Snapshot(lens, wall_ns=0, boot_ns=0, tables={})]) for lens in silent}
     harness = Harness(lambda lens: nothing.get(lens, script))
     harness.script = script  # type: ignore[attr-defined]
     return harness

@@ -17,6 +17,8 @@ from nettop.screens.actions import BY_ID
 from nettop.screens.bandwidth import InterfacesScreen, Share, fitting
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.bandwidth import COUNTERS_MODE, INTERFACES, LENS, LOOPBACK
+from nettop.snapshots.findings import LENS as FINDINGS
+from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.lines import Lines
 from tests.screens.driving import Running, press, running, shown, text_of, tick
@@ -73,12 +75,12 @@ def test_in_bytes(draw: Callable[..., bool]) -> None:
 
 @asynccontextmanager
 async def on_interfaces(
-    steps: list[Step] | None = None, size: tuple[int, int] = (120, 40)
+    steps: list[Step] | None = None, size: tuple[int, int] = (120, 40), lens_set: tuple[Lens, ...] = (LENS,)
 ) -> AsyncIterator[tuple[Running, InterfacesScreen]]:
     """Yield the interfaces over three seconds of the example."""
     chosen = [*example_steps()] if steps is None else steps
     settings = Settings(view=ViewSettings(view="bandwidth"))
-    async with running(chosen, size, settings=settings, ticks=3, lens_set=(LENS,)) as run:
+    async with running(chosen, size, settings=settings, ticks=3, lens_set=lens_set) as run:
         screen = run[1]
         assert isinstance(screen, InterfacesScreen)
         yield run, screen
@@ -297,15 +299,15 @@ async def test_drops_are_named_in_the_headline() -> None:
         assert "drops in 9 " in screen.headline_bar.text
 
 
-async def test_interfaces_in_trouble_are_named() -> None:
-    """An interface whose errors grow is in the headline, and the key shows it alone."""
+async def test_interfaces_with_errors_are_found() -> None:
+    """An interface whose errors grow is a finding, and the key shows it alone."""
     before, now = example_steps(2)
     errors = now.tables[INTERFACES.name].array["errors"]
     errors[0] = 7
-    async with on_interfaces([before, now]) as (run, screen):
-        assert "! ▲ errors 1 " in screen.headline_bar.text
+    async with on_interfaces([before, before, now], lens_set=(LENS, FINDINGS)) as (run, screen):
+        assert "! ▲ eth0 in own has 7 receive or send errors/s" in screen.findings.text
         await press(run, "exclamation_mark")
-        assert screen.state.query.filter.text == INTERFACES.troubles[0].filter
+        assert screen.state.query.filter.text.startswith(INTERFACES.rules[0].filter)
         assert list(screen.rows.order) == [0]
 
 

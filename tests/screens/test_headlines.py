@@ -53,7 +53,6 @@ def text_of(screen: type[LensScreen], view: View) -> str:
     stub = SimpleNamespace(
         size=SimpleNamespace(width=500),
         closed=None,
-        troubles=lambda _: [],
         state=SimpleNamespace(totals=False),
     )
     items = screen.headline(cast("Any", stub), view)

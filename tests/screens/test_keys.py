@@ -16,10 +16,11 @@ from nettop.screens.filter_box import FilterBox
 from nettop.screens.nettop_app import NettopApp
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import Lens
 from tests.screens.harness import Harness, busy_host, harness_of
 
-RETRANSMITTING = SOCKETS.troubles[-1]
+RETRANSMITTING = next(rule for rule in SOCKETS.rules if rule.name == "retransmitting")
 """What the example rows have."""
 
 Prepare = tuple[str, ...]
@@ -90,7 +91,10 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
         (),
         lambda app, _: "host-27.example:39139" in app.lens_screen.rows.render_line(1).text,
     ),
-    "next_trouble": ((), lambda app, _: app.lens_screen.state.query.filter.text == RETRANSMITTING.filter),
+    "next_finding": (
+        (),
+        lambda app, _: app.lens_screen.state.query.filter.text.startswith(f"({RETRANSMITTING.filter}) and"),
+    ),
     "keep_closed": ((), lambda app, _: "closed kept 0" in app.lens_screen.headline_bar.text),
     "export": (
         (),
@@ -118,13 +122,13 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
         (),
         lambda app, harness: (
             app.context.average_s == 2.0
-            and "⟳ 1.0 s  avg 1 of 2 s" in app.lens_screen.first_line.text
+            and "⟳ 1 s  avg 1 of 2 s" in app.lens_screen.first_line.text
             and harness.refresh_was_requested
         ),
     ),
     "slower": (
         (),
-        lambda app, _: app.context.interval_s == 2.0 and "2.0 s" in app.lens_screen.first_line.text,
+        lambda app, _: app.context.interval_s == 2.0 and "2 s" in app.lens_screen.first_line.text,
     ),
     "faster": (
         (),
@@ -137,7 +141,7 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
     "first": (("end",), chosen(0)),
     "last": ((), chosen(-1)),
     "next_lens": ((), lens_is("other")),
-    "previous_lens": ((), lens_is("other")),
+    "previous_lens": ((), lens_is("findings")),
     "next_table": ((), table_is("events")),
     "previous_table": ((), table_is("groups")),
     "option_group": ((), table_is("groups")),
@@ -185,7 +189,9 @@ async def in_harness(
 ) -> None:
     """Start the app with rows, press `keys`, and yield it."""
     harness = harness_of(busy_host(), {"command": "nginx"})
-    app = harness.app(lens_set=(lenses()[0], other_lens()), resolver=lambda raw: f"host-{raw[15]}.example")
+    app = harness.app(
+        lens_set=(lenses()[0], other_lens(), FINDINGS), resolver=lambda raw: f"host-{raw[15]}.example"
+    )
     app.__class__ = Watched
     async with app.run_test(size=(150, 30)) as pilot:
         harness.tick()

@@ -526,12 +526,3 @@ def test_lines_of_a_heat_map(width: int, height: int, lines_drawn: int) -> None:
     if texts:
         assert texts[-1] == " 100 ns ▏" + "█" * (width - 9)
         assert not lines_drawn % 2 or texts[0] == f" {width - 9}"
-
-
-async def test_nothing_here_is_trouble() -> None:
-    """The key for trouble answers in a lens that has no kind of it."""
-    async with on_latency() as (run, _):
-        await press(run, "exclamation_mark")
-        assert [note.message for note in run[0].app._notifications] == [
-            "no trouble: nothing in this lens counts as trouble"
-        ]

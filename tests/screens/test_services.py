@@ -112,13 +112,6 @@ async def test_a_service_in_trouble_has_a_sign() -> None:
         assert not any("▲" in line for line in text_of(screen.rows))
 
 
-async def test_trouble_is_a_filter() -> None:
-    """`!` shows only stuck services."""
-    async with on_services() as (run, screen):
-        await press(run, "!")
-        assert set(column(screen, "id")) == {ORDERS, NGINX_TO_ORDERS}
-
-
 async def test_arrows_open_what_waits() -> None:
     """→ opens only the chosen service's requests, oldest first; ← goes back."""
     async with on_services(filters=("side=served",)) as (run, screen):

@@ -34,7 +34,7 @@ from nettop.snapshots.schema import RATE, Kind
 from tests.unit.chromium import needs_chromium
 
 HOSTILE = "<img src=x onerror=alert(1)>"
-LENSES = ("connections", "bandwidth", "cpu", "latency", "drops", "self")
+LENSES = ("connections", "bandwidth", "cpu", "latency", "drops", "findings", "self")
 BEGAN = datetime(2026, 11, 22, 15, tzinfo=UTC)
 PATIENCE_S = 60
 """Only a test that fails waits so long: a busy machine is slow."""
@@ -135,6 +135,7 @@ TABLES: dict[str, list[Row]] = {
             "last_seen": "2026-11-22T15:00:00Z",
         }
     ],
+    "findings": [],
     "self": [{"time_ns_per_s": 9_000_000.0, "memory": 88_000_000}],
 }
 
@@ -457,6 +458,26 @@ def test_markup_in_a_name_is_text(page: Page) -> None:
     expect(page.locator("#details-title")).to_contain_text(HOSTILE)
     expect(page.locator("#details dd").filter(has_text=HOSTILE)).to_have_text(HOSTILE)
     assert page.locator("img").count() == 1  # nettop's own
+
+
+@needs_chromium
+def test_findings_stand_above_the_panels(page: Page, server: Scripted) -> None:
+    """A sentence each, with a word for what is no problem, and what to try as its title; none takes no room."""
+    expect(page.locator("#findings")).to_be_hidden()
+    server.tables["findings"] = [
+        {"id": 1, "severity": "problem", "finding": f"{HOSTILE} has not read 129 kB", "lasted": 40_000_000_000,
+         "advice": "see its log"},
+        {"id": 2, "severity": "warning", "finding": "conntrack is nearly full", "lasted": 0, "advice": None},
+    ]  # fmt: skip
+    server.publish()
+    lines = page.locator("#findings li")
+    expect(lines).to_have_text(
+        [f"▲ {HOSTILE} has not read 129 kB for 40.0 s", "▲ warning: conntrack is nearly full for 0 ns"]
+    )
+    expect(lines.first).to_have_attribute("title", "see its log")
+    server.tables["findings"] = []
+    server.publish()
+    expect(page.locator("#findings")).to_be_hidden()
 
 
 @needs_chromium

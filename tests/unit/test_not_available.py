@@ -28,9 +28,7 @@ from nettop.output.run_report import Ended, RunReport
 from nettop.output.table import AlignedTable
 from nettop.query.filter import parse_filter
 from nettop.query.query import Query, Sort, parse_sort
-from nettop.query.trouble import present_troubles, trouble_filters
 from nettop.query.view import View
-from nettop.screens import headline as lines
 from nettop.screens.context import TableRef
 from nettop.screens.lens import screen_class
 from nettop.settings import Format, LineFormat, RunSettings, Settings, TextSettings, ViewSettings
@@ -307,7 +305,6 @@ def headline(lens_id: str, table: Table, frame: Frame) -> str:
         size=Size(200, 40),
         state=SimpleNamespace(totals=True),
         closed=None,
-        troubles=lambda view: lines.troubles(present_troubles(view, trouble_filters(table))),
     )
     parts = screen_class(TableRef(lens, table)).headline(screen, view_of(frame, table))
     return "   ".join("".join(span.text for span in part.spans) for part in parts)

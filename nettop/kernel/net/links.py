@@ -25,7 +25,8 @@ _RTMGRP_LINK = 1
 _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_STATS64, _IFLA_LINK_NETNSID, _IFLA_PARENT_DEV_NAME = 10, 18, 23, 37, 56
 _IFLA_INFO_KIND = 1
 _IFLA_XDP, _IFLA_XDP_ATTACHED = 43, 2
-_IFF_UP, _IFF_LOOPBACK = 1 << 0, 1 << 3
+_IFLA_CARRIER_UP_COUNT = 47
+_IFF_UP, _IFF_LOOPBACK, _IFF_LOWER_UP = 1 << 0, 1 << 3, 1 << 16
 _ARPHRD_ETHER, _ARPHRD_LOOPBACK = 1, 772
 _SYSFS = Path("/sys/class/net")
 _SIOCETHTOOL, _ETHTOOL_GSET, _ETHTOOL_CMD_BYTES = 0x8946, 1, 44
@@ -63,6 +64,10 @@ class Link:
     kind: str = ""
     """Kind of a virtual device (`veth`, `bridge`, `tun`); empty for others."""
     is_up: bool = False
+    has_carrier: bool = False
+    """Whether the hardware, or the other end of a pair, is connected."""
+    carrier_ups: int = 0
+    """Times that it became connected."""
     is_loopback: bool = False
     has_ethernet: bool = False
     """Whether packets begin with an Ethernet header."""
@@ -223,6 +228,8 @@ def _link(body: bytes) -> Link:
         dict(zip(STATISTICS, struct.unpack_from(f"={count}Q", counters), strict=False)),
         kind=_text(info.get(_IFLA_INFO_KIND, b"")),
         is_up=bool(flags & _IFF_UP),
+        has_carrier=bool(flags & _IFF_LOWER_UP),
+        carrier_ups=int.from_bytes(parts.get(_IFLA_CARRIER_UP_COUNT, b""), sys.byteorder),
         is_loopback=bool(flags & _IFF_LOOPBACK),
         has_ethernet=hardware in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK),
         has_parent=_IFLA_PARENT_DEV_NAME in parts,

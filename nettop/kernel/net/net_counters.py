@@ -31,17 +31,24 @@ def read_counters(proc: Path = Path("/proc")) -> dict[str, int]:
     return counters | {name: int(value) for name, value in _IN_LINES.findall(read_text(folder / "snmp6"))}
 
 
-def read_backlog_drops(proc: Path = Path("/proc")) -> dict[int, int]:
-    """Read packets dropped on a full receive backlog, by CPU; skip malformed lines.
+def read_softnet(proc: Path = Path("/proc")) -> dict[int, tuple[int, int, int]]:
+    """Read what each CPU received: packets processed, packets dropped because its backlog was full, and the times that
+    its softirq ended with packets left. Skip malformed lines.
 
     The kernel counts them for the whole machine (softnet_seq_show in net/core/net-procfs.c).
     """
-    drops: dict[int, int] = {}
+    counts: dict[int, tuple[int, int, int]] = {}
     for line in read_text(proc / _OWN / "softnet_stat").splitlines():
         with suppress(ValueError, IndexError):
             columns = [int(word, 16) for word in line.split()]
-            drops[columns[_CPU_AT]] = columns[1]
-    return drops
+            processed, dropped, squeezed = columns[:3]
+            counts[columns[_CPU_AT]] = processed, dropped, squeezed
+    return counts
+
+
+def read_backlog_drops(proc: Path = Path("/proc")) -> dict[int, int]:
+    """Read the packets dropped on a full receive backlog, by CPU."""
+    return {cpu: dropped for cpu, (_, dropped, _) in read_softnet(proc).items()}
 
 
 def _in_pairs_of_lines(text: str) -> dict[str, int]:

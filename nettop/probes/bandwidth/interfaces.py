@@ -26,10 +26,13 @@ from nettop.snapshots.arrays import Array
 from nettop.snapshots.bandwidth import (
     AFTER_XDP_MODE,
     COUNTERS_MODE,
+    DOWN,
     GENERIC_MODE,
     MODES,
     NATIVE_MODE,
     TCX_MODE,
+    UNPLUGGED,
+    UP,
 )
 
 _GENERATIONS = 1 << 8
@@ -57,6 +60,11 @@ def modes_for(link: Link, xdp: str) -> tuple[int, ...]:
     if not link.has_bus_device():
         return (TCX_MODE, GENERIC_MODE)
     return (TCX_MODE, NATIVE_MODE, GENERIC_MODE) if xdp == "tcx" else (NATIVE_MODE, TCX_MODE, GENERIC_MODE)
+
+
+def state_of(link: Link) -> int:
+    """Return the state of an interface, as a number of STATES."""
+    return (UP if link.has_carrier else UNPLUGGED) if link.is_up else DOWN
 
 
 @dataclass(slots=True)

@@ -50,7 +50,7 @@ from nettop.probes.bandwidth.history import (
     Rates,
     UnseenPackets,
 )
-from nettop.probes.bandwidth.interfaces import Counted, CountedInterfaces
+from nettop.probes.bandwidth.interfaces import Counted, CountedInterfaces, state_of
 from nettop.probes.bandwidth.programs import (
     EVICTED_SUM,
     FLOW,
@@ -90,6 +90,7 @@ from nettop.snapshots.bandwidth import (
     SERVICE,
     SERVICE_TABLE,
     SERVICES,
+    UP,
     UPLINK,
     VIRTUAL,
     WITHOUT_SLOT,
@@ -102,7 +103,16 @@ from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.left_rows import LeftRows
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.schema import Table
-from nettop.snapshots.snapshot import LISTED_READINGS, Ended, Rows, Snapshot, TextTable, known, unknown_value
+from nettop.snapshots.snapshot import (
+    LISTED_READINGS,
+    Ended,
+    Frame,
+    Rows,
+    Snapshot,
+    TextTable,
+    known,
+    unknown_value,
+)
 
 _PATTERN = re.compile(r"[*?\[]")
 _FIRST_SERVICE = NO_SERVICE + 1
@@ -408,7 +418,8 @@ class Bandwidth(Probe):
             row["kind"] = self._texts.code(interface.kind)
             row["netns"] = interface.key[0]
             row["backing"] = interface.backing
-            row["state"] = interface.link.is_up or interface.has_left
+            row["state"] = UP if interface.has_left else state_of(interface.link)
+            row["link_ups"] = interface.link.carrier_ups
             row["mode"] = interface.mode
             self._put_capacity(row, interface, taken_ns)
             self._put_moved(row, interface)
@@ -603,9 +614,10 @@ class Bandwidth(Probe):
             "namespaces": self.namespaces.lost,
         }
 
-    def join(self, snapshots: Mapping[str, Snapshot]) -> None:
+    def join(self, frames: Mapping[str, Frame]) -> None:
         """See nettop.snapshots.source.JoiningSource."""
-        self._sockets = snapshots.get(CONNECTIONS.id)
+        frame = frames.get(CONNECTIONS.id)
+        self._sockets = None if frame is None else frame.now
 
     # --- the rest of a source -----------------------------------------------------------------------------------
 

@@ -42,12 +42,12 @@ from nettop.probes.connections.socket_rows import (
     find_limits,
     infer_directions,
     name_congestion_control,
-    other_end,
     set_answers,
 )
 from nettop.probes.connections.socket_table import OWNED_MECHANISM, UNATTRIBUTED_MECHANISM, WALKS, SocketTable
 from nettop.probes.connections.udp import UDP_FALLBACKS, UdpTotals
 from nettop.probes.probe import Probe, clocks
+from nettop.query.other_end import other_end
 from nettop.query.units import human
 from nettop.reading import has_data
 from nettop.snapshots.arrays import Array
@@ -68,7 +68,7 @@ from nettop.snapshots.connections import (
 from nettop.snapshots.connections import UNATTRIBUTED as NO_OWNER
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.services import LENS as SERVICES
-from nettop.snapshots.snapshot import NOT_COMPLETE_YET, Ended, Rows, Snapshot, known, sum_of
+from nettop.snapshots.snapshot import NOT_COMPLETE_YET, Ended, Frame, Rows, Snapshot, known, sum_of
 from nettop.snapshots.source import SourceOptions
 
 TABLES = Fallbacks(HOOK_SOCKETS, (Mechanism(OWNED_MECHANISM, WALKS), Mechanism(SOCK_DIAG)))
@@ -306,9 +306,10 @@ class Connections(Probe):
         has_groups = GROUPS.name in self._options.tables and self._loader is None
         return self._with_groups(snapshot) if has_groups else snapshot
 
-    def join(self, snapshots: Mapping[str, Snapshot]) -> None:
+    def join(self, frames: Mapping[str, Frame]) -> None:
         """See nettop.snapshots.source.JoiningSource."""
-        self._services = snapshots.get(SERVICES.id)
+        frame = frames.get(SERVICES.id)
+        self._services = None if frame is None else frame.now
 
     def _with_groups(self, snapshot: Snapshot) -> Snapshot:
         rows, ended = self._groups.read(snapshot, self._ended.events)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import socket
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +30,16 @@ from nettop.kernel.bpf.symbols import Symbols, why_hidden
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.proc_files import read_text
 from nettop.kernel.net.links import Link, read_links
-from nettop.kernel.net.net_counters import read_backlog_drops, read_counters
+from nettop.kernel.net.net_counters import read_counters
+from nettop.probes.drops.counters import (
+    NAMES,
+    NUMBERS,
+    counter_rows,
+    device_names,
+    encode_texts,
+    no_measures,
+    read_measures,
+)
 from nettop.probes.drops.ports import COUNTERS as UNSEEN
 from nettop.probes.drops.ports import Listeners, UnseenSyns, find_owners, read_listeners
 from nettop.probes.probe import Probe, attach_program, clocks, skipped_runs, sockets_of, with_types
@@ -44,11 +52,7 @@ from nettop.snapshots.drops import (
     HOOK_PACKETS,
     HOOK_PLACES,
     HOOK_REASONS,
-    INCLUDED_IN,
     LENS,
-    OF_CPUS,
-    OF_DEVICES,
-    OF_NAMESPACES,
     PACKETS,
     REASONS,
     SOCKET_FAMILY,
@@ -56,7 +60,7 @@ from nettop.snapshots.drops import (
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.ip_protocols import IP_PROTOCOLS
 from nettop.snapshots.row_ids import row_ids
-from nettop.snapshots.snapshot import Rows, Snapshot, TextTable
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot, TextTable
 
 PROGRAM = "tp_btf__kfree_skb"
 PACKETS_FALLBACKS = Fallbacks(HOOK_PACKETS, (Mechanism("tp_btf/kfree_skb", (PROGRAM,)),))
@@ -116,14 +120,6 @@ _SUMS = {
 }
 """The counts of a snapshot, and the counters that each sums."""
 
-_MEASURED = [("name", "u4"), ("netns", "u4"), ("ifindex", "u4"), ("cpu", "u4")]
-MEASURE = np.dtype([*_MEASURED, ("packets", "u8")])
-"""A value of a kernel counter. `name` is an index into _NAMES; a number that does not apply is _UNKNOWN."""
-
-_COUNTERS_SHOWN = OF_NAMESPACES | OF_DEVICES | OF_CPUS
-_NAMES = list(_COUNTERS_SHOWN)
-_NUMBERS = {name: number for number, name in enumerate(_NAMES)}
-_INCLUDED_IN = {_NUMBERS[part]: _NUMBERS[whole] for part, whole in INCLUDED_IN.items()}
 _CLIENT_PORTS = "sys/net/ipv4/ip_local_port_range"
 _DEFAULT_CLIENT_PORTS = 32768, 60999
 _NO_REASONS = "the kernel reports reasons since Linux 5.17"
@@ -214,15 +210,6 @@ class DropCount:
 # --- rows ----------------------------------------------------------------------------------------------------
 
 
-def encode_texts(values: Array, text_of: Callable[[int], str | None]) -> tuple[Array, Sequence[str]]:
-    """Map numbers to the codes of their texts; return codes and texts. Each distinct number is looked up once."""
-    distinct, groups = np.unique(values, return_inverse=True)
-    table = TextTable()
-    texts = map(text_of, distinct.tolist())
-    codes = np.array([_UNKNOWN if text is None else table.code(text) for text in texts], "u4")
-    return codes[groups], table.values
-
-
 def _unknown_if_zero(numbers: Array) -> Array:
     """Widen numbers to u4 and replace zeros by the unknown value."""
     wide = numbers.astype("u4")
@@ -248,30 +235,6 @@ def read_namespace(proc: Path) -> NamespaceCounters:
         return NamespaceCounters(counters, listeners, read_links())
     except OSError:
         return NamespaceCounters(counters, listeners, None)
-
-
-def _included_in(measures: Array, ids: Array) -> Array:
-    """Return for each row the ID of the row of the same namespace that includes its packets (u8), or unknown."""
-    included = np.full(len(measures), np.iinfo(np.uint64).max, np.uint64)
-    related = np.flatnonzero(np.isin(measures["name"], [*_INCLUDED_IN, *_INCLUDED_IN.values()]))
-    keys = as_list(measures[["name", "netns"]][related])
-    places = dict(zip(keys, as_list(related), strict=True))
-    for (name, netns), at in places.items():
-        including = places.get((_INCLUDED_IN.get(name), netns))
-        if including is not None:
-            included[at] = ids[including]
-    return included
-
-
-def measures_of(netns: int, namespace: NamespaceCounters) -> Iterator[tuple[int, int, int, int, int]]:
-    """Yield the drop counters of a namespace and its devices, as the fields of MEASURE."""
-    for name in OF_NAMESPACES:
-        if name in namespace.counters:
-            yield _NUMBERS[name], netns, _UNKNOWN, _UNKNOWN, namespace.counters[name]
-    for link in namespace.links or ():
-        for name in OF_DEVICES:
-            if name in link.statistics:
-                yield _NUMBERS[name], netns, link.index, _UNKNOWN, link.statistics[name]
 
 
 # --- the source -------------------------------------------------------------------------------------------------
@@ -357,7 +320,7 @@ class Drops(Probe):
             boot_ns,
             tables={
                 PACKETS.name: self.namespaces.with_names(self._packets(taken_ns, wall_ns)),
-                COUNTERS.name: self.namespaces.with_names(self._counters(measures, taken_ns)),
+                COUNTERS.name: self.namespaces.with_names(counter_rows(measures, self._devices, taken_ns)),
             },
             counts=self._counts(measures) | self.namespaces.counts(),
             lost=(self._count.lost() if self._count else {})
@@ -371,9 +334,9 @@ class Drops(Probe):
         self._evict(by_namespace)
         return snapshot
 
-    def join(self, snapshots: Mapping[str, Snapshot]) -> None:
+    def join(self, frames: Mapping[str, Frame]) -> None:
         """See nettop.snapshots.source.JoiningSource."""
-        self._sockets = sockets_of(snapshots)
+        self._sockets = sockets_of(frames)
 
     def describe(self, key: int) -> dict[str, str]:
         """Describe where in the function packets were dropped, and name the namespace."""
@@ -430,13 +393,9 @@ class Drops(Probe):
     def _measures(self, by_namespace: Mapping[int, NamespaceCounters]) -> Array:
         """Return the counters of namespaces, devices and CPUs; none if the user switched them off."""
         if self._hooks[-1].mechanism is None:
-            return np.zeros(0, MEASURE)
-        of_namespaces = (measures_of(*item) for item in by_namespace.items())
-        of_cpus = (
-            (_NUMBERS["softnet_dropped"], _UNKNOWN, _UNKNOWN, cpu, dropped)
-            for cpu, dropped in read_backlog_drops(self._host.proc).items()
-        )
-        return np.fromiter(chain(*of_namespaces, of_cpus), MEASURE)
+            return no_measures()
+        read = ((netns, each.counters, each.links or ()) for netns, each in by_namespace.items())
+        return read_measures(read, self._host.proc)
 
     def _place_codes(self) -> Array:
         """Return the place of each kind of drop as a code into `_places`; _UNKNOWN if the kernel hides its symbols."""
@@ -490,7 +449,7 @@ class Drops(Probe):
             keys["protocol"],
             lambda number: None if number == _PROTOCOL_UNKNOWN else IP_PROTOCOLS.get(number, str(number)),
         )
-        rows["interface"], texts["interface"] = self._interfaces(keys["netns"], keys["ifindex"])
+        rows["interface"], texts["interface"] = device_names(keys["netns"], keys["ifindex"], self._devices)
         rows["port"] = _unknown_if_zero(keys["port"])
         rows["pid"], rows["process"], texts["process"] = self._owners(keys)
         for name in COUNT.names or ():
@@ -518,26 +477,6 @@ class Drops(Probe):
         names[~same_name] = len(texts) - 1
         return pids, *encode_texts(names, lambda code: None if code == _UNKNOWN else texts[code])
 
-    def _counters(self, measures: Array, taken_ns: int) -> Rows:
-        rows = np.zeros(len(measures), COUNTERS.dtype)
-        rows["id"] = row_ids(key_hashes(measures, np.dtype(_MEASURED)))
-        rows["name"] = rows["counter"] = measures["name"]
-        for name in ("netns", "cpu", "packets"):
-            rows[name] = measures[name]
-        rows["included_in"] = _included_in(measures, rows["id"])
-        rows["interface"], interfaces = self._interfaces(measures["netns"], measures["ifindex"])
-        texts = {"name": _NAMES, "counter": list(_COUNTERS_SHOWN.values()), "interface": interfaces}
-        return Rows(COUNTERS, take_rows(rows, np.argsort(rows["id"])), texts, taken_ns)
-
-    def _interfaces(self, netns: Array, ifindex: Array) -> tuple[Array, Sequence[str]]:
-        """Return the names of devices as codes, and the names; `if12` for device 12 if its name is unknown."""
-
-        def name(device: int) -> str | None:
-            index = device & _UNKNOWN
-            return None if index in (0, _UNKNOWN) else self._devices.get((device >> 32, index), f"if{index}")
-
-        return encode_texts(netns.astype("u8") << np.uint64(32) | ifindex, name)
-
     def _reason(self, number: int) -> str | None:
         if self._count is None or not self._count.reasons.has_reasons:
             return None
@@ -557,8 +496,8 @@ class Drops(Probe):
         return np.array(severities, "u1")[groups]
 
     def _counts(self, measures: Array) -> dict[str, int]:
-        by_name = np.zeros(len(_NAMES), "u8")
+        by_name = np.zeros(len(NAMES), "u8")
         np.add.at(by_name, measures["name"], measures["packets"])
-        sums = {total: sum(int(by_name[_NUMBERS[name]]) for name in names) for total, names in _SUMS.items()}
+        sums = {total: sum(int(by_name[NUMBERS[name]]) for name in names) for total, names in _SUMS.items()}
         drops = {"drops": self._forgotten + int(self._totals["packets"].sum())} if self._count else {}
         return drops | (sums if len(measures) else {})

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nettop.selftest.paths import IP_VERSIONS, TrafficPath
+from nettop.selftest.paths import IP_VERSIONS, TrafficPath, send_to_closed_port
 from nettop.selftest.process import TIMEOUT_S, CommandFailed
 from nettop.selftest.result import SelfTestResult
 from nettop.selftest.rows import rows_of
@@ -17,7 +17,6 @@ from nettop.snapshots.source import Source
 
 _DATAGRAMS = (997, 499)
 """Datagrams to send by IP version; primes."""
-_DATAGRAM_BYTES = 101
 _NO_PORTS = {"IPv4": "UdpNoPorts", "IPv6": "Udp6NoPorts"}
 _PAUSE_S = 0.01
 """Datagrams in a CPU's queue are dropped a moment later."""
@@ -32,24 +31,12 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
         for family, count in zip(IP_VERSIONS, _DATAGRAMS, strict=True):
             what = f"{path.name} {family} UDP to a closed port"
             try:
-                _send_to_closed_port(path, family, count)
+                send_to_closed_port(path, family, count)
             except CommandFailed as error:
                 results.append(SelfTestResult("drops", what, skipped=error.what))
             else:
                 results += _compare(source, path, family, count, what)
     return results
-
-
-def _send_to_closed_port(path: TrafficPath, family: str, count: int) -> None:
-    """Send datagrams to a port that was just closed. Raises CommandFailed."""
-    if path.unavailable:
-        raise CommandFailed(path.unavailable)
-    port = path.server.run("bind_udp", "closed", path.server_address[family])
-    path.server.run("close", "closed")
-    path.client.run("bind_udp", "drops", path.client_address[family])
-    to = path.server_address[family], port
-    path.client.run("send_datagrams", "drops", to, count, _DATAGRAM_BYTES)
-    path.client.run("close", "drops")
 
 
 def _compare(source: Source, path: TrafficPath, family: str, count: int, what: str) -> list[SelfTestResult]:

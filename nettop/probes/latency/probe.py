@@ -62,7 +62,7 @@ from nettop.snapshots.latency import (
     WIRE_APP,
     WIRE_SOCKET,
 )
-from nettop.snapshots.snapshot import Snapshot
+from nettop.snapshots.snapshot import Frame, Snapshot
 
 FOLLOWED_PER_S = 10_000
 """Default number of packets to follow per second, in all stages together."""
@@ -214,10 +214,10 @@ class Latency(Probe):
             hooks=tuple(self._statuses.values()),
         )
 
-    def join(self, snapshots: Mapping[str, Snapshot]) -> None:
+    def join(self, frames: Mapping[str, Frame]) -> None:
         """Count the round-trip time of each connection once per reading of the connections lens; see
         nettop.snapshots.source.JoiningSource."""
-        sockets = sockets_of(snapshots)
+        sockets = sockets_of(frames)
         if sockets is not None and sockets.taken_ns > self._rtts_taken_ns:
             self._rtts_taken_ns = sockets.taken_ns
             self._rtts += rtt_histograms(sockets)

@@ -145,7 +145,6 @@ class ConnectionsScreen(LensScreen):
             headline.sum_of(view, "bytes_received_per_s", Span("↓ ", Role.TOTAL_RECEIVED), every),
             item((number, Role.BOLD), (f" {noun}", Role.DIM), importance=990),
             *_churn(view, conns),
-            *self.troubles(view),
             *without_root(view),
             *_kept(self.closed),
         ]

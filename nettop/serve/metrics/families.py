@@ -115,7 +115,7 @@ def _series_set(lens: Lens, table: Table, metrics: Metrics) -> SeriesSet:
     families += [_family(prefix, columns) for columns in grouped.values()]
     rows = None
     if metrics.rows:
-        name = f"{NAMESPACE}_{prefix}_{metrics.rows}"
+        name = f"{NAMESPACE}_{prefix}" if prefix == metrics.rows else f"{NAMESPACE}_{prefix}_{metrics.rows}"
         rows = Family(name, f"current {metrics.rows}", Kind.GAUGE, (("", ROWS),))
     return SeriesSet(lens, table, metrics, tuple(families), rows)
 

@@ -3,6 +3,7 @@
 import { createBandwidth } from "./bandwidth.js";
 import { createConnections } from "./connections.js";
 import { byId, setText } from "./dom.js";
+import { createFindings } from "./findings.js";
 import { createFlame } from "./flame.js";
 import { clock, count, human } from "./format.js";
 import { createLatency } from "./latency.js";
@@ -24,7 +25,7 @@ function main() {
   const connections = createConnections(renew);
   const flame = createFlame(renew);
   const panels = [
-    createTotals(), createBandwidth(renew), connections, flame, createLatency(renew), createEvents(renew),
+    createFindings(), createTotals(), createBandwidth(renew), connections, flame, createLatency(renew), createEvents(renew),
     createDrops(renew), createFooter(),
   ];
   const changed = new Set(), lost = new Map(), trouble = new Map();

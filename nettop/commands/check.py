@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop check`: options and startup."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from nettop.commands.invoker import invoking_user
+from nettop.commands.options import (
+    Subcommand,
+    checked_word,
+    completer,
+    follow_namespaces_option,
+    mechanism_option,
+    option,
+    parse_mechanisms,
+    parse_seconds,
+)
+from nettop.commands.privilege import open_session
+from nettop.errors import ExitCode, NettopError
+from nettop.process.importing import importing
+from nettop.settings import DAY_S, CheckSettings, LineFormat
+from nettop.snapshots import all_views
+
+if TYPE_CHECKING:
+    from nettop.snapshots.source import Source
+
+CHECK_HELP = "Say what is wrong with the network of this host: who, since when, how sure, and what to try."
+
+CHECK_EXAMPLES = """[bold]Examples[/bold]
+
+nettop check  [dim]watch for three seconds[/dim]
+
+nettop check --for 30s || mail -s 'network' ops < /dev/null  [dim]in cron[/dim]
+
+nettop check --format jsonl | jq -r .finding  [dim]only the sentences[/dim]
+
+nettop check --ignore 'connects fail' --ignore retransmitting
+
+Exit code 1 if there are problems or warnings, 0 if there are none, or only hints; others as for nettop."""
+
+KINDS = tuple(rule.name for _, table in all_views() for rule in table.rules)
+
+
+# fmt: off
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """Options as given, in the order of --help."""
+
+    for_: Annotated[str, option("--for", metavar="SECONDS", help="Seconds to watch (3)")] = "3"
+    interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", help="Seconds between readings (1)")] = "1"
+    ignore: Annotated[list[str] | None, option("--ignore", metavar="KIND", autocompletion=completer(KINDS),
+                                               help="Leave out findings of this kind; repeatable")] = None
+    format: Annotated[str, option("--format", metavar="text|jsonl", autocompletion=completer(LineFormat),
+                                  help="Output format (text)")] = "text"
+    mechanism: Annotated[list[str] | None, mechanism_option()] = None
+    follow_namespaces: Annotated[bool, follow_namespaces_option()] = False
+    # fmt: on
+
+
+def check_settings(options: CheckOptions) -> CheckSettings:
+    """Convert the options to settings. Raise UsageError for invalid values."""
+    interval_s = parse_seconds("--interval", options.interval)
+    return CheckSettings(
+        duration_s=parse_seconds("--for", options.for_.removesuffix("s"), interval_s, DAY_S),
+        interval_s=interval_s,
+        format=LineFormat(checked_word("format", options.format, list(LineFormat))),
+        ignored=frozenset(checked_word("kind of finding", kind, list(KINDS)) for kind in options.ignore or ()),
+        mechanisms=parse_mechanisms(options.mechanism),
+    )
+
+
+def start_check(options: CheckOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
+    """Watch, and print what was found. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
+    settings = check_settings(options)
+    if sys.stdout is None:
+        raise NettopError("standard output is closed", "redirect it to a file or a pipe")
+    with importing():
+        from nettop.output.check import WATCHED, run_check
+
+    user = invoking_user() if source_of is None else None
+    with open_session(
+        settings.interval_s,
+        source_of,
+        user,
+        follow_namespaces=options.follow_namespaces,
+        together=WATCHED,
+    ) as session:
+        return run_check(settings, session, sys.stdout, sys.stderr)
+
+
+SUBCOMMAND = Subcommand(help=CHECK_HELP, epilog=CHECK_EXAMPLES, options=CheckOptions, start=start_check)

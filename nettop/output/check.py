@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The check frontend: watch every lens that has rules for a while, then print the findings."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, TextIO
+
+from nettop.diagnostics import Diagnostics
+from nettop.engine.consumer import Consumer
+from nettop.engine.session import Session
+from nettop.errors import ExitCode
+from nettop.query.query import screen_query
+from nettop.query.view import View
+from nettop.settings import CheckSettings, LineFormat
+from nettop.snapshots import lenses
+from nettop.snapshots.connections import GROUPS
+from nettop.snapshots.connections import LENS as CONNECTIONS
+from nettop.snapshots.findings import FINDINGS
+from nettop.snapshots.findings import LENS as FINDINGS_LENS
+from nettop.snapshots.schema import Lens, Severity, Table
+from nettop.snapshots.snapshot import Frame
+from nettop.snapshots.source import SourceOptions
+from nettop.writing import write_output
+
+_ALWAYS_READ = ("bandwidth",)
+"""Lenses whose rules need no hook, so that the findings lens reads what they compare."""
+
+_LENSES = tuple(
+    lens for lens in lenses() if any(table.rules for table in lens.tables) and lens.id not in _ALWAYS_READ
+)
+WATCHED = tuple(lens.id for lens in _LENSES)
+"""The lenses that a check attaches."""
+
+_NAMES = tuple(field.name for field in FINDINGS.fields)
+
+
+def run_check(settings: CheckSettings, session: Session, stdout: TextIO, stderr: TextIO | None) -> ExitCode:
+    """Watch for `settings.duration_s`, print the findings, and return 1 if there are problems or warnings.
+
+    Raise BrokenPipeError if the reader of `stdout` is gone, and the error of the findings lens.
+    """
+    report = Diagnostics(stderr)
+    with ExitStack() as leases:
+        for lens in _LENSES:
+            leases.callback(session.enable(lens.id, _options(settings, lens)).release)
+        consumer = leases.enter_context(Consumer(session, FINDINGS_LENS.id, (FINDINGS,), _options(settings)))
+        found = _watch(settings, consumer)
+        for lens in _LENSES:
+            failure = session.bus.failure(lens.id)
+            if failure is not None:
+                report(f"not watched: {lens.title}: {failure.what}")
+    chosen = [row for row in found.values() if row["cause"] is None and row["kind"] not in settings.ignored]
+    chosen.sort(key=lambda row: (row["rank"], row["since"]))
+    write_output(stdout, _FORMATS[settings.format](chosen), "utf-8")
+    if not chosen:
+        report(f"nothing found in {settings.duration_s:g} s")
+    is_wrong = any(row["severity"] != Severity.HINT.value for row in chosen)
+    return ExitCode.FAILURE if is_wrong else ExitCode.DONE
+
+
+def _options(settings: CheckSettings, lens: Lens = FINDINGS_LENS) -> SourceOptions:
+    tables: tuple[Table, ...] = (GROUPS,) if lens is CONNECTIONS else ()
+    return SourceOptions(
+        frozenset(table.name for table in tables), mechanisms=settings.mechanisms, whole=True
+    )
+
+
+def _watch(settings: CheckSettings, consumer: Consumer) -> dict[int, dict[str, Any]]:
+    """Return every finding seen, by ID, as it was when it was last seen."""
+    frame = consumer.first_frame()
+    found: dict[int, dict[str, Any]] = {}
+    end = time.monotonic() + settings.duration_s
+    while True:
+        if consumer.failure is not None:
+            raise consumer.failure
+        if consumer.frame is not None and (consumer.frame is not frame or not found):
+            frame = consumer.frame
+            found |= _rows(frame)
+        left = end - time.monotonic()
+        if left <= 0:
+            return found
+        consumer.wait(timeout_s=left)
+
+
+def _rows(frame: Frame) -> dict[int, dict[str, Any]]:
+    # Those that another one explains by now are among them: they were seen alone before.
+    view = View(Frame(frame.now), replace(screen_query(FINDINGS), all_rows=True))
+    at = view.order
+    columns = (view.values(name, at) for name in _NAMES)
+    rows = (dict(zip(_NAMES, row, strict=True)) for row in zip(*columns, strict=True))
+    return {row["id"]: row for row in rows}
+
+
+def _text(rows: list[dict[str, Any]]) -> str:
+    return "".join(map(_paragraph, rows))
+
+
+def _paragraph(row: Mapping[str, Any]) -> str:
+    seconds = row["lasted"] / 1e9
+    evidence = f"nettop --view {row['view']} --filter {shlex.quote(row['filter'])}"
+    lines = [
+        f"{row['severity']}: {row['finding']}",
+        f"  since {row['since'][:19]}Z ({seconds:.0f} s), {row['certainty']}",
+        *([f"  explains: {row['explains']}"] if row["explains"] else []),
+        f"  try: {row['advice']}",
+        f"  see: {evidence}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _jsonl(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+_FORMATS = {LineFormat.TEXT: _text, LineFormat.JSONL: _jsonl}

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's limits and how much of them is used, from /proc."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nettop.kernel.host.proc_files import read_text
+from nettop.snapshots.findings import LIMITS
+from nettop.snapshots.row_ids import row_id
+from nettop.snapshots.snapshot import Rows, TextTable, unknown_value
+
+_IN_SOCKSTAT = re.compile(r"^(\w+):|(\w+) (\d+)", re.MULTILINE)
+_FIRST, _LAST = 0, -1
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit: its setting below /proc/sys (its number `at` counts), and what is used.
+
+    `used` is a name in sockstat (`TCP tw`), or a file below /proc and the position of its number. Limits of the whole
+    machine are read in one namespace only.
+    """
+
+    resource: str
+    setting: str
+    used: str | tuple[str, int]
+    when_full: str
+    at: int = _FIRST
+    of_machine: bool = False
+
+
+_ALL = (
+    Limit("conntrack entries", "net/netfilter/nf_conntrack_max", ("sys/net/netfilter/nf_conntrack_count", _FIRST),
+          "new connections through it are dropped"),
+    Limit("TIME_WAIT sockets", "net/ipv4/tcp_max_tw_buckets", "TCP tw",
+          "further ones are closed at once, so that late packets may hit new connections"),
+    Limit("orphaned TCP sockets", "net/ipv4/tcp_max_orphans", "TCP orphan",
+          "closed connections with unsent data are reset", of_machine=True),
+    Limit("TCP memory (pages)", "net/ipv4/tcp_mem", "TCP mem", "packets are dropped and windows shrink", at=_LAST,
+          of_machine=True),
+    Limit("UDP memory (pages)", "net/ipv4/udp_mem", "UDP mem", "datagrams are dropped", at=_LAST, of_machine=True),
+    Limit("neighbours (ARP)", "net/ipv4/neigh/default/gc_thresh3", ("net/stat/arp_cache", _FIRST),
+          "packets to further hosts are dropped", of_machine=True),
+    Limit("neighbours (IPv6)", "net/ipv6/neigh/default/gc_thresh3", ("net/stat/ndisc_cache", _FIRST),
+          "packets to further hosts are dropped", of_machine=True),
+    Limit("open files", "fs/file-max", ("sys/fs/file-nr", _FIRST), "no process can open files or sockets",
+          of_machine=True),
+)  # fmt: skip
+"""Per-CPU statistics have the current number of entries in their first column, in hex (neigh_stat_seq_show)."""
+
+
+def read_limits(proc: Path, *, is_own: bool) -> dict[str, tuple[int, int]]:
+    """Return used and maximum amounts by resource, in the calling thread's namespace; omit what this kernel lacks."""
+    sockstat = parse_sockstat(read_text(proc / "thread-self/net/sockstat"))
+    amounts = {}
+    for limit in _ALL:
+        if limit.of_machine and not is_own:
+            continue
+        most = _number(proc / "sys" / limit.setting, limit.at)
+        used = sockstat.get(limit.used) if isinstance(limit.used, str) else _number_in(proc, *limit.used)
+        if used is not None and most:
+            amounts[limit.resource] = used, most
+    return amounts
+
+
+def parse_sockstat(text: str) -> dict[str, int]:
+    """Parse /proc/net/sockstat: `TCP: inuse 5 tw 2` gives `TCP inuse` and `TCP tw`."""
+    numbers, group = {}, ""
+    for heading, name, number in _IN_SOCKSTAT.findall(text):
+        group = heading or group
+        if name:
+            numbers[f"{group} {name}"] = int(number)
+    return numbers
+
+
+def _number_in(proc: Path, name: str, at: int) -> int | None:
+    if name.startswith("net/stat/"):
+        words = read_text(proc / "thread-self" / name).splitlines()[1:2]
+        return int(words[0].split()[at], 16) if words else None
+    return _number(proc / name, at)
+
+
+def _number(path: Path, at: int) -> int | None:
+    words = read_text(path).split()
+    return int(words[at]) if words else None
+
+
+def limit_rows(by_namespace: Mapping[int, Mapping[str, tuple[int, int]]], taken_ns: int) -> Rows:
+    """Return the rows of the table, without names of namespaces."""
+    limits = {limit.resource: limit for limit in _ALL}
+    found = [
+        (netns, limits[resource], *amounts)
+        for netns, each in by_namespace.items()
+        for resource, amounts in each.items()
+    ]
+    array = np.zeros(len(found), LIMITS.dtype)
+    texts = {name: TextTable() for name in ("resource", "setting", "when_full")}
+    for row, (netns, limit, used, most) in zip(array, found, strict=True):
+        # A number of the whole machine is about no namespace.
+        row["netns"] = unknown_value(row["netns"].dtype) if limit.of_machine else netns
+        row["id"] = row_id(limit.resource, int(row["netns"]))
+        row["used"], row["limit"] = used, most
+        row["resource"] = texts["resource"].code(limit.resource)
+        row["setting"] = texts["setting"].code(limit.setting.replace("/", "."))
+        row["when_full"] = texts["when_full"].code(limit.when_full)
+    by_id = array[np.argsort(array["id"])]
+    return Rows(LIMITS, by_id, {name: text.values for name, text in texts.items()}, taken_ns)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The findings probe: evaluates the rules of every lens, on what the other lenses read and on counters of its own.
+
+It has no programs. What a closed lens would show by its hooks is suspected from /proc and rtnetlink.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from nettop.kernel.host.facts import Host
+from nettop.kernel.net.links import Link, read_links
+from nettop.kernel.net.net_counters import read_counters
+from nettop.probes.drops.counters import counter_rows, read_measures
+from nettop.probes.findings.cpus import read_cpus
+from nettop.probes.findings.interfaces import interface_rows
+from nettop.probes.findings.limits import limit_rows, read_limits
+from nettop.probes.probe import Probe, clocks
+from nettop.query.findings import FindingTracker
+from nettop.snapshots import lenses
+from nettop.snapshots.bandwidth import INTERFACES
+from nettop.snapshots.bandwidth import LENS as BANDWIDTH
+from nettop.snapshots.drops import COUNTERS
+from nettop.snapshots.drops import LENS as DROPS
+from nettop.snapshots.findings import CPUS, FINDINGS, LENS, LIMITS
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot
+
+NAMESPACES_PER_READING = 16
+"""Counters of more namespaces are read less often than each time, so that their number costs no more CPU time."""
+_LEAST_NS = 500_000_000
+"""Readings closer than this are not compared: Enter may be pressed right after a tick."""
+
+
+def make_probe(host: Host | None = None) -> Findings:
+    """Return the source of this lens."""
+    return Findings(host)
+
+
+@dataclass(frozen=True, slots=True)
+class _NamespaceEyes:
+    """What is read in a namespace."""
+
+    counters: Mapping[str, int]
+    links: tuple[Link, ...]
+    speeds: Mapping[int, int]
+    limits: Mapping[str, tuple[int, int]]
+
+
+class Findings(Probe):
+    """The source of the findings lens; see nettop.snapshots.source.Source."""
+
+    lens = LENS
+
+    def __init__(self, host: Host | None = None) -> None:
+        super().__init__(host)
+        self._tracker = FindingTracker()
+        self._frames: Mapping[str, Frame] = {}
+        self._eyes: dict[str, Frame] = {}
+        self._skipped = 0
+
+    def start(self) -> None:
+        """Begin to follow namespaces."""
+        self._share_namespaces()
+
+    def join(self, frames: Mapping[str, Frame]) -> None:
+        """See nettop.snapshots.source.JoiningSource."""
+        self._frames = frames
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """Return the findings in the newest frames of the attached lenses, and in its own counters."""
+        wall_ns, boot_ns = clocks()
+        if self._is_due():
+            self._read_eyes(taken_ns, wall_ns, boot_ns)
+        # A lens that is attached knows more than the counters of the same table here.
+        frames = self._eyes | {lens: frame for lens, frame in self._frames.items() if lens != LENS.id}
+        evaluated = [(lens, frames[lens.id]) for lens in lenses() if lens.id in frames]
+        rows = self._tracker.update(evaluated, taken_ns, wall_ns)
+        return Snapshot(
+            LENS.id,
+            wall_ns,
+            boot_ns,
+            tables={FINDINGS.name: self.namespaces.with_names(rows), **self._eyes[LENS.id].now.tables},
+            counts=self.namespaces.counts(),
+            lost={"namespaces": self.namespaces.lost},
+            gaps=self.namespaces.gaps(),
+        )
+
+    def _is_due(self) -> bool:
+        """Return whether to read the counters now; with many namespaces, not each time."""
+        self._skipped += 1
+        if self._eyes and self._skipped * NAMESPACES_PER_READING < len(self.namespaces.threads):
+            return False
+        self._skipped = 0
+        return True
+
+    def _read_eyes(self, taken_ns: int, wall_ns: int, boot_ns: int) -> None:
+        by_namespace = self.namespaces.run_in_each(partial(self._read_namespace, self.namespaces.own))
+        read = ((netns, eyes.counters, eyes.links) for netns, eyes in by_namespace.items())
+        links = {netns: (eyes.links, eyes.speeds) for netns, eyes in by_namespace.items()}
+        names = {
+            (netns, link.index): link.name for netns, eyes in by_namespace.items() for link in eyes.links
+        }
+        limits = {netns: eyes.limits for netns, eyes in by_namespace.items()}
+        counters = counter_rows(read_measures(read, self._host.proc), names, taken_ns)
+        named = self.namespaces.with_names
+        tables: dict[str, dict[str, Rows]] = {
+            DROPS.id: {COUNTERS.name: named(counters)},
+            BANDWIDTH.id: {INTERFACES.name: named(interface_rows(links, taken_ns, boot_ns))},
+            LENS.id: {
+                LIMITS.name: named(limit_rows(limits, taken_ns)),
+                CPUS.name: read_cpus(self._host.proc, taken_ns),
+            },
+        }
+        for lens, each in tables.items():
+            self._eyes[lens] = _next_frame(self._eyes.get(lens), Snapshot(lens, wall_ns, boot_ns, each))
+
+    def _read_namespace(self, own: int) -> _NamespaceEyes:
+        """Read the calling thread's namespace."""
+        is_own = os.stat("/proc/thread-self/ns/net").st_ino == own
+        try:
+            links = tuple(read_links())
+        except OSError:
+            links = ()
+        speeds = {link.index: link.speed() for link in links if link.has_bus_device()} if is_own else {}
+        return _NamespaceEyes(
+            read_counters(self._host.proc),
+            links,
+            {index: speed for index, speed in speeds.items() if speed is not None},
+            read_limits(self._host.proc, is_own=is_own),
+        )
+
+
+def _next_frame(last: Frame | None, now: Snapshot) -> Frame:
+    """Return the frame after `last`, whose snapshots are far enough apart."""
+    if last is None:
+        return Frame(now)
+    is_close = last.before is not None and now.boot_ns - last.now.boot_ns < _LEAST_NS
+    return Frame(now, last.before if is_close else last.now)

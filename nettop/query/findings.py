@@ -1,0 +1,425 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Findings: the rules of tables, applied to their views, and how long each finding has lasted."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nettop.query.filter import Filter, combined, parse_filter, quote
+from nettop.query.other_end import other_end
+from nettop.query.query import screen_query
+from nettop.query.units import RATIO, TIMES, UNKNOWN, human, unit_of
+from nettop.query.values import values_of
+from nettop.query.view import View
+from nettop.snapshots import view_name
+from nettop.snapshots.arrays import Index, Mask, distinct_rows, positions
+from nettop.snapshots.connections import LISTEN, UNATTRIBUTED
+from nettop.snapshots.findings import CERTAINTIES, FINDINGS, SEVERITIES
+from nettop.snapshots.row_ids import row_id
+from nettop.snapshots.schema import Kind, Lens, Rule, Severity, Table
+from nettop.snapshots.snapshot import Frame, Rows, TextTable, unknown_value
+
+KEPT_S = 10.0
+"""Seconds that a finding is kept after it was last seen, so that it does not blink."""
+GROUPS_MAX = 8
+"""Maximum findings of a rule; beyond it, they are told apart by fewer columns."""
+
+_INTERVAL_TOLERANCE = 0.9
+"""Two readings may be slightly closer than the interval."""
+PLACES_MAX = 64
+"""Rows of a finding whose ports and processes are compared with those of others."""
+_PORTS = ("local_port", "remote_port", "port")
+OTHER_ENDS_MAX = 8
+"""Connections whose other end is looked for."""
+_OPTIONAL = re.compile(r"\[([^\]]*)\]")
+_VALUE = re.compile(r"\{(\w+)\}")
+_SUMMED = (Kind.COUNTER, Kind.SUM)
+_SEVERITY = {label: number for number, label in SEVERITIES.items()}
+_CERTAINTY = {label: number for number, label in CERTAINTIES.items()}
+
+
+Identity = tuple[tuple[str, Any], ...]
+"""The columns by which findings of a rule are told apart, with their values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a finding is about: ports, processes and namespaces, by which one finding explains another."""
+
+    ports: frozenset[int] = frozenset()
+    pids: frozenset[int] = frozenset()
+    namespaces: frozenset[int] = frozenset()
+
+    def shares(self, other: Place) -> bool:
+        """Return whether both are about the same ports; without ports, the same process; else the same namespace.
+
+        A listener has one port of its connections, which have two.
+        """
+        pairs = (
+            (self.ports, other.ports),
+            (self.pids, other.pids),
+            (self.namespaces, other.namespaces),
+        )
+        return next((ours <= theirs or theirs <= ours for ours, theirs in pairs if ours and theirs), True)
+
+    def nearness(self, other: Place) -> tuple[bool, bool]:
+        """Return whether both are about the same process, and the same namespace."""
+        return bool(self.pids & other.pids), bool(self.namespaces & other.namespaces)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRule:
+    """A rule of the table shown by `view`, with its parsed filter."""
+
+    view: str
+    rule: Rule
+    rows: Filter
+    beside: Filter
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A rule that rows of a view match in one reading. `key` is the same in every reading."""
+
+    rule: Rule
+    key: int
+    sentence: str
+    advice: str
+    rows: int
+    process: str | None
+    place: Place
+    view: str
+    filter: str
+
+
+def parsed_rules(lens: Lens, table: Table) -> list[ParsedRule]:
+    """Return a table's rules with their parsed filters, the worst first."""
+    view = view_name(lens, table)
+    return [
+        ParsedRule(view, rule, parse_filter(table, rule.filter), parse_filter(table, rule.beside))
+        for rule in table.rules
+    ]
+
+
+def threshold(rule: Rule) -> str:
+    """Describe when rows that match a rule's filter become a finding."""
+    parts = [f"from {rule.min_rows:,} rows on"] if rule.min_rows > 1 else []
+    parts += [] if rule.min_growing_rows is None else [f"or {rule.min_growing_rows:,} and growing"]
+    parts += [f"after {rule.after_s:g} s"] if rule.after_s else []
+    parts += [f"if another row of the same {rule.by[0]} matches `{rule.beside}`"] if rule.beside else []
+    parts += [f"if the interval is {rule.min_interval_s:g} s or more"] if rule.min_interval_s else []
+    return ", ".join(parts) or "at once"
+
+
+def find(table: Table, rules: Sequence[ParsedRule], frame: Frame) -> Iterator[Finding]:
+    """Yield the findings of a table in a frame, in the order of the rules."""
+    if frame.now.why_unavailable(table) is not None:
+        return
+    view = View(frame, screen_query(table))
+    for parsed in rules:
+        if {*parsed.rows.names, *parsed.beside.names} & view.missing.keys():
+            continue
+        if view.elapsed_s is not None and view.elapsed_s < parsed.rule.min_interval_s * _INTERVAL_TOLERANCE:
+            continue
+        at = np.flatnonzero(parsed.rows.mask(view) & ~view.gone & ~view.rest)
+        if len(at):
+            yield from _find_groups(view, parsed, at)
+
+
+def _find_groups(view: View, parsed: ParsedRule, at: Index) -> Iterator[Finding]:
+    rule = parsed.rule
+    before = _rows_before(view, parsed) if rule.min_growing_rows is not None else {}
+    beside = None if parsed.beside.is_empty else parsed.beside.mask(view) & ~view.gone
+    for identity, group in _groups(view, rule, at).items():
+        if beside is not None and not (beside & _same(view, rule.by, group[0])).any():
+            continue
+        least = rule.min_rows
+        if rule.min_growing_rows is not None and len(group) > before.get(identity, len(group)):
+            least = rule.min_growing_rows
+        if len(group) >= least:
+            yield _finding(view, parsed, dict(identity), group)
+
+
+def _groups(view: View, rule: Rule, at: Index) -> dict[Identity, Index]:
+    """Divide rows by the columns that tell findings apart, dropping the last columns if there are too many groups."""
+    names = [name for name in rule.by if name not in view.missing]
+    while True:
+        firsts, places = (
+            distinct_rows([view.raw(name)[at] for name in names])
+            if names
+            else (np.zeros(1, np.intp), np.zeros(len(at), np.intp))
+        )
+        if len(firsts) <= GROUPS_MAX or not names:
+            break
+        names.pop()
+    values = zip(*(values_of(view, name, at[firsts]) for name in names), strict=True) if names else [()]
+    return {
+        tuple(zip(names, value, strict=True)): at[places == number] for number, value in enumerate(values)
+    }
+
+
+def _same(view: View, names: Sequence[str], place: int) -> Mask:
+    """Return the mask of rows with the same values in these columns as the row at `place`."""
+    same = np.ones(view.size, bool)
+    for name in names:
+        values = view.raw(name)
+        equal = values == values[place]
+        same &= equal if equal.ndim == 1 else equal.all(axis=1)
+    return same
+
+
+def _rows_before(view: View, parsed: ParsedRule) -> dict[Identity, int]:
+    """Count the rows of each group in the previous snapshot."""
+    if view.frame.before is None:
+        return {}
+    before = View(Frame(view.frame.before), view.query)
+    groups = _groups(before, parsed.rule, np.flatnonzero(parsed.rows.mask(before)))
+    return {identity: len(group) for identity, group in groups.items()}
+
+
+def _finding(view: View, parsed: ParsedRule, identity: Mapping[str, Any], at: Index) -> Finding:
+    table, rule = view.table, parsed.rule
+    shown, wanted = rule.proof
+    # A PID says more than the process's name and its namespace.
+    implied = {"process", "netns"} if identity.get("pid") is not None else set()
+    terms = (_equals(*item) for item in identity.items() if item[0] not in implied)
+    filters = [parsed.rows, *(parse_filter(table, term) for term in terms)]
+    return Finding(
+        rule,
+        row_id(rule.name, *sorted(identity.items())),
+        _sentence(rule.says, view, at),
+        _sentence(rule.advice, view, at),
+        len(at),
+        _common(view, "process", at) if "process" in table.by_name else None,
+        Place(*(_numbers(view, names, at[:PLACES_MAX]) for names in (_PORTS, ("pid",), ("netns",)))),
+        shown or parsed.view,
+        wanted if shown else combined(table, filters).text,
+    )
+
+
+def _equals(name: str, value: Any) -> str:
+    """Return the term of a filter that selects a value."""
+    return f"{name}={UNKNOWN if value is None else quote(value) if isinstance(value, str) else value}"
+
+
+def _numbers(view: View, names: Sequence[str], at: Index) -> frozenset[int]:
+    """Return the distinct numbers in these columns."""
+    return frozenset(
+        number
+        for name in names
+        if name in view.table.by_name
+        for number in values_of(view, name, at)
+        if number is not None
+    )
+
+
+# --- sentences ----------------------------------------------------------------------------------------------------
+
+
+def _sentence(template: str, view: View, at: Index) -> str:
+    """Fill in the values of rows; leave out optional parts with an unknown value."""
+    values = {name: _value(view, name, at) for name in _VALUE.findall(template)}
+
+    def optional(part: re.Match[str]) -> str:
+        return "" if None in (values[name] for name in _VALUE.findall(part[1])) else part[1]
+
+    return _VALUE.sub(lambda name: values[name[1]] or _unknown(name[1]), _OPTIONAL.sub(optional, template))
+
+
+def _unknown(name: str) -> str:
+    return UNATTRIBUTED if name in ("process", "listener") else UNKNOWN
+
+
+def _value(view: View, name: str, at: Index) -> str | None:
+    """Return a value of rows as text; None if it is unknown."""
+    if name == "rows":
+        return f"{len(at):,}"
+    if name in _OF_SOCKETS:
+        return _OF_SOCKETS[name](view, at)
+    table = view.table
+    field = table.by_name.get(name)
+    if field is None or field.kind in (*_SUMMED, Kind.RATIO):
+        total = view.total(name, at)
+        if total is None and len(at) == 1:  # the interval was covered only in part, by some hook
+            (total,) = values_of(view, name, at)
+        return None if total is None else human(total, _unit_in_sentence(unit_of(table, name)))
+    if field.kind is Kind.GAUGE:
+        known = [number for number in values_of(view, name, at) if number is not None]
+        return human(max(known), unit_of(table, name)) if known else None
+    distinct = [str(value) for value in dict.fromkeys(values_of(view, name, at)) if value is not None]
+    return (
+        f"{distinct[0]} and {len(distinct) - 1:,} more" if len(distinct) > 1 else next(iter(distinct), None)
+    )
+
+
+def _other_end(view: View, at: Index) -> str | None:
+    """Return the process at the other end of these connections, if it is on this host and there is only one."""
+    sockets = view.now.array
+    others = [other_end(sockets[place : place + 1], sockets)["id"] for place in at[:OTHER_ENDS_MAX].tolist()]
+    found = positions(np.concatenate(others), sockets["id"])
+    name: str | None = _common(view, "process", found)
+    return name
+
+
+def _listener(view: View, at: Index) -> str | None:
+    """Return the process that listens on the port of these connections."""
+    is_listener = _same(view, ("local_port", "netns"), at[0]) & (view.raw("state") == LISTEN)
+    name: str | None = _common(view, "process", np.flatnonzero(is_listener))
+    return name
+
+
+_OF_SOCKETS = {"other_end": _other_end, "listener": _listener}
+"""Values in sentences about sockets that other sockets tell."""
+
+
+def _unit_in_sentence(unit: str) -> str:
+    """Return the unit to show: sentences name what they count, as in `12 datagrams/s`."""
+    counted, _, per = unit.partition("/")
+    return unit if counted in ("bytes", RATIO, *TIMES) else "packets" if per else counted
+
+
+def _common(view: View, name: str, at: Index) -> Any:
+    """Return the value that all rows at `at` have in a column; None if they differ, or there is no row."""
+    values = set(values_of(view, name, at))
+    return values.pop() if len(values) == 1 else None
+
+
+# --- over time ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Tracked:
+    """A finding, and when it was first and last seen (CLOCK_MONOTONIC)."""
+
+    finding: Finding
+    first_ns: int
+    last_ns: int
+    order: int
+    cause: _Tracked | None = None
+    explains: list[_Tracked] = field(default_factory=list)
+
+    @property
+    def is_raised(self) -> bool:
+        """True once its rows have matched for as long as the rule asks."""
+        return self.last_ns - self.first_ns >= self.finding.rule.after_s * 1e9 * _INTERVAL_TOLERANCE
+
+
+class FindingTracker:
+    """The findings of successive readings: raised at once, kept for a while, and explained by each other."""
+
+    def __init__(self) -> None:
+        self._frames: dict[str, tuple[Frame, list[Finding]]] = {}
+        self._rules: dict[str, list[tuple[Table, list[ParsedRule]]]] = {}
+        self._tracked: dict[int, _Tracked] = {}
+
+    def update(self, frames: Iterable[tuple[Lens, Frame]], taken_ns: int, wall_ns: int) -> Rows:
+        """Evaluate the rules of all tables in these frames, and return the rows of the table `findings`."""
+        found = [finding for lens, frame in frames for finding in self._found(lens, frame)]
+        for order, finding in enumerate(found):
+            tracked = self._tracked.setdefault(finding.key, _Tracked(finding, taken_ns, taken_ns, order))
+            tracked.finding, tracked.last_ns, tracked.order = finding, taken_ns, order
+        self._tracked = {
+            key: tracked
+            for key, tracked in self._tracked.items()
+            if taken_ns - tracked.last_ns
+            <= (KEPT_S if tracked.is_raised else tracked.finding.rule.pause_s) * 1e9
+        }
+        raised = [tracked for tracked in self._tracked.values() if tracked.is_raised]
+        _explain(raised)
+        raised.sort(key=_rank)
+        return _rows(raised, taken_ns, wall_ns)
+
+    def _found(self, lens: Lens, frame: Frame) -> list[Finding]:
+        """Return the findings in a frame; each frame is evaluated once."""
+        last = self._frames.get(lens.id)
+        if last is None or last[0] is not frame:
+            present = (each for each in self._rules_of(lens) if each[0].name in frame.now.tables)
+            found = [finding for table, rules in present for finding in find(table, rules, frame)]
+            last = self._frames[lens.id] = frame, found
+        return last[1]
+
+    def _rules_of(self, lens: Lens) -> list[tuple[Table, list[ParsedRule]]]:
+        if lens.id not in self._rules:
+            self._rules[lens.id] = [
+                (table, parsed_rules(lens, table)) for table in lens.tables if table.rules
+            ]
+        return self._rules[lens.id]
+
+
+def _explain(raised: Sequence[_Tracked]) -> None:
+    """Find the cause of each finding among the others."""
+    by_kind = defaultdict(list)
+    for tracked in raised:
+        tracked.cause, tracked.explains = None, []
+        by_kind[tracked.finding.rule.name].append(tracked)
+    for tracked in raised:
+        place = tracked.finding.place
+        causes = [
+            cause
+            for kind in tracked.finding.rule.explained_by
+            for cause in by_kind[kind]
+            if cause.finding.place.shares(place)
+        ]
+        tracked.cause = max(causes, key=lambda cause: cause.finding.place.nearness(place), default=None)
+    for tracked in raised:
+        cause = tracked.cause
+        while cause is not None and cause.cause is not None:
+            cause = cause.cause
+        if cause is not None:
+            tracked.cause = cause
+            cause.explains.append(tracked)
+
+
+def _rank(tracked: _Tracked) -> tuple[int, int, int, int]:
+    """Order by severity; then those still seen before those that have gone, in the order of lenses and rules."""
+    severity = list(Severity).index(tracked.finding.rule.severity)
+    return severity, -tracked.last_ns, tracked.order, tracked.first_ns
+
+
+def _rows(ranked: Sequence[_Tracked], taken_ns: int, wall_ns: int) -> Rows:
+    array = np.zeros(len(ranked), FINDINGS.dtype)
+    texts = {column.name: TextTable() for column in FINDINGS.stored if column.kind is Kind.TEXT}
+    for rank, (row, tracked) in enumerate(zip(array, ranked, strict=True), 1):
+        finding = tracked.finding
+        values = {
+            "id": finding.key,
+            "rank": rank,
+            "severity": _SEVERITY[finding.rule.severity.value],
+            "certainty": _CERTAINTY[finding.rule.certainty.value],
+            "kind": finding.rule.name,
+            "finding": finding.sentence,
+            "since": wall_ns - (taken_ns - tracked.first_ns),
+            "lasted": tracked.last_ns - tracked.first_ns,
+            "unseen": taken_ns - tracked.last_ns,
+            "rows": finding.rows,
+            "process": finding.process,
+            "pid": _only(finding.place.pids),
+            "netns": _only(finding.place.namespaces),
+            "namespace": None,
+            "view": finding.view,
+            "filter": finding.filter,
+            "advice": finding.advice,
+            "explains": _explained(tracked) or None,
+            "cause": None if tracked.cause is None else tracked.cause.finding.key,
+        }
+        for name, value in values.items():
+            if value is None:
+                row[name] = unknown_value(array.dtype[name])
+            else:
+                row[name] = texts[name].code(str(value)) if name in texts else value
+    by_id = array[np.argsort(array["id"])]
+    return Rows(FINDINGS, by_id, {name: codes.values for name, codes in texts.items()}, taken_ns)
+
+
+def _only(numbers: frozenset[int]) -> int | None:
+    return next(iter(numbers)) if len(numbers) == 1 else None
+
+
+def _explained(tracked: _Tracked) -> str:
+    return "; ".join(dict.fromkeys(each.finding.sentence for each in tracked.explains))

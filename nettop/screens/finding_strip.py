@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The findings, in at most three lines above the rows of every lens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textual.geometry import Size
+from textual.strip import Strip
+
+from nettop.engine.session import Session
+from nettop.query.query import screen_query
+from nettop.query.times import SECOND_NS
+from nettop.query.view import View
+from nettop.screens.actions import BY_ID, key_name
+from nettop.snapshots.findings import FINDINGS
+from nettop.snapshots.findings import LENS as FINDINGS_LENS
+from nettop.snapshots.schema import Severity
+from nettop.snapshots.snapshot import Frame
+from nettop.widgets.cells import WARNING
+from nettop.widgets.lines import Lines
+from nettop.widgets.text import Line, Span, elide_end, width_of
+from nettop.widgets.themes import Role
+
+LINES_MAX = 3
+_ROLES = {Severity.PROBLEM: Role.BAD, Severity.WARNING: Role.WARN, Severity.HINT: Role.TEXT}
+_COLUMNS = ("id", "severity", "finding", "lasted", "unseen", "view", "filter")
+
+
+@dataclass(frozen=True, slots=True)
+class ShownFinding:
+    """A finding as the screens show it. `view` and `filter` select the rows that show it."""
+
+    id: int
+    severity: Severity
+    sentence: str
+    lasted_ns: int
+    unseen_ns: int
+    view: str
+    filter: str
+
+
+def shown_findings(session: Session) -> list[ShownFinding]:
+    """Return the current findings that no other finding explains, the worst first."""
+    frame = session.bus.frame(FINDINGS_LENS.id)
+    return [] if frame is None else _of_frame(frame)
+
+
+def _of_frame(frame: Frame) -> list[ShownFinding]:
+    if FINDINGS.name not in frame.now.tables:
+        return []
+    view = View(Frame(frame.now), screen_query(FINDINGS))
+    columns = (view.values(name, view.order) for name in _COLUMNS)
+    return [
+        ShownFinding(number, Severity(severity), *rest)
+        for number, severity, *rest in zip(*columns, strict=True)
+    ]
+
+
+class FindingStrip(Lines):
+    """The worst findings, a line each; a click opens the rows that show one. It takes no line if there is none."""
+
+    DEFAULT_CSS = "FindingStrip { height: 0; }"
+
+    def __init__(self, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id)
+        self._findings: list[ShownFinding] = []
+
+    def show(self, findings: list[ShownFinding]) -> None:
+        """Show these findings."""
+        if findings != self._findings:
+            self._findings = findings
+            self.styles.height = min(len(findings), LINES_MAX)
+            self.redraw()
+
+    @property
+    def text(self) -> str:
+        """What is shown, without styles."""
+        return "\n".join("".join(span.text for span in self._line(n, self.size.width)) for n in self._shown)
+
+    @property
+    def _shown(self) -> range:
+        return range(min(len(self._findings), LINES_MAX))
+
+    def strips(self, size: Size) -> list[Strip]:
+        """Return the lines."""
+        lines = [self.strip(self.clickable(self._line(n, size.width), n), size.width) for n in self._shown]
+        return [*lines, *[self.strip((), size.width)] * (size.height - len(lines))][: size.height]
+
+    def _line(self, number: int, width: int) -> Line:
+        """Return `! ▲ sentence  for 40 s`; the last line counts the findings below it."""
+        finding = self._findings[number]
+        key = key_name(BY_ID["next_finding"].keys[0]) if number == 0 else " "
+        word = "" if finding.severity is Severity.PROBLEM else f"{finding.severity.value}: "
+        more = len(self._findings) - LINES_MAX if number == LINES_MAX - 1 else 0
+        after = [Span(f"  {_when(finding)}", Role.DIM)]
+        if more > 0:
+            after += [Span(f"  +{more} more ", Role.WARN), Span(FINDINGS_LENS.digit, Role.KEY)]
+        before = [Span(f" {key} ", Role.KEY), Span(f"{WARNING} {word}", _ROLES[finding.severity])]
+        room = width - width_of(before) - width_of(after) - 1
+        action = f"app.finding({finding.id})"
+        sentence = Span(elide_end(finding.sentence, max(room, 0)), _ROLES[finding.severity], action=action)
+        return (*before, sentence, *after)
+
+
+def _when(finding: ShownFinding) -> str:
+    """Return how long it has lasted, or for how long it has not been seen."""
+    if finding.unseen_ns >= SECOND_NS:
+        return f"not for {finding.unseen_ns // SECOND_NS} s"
+    seconds = finding.lasted_ns // SECOND_NS
+    for unit, size in (("h", 3600), ("min", 60), ("s", 1)):
+        if seconds >= size:
+            return f"for {seconds // size} {unit}"
+    return "new"

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The findings lens: what is wrong, who, since when and why, and how near the kernel's limits are."""
+
+from __future__ import annotations
+
+from nettop.snapshots.connections import FAILURES
+from nettop.snapshots.connections import LENS as CONNECTIONS
+from nettop.snapshots.schema import (
+    NAMESPACE,
+    NETNS,
+    Certainty,
+    Field,
+    Kind,
+    Lens,
+    Metrics,
+    Rule,
+    Severity,
+    Table,
+)
+
+SEVERITIES = {number: severity.value for number, severity in enumerate(Severity, 1)}
+CERTAINTIES = {number: certainty.value for number, certainty in enumerate(Certainty, 1)}
+
+FINDINGS = Table(
+    name="findings",
+    fields=(
+        Field("id", Kind.KEY, "ID", "number made of the kind and of what it is about", "u8", width=6, importance=2),
+        Field("rank", Kind.LABEL, "RANK", "its place among all findings, the worst first", "u4", width=4, importance=5),
+        Field("severity", Kind.ENUM, "SEVERITY", "problem: something fails, or is slow, now; warning: it does in part, "
+              "or will soon; hint: it works, but costs more than it needs to", "u1", width=8, importance=90,
+              labels=SEVERITIES),
+        Field("kind", Kind.TEXT, "KIND", "kind of finding", "u4", width=18, importance=70),
+        Field("finding", Kind.TEXT, "FINDING", "what is wrong, in a sentence, with the numbers of the last reading "
+              "that showed it", "u4", width=60, importance=100),
+        Field("certainty", Kind.ENUM, "SURE", "certain: the numbers say just that; likely: another cause would look "
+              "the same, but is rare; possible: other causes look the same", "u1", width=8, importance=60,
+              labels=CERTAINTIES),
+        Field("since", Kind.TIME, "SINCE", "when it was first seen", "u8", "ns", width=19, importance=80),
+        Field("lasted", Kind.GAUGE, "FOR", "time from then to when it was last seen", "u8", "ns", width=9,
+              importance=85),
+        Field("unseen", Kind.GAUGE, "GONE FOR", "time since it was last seen; a finding is kept for ten seconds", "u8",
+              "ns", width=9, importance=40),
+        Field("rows", Kind.GAUGE, "ROWS", "rows that show it", "u4", "rows", width=6, importance=30),
+        Field("process", Kind.TEXT, "PROCESS", "the process that it is about", "u4", width=16, importance=50),
+        Field("pid", Kind.LABEL, "PID", "its thread group", "u4", width=7, importance=20),
+        NETNS,
+        NAMESPACE,
+        Field("view", Kind.TEXT, "VIEW", "the lens or table whose rows show it", "u4", width=18, importance=25),
+        Field("filter", Kind.TEXT, "FILTER", "the filter that selects these rows", "u4", width=30, importance=10),
+        Field("advice", Kind.TEXT, "WHAT TO TRY", "what to look at or change", "u4", width=40, importance=45),
+        Field("explains", Kind.TEXT, "EXPLAINS", "other findings that follow from it", "u4", width=30, importance=35),
+        Field("cause", Kind.LABEL, "CAUSE", "the ID of the finding that this one follows from", "u8", width=6,
+              importance=4),
+    ),
+    screen=("severity", "finding", "lasted", "certainty"),
+    text=("rank", "severity", "certainty", "kind", "process", "pid", "namespace", "since", "lasted", "rows", "view",
+          "finding"),
+    sort="rank",
+    default_filter="cause=–",
+    adds_up=False,
+    uses=(CONNECTIONS.id, f"{CONNECTIONS.id}.{FAILURES.name}"),
+    details=(
+        ("what", ("finding", "advice", "explains", "severity", "certainty", "kind")),
+        ("when", ("since", "lasted", "unseen")),
+        ("who", ("process", "pid", "namespace")),
+        ("evidence", ("view", "filter", "rows")),
+        ("by number", ("id", "rank", "cause", "netns")),
+    ),
+    metrics=(Metrics(("kind", "severity", "process", "namespace"), rows="finding", prefix="finding"),),
+)  # fmt: skip
+"""Rows of `cause` are part of another finding, and not shown by default."""
+
+LIMIT_WARN_FROM = 0.8
+"""Share of a limit from which a finding warns: some time is left to act."""
+
+LIMITS = Table(
+    name="limits",
+    fields=(
+        Field("id", Kind.KEY, "ID", "number made of the resource and its namespace", "u8", width=6, importance=2),
+        Field("resource", Kind.TEXT, "RESOURCE", "what is limited", "u4", width=26, importance=100),
+        NETNS,
+        NAMESPACE,
+        Field("used", Kind.GAUGE, "USED", "how much of it is used", "u8", width=10, importance=90),
+        Field("limit", Kind.GAUGE, "LIMIT", "how much may be used", "u8", width=10, importance=89),
+        Field("use", Kind.RATIO, "USE", "used ÷ limit", width=7, importance=95, parts=("used", "limit")),
+        Field("setting", Kind.TEXT, "SETTING", "the sysctl that sets the limit", "u4", width=34, importance=60),
+        Field("when_full", Kind.TEXT, "WHEN FULL", "what happens once it is used up", "u4", width=40, importance=50),
+    ),
+    screen=("resource", "namespace", "used", "limit", "use", "setting", "when_full"),
+    text=("resource", "netns", "namespace", "used", "limit", "use", "setting"),
+    sort="-use",
+    bar="use",
+    adds_up=False,
+    metrics=(Metrics(("resource", "namespace"), ("used", "limit"), prefix="limits"),),
+    rules=(
+        Rule(
+            "near a limit",
+            f"use>={LIMIT_WARN_FROM:.0%}",
+            "{resource}: {used} of {limit} in use[ in namespace {namespace}]; once full, {when_full}",
+            "a resource of the kernel that is almost used up",
+            "find out who uses it; {setting} raises the limit",
+            Severity.WARNING,
+            by=("resource", "netns"),
+        ),
+    ),
+)  # fmt: skip
+
+CPUS = Table(
+    name="cpus",
+    fields=(
+        Field("id", Kind.KEY, "ID", "number of the CPU", "u8", width=4, importance=2),
+        Field("cpu", Kind.LABEL, "CPU", "number of the CPU", "u4", width=4, importance=100),
+        Field("softirq_ns", Kind.COUNTER, "SOFTIRQ", "time in softirqs, in the kernel's ticks", "u8", "ns", 9, 90),
+        Field("elsewhere_ns", Kind.COUNTER, "OTHERS", "mean time of the other CPUs in softirqs", "u8", "ns", 9, 80),
+        Field("processed", Kind.COUNTER, "PACKETS", "packets received from devices and queues", "u8", "packets", 9, 70),
+        Field("squeezed", Kind.COUNTER, "SQUEEZED", "times that the softirq stopped with packets left "
+              "(net.core.netdev_budget)", "u8", "times", 9, 60, tone="warn"),
+        Field("dropped", Kind.COUNTER, "DROPPED", "packets dropped because the CPU's backlog was full "
+              "(net.core.netdev_max_backlog)", "u8", "packets", 9, 65, tone="warn"),
+    ),
+    screen=("cpu", "softirq_ns_per_s", "elsewhere_ns_per_s", "processed_per_s", "squeezed_per_s", "dropped_per_s"),
+    text=("cpu", "softirq_ns", "processed", "squeezed", "dropped"),
+    sort="-softirq_ns_per_s",
+    adds_up=False,
+    metrics=(),
+    rules=(
+        Rule(
+            "backlog drops",
+            "dropped_per_s>0",
+            "CPU {cpu} drops {dropped_per_s} received packets/s: its backlog is full",
+            "CPUs that receive more packets than they can process",
+            "spread the packets over more CPUs (RSS: ethtool -X, RPS: rps_cpus); net.core.netdev_max_backlog only "
+            "helps against bursts",
+            by=("cpu",),
+        ),
+        Rule(
+            "one CPU saturated",
+            "softirq_ns_per_s>=80% elsewhere_ns_per_s<40%",
+            "CPU {cpu} spends {softirq_ns_per_s} of its time in softirqs, the others {elsewhere_ns_per_s}",
+            "one CPU that handles most of the network's work, while others are idle",
+            "spread the interface's queues over the CPUs (/proc/interrupts, irqbalance, ethtool -l), or its packets "
+            "(RPS: rps_cpus)",
+            by=("cpu",),
+            min_interval_s=1.0,
+            after_s=1.0,
+        ),
+        Rule(
+            "squeezed",
+            "squeezed_per_s>=100",
+            "CPU {cpu} leaves received packets waiting {squeezed_per_s} times/s",
+            "CPUs whose softirq uses up its budget, so that packets wait for the next one",
+            "spread the packets over more CPUs, or raise net.core.netdev_budget",
+            Severity.WARNING,
+            by=("cpu",),
+            after_s=2.0,
+            explained_by=("one CPU saturated", "backlog drops"),
+        ),
+    ),
+)  # fmt: skip
+
+LENS = Lens(
+    id="findings",
+    title="Findings",
+    order=10,
+    digit="0",
+    question="what is wrong, who, since when and why",
+    tables=(FINDINGS, LIMITS, CPUS),
+    losses={
+        "namespaces": "network namespaces that could not be entered: their counters and limits are missing",
+    },
+)

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Findings above the rows of every lens, the key that leads to the rows of each, and the lens that lists them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from textual.widgets import Input
+
+from nettop.screens.dialogs import HelpDialog
+from nettop.screens.filter_box import FilterBox
+from nettop.screens.lens import LensScreen
+from nettop.screens.nettop_app import NettopApp
+from nettop.snapshots.connections import LENS as CONNECTIONS
+from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.drops import LENS as DROPS
+from nettop.snapshots.findings import LENS as FINDINGS
+from nettop.widgets.themes import Role
+from tests.screens.driving import Running, press, running, shown, text_of
+from tests.screens.harness import Step, steps_of
+from tests.unit.build import Row, make_frame
+
+RULES = {rule.name: rule for rule in SOCKETS.rules}
+LEAKING = {"state": "CLOSE_WAIT", "process": "leaker", "pid": 1}
+LISTENER = {
+    "id": 20_001,
+    "process": "payapi",
+    "pid": 2,
+    "state": "LISTEN",
+    "accept_queue": 128,
+    "backlog": 128,
+}
+STUCK_BEFORE = {"id": 20_002, "process": "stuck", "pid": 3, "send_queue": 900, "bytes_acked": 5, "busy_us": 0,
+                "remote_port": 7000}  # fmt: skip
+LOSSY_BEFORE = {"id": 20_003, "process": "lossy", "pid": 4, "retransmits": 0, "data_packets_sent": 0,
+                "remote_port": 7001}  # fmt: skip
+WELL = {"id": 20_004, "process": "fine", "bytes_sent": 100, "bytes_received": 0}
+STUCK_NOW = STUCK_BEFORE | {"busy_us": 1_000_000}
+LOSSY_NOW = LOSSY_BEFORE | {"retransmits": 40, "data_packets_sent": 1000, "bytes_sent": 1_000_000}
+LENS_SET = (CONNECTIONS, DROPS, FINDINGS)
+
+
+def readings(before: list[Row], now: list[Row]) -> list[Step]:
+    """Return a second between them."""
+    return steps_of(make_frame(now, before))
+
+
+LEAK = readings(
+    [*({"id": n + 1, **LEAKING} for n in range(9_880)), WELL],
+    [*({"id": n + 1, **LEAKING} for n in range(10_000)), WELL],
+)
+ALL_BUT_LEAK = readings(
+    [LISTENER, STUCK_BEFORE, LOSSY_BEFORE, WELL],
+    [LISTENER, STUCK_NOW, LOSSY_NOW, WELL],
+)
+FOUR = readings(
+    [{"id": n + 1, **LEAKING} for n in range(100)] + [LISTENER, STUCK_BEFORE, LOSSY_BEFORE, WELL],
+    [{"id": n + 1, **LEAKING} for n in range(100)] + [LISTENER, STUCK_NOW, LOSSY_NOW, WELL],
+)
+CALM = readings([WELL], [WELL | {"bytes_sent": 200}])
+
+
+def on_host(steps: list[Step], size: tuple[int, int] = (160, 30), **options: Any) -> Any:
+    """Run the app with the findings lens beside the connections."""
+    return running(steps, size, lens_set=LENS_SET, ticks=3, silent=(DROPS.id,), **options)
+
+
+def strip(run: Running) -> list[str]:
+    """Return the lines of the findings."""
+    return [line.strip() for line in shown(run).findings.text.splitlines()]
+
+
+def processes(screen: LensScreen) -> set[str]:
+    """Return the owners of the rows in sight, above the line of totals."""
+    return {line.split()[0] for line in text_of(screen.rows)[1:] if line.strip()} - {"─"}
+
+
+def filter_text(run: Running) -> str:
+    """Return the filter of the screen in sight."""
+    return shown(run).state.query.filter.text
+
+
+async def test_ten_thousand_sockets_in_close_wait_are_named_and_shown() -> None:
+    """A sentence with a sign in the colour of problems; the key filters by them, then by nothing."""
+    async with on_host(LEAK) as run:
+        (line,) = strip(run)
+        assert line == "! ▲ leaker leaves 10,000 connections open that their peers have closed  for 1 s"
+        assert shown(run).findings.size.height == 1
+        assert shown(run).findings._line(0, 160)[2].role is Role.BAD
+        assert "fine" in processes(shown(run))
+        await press(run, "exclamation_mark")
+        assert filter_text(run) == f"{RULES['CLOSE_WAIT'].filter} and pid=1"
+        assert f"/ {filter_text(run)}   10,000 of 10,001   Esc clears" in shown(run).third_line.text
+        assert processes(shown(run)) == {"leaker"}
+        await press(run, "exclamation_mark")
+        assert filter_text(run) == ""
+        assert strip(run) == [line]
+
+
+async def test_the_key_goes_from_finding_to_finding() -> None:
+    """The worst first, a listener too, though listeners are not shown otherwise; after the last, all rows."""
+    async with on_host(ALL_BUT_LEAK) as run:
+        lines = strip(run)
+        assert [line.split("▲ ")[1].split()[0] for line in lines] == ["payapi", "stuck", "warning:"]
+        for process in ("payapi", "stuck", "lossy"):
+            await press(run, "exclamation_mark")
+            assert processes(shown(run)) == {process}
+            assert strip(run) == lines
+        await press(run, "exclamation_mark")
+        assert filter_text(run) == ""
+        assert processes(shown(run)) == {"stuck", "lossy", "fine"} | {"payapi"}
+
+
+async def test_at_most_three_findings_are_shown() -> None:
+    """The last line counts those below it, and names the key of the lens that lists them."""
+    async with on_host(FOUR) as run:
+        assert len(strip(run)) == 3
+        assert strip(run)[2].endswith("new  +1 more 0")
+        await press(run, "0")
+        screen = shown(run)
+        assert (screen.lens.id, screen.table.name, strip(run)) == ("findings", "findings", [])
+        assert [line.split()[0] for line in text_of(screen.rows)[1:5]] == ["problem"] * 3 + ["warning"]
+
+
+async def test_the_key_opens_the_chosen_finding_of_the_list() -> None:
+    """In its lens; its details say what to try."""
+    async with on_host(FOUR) as run:
+        await press(run, "0", "down", "down", "right")
+        assert "what they stopped on" not in shown(run).details.text
+        assert "WHAT TO TRY" in shown(run).details.text.upper()
+        await press(run, "exclamation_mark")
+        assert (shown(run).lens.id, processes(shown(run))) == ("connections", {"leaker"})
+
+
+async def test_without_findings_nothing_is_said() -> None:
+    """They take no line, and the key says that there is none and leaves the filter as it is."""
+    async with on_host(CALM) as run:
+        assert strip(run) == []
+        assert shown(run).findings.size.height == 0
+        await press(run, "slash", *"fine", "enter", "exclamation_mark")
+        assert filter_text(run) == "fine"
+        assert [note.message for note in run[0].app._notifications] == [
+            "no findings; lens 0 shows what is watched"
+        ]
+
+
+async def test_a_finding_that_has_gone_is_kept_for_a_while() -> None:
+    """It says so; the key still leads to where it was, then to the next."""
+    later = [make_frame([LISTENER, WELL], None, seconds).now for seconds in (4.0, 20.0)]
+    first = ALL_BUT_LEAK[0]  # read twice: the findings lens attaches after the first reading
+    async with on_host([first, *ALL_BUT_LEAK, *later]) as run:
+        run[2].tick()
+        await run[0].pause()
+        payapi, *others = strip(run)
+        assert payapi.endswith("for 4 s")
+        assert [line.rsplit("  ", 1)[1] for line in others] == ["not for 3 s", "not for 3 s"]
+        run[2].tick()
+        await run[0].pause()
+        assert [line.split()[2] for line in strip(run)] == ["payapi"]
+
+
+async def test_findings_are_shown_in_every_lens() -> None:
+    """The key leads from another lens to the rows; its filter is in the box as if typed, and Esc removes it."""
+    async with on_host(ALL_BUT_LEAK) as run:
+        lines = strip(run)
+        await press(run, "5")
+        assert (shown(run).lens.id, strip(run)) == ("drops", lines)
+        await press(run, "exclamation_mark")
+        assert (shown(run).table.name, processes(shown(run))) == ("sockets", {"payapi"})
+        wanted = f"{RULES['accept queue full'].filter} and pid=2 and local_port=443"
+        await press(run, "slash")
+        assert shown(run).query_one(FilterBox).query_one(Input).value == wanted
+        await press(run, "escape", "escape")
+        assert filter_text(run) == ""
+
+
+async def test_a_click_on_a_finding_opens_it() -> None:
+    """On its sentence."""
+    async with on_host(ALL_BUT_LEAK) as run:
+        at = shown(run).findings.text.splitlines()[1].index("stuck")
+        await run[0].click("#findings", offset=(at + 3, 1))
+        assert processes(shown(run)) == {"stuck"}
+
+
+async def test_findings_do_not_move_while_frozen() -> None:
+    """The rows are of another moment."""
+    later = make_frame([WELL], None, 20.0).now
+    async with on_host([*ALL_BUT_LEAK, later]) as run:
+        lines = strip(run)
+        await press(run, "space")
+        run[2].tick()
+        await run[0].pause()
+        assert strip(run) == lines
+        await press(run, "space")
+        assert strip(run) == []
+
+
+@pytest.mark.parametrize("width", [40, 64, 80])
+async def test_a_sentence_is_cut_where_room_is_short(width: int) -> None:
+    """Its age and the number of others stay."""
+    async with on_host(FOUR, (width, 20)) as run:
+        lines = shown(run).findings.text.splitlines()
+        assert max(map(len, lines)) <= width
+        assert ("…" in lines[2]) == (width < 80)
+        assert lines[2].endswith("new  +1 more 0")
+
+
+async def test_the_help_says_what_findings_are() -> None:
+    """The help has the meaning, the threshold and the filter of each kind that the table's rows may be."""
+    async with on_host(CALM, (200, 50)) as run:
+        await press(run, "question_mark")
+        app = run[0].app
+        assert isinstance(app, NettopApp)
+        assert isinstance(app.screen, HelpDialog)
+        text = " ".join(app.screen.page.text.split())
+        assert "CLOSE_WAIT connections that the peer has closed" in text
+        assert f"Shown from 100 rows on, or 10 and growing: {RULES['CLOSE_WAIT'].filter}" in text
+        assert all(rule.filter in text for rule in SOCKETS.rules)

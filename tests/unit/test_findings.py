@@ -1,0 +1,511 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Findings: the rules' thresholds, their sentences, how long they last, and which one explains which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.query.filter import parse_filter
+from nettop.query.findings import GROUPS_MAX, KEPT_S, Finding, FindingTracker, find, parsed_rules, threshold
+from nettop.query.query import screen_query
+from nettop.query.view import View
+from nettop.snapshots import lenses
+from nettop.snapshots.bandwidth import INTERFACES
+from nettop.snapshots.connections import FAILURES, SOCKETS
+from nettop.snapshots.connections import LENS as CONNECTIONS
+from nettop.snapshots.drops import COUNTERS, PACKETS
+from nettop.snapshots.findings import CPUS, FINDINGS, LIMITS
+from nettop.snapshots.schema import Lens, Rule, Severity, Table
+from nettop.snapshots.services import SERVICES
+from nettop.snapshots.snapshot import Frame, Rows
+from tests.unit.build import TAKEN_NS, WALL_NS, Row, example_rows, make_frame
+
+ALL_RULES = [(lens, table, rule) for lens in lenses() for table in lens.tables for rule in table.rules]
+LISTENER = {
+    "state": "LISTEN",
+    "accept_queue": 0,
+    "backlog": 10,
+    "syn_queue": 0,
+    "process": "payapi",
+    "pid": 7,
+}
+BEFORE: Row = {
+    "process": "reportd",
+    "pid": 25406,
+    "netns": 1,
+    "send_queue": 0,
+    "bytes_acked": 500,
+    "bytes_received": 300,
+    "bytes_sent": 100,
+    "busy_us": 0,
+    "retransmits": 0,
+    "data_packets_sent": 0,
+    "drops": 3,
+    "cwnd": 10,
+    "packets_received": 0,
+    "mss": 1448,
+    "peer_window": 0,
+    "bytes_in_flight": 0,
+    "last_received_ms": 40_000,
+}
+WAITING = {**BEFORE, "process": None, "pid": None, "state": "ESTABLISHED", "last_sent_ms": 10_000}
+STUCK = {**BEFORE, "send_queue": 1, "busy_us": 950_000}
+GONE = {**STUCK, "peer_window": 9, "bytes_in_flight": 1, "last_received_ms": 2_000}
+UNREAD = {**BEFORE, "state": "ESTABLISHED", "receive_queue": 129_000}
+DATAGRAMS = {**BEFORE, "protocol": "udp", "state": "UNCONN", "drops": 2_803}
+RETRANSMITTING = {**BEFORE, "bytes_acked": 900, "retransmits": 10, "data_packets_sent": 900}
+BLACK_HOLE = {**BEFORE, "lost": 1, "cwnd": 1, "send_queue": 9_000, "packets_received": 1}
+
+
+def found(
+    now: list[Row], before: list[Row] | None = None, elapsed_s: float = 1.0, table: Table = SOCKETS
+) -> list[Finding]:
+    """Return the findings of one reading."""
+    frame = make_frame(now, before, elapsed_s, table=table)
+    return list(find(table, parsed_rules(CONNECTIONS, table), frame))
+
+
+def kinds(findings: Iterable[Finding]) -> list[str]:
+    """Return the kinds of findings."""
+    return [finding.rule.name for finding in findings]
+
+
+@pytest.mark.parametrize(
+    ("now", "kind"),
+    [
+        (LISTENER | {"accept_queue": 7}, None),
+        (WAITING, "never accepts"),
+        (WAITING | {"last_sent_ms": 9_999}, None),
+        (WAITING | {"process": "web", "pid": 3}, None),
+        (LISTENER | {"accept_queue": 0}, None),
+        (LISTENER | {"syn_queue": 7}, None),
+        (LISTENER | {"syn_queue": 8}, "SYN queue full"),
+        (LISTENER | {"syn_queue": None}, None),
+        # What a connection has in its queues is no backlog.
+        ({"receive_queue": 8, "send_queue": 10}, None),
+        (STUCK, "send queue stuck"),
+        (STUCK | {"bytes_acked": 501}, None),
+        (STUCK | {"busy_us": 400_000}, None),
+        (STUCK | {"send_queue": 0}, None),
+        (STUCK | {"busy_us": None}, None),
+        (RETRANSMITTING, "retransmitting"),
+        (RETRANSMITTING | {"retransmits": 9}, None),
+        (RETRANSMITTING | {"data_packets_sent": 1000, "bytes_sent": 1_000_000}, None),
+        # Few segments, but many of them lost.
+        (RETRANSMITTING | {"retransmits": 2, "data_packets_sent": 20}, "retransmitting"),
+        (RETRANSMITTING | {"retransmits": 1, "data_packets_sent": 20}, None),
+        (RETRANSMITTING | {"retransmits": 2, "data_packets_sent": 9}, None),
+        (UNREAD, "data unread"),
+        (UNREAD | {"receive_queue": 4095}, None),
+        (UNREAD | {"bytes_received": 301}, None),
+        (UNREAD | {"state": "CLOSE_WAIT"}, None),
+        (DATAGRAMS, "losing datagrams"),
+        (DATAGRAMS | {"drops": 3}, None),
+        (DATAGRAMS | {"protocol": "tcp", "state": "LISTEN"}, None),
+        (BLACK_HOLE, "path MTU black hole"),
+        (BLACK_HOLE | {"cwnd": 3}, None),
+        (BLACK_HOLE | {"bytes_acked": 501}, None),
+        (BLACK_HOLE | {"lost": 0}, None),
+        # Nothing comes back at all.
+        (BLACK_HOLE | {"packets_received": 0}, None),
+        ({**BEFORE, "data_packets_sent": 100, "mss": 535}, "small segments"),
+        ({**BEFORE, "data_packets_sent": 100, "mss": 536}, None),
+        ({**BEFORE, "data_packets_sent": 1000, "bytes_sent": 10_100}, "tiny sends"),
+        ({**BEFORE, "data_packets_sent": 999, "bytes_sent": 10_100}, None),
+        ({**BEFORE, "data_packets_sent": 1000, "bytes_sent": 100_100}, None),
+        # Long ago: nothing of it in the last interval.
+        ({**BEFORE, "bytes_acked": 501}, None),
+    ],
+)  # fmt: skip
+def test_a_row_is_a_finding_from_its_threshold_on(now: Row, kind: str | None) -> None:
+    """A little less, or what nobody measured, is none."""
+    assert kinds(found([now], [BEFORE])) == ([] if kind is None else [kind])
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (LISTENER | {"accept_queue": 8}, ["accept queue full"]),
+        (LISTENER | {"accept_queue": 11}, ["accept queue full"]),
+        (GONE, ["peer gone", "send queue stuck"]),
+        (GONE | {"peer_window": 0}, ["send queue stuck"]),
+        (GONE | {"last_received_ms": 1_999}, ["send queue stuck"]),
+    ],
+)
+def test_a_row_may_match_a_special_rule_and_a_general_one(now: Row, expected: list[str]) -> None:
+    """The special one, which explains the general one, comes first."""
+    assert kinds(found([now], [BEFORE])) == expected
+
+
+@pytest.mark.parametrize(
+    ("table", "before", "now", "sentence"),
+    [
+        (FAILURES, {"failed": 2, "failures": 2},
+         {"direction": "outbound", "reason": "no local port", "process": "fetcher", "remote_address": "10.91.0.2",
+          "port": 7005, "failed": 28, "failures": 28},
+         "fetcher cannot connect to 10.91.0.2:7005: no local port, 26/s"),
+        (FAILURES, {"failed": 0, "failures": 0},
+         {"direction": "inbound", "reason": "timed out", "port": 7040, "failed": 12, "failures": 12},
+         "12 connects/s to port 7040 of (unattributed) fail: timed out"),
+        (PACKETS, {"packets": 5},
+         {"reason": "NETFILTER_DROP", "process": "payapi", "port": 7008, "packets": 7, "place": "nft_do_chain"},
+         "a firewall here drops 2 packets/s for payapi :7008 (NETFILTER_DROP)"),
+        (PACKETS, {"packets": 5}, {"reason": "NETFILTER_DROP", "port": 7008, "packets": 7}, None),
+        (PACKETS, {"packets": 5}, {"reason": "NO_SOCKET", "protocol": "udp", "port": 53, "packets": 10},
+         "5 datagrams/s arrive at UDP port 53, where nobody listens"),
+        (PACKETS, {"packets": 5},
+         {"reason": "SOCKET_RCVBUFF", "severity": "trouble", "meaning": "receive buffer full", "packets": 6},
+         "1 packets/s are dropped: receive buffer full"),
+        (COUNTERS, {"packets": 5}, {"name": "TcpExtListenOverflows", "namespace": "own", "packets": 6},
+         "1 handshakes/s are dropped because an accept queue is full in namespace own"),
+        (COUNTERS, {"packets": 5}, {"name": "TcpExtTCPReqQFullDoCookies", "packets": 305},
+         "300 SYNs/s meet a full SYN queue: a flood, or answers that are lost"),
+        (COUNTERS, {"packets": 5}, {"name": "Udp6RcvbufErrors", "packets": 6},
+         "1 UDP datagrams/s are dropped because a receive buffer is full"),
+        (COUNTERS, {"packets": 5}, {"name": "UdpNoPorts", "packets": 9}, None),
+        (INTERFACES, {"errors": 5}, {"errors": 6, "interface": "eth0"}, "eth0 has 1 receive or send errors/s"),
+        (INTERFACES, {"drops_sent": 0, "drops_received": 0},
+         {"drops_sent": 10, "drops_received": 0, "interface": "eth0"},
+         "eth0 drops 0 received and 10 sent packets/s"),
+        (INTERFACES, {"bytes_received": 0, "bytes_sent": 0, "capacity": 0},
+         {"bytes_received": 91, "bytes_sent": 5, "capacity": 100, "interface": "eth0"},
+         "eth0 is almost full: 91.0% in, 5.0% out"),
+        (INTERFACES, {}, {"state": "unplugged", "link_ups": 1, "kind": "ether", "interface": "eth0",
+                          "namespace": "web"}, "eth0 in web has lost its link"),
+        (INTERFACES, {}, {"state": "unplugged", "link_ups": 0, "kind": "ether", "interface": "eth0"}, None),
+        (LIMITS, {}, {"resource": "conntrack entries", "used": 209_716, "limit": 262_144, "when_full": "new ones drop"},
+         "conntrack entries: 209,716 of 262,144 in use; once full, new ones drop"),
+        (LIMITS, {}, {"resource": "conntrack entries", "used": 209_715, "limit": 262_144, "when_full": "x"}, None),
+        (CPUS, {"dropped": 0}, {"cpu": 3, "dropped": 5}, "CPU 3 drops 5 received packets/s: its backlog is full"),
+        (CPUS, {"softirq_ns": 0, "elsewhere_ns": 0}, {"cpu": 3, "softirq_ns": 920_000_000, "elsewhere_ns": 30_000_000},
+         "CPU 3 spends 92.0% of its time in softirqs, the others 3.00%"),
+        (CPUS, {"softirq_ns": 0, "elsewhere_ns": 0}, {"cpu": 3, "softirq_ns": 920_000_000, "elsewhere_ns": 500_000_000}, None),
+        (SERVICES, {}, {"speed": "stuck", "side": "served", "process": "webapp", "address": "0.0.0.0", "port": 7020,
+                        "oldest": 2_000_000_000, "waiting": 3},
+         "webapp 0.0.0.0:7020 has not answered a request for 2.00 s; 3 wait"),
+        (SERVICES, {}, {"speed": "slower", "side": "used", "process": "nginx", "address": "10.0.0.1", "port": 7020,
+                        "recent_p99": 1_500_000_000, "usual_p99": 800_000},
+         "nginx gets answers of 10.0.0.1:7020 in 1.50 s, 800 µs before"),
+    ],
+)  # fmt: skip
+def test_sentences(table: Table, before: Row, now: Row, sentence: str | None) -> None:
+    """A finding names who, where and how much; a row below the threshold, or without an owner, is none."""
+    counted = dict.fromkeys(("id",), 0)
+    del counted
+    findings = found([now], [now | before], table=table)
+    assert [finding.sentence for finding in findings] == ([] if sentence is None else [sentence])
+
+
+def test_the_other_end_of_a_connection_is_named() -> None:
+    """Both ends of a connection on this host know each other; elsewhere, that part of the sentence is left out."""
+    reader = UNREAD | {
+        "local_address": "10.0.3.7",
+        "local_port": 7000,
+        "remote_address": "10.0.3.7",
+        "remote_port": 60_968,
+    }
+    writer = {**BEFORE, "process": "ordersvc", "pid": 8, "local_address": "10.0.3.7", "local_port": 60_968,
+              "remote_address": "10.0.3.7", "remote_port": 7000}  # fmt: skip
+    (alone,) = found([reader], [reader])
+    assert alone.sentence == "reportd has not read 129 kB from 10.0.3.7:60968 for 40.0 s"
+    (both,) = found([reader, writer], [reader, writer])
+    assert both.sentence == f"{alone.sentence}; ordersvc waits for it"
+    assert both.advice == "see what reportd 25406 does instead: ps, its log, cat /proc/25406/stack"
+
+
+def test_values_that_differ_are_counted() -> None:
+    """A finding of several rows names one of their peers, the largest queue, and how many others there are."""
+    rows = [UNREAD | {"remote_port": 5000 + n, "receive_queue": 100_000 + n * 1000} for n in range(3)]
+    (finding,) = found(rows, rows)
+    assert finding.sentence.startswith("reportd has not read 102 kB from 203.0.113.9:5000 and 2 more for")
+    assert finding.rows == 3
+
+
+def test_all_is_well_on_a_quiet_host() -> None:
+    """Without changed rows, or before two readings, nothing is found."""
+    rows = example_rows(60)
+    assert found(rows, rows) == []
+    assert found(rows) == []
+    assert found([STUCK, RETRANSMITTING]) == []
+
+
+def close_wait(number: int) -> list[Row]:
+    """Return `number` connections closed only by the peer, and a healthy one."""
+    return [*({"state": "CLOSE_WAIT", "process": "leaker", "pid": 4} for _ in range(number)), {"id": 100_000}]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_found"),
+    [
+        (0, 9, False),
+        (9, 10, True),
+        (10, 10, False),
+        (11, 10, False),
+        (99, 99, False),
+        (100, 100, True),
+        (130, 100, True),
+    ],
+)
+def test_close_wait_counts_where_it_grows_or_is_much(before: int, now: int, *, is_found: bool) -> None:
+    """A busy server always has some; more each time are never closed."""
+    findings = found(close_wait(now), close_wait(before), 2.0)
+    assert [finding.rows for finding in findings] == ([now] if is_found else [])
+
+
+def test_much_close_wait_counts_from_the_first_reading_on() -> None:
+    """Whether it grows is not known yet."""
+    (finding,) = found(close_wait(10_000))
+    assert finding.sentence == "leaker leaves 10,000 connections open that their peers have closed"
+
+
+def test_a_short_interval_says_nothing_of_a_stuck_queue() -> None:
+    """The round trip may take longer; a reading that is a little early still counts."""
+    assert found([STUCK | {"busy_us": 200_000}], [BEFORE], elapsed_s=0.2) == []
+    assert kinds(found([STUCK], [BEFORE], elapsed_s=0.95)) == ["send queue stuck"]
+
+
+def test_findings_are_told_apart_by_what_they_are_about() -> None:
+    """One for each process; with too many, they are told apart by less, and no row is left out."""
+    few = [UNREAD | {"pid": n, "process": f"p{n}"} for n in range(GROUPS_MAX)]
+    assert len(found(few, few)) == GROUPS_MAX
+    many = [UNREAD | {"pid": n, "process": "worker"} for n in range(100)]
+    (finding,) = found(many, many)
+    assert (finding.rows, finding.process) == (100, "worker")
+    different = [UNREAD | {"pid": n, "process": f"p{n}"} for n in range(100)]
+    (finding,) = found(different, different)
+    assert (finding.rows, finding.process) == (100, None)
+    assert finding.sentence.startswith("p0 and 99 more has not read")
+
+
+# --- over time ----------------------------------------------------------------------------------------------------
+
+
+class Readings:
+    """Readings of one lens, a second apart, and the rows of findings after each."""
+
+    def __init__(self) -> None:
+        self.tracker = FindingTracker()
+        self.second = 0
+
+    def add(self, *frames: tuple[Lens, Frame]) -> list[Row]:
+        """Return the findings after one more second, in order of rank."""
+        self.second += 1
+        rows = self.tracker.update(frames, TAKEN_NS + self.second * 10**9, WALL_NS + self.second * 10**9)
+        return listed(rows)
+
+    def sockets(self, now: list[Row], before: list[Row] | None = None) -> list[Row]:
+        """Add a reading of the sockets."""
+        return self.add((CONNECTIONS, make_frame(now, now if before is None else before)))
+
+
+def listed(rows: Rows) -> list[Row]:
+    """Return all findings, also those that another one explains, by rank."""
+    frame = make_frame([], lens="findings", table=FINDINGS)
+    frame = replace(frame, now=replace(frame.now, tables={FINDINGS.name: rows}))
+    view = View(frame, replace(screen_query(FINDINGS), all_rows=True))
+    columns = (view.values(field.name, view.order) for field in FINDINGS.fields)
+    names = [field.name for field in FINDINGS.fields]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def test_a_finding_is_raised_at_once_and_kept_for_a_while() -> None:
+    """It keeps its ID and its beginning; ten seconds after it was last seen, it is dropped."""
+    readings = Readings()
+    (first,) = readings.sockets([UNREAD])
+    assert (first["lasted"], first["unseen"], first["rank"]) == (0, 0, 1)
+    (second,) = readings.sockets([UNREAD | {"receive_queue": 200_000}])
+    assert (second["id"], second["since"], second["lasted"]) == (first["id"], first["since"], 10**9)
+    assert "200 kB" in second["finding"]
+    for second_gone in range(1, int(KEPT_S) + 1):
+        (kept,) = readings.sockets([BEFORE])
+        assert (kept["lasted"], kept["unseen"]) == (10**9, second_gone * 10**9)
+    assert readings.sockets([BEFORE]) == []
+
+
+def test_a_finding_that_comes_back_in_time_goes_on() -> None:
+    """Its beginning stays."""
+    readings = Readings()
+    (first,) = readings.sockets([UNREAD])
+    readings.sockets([BEFORE])
+    (back,) = readings.sockets([UNREAD])
+    assert (back["since"], back["lasted"], back["unseen"]) == (first["since"], 2 * 10**9, 0)
+
+
+def test_some_findings_are_raised_only_after_a_while() -> None:
+    """Rows must match all the time until then: a single pause begins anew."""
+    readings = Readings()
+    tiny = {**BEFORE, "data_packets_sent": 1000, "bytes_sent": 10_100}
+    assert [readings.sockets([tiny], [BEFORE]) for _ in range(2)] == [[], []]
+    assert readings.sockets([BEFORE]) == []
+    assert [kinds_of(readings.sockets([tiny], [BEFORE])) for _ in range(3)] == [[], [], ["tiny sends"]]
+
+
+def test_a_connect_that_fails_again_is_a_finding() -> None:
+    """A single one is not; the second may come several seconds later, but not a minute."""
+    failing = {"direction": "outbound", "reason": "refused", "failed": 6, "failures": 6}
+    once = CONNECTIONS, make_frame([failing], [failing | {"failed": 5, "failures": 5}], table=FAILURES)
+    never = CONNECTIONS, make_frame([failing], [failing], table=FAILURES)
+    for pause, kinds_found in ((9, ["connects fail"]), (11, [])):
+        readings = Readings()
+        assert readings.add(once) == []
+        assert [readings.add(never) for _ in range(pause)] == [[]] * pause
+        assert kinds_of(readings.add(once)) == kinds_found
+
+
+def kinds_of(rows: list[Row]) -> list[str]:
+    """Return the kinds of rows of findings."""
+    return [row["kind"] for row in rows]
+
+
+def test_a_frame_is_evaluated_once() -> None:
+    """If its lens was not read again, its findings are still seen."""
+    readings = Readings()
+    frame = make_frame([UNREAD], [UNREAD])
+    readings.add((CONNECTIONS, frame))
+    ((row),) = readings.add((CONNECTIONS, frame))
+    assert (row["lasted"], row["unseen"]) == (10**9, 0)
+
+
+def test_a_cause_explains_what_follows_from_it() -> None:
+    """A full listener explains the failing connects to its port, and these are no finding of their own; connects to
+    another port are.
+    """
+    full = LISTENER | {"accept_queue": 11, "local_port": 7003}
+    failure = {"direction": "outbound", "reason": "timed out", "process": "web", "remote_address": "10.0.0.2",
+               "failed": 9, "failures": 9}  # fmt: skip
+    before = [failure | {"port": port, "failed": 5, "failures": 5, "id": port} for port in (7003, 7004)]
+    now = [failure | {"port": port, "id": port} for port in (7003, 7004)]
+    frame = make_frame([full], [full])
+    failing = make_frame(now, before, table=FAILURES)
+    both = replace(frame, now=replace(frame.now, tables={**frame.now.tables, **failing.now.tables}))
+    assert failing.before is not None
+    assert frame.before is not None
+    both = replace(
+        both, before=replace(frame.before, tables={**frame.before.tables, **failing.before.tables})
+    )
+    readings = Readings()
+    readings.add((CONNECTIONS, both))
+    rows = readings.add((CONNECTIONS, both))
+    by_kind = {(row["kind"], row["filter"]): row for row in rows}
+    listener = next(row for row in rows if row["kind"] == "accept queue full")
+    causes = {row["finding"].split(":")[1]: row["cause"] for row in rows if row["kind"] == "connects fail"}
+    assert len(by_kind) == 3
+    assert causes == {"7003": listener["id"], "7004": None}
+    assert listener["explains"] == "web cannot connect to 10.0.0.2:7003: timed out, 4/s"
+
+
+def test_the_same_port_elsewhere_is_another_matter() -> None:
+    """Two readers that are stuck explain their own writers only, though both listen on the same port."""
+
+    def ends(netns: int, client_port: int) -> list[Row]:
+        common = {"netns": netns, "state": "ESTABLISHED"}
+        local, remote = ("local_port", "remote_port")
+        reader = (
+            UNREAD | common | {"pid": netns, local: 7000, remote: client_port, "remote_address": "10.0.3.7"}
+        )
+        writer = STUCK | common | {"process": "ordersvc", "pid": netns + 100, local: client_port, remote: 7000,
+                                   "remote_address": "10.0.3.7"}  # fmt: skip
+        return [reader, writer]
+
+    now = [*ends(1, 5001), *ends(2, 5002)]
+    rows = Readings().sockets(now, [row | {"busy_us": 0} for row in now])
+    readers = {row["netns"]: row["id"] for row in rows if row["kind"] == "data unread"}
+    writers = {row["netns"]: row["cause"] for row in rows if row["kind"] == "send queue stuck"}
+    assert writers == readers
+
+
+def test_problems_come_before_hints() -> None:
+    """Then those still seen, in the order of the rules."""
+    tiny = {**BEFORE, "id": 9, "pid": 9, "data_packets_sent": 1000, "bytes_sent": 10_100}
+    readings = Readings()
+    before = [BEFORE, BEFORE | {"id": 9, "pid": 9}]
+    readings.sockets([UNREAD, tiny], before)
+    readings.sockets([BEFORE, tiny], before)
+    rows = readings.sockets([STUCK | {"pid": 3}, tiny], before)
+    assert kinds_of(rows) == ["send queue stuck", "data unread", "tiny sends"]
+    assert [row["severity"] for row in rows] == ["problem", "problem", "hint"]
+
+
+some = st.one_of(st.none(), st.integers(0, 12))
+rows_of_any_kind = st.lists(
+    st.fixed_dictionaries(
+        {
+            "process": st.sampled_from([None, "web", 'o"dd']),
+            "local_port": st.sampled_from([443, 80]),
+            "protocol": st.sampled_from(["tcp", "udp"]),
+            "state": st.sampled_from(
+                ["ESTABLISHED", "CLOSE_WAIT", "LISTEN", "SYN_RECV", "TIME_WAIT", "UNCONN", None]
+            ),
+            "receive_queue": st.sampled_from([None, 0, 5_000]),
+            "drops": some,
+            **dict.fromkeys(("accept_queue", "send_queue", "syn_queue", "bytes_acked"), some),
+            "backlog": st.one_of(st.none(), st.integers(0, 12)),
+            "busy_us": st.sampled_from([None, 0, 950_000]),
+            "retransmits": st.sampled_from([None, 0, 9, 12]),
+            "data_packets_sent": st.sampled_from([None, 0, 20, 5_000]),
+            "bytes_sent": st.sampled_from([None, 0, 900_000]),
+            "id": st.integers(1, 20),
+        }
+    ),
+    max_size=20,
+    unique_by=lambda row: row["id"],
+)
+
+
+@given(rows_of_any_kind, rows_of_any_kind)
+def test_the_filter_of_a_finding_shows_its_rows(now: list[Row], before: list[Row]) -> None:
+    """Without --all, as many rows as the finding counts, whatever the table shows by default."""
+    frame, query = make_frame(now, before), screen_query(SOCKETS)
+    rules = [
+        replace(each, rule=replace(each.rule, min_rows=1)) for each in parsed_rules(CONNECTIONS, SOCKETS)
+    ]
+    for finding in find(SOCKETS, rules, frame):
+        shown = View(frame, replace(query, filter=parse_filter(SOCKETS, finding.filter)))
+        at = shown.order
+        assert finding.rows == (~shown.gone[at] & ~shown.rest[at]).sum()
+
+
+# --- the rules ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("lens", "table", "rule"), ALL_RULES, ids=lambda value: getattr(value, "name", ""))
+def test_each_rule_is_sound(lens: Lens, table: Table, rule: Rule) -> None:
+    """Its filter and the columns that tell its findings apart exist, and so do the kinds that explain it."""
+    parse_filter(table, rule.filter)
+    assert set(rule.by) <= {field.name for field in table.stored}
+    others = {other.name for _, _, other in ALL_RULES}
+    assert set(rule.explained_by) <= others - {rule.name}
+    view, wanted = rule.proof
+    if view:
+        shown = next(each for each in lenses() if each.id == view)
+        parse_filter(shown.main, wanted)
+    assert lens.id
+
+
+def test_kinds_have_one_meaning_each() -> None:
+    """No two rules share a name, and none explains itself, not even through others."""
+    explained_by = {rule.name: rule.explained_by for _, _, rule in ALL_RULES}
+    assert len(explained_by) == len(ALL_RULES)
+    for name, causes in explained_by.items():
+        seen, following = set(), list(causes)
+        while following:
+            cause = following.pop()
+            assert cause != name
+            if cause not in seen:
+                seen.add(cause)
+                following += explained_by[cause]
+
+
+def test_thresholds_in_words() -> None:
+    """They are those in the help and the documents."""
+    rule = Rule("x", "state=CLOSE", "says", "what it means", "advice", min_rows=1000, min_growing_rows=10,
+                min_interval_s=0.5, after_s=2)  # fmt: skip
+    expected = "from 1,000 rows on, or 10 and growing, after 2 s, if the interval is 0.5 s or more"
+    assert threshold(rule) == expected
+    assert threshold(Rule("x", "", "", "", "")) == "at once"
+    assert Severity.PROBLEM is rule.severity
