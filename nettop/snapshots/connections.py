@@ -92,6 +92,11 @@ GRACEFUL = frozenset({CLOSED_BY_US, CLOSED_BY_PEER, CLOSED_BY_BOTH})
 RESETS = (errno.ECONNRESET, RESET_BY_US)
 """Resets by either side."""
 
+PATH_LOSS_ABOVE = 0.001
+"""Share of retransmitted data segments above which loss, not the window, limits a connection: at a round-trip time of
+50 ms it alone keeps a flow below 9 Mb/s (Mathis et al., The Macroscopic Behavior of the TCP Congestion Avoidance
+Algorithm, 1997)."""
+
 _FIELDS = (
     Field("id", Kind.KEY, "ID", "the kernel's socket cookie, never reused", "u8", width=12, importance=3),
     Field("protocol", Kind.ENUM, "PROTO", "transport protocol; the subflows of an MPTCP socket are tcp", "u2", width=5,
@@ -169,8 +174,9 @@ _FIELDS = (
           "bytes/s", 10, 24, "rate_delivered × mss_cache ÷ rate_interval_us"),
     Field("limited_by", Kind.ENUM, "LIMITED BY",
           "what mostly kept it from sending more since the previous reading: the receiver's window, the send buffer, "
-          "the congestion window (path loss: if more than 0.1% of the data segments were retransmitted), or the "
-          "application, which had nothing to send", "u1", width=11, importance=43, labels=LIMITS),
+          f"the congestion window (path loss: if more than {PATH_LOSS_ABOVE:.1%} of the data segments were "
+          "retransmitted), or the application, which had nothing to send", "u1", width=11, importance=43,
+          labels=LIMITS),
     Field("limited_share", Kind.GAUGE, "LIMITED", "share of the time that this limit applied", "f8", "ratio", 7, 34),
     Field("busy_us", Kind.COUNTER, "BUSY", "time with data not yet sent or acknowledged", "u8", "us", 9, 13,
           "chrono_stat[0] + [1] + [2]"),
@@ -238,11 +244,6 @@ def _top(name: str, rows: str = "") -> Metrics:
 
 RETRANSMITS_WARN_ABOVE = 0.01
 """Above 1 % of retransmitted data segments, TCP's throughput visibly suffers."""
-
-PATH_LOSS_ABOVE = 0.001
-"""Share of retransmitted data segments above which loss, not the window, limits a connection: at a round-trip time of
-50 ms it alone keeps a flow below 9 Mb/s (Mathis et al., The Macroscopic Behavior of the TCP Congestion Avoidance
-Algorithm, 1997)."""
 
 _ACCEPT_QUEUE_FULL, _SYN_QUEUE_FULL = "accept_queue_use>=80%", "syn_queue_use>=80%"
 

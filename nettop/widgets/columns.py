@@ -130,12 +130,11 @@ def as_rates(table: Table, name: str) -> str:
 def _with_filtered(table: Table, columns: list[Column], filtered: Sequence[str]) -> list[Column]:
     """Add the columns that a filter compares, in rates or totals like the others; all of them are dropped late."""
     shown, rates = _shown(table, columns), _are_rates(columns)
-    missing = dict.fromkeys(as_totals(table, name) for name in filtered)
-    added = [as_rates(table, name) if rates else name for name in missing if name not in shown]
-    kept = {as_totals(table, name) for name in filtered}
+    compared = dict.fromkeys(as_totals(table, name) for name in filtered)
+    added = [as_rates(table, name) if rates else name for name in compared if name not in shown]
     return [
         replace(column, field=replace(column.field, importance=max(column.field.importance, _FILTERED)))
-        if as_totals(table, column.name) in kept
+        if as_totals(table, column.name) in compared
         else column
         for column in (*columns, *(_column(table, name) for name in added))
     ]

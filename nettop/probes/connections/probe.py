@@ -357,16 +357,15 @@ class Connections(Probe):
         return owners | {"User": user_name(int(row["uid"][0]))} | self._other_end(row)
 
     def _other_end(self, row: Array) -> dict[str, str]:
+        """Return the process at the connection's other end, and what it has not read."""
         other = other_end(row, self._last)
         if len(other) != 1:
             return {}
-        texts, (code,), (pid,) = self.table.processes.texts()["process"], other["process"], other["pid"]
+        texts, (code,) = self.table.processes.texts()["process"], other["process"]
         name = texts[code] if code < len(texts) else NO_OWNER
-        unread = int(other["receive_queue"][0]) if known(other["receive_queue"]).all() else 0
-        return {
-            "Other end": (f"{name} {pid}" if known(other["pid"]).all() else name)
-            + (f", which has {human(unread, 'bytes')} unread" if unread else "")
-        }
+        who = " ".join([name, *map(str, other["pid"][known(other["pid"])])])
+        unread = sum_of(other["receive_queue"])
+        return {"Other end": f"{who}, which has {human(unread, 'bytes')} unread" if unread else who}
 
     def capabilities(self) -> frozenset[int]:
         """Return the capabilities that reading needs; see nettop.snapshots.source.PrivilegedSource."""

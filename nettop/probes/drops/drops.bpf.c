@@ -29,10 +29,6 @@ BPF_TABLE("percpu_hash", struct kind, struct count, counted, KINDS_MAX);
 BPF_PERCPU_ARRAY(untracked, u64, 1);
 // Ports read from headers since the last reading, which clears them: a scan of all ports must not fill the
 // map.
-struct header_ports {
-  u64 seen[65536 / 64];
-  u32 count;
-};
 BPF_ARRAY(header_ports, struct header_ports, 1);
 
 // A packet's `dev` shares its memory with other members (a red-black node in TCP's queues, UDP's scratch

@@ -76,7 +76,6 @@ megabyte in all on two CPUs."""
 HEADER_PORTS_MAX = KINDS_MAX // 8
 """Ports of packets without a socket that are told apart between two readings; further ones have no port."""
 
-_HEADER_PORTS_BYTES = (1 << 16) // 8 + 8
 _PROTOCOL_UNKNOWN = 255
 _UNKNOWN = np.iinfo(np.uint32).max
 _NO_SEVERITY = np.iinfo(np.uint8).max
@@ -98,6 +97,11 @@ KIND = np.dtype(
 this machine. It has no padding, because numpy would not copy it."""
 
 COUNT = np.dtype([("packets", "u8"), ("bytes", "u8")])
+
+_HEADER_PORTS = np.dtype([("seen", f"({(1 << 16) // 64},)u8"), ("count", "u8")])
+"""The ports read from headers since the last reading: a bit each, and their number."""
+
+_STRUCTS = {"kind": KIND, "count": COUNT, "header_ports": _HEADER_PORTS}
 
 _SKB = ("dev", "sk", "len", "protocol", "head", "network_header", "skb_iif", "_skb_refdst")
 _SOCK_COMMON = ("skc_net", "skc_family", "skc_state", "skc_num")
@@ -153,7 +157,7 @@ def program_text(
     }
     return ProgramText(
         sources=(str(Path(__file__).with_name("drops.bpf.c")),),
-        header="#include <linux/types.h>\n" + row_header("kind", KIND) + row_header("count", COUNT),
+        header="#include <linux/types.h>\n" + "".join(map(row_header, _STRUCTS, _STRUCTS.values())),
         slices=_SLICES,
         functions=with_types([PROGRAM]),
         maps=("counted", "untracked", "header_ports"),
@@ -185,7 +189,7 @@ class DropCount:
 
     def read(self) -> tuple[Array, Array]:
         """Return every kind of drop so far, and its counts summed over all CPUs. From now on, new ports are named."""
-        bpf.set_element(self.program.maps["header_ports"], bytes(4), bytes(_HEADER_PORTS_BYTES))
+        bpf.set_element(self.program.maps["header_ports"], bytes(4), bytes(_HEADER_PORTS.itemsize))
         each = np.dtype((COUNT, (maps.possible_cpus(),)))
         kinds, counts = maps.read_all(self.program.maps["counted"], KIND, each)
         totals = np.zeros(len(kinds), COUNT)
