@@ -114,17 +114,17 @@ class View(Columns):
 
     # --- totals -----------------------------------------------------------------------------------------
 
-    def total(self, name: str, at: Index) -> float | None:
+    def total(self, name: str, at: Index, *, with_closed: bool = False) -> float | None:
         """Return the sum of a column's known values in the rows at `at`; None if none is known.
 
         Ended rows are part of per-interval sums, and of cumulative ones through the rest; rows that disappeared without
-        last values are in neither. There is no per-interval sum if the interval was covered only in part. Rows included
-        in another one of these rows count once. The total of a ratio is the ratio of the sums, that of a quantile the
-        quantile of the merged histograms. A histogram has none.
+        last values are in neither; `with_closed` adds both to every sum. There is no per-interval sum if the interval
+        was covered only in part. Rows included in another one of these rows count once. The total of a ratio is the
+        ratio of the sums, that of a quantile the quantile of the merged histograms. A histogram has none.
         """
         field = self.table.by_name.get(name)
         if field is not None and field.kind is Kind.RATIO:
-            over, under = (self.total(part, at) for part in field.parts)
+            over, under = (self.total(part, at, with_closed=with_closed) for part in field.parts)
             ratio = over / under if over is not None and under else None
             return min(ratio, 1.0) if ratio is not None and field.share else ratio
         if field is not None and field.kind is Kind.HISTOGRAM:
@@ -136,7 +136,7 @@ class View(Columns):
         if is_difference and not self.is_whole and counted.kind in (Kind.COUNTER, Kind.SUM):
             return None
         listed = self.with_last_values if is_difference else len(self.now)
-        if listed < self.size:
+        if listed < self.size and not with_closed:
             at = at[(at < listed) | self.rest[at]]
         if field is not None and field.kind is Kind.QUANTILE:
             return self._merged_quantile(field, at)

@@ -39,6 +39,7 @@ SIGNS = (
     ("▸", "the selected line; when the order changes, another row takes its place"),
     ("◆", "the followed row; it stays selected and visible when the order changes"),
     ("×", "a row that is gone (closed, ended); it disappears at the next refresh"),
+    ("× curl: 340 closed", "closed rows of one process, more than a dozen, and their sums; → lists its rows"),
     ("▲ 3.1%  ▲ fail", "a value above its threshold; a failure"),
     ("RATE █", "what a row sends, then what it receives; the largest row's bar is full"),
     ("peak ↑ ▁▅█", "the totals of the last two minutes; the highest column is the amount after them"),

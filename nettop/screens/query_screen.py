@@ -176,7 +176,7 @@ class QueryScreen(TableScreen, inherit_bindings=False):
             wanted = tuple(chosen.get(name) for name in names)
             if None in wanted or not all(name in self.table.by_name for name in names):
                 continue
-            rows = list(zip(*(view.values(name, view.order) for name in names), strict=True))
+            rows = list(zip(*(view.values(name, self.rows.order) for name in names), strict=True))
             if wanted in rows and (self.rows.at is None or rows[self.rows.at] != wanted):
                 self.rows.choose(rows.index(wanted))
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Field, Kind
 from nettop.widgets.blocks import bar_parts, sparkline
-from nettop.widgets.columns import Column, declared
+from nettop.widgets.columns import GAP, Column, declared
 from nettop.widgets.durations import rebin
 from nettop.widgets.text import elide_end, elide_middle, fit
 from nettop.widgets.themes import Role
@@ -27,7 +28,7 @@ _UNLIMITED = 10_000
 """A width large enough for any text."""
 _NUMBERS = frozenset({Kind.RATIO, Kind.COUNTER, Kind.SUM, Kind.GAUGE, Kind.QUANTILE})
 
-_SUMMED = frozenset({Kind.COUNTER, Kind.RATIO, Kind.SUM, Kind.QUANTILE})
+SUMMED = frozenset({Kind.COUNTER, Kind.RATIO, Kind.SUM, Kind.QUANTILE})
 _BOLD = {Role.SENT: Role.TOTAL_SENT, Role.RECEIVED: Role.TOTAL_RECEIVED}
 
 Cell = tuple[str, Role]
@@ -277,20 +278,33 @@ def fit_endpoint(endpoint: str | None, width: int) -> str | None:
 def total_cells(view: View, columns: Sequence[Column]) -> list[Cell]:
     """Return the cells of the totals: the number of rows in the first, sums and overall ratios in the others."""
     at, count = view.order, int((~view.gone[view.order]).sum())
+    # A full table has evicted rows: its size is only a lower bound.
+    number = f"≥{count:,}" if view.is_full and count == view.size else f"{count:,}"
+    labels, width = (f"─ total {number}", f"─ {number}", number), columns[0].width
+    label = next((label for label in labels if len(label) <= width), number)
+    return [(fit(label, width, left=True), Role.TEXT), *_sums(view, columns[1:], partial(view.total, at=at))]
+
+
+def fold_cells(view: View, columns: Sequence[Column], at: Index, name: str) -> list[Cell]:
+    """Return the cells of closed rows with the same name in one line: their number up to the first sum, then sums."""
+    first = next((n for n, each in enumerate(columns) if n and each.field.kind in SUMMED), len(columns))
+    width = sum(column.width + GAP for column in columns[:first]) - GAP
+    ending = f": {len(at):,} closed"
+    label = elide_end(name, max(1, width - len(ending))) + ending
+    sums = _sums(view, columns[first:], partial(view.total, at=at, with_closed=True))
+    return [(text, Role.FAINT) for text in (fit(label, width, left=True), *(text for text, _ in sums))]
+
+
+def _sums(view: View, columns: Sequence[Column], total: Callable[[str], float | None]) -> list[Cell]:
+    """Return a cell for each column, blank if it has no total."""
     cells: list[Cell] = []
-    for n, column in enumerate(columns):
-        if n == 0:
-            # A full table has evicted rows: its size is only a lower bound.
-            number = f"≥{count:,}" if view.is_full and count == view.size else f"{count:,}"
-            labels = (f"─ total {number}", f"─ {number}", number)
-            label = next((label for label in labels if len(label) <= column.width), number)
-            cells.append((fit(label, column.width, left=True), Role.TEXT))
-        elif column.field.kind not in _SUMMED or not view.table.adds_up:
+    for column in columns:
+        if column.field.kind not in SUMMED or not view.table.adds_up:
             cells.append((" " * column.width, Role.DIM))
         elif column.name in view.missing:
             cells.append((fit(NOT_AVAILABLE, column.width, left=column.left), Role.FAINT))
         else:
-            amount = human(view.total(column.name, at), column.unit, column.width)
+            amount = human(total(column.name), column.unit, column.width)
             role = _BOLD.get(role_of(column.field), Role.TEXT)
             cells.append((fit(amount, column.width, left=column.left), role))
     return cells

@@ -6,7 +6,7 @@ One widget draws header, rows and total, so that a refresh repaints once and nev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +15,13 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
+from nettop.query.units import UNKNOWN
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.schema import Kind, Table
-from nettop.widgets.cells import Cell, RowFlags, RowStyle, bar_cells, column_cells, total_cells
+from nettop.widgets.cells import Cell, RowFlags, RowStyle, bar_cells, column_cells, fold_cells, total_cells
 from nettop.widgets.columns import Column, declared, plan
+from nettop.widgets.folds import fold_closed
 from nettop.widgets.lines import Scrollable
 from nettop.widgets.text import Span, fit, wrapped
 from nettop.widgets.themes import Background, Role
@@ -52,6 +54,9 @@ class LiveTable(Scrollable, can_focus=True):
         self.bars = True
         self.view: View | None = None
         self.order: Index = np.empty(0, np.intp)
+        self.folded_by = ""
+        """The column by whose texts closed rows are folded; "" lists them all."""
+        self.folds: Mapping[int, Index] = {}
         self.columns: tuple[Column, ...] = ()
         self.key: int | None = None
         self.at: int | None = None
@@ -73,7 +78,7 @@ class LiveTable(Scrollable, can_focus=True):
             pinned = self._key_at(self.view, self.top), 0
         self.view = view
         self.names = self.names if names is None else tuple(names)
-        self.order = view.order
+        self.order, self.folds = fold_closed(view, self.folded_by) if self.folded_by else (view.order, {})
         self._strips.clear()
         self._find_chosen()
         if pinned is not None and (at := self._place_of(pinned[0])) is not None:
@@ -83,7 +88,7 @@ class LiveTable(Scrollable, can_focus=True):
     def release_view(self) -> None:
         """Release the view and draw nothing until the next one; keep the selection."""
         self.view = None
-        self.order = np.empty(0, np.intp)
+        self.order, self.folds = np.empty(0, np.intp), {}
         self._strips.clear()
         self.redraw()
 
@@ -101,6 +106,11 @@ class LiveTable(Scrollable, can_focus=True):
     def chosen(self) -> Index:
         """Position of the selected row in the view as an index; empty without a selection."""
         return self.order[:0] if self.at is None else self.order[self.at : self.at + 1]
+
+    @property
+    def chosen_fold(self) -> Index | None:
+        """Positions of the rows of the selected fold; None if a row is selected, or nothing."""
+        return self.folds.get(int(self.chosen[0])) if len(self.chosen) else None
 
     def choose(self, at: int | None) -> None:
         """Select the row at position `at` of the order, or the nearest one."""
@@ -234,9 +244,15 @@ class LiveTable(Scrollable, can_focus=True):
         cells = [self._cells(view, column, index, flags) for column in self.columns]
         chosen = None if self.at is None or self.at >= len(self.order) else int(self.order[self.at])
         for n, place in enumerate(wanted):
-            on = place == chosen
-            self._strips[place, on] = self._strip([column[n] for column in cells], flags[n], chosen=on)
+            on, line = place == chosen, [column[n] for column in cells]
+            if place in self.folds:
+                line = [(cell,) for cell in self._fold_cells(view, self.folds[place])]
+            self._strips[place, on] = self._strip(line, flags[n], chosen=on)
         self.drawn += len(wanted)
+
+    def _fold_cells(self, view: View, at: Index) -> list[Cell]:
+        name = view.values(self.folded_by, at[:1])[0] or self.row_style.absent.get(self.folded_by, UNKNOWN)
+        return fold_cells(view, self.columns, at, name)
 
     def _cells(
         self, view: View, column: Column, at: Index, flags: Sequence[RowFlags]

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from nettop.query.batches import codes_of, concatenate_batches, recode
-from nettop.query.filter import parse_filter
+from nettop.query.filter import parse_filter, quote
 from nettop.query.joined_rows import JoinedRows
-from nettop.query.units import RATIO, human, plural, unit_of
+from nettop.query.units import RATIO, UNKNOWN, human, plural, unit_of
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.actions import Action
@@ -87,9 +87,36 @@ class ConnectionsScreen(LensScreen):
             self.closed_rows = self.closed.rows
         super().show_newest()
 
+    def make_view(self, frame: Frame) -> None:
+        """Apply the query to a frame. Closed rows are folded, except those that `x` keeps and those that → lists."""
+        lists_all = self.closed is not None or self.opened_from is not None
+        self.rows.folded_by = "" if lists_all else "process"
+        super().make_view(frame)
+
+    def draw_lines(self) -> None:
+        """Draw the lines above and below the body; → will list the rows of the selected fold's process."""
+        self.member_table = self.table if self.rows.chosen_fold is not None else None
+        super().draw_lines()
+
+    def draw_details(self) -> None:
+        """Draw the details of the selected row; a fold has none."""
+        fold = self.rows.chosen_fold
+        if self.details_open and fold is not None:
+            text = f"{len(fold):,} closed rows; ← closes these details, then → lists the rows"
+            self.details.show([(Span(text, Role.DIM),)])
+        else:
+            super().draw_details()
+
+    def member_filter(self, view: View, at: Index) -> str:
+        """Return the filter for the rows of a fold's process."""
+        (process,) = view.values("process", at)
+        return f"process={UNKNOWN if process is None else quote(process)}"
+
     def conditions(self) -> dict[str, Callable[[], bool]]:
         """Return the conditions of actions, including those only this table has."""
-        return super().conditions() | {
+        conditions = super().conditions()
+        return conditions | {
+            "copy": lambda: conditions["copy"]() and self.rows.chosen_fold is None,
             "keep_closed": self.is_shown,
             "copy_command": lambda: self.is_shown() and bool(self.commands()),
         }
@@ -107,7 +134,7 @@ class ConnectionsScreen(LensScreen):
 
     def commands(self) -> dict[str, str]:
         """Return the commands of other tools for the selected row."""
-        if self.view is None or self.rows.at is None:
+        if self.view is None or self.rows.at is None or self.rows.chosen_fold is not None:
             return {}
         return commands_for({name: self.view.values(name, self.rows.chosen)[0] for name in COLUMNS})
 
