@@ -62,14 +62,31 @@ def idle_where_zero(column: str, view: View, at: Index) -> list[RowFlags]:
     return flags_of(view, at, idle=is_zero(view, column, at))
 
 
+class Note(NamedTuple):
+    """A column that tells what a row is, unless it is `usual`.
+
+    Where it is not shown, its values stand in the `replaced` columns, in their `short` form where these are narrow.
+    """
+
+    column: str
+    usual: str
+    replaced: frozenset[str]
+    short: Mapping[str, str]
+
+    def texts(self, view: View, at: Index, width: int) -> list[str | None]:
+        """Return the values of the rows at `at`, shortened to `width`; None for the usual one."""
+        values = [None if value == self.usual else value for value in view.values(self.column, at)]
+        return [self.short.get(value, value) if value and len(value) > width else value for value in values]
+
+
 @dataclass(frozen=True)
 class RowStyle:
     """Style of a table's rows.
 
-    Mappings are by column: `absent` is the text of an unknown value, `warn_above` the threshold of a warning,
-    `failing` the sign put before the text in the row of a failure. `stale` columns are faint while a row is idle;
-    those in `keep_ends` are elided at their start. `flags` returns the flags of rows. `empty` says that there
-    are no rows, `lacking` what is not available.
+    Mappings are by column: `absent` is the text of an unknown value, `warn_above` the threshold of a warning, `failing`
+    the sign put before the text in the row of a failure. `stale` columns are faint while a row is idle; those in
+    `keep_ends` are elided at their start. `flags` returns the flags of rows, `note` tells unusual ones. `empty` says
+    that there are no rows, `lacking` what is not available.
     """
 
     absent: Mapping[str, str] = field(default_factory=dict)
@@ -78,6 +95,7 @@ class RowStyle:
     stale: frozenset[str] = frozenset()
     keep_ends: frozenset[str] = frozenset()
     flags: Callable[[View, Index], list[RowFlags]] | None = None
+    note: Note | None = None
     empty: str = "no rows"
     lacking: str = f"{NOT_AVAILABLE} here"
 
@@ -122,6 +140,17 @@ def column_cells(
             role = Role.FAINT if text is None or (stale and row.idle) or number == 0 else tone
             cells.append((_fitted(text, column), _subdued(role, row)))
     return cells
+
+
+def noted_cells(
+    cells: Sequence[Cell], column: Column, notes: Sequence[str | None], flags: Sequence[RowFlags]
+) -> list[Cell]:
+    """Return a column's cells with the note in its place in each open row that has one."""
+    noted = []
+    for cell, note, row in zip(cells, notes, flags, strict=True):
+        is_usual = note is None or row.gone
+        noted.append(cell if is_usual else (_fitted(note, column), _subdued(Role.DIM, row)))
+    return noted
 
 
 def whole_texts(view: View, columns: Sequence[Column], at: Index, row_style: RowStyle) -> list[list[str]]:

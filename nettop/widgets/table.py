@@ -19,7 +19,16 @@ from nettop.query.units import UNKNOWN
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.schema import Kind, Table
-from nettop.widgets.cells import Cell, RowFlags, RowStyle, bar_cells, column_cells, fold_cells, total_cells
+from nettop.widgets.cells import (
+    Cell,
+    RowFlags,
+    RowStyle,
+    bar_cells,
+    column_cells,
+    fold_cells,
+    noted_cells,
+    total_cells,
+)
 from nettop.widgets.columns import Column, declared, plan
 from nettop.widgets.folds import fold_closed
 from nettop.widgets.lines import Scrollable
@@ -260,7 +269,15 @@ class LiveTable(Scrollable, can_focus=True):
         """Return the cells of a column for the rows at `at`, each as pieces with their roles."""
         if column.bar and column.name not in view.missing:
             return bar_cells(view, column, at, flags)
-        return [(cell,) for cell in column_cells(view, column, at, flags, self.row_style)]
+        cells = column_cells(view, column, at, flags, self.row_style)
+        note = self.row_style.note
+        if note is not None and column.name in note.replaced and not self._shows(note.column):
+            cells = noted_cells(cells, column, note.texts(view, at, column.width), flags)
+        return [(cell,) for cell in cells]
+
+    def _shows(self, name: str) -> bool:
+        """Return whether a column is shown, or is not because the user chose others."""
+        return not self.extra or any(column.name == name for column in self.columns)
 
     def _strip(self, cells: Sequence[tuple[Cell, ...]], row: RowFlags, *, chosen: bool) -> Strip:
         mark = CLOSED if row.gone else (FOLLOWED if self._is_followed else CHOSEN) if chosen else " "

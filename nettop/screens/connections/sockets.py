@@ -28,7 +28,7 @@ from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import OWN_NAMESPACE, Table
 from nettop.snapshots.snapshot import Frame, Rows
 from nettop.widgets.bar import BarItem, item
-from nettop.widgets.cells import RowFlags, RowStyle, flags_of, role_of
+from nettop.widgets.cells import Note, RowFlags, RowStyle, flags_of, role_of
 from nettop.widgets.columns import declared
 from nettop.widgets.details import TITLE_CELLS, described_lines
 from nettop.widgets.text import Line, Span, fit
@@ -41,7 +41,17 @@ _TRACED = ("bytes_sent_per_s", "bytes_received_per_s", "rtt_us")
 """Columns that the details draw over time."""
 _TRACE_CELLS = 60
 
-_SHORT_STATES = {"ESTABLISHED": "ESTAB"}
+_USUAL_STATE = "ESTABLISHED"
+_SHORT_STATES = {
+    "SYN_SENT": "SYNSENT",
+    "SYN_RECV": "SYNRECV",
+    "FIN_WAIT1": "FIN_W1",
+    "FIN_WAIT2": "FIN_W2",
+    "TIME_WAIT": "TIME_W",
+    "CLOSE_WAIT": "CLOSE_W",
+    "LAST_ACK": "LASTACK",
+}
+"""States in the width of a round-trip time."""
 _STATES_SHOWN = 4
 KEPT_CLOSED = 1000
 _SS_OPTIONS = {"tcp": "-tinpa", "udp": "-uinpa", "mptcp": "-Minpa"}
@@ -70,6 +80,7 @@ class ConnectionsScreen(LensScreen):
         warn_above={"retransmit_ratio": RETRANSMITS_WARN_ABOVE},
         stale=frozenset({"rtt", "rtt_us", "rtt_var_us", "rtt_min_us", "delivery_rate"}),
         flags=row_flags,
+        note=Note("state", _USUAL_STATE, frozenset({"rtt", "rtt_us"}), _SHORT_STATES),
     )
 
     closed: ClosedRows | None = None
@@ -183,7 +194,7 @@ class ConnectionsScreen(LensScreen):
             *_retransmits(view, every),
             *_counts(view),
             *(
-                headline.count(_SHORT_STATES.get(s, s), number, 50 - n)
+                headline.count("ESTAB" if s == _USUAL_STATE else s, number, 50 - n)
                 for n, (s, number) in enumerate(states)
             ),
         ]

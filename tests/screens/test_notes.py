@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tells rows apart on terminals with few columns: the state of a socket, and its network namespace."""
+
+from __future__ import annotations
+
+import pytest
+
+from nettop.screens.connections.sockets import ConnectionsScreen
+from nettop.settings import Settings, ViewSettings
+from nettop.snapshots.connections import STATES
+from tests.screens.driving import running, shown, text_of
+from tests.screens.harness import Step
+from tests.unit.build import Row, make_frame
+
+
+def reading(*rows: Row) -> list[Step]:
+    """Return one reading of these connections."""
+    return [make_frame([{"rtt_us": 21_400, "rtt_var_us": 3_100} | row for row in rows], None).now]
+
+
+@pytest.mark.parametrize("width", [70, 80, 100, 120])
+@pytest.mark.parametrize(
+    ("state", "short"), [("CLOSE_WAIT", "CLOSE_W"), ("SYN_SENT", "SYNSENT"), ("CLOSING", "CLOSING")]
+)
+async def test_an_unusual_state_stands_in_place_of_the_rtt(width: int, state: str, short: str) -> None:
+    """Where there is no room for the state, only established connections show their round-trip time."""
+    steps = reading({"process": "curl", "state": state}, {"process": "nginx"})
+    async with running(steps, (width, 20), ticks=1) as run:
+        curl, nginx = text_of(shown(run).rows)[1:3]
+        assert (short if width < 110 else state) in curl
+        assert "21.4" not in curl
+        assert "21.4" in nginx
+        assert "ESTAB" not in nginx
+
+
+async def test_a_state_is_shown_once() -> None:
+    """With its own column, it replaces no round-trip time; nor among columns that the user chose."""
+    steps = reading({"process": "curl", "state": "CLOSE_WAIT"})
+    async with running(steps, (160, 20), ticks=1) as run:
+        line = text_of(shown(run).rows)[1]
+        assert line.count("CLOSE") == 1
+        assert "21.4 ±3.1 ms" in line
+    settings = Settings(view=ViewSettings(columns=("process", "rtt_us")))
+    async with running(steps, (80, 20), ticks=1, settings=settings) as run:
+        assert "21.4 ms" in text_of(shown(run).rows)[1]
+
+
+async def test_a_closed_row_keeps_its_rtt() -> None:
+    """Its mark says already that it is closed."""
+    row = {"process": "curl", "rtt_us": 21_400, "state": "CLOSE_WAIT"}
+    frame = make_frame([], [row])
+    assert frame.before is not None
+    async with running([frame.before, frame.now], (80, 20)) as run:
+        line = text_of(shown(run).rows)[1]
+        assert line.startswith("×curl")
+        assert "21.4 ms" in line
+
+
+def test_every_state_fits_in_place_of_a_round_trip_time() -> None:
+    """In seven cells, the narrowest form of that column."""
+    note = ConnectionsScreen.row_style.note
+    assert note is not None
+    assert all(len(note.short.get(state, state)) <= 7 for state in STATES.values() if state != note.usual)
