@@ -79,14 +79,28 @@ class Note(NamedTuple):
         return [self.short.get(value, value) if value and len(value) > width else value for value in values]
 
 
+class Apart(NamedTuple):
+    """A column that tells rows apart which have the same values in the `same` columns."""
+
+    column: str
+    same: tuple[str, ...]
+
+    def is_needed(self, view: View, at: Index) -> bool:
+        """Return whether any of the rows at `at` differ in nothing else."""
+        if self.column in view.missing:
+            return False
+        alike = list(zip(*(as_list(view.raw(name)[at]) for name in self.same), strict=True))
+        return len(set(alike)) < len(set(zip(alike, as_list(view.raw(self.column)[at]), strict=True)))
+
+
 @dataclass(frozen=True)
 class RowStyle:
     """Style of a table's rows.
 
     Mappings are by column: `absent` is the text of an unknown value, `warn_above` the threshold of a warning, `failing`
     the sign put before the text in the row of a failure. `stale` columns are faint while a row is idle; those in
-    `keep_ends` are elided at their start. `flags` returns the flags of rows, `note` tells unusual ones. `empty` says
-    that there are no rows, `lacking` what is not available.
+    `keep_ends` are elided at their start. `flags` returns the flags of rows, `note` tells unusual ones, `apart` those
+    that look the same. `empty` says that there are no rows, `lacking` what is not available.
     """
 
     absent: Mapping[str, str] = field(default_factory=dict)
@@ -96,6 +110,7 @@ class RowStyle:
     keep_ends: frozenset[str] = frozenset()
     flags: Callable[[View, Index], list[RowFlags]] | None = None
     note: Note | None = None
+    apart: Apart | None = None
     empty: str = "no rows"
     lacking: str = f"{NOT_AVAILABLE} here"
 

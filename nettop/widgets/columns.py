@@ -22,8 +22,8 @@ _MAX_DROPPED_LAST = 5
 """Columns at least this important are dropped last: when only this many are left, they shrink below their usual
 minimum first."""
 
-_FILTERED = 84
-"""The least importance of a column that the filter compares: the reason why the user looks at the rows."""
+_NEEDED = 84
+"""The least importance of a needed column: the reason why the user looks at the rows, or what tells them apart."""
 
 _MIN_EXTRA = 3
 """Fields less important than this, such as a row's number, are shown only if chosen."""
@@ -86,14 +86,15 @@ def plan(
     *,
     extra: bool = True,
     bars: bool = True,
-    filtered: Sequence[str] = (),
+    needed: Sequence[str] = (),
 ) -> tuple[Column, ...]:
     """Return the columns that fit in `width` cells: those in `names`, dropping the least important first.
 
-    The columns that the filter compares (`filtered`) are added, and dropped late. With `bars`, add a bar of the watched
-    field's rate, or of the table's `bar`; with `extra`, fill the remaining room with further fields of the table.
+    The `needed` columns, such as those that the filter compares, are added, and dropped late. With `bars`, add a bar of
+    the watched field's rate, or of the table's `bar`; with `extra`, fill the remaining room with further fields of the
+    table.
     """
-    columns = _with_filtered(table, [_column(table, name) for name in names], filtered)
+    columns = _with_needed(table, [_column(table, name) for name in names], needed)
     if bars and table.watched:
         bar = replace(_column(table, table.watched + RATE), title=BAR_TITLE, bar=True)
         columns.insert(_after(table, names, table.watched_parts), bar)
@@ -127,14 +128,14 @@ def as_rates(table: Table, name: str) -> str:
     return name + RATE if field is not None and field.has_rate else name
 
 
-def _with_filtered(table: Table, columns: list[Column], filtered: Sequence[str]) -> list[Column]:
-    """Add the columns that a filter compares, in rates or totals like the others; all of them are dropped late."""
+def _with_needed(table: Table, columns: list[Column], needed: Sequence[str]) -> list[Column]:
+    """Add the needed columns, in rates or totals like the others; all of them are dropped late."""
     shown, rates = _shown(table, columns), _are_rates(columns)
-    compared = dict.fromkeys(as_totals(table, name) for name in filtered)
-    added = [as_rates(table, name) if rates else name for name in compared if name not in shown]
+    wanted = dict.fromkeys(as_totals(table, name) for name in needed)
+    added = [as_rates(table, name) if rates else name for name in wanted if name not in shown]
     return [
-        replace(column, field=replace(column.field, importance=max(column.field.importance, _FILTERED)))
-        if as_totals(table, column.name) in compared
+        replace(column, field=replace(column.field, importance=max(column.field.importance, _NEEDED)))
+        if as_totals(table, column.name) in wanted
         else column
         for column in (*columns, *(_column(table, name) for name in added))
     ]

@@ -74,6 +74,7 @@ class LiveTable(Scrollable, can_focus=True):
         self._strips: dict[tuple[int, bool], Strip] = {}
         self._drawn_for: tuple[object, ...] = ()
         self._scrolls_to_choice = True
+        self._told_apart: tuple[str, ...] = ()
 
     # --- what is shown --------------------------------------------------------------------------------------
 
@@ -193,7 +194,8 @@ class LiveTable(Scrollable, can_focus=True):
         blank = self.strip((), size.width)
         if self.view is None:
             return [blank] * size.height
-        state = (size.width, self.app.theme, self.names, self.extra, self.bars, id(self.view))
+        needed = self._needed(self.view)
+        state = (size.width, self.app.theme, self.names, self.extra, self.bars, needed, id(self.view))
         if state != self._drawn_for:  # every row has to be redrawn
             self._drawn_for = state
             self._strips.clear()
@@ -203,7 +205,7 @@ class LiveTable(Scrollable, can_focus=True):
                 size.width,
                 extra=self.extra,
                 bars=self.bars,
-                filtered=self.view.query.filter.names if self.extra else (),
+                needed=needed,
             )
         end = min(len(self.order), self.top + self.page)
         lines = [
@@ -215,6 +217,15 @@ class LiveTable(Scrollable, can_focus=True):
         if not len(self.order):
             lines += self._why_empty(self.view, size.width)
         return (lines + [blank] * size.height)[: size.height]
+
+    def _needed(self, view: View) -> tuple[str, ...]:
+        """Return the columns that the filter compares, and from when visible rows need it on, what tells them apart."""
+        if not self.extra:
+            return ()
+        apart, visible = self.row_style.apart, self.order[self.top : self.top + self.page]
+        if apart is not None and not self._told_apart and apart.is_needed(view, visible):
+            self._told_apart = (apart.column,)
+        return *view.query.filter.names, *self._told_apart
 
     @property
     def has_room_for_bars(self) -> bool:

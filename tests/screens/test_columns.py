@@ -83,11 +83,11 @@ def test_columns_that_the_filter_compares_are_shown(width: int) -> None:
     """Trouble's own columns are added, in rates or totals like the others; an endpoint shows its port already."""
     filtered = ("state", "receive_queue", "bytes_acked_per_s", "local_port")
     for names, acked in ((SOCKETS.screen, "ACKED/s"), (("owner", "bytes_sent"), "ACKED")):
-        titles = [column.title for column in plan(SOCKETS, names, width, filtered=filtered)]
+        titles = [column.title for column in plan(SOCKETS, names, width, needed=filtered)]
         assert {"STATE", "RECVQ", acked} <= set(titles)
         assert titles.count("STATE") == 1
         assert titles[0] == "PROCESS"
-    titles = [column.title for column in plan(SOCKETS, SOCKETS.screen, width, filtered=filtered[-1:])]
+    titles = [column.title for column in plan(SOCKETS, SOCKETS.screen, width, needed=filtered[-1:])]
     assert titles == [column.title for column in columns_at(width)]
 
 

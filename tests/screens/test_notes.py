@@ -8,7 +8,7 @@ import pytest
 from nettop.screens.connections.sockets import ConnectionsScreen
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import STATES
-from tests.screens.driving import running, shown, text_of
+from tests.screens.driving import press, running, shown, text_of
 from tests.screens.harness import Step
 from tests.unit.build import Row, make_frame
 
@@ -61,3 +61,37 @@ def test_every_state_fits_in_place_of_a_round_trip_time() -> None:
     note = ConnectionsScreen.row_style.note
     assert note is not None
     assert all(len(note.short.get(state, state)) <= 7 for state in STATES.values() if state != note.usual)
+
+
+IN_TWO_NAMESPACES = (
+    {"process": "nginx", "pid": 1812, "namespace": "own"},
+    {"process": "nginx", "pid": 1813, "namespace": "docker:0123456789ab"},
+)
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+async def test_namespaces_tell_rows_apart(width: int) -> None:
+    """Two services of one name and port are in different network namespaces."""
+    async with running(reading(*IN_TWO_NAMESPACES), (width, 20), ticks=1) as run:
+        header, *lines = text_of(shown(run).rows)[:3]
+        assert "NAMESPACE" in header
+        assert "own" in lines[0]
+        assert "docker:0123" in lines[1]
+
+
+@pytest.mark.parametrize("field", ["process", "local_port", "namespace"])
+async def test_no_namespace_is_shown_without_need(field: str) -> None:
+    """Where the rows differ in what is shown anyway, or do not differ in their namespaces."""
+    values = {"process": ("nginx", "java"), "local_port": (443, 80), "namespace": ("own", "own")}[field]
+    rows = [row | {field: value} for row, value in zip(IN_TWO_NAMESPACES, values, strict=True)]
+    async with running(reading(*rows), ticks=1) as run:
+        assert "NAMESPACE" not in text_of(shown(run).rows)[0]
+
+
+async def test_a_namespace_that_was_needed_stays() -> None:
+    """No column comes and goes with the order of rows; rows that are not visible need none."""
+    others = [{"process": f"p{n}", "local_port": n, "namespace": "own"} for n in range(1, 40)]
+    async with running(reading(*others, *IN_TWO_NAMESPACES), ticks=1) as run:
+        for key, is_shown in (("home", False), ("end", True), ("home", True)):
+            await press(run, key)
+            assert ("NAMESPACE" in text_of(shown(run).rows)[0]) == is_shown

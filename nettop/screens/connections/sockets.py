@@ -28,7 +28,7 @@ from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import OWN_NAMESPACE, Table
 from nettop.snapshots.snapshot import Frame, Rows
 from nettop.widgets.bar import BarItem, item
-from nettop.widgets.cells import Note, RowFlags, RowStyle, flags_of, role_of
+from nettop.widgets.cells import Apart, Note, RowFlags, RowStyle, flags_of, role_of
 from nettop.widgets.columns import declared
 from nettop.widgets.details import TITLE_CELLS, described_lines
 from nettop.widgets.text import Line, Span, fit
@@ -81,6 +81,7 @@ class ConnectionsScreen(LensScreen):
         stale=frozenset({"rtt", "rtt_us", "rtt_var_us", "rtt_min_us", "delivery_rate"}),
         flags=row_flags,
         note=Note("state", _USUAL_STATE, frozenset({"rtt", "rtt_us"}), _SHORT_STATES),
+        apart=Apart("namespace", ("process", "local_port")),
     )
 
     closed: ClosedRows | None = None
