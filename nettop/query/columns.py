@@ -13,7 +13,10 @@ from nettop.query.joined_rows import ColumnValues, JoinedRows, cached_by_name, p
 from nettop.snapshots.arrays import Array, Mask, positions
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import RATE, Field, Kind
-from nettop.snapshots.snapshot import known
+from nettop.snapshots.snapshot import Frame, Snapshot, known
+
+FEW_COUNTS = 10
+"""A histogram with fewer counts has no meaningful quantiles."""
 
 Names = Callable[[bytes], "str | None"]
 """Function that returns the name of a 16-byte address; None if it is unknown."""
@@ -27,6 +30,8 @@ class Columns(JoinedRows):
 
     deltas = False
     """True if counters are per-interval."""
+    recent: Snapshot | None = None
+    """An older snapshot than the previous one: histograms with few counts in the interval count from it."""
     _names: Names | None = None
     _last: Columns | None = None
     """The columns of the previous frame: a row that disappeared without last values keeps the rates of its last
@@ -128,7 +133,7 @@ class Columns(JoinedRows):
             nothing = np.zeros((self.size, self.buckets(name).count), np.uint64)
             return ColumnValues(nothing, np.zeros(self.size, bool))
         if self.deltas:
-            return self._keep_gone_values(name, self.growth(name))
+            return self._keep_gone_values(name, self._recent_counts(name))
         present = self.known(name)
         return ColumnValues(np.where(present[:, None], self.raw(name), 0), present)
 
@@ -144,7 +149,33 @@ class Columns(JoinedRows):
             return [], np.full(self.size, -1)
         return self._address_texts(field) if field.kind is Kind.ADDRESS else self._coded_texts(field)
 
+    @cached_by_name
+    def counts_recent(self, name: str) -> Mask:
+        """Return the mask of rows whose histogram counts from the recent snapshot."""
+        before, size = self.frame.before, len(self.now)
+        if not self.deltas or self.recent is None or before is None or self.recent.boot_ns >= before.boot_ns:
+            return np.zeros(self.size, bool)
+        few: Mask = self.growth(name).numbers.sum(axis=1) < FEW_COUNTS
+        few[:size] &= self._since_recent.histogram_counts(name).known
+        few[size:] = False
+        return few
+
+    @cached_property
+    def _since_recent(self) -> Columns:
+        """The rows of the newest snapshot, compared with the recent one."""
+        columns = Columns(Frame(self.frame.now, self.recent), self.table)
+        columns.deltas = True
+        return columns
+
     # --- making columns ---------------------------------------------------------------------------------
+
+    def _recent_counts(self, name: str) -> ColumnValues:
+        """Return a histogram's counts in the interval, or since the recent snapshot where they are few."""
+        made, at = self.growth(name), np.flatnonzero(self.counts_recent(name))
+        if len(at):
+            longer = self._since_recent.histogram_counts(name)
+            made.numbers[at], made.known[at] = longer.numbers[at], True
+        return made
 
     def _keep_gone_values(self, name: str, made: ColumnValues) -> ColumnValues:
         """Return the column with gone rows set to their values in the previous frame's columns."""

@@ -36,12 +36,14 @@ class View(Columns):
         *,
         all_batches: bool = False,
         earlier: Rows | None = None,
+        recent: Snapshot | None = None,
     ) -> None:
         super().__init__(
             frame, query.table, all_batches=all_batches, earlier=earlier, closed=query.closed, gone=query.gone
         )
         self.query = query
         self.deltas = query.deltas
+        self.recent = recent
         self._names, self._last = names, last
         if last is not None:
             last._last = None  # keep two frames, not all of them

@@ -22,6 +22,8 @@ from nettop.widgets.blocks import sparkline
 from nettop.widgets.durations import MAP_COLUMNS, PARTS, rebin
 
 SPAN_NS = 120_000_000_000
+_KEPT_SNAPSHOTS = 4
+"""Number of snapshots kept across a recent span."""
 Rates = TypeVar("Rates")
 
 
@@ -186,3 +188,25 @@ class HistogramHistory:
         """Return the time covered by the newest refreshes."""
         newest = list(self._refreshes)[-refreshes:]
         return (newest[-1].end_ns - newest[0].begin_ns) / 1e9 if newest else 0.0
+
+
+class RecentSnapshots:
+    """Snapshots of one table, up to `span_s` old or a little older: few enough to take little memory."""
+
+    def __init__(self, table: Table, span_s: float) -> None:
+        self._table = table
+        self._spacing_ns = round(span_s * 1e9) // _KEPT_SNAPSHOTS
+        self._kept: list[Snapshot] = []
+
+    def add(self, now: Snapshot) -> Snapshot:
+        """Add the newest snapshot, unless it follows closely on another one; return the oldest kept one."""
+        longest_ns = (_KEPT_SNAPSHOTS + 1) * self._spacing_ns
+        self._kept = [each for each in self._kept if 0 <= now.boot_ns - each.boot_ns < longest_ns]
+        if not self._kept or now.boot_ns - self._kept[-1].boot_ns >= self._spacing_ns:
+            tables = {name: rows for name, rows in now.tables.items() if name == self._table.name}
+            self._kept.append(replace(now, tables=tables))
+        return self._kept[0]
+
+    def forget(self) -> None:
+        """Release the snapshots."""
+        self._kept.clear()

@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nettop.query.columns import FEW_COUNTS
 from nettop.query.units import human
 from nettop.query.view import View
 from nettop.screens import headline
+from nettop.screens.history import RecentSnapshots
 from nettop.screens.lens import LensScreen
 from nettop.screens.selected_row import HistogramScreen
 from nettop.snapshots.arrays import Index
@@ -16,10 +21,12 @@ from nettop.snapshots.services import (
     NORMAL,
     OVERLAPPING,
     PUSHING,
+    RECENT_S,
     SERVED,
     SERVICES,
     WAITING,
 )
+from nettop.snapshots.snapshot import Frame
 from nettop.widgets.bar import BarItem, item
 from nettop.widgets.cells import WARNING, RowFlags, RowStyle, flags_of, is_zero
 from nettop.widgets.themes import Role
@@ -30,6 +37,9 @@ _WHY_NO_TIMES = {
     PUSHING: "the service also sends without a request: answers cannot be told apart, so there are no response times",
 }
 """Reasons why a service has no response times, by pattern."""
+_SERVED_TIMES = "from a request's arrival here to the first byte of its answer"
+_USED_TIMES = "from a request's first byte to the arrival of its answer here"
+_RECENT = f"last {RECENT_S:g} s"
 
 
 def row_flags(view: View, at: Index) -> list[RowFlags]:
@@ -38,7 +48,35 @@ def row_flags(view: View, at: Index) -> list[RowFlags]:
     return flags_of(view, at, idle=idle, failed=view.raw("speed")[at] != NORMAL)
 
 
-class ServicesScreen(HistogramScreen):
+class TimesScreen(LensScreen):
+    """A table of response times: those of the last seconds where an interval has few answers."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._recent_snapshots = RecentSnapshots(self.table, RECENT_S)
+
+    def make_view(self, frame: Frame) -> None:
+        """Apply the query to a frame and the last seconds."""
+        self.recent = self._recent_snapshots.add(frame.now)
+        super().make_view(frame)
+
+    def release_view(self) -> None:
+        """Release the rows of a hidden screen."""
+        super().release_view()
+        if self.view is None:
+            self.recent = None
+            self._recent_snapshots.forget()
+
+    def more_help(self) -> Mapping[str, Sequence[tuple[str, str]]]:
+        """Return the time that the quantiles cover."""
+        return {
+            "TIMES": [
+                ("P50 … MAX", f"over the interval, or the {_RECENT} where it has under {FEW_COUNTS} answers")
+            ]
+        }
+
+
+class ServicesScreen(TimesScreen, HistogramScreen):
     """Services; → opens the selected one's waiting requests or, if there are none, its clients."""
 
     about = "services by response time, slowest first; → opens the waiting requests, or else the clients"
@@ -58,9 +96,9 @@ class ServicesScreen(HistogramScreen):
         """Return the end at which times are measured, or the reason why there are none."""
         if why := _WHY_NO_TIMES.get(int(view.raw("pattern")[at])):
             return why
-        if int(view.raw("side")[at]) == SERVED:
-            return "from a request's arrival here to the first byte of its answer"
-        return "from a request's first byte to the arrival of its answer here"
+        is_served = int(view.raw("side")[at]) == SERVED
+        ends = _SERVED_TIMES if is_served else _USED_TIMES
+        return f"{ends}; {_RECENT}" if view.counts_recent(self.histogram)[at] else ends
 
     def headline(self, view: View) -> list[BarItem]:
         """Return answers, waiting requests, and how many services are in trouble."""
@@ -84,7 +122,7 @@ class ServicesScreen(HistogramScreen):
         return f"service={view.raw(view.table.key)[at[0]]}"
 
 
-class ClientsScreen(LensScreen):
+class ClientsScreen(TimesScreen):
     """A row for each service and client."""
 
     about = "clients by response time, slowest first; → opens a client's waiting requests"

@@ -21,7 +21,7 @@ from nettop.screens.textual_internals import MeasuredScreen
 from nettop.settings import ViewSettings
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.schema import Kind, Lens, Table
-from nettop.snapshots.snapshot import Frame, Rows
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 from nettop.widgets.bar import Bar, BarItem
 from nettop.widgets.cells import RowStyle, role_of
 from nettop.widgets.columns import declared
@@ -51,6 +51,8 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
     """True if the source has further details of a row; None: only for rows of the main table."""
     closed_rows: Rows | None = None
     """Rows that have left the table and are still shown."""
+    recent: Snapshot | None = None
+    """An older snapshot, from which histograms count that have few counts in the interval."""
 
     def __init__(
         self,
@@ -247,7 +249,14 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         """Apply the query to a frame."""
         # While averaging, a row that has gone would stay for the whole averaging time, without a rate.
         query = replace(self.state.query, gone=not self.context.is_averaging)
-        self.view = View(frame, query, self.context.names, self._last_view, earlier=self.closed_rows)
+        self.view = View(
+            frame,
+            query,
+            self.context.names,
+            self._last_view,
+            earlier=self.closed_rows,
+            recent=self.recent,
+        )
         self.totals_history.add(self.view)
         self.rows.show(self.view, self.state.names)
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nettop.screens.lens import LensScreen
 from nettop.settings import Settings, ViewSettings
-from nettop.snapshots.services import CLIENTS, CONNECTIONS, LENS, SERVICES, WAITING
+from nettop.snapshots.services import BUCKETS, CLIENTS, CONNECTIONS, LENS, SERVICES, WAITING
 from nettop.snapshots.snapshot import Snapshot
 from tests.screens.driving import Running, press, running, shown, text_of, tick
 from tests.screens.example_services import NGINX_TO_ORDERS, ORDERS, example_steps, not_available
 from tests.screens.harness import harness_of
 from tests.screens.test_screenshots import player
+from tests.unit.build import make_frame
 
 SIZES = [(80, 24), (120, 40), (200, 50)]
 Draw = Callable[..., bool]
@@ -170,6 +173,52 @@ async def test_the_pane_shows_the_chosen_service() -> None:
         assert lines[0].startswith(f" {column(screen, 'process')[0]} ")
         assert any("last 89 s, one column per refresh" in line for line in lines)
         await tick(run)
+
+
+RARE_MS = (1500, 2, 3, 2, 40)
+"""The response times of a service that answers every third second."""
+
+
+def rarely_answering(seconds: int) -> list[Snapshot]:
+    """Return a snapshot of each second."""
+    counts = np.zeros(BUCKETS.count, np.uint64)
+    steps = []
+    for second in range(seconds):
+        if second % 3 == 1:
+            counts[BUCKETS.places(np.array([RARE_MS[second // 3 % len(RARE_MS)] * 1e6]))] += 1
+        row = {"process": "cron", "side": "served", "answers": int(counts.sum()), "response": counts.copy()}
+        steps.append(make_frame([row], None, second, table=SERVICES, lens=LENS.id).now)
+    return steps
+
+
+async def test_rare_answers_count_for_ten_seconds() -> None:
+    """With an answer every third second, the longest of the last ten seconds is shown, and not nothing between
+    answers; the pane says which time it shows."""
+    steps = rarely_answering(40)
+    async with running([*steps], (120, 40), ticks=2, lens_set=(LENS,), view="services") as run:
+        is_slow = []
+        for _ in range(36):
+            (ns,) = column(run[1], "max")
+            is_slow.append(ns > 1_000_000_000)
+            await tick(run)
+        spells = [(slow, len(list(seconds))) for slow, seconds in groupby(is_slow)]
+        assert [slow for slow, _ in spells] == [True, False, True, False, True]
+        assert all(10 <= seconds <= 13 for slow, seconds in spells[:-1] if slow)
+        pane = [run[1].pane.render_line(y).text for y in range(3)]  # type: ignore[attr-defined]
+        assert any(line.rstrip().endswith("first byte of its answer; last 10 s") for line in pane)
+
+
+async def test_a_frozen_time_is_no_recent_one() -> None:
+    """After a freeze, answers from before it do not count as recent."""
+    steps = rarely_answering(60)
+    async with running([*steps], (120, 40), ticks=3, lens_set=(LENS,), view="services") as run:
+        await press(run, "space")
+        for _ in range(24):
+            await tick(run)
+        await press(run, "space")
+        assert column(run[1], "max") == [None]
+        assert run[1].recent is not None
+        assert run[1].recent.boot_ns == steps[26].boot_ns
 
 
 def test_tables_are_those_of_the_lens() -> None:

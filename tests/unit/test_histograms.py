@@ -25,6 +25,7 @@ from nettop.formats.separated import Separated
 from nettop.output.log_lines import TextLines
 from nettop.output.plan import whole_columns
 from nettop.output.table import AlignedTable
+from nettop.query.columns import FEW_COUNTS
 from nettop.query.filter import parse_filter
 from nettop.query.query import parse_sort
 from nettop.query.units import unit_of
@@ -33,6 +34,7 @@ from nettop.screens.table_state import initial_state
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.histograms import Buckets, histogram_text
 from nettop.snapshots.schema import Field, Kind, Table
+from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.cells import RowFlags, RowStyle, column_cells, total_cells
 from nettop.widgets.columns import plan
 from nettop.widgets.details import detail_lines
@@ -271,6 +273,42 @@ def test_the_total_is_the_quantile_of_all(each: list[list[int]]) -> None:
     assert view.total("p99", view.order) == standing_for(exact)
     assert view.total("wait", view.order) is None
     assert view.total("p99", view.order[:0]) is None
+
+
+def waits_at(second: int, *rows: Row) -> Snapshot:
+    """Return the snapshot of a second."""
+    return make_frame(rows, None, second, table=WAITS, lens="sample").now
+
+
+def test_few_counts_are_those_since_a_recent_snapshot() -> None:
+    """A row with enough counts has those of the interval alone; a new row those since it began."""
+    recent = waits_at(0, {"id": 1, "wait": counted([9 * MS])}, {"id": 2, "wait": counted([])})
+    before = waits_at(9, {"id": 1, "wait": counted([9 * MS, 5 * MS])}, {"id": 2, "wait": counted([8 * MS])})
+    busy, new = [2 * MS] * FEW_COUNTS, [7 * MS]
+    rows: list[Row] = [
+        {"id": 1, "wait": counted([9 * MS, 5 * MS, 3 * MS])},
+        {"id": 2, "wait": counted([8 * MS, *busy])},
+        {"id": 3, "wait": counted(new)},
+    ]
+    frame = Frame(waits_at(10, *rows), before)
+    query = make_view(frame, deltas=True).query
+    view, without = View(frame, query, recent=recent), View(frame, query)
+    assert values(view, "max") == [standing_for(5 * MS), standing_for(2 * MS), standing_for(7 * MS)]
+    assert values(without, "max") == [standing_for(3 * MS), standing_for(2 * MS), standing_for(7 * MS)]
+    assert view.counts_recent("wait").tolist() == [True, False, True]
+    assert view.histogram("wait").sum(axis=1).tolist() == [2, FEW_COUNTS, 1]
+
+
+@pytest.mark.parametrize("what", ["totals", "a longer interval", "a service that began anew"])
+def test_what_has_no_recent_counts(what: str) -> None:
+    """Totals count from the beginning, averages over a longer time from their own."""
+    earlier = waits_at(0, {"wait": counted([9 * MS] * 3 if "anew" in what else [9 * MS])})
+    between = waits_at(9, {"wait": counted([9 * MS, 5 * MS])})
+    before, recent = (earlier, between) if "longer" in what else (between, earlier)
+    frame = Frame(waits_at(10, {"wait": counted([9 * MS, 5 * MS, 5 * MS])}), before)
+    view = View(frame, make_view(frame, deltas=what != "totals").query, recent=recent)
+    assert not view.counts_recent("wait").any()
+    assert values(view, "max") == [standing_for(9 * MS if what == "totals" else 5 * MS)]
 
 
 def test_unavailable_histograms_have_no_quantiles() -> None:
