@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table for people, `awk` and `sort`: aligned columns in base units, with a header at each refresh.
 
+A header names the unit, if its column has one that the name does not have: `rtt_us`, `bytes_sent`, `p99[ns]`.
 Each row has exactly one word per column: `–` for an unknown value, `n/a` for an unavailable one, `""` for empty text;
 spaces within text become `_` (csv and jsonl keep the text unchanged).
 """
@@ -13,7 +14,7 @@ from typing import Any
 
 from nettop.formats.rows import format_values
 from nettop.output.plan import field_of
-from nettop.query.units import RATIO, UNKNOWN, unit_of
+from nettop.query.units import RATIO, TIMES, UNKNOWN, unit_of
 from nettop.query.view import View
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Kind, Table
@@ -49,7 +50,8 @@ class AlignedTable:
         is_share = (unit_of(table, name) == RATIO for name in columns)
         self._decimals = [".6f" if share else ".1f" for share in is_share]
         self._words = [field_of(table, name).kind in _WORDS for name in columns]
-        self._widths = [len(name) for name in columns]
+        self._headers = [header(table, name) for name in columns]
+        self._widths = list(map(len, self._headers))
         self._between = ""
 
     def __call__(self, view: View) -> str:
@@ -62,7 +64,7 @@ class AlignedTable:
             for name, decimals, words in zip(self._columns, self._decimals, self._words, strict=True)
         ]
         self._widths = list(map(max, self._widths, map(_widest, cells)))
-        lines = self._rows([[name] for name in self._columns]) + self._rows(cells)
+        lines = self._rows([[header] for header in self._headers]) + self._rows(cells)
         if self._terminal is not None:
             width = self._terminal.width()
             lines = [cut(line, width) for line in lines]
@@ -86,6 +88,16 @@ class AlignedTable:
     def _padded(self, place: int, cell: str) -> str:
         spaces = " " * (self._widths[place] - cell_width(cell))
         return spaces + cell if self._right[place] else cell + spaces
+
+
+def header(table: Table, name: str) -> str:
+    """Return a column's name, followed by its unit unless the name has it. Counts and time stamps have none."""
+    unit = unit_of(table, name)
+    base, words = unit.removesuffix("/s"), name.split("_")
+    is_counted = base not in TIMES and base not in ("bytes", RATIO)
+    is_named = base in words and ("per" in words or base == unit)
+    is_moment = field_of(table, name).kind is Kind.TIME
+    return name if is_counted or is_named or is_moment else f"{name}[{unit}]"
 
 
 def cut(line: str, width: int) -> str:

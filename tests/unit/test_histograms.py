@@ -459,7 +459,7 @@ def test_table() -> None:
     lines = AlignedTable(WAITS, ("p99", "wait", "id"))(view_of(rows)).splitlines()
     low = ["-".join(map(str, edges_of(number))) + ":1" for number in (3_000, 5 * MS)]
     assert [line.split() for line in lines] == [
-        ["p99", "wait", "id"],
+        ["p99[ns]", "wait[ns]", "id"],
         [f"{standing_for(20 * MS):.0f}", f"{LOW}-{HIGH}:3", "1"],
         ["–", '""', "2"],
         [f"{standing_for(5 * MS):.0f}", "_".join(low), "3"],

@@ -25,7 +25,7 @@ from nettop.formats.separated import Separated
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, check_chosen
 from nettop.output.log_lines import TextLines
 from nettop.output.run_report import Ended, RunReport
-from nettop.output.table import AlignedTable
+from nettop.output.table import AlignedTable, header
 from nettop.query.filter import parse_filter
 from nettop.query.query import Query, Sort, parse_sort
 from nettop.query.view import View
@@ -178,7 +178,7 @@ def test_screens(case: Case) -> None:
 def test_plain_output(case: Case) -> None:
     """The table has n/a, CSV nothing, JSON null, and --why the reason."""
     view, names = lacking(case), (case.name,)
-    assert AlignedTable(case.table, names)(view).split() == [case.name, NOT_AVAILABLE]
+    assert AlignedTable(case.table, names)(view).split() == [header(case.table, case.name), NOT_AVAILABLE]
     (row,) = csv.DictReader(io.StringIO(Separated(tuple({case.table.key: 0, case.name: 0}))(view)))
     assert row[case.name] == ""
     assert json.loads(JsonLines(names)(view))[case.name] is None

@@ -18,8 +18,11 @@ from nettop.output.plan import make_plan
 from nettop.output.table import AlignedTable, Terminal, cell_width, cut, word
 from nettop.query.view import View
 from nettop.settings import Format, Settings, TextSettings, ViewSettings
+from nettop.snapshots.bandwidth import INTERFACES
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.safe_text import safe_bytes
+from nettop.snapshots.schema import Table
+from nettop.snapshots.services import SERVICES, WAITING
 from nettop.snapshots.snapshot import Frame
 from tests.unit.build import Row, big_frame, example_frame, make_frame, make_view
 
@@ -151,6 +154,33 @@ def test_one_row_of_each_format() -> None:
     """A single row, in which every column is constant, is written once."""
     blocks = rows_of(make_frame([{"pid": 7, "bytes_sent": 0}]), ("pid", "bytes_sent"))
     assert [len(block.splitlines()) for block in blocks.values()] == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "wanted"),
+    [
+        (SERVICES, "oldest", "oldest[ns]"),
+        (SERVICES, "queued_p99", "queued_p99[ns]"),
+        (SERVICES, "response", "response[ns]"),
+        (SERVICES, "response_ns", "response_ns"),
+        (SERVICES, "response_ns_per_s", "response_ns_per_s"),
+        (SERVICES, "request_size", "request_size[bytes]"),
+        (SERVICES, "waiting", "waiting"),  # requests are counted
+        (WAITING, "since", "since"),  # a date and time
+        (SOCKETS, "delivery_rate", "delivery_rate[bytes/s]"),
+        (SOCKETS, "limited_share", "limited_share[ratio]"),
+        (SOCKETS, "retransmit_ratio", "retransmit_ratio"),
+        (SOCKETS, "rtt", "rtt[us]"),
+        (SOCKETS, "owner", "owner"),
+        (INTERFACES, "capacity_per_s", "capacity_per_s[bytes/s]"),
+    ],
+)
+def test_headers_name_the_unit(table: Table, name: str, wanted: str) -> None:
+    """Where the name does not; a header stays one word. CSV and JSON Lines have the name alone."""
+    view = make_view(make_frame([{}], table=table))
+    assert AlignedTable(table, (name,))(view).split()[0] == wanted
+    assert Separated((name,))(view).splitlines()[0] == f"time,{name}"
+    assert list(json.loads(JsonLines((name,))(view)))[1:] == [name]
 
 
 def test_widths_only_grow() -> None:
