@@ -338,6 +338,10 @@ class Worker:
             raise WorkerError(value)
         return value
 
+    def has_answered(self) -> bool:
+        """Return whether the started function has ended."""
+        return bool(self._pipe.poll(0))
+
     def call(self, function: Callable[..., object], *arguments: object) -> Any:
         """Run `function(memory, *arguments)` in the worker and return what it returns."""
         self.start(function, *arguments)

@@ -1,0 +1,902 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network faults, each made for real in network namespaces of this machine.
+
+    python -m tests.kernel.faults --list
+    python -m tests.kernel.faults accept-queue-full --for 60
+    python -m tests.kernel.faults --healthy redis
+
+The first lists the faults, the second makes one, says what was made, and removes everything after a minute, on
+Ctrl-C or on SIGTERM. The third runs a load without a fault.
+
+Left out, because the kernel has only one such limit for all namespaces: a full neighbour table
+(net.ipv4.neigh.default.gc_thresh3) and TCP memory (net.ipv4.tcp_mem). The limit of conntrack is global too, but each
+namespace's entries count against it separately.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import select
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from errno import EACCES, EADDRNOTAVAIL, ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ETIMEDOUT
+from pathlib import Path
+
+from . import fault_programs as programs
+from .fault_loads import LOADS, Load
+from .fault_oracles import (
+    established,
+    grows,
+    in_state,
+    link_flags,
+    listener,
+    nstat,
+    open_files,
+    per_second,
+    queue_drops,
+    rule_counter,
+    ss,
+    transmit_drops,
+)
+from .fault_programs import REQUEST, Attempts, Tally
+from .lab import End, Lab, Namespace, Worker, missing, until
+from .traffic import listen
+
+Proof = Callable[[], bool]
+Program = Callable[..., None]
+What = tuple[str, Proof]
+"""The sentence that says what was made, and the proof."""
+Address = tuple[str, int]
+
+LOOPBACK = "127.0.0.1"
+NOWHERE = "203.0.113.9"
+PAY, REPORT, WEB, CLOSED, CACHE, STATS = 8443, 7000, 8080, 9099, 6379, 8125
+SERVFAIL = 2
+CONNTRACK_MAX = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+HEALTHY_S = 5
+"""Seconds before a fault that begins well gets bad, if it is made by hand."""
+
+
+class Made:
+    """The namespaces and processes of a fault, the sentence that says what was made, and the proof that it is there."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab = lab
+        self.namespaces: dict[str, Namespace] = {}
+        self.processes: dict[str, Worker] = {}
+        self.tally = Tally(folder / "tally")
+        self.what = ""
+        self.proof: Proof = lambda: False
+        self.worsens: str | None = None
+        """The process that does well until `worsen`."""
+
+    def namespace(self, role: str) -> Namespace:
+        """Return a new namespace with this role."""
+        self.namespaces[role] = self.lab.namespace()
+        return self.namespaces[role]
+
+    def pair(self) -> tuple[End, End]:
+        """Return the ends of a veth pair, whose namespaces have the roles near and far."""
+        near, far = self.lab.pair()
+        self.namespaces |= {"near": near.namespace, "far": far.namespace}
+        return near, far
+
+    def routed_pair(self) -> tuple[Namespace, Namespace, Namespace]:
+        """Return two namespaces and the router between them: near, router, far."""
+        near, router, far = self.lab.routed_pair()
+        self.namespaces |= {"near": near, "router": router, "far": far}
+        return near, router, far
+
+    def process(self, namespace: Namespace, name: str) -> Worker:
+        """Return a new process with this name."""
+        self.processes[name] = self.lab.worker(namespace, name)
+        return self.processes[name]
+
+    def start(self, namespace: Namespace, name: str, program: Program, *arguments: object) -> Worker:
+        """Start a program in a new process."""
+        worker = self.process(namespace, name)
+        worker.start(program, *arguments)
+        return worker
+
+    def serve(
+        self,
+        namespace: Namespace,
+        name: str,
+        at: Address,
+        program: Program,
+        *arguments: object,
+        backlog: int = 128,
+    ) -> Worker:
+        """Start a program that has a TCP listener."""
+        worker = self.process(namespace, name)
+        worker.call(listen, "listener", *at, backlog)
+        worker.start(program, *arguments)
+        return worker
+
+    def serve_udp(self, namespace: Namespace, name: str, at: Address) -> Worker:
+        """Return a new process with a UDP server."""
+        worker = self.process(namespace, name)
+        worker.call(programs.bind_udp, at)
+        return worker
+
+    def worsen(self) -> None:
+        """Begin the fault, if it is one that begins well."""
+        if self.worsens:
+            os.kill(self.processes[self.worsens].pid, signal.SIGUSR1)
+
+    def is_shown(self) -> bool:
+        """Return whether the kernel's numbers show the fault; raise WorkerError if a process has failed."""
+        for name, worker in self.processes.items():
+            assert not worker.has_answered(), f"{name} has ended: {worker.result()}"
+        return self.proof()
+
+    def __str__(self) -> str:
+        namespaces = ", ".join(f"{role} {each.name}" for role, each in self.namespaces.items())
+        processes = ", ".join(f"{name} {worker.pid}" for name, worker in self.processes.items())
+        return f"{self.what} (namespaces: {namespaces}; processes: {processes})"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault, the kind of finding it has to give, and a pattern for what the finding has to say."""
+
+    name: str
+    kind: str
+    says: str
+    make: Callable[[Made], What]
+    needs: tuple[str, ...] = ()
+
+    @property
+    def help(self) -> str:
+        """What the fault is, in one line."""
+        return (self.make.__doc__ or "").partition("\n")[0]
+
+    def lacks(self) -> str | None:
+        """Return what this machine lacks to make the fault; None if it has everything."""
+        absent = [need for need in self.needs if not (shutil.which(need) or os.path.exists(need))]
+        return missing() or (f"there is no {absent[0]}" if absent else None)
+
+    def proof(self, made: Made) -> bool:
+        """Return whether the kernel's own numbers show this fault."""
+        return made.is_shown()
+
+
+Maker = Callable[[Made], What]
+_declared: list[Fault] = []
+
+
+def fault(name: str, kind: str, *says: object, needs: Sequence[str] = ()) -> Callable[[Maker], Maker]:
+    """Declare a fault: the finding's kind, and the words that the finding has to say, in any order."""
+    pattern = "".join(rf"(?=.*\b{re.escape(str(word))}\b)" for word in says)
+
+    def declare(make: Maker) -> Maker:
+        _declared.append(Fault(name, kind, pattern, make, tuple(needs)))
+        return make
+
+    return declare
+
+
+# --- servers and their sockets --------------------------------------------------------------------------------
+
+
+@fault("slow-reader", "data unread", "reportd", REPORT)
+def slow_reader(made: Made) -> What:
+    """A program does not read its connection, until both buffers are full."""
+    home, at = made.namespace("home"), (LOOPBACK, REPORT)
+    made.serve(home, "reportd", at, programs.hold)
+    made.start(home, "ordersvc", programs.fill, at)
+    return (
+        "reportd does not read what ordersvc sends to 127.0.0.1:7000",
+        lambda: (
+            any(line.receive_queue > 50_000 for line in established(home, f"sport = {REPORT}"))
+            and any(
+                line.send_queue > 50_000 and line.is_probing
+                for line in established(home, f"dport = {REPORT}")
+            )
+        ),
+    )
+
+
+@fault("slow-reader-elsewhere", "send queue stuck", "ordersvc", REPORT)
+def slow_reader_elsewhere(made: Made) -> What:
+    """A stopped program on another host does not read, and the sender's queue stays full."""
+    near, far = made.pair()
+    at = far.v4, REPORT
+    made.serve(far.namespace, "reportd", at, programs.hold)
+    made.start(near.namespace, "ordersvc", programs.fill, at)
+    until(lambda: established(near.namespace, f"dport = {REPORT}"), "ordersvc is connected")
+    made.processes["reportd"].stop()
+    return f"ordersvc sends to {far.v4}:7000, where reportd is stopped", lambda: any(
+        line.send_queue > 50_000 and line.is_probing
+        for line in established(near.namespace, f"dport = {REPORT}")
+    )
+
+
+@fault("accept-queue-full", "accept queue full", "payapi", PAY)
+def accept_queue_full(made: Made) -> What:
+    """A listener with a short queue never accepts, and clients keep connecting."""
+    home, at = made.namespace("home"), (LOOPBACK, PAY)
+    made.serve(home, "payapi", at, programs.neglect, backlog=8)
+    made.start(home, "checkout", programs.keep_connecting, Attempts(at, 0.2, patience_s=3))
+    return (
+        "payapi listens on 127.0.0.1:8443 with a backlog of 8 and never accepts checkout's connections",
+        lambda: (
+            listener(home, PAY).receive_queue > listener(home, PAY).send_queue
+            and nstat(home, "TcpExtListenOverflows") >= 10
+        ),
+    )
+
+
+def flooded(made: Made, cookies: int) -> Namespace:
+    """Have a flood of SYNs from addresses that do not answer arrive at payapi; return its namespace."""
+    near, far = made.pair()
+    far.namespace.sysctl("net.ipv4.tcp_syncookies", cookies)
+    far.namespace.ip("route", "add", "198.18.0.0/24", "via", near.v4)
+    near.namespace.ip("route", "add", "blackhole", "198.18.0.0/24")
+    made.serve(far.namespace, "payapi", (far.v4, PAY), programs.discard)
+    made.start(near.namespace, "flooder", programs.flood_syns, (far.v4, PAY), 100, 300)
+    return far.namespace
+
+
+@fault("syn-flood", "SYN queue full", "payapi", PAY)
+def syn_flood(made: Made) -> What:
+    """SYNs from a hundred addresses fill a listener's queue, and the kernel answers with cookies."""
+    victim = flooded(made, cookies=1)
+    return (
+        "flooder sends SYNs to payapi at 10.78.0.2:8443 from 198.18.0.1-100; SYN cookies are on",
+        lambda: (
+            in_state(victim, "syn-recv") >= 100
+            and nstat(victim, "TcpExtTCPReqQFullDoCookies") >= 100
+            and nstat(victim, "TcpExtSyncookiesSent") >= 100
+        ),
+    )
+
+
+@fault("syn-flood-no-cookies", "SYN queue full", "payapi", PAY)
+def syn_flood_no_cookies(made: Made) -> What:
+    """SYNs from a hundred addresses fill a listener's queue, and the kernel drops further ones."""
+    victim = flooded(made, cookies=0)
+    return (
+        "flooder sends SYNs to payapi at 10.78.0.2:8443 from 198.18.0.1-100; SYN cookies are off",
+        lambda: in_state(victim, "syn-recv") >= 100 and nstat(victim, "TcpExtTCPReqQFullDrop") >= 100,
+    )
+
+
+@fault("close-wait-leak", "CLOSE_WAIT", "ledgerd")
+def close_wait_leak(made: Made) -> What:
+    """A server never closes the connections that its clients have closed."""
+    home, at = made.namespace("home"), (LOOPBACK, 7100)
+    made.serve(home, "ledgerd", at, programs.hold)
+    made.start(home, "batchjob", programs.connect_and_close, at, 130, 3000, 0.2)
+    return (
+        "ledgerd at 127.0.0.1:7100 never closes what batchjob has closed, five connections per second",
+        lambda: in_state(home, "close-wait") >= 120 and per_second(lambda: in_state(home, "close-wait")) > 1,
+    )
+
+
+@fault("never-accepts", "never accepts", "batchd", 7200)
+def never_accepts(made: Made) -> What:
+    """A listener never accepts a client that has sent a request."""
+    home, at = made.namespace("home"), (LOOPBACK, 7200)
+    made.serve(home, "batchd", at, programs.neglect, backlog=4096)
+    made.start(home, "submitter", programs.send_and_wait, at)
+    return (
+        "batchd listens on 127.0.0.1:7200 and never accepts; submitter waits for an answer",
+        lambda: (
+            listener(home, 7200).receive_queue == 1
+            and any(line.number("lastsnd") > 10_000 for line in established(home, "dport = 7200"))
+        ),
+    )
+
+
+@fault("listener-stopped", "never accepts", "payapi", PAY)
+def listener_stopped(made: Made) -> What:
+    """A stopped server leaves its clients waiting in a queue that has room."""
+    home, at = made.namespace("home"), (LOOPBACK, PAY)
+    server = made.serve(home, "payapi", at, programs.discard, backlog=4096)
+    server.stop()
+    made.start(home, "checkout", programs.keep_connecting, Attempts(at, 0.5, greeting=REQUEST))
+    return (
+        "payapi at 127.0.0.1:8443 is stopped, while checkout makes two connections per second",
+        lambda: (
+            listener(home, PAY).receive_queue >= 10
+            and any(line.receive_queue for line in established(home, f"sport = {PAY}"))
+            and nstat(home, "TcpExtListenOverflows") == 0
+        ),
+    )
+
+
+@fault("open-files", "open files near limit", "proxyd")
+def open_files_near_limit(made: Made) -> What:
+    """A process holds all but two of the descriptors that it may open, most of them connections."""
+    home, at = made.namespace("home"), (LOOPBACK, 7300)
+    made.serve(home, "backend", at, programs.hold)
+    proxy = made.process(home, "proxyd")
+    proxy.call(programs.limit_files, 64)
+    proxy.start(programs.hold_files, at, 50, 62)
+    return (
+        "proxyd holds 62 descriptors of 64, and 50 connections to backend at 127.0.0.1:7300",
+        lambda: (
+            open_files(proxy.pid)[0] == 62
+            and open_files(proxy.pid)[1] >= 50
+            and open_files(proxy.pid)[2] == 64
+        ),
+    )
+
+
+# --- the path -------------------------------------------------------------------------------------------------
+
+
+def losing(end: End, port: int, percent: int) -> None:
+    """Drop that share of the segments that arrive at this end for a port."""
+    rules(end.namespace, "input", f"tcp dport {port} numgen random mod 100 < {percent} counter drop")
+
+
+@fault("peer-gone", "peer gone", "ordersvc", REPORT, needs=["nft"])
+def peer_gone(made: Made) -> What:
+    """The other host disappears, and the sender retransmits without an answer."""
+    near, far = made.pair()
+    at = far.v4, REPORT
+    made.serve(far.namespace, "reportd", at, programs.discard)
+    made.start(near.namespace, "ordersvc", programs.send_messages, at, 1000, 0.1)
+    until(lambda: nstat(far.namespace, "TcpInSegs") > 10, "data arrives")
+    rules(far.namespace, "prerouting", "drop")
+    return (
+        f"ordersvc sends to reportd at {far.v4}:7000, whose host drops everything that arrives",
+        lambda: any(
+            line.number("backoff") >= 3 and line.number("unacked") and line.send_queue > 5000
+            for line in established(near.namespace, f"dport = {REPORT}")
+        ),
+    )
+
+
+@fault("path-loss", "retransmitting", "backupd", needs=["nft"])
+def path_loss(made: Made) -> What:
+    """A bulk transfer loses one segment in twenty."""
+    near, far = made.pair()
+    losing(far, REPORT, 5)
+    made.serve(far.namespace, "storaged", (far.v4, REPORT), programs.discard)
+    made.start(near.namespace, "backupd", programs.upload, (far.v4, REPORT), 2_500_000)
+    return (
+        f"backupd sends 2.5 MB/s at most to storaged at {far.v4}:7000, and 5 % of the segments are lost",
+        lambda: (
+            nstat(near.namespace, "TcpOutSegs") >= 1000
+            and 0.03 < nstat(near.namespace, "TcpRetransSegs") / nstat(near.namespace, "TcpOutSegs") < 0.12
+        ),
+    )
+
+
+@fault("path-loss-slow", "retransmitting", "sensord", needs=["nft"])
+def path_loss_slow(made: Made) -> What:
+    """A connection with twenty segments per second loses one in five."""
+    near, far = made.pair()
+    losing(far, REPORT, 20)
+    made.serve(far.namespace, "collectord", (far.v4, REPORT), programs.discard)
+    made.start(near.namespace, "sensord", programs.send_messages, (far.v4, REPORT), 500, 0.05)
+    return (
+        f"sensord sends 20 messages/s to collectord at {far.v4}:7000, and 20 % of the segments are lost",
+        lambda: (
+            nstat(near.namespace, "TcpRetransSegs") >= 10
+            and nstat(near.namespace, "TcpRetransSegs") / nstat(near.namespace, "TcpOutSegs") > 0.08
+            and per_second(lambda: nstat(near.namespace, "TcpOutSegs")) < 60
+        ),
+    )
+
+
+@fault("mtu-black-hole", "path MTU black hole", "uploader", needs=["nft"])
+def mtu_black_hole(made: Made) -> What:
+    """A link takes smaller packets than both hosts expect, and the router's ICMP messages are dropped."""
+    near, router, far = made.routed_pair()
+    near.sysctl("net.ipv4.tcp_mtu_probing", 0)
+    router.ip("link", "set", "to2", "mtu", "1300")
+    rules(router, "output", "icmp type destination-unreachable counter drop")
+    made.serve(far, "archived", ("10.76.2.1", REPORT), programs.echo)
+    made.start(near, "uploader", programs.greet_and_upload, ("10.76.2.1", REPORT), 4)
+    return (
+        "uploader sends to archived at 10.76.2.1:7000 through a router whose next link has an MTU of 1300",
+        lambda: (
+            nstat(router, "IpFragFails") >= 4
+            and rule_counter(router) >= 4
+            and sum(
+                line.number("mss") > 1300 and line.number("backoff") >= 2 and line.number("bytes_acked") > 0
+                for line in established(near, f"dport = {REPORT}")
+            )
+            == 3
+        ),
+    )
+
+
+@fault("interface-drops", "interface drops", "tun0", needs=["/dev/net/tun"])
+def interface_drops(made: Made) -> What:
+    """A tunnel's program reads too slowly, and the device drops packets."""
+    home = made.namespace("home")
+    tunnel = made.process(home, "vpnd")
+    tunnel.call(programs.open_tunnel, "tun0")
+    home.ip_batch("addr add 10.9.0.1/24 dev tun0", "link set tun0 txqueuelen 20 up")
+    tunnel.start(programs.read_tunnel_slowly, 0.01)
+    made.start(home, "floodd", programs.send_datagrams, ("10.9.0.2", 5000), 200, 1000)
+    return (
+        "vpnd reads 100 packets/s from tun0, into which floodd sends 1000/s",
+        lambda: per_second(lambda: transmit_drops(home, "tun0")) > 100,
+    )
+
+
+@fault("queue-drops", "interface drops", "veth1")
+def queue_drops_packets(made: Made) -> What:
+    """A short queue in front of a slow device drops packets."""
+    near, far = made.pair()
+    limited = ["rate", "1mbit", "burst", "3000", "limit", "10000"]
+    near.namespace.run("tc", "qdisc", "replace", "dev", near.device, "root", "tbf", *limited)
+    made.serve_udp(far.namespace, "sinkd", (far.v4, 5000)).start(programs.read_slowly, 0.0)
+    made.start(near.namespace, "floodd", programs.send_datagrams, (far.v4, 5000), 1000, 500)
+    return (
+        f"floodd sends 4 Mbit/s to sinkd at {far.v4}:5000 through veth1, whose queue lets 1 Mbit/s pass",
+        lambda: per_second(lambda: queue_drops(near.namespace, near.device)) > 50,
+    )
+
+
+@fault("interface-down", "interface down", "veth1")
+def interface_down(made: Made) -> What:
+    """An interface with an address is up, but has no carrier."""
+    near, far = made.pair()
+    made.serve(near.namespace, "payapi", (near.v4, PAY), programs.discard)
+    far.namespace.ip("link", "set", far.device, "down")
+    return (
+        f"veth1 with {near.v4}, where payapi listens on port 8443, has lost its carrier",
+        lambda: {"NO-CARRIER", "UP"} <= link_flags(near.namespace, near.device),
+    )
+
+
+# --- connections that fail ------------------------------------------------------------------------------------
+
+
+def fetch(made: Made, namespace: Namespace, target: Address, seconds: float = 0.1) -> None:
+    """Have fetcher try to connect at this pace."""
+    made.start(namespace, "fetcher", programs.keep_connecting, Attempts(target, seconds), made.tally)
+
+
+@fault("connect-refused", "connects fail", "fetcher", CLOSED)
+def connect_refused(made: Made) -> What:
+    """A program connects to a port where nothing listens."""
+    home = made.namespace("home")
+    fetch(made, home, (LOOPBACK, CLOSED))
+    return (
+        "fetcher connects to 127.0.0.1:9099 ten times per second, where nothing listens",
+        lambda: (
+            made.tally.count(ECONNREFUSED) >= 10
+            and nstat(home, "TcpAttemptFails") >= 10
+            and nstat(home, "TcpOutRsts") >= 10
+        ),
+    )
+
+
+@fault("connect-unanswered", "connects fail", "fetcher", CLOSED, needs=["nft"])
+def connect_unanswered(made: Made) -> What:
+    """A firewall on the way drops the SYNs of a program silently."""
+    near, router, far = made.routed_pair()
+    near.sysctl("net.ipv4.tcp_syn_retries", 1)
+    rules(router, "forward", f"tcp dport {CLOSED} counter drop")
+    made.serve(far, "payapi", ("10.76.2.1", CLOSED), programs.discard)
+    fetch(made, near, ("10.76.2.1", CLOSED), 0.25)
+    return (
+        "fetcher connects to payapi at 10.76.2.1:9099, and a router on the way drops the SYNs",
+        lambda: (
+            made.tally.count(ETIMEDOUT) >= 4
+            and nstat(near, "TcpExtTCPSynRetrans") >= 4
+            and rule_counter(router) >= 8
+        ),
+    )
+
+
+@fault("firewall-drop", "connects fail", "fetcher", CLOSED, needs=["nft"])
+def firewall_drop(made: Made) -> What:
+    """A rule of the server's own firewall drops the SYNs of a program."""
+    near, far = made.pair()
+    near.namespace.sysctl("net.ipv4.tcp_syn_retries", 1)
+    rules(far.namespace, "input", f'tcp dport {CLOSED} counter drop comment "no payments"')
+    made.serve(far.namespace, "payapi", (far.v4, CLOSED), programs.discard)
+    fetch(made, near.namespace, (far.v4, CLOSED), 0.25)
+    return (
+        f'fetcher connects to payapi at {far.v4}:9099, whose host drops the SYNs in a rule "no payments"',
+        lambda: made.tally.count(ETIMEDOUT) >= 4 and rule_counter(far.namespace) >= 8,
+    )
+
+
+@fault("firewall-reject", "connects fail", "fetcher", CLOSED, needs=["nft"])
+def firewall_reject(made: Made) -> What:
+    """A rule of the server's own firewall rejects connections with a reset."""
+    near, far = made.pair()
+    rules(far.namespace, "input", f"tcp dport {CLOSED} counter reject with tcp reset")
+    made.serve(far.namespace, "payapi", (far.v4, CLOSED), programs.discard)
+    fetch(made, near.namespace, (far.v4, CLOSED))
+    return (
+        f"fetcher connects to payapi at {far.v4}:9099, whose firewall answers with resets",
+        lambda: (
+            made.tally.count(ECONNREFUSED) >= 10
+            and rule_counter(far.namespace) >= 10
+            and nstat(near.namespace, "TcpAttemptFails") >= 10
+        ),
+    )
+
+
+@fault("firewall-prohibited", "connects fail", "fetcher", CLOSED, needs=["nft"])
+def firewall_prohibited(made: Made) -> What:
+    """A rule of the server's own firewall answers that the connection is prohibited."""
+    near, far = made.pair()
+    far.namespace.sysctl("net.ipv4.icmp_ratelimit", 0)
+    rules(far.namespace, "input", f"tcp dport {CLOSED} counter reject with icmpx admin-prohibited")
+    made.serve(far.namespace, "payapi", (far.v4, CLOSED), programs.discard)
+    fetch(made, near.namespace, (far.v4, CLOSED))
+    return (
+        f"fetcher connects to payapi at {far.v4}:9099, whose firewall answers by ICMP",
+        lambda: (
+            made.tally.count(EHOSTUNREACH) >= 10
+            and nstat(near.namespace, "IcmpInDestUnreachs") >= 10
+            and rule_counter(far.namespace) >= 10
+        ),
+    )
+
+
+@fault("connect-no-route", "connects fail", "fetcher", CLOSED)
+def connect_no_route(made: Made) -> What:
+    """A program connects to an address to which there is no route."""
+    home = made.namespace("home")
+    fetch(made, home, (NOWHERE, CLOSED))
+    return (
+        "fetcher connects to 203.0.113.9:9099, to which there is no route",
+        lambda: made.tally.count(ENETUNREACH) >= 10 and nstat(home, "IpOutNoRoutes") >= 10,
+    )
+
+
+@fault("connect-unreachable", "connects fail", "fetcher", CLOSED)
+def connect_unreachable(made: Made) -> What:
+    """A program connects to an address on its link that no host has."""
+    near, far = made.pair()
+    near.namespace.sysctl(f"net.ipv4.neigh.{near.device}.retrans_time_ms", 200)
+    made.serve(far.namespace, "payapi", (far.v4, CLOSED), programs.discard)
+    fetch(made, near.namespace, ("10.78.0.99", CLOSED))
+    return (
+        "fetcher connects to 10.78.0.99:9099, an address that no host on the link has",
+        lambda: (
+            made.tally.count(EHOSTUNREACH) >= 10
+            and "FAILED" in near.namespace.ip("neigh", "show", "10.78.0.99")
+        ),
+    )
+
+
+@fault("prohibited", "connects fail", "fetcher", CLOSED)
+def prohibited(made: Made) -> What:
+    """A route of the own host prohibits the destination."""
+    home = made.namespace("home")
+    home.ip("route", "add", "prohibit", "203.0.113.0/24")
+    fetch(made, home, (NOWHERE, CLOSED))
+    return (
+        "fetcher connects to 203.0.113.9:9099, which a route prohibits",
+        lambda: (
+            made.tally.count(EACCES) >= 10
+            and "Permission denied" in failure(home, "ip", "route", "get", NOWHERE)
+        ),
+    )
+
+
+@fault("no-local-port", "connects fail", "fetcher", CACHE)
+def no_local_port(made: Made) -> What:
+    """A program that holds a connection from each local port tries to make more."""
+    home, at = made.namespace("home"), (LOOPBACK, CACHE)
+    home.sysctl("net.ipv4.ip_local_port_range", "40000 40049")
+    made.serve(home, "cachesrv", at, programs.hold)
+    fetch(made, home, at, 1 / 26)
+    return (
+        "fetcher holds 50 connections to cachesrv at 127.0.0.1:6379 from all ports that there are",
+        lambda: len(established(home, f"dport = {CACHE}")) == 50 and made.tally.count(EADDRNOTAVAIL) >= 20,
+    )
+
+
+@fault("time-wait", "ports near exhaustion", CACHE)
+def time_wait(made: Made) -> What:
+    """Most local ports for one destination are in TIME_WAIT."""
+    near, far = made.pair()
+    near.namespace.sysctl("net.ipv4.ip_local_port_range", "40000 40199")
+    made.serve(far.namespace, "cachesrv", (far.v4, CACHE), programs.close_each)
+    made.start(near.namespace, "fetcher", programs.keep_in_time_wait, (far.v4, CACHE), 188)
+    return (
+        f"fetcher's connections to cachesrv at {far.v4}:6379 occupy 188 of 200 local ports in TIME_WAIT",
+        lambda: 180 <= in_state(near.namespace, "time-wait") < 200,
+    )
+
+
+@fault("resets", "connections reset", "payapi", PAY)
+def resets(made: Made) -> What:
+    """A server resets each connection after the first byte."""
+    home, at = made.namespace("home"), (LOOPBACK, PAY)
+    made.serve(home, "payapi", at, programs.reset_each)
+    made.start(home, "checkout", programs.keep_connecting, Attempts(at, 0.05, greeting=b"n"))
+    return (
+        "payapi at 127.0.0.1:8443 resets each of checkout's connections, twenty per second",
+        lambda: nstat(home, "TcpEstabResets") >= 20 and nstat(home, "TcpOutRsts") >= 20,
+    )
+
+
+@fault("conntrack-full", "conntrack near full", needs=["nft", str(CONNTRACK_MAX)])
+def conntrack_full(made: Made) -> What:
+    """Conntrack has almost as many entries as it may have."""
+    near, far = made.pair()
+    entries = int(CONNTRACK_MAX.read_text()) * 95 // 100
+    near.namespace.sysctl("net.netfilter.nf_conntrack_udp_timeout", 3600)
+    rules(near.namespace, "output", "ct state new accept")
+    rules(far.namespace, "prerouting", "drop")
+    made.start(near.namespace, "scanner", programs.fill_table, far.v4, entries)
+    return (
+        f"scanner has filled {entries} entries of conntrack, 95 % of the limit",
+        lambda: int(near.namespace.run("sysctl", "-n", "net.netfilter.nf_conntrack_count")) >= entries - 100,
+    )
+
+
+# --- datagrams and names --------------------------------------------------------------------------------------
+
+
+@fault("udp-overflow", "losing datagrams", "statsd", STATS)
+def udp_overflow(made: Made) -> What:
+    """A program reads its datagrams more slowly than they arrive."""
+    home, at = made.namespace("home"), (LOOPBACK, STATS)
+    server = made.serve_udp(home, "statsd", at)
+    server.call(programs.shrink_receive_buffer, 4096)
+    server.start(programs.read_slowly, 0.01)
+    made.start(home, "floodd", programs.send_datagrams, at, 100, 2000)
+    return (
+        "statsd at 127.0.0.1:8125 reads 100 datagrams/s of the 2000/s that floodd sends",
+        lambda: (
+            grows(home, "UdpRcvbufErrors", 500)
+            and any(line.drops > 500 for line in ss(home, "-ua", f"sport = {STATS}"))
+        ),
+    )
+
+
+@fault("udp-no-listener", "no listener", STATS)
+def udp_no_listener(made: Made) -> What:
+    """A program sends datagrams to a port where nothing listens."""
+    home = made.namespace("home")
+    made.start(home, "metricsd", programs.send_datagrams, (LOOPBACK, STATS), 100, 100)
+    return "metricsd sends 100 datagrams/s to 127.0.0.1:8125, where nothing listens", lambda: grows(
+        home, "UdpNoPorts", 50
+    )
+
+
+def asking(made: Made, delay_s: float | None, code: int = 0) -> tuple[Namespace, str]:
+    """Have workerd ask resolverd five times per second; return resolverd's namespace and the sentence's beginning."""
+    near, far = made.pair()
+    made.serve_udp(far.namespace, "resolverd", (far.v4, 53)).start(programs.serve_names, delay_s, code)
+    made.start(near.namespace, "workerd", programs.look_up, (far.v4, 53), 0.2, made.tally)
+    return far.namespace, f"workerd asks resolverd at {far.v4}:53 five times per second, which "
+
+
+@fault("dns-silent", "DNS silent", "workerd")
+def dns_silent(made: Made) -> What:
+    """A DNS server never answers."""
+    server, what = asking(made, None)
+    return (
+        what + "never answers",
+        lambda: nstat(server, "UdpInDatagrams") >= 10 and nstat(server, "UdpOutDatagrams") == 0,
+    )
+
+
+@fault("dns-slow", "DNS slow", "workerd")
+def dns_slow(made: Made) -> What:
+    """A DNS server answers after two seconds."""
+    server, what = asking(made, 2)
+    return (
+        what + "answers after 2 s",
+        lambda: (
+            made.tally.count(0) >= 5
+            and nstat(server, "UdpOutDatagrams") >= 5
+            and 8 <= nstat(server, "UdpInDatagrams") - nstat(server, "UdpOutDatagrams") <= 12
+        ),
+    )
+
+
+@fault("dns-servfail", "DNS failing", "workerd")
+def dns_servfail(made: Made) -> What:
+    """A DNS server answers each query with SERVFAIL."""
+    server, what = asking(made, 0, SERVFAIL)
+    return (
+        what + "answers SERVFAIL",
+        lambda: made.tally.count(SERVFAIL) >= 10 and nstat(server, "UdpOutDatagrams") >= 10,
+    )
+
+
+# --- services and how they are used ---------------------------------------------------------------------------
+
+
+def serving(made: Made, badly_s: float | None) -> Namespace:
+    """Have webapp answer frontend's requests, well until `worsen`; return their namespace."""
+    home, at = made.namespace("home"), (LOOPBACK, WEB)
+    worker = made.process(home, "webapp")
+    worker.call(listen, "listener", *at)
+    worker.call(programs.worsen_on_signal)
+    worker.start(programs.serve_pages, 0.0008, badly_s)
+    made.worsens = "webapp"
+    made.start(home, "frontend", programs.ask_all, at, 40, 20)
+    return home
+
+
+def longest_wait_ms(namespace: Namespace) -> int:
+    """Return how long the client has waited that has waited longest for webapp's answer."""
+    waits = [
+        line.number("lastsnd")
+        for line in established(namespace, f"dport = {WEB}")
+        if line.number("lastsnd") < line.number("lastrcv")
+    ]
+    return max(waits, default=0)
+
+
+@fault("slow-service", "slow service", "webapp", WEB)
+def slow_service(made: Made) -> What:
+    """A service that answered within a millisecond takes one and a half seconds."""
+    home = serving(made, 1.5)
+    return (
+        "webapp at 127.0.0.1:8080 answers frontend's 20 requests/s in 0.8 ms, then in 1.5 s",
+        lambda: 1000 < longest_wait_ms(home) < 2000 and grows(home, "TcpOutSegs", 20),
+    )
+
+
+@fault("stuck-service", "stuck service", "webapp", WEB)
+def stuck_service(made: Made) -> What:
+    """A service that answered within a millisecond stops answering."""
+    home = serving(made, None)
+    return (
+        "webapp at 127.0.0.1:8080 answers frontend's 20 requests/s in 0.8 ms, then no more",
+        lambda: longest_wait_ms(home) > 3000,
+    )
+
+
+@fault("small-mss", "small segments", "uploader")
+def small_mss(made: Made) -> What:
+    """A bulk transfer uses tiny segments, since the other host's route advertises a small size."""
+    near, far = made.pair()
+    far.namespace.ip("route", "add", f"{near.v4}/32", "dev", far.device, "advmss", "88")
+    made.serve(far.namespace, "archived", (far.v4, REPORT), programs.discard)
+    made.start(near.namespace, "uploader", programs.upload, (far.v4, REPORT), 200_000)
+    return f"uploader sends 200 kB/s to archived at {far.v4}:7000 in segments of 76 bytes", lambda: any(
+        line.number("mss") <= 88 and line.number("data_segs_out") > 1000
+        for line in established(near.namespace, f"dport = {REPORT}")
+    )
+
+
+@fault("tiny-sends", "tiny sends", "tickerd")
+def tiny_sends(made: Made) -> What:
+    """A program sends thousands of segments per second with ten bytes each."""
+    near, far = made.pair()
+    made.serve(far.namespace, "quoted", (far.v4, REPORT), programs.discard)
+    made.start(near.namespace, "tickerd", programs.send_messages, (far.v4, REPORT), 10, 0.01, 50)
+    return (
+        f"tickerd sends 10 bytes to quoted at {far.v4}:7000, 5000 times per second",
+        lambda: (
+            grows(near.namespace, "TcpOutSegs", 3000)
+            and any(
+                line.number("bytes_sent") < 12 * line.number("data_segs_out")
+                for line in established(near.namespace, f"dport = {REPORT}")
+            )
+        ),
+    )
+
+
+@fault("short-connections", "short connections", "crawler")
+def short_connections(made: Made) -> What:
+    """A program opens and closes a thousand connections per second."""
+    home = made.namespace("home")
+    made.serve(home, "webapp", ("0.0.0.0", WEB), programs.close_each, backlog=4096)
+    made.start(home, "crawler", programs.crawl, WEB, 50, 1000)
+    return (
+        "crawler opens and closes 1000 connections per second to webapp at 127.0.1.1-50:8080",
+        lambda: grows(home, "TcpActiveOpens", 700) and grows(home, "TcpPassiveOpens", 700),
+    )
+
+
+FAULTS: tuple[Fault, ...] = tuple(_declared)
+"""All faults."""
+
+
+# --- making them ----------------------------------------------------------------------------------------------
+
+
+def rules(namespace: Namespace, hook: str, *lines: str) -> None:
+    """Add these rules of nftables to chain HOOK of table `filter`."""
+    chain = f"inet filter {hook}"
+    namespace.run("nft", "add table inet filter")
+    namespace.run("nft", f"add chain {chain} {{ type filter hook {hook} priority 0; }}")
+    for line in lines:
+        namespace.run("nft", f"add rule {chain} {line}")
+
+
+def failure(namespace: Namespace, *command: str) -> str:
+    """Return the message with which a command fails; nothing if it does not."""
+    try:
+        namespace.run(*command)
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+@contextlib.contextmanager
+def made(fault: Fault) -> Iterator[Made]:
+    """Yield a fault that was made, and that goes on until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="nettop-fault") as folder, Lab() as lab:
+        scene = Made(lab, Path(folder))
+        scene.what, scene.proof = fault.make(scene)
+        yield scene
+
+
+# --- by hand --------------------------------------------------------------------------------------------------
+
+
+def options() -> argparse.ArgumentParser:
+    """Return the options of the command."""
+    parser = argparse.ArgumentParser("python -m tests.kernel.faults", description="Make a network fault.")
+    parser.add_argument("fault", nargs="?", choices=[each.name for each in FAULTS], metavar="FAULT")
+    parser.add_argument("--list", action="store_true", help="list the faults")
+    parser.add_argument("--healthy", choices=sorted(LOADS), help="run a load without a fault instead")
+    parser.add_argument("--for", type=float, dest="seconds", metavar="SECONDS", help="end after this time")
+    return parser
+
+
+def print_list() -> None:
+    """Print each fault with the kind of its finding and what it is."""
+    for each in FAULTS:
+        print(f"{each.name:22} {each.kind:22} {each.help}{' - ' + why if (why := each.lacks()) else ''}")
+    for name, load in LOADS.items():
+        print(f"--healthy {name:12} {'':22} {load.help}{' - ' + why if (why := load.lacks()) else ''}")
+
+
+def hold(seconds: float | None) -> None:
+    """Wait for this time, or until a signal."""
+    select.select([], [], [], seconds)
+
+
+def make_by_hand(fault: Fault, seconds: float | None) -> None:
+    """Make a fault, say what was made, and hold it."""
+    with made(fault) as scene:
+        print(f"{fault.name}: {scene}", flush=True)
+        if scene.worsens:
+            hold(HEALTHY_S if seconds is None else min(HEALTHY_S, seconds / 2))
+            scene.worsen()
+            print(f"{fault.name}: {scene.worsens} is bad from now on", flush=True)
+        hold(seconds)
+
+
+def load_by_hand(load: Load, seconds: float | None) -> None:
+    """Run a load, say what was made, and hold it."""
+    with Lab() as lab, load.running(lab) as what:
+        print(what, flush=True)
+        hold(seconds)
+
+
+def main(arguments: Sequence[str] | None = None) -> str | None:
+    """Run the command; return the reason if it cannot."""
+    parser = options()
+    given = parser.parse_args(arguments)
+    if given.list:
+        print_list()
+        return None
+    chosen = (
+        LOADS[given.healthy] if given.healthy else next((f for f in FAULTS if f.name == given.fault), None)
+    )
+    if chosen is None:
+        parser.error("name a fault, --list or --healthy")
+    if why := chosen.lacks():
+        return f"{why}"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        if isinstance(chosen, Fault):
+            make_by_hand(chosen, given.seconds)
+        else:
+            load_by_hand(chosen, given.seconds)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
