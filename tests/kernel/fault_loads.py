@@ -131,7 +131,8 @@ def redis(lab: Lab) -> Iterator[Running]:
     """Run redis-benchmark against redis-server."""
     home = lab.namespace()
     with folder_for() as folder:
-        server = start(lab, home, "redis-server", "--port", "6379", "--save", "", "--dir", str(folder))
+        where = ["--bind", LOOPBACK, "--port", "6379", "--dir", str(folder)]
+        server = start(lab, home, "redis-server", *where, "--save", "")
         listens(home, 6379)
         client = start(lab, home, "redis-benchmark", "-l", "-q", "-c", "10", "-t", "get,set")
         yield Running("redis-benchmark asks redis-server at 127.0.0.1:6379", home, server, client)

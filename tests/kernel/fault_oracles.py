@@ -56,7 +56,7 @@ def parsed(line: str) -> Line:
 
 def established(namespace: Namespace, where: str) -> list[Line]:
     """Return the established TCP sockets that match ss's filter."""
-    return ss(namespace, "-t", "state", "established", where)
+    return [line for line in ss(namespace, "-ta", where) if line.state == "ESTAB"]
 
 
 def in_state(namespace: Namespace, state: str) -> int:

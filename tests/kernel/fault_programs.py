@@ -15,6 +15,7 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -220,9 +221,9 @@ class Attempts:
 
 
 def keep_connecting(memory: Memory, attempts: Attempts, tally: Tally | None = None) -> None:
-    """Make connections, tally the errors, and hold those that succeed after sending the greeting."""
+    """Make connections, tally the errors, and hold the last thousand that succeed after sending the greeting."""
     tried: dict[socket.socket, float] = {}
-    held = []
+    held: deque[socket.socket] = deque(maxlen=1000)
     for _ in every(attempts.seconds):
         try_once(attempts.target, tried, tally)
         for caller, began in list(tried.items()):
