@@ -5,7 +5,6 @@ A server finds its socket in the worker's memory under "listener", a UDP server 
 """
 
 import errno
-import fcntl
 import os
 import resource
 import select
@@ -33,7 +32,6 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: webapp\r\n\r\n"
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SYN_SENT, CLOSED = 2, 7
 SO_MAX_PACING_RATE = 47
-TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 
 
 @dataclass(frozen=True)
@@ -410,36 +408,3 @@ def serve_names(memory: Memory, delay_s: float | None, code: int = 0) -> None:
         if delay_s is not None:
             send = partial(server.sendto, dns_answer(query, code), client)
             threading.Timer(delay_s, send).start()
-
-
-# --- raw packets and devices ----------------------------------------------------------------------------------
-
-
-def flood_syns(memory: Memory, target: Address, addresses: int, per_s: int) -> None:
-    """Send SYNs from that many addresses of 198.18.0.0/24, each from another port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sender:
-        for number in every(1 / per_s):
-            source = f"198.18.0.{number % addresses + 1}"
-            sender.sendto(syn(source, 1024 + number % 60000, target), (target[0], 0))
-
-
-def syn(source: str, port: int, target: Address) -> bytes:
-    """Return an IPv4 packet with a SYN; the kernel adds the IP header's checksum and length."""
-    ends = socket.inet_aton(source) + socket.inet_aton(target[0])
-    segment = struct.pack("!2H2IBBHHH", port, target[1], port * 7919, 0, 5 << 4, 2, 64240, 0, 0)
-    words = struct.unpack("!16H", ends + struct.pack("!2H", 6, len(segment)) + segment)
-    checksum = 0xFFFF - sum(words) % 0xFFFF  # a sum in ones' complement
-    header = struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0, 64, 6, 0) + ends
-    return header + segment[:16] + struct.pack("!H", checksum) + segment[18:]
-
-
-def open_tunnel(memory: Memory, device: str) -> None:
-    """Create a tun device."""
-    memory["tunnel"] = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-    fcntl.ioctl(memory["tunnel"], TUNSETIFF, struct.pack("16sH22x", device.encode(), IFF_TUN | IFF_NO_PI))
-
-
-def read_tunnel_slowly(memory: Memory, seconds: float) -> None:
-    """Read one packet from the tun device at this pace."""
-    for _ in every(seconds):
-        os.read(memory["tunnel"], 2048)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from errno import EACCES, EADDRNOTAVAIL, ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ETIMEDOUT
 from pathlib import Path
 
+from . import fault_outside as outside
 from . import fault_programs as programs
 from .fault_loads import LOADS, Load
 from .fault_oracles import (
@@ -57,6 +58,7 @@ LOOPBACK = "127.0.0.1"
 NOWHERE = "203.0.113.9"
 PAY, REPORT, WEB, CLOSED, CACHE, STATS = 8443, 7000, 8080, 9099, 6379, 8125
 SERVFAIL = 2
+TUN = "/dev/net/tun"
 CONNTRACK_MAX = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 HEALTHY_S = 5
 """Seconds before a fault that begins well gets bad, if it is made by hand."""
@@ -217,6 +219,26 @@ def slow_reader_elsewhere(made: Made) -> What:
     )
 
 
+def outside_host(made: Made, host: outside.OutsideHost) -> Namespace:
+    """Return a namespace with a tun device, behind which 10.9.0.2 is outside of this machine."""
+    home = made.namespace("home")
+    player = made.process(home, "outsider")
+    player.call(outside.open_tunnel, "tun0")
+    home.ip_batch("addr add 10.9.0.1/24 dev tun0", "link set tun0 up")
+    player.start(outside.play_host, host)
+    return home
+
+
+@fault("slow-reader-outside", "send queue stuck", "ordersvc", REPORT, needs=[TUN])
+def slow_reader_outside(made: Made) -> What:
+    """A host outside of this machine does not read, and the sender's queue stays full."""
+    home = outside_host(made, outside.OutsideHost(room=60_000))
+    made.start(home, "ordersvc", programs.fill, ("10.9.0.2", REPORT))
+    return "ordersvc sends to 10.9.0.2:7000 outside of this machine, which does not read", lambda: any(
+        line.send_queue > 50_000 and line.is_probing for line in established(home, f"dport = {REPORT}")
+    )
+
+
 @fault("accept-queue-full", "accept queue full", "payapi", PAY)
 def accept_queue_full(made: Made) -> What:
     """A listener with a short queue never accepts, and clients keep connecting."""
@@ -239,7 +261,7 @@ def flooded(made: Made, cookies: int) -> Namespace:
     far.namespace.ip("route", "add", "198.18.0.0/24", "via", near.v4)
     near.namespace.ip("route", "add", "blackhole", "198.18.0.0/24")
     made.serve(far.namespace, "payapi", (far.v4, PAY), programs.discard)
-    made.start(near.namespace, "flooder", programs.flood_syns, (far.v4, PAY), 100, 300)
+    made.start(near.namespace, "flooder", outside.flood_syns, (far.v4, PAY), 100, 300)
     return far.namespace
 
 
@@ -355,6 +377,17 @@ def peer_gone(made: Made) -> What:
     )
 
 
+@fault("peer-gone-outside", "peer gone", "ordersvc", REPORT, needs=[TUN])
+def peer_gone_outside(made: Made) -> What:
+    """A host outside of this machine disappears, and the sender retransmits without an answer."""
+    home = outside_host(made, outside.OutsideHost(room=60_000, lives_for=5000))
+    made.start(home, "ordersvc", programs.send_messages, ("10.9.0.2", REPORT), 1000, 0.1)
+    return "ordersvc sends to 10.9.0.2:7000 outside of this machine, which answers no more", lambda: any(
+        line.number("backoff") >= 3 and line.number("unacked") and line.send_queue > 5000
+        for line in established(home, f"dport = {REPORT}")
+    )
+
+
 @fault("path-loss", "retransmitting", "backupd", needs=["nft"])
 def path_loss(made: Made) -> What:
     """A bulk transfer loses one segment in twenty."""
@@ -411,14 +444,14 @@ def mtu_black_hole(made: Made) -> What:
     )
 
 
-@fault("interface-drops", "interface drops", "tun0", needs=["/dev/net/tun"])
+@fault("interface-drops", "interface drops", "tun0", needs=[TUN])
 def interface_drops(made: Made) -> What:
     """A tunnel's program reads too slowly, and the device drops packets."""
     home = made.namespace("home")
     tunnel = made.process(home, "vpnd")
-    tunnel.call(programs.open_tunnel, "tun0")
+    tunnel.call(outside.open_tunnel, "tun0")
     home.ip_batch("addr add 10.9.0.1/24 dev tun0", "link set tun0 txqueuelen 20 up")
-    tunnel.start(programs.read_tunnel_slowly, 0.01)
+    tunnel.start(outside.read_tunnel_slowly, 0.01)
     made.start(home, "floodd", programs.send_datagrams, ("10.9.0.2", 5000), 200, 1000)
     return (
         "vpnd reads 100 packets/s from tun0, into which floodd sends 1000/s",
