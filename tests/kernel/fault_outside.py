@@ -8,6 +8,7 @@ import fcntl
 import os
 import socket
 import struct
+import threading
 from dataclasses import dataclass, field
 
 from .fault_programs import Address, every
@@ -32,13 +33,16 @@ class Segment:
     length: int = 0
 
     def packet(self) -> bytes:
-        """Return the packet, without data."""
+        """Return the packet, without data; a SYN has a maximum segment size of 1460 bytes."""
         ends = socket.inet_aton(self.source[0]) + socket.inet_aton(self.target[0])
         ports, numbers = (self.source[1], self.target[1]), (self.sequence, self.acknowledged)
-        head = struct.pack("!2H2I2BH", *ports, *numbers, 5 << 4, self.flags, self.window)
-        total = checksum(ends + struct.pack("!2H", socket.IPPROTO_TCP, 20) + head)
-        first = struct.pack("!BBHHHBB", 0x45, 0, 40, 0, 0, 64, socket.IPPROTO_TCP)
-        return first + struct.pack("!H", checksum(first + ends)) + ends + head + struct.pack("!2H", total, 0)
+        options = struct.pack("!BBH", 2, 4, 1460) if self.flags & SYN else b""
+        size = 20 + len(options)
+        head = struct.pack("!2H2I2BH", *ports, *numbers, size << 2, self.flags, self.window)
+        total = checksum(ends + struct.pack("!2H", socket.IPPROTO_TCP, size) + head + options)
+        first = struct.pack("!BBHHHBB", 0x45, 0, 20 + size, 0, 0, 64, socket.IPPROTO_TCP)
+        last = struct.pack("!2H", total, 0) + options
+        return first + struct.pack("!H", checksum(first + ends)) + ends + head + last
 
 
 def checksum(data: bytes) -> int:
@@ -58,18 +62,29 @@ def parsed(packet: bytes) -> Segment | None:
     return Segment((hosts[0], ports[0]), (hosts[1], ports[1]), flags, sequence, acknowledged, window, length)
 
 
-def flood_syns(memory: Memory, target: Address, addresses: int, per_s: int) -> None:
-    """Send SYNs from that many addresses of 198.18.0.0/24, each from another port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sender:
-        for number in every(1 / per_s):
-            source = f"198.18.0.{number % addresses + 1}", 1024 + number % 60000
-            sender.sendto(Segment(source, target, SYN, number * 7919).packet(), (target[0], 0))
-
-
 def open_tunnel(memory: Memory, device: str) -> None:
     """Create a tun device."""
     memory["tunnel"] = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     fcntl.ioctl(memory["tunnel"], TUNSETIFF, struct.pack("16sH22x", device.encode(), IFF_TUN | IFF_NO_PI))
+
+
+def flood_syns(memory: Memory, target: Address, addresses: int, per_s: int) -> None:
+    """Send SYNs from that many addresses of 198.18.0.0/24, each from another port, and ignore the answers."""
+    threading.Thread(target=ignore, args=(memory["tunnel"],), daemon=True).start()
+    for number in every(1 / per_s):
+        source = f"198.18.0.{number % addresses + 1}", 1024 + number % 60000
+        os.write(memory["tunnel"], Segment(source, target, SYN, number * 7919 % 2**32).packet())
+
+
+def ignore(tunnel: int) -> None:
+    """Read what arrives, and do nothing."""
+    while True:
+        os.read(tunnel, 65536)
+
+
+def swallow(memory: Memory) -> None:
+    """Read what arrives at the tun device, and do nothing."""
+    ignore(memory["tunnel"])
 
 
 def read_tunnel_slowly(memory: Memory, seconds: float) -> None:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import NoReturn
 
@@ -31,6 +31,8 @@ RESET = struct.pack("=ii", 1, 0)
 REQUEST = b"GET / HTTP/1.1\r\nHost: webapp\r\n\r\n"
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SYN_SENT, CLOSED = 2, 7
+AT_ONCE = 5000
+"""Datagrams that a reader in Python can follow in a tenth of a second."""
 SO_MAX_PACING_RATE = 47
 
 
@@ -225,7 +227,7 @@ def keep_connecting(memory: Memory, attempts: Attempts, tally: Tally | None = No
     for _ in every(attempts.seconds):
         try_once(attempts.target, tried, tally)
         for caller, began in list(tried.items()):
-            state = caller.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+            state = state_of(caller)
             if state == SYN_SENT and time.monotonic() - began < attempts.patience_s:
                 continue
             del tried[caller]
@@ -235,6 +237,13 @@ def keep_connecting(memory: Memory, attempts: Attempts, tally: Tally | None = No
             else:
                 caller.send(attempts.greeting)
                 held.append(caller)
+        while held and state_of(held[0]) == CLOSED:  # by a reset
+            held.popleft().close()
+
+
+def state_of(connection: socket.socket) -> int:
+    """Return the state of a TCP socket, as the kernel numbers it."""
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
 
 
 def try_once(target: Address, tried: dict[socket.socket, float], tally: Tally | None) -> None:
@@ -342,22 +351,22 @@ def try_to_send(sender: socket.socket, data: bytes, target: Address) -> None:
 
 
 def fill_table(memory: Memory, target: str, entries: int) -> None:
-    """Send datagrams from new ports to new ports until conntrack has that many entries, and replace expired ones."""
-    tuples = ((source, port) for source in count(20000) for port in range(1024, 65000))
+    """Send datagrams until conntrack has that many entries, and replace expired ones."""
+    sends = send_each(target)
     for _ in every(0.1):
         missing = entries - int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
-        send_from_each(tuples, target, missing)
+        for _ in islice(sends, max(0, min(missing, AT_ONCE))):
+            pass
 
 
-def send_from_each(tuples: Iterator[tuple[int, int]], target: str, number: int) -> None:
-    """Send that many datagrams, each with ports of its own."""
-    sender, bound = None, 0
-    for _ in range(number):
-        source, port = next(tuples)
-        if sender is None or source != bound:
-            sender, bound = socket.socket(type=socket.SOCK_DGRAM), source
+def send_each(target: str) -> Iterator[None]:
+    """Send a datagram at each step, each between ports of its own."""
+    for source in count(20000):
+        with socket.socket(type=socket.SOCK_DGRAM) as sender:
             sender.bind(("", source))
-        sender.sendto(b"", (target, port))
+            for port in range(1024, 65000):
+                sender.sendto(b"", (target, port))
+                yield
 
 
 def look_up(memory: Memory, server: Address, seconds: float, tally: Tally) -> None:

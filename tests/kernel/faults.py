@@ -44,7 +44,7 @@ from .fault_oracles import (
     ss,
     transmit_drops,
 )
-from .fault_programs import REQUEST, Attempts, Tally
+from .fault_programs import REQUEST, RESPONSE, Attempts, Tally
 from .lab import End, Lab, Namespace, Worker, missing, until
 from .traffic import listen
 
@@ -219,20 +219,20 @@ def slow_reader_elsewhere(made: Made) -> What:
     )
 
 
-def outside_host(made: Made, host: outside.OutsideHost) -> Namespace:
-    """Return a namespace with a tun device, behind which 10.9.0.2 is outside of this machine."""
+def outside_network(made: Made) -> tuple[Namespace, Worker]:
+    """Return a namespace with a tun device for 10.9.0.0/24, and the process behind it, which plays the outside."""
     home = made.namespace("home")
-    player = made.process(home, "outsider")
-    player.call(outside.open_tunnel, "tun0")
-    home.ip_batch("addr add 10.9.0.1/24 dev tun0", "link set tun0 up")
-    player.start(outside.play_host, host)
-    return home
+    outsider = made.process(home, "outsider")
+    outsider.call(outside.open_tunnel, "tun0")
+    home.ip_batch("addr add 10.9.0.1/24 dev tun0", "link set tun0 txqueuelen 10000 up")
+    return home, outsider
 
 
 @fault("slow-reader-outside", "send queue stuck", "ordersvc", REPORT, needs=[TUN])
 def slow_reader_outside(made: Made) -> What:
     """A host outside of this machine does not read, and the sender's queue stays full."""
-    home = outside_host(made, outside.OutsideHost(room=60_000))
+    home, outsider = outside_network(made)
+    outsider.start(outside.play_host, outside.OutsideHost(room=60_000))
     made.start(home, "ordersvc", programs.fill, ("10.9.0.2", REPORT))
     return "ordersvc sends to 10.9.0.2:7000 outside of this machine, which does not read", lambda: any(
         line.send_queue > 50_000 and line.is_probing for line in established(home, f"dport = {REPORT}")
@@ -255,22 +255,21 @@ def accept_queue_full(made: Made) -> What:
 
 
 def flooded(made: Made, cookies: int) -> Namespace:
-    """Have a flood of SYNs from addresses that do not answer arrive at payapi; return its namespace."""
-    near, far = made.pair()
-    far.namespace.sysctl("net.ipv4.tcp_syncookies", cookies)
-    far.namespace.ip("route", "add", "198.18.0.0/24", "via", near.v4)
-    near.namespace.ip("route", "add", "blackhole", "198.18.0.0/24")
-    made.serve(far.namespace, "payapi", (far.v4, PAY), programs.discard)
-    made.start(near.namespace, "flooder", outside.flood_syns, (far.v4, PAY), 100, 300)
-    return far.namespace
+    """Have a flood of SYNs arrive at payapi from outside; return its namespace."""
+    home, outsider = outside_network(made)
+    home.sysctl("net.ipv4.tcp_syncookies", cookies)
+    home.ip("route", "add", "198.18.0.0/24", "dev", "tun0")
+    made.serve(home, "payapi", ("10.9.0.1", PAY), programs.discard)
+    outsider.start(outside.flood_syns, ("10.9.0.1", PAY), 100, 300)
+    return home
 
 
-@fault("syn-flood", "SYN queue full", "payapi", PAY)
+@fault("syn-flood", "SYN queue full", "payapi", PAY, needs=[TUN])
 def syn_flood(made: Made) -> What:
     """SYNs from a hundred addresses fill a listener's queue, and the kernel answers with cookies."""
     victim = flooded(made, cookies=1)
     return (
-        "flooder sends SYNs to payapi at 10.78.0.2:8443 from 198.18.0.1-100; SYN cookies are on",
+        "SYNs arrive at payapi at 10.9.0.1:8443 from 198.18.0.1-100; SYN cookies are on",
         lambda: (
             in_state(victim, "syn-recv") >= 100
             and nstat(victim, "TcpExtTCPReqQFullDoCookies") >= 100
@@ -279,12 +278,12 @@ def syn_flood(made: Made) -> What:
     )
 
 
-@fault("syn-flood-no-cookies", "SYN queue full", "payapi", PAY)
+@fault("syn-flood-no-cookies", "SYN queue full", "payapi", PAY, needs=[TUN])
 def syn_flood_no_cookies(made: Made) -> What:
     """SYNs from a hundred addresses fill a listener's queue, and the kernel drops further ones."""
     victim = flooded(made, cookies=0)
     return (
-        "flooder sends SYNs to payapi at 10.78.0.2:8443 from 198.18.0.1-100; SYN cookies are off",
+        "SYNs arrive at payapi at 10.9.0.1:8443 from 198.18.0.1-100; SYN cookies are off",
         lambda: in_state(victim, "syn-recv") >= 100 and nstat(victim, "TcpExtTCPReqQFullDrop") >= 100,
     )
 
@@ -380,7 +379,8 @@ def peer_gone(made: Made) -> What:
 @fault("peer-gone-outside", "peer gone", "ordersvc", REPORT, needs=[TUN])
 def peer_gone_outside(made: Made) -> What:
     """A host outside of this machine disappears, and the sender retransmits without an answer."""
-    home = outside_host(made, outside.OutsideHost(room=60_000, lives_for=5000))
+    home, outsider = outside_network(made)
+    outsider.start(outside.play_host, outside.OutsideHost(room=60_000, lives_for=5000))
     made.start(home, "ordersvc", programs.send_messages, ("10.9.0.2", REPORT), 1000, 0.1)
     return "ordersvc sends to 10.9.0.2:7000 outside of this machine, which answers no more", lambda: any(
         line.number("backoff") >= 3 and line.number("unacked") and line.send_queue > 5000
@@ -597,7 +597,7 @@ def connect_unreachable(made: Made) -> What:
         "fetcher connects to 10.78.0.99:9099, an address that no host on the link has",
         lambda: (
             made.tally.count(EHOSTUNREACH) >= 10
-            and "FAILED" in near.namespace.ip("neigh", "show", "10.78.0.99")
+            and not near.namespace.ip("neigh", "show", "10.78.0.99", "nud", "reachable")
         ),
     )
 
@@ -655,18 +655,18 @@ def resets(made: Made) -> What:
     )
 
 
-@fault("conntrack-full", "conntrack near full", needs=["nft", str(CONNTRACK_MAX)])
+@fault("conntrack-full", "conntrack near full", needs=["nft", TUN, str(CONNTRACK_MAX)])
 def conntrack_full(made: Made) -> What:
     """Conntrack has almost as many entries as it may have."""
-    near, far = made.pair()
+    home, outsider = outside_network(made)
+    outsider.start(outside.swallow)
     entries = int(CONNTRACK_MAX.read_text()) * 95 // 100
-    near.namespace.sysctl("net.netfilter.nf_conntrack_udp_timeout", 3600)
-    rules(near.namespace, "output", "ct state new accept")
-    rules(far.namespace, "prerouting", "drop")
-    made.start(near.namespace, "scanner", programs.fill_table, far.v4, entries)
+    home.sysctl("net.netfilter.nf_conntrack_udp_timeout", 3600)
+    rules(home, "output", "ct state new accept")
+    made.start(home, "scanner", programs.fill_table, "10.9.0.2", entries)
     return (
         f"scanner has filled {entries} entries of conntrack, 95 % of the limit",
-        lambda: int(near.namespace.run("sysctl", "-n", "net.netfilter.nf_conntrack_count")) >= entries - 100,
+        lambda: int(home.run("sysctl", "-n", "net.netfilter.nf_conntrack_count")) >= entries - 100,
     )
 
 
@@ -762,7 +762,7 @@ def longest_wait_ms(namespace: Namespace) -> int:
     waits = [
         line.number("lastsnd")
         for line in established(namespace, f"dport = {WEB}")
-        if line.number("lastsnd") < line.number("lastrcv")
+        if line.number("bytes_sent") // len(REQUEST) > line.number("bytes_received") // len(RESPONSE)
     ]
     return max(waits, default=0)
 
