@@ -72,6 +72,11 @@ def forever() -> NoReturn:
         signal.pause()
 
 
+def end_on_signal(memory: Memory) -> None:
+    """End on SIGTERM, whatever the parent does on it."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 # --- servers --------------------------------------------------------------------------------------------------
 
 
@@ -138,6 +143,15 @@ def close_each(memory: Memory) -> None:
     while True:
         with memory["listener"].accept()[0] as connection:
             received(connection)
+
+
+def answer_each(memory: Memory) -> None:
+    """Answer the one request of each connection, and close it after its peer did."""
+    while True:
+        with memory["listener"].accept()[0] as connection:
+            if received(connection):
+                connection.sendall(RESPONSE)
+                received(connection)
 
 
 def worsen_on_signal(memory: Memory) -> None:
@@ -274,12 +288,14 @@ def connect_and_close(memory: Memory, target: Address, first: int, limit: int, s
 
 
 def crawl(memory: Memory, port: int, hosts: int, per_s: int) -> None:
-    """Open and close that many connections per second, to addresses in turn."""
+    """Open that many connections per second, to addresses in turn, with one request each."""
     per_beat = per_s // 100
     for number in every(0.01):
         for turn in range(per_beat):
             host = (number * per_beat + turn) % hosts + 1
-            socket.create_connection((f"127.0.1.{host}", port)).close()
+            with socket.create_connection((f"127.0.1.{host}", port)) as connection:
+                connection.sendall(REQUEST)
+                connection.recv(len(CHUNK))
 
 
 def keep_in_time_wait(memory: Memory, target: Address, sockets: int) -> None:

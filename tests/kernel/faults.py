@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from errno import EACCES, EADDRNOTAVAIL, ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ETIMEDOUT
 from pathlib import Path
+from typing import NoReturn
 
 from . import fault_outside as outside
 from . import fault_programs as programs
@@ -60,6 +61,7 @@ PAY, REPORT, WEB, CLOSED, CACHE, STATS = 8443, 7000, 8080, 9099, 6379, 8125
 SERVFAIL = 2
 TUN = "/dev/net/tun"
 CONNTRACK_MAX = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HEALTHY_S = 5
 """Seconds before a fault that begins well gets bad, if it is made by hand."""
 
@@ -97,6 +99,7 @@ class Made:
     def process(self, namespace: Namespace, name: str) -> Worker:
         """Return a new process with this name."""
         self.processes[name] = self.lab.worker(namespace, name)
+        self.processes[name].call(programs.end_on_signal)
         return self.processes[name]
 
     def start(self, namespace: Namespace, name: str, program: Program, *arguments: object) -> Worker:
@@ -820,12 +823,12 @@ def tiny_sends(made: Made) -> What:
 
 @fault("short-connections", "short connections", "crawler")
 def short_connections(made: Made) -> What:
-    """A program opens and closes a thousand connections per second."""
+    """A program opens a thousand connections per second, each for one request."""
     home = made.namespace("home")
-    made.serve(home, "webapp", ("0.0.0.0", WEB), programs.close_each, backlog=4096)
+    made.serve(home, "webapp", ("0.0.0.0", WEB), programs.answer_each, backlog=4096)
     made.start(home, "crawler", programs.crawl, WEB, 50, 1000)
     return (
-        "crawler opens and closes 1000 connections per second to webapp at 127.0.1.1-50:8080",
+        "crawler opens 1000 connections per second, with one request each, to webapp at 127.0.1.1-50:8080",
         lambda: grows(home, "TcpActiveOpens", 700) and grows(home, "TcpPassiveOpens", 700),
     )
 
@@ -890,6 +893,13 @@ def hold(seconds: float | None) -> None:
     select.select([], [], [], seconds)
 
 
+def interrupt(number: int, frame: object) -> NoReturn:
+    """End what is held; ignore further signals while it is removed."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def make_by_hand(fault: Fault, seconds: float | None) -> None:
     """Make a fault, say what was made, and hold it."""
     with made(fault) as scene:
@@ -922,7 +932,8 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
         parser.error("name a fault, --list or --healthy")
     if why := chosen.lacks():
         return f"{why}"
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
     with contextlib.suppress(KeyboardInterrupt):
         if isinstance(chosen, Fault):
             make_by_hand(chosen, given.seconds)
