@@ -6,7 +6,11 @@
     python -m tests.kernel.faults --healthy redis
 
 The first lists the faults, the second makes one, says what was made, and removes everything after a minute, on
-Ctrl-C or on SIGTERM. The third runs a load without a fault.
+Ctrl-C or on SIGTERM. The third runs a load without a fault. In a test:
+
+    with made(fault) as scene:
+        scene.worsen()
+        until(lambda: fault.proof(scene), str(scene))
 
 Left out, because the kernel has only one such limit for all namespaces: a full neighbour table
 (net.ipv4.neigh.default.gc_thresh3) and TCP memory (net.ipv4.tcp_mem). The limit of conntrack is global too, but each
@@ -63,11 +67,11 @@ TUN = "/dev/net/tun"
 CONNTRACK_MAX = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HEALTHY_S = 5
-"""Seconds before a fault that begins well gets bad, if it is made by hand."""
+"""Seconds until `worsen` if a fault is made by hand."""
 
 
 class Made:
-    """The namespaces and processes of a fault, the sentence that says what was made, and the proof that it is there."""
+    """The namespaces and processes of a fault, with a sentence that says what was made and a proof of it."""
 
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.lab = lab
@@ -77,7 +81,7 @@ class Made:
         self.what = ""
         self.proof: Proof = lambda: False
         self.worsens: str | None = None
-        """The process that does well until `worsen`."""
+        """The process that works well until `worsen`; None if the fault begins at once."""
 
     def namespace(self, role: str) -> Namespace:
         """Return a new namespace with this role."""
@@ -130,7 +134,7 @@ class Made:
         return worker
 
     def worsen(self) -> None:
-        """Begin the fault, if it is one that begins well."""
+        """Begin the fault if it begins with a process that works well."""
         if self.worsens:
             os.kill(self.processes[self.worsens].pid, signal.SIGUSR1)
 
@@ -607,7 +611,7 @@ def connect_unreachable(made: Made) -> What:
 
 @fault("prohibited", "connects fail", "fetcher", CLOSED)
 def prohibited(made: Made) -> What:
-    """A route of the own host prohibits the destination."""
+    """A route on this host prohibits the destination."""
     home = made.namespace("home")
     home.ip("route", "add", "prohibit", "203.0.113.0/24")
     fetch(made, home, (NOWHERE, CLOSED))
@@ -761,7 +765,7 @@ def serving(made: Made, badly_s: float | None) -> Namespace:
 
 
 def longest_wait_ms(namespace: Namespace) -> int:
-    """Return how long the client has waited that has waited longest for webapp's answer."""
+    """Return the longest time that a client has waited for webapp's answer, in milliseconds."""
     waits = [
         line.number("lastsnd")
         for line in established(namespace, f"dport = {WEB}")
@@ -905,9 +909,11 @@ def make_by_hand(fault: Fault, seconds: float | None) -> None:
     with made(fault) as scene:
         print(f"{fault.name}: {scene}", flush=True)
         if scene.worsens:
-            hold(HEALTHY_S if seconds is None else min(HEALTHY_S, seconds / 2))
+            healthy_s = HEALTHY_S if seconds is None else min(HEALTHY_S, seconds / 2)
+            hold(healthy_s)
             scene.worsen()
             print(f"{fault.name}: {scene.worsens} is bad from now on", flush=True)
+            seconds = None if seconds is None else seconds - healthy_s
         hold(seconds)
 
 
