@@ -47,7 +47,8 @@ class Segment:
 
 def checksum(data: bytes) -> int:
     """Return the checksum of IP and TCP."""
-    return 0xFFFF - sum(struct.unpack(f"!{len(data) // 2}H", data)) % 0xFFFF
+    words: tuple[int, ...] = struct.unpack(f"!{len(data) // 2}H", data)
+    return 0xFFFF - sum(words) % 0xFFFF
 
 
 def parsed(packet: bytes) -> Segment | None:
