@@ -34,7 +34,8 @@ _INTERVAL_TOLERANCE = 0.9
 """Two readings may be slightly closer than the interval."""
 PLACES_MAX = 64
 """Rows of a finding whose ports and processes are compared with those of others."""
-_PORTS = ("local_port", "remote_port", "port")
+_PLACES = (("local_port", "remote_port", "port"), ("pid",), ("interface",), ("netns",))
+"""Columns of a place."""
 OTHER_ENDS_MAX = 8
 """Connections whose other end is looked for."""
 _OPTIONAL = re.compile(r"\[([^\]]*)\]")
@@ -50,20 +51,22 @@ Identity = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a finding is about: ports, processes and namespaces, by which one finding explains another."""
+    """What a finding is about, by which one finding explains another."""
 
     ports: frozenset[int] = frozenset()
     pids: frozenset[int] = frozenset()
+    interfaces: frozenset[str] = frozenset()
     namespaces: frozenset[int] = frozenset()
 
     def shares(self, other: Place) -> bool:
-        """Return whether both are about the same ports; without ports, the same process; else the same namespace.
+        """Return whether both are about the same ports; without ports, the same process, interface or namespace.
 
         A listener has one port of its connections, which have two.
         """
         pairs = (
             (self.ports, other.ports),
             (self.pids, other.pids),
+            (self.interfaces, other.interfaces),
             (self.namespaces, other.namespaces),
         )
         return next((ours <= theirs or theirs <= ours for ours, theirs in pairs if ours and theirs), True)
@@ -197,7 +200,7 @@ def _finding(view: View, parsed: ParsedRule, identity: Mapping[str, Any], at: In
         _sentence(rule.advice, view, at),
         len(at),
         _common(view, "process", at) if "process" in table.by_name else None,
-        Place(*(_numbers(view, names, at[:PLACES_MAX]) for names in (_PORTS, ("pid",), ("netns",)))),
+        Place(*(_distinct(view, names, at[:PLACES_MAX]) for names in _PLACES)),
         shown or parsed.view,
         wanted if shown else combined(table, filters).text,
     )
@@ -208,15 +211,10 @@ def _equals(name: str, value: Any) -> str:
     return f"{name}={UNKNOWN if value is None else quote(value) if isinstance(value, str) else value}"
 
 
-def _numbers(view: View, names: Sequence[str], at: Index) -> frozenset[int]:
-    """Return the distinct numbers in these columns."""
-    return frozenset(
-        number
-        for name in names
-        if name in view.table.by_name
-        for number in values_of(view, name, at)
-        if number is not None
-    )
+def _distinct(view: View, names: Sequence[str], at: Index) -> frozenset[Any]:
+    """Return the distinct values in these columns."""
+    present = (values_of(view, name, at) for name in names if name in view.table.by_name)
+    return frozenset(value for values in present for value in values if value is not None)
 
 
 # --- sentences ----------------------------------------------------------------------------------------------------

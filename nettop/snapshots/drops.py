@@ -315,11 +315,14 @@ PACKETS = Table(
         Rule(
             "losing packets",
             "severity=trouble packets_per_s>0",
-            "{packets_per_s} packets/s are dropped[ in {place}][ for {process} :{port}]: {meaning}",
+            "{packets_per_s} packets/s are dropped[ on {interface}][ in {place}][ for {process} :{port}]: {meaning}",
             "packets dropped because a resource ran out or data was damaged; MEANING says which, and what would help",
             "see MEANING, and which interface and process they were for",
-            by=("reason", "netns", "port", "process"),
-            explained_by=("losing datagrams", "accept queue full", "SYN queue full", "data unread"),
+            by=("reason", "netns", "interface", "port", "process"),
+            explained_by=(
+                "losing datagrams", "accept queue full", "SYN queue full", "data unread", "interface down",
+                "connects unanswered", "connects fail",
+            ),
         ),
         Rule(
             "firewall drops",
@@ -398,6 +401,16 @@ _COUNTER_RULES = (
         by=("netns",),
         explained_by=("no listener",),
         proof=("drops", "reason=NO_SOCKET protocol=udp"),
+    ),
+    Rule(
+        "no route",
+        "(name=IpOutNoRoutes or name=Ip6OutNoRoutes) packets_per_s>=2",
+        "{packets_per_s} packets/s or connects have no route" + _IN_NAMESPACE,
+        "packets and connects for which the routing table has no route",
+        "ip route, ip route get ADDRESS; open the drops lens (5)",
+        by=("netns",),
+        explained_by=("connects fail",),
+        proof=("connections.failures", "direction=outbound"),
     ),
 )
 

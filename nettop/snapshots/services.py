@@ -26,9 +26,10 @@ SPEEDS = {NORMAL: "as usual", SLOWER: "slower", STUCK: "stuck"}
 RECENT_S, USUAL_S = 10.0, 300.0
 SLOWER_FROM = 3.0
 """A service is slower if its p99 is more than this many times the usual."""
-STUCK_FROM, STUCK_LEAST_S = 10.0, 1.0
+STUCK_FROM, STUCK_FROM_RECENT, STUCK_LEAST_S = 10.0, 2.0, 1.0
 """A request is stuck if it has waited this many times the usual p99, and at least this long, since its last data: a
-stream in one direction is no request that waits."""
+stream in one direction is no request that waits. Where answers still arrive, a service is slow, not stuck, until one
+has waited twice the recent p99."""
 
 BUCKETS = Buckets(first_bit=10, last_bit=36, divided_by_bits=3)
 """1 µs to 69 s, within 6.3 %."""
@@ -124,7 +125,8 @@ SERVICES = Table(
         Field("usual_p99", Kind.GAUGE, "P99 5 min", "median of that p99 over the five minutes before", "u8",
               "ns", 9, 67),
         Field("speed", Kind.ENUM, "SPEED", "slower: the p99 of the last 10 seconds is more than three times the usual; "
-              "stuck: a request has waited more than ten times the usual, and at least a second, since its last data",
+              "stuck: a request has waited more than ten times the usual, more than twice the recent p99, and at least "
+              "a second since its last data",
               "u1", width=8,
               importance=66, labels=SPEEDS),
         _RESPONSE_NS,
@@ -188,6 +190,7 @@ SERVICES = Table(
             "than ten times the usual p99",
             "see what {process} does: its log, its CPU, and the services that it uses (SIDE used)",
             by=("netns", "port", "process"),
+            after_s=1.0,
             explained_by=_NOT_READING,
         ),
         Rule(
@@ -198,6 +201,7 @@ SERVICES = Table(
             "data, and more than ten times the usual p99",
             "look at the server, and at the path to it (RTT and RETR of the connections)",
             by=("netns", "port", "process"),
+            after_s=1.0,
             explained_by=("stuck service", *_NOT_READING),
         ),
         Rule(

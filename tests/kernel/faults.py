@@ -211,7 +211,7 @@ def slow_reader(made: Made) -> What:
     )
 
 
-@fault("slow-reader-elsewhere", "send queue stuck", "ordersvc", REPORT)
+@fault("slow-reader-elsewhere", "data unread", "reportd", REPORT)
 def slow_reader_elsewhere(made: Made) -> What:
     """A stopped program on another host does not read, and the sender's queue stays full."""
     near, far = made.pair()
@@ -322,7 +322,7 @@ def never_accepts(made: Made) -> What:
     )
 
 
-@fault("listener-stopped", "never accepts", "payapi", PAY)
+@fault("listener-stopped", "stuck service", "payapi", PAY)
 def listener_stopped(made: Made) -> What:
     """A stopped server leaves its clients waiting in a queue that has room."""
     home, at = made.namespace("home"), (LOOPBACK, PAY)
@@ -451,7 +451,7 @@ def mtu_black_hole(made: Made) -> What:
     )
 
 
-@fault("interface-drops", "interface drops", "tun0", needs=[TUN])
+@fault("interface-drops", "losing packets", "tun0", needs=[TUN])
 def interface_drops(made: Made) -> What:
     """A tunnel's program reads too slowly, and the device drops packets."""
     home = made.namespace("home")
@@ -466,7 +466,7 @@ def interface_drops(made: Made) -> What:
     )
 
 
-@fault("queue-drops", "interface drops", "veth1")
+@fault("queue-drops", "losing packets", "veth1")
 def queue_drops_packets(made: Made) -> What:
     """A short queue in front of a slow device drops packets."""
     near, far = made.pair()
@@ -515,7 +515,7 @@ def connect_refused(made: Made) -> What:
     )
 
 
-@fault("connect-unanswered", "connects fail", "fetcher", CLOSED, needs=["nft"])
+@fault("connect-unanswered", "connects unanswered", "fetcher", CLOSED, needs=["nft"])
 def connect_unanswered(made: Made) -> What:
     """A firewall on the way drops the SYNs of a program silently."""
     near, router, far = made.routed_pair()
@@ -533,7 +533,7 @@ def connect_unanswered(made: Made) -> What:
     )
 
 
-@fault("firewall-drop", "connects fail", "fetcher", CLOSED, needs=["nft"])
+@fault("firewall-drop", "firewall drops", "payapi", CLOSED, needs=["nft"])
 def firewall_drop(made: Made) -> What:
     """A rule of the server's own firewall drops the SYNs of a program."""
     near, far = made.pair()
@@ -547,7 +547,7 @@ def firewall_drop(made: Made) -> What:
     )
 
 
-@fault("firewall-reject", "connects fail", "fetcher", CLOSED, needs=["nft"])
+@fault("firewall-reject", "firewall drops", "payapi", CLOSED, needs=["nft"])
 def firewall_reject(made: Made) -> What:
     """A rule of the server's own firewall rejects connections with a reset."""
     near, far = made.pair()
@@ -564,7 +564,7 @@ def firewall_reject(made: Made) -> What:
     )
 
 
-@fault("firewall-prohibited", "connects fail", "fetcher", CLOSED, needs=["nft"])
+@fault("firewall-prohibited", "firewall drops", "payapi", CLOSED, needs=["nft"])
 def firewall_prohibited(made: Made) -> What:
     """A rule of the server's own firewall answers that the connection is prohibited."""
     near, far = made.pair()
@@ -637,7 +637,7 @@ def no_local_port(made: Made) -> What:
     )
 
 
-@fault("time-wait", "ports near exhaustion", CACHE)
+@fault("time-wait", "near a limit", CACHE)
 def time_wait(made: Made) -> What:
     """Most local ports for one destination are in TIME_WAIT."""
     near, far = made.pair()
@@ -650,7 +650,7 @@ def time_wait(made: Made) -> What:
     )
 
 
-@fault("resets", "connections reset", "payapi", PAY)
+@fault("resets", "resets connections", "payapi", PAY)
 def resets(made: Made) -> What:
     """A server resets each connection after the first byte."""
     home, at = made.namespace("home"), (LOOPBACK, PAY)
@@ -662,7 +662,7 @@ def resets(made: Made) -> What:
     )
 
 
-@fault("conntrack-full", "conntrack near full", needs=["nft", TUN, str(CONNTRACK_MAX)])
+@fault("conntrack-full", "near a limit", needs=["nft", TUN, str(CONNTRACK_MAX)])
 def conntrack_full(made: Made) -> What:
     """Conntrack has almost as many entries as it may have."""
     home, outsider = outside_network(made)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from nettop.kernel.bpf import drop_reasons
 from nettop.kernel.bpf.drop_reasons import NO_REASON, DropReasons
+from nettop.kernel.net.client_ports import read_client_ports
 from nettop.kernel.net.links import Link
 from nettop.probes.drops import probe
 from nettop.probes.drops.ports import UnseenSyns
@@ -26,7 +27,6 @@ from nettop.probes.drops.probe import (
     NamespaceCounters,
     encode_texts,
     program_text,
-    read_client_ports,
 )
 from nettop.query.filter import parse_filter
 from nettop.query.query import screen_query

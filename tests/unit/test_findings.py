@@ -184,7 +184,8 @@ def test_a_row_may_match_a_special_rule_and_a_general_one(now: Row, expected: li
         (CPUS, {"dropped": 0}, {"cpu": 3, "dropped": 5}, "CPU 3 drops 5 received packets/s: its backlog is full"),
         (CPUS, {"softirq_ns": 0, "elsewhere_ns": 0}, {"cpu": 3, "softirq_ns": 920_000_000, "elsewhere_ns": 30_000_000},
          "CPU 3 spends 92.0% of its time in softirqs, the others 3.00%"),
-        (CPUS, {"softirq_ns": 0, "elsewhere_ns": 0}, {"cpu": 3, "softirq_ns": 920_000_000, "elsewhere_ns": 500_000_000}, None),
+        (CPUS, {"softirq_ns": 0, "elsewhere_ns": 0},
+         {"cpu": 3, "softirq_ns": 920_000_000, "elsewhere_ns": 500_000_000}, None),
         (SERVICES, {}, {"speed": "stuck", "side": "served", "process": "webapp", "address": "0.0.0.0", "port": 7020,
                         "oldest": 2_000_000_000, "waiting": 3},
          "webapp 0.0.0.0:7020 has not answered a request for 2.00 s; 3 wait"),
@@ -212,7 +213,7 @@ def test_the_other_end_of_a_connection_is_named() -> None:
     writer = {**BEFORE, "process": "ordersvc", "pid": 8, "local_address": "10.0.3.7", "local_port": 60_968,
               "remote_address": "10.0.3.7", "remote_port": 7000}  # fmt: skip
     (alone,) = found([reader], [reader])
-    assert alone.sentence == "reportd has not read 129 kB from 10.0.3.7:60968 for 40.0 s"
+    assert alone.sentence == "reportd 10.0.3.7:7000 has not read 129 kB from 10.0.3.7:60968 for 40.0 s"
     (both,) = found([reader, writer], [reader, writer])
     assert both.sentence == f"{alone.sentence}; ordersvc waits for it"
     assert both.advice == "see what reportd 25406 does instead: ps, its log, cat /proc/25406/stack"
@@ -222,7 +223,9 @@ def test_values_that_differ_are_counted() -> None:
     """A finding of several rows names one of their peers, the largest queue, and how many others there are."""
     rows = [UNREAD | {"remote_port": 5000 + n, "receive_queue": 100_000 + n * 1000} for n in range(3)]
     (finding,) = found(rows, rows)
-    assert finding.sentence.startswith("reportd has not read 102 kB from 203.0.113.9:5000 and 2 more for")
+    assert finding.sentence.startswith(
+        "reportd 10.0.3.7:443 has not read 102 kB from 203.0.113.9:5000 and 2 more for"
+    )
     assert finding.rows == 3
 
 
@@ -279,7 +282,7 @@ def test_findings_are_told_apart_by_what_they_are_about() -> None:
     different = [UNREAD | {"pid": n, "process": f"p{n}"} for n in range(100)]
     (finding,) = found(different, different)
     assert (finding.rows, finding.process) == (100, None)
-    assert finding.sentence.startswith("p0 and 99 more has not read")
+    assert finding.sentence.startswith("p0 and 99 more 10.0.3.7:443 has not read")
 
 
 # --- over time ----------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from nettop.kernel.bpf.rows import row_header
 from nettop.kernel.bpf.set_table import key_hashes
 from nettop.kernel.bpf.symbols import Symbols, why_hidden
 from nettop.kernel.host.facts import Host
-from nettop.kernel.host.proc_files import read_text
+from nettop.kernel.net.client_ports import read_client_ports
 from nettop.kernel.net.links import Link, read_links
 from nettop.kernel.net.net_counters import read_counters
 from nettop.probes.drops.counters import (
@@ -124,8 +124,6 @@ _SUMS = {
 }
 """The counts of a snapshot, and the counters that each sums."""
 
-_CLIENT_PORTS = "sys/net/ipv4/ip_local_port_range"
-_DEFAULT_CLIENT_PORTS = 32768, 60999
 _NO_REASONS = "the kernel reports reasons since Linux 5.17"
 
 _UNSEEN_REASONS = dict(enumerate(UNSEEN.values(), 0xFFFF_0000))
@@ -137,12 +135,6 @@ _UNSEEN_SITES: Mapping[int, tuple[str, int] | None] = {0: ("tcp_conn_request", 0
 def make_probe(host: Host | None = None) -> Drops:
     """Return the probe of this lens."""
     return Drops(host)
-
-
-def read_client_ports(proc: Path = Path("/proc")) -> tuple[int, int]:
-    """Return the first and the last client (ephemeral) port; Linux's defaults if /proc does not show them."""
-    first, last = map(int, read_text(proc / _CLIENT_PORTS).split() or _DEFAULT_CLIENT_PORTS)
-    return first, last
 
 
 def program_text(

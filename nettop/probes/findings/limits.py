@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from nettop.errors import NettopError
 from nettop.kernel.host.proc_files import read_text
+from nettop.kernel.net.client_ports import most_used, read_client_ports
+from nettop.query.address import endpoint_text
 from nettop.snapshots.findings import LIMITS
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.snapshot import Rows, TextTable, unknown_value
@@ -55,6 +59,10 @@ _ALL = (
 """Per-CPU statistics have the current number of entries in their first column, in hex (neigh_stat_seq_show)."""
 
 
+_PORTS_TO = "local ports to "
+_PORTS = Limit(_PORTS_TO, "net/ipv4/ip_local_port_range", "", "further connects to it fail")
+
+
 def read_limits(proc: Path, *, is_own: bool) -> dict[str, tuple[int, int]]:
     """Return used and maximum amounts by resource, in the calling thread's namespace; omit what this kernel lacks."""
     sockstat = parse_sockstat(read_text(proc / "thread-self/net/sockstat"))
@@ -66,7 +74,25 @@ def read_limits(proc: Path, *, is_own: bool) -> dict[str, tuple[int, int]]:
         used = sockstat.get(limit.used) if isinstance(limit.used, str) else _number_in(proc, *limit.used)
         if used is not None and most:
             amounts[limit.resource] = used, most
-    return amounts
+    return amounts | _port_use(proc, sockstat)
+
+
+def _port_use(proc: Path, sockstat: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Return the use of client ports toward the busiest destination; nothing while all sockets are fewer than half of
+    the ports, because counting takes time."""
+    first, last = read_client_ports(proc)
+    sockets = sockstat.get("TCP inuse", 0) + sockstat.get("TCP tw", 0)
+    if sockets * 2 < (most := last - first + 1):
+        return {}
+    try:
+        busiest = most_used()
+    except NettopError:
+        return {}
+    if busiest is None:
+        return {}
+    raw = busiest.address if busiest.family == socket.AF_INET6 else busiest.address[:4]
+    place = endpoint_text(socket.inet_ntop(busiest.family, raw), busiest.port)
+    return {f"{_PORTS_TO}{place}": (busiest.used, most)}
 
 
 def parse_sockstat(text: str) -> dict[str, int]:
@@ -95,18 +121,18 @@ def limit_rows(by_namespace: Mapping[int, Mapping[str, tuple[int, int]]], taken_
     """Return the rows of the table, without names of namespaces."""
     limits = {limit.resource: limit for limit in _ALL}
     found = [
-        (netns, limits[resource], *amounts)
+        (netns, resource, limits.get(resource, _PORTS), *amounts)
         for netns, each in by_namespace.items()
         for resource, amounts in each.items()
     ]
     array = np.zeros(len(found), LIMITS.dtype)
     texts = {name: TextTable() for name in ("resource", "setting", "when_full")}
-    for row, (netns, limit, used, most) in zip(array, found, strict=True):
+    for row, (netns, resource, limit, used, most) in zip(array, found, strict=True):
         # A number of the whole machine is about no namespace.
         row["netns"] = unknown_value(row["netns"].dtype) if limit.of_machine else netns
-        row["id"] = row_id(limit.resource, int(row["netns"]))
+        row["id"] = row_id(resource, int(row["netns"]))
         row["used"], row["limit"] = used, most
-        row["resource"] = texts["resource"].code(limit.resource)
+        row["resource"] = texts["resource"].code(resource)
         row["setting"] = texts["setting"].code(limit.setting.replace("/", "."))
         row["when_full"] = texts["when_full"].code(limit.when_full)
     by_id = array[np.argsort(array["id"])]

@@ -18,6 +18,7 @@ from nettop.snapshots.services import (
     SLOWER_FROM,
     STUCK,
     STUCK_FROM,
+    STUCK_FROM_RECENT,
     STUCK_LEAST_S,
     USUAL_S,
 )
@@ -96,8 +97,9 @@ class UsualTimes:
 
 
 def _speeds(recent: Array, usual: Array, stalled: Array) -> Array:
-    """Return each service's speed number; where the usual p99 is unknown, only the minimum wait counts."""
+    """Return each service's speed number; where no p99 is known, only the minimum wait counts."""
     is_slower = recent > SLOWER_FROM * usual
-    longest = np.maximum(STUCK_FROM * np.nan_to_num(usual), STUCK_LEAST_S * 1e9)
+    of_p99 = np.maximum(STUCK_FROM * np.nan_to_num(usual), STUCK_FROM_RECENT * np.nan_to_num(recent))
+    longest = np.maximum(of_p99, STUCK_LEAST_S * 1e9)
     is_stuck = known(stalled) & (stalled > longest)
     return np.where(is_stuck, STUCK, np.where(is_slower, SLOWER, NORMAL))
