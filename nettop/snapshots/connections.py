@@ -344,8 +344,8 @@ _SOCKET_RULES = (
     # A SYN is sent again after a second.
     Rule(
         "connects unanswered",
-        "state=SYN_SENT last_sent_ms>=1s",
-        "{process} gets no answer to connects to {remote}: {rows} wait, {last_sent_ms}",
+        "state=SYN_SENT lost>0",
+        "{process} gets no answer to connects to {remote}: {rows} wait",
         "connections from here whose SYN has not been answered for a second: nobody is there, or a firewall drops it",
         "check the address and the path (ping, tracepath), and the firewalls on both ends",
         certainty=Certainty.LIKELY,

@@ -582,7 +582,7 @@ def firewall_prohibited(made: Made) -> What:
     )
 
 
-@fault("connect-no-route", "connects fail", "fetcher", CLOSED)
+@fault("connect-no-route", "no route")
 def connect_no_route(made: Made) -> What:
     """A program connects to an address to which there is no route."""
     home = made.namespace("home")
@@ -825,7 +825,7 @@ def tiny_sends(made: Made) -> What:
     )
 
 
-@fault("short-connections", "short connections", "crawler")
+@fault("short-connections", "short connections")
 def short_connections(made: Made) -> What:
     """A program opens a thousand connections per second, each for one request."""
     home = made.namespace("home")

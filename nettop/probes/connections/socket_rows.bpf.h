@@ -210,9 +210,9 @@ static __always_inline void put_queues(struct row *row, struct tcp_sock *tp) {
   row->receive_queue = unread > 0 ? unread : 0; // a FIN may be read before it is counted
 }
 
-// Sets how long ago data was sent and received, or the connection opened.
+// Sets how long ago data was sent and received, or the connection opened, if it ever did.
 static __always_inline void put_last_data(struct row *row, struct tcp_sock *tp, u8 state) {
-  if (state == TCP_SYN_SENT || state == TCP_SYN_RECV)
+  if (state == TCP_SYN_SENT || state == TCP_SYN_RECV || !tp->sent_at)
     return;
   u32 now = bpf_jiffies64();
   row->last_sent_ms = (u64)(now - tp->sent_at) * US_PER_TICK / 1000;
