@@ -383,9 +383,10 @@ _SOCKET_RULES = (
         by=("remote_address", "netns", "process"),
         after_s=2.0,
     ),
+    # A request that gets an answer must be sent at once, however short it is.
     Rule(
         "tiny sends",
-        "data_packets_sent_per_s>=1000 send_size<100",
+        "data_packets_sent_per_s>=1000 send_size<100 bytes_received_per_s=0",
         "{process} → {remote} sends {data_packets_sent_per_s} segments/s of {send_size}",
         "connections that send many segments with little data in each: the program flushes too often",
         "gather more data for each send() (a buffer, writev, TCP_CORK); TCP_NODELAY alone does not do that",
