@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, TextIO
 
@@ -23,7 +23,7 @@ from nettop.snapshots.connections import GROUPS
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
-from nettop.snapshots.schema import Lens, Severity, Table
+from nettop.snapshots.schema import Severity
 from nettop.snapshots.snapshot import Frame
 from nettop.snapshots.source import SourceOptions
 from nettop.writing import write_output
@@ -46,10 +46,7 @@ def run_check(settings: CheckSettings, session: Session, stdout: TextIO, stderr:
     Raise BrokenPipeError if the reader of `stdout` is gone, and the error of the findings lens.
     """
     report = Diagnostics(stderr)
-    with ExitStack() as leases:
-        for lens in _LENSES:
-            leases.callback(session.enable(lens.id, _options(settings, lens)).release)
-        consumer = leases.enter_context(Consumer(session, FINDINGS_LENS.id, (FINDINGS,), _options(settings)))
+    with watching(session, settings.mechanisms) as consumer:
         found = _watch(settings, consumer)
         for lens in _LENSES:
             failure = session.bus.failure(lens.id)
@@ -64,11 +61,16 @@ def run_check(settings: CheckSettings, session: Session, stdout: TextIO, stderr:
     return ExitCode.FAILURE if is_wrong else ExitCode.DONE
 
 
-def _options(settings: CheckSettings, lens: Lens = FINDINGS_LENS) -> SourceOptions:
-    tables: tuple[Table, ...] = (GROUPS,) if lens is CONNECTIONS else ()
-    return SourceOptions(
-        frozenset(table.name for table in tables), mechanisms=settings.mechanisms, whole=True
-    )
+@contextmanager
+def watching(session: Session, mechanisms: Mapping[str, str]) -> Iterator[Consumer]:
+    """Attach every lens that has rules, and yield the consumer of the findings."""
+    with ExitStack() as leases:
+        for lens in _LENSES:
+            tables = frozenset({GROUPS.name} if lens is CONNECTIONS else ())
+            options = SourceOptions(tables, mechanisms=mechanisms, whole=True)
+            leases.callback(session.enable(lens.id, options).release)
+        options = SourceOptions(mechanisms=mechanisms, whole=True)
+        yield leases.enter_context(Consumer(session, FINDINGS_LENS.id, (FINDINGS,), options))
 
 
 def _watch(settings: CheckSettings, consumer: Consumer) -> dict[int, dict[str, Any]]:
@@ -81,20 +83,18 @@ def _watch(settings: CheckSettings, consumer: Consumer) -> dict[int, dict[str, A
             raise consumer.failure
         if consumer.frame is not None and (consumer.frame is not frame or not found):
             frame = consumer.frame
-            found |= _rows(frame)
+            found |= {row["id"]: row for row in finding_rows(frame)}
         left = end - time.monotonic()
         if left <= 0:
             return found
         consumer.wait(timeout_s=left)
 
 
-def _rows(frame: Frame) -> dict[int, dict[str, Any]]:
-    # Those that another one explains by now are among them: they were seen alone before.
+def finding_rows(frame: Frame) -> list[dict[str, Any]]:
+    """Return every finding of a reading by rank, with all its fields; also those that another one explains by now."""
     view = View(Frame(frame.now), replace(screen_query(FINDINGS), all_rows=True))
-    at = view.order
-    columns = (view.values(name, at) for name in _NAMES)
-    rows = (dict(zip(_NAMES, row, strict=True)) for row in zip(*columns, strict=True))
-    return {row["id"]: row for row in rows}
+    columns = (view.values(name, view.order) for name in _NAMES)
+    return [dict(zip(_NAMES, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _text(rows: list[dict[str, Any]]) -> str:

@@ -38,6 +38,8 @@ _PLACES = (("local_port", "remote_port", "port"), ("pid",), ("interface",), ("ne
 """Columns of a place."""
 OTHER_ENDS_MAX = 8
 """Connections whose other end is looked for."""
+_CAUSE_GONE_NS = 2_000_000_000
+"""A finding does not explain another one that is seen this long after it."""
 _OPTIONAL = re.compile(r"\[([^\]]*)\]")
 _VALUE = re.compile(r"\{(\w+)\}")
 _SUMMED = (Kind.COUNTER, Kind.SUM)
@@ -362,7 +364,7 @@ def _explain(raised: Sequence[_Tracked]) -> None:
             cause
             for kind in tracked.finding.rule.explained_by
             for cause in by_kind[kind]
-            if cause.finding.place.shares(place)
+            if cause.finding.place.shares(place) and tracked.last_ns - cause.last_ns <= _CAUSE_GONE_NS
         ]
         tracked.cause = max(causes, key=lambda cause: cause.finding.place.nearness(place), default=None)
     for tracked in raised:

@@ -202,6 +202,9 @@ _FIELDS = (
           labels=CONGESTION_CONTROLS, formula="icsk_ca_ops->name"),
     Field("drops", Kind.COUNTER, "DROPS", "packets dropped by the socket itself", "u8", "packets", 7, 26,
           "sk_drops"),
+    Field("descriptor", Kind.GAUGE, "FD", "the descriptor by which its owner holds it", "u4", width=7, importance=5),
+    Field("descriptors_max", Kind.GAUGE, "FD MAX", "descriptors that its owner may open; unknown without a limit, and "
+          "from sock_diag", "u4", "descriptors", 9, 4, "RLIMIT_NOFILE"),
     Field("answers", Kind.GAUGE, "ANSWERS", "answers since the services lens was attached; unknown while it is "
           "not attached", "u8", "answers", 9, 4, lens="services"),
     Field("response_mean", Kind.GAUGE, "RESPONSE", "mean response time of those answers", "u8", "ns", 9, 4,
@@ -218,6 +221,9 @@ _FIELDS = (
           importance=50, formula="retransmits ÷ data_packets_sent, at most 1: a retransmitted SYN or FIN is in the "
           "numerator only",
           parts=("retransmits", "data_packets_sent"), share=True),
+    Field("descriptor_use", Kind.RATIO, "FD %", "how near its owner is to its limit of descriptors, at least: the "
+          "kernel always gives out the lowest free one", width=7, importance=5, formula="descriptor ÷ descriptors_max",
+          parts=("descriptor", "descriptors_max")),
     Field("send_size", Kind.RATIO, "SEND SIZE", "mean payload of the data segments sent", unit="bytes", width=9,
           importance=9, formula="bytes_sent ÷ data_packets_sent", parts=("bytes_sent", "data_packets_sent")),
     Field("accept_queue_use", Kind.RATIO, "ACCEPTQ %", "fill level of a listener's accept queue", width=9,
@@ -341,6 +347,15 @@ _SOCKET_RULES = (
         by=("local_port", "netns"),
         explained_by=("accept queue full",),
     ),
+    Rule(
+        "few descriptors left",
+        "descriptor_use>=80%",
+        "{process} has descriptor {descriptor} of {descriptors_max}: soon it can open no further files or sockets",
+        "processes near their limit of open files (RLIMIT_NOFILE)",
+        "it leaks them (ls -l /proc/{pid}/fd), or needs a higher limit: prlimit --pid {pid} --nofile, LimitNOFILE=",
+        Severity.WARNING,
+        by=_OWNER,
+    ),
     # A SYN is sent again after a second.
     Rule(
         "connects unanswered",
@@ -419,7 +434,7 @@ SOCKETS = Table(
                             "receive_queue", "backlog", "accept_queue", "accept_queue_use", "syn_queue",
                             "syn_queue_use")),
         ("answers", ("answers", "response_mean", "waiting_since")),
-        ("by number", ("id", "netns", "owner_source")),
+        ("by number", ("id", "netns", "owner_source", "descriptor", "descriptors_max", "descriptor_use")),
     ),
     # Listeners are shown by default only while in trouble.
     default_filter=f"(state!=LISTEN or {_ACCEPT_QUEUE_FULL} or {_SYN_QUEUE_FULL}) state!=TIME_WAIT state!=UNCONN",
@@ -440,7 +455,7 @@ SOCKETS = Table(
 
 _NOT_IN_EVENTS = {
     "rtt", "bytes", "send_queue", "receive_queue", "last_sent_ms", "last_received_ms", "backlog", "accept_queue",
-    "syn_queue", "accept_queue_use", "send_size",
+    "syn_queue", "accept_queue_use", "send_size", "descriptor", "descriptors_max", "descriptor_use",
     "syn_queue_use", "bytes_in_flight", "messages_sent", "messages_received", "limited_by", "limited_share",
     "application_limited", "congestion_limited", "send_buffer_full", "lost", "peer_window", "answers",
     "response_mean", "waiting_since", "pacing_rate", "congestion_control",

@@ -312,9 +312,10 @@ PACKETS = Table(
     begins_at_zero=True,
     uses=("connections",),
     rules=(
+        # A few a second are announcements of IPv6 on links that are not connected.
         Rule(
             "losing packets",
-            "severity=trouble packets_per_s>0",
+            "severity=trouble packets_per_s>=5",
             "{packets_per_s} packets/s are dropped[ on {interface}][ in {place}][ for {process} :{port}]: {meaning}",
             "packets dropped because a resource ran out or data was damaged; MEANING says which, and what would help",
             "see MEANING, and which interface and process they were for",

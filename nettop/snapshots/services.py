@@ -206,7 +206,7 @@ SERVICES = Table(
         ),
         Rule(
             "slow service",
-            "speed=slower side=served",
+            "speed=slower side=served answers_per_s>0",
             "{process} {service} answers in {recent_p99}, {usual_p99} before",
             "services of this host whose p99 of the last 10 seconds is more than three times the usual",
             "QUEUED and SERVICE tell whether requests wait for {process} or in it; see the services that it uses",
@@ -215,7 +215,7 @@ SERVICES = Table(
         ),
         Rule(
             "slow answers",
-            "speed=slower side=used",
+            "speed=slower side=used answers_per_s>0",
             "{process} gets answers of {service} in {recent_p99}, {usual_p99} before",
             "services that a process of this host uses, whose p99 of the last 10 seconds is more than three times the "
             "usual",

@@ -339,7 +339,7 @@ def listener_stopped(made: Made) -> What:
     )
 
 
-@fault("open-files", "open files near limit", "proxyd")
+@fault("open-files", "few descriptors left", "proxyd")
 def open_files_near_limit(made: Made) -> What:
     """A process holds all but two of the descriptors that it may open, most of them connections."""
     home, at = made.namespace("home"), (LOOPBACK, 7300)
@@ -466,7 +466,7 @@ def interface_drops(made: Made) -> What:
     )
 
 
-@fault("queue-drops", "losing packets", "veth1")
+@fault("queue-drops", "losing packets")
 def queue_drops_packets(made: Made) -> What:
     """A short queue in front of a slow device drops packets."""
     near, far = made.pair()
@@ -480,7 +480,7 @@ def queue_drops_packets(made: Made) -> What:
     )
 
 
-@fault("interface-down", "interface down", "veth1")
+@fault("interface-down", "interface down")
 def interface_down(made: Made) -> What:
     """An interface with an address is up, but has no carrier."""
     near, far = made.pair()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from nettop.probes.connections.probe import Connections
-from nettop.snapshots.snapshot import Snapshot
+from nettop.snapshots.snapshot import Frame, Snapshot
 
 from . import oracle, traffic
 from .lab import End, Lab, Namespace, Worker, until
@@ -58,7 +58,7 @@ def follow_connections(memory: Memory) -> None:
 def read_connections(memory: Memory) -> list[Row]:
     """Read the current sockets, and pass them to flows as well."""
     snapshot: Snapshot = memory["connections"].read(time.monotonic_ns())
-    memory["probe"].join({"connections": snapshot})
+    memory["probe"].join({"connections": Frame(snapshot)})
     return decoded(snapshot.tables["sockets"])
 
 

@@ -18,6 +18,7 @@ from nettop.kernel.bpf import drop_reasons
 from nettop.kernel.bpf.drop_reasons import NO_REASON, DropReasons
 from nettop.kernel.net.client_ports import read_client_ports
 from nettop.kernel.net.links import Link
+from nettop.probes.drops import counters as drop_counters
 from nettop.probes.drops import probe
 from nettop.probes.drops.ports import UnseenSyns
 from nettop.probes.drops.probe import (
@@ -336,7 +337,7 @@ def test_owner_of_a_port(
     """A port belongs to its listener on all addresses, else to any listener; several have their common values."""
     rows = make_rows(sockets)
     connections = Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows})
-    read.source.join({"connections": connections})  # type: ignore[attr-defined]
+    read.source.join({"connections": Frame(connections)})  # type: ignore[attr-defined]
     (row,) = shown(read(Program((LO | {"protocol": protocol} | PORT, 3, 30))))
     assert (row["port"], row["process"], row["pid"]) == (80, *owner)
 
@@ -344,7 +345,7 @@ def test_owner_of_a_port(
 def test_a_port_that_packets_only_pass_has_no_process(read: Callable[[Program], Snapshot]) -> None:
     """A router's own listener does not own the packets that it drops for others."""
     rows = make_rows([LISTENER | {"process": "web", "pid": 7, "local_port": 80}])
-    read.source.join({"connections": Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows})})  # type: ignore[attr-defined]
+    read.source.join({"connections": Frame(Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows}))})  # type: ignore[attr-defined]
     (row,) = shown(read(Program((LO | {"protocol": 6, "port": 80}, 3, 30))))
     assert (row["port"], row["process"]) == (80, None)
 
@@ -352,7 +353,7 @@ def test_a_port_that_packets_only_pass_has_no_process(read: Callable[[Program], 
 def test_without_a_port_there_is_no_process(read: Callable[[Program], Snapshot]) -> None:
     """Drops at no port are a row of their own, whose port and process are unknown."""
     rows = make_rows([LISTENER | {"process": "web", "pid": 7, "local_port": port} for port in (0, 80, None)])
-    read.source.join({"connections": Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows})})  # type: ignore[attr-defined]
+    read.source.join({"connections": Frame(Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows}))})  # type: ignore[attr-defined]
     tcp = LO | {"protocol": 6}
     drops = shown(read(Program((tcp, 3, 30), (tcp | PORT, 1, 10))))
     assert {(row["port"], row["process"], row["pid"], row["packets"]) for row in drops} == {
@@ -361,14 +362,19 @@ def test_without_a_port_there_is_no_process(read: Callable[[Program], Snapshot])
     }
 
 
-@pytest.mark.parametrize("snapshots", [{}, {"connections": Snapshot("connections", WALL_NS, TAKEN_NS, {})}])
+@pytest.mark.parametrize(
+    "frames", [{}, {"connections": Frame(Snapshot("connections", WALL_NS, TAKEN_NS, {}))}]
+)
 def test_without_sockets_the_port_is_shown(
-    read: Callable[[Program], Snapshot], snapshots: dict[str, Snapshot]
+    read: Callable[[Program], Snapshot], frames: dict[str, Frame]
 ) -> None:
     """If the connections lens has no data, the port alone is shown."""
     rows = make_rows([LISTENER | {"process": "web", "pid": 7}])
     program = Program((LO | {"protocol": 6} | PORT, 3, 30))
-    for joined in ({"connections": Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows})}, snapshots):
+    for joined in (
+        {"connections": Frame(Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows}))},
+        frames,
+    ):
         read.source.join(joined)  # type: ignore[attr-defined]
         (row,) = shown(read(program))
     assert (row["port"], row["process"], row["pid"]) == (80, None, None)
@@ -388,7 +394,7 @@ def test_counters_of_a_namespace(
     counters = {"UdpRcvbufErrors": 2**64 - 1, "UdpInDatagrams": 9}
     links = [Link(2, "eth0", {"rx_dropped": 3, "rx_bytes": 8})]
     monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters(counters, {}, links))
-    monkeypatch.setattr(probe, "read_backlog_drops", lambda proc: {3: 5})
+    monkeypatch.setattr(drop_counters, "read_backlog_drops", lambda proc: {3: 5})
     snapshot = read(Program())
     rows = snapshot.tables["counters"]
     namespaces = read.source.namespaces.threads  # type: ignore[attr-defined]
@@ -426,7 +432,7 @@ def test_a_packet_of_several_counters_counts_once(
         "UdpNoPorts": 3,
     }
     monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters(counters, {}, []))
-    monkeypatch.setattr(probe, "read_backlog_drops", lambda proc: {})
+    monkeypatch.setattr(drop_counters, "read_backlog_drops", lambda proc: {})
     snapshot = read(Program())
     namespaces = len(read.source.namespaces.threads)  # type: ignore[attr-defined]
     frame = Frame(snapshot, None)

@@ -137,14 +137,14 @@ def test_owners_are_given_to_the_rows_at_their_positions() -> None:
     """A row gets the owner at its position; one without a position, or at a row without an owner, keeps its own."""
     none, outside = np.iinfo(np.uint64).max, np.iinfo(np.uint32).max
     owned = rows_of(
-        {"id": 1, "pid": 7, "start_time": 1, "fd": 3, "comm": b"web"},
+        {"id": 1, "pid": 7, "start_time": 1, "descriptor": 3, "comm": b"web"},
         {"id": 2, "pid": outside, "start_time": none, "comm": b"none"},
-        {"id": 3, "pid": outside, "start_time": 1, "fd": 3, "comm": b"host"},
+        {"id": 3, "pid": outside, "start_time": 1, "descriptor": 3, "comm": b"host"},
     )
-    rows = rows_of(*({"id": number, "pid": 9, "fd": 4, "comm": b"old"} for number in (4, 5, 6, 7)))
+    rows = rows_of(*({"id": number, "pid": 9, "descriptor": 4, "comm": b"old"} for number in (4, 5, 6, 7)))
     copy_owners(rows, owned, np.array([0, 1, 2, -1]))
     kept = (9, 4, b"old")
-    assert rows[["pid", "fd", "comm"]].tolist() == [(7, 3, b"web"), kept, (outside, 3, b"host"), kept]
+    assert rows[["pid", "descriptor", "comm"]].tolist() == [(7, 3, b"web"), kept, (outside, 3, b"host"), kept]
 
 
 def test_time_wait_remains_beside_the_dead_socket_of_a_descriptor() -> None:

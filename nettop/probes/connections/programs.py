@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,7 +31,7 @@ SENDING_MAX = 1 << 12
 UDP_SOCKETS_MAX = 1 << 15
 """Maximum UDP sockets counted at once, in 13 MB of kernel memory."""
 
-_TASK = ("pid", "flags", *process_columns.TASK_MEMBERS)
+_TASK = ("pid", "flags", "signal", *process_columns.TASK_MEMBERS)
 _COMMON = (
     "skc_family", "skc_state", "skc_num", "skc_dport", "skc_daddr", "skc_rcv_saddr", "skc_v6_daddr",
     "skc_v6_rcv_saddr", "skc_net", "skc_flags", "skc_cookie", "skc_bound_dev_if",
@@ -61,6 +62,7 @@ SLICES = (
     *process_columns.SLICES,
     Slice("bpf_iter_meta", _plain(("seq", "seq_num")), {}),
     Slice("task_struct", _plain(_TASK), {}),
+    Slice("signal_struct", _plain(("rlim",)), {}),
     Slice("socket", _plain(("sk", "file", "flags")), {}),
     Slice("net", {"inum": "ns.inum"}, {}),
     Slice("sock_common", _plain(_COMMON), {}),
@@ -184,6 +186,7 @@ def _text(
         "CONNECTION_GROUPS": CONNECTION_GROUPS,
         "GROUP_SIZE": GROUP_SIZE,
         "STATE_UNCONN": STATE["UNCONN"],
+        "RLIMIT_NOFILE": resource.RLIMIT_NOFILE,
         "DIRECTION_INBOUND": inbound,
         "DIRECTION_OUTBOUND": outbound,
         "DIRECTION_WAS_INBOUND": was_inbound,

@@ -267,7 +267,7 @@ def _rows_of_descriptors(rows: Array, inodes: Array, owners: SocketOwners) -> Ar
     process = owners.processes[owners.process[descriptor_at]]
     for name in ("pid", "start_time", "comm"):
         held[name] = process[name]
-    held["fd"] = owners.fd[descriptor_at]
+    held["descriptor"] = owners.fd[descriptor_at]
     held["owner_source"] = _DESCRIPTOR
     return held
 

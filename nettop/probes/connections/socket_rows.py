@@ -52,7 +52,6 @@ ROW = row_dtype(
         ("held_by_kernel", "u1"),
         ("is_tunnel", "u1"),
         ("is_opener", "u1"),
-        ("fd", "u4"),
         (DEVICE_INDEX, "u4"),
         ("cgroup_id", "u4"),
         ("holder", "u8"),
@@ -77,7 +76,16 @@ MESSAGE = next(number for number, name in OWNER_SOURCES.items() if name == "mess
 _SERVICE_MANAGER = b"systemd"
 """Name of a process that opens sockets for others."""
 
-_OWNER = ("pid", "fd", "start_time", "css_set", "cgroup_id", "comm", "owner_source")
+_OWNER = (
+    "pid",
+    "descriptor",
+    "descriptors_max",
+    "start_time",
+    "css_set",
+    "cgroup_id",
+    "comm",
+    "owner_source",
+)
 
 
 class SocketCounts(NamedTuple):
@@ -174,8 +182,8 @@ def descriptors_of(row: Array, shared: Array) -> list[tuple[int, int]]:
     """Return the (PID, descriptor) pairs of this single row's socket; `shared` are all rows of sockets that several
     processes hold."""
     several = shared[shared["id"] == row["id"]]
-    rows = several if len(several) else row[known(row["fd"])]
-    return sorted(zip(rows["pid"].tolist(), rows["fd"].tolist(), strict=True))
+    rows = several if len(several) else row[known(row["descriptor"])]
+    return sorted(zip(rows["pid"].tolist(), rows["descriptor"].tolist(), strict=True))
 
 
 def merge(owned: Array, unattributed: Array) -> Array:

@@ -63,7 +63,12 @@ static __always_inline void put_udp(struct row *row, struct sock *sk) {
 
 static __always_inline void put_owner(struct row *row, struct task_struct *task, u32 fd) {
   PUT_PROCESS(row, task);
-  row->fd = fd;
+  row->descriptor = fd;
+  // A limit is a struct rlimit, which begins with the current limit; slices declare it as an array of words.
+  struct signal_struct *shared = (struct signal_struct *)task->signal;
+  u64 descriptors_max = *(u64 *)shared->rlim[RLIMIT_NOFILE];
+  if (descriptors_max < (u32)UNKNOWN)
+    row->descriptors_max = descriptors_max;
   row->owner_source = OWNER_DESCRIPTOR;
 }
 

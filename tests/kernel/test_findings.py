@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The right finding comes first: beside each fault of faults.py, in random order, and none beside healthy loads."""
+
+import os
+import random
+import re
+from collections.abc import Iterator
+from math import ceil
+from typing import Any
+
+import pytest
+
+from nettop.engine.consumer import Consumer
+from nettop.engine.session import Session
+from nettop.output.check import finding_rows, watching
+from nettop.snapshots import lenses
+from nettop.snapshots.findings import LIMITS
+from nettop.snapshots.services import SERVICES
+from nettop.snapshots.snapshot import Frame, known
+
+from .fault_loads import LOADS
+from .faults import FAULTS, Fault, Made, made
+from .lab import Lab, Namespace, until
+
+pytestmark = pytest.mark.kernel
+
+INTERVAL_S = 1.0
+SEED = os.environ.get("NETTOP_FAULTS_SEED", "49")
+ORDERED = random.Random(SEED).sample(FAULTS, len(FAULTS))
+RULES = {rule.name: rule for lens in lenses() for table in lens.tables for rule in table.rules}
+WITHIN = 2
+"""Readings in which something else, or nothing, may come first, besides those that the rule itself waits for."""
+CALM_READINGS = 10
+
+
+class Watch:
+    """A running check of the whole host."""
+
+    def __init__(self, session: Session, consumer: Consumer) -> None:
+        self.session = session
+        self._consumer = consumer
+        self._last: Frame | None = None
+
+    def next_reading(self) -> list[dict[str, Any]]:
+        """Return the findings of the next reading, by rank."""
+
+        def new_frame() -> Frame | None:
+            if self._consumer.failure is not None:
+                raise self._consumer.failure
+            self._consumer.wait(timeout_s=0.1)
+            frame = self._consumer.frame
+            return frame if frame is not self._last else None
+
+        self._last = until(new_frame, "a reading")
+        return finding_rows(self._last)
+
+    def readings_in(self, namespaces: list[Namespace]) -> Iterator[list[dict[str, Any]]]:
+        """Yield the findings about these namespaces, or about the machine, that no other finding explains.
+
+        Those seen last in an earlier reading may be about a removed namespace with the same inode number.
+        """
+        inodes = {None, *(each.inode for each in namespaces)}
+        while True:
+            rows = self.next_reading()
+            yield [
+                row for row in rows if row["cause"] is None and row["netns"] in inodes and not row["unseen"]
+            ]
+
+    def has_entered(self, namespaces: list[Namespace]) -> bool:
+        """Return whether the counters of these namespaces are read."""
+        frame = self._consumer.frame
+        assert frame is not None
+        rows = frame.now.tables[LIMITS.name].array
+        return {each.inode for each in namespaces} <= set(rows["netns"].tolist())
+
+    def knows_usual_times(self, port: int) -> bool:
+        """Return whether the usual response times of the service at a port are known."""
+        frame = self.session.bus.frame("services")
+        rows = None if frame is None else frame.now.tables.get(SERVICES.name)
+        return rows is not None and bool(known(rows.array["usual_p99"][rows.array["port"] == port]).any())
+
+
+@pytest.fixture(scope="module")
+def watch() -> Iterator[Watch]:
+    """Yield a check that all tests share."""
+    with Session(INTERVAL_S) as session, watching(session, {}) as consumer:
+        until(lambda: consumer.frame, "the first reading")
+        yield Watch(session, consumer)
+
+
+@pytest.mark.parametrize("fault", ORDERED, ids=lambda fault: fault.name)
+def test_the_right_finding_comes_first(fault: Fault, watch: Watch) -> None:
+    """Once the kernel's own numbers show the fault, within two intervals, with who and where in its sentence."""
+    if why := fault.lacks() or unseen(fault, watch):
+        pytest.skip(why)
+    with made(fault) as scene:
+        if scene.worsens is not None:
+            (port,) = map(int, re.findall(r"\\b(\d+)\\b", fault.says))
+            until(lambda: watch.knows_usual_times(port), "the usual times are known", 90)
+            scene.worsen()
+        until(lambda: watch.has_entered(list(scene.namespaces.values())), "the namespaces are entered")
+        until(lambda: fault.proof(scene), str(scene))
+        assert_first(fault, scene, watch)
+
+
+def unseen(fault: Fault, watch: Watch) -> str | None:
+    """Return why this kernel does not let nettop see the fault."""
+    frame = watch.session.bus.frame("connections")
+    return frame.now.why_not("routes") if frame is not None and fault.name == "prohibited" else None
+
+
+def assert_first(fault: Fault, scene: Made, watch: Watch) -> None:
+    """Assert that the finding is first before too many readings have passed."""
+    rule, seen = RULES[fault.kind], []
+    # The reading under way began before the fault was proven, and an interval needs two.
+    allowed = WITHIN + 1 + ceil((rule.after_s + rule.min_interval_s) / INTERVAL_S)
+    for rows in watch.readings_in(list(scene.namespaces.values())):
+        first = rows[0] if rows else None
+        if first and first["kind"] == fault.kind and re.search(fault.says, first["finding"]):
+            return
+        seen.append(first and f"{first['kind']}: {first['finding']}")
+        assert len(seen) <= allowed, seen
+
+
+@pytest.mark.parametrize("name", LOADS)
+def test_a_healthy_load_has_no_finding(name: str, lab: Lab, watch: Watch) -> None:
+    """Nothing is found about it, not even a hint."""
+    if why := LOADS[name].lacks():
+        pytest.skip(why)
+    with LOADS[name].running(lab) as load:
+        readings = watch.readings_in([load.namespace])
+        found = [row["finding"] for _ in range(CALM_READINGS) for row in next(readings) if row["netns"]]
+        assert found == []
