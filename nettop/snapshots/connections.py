@@ -379,7 +379,7 @@ _SOCKET_RULES = (
     # Without a minimum of segments, one of few would be a high percentage.
     Rule(
         "retransmitting",
-        f"(retransmits_per_s>=10 retransmit_ratio>{RETRANSMITS_WARN_ABOVE:.0%}) or "
+        "(retransmits_per_s>=10 retransmit_ratio>=2%) or "
         "(retransmits_per_s>=2 data_packets_sent_per_s>=10 retransmit_ratio>=5%)",
         "{retransmit_ratio} of the segments from {process} to {remote_address} are lost, {retransmits_per_s}/s",
         "connections that retransmit many segments, because the path loses them",

@@ -67,6 +67,7 @@ class Namespaces:
         self._host = Host(proc.parent)
         self.users = 1
         self._scanned_at = float("-inf")
+        self._updated_at = float("-inf")
         self._paths: dict[int, list[Path]] = {}
         self._texts = TextTable()
         self._devices: dict[tuple[int, int], str] = {}
@@ -204,7 +205,8 @@ class Namespaces:
             now = time.monotonic()
             self._seen.update(dict.fromkeys(seen, now))
             unknown = seen - self.threads.keys() - self.refused.keys()
-            if unknown or now - self._scanned_at >= _SCAN_INTERVAL_S:
+            # The guard's scans do not count: they enter nothing.
+            if unknown or now - self._updated_at >= _SCAN_INTERVAL_S:
                 self._update()
 
     def run_in_each(self, function: Callable[[], T], seen: AbstractSet[int] = frozenset()) -> dict[int, T]:
@@ -235,6 +237,7 @@ class Namespaces:
     def _update(self) -> None:
         """Leave unused namespaces and enter new ones."""
         self._scan()
+        self._updated_at = self._scanned_at
         hidden = self._hidden() - self.threads.keys() - self._paths.keys()
         self.refused = {
             inode: reason for inode, reason in self.refused.items() if inode in self._paths
