@@ -21,19 +21,21 @@ sys.path.insert(0, str(ROOT))
 from nettop.screens.export import tidy_svg  # noqa: E402 - the checkout comes first
 from nettop.settings import Settings, ViewSettings  # noqa: E402
 from nettop.snapshots import lenses  # noqa: E402
+from nettop.snapshots.findings import LENS as FINDINGS  # noqa: E402
 from nettop.snapshots.own_cost import SELF  # noqa: E402
 from nettop.widgets.themes import DARK, LIGHT  # noqa: E402
 from tests.screens import (  # noqa: E402
     example_bandwidth,
     example_cpu,
     example_drops,
+    example_findings,
     example_flows,
     example_latency,
     example_self,
     example_services,
 )
 from tests.screens.example_events import eventful_host  # noqa: E402
-from tests.screens.harness import Harness, Script  # noqa: E402
+from tests.screens.harness import Harness, Rules, Script  # noqa: E402
 
 
 class Screenshot(NamedTuple):
@@ -56,6 +58,7 @@ SCREENSHOTS = {
     "services": Screenshot("services", (120, 40), ("down",), ticks=90),
     "drops": Screenshot("drops", (120, 20), ("down",)),
     "flows": Screenshot("flows", (120, 20), ("down", "down")),
+    "findings": Screenshot("findings", (120, 30), ("down", "right"), ticks=50),
     "self": Screenshot("self", (120, 20), ("down",)),
 }
 EVERYTHING = SCREENSHOTS | {
@@ -82,14 +85,18 @@ def example_sources() -> dict[str, Script]:
         "services": Script(example_services.example_steps(90)),
         "drops": Script(example_drops.example_steps()),
         "flows": Script(example_flows.example_steps()),
+        FINDINGS.id: Rules(),
         SELF.id: Script(example_self.example_steps()),
     }
 
 
 async def draw(shot: Screenshot) -> str:
-    """Press the keys and return the screen as SVG."""
-    harness = Harness(example_sources().__getitem__)
-    harness.session._source = example_sources().__getitem__  # type: ignore[method-assign]
+    """Press the keys and return the screen as SVG. Only the view of findings is of a host on a bad day."""
+    sources = example_sources()
+    if shot.view == FINDINGS.id:
+        sources["connections"] = Script(example_findings.example_steps())
+    harness = Harness(sources.__getitem__)
+    harness.session._source = sources.__getitem__  # type: ignore[method-assign]
     app = harness.app(Settings(view=ViewSettings(view=shot.view)), shot.theme, lens_set=lenses())
     async with app.run_test(size=shot.size) as pilot:
         for key in (*["tick"] * shot.ticks, *shot.keys):

@@ -385,7 +385,8 @@ _SOCKET_RULES = (
         "connections that retransmit many segments, because the path loses them",
         "find the lossy link: errors and drops of the interfaces on the way (lens 3), a full queue, or a policer",
         Severity.WARNING,
-        by=("remote_address", "netns", "process"),
+        by=("netns", "process", "remote_address"),
+        after_s=2.0,
         explained_by=("path MTU black hole", "peer gone"),
     ),
     Rule(

@@ -31,7 +31,7 @@ FINDINGS = Table(
               labels=SEVERITIES),
         Field("kind", Kind.TEXT, "KIND", "kind of finding", "u4", width=18, importance=70),
         Field("finding", Kind.TEXT, "FINDING", "what is wrong, in a sentence, with the numbers of the last reading "
-              "that showed it", "u4", width=60, importance=100),
+              "that showed it", "u4", width=96, importance=100),
         Field("certainty", Kind.ENUM, "SURE", "certain: the numbers say just that; likely: another cause would look "
               "the same, but is rare; possible: other causes look the same", "u1", width=8, importance=60,
               labels=CERTAINTIES),

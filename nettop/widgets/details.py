@@ -156,13 +156,18 @@ def _with(snapshot: Snapshot, rows: Rows) -> Snapshot:
 
 
 def _side_by_side(view: View, fields: Sequence[Field], width: int) -> list[Line]:
-    """Return title, value and rate of each field, as many to a line as fit; below a histogram its buckets."""
+    """Return title, value and rate of each field, as many to a line as fit; a sentence is wrapped, and below a
+    histogram are its buckets."""
     lines: list[Line] = []
     last = width
     for field in fields:
         value, rate, _ = _value(view, field)
         fact = (*_head(field, value), Span(f"  {rate}" if rate else "", Role.DIM))
         used = width_of(fact)
+        if used > width and " " in value:
+            lines += described_lines({field.title: value}, width)
+            last = width
+            continue
         column = -(-(last + 1) // _FIELD_CELLS) * _FIELD_CELLS
         if column + used <= width:
             lines[-1] = (*lines[-1], Span(" " * (column - last)), *fact)

@@ -90,7 +90,7 @@ class Rules(Script):
     """A source of findings: the rules, applied to what the other scripts give. Its clock is that of their snapshots."""
 
     def __init__(self) -> None:
-        super().__init__([])
+        super().__init__([], details={})
         self._tracker = FindingTracker()
         self._frames: Mapping[str, Frame] = {}
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,13 +13,16 @@ from nettop.screens.dialogs import HelpDialog
 from nettop.screens.filter_box import FilterBox
 from nettop.screens.lens import LensScreen
 from nettop.screens.nettop_app import NettopApp
+from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.drops import LENS as DROPS
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.widgets.themes import Role
 from tests.screens.driving import Running, press, running, shown, text_of
-from tests.screens.harness import Step, steps_of
+from tests.screens.example_findings import example_steps
+from tests.screens.harness import Step, harness_of, steps_of
+from tests.screens.test_screenshots import player
 from tests.unit.build import Row, make_frame
 
 RULES = {rule.name: rule for rule in SOCKETS.rules}
@@ -33,11 +37,16 @@ LISTENER = {
 }
 STUCK_BEFORE = {"id": 20_002, "process": "stuck", "pid": 3, "send_queue": 900, "bytes_acked": 5, "busy_us": 0,
                 "remote_port": 7000}  # fmt: skip
-LOSSY_BEFORE = {"id": 20_003, "process": "lossy", "pid": 4, "retransmits": 0, "data_packets_sent": 0,
-                "remote_port": 7001}  # fmt: skip
+PROXY = {
+    "id": 20_003,
+    "process": "proxyd",
+    "pid": 4,
+    "descriptor": 60,
+    "descriptors_max": 64,
+    "remote_port": 7001,
+}
 WELL = {"id": 20_004, "process": "fine", "bytes_sent": 100, "bytes_received": 0}
 STUCK_NOW = STUCK_BEFORE | {"busy_us": 1_000_000}
-LOSSY_NOW = LOSSY_BEFORE | {"retransmits": 40, "data_packets_sent": 1000, "bytes_sent": 1_000_000}
 LENS_SET = (CONNECTIONS, DROPS, FINDINGS)
 
 
@@ -51,12 +60,12 @@ LEAK = readings(
     [*({"id": n + 1, **LEAKING} for n in range(10_000)), WELL],
 )
 ALL_BUT_LEAK = readings(
-    [LISTENER, STUCK_BEFORE, LOSSY_BEFORE, WELL],
-    [LISTENER, STUCK_NOW, LOSSY_NOW, WELL],
+    [LISTENER, STUCK_BEFORE, PROXY, WELL],
+    [LISTENER, STUCK_NOW, PROXY, WELL],
 )
 FOUR = readings(
-    [{"id": n + 1, **LEAKING} for n in range(100)] + [LISTENER, STUCK_BEFORE, LOSSY_BEFORE, WELL],
-    [{"id": n + 1, **LEAKING} for n in range(100)] + [LISTENER, STUCK_NOW, LOSSY_NOW, WELL],
+    [{"id": n + 1, **LEAKING} for n in range(100)] + [LISTENER, STUCK_BEFORE, PROXY, WELL],
+    [{"id": n + 1, **LEAKING} for n in range(100)] + [LISTENER, STUCK_NOW, PROXY, WELL],
 )
 CALM = readings([WELL], [WELL | {"bytes_sent": 200}])
 
@@ -103,13 +112,13 @@ async def test_the_key_goes_from_finding_to_finding() -> None:
     async with on_host(ALL_BUT_LEAK) as run:
         lines = strip(run)
         assert [line.split("▲ ")[1].split()[0] for line in lines] == ["payapi", "stuck", "warning:"]
-        for process in ("payapi", "stuck", "lossy"):
+        for process in ("payapi", "stuck", "proxyd"):
             await press(run, "exclamation_mark")
             assert processes(shown(run)) == {process}
             assert strip(run) == lines
         await press(run, "exclamation_mark")
         assert filter_text(run) == ""
-        assert processes(shown(run)) == {"stuck", "lossy", "fine"} | {"payapi"}
+        assert processes(shown(run)) == {"stuck", "proxyd", "fine"} | {"payapi"}
 
 
 async def test_at_most_three_findings_are_shown() -> None:
@@ -217,3 +226,73 @@ async def test_the_help_says_what_findings_are() -> None:
         assert "CLOSE_WAIT connections that the peer has closed" in text
         assert f"Shown from 100 rows on, or 10 and growing: {RULES['CLOSE_WAIT'].filter}" in text
         assert all(rule.filter in text for rule in SOCKETS.rules)
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------
+
+SIZES = [(80, 24), (100, 30), (120, 40), (160, 45)]
+
+
+@pytest.fixture
+def draw(snap_compare: Callable[..., bool]) -> Callable[..., bool]:
+    """Show a host on a bad day, or a calm one, after some keys, and compare the screen."""
+
+    def compare(
+        size: tuple[int, int],
+        *keys: str,
+        calm: bool = False,
+        view: str = "connections",
+        theme: str = "nettop-dark",
+    ) -> bool:
+        steps = example_steps(20, calm=calm)
+        harness = harness_of(steps, {"command": "reportd --all"}, silent=(DROPS.id,))
+        app = harness.app(Settings(view=ViewSettings(view=view)), theme, lens_set=LENS_SET)
+        return snap_compare(app, terminal_size=size, run_before=player(harness, keys, len(steps)))
+
+    return compare
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_three_findings(draw: Callable[..., bool], size: tuple[int, int]) -> None:
+    """Above the rows of the first screen, and how many more there are."""
+    assert draw(size)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_no_findings(draw: Callable[..., bool], size: tuple[int, int]) -> None:
+    """The rows begin where they always did."""
+    assert draw(size, calm=True)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_list_of_findings(draw: Callable[..., bool], size: tuple[int, int]) -> None:
+    """All findings, and the details of one."""
+    assert draw(size, "0", "down", "down", "down", "right")
+
+
+def test_list_without_findings(draw: Callable[..., bool]) -> None:
+    """It says so."""
+    assert draw((80, 24), "0", calm=True)
+
+
+@pytest.mark.parametrize("theme", ["nettop-light", "nettop-terminal"])
+def test_themes(draw: Callable[..., bool], theme: str) -> None:
+    """A light background, and the terminal's own colours."""
+    assert draw((100, 30), theme=theme)
+
+
+def test_evidence(draw: Callable[..., bool]) -> None:
+    """The rows that show a finding, with the columns that matter."""
+    assert draw((100, 30), "exclamation_mark", "exclamation_mark", "exclamation_mark")
+
+
+def test_256_colours(draw: Callable[..., bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over SSH, without COLORTERM."""
+    monkeypatch.delenv("COLORTERM", raising=False)
+    assert draw((100, 30), theme="nettop-light")
+
+
+def test_no_utf8(draw: Callable[..., bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside UTF-8 every sign has an ASCII replacement."""
+    monkeypatch.setattr("nettop.widgets.glyphs.locale.getencoding", lambda: "ISO-8859-1")
+    assert draw((80, 24))

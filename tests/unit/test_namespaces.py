@@ -248,3 +248,23 @@ def test_a_limit_of_threads_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     started.clear()  # the limit was raised
     namespaces.enter()
     assert (len(namespaces.threads), namespaces.lost) == (4, 0)
+
+
+def test_new_namespaces_are_entered_though_the_guard_has_just_scanned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The guard only leaves namespaces: however often it scans, a reading enters those that have appeared."""
+    namespaces, now = Namespaces(), [1000.0]
+    files = [Path(f"/proc/{os.getpid()}/ns/{name}") for name in ("net", "uts")]
+    found = {os.stat(files[0]).st_ino: [files[0]]}
+    monkeypatch.setattr(module, "find_namespaces", lambda _: found)
+    monkeypatch.setattr(module, "enter_namespace", lambda _: ThreadPoolExecutor(1))
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(namespaces, "watch", lambda: setattr(namespaces, "_guard", object()))
+    namespaces.follow(frozenset())
+    found[os.stat(files[1]).st_ino] = [files[1]]
+    for _ in range(3):
+        now[0] += 1.0
+        namespaces._scan()
+        namespaces.follow(frozenset())
+    assert len(namespaces.threads) == 2

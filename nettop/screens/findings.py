@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The findings screen: what is wrong, the worst first."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nettop.query.view import View
+from nettop.screens import headline
+from nettop.screens.lens import LensScreen
+from nettop.snapshots.arrays import Index
+from nettop.snapshots.findings import FINDINGS, SEVERITIES
+from nettop.snapshots.schema import Severity
+from nettop.widgets.bar import BarItem
+from nettop.widgets.cells import WARNING, RowFlags, RowStyle, flags_of
+
+_NUMBERS = {Severity(label): number for number, label in SEVERITIES.items()}
+
+
+def row_flags(view: View, at: Index) -> list[RowFlags]:
+    """Return the flags of rows: failed if it is a problem, quiet if a hint, idle if it was not seen this time."""
+    severity = view.raw("severity")[at]
+    return flags_of(
+        view,
+        at,
+        idle=view.raw("unseen")[at] > 0,
+        quiet=severity == _NUMBERS[Severity.HINT],
+        failed=severity == _NUMBERS[Severity.PROBLEM],
+    )
+
+
+class FindingsScreen(LensScreen):
+    """Findings that no other finding explains."""
+
+    row_style = RowStyle(
+        failing={"severity": f"{WARNING} "},
+        stale=frozenset({"severity", "finding", "certainty"}),
+        flags=row_flags,
+        empty="nothing is wrong, as far as nettop sees; p shows how near the kernel's limits are",
+    )
+
+    def headline(self, view: View) -> list[BarItem]:
+        """Return how many findings of each severity there are."""
+        severity = view.raw("severity")[headline.alive(view)]
+        return [
+            headline.count(f"{each.value}s", int(np.count_nonzero(severity == number)), 900 - number)
+            for each, number in _NUMBERS.items()
+        ]
+
+
+SCREENS = {FINDINGS.name: FindingsScreen}
