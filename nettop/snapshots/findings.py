@@ -27,7 +27,7 @@ FINDINGS = Table(
         Field("id", Kind.KEY, "ID", "number made of the kind and of what it is about", "u8", width=6, importance=2),
         Field("rank", Kind.LABEL, "RANK", "its place among all findings, the worst first", "u4", width=4, importance=5),
         Field("severity", Kind.ENUM, "SEVERITY", "problem: something fails, or is slow, now; warning: it does in part, "
-              "or will soon; hint: it works, but costs more than it needs to", "u1", width=8, importance=90,
+              "or will soon; hint: it works, but costs more than it needs to", "u1", width=9, importance=90,
               labels=SEVERITIES),
         Field("kind", Kind.TEXT, "KIND", "kind of finding", "u4", width=18, importance=70),
         Field("finding", Kind.TEXT, "FINDING", "what is wrong, in a sentence, with the numbers of the last reading "

@@ -129,7 +129,10 @@ async def test_at_most_three_findings_are_shown() -> None:
         await press(run, "0")
         screen = shown(run)
         assert (screen.lens.id, screen.table.name, strip(run)) == ("findings", "findings", [])
-        assert [line.split()[0] for line in text_of(screen.rows)[1:5]] == ["problem"] * 3 + ["warning"]
+        words = ["▲ problem"] * 3 + ["warning"]
+        assert [
+            line.strip()[: len(word)] for line, word in zip(text_of(screen.rows)[1:5], words, strict=True)
+        ] == words
 
 
 async def test_the_key_opens_the_chosen_finding_of_the_list() -> None:
