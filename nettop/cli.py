@@ -59,6 +59,7 @@ from nettop.process.interrupts import exit_code_of, exit_on_signals, leave_outpu
 from nettop.settings import MAX_PORT, Format, Settings, TextSettings, ViewSettings
 from nettop.snapshots import all_views, find_table, views
 from nettop.snapshots.bandwidth import INTERFACE
+from nettop.snapshots.findings import FIREWALL
 from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
@@ -336,7 +337,7 @@ def _start_view(options: ViewOptions, source_of: Callable[[str], Source] | None)
     settings = view_settings(options)
     if source_of is None:
         _check_process(options.pid)
-    lens, _ = find_table(settings.view.view)  # report a wrong name before the heavy imports
+    lens, table = find_table(settings.view.view)  # report a wrong name before the heavy imports
     user = invoking_user() if source_of is None else None
     session = open_session(
         settings.interval_s,
@@ -345,6 +346,7 @@ def _start_view(options: ViewOptions, source_of: Callable[[str], Source] | None)
         on_screen=not options.is_text,
         follow_namespaces=options.follow_namespaces,
         program_statistics=lens.id == SELF.id or settings.max_overhead is not None,
+        ask_firewall=not options.is_text or table is FIREWALL,
         max_overhead=settings.max_overhead,
         together=(lens.id,) if options.is_text else (),
     )

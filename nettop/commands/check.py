@@ -87,6 +87,7 @@ def start_check(options: CheckOptions, source_of: Callable[[str], Source] | None
         source_of,
         user,
         follow_namespaces=options.follow_namespaces,
+        ask_firewall=True,
         together=WATCHED,
     ) as session:
         return run_check(settings, session, sys.stdout, sys.stderr)

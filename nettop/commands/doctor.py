@@ -84,20 +84,25 @@ def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | No
         from nettop.engine.source import probe_of
         from nettop.kernel.host.facts import Host
         from nettop.kernel.host.privileges import use_permitted
+        from nettop.kernel.net.nf_rules import open_asker
+        from nettop.snapshots.findings import LENS as FINDINGS
     path = None if options.bundle is None else Path(options.bundle)
     user = invoking_user() if path is None else file_owner(path)
     settings = DoctorSettings(
         parts, not options.no_traffic, mechanisms, as_json, why_still_root(user) or "", timeout_s
     )
     drop_privileges = partial(become_user, user) if source_of is None else None
-    with nullcontext() if path is None else _new_file(path, user) as bundle:
+    with nullcontext() if path is None else _new_file(path, user) as bundle, ExitStack() as ends:
         if source_of is None:
             set_up_process()
             use_permitted()
 
         def make_probe(lens: str) -> Source:
-            Host().require_own_pids()
-            return probe_of(lens)
+            host = Host()
+            host.require_own_pids()
+            if lens == FINDINGS.id:
+                ends.enter_context(open_asker(host))
+            return probe_of(lens, host)
 
         return run_doctor(settings, source_of or make_probe, sys.stdout, bundle, drop_privileges)
 

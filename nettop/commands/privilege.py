@@ -40,6 +40,7 @@ def open_session(
     on_screen: bool = False,
     follow_namespaces: bool = False,
     program_statistics: bool = False,
+    ask_firewall: bool = False,
     **options: Any,
 ) -> Iterator[Session]:
     """Open a session as this user (None: the current one) with the privileges it needs and no more, while there is only
@@ -48,7 +49,8 @@ def open_session(
     `source_of` creates the source of a lens; None uses the probes. Only the probes need privileges: with other sources
     none are dropped. Screens load more lenses after the first reading, and have no place for warnings.
     `follow_namespaces` enters network namespaces created later. `program_statistics` lets the kernel measure BPF
-    programs while the session is open, at a cost of some 50 ns for each run of each program on the host.
+    programs while the session is open, at a cost of some 50 ns for each run of each program on the host. `ask_firewall`
+    keeps a thread that may ask for the rules of nftables.
     """
     with importing():
         from nettop.engine.session import Session
@@ -81,6 +83,7 @@ def open_session(
             resources=resources,
             later_lenses=on_screen,
             follow_namespaces=follow_namespaces,
+            ask_firewall=ask_firewall,
         )
         with Session(interval_s, partial(probe_of, host=host), **options) as session:
             privileges.keep_only(privileges.NOTHING)
@@ -181,6 +184,7 @@ def _drop_privileges(
     resources: ExitStack,
     later_lenses: bool,
     follow_namespaces: bool,
+    ask_firewall: bool,
 ) -> None:
     """Open privileged descriptors, then drop the capabilities that the sampler thread no longer needs.
 
@@ -192,12 +196,15 @@ def _drop_privileges(
     from nettop.kernel.bpf.symbols import open_symbols
     from nettop.kernel.host import privileges
     from nettop.kernel.net.entered_namespaces import shared_namespaces
+    from nettop.kernel.net.nf_rules import open_asker
 
     kept = privileges.for_reading() | needed
     if later_lenses:
         kept |= privileges.for_loading()
         host.kept.clocks = resources.enter_context(open_clocks())
         resources.enter_context(open_net_loader(host))
+    if ask_firewall:
+        resources.enter_context(open_asker(host))
     if follow_namespaces:
         kept |= privileges.ENTERING
     namespaces = shared_namespaces(host)  # kept until the end: all lenses share these threads

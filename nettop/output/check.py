@@ -21,7 +21,7 @@ from nettop.settings import CheckSettings, LineFormat
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import GROUPS
 from nettop.snapshots.connections import LENS as CONNECTIONS
-from nettop.snapshots.findings import FINDINGS
+from nettop.snapshots.findings import FINDINGS, FIREWALL
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Severity
 from nettop.snapshots.snapshot import Frame
@@ -36,6 +36,9 @@ _LENSES = tuple(
 )
 WATCHED = tuple(lens.id for lens in _LENSES)
 """The lenses that a check attaches."""
+
+_TABLES = {CONNECTIONS.id: GROUPS.name, FINDINGS_LENS.id: FIREWALL.name}
+"""Tables that are read only on demand."""
 
 _NAMES = tuple(field.name for field in FINDINGS.fields)
 
@@ -66,10 +69,9 @@ def watching(session: Session, mechanisms: Mapping[str, str]) -> Iterator[Consum
     """Attach every lens that has rules, and yield the consumer of the findings."""
     with ExitStack() as leases:
         for lens in _LENSES:
-            tables = frozenset({GROUPS.name} if lens is CONNECTIONS else ())
+            tables = frozenset({_TABLES[lens.id]} if lens.id in _TABLES else ())
             options = SourceOptions(tables, mechanisms=mechanisms, whole=True)
             leases.callback(session.enable(lens.id, options).release)
-        options = SourceOptions(mechanisms=mechanisms, whole=True)
         yield leases.enter_context(Consumer(session, FINDINGS_LENS.id, (FINDINGS,), options))
 
 

@@ -119,6 +119,7 @@ def threshold(rule: Rule) -> str:
     parts += [f"after {rule.after_s:g} s"] if rule.after_s else []
     parts += [f"if another row of the same {rule.by[0]} matches `{rule.beside}`"] if rule.beside else []
     parts += [f"if the interval is {rule.min_interval_s:g} s or more"] if rule.min_interval_s else []
+    parts += ["if it explains another finding"] if rule.only_explains else []
     return ", ".join(parts) or "at once"
 
 
@@ -318,6 +319,11 @@ class FindingTracker:
         self._rules: dict[str, list[tuple[Table, list[ParsedRule]]]] = {}
         self._tracked: dict[int, _Tracked] = {}
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of findings, also of those that have not lasted long enough."""
+        return frozenset(tracked.finding.rule.name for tracked in self._tracked.values())
+
     def update(self, frames: Iterable[tuple[Lens, Frame]], taken_ns: int, wall_ns: int) -> Rows:
         """Evaluate the rules of all tables in these frames, and return the rows of the table `findings`."""
         found = [finding for lens, frame in frames for finding in self._found(lens, frame)]
@@ -332,6 +338,7 @@ class FindingTracker:
         }
         raised = [tracked for tracked in self._tracked.values() if tracked.is_raised]
         _explain(raised)
+        raised = [each for each in raised if each.explains or not each.finding.rule.only_explains]
         raised.sort(key=_rank)
         return _rows(raised, taken_ns, wall_ns)
 

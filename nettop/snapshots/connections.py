@@ -365,7 +365,7 @@ _SOCKET_RULES = (
         "check the address and the path (ping, tracepath), and the firewalls on both ends",
         certainty=Certainty.LIKELY,
         by=(*_OWNER, "remote_address", "remote_port"),
-        explained_by=("accept queue full", "SYN queue full", "firewall drops"),
+        explained_by=("accept queue full", "SYN queue full", "firewall drops", "firewall rule drops"),
     ),
     Rule(
         "losing datagrams",
@@ -539,7 +539,9 @@ FAILURES = Table(
             by=("reason", "netns", "port", "process", "remote_address"),
             after_s=1.0,
             pause_s=10.0,
-            explained_by=("connects unanswered", "accept queue full", "SYN queue full", "firewall drops"),
+            explained_by=(
+                "connects unanswered", "accept queue full", "SYN queue full", "firewall drops", "firewall rule drops",
+            ),
         ),
         Rule(
             "connects here fail",

@@ -334,6 +334,9 @@ PACKETS = Table(
             "nft list ruleset -a, iptables -nvL: look for the rule whose counter grows",
             Severity.WARNING,
             by=("reason", "netns", "port", "process"),
+            explained_by=(
+                "firewall rule drops", "firewall drops others", "firewall rule may drop", "firewall may drop others",
+            ),
         ),
         Rule(
             "no listener",

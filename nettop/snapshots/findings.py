@@ -10,6 +10,7 @@ from nettop.snapshots.schema import (
     NETNS,
     Certainty,
     Field,
+    Hook,
     Kind,
     Lens,
     Metrics,
@@ -158,14 +159,104 @@ CPUS = Table(
     ),
 )  # fmt: skip
 
+_WHERE = "in table {table}, chain {chain}[ ({comment})][ of namespace {namespace}]"
+
+FIREWALL = Table(
+    name="firewall",
+    fields=(
+        Field("id", Kind.KEY, "ID", "number made of the namespace, family, table, chain and handle", "u8", width=6,
+              importance=2),
+        NETNS,
+        NAMESPACE,
+        Field("family", Kind.TEXT, "FAMILY", "family of the table, as for nft", "u4", width=6, importance=60),
+        Field("table", Kind.TEXT, "TABLE", "table of the rule", "u4", width=10, importance=90),
+        Field("chain", Kind.TEXT, "CHAIN", "chain of the rule", "u4", width=16, importance=95),
+        Field("handle", Kind.LABEL, "HANDLE", "number of the rule, as nft -a shows it; unknown for a chain's policy",
+              "u8", width=6, importance=50),
+        Field("action", Kind.ENUM, "ACTION", "what happens to the packets", "u1", width=6, importance=100,
+              labels={1: "drop", 2: "reject"}),
+        Field("affects", Kind.ENUM, "AFFECTS", "the packets that it is for: all that reach it, some, or those to a "
+              "port", "u1", width=7, importance=70, labels={1: "all", 2: "some", 3: "port"}),
+        Field("protocol", Kind.TEXT, "PROTO", "the transport protocol that it is for", "u4", width=5, importance=40),
+        Field("port", Kind.LABEL, "PORT", "the destination port that it is for, if it is a single one", "u4", width=5,
+              importance=85),
+        Field("comment", Kind.TEXT, "COMMENT", "comment of the rule; policy for a chain's policy", "u4", width=24,
+              importance=80),
+        Field("counted", Kind.ENUM, "COUNTED", "whether it has a counter behind its conditions, which shows that it "
+              "matches", "u1", width=7, importance=45, labels={1: "no", 2: "yes"}),
+        Field("packets", Kind.COUNTER, "PACKETS", "packets that it dropped or rejected; unknown without a counter",
+              "u8", "packets", 9, 92),
+        Field("bytes", Kind.COUNTER, "BYTES", "bytes of these packets", "u8", "bytes", 9, 30),
+    ),
+    screen=("action", "table", "chain", "affects", "protocol", "port", "packets_per_s", "packets", "namespace",
+            "comment"),
+    text=("netns", "namespace", "family", "table", "chain", "handle", "action", "affects", "protocol", "port",
+          "counted", "packets", "bytes", "comment"),
+    sort="-packets_per_s",
+    adds_up=False,
+    metrics=(),
+    rules=(
+        Rule(
+            "firewall rule drops",
+            "affects=port packets_per_s>0",
+            "nftables {action}s {packets_per_s} packets/s for port {port} " + _WHERE,
+            "a rule for just the port of another finding, while its counter grows",
+            "nft -a list chain {family} {table} {chain}: change or delete the rule, or accept the packets before it",
+            Severity.WARNING,
+            by=("netns", "action", "port", "table", "chain"),
+            only_explains=True,
+        ),
+        Rule(
+            "firewall drops others",
+            "affects!=port packets_per_s>0",
+            "nftables {action}s {packets_per_s} packets/s " + _WHERE,
+            "a rule or policy for all packets, or for some that nettop does not decode, while its counter grows",
+            "accept the port before the end of the chain; nft -a list chain {family} {table} {chain}",
+            Severity.WARNING,
+            Certainty.LIKELY,
+            by=("netns", "action"),
+            only_explains=True,
+        ),
+        Rule(
+            "firewall rule may drop",
+            "affects=port counted=no",
+            "nftables {action}s packets for port {port}, without counting them, " + _WHERE,
+            "a rule for just the port of another finding; it has no counter that would show whether it is the one",
+            "add `counter` to the rule: nft -a list chain {family} {table} {chain}",
+            Severity.WARNING,
+            Certainty.POSSIBLE,
+            by=("netns", "action", "port", "table", "chain"),
+            only_explains=True,
+        ),
+        Rule(
+            "firewall may drop others",
+            "affects=all counted=no",
+            "nftables {action}s what no rule accepted, without counting it, " + _WHERE,
+            "a policy, or a rule without conditions; it has no counter that would show whether it is the one",
+            "accept the port before the end of the chain, or end it with `counter drop` to be sure; "
+            "nft -a list chain {family} {table} {chain}",
+            Severity.WARNING,
+            Certainty.POSSIBLE,
+            by=("netns", "action"),
+            only_explains=True,
+        ),
+    ),
+)  # fmt: skip
+"""The rules of a healthy host drop packets all the time: they only explain findings about ports that are in use."""
+
+HOOK_FIREWALL = Hook("firewall", "the nftables rules that drop or reject packets, for the screens, check and the view "
+                     "findings.firewall")  # fmt: skip
+
 LENS = Lens(
     id="findings",
     title="Findings",
     order=10,
     digit="0",
     question="what is wrong, who, since when and why",
-    tables=(FINDINGS, LIMITS, CPUS),
+    tables=(FINDINGS, LIMITS, CPUS, FIREWALL),
+    hooks=(HOOK_FIREWALL,),
     losses={
         "namespaces": "network namespaces that could not be entered: their counters and limits are missing",
+        "firewall": "network namespaces whose nftables rules could not be read, or not all of them",
     },
 )

@@ -175,6 +175,7 @@ class Rule:
     - `beside`: a filter; another row with the same values of `by`, or the same row, must match it.
     - `explained_by`: kinds that cause this one; if such a finding is about the same port, process or namespace, this
       one is part of it.
+    - `only_explains`: it is no finding by itself, only the cause of others.
     - `proof`: the view that shows more, and its filter, if it is not that of the rows; opening it may attach hooks.
     """
 
@@ -193,6 +194,7 @@ class Rule:
     pause_s: float = 0.0
     beside: str = ""
     explained_by: tuple[str, ...] = ()
+    only_explains: bool = False
     proof: tuple[str, str] = ("", "")
 
 

@@ -25,6 +25,7 @@ from nettop.kernel.host import privileges
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.privileges import (
     CAP_BPF,
+    CAP_NET_ADMIN,
     CAP_PERFMON,
     ENTERING,
     FINDING_NAMESPACES,
@@ -311,8 +312,8 @@ def test_an_impossible_user_of_sudo(uid: str, gid: str) -> None:
 @REASONS_OF_DROPS
 @pytest.mark.core
 def test_screens_keep_what_later_lenses_take(neighbour: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The screens' two loading threads keep two and three capabilities; a lens opened later works as the
-    sudo caller.
+    """The screens' two loading threads keep two and three capabilities, the one that asks for rules of the firewall
+    one; a lens opened later works as the sudo caller.
     """
     for name in ("SUDO_UID", "SUDO_GID"):
         monkeypatch.setenv(name, str(NOBODY))
@@ -321,12 +322,12 @@ def test_screens_keep_what_later_lenses_take(neighbour: Worker, monkeypatch: pyt
     with Terminal("--interval", interval, "--filter", netns) as terminal:
         terminal.shows(b"neighbour")
         assert users(terminal.pid) == {AS_NOBODY}
-        assert sorted(kept(terminal.pid), key=len) == [LOADING, LOADING_NET]
+        assert sorted(kept(terminal.pid), key=len) == [{CAP_NET_ADMIN}, LOADING, LOADING_NET]
         terminal.type(b"3", b"INTERFACE")
         terminal.type(b"5", b"REASON")
         until(lambda: shows_a_drop(terminal, neighbour), "a drop, and the function that it was dropped in")
         assert users(terminal.pid) == {AS_NOBODY}
-        assert sorted(kept(terminal.pid), key=len) == [LOADING, LOADING_NET]
+        assert sorted(kept(terminal.pid), key=len) == [{CAP_NET_ADMIN}, LOADING, LOADING_NET]
         assert_closed_to_its_user(terminal.pid)
         terminal.type(b"q")
         assert terminal.wait() == 0

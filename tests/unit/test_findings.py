@@ -19,7 +19,9 @@ from nettop.snapshots.bandwidth import INTERFACES
 from nettop.snapshots.connections import FAILURES, SOCKETS
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.drops import COUNTERS, PACKETS
-from nettop.snapshots.findings import CPUS, FINDINGS, LIMITS
+from nettop.snapshots.drops import LENS as DROPS
+from nettop.snapshots.findings import CPUS, FINDINGS, FIREWALL, LIMITS
+from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Lens, Rule, Severity, Table
 from nettop.snapshots.services import SERVICES
 from nettop.snapshots.snapshot import Frame, Rows
@@ -186,6 +188,22 @@ def test_a_row_may_match_a_special_rule_and_a_general_one(now: Row, expected: li
          "CPU 3 spends 92.0% of its time in softirqs, the others 3.00%"),
         (CPUS, {"softirq_ns": 0, "elsewhere_ns": 0},
          {"cpu": 3, "softirq_ns": 920_000_000, "elsewhere_ns": 500_000_000}, None),
+        (FIREWALL, {"packets": 5},
+         {"affects": "port", "action": "drop", "port": 7008, "counted": "yes", "packets": 7, "table": "filter",
+          "chain": "input", "comment": "no pay"},
+         "nftables drops 2 packets/s for port 7008 in table filter, chain input (no pay)"),
+        (FIREWALL, {"packets": 5},
+         {"affects": "all", "action": "reject", "counted": "yes", "packets": 7, "table": "filter", "chain": "input",
+          "namespace": "web"},
+         "nftables rejects 2 packets/s in table filter, chain input of namespace web"),
+        (FIREWALL, {"packets": None},
+         {"affects": "port", "action": "drop", "port": 7008, "counted": "no", "table": "filter", "chain": "input"},
+         "nftables drops packets for port 7008, without counting them, in table filter, chain input"),
+        (FIREWALL, {"packets": None},
+         {"affects": "all", "action": "drop", "counted": "no", "table": "filter", "chain": "input",
+          "comment": "policy"},
+         "nftables drops what no rule accepted, without counting it, in table filter, chain input (policy)"),
+        (FIREWALL, {"packets": None}, {"affects": "some", "action": "drop", "counted": "no"}, None),
         (SERVICES, {}, {"speed": "stuck", "side": "served", "process": "webapp", "address": "0.0.0.0", "port": 7020,
                         "oldest": 2_000_000_000, "waiting": 3},
          "webapp 0.0.0.0:7020 has not answered a request for 2.00 s; 3 wait"),
@@ -504,6 +522,37 @@ def test_kinds_have_one_meaning_each() -> None:
                 following += explained_by[cause]
 
 
+def test_a_rule_of_the_firewall_only_explains() -> None:
+    """The rules of a healthy host drop all the time; one for the port of another finding is its cause. An uncounted one
+    explains only drops that were seen."""
+    readings = Readings()
+    rule = {"id": 1, "affects": "port", "action": "drop", "port": 7008, "counted": "yes", "netns": 1, "table": "filter",
+            "chain": "input", "packets": 5}  # fmt: skip
+    growing = (FINDINGS_LENS, make_frame([rule | {"packets": 7}], [rule], table=FIREWALL, lens="findings"))
+    uncounted = (
+        FINDINGS_LENS,
+        make_frame([rule | {"counted": "no", "packets": None}], table=FIREWALL, lens="findings"),
+    )
+    waiting = {**BEFORE, "state": "SYN_SENT", "lost": 1, "remote_port": 7008, "local_port": 50_000}
+    unanswered = (CONNECTIONS, make_frame([waiting], [waiting]))
+    dropped = {"reason": "NETFILTER_DROP", "packets": 0, "process": "payapi", "port": 7008, "netns": 1}
+    drops = (DROPS, make_frame([dropped | {"packets": 2}], [dropped], table=PACKETS, lens="drops"))
+
+    assert readings.add(growing) == []
+    first, second = Readings().add(growing, unanswered)
+    assert {first["kind"], second["kind"]} == {"connects unanswered", "firewall rule drops"}
+    assert {first["kind"]: first["explains"], second["kind"]: second["explains"]} == {
+        "connects unanswered": None,
+        "firewall rule drops": "reportd gets no answer to connects to 203.0.113.9:7008: 1 wait",
+    }
+    assert [row["kind"] for row in Readings().add(uncounted, unanswered)] == ["connects unanswered"]
+    by_kind = {row["kind"]: row for row in Readings().add(uncounted, unanswered, drops)}
+    assert by_kind.keys() == {"connects unanswered", "firewall drops", "firewall rule may drop"}
+    cause = by_kind.pop("firewall rule may drop")
+    assert {row["cause"] for row in by_kind.values()} == {cause["id"]}
+    assert (cause["cause"], cause["certainty"]) == (None, "possible")
+
+
 def test_thresholds_in_words() -> None:
     """They are those in the help and the documents."""
     rule = Rule("x", "state=CLOSE", "says", "what it means", "advice", min_rows=1000, min_growing_rows=10,
@@ -511,4 +560,5 @@ def test_thresholds_in_words() -> None:
     expected = "from 1,000 rows on, or 10 and growing, after 2 s, if the interval is 0.5 s or more"
     assert threshold(rule) == expected
     assert threshold(Rule("x", "", "", "", "")) == "at once"
+    assert threshold(Rule("x", "", "", "", "", only_explains=True)) == "if it explains another finding"
     assert Severity.PROBLEM is rule.severity

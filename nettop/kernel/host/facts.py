@@ -6,8 +6,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import socket
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -83,6 +85,8 @@ class Kept:
     - `clocks`: events by CPU. They do not tick yet and cost nothing.
     - `symbols`: a descriptor of /proc/kallsyms, which shows addresses to those who opened it with CAP_SYSLOG.
     - `net_loader`: a thread that may load programs for network interfaces.
+    - `ask_firewall`: sends a request to nf_tables on a socket, by a thread that may (nf_rules.py).
+    - `no_firewall`: why no thread may.
     - `namespaces`: the `Namespaces` of this host (entered_namespaces.py), each with a thread inside.
 
     Hold `lock` to read the symbols or to share the namespaces: one lens may be attached while others are read.
@@ -91,6 +95,8 @@ class Kept:
     clocks: dict[int, int] = field(default_factory=dict)
     symbols: int | None = None
     net_loader: ThreadPoolExecutor | None = None
+    ask_firewall: Callable[[socket.socket, bytes], None] | None = None
+    no_firewall: PermissionMissing | None = None
     namespaces: object = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 

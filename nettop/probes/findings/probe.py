@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from nettop.kernel.bpf.mechanisms import check_chosen
 from nettop.kernel.host.facts import Host
 from nettop.kernel.net.links import Link, read_links
 from nettop.kernel.net.net_counters import read_counters
+from nettop.kernel.net.nf_rules import Ask, DropRules, is_loaded
 from nettop.probes.drops.counters import counter_rows, read_measures
 from nettop.probes.findings.cpus import read_cpus
+from nettop.probes.findings.firewall import FIREWALL_FALLBACKS, firewall_rows, read_firewall, require_asker
 from nettop.probes.findings.interfaces import interface_rows
 from nettop.probes.findings.limits import limit_rows, read_limits
 from nettop.probes.probe import Probe, clocks
@@ -25,11 +28,20 @@ from nettop.snapshots.bandwidth import INTERFACES
 from nettop.snapshots.bandwidth import LENS as BANDWIDTH
 from nettop.snapshots.drops import COUNTERS
 from nettop.snapshots.drops import LENS as DROPS
-from nettop.snapshots.findings import CPUS, FINDINGS, LENS, LIMITS
+from nettop.snapshots.findings import CPUS, FINDINGS, FIREWALL, LENS, LIMITS
+from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 
 NAMESPACES_PER_READING = 16
 """Counters of more namespaces are read less often than each time, so that their number costs no more CPU time."""
+_BY_FIREWALL = frozenset(
+    rule.name
+    for lens in lenses()
+    for table in lens.tables
+    for rule in table.rules
+    if {cause.name for cause in FIREWALL.rules} & set(rule.explained_by)
+)
+"""Kinds that rules of the firewall explain."""
 _LEAST_NS = 500_000_000
 """Readings closer than this are not compared: Enter may be pressed right after a tick."""
 
@@ -47,6 +59,7 @@ class _NamespaceEyes:
     links: tuple[Link, ...]
     speeds: Mapping[int, int]
     limits: Mapping[str, tuple[int, int]]
+    firewall: DropRules
 
 
 class Findings(Probe):
@@ -60,9 +73,12 @@ class Findings(Probe):
         self._frames: Mapping[str, Frame] = {}
         self._eyes: dict[str, Frame] = {}
         self._skipped = 0
+        self._firewall: HookStatus | None = None
+        self._unread_firewalls = 0
 
     def start(self) -> None:
-        """Begin to follow namespaces."""
+        """Begin to follow namespaces. Raise UsageError for an unknown mechanism."""
+        check_chosen((FIREWALL_FALLBACKS,), self._options.mechanisms)
         self._share_namespaces()
 
     def join(self, frames: Mapping[str, Frame]) -> None:
@@ -72,6 +88,8 @@ class Findings(Probe):
     def read(self, taken_ns: int) -> Snapshot:
         """Return the findings in the newest frames of the attached lenses, and in its own counters."""
         wall_ns, boot_ns = clocks()
+        if self._firewall is None:  # only now, for nettop has dropped its privileges
+            self._firewall = self._attach_best(FIREWALL_FALLBACKS, lambda _: require_asker(self._host))
         if self._is_due():
             self._read_eyes(taken_ns, wall_ns, boot_ns)
         # A lens that is attached knows more than the counters of the same table here.
@@ -84,7 +102,8 @@ class Findings(Probe):
             boot_ns,
             tables={FINDINGS.name: self.namespaces.with_names(rows), **self._eyes[LENS.id].now.tables},
             counts=self.namespaces.counts(),
-            lost={"namespaces": self.namespaces.lost},
+            hooks=(self._firewall,),
+            lost={"namespaces": self.namespaces.lost, "firewall": self._unread_firewalls},
             gaps=self.namespaces.gaps(),
         )
 
@@ -97,13 +116,17 @@ class Findings(Probe):
         return True
 
     def _read_eyes(self, taken_ns: int, wall_ns: int, boot_ns: int) -> None:
-        by_namespace = self.namespaces.run_in_each(partial(self._read_namespace, self.namespaces.own))
+        reads_firewall = self._reads_firewall()
+        ask = self._host.kept.ask_firewall if reads_firewall and is_loaded(self._host) else None
+        by_namespace = self.namespaces.run_in_each(partial(self._read_namespace, self.namespaces.own, ask))
         read = ((netns, eyes.counters, eyes.links) for netns, eyes in by_namespace.items())
         links = {netns: (eyes.links, eyes.speeds) for netns, eyes in by_namespace.items()}
         names = {
             (netns, link.index): link.name for netns, eyes in by_namespace.items() for link in eyes.links
         }
         limits = {netns: eyes.limits for netns, eyes in by_namespace.items()}
+        rules = {netns: eyes.firewall for netns, eyes in by_namespace.items()}
+        self._unread_firewalls = sum(not each.is_whole for each in rules.values())
         counters = counter_rows(read_measures(read, self._host.proc), names, taken_ns)
         named = self.namespaces.with_names
         tables: dict[str, dict[str, Rows]] = {
@@ -114,10 +137,18 @@ class Findings(Probe):
                 CPUS.name: read_cpus(self._host.proc, taken_ns),
             },
         }
+        if reads_firewall:
+            tables[LENS.id][FIREWALL.name] = named(firewall_rows(rules, taken_ns))
         for lens, each in tables.items():
             self._eyes[lens] = _next_frame(self._eyes.get(lens), Snapshot(lens, wall_ns, boot_ns, each))
 
-    def _read_namespace(self, own: int) -> _NamespaceEyes:
+    def _reads_firewall(self) -> bool:
+        """Return whether rules of the firewall are shown, or may explain a finding; there may be thousands."""
+        if self._firewall is None or self._firewall.mechanism is None:
+            return False
+        return FIREWALL.name in self._options.tables or bool(self._tracker.kinds & _BY_FIREWALL)
+
+    def _read_namespace(self, own: int, ask: Ask | None) -> _NamespaceEyes:
         """Read the calling thread's namespace."""
         is_own = os.stat("/proc/thread-self/ns/net").st_ino == own
         try:
@@ -130,6 +161,7 @@ class Findings(Probe):
             links,
             {index: speed for index, speed in speeds.items() if speed is not None},
             read_limits(self._host.proc, is_own=is_own),
+            DropRules() if ask is None else read_firewall(ask),
         )
 
 

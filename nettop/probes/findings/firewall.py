@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of nftables that drop or reject packets, as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from nettop.errors import PermissionMissing
+from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism
+from nettop.kernel.host.facts import Host
+from nettop.kernel.net.nf_rules import Ask, DropRule, DropRules, read_drop_rules
+from nettop.snapshots.findings import FIREWALL, HOOK_FIREWALL
+from nettop.snapshots.row_ids import row_id
+from nettop.snapshots.snapshot import Rows, TextTable, unknown_value
+
+FIREWALL_FALLBACKS = Fallbacks(HOOK_FIREWALL, (Mechanism("nf_tables"),))
+_POLICY = "policy"
+_NOT_KEPT = "only the screens, check and the view findings.firewall keep CAP_NET_ADMIN"
+_ACTIONS, _AFFECTS, _COUNTED = (
+    {label: number for number, label in (FIREWALL.by_name[name].labels or {}).items()}
+    for name in ("action", "affects", "counted")
+)
+
+
+def require_asker(host: Host) -> None:
+    """Raise PermissionMissing if no thread may ask for the rules."""
+    if host.kept.ask_firewall is None:
+        raise host.kept.no_firewall or PermissionMissing(_NOT_KEPT, "run nettop check")
+
+
+def read_firewall(ask: Ask) -> DropRules:
+    """Read the rules of the calling thread's namespace; none, and not whole, if the kernel refuses."""
+    try:
+        return read_drop_rules(ask)
+    except OSError:
+        return DropRules(is_whole=False)
+
+
+def firewall_rows(by_namespace: Mapping[int, DropRules], taken_ns: int) -> Rows:
+    """Return the rows of the table, without names of namespaces."""
+    found = [(netns, rule) for netns, each in by_namespace.items() for rule in each.rules]
+    array = np.zeros(len(found), FIREWALL.dtype)
+    texts = {name: TextTable() for name in ("family", "table", "chain", "protocol", "comment")}
+    for row, (netns, rule) in zip(array, found, strict=True):
+        values = {
+            "id": row_id(netns, rule.family, rule.table, rule.chain, rule.handle),
+            "netns": netns,
+            "namespace": None,
+            "family": rule.family,
+            "table": rule.table,
+            "chain": rule.chain,
+            "handle": rule.handle,
+            "action": _ACTIONS["reject" if rule.is_reject else "drop"],
+            "affects": _AFFECTS[_affects(rule)],
+            "protocol": rule.protocol,
+            "port": rule.port,
+            "comment": _POLICY if rule.handle is None else rule.comment,
+            "counted": _COUNTED["no" if rule.packets is None else "yes"],
+            "packets": rule.packets,
+            "bytes": rule.bytes,
+        }
+        for name, value in values.items():
+            if value is None:
+                row[name] = unknown_value(array.dtype[name])
+            else:
+                row[name] = texts[name].code(str(value)) if name in texts else value
+    by_id = array[np.argsort(array["id"])]
+    return Rows(FIREWALL, by_id, {name: codes.values for name, codes in texts.items()}, taken_ns)
+
+
+def _affects(rule: DropRule) -> str:
+    if rule.port is not None:
+        return "port"
+    return "some" if rule.conditional else "all"
