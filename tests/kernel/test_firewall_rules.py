@@ -123,9 +123,9 @@ def test_rules_of_iptables_are_listed(lab: Lab) -> None:
     ("rule", "policy", "kind", "sentence"),
     [
         ('tcp dport 7008 counter drop comment "no pay"', "accept", "firewall rule drops",
-         "for port 7008 in table filter, chain input (no pay)"),
+         "packets/s for payapi :7008 in table filter, chain input (no pay)"),
         ("tcp dport 7008 drop", "accept", "firewall rule may drop",
-         "nftables drops packets for port 7008, without counting them, in table filter, chain input"),
+         "nftables drops packets for payapi :7008, without counting them, in table filter, chain input"),
         ("udp dport 53 accept; counter drop", "accept", "firewall drops others",
          "packets/s in table filter, chain input"),
         ("udp dport 53 accept", "drop", "firewall may drop others",
@@ -137,7 +137,7 @@ def test_check_names_the_rule(rule: str, policy: str, kind: str, sentence: str, 
     """It explains the packets that a firewall drops, and the connects that nobody answers."""
     head = f"type filter hook input priority 0; policy {policy};"
     namespace = with_rules(lab, f"table inet filter {{ chain input {{ {head} {rule}\n}}\n}}")
-    lab.worker(namespace).start(connect_again_and_again, PORT, 60)
+    lab.worker(namespace, "payapi").start(connect_again_and_again, PORT, 60)
 
     def named() -> Mapping[str, Row]:
         done = nettop("check", "--for", "4", "--format", "jsonl", "--follow-namespaces")

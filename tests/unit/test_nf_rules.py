@@ -20,6 +20,7 @@ from nettop.kernel.net.nf_rules import DropRule, DropRules, is_loaded, parse_rep
 from nettop.probes.findings.firewall import firewall_rows
 from nettop.selftest.rows import rows_of
 from nettop.snapshots.findings import FIREWALL
+from tests.unit.build import make_rows
 
 ACCEPTING_CHAIN = (
     "70000000030a020001000000dd130000010000020b00010066696c74657200000a000300696e7075740000000c00020000000000"
@@ -138,16 +139,29 @@ def test_no_module_is_loaded(
 
 def test_rows_of_rules() -> None:
     """They say whom a rule affects and whether it has a counter; what is unknown stays so."""
-    rows = firewall_rows({7: DropRules(tuple(RULES))}, 1)
-    names = ("chain", "handle", "action", "affects", "port", "counted", "packets", "comment")
+    listener = {"netns": 7, "local_port": 7008, "state": "LISTEN", "process": "payapi", "pid": 9}
+    sockets = make_rows([listener, listener | {"netns": 8, "process": "other"}])
+    rows = firewall_rows({7: DropRules(tuple(RULES))}, sockets, 1)
+    names = (
+        "chain",
+        "handle",
+        "action",
+        "affects",
+        "port",
+        "process",
+        "pid",
+        "counted",
+        "packets",
+        "comment",
+    )
     labels = {name: FIREWALL.by_name[name].labels or {} for name in names}
     listed = [
         tuple(labels[name].get(row[name], row[name]) for name in names)
         for row in rows_of(rows, np.ones(len(rows.array), bool))
     ]
     assert sorted(listed, key=str) == [
-        ("forward", None, "drop", "all", None, "no", None, "policy"),
-        ("input", 3, "drop", "port", 7008, "yes", 5, "no pay"),
-        ("input", 4, "reject", "some", None, "no", None, None),
-        ("input", 6, "drop", "all", None, "yes", 1, None),
+        ("forward", None, "drop", "all", None, None, None, "no", None, "policy"),
+        ("input", 3, "drop", "port", 7008, "payapi", 9, "yes", 5, "no pay"),
+        ("input", 4, "reject", "some", None, None, None, "no", None, None),
+        ("input", 6, "drop", "all", None, None, None, "yes", 1, None),
     ]

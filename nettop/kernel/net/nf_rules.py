@@ -9,12 +9,14 @@ the capability and sends the two constant requests, and those that parse what ot
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 from nettop.errors import PermissionMissing
@@ -25,7 +27,7 @@ from nettop.kernel.net import netlink
 from nettop.snapshots.safe_text import safe_bytes
 
 RULES_MAX = 16_384
-"""Rules visited in a namespace, at 5 µs each."""
+"""Rules visited in a namespace: 5 µs each, 10 µs if they drop, and 40 µs more for a new one."""
 
 _NETLINK_NETFILTER = 12
 _NEW_CHAIN, _GET_CHAIN, _NEW_RULE, _GET_RULE = (10 << 8 | kind for kind in (3, 4, 6, 7))
@@ -46,7 +48,11 @@ _DESTINATION_PORT = (2, 2, 2)
 _META_PROTOCOL = 16
 _COMMENT = 0
 """NFTNL_UDATA_RULE_COMMENT in libnftnl; of an xt match, its name."""
-_DROP_VERDICT = netlink.attribute(_VERDICT_CODE, bytes(4))
+_DROP_VERDICT = netlink.attribute(_DATA_VERDICT, netlink.attribute(_VERDICT_CODE, bytes(4)))
+"""NF_DROP."""
+_COUNTS = re.compile(rb"\x0c\0\x01\0(.{8})\x0c\0\x02\0(.{8})", re.DOTALL)
+"""The attributes of a counter, bytes and packets, as little-endian kernels send them; others take longer to read."""
+_NO_COUNTS = netlink.attribute(_COUNTER_BYTES, bytes(8)) + netlink.attribute(_COUNTER_PACKETS, bytes(8))
 _ENDINGS = (_DROP_VERDICT, b"reject\0", b"REJECT\0")
 _UNCONDITIONAL = frozenset({"counter", "log", "immediate", "reject", "target", "comment"})
 """Expressions after which a packet goes on, whatever it is; `comment` is a match of iptables."""
@@ -179,6 +185,17 @@ def _parse_rule(body: bytes) -> DropRule | None:
     """Return a rule if it ends with dropping or rejecting."""
     if not any(ending in body for ending in _ENDINGS):  # most rules do not, and parsing takes time
         return None
+    rule = _without_counts(_COUNTS.sub(_NO_COUNTS, body))
+    counts = _COUNTS.findall(body)
+    if rule is None or rule.packets is None or not counts:
+        return rule
+    in_bytes, in_packets = counts[-1]
+    return replace(rule, packets=int.from_bytes(in_packets), bytes=int.from_bytes(in_bytes))
+
+
+@lru_cache(maxsize=2 * RULES_MAX)
+def _without_counts(body: bytes) -> DropRule | None:
+    """Parse a rule whose counters are 0: between two readings, most rules change in nothing else."""
     parts = netlink.contents(body[_BODY.size :])
     expressions = list(_expressions(parts.get(_RULE_EXPRESSIONS, b"")))
     is_reject = _is_reject(*expressions[-1]) if expressions else None
@@ -213,8 +230,8 @@ def _is_reject(name: str, data: Mapping[int, bytes]) -> bool | None:
     """Return whether the last expression of a rule rejects, rather than drops; None if it does neither."""
     if name == "reject" or (name == "target" and _text(data, _NAME) == "REJECT"):
         return True
-    verdict = netlink.contents(data.get(_IMMEDIATE_DATA, b"")).get(_DATA_VERDICT, b"")
-    return False if name == "immediate" and _DROP_VERDICT in verdict else None
+    is_drop = name == "immediate" and _DROP_VERDICT in data.get(_IMMEDIATE_DATA, b"")
+    return False if is_drop else None
 
 
 def _counters(expressions: list[tuple[str, dict[int, bytes]]]) -> Mapping[int, bytes]:

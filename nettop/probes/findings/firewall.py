@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from nettop.errors import PermissionMissing
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism
 from nettop.kernel.host.facts import Host
-from nettop.kernel.net.nf_rules import Ask, DropRule, DropRules, read_drop_rules
+from nettop.kernel.net.nf_rules import PROTOCOLS, Ask, DropRule, DropRules, read_drop_rules
+from nettop.probes.drops.ports import find_owners
 from nettop.snapshots.findings import FIREWALL, HOOK_FIREWALL
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.snapshot import Rows, TextTable, unknown_value
 
 FIREWALL_FALLBACKS = Fallbacks(HOOK_FIREWALL, (Mechanism("nf_tables"),))
 _POLICY = "policy"
+_PORT = np.dtype([("netns", "u4"), ("port", "u4"), ("protocol", "u1"), ("has_owner", "u1")])
+_PROTOCOLS = {name: number for number, name in PROTOCOLS.items()}
 _NOT_KEPT = "only the screens, check and the view findings.firewall keep CAP_NET_ADMIN"
 _ACTIONS, _AFFECTS, _COUNTED = (
     {label: number for number, label in (FIREWALL.by_name[name].labels or {}).items()}
@@ -38,12 +42,12 @@ def read_firewall(ask: Ask) -> DropRules:
         return DropRules(is_whole=False)
 
 
-def firewall_rows(by_namespace: Mapping[int, DropRules], taken_ns: int) -> Rows:
-    """Return the rows of the table, without names of namespaces."""
+def firewall_rows(by_namespace: Mapping[int, DropRules], sockets: Rows | None, taken_ns: int) -> Rows:
+    """Return the rows of the table, without names of namespaces; `sockets` tell the processes."""
     found = [(netns, rule) for netns, each in by_namespace.items() for rule in each.rules]
     array = np.zeros(len(found), FIREWALL.dtype)
-    texts = {name: TextTable() for name in ("family", "table", "chain", "protocol", "comment")}
-    for row, (netns, rule) in zip(array, found, strict=True):
+    texts = {name: TextTable() for name in ("family", "table", "chain", "protocol", "process", "comment")}
+    for row, (netns, rule), (process, pid) in zip(array, found, _processes(found, sockets), strict=True):
         values = {
             "id": row_id(netns, rule.family, rule.table, rule.chain, rule.handle),
             "netns": netns,
@@ -56,6 +60,8 @@ def firewall_rows(by_namespace: Mapping[int, DropRules], taken_ns: int) -> Rows:
             "affects": _AFFECTS[_affects(rule)],
             "protocol": rule.protocol,
             "port": rule.port,
+            "process": process,
+            "pid": pid,
             "comment": _POLICY if rule.handle is None else rule.comment,
             "counted": _COUNTED["no" if rule.packets is None else "yes"],
             "packets": rule.packets,
@@ -68,6 +74,22 @@ def firewall_rows(by_namespace: Mapping[int, DropRules], taken_ns: int) -> Rows:
                 row[name] = texts[name].code(str(value)) if name in texts else value
     by_id = array[np.argsort(array["id"])]
     return Rows(FIREWALL, by_id, {name: codes.values for name, codes in texts.items()}, taken_ns)
+
+
+def _processes(
+    found: Sequence[tuple[int, DropRule]], sockets: Rows | None
+) -> Sequence[tuple[str | None, int | None]]:
+    """Return the name and PID of the process at each rule's port."""
+    if sockets is None:
+        return [(None, None)] * len(found)
+    keys = np.zeros(len(found), _PORT)
+    for key, (netns, rule) in zip(keys, found, strict=True):
+        protocol = _PROTOCOLS.get(rule.protocol or "", socket.IPPROTO_TCP)
+        key["netns"], key["protocol"], key["port"] = netns, protocol, rule.port or 0
+        key["has_owner"] = rule.port is not None
+    owners, _, _ = find_owners(keys, sockets.array)
+    names, rows = sockets.texts["process"], sockets.array
+    return [(names[rows["process"][at]], int(rows["pid"][at])) if at >= 0 else (None, None) for at in owners]
 
 
 def _affects(rule: DropRule) -> str:

@@ -21,7 +21,7 @@ from nettop.probes.findings.cpus import read_cpus
 from nettop.probes.findings.firewall import FIREWALL_FALLBACKS, firewall_rows, read_firewall, require_asker
 from nettop.probes.findings.interfaces import interface_rows
 from nettop.probes.findings.limits import limit_rows, read_limits
-from nettop.probes.probe import Probe, clocks
+from nettop.probes.probe import Probe, clocks, sockets_of
 from nettop.query.findings import FindingTracker
 from nettop.snapshots import lenses
 from nettop.snapshots.bandwidth import INTERFACES
@@ -138,7 +138,7 @@ class Findings(Probe):
             },
         }
         if reads_firewall:
-            tables[LENS.id][FIREWALL.name] = named(firewall_rows(rules, taken_ns))
+            tables[LENS.id][FIREWALL.name] = named(firewall_rows(rules, sockets_of(self._frames), taken_ns))
         for lens, each in tables.items():
             self._eyes[lens] = _next_frame(self._eyes.get(lens), Snapshot(lens, wall_ns, boot_ns, each))
 
