@@ -322,12 +322,13 @@ def test_screens_keep_what_later_lenses_take(neighbour: Worker, monkeypatch: pyt
     with Terminal("--interval", interval, "--filter", netns) as terminal:
         terminal.shows(b"neighbour")
         assert users(terminal.pid) == {AS_NOBODY}
-        assert sorted(kept(terminal.pid), key=len) == [{CAP_NET_ADMIN}, LOADING, LOADING_NET]
+        expected = [{CAP_NET_ADMIN}, LOADING, LOADING_NET]
+        until(lambda: sorted(kept(terminal.pid), key=len) == expected, "all programs are loaded")
         terminal.type(b"3", b"INTERFACE")
         terminal.type(b"5", b"REASON")
         until(lambda: shows_a_drop(terminal, neighbour), "a drop, and the function that it was dropped in")
         assert users(terminal.pid) == {AS_NOBODY}
-        assert sorted(kept(terminal.pid), key=len) == [{CAP_NET_ADMIN}, LOADING, LOADING_NET]
+        until(lambda: sorted(kept(terminal.pid), key=len) == expected, "all programs are loaded")
         assert_closed_to_its_user(terminal.pid)
         terminal.type(b"q")
         assert terminal.wait() == 0
