@@ -16,6 +16,7 @@ from nettop.kernel.net.nf_rules import read_drop_rules
 
 from .command import Row, nettop, rows
 from .lab import Lab, Namespace, until
+from .terminal import Terminal
 from .traffic import Memory
 
 pytestmark = [
@@ -150,6 +151,17 @@ def test_check_names_the_rule(rule: str, policy: str, kind: str, sentence: str, 
     assert "a firewall here drops" in found[kind]["explains"]
     assert f"gets no answer to connects to 127.0.0.1:{PORT}" in found[kind]["explains"]
     assert found.keys() == {kind}
+
+
+def test_the_screens_name_the_rule(lab: Lab) -> None:
+    """They read rules only once there is something to explain, and need no other lens for a rule with a counter."""
+    namespace = with_rules(lab, RULES)
+    lab.worker(namespace, "payapi").start(connect_again_and_again, PORT, 60)
+    with Terminal("--filter", f"netns={namespace.inode}") as terminal:
+        terminal.shows(b"nftables drops")
+        terminal.shows(b"for payapi :7008 in table filter, chain input (no pay)")
+        terminal.type(b"q")
+        assert terminal.wait() == 0
 
 
 def test_a_healthy_host_has_no_finding(lab: Lab) -> None:
