@@ -68,10 +68,10 @@ def run_check(settings: CheckSettings, session: Session, stdout: TextIO, stderr:
 def watching(session: Session, mechanisms: Mapping[str, str]) -> Iterator[Consumer]:
     """Attach every lens that has rules, and yield the consumer of the findings."""
     with ExitStack() as leases:
-        for lens in _LENSES:
-            tables = frozenset({_TABLES[lens.id]} if lens.id in _TABLES else ())
-            options = SourceOptions(tables, mechanisms=mechanisms, whole=True)
-            leases.callback(session.enable(lens.id, options).release)
+        options = SourceOptions(mechanisms=mechanisms, whole=True)
+        for lens in WATCHED:
+            tables = frozenset({_TABLES[lens]} if lens in _TABLES else ())
+            leases.callback(session.enable(lens, options | SourceOptions(tables)).release)
         yield leases.enter_context(Consumer(session, FINDINGS_LENS.id, (FINDINGS,), options))
 
 

@@ -35,14 +35,14 @@ import asyncio
 from dataclasses import replace
 from nettop.settings import Settings
 from nettop.snapshots import lenses
-from tests.screens.harness import Harness, Script, busy_host
+from tests.screens.harness import Harness, Rules, Script, busy_host
 from tests.unit.build import make_frame
 
-sample = lenses()[-1]
+sample = next(lens for lens in lenses() if lens.id == "sample")
 before = [{"id": 1, "what": "tea", "sips": 1}, {"id": 2, "what": "coffee", "sips": 0}]
 after = [row | {"sips": row["sips"] + 7 * row["id"]} for row in before]
 frame = make_frame(after, before, table=sample.main, lens="sample")
-scripts = {"connections": Script(busy_host()), "sample": Script([frame.before, frame.now])}
+scripts = {"connections": Script(busy_host()), "sample": Script([frame.before, frame.now]), "findings": Rules()}
 
 async def main():
     harness = Harness(lambda lens: scripts[lens])
