@@ -28,7 +28,7 @@ from nettop.snapshots import all_views
 if TYPE_CHECKING:
     from nettop.snapshots.source import Source
 
-CHECK_HELP = "Say what is wrong with the network of this host: who, since when, how sure, and what to try."
+CHECK_HELP = "Say what is wrong, who and since when, how sure that is, and what to try."
 
 CHECK_EXAMPLES = """[bold]Examples[/bold]
 

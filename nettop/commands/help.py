@@ -29,7 +29,7 @@ Without a name it prints what nettop --help prints; nettop --help-all prints eve
 Exit codes: 0 done, 2 no such lens, table or command."""
 
 _FREQUENT = (
-    *("--view", "--filter", "--columns", "--sort", "--interval"),
+    *("--view", "--filter", "--columns", "--interval"),
     *("--table", "--format", "--once", "--help-all"),
 )
 """Options that --help lists; the last one shows all the others."""
@@ -37,7 +37,6 @@ _FREQUENT = (
 _FREQUENT_EXAMPLES = (
     ("nettop --filter 'nginx rtt_us>10ms'", "nginx's slow connections, live"),
     ("nettop --view services --table --once --deltas -t 10", "response times in the last 10 seconds"),
-    ("nettop --format jsonl --once --all | jq .process", "every socket, as JSON"),
 )
 
 # These come from click, or from a copy of it inside typer.

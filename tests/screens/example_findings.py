@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
+from nettop.query.findings import FindingTracker
 from nettop.snapshots.connections import FAILURES, SOCKETS
-from nettop.snapshots.snapshot import Snapshot
+from nettop.snapshots.connections import LENS as CONNECTIONS
+from nettop.snapshots.findings import CPUS, FINDINGS, FIREWALL, LIMITS
+from nettop.snapshots.findings import LENS as FINDINGS_LENS
+from nettop.snapshots.snapshot import Frame, Snapshot
 from tests.unit.build import TAKEN_NS, WALL_NS, Row, example_rows, later, make_hooks, make_rows
 
 READINGS = 50
@@ -74,3 +79,32 @@ def _snapshot(rows: list[Row], second: int, *, calm: bool) -> Snapshot:
     return replace(
         made, counts={"time_wait": 14, "unattributed": 2}, hooks=make_hooks({"sockets": "iterator"})
     )
+
+
+def own_steps(readings: int) -> list[Snapshot]:
+    """Return readings of the findings lens on this host, with a row in each of its tables."""
+    tracker, connections = FindingTracker(), example_steps(readings)
+    return [_findings(tracker, now, before) for before, now in pairwise((None, *connections))]
+
+
+def _findings(tracker: FindingTracker, now: Snapshot, before: Snapshot | None) -> Snapshot:
+    taken_ns = now.tables[SOCKETS.name].taken_ns
+    found = tracker.update([(CONNECTIONS, Frame(now, before))], taken_ns, now.wall_ns)
+    limit: Row = _OWN | {
+        "id": 1, "resource": "conntrack entries", "used": 230_112, "limit": 262_144, "when_full": "new ones drop",
+    }  # fmt: skip
+    rule: Row = _OWN | {
+        "id": 1,
+        "family": "inet",
+        "table": "filter",
+        "chain": "input",
+        "action": "drop",
+        "packets": 9,
+    }
+    tables = {
+        FINDINGS.name: found,
+        LIMITS.name: make_rows([limit], LIMITS, taken_ns),
+        CPUS.name: make_rows([{"id": 0, "cpu": 0, "softirq_ns": 10_000_000}], CPUS, taken_ns),
+        FIREWALL.name: make_rows([rule], FIREWALL, taken_ns),
+    }
+    return Snapshot(FINDINGS_LENS.id, now.wall_ns, now.boot_ns, tables)

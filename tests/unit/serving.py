@@ -26,6 +26,7 @@ from tests.screens import (
     example_bandwidth,
     example_cpu,
     example_drops,
+    example_findings,
     example_flows,
     example_latency,
     example_self,
@@ -79,7 +80,7 @@ def example_host(**kwargs: Any) -> Served:
     steps, batches = eventful_host()
     connections = [each for pair in zip(batches[:2], steps[:2], strict=True) for each in pair]
     others = [step for example in _EXAMPLES for step in example.example_steps(2)]
-    return make_served(*connections, *others, **kwargs)
+    return make_served(*connections, *others, *example_findings.own_steps(2), **kwargs)
 
 
 _EXAMPLES = (
