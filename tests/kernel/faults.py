@@ -515,7 +515,7 @@ def connect_refused(made: Made) -> What:
     )
 
 
-@fault("connect-unanswered", "connects unanswered", "fetcher", CLOSED, needs=["nft"])
+@fault("connect-unanswered", "firewall rule drops", CLOSED, needs=["nft"])
 def connect_unanswered(made: Made) -> What:
     """A firewall on the way drops the SYNs of a program silently."""
     near, router, far = made.routed_pair()
@@ -533,7 +533,7 @@ def connect_unanswered(made: Made) -> What:
     )
 
 
-@fault("firewall-drop", "firewall drops", "payapi", CLOSED, needs=["nft"])
+@fault("firewall-drop", "firewall rule drops", "payapi", CLOSED, needs=["nft"])
 def firewall_drop(made: Made) -> What:
     """A rule of the server's own firewall drops the SYNs of a program."""
     near, far = made.pair()
@@ -547,7 +547,7 @@ def firewall_drop(made: Made) -> What:
     )
 
 
-@fault("firewall-reject", "firewall drops", "payapi", CLOSED, needs=["nft"])
+@fault("firewall-reject", "firewall rule drops", "payapi", CLOSED, needs=["nft"])
 def firewall_reject(made: Made) -> What:
     """A rule of the server's own firewall rejects connections with a reset."""
     near, far = made.pair()
@@ -564,7 +564,7 @@ def firewall_reject(made: Made) -> What:
     )
 
 
-@fault("firewall-prohibited", "firewall drops", "payapi", CLOSED, needs=["nft"])
+@fault("firewall-prohibited", "firewall rule drops", "payapi", CLOSED, needs=["nft"])
 def firewall_prohibited(made: Made) -> What:
     """A rule of the server's own firewall answers that the connection is prohibited."""
     near, far = made.pair()

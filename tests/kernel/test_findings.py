@@ -5,6 +5,7 @@ import os
 import random
 import re
 from collections.abc import Iterator
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 
 from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
+from nettop.engine.source import probe_of
+from nettop.kernel.host.facts import Host
+from nettop.kernel.net.nf_rules import open_asker
 from nettop.output.check import finding_rows, watching
 from nettop.snapshots import lenses
 from nettop.snapshots.findings import LIMITS
@@ -83,7 +87,12 @@ class Watch:
 @pytest.fixture(scope="module")
 def watch() -> Iterator[Watch]:
     """Yield a check that all tests share."""
-    with Session(INTERVAL_S) as session, watching(session, {}) as consumer:
+    host = Host()
+    with (
+        open_asker(host),
+        Session(INTERVAL_S, partial(probe_of, host=host)) as session,
+        watching(session, {}) as consumer,
+    ):
         until(lambda: consumer.frame, "the first reading")
         yield Watch(session, consumer)
 
@@ -106,7 +115,8 @@ def test_the_right_finding_comes_first(fault: Fault, watch: Watch) -> None:
 def unseen(fault: Fault, watch: Watch) -> str | None:
     """Return why this kernel does not let nettop see the fault."""
     frame = watch.session.bus.frame("connections")
-    return frame.now.why_not("routes") if frame is not None and fault.name == "prohibited" else None
+    why = frame.now.why_not("routes") if frame is not None else None
+    return f"routes: {why}" if why and fault.name == "prohibited" else None
 
 
 def assert_first(fault: Fault, scene: Made, watch: Watch) -> None:
