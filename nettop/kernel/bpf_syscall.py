@@ -37,6 +37,14 @@ TRACE_ITER = 28
 XDP = 37
 PERF_EVENT = 41
 TCX_INGRESS = 46
+CGROUP_HOOKS = {
+    "skb__ingress": 0,
+    "skb__egress": 1,
+    "sock__post_bind4": 12,
+    "sock__post_bind6": 13,
+    "sock__release": 34,
+}
+"""Attach types (BPF_CGROUP_INET_*) of the programs at a control group's hooks, by their names."""
 XDP_GENERIC, XDP_NATIVE = 1 << 1, 1 << 2
 """Flags of an XDP link (XDP_FLAGS_* of include/uapi/linux/if_link.h)."""
 TCX_FIRST = 1 << 3
@@ -75,7 +83,8 @@ def call(function: str, *arguments: Any, allowed: tuple[int, ...] = ()) -> int:
 
 def link(program: int, attach_type: int, target: int = 0, flags: int = 0, table: int | None = None) -> int:
     """Link an iterator (TRACE_ITER; over the elements of the map `table`, if given), or a program to a perf event
-    (PERF_EVENT) or to the network interface `target` in the calling thread's namespace (XDP, TCX_INGRESS).
+    (PERF_EVENT), to the network interface `target` in the calling thread's namespace (XDP, TCX_INGRESS), or to the
+    control group whose directory `target` is (CGROUP_HOOKS).
 
     Closing the returned descriptor removes the link. Attachments by bpf_xdp_attach and bpf_tc_attach would outlive a
     killed nettop.

@@ -25,7 +25,7 @@ from nettop.snapshots.snapshot import Frame, Rows
 from nettop.snapshots.source import SourceOptions
 
 T = TypeVar("T")
-_TYPES = {"entry": 2, "return": 2, "tc": 3, "xdp": 6, "sample": 7}
+_TYPES = {"entry": 2, "return": 2, "tc": 3, "xdp": 6, "sample": 7, "skb": 8, "sock": 9}
 """BPF_PROG_TYPE_* by the prefix of a program's name."""
 _TRACING = 26
 """BPF_PROG_TYPE_TRACING: the type of all others."""

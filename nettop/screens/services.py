@@ -24,6 +24,7 @@ from nettop.snapshots.services import (
     RECENT_S,
     SERVED,
     SERVICES,
+    TCP,
     WAITING,
 )
 from nettop.snapshots.snapshot import Frame
@@ -114,7 +115,8 @@ class ServicesScreen(TimesScreen, HistogramScreen):
         """Draw the selected row; → will open its waiting requests, or its clients."""
         super().draw_chosen(view)
         if len(row := self.chosen_or_first(view)):
-            has_clients = view.raw("side")[row][0] == SERVED and not view.raw("waiting")[row][0]
+            is_listed = view.raw("side")[row][0] == SERVED and view.raw("protocol")[row][0] == TCP
+            has_clients = is_listed and not view.raw("waiting")[row][0]
             self.member_table = CLIENTS if has_clients else WAITING
 
     def member_filter(self, view: View, at: Index) -> str:
@@ -148,7 +150,7 @@ class WaitingScreen(LensScreen):
     """A row for each request without an answer."""
 
     about = "requests now waiting for their answers, oldest first, and whether they were read yet"
-    describable = True
+    describable = False  # the probe describes services, by their keys
 
     def headline(self, view: View) -> list[BarItem]:
         """Return the number of requests, how many were not read, and how long the oldest has waited."""

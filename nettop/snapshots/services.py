@@ -5,15 +5,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nettop.errors import UsageError
 from nettop.snapshots.connections import NO_YES
 from nettop.snapshots.histograms import Buckets
-from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Metrics, Rule, Table
+from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Metrics, Option, Rule, Table
 
 # --- names of numbers ----------------------------------------------------------------------------------------
 
 SERVED, USED = 0, 1
 SIDES = {SERVED: "served", USED: "used"}
 """Labels for this machine's side: server or client."""
+TCP, UDP = 0, 1
+PROTOCOLS = {TCP: "tcp", UDP: "udp"}
+UDP_PORTS = (53, 123, 161, 853)
+"""UDP ports whose requests are timed by default: DNS, NTP, SNMP, DNS over QUIC."""
+DNS_PORT = 53
+TIMEOUT_S = 5.0
+"""Age at which a UDP request without an answer counts as unanswered."""
 ALTERNATING, OVERLAPPING, PUSHING = 0, 1, 2
 PATTERNS = {ALTERNATING: "alternating", OVERLAPPING: "overlapping", PUSHING: "pushing"}
 """Labels for the order in which requests and answers follow each other."""
@@ -51,6 +59,8 @@ _PID = Field("pid", Kind.LABEL, "PID", "its thread group; the one seen last if t
 _CGROUP = Field("cgroup", Kind.TEXT, "CGROUP", "its control group", "u4", width=24, importance=6)
 _CONTAINER = Field("container", Kind.TEXT, "CONTAINER", "its container (runtime:name or short id) or systemd unit",
                    "u4", width=20, importance=30)  # fmt: skip
+_PROTOCOL = Field("protocol", Kind.ENUM, "PROTO", "its transport protocol", "u1", width=5, importance=62,
+                  labels=PROTOCOLS)  # fmt: skip
 _ANSWERS = Field("answers", Kind.COUNTER, "ANSWERS", "answered requests; each step of a dialogue counts, such as "
                  "100 Continue, a TLS handshake or HTTP/2 SETTINGS", "u8", "answers", 9, 96,
                  rate_title="ANSWERS/s")  # fmt: skip
@@ -107,6 +117,7 @@ SERVICES = Table(
         NETNS,
         NAMESPACE,
         _SIDE,
+        _PROTOCOL,
         Field("address", Kind.ADDRESS, "ADDRESS", "address of the service; if served, the one it listens on", "(2,)>u8",
               width=22, importance=60),
         Field("port", Kind.LABEL, "PORT", "the service's port", "u4", width=6, importance=60),
@@ -135,8 +146,13 @@ SERVICES = Table(
         _WAITING,
         _OLDEST,
         _STALLED,
-        Field("unanswered", Kind.COUNTER, "UNANSWERED", "requests whose connection ended before the answer", "u8",
-              "requests", 10, 65, tone="warn", rate_title="UNANSW/s"),
+        Field("unanswered", Kind.COUNTER, "UNANSWERED", "requests whose connection ended before the answer; over UDP, "
+              f"those without one within {TIMEOUT_S:g} s or before their socket was closed", "u8", "requests",
+              10, 65, tone="warn", rate_title="UNANSW/s"),
+        Field("failed_answers", Kind.COUNTER, "SERVFAIL", "DNS answers over UDP by which the server says that it "
+              "failed (SERVFAIL)", "u8", "answers", 8, 61, tone="warn", rate_title="SERVFAIL/s"),
+        Field("missing_names", Kind.COUNTER, "NXDOMAIN", "DNS answers over UDP that say that the name does not "
+              "exist (NXDOMAIN)", "u8", "answers", 8, 59, rate_title="NXDOMAIN/s"),
         Field("closed", Kind.COUNTER, "CLOSED", "unanswered requests whose connection the service closed", "u8",
               "requests", 8, 64, tone="warn", rate_title="CLOSED/s"),
         Field("failed_connects", Kind.COUNTER, "CONN FAIL", "failed connects: refused, or never answered; an "
@@ -170,11 +186,12 @@ SERVICES = Table(
               "more is like that, response times and waiting requests are unknown", "u1", width=11, importance=69,
               labels=PATTERNS),
     ),
-    screen=("process", "service", "side", "answers_per_s", "p50", "p99", "max", "queued_p99", "service_p99", "response",
-            "waiting", "oldest", "unanswered_per_s", "failed_connects_per_s", "pattern"),
-    text=("process", "pid", "container", "namespace", "side", "service", "answers", "p50", "p90", "p99", "max",
-          "queued_p99", "service_p99", "waiting", "oldest", "unanswered", "closed", "failed_connects",
-          "connections", "pattern"),
+    screen=("process", "service", "protocol", "side", "answers_per_s", "p50", "p99", "max", "queued_p99", "service_p99",
+            "response", "waiting", "oldest", "unanswered_per_s", "failed_answers_per_s", "failed_connects_per_s",
+            "pattern"),
+    text=("process", "pid", "container", "namespace", "side", "protocol", "service", "answers", "p50", "p90", "p99",
+          "max", "queued_p99", "service_p99", "waiting", "oldest", "unanswered", "failed_answers", "missing_names",
+          "closed", "failed_connects", "connections", "pattern"),
     sort="-p99",
     bar="p99",
     begins_at_zero=True,
@@ -225,9 +242,10 @@ SERVICES = Table(
         ),
     ),
     metrics=(
-        Metrics(("process", "container", "namespace", "side", "service"),
+        Metrics(("process", "container", "namespace", "side", "protocol", "service"),
                 ("response", "queued", "service_time", "waiting", "oldest", "unanswered", "request_bytes",
-                 "answer_bytes", "connections", "overlaps", "pushes", "closed", "failed_connects"),
+                 "answer_bytes", "connections", "overlaps", "pushes", "closed", "failed_connects",
+                 "failed_answers", "missing_names"),
                 prefix="services", top="service", limit=50),
     ),
 )  # fmt: skip
@@ -334,9 +352,46 @@ HOOK_UNOWNED = Hook(
     remedy="allow BPF iterators in the security module's policy",
 )
 
+HOOK_UDP_REQUESTS = Hook(
+    "udp_requests",
+    "requests to and answers of UDP services, such as DNS",
+    ("failed_answers", "missing_names"),
+    requires="calls",
+    remedy="mount the control groups: mount -t cgroup2 none /sys/fs/cgroup; in a container, share the host's "
+    "(docker run --cgroupns host)",
+)
+
 WITHOUT_SLOT, WITHOUT_CLIENT = "services without a row", "clients without a row"
 CLIENTS_EVICTED = "clients_evicted"
+UNTIMED = "udp requests"
 UNLISTED_FAILURES = "unlisted_failed_connects"
+
+# --- options ----------------------------------------------------------------------------------------------------
+
+
+def parse_ports(text: str) -> list[int]:
+    """Parse `PORT,…`. Raise UsageError for a word that is not a port."""
+    words = list(filter(None, map(str.strip, text.split(","))))
+    for word in words:
+        if not (word.isascii() and word.isdigit() and 0 < int(word) < 1 << 16):
+            raise UsageError(f"--udp-port {word!r} is not a port", "write it like --udp-port 5060")
+    return list(map(int, words))
+
+
+def _check_ports(text: str, _interval_s: float) -> None:
+    parse_ports(text)
+
+
+UDP_PORT = Option(
+    "udp_port",
+    f"Time requests to this UDP port too; repeatable (always {', '.join(map(str, UDP_PORTS))})",
+    default="",
+    metavar="PORT",
+    repeatable=True,
+    check=_check_ports,
+)
+
+# --- lens -------------------------------------------------------------------------------------------------------
 
 LENS = Lens(
     id="services",
@@ -346,11 +401,13 @@ LENS = Lens(
     question="which service is slow, and what waits",
     tables=(SERVICES, CLIENTS, CONNECTIONS, WAITING),
     common=(("service",), ("process",)),
-    hooks=(HOOK_CALLS, HOOK_UNOWNED),
+    hooks=(HOOK_CALLS, HOOK_UNOWNED, HOOK_UDP_REQUESTS),
+    options=(UDP_PORT,),
     losses={
         "skipped calls": "calls not seen because a program was already running on that CPU",
         "unwatched": "connections not watched for lack of memory: no number includes them",
         WITHOUT_SLOT: f"services that share the row {OTHERS}, because too many are in use at once",
+        UNTIMED: "UDP requests not timed, because too many have no answer yet",
         WITHOUT_CLIENT: "connections whose client has no row, because too many are connected at once",
     },
     counts=(

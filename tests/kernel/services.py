@@ -40,12 +40,15 @@ ERROR = 1 / 16
 
 
 class Watched:
-    """A probe of the services lens, attached by one mechanism for calls, or the best, with those of other hooks."""
+    """A probe of the services lens, attached by one mechanism for calls, or the best, with those of other hooks.
 
-    def __init__(self, mechanism: str | None = None, **others: str) -> None:
+    `udp_port` is the option's value.
+    """
+
+    def __init__(self, mechanism: str | None = None, udp_port: str = "", **others: str) -> None:
         self.probe = Services()
         mechanisms = others if mechanism is None else {**others, HOOK_CALLS.name: mechanism}
-        self.probe.configure(source_options([CLIENTS.name], mechanisms))
+        self.probe.configure(source_options([CLIENTS.name], mechanisms, udp_port=udp_port))
         self.probe.start()
 
     def __enter__(self) -> Self:

@@ -153,7 +153,7 @@ def _function(program: Any, btf: Btf, name: str, kind: int, operands: _Operands)
     """Return a compiled function. Raises MissingInKernel for its hook, and LoadFailed."""
     function, _, elsewhere = name.partition("@")
     prefix, _, hook = function.partition("__")
-    attach_type = btf_id = 0
+    attach_type, btf_id = bpf.CGROUP_HOOKS.get(function, 0), 0
     if prefix in _HOOKS:
         attach_type, find = _HOOKS[prefix]
         btf_id = find(btf, elsewhere or hook)

@@ -4,6 +4,8 @@
 // task stores its PID in the initial namespace; struct pid has one for each namespace down to the task's own.
 #pragma once
 
+#include <nettop/verifier.h>
+
 #define MAX_PID_NS_LEVEL 32 /* include/linux/pid_namespace.h */
 #define UNKNOWN_PID (~0U)
 
@@ -14,13 +16,13 @@ static __always_inline u32 visible_pid(struct task_struct *task) {
   struct pid *pid = NULL;
   u32 deepest = 0, namespace = 0;
   // Uses the helper because the verifier allows no arithmetic on a typed pointer.
-  bpf_probe_read_kernel(&pid, sizeof(pid), &leader->thread_pid);
-  bpf_probe_read_kernel(&deepest, sizeof(deepest), &pid->level);
+  read_kernel(&pid, sizeof(pid), &leader->thread_pid);
+  read_kernel(&deepest, sizeof(deepest), &pid->level);
 #pragma clang loop unroll(disable)
   for (u32 level = 1; level <= MAX_PID_NS_LEVEL && level <= deepest; level++) {
     struct upid number = {};
-    bpf_probe_read_kernel(&number, sizeof(number), (struct upid *)pid->numbers + level);
-    bpf_probe_read_kernel(&namespace, sizeof(namespace), &((struct pid_namespace *)number.ns)->inum);
+    read_kernel(&number, sizeof(number), (struct upid *)pid->numbers + level);
+    read_kernel(&namespace, sizeof(namespace), &((struct pid_namespace *)number.ns)->inum);
     if (namespace == PID_NAMESPACE)
       return number.nr;
   }

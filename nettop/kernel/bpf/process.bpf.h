@@ -27,6 +27,6 @@
     READ_KERNEL((to)->cgroup_id, ((struct kernfs_node *)at)->id);                                            \
     READ_KERNEL(at, (task)->group_leader);                                                                   \
     READ_KERNEL((to)->start_time, ((struct task_struct *)at)->start_boottime);                               \
-    bpf_probe_read_kernel((to)->comm, sizeof((to)->comm), ((struct task_struct *)at)->comm);                 \
+    read_kernel((to)->comm, sizeof((to)->comm), ((struct task_struct *)at)->comm);                           \
     (to)->pid = visible_pid(task);                                                                           \
   } while (0)

@@ -118,6 +118,18 @@ class Loader:
                 raise
             raise Unsupported(f"the kernel refuses a probe at {function}: {error.strerror}") from error
 
+    def require(self, capabilities: frozenset[int], what: str, *, host: Host) -> None:
+        """Raise PermissionMissing if the loader lacks any of these capabilities, which `what` needs."""
+        self._thread.submit(host.require_capabilities, capabilities, what).result()
+
+    def attach_to_cgroup(self, program: int, attach_type: int, cgroup: int) -> int:
+        """Link a program to a control group, given its directory, with the loader's privileges; return the link's
+        descriptor. Raises OSError.
+
+        Unlike other programs, the kernel attaches those for packets only with CAP_NET_ADMIN.
+        """
+        return self._thread.submit(bpf.link, program, attach_type, cgroup).result()
+
     def close(self) -> None:
         """Stop the compiler and unload programs that nobody waited for; a second call is a no-op."""
         if self._ready < 0:
@@ -171,14 +183,15 @@ def open_net_loader(host: Host) -> Iterator[None]:
         thread.shutdown()
 
 
-def net_loader(host: Host) -> Loader:
+def net_loader(host: Host, *, needs_net: bool = True) -> Loader:
     """Return a loader for these programs, made by the thread of `open_net_loader`, or else by the calling thread.
 
-    Raises PermissionMissing without the necessary capabilities.
+    Raises PermissionMissing without the necessary capabilities, if it `needs_net`.
     """
 
     def loader() -> Loader:
-        host.require_capabilities(privileges.LOADING_NET, "programs for network interfaces")
+        if needs_net:
+            host.require_capabilities(privileges.LOADING_NET, "programs for network interfaces")
         return Loader()
 
     return loader() if host.kept.net_loader is None else host.kept.net_loader.submit(loader).result()

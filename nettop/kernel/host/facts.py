@@ -60,6 +60,8 @@ INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 _OUTSIDE_USER_NAMESPACE = (
     "run it as root outside the user namespace (no unshare --user, no rootless container): sudo nettop"
 )
+_ROOT_CGROUP = 1
+"""Inode number of the directory of the root control group in the unified hierarchy."""
 _FILTERED = "2"
 """SECCOMP_MODE_FILTER of include/uapi/linux/seccomp.h."""
 _OPTIONS = {"bpf": "CONFIG_BPF_SYSCALL", "perf_event_open": "CONFIG_PERF_EVENTS"}
@@ -272,6 +274,14 @@ class Host:
         old = sorted(paths.values(), key=len, reverse=True)
         ordered = [unified, *old] if unified != "/" else [*old, unified]
         return next((path for path in ordered if _innermost_container(path)), ordered[0])
+
+    def root_cgroup(self) -> str | None:
+        """Return the directory of the control group that contains all others in the unified hierarchy; None if it is
+        not mounted here. A container may see only its own."""
+        places = [f"{self.root}/{mount.place}" for mount in mounts(self.proc) if mount.kind == "cgroup2"]
+        with suppress(OSError):
+            return next((place for place in places if os.stat(place).st_ino == _ROOT_CGROUP), None)
+        return None
 
     def cgroups_by_id(self) -> dict[int, str]:
         """Map the lower half of each control group's id, which is unique at any time, to its unified hierarchy path.

@@ -142,9 +142,6 @@ BPF_F_TABLE("array", u32, struct flow_set, flows, FLOW_SETS *FLOW_PARTITIONS, 10
 BPF_PERCPU_ARRAY(evicted, struct evicted, 1);
 #endif
 
-// bpf_probe_read_kernel. bcc may replace it by bpf_probe_read, which TC programs lack.
-static long (*const read_kernel)(void *copy, u32 size, const void *from) = (void *)113;
-
 // The bytes of a packet: packet memory of a context of the hook, or for HOOK_SENT kernel memory at `data`.
 struct source {
   enum hook hook;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The services probe: watch when data is sent, received and read on TCP connections."""
+"""The services probe: watch when data is sent, received and read on TCP connections, and UDP requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf.iterator import Iterator, RowBuffer
 from nettop.kernel.bpf.mechanisms import Mechanism, Refused, check_chosen
-from nettop.kernel.bpf.program import Loader, Program
+from nettop.kernel.bpf.program import Loader, Program, net_loader
 from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.set_table import SetTable
 from nettop.kernel.host.facts import Host
@@ -47,22 +47,29 @@ from nettop.probes.services.rows import (
     client_rows,
     connection_rows,
     service_rows,
-    waiting_rows,
 )
 from nettop.probes.services.slots import ServiceSlots
+from nettop.probes.services.udp_programs import FALLBACKS as UDP_FALLBACKS
+from nettop.probes.services.udp_programs import OPEN_REQUEST
+from nettop.probes.services.udp_programs import program_text as udp_program_text
+from nettop.probes.services.udp_requests import UdpRequests
 from nettop.probes.services.usual import UsualTimes
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.left_rows import ENDED, LeftRows
 from nettop.snapshots.services import (
     CLIENTS,
     CLIENTS_EVICTED,
-    CONNECTIONS,
     LENS,
     SERVICES,
+    UDP,
+    UDP_PORT,
+    UDP_PORTS,
     UNLISTED_FAILURES,
-    WAITING,
+    UNTIMED,
     WITHOUT_CLIENT,
     WITHOUT_SLOT,
+    parse_ports,
 )
 from nettop.snapshots.snapshot import Snapshot
 
@@ -83,6 +90,7 @@ class Services(Probe):
     def __init__(self, host: Host | None = None) -> None:
         super().__init__(host)
         self._program: Program | None = None
+        self._udp: UdpRequests | None = None
         self._hooks: tuple[HookStatus, ...] = ()
         self._by_descriptors = True
         self._processes = Processes(self._host)
@@ -93,17 +101,19 @@ class Services(Probe):
 
     # --- attaching ----------------------------------------------------------------------------------------------
 
-    def texts(self) -> tuple[ProgramText]:
-        """Return the text of the best mechanisms."""
-        return (program_text(),)
+    def texts(self) -> tuple[ProgramText, ...]:
+        """Return the texts of the best mechanisms."""
+        return program_text(), udp_program_text()
 
     def start(self) -> None:
         """Attach the best mechanism. Raises UsageError for an unknown one."""
-        check_chosen((FALLBACKS, UNOWNED), self._options.mechanisms)
+        check_chosen((FALLBACKS, UNOWNED, UDP_FALLBACKS), self._options.mechanisms)
         self._share_namespaces().enter()
-        with closing(Loader()) as loader:
+        with closing(net_loader(self._host, needs_net=False)) as loader:
             calls = self._attach_best(FALLBACKS, partial(self._attach, loader))
-        self._hooks = (calls, self._attach_best(UNOWNED, partial(self._walk_storage, calls)))
+            unowned = self._attach_best(UNOWNED, partial(self._walk_storage, calls))
+            udp = self._attach_best(UDP_FALLBACKS, partial(self._attach_udp, loader, calls))
+        self._hooks = (calls, unowned, udp)
 
     def _attach(self, loader: Loader, mechanism: Mechanism) -> None:
         """Load and attach the mechanism's programs, and start to watch existing connections."""
@@ -140,6 +150,15 @@ class Services(Probe):
         self._opened.callback(self._rows.close)
         self._by_descriptors = False
 
+    def _attach_udp(self, loader: Loader, calls: HookStatus, _: Mechanism) -> None:
+        """Time UDP requests, with the tables of the program for TCP. Raises what UdpRequests raises."""
+        if self._program is None:
+            raise calls.error()
+        ports = (*UDP_PORTS, *parse_ports(self._options[UDP_PORT]))
+        self._udp = UdpRequests(self._host, loader, ports)
+        self._opened.callback(self._udp.close)
+        self._programs.append(self._udp.program)
+
     def _open_maps(self, program: Program, opened: ExitStack) -> None:
         self._services, self._tallies, self._whole = (
             opened.enter_context(mmap.mmap(program.maps[name], count * dtype.itemsize))
@@ -169,9 +188,8 @@ class Services(Probe):
             ended[SERVICES.name] = self._ended.add(left)
             if CLIENTS.name in self._options.tables:
                 tables[CLIENTS.name] = client_rows(counted, services)
-            connections = connection_rows(counted, services, self._processes)
-            tables[CONNECTIONS.name] = connections = self.namespaces.with_names(connections)
-            tables[WAITING.name] = waiting_rows(connections)
+            for each in connection_rows(counted, services, self._processes):
+                tables[each.table.name] = self.namespaces.with_names(each)
             counts = {
                 CLIENTS_EVICTED: int(whole["evicted"]),
                 UNLISTED_FAILURES: int(whole["unlisted_failures"]),
@@ -179,6 +197,7 @@ class Services(Probe):
             lost = {
                 "skipped calls": skipped_runs(self._program),
                 "unwatched": int(whole["unwatched"]),
+                UNTIMED: int(whole["untimed_requests"]),
                 WITHOUT_SLOT: int(whole["without_place"]),
                 WITHOUT_CLIENT: int(whole["without_client"]),
             }
@@ -202,21 +221,44 @@ class Services(Probe):
         for name in TALLY.names or ():
             tallies[name] = each[name].sum(axis=1)
         del each
+        requests = self._read_requests(tallies)
         connections = self._rows.read(self._buffer).copy()
         # A descriptor held by several processes leads to the same connection.
         if self._by_descriptors:
             connections = connections[np.unique(connections["id"], return_index=True)[1]]
         now_ns, numbers = time.monotonic_ns(), self._slots.numbers(count)
-        left = self._slots.choose_leaving(
-            services, tallies, connections["service"], taken=taken, now_ns=now_ns
-        )
+        used = np.concatenate([connections["service"], requests["service"]])
+        left = self._slots.choose_leaving(services, tallies, used, taken=taken, now_ns=now_ns)
         self._slots.release(left)
+        if self._udp is not None:
+            self._udp.release(left)
         clients = self._clients.read()
-        return Counts(services, numbers, tallies, numbers[left], clients, connections, now_ns, time.time_ns())
+        return Counts(
+            services, numbers, tallies, numbers[left], clients, connections, requests, now_ns, time.time_ns()
+        )
 
-    def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - the same for every row
-        """Return the mechanism by which calls are seen."""
-        return {"Mechanism": str(self._hooks[0])} if self._hooks else {}
+    def _read_requests(self, tallies: Array) -> Array:
+        """Return the UDP requests that wait, and add to the tallies those that nobody answered."""
+        if self._udp is None:
+            return np.zeros(0, OPEN_REQUEST)
+        requests = self._udp.read()
+        for name, counted in (
+            ("unanswered", self._udp.unanswered),
+            ("unanswered_ns", self._udp.unanswered_ns),
+        ):
+            tallies[name] += counted[: len(tallies)]
+        return requests
+
+    def describe(self, key: int) -> dict[str, str]:
+        """Return the mechanism by which a service's requests are seen, and the last question to one of DNS."""
+        if not self._hooks:
+            return {}
+        calls, _, udp = self._hooks
+        slot = key % SERVICES_MAX
+        if self._udp is None or np.frombuffer(self._services, SERVICE)[slot]["protocol"] != UDP:
+            return {"Mechanism": str(calls)}
+        question = self._udp.last_question(slot)
+        return {"Mechanism": str(udp)} | ({"Last question": question} if question else {})
 
 
 def _set_phase(program: Program, phase: int) -> None:

@@ -39,7 +39,7 @@ KEY = np.dtype(
         ("user", "S16"),
         ("netns", "u4"),
         ("port", "u2"),
-        *columns("u1", "side", "zero"),
+        *columns("u1", "side", "protocol"),
     ]
 )
 """Identity of a service: where it listens, and the name of the process that serves or uses it."""
@@ -52,7 +52,7 @@ SERVICE = extend_dtype(KEY, (("began_at", "u8"), *_PROCESS))
 """A service, and the process that serves or uses it: the listener's until a connection is accepted."""
 SUMS = (
     "response_ns", "request_bytes", "answer_bytes", "transfer_ns", "unanswered", "unanswered_ns", "closed", "overlaps",
-    "pushes", "replies", "failed_connects", "refused",
+    "pushes", "replies", "failed_connects", "refused", "failed_answers", "missing_names",
 )  # fmt: skip
 HISTOGRAMS = ("response", "queued", "service_time")
 TALLY = np.dtype([*columns("u8", *SUMS), *((name, "u8", (BUCKETS.count,)) for name in HISTOGRAMS)])
@@ -61,8 +61,9 @@ CLIENT_KEY = np.dtype([("address", "u8", (2,)), *columns("u4", "service", "zero"
 _CLIENT_COUNTS = columns("u8", "first_seen", "last_seen", "open", "response_ns")
 CLIENT = extend_dtype(CLIENT_KEY, (*_CLIENT_COUNTS, ("response", f"({CLIENT_BUCKETS.count},)u8")))
 TOTALS = np.dtype(
-    [*columns("u8", "taken", "without_place", "without_client", "evicted", "unwatched", "unlisted_failures")]
-)
+    [*columns("u8", "taken", "without_place", "without_client", "evicted", "unwatched", "unlisted_failures",
+              "untimed_requests")]
+)  # fmt: skip
 CONNECTION = np.dtype(
     [
         ("local_address", "u8", (2,)),
@@ -83,6 +84,33 @@ LISTENERS_PHASE, CONNECTIONS_PHASE, ROWS_PHASE = range(3)
 def partitions() -> int:
     """Return the number of partitions of services' counters."""
     return min(maps.possible_cpus(), PARTITIONS_MAX)
+
+
+SLOTS_MAPS = ("known", "numbers", "given", "services", "tallies", "whole")
+"""The maps of slots.bpf.h, shared by the programs for TCP and for UDP."""
+SLOTS_SOURCES = (*process_columns.SOURCES, str(Path(__file__).with_name("slots.bpf.h")))
+
+
+def slots_header() -> str:
+    """Return the structs of slots.bpf.h."""
+    layouts = {"owner": OWNER, "key": KEY, "tally": TALLY, "whole": TOTALS}
+    return (
+        "#include <linux/types.h>\n"
+        + "".join(row_header(name, dtype) for name, dtype in layouts.items())
+        + row_header("service", SERVICE, ("key", KEY))
+    )
+
+
+def slots_defines() -> dict[str, int]:
+    """Return the numbers of slots.bpf.h and process.bpf.h."""
+    return {
+        "SERVICES_MAX": SERVICES_MAX,
+        "PARTITIONS": partitions(),
+        **BUCKETS.defines(),
+        "SIDE_SERVED": SERVED,
+        "SIDE_USED": USED,
+        **process_columns.pid_defines(Host()),
+    }
 
 
 _COMMON = (
@@ -115,9 +143,7 @@ _SLICES = (
         {},
     ),
 )
-_MAPS = (
-    "turns", "listening", "known", "numbers", "given", "services", "tallies", "clients", "whole", "phase",
-)  # fmt: skip
+_MAPS = (*SLOTS_MAPS, "turns", "listening", "clients", "phase")
 
 # --- hooks --------------------------------------------------------------------------------------------------------
 
@@ -144,37 +170,28 @@ def program_text(by_address: bool = False) -> ProgramText:
     """Return the programs that watch connections."""
     hooks = with_types(map(loaded_as, _KPROBE) if by_address else _TRACEPOINTS + _FENTRY)
     always = (CHANGES, WALK) if by_address else (CHANGES, WALK, ROWS)
-    layouts = {
-        "owner": OWNER, "listener": LISTENER, "key": KEY, "tally": TALLY, "client_key": CLIENT_KEY, "whole": TOTALS,
-        "connection": CONNECTION,
-    }  # fmt: skip
+    layouts = {"listener": LISTENER, "client_key": CLIENT_KEY, "connection": CONNECTION}
     return ProgramText(
-        sources=(*process_columns.SOURCES, str(Path(__file__).with_name("services.bpf.c"))),
-        header="#include <linux/types.h>\n"
+        sources=(*SLOTS_SOURCES, str(Path(__file__).with_name("services.bpf.c"))),
+        header=slots_header()
         + "".join(row_header(name, dtype) for name, dtype in layouts.items())
-        + row_header("service", SERVICE, ("key", KEY))
         + row_header("client", CLIENT, ("client_key", CLIENT_KEY)),
         slices=_SLICES,
         functions=hooks | with_types(always),
         maps=_MAPS,
         defines={
-            "SERVICES_MAX": SERVICES_MAX,
-            "PARTITIONS": partitions(),
+            **slots_defines(),
             "SET_ENTRIES": SET_ENTRIES,
             "CLIENT_SETS": CLIENTS_MAX // SET_ENTRIES,
             "LISTENING_MAX": LISTENING_MAX,
             "FAILING_MAX": FAILING_MAX,
             "CONNECTIONS_MAX": CONNECTIONS_MAX,
-            **BUCKETS.defines(),
             **CLIENT_BUCKETS.defines("CLIENT_"),
             "NS_PER_TICK": us_per_tick() * 1000,
-            "SIDE_SERVED": SERVED,
-            "SIDE_USED": USED,
             "PHASE_LISTENERS": LISTENERS_PHASE,
             "PHASE_CONNECTIONS": CONNECTIONS_PHASE,
             "PHASE_ROWS": ROWS_PHASE,
             **({"BY_ADDRESS": 1} if by_address else {}),
-            **process_columns.pid_defines(Host()),
         },
         optional=(*hooks, ROWS),
     )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,13 +12,15 @@ from nettop.kernel.bpf.set_table import mix
 from nettop.kernel.host.processes import Processes
 from nettop.probes.services.programs import FIRST_SLOT, HISTOGRAMS, SUMS
 from nettop.probes.services.usual import UsualTimes
-from nettop.snapshots.arrays import Array, as_list, positions, take_rows
+from nettop.snapshots.arrays import Array, as_list, concatenate_rows, positions, take_rows
+from nettop.snapshots.connections import NO_YES
 from nettop.snapshots.row_ids import row_ids
 from nettop.snapshots.schema import row_dtype
 from nettop.snapshots.services import (
     ALTERNATING,
     CLIENTS,
     CONNECTIONS,
+    DNS_PORT,
     MARKED_FROM,
     NORMAL,
     OTHERS,
@@ -27,6 +29,7 @@ from nettop.snapshots.services import (
     SERVED,
     SERVICES,
     SIDES,
+    UDP,
     WAITING,
 )
 from nettop.snapshots.snapshot import Rows, known, unknown_value
@@ -36,6 +39,13 @@ _SERVICE_ROW, _CONNECTION_ROW, _WAITING_ROW = (
 )
 _TIME_COLUMNS = ("response_ns", "timed", "request_bytes", "answer_bytes", "transfer_ns")
 """Columns counted together with response times."""
+_ONLY_TCP = (
+    "queued", "service_time", "transfer_ns", "closed", "failed_connects", "refused", "connections", "overlaps",
+    "pushes", "replies", "pattern",
+)  # fmt: skip
+"""Columns that only the programs for TCP count."""
+_ONLY_DNS = ("failed_answers", "missing_names")
+_NOT_INFERRED = next(number for number, name in NO_YES.items() if name == "no")
 _OWNER = ("pid", *(name for name, _ in process_columns.COLUMNS))
 
 
@@ -44,8 +54,8 @@ class Counts:
     """The programs' counts.
 
     Services, their numbers and tallies, by slot, and the numbers of those that left; the entries of clients, grouped by
-    key, with a hash of each key and where each group begins; every watched connection; and the time of the reading, by
-    CLOCK_MONOTONIC and wall clock.
+    key, with a hash of each key and where each group begins; every watched connection; the UDP requests that wait; and
+    the time of the reading, by CLOCK_MONOTONIC and wall clock.
     """
 
     services: Array
@@ -54,6 +64,7 @@ class Counts:
     left: Array
     clients: tuple[Array, Array, Array]
     connections: Array
+    requests: Array
     taken_ns: int
     wall_ns: int
 
@@ -66,7 +77,7 @@ class Withheld:
 
     def set_columns(self, rows: Array) -> None:
         """Set columns of marked rows to unknown, and subtract withheld times from the others."""
-        marked = rows["pattern"] != ALTERNATING
+        marked = _have_no_times(rows)
         for at in np.flatnonzero(marked):
             self._until[int(rows["id"][at])] = rows[at].copy()
         for at in np.flatnonzero(~marked & np.isin(rows["id"], list(self._until))):
@@ -93,14 +104,15 @@ def service_rows(
     is_shown = tallies["response"].any(axis=1)
     for name in ("unanswered", "overlaps", "pushes", "failed_connects"):
         is_shown |= tallies[name] > 0
-    is_shown |= np.isin(counted.numbers, counted.connections["service"])
+    for used in (counted.connections, counted.requests):
+        is_shown |= np.isin(counted.numbers, used["service"])
     # A slot that is being taken has no data yet.
     is_shown[FIRST_SLOT:] &= services["began_at"][FIRST_SLOT:] > 0
     shown = np.flatnonzero(is_shown)
     shown = shown[np.argsort(counted.numbers[shown])]
     rows = _unknown_rows(len(shown), _SERVICE_ROW)
     rows["id"] = counted.numbers[shown]
-    for name in ("side", "port", "netns", *_OWNER):
+    for name in ("side", "protocol", "port", "netns", *_OWNER):
         rows[name] = services[name][shown]
     rows["address"] = _addresses(services["address"][shown])
     for name in (*SUMS, *HISTOGRAMS):
@@ -111,13 +123,14 @@ def service_rows(
     rows["waiting"] = rows["connections"] = 0
     at = positions(counted.connections["service"].astype(np.uint64), rows["id"])
     _count_connections(rows, counted.connections, at, counted.taken_ns)
+    _count_requests(rows, counted)
     no_owner = rows["start_time"] == 0
     for name in _OWNER:
         rows[name][no_owner] = _unknown_of(rows.dtype[name])
     processes.name_any(rows, keep_earlier=True)
     is_others = rows["id"] < FIRST_SLOT
     rows["process"][is_others] = processes.code(OTHERS)
-    for name in ("port", "netns"):
+    for name in ("protocol", "port", "netns"):
         rows[name][is_others] = unknown_value(rows.dtype[name])
     rows["side"][is_others] = rows["id"][is_others]
     usual.set_columns(rows, counted.taken_ns)
@@ -127,6 +140,22 @@ def service_rows(
     texts = processes.texts()
     now, left = (take_rows(rows, np.flatnonzero(has_left == is_left)) for is_left in (False, True))
     return Rows(SERVICES, now, texts, counted.taken_ns), Rows(SERVICES, left, texts, counted.taken_ns)
+
+
+def _count_requests(rows: Array, counted: Counts) -> None:
+    """Count the UDP requests that wait, and set columns to unknown that are not counted for a row's protocol. The rows
+    of all other services are of both."""
+    at = positions(counted.requests["service"].astype(np.uint64), rows["id"])
+    since = counted.requests["since"][at >= 0]
+    _count_waiting(rows, at[at >= 0], since, since, counted.taken_ns)
+    is_others = rows["id"] < FIRST_SLOT
+    is_udp, is_dns = rows["protocol"] == UDP, rows["port"] == DNS_PORT
+    for names, are_unknown in (
+        (_ONLY_TCP, is_udp & ~is_others),
+        (_ONLY_DNS, ~(is_udp & is_dns) & ~is_others),
+    ):
+        for name in names:
+            rows[name][are_unknown] = unknown_value(rows.dtype[name])
 
 
 def _patterns(rows: Array) -> Array:
@@ -168,8 +197,28 @@ def client_rows(counted: Counts, services: Rows) -> Rows:
     return Rows(CLIENTS, rows, services.texts, counted.taken_ns)
 
 
-def connection_rows(counted: Counts, services: Rows, processes: Processes) -> Rows:
-    """Return a row for each watched connection, sorted by cookie."""
+def connection_rows(counted: Counts, services: Rows, processes: Processes) -> tuple[Rows, Rows]:
+    """Return a row for each watched connection, sorted by cookie, and one for each request that waits, on a connection
+    or over UDP."""
+    connections = _connections(counted, services)
+    rows = concatenate_rows(connections, _requests(counted))
+    processes.name_any(rows, keep_earlier=True)
+    # The process of a connection that is not yet accepted is the one that serves.
+    at = positions(rows["service"], services.array["id"])
+    borrowed = ~known(rows["start_time"]) & (at >= 0) & (rows["side"] == SERVED)
+    for name in ("process", "pid", "cgroup", "container"):
+        rows[name][borrowed] = services.array[name][at[borrowed]]
+    texts = processes.texts()
+    waiting = _waiting(rows)
+    connections = take_rows(rows, np.arange(len(connections)))
+    return (
+        Rows(CONNECTIONS, connections, texts, counted.taken_ns),
+        Rows(WAITING, waiting, texts, counted.taken_ns),
+    )
+
+
+def _connections(counted: Counts, services: Rows) -> Array:
+    """Return a row for each watched connection, sorted by cookie; processes have no names yet."""
     connections = counted.connections
     connections = take_rows(connections, np.argsort(connections["id"], kind="stable"))
     rows = _unknown_rows(len(connections), _CONNECTION_ROW)
@@ -184,31 +233,50 @@ def connection_rows(counted: Counts, services: Rows, processes: Processes) -> Ro
     age = np.maximum(counted.taken_ns - connections["open_since"][is_waiting].astype(np.int64), 0)
     rows["inferred"][is_waiting] = connections["is_inferred"][is_waiting]
     rows["waited"][is_waiting], rows["since"][is_waiting] = age, counted.wall_ns - age
-    is_served = connections["side"] == SERVED
-    has_read = is_served & is_waiting
+    has_read = (connections["side"] == SERVED) & is_waiting
     rows["was_read"][has_read] = connections["was_read"][has_read]
-    processes.name_any(rows, keep_earlier=True)
-    # The process of a connection that is not yet accepted is the one that serves.
-    at = positions(rows["service"], services.array["id"])
-    borrowed = ~has_owner & (at >= 0) & is_served
-    for name in ("process", "pid", "cgroup", "container"):
-        rows[name][borrowed] = services.array[name][at[borrowed]]
-    return Rows(CONNECTIONS, rows, processes.texts(), counted.taken_ns)
+    return rows
 
 
-def waiting_rows(connections: Rows) -> Rows:
-    """Return the connections with an unanswered request."""
-    waiting = take_rows(connections.array, np.flatnonzero(known(connections.array["waited"])))
-    rows = np.zeros(len(waiting), _WAITING_ROW)
+def _requests(counted: Counts) -> Array:
+    """Return a row for each UDP request that waits, like those of connections."""
+    requests = counted.requests
+    rows = _unknown_rows(len(requests), _CONNECTION_ROW)
+    identity = requests["cookie"]
+    for column in (*requests["address"].T, requests["port"], requests["number"], requests["side"]):
+        identity = mix(identity, column.astype(np.uint64))
+    rows["id"] = row_ids(identity)
+    for name in ("service", "side", "netns", "local_port"):
+        rows[name] = requests[name]
+    rows["remote_port"] = requests["port"]
+    rows["local_address"] = _addresses(requests["local_address"])
+    rows["remote_address"] = _addresses(requests["address"])
+    has_owner = requests["start_time"] > 0
+    for name in _OWNER:
+        rows[name][has_owner] = requests[name][has_owner]
+    age = np.maximum(counted.taken_ns - requests["since"].astype(np.int64), 0)
+    rows["waited"], rows["since"], rows["inferred"] = age, counted.wall_ns - age, _NOT_INFERRED
+    return rows
+
+
+def _waiting(rows: Array) -> Array:
+    """Return the rows with a request that waits, sorted by id."""
+    is_waiting = np.flatnonzero(known(rows["waited"]))
+    waiting = take_rows(rows, is_waiting[np.argsort(rows["id"][is_waiting], kind="stable")])
+    result = np.zeros(len(waiting), _WAITING_ROW)
     for name in _WAITING_ROW.names or ():
-        rows[name] = waiting[name]
-    return replace(connections, table=WAITING, array=rows)
+        result[name] = waiting[name]
+    return result
 
 
 def _are_marked(numbers: Array, services: Rows) -> Array:
     """Return a mask of the services without response times."""
-    marked = services.array["id"][services.array["pattern"] != ALTERNATING]
-    return np.isin(numbers, marked)
+    return np.isin(numbers, services.array["id"][_have_no_times(services.array)])
+
+
+def _have_no_times(services: Array) -> Array:
+    """Return a mask of the rows whose requests and answers do not alternate."""
+    return np.isin(services["pattern"], (OVERLAPPING, PUSHING))
 
 
 def _count_connections(rows: Array, connections: Array, at: Array, taken_ns: int) -> None:
@@ -217,14 +285,19 @@ def _count_connections(rows: Array, connections: Array, at: Array, taken_ns: int
     np.add.at(rows["connections"], at, 1)
     is_waiting = connections["open_since"] > 0
     at, connections = at[is_waiting], connections[is_waiting]
+    moved_at = np.maximum(connections["open_since"], connections["moved_at"])
+    _count_waiting(rows, at, connections["open_since"], moved_at, taken_ns)
+
+
+def _count_waiting(rows: Array, at: Array, since: Array, moved_at: Array, taken_ns: int) -> None:
+    """Count requests that wait `since` then, and whose data last moved at `moved_at`, in these rows."""
     np.add.at(rows["waiting"], at, 1)
-    asked_at = np.maximum(connections["open_since"], connections["moved_at"])
-    for name, since in (("oldest", connections["open_since"]), ("stalled", asked_at)):
+    for name, began in (("oldest", since), ("stalled", moved_at)):
         if name in (rows.dtype.names or ()):
-            rows[name] = 0
-            ages = np.maximum(taken_ns - since.astype(np.int64), 0).astype(np.uint64)
+            is_first = at[~known(rows[name][at])]
+            rows[name][is_first] = 0
+            ages = np.maximum(taken_ns - began.astype(np.int64), 0).astype(np.uint64)
             np.maximum.at(rows[name], at, ages)
-            rows[name][rows["waiting"] == 0] = unknown_value(rows.dtype[name])
 
 
 def _unknown_rows(count: int, dtype: np.dtype[np.void]) -> Array:

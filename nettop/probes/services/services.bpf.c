@@ -3,13 +3,11 @@
 // each one reverses the direction of the data: an answer has begun as soon as more is written than when its
 // request arrived. Data written, received and read is compared by TCP's sequence numbers, because the order
 // of hooks is not reliable: a call that sends a request may end after the answer has arrived. Where requests
-// overlap, or the service sends unsolicited data, turns are counted, but not timed. struct key, struct
-// service, struct tally, struct client_key, struct client, struct connection, struct owner, struct listener,
-// the -D numbers, the slices of kernel structs, pid_namespace.bpf.h and process.bpf.h are prepended to this
-// file.
+// overlap, or the service sends unsolicited data, turns are counted, but not timed. struct client_key, struct
+// client, struct connection, struct listener, the structs of slots.bpf.h, the -D numbers, the slices of
+// kernel structs, pid_namespace.bpf.h, process.bpf.h and slots.bpf.h are prepended to this file.
 
 #include <nettop/address.h>
-#include <nettop/buckets.h>
 #include <nettop/namespace.h>
 #include <nettop/set_table.h>
 #include <nettop/verifier.h>
@@ -37,10 +35,6 @@
 #define MAX_DELAYED_ACK_US 250000
 #define FAILURES_FOR_A_PLACE 3 /* a port scan tries each port once or twice */
 #define ONE_REFUSED (1ull << 32)
-#define ATTEMPTS 4
-#define NONE_TAKEN (~0ull)
-
-#define ADD(number, amount) __sync_fetch_and_add(&(number), amount)
 
 // Patterns in which the two ends of a connection take turns.
 enum { ALTERNATES, OVERLAPS, PUSHES };
@@ -88,15 +82,6 @@ BPF_SK_STORAGE(turns, struct turn);
 // evicted.
 BPF_TABLE("lru_hash", struct listener, struct owner, listening, LISTENING_MAX);
 
-// Numbers of services. A number is an index into `services` and `tallies` plus a multiple of SERVICES_MAX,
-// which grows each time the slot is reused.
-BPF_HASH(known, struct key, u32, SERVICES_MAX);
-// Free numbers, in the order in which they are taken, and how many were ever given; user space writes both.
-BPF_ARRAY(numbers, u32, SERVICES_MAX);
-BPF_ARRAY(given, u64, 1);
-BPF_F_TABLE("array", u32, struct service, services, SERVICES_MAX, 1024 /* BPF_F_MMAPABLE */);
-BPF_F_TABLE("array", u32, struct tally, tallies, SERVICES_MAX *PARTITIONS, 1024 /* BPF_F_MMAPABLE */);
-
 // Failed connects to destinations without a slot, plus ONE_REFUSED times those that were refused.
 BPF_TABLE("lru_hash", struct key, u64, failing, FAILING_MAX);
 
@@ -104,9 +89,6 @@ struct client_set {
   struct client entries[SET_ENTRIES];
 };
 BPF_F_TABLE("array", u32, struct client_set, clients, CLIENT_SETS, 1024 /* BPF_F_MMAPABLE */);
-
-// Totals: service numbers taken, and cases in which there was no room.
-BPF_F_TABLE("array", u32, struct whole, whole, 1, 1024 /* BPF_F_MMAPABLE */);
 
 // TCP's progress on a connection.
 struct progress {
@@ -116,16 +98,6 @@ struct progress {
   u32 rtt_us;
   u32 busy; // ticks with data to send
 };
-
-static __always_inline struct whole *get_whole() {
-  int first = 0;
-  return whole.lookup(&first);
-}
-
-static __always_inline struct tally *tally_of(u32 service) {
-  u32 place = service % SERVICES_MAX * PARTITIONS + bpf_get_smp_processor_id() % PARTITIONS;
-  return tallies.lookup(&place);
-}
 
 static __always_inline struct client *client_of(u32 client) {
   u32 place = client / SET_ENTRIES;
@@ -169,13 +141,6 @@ static __always_inline void count_push(struct turn *turn) {
 }
 
 // --- answers -----------------------------------------------------------------------------------------------
-
-#define COUNT_DURATION(histogram, duration)                                                                  \
-  do {                                                                                                       \
-    u64 bucket = bucket_of(duration, DIVIDED_BY_BITS);                                                       \
-    if (bucket < BUCKETS)                                                                                    \
-      ADD((histogram)[bucket], 1);                                                                           \
-  } while (0)
 
 // Counts an answer that began at `began_at`, to a request open since `open_since`; `read_at`: when the start
 // of the request was read, on the serving side.
@@ -517,67 +482,6 @@ static __always_inline struct owner *find_listener(struct listener *listener, st
   if (owner)
     *listener = wildcard;
   return owner;
-}
-
-static __always_inline void put_owner(struct service *service, struct owner *owner) {
-  COPY_PROCESS(service, owner);
-  service->cgroup_id = owner->cgroup_id;
-}
-
-static __always_inline void put_user(struct key *key, struct owner *owner) {
-  ((u64 *)key->user)[0] = ((u64 *)owner->comm)[0];
-  ((u64 *)key->user)[1] = ((u64 *)owner->comm)[1];
-}
-
-static __always_inline struct service *service_of(u32 number) {
-  u32 place = number % SERVICES_MAX;
-  return services.lookup(&place);
-}
-
-// Takes a free number; returns 0 if there is none.
-static __always_inline u32 take_number(struct whole *whole) {
-  int first = 0;
-  u64 *all = given.lookup(&first), taken = NONE_TAKEN;
-  if (!all)
-    return 0;
-#pragma unroll
-  for (int n = 0; n < ATTEMPTS; n++) {
-    u64 next = whole->taken;
-    if (taken == NONE_TAKEN && next < *all &&
-        __sync_val_compare_and_swap(&whole->taken, next, next + 1) == next)
-      taken = next;
-    FORGET(taken, next);
-  }
-  u32 at = taken % SERVICES_MAX;
-  u32 *number = taken == NONE_TAKEN ? NULL : numbers.lookup(&at);
-  return number ? *number : 0;
-}
-
-// Returns the number of a service, or of all others of its side if there is no room.
-static __always_inline u32 number_of(struct key *key, struct owner *owner) {
-  u32 *before = known.lookup(key);
-  if (before)
-    return *before;
-  struct whole *whole = get_whole();
-  if (!whole)
-    return key->side;
-  u32 number = take_number(whole);
-  struct service *service = number ? service_of(number) : NULL;
-  if (!service) {
-    ADD(whole->without_place, 1);
-    return key->side;
-  }
-  if (known.insert(key, &number)) { // another CPU was first
-    // A slot that has begun but is unused is given back, like that of an idle service.
-    service->began_at = bpf_ktime_get_ns();
-    before = known.lookup(key);
-    return before ? *before : key->side;
-  }
-  if (owner)
-    put_owner(service, owner);
-  service->key = *key;
-  service->began_at = bpf_ktime_get_ns();
-  return number;
 }
 
 // Adds a connection to a client's entry. A new client evicts the one that was idle longest, among those

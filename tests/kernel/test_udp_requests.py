@@ -1,0 +1,485 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each UDP request is timed and counted once, at both ends, beside a client that times its own requests."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nettop.probes.services.udp_programs import FALLBACKS, REQUESTS_MAX
+from nettop.snapshots.services import PROTOCOLS, SERVICES, TIMEOUT_S, UDP, UNTIMED, WAITING
+
+from .command import Row
+from .lab import Lab, Namespace, NotInTimeError, until
+from .services import SERVED, USED, Watched, quantile
+from .test_events import decoded
+from .traffic import Memory
+
+pytestmark = pytest.mark.kernel
+
+DNS, NTP, SNMP, SIP, OTHER = 53, 123, 161, 5060, 5300
+DNS_BYTES = 12
+CONNECTED, UNCONNECTED = "connected", "unconnected"
+SERVFAIL, NXDOMAIN = 2, 3
+CODES = {"good": 0, "fail": SERVFAIL, "gone": NXDOMAIN}
+"""DNS's code of the answer to a name, by the name's first label. There is none to `lost`."""
+HELD_S = {"slow": 0.03}
+"""How long the server holds back an answer."""
+
+
+class WatchedUdp(Watched):
+    """A probe that times UDP requests, and its rows."""
+
+    def udp(self, namespace: Namespace) -> dict[tuple[str, int, str], Row]:
+        """Return the counts of UDP services in a namespace, by side, port and process."""
+        rows = decoded(self.read().tables[SERVICES.name], namespace.inode)
+        return {
+            (row["side"], row["port"], row["process"]): row
+            for row in rows
+            if row["protocol"] == PROTOCOLS[UDP]
+        }
+
+    def waiting(self, namespace: Namespace) -> list[Row]:
+        """Return the requests that wait in a namespace, those that wait longest first."""
+        rows = decoded(self.read().tables[WAITING.name], namespace.inode)
+        return sorted(rows, key=lambda row: -row["waited"])
+
+    def until_udp(
+        self, namespace: Namespace, side: str, port: int = DNS, process: str = "", **values: Any
+    ) -> Row:
+        """Wait until a service has these values, and return its row."""
+        process = process or {SERVED: "server", USED: "client"}[side]
+        last: Row = {}
+
+        def has_them() -> bool:
+            last.clear()
+            last.update(self.udp(namespace).get((side, port, process), {}))
+            return bool(last) and {name: last[name] for name in values} == values
+
+        try:
+            until(has_them, "counted", 2 * TIMEOUT_S)
+        except NotInTimeError as error:
+            actual = {name: last.get(name) for name in values}
+            raise AssertionError(f"{side} {port} {process}: {actual}, expected {values}") from error
+        return last
+
+
+@pytest.fixture
+def watched() -> Iterator[WatchedUdp]:
+    """Yield a probe of this test's own: the next namespace may have the number of the last one's."""
+    with WatchedUdp(udp_port=f"{SIP}") as probe:
+        if why := probe.read().hooks[2].why:
+            pytest.skip(why)
+        yield probe
+
+
+class Ends:
+    """A server of a port, and its client, in one namespace or in two."""
+
+    def __init__(self, lab: Lab, near: Namespace | None = None, far: Namespace | None = None) -> None:
+        self.near = near or lab.namespace()
+        self.far = far or self.near
+        self.client = lab.worker(self.near, "client")
+        self.server = lab.worker(self.far, "server")
+
+
+@pytest.fixture
+def ends(lab: Lab) -> Ends:
+    """Return a server and its client."""
+    return Ends(lab)
+
+
+# --- requests and answers ----------------------------------------------------------------------------------------
+
+
+def query(number: int, name: str, kind: int = 1) -> bytes:
+    """Return a DNS request."""
+    labels = b"".join(bytes([len(label)]) + label for label in name.encode().split(b"."))
+    return struct.pack(">6H", number, 0x0100, 1, 0, 0, 0) + labels + struct.pack(">BHH", 0, kind, 1)
+
+
+def label(request: bytes) -> str:
+    """Return the first label of a request's name."""
+    return request[DNS_BYTES + 1 : DNS_BYTES + 1 + request[DNS_BYTES]].decode()
+
+
+def bind(memory: Memory, address: str, port: int = DNS) -> None:
+    """Open the server's socket, which receives IPv4 too if its address is IPv6."""
+    memory["server"] = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    memory["server"].bind((address, port))
+
+
+def open_client(memory: Memory, name: object, to: tuple[str, int], how: str = "", port: int = 0) -> None:
+    """Open a socket that asks; how: "connected" or not."""
+    memory[name] = socket.socket(socket.AF_INET6 if ":" in to[0] else socket.AF_INET, socket.SOCK_DGRAM)
+    memory[name].settimeout(10)
+    if port:
+        memory[name].bind(("", port))
+    if how == CONNECTED:
+        memory[name].connect(to)
+
+
+def send(memory: Memory, name: object, to: tuple[str, int], datagrams: list[bytes]) -> None:
+    """Send datagrams, from a connected socket to its peer."""
+    held = memory[name]
+    try:
+        held.getpeername()
+    except OSError:
+        for datagram in datagrams:
+            held.sendto(datagram, to)
+    else:
+        for datagram in datagrams:
+            held.send(datagram)
+
+
+def ask(memory: Memory, name: object, to: tuple[str, int], requests: list[bytes]) -> list[int]:
+    """Send each request after the answer to the one before; return how long each took in ns."""
+    took = []
+    for request in requests:
+        began_ns = time.monotonic_ns()
+        send(memory, name, to, [request])
+        assert memory[name].recv(4096)[:2] == request[:2]
+        took.append(time.monotonic_ns() - began_ns)
+    return took
+
+
+def answer(memory: Memory, count: int) -> list[int]:
+    """Answer requests by DNS, each after the time that its name says; return for how long each was held, in ns."""
+    held = []
+    for _ in range(count):
+        request, client = memory["server"].recvfrom(4096)
+        began_ns = time.monotonic_ns()
+        name = label(request)
+        if name == "lost":
+            continue
+        time.sleep(HELD_S.get(name, 0))
+        flags = 0x8180 | CODES.get(name, 0)
+        held.append(time.monotonic_ns() - began_ns)
+        memory["server"].sendto(request[:2] + struct.pack(">H", flags) + request[4:], client)
+    return held
+
+
+def take(memory: Memory, count: int) -> None:
+    """Receive requests, to be answered later."""
+    memory["taken"] = [memory["server"].recvfrom(4096) for _ in range(count)]
+
+
+def answer_taken(memory: Memory, order: list[int]) -> None:
+    """Answer the requests that were taken, in this order."""
+    for number in order:
+        request, client = memory["taken"][number]
+        memory["server"].sendto(request[:2] + b"\x81\x80" + request[4:], client)
+
+
+def receive(memory: Memory, name: object, count: int) -> None:
+    """Receive answers."""
+    for _ in range(count):
+        memory[name].recv(4096)
+
+
+def shut(memory: Memory, name: object) -> None:
+    """Close a socket."""
+    memory.pop(name).close()
+
+
+# --- answers -------------------------------------------------------------------------------------------------------
+
+PLAN = ["good"] * 17 + ["slow"] * 3 + ["fail"] * 5 + ["gone"] * 7
+ANSWERED = {"answers": len(PLAN), "failed_answers": 5, "missing_names": 7, "unanswered": 0, "waiting": 0}
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("how", [CONNECTED, UNCONNECTED])
+@pytest.mark.parametrize(
+    ("listens", "to"),
+    [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "::ffff:127.0.0.1"), ("0.0.0.0", "127.0.0.1")],
+)
+def test_answers(watched: WatchedUdp, ends: Ends, listens: str, to: str, how: str) -> None:
+    """Each answer counts once at both ends, with a time between what the server held and what the client waited."""
+    requests = [query(number, f"{name}.example") for number, name in enumerate(PLAN)]
+    ends.server.call(bind, listens)
+    ends.server.start(answer, len(PLAN))
+    ends.client.call(open_client, "a", (to, DNS), how)
+    took = ends.client.call(ask, "a", (to, DNS), requests)
+    held = ends.server.result()
+    rows = {side: watched.until_udp(ends.near, side, **ANSWERED, timed=len(PLAN)) for side in (USED, SERVED)}
+    sizes = sum(map(len, requests))
+    for row in rows.values():
+        assert sum(held) <= row["response_ns"] <= sum(took)
+        assert quantile(row, "response", 1) >= max(held) * 15 / 16
+        assert quantile(row, "response", 1) <= max(took) * 17 / 16
+        assert (row["request_bytes"], row["answer_bytes"]) == (sizes, sizes)
+        assert (row["connections"], row["pattern"], row["closed"]) == (None, None, None)
+        assert row["failed_connects"] is None
+    assert rows[SERVED]["response_ns"] <= rows[USED]["response_ns"]
+    assert (rows[USED]["address"], rows[SERVED]["address"]) == (to.removeprefix("::ffff:"), listens)
+    assert (rows[USED]["pid"], rows[SERVED]["pid"]) == (ends.client.pid, ends.server.pid)
+
+
+def test_two_processes_with_the_same_numbers(watched: WatchedUdp, lab: Lab, ends: Ends) -> None:
+    """Requests of two processes have the same numbers and are answered crosswise: each answer has its own time."""
+    to = "127.0.0.1", DNS
+    other = lab.worker(ends.near, "other")
+    ends.server.call(bind, "127.0.0.1")
+    for worker in (ends.client, other):
+        worker.call(open_client, "a", to)
+    ends.server.start(take, 2)
+    began_ns = time.monotonic_ns()
+    ends.client.call(send, "a", to, [query(7, "a.example")])
+    first_ns = time.monotonic_ns()
+    time.sleep(0.05)
+    other.call(send, "a", to, [query(7, "b.example")])
+    ends.server.result()
+    second_ns = time.monotonic_ns()
+    ends.server.call(answer_taken, [1, 0])
+    ended_ns = time.monotonic_ns()
+    for worker in (ends.client, other):
+        worker.call(receive, "a", 1)
+    row = watched.until_udp(ends.near, USED, answers=1, waiting=0)
+    assert second_ns - first_ns <= row["response_ns"] <= ended_ns - began_ns
+    row = watched.until_udp(ends.near, USED, process="other", answers=1, waiting=0)
+    assert row["response_ns"] <= ended_ns - first_ns - 50_000_000
+    watched.until_udp(ends.near, SERVED, answers=2, waiting=0)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_two_namespaces(watched: WatchedUdp, lab: Lab, version: int) -> None:
+    """The client's end counts in its namespace, the server's in the other one."""
+    near, far = lab.pair()
+    ends = Ends(lab, near.namespace, far.namespace)
+    to = (far.v4 if version == 4 else far.v6), DNS
+    ends.server.call(bind, "::")
+    ends.server.start(answer, 11)
+    ends.client.call(open_client, "a", to)
+    ends.client.call(ask, "a", to, [query(number, "good.example") for number in range(11)])
+    ends.server.result()
+    watched.until_udp(ends.near, USED, answers=11, address=to[0])
+    watched.until_udp(ends.far, SERVED, answers=11, address="::")
+    assert len(watched.udp(ends.near)) == len(watched.udp(ends.far)) == 1
+
+
+def test_many_at_once(watched: WatchedUdp, ends: Ends) -> None:
+    """Requests of one socket overlap and are answered in the reverse order: each is found by its number."""
+    to, count = ("::1", DNS), 101
+    ends.server.call(bind, "::1")
+    ends.client.call(open_client, "a", to, CONNECTED)
+    ends.server.start(take, count)
+    ends.client.call(send, "a", to, [query(number * 601, "good.example") for number in range(count)])
+    ends.server.result()
+    for side in (USED, SERVED):
+        watched.until_udp(ends.near, side, answers=0, waiting=count)
+    ends.server.call(answer_taken, list(reversed(range(count))))
+    for side in (USED, SERVED):
+        watched.until_udp(ends.near, side, answers=count, waiting=0, unanswered=0)
+
+
+def test_a_server_that_was_there_before(ends: Ends) -> None:
+    """The process of a socket that is older than the watch is known before its first answer."""
+    to = "127.0.0.1", DNS
+    ends.server.call(bind, "127.0.0.1")
+    ends.client.call(open_client, "a", to, CONNECTED)
+    with WatchedUdp() as watched:
+        if why := watched.read().hooks[2].why:
+            pytest.skip(why)
+        ends.client.call(send, "a", to, [query(1, "lost.example")])
+        row = watched.until_udp(ends.near, SERVED, waiting=1)
+        assert row["pid"] == ends.server.pid
+
+
+# --- no answer -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("how", [CONNECTED, UNCONNECTED])
+def test_a_lost_answer(watched: WatchedUdp, ends: Ends, how: str) -> None:
+    """A request without an answer waits, with its age, until it counts as unanswered, once, at both ends."""
+    to = "127.0.0.1", DNS
+    ends.server.call(bind, "127.0.0.1")
+    ends.client.call(open_client, "a", to, how)
+    before_ns = time.monotonic_ns()
+    ends.client.call(send, "a", to, [query(1, "lost.example"), query(2, "lost.example")])
+    sent_ns = time.monotonic_ns()
+    ends.server.call(answer, 2)
+    time.sleep(0.1)
+    for side in (USED, SERVED):
+        least_ns = time.monotonic_ns() - sent_ns
+        row = watched.until_udp(ends.near, side, waiting=2, unanswered=0)
+        assert least_ns <= row["oldest"] <= time.monotonic_ns() - before_ns
+    waiting = watched.waiting(ends.near)
+    assert sorted(row["side"] for row in waiting) == [SERVED, SERVED, USED, USED]
+    assert len({row["id"] for row in waiting}) == len(waiting)
+    for row in waiting:
+        is_used = row["side"] == USED
+        assert row["pid"] == (ends.client if is_used else ends.server).pid
+        assert row["remote_port" if is_used else "local_port"] == DNS
+        assert row["remote_address"] == "127.0.0.1"
+    for side in (USED, SERVED):
+        row = watched.until_udp(ends.near, side, waiting=0, unanswered=2, answers=0)
+        assert row["unanswered_ns"] == 2 * round(TIMEOUT_S * 1e9)
+    assert not watched.waiting(ends.near)
+    assert time.monotonic_ns() - before_ns >= TIMEOUT_S * 1e9
+
+
+def test_a_late_answer(watched: WatchedUdp, ends: Ends) -> None:
+    """An answer after the timeout is none, whether or not nettop has read meanwhile."""
+    to = "127.0.0.1", DNS
+    ends.server.call(bind, "127.0.0.1")
+    ends.client.call(open_client, "a", to, CONNECTED)
+    ends.server.start(take, 1)
+    ends.client.call(send, "a", to, [query(1, "good.example")])
+    ends.server.result()
+    time.sleep(TIMEOUT_S + 0.1)
+    ends.server.call(answer_taken, [0])
+    ends.client.call(receive, "a", 1)
+    for side in (USED, SERVED):
+        watched.until_udp(ends.near, side, answers=0, unanswered=1, waiting=0)
+    ends.server.start(answer, 1)
+    ends.client.call(ask, "a", to, [query(1, "good.example")])
+    for side in (USED, SERVED):
+        watched.until_udp(ends.near, side, answers=1, unanswered=1, waiting=0)
+
+
+def test_sockets_closed_while_waiting(watched: WatchedUdp, ends: Ends) -> None:
+    """A request whose socket is closed is unanswered at once, with its age; at the other end when that closes."""
+    to, count = ("::1", DNS), 5
+    ends.server.call(bind, "::1")
+    began_ns = time.monotonic_ns()
+    for number in range(count):
+        ends.client.call(open_client, number, to, (CONNECTED, UNCONNECTED)[number % 2])
+        ends.client.call(send, number, to, [query(3, "lost.example")])
+    time.sleep(0.02)
+    for number in range(count):
+        ends.client.call(shut, number)
+    took_ns = time.monotonic_ns() - began_ns
+    row = watched.until_udp(ends.near, USED, unanswered=count, waiting=0)
+    assert count * 20_000_000 <= row["unanswered_ns"] <= count * took_ns
+    watched.until_udp(ends.near, SERVED, unanswered=0, waiting=count)
+    ends.server.call(shut, "server")
+    watched.until_udp(ends.near, SERVED, unanswered=count, waiting=0)
+    assert time.monotonic_ns() - began_ns < TIMEOUT_S * 1e9
+
+
+def test_a_request_that_is_sent_again(watched: WatchedUdp, ends: Ends) -> None:
+    """A request that is sent again is the same one, and waits since it was first sent."""
+    to = "127.0.0.1", DNS
+    ends.server.call(bind, "127.0.0.1")
+    ends.client.call(open_client, "a", to, CONNECTED)
+    ends.server.start(answer, 2)
+    before_ns = time.monotonic_ns()
+    ends.client.call(send, "a", to, [query(9, "lost.example")])
+    sent_ns = time.monotonic_ns()
+    time.sleep(0.05)
+    ends.client.call(ask, "a", to, [query(9, "good.example")])
+    ended_ns = time.monotonic_ns()
+    for side in (USED, SERVED):
+        row = watched.until_udp(ends.near, side, answers=1, unanswered=0, waiting=0)
+        assert ended_ns - sent_ns >= 50_000_000 <= row["response_ns"] <= ended_ns - before_ns
+
+
+def test_too_many(watched: WatchedUdp, ends: Ends) -> None:
+    """Each request that finds no room is lost, and no other; those of the rest of the machine take room too."""
+    to, count = ("127.0.0.1", DNS), REQUESTS_MAX + 101
+    before = watched.read().lost[UNTIMED]
+    ends.client.call(open_client, "a", to)
+    for first in range(0, count, 500):
+        numbers = range(first, min(first + 500, count))
+        ends.client.call(send, "a", to, [query(number, "lost.example") for number in numbers])
+    waiting = watched.udp(ends.near)[USED, DNS, "client"]["waiting"]
+    assert REQUESTS_MAX - 101 <= waiting <= REQUESTS_MAX
+    assert waiting + watched.read().lost[UNTIMED] - before == count
+    ends.client.call(shut, "a")
+    watched.until_udp(ends.near, USED, waiting=0, unanswered=waiting, answers=0)
+
+
+# --- other ports ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("port", "source"), [(NTP, 0), (NTP, NTP), (SNMP, 0), (SIP, SIP), (853, 0)])
+def test_other_protocols(watched: WatchedUdp, lab: Lab, port: int, source: int) -> None:
+    """At other ports, also at that of the user and between two of them, a datagram answers the oldest request."""
+    near, far = lab.pair()
+    ends = Ends(lab, near.namespace, far.namespace)
+    to = far.v4, port
+    requests = [struct.pack(">HH", number, 0) + b"\0" * 44 for number in range(13)]
+    ends.server.call(bind, far.v4, port)
+    ends.client.call(open_client, "a", to, CONNECTED if source == NTP else UNCONNECTED, source)
+    ends.server.start(answer_plainly, 13)
+    took = ends.client.call(ask, "a", to, requests)
+    held = ends.server.result()
+    assert held == 13
+    for namespace, side in ((ends.near, USED), (ends.far, SERVED)):
+        row = watched.until_udp(namespace, side, port, answers=13, waiting=0, unanswered=0)
+        assert row["response_ns"] <= sum(took)
+        assert (row["failed_answers"], row["missing_names"]) == (None, None)
+        assert len(watched.udp(namespace)) == 1
+
+
+def answer_plainly(memory: Memory, count: int) -> int:
+    """Send every datagram back; return their number."""
+    for _ in range(count):
+        memory["server"].sendto(*memory["server"].recvfrom(4096))
+    return count
+
+
+def test_the_oldest_request_is_answered_first(watched: WatchedUdp, ends: Ends) -> None:
+    """Requests without numbers are answered in their order; what follows unanswered ones is timed again."""
+    to, count = ("127.0.0.1", SNMP), 7
+    ends.server.call(bind, *to)
+    ends.client.call(open_client, "a", to)
+    ends.server.start(take, count)
+    ends.client.call(send, "a", to, [b"get"] * count)
+    ends.server.result()
+    ends.server.call(answer_taken, [0, 1, 2])
+    ends.client.call(receive, "a", 3)
+    for side in (USED, SERVED):
+        watched.until_udp(ends.near, side, SNMP, answers=3, waiting=count - 3)
+    for side in (USED, SERVED):
+        watched.until_udp(ends.near, side, SNMP, answers=3, waiting=0, unanswered=count - 3)
+    ends.server.start(answer_plainly, 2)
+    took = ends.client.call(ask, "a", to, [b"get one", b"get two"])
+    ends.server.result()
+    for side in (USED, SERVED):
+        before = watched.until_udp(ends.near, side, SNMP, answers=5, waiting=0, unanswered=count - 3)
+        assert quantile(before, "response", 0.2) <= max(took) * 17 / 16
+
+
+def test_other_ports_are_not_timed(watched: WatchedUdp, ends: Ends) -> None:
+    """Datagrams of other ports, and those that are too short for DNS, are no requests."""
+    ends.server.call(bind, "127.0.0.1", OTHER)
+    ends.server.start(answer_plainly, 3)
+    ends.client.call(open_client, "a", ("127.0.0.1", OTHER))
+    ends.client.call(ask, "a", ("127.0.0.1", OTHER), [b"one", b"two", b"three"])
+    ends.client.call(send, "a", ("127.0.0.1", DNS), [b"", b"short"])
+    assert not watched.udp(ends.near)
+
+
+# --- what was asked ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "text"),
+    [
+        ("good.example", 28, "good.example AAAA"),
+        ("es\x1bcape\n.example", 1, "es\\027cape\\010.example A"),
+        (".".join(["good", *["long" * 10] * 3]), 1, None),
+    ],
+)
+def test_the_last_question(watched: WatchedUdp, ends: Ends, name: str, kind: int, text: str | None) -> None:
+    """A row's details tell the last question; a long one is cut."""
+    to = "127.0.0.1", DNS
+    ends.server.call(bind, "127.0.0.1")
+    ends.server.start(answer, 2)
+    ends.client.call(open_client, "a", to, CONNECTED)
+    ends.client.call(ask, "a", to, [query(1, "good.first"), query(2, name, kind)])
+    ends.server.result()
+    for side in (USED, SERVED):
+        row = watched.until_udp(ends.near, side, answers=2)
+        details = watched.probe.describe(row["id"])
+        assert details["Mechanism"] == FALLBACKS.mechanisms[0].name
+        shown = details["Last question"]
+        assert shown == text if text else name.startswith(shown.removesuffix("…")) and shown.endswith("…")
