@@ -128,6 +128,7 @@ bench-serve: ## the speed and memory of nettop serve, beside node_exporter and s
 
 bench-services: ## what the services lens costs redis-benchmark and nginx; root, redis, nginx, wrk
 	$(as_root) $(bin)/python -B bench/services.py
+	$(as_root) $(bin)/python -B bench/udp_requests.py
 
 bench-start: ## how fast nettop starts; root
 	$(as_root) $(bin)/python -B bench/start.py

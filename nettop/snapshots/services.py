@@ -388,6 +388,7 @@ UDP_PORT = Option(
     default="",
     metavar="PORT",
     repeatable=True,
+    tables=(SERVICES.name, WAITING.name),
     check=_check_ports,
 )
 

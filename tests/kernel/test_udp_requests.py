@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from nettop.snapshots.services import PROTOCOLS, SERVICES, TIMEOUT_S, UDP, UNTIM
 
 from .command import Row
 from .lab import Lab, Namespace, NotInTimeError, until
-from .services import SERVED, USED, Watched, quantile
+from .services import SERVED, USED, Watched, quantile, tool
 from .test_events import decoded
 from .traffic import Memory
 
@@ -70,10 +70,12 @@ class WatchedUdp(Watched):
 
 
 @pytest.fixture
-def watched() -> Iterator[WatchedUdp]:
+def watched(record: Callable[..., None]) -> Iterator[WatchedUdp]:
     """Yield a probe of this test's own: the next namespace may have the number of the last one's."""
     with WatchedUdp(udp_port=f"{SIP}") as probe:
+        record(hook=FALLBACKS.hook.name, mechanism=FALLBACKS.mechanisms[0].name)
         if why := probe.read().hooks[2].why:
+            record(verdict="refused", why=why)
             pytest.skip(why)
         yield probe
 
@@ -291,12 +293,27 @@ def test_a_server_that_was_there_before(ends: Ends) -> None:
         assert row["pid"] == ends.server.pid
 
 
+def test_a_translated_address(watched: WatchedUdp, ends: Ends) -> None:
+    """A connected socket's requests count for the service that it asks, whatever the firewall makes of the address."""
+    to, real = ("127.0.0.11", DNS), ("127.0.0.1", OTHER)
+    tool("nft")
+    ends.near.run("nft", "add table ip t; add chain ip t c { type nat hook output priority -100; }")
+    ends.near.run("nft", f"add rule ip t c ip daddr {to[0]} udp dport {DNS} dnat to {real[0]}:{real[1]}")
+    ends.server.call(bind, *real)
+    ends.server.start(answer, 3)
+    ends.client.call(open_client, "a", to, CONNECTED)
+    ends.client.call(ask, "a", to, [query(number, "good.example") for number in range(3)])
+    ends.server.result()
+    watched.until_udp(ends.near, USED, answers=3, waiting=0, address=to[0])
+    assert len(watched.udp(ends.near)) == 1
+
+
 # --- no answer -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.core
 @pytest.mark.parametrize("how", [CONNECTED, UNCONNECTED])
-def test_a_lost_answer(watched: WatchedUdp, ends: Ends, how: str) -> None:
+def test_a_lost_answer(watched: WatchedUdp, ends: Ends, how: str, record: Callable[..., None]) -> None:
     """A request without an answer waits, with its age, until it counts as unanswered, once, at both ends."""
     to = "127.0.0.1", DNS
     ends.server.call(bind, "127.0.0.1")
@@ -323,6 +340,7 @@ def test_a_lost_answer(watched: WatchedUdp, ends: Ends, how: str) -> None:
         assert row["unanswered_ns"] == 2 * round(TIMEOUT_S * 1e9)
     assert not watched.waiting(ends.near)
     assert time.monotonic_ns() - before_ns >= TIMEOUT_S * 1e9
+    record(verdict="same")
 
 
 def test_a_late_answer(watched: WatchedUdp, ends: Ends) -> None:

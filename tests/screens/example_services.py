@@ -21,11 +21,16 @@ from nettop.snapshots.services import (
     CLIENTS,
     CLIENTS_EVICTED,
     CONNECTIONS,
+    DNS_PORT,
     HOOK_CALLS,
+    HOOK_UDP_REQUESTS,
     LENS,
+    PROTOCOLS,
     SERVED,
     SERVICES,
     SIDES,
+    TCP,
+    UDP,
     UNLISTED_FAILURES,
     USED,
     WAITING,
@@ -38,6 +43,7 @@ MS = 1_000_000
 HELD = range(70, 91)
 """The seconds in which the backend reads late."""
 MECHANISM = "tp_btf/sock_send_length + sock_recv_length + sk_data_ready"
+UDP_MECHANISM = "cgroup_skb + cgroup/sock_release + post_bind"
 
 
 class _Service(NamedTuple):
@@ -62,6 +68,7 @@ _SERVICES = (
     _Service("postgres", 990, SERVED, "::", 5432, 5_200, 22_000, 240_000, 48, "postgresql.service"),
     _Service("orders", 1812, USED, "10.0.3.9", 6379, 9_800, 0, 410_000, 16, "docker:4f1c22a09b7e"),
     _Service("sshd", 702, SERVED, "::", 22, 3, 30_000, 90_000, 1, "ssh.service"),
+    _Service("orders", 1812, USED, "10.0.0.2", DNS_PORT, 28, 0, 620_000, 0, "docker:4f1c22a09b7e"),
 )
 FIRST_ID = 2
 ORDERS, NGINX_TO_ORDERS = FIRST_ID + 1, FIRST_ID + 2
@@ -136,7 +143,7 @@ def _snapshot(
         tables,
         counts={CLIENTS_EVICTED: 4, UNLISTED_FAILURES: 0},
         lost={"skipped calls": 0, "unwatched": 0},
-        hooks=make_hooks({HOOK_CALLS.name: MECHANISM}),
+        hooks=make_hooks({HOOK_CALLS.name: MECHANISM, HOOK_UDP_REQUESTS.name: UDP_MECHANISM}),
     )
 
 
@@ -152,13 +159,14 @@ def _service_row(n: int, totals: dict[tuple[int, str], Array], second: int, wait
     answers = int(totals[n, "response"].sum())
     served = {name: totals[n, name].copy() for name in ("queued", "service_time")}
     unknown = {name: np.full_like(counts, np.iinfo(np.uint64).max) for name, counts in served.items()}
-    return {
+    row: Row = {
         "id": FIRST_ID + n,
         "process": of.process,
         "pid": of.pid,
         "container": of.container,
         "namespace": "own",
         "side": SIDES[of.side],
+        "protocol": PROTOCOLS[UDP if of.port == DNS_PORT else TCP],
         "address": of.address,
         "port": of.port,
         "answers": answers,
@@ -182,6 +190,20 @@ def _service_row(n: int, totals: dict[tuple[int, str], Array], second: int, wait
         "replies": 0,
         "pattern": "overlapping" if of.process == "sshd" else "alternating",
     }
+    only_tcp = (
+        "closed",
+        "failed_connects",
+        "refused",
+        "transfer_ns",
+        "connections",
+        "overlaps",
+        "pushes",
+        "replies",
+    )
+    if of.port != DNS_PORT:
+        return row
+    known = {name: value for name, value in row.items() if name not in {*only_tcp, "pattern"}}
+    return known | {"failed_answers": 0, "missing_names": answers // 9}
 
 
 def _client_row(n: int, counts: Array) -> Row:

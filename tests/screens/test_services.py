@@ -153,7 +153,8 @@ async def test_the_key_names_what_it_opens() -> None:
     ("text", "rows"),
     [
         ("side=served", 4),
-        ("process=orders", 2),
+        ("process=orders", 3),
+        ("protocol=udp", 1),
         ("p99>1s", 2),
         ("speed=slower", 2),
         ("pattern=overlapping", 1),

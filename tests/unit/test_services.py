@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nettop.errors import UsageError
 from nettop.formats.jsonl import JsonLines
 from nettop.kernel.bpf.set_table import group_by_key
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import Processes
 from nettop.output.table import AlignedTable
+from nettop.probes.services.dns_question import question_text
 from nettop.probes.services.programs import (
     CLIENT,
     CLIENT_KEY,
@@ -33,8 +35,8 @@ from nettop.probes.services.rows import (
     client_rows,
     connection_rows,
     service_rows,
-    waiting_rows,
 )
+from nettop.probes.services.udp_programs import OPEN_REQUEST
 from nettop.probes.services.usual import KEPT_EVERY_S, UsualTimes
 from nettop.query.units import RATIO, unit_of
 from nettop.query.view import View
@@ -48,13 +50,17 @@ from nettop.snapshots.services import (
     OTHERS,
     PATTERNS,
     RECENT_S,
+    SERVED,
     SERVICES,
     SIDES,
     SLOWER_FROM,
     SPEEDS,
     STUCK_FROM,
+    TCP,
+    UDP,
     USED,
     USUAL_S,
+    parse_ports,
 )
 from nettop.snapshots.snapshot import Rows, known, known_histograms
 from nettop.widgets.cells import RowFlags, RowStyle, column_cells
@@ -102,6 +108,7 @@ def counted(
     *services: Row,
     clients: Sequence[Row] = (),
     connections: Sequence[Row] = (),
+    requests: Sequence[Row] = (),
     others: Mapping[int, Row] | None = None,
 ) -> Counts:
     """Return a machine's program counters; each service has its columns and tallies in one dict.
@@ -122,6 +129,7 @@ def counted(
         np.zeros(0, np.uint32),
         group_by_key(filled(CLIENT, clients), CLIENT_KEY),
         filled(CONNECTION, connections),
+        filled(OPEN_REQUEST, requests),
         NOW,
         WALL,
     )
@@ -140,12 +148,12 @@ def services_of(here: Counts, processes: Processes) -> Rows:
 
 def connections_of(here: Counts, processes: Processes) -> Rows:
     """Return the rows of connections."""
-    return connection_rows(here, services_of(here, processes), processes)
+    return connection_rows(here, services_of(here, processes), processes)[0]
 
 
 def waiting_of(here: Counts, processes: Processes) -> Rows:
     """Return the rows of requests without an answer."""
-    return waiting_rows(connections_of(here, processes))
+    return connection_rows(here, services_of(here, processes), processes)[1]
 
 
 def texts_of(rows: Rows, name: str) -> list[str | None]:
@@ -175,12 +183,101 @@ def test_a_service_has_what_was_counted(processes: Processes) -> None:
         tally["overlaps"] = tally["replies"] = 1
     rows = services_of(counted(NGINX | tallies[0] | {"port": 80}, POSTGRES | tallies[1]), processes)
     assert rows.array["id"].tolist() == [WEB, DATABASE]
-    for name in (*SUMS, *HISTOGRAMS):
+    for name in {*SUMS, *HISTOGRAMS} - {"failed_answers", "missing_names"}:
         assert rows.array[name].tolist() == [np.asarray(tally[name]).tolist() for tally in tallies]
     assert rows.array["answers"].tolist() == [tally["response"].sum() + 1 for tally in tallies]
     assert texts_of(rows, "process") == ["nginx", "postgres"]
     assert values_of(rows, "pid") == [12, 34]
     assert values_of(rows, "port") == [80, 0]
+
+
+DNS_CLIENT: Row = NGINX | {"protocol": UDP, "side": USED, "port": 53, "failed_answers": 3, "missing_names": 4}
+SNMP_CLIENT: Row = NGINX | {"protocol": UDP, "side": USED, "port": 161}
+ONLY_TCP = ("connections", "closed", "overlaps", "pushes", "failed_connects", "transfer_ns", "pattern")
+
+
+def test_each_protocol_has_its_own_columns(processes: Processes) -> None:
+    """A column is known where the programs of a row's protocol count it, and those of DNS at its port."""
+    rows = services_of(counted(DNS_CLIENT, SNMP_CLIENT, NGINX | {"port": 53}), processes)
+    assert values_of(rows, "protocol") == [UDP, UDP, TCP]
+    assert values_of(rows, "failed_answers") == [3, None, None]
+    assert values_of(rows, "missing_names") == [4, None, None]
+    assert values_of(rows, "answers") == [1, 1, 1]
+    for name in ONLY_TCP:
+        assert values_of(rows, name) == [None, None, 0]
+    assert known_histograms(rows.array["queued"]).tolist() == [False, False, True]
+
+
+def test_udp_requests_wait_with_those_of_connections(processes: Processes) -> None:
+    """Requests over UDP count in their service's row and have rows of their own, apart from their socket's others."""
+    request: Row = {
+        "cookie": 7,
+        "service": WEB,
+        "side": USED,
+        "port": 53,
+        "address": words(THERE),
+        "local_port": 999,
+    }
+    asked = [request | NGINX | {"number": number, "since": NOW - number * MS} for number in (2, 9)]
+    here = counted(
+        DNS_CLIENT | {"response": histogram()},
+        NGINX,
+        requests=[*asked, request | {"side": SERVED, "service": DATABASE + 1, "since": NOW}],
+        connections=[{"id": 5, "service": DATABASE, "open_since": NOW - MS}],
+    )
+    services = services_of(here, processes)
+    assert values_of(services, "waiting") == [2, 1]
+    assert values_of(services, "oldest") == values_of(services, "stalled") == [9 * MS, MS]
+    rows = waiting_of(here, processes)
+    assert rows.array["id"].tolist() == sorted(set(rows.array["id"].tolist()))
+    rows = Rows(rows.table, np.sort(rows.array, order="waited"), rows.texts, NOW)
+    assert values_of(rows, "waited") == [0, MS, 2 * MS, 9 * MS]
+    assert values_of(rows, "remote_port") == [53, 0, 53, 53]
+    assert texts_of(rows, "process") == [None, "nginx", "nginx", "nginx"]
+    assert values_of(rows, "inferred") == [0] * 4
+    assert len(connections_of(here, processes)) == 1
+
+
+def test_others_are_of_both_protocols(processes: Processes) -> None:
+    """The row of all services without their own sums up what either protocol counts."""
+    others: Row = {"response": histogram(MS), "failed_answers": 2, "closed": 3}
+    rows = services_of(counted(others={USED: others}), processes)
+    assert values_of(rows, "protocol") == [None]
+    assert (values_of(rows, "failed_answers"), values_of(rows, "closed")) == ([2], [3])
+
+
+# --- UDP ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        (b"\3www\7example\3org\0\0\x1c\0\1", "www.example.org AAAA"),
+        (b"\0\0\2\0\1", ". NS"),
+        (b'\3a.b\2\\"\0\0\x01\0\1', 'a\\.b.\\\\" A'),
+        (b"\4\x1b\xff \n\0\xff\xfe\0\1", "\\027\\255\\032\\010 TYPE65534"),
+        (b"\3www\7exam", "www.exam…"),
+        (b"\3www\7example", "www.example…"),
+        (b"\3www\0\0", "www"),
+        (b"\xc0\x0c\0\1\0\1", ""),
+        (b"\3www\x40", ""),
+        (b"", ""),
+    ],
+)
+def test_a_question_is_text(question: bytes, text: str) -> None:
+    """A question is shown as in zone files, whatever it contains; a name that does not end there is marked."""
+    assert question_text(question) == text
+
+
+def test_ports_are_numbers() -> None:
+    """Ports are decimal numbers that exist."""
+    assert parse_ports(" 5060, 69,,") == [5060, 69]
+    for word in ("0", "65536", "sip", "-1", "²"):
+        with pytest.raises(UsageError, match="--udp-port"):
+            parse_ports(f"53,{word}")
+
+
+# --- rows of TCP ----------------------------------------------------------------------------------------------
 
 
 def test_a_place_that_is_being_taken_is_no_service(processes: Processes) -> None:
