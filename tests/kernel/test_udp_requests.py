@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import time
@@ -15,7 +16,7 @@ from nettop.probes.services.udp_programs import FALLBACKS, REQUESTS_MAX
 from nettop.snapshots.services import PROTOCOLS, SERVICES, TIMEOUT_S, UDP, UNTIMED, WAITING
 
 from .command import Row
-from .lab import Lab, Namespace, NotInTimeError, until
+from .lab import Lab, Namespace, NotInTimeError, set_name, until
 from .services import SERVED, USED, Watched, quantile, tool
 from .test_events import decoded
 from .traffic import Memory
@@ -278,6 +279,59 @@ def test_many_at_once(watched: WatchedUdp, ends: Ends) -> None:
     ends.server.call(answer_taken, list(reversed(range(count))))
     for side in (USED, SERVED):
         watched.until_udp(ends.near, side, answers=count, waiting=0, unanswered=0)
+
+
+def test_many_processes(watched: WatchedUdp, lab: Lab, ends: Ends) -> None:
+    """No request of several processes at once is missed, mixed up, or counted twice."""
+    to, count = ("127.0.0.1", DNS), 2000
+    clients = [ends.client, lab.worker(ends.near, "client"), lab.worker(ends.near, "client")]
+    ends.server.call(bind, "127.0.0.1")
+    ends.server.start(answer, count * len(clients))
+    for number, client in enumerate(clients):
+        client.call(open_client, "a", to, CONNECTED if number % 2 else UNCONNECTED)
+        client.start(ask, "a", to, [query(number, "gone.example") for number in range(count)])
+    took = sum(sum(client.result()) for client in clients)
+    held = sum(ends.server.result())
+    total = count * len(clients)
+    for side in (USED, SERVED):
+        row = watched.until_udp(ends.near, side, answers=total, missing_names=total, unanswered=0, waiting=0)
+        assert held <= row["response_ns"] <= took
+    assert watched.read().lost[UNTIMED] == 0
+
+
+def test_an_answer_of_another_process(watched: WatchedUdp, ends: Ends) -> None:
+    """A service belongs to the process that answers, whoever bound its socket."""
+    to = "127.0.0.1", DNS
+    ends.server.call(bind, "127.0.0.1")
+    ends.server.start(answer_in_child, 3)
+    ends.client.call(open_client, "a", to)
+    ends.client.call(ask, "a", to, [query(number, "good.example") for number in range(3)])
+    child = ends.server.result()
+    row = watched.until_udp(ends.near, SERVED, process="helper", answers=3, waiting=0)
+    assert row["pid"] == child
+    assert len(watched.udp(ends.near)) == 2
+
+
+def answer_in_child(memory: Memory, count: int) -> int:
+    """Have a child process of another name answer; return its PID."""
+    child = os.fork()
+    if not child:
+        set_name(b"helper")
+        answer(memory, count)
+        os._exit(0)
+    os.waitpid(child, 0)
+    return child
+
+
+def test_without_the_hook(ends: Ends) -> None:
+    """Without its hook, no UDP service has a row, and what only that counts is not available."""
+    with WatchedUdp(udp_requests="none") as watched:
+        ends.client.call(open_client, "a", ("127.0.0.1", DNS))
+        ends.client.call(send, "a", ("127.0.0.1", DNS), [query(1, "lost.example")])
+        snapshot = watched.read()
+        assert snapshot.hooks[2].mechanism is None
+        assert set(snapshot.hooks[2].fields) == {"failed_answers", "missing_names"}
+        assert not watched.udp(ends.near)
 
 
 def test_a_server_that_was_there_before(ends: Ends) -> None:

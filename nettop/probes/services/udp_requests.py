@@ -49,7 +49,7 @@ class UdpRequests:
         self.unanswered, self.unanswered_ns = np.zeros((2, SERVICES_MAX), np.uint64)
         """Requests that the reader has found to be unanswered, by their service's slot, and how long they waited."""
         with ExitStack() as opened:
-            loader.require(LOADING_NET, "watching the packets of control groups", host=host)
+            loader.require(LOADING_NET, "programs for UDP requests", host=host)
             cgroup = _open_root_cgroup(host)
             opened.callback(os.close, cgroup)
             loader.request(program_text())
