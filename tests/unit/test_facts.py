@@ -252,6 +252,17 @@ def test_no_unified_hierarchy(root: Path) -> None:
     assert Host(root).cgroups_by_id() == {}
 
 
+def test_the_root_control_group(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root is the directory that has its inode number, not that of a container's own group; others may be
+    hidden."""
+    put(root, "proc/self/mountinfo", MOUNTS.replace("unified", "hidden") + OLD_MOUNTS + MOUNTS)
+    top = root / "sys/fs/cgroup/unified"
+    put(top, "cgroup.procs", "")
+    assert Host(root).root_cgroup() is None
+    monkeypatch.setattr("nettop.kernel.host.facts._ROOT_CGROUP", top.stat().st_ino)
+    assert Path(Host(root).root_cgroup() or "") == top
+
+
 def test_cgroup_of_a_process_that_is_gone(root: Path) -> None:
     """The control group of an exited process is unknown."""
     assert Host(root).cgroup(77) is None

@@ -278,9 +278,11 @@ class Host:
     def root_cgroup(self) -> str | None:
         """Return the directory of the control group that contains all others in the unified hierarchy; None if it is
         not mounted here. A container may see only its own."""
-        places = [f"{self.root}/{mount.place}" for mount in mounts(self.proc) if mount.kind == "cgroup2"]
-        with suppress(OSError):
-            return next((place for place in places if os.stat(place).st_ino == _ROOT_CGROUP), None)
+        for mount in mounts(self.proc):
+            place = f"{self.root}/{mount.place}"
+            with suppress(OSError):
+                if mount.kind == "cgroup2" and os.stat(place).st_ino == _ROOT_CGROUP:
+                    return place
         return None
 
     def cgroups_by_id(self) -> dict[int, str]:
