@@ -42,7 +42,7 @@ _CAUSE_GONE_NS = 2_000_000_000
 """A finding does not explain another one that is seen this long after it."""
 _OPTIONAL = re.compile(r"\[([^\]]*)\]")
 _VALUE = re.compile(r"\{(\w+)\}")
-_SUMMED = (Kind.COUNTER, Kind.SUM)
+_TOTALLED = (Kind.COUNTER, Kind.SUM, Kind.RATIO, Kind.QUANTILE)
 _SEVERITY = {label: number for number, label in SEVERITIES.items()}
 _CERTAINTY = {label: number for number, label in CERTAINTIES.items()}
 
@@ -245,7 +245,7 @@ def _value(view: View, name: str, at: Index) -> str | None:
         return _OF_SOCKETS[name](view, at)
     table = view.table
     field = table.by_name.get(name)
-    if field is None or field.kind in (*_SUMMED, Kind.RATIO):
+    if field is None or field.kind in _TOTALLED:
         total = view.total(name, at)
         if total is None and len(at) == 1:  # the interval was covered only in part, by some hook
             (total,) = values_of(view, name, at)

@@ -101,7 +101,17 @@ def _mean(name: str, title: str, text: str, parts: tuple[str, str], *, importanc
     return Field(name, Kind.RATIO, title, text, unit=unit, width=9, importance=importance, parts=parts)
 
 
-_NOT_READING = ("data unread", "accept queue full", "never accepts", "send queue stuck", "peer gone")
+_USED_DNS = f"protocol=udp port={DNS_PORT} side=used"
+_DNS = ("netns", "process", "address", "port")
+_SLOW_DNS = ("DNS silent", "DNS slow")
+_NOT_READING = (
+    *_SLOW_DNS,
+    "data unread",
+    "accept queue full",
+    "never accepts",
+    "send queue stuck",
+    "peer gone",
+)
 """Kinds of findings about connections that leave a request unanswered."""
 
 # --- tables ---------------------------------------------------------------------------------------------------
@@ -200,6 +210,35 @@ SERVICES = Table(
     hooks=("calls",),
     rules=(
         Rule(
+            "DNS silent",
+            f"{_USED_DNS} waiting>0 oldest>=1s answers_per_s=0",
+            "{process} gets no answer from the DNS server {service}: {waiting} requests wait, up to {oldest}",
+            "DNS servers that do not answer a process of this host",
+            "ask it: dig @{address}; check /etc/resolv.conf, the path and the firewalls",
+            by=_DNS,
+            after_s=1.0,
+        ),
+        Rule(
+            "DNS slow",
+            f"{_USED_DNS} p50>=500ms",
+            "{process} waits {p50} for answers of the DNS server {service}",
+            "DNS servers that take half a second or more for most of their answers to a process of this host",
+            "ask it: dig @{address}; its own servers may be slow, or a first server in /etc/resolv.conf is silent",
+            by=_DNS,
+            explained_by=("DNS silent",),
+        ),
+        Rule(
+            "DNS failing",
+            f"{_USED_DNS} failed_answers_per_s>0",
+            "the DNS server {service} fails for {process}: {failed_answers_per_s} answers/s are SERVFAIL",
+            "DNS servers that say that they failed: their own servers do not answer, or DNSSEC does not verify the "
+            "name",
+            "dig @{address} NAME, and with +cd, which leaves out DNSSEC; see the log of the server",
+            by=_DNS,
+            after_s=1.0,
+            pause_s=10.0,
+        ),
+        Rule(
             "stuck service",
             "speed=stuck side=served",
             "{process} {service} has not answered a request for {oldest}; {waiting} wait",
@@ -228,7 +267,7 @@ SERVICES = Table(
             "services of this host whose p99 of the last 10 seconds is more than three times the usual",
             "QUEUED and SERVICE tell whether requests wait for {process} or in it; see the services that it uses",
             by=("netns", "port", "process"),
-            explained_by=("stuck service",),
+            explained_by=("stuck service", *_SLOW_DNS),
         ),
         Rule(
             "slow answers",
@@ -238,7 +277,7 @@ SERVICES = Table(
             "usual",
             "look at the server, and at the path to it (RTT and RETR of the connections)",
             by=("netns", "port", "process"),
-            explained_by=("slow service", "stuck service", "waiting for a service"),
+            explained_by=("slow service", "stuck service", "waiting for a service", *_SLOW_DNS),
         ),
     ),
     metrics=(
