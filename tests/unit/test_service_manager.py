@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import os
-import select
 import signal
 import socket
 import threading
@@ -19,6 +18,7 @@ from nettop.engine.session import Session
 from nettop.errors import NettopError, SourceFailed, Unsupported
 from nettop.process import service_manager
 from nettop.process.interrupts import Requests
+from nettop.reading import has_data
 from nettop.serve.command import open_server
 from nettop.settings import MAX_INTERVAL_S, ServeSettings
 from nettop.snapshots.snapshot import Snapshot
@@ -56,7 +56,7 @@ class Manager:
 
     def has_no_message(self) -> bool:
         """Return whether no message waits."""
-        return not select.select([self._socket], [], [], 0)[0]
+        return not has_data([self._socket.fileno()], 0)
 
 
 @pytest.fixture
