@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop check`: what it prints, its exit codes, and what it leaves out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from nettop.cli import run
+from nettop.errors import ExitCode, NettopError, Unsupported
+from nettop.snapshots.snapshot import Snapshot
+from tests.screens.example_findings import example_steps
+from tests.screens.harness import Rules, Script, Step
+
+QUICK = ("check", "--for", "0.2", "-t", "0.1")
+
+
+def sources(connections: list[Step], **others: NettopError) -> Callable[[str], Script]:
+    """Return sources by lens: these readings, and lenses without rows, or that fail."""
+
+    def source_of(lens: str) -> Script:
+        if lens == "connections":
+            return Script(connections)
+        if lens == "findings":
+            return Rules()
+        failure = others.get(lens)
+        return Script([failure if failure is not None else Snapshot(lens, 0, 0, {})])
+
+    return source_of
+
+
+def bad_day() -> list[Step]:
+    """Return two readings of a host with findings of all severities."""
+    return list(example_steps(30)[-3:])
+
+
+def test_problems_are_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each with its age, its certainty, what follows from it, what to try and where to look; the exit code is 1."""
+    assert run(QUICK, sources(bad_day())) == ExitCode.FAILURE
+    out, err = capsys.readouterr()
+    first, *rest = out.splitlines()
+    assert first == "problem: payapi 10.0.3.7:7003 does not accept: 9 of 8 connections wait"
+    assert rest[0].startswith("  since 2026-11-18T")
+    assert rest[0].endswith("certain")
+    assert "  see: nettop --view connections --filter 'state=LISTEN accept_queue_use>=80% and pid=1201" in out
+    assert (
+        "  explains: ordersvc cannot send to 10.0.3.7:7000: 244 kB wait, because reportd does not read" in out
+    )
+    assert "  try: see what payapi 1201 does instead" in out
+    assert err == ""
+
+
+def test_nothing_wrong_is_a_success(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is printed but a remark on standard error."""
+    assert run(QUICK, sources(list(example_steps(3, calm=True)))) == ExitCode.DONE
+    assert capsys.readouterr() == ("", "nettop: nothing found in 0.2 s\n")
+
+
+def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """A record for each finding that no other explains, with every field."""
+    assert run((*QUICK, "--format", "jsonl"), sources(bad_day())) == ExitCode.FAILURE
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["rank"] for row in rows] == sorted(row["rank"] for row in rows)
+    assert {row["cause"] for row in rows} == {None}
+    assert {"accept queue full", "data unread", "CLOSE_WAIT"} <= {row["kind"] for row in rows}
+    assert all(row["advice"] and row["filter"] for row in rows)
+
+
+def test_ignored_kinds_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """They are not printed, and do not count; an unknown one is an error with the nearest name."""
+    ignored = ["accept queue full", "data unread", "CLOSE_WAIT", "connects fail"]
+    words = [word for kind in ignored for word in ("--ignore", kind)]
+    assert run((*QUICK, *words), sources(bad_day())) == ExitCode.DONE
+    assert "payapi" not in capsys.readouterr().out
+    assert run((*QUICK, "--ignore", "data unred"), sources(bad_day())) == ExitCode.USAGE
+    assert "did you mean data unread" in capsys.readouterr().err
+
+
+def test_a_lens_that_cannot_be_watched_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """The others are watched."""
+    failing = sources(bad_day(), drops=Unsupported("no such tracepoint"))
+    assert run(QUICK, failing) == ExitCode.FAILURE
+    out, err = capsys.readouterr()
+    assert "payapi" in out
+    assert err == "nettop: not watched: Drops: no such tracepoint\n"
+
+
+@pytest.mark.parametrize("words", [("--for", "0"), ("--for", "x"), ("--for", "1", "-t", "2")])
+def test_wrong_times(words: tuple[str, ...]) -> None:
+    """A time must be a number, and at least an interval."""
+    assert run(("check", *words), sources([])) == ExitCode.USAGE
