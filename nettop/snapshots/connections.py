@@ -206,7 +206,7 @@ _FIELDS = (
     Field("descriptors_max", Kind.GAUGE, "FD MAX", "descriptors that its owner may open; unknown without a limit, and "
           "from sock_diag", "u4", "descriptors", 9, 4, "RLIMIT_NOFILE"),
     Field("answers", Kind.GAUGE, "ANSWERS", "answers since the services lens was attached; unknown while it is "
-          "not attached", "u8", "answers", 9, 4, lens="services"),
+          "not attached", "u4", "answers", 9, 4, lens="services"),
     Field("response_mean", Kind.GAUGE, "RESPONSE", "mean response time of those answers", "u8", "ns", 9, 4,
           lens="services"),
     Field("waiting_since", Kind.TIME, "WAITING SINCE", "start of its unanswered request", "u8", "ns", 19, 4,

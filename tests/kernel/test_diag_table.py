@@ -57,12 +57,11 @@ SYS_EXIT = 60 if os.uname().machine == "x86_64" else 93
 NOBODY = 65534
 NO_PROTOCOL = 250
 UNKNOWN = 2**64 - 1
-NOT_REPORTED = ("congestion_limited", "send_buffer_full", "syn_queue", "direction")
+NOT_REPORTED = ("congestion_limited", "send_buffer_full", "syn_queue", "direction", "descriptors_max")
 """What sock_diag lacks; of a connection also the backlog of the listener that it came to."""
 MOVING = ("busy_us", "receiver_limited_us", "send_buffer_limited_us", "last_sent_ms", "last_received_ms")
 """What grows while a socket waits: test_equals_ss.py and test_bytes_exact.py compare it."""
 COMPARED = [field.name for field in SOCKETS.stored if field.name not in NOT_REPORTED + MOVING] + [
-    "fd",
     "start_time",
 ]
 TEXTS = [field.name for field in SOCKETS.stored if field.kind is Kind.TEXT]
@@ -350,7 +349,7 @@ def test_socket_that_no_descriptor_holds(tables: Tables, lab: Lab) -> None:
     worker.call(traffic.listen, "listener", "127.0.0.1")
     worker.call(keep_in_flight, "listener")
     (row,) = until(lambda: tables.second.read(home), "the listener is listed").values()
-    assert (row["pid"], row["fd"], row["process"], row["owner_source"]) == (None, None, None, None)
+    assert (row["pid"], row["descriptor"], row["process"], row["owner_source"]) == (None, None, None, None)
 
 
 def test_process_whose_first_thread_has_ended(tables: Tables, lab: Lab) -> None:
@@ -361,7 +360,7 @@ def test_process_whose_first_thread_has_ended(tables: Tables, lab: Lab) -> None:
     until(lambda: process_state(pid) == "Z", "the first thread has ended")
     (first,), (second,) = (reader.read(home).values() for reader in (tables.first, tables.second))
     assert first["pid"] == pid
-    for name in ("pid", "fd", "process", "start_time"):
+    for name in ("pid", "descriptor", "process", "start_time"):
         assert second[name] == first[name]
 
 

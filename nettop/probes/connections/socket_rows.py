@@ -240,7 +240,7 @@ def set_answers(rows: Array, services: Snapshot | None) -> None:
     at = positions(rows["id"], seen.array["id"])
     here = np.flatnonzero(at >= 0)
     of = seen.array[at[here]]
-    rows["answers"][here] = of["answers"]
+    rows["answers"][here] = np.minimum(of["answers"], np.iinfo(np.uint32).max - 1)
     rows["waiting_since"][here] = of["since"]
     answered = of["answers"] > 0
     mean = of["response_ns"][answered] / of["answers"][answered]
