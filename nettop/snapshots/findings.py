@@ -92,7 +92,7 @@ LIMITS = Table(
     sort="-use",
     bar="use",
     adds_up=False,
-    metrics=(Metrics(("resource", "namespace"), ("used", "limit"), prefix="limits"),),
+    metrics=(Metrics(("resource", "namespace"), ("used", "limit")),),
     rules=(
         Rule(
             "near a limit",

@@ -156,7 +156,7 @@ HIDDEN = {
     "cpus": ("mount -t tmpfs none /sys/devices", "mounted at /sys/devices hides it"),
     "bus": ("mount -t tmpfs none /sys/bus", "mounted at /sys/bus hides it"),
     "class": ("mount -t tmpfs none /sys/class", ""),
-    "cgroups": ("umount -R /sys/fs/cgroup", ""),
+    "cgroups": ("umount -R /sys/fs/cgroup", "the root of the control groups is not mounted"),
     "tracing": ("{ ! mountpoint -q /sys/kernel/tracing || umount -R /sys/kernel/tracing; }", ""),
 }
 """What hides something from nettop in a mount namespace, and what has to be said of it; empty where nothing is lost."""
