@@ -2,9 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw docs/screenshots/tour-*.svg: nettop during real incidents. Needs root.
 
-One incident is a slow consumer behind a lossy link: two processes in two network namespaces, with a link that drops
-every third data segment until it is repaired. The other is a single-threaded server that occasionally computes for a
-second. Each screenshot is taken when the screen shows what docs/tour.md describes.
+    python scripts/tour.py                  draw all
+    python scripts/tour.py feed syn-flood   draw these
+
+Most incidents are faults of tests/kernel/faults.py, with one screenshot each. Two are told at length: `feed`, a slow
+consumer behind a link that drops every third data segment until it is repaired, and `held`, a single-threaded server
+that occasionally computes for seconds. A screenshot is taken when the screen shows what docs/tour.md describes, and
+no finding of anything else on this machine.
 """
 
 from __future__ import annotations
@@ -28,13 +32,15 @@ from nettop.screens.context import ScreenContext  # noqa: E402
 from nettop.screens.export import tidy_svg  # noqa: E402
 from nettop.screens.nettop_app import NettopApp  # noqa: E402
 from nettop.settings import Settings  # noqa: E402
+from nettop.widgets.cells import WARNING  # noqa: E402
 from nettop.widgets.themes import DARK  # noqa: E402
 from tests.kernel import traffic  # noqa: E402
+from tests.kernel.faults import FAULTS, made  # noqa: E402
 from tests.kernel.lab import Lab  # noqa: E402
 from tests.kernel.test_owners import control_group  # noqa: E402
 
 FOLDER = ROOT / "docs" / "screenshots"
-SIZE = (160, 40)
+SIZE, LARGE = (120, 30), (160, 40)
 PORT = 5044
 DEADLINE_S = 60
 READ_BYTES, PAUSE_S = 1 << 16, 0.05
@@ -42,31 +48,72 @@ LOST_EVERY = 3
 
 
 class Step(NamedTuple):
-    """The keys to press, the texts that must appear and disappear in time, and whether to repair the link first."""
+    """The keys to press, what must then appear and disappear in time, and the name of the screenshot.
 
-    name: str
+    `findings` is the number of lines above the rows. With `changes`, the incident changes before the keys are pressed.
+    """
+
     keys: tuple[str, ...]
     shows: str
+    screenshot: str = ""
+    findings: int = 1
     lacks: str = "nothing is read yet"
-    mended: bool = False
+    changes: bool = False
 
 
+NEXT_FINDING = ("exclamation_mark",)
 LAGGING = (
-    Step("start", (), "! ▲ retransmitting 1   retrans ▲"),
-    Step("trouble", ("exclamation_mark",), "1 of "),
-    Step("details", ("down", "right"), "CWND"),
-    Step("drops", ("5",), "mostly NOT_SPECIFIED"),
-    Step("mended", ("1", "escape", "escape"), "receiver", "retransmitting", mended=True),
+    Step((), "of the segments from producer", "tour-1-start"),
+    Step(NEXT_FINDING, "1 of ", "tour-2-trouble"),
+    Step(("right",), "CWND", "tour-3-details"),
+    Step(("5",), "mostly NOT_SPECIFIED", "tour-4-drops"),
+    Step(("1", "escape", "escape"), "receiver", "tour-5-mended", findings=0, changes=True),
 )
 
 SERVICE_PORT, CONNECTIONS = 8000, 12
-REQUEST, ANSWER = 200, 2_000
-WORK_S, HELD_S = 0.002, 1.3
-HELD_AFTER_S, HELD_EVERY_S = 16, 4
+REQUEST, ANSWER = 200, 1_000
+WORK_S, HELD_S = 0.002, 4.0
+HELD_AFTER_S, HELD_EVERY_S = 16, 8
 SLOW = (
-    Step("services", ("7",), "stuck"),
-    Step("waiting", ("p", "p", "p"), "not read 11"),
+    Step(("7",), "has not answered a request", "tour-slow-1-services"),
+    Step((*NEXT_FINDING, "right"), "not read 11", "tour-slow-2-waiting"),
 )
+
+
+def first_screen(fault: str, sentence: str) -> tuple[Step, ...]:
+    """Return the step that draws the first screen with this finding."""
+    return (Step((), sentence, f"tour-{fault}"),)
+
+
+def evidence(fault: str, sentence: str, rows: str, findings: int = 1) -> tuple[Step, ...]:
+    """Return the steps that draw the rows that show this finding."""
+    return (
+        Step((), sentence, findings=findings),
+        Step(NEXT_FINDING, rows, f"tour-{fault}", findings=findings),
+    )
+
+
+FROM_FAULTS = {
+    "slow-reader": first_screen("slow-reader", "ordersvc waits for it"),
+    "accept-queue-full": first_screen("accept-queue-full", "does not accept"),
+    "no-local-port": evidence("no-local-port", "no local port, 26/s", "1 of ", findings=2),
+    "connect-unanswered": first_screen("connect-unanswered", "8 wait"),
+    "udp-overflow": evidence("udp-overflow", "its receive buffer is full", "1 of "),
+    "firewall-drop": (
+        Step((), "fetcher gets no answer"),
+        Step(("5",), "a firewall here drops 1", "tour-firewall-drop"),
+    ),
+    "slow-service": (
+        Step(("7",), "last 30 s", findings=0),
+        Step((), "answers in 1.5", "tour-slow-service", changes=True),
+    ),
+    "syn-flood": first_screen("syn-flood", "half-open connections"),
+    "mtu-black-hole": evidence("mtu-black-hole", "full segments of", "3 of "),
+    "close-wait-leak": evidence("close-wait-leak", "their peers have closed", "CLOSE_WAIT"),
+    "time-wait": evidence("time-wait", "188 of 200", "94.0%"),
+    "udp-no-listener": evidence("udp-no-listener", "where nobody listens", "at UDP port 8125"),
+}
+"""The steps of the incidents whose fault is made in the lab."""
 
 
 def produce(_: dict[Any, Any], to: tuple[str, int]) -> None:
@@ -85,7 +132,7 @@ def consume(memory: dict[Any, Any]) -> None:
 
 
 def serve(memory: dict[Any, Any]) -> None:
-    """Answer requests immediately, one at a time; later, occasionally compute for a second."""
+    """Answer requests immediately, one at a time; later, occasionally compute for seconds."""
     poll, began = select.epoll(), time.monotonic()
     next_s = began + HELD_AFTER_S
     accepted = {}
@@ -119,33 +166,43 @@ def use(_: dict[Any, Any], to: tuple[str, int]) -> None:
             opened[descriptor].sendall(bytes(REQUEST))
 
 
+def shown_lines(app: NettopApp) -> list[str]:
+    """Return the lines of the screen."""
+    return [strip.text.rstrip() for strip in app.screen._compositor.render_strips()]
+
+
 def is_on(app: NettopApp, step: Step) -> bool:
     """Return whether the screen matches the step."""
-    text = "\n".join(strip.text for strip in app.screen._compositor.render_strips())
-    return step.shows in text and step.lacks not in text
+    lines = shown_lines(app)
+    text, findings = "\n".join(lines), sum(line[3:4] == WARNING for line in lines)
+    return step.shows in text and step.lacks not in text and findings == step.findings
 
 
-async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition; raise SystemExit at the deadline."""
+async def until_on(app: NettopApp, step: Step) -> None:
+    """Wait until the screen matches the step; raise SystemExit at the deadline."""
     end = time.monotonic() + DEADLINE_S
-    while not condition():
+    while not is_on(app, step):
         if time.monotonic() > end:
-            raise SystemExit(f"not within {DEADLINE_S} s: {what}")
+            lines = "\n".join(shown_lines(app))
+            raise SystemExit(f"{lines}\nnot within {DEADLINE_S} s: {step}")
         await asyncio.sleep(0.1)
 
 
-async def walk(session: Session, name: str, steps: Sequence[Step], mend: Callable[[], None]) -> None:
-    """Perform the steps and draw a screenshot after each."""
+async def walk(
+    session: Session, steps: Sequence[Step], size: tuple[int, int], change: Callable[[], None]
+) -> None:
+    """Perform the steps and draw their screenshots."""
     app = NettopApp(ScreenContext(Settings(), session, host="feeder-1"), DARK.name)
-    async with app.run_test(size=SIZE) as pilot:
-        for number, step in enumerate(steps, 1):
-            if step.mended:
-                mend()
+    async with app.run_test(size=size) as pilot:
+        for step in steps:
+            if step.changes:
+                change()
             await pilot.press(*step.keys)
-            await until(partial(is_on, app, step), f"{step.name} shows {step.shows!r}")
-            svg = tidy_svg(app.export_screenshot(title="nettop"))
-            (FOLDER / f"{name}-{number}-{step.name}.svg").write_text(svg, encoding="utf-8")
-            print(f"{name}, {number} of {len(steps)}: {step.name}")
+            await until_on(app, step)
+            if step.screenshot:
+                svg = tidy_svg(app.export_screenshot(title="nettop"))
+                (FOLDER / f"{step.screenshot}.svg").write_text(svg, encoding="utf-8")
+                print(step.screenshot, flush=True)
 
 
 def draw_lagging_feed() -> None:
@@ -164,20 +221,35 @@ def draw_lagging_feed() -> None:
         consumer.call(traffic.listen, "listener", far.v4, PORT)
         consumer.start(consume)
         producer.start(produce, (far.v4, PORT))
-        asyncio.run(walk(session, "tour", LAGGING, link.nothing))
+        asyncio.run(walk(session, LAGGING, LARGE, link.nothing))
 
 
-def draw_slow_service() -> None:
-    """Stage and draw the incident of the slow server."""
+def draw_held_service() -> None:
+    """Stage and draw the incident of the server that occasionally computes for seconds."""
     with Lab() as lab, Session(1.0, probe_of) as session:
         near, far = lab.pair()
         shop, orders = lab.worker(near.namespace, "shop"), lab.worker(far.namespace, "orders")
         orders.call(traffic.listen, "listener", far.v4, SERVICE_PORT)
         orders.start(serve)
         shop.start(use, (far.v4, SERVICE_PORT))
-        asyncio.run(walk(session, "tour-slow", SLOW, lambda: None))
+        asyncio.run(walk(session, SLOW, LARGE, lambda: None))
 
+
+def draw_fault(name: str) -> None:
+    """Make and draw a fault of the lab."""
+    fault = next(each for each in FAULTS if each.name == name)
+    if why := fault.lacks():
+        raise SystemExit(f"{name}: {why}")
+    with made(fault) as scene, Session(1.0, probe_of) as session:
+        asyncio.run(walk(session, FROM_FAULTS[name], SIZE, scene.worsen))
+
+
+INCIDENTS = {
+    "feed": draw_lagging_feed,
+    "held": draw_held_service,
+    **{name: partial(draw_fault, name) for name in FROM_FAULTS},
+}
 
 if __name__ == "__main__":
-    draw_lagging_feed()
-    draw_slow_service()
+    for chosen in sys.argv[1:] or INCIDENTS:
+        INCIDENTS[chosen]()

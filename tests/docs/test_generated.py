@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import runpy
 from pathlib import Path
@@ -62,6 +63,17 @@ def test_readme_shows_every_screenshot() -> None:
     shots = runpy.run_path(str(ROOT / "scripts" / "screenshots.py"))["SCREENSHOTS"]
     shown = re.findall(r"\(docs/screenshots/(\w+)\.svg\)", (ROOT / "README.md").read_text())
     assert sorted(shown) == sorted(shots)
+
+
+def test_tour_shows_every_screenshot_within_three_keys() -> None:
+    """The tour shows each screenshot that scripts/tour.py draws, and each incident is explained by three keys."""
+    tour = runpy.run_path(str(ROOT / "scripts" / "tour.py"))
+    walks = [tour["LAGGING"], tour["SLOW"], *tour["FROM_FAULTS"].values()]
+    shown = re.findall(r"\(screenshots/(tour-[\w-]+)\.svg\)", (ROOT / "docs" / "tour.md").read_text())
+    assert sorted(shown) == sorted(step.screenshot for steps in walks for step in steps if step.screenshot)
+    assert sorted(shown) == sorted(path.stem for path in (ROOT / "docs" / "screenshots").glob("tour-*.svg"))
+    explained = [itertools.takewhile(lambda step: not step.changes, steps) for steps in walks]
+    assert all(sum(len(step.keys) for step in steps) <= 3 for steps in explained)
 
 
 def test_each_walk_names_seven_files_at_most() -> None:
