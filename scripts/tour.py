@@ -72,8 +72,8 @@ LAGGING = (
 
 SERVICE_PORT, CONNECTIONS = 8000, 12
 REQUEST, ANSWER = 200, 1_000
-WORK_S, HELD_S = 0.002, 4.0
-HELD_AFTER_S, HELD_EVERY_S = 16, 8
+WORK_S, HELD_S = 0.002, 8.0
+HELD_AFTER_S, HELD_EVERY_S = 16, 20
 SLOW = (
     Step(("7",), "has not answered a request", "tour-slow-1-services"),
     Step((*NEXT_FINDING, "right"), "not read 11", "tour-slow-2-waiting"),
