@@ -95,7 +95,7 @@ def evidence(fault: str, sentence: str, rows: str, findings: int = 1) -> tuple[S
 
 FROM_FAULTS = {
     "slow-reader": first_screen("slow-reader", "ordersvc waits for it"),
-    "accept-queue-full": first_screen("accept-queue-full", "does not accept"),
+    "accept-queue-full": first_screen("accept-queue-full", "9 of 8 connections wait"),
     "no-local-port": evidence("no-local-port", "no local port, 26/s", "1 of ", findings=2),
     "connect-unanswered": first_screen("connect-unanswered", "8 wait"),
     "udp-overflow": evidence("udp-overflow", "its receive buffer is full", "1 of "),
@@ -110,7 +110,7 @@ FROM_FAULTS = {
     "syn-flood": first_screen("syn-flood", "half-open connections"),
     "mtu-black-hole": evidence("mtu-black-hole", "full segments of", "3 of "),
     "close-wait-leak": evidence("close-wait-leak", "their peers have closed", "CLOSE_WAIT"),
-    "time-wait": evidence("time-wait", "188 of 200", "94.0%"),
+    "time-wait": evidence("time-wait", "of 200 in use", "net.ipv4.ip_l"),
     "udp-no-listener": evidence("udp-no-listener", "where nobody listens", "at UDP port 8125"),
 }
 """The steps of the incidents whose fault is made in the lab."""
