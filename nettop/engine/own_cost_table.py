@@ -14,17 +14,13 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from nettop.engine.bus import Bus
 from nettop.engine.own_cost import ITERATOR, READ, OwnCost, kernel_bytes_of, programs_of
 from nettop.engine.pace import Pace, percent
-from nettop.snapshots.arrays import take_rows
 from nettop.snapshots.hooks import NOT_AVAILABLE, HookStatus
-from nettop.snapshots.own_cost import COSTS, HOOK_PROGRAMS, KINDS, SELF
+from nettop.snapshots.own_cost import COSTS, HOOK_PROGRAMS, SELF
 from nettop.snapshots.safe_text import safe_bytes, safe_text
-from nettop.snapshots.schema import Kind
-from nettop.snapshots.snapshot import Rows, Snapshot, TextTable, unknown_value
+from nettop.snapshots.snapshot import Rows, Snapshot, rows_from
 from nettop.snapshots.source import SourceOptions
 
 _STATISTICS = "BPF statistics"
@@ -32,8 +28,6 @@ _TASKS = Path("/proc/self/task")
 _STATM = Path("/proc/self/statm")
 _THREAD_CLOCK = 6
 """The low bits of the ID of a thread's CPU clock (CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED in the kernel)."""
-_KIND = {label: number for number, label in KINDS.items()}
-_STORED = [field for field in COSTS.stored if field.name not in ("id", "kind")]
 
 
 class Cost(NamedTuple):
@@ -146,17 +140,12 @@ class OwnCostSource:
                 yield Cost(kind, shown, lens, note=f"{NOT_AVAILABLE}: {self._cost.without_statistics}")
 
     def _rows(self, costs: list[Cost]) -> Rows:
-        texts = {field.name: TextTable() for field in COSTS.stored if field.kind is Kind.TEXT}
-        array = np.zeros(len(costs), COSTS.dtype)
-        for at, cost in enumerate(costs):
-            array["id"][at] = self._ids[cost.kind, cost.name, cost.lens, cost.number]
-            array["kind"][at] = _KIND[cost.kind]
-            for field in _STORED:
-                value = getattr(cost, field.name)
-                code = texts[field.name].code if field.name in texts else int
-                array[field.name][at] = unknown_value(np.dtype(field.dtype)) if value is None else code(value)
-        by_id = take_rows(array, np.argsort(array["id"], kind="stable"))
-        return Rows(COSTS, by_id, {name: codes.values for name, codes in texts.items()}, self._cost.now.at_ns)
+        found = [
+            {field.name: getattr(cost, field.name) for field in COSTS.stored if field.name != "id"}
+            | {"id": self._ids[cost.kind, cost.name, cost.lens, cost.number]}
+            for cost in costs
+        ]
+        return rows_from(COSTS, found, self._cost.now.at_ns)
 
 
 def _threads() -> Iterator[Cost]:

@@ -8,15 +8,13 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any, TextIO
 
 from nettop.diagnostics import Diagnostics
 from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
 from nettop.errors import ExitCode
-from nettop.query.query import screen_query
-from nettop.query.view import View
+from nettop.query.findings import listed
 from nettop.settings import CheckSettings, LineFormat
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import GROUPS
@@ -24,7 +22,6 @@ from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.findings import FINDINGS, FIREWALL
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Severity
-from nettop.snapshots.snapshot import Frame
 from nettop.snapshots.source import SourceOptions
 from nettop.writing import write_output
 
@@ -40,7 +37,7 @@ WATCHED = tuple(lens.id for lens in _LENSES)
 _TABLES = {CONNECTIONS.id: GROUPS.name, FINDINGS_LENS.id: FIREWALL.name}
 """Tables that are read only on demand."""
 
-_NAMES = tuple(field.name for field in FINDINGS.fields)
+_SEVERITIES = [severity.value for severity in Severity]
 
 
 def run_check(settings: CheckSettings, session: Session, stdout: TextIO, stderr: TextIO | None) -> ExitCode:
@@ -56,7 +53,7 @@ def run_check(settings: CheckSettings, session: Session, stdout: TextIO, stderr:
             if failure is not None:
                 report(f"not watched: {lens.title}: {failure.what}")
     chosen = [row for row in found.values() if row["cause"] is None and row["kind"] not in settings.ignored]
-    chosen.sort(key=lambda row: (row["rank"], row["since"]))
+    chosen.sort(key=lambda row: (_SEVERITIES.index(row["severity"]), row["rank"], row["since"]))
     write_output(stdout, _FORMATS[settings.format](chosen), "utf-8")
     if not chosen:
         report(f"nothing found in {settings.duration_s:g} s")
@@ -85,18 +82,11 @@ def _watch(settings: CheckSettings, consumer: Consumer) -> dict[int, dict[str, A
             raise consumer.failure
         if consumer.frame is not None and (consumer.frame is not frame or not found):
             frame = consumer.frame
-            found |= {row["id"]: row for row in finding_rows(frame)}
+            found |= {row["id"]: row for row in listed(frame, explained=True)}
         left = end - time.monotonic()
         if left <= 0:
             return found
         consumer.wait(timeout_s=left)
-
-
-def finding_rows(frame: Frame) -> list[dict[str, Any]]:
-    """Return every finding of a reading by rank, with all its fields; also those that another one explains by now."""
-    view = View(Frame(frame.now), replace(screen_query(FINDINGS), all_rows=True))
-    columns = (view.values(name, view.order) for name in _NAMES)
-    return [dict(zip(_NAMES, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _text(rows: list[dict[str, Any]]) -> str:

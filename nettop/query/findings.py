@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,12 @@ from nettop.query.units import RATIO, TIMES, UNKNOWN, human, unit_of
 from nettop.query.values import values_of
 from nettop.query.view import View
 from nettop.snapshots import view_name
-from nettop.snapshots.arrays import Index, Mask, distinct_rows, positions
+from nettop.snapshots.arrays import Index, Mask, as_list, distinct_rows, positions
 from nettop.snapshots.connections import LISTEN, UNATTRIBUTED
-from nettop.snapshots.findings import CERTAINTIES, FINDINGS, SEVERITIES
+from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.schema import Kind, Lens, Rule, Severity, Table
-from nettop.snapshots.snapshot import Frame, Rows, TextTable, unknown_value
+from nettop.snapshots.snapshot import Frame, Rows, rows_from
 
 KEPT_S = 10.0
 """Seconds that a finding is kept after it was last seen, so that it does not blink."""
@@ -38,13 +38,12 @@ _PLACES = (("local_port", "remote_port", "port"), ("pid",), ("interface",), ("ne
 """Columns of a place."""
 OTHER_ENDS_MAX = 8
 """Connections whose other end is looked for."""
-_CAUSE_GONE_NS = 2_000_000_000
-"""A finding does not explain another one that is seen this long after it."""
+GONE_AFTER_NS = 2_000_000_000
+"""A finding that has not been seen for so long has gone: it ranks after the others, and explains none of those still
+seen."""
 _OPTIONAL = re.compile(r"\[([^\]]*)\]")
 _VALUE = re.compile(r"\{(\w+)\}")
 _TOTALLED = (Kind.COUNTER, Kind.SUM, Kind.RATIO, Kind.QUANTILE)
-_SEVERITY = {label: number for number, label in SEVERITIES.items()}
-_CERTAINTY = {label: number for number, label in CERTAINTIES.items()}
 
 
 Identity = tuple[tuple[str, Any], ...]
@@ -251,8 +250,8 @@ def _value(view: View, name: str, at: Index) -> str | None:
             (total,) = values_of(view, name, at)
         return None if total is None else human(total, _unit_in_sentence(unit_of(table, name)))
     if field.kind is Kind.GAUGE:
-        known = [number for number in values_of(view, name, at) if number is not None]
-        return human(max(known), unit_of(table, name)) if known else None
+        most = max((number for number in values_of(view, name, at) if number is not None), default=None)
+        return None if most is None else human(most, unit_of(table, name))
     distinct = [str(value) for value in dict.fromkeys(values_of(view, name, at)) if value is not None]
     return (
         f"{distinct[0]} and {len(distinct) - 1:,} more" if len(distinct) > 1 else next(iter(distinct), None)
@@ -262,7 +261,7 @@ def _value(view: View, name: str, at: Index) -> str | None:
 def _other_end(view: View, at: Index) -> str | None:
     """Return the process at the other end of these connections, if it is on this host and there is only one."""
     sockets = view.now.array
-    others = [other_end(sockets[place : place + 1], sockets)["id"] for place in at[:OTHER_ENDS_MAX].tolist()]
+    others = [other_end(sockets[place : place + 1], sockets)["id"] for place in as_list(at[:OTHER_ENDS_MAX])]
     found = positions(np.concatenate(others), sockets["id"])
     name: str | None = _common(view, "process", found)
     return name
@@ -339,8 +338,9 @@ class FindingTracker:
         raised = [tracked for tracked in self._tracked.values() if tracked.is_raised]
         _explain(raised)
         raised = [each for each in raised if each.explains or not each.finding.rule.only_explains]
-        raised.sort(key=_rank)
-        return _rows(raised, taken_ns, wall_ns)
+        raised.sort(key=lambda tracked: _rank(tracked, taken_ns))
+        ranked = [_values(rank, each, taken_ns, wall_ns) for rank, each in enumerate(raised, 1)]
+        return rows_from(FINDINGS, ranked, taken_ns)
 
     def _found(self, lens: Lens, frame: Frame) -> list[Finding]:
         """Return the findings in a frame; each frame is evaluated once."""
@@ -371,7 +371,7 @@ def _explain(raised: Sequence[_Tracked]) -> None:
             cause
             for kind in tracked.finding.rule.explained_by
             for cause in by_kind[kind]
-            if cause.finding.place.shares(place) and tracked.last_ns - cause.last_ns <= _CAUSE_GONE_NS
+            if cause.finding.place.shares(place) and tracked.last_ns - cause.last_ns < GONE_AFTER_NS
         ]
         tracked.cause = max(causes, key=lambda cause: cause.finding.place.nearness(place), default=None)
     for tracked in raised:
@@ -383,45 +383,35 @@ def _explain(raised: Sequence[_Tracked]) -> None:
             cause.explains.append(tracked)
 
 
-def _rank(tracked: _Tracked) -> tuple[int, int, int, int]:
-    """Order by severity; then those still seen before those that have gone, in the order of lenses and rules."""
+def _rank(tracked: _Tracked, taken_ns: int) -> tuple[bool, int, int, int]:
+    """Order those still seen before those that have gone; then by severity, and in the order of lenses and rules."""
     severity = list(Severity).index(tracked.finding.rule.severity)
-    return severity, -tracked.last_ns, tracked.order, tracked.first_ns
+    return taken_ns - tracked.last_ns >= GONE_AFTER_NS, severity, tracked.order, tracked.first_ns
 
 
-def _rows(ranked: Sequence[_Tracked], taken_ns: int, wall_ns: int) -> Rows:
-    array = np.zeros(len(ranked), FINDINGS.dtype)
-    texts = {column.name: TextTable() for column in FINDINGS.stored if column.kind is Kind.TEXT}
-    for rank, (row, tracked) in enumerate(zip(array, ranked, strict=True), 1):
-        finding = tracked.finding
-        values = {
-            "id": finding.key,
-            "rank": rank,
-            "severity": _SEVERITY[finding.rule.severity.value],
-            "certainty": _CERTAINTY[finding.rule.certainty.value],
-            "kind": finding.rule.name,
-            "finding": finding.sentence,
-            "since": wall_ns - (taken_ns - tracked.first_ns),
-            "lasted": tracked.last_ns - tracked.first_ns,
-            "unseen": taken_ns - tracked.last_ns,
-            "rows": finding.rows,
-            "process": finding.process,
-            "pid": _only(finding.place.pids),
-            "netns": _only(finding.place.namespaces),
-            "namespace": None,
-            "view": finding.view,
-            "filter": finding.filter,
-            "advice": finding.advice,
-            "explains": _explained(tracked) or None,
-            "cause": None if tracked.cause is None else tracked.cause.finding.key,
-        }
-        for name, value in values.items():
-            if value is None:
-                row[name] = unknown_value(array.dtype[name])
-            else:
-                row[name] = texts[name].code(str(value)) if name in texts else value
-    by_id = array[np.argsort(array["id"])]
-    return Rows(FINDINGS, by_id, {name: codes.values for name, codes in texts.items()}, taken_ns)
+def _values(rank: int, tracked: _Tracked, taken_ns: int, wall_ns: int) -> dict[str, Any]:
+    """Return the values of a finding's row."""
+    finding = tracked.finding
+    return {
+        "id": finding.key,
+        "rank": rank,
+        "severity": finding.rule.severity.value,
+        "certainty": finding.rule.certainty.value,
+        "kind": finding.rule.name,
+        "finding": finding.sentence,
+        "since": wall_ns - (taken_ns - tracked.first_ns),
+        "lasted": tracked.last_ns - tracked.first_ns,
+        "unseen": taken_ns - tracked.last_ns,
+        "rows": finding.rows,
+        "process": finding.process,
+        "pid": _only(finding.place.pids),
+        "netns": _only(finding.place.namespaces),
+        "view": finding.view,
+        "filter": finding.filter,
+        "advice": finding.advice,
+        "explains": _explained(tracked) or None,
+        "cause": None if tracked.cause is None else tracked.cause.finding.key,
+    }
 
 
 def _only(numbers: frozenset[int]) -> int | None:
@@ -430,3 +420,13 @@ def _only(numbers: frozenset[int]) -> int | None:
 
 def _explained(tracked: _Tracked) -> str:
     return "; ".join(dict.fromkeys(each.finding.sentence for each in tracked.explains))
+
+
+def listed(frame: Frame, *, explained: bool = False) -> list[dict[str, Any]]:
+    """Return the findings of a reading by rank, with all fields; `explained` adds those that others explain."""
+    if FINDINGS.name not in frame.now.tables:
+        return []
+    view = View(Frame(frame.now), replace(screen_query(FINDINGS), all_rows=explained))
+    names = [column.name for column in FINDINGS.fields]
+    columns = (view.values(name, view.order) for name in names)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from textual.geometry import Size
 from textual.strip import Strip
 
-from nettop.engine.session import Session
-from nettop.query.query import screen_query
+from nettop.query.findings import GONE_AFTER_NS, listed
 from nettop.query.times import SECOND_NS
-from nettop.query.view import View
 from nettop.screens.actions import BY_ID, key_name
-from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Severity
 from nettop.snapshots.snapshot import Frame
@@ -24,7 +21,6 @@ from nettop.widgets.themes import Role
 
 LINES_MAX = 3
 _ROLES = {Severity.PROBLEM: Role.BAD, Severity.WARNING: Role.WARN, Severity.HINT: Role.TEXT}
-_COLUMNS = ("id", "severity", "finding", "lasted", "unseen", "view", "filter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +35,25 @@ class ShownFinding:
     view: str
     filter: str
 
+    @property
+    def is_gone(self) -> bool:
+        """True if no row has shown it for a while."""
+        return self.unseen_ns >= GONE_AFTER_NS
 
-def shown_findings(session: Session) -> list[ShownFinding]:
-    """Return the current findings that no other finding explains, the worst first."""
-    frame = session.bus.frame(FINDINGS_LENS.id)
-    return [] if frame is None else _of_frame(frame)
 
-
-def _of_frame(frame: Frame) -> list[ShownFinding]:
-    if FINDINGS.name not in frame.now.tables:
-        return []
-    view = View(Frame(frame.now), screen_query(FINDINGS))
-    columns = (view.values(name, view.order) for name in _COLUMNS)
+def shown_findings(frame: Frame | None) -> list[ShownFinding]:
+    """Return the findings that no other finding explains, the worst first."""
     return [
-        ShownFinding(number, Severity(severity), *rest)
-        for number, severity, *rest in zip(*columns, strict=True)
+        ShownFinding(
+            row["id"],
+            Severity(row["severity"]),
+            row["finding"],
+            row["lasted"],
+            row["unseen"],
+            row["view"],
+            row["filter"],
+        )
+        for row in (listed(frame) if frame else ())
     ]
 
 
@@ -64,13 +64,17 @@ class FindingStrip(Lines):
 
     def __init__(self, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
+        self._frame: Frame | None = None
         self._findings: list[ShownFinding] = []
 
-    def show(self, findings: list[ShownFinding]) -> None:
-        """Show these findings."""
-        if findings != self._findings:
-            self._findings = findings
-            self.styles.height = min(len(findings), LINES_MAX)
+    def show(self, frame: Frame | None) -> None:
+        """Show the findings of a reading."""
+        if frame is self._frame:
+            return
+        self._frame, before = frame, self._findings
+        self._findings = shown_findings(frame)
+        if self._findings != before:
+            self.styles.height = min(len(self._findings), LINES_MAX)
             self.redraw()
 
     @property

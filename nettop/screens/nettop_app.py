@@ -19,7 +19,7 @@ from nettop.errors import NettopError, PermissionMissing, Unsupported, UsageErro
 from nettop.process.interrupts import handle_signals
 from nettop.screens.actions import BY_ID, bindings
 from nettop.screens.context import ScreenContext, TableRef
-from nettop.screens.finding_strip import shown_findings
+from nettop.screens.finding_strip import ShownFinding, shown_findings
 from nettop.screens.lens import LensScreen, make_screen
 from nettop.screens.terminal import TerminalDriver, latin_key
 from nettop.screens.textual_internals import (
@@ -238,28 +238,32 @@ class NettopApp(EndingApp, inherit_bindings=False):
 
     async def action_next_finding(self) -> None:
         """Open the rows that show the selected or the first finding, or else the one after that whose rows are shown;
-        after the last, show all rows."""
-        findings, screen = shown_findings(self.context.session), self.lens_screen
+        after the last, show all rows. A finding that has gone has no rows to show."""
+        findings, screen = self._findings, self.lens_screen
         if screen.table is FINDINGS.main and screen.rows.key is not None:
             await self.action_finding(screen.rows.key)
             return
         opened = [(finding.view, finding.filter) for finding in findings]
         now = screen.view_name, screen.state.query.filter.text
-        following = findings[opened.index(now) + 1 :] if now in opened else findings
-        if following:
-            await self.action_finding(following[0].id)
-        elif findings:
+        start = opened.index(now) + 1 if now in opened else 0
+        following = next((finding for finding in findings[start:] if not finding.is_gone), None)
+        if following is not None:
+            await self.action_finding(following.id)
+        elif start:
             screen.set_filter("")
         else:
             self.notify("no findings; lens 0 shows what is watched")
 
     async def action_finding(self, key: int) -> None:
         """Open the rows that show a finding."""
-        findings = shown_findings(self.context.session)
-        finding = next((finding for finding in findings if finding.id == key), None)
+        finding = next((finding for finding in self._findings if finding.id == key), None)
         if finding is not None and self._is_listed(finding.view):
             await self.action_view(finding.view)
             self.lens_screen.set_filter(finding.filter)
+
+    @property
+    def _findings(self) -> list[ShownFinding]:
+        return shown_findings(self.context.session.bus.frame(FINDINGS.id))
 
     def _is_listed(self, view: str) -> bool:
         return any(lens is find_table(view)[0] for lens in self.context.lenses)

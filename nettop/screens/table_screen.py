@@ -15,11 +15,12 @@ from nettop.engine.own_cost import VIEW
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.context import Frozen, ScreenContext, TableRef
-from nettop.screens.finding_strip import FindingStrip, shown_findings
+from nettop.screens.finding_strip import FindingStrip
 from nettop.screens.table_state import initial_state
 from nettop.screens.textual_internals import MeasuredScreen
 from nettop.settings import ViewSettings
 from nettop.snapshots.findings import FINDINGS
+from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Kind, Lens, Table
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 from nettop.widgets.bar import Bar, BarItem
@@ -297,7 +298,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             ending = headline.status_items(snapshot, self.context.session.late)
             self.headline_bar.show([*self.headline(self.view), *ending])
         if self.frozen is None and self.table is not FINDINGS:
-            self.findings.show(shown_findings(self.context.session))
+            self.findings.show(self.context.session.bus.frame(FINDINGS_LENS.id))
         items = self.third_items(width)
         room = width - sum(part.width for part in items)
         self.third_line.show(items, headline.history(self.totals_history, room))

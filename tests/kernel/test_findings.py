@@ -16,7 +16,8 @@ from nettop.engine.session import Session
 from nettop.engine.source import probe_of
 from nettop.kernel.host.facts import Host
 from nettop.kernel.net.nf_rules import open_asker
-from nettop.output.check import finding_rows, watching
+from nettop.output.check import watching
+from nettop.query.findings import listed
 from nettop.snapshots import lenses
 from nettop.snapshots.findings import LIMITS
 from nettop.snapshots.services import SERVICES
@@ -56,7 +57,7 @@ class Watch:
             return frame if frame is not self._last else None
 
         self._last = until(new_frame, "a reading")
-        return finding_rows(self._last)
+        return listed(self._last, explained=True)
 
     def readings_in(self, namespaces: list[Namespace]) -> Iterator[list[dict[str, Any]]]:
         """Yield the findings about these namespaces, or about the machine, that no other finding explains.

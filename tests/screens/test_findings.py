@@ -158,7 +158,7 @@ async def test_without_findings_nothing_is_said() -> None:
 
 
 async def test_a_finding_that_has_gone_is_kept_for_a_while() -> None:
-    """It says so; the key still leads to where it was, then to the next."""
+    """It says so, below those still seen; the key does not open it, because it would show no row."""
     later = [make_frame([LISTENER, WELL], None, seconds).now for seconds in (4.0, 20.0)]
     first = ALL_BUT_LEAK[0]  # read twice: the findings lens attaches after the first reading
     async with on_host([first, *ALL_BUT_LEAK, *later]) as run:
@@ -167,6 +167,10 @@ async def test_a_finding_that_has_gone_is_kept_for_a_while() -> None:
         payapi, *others = strip(run)
         assert payapi.endswith("for 4 s")
         assert [line.rsplit("  ", 1)[1] for line in others] == ["not for 3 s", "not for 3 s"]
+        await press(run, "exclamation_mark")
+        assert processes(shown(run)) == {"payapi"}
+        await press(run, "exclamation_mark")
+        assert filter_text(run) == ""
         run[2].tick()
         await run[0].pause()
         assert [line.split()[2] for line in strip(run)] == ["payapi"]

@@ -442,15 +442,15 @@ def test_the_same_port_elsewhere_is_another_matter() -> None:
 
 
 def test_problems_come_before_hints() -> None:
-    """Then those still seen, in the order of the rules."""
+    """Those that have gone come last: whoever opens the first one shall see its rows."""
     tiny = {**BEFORE, "id": 9, "pid": 9, "data_packets_sent": 1000, "bytes_sent": 10_100}
     readings = Readings()
     before = [BEFORE, BEFORE | {"id": 9, "pid": 9}]
     readings.sockets([UNREAD, tiny], before)
     readings.sockets([BEFORE, tiny], before)
     rows = readings.sockets([STUCK | {"pid": 3}, tiny], before)
-    assert kinds_of(rows) == ["send queue stuck", "data unread", "tiny sends"]
-    assert [row["severity"] for row in rows] == ["problem", "problem", "hint"]
+    assert kinds_of(rows) == ["send queue stuck", "tiny sends", "data unread"]
+    assert [row["severity"] for row in rows] == ["problem", "hint", "problem"]
 
 
 some = st.one_of(st.none(), st.integers(0, 12))

@@ -15,17 +15,13 @@ from nettop.kernel.net.nf_rules import PROTOCOLS, Ask, DropRule, DropRules, read
 from nettop.probes.drops.ports import find_owners
 from nettop.snapshots.findings import FIREWALL, HOOK_FIREWALL
 from nettop.snapshots.row_ids import row_id
-from nettop.snapshots.snapshot import Rows, TextTable, unknown_value
+from nettop.snapshots.snapshot import Rows, rows_from
 
 FIREWALL_FALLBACKS = Fallbacks(HOOK_FIREWALL, (Mechanism("nf_tables"),))
 _POLICY = "policy"
 _PORT = np.dtype([("netns", "u4"), ("port", "u4"), ("protocol", "u1"), ("has_owner", "u1")])
 _PROTOCOLS = {name: number for number, name in PROTOCOLS.items()}
 _NOT_KEPT = "only the screens, check and the view findings.firewall keep CAP_NET_ADMIN"
-_ACTIONS, _AFFECTS, _COUNTED = (
-    {label: number for number, label in (FIREWALL.by_name[name].labels or {}).items()}
-    for name in ("action", "affects", "counted")
-)
 
 
 def require_asker(host: Host) -> None:
@@ -45,35 +41,28 @@ def read_firewall(ask: Ask) -> DropRules:
 def firewall_rows(by_namespace: Mapping[int, DropRules], sockets: Rows | None, taken_ns: int) -> Rows:
     """Return the rows of the table, without names of namespaces; `sockets` tell the processes."""
     found = [(netns, rule) for netns, each in by_namespace.items() for rule in each.rules]
-    array = np.zeros(len(found), FIREWALL.dtype)
-    texts = {name: TextTable() for name in ("family", "table", "chain", "protocol", "process", "comment")}
-    for row, (netns, rule), (process, pid) in zip(array, found, _processes(found, sockets), strict=True):
-        values = {
+    values = (
+        {
             "id": row_id(netns, rule.family, rule.table, rule.chain, rule.handle),
             "netns": netns,
-            "namespace": None,
             "family": rule.family,
             "table": rule.table,
             "chain": rule.chain,
             "handle": rule.handle,
-            "action": _ACTIONS["reject" if rule.is_reject else "drop"],
-            "affects": _AFFECTS[_affects(rule)],
+            "action": "reject" if rule.is_reject else "drop",
+            "affects": _affects(rule),
             "protocol": rule.protocol,
             "port": rule.port,
             "process": process,
             "pid": pid,
             "comment": _POLICY if rule.handle is None else rule.comment,
-            "counted": _COUNTED["no" if rule.packets is None else "yes"],
+            "counted": "no" if rule.packets is None else "yes",
             "packets": rule.packets,
             "bytes": rule.bytes,
         }
-        for name, value in values.items():
-            if value is None:
-                row[name] = unknown_value(array.dtype[name])
-            else:
-                row[name] = texts[name].code(str(value)) if name in texts else value
-    by_id = array[np.argsort(array["id"])]
-    return Rows(FIREWALL, by_id, {name: codes.values for name, codes in texts.items()}, taken_ns)
+        for (netns, rule), (process, pid) in zip(found, _processes(found, sockets), strict=True)
+    )
+    return rows_from(FIREWALL, list(values), taken_ns)
 
 
 def _processes(

@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-import numpy as np
+from typing import Any
 
 from nettop.kernel.net.links import Link
 from nettop.probes.bandwidth.history import OWN_COUNTERS
 from nettop.probes.bandwidth.interfaces import state_of
 from nettop.snapshots.bandwidth import COUNTERS_MODE, INTERFACES, VIRTUAL
 from nettop.snapshots.row_ids import row_id
-from nettop.snapshots.snapshot import Rows, TextTable, unknown_value
+from nettop.snapshots.snapshot import Rows, rows_from
 
 Links = Mapping[int, tuple[Sequence[Link], Mapping[int, int]]]
 """The interfaces of each namespace, and the known speeds (bytes/s) by index."""
@@ -26,19 +25,20 @@ def interface_rows(by_namespace: Links, taken_ns: int, boot_ns: int) -> Rows:
         for link in links
         if not link.is_loopback
     ]
-    array = np.zeros(len(found), INTERFACES.dtype)
-    for name in array.dtype.names or ():
-        array[name] = unknown_value(array.dtype[name])
-    array["backing"], array["mode"] = VIRTUAL, COUNTERS_MODE
-    texts = TextTable()
-    for row, (netns, link, speed) in zip(array, found, strict=True):
-        row["id"] = row_id(netns, link.index)
-        row["interface"] = texts.code(link.name)
-        row["kind"] = texts.code(link.kind or ("ether" if link.has_bus_device() else "?"))
-        row["netns"], row["state"], row["link_ups"] = netns, state_of(link), link.carrier_ups
-        for name, parts in OWN_COUNTERS.items():
-            row[name] = sum(link.statistics.get(part, 0) for part in parts)
-        if speed is not None:
-            row["speed"], row["capacity"] = speed, speed * boot_ns // 1_000_000_000
-    by_id = array[np.argsort(array["id"])]
-    return Rows(INTERFACES, by_id, {"interface": texts.values, "kind": texts.values}, taken_ns)
+    return rows_from(INTERFACES, [_values(*each, boot_ns) for each in found], taken_ns)
+
+
+def _values(netns: int, link: Link, speed: int | None, boot_ns: int) -> dict[str, Any]:
+    """Return the known values of a row."""
+    return {
+        "id": row_id(netns, link.index),
+        "interface": link.name,
+        "kind": link.kind or ("ether" if link.has_bus_device() else "?"),
+        "netns": netns,
+        "state": state_of(link),
+        "link_ups": link.carrier_ups,
+        "backing": VIRTUAL,
+        "mode": COUNTERS_MODE,
+        "speed": speed,
+        "capacity": None if speed is None else speed * boot_ns // 1_000_000_000,
+    } | {name: sum(link.statistics.get(part, 0) for part in parts) for name, parts in OWN_COUNTERS.items()}

@@ -12,7 +12,7 @@ from nettop.kernel.bpf.set_table import mix
 from nettop.kernel.host.processes import Processes
 from nettop.probes.services.programs import FIRST_SLOT, HISTOGRAMS, SUMS
 from nettop.probes.services.usual import UsualTimes
-from nettop.snapshots.arrays import Array, as_list, concatenate_rows, positions, take_rows
+from nettop.snapshots.arrays import Array, Mask, as_list, concatenate_rows, positions, take_rows
 from nettop.snapshots.connections import NO_YES
 from nettop.snapshots.row_ids import row_ids
 from nettop.snapshots.schema import row_dtype
@@ -101,7 +101,7 @@ def service_rows(
     All other services of a side share one row.
     """
     services, tallies = counted.services, counted.tallies
-    is_shown = tallies["response"].any(axis=1)
+    is_shown: Mask = np.logical_or.reduce(tallies["response"] > 0, axis=1)
     for name in ("unanswered", "overlaps", "pushes", "failed_connects"):
         is_shown |= tallies[name] > 0
     for used in (counted.connections, counted.requests):
