@@ -98,7 +98,9 @@ def test_the_end_cuts_no_line(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> 
     """A reader who has taken nothing when the end is given up has whole lines."""
     monkeypatch.setattr(console, "_END_WAIT_S", 0.0)
     piped.console.write(b"0123456789\n" * 1000)
-    until(lambda: bool(select.select([piped.reader], [], [], 0)[0]))
+    waiting = select.poll()
+    waiting.register(piped.reader, select.POLLIN)
+    until(lambda: bool(waiting.poll(0)))
     piped.console.close()
     assert os.read(piped.reader, 4096).endswith(b"9\n")
 

@@ -137,8 +137,9 @@ class Waiting:
 
     def tells(self) -> str:
         """Return the next request that it reports."""
-        readable, _, _ = select.select([self._told], [], [], LIMIT_S)
-        return self._told.readline().strip() if readable else "nothing"
+        waiting = select.poll()  # not select(), which takes no descriptor above 1023
+        waiting.register(self._told, select.POLLIN)
+        return self._told.readline().strip() if waiting.poll(LIMIT_S * 1000) else "nothing"
 
     def hang_up(self) -> None:
         """Close its terminal."""
