@@ -18,6 +18,8 @@ _CLOSING_S = 5.0
 """Seconds for the step's cleanup, before that is interrupted too."""
 _STUCK_S = 30.0
 """Further seconds until the process exits if no exception can be raised, as in a deadlock of the C library."""
+_FEW_BYTES, _FEW_PROCESSES = 1 << 30, 1_000
+"""Only a limit below these may have stopped a step: every user has some limit, and most never meet it."""
 _STDERR = 2
 
 
@@ -39,7 +41,8 @@ def within(step: str, seconds: float = STEP_S) -> Iterator[None]:
     try:
         yield
     except Overdue as error:
-        limits = "; ".join(limit.what for limit in (*of_memory(), *of_processes()))
+        tight = (*of_memory(_FEW_BYTES), *of_processes(_FEW_PROCESSES))
+        limits = "; ".join(limit.what for limit in tight)
         raise SourceFailed(
             f"{step} timed out after {seconds:g} s{f', with limits: {limits}' if limits else ''}",
             f"{'raise the limits' if limits else 'on a slow host, allow more with --timeout'}, or {REPORT_IT}",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import resource
 from collections.abc import Iterator
@@ -72,26 +73,26 @@ def of_files() -> Limit:
     )
 
 
-def of_address_space() -> list[Limit]:
-    """Return the limits of this process's mappings, including thread stacks."""
+def of_address_space(below: float = math.inf) -> list[Limit]:
+    """Return the limits of this process's mappings, including thread stacks, that are `below` so many bytes."""
     limits = []
     for number, name, kind, letter, setting in (
         (resource.RLIMIT_AS, "RLIMIT_AS", "address space", "v", "LimitAS"),
         (resource.RLIMIT_DATA, "RLIMIT_DATA", "data", "d", "LimitDATA"),
     ):
         size, _ = resource.getrlimit(number)
-        if size != resource.RLIM_INFINITY:
+        if size != resource.RLIM_INFINITY and size < below:
             what = f"a process may have {size:,} bytes of {kind} here ({name})"
             remedy = f"raise the limit: ulimit -{letter} unlimited (in a systemd unit: {setting}=infinity)"
             limits.append(Limit(what, remedy))
     return limits
 
 
-def of_memory() -> list[Limit]:
-    """Return the memory limits of this process, then of its control groups."""
-    limits = of_address_space()
+def of_memory(below: float = math.inf) -> list[Limit]:
+    """Return the memory limits of this process, then of its control groups, that are `below` so many bytes."""
+    limits = of_address_space(below)
     found = _smallest("memory", ("memory.max", "memory.limit_in_bytes"))
-    if found is not None:
+    if found is not None and found[0] < below:
         size, file = found
         remedy = (
             "raise the limit (docker run --memory; in a systemd unit: MemoryMax=): loading takes about 300 MB"
@@ -100,18 +101,18 @@ def of_memory() -> list[Limit]:
     return limits
 
 
-def of_processes() -> list[Limit]:
-    """Return the limits of processes and threads, of this process's control groups and of its user (not of root, to
-    whom they do not apply).
+def of_processes(below: float = math.inf) -> list[Limit]:
+    """Return the limits of processes and threads that are `below` this number, of this process's control groups and of
+    its user (not of root, to whom they do not apply).
     """
     limits = []
     count, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-    if count != resource.RLIM_INFINITY and os.getuid():
+    if count != resource.RLIM_INFINITY and count < below and os.getuid():
         what = f"a user may have {count:,} processes and threads here (RLIMIT_NPROC)"
         remedy = "raise the limit: ulimit -u unlimited (in a systemd unit: LimitNPROC=infinity)"
         limits.append(Limit(what, remedy))
     found = _smallest("pids", ("pids.max",))
-    if found is not None:
+    if found is not None and found[0] < below:
         count, file = found
         # pids.events counts how often the kernel refused a process; if it never did, the other limit is the cause.
         if (refused := _text_of(file.with_name("pids.events")).partition(" ")[2]) and limits:

@@ -11,6 +11,7 @@ import pytest
 
 from nettop.doctor import deadline
 from nettop.errors import SourceFailed
+from nettop.process import limits
 from nettop.process.limits import Limit
 
 
@@ -26,8 +27,8 @@ def wait_for_ever() -> None:
 
 def test_a_step_that_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A blocked step is abandoned, with its cleanup, whatever it catches; limits that may be the cause are named."""
-    monkeypatch.setattr(deadline, "of_memory", lambda: [Limit("a process may have 5 bytes", "raise it")])
-    monkeypatch.setattr(deadline, "of_processes", list)
+    monkeypatch.setattr(deadline, "of_memory", lambda _: [Limit("a process may have 5 bytes", "raise it")])
+    monkeypatch.setattr(deadline, "of_processes", lambda _: [])
     monkeypatch.setattr(deadline, "_CLOSING_S", 0.05)
     with pytest.raises(SourceFailed) as failure, deadline.within("it", 0.05):
         wait_for_ever()
@@ -35,8 +36,10 @@ def test_a_step_that_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "raise the limits" in failure.value.remedy
 
 
-def test_a_slow_host_may_take_longer() -> None:
-    """Without limits that explain it, the remedy is more time."""
+def test_a_slow_host_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without limits that explain it, the remedy is more time. Those that every user has, and never meets, do not."""
+    monkeypatch.setattr(limits.os, "getuid", lambda: 1000)
+    monkeypatch.setattr(limits.resource, "getrlimit", lambda _: (2**40, 2**40))
     with pytest.raises(SourceFailed) as failure, deadline.within("it", 0.05):
         threading.Event().wait()
     assert "allow more with --timeout" in failure.value.remedy
