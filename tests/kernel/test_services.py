@@ -6,10 +6,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nettop.probes.services.programs import FIRST_SLOT, LISTENING_MAX, SERVICES_MAX
@@ -41,6 +44,8 @@ from .traffic import Memory, exchange, linger, listen, receive
 pytestmark = pytest.mark.kernel
 
 ANSWERER = Path(__file__).with_name("answer.c")
+SOME, READINGS = 300, 30
+"""Connections that stay, and readings while others come and go."""
 KINDS = ["write", "sendfile", "splice", "io_uring", "peek"]
 
 
@@ -515,3 +520,27 @@ def test_nothing_is_left(host: Host) -> None:
             assert bpf_objects.held(os.getpid()) - before
         bpf_objects.nothing_new_since(before)
         host.exchange(names, 2)
+
+
+def test_a_connection_is_listed_once(all_watches: WatchedByEach) -> None:
+    """Also while others open and close, which has the kernel repeat some in its walk over socket storage."""
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            with socket.create_connection(listener.getsockname()), listener.accept()[0]:
+                pass
+
+    with socket.create_server(("127.0.0.1", 0), backlog=SOME) as listener, ExitStack() as held:
+        for _ in range(SOME):
+            held.enter_context(socket.create_connection(listener.getsockname()))
+            held.enter_context(listener.accept()[0])
+        thread = threading.Thread(target=come_and_go)
+        thread.start()
+        held.callback(thread.join)
+        held.callback(over.set)
+        for watched in all_watches.attached:
+            for _ in range(READINGS):
+                ids = watched.read().tables[CONNECTIONS.name].array["id"]
+                assert len(ids) >= SOME
+                assert (np.diff(ids.astype(np.int64)) > 0).all()

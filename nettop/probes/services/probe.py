@@ -92,7 +92,6 @@ class Services(Probe):
         self._program: Program | None = None
         self._udp: UdpRequests | None = None
         self._hooks: tuple[HookStatus, ...] = ()
-        self._by_descriptors = True
         self._processes = Processes(self._host)
         self._usual = UsualTimes()
         self._withheld = Withheld()
@@ -148,7 +147,6 @@ class Services(Probe):
             raise Refused(self._program.refused.get(name, "kprobes cannot use socket storage"))
         self._rows = Iterator(self._program.functions[name], CONNECTION, self._program.maps["turns"])
         self._opened.callback(self._rows.close)
-        self._by_descriptors = False
 
     def _attach_udp(self, loader: Loader, calls: HookStatus, _: Mechanism) -> None:
         """Time UDP requests, with the tables of the program for TCP. Raises what UdpRequests raises."""
@@ -222,10 +220,11 @@ class Services(Probe):
             tallies[name] = each[name].sum(axis=1)
         del each
         requests = self._read_requests(tallies)
-        connections = self._rows.read(self._buffer).copy()
-        # A descriptor held by several processes leads to the same connection.
-        if self._by_descriptors:
-            connections = connections[np.unique(connections["id"], return_index=True)[1]]
+        connections = self._rows.read(self._buffer)
+        # Several descriptors may lead to one connection, and the kernel goes on with a walk over socket storage by the
+        # number of elements seen in a bucket (bpf_sk_storage_map_seq_find_next): new ones have it repeat others, and
+        # for those that leave meanwhile it skips others until the next reading.
+        connections = connections[np.unique(connections["id"], return_index=True)[1]]
         now_ns, numbers = time.monotonic_ns(), self._slots.numbers(count)
         used = np.concatenate([connections["service"], requests["service"]])
         left = self._slots.choose_leaving(services, tallies, used, taken=taken, now_ns=now_ns)
