@@ -196,6 +196,8 @@ _FIELDS = (
           10, "reord_seen"),
     Field("peer_window", Kind.GAUGE, "PEER WND", "bytes in flight that the peer's receive window allows", "u4", "bytes",
           9, 21, "snd_wnd"),
+    Field("probes", Kind.GAUGE, "PROBES", "probes in a row that the peer has not answered: of keepalive or, while "
+          "data waits, of a closed window", "u1", "probes", 6, 9, "icsk_probes_out"),
     Field("pacing_rate", Kind.GAUGE, "PACING", "rate at which segments are released; none without pacing", "u8",
           "bytes/s", 10, 23, "sk_pacing_rate"),
     Field("congestion_control", Kind.ENUM, "CC", "congestion control algorithm", "u1", width=9, importance=9,
@@ -326,6 +328,19 @@ _SOCKET_RULES = (
         min_interval_s=1.0,
         explained_by=("path MTU black hole",),
     ),
+    # The first probe is unanswered for a round trip on a healthy connection too. While data waits, probes are about the
+    # peer's window instead.
+    Rule(
+        "idle peer gone",
+        "probes>=2 send_queue=0",
+        "{process}'s idle connection to {remote}: {probes} keepalive probes unanswered",
+        "connections without traffic whose peer has stopped to answer keepalive: it is gone, or the path to it",
+        "check the peer and the path (ping, tracepath); {process} only notices after net.ipv4.tcp_keepalive_probes of "
+        "them, or sooner by TCP_KEEPCNT and TCP_KEEPINTVL",
+        Severity.WARNING,
+        Certainty.LIKELY,
+        by=(*_OWNER, "remote_address"),
+    ),
     Rule(
         "send queue stuck",
         "send_queue>0 bytes_acked_per_s=0 busy_us_per_s>=90%",
@@ -427,7 +442,7 @@ SOCKETS = Table(
         ("how much", ("bytes_sent", "bytes_acked", "bytes_received", "packets_sent", "data_packets_sent",
                       "packets_received", "messages_sent", "messages_received", "last_sent_ms",
                       "last_received_ms")),
-        ("how well", ("rtt", "rtt_min_us", "retransmit_ratio", "retransmits", "lost", "reordered", "drops",
+        ("how well", ("rtt", "rtt_min_us", "retransmit_ratio", "retransmits", "lost", "reordered", "probes", "drops",
                       "delivery_rate", "send_size")),
         ("what limits it", ("limited_by", "limited_share", "receiver_limited_us", "send_buffer_limited_us", "busy_us",
                             "application_limited", "congestion_limited", "send_buffer_full", "cwnd", "mss",
@@ -459,7 +474,7 @@ _NOT_IN_EVENTS = {
     "syn_queue", "accept_queue_use", "send_size", "descriptor", "descriptors_max", "descriptor_use",
     "syn_queue_use", "bytes_in_flight", "messages_sent", "messages_received", "limited_by", "limited_share",
     "application_limited", "congestion_limited", "send_buffer_full", "lost", "peer_window", "answers",
-    "response_mean", "waiting_since", "pacing_rate", "congestion_control",
+    "response_mean", "waiting_since", "pacing_rate", "congestion_control", "probes",
 }  # fmt: skip
 
 

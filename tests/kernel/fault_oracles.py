@@ -36,6 +36,12 @@ class Line:
         return int(match[1]) if match else 0
 
     @property
+    def keepalive_probes(self) -> int:
+        """The number of keepalive probes in a row that were not answered."""
+        match = re.search(r"timer:\(keepalive,[^,]*,(\d+)\)", self.rest)
+        return int(match[1]) if match else 0
+
+    @property
     def is_probing(self) -> bool:
         """Whether the kernel probes a window that the peer has closed."""
         return "timer:(persist" in self.rest

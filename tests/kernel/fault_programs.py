@@ -199,6 +199,15 @@ def send_messages(memory: Memory, target: Address, size: int, seconds: float, bu
                 connection.sendall(b"n" * size)
 
 
+def keep_idle_alive(memory: Memory, target: Address) -> None:
+    """Send nothing, but a keepalive probe per second, however many are unanswered."""
+    with socket.create_connection(target) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 127)):
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        forever()
+
+
 def upload(memory: Memory, target: Address, bytes_per_s: int) -> None:
     """Send as fast as the network allows, but not above that rate."""
     with socket.create_connection(target) as connection:

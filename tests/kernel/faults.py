@@ -395,6 +395,24 @@ def peer_gone_outside(made: Made) -> What:
     )
 
 
+@fault("idle-peer-gone", "idle peer gone", "ordersvc", REPORT, needs=["nft"])
+def idle_peer_gone(made: Made) -> What:
+    """The other host of an idle connection disappears, and keepalive probes are not answered."""
+    near, far = made.pair()
+    at = far.v4, REPORT
+    made.serve(far.namespace, "reportd", at, programs.discard)
+    made.start(near.namespace, "ordersvc", programs.keep_idle_alive, at)
+    until(lambda: nstat(near.namespace, "TcpExtTCPKeepAlive") > 0, "a probe is sent")
+    rules(far.namespace, "prerouting", "drop")
+    return (
+        f"ordersvc's idle connection to reportd at {far.v4}:7000 probes a host that drops everything",
+        lambda: any(
+            line.keepalive_probes >= 2 and not line.send_queue
+            for line in established(near.namespace, f"dport = {REPORT}")
+        ),
+    )
+
+
 @fault("path-loss", "retransmitting", "backupd", needs=["nft"])
 def path_loss(made: Made) -> What:
     """A bulk transfer loses one segment in twenty."""

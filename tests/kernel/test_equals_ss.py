@@ -288,6 +288,7 @@ def from_tcp_info(info: dict[str, int]) -> dict[str, Any]:
         "application_limited": ("no", "yes")[info["app_limited"] & 1],
         "lost": info["lost"],
         "reordered": info["reord_seen"],
+        "probes": info["probes"],
         "peer_window": info["snd_wnd"],
         "pacing_rate": info["pacing_rate"] if info["pacing_rate"] not in (0, oracle.NOT_PACED) else None,
     }

@@ -95,6 +95,10 @@ def kinds(findings: Iterable[Finding]) -> list[str]:
         (STUCK | {"busy_us": 400_000}, None),
         (STUCK | {"send_queue": 0}, None),
         (STUCK | {"busy_us": None}, None),
+        ({**BEFORE, "probes": 2}, "idle peer gone"),
+        ({**BEFORE, "probes": 1}, None),
+        # Probes of a closed window.
+        ({**BEFORE, "probes": 2, "send_queue": 1}, None),
         (RETRANSMITTING, "retransmitting"),
         (RETRANSMITTING | {"retransmits": 9}, None),
         (RETRANSMITTING | {"data_packets_sent": 501}, None),

@@ -17,7 +17,7 @@ from nettop.errors import UsageError
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import Processes
 from nettop.probes.connections import udp
-from nettop.probes.connections.socket_rows import ROW, TCP, UDP
+from nettop.probes.connections.socket_rows import HELD_BY_KERNEL, ROW, TCP, UDP
 from nettop.probes.connections.udp import COUNTED, UdpTotals
 from nettop.snapshots import find_table
 from nettop.snapshots.arrays import Array
@@ -78,7 +78,7 @@ class KernelMaps:
 def rows_of(ids: list[int], sent: Counter[int] | None = None) -> Array:
     """Return rows of UDP sockets, unknown but for what is given."""
     rows = np.frombuffer(bytearray(b"\xff" * ROW.itemsize * len(ids)), ROW)
-    rows["id"], rows["protocol"], rows["held_by_kernel"] = ids, UDP, 0
+    rows["id"], rows["protocol"], rows["held_by"] = ids, UDP, 0
     if sent is not None:
         rows["messages_sent"] = [sent[number] for number in ids]
         rows["bytes_sent"] = BYTES * rows["messages_sent"]
@@ -154,8 +154,8 @@ def test_traffic_without_a_call_is_unknown(monkeypatch: pytest.MonkeyPatch) -> N
         kernel.send(number, 1)
     rows = rows_of([0, 1, 2, 3, 4, 5])
     rows["is_tunnel"][[1, 4]] = 1
-    rows["held_by_kernel"][2] = 1
-    rows["held_by_kernel"][[3, 5]] = 255
+    rows["held_by"][2] = HELD_BY_KERNEL
+    rows["held_by"][[3, 5]] = 255
     rows["start_time"][3] = 7
     counted, _ = totals.read(rows, rows_of([]), processes)
     assert known(counted["messages_sent"]).tolist() == [True, False, False, True, False, False]

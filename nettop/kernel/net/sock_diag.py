@@ -57,6 +57,7 @@ _ATTRIBUTES = {
     _SOCKET_MEMORY: {"drops": ("u4", 32)},  # SK_MEMINFO_DROPS, the ninth word
     _INFO: {
         "info_state": ("u1", 0),
+        "probes": ("u1", 3),
         "measured": ("u1", 7),  # a bit-field: delivery_rate_app_limited, and two bits of fastopen_client_fail
         "snd_mss": ("u4", 16),
         "lost": ("u4", 32),

@@ -15,7 +15,7 @@ from nettop.kernel.host.facts import Host
 from nettop.kernel.host.proc_files import us_per_tick
 from nettop.probes.connections.event_records import CONNECTION, EVENT, GROUP_SIZE, HOST_TOTALS, WRITERS
 from nettop.probes.connections.hooks import FALLBACKS, FOLLOW_HOOKS, FOLLOWED, slots_of
-from nettop.probes.connections.socket_rows import ROW, STATE
+from nettop.probes.connections.socket_rows import HELD_BY_KERNEL, HELD_BY_PROCESS, ROW, STATE
 from nettop.probes.connections.socket_table import LIST_TIME_WAIT, LIST_WITH_FILE, WALKS
 from nettop.probes.connections.udp import FOLLOWED_TOTALS, UDP_FALLBACKS, UDP_TOTALS
 from nettop.probes.connections.users import SHARED_MAX, SHARED_SOCKET, WATCHED
@@ -84,6 +84,7 @@ SLICES = (
             "prepared_us": "rcvq_space.time",
             "sent_at": "lsndtime",
             "received_at": "inet_conn.icsk_ack.lrcvtime",
+            "probes_out": "inet_conn.icsk_probes_out",
         },
         {"is_mptcp": "is_mptcp", "icsk_ulp_data": "inet_conn.icsk_ulp_data"},
     ),
@@ -186,6 +187,8 @@ def _text(
         "CONNECTION_GROUPS": CONNECTION_GROUPS,
         "GROUP_SIZE": GROUP_SIZE,
         "STATE_UNCONN": STATE["UNCONN"],
+        "HELD_BY_PROCESS": HELD_BY_PROCESS,
+        "HELD_BY_KERNEL": HELD_BY_KERNEL,
         "RLIMIT_NOFILE": resource.RLIMIT_NOFILE,
         "DIRECTION_INBOUND": inbound,
         "DIRECTION_OUTBOUND": outbound,

@@ -80,6 +80,7 @@ _COPIED = {
     "peer_window": "snd_wnd",
     "lost": "lost",
     "reordered": "reord_seen",
+    "probes": "probes",
     "busy_us": "busy_time",
     "receiver_limited_us": "rwnd_limited",
     "send_buffer_limited_us": "sndbuf_limited",

@@ -255,6 +255,7 @@ static __always_inline void put_sending(struct row *row, struct tcp_sock *tp) {
   row->peer_window = tp->snd_wnd;
   row->lost = tp->lost_out;
   row->reordered = tp->reord_seen;
+  row->probes = probes_out_of(tp);
   struct tcp_congestion_ops *algorithm = NULL;
   READ_KERNEL(algorithm, tp->congestion_control);
   READ_KERNEL(row->algorithm, algorithm->name);

@@ -48,8 +48,7 @@ ROW = row_dtype(
     SOCKETS,
     (
         (BEGAN, "u1"),
-        ("has_file", "u1"),
-        ("held_by_kernel", "u1"),
+        ("held_by", "u1"),
         ("is_tunnel", "u1"),
         ("is_opener", "u1"),
         (DEVICE_INDEX, "u4"),
@@ -63,11 +62,12 @@ ROW = row_dtype(
 )
 """A row as the programs write it: the table's fields, then the owner process and internal fields.
 
-`has_file` (a process has a socket that no descriptor led to), `held_by_kernel` (the kernel holds it) and `holder` (the
-MPTCP socket that holds it) describe sockets without a descriptor. `is_tunnel`: the kernel takes datagrams before they
-are received. `is_opener`: the process is known to have opened, accepted or used the connection. `algorithm`: name of
-the congestion control.
+`held_by` (HELD_BY_PROCESS, HELD_BY_KERNEL, or 0: neither) and `holder` (the MPTCP socket that holds it) describe
+sockets that no descriptor led to. `is_tunnel`: the kernel takes datagrams before they are received. `is_opener`: the
+process is known to have opened, accepted or used the connection. `algorithm`: name of the congestion control.
 """
+
+HELD_BY_PROCESS, HELD_BY_KERNEL = 1, 2
 
 USER = np.dtype([("id", "u8"), ("pid", "u4")])
 """A process that sends or receives on a socket held by several."""

@@ -20,6 +20,8 @@ from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import outside_name
 from nettop.kernel.net.entered_namespaces import shared_namespaces
 from nettop.probes.connections.socket_rows import (
+    HELD_BY_KERNEL,
+    HELD_BY_PROCESS,
     NO_USERS,
     ROW,
     STATE,
@@ -131,9 +133,9 @@ class SocketTable(Table):
         self.processes.name(
             unattributed, keep_earlier=True
         )  # subflows, and orphans whose closing process is known
-        unattributed["process"][unattributed["held_by_kernel"] == 1] = self.processes.code(KERNEL_OWNER)
+        unattributed["process"][unattributed["held_by"] == HELD_BY_KERNEL] = self.processes.code(KERNEL_OWNER)
         if self._has_outside:
-            held = (unattributed["has_file"] == 1) & ~has_process(unattributed)
+            held = (unattributed["held_by"] == HELD_BY_PROCESS) & ~has_process(unattributed)
             unattributed["process"][held] = self.processes.code(outside_name())
         return Reading(merge(owned, unattributed), counts, taken_ns)
 
@@ -224,7 +226,7 @@ def _count_missed(walk: _Walk, missing: int, owned: Array, last: _Walk | None) -
     rows = exclude_owned(walk.rows, owned["id"])
     missed = max(0, missing - sum(sum(counted[:2]) for counted in count_hashed(rows).values()))
     if walk.searched:
-        ids = rows["id"][rows["has_file"] == 1]
+        ids = rows["id"][rows["held_by"] == HELD_BY_PROCESS]
         if last and last.searched:
             ids = ids[np.isin(ids, last.rows["id"])]
         patience = 0 if len(ids) else _PATIENCE_AFTER_SEARCH if missed else _PATIENCE

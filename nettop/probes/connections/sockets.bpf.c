@@ -143,8 +143,7 @@ static __always_inline void put_holder(struct row *row, struct sock *sk) {
   void *file = NULL;
   READ_KERNEL(socket, sk->sk_socket);
   READ_KERNEL(file, socket->file);
-  row->has_file = row->holder == UNKNOWN && file;
-  row->held_by_kernel = row->holder == UNKNOWN && socket && !file;
+  row->held_by = row->holder != UNKNOWN || !socket ? 0 : file ? HELD_BY_PROCESS : HELD_BY_KERNEL;
 }
 
 BPF_ITER(tcp) {
@@ -173,7 +172,7 @@ BPF_ITER(tcp) {
     // MPTCP subflows, whose file leads to the MPTCP socket.
     row.holder = holder_of(tp);
     put_holder(&row, (struct sock *)tp);
-    if (row.has_file && !is_listed(LIST_WITH_FILE))
+    if (row.held_by == HELD_BY_PROCESS && !is_listed(LIST_WITH_FILE))
       return 0;
     put_tcp(&row, tp);
   }
@@ -190,7 +189,7 @@ BPF_ITER(udp) {
   struct row row;
   start_row(&row);
   put_holder(&row, sk);
-  if (row.has_file && !is_listed(LIST_WITH_FILE))
+  if (row.held_by == HELD_BY_PROCESS && !is_listed(LIST_WITH_FILE))
     return 0;
   put_udp(&row, sk);
   put_identity(&row, (struct sock_common *)sk, IPPROTO_UDP);

@@ -13,6 +13,8 @@ from nettop.kernel.net.hook_check import HookCheck
 from nettop.probes.connections.events import EventsStatus
 from nettop.probes.connections.hooks import Hooks
 from nettop.probes.connections.socket_rows import (
+    HELD_BY_KERNEL,
+    HELD_BY_PROCESS,
     ROW,
     UDP,
     copy_owners,
@@ -114,7 +116,7 @@ class UdpTotals:
     def _give_owners(self, rows: Array, entries: Array, processes: Processes) -> None:
         """Give a socket without a file descriptor, such as one of io_uring, to the process that used it first."""
         at = positions(rows["id"], entries["id"])
-        at[has_process(rows) | (rows["held_by_kernel"] == 1)] = -1
+        at[has_process(rows) | (rows["held_by"] == HELD_BY_KERNEL)] = -1
         here = np.flatnonzero(at >= 0)
         used = take_rows(rows, here)
         copy_owners(used, entries, at[here])
@@ -166,7 +168,7 @@ def _put_counted(rows: Array, entries: Array, *, may_miss_some: bool) -> None:
     """
     udp = np.flatnonzero(rows["protocol"] == UDP)
     at = positions(rows["id"][udp], entries["id"])
-    may_be_kernels = (rows["held_by_kernel"][udp] != 0) & ~has_process(rows[udp])
+    may_be_kernels = ~np.isin(rows["held_by"][udp], (0, HELD_BY_PROCESS)) & ~has_process(rows[udp])
     is_uncounted = (rows["is_tunnel"][udp] == 1) | may_be_kernels
     for name in COUNTED:
         counted = np.full(len(udp), unknown_value(_COOKIE) if may_miss_some else 0, np.uint64)

@@ -21,7 +21,7 @@ const ALL_COLUMNS = [
   "retransmits_per_s", "messages_sent", "messages_received", "last_sent_ms", "last_received_ms", "rtt_us", "rtt_var_us", "rtt_min_us", "limited_by",
   "limited_share", "busy_us", "receiver_limited_us", "send_buffer_limited_us", "application_limited",
   "congestion_limited", "send_buffer_full", "cwnd", "mss", "congestion_control", "pacing_rate", "peer_window", "bytes_in_flight",
-  "send_queue", "receive_queue", "backlog", "accept_queue", "send_size", "descriptor", "descriptors_max", "descriptor_use", "accept_queue_use", "syn_queue", "syn_queue_use", "lost", "reordered",
+  "send_queue", "receive_queue", "backlog", "accept_queue", "send_size", "descriptor", "descriptors_max", "descriptor_use", "accept_queue_use", "syn_queue", "syn_queue_use", "lost", "reordered", "probes",
   "drops", "answers", "response_mean", "waiting_since", "id",
 ].join(",");
 
