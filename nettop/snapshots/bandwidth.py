@@ -46,6 +46,8 @@ BACKINGS = {0: "virtual", 1: "uplink"}
 VIRTUAL, UPLINK = BACKINGS
 STATES = {0: "down", 1: "up", 2: "unplugged"}
 DOWN, UP, UNPLUGGED = STATES
+DUPLEX_MODES = {0: "half", 1: "full"}
+"""DUPLEX_* in linux/ethtool.h."""
 
 PROTOCOL_NOT_IP = 255
 ETHERTYPES = {
@@ -165,6 +167,8 @@ INTERFACES = Table(
               width=9, importance=25, labels=STATES),
         Field("link_ups", Kind.GAUGE, "LINK UPS", "times that its carrier appeared", "u4", "times", 8, 4),
         Field("speed", Kind.GAUGE, "SPEED", "negotiated link speed", "u8", "bytes/s", 9, 35),
+        Field("duplex", Kind.ENUM, "DUPLEX", "full: it sends and receives at once; half: one at a time", "u1", width=6,
+              importance=5, labels=DUPLEX_MODES),
         _RECEIVED,
         _SENT,
         _BYTES,
@@ -210,6 +214,16 @@ INTERFACES = Table(
             "{interface}[ in {namespace}] has {errors_per_s} receive or send errors/s",
             "interfaces that receive or send damaged packets: cable, connector, transceiver or duplex",
             "ethtool -S {interface}; replace the cable or the transceiver; compare duplex and speed of both ends",
+            by=("interface", "netns"),
+        ),
+        Rule(
+            "half duplex",
+            "duplex=half state=up",
+            "{interface}[ in {namespace}] cannot send and receive at once: its link is half duplex",
+            "interfaces whose link is half duplex: most likely only one end negotiates, so that frames collide and are "
+            "lost",
+            "ethtool {interface}; let both ends negotiate (ethtool -s {interface} autoneg on), or set both the same",
+            Severity.WARNING,
             by=("interface", "netns"),
         ),
         # A few drops a second are frames of protocols that nobody listens for, as on most networks.

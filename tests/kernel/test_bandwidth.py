@@ -22,6 +22,7 @@ from tests.options import source_options
 
 from . import bpf_objects, oracle, traffic
 from .conftest import version_numbers
+from .fault_outside import open_tunnel
 from .lab import End, Lab, Namespace, NotInTimeError, until
 from .test_events import decoded
 from .traffic import Memory
@@ -817,3 +818,20 @@ def test_other_namespaces(lab: Lab) -> None:
     ]
     assert rows[1]["mode"] == "counters"
     assert rows[1]["packets_received"] - rows[0]["packets_received"] >= 101
+
+
+def test_duplex_mode_and_speed_are_the_driver_s(lab: Lab) -> None:
+    """They are what ethtool sets, which a tun device lets change as if its other end had negotiated anew."""
+    namespace = lab.namespace()
+    tunnel, probe = lab.worker(namespace), lab.worker(namespace)
+    tunnel.call(open_tunnel, "tun0")
+    namespace.ip("link", "set", "tun0", "up")
+    probe.call(attach, {}, 1 << 12)
+
+    def negotiated() -> tuple[str, int]:
+        (row,) = interface_rows(probe.call(read), namespace, "tun0")
+        return row["duplex"], row["speed"]
+
+    for duplex, megabits in (("half", 10), ("full", 100)):
+        namespace.run("ethtool", "-s", "tun0", "duplex", duplex, "speed", str(megabits))
+        assert negotiated() == (duplex, megabits * 125_000)

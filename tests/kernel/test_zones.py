@@ -53,7 +53,7 @@ def open_on_links(memory: Memory) -> None:
 
 def links_here(_: Memory) -> dict[str, int | None]:
     """Return the speeds of the worker's links."""
-    return {link.name: link.speed() for link in read_links()}
+    return {link.name: link.negotiated().speed for link in read_links()}
 
 
 @pytest.mark.parametrize("sockets", ["iter/task_file", "sock_diag + /proc"])

@@ -185,6 +185,7 @@ def _interface_row(number: int, of: _Interface, second: int) -> Row:
         "mode": of.mode,
         "state": "up",
         "speed": of.speed,
+        "duplex": None if of.speed is None else "full",
         "capacity": None if of.speed is None else of.speed * second,
         "broadcast": 2 * second,
         "multicast": 5 * second,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.kernel.net.links import STATISTICS, Link, parse_links, parse_removed, read_links
+from nettop.kernel.net.links import STATISTICS, Link, Negotiated, parse_links, parse_removed, read_links
 
 NEWLINK, ERROR, DONE = 16, 2, 3
 MULTI, INTERRUPTED = 0x2, 0x10
@@ -161,3 +161,19 @@ def test_this_machine_has_loopback() -> None:
     assert actual["lo"].index == socket.if_nametoindex("lo")
     assert actual["lo"].statistics.keys() <= set(STATISTICS)
     assert actual["lo"].statistics["rx_packets"] == actual["lo"].statistics["tx_packets"]
+
+
+@pytest.mark.parametrize(
+    ("speed", "duplex", "expected"),
+    [
+        (100, 0, Negotiated(12_500_000, 0)),
+        (100_000, 1, Negotiated(12_500_000_000, 1)),
+        (0xFFFFFFFF, 0xFF, Negotiated(None, None)),
+        (0, 1, Negotiated(None, 1)),
+    ],
+)
+def test_what_a_link_has_negotiated(speed: int, duplex: int, expected: Negotiated) -> None:
+    """The speed is in two halves around the duplex mode; while the device is down, both are unknown."""
+    command = struct.pack("=12xHB13xH14x", speed & 0xFFFF, duplex, speed >> 16)
+    assert Link(1, "eth0", is_up=True).parse_negotiated(command) == expected
+    assert Link(1, "eth0").parse_negotiated(command) == Negotiated()

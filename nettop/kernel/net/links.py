@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from nettop.kernel.net import netlink
 from nettop.snapshots.safe_text import safe_bytes
@@ -32,6 +33,7 @@ _SYSFS = Path("/sys/class/net")
 _SIOCETHTOOL, _ETHTOOL_GSET, _ETHTOOL_CMD_BYTES = 0x8946, 1, 44
 _SPEED_AT, _SPEED_UNKNOWN = (12, 28), 0xFFFFFFFF
 """The halves of the speed in struct ethtool_cmd (linux/ethtool.h)."""
+_DUPLEX_AT, _DUPLEX_UNKNOWN = 14, 0xFF
 _REQUEST = netlink.request(_RTM_GETLINK, netlink.DUMP, netlink.LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
 _ATTEMPTS = 5
 _TIMEOUT_S = 5.0
@@ -47,6 +49,13 @@ STATISTICS = (
     "rx_otherhost_dropped",
 )  # fmt: skip
 """The members of struct rtnl_link_stats64, in order; older kernels lack the last ones."""
+
+
+class Negotiated(NamedTuple):
+    """What both ends of a link have agreed on: `speed` in bytes/s, `duplex` (0 half, 1 full); None if unknown."""
+
+    speed: int | None = None
+    duplex: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +102,8 @@ class Link:
         sysfs."""
         return self.has_parent or (not self.kind and (_SYSFS / self.name / "device").exists())
 
-    def speed(self) -> int | None:
-        """Return the negotiated link speed in bytes/s; None if unknown.
+    def negotiated(self) -> Negotiated:
+        """Return the negotiated speed and duplex mode.
 
         Call it in the device's namespace. It does not use /sys, which may show another namespace's device of the same
         name.
@@ -105,10 +114,20 @@ class Link:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
                 fcntl.ioctl(channel, _SIOCETHTOOL, request)
         except OSError:
-            return None
+            return Negotiated()
+        return self.parse_negotiated(command.raw)
+
+    def parse_negotiated(self, command: bytes) -> Negotiated:
+        """Return what a struct ethtool_cmd says; nothing is negotiated while the device is down."""
+        if not self.is_up:
+            return Negotiated()
         low, high = (struct.unpack_from("=H", command, at)[0] for at in _SPEED_AT)
         megabits = high << 16 | low
-        return megabits * 125_000 if self.is_up and megabits not in (0, _SPEED_UNKNOWN) else None
+        duplex = command[_DUPLEX_AT]
+        return Negotiated(
+            None if megabits in (0, _SPEED_UNKNOWN) else megabits * 125_000,
+            None if duplex == _DUPLEX_UNKNOWN else duplex,
+        )
 
 
 def read_links() -> list[Link]:

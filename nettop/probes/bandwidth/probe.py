@@ -29,7 +29,7 @@ from nettop.kernel.bpf.program import Program, net_loader
 from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.set_table import SetTable, partition
 from nettop.kernel.host.facts import Host
-from nettop.kernel.net.links import Link, LinkWatch, read_links
+from nettop.kernel.net.links import Link, LinkWatch, Negotiated, read_links
 from nettop.probes.bandwidth.flows import (
     coded,
     find_owners,
@@ -421,7 +421,7 @@ class Bandwidth(Probe):
             row["state"] = UP if interface.has_left else state_of(interface.link)
             row["link_ups"] = interface.link.carrier_ups
             row["mode"] = interface.mode
-            self._put_capacity(row, interface, taken_ns)
+            self._put_negotiated(row, interface, taken_ns)
             self._put_moved(row, interface)
             self._put_unseen(row, interface, taken_ns)
             moved = row["bytes_received"], row["bytes_sent"]
@@ -442,10 +442,12 @@ class Bandwidth(Probe):
         if interface.counted is not None:
             interface.mode = interface.counted.mode_of(link)
 
-    def _put_capacity(self, row: Any, interface: _Interface, taken_ns: int) -> None:
+    def _put_negotiated(self, row: Any, interface: _Interface, taken_ns: int) -> None:
+        """Fill in the link's duplex mode and speed, and the bytes that the speed has allowed so far."""
         is_present = self._is_here(interface) and not interface.has_left
-        speed = interface.link.speed() if is_present else None
+        speed, duplex = interface.link.negotiated() if is_present else Negotiated()
         row["speed"] = row["capacity"] = unknown_value(row["speed"].dtype)
+        row["duplex"] = unknown_value(row["duplex"].dtype) if duplex is None else duplex
         if speed is not None:
             interface.capacity += speed * (taken_ns - interface.read_at_ns) / 1e9
             row["speed"], row["capacity"] = speed, interface.capacity

@@ -6,29 +6,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nettop.kernel.net.links import Link
+from nettop.kernel.net.links import Link, Negotiated
 from nettop.probes.bandwidth.history import OWN_COUNTERS
 from nettop.probes.bandwidth.interfaces import state_of
 from nettop.snapshots.bandwidth import COUNTERS_MODE, INTERFACES, VIRTUAL
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.snapshot import Rows, rows_from
 
-Links = Mapping[int, tuple[Sequence[Link], Mapping[int, int]]]
-"""The interfaces of each namespace, and the known speeds (bytes/s) by index."""
+Links = Mapping[int, tuple[Sequence[Link], Mapping[int, Negotiated]]]
+"""The interfaces of each namespace, and what those with a known speed or duplex mode have negotiated, by index."""
 
 
 def interface_rows(by_namespace: Links, taken_ns: int, boot_ns: int) -> Rows:
     """Return a row for each interface except loopback, without names of namespaces."""
     found = [
-        (netns, link, speeds.get(link.index))
-        for netns, (links, speeds) in by_namespace.items()
+        (netns, link, negotiated.get(link.index, Negotiated()))
+        for netns, (links, negotiated) in by_namespace.items()
         for link in links
         if not link.is_loopback
     ]
     return rows_from(INTERFACES, [_values(*each, boot_ns) for each in found], taken_ns)
 
 
-def _values(netns: int, link: Link, speed: int | None, boot_ns: int) -> dict[str, Any]:
+def _values(netns: int, link: Link, negotiated: Negotiated, boot_ns: int) -> dict[str, Any]:
     """Return the known values of a row."""
     return {
         "id": row_id(netns, link.index),
@@ -39,6 +39,7 @@ def _values(netns: int, link: Link, speed: int | None, boot_ns: int) -> dict[str
         "link_ups": link.carrier_ups,
         "backing": VIRTUAL,
         "mode": COUNTERS_MODE,
-        "speed": speed,
-        "capacity": None if speed is None else speed * boot_ns // 1_000_000_000,
+        "duplex": negotiated.duplex,
+        "speed": negotiated.speed,
+        "capacity": None if negotiated.speed is None else negotiated.speed * boot_ns // 1_000_000_000,
     } | {name: sum(link.statistics.get(part, 0) for part in parts) for name, parts in OWN_COUNTERS.items()}

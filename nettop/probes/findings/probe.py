@@ -13,7 +13,7 @@ from functools import partial
 
 from nettop.kernel.bpf.mechanisms import check_chosen
 from nettop.kernel.host.facts import Host
-from nettop.kernel.net.links import Link, read_links
+from nettop.kernel.net.links import Link, Negotiated, read_links
 from nettop.kernel.net.net_counters import read_counters
 from nettop.kernel.net.nf_rules import Ask, DropRules, is_loaded
 from nettop.probes.drops.counters import counter_rows, read_measures
@@ -57,7 +57,7 @@ class _NamespaceEyes:
 
     counters: Mapping[str, int]
     links: tuple[Link, ...]
-    speeds: Mapping[int, int]
+    negotiated: Mapping[int, Negotiated]
     limits: Mapping[str, tuple[int, int]]
     firewall: DropRules
 
@@ -120,7 +120,7 @@ class Findings(Probe):
         ask = self._host.kept.ask_firewall if reads_firewall and is_loaded(self._host) else None
         by_namespace = self.namespaces.run_in_each(partial(self._read_namespace, self.namespaces.own, ask))
         read = ((netns, eyes.counters, eyes.links) for netns, eyes in by_namespace.items())
-        links = {netns: (eyes.links, eyes.speeds) for netns, eyes in by_namespace.items()}
+        links = {netns: (eyes.links, eyes.negotiated) for netns, eyes in by_namespace.items()}
         names = {
             (netns, link.index): link.name for netns, eyes in by_namespace.items() for link in eyes.links
         }
@@ -155,11 +155,10 @@ class Findings(Probe):
             links = tuple(read_links())
         except OSError:
             links = ()
-        speeds = {link.index: link.speed() for link in links if link.has_bus_device()} if is_own else {}
         return _NamespaceEyes(
             read_counters(self._host.proc),
             links,
-            {index: speed for index, speed in speeds.items() if speed is not None},
+            {link.index: link.negotiated() for link in links if link.has_bus_device()} if is_own else {},
             read_limits(self._host.proc, is_own=is_own),
             DropRules() if ask is None else read_firewall(ask),
         )
