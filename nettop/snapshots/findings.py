@@ -74,6 +74,10 @@ FINDINGS = Table(
 LIMIT_WARN_FROM = 0.8
 """Share of a limit from which a finding warns: some time is left to act."""
 
+FILLING_FROM = 0.5
+"""Share of a limit from which a finding says when it will be full."""
+FULL_SOON_S = 300
+
 LIMITS = Table(
     name="limits",
     fields=(
@@ -84,11 +88,16 @@ LIMITS = Table(
         Field("used", Kind.GAUGE, "USED", "how much of it is used", "u8", width=10, importance=90),
         Field("limit", Kind.GAUGE, "LIMIT", "how much may be used", "u8", width=10, importance=89),
         Field("use", Kind.RATIO, "USE", "used ÷ limit", width=7, importance=95, parts=("used", "limit")),
+        Field("growth", Kind.GAUGE, "GROWS/s", "growth of the use per second in the last minute, if it has grown for "
+              "longer than under a steady load, and does not slow down enough to end before the limit", "f8", width=8,
+              importance=55),
+        Field("full_in", Kind.GAUGE, "FULL IN", "time until it is used up at this growth; unknown if it does not grow",
+              "u8", "ns", width=9, importance=93),
         Field("setting", Kind.TEXT, "SETTING", "the sysctl that sets the limit", "u4", width=34, importance=60),
         Field("when_full", Kind.TEXT, "WHEN FULL", "what happens once it is used up", "u4", width=40, importance=50),
     ),
-    screen=("resource", "namespace", "used", "limit", "use", "setting", "when_full"),
-    text=("resource", "netns", "namespace", "used", "limit", "use", "setting"),
+    screen=("resource", "namespace", "used", "limit", "use", "full_in", "setting", "when_full"),
+    text=("resource", "netns", "namespace", "used", "limit", "use", "full_in", "setting"),
     sort="-use",
     bar="use",
     adds_up=False,
@@ -101,6 +110,18 @@ LIMITS = Table(
             "a resource of the kernel that is almost used up",
             "find out who uses it; {setting} raises the limit",
             Severity.WARNING,
+            by=("resource", "netns"),
+        ),
+        # From there on it is near its limit, however fast it grows.
+        Rule(
+            "filling up",
+            f"use>={FILLING_FROM:.0%} use<{LIMIT_WARN_FROM:.0%} full_in<={FULL_SOON_S}s",
+            "{resource}: {used} of {limit} in use and {growth} more each second[ in namespace {namespace}]: full in "
+            "{full_in}; then {when_full}",
+            "a resource of the kernel whose use grows all the time, so that it is used up within minutes",
+            "find out who uses more and more of it; {setting} raises the limit",
+            Severity.WARNING,
+            Certainty.LIKELY,
             by=("resource", "netns"),
         ),
     ),

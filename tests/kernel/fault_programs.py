@@ -315,6 +315,12 @@ def keep_in_time_wait(memory: Memory, target: Address, sockets: int) -> None:
             socket.create_connection(target).close()
 
 
+def leak(memory: Memory, target: Address, at_once: int, seconds: float) -> None:
+    """Open that many connections, then one more at this pace, and close none."""
+    held = [socket.create_connection(target) for _ in range(at_once)]
+    held.extend(socket.create_connection(target) for _ in every(seconds))
+
+
 def ask(target: Address, seconds: float) -> None:
     """Ask for a page at this pace over one connection, but never before the last one has arrived."""
     with socket.create_connection(target) as connection:

@@ -159,6 +159,8 @@ class Fault:
     says: str
     make: Callable[[Made], What]
     needs: tuple[str, ...] = ()
+    takes_s: float = 0
+    """Seconds for which it has to be watched, besides those that the rule says."""
 
     @property
     def help(self) -> str:
@@ -179,12 +181,14 @@ Maker = Callable[[Made], What]
 _declared: list[Fault] = []
 
 
-def fault(name: str, kind: str, *says: object, needs: Sequence[str] = ()) -> Callable[[Maker], Maker]:
+def fault(
+    name: str, kind: str, *says: object, needs: Sequence[str] = (), takes_s: float = 0
+) -> Callable[[Maker], Maker]:
     """Declare a fault: the finding's kind, and the words that the finding has to say, in any order."""
     pattern = "".join(rf"(?=.*\b{re.escape(str(word))}\b)" for word in says)
 
     def declare(make: Maker) -> Maker:
-        _declared.append(Fault(name, kind, pattern, make, tuple(needs)))
+        _declared.append(Fault(name, kind, pattern, make, tuple(needs), takes_s))
         return make
 
     return declare
@@ -652,6 +656,22 @@ def no_local_port(made: Made) -> What:
     return (
         "fetcher holds 50 connections to cachesrv at 127.0.0.1:6379 from all ports that there are",
         lambda: len(established(home, f"dport = {CACHE}")) == 50 and made.tally.count(EADDRNOTAVAIL) >= 20,
+    )
+
+
+@fault("ports-fill-up", "filling up", CACHE, takes_s=100)
+def ports_fill_up(made: Made) -> What:
+    """A program leaks connections, and the local ports for its destination will be used up in minutes."""
+    home, at = made.namespace("home"), (LOOPBACK, CACHE)
+    home.sysctl("net.ipv4.ip_local_port_range", "40000 40499")
+    made.serve(home, "cachesrv", at, programs.hold)
+    made.start(home, "fetcher", programs.leak, at, 255, 0.9)
+    return (
+        "fetcher keeps 255 connections to cachesrv at 127.0.0.1:6379 and one more each 0.9 s, of 500 local ports",
+        lambda: (
+            255 < len(established(home, f"dport = {CACHE}")) < 400
+            and per_second(lambda: len(established(home, f"dport = {CACHE}")), 2) > 0.5
+        ),
     )
 
 

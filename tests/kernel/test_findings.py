@@ -124,7 +124,7 @@ def assert_first(fault: Fault, scene: Made, watch: Watch) -> None:
     """Assert that the finding is first before too many readings have passed."""
     rule, seen = RULES[fault.kind], []
     # The reading under way began before the fault was proven, and an interval needs two.
-    allowed = WITHIN + 1 + ceil((rule.after_s + rule.min_interval_s) / INTERVAL_S)
+    allowed = WITHIN + 1 + ceil((rule.after_s + rule.min_interval_s + fault.takes_s) / INTERVAL_S)
     for rows in watch.readings_in(list(scene.namespaces.values())):
         first = rows[0] if rows else None
         if first and first["kind"] == fault.kind and re.search(fault.says, first["finding"]):

@@ -92,6 +92,7 @@ def _findings(tracker: FindingTracker, now: Snapshot, before: Snapshot | None) -
     found = tracker.update([(CONNECTIONS, Frame(now, before))], taken_ns, now.wall_ns)
     limit: Row = _OWN | {
         "id": 1, "resource": "conntrack entries", "used": 230_112, "limit": 262_144, "when_full": "new ones drop",
+        "growth": 102.5, "full_in": 312_507_000_000,
     }  # fmt: skip
     rule: Row = _OWN | {
         "id": 1,

@@ -14,6 +14,7 @@ import numpy as np
 from nettop.errors import NettopError
 from nettop.kernel.host.proc_files import read_text
 from nettop.kernel.net.client_ports import most_used, read_client_ports
+from nettop.probes.findings.growth import Growth, Use
 from nettop.query.address import endpoint_text
 from nettop.snapshots.findings import LIMITS
 from nettop.snapshots.row_ids import row_id
@@ -28,7 +29,8 @@ class Limit:
     """A limit: its setting below /proc/sys (its number `at` counts), and what is used.
 
     `used` is a name in sockstat (`TCP tw`), or a file below /proc and the position of its number. Limits of the whole
-    machine are read in one namespace only.
+    machine are read in one namespace only. Under a steady load its use grows for `levels_off_s`, as long as what has
+    ended still counts: a connection in TIME_WAIT for a minute, as the kernel's timers measure it.
     """
 
     resource: str
@@ -37,11 +39,12 @@ class Limit:
     when_full: str
     at: int = _FIRST
     of_machine: bool = False
+    levels_off_s: float = 70.0
 
 
 _ALL = (
     Limit("conntrack entries", "net/netfilter/nf_conntrack_max", ("sys/net/netfilter/nf_conntrack_count", _FIRST),
-          "new connections through it are dropped"),
+          "new connections through it are dropped", levels_off_s=180.0),
     Limit("TIME_WAIT sockets", "net/ipv4/tcp_max_tw_buckets", "TCP tw",
           "further ones are closed at once, so that late packets may hit new connections"),
     Limit("orphaned TCP sockets", "net/ipv4/tcp_max_orphans", "TCP orphan",
@@ -57,7 +60,7 @@ _ALL = (
           of_machine=True),
 )  # fmt: skip
 """Per-CPU statistics have the current number of entries in their first column, in hex (neigh_stat_seq_show)."""
-
+_LIMITS = {limit.resource: limit for limit in _ALL}
 
 _PORTS_TO = "local ports to "
 _PORTS = Limit(_PORTS_TO, "net/ipv4/ip_local_port_range", "", "further connects to it fail")
@@ -117,14 +120,19 @@ def _number(path: Path, at: int) -> int | None:
     return int(words[at]) if words else None
 
 
-def limit_rows(by_namespace: Mapping[int, Mapping[str, tuple[int, int]]], taken_ns: int) -> Rows:
-    """Return the rows of the table, without names of namespaces."""
-    limits = {limit.resource: limit for limit in _ALL}
+def limit_rows(
+    by_namespace: Mapping[int, Mapping[str, tuple[int, int]]], growth: Growth, taken_ns: int
+) -> Rows:
+    """Return the rows of the table, without names of namespaces; add this reading to `growth`."""
     found = [
-        (netns, resource, limits.get(resource, _PORTS), *amounts)
+        (netns, resource, _LIMITS.get(resource, _PORTS), *amounts)
         for netns, each in by_namespace.items()
         for resource, amounts in each.items()
     ]
+    uses = {
+        (netns, resource): Use(used, most, limit.levels_off_s) for netns, resource, limit, used, most in found
+    }
+    per_s = growth.add(uses, taken_ns)
     array = np.zeros(len(found), LIMITS.dtype)
     texts = {name: TextTable() for name in ("resource", "setting", "when_full")}
     for row, (netns, resource, limit, used, most) in zip(array, found, strict=True):
@@ -132,6 +140,10 @@ def limit_rows(by_namespace: Mapping[int, Mapping[str, tuple[int, int]]], taken_
         row["netns"] = unknown_value(row["netns"].dtype) if limit.of_machine else netns
         row["id"] = row_id(resource, int(row["netns"]))
         row["used"], row["limit"] = used, most
+        row["growth"] = grows = per_s.get((netns, resource), np.nan)
+        row["full_in"] = (
+            unknown_value(row["full_in"].dtype) if np.isnan(grows) else max(0, most - used) / grows * 1e9
+        )
         row["resource"] = texts["resource"].code(resource)
         row["setting"] = texts["setting"].code(limit.setting.replace("/", "."))
         row["when_full"] = texts["when_full"].code(limit.when_full)

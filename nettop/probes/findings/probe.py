@@ -19,6 +19,7 @@ from nettop.kernel.net.nf_rules import Ask, DropRules, is_loaded
 from nettop.probes.drops.counters import counter_rows, read_measures
 from nettop.probes.findings.cpus import read_cpus
 from nettop.probes.findings.firewall import FIREWALL_FALLBACKS, firewall_rows, read_firewall, require_asker
+from nettop.probes.findings.growth import Growth
 from nettop.probes.findings.interfaces import interface_rows
 from nettop.probes.findings.limits import limit_rows, read_limits
 from nettop.probes.probe import Probe, clocks, sockets_of
@@ -72,6 +73,7 @@ class Findings(Probe):
         self._tracker = FindingTracker()
         self._frames: Mapping[str, Frame] = {}
         self._eyes: dict[str, Frame] = {}
+        self._growth = Growth()
         self._skipped = 0
         self._firewall: HookStatus | None = None
         self._unread_firewalls = 0
@@ -133,7 +135,7 @@ class Findings(Probe):
             DROPS.id: {COUNTERS.name: named(counters)},
             BANDWIDTH.id: {INTERFACES.name: named(interface_rows(links, taken_ns, boot_ns))},
             LENS.id: {
-                LIMITS.name: named(limit_rows(limits, taken_ns)),
+                LIMITS.name: named(limit_rows(limits, self._growth, taken_ns)),
                 CPUS.name: read_cpus(self._host.proc, taken_ns),
             },
         }
