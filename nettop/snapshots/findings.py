@@ -269,6 +269,38 @@ FIREWALL = Table(
 )  # fmt: skip
 """The rules of a healthy host drop packets all the time: they only explain findings about ports that are in use."""
 
+LOSSES = Table(
+    name="losses",
+    fields=(
+        Field("id", Kind.KEY, "ID", "number made of the lens and what is missing", "u8", width=6, importance=2),
+        Field("lens", Kind.TEXT, "LENS", "the lens whose numbers are too low", "u4", width=12, importance=100),
+        Field("what", Kind.TEXT, "MISSING", "what is missing, by the name that counts it", "u4", width=24,
+              importance=95),
+        Field("lost", Kind.COUNTER, "LOST", "how much is missing since the lens was attached", "u8", "losses", 8, 90,
+              tone="warn"),
+        Field("meaning", Kind.TEXT, "MEANING", "what was lost, and why", "u4", width=60, importance=80),
+    ),
+    screen=("lens", "what", "lost_per_s", "lost", "meaning"),
+    text=("lens", "what", "lost", "meaning"),
+    sort="-lost_per_s",
+    adds_up=False,
+    metrics=(),
+    rules=(
+        # Now and then a row is missing on any busy host.
+        Rule(
+            "nettop loses data",
+            "lost_per_s>=1",
+            "nettop loses {lost_per_s}/s in {lens}: {meaning}",
+            "numbers of nettop itself that are too low: a table was full, or a program of nettop was interrupted by "
+            "itself; it says nothing about the host",
+            "nettop --view self shows what nettop costs, and docs/costs-and-limits.md what fits into its tables",
+            Severity.HINT,
+            by=("lens", "what"),
+            after_s=2.0,
+        ),
+    ),
+)  # fmt: skip
+
 HOOK_FIREWALL = Hook("firewall", "the nftables rules that drop or reject packets, for the screens, check and the view "
                      "findings.firewall")  # fmt: skip
 
@@ -278,7 +310,7 @@ LENS = Lens(
     order=10,
     digit="0",
     question="what is wrong, who, since when and why",
-    tables=(FINDINGS, LIMITS, CPUS, FIREWALL),
+    tables=(FINDINGS, LIMITS, CPUS, FIREWALL, LOSSES),
     hooks=(HOOK_FIREWALL,),
     losses={
         "namespaces": "network namespaces that could not be entered: their counters and limits are missing",

@@ -417,6 +417,15 @@ def look_up(memory: Memory, server: Address, seconds: float, tally: Tally) -> No
                 old.close()
 
 
+def ask_without_end(memory: Memory, server: Address, per_s: int) -> None:
+    """Send that many queries per second, and wait for no answer."""
+    numbers = count()
+    with socket.socket(type=socket.SOCK_DGRAM) as sender:
+        for _ in every(0.01):
+            for number in islice(numbers, per_s // 100):
+                sender.sendto(dns_query(number & 0xFFFF), server)
+
+
 def answered(query: socket.socket, tally: Tally) -> bool:
     """Tally the response code if the server has answered."""
     try:

@@ -17,12 +17,15 @@ from nettop.engine.source import probe_of
 from nettop.kernel.host.facts import Host
 from nettop.kernel.net.nf_rules import open_asker
 from nettop.output.check import watching
+from nettop.probes.services.udp_programs import REQUESTS_MAX
 from nettop.query.findings import listed
 from nettop.snapshots import lenses
-from nettop.snapshots.findings import LIMITS
-from nettop.snapshots.services import SERVICES
+from nettop.snapshots.findings import LIMITS, LOSSES
+from nettop.snapshots.schema import Severity
+from nettop.snapshots.services import SERVICES, UNTIMED
 from nettop.snapshots.snapshot import Frame, known
 
+from . import fault_programs as programs
 from .fault_loads import LOADS
 from .faults import FAULTS, Fault, Made, made
 from .lab import Lab, Namespace, until
@@ -78,6 +81,11 @@ class Watch:
         rows = frame.now.tables[LIMITS.name].array
         return {each.inode for each in namespaces} <= set(rows["netns"].tolist())
 
+    def lost_requests(self) -> int:
+        """Return the number of UDP requests that the services lens has not timed for lack of room."""
+        frame = self.session.bus.frame("services")
+        return 0 if frame is None else frame.now.lost[UNTIMED]
+
     def knows_usual_times(self, port: int) -> bool:
         """Return whether the usual response times of the service at a port are known."""
         frame = self.session.bus.frame("services")
@@ -131,6 +139,23 @@ def assert_first(fault: Fault, scene: Made, watch: Watch) -> None:
             return
         seen.append(first and f"{first['kind']}: {first['finding']}")
         assert len(seen) <= allowed, seen
+
+
+def test_what_nettop_loses_is_a_finding(lab: Lab, watch: Watch) -> None:
+    """More requests than nettop has room for: the services lens counts those that it lost, and the finding says so."""
+    home, at = lab.namespace(), ("127.0.0.1", 53)
+    lab.worker(home, "dnssrv").call(programs.bind_udp, at)
+    lab.worker(home, "crawler").start(programs.ask_without_end, at, REQUESTS_MAX)
+
+    def finding() -> dict[str, Any] | None:
+        rows = watch.next_reading()
+        return next((row for row in rows if row["kind"] == LOSSES.rules[0].name), None)
+
+    row = until(finding, "the loss is found")
+    assert row is not None
+    assert re.match(r"nettop loses [\d.]+( k)?/s in Services: UDP requests not timed", row["finding"])
+    assert row["severity"] == Severity.HINT.value
+    assert watch.lost_requests() > 0
 
 
 @pytest.mark.parametrize("name", LOADS)

@@ -9,7 +9,7 @@ from itertools import pairwise
 from nettop.query.findings import FindingTracker
 from nettop.snapshots.connections import FAILURES, SOCKETS
 from nettop.snapshots.connections import LENS as CONNECTIONS
-from nettop.snapshots.findings import CPUS, FINDINGS, FIREWALL, LIMITS
+from nettop.snapshots.findings import CPUS, FINDINGS, FIREWALL, LIMITS, LOSSES
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.snapshot import Frame, Snapshot
 from tests.unit.build import TAKEN_NS, WALL_NS, Row, example_rows, later, make_hooks, make_rows
@@ -102,10 +102,12 @@ def _findings(tracker: FindingTracker, now: Snapshot, before: Snapshot | None) -
         "action": "drop",
         "packets": 9,
     }
+    loss: Row = {"id": 1, "lens": "Services", "what": "unwatched", "lost": 3, "meaning": "for lack of memory"}
     tables = {
         FINDINGS.name: found,
         LIMITS.name: make_rows([limit], LIMITS, taken_ns),
         CPUS.name: make_rows([{"id": 0, "cpu": 0, "softirq_ns": 10_000_000}], CPUS, taken_ns),
         FIREWALL.name: make_rows([rule], FIREWALL, taken_ns),
+        LOSSES.name: make_rows([loss], LOSSES, taken_ns),
     }
     return Snapshot(FINDINGS_LENS.id, now.wall_ns, now.boot_ns, tables)

@@ -20,7 +20,7 @@ from nettop.snapshots.connections import FAILURES, SOCKETS
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.drops import COUNTERS, PACKETS
 from nettop.snapshots.drops import LENS as DROPS
-from nettop.snapshots.findings import CPUS, FINDINGS, FIREWALL, LIMITS
+from nettop.snapshots.findings import CPUS, FINDINGS, FIREWALL, LIMITS, LOSSES
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Lens, Rule, Severity, Table
 from nettop.snapshots.services import SERVICES
@@ -198,6 +198,9 @@ def test_a_row_may_match_a_special_rule_and_a_general_one(now: Row, expected: li
         (LIMITS, {}, {"resource": "conntrack entries", "used": 162_000, "limit": 262_144, "full_in": 301_000_000_000},
          None),
         (LIMITS, {}, {"resource": "conntrack entries", "used": 162_000, "limit": 262_144, "full_in": None}, None),
+        (LOSSES, {"lost": 5}, {"lens": "Services", "what": "udp requests", "lost": 125, "meaning": "too many are open"},
+         "nettop loses 120/s in Services: too many are open"),
+        (LOSSES, {"lost": 5}, {"lens": "Services", "what": "udp requests", "lost": 5, "meaning": "x"}, None),
         (CPUS, {"dropped": 0}, {"cpu": 3, "dropped": 5}, "CPU 3 drops 5 received packets/s: its backlog is full"),
         (CPUS, {"softirq_ns": 0, "elsewhere_ns": 0}, {"cpu": 3, "softirq_ns": 920_000_000, "elsewhere_ns": 30_000_000},
          "CPU 3 spends 92.0% of its time in softirqs, the others 3.00%"),

@@ -108,7 +108,7 @@ def _value(field: Field, at: int, growth: int) -> Any:
         Kind.TEXT: f"text{at}",
         Kind.ADDRESS: "198.51.100.7",
         Kind.TIME: WALL_NS,
-        Kind.GAUGE: 7_000_000 + at,
+        Kind.GAUGE: (100 if field.dtype == "u1" else 7_000_000) + at,
         Kind.COUNTER: 7_000_000 + at + growth,
         Kind.HISTOGRAM: 7_000_000 + at + growth,
     }

@@ -133,19 +133,23 @@ def limit_rows(
         (netns, resource): Use(used, most, limit.levels_off_s) for netns, resource, limit, used, most in found
     }
     per_s = growth.add(uses, taken_ns)
-    array = np.zeros(len(found), LIMITS.dtype)
-    texts = {name: TextTable() for name in ("resource", "setting", "when_full")}
-    for row, (netns, resource, limit, used, most) in zip(array, found, strict=True):
-        # A number of the whole machine is about no namespace.
-        row["netns"] = unknown_value(row["netns"].dtype) if limit.of_machine else netns
-        row["id"] = row_id(resource, int(row["netns"]))
-        row["used"], row["limit"] = used, most
-        row["growth"] = grows = per_s.get((netns, resource), np.nan)
-        row["full_in"] = (
-            unknown_value(row["full_in"].dtype) if np.isnan(grows) else max(0, most - used) / grows * 1e9
-        )
-        row["resource"] = texts["resource"].code(resource)
-        row["setting"] = texts["setting"].code(limit.setting.replace("/", "."))
-        row["when_full"] = texts["when_full"].code(limit.when_full)
-    by_id = array[np.argsort(array["id"])]
-    return Rows(LIMITS, by_id, {name: text.values for name, text in texts.items()}, taken_ns)
+    values = (
+        {
+            # A number of the whole machine is about no namespace.
+            "id": row_id(resource, 0 if limit.of_machine else netns),
+            "netns": None if limit.of_machine else netns,
+            "resource": resource,
+            "setting": limit.setting.replace("/", "."),
+            "when_full": limit.when_full,
+            "used": used,
+            "limit": most,
+        }
+        | _forecast(max(0, most - used), per_s.get((netns, resource)))
+        for netns, resource, limit, used, most in found
+    )
+    return rows_from(LIMITS, list(values), taken_ns)
+
+
+def _forecast(left: int, per_s: float | None) -> dict[str, float | None]:
+    """Return how fast a resource grows, and after how many ns nothing is left; both unknown if it does not."""
+    return {"growth": per_s, "full_in": None if per_s is None else left / per_s * 1e9}

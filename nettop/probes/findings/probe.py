@@ -22,6 +22,7 @@ from nettop.probes.findings.firewall import FIREWALL_FALLBACKS, firewall_rows, r
 from nettop.probes.findings.growth import Growth
 from nettop.probes.findings.interfaces import interface_rows
 from nettop.probes.findings.limits import limit_rows, read_limits
+from nettop.probes.findings.losses import loss_rows
 from nettop.probes.probe import Probe, clocks, sockets_of
 from nettop.query.findings import FindingTracker
 from nettop.snapshots import lenses
@@ -29,7 +30,7 @@ from nettop.snapshots.bandwidth import INTERFACES
 from nettop.snapshots.bandwidth import LENS as BANDWIDTH
 from nettop.snapshots.drops import COUNTERS
 from nettop.snapshots.drops import LENS as DROPS
-from nettop.snapshots.findings import CPUS, FINDINGS, FIREWALL, LENS, LIMITS
+from nettop.snapshots.findings import CPUS, FINDINGS, FIREWALL, LENS, LIMITS, LOSSES
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 
@@ -137,6 +138,7 @@ class Findings(Probe):
             LENS.id: {
                 LIMITS.name: named(limit_rows(limits, self._growth, taken_ns)),
                 CPUS.name: read_cpus(self._host.proc, taken_ns),
+                LOSSES.name: loss_rows(self._frames, taken_ns),
             },
         }
         if reads_firewall:
