@@ -181,16 +181,21 @@ class _Commands:
         info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
         return _identity(tcp) | {"retransmits": struct.unpack_from("=I", info, _TOTAL_RETRANS_AT)[0]}
 
-    def bind_udp(self, name: str, address: str) -> int:
-        """Open a UDP socket and return its port."""
+    def bind_udp(self, name: str, address: str, port: int = 0) -> int:
+        """Open a UDP socket and return its port, by default a free one."""
         udp = self._sockets[name] = socket.socket(_family(address), socket.SOCK_DGRAM)
-        udp.bind((address, 0))
+        udp.settimeout(TIMEOUT_S)
+        udp.bind((address, port))
         return int(udp.getsockname()[1])
 
     def send_datagrams(self, name: str, to: list[Any], count: int, size: int) -> None:
         """Send `count` datagrams of `size` bytes to an address and port."""
         for _ in range(count):
             self._sockets[name].sendto(_CHUNK[:size], tuple(to))
+
+    def receive_datagram(self, name: str) -> None:
+        """Receive a datagram."""
+        self._sockets[name].recv(len(_CHUNK))
 
     def send_load(self, name: str, to: list[Any], cpu_ns: int) -> int:
         """Send datagrams of one byte until they have used `cpu_ns` of CPU time. Return this process's CPU time."""

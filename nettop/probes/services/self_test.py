@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Self-test of the services lens: compare its counts with a known number of requests and answers."""
+"""Self-test of the services lens: compare its counts with a known number of requests and answers, and its response
+times over UDP with the time that the exchange took."""
 
 from __future__ import annotations
 
@@ -11,20 +12,35 @@ import numpy as np
 from nettop.selftest.paths import IP_VERSIONS, TrafficPath
 from nettop.selftest.process import CommandFailed
 from nettop.selftest.result import SelfTestResult
-from nettop.snapshots.services import LENS, SERVICES, SIDES
+from nettop.snapshots.services import HOOK_UDP_REQUESTS, LENS, SERVICES, SIDES, UDP_PORT
 from nettop.snapshots.source import Source
 
 _REQUESTS = (37, 41, 43, 47)
 """Primes, one per path and family."""
 _REQUEST_BYTES, _ANSWER_BYTES = 101, 503
+_UDP_PORTS = (19_853, 19_854, 19_855, 19_856)
+"""Unassigned ports, one per path and family."""
+
+OPTIONS = {UDP_PORT: ",".join(map(str, _UDP_PORTS))}
 
 
 def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
-    """Send requests over loopback and between namespaces, each answered before the next, and compare the counts of both
-    ends."""
-    why = source.read(time.monotonic_ns()).why_unavailable(SERVICES)
+    """Send requests over loopback and between namespaces, each answered before the next, and compare what both ends
+    show."""
+    snapshot = source.read(time.monotonic_ns())
+    why = snapshot.why_unavailable(SERVICES)
     if why is not None:
         return [SelfTestResult(LENS.id, "answers", skipped=f"not available: {why}")]
+    why = snapshot.why_not(HOOK_UDP_REQUESTS.name)
+    if why is not None:
+        return [
+            *_run_tcp(source, paths),
+            SelfTestResult(LENS.id, "UDP answers", skipped=f"not available: {why}"),
+        ]
+    return _run_tcp(source, paths) + _run_udp(source, paths)
+
+
+def _run_tcp(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
     results = []
     kinds = ((path, family) for path in paths for family in IP_VERSIONS)
     for count, (path, family) in zip(_REQUESTS, kinds, strict=True):
@@ -40,6 +56,60 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
             measured = int(answers.astype(np.int64).sum()) if len(answers) else None
             results.append(SelfTestResult(LENS.id, f"{what}, {side}", count, measured, "answers"))
     return results
+
+
+def _run_udp(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
+    results = []
+    kinds = ((path, family) for path in paths for family in IP_VERSIONS)
+    for count, port, (path, family) in zip(_REQUESTS, _UDP_PORTS, kinds, strict=True):
+        what = f"{path.name} {family} UDP"
+        try:
+            least_ns, most_ns = _exchange_datagrams(path, family, port, count)
+        except CommandFailed as error:
+            results.append(SelfTestResult(LENS.id, what, skipped=error.what))
+            continue
+        rows = source.read(time.monotonic_ns()).tables[SERVICES.name].array
+        for number, side in SIDES.items():
+            here = rows[(rows["port"] == port) & (rows["side"] == number)]
+            answers, took_ns = (
+                int(here[name].astype(np.int64).sum()) if len(here) else None
+                for name in ("answers", "response_ns")
+            )
+            results += [
+                SelfTestResult(LENS.id, f"{what}, {side}", count, answers, "answers"),
+                _compare_time(f"{what}, {side}, within the time that it took", took_ns, least_ns, most_ns),
+            ]
+    return results
+
+
+def _compare_time(what: str, took_ns: int | None, least_ns: int, most_ns: int) -> SelfTestResult:
+    """Compare a time with the nearest one between two bounds."""
+    expected = least_ns if took_ns is None else min(max(took_ns, least_ns), most_ns)
+    return SelfTestResult(LENS.id, what, expected, took_ns, "ns")
+
+
+def _exchange_datagrams(path: TrafficPath, family: str, port: int, count: int) -> tuple[int, int]:
+    """Send datagrams to a port, and an answer to each; return the least and most ns that the answers may have taken
+    in all. Raises CommandFailed."""
+    if path.unavailable:
+        raise CommandFailed(path.unavailable)
+    client, server = path.client, path.server
+    server.run("bind_udp", "answer", path.server_address[family], port)
+    back = path.client_address[family], client.run("bind_udp", "request", path.client_address[family])
+    least_ns = most_ns = 0
+    for _ in range(count):
+        before_ns = time.monotonic_ns()
+        client.run("send_datagrams", "request", (path.server_address[family], port), 1, _REQUEST_BYTES)
+        sent_ns = time.monotonic_ns()
+        server.run("receive_datagram", "answer")
+        answers_ns = time.monotonic_ns()
+        server.run("send_datagrams", "answer", back, 1, _ANSWER_BYTES)
+        client.run("receive_datagram", "request")
+        least_ns += answers_ns - sent_ns
+        most_ns += time.monotonic_ns() - before_ns
+    for process, name in ((client, "request"), (server, "answer")):
+        process.run("close", name)
+    return least_ns, most_ns
 
 
 def _exchange(path: TrafficPath, family: str, count: int) -> int:
