@@ -9,6 +9,7 @@ from functools import partial
 from math import ceil
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nettop.engine.consumer import Consumer
@@ -86,11 +87,15 @@ class Watch:
         frame = self.session.bus.frame("services")
         return 0 if frame is None else frame.now.lost[UNTIMED]
 
-    def knows_usual_times(self, port: int) -> bool:
-        """Return whether the usual response times of the service at a port are known."""
+    def knows_usual_times(self, namespaces: list[Namespace], port: int) -> bool:
+        """Return whether the usual response times of the service at a port in these namespaces are known."""
         frame = self.session.bus.frame("services")
         rows = None if frame is None else frame.now.tables.get(SERVICES.name)
-        return rows is not None and bool(known(rows.array["usual_p99"][rows.array["port"] == port]).any())
+        if rows is None:
+            return False
+        array = rows.array
+        here = (array["port"] == port) & np.isin(array["netns"], [each.inode for each in namespaces])
+        return bool(known(array["usual_p99"][here]).any())
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +117,12 @@ def test_the_right_finding_comes_first(fault: Fault, watch: Watch) -> None:
     if why := fault.lacks() or unseen(fault, watch):
         pytest.skip(why)
     with made(fault) as scene:
+        namespaces = list(scene.namespaces.values())
         if scene.worsens is not None:
             (port,) = map(int, re.findall(r"\\b(\d+)\\b", fault.says))
-            until(lambda: watch.knows_usual_times(port), "the usual times are known", 90)
+            until(lambda: watch.knows_usual_times(namespaces, port), "the usual times are known", 90)
             scene.worsen()
-        until(lambda: watch.has_entered(list(scene.namespaces.values())), "the namespaces are entered")
+        until(lambda: watch.has_entered(namespaces), "the namespaces are entered")
         until(lambda: fault.proof(scene), str(scene))
         assert_first(fault, scene, watch)
 
