@@ -659,15 +659,15 @@ def no_local_port(made: Made) -> What:
     )
 
 
-@fault("ports-fill-up", "filling up", CACHE, takes_s=100)
+@fault("ports-fill-up", "filling up", CACHE, takes_s=140)
 def ports_fill_up(made: Made) -> What:
     """A program leaks connections, and the local ports for its destination will be used up in minutes."""
     home, at = made.namespace("home"), (LOOPBACK, CACHE)
     home.sysctl("net.ipv4.ip_local_port_range", "40000 40499")
     made.serve(home, "cachesrv", at, programs.hold)
-    made.start(home, "fetcher", programs.leak, at, 255, 0.9)
+    made.start(home, "fetcher", programs.leak, at, 255, 1.1)
     return (
-        "fetcher keeps 255 connections to cachesrv at 127.0.0.1:6379 and one more each 0.9 s, of 500 local ports",
+        "fetcher keeps 255 connections to cachesrv at 127.0.0.1:6379 and one more each 1.1 s, of 500 local ports",
         lambda: (
             255 < len(established(home, f"dport = {CACHE}")) < 400
             and per_second(lambda: len(established(home, f"dport = {CACHE}")), 2) > 0.5
