@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from nettop.errors import NettopError
 from nettop.kernel.host.proc_files import read_text
@@ -18,7 +17,7 @@ from nettop.probes.findings.growth import Growth, Use
 from nettop.query.address import endpoint_text
 from nettop.snapshots.findings import LIMITS
 from nettop.snapshots.row_ids import row_id
-from nettop.snapshots.snapshot import Rows, TextTable, unknown_value
+from nettop.snapshots.snapshot import Rows, rows_from
 
 _IN_SOCKSTAT = re.compile(r"^(\w+):|(\w+) (\d+)", re.MULTILINE)
 _FIRST, _LAST = 0, -1
@@ -133,7 +132,7 @@ def limit_rows(
         (netns, resource): Use(used, most, limit.levels_off_s) for netns, resource, limit, used, most in found
     }
     per_s = growth.add(uses, taken_ns)
-    values = (
+    values: Iterator[dict[str, Any]] = (
         {
             # A number of the whole machine is about no namespace.
             "id": row_id(resource, 0 if limit.of_machine else netns),
@@ -150,6 +149,6 @@ def limit_rows(
     return rows_from(LIMITS, list(values), taken_ns)
 
 
-def _forecast(left: int, per_s: float | None) -> dict[str, float | None]:
+def _forecast(left: int, per_s: float | None) -> dict[str, Any]:
     """Return how fast a resource grows, and after how many ns nothing is left; both unknown if it does not."""
     return {"growth": per_s, "full_in": None if per_s is None else left / per_s * 1e9}

@@ -14,7 +14,13 @@ from nettop.snapshots.snapshot import Frame, Rows, rows_from
 def loss_rows(frames: Mapping[str, Frame], taken_ns: int) -> Rows:
     """Return a row for each kind of loss of each lens."""
     found = [
-        {"id": row_id(lens.id, what), "lens": lens.title, "what": what, "meaning": lens.losses[what], "lost": lost}
+        {
+            "id": row_id(lens.id, what),
+            "lens": lens.title,
+            "what": what,
+            "meaning": lens.losses[what],
+            "lost": lost,
+        }
         for lens in lenses()
         if lens.id in frames
         for what, lost in frames[lens.id].now.notable_losses.items()
