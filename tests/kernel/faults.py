@@ -659,7 +659,7 @@ def no_local_port(made: Made) -> What:
     )
 
 
-@fault("ports-fill-up", "filling up", CACHE, takes_s=140)
+@fault("ports-fill-up", "filling up", CACHE, takes_s=40)
 def ports_fill_up(made: Made) -> What:
     """A program leaks connections, and the local ports for its destination will be used up in minutes."""
     home, at = made.namespace("home"), (LOOPBACK, CACHE)

@@ -5,6 +5,7 @@ import os
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from math import ceil
 from typing import Any
@@ -18,6 +19,7 @@ from nettop.engine.source import probe_of
 from nettop.kernel.host.facts import Host
 from nettop.kernel.net.nf_rules import open_asker
 from nettop.output.check import watching
+from nettop.probes.findings import growth, limits
 from nettop.probes.services.udp_programs import REQUESTS_MAX
 from nettop.query.findings import listed
 from nettop.snapshots import lenses
@@ -100,13 +102,16 @@ class Watch:
 
 @pytest.fixture(scope="module")
 def watch() -> Iterator[Watch]:
-    """Yield a check that all tests share."""
+    """Yield a check that all tests share. It forecasts the use of local ports seven times as soon as usual."""
     host = Host()
     with (
+        pytest.MonkeyPatch.context() as patched,
         open_asker(host),
         Session(INTERVAL_S, partial(probe_of, host=host)) as session,
         watching(session, {}) as consumer,
     ):
+        patched.setattr(growth, "STEP_S", growth.STEP_S / 7)
+        patched.setattr(limits, "_PORTS", replace(limits._PORTS, levels_off_s=limits._PORTS.levels_off_s / 7))
         until(lambda: consumer.frame, "the first reading")
         yield Watch(session, consumer)
 
