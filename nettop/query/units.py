@@ -14,6 +14,8 @@ from nettop.snapshots.schema import RATE, Kind, Table
 
 UNKNOWN = "–"
 """Placeholder for an unknown value on screens."""
+TOO_NARROW = "…"
+"""Placeholder for a number that its column has no room for."""
 
 RATIO = "ratio"
 """The unit of a share: 0.031 is shown as 3.1%."""
@@ -236,4 +238,4 @@ def _squeezed(value: float, unit: str, text: str, width: int) -> str:
         number, noun = value / scale.size, scale.suffix.strip()
     whole = "<1" if 0 < number <= 0.5 else f"{number:.0f}"
     shorter = (text, text.replace(" ", ""), whole + noun, whole + noun[:1])
-    return next((candidate for candidate in shorter if len(candidate) <= width), "…"[:width])
+    return next((candidate for candidate in shorter if len(candidate) <= width), TOO_NARROW[:width])

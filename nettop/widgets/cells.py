@@ -12,7 +12,7 @@ import numpy as np
 from rich.cells import cell_len
 
 from nettop.query.times import rfc3339
-from nettop.query.units import UNKNOWN, human, human_spread, unit_of
+from nettop.query.units import TOO_NARROW, UNKNOWN, human, human_spread, unit_of
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.hooks import NOT_AVAILABLE
@@ -242,8 +242,13 @@ def _texts(view: View, column: Column, at: Index) -> list[str | None]:
         return [None if value is None else f":{value}" for value in values]
     if kind in (Kind.LABEL, Kind.KEY):
         return [None if value is None else str(value) for value in values]
-    width = column.width - 2 if column.brief else column.width
-    return [v if v is None or isinstance(v, str) else human(v, column.unit, width) for v in values]
+    return [v if v is None or isinstance(v, str) else _amount(v, column) for v in values]
+
+
+def _amount(number: float, column: Column) -> str:
+    """Format a number; in the short form without decimals, if that leaves anything of it."""
+    text = human(number, column.unit, column.width - 2) if column.brief else TOO_NARROW
+    return human(number, column.unit, column.width) if text == TOO_NARROW else text
 
 
 def when(moment: str, width: int, now: str) -> str:
