@@ -58,12 +58,12 @@ class DropsScreen(LensScreen):
         if view.snapshot.why_unavailable(COUNTERS) is not None:
             return [*parts, headline.not_available("counters", 80)]
         counted = [name for name in _COUNTS if counts.get(name)]
-        parts += [item(("since boot:", Role.DIM), importance=81)] if counted else []
         for place, name in enumerate(counted):
             rate = view.count_rate(name)
             grows = [Span(f" {WARNING} +{human(rate, _PER_SECOND)}", Role.BAD)] if rate else []
-            amount = [Span(f"{_COUNTS[name]} ", Role.DIM), Span(f"{counts[name]:,}"), *grows]
-            parts.append(item(*amount, importance=80 - place, beside=not place))
+            label = f"{_COUNTS[name]} " if place else f"since boot: {_COUNTS[name]} "
+            amount = [Span(label, Role.DIM), Span(f"{counts[name]:,}"), *grows]
+            parts.append(item(*amount, importance=80 - place))
         return parts
 
 
