@@ -63,7 +63,7 @@ class Step(NamedTuple):
 
 NEXT_FINDING = ("exclamation_mark",)
 LAGGING = (
-    Step((), "of the segments from producer", "tour-1-start"),
+    Step((), "of its segments to", "tour-1-start"),
     Step(NEXT_FINDING, "1 of ", "tour-2-trouble"),
     Step(("right",), "CWND", "tour-3-details"),
     Step(("5",), "mostly NOT_SPECIFIED", "tour-4-drops"),
@@ -96,12 +96,12 @@ def evidence(fault: str, sentence: str, rows: str, findings: int = 1) -> tuple[S
 FROM_FAULTS = {
     "slow-reader": first_screen("slow-reader", "ordersvc waits for it"),
     "accept-queue-full": first_screen("accept-queue-full", "9 of 8 connections wait"),
-    "no-local-port": evidence("no-local-port", "no local port, 26/s", "1 of ", findings=2),
+    "no-local-port": evidence("no-local-port", "no local port, 26/s", "1 of "),
     "connect-unanswered": first_screen("connect-unanswered", "8 wait"),
     "udp-overflow": evidence("udp-overflow", "its receive buffer is full", "1 of "),
     "firewall-drop": (
         Step((), "fetcher gets no answer"),
-        Step(("5",), "a firewall here drops 1", "tour-firewall-drop"),
+        Step(("5",), "by a rule of nftables", "tour-firewall-drop"),
     ),
     "slow-service": (
         Step(("7",), "last 30 s", findings=0),

@@ -22,7 +22,7 @@ from nettop.snapshots.arrays import Index, Mask, as_list, distinct_rows, positio
 from nettop.snapshots.connections import LISTEN, UNATTRIBUTED
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.row_ids import row_id
-from nettop.snapshots.schema import Kind, Lens, Rule, Severity, Table
+from nettop.snapshots.schema import OWN_NAMESPACE, Kind, Lens, Rule, Severity, Table
 from nettop.snapshots.snapshot import Frame, Rows, rows_from
 
 KEPT_S = 10.0
@@ -190,11 +190,6 @@ def _rows_before(view: View, parsed: ParsedRule) -> dict[Identity, int]:
 
 def _finding(view: View, parsed: ParsedRule, identity: Mapping[str, Any], at: Index) -> Finding:
     table, rule = view.table, parsed.rule
-    shown, wanted = rule.proof
-    # A PID says more than the process's name and its namespace.
-    implied = {"process", "netns"} if identity.get("pid") is not None else set()
-    terms = (_equals(*item) for item in identity.items() if item[0] not in implied)
-    filters = [parsed.rows, *(parse_filter(table, term) for term in terms)]
     return Finding(
         rule,
         row_id(rule.name, *sorted(identity.items())),
@@ -203,9 +198,23 @@ def _finding(view: View, parsed: ParsedRule, identity: Mapping[str, Any], at: In
         len(at),
         _common(view, "process", at) if "process" in table.by_name else None,
         Place(*(_distinct(view, names, at[:PLACES_MAX]) for names in _PLACES)),
-        shown or parsed.view,
-        wanted if shown else combined(table, filters).text,
+        *_evidence(table, parsed, identity),
     )
+
+
+def _evidence(table: Table, parsed: ParsedRule, identity: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the view that shows a finding, and the filter of its rows; as a small screen cuts the end, who and where
+    come first."""
+    shown, wanted = parsed.rule.proof
+    if shown not in ("", parsed.view):
+        return shown, wanted
+    if shown:  # other rows, which may have no owner
+        known, implied = parse_filter(table, wanted), {"process", "pid"}
+    else:  # a PID says more than the process's name and its namespace
+        known, implied = parsed.rows, {"process", "netns"} if identity.get("pid") is not None else set()
+    names = sorted(identity.keys() - implied, key=lambda name: (name == "netns", parsed.rule.by.index(name)))
+    terms = (parse_filter(table, _equals(name, identity[name])) for name in names)
+    return parsed.view, combined(table, [*terms, known]).text
 
 
 def _equals(name: str, value: Any) -> str:
@@ -240,8 +249,8 @@ def _value(view: View, name: str, at: Index) -> str | None:
     """Return a value of rows as text; None if it is unknown."""
     if name == "rows":
         return f"{len(at):,}"
-    if name in _OF_SOCKETS:
-        return _OF_SOCKETS[name](view, at)
+    if name in _FROM_ELSEWHERE:
+        return _FROM_ELSEWHERE[name](view, at)
     table = view.table
     field = table.by_name.get(name)
     if field is None or field.kind in _TOTALLED:
@@ -252,7 +261,8 @@ def _value(view: View, name: str, at: Index) -> str | None:
     if field.kind is Kind.GAUGE:
         most = max((number for number in values_of(view, name, at) if number is not None), default=None)
         return None if most is None else human(most, unit_of(table, name))
-    distinct = [str(value) for value in dict.fromkeys(values_of(view, name, at)) if value is not None]
+    unsaid = (None, OWN_NAMESPACE) if name == "namespace" else (None,)
+    distinct = [str(value) for value in dict.fromkeys(values_of(view, name, at)) if value not in unsaid]
     return (
         f"{distinct[0]} and {len(distinct) - 1:,} more" if len(distinct) > 1 else next(iter(distinct), None)
     )
@@ -274,8 +284,14 @@ def _listener(view: View, at: Index) -> str | None:
     return name
 
 
-_OF_SOCKETS = {"other_end": _other_end, "listener": _listener}
-"""Values in sentences about sockets that other sockets tell."""
+def _time_wait(view: View, _: Index) -> str | None:
+    """Return the number of sockets in TIME_WAIT."""
+    number = view.snapshot.counts.get("time_wait")
+    return None if number is None else f"{number:,}"
+
+
+_FROM_ELSEWHERE = {"other_end": _other_end, "listener": _listener, "time_wait": _time_wait}
+"""Values in sentences that are in no column of the rows."""
 
 
 def _unit_in_sentence(unit: str) -> str:

@@ -274,9 +274,10 @@ _SOCKET_RULES = (
         "{process} {local}: {syn_queue} half-open connections, of {backlog}; their SYN-ACKs are not answered",
         "listeners whose SYN-ACKs are not answered, because of a flood or loss; when the queue is full, the kernel "
         "sends SYN cookies or drops SYNs",
-        "net.ipv4.tcp_syncookies=1 keeps it reachable; find the senders among the SYN_RECV connections, and block them",
+        "net.ipv4.tcp_syncookies=1 keeps it reachable; block the senders, if REMOTE repeats and is not forged",
         certainty=Certainty.LIKELY,
         by=(*_OWNER, "local_port"),
+        proof=("connections", "state=SYN_RECV"),
     ),
     # A connection closed by its peer first is in this state until the program closes it too, for milliseconds: a busy
     # server always has some. A hundred at once, or ten and a growing number, means that they are leaked.
@@ -396,8 +397,9 @@ _SOCKET_RULES = (
         "retransmitting",
         "(retransmits_per_s>=10 retransmit_ratio>=2%) or "
         "(retransmits_per_s>=2 data_packets_sent_per_s>=10 retransmit_ratio>=5%)",
-        "{retransmit_ratio} of the segments from {process} to {remote_address} are lost, {retransmits_per_s}/s",
-        "connections that retransmit many segments, because the path loses them",
+        "{process} sends {retransmit_ratio} of its segments to {remote_address} again, {retransmits_per_s}/s",
+        "connections that retransmit many segments: the path loses them, or delays or reorders them so much that TCP "
+        "believes so (REORD)",
         "find the lossy link: errors and drops of the interfaces on the way (lens 3), a full queue, or a policer",
         Severity.WARNING,
         by=("netns", "process", "remote_address"),
@@ -512,6 +514,8 @@ EVENTS = Table(
     metrics=(),
 )  # fmt: skip
 
+_NO_LOCAL_PORT, _OTHER_REASON = (f'reason{sign}"{_ERRORS[errno.EADDRNOTAVAIL]}"' for sign in ("=", "!="))
+
 FAILURES = Table(
     name="failures",
     fields=(
@@ -545,12 +549,24 @@ FAILURES = Table(
     hooks=("events",),
     rules=(
         Rule(
+            "no local port",
+            f"direction=outbound {_NO_LOCAL_PORT} failed_per_s>0",
+            "{process} cannot connect to {remote_address}:{port}: no local port, {failed_per_s}/s"
+            "[; this host has {time_wait} in TIME_WAIT]",
+            "connects from here that fail because every local port already has a connection to that address and port, "
+            "many of them in TIME_WAIT",
+            "reuse connections (keep-alive, a pool); widen net.ipv4.ip_local_port_range",
+            by=("netns", "port", "process", "remote_address"),
+            after_s=1.0,
+            pause_s=10.0,
+        ),
+        Rule(
             "connects fail",
-            "direction=outbound failed_per_s>0",
+            f"direction=outbound {_OTHER_REASON} failed_per_s>0",
             "{process} cannot connect to {remote_address}:{port}: {reason}, {failed_per_s}/s",
             "connections from here that never open; REASON says why",
-            "refused: nobody listens there; timed out: nobody answers, or a firewall drops it; no local port: widen "
-            "net.ipv4.ip_local_port_range or reuse connections; unreachable: see ip route get",
+            "refused: nobody listens there; timed out: nobody answers, or a firewall drops it; unreachable: see ip "
+            "route get",
             by=("reason", "netns", "port", "process", "remote_address"),
             after_s=1.0,
             pause_s=10.0,

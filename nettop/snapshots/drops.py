@@ -329,7 +329,7 @@ PACKETS = Table(
             "firewall drops",
             "(reason=NETFILTER_DROP or reason=XDP or reason=TC_INGRESS or reason=BPF_CGROUP_EGRESS) packets_per_s>0 "
             "process!=–",
-            "a firewall here drops {packets_per_s} packets/s for {process} :{port} ({reason})",
+            "{packets_per_s} packets/s for {process} :{port} are dropped on this host by {meaning}",
             "packets that a firewall on this host drops, though a process listens at their port",
             "nft list ruleset -a, iptables -nvL: look for the rule whose counter grows",
             Severity.WARNING,

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nettop.snapshots.connections import FAILURES
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.schema import (
@@ -77,26 +79,29 @@ LIMIT_WARN_FROM = 0.8
 FILLING_FROM = 0.5
 """Share of a limit from which a finding says when it will be full."""
 FULL_SOON_S = 300
+LOCAL_PORTS_TO = "local ports to "
+"""The resource that is limited for each destination begins with this."""
+_IN_USE = "{resource}: {used} of {limit} in use[ in namespace {namespace}]; once full, {when_full}"
 
 LIMITS = Table(
     name="limits",
     fields=(
         Field("id", Kind.KEY, "ID", "number made of the resource and its namespace", "u8", width=6, importance=2),
-        Field("resource", Kind.TEXT, "RESOURCE", "what is limited", "u4", width=26, importance=100),
+        Field("resource", Kind.TEXT, "RESOURCE", "what is limited", "u4", width=36, importance=100),
         NETNS,
-        NAMESPACE,
-        Field("used", Kind.GAUGE, "USED", "how much of it is used", "u8", width=10, importance=90),
-        Field("limit", Kind.GAUGE, "LIMIT", "how much may be used", "u8", width=10, importance=89),
+        replace(NAMESPACE, width=11),
+        Field("used", Kind.GAUGE, "USED", "how much of it is used", "u8", width=9, importance=90),
+        Field("limit", Kind.GAUGE, "LIMIT", "how much may be used", "u8", width=9, importance=89),
         Field("use", Kind.RATIO, "USE", "used ÷ limit", width=7, importance=95, parts=("used", "limit")),
         Field("growth", Kind.GAUGE, "GROWS/s", "growth of the use per second in the last minute, if it has grown for "
               "longer than under a steady load, and does not slow down enough to end before the limit", "f8", width=8,
               importance=55),
         Field("full_in", Kind.GAUGE, "FULL IN", "time until it is used up at this growth; unknown if it does not grow",
               "u8", "ns", width=9, importance=93),
-        Field("setting", Kind.TEXT, "SETTING", "the sysctl that sets the limit", "u4", width=34, importance=60),
+        Field("setting", Kind.TEXT, "SETTING", "the sysctl that sets the limit", "u4", width=36, importance=60),
         Field("when_full", Kind.TEXT, "WHEN FULL", "what happens once it is used up", "u4", width=40, importance=50),
     ),
-    screen=("resource", "namespace", "used", "limit", "use", "full_in", "setting", "when_full"),
+    screen=("resource", "namespace", "used", "limit", "use", "full_in", "setting"),
     text=("resource", "netns", "namespace", "used", "limit", "use", "full_in", "setting"),
     sort="-use",
     bar="use",
@@ -104,9 +109,19 @@ LIMITS = Table(
     metrics=(Metrics(("resource", "namespace"), ("used", "limit")),),
     rules=(
         Rule(
+            "few local ports left",
+            f'resource~"{LOCAL_PORTS_TO}" use>={LIMIT_WARN_FROM:.0%}',
+            _IN_USE,
+            "a destination with connections from almost every local port, also those in TIME_WAIT",
+            "reuse connections (keep-alive, a pool); {setting} widens the range",
+            Severity.WARNING,
+            by=("resource", "netns"),
+            explained_by=("no local port",),
+        ),
+        Rule(
             "near a limit",
-            f"use>={LIMIT_WARN_FROM:.0%}",
-            "{resource}: {used} of {limit} in use[ in namespace {namespace}]; once full, {when_full}",
+            f'resource!~"{LOCAL_PORTS_TO}" use>={LIMIT_WARN_FROM:.0%}',
+            _IN_USE,
             "a resource of the kernel that is almost used up",
             "find out who uses it; {setting} raises the limit",
             Severity.WARNING,

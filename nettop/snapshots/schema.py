@@ -176,7 +176,8 @@ class Rule:
     - `explained_by`: kinds that cause this one; if such a finding is about the same port, process or namespace, this
       one is part of it.
     - `only_explains`: it is no finding by itself, only the cause of others.
-    - `proof`: the view that shows more, and its filter, if it is not that of the rows; opening it may attach hooks.
+    - `proof`: the view that shows more, and its filter, if it is not that of the rows; opening it may attach hooks. In
+      the same table, other rows: those with the same values of `by` but for their owner.
     """
 
     name: str

@@ -8,7 +8,20 @@ from dataclasses import replace
 from nettop.errors import UsageError
 from nettop.snapshots.connections import NO_YES
 from nettop.snapshots.histograms import Buckets
-from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Metrics, Option, Rule, Table
+from nettop.snapshots.schema import (
+    NAMESPACE,
+    NETNS,
+    Certainty,
+    Field,
+    Hook,
+    Kind,
+    Lens,
+    Metrics,
+    Option,
+    Rule,
+    Severity,
+    Table,
+)
 
 # --- names of numbers ----------------------------------------------------------------------------------------
 
@@ -266,6 +279,19 @@ SERVICES = Table(
             "{process} {service} answers in {recent_p99}, {usual_p99} before",
             "services of this host whose p99 of the last 10 seconds is more than three times the usual",
             "QUEUED and SERVICE tell whether requests wait for {process} or in it; see the services that it uses",
+            by=("netns", "port", "process"),
+            explained_by=("stuck service", *_SLOW_DNS),
+        ),
+        # It cannot be compared with its own past yet. Ten answers at least are as slow, so a single report is none.
+        Rule(
+            "slow from the start",
+            "side=served recent_p99>=1s p50>=1s not usual_p99>=0",
+            "{process} {service} needs {p50} for half of its answers; its usual time is not known yet",
+            "services of this host that take a second or more for half of their answers, while nettop has not watched "
+            "them long enough to know their usual times; one that holds requests until there is news looks the same",
+            "QUEUED and SERVICE tell whether requests wait for {process} or in it; see the services that it uses",
+            Severity.HINT,
+            Certainty.POSSIBLE,
             by=("netns", "port", "process"),
             explained_by=("stuck service", *_SLOW_DNS),
         ),

@@ -646,7 +646,7 @@ def prohibited(made: Made) -> What:
     )
 
 
-@fault("no-local-port", "connects fail", "fetcher", CACHE)
+@fault("no-local-port", "no local port", "fetcher", CACHE, "TIME_WAIT")
 def no_local_port(made: Made) -> What:
     """A program that holds a connection from each local port tries to make more."""
     home, at = made.namespace("home"), (LOOPBACK, CACHE)
@@ -675,7 +675,7 @@ def ports_fill_up(made: Made) -> What:
     )
 
 
-@fault("time-wait", "near a limit", CACHE)
+@fault("time-wait", "few local ports left", CACHE)
 def time_wait(made: Made) -> What:
     """Most local ports for one destination are in TIME_WAIT."""
     near, far = made.pair()
@@ -819,6 +819,22 @@ def slow_service(made: Made) -> What:
     return (
         "webapp at 127.0.0.1:8080 answers frontend's 20 requests/s in 0.8 ms, then in 1.5 s",
         lambda: 1000 < longest_wait_ms(home) < 2000 and grows(home, "TcpOutSegs", 20),
+    )
+
+
+@fault("slow-from-start", "slow from the start", "webapp", WEB)
+def slow_from_start(made: Made) -> What:
+    """A service has always taken one and a half seconds for an answer."""
+    home, at = made.namespace("home"), (LOOPBACK, WEB)
+    made.serve(home, "webapp", at, programs.serve_pages, 1.5, None)
+    made.start(home, "frontend", programs.ask_all, at, 40, 20)
+    return (
+        "webapp at 127.0.0.1:8080 answers frontend's 20 requests/s in 1.5 s",
+        lambda: (
+            1000 < longest_wait_ms(home) < 2000
+            and sum(line.number("bytes_received") for line in established(home, f"dport = {WEB}"))
+            > 40 * len(RESPONSE)
+        ),
     )
 
 

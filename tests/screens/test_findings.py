@@ -99,7 +99,7 @@ async def test_ten_thousand_sockets_in_close_wait_are_named_and_shown() -> None:
         assert shown(run).findings._line(0, 160)[2].role is Role.BAD
         assert "fine" in processes(shown(run))
         await press(run, "exclamation_mark")
-        assert filter_text(run) == f"{RULES['CLOSE_WAIT'].filter} and pid=1"
+        assert filter_text(run) == f"pid=1 and {RULES['CLOSE_WAIT'].filter}"
         assert f"/ {filter_text(run)}   10,000 of 10,001   Esc clears" in shown(run).third_line.text
         assert processes(shown(run)) == {"leaker"}
         await press(run, "exclamation_mark")
@@ -119,6 +119,14 @@ async def test_the_key_goes_from_finding_to_finding() -> None:
         await press(run, "exclamation_mark")
         assert filter_text(run) == ""
         assert processes(shown(run)) == {"stuck", "proxyd", "fine"} | {"payapi"}
+
+
+async def test_the_evidence_is_legible_on_a_small_screen() -> None:
+    """The filter's first words and the value that it is about."""
+    async with on_host(ALL_BUT_LEAK, (80, 24)) as run:
+        await press(run, "exclamation_mark")
+        assert "/ pid=2 and local_port=443 and state=" in shown(run).third_line.text
+        assert text_of(shown(run).rows)[1].split()[-1] == "100%"
 
 
 async def test_at_most_three_findings_are_shown() -> None:
@@ -184,7 +192,7 @@ async def test_findings_are_shown_in_every_lens() -> None:
         assert (shown(run).lens.id, strip(run)) == ("drops", lines)
         await press(run, "exclamation_mark")
         assert (shown(run).table.name, processes(shown(run))) == ("sockets", {"payapi"})
-        wanted = f"{RULES['accept queue full'].filter} and pid=2 and local_port=443"
+        wanted = f"pid=2 and local_port=443 and {RULES['accept queue full'].filter}"
         await press(run, "slash")
         assert shown(run).query_one(FilterBox).query_one(Input).value == wanted
         await press(run, "escape", "escape")

@@ -44,7 +44,10 @@ def test_problems_are_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert first == "problem: payapi 10.0.3.7:7003 does not accept: 9 of 8 connections wait"
     assert rest[0].startswith("  since 2026-11-18T")
     assert rest[0].endswith("certain")
-    assert "  see: nettop --view connections --filter 'state=LISTEN accept_queue_use>=80% and pid=1201" in out
+    assert (
+        "  see: nettop --view connections --filter 'pid=1201 and local_port=7003 and state=LISTEN accept"
+        in out
+    )
     assert (
         "  explains: ordersvc cannot send to 10.0.3.7:7000: 244 kB wait, because reportd does not read" in out
     )
@@ -70,7 +73,7 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_ignored_kinds_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     """They are not printed, and do not count; an unknown one is an error with the nearest name."""
-    ignored = ["accept queue full", "data unread", "CLOSE_WAIT", "connects fail"]
+    ignored = ["accept queue full", "data unread", "CLOSE_WAIT", "no local port"]
     words = [word for kind in ignored for word in ("--ignore", kind)]
     assert run((*QUICK, *words), sources(bad_day())) == ExitCode.DONE
     assert "payapi" not in capsys.readouterr().out

@@ -23,9 +23,10 @@ from nettop.snapshots.drops import LENS as DROPS
 from nettop.snapshots.findings import CPUS, FINDINGS, FIREWALL, LIMITS, LOSSES
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Lens, Rule, Severity, Table
-from nettop.snapshots.services import SERVICES
+from nettop.snapshots.services import BUCKETS, SERVICES
 from nettop.snapshots.snapshot import Frame, Rows
 from tests.unit.build import TAKEN_NS, WALL_NS, Row, example_rows, make_frame
+from tests.unit.test_histograms import counted
 
 ALL_RULES = [(lens, table, rule) for lens in lenses() for table in lens.tables for rule in table.rules]
 LISTENER = {
@@ -62,6 +63,10 @@ UNREAD = {**BEFORE, "state": "ESTABLISHED", "receive_queue": 129_000}
 DATAGRAMS = {**BEFORE, "protocol": "udp", "state": "UNCONN", "drops": 2_803}
 RETRANSMITTING = {**BEFORE, "bytes_acked": 900, "retransmits": 10, "data_packets_sent": 500}
 BLACK_HOLE = {**BEFORE, "lost": 1, "cwnd": 1, "send_queue": 9_000, "packets_received": 1}
+
+SLOW = {"side": "served", "process": "webapp", "address": "0.0.0.0", "port": 7020, "recent_p99": 1_600_000_000,
+         "response": counted([1_500_000_000] * 9, BUCKETS)}  # fmt: skip
+NONE = counted([], BUCKETS)
 
 
 def found(
@@ -155,12 +160,17 @@ def test_a_row_may_match_a_special_rule_and_a_general_one(now: Row, expected: li
          {"direction": "outbound", "reason": "no local port", "process": "fetcher", "remote_address": "10.91.0.2",
           "port": 7005, "failed": 28, "failures": 28},
          "fetcher cannot connect to 10.91.0.2:7005: no local port, 26/s"),
+        (FAILURES, {"failed": 2, "failures": 2},
+         {"direction": "outbound", "reason": "refused", "process": "fetcher", "remote_address": "10.91.0.2",
+          "port": 7005, "failed": 28, "failures": 28},
+         "fetcher cannot connect to 10.91.0.2:7005: refused, 26/s"),
         (FAILURES, {"failed": 0, "failures": 0},
          {"direction": "inbound", "reason": "timed out", "port": 7040, "failed": 12, "failures": 12},
          "12 connects/s to port 7040 of (unattributed) fail: timed out"),
         (PACKETS, {"packets": 5},
-         {"reason": "NETFILTER_DROP", "process": "payapi", "port": 7008, "packets": 7, "place": "nft_do_chain"},
-         "a firewall here drops 2 packets/s for payapi :7008 (NETFILTER_DROP)"),
+         {"reason": "NETFILTER_DROP", "process": "payapi", "port": 7008, "packets": 7, "place": "nft_do_chain",
+          "meaning": "a rule of nftables or iptables"},
+         "2 packets/s for payapi :7008 are dropped on this host by a rule of nftables or iptables"),
         (PACKETS, {"packets": 5}, {"reason": "NETFILTER_DROP", "port": 7008, "packets": 7}, None),
         (PACKETS, {"packets": 5}, {"reason": "NO_SOCKET", "protocol": "udp", "port": 53, "packets": 10},
          "5 datagrams/s arrive at UDP port 53, where nobody listens"),
@@ -168,7 +178,9 @@ def test_a_row_may_match_a_special_rule_and_a_general_one(now: Row, expected: li
          {"reason": "SOCKET_RCVBUFF", "severity": "trouble", "meaning": "receive buffer full", "packets": 10},
          "5 packets/s are dropped: receive buffer full"),
         (COUNTERS, {"packets": 5}, {"name": "TcpExtListenOverflows", "namespace": "own", "packets": 6},
-         "1 handshakes/s are dropped because an accept queue is full in namespace own"),
+         "1 handshakes/s are dropped because an accept queue is full"),
+        (COUNTERS, {"packets": 5}, {"name": "TcpExtListenOverflows", "namespace": "web", "packets": 6},
+         "1 handshakes/s are dropped because an accept queue is full in namespace web"),
         (COUNTERS, {"packets": 5}, {"name": "TcpExtTCPReqQFullDoCookies", "packets": 305},
          "300 SYNs/s meet a full SYN queue: a flood, or answers that are lost"),
         (COUNTERS, {"packets": 5}, {"name": "Udp6RcvbufErrors", "packets": 6},
@@ -201,6 +213,8 @@ def test_a_row_may_match_a_special_rule_and_a_general_one(now: Row, expected: li
         (LOSSES, {"lost": 5}, {"lens": "Services", "what": "udp requests", "lost": 125, "meaning": "too many are open"},
          "nettop loses 120/s in Services: too many are open"),
         (LOSSES, {"lost": 5}, {"lens": "Services", "what": "udp requests", "lost": 5, "meaning": "x"}, None),
+        (LIMITS, {}, {"resource": "local ports to 10.91.0.2:7005", "used": 188, "limit": 200, "when_full": "x"},
+         "local ports to 10.91.0.2:7005: 188 of 200 in use; once full, x"),
         (CPUS, {"dropped": 0}, {"cpu": 3, "dropped": 5}, "CPU 3 drops 5 received packets/s: its backlog is full"),
         (CPUS, {"softirq_ns": 0, "elsewhere_ns": 0}, {"cpu": 3, "softirq_ns": 920_000_000, "elsewhere_ns": 30_000_000},
          "CPU 3 spends 92.0% of its time in softirqs, the others 3.00%"),
@@ -229,12 +243,14 @@ def test_a_row_may_match_a_special_rule_and_a_general_one(now: Row, expected: li
          {"speed": "slower", "side": "used", "process": "nginx", "address": "10.0.0.1", "port": 7020,
           "recent_p99": 1_500_000_000, "usual_p99": 800_000, "answers": 9},
          "nginx gets answers of 10.0.0.1:7020 in 1.50 s, 800 µs before"),
+        (SERVICES, {"response": NONE}, SLOW,
+         "webapp 0.0.0.0:7020 needs 1.54 s for half of its answers; its usual time is not known yet"),
+        (SERVICES, {"response": NONE}, SLOW | {"usual_p99": 1_400_000_000}, None),
+        (SERVICES, {"response": NONE}, SLOW | {"side": "used"}, None),
     ],
 )  # fmt: skip
 def test_sentences(table: Table, before: Row, now: Row, sentence: str | None) -> None:
     """A finding names who, where and how much; a row below the threshold, or without an owner, is none."""
-    counted = dict.fromkeys(("id",), 0)
-    del counted
     findings = found([now], [now | before], table=table)
     assert [finding.sentence for finding in findings] == ([] if sentence is None else [sentence])
 
@@ -254,6 +270,23 @@ def test_the_other_end_of_a_connection_is_named() -> None:
     (both,) = found([reader, writer], [reader, writer])
     assert both.sentence == f"{alone.sentence}; ordersvc waits for it"
     assert both.advice == "see what reportd 25406 does instead: ps, its log, cat /proc/25406/stack"
+
+
+def test_evidence_says_first_what_it_is_about() -> None:
+    """The end of a long filter is cut on a small screen."""
+    (finding,) = found([LISTENER | {"accept_queue": 8}])
+    assert finding.filter == "pid=7 and local_port=443 and state=LISTEN accept_queue_use>=80%"
+
+
+def test_a_flood_shows_its_senders() -> None:
+    """The half-open connections to the listener, which have no process."""
+    half_open = [{"state": "SYN_RECV", "netns": 1, "remote_port": 5000 + n} for n in range(3)]
+    elsewhere = {"state": "SYN_RECV", "netns": 1, "local_port": 8443}
+    frame = make_frame([LISTENER | {"syn_queue": 8, "netns": 1}, *half_open, elsewhere])
+    (finding,) = find(SOCKETS, parsed_rules(CONNECTIONS, SOCKETS), frame)
+    assert finding.filter == "local_port=443 and netns=1 and state=SYN_RECV"
+    shown = View(frame, replace(screen_query(SOCKETS), filter=parse_filter(SOCKETS, finding.filter)))
+    assert shown.values("remote_port", shown.order) == [5000, 5001, 5002]
 
 
 def test_values_that_differ_are_counted() -> None:
@@ -439,6 +472,24 @@ def test_a_cause_explains_what_follows_from_it() -> None:
     assert listener["explains"] == "web cannot connect to 10.0.0.2:7003: timed out, 4/s"
 
 
+def test_connects_without_a_local_port_explain_the_limit() -> None:
+    """One finding, which names the process and the sockets in TIME_WAIT; another limit stays."""
+    failure = {"direction": "outbound", "reason": "no local port", "process": "fetcher", "port": 7005, "netns": 1,
+               "remote_address": "10.91.0.2", "failed": 2, "failures": 2}  # fmt: skip
+    now = failure | {"failed": 28, "failures": 28}
+    failing = make_frame([now], [failure], table=FAILURES, counts={"time_wait": 28_231})
+    ports = {"resource": "local ports to 10.91.0.2:7005", "used": 200, "limit": 200, "netns": 1}
+    entries = {"id": 2, "resource": "conntrack entries", "used": 9, "limit": 10, "netns": 1}
+    limits = FINDINGS_LENS, make_frame([ports, entries], table=LIMITS, lens="findings")
+    readings = Readings()
+    readings.add((CONNECTIONS, failing), limits)
+    rows = readings.add((CONNECTIONS, failing), limits)
+    assert kinds_of([row for row in rows if row["cause"] is None]) == ["no local port", "near a limit"]
+    assert rows[0]["finding"] == (
+        "fetcher cannot connect to 10.91.0.2:7005: no local port, 26/s; this host has 28,231 in TIME_WAIT"
+    )
+
+
 def test_the_same_port_elsewhere_is_another_matter() -> None:
     """Two readers that are stuck explain their own writers only, though both listen on the same port."""
 
@@ -502,7 +553,9 @@ def test_the_filter_of_a_finding_shows_its_rows(now: list[Row], before: list[Row
     """Without --all, as many rows as the finding counts, whatever the table shows by default."""
     frame, query = make_frame(now, before), screen_query(SOCKETS)
     rules = [
-        replace(each, rule=replace(each.rule, min_rows=1)) for each in parsed_rules(CONNECTIONS, SOCKETS)
+        replace(each, rule=replace(each.rule, min_rows=1))
+        for each in parsed_rules(CONNECTIONS, SOCKETS)
+        if not each.rule.proof[0]  # these show other rows
     ]
     for finding in find(SOCKETS, rules, frame):
         shown = View(frame, replace(query, filter=parse_filter(SOCKETS, finding.filter)))

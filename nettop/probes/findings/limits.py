@@ -15,7 +15,7 @@ from nettop.kernel.host.proc_files import read_text
 from nettop.kernel.net.client_ports import most_used, read_client_ports
 from nettop.probes.findings.growth import Growth, Use
 from nettop.query.address import endpoint_text
-from nettop.snapshots.findings import LIMITS
+from nettop.snapshots.findings import LIMITS, LOCAL_PORTS_TO
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.snapshot import Rows, rows_from
 
@@ -61,8 +61,7 @@ _ALL = (
 """Per-CPU statistics have the current number of entries in their first column, in hex (neigh_stat_seq_show)."""
 _LIMITS = {limit.resource: limit for limit in _ALL}
 
-_PORTS_TO = "local ports to "
-_PORTS = Limit(_PORTS_TO, "net/ipv4/ip_local_port_range", "", "further connects to it fail")
+_PORTS = Limit(LOCAL_PORTS_TO, "net/ipv4/ip_local_port_range", "", "further connects to it fail")
 
 
 def read_limits(proc: Path, *, is_own: bool) -> dict[str, tuple[int, int]]:
@@ -94,7 +93,7 @@ def _port_use(proc: Path, sockstat: Mapping[str, int]) -> dict[str, tuple[int, i
         return {}
     raw = busiest.address if busiest.family == socket.AF_INET6 else busiest.address[:4]
     place = endpoint_text(socket.inet_ntop(busiest.family, raw), busiest.port)
-    return {f"{_PORTS_TO}{place}": (busiest.used, most)}
+    return {f"{LOCAL_PORTS_TO}{place}": (busiest.used, most)}
 
 
 def parse_sockstat(text: str) -> dict[str, int]:
