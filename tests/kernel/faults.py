@@ -61,7 +61,7 @@ Address = tuple[str, int]
 
 LOOPBACK = "127.0.0.1"
 NOWHERE = "203.0.113.9"
-PAY, REPORT, WEB, CLOSED, CACHE, STATS = 8443, 7000, 8080, 9099, 6379, 8125
+PAY, REPORT, WEB, SHOP, CLOSED, CACHE, STATS = 8443, 7000, 8080, 8081, 9099, 6379, 8125
 SERVFAIL = 2
 TUN = "/dev/net/tun"
 CONNTRACK_MAX = Path("/proc/sys/net/netfilter/nf_conntrack_max")
@@ -802,11 +802,11 @@ def serving(made: Made, badly_s: float | None) -> Namespace:
     return home
 
 
-def longest_wait_ms(namespace: Namespace) -> int:
-    """Return the longest time that a client has waited for webapp's answer, in milliseconds."""
+def longest_wait_ms(namespace: Namespace, port: int = WEB) -> int:
+    """Return the longest time that a client has waited for the answer of a port, in milliseconds."""
     waits = [
         line.number("lastsnd")
-        for line in established(namespace, f"dport = {WEB}")
+        for line in established(namespace, f"dport = {port}")
         if line.number("bytes_sent") // len(REQUEST) > line.number("bytes_received") // len(RESPONSE)
     ]
     return max(waits, default=0)
@@ -822,17 +822,17 @@ def slow_service(made: Made) -> What:
     )
 
 
-@fault("slow-from-start", "slow from the start", "webapp", WEB)
+@fault("slow-from-start", "slow from the start", "shopd", SHOP)
 def slow_from_start(made: Made) -> What:
     """A service has always taken one and a half seconds for an answer."""
-    home, at = made.namespace("home"), (LOOPBACK, WEB)
-    made.serve(home, "webapp", at, programs.serve_pages, 1.5, None)
+    home, at = made.namespace("home"), (LOOPBACK, SHOP)
+    made.serve(home, "shopd", at, programs.serve_pages, 1.5, None)
     made.start(home, "frontend", programs.ask_all, at, 40, 20)
     return (
-        "webapp at 127.0.0.1:8080 answers frontend's 20 requests/s in 1.5 s",
+        "shopd at 127.0.0.1:8081 answers frontend's 20 requests/s in 1.5 s",
         lambda: (
-            1000 < longest_wait_ms(home) < 2000
-            and sum(line.number("bytes_received") for line in established(home, f"dport = {WEB}"))
+            1000 < longest_wait_ms(home, SHOP) < 2000
+            and sum(line.number("bytes_received") for line in established(home, f"dport = {SHOP}"))
             > 40 * len(RESPONSE)
         ),
     )

@@ -10,7 +10,6 @@ from functools import partial
 from math import ceil
 from typing import Any
 
-import numpy as np
 import pytest
 
 from nettop.engine.consumer import Consumer
@@ -89,15 +88,11 @@ class Watch:
         frame = self.session.bus.frame("services")
         return 0 if frame is None else frame.now.lost[UNTIMED]
 
-    def knows_usual_times(self, namespaces: list[Namespace], port: int) -> bool:
-        """Return whether the usual response times of the service at a port in these namespaces are known."""
+    def knows_usual_times(self, pid: int) -> bool:
+        """Return whether the usual response times of the service of a process are known."""
         frame = self.session.bus.frame("services")
         rows = None if frame is None else frame.now.tables.get(SERVICES.name)
-        if rows is None:
-            return False
-        array = rows.array
-        here = (array["port"] == port) & np.isin(array["netns"], [each.inode for each in namespaces])
-        return bool(known(array["usual_p99"][here]).any())
+        return rows is not None and bool(known(rows.array["usual_p99"][rows.array["pid"] == pid]).any())
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +119,8 @@ def test_the_right_finding_comes_first(fault: Fault, watch: Watch) -> None:
     with made(fault) as scene:
         namespaces = list(scene.namespaces.values())
         if scene.worsens is not None:
-            (port,) = map(int, re.findall(r"\\b(\d+)\\b", fault.says))
-            until(lambda: watch.knows_usual_times(namespaces, port), "the usual times are known", 90)
+            worsens = scene.processes[scene.worsens]
+            until(lambda: watch.knows_usual_times(worsens.pid), "the usual times are known", 90)
             scene.worsen()
         until(lambda: watch.has_entered(namespaces), "the namespaces are entered")
         until(lambda: fault.proof(scene), str(scene))
