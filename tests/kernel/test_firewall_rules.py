@@ -148,7 +148,7 @@ def test_check_names_the_rule(rule: str, policy: str, kind: str, sentence: str, 
 
     found = until(named, f"{kind} is found", 60)
     assert sentence in found[kind]["finding"]
-    assert "a firewall here drops" in found[kind]["explains"]
+    assert "are dropped on this host by a rule of nftables or iptables" in found[kind]["explains"]
     assert f"gets no answer to connects to 127.0.0.1:{PORT}" in found[kind]["explains"]
     assert found.keys() == {kind}
 

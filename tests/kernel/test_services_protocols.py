@@ -132,7 +132,8 @@ def test_grpc(home: Namespace, watched: Watched, tmp_path: Path) -> None:
 
 
 def test_grpc_through_nginx(home: Namespace, watched: Watched, tmp_path: Path) -> None:
-    """A client's calls overlap on one connection; nginx has one connection for each call in flight.
+    """A client's calls overlap on one connection, unless its threads get hardly any CPU time at once; nginx has one
+    connection for each call in flight.
 
     There the slowest turns are the calls, and the others acknowledge HTTP/2 connection set-up.
     """
@@ -140,7 +141,8 @@ def test_grpc_through_nginx(home: Namespace, watched: Watched, tmp_path: Path) -
     with grpc(home, tmp_path), nginx(home, tmp_path, passes, " http2"):
         times = calls(home, PROXY, 200, 8)
         for side in (SERVED, USED):
-            assert is_marked(watched.until(home, PROXY, side, connections=0))
+            row = watched.until(home, PROXY, side, connections=0)
+            assert is_marked(row) or has_time(row, ANSWER_S, times[-1], share=0.9)
         row = watched.until(home, GRPC, USED, connections=0)
         assert row["answers"] >= len(times)
         assert is_marked(row) or has_time(row, ANSWER_S, times[-1], share=0.9)
