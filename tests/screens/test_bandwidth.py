@@ -305,9 +305,9 @@ async def test_interfaces_with_errors_are_found() -> None:
     errors = now.tables[INTERFACES.name].array["errors"]
     errors[0] = 7
     async with on_interfaces([before, before, now], lens_set=(LENS, FINDINGS)) as (run, screen):
-        assert "! ▲ eth0 in own has 7 receive or send errors/s" in screen.findings.text
+        assert "! ▲ eth0 has 7 receive or send errors/s" in screen.findings.text
         await press(run, "exclamation_mark")
-        assert screen.state.query.filter.text.startswith(INTERFACES.rules[0].filter)
+        assert screen.state.query.filter.text.endswith(INTERFACES.rules[0].filter)
         assert list(screen.rows.order) == [0]
 
 
