@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chunks, the units of a recording: each is appended whole, and proves by its checksum that it is what was written.
+
+A group of chunks can be read without the ones before it: it begins with a chunk that says where it comes from, and the
+readings of each lens in it, a compressed stream of their own, begin with a complete one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zlib
+from dataclasses import asdict, dataclass, field, replace
+from enum import IntEnum
+from typing import Any
+
+import zstandard
+
+from nettop.recording.numbers import Damaged
+
+FORMAT = 1
+"""The version of the format. A reader refuses newer ones."""
+MARKER = b"\x89nt\n"
+"""Begins each chunk. It is no text, and a transfer that changes line ends breaks it."""
+_HEAD = struct.Struct("<4sBBxxIIQI")
+"""Marker, kind, number of the lens, size in the file, size of what is compressed, wall_ns, checksum."""
+HEAD_BYTES = _HEAD.size
+PAYLOAD_MAX = 1 << 26
+"""Maximum bytes of a payload, before and after compression. A size beyond it is damage."""
+_WINDOW_MAX = 1 << 23
+_LEVEL = 9
+"""Beyond it, little becomes smaller; below, little becomes faster."""
+
+
+class Incomplete(Damaged):
+    """A chunk that ends early: the end of a file that is being written, or whose writer was killed."""
+
+
+class What(IntEnum):
+    """What a chunk has."""
+
+    GROUP = 1
+    """The beginning of a group, as JSON."""
+    READING = 2
+    """A snapshot of a lens."""
+    EVENTS = 3
+    """Rows of an append table."""
+
+
+_WHATS = frozenset(each.value for each in What)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A chunk: `payload` is compressed unless it begins a group; `size` is its size before that."""
+
+    what: What
+    lens: int
+    wall_ns: int
+    payload: bytes
+    size: int
+
+    def to_bytes(self) -> bytes:
+        """Return the chunk as it is in a file."""
+        head = (MARKER, self.what, self.lens, len(self.payload), self.size, self.wall_ns)
+        checksum = zlib.crc32(self.payload, zlib.crc32(_HEAD.pack(*head, 0)))
+        return _HEAD.pack(*head, checksum) + self.payload
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkHead:
+    """The beginning of a chunk: enough to skip it."""
+
+    what: What
+    lens: int
+    payload_bytes: int
+    size: int
+    wall_ns: int
+    checksum: int
+
+    def complete(self, payload: bytes) -> Chunk:
+        """Return the chunk; raise Damaged if its payload is not what was written."""
+        if len(payload) < self.payload_bytes:
+            raise Incomplete("a chunk ends early")
+        head = (MARKER, self.what, self.lens, self.payload_bytes, self.size, self.wall_ns, 0)
+        if zlib.crc32(payload, zlib.crc32(_HEAD.pack(*head))) != self.checksum:
+            raise Damaged("a checksum is wrong")
+        return Chunk(self.what, self.lens, self.wall_ns, payload, self.size)
+
+
+def read_head(head: bytes) -> ChunkHead:
+    """Return the beginning of a chunk; raise Damaged if these bytes are none."""
+    if len(head) < HEAD_BYTES:
+        raise Incomplete("a chunk ends early")
+    marker, what, lens, payload_bytes, size, wall_ns, checksum = _HEAD.unpack(head[:HEAD_BYTES])
+    if marker != MARKER or what not in _WHATS or max(payload_bytes, size) > PAYLOAD_MAX:
+        raise Damaged("there is no chunk")
+    return ChunkHead(What(what), lens, payload_bytes, size, wall_ns, checksum)
+
+
+# --- groups ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The beginning of a group: where it comes from.
+
+    `lenses` are the ids of the lenses, by their numbers; `failures` are the reasons why some have no readings. `host`
+    has facts about the host. `previous` is how many bytes before this group the previous one begins in the same file;
+    0 for the first.
+    """
+
+    lenses: tuple[str, ...]
+    interval_s: float
+    nettop: str
+    host: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=dict)
+    previous: int = 0
+    format: int = FORMAT
+
+    def to_chunk(self, wall_ns: int) -> Chunk:
+        """Return it as a chunk."""
+        payload = json.dumps(asdict(self), separators=(",", ":")).encode()
+        return Chunk(What.GROUP, 0, wall_ns, payload, len(payload))
+
+
+def group_of(chunk: Chunk) -> Group:
+    """Return the beginning of a group; raise Damaged, also if a newer version wrote it."""
+    try:
+        read: dict[str, Any] = json.loads(chunk.payload)
+        if read["format"] > FORMAT:
+            raise Damaged(f"nettop {read['nettop']} wrote it in a newer format; install that version")
+        known = {name: read[name] for name in Group.__slots__ if name in read}
+        group = Group(**known)
+        return replace(group, lenses=tuple(group.lenses))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise (
+            error if isinstance(error, Damaged) else Damaged("the beginning of a group is unreadable")
+        ) from error
+
+
+class Compressor:
+    """Compresses the payloads of one lens in a group, each with all earlier ones as context."""
+
+    def __init__(self) -> None:
+        self._stream = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
+
+    def compress(self, content: bytes) -> bytes:
+        """Return a payload that can be read as soon as it has arrived."""
+        flushed: bytes = self._stream.compress(content) + self._stream.flush(
+            zstandard.COMPRESSOBJ_FLUSH_BLOCK
+        )
+        return flushed
+
+
+class Decompressor:
+    """Decompresses the payloads of one lens in a group, in their order."""
+
+    def __init__(self) -> None:
+        self._payload = io.BytesIO()
+        self._stream = zstandard.ZstdDecompressor(max_window_size=_WINDOW_MAX).stream_reader(self._payload)
+
+    def decompress(self, chunk: Chunk) -> bytes:
+        """Return what was compressed; never more than the chunk declares. Raise Damaged."""
+        self._payload.seek(0)
+        self._payload.truncate()
+        self._payload.write(chunk.payload)
+        self._payload.seek(0)
+        try:
+            content: bytes = self._stream.read(chunk.size)
+        except zstandard.ZstdError as error:
+            raise Damaged(f"it cannot be decompressed: {error}") from error
+        if len(content) != chunk.size:
+            raise Damaged("a chunk is shorter than it should be")
+        return content

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Columns of numbers as few bytes: differences from what a reader knows, as planes of bytes.
+
+A plane has the same byte of every number. The high bytes of small differences are 0, so their planes are left out, and
+the compressor that follows finds the regularities of the others.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nettop.snapshots.arrays import Array, Index
+
+_SPARSE = 8
+"""With fewer than one changed row in so many, the places of those rows are written too."""
+_PLACE = np.dtype("<u4")
+
+
+class Damaged(ValueError):
+    """Bytes that no writer wrote."""
+
+
+class Bytes:
+    """Bytes that are read from the front."""
+
+    def __init__(self, content: bytes | memoryview) -> None:
+        self._rest = memoryview(content)
+
+    def take(self, size: int) -> memoryview:
+        """Return the next `size` bytes; raise Damaged if there are fewer."""
+        if size > len(self._rest):
+            raise Damaged("a reading ends early")
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return taken
+
+    def number(self) -> int:
+        """Return the next number below 2³²."""
+        return int.from_bytes(self.take(4), "little")
+
+    @property
+    def is_empty(self) -> bool:
+        """True once all has been read."""
+        return not self._rest
+
+
+def write_number(number: int) -> bytes:
+    """Return a number below 2³², as `Bytes.number` reads it."""
+    return number.to_bytes(4, "little")
+
+
+def write_column(now: Array, before: Array) -> bytes:
+    """Return the change from `before` to `now`: unsigned integers of one dtype, shape (n,); nothing if they are equal.
+
+    Where most rows grow by the same amount, as ages do, only the difference from that amount is written.
+    """
+    changes = now - before
+    changed = np.flatnonzero(changes)
+    if not len(changed):
+        return b""
+    common = np.zeros((), changes.dtype)
+    if 2 * len(changed) > len(changes) > 1:
+        middle = len(changes) // 2
+        common = np.partition(changes, middle)[middle]
+        changes = changes - common
+        changed = np.flatnonzero(changes)
+    is_sparse = len(changed) * _SPARSE < len(changes)
+    head = common.tobytes() + bytes([is_sparse])
+    if is_sparse:
+        return head + write_places(changed) + _planes(_folded(changes[changed]))
+    return head + _planes(_folded(changes))
+
+
+def read_column(content: Bytes, before: Array) -> Array:
+    """Return the column that `write_column` has written, given what came before."""
+    dtype = before.dtype
+    now: Array = before + np.frombuffer(content.take(dtype.itemsize), dtype)[0]
+    if content.take(1)[0]:
+        places = read_places(content, len(before))
+        now[places] += _unfolded(_read_planes(content, len(places), dtype))
+    else:
+        now += _unfolded(_read_planes(content, len(before), dtype))
+    return now
+
+
+def write_places(places: Index) -> bytes:
+    """Return ascending places, preceded by their number."""
+    return write_number(len(places)) + _planes(np.diff(places, prepend=0).astype(_PLACE))
+
+
+def read_places(content: Bytes, among: int) -> Index:
+    """Return the places that `write_places` has written; raise Damaged if one is not below `among`."""
+    count = content.number()
+    if count > among:
+        raise Damaged("there are more places than rows")
+    places = np.cumsum(_read_planes(content, count, _PLACE), dtype=np.int64)
+    if count and places[-1] >= among:
+        raise Damaged("there is no such row")
+    return places
+
+
+def _folded(changes: Array) -> Array:
+    """Fold negative differences between the positive ones: 0, −1, 1, −2 are 0, 1, 2, 3."""
+    one = changes.dtype.type(1)
+    sign = changes >> changes.dtype.type(changes.dtype.itemsize * 8 - 1)
+    folded: Array = (changes << one) ^ (np.zeros_like(changes) - sign)
+    return folded
+
+
+def _unfolded(folded: Array) -> Array:
+    one = folded.dtype.type(1)
+    numbers: Array = (folded >> one) ^ (np.zeros_like(folded) - (folded & one))
+    return numbers
+
+
+def _planes(numbers: Array) -> bytes:
+    """Return the planes of bytes of unsigned integers, the low ones first, preceded by their number."""
+    most = int(numbers.max()) if len(numbers) else 0
+    size = (most.bit_length() + 7) // 8
+    planes = (
+        numbers.astype(numbers.dtype.newbyteorder("<")).view(np.uint8).reshape(len(numbers), numbers.itemsize)
+    )
+    return bytes([size]) + planes[:, :size].T.tobytes()
+
+
+def _read_planes(content: Bytes, count: int, dtype: np.dtype[np.generic]) -> Array:
+    size = content.take(1)[0]
+    if size > dtype.itemsize:
+        raise Damaged("a number is too large for its column")
+    planes = np.zeros((count, dtype.itemsize), np.uint8)
+    planes[:, :size] = np.frombuffer(content.take(size * count), np.uint8).reshape(size, count).T
+    return planes.view(dtype.newbyteorder("<")).astype(dtype).reshape(count)
