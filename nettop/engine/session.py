@@ -28,11 +28,13 @@ from nettop.settings import checked_seconds
 from nettop.snapshots import lenses
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.own_cost import SELF
+from nettop.snapshots.snapshot import Snapshot
 from nettop.snapshots.source import (
     DropPrivileges,
     EventSource,
     JoiningSource,
     PrivilegedSource,
+    ReplayingSource,
     Source,
     SourceOptions,
 )
@@ -444,9 +446,23 @@ class Session:
             attached.source.join({other: frame for other, frame in frames.items() if frame is not None})
         with self._cost.steps.time(lens, READ):
             snapshot = self._try(lens, lambda: attached.source.read(time.monotonic_ns()))
+        if snapshot is None:
+            return
+        if isinstance(attached.source, ReplayingSource):
+            frame = self.bus.frame(lens)
+            if frame is not None and frame.now is snapshot:
+                return
+            self._leap(lens, *attached.source.leap())
         # Drain first, so that the frame has the events that its snapshot counts.
-        if snapshot is not None and self._drain(lens, attached.events):
+        if self._drain(lens, attached.events):
             self.bus.publish(snapshot, int(self.interval_s * 0.5e9))
+
+    def _leap(self, lens: str, is_elsewhere: bool, before: Snapshot | None) -> None:
+        """Prepare the bus for a reading of another moment: its rates are those of the recorded interval."""
+        if is_elsewhere:
+            self.bus.forget(lens)
+        if before is not None:
+            self.bus.publish(before)
 
     def _drain(self, lens: str, source: EventSource | None) -> bool:
         """Publish the events of the source; return False if that failed."""

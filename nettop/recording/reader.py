@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from nettop.recording.chunks import (
     HEAD_BYTES,
@@ -137,10 +138,19 @@ class Reading:
     is_next: bool
 
 
-class Readings:
-    """The readings of a lens in a file, from any moment on."""
+class Groups(Protocol):
+    """The groups of a recording, in the order of their time."""
 
-    def __init__(self, file: RecordedFile, lens: Lens) -> None:
+    groups: list[PlacedGroup]
+
+    def chunks(self, number: int) -> list[Chunk]:
+        """Return the chunks of a group after its first, up to the first that is damaged or not complete yet."""
+
+
+class Readings:
+    """The readings of a lens in a recording, from any moment on."""
+
+    def __init__(self, file: Groups, lens: Lens) -> None:
         self._file = file
         self._lens = lens
         self._group = -1

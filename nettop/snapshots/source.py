@@ -113,3 +113,12 @@ class JoiningSource(Source, Protocol):
 
     def join(self, frames: Mapping[str, Frame]) -> None:
         """Receive the newest frames of those lenses that have one, by id; called before each reading."""
+
+
+@runtime_checkable
+class ReplayingSource(Source, Protocol):
+    """A source of what was recorded, which may go to any moment. It returns a snapshot again until there is another."""
+
+    def leap(self) -> tuple[bool, Snapshot | None]:
+        """Return, after a reading, whether it does not follow the one read before, and the recorded one that precedes
+        it, unless that is the one read before."""

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A replay: the moment of a recording that is shown, and the sources that show it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Callable
+
+from nettop.errors import SourceFailed, Unsupported
+from nettop.recording.numbers import Damaged
+from nettop.recording.reader import Reading, Readings
+from nettop.recording.recording import Recording
+from nettop.snapshots import lenses
+from nettop.snapshots.schema import Lens
+from nettop.snapshots.snapshot import Rows, Snapshot
+from nettop.snapshots.source import SourceOptions
+
+SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0)
+
+
+class Player:
+    """The moment that is shown: it moves with the clock, `speed` times as fast, unless paused or at the end."""
+
+    def __init__(self, recording: Recording, clock: Callable[[], float] = time.monotonic) -> None:
+        self.recording = recording
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._speed = 1.0
+        self._paused = False
+        self._from_ns = recording.begin_ns
+        self._since = clock()
+
+    @property
+    def wall_ns(self) -> int:
+        """The moment that is shown, by the wall clock of the recording."""
+        with self._lock:
+            return self._now()
+
+    def _now(self) -> int:
+        passed_s = 0.0 if self._paused else self._clock() - self._since
+        return min(
+            self._from_ns + round(passed_s * self._speed * 1e9), max(self._from_ns, self.recording.end_ns)
+        )
+
+    @property
+    def speed(self) -> float:
+        """How many seconds are shown in one."""
+        return self._speed
+
+    @speed.setter
+    def speed(self, speed: float) -> None:
+        with self._lock:
+            self._move(self._now())
+            self._speed = speed
+
+    @property
+    def is_paused(self) -> bool:
+        """True if the moment does not move."""
+        return self._paused
+
+    @is_paused.setter
+    def is_paused(self, paused: bool) -> None:
+        with self._lock:
+            self._move(self._now())
+            self._paused = paused
+
+    @property
+    def is_at_end(self) -> bool:
+        """True once everything has been shown."""
+        return self.wall_ns >= self.recording.end_ns
+
+    def jump(self, wall_ns: int) -> None:
+        """Show another moment; before the beginning or after the end, the nearest one."""
+        with self._lock:
+            self._move(max(self.recording.begin_ns, min(wall_ns, self.recording.end_ns)))
+
+    def step(self, lens: str, readings: int) -> None:
+        """Pause, and show a later (1) or an earlier (−1) reading of a lens."""
+        self.is_paused = True
+        moment = self._neighbour(lens, readings)
+        if moment is not None:
+            self.jump(moment)
+
+    def _move(self, wall_ns: int) -> None:
+        self._from_ns, self._since = wall_ns, self._clock()
+
+    def _neighbour(self, lens: str, readings: int) -> int | None:
+        """Return when the next or the last reading was taken; None if there is none."""
+        recording, now_ns = self.recording, self.wall_ns
+        shown = bisect_right(recording.groups, now_ns, key=lambda group: group.wall_ns) - 1
+        near = range(max(0, shown - 1), min(shown + 2, len(recording.groups)))
+        moments = [moment for number in near for moment in recording.moments(number, lens)]
+        at = bisect_right(moments, now_ns) - 1 + readings
+        return moments[at] if 0 <= at < len(moments) else None
+
+
+class RecordedSource:
+    """The source of a recorded lens; see nettop.snapshots.source.ReplayingSource."""
+
+    def __init__(self, player: Player, lens: Lens) -> None:
+        self._player = player
+        self._lens = lens
+        self._readings = Readings(player.recording, lens)
+        self._shown: Reading | None = None
+        self._events: tuple[Rows, ...] = ()
+        self._leap: tuple[bool, Snapshot | None] = (False, None)
+
+    def configure(self, options: SourceOptions) -> None:
+        """Ignore the options: what was recorded is there."""
+
+    def start(self) -> None:
+        """Raise Unsupported if the lens was not recorded."""
+        recording = self._player.recording
+        if self._lens.id in recording.lenses:
+            return
+        failures = recording.groups[-1].group.failures
+        cause, remedy = failures.get(self._lens.id, (f"{self._lens.title}: not in this recording", ""))
+        recorded = ", ".join(lens.id for lens in lenses() if lens.id in recording.lenses)
+        raise Unsupported(cause, remedy or f"it has {recorded}")
+
+    def read(self, taken_ns: int) -> Snapshot:  # noqa: ARG002 - the recording has its own clock
+        """Return the reading at the moment that is shown; without any so far, an empty one. Raise SourceFailed."""
+        try:
+            reading = self._readings.at(self._player.wall_ns)
+        except Damaged as error:
+            raise SourceFailed(f"the recording is damaged here: {error}", "go to another moment") from error
+        if reading is None:
+            self._shown = None
+            return Snapshot(self._lens.id, self._player.wall_ns, 0, {})
+        if self._shown is None or reading.now is not self._shown.now:
+            is_adjacent = self._shown is not None and reading.before is self._shown.now
+            self._leap = not reading.is_next, None if is_adjacent else reading.before
+            self._shown, self._events = reading, reading.events
+        return reading.now
+
+    def leap(self) -> tuple[bool, Snapshot | None]:
+        """Return whether the last reading does not follow the one before, and what precedes it unless that was read."""
+        return self._leap
+
+    def wakeups(self) -> tuple[int, ...]:
+        """Return no descriptors: events come with the readings."""
+        return ()
+
+    def is_filling(self) -> bool:
+        """Return False: nothing fills up."""
+        return False
+
+    def drain(self, taken_ns: int) -> tuple[Rows, ...]:  # noqa: ARG002 - they were taken when they were recorded
+        """Return the events up to the last reading."""
+        events, self._events = self._events, ()
+        return events
+
+    def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - there is nothing of any row
+        """Return no details: they are read from the running kernel."""
+        return {}
+
+    def close(self) -> None:
+        """Do nothing: the recording belongs to the player."""

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recording: one file, or those of a folder in the order of their time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from nettop.errors import SourceFailed, UsageError
+from nettop.recording.chunks import Chunk, What
+from nettop.recording.reader import PlacedGroup, RecordedFile
+from nettop.writing import why_not
+
+SUFFIX = ".nettop"
+"""Ends the names of recordings."""
+_REMEDY = "make one with nettop record"
+
+
+class Recording:
+    """The groups of one or several files, as those of one."""
+
+    def __init__(self, files: Sequence[RecordedFile]) -> None:
+        self._files = files
+        self.groups: list[PlacedGroup] = []
+        self.end_ns = 0
+        """When it ends so far, by the wall clock."""
+        self._places: list[tuple[RecordedFile, int]] = []
+        self._size = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Find what has been added."""
+        size = sum(file.size for file in self._files)
+        if size == self._size:
+            return
+        self._size = size
+        for file in self._files:
+            known = sum(each is file for each, _ in self._places)
+            file.refresh()
+            self._places += [(file, number) for number in range(known, len(file.groups))]
+        self._places.sort(key=lambda place: place[0].groups[place[1]].wall_ns)
+        self.groups = [file.groups[number] for file, number in self._places]
+        if self.groups:
+            last = max((chunk.wall_ns for chunk in self.chunks(-1)), default=0)
+            self.end_ns = max(self.end_ns, self.groups[-1].wall_ns, last)
+
+    def chunks(self, number: int) -> list[Chunk]:
+        """Return the chunks of a group after its first, up to the first that is damaged or not complete yet."""
+        file, place = self._places[number]
+        return file.chunks(place)
+
+    @property
+    def damage(self) -> list[str]:
+        """What cannot be read, and where."""
+        return [f"at byte {at:,}: {what}" for file in self._files for at, what in sorted(file.damage.items())]
+
+    @property
+    def lenses(self) -> frozenset[str]:
+        """The ids of the lenses that have readings."""
+        return frozenset(lens for group in self.groups for lens in group.group.lenses)
+
+    @property
+    def begin_ns(self) -> int:
+        """When it begins, by the wall clock."""
+        return self.groups[0].wall_ns
+
+    def moments(self, number: int, lens: str) -> list[int]:
+        """Return when a lens was read in a group."""
+        lenses = self.groups[number].group.lenses
+        if lens not in lenses:
+            return []
+        chunks = (chunk for chunk in self.chunks(number) if chunk.lens == lenses.index(lens))
+        return [chunk.wall_ns for chunk in chunks if chunk.what is What.READING]
+
+
+@contextmanager
+def open_recording(path: Path) -> Iterator[Recording]:
+    """Open a recording, or a folder of recordings; close it at the end.
+
+    Raise UsageError if there is none, SourceFailed if it cannot be read.
+    """
+    with ExitStack() as opened:
+        files = []
+        for each in _paths(path):
+            descriptor = _open(each)
+            opened.callback(os.close, descriptor)
+            files.append(RecordedFile(descriptor))
+        recording = Recording(files)
+        if not recording.groups:
+            why = "; ".join(recording.damage) or "it has no reading"
+            raise SourceFailed(f"{path} is no recording: {why}", _REMEDY)
+        yield recording
+
+
+def _paths(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    found = sorted(path.glob(f"*{SUFFIX}"))
+    if not found:
+        raise UsageError(f"{path} has no recordings (*{SUFFIX})", _REMEDY)
+    yield from found
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no recording {path}", _REMEDY) from error
+    except OSError as error:
+        raise SourceFailed(f"{path} cannot be read: {why_not(error)}", "check its permissions") from error
