@@ -7,7 +7,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
@@ -96,6 +96,13 @@ def why_option(panel: str | None = None) -> Any:
 # --- options that lenses declare --------------------------------------------------------------------------------
 
 _Options = TypeVar("_Options", bound=type)
+
+
+def evaluated(options: _Options) -> _Options:
+    """Evaluate the annotations of a class of options, before it becomes a dataclass: typer evaluates those of a
+    subclass where that is defined."""
+    options.__annotations__ = get_type_hints(options, include_extras=True)
+    return options
 
 
 def with_lens_options(

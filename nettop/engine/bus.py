@@ -65,6 +65,7 @@ class Bus:
         self._lock = threading.Lock()
         self._frames: dict[str, Frame] = {}
         self._earlier: dict[str, list[Snapshot]] = {}
+        self._precedents: dict[str, Snapshot] = {}
         self._average_ns = 0
         self._failures: dict[str, NettopError] = {}
         self._subscribers: list[Wake] = []
@@ -81,6 +82,7 @@ class Bus:
         with self._lock:
             last = self._frames.get(snapshot.lens)
             earlier = [] if last is None else [*self._earlier[snapshot.lens], last.now]
+            earlier += filter(None, [self._precedents.pop(snapshot.lens, None)])
             earlier = [each for each in earlier if each.boot_ns >= snapshot.complete_since_ns] or earlier
             earlier = _drop_close(earlier, max(self._average_ns // _PIECES, oldest_gap_ns))
             least_ns = max(self._average_ns - oldest_gap_ns, oldest_gap_ns)
@@ -90,6 +92,11 @@ class Bus:
             self._frames[snapshot.lens] = Frame(snapshot, earlier[0] if earlier else None, batches)
             self._failures.pop(snapshot.lens, None)
         self._wake()
+
+    def precede(self, snapshot: Snapshot) -> None:
+        """Have the next snapshot of the lens compared with this one, which no reader receives."""
+        with self._lock:
+            self._precedents[snapshot.lens] = snapshot
 
     def average_over(self, seconds: float) -> None:
         """Average rates over this time from the next snapshot on; 0 means over each interval."""

@@ -462,7 +462,7 @@ class Session:
         if is_elsewhere:
             self.bus.forget(lens)
         if before is not None:
-            self.bus.publish(before)
+            self.bus.precede(before)
 
     def _drain(self, lens: str, source: EventSource | None) -> bool:
         """Publish the events of the source; return False if that failed."""

@@ -44,8 +44,12 @@ def run_text(
     stdout: TextIO,
     stdin: TextIO | None = None,
     stderr: TextIO | None = None,
+    *,
+    advance: Callable[[], bool] | None = None,
 ) -> ExitCode:
     """Print the view described by `settings`, `settings.text.count` times.
+
+    A replay does not wait: `advance` has its next reading published, and returns False if there is none.
 
     Raise UsageError before attaching anything, BrokenPipeError if the reader of `stdout` is gone, an error with the
     reason if the table is not available, and the lens's errors.
@@ -61,6 +65,7 @@ def run_text(
     with Consumer(session, plan.lens.id, (plan.query.table,), options, columns=plan.named) as consumer:
         printer = _Printer(settings, plan, session, consumer, stdout=stdout, stderr=stderr)
         is_available = False
+        shown: Frame | None = None
         while True:
             if consumer.failure is not None:
                 raise consumer.failure
@@ -71,6 +76,10 @@ def run_text(
             printer.show(consumer.frame)
             if printer.printed == settings.text.count:
                 return ExitCode.DONE
+            if advance is not None and consumer.frame is not shown:
+                shown = consumer.frame
+                if not advance():
+                    return ExitCode.DONE
             if streams.entered(consumer.wait(streams.descriptors())):
                 consumer.read_now()
 

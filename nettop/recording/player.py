@@ -76,12 +76,23 @@ class Player:
         with self._lock:
             self._move(max(self.recording.begin_ns, min(wall_ns, self.recording.end_ns)))
 
-    def step(self, lens: str, readings: int) -> None:
-        """Pause, and show a later (1) or an earlier (−1) reading of a lens."""
+    def step(self, lens: str, readings: int) -> bool:
+        """Pause, and show the next (1) or the last (−1) reading of a lens; return whether there is one."""
         self.is_paused = True
         moment = self._neighbour(lens, readings)
         if moment is not None:
             self.jump(moment)
+        return moment is not None
+
+    def go_to_first(self, lens: str) -> None:
+        """Go on to the first reading of a lens if there is none up to this moment."""
+        recording, now_ns = self.recording, self.wall_ns
+        moments = (
+            moment for number in range(len(recording.groups)) for moment in recording.moments(number, lens)
+        )
+        first = next(moments, now_ns)
+        if first > now_ns:
+            self.jump(first)
 
     def _move(self, wall_ns: int) -> None:
         self._from_ns, self._since = wall_ns, self._clock()

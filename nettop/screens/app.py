@@ -9,6 +9,7 @@ from nettop.engine.session import Session
 from nettop.errors import ExitCode
 from nettop.preferences import LoadedPreferences
 from nettop.process.importing import importing
+from nettop.recording.player import Player
 from nettop.settings import Settings
 from nettop.snapshots import find_table
 from nettop.snapshots.source import SourceOptions
@@ -22,11 +23,13 @@ def run_app(
     session: Session,
     loaded: LoadedPreferences = LoadedPreferences(),  # noqa: B008 - frozen
     writing_refused: str = "",
+    player: Player | None = None,
 ) -> ExitCode:
     """Show the session in the terminal until the user, a signal or an error ends it.
 
-    `loaded` holds the user's saved preferences; `writing_refused` says why no files are written, if so. The caller
-    enters and exits `session`. Raise the NettopError that prevented the first lens from being shown.
+    `loaded` holds the user's saved preferences; `writing_refused` says why no files are written, if so; `player` plays
+    a recording. The caller enters and exits `session`. Raise the NettopError that prevented the first lens from being
+    shown.
     """
     lens, table = find_table(settings.view.view)
     options = SourceOptions(
@@ -41,7 +44,9 @@ def run_app(
         from nettop.screens.context import ScreenContext
         from nettop.screens.nettop_app import NettopApp
 
-    app = NettopApp(ScreenContext(settings, session, loaded=loaded, writing_refused=writing_refused))
+    app = NettopApp(
+        ScreenContext(settings, session, loaded=loaded, writing_refused=writing_refused, player=player)
+    )
     # Existing objects stay alive: scanning them in every collection took a sixth of the drawing time.
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)

@@ -14,6 +14,7 @@ from nettop.errors import PermissionMissing, Unsupported
 from nettop.preferences import LoadedPreferences, remember
 from nettop.query.columns import Names
 from nettop.query.units import show_rates
+from nettop.recording.player import Player
 from nettop.screens.history import HistogramHistory, TotalsHistory
 from nettop.settings import Settings
 from nettop.snapshots import lenses, view_name
@@ -103,6 +104,9 @@ class ScreenContext:
 
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The columns the user chose, by the tables' names for --view."""
+
+    player: Player | None = None
+    """What plays the recording that is shown; None if the running kernel is."""
 
     def __post_init__(self) -> None:
         self.interval_s = self.session.interval_s

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop replay`: options and startup."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nettop.commands.invoker import invoking_user
+from nettop.commands.options import Subcommand, option
+from nettop.commands.privilege import give_up_privileges, open_session
+from nettop.commands.view import ShowOptions, show_screens, show_text, shown_settings
+from nettop.errors import ExitCode, UsageError
+from nettop.process.importing import importing
+from nettop.settings import Settings
+from nettop.snapshots import find_table, lenses
+
+if TYPE_CHECKING:
+    from nettop.engine.session import Session
+    from nettop.recording.player import Player
+    from nettop.snapshots.source import Source
+
+REPLAY_HELP = "Show a recording as if it happened now: every screen and every text output."
+
+REPLAY_EXAMPLES = """[bold]Examples[/bold]
+
+nettop replay incident.nettop  [dim]space pauses, . and , step, [ ] change the speed, : jumps[/dim]
+
+nettop replay --at '2 hours ago'  [dim]what nettop-record.service has kept[/dim]
+
+nettop replay incident.nettop --at 14:32 --view drops --table --once
+
+nettop replay incident.nettop --format jsonl --view services | jq .port  [dim]every reading, without waiting[/dim]
+
+It needs neither root nor Linux's BPF. Times are UTC. Text has every reading from the moment on, as fast as it can be
+printed.
+
+Exit codes: 0 done or interrupted, 2 usage error or no such recording, 3 not in the recording, 5 damaged; others as for
+nettop."""
+
+SERVICE_FOLDER = Path("/var/lib/nettop-record")
+"""Where nettop-record.service keeps its recordings."""
+_PLAY = "What to play"
+
+
+# fmt: off
+@dataclass(frozen=True, slots=True)
+class ReplayOptions(ShowOptions):
+    """Options as given, in the order of --help."""
+
+    recording: Annotated[Path, typer.Argument(metavar="[FILE|DIR]", show_default=False,
+                                              help="Recording, or folder of recordings (those of "
+                                              "nettop-record.service)")] = SERVICE_FOLDER
+    at: Annotated[str | None, option("--at", metavar="TIME", panel=_PLAY,
+                                     help="Begin at this moment: 14:32, '2026-11-28 14:32:05', '2 hours ago', or -5m "
+                                     "for five minutes before the end (the beginning)")] = None
+    speed: Annotated[str, option("--speed", metavar="FACTOR", panel=_PLAY,
+                                 help="Play so many times as fast, from 0.1 to 100, on the screens (1)")] = "1"
+    paused: Annotated[bool, option("--paused", panel=_PLAY, help="Begin paused")] = False
+    # fmt: on
+
+
+def start_replay(options: ReplayOptions, source_of: Callable[[str], Source] | None) -> ExitCode:  # noqa: ARG001
+    """Show a recording. Raise UsageError, and SourceFailed if it cannot be read."""
+    view, text = shown_settings(options)
+    lens, _ = find_table(view.view)
+    with importing():
+        from nettop.recording.moments import parse_moment
+        from nettop.recording.player import Player, RecordedSource
+        from nettop.recording.recording import open_recording
+
+    with open_recording(options.recording) as recording:
+        if os.geteuid() == 0:
+            give_up_privileges(invoking_user())
+        player = Player(recording)
+        player.speed = _speed(options.speed)
+        player.is_paused = options.paused or options.is_text
+        if options.at is not None:
+            first, last = recording.begin_ns, recording.end_ns
+            player.jump(
+                parse_moment(
+                    options.at, begin_ns=first, end_ns=last, here_ns=last, now_ns=time.time_ns()
+                )
+            )
+        settings = Settings(recording.groups[0].group.interval_s, view, text)
+        by_id = {each.id: each for each in lenses()}
+        session = open_session(settings.interval_s, lambda lens: RecordedSource(player, by_id[lens]))
+        if options.is_text:
+            player.go_to_first(lens.id)
+            return show_text(settings, session, partial(_advance, player, lens.id))
+        return show_screens(settings, session, "", player)
+
+
+def _advance(player: Player, lens: str, session: Session) -> bool:
+    """Have the next reading published; return False at the end."""
+    is_moved = player.step(lens, 1)
+    if is_moved:
+        session.sample_now()
+    return is_moved
+
+
+def _speed(text: str) -> float:
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0.1 <= speed <= 100:
+        raise UsageError(f"--speed {text}: it must be a number from 0.1 to 100", "leave it out for 1")
+    return speed
+
+
+SUBCOMMAND = Subcommand(help=REPLAY_HELP, epilog=REPLAY_EXAMPLES, options=ReplayOptions, start=start_replay)

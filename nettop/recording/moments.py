@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moments of a recording as people write them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from nettop.errors import UsageError
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DISTANCE = re.compile(r"([+-]?)\s*(\d+(?:\.\d+)?)\s*(s|m|h|d)[a-z]*\.?(\s+ago)?", re.IGNORECASE)
+_TIME = re.compile(r"(?:(\d{4}-\d\d-\d\d)[ T])?(\d{1,2}):(\d\d)(?::(\d\d(?:\.\d+)?))?Z?")
+EXAMPLES = "14:32, 14:32:05, '2026-11-28 14:32', -5m, +30s, '2 hours ago', begin or end"
+_NS = 1_000_000_000
+
+
+def parse_moment(text: str, *, begin_ns: int, end_ns: int, here_ns: int, now_ns: int) -> int:
+    """Return a moment (ns since 1970) of a recording from `begin_ns` to `end_ns`.
+
+    Times of day are UTC, as on the screens, and mean the last such time in the recording. Distances count from
+    `here_ns`, with `ago` from `now_ns`. Raise UsageError if it is unreadable, or not in the recording.
+    """
+    wanted = _moment(text.strip(), begin_ns, end_ns, here_ns, now_ns)
+    if not begin_ns - _NS <= wanted <= end_ns + _NS:
+        side = "before its beginning" if wanted < begin_ns else "after its end"
+        raise UsageError(
+            f"{text!r} is {side}: the recording is from {time_text(begin_ns)} to {time_text(end_ns)} UTC",
+            f"choose a moment between them: {EXAMPLES}",
+        )
+    return max(begin_ns, min(wanted, end_ns))
+
+
+def _moment(text: str, begin_ns: int, end_ns: int, here_ns: int, now_ns: int) -> int:
+    if text in ("begin", "end"):
+        return begin_ns if text == "begin" else end_ns
+    if found := _DISTANCE.fullmatch(text):
+        sign, amount, unit, ago = found.groups()
+        distance = round(float(amount) * _SECONDS[unit.lower()] * _NS)
+        if ago and not sign:
+            return now_ns - distance
+        if sign and not ago:
+            return here_ns + (distance if sign == "+" else -distance)
+    elif found := _TIME.fullmatch(text):
+        day, hour, minute, second = found.groups()
+        try:
+            last = _at(end_ns)
+            date = last.date() if day is None else datetime.fromisoformat(day).date()
+            wanted = datetime(date.year, date.month, date.day, int(hour), int(minute), tzinfo=UTC)
+            wanted += timedelta(seconds=float(second or 0))
+        except ValueError as error:
+            raise UsageError(f"{text!r} is no time", f"write it like {EXAMPLES}") from error
+        if day is None and wanted > last:
+            wanted -= timedelta(days=1)
+        return round(wanted.timestamp() * 1e6) * 1000
+    raise UsageError(f"{text!r} is no moment", f"write it like {EXAMPLES}")
+
+
+def _at(wall_ns: int) -> datetime:
+    return datetime.fromtimestamp(wall_ns / 1e9, UTC)
+
+
+def time_text(wall_ns: int, *, with_day: bool = True) -> str:
+    """Return `2026-11-28 14:32:05`, or only the time of day, in UTC."""
+    return f"{_at(wall_ns):%Y-%m-%d %H:%M:%S}" if with_day else f"{_at(wall_ns):%H:%M:%S}"
