@@ -17,6 +17,7 @@ from typing import Any
 
 import zstandard
 
+from nettop.recording.marks import Mark
 from nettop.recording.numbers import Damaged
 
 FORMAT = 1
@@ -108,7 +109,7 @@ class Group:
 
     `lenses` are the ids of the lenses, by their numbers; `failures` are the reasons why some have no readings. `host`
     has facts about the host. `previous` is how many bytes before this group the previous one begins in the same file;
-    0 for the first.
+    0 for the first. `marks` are when something was wrong since that one began.
     """
 
     lenses: tuple[str, ...]
@@ -117,6 +118,7 @@ class Group:
     host: dict[str, str] = field(default_factory=dict)
     failures: dict[str, list[str]] = field(default_factory=dict)
     previous: int = 0
+    marks: list[Mark] = field(default_factory=list)
     format: int = FORMAT
 
     def to_chunk(self, wall_ns: int) -> Chunk:
@@ -133,7 +135,9 @@ def group_of(chunk: Chunk) -> Group:
             raise Damaged(f"nettop {read['nettop']} wrote it in a newer format; install that version")
         known = {name: read[name] for name in Group.__slots__ if name in read}
         group = Group(**known)
-        return replace(group, lenses=tuple(group.lenses))
+        return replace(
+            group, lenses=tuple(group.lenses), marks=[Mark(*map(int, mark)) for mark in group.marks]
+        )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise (
             error if isinstance(error, Damaged) else Damaged("the beginning of a group is unreadable")

@@ -19,14 +19,15 @@ def parse_moment(text: str, *, begin_ns: int, end_ns: int, here_ns: int, now_ns:
     """Return a moment (ns since 1970) of a recording from `begin_ns` to `end_ns`.
 
     Times of day are UTC, as on the screens, and mean the last such time in the recording. Distances count from
-    `here_ns`, with `ago` from `now_ns`. Raise UsageError if it is unreadable, or not in the recording.
+    `here_ns` and reach no further than both ends; with `ago`, they count from `now_ns`. Raise UsageError if it is
+    unreadable, or not in the recording.
     """
     wanted = _moment(text.strip(), begin_ns, end_ns, here_ns, now_ns)
     if not begin_ns - _NS <= wanted <= end_ns + _NS:
         side = "before its beginning" if wanted < begin_ns else "after its end"
         raise UsageError(
-            f"{text!r} is {side}: the recording is from {time_text(begin_ns)} to {time_text(end_ns)} UTC",
-            f"choose a moment between them: {EXAMPLES}",
+            f"{text!r} is {side}",
+            f"it is from {time_text(begin_ns)} to {time_text(end_ns)} UTC",
         )
     return max(begin_ns, min(wanted, end_ns))
 
@@ -40,7 +41,7 @@ def _moment(text: str, begin_ns: int, end_ns: int, here_ns: int, now_ns: int) ->
         if ago and not sign:
             return now_ns - distance
         if sign and not ago:
-            return here_ns + (distance if sign == "+" else -distance)
+            return max(begin_ns, min(here_ns + (distance if sign == "+" else -distance), end_ns))
     elif found := _TIME.fullmatch(text):
         day, hour, minute, second = found.groups()
         try:

@@ -14,7 +14,7 @@ from nettop.recording.reader import Reading, Readings
 from nettop.recording.recording import Recording
 from nettop.snapshots import lenses
 from nettop.snapshots.schema import Lens
-from nettop.snapshots.snapshot import Rows, Snapshot
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 from nettop.snapshots.source import SourceOptions
 
 SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0)
@@ -83,6 +83,25 @@ class Player:
         if moment is not None:
             self.jump(moment)
         return moment is not None
+
+    def next_mark(self) -> int | None:
+        """Return when the next finding was seen, None if there is none up to the end."""
+        now_ns = self.wall_ns
+        return next((mark.begin_ns for mark in self.recording.marks if mark.begin_ns > now_ns), None)
+
+    def next_match(self, lens: Lens, has_rows: Callable[[Frame], bool]) -> int | None:
+        """Return when a lens was next read with rows that are wanted, None if there is none up to the end."""
+        recording, now_ns = self.recording, self.wall_ns
+        readings = Readings(recording, lens)
+        shown = bisect_right(recording.groups, now_ns, key=lambda group: group.wall_ns) - 1
+        for number in range(max(0, shown), len(recording.groups)):
+            for moment in recording.moments(number, lens.id):
+                if moment <= now_ns:
+                    continue
+                reading = readings.at(moment)
+                if reading is not None and has_rows(Frame(reading.now, reading.before)):
+                    return moment
+        return None
 
     def go_to_first(self, lens: str) -> None:
         """Go on to the first reading of a lens if there is none up to this moment."""
@@ -164,8 +183,8 @@ class RecordedSource:
         return events
 
     def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - there is nothing of any row
-        """Return no details: they are read from the running kernel."""
-        return {}
+        """Raise SourceFailed: details are read from the running kernel."""
+        raise SourceFailed("not in a recording")
 
     def close(self) -> None:
         """Do nothing: the recording belongs to the player."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from nettop.errors import SourceFailed, UsageError
 from nettop.recording.chunks import Chunk, What
-from nettop.recording.reader import PlacedGroup, RecordedFile
+from nettop.recording.marks import Mark, Marks
+from nettop.recording.numbers import Damaged
+from nettop.recording.reader import PlacedGroup, Readings, RecordedFile
+from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.writing import why_not
 
 SUFFIX = ".nettop"
@@ -28,6 +31,9 @@ class Recording:
         """When it ends so far, by the wall clock."""
         self._places: list[tuple[RecordedFile, int]] = []
         self._size = 0
+        self._findings = Readings(self, FINDINGS)
+        self._newest_marks = Marks()
+        self._marked_ns = 0
         self.refresh()
 
     def refresh(self) -> None:
@@ -35,16 +41,19 @@ class Recording:
         size = sum(file.size for file in self._files)
         if size == self._size:
             return
-        self._size = size
+        self._size, groups = size, len(self.groups)
         for file in self._files:
             known = sum(each is file for each, _ in self._places)
             file.refresh()
             self._places += [(file, number) for number in range(known, len(file.groups))]
         self._places.sort(key=lambda place: place[0].groups[place[1]].wall_ns)
         self.groups = [file.groups[number] for file, number in self._places]
+        if len(self.groups) > groups:
+            self._newest_marks = Marks()
         if self.groups:
             last = max((chunk.wall_ns for chunk in self.chunks(-1)), default=0)
             self.end_ns = max(self.end_ns, self.groups[-1].wall_ns, last)
+            self._mark_newest()
 
     def chunks(self, number: int) -> list[Chunk]:
         """Return the chunks of a group after its first, up to the first that is damaged or not complete yet."""
@@ -65,6 +74,22 @@ class Recording:
     def begin_ns(self) -> int:
         """When it begins, by the wall clock."""
         return self.groups[0].wall_ns
+
+    @property
+    def marks(self) -> list[Mark]:
+        """When something was wrong."""
+        ended = [mark for group in self.groups[1:] for mark in group.group.marks]
+        return ended + self._newest_marks.so_far()
+
+    def _mark_newest(self) -> None:
+        """Find the marks of the last group, which only the next one will have."""
+        for moment in self.moments(-1, FINDINGS.id):
+            if moment > self._marked_ns:
+                self._marked_ns = moment
+                with suppress(Damaged):
+                    reading = self._findings.at(moment)
+                    if reading is not None:
+                        self._newest_marks.add(reading.now)
 
     def moments(self, number: int, lens: str) -> list[int]:
         """Return when a lens was read in a group."""

@@ -28,6 +28,8 @@ def write_rows(now: Array, before: Array, names: Sequence[str], key: str) -> byt
     Rows are compared with those of the same key; new rows, with 0.
     """
     places = positions(now[key], before[key])
+    if (np.diff(places[places >= 0]) <= 0).any():  # rows of one key, or in another order
+        places[:] = -1
     is_kept, kept = places >= 0, places[places >= 0]
     left, came = np.delete(np.arange(len(before)), kept), np.flatnonzero(~is_kept)
     parts = [write_number(len(now)), write_places(left), write_places(came)]

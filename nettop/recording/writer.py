@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from nettop.recording.chunks import Chunk, Compressor, Group, What
+from nettop.recording.marks import Marks
 from nettop.recording.readings import ReadingWriter
 from nettop.snapshots.snapshot import Rows, Snapshot
 
@@ -65,10 +66,12 @@ class RecordingWriter:
         self._sink = sink
         self._origin = origin
         self._lenses: dict[str, _LensWriter] = {}
+        self._marks = Marks()
 
     def write(self, snapshot: Snapshot) -> None:
         """Write a snapshot."""
         self._put(self._lens(snapshot.lens, snapshot.wall_ns).snapshot(snapshot))
+        self._marks.add(snapshot)
 
     def write_events(self, lens: str, batch: Rows, wall_ns: int) -> None:
         """Write rows of an append table that were taken at this time."""
@@ -94,7 +97,9 @@ class RecordingWriter:
     def _begin_group(self, lens: str, wall_ns: int) -> None:
         if lens not in self._origin.lenses:
             self._origin = replace(self._origin, lenses=(*self._origin.lenses, lens))
-        self._put(replace(self._origin, previous=self._sink.group_bytes).to_chunk(wall_ns))
+        group = replace(self._origin, previous=self._sink.group_bytes, marks=self._marks.so_far())
+        self._put(group.to_chunk(wall_ns))
+        self._marks = Marks()
         self._lenses = {each: _LensWriter(number) for number, each in enumerate(self._origin.lenses)}
 
     def _put(self, chunk: Chunk) -> None:

@@ -46,6 +46,9 @@ OPTIONS = {
 GRAPH = "Flame graph"
 """Group of the actions that only flame graphs have."""
 
+RECORDING = "Recording"
+"""Group of the actions that only replays have."""
+
 ACTIONS: tuple[Action, ...] = (
     Action("refresh_now", ("enter",), "refresh", "Refresh now; in the filter box, also apply the filter",
            "Screen", footer=90, by_app=True, everywhere=True, other_keys=("ctrl+l",)),
@@ -108,6 +111,17 @@ ACTIONS: tuple[Action, ...] = (
     Action("slower", ("plus",), "slower", "Lengthen the refresh interval", "Screen", footer=11),
     Action("faster", ("minus",), "faster", "Shorten the refresh interval", "Screen", footer=10,
            method="slower", argument="-1"),
+    Action("jump", ("colon",), "jump", "Go to a moment of the recording: 14:32, -5m, +30s, end", RECORDING, footer=64),
+    Action("step_forward", ("full_stop",), "step", "Pause, and show the next reading", RECORDING, footer=62,
+           method="step"),
+    Action("step_back", ("comma",), "step back", "Pause, and show the reading before", RECORDING, footer=61,
+           method="step", argument="-1"),
+    Action("play_faster", ("right_square_bracket",), "play faster", "Play faster, up to ×100", RECORDING, footer=59,
+           method="play_faster"),
+    Action("play_slower", ("left_square_bracket",), "play slower", "Play slower, down to ×0.1", RECORDING, footer=58,
+           method="play_faster", argument="-1"),
+    Action("next_match", ("N",), "next match", "Go to the next moment with a row that passes the filter; without one, "
+           "with a finding", RECORDING, footer=57),
     *(Action(id_, keys, label, help_, "Move", palette=False, method="move", argument=repr(id_))
       for id_, keys, label, help_ in (
           ("move_up", ("up", "k"), "up", "Select the row above"),
@@ -144,7 +158,8 @@ ACTIONS: tuple[Action, ...] = (
 
 _SIGNS = {
     "slash": "/", "exclamation_mark": "!", "less_than_sign": "<", "greater_than_sign": ">", "plus": "+", "minus": "−",
-    "question_mark": "?", "right": "→", "left": "←", "up": "↑", "down": "↓", "escape": "Esc", "enter": "Enter",
+    "question_mark": "?", "colon": ":", "full_stop": ".", "comma": ",", "left_square_bracket": "[",
+    "right_square_bracket": "]", "right": "→", "left": "←", "up": "↑", "down": "↓", "escape": "Esc", "enter": "Enter",
     "space": "Space", "tab": "Tab", "shift+tab": "Shift-Tab", "pageup": "PgUp", "pagedown": "PgDn", "home": "Home",
     "end": "End", "shift+left": "Shift-←", "shift+right": "Shift-→",
 }  # fmt: skip

@@ -40,12 +40,14 @@ class FilterBox(Vertical):
     class Left(Message):
         """The request to close the box, after Esc, without changing the filter."""
 
-    def __init__(self, check: Callable[[str], str], text: str = "", example: str | None = None) -> None:
+    def __init__(
+        self, check: Callable[[str], str], text: str = "", example: str | None = None, prompt: str = "/"
+    ) -> None:
         super().__init__(id="filter-box")
         self._check = check
         self.input = Input(text, placeholder=example or _EXAMPLE, compact=True, select_on_focus=False)
         self._prompt = Bar(Background.PANEL, id="filter-prompt")
-        self._prompt.show([item(("/", Role.KEY))])
+        self._prompt.show([item((prompt, Role.KEY))])
         self._effect = Bar(Background.PANEL, id="filter-effect")
 
     def compose(self) -> ComposeResult:

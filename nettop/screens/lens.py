@@ -6,6 +6,7 @@ Tables without a screen of their own use this one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,15 +19,18 @@ from nettop.errors import NettopError
 from nettop.preferences import UNITS
 from nettop.query.units import show_rates
 from nettop.query.view import View
+from nettop.recording.moments import EXAMPLES, parse_moment, time_text
+from nettop.recording.player import SPEEDS, Player
 from nettop.screens import headline
-from nettop.screens.actions import ACTIONS, BY_ID, GRAPH, OPTIONS, Action, bindings
+from nettop.screens.actions import ACTIONS, BY_ID, GRAPH, OPTIONS, RECORDING, Action, bindings
 from nettop.screens.context import ScreenContext, TableRef
 from nettop.screens.query_screen import QueryScreen
-from nettop.settings import ViewSettings
+from nettop.settings import MIN_INTERVAL_S, ViewSettings
 from nettop.snapshots import lens_part
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import Field, Kind, Table
+from nettop.snapshots.snapshot import Frame
 from nettop.snapshots.source import SourceOptions
 from nettop.widgets.bar import BarItem
 from nettop.widgets.cells import whole_texts
@@ -95,6 +99,8 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         return {
             **dict.fromkeys(("lens", "next_lens", "previous_lens"), lambda: several),
             "next_finding": lambda: FINDINGS in self.context.lenses,
+            **{a.id: (lambda: self.context.player is not None) for a in ACTIONS if a.group == RECORDING},
+            **dict.fromkeys(("slower", "faster"), lambda: self.context.player is None),
             **dict.fromkeys(("next_table", "previous_table"), lambda: tables),
             **{a.id: self.is_shown for a in ACTIONS if a.group in ("Rows", "Move")},
             # Also while the view loads: text typed after this key must not run as commands.
@@ -108,7 +114,7 @@ class LensScreen(QueryScreen, inherit_bindings=False):
             "details": lambda: self.is_shown() and len(self.rows.order) > 0,
             "copy": lambda: self.is_shown() and len(self.rows.order) > 0,
             "follow": lambda: self.is_shown() and len(self.rows.order) > 0 and not self.table.append,
-            "freeze": lambda: self.is_shown() or self.frozen is not None,
+            "freeze": lambda: self.context.player is not None or self.is_shown() or self.frozen is not None,
             "back": lambda: self.details_open or self.opened_from is not None,
             "clear": lambda: (
                 self.details_open or bool(self.state.query.filter.text) or self.rows.key is not None
@@ -130,7 +136,7 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         has_failed = self.context.session.bus.failure(self.lens.id) is not None
         labels = {
             "refresh_now": "try again" if has_failed else action.label,
-            "freeze": "resume" if self.frozen is not None else action.label,
+            "freeze": self._freeze_label(action.label),
             "totals": "rates" if self.state.totals else action.label,
             "follow": "unfollow" if self.rows.follows else action.label,
             "unit": "bits" if self.context.in_bytes else action.label,
@@ -143,10 +149,18 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         }
         return labels.get(action.id, action.label)
 
+    def _freeze_label(self, label: str) -> str:
+        player = self.context.player
+        if player is not None:
+            return "play" if player.is_paused else "pause"
+        return "resume" if self.frozen is not None else label
+
     def help_of(self, action: Action) -> str:
         """Return a line about a key on this screen; "" for the digit of a lens that does not exist."""
         if action.id == "lens":
             return next((lens.title for lens in self.context.lenses if lens.digit == action.argument), "")
+        if action.id == "freeze" and self.context.player is not None:
+            return "Pause the recording, or play on; at its end, from the beginning"
         return action.help
 
     def footer_items(self) -> list[BarItem]:
@@ -243,6 +257,97 @@ class LensScreen(QueryScreen, inherit_bindings=False):
             self.action_details()
         else:
             self.redraw()
+
+    # --- recordings ---------------------------------------------------------------------------------------
+
+    def action_freeze(self) -> None:
+        """Freeze the screen or resume; pause a recording or play it."""
+        player = self.context.player
+        if player is None:
+            super().action_freeze()
+            return
+        if player.is_at_end:
+            player.jump(player.recording.begin_ns)
+        player.is_paused = not player.is_paused and not player.is_at_end
+        self._show_moment()
+
+    async def action_jump(self) -> None:
+        """Open a box for the moment to go to."""
+        await self.open_box(self._moment_text, "", f"UTC: {EXAMPLES}", prompt=":", apply=self._jump)
+
+    def _moment_of(self, text: str) -> int:
+        """Return the moment that a text names. Raise UsageError if there is none."""
+        player = self._player
+        recording = player.recording
+        return parse_moment(
+            text,
+            begin_ns=recording.begin_ns,
+            end_ns=recording.end_ns,
+            here_ns=player.wall_ns,
+            now_ns=time.time_ns(),
+        )
+
+    def _moment_text(self, text: str) -> str:
+        return f"{time_text(self._moment_of(text))} UTC" if text.strip() else "Esc leaves"
+
+    def _jump(self, text: str) -> None:
+        if text.strip():
+            self.action_go_to(self._moment_of(text))
+
+    def action_go_to(self, wall_ns: int) -> None:
+        """Show a moment of the recording."""
+        self._player.jump(wall_ns)
+        self._show_moment()
+
+    def action_step(self, readings: int = 1) -> None:
+        """Pause, and show the next or the last (−1) reading."""
+        if not self._player.step(self.lens.id, readings):
+            self.notify("this is the last reading" if readings > 0 else "this is the first reading")
+        self._show_moment()
+
+    def action_play_faster(self, step: int = 1) -> None:
+        """Play at the next higher or lower (−1) speed."""
+        player = self._player
+        others = [speed for speed in SPEEDS if (speed > player.speed if step > 0 else speed < player.speed)]
+        if others:
+            player.speed = min(others) if step > 0 else max(others)
+        self.context.session.set_interval(max(MIN_INTERVAL_S, self.context.interval_s / player.speed))
+        self._show_moment()
+
+    def action_next_match(self) -> None:
+        """Go to the next moment with a row that passes the filter; without a filter, with a finding."""
+        wanted = self.state.query.filter
+        if wanted.is_empty:
+            self._found(self._player.next_mark())
+            return
+        self.notify(f"searching for {wanted.text}", markup=False)
+        player, query = self._player, self.state.query
+
+        def has_rows(frame: Frame) -> bool:
+            view = View(frame, query)
+            return bool((view.scope[view.order] & ~view.gone[view.order]).any())
+
+        self.run_worker(
+            lambda: self.app.call_from_thread(self._found, player.next_match(self.lens, has_rows)),
+            thread=True,
+            exclusive=True,
+        )
+
+    def _found(self, wall_ns: int | None) -> None:
+        if wall_ns is None:
+            self.notify("no such moment up to the end of the recording")
+            return
+        self._player.is_paused = True
+        self.action_go_to(wall_ns)
+
+    @property
+    def _player(self) -> Player:
+        assert self.context.player is not None
+        return self.context.player
+
+    def _show_moment(self) -> None:
+        self.context.session.sample_now()
+        self.draw_lines()
 
     # --- refresh, units, options --------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ class QueryScreen(TableScreen, inherit_bindings=False):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._columns = self.context.columns.get(self.view_name)
+        self._apply: Callable[[str], None] = self.apply_text
         self._chosen_elsewhere: Mapping[str, object] = {}
 
     def on_screen_resume(self) -> None:
@@ -120,13 +121,23 @@ class QueryScreen(TableScreen, inherit_bindings=False):
         """Open the filter box."""
         await self.open_box(self.filter_effect, self.state.query.filter.text)
 
-    async def open_box(self, check: Callable[[str], str], text: str, example: str | None = None) -> None:
-        """Open an input box, unless it is open; `check` returns the effect of its text."""
+    async def open_box(
+        self,
+        check: Callable[[str], str],
+        text: str,
+        example: str | None = None,
+        *,
+        prompt: str = "/",
+        apply: Callable[[str], None] | None = None,
+    ) -> None:
+        """Open an input box, unless it is open. `check` returns the effect of its text; by default, `apply` is
+        `apply_text`."""
         from nettop.screens.filter_box import FilterBox  # not needed for the first screen
 
         if not self.query(FilterBox):
             self.add_class("-typing")
-            box = FilterBox(check, text, example)
+            self._apply = apply or self.apply_text
+            box = FilterBox(check, text, example, prompt)
             await self.mount(box, before=self.footer)
             self.set_focus(box.input)
             self.draw_lines()
@@ -144,7 +155,7 @@ class QueryScreen(TableScreen, inherit_bindings=False):
     async def on_filter_box_applied(self, message: object) -> None:
         """Close the box, and apply its text."""
         await self._close_box()
-        self.apply_text(str(getattr(message, "text", "")))
+        self._apply(str(getattr(message, "text", "")))
 
     def apply_text(self, text: str) -> None:
         """Apply the text of the box."""

@@ -18,6 +18,7 @@ from nettop.screens.context import Frozen, ScreenContext, TableRef
 from nettop.screens.finding_strip import FindingStrip
 from nettop.screens.table_state import initial_state
 from nettop.screens.textual_internals import MeasuredScreen
+from nettop.screens.time_line import TimeLine
 from nettop.settings import ViewSettings
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
@@ -89,6 +90,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         self.rows.bars = settings is None or settings.columns is None
         self.details = RowDetails(id="details")
         self.notice = Notice(id="notice")
+        self.time_line = None if context.player is None else TimeLine(context.player)
         self.footer = Bar(Background.PANEL, gap=2, id="footer")
 
     # --- what subclasses change ---------------------------------------------------------------------------
@@ -102,6 +104,8 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         with Container(id="body"):
             yield from self.body()
         yield self.notice
+        if self.time_line is not None:
+            yield self.time_line
         yield self.footer
 
     def body(self) -> ComposeResult:
@@ -270,6 +274,8 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         self.set_class(True, "-notice")
 
     def _count_seconds(self) -> None:
+        if self.is_current and self.time_line is not None:
+            self.time_line.redraw()
         if not self.is_current or (self.frozen is None and self._attaching_since is None):
             return
         if self._attaching_since is not None:
@@ -303,6 +309,8 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         room = width - sum(part.width for part in items)
         self.third_line.show(items, headline.history(self.totals_history, room))
         self.set_class(bool(self.state.query.filter.text), "-filtered")
+        if self.time_line is not None:
+            self.time_line.redraw()
         self.footer.show(self.footer_items())
 
     def draw_body(self) -> None:

@@ -17,11 +17,12 @@ from textual.filter import LineFilter
 _ASCII = {
     "▲": "!", "▴": "^", "▾": "v", "↑": "^", "↓": "v", "→": ">", "←": "<", "–": "-", "−": "-", "─": "-", "·": ".",
     "…": "~", "❄": "*", "⟳": "@", "×": "x", "±": "~", "▸": ">", "◆": "*", "▐": "|", "│": "|", "÷": "/", "≥": ">",
+    "▶": ">", "‖": "=", "■": "#", "━": "=", "●": "O",
     "▕": "|", "█": "#", "▓": "%", "▒": "=", "░": ":", "╱": "/", "╲": "\\", "›": ">",
     **dict(zip("▏▎▍▌▋▊▉", "'''####", strict=True)), **dict(zip("▁▂▃▄▅▆▇", "_.-=+*%", strict=True)),
     "µ": "u", "\N{LEFT SINGLE QUOTATION MARK}": "'", "’": "'", "“": '"', "”": '"',
 }  # fmt: skip
-_CONSOLE = {sign: _ASCII[sign] for sign in "–−…❄⟳▸◆×’“”▕▏▎▍╱╲›"} | dict(
+_CONSOLE = {sign: _ASCII[sign] for sign in "–−…❄⟳▸◆×’“”▕▏▎▍╱╲›▶‖━●"} | dict(
     zip("▴▾▋▊▉▁▂▃▅▆▇", "▲▼▌▌█__▄▄██", strict=True)
 )
 """Glyphs missing from the 256 of the Linux console's default font."""

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When something was wrong, from the findings in a recording."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nettop.snapshots.findings import FINDINGS
+from nettop.snapshots.findings import LENS as FINDINGS_LENS
+from nettop.snapshots.snapshot import Snapshot
+
+MARKS_MAX = 64
+"""Marks of a group; beyond it, the last one lasts on, as the worse of those it stands for."""
+
+
+class Mark(NamedTuple):
+    """A time with findings, and the severity of the worst (a code of nettop.snapshots.findings.SEVERITIES)."""
+
+    begin_ns: int
+    end_ns: int
+    severity: int
+
+
+class Marks:
+    """Collects marks from readings of the findings."""
+
+    def __init__(self) -> None:
+        self._marks: list[Mark] = []
+        self._last_ns = 0
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Add a reading; of other lenses, nothing."""
+        if snapshot.lens != FINDINGS_LENS.id:
+            return
+        rows, last_ns = snapshot.tables.get(FINDINGS.name), self._last_ns
+        self._last_ns = snapshot.wall_ns
+        if rows is None or not len(rows):
+            return
+        now = Mark(snapshot.wall_ns, snapshot.wall_ns, int(rows.array["severity"].min()))
+        last = self._marks[-1] if self._marks else None
+        goes_on = last is not None and last.end_ns == last_ns and last.severity == now.severity
+        if last is not None and (goes_on or len(self._marks) == MARKS_MAX):
+            self._marks[-1] = Mark(last.begin_ns, now.end_ns, min(last.severity, now.severity))
+        else:
+            self._marks.append(now)
+
+    def so_far(self) -> list[Mark]:
+        """Return the marks."""
+        return list(self._marks)

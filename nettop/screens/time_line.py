@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The time of a recording in one line: the moment that is shown, the whole, and when something was wrong."""
+
+from __future__ import annotations
+
+from textual import events
+from textual.geometry import Size
+from textual.strip import Strip
+
+from nettop.recording.moments import time_text
+from nettop.recording.player import Player
+from nettop.widgets.lines import Lines
+from nettop.widgets.text import Line, Span, width_of
+from nettop.widgets.themes import Background, Role
+
+_PAST, _TO_COME, _HERE, _MARK = "━", "─", "●", "▲"
+_ROLES = {1: Role.BAD, 2: Role.WARN}
+"""Roles of marks by the severity of the worst finding; hints have none."""
+_LEAST_CELLS = 10
+
+
+class TimeLine(Lines):
+    """`▶ ×1  14:32:05  14:00 ━━▲━●───▲── 15:00`. A click goes to its moment."""
+
+    DEFAULT_CSS = "TimeLine { height: 1; }"
+
+    def __init__(self, player: Player) -> None:
+        super().__init__(id="time-line")
+        self._player = player
+        self._first, self._cells = 0, 0
+
+    def strips(self, size: Size) -> list[Strip]:
+        """Return the line."""
+        return [self.strip(self._line(size.width), size.width, Background.PANEL)]
+
+    @property
+    def text(self) -> str:
+        """What is shown, without styles."""
+        return "".join(span.text for span in self._line(self.size.width))
+
+    def _line(self, width: int) -> Line:
+        player, recording = self._player, self._player.recording
+        state = "▶" if not (player.is_paused or player.is_at_end) else "‖" if not player.is_at_end else "■"
+        before = (
+            Span(f" {state} ×{player.speed:g} ", Role.KEY),
+            Span(f" {time_text(player.wall_ns)} UTC ", Role.BOLD),
+            Span(f" {time_text(recording.begin_ns, with_day=False)} ", Role.DIM),
+        )
+        after = (Span(f" {time_text(recording.end_ns, with_day=False)} ", Role.DIM),)
+        self._first, self._cells = width_of(before), width - width_of(before) - width_of(after)
+        if self._cells < _LEAST_CELLS:
+            return before[:2]
+        return (*before, *self._bar(), *after)
+
+    def _bar(self) -> Line:
+        here = self._cell_of(self._player.wall_ns)
+        worst: dict[int, int] = {}
+        for mark in self._player.recording.marks:
+            for cell in range(self._cell_of(mark.begin_ns), self._cell_of(mark.end_ns) + 1):
+                worst[cell] = min(mark.severity, worst.get(cell, mark.severity))
+        line = []
+        for cell in range(self._cells):
+            role = _ROLES.get(worst.get(cell, 0))
+            plain = _PAST if cell < here else _TO_COME
+            text = _HERE if cell == here else plain if role is None else _MARK
+            line.append(Span(text, Role.KEY if cell == here else role or Role.DIM))
+        return tuple(line)
+
+    def _cell_of(self, wall_ns: int) -> int:
+        recording = self._player.recording
+        whole = max(1, recording.end_ns - recording.begin_ns)
+        return max(0, min((wall_ns - recording.begin_ns) * (self._cells - 1) // whole, self._cells - 1))
+
+    def on_click(self, event: events.Click) -> None:
+        """Go to the moment that was clicked."""
+        cell = event.x - self._first
+        if 0 <= cell < self._cells:
+            recording = self._player.recording
+            whole = recording.end_ns - recording.begin_ns
+            self.post_message(
+                self.Pressed(f"go_to({recording.begin_ns + whole * cell // max(1, self._cells - 1)})")
+            )
