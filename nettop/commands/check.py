@@ -6,6 +6,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 from nettop.commands.invoker import invoking_user
@@ -20,6 +22,7 @@ from nettop.commands.options import (
     parse_seconds,
 )
 from nettop.commands.privilege import open_session
+from nettop.commands.recordings import at_option, from_option, moment_of, opened_recording
 from nettop.errors import ExitCode, NettopError
 from nettop.process.importing import importing
 from nettop.settings import DAY_S, CheckSettings, LineFormat
@@ -40,6 +43,8 @@ nettop check --format jsonl | jq -r .finding  [dim]only the sentences[/dim]
 
 nettop check --ignore 'connects fail' --ignore retransmitting
 
+nettop check --from incident.nettop  [dim]everything that was wrong in a recording[/dim]
+
 Exit code 1 if there are problems or warnings, 0 if there are none, or only hints; others as for nettop."""
 
 KINDS = tuple(rule.name for _, table in all_views() for rule in table.rules)
@@ -50,12 +55,15 @@ KINDS = tuple(rule.name for _, table in all_views() for rule in table.rules)
 class CheckOptions:
     """Options as given, in the order of --help."""
 
-    for_: Annotated[str, option("--for", metavar="SECONDS", help="Seconds to watch (3)")] = "3"
+    for_: Annotated[str, option("--for", metavar="SECONDS", help="Seconds to watch (3), or of the recording to look at "
+                                   "(all of it)")] = ""
     interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", help="Seconds between readings (1)")] = "1"
     ignore: Annotated[list[str] | None, option("--ignore", metavar="KIND", autocompletion=completer(KINDS),
                                                help="Leave out findings of this kind; repeatable")] = None
     format: Annotated[str, option("--format", metavar="text|jsonl", autocompletion=completer(LineFormat),
                                   help="Output format (text)")] = "text"
+    recording: Annotated[Path | None, from_option("Check")] = None
+    at: Annotated[str | None, at_option()] = None
     mechanism: Annotated[list[str] | None, mechanism_option()] = None
     follow_namespaces: Annotated[bool, follow_namespaces_option()] = False
     # fmt: on
@@ -65,7 +73,7 @@ def check_settings(options: CheckOptions) -> CheckSettings:
     """Convert the options to settings. Raise UsageError for invalid values."""
     interval_s = parse_seconds("--interval", options.interval)
     return CheckSettings(
-        duration_s=parse_seconds("--for", options.for_.removesuffix("s"), interval_s, DAY_S),
+        duration_s=parse_seconds("--for", options.for_.removesuffix("s") or "3", interval_s, DAY_S),
         interval_s=interval_s,
         format=LineFormat(checked_word("format", options.format, list(LineFormat))),
         ignored=frozenset(checked_word("kind of finding", kind, list(KINDS)) for kind in options.ignore or ()),
@@ -81,6 +89,8 @@ def start_check(options: CheckOptions, source_of: Callable[[str], Source] | None
     with importing():
         from nettop.output.check import WATCHED, run_check
 
+    if options.recording is not None:
+        return _check_recording(options, settings, options.recording)
     user = invoking_user() if source_of is None else None
     with open_session(
         settings.interval_s,
@@ -91,6 +101,18 @@ def start_check(options: CheckOptions, source_of: Callable[[str], Source] | None
         together=WATCHED,
     ) as session:
         return run_check(settings, session, sys.stdout, sys.stderr)
+
+
+def _check_recording(options: CheckOptions, settings: CheckSettings, path: Path) -> ExitCode:
+    from nettop.output.check import report_found
+    from nettop.recording.findings import findings_between
+
+    with opened_recording(path) as recording:
+        begin_ns = moment_of(recording, options.at)
+        end_ns = begin_ns + round(settings.duration_s * 1e9) if options.for_ else recording.end_ns
+        found = findings_between(recording, begin_ns, end_ns)
+        command = f"nettop replay {quote(str(path))}"
+        return report_found(settings, found, f"in {path}", sys.stdout, sys.stderr, command=command)
 
 
 SUBCOMMAND = Subcommand(help=CHECK_HELP, epilog=CHECK_EXAMPLES, options=CheckOptions, start=start_check)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nettop.commands.invoker import invoking_user
 from nettop.commands.options import Subcommand, option
-from nettop.commands.privilege import give_up_privileges, open_session
+from nettop.commands.privilege import open_session
+from nettop.commands.recordings import SERVICE_FOLDER, at_option, moment_of, opened_recording
 from nettop.commands.view import ShowOptions, show_screens, show_text, shown_settings
 from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
@@ -45,8 +43,6 @@ printed.
 Exit codes: 0 done or interrupted, 2 usage error or no such recording, 3 not in the recording, 5 damaged; others as for
 nettop."""
 
-SERVICE_FOLDER = Path("/var/lib/nettop-record")
-"""Where nettop-record.service keeps its recordings."""
 _PLAY = "What to play"
 
 
@@ -58,9 +54,7 @@ class ReplayOptions(ShowOptions):
     recording: Annotated[Path, typer.Argument(metavar="[FILE|DIR]", show_default=False,
                                               help="Recording, or folder of recordings (those of "
                                               "nettop-record.service)")] = SERVICE_FOLDER
-    at: Annotated[str | None, option("--at", metavar="TIME", panel=_PLAY,
-                                     help="Begin at this moment: 14:32, '2026-11-28 14:32:05', '2 hours ago', or -5m "
-                                     "for five minutes before the end (the beginning)")] = None
+    at: Annotated[str | None, at_option(_PLAY)] = None
     speed: Annotated[str, option("--speed", metavar="FACTOR", panel=_PLAY,
                                  help="Play so many times as fast, from 0.1 to 100, on the screens (1)")] = "1"
     paused: Annotated[bool, option("--paused", panel=_PLAY, help="Begin paused")] = False
@@ -72,23 +66,13 @@ def start_replay(options: ReplayOptions, source_of: Callable[[str], Source] | No
     view, text = shown_settings(options)
     lens, _ = find_table(view.view)
     with importing():
-        from nettop.recording.moments import parse_moment
         from nettop.recording.player import Player, RecordedSource
-        from nettop.recording.recording import open_recording
 
-    with open_recording(options.recording) as recording:
-        if os.geteuid() == 0:
-            give_up_privileges(invoking_user())
+    with opened_recording(options.recording) as recording:
         player = Player(recording)
         player.speed = _speed(options.speed)
         player.is_paused = options.paused or options.is_text
-        if options.at is not None:
-            first, last = recording.begin_ns, recording.end_ns
-            player.jump(
-                parse_moment(
-                    options.at, begin_ns=first, end_ns=last, here_ns=last, now_ns=time.time_ns()
-                )
-            )
+        player.jump(moment_of(recording, options.at))
         settings = Settings(recording.groups[0].group.interval_s, view, text)
         by_id = {each.id: each for each in lenses()}
         session = open_session(settings.interval_s, lambda lens: RecordedSource(player, by_id[lens]))

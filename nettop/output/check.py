@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TextIO
 
@@ -52,11 +52,24 @@ def run_check(settings: CheckSettings, session: Session, stdout: TextIO, stderr:
             failure = session.bus.failure(lens.id)
             if failure is not None:
                 report(f"not watched: {lens.title}: {failure.what}")
-    chosen = [row for row in found.values() if row["cause"] is None and row["kind"] not in settings.ignored]
+    return report_found(settings, found.values(), f"in {settings.duration_s:g} s", stdout, stderr)
+
+
+def report_found(
+    settings: CheckSettings,
+    found: Iterable[Mapping[str, Any]],
+    where: str,
+    stdout: TextIO,
+    stderr: TextIO | None,
+    *,
+    command: str = "nettop",
+) -> ExitCode:
+    """Print findings, and return 1 if there are problems or warnings. `command` shows their rows."""
+    chosen = [row for row in found if row["cause"] is None and row["kind"] not in settings.ignored]
     chosen.sort(key=lambda row: (_SEVERITIES.index(row["severity"]), row["rank"], row["since"]))
-    write_output(stdout, _FORMATS[settings.format](chosen), "utf-8")
+    write_output(stdout, _FORMATS[settings.format](chosen, command), "utf-8")
     if not chosen:
-        report(f"nothing found in {settings.duration_s:g} s")
+        Diagnostics(stderr)(f"nothing found {where}")
     is_wrong = any(row["severity"] != Severity.HINT.value for row in chosen)
     return ExitCode.FAILURE if is_wrong else ExitCode.DONE
 
@@ -89,13 +102,14 @@ def _watch(settings: CheckSettings, consumer: Consumer) -> dict[int, dict[str, A
         consumer.wait(timeout_s=left)
 
 
-def _text(rows: list[dict[str, Any]]) -> str:
-    return "".join(map(_paragraph, rows))
+def _text(rows: Sequence[Mapping[str, Any]], command: str) -> str:
+    return "".join(_paragraph(row, command) for row in rows)
 
 
-def _paragraph(row: Mapping[str, Any]) -> str:
+def _paragraph(row: Mapping[str, Any], command: str) -> str:
     seconds = row["lasted"] / 1e9
-    evidence = f"nettop --view {row['view']} --filter {shlex.quote(row['filter'])}"
+    moment = "" if command == "nettop" else f" --at {shlex.quote(row['seen'][:19])}"
+    evidence = f"{command}{moment} --view {row['view']} --filter {shlex.quote(row['filter'])}"
     lines = [
         f"{row['severity']}: {row['finding']}",
         f"  since {row['since'][:19]}Z ({seconds:.0f} s), {row['certainty']}",
@@ -106,7 +120,7 @@ def _paragraph(row: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _jsonl(rows: list[dict[str, Any]]) -> str:
+def _jsonl(rows: Sequence[Mapping[str, Any]], _command: str) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings in place of the running kernel: options that name one, and its moments."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nettop.commands.invoker import invoking_user
+from nettop.commands.options import option
+from nettop.commands.privilege import give_up_privileges
+from nettop.process.importing import importing
+
+if TYPE_CHECKING:
+    from nettop.recording.recording import Recording
+
+SERVICE_FOLDER = Path("/var/lib/nettop-record")
+"""Where nettop-record.service keeps its recordings."""
+
+
+def from_option(what: str) -> Any:
+    """Declare --from; `what` is done with the recording."""
+    return option("--from", metavar="FILE|DIR", help=f"{what} a recording instead of this host")
+
+
+def at_option(panel: str | None = None, *, default: str = "the beginning") -> Any:
+    """Declare --at; `moment_of` parses its value."""
+    return option(
+        "--at",
+        metavar="TIME",
+        panel=panel,
+        help="Begin at this moment of the recording, UTC: 14:32, '2026-11-28 14:32:05', '2 hours ago', or -5m for five "
+        f"minutes before its end ({default})",
+    )
+
+
+@contextmanager
+def opened_recording(path: Path) -> Iterator[Recording]:
+    """Open a recording or a folder of recordings, then give up all privileges: nothing needs them.
+
+    Raise UsageError if there is none, SourceFailed if it cannot be read.
+    """
+    with importing():
+        from nettop.recording.recording import open_recording
+
+    with open_recording(path) as recording:
+        if os.geteuid() == 0:
+            give_up_privileges(invoking_user())
+        yield recording
+
+
+def moment_of(recording: Recording, text: str | None) -> int:
+    """Return the moment that --at names, by default the beginning. Raise UsageError."""
+    from nettop.recording.moments import parse_moment
+
+    begin, end = recording.begin_ns, recording.end_ns
+    if text is None:
+        return begin
+    return parse_moment(text, begin_ns=begin, end_ns=end, here_ns=end, now_ns=time.time_ns())

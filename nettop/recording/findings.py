@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The findings in a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from nettop.errors import Unsupported
+from nettop.query.findings import KEPT_S, listed
+from nettop.query.times import rfc3339
+from nettop.recording.reader import Readings
+from nettop.recording.recording import Recording
+from nettop.snapshots.findings import LENS as FINDINGS
+from nettop.snapshots.snapshot import Frame
+
+
+def findings_between(recording: Recording, begin_ns: int, end_ns: int) -> list[dict[str, Any]]:
+    """Return every finding seen between two moments, as it was when it was last seen, at the time `seen`. One that comes
+    back after it had gone is another.
+
+    Raise Unsupported if findings were not recorded.
+    """
+    if FINDINGS.id not in recording.lenses:
+        raise Unsupported("the recording has no findings", "record them: nettop record always does")
+    readings = Readings(recording, FINDINGS)
+    found: list[dict[str, Any]] = []
+    last: dict[int, tuple[int, int]] = {}
+    """Where each finding is in `found`, and when it was last seen."""
+    for moment in _moments(recording, begin_ns, end_ns):
+        reading = readings.at(moment)
+        for row in () if reading is None else listed(Frame(reading.now), explained=True):
+            if row["unseen"]:
+                continue
+            at, seen_ns = last.get(row["id"], (-1, 0))
+            row["seen"] = rfc3339(moment)
+            if at >= 0 and moment - seen_ns <= KEPT_S * 1e9:
+                found[at] = row
+            else:
+                at = len(found)
+                found.append(row)
+            last[row["id"]] = at, moment
+    return found
+
+
+def _moments(recording: Recording, begin_ns: int, end_ns: int) -> Iterator[int]:
+    for number in range(len(recording.groups)):
+        yield from (ns for ns in recording.moments(number, FINDINGS.id) if begin_ns <= ns <= end_ns)
