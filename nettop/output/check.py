@@ -52,7 +52,8 @@ def run_check(settings: CheckSettings, session: Session, stdout: TextIO, stderr:
             failure = session.bus.failure(lens.id)
             if failure is not None:
                 report(f"not watched: {lens.title}: {failure.what}")
-    return report_found(settings, found.values(), f"in {settings.duration_s:g} s", stdout, stderr)
+    by_rank = sorted(found.values(), key=lambda row: (row["rank"], row["since"]))
+    return report_found(settings, by_rank, f"in {settings.duration_s:g} s", stdout, stderr)
 
 
 def report_found(
@@ -64,9 +65,9 @@ def report_found(
     *,
     command: str = "nettop",
 ) -> ExitCode:
-    """Print findings, and return 1 if there are problems or warnings. `command` shows their rows."""
+    """Print findings, the worst first, and return 1 if there are problems or warnings. `command` shows their rows."""
     chosen = [row for row in found if row["cause"] is None and row["kind"] not in settings.ignored]
-    chosen.sort(key=lambda row: (_SEVERITIES.index(row["severity"]), row["rank"], row["since"]))
+    chosen.sort(key=lambda row: _SEVERITIES.index(row["severity"]))
     write_output(stdout, _FORMATS[settings.format](chosen, command), "utf-8")
     if not chosen:
         Diagnostics(stderr)(f"nothing found {where}")

@@ -16,8 +16,8 @@ from nettop.snapshots.snapshot import Frame
 
 
 def findings_between(recording: Recording, begin_ns: int, end_ns: int) -> list[dict[str, Any]]:
-    """Return every finding seen between two moments, as it was when it was last seen, at the time `seen`. One that comes
-    back after it had gone is another.
+    """Return every finding seen between two moments, in the order of their times, as it was when it was last seen: at
+    `seen`. One that comes back after it had gone is another.
 
     Raise Unsupported if findings were not recorded.
     """
