@@ -448,14 +448,16 @@ class Session:
             snapshot = self._try(lens, lambda: attached.source.read(time.monotonic_ns()))
         if snapshot is None:
             return
+        oldest_gap_ns = int(self.interval_s * 0.5e9)
         if isinstance(attached.source, ReplayingSource):
             frame = self.bus.frame(lens)
             if frame is not None and frame.now is snapshot:
                 return
             self._leap(lens, *attached.source.leap())
+            oldest_gap_ns = 0
         # Drain first, so that the frame has the events that its snapshot counts.
         if self._drain(lens, attached.events):
-            self.bus.publish(snapshot, int(self.interval_s * 0.5e9))
+            self.bus.publish(snapshot, oldest_gap_ns)
 
     def _leap(self, lens: str, is_elsewhere: bool, before: Snapshot | None) -> None:
         """Prepare the bus for a reading of another moment: its rates are those of the recorded interval."""

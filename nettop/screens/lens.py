@@ -311,7 +311,9 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         others = [speed for speed in SPEEDS if (speed > player.speed if step > 0 else speed < player.speed)]
         if others:
             player.speed = min(others) if step > 0 else max(others)
-        self.context.session.set_interval(max(MIN_INTERVAL_S, self.context.interval_s / player.speed))
+        self.context.session.set_interval(
+            max(MIN_INTERVAL_S, self.context.interval_s / max(1.0, player.speed))
+        )
         self._show_moment()
 
     def action_next_match(self) -> None:

@@ -15,11 +15,12 @@ import pytest
 import typer
 
 from nettop import version_of_build
-from nettop.cli import ViewOptions, app, run, view_settings
+from nettop.cli import app, run
 from nettop.commands.export import ExportOptions
 from nettop.commands.log import LogOptions, log_settings
 from nettop.commands.options import complete_columns, complete_sort
 from nettop.commands.run import RunOptions, run_settings
+from nettop.commands.view import ViewOptions, view_settings
 from nettop.errors import ExitCode, PermissionMissing, SourceFailed, Unsupported
 from nettop.query.filter import parse_filter, quote
 from nettop.settings import (
@@ -188,7 +189,7 @@ def test_a_dumb_terminal_has_no_screens(
 ) -> None:
     """On a dumb terminal, which cannot move its cursor, nettop refuses screens and suggests plain output."""
     monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.setattr("nettop.cli._is_terminal", lambda _: True)
+    monkeypatch.setattr("nettop.commands.view._is_terminal", lambda _: True)
     assert run([], source) == ExitCode.USAGE
     assert "TERM=dumb" in (error := capfd.readouterr().err)
     assert "--table" in error
@@ -539,6 +540,6 @@ def test_a_signal_while_the_arguments_are_read(monkeypatch: pytest.MonkeyPatch) 
     def interrupted() -> str:
         raise KeyboardInterrupt(signal.SIGTERM)
 
-    monkeypatch.setattr("nettop.cli.version_of_build", interrupted)
+    monkeypatch.setattr("nettop.commands.view.version_of_build", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(["--version"])

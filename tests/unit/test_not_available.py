@@ -19,6 +19,7 @@ from nettop import cli
 from nettop.commands.log import LogOptions, log_settings
 from nettop.commands.options import complete_mechanism, parse_mechanisms
 from nettop.commands.run import RunOptions, run_settings
+from nettop.commands.view import ViewOptions, view_settings
 from nettop.errors import ExitCode, NettopError, Unsupported, UsageError
 from nettop.formats.jsonl import JsonLines
 from nettop.formats.separated import Separated
@@ -522,10 +523,10 @@ def test_completion_of_mechanisms() -> None:
 def test_mechanisms_reach_the_settings_of_every_command() -> None:
     """Each command takes --mechanism, and --why with JSON Lines."""
     words = ["events=none"]
-    assert cli.view_settings(cli.ViewOptions(mechanism=words)).mechanisms == {"events": "none"}
+    assert view_settings(ViewOptions(mechanism=words)).mechanisms == {"events": "none"}
     assert log_settings(LogOptions(mechanism=words)).mechanisms == {"events": "none"}
     assert run_settings(RunOptions(["true"], mechanism=words)).mechanisms == {"events": "none"}
-    assert cli.view_settings(cli.ViewOptions(format="jsonl", why=True)).text.why
+    assert view_settings(ViewOptions(format="jsonl", why=True)).text.why
     assert log_settings(LogOptions(format="jsonl", why=True)).why
     assert run_settings(RunOptions(["true"], format="jsonl", why=True)).why
 
@@ -533,8 +534,8 @@ def test_mechanisms_reach_the_settings_of_every_command() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: cli.view_settings(cli.ViewOptions(format="csv", why=True)),
-        lambda: cli.view_settings(cli.ViewOptions(why=True)),
+        lambda: view_settings(ViewOptions(format="csv", why=True)),
+        lambda: view_settings(ViewOptions(why=True)),
         lambda: log_settings(LogOptions(why=True)),
         lambda: run_settings(RunOptions(["true"], why=True)),
     ],

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recording is shown as if it happened now: moments, play, pause, steps, jumps, and every text output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nettop.cli import run
+from nettop.engine.session import Session
+from nettop.errors import ExitCode, SourceFailed, UsageError
+from nettop.recording import writer
+from nettop.recording.moments import parse_moment, time_text
+from nettop.recording.player import Player, RecordedSource
+from nettop.recording.recording import open_recording
+from nettop.snapshots.connections import EVENTS, LENS
+from nettop.snapshots.findings import LENS as FINDINGS_LENS
+from nettop.snapshots.snapshot import Frame, Snapshot
+from tests.unit.build import Row, make_frame, make_rows
+from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
+
+READINGS = 40
+"""Readings of a recording, a second apart."""
+
+
+def rows_at(second: int) -> list[Row]:
+    """Return two connections, of which one sends ever faster, and one more that lasts for three seconds."""
+    steady: Row = {"id": 1, "process": "steady", "bytes_sent": 1_000 * second}
+    faster: Row = {"id": 2, "process": "faster", "bytes_sent": 10 * second * second}
+    brief: Row = {"id": 3, "process": f"brief{second}", "bytes_sent": 5}
+    return [steady, faster, *([brief] if second % 10 < 3 else [])]
+
+
+def snapshots() -> list[Snapshot]:
+    """Return what is recorded."""
+    return [at_second(make_frame(rows_at(second)).now, second) for second in range(READINGS)]
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a recording of several groups."""
+    monkeypatch.setattr(writer, "READINGS_PER_GROUP", 8)
+    events = {at: make_rows([{"id": at, "process": f"p{at}"}], EVENTS) for at in (3, 12, 13)}
+    return record(tmp_path / "r.nettop", snapshots(), events)
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextmanager
+def played(path: Path) -> Iterator[tuple[Player, Clock, Session]]:
+    """Yield the player of a recording, its clock, and a session that shows it."""
+    clock = Clock()
+    with open_recording(path) as recording:
+        player = Player(recording, clock)
+        with Session(3600.0, lambda _: RecordedSource(player, LENS)) as session:
+            session.enable(LENS.id)
+            session.sample_now().result(60)
+            yield player, clock, session
+
+
+def shown(session: Session) -> Frame:
+    """Return the frame at the moment of the player."""
+    session.sample_now().result(60)
+    frame = session.bus.frame(LENS.id)
+    assert frame is not None
+    return frame
+
+
+def second_of(snapshot: Snapshot | None) -> float | None:
+    """Return how long after the beginning it was taken."""
+    return None if snapshot is None else (snapshot.wall_ns - BEGIN_NS) / SECOND_NS
+
+
+# --- moments ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "second"),
+    [
+        ("begin", 0),
+        ("end", 3600),
+        ("14:32", 1920),
+        ("14:32:05", 1925),
+        ("14:32:05.5", 1925.5),
+        ("2026-11-28 14:01", 60),
+        ("2026-11-28T14:01:30Z", 90),
+        ("-5m", 1500),
+        ("+30s", 1830),
+        ("-2h", 0),
+        ("+1.5h", 3600),
+        ("90 minutes ago", 1800),
+    ],
+)
+def test_moments(text: str, second: float) -> None:
+    """Times are UTC; distances count from the moment that is shown, and stay in the recording."""
+    hour = {"begin_ns": BEGIN_NS, "end_ns": BEGIN_NS + 3600 * SECOND_NS}
+    here = {"here_ns": BEGIN_NS + 1800 * SECOND_NS, "now_ns": BEGIN_NS + 7200 * SECOND_NS}
+    assert parse_moment(text, **hour, **here) == BEGIN_NS + round(second * SECOND_NS)
+
+
+def test_a_time_of_day_is_the_last_one() -> None:
+    """In a recording over midnight, that of the day before if it has not come yet."""
+    bounds = {"begin_ns": BEGIN_NS, "end_ns": BEGIN_NS + 86_400 * SECOND_NS, "here_ns": 0, "now_ns": 0}
+    assert time_text(parse_moment("23:30", **bounds)) == "2026-11-28 23:30:00"
+    assert time_text(parse_moment("13:30", **bounds)) == "2026-11-29 13:30:00"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "noon", "25:00", "14:61", "5m", "13:00", "15:30", "2026-11-27 14:30", "3h ago"]
+)
+def test_moments_that_are_none(text: str) -> None:
+    """Unreadable ones, and those outside of the recording."""
+    with pytest.raises(UsageError) as failure:
+        parse_moment(
+            text,
+            begin_ns=BEGIN_NS,
+            end_ns=BEGIN_NS + 3600 * SECOND_NS,
+            here_ns=BEGIN_NS,
+            now_ns=BEGIN_NS + 3600 * SECOND_NS,
+        )
+    assert failure.value.remedy
+
+
+# --- the player -------------------------------------------------------------------------------------------------
+
+
+def test_the_recording_plays(path: Path) -> None:
+    """With the clock, as fast as asked, not while paused, and no further than its end."""
+    with played(path) as (player, clock, session):
+        assert second_of(shown(session).now) == 0
+        clock.now += 2.5
+        assert second_of(shown(session).now) == 2
+        player.speed = 4.0
+        clock.now += 1.0
+        assert second_of(shown(session).now) == 6
+        player.is_paused = True
+        clock.now += 10.0
+        assert second_of(shown(session).now) == 6
+        player.is_paused = False
+        clock.now += 1000.0
+        assert second_of(shown(session).now) == READINGS - 1
+        assert player.is_at_end
+
+
+@pytest.mark.parametrize("second", [0, 1, 7, 8, 9, 16, 23, 39])
+def test_a_jump(path: Path, second: int) -> None:
+    """The rows are those that were recorded, and rates are those of the recorded interval, also in another group."""
+    with played(path) as (player, clock, session):
+        clock.now += 20
+        shown(session)
+        player.jump(BEGIN_NS + second * SECOND_NS + SECOND_NS // 2)
+        frame = shown(session)
+        assert second_of(frame.now) == second
+        assert second_of(frame.before) == (second - 1 if second else None)
+        expected = snapshots()[second].tables["sockets"]
+        rows = frame.now.tables["sockets"]
+        for field in rows.table.stored:
+            assert np.array_equal(rows.array[field.name], expected.array[field.name], equal_nan=True)
+        assert shown(session) is frame
+
+
+def test_steps(path: Path) -> None:
+    """Forward and back over all readings, across groups; the first and the last have no neighbour."""
+    with played(path) as (player, _, session):
+        assert not player.step(LENS.id, -1)
+        for second in range(1, READINGS):
+            assert player.step(LENS.id, 1)
+            assert second_of(shown(session).now) == second
+        assert not player.step(LENS.id, 1)
+        for second in reversed(range(READINGS - 1)):
+            assert player.step(LENS.id, -1)
+            frame = shown(session)
+            assert second_of(frame.now) == second
+            assert second_of(frame.before) == (second - 1 if second else None)
+        assert player.is_paused
+
+
+def test_events(path: Path) -> None:
+    """They come with their readings; after a jump back, those that came later are gone."""
+
+    def names(frame: Frame) -> list[str]:
+        batches = frame.batches.get(EVENTS.name, ())
+        return [batch.texts["process"][code] for batch in batches for code in batch.array["process"]]
+
+    with played(path) as (player, _, session):
+        player.jump(BEGIN_NS + 13 * SECOND_NS)
+        assert names(shown(session))[-2:] == ["p12", "p13"]
+        player.jump(BEGIN_NS + 4 * SECOND_NS)
+        assert names(shown(session)) == ["p3"]
+
+
+def test_a_search(path: Path) -> None:
+    """Finds the next reading with the wanted rows, and says if there is none."""
+
+    def has(name: str) -> float | None:
+        def has_it(frame: Frame) -> bool:
+            rows = frame.now.tables["sockets"]
+            return name in [rows.texts["process"][code] for code in rows.array["process"]]
+
+        found = player.next_match(LENS, has_it)
+        return None if found is None else (found - BEGIN_NS) / SECOND_NS
+
+    with played(path) as (player, _, _session):
+        player.is_paused = True
+        assert has("brief21") == 21
+        player.jump(BEGIN_NS + 25 * SECOND_NS)
+        assert has("brief21") is None
+
+
+def test_what_was_not_recorded(path: Path) -> None:
+    """The lens says so, and which are there; details are those of a running kernel."""
+    with open_recording(path) as recording:
+        player = Player(recording)
+        with Session(3600.0, lambda _: RecordedSource(player, FINDINGS_LENS)) as session:
+            session.enable(FINDINGS_LENS.id)
+            session.sample_now().result(60)
+            failure = session.bus.failure(FINDINGS_LENS.id)
+    assert failure is not None
+    assert (failure.exit_code, failure.remedy) == (ExitCode.UNSUPPORTED, "it has connections")
+    with pytest.raises(SourceFailed, match="not in a recording"):
+        RecordedSource(player, LENS).describe(1)
+
+
+# --- text -------------------------------------------------------------------------------------------------------
+
+
+def test_text_has_every_reading(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """From the moment on, each once, with its rates, in the order of time."""
+    words = ["--format", "jsonl", "--filter", "faster", "--columns", "bytes_sent,bytes_sent_per_s"]
+    assert run(["replay", str(path), "--at", "14:00:10", *words]) == ExitCode.DONE
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [line["bytes_sent"] for line in lines] == [10 * n * n for n in range(10, READINGS)]
+    assert [line["bytes_sent_per_s"] for line in lines] == [10 * (2 * n - 1) for n in range(10, READINGS)]
+
+
+def test_text_of_one_moment(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """--once prints the reading of that moment."""
+    assert (
+        run(["replay", str(path), "--at", "-5s", "-d", "--once", "--columns", "bytes_sent"]) == ExitCode.DONE
+    )
+    assert "34000" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["missing.nettop"], ExitCode.USAGE, "there is no recording missing.nettop"),
+        (["r.nettop", "--at", "13:00"], ExitCode.USAGE, "'13:00' is before its beginning"),
+        (["r.nettop", "--speed", "0"], ExitCode.USAGE, "--speed 0"),
+        (["r.nettop", "--view", "drops", "--once"], ExitCode.UNSUPPORTED, "Drops: not in this recording"),
+        (["text"], ExitCode.SOURCE, "text is no recording"),
+        (["."], ExitCode.DONE, ""),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_replayed(  # noqa: PLR0917
+    words: list[str],
+    code: int,
+    said: str,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Each has a cause, a remedy and its exit code; a folder is the recordings in it."""
+    (path.parent / "text").write_text("no recording\n" * 100)
+    monkeypatch.chdir(path.parent)
+    assert run(["replay", *words, *([] if "--once" in words else ["--once"])]) == code
+    assert said in capfd.readouterr().err
