@@ -266,9 +266,10 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         if player is None:
             super().action_freeze()
             return
-        if player.is_at_end:
+        starts_again = player.is_at_end
+        if starts_again:
             player.jump(player.recording.begin_ns)
-        player.is_paused = not player.is_paused and not player.is_at_end
+        player.is_paused = not (player.is_paused or starts_again)
         self._show_moment()
 
     async def action_jump(self) -> None:
@@ -299,7 +300,7 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         self._player.jump(wall_ns)
         self._show_moment()
 
-    def action_step(self, readings: int = 1) -> None:
+    def action_step_forward(self, readings: int = 1) -> None:
         """Pause, and show the next or the last (−1) reading."""
         if not self._player.step(self.lens.id, readings):
             self.notify("this is the last reading" if readings > 0 else "this is the first reading")

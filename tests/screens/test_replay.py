@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recording on the screens: the same rows as live, the line of time, and the keys that move in it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from textual.widgets import Input
+
+from nettop.recording.marks import Mark
+from nettop.recording.player import Player, RecordedSource
+from nettop.recording.recording import Recording, open_recording
+from nettop.screens.filter_box import FilterBox
+from nettop.screens.nettop_app import NettopApp
+from nettop.snapshots.connections import LENS
+from nettop.snapshots.snapshot import Snapshot
+from tests.screens.driving import Running, press, running, shown, text_of
+from tests.screens.harness import Harness, steps_of
+from tests.unit.build import example_rows, later, make_frame
+from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
+from tests.unit.test_replay import Clock
+
+READINGS = 30
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return a recording of a busy host, in which one process comes after 20 seconds."""
+    rows, snapshots = example_rows(12, 7), []
+    for second in range(READINGS):
+        newcomer = [{"id": 99, "process": "newcomer"}] if second >= 20 else []
+        snapshots.append(at_second(make_frame([*rows, *newcomer]).now, second))
+        rows = later(rows, second)
+    return record(tmp_path / "r.nettop", snapshots)
+
+
+@asynccontextmanager
+async def replayed(
+    path: Path, size: tuple[int, int] = (120, 30)
+) -> AsyncIterator[tuple[Running, Player, Clock]]:
+    """Yield the app over a recording, its player and the player's clock."""
+    clock = Clock()
+    with open_recording(path) as recording:
+        player = Player(recording, clock)
+        harness = Harness(lambda _: RecordedSource(player, LENS))
+        app = harness.app(player=player)
+        async with app.run_test(size=size) as pilot:
+            harness.tick()
+            await pilot.pause()
+            yield (pilot, app.lens_screen, harness), player, clock
+
+
+async def keys(run: Running, *names: str) -> None:
+    """Press keys, and let the sampler read after each."""
+    for name in names:
+        await press(run, name)
+        run[2].tick()
+        await run[0].pause()
+
+
+def time_line(run: Running) -> str:
+    """Return the line of time."""
+    line = shown(run).time_line
+    assert line is not None
+    return line.text
+
+
+async def test_the_same_rows_as_live(path: Path) -> None:
+    """A replayed moment looks as it did: every row, rate, total and headline."""
+    with open_recording(path) as recording:
+        live = [reading_at(recording, second) for second in (9, 10)]
+    async with running(live) as run:
+        expected = seen(run)
+    async with replayed(path) as (run, player, _):
+        player.jump(BEGIN_NS + 10 * SECOND_NS)
+        run[2].tick()
+        await run[0].pause()
+        assert seen(run) == expected
+
+
+def seen(run: Running) -> tuple[list[str], str]:
+    """Return the rows, without the empty lines below, and the headline."""
+    return [line for line in text_of(shown(run).rows) if line.strip()], shown(run).headline_bar.text
+
+
+def reading_at(recording: Recording, second: int) -> Snapshot:
+    """Return the snapshot of a second, through a source of its own."""
+    source = RecordedSource(player := Player(recording), LENS)
+    player.is_paused = True
+    player.jump(BEGIN_NS + second * SECOND_NS)
+    return source.read(0)
+
+
+async def test_play_pause_and_speed(path: Path) -> None:
+    """Space pauses and plays on, at the end from the beginning; brackets change the speed."""
+    async with replayed(path) as (run, _, clock):
+        assert time_line(run).startswith(" ▶ ×1  2026-11-28 14:00:00 UTC  14:00:00 ●")
+        assert time_line(run).endswith("─ 14:00:29 ")
+        await keys(run, "space")
+        clock.now += 5
+        await keys(run, "right_square_bracket", "right_square_bracket")
+        assert time_line(run).startswith(" ‖ ×5  2026-11-28 14:00:00 UTC")
+        await keys(run, "space")
+        clock.now += 2
+        await keys(run, "left_square_bracket")
+        assert time_line(run).startswith(" ▶ ×2  2026-11-28 14:00:10 UTC")
+        clock.now += 60
+        await keys(run, "enter")
+        assert time_line(run).startswith(" ■ ×2  2026-11-28 14:00:29 UTC")
+        await keys(run, "space")
+        assert time_line(run).startswith(" ▶ ×2  2026-11-28 14:00:00 UTC")
+
+
+async def test_steps_jumps_and_searches(path: Path) -> None:
+    """Each key shows the rows of its moment; a box takes moments and says what is wrong with others."""
+    async with replayed(path) as (run, *_):
+        await keys(run, "full_stop", "full_stop", "comma")
+        assert time_line(run).startswith(" ‖ ×1  2026-11-28 14:00:01 UTC")
+        await press(run, "colon")
+        box = shown(run).query_one(FilterBox)
+        box.query_one(Input).value = "14:00:2"
+        await run[0].pause()
+        assert "is no moment" in box.effect
+        box.query_one(Input).value = "+10s"
+        await run[0].pause()
+        assert box.effect == "2026-11-28 14:00:11 UTC"
+        await keys(run, "enter")
+        assert time_line(run).startswith(" ‖ ×1  2026-11-28 14:00:11 UTC")
+        await press(run, "slash", *"newcomer", "enter")
+        await press(run, "N")
+        await run[0].app.workers.wait_for_complete()
+        run[2].tick()
+        await run[0].pause()
+        assert time_line(run).startswith(" ‖ ×1  2026-11-28 14:00:20 UTC")
+        assert "newcomer" in "\n".join(text_of(shown(run).rows))
+
+
+async def test_marks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Findings are marked where they were; a click goes there, and so does the key."""
+    marks = [Mark(BEGIN_NS + 10 * SECOND_NS, BEGIN_NS + 12 * SECOND_NS, 1)]
+    monkeypatch.setattr(Recording, "marks", property(lambda _: marks))
+    async with replayed(path) as (run, player, _):
+        bar = time_line(run)
+        assert bar.count("▲") == 6
+        await keys(run, "N")
+        assert time_line(run).startswith(" ‖ ×1  2026-11-28 14:00:10 UTC")
+        await run[0].click("#time-line", offset=(bar.index("▲") - 1, 0))
+        await keys(run, "full_stop")
+        assert 8 <= (player.wall_ns - BEGIN_NS) / SECOND_NS <= 10
+
+
+async def test_keys_of_the_kernel_are_gone(path: Path) -> None:
+    """The interval is the recording's; without a recording, its keys do nothing and are not shown."""
+    async with replayed(path) as (run, *_):
+        assert "pause" in shown(run).footer.text
+        await keys(run, "plus")
+        assert run[2].session.interval_s == 1.0
+        assert isinstance(run[0].app, NettopApp)
+    async with running(steps_of(make_frame([], []))) as live:
+        assert shown(live).time_line is None
+        assert "jump" not in shown(live).footer.text
+        await press(live, "colon", "full_stop", "N")
+        assert not shown(live).query(FilterBox)
