@@ -118,7 +118,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("play_faster", ("right_square_bracket",), "play faster", "Play faster, up to ×100", RECORDING, footer=59),
     Action("play_slower", ("left_square_bracket",), "play slower", "Play slower, down to ×0.1", RECORDING, footer=58,
            method="play_faster", argument="-1"),
-    Action("next_match", ("N",), "next match", "Go to the next moment with a row that passes the filter; without one, "
+    Action("next_match", ("M",), "next match", "Go to the next moment with a row that passes the filter; without one, "
            "with a finding", RECORDING, footer=57),
     *(Action(id_, keys, label, help_, "Move", palette=False, method="move", argument=repr(id_))
       for id_, keys, label, help_ in (

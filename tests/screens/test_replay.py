@@ -130,7 +130,7 @@ async def test_steps_jumps_and_searches(path: Path) -> None:
         await keys(run, "enter")
         assert time_line(run).startswith(" ‖ ×1  2026-11-28 14:00:11 UTC")
         await press(run, "slash", *"newcomer", "enter")
-        await press(run, "N")
+        await press(run, "M")
         await run[0].app.workers.wait_for_complete()
         run[2].tick()
         await run[0].pause()
@@ -145,7 +145,7 @@ async def test_marks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with replayed(path) as (run, player, _):
         bar = time_line(run)
         assert bar.count("▲") == 6
-        await keys(run, "N")
+        await keys(run, "M")
         assert time_line(run).startswith(" ‖ ×1  2026-11-28 14:00:10 UTC")
         await run[0].click("#time-line", offset=(bar.index("▲") - 1, 0))
         await keys(run, "full_stop")
@@ -162,5 +162,5 @@ async def test_keys_of_the_kernel_are_gone(path: Path) -> None:
     async with running(steps_of(make_frame([], []))) as live:
         assert shown(live).time_line is None
         assert "jump" not in shown(live).footer.text
-        await press(live, "colon", "full_stop", "N")
+        await press(live, "colon", "full_stop", "M")
         assert not shown(live).query(FilterBox)
