@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,10 +20,12 @@ from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.settings import Settings
 from nettop.snapshots import find_table, lenses
+from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
     from nettop.engine.session import Session
     from nettop.recording.player import Player
+    from nettop.recording.recording import Recording
     from nettop.snapshots.source import Source
 
 REPLAY_HELP = "Show a recording as if it happened now: every screen and every text output."
@@ -63,23 +66,45 @@ class ReplayOptions(ShowOptions):
 
 def start_replay(options: ReplayOptions, source_of: Callable[[str], Source] | None) -> ExitCode:  # noqa: ARG001
     """Show a recording. Raise UsageError, and SourceFailed if it cannot be read."""
-    view, text = shown_settings(options)
-    lens, _ = find_table(view.view)
+    speed = _speed(options.speed)
+    shown_settings(options)  # report a wrong word before the recording is opened
+    with opened_recording(options.recording) as recording:
+        at_ns = moment_of(recording, options.at)
+        return _show(recording, options, at_ns, speed=speed, paused=options.paused)
+
+
+def show_demo(options: ShowOptions) -> ExitCode:
+    """Show the recording that comes with nettop, again and again."""
+    shown_settings(options)
+    with as_file(files("nettop") / "demo.nettop") as path, opened_recording(path) as recording:
+        return _show(recording, options, recording.begin_ns, repeats=True)
+
+
+def _show(
+    recording: Recording,
+    options: ShowOptions,
+    at_ns: int,
+    *,
+    speed: float = 1.0,
+    paused: bool = False,
+    repeats: bool = False,
+) -> ExitCode:
     with importing():
         from nettop.recording.player import Player, RecordedSource
 
-    with opened_recording(options.recording) as recording:
-        player = Player(recording)
-        player.speed = _speed(options.speed)
-        player.is_paused = options.paused or options.is_text
-        player.jump(moment_of(recording, options.at))
-        settings = Settings(recording.groups[0].group.interval_s, view, text)
-        by_id = {each.id: each for each in lenses()}
-        session = open_session(settings.interval_s, lambda lens: RecordedSource(player, by_id[lens]))
-        if options.is_text:
-            player.go_to_first(lens.id)
-            return show_text(settings, session, partial(_advance, player, lens.id))
-        return show_screens(settings, session, "", player)
+    view, text = shown_settings(options)
+    settings = Settings(recording.groups[0].group.interval_s, view, text)
+    player = Player(recording, repeats=repeats)
+    player.speed = speed
+    player.is_paused = paused or options.is_text
+    player.jump(at_ns)
+    by_id = {each.id: each for each in (*lenses(), SELF)}
+    session = open_session(settings.interval_s, lambda lens: RecordedSource(player, by_id[lens]))
+    if options.is_text:
+        lens, _ = find_table(view.view)
+        player.go_to_first(lens.id)
+        return show_text(settings, session, partial(_advance, player, lens.id))
+    return show_screens(settings, session, "", player)
 
 
 def _advance(player: Player, lens: str, session: Session) -> bool:

@@ -131,6 +131,7 @@ class ViewOptions(ShowOptions):
     max_overhead: Annotated[str | None, max_overhead_option(_SHOW)] = None
     mechanism: Annotated[list[str] | None, mechanism_option(_SHOW)] = None
     follow_namespaces: Annotated[bool, follow_namespaces_option(_SHOW)] = False
+    demo: Annotated[bool, option("--demo", panel=_SHOW, help="Show a recorded example instead of this host")] = False
     version: Annotated[bool, option("--version", is_eager=True, callback=_version, help="Print the version")] = False
     help_all: Annotated[bool, option("--help-all", is_eager=True, callback=_help_all,
                                      help="Show all options and exit")] = False
@@ -211,6 +212,10 @@ def _check_process(pid: str | None) -> None:
 def start_view(options: ViewOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
     """Show the screens, or print text."""
     settings = view_settings(options)
+    if options.demo:
+        from nettop.commands.replay import show_demo
+
+        return show_demo(options)
     if source_of is None:
         _check_process(options.pid)
     lens, table = find_table(settings.view.view)  # report a wrong name before the heavy imports

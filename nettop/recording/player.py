@@ -21,10 +21,16 @@ SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0)
 
 
 class Player:
-    """The moment that is shown: it moves with the clock, `speed` times as fast, unless paused or at the end."""
+    """The moment that is shown: it moves with the clock, `speed` times as fast, unless paused or at the end.
 
-    def __init__(self, recording: Recording, clock: Callable[[], float] = time.monotonic) -> None:
+    With `repeats`, the beginning follows the end.
+    """
+
+    def __init__(
+        self, recording: Recording, clock: Callable[[], float] = time.monotonic, *, repeats: bool = False
+    ) -> None:
         self.recording = recording
+        self._repeats = repeats
         self._clock = clock
         self._lock = threading.Lock()
         self._speed = 1.0
@@ -40,9 +46,11 @@ class Player:
 
     def _now(self) -> int:
         passed_s = 0.0 if self._paused else self._clock() - self._since
-        return min(
-            self._from_ns + round(passed_s * self._speed * 1e9), max(self._from_ns, self.recording.end_ns)
-        )
+        begin_ns, end_ns = self.recording.begin_ns, self.recording.end_ns
+        now_ns = self._from_ns + round(passed_s * self._speed * 1e9)
+        if self._repeats and now_ns > end_ns:
+            now_ns = begin_ns + (now_ns - begin_ns) % max(1, end_ns - begin_ns)
+        return min(now_ns, max(self._from_ns, end_ns))
 
     @property
     def speed(self) -> float:

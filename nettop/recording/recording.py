@@ -14,6 +14,7 @@ from nettop.recording.marks import Mark, Marks
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import PlacedGroup, Readings, RecordedFile
 from nettop.snapshots.findings import LENS as FINDINGS
+from nettop.snapshots.safe_text import safe_text
 from nettop.writing import why_not
 
 SUFFIX = ".nettop"
@@ -69,6 +70,11 @@ class Recording:
     def lenses(self) -> frozenset[str]:
         """The ids of the lenses that have readings."""
         return frozenset(lens for group in self.groups for lens in group.group.lenses)
+
+    @property
+    def host(self) -> str:
+        """The name of the host."""
+        return safe_text(self.groups[-1].group.host.get("name", ""))
 
     @property
     def begin_ns(self) -> int:

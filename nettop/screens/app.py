@@ -44,9 +44,8 @@ def run_app(
         from nettop.screens.context import ScreenContext
         from nettop.screens.nettop_app import NettopApp
 
-    app = NettopApp(
-        ScreenContext(settings, session, loaded=loaded, writing_refused=writing_refused, player=player)
-    )
+    context = ScreenContext(settings, session, loaded=loaded, writing_refused=writing_refused, player=player)
+    app = NettopApp(context)
     # Existing objects stay alive: scanning them in every collection took a sixth of the drawing time.
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)

@@ -110,6 +110,8 @@ class ScreenContext:
 
     def __post_init__(self) -> None:
         self.interval_s = self.session.interval_s
+        if self.player is not None:
+            self.host = self.player.recording.host
         self.in_bytes = self.in_bytes or self.loaded.preferences.unit == "bytes"
         self.columns = dict(self.loaded.preferences.columns)
         show_rates(in_bytes=self.in_bytes)

@@ -154,6 +154,16 @@ def test_the_recording_plays(path: Path) -> None:
         assert player.is_at_end
 
 
+def test_a_demo_repeats(path: Path) -> None:
+    """The beginning follows the end."""
+    clock = Clock()
+    with open_recording(path) as recording:
+        player = Player(recording, clock, repeats=True)
+        clock.now += READINGS + 3
+        assert (player.wall_ns - BEGIN_NS) / SECOND_NS == 4
+        assert not player.is_at_end
+
+
 @pytest.mark.parametrize("second", [0, 1, 7, 8, 9, 16, 23, 39])
 def test_a_jump(path: Path, second: int) -> None:
     """The rows are those that were recorded, and rates are those of the recorded interval, also in another group."""
