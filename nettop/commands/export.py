@@ -31,6 +31,7 @@ from nettop.commands.privilege import (
     refuse_root_for_caller,
     why_still_root,
 )
+from nettop.commands.recordings import at_option, from_option, moment_of, opened_recording
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.process.importing import importing
 from nettop.process.interrupts import requested_by_signals
@@ -55,6 +56,8 @@ nettop export cpu.stacks --duration 60 cpu.json  [dim]for https://www.speedscope
 nettop export cpu.stacks --filter 'entry="RX softirq" cpu=3' rx.svg  [dim]only matching stacks[/dim]
 
 nettop export cpu.stacks --format folded - | flamegraph.pl > cpu.svg
+
+nettop export cpu.stacks --from incident.nettop --at 14:32 --duration 60 cpu.svg
 
 Ctrl-C stops early and writes the samples so far. An existing file is replaced only once the new one is complete."""
 
@@ -91,6 +94,8 @@ class ExportOptions:
     duration: Annotated[str, option("--duration", metavar="SECONDS", help="Seconds to sample (10)")] = "10"
     filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", help="Export only matching rows, as in "
                                                "nettop --filter")] = None
+    recording: Annotated[Path | None, from_option("Export from")] = None
+    at: Annotated[str | None, at_option()] = None
     mechanism: Annotated[list[str] | None, mechanism_option()] = None
     # fmt: on
 
@@ -146,6 +151,8 @@ def start_export(options: ExportOptions, source_of: Callable[[str], Source] | No
     with importing():
         from nettop.output.export import run_export
 
+    if options.recording is not None:
+        return _export_recording(settings, options.recording, options.at)
     user = invoking_user()
     if settings.path != STDOUT:
         refuse_root_for_caller()
@@ -159,6 +166,21 @@ def start_export(options: ExportOptions, source_of: Callable[[str], Source] | No
         session = ends.enter_context(open_session(interval_s, source_of, user))
         with explain_root(still_root, _AS_ROOT):
             return run_export(settings, session, requests, sys.stdout, sys.stderr)
+
+
+def _export_recording(settings: ExportSettings, path: Path, at: str | None) -> ExitCode:
+    """Write what was counted from one moment of a recording to another. Raise Unsupported if it was not recorded."""
+    from nettop.output.export import export_between
+    from nettop.recording.reader import Readings
+
+    with opened_recording(path) as recording:
+        lens, _ = find_table(settings.view)
+        begin_ns = recording.first_moment(lens, moment_of(recording, at))
+        readings = Readings(recording, lens)
+        began, ended = (readings.at(begin_ns + passed) for passed in (0, round(settings.duration_s * 1e9)))
+        assert began is not None
+        assert ended is not None
+        return export_between(settings, began.now, ended.now, sys.stdout, sys.stderr)
 
 
 SUBCOMMAND = Subcommand(

@@ -24,6 +24,7 @@ from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
     from nettop.engine.session import Session
+    from nettop.output.text import Replay
     from nettop.recording.player import Player
     from nettop.recording.recording import Recording
     from nettop.snapshots.source import Source
@@ -102,17 +103,22 @@ def _show(
     session = open_session(settings.interval_s, lambda lens: RecordedSource(player, by_id[lens]))
     if options.is_text:
         lens, _ = find_table(view.view)
-        player.go_to_first(lens.id)
-        return show_text(settings, session, partial(_advance, player, lens.id))
+        player.go_to_first(lens)
+        return show_text(settings, session, partial(_replay, player, lens.id))
     return show_screens(settings, session, "", player)
 
 
-def _advance(player: Player, lens: str, session: Session) -> bool:
-    """Have the next reading published; return False at the end."""
-    is_moved = player.step(lens, 1)
-    if is_moved:
-        session.sample_now()
-    return is_moved
+def _replay(player: Player, lens: str, session: Session) -> Replay:
+    """Return a replay that shows every reading of a lens."""
+    from nettop.output.text import Replay
+
+    def advance() -> bool:
+        is_moved = player.step(lens, 1)
+        if is_moved:
+            session.sample_now()
+        return is_moved
+
+    return Replay(player.recording.host, advance)
 
 
 def _speed(text: str) -> float:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -48,6 +47,7 @@ from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
     from nettop.engine.session import Session
+    from nettop.output.text import Replay
     from nettop.recording.player import Player
     from nettop.snapshots.source import Source
 
@@ -239,17 +239,17 @@ def start_view(options: ViewOptions, source_of: Callable[[str], Source] | None) 
 def show_text(
     settings: Settings,
     opened: AbstractContextManager[Session],
-    advance: Callable[[Session], bool] | None = None,
+    replay: Callable[[Session], Replay] | None = None,
 ) -> ExitCode:
-    """Print text. `advance` has the next reading of a replay published, and returns False at its end."""
+    """Print text, of the running kernel or of a replay."""
     with importing():
         from nettop.output.text import run_text
 
     if sys.stdout is None:
         raise NettopError("standard output is closed", "redirect it to a file or a pipe")
     with opened as session:
-        go_on = None if advance is None else partial(advance, session)
-        return run_text(settings, session, sys.stdout, sys.stdin, sys.stderr, advance=go_on)
+        played = None if replay is None else replay(session)
+        return run_text(settings, session, sys.stdout, sys.stdin, sys.stderr, replay=played)
 
 
 def show_screens(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 
 from nettop.snapshots.hooks import NOT_AVAILABLE
@@ -11,12 +10,18 @@ from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.snapshot import Snapshot
 
 
-def banner(snapshot: Snapshot, interval_s: float) -> str:
+def banner(snapshot: Snapshot, host: str, interval_s: float) -> str:
     """Return the line to print before the first block."""
     counts = (f"{name} {count}" for name, count in snapshot.counts.items())
-    host = safe_text(os.uname().nodename)
     lost = " ".join(f"{name} {count}" for name, count in snapshot.notable_losses.items() if count)
-    words = ("nettop", host, f"every {interval_s:g} s", *counts, *_via(snapshot.via), f"lost {lost or 0}")
+    words = (
+        "nettop",
+        safe_text(host),
+        f"every {interval_s:g} s",
+        *counts,
+        *_via(snapshot.via),
+        f"lost {lost or 0}",
+    )
     return "  ".join((*words, *_missing(snapshot)))
 
 

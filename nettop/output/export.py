@@ -19,7 +19,7 @@ from nettop.engine.session import Session
 from nettop.errors import ExitCode, SourceFailed
 from nettop.output.lens_output import Exporter, lens_output
 from nettop.process.interrupts import Requests
-from nettop.query.filter import combined, parse_filter
+from nettop.query.filter import Filter, combined, parse_filter
 from nettop.query.query import text_query
 from nettop.query.view import View
 from nettop.settings import STDOUT, ExportSettings
@@ -47,9 +47,8 @@ def run_export(
     the table is not available on this host, and the lens's errors.
     """
     lens, table = find_table(settings.view)
-    shown = combined(table, [parse_filter(table, text) for text in settings.filters])
+    _filter_of(settings, table)
     exporter = lens_output(lens.id).exporters[table.name]
-    report = Diagnostics(stderr)
     options = SourceOptions(mechanisms=settings.mechanisms, all_rows=True, values=settings.options)
     consumer = Consumer(session, lens.id, (table,), options)
     requests.wake = consumer.wake
@@ -57,18 +56,44 @@ def run_export(
         with consumer:
             sampled = _sample(settings, table, exporter, consumer, requests=requests, stderr=stderr)
         if sampled is None:
-            report("interrupted before the first sample: nothing was written")
+            Diagnostics(stderr)("interrupted before the first sample: nothing was written")
             return ExitCode.DONE
-        began, ended = sampled
-        counted = exporter.difference(ended.tables[table.name], began.tables[table.name])
-        frame = Frame(replace(ended, tables={table.name: counted}))
-        view = View(frame, replace(text_query(table), filter=shown))
-        text, amount = exporter.write(settings.format, view, began)
-        for remark in view.filter_remarks:
-            report(remark)
-        write(text)
-    report(_summary(amount, settings, began, ended, is_early=requests.ending))
+        _write(settings, *sampled, write, stderr, is_early=requests.ending)
     return ExitCode.DONE
+
+
+def export_between(
+    settings: ExportSettings, began: Snapshot, ended: Snapshot, stdout: TextIO | None, stderr: TextIO | None
+) -> ExitCode:
+    """Write the counts between two snapshots. Raise UsageError, and NettopError if the file cannot be written."""
+    with open_output(settings.path, stdout) as write:
+        _write(settings, began, ended, write, stderr)
+    return ExitCode.DONE
+
+
+def _write(
+    settings: ExportSettings,
+    began: Snapshot,
+    ended: Snapshot,
+    write: Callable[[str], None],
+    stderr: TextIO | None,
+    *,
+    is_early: bool = False,
+) -> None:
+    lens, table = find_table(settings.view)
+    exporter, report = lens_output(lens.id).exporters[table.name], Diagnostics(stderr)
+    counted = exporter.difference(ended.tables[table.name], began.tables[table.name])
+    frame = Frame(replace(ended, tables={table.name: counted}))
+    view = View(frame, replace(text_query(table), filter=_filter_of(settings, table)))
+    text, amount = exporter.write(settings.format, view, began)
+    for remark in view.filter_remarks:
+        report(remark)
+    write(text)
+    report(_summary(amount, settings, began, ended, is_early=is_early))
+
+
+def _filter_of(settings: ExportSettings, table: Table) -> Filter:
+    return combined(table, [parse_filter(table, text) for text in settings.filters])
 
 
 # --- sampling -------------------------------------------------------------------------------------------------

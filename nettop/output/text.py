@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from nettop.diagnostics import Diagnostics
 from nettop.engine.consumer import Consumer
@@ -25,6 +25,7 @@ from nettop.output.plan import Plan, field_of, make_plan
 from nettop.output.standard_streams import StandardStreams
 from nettop.output.table import AlignedTable, Terminal
 from nettop.query.address import address_bytes
+from nettop.query.times import rfc3339
 from nettop.query.view import View
 from nettop.settings import Format, LineFormat, Settings, TextSettings
 from nettop.snapshots.hooks import NOT_AVAILABLE
@@ -38,6 +39,13 @@ RESOLVE_WAIT_S = 2.0
 """Seconds that --once waits for the names of the addresses shown."""
 
 
+class Replay(NamedTuple):
+    """A recording as text: its host, and what has its next reading published and returns False if there is none."""
+
+    host: str
+    advance: Callable[[], bool]
+
+
 def run_text(
     settings: Settings,
     session: Session,
@@ -45,11 +53,9 @@ def run_text(
     stdin: TextIO | None = None,
     stderr: TextIO | None = None,
     *,
-    advance: Callable[[], bool] | None = None,
+    replay: Replay | None = None,
 ) -> ExitCode:
-    """Print the view described by `settings`, `settings.text.count` times.
-
-    A replay does not wait: `advance` has its next reading published, and returns False if there is none.
+    """Print the view described by `settings`, `settings.text.count` times; of a replay, every reading without waiting.
 
     Raise UsageError before attaching anything, BrokenPipeError if the reader of `stdout` is gone, an error with the
     reason if the table is not available, and the lens's errors.
@@ -63,7 +69,7 @@ def run_text(
     )
     streams = StandardStreams(stdin, stdout)
     with Consumer(session, plan.lens.id, (plan.query.table,), options, columns=plan.named) as consumer:
-        printer = _Printer(settings, plan, session, consumer, stdout=stdout, stderr=stderr)
+        printer = _Printer(settings, plan, session, consumer, stdout=stdout, stderr=stderr, replay=replay)
         is_available = False
         shown: Frame | None = None
         while True:
@@ -76,9 +82,9 @@ def run_text(
             printer.show(consumer.frame)
             if printer.printed == settings.text.count:
                 return ExitCode.DONE
-            if advance is not None and consumer.frame is not shown:
+            if replay is not None and consumer.frame is not shown:
                 shown = consumer.frame
-                if not advance():
+                if not replay.advance():
                     return ExitCode.DONE
             if streams.entered(consumer.wait(streams.descriptors())):
                 consumer.read_now()
@@ -99,8 +105,10 @@ class _Printer:
         *,
         stdout: TextIO,
         stderr: TextIO | None,
+        replay: Replay | None,
     ) -> None:
         self.printed = 0
+        self._replay = replay
         self._session = session
         self._consumer = consumer
         self._limit = ""
@@ -175,12 +183,15 @@ class _Printer:
         if self._banner_stream is None:
             return
         described, self._described = self._described, snapshot
-        line = (
-            banner(snapshot, self._settings.interval_s) if described is None else change(described, snapshot)
-        )
-        if line:
-            self._banner_stream.write(line + "\n")
-            self._banner_stream.flush()
+        if described is None:
+            host = os.uname().nodename if self._replay is None else self._replay.host
+            lines = [banner(snapshot, host, self._settings.interval_s)]
+        else:
+            lines = [change(described, snapshot)]
+        if self._replay is not None:
+            lines.append(rfc3339(snapshot.wall_ns))
+        self._banner_stream.writelines(line + "\n" for line in lines if line)
+        self._banner_stream.flush()
 
     def _report_view(self, view: View) -> None:
         """Report once, in every format, why rows or owners are missing."""

@@ -111,14 +111,10 @@ class Player:
                     return moment
         return None
 
-    def go_to_first(self, lens: str) -> None:
-        """Go on to the first reading of a lens if there is none up to this moment."""
-        recording, now_ns = self.recording, self.wall_ns
-        moments = (
-            moment for number in range(len(recording.groups)) for moment in recording.moments(number, lens)
-        )
-        first = next(moments, now_ns)
-        if first > now_ns:
+    def go_to_first(self, lens: Lens) -> None:
+        """Go on to the first reading of a lens if there is none up to this moment. Raise Unsupported without any."""
+        first = self.recording.first_moment(lens, self.recording.begin_ns)
+        if first > self.wall_ns:
             self.jump(first)
 
     def _move(self, wall_ns: int) -> None:

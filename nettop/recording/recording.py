@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from nettop.errors import SourceFailed, UsageError
+from nettop.errors import SourceFailed, Unsupported, UsageError
 from nettop.recording.chunks import Chunk, What
 from nettop.recording.marks import Mark, Marks
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import PlacedGroup, Readings, RecordedFile
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.safe_text import safe_text
+from nettop.snapshots.schema import Lens
 from nettop.writing import why_not
 
 SUFFIX = ".nettop"
@@ -96,6 +98,19 @@ class Recording:
                     reading = self._findings.at(moment)
                     if reading is not None:
                         self._newest_marks.add(reading.now)
+
+    def first_moment(self, lens: Lens, from_ns: int) -> int:
+        """Return when a lens was first read from a moment on. Raise Unsupported if it was not."""
+        shown = bisect_right(self.groups, from_ns, key=lambda group: group.wall_ns) - 1
+        groups = range(max(0, shown), len(self.groups))
+        moments = (
+            moment for number in groups for moment in self.moments(number, lens.id) if moment >= from_ns
+        )
+        first = next(moments, None)
+        if first is None:
+            recorded = ", ".join(sorted(self.lenses))
+            raise Unsupported(f"{lens.title}: not in this recording", f"it has {recorded}")
+        return first
 
     def moments(self, number: int, lens: str) -> list[int]:
         """Return when a lens was read in a group."""

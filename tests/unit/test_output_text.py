@@ -215,7 +215,7 @@ def test_banner_tells_changes() -> None:
     lacking = make_frame([], lost={"events": 37}, missing={"rtt_us": "no tcp_sock"}).now
     assert change(before, later) == ""
     assert change(later, lacking) == "nettop  via rtt_us n/a: no tcp_sock  n/a rtt_us (no tcp_sock)"
-    assert banner(lacking, 1.0).endswith(
+    assert banner(lacking, "web-1", 1.0).endswith(
         "  via rtt_us n/a: no tcp_sock  lost events 37  n/a rtt_us (no tcp_sock)"
     )
 
