@@ -20,6 +20,7 @@ from nettop.snapshots.arrays import Array, positions
 
 _LAST = 0xFF
 """Ends the list of changed columns."""
+_UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
 
 
 def write_rows(now: Array, before: Array, names: Sequence[str], key: str) -> bytes:
@@ -33,12 +34,14 @@ def write_rows(now: Array, before: Array, names: Sequence[str], key: str) -> byt
     is_kept, kept = places >= 0, places[places >= 0]
     left, came = np.delete(np.arange(len(before)), kept), np.flatnonzero(~is_kept)
     parts = [write_number(len(now)), write_places(left), write_places(came)]
-    for number, name in enumerate(names):
-        numbers = _numbers(now[name])
-        base = np.zeros_like(numbers)
-        base[is_kept] = _numbers(before[name])[kept]
-        change = write_column(numbers.ravel(), base.ravel())
-        if change:
+    base = before
+    if len(left) or len(came):
+        base = np.zeros_like(now)
+        base[is_kept] = before[kept]
+    for number, name in enumerate(names if len(now) else ()):
+        column, earlier = now[name], base[name]
+        if not np.array_equal(_bits(column), _bits(earlier)):  # most are equal, and this is quick
+            change = write_column(_numbers(column).ravel(), _numbers(earlier).ravel())
             parts += [bytes([number]), change]
     return b"".join([*parts, bytes([_LAST])])
 
@@ -62,6 +65,11 @@ def read_rows(content: Bytes, before: Array) -> Array:
         numbers = read_column(content, numbers.ravel()).reshape(numbers.shape)
         column[:] = numbers.view(column.dtype.newbyteorder("="))
     return now
+
+
+def _bits(column: Array) -> Array:
+    """View a column as unsigned integers, whatever their byte order: to compare it."""
+    return column.view(_UNSIGNED[column.dtype.itemsize])
 
 
 def _numbers(column: Array) -> Array:

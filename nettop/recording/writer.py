@@ -24,6 +24,7 @@ class _LensWriter:
         self._writer = ReadingWriter()
         self._compressor = Compressor()
         self.readings = 0
+        self._wall_ns = 0
 
     def snapshot(self, snapshot: Snapshot) -> Chunk:
         self.readings += 1
@@ -33,7 +34,9 @@ class _LensWriter:
         return self._chunk(What.EVENTS, wall_ns, self._writer.write_events(batch))
 
     def _chunk(self, what: What, wall_ns: int, content: bytes) -> Chunk:
-        return Chunk(what, self._number, wall_ns, self._compressor.compress(content), len(content))
+        # In a group, times never decrease: events may be taken while the reading before them is still in progress.
+        self._wall_ns = max(self._wall_ns, wall_ns)
+        return Chunk(what, self._number, self._wall_ns, self._compressor.compress(content), len(content))
 
 
 class Sink:
@@ -78,8 +81,9 @@ class RecordingWriter:
         self._put(self._lens(lens, wall_ns).events(batch, wall_ns))
 
     def fail(self, lens: str, cause: str, remedy: str) -> None:
-        """Say in the groups that follow why a lens has no readings."""
+        """Say why a lens has no readings, or no more: in a group that begins with the next chunk."""
         self._origin = replace(self._origin, failures=self._origin.failures | {lens: [cause, remedy]})
+        self._lenses = {}
 
     def go_on_in(self, sink: Sink) -> None:
         """Write to another file from now on."""
