@@ -45,6 +45,7 @@ _SUBCOMMANDS = (
     "doctor",
     "compile",
     "log",
+    "record",
     "serve",
     "collect",
     "flows",

@@ -187,6 +187,28 @@ class CheckSettings(NamedTuple):
     mechanisms: Mapping[str, str] = _EMPTY
 
 
+class RecordSettings(NamedTuple):
+    """Settings of `nettop record`.
+
+    `path` is a file, `-` for standard output, or with `hourly` a directory with a file for each hour; empty for a file
+    in the working directory that is named by host and time. `lenses` are ids. The recording ends after `duration_s`
+    (None: when interrupted). A file or standard output ends it before exceeding `max_bytes` (None: no limit); a
+    directory removes its oldest files that exceed `max_bytes` or `max_age_s`. `mechanisms`, `max_overhead` and
+    `options` are as in Settings.
+    """
+
+    path: str
+    lenses: tuple[str, ...]
+    hourly: bool = False
+    interval_s: float = 1.0
+    duration_s: float | None = None
+    max_bytes: int | None = None
+    max_age_s: float = 7 * DAY_S
+    mechanisms: Mapping[str, str] = _EMPTY
+    max_overhead: float | None = None
+    options: OptionValues = _EMPTY
+
+
 FLOW_PORTS = ("6343", "2055", "4739", "2056")
 """Default ports for flows: those of sFlow and IPFIX, and two common ones of NetFlow."""
 DEFAULT_QUERY_LISTEN = "127.0.0.1:9472"

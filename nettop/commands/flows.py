@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from nettop.commands.options import (
     completer,
     option,
     parse_count,
+    parse_duration,
     require_packages,
     split_names,
 )
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from nettop.snapshots.source import Source
 
 _SQL = "sql"
-_DURATION = re.compile(r"([0-9]{1,6})(s|min|m|h|d|w|y)")
-_SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
 
 FLOWS_HELP = "Query the flows stored by nettop collect: show the top talkers, or run SQL."
 
@@ -86,7 +85,8 @@ class FlowsOptions:
 def start_flows(options: FlowsOptions, _source_of: Callable[[str], Source] | None) -> ExitCode:
     """Run the query and write its result. Raise NettopError if that fails."""
     form = Format(checked_word("format", options.format, list(Format)))
-    limit, since_s = parse_count("--limit", options.limit), _since(options.since)
+    limit = parse_count("--limit", options.limit)
+    since_s = math.ceil(parse_duration("--since", options.since, "10m, 6h, 2d or 4w"))
     sql = _sql(options.words or [])
     require_packages("flows", ("zstandard",), "install nettop[flows]")
     with importing():
@@ -132,13 +132,6 @@ def _sql(words: list[str]) -> str | None:
     if not query:
         raise UsageError("no query after sql", "write it like nettop flows sql 'SHOW TABLES'")
     return query
-
-
-def _since(text: str) -> int:
-    match = _DURATION.fullmatch(text)
-    if match is None or not int(match[1]):
-        raise UsageError(f"--since {text!r} is not a duration", "write it like --since 10m, 6h, 2d or 4w")
-    return int(match[1]) * _SECONDS[match[2]]
 
 
 SUBCOMMAND = Subcommand(

@@ -30,7 +30,7 @@ Exit codes: 0 done, 2 no such lens, table or command."""
 
 _FREQUENT = (
     *("--view", "--filter", "--columns", "--interval"),
-    *("--table", "--format", "--once", "--help-all"),
+    *("--table", "--format", "--help-all"),
 )
 """Options that --help lists; the last one shows all the others."""
 

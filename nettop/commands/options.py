@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _SIZE = re.compile(r"([0-9]{1,15})([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(s|min|m|h|d|w|y)")
+_SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
 
 
 WIDTH = 100
@@ -300,6 +302,14 @@ def parse_seconds(
             f"{name} {value!r} is not a number of seconds", f"write it like {name} 0.5"
         ) from None
     return checked_seconds(name, number, least, most)
+
+
+def parse_duration(name: str, value: str, examples: str) -> float:
+    """Parse an option's value (`90s`, `10m`, `6h`, `2d`, `4w`, `1y`) as seconds. Raise UsageError otherwise."""
+    match = _DURATION.fullmatch(value)
+    if match is None or not float(match[1]):
+        raise UsageError(f"{name} {value!r} is not a duration", f"write it like {name} {examples}")
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 def parse_overhead(value: str | None) -> float | None:

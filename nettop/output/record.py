@@ -1,0 +1,372 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The record frontend: write every snapshot and event that the sampler publishes to a recording."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from nettop import version_of_build
+from nettop.engine.bus import QUEUED_ROWS
+from nettop.engine.consumer import Consumer
+from nettop.engine.own_cost import WRITE
+from nettop.engine.session import Session
+from nettop.errors import ExitCode, NettopError
+from nettop.output.status_line import StatusLine
+from nettop.process import service_manager
+from nettop.process.interrupts import Requests
+from nettop.process.wake_event import WakeEvent
+from nettop.query.batches import concatenate_batches
+from nettop.query.units import human
+from nettop.recording.chunks import Group
+from nettop.recording.files import Destination, Full, HourlyFiles, OneFile, Output, file_name
+from nettop.recording.writer import RecordingWriter, Sink
+from nettop.settings import STDOUT, RecordSettings
+from nettop.snapshots import lenses
+from nettop.snapshots.findings import LENS as FINDINGS
+from nettop.snapshots.schema import Lens
+from nettop.snapshots.snapshot import Rows, Snapshot
+from nettop.snapshots.source import SourceOptions
+
+UNRECORDED_READINGS, UNRECORDED_EVENTS = "unrecorded readings", "unrecorded events"
+"""Names in a snapshot's losses: what was published, but not written in time."""
+_READING_ROWS = 64
+"""A reading without rows counts as so many in the queue."""
+_STEP_S = 1.0
+"""Seconds between updates of the status line, and between looks for events that wait."""
+_EVENTS_WAIT_S = 1.5
+"""Seconds that events may wait for the next reading of their lens, with which they are written."""
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def run_record(
+    settings: RecordSettings,
+    session: Session,
+    requests: Requests,
+    stdout: TextIO | None,
+    stderr: TextIO | None,
+) -> ExitCode:
+    """Record until the time is over or the end is requested, then take a last reading.
+
+    Raise NettopError before attaching anything if the recording cannot be written, later if it can no longer be
+    written, and the error of a lens if none of the chosen ones can be read; BrokenPipeError if the reader is gone.
+    """
+    event = WakeEvent()
+    requests.wake = event.set
+    with closing(_destination(settings, requests, stdout)) as destination, event, ExitStack() as exits:
+        options = SourceOptions(mechanisms=settings.mechanisms, whole=True, values=settings.options)
+        parts = [
+            _Part(lens, Consumer(session, lens.id, lens.tables, options, event))
+            for lens in lenses()
+            if lens.id in settings.lenses
+        ]
+        queue = _Queue(parts)
+        exits.callback(session.bus.subscribe(queue.put_readings))
+        for part in parts:
+            exits.enter_context(part.consumer)
+        recorder = _Recorder(settings, session, queue, destination, status=StatusLine(stderr))
+        try:
+            recorder.record(requests, event)
+        except Full:
+            recorder.ended_by = f" (--max-size {human(settings.max_bytes, 'bytes')} reached)"
+        except NettopError:
+            if recorder.has_begun:
+                recorder.report_summary()
+            raise
+        recorder.report_summary()
+    return ExitCode.DONE
+
+
+def _destination(settings: RecordSettings, requests: Requests, stdout: TextIO | None) -> Destination:
+    host = os.uname().nodename
+    if settings.path == STDOUT:
+        assert stdout is not None
+        return Output(stdout.fileno(), lambda: requests.ending, settings.max_bytes)
+    if settings.hourly:
+        assert settings.max_bytes is not None
+        return HourlyFiles(Path(settings.path), host, settings.max_bytes, settings.max_age_s)
+    return OneFile(Path(settings.path or file_name(host, time.time_ns())), settings.max_bytes)
+
+
+def _host_facts() -> dict[str, str]:
+    """Return facts about this host, as text."""
+    system = os.uname()
+    facts = {"name": system.nodename, "kernel": system.release, "machine": system.machine}
+    with suppress(OSError):  # unknown, as in some sandboxes
+        facts["boot_id"] = _BOOT_ID.read_text().strip()
+    cpus = os.cpu_count()
+    return facts if cpus is None else facts | {"cpus": str(cpus)}
+
+
+class _Part:
+    """A lens that is recorded, and how much of it was written and lost."""
+
+    def __init__(self, lens: Lens, consumer: Consumer) -> None:
+        self.lens = lens
+        self.consumer = consumer
+        self.events = [table for table in lens.tables if table.append]
+        self.newest: Snapshot | None = None
+        self.taken_at = time.monotonic()
+        self.failure: NettopError | None = None
+        self.written: Counter[str] = Counter()
+        self.lost = Counter({UNRECORDED_READINGS: 0, UNRECORDED_EVENTS: 0})
+        self.lost_in_feeds = 0
+        self.first_lost: dict[str, int] | None = None
+        """What the source had lost by the first reading."""
+        self.last_lost: dict[str, int] = {}
+
+    def take_events(self) -> tuple[Rows, ...]:
+        """Return the events since the last call; count those that their feeds have dropped."""
+        lost = sum(self.consumer.lost(table) for table in self.events)
+        self.lost[UNRECORDED_EVENTS] += lost - self.lost_in_feeds
+        self.lost_in_feeds = lost
+        return tuple(batch for table in self.events for batch in self.consumer.rows(table))
+
+    def note_losses(self, reading: Snapshot) -> None:
+        """Note what the source has lost by a reading."""
+        self.last_lost = reading.notable_losses
+        if self.first_lost is None:
+            self.first_lost = self.last_lost
+
+
+class _Item(NamedTuple):
+    """Events of a lens, and the reading that follows them, if one has."""
+
+    part: _Part
+    events: tuple[Rows, ...]
+    reading: Snapshot | None
+    wall_ns: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows it counts as in the queue."""
+        tables = [] if self.reading is None else self.reading.tables.values()
+        return _READING_ROWS + sum(map(len, self.events)) + sum(map(len, tables))
+
+
+class _Queue:
+    """What was published and is not written yet, in its order.
+
+    Beyond QUEUED_ROWS, the oldest are dropped and counted: a slow disk or reader never delays the sampler.
+    """
+
+    def __init__(self, parts: Sequence[_Part]) -> None:
+        self.parts = parts
+        self._lock = threading.Lock()
+        self._items: deque[_Item] = deque()
+        self._rows = 0
+
+    def put_readings(self) -> None:
+        """Queue what was just published; called by the sampler's thread."""
+        for part in self.parts:
+            frame = part.consumer.frame
+            if frame is not None and frame.now is not part.newest:
+                part.newest = frame.now
+                self._put(part, frame.now)
+
+    def put_events(self) -> None:
+        """Queue events that have waited long for a reading."""
+        now = time.monotonic()
+        for part in self.parts:
+            if part.events and now - part.taken_at > _EVENTS_WAIT_S:
+                self._put(part, None)
+
+    def pop(self) -> _Item | None:
+        """Remove and return the oldest; None if there is none."""
+        with self._lock:
+            if not self._items:
+                return None
+            item = self._items.popleft()
+            self._rows -= item.rows
+            return item
+
+    def _put(self, part: _Part, reading: Snapshot | None) -> None:
+        with self._lock:  # also while events are taken: those of a reading come before it
+            part.taken_at = time.monotonic()
+            events = part.take_events()
+            if reading is None and not events:
+                return
+            item = _Item(part, events, reading, time.time_ns() if reading is None else reading.wall_ns)
+            self._items.append(item)
+            self._rows += item.rows
+            while self._rows > QUEUED_ROWS and len(self._items) > 1:
+                self._drop(self._items.popleft())
+
+    def _drop(self, item: _Item) -> None:
+        self._rows -= item.rows
+        item.part.lost[UNRECORDED_READINGS] += item.reading is not None
+        item.part.lost[UNRECORDED_EVENTS] += sum(map(len, item.events))
+
+
+class _Recorder:
+    """A recording in progress."""
+
+    def __init__(
+        self,
+        settings: RecordSettings,
+        session: Session,
+        queue: _Queue,
+        destination: Destination,
+        *,
+        status: StatusLine,
+    ) -> None:
+        self.ended_by = ""
+        self._settings = settings
+        self._session = session
+        self._queue = queue
+        self._destination = destination
+        self._status = status
+        self._sink: Sink | None = None
+        self._writer: RecordingWriter | None = None
+        self._began: float | None = None
+        self._reported: Counter[str] = Counter()
+
+    @property
+    def has_begun(self) -> bool:
+        """True if something was recorded."""
+        return self._began is not None
+
+    @property
+    def _elapsed_s(self) -> float:
+        return 0.0 if self._began is None else time.monotonic() - self._began
+
+    def record(self, requests: Requests, event: WakeEvent) -> None:
+        """Record until the end. Raise NettopError, BrokenPipeError, and Full."""
+        while not requests.ending and (left := self._left_s()) > 0:
+            self._queue.put_events()
+            self._write_queued()
+            self._status.show(self._words())
+            event.wait(timeout_s=min(left, _STEP_S))
+        service_manager.stopping()
+        if self._began is not None:
+            self._queue.parts[0].consumer.read_last(self._write_queued)
+            self._write_queued()
+
+    def _left_s(self) -> float:
+        duration_s = self._settings.duration_s
+        return float("inf") if duration_s is None else duration_s - self._elapsed_s
+
+    def _write_queued(self) -> None:
+        self._note_failures()
+        while (item := self._queue.pop()) is not None:
+            with self._session.steps.time(item.part.lens.id, WRITE):
+                self._write(item)
+        self._report_losses()
+
+    def _write(self, item: _Item) -> None:
+        writer, part = self._writer_at(item.wall_ns), item.part
+        for table in part.events:
+            batches = [batch for batch in item.events if batch.table is table]
+            if batches:
+                batch = concatenate_batches(table, batches)
+                writer.write_events(part.lens.id, batch, item.wall_ns)
+                part.written[table.name] += len(batch)
+        if item.reading is not None:
+            part.note_losses(item.reading)
+            writer.write(replace(item.reading, lost={**item.reading.lost, **+part.lost}))
+            part.written[""] += 1
+        if self._began is None:
+            self._began = time.monotonic()
+            service_manager.ready(f"recording {', '.join(self._recorded())}")
+
+    def _writer_at(self, wall_ns: int) -> RecordingWriter:
+        """Return the writer, which writes to the file for this time."""
+        sink = self._destination.sink_at(wall_ns)
+        if self._writer is None:
+            origin = Group(
+                tuple(self._recorded()),
+                self._session.interval_s,
+                version_of_build(),
+                _host_facts(),
+                self._failures(),
+            )
+            self._writer = RecordingWriter(sink, origin)
+        elif sink is not self._sink:
+            self._writer.go_on_in(sink)
+        self._sink = sink
+        return self._writer
+
+    # --- failures -----------------------------------------------------------------------------------------------
+
+    def _recorded(self) -> list[str]:
+        """Return the lenses that have not failed."""
+        return [part.lens.id for part in self._queue.parts if part.failure is None]
+
+    def _failures(self) -> dict[str, list[str]]:
+        failures = {part.lens.id: part.failure for part in self._queue.parts}
+        return {
+            lens: [failure.what, failure.remedy] for lens, failure in failures.items() if failure is not None
+        }
+
+    def _note_failures(self) -> None:
+        """Report and record the lenses that have failed; raise the first error if none of the chosen ones is left."""
+        for part in self._queue.parts:
+            failure = part.consumer.failure
+            if failure is not None and part.failure is None:
+                part.failure = failure
+                if self._writer is not None:
+                    self._writer.fail(part.lens.id, failure.what, failure.remedy)
+                self._status.report(f"not recorded: {part.lens.title}: {failure.what}")
+        chosen = [part for part in self._queue.parts if part.lens is not FINDINGS] or self._queue.parts
+        if all(part.failure is not None for part in chosen):
+            assert chosen[0].failure is not None
+            raise chosen[0].failure
+
+    # --- losses -------------------------------------------------------------------------------------------------
+
+    def _report_losses(self) -> None:
+        """Report what was not written since the last report."""
+        totals = sum((part.lost for part in self._queue.parts), Counter[str]())
+        for what, count in (totals - self._reported).items():
+            self._status.report(f"lost {count} {what}: the recording is written too slowly")
+        self._reported = totals
+
+    def _losses(self) -> str:
+        """Return all losses since the first reading, those of sources by lens."""
+        losses = []
+        for part in self._queue.parts:
+            first = part.first_lost or {}
+            grown = {what: count - first.get(what, 0) for what, count in part.last_lost.items()}
+            losses += [
+                f"{count} {what} ({part.lens.id})"
+                for what, count in {**grown, **part.lost}.items()
+                if count > 0
+            ]
+        return ", ".join(losses) or "nothing"
+
+    # --- messages -----------------------------------------------------------------------------------------------
+
+    def _words(self) -> str:
+        if self._began is None:
+            return "attaching …  (Ctrl-C ends)"
+        of_all = "" if self._settings.duration_s is None else f" of {self._settings.duration_s:g} s"
+        size = human(self._destination.written, "bytes")
+        return f"recording  {self._elapsed_s:.0f} s{of_all}  {size}  (Ctrl-C ends)"
+
+    def report_summary(self) -> None:
+        """Report how long and what was recorded, how large it is, and what was lost."""
+        if self._began is None:
+            self._status.report("ended before the first reading: nothing was recorded")
+            return
+        by_count: dict[int, list[str]] = {}
+        for part in self._queue.parts:
+            if part.written[""]:
+                by_count.setdefault(part.written[""], []).append(part.lens.id)
+        readings = [f"{count} readings of {', '.join(names)}" for count, names in by_count.items()]
+        events = [
+            f"{part.written[table.name]} {part.lens.id}.{table.name}"
+            for part in self._queue.parts
+            for table in part.events
+        ]
+        size = human(self._destination.written, "bytes")
+        what = "; ".join(
+            [*readings, *events, f"{size} to {self._destination.place}", f"lost {self._losses()}"]
+        )
+        self._status.report(f"recorded {self._elapsed_s:.1f} s{self.ended_by}: {what}")
