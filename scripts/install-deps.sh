@@ -46,8 +46,9 @@ it as /usr/local/bin/nettop. Safe to run again: it installs only what is missing
 installed nettop is replaced only after the new one has run, even if this is killed.
 
   --flows               also install the store engine for nettop collect, 800 MB; upgrades keep it
-  --services            also install the systemd units nettop-serve, nettop-log and nettop-collect, neither enabled nor
-                        started; upgrades replace them, except edited ones: put changes into a drop-in (systemctl edit)
+  --services            also install the systemd units nettop-serve, nettop-log, nettop-record and nettop-collect, neither
+                        enabled nor started; upgrades replace them, except edited ones: put changes into a drop-in
+                        (systemctl edit)
   --dev                 also install the test dependencies, and an editable nettop in .venv
   --kernels             like --dev, plus qemu and debootstrap for tests on other kernels and releases, a browser for
                         export tests, tools that build images and packages, and servers and load generators to compare

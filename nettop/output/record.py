@@ -24,7 +24,7 @@ from nettop.process import service_manager
 from nettop.process.interrupts import Requests
 from nettop.process.wake_event import WakeEvent
 from nettop.query.batches import concatenate_batches
-from nettop.query.units import human
+from nettop.query.units import human, plural
 from nettop.recording.chunks import Group
 from nettop.recording.files import Destination, Full, HourlyFiles, OneFile, Output, file_name
 from nettop.recording.writer import RecordingWriter, Sink
@@ -245,6 +245,7 @@ class _Recorder:
             self._status.show(self._words())
             event.wait(timeout_s=min(left, _STEP_S))
         service_manager.stopping()
+        self._write_queued()
         if self._began is not None:
             self._queue.parts[0].consumer.read_last(self._write_queued)
             self._write_queued()
@@ -359,7 +360,9 @@ class _Recorder:
         for part in self._queue.parts:
             if part.written[""]:
                 by_count.setdefault(part.written[""], []).append(part.lens.id)
-        readings = [f"{count} readings of {', '.join(names)}" for count, names in by_count.items()]
+        readings = [
+            f"{count} {plural('reading', count)} of {', '.join(names)}" for count, names in by_count.items()
+        ]
         events = [
             f"{part.written[table.name]} {part.lens.id}.{table.name}"
             for part in self._queue.parts

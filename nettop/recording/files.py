@@ -278,19 +278,19 @@ def _continued(descriptor: int, append: Callable[[bytes], None]) -> Sink:
     recorded = RecordedFile(descriptor)
     if recorded.groups:
         end = recorded.end_of(len(recorded.groups) - 1)
-        if end not in recorded.damage:  # what is damaged stays: a newer nettop may read it
+        if _ends_early(descriptor, end):  # what is damaged otherwise stays: a newer nettop may read it
             os.ftruncate(descriptor, end)
         return Sink(append, recorded.size, recorded.groups[-1].at)
-    if recorded.size and not _has_only_begun(descriptor):
+    if recorded.size and not _ends_early(descriptor, 0):
         why = next(iter(recorded.damage.values()), "it does not begin like one")
         raise OSError(errno.EINVAL, f"it is no recording: {why}")
     os.ftruncate(descriptor, 0)
     return Sink(append)
 
 
-def _has_only_begun(descriptor: int) -> bool:
-    """Return whether a file ends within the first chunk of a recording."""
-    content = os.pread(descriptor, HEAD_BYTES + PAYLOAD_MAX, 0)
+def _ends_early(descriptor: int, at: int) -> bool:
+    """Return whether a file ends within the chunk that begins there."""
+    content = os.pread(descriptor, HEAD_BYTES + PAYLOAD_MAX, at)
     if content[: len(MARKER)] != MARKER[: len(content)]:
         return False
     try:

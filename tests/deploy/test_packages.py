@@ -236,7 +236,10 @@ def test_package(suite: str, root: Root, say: Say) -> None:
     assert root.run("nettop", "--version").stdout.startswith(f"nettop {NEW}+")
     root.run("nettop", "--table", "--once")
     say(f"{suite}: the package is removed")
-    written = ("/var/log/nettop/events.jsonl", "/etc/nettop/token", "/etc/default/nettop-serve")
+    written = (
+        *("/var/log/nettop/events.jsonl", "/var/lib/nettop/recordings/one.nettop"),
+        *("/etc/nettop/token", "/etc/default/nettop-serve"),
+    )
     for path in written:
         root.shell(f"mkdir -p $(dirname {path}); touch {path}")
     root.apt("remove", "nettop")
@@ -281,7 +284,7 @@ def check_contents(root: Root) -> None:
     complete = "source /usr/share/bash-completion/completions/nettop; COMP_WORDS=(nettop --vi); COMP_CWORD=1"
     assert root.shell(f"{complete}; _nettop_completion nettop; echo ${{COMPREPLY[@]}}") == "--view\n"
     units = {basename(name): name for name in listed if name.endswith(".service")}
-    assert units.keys() == {"nettop-serve.service", "nettop-log.service"}
+    assert units.keys() == {f"nettop-{name}.service" for name in ("serve", "log", "record")}
     for unit in units.values():
         assert re.search(r"(?m)^ExecStart=/usr/bin/nettop ", (root.path / unit[1:]).read_text())
     assert not list((root.path / "etc/systemd/system").rglob("nettop*"))

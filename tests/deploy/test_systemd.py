@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_met
 from nettop import cli
 from nettop.errors import ExitCode
 from nettop.kernel.host import privileges
+from nettop.recording.reader import RecordedFile
 from nettop.settings import SYSTEM_FLOWS_DIR
 from nettop.snapshots import lenses
 from tests.collecting import until
@@ -35,6 +36,7 @@ OF_LENSES = privileges.STARTING - {
 CAPABILITIES = {
     "nettop-serve": OF_LENSES,
     "nettop-log": OF_LENSES,
+    "nettop-record": OF_LENSES,
     "nettop-collect": {privileges.CAP_NET_ADMIN},  # receive buffers
 }
 
@@ -290,6 +292,26 @@ def test_log(machine: Booted) -> None:
     machine.run("systemctl", "stop", unit)
     assert machine.show(unit, "Result") == "success"
     assert (machine.root / "var/log/nettop").is_symlink()
+
+
+@run_by_systemd
+@pytest.mark.kernel
+def test_record(machine: Booted) -> None:
+    """It records every lens but flows, with the same findings and tables as without restrictions."""
+    unit, folder = "nettop-record", machine.root / "var/lib/private/nettop/recordings"
+    machine.configure(unit)
+    assert_confined(unit, machine.start(unit))
+    assert machine.show(unit, "StatusText").startswith("recording connections, cpu, bandwidth, latency")
+    machine.run("systemctl", "stop", unit)
+    assert machine.show(unit, "Result") == "success"
+    assert "lost nothing" in machine.errors(unit)
+    (path,) = folder.glob("nettop-*.nettop")
+    assert (path.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o640, 0o750)
+    with path.open("rb") as file:
+        recorded = RecordedFile(file.fileno())
+        (group,) = recorded.groups
+    assert group.group.failures == {}
+    assert set(group.group.lenses) == {lens.id for lens in lenses()} - {"flows"}
 
 
 @run_by_systemd

@@ -1,0 +1,565 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop record`: what it writes, where, when it ends, and what it says about losses and failures."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import resource
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pytest
+
+from nettop.cli import run
+from nettop.commands.record import RecordOptions, record_settings
+from nettop.engine.session import Session
+from nettop.errors import ExitCode, NettopError, Unsupported
+from nettop.output import record
+from nettop.output.record import UNRECORDED_READINGS, run_record
+from nettop.process.interrupts import Requests
+from nettop.recording.chunks import Chunk, Decompressor, Group, What
+from nettop.recording.files import HOUR_S, Full, HourlyFiles, OneFile, file_name
+from nettop.recording.reader import Readings, RecordedFile
+from nettop.recording.readings import ReadingReader
+from nettop.settings import MAX_INTERVAL_S, RecordSettings
+from nettop.snapshots.connections import LENS as CONNECTIONS
+from nettop.snapshots.cpu import FREQUENCY
+from nettop.snapshots.snapshot import Snapshot
+from tests.screens.harness import Script
+from tests.unit.build import WALL_NS, example_rows
+from tests.unit.logging_run import DEADLINE_S, until
+from tests.unit.scripted import Scripted, steps
+from tests.unit.woken import CLOSE, CONNECT, Woken
+
+SECOND_NS = 1_000_000_000
+BEGIN_NS = 1_795_000_000 // HOUR_S * HOUR_S * SECOND_NS
+"""The beginning of an hour."""
+HOUR_NS = HOUR_S * SECOND_NS
+Sources = dict[str, Scripted | Script]
+
+
+class Recording:
+    """`nettop record` in a thread, over scripted sources that are read only at the start and on request."""
+
+    def __init__(self, path: str, connections: Woken, stdout: Any = None, **settings: Any) -> None:
+        self.requests = Requests()
+        self.stderr = io.StringIO()
+        self.exit: ExitCode | BaseException | None = None
+        self.published: list[Snapshot] = []
+        self._settings = RecordSettings(path, ("connections", "findings"), **settings)
+        self._sources: Sources = {
+            "connections": connections,
+            "findings": Script([Snapshot("findings", WALL_NS, 1, {})]),
+        }
+        self._stdout = stdout
+        self.session: Session | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.requests.end()
+        self._thread.join(DEADLINE_S)
+
+    def _run(self) -> None:
+        try:
+            with Session(MAX_INTERVAL_S, self._sources.__getitem__, together=self._sources) as session:
+                session.bus.subscribe(self._note)
+                self.session = session
+                self.exit = run_record(self._settings, session, self.requests, self._stdout, self.stderr)
+        except BaseException as error:  # noqa: BLE001 - the test judges it
+            self.exit = error
+
+    def _note(self) -> None:
+        assert self.session is not None
+        frame = self.session.bus.frame("connections")
+        if frame is not None and (not self.published or frame.now is not self.published[-1]):
+            self.published.append(frame.now)
+
+    def refresh(self) -> None:
+        """Have the sources read once more."""
+        until(lambda: self.published)
+        assert self.session is not None
+        self.session.sample_now().result(DEADLINE_S)
+
+    def end(self) -> str:
+        """Request the end, and return the text of standard error."""
+        until(lambda: self.published)
+        self.requests.end()
+        return self.wait()
+
+    def wait(self) -> str:
+        """Wait for the end, and return the text of standard error."""
+        self._thread.join(DEADLINE_S)
+        assert not self._thread.is_alive()
+        return self.stderr.getvalue()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[RecordedFile]:
+    """Open a recording."""
+    with path.open("rb") as file:
+        yield RecordedFile(file.fileno())
+
+
+def readings(path: Path) -> list[Snapshot]:
+    """Return every reading of the connections."""
+    found = []
+    with opened(path) as recorded:
+        for number, placed in enumerate(recorded.groups):
+            reader, decompressor = ReadingReader(CONNECTIONS), Decompressor()
+            for chunk in recorded.chunks(number):
+                if placed.group.lenses[chunk.lens] == "connections":
+                    content = decompressor.decompress(chunk)
+                    if chunk.what is What.READING:
+                        found.append(reader.read(content))
+                    else:
+                        reader.read_events(content)
+        assert recorded.damage == {}
+    return found
+
+
+def ids(snapshots: list[Snapshot]) -> list[list[int]]:
+    """Return the sockets of each reading, by key."""
+    return [snapshot.tables["sockets"].array["id"].tolist() for snapshot in snapshots]
+
+
+def three_readings() -> Woken:
+    """Return a source with three readings."""
+    return Woken(steps(example_rows(3), example_rows(5), example_rows(2)))
+
+
+def record_to(path: str, **settings: Any) -> str:
+    """Record one reading and the last, and return the text of standard error."""
+    with Recording(path, three_readings(), **settings) as recording:
+        text = recording.end()
+    assert recording.exit is ExitCode.DONE, recording.exit
+    return text
+
+
+def test_what_was_published_is_written(tmp_path: Path) -> None:
+    """Each reading equals what the sampler has published, and the events that came before it precede it."""
+    path = tmp_path / "a.nettop"
+    source = three_readings()
+    with Recording(str(path), source) as recording:
+        until(lambda: recording.published)
+        source.happen(CONNECT, CLOSE, quietly=True)
+        recording.refresh()
+        source.happen(CONNECT, quietly=True)
+        text = recording.end()
+    assert recording.exit is ExitCode.DONE
+    written = readings(path)
+    assert len(written) == len(recording.published) == 3
+    for ours, theirs in zip(written, recording.published, strict=True):
+        assert (ours.wall_ns, ours.boot_ns, ours.lost, ours.tables.keys()) == (
+            theirs.wall_ns, theirs.boot_ns, theirs.lost, theirs.tables.keys()
+        )  # fmt: skip
+        for name in theirs.tables["sockets"].array.dtype.names or ():
+            np.testing.assert_array_equal(
+                ours.tables["sockets"].array[name], theirs.tables["sockets"].array[name]
+            )
+    with opened(path) as recorded:
+        by_reading = Readings(recorded, CONNECTIONS)
+        came = [by_reading.at(each.wall_ns) for each in written]
+        assert [sum(map(len, reading.events)) for reading in came if reading] == [0, 2, 1]
+        (placed,) = recorded.groups
+    assert (placed.group.lenses, placed.group.failures) == (("connections", "findings"), {})
+    assert placed.group.host["name"] == os.uname().nodename
+    assert "3 readings of connections; 1 reading of findings; 3 connections.events; " in text
+    assert text.endswith(f" to {path}; lost nothing\n")
+
+
+def test_events_do_not_wait_for_a_late_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At long intervals they are written before their reading; then neither is lost if nettop is killed."""
+    monkeypatch.setattr(record, "_EVENTS_WAIT_S", 0.0)
+    path = tmp_path / "a.nettop"
+    source = three_readings()
+    with Recording(str(path), source) as recording:
+        until(lambda: recording.published)
+        source.happen(CONNECT)
+
+        def chunks() -> list[Chunk]:
+            if not path.stat().st_size:
+                return []
+            with opened(path) as recorded:
+                return recorded.chunks(0)
+
+        until(lambda: What.EVENTS in [chunk.what for chunk in chunks()])
+        recording.end()
+        assert [chunk.wall_ns for chunk in chunks() if chunk.lens == 0] == sorted(
+            chunk.wall_ns for chunk in chunks() if chunk.lens == 0
+        )
+
+
+def test_a_recording_is_continued(tmp_path: Path) -> None:
+    """A new group follows what is there; an incomplete last chunk is cut off."""
+    path = tmp_path / "a.nettop"
+    record_to(str(path))
+    size = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(Group(("connections",), 1.0, "1").to_chunk(1).to_bytes()[:-1])
+    record_to(str(path))
+    with opened(path) as recorded:
+        assert [placed.at for placed in recorded.groups] == [0, size]
+        assert recorded.groups[1].group.previous == size
+    assert len(readings(path)) == 4
+
+
+@pytest.mark.parametrize("size", [1, 20, 60])
+def test_one_that_has_only_begun(size: int, tmp_path: Path) -> None:
+    """A file that ends within its first chunk is a recording, and begins again."""
+    path = tmp_path / "a.nettop"
+    path.write_bytes(Group(("connections",), 1.0, "1").to_chunk(1).to_bytes()[:size])
+    record_to(str(path))
+    assert len(readings(path)) == 2
+
+
+def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
+    """Other files stay as they are, and so do recordings in a newer format."""
+    newer = Group((), 1.0, "9.0", format=99).to_chunk(1).to_bytes()
+    for content in (b"x", b"keep this\n" * 9, newer):
+        path = tmp_path / "file"
+        path.write_bytes(content)
+        with pytest.raises(NettopError, match="it is no recording"):
+            OneFile(path)
+        assert path.read_bytes() == content
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(NettopError, match="not a regular file"):
+        OneFile(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(NettopError, match="symbolic link"):
+        OneFile(tmp_path / "link")
+
+
+def test_two_do_not_record_to_one_place(tmp_path: Path) -> None:
+    """The second is refused, for a file and for a directory."""
+    first = OneFile(tmp_path / "a.nettop")
+    with pytest.raises(NettopError, match="another nettop is recording to it"):
+        OneFile(tmp_path / "a.nettop")
+    first.close()
+    assert not (tmp_path / "a.nettop").exists()  # nothing was recorded
+    hourly = HourlyFiles(tmp_path, "web1", 1 << 30, 86_400)
+    with pytest.raises(NettopError, match="another nettop is recording to it"):
+        HourlyFiles(tmp_path, "web1", 1 << 30, 86_400)
+    hourly.close()
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let this process write no larger files, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_ends_it(tmp_path: Path) -> None:
+    """The error names cause and remedy; the summary comes first, and the file can be read up to its end."""
+    path = tmp_path / "a.nettop"
+    with Recording(str(path), Woken(steps(*[example_rows(40 * at) for at in range(1, 9)]))) as recording:
+        until(lambda: path.exists() and path.stat().st_size)
+        recording.refresh()
+        until(lambda: len(readings(path)) == 2)
+        size = path.stat().st_size
+        with files_of_at_most(size + 100):
+            recording.refresh()
+            text = recording.wait()
+    assert isinstance(recording.exit, NettopError)
+    assert recording.exit.what == f"{path} cannot be written: File too large"
+    assert "nettop replay" in recording.exit.remedy
+    assert recording.exit.exit_code == ExitCode.FAILURE
+    assert "recorded " in text
+    assert len(readings(path)) == 2
+    with opened(path) as recorded:
+        assert recorded.end_of(len(recorded.groups) - 1) == recorded.size
+
+
+def test_a_chunk_is_appended_whole_or_not_at_all(tmp_path: Path) -> None:
+    """What did not fit is cut off, and the sink goes on from there once there is room."""
+    file = OneFile(tmp_path / "a.nettop")
+    sink, chunk = file.sink_at(0), Group((), 1.0, "1").to_chunk(1)
+    sink.put(chunk)
+    size = sink.size
+    with files_of_at_most(size + 10), pytest.raises(NettopError, match="File too large"):
+        sink.put(chunk)
+    assert (tmp_path / "a.nettop").stat().st_size == sink.size == file.written == size
+    sink.put(chunk)
+    assert (tmp_path / "a.nettop").stat().st_size == 2 * size
+    file.close()
+
+
+def test_a_maximum_size_ends_it(tmp_path: Path) -> None:
+    """A file ends before it exceeds the maximum, which is no error; a larger one is not continued."""
+    path = tmp_path / "a.nettop"
+    file = OneFile(path, 1000)
+    sink = file.sink_at(0)
+    chunk = Group((), 1.0, "1").to_chunk(1)
+    while sink.size + len(chunk.to_bytes()) <= 1000:
+        sink.put(chunk)
+    with pytest.raises(Full):
+        sink.put(chunk)
+    assert path.stat().st_size == sink.size
+    file.close()
+    with pytest.raises(NettopError, match="already has"):
+        OneFile(path, 200)
+    path.unlink()
+    with Recording(
+        str(path), Woken(steps(example_rows(2), example_rows(500))), max_bytes=10_000
+    ) as recording:
+        text = recording.end()
+    assert recording.exit is ExitCode.DONE
+    assert "(--max-size 10.0 kB reached)" in text
+    assert len(readings(path)) == 1
+
+
+# --- directories ------------------------------------------------------------------------------------------------
+
+
+def write_group(files: HourlyFiles, wall_ns: int, count: int = 1) -> None:
+    """Write this many groups at a made-up time."""
+    for _ in range(count):
+        files.sink_at(wall_ns).put(Group((), 1.0, "1").to_chunk(wall_ns))
+
+
+def names(directory: Path) -> list[str]:
+    """Return the times in the names of the recordings."""
+    return sorted(
+        path.name.removeprefix("nettop-web1-").removesuffix(".nettop") for path in directory.iterdir()
+    )
+
+
+@contextmanager
+def hourly(directory: Path, monkeypatch: pytest.MonkeyPatch, **limits: Any) -> Iterator[HourlyFiles]:
+    """Open a directory at a made-up time."""
+    monkeypatch.setattr("time.time_ns", lambda: BEGIN_NS)
+    files = HourlyFiles(directory, "web1", **{"max_bytes": 1 << 30, "max_age_s": 86_400.0} | limits)
+    yield files
+    files.close()
+
+
+def test_a_file_for_each_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are named by host and the UTC time of their beginning; their groups link only to those of the same file."""
+    directory = tmp_path / "made" / "too"
+    with hourly(directory, monkeypatch) as files:
+        for minutes in (0, 1, 59, 60, 90, 125):
+            write_group(files, BEGIN_NS + minutes * 60 * SECOND_NS)
+        sizes = [path.stat().st_size for path in sorted(directory.iterdir())]
+        assert sum(sizes) == files.written
+    assert (directory / file_name("web1", BEGIN_NS)).exists()
+    assert [name[-5:] for name in names(directory)] == ["0000Z", "0000Z", "0500Z"]
+    assert [round(size / sizes[-1]) for size in sizes] == [3, 2, 1]
+    assert {path.stat().st_mode & 0o777 for path in directory.iterdir()} <= {0o640, 0o600}
+
+
+def test_old_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that ended longer ago than the maximum age; what nettop did not name stays."""
+    for name in ("notes.txt", "nettop-web1-x.nettop", "mine.nettop"):
+        (tmp_path / name).touch()
+    with hourly(tmp_path, monkeypatch, max_age_s=3 * HOUR_S) as files:
+        for hours in range(8):
+            write_group(files, BEGIN_NS + hours * HOUR_NS)
+    kept = {file_name("web1", BEGIN_NS + hours * HOUR_NS) for hours in (3, 4, 5, 6, 7)}
+    assert {path.name for path in tmp_path.iterdir()} == kept | {
+        "notes.txt",
+        "nettop-web1-x.nettop",
+        "mine.nettop",
+    }
+
+
+def test_the_oldest_files_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All recordings together never exceed the maximum size; a file is at most a quarter of it, and a chunk."""
+    most = 20_000
+    with hourly(tmp_path, monkeypatch, max_bytes=most) as files:
+        for seconds in range(300):
+            write_group(files, BEGIN_NS + seconds * SECOND_NS, 3)
+            sizes = [path.stat().st_size for path in tmp_path.iterdir()]
+            assert sum(sizes) <= most
+            assert max(sizes) <= most // 4 + 1000
+    assert files.written > 3 * most
+    assert len(names(tmp_path)) >= 3
+    assert not (tmp_path / file_name("web1", BEGIN_NS)).exists()
+
+
+def test_recording_to_a_directory(tmp_path: Path) -> None:
+    """Its file has every reading; the summary names the directory."""
+    text = record_to(f"{tmp_path}/d", hourly=True, max_bytes=1 << 30)
+    (path,) = (tmp_path / "d").iterdir()
+    assert path.name.startswith(f"nettop-{os.uname().nodename}-2")
+    assert len(readings(path)) == 2
+    assert f" to {tmp_path}/d; " in text
+
+
+# --- standard output --------------------------------------------------------------------------------------------
+
+
+def test_standard_output_takes_a_recording(tmp_path: Path) -> None:
+    """What comes through a pipe is the same as a file."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stdout, Recording("-", three_readings(), stdout) as recording:
+        text = recording.end()
+    assert recording.exit is ExitCode.DONE
+    with os.fdopen(reader, "rb") as pipe:
+        (tmp_path / "a.nettop").write_bytes(pipe.read())
+    assert len(readings(tmp_path / "a.nettop")) == 2
+    assert " to standard output; " in text
+
+
+def test_a_slow_reader_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit into the queue is counted, said, and written with the readings that follow."""
+    monkeypatch.setattr(record, "QUEUED_ROWS", 150)
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    received: list[bytes] = []
+
+    def receive() -> None:
+        with os.fdopen(reader, "rb") as pipe:
+            received.append(pipe.read())
+
+    draining = threading.Thread(target=receive)
+    source = Woken(steps(*[example_rows(100 + at, seed=at) for at in range(9)]))
+    with os.fdopen(writer, "w") as stdout, Recording("-", source, stdout) as recording:
+        for _ in range(8):
+            recording.refresh()
+        draining.start()
+        text = recording.end()
+    draining.join(DEADLINE_S)
+    (tmp_path / "a.nettop").write_bytes(received[0])
+    written = readings(tmp_path / "a.nettop")
+    lost = [snapshot.lost.get(UNRECORDED_READINGS, 0) for snapshot in written]
+    assert lost == sorted(lost)
+    assert lost[-1] > 0
+    assert len(written) + lost[-1] == len(recording.published)
+    assert "unrecorded readings: the recording is written too slowly" in text
+    assert f"lost {lost[-1]} unrecorded readings (connections)" in text
+
+
+def test_a_stalled_reader_does_not_hold_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the end was requested, nettop gives up on a reader that does not read."""
+    monkeypatch.setattr("nettop.recording.files._STALLED_MS", 20)
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    with (
+        os.fdopen(reader),
+        os.fdopen(writer, "w") as stdout,
+        Recording("-", three_readings(), stdout) as recording,
+    ):
+        until(lambda: recording.published)
+        recording.refresh()
+        recording.end()
+    assert "its reader has stalled" in str(recording.exit)
+
+
+def test_a_reader_that_has_gone_ends_it() -> None:
+    """As with head(1); the command line turns that into exit code 0."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout, Recording("-", three_readings(), stdout) as recording:
+        recording.wait()
+        assert isinstance(recording.exit, BrokenPipeError)
+
+
+# --- failures ---------------------------------------------------------------------------------------------------
+
+
+def sources(**failing: NettopError) -> Callable[[str], Script]:
+    """Return sources without rows, some of which fail."""
+    return lambda lens: Script([failing.get(lens) or Snapshot(lens, 1, 1, {})])
+
+
+def test_a_lens_that_fails_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The others are recorded; the recording has the reason."""
+    path = tmp_path / "a.nettop"
+    failing = sources(drops=Unsupported("no such tracepoint", "use another kernel"))
+    words = ["record", "--lenses", "cpu,drops", "--for", "0.2", "-t", "0.1", str(path)]
+    assert run(words, failing) == ExitCode.DONE
+    assert "nettop: not recorded: Drops: no such tracepoint\n" in capsys.readouterr().err
+    with opened(path) as recorded:
+        group = recorded.groups[-1].group
+    assert group.failures == {"drops": ["no such tracepoint", "use another kernel"]}
+    assert {"cpu", "findings"} <= set(group.lenses)
+
+
+def test_no_lens_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """If no chosen lens can be read, findings alone are no recording: the exit code is that of the error."""
+    failing = sources(drops=Unsupported("no such tracepoint"))
+    words = ["record", "--lenses", "drops", "--for", "9", str(tmp_path / "a.nettop")]
+    assert run(words, failing) == ExitCode.UNSUPPORTED
+    assert "nettop: no such tracepoint" in capsys.readouterr().err
+
+
+# --- the command line -------------------------------------------------------------------------------------------
+
+
+def test_options_become_settings(tmp_path: Path) -> None:
+    """Findings are always recorded, flows only if named; limits depend on whether a file or a directory is named."""
+    usual = record_settings(RecordOptions())
+    assert (usual.path, usual.hourly, usual.max_bytes, usual.duration_s) == ("", False, None, None)
+    assert {"findings", "connections", "cpu"} <= set(usual.lenses)
+    assert "flows" not in usual.lenses
+    chosen = record_settings(RecordOptions("f", lenses="drops", for_="1.5h", interval="5", max_size="2M"))
+    assert (chosen.lenses, chosen.duration_s, chosen.interval_s) == (("drops", "findings"), 5400, 5)
+    assert (chosen.max_bytes, chosen.hourly) == (2 << 20, False)
+    kept = record_settings(RecordOptions("new/", max_age="12h", frequency="99"))
+    assert (kept.hourly, kept.max_bytes, kept.max_age_s) == (True, 1 << 30, 12 * 3600)
+    assert kept.options[FREQUENCY] == 99
+    assert record_settings(RecordOptions(str(tmp_path))).hourly
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--lenses", "conections"], "unknown lens 'conections'|did you mean connections"),
+        (["--lenses", ""], "--lenses is empty|leave it out"),
+        (["--for", "soon"], "--for 'soon' is not a duration|30s, 10m, 6h or 2d"),
+        (["--for", "1", "-t", "5"], "--for 1 is shorter than an interval|use 5s or more"),
+        (["--max-age", "1d", "f"], "--max-age is for a directory|with --for, or name a DIR/"),
+        (["--max-size", "1K"], "--max-size 1K is too small|use 1M or more"),
+        (["--lenses", "drops", "--frequency", "99"], "--frequency is an option of the lens cpu|leave it out"),
+    ],
+)
+def test_wrong_words(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the cause and the remedy; nothing is created."""
+    assert run(["record", *words], sources()) == ExitCode.USAGE
+    shown = capsys.readouterr().err
+    assert all(part in shown for part in expected.split("|")), shown
+
+
+def test_a_terminal_takes_no_recording(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bytes on a terminal help nobody."""
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert run(["record", "-"], sources()) == ExitCode.USAGE
+    os.close(ours)
+    assert "standard output is a terminal" in capsys.readouterr().err
+
+
+def test_progress_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line has the elapsed time and the size; the summary replaces it."""
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        words = ["record", "--lenses", "cpu", "--for", "0.2", "-t", "0.1", str(tmp_path / "a.nettop")]
+        assert run(words, sources()) == ExitCode.DONE
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert "recording  0 s of 0.2 s" in shown
+    assert "(Ctrl-C ends)\r\x1b[Knettop: recorded 0." in shown
+
+
+def test_names() -> None:
+    """A name has no character that a shell or another file system could misread."""
+    assert file_name("web 1/é", BEGIN_NS).startswith("nettop-web_1__-2026")
