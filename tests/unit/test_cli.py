@@ -343,6 +343,8 @@ def test_completion() -> None:
         ("nettop log --lens connections.e", ["connections.events"]),
         ("nettop log --columns pid,reas", ["pid,reason"]),
         ("nettop log --lens drops --lens connections --columns last_s", ["last_seen", "last_sent_ms"]),
+        ("nettop rec", ["record"]),
+        ("nettop record --lenses drops,cp", ["drops,cpu"]),
         ("nettop run --format j", ["jsonl"]),
         ("nettop log --events", ["--events-only"]),
         ("nettop export c", ["cpu.stacks"]),
@@ -425,6 +427,7 @@ def test_help_of_a_command_or_nothing(capsys: pytest.CaptureFixture[str]) -> Non
     ("command", "expected"),
     [
         ("log", "--metrics-interval --ring-size --keep SIGHUP"),
+        ("record", "--lenses --max-size --max-age DIR Ctrl-C"),
         ("run", "--live --output 127"),
         ("export", "--duration --frequency --format cpu.stacks FILE Ctrl-C"),
         ("collect", "--listen --retention --clickhouse --networks --query-listen SIGTERM"),

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop record` on the running kernel: a short recording of all lenses, read back."""
+
+import os
+import re
+import signal
+import socket
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nettop.recording.chunks import What
+from nettop.recording.reader import Reading, Readings, RecordedFile
+from nettop.snapshots import lenses
+from nettop.snapshots.connections import EVENTS
+from nettop.snapshots.schema import Lens
+
+from .command import Running, nettop
+from .lab import until
+
+pytestmark = pytest.mark.kernel
+
+NOBODY = 65534
+SUDO = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
+RECORDED = [lens for lens in lenses() if lens.id != "flows"]
+BYTES = 70_001
+FAR_FUTURE_NS = 1 << 62
+
+
+def is_recording(path: Path, readings: int = 1) -> bool:
+    """Return whether every lens has this many readings."""
+    if not path.exists() or not path.stat().st_size:
+        return False
+    found = Counter(chunk for chunk, what in chunks(path) if what is What.READING)
+    return len(found) == len(RECORDED) and min(found.values()) >= readings
+
+
+def chunks(path: Path) -> list[tuple[str, What]]:
+    """Return the lens and the kind of each chunk."""
+    with path.open("rb") as file:
+        recorded = RecordedFile(file.fileno())
+        return [
+            (placed.group.lenses[chunk.lens], chunk.what)
+            for number, placed in enumerate(recorded.groups)
+            for chunk in recorded.chunks(number)
+        ]
+
+
+def last_reading(path: Path, lens: Lens) -> Reading:
+    """Return the last reading of a lens, with all events before it."""
+    with path.open("rb") as file:
+        readings = Readings(RecordedFile(file.fileno()), lens)
+        begin = readings.at(0)
+        assert begin is None
+        last = readings.at(FAR_FUTURE_NS)
+    assert last is not None
+    return last
+
+
+def test_all_lenses_are_recorded(tmp_path: Path) -> None:
+    """Each lens can be read back with every table; a connection has its bytes, its events come once."""
+    path = tmp_path / "a.nettop"
+    with Running("record", "--interval", "0.5", str(path), cwd=tmp_path) as recorder:
+        until(lambda: is_recording(path) or recorder.process.poll() is not None, "every lens is recorded")
+        assert recorder.process.poll() is None, recorder.errors()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            near = socket.create_connection(listener.getsockname())
+            far, _ = listener.accept()
+        near.sendall(b"n" * BYTES)
+        port, received = near.getsockname()[1], 0
+        while received < BYTES:
+            received += len(far.recv(1 << 16))
+        near.close()
+        far.close()
+        count = Counter(chunks(path))
+        until(lambda: is_recording(path, max(count.values()) + 2), "another reading of each")
+        assert recorder.end(signal.SIGINT) == 0
+        said = recorder.errors()
+    for lens in RECORDED:
+        last = last_reading(path, lens)
+        unavailable = {table.name for table in lens.tables if last.now.why_unavailable(table) is not None}
+        wanted = {table.name for table in lens.tables if not table.append} - unavailable
+        assert wanted - last.now.tables.keys() <= {"firewall"}, (lens.id, last.now.hooks)
+        counted = sum(found == (lens.id, What.READING) for found in chunks(path))
+        assert re.search(rf"\b{counted} readings of [a-z, ]*\b{lens.id}\b", said), said
+    events = np.concatenate([batch.array for batch in last_reading(path, RECORDED[0]).events])
+    ours = events[(events["local_port"] == port) | (events["remote_port"] == port)]
+    labels = EVENTS.by_name["event"].labels
+    assert Counter(labels[code] for code in ours["event"]) == {"connect": 1, "accept": 1, "close": 2}
+    assert BYTES in ours["bytes_sent"]
+    assert f"{len(events)} connections.events" in said
+
+
+def test_files_belong_to_who_called_sudo() -> None:
+    """In that user's directory the file is theirs; elsewhere it is refused, and nothing is created."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as there:
+        os.chown(there, NOBODY, NOBODY)
+        words = ("record", "--lenses", "drops", "--for", "1", "--interval", "0.5")
+        done = nettop(*words, f"{there}/hours/", env=SUDO)
+        assert done.returncode == 0, done.stderr
+        (path,) = Path(there, "hours").iterdir()
+        assert {(place.stat().st_uid, place.stat().st_mode & 0o777) for place in (path, path.parent)} == {
+            (NOBODY, 0o640), (NOBODY, 0o750)
+        }  # fmt: skip
+    with tempfile.TemporaryDirectory(dir="/tmp") as there:
+        done = nettop(*words, f"{there}/a.nettop", env=SUDO)
+        assert done.returncode == 4, done.stderr
+        assert list(Path(there).iterdir()) == []
