@@ -32,6 +32,8 @@ PAYLOAD_MAX = 1 << 26
 _WINDOW_MAX = 1 << 23
 _LEVEL = 9
 """Beyond it, little becomes smaller; below, little becomes faster."""
+_PARAMETERS = zstandard.ZstdCompressionParameters.from_level(_LEVEL, window_log=20, hash_log=17, chain_log=17)
+"""The level's own tables have 10 MB for each lens, which every group would fill anew, and save 0.02 % of the bytes."""
 
 
 class Incomplete(Damaged):
@@ -148,7 +150,7 @@ class Compressor:
     """Compresses the payloads of one lens in a group, each with all earlier ones as context."""
 
     def __init__(self) -> None:
-        self._stream = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
+        self._stream = zstandard.ZstdCompressor(compression_params=_PARAMETERS).compressobj()
 
     def compress(self, content: bytes) -> bytes:
         """Return a payload that can be read as soon as it has arrived."""

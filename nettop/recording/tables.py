@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +22,10 @@ from nettop.snapshots.arrays import Array, positions
 
 _LAST = 0xFF
 """Ends the list of changed columns."""
-_UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
+_NO_COLUMN = -1
+"""The number of padding, and of columns that are not written."""
+_SAME_ROWS = 2 * write_places(np.zeros(0, np.int64))
+"""No row left, and none came."""
 
 
 def write_rows(now: Array, before: Array, names: Sequence[str], key: str) -> bytes:
@@ -28,22 +33,46 @@ def write_rows(now: Array, before: Array, names: Sequence[str], key: str) -> byt
 
     Rows are compared with those of the same key; new rows, with 0.
     """
-    places = positions(now[key], before[key])
-    if (np.diff(places[places >= 0]) <= 0).any():  # rows of one key, or in another order
-        places[:] = -1
-    is_kept, kept = places >= 0, places[places >= 0]
-    left, came = np.delete(np.arange(len(before)), kept), np.flatnonzero(~is_kept)
-    parts = [write_number(len(now)), write_places(left), write_places(came)]
-    base = before
-    if len(left) or len(came):
+    parts, base = [write_number(len(now))], before
+    if np.array_equal(now[key], before[key]):
+        parts.append(_SAME_ROWS)
+    else:
+        places = positions(now[key], before[key])
+        if (np.diff(places[places >= 0]) <= 0).any():  # rows of one key, or in another order
+            places[:] = -1
+        is_kept, kept = places >= 0, places[places >= 0]
+        left, came = np.delete(np.arange(len(before)), kept), np.flatnonzero(~is_kept)
+        parts += [write_places(left), write_places(came)]
         base = np.zeros_like(now)
         base[is_kept] = before[kept]
-    for number, name in enumerate(names if len(now) else ()):
-        column, earlier = now[name], base[name]
-        if not np.array_equal(_bits(column), _bits(earlier)):  # most are equal, and this is quick
-            change = write_column(_numbers(column).ravel(), _numbers(earlier).ravel())
-            parts += [bytes([number]), change]
+    for number in _changed_columns(now, base, tuple(names)):
+        column, earlier = now[names[number]], base[names[number]]
+        parts += [bytes([number]), write_column(_numbers(column).ravel(), _numbers(earlier).ravel())]
     return b"".join([*parts, bytes([_LAST])])
+
+
+def _changed_columns(now: Array, base: Array, names: tuple[str, ...]) -> list[int]:
+    """Return the numbers of the columns whose bits differ. Most do not, so all are compared at once."""
+    if not len(now):
+        return []
+    differ = (_bytes_of(now) != _bytes_of(base)).any(axis=0)
+    return sorted(set(_columns_of_bytes(now.dtype, names)[differ].tolist()) - {_NO_COLUMN})
+
+
+def _bytes_of(rows: Array) -> Array:
+    """View rows as bytes, shape (n, size of a row)."""
+    return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
+
+
+@lru_cache(256)
+def _columns_of_bytes(dtype: np.dtype[Any], names: tuple[str, ...]) -> Array:
+    """Return the number of the column to which each byte of a row belongs."""
+    fields: Any = dtype.fields
+    columns = np.full(dtype.itemsize, _NO_COLUMN)
+    for number, name in enumerate(names):
+        column, offset = fields[name][:2]
+        columns[offset : offset + column.itemsize] = number
+    return columns
 
 
 def read_rows(content: Bytes, before: Array) -> Array:
@@ -65,11 +94,6 @@ def read_rows(content: Bytes, before: Array) -> Array:
         numbers = read_column(content, numbers.ravel()).reshape(numbers.shape)
         column[:] = numbers.view(column.dtype.newbyteorder("="))
     return now
-
-
-def _bits(column: Array) -> Array:
-    """View a column as unsigned integers, whatever their byte order: to compare it."""
-    return column.view(_UNSIGNED[column.dtype.itemsize])
 
 
 def _numbers(column: Array) -> Array:
