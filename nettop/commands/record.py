@@ -85,8 +85,8 @@ class RecordOptions:
     lenses: Annotated[str | None, option("--lenses", metavar="A,B,C", panel=_WHAT,
                                          autocompletion=list_completer([lens.id for lens in lenses()]),
                                          help="Lenses to record; findings are always included (all but flows). "
-                                         "services, latency and cpu cost most: their hooks run for each packet or "
-                                         "request, and 997 times a second")] = None
+                                         "services and latency, with hooks in each call and packet, and cpu, with "
+                                         "997 samples a second, cost most")] = None
     interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", panel=_WHAT,
                                     help="Seconds between readings (1)")] = "1"
     max_overhead: Annotated[str | None, max_overhead_option(_WHAT)] = None
