@@ -260,6 +260,7 @@ class _Recorder:
             with self._session.steps.time(item.part.lens.id, WRITE):
                 self._write(item)
         self._report_losses()
+        self._require_a_lens()
 
     def _write(self, item: _Item) -> None:
         writer, part = self._writer_at(item.wall_ns), item.part
@@ -307,7 +308,7 @@ class _Recorder:
         }
 
     def _note_failures(self) -> None:
-        """Report and record the lenses that have failed; raise the first error if none of the chosen ones is left."""
+        """Report the lenses that have failed, and name them in the recording."""
         for part in self._queue.parts:
             failure = part.consumer.failure
             if failure is not None and part.failure is None:
@@ -315,6 +316,9 @@ class _Recorder:
                 if self._writer is not None:
                     self._writer.fail(part.lens.id, failure.what, failure.remedy)
                 self._status.report(f"not recorded: {part.lens.title}: {failure.what}")
+
+    def _require_a_lens(self) -> None:
+        """Raise the first error if none of the chosen lenses is left; findings alone are about nothing."""
         chosen = [part for part in self._queue.parts if part.lens is not FINDINGS] or self._queue.parts
         if all(part.failure is not None for part in chosen):
             assert chosen[0].failure is not None

@@ -9,7 +9,7 @@ import os
 import resource
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,7 @@ import pytest
 from nettop.cli import run
 from nettop.commands.record import RecordOptions, record_settings
 from nettop.engine.session import Session
-from nettop.errors import ExitCode, NettopError, Unsupported
+from nettop.errors import ExitCode, NettopError, SourceFailed, Unsupported
 from nettop.output import record
 from nettop.output.record import UNRECORDED_READINGS, run_record
 from nettop.process.interrupts import Requests
@@ -32,7 +32,7 @@ from nettop.settings import MAX_INTERVAL_S, RecordSettings
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.cpu import FREQUENCY
 from nettop.snapshots.snapshot import Snapshot
-from tests.screens.harness import Script
+from tests.screens.harness import Script, Step
 from tests.unit.build import WALL_NS, example_rows
 from tests.unit.logging_run import DEADLINE_S, until
 from tests.unit.scripted import Scripted, steps
@@ -42,22 +42,27 @@ SECOND_NS = 1_000_000_000
 BEGIN_NS = 1_795_000_000 // HOUR_S * HOUR_S * SECOND_NS
 """The beginning of an hour."""
 HOUR_NS = HOUR_S * SECOND_NS
+SNAPSHOT_OF_DROPS = Snapshot("drops", WALL_NS, 1, {})
 Sources = dict[str, Scripted | Script]
 
 
 class Recording:
     """`nettop record` in a thread, over scripted sources that are read only at the start and on request."""
 
-    def __init__(self, path: str, connections: Woken, stdout: Any = None, **settings: Any) -> None:
+    def __init__(
+        self, path: str, connections: Woken, stdout: Any = None, drops: Sequence[Step] = (), **settings: Any
+    ) -> None:
         self.requests = Requests()
         self.stderr = io.StringIO()
         self.exit: ExitCode | BaseException | None = None
         self.published: list[Snapshot] = []
-        self._settings = RecordSettings(path, ("connections", "findings"), **settings)
         self._sources: Sources = {
             "connections": connections,
             "findings": Script([Snapshot("findings", WALL_NS, 1, {})]),
         }
+        if drops:
+            self._sources["drops"] = Script(drops)
+        self._settings = RecordSettings(path, tuple(self._sources), **settings)
         self._stdout = stdout
         self.session: Session | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -496,6 +501,33 @@ def test_no_lens_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     words = ["record", "--lenses", "drops", "--for", "9", str(tmp_path / "a.nettop")]
     assert run(words, failing) == ExitCode.UNSUPPORTED
     assert "nettop: no such tracepoint" in capsys.readouterr().err
+
+
+def test_a_lens_that_fails_later(tmp_path: Path) -> None:
+    """What it gave until then is recorded; the error ends the recording if no other lens was chosen."""
+    path = tmp_path / "a.nettop"
+    (first,) = steps(example_rows(3))
+    with Recording(str(path), Woken([first, SourceFailed("it is gone")])) as recording:
+        recording.refresh()
+        text = recording.wait()
+    assert isinstance(recording.exit, SourceFailed)
+    assert "not recorded: Connections: it is gone\n" in text
+    assert "1 reading of connections" in text
+    assert ids(readings(path)) == ids([first])
+
+
+def test_others_go_on(tmp_path: Path) -> None:
+    """A new group says why one of several lenses has no more readings."""
+    path = tmp_path / "a.nettop"
+    with Recording(
+        str(path), three_readings(), drops=[SNAPSHOT_OF_DROPS, SourceFailed("it is gone")]
+    ) as recording:
+        until(lambda: path.exists() and path.stat().st_size)
+        recording.refresh()
+        recording.end()
+    with opened(path) as recorded:
+        assert [placed.group.failures for placed in recorded.groups] == [{}, {"drops": ["it is gone", ""]}]
+    assert len(readings(path)) == 3
 
 
 # --- the command line -------------------------------------------------------------------------------------------
