@@ -46,13 +46,13 @@ _SUBCOMMANDS = (
     "compile",
     "log",
     "record",
+    "replay",
     "serve",
     "collect",
     "flows",
     "export",
     "config",
     "run",
-    "replay",
     "help",
 )
 """Modules of nettop.commands, in the order of --help."""

@@ -18,7 +18,7 @@ from nettop.process.importing import importing
 if TYPE_CHECKING:
     from nettop.recording.recording import Recording
 
-SERVICE_FOLDER = Path("/var/lib/nettop-record")
+SERVICE_FOLDER = Path("/var/lib/nettop/recordings")
 """Where nettop-record.service keeps its recordings."""
 
 

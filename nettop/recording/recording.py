@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nettop.errors import SourceFailed, Unsupported, UsageError
 from nettop.recording.chunks import Chunk, What
+from nettop.recording.files import SUFFIX
 from nettop.recording.marks import Mark, Marks
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import PlacedGroup, Readings, RecordedFile
@@ -19,8 +20,6 @@ from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Lens
 from nettop.writing import why_not
 
-SUFFIX = ".nettop"
-"""Ends the names of recordings."""
 _REMEDY = "make one with nettop record"
 
 
