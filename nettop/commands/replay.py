@@ -15,7 +15,7 @@ import typer
 from nettop.commands.options import Subcommand, option
 from nettop.commands.privilege import open_session
 from nettop.commands.recordings import SERVICE_FOLDER, at_option, moment_of, opened_recording
-from nettop.commands.view import ShowOptions, show_screens, show_text, shown_settings
+from nettop.commands.show import ShowOptions, show_screens, show_text, shown_settings
 from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.settings import Settings
