@@ -934,6 +934,8 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("fault", nargs="?", choices=[each.name for each in FAULTS], metavar="FAULT")
     parser.add_argument("--list", action="store_true", help="list the faults")
     parser.add_argument("--healthy", choices=sorted(LOADS), help="run a load without a fault instead")
+    parser.add_argument("--well", type=float, default=HEALTHY_S, metavar="SECONDS",
+                        help=f"let what gets bad work well for this time first ({HEALTHY_S})")  # fmt: skip
     parser.add_argument("--for", type=float, dest="seconds", metavar="SECONDS", help="end after this time")
     return parser
 
@@ -958,12 +960,12 @@ def interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def make_by_hand(fault: Fault, seconds: float | None) -> None:
+def make_by_hand(fault: Fault, healthy_s: float, seconds: float | None) -> None:
     """Make a fault, say what was made, and hold it."""
     with made(fault) as scene:
         print(f"{fault.name}: {scene}", flush=True)
         if scene.worsens:
-            healthy_s = HEALTHY_S if seconds is None else min(HEALTHY_S, seconds / 2)
+            healthy_s = healthy_s if seconds is None else min(healthy_s, seconds / 2)
             hold(healthy_s)
             scene.worsen()
             print(f"{fault.name}: {scene.worsens} is bad from now on", flush=True)
@@ -996,7 +998,7 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
         signal.signal(number, interrupt)
     with contextlib.suppress(KeyboardInterrupt):
         if isinstance(chosen, Fault):
-            make_by_hand(chosen, given.seconds)
+            make_by_hand(chosen, given.well, given.seconds)
         else:
             load_by_hand(chosen, given.seconds)
     return None

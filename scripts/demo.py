@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Record nettop/demo.nettop, which `nettop --demo` shows: real incidents in network namespaces. Needs root.
+
+The incidents are faults of tests/kernel/faults.py, one after the other beside a service that slows down. What else runs
+on this machine is left out.
+"""
+
+from __future__ import annotations
+
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from nettop.recording.chunks import Chunk, What  # noqa: E402 - the checkout comes first
+from nettop.recording.reader import Readings  # noqa: E402
+from nettop.recording.recording import Recording, open_recording  # noqa: E402
+from nettop.recording.writer import RecordingWriter, Sink  # noqa: E402
+from nettop.snapshots import lenses  # noqa: E402
+from nettop.snapshots.schema import OWN_NAMESPACE, Kind  # noqa: E402
+from nettop.snapshots.snapshot import Ended, Rows, Snapshot, known  # noqa: E402
+
+DEMO = ROOT / "nettop" / "demo.nettop"
+MOST_BYTES = 1 << 20
+HOST = "web1"
+SECONDS = 80
+WELL_S = 36
+"""Seconds for which the service works well: its usual times have to be known."""
+OWN = frozenset({"nettop", "python", "python3", "sh", "bash", "make"})
+"""Processes that make the recording, or run beside it."""
+
+
+class Incident(NamedTuple):
+    """A fault, and when it begins and how long it lasts, in seconds of the recording."""
+
+    fault: str
+    at: float
+    lasts: float
+
+
+INCIDENTS = (
+    Incident("slow-service", 0, 78),
+    Incident("path-loss", 6, 12),
+    Incident("slow-reader", 22, 14),
+    Incident("syn-flood", 40, 10),
+    Incident("dns-slow", 52, 14),
+)
+
+
+def main() -> str | None:
+    """Make the recording; return the reason if it cannot be used."""
+    with TemporaryDirectory() as folder:
+        whole = Path(folder, "whole.nettop")
+        record(whole)
+        content = b"".join(filtered(whole))
+    if len(content) > MOST_BYTES:
+        return f"the demo has {len(content):,} bytes, more than {MOST_BYTES:,}"
+    DEMO.write_bytes(content)
+    print(f"{DEMO}: {len(content):,} bytes")
+    return None
+
+
+def record(path: Path) -> None:
+    """Record all lenses during the incidents, on a host that is called `HOST`."""
+    words = [sys.executable, "-m", "nettop", "record", "--for", str(SECONDS), str(path)]
+    named = ["unshare", "--uts", "sh", "-c", f'hostname {HOST} && exec "$@"', "record", *words]
+    with ExitStack() as running:
+        recorder = running.enter_context(subprocess.Popen(named, cwd=ROOT))
+        before = 0.0
+        for incident in INCIDENTS:
+            select.select([], [], [], incident.at - before)
+            before = incident.at
+            lasting = ["--for", str(incident.lasts), "--well", str(WELL_S)]
+            fault = [sys.executable, "-m", "tests.kernel.faults", incident.fault, *lasting]
+            running.enter_context(subprocess.Popen(fault, cwd=ROOT))
+        if recorder.wait():
+            raise SystemExit("the recorder failed")
+
+
+def filtered(path: Path) -> Iterator[bytes]:
+    """Yield the chunks of a recording without the rows of other programs and of the machine's own namespace."""
+    written: list[bytes] = []
+    with open_recording(path) as recording:
+        writer = RecordingWriter(Sink(written.append), replace(recording.groups[0].group, marks=[]))
+        readings = {lens.id: Readings(recording, lens) for lens in lenses() if lens.id in recording.lenses}
+        for lens, chunk in chunks(recording):
+            reading = readings[lens].at(chunk.wall_ns) if chunk.what is What.READING else None
+            if reading is not None:
+                for events in reading.events:
+                    writer.write_events(lens, only_demo(events), chunk.wall_ns)
+                writer.write(without_others(reading.now))
+                yield from written
+                written.clear()
+
+
+def chunks(recording: Recording) -> Iterator[tuple[str, Chunk]]:
+    """Yield the chunks with the lens of each."""
+    for number, placed in enumerate(recording.groups):
+        for chunk in recording.chunks(number):
+            yield placed.group.lenses[chunk.lens], chunk
+
+
+def without_others(snapshot: Snapshot) -> Snapshot:
+    """Return the snapshot with the demo's rows only."""
+    return replace(
+        snapshot,
+        tables={name: only_demo(rows) for name, rows in snapshot.tables.items()},
+        ended={
+            name: Ended(tuple(map(only_demo, ended.rows)), ended.total, ended.count)
+            for name, ended in snapshot.ended.items()
+        },
+    )
+
+
+def only_demo(rows: Rows) -> Rows:
+    """Return the rows about no process and no namespace, or about those of the demo."""
+    keep = np.ones(len(rows), bool)
+    for name, others in (("process", OWN), ("namespace", frozenset({OWN_NAMESPACE}))):
+        field = rows.table.by_name.get(name)
+        if field is not None and field.kind is Kind.TEXT:
+            codes = [code for code, text in enumerate(rows.texts[name]) if text in others]
+            keep &= ~(known(rows.array[name]) & np.isin(rows.array[name], codes))
+    return replace(rows, array=rows.array[keep])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
