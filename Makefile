@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test test-all lint test-pure test-unit test-screens test-thorough test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-loading bench-overhead bench-serve bench-services bench-start bench-totals bench-udp explore deb offline fresh-root lock clean
+.PHONY: help setup test test-all lint test-pure test-unit test-screens test-thorough test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-loading bench-overhead bench-recording bench-serve bench-services bench-start bench-totals bench-udp explore deb offline fresh-root lock clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -122,6 +122,9 @@ bench-latency: ## what following packets costs; root, iperf3, cc
 
 bench-loading: ## how long programs take to compile and to load, and the verifier's work; root
 	$(as_root) $(bin)/python -B bench/loading.py
+
+bench-recording: ## the size and speed of recordings; root
+	$(as_root) $(bin)/python -B bench/recording.py
 
 bench-serve: ## the speed and memory of nettop serve, beside node_exporter and ss; root, prometheus-node-exporter
 	$(as_root) $(bin)/python -B bench/serve.py

@@ -59,7 +59,6 @@ _PACKAGES = (
     "starlette",
     "uvicorn",
     "uvloop",
-    "zstandard",
 )
 _URLS_MOST_BYTES = 1 << 16
 _WORKERS_MAX, _SAMPLING_MAX, _GROUP_MAX = 64, 1 << 20, 65_535

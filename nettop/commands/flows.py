@@ -22,7 +22,6 @@ from nettop.commands.options import (
     option,
     parse_count,
     parse_duration,
-    require_packages,
     split_names,
 )
 from nettop.commands.privilege import give_up_privileges
@@ -88,7 +87,6 @@ def start_flows(options: FlowsOptions, _source_of: Callable[[str], Source] | Non
     limit = parse_count("--limit", options.limit)
     since_s = math.ceil(parse_duration("--since", options.since, "10m, 6h, 2d or 4w"))
     sql = _sql(options.words or [])
-    require_packages("flows", ("zstandard",), "install nettop[flows]")
     with importing():
         from nettop.flows.reader import open_reader
         from nettop.flows.top import ORDERS, TopQuery, checked_keys, read_top

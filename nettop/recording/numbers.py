@@ -7,6 +7,8 @@ the compressor that follows finds the regularities of the others.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from nettop.snapshots.arrays import Array, Index
@@ -37,11 +39,6 @@ class Bytes:
         """Return the next number below 2³²."""
         return int.from_bytes(self.take(4), "little")
 
-    @property
-    def is_empty(self) -> bool:
-        """True once all has been read."""
-        return not self._rest
-
 
 def write_number(number: int) -> bytes:
     """Return a number below 2³², as `Bytes.number` reads it."""
@@ -49,14 +46,12 @@ def write_number(number: int) -> bytes:
 
 
 def write_column(now: Array, before: Array) -> bytes:
-    """Return the change from `before` to `now`: unsigned integers of one dtype, shape (n,); nothing if they are equal.
+    """Return the change from `before` to `now`: unsigned integers of one dtype, shape (n,).
 
     Where most rows grow by the same amount, as ages do, only the difference from that amount is written.
     """
     changes = now - before
     changed = np.flatnonzero(changes)
-    if not len(changed):
-        return b""
     common = np.zeros((), changes.dtype)
     if 2 * len(changed) > len(changes) > 1:
         middle = len(changes) // 2
@@ -64,7 +59,7 @@ def write_column(now: Array, before: Array) -> bytes:
         changes = changes - common
         changed = np.flatnonzero(changes)
     is_sparse = len(changed) * _SPARSE < len(changes)
-    head = common.tobytes() + bytes([is_sparse])
+    head = common.astype(_little(common.dtype)).tobytes() + bytes([is_sparse])
     if is_sparse:
         return head + write_places(changed) + _planes(_folded(changes[changed]))
     return head + _planes(_folded(changes))
@@ -73,7 +68,8 @@ def write_column(now: Array, before: Array) -> bytes:
 def read_column(content: Bytes, before: Array) -> Array:
     """Return the column that `write_column` has written, given what came before."""
     dtype = before.dtype
-    now: Array = before + np.frombuffer(content.take(dtype.itemsize), dtype)[0]
+    common = np.frombuffer(content.take(dtype.itemsize), _little(dtype))[0]
+    now: Array = before + common
     if content.take(1)[0]:
         places = read_places(content, len(before))
         now[places] += _unfolded(_read_planes(content, len(places), dtype))
@@ -88,12 +84,13 @@ def write_places(places: Index) -> bytes:
 
 
 def read_places(content: Bytes, among: int) -> Index:
-    """Return the places that `write_places` has written; raise Damaged if one is not below `among`."""
+    """Return the places that `write_places` has written; raise Damaged unless they ascend and are below `among`."""
     count = content.number()
     if count > among:
         raise Damaged("there are more places than rows")
-    places = np.cumsum(_read_planes(content, count, _PLACE), dtype=np.int64)
-    if count and places[-1] >= among:
+    steps = _read_planes(content, count, _PLACE)
+    places = np.cumsum(steps, dtype=np.int64)
+    if count and (places[-1] >= among or not steps[1:].all()):
         raise Damaged("there is no such row")
     return places
 
@@ -102,13 +99,13 @@ def _folded(changes: Array) -> Array:
     """Fold negative differences between the positive ones: 0, −1, 1, −2 are 0, 1, 2, 3."""
     one = changes.dtype.type(1)
     sign = changes >> changes.dtype.type(changes.dtype.itemsize * 8 - 1)
-    folded: Array = (changes << one) ^ (np.zeros_like(changes) - sign)
+    folded: Array = (changes << one) ^ -sign
     return folded
 
 
 def _unfolded(folded: Array) -> Array:
     one = folded.dtype.type(1)
-    numbers: Array = (folded >> one) ^ (np.zeros_like(folded) - (folded & one))
+    numbers: Array = (folded >> one) ^ -(folded & one)
     return numbers
 
 
@@ -116,16 +113,20 @@ def _planes(numbers: Array) -> bytes:
     """Return the planes of bytes of unsigned integers, the low ones first, preceded by their number."""
     most = int(numbers.max()) if len(numbers) else 0
     size = (most.bit_length() + 7) // 8
-    planes = (
-        numbers.astype(numbers.dtype.newbyteorder("<")).view(np.uint8).reshape(len(numbers), numbers.itemsize)
-    )
+    planes = numbers.astype(_little(numbers.dtype)).view(np.uint8).reshape(len(numbers), numbers.itemsize)
     return bytes([size]) + planes[:, :size].T.tobytes()
 
 
-def _read_planes(content: Bytes, count: int, dtype: np.dtype[np.generic]) -> Array:
+def _read_planes(content: Bytes, count: int, dtype: np.dtype[Any]) -> Array:
     size = content.take(1)[0]
     if size > dtype.itemsize:
         raise Damaged("a number is too large for its column")
+    written = np.frombuffer(content.take(size * count), np.uint8).reshape(size, count)
     planes = np.zeros((count, dtype.itemsize), np.uint8)
-    planes[:, :size] = np.frombuffer(content.take(size * count), np.uint8).reshape(size, count).T
-    return planes.view(dtype.newbyteorder("<")).astype(dtype).reshape(count)
+    planes[:, :size] = written.T
+    return planes.view(_little(dtype)).astype(dtype, copy=False).reshape(count)
+
+
+def _little(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of the same numbers, the low byte first."""
+    return dtype.newbyteorder("<")

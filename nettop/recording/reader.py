@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-import mmap
 import os
+import sys
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from nettop.recording.chunks import (
+    GROUP_MAX,
     HEAD_BYTES,
     MARKER,
     Chunk,
@@ -28,11 +29,13 @@ from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import Rows, Snapshot
 
 _GROUP_MARKER = MARKER + bytes([What.GROUP])
+_BLOCK = 1 << 20
+"""Bytes that are searched at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedGroup:
-    """A group, where it begins in the file, and when."""
+    """A group, where it begins in the file, and when: not before the one before, even if the clock was set back."""
 
     at: int
     wall_ns: int
@@ -44,21 +47,28 @@ class PlacedGroup:
 class RecordedFile:
     """The chunks of a file that may still grow.
 
-    `damage` says what cannot be read, and where. A last chunk that is not complete is none: it is being written, or its
-    writer was killed.
+    `damage` says what cannot be read, and where: of the beginning of the file once it is opened, of a group once its
+    chunks are read. An unfinished last chunk is none: it is being written, or its writer was killed.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._searched = 0
         self.groups: list[PlacedGroup] = []
         self.damage: dict[int, str] = {}
         self.refresh()
 
     def refresh(self) -> bool:
         """Find the groups that were added; return whether there are some."""
-        known = self.groups[-1].at if self.groups else -1
-        added = list(self._groups_after(known))
-        self.groups += reversed(added)
+        size = self.size
+        begin = max(self._searched - GROUP_MAX, self.groups[-1].content if self.groups else 0)
+        added = list(self._groups_between(begin, size))
+        self._searched = size
+        for placed in reversed(added):
+            latest_ns = self.groups[-1].wall_ns if self.groups else placed.wall_ns
+            self.groups.append(replace(placed, wall_ns=max(placed.wall_ns, latest_ns)))
+        if size and (not self.groups or self.groups[0].at):
+            self._say_why_none_begins()
         return bool(added)
 
     @property
@@ -66,70 +76,90 @@ class RecordedFile:
         """Bytes of the file."""
         return os.fstat(self._descriptor).st_size
 
-    def chunks(self, number: int) -> list[Chunk]:
-        """Return the chunks of a group after its first, up to the first that is damaged or not complete yet."""
-        return list(self._chunks(number))
+    def chunks(self, number: int, after: int = 0) -> Iterator[Chunk]:
+        """Yield the chunks of a group but its first, up to the first that is damaged or unfinished; those that begin
+        `after` so many bytes."""
+        group, is_last = self.groups[number], number in (-1, len(self.groups) - 1)
+        at, end = group.content + after, self.size if is_last else self.groups[number + 1].at
+        while at < end:
+            try:
+                chunk = self._chunk_at(at)
+                if chunk.what is What.GROUP:
+                    group_of(chunk)  # one that this version can read was added since
+                    return
+            except Damaged as error:
+                if not (is_last and self._is_unfinished(at, error)):
+                    self.damage[at] = str(error)
+                return
+            yield chunk
+            at += chunk.file_bytes
 
     def end_of(self, number: int) -> int:
         """Return where the last complete chunk of a group ends."""
-        at = self.groups[number].content
-        return at + sum(HEAD_BYTES + len(chunk.payload) for chunk in self._chunks(number))
+        return self.groups[number].content + sum(chunk.file_bytes for chunk in self.chunks(number))
 
-    def _chunks(self, number: int) -> Iterator[Chunk]:
-        at = self.groups[number].content
-        is_last = number + 1 == len(self.groups)
-        content = os.pread(self._descriptor, (self.size if is_last else self.groups[number + 1].at) - at, at)
-        place = 0
-        while place < len(content):
-            try:
-                chunk = _chunk_at(content, place)
-            except Incomplete:
-                if not is_last:
-                    self.damage[at + place] = "a chunk ends early"
-                return
-            except Damaged as error:
-                self.damage[at + place] = str(error)
-                return
-            yield chunk
-            place += HEAD_BYTES + len(chunk.payload)
+    def _chunk_at(self, at: int) -> Chunk:
+        """Return the chunk that begins there; raise Damaged, or Incomplete if it ends early."""
+        head = read_head(os.pread(self._descriptor, HEAD_BYTES, at))
+        return head.complete(os.pread(self._descriptor, head.payload_bytes, at + HEAD_BYTES))
 
-    def _groups_after(self, known: int) -> Iterator[PlacedGroup]:
-        """Yield the groups that begin after `known`, the last first: each says where the previous one begins."""
-        if self.size == 0:
-            return
-        with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as content:
-            at = content.rfind(_GROUP_MARKER)
-            while at > known:
-                try:
-                    placed = _group_at(content, at)
-                except Damaged as error:
-                    self.damage[at] = str(error)
-                    at = content.rfind(_GROUP_MARKER, 0, at)
-                    continue
-                yield placed
-                previous = at - placed.group.previous
-                is_there = (
-                    previous < at and content[previous : previous + len(_GROUP_MARKER)] == _GROUP_MARKER
-                )
-                at = previous if is_there else content.rfind(_GROUP_MARKER, 0, at)
+    def _is_unfinished(self, at: int, error: Damaged) -> bool:
+        """Return whether a chunk ends early because it is being written: no other follows."""
+        if not isinstance(error, Incomplete):
+            return False
+        for found in self._find_last(MARKER, at + 1, self.size):
+            with suppress(Damaged):
+                self._chunk_at(found)
+                return False
+        return True
 
+    def _groups_between(self, begin: int, end: int) -> Iterator[PlacedGroup]:
+        """Yield the groups in this range, the last first. Each says where the previous one begins; where that is wrong,
+        it is searched for."""
+        placed = self._last_group(begin, end)
+        while placed is not None:
+            yield placed
+            previous = placed.at - placed.group.previous
+            linked = self._group_at(previous) if begin <= previous < placed.at else None
+            placed = linked or self._last_group(begin, placed.at)
 
-def _group_at(content: mmap.mmap, at: int) -> PlacedGroup:
-    chunk = _chunk_at(content, at)
-    return PlacedGroup(at, chunk.wall_ns, group_of(chunk), at + HEAD_BYTES + len(chunk.payload))
+    def _last_group(self, begin: int, end: int) -> PlacedGroup | None:
+        found = map(self._group_at, self._find_last(_GROUP_MARKER, begin, end))
+        return next((placed for placed in found if placed is not None), None)
 
+    def _group_at(self, at: int) -> PlacedGroup | None:
+        """Return the group that begins there, if it is readable."""
+        with suppress(Damaged):
+            chunk = self._chunk_at(at)
+            if chunk.what is What.GROUP:
+                return PlacedGroup(at, chunk.wall_ns, group_of(chunk), at + chunk.file_bytes)
+        return None
 
-def _chunk_at(content: bytes | mmap.mmap, at: int) -> Chunk:
-    """Return the chunk that begins there; raise Damaged, or Incomplete if it ends early."""
-    head = read_head(content[at : at + HEAD_BYTES])
-    return head.complete(content[at + HEAD_BYTES : at + HEAD_BYTES + head.payload_bytes])
+    def _find_last(self, wanted: bytes, begin: int, end: int) -> Iterator[int]:
+        """Yield where these bytes begin in a range, the last place first."""
+        while begin < end:
+            start = max(begin, end - _BLOCK)
+            content = os.pread(self._descriptor, end - start + len(wanted) - 1, start)
+            place = content.rfind(wanted)
+            while place >= 0:
+                yield start + place
+                place = content.rfind(wanted, 0, place + len(wanted) - 1)
+            end = start
+
+    def _say_why_none_begins(self) -> None:
+        try:
+            group_of(self._chunk_at(0))
+        except Damaged as error:
+            if not self._is_unfinished(0, error):
+                self.damage[0] = str(error)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """A reading of a lens: the snapshot and the one before, if known, and the events since the last `Readings.at`.
 
-    `is_next` is true if it follows the last reading, so that nothing between them is missing.
+    `is_next` is true if everything readable between this and the last reading was read. After a jump, the events are
+    those since the beginning of the group, or of the one before.
     """
 
     now: Snapshot
@@ -143,30 +173,32 @@ class Groups(Protocol):
 
     groups: list[PlacedGroup]
 
-    def chunks(self, number: int) -> list[Chunk]:
-        """Return the chunks of a group after its first, up to the first that is damaged or not complete yet."""
+    def chunks(self, number: int, after: int = 0) -> Iterator[Chunk]:
+        """Yield the chunks of a group but its first; those that begin `after` so many bytes."""
 
 
 class Readings:
-    """The readings of a lens in a recording, from any moment on."""
+    """The readings of a lens in a recording, from any moment on, also while it grows.
+
+    `unread` names the tables and columns found so far that this version does not know.
+    """
 
     def __init__(self, file: Groups, lens: Lens) -> None:
         self._file = file
         self._lens = lens
-        self._group = -1
-        self._waiting: deque[Chunk] = deque()
+        self.unread: set[str] = set()
         self._now: Snapshot | None = None
         self._before: Snapshot | None = None
         self._events: list[Rows] = []
         self._begin(-1)
 
     def at(self, wall_ns: int) -> Reading | None:
-        """Return the last reading up to a moment; None if there is none. Raise Damaged."""
+        """Return the last reading up to a moment; None if there is none. Raise Damaged; the rest of the damaged group
+        is skipped then."""
         number = bisect_right(self._file.groups, wall_ns, key=lambda group: group.wall_ns) - 1
-        is_next = self._now is not None and self._now.wall_ns <= wall_ns and number - self._group in (0, 1)
+        is_next = self._now is not None and self._reached_ns <= wall_ns and number - self._group in (0, 1)
         if not is_next:
-            self._now = self._before = None
-            self._begin(max(number - 1, 0))
+            self._jump(number, wall_ns)
         while self._group < number:
             self._advance(wall_ns)
             self._begin(self._group + 1)
@@ -176,22 +208,50 @@ class Readings:
         events, self._events = tuple(self._events), []
         return Reading(self._now, self._before, events, is_next)
 
+    def _jump(self, number: int, wall_ns: int) -> None:
+        """Begin with a group, or with the one before if it has less than two readings up to this moment."""
+        self._now = self._before = None
+        self._events.clear()
+        self._begin(number)
+        readings = [chunk for chunk in self._due(wall_ns) if chunk.what is What.READING]
+        self._begin(max(0, number - (len(readings) < 2)))
+
     def _begin(self, group: int) -> None:
         """Begin with the chunks of a group."""
-        self._group = group
+        self._group, self._read = group, 0
+        self._reached_ns = 0
         self._reader, self._decompressor = ReadingReader(self._lens), Decompressor()
-        self._waiting.clear()
-        if 0 <= group < len(self._file.groups):
-            lenses = self._file.groups[group].group.lenses
-            number = lenses.index(self._lens.id) if self._lens.id in lenses else -1
-            self._waiting.extend(chunk for chunk in self._file.chunks(group) if chunk.lens == number)
+        self._reader.unread = self.unread
+
+    def _due(self, wall_ns: int) -> list[Chunk]:
+        """Return the lens's next chunks in this group, up to a moment, and remember what has been read."""
+        if not 0 <= self._group < len(self._file.groups):
+            return []
+        lenses, due = self._file.groups[self._group].group.lenses, []
+        number = lenses.index(self._lens.id) if self._lens.id in lenses else None
+        for chunk in self._file.chunks(self._group, self._read):
+            if chunk.wall_ns > wall_ns:
+                break
+            self._reached_ns = chunk.wall_ns
+            self._read += chunk.file_bytes
+            if chunk.lens == number:
+                due.append(chunk)
+        return due
 
     def _advance(self, wall_ns: int) -> None:
-        """Read what was written up to a moment."""
-        while self._waiting and self._waiting[0].wall_ns <= wall_ns:
-            chunk = self._waiting.popleft()
-            content = self._decompressor.decompress(chunk)
-            if chunk.what is What.READING:
-                self._before, self._now = self._now, self._reader.read(content)
-            elif (events := self._reader.read_events(content)) is not None:
-                self._events.append(events)
+        """Read what was written in this group up to a moment."""
+        due = self._due(wall_ns)
+        left = sum(chunk.what is What.READING for chunk in due)
+        try:
+            for chunk in due:
+                content = self._decompressor.decompress(chunk)
+                if chunk.what is What.READING:
+                    self._reader.read(content)
+                    if left <= 2:
+                        self._before, self._now = self._now, self._reader.snapshot()
+                    left -= 1
+                elif (events := self._reader.read_events(content)) is not None:
+                    self._events.append(events)
+        except Damaged:
+            self._read = sys.maxsize  # nothing can follow without this chunk
+            raise

@@ -3,26 +3,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nettop.errors import ExitCode
 from nettop.recording.declared import Conversion, Declared, declare, dtype_of, names_of
 from nettop.recording.numbers import Bytes, Damaged, write_number
-from nettop.recording.tables import read_rows, write_rows
+from nettop.recording.tables import ROWS_MAX, read_rows, write_rows
+from nettop.recording.texts import checked, checked_dict, checked_list, read_json, write_json
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Kind, Lens
-from nettop.snapshots.snapshot import Ended, Rows, Snapshot
+from nettop.snapshots.snapshot import Ended, Rows, Snapshot, known
 
-_COLUMNS = "columns "
-"""Begins the names of the declarations in a head."""
-_ROWS, _TOTAL, _LEFT = "rows", "total", "left"
-"""Parts of a snapshot: a table's rows, the sum of the rows that left it, and a new piece of these rows."""
+_ROWS, _TOTAL, _LEFT, _BATCH = "rows", "total", "left", "batch"
+"""Parts: a table's rows, the sum of the rows that left it, a new piece of these rows, rows of an append table."""
+_WHOLE = (_LEFT, _BATCH)
+"""Parts whose rows are new each time."""
 
 
 class ReadingWriter:
@@ -31,11 +31,12 @@ class ReadingWriter:
     def __init__(self) -> None:
         self._head: dict[str, Any] = {}
         self._rows: dict[tuple[str, str], Array] = {}
-        self._texts: dict[tuple[str, str], list[str]] = {}
+        self._declared: dict[tuple[str, str], Declared] = {}
+        self._texts: dict[tuple[str, str, str], list[str]] = {}
         self._pieces: dict[str, tuple[Rows, ...]] = {}
 
     def write(self, snapshot: Snapshot) -> bytes:
-        """Return a snapshot as bytes."""
+        """Return a snapshot as bytes; raise ValueError if it has more rows than a reader accepts."""
         head: dict[str, Any] = {
             "wall_ns": snapshot.wall_ns,
             "boot_ns": snapshot.boot_ns,
@@ -45,65 +46,74 @@ class ReadingWriter:
             "gaps": dict(snapshot.gaps),
             "hooks": [_hook(status) for status in snapshot.hooks],
             "ended": {name: [ended.count, self._kept(name, ended)] for name, ended in snapshot.ended.items()},
-            "parts": [],
         }
-        bodies = []
-        for part, rows in self._parts(snapshot):
-            table = rows.table
-            head["parts"].append([part, table.name, rows.variant, rows.taken_ns, self._new_texts(rows)])
-            declared = head[f"{_COLUMNS}{table.name}"] = self._declared(rows)
-            before = self._rows.get((part, table.name), rows.array[:0])
-            if part != _LEFT:
-                self._rows[part, table.name] = rows.array
-            bodies.append(write_rows(rows.array, before, names_of(declared), table.key))
+        content = self._content(head, list(self._parts(snapshot)))
         self._pieces = {name: ended.rows for name, ended in snapshot.ended.items()}
-        return b"".join([self._head_of(head), *bodies])
+        return content
 
     def write_events(self, batch: Rows) -> bytes:
-        """Return rows of an append table as bytes."""
-        table = batch.table
-        declared = self._declared(batch)
-        text = self._head_of(
-            {
-                "batch": [table.name, batch.variant, batch.taken_ns, self._new_texts(batch)],
-                f"{_COLUMNS}{table.name}": declared,
-            }
+        """Return rows of an append table as bytes; raise ValueError if there are more than a reader accepts."""
+        return self._content({}, [(_BATCH, batch)])
+
+    def _content(self, head: dict[str, Any], parts: list[tuple[str, Rows]]) -> bytes:
+        """Return what a reader does not know of a head, preceded by its size, and the rows of these parts."""
+        if sum(rows.array.nbytes for _, rows in parts) > ROWS_MAX:
+            raise ValueError(
+                f"a reading has more than {ROWS_MAX >> 20} MiB of rows, too many for a recording"
+            )
+        described, bodies = (
+            zip(*(self._described(*part) for part in parts), strict=True) if parts else ((), ())
         )
-        return text + write_rows(batch.array, batch.array[:0], names_of(declared), table.key)
-
-    def _declared(self, rows: Rows) -> Declared:
-        """Return the declaration of a table's columns, which are the same in a whole group."""
-        known: Declared | None = self._head.get(f"{_COLUMNS}{rows.table.name}")
-        return known or declare(rows.table, rows.array.dtype)
-
-    def _head_of(self, head: dict[str, Any]) -> bytes:
-        """Return what a reader does not know of a head, preceded by its size."""
+        head["parts"] = list(described)
         changed = {name: value for name, value in head.items() if self._head.get(name) != value}
         self._head |= head
-        text = json.dumps(changed, separators=(",", ":"), ensure_ascii=False).encode()
-        return write_number(len(text)) + text
+        text = write_json(changed)
+        return b"".join([write_number(len(text)), text, *bodies])
+
+    def _described(self, part: str, rows: Rows) -> tuple[list[Any], bytes]:
+        """Return the description of a part, with its columns if a reader does not know them, and its rows: as the
+        change from the last ones, or whole after new columns."""
+        table, array, place = rows.table, rows.array, (part, rows.table.name)
+        before, new_columns = self._rows.get(place), None
+        if before is None or before.dtype != array.dtype:
+            declared = declare(table, array.dtype)
+            if declared != self._declared.get(place):
+                before, new_columns = array[:0], declared
+                self._declared[place] = declared
+        assert before is not None
+        self._rows[place] = array[:0].copy() if part in _WHOLE else array
+        description = [
+            part,
+            table.name,
+            rows.variant,
+            rows.taken_ns,
+            self._new_texts(part, rows),
+            new_columns,
+        ]
+        return description, write_rows(array, before, names_of(self._declared[place]), table.key)
 
     def _kept(self, name: str, ended: Ended) -> list[int]:
         """Return which earlier pieces of rows that left a table are still listed, by their place."""
-        known = self._pieces.get(name, ())
-        return [place for place, piece in enumerate(known) if any(piece is rows for rows in ended.rows)]
+        listed = set(map(id, ended.rows))
+        return [place for place, piece in enumerate(self._pieces.get(name, ())) if id(piece) in listed]
 
     def _parts(self, snapshot: Snapshot) -> Iterator[tuple[str, Rows]]:
         for rows in snapshot.tables.values():
             yield _ROWS, rows
         for name, ended in snapshot.ended.items():
             yield _TOTAL, ended.total
-            known = self._pieces.get(name, ())
-            yield from ((_LEFT, rows) for rows in ended.rows if not any(rows is piece for piece in known))
+            written = set(map(id, self._pieces.get(name, ())))
+            yield from ((_LEFT, rows) for rows in ended.rows if id(rows) not in written)
 
-    def _new_texts(self, rows: Rows) -> dict[str, list[Any]]:
+    def _new_texts(self, part: str, rows: Rows) -> dict[str, list[Any]]:
         """Return the texts that a reader does not know, by field: how many it keeps, and those that follow."""
         changed = {}
         for field, values in rows.texts.items():
-            known = self._texts.get((rows.table.name, field))
-            kept = len(known) if known is not None and known == values[: len(known)] else 0
-            if known is None or not kept == len(known) == len(values):
-                self._texts[rows.table.name, field] = list(values)
+            place = part, rows.table.name, field
+            known = self._texts.get(place, [])
+            kept = len(known) if known == values[: len(known)] else 0
+            if not kept == len(known) == len(values):
+                self._texts[place] = list(values)
                 changed[field] = [kept, list(values[kept:])]
         return changed
 
@@ -111,6 +121,16 @@ class ReadingWriter:
 def _hook(status: HookStatus) -> list[Any]:
     refused, fields = [list(pair) for pair in status.refused], list(status.fields)
     return [status.hook, status.mechanism, refused, fields, status.remedy, int(status.code)]
+
+
+class _Part(NamedTuple):
+    """Recorded rows of a part of a snapshot."""
+
+    what: str
+    table: str
+    variant: str
+    taken_ns: int
+    array: Array
 
 
 class ReadingReader:
@@ -123,103 +143,137 @@ class ReadingReader:
         self._lens = lens
         self._head: dict[str, Any] = {}
         self._rows: dict[tuple[str, str], Array] = {}
-        self._texts: dict[tuple[str, str], list[str]] = {}
-        self._pieces: dict[str, list[Rows]] = {}
-        self._conversions: dict[str, tuple[np.dtype[np.void], Conversion | None]] = {}
+        self._texts: dict[tuple[str, str, str], list[str]] = {}
+        self._pieces: dict[str, list[Rows | None]] = {}
+        self._parts: list[_Part] = []
+        self._conversions: dict[tuple[str, str], Conversion | None] = {}
         self.unread: set[str] = set()
 
-    def read(self, content: bytes) -> Snapshot:
-        """Return the next snapshot; raise Damaged."""
+    def read(self, content: bytes) -> None:
+        """Take the next snapshot; raise Damaged."""
         with _checked():
-            return self._read(Bytes(content))
+            rest = Bytes(content)
+            self._head |= read_json(rest.take(rest.number()))
+            self._pieces = {
+                name: [self._pieces[name][place] for place in checked_list(int, kept)]
+                for name, (_, kept) in checked(dict, self._head["ended"]).items()
+            }
+            kept_pieces = (rows for pieces in self._pieces.values() for rows in pieces if rows is not None)
+            room = ROWS_MAX - sum(rows.array.nbytes for rows in kept_pieces)
+            self._parts = []
+            for described in self._head["parts"]:
+                part = self._read_part(rest, room, described)
+                room -= part.array.nbytes
+                if part.what == _LEFT:
+                    self._pieces[part.table].append(self._rows_of(part))
+                else:
+                    self._parts.append(part)
+
+    def snapshot(self) -> Snapshot:
+        """Return the snapshot that was read last; raise Damaged."""
+        with _checked():
+            head = self._head
+            rows = {(part.what, part.table): self._rows_of(part) for part in self._parts}
+            known = {place: each for place, each in rows.items() if each is not None}
+            return Snapshot(
+                lens=self._lens.id,
+                wall_ns=checked(int, head["wall_ns"]),
+                boot_ns=checked(int, head["boot_ns"]),
+                tables={name: each for (part, name), each in known.items() if part == _ROWS},
+                counts=checked_dict(int, head["counts"]),
+                lost=checked_dict(int, head["lost"]),
+                hooks=tuple(map(_status, head["hooks"])),
+                gaps=checked_dict(str, head["gaps"]),
+                ended={
+                    name: Ended(self._listed(name), known[_TOTAL, name], checked(int, count))
+                    for name, (count, _) in head["ended"].items()
+                    if (_TOTAL, name) in known
+                },
+                complete_since_ns=checked(int, head["complete_since_ns"]),
+            )
 
     def read_events(self, content: bytes) -> Rows | None:
         """Return the next rows of an append table, None if this version has no such table; raise Damaged."""
         with _checked():
             rest = Bytes(content)
-            name, variant, taken_ns, texts = self._read_head(rest)["batch"]
-            self._add_texts(name, texts)
-            return self._read_rows(rest, _LEFT, name, taken_ns, variant)
+            self._head |= read_json(rest.take(rest.number()))
+            (described,) = self._head["parts"]
+            return self._rows_of(self._read_part(rest, ROWS_MAX, described))
 
-    def _read_head(self, content: Bytes) -> dict[str, Any]:
-        changed = json.loads(bytes(content.take(content.number())))
-        for name in changed:
-            if name.startswith(_COLUMNS):
-                self._declare(name.removeprefix(_COLUMNS), changed[name])
-        self._head |= changed
-        return self._head
+    def _read_part(self, content: Bytes, room: int, described: list[Any]) -> _Part:
+        """Read the rows of a part of a snapshot, no more than `room` bytes."""
+        what, table, variant, taken_ns, texts, new_columns = described
+        if new_columns is not None:
+            self._declare(what, table, new_columns)
+        for field, (kept, following) in checked(dict, texts).items():
+            place = what, table, field
+            self._texts[place] = [*self._texts.get(place, [])[:kept], *checked_list(str, following)]
+        array = read_rows(content, self._rows[what, table], room)
+        if what not in _WHOLE:
+            self._rows[what, table] = array
+        return _Part(what, table, checked(str, variant), checked(int, taken_ns), array)
 
-    def _read(self, content: Bytes) -> Snapshot:
-        head = self._read_head(content)
-        pieces = {
-            name: [self._pieces[name][place] for place in kept] for name, (_, kept) in head["ended"].items()
-        }
-        tables, totals = {}, {}
-        for part, name, variant, taken_ns, texts in head["parts"]:
-            self._add_texts(name, texts)
-            rows = self._read_rows(content, part, name, taken_ns, variant)
-            if rows is None:
-                continue
-            if part == _ROWS:
-                tables[name] = rows
-            elif part == _TOTAL:
-                totals[name] = rows
-            else:
-                pieces[name].append(rows)
-        self._pieces = pieces
-        return Snapshot(
-            lens=self._lens.id,
-            wall_ns=head["wall_ns"],
-            boot_ns=head["boot_ns"],
-            tables=tables,
-            counts=head["counts"],
-            lost=head["lost"],
-            hooks=tuple(map(_status, head["hooks"])),
-            gaps=head["gaps"],
-            ended={
-                name: Ended(tuple(pieces[name]), total, head["ended"][name][0])
-                for name, total in totals.items()
-            },
-            complete_since_ns=head["complete_since_ns"],
-        )
+    def _declare(self, what: str, table: str, columns: Declared) -> None:
+        """Take the columns of a part, whose rows follow whole."""
+        known = self._lens.table(table)
+        conversion = None if known is None else Conversion(known, columns)
+        view = f"{self._lens.id}.{table}"
+        if conversion is None or not conversion.has_key:
+            self.unread.add(view)
+            conversion = None
+        else:
+            self.unread |= {f"{view}.{column}" for column in conversion.unread}
+        self._conversions[what, table] = conversion
+        self._rows[what, table] = np.zeros(0, dtype_of(columns))
 
-    def _declare(self, name: str, declared: Declared) -> None:
-        table = self._lens.table(name)
-        conversion = None if table is None else Conversion(table, declared)
-        self._conversions[name] = dtype_of(declared), conversion
-        lacking = [f"{self._lens.id}.{name}"] if conversion is None else conversion.unread
-        self.unread |= {
-            column if conversion is None else f"{self._lens.id}.{name}.{column}" for column in lacking
-        }
-
-    def _add_texts(self, name: str, changed: Mapping[str, Any]) -> None:
-        for field, (kept, following) in changed.items():
-            self._texts[name, field] = [*self._texts.get((name, field), [])[:kept], *following]
-
-    def _read_rows(self, content: Bytes, part: str, name: str, taken_ns: int, variant: str) -> Rows | None:
-        """Return a part of a snapshot; None if this version has no such table."""
-        dtype, conversion = self._conversions[name]
-        array = read_rows(content, self._rows.get((part, name), np.zeros(0, dtype)))
-        if part != _LEFT:
-            self._rows[part, name] = array
-        table = self._lens.table(name)
+    def _rows_of(self, part: _Part) -> Rows | None:
+        """Return the rows of a part that was just read; None if this version has no such table."""
+        table, conversion = self._lens.table(part.table), self._conversions[part.what, part.table]
         if table is None or conversion is None:
             return None
-        fields = (field.name for field in table.stored if field.kind is Kind.TEXT)
-        texts = {field: self._texts.get((name, field), []) for field in fields}
-        return Rows(table, conversion.convert(array), texts, taken_ns, variant)
+        fields = [field.name for field in table.stored if field.kind is Kind.TEXT]
+        texts = {field: self._texts.get((part.what, part.table, field), []) for field in fields}
+        rows = Rows(table, conversion.convert(part.array), texts, part.taken_ns, part.variant)
+        _check_texts(rows)
+        return rows
+
+    def _listed(self, name: str) -> tuple[Rows, ...]:
+        return tuple(rows for rows in self._pieces[name] if rows is not None)
+
+
+def _check_texts(rows: Rows) -> None:
+    """Raise Damaged if a row has a text that is not there."""
+    for field, values in rows.texts.items():
+        codes = rows.array[field]
+        if (codes[known(codes)] >= len(values)).any():
+            raise Damaged("a text is missing")
 
 
 @contextmanager
 def _checked() -> Iterator[None]:
-    """Turn what a damaged head causes into Damaged."""
+    """Turn what impossible content causes into Damaged."""
     try:
         yield
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise error if isinstance(error, Damaged) else Damaged(str(error)) from error
 
 
 def _status(status: list[Any]) -> HookStatus:
     hook, mechanism, refused, fields, remedy, code = status
-    pairs = tuple((name, why) for name, why in refused)
-    return HookStatus(hook, mechanism, pairs, tuple(fields), remedy, ExitCode(code))
+    if mechanism is not None:
+        checked(str, mechanism)
+    pairs = tuple((checked(str, name), checked(str, why)) for name, why in refused)
+    return HookStatus(
+        checked(str, hook),
+        mechanism,
+        pairs,
+        tuple(checked_list(str, fields)),
+        checked(str, remedy),
+        _code(code),
+    )
+
+
+def _code(code: int) -> ExitCode:
+    """Return an exit code; those of newer versions count as UNSUPPORTED."""
+    known_codes = {each.value for each in ExitCode}
+    return ExitCode(code) if code in known_codes else ExitCode.UNSUPPORTED

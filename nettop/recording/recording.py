@@ -57,10 +57,11 @@ class Recording:
             self.end_ns = max(self.end_ns, self.groups[-1].wall_ns, last)
             self._mark_newest()
 
-    def chunks(self, number: int) -> list[Chunk]:
-        """Return the chunks of a group after its first, up to the first that is damaged or not complete yet."""
+    def chunks(self, number: int, after: int = 0) -> Iterator[Chunk]:
+        """Yield the chunks of a group but its first, up to the first that is damaged or unfinished; those that begin
+        `after` so many bytes."""
         file, place = self._places[number]
-        return file.chunks(place)
+        return file.chunks(place, after)
 
     @property
     def damage(self) -> list[str]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,14 +18,16 @@ from nettop.recording.numbers import (
     write_number,
     write_places,
 )
-from nettop.snapshots.arrays import Array, positions
+from nettop.snapshots.arrays import Array, positions, replace_rows
 
-_LAST = 0xFF
-"""Ends the list of changed columns."""
+ROWS_MAX = 1 << 27
+"""Maximum bytes of all rows of a reading, in memory: some 400,000 connections."""
 _NO_COLUMN = -1
 """The number of padding, and of columns that are not written."""
 _SAME_ROWS = 2 * write_places(np.zeros(0, np.int64))
 """No row left, and none came."""
+_NONE = 0xFF
+"""Instead of a column's number: ends the list of changed columns, or says that a change is like no other."""
 
 
 def write_rows(now: Array, before: Array, names: Sequence[str], key: str) -> bytes:
@@ -45,10 +47,13 @@ def write_rows(now: Array, before: Array, names: Sequence[str], key: str) -> byt
         parts += [write_places(left), write_places(came)]
         base = np.zeros_like(now)
         base[is_kept] = before[kept]
+    changes: dict[int, Array] = {}
     for number in _changed_columns(now, base, tuple(names)):
-        column, earlier = now[names[number]], base[names[number]]
-        parts += [bytes([number]), write_column(_numbers(column).ravel(), _numbers(earlier).ravel())]
-    return b"".join([*parts, bytes([_LAST])])
+        change = (_numbers(now[names[number]]) - _numbers(base[names[number]])).ravel()
+        like = _like(change, changes) if len(before) else _NONE
+        parts += [bytes([number, like]), write_column(change, _expected(change, like, changes))]
+        changes[number] = change
+    return b"".join([*parts, bytes([_NONE])])
 
 
 def _changed_columns(now: Array, base: Array, names: tuple[str, ...]) -> list[int]:
@@ -75,23 +80,41 @@ def _columns_of_bytes(dtype: np.dtype[Any], names: tuple[str, ...]) -> Array:
     return columns
 
 
-def read_rows(content: Bytes, before: Array) -> Array:
-    """Return the rows that `write_rows` has written, given the rows before; raise Damaged."""
+def _like(change: Array, changes: Mapping[int, Array]) -> int:
+    """Return the number of the column whose change differs from this one in the fewest rows, as bytes sent and bytes
+    acknowledged do; _NONE if there is no change in more rows."""
+    like, fewest = _NONE, np.count_nonzero(change)
+    for number, other in changes.items():
+        if (other.dtype, other.shape) == (change.dtype, change.shape):
+            differing = np.count_nonzero(change != other)
+            if differing < fewest:
+                like, fewest = number, differing
+    return like
+
+
+def _expected(column: Array, like: int, changes: Mapping[int, Array]) -> Array:
+    return np.zeros(len(column), column.dtype) if like == _NONE else changes[like]
+
+
+def read_rows(content: Bytes, before: Array, room: int = ROWS_MAX) -> Array:
+    """Return the rows that `write_rows` has written, given the rows before; raise Damaged, also if they have more
+    than `room` bytes."""
     size = content.number()
+    if size * before.dtype.itemsize > room:
+        raise Damaged("it has more rows than it may")
     left, came = read_places(content, len(before)), read_places(content, size)
     if len(before) - len(left) != size - len(came):
         raise Damaged("rows are missing")
-    now = np.zeros(size, before.dtype)
-    is_kept = np.ones(size, bool)
-    is_kept[came] = False
-    now[is_kept] = np.delete(before, left)
-    names = before.dtype.names or ()
-    while (number := content.take(1)[0]) != _LAST:
+    now = replace_rows(before, left, came)
+    names, changes = before.dtype.names or (), dict[int, Array]()
+    while (number := content.take(1)[0]) != _NONE:
         if number >= len(names):
             raise Damaged("there is no such column")
-        column = now[names[number]]
+        column, like = now[names[number]], content.take(1)[0]
         numbers = _numbers(column)
-        numbers = read_column(content, numbers.ravel()).reshape(numbers.shape)
+        change = read_column(content, _expected(numbers.ravel(), like, changes))
+        changes[number] = change
+        numbers += change.reshape(numbers.shape)
         column[:] = numbers.view(column.dtype.newbyteorder("="))
     return now
 

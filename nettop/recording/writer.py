@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from nettop.recording.chunks import Chunk, Compressor, Group, What
@@ -14,6 +15,7 @@ from nettop.snapshots.snapshot import Rows, Snapshot
 READINGS_PER_GROUP = 128
 """A jump to a moment decodes at most so many readings of a lens; what does not change is stored once in so many."""
 BYTES_PER_GROUP = 4 << 20
+"""A group ends once its changes have so many bytes, and more than the whole readings that it began with."""
 
 
 class _LensWriter:
@@ -69,16 +71,23 @@ class RecordingWriter:
         self._sink = sink
         self._origin = origin
         self._lenses: dict[str, _LensWriter] = {}
+        self._whole_bytes = 0
         self._marks = Marks()
 
     def write(self, snapshot: Snapshot) -> None:
-        """Write a snapshot."""
-        self._put(self._lens(snapshot.lens, snapshot.wall_ns).snapshot(snapshot))
+        """Write a snapshot. Raise what `append` raises, and ValueError if it is too large for a recording."""
+        with self._whole_chunks():
+            lens = self._lens(snapshot.lens, snapshot.wall_ns)
+            chunk = lens.snapshot(snapshot)
+            self._sink.put(chunk)
+            if lens.readings == 1:
+                self._whole_bytes += chunk.file_bytes
         self._marks.add(snapshot)
 
     def write_events(self, lens: str, batch: Rows, wall_ns: int) -> None:
-        """Write rows of an append table that were taken at this time."""
-        self._put(self._lens(lens, wall_ns).events(batch, wall_ns))
+        """Write rows of an append table that were taken at this time. Raise as `write` does."""
+        with self._whole_chunks():
+            self._sink.put(self._lens(lens, wall_ns).events(batch, wall_ns))
 
     def fail(self, lens: str, cause: str, remedy: str) -> None:
         """Say why a lens has no readings, or no more: in a group that begins with the next chunk."""
@@ -93,22 +102,29 @@ class RecordingWriter:
     def _lens(self, lens: str, wall_ns: int) -> _LensWriter:
         """Return the writer of a lens; begin a new group if there is none, or if the group has become long."""
         known = self._lenses.get(lens)
-        is_long = known is not None and known.readings >= READINGS_PER_GROUP
-        if known is None or is_long or self._sink.group_bytes >= BYTES_PER_GROUP:
+        if known is None or known.readings >= READINGS_PER_GROUP or self._is_long:
             self._begin_group(lens, wall_ns)
         return self._lenses[lens]
+
+    @property
+    def _is_long(self) -> bool:
+        changes = self._sink.group_bytes - self._whole_bytes
+        return changes > max(BYTES_PER_GROUP, self._whole_bytes)
 
     def _begin_group(self, lens: str, wall_ns: int) -> None:
         if lens not in self._origin.lenses:
             self._origin = replace(self._origin, lenses=(*self._origin.lenses, lens))
         group = replace(self._origin, previous=self._sink.group_bytes, marks=self._marks.so_far())
-        self._put(group.to_chunk(wall_ns))
+        self._sink.put(group.to_chunk(wall_ns))
         self._marks = Marks()
         self._lenses = {each: _LensWriter(number) for number, each in enumerate(self._origin.lenses)}
+        self._whole_bytes = 0
 
-    def _put(self, chunk: Chunk) -> None:
+    @contextmanager
+    def _whole_chunks(self) -> Iterator[None]:
+        """Let a new group begin after a failure: the group lacks a chunk then, so nothing can follow in it."""
         try:
-            self._sink.put(chunk)
+            yield
         except BaseException:
-            self._lenses = {}  # the group lacks a chunk, so nothing can follow in it
+            self._lenses = {}
             raise

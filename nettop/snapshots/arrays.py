@@ -115,6 +115,15 @@ def insert_rows(rows: Array, at: Index, others: Array) -> Array:
     return np.insert(_as_bytes(rows), at, _as_bytes(others)).view(rows.dtype)
 
 
+def replace_rows(rows: Array, left: Index, came: Index) -> Array:
+    """Copy the rows without those at `left`, with zeroed rows that get the positions `came`. Both ascend."""
+    replaced = np.zeros(len(rows) - len(left) + len(came), rows.dtype)
+    is_kept = np.ones(len(replaced), bool)
+    is_kept[came] = False
+    _as_bytes(replaced)[is_kept] = np.delete(_as_bytes(rows), left)
+    return replaced
+
+
 def _as_bytes(rows: Array) -> Array:
     """View rows as opaque bytes. numpy copies structured rows field by field, 15 times slower, and concatenating them
     converts every field to native byte order."""

@@ -62,7 +62,10 @@ async def test_every_lens(lens: object) -> None:
         assert shown(run).lens is lens
         assert shown(run).view is not None
         assert not shown(run).has_class("-notice")
-        assert shown(run).lens.id == "cpu" or len([line for line in text_of(shown(run).rows) if line.strip()]) > 1
+        assert (
+            shown(run).lens.id == "cpu"
+            or len([line for line in text_of(shown(run).rows) if line.strip()]) > 1
+        )
         assert "UTC" in shown(run).time_line.text  # type: ignore[union-attr]
 
 

@@ -149,7 +149,6 @@ def test_unusable_arguments(given: dict[str, Any], what: str, tmp_path: Path) ->
         (["collect"], "chdb"),
         (["collect", "--clickhouse", "http://ch1:8123"], "clickhouse_connect"),
         (["collect", "--kafka", "broker:9092/flows"], "confluent_kafka"),
-        (["flows"], "zstandard"),
     ],
 )
 def test_missing_packages(
@@ -298,7 +297,6 @@ def kept_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_wrong_options_of_flows(given: dict[str, Any], what: str, tmp_path: Path) -> None:
     """The error names it."""
-    pytest.importorskip("zstandard")
     with pytest.raises(UsageError) as raised:
         start_flows(FlowsOptions(**{"data_dir": str(tmp_path), **given}), None)
     assert what in raised.value.what
@@ -307,7 +305,6 @@ def test_wrong_options_of_flows(given: dict[str, Any], what: str, tmp_path: Path
 @pytest.mark.usefixtures("kept_privileges")
 def test_nothing_to_read_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a collector or a directory with flows, the error says how to get one."""
-    pytest.importorskip("zstandard")
     monkeypatch.setattr("nettop.commands.flows.collector_urls", lambda there: (f"unix:{there}/flows.sock",))
     for options, what in (
         (FlowsOptions(collector=f"unix:{tmp_path}/flows.sock"), "does not answer"),

@@ -126,7 +126,8 @@ def readings(path: Path) -> list[Snapshot]:
                 if placed.group.lenses[chunk.lens] == "connections":
                     content = decompressor.decompress(chunk)
                     if chunk.what is What.READING:
-                        found.append(reader.read(content))
+                        reader.read(content)
+                        found.append(reader.snapshot())
                     else:
                         reader.read_events(content)
         assert recorded.damage == {}

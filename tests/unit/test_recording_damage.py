@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Damaged recordings: what was whole is read, the rest is named, and nothing else happens."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import tracemalloc
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nettop.recording.chunks import (
+    HEAD_BYTES,
+    PAYLOAD_MAX,
+    Chunk,
+    Compressor,
+    Decompressor,
+    What,
+    read_head,
+)
+from nettop.recording.numbers import Damaged, write_number
+from nettop.recording.reader import Readings, RecordedFile
+from nettop.recording.readings import ReadingReader, ReadingWriter
+from nettop.recording.tables import ROWS_MAX
+from nettop.recording.writer import RecordingWriter, Sink
+from nettop.snapshots import own_lenses
+from nettop.snapshots.own_cost import SELF
+from nettop.snapshots.schema import Kind
+from nettop.snapshots.snapshot import Rows
+from tests.unit.recorded import GROUP, ORIGIN, assert_same, opened, random_readings, recorded
+
+LENSES = {lens.id: lens for lens in own_lenses()}
+LENS = LENSES["drops"]
+TAKEN = random_readings(LENS, 1, 3 * GROUP)
+CONTENT = recorded(TAKEN)
+MEMORY_MAX = 256 << 20
+THOROUGH = pytest.mark.thorough
+
+
+def chunk_ends(content: bytes) -> list[int]:
+    """Return where each chunk of an undamaged recording ends."""
+    ends = [0]
+    while ends[-1] < len(content):
+        ends.append(ends[-1] + HEAD_BYTES + read_head(content[ends[-1] :]).payload_bytes)
+    return ends[1:]
+
+
+ENDS = chunk_ends(CONTENT)
+WHATS = [content[4] for content in (CONTENT[end:] for end in (0, *ENDS[:-1]))]
+
+
+def read_all(file: RecordedFile) -> Iterator[int]:
+    """Yield the number of each reading that is read, having compared it."""
+    readings = Readings(file, LENS)
+    by_time = {each.snapshot.wall_ns: number for number, each in enumerate(TAKEN)}
+    for each in TAKEN:
+        reading = readings.at(each.snapshot.wall_ns)
+        if reading is not None:
+            number = by_time[reading.now.wall_ns]
+            assert_same(reading.now, TAKEN[number].snapshot)
+            yield number
+
+
+# --- killed writers, and files that end early -----------------------------------------------------------------------
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from tests.unit.recorded import write_slowly
+from tests.unit.test_recording_damage import LENS
+write_slowly(Path(sys.argv[1]), LENS, {count}, lambda: os.write(1, b"."))
+"""
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=THOROUGH)])
+def test_a_killed_writer(kills: int, tmp_path: Path) -> None:
+    """Whenever the writer is killed, every complete reading is read, and there is no damage."""
+    chance = random.Random(kills)
+    for number in range(kills):
+        path = tmp_path / f"{number}.nettop"
+        script = WRITER.format(count=len(TAKEN))
+        with subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            assert child.stdout.read(chance.randrange(1, 2 * len(ENDS)))
+            child.send_signal(signal.SIGKILL)
+        written = path.read_bytes()
+        assert CONTENT.startswith(written)
+        assert_reads_what_is_whole(written)
+
+
+def assert_reads_what_is_whole(content: bytes) -> None:
+    """Assert that the beginning of CONTENT has all its complete readings, and no damage."""
+    whole = sum(what == What.READING for what, end in zip(WHATS, ENDS, strict=True) if end <= len(content))
+    with opened(content) as file:
+        assert {*read_all(file)} == {*range(whole)}
+        assert file.damage == {}
+
+
+def test_truncated_at_every_byte() -> None:
+    """Wherever a file ends, its last complete reading is read, and there is no damage."""
+    taken = random_readings(SELF, 1, GROUP + 1)
+    content = recorded(taken)
+    ends = chunk_ends(content)
+    readings_end = [end for begin, end in pairwise((0, *ends)) if content[begin + 4] == What.READING]
+    for size in range(len(content) + 1):
+        whole = bisect_right(readings_end, size)
+        with opened(content[:size]) as file:
+            reading = Readings(file, SELF).at(taken[-1].snapshot.wall_ns)
+            assert (reading is None) == (whole == 0)
+            if reading is not None:
+                assert_same(reading.now, taken[whole - 1].snapshot)
+            assert file.damage == {}
+
+
+# --- corruption -----------------------------------------------------------------------------------------------------
+
+GROUP_BEGINS = [begin for begin, what in zip((0, *ENDS), WHATS, strict=False) if what == What.GROUP]
+GROUP_ENDS = [*GROUP_BEGINS[1:], len(CONTENT)]
+Corruption = Callable[[bytes, int, int, random.Random], bytes]
+
+
+def flip(content: bytes, begin: int, _: int, chance: random.Random) -> bytes:
+    """Flip a bit."""
+    return content[:begin] + bytes([content[begin] ^ 1 << chance.randrange(8)]) + content[begin + 1 :]
+
+
+def overwrite(content: bytes, begin: int, end: int, chance: random.Random) -> bytes:
+    """Overwrite a range."""
+    return content[:begin] + chance.randbytes(end - begin) + content[end:]
+
+
+def remove(content: bytes, begin: int, end: int, _: random.Random) -> bytes:
+    """Remove a range."""
+    return content[:begin] + content[end:]
+
+
+@pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=THOROUGH)])
+def test_random_corruption(count: int) -> None:
+    """Undamaged groups are read; of a damaged one, what is read is right; `damage` names what is not read."""
+    chance = random.Random(count)
+    for _ in range(count):
+        begin = chance.randrange(len(CONTENT))
+        end = min(len(CONTENT), begin + chance.choice((1, 30, 3000)))
+        corruption: Corruption = chance.choice((flip, overwrite, remove))
+        end = begin + 1 if corruption is flip else end
+        content = corruption(CONTENT, begin, end, chance)
+        with opened(content) as file:
+            read = {*read_all(file)}
+            for group, (first, last) in enumerate(zip(GROUP_BEGINS, GROUP_ENDS, strict=True)):
+                if end <= first or last <= begin:
+                    assert read >= {*range(group * GROUP, (group + 1) * GROUP)}
+            seems_unfinished = end >= ENDS[-2]  # the last chunk may now seem longer than the file
+            assert file.damage or content == CONTENT or seems_unfinished
+            assert all(0 <= at < len(content) for at in file.damage)
+
+
+def test_damage_says_where() -> None:
+    """The rest of a damaged group is lost, other groups are not."""
+    begin, end = ENDS[GROUP + 2], ENDS[GROUP + 3]
+    with opened(flip(CONTENT, end - 1, end, random.Random(1))) as file:
+        assert {*read_all(file)} == {*range(GROUP + 1), *range(2 * GROUP, 3 * GROUP)}
+        assert file.damage == {begin: "a checksum is wrong"}
+
+
+def test_a_longer_last_chunk() -> None:
+    """A chunk that seems unfinished is damaged if others follow it."""
+    begin = ENDS[-3]
+    content = bytearray(CONTENT)
+    content[begin + 8] = 1  # the payload's size is larger by 2¹⁶
+    with opened(bytes(content)) as file:
+        assert {*read_all(file)} == {*range(3 * GROUP - 2)}
+        assert file.damage == {begin: "a chunk ends early"}
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", None),
+        (CONTENT[:20], None),
+        (b"PK\x03\x04 a file of another program, which is long enough", "there is no chunk"),
+        (
+            replace(ORIGIN, nettop="9.0\x1b[2J", format=2).to_chunk(1).to_bytes(),
+            "nettop 9.0␛[2J wrote it in a newer format; install that version",
+        ),
+    ],
+)
+def test_no_recording(content: bytes, why: str | None) -> None:
+    """A file without a group says why, unless it is being written."""
+    with opened(content) as file:
+        assert file.groups == []
+        assert file.damage == ({} if why is None else {0: why})
+        assert Readings(file, LENS).at(1) is None
+
+
+# --- content that no writer wrote, under right checksums ------------------------------------------------------------
+
+
+def contents() -> list[bytes]:
+    """Return readings before they are compressed."""
+    writer = ReadingWriter()
+    return [writer.write(each.snapshot) for each in TAKEN[:3]]
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=THOROUGH)])
+def test_changed_content(count: int) -> None:
+    """Whatever a reading contains, it is read or refused."""
+    chance = random.Random(count)
+    given = contents()
+    refused = 0
+    for _ in range(count):
+        reader = ReadingReader(LENS)
+        changed = chance.randrange(len(given))
+        try:
+            for number, content in enumerate(given):
+                at = chance.randrange(len(content))
+                read_one(reader, flip(content, at, at + 1, chance) if number == changed else content)
+        except Damaged:
+            refused += 1
+    assert 0 < refused < count
+
+
+def read_one(reader: ReadingReader, content: bytes) -> None:
+    """Read a snapshot."""
+    reader.read(content)
+    reader.snapshot()
+
+
+def reading(head: dict[str, Any], body: bytes = b"", part: list[Any] | None = None) -> bytes:
+    """Return a reading with one part."""
+    whole = {
+        "wall_ns": 1,
+        "boot_ns": 1,
+        "complete_since_ns": 0,
+        "counts": {},
+        "lost": {},
+        "gaps": {},
+        "hooks": [],
+        "ended": {},
+        "parts": [part] if part else [],
+    }
+    text = json.dumps(whole | head).encode()
+    return write_number(len(text)) + text + body
+
+
+KEY = ["id", "<u8", 0, "key", "", {}]
+TEXT = next(field.name for field in LENS.main.stored if field.kind is Kind.TEXT)
+MANY = write_number(2**32 - 1)
+
+
+def part(*columns: list[Any], texts: dict[str, Any] | None = None) -> list[Any]:
+    """Return the description of the rows of a table with these columns."""
+    return ["rows", LENS.main.name, "", 1, texts or {}, list(columns)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        MANY,
+        write_number(10_000) + b"[" * 10_000,
+        reading({"wall_ns": "now"}),
+        reading({"counts": {"drops": None}}),
+        reading({"hooks": [["events", 1, [], [], "", 0]]}),
+        reading({"ended": {LENS.main.name: [1, [0]]}}),
+        reading({}, MANY, part(KEY)),
+        reading({}, write_number(ROWS_MAX // 8) + write_number(0) + b"\0" + MANY, part(KEY)),
+        reading({}, write_number(1) + write_number(0) + b"\0" + write_number(0) + b"\0\xff", part(KEY)),
+        reading({}, MANY, part(KEY, ["buckets", "<u8", 2**30, "histogram", "", {}])),
+        reading({}, MANY, part(["id", "O", 0, "key", "", {}])),
+        reading({}, MANY, part(KEY, KEY)),
+        reading(
+            {},
+            write_number(1) + write_number(0) + b"\0" + write_number(1) + b"\0\xff",
+            part(KEY, [TEXT, "<u4", 0, "text", "", {}], texts={TEXT: [0, []]}),
+        ),
+    ],
+)
+def test_impossible_content(content: bytes) -> None:
+    """A reading that claims more than it may, or something else than it should, is refused at once."""
+    reader = ReadingReader(LENS)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Damaged):
+            read_one(reader, content)
+        assert tracemalloc.get_traced_memory()[1] < MEMORY_MAX
+    finally:
+        tracemalloc.stop()
+
+
+def test_content_that_expands() -> None:
+    """A payload is never expanded beyond the size that its chunk declares, nor that beyond the maximum."""
+    huge = Compressor().compress(bytes(PAYLOAD_MAX))
+    assert len(huge) < PAYLOAD_MAX // 1000
+    tracemalloc.start()
+    try:
+        assert len(Decompressor().decompress(Chunk(What.READING, 0, 1, huge, 100))) == 100
+        with pytest.raises(Damaged, match="shorter"):
+            Decompressor().decompress(Chunk(What.READING, 0, 1, huge[:100], PAYLOAD_MAX))
+        content = bytearray(replace(ORIGIN, lenses=(LENS.id,)).to_chunk(1).to_bytes())
+        content += Chunk(What.READING, 0, 2, huge, PAYLOAD_MAX).to_bytes()
+        with opened(bytes(content)) as file, pytest.raises(Damaged):
+            Readings(file, LENS).at(2)
+        assert tracemalloc.get_traced_memory()[1] < MEMORY_MAX
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(ValueError, match="too large for a recording"):
+        Chunk(What.READING, 0, 1, huge, PAYLOAD_MAX + 1).to_bytes()
+
+
+def test_a_damaged_reading_ends_its_group() -> None:
+    """After a reading that cannot be decoded, the next group is read."""
+    content = bytearray(replace(ORIGIN, lenses=(LENS.id,)).to_chunk(1).to_bytes())
+    nonsense = Compressor().compress(b"nonsense")
+    content += Chunk(What.READING, 0, 2, nonsense, 8).to_bytes()
+    at = TAKEN[-1].snapshot.wall_ns
+    with opened(bytes(content) + CONTENT) as file:
+        readings = Readings(file, LENS)
+        with pytest.raises(Damaged):
+            readings.at(2)
+        found = readings.at(at)
+        assert found is not None
+        assert_same(found.now, TAKEN[-1].snapshot)
+
+
+def test_too_many_rows() -> None:
+    """The writer refuses what a reader would refuse, and goes on without it."""
+    taken = TAKEN[0].snapshot
+    rows = next(iter(taken.tables.values()))
+    many = np.zeros(ROWS_MAX // rows.array.dtype.itemsize + 1, rows.array.dtype)
+    written = bytearray()
+    recording = RecordingWriter(Sink(written.extend), ORIGIN)
+    with pytest.raises(ValueError, match="more than 128 MiB of rows"):
+        recording.write(replace(taken, tables={rows.table.name: Rows(rows.table, many, rows.texts, 1)}))
+    recording.write(taken)
+    with opened(bytes(written)) as file:
+        reading = Readings(file, LENS).at(taken.wall_ns)
+        assert reading is not None
+        assert_same(reading.now, taken)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"lenses": "drops"},
+        {"lenses": [7]},
+        {"nettop": None},
+        {"interval_s": "1"},
+        {"interval_s": float("nan")},
+        {"host": {"kernel": 6}},
+        {"failures": {"cpu": "no"}},
+        {"previous": -1},
+        {"previous": "0"},
+        {"format": "1"},
+    ],
+)
+def test_impossible_groups(given: dict[str, Any]) -> None:
+    """The beginning of a group is refused if something in it has another type than it should."""
+    with opened(replace(ORIGIN, **given).to_chunk(1).to_bytes()) as file:
+        assert file.groups == []
+        assert list(file.damage) == [0]

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings: what was written is read, in order, after jumps, and while it is being written."""
+
+from __future__ import annotations
+
+import os
+import random
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.recording.reader import Readings, RecordedFile
+from nettop.recording.writer import RecordingWriter, Sink
+from nettop.snapshots import own_lenses
+from nettop.snapshots.own_cost import SELF
+from nettop.snapshots.snapshot import Rows
+from tests.unit.recorded import (
+    GROUP,
+    ORIGIN,
+    SECOND_NS,
+    Taken,
+    assert_same,
+    assert_same_rows,
+    opened,
+    random_readings,
+    recorded,
+    write,
+)
+
+LENSES = {lens.id: lens for lens in (*own_lenses(), SELF)}
+BANDWIDTH, CONNECTIONS = LENSES["bandwidth"], LENSES["connections"]
+READINGS = 2 * GROUP + 1
+seeds = st.integers(0, 2**32)
+
+
+def assert_same_batches(read: Sequence[Rows], taken: Sequence[Taken]) -> None:
+    """Assert that these are the batches of some readings."""
+    for batch, given_batch in zip(read, (batch for each in taken for batch in each.batches), strict=True):
+        assert_same_rows(batch, given_batch)
+
+
+@pytest.mark.parametrize("name", LENSES)
+@given(seed=seeds)
+def test_in_order(name: str, seed: int) -> None:
+    """Each reading is read with the one before, and each event once."""
+    lens = LENSES[name]
+    taken = random_readings(lens, seed, READINGS)
+    with opened(recorded(taken)) as file:
+        readings = Readings(file, lens)
+        for number, each in enumerate(taken):
+            reading = readings.at(each.snapshot.wall_ns)
+            assert reading is not None
+            assert reading.is_next == (number > 0)
+            assert_same(reading.now, each.snapshot)
+            assert_same_batches(reading.events, [each])
+            assert (reading.before is None) == (number == 0)
+            if reading.before is not None:
+                assert_same(reading.before, taken[number - 1].snapshot)
+        assert len(file.groups) == READINGS // GROUP + 1
+        assert (file.damage, readings.unread) == ({}, set())
+
+
+@pytest.mark.parametrize("name", LENSES)
+@given(seed=seeds)
+def test_jumps(name: str, seed: int) -> None:
+    """Each moment has the last reading up to it, and the one before."""
+    lens = LENSES[name]
+    taken = random_readings(lens, seed, READINGS)
+    times = [each.snapshot.wall_ns for each in taken]
+    chance = random.Random(seed)
+    with opened(recorded(taken)) as file:
+        readings = Readings(file, lens)
+        for _ in range(8):
+            moment = chance.randrange(times[0] - SECOND_NS, times[-1] + SECOND_NS)
+            number = bisect_right(times, moment) - 1
+            reading = readings.at(moment)
+            assert (reading is None) == (number < 0)
+            if reading is None:
+                continue
+            assert_same(reading.now, taken[number].snapshot)
+            if number:
+                assert reading.before is not None
+                assert_same(reading.before, taken[number - 1].snapshot)
+
+
+def test_events_after_a_jump() -> None:
+    """A jump has the events since its group began; the next reading has those since then."""
+    taken = random_readings(CONNECTIONS, 3, READINGS)
+    with opened(recorded(taken)) as file:
+        readings = Readings(file, CONNECTIONS)
+        readings.at(taken[-1].snapshot.wall_ns)
+        first = readings.at(taken[GROUP + 2].snapshot.wall_ns)
+        second = readings.at(taken[GROUP + 3].snapshot.wall_ns)
+    assert first is not None
+    assert second is not None
+    assert (first.is_next, second.is_next) == (False, True)
+    began_at = file.groups[1].wall_ns
+    since = [each for each in taken[: GROUP + 3] if each.snapshot.wall_ns > began_at]
+    assert any(each.batches for each in since)
+    assert_same_batches(first.events, since)
+    assert_same_batches(second.events, [taken[GROUP + 3]])
+
+
+def test_a_file_that_grows(tmp_path: Path) -> None:
+    """New readings are found in the last group at once, new groups by a refresh."""
+    taken = random_readings(CONNECTIONS, 1, READINGS)
+    path = tmp_path / "growing.nettop"
+    with path.open("wb", buffering=0) as output, path.open("rb") as source:
+        recording = RecordingWriter(Sink(output.write), ORIGIN)
+        file, readings = RecordedFile(source.fileno()), None
+        found = []
+        for each in taken:
+            write(recording, [each])
+            found.append(file.refresh())
+            readings = readings or Readings(file, CONNECTIONS)
+            reading = readings.at(each.snapshot.wall_ns)
+            assert reading is not None
+            assert_same(reading.now, each.snapshot)
+            assert_same_batches(reading.events, [each])
+        assert [place.at for place in file.groups] == [
+            place.at for place in RecordedFile(source.fileno()).groups
+        ]
+    assert sum(found) == len(file.groups) == READINGS // GROUP + 1
+    assert file.damage == {}
+
+
+def test_several_lenses() -> None:
+    """Lenses share groups; one that begins later begins a group, in which all begin again."""
+    taken = {lens.id: random_readings(lens, 5, 2 * GROUP) for lens in (BANDWIDTH, CONNECTIONS)}
+    late = taken["connections"][GROUP // 2 :]
+    rounds = [*([each] for each in taken["bandwidth"][: GROUP // 2])]
+    rounds += [list(pair) for pair in zip(taken["bandwidth"][GROUP // 2 :], late, strict=True)]
+    with opened(recorded([each for round_ in rounds for each in round_])) as file:
+        assert [place.group.lenses for place in file.groups[:2]] == [
+            ("bandwidth",),
+            ("bandwidth", "connections"),
+        ]
+        for lens, expected in ((BANDWIDTH, taken["bandwidth"]), (CONNECTIONS, late)):
+            readings = Readings(file, lens)
+            for each in expected:
+                reading = readings.at(each.snapshot.wall_ns)
+                assert reading is not None
+                assert_same(reading.now, each.snapshot)
+
+
+def test_a_clock_that_was_set_back() -> None:
+    """Readings stay in their order; those after the step count as of its time."""
+    taken = random_readings(BANDWIDTH, 2, 2 * GROUP)
+    earlier = [
+        Taken(replace(each.snapshot, wall_ns=each.snapshot.wall_ns - 3600 * SECOND_NS))
+        for each in taken[GROUP:]
+    ]
+    with opened(recorded([*taken[:GROUP], *earlier])) as file:
+        times = [place.wall_ns for place in file.groups]
+        assert times == sorted(times)
+        readings = Readings(file, BANDWIDTH)
+        reading = readings.at(times[-1])
+        assert reading is not None
+        assert_same(reading.now, earlier[-1].snapshot)
+
+
+def test_a_failed_write_ends_the_group() -> None:
+    """What could not be appended is missing; what follows is read without it."""
+    taken = random_readings(BANDWIDTH, 4, 3)
+    content = bytearray()
+    is_full = False
+
+    def append(chunk: bytes) -> None:
+        if is_full:
+            raise OSError("no space left")
+        content.extend(chunk)
+
+    recording = RecordingWriter(Sink(append), ORIGIN)
+    write(recording, taken[:1])
+    is_full = True
+    with pytest.raises(OSError, match="no space"):
+        write(recording, taken[1:2])
+    is_full = False
+    write(recording, taken[2:])
+    with opened(bytes(content)) as file:
+        reading = Readings(file, BANDWIDTH).at(taken[2].snapshot.wall_ns)
+        assert reading is not None
+        assert reading.before is not None
+        assert_same(reading.now, taken[2].snapshot)
+        assert_same(reading.before, taken[0].snapshot)
+        assert len(file.groups) == 2
+
+
+def test_another_file_begins_with_a_group() -> None:
+    """Each file can be read without the other."""
+    taken = random_readings(BANDWIDTH, 4, 4)
+    files = bytearray(), bytearray()
+    recording = RecordingWriter(Sink(files[0].extend), ORIGIN)
+    write(recording, taken[:2])
+    recording.go_on_in(Sink(files[1].extend))
+    write(recording, taken[2:])
+    for content, expected in zip(files, (taken[1], taken[3]), strict=True):
+        with opened(bytes(content)) as file:
+            assert file.groups[0].group.previous == 0
+            reading = Readings(file, BANDWIDTH).at(expected.snapshot.wall_ns)
+            assert reading is not None
+            assert_same(reading.now, expected.snapshot)
+
+
+def test_a_group_grows_with_its_beginning() -> None:
+    """However large the first reading of a group is, it is not the only one."""
+    (taken,) = random_readings(CONNECTIONS, 1, 1)
+    rows = taken.snapshot.tables["sockets"]
+    many = np.zeros(20_000, rows.array.dtype)
+    many["id"] = np.arange(len(many))
+    many["bytes_sent"] = np.random.default_rng(1).integers(0, 2**63, len(many))
+    content = bytearray()
+    recording = RecordingWriter(Sink(content.extend), ORIGIN)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("nettop.recording.writer.BYTES_PER_GROUP", 1000)
+        for number in range(40):
+            many = many.copy()
+            many["bytes_sent"][:300] += np.random.default_rng(number).integers(0, 2**32, 300).astype("u8")
+            recording.write(
+                replace(
+                    taken.snapshot, wall_ns=number, tables={"sockets": replace(rows, array=many)}, ended={}
+                )
+            )
+    with opened(bytes(content)) as file:
+        assert len(file.groups) == 1
+
+
+def test_resuming_a_file(tmp_path: Path) -> None:
+    """What a killed writer left unfinished is cut off; the next one goes on behind it."""
+    taken = random_readings(BANDWIDTH, 4, 2 * GROUP)
+    path = tmp_path / "resumed.nettop"
+    path.write_bytes(recorded(taken[:GROUP])[:-3])
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        before = RecordedFile(descriptor)
+        end = before.end_of(-1)
+        os.truncate(descriptor, end)
+        os.lseek(descriptor, end, os.SEEK_SET)
+        recording = RecordingWriter(
+            Sink(lambda chunk: os.write(descriptor, chunk), end, before.groups[-1].at), ORIGIN
+        )
+        write(recording, taken[GROUP:])
+        file = RecordedFile(descriptor)
+        for first, second in pairwise(file.groups):
+            assert second.at - second.group.previous == first.at
+        readings = Readings(file, BANDWIDTH)
+        for each in [*taken[: GROUP - 1], *taken[GROUP:]]:
+            reading = readings.at(each.snapshot.wall_ns)
+            assert reading is not None
+            assert_same(reading.now, each.snapshot)
+        assert file.damage == {}
+    finally:
+        os.close(descriptor)
