@@ -90,7 +90,7 @@ def start_check(options: CheckOptions, source_of: Callable[[str], Source] | None
         from nettop.output.check import WATCHED, run_check
 
     if options.recording is not None:
-        return _check_recording(options, settings, options.recording)
+        return _check_recording(options, settings, options.recording, keeps_privileges=source_of is not None)
     user = invoking_user() if source_of is None else None
     with open_session(
         settings.interval_s,
@@ -103,11 +103,13 @@ def start_check(options: CheckOptions, source_of: Callable[[str], Source] | None
         return run_check(settings, session, sys.stdout, sys.stderr)
 
 
-def _check_recording(options: CheckOptions, settings: CheckSettings, path: Path) -> ExitCode:
+def _check_recording(
+    options: CheckOptions, settings: CheckSettings, path: Path, *, keeps_privileges: bool
+) -> ExitCode:
     from nettop.output.check import report_found
     from nettop.recording.findings import findings_between
 
-    with opened_recording(path) as recording:
+    with opened_recording(path, keeps_privileges=keeps_privileges) as recording:
         begin_ns = moment_of(recording, options.at)
         end_ns = begin_ns + round(settings.duration_s * 1e9) if options.for_ else recording.end_ns
         found = findings_between(recording, begin_ns, end_ns)

@@ -152,7 +152,9 @@ def start_export(options: ExportOptions, source_of: Callable[[str], Source] | No
         from nettop.output.export import run_export
 
     if options.recording is not None:
-        return _export_recording(settings, options.recording, options.at)
+        return _export_recording(
+            settings, options.recording, options.at, keeps_privileges=source_of is not None
+        )
     user = invoking_user()
     if settings.path != STDOUT:
         refuse_root_for_caller()
@@ -168,12 +170,14 @@ def start_export(options: ExportOptions, source_of: Callable[[str], Source] | No
             return run_export(settings, session, requests, sys.stdout, sys.stderr)
 
 
-def _export_recording(settings: ExportSettings, path: Path, at: str | None) -> ExitCode:
+def _export_recording(
+    settings: ExportSettings, path: Path, at: str | None, *, keeps_privileges: bool
+) -> ExitCode:
     """Write what was counted from one moment of a recording to another. Raise Unsupported if it was not recorded."""
     from nettop.output.export import export_between
     from nettop.recording.reader import Readings
 
-    with opened_recording(path) as recording:
+    with opened_recording(path, keeps_privileges=keeps_privileges) as recording:
         lens, _ = find_table(settings.view)
         begin_ns = recording.first_moment(lens, moment_of(recording, at))
         readings = Readings(recording, lens)

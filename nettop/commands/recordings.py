@@ -6,11 +6,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nettop.commands.invoker import invoking_user
+from nettop.commands.invoker import invoking_user, open_files_as
 from nettop.commands.options import option
 from nettop.commands.privilege import give_up_privileges
 from nettop.process.importing import importing
@@ -39,16 +39,20 @@ def at_option(panel: str | None = None, *, default: str = "the beginning") -> An
 
 
 @contextmanager
-def opened_recording(path: Path) -> Iterator[Recording]:
-    """Open a recording or a folder of recordings, then give up all privileges: nothing needs them.
+def opened_recording(path: Path, *, keeps_privileges: bool) -> Iterator[Recording]:
+    """Open a recording or a folder of recordings as the caller of sudo, then give up all privileges, as nothing needs
+    them; but not those of a test. What nettop-record.service has kept is opened as root: to show it is what sudo is for.
 
     Raise UsageError if there is none, SourceFailed if it cannot be read.
     """
     with importing():
         from nettop.recording.recording import open_recording
 
-    with open_recording(path) as recording:
-        if os.geteuid() == 0:
+    caller = None if path == SERVICE_FOLDER else invoking_user()
+    with ExitStack() as opened:
+        with open_files_as(caller):
+            recording = opened.enter_context(open_recording(path))
+        if os.geteuid() == 0 and not keeps_privileges:
             give_up_privileges(invoking_user())
         yield recording
 

@@ -65,19 +65,20 @@ class ReplayOptions(ShowOptions):
     # fmt: on
 
 
-def start_replay(options: ReplayOptions, source_of: Callable[[str], Source] | None) -> ExitCode:  # noqa: ARG001
+def start_replay(options: ReplayOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
     """Show a recording. Raise UsageError, and SourceFailed if it cannot be read."""
     speed = _speed(options.speed)
     shown_settings(options)  # report a wrong word before the recording is opened
-    with opened_recording(options.recording) as recording:
+    with opened_recording(options.recording, keeps_privileges=source_of is not None) as recording:
         at_ns = moment_of(recording, options.at)
         return _show(recording, options, at_ns, speed=speed, paused=options.paused)
 
 
-def show_demo(options: ShowOptions) -> ExitCode:
+def show_demo(options: ShowOptions, *, keeps_privileges: bool) -> ExitCode:
     """Show the recording that comes with nettop, again and again."""
     shown_settings(options)
-    with as_file(files("nettop") / "demo.nettop") as path, opened_recording(path) as recording:
+    packed = as_file(files("nettop") / "demo.nettop")
+    with packed as path, opened_recording(path, keeps_privileges=keeps_privileges) as recording:
         return _show(recording, options, recording.begin_ns, repeats=True)
 
 

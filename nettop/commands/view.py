@@ -102,7 +102,7 @@ def start_view(options: ViewOptions, source_of: Callable[[str], Source] | None) 
     """Show the screens, or print text."""
     settings = view_settings(options)
     if options.demo:
-        return show_demo(options)
+        return show_demo(options, keeps_privileges=source_of is not None)
     if source_of is None:
         _check_process(options.pid)
     lens, table = find_table(settings.view.view)  # report a wrong name before the heavy imports

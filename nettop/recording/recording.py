@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from nettop.errors import SourceFailed, Unsupported, UsageError
+from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported, UsageError
 from nettop.recording.chunks import Chunk, What
 from nettop.recording.files import SUFFIX
 from nettop.recording.marks import Mark, Marks
@@ -140,20 +140,30 @@ def open_recording(path: Path) -> Iterator[Recording]:
         yield recording
 
 
-def _paths(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
-        yield path
-        return
-    found = sorted(path.glob(f"*{SUFFIX}"))
+def _paths(path: Path) -> list[Path]:
+    try:
+        names = os.listdir(path)
+    except (NotADirectoryError, FileNotFoundError):
+        return [path]
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    found = sorted(path / name for name in names if name.endswith(SUFFIX))
     if not found:
         raise UsageError(f"{path} has no recordings (*{SUFFIX})", _REMEDY)
-    yield from found
+    return found
 
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise UsageError(f"there is no recording {path}", _REMEDY) from error
     except OSError as error:
-        raise SourceFailed(f"{path} cannot be read: {why_not(error)}", "check its permissions") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> NettopError:
+    what = f"{path} cannot be read: {why_not(error)}"
+    if isinstance(error, PermissionError):
+        return PermissionMissing(what, "run nettop with sudo")
+    return SourceFailed(what, "check its file system")

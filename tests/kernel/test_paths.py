@@ -65,6 +65,13 @@ NAMED = {
     ("log", "--collector"): (
         USED_SOCKET, "log", "--lens", "flows", "--log-dir", "none", "--collector", "unix:{path}",
     ),
+    ("record", "path"): (WRITTEN, "record", "--lenses", "drops", "--for", "0.2", "-t", "0.1", "{path}"),
+    ("record", "--collector"): (
+        USED_SOCKET, "record", "--lenses", "flows", "--for", "1", "--collector", "unix:{path}", "{home}/new",
+    ),
+    ("replay", "recording"): (READ, "replay", "{path}", "--once"),
+    ("check", "--from"): (READ, "check", "--from", "{path}"),
+    ("export", "--from"): (READ, "export", "cpu.stacks", "--format", "folded", "--from", "{path}", "-"),
     ("serve", "--collector"): (USED_SOCKET, *_SERVED, "--lenses", "flows", "--collector", "unix:{path}"),
 }  # fmt: skip
 """What is done with a path that a parameter of a command names, and a command line with it."""
@@ -77,7 +84,7 @@ NO_FILES = {
     "GROUP", "HOOK=NAME", "KIND", "[LENS[.TABLE]|COMMAND]",
     "HOST:PORT[,…]/TOPIC", "HZ", "LENS[.TABLE]", "N", "NAME", "NAME=N", "NAME=PORT[/PROTO]", "PART", "PERCENT", "PID",
     "PORT", "PREFIX", "SECONDS", "SIZE", "TABLE=TIME", "TEXT", "TIME", "bytes|packets|flows",
-    "folded|speedscope|svg", "native|tcx|generic|off", "on|off",
+    "FACTOR", "folded|speedscope|svg", "native|tcx|generic|off", "on|off",
     "process|remote|network|port|container|netns|state", "sampled|exact", "table|csv|jsonl", "text|json", "text|jsonl",
 }  # fmt: skip
 """The kinds of values that are no paths. The command of `nettop run` is the caller's own."""

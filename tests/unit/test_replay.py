@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -26,6 +27,11 @@ from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
 
 READINGS = 40
 """Readings of a recording, a second apart."""
+
+
+def no_probes(lens: str) -> NoReturn:
+    """Fail: a replay reads no kernel. With this, the test keeps its privileges."""
+    raise AssertionError(lens)
 
 
 def rows_at(second: int) -> list[Row]:
@@ -249,7 +255,7 @@ def test_what_was_not_recorded(path: Path) -> None:
 def test_text_has_every_reading(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """From the moment on, each once, with its rates, in the order of time."""
     words = ["--format", "jsonl", "--filter", "faster", "--columns", "bytes_sent,bytes_sent_per_s"]
-    assert run(["replay", str(path), "--at", "14:00:10", *words]) == ExitCode.DONE
+    assert run(["replay", str(path), "--at", "14:00:10", *words], no_probes) == ExitCode.DONE
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert [line["bytes_sent"] for line in lines] == [10 * n * n for n in range(10, READINGS)]
     assert [line["bytes_sent_per_s"] for line in lines] == [10 * (2 * n - 1) for n in range(10, READINGS)]
@@ -257,9 +263,8 @@ def test_text_has_every_reading(path: Path, capfd: pytest.CaptureFixture[str]) -
 
 def test_text_of_one_moment(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """--once prints the reading of that moment."""
-    assert (
-        run(["replay", str(path), "--at", "-5s", "-d", "--once", "--columns", "bytes_sent"]) == ExitCode.DONE
-    )
+    words = ["--at", "-5s", "-d", "--once", "--columns", "bytes_sent"]
+    assert run(["replay", str(path), *words], no_probes) == ExitCode.DONE
     assert "34000" in capfd.readouterr().out
 
 
@@ -285,5 +290,15 @@ def test_what_cannot_be_replayed(  # noqa: PLR0917
     """Each has a cause, a remedy and its exit code; a folder is the recordings in it."""
     (path.parent / "text").write_text("no recording\n" * 100)
     monkeypatch.chdir(path.parent)
-    assert run(["replay", *words, *([] if "--once" in words else ["--once"])]) == code
+    assert run(["replay", *words, *([] if "--once" in words else ["--once"])], no_probes) == code
     assert said in capfd.readouterr().err
+
+
+def test_privileges_are_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording from elsewhere is read with none, even under sudo."""
+    given_up = []
+    monkeypatch.setattr("nettop.commands.recordings.give_up_privileges", given_up.append)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert run(["replay", str(path), "--once"]) == ExitCode.DONE
+    assert run(["check", "--from", str(path)]) == ExitCode.UNSUPPORTED
+    assert len(given_up) == 2
