@@ -41,7 +41,7 @@ def at_option(panel: str | None = None, *, default: str = "the beginning") -> An
 @contextmanager
 def opened_recording(path: Path, *, keeps_privileges: bool) -> Iterator[Recording]:
     """Open a recording or a folder of recordings as the caller of sudo, then give up all privileges, as nothing needs
-    them; but not those of a test. What nettop-record.service has kept is opened as root: to show it is what sudo is for.
+    them; but not those of a test. What nettop-record.service has kept is opened as root: sudo is meant to show it.
 
     Raise UsageError if there is none, SourceFailed if it cannot be read.
     """
