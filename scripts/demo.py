@@ -29,7 +29,7 @@ from nettop.recording.recording import Recording, open_recording  # noqa: E402
 from nettop.recording.writer import RecordingWriter, Sink  # noqa: E402
 from nettop.snapshots import lenses  # noqa: E402
 from nettop.snapshots.schema import OWN_NAMESPACE, Kind  # noqa: E402
-from nettop.snapshots.snapshot import Ended, Rows, Snapshot, known  # noqa: E402
+from nettop.snapshots.snapshot import Ended, Rows, Snapshot, known, unknown_value  # noqa: E402
 
 DEMO = ROOT / "nettop" / "demo.nettop"
 MOST_BYTES = 1 << 20
@@ -37,6 +37,8 @@ HOST = "web1"
 SECONDS = 80
 WELL_S = 36
 """Seconds for which the service works well: its usual times have to be known."""
+CONTROL_GROUPS = {"cgroup", "container"}
+"""Columns that say how this machine is set up."""
 OWN = frozenset({"nettop", "python", "python3", "sh", "bash", "make"})
 """Processes that make the recording, or run beside it."""
 
@@ -92,7 +94,9 @@ def filtered(path: Path) -> Iterator[bytes]:
     """Yield the chunks of a recording without the rows of other programs and of the machine's own namespace."""
     written: list[bytes] = []
     with open_recording(path) as recording:
-        writer = RecordingWriter(Sink(written.append), replace(recording.groups[0].group, marks=[]))
+        writer = RecordingWriter(
+            Sink(written.append), replace(recording.groups[0].group, marks=[], host={"name": HOST})
+        )
         readings = {lens.id: Readings(recording, lens) for lens in lenses() if lens.id in recording.lenses}
         for lens, chunk in chunks(recording):
             reading = readings[lens].at(chunk.wall_ns) if chunk.what is What.READING else None
@@ -124,14 +128,20 @@ def without_others(snapshot: Snapshot) -> Snapshot:
 
 
 def only_demo(rows: Rows) -> Rows:
-    """Return the rows about no process and no namespace, or about those of the demo."""
+    """Return the rows about no process and no namespace, or about those of the demo; without their control groups."""
     keep = np.ones(len(rows), bool)
     for name, others in (("process", OWN), ("namespace", frozenset({OWN_NAMESPACE}))):
         field = rows.table.by_name.get(name)
         if field is not None and field.kind is Kind.TEXT:
             codes = [code for code, text in enumerate(rows.texts[name]) if text in others]
             keep &= ~(known(rows.array[name]) & np.isin(rows.array[name], codes))
-    return replace(rows, array=rows.array[keep])
+    array = rows.array[keep]
+    hidden = CONTROL_GROUPS & set(array.dtype.names or ())
+    for name in hidden:
+        array[name] = unknown_value(array.dtype[name])
+    return replace(
+        rows, array=array, texts={**rows.texts, **{name: [] for name in hidden & rows.texts.keys()}}
+    )
 
 
 if __name__ == "__main__":
