@@ -47,6 +47,7 @@ _SUBCOMMANDS = (
     "log",
     "record",
     "replay",
+    "diff",
     "serve",
     "collect",
     "flows",

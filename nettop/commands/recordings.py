@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,16 +45,24 @@ def opened_recording(path: Path, *, keeps_privileges: bool) -> Iterator[Recordin
 
     Raise UsageError if there is none, SourceFailed if it cannot be read.
     """
+    with opened_recordings([path]) as (recording,):
+        yield recording
+
+
+@contextmanager
+def opened_recordings(paths: Sequence[Path]) -> Iterator[list[Recording]]:
+    """Open several recordings; see `opened_recording`."""
     with importing():
         from nettop.recording.recording import open_recording
 
-    caller = None if path == SERVICE_FOLDER else invoking_user()
     with ExitStack() as opened:
-        with open_files_as(caller):
-            recording = opened.enter_context(open_recording(path))
+        recordings = []
+        for path in paths:
+            with open_files_as(None if path == SERVICE_FOLDER else invoking_user()):
+                recordings.append(opened.enter_context(open_recording(path)))
         if os.geteuid() == 0 and not keeps_privileges:
             give_up_privileges(invoking_user())
-        yield recording
+        yield recordings
 
 
 def moment_of(recording: Recording, text: str | None) -> int:

@@ -213,11 +213,11 @@ def _evidence(table: Table, parsed: ParsedRule, identity: Mapping[str, Any]) -> 
     else:  # a PID says more than the process's name and its namespace
         known, implied = parsed.rows, {"process", "netns"} if identity.get("pid") is not None else set()
     names = sorted(identity.keys() - implied, key=lambda name: (name == "netns", parsed.rule.by.index(name)))
-    terms = (parse_filter(table, _equals(name, identity[name])) for name in names)
+    terms = (parse_filter(table, equals(name, identity[name])) for name in names)
     return parsed.view, combined(table, [*terms, known]).text
 
 
-def _equals(name: str, value: Any) -> str:
+def equals(name: str, value: Any) -> str:
     """Return the term of a filter that selects a value."""
     return f"{name}={UNKNOWN if value is None else quote(value) if isinstance(value, str) else value}"
 
@@ -232,8 +232,11 @@ def _distinct(view: View, names: Sequence[str], at: Index) -> frozenset[Any]:
 
 
 def _sentence(template: str, view: View, at: Index) -> str:
-    """Fill in the values of rows; leave out optional parts with an unknown value."""
-    values = {name: _value(view, name, at) for name in _VALUE.findall(template)}
+    return filled(template, {name: _value(view, name, at) for name in _VALUE.findall(template)})
+
+
+def filled(template: str, values: Mapping[str, str | None]) -> str:
+    """Fill in values; leave out what is between square brackets if one of its values is unknown (None)."""
 
     def optional(part: re.Match[str]) -> str:
         return "" if None in (values[name] for name in _VALUE.findall(part[1])) else part[1]
@@ -257,7 +260,7 @@ def _value(view: View, name: str, at: Index) -> str | None:
         total = view.total(name, at)
         if total is None and len(at) == 1:  # the interval was covered only in part, by some hook
             (total,) = values_of(view, name, at)
-        return None if total is None else human(total, _unit_in_sentence(unit_of(table, name)))
+        return None if total is None else human(total, unit_in_sentence(unit_of(table, name)))
     if field.kind is Kind.GAUGE:
         most = max((number for number in values_of(view, name, at) if number is not None), default=None)
         return None if most is None else human(most, unit_of(table, name))
@@ -294,7 +297,7 @@ _FROM_ELSEWHERE = {"other_end": _other_end, "listener": _listener, "time_wait": 
 """Values in sentences that are in no column of the rows."""
 
 
-def _unit_in_sentence(unit: str) -> str:
+def unit_in_sentence(unit: str) -> str:
     """Return the unit to show: sentences name what they count, as in `12 datagrams/s`."""
     counted, _, per = unit.partition("/")
     return unit if counted in ("bytes", RATIO, *TIMES) else "packets" if per else counted

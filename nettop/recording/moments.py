@@ -57,6 +57,15 @@ def _moment(text: str, begin_ns: int, end_ns: int, here_ns: int, now_ns: int) ->
     raise UsageError(f"{text!r} is no moment", f"write it like {EXAMPLES}")
 
 
+def parse_length(text: str) -> int:
+    """Return a length of time in ns: 90, 60s, 15m, 2h. Raise UsageError if it is none, or 0."""
+    found = _DISTANCE.fullmatch(text.strip() if not text.strip().isdecimal() else f"{text.strip()}s")
+    length = 0 if found is None or found[1] or found[4] else float(found[2]) * _SECONDS[found[3].lower()]
+    if not length:
+        raise UsageError(f"{text!r} is no length of time", "write it like 60s, 15m or 2h")
+    return round(length * _NS)
+
+
 def _at(wall_ns: int) -> datetime:
     return datetime.fromtimestamp(wall_ns / 1e9, UTC)
 

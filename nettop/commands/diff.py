@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop diff`: options and startup."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nettop.commands.options import Subcommand, checked_word, completer, option, parse_count
+from nettop.commands.recordings import moment_of, opened_recordings
+from nettop.errors import ExitCode, NettopError, UsageError
+from nettop.process.importing import importing
+from nettop.settings import LineFormat
+
+if TYPE_CHECKING:
+    from nettop.recording.diff import Span
+    from nettop.recording.recording import Recording
+    from nettop.snapshots.source import Source
+
+DIFF_HELP = "Say what changed between two moments of a recording, or between two recordings."
+
+DIFF_EXAMPLES = """[bold]Examples[/bold]
+
+nettop diff incident.nettop 14:02 14:12  [dim]the minutes from 14:02 and from 14:12 on[/dim]
+
+nettop diff incident.nettop begin '10 minutes ago' --span 5m
+
+nettop diff monday.nettop tuesday.nettop 09:00 09:00 --span 1h
+
+nettop diff before.nettop after.nettop  [dim]all of both[/dim]
+
+nettop diff incident.nettop 14:02 14:12 --format jsonl | jq -r .sentence
+
+Moments are UTC, and written as for nettop replay --at; one less than a span before the end means the last span. The
+longer a span, the smaller the changes that can be told from what always varies: each is divided into eight parts, which
+are compared with each other.
+
+Exit code 1 if something is certain to have changed, 0 if nothing is; others as for nettop replay."""
+
+_USAGE = "nettop diff FILE TIME TIME, or FILE FILE [TIME TIME]"
+
+
+# fmt: off
+@dataclass(frozen=True, slots=True)
+class DiffOptions:
+    """Options as given, in the order of --help."""
+
+    words: Annotated[list[str], typer.Argument(metavar="FILE|DIR [FILE|DIR] [TIME TIME]", show_default=False,
+                                               help="One recording and two moments of it; or two recordings, and "
+                                               "a moment of each (all of both)")]
+    span: Annotated[str, option("--span", metavar="TIME", help="How long to look from each moment on: 90, 60s, 15m, 2h "
+                                "(60s)")] = "60s"
+    limit: Annotated[str, option("--limit", metavar="N", help="Print at most so many changes (20)")] = "20"
+    format: Annotated[str, option("--format", metavar="text|jsonl", autocompletion=completer(LineFormat),
+                                  help="Output format (text)")] = "text"
+    # fmt: on
+
+
+def start_diff(options: DiffOptions, source_of: Callable[[str], Source] | None) -> ExitCode:  # noqa: ARG001
+    """Print what changed. Raise UsageError, SourceFailed if a recording cannot be read, and BrokenPipeError if the
+    reader has closed the pipe."""
+    form = LineFormat(checked_word("format", options.format, list(LineFormat)))
+    limit = parse_count("--limit", options.limit)
+    paths, moments = _sorted_words(options.words)
+    if sys.stdout is None:
+        raise NettopError("standard output is closed", "redirect it to a file or a pipe")
+    with importing():
+        from nettop.output.diff import report_changes
+        from nettop.recording.diff import differences
+        from nettop.recording.moments import parse_length
+
+    length_ns = parse_length(options.span)
+    with opened_recordings(paths) as recordings:
+        first, last = recordings[0], recordings[-1]
+        before, now = (
+            _span(recording, moment, length_ns)
+            for recording, moment in zip((first, last), moments or (None, None), strict=True)
+        )
+        if paths[0].resolve() == paths[-1].resolve():
+            _check_apart(before, now)
+        found = differences(before, now)
+        return report_changes(found, form, limit, (str(paths[0]), str(paths[-1])), sys.stdout, sys.stderr)
+
+
+def _sorted_words(words: list[str]) -> tuple[list[Path], list[str]]:
+    """Return the recordings and the moments among the arguments. Raise UsageError."""
+    if not 2 <= len(words) <= 4:
+        raise UsageError("two moments or two recordings are compared", _USAGE)
+    if len(words) == 2 and not Path(words[1]).exists():
+        raise UsageError(f"there is no recording {words[1]}", f"to compare moments, give two: {_USAGE}")
+    files = len(words) - 2 or 2
+    return [Path(word) for word in words[:files]], words[files:]
+
+
+def _span(recording: Recording, moment: str | None, length_ns: int) -> Span:
+    from nettop.recording.diff import Span
+
+    begin_ns, end_ns = recording.begin_ns, recording.end_ns
+    if moment is None:
+        return Span(recording, begin_ns, end_ns)
+    at_ns = max(begin_ns, min(moment_of(recording, moment), end_ns - length_ns))
+    return Span(recording, at_ns, min(at_ns + length_ns, end_ns))
+
+
+def _check_apart(before: Span, now: Span) -> None:
+    """Raise UsageError if two spans of a recording overlap."""
+    if before.begin_ns < now.end_ns and now.begin_ns < before.end_ns:
+        apart_s = abs(now.begin_ns - before.begin_ns) / 1e9
+        shorter = f"use --span {apart_s:.0f}s, or " if apart_s >= 1 else ""
+        raise UsageError("the two spans overlap", f"{shorter}choose moments that are farther apart")
+
+
+SUBCOMMAND = Subcommand(help=DIFF_HELP, epilog=DIFF_EXAMPLES, options=DiffOptions, start=start_diff)

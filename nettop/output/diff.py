@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What changed between two spans of recordings, in sentences or as JSON Lines."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from nettop.diagnostics import Diagnostics
+from nettop.errors import ExitCode, Unsupported
+from nettop.query.times import SECOND_NS, rfc3339
+from nettop.recording.diff import Change, Difference
+from nettop.recording.moments import time_text
+from nettop.settings import LineFormat
+from nettop.snapshots.schema import Certainty
+from nettop.writing import write_output
+
+
+def report_changes(  # noqa: PLR0917 - a report, and where it goes
+    difference: Difference,
+    form: LineFormat,
+    limit: int,
+    files: tuple[str, str],
+    stdout: TextIO,
+    stderr: TextIO | None,
+) -> ExitCode:
+    """Print the most important changes between the spans of two files, and return 1 if one of them is certain.
+
+    Raise Unsupported if no lens could be compared, BrokenPipeError if the reader of `stdout` is gone.
+    """
+    not_compared = [f"{title}: {why}" for title, why in difference.not_compared.items()]
+    if not difference.compared:
+        raise Unsupported("nothing can be compared: " + "; ".join(not_compared), "choose other moments")
+    report = Diagnostics(stderr)
+    shown = difference.changes[:limit]
+    lines = [_FORMATS[form](change, files[0 if change.is_gone else 1]) for change in shown]
+    write_output(stdout, "".join(lines), "utf-8")
+    for line in not_compared:
+        report(f"not compared: {line}")
+    if len(difference.changes) > limit:
+        report(f"{len(difference.changes) - limit:,} smaller changes are not listed (--limit)")
+    if not difference.changes:
+        report("nothing changed by more than it always varies")
+    is_certain = any(change.certainty is Certainty.CERTAIN for change in difference.changes)
+    return ExitCode.FAILURE if is_certain else ExitCode.DONE
+
+
+def _text(change: Change, file: str) -> str:
+    return f"{change.certainty.value}: {change.sentence}\n  see: {shlex.join(_evidence(change, file))}\n"
+
+
+def _evidence(change: Change, file: str) -> Sequence[str]:
+    """Return the command that shows a change's rows when it shows most."""
+    # Up to a whole second after the reading, so that it is the one that is shown.
+    at = time_text(-(-change.at_ns // SECOND_NS) * SECOND_NS)
+    return ("nettop", "replay", file, "--at", at, "--view", change.view, "--filter", change.filter)
+
+
+def _jsonl(change: Change, file: str) -> str:
+    row: dict[str, Any] = {
+        "certainty": change.certainty.value,
+        "topic": change.measure.topic,
+        "sentence": change.sentence,
+        **dict(zip(change.measure.by, change.key, strict=True)),
+        "number": change.measure.column,
+        "before": change.before,
+        "now": change.now,
+        "unit": change.unit,
+        "file": file,
+        "at": rfc3339(change.at_ns),
+        "view": change.view,
+        "filter": change.filter,
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+_FORMATS = {LineFormat.TEXT: _text, LineFormat.JSONL: _jsonl}

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What changed between two spans of recordings: what was injected is found, what always varies is not."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nettop.cli import run
+from nettop.errors import ExitCode, UsageError
+from nettop.query.filter import parse_filter
+from nettop.recording.compared import MEASURES, PRESENCE, ROWS
+from nettop.recording.diff import PARTS, Change, Span, _certainty, differences
+from nettop.recording.moments import parse_length
+from nettop.recording.recording import open_recording
+from nettop.snapshots import find_table
+from nettop.snapshots.schema import Certainty
+from nettop.snapshots.services import BUCKETS, SERVICES
+from nettop.snapshots.snapshot import Snapshot
+from tests.unit.build import Row, make_frame
+from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
+
+STEP_S = 5
+QUARTER_S = 900
+BURST_SHARE = 0.03
+"""Share of readings in which the backup sends."""
+Change_at = Callable[["Host", float], None]
+
+
+@dataclass
+class Host:
+    """A host with noisy traffic, whose counters grow step by step."""
+
+    seed: int
+    response_ns: dict[str, float] = field(default_factory=lambda: {"webapp": 800e3, "authd": 3e6})
+    rates: dict[str, float] = field(default_factory=lambda: {"webapp": 3e6, "authd": 40e3, "backupd": 20e6})
+    drops: dict[str, float] = field(default_factory=lambda: {"NO_SOCKET": 2.0, "SOCKET_RCVBUFF": 0.0})
+    cpu: dict[str, float] = field(default_factory=lambda: {"TCP": 80e6, "netfilter": 30e6})
+
+    def __post_init__(self) -> None:
+        """Begin with counters at 0."""
+        self.chance = np.random.default_rng(self.seed)
+        self.sent: dict[str, int] = dict.fromkeys(self.rates, 0)
+        self.answered = {name: np.zeros(BUCKETS.count, np.int64) for name in self.response_ns}
+        self.dropped = dict.fromkeys(self.drops, 0)
+        self.spent = dict.fromkeys(self.cpu, 0)
+        self.guest = 100
+
+    def step(self) -> None:
+        """Let `STEP_S` seconds pass."""
+        chance = self.chance
+        for name, rate in self.rates.items():
+            is_on = name != "backupd" or chance.random() < BURST_SHARE
+            self.sent[name] = self.sent.get(name, 0) + int(is_on * rate * STEP_S * chance.lognormal(0, 0.5))
+        for name, typical in self.response_ns.items():
+            answers = chance.poisson(20 * STEP_S * min(1.0, 1e6 / typical) + 3)
+            np.add.at(self.answered[name], BUCKETS.places(chance.lognormal(np.log(typical), 0.6, answers)), 1)
+        for name, rate in self.drops.items():
+            self.dropped[name] += int(chance.poisson(rate * STEP_S))
+        for name, rate in self.cpu.items():
+            self.spent[name] += int(rate * STEP_S * chance.lognormal(0, 0.3))
+        self.guest += int(chance.random() < 0.2)
+
+    def snapshots(self) -> Iterator[Snapshot]:
+        """Yield a reading of each lens."""
+        sockets: list[Row] = [
+            {"id": at, "process": name, "bytes_sent": sent, "bytes_received": 0,
+             "direction": "outbound", "remote_address": f"10.0.5.{at}", "remote_port": 443}
+            for at, (name, sent) in enumerate(self.sent.items(), 1)
+        ]  # fmt: skip
+        guests: list[Row] = [
+            {"id": at, "process": "webapp", "bytes_sent": 5_000 * (self.guest - at), "bytes_received": 0,
+             "direction": "inbound", "local_port": 8080, "remote_address": f"203.0.113.{at % 250}"}
+            for at in range(self.guest - 6, self.guest + 1)
+        ]  # fmt: skip
+        yield make_frame([*sockets, *guests]).now
+        services: list[Row] = [
+            {"id": at, "process": name, "side": "served", "port": 8080 + at, "answers": int(counts.sum()),
+             "response": counts}
+            for at, (name, counts) in enumerate(self.answered.items())
+        ]  # fmt: skip
+        yield make_frame(services, table=SERVICES, lens="services").now
+        drops: list[Row] = [
+            {"id": at, "reason": name, "severity": "trouble", "process": "dnsd", "port": 53, "packets": count}
+            for at, (name, count) in enumerate(self.dropped.items(), 1)
+            if count
+        ]  # fmt: skip
+        yield make_frame(drops, table=find_table("drops")[1], lens="drops").now
+        cpu: list[Row] = [
+            {"id": at, "entry": "RX softirq", "category": name, "time_ns": spent}
+            for at, (name, spent) in enumerate(self.spent.items(), 1)
+        ]  # fmt: skip
+        yield make_frame(cpu, table=find_table("cpu.categories")[1], lens="cpu").now
+
+
+def slower(host: Host, second: float) -> None:
+    """Make webapp slow in the second quarter of an hour."""
+    host.response_ns["webapp"] = 1.5e9 if second >= QUARTER_S else 800e3
+
+
+def talks(host: Host, second: float) -> None:
+    """Let another process send in the second quarter of an hour."""
+    if second >= QUARTER_S:
+        host.rates["exfild"] = 12e6
+
+
+def drops(host: Host, second: float) -> None:
+    """Drop packets in the second quarter of an hour."""
+    host.drops["SOCKET_RCVBUFF"] = 120.0 if second >= QUARTER_S else 0.0
+
+
+def recorded(path: Path, *changes: Change_at, seed: int = 1, seconds: int = 2 * QUARTER_S) -> Path:
+    """Record two quarters of an hour, and what is injected into them."""
+    host = Host(seed)
+
+    def readings() -> Iterator[Snapshot]:
+        for second in range(0, seconds + 1, STEP_S):
+            for change in changes:
+                change(host, second)
+            host.step()
+            yield from (at_second(snapshot, second) for snapshot in host.snapshots())
+
+    return record(path / f"{seed}.nettop", list(readings()))
+
+
+def compared(
+    path: Path, seconds: Sequence[float] = (0, QUARTER_S), length_s: float = QUARTER_S
+) -> list[Change]:
+    """Return what changed between spans that begin at these seconds."""
+    with open_recording(path) as recording:
+        begins = [BEGIN_NS + round(second * SECOND_NS) for second in seconds]
+        spans = [Span(recording, begin, begin + round(length_s * SECOND_NS)) for begin in begins]
+        return differences(*spans).changes
+
+
+SAID = {
+    slower: "webapp :8080 answers in ",
+    talks: "exfild ",
+    drops: "SOCKET_RCVBUFF drops ",
+}
+
+
+@pytest.mark.parametrize("change", SAID, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("seed", range(3))
+def test_an_injected_change_is_among_the_first_three(change: Change_at, seed: int, tmp_path: Path) -> None:
+    """It is certain, with both numbers."""
+    first = compared(recorded(tmp_path, change, seed=seed))[:3]
+    (found, *_) = [each for each in first if each.sentence.startswith(SAID[change])]
+    assert found.certainty is Certainty.CERTAIN
+    assert found.sentence.endswith("before")
+
+
+def test_three_changes_are_the_first_three(tmp_path: Path) -> None:
+    """None hides another, whatever else they change."""
+    first = compared(recorded(tmp_path, slower, talks, drops))[:3]
+    assert sorted(SAID.values()) == sorted(
+        start for each in first for start in SAID.values() if each.sentence.startswith(start)
+    )
+    assert [each.is_worse for each in first] == [True, True, False]
+
+
+def test_what_ended_is_found_too(tmp_path: Path) -> None:
+    """With the later span first, the talker is gone, and shown when it was there."""
+    changes = compared(recorded(tmp_path, talks), (QUARTER_S, 0))
+    gone = next(each for each in changes if each.key[0] == "exfild")
+    assert gone.is_gone
+    assert gone.at_ns >= BEGIN_NS + QUARTER_S * SECOND_NS
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_two_equal_quarters_of_an_hour_have_no_certain_change(seed: int, tmp_path: Path) -> None:
+    """Bursts, clients that come and go, and rates that vary by half are as usual."""
+    changes = compared(recorded(tmp_path, seed=seed))
+    assert [each.sentence for each in changes if each.certainty is Certainty.CERTAIN] == []
+    assert len(changes) <= 3
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda chance, shape: chance.lognormal(0, 1, shape) * 1e5,
+        lambda chance, shape: chance.poisson(3, shape) * 1e4,
+        lambda chance, shape: (chance.random(shape) < 0.2) * chance.lognormal(0, 2, shape) * 1e6,
+        lambda chance, shape: np.exp(chance.normal(0, 0.03, shape)) * 1e7,
+    ],
+    ids=["lognormal", "poisson", "bursts", "steady"],
+)
+def test_noise_is_no_change(noise: Callable[[np.random.Generator, tuple[int, int]], np.ndarray]) -> None:
+    """In 20,000 pairs of spans, none is certain to differ, hardly any likely, few possible."""
+    numbers = noise(np.random.default_rng(7), (20_000, 2 * PARTS))
+    judged = [_certainty(row[:PARTS], row[PARTS:], 1_000.0) for row in numbers]
+    assert judged.count(Certainty.CERTAIN) == 0
+    assert judged.count(Certainty.LIKELY) <= 40
+    assert judged.count(Certainty.POSSIBLE) <= 500
+
+
+def test_a_change_of_few_readings_is_not_certain() -> None:
+    """Three parts each are too few, one is nothing; an unknown part is left out."""
+    few = [np.array([*numbers, *[np.nan] * (PARTS - 3)]) for numbers in ([10.0, 11, 10], [900.0, 910, 905])]
+    assert _certainty(few[0], few[1], 1.0) is Certainty.LIKELY
+    one = np.array([10.0, *[np.nan] * (PARTS - 1)])
+    assert _certainty(one, few[1], 1.0) is None
+
+
+def test_every_measure_is_declared_of_a_table() -> None:
+    """Its columns exist, its filter can be parsed, and its sentences have only its own values."""
+    for measure in MEASURES:
+        table = find_table(measure.view)[1]
+        assert {*measure.by, measure.column} - {ROWS, PRESENCE} <= table.by_name.keys()
+        assert parse_filter(table, measure.filter) is not None
+        for sentence in filter(None, (measure.says, measure.began, measure.ended)):
+            values = dict.fromkeys((*measure.by, "now", "before"), "")
+            plain = sentence.replace("[", "").replace("]", "")
+            assert "{now}" in plain
+            assert plain.format(**values)
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a recording with everything injected."""
+    return recorded(tmp_path_factory.mktemp("diff"), slower, talks, drops)
+
+
+def test_text(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A sentence, and the command that shows the row at that time, which does; the exit code is 1."""
+    assert run(["diff", str(path), "14:00", "14:15", "--span", "15m"]) == ExitCode.FAILURE
+    out, err = capfd.readouterr()
+    lines = out.splitlines()
+    assert lines[0].startswith("certain: ")
+    assert "not compared: Bandwidth: not recorded" in err
+    for line in lines[1:7:2]:
+        program, *words = shlex.split(line.removeprefix("  see: "))
+        assert program == "nettop"
+        assert run([*words, "--once", "--format", "jsonl"]) == ExitCode.DONE
+        assert capfd.readouterr().out.count("\n") == 1
+
+
+def test_jsonl(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each change is an object with both numbers in base units."""
+    assert run(["diff", str(path), "14:02", "14:20", "--format", "jsonl"]) == ExitCode.FAILURE
+    changes = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    (slow,) = [each for each in changes if each["topic"] == "services" and each["process"] == "webapp"]
+    assert (slow["certainty"], slow["port"], slow["unit"]) == ("certain", 8080, "ns")
+    assert slow["before"] * 100 < slow["now"]
+    assert slow["at"].startswith("2026-11-28T14:2")
+
+
+def test_nothing_changed(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The exit code is 0, and nothing is certain."""
+    assert run(["diff", str(path), "14:02", "14:08", "--span", "5m"]) == ExitCode.DONE
+    assert "certain: " not in capfd.readouterr().out
+
+
+def test_two_recordings(path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """All of both are compared, or a moment of each."""
+    other = recorded(tmp_path, seed=4, seconds=300)
+    assert run(["diff", str(other), str(path), "14:01", "14:20"]) == ExitCode.FAILURE
+    assert str(path) in capfd.readouterr().out
+    run(["diff", str(other), str(other.parent / "missing.nettop")])
+    assert "missing.nettop" in capfd.readouterr().err
+    assert run(["diff", str(other), str(path)]) in (ExitCode.DONE, ExitCode.FAILURE)
+    assert capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["begin"], ExitCode.USAGE, "two moments or two recordings are compared"),
+        (["14:02"], ExitCode.USAGE, "there is no recording 14:02"),
+        (["13:00", "14:10"], ExitCode.USAGE, "'13:00' is before its beginning"),
+        (["14:02", "2026-11-28 15:10"], ExitCode.USAGE, "15:10' is after its end"),
+        (["14:02", "14:02:30"], ExitCode.USAGE, "the two spans overlap"),
+        (["14:02", "14:10", "--span", "0"], ExitCode.USAGE, "'0' is no length of time"),
+        (["14:02", "14:10", "--span", "5s"], ExitCode.UNSUPPORTED, "nothing can be compared: "),
+        (["14:02", "14:10", "--limit", "0"], ExitCode.USAGE, "--limit"),
+    ],
+)
+def test_what_cannot_be_compared(
+    words: list[str], code: int, said: str, path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each has a cause and its exit code."""
+    arguments = words if words == ["begin"] else [str(path), *words]
+    assert run(["diff", *arguments]) == code
+    assert said in capfd.readouterr().err
+
+
+def test_lengths() -> None:
+    """Seconds without a unit; no sign."""
+    assert [parse_length(text) // SECOND_NS for text in ("90", "60s", "15m", "2h")] == [90, 60, 900, 7200]
+    for text in ("", "-5m", "5m ago", "soon", "0s"):
+        with pytest.raises(UsageError):
+            parse_length(text)
