@@ -272,7 +272,7 @@ def _certainty(before: Array, now: Array, least: float) -> Certainty | None:
     Certain: all of one span are beyond all of the other, by more than both vary. Likely: three quarters of one are
     beyond all of the other, by more than that varies. Possible: half of them.
     """
-    then, after = (np.log(parts[~np.isnan(parts)] + least) for parts in (before, now))
+    then, after = (np.log(np.sort(parts[~np.isnan(parts)]) + least) for parts in (before, now))
     fewest = min(len(then), len(after))
     if fewest < _PARTS_MIN:
         return None
@@ -287,10 +287,11 @@ def _certainty(before: Array, now: Array, least: float) -> Certainty | None:
 
 
 def _excess(numbers: Array, others: Array, share: float) -> float:
-    """Return by how much a share of `others` is farther from all of `numbers` than these are from each other."""
-    usual = max(float(np.ptp(numbers)), _LEAST_CHANGE)
-    low, high = np.quantile(others, (1 - share, share))
-    return float(max(low - numbers.max(), numbers.min() - high)) - usual
+    """Return by how much a share of `others` is farther from all of `numbers` than these are from each other; both are
+    sorted."""
+    left_out = int(len(others) * (1 - share))
+    apart = max(others[left_out] - numbers[-1], numbers[0] - others[-1 - left_out])
+    return float(apart) - max(float(numbers[-1] - numbers[0]), _LEAST_CHANGE)
 
 
 def _come_and_gone(measured: Measured) -> float:
