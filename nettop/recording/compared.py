@@ -68,8 +68,9 @@ MEASURES = (
     Measure("drops", "drops", _DROP, "packets", 1,
             "{reason} drops {now} packets/s[ for {process}][ :{port}], {before}/s before",
             filter="not severity=ordinary", is_bad=True),
-    Measure("drop counters", "drops.counters", ("counter", "name", "interface"), "packets", 1,
-            "{name}[ of {interface}] counts {now} packets/s, {before}/s before"),
+    # The same drops as the kernel counts them, and those that only it counts.
+    Measure("drops", "drops.counters", ("counter", "name", "interface"), "packets", 1,
+            "{counter}[ on {interface}] ({name}): {now} packets/s, {before}/s before", is_bad=True),
     Measure("failures", "connections.failures", ("reason", "process", "port"), "failures", 0.2,
             "{now} connections/s fail[ for {process}][ at port {port}]: {reason}, {before}/s before", is_bad=True),
     Measure("processes", "connections", ("process",), "bytes_sent", 2_000,

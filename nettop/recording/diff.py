@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from nettop.errors import SourceFailed
 from nettop.query.filter import combined, parse_filter
 from nettop.query.findings import equals, filled, unit_in_sentence
 from nettop.query.query import screen_query
 from nettop.query.units import RATIO, human, unit_of
 from nettop.query.view import View
 from nettop.recording.compared import MEASURES, PRESENCE, ROWS, Measure
+from nettop.recording.numbers import Damaged
 from nettop.recording.reader import Readings
 from nettop.recording.recording import Recording
 from nettop.snapshots import find_table, lenses
@@ -95,7 +97,7 @@ class Difference:
 
 
 def differences(before: Span, now: Span) -> Difference:
-    """Compare two spans by every number that both have."""
+    """Compare two spans by every number that both have. Raise SourceFailed if a recording is damaged there."""
     changes: list[Change] = []
     compared: list[str] = []
     not_compared: dict[str, str] = {}
@@ -107,8 +109,12 @@ def differences(before: Span, now: Span) -> Difference:
         if why:
             not_compared[lens.title] = why
             continue
+        pairs = list(zip(_read(before, lens, measures), _read(now, lens, measures), strict=True))
+        if not any(then.is_measured and after.is_measured for then, after in pairs):
+            not_compared[lens.title] = "its numbers were not recorded"
+            continue
         compared.append(lens.title)
-        for then, after in zip(_read(before, lens, measures), _read(now, lens, measures), strict=True):
+        for then, after in pairs:
             changes += _changes(then, after)
     return Difference(_ranked(changes), compared, not_compared)
 
@@ -192,9 +198,9 @@ class Measured:
         return column.known, column.numbers
 
     @property
-    def is_empty(self) -> bool:
-        """True if no interval was measured."""
-        return not self._covered.any()
+    def is_measured(self) -> bool:
+        """True if an interval was measured."""
+        return bool(self._covered.any())
 
     @property
     def found(self) -> Collection[Key]:
@@ -231,7 +237,10 @@ def _read(span: Span, lens: Lens, measures: Sequence[Measure]) -> list[Measured]
     measured = [Measured(measure, span) for measure in measures]
     readings = Readings(span.recording, lens)
     for moment in _moments(span, lens):
-        reading = readings.at(moment)
+        try:
+            reading = readings.at(moment)
+        except Damaged as error:
+            raise SourceFailed(f"the recording is damaged: {error}", "choose other moments") from error
         if reading is None or reading.before is None or reading.before.wall_ns < span.begin_ns:
             continue
         views: dict[str, View] = {}
@@ -253,7 +262,7 @@ def _has(snapshot: Snapshot, table: str) -> bool:
 
 def _changes(before: Measured, now: Measured) -> Iterator[Change]:
     """Yield the changes of a measure."""
-    if before.is_empty or now.is_empty:
+    if not (before.is_measured and now.is_measured):
         return
     usual = max(_come_and_gone(before), _come_and_gone(now)) if now.measure.comes_and_goes else 0.0
     for key in dict.fromkeys((*before.found, *now.found)):

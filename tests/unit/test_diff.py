@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +206,29 @@ def test_a_change_of_few_readings_is_not_certain() -> None:
     assert _certainty(few[0], few[1], 1.0) is Certainty.LIKELY
     one = np.array([10.0, *[np.nan] * (PARTS - 1)])
     assert _certainty(one, few[1], 1.0) is None
+
+
+def test_what_is_not_compared(tmp_path: Path) -> None:
+    """Each lens says why: it is missing in one of the recordings, its tables were not read, or hardly ever."""
+    host = Host(1)
+    full, bare = [], []
+    for second in range(20):
+        host.step()
+        connections, services, drops, cpu = (at_second(each, second) for each in host.snapshots())
+        full += [connections, replace(services, tables={}), drops, *([cpu] if second < 2 else [])]
+        bare += [connections, services, cpu]
+    with (
+        open_recording(record(tmp_path / "full.nettop", full)) as before,
+        open_recording(record(tmp_path / "bare.nettop", bare)) as now,
+    ):
+        spans = [Span(recording, BEGIN_NS, BEGIN_NS + 20 * SECOND_NS) for recording in (before, now)]
+        found = differences(*spans)
+    assert found.compared == ["Connections"]
+    assert {title: found.not_compared[title] for title in ("Services", "Drops", "CPU cost")} == {
+        "Services": "its numbers were not recorded",
+        "Drops": "not recorded",
+        "CPU cost": "too few readings",
+    }
 
 
 def test_every_measure_is_declared_of_a_table() -> None:
