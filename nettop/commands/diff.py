@@ -61,7 +61,7 @@ class DiffOptions:
     # fmt: on
 
 
-def start_diff(options: DiffOptions, source_of: Callable[[str], Source] | None) -> ExitCode:  # noqa: ARG001
+def start_diff(options: DiffOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
     """Print what changed. Raise UsageError, SourceFailed if a recording cannot be read, and BrokenPipeError if the
     reader has closed the pipe."""
     form = LineFormat(checked_word("format", options.format, list(LineFormat)))
@@ -75,7 +75,7 @@ def start_diff(options: DiffOptions, source_of: Callable[[str], Source] | None) 
         from nettop.recording.moments import parse_length
 
     length_ns = parse_length(options.span)
-    with opened_recordings(paths) as recordings:
+    with opened_recordings(paths, keeps_privileges=source_of is not None) as recordings:
         first, last = recordings[0], recordings[-1]
         before, now = (
             _span(recording, moment, length_ns)

@@ -45,12 +45,12 @@ def opened_recording(path: Path, *, keeps_privileges: bool) -> Iterator[Recordin
 
     Raise UsageError if there is none, SourceFailed if it cannot be read.
     """
-    with opened_recordings([path]) as (recording,):
+    with opened_recordings([path], keeps_privileges=keeps_privileges) as (recording,):
         yield recording
 
 
 @contextmanager
-def opened_recordings(paths: Sequence[Path]) -> Iterator[list[Recording]]:
+def opened_recordings(paths: Sequence[Path], *, keeps_privileges: bool) -> Iterator[list[Recording]]:
     """Open several recordings; see `opened_recording`."""
     with importing():
         from nettop.recording.recording import open_recording

@@ -70,6 +70,7 @@ NAMED = {
         USED_SOCKET, "record", "--lenses", "flows", "--for", "1", "--collector", "unix:{path}", "{home}/new",
     ),
     ("replay", "recording"): (READ, "replay", "{path}", "--once"),
+    ("diff", "words"): (READ, "diff", "{path}", "begin", "end"),
     ("check", "--from"): (READ, "check", "--from", "{path}"),
     ("export", "--from"): (READ, "export", "cpu.stacks", "--format", "folded", "--from", "{path}", "-"),
     ("serve", "--collector"): (USED_SOCKET, *_SERVED, "--lenses", "flows", "--collector", "unix:{path}"),

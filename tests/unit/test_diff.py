@@ -25,6 +25,7 @@ from nettop.snapshots.services import BUCKETS, SERVICES
 from nettop.snapshots.snapshot import Snapshot
 from tests.unit.build import Row, make_frame
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
+from tests.unit.test_replay import no_probes
 
 STEP_S = 5
 QUARTER_S = 900
@@ -255,7 +256,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_text(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A sentence, and the command that shows the row at that time, which does; the exit code is 1."""
-    assert run(["diff", str(path), "14:00", "14:15", "--span", "15m"]) == ExitCode.FAILURE
+    assert run(["diff", str(path), "14:00", "14:15", "--span", "15m"], no_probes) == ExitCode.FAILURE
     out, err = capfd.readouterr()
     lines = out.splitlines()
     assert lines[0].startswith("certain: ")
@@ -263,13 +264,13 @@ def test_text(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for line in lines[1:7:2]:
         program, *words = shlex.split(line.removeprefix("  see: "))
         assert program == "nettop"
-        assert run([*words, "--once", "--format", "jsonl"]) == ExitCode.DONE
+        assert run([*words, "--once", "--format", "jsonl"], no_probes) == ExitCode.DONE
         assert capfd.readouterr().out.count("\n") == 1
 
 
 def test_jsonl(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Each change is an object with both numbers in base units."""
-    assert run(["diff", str(path), "14:02", "14:20", "--format", "jsonl"]) == ExitCode.FAILURE
+    assert run(["diff", str(path), "14:02", "14:20", "--format", "jsonl"], no_probes) == ExitCode.FAILURE
     changes = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     (slow,) = [each for each in changes if each["topic"] == "services" and each["process"] == "webapp"]
     assert (slow["certainty"], slow["port"], slow["unit"]) == ("certain", 8080, "ns")
@@ -279,18 +280,18 @@ def test_jsonl(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_nothing_changed(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The exit code is 0, and nothing is certain."""
-    assert run(["diff", str(path), "14:02", "14:08", "--span", "5m"]) == ExitCode.DONE
+    assert run(["diff", str(path), "14:02", "14:08", "--span", "5m"], no_probes) == ExitCode.DONE
     assert "certain: " not in capfd.readouterr().out
 
 
 def test_two_recordings(path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """All of both are compared, or a moment of each."""
     other = recorded(tmp_path, seed=4, seconds=300)
-    assert run(["diff", str(other), str(path), "14:01", "14:20"]) == ExitCode.FAILURE
+    assert run(["diff", str(other), str(path), "14:01", "14:20"], no_probes) == ExitCode.FAILURE
     assert str(path) in capfd.readouterr().out
-    run(["diff", str(other), str(other.parent / "missing.nettop")])
+    run(["diff", str(other), str(other.parent / "missing.nettop")], no_probes)
     assert "missing.nettop" in capfd.readouterr().err
-    assert run(["diff", str(other), str(path)]) in (ExitCode.DONE, ExitCode.FAILURE)
+    assert run(["diff", str(other), str(path)], no_probes) in (ExitCode.DONE, ExitCode.FAILURE)
     assert capfd.readouterr().out
 
 
@@ -312,7 +313,7 @@ def test_what_cannot_be_compared(
 ) -> None:
     """Each has a cause and its exit code."""
     arguments = words if words == ["begin"] else [str(path), *words]
-    assert run(["diff", *arguments]) == code
+    assert run(["diff", *arguments], no_probes) == code
     assert said in capfd.readouterr().err
 
 
