@@ -156,6 +156,7 @@ class RecordedSource:
 
     def read(self, taken_ns: int) -> Snapshot:  # noqa: ARG002 - the recording has its own clock
         """Return the reading at the moment that is shown; without any so far, an empty one. Raise SourceFailed."""
+        self._player.recording.refresh()
         try:
             reading = self._readings.at(self._player.wall_ns)
         except Damaged as error:

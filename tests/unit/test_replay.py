@@ -170,6 +170,20 @@ def test_a_demo_repeats(path: Path) -> None:
         assert not player.is_at_end
 
 
+def test_a_recording_that_goes_on(path: Path) -> None:
+    """At the end, what is added is shown as it comes, of the last group and of new ones."""
+    later = [at_second(make_frame(rows_at(second)).now, second) for second in range(READINGS, READINGS + 20)]
+    with played(path) as (player, clock, session):
+        player.jump(player.recording.end_ns)
+        assert second_of(shown(session).now) == READINGS - 1
+        record(path, later)
+        clock.now += 12
+        shown(session)  # finds what was added
+        assert second_of(shown(session).now) == READINGS + 11
+        clock.now += 100
+        assert second_of(shown(session).now) == READINGS + 19
+
+
 @pytest.mark.parametrize("second", [0, 1, 7, 8, 9, 16, 23, 39])
 def test_a_jump(path: Path, second: int) -> None:
     """The rows are those that were recorded, and rates are those of the recorded interval, also in another group."""
