@@ -82,7 +82,7 @@ class View(Columns):
         """
         default = parse_filter(self.table, self.table.default_filter)
         wanted = self.query.filter.text
-        seeks_finding = any(wanted.startswith((rule.filter, f"({rule.filter})")) for rule in self.table.rules)
+        seeks_finding = any(wanted.endswith((rule.filter, f"({rule.filter})")) for rule in self.table.rules)
         if self.query.all_rows or seeks_finding or self.missing.keys() & set(default.names):
             return np.ones(self.size, bool)
         passes = default.mask(self)

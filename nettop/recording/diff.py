@@ -358,7 +358,7 @@ def _change(before: Measured, now: Measured, key: Key, certainty: Certainty, say
 
 
 def _ranked(changes: Iterable[Change]) -> list[Change]:
-    """Return one change of each topic and key, the most important first.
+    """Return one change of each topic and key, the most important first, those that are only possible last.
 
     The greatest changes of all topics precede the second ones of any, so that a change with many effects in one topic
     does not hide the others. What became worse precedes what only differs.
@@ -371,9 +371,11 @@ def _ranked(changes: Iterable[Change]) -> list[Change]:
     topics: dict[str, dict[Key, Change]] = defaultdict(dict)
     for change in sorted(changes, key=importance):
         topics[change.measure.topic].setdefault(change.key, change)
-    placed = [
-        (certainties.index(change.certainty), place, not change.is_worse, -change.size, change)
-        for of_topic in topics.values()
-        for place, change in enumerate(of_topic.values())
-    ]
-    return [change for *_, change in sorted(placed, key=lambda each: each[:-1])]
+    placed = [(place, change) for each in topics.values() for place, change in enumerate(each.values())]
+
+    def rank(placed: tuple[int, Change]) -> tuple[bool, int, int, bool, float]:
+        place, change = placed
+        certainty, size = importance(change)
+        return change.certainty is Certainty.POSSIBLE, place, certainty, not change.is_worse, size
+
+    return [change for _, change in sorted(placed, key=rank)]

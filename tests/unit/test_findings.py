@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nettop.query.filter import parse_filter
@@ -548,7 +548,11 @@ rows_of_any_kind = st.lists(
 )
 
 
+UNCONNECTED = {"id": 1, "protocol": "udp", "state": "UNCONN", "process": "statsd", "pid": 1}
+
+
 @given(rows_of_any_kind, rows_of_any_kind)
+@example([UNCONNECTED | {"drops": 12}], [UNCONNECTED | {"drops": 0}])
 def test_the_filter_of_a_finding_shows_its_rows(now: list[Row], before: list[Row]) -> None:
     """Without --all, as many rows as the finding counts, whatever the table shows by default."""
     frame, query = make_frame(now, before), screen_query(SOCKETS)
