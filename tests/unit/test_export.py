@@ -375,7 +375,7 @@ def started(directory: Path, *words: str, **how: Any) -> Child:
     here = str(Path(__file__).parents[2])
     return Child(
         [sys.executable, "-c", SCRIPT, "export", "cpu.stacks", *words],
-        cwd=directory, env=os.environ | {"PYTHONPATH": here}, stdin=subprocess.DEVNULL, **how,
+        cwd=directory, env=os.environ | {"PYTHONPATH": here, "TERM": "xterm"}, stdin=subprocess.DEVNULL, **how,
     )  # fmt: skip
 
 
