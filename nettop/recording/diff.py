@@ -214,7 +214,9 @@ class Measured:
             return np.full(PARTS, np.nan) if amounts is None else self._quantiles(amounts)
         if amounts is None:
             amounts = np.zeros(PARTS)
-        return np.divide(amounts, self._covered, out=np.full(PARTS, np.nan), where=self._covered > 0)
+        numbers = np.full(PARTS, np.nan)
+        np.divide(amounts, self._covered, out=numbers, where=self._covered > 0)
+        return numbers
 
     def whole(self, key: Key) -> float | None:
         """Return the number in the whole span; None if it is unknown."""
