@@ -53,6 +53,10 @@ class Span:
     begin_ns: int
     end_ns: int
 
+    def moments(self, lens: Lens) -> Iterator[int]:
+        """Yield when a lens was read."""
+        return self.recording.moments_between(lens, self.begin_ns, self.end_ns)
+
     def part_of(self, wall_ns: int) -> int:
         """Return the number of the part with this moment."""
         passed = (wall_ns - self.begin_ns) * PARTS // max(1, self.end_ns - self.begin_ns)
@@ -122,17 +126,9 @@ def differences(before: Span, now: Span) -> Difference:
 def _why_not(lens: Lens, *spans: Span) -> str:
     if any(lens.id not in span.recording.lenses for span in spans):
         return "not recorded"
-    if any(sum(1 for _ in _moments(span, lens)) < _PARTS_MIN + 1 for span in spans):
+    if any(sum(1 for _ in span.moments(lens)) < _PARTS_MIN + 1 for span in spans):
         return "too few readings"
     return ""
-
-
-def _moments(span: Span, lens: Lens) -> Iterator[int]:
-    """Yield when a lens was read in a span."""
-    recording = span.recording
-    for number in range(len(recording.groups)):
-        moments = recording.moments(number, lens.id)
-        yield from (moment for moment in moments if span.begin_ns <= moment <= span.end_ns)
 
 
 # --- measuring --------------------------------------------------------------------------------------------------
@@ -238,7 +234,7 @@ def _read(span: Span, lens: Lens, measures: Sequence[Measure]) -> list[Measured]
     """Return the measures of a lens in a span."""
     measured = [Measured(measure, span) for measure in measures]
     readings = Readings(span.recording, lens)
-    for moment in _moments(span, lens):
+    for moment in span.moments(lens):
         try:
             reading = readings.at(moment)
         except Damaged as error:

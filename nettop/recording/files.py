@@ -26,7 +26,7 @@ from nettop.recording.chunks import HEAD_BYTES, MARKER, PAYLOAD_MAX, Incomplete,
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import RecordedFile
 from nettop.recording.writer import Sink
-from nettop.writing import OUTPUT, has_room, writing
+from nettop.writing import OUTPUT, has_room, write_all, writing
 
 SUFFIX = ".nettop"
 """Ends the names of recordings."""
@@ -312,10 +312,9 @@ def _close(descriptor: int, name: str, directory: int | None = None) -> None:
 
 def _append(descriptor: int, content: bytes) -> None:
     """Append all of it to a file. Raise OSError and leave nothing of it if that fails."""
-    size, done = os.fstat(descriptor).st_size, 0
+    size = os.fstat(descriptor).st_size
     try:
-        while done < len(content):
-            done += os.write(descriptor, content[done:] if done else content)
+        write_all(descriptor, content)
     except BaseException:
         with suppress(OSError):
             os.ftruncate(descriptor, size)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from nettop.errors import Unsupported
@@ -27,7 +26,7 @@ def findings_between(recording: Recording, begin_ns: int, end_ns: int) -> list[d
     found: list[dict[str, Any]] = []
     last: dict[int, tuple[int, int]] = {}
     """Where each finding is in `found`, and when it was last seen."""
-    for moment in _moments(recording, begin_ns, end_ns):
+    for moment in recording.moments_between(FINDINGS, begin_ns, end_ns):
         reading = readings.at(moment)
         for row in () if reading is None else listed(Frame(reading.now), explained=True):
             if row["unseen"]:
@@ -41,8 +40,3 @@ def findings_between(recording: Recording, begin_ns: int, end_ns: int) -> list[d
                 found.append(row)
             last[row["id"]] = at, moment
     return found
-
-
-def _moments(recording: Recording, begin_ns: int, end_ns: int) -> Iterator[int]:
-    for number in range(len(recording.groups)):
-        yield from (ns for ns in recording.moments(number, FINDINGS.id) if begin_ns <= ns <= end_ns)

@@ -17,14 +17,14 @@ from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 from nettop.snapshots.source import SourceOptions
 
-SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0)
-
 
 class Player:
     """The moment that is shown: it moves with the clock, `speed` times as fast, unless paused or at the end.
 
     With `repeats`, the beginning follows the end.
     """
+
+    speeds = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0)
 
     def __init__(
         self, recording: Recording, clock: Callable[[], float] = time.monotonic, *, repeats: bool = False
@@ -101,14 +101,10 @@ class Player:
         """Return when a lens was next read with rows that are wanted, None if there is none up to the end."""
         recording, now_ns = self.recording, self.wall_ns
         readings = Readings(recording, lens)
-        shown = bisect_right(recording.groups, now_ns, key=lambda group: group.wall_ns) - 1
-        for number in range(max(0, shown), len(recording.groups)):
-            for moment in recording.moments(number, lens.id):
-                if moment <= now_ns:
-                    continue
-                reading = readings.at(moment)
-                if reading is not None and has_rows(Frame(reading.now, reading.before)):
-                    return moment
+        for moment in recording.moments_between(lens, now_ns + 1, recording.end_ns):
+            reading = readings.at(moment)
+            if reading is not None and has_rows(Frame(reading.now, reading.before)):
+                return moment
         return None
 
     def go_to_first(self, lens: Lens) -> None:

@@ -101,16 +101,20 @@ class Recording:
 
     def first_moment(self, lens: Lens, from_ns: int) -> int:
         """Return when a lens was first read from a moment on. Raise Unsupported if it was not."""
-        shown = bisect_right(self.groups, from_ns, key=lambda group: group.wall_ns) - 1
-        groups = range(max(0, shown), len(self.groups))
-        moments = (
-            moment for number in groups for moment in self.moments(number, lens.id) if moment >= from_ns
-        )
-        first = next(moments, None)
+        first = next(self.moments_between(lens, from_ns, self.end_ns), None)
         if first is None:
             recorded = ", ".join(sorted(self.lenses))
             raise Unsupported(f"{lens.title}: not in this recording", f"it has {recorded}")
         return first
+
+    def moments_between(self, lens: Lens, begin_ns: int, end_ns: int) -> Iterator[int]:
+        """Yield when a lens was read, from one moment to another, both included."""
+        first, last = (
+            bisect_right(self.groups, moment, key=lambda group: group.wall_ns)
+            for moment in (begin_ns, end_ns)
+        )
+        for number in range(max(0, first - 1), last):
+            yield from (ns for ns in self.moments(number, lens.id) if begin_ns <= ns <= end_ns)
 
     def moments(self, number: int, lens: str) -> list[int]:
         """Return when a lens was read in a group."""

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import gc
+from typing import TYPE_CHECKING
 
 from nettop.engine.session import Session
 from nettop.errors import ExitCode
 from nettop.preferences import LoadedPreferences
 from nettop.process.importing import importing
-from nettop.recording.player import Player
 from nettop.settings import Settings
 from nettop.snapshots import find_table
 from nettop.snapshots.source import SourceOptions
+
+if TYPE_CHECKING:
+    from nettop.recording.player import Player
 
 _GC_THRESHOLD = 10_000
 """New objects between garbage collections: about as many as drawing one refresh allocates."""

@@ -7,20 +7,22 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nettop.engine.session import Session
 from nettop.errors import PermissionMissing, Unsupported
 from nettop.preferences import LoadedPreferences, remember
 from nettop.query.columns import Names
 from nettop.query.units import show_rates
-from nettop.recording.player import Player
 from nettop.screens.history import HistogramHistory, TotalsHistory
 from nettop.settings import Settings
 from nettop.snapshots import lenses, view_name
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Lens, Option, Table
 from nettop.snapshots.snapshot import Frame
+
+if TYPE_CHECKING:  # it loads the reader of recordings, which the running kernel does not need
+    from nettop.recording.player import Player
 
 AVERAGES_S = (2.0, 10.0, 40.0)
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import BindingType
 from textual.message import Message
@@ -20,7 +20,6 @@ from nettop.preferences import UNITS
 from nettop.query.units import show_rates
 from nettop.query.view import View
 from nettop.recording.moments import EXAMPLES, parse_moment, time_text
-from nettop.recording.player import SPEEDS, Player
 from nettop.screens import headline
 from nettop.screens.actions import ACTIONS, BY_ID, GRAPH, OPTIONS, RECORDING, Action, bindings
 from nettop.screens.context import ScreenContext, TableRef
@@ -36,6 +35,9 @@ from nettop.widgets.bar import BarItem
 from nettop.widgets.cells import whole_texts
 from nettop.widgets.page import Page
 from nettop.widgets.table import LiveTable
+
+if TYPE_CHECKING:
+    from nettop.recording.player import Player
 
 INTERVALS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 _WHILE_TYPING = {"refresh_now": "apply and refresh", "clear": "cancel"}
@@ -309,7 +311,9 @@ class LensScreen(QueryScreen, inherit_bindings=False):
     def action_play_faster(self, step: int = 1) -> None:
         """Play at the next higher or lower (−1) speed."""
         player = self._player
-        others = [speed for speed in SPEEDS if (speed > player.speed if step > 0 else speed < player.speed)]
+        others = [
+            speed for speed in player.speeds if (speed > player.speed if step > 0 else speed < player.speed)
+        ]
         if others:
             player.speed = min(others) if step > 0 else max(others)
         self.context.session.set_interval(

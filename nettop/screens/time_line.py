@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from textual import events
 from textual.geometry import Size
 from textual.strip import Strip
 
 from nettop.recording.moments import time_text
-from nettop.recording.player import Player
 from nettop.widgets.lines import Lines
 from nettop.widgets.text import Line, Span, width_of
 from nettop.widgets.themes import Background, Role
+
+if TYPE_CHECKING:
+    from nettop.recording.player import Player
 
 _PAST, _TO_COME, _HERE, _MARK = "━", "─", "●", "▲"
 _ROLES = {1: Role.BAD, 2: Role.WARN}
