@@ -135,8 +135,10 @@ def show_text(
     settings: Settings,
     opened: AbstractContextManager[Session],
     replay: Callable[[Session], Replay] | None = None,
+    *,
+    host: str = "",
 ) -> ExitCode:
-    """Print text, of the running kernel or of a replay."""
+    """Print text, of the running kernel, of a replay, or of another `host`."""
     with importing():
         from nettop.output.text import run_text
 
@@ -144,7 +146,7 @@ def show_text(
         raise NettopError("standard output is closed", "redirect it to a file or a pipe")
     with opened as session:
         played = None if replay is None else replay(session)
-        return run_text(settings, session, sys.stdout, sys.stdin, sys.stderr, replay=played)
+        return run_text(settings, session, sys.stdout, sys.stdin, sys.stderr, replay=played, host=host)
 
 
 def show_screens(
@@ -152,8 +154,10 @@ def show_screens(
     opened: AbstractContextManager[Session],
     writing_refused: str,
     player: Player | None = None,
+    *,
+    host: str = "",
 ) -> ExitCode:
-    """Run the screens, of a replay with its `player`.
+    """Run the screens, of a replay with its `player`, or of another `host`.
 
     `writing_refused` says why they may not write files; empty if they may.
     """
@@ -173,7 +177,7 @@ def show_screens(
 
     loaded = load_own_preferences()  # while there is only one thread
     with opened as session:
-        return run_app(settings, session, loaded, writing_refused, player)
+        return run_app(settings, session, loaded, writing_refused, player, host=host)
 
 
 def _is_terminal(stream: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nettop import version_of_build
+from nettop.commands.hosts import host_command_option, host_option, show_hosts
 from nettop.commands.invoker import invoking_user
 from nettop.commands.options import (
     follow_namespaces_option,
@@ -34,6 +35,9 @@ from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
     from nettop.snapshots.source import Source
+
+
+_HOSTS = "Other hosts"
 
 
 def _version(requested: bool) -> None:
@@ -63,6 +67,8 @@ class ViewOptions(ShowOptions):
     mechanism: Annotated[list[str] | None, mechanism_option(SHOW)] = None
     follow_namespaces: Annotated[bool, follow_namespaces_option(SHOW)] = False
     demo: Annotated[bool, option("--demo", panel=SHOW, help="Show a recorded example instead of this host")] = False
+    host: Annotated[list[str] | None, host_option(_HOSTS)] = None
+    host_command: Annotated[str, host_command_option(_HOSTS)] = ""
     version: Annotated[bool, option("--version", is_eager=True, callback=_version, help="Print the version")] = False
     help_all: Annotated[bool, option("--help-all", is_eager=True, callback=_help_all,
                                      help="Show all options and exit")] = False
@@ -103,6 +109,8 @@ def start_view(options: ViewOptions, source_of: Callable[[str], Source] | None) 
     settings = view_settings(options)
     if options.demo:
         return show_demo(options, keeps_privileges=source_of is not None)
+    if options.host:
+        return show_hosts(settings, options, keeps_privileges=source_of is not None)
     if source_of is None:
         _check_process(options.pid)
     lens, table = find_table(settings.view.view)  # report a wrong name before the heavy imports

@@ -54,8 +54,11 @@ def run_text(
     stderr: TextIO | None = None,
     *,
     replay: Replay | None = None,
+    host: str = "",
 ) -> ExitCode:
     """Print the view described by `settings`, `settings.text.count` times; of a replay, every reading without waiting.
+
+    The banner names `host`, by default this one.
 
     Raise UsageError before attaching anything, BrokenPipeError if the reader of `stdout` is gone, an error with the
     reason if the table is not available, and the lens's errors.
@@ -69,7 +72,10 @@ def run_text(
     )
     streams = StandardStreams(stdin, stdout)
     with Consumer(session, plan.lens.id, (plan.query.table,), options, columns=plan.named) as consumer:
-        printer = _Printer(settings, plan, session, consumer, stdout=stdout, stderr=stderr, replay=replay)
+        host = host or os.uname().nodename
+        printer = _Printer(
+            settings, plan, session, consumer, stdout=stdout, stderr=stderr, replay=replay, host=host
+        )
         is_available = False
         shown: Frame | None = None
         while True:
@@ -106,9 +112,11 @@ class _Printer:
         stdout: TextIO,
         stderr: TextIO | None,
         replay: Replay | None,
+        host: str,
     ) -> None:
         self.printed = 0
         self._replay = replay
+        self._host = host if replay is None else replay.host
         self._session = session
         self._consumer = consumer
         self._limit = ""
@@ -184,8 +192,7 @@ class _Printer:
             return
         described, self._described = self._described, snapshot
         if described is None:
-            host = os.uname().nodename if self._replay is None else self._replay.host
-            lines = [banner(snapshot, host, self._settings.interval_s)]
+            lines = [banner(snapshot, self._host, self._settings.interval_s)]
         else:
             lines = [change(described, snapshot)]
         if self._replay is not None:

@@ -95,7 +95,8 @@ class Columns(JoinedRows):
             return self._sum([part + name.removeprefix(base.name) for part in base.parts])
         if field is None:
             difference = self.column(base.name) if self.deltas else self.difference(base.name)
-            rate = ColumnValues(difference.numbers / (self.elapsed_s or 1.0), difference.known)
+            rates = np.where(difference.known, difference.numbers / self.elapsed_by_row, 0.0)
+            rate = ColumnValues(rates, difference.known)
             return self._keep_gone_values(name, rate)
         maker = {
             Kind.RATIO: self._ratio,

@@ -12,6 +12,7 @@ import numpy as np
 
 from nettop.query.batches import codes_of, concatenate_batches, empty_rows, recode
 from nettop.snapshots.arrays import Array, Index, Mask, concatenate_rows, positions, take_rows
+from nettop.snapshots.hosts import HOST
 from nettop.snapshots.schema import BEGAN, Field, Kind, Table
 from nettop.snapshots.snapshot import Frame, Rows, known, known_histograms, sum_of
 
@@ -92,6 +93,22 @@ class JoinedRows:
         if self.before is None or self.now.taken_ns <= self.before.taken_ns:
             return None
         return (self.now.taken_ns - self.before.taken_ns) / 1e9
+
+    @cached_property
+    def elapsed_by_row(self) -> Array:
+        """Seconds between the two readings of each row's host; NaN if it was read only once. Shape (n,), or (1,) if all
+        rows are from one host."""
+        hosts, before = self.frame.now.hosts, self.frame.before
+        if not hosts:
+            return np.array([self.elapsed_s or np.nan])
+        read_before = {} if before is None else before.hosts
+        seconds = [
+            (hosts[host] - read_before[host]) / 1e9 if host in hosts and host in read_before else np.nan
+            for host in self.now.texts[HOST.name]
+        ]
+        codes = np.minimum(self.raw(HOST.name), len(seconds))
+        elapsed: Array = np.array([*seconds, self.elapsed_s or np.nan])[codes]
+        return np.where(elapsed > 0, elapsed, np.nan)
 
     @cached_property
     def is_whole(self) -> bool:
@@ -252,6 +269,7 @@ class JoinedRows:
         then[begins] = 0
         grew = now >= then if now.ndim == 1 else (now >= then).all(axis=1)
         valid = (was_there | begins) & present(field, now) & present(field, then) & grew
+        valid &= ~np.isnan(self.elapsed_by_row)
         numbers = now - then
         numbers[~valid] = 0
         return ColumnValues(numbers, valid)

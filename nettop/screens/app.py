@@ -27,11 +27,13 @@ def run_app(
     loaded: LoadedPreferences = LoadedPreferences(),  # noqa: B008 - frozen
     writing_refused: str = "",
     player: Player | None = None,
+    *,
+    host: str = "",
 ) -> ExitCode:
     """Show the session in the terminal until the user, a signal or an error ends it.
 
     `loaded` holds the user's saved preferences; `writing_refused` says why no files are written, if so; `player` plays
-    a recording. The caller enters and exits `session`. Raise the NettopError that prevented the first lens from being
+    a recording; `host` is what the first line names if the rows are from elsewhere. The caller enters and exits `session`. Raise the NettopError that prevented the first lens from being
     shown.
     """
     lens, table = find_table(settings.view.view)
@@ -48,6 +50,7 @@ def run_app(
         from nettop.screens.nettop_app import NettopApp
 
     context = ScreenContext(settings, session, loaded=loaded, writing_refused=writing_refused, player=player)
+    context.host = host or context.host
     app = NettopApp(context)
     # Existing objects stay alive: scanning them in every collection took a sixth of the drawing time.
     gc.freeze()

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 
 from nettop.errors import Unsupported, unknown_word
+from nettop.snapshots.hosts import with_host
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.plugins import Plugin, find_plugins, import_part
 from nettop.snapshots.schema import Lens, Table
@@ -18,11 +20,36 @@ _WITH_NUMPY = ("arrays", "left_rows", "row_ids", "snapshot")
 """Modules here that declare no lens and import numpy, which would slow down --help and completion."""
 
 
-@cache
+_shows_hosts = False
+
+
 def lenses() -> tuple[Lens, ...]:
-    """Return every lens of nettop and of other packages, in screen order."""
+    """Return every lens of nettop and of other packages, in screen order; within `several_hosts`, with the host of
+    each row."""
+    return _lenses_of_hosts() if _shows_hosts else lenses_of_one_host()
+
+
+@cache
+def lenses_of_one_host() -> tuple[Lens, ...]:
+    """Return every lens as its source reads it, in screen order."""
     others = (plugin.lens for plugin in all_plugins() if plugin.lens is not None)
     return tuple(sorted((*own_lenses(), *others), key=lambda lens: lens.order))
+
+
+@cache
+def _lenses_of_hosts() -> tuple[Lens, ...]:
+    return tuple(with_host(lens) for lens in lenses_of_one_host() if lens.of_hosts)
+
+
+@contextmanager
+def several_hosts() -> Iterator[None]:
+    """Have rows of every table come from several hosts: `lenses` and what follows from it have the column `host`."""
+    global _shows_hosts  # noqa: PLW0603 - declared once for the whole process, like the lenses themselves
+    _shows_hosts = True
+    try:
+        yield
+    finally:
+        _shows_hosts = False
 
 
 @cache

@@ -483,7 +483,7 @@ _NOT_IN_EVENTS = {
 def _as_event_field(field: Field) -> Field:
     """Return a socket's field converted for events: final counters are gauges, and the socket's key is a label."""
     if field.kind is Kind.KEY:
-        return replace(field, kind=Kind.LABEL)
+        return replace(field, kind=Kind.LABEL, refers=True)
     return replace(field, kind=Kind.GAUGE) if field.kind is Kind.COUNTER else field
 
 

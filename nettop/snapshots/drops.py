@@ -432,7 +432,7 @@ COUNTERS = Table(
         Field("packets", Kind.COUNTER, "DROPS", "packets counted since the start of the namespace, device or "
               "machine", "u8", "packets", 9, 95),
         Field("included_in", Kind.LABEL, "INCLUDED IN", "ID of the row that counts these packets too; totals with that "
-              "row leave this one out", "u8", width=11, importance=1),
+              "row leave this one out", "u8", width=11, importance=1, refers=True),
     ),
     screen=("counter", "interface", "cpu", "namespace", "packets_per_s", "packets", "name"),
     text=("counter", "name", "interface", "cpu", "netns", "namespace", "packets"),

@@ -53,7 +53,7 @@ FINDINGS = Table(
         Field("advice", Kind.TEXT, "WHAT TO TRY", "what to look at or change", "u4", width=40, importance=45),
         Field("explains", Kind.TEXT, "EXPLAINS", "other findings that follow from it", "u4", width=30, importance=35),
         Field("cause", Kind.LABEL, "CAUSE", "the ID of the finding that this one follows from", "u8", width=6,
-              importance=4),
+              importance=4, refers=True),
     ),
     screen=("severity", "finding", "lasted", "certainty"),
     text=("rank", "severity", "certainty", "kind", "process", "pid", "namespace", "since", "lasted", "rows", "view",

@@ -115,4 +115,5 @@ LENS = Lens(
     tables=(EXPORTERS, LEDGER),
     hooks=(HOOK_COLLECTOR,),
     options=(COLLECTOR,),
+    of_hosts=False,
 )

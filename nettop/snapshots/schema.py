@@ -69,7 +69,8 @@ class Field:
     `buckets`; a quantile has `quantile`, the share of values at or below it (1: the maximum). `lens` is the id of
     another lens that supplies the value; it is attached while the column is shown. `zone` is the column with the device
     that scopes a link-local address; an endpoint that `binds` to a device is always shown with it. A ratio that is a
-    `share` never exceeds 1, even if its first part counts something that the second does not.
+    `share` never exceeds 1, even if its first part counts something that the second does not. A column that `refers` to
+    a row has its key.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Field:
     zone: str = ""
     binds: bool = False
     share: bool = False
+    refers: bool = False
 
     @property
     def is_composite(self) -> bool:
@@ -437,7 +439,8 @@ class Lens:
     `hooks` are its needs from the kernel, `options` its settings; option names are unique across lenses. `losses` are
     the kinds of data that may be missing from its numbers, by the name that counts them in a snapshot's `lost`.
     `counts` are the snapshot counts that are exported as metrics too: counters and gauges. `common` are groups of
-    fields that match a row of one table to a row of another; the first group that both tables have is used.
+    fields that match a row of one table to a row of another; the first group that both tables have is used. `of_hosts`
+    is False if it is not about the host that it runs on, so that several hosts have nothing to compare.
     """
 
     id: str
@@ -451,6 +454,7 @@ class Lens:
     options: tuple[Option[Any], ...] = ()
     counts: tuple[Field, ...] = ()
     common: tuple[tuple[str, ...], ...] = ()
+    of_hosts: bool = True
 
     @property
     def main(self) -> Table:

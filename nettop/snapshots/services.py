@@ -319,7 +319,7 @@ CLIENTS = Table(
     name="clients",
     fields=(
         replace(_ID, help="number made of the service and the client"),
-        Field("service", Kind.LABEL, "SERVICE", "the ID of the service", "u8", width=7, importance=30),
+        Field("service", Kind.LABEL, "SERVICE", "the ID of the service", "u8", width=7, importance=30, refers=True),
         replace(_PROCESS, help="name of the server process"),
         Field("port", Kind.LABEL, "PORT", "the service's port", "u4", width=6, importance=90),
         NETNS,
@@ -348,7 +348,7 @@ CLIENTS = Table(
 
 _CONNECTION_FIELDS = (
     Field("id", Kind.KEY, "ID", "the kernel's socket cookie, as in connections", "u8", width=12, importance=3),
-    Field("service", Kind.LABEL, "SERVICE", "the ID of the service", "u8", width=7, importance=4),
+    Field("service", Kind.LABEL, "SERVICE", "the ID of the service", "u8", width=7, importance=4, refers=True),
     _PROCESS,
     replace(_PID, help="its thread group", importance=60),
     _CGROUP,

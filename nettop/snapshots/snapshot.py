@@ -77,7 +77,7 @@ class Snapshot:
     `gaps` names anything else that cannot be seen, and why (a namespace that may not be entered). `ended` has the rows
     that left a table, by the table's name, if their last values matter. `complete_since_ns` (CLOCK_BOOTTIME) is when
     the last hook that contributes to the rows' counters was attached: an interval that began earlier was covered only
-    in part.
+    in part. `hosts` is when each host was read (its own CLOCK_BOOTTIME), if the rows are from several hosts.
     """
 
     lens: str
@@ -90,6 +90,7 @@ class Snapshot:
     gaps: Mapping[str, str] = field(default_factory=dict)
     ended: Mapping[str, Ended] = field(default_factory=dict)
     complete_since_ns: int = 0
+    hosts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def missed_ticks(self) -> float | None:

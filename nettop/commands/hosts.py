@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop --host`: the connection to other hosts, and startup."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from nettop.commands.invoker import invoking_user
+from nettop.commands.options import option
+from nettop.commands.privilege import give_up_privileges, open_session
+from nettop.commands.show import show_screens, show_text
+from nettop.errors import ExitCode, UsageError
+from nettop.process.importing import importing
+from nettop.settings import Settings
+from nettop.snapshots import find_table, lenses, several_hosts
+
+if TYPE_CHECKING:
+    from nettop.commands.view import ViewOptions
+    from nettop.hosts.hosts import Hosts
+
+_FIRST_READINGS_S = 10.0
+"""Seconds to wait for the first readings of all hosts, once there are some of one."""
+_LOOK_S = 0.05
+
+
+def host_option(panel: str) -> Any:
+    """Declare --host."""
+    return option("--host", metavar="HOST", panel=panel, help="Show this host instead, through ssh; repeat it to see "
+                  "several hosts at once")  # fmt: skip
+
+
+def host_command_option(panel: str) -> Any:
+    """Declare --host-command."""
+    return option("--host-command", metavar="COMMAND", panel=panel, help="Command that runs nettop on the hosts "
+                  "('sudo -n nettop', or 'nettop' as root)")  # fmt: skip
+
+
+def checked_hosts(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the hosts, each once. Raise UsageError for what ssh would not take as a host."""
+    for name in names:
+        if not name or name.startswith("-") or not name.isprintable() or " " in name:
+            raise UsageError(f"--host {name!r} is no host", "name it as for ssh: web1, or admin@web1")
+    return tuple(dict.fromkeys(names))
+
+
+def show_hosts(
+    settings: Settings, options: ViewOptions, *, keeps_privileges: bool
+) -> ExitCode:
+    """Show what nettop records on other hosts. Raise SourceFailed if none can be reached."""
+    with importing():
+        from nettop.hosts.hosts import Hosts
+        from nettop.hosts.source import HostsSource
+        from nettop.hosts.stream import ssh_words
+
+    names = checked_hosts(options.host or ())
+    if os.geteuid() == 0 and invoking_user() is not None and not keeps_privileges:
+        give_up_privileges(invoking_user())  # ssh is the caller's, with the caller's keys
+
+    def start(host: str, recorded: Sequence[str]) -> list[str]:
+        arguments = ("--interval", f"{settings.interval_s:g}", "--lenses", ",".join(recorded))
+        return ssh_words(host, options.host_command, arguments)
+
+    with ExitStack() as ends:
+        ends.enter_context(several_hosts())
+        shown = names[0] if len(names) == 1 else f"{len(names)} hosts"
+        by_id = {lens.id: lens for lens in lenses()}
+        lens, _ = find_table(settings.view.view)
+        connected = ends.enter_context(Hosts(names, start, settings.interval_s))
+        ends.enter_context(_first_readings(connected, lens.id))
+        session = open_session(
+            settings.interval_s,
+            lambda each: HostsSource(connected, by_id[each]),
+            together=(lens.id,) if options.is_text else (),
+        )
+        if options.is_text:
+            return show_text(settings, session, host=shown)
+        return show_screens(settings, session, "", host=shown)
+
+
+@contextmanager
+def _first_readings(hosts: Hosts, lens: str) -> Iterator[None]:
+    """Wait until every host has sent a reading or was lost, in the terminal, where ssh's words can be read."""
+    from nettop.output.status_line import StatusLine
+
+    hosts.use(lens)
+    status, began = StatusLine(sys.stderr), time.monotonic()
+    try:
+        while True:
+            read, lost = hosts.newest(lens), hosts.lost(lens)
+            failure = hosts.failure(lens)
+            if failure is not None:
+                raise failure
+            waiting = [name for name in hosts.names if name not in read and name not in lost]
+            if not waiting or (read and time.monotonic() - began > _FIRST_READINGS_S):
+                break
+            status.show(f"waiting for {', '.join(waiting)} …  (Ctrl-C ends)")
+            time.sleep(_LOOK_S)
+        status.show("")
+        yield
+    finally:
+        hosts.release(lens)
+
+

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Other hosts, on which nettop records for this one while their lenses are in use."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from nettop.errors import SourceFailed
+from nettop.hosts.stream import Stream, why_ended
+from nettop.recording.numbers import Damaged
+from nettop.recording.reader import Reading
+from nettop.snapshots import lenses_of_one_host
+from nettop.snapshots.connections import LENS as CONNECTIONS
+from nettop.snapshots.findings import LENS as FINDINGS
+
+_CHECK_S = 0.2
+"""Seconds between two checks of whether a command has ended."""
+_RETRY_S = (1.0, 2.0, 5.0, 10.0)
+"""Seconds before a lost host is tried again, each time longer."""
+LATE_AFTER_S = 5.0
+"""Seconds, or three intervals if they are longer, without a reading after which a host counts as lost."""
+_ATTACHING_S = 60.0
+"""Seconds that a host may take until its first reading: to log in, and to compile programs."""
+
+Start = Callable[[str, Sequence[str]], Sequence[str]]
+"""Function that returns the command that records the lenses with these ids on a host."""
+
+
+@dataclass
+class Link:
+    """The recording of some lenses on a host: made again after it was lost, as long as a lens is in use."""
+
+    host: str
+    lenses: tuple[str, ...]
+    users: int = 0
+    stream: Stream | None = None
+    cause: str = ""
+    """Why there are no readings; empty while there are, and before the first try has failed."""
+    remedy: str = ""
+    lost_at: float | None = None
+    """When the last reading was lost (CLOCK_MONOTONIC); None while there are some."""
+    retry_at: float = 0.0
+    tries: int = 0
+    read_at: float = 0.0
+    newest: dict[str, Reading] = field(default_factory=dict)
+
+    def lose(self, cause: str, remedy: str, now: float) -> None:
+        """Note why the host has no readings any more, and when to try again."""
+        self.stream, self.cause, self.remedy = None, cause, remedy
+        self.newest.clear()
+        self.retry_at = now + _RETRY_S[min(self.tries, len(_RETRY_S) - 1)]
+        self.tries += 1
+        if self.lost_at is None:
+            self.lost_at = now
+
+
+class Hosts:
+    """The hosts, used as a context manager. Its thread starts the commands, and notices when they end."""
+
+    def __init__(self, names: Sequence[str], start: Start, interval_s: float) -> None:
+        self.names = tuple(dict.fromkeys(names))
+        self._start = start
+        self._late_after_s = max(LATE_AFTER_S, 3 * interval_s)
+        self._lock = threading.Lock()
+        self._links: dict[tuple[str, tuple[str, ...]], Link] = {}
+        self._changed = threading.Event()
+        self._ending = False
+        self._thread = threading.Thread(target=self._run, name="hosts", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending = True
+        self._changed.set()
+        self._thread.join()
+
+    def use(self, lens: str) -> None:
+        """Have a lens recorded on every host."""
+        with self._lock:
+            for host in self.names:
+                key = host, recorded_with(lens)
+                self._links.setdefault(key, Link(*key)).users += 1
+        self._changed.set()
+
+    def release(self, lens: str) -> None:
+        """End the recording of a lens that nobody uses any more."""
+        with self._lock:
+            for host in self.names:
+                self._links[host, recorded_with(lens)].users -= 1
+        self._changed.set()
+
+    def newest(self, lens: str) -> dict[str, Reading]:
+        """Return the newest reading of each host that has one; call it from one thread."""
+        readings = {}
+        for link in self._links_of(lens):
+            reading = self._read(link, lens)
+            if reading is not None:
+                readings[link.host] = reading
+        return readings
+
+    def lost(self, lens: str) -> dict[str, Link]:
+        """Return the hosts without readings of a lens that were lost, or could not be reached."""
+        return {link.host: link for link in self._links_of(lens) if link.lost_at is not None}
+
+    def failure(self, lens: str) -> SourceFailed | None:
+        """Return the error if no host has readings of a lens, nor is being tried for the first time."""
+        links = self._links_of(lens)
+        if any(link.lost_at is None for link in links):
+            return None
+        causes = "; ".join(f"{link.host}: {link.cause}" for link in links)
+        return SourceFailed(causes, links[0].remedy)
+
+    def _links_of(self, lens: str) -> list[Link]:
+        with self._lock:
+            links = (self._links.get((host, recorded_with(lens))) for host in self.names)
+            return [link for link in links if link is not None and link.users]
+
+    def _read(self, link: Link, lens: str) -> Reading | None:
+        """Return the newest reading of a lens there; None if there is none, or none that is recent."""
+        stream, now = link.stream, time.monotonic()
+        if stream is None:
+            return None
+        try:
+            reading = stream.newest(lens)
+        except Damaged as error:
+            link.lose(f"what it sends is damaged: {error}", "use the same version of nettop there", now)
+            stream.end()
+            return None
+        last = link.newest.get(lens)
+        if reading is not None and (last is None or reading.now is not last.now):
+            link.newest[lens], link.read_at = reading, now
+            link.lost_at, link.cause, link.tries = None, "", 0
+            return reading
+        if now - max(link.read_at, stream.began) < (self._late_after_s if link.newest else _ATTACHING_S):
+            return last
+        if link.lost_at is None:
+            cause, remedy = stream.failures.get(lens, ("it sends no readings", "see whether it still answers"))
+            link.cause, link.remedy, link.lost_at = cause, remedy, now
+        return None
+
+    # --- in the thread --------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._ending:
+            self._changed.clear()
+            with self._lock:
+                links = list(self._links.values())
+            for link in links:
+                self._maintain(link, time.monotonic())
+            self._changed.wait(_CHECK_S)
+        for stream in [link.stream for link in self._links.values() if link.stream is not None]:
+            stream.end()
+
+    def _maintain(self, link: Link, now: float) -> None:
+        """Start what is in use and does not run, end what is not, and note what has ended by itself."""
+        stream = link.stream
+        if stream is None:
+            if link.users and now >= link.retry_at:
+                self._begin(link, now)
+        elif not link.users:
+            link.stream = None
+            link.newest.clear()
+            stream.end()
+        elif stream.exit_code is not None:
+            link.lose(*why_ended(stream, link.host), now)
+
+    def _begin(self, link: Link, now: float) -> None:
+        lenses = [lens for lens in lenses_of_one_host() if lens.id in link.lenses]
+        try:
+            link.stream = Stream(self._start(link.host, link.lenses), lenses)
+        except OSError as error:
+            link.lose(f"ssh cannot be started: {error.strerror}", "install an ssh client", now)
+
+
+def recorded_with(lens: str) -> tuple[str, ...]:
+    """Return the lenses that one command records: findings are about connections, and come with them."""
+    return (CONNECTIONS.id, FINDINGS.id) if lens in (CONNECTIONS.id, FINDINGS.id) else (lens,)
+
+
+Lost = Mapping[str, Link]

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots of a lens from several hosts, merged into one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from nettop.query.batches import concatenate_batches
+from nettop.query.filter import quote
+from nettop.query.findings import GONE_AFTER_NS
+from nettop.snapshots.arrays import Array, Mask
+from nettop.snapshots.findings import FINDINGS
+from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.hosts import HOST
+from nettop.snapshots.row_ids import row_ids
+from nettop.snapshots.schema import BEGAN, Field, Kind, Lens, Table
+from nettop.snapshots.snapshot import Ended, Rows, Snapshot, known, known_histograms, unknown_value
+
+_FACTS = frozenset({"sampled_hz", "one_in", "walk_age_ms"})
+"""Counts of a snapshot that are the same on every host, or of which the largest one counts; others add up."""
+_MIXERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+"""Multipliers of the finalizer of SplitMix64 (Steele, Lea and Flood, 2014)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When snapshots are merged, by the clocks of this host."""
+
+    wall_ns: int
+    boot_ns: int
+    taken_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The last reading of a host, and the one before if it is known."""
+
+    now: Snapshot
+    before: Snapshot | None
+
+
+def merge(lens: Lens, hosts: Mapping[str, Pair], moment: Moment) -> Snapshot:
+    """Return the last readings of all hosts as one snapshot of `lens`, whose tables have the column `host`."""
+    pairs = list(hosts.values())
+    is_whole = all(_is_whole(pair) for pair in pairs)
+    return _merged(
+        lens,
+        {host: pair.now for host, pair in hosts.items()},
+        moment,
+        complete_since_ns=0 if is_whole else moment.boot_ns,
+        ended={
+            table.name: ended
+            for table in lens.tables
+            if (ended := _ended(table, hosts, moment.taken_ns)) is not None
+        },
+    )
+
+
+def merge_before(lens: Lens, hosts: Mapping[str, Pair], moment: Moment) -> Snapshot | None:
+    """Return the readings before the last ones, merged; None if no host has one."""
+    before = {host: pair.before for host, pair in hosts.items() if pair.before is not None}
+    if not before:
+        return None
+    left = {
+        table.name: ended
+        for table in lens.tables
+        if (ended := _ended(table, {host: Pair(each, None) for host, each in before.items()}, 0)) is not None
+    }
+    return _merged(lens, before, moment, ended=left)
+
+
+def of_host(table: Table, rows: Rows, host: str) -> Rows:
+    """Return the rows of a host as rows of `table`, which has the column `host`; keys differ from those of others."""
+    array = _widened(table, rows.array)
+    keys = [field.name for field in table.stored if field.kind is Kind.KEY or field.refers]
+    if rows.table.key not in keys:
+        array[table.key] = rows.array[rows.table.key]
+    for name in keys:
+        array[name] = _mixed(array[name], host)
+    texts = {**rows.texts, HOST.name: [host]}
+    if table.name == FINDINGS.name:
+        texts |= _of_findings(rows.texts, host)
+    return Rows(table, array, texts, rows.taken_ns, rows.variant)
+
+
+def united(table: Table, pieces: Sequence[Rows]) -> Rows:
+    """Return the rows of several hosts, or about them, as one table, sorted by key."""
+    wide = [replace(rows, array=_widened(table, rows.array)) for rows in pieces]
+    rows = concatenate_batches(table, wide)
+    array = rows.array[np.argsort(rows.array[table.key], kind="stable")]
+    return replace(rows, array=array, variant=pieces[0].variant)
+
+
+def _widened(table: Table, array: Array) -> Array:
+    """Return rows with all columns of the table, and BEGAN: 0 where the array does not have them."""
+    names = table.dtype.names or ()
+    dtype = np.dtype([*((name, table.dtype[name]) for name in names), (BEGAN, np.dtype("u1"))], align=True)
+    wide = np.zeros(len(array), dtype)
+    for name in set(array.dtype.names or ()) & set(dtype.names or ()):
+        wide[name] = array[name]
+    return wide
+
+
+def _of_findings(texts: Mapping[str, Sequence[str]], host: str) -> dict[str, list[str]]:
+    """Return the texts of findings for a reader who sees several hosts."""
+    return {
+        "finding": [f"{host}: {text}" for text in texts["finding"]],
+        "filter": [f"{HOST.name}={quote(host)} ({text})" if text else "" for text in texts["filter"]],
+    }
+
+
+def _mixed(keys: Array, host: str) -> Array:
+    """Return keys that are the same for the same host and key, and differ between hosts; unknown ones stay unknown."""
+    salt = np.uint64(int.from_bytes(blake2b(host.encode(), digest_size=8).digest()))
+    mixed = keys.astype(np.uint64) ^ salt
+    for multiplier, shift in zip(_MIXERS, (30, 27), strict=True):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * multiplier
+    return np.where(known(keys), row_ids(mixed ^ (mixed >> np.uint64(31))), unknown_value(np.dtype(np.uint64)))
+
+
+def _merged(
+    lens: Lens,
+    snapshots: Mapping[str, Snapshot],
+    moment: Moment,
+    *,
+    complete_since_ns: int = 0,
+    ended: Mapping[str, Ended],
+) -> Snapshot:
+    tables = {table.name: _rows(table, snapshots, moment.taken_ns) for table in lens.tables}
+    return Snapshot(
+        lens=lens.id,
+        wall_ns=moment.wall_ns,
+        boot_ns=moment.boot_ns,
+        tables={name: rows for name, rows in tables.items() if rows is not None},
+        counts=_counts([snapshot.counts for snapshot in snapshots.values()]),
+        lost=dict(sum((Counter(snapshot.lost) for snapshot in snapshots.values()), Counter[str]())),
+        hooks=_hooks(list(snapshots.values())),
+        gaps={
+            f"{host} {name}": why
+            for host, snapshot in snapshots.items()
+            for name, why in snapshot.gaps.items()
+        },
+        ended=ended,
+        complete_since_ns=complete_since_ns,
+        hosts={host: snapshot.boot_ns for host, snapshot in snapshots.items()},
+    )
+
+
+def _rows(table: Table, snapshots: Mapping[str, Snapshot], taken_ns: int) -> Rows | None:
+    """Return the rows of all hosts, sorted by key; None if no host has the table."""
+    pieces = [
+        _without(snapshot.missing, of_host(table, snapshot.tables[table.name], host))
+        for host, snapshot in snapshots.items()
+        if table.name in snapshot.tables
+    ]
+    if not pieces:
+        return None
+    rows = united(table, [piece for piece in pieces if piece.variant == pieces[0].variant])
+    if table.name == FINDINGS.name:
+        _rank(rows.array)
+    return replace(rows, taken_ns=taken_ns)
+
+
+def _rank(array: Array) -> None:
+    """Rank the findings of all hosts: as each host does, those still seen first, then by severity."""
+    order = np.lexsort((array["rank"], array["severity"], array["unseen"] >= GONE_AFTER_NS))
+    array["rank"][order] = np.arange(1, len(array) + 1)
+
+
+def _without(missing: Mapping[str, str], rows: Rows) -> Rows:
+    """Set columns that a host does not support to unknown: other hosts may."""
+    for name in missing.keys() & set(rows.array.dtype.names or ()):
+        rows.array[name] = unknown_value(rows.array.dtype[name])
+    return rows
+
+
+def _ended(table: Table, hosts: Mapping[str, Pair], taken_ns: int) -> Ended | None:
+    """Return the rows that left on all hosts: those that left since a host's reading before, and older ones."""
+    pieces, totals, count = [], [], 0
+    for host, pair in hosts.items():
+        ended = pair.now.ended.get(table.name)
+        if ended is None:
+            continue
+        since_ns = _taken_ns(pair.before, table)
+        pieces += [
+            replace(of_host(table, rows, host), taken_ns=taken_ns)
+            for rows in ended.rows
+            if rows.taken_ns > since_ns
+        ]
+        totals.append(of_host(table, ended.total, host))
+        count += ended.count
+    return Ended(tuple(pieces), _total(table, totals), count) if totals else None
+
+
+def _taken_ns(snapshot: Snapshot | None, table: Table) -> int:
+    rows = None if snapshot is None else snapshot.tables.get(table.name)
+    return 0 if rows is None else rows.taken_ns
+
+
+def _total(table: Table, totals: Sequence[Rows]) -> Rows:
+    """Return one row: the sum of the counters, everything else unknown."""
+    total = totals[0].array.copy()
+    for field in table.stored:
+        column = np.concatenate([rows.array[field.name] for rows in totals])
+        if field.kind in (Kind.COUNTER, Kind.HISTOGRAM) and (present := _present(field, column)).any():
+            total[field.name] = column[present].sum(axis=0)
+        elif field.name == HOST.name:
+            total[field.name] = unknown_value(total.dtype[field.name])
+    total[table.key] = 0
+    return replace(totals[0], array=total)
+
+
+def _present(field: Field, column: Array) -> Mask:
+    return known_histograms(column) if field.kind is Kind.HISTOGRAM else known(column)
+
+
+def _is_whole(pair: Pair) -> bool:
+    return pair.before is None or pair.before.boot_ns >= pair.now.complete_since_ns
+
+
+def _counts(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    merged: dict[str, int] = {}
+    for each in counts:
+        for name, count in each.items():
+            last = merged.get(name, 0)
+            merged[name] = max(last, count) if name in _FACTS else last + count
+    return merged
+
+
+def _hooks(snapshots: Sequence[Snapshot]) -> tuple[HookStatus, ...]:
+    """Return the status of each hook: of the first host where it has a mechanism, or else of the first one."""
+    statuses: dict[str, HookStatus] = {}
+    for snapshot in snapshots:
+        for status in snapshot.hooks:
+            present: Any = statuses.get(status.hook)
+            if present is None or (present.mechanism is None and status.mechanism is not None):
+                statuses[status.hook] = status
+    return tuple(statuses.values())

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The source of a lens on several hosts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from nettop.errors import SourceFailed
+from nettop.hosts.hosts import Hosts, Link
+from nettop.hosts.merging import Moment, Pair, merge, merge_before, of_host, united
+from nettop.query.batches import concatenate_batches
+from nettop.snapshots.findings import FINDINGS
+from nettop.snapshots.hosts import HOST
+from nettop.snapshots.row_ids import row_id
+from nettop.snapshots.schema import Certainty, Lens, Severity
+from nettop.snapshots.snapshot import Rows, Snapshot, rows_from
+from nettop.snapshots.source import SourceOptions
+
+LOST = "host lost"
+"""The kind of the finding about a host without readings."""
+
+
+class HostsSource:
+    """The source of a lens whose rows come from several hosts; see nettop.snapshots.source.ReplayingSource.
+
+    Each reading of a host is compared with that host's reading before, however long ago that was.
+    """
+
+    def __init__(self, hosts: Hosts, lens: Lens) -> None:
+        self._hosts = hosts
+        self._lens = lens
+        self._is_used = False
+        self._shown: Snapshot | None = None
+        self._read: dict[str, Snapshot] = {}
+        self._lost: dict[str, str] = {}
+        self._before: Snapshot | None = None
+        self._events: tuple[Rows, ...] = ()
+
+    def configure(self, options: SourceOptions) -> None:
+        """Ignore the options: everything is recorded."""
+
+    def start(self) -> None:
+        """Have the lens recorded on every host; readings come later."""
+        self._hosts.use(self._lens.id)
+        self._is_used = True
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """Return the newest readings of all hosts, merged; the same snapshot again until there is another.
+
+        Raise SourceFailed if no host has any.
+        """
+        readings, lost = self._hosts.newest(self._lens.id), self._hosts.lost(self._lens.id)
+        failure = self._hosts.failure(self._lens.id)
+        if failure is not None and self._shown is None:
+            raise failure
+        newest = {host: reading.now for host, reading in readings.items()}
+        causes = {host: link.cause for host, link in lost.items()}
+        if self._shown is not None and newest == self._read and causes == self._lost and not causes:
+            return self._shown
+        moment = Moment(time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), taken_ns)
+        pairs = {host: Pair(reading.now, reading.before) for host, reading in readings.items()}
+        merged = merge(self._lens, pairs, moment)
+        self._before = self._merged_before(pairs, moment)
+        new = [host for host, reading in readings.items() if self._read.get(host) is not reading.now]
+        self._events = self._batches({host: readings[host].events for host in new})
+        self._read, self._lost = newest, causes
+        self._shown = _with_lost(self._lens, merged, lost, moment)
+        return self._shown
+
+    def _merged_before(self, pairs: Mapping[str, Pair], moment: Moment) -> Snapshot | None:
+        """Return the readings before, as of when the last ones were merged."""
+        last = self._shown
+        if last is None or not last.tables:
+            then = replace(moment, **{name: getattr(moment, name) - 1 for name in ("boot_ns", "taken_ns")})
+        else:
+            taken_ns = next(iter(last.tables.values())).taken_ns
+            then = Moment(last.wall_ns, last.boot_ns, taken_ns)
+        return merge_before(self._lens, pairs, then)
+
+    def _batches(self, events: Mapping[str, tuple[Rows, ...]]) -> tuple[Rows, ...]:
+        """Return the events of all hosts, a batch for each table."""
+        batches = []
+        for table in self._lens.tables:
+            pieces = [
+                of_host(table, rows, host)
+                for host, batch in events.items()
+                for rows in batch
+                if rows.table.name == table.name
+            ]
+            if table.append and pieces:
+                batches.append(concatenate_batches(table, pieces))
+        return tuple(batches)
+
+    def leap(self) -> tuple[bool, Snapshot | None]:
+        """Return that the last reading follows the one before, and what to compare it with."""
+        return False, self._before
+
+    def wakeups(self) -> tuple[int, ...]:
+        """Return no descriptors: events come with the readings."""
+        return ()
+
+    def is_filling(self) -> bool:
+        """Return False: nothing fills up."""
+        return False
+
+    def drain(self, taken_ns: int) -> tuple[Rows, ...]:  # noqa: ARG002 - they came with the readings
+        """Return the events up to the last reading."""
+        events, self._events = self._events, ()
+        return events
+
+    def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - there is nothing of any row
+        """Raise SourceFailed: details are read from a running kernel."""
+        raise SourceFailed("more details only from nettop on that host")
+
+    def close(self) -> None:
+        """Let the hosts end the recording."""
+        if self._is_used:
+            self._hosts.release(self._lens.id)
+            self._is_used = False
+
+
+def _with_lost(lens: Lens, merged: Snapshot, lost: Mapping[str, Link], moment: Moment) -> Snapshot:
+    """Name the hosts without readings: as gaps, and as findings before all others."""
+    gaps = {**merged.gaps, **{host: f"lost: {link.cause}" for host, link in lost.items()}}
+    table = lens.table(FINDINGS.name)
+    if table is None or not lost:
+        return replace(merged, gaps=gaps)
+    found = rows_from(table, [_finding(*each, moment) for each in lost.items()], moment.taken_ns)
+    tables = {**merged.tables, table.name: united(table, [found, *filter(None, [merged.tables.get(table.name)])])}
+    return replace(merged, gaps=gaps, tables=tables)
+
+
+def _finding(host: str, link: Link, moment: Moment) -> dict[str, Any]:
+    assert link.lost_at is not None
+    lasted_ns = max(0, moment.taken_ns - round(link.lost_at * 1e9))
+    return {
+        HOST.name: host,
+        "id": row_id(LOST, host),
+        "rank": 0,
+        "severity": Severity.PROBLEM.value,
+        "certainty": Certainty.CERTAIN.value,
+        "kind": LOST,
+        "finding": f"{host}: no readings: {link.cause}",
+        "since": moment.wall_ns - lasted_ns,
+        "lasted": lasted_ns,
+        "unseen": 0,
+        "view": "findings",
+        "filter": f'kind="{LOST}"',
+        "advice": link.remedy,
+    }

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `nettop record -` on another host writes through ssh, as a recording that grows in memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import signal
+import subprocess
+import time
+import weakref
+from collections.abc import Sequence
+
+from nettop.recording.reader import Reading, Readings, RecordedFile
+from nettop.snapshots.safe_text import safe_text
+from nettop.snapshots.schema import Lens
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+_PUNCH_HOLE = 0x03
+"""FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, in include/uapi/linux/falloc.h."""
+_KEPT_GROUPS = 2
+_ANY_TIME = (1 << 63) - 1
+_ENDING_S = 2.0
+_SSH_FAILED = 255
+_WORDS = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5",
+          "-o", "ServerAliveCountMax=2")  # fmt: skip
+"""It asks nothing, as the screens have the terminal, and notices within fifteen seconds that a host is gone."""
+NETTOP = "nettop"
+
+
+def ssh_words(host: str, command: str, arguments: Sequence[str]) -> list[str]:
+    """Return the command that records on a host through ssh. Without a `command` of the user's, that is nettop, by sudo
+    unless the user there is root."""
+    recording = shlex.join(("record", "-", *arguments))
+    by_root = f'if [ "$(id -u)" = 0 ]; then exec {NETTOP} {recording}; else exec sudo -n {NETTOP} {recording}; fi'
+    script = f"exec {command} {recording}" if command else by_root
+    return [*_WORDS, "--", host, f"exec sh -c {shlex.quote(script)}"]
+
+
+class Stream:
+    """A recording that a command writes, of which only the newest readings are kept.
+
+    The command ends with the thread that creates the stream, or by `end`.
+    """
+
+    def __init__(self, words: Sequence[str], lenses: Sequence[Lens]) -> None:
+        self._output, self._errors = os.memfd_create("recording"), os.memfd_create("errors")
+        weakref.finalize(self, _close, self._output, self._errors)
+        self._process = subprocess.Popen(  # noqa: S603 - ssh, with the host that the user named
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._errors,
+            start_new_session=True,  # Ctrl-C is for nettop, and ssh finds no terminal to ask on
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - it only makes one system call
+        )
+        self._file = RecordedFile(self._output)
+        self._readings = {lens.id: Readings(self._file, lens) for lens in lenses}
+        self._freed = 0
+        self.began = time.monotonic()
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code of the command, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    @property
+    def last_words(self) -> str:
+        """The last line of the command's standard error, safe to show."""
+        size = os.fstat(self._errors).st_size
+        lines = os.pread(self._errors, 4096, max(0, size - 4096)).decode(errors="replace").split("\n")
+        return next((safe_text(line.strip()) for line in reversed(lines) if line.strip()), "")
+
+    @property
+    def failures(self) -> dict[str, list[str]]:
+        """Why lenses have no readings there: cause and remedy."""
+        return self._file.groups[-1].group.failures if self._file.groups else {}
+
+    def newest(self, lens: str) -> Reading | None:
+        """Return the newest reading of a lens; None if there is none. Raise Damaged."""
+        self._file.refresh()
+        reading = self._readings[lens].at(_ANY_TIME)
+        self._free()
+        return reading
+
+    def end(self) -> None:
+        """End the command, and wait for it."""
+        self._process.terminate()
+        try:
+            self._process.wait(_ENDING_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _free(self) -> None:
+        """Free the memory of what no lens reads again."""
+        groups = self._file.groups
+        end = groups[-_KEPT_GROUPS].at if len(groups) > _KEPT_GROUPS else 0
+        if end > self._freed:
+            begin, length = ctypes.c_long(0), ctypes.c_long(end)
+            _libc.fallocate(self._output, _PUNCH_HOLE, begin, length)
+            self._freed = end
+
+
+def why_ended(stream: Stream, host: str) -> tuple[str, str]:
+    """Return why a command has ended, and the remedy."""
+    words, code = stream.last_words, stream.exit_code
+    said = words or f"it ended with exit code {code}"
+    if code == _SSH_FAILED:
+        return said, f"make sure that 'ssh {host}' works without asking anything (a key, an agent)"
+    if "password" in words or "sudo:" in words:
+        return said, "let sudo run 'nettop record -' there without a password, or log in as root"
+    if "not found" in words:
+        return said, f"install nettop on {host}, or name its command by --host-command"
+    return said, f"try: ssh {host} sudo nettop record - | wc -c"
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
