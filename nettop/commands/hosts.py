@@ -48,9 +48,7 @@ def checked_hosts(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def show_hosts(
-    settings: Settings, options: ViewOptions, *, keeps_privileges: bool
-) -> ExitCode:
+def show_hosts(settings: Settings, options: ViewOptions, *, keeps_privileges: bool) -> ExitCode:
     """Show what nettop records on other hosts. Raise SourceFailed if none can be reached."""
     with importing():
         from nettop.hosts.hosts import Hosts
@@ -104,5 +102,3 @@ def _first_readings(hosts: Hosts, lens: str) -> Iterator[None]:
         yield
     finally:
         hosts.release(lens)
-
-

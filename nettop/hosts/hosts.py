@@ -140,7 +140,9 @@ class Hosts:
         if now - max(link.read_at, stream.began) < (self._late_after_s if link.newest else _ATTACHING_S):
             return last
         if link.lost_at is None:
-            cause, remedy = stream.failures.get(lens, ("it sends no readings", "see whether it still answers"))
+            cause, remedy = stream.failures.get(
+                lens, ("it sends no readings", "see whether it still answers")
+            )
             link.cause, link.remedy, link.lost_at = cause, remedy, now
         return None
 

@@ -121,7 +121,9 @@ def _mixed(keys: Array, host: str) -> Array:
     mixed = keys.astype(np.uint64) ^ salt
     for multiplier, shift in zip(_MIXERS, (30, 27), strict=True):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * multiplier
-    return np.where(known(keys), row_ids(mixed ^ (mixed >> np.uint64(31))), unknown_value(np.dtype(np.uint64)))
+    return np.where(
+        known(keys), row_ids(mixed ^ (mixed >> np.uint64(31))), unknown_value(np.dtype(np.uint64))
+    )
 
 
 def _merged(

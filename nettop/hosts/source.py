@@ -129,7 +129,10 @@ def _with_lost(lens: Lens, merged: Snapshot, lost: Mapping[str, Link], moment: M
     if table is None or not lost:
         return replace(merged, gaps=gaps)
     found = rows_from(table, [_finding(*each, moment) for each in lost.items()], moment.taken_ns)
-    tables = {**merged.tables, table.name: united(table, [found, *filter(None, [merged.tables.get(table.name)])])}
+    tables = {
+        **merged.tables,
+        table.name: united(table, [found, *filter(None, [merged.tables.get(table.name)])]),
+    }
     return replace(merged, gaps=gaps, tables=tables)
 
 

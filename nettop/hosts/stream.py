@@ -34,7 +34,9 @@ def ssh_words(host: str, command: str, arguments: Sequence[str]) -> list[str]:
     """Return the command that records on a host through ssh. Without a `command` of the user's, that is nettop, by sudo
     unless the user there is root."""
     recording = shlex.join(("record", "-", *arguments))
-    by_root = f'if [ "$(id -u)" = 0 ]; then exec {NETTOP} {recording}; else exec sudo -n {NETTOP} {recording}; fi'
+    by_root = (
+        f'if [ "$(id -u)" = 0 ]; then exec {NETTOP} {recording}; else exec sudo -n {NETTOP} {recording}; fi'
+    )
     script = f"exec {command} {recording}" if command else by_root
     return [*_WORDS, "--", host, f"exec sh -c {shlex.quote(script)}"]
 
@@ -48,7 +50,7 @@ class Stream:
     def __init__(self, words: Sequence[str], lenses: Sequence[Lens]) -> None:
         self._output, self._errors = os.memfd_create("recording"), os.memfd_create("errors")
         weakref.finalize(self, _close, self._output, self._errors)
-        self._process = subprocess.Popen(  # noqa: S603 - ssh, with the host that the user named
+        self._process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
             stdout=self._output,
@@ -107,7 +109,7 @@ class Stream:
 def why_ended(stream: Stream, host: str) -> tuple[str, str]:
     """Return why a command has ended, and the remedy."""
     words, code = stream.last_words, stream.exit_code
-    said = words or f"it ended with exit code {code}"
+    said = words if words and code not in (0, -signal.SIGTERM) else f"nettop ended there (exit code {code})"
     if code == _SSH_FAILED:
         return said, f"make sure that 'ssh {host}' works without asking anything (a key, an agent)"
     if "password" in words or "sudo:" in words:

@@ -33,8 +33,8 @@ def run_app(
     """Show the session in the terminal until the user, a signal or an error ends it.
 
     `loaded` holds the user's saved preferences; `writing_refused` says why no files are written, if so; `player` plays
-    a recording; `host` is what the first line names if the rows are from elsewhere. The caller enters and exits `session`. Raise the NettopError that prevented the first lens from being
-    shown.
+    a recording; `host` is what the first line names if the rows are from elsewhere. The caller enters and exits
+    `session`. Raise the NettopError that prevented the first lens from being shown.
     """
     lens, table = find_table(settings.view.view)
     options = SourceOptions(

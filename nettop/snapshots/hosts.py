@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from nettop.snapshots.schema import Field, Kind, Lens, Table
 
-HOST = Field("host", Kind.TEXT, "HOST", "the host of the row, as named by --host", "u4", width=12, importance=98)
+HOST = Field(
+    "host", Kind.TEXT, "HOST", "the host of the row, as named by --host", "u4", width=12, importance=98
+)
 _ID = Field("id", Kind.KEY, "ID", "number made of the host and the row", "u8", width=6, importance=1)
 """The key of tables whose own key is no number of 64 bits, and so cannot tell hosts apart."""
 
@@ -29,7 +31,9 @@ def _with_host(table: Table) -> Table:
         table,
         fields=(HOST, *(() if has_room else (_ID,)), *table.fields),
         key=table.key if has_room else _ID.name,
-        screen=(HOST.name, *table.screen),
+        screen=table.screen
+        if table.name == "findings"
+        else (HOST.name, *table.screen),  # its sentences name it
         text=(HOST.name, *table.text),
         text_sort=in_order,
         details=((heading, (HOST.name, *names)), *sections) if names else (),
