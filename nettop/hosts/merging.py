@@ -78,10 +78,9 @@ def merge_before(lens: Lens, hosts: Mapping[str, Pair], moment: Moment) -> Snaps
 def of_host(table: Table, rows: Rows, host: str) -> Rows:
     """Return the rows of a host as rows of `table`, which has the column `host`; keys differ from those of others."""
     array = _widened(table, rows.array)
-    keys = [field.name for field in table.stored if field.kind is Kind.KEY or field.refers]
-    if rows.table.key not in keys:
+    if rows.table.key != table.key:
         array[table.key] = rows.array[rows.table.key]
-    for name in keys:
+    for name in (table.key, *(field.name for field in table.stored if field.refers)):
         array[name] = _mixed(array[name], host)
     texts = {**rows.texts, HOST.name: [host]}
     if table.name == FINDINGS.name:

@@ -33,7 +33,7 @@ _SOCKET_AMOUNTS = ("bytes_sent", "bytes_received", "packets_sent", "packets_rece
 def line_parts(table: Table, kind: str) -> list[Part]:
     """Return the parts of a line for an event, a socket or any other row."""
     who = [lines.owner, lines.ends, _other_namespace(os.stat("/proc/self/ns/net").st_ino)]
-    if table is EVENTS:
+    if table.name == EVENTS.name:
         event = [lines.unlabelled("event", lines.KIND_WIDTH), lines.unlabelled("reason", _REASON_WIDTH)]
         handshake = lines.amount(EVENTS, "handshake_us", _LABELS)
         amounts = [lines.amount(EVENTS, name, _LABELS) for name in _CLOSE_AMOUNTS]
@@ -41,7 +41,7 @@ def line_parts(table: Table, kind: str) -> list[Part]:
         amounts.append(lines.amount(SOCKETS, "rtt", _LABELS))
         by_event = [_for_events([handshake], opened=True), _for_events(amounts, opened=False)]
         return [lines.own_time, *event, *who, *by_event]
-    if table is SOCKETS:
+    if table.name == SOCKETS.name:
         amounts = [lines.amount(table, name, _LABELS) for name in _SOCKET_AMOUNTS]
         return [
             lines.snapshot_time,

@@ -13,6 +13,8 @@ from nettop.snapshots.arrays import Array, as_list
 
 MAPPED = bytes(10) + b"\xff\xff"
 """The prefix of an IPv4 address in 16 bytes."""
+LOOPBACK = bytes(15) + b"\x01"
+"""::1"""
 # Plain numbers: the enum costs a third of the call.
 _IPV4 = int(socket.AF_INET)
 _IPV6 = int(socket.AF_INET6)

@@ -57,7 +57,7 @@ def rates_by_backing(view: View) -> list[BarItem]:
 
     Several virtual interfaces may carry the same packets. Together, both groups are all rows of the table.
     """
-    interfaces = view if view.table is INTERFACES else View(view.frame, screen_query(INTERFACES))
+    interfaces = view if view.table.name == INTERFACES.name else View(view.frame, screen_query(INTERFACES))
     has_uplink = bool((interfaces.raw("backing")[~interfaces.gone] == UPLINK).any())
     items = [] if has_uplink else [item(("no uplink", Role.WARN), importance=950)]
     for backing, label, importance in ((UPLINK, "uplinks", ALWAYS_SHOWN), (VIRTUAL, "virtual", 940)):

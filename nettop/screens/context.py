@@ -17,6 +17,7 @@ from nettop.query.units import show_rates
 from nettop.screens.history import HistogramHistory, TotalsHistory
 from nettop.settings import Settings
 from nettop.snapshots import lenses, view_name
+from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Lens, Option, Table
 from nettop.snapshots.snapshot import Frame
@@ -124,6 +125,11 @@ class ScreenContext:
     def lens_state(self, lens: Lens) -> LensState:
         """Return the state shared by the tables of a lens."""
         return self.lens_states.setdefault(lens.id, LensState(lens))
+
+    @property
+    def has_findings(self) -> bool:
+        """True if the lens of findings is among the lenses."""
+        return any(lens.id == FINDINGS.id for lens in self.lenses)
 
     def works(self, lens: Lens) -> bool:
         """Return False for a lens that was tried and cannot work for this user on this host."""

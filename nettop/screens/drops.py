@@ -72,7 +72,7 @@ def _packets(view: View) -> list[BarItem]:
     drops = view.snapshot.counts.get("drops")
     if drops is None or view.snapshot.why_unavailable(PACKETS) is not None:
         return [headline.not_available("drops")]
-    packets = view if view.table is PACKETS else View(view.frame, screen_query(PACKETS))
+    packets = view if view.table.name == PACKETS.name else View(view.frame, screen_query(PACKETS))
     is_ordinary = packets.raw("severity") == ORDINARY
     items = [item(("drops ", Role.DIM), (_rate(packets, ~is_ordinary), Role.BOLD))]
     if is_ordinary.any():

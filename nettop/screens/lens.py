@@ -27,7 +27,6 @@ from nettop.screens.query_screen import QueryScreen
 from nettop.settings import MIN_INTERVAL_S, ViewSettings
 from nettop.snapshots import lens_part
 from nettop.snapshots.arrays import Index
-from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import Field, Kind, Table
 from nettop.snapshots.snapshot import Frame
 from nettop.snapshots.source import SourceOptions
@@ -100,7 +99,7 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         options = {f"option_{o.name}" for o in self.lens.options if o.concerns(self.table) or o.opens}
         return {
             **dict.fromkeys(("lens", "next_lens", "previous_lens"), lambda: several),
-            "next_finding": lambda: FINDINGS in self.context.lenses,
+            "next_finding": lambda: self.context.has_findings,
             **{a.id: (lambda: self.context.player is not None) for a in ACTIONS if a.group == RECORDING},
             **dict.fromkeys(("slower", "faster"), lambda: self.context.player is None),
             **dict.fromkeys(("next_table", "previous_table"), lambda: tables),

@@ -240,7 +240,7 @@ class NettopApp(EndingApp, inherit_bindings=False):
         """Open the rows that show the selected or the first finding, or else the one after that whose rows are shown;
         after the last, show all rows. A finding that has gone has no rows to show."""
         findings, screen = self._findings, self.lens_screen
-        if screen.table is FINDINGS.main and screen.rows.key is not None:
+        if screen.table.name == FINDINGS.main.name and screen.rows.key is not None:
             await self.action_finding(screen.rows.key)
             return
         opened = [(finding.view, finding.filter) for finding in findings]
@@ -266,11 +266,11 @@ class NettopApp(EndingApp, inherit_bindings=False):
         return shown_findings(self.context.session.bus.frame(FINDINGS.id))
 
     def _is_listed(self, view: str) -> bool:
-        return any(lens is find_table(view)[0] for lens in self.context.lenses)
+        return any(lens.id == find_table(view)[0].id for lens in self.context.lenses)
 
     def _lease_findings(self) -> None:
         """Look for findings as long as the app runs. Only now: the first screen does not wait for them."""
-        if FINDINGS in self.context.lenses:
+        if self.context.has_findings:
             options = SourceOptions(frozenset({FINDINGS.main.name}))
             self._findings_lease = self.context.session.enable(FINDINGS.id, options)
 
@@ -296,7 +296,8 @@ class NettopApp(EndingApp, inherit_bindings=False):
     def on_lens_screen_members_opened(self, message: LensScreen.MembersOpened) -> None:
         """Show the members of a row, on top of its table."""
         if self.lens_screen.member_table is message.table:  # ignore a second →, or a → followed by `p`
-            ref = TableRef(self._shown.lens, message.table)
+            lens = self._shown.lens
+            ref = TableRef(lens, lens.table(message.table.name) or message.table)
             settings = ViewSettings(filters=(message.filter_text,))
             self.push_screen(make_screen(self.context, ref, settings, opened_from=self._shown.table))
 

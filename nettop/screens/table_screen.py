@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import ClassVar
@@ -12,6 +13,7 @@ from textual.app import ComposeResult
 from textual.containers import Container
 
 from nettop.engine.own_cost import VIEW
+from nettop.query.both_ends import OF_ENDS, both_ends
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.context import Frozen, ScreenContext, TableRef
@@ -303,7 +305,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             snapshot = self.view.snapshot
             ending = headline.status_items(snapshot, self.context.session.late)
             self.headline_bar.show([*self.headline(self.view), *ending])
-        if self.frozen is None and self.table is not FINDINGS:
+        if self.frozen is None and self.table.name != FINDINGS.name:
             self.findings.show(self.context.session.bus.frame(FINDINGS_LENS.id))
         items = self.third_items(width)
         room = width - sum(part.width for part in items)
@@ -337,7 +339,14 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             return None if source_key is None else self.context.session.describe(self.lens.id, source_key)
 
         explains, more = self.context.explains, self.more_details()
-        self.details.show_row(view, key, describe, explained=explains, more=more)
+        self.details.show_row(view, key, describe, explained=explains, more=more, first=self._both_ends(key))
+
+    def _both_ends(self, key: int) -> Mapping[str, str]:
+        """Return both ends of the selected connection, if the other one is known too."""
+        if (self.lens.id, self.table.name) not in OF_ENDS:
+            return {}
+        bus = self.context.session.bus
+        return both_ends(bus.frame(OF_ENDS[0][0]), bus.frame(OF_ENDS[1][0]), key)
 
     def on_row_details_described(self) -> None:
         """Draw the details with the source's answer."""

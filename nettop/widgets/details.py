@@ -48,17 +48,25 @@ class RowDetails(Page):
     _answer: Mapping[str, str] | str = ""
 
     def show_row(
-        self, view: View, key: int, describe: Describe, *, explained: bool, more: Sequence[Line]
+        self,
+        view: View,
+        key: int,
+        describe: Describe,
+        *,
+        explained: bool,
+        more: Sequence[Line],
+        first: Mapping[str, str],
     ) -> None:
-        """Show a row, then `more` lines."""
+        """Show `first` facts, which change with each reading, the row, then `more` lines."""
         if key != self._key:
             self._key, self._answer = key, {}
             answer = describe()
             if answer is not None:  # the source answers from another thread, by a message
                 self._answer = "reading the details …"
                 answer.add_done_callback(lambda done: self.post_message(self.Described(key, done)) and None)
-        lines = detail_lines(view, key, self._answer, self.size.width - 2, explained=explained)
-        self.show([*lines, *more])
+        width = self.size.width - 2
+        lines = detail_lines(view, key, self._answer, width, explained=explained)
+        self.show([*described_lines(first, width), *lines, *more])
 
     def forget(self) -> None:
         """Ask the source again when a row is shown next."""

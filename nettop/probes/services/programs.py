@@ -68,15 +68,26 @@ CONNECTION = np.dtype(
     [
         ("local_address", "u8", (2,)),
         ("remote_address", "u8", (2,)),
-        *columns("u8", "id", "open_since", "moved_at", "answers", "response_ns", "start_time", "css_set"),
+        *columns(
+            "u8",
+            "id",
+            "open_since",
+            "moved_at",
+            "answers",
+            "response_ns",
+            "queued_ns",
+            "start_time",
+            "css_set",
+        ),
         ("comm", "S16"),
-        *columns("u4", "service", "netns", "pid", "cgroup_id"),
+        *columns("u4", "service", "netns", "pid", "cgroup_id", "local_isn", "remote_isn"),
         *columns("u2", "local_port", "remote_port"),
         *columns("u1", "side", "was_read", "has_owner", "is_inferred"),
     ]
 )
 """A watched connection. `open_since` is when its open request arrived (CLOCK_MONOTONIC); 0 without one. `moved_at` is
-when data of the client last moved, to the tick."""
+when data of the client last moved, to the tick. The initial sequence numbers are what TCP's counts began from: of the
+end that connected, its own, as its SYN counts as a byte; all others are one more."""
 LISTENERS_PHASE, CONNECTIONS_PHASE, ROWS_PHASE = range(3)
 """Purposes of a walk over descriptors."""
 
@@ -120,7 +131,7 @@ _COMMON = (
 _SOCK = ("sk_protocol", "sk_max_ack_backlog", "sk_err", "sk_shutdown")
 _TCP = (
     "write_seq", "snd_nxt", "snd_una", "rcv_nxt", "rcv_wup", "copied_seq", "tcp_wstamp_ns", "delivered_mstamp",
-    "srtt_us", "chrono_start", "chrono_stat", "data_segs_in", "data_segs_out",
+    "srtt_us", "chrono_start", "chrono_stat", "data_segs_in", "data_segs_out", "bytes_acked", "bytes_received",
 )  # fmt: skip
 _SLICES = (
     *process_columns.SLICES,

@@ -46,6 +46,10 @@ _ONLY_TCP = (
 """Columns that only the programs for TCP count."""
 _ONLY_DNS = ("failed_answers", "missing_names")
 _NOT_INFERRED = next(number for number, name in NO_YES.items() if name == "no")
+_CONNECTION_COPIED = (
+    "id", "service", "side", "netns", "local_port", "remote_port", "answers", "response_ns", "queued_ns", "local_isn",
+    "remote_isn",
+)  # fmt: skip
 _OWNER = ("pid", *(name for name, _ in process_columns.COLUMNS))
 
 
@@ -222,8 +226,9 @@ def _connections(counted: Counts, services: Rows) -> Array:
     connections = counted.connections
     connections = take_rows(connections, np.argsort(connections["id"], kind="stable"))
     rows = _unknown_rows(len(connections), _CONNECTION_ROW)
-    for name in ("id", "service", "side", "netns", "local_port", "remote_port", "answers", "response_ns"):
+    for name in _CONNECTION_COPIED:
         rows[name] = connections[name]
+    rows["queued_ns"][connections["side"] != SERVED] = unknown_value(rows.dtype["queued_ns"])
     has_owner = connections["has_owner"] == 1
     for name in _OWNER:
         rows[name][has_owner] = connections[name][has_owner]

@@ -65,7 +65,7 @@ struct turn {
   u8 has_service;  // known once the connection is established
   u8 ended_by;     // the end that closed first: 1 + its side; 0: none yet
   u64 goodbye_at;  // the `open_since` of data that came right before the end
-  u64 answers, response_ns;
+  u64 answers, response_ns, queued_ns;
   u32 final_seq; // written when this end was closed: a FIN takes a number too
   u32 client;
   struct owner owner;
@@ -153,7 +153,9 @@ static __always_inline void count_timed(struct turn *turn, struct tally *tally, 
   ADD(tally->request_bytes, bytes);
   COUNT_DURATION(tally->response, response);
   if (read_at) {
-    COUNT_DURATION(tally->queued, read_at > open_since ? read_at - open_since : 0);
+    u64 queued = read_at > open_since ? read_at - open_since : 0;
+    turn->queued_ns += queued;
+    COUNT_DURATION(tally->queued, queued);
     COUNT_DURATION(tally->service_time, began_at > read_at ? began_at - read_at : 0);
   }
   struct client *client = turn->has_client ? client_of(turn->client) : NULL;
@@ -992,6 +994,14 @@ static __always_inline int write_row(struct bpf_iter_meta *meta, struct sock *sk
   row.id = sk->skc_cookie;
   row.answers = turn->answers;
   row.response_ns = turn->response_ns;
+  row.queued_ns = turn->queued_ns;
+  u64 acked = 0, received = 0;
+  u32 expected = 0;
+  COPY(acked, tp->bytes_acked);
+  COPY(received, tp->bytes_received);
+  COPY(expected, tp->rcv_nxt);
+  row.local_isn = tcp.acked - (u32)acked;
+  row.remote_isn = expected - (u32)received;
   row.service = turn->service;
   row.side = turn->side;
   row.netns = namespace_of(sk);

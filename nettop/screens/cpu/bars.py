@@ -49,10 +49,17 @@ EMPTY = "·"
 
 
 class CpuUse(NamedTuple):
-    """The share of one CPU used by each entry point, 0 to 1; unknown ones are left out."""
+    """The share of one CPU used by each entry point, 0 to 1; unknown ones are left out. `host` is empty if there is
+    only one."""
 
     cpu: int
     shares: Mapping[int, float]
+    host: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of its bar."""
+        return f"{self.host} cpu{self.cpu}" if self.host else f"cpu{self.cpu}"
 
     @property
     def network(self) -> float | None:
@@ -133,8 +140,8 @@ class EntryBars(Lines):
         """Yield `▸cpu0 ███▓▓▒░····  27.1 % ` in `width` cells."""
         chosen, action = use.cpu == self.chosen, f"cpu({use.cpu})"
         ground = Background.BAND if chosen else Background.SCREEN
-        digits = max(len(str(shown.cpu)) for shown in self.arrangement.shown)
-        name = f"{CHOSEN if chosen else ' '}{f'cpu{use.cpu}'.ljust(digits + 3)} "
+        longest = max(len(shown.name) for shown in self.arrangement.shown)
+        name = f"{CHOSEN if chosen else ' '}{use.name.ljust(longest)} "
         amount = percent(use.network).rjust(9)
         cells = max(0, width - len(name) - len(amount) - 1)
         filled = self.lengths(use, cells)

@@ -24,6 +24,7 @@ from nettop.snapshots.cpu import (
     enables_interrupts,
 )
 from nettop.snapshots.hooks import NOT_AVAILABLE
+from nettop.snapshots.hosts import HOST
 from nettop.snapshots.schema import RATE
 from nettop.snapshots.snapshot import Snapshot, known
 from nettop.stacks.counts import FlameNode, StackCount
@@ -132,9 +133,10 @@ def cpu_uses(view: View) -> list[CpuUse]:
     at = rows_of(view, None)
     columns = {entry: view.column(name + RATE) for entry, name in TIME_OF.items()}
     cpus = as_list(view.raw("cpu")[at])
+    hosts = view.values(HOST.name, at) if HOST.name in view.table.by_name else [""] * len(at)
     return [
-        CpuUse(cpu, {e: float(c.numbers[place]) / 1e9 for e, c in columns.items() if c.known[place]})
-        for cpu, place in zip(cpus, as_list(at), strict=True)
+        CpuUse(cpu, {e: float(c.numbers[place]) / 1e9 for e, c in columns.items() if c.known[place]}, host)
+        for cpu, place, host in zip(cpus, as_list(at), hosts, strict=True)
     ]
 
 
