@@ -185,6 +185,5 @@ def _waiting(client: _End, server: _End) -> dict[str, str]:
     if waited is None:
         return {}
     read = {"yes": ", which has read the request", "no": ", which has not read the request"}
-    return {
-        "Waits": f"{client.name}, {human(waited, 'ns')} for {server.name}{read.get(server['was_read'], '')}"
-    }
+    whom = f"{server.name}{read.get(server['was_read'], '')}"
+    return {"Waits": f"{client.name} has waited {human(waited, 'ns')} for {whom}"}

@@ -66,7 +66,8 @@ class RowDetails(Page):
                 answer.add_done_callback(lambda done: self.post_message(self.Described(key, done)) and None)
         width = self.size.width - 2
         lines = detail_lines(view, key, self._answer, width, explained=explained)
-        self.show([*described_lines(first, width), *lines, *more])
+        before = [*described_lines(first, width), ()] if first else []
+        self.show([*before, *lines, *more])
 
     def forget(self) -> None:
         """Ask the source again when a row is shown next."""
