@@ -18,12 +18,13 @@ from nettop.snapshots.arrays import Array, Mask
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.hosts import HOST
-from nettop.snapshots.row_ids import row_ids
+from nettop.snapshots.row_ids import ID_BITS, row_ids
 from nettop.snapshots.schema import BEGAN, Field, Kind, Lens, Table
 from nettop.snapshots.snapshot import Ended, Rows, Snapshot, known, known_histograms, unknown_value
 
 _FACTS = frozenset({"sampled_hz", "one_in", "walk_age_ms"})
 """Counts of a snapshot that are the same on every host, or of which the largest one counts; others add up."""
+_SMALL_BITS = 32
 _MIXERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 """Multipliers of the finalizer of SplitMix64 (Steele, Lea and Flood, 2014)."""
 
@@ -115,14 +116,18 @@ def _of_findings(texts: Mapping[str, Sequence[str]], host: str) -> dict[str, lis
 
 
 def _mixed(keys: Array, host: str) -> Array:
-    """Return keys that are the same for the same host and key, and differ between hosts; unknown ones stay unknown."""
+    """Return keys that are the same for the same host and key, and differ between hosts; unknown ones stay unknown.
+
+    Small keys keep their order within a host: they are numbers in the order of the table.
+    """
     salt = np.uint64(int.from_bytes(blake2b(host.encode(), digest_size=8).digest()))
     mixed = keys.astype(np.uint64) ^ salt
     for multiplier, shift in zip(_MIXERS, (30, 27), strict=True):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * multiplier
-    return np.where(
-        known(keys), row_ids(mixed ^ (mixed >> np.uint64(31))), unknown_value(np.dtype(np.uint64))
-    )
+    hashed = row_ids(mixed ^ (mixed >> np.uint64(31)))
+    numbered = (salt >> np.uint64(64 - ID_BITS + _SMALL_BITS)) << np.uint64(_SMALL_BITS) | keys
+    ids = np.where(keys < np.uint64(1 << _SMALL_BITS), numbered, hashed)
+    return np.where(known(keys), ids, unknown_value(np.dtype(np.uint64)))
 
 
 def _merged(
