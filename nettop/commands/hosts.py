@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nettop.commands.invoker import invoking_user
@@ -17,11 +18,13 @@ from nettop.commands.show import show_screens, show_text
 from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.settings import Settings
-from nettop.snapshots import find_table, lenses, several_hosts
+from nettop.snapshots import find_table, lenses
+from nettop.snapshots.hosts import HOSTS_LENS
 
 if TYPE_CHECKING:
     from nettop.commands.view import ViewOptions
     from nettop.hosts.hosts import Hosts
+    from nettop.snapshots.source import Source
 
 _FIRST_READINGS_S = 10.0
 """Seconds to wait for the first readings of all hosts, once there are some of one."""
@@ -49,10 +52,9 @@ def checked_hosts(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def show_hosts(settings: Settings, options: ViewOptions, *, keeps_privileges: bool) -> ExitCode:
-    """Show what nettop records on other hosts. Raise SourceFailed if none can be reached."""
+    """Show what nettop records on other hosts, within `several_hosts`. Raise SourceFailed if none can be reached."""
     with importing():
-        from nettop.hosts.hosts import Hosts
-        from nettop.hosts.source import HostsSource
+        from nettop.hosts.hosts import Hosts, recorded_with
         from nettop.hosts.stream import ssh_words
 
     names = checked_hosts(options.host or ())
@@ -64,20 +66,27 @@ def show_hosts(settings: Settings, options: ViewOptions, *, keeps_privileges: bo
         return ssh_words(host, options.host_command, arguments)
 
     with ExitStack() as ends:
-        ends.enter_context(several_hosts())
         shown = names[0] if len(names) == 1 else f"{len(names)} hosts"
-        by_id = {lens.id: lens for lens in lenses()}
         lens, _ = find_table(settings.view.view)
         connected = ends.enter_context(Hosts(names, start, settings.interval_s))
-        ends.enter_context(_first_readings(connected, lens.id))
+        ends.enter_context(_first_readings(connected, recorded_with(lens.id)[0]))
         session = open_session(
             settings.interval_s,
-            lambda each: HostsSource(connected, by_id[each]),
+            partial(_source_of, connected),
             together=(lens.id,) if options.is_text else (),
         )
         if options.is_text:
             return show_text(settings, session, host=shown)
         return show_screens(settings, session, "", host=shown)
+
+
+def _source_of(hosts: Hosts, lens: str) -> Source:
+    from nettop.hosts.overview import OverviewSource
+    from nettop.hosts.source import HostsSource
+
+    if lens == HOSTS_LENS.id:
+        return OverviewSource(hosts)
+    return HostsSource(hosts, next(each for each in lenses() if each.id == lens))
 
 
 @contextmanager

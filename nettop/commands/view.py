@@ -29,7 +29,7 @@ from nettop.commands.replay import show_demo
 from nettop.commands.show import SHOW, ShowOptions, show_screens, show_text, shown_settings
 from nettop.errors import ExitCode, UsageError
 from nettop.settings import Settings
-from nettop.snapshots import all_views, find_table
+from nettop.snapshots import all_views, find_table, several_hosts
 from nettop.snapshots.findings import FIREWALL
 from nettop.snapshots.own_cost import SELF
 
@@ -106,11 +106,12 @@ def _check_process(pid: str | None) -> None:
 
 def start_view(options: ViewOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
     """Show the screens, or print text."""
+    if options.host:
+        with several_hosts():
+            return show_hosts(view_settings(options), options, keeps_privileges=source_of is not None)
     settings = view_settings(options)
     if options.demo:
         return show_demo(options, keeps_privileges=source_of is not None)
-    if options.host:
-        return show_hosts(settings, options, keeps_privileges=source_of is not None)
     if source_of is None:
         _check_process(options.pid)
     lens, table = find_table(settings.view.view)  # report a wrong name before the heavy imports

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -16,7 +17,11 @@ from nettop.recording.reader import Reading
 from nettop.snapshots import lenses_of_one_host
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.findings import LENS as FINDINGS
+from nettop.snapshots.hosts import HOSTS_LENS
+from nettop.snapshots.snapshot import Rows
 
+_BATCHES_MAX = 1024
+"""Batches of events kept for the source of their lens, which takes them with every reading."""
 _CHECK_S = 0.2
 """Seconds between two checks of whether a command has ended."""
 _RETRY_S = (1.0, 2.0, 5.0, 10.0)
@@ -47,6 +52,8 @@ class Link:
     tries: int = 0
     read_at: float = 0.0
     newest: dict[str, Reading] = field(default_factory=dict)
+    events: dict[str, deque[Rows]] = field(default_factory=dict)
+    """What came with readings and nobody has taken yet, by lens."""
 
     def lose(self, cause: str, remedy: str, now: float) -> None:
         """Note why the host has no readings any more, and when to try again."""
@@ -104,6 +111,14 @@ class Hosts:
                 readings[link.host] = reading
         return readings
 
+    def take_events(self, lens: str) -> dict[str, list[Rows]]:
+        """Remove and return the events of each host that came with the readings so far."""
+        taken = {}
+        for link in self._links_of(lens):
+            taken[link.host] = list(link.events.get(lens, ()))
+            link.events.pop(lens, None)
+        return taken
+
     def lost(self, lens: str) -> dict[str, Link]:
         """Return the hosts without readings of a lens that were lost, or could not be reached."""
         return {link.host: link for link in self._links_of(lens) if link.lost_at is not None}
@@ -135,6 +150,7 @@ class Hosts:
         last = link.newest.get(lens)
         if reading is not None and (last is None or reading.now is not last.now):
             link.newest[lens], link.read_at = reading, now
+            link.events.setdefault(lens, deque(maxlen=_BATCHES_MAX)).extend(reading.events)
             link.lost_at, link.cause, link.tries = None, "", 0
             return reading
         if now - max(link.read_at, stream.began) < (self._late_after_s if link.newest else _ATTACHING_S):
@@ -182,7 +198,5 @@ class Hosts:
 
 def recorded_with(lens: str) -> tuple[str, ...]:
     """Return the lenses that one command records: findings are about connections, and come with them."""
-    return (CONNECTIONS.id, FINDINGS.id) if lens in (CONNECTIONS.id, FINDINGS.id) else (lens,)
-
-
-Lost = Mapping[str, Link]
+    basic = (CONNECTIONS.id, FINDINGS.id)
+    return basic if lens in (*basic, HOSTS_LENS.id) else (lens,)

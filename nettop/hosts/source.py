@@ -64,8 +64,7 @@ class HostsSource:
         pairs = {host: Pair(reading.now, reading.before) for host, reading in readings.items()}
         merged = merge(self._lens, pairs, moment)
         self._before = self._merged_before(pairs, moment)
-        new = [host for host, reading in readings.items() if self._read.get(host) is not reading.now]
-        self._events = self._batches({host: readings[host].events for host in new})
+        self._events = self._batches(self._hosts.take_events(self._lens.id))
         self._read, self._lost = newest, causes
         self._shown = _with_lost(self._lens, merged, lost, moment)
         return self._shown
@@ -80,7 +79,7 @@ class HostsSource:
             then = Moment(last.wall_ns, last.boot_ns, taken_ns)
         return merge_before(self._lens, pairs, then)
 
-    def _batches(self, events: Mapping[str, tuple[Rows, ...]]) -> tuple[Rows, ...]:
+    def _batches(self, events: Mapping[str, list[Rows]]) -> tuple[Rows, ...]:
         """Return the events of all hosts, a batch for each table."""
         batches = []
         for table in self._lens.tables:

@@ -11,7 +11,7 @@ from functools import cache
 from types import ModuleType
 
 from nettop.errors import Unsupported, unknown_word
-from nettop.snapshots.hosts import with_host
+from nettop.snapshots.hosts import HOSTS_LENS, with_host
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.plugins import Plugin, find_plugins, import_part
 from nettop.snapshots.schema import Lens, Table
@@ -38,7 +38,7 @@ def lenses_of_one_host() -> tuple[Lens, ...]:
 
 @cache
 def _lenses_of_hosts() -> tuple[Lens, ...]:
-    return tuple(with_host(lens) for lens in lenses_of_one_host() if lens.of_hosts)
+    return (*(with_host(lens) for lens in lenses_of_one_host() if lens.of_hosts), HOSTS_LENS)
 
 
 @contextmanager

@@ -38,3 +38,51 @@ def _with_host(table: Table) -> Table:
         text_sort=in_order,
         details=((heading, (HOST.name, *names)), *sections) if names else (),
     )
+
+
+# --- the hosts themselves -----------------------------------------------------------------------------------------
+
+LIVE, LOST = 1, 2
+STATES = {LIVE: "live", LOST: "lost"}
+HOSTS = Table(
+    name="hosts",
+    fields=(
+        HOST,
+        replace(_ID, help="number made of the host's name"),
+        Field("state", Kind.ENUM, "STATE", "live: it sends readings; lost: it does not, see CAUSE", "u1", width=6,
+              importance=95, labels=STATES),
+        Field("findings", Kind.GAUGE, "FINDINGS", "findings that no other one explains", "u4", "findings", 8, 94),
+        Field("worst", Kind.TEXT, "WORST", "the worst finding; of a lost host, why it is lost", "u4", width=60,
+              importance=70),
+        Field("connections", Kind.GAUGE, "CONNS", "TCP connections", "u4", "connections", 7, 90),
+        Field("bytes_sent", Kind.COUNTER, "SENT", "bytes sent by TCP and UDP sockets since they were opened", "u8",
+              "bytes", 9, 88, tone="sent", rate_title="SENT/s"),
+        Field("bytes_received", Kind.COUNTER, "RECEIVED", "bytes received by TCP and UDP sockets since they were "
+              "opened", "u8", "bytes", 9, 87, tone="received", rate_title="RECEIVED/s"),
+        Field("bytes_total", Kind.SUM, "BYTES", "bytes sent and received", width=9, importance=40,
+              parts=("bytes_sent", "bytes_received"), rate_title="BYTES/s"),
+        Field("connected", Kind.COUNTER, "CONNECTED", "connections that it opened, since nettop started there", "u8",
+              "connections", 9, 60, rate_title="CONN/s"),
+        Field("accepted", Kind.COUNTER, "ACCEPTED", "connections that it accepted, since nettop started there", "u8",
+              "connections", 9, 59, rate_title="ACCEPT/s"),
+        Field("failed", Kind.COUNTER, "FAILED", "connects that failed, since nettop started there", "u8",
+              "connects", 8, 62, tone="warn", rate_title="FAILED/s"),
+        Field("time_wait", Kind.GAUGE, "TIME_WAIT", "sockets in TIME_WAIT", "u4", "sockets", 9, 50),
+        Field("read", Kind.TIME, "READ", "when it was read last, by its own clock", "u8", "ns", 19, 30),
+    ),
+    screen=("host", "state", "findings", "connections", "bytes_sent_per_s", "bytes_received_per_s", "connected_per_s",
+            "accepted_per_s", "failed_per_s", "worst"),
+    text=("host", "state", "findings", "connections", "bytes_sent", "bytes_received", "connected", "accepted", "failed",
+          "worst"),
+    sort="-findings",
+    watched="bytes_total",
+)  # fmt: skip
+HOSTS_LENS = Lens(
+    id="hosts",
+    title="Hosts",
+    order=8,
+    digit="8",
+    question="which host is in trouble",
+    tables=(HOSTS,),
+)
+"""A line for each host; only with --host."""

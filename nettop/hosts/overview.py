@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lens of the hosts themselves: a line for each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nettop.errors import SourceFailed
+from nettop.hosts.hosts import Hosts, Link
+from nettop.hosts.merging import Moment
+from nettop.query.findings import listed
+from nettop.recording.reader import Reading
+from nettop.snapshots.connections import LENS as CONNECTIONS
+from nettop.snapshots.connections import SOCKETS, STATES
+from nettop.snapshots.findings import LENS as FINDINGS
+from nettop.snapshots.hosts import HOSTS, HOSTS_LENS, LIVE, LOST
+from nettop.snapshots.hosts import STATES as HOST_STATES
+from nettop.snapshots.row_ids import row_id
+from nettop.snapshots.snapshot import Frame, Snapshot, rows_from
+from nettop.snapshots.source import SourceOptions
+
+_ESTABLISHED = next(number for number, name in STATES.items() if name == "ESTABLISHED")
+_COUNTS = ("bytes_sent", "bytes_received", "connected", "accepted", "failed", "time_wait")
+
+
+class OverviewSource:
+    """The source of the lens of hosts, from the readings of connections and findings."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+        self._is_used = False
+
+    def configure(self, options: SourceOptions) -> None:
+        """Ignore the options."""
+
+    def start(self) -> None:
+        """Have connections and findings recorded on every host."""
+        self._hosts.use(CONNECTIONS.id)
+        self._is_used = True
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """Return a row for each host."""
+        readings, lost = self._hosts.newest(CONNECTIONS.id), self._hosts.lost(CONNECTIONS.id)
+        findings = self._hosts.newest(FINDINGS.id)
+        moment = Moment(time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), taken_ns)
+        return _snapshot(readings, findings, lost, moment)
+
+    def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - everything is in the row
+        """Raise SourceFailed: there is nothing more."""
+        raise SourceFailed("more details only from nettop on that host")
+
+    def close(self) -> None:
+        """Let the hosts end the recording."""
+        if self._is_used:
+            self._hosts.release(CONNECTIONS.id)
+            self._is_used = False
+
+
+def _snapshot(
+    readings: Mapping[str, Reading], findings: Mapping[str, Reading], lost: Mapping[str, Link], moment: Moment
+) -> Snapshot:
+    rows = [_live(host, reading.now, findings.get(host)) for host, reading in readings.items()]
+    rows += [_lost(host, link) for host, link in lost.items() if host not in readings]
+    return Snapshot(
+        lens=HOSTS_LENS.id,
+        wall_ns=moment.wall_ns,
+        boot_ns=moment.boot_ns,
+        tables={HOSTS.name: rows_from(HOSTS, rows, moment.taken_ns)},
+        hosts={host: reading.now.boot_ns for host, reading in readings.items()},
+    )
+
+
+def _live(host: str, now: Snapshot, findings: Reading | None) -> dict[str, Any]:
+    found = [] if findings is None else listed(Frame(findings.now))
+    sockets = now.tables.get(SOCKETS.name)
+    conns = None if sockets is None else int(np.count_nonzero(sockets.array["state"] == _ESTABLISHED))
+    return {
+        "host": host,
+        "id": row_id(host),
+        "state": HOST_STATES[LIVE],
+        "findings": None if findings is None else len(found),
+        "worst": found[0]["finding"] if found else None,
+        "connections": conns,
+        **{name: now.counts.get(name) for name in _COUNTS},
+        "read": now.wall_ns,
+    }
+
+
+def _lost(host: str, link: Link) -> dict[str, Any]:
+    return {
+        "host": host,
+        "id": row_id(host),
+        "state": HOST_STATES[LOST],
+        "findings": 1,  # that it is lost
+        "worst": link.cause,
+    }
