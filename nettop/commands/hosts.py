@@ -22,7 +22,6 @@ from nettop.snapshots import find_table, lenses
 from nettop.snapshots.hosts import HOSTS_LENS
 
 if TYPE_CHECKING:
-    from nettop.commands.view import ViewOptions
     from nettop.hosts.hosts import Hosts
     from nettop.snapshots.source import Source
 
@@ -51,19 +50,26 @@ def checked_hosts(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def show_hosts(settings: Settings, options: ViewOptions, *, keeps_privileges: bool) -> ExitCode:
+def show_hosts(
+    settings: Settings,
+    hosts: Sequence[str],
+    command: str,
+    *,
+    is_text: bool,
+    keeps_privileges: bool,
+) -> ExitCode:
     """Show what nettop records on other hosts, within `several_hosts`. Raise SourceFailed if none can be reached."""
     with importing():
         from nettop.hosts.hosts import Hosts, recorded_with
         from nettop.hosts.stream import ssh_words
 
-    names = checked_hosts(options.host or ())
+    names = checked_hosts(hosts)
     if os.geteuid() == 0 and invoking_user() is not None and not keeps_privileges:
         give_up_privileges(invoking_user())  # ssh is the caller's, with the caller's keys
 
     def start(host: str, recorded: Sequence[str]) -> list[str]:
         arguments = ("--interval", f"{settings.interval_s:g}", "--lenses", ",".join(recorded))
-        return ssh_words(host, options.host_command, arguments)
+        return ssh_words(host, command, arguments)
 
     with ExitStack() as ends:
         shown = names[0] if len(names) == 1 else f"{len(names)} hosts"
@@ -73,9 +79,9 @@ def show_hosts(settings: Settings, options: ViewOptions, *, keeps_privileges: bo
         session = open_session(
             settings.interval_s,
             partial(_source_of, connected),
-            together=(lens.id,) if options.is_text else (),
+            together=(lens.id,) if is_text else (),
         )
-        if options.is_text:
+        if is_text:
             return show_text(settings, session, host=shown)
         return show_screens(settings, session, "", host=shown)
 

@@ -108,7 +108,13 @@ def start_view(options: ViewOptions, source_of: Callable[[str], Source] | None) 
     """Show the screens, or print text."""
     if options.host:
         with several_hosts():
-            return show_hosts(view_settings(options), options, keeps_privileges=source_of is not None)
+            return show_hosts(
+                view_settings(options),
+                options.host,
+                options.host_command,
+                is_text=options.is_text,
+                keeps_privileges=source_of is not None,
+            )
     settings = view_settings(options)
     if options.demo:
         return show_demo(options, keeps_privileges=source_of is not None)
