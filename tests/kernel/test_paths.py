@@ -82,7 +82,7 @@ LEVELS = ("owned/there", "link", "folder/there", "up/owned/there")
 
 NO_FILES = {
     "--", "-- COMMAND [ARGUMENTS]", "A,B,C", "[-]COLUMN", "[ADDRESS:]PORT", "[EXPORTER[/INTERFACE]=]N", "[sql QUERY]",
-    "GROUP", "HOOK=NAME", "KIND", "[LENS[.TABLE]|COMMAND]",
+    "COMMAND", "GROUP", "HOOK=NAME", "HOST", "KIND", "[LENS[.TABLE]|COMMAND]",
     "HOST:PORT[,…]/TOPIC", "HZ", "LENS[.TABLE]", "N", "NAME", "NAME=N", "NAME=PORT[/PROTO]", "PART", "PERCENT", "PID",
     "PORT", "PREFIX", "SECONDS", "SIZE", "TABLE=TIME", "TEXT", "TIME", "bytes|packets|flows",
     "FACTOR", "folded|speedscope|svg", "native|tcx|generic|off", "on|off",
