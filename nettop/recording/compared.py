@@ -98,6 +98,6 @@ MEASURES = (
     Measure("latency", "latency", ("stage",), "p99", 50_000,
             "{stage} takes {now} (p99), {before} before", is_bad=True),
     Measure("findings", "findings", ("kind", "process"), PRESENCE, 0.1,
-            began="found[ for {process}]: {kind}, {now} of the time, {before} before",
-            ended="no longer found[ for {process}]: {kind}, {now} of the time, {before} before", filter="unseen=0"),
+            began="[{process}: ]{kind}, found {now} of the time, {before} before",
+            ended="[{process}: ]{kind} no longer found: {now} of the time, {before} before", filter="unseen=0"),
 )  # fmt: skip

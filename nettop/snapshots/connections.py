@@ -356,7 +356,7 @@ _SOCKET_RULES = (
     Rule(
         "never accepts",
         "process=– pid=– (state=ESTABLISHED or state=CLOSE_WAIT) last_sent_ms>=10s bytes_sent_per_s=0",
-        "{listener} has not accepted connections to {local} for {last_sent_ms}: {rows} wait",
+        "{listener} has not accepted connections to {local} for {last_sent_ms}: {rows} waiting",
         "connections that have waited for accept() for more than ten seconds, though the queue may not be full",
         "see what {listener} does instead: ps, its log",
         certainty=Certainty.LIKELY,
@@ -376,7 +376,7 @@ _SOCKET_RULES = (
     Rule(
         "connects unanswered",
         "state=SYN_SENT lost>0",
-        "{process} gets no answer to connects to {remote}: {rows} wait",
+        "{process} gets no answer to connects to {remote}: {rows} waiting",
         "connections from here whose SYN has not been answered for a second: nobody is there, or a firewall drops it",
         "check the address and the path (ping, tracepath), and the firewalls on both ends",
         certainty=Certainty.LIKELY,

@@ -225,7 +225,7 @@ SERVICES = Table(
         Rule(
             "DNS silent",
             f"{_USED_DNS} waiting>0 oldest>=1s answers_per_s=0",
-            "{process} gets no answer from the DNS server {service}: {waiting} requests wait, up to {oldest}",
+            "{process} gets no answer from the DNS server {service}: {waiting} waiting, up to {oldest}",
             "DNS servers that do not answer a process of this host",
             "ask it: dig @{address}; check /etc/resolv.conf, the path and the firewalls",
             by=_DNS,
@@ -254,7 +254,7 @@ SERVICES = Table(
         Rule(
             "stuck service",
             "speed=stuck side=served",
-            "{process} {service} has not answered a request for {oldest}; {waiting} wait",
+            "{process} {service} has not answered a request for {oldest}; {waiting} waiting",
             "services of this host with a request that has waited at least a second since its last data, and more "
             "than ten times the usual p99",
             "see what {process} does: its log, its CPU, and the services that it uses (SIDE used)",
@@ -265,7 +265,7 @@ SERVICES = Table(
         Rule(
             "waiting for a service",
             "speed=stuck side=used",
-            "{process} has waited {oldest} for an answer of {service}; {waiting} requests wait",
+            "{process} has waited {oldest} for an answer of {service}; {waiting} waiting",
             "services that a process of this host waits for: a request has waited at least a second since its last "
             "data, and more than ten times the usual p99",
             "look at the server, and at the path to it (RTT and RETR of the connections)",

@@ -238,7 +238,7 @@ def test_a_row_may_match_a_special_rule_and_a_general_one(now: Row, expected: li
         (FIREWALL, {"packets": None}, {"affects": "some", "action": "drop", "counted": "no"}, None),
         (SERVICES, {}, {"speed": "stuck", "side": "served", "process": "webapp", "address": "0.0.0.0", "port": 7020,
                         "oldest": 2_000_000_000, "waiting": 3},
-         "webapp 0.0.0.0:7020 has not answered a request for 2.00 s; 3 wait"),
+         "webapp 0.0.0.0:7020 has not answered a request for 2.00 s; 3 waiting"),
         (SERVICES, {"answers": 8},
          {"speed": "slower", "side": "used", "process": "nginx", "address": "10.0.0.1", "port": 7020,
           "recent_p99": 1_500_000_000, "usual_p99": 800_000, "answers": 9},
@@ -618,7 +618,7 @@ def test_a_rule_of_the_firewall_only_explains() -> None:
     assert {first["kind"], second["kind"]} == {"connects unanswered", "firewall rule drops"}
     assert {first["kind"]: first["explains"], second["kind"]: second["explains"]} == {
         "connects unanswered": None,
-        "firewall rule drops": "reportd gets no answer to connects to 203.0.113.9:7008: 1 wait",
+        "firewall rule drops": "reportd gets no answer to connects to 203.0.113.9:7008: 1 waiting",
     }
     assert [row["kind"] for row in Readings().add(uncounted, unanswered)] == ["connects unanswered"]
     by_kind = {row["kind"]: row for row in Readings().add(uncounted, unanswered, drops)}
