@@ -84,6 +84,15 @@ def max_overhead_option(panel: str | None = None) -> Any:
                   help="Refresh less often while nettop uses more of one CPU than this, e.g. 2%")  # fmt: skip
 
 
+def redact_option(panel: str | None = None) -> Any:
+    """Declare --redact."""
+    return option(
+        "--redact",
+        panel=panel,
+        help="Replace addresses, names and texts, each always by the same word, so that the file can go into a ticket",
+    )
+
+
 def follow_namespaces_option(panel: str | None = None) -> Any:
     """Declare --follow-namespaces; see nettop.commands.privilege."""
     return option("--follow-namespaces", panel=panel,

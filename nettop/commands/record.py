@@ -28,6 +28,7 @@ from nettop.commands.options import (
     parse_overhead,
     parse_seconds,
     parse_size,
+    redact_option,
     split_names,
     with_lens_options,
 )
@@ -62,6 +63,8 @@ nettop record --lenses connections,drops --interval 5 --max-size 100M FILE
 
 ssh web1 sudo nettop record - > web1.nettop
 
+nettop record --redact --for 10m for-a-ticket.nettop  [dim]with addresses and names replaced[/dim]
+
 A recording that is there already is continued. A full disk ends the recording; what was recorded until then can be
 replayed. Ctrl-C and SIGTERM take a last reading, then end it."""
 
@@ -92,6 +95,7 @@ class RecordOptions:
     max_overhead: Annotated[str | None, max_overhead_option(_WHAT)] = None
     mechanism: Annotated[list[str] | None, mechanism_option(_WHAT)] = None
     follow_namespaces: Annotated[bool, follow_namespaces_option(_WHAT)] = False
+    redact: Annotated[bool, redact_option(_WHAT)] = False
     for_: Annotated[str | None, option("--for", metavar="TIME", panel=_LIMITS,
                                        help="End after this time: 30s, 10m, 6h, 2d (when interrupted)")] = None
     max_size: Annotated[str | None, option("--max-size", metavar="SIZE", panel=_LIMITS,
@@ -115,6 +119,7 @@ def record_settings(options: RecordOptions) -> RecordSettings:
         path=options.path,
         lenses=chosen,
         hourly=hourly,
+        redacts=options.redact,
         interval_s=interval_s,
         duration_s=_duration(options.for_, interval_s),
         max_bytes=_max_bytes(options.max_size, hourly=hourly),

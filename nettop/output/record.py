@@ -27,6 +27,7 @@ from nettop.query.batches import concatenate_batches
 from nettop.query.units import human, plural
 from nettop.recording.chunks import Group
 from nettop.recording.files import Destination, Full, HourlyFiles, OneFile, Output, file_name
+from nettop.recording.redaction.redactor import Redactor
 from nettop.recording.writer import RecordingWriter, Sink
 from nettop.settings import STDOUT, RecordSettings
 from nettop.snapshots import lenses
@@ -60,7 +61,9 @@ def run_record(
     """
     event = WakeEvent()
     requests.wake = event.set
-    with closing(_destination(settings, requests, stdout)) as destination, event, ExitStack() as exits:
+    redactor = Redactor() if settings.redacts else None
+    destination = _destination(settings, redactor, requests, stdout)
+    with closing(destination), event, ExitStack() as exits:
         options = SourceOptions(mechanisms=settings.mechanisms, whole=True, values=settings.options)
         parts = [
             _Part(lens, Consumer(session, lens.id, lens.tables, options, event))
@@ -71,7 +74,9 @@ def run_record(
         exits.callback(session.bus.subscribe(queue.put_readings))
         for part in parts:
             exits.enter_context(part.consumer)
-        recorder = _Recorder(settings, session, queue, destination, status=StatusLine(stderr))
+        recorder = _Recorder(
+            settings, session, queue, destination, redactor=redactor, status=StatusLine(stderr)
+        )
         try:
             recorder.record(requests, event)
         except Full:
@@ -84,18 +89,22 @@ def run_record(
     return ExitCode.DONE
 
 
-def _destination(settings: RecordSettings, requests: Requests, stdout: TextIO | None) -> Destination:
-    host = os.uname().nodename
+def _destination(
+    settings: RecordSettings, redactor: Redactor | None, requests: Requests, stdout: TextIO | None
+) -> Destination:
+    name = os.uname().nodename
+    host = name if redactor is None else redactor.host(name)
     if settings.path == STDOUT:
         assert stdout is not None
         return Output(stdout.fileno(), lambda: requests.ending, settings.max_bytes)
     if settings.hourly:
         assert settings.max_bytes is not None
         return HourlyFiles(Path(settings.path), host, settings.max_bytes, settings.max_age_s)
-    return OneFile(Path(settings.path or file_name(host, time.time_ns())), settings.max_bytes)
+    path = Path(settings.path or file_name(host, time.time_ns()))
+    return OneFile(path, settings.max_bytes, continues=redactor is None)
 
 
-def _host_facts() -> dict[str, str]:
+def host_facts() -> dict[str, str]:
     """Return facts about this host, as text."""
     system = os.uname()
     facts = {"name": system.nodename, "kernel": system.release, "machine": system.machine}
@@ -215,6 +224,7 @@ class _Recorder:
         queue: _Queue,
         destination: Destination,
         *,
+        redactor: Redactor | None,
         status: StatusLine,
     ) -> None:
         self.ended_by = ""
@@ -222,6 +232,7 @@ class _Recorder:
         self._session = session
         self._queue = queue
         self._destination = destination
+        self._redactor = redactor
         self._status = status
         self._sink: Sink | None = None
         self._writer: RecordingWriter | None = None
@@ -286,10 +297,10 @@ class _Recorder:
                 tuple(self._recorded()),
                 self._session.interval_s,
                 version_of_build(),
-                _host_facts(),
+                host_facts(),
                 self._failures(),
             )
-            self._writer = RecordingWriter(sink, origin)
+            self._writer = RecordingWriter(sink, origin, self._redactor)
         elif sink is not self._sink:
             self._writer.go_on_in(sink)
         self._sink = sink

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -91,6 +92,22 @@ def combined(table: Table, filters: Sequence[Filter]) -> Filter:
     return Filter(table.name, " and ".join(texts), names, all_of(*tests) if tests else None)
 
 
+def replace_values(table: Table, text: str, replace: Callable[[tuple[str, ...], str], str]) -> str:
+    """Return a filter of `table` with other values: `replace` gets the columns that a value is compared with, none for
+    a bare word, and the value. Raise FilterError if the filter is invalid."""
+    parser = _Parser(table, text)
+    parser.test()
+    replaced, at = [], 0
+    for value in parser.values:
+        other = replace(value.names, value.text)
+        if other == value.text:
+            continue
+        is_plain = _PLAIN.fullmatch(other) is not None and not text.startswith('"', value.begin)
+        replaced += [text[at : value.begin], other if is_plain else quote(other)]
+        at = value.end
+    return "".join([*replaced, text[at:]])
+
+
 def quote(text: str) -> str:
     """Quote a text so that a filter reads it as one value or word."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -117,6 +134,15 @@ _MAX_DEPTH = 50
 """Maximum nesting of `not` and parentheses."""
 
 
+class _Value(NamedTuple):
+    """A value in a filter: the columns it is compared with, where it begins and ends, and what it is."""
+
+    names: tuple[str, ...]
+    begin: int
+    end: int
+    text: str
+
+
 class _Parser:
     """A recursive-descent parser of filters, the only code that knows their syntax."""
 
@@ -127,8 +153,12 @@ class _Parser:
         self._term_at = 0
         self._token_at = 0
         self._depth = 0
+        self._token_end = 0
+        self._compared: tuple[str, ...] = ()
         self.names: list[str] = []
         """The columns compared so far."""
+        self.values: list[_Value] = []
+        """The values and bare words so far."""
 
     def test(self) -> Test | None:
         """Parse the whole text; None if it is empty. Raise FilterError if it is invalid."""
@@ -199,10 +229,12 @@ class _Parser:
             if names:
                 self._take(_COMPARISON)
                 self.names += names
+                self._compared = names
                 op = "=" if match[2] == "==" else match[2]
                 return _comparison_of_any(self._table, names, op, self._value)
             if _NAME.fullmatch(match[1]):
                 raise self._unknown(match[1])
+        self._compared = ()
         quoted = self._quoted()
         return self._word() if quoted is None else _anywhere(self._table, quoted)
 
@@ -226,7 +258,7 @@ class _Parser:
             amount = _AMOUNT.match(self._text, self._at)
             if amount and factor_of(amount[2], unit) is not None:
                 self._take(_AMOUNT)
-                return amount[0]
+                return self._noted(amount[0])
         quoted = self._quoted()
         if quoted is not None:
             return quoted
@@ -235,12 +267,17 @@ class _Parser:
         if plain is None:
             remedy = 'write it after the operator; "" is the empty text, and quotes allow parentheses'
             raise UsageError("the value is missing", remedy)
-        return plain[0]
+        return self._noted(plain[0])
+
+    def _noted(self, text: str) -> str:
+        """Return a value that was just taken, and note where it is."""
+        self.values.append(_Value(self._compared, self._token_at, self._token_end, text))
+        return text
 
     def _quoted(self) -> str | None:
         quoted = self._take(_QUOTED)
         if quoted:
-            return re.sub(r"\\(.)", r"\1", quoted[1])
+            return self._noted(re.sub(r"\\(.)", r"\1", quoted[1]))
         if self._text.startswith('"', self._at):
             self._token_at = self._at
             raise UsageError(
@@ -252,7 +289,7 @@ class _Parser:
     def _word(self) -> Test:
         """Interpret a bare word: a port, an address and port, an address or network, or a text anywhere."""
         plain = self._take(_PLAIN)
-        word = plain[0] if plain else ""
+        word = self._noted(plain[0]) if plain else ""
         if word[0] in "=!<>~":
             remedy = "write field, operator, value: rtt_us>10ms; not before a term negates it"
             raise UsageError("no field before the operator", remedy)
@@ -281,7 +318,7 @@ class _Parser:
         """Consume a match at this position and the space after it; None if there is none."""
         match = pattern.match(self._text, self._at)
         if match:
-            self._token_at = match.start()
+            self._token_at, self._token_end = match.start(), match.end()
             space = _SPACE.match(self._text, match.end())
             self._at = space.end() if space else match.end()
         return match

@@ -71,16 +71,22 @@ def file_name(host: str, wall_ns: int) -> str:
 class OneFile:
     """A file, whose recording ends with Full before the file exceeds `max_bytes`.
 
-    A recording that is there already is continued. Raise NettopError if the file is something else, if another nettop
-    is recording to it, or if it cannot be written.
+    A recording that is there already is continued, unless `continues` is false. Raise NettopError if the file is
+    something else, if another nettop is recording to it, or if it cannot be written.
     """
 
-    def __init__(self, path: Path, max_bytes: int | None = None) -> None:
+    def __init__(self, path: Path, max_bytes: int | None = None, *, continues: bool = True) -> None:
         self.place = str(path)
         self.written = 0
         self._max_bytes = max_bytes
         with writing(self.place, "choose another FILE"):
             self._descriptor, self._sink = _opened(self.place, self._append)
+        if self._sink.size and not continues:
+            self.close()
+            raise NettopError(
+                f"{path} is a recording already, and what --redact replaces in it would be replaced otherwise",
+                "choose another FILE, or remove this one",
+            )
         if max_bytes is not None and self._sink.size >= max_bytes:
             self.close()
             raise NettopError(

@@ -10,6 +10,7 @@ from dataclasses import replace
 from nettop.recording.chunks import Chunk, Compressor, Group, What
 from nettop.recording.marks import Marks
 from nettop.recording.readings import ReadingWriter
+from nettop.recording.redaction.redactor import Redactor
 from nettop.snapshots.snapshot import Rows, Snapshot
 
 READINGS_PER_GROUP = 128
@@ -65,11 +66,13 @@ class Sink:
 
 
 class RecordingWriter:
-    """Writes snapshots and events in their order. `origin` is the beginning of every group."""
+    """Writes snapshots and events in their order. `origin` is the beginning of every group; `redactor` replaces
+    addresses, names and texts in all that is written."""
 
-    def __init__(self, sink: Sink, origin: Group) -> None:
+    def __init__(self, sink: Sink, origin: Group, redactor: Redactor | None = None) -> None:
         self._sink = sink
         self._origin = origin
+        self._redactor = redactor
         self._lenses: dict[str, _LensWriter] = {}
         self._whole_bytes = 0
         self._marks = Marks()
@@ -78,6 +81,8 @@ class RecordingWriter:
         """Write a snapshot. Raise what `append` raises, and ValueError if it is too large for a recording."""
         with self._whole_chunks():
             lens = self._lens(snapshot.lens, snapshot.wall_ns)
+            if self._redactor is not None:
+                snapshot = self._redactor.snapshot(snapshot)
             chunk = lens.snapshot(snapshot)
             self._sink.put(chunk)
             if lens.readings == 1:
@@ -87,6 +92,8 @@ class RecordingWriter:
     def write_events(self, lens: str, batch: Rows, wall_ns: int) -> None:
         """Write rows of an append table that were taken at this time. Raise as `write` does."""
         with self._whole_chunks():
+            if self._redactor is not None:
+                batch = self._redactor.rows(lens, batch)
             self._sink.put(self._lens(lens, wall_ns).events(batch, wall_ns))
 
     def fail(self, lens: str, cause: str, remedy: str) -> None:
@@ -115,6 +122,8 @@ class RecordingWriter:
         if lens not in self._origin.lenses:
             self._origin = replace(self._origin, lenses=(*self._origin.lenses, lens))
         group = replace(self._origin, previous=self._sink.group_bytes, marks=self._marks.so_far())
+        if self._redactor is not None:
+            group = self._redactor.group(group)
         self._sink.put(group.to_chunk(wall_ns))
         self._marks = Marks()
         self._lenses = {each: _LensWriter(number) for number, each in enumerate(self._origin.lenses)}

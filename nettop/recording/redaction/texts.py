@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Redaction of single texts, by what they are: a name, an address, the path of a control group, free text.
+
+Free text keeps addresses in their redacted form, numbers, and the words that nettop itself uses. Every other word is
+replaced, and so is every name that was seen as one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from ipaddress import ip_address, ip_network
+
+from nettop.query.address import MAPPED, address_text
+from nettop.query.address_patterns import IPV4, IPV6, MAC
+from nettop.recording.redaction.pseudonyms import Pseudonyms
+from nettop.snapshots import bandwidth, connections, cpu, left_rows, lenses, services
+from nettop.snapshots.findings import LOCAL_PORTS_TO
+from nettop.snapshots.own_cost import SELF
+from nettop.snapshots.schema import OWN_NAMESPACE, Lens, Table
+from nettop.snapshots.snapshot import NAMESPACES_PARTLY_SEEN, PARTLY_SEEN
+
+_OWN_NAMES = frozenset({
+    "", OWN_NAMESPACE, bandwidth.REMOVED, bandwidth.EVICTED, bandwidth.OTHER_SERVICES, connections.OTHER_GROUPS,
+    connections.ENDED_GROUPS, connections.NO_GROUP, connections.UNATTRIBUTED, connections.KERNEL_OWNER,
+    connections.SEVERAL, connections.HIDDEN_OWNER, connections.NOT_LISTED, cpu.NO_PROCESS, left_rows.ENDED,
+    services.OTHERS,
+    *(name for name, _, _ in bandwidth.SERVICES), *connections.STATES.values(),
+})  # fmt: skip
+"""What nettop writes in place of names, and names that it gives itself."""
+_INTERFACE = re.compile(
+    r"lo|(?:eth|if|bond|br|tun|tap|wlan|dummy|docker)\d+|(?:en|wl)(?:o|s|p\d+s)\d+(?:f\d+)?(?:np\d+)?"
+)
+"""Interfaces named by their number or place: those of many hosts. `enx…` has a hardware address."""
+_SLICES = frozenset(
+    {"", "..", "init.scope", "system.slice", "user.slice", "machine.slice", "kubepods.slice", "kubepods"}
+)
+_NFT_WORDS = frozenset({
+    "filter", "nat", "mangle", "raw", "security", "policy", "input", "output", "forward", "prerouting", "postrouting",
+    "ingress", "egress", "INPUT", "OUTPUT", "FORWARD", "PREROUTING", "POSTROUTING",
+})  # fmt: skip
+_BPF_PROGRAM = re.compile(r"(bpf_prog_[0-9a-f]{16})_\w+")
+"""A program in kernel stacks, with the name that its author gave it."""
+_PORT = re.compile(r"\*?:?\d+(?:/(?:tcp|udp|mptcp))?")
+_ENDPOINT = re.compile(
+    r"(?P<open>\[?)(?P<host>[0-9A-Fa-f:.]+)(?:%(?P<inner>[^\]%:]+))?\]?(?:%(?P<zone>[^:\]]+))?(?P<port>:(?:\d+|\*))"
+)
+
+_NAMES_MAX = 1 << 16
+_SEPARATORS = r"\s\"'`()\[\]{}<>,;:=|"
+_WORD = rf"[^{_SEPARATORS}]+"
+_NUMBER = re.compile(r"[+-]?\d[\d.,]{0,14}(?:%|[A-Za-z]{0,2})")
+_PIECE = re.compile(r"[^\W_]+")
+_CAPABILITY = re.compile(r"CAP_[A-Z_]+")
+_ON_EVERY_HOST = frozenset({"nettop", "sudo", "root", "kernel"})
+"""Names that say nothing about a host, and are in many remedies."""
+_MORE_WORDS = """
+    a aarch64 able above access add allowed already an and another any as at attach attached available bcc be
+    because been before boot bpf btf bug built busy but by can cannot capabilities capability cgroup cgroups changed
+    checked chosen code compile compiled compiler confidentiality container containers context could cpu cpus create
+    debian debugfs declares denied denies describe descriptor descriptors did different disabled distribution dmesg
+    do doctor does done effective enabled enter entered error exist exists exit expected failed failure fentry fexit
+    file files firewall for forwarded found from full function functions had has have help hidden hook hooked hooks
+    host hz if image import imported in install installed integrity interface interfaces interrupted into invalid
+    ipv4 ipv6 is it iter its kernel kprobe kprobes kretprobe kubernetes lacks lens lenses libbpf limit linux listen
+    listing load loaded lockdown locked logs loopback lost lower lsm matches may mechanism member memlock missing
+    modified module modules more mount mounted must namespace namespaces need needs neither netlink nettop network
+    new newer no none nor not number numpy of off old on one only open opened operation option options or other
+    others out outside overflows owners pages parse perf perf_event perf_event_open permission permitted pip policy
+    privileges probe probes proc process processes program programs python raise reached read reading readings
+    reason refused refuses regular reported required requires restart root rootless rtnetlink run running sampled
+    sandbox seccomp security see seen set setting share show since so sock_diag socket sockets softirq_exit some
+    source spans started starts status stopped storage struct subset such sudo supported symbol sys sysctl sysfs
+    system tcp_diag tcp_info than that the their them then there these they this those time timed to too tp_btf
+    trace tracefs tracepoint tracepoints true truncated try type types udp_diag ulimit unable unconfined unexpected
+    uninstall unit unknown unlimited unprivileged unrecorded unresolved unshare unsupported until upgrade use used
+    user users verifier verifies version wait walked was were what when where which while who why will window with
+    without written wrong x86_64 yet you
+"""
+"""Words of errors."""
+
+Treatment = Callable[["Texts", str], str]
+"""Returns a text in place of another."""
+
+
+class Texts:
+    """Redaction of texts with the same pseudonyms, and the names that it has replaced so far."""
+
+    def __init__(self, pseudonyms: Pseudonyms) -> None:
+        self._pseudonyms = pseudonyms
+        self._names: dict[str, str] = {}
+
+    def name(self, prefix: str, text: str) -> str:
+        """Return a word in place of a name: the same for the same name but for the prefix, which says what it is."""
+        if text in _OWN_NAMES:
+            return text
+        replaced = f"{prefix}-{self._pseudonyms.word(text)}"
+        self._names[text] = replaced
+        if len(self._names) > _NAMES_MAX:
+            del self._names[next(iter(self._names))]
+        return replaced
+
+    # --- addresses ----------------------------------------------------------------------------------------------
+
+    def place(self, text: str) -> str | None:
+        """Return an address, a network or an endpoint in place of another; None if the text is none."""
+        address = self._address(text)
+        if address is not None:
+            return address
+        found = _ENDPOINT.fullmatch(text)
+        host = None if found is None else self._address(found["host"])
+        if found is None or host is None:
+            return text if _PORT.fullmatch(text) else None
+        zone, inner = (
+            "" if each is None else f"%{interface(self, each)}" for each in (found["zone"], found["inner"])
+        )
+        return (
+            f"[{host}{inner}]{zone}{found['port']}"
+            if found["open"]
+            else f"{host}{inner}{zone}{found['port']}"
+        )
+
+    def _address(self, text: str) -> str | None:
+        """Return an address or a network, with its interface, in place of another; None if the text is none."""
+        bare, _, zone = text.partition("%")
+        host, _, length = bare.partition("/")
+        try:
+            packed = ip_address(host).packed
+            raw = packed if len(packed) == 16 else MAPPED + packed
+            replaced = address_text(self._pseudonyms.address(raw))
+            if length:
+                replaced = str(ip_network(f"{replaced}/{length}", strict=False))
+        except ValueError:
+            return None
+        return f"{replaced}%{interface(self, zone)}" if zone else replaced
+
+    # --- free text ----------------------------------------------------------------------------------------------
+
+    def knows_name_in(self, text: str) -> bool:
+        """Return whether a text has a name that was replaced elsewhere."""
+        return self._known_in(text) is not None
+
+    def scrubbed(self, text: str) -> str:
+        """Return free text without addresses, names and unknown words."""
+        if text in _own_texts():
+            return text
+        known = self._known_in(text)
+        pattern = _TOKENS if known is None else re.compile(f"(?P<known>{known})|{_TOKENS.pattern}")
+        return pattern.sub(self._scrubbed_token, text)
+
+    def _known_in(self, text: str) -> str | None:
+        """Return a pattern of the names in a text, None if there are none."""
+        names = (name for name in self._names if name in text and len(name) > 1)
+        found = sorted((name for name in names if name not in _ON_EVERY_HOST), key=len, reverse=True)
+        pattern = rf"(?<![^\W_])(?:{'|'.join(map(re.escape, found))})(?![^\W_])"
+        return pattern if found and re.search(pattern, text) else None
+
+    def _scrubbed_token(self, match: re.Match[str]) -> str:
+        text = match[0]
+        if match.lastgroup == "known":
+            return self._names[text]
+        if match.lastgroup == "mac":
+            return self.name("mac", text)
+        word = text.rstrip(".:!?")
+        replaced = self._address(word)
+        if replaced is None:
+            replaced = word if _is_own(word) else self.name("word", word)
+        return replaced + text[len(word) :]
+
+
+_TOKENS = re.compile(rf"(?P<mac>{MAC})|(?P<address>(?:{IPV6}|{IPV4})(?:/\d{{1,3}}\b)?)|(?P<word>{_WORD})")
+
+
+def _is_own(word: str) -> bool:
+    """Return whether a word is a number, or made of words that nettop uses."""
+    pieces = _PIECE.findall(word)
+    return (
+        _NUMBER.fullmatch(word) is not None
+        or _CAPABILITY.fullmatch(word) is not None
+        or all(piece.casefold() in _own_words() for piece in pieces)
+    )
+
+
+@cache
+def _own_words() -> frozenset[str]:
+    texts = (*_own_texts(), _MORE_WORDS, *errno.errorcode.values())
+    words = (word for text in texts for word in _PIECE.findall(text))
+    return frozenset(word.casefold() for word in words if not word.isdecimal())
+
+
+@cache
+def _own_texts() -> frozenset[str]:
+    """Return what nettop declares, and what the C library says about errors."""
+    texts = (text for lens in (*lenses(), SELF) for text in _texts_of(lens))
+    return frozenset({PARTLY_SEEN, NAMESPACES_PARTLY_SEEN, *texts, *map(os.strerror, errno.errorcode)})
+
+
+def _texts_of(lens: Lens) -> Iterator[str]:
+    yield from (lens.id, lens.title, lens.question, *lens.losses, *lens.losses.values())
+    for hook in lens.hooks:
+        yield from (hook.name, hook.help, hook.remedy)
+    yield from (text for table in lens.tables for text in _texts_of_table(table))
+    yield from (text for field in lens.counts for text in (field.name, field.help))
+
+
+def _texts_of_table(table: Table) -> Iterator[str]:
+    yield table.name
+    for field in table.fields:
+        yield from (field.name, field.title, field.help, *field.labels.values())
+    for rule in table.rules:
+        yield from (rule.name, rule.says, rule.help, rule.advice)
+
+
+# --- treatments -------------------------------------------------------------------------------------------------
+
+
+def kept(_: Texts, text: str) -> str:
+    """Return the text: it is a word of the kernel or of nettop."""
+    return text
+
+
+def scrubbed(texts: Texts, text: str) -> str:
+    """Return free text in place of another."""
+    return texts.scrubbed(text)
+
+
+def _named(prefix: str, texts: Texts, text: str) -> str:
+    return texts.name(prefix, text)
+
+
+name: Treatment = partial(_named, "name")
+process: Treatment = partial(_named, "proc")
+container: Treatment = partial(_named, "ctr")
+host: Treatment = partial(_named, "host")
+service: Treatment = partial(_named, "svc")
+
+
+def namespace(texts: Texts, text: str) -> str:
+    """Return a namespace's name in place of another; keep its number."""
+    return text if text.isdecimal() else texts.name("ns", text)
+
+
+def interface(texts: Texts, text: str) -> str:
+    """Return an interface's name in place of another; keep those that only say its number or place."""
+    return text if text.isdecimal() or _INTERFACE.fullmatch(text) else texts.name("if", text)
+
+
+def cgroup(texts: Texts, text: str) -> str:
+    """Return the path of a control group in place of another."""
+    return "/".join(part if part in _SLICES else texts.name("cg", part) for part in text.split("/"))
+
+
+def group(texts: Texts, text: str) -> str:
+    """Return what sockets have in common in place of another: an address, a network, or a name; keep ports."""
+    replaced = texts.place(text)
+    return texts.name("name", text) if replaced is None else replaced
+
+
+def endpoint(texts: Texts, text: str) -> str:
+    """Return an address or an endpoint in place of another."""
+    replaced = texts.place(text)
+    return texts.name("name", text) if replaced is None else replaced
+
+
+def resource(texts: Texts, text: str) -> str:
+    """Return a limited resource, with another destination if it has one."""
+    if not text.startswith(LOCAL_PORTS_TO):
+        return text
+    destination = text.removeprefix(LOCAL_PORTS_TO)
+    return LOCAL_PORTS_TO + (destination and endpoint(texts, destination))
+
+
+def nft(texts: Texts, text: str) -> str:
+    """Return the name of a table or chain, or a comment, in place of another; keep the usual names."""
+    return text if text in _NFT_WORDS else texts.name("nft", text)
+
+
+def symbols(_: Texts, text: str) -> str:
+    """Return functions of the kernel, without the names of BPF programs."""
+    return _BPF_PROGRAM.sub(r"\1", text)
