@@ -48,6 +48,7 @@ _SUBCOMMANDS = (
     "record",
     "replay",
     "diff",
+    "bundle",
     "serve",
     "collect",
     "flows",

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated
 
-from nettop.commands.invoker import User, acting_as, file_owner, invoking_user, open_files_as
+from nettop.commands.invoker import file_owner, invoking_user
+from nettop.commands.new_file import new_file
 from nettop.commands.options import (
     Subcommand,
     checked_word,
@@ -28,7 +28,6 @@ from nettop.errors import ExitCode, NettopError
 from nettop.process.importing import importing
 from nettop.process.limits import set_up_process
 from nettop.snapshots import lenses
-from nettop.writing import open_to_write, writing
 
 if TYPE_CHECKING:
     from nettop.snapshots.source import Source
@@ -92,7 +91,8 @@ def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | No
         parts, not options.no_traffic, mechanisms, as_json, why_still_root(user) or "", timeout_s
     )
     drop_privileges = partial(become_user, user) if source_of is None else None
-    with nullcontext() if path is None else _new_file(path, user) as bundle, ExitStack() as ends:
+    remedy = "choose another --bundle file"
+    with nullcontext() if path is None else new_file(path, user, remedy) as bundle, ExitStack() as ends:
         if source_of is None:
             set_up_process()
             use_permitted()
@@ -105,31 +105,6 @@ def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | No
             return probe_of(lens, host)
 
         return run_doctor(settings, source_of or make_probe, sys.stdout, bundle, drop_privileges)
-
-
-@contextmanager
-def _new_file(path: Path, owner: User | None) -> Iterator[BinaryIO]:
-    """Create a file that only its owner may read, and remove it if it is not completed.
-
-    Raise NettopError if the file exists or cannot be created.
-    """
-    remedy = "choose another --bundle file"
-    with ExitStack() as ends:
-        with open_files_as(owner), writing(str(path), remedy):
-            try:
-                file = ends.enter_context(open(path, "wb", opener=_create))
-            except FileExistsError:
-                raise NettopError(f"{path} already exists", f"{remedy}, or remove this one") from None
-        try:
-            yield file
-        except BaseException:
-            with suppress(OSError), acting_as(owner):
-                path.unlink()
-            raise
-
-
-def _create(path: str, _flags: int) -> int:
-    return open_to_write(path, os.O_CREAT | os.O_EXCL, 0o600)
 
 
 SUBCOMMAND = Subcommand(

@@ -28,7 +28,7 @@ Without a name it prints what nettop --help prints; nettop --help-all prints eve
 
 Exit codes: 0 done, 2 no such lens, table or command."""
 
-_FREQUENT = ("--view", "--filter", "--demo", "--table", "--help-all")
+_FREQUENT = ("--view", "--filter", "--demo", "--help-all")
 """Options that --help lists; the last one shows all the others."""
 
 _FREQUENT_EXAMPLES = (

@@ -60,9 +60,15 @@ def opened_recordings(paths: Sequence[Path], *, keeps_privileges: bool) -> Itera
         for path in paths:
             with open_files_as(None if path == SERVICE_FOLDER else invoking_user()):
                 recordings.append(opened.enter_context(open_recording(path)))
-        if os.geteuid() == 0 and not keeps_privileges:
-            give_up_privileges(invoking_user())
+        if not keeps_privileges:
+            drop_all_privileges()
         yield recordings
+
+
+def drop_all_privileges() -> None:
+    """Give up all privileges, as nothing needs them once a recording is open. Raise PermissionMissing."""
+    if os.geteuid() == 0:
+        give_up_privileges(invoking_user())
 
 
 def moment_of(recording: Recording, text: str | None) -> int:

@@ -14,7 +14,7 @@ import re
 import socket
 import tarfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -24,6 +24,7 @@ from nettop.doctor.report import Report
 from nettop.doctor.text import report_lines
 from nettop.kernel.host.facts import Host, container_of
 from nettop.kernel.net.namespaces import find_namespaces
+from nettop.query.address_patterns import IPV4, IPV6, MAC
 
 _FOLDER = "nettop-doctor"
 _CONFIG = re.compile(
@@ -34,9 +35,7 @@ _MESSAGES = re.compile(r"bpf|btf|lockdown|kprobe|ftrace", re.IGNORECASE)
 _MAX_MESSAGES = 200
 _SYSLOG_READ_ALL, _SYSLOG_SIZE = 3, 10
 """Actions of syslog(2)."""
-_MAC = re.compile(r"(?<![0-9A-Za-z:-])(?:[0-9A-Fa-f]{2}[:-]){5,}[0-9A-Fa-f]{2}(?![0-9A-Za-z])")
-_IPV6 = re.compile(r"(?<![\w.:])(?=[^\s]*:[^\s]*:)[0-9A-Fa-f:.]+")
-_IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\w)")
+_MAC, _IPV6, _IPV4 = map(re.compile, (MAC, IPV6, IPV4))
 _CONTAINER = re.compile(r"(?<![0-9A-Za-z])[0-9a-f]{64}(?![0-9A-Za-z])")
 _HOME = re.compile(r"(?<=/home/)[^/\s\"']+")
 _KEPT_WORDS = frozenset({
@@ -95,9 +94,13 @@ def _kernel_messages() -> list[str]:
 
 
 class Redactor:
-    """A redactor that replaces addresses, and names given by kind (`host`, `user` …), by tokens such as `user-2`."""
+    """A redactor that replaces addresses, and names given by kind (`host`, `user` …), by tokens such as `user-2`; with
+    `replace`, by what it returns for a kind and a word."""
 
-    def __init__(self, names: Mapping[str, Iterable[str]]) -> None:
+    def __init__(
+        self, names: Mapping[str, Iterable[str]], replace: Callable[[str, str], str] | None = None
+    ) -> None:
+        self._replace = replace
         self._tokens: dict[tuple[str, str], str] = {}
         self._kinds = {
             name.casefold(): kind
@@ -148,6 +151,8 @@ class Redactor:
         return self._token(f"ipv{address.version}", str(address)) + match[0][len(text) :]
 
     def _token(self, kind: str, word: str) -> str:
+        if self._replace is not None:
+            return self._replace(kind, word)
         key = kind, word.casefold()
         if key not in self._tokens:
             number = 1 + sum(known == kind for known, _ in self._tokens)

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported, UsageError
+from nettop.recording.bundle import recording_in
 from nettop.recording.chunks import Chunk, What
 from nettop.recording.files import SUFFIX
 from nettop.recording.marks import Mark, Marks
@@ -127,7 +129,7 @@ class Recording:
 
 @contextmanager
 def open_recording(path: Path) -> Iterator[Recording]:
-    """Open a recording, or a folder of recordings; close it at the end.
+    """Open a recording, a folder of recordings, or the recording in a bundle; close it at the end.
 
     Raise UsageError if there is none, SourceFailed if it cannot be read.
     """
@@ -136,6 +138,9 @@ def open_recording(path: Path) -> Iterator[Recording]:
         for each in _paths(path):
             descriptor = _open(each)
             opened.callback(os.close, descriptor)
+            if (copied := _from_bundle(each, descriptor)) is not None:
+                opened.callback(os.close, copied)
+                descriptor = copied
             files.append(RecordedFile(descriptor))
         recording = Recording(files)
         if not recording.groups:
@@ -164,6 +169,17 @@ def _open(path: Path) -> int:
         raise UsageError(f"there is no recording {path}", _REMEDY) from error
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def _from_bundle(path: Path, descriptor: int) -> int | None:
+    """Return the descriptor of the recording in a bundle; None if this is none."""
+    try:
+        return recording_in(descriptor)
+    except OSError as error:
+        raise SourceFailed(
+            f"the recording in {path} cannot be unpacked: {why_not(error)}",
+            f"free space in {tempfile.gettempdir()}, or set TMPDIR",
+        ) from error
 
 
 def _unreadable(path: Path, error: OSError) -> NettopError:

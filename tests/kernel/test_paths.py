@@ -70,6 +70,8 @@ NAMED = {
         USED_SOCKET, "record", "--lenses", "flows", "--for", "1", "--collector", "unix:{path}", "{home}/new",
     ),
     ("replay", "recording"): (READ, "replay", "{path}", "--once"),
+    ("bundle", "recording"): (READ, "bundle", "{path}", "-o", "{home}/new"),
+    ("bundle", "--output"): (WRITTEN, "bundle", "{home}/key", "-o", "{path}"),
     ("diff", "words"): (READ, "diff", "{path}", "begin", "end"),
     ("check", "--from"): (READ, "check", "--from", "{path}"),
     ("export", "--from"): (READ, "export", "cpu.stacks", "--format", "folded", "--from", "{path}", "-"),

@@ -5,14 +5,17 @@ import os
 import re
 import signal
 import socket
+import tarfile
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nettop.recording.chunks import What
+from nettop.errors import ExitCode
+from nettop.recording.chunks import Decompressor, What
 from nettop.recording.reader import Reading, Readings, RecordedFile
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import EVENTS
@@ -109,3 +112,63 @@ def test_files_belong_to_who_called_sudo() -> None:
         done = nettop(*words, f"{there}/a.nettop", env=SUDO)
         assert done.returncode == 4, done.stderr
         assert list(Path(there).iterdir()) == []
+
+
+def test_redacted(tmp_path: Path) -> None:
+    """No process, address or host that the kernel names is in a redacted recording, but the traffic is; a bundle of it
+    has doctor's report only if this host is still named."""
+    path, name = tmp_path / "a.nettop", "sekrit-process"
+    comm = Path("/proc/self/comm")
+    before = comm.read_text()
+    try:
+        comm.write_text(name)
+        with (
+            socket.create_server(("127.66.77.88", 0)) as listener,
+            Running("record", "--redact", "--interval", "0.5", str(path), cwd=tmp_path) as recorder,
+            socket.create_connection(listener.getsockname()) as near,
+            listener.accept()[0] as far,
+        ):
+            near.sendall(b"x")
+            assert far.recv(1) == b"x"
+            until(
+                lambda: is_recording(path, 3) or recorder.process.poll() is not None, "every lens is recorded"
+            )
+            assert recorder.process.poll() is None, recorder.errors()
+            assert recorder.end(signal.SIGTERM) == 0
+    finally:
+        comm.write_text(before.strip())
+    with path.open("rb") as file:
+        recorded = RecordedFile(file.fileno())
+        content = b"".join(decompressed(recorded))
+    assert b'"proc-' in content
+    assert name.encode() not in content
+    assert os.uname().nodename not in recorded.groups[0].group.host.values()
+    made = nettop("bundle", str(path), "-o", str(tmp_path / "b"))
+    assert made.returncode == ExitCode.DONE, made.stderr
+    with tarfile.open(tmp_path / "b") as archive:
+        assert "nettop-bundle/doctor.txt" not in archive.getnames()
+
+
+def test_a_bundle_has_doctors_report() -> None:
+    """If the recording is from this host; under sudo the file belongs to the caller, and nobody else may read it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as there:
+        os.chown(there, NOBODY, NOBODY)
+        path, bundle = Path(there, "a.nettop"), Path(there, "b.tar.gz")
+        done = nettop("record", "--lenses", "drops", "--for", "1", "--interval", "0.5", str(path), env=SUDO)
+        assert done.returncode == 0, done.stderr
+        done = nettop("bundle", str(path), "-o", str(bundle), env=SUDO)
+        assert done.returncode == 0, done.stderr
+        assert (bundle.stat().st_uid, bundle.stat().st_mode & 0o777) == (NOBODY, 0o600)
+        with tarfile.open(bundle) as archive:
+            report = archive.extractfile("nettop-bundle/doctor.txt")
+            assert report is not None
+            assert re.search(r"^HOST\n.*\bkernel\b", report.read().decode(), re.DOTALL)
+
+
+def decompressed(file: RecordedFile) -> Iterator[bytes]:
+    """Yield all that is in a recording."""
+    for number, placed in enumerate(file.groups):
+        yield str(placed.group).encode()
+        streams: dict[int, Decompressor] = {}
+        for chunk in file.chunks(number):
+            yield streams.setdefault(chunk.lens, Decompressor()).decompress(chunk)

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop bundle`: options and startup."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from nettop.commands.invoker import User, file_owner
+from nettop.commands.new_file import new_file
+from nettop.commands.options import Subcommand, option, redact_option
+from nettop.commands.privilege import refuse_root_for_caller
+from nettop.commands.recordings import (
+    SERVICE_FOLDER,
+    at_option,
+    drop_all_privileges,
+    moment_of,
+    opened_recording,
+)
+from nettop.errors import ExitCode, NettopError, UsageError
+from nettop.process.importing import importing
+from nettop.settings import STDOUT
+from nettop.writing import OUTPUT
+
+if TYPE_CHECKING:
+    from nettop.recording.recording import Recording
+    from nettop.recording.redaction.redactor import Redactor
+    from nettop.snapshots.source import Source
+
+BUNDLE_HELP = "Put the last minutes of a recording, its findings and doctor's report into one file."
+
+BUNDLE_EXAMPLES = """[bold]Examples[/bold]
+
+nettop bundle incident.nettop  [dim]its last ten minutes, to nettop-HOST-TIME.tar.gz[/dim]
+
+sudo nettop bundle --redact --last 30m  [dim]for a ticket, from what nettop-record.service has kept[/dim]
+
+nettop bundle incident.nettop --at 14:32 --last 5m -o ticket.tar.gz
+
+nettop replay ticket.tar.gz  [dim]wherever nettop is installed[/dim]
+
+The bundle has recording.nettop, findings.txt, doctor.txt if the recording is from this host, and README.txt. Only its
+owner may read it. An existing file is not replaced.
+
+Exit codes: 0 done, 2 usage error, no such recording or nothing in that time, 5 damaged; others as for nettop."""
+
+_DOCTOR_S = 120.0
+"""Maximum seconds for doctor's report."""
+
+
+# fmt: off
+@dataclass(frozen=True, slots=True)
+class BundleOptions:
+    """Options as given, in the order of --help."""
+
+    recording: Annotated[Path, typer.Argument(metavar="[FILE|DIR]", show_default=False,
+                                              help="Recording, or folder of recordings (those of "
+                                              "nettop-record.service)")] = SERVICE_FOLDER
+    output: Annotated[str, option("--output", "-o", metavar="FILE",
+                                  help="File to create, or - for standard output (nettop-HOST-TIME.tar.gz in the "
+                                  "working directory)")] = ""
+    last: Annotated[str, option("--last", metavar="TIME", help="How much of the recording's end to take, or from --at "
+                                "on: 90, 60s, 15m, 2h (10m)")] = "10m"
+    at: Annotated[str | None, at_option(default="--last before the end")] = None
+    redact: Annotated[bool, redact_option()] = False
+    no_doctor: Annotated[bool, option("--no-doctor", help="Leave out doctor's report, which attaches every lens for a "
+                                      "moment")] = False
+    # fmt: on
+
+
+def start_bundle(options: BundleOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
+    """Write the bundle. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
+    with importing():
+        from nettop.output.bundle import BundleSettings, is_from_here, run_bundle
+        from nettop.recording import bundle
+        from nettop.recording.files import SUFFIX, file_name
+        from nettop.recording.moments import parse_length
+        from nettop.recording.redaction.redactor import Redactor
+
+    last_ns = parse_length(options.last)
+    user = None
+    if options.output != STDOUT:
+        refuse_root_for_caller()
+        user = file_owner(Path(options.output))  # of the working directory if there is no path
+    redactor = Redactor() if options.redact else None
+    with opened_recording(options.recording, keeps_privileges=True) as recording:
+        begin_ns, end_ns = _span(recording, options.at, last_ns)
+        host = recording.host if redactor is None else redactor.host(recording.host)
+        name = options.output or file_name(host, begin_ns).removesuffix(SUFFIX) + bundle.SUFFIX
+        with _opened(name, user) as file:
+            doctor = None
+            if is_from_here(recording) and not options.no_doctor:
+                doctor = _doctor(redactor)
+            if source_of is None:
+                drop_all_privileges()
+            settings = BundleSettings(
+                OUTPUT if name == STDOUT else name, begin_ns, end_ns, redactor
+            )
+            run_bundle(settings, recording, doctor, file, sys.stderr)
+    return ExitCode.DONE
+
+
+def _span(recording: Recording, at: str | None, last_ns: int) -> tuple[int, int]:
+    """Return the first and the last moment that are wanted."""
+    if at is None:
+        return max(recording.begin_ns, recording.end_ns - last_ns), recording.end_ns
+    begin_ns = moment_of(recording, at)
+    return begin_ns, min(begin_ns + last_ns, recording.end_ns)
+
+
+@contextmanager
+def _opened(name: str, owner: User | None) -> Iterator[IO[bytes]]:
+    """Open standard output, or create the file; remove it if it is not completed."""
+    if name != STDOUT:
+        with new_file(Path(name), owner, "choose another file with -o") as file:
+            yield file
+        return
+    if sys.stdout is None:
+        raise NettopError("standard output is closed", "name a file with -o")
+    if sys.stdout.isatty():
+        raise UsageError("standard output is a terminal", "redirect it to a file or a pipe, or name a file with -o")
+    yield sys.stdout.buffer
+
+
+# --- doctor's report ------------------------------------------------------------------------------------------------
+
+_PREFIXES = {"process": "proc", "container": "ctr", "netns": "ns"}
+"""What names are called in a redacted recording, if not by their kind."""
+
+
+def _doctor(redactor: Redactor | None) -> str:
+    """Return the report of this host. Doctor is another process, with the privileges that it needs."""
+    from nettop.output.status_line import StatusLine
+
+    StatusLine(sys.stderr).show("running nettop doctor --no-traffic …")
+    words = [sys.executable, "-I", "-m", "nettop", "doctor", "--no-traffic"]
+    try:
+        done = subprocess.run(words, capture_output=True, check=False, timeout=_DOCTOR_S, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"nettop doctor failed: {type(error).__name__}\n"
+    text = (done.stdout or done.stderr).decode(errors="replace")
+    return text if redactor is None else _redacted(redactor, text)
+
+
+def _redacted(redactor: Redactor, text: str) -> str:
+    """Redact doctor's report as doctor does, but by the words of the recording."""
+    from nettop.doctor.bundle import Redactor as DoctorRedactor
+    from nettop.doctor.bundle import names_here
+    from nettop.recording.redaction.texts import interface
+
+    def replaced(kind: str, word: str) -> str:
+        if kind in ("ipv4", "ipv6"):
+            return redactor.texts.place(word) or redactor.texts.name("addr", word)
+        if kind == "interface":
+            return interface(redactor.texts, word)
+        return redactor.texts.name(_PREFIXES.get(kind, kind), word)
+
+    return DoctorRedactor(names_here(), replaced).text(text)
+
+
+SUBCOMMAND = Subcommand(help=BUNDLE_HELP, epilog=BUNDLE_EXAMPLES, options=BundleOptions, start=start_bundle)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bundle frontend: a part of a recording, its findings and doctor's report, in one file."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import tempfile
+from collections.abc import Callable
+from typing import IO, NamedTuple, TextIO
+
+from nettop import version_of_build
+from nettop.errors import NettopError, UsageError
+from nettop.output.check import report_found
+from nettop.output.record import host_facts
+from nettop.output.status_line import StatusLine
+from nettop.query.units import plural
+from nettop.recording.bundle import RECORDING, write_bundle
+from nettop.recording.cut import Cutter
+from nettop.recording.findings import findings_between
+from nettop.recording.moments import time_text
+from nettop.recording.reader import RecordedFile
+from nettop.recording.recording import Recording
+from nettop.recording.redaction.redactor import Redactor
+from nettop.recording.writer import Sink
+from nettop.settings import CheckSettings
+from nettop.writing import writing
+
+_FINDINGS, _DOCTOR, _README = "findings.txt", "doctor.txt", "README.txt"
+
+
+class BundleSettings(NamedTuple):
+    """Settings of `nettop bundle`: the file's name, and which part of the recording it has."""
+
+    name: str
+    begin_ns: int
+    end_ns: int
+    redactor: Redactor | None = None
+
+
+def is_from_here(recording: Recording) -> bool:
+    """Return whether the end of a recording is from this host: of this boot, or of the same name."""
+    here, there = host_facts(), recording.groups[-1].group.host
+    return any(there.get(name, "") == value for name, value in here.items() if name in ("boot_id", "name"))
+
+
+def run_bundle(
+    settings: BundleSettings, recording: Recording, doctor: str | None, file: IO[bytes], stderr: TextIO | None
+) -> None:
+    """Write the bundle; `doctor` is its report, None if the recording is from elsewhere or the report not wanted.
+
+    Raise UsageError if nothing was recorded in that time, NettopError if the file cannot be written, and
+    BrokenPipeError if its reader is gone.
+    """
+    status = StatusLine(stderr)
+    cutter = Cutter(recording, settings.begin_ns, settings.end_ns, settings.redactor)
+    if not cutter.readings:
+        raise UsageError(
+            f"there are no readings {_span(settings)}",
+            f"the recording is from {time_text(recording.begin_ns)} to {time_text(recording.end_ns)} UTC",
+        )
+    remedy = f"free space in {tempfile.gettempdir()}, or set TMPDIR"
+    with writing("a temporary file", remedy), tempfile.TemporaryFile() as part:
+        cutter.copy_to(Sink(_append_to(part)), _progress(settings, status))
+        part.flush()
+        members: dict[str, str | IO[bytes]] = {
+            _README: _about(settings, recording, cutter, has_doctor=doctor is not None),
+            _FINDINGS: _findings(settings, part),
+            **({} if doctor is None else {_DOCTOR: doctor}),
+            RECORDING: part,
+        }
+        with writing(settings.name, "choose another file for -o"):
+            write_bundle(file, members, settings.end_ns)
+            file.flush()
+    status.report(_summary(settings, recording, cutter))
+
+
+def _append_to(file: IO[bytes]) -> Callable[[bytes], None]:
+    def append(content: bytes) -> None:
+        file.write(content)
+
+    return append
+
+
+def _progress(settings: BundleSettings, status: StatusLine) -> Callable[[int], None]:
+    length = max(1, settings.end_ns - settings.begin_ns)
+
+    def reached(wall_ns: int) -> None:
+        status.show(f"copying {time_text(wall_ns)}  {(wall_ns - settings.begin_ns) / length:.0%}")
+
+    return reached
+
+
+def _findings(settings: BundleSettings, part: IO[bytes]) -> str:
+    """Return what `nettop check --from` says of the part."""
+    text = io.StringIO()
+    recording = Recording([RecordedFile(part.fileno())])
+    try:
+        found = findings_between(recording, settings.begin_ns, settings.end_ns)
+    except NettopError as error:
+        return f"{error.what}\n"
+    command = f"nettop replay {shlex.quote(settings.name)}"
+    report_found(CheckSettings(), found, "", text, None, command=command)
+    return text.getvalue() or f"nothing found {_span(settings)}\n"
+
+
+def _about(settings: BundleSettings, recording: Recording, cutter: Cutter, *, has_doctor: bool) -> str:
+    """Return what is in the bundle."""
+    host, redactor = recording.host or "an unnamed host", settings.redactor
+    shown = host if redactor is None else redactor.host(host)
+    doctor = (
+        "nettop doctor on this host when the bundle was made, without the self-test"
+        if has_doctor
+        else "left out: it was not wanted, or the recording is from another host or was redacted"
+    )
+    lines = [
+        f"{settings.name}: {shown} {_span(settings)}, by nettop {version_of_build()}",
+        "",
+        f"{RECORDING}  {', '.join(sorted(cutter.readings))}; nettop replay {settings.name} shows it",
+        f"{_FINDINGS}      what nettop check --from says of it",
+        f"{_DOCTOR}        {doctor}",
+    ]
+    if redactor is not None:
+        lines += [
+            "",
+            "Addresses, names and texts are replaced, always by the same ones. Numbers and times are not.",
+        ]
+    if damage := _damage(recording, cutter):
+        lines += ["", "The recording is damaged, and this is not in the bundle:", *damage]
+    return "\n".join([*lines, ""])
+
+
+def _damage(recording: Recording, cutter: Cutter) -> list[str]:
+    return [
+        *recording.damage,
+        *(f"{count} readings of {lens}" for lens, count in sorted(cutter.damaged.items())),
+    ]
+
+
+def _summary(settings: BundleSettings, recording: Recording, cutter: Cutter) -> str:
+    count = cutter.readings.total()
+    damaged = ", without what is damaged" if _damage(recording, cutter) else ""
+    redacted = ", redacted" if settings.redactor is not None else ""
+    return (
+        f"{count} {plural('reading', count)} {_span(settings)}{redacted}{damaged}; written to {settings.name}"
+    )
+
+
+def _span(settings: BundleSettings) -> str:
+    return f"from {time_text(settings.begin_ns)} to {time_text(settings.end_ns)} UTC"
