@@ -32,7 +32,7 @@ _FREQUENT = ("--view", "--filter", "--demo", "--help-all")
 """Options that --help lists; the last one shows all the others."""
 
 _FREQUENT_EXAMPLES = (
-    ("nettop --filter 'nginx rtt_us>10ms'", "nginx's slow connections, live"),
+    ("nettop --host web1 --host db1 --filter 'rtt_us>10ms'", "slow connections of two hosts, live"),
     ("nettop --view services --table --once --deltas -t 10", "response times in the last 10 seconds"),
 )
 
