@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -14,13 +14,13 @@ import numpy as np
 from nettop.query.batches import concatenate_batches
 from nettop.query.filter import quote
 from nettop.query.findings import GONE_AFTER_NS
-from nettop.snapshots.arrays import Array, Mask
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.hosts import HOST
 from nettop.snapshots.row_ids import ID_BITS, row_ids
-from nettop.snapshots.schema import BEGAN, Field, Kind, Lens, Table
-from nettop.snapshots.snapshot import Ended, Rows, Snapshot, known, known_histograms, unknown_value
+from nettop.snapshots.schema import BEGAN, Lens, Table
+from nettop.snapshots.snapshot import Ended, Rows, Snapshot, known, unknown_value
 
 _FACTS = frozenset({"sampled_hz", "one_in", "walk_age_ms"})
 """Counts of a snapshot that are the same on every host, or of which the largest one counts; others add up."""
@@ -64,21 +64,33 @@ def merge(lens: Lens, hosts: Mapping[str, Pair], moment: Moment) -> Snapshot:
 
 
 def merge_before(lens: Lens, hosts: Mapping[str, Pair], moment: Moment) -> Snapshot | None:
-    """Return the readings before the last ones, merged; None if no host has one."""
+    """Return the readings before the last ones, merged, as of the longest interval of a host before `moment`; None if
+    no host has one.
+
+    What had ended on a host without one counts as ended before: since when is unknown.
+    """
     before = {host: pair.before for host, pair in hosts.items() if pair.before is not None}
     if not before:
         return None
+    interval_ns = max(hosts[host].now.boot_ns - each.boot_ns for host, each in before.items())
+    then = Moment(*(getattr(moment, name) - interval_ns for name in ("wall_ns", "boot_ns", "taken_ns")))
+    either = {host: Pair(pair.before or pair.now, None) for host, pair in hosts.items()}
     left = {
         table.name: ended
         for table in lens.tables
-        if (ended := _ended(table, {host: Pair(each, None) for host, each in before.items()}, 0)) is not None
+        if (ended := _ended(table, either, then.taken_ns)) is not None
     }
-    return _merged(lens, before, moment, ended=left)
+    return _merged(lens, before, then, ended=left)
 
 
-def of_host(table: Table, rows: Rows, host: str) -> Rows:
-    """Return the rows of a host as rows of `table`, which has the column `host`; keys differ from those of others."""
+def of_host(table: Table, rows: Rows, host: str, missing: Collection[str] = ()) -> Rows:
+    """Return the rows of a host as rows of `table`, which has the column `host`; keys differ from those of others.
+
+    Columns `missing` on that host are unknown: other hosts may have them.
+    """
     array = _widened(table, rows.array)
+    for name in set(missing) & set(array.dtype.names or ()):
+        array[name] = unknown_value(array.dtype[name])
     if rows.table.key != table.key:
         array[table.key] = rows.array[rows.table.key]
     for name in (table.key, *(field.name for field in table.stored if field.refers)):
@@ -161,7 +173,7 @@ def _merged(
 def _rows(table: Table, snapshots: Mapping[str, Snapshot], taken_ns: int) -> Rows | None:
     """Return the rows of all hosts, sorted by key; None if no host has the table."""
     pieces = [
-        _without(snapshot.missing, of_host(table, snapshot.tables[table.name], host))
+        of_host(table, snapshot.tables[table.name], host, snapshot.missing)
         for host, snapshot in snapshots.items()
         if table.name in snapshot.tables
     ]
@@ -179,51 +191,23 @@ def _rank(array: Array) -> None:
     array["rank"][order] = np.arange(1, len(array) + 1)
 
 
-def _without(missing: Mapping[str, str], rows: Rows) -> Rows:
-    """Set columns that a host does not support to unknown: other hosts may."""
-    for name in missing.keys() & set(rows.array.dtype.names or ()):
-        rows.array[name] = unknown_value(rows.array.dtype[name])
-    return rows
-
-
 def _ended(table: Table, hosts: Mapping[str, Pair], taken_ns: int) -> Ended | None:
-    """Return the rows that left on all hosts: those that left since a host's reading before, and older ones."""
+    """Return the rows that left on all hosts. Listed are those that left since a host's reading before; each
+    host has its own total."""
     pieces, totals, count = [], [], 0
     for host, pair in hosts.items():
         ended = pair.now.ended.get(table.name)
         if ended is None:
             continue
-        since_ns = _taken_ns(pair.before, table)
+        before = None if pair.before is None else pair.before.tables.get(table.name)
         pieces += [
-            replace(of_host(table, rows, host), taken_ns=taken_ns)
+            replace(of_host(table, rows, host, pair.now.missing), taken_ns=taken_ns)
             for rows in ended.rows
-            if rows.taken_ns > since_ns
+            if before is not None and rows.taken_ns > before.taken_ns
         ]
-        totals.append(of_host(table, ended.total, host))
+        totals.append(of_host(table, ended.total, host, pair.now.missing))
         count += ended.count
-    return Ended(tuple(pieces), _total(table, totals), count) if totals else None
-
-
-def _taken_ns(snapshot: Snapshot | None, table: Table) -> int:
-    rows = None if snapshot is None else snapshot.tables.get(table.name)
-    return 0 if rows is None else rows.taken_ns
-
-
-def _total(table: Table, totals: Sequence[Rows]) -> Rows:
-    """Return one row: the sum of the counters, everything else unknown."""
-    total = totals[0].array.copy()
-    for field in table.stored:
-        column = np.concatenate([rows.array[field.name] for rows in totals])
-        if field.kind in (Kind.COUNTER, Kind.HISTOGRAM) and (present := _present(field, column)).any():
-            total[field.name] = column[present].sum(axis=0)
-        elif field.name == HOST.name:
-            total[field.name] = unknown_value(total.dtype[field.name])
-    total[table.key] = 0
-    return replace(totals[0], array=total)
-
-
-def _present(field: Field, column: Array) -> Mask:
-    return known_histograms(column) if field.kind is Kind.HISTOGRAM else known(column)
+    return Ended(tuple(pieces), united(table, totals), count) if totals else None
 
 
 def _is_whole(pair: Pair) -> bool:

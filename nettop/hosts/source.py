@@ -63,28 +63,18 @@ class HostsSource:
         moment = Moment(time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), taken_ns)
         pairs = {host: Pair(reading.now, reading.before) for host, reading in readings.items()}
         merged = merge(self._lens, pairs, moment)
-        self._before = self._merged_before(pairs, moment)
-        self._events = self._batches(self._hosts.take_events(self._lens.id))
+        self._before = merge_before(self._lens, pairs, moment)
+        self._events = self._batches(self._hosts.take_events(self._lens.id), newest)
         self._read, self._lost = newest, causes
         self._shown = _with_lost(self._lens, merged, lost, moment)
         return self._shown
 
-    def _merged_before(self, pairs: Mapping[str, Pair], moment: Moment) -> Snapshot | None:
-        """Return the readings before, as of when the last ones were merged."""
-        last = self._shown
-        if last is None or not last.tables:
-            then = replace(moment, **{name: getattr(moment, name) - 1 for name in ("boot_ns", "taken_ns")})
-        else:
-            taken_ns = next(iter(last.tables.values())).taken_ns
-            then = Moment(last.wall_ns, last.boot_ns, taken_ns)
-        return merge_before(self._lens, pairs, then)
-
-    def _batches(self, events: Mapping[str, list[Rows]]) -> tuple[Rows, ...]:
+    def _batches(self, events: Mapping[str, list[Rows]], read: Mapping[str, Snapshot]) -> tuple[Rows, ...]:
         """Return the events of all hosts, a batch for each table."""
         batches = []
         for table in self._lens.tables:
             pieces = [
-                of_host(table, rows, host)
+                of_host(table, rows, host, read[host].missing if host in read else ())
                 for host, batch in events.items()
                 for rows in batch
                 if rows.table.name == table.name

@@ -37,14 +37,19 @@ class Columns(JoinedRows):
     """The columns of the previous frame: a row that disappeared without last values keeps the rates of its last
     interval, and so its place."""
 
-    @cached_property
+    @property
     def has_rest(self) -> bool:
         """True if the rest has counted anything; otherwise it is not shown."""
+        return bool((self.rest & ~self.empty_rest).any())
+
+    @cached_property
+    def empty_rest(self) -> Mask:
+        """The mask of rows of the rest that have counted nothing."""
+        empty, at = self.rest.copy(), np.flatnonzero(self.rest)
         counters = [field.name for field in self.table.fields if field.kind is Kind.COUNTER]
-        return bool(self.rest.any()) and any(
-            self.unlisted_growth(name) if self.deltas else self.raw(name)[self.rest].any()
-            for name in counters
-        )
+        for name in counters if len(at) else ():
+            empty[at] &= (self.difference(name).numbers if self.deltas else self.raw(name))[at] == 0
+        return empty
 
     # --- columns ----------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from nettop.query.batches import codes_of, concatenate_batches, empty_rows, reco
 from nettop.snapshots.arrays import Array, Index, Mask, concatenate_rows, positions, take_rows
 from nettop.snapshots.hosts import HOST
 from nettop.snapshots.schema import BEGAN, Field, Kind, Table
-from nettop.snapshots.snapshot import Frame, Rows, known, known_histograms, sum_of
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot, known, known_histograms, sum_of
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -50,7 +50,8 @@ class JoinedRows:
     """All rows of a table in a frame: those of the newest snapshot first, then those that left it.
 
     With `closed`, the rows that ended since the previous snapshot follow, with their last values. One more row, the
-    `rest`, sums up ended rows that are not listed, so that differences add up to everything counted. With `gone`, the
+    `rest`, sums up ended rows that are not listed, so that differences add up to everything counted; if rows are from
+    several hosts, one for each. With `gone`, the
     rows that just disappeared without last values follow. The last ones are the `earlier` rows, which left before and
     are still shown, with their last totals and no growth. A row that is back, or has just left, is listed once.
 
@@ -146,9 +147,9 @@ class JoinedRows:
 
     @cached_property
     def rest(self) -> Mask:
-        """The mask of the row, if any, that sums up ended rows that are not listed."""
+        """The mask of the rows, if any, that sum up ended rows that are not listed."""
         at = np.arange(self.size) - len(self.now) - len(self._ended_rows)
-        rest: Mask = (at == 0) & (self._left is not None)
+        rest: Mask = (at >= 0) & (at < (0 if self._left is None else len(self._left.total)))
         return rest
 
     @property
@@ -251,8 +252,10 @@ class JoinedRows:
     def difference(self, name: str) -> ColumnValues:
         """Return a counter's growth in the last interval, with that of the rest. A counter that went back has none."""
         added = self.growth(name)
-        added.numbers[self.rest] = rest = self.unlisted_growth(name)
-        added.known[self.rest] = rest > 0
+        if self.rest.any():
+            rest = np.array([rows.unlisted_growth(name) for rows in self._of_rest], np.uint64)
+            added.numbers[self.rest] = rest
+            added.known[self.rest] = rest > 0
         return added
 
     def growth(self, name: str) -> ColumnValues:
@@ -282,6 +285,15 @@ class JoinedRows:
             return listed
         has_flag = BEGAN in (self.now.array.dtype.names or ())
         return listed & (self.raw(BEGAN) == 1) if has_flag else np.zeros(self.size, bool)
+
+    @cached_property
+    def _of_rest(self) -> list[JoinedRows]:
+        """For each row of the rest, the rows that it completes: all, or those of its host."""
+        if self._left is None or not self.frame.now.hosts:
+            return [self]
+        total = self._left.total
+        hosts = [total.texts[HOST.name][code] for code in total.array[HOST.name]]
+        return [JoinedRows(_of_host(self.frame, self.table, host), self.table, closed=True) for host in hosts]
 
     def unlisted_growth(self, name: str) -> int:
         """Return a counter's growth in the last interval in ended rows that are not listed.
@@ -315,3 +327,35 @@ def _with_texts_of(rows: Rows, others: Rows) -> Rows:
         if more := sorted(set(others.texts[name]).difference(own)):
             texts[name] = [*own, *more]
     return replace(rows, texts=texts)
+
+
+def _of_host(frame: Frame, table: Table, host: str) -> Frame:
+    """Return the rows of one of several hosts, as if it were the only one."""
+    before = frame.before
+    return Frame(
+        _snapshot_of(frame.now, table, host),
+        None if before is None or host not in before.hosts else _snapshot_of(before, table, host),
+    )
+
+
+def _snapshot_of(snapshot: Snapshot, table: Table, host: str) -> Snapshot:
+    rows, ended = snapshot.tables.get(table.name), snapshot.ended.get(table.name)
+    return replace(
+        snapshot,
+        tables={} if rows is None else {table.name: _rows_of(rows, host)},
+        ended={}
+        if ended is None
+        else {
+            table.name: replace(
+                ended,
+                rows=tuple(_rows_of(each, host) for each in ended.rows),
+                total=_rows_of(ended.total, host),
+            )
+        },
+        hosts={},
+    )
+
+
+def _rows_of(rows: Rows, host: str) -> Rows:
+    codes = [code for code, text in enumerate(rows.texts[HOST.name]) if text == host]
+    return replace(rows, array=take_rows(rows.array, np.isin(rows.array[HOST.name], codes)))

@@ -63,7 +63,7 @@ class View(Columns):
     def order(self) -> Index:
         """Positions of the rows to show, sorted."""
         passes = self.scope & self.query.filter.mask(self)
-        shown = np.flatnonzero(passes if self.has_rest else passes & ~self.rest)
+        shown = np.flatnonzero(passes & ~self.empty_rest)
         ordered = shown[self._sorted(shown)]
         return ordered if self.query.limit is None else ordered[: self.query.limit]
 
