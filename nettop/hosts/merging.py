@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,9 @@ _FACTS = frozenset({"sampled_hz", "one_in", "walk_age_ms"})
 _SMALL_BITS = 32
 _MIXERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 """Multipliers of the finalizer of SplitMix64 (Steele, Lea and Flood, 2014)."""
+_ENCLOSED = re.compile(r'"(?:[^"\\]|\\.)*"|\([^()]*\)')
+"""A quoted text, or parentheses, of a filter."""
+_OR = re.compile(r"\bor\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +127,18 @@ def _of_findings(texts: Mapping[str, Sequence[str]], host: str) -> dict[str, lis
     """Return the texts of findings for a reader who sees several hosts."""
     return {
         "finding": [f"{host}: {text}" for text in texts["finding"]],
-        "filter": [f"{HOST.name}={quote(host)} ({text})" if text else "" for text in texts["filter"]],
+        "filter": [_on_host(text, host) for text in texts["filter"]],
     }
+
+
+def _on_host(text: str, host: str) -> str:
+    """Return the filter of a finding for rows of that host. It still ends with the filter of the rule."""
+    if not text:
+        return ""
+    outside = text
+    while outside != (outside := _ENCLOSED.sub(" ", outside)):
+        pass
+    return f"{HOST.name}={quote(host)} and {f'({text})' if _OR.search(outside) else text}"
 
 
 def _mixed(keys: Array, host: str) -> Array:
