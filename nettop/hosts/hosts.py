@@ -30,6 +30,7 @@ LATE_AFTER_S = 5.0
 """Seconds, or three intervals if they are longer, without a reading after which a host counts as lost."""
 _ATTACHING_S = 60.0
 """Seconds that a host may take until its first reading: to log in, and to compile programs."""
+_SAME_VERSION = "use the same version of nettop there, and a login that prints nothing"
 
 Start = Callable[[str, Sequence[str]], Sequence[str]]
 """Function that returns the command that records the lenses with these ids on a host."""
@@ -50,6 +51,8 @@ class Link:
     """When the last reading was lost (CLOCK_MONOTONIC); None while there are some."""
     retry_at: float = 0.0
     tries: int = 0
+    began_at: float = 0.0
+    """When the command was started."""
     read_at: float = 0.0
     newest: dict[str, Reading] = field(default_factory=dict)
     events: dict[str, deque[Rows]] = field(default_factory=dict)
@@ -64,13 +67,24 @@ class Link:
         if self.lost_at is None:
             self.lost_at = now
 
+    def forget(self) -> None:
+        """Forget that the host was lost while the lenses were in use before."""
+        self.cause, self.remedy, self.lost_at, self.retry_at, self.tries = "", "", None, 0.0, 0
+
 
 class Hosts:
     """The hosts, used as a context manager. Its thread starts the commands, and notices when they end."""
 
-    def __init__(self, names: Sequence[str], start: Start, interval_s: float) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        start: Start,
+        interval_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.names = tuple(dict.fromkeys(names))
         self._start = start
+        self._clock = clock
         self._late_after_s = max(LATE_AFTER_S, 3 * interval_s)
         self._lock = threading.Lock()
         self._links: dict[tuple[str, tuple[str, ...]], Link] = {}
@@ -92,7 +106,10 @@ class Hosts:
         with self._lock:
             for host in self.names:
                 key = host, recorded_with(lens)
-                self._links.setdefault(key, Link(*key)).users += 1
+                link = self._links.setdefault(key, Link(*key))
+                if not link.users:
+                    link.forget()
+                link.users += 1
         self._changed.set()
 
     def release(self, lens: str) -> None:
@@ -138,28 +155,38 @@ class Hosts:
 
     def _read(self, link: Link, lens: str) -> Reading | None:
         """Return the newest reading of a lens there; None if there is none, or none that is recent."""
-        stream, now = link.stream, time.monotonic()
+        stream, now = link.stream, self._clock()
         if stream is None:
             return None
         try:
             reading = stream.newest(lens)
         except Damaged as error:
-            link.lose(f"what it sends is damaged: {error}", "use the same version of nettop there", now)
+            with self._lock:
+                link.lose(f"what it sends is damaged: {error}", _SAME_VERSION, now)
             stream.end()
             return None
+        with self._lock:  # the thread may notice at the same time that the command has ended
+            return self._noted(link, stream, lens, reading, now) if link.stream is stream else None
+
+    def _noted(
+        self, link: Link, stream: Stream, lens: str, reading: Reading | None, now: float
+    ) -> Reading | None:
+        """Note a stream's newest reading, or that it is late, and return what is recent."""
         last = link.newest.get(lens)
         if reading is not None and (last is None or reading.now is not last.now):
             link.newest[lens], link.read_at = reading, now
             link.events.setdefault(lens, deque(maxlen=_BATCHES_MAX)).extend(reading.events)
             link.lost_at, link.cause, link.tries = None, "", 0
             return reading
-        if now - max(link.read_at, stream.began) < (self._late_after_s if link.newest else _ATTACHING_S):
+        if now - max(link.read_at, link.began_at) < (self._late_after_s if link.newest else _ATTACHING_S):
             return last
         if link.lost_at is None:
-            cause, remedy = stream.failures.get(
-                lens, ("it sends no readings", "see whether it still answers")
+            link.cause, link.remedy = stream.failures.get(lens) or (
+                (f"what it sends is no recording: {stream.damage}", _SAME_VERSION)
+                if stream.damage
+                else ("it sends no readings", "see whether it still answers")
             )
-            link.cause, link.remedy, link.lost_at = cause, remedy, now
+            link.lost_at = now
         return None
 
     # --- in the thread --------------------------------------------------------------------------------------------
@@ -170,7 +197,7 @@ class Hosts:
             with self._lock:
                 links = list(self._links.values())
             for link in links:
-                self._maintain(link, time.monotonic())
+                self._maintain(link, self._clock())
             self._changed.wait(_CHECK_S)
         for stream in [link.stream for link in self._links.values() if link.stream is not None]:
             stream.end()
@@ -186,14 +213,17 @@ class Hosts:
             link.newest.clear()
             stream.end()
         elif stream.exit_code is not None:
-            link.lose(*why_ended(stream, link.host), now)
+            with self._lock:
+                link.lose(*why_ended(stream, link.host), now)
 
     def _begin(self, link: Link, now: float) -> None:
         lenses = [lens for lens in lenses_of_one_host() if lens.id in link.lenses]
         try:
+            link.began_at = now
             link.stream = Stream(self._start(link.host, link.lenses), lenses)
         except OSError as error:
-            link.lose(f"ssh cannot be started: {error.strerror}", "install an ssh client", now)
+            with self._lock:
+                link.lose(f"ssh cannot be started: {error.strerror}", "install an ssh client", now)
 
 
 def recorded_with(lens: str) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ import os
 import shlex
 import signal
 import subprocess
-import time
 import weakref
 from collections.abc import Sequence
 
@@ -61,7 +60,6 @@ class Stream:
         self._file = RecordedFile(self._output)
         self._readings = {lens.id: Readings(self._file, lens) for lens in lenses}
         self._freed = 0
-        self.began = time.monotonic()
 
     @property
     def exit_code(self) -> int | None:
@@ -79,6 +77,11 @@ class Stream:
     def failures(self) -> dict[str, list[str]]:
         """Why lenses have no readings there: cause and remedy."""
         return self._file.groups[-1].group.failures if self._file.groups else {}
+
+    @property
+    def damage(self) -> str:
+        """Why what was received so far is no recording; empty if it is one, or may become one."""
+        return "" if self._file.groups else self._file.damage.get(0, "")
 
     def newest(self, lens: str) -> Reading | None:
         """Return the newest reading of a lens; None if there is none. Raise Damaged."""
@@ -112,10 +115,10 @@ def why_ended(stream: Stream, host: str) -> tuple[str, str]:
     said = words if words and code not in (0, -signal.SIGTERM) else f"nettop ended there (exit code {code})"
     if code == _SSH_FAILED:
         return said, f"make sure that 'ssh {host}' works without asking anything (a key, an agent)"
-    if "password" in words or "sudo:" in words:
-        return said, "let sudo run 'nettop record -' there without a password, or log in as root"
     if "not found" in words:
         return said, f"install nettop on {host}, or name its command by --host-command"
+    if "password" in words or "sudo:" in words:
+        return said, "let sudo run 'nettop record -' there without a password, or log in as root"
     return said, f"try: ssh {host} sudo nettop record - | wc -c"
 
 
