@@ -1,0 +1,521 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Other hosts: the commands that record there, what they send, and why there is nothing from a host."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.commands.hosts import checked_hosts
+from nettop.errors import SourceFailed, UsageError
+from nettop.hosts.hosts import LATE_AFTER_S, Hosts
+from nettop.hosts.source import HostsSource
+from nettop.hosts.stream import Stream, ssh_words, why_ended
+from nettop.recording.chunks import Group
+from nettop.recording.writer import RecordingWriter, Sink
+from nettop.snapshots import several_hosts
+from nettop.snapshots.connections import LENS, SOCKETS
+from nettop.snapshots.findings import FINDINGS
+from nettop.snapshots.findings import LENS as FINDINGS_LENS
+from nettop.snapshots.hosts import HOST, with_host
+from nettop.snapshots.snapshot import Snapshot
+from tests.unit.build import make_frame
+from tests.unit.logging_run import until
+from tests.unit.recorded import small_groups
+from tests.unit.recordings import at_second
+
+ATTACHING_S = 60.0
+SENDS = 'trap "kill $!" TERM; cat "$0" & wait $!; cat "$1" >&2; exit "$2"'
+"""Script that copies a pipe to its end, then says something and exits."""
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Remote:
+    """A host on which a command sends what the test writes; it ends when the test says so."""
+
+    def __init__(self, folder: Path, says: str = "", code: int = 0) -> None:
+        folder.mkdir()
+        self._words = folder / "words"
+        self._words.write_text(says)
+        self._code = code
+        self._pipes: list[tuple[int, int]] = []
+        self.starts: list[Sequence[str]] = []
+        self._open()
+
+    def command(self, lenses: Sequence[str] = ()) -> list[str]:
+        """Return the command, and remember that it was started for these lenses."""
+        self.starts.append(tuple(lenses))
+        pipe = f"/proc/{os.getpid()}/fd/{self._pipes[-1][0]}"
+        return ["sh", "-c", SENDS, pipe, str(self._words), str(self._code)]
+
+    def _open(self) -> None:
+        self._pipes.append(os.pipe())
+        self._recording = RecordingWriter(Sink(self.send), Group((LENS.id,), 1.0, "0"))
+
+    def send(self, content: bytes) -> None:
+        """Have the command send these bytes."""
+        assert os.write(self._pipes[-1][1], content) == len(content)
+
+    def read(self, second: int, **row: object) -> None:
+        """Have the command send a reading of one connection."""
+        self._recording.write(at_second(make_frame([{"id": 1, **row}]).now, second))
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Have the command send this reading."""
+        self._recording.write(snapshot)
+
+    def end(self) -> None:
+        """End the command once it was started; the next one sends another recording."""
+        until(lambda: self.starts)
+        os.close(self._pipes[-1][1])
+        self._open()
+
+    def close(self) -> None:
+        """Close the pipes."""
+        for ends, _ in self._pipes:
+            os.close(ends)
+        os.close(self._pipes[-1][1])
+
+
+Made = Callable[..., Remote]
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Iterator[Made]:
+    """Return a function that makes a host."""
+    with ExitStack() as ends:
+
+        def made(name: str = "web1", **how: object) -> Remote:
+            new = Remote(tmp_path / name, **how)  # type: ignore[arg-type]
+            ends.callback(new.close)
+            return new
+
+        yield made
+
+
+@contextmanager
+def shown(**remotes: Remote) -> Iterator[tuple[Hosts, HostsSource, Clock]]:
+    """Yield the hosts with a clock that stands still, and the source of their connections."""
+    clock = Clock()
+    with (
+        several_hosts(),
+        Hosts(list(remotes), lambda host, lenses: remotes[host].command(lenses), 1.0, clock) as hosts,
+    ):
+        source = HostsSource(hosts, with_host(LENS))
+        source.start()
+        try:
+            yield hosts, source, clock
+        finally:
+            source.close()
+
+
+@contextmanager
+def streaming(words: Sequence[str]) -> Iterator[Stream]:
+    """Yield the stream of a command, ended at the end."""
+    stream = Stream(words, [LENS])
+    try:
+        yield stream
+    finally:
+        stream.end()
+
+
+def second_of(stream: Stream) -> float | None:
+    """Return when the newest reading was taken."""
+    reading = stream.newest(LENS.id)
+    return None if reading is None else reading.now.boot_ns / 1e9 - 1
+
+
+def sent_by(snapshot: Snapshot) -> dict[str, int]:
+    """Return the bytes sent by the connection of each host."""
+    rows = snapshot.tables.get(SOCKETS.name)
+    if rows is None:
+        return {}
+    hosts = [rows.texts[HOST.name][code] for code in rows.array[HOST.name]]
+    return dict(zip(hosts, rows.array["bytes_sent"].tolist(), strict=True))
+
+
+def read_until(source: HostsSource, expected: dict[str, int]) -> Snapshot:
+    """Read until the hosts have sent these bytes."""
+
+    def read() -> Snapshot | None:
+        snapshot = source.read(0)
+        return snapshot if sent_by(snapshot) == expected else None
+
+    return until(read)
+
+
+def is_running(pid: int) -> bool:
+    """Return whether the process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+# --- the stream of a command --------------------------------------------------------------------------------------
+
+
+def test_a_stream_is_followed(remote: Made) -> None:
+    """Nothing at first; then each reading as it comes, in parts too, and the one before."""
+    web = remote()
+    with streaming(web.command()) as stream:
+        assert stream.newest(LENS.id) is None
+        for second in range(5):
+            web.read(second)
+            until(lambda second=second: second_of(stream) == second)
+        reading = stream.newest(LENS.id)
+        assert reading is not None
+        assert reading.before is not None
+        assert (reading.now.boot_ns - reading.before.boot_ns) / 1e9 == 1
+        assert stream.exit_code is None
+
+
+def test_memory_is_freed(remote: Made) -> None:
+    """Of a stream of many groups, only the last ones take memory; its newest reading stays readable."""
+    web = remote()
+    chance = np.random.default_rng(1)
+    with small_groups(), streaming(web.command()) as stream:
+        taken = []
+        for second in range(120):
+            sent = chance.integers(0, 2**62, 200).tolist()
+            frame = make_frame([{"id": at, "bytes_sent": count} for at, count in enumerate(sent)])
+            web.write(at_second(frame.now, second))
+            until(lambda second=second: second_of(stream) == second)
+            status = os.fstat(stream._output)
+            taken.append(status.st_blocks * 512)
+        assert status.st_size > 200_000
+        assert max(taken[20:]) <= 2 * max(taken[:20]) < status.st_size / 2
+
+
+def test_end(remote: Made) -> None:
+    """The command gets SIGTERM; one that ignores it is killed."""
+    web = remote()
+    stream = Stream(web.command(), [LENS])
+    stream.end()
+    assert stream.exit_code is not None
+    with streaming(["sh", "-c", "trap '' TERM; echo started >&2; exec sleep 1000"]) as stubborn:
+        until(lambda: "started" in os.pread(stubborn._errors, 100, 0).decode())
+        stubborn._process.wait = impatient(stubborn._process)  # type: ignore[method-assign]
+        stubborn.end()
+        assert stubborn.exit_code == -signal.SIGKILL
+
+
+def impatient(process: subprocess.Popen[bytes]) -> Callable[..., int]:
+    """Return a function that does not wait for a process as long as it is told."""
+    wait = process.wait
+    return lambda seconds=60.0: wait(min(seconds, 0.05) if seconds < 60 else seconds)
+
+
+STARTS_A_STREAM = """
+import sys, time
+from nettop.hosts.stream import Stream
+stream = Stream(["sleep", "1000"], [])
+print(stream._process.pid, flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_killed_nettop_leaves_no_command_behind() -> None:
+    """The kernel ends the command with it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTS_A_STREAM], stdout=subprocess.PIPE, text=True
+    ) as nettop:
+        assert nettop.stdout is not None
+        pid = int(nettop.stdout.readline())
+        try:
+            assert is_running(pid)
+            nettop.kill()
+            until(lambda: not is_running(pid))
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+# --- why a command has ended --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("says", "code", "cause", "remedy"),
+    [
+        ("ssh: connect to web1: Connection refused\n", 255, "ssh: connect to web1: Connection refused",
+         "make sure that 'ssh web1' works without asking anything"),
+        ("sh: 1: exec: nettop: not found\n", 127, "sh: 1: exec: nettop: not found", "install nettop on web1"),
+        ("sudo: nettop: command not found\n", 1, "sudo: nettop: command not found", "install nettop on web1"),
+        ("sudo: a password is required\n", 1, "sudo: a password is required", "let sudo run 'nettop record -'"),
+        ("", 3, "nettop ended there (exit code 3)", "try: ssh web1"),
+        ("Goodbye!\n", 0, "nettop ended there (exit code 0)", "try: ssh web1"),
+        ("first\n\x1b[2J\x1b]0;owned\x07\u202elast\n\n", 1, "␛[2J␛]0;owned␇\ufffdlast", "try: ssh web1"),
+    ],
+)  # fmt: skip
+def test_why_a_command_has_ended(remote: Made, says: str, code: int, cause: str, remedy: str) -> None:
+    """The last line that it said, safe to show, and what helps."""
+    web = remote(says=says, code=code)
+    with streaming(web.command()) as stream:
+        web.end()
+        until(lambda: stream.exit_code is not None)
+        found = why_ended(stream, "web1")
+    assert found[0] == cause
+    assert found[1].startswith(remedy)
+
+
+def test_only_the_end_of_what_it_said_is_read(remote: Made) -> None:
+    """However much that is, and in whatever encoding."""
+    web = remote(says="x" * 100_000 + "\nthe reason\n", code=1)
+    with streaming(web.command()) as stream:
+        web.end()
+        until(lambda: stream.exit_code is not None)
+        assert stream.last_words == "the reason"
+
+
+# --- several hosts ------------------------------------------------------------------------------------------------
+
+
+def test_readings_of_several_hosts(remote: Made) -> None:
+    """Each host's newest reading, once it has one; the same snapshot until there is another."""
+    web, db = remote("web"), remote("db")
+    with shown(web=web, db=db) as (hosts, source, _):
+        web.read(0, bytes_sent=1)
+        read_until(source, {"web": 1})
+        db.read(0, bytes_sent=5)
+        first = read_until(source, {"web": 1, "db": 5})
+        assert source.read(0) is first
+        web.read(1, bytes_sent=2)
+        second = read_until(source, {"web": 2, "db": 5})
+        assert second.hosts["web"] > first.hosts["web"]
+        assert hosts.lost(LENS.id) == {}
+    assert (web.starts, db.starts) == ([(LENS.id, FINDINGS_LENS.id)],) * 2
+
+
+def test_a_host_that_ends_is_named_and_comes_back(remote: Made) -> None:
+    """As a gap and as a finding, while the others go on; it is tried again, later each time."""
+    web, db = remote("web"), remote("db", says="kex_exchange_identification: reset\n", code=255)
+    with shown(web=web, db=db) as (hosts, source, clock):
+        web.read(0, bytes_sent=1)
+        db.read(0, bytes_sent=5)
+        read_until(source, {"web": 1, "db": 5})
+        db.end()
+        web.read(1, bytes_sent=2)
+        snapshot = read_until(source, {"web": 2})
+        assert snapshot.gaps == {"db": "lost: kex_exchange_identification: reset"}
+        assert "without asking" in hosts.lost(LENS.id)["db"].remedy
+        findings = HostsSource(hosts, with_host(FINDINGS_LENS)).read(0).tables[FINDINGS.name]
+        assert [findings.texts[HOST.name][code] for code in findings.array[HOST.name]] == ["db"]
+        assert findings.texts["kind"] == ["host lost"]
+        assert findings.texts["finding"] == ["db: no readings: kex_exchange_identification: reset"]
+        assert len(db.starts) == 1
+        clock.now += 1
+        until(lambda: len(db.starts) == 2)
+        assert "db" in hosts.lost(LENS.id)
+        db.read(7, bytes_sent=6)
+        assert read_until(source, {"web": 2, "db": 6}).gaps == {}
+
+
+def test_all_hosts_fail(remote: Made) -> None:
+    """With the cause of each, and the first remedy; once the lens is wanted again, the hosts are tried again."""
+    web, db = (remote(name, says=f"no {name}\n", code=255) for name in ("web", "db"))
+    with shown(web=web, db=db) as (hosts, source, _):
+        web.end()
+        db.end()
+        failure = until(lambda: hosts.failure(LENS.id))
+        with pytest.raises(SourceFailed) as raised:
+            source.read(0)
+        assert raised.value.what == failure.what == "web: no web; db: no db"
+        assert "ssh web" in failure.remedy
+        source.close()
+        source.start()
+        assert hosts.failure(LENS.id) is None
+        until(lambda: len(web.starts) == len(db.starts) == 2)
+        web.read(0, bytes_sent=1)
+        read_until(source, {"web": 1})
+
+
+def test_ssh_is_not_installed() -> None:
+    """The error says so."""
+    with Hosts(["web"], lambda host, lenses: ["/nowhere/ssh"], 1.0, Clock()) as hosts:
+        hosts.use(LENS.id)
+        failure = until(lambda: hosts.failure(LENS.id))
+    assert (failure.what, failure.remedy) == (
+        "web: ssh cannot be started: No such file or directory",
+        "install an ssh client",
+    )
+
+
+def test_a_silent_host_is_late(remote: Made) -> None:
+    """After some intervals it is lost though its command runs; with the next reading it is back."""
+    web = remote("web")
+    with shown(web=web) as (hosts, source, clock):
+        web.read(0, bytes_sent=1)
+        read_until(source, {"web": 1})
+        clock.now += LATE_AFTER_S - 0.1
+        assert sent_by(source.read(0)) == {"web": 1}
+        clock.now += 0.2
+        assert source.read(0).gaps == {"web": "lost: it sends no readings"}
+        assert hosts.lost(LENS.id)["web"].remedy == "see whether it still answers"
+        web.read(60, bytes_sent=2)
+        assert read_until(source, {"web": 2}).gaps == {}
+    assert len(web.starts) == 1
+
+
+def test_garbage(remote: Made) -> None:
+    """It is named once the time to attach is over; before a recording, as of a login that greets, it is skipped."""
+    web = remote("web")
+    with shown(web=web) as (hosts, source, clock):
+        web.send(b"Welcome to web!\n" * 100)
+        stream = until(lambda: hosts._links["web", web.starts[0]].stream if web.starts else None)
+        until(lambda: os.fstat(stream._output).st_size == 1600)
+        source.read(0)
+        clock.now += ATTACHING_S - 1
+        assert source.read(0).gaps == {}
+        clock.now += 2
+        failure = "lost: what it sends is no recording: "
+        assert source.read(0).gaps["web"].startswith(failure)
+        web.read(0, bytes_sent=1)
+        assert read_until(source, {"web": 1}).gaps == {}
+
+
+def test_a_host_that_takes_long_to_attach_is_not_lost(remote: Made) -> None:
+    """It may compile first."""
+    web = remote("web")
+    with shown(web=web) as (hosts, source, clock):
+        until(lambda: web.starts)
+        clock.now += ATTACHING_S - 1
+        assert source.read(0).gaps == {}
+        assert hosts.failure(LENS.id) is None
+
+
+def test_release_ends_the_command(remote: Made) -> None:
+    """Once nobody uses the lens; hosts that are closed end all."""
+    web = remote("web")
+    clock = Clock()
+    with Hosts(["web"], lambda host, lenses: web.command(lenses), 1.0, clock) as hosts:
+        hosts.use(LENS.id)
+        hosts.use(FINDINGS_LENS.id)
+        until(lambda: web.starts)
+        link = hosts._links["web", web.starts[0]]
+        pid = until(lambda: link.stream)._process.pid
+        hosts.release(FINDINGS_LENS.id)
+        assert is_running(pid)
+        hosts.release(LENS.id)
+        until(lambda: not is_running(pid))
+        hosts.use(LENS.id)
+        again = until(lambda: link.stream)._process.pid
+    assert not is_running(again)
+    assert len(web.starts) == 2
+
+
+def test_events_come_once(remote: Made) -> None:
+    """Also if there is another reading before the source takes them."""
+    web = remote("web")
+    events = LENS.tables[1]
+    with shown(web=web) as (hosts, source, _):
+        for second in range(3):
+            batch = make_frame([{"event_id": second, "id": 1}], table=events).now.tables[events.name]
+            snapshot = at_second(make_frame([{"id": 1, "bytes_sent": second}]).now, second)
+            web._recording.write_events(LENS.id, batch, snapshot.wall_ns)
+            web.write(snapshot)
+        until(lambda: sent_by_newest(hosts) == 2)
+        source.read(0)
+        drained = source.drain(0)
+        assert sum(map(len, drained)) == 3
+        (sockets,) = {tuple(batch.array["id"].tolist()) for batch in drained}
+        assert set(sockets) == set(source.read(0).tables[SOCKETS.name].array["id"].tolist())
+        assert source.drain(0) == ()
+
+
+def sent_by_newest(hosts: Hosts) -> int | None:
+    """Return the bytes of the only host's only connection."""
+    reading = hosts.newest(LENS.id).get("web")
+    return None if reading is None else int(reading.now.tables[SOCKETS.name].array["bytes_sent"][0])
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["", "-oProxyCommand=x", "-", "web 1", "web\n1", "web\t1", "\x1b[2J", "a\u202eb"]
+)
+def test_names_that_are_no_host(name: str) -> None:
+    """ssh would take them as options, or not as one word."""
+    with pytest.raises(UsageError) as failure:
+        checked_hosts(["web1", name])
+    assert repr(name) in failure.value.what
+    assert failure.value.remedy
+
+
+def test_hosts_are_named_once() -> None:
+    """Twice the same host is one host."""
+    assert checked_hosts(["web1", "admin@web1", "web1", "größer"]) == ("web1", "admin@web1", "größer")
+
+
+SSH = 'for word; do last="$word"; printf "%s\\0" "$word"; done >"$PRINTED"; exec sh -c "$last"\n'
+"""An ssh that prints its words, and runs the command as sshd does, by the shell of the user."""
+SUDO = 'printf "sudo\\0" >"$RAN.sudo"; while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"\n'
+PRINTS = 'printf "%s\\0" "$@" >"$RAN"\n'
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
+
+
+@pytest.fixture(scope="module")
+def stubs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with programs that take the places of ssh, sudo and nettop."""
+    folder = tmp_path_factory.mktemp("bin")
+    for name, script in (("ssh", SSH), ("sudo", SUDO), ("nettop", PRINTS), ("my nettop", PRINTS)):
+        (folder / name).write_text(f"#!/bin/sh\n{script}")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def run(stubs: Path, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Run the words with the stubs; return the words of ssh, and the arguments of nettop."""
+    printed, ran = stubs / "printed", stubs / "ran"
+    environment = {"PATH": f"{stubs}:/usr/bin:/bin", "PRINTED": str(printed), "RAN": str(ran)}
+    subprocess.run(words, env=environment, check=True, timeout=60, stdin=subprocess.DEVNULL)
+    return tuple(path.read_bytes().decode().split("\0")[:-1] for path in (printed, ran))  # type: ignore[return-value]
+
+
+@given(arguments=st.lists(texts, max_size=3))
+def test_arguments_pass_all_shells(stubs: Path, arguments: list[str]) -> None:
+    """nettop gets them as they are, through ssh, the user's shell and sh; the host is one word behind the options."""
+    words = ssh_words("admin@web1", "", arguments)
+    ssh, nettop = run(stubs, words)
+    assert nettop == ["record", "-", *arguments]
+    assert ssh[ssh.index("--") + 1 :] == ["admin@web1", words[-1]]
+    assert "BatchMode=yes" in ssh
+
+
+@pytest.mark.parametrize("command", ["nettop", "env A=1 nettop", shlex.quote("my nettop")])
+def test_a_command_of_the_user(stubs: Path, command: str) -> None:
+    """It is words of a shell, run without sudo."""
+    (stubs / "ran.sudo").unlink(missing_ok=True)
+    _, nettop = run(stubs, ssh_words("web1", command, ("--lenses", "connections,findings")))
+    assert nettop == ["record", "-", "--lenses", "connections,findings"]
+    assert not (stubs / "ran.sudo").exists()
+
+
+@pytest.mark.parametrize("uid", ["0", "1000"])
+def test_sudo_unless_root(stubs: Path, uid: str) -> None:
+    """By root there is no sudo, by others there is."""
+    (stubs / "ran.sudo").unlink(missing_ok=True)
+    (stubs / "id").write_text(f"#!/bin/sh\necho {uid}\n")
+    (stubs / "id").chmod(0o755)
+    _, nettop = run(stubs, ssh_words("web1", "", ()))
+    assert nettop == ["record", "-"]
+    assert (stubs / "ran.sudo").exists() == (uid != "0")
