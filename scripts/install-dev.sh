@@ -20,6 +20,8 @@ development_packages() {
     # Servers and load generators to compare the services lens with.
     say nginx-light wrk redis-server postgresql nghttp2-client nghttp2-server memcached libmemcached-tools
     say mosquitto mosquitto-clients mariadb-server-core mariadb-client python3-grpcio python3-websockets
+    # Hosts of `nettop --host`.
+    say openssh-server
   fi
   # On Ubuntu it is a snap, not a package.
   if grep -qx 'ID=debian' /etc/os-release; then say chromium; fi
