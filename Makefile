@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test test-all lint test-pure test-unit test-screens test-thorough test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-loading bench-overhead bench-recording bench-serve bench-services bench-start bench-totals bench-udp explore deb offline fresh-root lock clean
+.PHONY: help setup test test-all lint test-pure test-unit test-screens test-thorough test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-hosts bench-latency bench-loading bench-overhead bench-recording bench-serve bench-services bench-start bench-totals bench-udp explore deb offline fresh-root lock clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -116,6 +116,9 @@ bench-fuzz: ## floods of datagrams against nettop collect, and ten minutes of fu
 
 bench-events: ## what the events cost; root, cc
 	$(as_root) $(bin)/python -B bench/events.py
+
+bench-hosts: ## what ssh carries for a host, and the CPU of several hosts at once; root
+	$(as_root) $(bin)/python -B bench/hosts.py
 
 bench-latency: ## what following packets costs; root, iperf3, cc
 	$(as_root) $(bin)/python -B bench/latency.py

@@ -49,12 +49,12 @@ ORIGIN = Group((), 1.0, __version__)
 
 
 @contextlib.contextmanager
-def talking(rows: int) -> Iterator[None]:
-    """Hold `rows` ends of connections that exchange requests and responses in random order."""
+def talking(rows: int, pause_s: float = PAUSE_S) -> Iterator[None]:
+    """Hold `rows` ends of connections that exchange requests and responses in random order, with pauses between."""
     ready, done = os.pipe()
     pid = os.fork()
     if pid == 0:
-        talk(rows // 2, done)
+        talk(rows // 2, done, pause_s)
     try:
         os.read(ready, 1)
         yield
@@ -63,7 +63,7 @@ def talking(rows: int) -> Iterator[None]:
         os.waitpid(pid, 0)
 
 
-def talk(pairs: int, done: int) -> NoReturn:
+def talk(pairs: int, done: int, pause_s: float) -> NoReturn:
     """Open the connections, report, and exchange messages until killed."""
     settle_child(ACTIVE_NAME)
     listener = socket.create_server(("127.0.200.1", 0), backlog=pairs)
@@ -81,7 +81,7 @@ def talk(pairs: int, done: int) -> NoReturn:
         answerer.sendall(content[:left])
         while left:
             left -= len(caller.recv(left))
-        time.sleep(PAUSE_S)
+        time.sleep(pause_s)
 
 
 def take(seconds: int) -> list[Snapshot]:
