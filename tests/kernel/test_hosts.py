@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop --host` with real ssh: hosts are network namespaces, each with its own sshd."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import traffic
+from .command import NETTOP, Row, Running, living
+from .lab import Lab, Namespace, process_state, until
+
+pytestmark = pytest.mark.kernel
+
+SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin")
+NAMES = ("web", "db", "cache")
+COLUMNS = "host,id,process,namespace,netns,local_port,bytes_sent,bytes_received"
+SSHD_CONFIG = """
+ListenAddress {address}
+HostKey {folder}/{name}-key
+AuthorizedKeysFile {folder}/user-key.pub
+StrictModes no
+UsePAM no
+PidFile none
+"""
+SSH_CONFIG = """
+Host {name}
+  HostName {address}
+  User root
+  IdentityFile {folder}/user-key
+  UserKnownHostsFile {folder}/known-hosts
+  StrictHostKeyChecking accept-new
+"""
+
+
+class SshHost:
+    """A host that is reached through ssh: a namespace, joined to the one of the client, and its sshd."""
+
+    def __init__(self, name: str, namespace: Namespace, address: str, folder: Path) -> None:
+        self.name, self.namespace = name, namespace
+        self._folder = folder
+        keygen(folder / f"{name}-key")
+        config = SSHD_CONFIG.format(address=address, folder=folder, name=name)
+        (folder / f"{name}-sshd").write_text(config)
+        self._sshd: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Start its sshd, and wait until it listens."""
+        words = ["ip", "netns", "exec", self.namespace.name, str(SSHD), "-D", "-e", "-f"]
+        with (self._folder / f"{self.name}-log").open("wb") as log:
+            self._sshd = subprocess.Popen(
+                [*words, str(self._folder / f"{self.name}-sshd")], stderr=log, start_new_session=True
+            )
+        until(lambda: ":22" in self.namespace.run("ss", "-tlnH"), f"the sshd of {self.name} listens")
+
+    def kill(self) -> None:
+        """Kill its sshd with every session, as if the host had died."""
+        assert self._sshd is not None
+        for pid in self.sessions():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._sshd.kill()
+        self._sshd.wait()
+
+    def sessions(self) -> list[int]:
+        """Return the processes of ssh sessions in its namespace: those of sshd and of nettop."""
+        assert self._sshd is not None
+        pids = map(int, self.namespace.run("ip", "netns", "pids", self.namespace.name).split())
+        return [pid for pid in pids if pid != self._sshd.pid and is_of_session(pid)]
+
+    def recorders(self) -> list[int]:
+        """Return the processes that record in its namespace."""
+        return [pid for pid in self.sessions() if b"record" in command_line(pid).split(b"\0")]
+
+
+def command_line(pid: int) -> bytes:
+    """Return the words of a process; nothing once it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def is_of_session(pid: int) -> bool:
+    """Return whether a process is of sshd, or of nettop and what it starts."""
+    words = command_line(pid)
+    return process_state(pid) != "Z" and (b"sshd" in words or b"nettop" in words)
+
+
+def keygen(path: Path) -> None:
+    """Make a key without a passphrase."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+
+
+class Fleet:
+    """Three hosts, and the namespace and environment of the one who looks at them."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.client = lab.namespace()
+        self.folder = folder
+        keygen(folder / "user-key")
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # without it sshd does not start
+        self.hosts = {name: self._host(lab.namespace(), name, number) for number, name in enumerate(NAMES, 1)}
+        self.environment = self._with_config()
+
+    def _host(self, namespace: Namespace, name: str, number: int) -> SshHost:
+        device, network = f"to{number}", f"10.77.{number}"
+        self.client.ip("link", "add", device, "type", "veth", "peer", "name", "wire", "netns", namespace.name)
+        for end, wire, address in ((self.client, device, 1), (namespace, "wire", 2)):
+            end.ip("addr", "add", f"{network}.{address}/24", "dev", wire)
+            end.ip("link", "set", wire, "up")
+        with (self.folder / "config").open("a") as config:
+            config.write(SSH_CONFIG.format(name=name, address=f"{network}.2", folder=self.folder))
+        return SshHost(name, namespace, f"{network}.2", self.folder)
+
+    def _with_config(self) -> dict[str, str]:
+        """Return an environment whose ssh uses the configuration of the test."""
+        (self.folder / "bin").mkdir()
+        stub = self.folder / "bin" / "ssh"
+        stub.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {self.folder}/config "$@"\n')
+        stub.chmod(0o755)
+        return {**os.environ, "PATH": f"{stub.parent}:{os.environ['PATH']}"}
+
+    def shown(self, *options: str, hosts: tuple[str, ...] = NAMES, command: str = NETTOP) -> Running:
+        """Return nettop that shows these hosts as text."""
+        named = [word for name in hosts for word in ("--host", name)]
+        around = ("ip", "netns", "exec", self.client.name)
+        words = ("--table", "--format", "jsonl", "--host-command", command, *options)
+        return Running(*named, *words, around=around, env=self.environment)
+
+    def processes(self) -> list[int]:
+        """Return what an ssh session has left on any host."""
+        return [pid for host in self.hosts.values() for pid in host.sessions()]
+
+
+@pytest.fixture
+def fleet(lab: Lab, tmp_path: Path) -> Iterator[Fleet]:
+    """Yield three hosts with an sshd each."""
+    if SSHD is None or shutil.which("ssh") is None:
+        pytest.skip("sshd is not installed (scripts/install-deps.sh --kernels)")
+    made = Fleet(lab, tmp_path)
+    try:
+        yield made
+    finally:
+        for host in made.hosts.values():
+            host.kill()
+
+
+def latest(running: Running) -> list[Row]:
+    """Return the rows of the last complete refresh, none before the first one."""
+    refreshes = running.refreshes()
+    return refreshes[-1] if refreshes else []
+
+
+def hosts_in(rows: list[Row]) -> set[Any]:
+    """Return the hosts of these rows."""
+    return {row["host"] for row in rows}
+
+
+def until_shown(running: Running, names: set[str]) -> None:
+    """Wait until rows of these hosts are shown, and of no other; they may have to compile."""
+    has_ended = running.process.poll
+    until(lambda: hosts_in(latest(running)) == names or has_ended() is not None, f"rows of {names}", 90)
+    assert has_ended() is None, running.errors()
+
+
+def test_three_hosts(lab: Lab, fleet: Fleet) -> None:
+    """Each row has its host, and each host its own connections, with exact bytes; nothing is left behind."""
+    sent = {name: 70_001 + 1000 * number for number, name in enumerate(NAMES)}
+    for name, count in sent.items():
+        worker = lab.worker(fleet.hosts[name].namespace, f"talk{name}")
+        port = worker.call(traffic.listen, "listener", "127.0.0.1")
+        worker.call(traffic.connect, "caller", traffic.Call(("127.0.0.1", port)))
+        worker.call(send_all, count)
+    words = ("--columns", COLUMNS, "--filter", "process~talk bytes_sent>0")
+    with fleet.shown(*words, "--view", "connections") as running:
+        until_shown(running, set(NAMES))
+        own = [row for row in latest(running) if row["namespace"] == "own"]
+        assert {row["host"]: row["netns"] for row in own} == {
+            name: host.namespace.inode for name, host in fleet.hosts.items()
+        }
+        assert {row["host"]: (row["process"], row["bytes_sent"]) for row in own} == {
+            name: (f"talk{name}", count) for name, count in sent.items()
+        }
+        assert len(own) == len(NAMES)
+        assert all(host.recorders() for host in fleet.hosts.values())
+        assert running.end(signal.SIGINT) == 0, running.errors()
+        until(lambda: not fleet.processes(), "every session has ended", 10)
+    assert not [
+        words for _, _, words in living() if str(fleet.folder).encode() in words and b"ssh\0" in words
+    ]
+
+
+def send_all(memory: traffic.Memory, count: int) -> None:
+    """Send bytes over the worker's connection."""
+    memory["caller"].sendall(b"n" * count)
+
+
+def test_a_killed_nettop_leaves_nothing_on_the_hosts(fleet: Fleet) -> None:
+    """Its ssh ends with it, and so do sshd's session and nettop there."""
+    with fleet.shown("--view", "connections", "--all") as running:
+        until_shown(running, set(NAMES))
+        os.kill(running.pid, signal.SIGKILL)
+        running.wait()
+        until(lambda: not fleet.processes(), "every session has ended", 10)
+
+
+def test_a_host_dies_and_comes_back(fleet: Fleet) -> None:
+    """A finding names it, while the others go on; it is shown again once it is back."""
+    words = ("--view", "connections", "--all")
+    with fleet.shown(*words) as running, fleet.shown("--view", "findings") as findings:
+        until_shown(running, set(NAMES))
+        fleet.hosts["db"].kill()
+        until_shown(running, {"web", "cache"})
+        lost = until(lambda: lost_in(latest(findings)), "a finding", 60)
+        assert hosts_in(lost) == {"db"}
+        count = len(running.refreshes())
+        until(lambda: len(running.refreshes()) > count + 1, "the others go on")
+        until_shown(running, {"web", "cache"})
+        fleet.hosts["db"].start()
+        until_shown(running, set(NAMES))
+
+
+def lost_in(rows: list[Row]) -> list[Row]:
+    """Return the findings about hosts without readings."""
+    return [row for row in rows if row["kind"] == "host lost"]
+
+
+def test_a_host_that_is_not_there(fleet: Fleet) -> None:
+    """The findings have it from the beginning; without any host that answers, nettop ends with the cause."""
+    fleet.hosts["db"].kill()
+    with fleet.shown("--view", "findings", hosts=("web", "db")) as running:
+        lost = until(lambda: lost_in(latest(running)), "a finding", 60)
+        assert hosts_in(lost) == {"db"}
+        assert "Connection refused" in lost[0]["finding"]
+        assert running.end(signal.SIGINT) == 0
+    with fleet.shown("--view", "connections", hosts=("db",)) as running:
+        assert running.wait(60) == 5, running.errors()
+        assert "Connection refused" in running.errors()
+        assert running.text() == ""
