@@ -2,10 +2,15 @@
 """`nettop --host` with real ssh: hosts are network namespaces, each with its own sshd."""
 
 import contextlib
+import json
 import os
+import random
+import select
 import shutil
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +26,10 @@ pytestmark = pytest.mark.kernel
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin")
 NAMES = ("web", "db", "cache")
 COLUMNS = "host,id,process,namespace,netns,local_port,bytes_sent,bytes_received"
+ROWS = 1_000
+EXCHANGES = 3
+"""Exchanges of a connection in a second."""
+BYTES_PER_ROW = 20
 SSHD_CONFIG = """
 ListenAddress {address}
 HostKey {folder}/{name}-key
@@ -244,3 +253,49 @@ def test_a_host_that_is_not_there(fleet: Fleet) -> None:
         assert running.wait(60) == 5, running.errors()
         assert "Connection refused" in running.errors()
         assert running.text() == ""
+
+
+@pytest.mark.thorough
+def test_what_ssh_carries(lab: Lab, fleet: Fleet) -> None:
+    """Of a thousand ends of connections, all active a few times a second, 20 kB/s at most, with what TCP and ssh add.
+    Sockets of other programs of the machine, which each host sees too, are allowed as much each."""
+    web = fleet.hosts["web"].namespace
+    lab.worker(web, "talker").start(talk, ROWS // 2)
+    words = ("--view", "connections", "--all", "--columns", "host,process,namespace")
+    with fleet.shown(*words, hosts=("web",)) as running:
+        until(lambda: own_rows(running) >= ROWS, "the connections are shown", 90)
+        refreshes = len(running.refreshes())
+        began, before = time.monotonic(), carried(web)
+        until(lambda: len(running.refreshes()) >= refreshes + 20, "twenty more readings", 60)
+        each_second = (carried(web) - before) / (time.monotonic() - began)
+        others = len(latest(running)) - ROWS
+    assert each_second <= BYTES_PER_ROW * (ROWS + others), f"{each_second:.0f} B/s, {others} other rows"
+
+
+def own_rows(running: Running) -> int:
+    """Return the number of ends of the talker's connections in the last refresh."""
+    return sum(row["process"] == "talker" for row in latest(running))
+
+
+def carried(namespace: Namespace) -> int:
+    """Return the bytes that a host has sent to the client."""
+    (link,) = json.loads(namespace.ip("-s", "-j", "link", "show", "wire"))
+    return int(link["stats64"]["tx"]["bytes"])
+
+
+def talk(memory: traffic.Memory, pairs: int) -> None:
+    """Open connections, and exchange a few messages a second over each until killed."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=pairs)
+    ends = []
+    for _ in range(pairs):
+        caller = socket.create_connection(listener.getsockname())
+        ends.append((caller, listener.accept()[0]))
+    chance, content = random.Random(1), bytes(2000)
+    pause_s = 1 / (pairs * EXCHANGES)
+    while True:
+        for caller, answerer in (chance.choice(ends) for _ in range(20)):
+            caller.sendall(content[: chance.randrange(50, 1500)])
+            answerer.recv(2000)
+            answerer.sendall(content[: chance.randrange(50, 1500)])
+            caller.recv(2000)
+        select.select([], [], [], 20 * pause_s)
