@@ -19,7 +19,7 @@ from nettop.snapshots.arrays import Array, Mask, positions
 from nettop.snapshots.connections import UNATTRIBUTED
 from nettop.snapshots.hosts import HOST
 from nettop.snapshots.services import SIDES, USED
-from nettop.snapshots.snapshot import Frame
+from nettop.snapshots.snapshot import Frame, known
 
 OF_ENDS = (("connections", "sockets"), ("services", "connections"), ("services", "waiting"))
 """Lenses and tables whose rows are one end of a connection, with the key of its socket."""
@@ -160,10 +160,8 @@ class _Times(NamedTuple):
         answers = _growth(end, "answers")
         if answers < FEW_COUNTS:
             return None
-        elapsed_s = float(np.broadcast_to(end.view.elapsed_by_row, end.view.size)[end.at])
-        response_ns = _growth(end, "response_ns")
-        pause_ns = max(0.0, elapsed_s * 1e9 - response_ns) / answers
-        return cls(answers, response_ns / answers, _growth(end, "queued_ns") / answers, pause_ns)
+        response_ns, queued_ns = _growth(end, "response_ns"), _growth(end, "queued_ns")
+        return cls(answers, response_ns / answers, queued_ns / answers, _pause_ns(end, answers, response_ns))
 
     @classmethod
     def whole(cls, end: _End) -> _Times | None:
@@ -177,6 +175,27 @@ class _Times(NamedTuple):
 def _growth(end: _End, name: str) -> float:
     grown = end.view.growth(name)
     return float(grown.numbers[end.at]) if grown.known[end.at] else 0.0
+
+
+def _pause_ns(client: _End, answers: float, response_ns: float) -> float:
+    """Return the mean pause before the requests of the last interval.
+
+    Response times count when they end: one that began before the interval, or is still open, counts in part here.
+    """
+    elapsed_s = float(np.broadcast_to(client.view.elapsed_by_row, client.view.size)[client.at])
+    before, now = _waited_before(client), client["waited"]
+    inside_ns = response_ns - (before or 0) + (now or 0)
+    requests = answers - (before is not None) + (now is not None)
+    return max(0.0, elapsed_s * 1e9 - inside_ns) / requests
+
+
+def _waited_before(end: _End) -> int | None:
+    """Return the age of the open request at the beginning of the interval; None without one."""
+    before, at = end.view.before, int(end.view.before_at[end.at])
+    if before is None or at < 0:
+        return None
+    waited = before.array["waited"][at : at + 1]
+    return int(waited[0]) if known(waited)[0] else None
 
 
 def _waiting(client: _End, server: _End) -> dict[str, str]:
