@@ -55,18 +55,43 @@ class _End:
 def both_ends(connections: Frame | None, services: Frame | None, key: int) -> dict[str, str]:
     """Return facts about the connection whose socket has this key, from both ends, by title; none if its other end is
     on no host that is shown."""
-    sockets, turns = _view(connections, *OF_ENDS[0]), _view(services, *OF_ENDS[1])
-    near, near_turn = _end(sockets, key), _end(turns, key)
-    far = _by_address(near) or _end(sockets, _key_of(_by_sequence(near_turn)))
-    far_turn = _end(turns, _key_of(far)) or _by_sequence(near_turn)
+    sockets, turns = _views(connections, services)
+    near_turn = _end(turns, key)
+    far, far_turn = _far(sockets, turns, key)
     if far is None:
         return {}
-    facts = {"Other end": _condition(far)} if far.has_host else {}
+    # On one host, the source names the end with the same addresses.
+    is_named = not far.has_host and _by_address(_end(sockets, key)) is not None
+    facts = {} if is_named else {"Other end": _condition(far)}
     if near_turn is None or far_turn is None:
         return facts | ({} if turns is not None else {"Requests": _NO_TIMES})
+    if near_turn["side"] == far_turn["side"]:  # both connected, or which one did is not known
+        return facts
     ends = (near_turn, far_turn)
     client, server = ends if near_turn["side"] == _USED else ends[::-1]
     return facts | _requests(client, server) | _waiting(client, server)
+
+
+def other_key(connections: Frame | None, services: Frame | None, key: int) -> int | None:
+    """Return the key of the socket at the other end of a connection; None if it is on no host that is shown."""
+    return _key_of(_far(*_views(connections, services), key)[0])
+
+
+def _views(connections: Frame | None, services: Frame | None) -> tuple[View | None, View | None]:
+    return _view(connections, *OF_ENDS[0]), _view(services, *OF_ENDS[1])
+
+
+def _far(sockets: View | None, turns: View | None, key: int) -> tuple[_End | None, _End | None]:
+    """Return the other end of a connection, as the sockets' and the services' lens have it.
+
+    Sequence numbers come first: private addresses may occur again on other hosts, and so may their ports. Addresses
+    follow, as some firewalls change sequence numbers.
+    """
+    turn = _by_sequence(_end(turns, key))
+    if turn is not None:
+        return _end(sockets, turn.key), turn
+    far = _by_address(_end(sockets, key))
+    return far, _end(turns, _key_of(far))
 
 
 def _view(frame: Frame | None, lens: str, table: str) -> View | None:

@@ -15,24 +15,28 @@ def other_end(row: Array, rows: Array) -> Array:
     """Return the row at the other end of the connection `row` (shape (1,)); empty if it is on none of the hosts.
 
     The other end has the same addresses and ports, swapped. Where several have, it is the one in the same network
-    namespace: each namespace has its own loopback addresses.
+    namespace, or else on the same host: each namespace has its own loopback addresses, and private addresses of
+    containers are often the same on each host.
     """
     is_other = rows["protocol"] == row["protocol"]
     for mine, theirs in (("local", "remote"), ("remote", "local")):
         is_other &= rows[f"{mine}_port"] == row[f"{theirs}_port"]
         is_other &= (rows[f"{mine}_address"] == row[f"{theirs}_address"]).all(axis=1)
     is_other &= known(rows["remote_port"]) & (rows["id"] != row["id"])
-    is_near = rows["netns"] == row["netns"]
-    if HOST.name in (rows.dtype.names or ()):
-        is_near &= rows[HOST.name] == row[HOST.name]
-        if _is_loopback(row):
-            is_other &= rows[HOST.name] == row[HOST.name]
-    others = take_rows(rows, np.flatnonzero(is_other))
-    near = take_rows(rows, np.flatnonzero(is_other & is_near))
-    return near if len(near) or len(others) > 1 else others
+    has_host = HOST.name in (rows.dtype.names or ())
+    is_here = rows[HOST.name] == row[HOST.name] if has_host else np.ones(len(rows), bool)
+    is_near = is_here & (rows["netns"] == row["netns"])
+    if _is_loopback(row):
+        is_other &= is_near
+    near, here, others = (
+        take_rows(rows, np.flatnonzero(is_other & mask)) for mask in (is_near, is_here, is_other)
+    )
+    if len(near):
+        return near
+    return next((found for found in (here, others) if len(found) == 1), near)
 
 
 def _is_loopback(row: Array) -> bool:
-    """Return whether a connection never leaves its host."""
+    """Return whether a connection never leaves its network namespace."""
     (raw,) = address_bytes(row["local_address"])
     return raw == LOOPBACK or (raw.startswith(MAPPED) and raw[12] == 127)
