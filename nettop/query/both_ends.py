@@ -163,12 +163,19 @@ def _requests(client: _End, server: _End) -> dict[str, str]:
     facts = {
         "Request": f"{human(asked.response_ns, 'ns')}, the mean of {number} ({when})",
         "Path": f"{human(path_ns, 'ns')} there and back",
-        "Server": f"{human(served.response_ns, 'ns')} in {server.name}: {human(served.queued_ns, 'ns')} until it "
-        f"reads, {human(served.response_ns - served.queued_ns, 'ns')} until it answers",
+        "Server": f"{human(served.response_ns, 'ns')} in {server.name}{_divided(served)}",
     }
     if is_recent and asked.pause_ns is not None:
         facts["Client"] = f"{client.name} asks again {human(asked.pause_ns, 'ns')} after an answer"
     return facts
+
+
+def _divided(served: _Times) -> str:
+    """Return how a server's response time is divided, if it was seen to read its requests."""
+    if served.queued_ns is None:
+        return ""
+    service_ns = max(0.0, served.response_ns - served.queued_ns)
+    return f": {human(served.queued_ns, 'ns')} until it reads, {human(service_ns, 'ns')} until it answers"
 
 
 class _Times(NamedTuple):
@@ -176,7 +183,7 @@ class _Times(NamedTuple):
 
     answers: float
     response_ns: float
-    queued_ns: float
+    queued_ns: float | None
     pause_ns: float | None = None
 
     @classmethod
@@ -185,16 +192,18 @@ class _Times(NamedTuple):
         answers = _growth(end, "answers")
         if answers < FEW_COUNTS:
             return None
-        response_ns, queued_ns = _growth(end, "response_ns"), _growth(end, "queued_ns")
-        return cls(answers, response_ns / answers, queued_ns / answers, _pause_ns(end, answers, response_ns))
+        response_ns, queued = _growth(end, "response_ns"), _growth(end, "queued_answers")
+        queued_ns = _growth(end, "queued_ns") / queued if queued else None
+        return cls(answers, response_ns / answers, queued_ns, _pause_ns(end, answers, response_ns))
 
     @classmethod
     def whole(cls, end: _End) -> _Times | None:
         """Return those since the connection is watched; None if there are none."""
         row = end.view.now.array[end.at]
         answers = int(row["answers"])
-        queued_ns = 0 if end["side"] == _USED else int(row["queued_ns"])
-        return cls(answers, int(row["response_ns"]) / answers, queued_ns / answers) if answers else None
+        queued = int(row["queued_answers"])
+        queued_ns = int(row["queued_ns"]) / queued if end["side"] != _USED and queued else None
+        return cls(answers, int(row["response_ns"]) / answers, queued_ns) if answers else None
 
 
 def _growth(end: _End, name: str) -> float:

@@ -393,11 +393,21 @@ CONNECTIONS = Table(
             9,
             33,
         ),
+        Field(
+            "queued_answers",
+            Kind.COUNTER,
+            "QUEUED ANS",
+            "answers to requests that were seen being read, so that their time in the queue is known",
+            "u8",
+            "answers",
+            10,
+            12,
+        ),
         _mean(
             "queued_mean",
             "QUEUE AVG",
             "mean time that answered requests waited here before they were read",
-            ("queued_ns", "answers"),
+            ("queued_ns", "queued_answers"),
             importance=48,
         ),
         Field(

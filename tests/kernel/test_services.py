@@ -147,6 +147,10 @@ def test_every_kind_of_calls(watches: list[Watched], host: Host, answerer: Path,
             host.client.end()
             pytest.skip("io_uring is not allowed here")
         host.client.result()
+        for watched in watches:
+            read = sum(watched.until(host.namespace, host.port, SERVED, answers=count)["queued"])
+            rows = watched.rows(CONNECTIONS.name, host.namespace, host.port)
+            assert [row["queued_answers"] for row in rows if row["side"] == SERVED] == [read]
     check_both(
         watches, host, answers=count, request_bytes=count * REQUEST, answer_bytes=count * answer, unanswered=0
     )

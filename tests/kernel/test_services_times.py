@@ -8,16 +8,22 @@ import select
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
-from nettop.snapshots.services import STUCK_LEAST_S, WAITING
+from nettop.query.query import text_query
+from nettop.query.values import values_of
+from nettop.query.view import View
+from nettop.snapshots.services import BUCKETS, CONNECTIONS, STUCK_LEAST_S, WAITING
+from nettop.snapshots.snapshot import Frame
 
 from .lab import Lab, until
 from .services import (
     ERROR,
+    MECHANISMS,
     REQUEST,
     SERVED,
     SIZES,
@@ -25,6 +31,7 @@ from .services import (
     Host,
     Row,
     Watched,
+    WatchedByEach,
     accept_each,
     close_each,
     connect_each,
@@ -33,6 +40,7 @@ from .services import (
     receive_each,
     send_each,
 )
+from .test_events import decoded
 from .traffic import Memory, listen, receive, spin
 
 pytestmark = pytest.mark.kernel
@@ -157,6 +165,65 @@ def test_the_queue_of_a_single_thread(watched: Watched, host: Host, clients: int
     Durations(least - delay_s * 1e9 / 4, queued).check(quantile(row, "queued", 0.5))
     Durations(delay_s * 1e9, served).check(quantile(row, "service_time", 0.5))
     Durations(least, both).check(quantile(row, "response", 0.5))
+
+
+def leave_and_answer(memory: Memory, name: object, count: int, delay_s: float) -> list[tuple[int, int]]:
+    """Leave requests unread for a while, then answer at once; return for each how long it was unread at least, and when
+    the read had ended."""
+    reads = []
+    for _ in range(count):
+        select.select([memory[name]], [], [])
+        arrived_at = time.monotonic_ns()
+        spin(delay_s)
+        began = time.monotonic_ns()
+        receive(memory[name], SIZES[0])
+        reads.append((began - arrived_at, time.monotonic_ns()))
+        memory[name].sendall(b"a" * SIZES[1])
+    return reads
+
+
+def request_in_turn(memory: Memory, name: object, count: int) -> list[int]:
+    """Request `count` times; return when each request began to be sent."""
+    times = []
+    for _ in range(count):
+        times.append(time.monotonic_ns())
+        memory[name].sendall(b"q" * SIZES[0])
+        receive(memory[name], SIZES[1])
+    return times
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_the_queue_of_a_connection(
+    mechanism: str, all_watches: WatchedByEach, host: Host, record: Callable[..., None]
+) -> None:
+    """A connection's time in the queue is within the bounds of both processes' clocks, and agrees with the histogram of
+    its service; a client has none."""
+    watched = all_watches.by(mechanism, record)
+    count = 31
+    with opened(host.client, host.server, host.port, "::1") as (name,):
+        host.server.start(leave_and_answer, name, count, 0.003)
+        sent = host.client.call(request_in_turn, name, count)
+        reads = host.server.result()
+        service = watched.until(host.namespace, host.port, SERVED, answers=count)
+        snapshot = watched.read()
+    rows = {
+        row["side"]: row
+        for row in decoded(snapshot.tables[CONNECTIONS.name], host.namespace.inode)
+        if host.port in (row["local_port"], row["remote_port"])
+    }
+    queued_ns = rows[SERVED]["queued_ns"]
+    assert sum(least for least, _ in reads) <= queued_ns <= sum(end for _, end in reads) - sum(sent)
+    assert rows[SERVED]["queued_answers"] == rows[SERVED]["answers"] == sum(service["queued"]) == count
+    assert float(np.array(service["queued"]) @ BUCKETS.middles) == pytest.approx(queued_ns, rel=ERROR)
+    assert rows[SERVED]["queued_ns"] <= rows[SERVED]["response_ns"]
+    view = View(Frame(snapshot), text_query(CONNECTIONS))
+    means = dict(
+        zip(values_of(view, "id", view.order), values_of(view, "queued_mean", view.order), strict=True)
+    )
+    assert means[rows[SERVED]["id"]] == queued_ns / count
+    assert rows[USED]["queued_ns"] is rows[USED]["queued_answers"] is means[rows[USED]["id"]] is None
+    record(verdict="same")
 
 
 def test_a_full_accept_queue(watched: Watched, lab: Lab) -> None:

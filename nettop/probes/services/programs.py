@@ -76,6 +76,7 @@ CONNECTION = np.dtype(
             "answers",
             "response_ns",
             "queued_ns",
+            "queued_answers",
             "start_time",
             "css_set",
         ),

@@ -47,8 +47,8 @@ _ONLY_TCP = (
 _ONLY_DNS = ("failed_answers", "missing_names")
 _NOT_INFERRED = next(number for number, name in NO_YES.items() if name == "no")
 _CONNECTION_COPIED = (
-    "id", "service", "side", "netns", "local_port", "remote_port", "answers", "response_ns", "queued_ns", "local_isn",
-    "remote_isn",
+    "id", "service", "side", "netns", "local_port", "remote_port", "answers", "response_ns", "queued_ns",
+    "queued_answers", "local_isn", "remote_isn",
 )  # fmt: skip
 _OWNER = ("pid", *(name for name, _ in process_columns.COLUMNS))
 
@@ -228,7 +228,8 @@ def _connections(counted: Counts, services: Rows) -> Array:
     rows = _unknown_rows(len(connections), _CONNECTION_ROW)
     for name in _CONNECTION_COPIED:
         rows[name] = connections[name]
-    rows["queued_ns"][connections["side"] != SERVED] = unknown_value(rows.dtype["queued_ns"])
+    for name in ("queued_ns", "queued_answers"):
+        rows[name][connections["side"] != SERVED] = unknown_value(rows.dtype[name])
     has_owner = connections["has_owner"] == 1
     for name in _OWNER:
         rows[name][has_owner] = connections[name][has_owner]

@@ -65,7 +65,7 @@ struct turn {
   u8 has_service;  // known once the connection is established
   u8 ended_by;     // the end that closed first: 1 + its side; 0: none yet
   u64 goodbye_at;  // the `open_since` of data that came right before the end
-  u64 answers, response_ns, queued_ns;
+  u64 answers, response_ns, queued_ns, queued_answers;
   u32 final_seq; // written when this end was closed: a FIN takes a number too
   u32 client;
   struct owner owner;
@@ -155,6 +155,7 @@ static __always_inline void count_timed(struct turn *turn, struct tally *tally, 
   if (read_at) {
     u64 queued = read_at > open_since ? read_at - open_since : 0;
     turn->queued_ns += queued;
+    turn->queued_answers++;
     COUNT_DURATION(tally->queued, queued);
     COUNT_DURATION(tally->service_time, began_at > read_at ? began_at - read_at : 0);
   }
@@ -995,6 +996,7 @@ static __always_inline int write_row(struct bpf_iter_meta *meta, struct sock *sk
   row.answers = turn->answers;
   row.response_ns = turn->response_ns;
   row.queued_ns = turn->queued_ns;
+  row.queued_answers = turn->queued_answers;
   u64 acked = 0, received = 0;
   u32 expected = 0;
   COPY(acked, tp->bytes_acked);
