@@ -997,12 +997,14 @@ static __always_inline int write_row(struct bpf_iter_meta *meta, struct sock *sk
   row.response_ns = turn->response_ns;
   row.queued_ns = turn->queued_ns;
   row.queued_answers = turn->queued_answers;
+  // TCP may count meanwhile: both numbers are read one right after the other.
   u64 acked = 0, received = 0;
-  u32 expected = 0;
+  u32 unacked = 0, expected = 0;
   COPY(acked, tp->bytes_acked);
+  COPY(unacked, tp->snd_una);
   COPY(received, tp->bytes_received);
   COPY(expected, tp->rcv_nxt);
-  row.local_isn = tcp.acked - (u32)acked;
+  row.local_isn = unacked - (u32)acked;
   row.remote_isn = expected - (u32)received;
   row.service = turn->service;
   row.side = turn->side;
