@@ -18,11 +18,10 @@ def other_end(row: Array, rows: Array) -> Array:
     namespace, or else on the same host: each namespace has its own loopback addresses, and private addresses of
     containers are often the same on each host.
     """
-    is_other = rows["protocol"] == row["protocol"]
+    rows = _with_ports_of(row, rows)
+    is_other = (rows["protocol"] == row["protocol"]) & (rows["id"] != row["id"])
     for mine, theirs in (("local", "remote"), ("remote", "local")):
-        is_other &= rows[f"{mine}_port"] == row[f"{theirs}_port"]
         is_other &= (rows[f"{mine}_address"] == row[f"{theirs}_address"]).all(axis=1)
-    is_other &= known(rows["remote_port"]) & (rows["id"] != row["id"])
     has_host = HOST.name in (rows.dtype.names or ())
     is_here = rows[HOST.name] == row[HOST.name] if has_host else np.ones(len(rows), bool)
     is_near = is_here & (rows["netns"] == row["netns"])
@@ -34,6 +33,13 @@ def other_end(row: Array, rows: Array) -> Array:
     if len(near):
         return near
     return next((found for found in (here, others) if len(found) == 1), near)
+
+
+def _with_ports_of(row: Array, rows: Array) -> Array:
+    """Return the few rows with the same ports, swapped: columns of a million rows take long to compare."""
+    at = np.flatnonzero(rows["remote_port"] == row["local_port"])
+    at = at[rows["local_port"][at] == row["remote_port"]]
+    return take_rows(rows, at[known(rows["remote_port"][at])])
 
 
 def _is_loopback(row: Array) -> bool:
