@@ -122,7 +122,9 @@ def _by_address(end: _End | None) -> _End | None:
 
 def _by_sequence(end: _End | None) -> _End | None:
     """Return the end that began from the same sequence numbers, swapped: address translation does not change them."""
-    if end is None:
+    if end is None or not (
+        end["local_isn"] and end["remote_isn"]
+    ):  # None, or 0: from a nettop without these columns
         return None
     rows = end.view.now.array
     is_other = _are_near(rows["local_isn"], rows["remote_isn"][end.at])

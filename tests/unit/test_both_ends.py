@@ -244,7 +244,16 @@ def test_ends_behind_address_translation() -> None:
     assert other_key(rows, None, CLIENT) is None
 
 
-@pytest.mark.parametrize(("mine", "theirs"), [(0, 0), (2**32 - 1, 2**32 - 1), (2**32 - 1, 0), (7, 2**32 - 1)])
+@pytest.mark.parametrize("isns", [(None, None), (0, 0), (7_000, None)])
+def test_rows_without_sequence_numbers(isns: tuple[int | None, int | None]) -> None:
+    """Two connections without sequence numbers are not joined; addresses decide."""
+    unknown = dict(zip(ISNS, isns, strict=True))
+    now = turns((TURNS[0] | unknown, TURNS[1] | unknown))
+    assert other_key(sockets(SOCKET_ROWS[0], SOCKET_ROWS[1] | TRANSLATED), now, CLIENT) is None
+    assert other_key(sockets(), now, CLIENT) == SERVER
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(1, 0), (2**32 - 2, 0), (2**32 - 2, 2**32 - 4), (7, 2**32 - 3)])
 def test_sequence_numbers_wrap(mine: int, theirs: int) -> None:
     """The largest sequence number is next to the smallest one."""
     rows = sockets(SOCKET_ROWS[0], {"id": SERVER, **PAY, **TRANSLATED})
