@@ -7,6 +7,7 @@ that a busy machine delays nothing, and record what they really took.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -47,7 +48,8 @@ def in_real_time(run: Callable[[], None]) -> threading.Thread:
     """Run a function in a thread that is scheduled before all ordinary ones."""
 
     def prepared() -> None:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(2))
+        with contextlib.suppress(PermissionError):  # a container may not; there, a busy machine delays it
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(2))
         run()
 
     thread = threading.Thread(target=prepared, daemon=True)

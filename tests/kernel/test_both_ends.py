@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import struct
@@ -101,6 +102,7 @@ def durations(text: str) -> list[float]:
 DELAYS_S = {"client": 0.02, "path": 0.005, "queue": 0.008, "service": 0.012}
 """What each part takes unless it is the large one; the path each way."""
 ANSWERS = 40
+TUN = "/dev/net/tun"
 
 
 def measured(lenses: BothLenses, path: SlowPath, ends: tuple[Worker, Worker]) -> tuple[Any, Any]:
@@ -121,6 +123,7 @@ def measured(lenses: BothLenses, path: SlowPath, ends: tuple[Worker, Worker]) ->
     return shown, taken
 
 
+@pytest.mark.skipif(not os.path.exists(TUN), reason=f"needs {TUN}")
 @pytest.mark.parametrize(
     ("large", "version"),
     [({"client": 0.1}, 4), ({"path": 0.03}, 6), ({"queue": 0.06}, 4), ({"service": 0.06}, 6)],
