@@ -22,7 +22,7 @@ from nettop.commands.options import (
     parse_seconds,
 )
 from nettop.commands.privilege import open_session
-from nettop.commands.recordings import at_option, from_option, moment_of, opened_recording
+from nettop.commands.recordings import at_option, check_at, from_option, moment_of, opened_recording
 from nettop.errors import ExitCode, NettopError
 from nettop.process.importing import importing
 from nettop.settings import DAY_S, CheckSettings, LineFormat
@@ -84,6 +84,7 @@ def check_settings(options: CheckOptions) -> CheckSettings:
 def start_check(options: CheckOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
     """Watch, and print what was found. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
     settings = check_settings(options)
+    check_at(options.at, options.recording)
     if sys.stdout is None:
         raise NettopError("standard output is closed", "redirect it to a file or a pipe")
     with importing():

@@ -31,7 +31,7 @@ from nettop.commands.privilege import (
     refuse_root_for_caller,
     why_still_root,
 )
-from nettop.commands.recordings import at_option, from_option, moment_of, opened_recording
+from nettop.commands.recordings import at_option, check_at, from_option, moment_of, opened_recording
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.process.importing import importing
 from nettop.process.interrupts import requested_by_signals
@@ -146,6 +146,7 @@ def _format(options: ExportOptions, table: Table) -> ExportFormat:
 def start_export(options: ExportOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
     """Sample, and write the samples. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
     settings = export_settings(options)
+    check_at(options.at, options.recording)
     if sys.stdout is None and settings.path == STDOUT:
         raise NettopError("standard output is closed", "name a FILE to write to")
     with importing():

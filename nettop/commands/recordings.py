@@ -6,25 +6,29 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nettop.commands.invoker import invoking_user, open_files_as
 from nettop.commands.options import option
-from nettop.commands.privilege import give_up_privileges
+from nettop.commands.privilege import give_up_privileges, open_session
+from nettop.errors import UsageError
 from nettop.process.importing import importing
+from nettop.snapshots import lenses
 
 if TYPE_CHECKING:
+    from nettop.engine.session import Session
+    from nettop.recording.player import Player
     from nettop.recording.recording import Recording
 
 SERVICE_FOLDER = Path("/var/lib/nettop/recordings")
 """Where nettop-record.service keeps its recordings."""
 
 
-def from_option(what: str) -> Any:
+def from_option(what: str, panel: str | None = None) -> Any:
     """Declare --from; `what` is done with the recording."""
-    return option("--from", metavar="FILE|DIR", help=f"{what} a recording instead of this host")
+    return option("--from", metavar="FILE|DIR", panel=panel, help=f"{what} a recording instead of this host")
 
 
 def at_option(panel: str | None = None, *, default: str = "the beginning") -> Any:
@@ -79,3 +83,19 @@ def moment_of(recording: Recording, text: str | None) -> int:
     if text is None:
         return begin
     return parse_moment(text, begin_ns=begin, end_ns=end, here_ns=end, now_ns=time.time_ns())
+
+
+def check_at(at: str | None, recording: Path | None) -> None:
+    """Raise UsageError if --at is given without a recording."""
+    if at is not None and recording is None:
+        raise UsageError(f"--at {at} is a moment of a recording", "name the recording with --from")
+
+
+def open_replay(player: Player) -> AbstractContextManager[Session]:
+    """Open a session that reads what a player shows."""
+    with importing():
+        from nettop.recording.player import RecordedSource
+
+    by_id = {lens.id: lens for lens in lenses()}
+    interval_s = player.recording.groups[0].group.interval_s
+    return open_session(interval_s, lambda lens: RecordedSource(player, by_id[lens]))

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nettop.commands.options import Subcommand, option
-from nettop.commands.privilege import open_session
-from nettop.commands.recordings import SERVICE_FOLDER, at_option, moment_of, opened_recording
+from nettop.commands.recordings import SERVICE_FOLDER, at_option, moment_of, open_replay, opened_recording
 from nettop.commands.show import ShowOptions, show_screens, show_text, shown_settings
 from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.settings import Settings
-from nettop.snapshots import find_table, lenses
-from nettop.snapshots.own_cost import SELF
+from nettop.snapshots import find_table
 
 if TYPE_CHECKING:
     from nettop.engine.session import Session
@@ -92,7 +90,7 @@ def _show(
     repeats: bool = False,
 ) -> ExitCode:
     with importing():
-        from nettop.recording.player import Player, RecordedSource
+        from nettop.recording.player import Player
 
     view, text = shown_settings(options)
     settings = Settings(recording.groups[0].group.interval_s, view, text)
@@ -100,8 +98,7 @@ def _show(
     player.speed = speed
     player.is_paused = paused or options.is_text
     player.jump(at_ns)
-    by_id = {each.id: each for each in (*lenses(), SELF)}
-    session = open_session(settings.interval_s, lambda lens: RecordedSource(player, by_id[lens]))
+    session = open_replay(player)
     if options.is_text:
         lens, _ = find_table(view.view)
         player.go_to_first(lens)

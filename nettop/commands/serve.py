@@ -30,8 +30,16 @@ from nettop.commands.options import (
     split_names,
     with_lens_options,
 )
-from nettop.commands.privilege import open_session, refuse_root_for_caller
-from nettop.errors import ExitCode, UsageError
+from nettop.commands.privilege import give_up_privileges, open_session, refuse_root_for_caller
+from nettop.commands.recordings import (
+    at_option,
+    check_at,
+    from_option,
+    moment_of,
+    open_replay,
+    opened_recording,
+)
+from nettop.errors import ExitCode, Unsupported, UsageError
 from nettop.process.importing import importing
 from nettop.process.interrupts import requested_by_signals
 from nettop.process.limits import return_memory_early
@@ -40,6 +48,8 @@ from nettop.snapshots import all_views, lenses
 from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
+    from nettop.recording.player import Player
+    from nettop.recording.recording import Recording
     from nettop.snapshots.source import Source
 
 MAX_SERIES = 10_000
@@ -57,6 +67,8 @@ nettop serve --listen 0.0.0.0:9471 --token-file /etc/nettop/token --cert chain.p
 nettop serve --listen unix:/run/nettop/http.sock --lenses connections,drops
 
 nettop serve --top process=50 --top pair=0 --interval 5  [dim]metrics of 50 processes, none of pairs of hosts[/dim]
+
+nettop serve --from incident.nettop --at 14:32  [dim]a recording, to any user; it plays from there to its end[/dim]
 
 curl -s 'http://{DEFAULT_LISTEN}/api/v1/connections?filter=:443&sort=-bytes_per_s&limit=10'
 
@@ -104,6 +116,8 @@ class ServeOptions:
     interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", panel=_WHAT,
                                     help="Seconds between readings while somebody watches a table (1); otherwise "
                                     f"at least {UNWATCHED_INTERVAL_S:g}, and a reading for each scrape")] = "1"
+    recording: Annotated[Path | None, from_option("Serve", _WHAT)] = None
+    at: Annotated[str | None, at_option(_WHAT)] = None
     max_overhead: Annotated[str | None, max_overhead_option(_WHAT)] = None
     mechanism: Annotated[list[str] | None, mechanism_option(_WHAT)] = None
     follow_namespaces: Annotated[bool, follow_namespaces_option(_WHAT)] = False
@@ -113,6 +127,7 @@ class ServeOptions:
 def serve_settings(options: ServeOptions) -> ServeSettings:
     """Convert the options to settings. Raise UsageError for invalid values and combinations."""
     interval_s = parse_seconds("--interval", options.interval)
+    check_at(options.at, options.recording)
     chosen = _lenses(options.lenses)
     tables = [(lens, table) for lens, table in all_views() if lens.id in chosen]
     return ServeSettings(
@@ -177,9 +192,18 @@ def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None
         # As for log files: nettop becomes the owner of the directory, who can remove the Unix socket at the end.
         user = file_owner(Path(unix).parent)
     with ExitStack() as ends:
+        player = None
+        if options.recording is not None:
+            recording = ends.enter_context(opened_recording(options.recording, keeps_privileges=True))
+            settings = settings._replace(lenses=_recorded_lenses(recording, options.lenses, settings.lenses))
+            player = _player(recording, options.at)
         # While nettop is still root: root's own files, and a port below 1024.
         requests = ends.enter_context(requested_by_signals())
         run = ends.enter_context(open_server(settings, requests, sys.stderr, partial(open_files_as, named_by)))
+        if player is not None:
+            if os.geteuid() == 0 and source_of is None:
+                give_up_privileges(user)
+            return run(ends.enter_context(open_replay(player)), player)
         session = ends.enter_context(
             open_session(
                 settings.interval_s,
@@ -192,6 +216,24 @@ def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None
             )
         )
         return run(session)
+
+
+def _recorded_lenses(recording: Recording, named: str | None, chosen: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the chosen lenses that were recorded. Raise Unsupported if one that is named was not, or if none was."""
+    recorded = tuple(name for name in chosen if name in recording.lenses)
+    missing = set(split_names(named) or ()) - {*recorded, SELF.id}
+    if missing or not recorded:
+        what = f"not in this recording: {', '.join(sorted(missing or chosen))}"
+        raise Unsupported(what, f"it has {', '.join(sorted(recording.lenses))}")
+    return recorded
+
+
+def _player(recording: Recording, at: str | None) -> Player:
+    from nettop.recording.player import Player
+
+    player = Player(recording)
+    player.jump(moment_of(recording, at))
+    return player
 
 
 SUBCOMMAND = Subcommand(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -32,7 +32,7 @@ from nettop.serve.http.server import serve
 from nettop.serve.metrics.exposition import metrics_paths, metrics_routes
 from nettop.serve.metrics.totals import Totals
 from nettop.serve.pages import page_routes
-from nettop.serve.problems import application
+from nettop.serve.problems import Problem, application
 from nettop.serve.served import Publications, Served, applicable_filter
 from nettop.settings import ServeSettings
 from nettop.snapshots import lenses
@@ -40,8 +40,16 @@ from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.source import SourceOptions
 
-Run = Callable[[Session], ExitCode]
-"""Function that serves what a session reads until shutdown is requested."""
+if TYPE_CHECKING:
+    from nettop.recording.player import Player
+
+
+class Run(Protocol):
+    """Function that serves what a session reads until shutdown is requested: of the kernel, or of a recording with its
+    `player`."""
+
+    def __call__(self, session: Session, player: Player | None = None) -> ExitCode:
+        """Serve."""
 
 
 @contextmanager
@@ -63,9 +71,10 @@ def open_server(
 
     with open_sockets(endpoints, opening_files) as listeners:
 
-        def run(session: Session) -> ExitCode:
+        def run(session: Session, player: Player | None = None) -> ExitCode:
             chosen = (lens for lens in lenses() if lens.id in settings.lenses)
-            served = Served(session, (*chosen, SELF), settings.filters)
+            own = (SELF,) if player is None else ()  # what serving costs now is not part of the recording
+            served = Served(session, (*chosen, *own), settings.filters, player)
             options = SourceOptions(mechanisms=settings.mechanisms, whole=True, values=settings.options)
             totals = Totals(served, settings.top, options)
             with totals.running():
@@ -81,7 +90,8 @@ def open_server(
                 server = Server(make_guarded_app, listeners, requests, report, credentials, counts=counts)
                 server.log = report if settings.access_log else None
                 urls = (url_of(listener, is_tls=credentials.tls is not None) for listener in listeners)
-                server.status = f"serving at {', '.join(urls)}"
+                what = "" if served.recording_of is None else f" a recording of {served.recording_of}"
+                server.status = f"serving{what} at {', '.join(urls)}"
                 server.on_ready = partial(report, server.status)
                 if not requests.ending:
                     serve(server)
@@ -92,21 +102,37 @@ def open_server(
 
 def make_app(served: Served, totals: Totals, counts: ServerCounts, publications: Publications) -> Starlette:
     """Return the application, without access control."""
-    described = description(served.lenses, __version__, metrics_paths() | health_paths() | traffic_paths())
+    sums = {} if served.player else metrics_paths() | traffic_paths()
+    described = description(served.lenses, __version__, sums | health_paths())
 
     async def openapi(_request: Request) -> Response:
         return JSONResponse(described)
 
     routes = [
         *page_routes(),
-        *metrics_routes(served, totals, counts),
+        *(_refused_routes(served) if served.player else _sum_routes(served, totals, counts)),
         *health_routes(served, totals),
-        *traffic_routes(served, totals.traffic, totals.catch_up),
         Route("/api/openapi.json", openapi, methods=["GET"]),
         *stream_routes(served, publications),  # before the tables, whose pattern matches this path too
         *table_routes(served),
     ]
     return application(routes)
+
+
+def _sum_routes(served: Served, totals: Totals, counts: ServerCounts) -> list[Route]:
+    """Return the routes of what is summed since serving started, which answer without a time."""
+    traffic = traffic_routes(served, totals.traffic, totals.catch_up)
+    return [*metrics_routes(served, totals, counts), *traffic]
+
+
+def _refused_routes(served: Served) -> list[Route]:
+    """Return the same routes for a recording, which refuse: a client would take its numbers for current ones."""
+
+    async def refuse(_request: Request) -> Response:
+        what = f"this is a recording of {served.recording_of}, whose numbers would be taken for current ones here"
+        raise Problem(404, what, "read the tables below /api/v1/, which have the time of each reading")
+
+    return [Route(path, refuse, methods=["GET"]) for path in metrics_paths() | traffic_paths()]
 
 
 def _check_filters(settings: ServeSettings) -> None:
@@ -137,7 +163,7 @@ def _report_failures(served: Served, report: Callable[[str], None]) -> None:
     lens_failures = ((lens.id, _why_empty(served, lens)) for lens in served.lenses if lens is not SELF)
     failures = {name: failure for name, failure in lens_failures if failure is not None}
     misused = [failure for failure in failures.values() if isinstance(failure, UsageError)]
-    if misused or len(failures) == len(served.lenses) - 1:
+    if misused or len(failures) == sum(lens is not SELF for lens in served.lenses):
         raise next(iter(misused or failures.values()))
     for name, failure in failures.items():
         report(f"{name} is not served: {failure.what}")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from nettop.engine.session import Session
 from nettop.errors import NettopError, UsageError
@@ -20,6 +21,9 @@ from nettop.settings import UNWATCHED_INTERVAL_S
 from nettop.snapshots.schema import Lens, Table
 from nettop.snapshots.snapshot import Frame
 from nettop.snapshots.source import SourceOptions
+
+if TYPE_CHECKING:
+    from nettop.recording.player import Player
 
 _WATCHED_FOR_S = 30.0
 """Seconds for which a request for a table counts as watching."""
@@ -31,12 +35,14 @@ _FRESH_WITHIN_S = 2.0
 class Served:
     """The served lenses, including nettop's own cost, and the session that reads them.
 
-    `filters` are those of --filter; each applies to the tables that have its fields.
+    `filters` are those of --filter; each applies to the tables that have its fields. `player` plays the recording that
+    is served, if one is.
     """
 
     session: Session
     lenses: tuple[Lens, ...]
     filters: tuple[str, ...] = ()
+    player: Player | None = None
     _wanted: set[tuple[str, str, bool]] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
@@ -51,6 +57,11 @@ class Served:
         return all(
             self.frame(lens.id) is not None or self.failure(lens.id) is not None for lens in self.lenses
         )
+
+    @property
+    def recording_of(self) -> str | None:
+        """Host whose recording is served; None for the running kernel."""
+        return None if self.player is None else self.player.recording.host or "an unknown host"
 
     def lens(self, name: str) -> Lens | None:
         """Return the lens with this id; None if it is not served."""
@@ -76,8 +87,9 @@ class Served:
                 self.session.set_interval(max(self._chosen_s, UNWATCHED_INTERVAL_S))
 
     async def freshen(self) -> None:
-        """Read all lenses now, unless their last reading is no older than the chosen interval."""
-        frames = (self.frame(lens.id) for lens in self.lenses)
+        """Read all lenses now, unless their last reading is no older than the chosen interval. Those of a recording are
+        as old as it is."""
+        frames = (self.frame(lens.id) for lens in self.lenses if self.player is None)
         read_ns = max((frame.now.boot_ns for frame in frames if frame is not None), default=0)
         if time.clock_gettime_ns(time.CLOCK_BOOTTIME) - read_ns > self._chosen_s * 1e9:
             with suppress(TimeoutError):

@@ -51,6 +51,7 @@ NAMED = {
     ("serve", "--listen"): (MADE_SOCKET, "serve", "--lenses", "drops", "--listen", "unix:{path}"),
     ("serve", "--token-file"): (READ, *_SERVED, "--token-file", "{path}"),
     ("serve", "--cert"): (READ, *_SERVED, "--cert", "{path}", "--key", "{home}/key"),
+    ("serve", "--from"): (READ, "serve", "--listen", "127.0.0.1:0", "--from", "{path}"),
     ("serve", "--key"): (READ, *_SERVED, "--cert", "{home}/key", "--key", "{path}"),
     ("collect", "--data-dir"): (DIRECTORY, "collect", "--query-listen", "none", "--data-dir", "{path}"),
     ("collect", "--query-listen"): (MADE_SOCKET, *_COLLECTED, "--query-listen", "unix:{path}"),

@@ -151,6 +151,7 @@ class Scripted:
         self.lenses: tuple[str, ...] = LENSES
         self.not_available: dict[str, str] = {}
         self.failed: dict[str, str] = {}
+        self.recording: dict[str, str] | None = None
         self.opened: list[list[str]] = []
         self.read: list[str] = []
         self.port = 0
@@ -214,7 +215,8 @@ class Scripted:
     async def _health(self, _request: Request) -> Response:
         lost = {"services": {"services without a row": 7}}
         lenses = {lens: {"state": "ok", "lost": lost.get(lens, {})} for lens in (*self.lenses, *lost)}
-        return JSONResponse({"status": "ok", "lenses": lenses, "version": "1.2", "host": "web-03"})
+        health = {"status": "ok", "lenses": lenses, "version": "1.2", "host": "web-03"}
+        return JSONResponse(health if self.recording is None else health | {"recording": self.recording})
 
     async def _table(self, request: Request) -> Response:
         query = f"{request.path_params['view']}?{request.url.query}"
@@ -414,6 +416,26 @@ def test_totals(page: Page) -> None:
         "▲ lost since nettop started: 3 events (connections), 7 services without a row (services)"
     )
     assert page.title() == "web-03 – nettop"
+
+
+@needs_chromium
+def test_a_recording_is_not_live(browser: Browser, server: Scripted) -> None:
+    """The page says whose recording it shows and which moment of it, and has no link to metrics."""
+    times = {name: f"2026-11-22T15:0{minute}:00.000000Z" for name, minute in (("begin", 0), ("end", 9))}
+    server.recording = {"host": "db-07", "moment": times["begin"]} | times
+    page = browser.new_page()
+    page.goto(server.url)
+    expect(page.locator("#recording")).to_have_text(
+        "Recording of db-07, not live: 2026-11-22 15:00:00, of 2026-11-22 15:00:00 to 2026-11-22 15:09:00 UTC"
+    )
+    server.publish()
+    expect(page.locator("#recording")).to_contain_text("not live: 2026-11-22 15:00:01,")
+    expect(page.locator("#state")).to_have_text("replay")
+    expect(page.locator("#host")).to_have_text("db-07")
+    expect(page.locator("#metrics")).to_be_hidden()
+    assert page.title() == "db-07 (recording) – nettop"
+    assert page.locator("#reading").text_content() == ""
+    page.close()
 
 
 @needs_chromium

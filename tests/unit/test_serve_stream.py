@@ -8,7 +8,7 @@ import gc
 import json
 import socket
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,12 +137,12 @@ async def test_clients_with_the_same_query_share_its_events(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An event is made once per query and reading, and dropped when no client needs it."""
-    made: list[str] = []
+    made: list[object] = []
     make = tables._event
 
-    def counted(query: str, wanted: Any, state: Any) -> bytes:
-        made.append(query)
-        return make(query, wanted, state)
+    def counted(more: Mapping[str, object], wanted: Any, state: Any) -> bytes:
+        made.append(more["query"])
+        return make(more, wanted, state)
 
     monkeypatch.setattr(tables, "_event", counted)
     clients = [host.client(VIEW) for _ in range(20)] + [host.client(OTHER)]
@@ -150,7 +150,7 @@ async def test_clients_with_the_same_query_share_its_events(
     host.read("second", 2)
     await asyncio.gather(*(client.until(b"second") for client in clients[:20]))
     await clients[20].until(b'{"pid":2}')
-    assert sorted(made) == sorted([VIEW, OTHER] * 2)
+    assert sorted(map(str, made)) == sorted([VIEW, OTHER] * 2)
     assert len({client.body for client in clients[:20]}) == 1
     await asyncio.gather(*(client.go() for client in clients))
     again = host.client(VIEW)

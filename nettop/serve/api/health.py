@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from nettop.query.times import rfc3339
 from nettop.serve.api.openapi import operation, problem_answers
 from nettop.serve.health import HEALTH_PATH, health_response
 from nettop.serve.metrics.totals import Totals
 from nettop.serve.served import Served
 from nettop.snapshots.schema import Lens
+
+if TYPE_CHECKING:
+    from nettop.recording.player import Player
 
 LATE_INTERVALS = 3
 LATE_S = 10.0
@@ -29,19 +33,29 @@ def health_routes(served: Served, totals: Totals) -> list[Route]:
         reasons = [f"{name}: {state['reason']}" for name, state in lenses.items() if state["reason"]]
         if totals.failure is not None:
             reasons.append(f"totals are no longer updated: {totals.failure!r}")
-        return health_response(request, reasons, lenses=lenses, interval_s=served.session.interval_s)
+        details = {} if served.player is None else {"recording": _recording(served, served.player)}
+        return health_response(
+            request, reasons, lenses=lenses, interval_s=served.session.interval_s, **details
+        )
 
     return [Route(HEALTH_PATH, health, methods=["GET"])]
 
 
 def health_paths() -> dict[str, Any]:
     """Return the path for the OpenAPI description."""
+    time_ = {"type": "string", "format": "date-time"}
     schema = {
         "type": "object",
         "required": ["status", "reasons", "lenses", "version", "host"],
         "properties": {
             "status": {"enum": ["ok", "failing"]},
             "reasons": {"type": "array", "items": {"type": "string"}},
+            "recording": {
+                "type": "object",
+                "description": "the recording that is served (--from): its host, the moment that it has reached, and "
+                "when it begins and ends",
+                "properties": {"host": {"type": "string"}} | dict.fromkeys(("moment", "begin", "end"), time_),
+            },
         },
     }
     path = operation(
@@ -58,12 +72,21 @@ def health_paths() -> dict[str, Any]:
     return {HEALTH_PATH: path}
 
 
+def _recording(served: Served, player: Player) -> dict[str, str | None]:
+    recording = player.recording
+    moments = {"moment": player.wall_ns, "begin": recording.begin_ns, "end": recording.end_ns}
+    return {"host": served.recording_of} | {name: rfc3339(wall_ns) for name, wall_ns in moments.items()}
+
+
 def _state(served: Served, lens: Lens) -> dict[str, Any]:
-    """Return the state of a lens: whether it is read, the age of the last reading, its mechanisms and its losses."""
+    """Return the state of a lens: whether it is read, the age of the last reading, its mechanisms and its losses.
+
+    What was recorded has no age.
+    """
     frame, failure = served.frame(lens.id), served.failure(lens.id)
     age_s = None
     reason = None
-    if frame is not None:
+    if frame is not None and served.player is None:
         age_s = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - frame.now.boot_ns) / 1e9
         if age_s > max(LATE_S, LATE_INTERVALS * served.session.interval_s):
             reason = f"not read for {age_s:.0f} s"

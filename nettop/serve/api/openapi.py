@@ -202,6 +202,10 @@ def _document() -> Json:
     texts = {"type": "object", "additionalProperties": {"type": "string"}}
     counts = {"type": "object", "additionalProperties": _COUNT}
     members: Json = {
+        tables.RECORDING_OF: {
+            "type": "string",
+            "description": "the recorded host; only if a recording is served (--from)",
+        },
         "view": {"type": "string"},
         "time": {"type": "string", "format": "date-time", "description": "time of the reading"},
         "interval_s": {
@@ -217,7 +221,8 @@ def _document() -> Json:
         "rows": {"type": "array", "items": {"type": "object"}},
     }
     about = "A table, or the requested part of it."
-    return {"type": "object", "description": about, "properties": members, "required": list(members)}
+    required = [name for name in members if name != tables.RECORDING_OF]
+    return {"type": "object", "description": about, "properties": members, "required": required}
 
 
 # --- parameters ---------------------------------------------------------------------------------------------

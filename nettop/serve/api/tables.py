@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
+from types import MappingProxyType
 from typing import Final
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -30,6 +32,9 @@ from nettop.snapshots.snapshot import Frame
 
 MEDIA_TYPES: Final = {"json": "application/json", "csv": "text/csv; charset=utf-8; header=present"}
 FORMATTED_AT_ONCE: Final = 2
+RECORDING_OF: Final = "recording_of"
+"""Member of documents with the recorded host; absent if the running kernel is read."""
+RECORDING_HEADER: Final = "Nettop-Recording-Of"
 SLICE: Final = 65_536
 """Bytes sent at once, and so the most that a stalled client costs in memory until it is disconnected."""
 OPEN_AT_ONCE: Final = 16
@@ -63,14 +68,24 @@ def table_routes(served: Served) -> list[Route]:
 
         async def pieces() -> AsyncGenerator[bytes, None]:
             async with open_tables:
-                formatted = table_pieces(wanted, current_frame(served, wanted.lens.id))
+                formatted = table_pieces(wanted, current_frame(served, wanted.lens.id), origin_of(served))
                 loop = asyncio.get_running_loop()
                 while (piece := await loop.run_in_executor(FORMATTERS, next, formatted, None)) is not None:
                     yield piece
 
-        return Streamed(request, pieces(), MEDIA_TYPES[wanted.format])
+        return Streamed(request, pieces(), MEDIA_TYPES[wanted.format], _origin_header(served))
 
     return [Route("/api/v1/{view}", table, methods=["GET"])]
+
+
+def origin_of(served: Served) -> dict[str, object]:
+    """Return the members with which a document says that it is of a recording; none for the running kernel."""
+    return {} if served.recording_of is None else {RECORDING_OF: served.recording_of}
+
+
+def _origin_header(served: Served) -> dict[str, str]:
+    """Return the header that says it, as CSV has no other place."""
+    return {} if served.recording_of is None else {RECORDING_HEADER: quote(served.recording_of)}
 
 
 class Streamed(StreamingResponse):
@@ -121,8 +136,10 @@ def lens_problem(lens: str, failure: NettopError) -> Problem:
     return Problem(503, what, remedy, headers=RETRY_SOON)
 
 
-def table_pieces(wanted: Wanted, frame: Frame, query: str | None = None) -> Iterator[bytes]:
-    """Yield the requested table in small pieces. With a `query`, the document begins with it."""
+def table_pieces(
+    wanted: Wanted, frame: Frame, more: Mapping[str, object] = MappingProxyType({})
+) -> Iterator[bytes]:
+    """Yield the requested table in small pieces. A JSON document begins with the members in `more`."""
     view = View(frame, wanted.query)
     at = view.order[: wanted.limit]
     if wanted.format == "csv":
@@ -131,8 +148,8 @@ def table_pieces(wanted: Wanted, frame: Frame, query: str | None = None) -> Iter
         for start in range(0, len(at), PIECE_ROWS):
             yield lines.lines(view, at[start : start + PIECE_ROWS]).encode("utf-8", "replace")
         return
-    head: dict[str, object] = {} if query is None else {"query": query}
-    head |= {
+    head: dict[str, object] = {
+        **more,
         "view": wanted.view,
         "time": rfc3339(frame.now.wall_ns),
         "interval_s": view.elapsed_s,
@@ -166,7 +183,7 @@ def stream_routes(served: Served, publications: Publications) -> list[Route]:
             await served.start_reading(wanted.lens.id, wanted.query.table, all_rows=wanted.query.all_rows)
 
         # Proxies must not buffer events.
-        headers = {"X-Accel-Buffering": "no"}
+        headers = {"X-Accel-Buffering": "no"} | _origin_header(served)
         return Streamed(
             request, _pieces(served, queries, events, publications, ending), EVENT_STREAM, headers
         )
@@ -214,7 +231,8 @@ class Events:
         made = self._made.get(query)
         if made is None or made[0] != number:
             loop = asyncio.get_running_loop()
-            made = number, loop.run_in_executor(FORMATTERS, _event, query, wanted, state)
+            more = {"query": query} | origin_of(self._served)
+            made = number, loop.run_in_executor(FORMATTERS, _event, more, wanted, state)
             self._made[query] = made
         # The client that started the formatting may disconnect while others wait for it.
         return number, await asyncio.shield(made[1])
@@ -231,12 +249,12 @@ class Events:
         return self._states[lens]
 
 
-def _event(query: str, wanted: Wanted, state: Frame | NettopError) -> bytes:
+def _event(more: Mapping[str, object], wanted: Wanted, state: Frame | NettopError) -> bytes:
     if isinstance(state, Frame):
         head = f"id: {state.now.boot_ns}\nevent: view\ndata: ".encode()
-        return b"".join((head, *table_pieces(wanted, state, query), b"\n\n"))
+        return b"".join((head, *table_pieces(wanted, state, more), b"\n\n"))
     problem = lens_problem(wanted.lens.id, state)
-    document = {"query": query} | problem_document(problem, STREAM_PATH)
+    document = {**more, **problem_document(problem, STREAM_PATH)}
     return f"event: problem\ndata: {json.dumps(document)}\n\n".encode()
 
 

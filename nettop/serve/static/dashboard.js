@@ -5,7 +5,7 @@ import { createConnections } from "./connections.js";
 import { byId, setText } from "./dom.js";
 import { createFindings } from "./findings.js";
 import { createFlame } from "./flame.js";
-import { clock, count, human } from "./format.js";
+import { clock, count, human, utc } from "./format.js";
 import { createLatency } from "./latency.js";
 import { createDrops, createEvents } from "./lists.js";
 import { problemText } from "./panel.js";
@@ -29,7 +29,7 @@ function main() {
     createDrops(renew), createFooter(),
   ];
   const changed = new Set(), lost = new Map(), trouble = new Map();
-  let lenses = [], state = { state: "connecting" }, read = null, isDrawing = false;
+  let lenses = [], state = { state: "connecting" }, read = null, recording = null, isDrawing = false;
 
   // --- the stream ---
 
@@ -96,19 +96,34 @@ function main() {
     const left = state.state === "waiting" ? Math.max(Math.ceil((state.until - Date.now()) / 1000), 0) : 0;
     const age = read === null ? 0 : performance.now() - read.at;
     const isStale = state.state === "live" && age > Math.max(STALE_MS, 3000 * (read?.intervalS ?? 1));
-    setText(byId("state"), isStale ? "no new reading" : STATES[state.state]);
-    setText(byId("countdown"), left > 0 ? ` in ${left} s` : isStale ? ` for ${Math.round(age / 1000)} s` : "");
-    byId("status").dataset.state = isStale ? "stale" : state.state;
+    const isOver = recording !== null && isStale;
+    setText(byId("state"), isOver ? "no later reading" : isStale ? "no new reading" : stateText());
+    setText(byId("countdown"), left > 0 ? ` in ${left} s` : isStale && !isOver ? ` for ${Math.round(age / 1000)} s` : "");
+    byId("status").dataset.state = isStale ? "stale" : recording !== null && state.state === "live" ? "replay" : state.state;
     byId("status").title = state.why ?? "";
   }
 
+  const stateText = () => (recording !== null && state.state === "live" ? "replay" : STATES[state.state]);
+
   function showReading() {
-    setText(byId("reading"), read === null ? "" : `read ${clock(read.time)}`);
+    setText(byId("reading"), read === null || recording !== null ? "" : `read ${clock(read.time)}`);
+    showRecording();
   }
 
-  function showHealth({ host, version, lenses: states }) {
+  function showRecording() {
+    byId("recording").hidden = recording === null;
+    if (recording === null) return;
+    const { host, moment, begin, end } = recording;
+    setText(byId("recording"), `Recording of ${host}, not live: ${utc(read?.time ?? moment)}, of ${utc(begin)} to ${utc(end)} UTC`);
+  }
+
+  function showHealth({ host: server, version, lenses: states, recording: served = null }) {
+    recording = served;
+    const host = recording === null ? server : recording.host;
     setText(byId("host"), host);
-    document.title = `${host} – nettop`;
+    document.title = recording === null ? `${host} – nettop` : `${host} (recording) – nettop`;
+    byId("metrics").hidden = recording !== null;
+    showRecording();
     setText(byId("version"), `nettop ${version}`);
     trouble.clear();
     for (const [lens, { state: word, reason }] of Object.entries(states)) {
@@ -118,7 +133,8 @@ function main() {
     takeLosses(states);
     const absent = Object.keys(LENSES).filter((name) => !lenses.includes(name));
     const names = absent.map((name) => LENSES[name]).join(", ");
-    setText(byId("not-served"), names === "" ? "" : `not served: ${names} (--lenses)`);
+    const why = recording === null ? "not served" : "not recorded, or not served";
+    setText(byId("not-served"), names === "" ? "" : `${why}: ${names} (--lenses)`);
   }
 
   // Show each failing lens until a reading of it arrives.
@@ -128,7 +144,7 @@ function main() {
     setText(byId("trouble"), words.length === 0 ? "" : `▲ ${words.join("; ")}`);
   }
 
-  // Update the losses of every lens, including lenses without a panel.
+  // Update the losses of every lens, including lenses without a panel, and when the recording ends so far.
   function takeLosses(states) {
     for (const [lens, state] of Object.entries(states)) lost.set(lens, state.lost);
     showLost();
@@ -137,7 +153,9 @@ function main() {
   async function renewLosses() {
     if (state.state !== "live") return;
     try {
-      takeLosses((await fetchHealth()).lenses);
+      const health = await fetchHealth();
+      recording = health.recording ?? null;
+      takeLosses(health.lenses);
     } catch {
       // The stream reports an unreachable server.
     }

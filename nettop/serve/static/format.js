@@ -76,6 +76,9 @@ export function clock(time, { hasMillis = false } = {}) {
   return hasMillis ? `${text}.${pad(at.getMilliseconds(), 3)}` : text;
 }
 
+// Format a moment of a recording in UTC, as nettop replay does.
+export const utc = (time) => new Date(time).toISOString().slice(0, 19).replace("T", " ");
+
 // Return the sum of the known values of a column; null if none of the rows has one.
 export function sum(rows, column) {
   const known = rows.map((row) => row[column]).filter(isKnown);

@@ -54,7 +54,7 @@ export function timeAxis(width, margin, now) {
   const minutes = Array.from({ length: Math.floor(MINUTES / step) + 1 }, (_, number) => number * step);
   const labels = minutes.map((minute) => ({
     x: x(now - minute * 60_000),
-    text: minute === 0 ? "now" : `−${minute} min`,
+    text: minute === 0 ? "newest" : `−${minute} min`,
     align: minute === 0 ? "end" : minute === MINUTES ? "start" : "center",
   }));
   return { x, labels, timeAt: (place) => now - WINDOW_MS * (1 - (place - margin.left) / across) };

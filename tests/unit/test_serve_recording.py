@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop serve --from`: a recording in the API, with its time and its host, and what it refuses to give as live."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from nettop.cli import run
+from nettop.commands.recordings import open_replay
+from nettop.errors import ExitCode
+from nettop.recording.player import Player
+from nettop.recording.recording import open_recording
+from nettop.serve.command import make_app
+from nettop.serve.http.limits import ServerCounts
+from nettop.serve.metrics.totals import Totals
+from nettop.serve.served import Publications, Served
+from nettop.snapshots.connections import LENS
+from nettop.snapshots.source import SourceOptions
+from tests.unit.build import make_frame
+from tests.unit.children import Child
+from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
+from tests.unit.serving import DEADLINE_S, Client
+from tests.unit.test_replay import no_probes
+
+READINGS = 20
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return a recording of one connection, which sends 10 bytes more in each second than in the one before."""
+    seconds = range(READINGS)
+    frames = [make_frame([{"id": 1, "process": "nginx", "bytes_sent": 5 * n * n}]) for n in seconds]
+    return record(tmp_path / "r.nettop", [at_second(frame.now, n) for n, frame in enumerate(frames)])
+
+
+@dataclass
+class Host:
+    """A recording that is served, its player stopped."""
+
+    player: Player
+    served: Served
+    totals: Totals
+
+    def get(self, path: str, query: bytes = b"") -> Client:
+        """Return the answer to a request."""
+
+        async def ask() -> Client:
+            publications = Publications(self.served.session)
+            app = make_app(self.served, self.totals, ServerCounts(), publications)
+            client = Client(app, path, query)
+            if path.endswith("stream"):
+                await client.until(b"\n\nid: ")
+                await client.go()
+            await client.end()
+            publications.close()
+            return client
+
+        return asyncio.run(ask())
+
+    def document(self, path: str, query: bytes = b"") -> dict[str, Any]:
+        """Return the JSON document of an answer."""
+        document: dict[str, Any] = json.loads(self.get(path, query).body)
+        return document
+
+
+@pytest.fixture
+def host(path: Path) -> Iterator[Host]:
+    """Yield the recording, 10 seconds after its beginning."""
+    with open_recording(path) as recording:
+        player = Player(recording)
+        player.is_paused = True
+        player.jump(BEGIN_NS + 10 * SECOND_NS)
+        with open_replay(player) as session:
+            served = Served(session, (LENS,), player=player)
+            totals = Totals(served, {}, SourceOptions())
+            with totals.running():
+                session.sample_now().result(DEADLINE_S)
+                yield Host(player, served, totals)
+
+
+def test_a_table_is_of_the_moment(host: Host) -> None:
+    """It has the recorded host, time and rates; the next request gets what the player has reached by then."""
+    columns = b"columns=bytes_sent,bytes_sent_per_s"
+    first = host.document("/api/v1/connections", columns)
+    assert (first["recording_of"], first["time"]) == ("web-1", "2026-11-28T14:00:10.000000Z")
+    assert first["rows"] == [{"bytes_sent": 500, "bytes_sent_per_s": 95.0}]
+    host.player.jump(BEGIN_NS + 11 * SECOND_NS)
+    assert host.document("/api/v1/connections", columns)["rows"] == [
+        {"bytes_sent": 605, "bytes_sent_per_s": 105.0}
+    ]
+
+
+def test_every_form_says_that_it_is_a_recording(host: Host) -> None:
+    """CSV has only a header for it; events of the stream have it too."""
+    table = host.get("/api/v1/connections", b"format=csv")
+    assert table.headers["nettop-recording-of"] == "web-1"
+    assert host.get("/api/v1/stream", b"view=connections").body.count(b'"recording_of":"web-1"') == 1
+
+
+@pytest.mark.parametrize("refused", ["/metrics", "/api/metrics/realtime", "/api/stats/summary"])
+def test_numbers_without_a_time_are_refused(host: Host, refused: str) -> None:
+    """A scraper would store them as of now, so there is nothing at these paths, nor in the description."""
+    answer = host.get(refused)
+    assert answer.status == 404
+    assert "this is a recording of web-1" in json.loads(answer.body)["detail"]
+    assert refused not in host.document("/api/openapi.json")["paths"]
+
+
+def test_health(host: Host) -> None:
+    """It says what is served and how far it has come; readings of long ago are not late."""
+    health = host.document("/health")
+    assert health["status"] == "ok"
+    assert health["lenses"]["connections"]["age_s"] is None
+    assert health["recording"] == {
+        "host": "web-1",
+        "moment": "2026-11-28T14:00:10.000000Z",
+        "begin": "2026-11-28T14:00:00.000000Z",
+        "end": "2026-11-28T14:00:19.000000Z",
+    }
+
+
+def test_the_command(path: Path) -> None:
+    """It plays from the moment on, stays at the last reading, and ends with SIGTERM; the page is there."""
+    listen = f"unix:{path.parent / 'http'}"
+    words = [sys.executable, "-m", "nettop", "serve", "--from", str(path), "--at", "-2s", "--listen", listen]
+    environment = {name: text for name, text in os.environ.items() if name != "SUDO_UID"}
+    transport = httpx.HTTPTransport(uds=str(path.parent / "http"))
+    with (
+        Child(words, stderr=subprocess.PIPE, env=environment) as child,
+        httpx.Client(transport=transport, base_url="http://localhost", timeout=DEADLINE_S) as client,
+    ):
+        assert child.stderr is not None
+        assert f"serving a recording of web-1 at {listen}" in child.stderr.readline()
+        assert "dashboard.js" in client.get("/").text
+        with client.stream("GET", "/api/v1/stream?view=connections") as events:
+            times = (
+                json.loads(line[6:])["time"] for line in events.iter_lines() if line.startswith("data: ")
+            )
+            assert next(time for time in times if time >= "2026-11-28T14:00:19")
+        assert client.get("/api/v1/drops").status_code == 404
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--from", "missing.nettop"], ExitCode.USAGE, "there is no recording missing.nettop"),
+        (["--from", "r.nettop", "--at", "13:00"], ExitCode.USAGE, "'13:00' is before its beginning"),
+        (["--from", "r.nettop", "--lenses", "drops"], ExitCode.UNSUPPORTED, "not in this recording: drops"),
+        (["--at", "14:00"], ExitCode.USAGE, "name the recording with --from"),
+    ],
+)
+def test_what_cannot_be_served(  # noqa: PLR0917
+    words: list[str],
+    code: int,
+    said: str,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Each has a cause, a remedy and its exit code."""
+    monkeypatch.chdir(path.parent)
+    assert run(["serve", "--listen", "127.0.0.1:0", *words], no_probes) == code
+    assert said in capfd.readouterr().err
