@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from nettop.commands.invoker import invoking_user, open_files_as
 from nettop.commands.options import option
 from nettop.commands.privilege import give_up_privileges, open_session
-from nettop.errors import UsageError
+from nettop.diagnostics import Diagnostics
+from nettop.errors import SourceFailed, UsageError
 from nettop.process.importing import importing
+from nettop.settings import STDOUT
 from nettop.snapshots import lenses
 
 if TYPE_CHECKING:
@@ -22,13 +25,16 @@ if TYPE_CHECKING:
     from nettop.recording.player import Player
     from nettop.recording.recording import Recording
 
+_INPUT = "standard input"
+_TERMINAL = "/dev/tty"
 SERVICE_FOLDER = Path("/var/lib/nettop/recordings")
 """Where nettop-record.service keeps its recordings."""
 
 
 def from_option(what: str, panel: str | None = None) -> Any:
     """Declare --from; `what` is done with the recording."""
-    return option("--from", metavar="FILE|DIR", panel=panel, help=f"{what} a recording instead of this host")
+    about = f"{what} a recording instead of this host; - is standard input"
+    return option("--from", metavar="FILE|DIR|-", panel=panel, help=about)
 
 
 def at_option(panel: str | None = None, *, default: str = "the beginning") -> Any:
@@ -43,30 +49,76 @@ def at_option(panel: str | None = None, *, default: str = "the beginning") -> An
 
 
 @contextmanager
-def opened_recording(path: Path, *, keeps_privileges: bool) -> Iterator[Recording]:
+def opened_recording(path: Path, *, keeps_privileges: bool, whole: bool = True) -> Iterator[Recording]:
     """Open a recording or a folder of recordings as the caller of sudo, then give up all privileges, as nothing needs
     them; but not those of a test. What nettop-record.service has kept is opened as root: sudo is meant to show it.
 
-    Raise UsageError if there is none, SourceFailed if it cannot be read.
+    `-` is standard input: a file, or a pipe, whose end is awaited if the `whole` recording is needed. Raise UsageError
+    if there is none, SourceFailed if it cannot be read, at the end also if a part of a pipe could not be stored.
     """
-    with opened_recordings([path], keeps_privileges=keeps_privileges) as (recording,):
+    with opened_recordings([path], keeps_privileges=keeps_privileges, whole=whole) as (recording,):
         yield recording
 
 
 @contextmanager
-def opened_recordings(paths: Sequence[Path], *, keeps_privileges: bool) -> Iterator[list[Recording]]:
+def opened_recordings(
+    paths: Sequence[Path], *, keeps_privileges: bool, whole: bool = True
+) -> Iterator[list[Recording]]:
     """Open several recordings; see `opened_recording`."""
-    with importing():
-        from nettop.recording.recording import open_recording
-
     with ExitStack() as opened:
         recordings = []
         for path in paths:
             with open_files_as(None if path == SERVICE_FOLDER else invoking_user()):
-                recordings.append(opened.enter_context(open_recording(path)))
+                recordings.append(opened.enter_context(_opened(path)))
         if not keeps_privileges:
             drop_all_privileges()
+        if whole:
+            for recording in recordings:
+                recording.read_all()
+                _refuse_a_part(recording)
         yield recordings
+        for recording in recordings:
+            _refuse_a_part(recording)
+
+
+def _opened(path: Path) -> AbstractContextManager[Recording]:
+    with importing():
+        from nettop.recording.recording import open_recording, open_stream
+
+    if str(path) != STDOUT:
+        return open_recording(path)
+    report = Diagnostics(sys.stderr)
+    return open_stream(
+        _take_input(), _INPUT, lambda: report(f"waiting for a recording on {_INPUT} (Ctrl-C ends)")
+    )
+
+
+def _take_input() -> int:
+    """Return another descriptor of standard input, which becomes the terminal, so that the screens read keys there;
+    without a terminal, /dev/null. Raise UsageError if it can be no recording."""
+    if sys.stdin is None or sys.stdin.isatty():
+        what = "closed" if sys.stdin is None else "a terminal"
+        raise UsageError(
+            f"{_INPUT} is {what}", "pipe a recording to it: ssh web1 sudo nettop record - | nettop replay -"
+        )
+    number = sys.stdin.fileno()
+    taken = os.dup(number)
+    try:
+        keys = os.open(_TERMINAL, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        keys = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(keys, number)
+    os.close(keys)
+    return taken
+
+
+def _refuse_a_part(recording: Recording) -> None:
+    """Raise SourceFailed if a part of a pipe could not be stored."""
+    if recording.cut_short:
+        raise SourceFailed(
+            f"the recording on {_INPUT} was cut short: {recording.cut_short}",
+            "set TMPDIR to a folder with more room, or record to a file",
+        )
 
 
 def drop_all_privileges() -> None:
@@ -92,10 +144,11 @@ def check_at(at: str | None, recording: Path | None) -> None:
 
 
 def open_replay(player: Player) -> AbstractContextManager[Session]:
-    """Open a session that reads what a player shows."""
+    """Open a session that reads what a player shows, also what comes through a pipe from now on."""
     with importing():
         from nettop.recording.player import RecordedSource
 
+    player.recording.follow()  # privileges are given up by now: another thread would keep them
     by_id = {lens.id: lens for lens in lenses()}
     interval_s = player.recording.groups[0].group.interval_s
     return open_session(interval_s, lambda lens: RecordedSource(player, by_id[lens]))

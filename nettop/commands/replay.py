@@ -35,6 +35,8 @@ nettop replay incident.nettop  [dim]space pauses, . and , step, [ ] change the s
 
 nettop replay --at '2 hours ago'  [dim]what nettop-record.service has kept[/dim]
 
+ssh web1 sudo nettop record - | nettop replay -  [dim]a host without your nettop, as it happens[/dim]
+
 nettop replay incident.nettop --at 14:32 --view drops --table --once
 
 nettop replay incident.nettop --format jsonl --view services | jq .port  [dim]every reading, without waiting[/dim]
@@ -53,9 +55,9 @@ _PLAY = "What to play"
 class ReplayOptions(ShowOptions):
     """Options as given, in the order of --help."""
 
-    recording: Annotated[Path, typer.Argument(metavar="[FILE|DIR]", show_default=False,
-                                              help="Recording, or folder of recordings (those of "
-                                              "nettop-record.service)")] = SERVICE_FOLDER
+    recording: Annotated[Path, typer.Argument(metavar="[FILE|DIR|-]", show_default=False,
+                                              help="Recording, folder of recordings, or - for standard input (those "
+                                              "of nettop-record.service)")] = SERVICE_FOLDER
     at: Annotated[str | None, at_option(_PLAY)] = None
     speed: Annotated[str, option("--speed", metavar="FACTOR", panel=_PLAY,
                                  help="Play so many times as fast, from 0.1 to 100, on the screens (1)")] = "1"
@@ -67,7 +69,8 @@ def start_replay(options: ReplayOptions, source_of: Callable[[str], Source] | No
     """Show a recording. Raise UsageError, and SourceFailed if it cannot be read."""
     speed = _speed(options.speed)
     shown_settings(options)  # report a wrong word before the recording is opened
-    with opened_recording(options.recording, keeps_privileges=source_of is not None) as recording:
+    keeps_privileges, whole = source_of is not None, options.at is not None
+    with opened_recording(options.recording, keeps_privileges=keeps_privileges, whole=whole) as recording:
         at_ns = moment_of(recording, options.at)
         return _show(recording, options, at_ns, speed=speed, paused=options.paused)
 
@@ -111,10 +114,12 @@ def _replay(player: Player, lens: str, session: Session) -> Replay:
     from nettop.output.text import Replay
 
     def advance() -> bool:
-        is_moved = player.step(lens, 1)
-        if is_moved:
-            session.sample_now()
-        return is_moved
+        while not player.step(lens, 1):
+            if not player.recording.wait_for_more():
+                return False
+            session.sample_now().result()  # finds what came
+        session.sample_now()
+        return True
 
     return Replay(player.recording.host, advance)
 

@@ -39,7 +39,7 @@ from nettop.commands.recordings import (
     open_replay,
     opened_recording,
 )
-from nettop.errors import ExitCode, Unsupported, UsageError
+from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.process.interrupts import requested_by_signals
 from nettop.process.limits import return_memory_early
@@ -194,7 +194,9 @@ def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None
     with ExitStack() as ends:
         player = None
         if options.recording is not None:
-            recording = ends.enter_context(opened_recording(options.recording, keeps_privileges=True))
+            recording = ends.enter_context(
+                opened_recording(options.recording, keeps_privileges=True, whole=options.at is not None)
+            )
             settings = settings._replace(lenses=_recorded_lenses(recording, options.lenses, settings.lenses))
             player = _player(recording, options.at)
         # While nettop is still root: root's own files, and a port below 1024.
@@ -220,12 +222,11 @@ def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None
 
 def _recorded_lenses(recording: Recording, named: str | None, chosen: tuple[str, ...]) -> tuple[str, ...]:
     """Return the chosen lenses that were recorded. Raise Unsupported if one that is named was not, or if none was."""
-    recorded = tuple(name for name in chosen if name in recording.lenses)
-    missing = set(split_names(named) or ()) - {*recorded, SELF.id}
-    if missing or not recorded:
-        what = f"not in this recording: {', '.join(sorted(missing or chosen))}"
-        raise Unsupported(what, f"it has {', '.join(sorted(recording.lenses))}")
-    return recorded
+    wanted = split_names(named) or chosen
+    missing = [lens for lens in lenses() if lens.id in wanted and lens.id not in recording.lenses]
+    if missing and (named is not None or len(missing) == len(wanted)):
+        raise recording.refusal(missing[0])
+    return tuple(name for name in chosen if name in recording.lenses)
 
 
 def _player(recording: Recording, at: str | None) -> Player:

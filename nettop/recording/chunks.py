@@ -156,7 +156,8 @@ def _check(group: Group) -> None:
     checked(str, group.nettop)
     checked_dict(str, group.host)
     for cause in checked_dict(list, group.failures).values():
-        checked_list(str, cause)
+        if len(checked_list(str, cause)) != 2:
+            raise Damaged("a failure is not a cause and a remedy")
     if checked(int, group.previous) < 0 or not 0 <= group.interval_s * 1.0 < math.inf:
         raise Damaged("the beginning of a group has an impossible number")
 

@@ -8,11 +8,10 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable
 
-from nettop.errors import SourceFailed, Unsupported
+from nettop.errors import SourceFailed
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import Reading, Readings
 from nettop.recording.recording import Recording
-from nettop.snapshots import lenses
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 from nettop.snapshots.source import SourceOptions
@@ -76,8 +75,8 @@ class Player:
 
     @property
     def is_at_end(self) -> bool:
-        """True once everything has been shown."""
-        return self.wall_ns >= self.recording.end_ns
+        """True once everything has been shown, and no more is coming."""
+        return self.recording.is_over and self.wall_ns >= self.recording.end_ns
 
     def jump(self, wall_ns: int) -> None:
         """Show another moment; before the beginning or after the end, the nearest one."""
@@ -109,7 +108,10 @@ class Player:
 
     def go_to_first(self, lens: Lens) -> None:
         """Go on to the first reading of a lens if there is none up to this moment. Raise Unsupported without any."""
-        first = self.recording.first_moment(lens, self.recording.begin_ns)
+        recording = self.recording
+        while recording.expects(lens) and recording.wait_for_more():
+            recording.refresh()
+        first = recording.first_moment(lens, recording.begin_ns)
         if first > self.wall_ns:
             self.jump(first)
 
@@ -143,12 +145,8 @@ class RecordedSource:
     def start(self) -> None:
         """Raise Unsupported if the lens was not recorded."""
         recording = self._player.recording
-        if self._lens.id in recording.lenses:
-            return
-        failures = recording.groups[-1].group.failures
-        cause, remedy = failures.get(self._lens.id, (f"{self._lens.title}: not in this recording", ""))
-        recorded = ", ".join(lens.id for lens in lenses() if lens.id in recording.lenses)
-        raise Unsupported(cause, remedy or f"it has {recorded}")
+        if self._lens.id not in recording.lenses:
+            raise recording.refusal(self._lens)
 
     def read(self, taken_ns: int) -> Snapshot:  # noqa: ARG002 - the recording has its own clock
         """Return the reading at the moment that is shown; without any so far, an empty one. Raise SourceFailed."""

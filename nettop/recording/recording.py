@@ -4,19 +4,24 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported, UsageError
 from nettop.recording.bundle import recording_in
-from nettop.recording.chunks import Chunk, What
+from nettop.recording.chunks import Chunk, Decompressor, What
 from nettop.recording.files import SUFFIX
 from nettop.recording.marks import Mark, Marks
 from nettop.recording.numbers import Damaged
-from nettop.recording.reader import PlacedGroup, Readings, RecordedFile
+from nettop.recording.reader import PlacedGroup, RecordedFile
+from nettop.recording.readings import ReadingReader
+from nettop.recording.spool import Spool
+from nettop.snapshots import lenses
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Lens
@@ -25,19 +30,47 @@ from nettop.writing import why_not
 _REMEDY = "make one with nettop record"
 
 
-class Recording:
-    """The groups of one or several files, as those of one."""
+class _Newest:
+    """What was read of the last group: when it ends so far, and its marks, which only the next group will have."""
 
-    def __init__(self, files: Sequence[RecordedFile]) -> None:
+    def __init__(self, placed: PlacedGroup) -> None:
+        self.end_ns = placed.wall_ns
+        self.marks = Marks()
+        names = placed.group.lenses
+        self._findings = names.index(FINDINGS.id) if FINDINGS.id in names else None
+        self._reader, self._decompressor = ReadingReader(FINDINGS), Decompressor()
+        self._bytes = 0
+
+    def read(self, chunks: Callable[[int], Iterator[Chunk]]) -> None:
+        """Read on in the group's `chunks`, those that begin after so many bytes."""
+        for chunk in chunks(self._bytes):
+            self._bytes += chunk.file_bytes
+            self.end_ns = max(self.end_ns, chunk.wall_ns)
+            if chunk.lens == self._findings:
+                self._mark(chunk)
+
+    def _mark(self, chunk: Chunk) -> None:
+        try:
+            content = self._decompressor.decompress(chunk)
+            if chunk.what is What.READING:
+                self._reader.read(content)
+                self.marks.add(self._reader.snapshot())
+        except Damaged:
+            self._findings = None  # nothing can follow without this chunk
+
+
+class Recording:
+    """The groups of one or several files, as those of one; of one `spool`, while it comes through a pipe."""
+
+    def __init__(self, files: Sequence[RecordedFile], spool: Spool | None = None) -> None:
         self._files = files
+        self._spool = spool
         self.groups: list[PlacedGroup] = []
         self.end_ns = 0
         """When it ends so far, by the wall clock."""
         self._places: list[tuple[RecordedFile, int]] = []
         self._size = 0
-        self._findings = Readings(self, FINDINGS)
-        self._newest_marks = Marks()
-        self._marked_ns = 0
+        self._newest: _Newest | None = None
         self.refresh()
 
     def refresh(self) -> None:
@@ -45,19 +78,52 @@ class Recording:
         size = sum(file.size for file in self._files)
         if size == self._size:
             return
-        self._size, groups = size, len(self.groups)
+        self._size = size
         for file in self._files:
-            known = sum(each is file for each, _ in self._places)
             file.refresh()
-            self._places += [(file, number) for number in range(known, len(file.groups))]
-        self._places.sort(key=lambda place: place[0].groups[place[1]].wall_ns)
-        self.groups = [file.groups[number] for file, number in self._places]
-        if len(self.groups) > groups:
-            self._newest_marks = Marks()
-        if self.groups:
-            last = max((chunk.wall_ns for chunk in self.chunks(-1)), default=0)
-            self.end_ns = max(self.end_ns, self.groups[-1].wall_ns, last)
-            self._mark_newest()
+        if sum(len(file.groups) for file in self._files) > len(self.groups):
+            self._place_groups()
+        if self._newest is not None:
+            self._newest.read(partial(self.chunks, -1))
+            self.end_ns = max(self.end_ns, self._newest.end_ns)
+
+    def _place_groups(self) -> None:
+        """Order the groups of all files by time. Other threads may read the groups meanwhile."""
+        places = [(file, number) for file in self._files for number in range(len(file.groups))]
+        places.sort(key=lambda place: place[0].groups[place[1]].wall_ns)
+        last, self._places = self._places[-1:], places
+        self.groups = [file.groups[number] for file, number in places]
+        if last != places[-1:]:
+            self._newest = _Newest(self.groups[-1])
+
+    # --- recordings that grow -------------------------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """False while it comes through a pipe. A file may grow too, but nobody knows."""
+        return self._spool is None or self._spool.is_over
+
+    @property
+    def cut_short(self) -> str:
+        """Why the rest of a pipe could not be stored; empty if it could."""
+        return "" if self._spool is None else self._spool.cut_short
+
+    def follow(self) -> None:
+        """Store what comes through the pipe from now on, in a thread."""
+        if self._spool is not None:
+            self._spool.start()
+
+    def wait_for_more(self) -> bool:
+        """Wait until more comes through the pipe than was found; return False if nothing will."""
+        return self._spool is not None and self._spool.wait_beyond(self._size)
+
+    def read_all(self) -> None:
+        """Store all that comes through the pipe, up to its end."""
+        if self._spool is not None:
+            self._spool.copy_all()
+            self.refresh()
+
+    # --- its parts ------------------------------------------------------------------------------------------
 
     def chunks(self, number: int, after: int = 0) -> Iterator[Chunk]:
         """Yield the chunks of a group but its first, up to the first that is damaged or unfinished; those that begin
@@ -89,24 +155,25 @@ class Recording:
     def marks(self) -> list[Mark]:
         """When something was wrong."""
         ended = [mark for group in self.groups[1:] for mark in group.group.marks]
-        return ended + self._newest_marks.so_far()
+        return ended + ([] if self._newest is None else self._newest.marks.so_far())
 
-    def _mark_newest(self) -> None:
-        """Find the marks of the last group, which only the next one will have."""
-        for moment in self.moments(-1, FINDINGS.id):
-            if moment > self._marked_ns:
-                self._marked_ns = moment
-                with suppress(Damaged):
-                    reading = self._findings.at(moment)
-                    if reading is not None:
-                        self._newest_marks.add(reading.now)
+    def refusal(self, lens: Lens) -> Unsupported:
+        """Return why a lens has no readings."""
+        unknown = [f"{lens.title}: not in this recording", ""]
+        cause, remedy = self.groups[-1].group.failures.get(lens.id, unknown)
+        recorded = ", ".join(each.id for each in lenses() if each.id in self.lenses)
+        return Unsupported(cause, remedy or f"it has {recorded}")
+
+    def expects(self, lens: Lens) -> bool:
+        """Return whether a lens has no readings yet, but was to be recorded."""
+        is_read = next(self.moments_between(lens, self.begin_ns, self.end_ns), None) is not None
+        return not is_read and lens.id in self.lenses and lens.id not in self.groups[-1].group.failures
 
     def first_moment(self, lens: Lens, from_ns: int) -> int:
         """Return when a lens was first read from a moment on. Raise Unsupported if it was not."""
         first = next(self.moments_between(lens, from_ns, self.end_ns), None)
         if first is None:
-            recorded = ", ".join(sorted(self.lenses))
-            raise Unsupported(f"{lens.title}: not in this recording", f"it has {recorded}")
+            raise self.refusal(lens)
         return first
 
     def moments_between(self, lens: Lens, begin_ns: int, end_ns: int) -> Iterator[int]:
@@ -142,11 +209,40 @@ def open_recording(path: Path) -> Iterator[Recording]:
                 opened.callback(os.close, copied)
                 descriptor = copied
             files.append(RecordedFile(descriptor))
-        recording = Recording(files)
-        if not recording.groups:
-            why = "; ".join(recording.damage) or "it has no reading"
-            raise SourceFailed(f"{path} is no recording: {why}", _REMEDY)
-        yield recording
+        yield _checked(Recording(files), str(path))
+
+
+@contextmanager
+def open_stream(descriptor: int, name: str, report_waiting: Callable[[], None]) -> Iterator[Recording]:
+    """Open the recording in a pipe or a file, once it has a reading; close it at the end.
+
+    `report_waiting` is called if that takes long. Raise SourceFailed if it is none.
+    """
+    with ExitStack() as opened:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            opened.callback(os.close, descriptor)
+            yield _checked(Recording([RecordedFile(descriptor)]), name)
+            return
+        spool = opened.enter_context(closing(Spool(descriptor, report_waiting)))
+        file = RecordedFile(spool.fileno())
+        while not (file.groups and _has_reading(file)) and not (file.damage or spool.is_over):
+            spool.copy()
+            file.refresh()
+        yield _checked(Recording([file], spool), name)
+
+
+def _has_reading(file: RecordedFile) -> bool:
+    return any(
+        chunk.what is What.READING for number in range(len(file.groups)) for chunk in file.chunks(number)
+    )
+
+
+def _checked(recording: Recording, name: str) -> Recording:
+    """Return a recording. Raise SourceFailed if it is none."""
+    if not recording.groups:
+        why = "; ".join(recording.damage) or "it has no reading"
+        raise SourceFailed(f"{name} is no recording: {why}", _REMEDY)
+    return recording
 
 
 def _paths(path: Path) -> list[Path]:

@@ -50,7 +50,9 @@ class TimeLine(Lines):
             Span(f" {time_text(player.wall_ns)} UTC ", Role.BOLD),
             Span(f" {time_text(recording.begin_ns, with_day=False)} ", Role.DIM),
         )
-        after = (Span(f" {time_text(recording.end_ns, with_day=False)} ", Role.DIM),)
+        after: Line = (Span(f" {time_text(recording.end_ns, with_day=False)} ", Role.DIM),)
+        if recording.cut_short:
+            after += (Span(f"cut short: {recording.cut_short} ", Role.BAD),)
         self._first, self._cells = width_of(before), width - width_of(before) - width_of(after)
         if self._cells < _LEAST_CELLS:
             return before[:2]

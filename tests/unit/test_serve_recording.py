@@ -159,7 +159,7 @@ def test_the_command(path: Path) -> None:
     [
         (["--from", "missing.nettop"], ExitCode.USAGE, "there is no recording missing.nettop"),
         (["--from", "r.nettop", "--at", "13:00"], ExitCode.USAGE, "'13:00' is before its beginning"),
-        (["--from", "r.nettop", "--lenses", "drops"], ExitCode.UNSUPPORTED, "not in this recording: drops"),
+        (["--from", "r.nettop", "--lenses", "drops"], ExitCode.UNSUPPORTED, "Drops: not in this recording"),
         (["--at", "14:00"], ExitCode.USAGE, "name the recording with --from"),
     ],
 )
