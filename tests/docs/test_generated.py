@@ -59,10 +59,12 @@ def test_pages_are_short() -> None:
 
 
 def test_readme_shows_every_screenshot() -> None:
-    """README shows each screenshot that scripts/screenshots.py draws."""
+    """README shows each screenshot that scripts/screenshots.py draws, and the animation, which loads fast."""
     shots = runpy.run_path(str(ROOT / "scripts" / "screenshots.py"))["SCREENSHOTS"]
     shown = re.findall(r"\(docs/screenshots/(\w+)\.svg\)", (ROOT / "README.md").read_text())
-    assert sorted(shown) == sorted(shots)
+    animation = runpy.run_path(str(ROOT / "scripts" / "animation.py"))["ANIMATION"]
+    assert sorted(shown) == sorted([*shots, animation.stem])
+    assert animation.stat().st_size <= 500_000
 
 
 def test_tour_shows_every_screenshot_within_three_keys() -> None:
