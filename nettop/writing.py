@@ -7,6 +7,7 @@ Files opened inside `commands.invoker.open_files_as` belong to the user who call
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import stat
@@ -71,6 +72,23 @@ def write_all(descriptor: int, data: bytes) -> None:
     done = 0
     while done < len(data):
         done += os.write(descriptor, data[done:] if done else data)
+
+
+def lock(descriptor: int, holder: str) -> None:
+    """Lock a file or a directory. Raise OSError if another process, the `holder`, has locked it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(errno.EBUSY, holder) from None
+    except OSError:
+        return  # the file system does not support locks
+
+
+def lock_file(descriptor: int, holder: str) -> None:
+    """Lock a regular file, as `lock` does. Raise OSError also if it is another kind of file."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    lock(descriptor, holder)
 
 
 def replace_file(path: str | Path, content: bytes) -> None:

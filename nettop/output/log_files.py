@@ -8,9 +8,7 @@ the last line of the file is incomplete, and the next start removes it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +17,7 @@ from itertools import count, pairwise
 from pathlib import Path
 
 from nettop.errors import NettopError, PermissionMissing
-from nettop.writing import why_not
+from nettop.writing import lock_file, why_not
 
 TRY_AGAIN_S = 1.0
 """Seconds before retrying a file after a write error."""
@@ -198,7 +196,7 @@ class LogFile:
     def _open(self) -> None:
         descriptor = os.open(self.place.file, _FLAGS, _FILE_MODE, dir_fd=self._directory)
         try:
-            _lock(descriptor)
+            lock_file(descriptor, "another nettop log is writing it")
             _repair_last_line(descriptor)
         except OSError:
             os.close(descriptor)
@@ -217,18 +215,6 @@ class LogFile:
                 os.rename(before, after, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         self._close_file()
         self._open()
-
-
-def _lock(descriptor: int) -> None:
-    """Lock a regular file. Raise OSError if it is another kind of file, or if another process has locked it."""
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        raise OSError(errno.EINVAL, "it is not a regular file")
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OSError(errno.EBUSY, "another nettop log is writing it") from None
-    except OSError:
-        return  # the file system does not support locks
 
 
 def _repair_last_line(descriptor: int) -> None:

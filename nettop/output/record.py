@@ -7,8 +7,8 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -27,6 +27,7 @@ from nettop.query.batches import concatenate_batches
 from nettop.query.units import human, plural
 from nettop.recording.chunks import Group
 from nettop.recording.files import Destination, Full, HourlyFiles, OneFile, Output, file_name
+from nettop.recording.numbers import TooLarge
 from nettop.recording.redaction.redactor import Redactor
 from nettop.recording.writer import RecordingWriter, Sink
 from nettop.settings import STDOUT, RecordSettings
@@ -238,6 +239,7 @@ class _Recorder:
         self._writer: RecordingWriter | None = None
         self._began: float | None = None
         self._reported: Counter[str] = Counter()
+        self._too_large: set[str] = set()
 
     @property
     def has_begun(self) -> bool:
@@ -279,12 +281,14 @@ class _Recorder:
             batches = [batch for batch in item.events if batch.table is table]
             if batches:
                 batch = concatenate_batches(table, batches)
-                writer.write_events(part.lens.id, batch, item.wall_ns)
-                part.written[table.name] += len(batch)
+                with self._counting_too_large(part, UNRECORDED_EVENTS, len(batch)):
+                    writer.write_events(part.lens.id, batch, item.wall_ns)
+                    part.written[table.name] += len(batch)
         if item.reading is not None:
             part.note_losses(item.reading)
-            writer.write(replace(item.reading, lost={**item.reading.lost, **+part.lost}))
-            part.written[""] += 1
+            with self._counting_too_large(part, UNRECORDED_READINGS, 1):
+                writer.write(replace(item.reading, lost={**item.reading.lost, **+part.lost}))
+                part.written[""] += 1
         if self._began is None:
             self._began = time.monotonic()
             service_manager.ready(f"recording {', '.join(self._recorded())}")
@@ -334,6 +338,18 @@ class _Recorder:
         if all(part.failure is not None for part in chosen):
             assert chosen[0].failure is not None
             raise chosen[0].failure
+
+    @contextmanager
+    def _counting_too_large(self, part: _Part, what: str, count: int) -> Iterator[None]:
+        """Count as lost what is too large for a recording; report the first of each lens."""
+        try:
+            yield
+        except TooLarge as error:
+            part.lost[what] += count
+            self._reported[what] += count  # not as what was written too slowly
+            if part.lens.id not in self._too_large:
+                self._too_large.add(part.lens.id)
+                self._status.report(f"not recorded: {part.lens.title}: {error}")
 
     # --- losses -------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from enum import IntEnum
 import zstandard
 
 from nettop.recording.marks import Mark
-from nettop.recording.numbers import Damaged
+from nettop.recording.numbers import Damaged, TooLarge
 from nettop.recording.texts import checked, checked_dict, checked_list, read_json, write_json
 
 FORMAT = 1
@@ -70,9 +70,9 @@ class Chunk:
         return HEAD_BYTES + len(self.payload)
 
     def to_bytes(self) -> bytes:
-        """Return the chunk as it is in a file; raise ValueError if it is larger than a reader accepts."""
+        """Return the chunk as it is in a file; raise TooLarge if it is larger than a reader accepts."""
         if max(len(self.payload), self.size) > (GROUP_MAX if self.what is What.GROUP else PAYLOAD_MAX):
-            raise ValueError(f"a chunk of {self.size:,} bytes is too large for a recording")
+            raise TooLarge(f"a chunk of {self.size:,} bytes is too large for a recording")
         head = (MARKER, self.what, self.lens, len(self.payload), self.size, self.wall_ns)
         checksum = zlib.crc32(self.payload, zlib.crc32(_HEAD.pack(*head, 0)))
         return _HEAD.pack(*head, checksum) + self.payload

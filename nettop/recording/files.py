@@ -7,7 +7,6 @@ A chunk is appended whole or not at all, so a recording that ends for any reason
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import select
@@ -26,7 +25,7 @@ from nettop.recording.chunks import HEAD_BYTES, MARKER, PAYLOAD_MAX, Incomplete,
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import RecordedFile
 from nettop.recording.writer import Sink
-from nettop.writing import OUTPUT, has_room, write_all, writing
+from nettop.writing import OUTPUT, has_room, lock, lock_file, write_all, writing
 
 SUFFIX = ".nettop"
 """Ends the names of recordings."""
@@ -35,6 +34,7 @@ _SECOND_NS = 1_000_000_000
 _FILE_MODE, _DIRECTORY_MODE = 0o640, 0o750
 # O_NONBLOCK: fail on a FIFO in place of the file instead of waiting for a writer.
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_HOLDER = "another nettop is recording to it"
 _REMEDY = "free space, or record elsewhere; nettop replay shows what was recorded until then"
 _STALLED_MS = 2000
 """Milliseconds without room in a pipe after which its reader has stalled."""
@@ -140,7 +140,7 @@ class HourlyFiles:
             path.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
             self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                _lock(self._directory)
+                lock(self._directory, _HOLDER)
                 self._begin(time.time_ns())
             except BaseException:
                 self.close()
@@ -257,23 +257,11 @@ def _opened(name: str, append: Callable[[bytes], None], directory: int | None = 
             raise OSError(errno.ELOOP, "it is a symbolic link") from error
         raise
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file")
-        _lock(descriptor)
+        lock_file(descriptor, _HOLDER)
         return descriptor, _continued(descriptor, append)
     except BaseException:
         os.close(descriptor)
         raise
-
-
-def _lock(descriptor: int) -> None:
-    """Lock a file or a directory. Raise OSError if another process has locked it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OSError(errno.EBUSY, "another nettop is recording to it") from None
-    except OSError:
-        return  # the file system does not support locks
 
 
 def _continued(descriptor: int, append: Callable[[bytes], None]) -> Sink:

@@ -18,6 +18,10 @@ _SPARSE = 8
 _PLACE = np.dtype("<u4")
 
 
+class TooLarge(ValueError):
+    """More than a reader accepts."""
+
+
 class Damaged(ValueError):
     """Bytes that no writer wrote."""
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from nettop.errors import ExitCode
 from nettop.recording.declared import Conversion, Declared, declare, dtype_of, names_of
-from nettop.recording.numbers import Bytes, Damaged, write_number
+from nettop.recording.numbers import Bytes, Damaged, TooLarge, write_number
 from nettop.recording.tables import ROWS_MAX, read_rows, write_rows
 from nettop.recording.texts import checked, checked_dict, checked_list, read_json, write_json
 from nettop.snapshots.arrays import Array
@@ -36,7 +36,7 @@ class ReadingWriter:
         self._pieces: dict[str, tuple[Rows, ...]] = {}
 
     def write(self, snapshot: Snapshot) -> bytes:
-        """Return a snapshot as bytes; raise ValueError if it has more rows than a reader accepts."""
+        """Return a snapshot as bytes; raise TooLarge if it has more rows than a reader accepts."""
         head: dict[str, Any] = {
             "wall_ns": snapshot.wall_ns,
             "boot_ns": snapshot.boot_ns,
@@ -52,15 +52,13 @@ class ReadingWriter:
         return content
 
     def write_events(self, batch: Rows) -> bytes:
-        """Return rows of an append table as bytes; raise ValueError if there are more than a reader accepts."""
+        """Return rows of an append table as bytes; raise TooLarge if there are more than a reader accepts."""
         return self._content({}, [(_BATCH, batch)])
 
     def _content(self, head: dict[str, Any], parts: list[tuple[str, Rows]]) -> bytes:
         """Return what a reader does not know of a head, preceded by its size, and the rows of these parts."""
         if sum(rows.array.nbytes for _, rows in parts) > ROWS_MAX:
-            raise ValueError(
-                f"a reading has more than {ROWS_MAX >> 20} MiB of rows, too many for a recording"
-            )
+            raise TooLarge(f"a reading has more than {ROWS_MAX >> 20} MiB of rows, too many for a recording")
         described, bodies = (
             zip(*(self._described(*part) for part in parts), strict=True) if parts else ((), ())
         )

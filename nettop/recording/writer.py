@@ -78,7 +78,7 @@ class RecordingWriter:
         self._marks = Marks()
 
     def write(self, snapshot: Snapshot) -> None:
-        """Write a snapshot. Raise what `append` raises, and ValueError if it is too large for a recording."""
+        """Write a snapshot. Raise what `append` raises, and TooLarge if it is too large for a recording."""
         with self._whole_chunks():
             lens = self._lens(snapshot.lens, snapshot.wall_ns)
             if self._redactor is not None:

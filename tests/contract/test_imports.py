@@ -61,6 +61,16 @@ def test_plain_output_loads_no_screens() -> None:
     assert "textual" not in loaded_by("import nettop.output.text, nettop.engine.session")
 
 
+@pytest.mark.parametrize(
+    "frontend", ["nettop.screens.nettop_app, nettop.commands.view", "nettop.serve.command"]
+)
+def test_what_is_live_loads_no_recording(frontend: str) -> None:
+    """The screens and the server of the running kernel import neither zstandard nor the format of recordings."""
+    loaded = loaded_by(f"import {frontend}, nettop.engine.source")
+    assert "nettop.engine.source" in loaded
+    assert not {"zstandard", "nettop.recording.chunks", "nettop.recording.recording"} & loaded
+
+
 HIDE_NUMPY = """
 import sys
 class Hidden:

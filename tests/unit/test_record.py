@@ -25,6 +25,7 @@ from nettop.errors import ExitCode, NettopError, SourceFailed, Unsupported
 from nettop.output import record
 from nettop.output.record import UNRECORDED_READINGS, run_record
 from nettop.process.interrupts import Requests
+from nettop.recording import readings as recorded_readings
 from nettop.recording.chunks import Chunk, Decompressor, Group, What
 from nettop.recording.files import HOUR_S, Full, HourlyFiles, OneFile, file_name
 from nettop.recording.reader import Readings, RecordedFile
@@ -482,6 +483,24 @@ def test_a_reader_that_has_gone_ends_it() -> None:
 def sources(**failing: NettopError) -> Callable[[str], Script]:
     """Return sources without rows, some of which fail."""
     return lambda lens: Script([failing.get(lens) or Snapshot(lens, 1, 1, {})])
+
+
+def test_a_reading_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is counted and reported, each lens once; the others are recorded, and say so."""
+    row_bytes = CONNECTIONS.main.dtype.itemsize
+    monkeypatch.setattr(recorded_readings, "ROWS_MAX", 4 * row_bytes)
+    path = tmp_path / "a.nettop"
+    source = Woken(steps(*(example_rows(count) for count in (3, 5, 6, 2))))
+    with Recording(str(path), source) as recording:
+        for _ in range(2):
+            recording.refresh()
+        text = recording.end()
+    assert recording.exit is ExitCode.DONE
+    assert [len(each) for each in ids(readings(path))] == [3, 2]
+    assert readings(path)[-1].lost["unrecorded readings"] == 2
+    assert text.count("not recorded: Connections: a reading has more than 0 MiB of rows") == 1
+    assert "too slowly" not in text
+    assert "lost 2 unrecorded readings (connections)" in text
 
 
 def test_a_lens_that_fails_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
