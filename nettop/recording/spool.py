@@ -37,6 +37,7 @@ class Spool:
         self._has_reported = False
         self._news = threading.Condition()
         self._end = WakeEvent()
+        self._is_closing = False
         self._thread: threading.Thread | None = None
         try:
             self._file = TemporaryFile(buffering=0)  # noqa: SIM115 - closed by close()
@@ -81,6 +82,7 @@ class Spool:
     def close(self) -> None:
         """End the thread; close the pipe, so that its writer learns that nobody reads, and the file."""
         if self._thread is not None:
+            self._is_closing = True  # first: the thread may not wait for the event yet
             self._end.set()
             self._thread.join()
         self._close_pipe()
@@ -92,8 +94,9 @@ class Spool:
 
     def _run(self) -> None:
         with self._end:
-            while not self.is_over and self._pipe in self._end.wait({self._pipe: select.POLLIN}):
-                self._copy()
+            while not (self.is_over or self._is_closing):
+                if self._end.wait({self._pipe: select.POLLIN}):
+                    self._copy()
 
     def _copy(self) -> None:
         try:

@@ -7,11 +7,18 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Collection
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 DEADLINE_S = 60
 """Only a test that fails waits so long: a busy machine is slow."""
+
+
+def capabilities(pid: int) -> set[str]:
+    """Return the effective capabilities of a process's threads, as /proc has them."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/status")
+    return {line.split()[1] for task in tasks for line in task.read_text().splitlines() if "CapEff" in line}
 
 
 class Child(subprocess.Popen[str]):

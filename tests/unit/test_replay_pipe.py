@@ -23,7 +23,7 @@ from nettop.recording.writer import RecordingWriter, Sink
 from nettop.snapshots.connections import LENS
 from tests.kernel.terminal import Terminal
 from tests.unit.build import make_frame
-from tests.unit.children import DEADLINE_S, Child
+from tests.unit.children import DEADLINE_S, Child, capabilities
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second
 
 READINGS = 10
@@ -157,6 +157,7 @@ def test_text_follows_the_pipe() -> None:
         send(child, WHOLE[:HALF])
         assert json.loads(child.stdout.readline())["process"] == "second0"
         assert json.loads(child.stdout.readline())["process"] == "second1"
+        assert capabilities(child.pid) == {"0" * 16}
         send(child, WHOLE[HALF:])
         child.stdin.close()
         assert [json.loads(line)["process"] for line in child.stdout] == [

@@ -29,7 +29,7 @@ from nettop.serve.served import Publications, Served
 from nettop.snapshots.connections import LENS
 from nettop.snapshots.source import SourceOptions
 from tests.unit.build import make_frame
-from tests.unit.children import Child
+from tests.unit.children import Child, capabilities
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
 from tests.unit.serving import DEADLINE_S, Client
 from tests.unit.test_replay import no_probes
@@ -132,7 +132,7 @@ def test_health(host: Host) -> None:
 
 
 def test_the_command(path: Path) -> None:
-    """It plays from the moment on, stays at the last reading, and ends with SIGTERM; the page is there."""
+    """It plays from the moment on, without privileges, and ends with SIGTERM; the page is there."""
     listen = f"unix:{path.parent / 'http'}"
     words = [sys.executable, "-m", "nettop", "serve", "--from", str(path), "--at", "-2s", "--listen", listen]
     environment = {name: text for name, text in os.environ.items() if name != "SUDO_UID"}
@@ -143,6 +143,7 @@ def test_the_command(path: Path) -> None:
     ):
         assert child.stderr is not None
         assert f"serving a recording of web-1 at {listen}" in child.stderr.readline()
+        assert capabilities(child.pid) == {"0" * 16}
         assert "dashboard.js" in client.get("/").text
         with client.stream("GET", "/api/v1/stream?view=connections") as events:
             times = (
