@@ -22,10 +22,17 @@ from nettop.commands.options import (
     parse_seconds,
 )
 from nettop.commands.privilege import open_session
-from nettop.commands.recordings import at_option, check_at, from_option, moment_of, opened_recording
+from nettop.commands.recordings import (
+    INPUT,
+    at_option,
+    check_at,
+    from_option,
+    moment_of,
+    opened_recording,
+)
 from nettop.errors import ExitCode, NettopError
 from nettop.process.importing import importing
-from nettop.settings import DAY_S, CheckSettings, LineFormat
+from nettop.settings import DAY_S, STDOUT, CheckSettings, LineFormat
 from nettop.snapshots import all_views
 
 if TYPE_CHECKING:
@@ -115,7 +122,8 @@ def _check_recording(
         end_ns = begin_ns + round(settings.duration_s * 1e9) if options.for_ else recording.end_ns
         found = findings_between(recording, begin_ns, end_ns)
         command = f"nettop replay {quote(str(path))}"
-        return report_found(settings, found, f"in {path}", sys.stdout, sys.stderr, command=command)
+        where = f"in {INPUT if str(path) == STDOUT else path}"
+        return report_found(settings, found, where, sys.stdout, sys.stderr, command=command)
 
 
 SUBCOMMAND = Subcommand(help=CHECK_HELP, epilog=CHECK_EXAMPLES, options=CheckOptions, start=start_check)

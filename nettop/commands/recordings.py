@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from nettop.recording.player import Player
     from nettop.recording.recording import Recording
 
-_INPUT = "standard input"
+INPUT = "standard input"
+"""The name of a recording `-`."""
 _TERMINAL = "/dev/tty"
 SERVICE_FOLDER = Path("/var/lib/nettop/recordings")
 """Where nettop-record.service keeps its recordings."""
@@ -89,7 +90,7 @@ def _opened(path: Path) -> AbstractContextManager[Recording]:
         return open_recording(path)
     report = Diagnostics(sys.stderr)
     return open_stream(
-        _take_input(), _INPUT, lambda: report(f"waiting for a recording on {_INPUT} (Ctrl-C ends)")
+        _take_input(), INPUT, lambda: report(f"waiting for a recording on {INPUT} (Ctrl-C ends)")
     )
 
 
@@ -99,7 +100,7 @@ def _take_input() -> int:
     if sys.stdin is None or sys.stdin.isatty():
         what = "closed" if sys.stdin is None else "a terminal"
         raise UsageError(
-            f"{_INPUT} is {what}", "pipe a recording to it: ssh web1 sudo nettop record - | nettop replay -"
+            f"{INPUT} is {what}", "pipe a recording to it: ssh web1 sudo nettop record - | nettop replay -"
         )
     number = sys.stdin.fileno()
     taken = os.dup(number)
@@ -116,7 +117,7 @@ def _refuse_a_part(recording: Recording) -> None:
     """Raise SourceFailed if a part of a pipe could not be stored."""
     if recording.cut_short:
         raise SourceFailed(
-            f"the recording on {_INPUT} was cut short: {recording.cut_short}",
+            f"the recording on {INPUT} was cut short: {recording.cut_short}",
             "set TMPDIR to a folder with more room, or record to a file",
         )
 
