@@ -63,7 +63,8 @@ class HostsSource:
         moment = Moment(time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), taken_ns)
         pairs = {host: Pair(reading.now, reading.before) for host, reading in readings.items()}
         merged = merge(self._lens, pairs, moment)
-        self._before = merge_before(self._lens, pairs, moment)
+        is_next = self._read == {host: pair.before for host, pair in pairs.items()}
+        self._before = None if is_next else merge_before(self._lens, pairs, moment)
         self._events = self._batches(self._hosts.take_events(self._lens.id), newest)
         self._read, self._lost = newest, causes
         self._shown = _with_lost(self._lens, merged, lost, moment)
@@ -84,7 +85,8 @@ class HostsSource:
         return tuple(batches)
 
     def leap(self) -> tuple[bool, Snapshot | None]:
-        """Return that the last reading follows the one before, and what to compare it with."""
+        """Return that the last reading follows the one before, and what to compare it with, unless that is the last
+        one: each host's reading before was merged into it."""
         return False, self._before
 
     def wakeups(self) -> tuple[int, ...]:

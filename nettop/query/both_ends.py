@@ -201,11 +201,19 @@ class _Times(NamedTuple):
     @classmethod
     def whole(cls, end: _End) -> _Times | None:
         """Return those since the connection is watched; None if there are none."""
-        row = end.view.now.array[end.at]
-        answers = int(row["answers"])
-        queued = int(row["queued_answers"])
-        queued_ns = int(row["queued_ns"]) / queued if end["side"] != _USED and queued else None
-        return cls(answers, int(row["response_ns"]) / answers, queued_ns) if answers else None
+        answers, response_ns = _total(end, "answers"), _total(end, "response_ns")
+        queued, queued_ns = _total(end, "queued_answers"), _total(end, "queued_ns")
+        if not answers or response_ns is None:
+            return None
+        return cls(
+            answers, response_ns / answers, queued_ns / queued if queued and queued_ns is not None else None
+        )
+
+
+def _total(end: _End, name: str) -> int | None:
+    """Return a counter since the connection is watched; None if it is unknown, as from an older nettop."""
+    column = end.view.now.array[name][end.at : end.at + 1]
+    return int(column[0]) if known(column)[0] else None
 
 
 def _growth(end: _End, name: str) -> float:
