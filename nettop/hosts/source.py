@@ -13,7 +13,7 @@ from nettop.hosts.hosts import Hosts, Link
 from nettop.hosts.merging import Moment, Pair, merge, merge_before, of_host, united
 from nettop.query.batches import concatenate_batches
 from nettop.snapshots.findings import FINDINGS
-from nettop.snapshots.hosts import HOST
+from nettop.snapshots.hosts import HOST, LOST_HOST
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.schema import Certainty, Lens, Severity
 from nettop.snapshots.snapshot import Rows, Snapshot, rows_from
@@ -115,7 +115,7 @@ class HostsSource:
 
 def _with_lost(lens: Lens, merged: Snapshot, lost: Mapping[str, Link], moment: Moment) -> Snapshot:
     """Name the hosts without readings: as gaps, and as findings before all others."""
-    gaps = {**merged.gaps, **{host: f"lost: {link.cause}" for host, link in lost.items()}}
+    gaps = {**merged.gaps, **{host: f"{LOST_HOST}{link.cause}" for host, link in lost.items()}}
     table = lens.table(FINDINGS.name)
     if table is None or not lost:
         return replace(merged, gaps=gaps)

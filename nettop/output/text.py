@@ -29,6 +29,7 @@ from nettop.query.times import rfc3339
 from nettop.query.view import View
 from nettop.settings import Format, LineFormat, Settings, TextSettings
 from nettop.snapshots.hooks import NOT_AVAILABLE
+from nettop.snapshots.hosts import LOST_HOST
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.snapshots.source import SourceOptions
@@ -133,6 +134,7 @@ class _Printer:
         self._last: Snapshot | None = None
         self._described: Snapshot | None = None
         self._losses = Losses()
+        self._lost_hosts: dict[str, str] = {}
         self._unlisted = 0
 
     def report_limit(self) -> None:
@@ -160,6 +162,7 @@ class _Printer:
         if self._resolver is not None and self._settings.text.count == 1:
             self._resolver.wait(_shown_addresses(view, self._plan.columns), RESOLVE_WAIT_S)
         self._report_state(frame.now)
+        self._report_hosts(frame.now)
         self._report_view(view)
         block = self._formatter(view)
         self._unlisted += view.unlisted
@@ -186,6 +189,15 @@ class _Printer:
             totals[table.name, QUEUE_FULL] = self._consumer.lost(table)
         totals[f"rows of closed {table.name}", NOT_LISTED] = self._unlisted
         return [lost for loss, total in totals.items() for lost in self._losses.new_losses(*loss, total)]
+
+    def _report_hosts(self, snapshot: Snapshot) -> None:
+        """Report, in every format, the hosts whose rows are missing, and those that are back."""
+        lost = {host: why for host, why in snapshot.gaps.items() if why.startswith(LOST_HOST)}
+        before, self._lost_hosts = self._lost_hosts, lost
+        for host in lost.keys() - before.keys():
+            self._report(f"{host} is {lost[host]}")
+        for host in before.keys() - lost.keys():
+            self._report(f"{host} is back")
 
     def _report_state(self, snapshot: Snapshot) -> None:
         if self._banner_stream is None:

@@ -10,6 +10,8 @@ from nettop.snapshots.schema import Field, Kind, Lens, Table
 HOST = Field(
     "host", Kind.TEXT, "HOST", "the host of the row, as named by --host", "u4", width=12, importance=98
 )
+LOST_HOST = "lost: "
+"""Begins the gap that is named by a host without readings; the cause follows."""
 _ID = Field("id", Kind.KEY, "ID", "number made of the host and the row", "u8", width=6, importance=1)
 """The key of tables whose own key is no number of 64 bits, and so cannot tell hosts apart."""
 
