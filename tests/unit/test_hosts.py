@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,19 @@ from hypothesis import strategies as st
 from nettop.commands.hosts import checked_hosts
 from nettop.errors import SourceFailed, UsageError
 from nettop.hosts.hosts import LATE_AFTER_S, Hosts
+from nettop.hosts.overview import OverviewSource
 from nettop.hosts.source import HostsSource
 from nettop.hosts.stream import Stream, ssh_words, why_ended
+from nettop.query.query import screen_query
+from nettop.query.view import View
 from nettop.recording.chunks import Group
 from nettop.recording.writer import RecordingWriter, Sink
 from nettop.snapshots import several_hosts
 from nettop.snapshots.connections import LENS, SOCKETS
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
-from nettop.snapshots.hosts import HOST, with_host
-from nettop.snapshots.snapshot import Snapshot
+from nettop.snapshots.hosts import HOST, HOSTS, with_host
+from nettop.snapshots.snapshot import Frame, Snapshot
 from tests.unit.build import make_frame
 from tests.unit.logging_run import until
 from tests.unit.recorded import small_groups
@@ -445,6 +449,40 @@ def sent_by_newest(hosts: Hosts) -> int | None:
     """Return the bytes of the only host's only connection."""
     reading = hosts.newest(LENS.id).get("web")
     return None if reading is None else int(reading.now.tables[SOCKETS.name].array["bytes_sent"][0])
+
+
+def overview(source: OverviewSource) -> list[dict[str, object]]:
+    """Return the rows of the hosts, the worst first, as text output has them."""
+    view = View(Frame(source.read(0)), replace(screen_query(HOSTS), deltas=False))
+    names = ("host", "state", "findings", "connections", "bytes_sent", "worst")
+    return [
+        dict(zip(names, row, strict=True))
+        for row in zip(*(view.values(n, view.order) for n in names), strict=True)
+    ]
+
+
+def test_a_line_for_each_host(remote: Made) -> None:
+    """Its connections and totals; of a lost one, why it is lost. Events stay for the source of connections."""
+    web, db = remote("web"), remote("db", says="no db\n", code=255)
+    with shown(web=web, db=db) as (hosts, source, _):
+        overviews = OverviewSource(hosts)
+        overviews.start()
+        made = at_second(make_frame([{"id": 1, "state": "ESTABLISHED"}, {"id": 2, "state": "LISTEN"}]).now, 0)
+        web.write(replace(made, counts={"bytes_sent": 7}))
+        db.end()
+        until(lambda: hosts.lost(LENS.id) and "web" in hosts.newest(LENS.id))
+        lost, live = overview(overviews)
+        assert lost == {**dict.fromkeys(lost), "host": "db", "state": "lost", "findings": 1, "worst": "no db"}
+        assert live == {
+            "host": "web",
+            "state": "live",
+            "findings": None,  # the command has not sent any yet
+            "connections": 1,
+            "bytes_sent": 7,
+            "worst": None,
+        }
+        overviews.close()
+        assert sent_by(source.read(0)).keys() == {"web"}
 
 
 # --- words --------------------------------------------------------------------------------------------------------

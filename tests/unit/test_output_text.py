@@ -17,6 +17,7 @@ from nettop.output.banner import banner, change
 from nettop.output.text import run_text
 from nettop.settings import MAX_INTERVAL_S, MIN_INTERVAL_S, Format, Settings, TextSettings, ViewSettings
 from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.hosts import LOST_HOST
 from nettop.snapshots.snapshot import PARTLY_SEEN, Ended
 from tests.unit.build import make_frame, make_rows
 from tests.unit.logging_run import until
@@ -55,6 +56,20 @@ def test_enter_refreshes_at_once() -> None:
         for amount in (6, 7):
             run.enter()
             assert run.lines(3) == ["\n", "pid  bytes_sent\n", f"7             {amount}\n"]
+
+
+def test_lost_hosts_are_named() -> None:
+    """On standard error, also without a banner: their rows are missing. Those that are back, too."""
+    gaps = ({"db1": f"{LOST_HOST}reset", "web1 netns 4": "closed"}, {"web1 netns 4": "closed"}, {})
+    snapshots = [
+        replace(step, gaps=each) for step, each in zip(steps(*[[{"pid": 7}]] * 3), gaps, strict=True)
+    ]
+    with Running(table(), Scripted(snapshots)) as run:
+        assert run.lines(2)
+        for _ in range(2):
+            run.enter()
+            assert run.lines(3)
+    assert run.stderr.getvalue().splitlines() == ["nettop: db1 is lost: reset", "nettop: db1 is back"]
 
 
 def test_end_of_input_ends_only_that() -> None:
