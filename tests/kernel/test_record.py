@@ -9,17 +9,29 @@ import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from nettop.engine.session import Session
+from nettop.engine.source import probe_of
 from nettop.errors import ExitCode
+from nettop.kernel.host.facts import Host
+from nettop.output.record import run_record
+from nettop.process.interrupts import Requests
+from nettop.query.query import text_query
+from nettop.query.view import View
 from nettop.recording.chunks import Decompressor, What
 from nettop.recording.reader import Reading, Readings, RecordedFile
+from nettop.recording.recording import Recording
+from nettop.settings import RecordSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import EVENTS
-from nettop.snapshots.schema import Lens
+from nettop.snapshots.schema import Lens, Table
+from nettop.snapshots.snapshot import Frame, Snapshot
 
 from .command import Running, nettop
 from .lab import until
@@ -95,6 +107,44 @@ def test_all_lenses_are_recorded(tmp_path: Path) -> None:
     assert Counter(labels[code] for code in ours["event"]) == {"connect": 1, "accept": 1, "close": 2}
     assert BYTES in ours["bytes_sent"]
     assert f"{len(events)} connections.events" in said
+
+
+def values(snapshot: Snapshot, table: Table) -> dict[str, list[object]]:
+    """Return all values of a table by field; texts as text, as the source goes on adding to its list of texts."""
+    view = View(Frame(snapshot), replace(text_query(table), all_rows=True))
+    return {field.name: view.values(field.name, np.arange(view.size)) for field in table.stored}
+
+
+def test_what_is_recorded_is_what_was_read(tmp_path: Path) -> None:
+    """Every reading of every lens, taken from the running kernel: field by field."""
+    path, taken, requests = tmp_path / "a.nettop", {}, Requests()
+    with Session(0.5, partial(probe_of, host=Host())) as session:
+
+        def note() -> None:
+            for lens in RECORDED:
+                frame = session.bus.frame(lens.id)
+                if frame is not None:
+                    taken[lens.id, frame.now.wall_ns] = frame.now
+            if min(Counter(lens for lens, _ in taken).get(lens.id, 0) for lens in RECORDED) >= 4:
+                requests.end()
+
+        session.bus.subscribe(note)
+        lens_ids = tuple(lens.id for lens in RECORDED)
+        assert (
+            run_record(RecordSettings(str(path), lens_ids, interval_s=0.5), session, requests, None, None)
+            == 0
+        )
+    with path.open("rb") as file:
+        recording = Recording([RecordedFile(file.fileno())])
+        for lens in RECORDED:
+            moments = list(recording.moments_between(lens, recording.begin_ns, recording.end_ns))
+            readings = Readings(recording, lens)
+            assert len(moments) >= 4
+            for moment in moments:
+                reading = readings.at(moment)
+                assert reading is not None
+                for table in lens.tables:
+                    assert values(reading.now, table) == values(taken[lens.id, moment], table)
 
 
 def test_files_belong_to_who_called_sudo() -> None:
