@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -54,11 +54,15 @@ def show_hosts(
     settings: Settings,
     hosts: Sequence[str],
     command: str,
+    arguments: Callable[[Sequence[str]], Sequence[str]],
     *,
     is_text: bool,
     keeps_privileges: bool,
 ) -> ExitCode:
-    """Show what nettop records on other hosts, within `several_hosts`. Raise SourceFailed if none can be reached."""
+    """Show what nettop records on other hosts, within `several_hosts`. Raise SourceFailed if none can be reached.
+
+    `arguments` returns the options of `nettop record` for some lenses.
+    """
     with importing():
         from nettop.hosts.hosts import Hosts, recorded_with
         from nettop.hosts.stream import ssh_words
@@ -68,8 +72,7 @@ def show_hosts(
         give_up_privileges(invoking_user())  # ssh is the caller's, with the caller's keys
 
     def start(host: str, recorded: Sequence[str]) -> list[str]:
-        arguments = ("--interval", f"{settings.interval_s:g}", "--lenses", ",".join(recorded))
-        return ssh_words(host, command, arguments)
+        return ssh_words(host, command, arguments(recorded))
 
     with ExitStack() as ends:
         shown = names[0] if len(names) == 1 else f"{len(names)} hosts"

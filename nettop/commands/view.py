@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,7 +30,7 @@ from nettop.commands.replay import show_demo
 from nettop.commands.show import SHOW, ShowOptions, show_screens, show_text, shown_settings
 from nettop.errors import ExitCode, UsageError
 from nettop.settings import Settings
-from nettop.snapshots import all_views, find_table, several_hosts
+from nettop.snapshots import all_views, find_table, lenses_of_one_host, several_hosts
 from nettop.snapshots.findings import FIREWALL
 from nettop.snapshots.own_cost import SELF
 
@@ -104,14 +105,40 @@ def _check_process(pid: str | None) -> None:
 
 
 
+def _check_hosts(options: ViewOptions) -> None:
+    """Raise UsageError for options that exclude each other, or that have no effect."""
+    if options.host and options.demo:
+        raise UsageError("--demo is a recording, --host shows other hosts", "use only one of them")
+    if options.host_command and not options.host:
+        raise UsageError("--host-command is for --host", "name a host with --host")
+
+
+def recorded_arguments(options: ViewOptions, recorded: Sequence[str]) -> list[str]:
+    """Return the options of `nettop record` for these lenses on another host."""
+    arguments = ["--interval", options.interval, "--lenses", ",".join(recorded)]
+    if options.max_overhead is not None:
+        arguments += ["--max-overhead", options.max_overhead]
+    if options.follow_namespaces:
+        arguments.append("--follow-namespaces")
+    arguments += [word for mechanism in options.mechanism or () for word in ("--mechanism", mechanism)]
+    for declared in (each for lens in lenses_of_one_host() if lens.id in recorded for each in lens.options):
+        given = getattr(options, declared.name)
+        texts = given if isinstance(given, list) else [given]
+        arguments += [f"{declared.flag}={text}" for text in texts if text is not None]
+    return arguments
+
+
 def start_view(options: ViewOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
     """Show the screens, or print text."""
+    _check_hosts(options)
     if options.host:
+        parse_lens_options(options, parse_seconds("--interval", options.interval), all_views())
         with several_hosts():
             return show_hosts(
                 view_settings(options),
                 options.host,
                 options.host_command,
+                partial(recorded_arguments, options),
                 is_text=options.is_text,
                 keeps_privileges=source_of is not None,
             )

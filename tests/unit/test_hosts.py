@@ -18,7 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nettop import cli
 from nettop.commands.hosts import checked_hosts
+from nettop.commands.view import ViewOptions, recorded_arguments
 from nettop.errors import SourceFailed, UsageError
 from nettop.hosts.hosts import LATE_AFTER_S, Hosts
 from nettop.hosts.overview import OverviewSource
@@ -497,6 +499,29 @@ def test_names_that_are_no_host(name: str) -> None:
         checked_hosts(["web1", name])
     assert repr(name) in failure.value.what
     assert failure.value.remedy
+
+
+def test_options_pass_to_the_hosts() -> None:
+    """Those of the sources: each with the lens that it concerns."""
+    options = ViewOptions(
+        interval="2",
+        max_overhead="3%",
+        mechanism=["sockets=diag"],
+        follow_namespaces=True,
+        udp_port=["5060", "5061"],
+        group="remote",
+    )  # type: ignore[call-arg]
+    always = ["--max-overhead", "3%", "--follow-namespaces", "--mechanism", "sockets=diag"]
+    services = ["--interval", "2", "--lenses", "services", *always, "--udp-port=5060", "--udp-port=5061"]
+    assert recorded_arguments(options, ("services",)) == services
+    assert recorded_arguments(options, (LENS.id, FINDINGS_LENS.id))[-1] == "--group=remote"
+
+
+@pytest.mark.parametrize("words", [["--host", "web1", "--demo"], ["--host-command", "sudo -n nettop"]])
+def test_options_that_have_no_effect(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """They are named, with the remedy."""
+    assert cli.run([*words, "--once"]) == 2
+    assert words[-2 if "--demo" not in words else -1] in capsys.readouterr().err
 
 
 def test_hosts_are_named_once() -> None:
