@@ -8,6 +8,7 @@ on this machine is left out.
 
 from __future__ import annotations
 
+import re
 import select
 import subprocess
 import sys
@@ -39,6 +40,8 @@ WELL_S = 36
 """Seconds for which the service works well: its usual times have to be known."""
 CONTROL_GROUPS = {"cgroup", "container"}
 """Columns that say how this machine is set up."""
+NAMESPACE = re.compile(r"ntlab\d+n\d+x\d+")
+"""The names of the faults' network namespaces."""
 OWN = frozenset({"nettop", "python", "python3", "sh", "bash", "make"})
 """Processes that make the recording, or run beside it."""
 
@@ -75,7 +78,16 @@ def main() -> str | None:
 
 def record(path: Path) -> None:
     """Record all lenses during the incidents, on a host that is called `HOST`."""
-    words = [sys.executable, "-m", "nettop", "record", "--for", str(SECONDS), str(path)]
+    words = [
+        sys.executable,
+        "-m",
+        "nettop",
+        "record",
+        "--follow-namespaces",
+        "--for",
+        str(SECONDS),
+        str(path),
+    ]
     named = ["unshare", "--uts", "sh", "-c", f'hostname {HOST} && exec "$@"', "record", *words]
     with ExitStack() as running:
         recorder = running.enter_context(subprocess.Popen(named, cwd=ROOT))
@@ -119,6 +131,11 @@ def without_others(snapshot: Snapshot) -> Snapshot:
     """Return the snapshot with the demo's rows only."""
     return replace(
         snapshot,
+        gaps={renamed(name): renamed(why) for name, why in snapshot.gaps.items()},
+        hooks=tuple(
+            replace(hook, refused=tuple((name, renamed(why)) for name, why in hook.refused))
+            for hook in snapshot.hooks
+        ),
         tables={name: only_demo(rows) for name, rows in snapshot.tables.items()},
         ended={
             name: Ended(tuple(map(only_demo, ended.rows)), ended.total, ended.count)
@@ -139,9 +156,16 @@ def only_demo(rows: Rows) -> Rows:
     hidden = CONTROL_GROUPS & set(array.dtype.names or ())
     for name in hidden:
         array[name] = unknown_value(array.dtype[name])
-    return replace(
-        rows, array=array, texts={**rows.texts, **{name: [] for name in hidden & rows.texts.keys()}}
-    )
+    texts = {name: [] if name in hidden else list(map(renamed, rows.texts[name])) for name in rows.texts}
+    return replace(rows, array=array, texts=texts)
+
+
+_names: dict[str, str] = {}
+
+
+def renamed(text: str) -> str:
+    """Return a text with the names that namespaces have on a host with containers."""
+    return NAMESPACE.sub(lambda found: _names.setdefault(found[0], f"pod-{len(_names) + 1}"), text)
 
 
 if __name__ == "__main__":
