@@ -38,7 +38,7 @@ MOMENTS = (
     Moment(33, ("7", "down")),
     Moment(39),
     Moment(44),
-    Moment(45, ("0", "down", "down", "down")),
+    Moment(45, ("0", "down", "down")),
     Moment(46, ("right",)),
 )
 """A service that works well, slows down and is found."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from nettop.errors import SourceFailed
 from nettop.hosts.hosts import Hosts, Link
 from nettop.hosts.merging import Moment
 from nettop.query.findings import listed
@@ -50,8 +49,8 @@ class OverviewSource:
         return _snapshot(readings, findings, lost, moment)
 
     def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - everything is in the row
-        """Raise SourceFailed: there is nothing more."""
-        raise SourceFailed("more details only from nettop on that host")
+        """Return nothing."""
+        return {}
 
     def close(self) -> None:
         """Let the hosts end the recording."""

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from nettop.errors import SourceFailed
 from nettop.hosts.hosts import Hosts, Link
 from nettop.hosts.merging import Moment, Pair, merge, merge_before, of_host, united
 from nettop.query.batches import concatenate_batches
@@ -103,8 +102,8 @@ class HostsSource:
         return events
 
     def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - there is nothing of any row
-        """Raise SourceFailed: details are read from a running kernel."""
-        raise SourceFailed("more details only from nettop on that host")
+        """Return nothing: such details are read from the running kernel."""
+        return {}
 
     def close(self) -> None:
         """Let the hosts end the recording."""

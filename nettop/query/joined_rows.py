@@ -83,9 +83,10 @@ class JoinedRows:
         self._earlier = (
             earlier if earlier is not None and earlier.array.dtype == self.now.array.dtype else None
         )
-        if self._earlier is not None:
-            self.now = _with_texts_of(self.now, self._earlier)
         self._left = frame.now.ended.get(table.name) if closed else None
+        ended = () if self._left is None else self._left.rows
+        for left in filter(None, (self._earlier, self.before if gone else None, *ended)):
+            self.now = _with_texts_of(self.now, left)
         self._shows_gone = gone
 
     @cached_property
@@ -322,11 +323,13 @@ def present(field: Field, column: Array) -> Mask:
 
 def _with_texts_of(rows: Rows, others: Rows) -> Rows:
     """Append the texts of other rows to those of `rows`."""
-    texts = dict(rows.texts)
-    for name, own in rows.texts.items():
-        if more := sorted(set(others.texts[name]).difference(own)):
-            texts[name] = [*own, *more]
-    return replace(rows, texts=texts)
+    more = {
+        name: sorted(set(others.texts[name]).difference(own))
+        for name, own in rows.texts.items()
+        if others.texts[name] is not own
+    }
+    texts = {name: [*rows.texts[name], *added] for name, added in more.items() if added}
+    return replace(rows, texts={**rows.texts, **texts}) if texts else rows
 
 
 def _of_host(frame: Frame, table: Table, host: str) -> Frame:

@@ -75,10 +75,10 @@ class Script:
         self.options = options
 
     def describe(self, key: int) -> dict[str, str]:
-        """Return the test's details; without them raise SourceFailed, as a recording does."""
+        """Return the test's details; without them raise SourceFailed."""
         self.described.append(key)
         if self.details is None:
-            raise SourceFailed("not in a recording")
+            raise SourceFailed("no such row")
         return self.details
 
     def close(self) -> None:

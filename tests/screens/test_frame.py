@@ -374,7 +374,7 @@ async def test_a_source_without_details_says_so() -> None:
         await pilot.pause()
         harness.run_tasks()
         await pilot.pause()
-        assert app.lens_screen.details.text.startswith("not in a recording")
+        assert app.lens_screen.details.text.startswith("no such row")
         assert "REMOTE" in app.lens_screen.details.text
 
 

@@ -40,14 +40,14 @@ def sources() -> dict[str, Script]:
     """Return a source for each lens."""
     steps, batches = eventful_host()
     return {
-        "connections": Script(steps, batches=batches),
-        "cpu": Script(example_cpu.example_steps()),
-        "bandwidth": Script(example_bandwidth.example_steps()),
-        "latency": Script(example_latency.example_steps()),
-        "services": Script(example_services.example_steps()),
-        "drops": Script(example_drops.example_steps()),
-        "flows": Script(example_flows.example_steps()),
-        FINDINGS.id: Script(example_findings.own_steps(TICKS)),
+        "connections": Script(steps, {}, batches),
+        "cpu": Script(example_cpu.example_steps(), {}),
+        "bandwidth": Script(example_bandwidth.example_steps(), {}),
+        "latency": Script(example_latency.example_steps(), {}),
+        "services": Script(example_services.example_steps(), {}),
+        "drops": Script(example_drops.example_steps(), {}),
+        "flows": Script(example_flows.example_steps(), {}),
+        FINDINGS.id: Script(example_findings.own_steps(TICKS), {}),
     }
 
 

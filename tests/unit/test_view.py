@@ -205,7 +205,7 @@ def test_rows_that_went_stay_for_one_frame(now: list[Row], before: list[Row], cl
 
 
 def test_a_closed_row_keeps_its_process_when_the_texts_are_numbered_anew() -> None:
-    """Two snapshots may have texts of their own; codes of gone rows are turned into the newer ones."""
+    """Two snapshots may have texts of their own; those of gone rows are kept, under their codes in the newer one."""
     before = make_rows(
         [{"id": 1, "process": "sshd"}, {"id": 2, "process": "nginx"}, {"id": 3, "process": "gone"}]
     )
@@ -214,7 +214,7 @@ def test_a_closed_row_keeps_its_process_when_the_texts_are_numbered_anew() -> No
     )
     first, second = (Snapshot("connections", 0, 0, {"sockets": each}) for each in (before, now))
     view = make_view(Frame(second, first), all_rows=True, closed=True, gone=True)
-    assert all_values(view, "process") == ["nginx", "sshd", "sshd", "nginx", None]
+    assert all_values(view, "process") == ["nginx", "sshd", "sshd", "nginx", "gone"]
 
 
 def test_gone_rows_stand_where_they_stood() -> None:
