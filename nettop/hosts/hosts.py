@@ -18,6 +18,7 @@ from nettop.snapshots import lenses_of_one_host
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.hosts import HOSTS_LENS
+from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.snapshot import Rows
 
 _BATCHES_MAX = 1024
@@ -227,6 +228,9 @@ class Hosts:
 
 
 def recorded_with(lens: str) -> tuple[str, ...]:
-    """Return the lenses that one command records: findings are about connections, and come with them."""
+    """Return the lenses that one command records: findings are about connections, and come with them.
+
+    That is also what is recorded for the lens of the hosts, and beside nettop's own cost, which is this nettop's.
+    """
     basic = (CONNECTIONS.id, FINDINGS.id)
-    return basic if lens in (*basic, HOSTS_LENS.id) else (lens,)
+    return basic if lens in (*basic, HOSTS_LENS.id, SELF.id) else (lens,)

@@ -22,7 +22,7 @@ from nettop import cli
 from nettop.commands.hosts import checked_hosts
 from nettop.commands.view import ViewOptions, recorded_arguments
 from nettop.errors import SourceFailed, UsageError
-from nettop.hosts.hosts import LATE_AFTER_S, Hosts
+from nettop.hosts.hosts import LATE_AFTER_S, Hosts, recorded_with
 from nettop.hosts.overview import OverviewSource
 from nettop.hosts.source import HostsSource
 from nettop.hosts.stream import Stream, ssh_words, why_ended
@@ -522,6 +522,13 @@ def test_options_that_have_no_effect(words: list[str], capsys: pytest.CaptureFix
     """They are named, with the remedy."""
     assert cli.run([*words, "--once"]) == 2
     assert words[-2 if "--demo" not in words else -1] in capsys.readouterr().err
+
+
+def test_what_one_command_records() -> None:
+    """Connections and findings together, also for the lens of the hosts and beside nettop's own cost."""
+    basic = (LENS.id, FINDINGS_LENS.id)
+    assert [recorded_with(lens) for lens in (*basic, "hosts", "self")] == [basic] * 4
+    assert recorded_with("cpu") == ("cpu",)
 
 
 def test_hosts_are_named_once() -> None:
