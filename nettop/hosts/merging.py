@@ -59,11 +59,7 @@ def merge(lens: Lens, hosts: Mapping[str, Pair], moment: Moment) -> Snapshot:
         {host: pair.now for host, pair in hosts.items()},
         moment,
         complete_since_ns=0 if is_whole else moment.boot_ns,
-        ended={
-            table.name: ended
-            for table in lens.tables
-            if (ended := _ended(table, hosts, moment.taken_ns)) is not None
-        },
+        ended=_all_ended(lens, hosts, moment.taken_ns),
     )
 
 
@@ -79,12 +75,7 @@ def merge_before(lens: Lens, hosts: Mapping[str, Pair], moment: Moment) -> Snaps
     interval_ns = max(hosts[host].now.boot_ns - each.boot_ns for host, each in before.items())
     then = Moment(*(getattr(moment, name) - interval_ns for name in ("wall_ns", "boot_ns", "taken_ns")))
     either = {host: Pair(pair.before or pair.now, None) for host, pair in hosts.items()}
-    left = {
-        table.name: ended
-        for table in lens.tables
-        if (ended := _ended(table, either, then.taken_ns)) is not None
-    }
-    return _merged(lens, before, then, ended=left)
+    return _merged(lens, before, then, ended=_all_ended(lens, either, then.taken_ns))
 
 
 def of_host(table: Table, rows: Rows, host: str, missing: Collection[str] = ()) -> Rows:
@@ -92,7 +83,7 @@ def of_host(table: Table, rows: Rows, host: str, missing: Collection[str] = ()) 
 
     Columns `missing` on that host are unknown: other hosts may have them.
     """
-    array = _widened(table, rows.array)
+    array = widened(table, rows.array)
     for name in set(missing) & set(array.dtype.names or ()):
         array[name] = unknown_value(array.dtype[name])
     if rows.table.key != table.key:
@@ -106,14 +97,13 @@ def of_host(table: Table, rows: Rows, host: str, missing: Collection[str] = ()) 
 
 
 def united(table: Table, pieces: Sequence[Rows]) -> Rows:
-    """Return the rows of several hosts, or about them, as one table, sorted by key."""
-    wide = [replace(rows, array=_widened(table, rows.array)) for rows in pieces]
-    rows = concatenate_batches(table, wide)
+    """Return the rows of several hosts, or about them, as one table, sorted by key. All have its `widened` columns."""
+    rows = concatenate_batches(table, pieces)
     array = rows.array[np.argsort(rows.array[table.key], kind="stable")]
     return replace(rows, array=array, variant=pieces[0].variant)
 
 
-def _widened(table: Table, array: Array) -> Array:
+def widened(table: Table, array: Array) -> Array:
     """Return rows with all columns of the table, and BEGAN: 0 where the array does not have them."""
     names = table.dtype.names or ()
     dtype = np.dtype([*((name, table.dtype[name]) for name in names), (BEGAN, np.dtype("u1"))], align=True)
@@ -203,6 +193,12 @@ def _rank(array: Array) -> None:
     """Rank the findings of all hosts: as each host does, those still seen first, then by severity."""
     order = np.lexsort((array["rank"], array["severity"], array["unseen"] >= GONE_AFTER_NS))
     array["rank"][order] = np.arange(1, len(array) + 1)
+
+
+def _all_ended(lens: Lens, hosts: Mapping[str, Pair], taken_ns: int) -> dict[str, Ended]:
+    """Return the rows that left each table on all hosts, by the table's name."""
+    ended = {table.name: _ended(table, hosts, taken_ns) for table in lens.tables}
+    return {name: each for name, each in ended.items() if each is not None}
 
 
 def _ended(table: Table, hosts: Mapping[str, Pair], taken_ns: int) -> Ended | None:

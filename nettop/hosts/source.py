@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from nettop.hosts.hosts import Hosts, Link
-from nettop.hosts.merging import Moment, Pair, merge, merge_before, of_host, united
+from nettop.hosts.merging import Moment, Pair, merge, merge_before, of_host, united, widened
 from nettop.query.batches import concatenate_batches
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.hosts import HOST, LOST_HOST
@@ -119,11 +119,9 @@ def _with_lost(lens: Lens, merged: Snapshot, lost: Mapping[str, Link], moment: M
     if table is None or not lost:
         return replace(merged, gaps=gaps)
     found = rows_from(table, [_finding(*each, moment) for each in lost.items()], moment.taken_ns)
-    tables = {
-        **merged.tables,
-        table.name: united(table, [found, *filter(None, [merged.tables.get(table.name)])]),
-    }
-    return replace(merged, gaps=gaps, tables=tables)
+    pieces = [replace(found, array=widened(table, found.array)), merged.tables.get(table.name)]
+    rows = united(table, [each for each in pieces if each is not None])
+    return replace(merged, gaps=gaps, tables={**merged.tables, table.name: rows})
 
 
 def _finding(host: str, link: Link, moment: Moment) -> dict[str, Any]:
