@@ -93,9 +93,9 @@ RESETS = (errno.ECONNRESET, RESET_BY_US)
 """Resets by either side."""
 
 PATH_LOSS_ABOVE = 0.001
-"""Share of retransmitted data segments above which loss, not the window, limits a connection: at a round-trip time of
-50 ms it alone keeps a flow below 9 Mb/s (Mathis et al., The Macroscopic Behavior of the TCP Congestion Avoidance
-Algorithm, 1997)."""
+"""Share of data segments retransmitted, spurious ones not counted, above which loss, not the window, limits a
+connection: at a round-trip time of 50 ms it alone keeps a flow below 9 Mb/s (Mathis et al., The Macroscopic Behavior of
+the TCP Congestion Avoidance Algorithm, 1997)."""
 
 _FIELDS = (
     Field("id", Kind.KEY, "ID", "the kernel's socket cookie, never reused", "u8", width=12, importance=3),
@@ -147,6 +147,8 @@ _FIELDS = (
           "messages", 9, 15, tone="received"),
     Field("retransmits", Kind.COUNTER, "RETRANS", "segments retransmitted", "u8", "packets", 8, 45,
           "total_retrans"),
+    Field("spurious", Kind.COUNTER, "SPURIOUS", "segments retransmitted though the peer had them, as it reported "
+          "(DSACK): they were late or out of order, not lost", "u8", "packets", 8, 11, "dsack_dups"),
     Field("rtt_us", Kind.GAUGE, "RTT", "smoothed round-trip time", "u4", "us", 9, 60, "srtt_us >> 3"),
     Field("rtt_var_us", Kind.GAUGE, "RTT VAR", "mean deviation of the round-trip time", "u4", "us", 9, 42,
           "mdev_us >> 2"),
@@ -175,8 +177,8 @@ _FIELDS = (
     Field("limited_by", Kind.ENUM, "LIMITED BY",
           "what mostly kept it from sending more since the previous reading: the receiver's window, the send buffer, "
           f"the congestion window (path loss: if more than {PATH_LOSS_ABOVE:.1%} of the data segments were "
-          "retransmitted), or the application, which had nothing to send", "u1", width=11, importance=43,
-          labels=LIMITS),
+          "retransmitted, spurious ones not counted), or the application, which had nothing to send", "u1", width=11,
+          importance=43, labels=LIMITS),
     Field("limited_share", Kind.GAUGE, "LIMITED", "share of the time that this limit applied", "f8", "ratio", 7, 34),
     Field("busy_us", Kind.COUNTER, "BUSY", "time with data not yet sent or acknowledged", "u8", "us", 9, 13,
           "chrono_stat[0] + [1] + [2]"),
@@ -223,6 +225,8 @@ _FIELDS = (
           importance=50, formula="retransmits ÷ data_packets_sent, at most 1: a retransmitted SYN or FIN is in the "
           "numerator only",
           parts=("retransmits", "data_packets_sent"), share=True),
+    Field("spurious_ratio", Kind.RATIO, "SPUR %", "share of retransmitted segments that were spurious", width=7,
+          importance=10, formula="spurious ÷ retransmits", parts=("spurious", "retransmits"), share=True),
     Field("descriptor_use", Kind.RATIO, "FD %", "how near its owner is to its limit of descriptors, at least: the "
           "kernel always gives out the lowest free one", width=7, importance=5, formula="descriptor ÷ descriptors_max",
           parts=("descriptor", "descriptors_max")),
@@ -395,11 +399,11 @@ _SOCKET_RULES = (
     # Without a minimum of segments, one of few would be a high percentage.
     Rule(
         "retransmitting",
-        "(retransmits_per_s>=10 retransmit_ratio>=2%) or "
-        "(retransmits_per_s>=2 data_packets_sent_per_s>=10 retransmit_ratio>=5%)",
+        "((retransmits_per_s>=10 retransmit_ratio>=2%) or "
+        "(retransmits_per_s>=2 data_packets_sent_per_s>=10 retransmit_ratio>=5%)) not spurious_ratio>=50%",
         "{process} sends {retransmit_ratio} of its segments to {remote_address} again, {retransmits_per_s}/s",
-        "connections that retransmit many segments: the path loses them, or delays or reorders them so much that TCP "
-        "believes so (REORD)",
+        "connections that retransmit many segments: the path loses them, as the peer does not report that half of them "
+        "or more had arrived (SPURIOUS)",
         "find the lossy link: errors and drops of the interfaces on the way (lens 3), a full queue, or a policer",
         Severity.WARNING,
         by=("netns", "process", "remote_address"),
@@ -444,8 +448,8 @@ SOCKETS = Table(
         ("how much", ("bytes_sent", "bytes_acked", "bytes_received", "packets_sent", "data_packets_sent",
                       "packets_received", "messages_sent", "messages_received", "last_sent_ms",
                       "last_received_ms")),
-        ("how well", ("rtt", "rtt_min_us", "retransmit_ratio", "retransmits", "lost", "reordered", "probes", "drops",
-                      "delivery_rate", "send_size")),
+        ("how well", ("rtt", "rtt_min_us", "retransmit_ratio", "retransmits", "spurious", "lost", "reordered", "probes",
+                      "drops", "delivery_rate", "send_size")),
         ("what limits it", ("limited_by", "limited_share", "receiver_limited_us", "send_buffer_limited_us", "busy_us",
                             "application_limited", "congestion_limited", "send_buffer_full", "cwnd", "mss",
                             "congestion_control", "send_queue", "bytes_in_flight", "peer_window", "pacing_rate",

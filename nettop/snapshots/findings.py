@@ -301,10 +301,10 @@ LOSSES = Table(
     adds_up=False,
     metrics=(),
     rules=(
-        # Now and then a row is missing on any busy host.
+        # A few of the hundred thousand calls per second of a busy host are always missing.
         Rule(
             "nettop loses data",
-            "lost_per_s>=1",
+            "lost_per_s>=10",
             "nettop loses {lost_per_s}/s in {lens}: {meaning}",
             "numbers of nettop itself that are too low: a table was full, or a program of nettop was interrupted by "
             "itself; it says nothing about the host",

@@ -45,8 +45,10 @@ NORMAL, SLOWER, STUCK = 0, 1, 2
 SPEEDS = {NORMAL: "as usual", SLOWER: "slower", STUCK: "stuck"}
 """Labels for a service compared with its own recent past."""
 RECENT_S, USUAL_S = 10.0, 300.0
-SLOWER_FROM = 3.0
-"""A service is slower if its p99 is more than this many times the usual."""
+SLOWER_FROM, SLOWER_LEAST_S, SLOWER_FOR_S = 3.0, 0.01, 3.0
+"""A service is slower if its p99 is more than this many times the usual and at least this long: a busy CPU alone delays
+by milliseconds. That lasts for SLOWER_FOR_S after a reading whose answers were so slow, as those of a single moment
+remain in the p99 of the last RECENT_S seconds."""
 STUCK_FROM, STUCK_FROM_RECENT, STUCK_LEAST_S = 10.0, 2.0, 1.0
 """A request is stuck if it has waited this many times the usual p99, and at least this long, since its last data: a
 stream in one direction is no request that waits. Where answers still arrive, a service is slow, not stuck, until one
@@ -158,11 +160,10 @@ SERVICES = Table(
               "u8", "ns", 9, 68),
         Field("usual_p99", Kind.GAUGE, "P99 5 min", "median of that p99 over the five minutes before", "u8",
               "ns", 9, 67),
-        Field("speed", Kind.ENUM, "SPEED", "slower: the p99 of the last 10 seconds is more than three times the usual; "
-              "stuck: a request has waited more than ten times the usual, more than twice the recent p99, and at least "
-              "a second since its last data",
-              "u1", width=8,
-              importance=66, labels=SPEEDS),
+        Field("speed", Kind.ENUM, "SPEED", "slower: the p99 of the last 10 seconds is more than three times the usual "
+              f"and 10 ms or more, and so was that of a reading in the last {SLOWER_FOR_S:g}; stuck: a request has "
+              "waited more than ten times the usual, more than twice the recent p99, and at least a second since its "
+              "last data", "u1", width=8, importance=66, labels=SPEEDS),
         _RESPONSE_NS,
         _TIMED,
         _mean("response_mean", "MEAN", "mean response time", ("response_ns", "timed"), importance=38),
@@ -277,9 +278,11 @@ SERVICES = Table(
             "slow service",
             "speed=slower side=served answers_per_s>0",
             "{process} {service} answers in {recent_p99}, {usual_p99} before",
-            "services of this host whose p99 of the last 10 seconds is more than three times the usual",
+            "services of this host whose answers are slow again and again: the p99 of the last 10 seconds is more than "
+            "three times the usual",
             "QUEUED and SERVICE tell whether requests wait for {process} or in it; see the services that it uses",
             by=("netns", "port", "process"),
+            after_s=5.0,
             explained_by=("stuck service", *_SLOW_DNS),
         ),
         # It cannot be compared with its own past yet. Ten answers at least are as slow, so a single report is none.
@@ -299,10 +302,11 @@ SERVICES = Table(
             "slow answers",
             "speed=slower side=used answers_per_s>0",
             "{process} gets answers of {service} in {recent_p99}, {usual_p99} before",
-            "services that a process of this host uses, whose p99 of the last 10 seconds is more than three times the "
-            "usual",
+            "services that a process of this host uses, whose answers are slow again and again: the p99 of the last "
+            "10 seconds is more than three times the usual",
             "look at the server, and at the path to it (RTT and RETR of the connections)",
             by=("netns", "port", "process"),
+            after_s=5.0,
             explained_by=("slow service", "stuck service", "waiting for a service", *_SLOW_DNS),
         ),
     ),

@@ -73,7 +73,15 @@ VARIED = (
     *COUNTERS, "bytes_in_flight", "cwnd", "mss", "rtt_us", "rtt_var_us", "rtt_min_us", "delivery_rate",
     "peer_window", "pacing_rate",
 )  # fmt: skip
-NOT_OF_CLOSED = (*VARIED, "application_limited", "lost", "reordered", "probes", "congestion_control")
+NOT_OF_CLOSED = (
+    *VARIED,
+    "application_limited",
+    "lost",
+    "spurious",
+    "reordered",
+    "probes",
+    "congestion_control",
+)
 """What sock_diag does not report of a TCP socket in CLOSE."""
 
 Row = dict[str, Any]

@@ -287,6 +287,7 @@ def from_tcp_info(info: dict[str, int]) -> dict[str, Any]:
         "delivery_rate": info["delivery_rate"] or None,
         "application_limited": ("no", "yes")[info["app_limited"] & 1],
         "lost": info["lost"],
+        "spurious": info["dsack_dups"],
         "reordered": info["reord_seen"],
         "probes": info["probes"],
         "peer_window": info["snd_wnd"],

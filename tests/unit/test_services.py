@@ -640,6 +640,27 @@ def test_the_last_seconds_and_the_minutes_before() -> None:
     assert readings.repeat(60, {WEB: STEADY})[WEB]["usual"] == fast
 
 
+def test_a_slow_moment_is_soon_over() -> None:
+    """The answers of a moment remain in the last ten seconds, but make a service slower for three only."""
+    readings = Readings()
+    readings.repeat(60, {WEB: STEADY})
+    slow = readings.read({WEB: [99 * MS] * 50})
+    after = [readings.read({WEB: STEADY}) for _ in range(8)]
+    assert [slow[WEB]["speed"], *(said[WEB]["speed"] for said in after)] == [
+        *["slower"] * 3,
+        *["as usual"] * 6,
+    ]
+    assert {said[WEB]["recent"] for said in after} == {standing_for(99 * MS)}
+
+
+def test_slow_again_and_again() -> None:
+    """Slow answers every third second make a service slower all the time."""
+    readings = Readings()
+    readings.repeat(60, {WEB: STEADY})
+    said = [readings.read({WEB: [99 * MS] if second % 3 == 0 else [10 * MS]}) for second in range(12)]
+    assert {each[WEB]["speed"] for each in said[9:]} == {"slower"}
+
+
 def test_the_slowest_of_a_hundred_answers_count() -> None:
     """Two slow answers in a hundred make a service slower, one does not."""
     readings = Readings()
@@ -648,6 +669,14 @@ def test_the_slowest_of_a_hundred_answers_count() -> None:
     few = readings.read({WEB: [10 * MS] * 99 + [99 * MS]}, seconds=20)
     more = readings.read({WEB: [10 * MS] * 98 + [99 * MS] * 2}, seconds=20)
     assert (few[WEB]["speed"], more[WEB]["speed"]) == ("as usual", "slower")
+
+
+@pytest.mark.parametrize(("recent", "speed"), [(8 * MS, "as usual"), (12 * MS, "slower")])
+def test_slower_is_ten_milliseconds_at_least(recent: int, speed: str) -> None:
+    """Below, a busy CPU alone makes a service as slow."""
+    readings = Readings()
+    readings.repeat(30, {WEB: [MS] * 50})
+    assert readings.repeat(10, {WEB: [recent] * 50})[WEB]["speed"] == speed
 
 
 @pytest.mark.parametrize(("bucket", "speed"), [(-1, "as usual"), (1, "slower")], ids=["below", "above"])

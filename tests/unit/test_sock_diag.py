@@ -40,7 +40,7 @@ NAMES = {
     "data_segs_out": "data_segs_out", "delivery_rate": "delivery_rate", "bytes_sent": "bytes_sent",
     "bytes_retrans": "bytes_retrans", "measured": "app_limited", "lost": "lost", "pacing_rate": "pacing_rate",
     "busy_time": "busy_time", "rwnd_limited": "rwnd_limited", "sndbuf_limited": "sndbuf_limited",
-    "reord_seen": "reord_seen", "snd_wnd": "snd_wnd", "probes": "probes",
+    "dsack_dups": "dsack_dups", "reord_seen": "reord_seen", "snd_wnd": "snd_wnd", "probes": "probes",
 }  # fmt: skip
 """Names in an array of sockets, and in struct tcp_info as the oracle declares it."""
 NUMBERED = {name: at + 1 for at, name in enumerate(oracle.NAMES)}

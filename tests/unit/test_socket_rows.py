@@ -213,6 +213,8 @@ def test_no_rows_are_no_trouble() -> None:
         ({"busy_us": 800_000, "retransmits": 1}, {"congestion_limited": 1}, "path loss", 0.8),
         ({"busy_us": 800_000, "retransmits": 2, "data_packets_sent": 1999}, {}, "path loss", 0.8),
         ({"busy_us": 800_000, "retransmits": 2, "data_packets_sent": 2000}, {}, "application", 1.0),
+        ({"busy_us": 800_000, "retransmits": 2, "spurious": 1}, {}, "path loss", 0.8),
+        ({"busy_us": 800_000, "retransmits": 2, "spurious": 2}, {}, "application", 1.0),
         ({"busy_us": 300_000, "retransmits": 1}, {}, "application", 0.7),
         ({"busy_us": 800_000}, {"congestion_limited": 0}, "application", 1.0),
         ({"busy_us": 800_000}, {"congestion_limited": 0, "application_limited": 0}, "congestion", 0.8),
@@ -236,7 +238,14 @@ def test_limits_of_a_connection(
 ) -> None:
     """The limiting cause of the last interval, with its share, is unknown if nothing was to be sent."""
     counters = dict.fromkeys(
-        ("busy_us", "receiver_limited_us", "send_buffer_limited_us", "retransmits", "data_packets_sent"),
+        (
+            "busy_us",
+            "receiver_limited_us",
+            "send_buffer_limited_us",
+            "retransmits",
+            "spurious",
+            "data_packets_sent",
+        ),
         5_000_000,
     )
     before = rows_of({"id": 7, **counters})

@@ -81,6 +81,7 @@ _ATTRIBUTES = {
         "sndbuf_limited": ("u8", 184),
         "bytes_sent": ("u8", 200),
         "bytes_retrans": ("u8", 208),
+        "dsack_dups": ("u4", 216),
         "reord_seen": ("u4", 220),
         "snd_wnd": ("u4", 228),
     },

@@ -44,7 +44,7 @@ _TCP_SOCK = (
     "bytes_sent", "bytes_retrans", "bytes_received", "segs_out", "data_segs_out", "segs_in", "data_segs_in",
     "total_retrans", "srtt_us", "mdev_us", "rtt_min", "snd_cwnd", "mss_cache", "snd_nxt", "snd_una", "write_seq",
     "rcv_nxt", "copied_seq", "rate_delivered", "rate_interval_us", "chrono_stat", "chrono_start", "chrono_type",
-    "rate_app_limited", "is_cwnd_limited", "lost_out", "reord_seen", "snd_wnd", "fastopen_rsk",
+    "rate_app_limited", "is_cwnd_limited", "lost_out", "dsack_dups", "reord_seen", "snd_wnd", "fastopen_rsk",
 )  # fmt: skip
 
 

@@ -75,6 +75,7 @@ _COPIED = {
     "data_packets_sent": "data_segs_out",
     "packets_received": "segs_in",
     "retransmits": "total_retrans",
+    "spurious": "dsack_dups",
     "cwnd": "snd_cwnd",
     "mss": "snd_mss",
     "peer_window": "snd_wnd",

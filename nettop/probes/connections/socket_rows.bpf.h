@@ -284,6 +284,7 @@ static __always_inline void put_tcp(struct row *row, struct tcp_sock *tp) {
   row->data_packets_sent = tp->data_segs_out;
   row->packets_received = tp->segs_in;
   row->retransmits = tp->total_retrans;
+  row->spurious = tp->dsack_dups;
   put_limits(row, tp);
   put_sending(row, tp);
 }

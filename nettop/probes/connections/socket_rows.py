@@ -251,11 +251,11 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     """Set the main limit on each connection's sending since the rows `before`, and its share of the time.
 
     While a connection is busy, and limited neither by the receiver's window nor by the send buffer, data is in flight.
-    The limit is then path loss if more than PATH_LOSS_ABOVE of the segments were retransmitted; congestion (the window,
-    or pacing) if more data was waiting; the send buffer if the application waits for room in it; otherwise the
-    application, which had nothing more to send. Waiting for an acknowledgement may take less than a tick, so sent
-    segments also show that the connection was busy. A connection that had nothing to send gets no limit, and an
-    interval below _MIN_INTERVAL_US keeps the previous one.
+    The limit is then path loss if more than PATH_LOSS_ABOVE of the segments were retransmitted, spurious ones not
+    counted; congestion (the window, or pacing) if more data was waiting; the send buffer if the application waits for
+    room in it; otherwise the application, which had nothing more to send. Waiting for an acknowledgement may take less
+    than a tick, so sent segments also show that the connection was busy. A connection that had nothing to send gets no
+    limit, and an interval below _MIN_INTERVAL_US keeps the previous one.
     """
     at = positions(rows["id"], before["id"])
     here = np.flatnonzero(at >= 0)
@@ -272,7 +272,7 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     busy, receiver, send_buffer = map(grown, ("busy_us", "receiver_limited_us", "send_buffer_limited_us"))
     in_flight = np.maximum(busy - receiver - send_buffer, 0)
     sent = grown("data_packets_sent")
-    is_lossy = grown("retransmits") > sent * PATH_LOSS_ABOVE
+    is_lossy = grown("retransmits") - grown("spurious") > sent * PATH_LOSS_ABOVE
     # Congestion control with pacing, such as BBR, keeps data waiting without filling its window.
     is_congested = (rows["congestion_limited"][here] == 1) | (rows["application_limited"][here] == 0)
     # The kernel counts a full buffer only from a segment sent while it is full (tcp_cwnd_validate), which rarely

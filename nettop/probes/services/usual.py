@@ -9,13 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nettop.snapshots.arrays import Array, growth, positions
+from nettop.snapshots.arrays import Array, Mask, growth, positions
 from nettop.snapshots.services import (
     BUCKETS,
     NORMAL,
     RECENT_S,
     SLOWER,
+    SLOWER_FOR_S,
     SLOWER_FROM,
+    SLOWER_LEAST_S,
     STUCK,
     STUCK_FROM,
     STUCK_FROM_RECENT,
@@ -47,6 +49,10 @@ class UsualTimes:
         """Cumulative histograms."""
         self._recent: deque[_Kept] = deque()
         """The p99 in the seconds before a reading: ns, NaN if unknown."""
+        self._last: _Kept | None = None
+        """The histograms of the previous reading."""
+        self._slow: _Kept | None = None
+        """When a reading last had slow answers: ns, CLOCK_MONOTONIC; 0 if never."""
 
     def set_columns(self, rows: Array, taken_ns: int) -> None:
         """Set the columns recent_p99, usual_p99 and speed of rows, which are sorted by ID.
@@ -58,11 +64,13 @@ class UsualTimes:
         for name, p99 in (("recent_p99", recent), ("usual_p99", usual)):
             is_known = np.isfinite(p99)
             rows[name][is_known] = p99[is_known].round()
-        rows["speed"] = _speeds(recent, usual, rows["stalled"])
+        is_slower = _exceeds(recent, usual) & self._was_slow(rows, usual, taken_ns)
+        rows["speed"] = _speeds(is_slower, recent, usual, rows["stalled"])
+        ids = rows["id"].copy()
+        self._last = _Kept(taken_ns, ids, rows["response"].copy())
         if self._histograms and taken_ns - self._histograms[-1].taken_ns < KEPT_EVERY_S * 1e9:
             return
-        ids = rows["id"].copy()
-        self._histograms.append(_Kept(taken_ns, ids, rows["response"].copy()))
+        self._histograms.append(self._last)
         self._recent.append(_Kept(taken_ns, ids, recent))
         while len(self._histograms) > 1 and taken_ns - self._histograms[1].taken_ns >= RECENT_S * 1e9:
             self._histograms.popleft()
@@ -71,15 +79,18 @@ class UsualTimes:
 
     def _recent_p99(self, rows: Array, taken_ns: int) -> Array:
         """Return the p99 of each service in the last seconds, or since it was first seen."""
-        added = rows["response"].copy()
         earlier = [kept for kept in self._histograms if taken_ns - kept.taken_ns >= RECENT_S * 1e9]
-        if earlier:
-            at = positions(rows["id"], earlier[-1].ids)
-            added[at >= 0] = growth(added[at >= 0], earlier[-1].values[at[at >= 0]])
-        p99 = np.full(len(rows), np.nan)
-        is_enough = added.sum(axis=1) >= _RECENT_MIN_ANSWERS
-        p99[is_enough] = BUCKETS.quantiles(added[is_enough], 0.99)
-        return p99
+        return _p99_since(rows, earlier[-1] if earlier else None, _RECENT_MIN_ANSWERS)
+
+    def _was_slow(self, rows: Array, usual: Array, taken_ns: int) -> Mask:
+        """Return whether the answers between two readings were slow within the last SLOWER_FOR_S seconds."""
+        slow_at = np.zeros(len(rows), np.int64)
+        if self._slow is not None:
+            at = positions(rows["id"], self._slow.ids)
+            slow_at[at >= 0] = self._slow.values[at[at >= 0]]
+        slow_at[_exceeds(_p99_since(rows, self._last, 1), usual)] = taken_ns
+        self._slow = _Kept(taken_ns, rows["id"].copy(), slow_at)
+        return slow_at > taken_ns - SLOWER_FOR_S * 1e9
 
     def _usual_p99(self, rows: Array, taken_ns: int) -> Array:
         """Return the median of the recent p99s measured before the last RECENT_S seconds."""
@@ -96,9 +107,26 @@ class UsualTimes:
             return np.asarray(np.nanmedian(table, axis=0))
 
 
-def _speeds(recent: Array, usual: Array, stalled: Array) -> Array:
+def _p99_since(rows: Array, earlier: _Kept | None, least: int) -> Array:
+    """Return the p99 of each service's answers since earlier histograms: ns, NaN if there are fewer than `least`."""
+    added = rows["response"].copy()
+    if earlier is not None:
+        at = positions(rows["id"], earlier.ids)
+        added[at >= 0] = growth(added[at >= 0], earlier.values[at[at >= 0]])
+    p99 = np.full(len(rows), np.nan)
+    is_enough = added.sum(axis=1) >= least
+    p99[is_enough] = BUCKETS.quantiles(added[is_enough], 0.99)
+    return p99
+
+
+def _exceeds(p99: Array, usual: Array) -> Mask:
+    """Return whether a p99 is so much longer than the usual that the service is slower."""
+    exceeds: Mask = (p99 > SLOWER_FROM * usual) & (p99 >= SLOWER_LEAST_S * 1e9)
+    return exceeds
+
+
+def _speeds(is_slower: Mask, recent: Array, usual: Array, stalled: Array) -> Array:
     """Return each service's speed number; where no p99 is known, only the minimum wait counts."""
-    is_slower = recent > SLOWER_FROM * usual
     of_p99 = np.maximum(STUCK_FROM * np.nan_to_num(usual), STUCK_FROM_RECENT * np.nan_to_num(recent))
     longest = np.maximum(of_p99, STUCK_LEAST_S * 1e9)
     is_stuck = known(stalled) & (stalled > longest)

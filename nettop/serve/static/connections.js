@@ -17,7 +17,7 @@ const SHOWN_COLUMNS = [
 const ALL_COLUMNS = [
   "process", "pid", "container", "cgroup", "uid", "namespace", "netns", "owner_source", "protocol", "family", "direction",
   "state", "local", "remote", "device", "opened_at", "bytes_sent_per_s", "bytes_received_per_s", "bytes_sent", "bytes_acked", "bytes_received",
-  "delivery_rate", "packets_sent", "packets_received", "data_packets_sent", "retransmits", "retransmit_ratio",
+  "delivery_rate", "packets_sent", "packets_received", "data_packets_sent", "retransmits", "spurious", "spurious_ratio", "retransmit_ratio",
   "retransmits_per_s", "messages_sent", "messages_received", "last_sent_ms", "last_received_ms", "rtt_us", "rtt_var_us", "rtt_min_us", "limited_by",
   "limited_share", "busy_us", "receiver_limited_us", "send_buffer_limited_us", "application_limited",
   "congestion_limited", "send_buffer_full", "cwnd", "mss", "congestion_control", "pacing_rate", "peer_window", "bytes_in_flight",
