@@ -194,13 +194,13 @@ class RecordSettings(NamedTuple):
     in the working directory that is named by host and time. `lenses` are ids. The recording ends after `duration_s`
     (None: when interrupted). A file or standard output ends it before exceeding `max_bytes` (None: no limit); a
     directory removes its oldest files that exceed `max_bytes` or `max_age_s`. `mechanisms`, `max_overhead` and
-    `options` are as in Settings. `redacts` replaces addresses, names and texts.
+    `options` are as in Settings. `redaction_key` replaces addresses, names and texts (None: nothing).
     """
 
     path: str
     lenses: tuple[str, ...]
     hourly: bool = False
-    redacts: bool = False
+    redaction_key: bytes | None = None
     interval_s: float = 1.0
     duration_s: float | None = None
     max_bytes: int | None = None

@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from nettop.recording.player import Player, RecordedSource  # noqa: E402 - the checkout comes first
-from nettop.recording.recording import open_recording  # noqa: E402
-from nettop.screens.export import tidy_svg  # noqa: E402
-from nettop.snapshots import lenses  # noqa: E402
-from tests.screens.harness import Harness  # noqa: E402
+from nettop.screens.export import tidy_svg  # noqa: E402 - the checkout comes first
+from tests.screens.demo import playing  # noqa: E402
 
 ANIMATION = ROOT / "docs" / "screenshots" / "demo.svg"
 SIZE = (100, 26)
@@ -35,7 +31,7 @@ class Moment(NamedTuple):
 
 
 MOMENTS = (
-    Moment(33, ("7", "down")),
+    Moment(33, ("down",)),
     Moment(39),
     Moment(44),
     Moment(45, ("0", "down", "down")),
@@ -46,31 +42,12 @@ MOMENTS = (
 
 async def frames() -> list[str]:
     """Return the screen at each moment, as SVG; what came before has been read."""
-    demo = Path(str(files("nettop") / "demo.nettop"))
-    by_id, drawn = {lens.id: lens for lens in lenses()}, []
-    with open_recording(demo) as recording:
-        player = Player(recording, lambda: 0.0)  # it plays, but time stands still
-        harness = Harness(lambda lens: RecordedSource(player, by_id[lens]))
-        recorded = tuple(lens for lens in lenses() if lens.id in recording.lenses)
-        app = harness.app(lens_set=recorded, player=player)
-        async with app.run_test(size=SIZE) as pilot:
-
-            async def read(second: int) -> None:
-                player.jump(recording.begin_ns + second * 1_000_000_000)
-                harness.tick()
-                await pilot.pause()
-
-            await pilot.press("7")
-            reached = 0
-            for moment in MOMENTS:
-                for second in range(reached, moment.second + 1):
-                    await read(second)
-                reached = moment.second
-                for key in moment.keys:
-                    await pilot.press(key)
-                    await pilot.pause()
-                    await read(reached)
-                drawn.append(tidy_svg(app.export_screenshot(title="nettop --demo")))
+    drawn = []
+    async with playing(SIZE, "services") as demo:
+        for moment in MOMENTS:
+            await demo.play_until(moment.second)
+            await demo.press(*moment.keys)
+            drawn.append(tidy_svg(demo.app.export_screenshot(title="nettop --demo")))
     return drawn
 
 

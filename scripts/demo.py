@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Record nettop/demo.nettop, which `nettop --demo` shows: real incidents in network namespaces. Needs root.
 
-The incidents are faults of tests/kernel/faults.py, one after the other beside a service that slows down. What else runs
-on this machine is left out.
+The incidents are faults of tests/kernel/faults.py, one after the other beside a service that slows down and the loads
+of a good day. What else runs on this machine is left out.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ OWN = frozenset({"nettop", "python", "python3", "sh", "bash", "make"})
 """Processes that make the recording, or run beside it."""
 
 
+LOADS = ("iperf3", "pgbench")
+"""What runs all the time: without trouble, and by programs that everyone knows."""
+
+
 class Incident(NamedTuple):
     """A fault, and when it begins and how long it lasts, in seconds of the recording."""
 
@@ -77,7 +81,7 @@ def main() -> str | None:
 
 
 def record(path: Path) -> None:
-    """Record all lenses during the incidents, on a host that is called `HOST`."""
+    """Record all lenses during the loads and the incidents, on a host that is called `HOST`."""
     words = [
         sys.executable,
         "-m",
@@ -90,16 +94,25 @@ def record(path: Path) -> None:
     ]
     named = ["unshare", "--uts", "sh", "-c", f'hostname {HOST} && exec "$@"', "record", *words]
     with ExitStack() as running:
+        for load in [running.enter_context(made("--healthy", name)) for name in LOADS]:
+            running.callback(load.terminate)
+            if not (load.stdout and load.stdout.readline()):
+                raise SystemExit("a load failed")
         recorder = running.enter_context(subprocess.Popen(named, cwd=ROOT))
         before = 0.0
         for incident in INCIDENTS:
             select.select([], [], [], incident.at - before)
             before = incident.at
-            lasting = ["--for", str(incident.lasts), "--well", str(WELL_S)]
-            fault = [sys.executable, "-m", "tests.kernel.faults", incident.fault, *lasting]
-            running.enter_context(subprocess.Popen(fault, cwd=ROOT))
+            lasting = ("--for", str(incident.lasts), "--well", str(WELL_S))
+            running.enter_context(made(incident.fault, *lasting))
         if recorder.wait():
             raise SystemExit("the recorder failed")
+
+
+def made(*words: str) -> subprocess.Popen[str]:
+    """Start the command that makes a fault or a load; its first line says that it is made."""
+    command = [sys.executable, "-m", "tests.kernel.faults", *words]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 def filtered(path: Path) -> Iterator[bytes]:

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draw docs/screenshots/*.svg: the screens with example rows, using Textual's pilot; reproducible.
+"""Draw docs/screenshots/*.svg: screens of `nettop --demo`, and of example rows what it lacks; reproducible.
 
-With --every-size FOLDER, draw every view at five sizes, dark and light, as SVG, and with rsvg-convert also as PNG.
+With --every-size FOLDER, draw every view with example rows at five sizes, dark and light, as SVG, and with rsvg-convert
+also as PNG.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,12 +36,22 @@ from tests.screens import (  # noqa: E402
     example_self,
     example_services,
 )
+from tests.screens.demo import playing  # noqa: E402
 from tests.screens.example_events import eventful_host  # noqa: E402
 from tests.screens.harness import Harness, Rules, Script  # noqa: E402
 
 
-class Screenshot(NamedTuple):
-    """A view, the terminal size, the number of reads, the keys pressed after them, and the theme."""
+class OfDemo(NamedTuple):
+    """A view, the terminal size, the second of the demo, and the keys pressed then."""
+
+    view: str
+    size: tuple[int, int]
+    second: int
+    keys: tuple[str, ...] = ()
+
+
+class OfExamples(NamedTuple):
+    """A view, the terminal size, the keys pressed after a number of reads, and the theme."""
 
     view: str
     size: tuple[int, int]
@@ -49,27 +61,38 @@ class Screenshot(NamedTuple):
 
 
 SIZE = (120, 30)
+EVERYTHING = {
+    "connections": OfExamples("connections", SIZE, ("down", "down", "down", "down")),
+    "events": OfExamples("connections.events", SIZE, ("down", "down")),
+    "cpu": OfExamples("cpu", (120, 36)),
+    "bandwidth": OfExamples("bandwidth", (120, 30), ("down",), ticks=25),
+    "latency": OfExamples("latency", (120, 40), ("down",) * 6, ticks=90),
+    "services": OfExamples("services", (120, 40), ("down",), ticks=90),
+    "drops": OfExamples("drops", (120, 20), ("down",)),
+    "flows": OfExamples("flows", (120, 20), ("down", "down")),
+    "findings": OfExamples("findings", (120, 30), ("down", "right"), ticks=50),
+    "self": OfExamples("self", (120, 20), ("down",)),
+    "details": OfExamples("connections", SIZE, ("down", "right")),
+    "groups": OfExamples("connections.groups", SIZE, ("down",)),
+    "failures": OfExamples("connections.failures", SIZE, ("down",)),
+    "flows-of-interfaces": OfExamples("bandwidth.flows", SIZE, ("down",), ticks=25),
+    "counters": OfExamples("drops.counters", SIZE, ("down",)),
+    "help": OfExamples("connections", SIZE, ("question_mark",)),
+    "columns": OfExamples("connections", SIZE, ("C",)),
+}
 SCREENSHOTS = {
-    "connections": Screenshot("connections", SIZE, ("down", "down", "down", "down")),
-    "events": Screenshot("connections.events", SIZE, ("down", "down")),
-    "cpu": Screenshot("cpu", (120, 36)),
-    "bandwidth": Screenshot("bandwidth", (120, 30), ("down",), ticks=25),
-    "latency": Screenshot("latency", (120, 40), ("down",) * 6, ticks=90),
-    "services": Screenshot("services", (120, 40), ("down",), ticks=90),
-    "drops": Screenshot("drops", (120, 20), ("down",)),
-    "flows": Screenshot("flows", (120, 20), ("down", "down")),
-    "findings": Screenshot("findings", (120, 30), ("down", "right"), ticks=50),
-    "self": Screenshot("self", (120, 20), ("down",)),
+    "connections": OfDemo("connections", SIZE, 12, ("down", "down")),
+    "events": OfDemo("connections.events", (120, 20), 30, ("down", "down")),
+    "cpu": OfDemo("cpu", (120, 36), 30),
+    "bandwidth": OfDemo("bandwidth", (120, 30), 30, ("down",)),
+    "latency": OfDemo("latency", (120, 40), 60, ("down",) * 2),
+    "services": OfDemo("services", (120, 40), 60, ("down",)),
+    "drops": OfDemo("drops", (120, 20), 14, ("down",)),
+    "flows": EVERYTHING["flows"],
+    "findings": OfDemo("findings", (120, 30), 45, ("down", "right")),
+    "self": EVERYTHING["self"],
 }
-EVERYTHING = SCREENSHOTS | {
-    "details": Screenshot("connections", SIZE, ("down", "right")),
-    "groups": Screenshot("connections.groups", SIZE, ("down",)),
-    "failures": Screenshot("connections.failures", SIZE, ("down",)),
-    "flows-of-interfaces": Screenshot("bandwidth.flows", SIZE, ("down",), ticks=25),
-    "counters": Screenshot("drops.counters", SIZE, ("down",)),
-    "help": Screenshot("connections", SIZE, ("question_mark",)),
-    "columns": Screenshot("connections", SIZE, ("C",)),
-}
+"""Those in the documents."""
 SIZES = ((80, 24), (100, 30), (120, 40), (160, 45), (220, 60))
 THEMES = {"dark": DARK.name, "light": LIGHT.name}
 
@@ -90,7 +113,15 @@ def example_sources() -> dict[str, Script]:
     }
 
 
-async def draw(shot: Screenshot) -> str:
+async def draw_demo(shot: OfDemo) -> str:
+    """Play the demo up to a moment, press the keys, and return the screen as SVG."""
+    async with playing(shot.size, shot.view) as demo:
+        await demo.play_until(shot.second)
+        await demo.press(*shot.keys)
+        return tidy_svg(demo.app.export_screenshot(title="nettop --demo"))
+
+
+async def draw_examples(shot: OfExamples) -> str:
     """Press the keys and return the screen as SVG. Only the view of findings is of a host on a bad day."""
     sources = example_sources()
     if shot.view == FINDINGS.id:
@@ -110,14 +141,15 @@ async def draw(shot: Screenshot) -> str:
         return tidy_svg(app.export_screenshot(title="nettop"))
 
 
-def write(folder: Path, shots: dict[str, Screenshot]) -> None:
+def write(folder: Path, shots: Mapping[str, OfDemo | OfExamples]) -> None:
     """Write each screenshot to the file with its name."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, shot in shots.items():
-        (folder / f"{name}.svg").write_text(asyncio.run(draw(shot)), encoding="utf-8")
+        drawn = draw_demo(shot) if isinstance(shot, OfDemo) else draw_examples(shot)
+        (folder / f"{name}.svg").write_text(asyncio.run(drawn), encoding="utf-8")
 
 
-def at_every_size() -> dict[str, Screenshot]:
+def at_every_size() -> dict[str, OfExamples]:
     """Return screenshots of every view in each size and theme."""
     return {
         f"{name}-{columns}x{rows}-{theme}": shot._replace(size=(columns, rows), theme=palette)

@@ -15,7 +15,7 @@ import typer
 
 from nettop.commands.invoker import User, file_owner
 from nettop.commands.new_file import new_file
-from nettop.commands.options import Subcommand, option, redact_option
+from nettop.commands.options import Subcommand, option, redact_key_option, redact_option
 from nettop.commands.privilege import refuse_root_for_caller
 from nettop.commands.recordings import (
     SERVICE_FOLDER,
@@ -24,6 +24,7 @@ from nettop.commands.recordings import (
     moment_of,
     opened_recording,
 )
+from nettop.commands.redaction import redaction_key
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.process.importing import importing
 from nettop.settings import STDOUT
@@ -70,6 +71,7 @@ class BundleOptions:
                                 "on: 90, 60s, 15m, 2h (10m)")] = "10m"
     at: Annotated[str | None, at_option(default="--last before the end")] = None
     redact: Annotated[bool, redact_option()] = False
+    redact_key: Annotated[Path | None, redact_key_option()] = None
     no_doctor: Annotated[bool, option("--no-doctor", help="Leave out doctor's report, which attaches every lens for a "
                                       "moment")] = False
     # fmt: on
@@ -89,7 +91,8 @@ def start_bundle(options: BundleOptions, source_of: Callable[[str], Source] | No
     if options.output != STDOUT:
         refuse_root_for_caller()
         user = file_owner(Path(options.output))  # of the working directory if there is no path
-    redactor = Redactor() if options.redact else None
+    key = redaction_key(options.redact_key, redacts=options.redact)
+    redactor = None if key is None else Redactor(key)
     with opened_recording(options.recording, keeps_privileges=True) as recording:
         begin_ns, end_ns = _span(recording, options.at, last_ns)
         host = recording.host if redactor is None else redactor.host(recording.host)

@@ -93,6 +93,13 @@ def redact_option(panel: str | None = None) -> Any:
     )
 
 
+def redact_key_option(panel: str | None = None) -> Any:
+    """Declare --redact-key; see nettop.commands.redaction."""
+    return option("--redact-key", metavar="FILE", panel=panel,
+                  help="Redact by the key in this file, so that several recordings have their words in common (random "
+                  "key)")  # fmt: skip
+
+
 def follow_namespaces_option(panel: str | None = None) -> Any:
     """Declare --follow-namespaces; see nettop.commands.privilege."""
     return option("--follow-namespaces", panel=panel,

@@ -57,7 +57,7 @@ def open_session(
         from nettop.engine.source import probe_of
 
     if source_of is not None:
-        with Session(interval_s, source_of, **options) as session:
+        with Session(interval_s, source_of, is_local=False, **options) as session:
             yield session
         return
     with importing():

@@ -28,6 +28,7 @@ from nettop.commands.options import (
     parse_overhead,
     parse_seconds,
     parse_size,
+    redact_key_option,
     redact_option,
     split_names,
     with_lens_options,
@@ -38,6 +39,7 @@ from nettop.commands.privilege import (
     refuse_root_for_caller,
     why_still_root,
 )
+from nettop.commands.redaction import redaction_key
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.process.importing import importing
 from nettop.process.interrupts import requested_by_signals
@@ -96,6 +98,7 @@ class RecordOptions:
     mechanism: Annotated[list[str] | None, mechanism_option(_WHAT)] = None
     follow_namespaces: Annotated[bool, follow_namespaces_option(_WHAT)] = False
     redact: Annotated[bool, redact_option(_WHAT)] = False
+    redact_key: Annotated[Path | None, redact_key_option(_WHAT)] = None
     for_: Annotated[str | None, option("--for", metavar="TIME", panel=_LIMITS,
                                        help="End after this time: 30s, 10m, 6h, 2d (when interrupted)")] = None
     max_size: Annotated[str | None, option("--max-size", metavar="SIZE", panel=_LIMITS,
@@ -119,7 +122,7 @@ def record_settings(options: RecordOptions) -> RecordSettings:
         path=options.path,
         lenses=chosen,
         hourly=hourly,
-        redacts=options.redact,
+        redaction_key=redaction_key(options.redact_key, redacts=options.redact),
         interval_s=interval_s,
         duration_s=_duration(options.for_, interval_s),
         max_bytes=_max_bytes(options.max_size, hourly=hourly),

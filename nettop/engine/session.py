@@ -94,7 +94,8 @@ class _Attached:
 class Session:
     """A running nettop, used as a context manager. Leaving it closes every source.
 
-    `source_of` creates the source of a lens: by default the probe.
+    `source_of` creates the source of a lens: by default the probe. `is_local` is False if no source attaches anything
+    to this kernel.
     `open_statistics` enables BPF statistics until its descriptor is closed; `max_overhead` is the share of one CPU
     that nettop may use. The sampler's thread calls `drop_privileges` once, after the first lens has started or failed,
     and before any reading. If lenses start `together`, it does so after the last of them. The thread that attaches a
@@ -106,12 +107,14 @@ class Session:
         interval_s: float,
         source_of: Callable[[str], Source] = probe_of,
         *,
+        is_local: bool = True,
         open_statistics: OpenStatistics | None = None,
         max_overhead: float | None = None,
         drop_privileges: DropPrivileges | None = None,
         together: Collection[str] = (),
     ) -> None:
         self.bus = Bus()
+        self.is_local = is_local
         self._cost = OwnCost(self._sources, open_statistics)
         self._pace = Pace(checked_seconds("--interval", interval_s), self._cost, max_overhead)
         self._source_of = source_of

@@ -6,7 +6,6 @@ Only workers parse datagrams and packets, without privileges; the process that s
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import threading
@@ -23,6 +22,7 @@ from nettop.flows.inputs.input import Input
 from nettop.flows.pipeline import Destination, Pipeline
 from nettop.flows.protobuf import decode_batch
 from nettop.flows.receive import SocketCounts, Wait
+from nettop.process.parent import signal_at_exit_of_parent
 from nettop.process.wake_event import WakeEvent
 from nettop.snapshots.arrays import Array
 
@@ -32,7 +32,6 @@ END_SIGNAL = signal.SIGUSR1
 """Signal that stops a worker. The collector's own signals, from a terminal or a service manager, also reach the
 workers, which must exit only after the collector has begun to.
 """
-_PR_SET_PDEATHSIG = 1
 _FINAL_BATCHES_MAX = 64
 """Batches of already received datagrams to process on exit."""
 
@@ -75,7 +74,7 @@ def run_worker(work: Work, channel: Connection, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(END_SIGNAL, lambda number, _: ending.append(number))
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, END_SIGNAL, 0, 0, 0)
+    signal_at_exit_of_parent(END_SIGNAL)
     if os.getppid() != parent:
         return
     lock = threading.Lock()

@@ -10,13 +10,14 @@ import signal
 import subprocess
 import weakref
 from collections.abc import Sequence
+from functools import partial
 
+from nettop.process.parent import signal_at_exit_of_parent
 from nettop.recording.reader import Reading, Readings, RecordedFile
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Lens
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_PR_SET_PDEATHSIG = 1
 _PUNCH_HOLE = 0x03
 """FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, in include/uapi/linux/falloc.h."""
 _KEPT_GROUPS = 2
@@ -55,7 +56,7 @@ class Stream:
             stdout=self._output,
             stderr=self._errors,
             start_new_session=True,  # Ctrl-C is for nettop, and ssh finds no terminal to ask on
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - it only makes one system call
+            preexec_fn=partial(signal_at_exit_of_parent, signal.SIGTERM),  # noqa: PLW1509 - only one system call
         )
         self._file = RecordedFile(self._output)
         self._readings = {lens.id: Readings(self._file, lens) for lens in lenses}
@@ -120,10 +121,6 @@ def why_ended(stream: Stream, host: str) -> tuple[str, str]:
     if "password" in words or "sudo:" in words:
         return said, "let sudo run 'nettop record -' there without a password, or log in as root"
     return said, f"try: ssh {host} sudo nettop record - | wc -c"
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _close(*descriptors: int) -> None:

@@ -62,7 +62,7 @@ def run_record(
     """
     event = WakeEvent()
     requests.wake = event.set
-    redactor = Redactor() if settings.redacts else None
+    redactor = None if settings.redaction_key is None else Redactor(settings.redaction_key)
     destination = _destination(settings, redactor, requests, stdout)
     with closing(destination), event, ExitStack() as exits:
         options = SourceOptions(mechanisms=settings.mechanisms, whole=True, values=settings.options)

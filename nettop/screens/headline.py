@@ -67,7 +67,8 @@ def first_line(
     if width < NARROW or not fits([*tabs, *frozen], pace, width, gap=0):
         tabs = _tabs(context, shown, named=False)
     share = UNKNOWN if cost is None else human(cost, RATIO)
-    rest = "CPU" if context.session.counts_programs else "+hooks"
+    uncounted = context.session.is_local and not context.session.counts_programs
+    rest = "+hooks" if uncounted else "CPU"
     own_cost = [item((f"  cost {share} {rest}", Role.DIM), importance=30)]
     return [program, host, *tabs, *frozen], [*pace, *own_cost]
 

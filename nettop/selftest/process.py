@@ -22,12 +22,13 @@ from typing import Any, NoReturn
 
 from nettop.errors import NettopError
 from nettop.kernel.net.namespaces import enter_new_namespace
+from nettop.process.parent import signal_at_exit_of_parent
 from nettop.selftest import veth
 
 TIMEOUT_S = 10.0
 """Seconds after which a command, which takes milliseconds, has failed."""
 _MAX_MESSAGE_BYTES = 1 << 16
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
+_PR_SET_DUMPABLE, _PR_SET_NAME = 4, 15
 _SO_MEMINFO, _SO_COOKIE = 55, 57
 _TOTAL_RETRANS_AT = 100
 """Offset of tcpi_total_retrans in struct tcp_info (include/uapi/linux/tcp.h)."""
@@ -103,7 +104,7 @@ def run_together(*commands: tuple[TrafficProcess, str, object, object]) -> None:
 def _serve(channel: socket.socket, name: str, parent: int) -> NoReturn:
     """Run commands until nettop exits or closes the channel."""
     try:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        signal_at_exit_of_parent(signal.SIGKILL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # nettop itself reacts to Ctrl-C
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)

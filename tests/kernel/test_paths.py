@@ -70,6 +70,8 @@ NAMED = {
     ("record", "--collector"): (
         USED_SOCKET, "record", "--lenses", "flows", "--for", "1", "--collector", "unix:{path}", "{home}/new",
     ),
+    ("record", "--redact-key"): (READ, "record", "--redact-key", "{path}", "{home}/new"),
+    ("bundle", "--redact-key"): (READ, "bundle", "{home}/key", "--redact-key", "{path}", "-o", "{home}/new"),
     ("replay", "recording"): (READ, "replay", "{path}", "--once"),
     ("bundle", "recording"): (READ, "bundle", "{path}", "-o", "{home}/new"),
     ("bundle", "--output"): (WRITTEN, "bundle", "{home}/key", "-o", "{path}"),

@@ -3,43 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from importlib.resources import files
-from pathlib import Path
-
 import pytest
 
 from nettop.cli import run
 from nettop.errors import ExitCode
 from nettop.recording.findings import findings_between
-from nettop.recording.player import Player, RecordedSource
 from nettop.recording.recording import open_recording
-from nettop.snapshots import lenses
-from tests.screens.driving import Running, press, shown
-from tests.screens.harness import Harness
-from tests.unit.test_replay import Clock, no_probes
+from nettop.snapshots.schema import Lens
+from tests.screens.demo import DEMO, RECORDED, playing
+from tests.unit.test_replay import no_probes
 
-DEMO = Path(str(files("nettop") / "demo.nettop"))
-RECORDED = [lens for lens in lenses() if lens.id != "flows"]
 INCIDENTS = {"slow service", "retransmitting", "data unread", "SYN queue full", "DNS slow"}
-
-
-@asynccontextmanager
-async def demo(second: float) -> AsyncIterator[Running]:
-    """Yield the app over the demo, at a moment of it."""
-    clock = Clock()
-    with open_recording(DEMO) as recording:
-        player = Player(recording, clock, repeats=True)
-        player.jump(recording.begin_ns + round(second * 1e9))
-        by_id = {lens.id: lens for lens in lenses()}
-        harness = Harness(lambda lens: RecordedSource(player, by_id[lens]))
-        app = harness.app(player=player, lens_set=tuple(RECORDED))
-        async with app.run_test(size=(120, 40)) as pilot:
-            for _ in range(3):
-                harness.tick()
-                await pilot.pause()
-            yield pilot, app.lens_screen, harness
 
 
 def test_what_happens() -> None:
@@ -53,18 +27,19 @@ def test_what_happens() -> None:
 
 
 @pytest.mark.parametrize("lens", RECORDED, ids=lambda lens: lens.id)
-async def test_every_lens(lens: object) -> None:
+async def test_every_lens(lens: Lens) -> None:
     """Its screen has rows besides the total, above the line of time."""
-    async with demo(60) as run:
-        await press(run, lens.digit)  # type: ignore[attr-defined]
-        run[2].tick()
-        await run[0].pause()
-        assert shown(run).lens is lens
-        assert not shown(run).has_class("-notice")
-        view = shown(run).view
-        assert view is not None
-        assert not (view.gone | view.rest)[view.order].all()
-        assert "UTC" in shown(run).time_line.text  # type: ignore[union-attr]
+    async with playing((120, 40), first=57) as demo:
+        await demo.play_until(58)
+        await demo.press(lens.digit)
+        await demo.play_until(60)
+        screen = demo.app.lens_screen
+        assert screen.lens is lens
+        assert not screen.has_class("-notice")
+        assert screen.view is not None
+        assert not (screen.view.gone | screen.view.rest)[screen.view.order].all()
+        assert screen.time_line is not None
+        assert "UTC" in screen.time_line.text
 
 
 def test_text(capfd: pytest.CaptureFixture[str]) -> None:

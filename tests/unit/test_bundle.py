@@ -216,7 +216,7 @@ def test_doctors_report_is_redacted_alike(monkeypatch: pytest.MonkeyPatch) -> No
     """Its addresses and names are those of the redacted recording."""
     names = {"process": {"acme"}, "host": {"web-1"}, "interface": {"eth0", "acme0"}, "container": {"c1"}}
     monkeypatch.setattr("nettop.doctor.bundle.names_here", lambda: names)
-    redactor = Redactor()
+    redactor = Redactor(bytes(32))
     text = command._redacted(redactor, "acme on web-1 at 203.0.113.7 by eth0, acme0; c1")
     rows = redactor.rows("connections", make_frame([{"id": 1, "process": "acme"}]).now.tables["sockets"])
     place = redactor.texts.place("203.0.113.7")

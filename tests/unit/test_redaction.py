@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from nettop.cli import run
 from nettop.commands.record import RecordOptions, record_settings
-from nettop.errors import NettopError
+from nettop.commands.redaction import redaction_key
+from nettop.errors import NettopError, UsageError
 from nettop.query.address import MAPPED, address_text
 from nettop.query.filter import parse_filter, replace_values
 from nettop.query.findings import filled
@@ -30,7 +31,7 @@ from nettop.recording.files import OneFile
 from nettop.recording.reader import Readings, RecordedFile
 from nettop.recording.redaction import findings, texts
 from nettop.recording.redaction.fields import is_replaced_id, treatment_of
-from nettop.recording.redaction.pseudonyms import Pseudonyms
+from nettop.recording.redaction.pseudonyms import KEY_BYTES, Pseudonyms
 from nettop.recording.redaction.redactor import Redactor
 from nettop.recording.redaction.texts import Texts
 from nettop.recording.writer import RecordingWriter, Sink
@@ -110,7 +111,7 @@ def test_every_text_is_declared() -> None:
             found[place if place in TREATMENTS else field.name] = name
     assert found == TREATMENTS
     new = Field("motto", Kind.TEXT, "MOTTO", "", "u4")
-    assert treatment_of("connections", "sockets", new)(Texts(Pseudonyms()), SECRET).startswith("name-")
+    assert treatment_of("connections", "sockets", new)(Texts(Pseudonyms(KEY)), SECRET).startswith("name-")
 
 
 def test_every_id_is_declared() -> None:
@@ -206,8 +207,8 @@ def test_special_addresses_are_kept(text: str) -> None:
 
 
 def test_another_key_replaces_otherwise() -> None:
-    """Without the key, two files have nothing in common; keys are random."""
-    one, other = Pseudonyms(), Pseudonyms()
+    """Without the key, two files have nothing in common."""
+    one, other = Pseudonyms(KEY), Pseudonyms(KEY[::-1])
     assert one.word("nginx") != other.word("nginx")
     assert one.number(7) != other.number(7)
     public = [MAPPED + bytes([9, at, 7, 7]) for at in range(16)]
@@ -348,7 +349,7 @@ def test_filters_select_the_same_rows() -> None:
         {"id": 3, "process": None, "remote_address": "2a01::7", "namespace": "own"},
     ]
     original = make_frame(rows).now
-    redactor = Redactor()
+    redactor = Redactor(KEY)
     redacted = redactor.snapshot(original)
     for text in (
         'process="a \\"b\\"" and remote_address="203.0.113.7" and netns=–',
@@ -470,7 +471,7 @@ def write_redacted(path: Path, lens: Lens, taken: list[Taken]) -> None:
     facts = {"name": SECRET, "kernel": "6.1.0", "boot_id": SECRET, "owner": SECRET}
     origin = Group((lens.id,), 1.0, "0", facts, {"flows": [f"{SECRET} refused", f"ask {SECRET}"]})
     with path.open("wb") as file:
-        write(RecordingWriter(Sink(file.write), origin, Redactor()), taken)
+        write(RecordingWriter(Sink(file.write), origin, Redactor(KEY)), taken)
 
 
 def payloads(file: RecordedFile) -> Iterator[bytes]:
@@ -516,7 +517,7 @@ def test_the_rest_is_unchanged(lens: Lens, seed: int) -> None:
 
 def test_the_same_name_is_the_same_everywhere() -> None:
     """In each table, reading and sentence; findings that explain others still do."""
-    redactor = Redactor()
+    redactor = Redactor(KEY)
     first = redactor.snapshot(make_frame([{"id": 1, "process": "acme"}]).now).tables["sockets"]
     rule = next(rule for rule in SOCKETS.rules if rule.name == "CLOSE_WAIT")
     said = filled(rule.says, {"process": "acme", "rows": "3"})
@@ -546,7 +547,7 @@ def test_texts_of_a_source() -> None:
     """A source may have texts of columns that only it has, and none of columns that are unknown."""
     rows = replace(make_frame([{"id": 1, "process": "acme"}]).now.tables["sockets"], variant="process")
     rows = replace(rows, texts={"process": rows.texts["process"], "carried": ["acme"]})
-    redacted = Redactor().rows("connections", rows)
+    redacted = Redactor(KEY).rows("connections", rows)
     assert redacted.variant == "process"
     assert list(redacted.texts) == ["process"]
     assert "acme" not in redacted.texts["process"]
@@ -554,7 +555,7 @@ def test_texts_of_a_source() -> None:
 
 def test_pieces_of_left_rows_keep_their_identity() -> None:
     """A writer tells by it which pieces are listed already."""
-    redactor = Redactor()
+    redactor = Redactor(KEY)
     taken = [each.snapshot for each in random_readings(CONNECTIONS, 3, 12)]
     redacted = [redactor.snapshot(each) for each in taken]
     pairs = {
@@ -583,13 +584,34 @@ def test_a_recording_is_not_continued(tmp_path: Path) -> None:
     OneFile(tmp_path / "new.nettop", continues=False).close()
 
 
+def test_the_key(tmp_path: Path) -> None:
+    """A random one, another each time; or that of a file, always the same, which also asks for redaction."""
+    path = tmp_path / "key"
+    path.write_bytes(KEY)
+    assert redaction_key(None, redacts=False) is None
+    keys = [redaction_key(None, redacts=True), redaction_key(None, redacts=True)]
+    keys += [redaction_key(path, redacts=False), redaction_key(path, redacts=True)]
+    assert len(set(keys)) == 3
+    assert keys[2] == keys[3]
+    assert {len(key or b"") for key in keys} == {KEY_BYTES}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"short", "has fewer than 16 bytes"), (None, "No such file or directory")]
+)
+def test_a_key_that_cannot_be_used(content: bytes | None, said: str, tmp_path: Path) -> None:
+    """It is refused, with the reason."""
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    with pytest.raises(UsageError, match=said):
+        record_settings(RecordOptions("x", redact_key=tmp_path / "key"))
+
+
 @pytest.mark.parametrize("where", ["", "hours/"])
 def test_record_redacts(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`nettop record --redact` names the file and its host by another name, and writes no process's."""
-    assert record_settings(RecordOptions("x", redact=True)).redacts
-    assert not record_settings(RecordOptions("x")).redacts
     monkeypatch.chdir(tmp_path)
-    record_to(where, redacts=True, hourly=bool(where), max_bytes=1 << 30)
+    record_to(where, redaction_key=KEY, hourly=bool(where), max_bytes=1 << 30)
     (path,) = Path(where or ".").iterdir()
     assert re.fullmatch(r"nettop-host-\w{8}-\w+Z\.nettop", path.name)
     with path.open("rb") as file:

@@ -5,7 +5,6 @@ to whoever lacks the key.
 
 from __future__ import annotations
 
-import secrets
 from base64 import b32encode
 from functools import lru_cache
 from hashlib import blake2b
@@ -68,10 +67,10 @@ _IPV6_RANGES = _ranges(
 
 
 class Pseudonyms:
-    """Replacements by one key, a random one by default."""
+    """Replacements by one key of KEY_BYTES."""
 
-    def __init__(self, key: bytes | None = None) -> None:
-        self._key = secrets.token_bytes(KEY_BYTES) if key is None else key
+    def __init__(self, key: bytes) -> None:
+        self._key = key
         self.address = lru_cache(_KNOWN)(self._address)
         self.number = lru_cache(_KNOWN)(self._number)
         self.word = lru_cache(_KNOWN)(self._word)

@@ -31,7 +31,7 @@ _KEPT_FACTS = frozenset({"kernel", "machine", "cpus"})
 class Redactor:
     """Redaction with one key: what is the same in two readings is the same afterwards."""
 
-    def __init__(self, key: bytes | None = None) -> None:
+    def __init__(self, key: bytes) -> None:
         self._pseudonyms = Pseudonyms(key)
         self.texts = Texts(self._pseudonyms)
         self._pieces: dict[tuple[str, str], list[tuple[Rows, Rows]]] = {}

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The key of --redact."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from hashlib import blake2b
+from pathlib import Path
+
+from nettop.commands.invoker import invoking_user, open_files_as
+from nettop.errors import NettopError, PermissionMissing, UsageError
+from nettop.process.importing import importing
+from nettop.reading import read_file
+
+_LEAST_BYTES, _MOST_BYTES = 16, 1 << 16
+
+
+def redaction_key(path: Path | None, *, redacts: bool) -> bytes | None:
+    """Return the key in a file that the caller of sudo may read; without a file a random one, if nettop `redacts` at
+    all, else None.
+
+    Raise UsageError for an unusable file, PermissionMissing for an unreadable one.
+    """
+    if path is None and not redacts:
+        return None
+    with importing():
+        from nettop.recording.redaction.pseudonyms import KEY_BYTES
+
+    if path is None:
+        return secrets.token_bytes(KEY_BYTES)
+    with open_files_as(invoking_user()):
+        content = _read(path)
+    if len(content) < _LEAST_BYTES:
+        raise UsageError(
+            f"the key file {path} has fewer than {_LEAST_BYTES} bytes",
+            f"(umask 077; openssl rand -hex 32 > {shlex.quote(str(path))})",
+        )
+    return blake2b(content, digest_size=KEY_BYTES).digest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_file(path, _MOST_BYTES)
+    except OSError as error:
+        kind: type[NettopError] = PermissionMissing if isinstance(error, PermissionError) else UsageError
+        raise kind(f"the key file {path} cannot be read: {error.strerror}", "see --redact-key") from error
