@@ -45,6 +45,8 @@ PORT = 5044
 DEADLINE_S = 60
 READ_BYTES, PAUSE_S = 1 << 16, 0.05
 LOST_EVERY = 3
+WINDOW = 1 << 17
+"""The consumer's receive buffer: in a large one, minutes of data fit before it limits the producer."""
 
 
 class Step(NamedTuple):
@@ -65,7 +67,7 @@ NEXT_FINDING = ("exclamation_mark",)
 LAGGING = (
     Step((), "of its segments to", "tour-1-start"),
     Step(NEXT_FINDING, "1 of ", "tour-2-trouble"),
-    Step(("right",), "CWND", "tour-3-details"),
+    Step(("right",), "what limits it", "tour-3-details"),
     Step(("5",), "mostly NOT_SPECIFIED", "tour-4-drops"),
     Step(("1", "escape", "escape"), "receiver", "tour-5-mended", findings=0, changes=True),
 )
@@ -213,6 +215,7 @@ def draw_lagging_feed() -> None:
         Session(1.0, probe_of) as session,
     ):
         near, far = lab.pair()
+        far.namespace.sysctl("net.ipv4.tcp_rmem", f"4096 {WINDOW} {WINDOW}")
         producer, consumer = lab.worker(near.namespace, "producer"), lab.worker(far.namespace, "consumer")
         for worker in (producer, consumer):
             (group / "cgroup.procs").write_text(str(worker.pid))

@@ -268,6 +268,7 @@ def test_every_counter_equals_tcp_info(mesh: Mesh) -> None:
 
     compared = compare(take, mesh, lambda row, info: differences(row, from_tcp_info(info)))
     assert len(compared) >= 2000
+    assert any(row["spurious"] for row in compared.values())
 
 
 def from_tcp_info(info: dict[str, int]) -> dict[str, Any]:
