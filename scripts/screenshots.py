@@ -89,7 +89,7 @@ SCREENSHOTS = {
     "services": OfDemo("services", (120, 40), 60, ("down",)),
     "drops": OfDemo("drops", (120, 20), 14, ("down",)),
     "flows": EVERYTHING["flows"],
-    "findings": OfDemo("findings", (120, 30), 45, ("down", "right")),
+    "findings": OfDemo("findings", (120, 36), 45, ("down", "right")),
     "self": EVERYTHING["self"],
 }
 """Those in the documents."""

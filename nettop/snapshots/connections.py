@@ -410,11 +410,13 @@ _SOCKET_RULES = (
         after_s=2.0,
         explained_by=("path MTU black hole", "peer gone"),
     ),
+    # 536 is what a peer gets that announces none, or whose option was removed on the way (RFC 9293, 3.7.1).
     Rule(
         "small segments",
-        "data_packets_sent_per_s>=100 mss<536",
+        "data_packets_sent_per_s>=100 mss<=536",
         "{process} → {remote_address} sends segments of only {mss}",
-        "busy connections with a very small maximum segment size: the peer, a route or a middlebox asked for it",
+        "busy connections with a very small maximum segment size, maybe in one direction only: the peer, a route or a "
+        "middlebox asked for it, or removed the option that says it",
         "see the route (ip route get), its advmss and mtu, and MSS clamping in firewalls (TCPMSS)",
         Severity.HINT,
         by=("remote_address", "netns", "process"),

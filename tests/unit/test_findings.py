@@ -128,8 +128,8 @@ def kinds(findings: Iterable[Finding]) -> list[str]:
         (BLACK_HOLE | {"lost": 0}, None),
         # Nothing comes back at all.
         (BLACK_HOLE | {"packets_received": 0}, None),
-        ({**BEFORE, "data_packets_sent": 100, "mss": 535}, "small segments"),
-        ({**BEFORE, "data_packets_sent": 100, "mss": 536}, None),
+        ({**BEFORE, "data_packets_sent": 100, "mss": 536}, "small segments"),
+        ({**BEFORE, "data_packets_sent": 100, "mss": 537}, None),
         ({**BEFORE, "data_packets_sent": 1000, "bytes_sent": 10_100}, "tiny sends"),
         ({**BEFORE, "data_packets_sent": 999, "bytes_sent": 10_100}, None),
         ({**BEFORE, "data_packets_sent": 1000, "bytes_sent": 100_100}, None),
