@@ -148,7 +148,7 @@ _FIELDS = (
     Field("retransmits", Kind.COUNTER, "RETRANS", "segments retransmitted", "u8", "packets", 8, 45,
           "total_retrans"),
     Field("spurious", Kind.COUNTER, "SPURIOUS", "segments retransmitted though the peer had them, as it reported "
-          "(DSACK): they were late or out of order, not lost", "u8", "packets", 8, 11, "dsack_dups"),
+          "(DSACK): they were late or out of order, not lost", "u4", "packets", 8, 11, "dsack_dups"),
     Field("rtt_us", Kind.GAUGE, "RTT", "smoothed round-trip time", "u4", "us", 9, 60, "srtt_us >> 3"),
     Field("rtt_var_us", Kind.GAUGE, "RTT VAR", "mean deviation of the round-trip time", "u4", "us", 9, 42,
           "mdev_us >> 2"),
@@ -194,7 +194,7 @@ _FIELDS = (
     Field("send_buffer_full", Kind.ENUM, "BUF FULL", "whether the application waits for space in the send buffer; "
           "unknown from sock_diag", "u1", width=8, importance=11, labels=NO_YES, formula="SOCK_NOSPACE"),
     Field("lost", Kind.GAUGE, "LOST", "segments in flight considered lost", "u4", "packets", 7, 19, "lost_out"),
-    Field("reordered", Kind.COUNTER, "REORD", "times that segments were found to be reordered", "u8", "times", 7,
+    Field("reordered", Kind.COUNTER, "REORD", "times that segments were found to be reordered", "u4", "times", 7,
           10, "reord_seen"),
     Field("peer_window", Kind.GAUGE, "PEER WND", "bytes in flight that the peer's receive window allows", "u4", "bytes",
           9, 21, "snd_wnd"),
