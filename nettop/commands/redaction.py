@@ -32,10 +32,7 @@ def redaction_key(path: Path | None, *, redacts: bool) -> bytes | None:
     with open_files_as(invoking_user()):
         content = _read(path)
     if len(content) < _LEAST_BYTES:
-        raise UsageError(
-            f"the key file {path} has fewer than {_LEAST_BYTES} bytes",
-            f"(umask 077; openssl rand -hex 32 > {shlex.quote(str(path))})",
-        )
+        raise UsageError(f"the key file {path} has fewer than {_LEAST_BYTES} bytes", _remedy(path))
     return blake2b(content, digest_size=KEY_BYTES).digest()
 
 
@@ -44,4 +41,8 @@ def _read(path: Path) -> bytes:
         return read_file(path, _MOST_BYTES)
     except OSError as error:
         kind: type[NettopError] = PermissionMissing if isinstance(error, PermissionError) else UsageError
-        raise kind(f"the key file {path} cannot be read: {error.strerror}", "see --redact-key") from error
+        raise kind(f"the key file {path} cannot be read: {error.strerror}", _remedy(path)) from error
+
+
+def _remedy(path: Path) -> str:
+    return f"(umask 077; openssl rand -hex 32 > {shlex.quote(str(path))})"

@@ -170,7 +170,8 @@ def _column(table: Table, name: str) -> Column:
 
 
 def _shed(columns: list[Column], space: int) -> list[Column]:
-    """Return the columns that fit in `space` at their minimum widths; keep at least one."""
+    """Return the columns that fit in `space` at their minimum widths; keep at least one. Of equally important ones, the
+    last leaves first: a table's own columns stay longer than those added for a filter."""
     while len(columns) > 1 and _width_of([_min_width(column, columns) for column in columns]) > space:
         weakest = min(reversed(range(len(columns))), key=lambda at: _next_step(columns[at]))
         if _can_shorten(columns[weakest]):

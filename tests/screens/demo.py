@@ -35,7 +35,6 @@ class Playing:
         self.pilot = pilot
         self.harness = harness
         self._player = player
-        self._begin_ns = player.recording.begin_ns
         self._second = first - 1
 
     async def play_until(self, second: int) -> None:
@@ -52,7 +51,7 @@ class Playing:
 
     async def _read(self, second: int) -> None:
         self._second = second
-        self._player.jump(self._begin_ns + second * 1_000_000_000)
+        self._player.jump(self._player.recording.begin_ns + second * 1_000_000_000)
         self.harness.tick()
         await self.pilot.pause()
 

@@ -6,18 +6,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from nettop.snapshots import lenses
 from tests.kernel.terminal import Terminal
+from tests.screens.demo import DEMO, RECORDED
 from tests.unit.children import DEADLINE_S
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-DEMO = Path(str(files("nettop") / "demo.nettop"))
-RECORDED = [lens for lens in lenses() if lens.id != "flows"]
 NETTOP = ("env", "-i", "TERM=xterm-256color", "HOME=/tmp", sys.executable, "-m", "nettop")
 LACKS = """
 import os

@@ -65,6 +65,8 @@ ROW = row_dtype(
 `held_by` (HELD_BY_PROCESS, HELD_BY_KERNEL, or 0: neither) and `holder` (the MPTCP socket that holds it) describe
 sockets that no descriptor led to. `is_tunnel`: the kernel takes datagrams before they are received. `is_opener`: the
 process is known to have opened, accepted or used the connection. `algorithm`: name of the congestion control.
+
+A program builds a row on BPF's stack of 512 bytes. In a PID namespace, where it looks up PIDs too, it has room for 392.
 """
 
 HELD_BY_PROCESS, HELD_BY_KERNEL = 1, 2

@@ -40,6 +40,13 @@ class _Kept(NamedTuple):
     ids: Array
     values: Array
 
+    def of(self, ids: Array, missing: float) -> Array:
+        """Return the values of these services, and `missing` for those that were not there."""
+        at = positions(ids, self.ids)
+        values = np.full((len(ids), *self.values.shape[1:]), missing, self.values.dtype)
+        values[at >= 0] = self.values[at[at >= 0]]
+        return values
+
 
 class UsualTimes:
     """Response times of services in the last minutes."""
@@ -84,23 +91,16 @@ class UsualTimes:
 
     def _was_slow(self, rows: Array, usual: Array, taken_ns: int) -> Mask:
         """Return whether the answers between two readings were slow within the last SLOWER_FOR_S seconds."""
-        slow_at = np.zeros(len(rows), np.int64)
-        if self._slow is not None:
-            at = positions(rows["id"], self._slow.ids)
-            slow_at[at >= 0] = self._slow.values[at[at >= 0]]
+        slow_at = np.zeros(len(rows), np.int64) if self._slow is None else self._slow.of(rows["id"], 0)
         slow_at[_exceeds(_p99_since(rows, self._last, 1), usual)] = taken_ns
         self._slow = _Kept(taken_ns, rows["id"].copy(), slow_at)
         return slow_at > taken_ns - SLOWER_FOR_S * 1e9
 
     def _usual_p99(self, rows: Array, taken_ns: int) -> Array:
         """Return the median of the recent p99s measured before the last RECENT_S seconds."""
-        values = [np.full(len(rows), np.nan)]
-        for kept in self._recent:
-            if taken_ns - kept.taken_ns >= RECENT_S * 1e9:
-                p99, at = np.full(len(rows), np.nan), positions(rows["id"], kept.ids)
-                p99[at >= 0] = kept.values[at[at >= 0]]
-                values.append(p99)
-        table = np.stack(values)
+        earlier = [kept for kept in self._recent if taken_ns - kept.taken_ns >= RECENT_S * 1e9]
+        unknown = np.full(len(rows), np.nan)
+        table = np.stack([unknown, *(kept.of(rows["id"], np.nan) for kept in earlier)])
         table[:, np.isfinite(table).sum(axis=0) < _USUAL_MIN_VALUES] = np.nan
         with warnings.catch_warnings():  # for services without values
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -109,10 +109,9 @@ class UsualTimes:
 
 def _p99_since(rows: Array, earlier: _Kept | None, least: int) -> Array:
     """Return the p99 of each service's answers since earlier histograms: ns, NaN if there are fewer than `least`."""
-    added = rows["response"].copy()
+    added = rows["response"]
     if earlier is not None:
-        at = positions(rows["id"], earlier.ids)
-        added[at >= 0] = growth(added[at >= 0], earlier.values[at[at >= 0]])
+        added = growth(added, earlier.of(rows["id"], 0))
     p99 = np.full(len(rows), np.nan)
     is_enough = added.sum(axis=1) >= least
     p99[is_enough] = BUCKETS.quantiles(added[is_enough], 0.99)
