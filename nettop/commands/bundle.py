@@ -96,16 +96,17 @@ def start_bundle(options: BundleOptions, source_of: Callable[[str], Source] | No
     with opened_recording(options.recording, keeps_privileges=True) as recording:
         begin_ns, end_ns = _span(recording, options.at, last_ns)
         host = recording.host if redactor is None else redactor.host(recording.host)
-        name = options.output or file_name(host, begin_ns).removesuffix(SUFFIX) + bundle.SUFFIX
+        usual = file_name(host, begin_ns).removesuffix(SUFFIX) + bundle.SUFFIX
+        name = options.output or usual
         with _opened(name, user) as file:
             doctor = None
             if is_from_here(recording) and not options.no_doctor:
                 doctor = _doctor(redactor)
             if source_of is None:
                 drop_all_privileges()
-            settings = BundleSettings(
-                OUTPUT if name == STDOUT else name, begin_ns, end_ns, redactor
-            )
+            shown = OUTPUT if name == STDOUT else name
+            called = shown if redactor is None else usual
+            settings = BundleSettings(shown, called, begin_ns, end_ns, redactor)
             run_bundle(settings, recording, doctor, file, sys.stderr)
     return ExitCode.DONE
 

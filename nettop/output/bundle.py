@@ -30,9 +30,13 @@ _FINDINGS, _DOCTOR, _README = "findings.txt", "doctor.txt", "README.txt"
 
 
 class BundleSettings(NamedTuple):
-    """Settings of `nettop bundle`: the file's name, and which part of the recording it has."""
+    """Settings of `nettop bundle`: which part of the recording it has, the file's name, and what its texts call it.
+
+    A name given to the file may say whom it is from, which the texts of a redacted bundle must not.
+    """
 
     name: str
+    called: str
     begin_ns: int
     end_ns: int
     redactor: Redactor | None = None
@@ -99,7 +103,7 @@ def _findings(settings: BundleSettings, part: IO[bytes]) -> str:
         found = findings_between(recording, settings.begin_ns, settings.end_ns)
     except NettopError as error:
         return f"{error.what}\n"
-    command = f"nettop replay {shlex.quote(settings.name)}"
+    command = f"nettop replay {shlex.quote(settings.called)}"
     report_found(CheckSettings(), found, "", text, None, command=command)
     return text.getvalue() or f"nothing found {_span(settings)}\n"
 
@@ -111,12 +115,12 @@ def _about(settings: BundleSettings, recording: Recording, cutter: Cutter, *, ha
     doctor = (
         "nettop doctor on this host when the bundle was made, without the self-test"
         if has_doctor
-        else "left out: it was not wanted, or the recording is from another host or was redacted"
+        else "left out: it was not wanted, or the recording is from another host, or redacted already"
     )
     lines = [
-        f"{settings.name}: {shown} {_span(settings)}, by nettop {version_of_build()}",
+        f"{settings.called}: {shown} {_span(settings)}, by nettop {version_of_build()}",
         "",
-        f"{RECORDING}  {', '.join(sorted(cutter.readings))}; nettop replay {settings.name} shows it",
+        f"{RECORDING}  {', '.join(sorted(cutter.readings))}; nettop replay {settings.called} shows it",
         f"{_FINDINGS}      what nettop check --from says of it",
         f"{_DOCTOR}        {doctor}",
     ]

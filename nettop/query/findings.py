@@ -59,18 +59,21 @@ class Place:
     interfaces: frozenset[str] = frozenset()
     namespaces: frozenset[int] = frozenset()
 
-    def shares(self, other: Place) -> bool:
+    def explains(self, other: Place) -> bool:
         """Return whether both are about the same ports; without ports, the same process, interface or namespace.
 
-        A listener has one port of its connections, which have two.
+        A listener has one port of its connections, which have two. What an interface loses is not explained by
+        something that merely is in its namespace.
         """
-        pairs = (
+        pairs: list[tuple[frozenset[Any], frozenset[Any]]] = [
             (self.ports, other.ports),
             (self.pids, other.pids),
             (self.interfaces, other.interfaces),
-            (self.namespaces, other.namespaces),
-        )
-        return next((ours <= theirs or theirs <= ours for ours, theirs in pairs if ours and theirs), True)
+        ]
+        if not other.interfaces:
+            pairs.append((self.namespaces, other.namespaces))
+        shared = (ours <= theirs or theirs <= ours for ours, theirs in pairs if ours and theirs)
+        return next(shared, not other.interfaces)
 
     def nearness(self, other: Place) -> tuple[bool, bool]:
         """Return whether both are about the same process, and the same namespace."""
@@ -390,7 +393,7 @@ def _explain(raised: Sequence[_Tracked]) -> None:
             cause
             for kind in tracked.finding.rule.explained_by
             for cause in by_kind[kind]
-            if cause.finding.place.shares(place) and tracked.last_ns - cause.last_ns < GONE_AFTER_NS
+            if cause.finding.place.explains(place) and tracked.last_ns - cause.last_ns < GONE_AFTER_NS
         ]
         tracked.cause = max(causes, key=lambda cause: cause.finding.place.nearness(place), default=None)
     for tracked in raised:

@@ -308,10 +308,11 @@ def crawl(memory: Memory, port: int, hosts: int, per_s: int) -> None:
 
 
 def keep_in_time_wait(memory: Memory, target: Address, sockets: int) -> None:
-    """Open and close connections whenever fewer sockets than that are in TIME_WAIT."""
+    """Open and close connections whenever fewer sockets than that are in TIME_WAIT, or on their way there."""
     for _ in every(0.05):
-        words = Path("/proc/self/net/sockstat").read_text().split()
-        for _ in range(sockets - int(words[words.index("tw") + 1])):
+        words = Path("/proc/self/net/sockstat").read_text().split("TCP: ")[1].split()
+        ports = sum(int(words[words.index(name) + 1]) for name in ("inuse", "tw"))
+        for _ in range(sockets - ports):
             socket.create_connection(target).close()
 
 

@@ -142,6 +142,19 @@ def test_redacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest
     assert not any(word in shown for word in ("acme", "web-1", "203.0.113.9"))
 
 
+def test_texts_of_a_redacted_bundle_do_not_say_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder or a file may have the name of the user, the customer or the host."""
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "acme-db1.tar.gz"
+    assert run(["bundle", str(DEMO), "--redact", "-o", str(output)], no_probes) == ExitCode.DONE
+    texts = members(output.read_bytes())
+    assert "nettop replay nettop-host-" in texts["findings.txt"]
+    assert "nettop replay nettop-host-" in texts["README.txt"]
+    assert not any("acme" in text or str(tmp_path) in text for text in texts.values())
+
+
 def test_the_same_input_makes_the_same_file(path: Path) -> None:
     """So that bundles can be compared, and nothing says who made them."""
     bundled(str(path))

@@ -5,13 +5,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from nettop.probes.findings.cpus import read_cpus
 from nettop.query.filter import parse_filter
-from nettop.query.findings import GROUPS_MAX, KEPT_S, Finding, FindingTracker, find, parsed_rules, threshold
+from nettop.query.findings import (
+    GROUPS_MAX,
+    KEPT_S,
+    Finding,
+    FindingTracker,
+    Place,
+    find,
+    parsed_rules,
+    threshold,
+)
 from nettop.query.query import screen_query
 from nettop.query.view import View
 from nettop.snapshots import find_table, lenses
@@ -24,7 +35,7 @@ from nettop.snapshots.findings import CPUS, FINDINGS, FIREWALL, LIMITS, LOSSES
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Lens, Rule, Severity, Table
 from nettop.snapshots.services import BUCKETS, SERVICES
-from nettop.snapshots.snapshot import Frame, Rows
+from nettop.snapshots.snapshot import Frame, Rows, unknown_value
 from tests.unit.build import TAKEN_NS, WALL_NS, Row, example_rows, make_frame
 from tests.unit.test_histograms import counted
 
@@ -474,6 +485,27 @@ def test_a_cause_explains_what_follows_from_it() -> None:
     assert len(by_kind) == 3
     assert causes == {"7003": listener["id"], "7004": None}
     assert listener["explains"] == "web cannot connect to 10.0.0.2:7003: timed out, 4/s"
+
+
+def test_what_an_interface_loses_is_not_explained_by_its_namespace() -> None:
+    """Neither failing connects elsewhere nor a process, but the same port or the same interface."""
+    failing = Place(ports=frozenset({9099}), namespaces=frozenset({1}))
+    lost = Place(interfaces=frozenset({"eth0"}), namespaces=frozenset({1}))
+    counted = Place(namespaces=frozenset({1}))
+    assert not failing.explains(lost)
+    assert failing.explains(counted)
+    assert failing.explains(replace(lost, ports=frozenset({9099})))
+    assert Place(interfaces=frozenset({"eth0"})).explains(lost)
+
+
+def test_the_only_cpu_has_no_others(tmp_path: Path) -> None:
+    """The time of others is unknown, so that no rule compares with it."""
+    (tmp_path / "stat").write_text("cpu  0 0 0 0 0 0 300 0\ncpu0 0 0 0 0 0 0 100 0\ncpu1 0 0 0 0 0 0 200 0\n")
+    two = read_cpus(tmp_path, 1).array
+    assert two["elsewhere_ns"].tolist() == two["softirq_ns"].tolist()[::-1]
+    (tmp_path / "stat").write_text("cpu  0 0 0 0 0 0 100 0\ncpu0 0 0 0 0 0 0 100 0\n")
+    one = read_cpus(tmp_path, 1).array["elsewhere_ns"]
+    assert one.tolist() == [unknown_value(one.dtype)]
 
 
 def test_connects_without_a_local_port_explain_the_limit() -> None:

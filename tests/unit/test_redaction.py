@@ -267,6 +267,7 @@ def test_known_names_are_replaced_in_free_text() -> None:
     texts.process(known, "sudo")
     assert known.scrubbed("run nettop with sudo: EPERM") == "run nettop with sudo: EPERM"
     assert "EXAMPLE" not in known.scrubbed("EXAMPLE")
+    assert "10.0.0.9" not in known.scrubbed("10.0.0.1-10.0.0.9 and +10.0.0.9")
 
 
 def test_paths_and_interfaces() -> None:

@@ -52,7 +52,8 @@ _ENDPOINT = re.compile(
 _NAMES_MAX = 1 << 16
 _SEPARATORS = r"\s\"'`()\[\]{}<>,;:=|"
 _WORD = rf"[^{_SEPARATORS}]+"
-_NUMBER = re.compile(r"[+-]?\d[\d.,]{0,14}(?:%|[A-Za-z]{0,2})")
+_NUMBER = re.compile(r"[+-]?\d[\d,]{0,14}(?:\.[\d,]{1,9}){0,2}(?:%|[A-Za-z]{0,2})")
+"""A number or a version: an IPv4 address has one more dot, also behind the minus sign of a range."""
 _PIECE = re.compile(r"[^\W_]+")
 _CAPABILITY = re.compile(r"CAP_[A-Z_]+")
 _ON_EVERY_HOST = frozenset({"nettop", "sudo", "root", "kernel"})
