@@ -59,7 +59,7 @@ class Place:
     interfaces: frozenset[str] = frozenset()
     namespaces: frozenset[int] = frozenset()
 
-    def explains(self, other: Place) -> bool:
+    def may_explain(self, other: Place) -> bool:
         """Return whether both are about the same ports; without ports, the same process, interface or namespace.
 
         A listener has one port of its connections, which have two. What an interface loses is not explained by
@@ -393,7 +393,7 @@ def _explain(raised: Sequence[_Tracked]) -> None:
             cause
             for kind in tracked.finding.rule.explained_by
             for cause in by_kind[kind]
-            if cause.finding.place.explains(place) and tracked.last_ns - cause.last_ns < GONE_AFTER_NS
+            if cause.finding.place.may_explain(place) and tracked.last_ns - cause.last_ns < GONE_AFTER_NS
         ]
         tracked.cause = max(causes, key=lambda cause: cause.finding.place.nearness(place), default=None)
     for tracked in raised:

@@ -6,34 +6,33 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
-
 from nettop.kernel.host.proc_files import TICK_NS, read_text
 from nettop.kernel.net.net_counters import read_softnet
 from nettop.snapshots.findings import CPUS
-from nettop.snapshots.snapshot import Rows, unknown_value
+from nettop.snapshots.snapshot import Rows, rows_from
 
 _OF_CPU = re.compile(r"^cpu(\d+) (.*)$", re.MULTILINE)
 _SOFTIRQ_AT = 6
 """Column of softirq time (proc_stat(5))."""
+_SOFTNET = ("processed", "dropped", "squeezed")
 
 
 def read_cpus(proc: Path, taken_ns: int) -> Rows:
     """Return a row for each online CPU. The only one has no others to compare with."""
     times = {int(cpu): int(rest.split()[_SOFTIRQ_AT]) * TICK_NS for cpu, rest in _OF_CPU.findall(_stat(proc))}
     softnet = read_softnet(proc)
-    rows = np.zeros(len(times), CPUS.dtype)
-    total = sum(times.values())
-    others = len(times) - 1
-    for row, (cpu, softirq) in zip(rows, sorted(times.items()), strict=True):
-        row["id"] = row["cpu"] = cpu
-        row["softirq_ns"] = softirq
-        row["elsewhere_ns"] = (
-            (total - softirq) // others if others else unknown_value(CPUS.dtype["elsewhere_ns"])
-        )
-        if cpu in softnet:
-            row["processed"], row["dropped"], row["squeezed"] = softnet[cpu]
-    return Rows(CPUS, rows, {}, taken_ns)
+    total, others = sum(times.values()), len(times) - 1
+    values = [
+        {
+            "id": cpu,
+            "cpu": cpu,
+            "softirq_ns": softirq,
+            "elsewhere_ns": (total - softirq) // others if others else None,
+            **dict(zip(_SOFTNET, softnet.get(cpu, (0, 0, 0)), strict=True)),
+        }
+        for cpu, softirq in times.items()
+    ]
+    return rows_from(CPUS, values, taken_ns)
 
 
 def _stat(proc: Path) -> str:
