@@ -55,7 +55,7 @@ def opened_recording(path: Path, *, keeps_privileges: bool, whole: bool = True) 
     them; but not those of a test. What nettop-record.service has kept is opened as root: sudo is meant to show it.
 
     `-` is standard input: a file, or a pipe, whose end is awaited if the `whole` recording is needed. Raise UsageError
-    if there is none, SourceFailed if it cannot be read, at the end also if a part of a pipe could not be stored.
+    if there is none, SourceFailed if it cannot be read, at the end also if a part of it could not.
     """
     with opened_recordings([path], keeps_privileges=keeps_privileges, whole=whole) as (recording,):
         yield recording
@@ -66,6 +66,8 @@ def opened_recordings(
     paths: Sequence[Path], *, keeps_privileges: bool, whole: bool = True
 ) -> Iterator[list[Recording]]:
     """Open several recordings; see `opened_recording`."""
+    with importing():
+        from nettop.recording.numbers import Damaged
     with ExitStack() as opened:
         recordings = []
         for path in paths:
@@ -77,9 +79,15 @@ def opened_recordings(
             for recording in recordings:
                 recording.read_all()
                 _refuse_a_part(recording)
-        yield recordings
-        for recording in recordings:
+        try:
+            yield recordings
+        except Damaged as error:
+            raise SourceFailed(
+                f"the recording is damaged at this moment: {error}", "choose another moment"
+            ) from error
+        for path, recording in zip(paths, recordings, strict=True):
             _refuse_a_part(recording)
+            _say_what_is_unread(INPUT if str(path) == STDOUT else str(path), recording)
 
 
 def _opened(path: Path) -> AbstractContextManager[Recording]:
@@ -119,6 +127,22 @@ def _refuse_a_part(recording: Recording) -> None:
         raise SourceFailed(
             f"the recording on {INPUT} was cut short: {recording.cut_short}",
             "set TMPDIR to a folder with more room, or record to a file",
+        )
+
+
+def _say_what_is_unread(name: str, recording: Recording) -> None:
+    """Say what of a recording this version does not know. Raise SourceFailed if some of it is damaged."""
+    unread = recording.unread | (recording.lenses - {lens.id for lens in lenses()})
+    if unread:
+        Diagnostics(sys.stderr)(
+            f"{name} has what this version does not know, and so does not show: {', '.join(sorted(unread))}; "
+            f"nettop {recording.groups[-1].group.nettop} wrote it"
+        )
+    if damage := recording.damage:
+        more = f", and in {len(damage) - 1} other places" if len(damage) > 1 else ""
+        raise SourceFailed(
+            f"{name} is damaged {damage[0]}{more}; the readings there are missing above",
+            "copy it again from where it was recorded",
         )
 
 

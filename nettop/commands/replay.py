@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nettop.output.text import Replay
     from nettop.recording.player import Player
     from nettop.recording.recording import Recording
+    from nettop.snapshots.schema import Lens
     from nettop.snapshots.source import Source
 
 REPLAY_HELP = "Show a recording as if it happened now: every screen and every text output."
@@ -105,11 +106,11 @@ def _show(
     if options.is_text:
         lens, _ = find_table(view.view)
         player.go_to_first(lens)
-        return show_text(settings, session, partial(_replay, player, lens.id))
+        return show_text(settings, session, partial(_replay, player, lens))
     return show_screens(settings, session, "", player)
 
 
-def _replay(player: Player, lens: str, session: Session) -> Replay:
+def _replay(player: Player, lens: Lens, session: Session) -> Replay:
     """Return a replay that shows every reading of a lens."""
     from nettop.output.text import Replay
 

@@ -118,7 +118,9 @@ class Group:
 
     `lenses` are the ids of the lenses, by their numbers; `failures` are the reasons why some have no readings. `host`
     has facts about the host. `previous` is how many bytes before this group the previous one begins in the same file;
-    0 for the first. `marks` are when something was wrong since that one began.
+    0 for the first. `marks` are when something was wrong since that one began, if its writer wrote this one too: if it
+    `follows`. `set_back_ns` is how far the clock was set back before it, so much that its readings come an interval
+    after those before; 0 if it was not.
     """
 
     lenses: tuple[str, ...]
@@ -128,6 +130,8 @@ class Group:
     failures: dict[str, list[str]] = field(default_factory=dict)
     previous: int = 0
     marks: list[Mark] = field(default_factory=list)
+    follows: bool = True
+    set_back_ns: int = 0
     format: int = FORMAT
 
     def to_chunk(self, wall_ns: int) -> Chunk:
@@ -158,7 +162,9 @@ def _check(group: Group) -> None:
     for cause in checked_dict(list, group.failures).values():
         if len(checked_list(str, cause)) != 2:
             raise Damaged("a failure is not a cause and a remedy")
-    if checked(int, group.previous) < 0 or not 0 <= group.interval_s * 1.0 < math.inf:
+    checked(bool, group.follows)
+    numbers = (checked(int, group.previous), checked(int, group.set_back_ns), group.interval_s * 1.0)
+    if not all(0 <= number < math.inf for number in numbers):
         raise Damaged("the beginning of a group has an impossible number")
 
 

@@ -15,14 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from nettop.errors import SourceFailed
 from nettop.query.filter import combined, parse_filter
 from nettop.query.findings import equals, filled, unit_in_sentence
 from nettop.query.query import screen_query
 from nettop.query.units import RATIO, human, unit_of
 from nettop.query.view import View
 from nettop.recording.compared import MEASURES, PRESENCE, ROWS, Measure
-from nettop.recording.numbers import Damaged
 from nettop.recording.reader import Readings
 from nettop.recording.recording import Recording
 from nettop.snapshots import find_table, lenses
@@ -101,7 +99,7 @@ class Difference:
 
 
 def differences(before: Span, now: Span) -> Difference:
-    """Compare two spans by every number that both have. Raise SourceFailed if a recording is damaged there."""
+    """Compare two spans by every number that both have."""
     changes: list[Change] = []
     compared: list[str] = []
     not_compared: dict[str, str] = {}
@@ -234,12 +232,8 @@ def _read(span: Span, lens: Lens, measures: Sequence[Measure]) -> list[Measured]
     """Return the measures of a lens in a span."""
     measured = [Measured(measure, span) for measure in measures]
     readings = Readings(span.recording, lens)
-    for moment in span.moments(lens):
-        try:
-            reading = readings.at(moment)
-        except Damaged as error:
-            raise SourceFailed(f"the recording is damaged: {error}", "choose other moments") from error
-        if reading is None or reading.before is None or reading.before.wall_ns < span.begin_ns:
+    for _, reading in readings.each(span.moments(lens)):
+        if reading.before is None or reading.before.wall_ns < span.begin_ns:
             continue
         views: dict[str, View] = {}
         for each in measured:

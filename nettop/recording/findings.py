@@ -26,9 +26,8 @@ def findings_between(recording: Recording, begin_ns: int, end_ns: int) -> list[d
     found: list[dict[str, Any]] = []
     last: dict[int, tuple[int, int]] = {}
     """Where each finding is in `found`, and when it was last seen."""
-    for moment in recording.moments_between(FINDINGS, begin_ns, end_ns):
-        reading = readings.at(moment)
-        for row in () if reading is None else listed(Frame(reading.now), explained=True):
+    for moment, reading in readings.each(recording.moments_between(FINDINGS, begin_ns, end_ns)):
+        for row in listed(Frame(reading.now), explained=True):
             if row["unseen"]:
                 continue
             at, seen_ns = last.get(row["id"], (-1, 0))

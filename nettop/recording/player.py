@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import threading
 import time
-from bisect import bisect_right
 from collections.abc import Callable
 
-from nettop.errors import SourceFailed
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import Reading, Readings
 from nettop.recording.recording import Recording
@@ -83,10 +81,10 @@ class Player:
         with self._lock:
             self._move(max(self.recording.begin_ns, min(wall_ns, self.recording.end_ns)))
 
-    def step(self, lens: str, readings: int) -> bool:
+    def step(self, lens: Lens, readings: int) -> bool:
         """Pause, and show the next (1) or the last (−1) reading of a lens; return whether there is one."""
         self.is_paused = True
-        moment = self._neighbour(lens, readings)
+        moment = self._after(lens) if readings > 0 else self._before(lens)
         if moment is not None:
             self.jump(moment)
         return moment is not None
@@ -100,11 +98,11 @@ class Player:
         """Return when a lens was next read with rows that are wanted, None if there is none up to the end."""
         recording, now_ns = self.recording, self.wall_ns
         readings = Readings(recording, lens)
-        for moment in recording.moments_between(lens, now_ns + 1, recording.end_ns):
-            reading = readings.at(moment)
-            if reading is not None and has_rows(Frame(reading.now, reading.before)):
-                return moment
-        return None
+        moments = recording.moments_between(lens, now_ns + 1, recording.end_ns)
+        return next(
+            (at for at, reading in readings.each(moments) if has_rows(Frame(reading.now, reading.before))),
+            None,
+        )
 
     def go_to_first(self, lens: Lens) -> None:
         """Go on to the first reading of a lens if there is none up to this moment. Raise Unsupported without any."""
@@ -118,14 +116,15 @@ class Player:
     def _move(self, wall_ns: int) -> None:
         self._from_ns, self._since = wall_ns, self._clock()
 
-    def _neighbour(self, lens: str, readings: int) -> int | None:
-        """Return when the next or the last reading was taken; None if there is none."""
-        recording, now_ns = self.recording, self.wall_ns
-        shown = bisect_right(recording.groups, now_ns, key=lambda group: group.wall_ns) - 1
-        near = range(max(0, shown - 1), min(shown + 2, len(recording.groups)))
-        moments = [moment for number in near for moment in recording.moments(number, lens)]
-        at = bisect_right(moments, now_ns) - 1 + readings
-        return moments[at] if 0 <= at < len(moments) else None
+    def _after(self, lens: Lens) -> int | None:
+        """Return when a lens was read next; None if it was not."""
+        return next(self.recording.moments_between(lens, self.wall_ns + 1, self.recording.end_ns), None)
+
+    def _before(self, lens: Lens) -> int | None:
+        """Return when a lens was read before the reading that is shown; None if it was not."""
+        moments = self.recording.moments_before(lens, self.wall_ns)
+        next(moments, None)
+        return next(moments, None)
 
 
 class RecordedSource:
@@ -149,15 +148,18 @@ class RecordedSource:
             raise recording.refusal(self._lens)
 
     def read(self, taken_ns: int) -> Snapshot:  # noqa: ARG002 - the recording has its own clock
-        """Return the reading at the moment that is shown; without any so far, an empty one. Raise SourceFailed."""
+        """Return the reading at the moment that is shown; an empty one without any so far, and where the recording is
+        damaged, as it says then."""
         self._player.recording.refresh()
+        wall_ns, reading = self._player.wall_ns, None
         try:
-            reading = self._readings.at(self._player.wall_ns)
+            reading = self._readings.at(wall_ns)
+            damage = self._readings.damage_before(wall_ns)
         except Damaged as error:
-            raise SourceFailed(f"the recording is damaged here: {error}", "go to another moment") from error
-        if reading is None:
+            damage = str(error)
+        if reading is None or damage:
             self._shown = None
-            return Snapshot(self._lens.id, self._player.wall_ns, 0, {})
+            return Snapshot(self._lens.id, wall_ns, 0, {}, gaps={"recording": damage} if damage else {})
         if self._shown is None or reading.now is not self._shown.now:
             is_adjacent = self._shown is not None and reading.before is self._shown.now
             self._leap = not reading.is_next, None if is_adjacent else reading.before

@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 import sys
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from nettop.recording.chunks import (
@@ -31,24 +31,29 @@ from nettop.snapshots.snapshot import Rows, Snapshot
 _GROUP_MARKER = MARKER + bytes([What.GROUP])
 _BLOCK = 1 << 20
 """Bytes that are searched at once."""
+_GAP_INTERVALS = 2
+"""So many intervals after the last reading before damage, that one is no longer what happens."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedGroup:
-    """A group, where it begins in the file, and when: not before the one before, even if the clock was set back."""
+    """A group, where it begins in the file, and when."""
 
     at: int
     wall_ns: int
     group: Group
     content: int
     """Where the chunks after its first begin."""
+    shift_ns: int = 0
+    """What was added to its times because the clock was set back later: 0, or negative."""
 
 
 class RecordedFile:
     """The chunks of a file that may still grow.
 
     `damage` says what cannot be read, and where: of the beginning of the file once it is opened, of a group once its
-    chunks are read. An unfinished last chunk is none: it is being written, or its writer was killed.
+    chunks are read. An unfinished last chunk is none: it is being written, or its writer was killed. `unread` names the
+    tables and columns found so far that this version does not know.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -56,6 +61,7 @@ class RecordedFile:
         self._searched = 0
         self.groups: list[PlacedGroup] = []
         self.damage: dict[int, str] = {}
+        self.unread: set[str] = set()
         self.refresh()
 
     def refresh(self) -> bool:
@@ -64,9 +70,7 @@ class RecordedFile:
         begin = max(self._searched - GROUP_MAX, self.groups[-1].content if self.groups else 0)
         added = list(self._groups_between(begin, size))
         self._searched = size
-        for placed in reversed(added):
-            latest_ns = self.groups[-1].wall_ns if self.groups else placed.wall_ns
-            self.groups.append(replace(placed, wall_ns=max(placed.wall_ns, latest_ns)))
+        self.groups += reversed(added)
         if size and (not self.groups or self.groups[0].at):
             self._say_why_none_begins()
         return bool(added)
@@ -93,6 +97,14 @@ class RecordedFile:
                 return
             yield chunk
             at += chunk.file_bytes
+
+    def note_damage(self, number: int, what: str) -> None:
+        """Remember that a group is damaged, though its chunks are whole."""
+        self.damage[self.groups[number].at] = what
+
+    def damage_at(self, number: int, after: int) -> str:
+        """Return why the chunk of a group that begins `after` so many bytes cannot be read; empty if it can."""
+        return self.damage.get(self.groups[number].content + after, "")
 
     def end_of(self, number: int) -> int:
         """Return where the last complete chunk of a group ends."""
@@ -172,21 +184,24 @@ class Groups(Protocol):
     """The groups of a recording, in the order of their time."""
 
     groups: list[PlacedGroup]
+    unread: set[str]
+
+    def note_damage(self, number: int, what: str) -> None:
+        """Remember that a group is damaged, though its chunks are whole."""
+
+    def damage_at(self, number: int, after: int) -> str:
+        """Return why the chunk of a group that begins `after` so many bytes cannot be read; empty if it can."""
 
     def chunks(self, number: int, after: int = 0) -> Iterator[Chunk]:
         """Yield the chunks of a group but its first; those that begin `after` so many bytes."""
 
 
 class Readings:
-    """The readings of a lens in a recording, from any moment on, also while it grows.
-
-    `unread` names the tables and columns found so far that this version does not know.
-    """
+    """The readings of a lens in a recording, from any moment on, also while it grows."""
 
     def __init__(self, file: Groups, lens: Lens) -> None:
         self._file = file
         self._lens = lens
-        self.unread: set[str] = set()
         self._now: Snapshot | None = None
         self._before: Snapshot | None = None
         self._events: list[Rows] = []
@@ -208,6 +223,23 @@ class Readings:
         events, self._events = tuple(self._events), []
         return Reading(self._now, self._before, events, is_next)
 
+    def damage_before(self, wall_ns: int) -> str:
+        """Return why nothing was read for some intervals before this moment, to which `at` has read; empty if nothing
+        is damaged there."""
+        if self._group < 0:
+            return ""
+        since_ns = _GAP_INTERVALS * round(self._file.groups[self._group].group.interval_s * 1e9)
+        if wall_ns - self._reached_ns <= since_ns:
+            return ""
+        return self._broken or self._file.damage_at(self._group, self._read)
+
+    def each(self, moments: Iterable[int]) -> Iterator[tuple[int, Reading]]:
+        """Yield the readings at these moments, without those that are damaged."""
+        for moment in moments:
+            with suppress(Damaged):
+                if (reading := self.at(moment)) is not None:
+                    yield moment, reading
+
     def _jump(self, number: int, wall_ns: int) -> None:
         """Begin with a group, or with the one before if it has less than two readings up to this moment."""
         self._now = self._before = None
@@ -220,8 +252,9 @@ class Readings:
         """Begin with the chunks of a group."""
         self._group, self._read = group, 0
         self._reached_ns = 0
+        self._broken = ""
         self._reader, self._decompressor = ReadingReader(self._lens), Decompressor()
-        self._reader.unread = self.unread
+        self._reader.unread = self._file.unread
 
     def _due(self, wall_ns: int) -> list[Chunk]:
         """Return the lens's next chunks in this group, up to a moment, and remember what has been read."""
@@ -252,6 +285,7 @@ class Readings:
                     left -= 1
                 elif (events := self._reader.read_events(content)) is not None:
                     self._events.append(events)
-        except Damaged:
-            self._read = sys.maxsize  # nothing can follow without this chunk
+        except Damaged as error:
+            self._read, self._broken = sys.maxsize, str(error)  # nothing can follow without this chunk
+            self._file.note_damage(self._group, str(error))
             raise

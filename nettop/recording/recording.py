@@ -9,6 +9,7 @@ import tempfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -65,10 +66,14 @@ class Recording:
     def __init__(self, files: Sequence[RecordedFile], spool: Spool | None = None) -> None:
         self._files = files
         self._spool = spool
+        self.unread: set[str] = set()
+        """The tables and columns found so far that this version does not know."""
         self.groups: list[PlacedGroup] = []
         self.end_ns = 0
         """When it ends so far, by the wall clock."""
         self._places: list[tuple[RecordedFile, int]] = []
+        self._ended: dict[tuple[RecordedFile, int], list[Mark]] = {}
+        """Marks of groups that the following one does not have."""
         self._size = 0
         self._newest: _Newest | None = None
         self.refresh()
@@ -85,16 +90,21 @@ class Recording:
             self._place_groups()
         if self._newest is not None:
             self._newest.read(partial(self.chunks, -1))
-            self.end_ns = max(self.end_ns, self._newest.end_ns)
+            self.end_ns = self._newest.end_ns
 
     def _place_groups(self) -> None:
         """Order the groups of all files by time. Other threads may read the groups meanwhile."""
-        places = [(file, number) for file in self._files for number in range(len(file.groups))]
-        places.sort(key=lambda place: place[0].groups[place[1]].wall_ns)
+        files = sorted((file for file in self._files if file.groups), key=lambda file: file.groups[0].wall_ns)
+        places = [(file, number) for file in files for number in range(len(file.groups))]
         last, self._places = self._places[-1:], places
-        self.groups = [file.groups[number] for file, number in places]
+        self.groups = _in_order([file.groups[number] for file, number in places], self._raw_end_of)
         if last != places[-1:]:
             self._newest = _Newest(self.groups[-1])
+
+    def _raw_end_of(self, number: int) -> int:
+        """Return when a group ends, by the clock as it was then."""
+        file, place = self._places[number]
+        return max([file.groups[place].wall_ns, *(chunk.wall_ns for chunk in file.chunks(place))])
 
     # --- recordings that grow -------------------------------------------------------------------------------
 
@@ -129,11 +139,25 @@ class Recording:
         """Yield the chunks of a group but its first, up to the first that is damaged or unfinished; those that begin
         `after` so many bytes."""
         file, place = self._places[number]
-        return file.chunks(place, after)
+        shift_ns = self.groups[number].shift_ns
+        chunks = file.chunks(place, after)
+        if not shift_ns:
+            return chunks
+        return (replace(chunk, wall_ns=chunk.wall_ns + shift_ns) for chunk in chunks)
+
+    def note_damage(self, number: int, what: str) -> None:
+        """Remember that a group is damaged, though its chunks are whole."""
+        file, place = self._places[number]
+        file.note_damage(place, what)
+
+    def damage_at(self, number: int, after: int) -> str:
+        """Return why the chunk of a group that begins `after` so many bytes cannot be read; empty if it can."""
+        file, place = self._places[number]
+        return file.damage_at(place, after)
 
     @property
     def damage(self) -> list[str]:
-        """What cannot be read, and where."""
+        """What was found so far that cannot be read, and where."""
         return [f"at byte {at:,}: {what}" for file in self._files for at, what in sorted(file.damage.items())]
 
     @property
@@ -154,8 +178,21 @@ class Recording:
     @property
     def marks(self) -> list[Mark]:
         """When something was wrong."""
-        ended = [mark for group in self.groups[1:] for mark in group.group.marks]
+        ended = [mark for number in range(len(self.groups) - 1) for mark in self._marks_of(number)]
         return ended + ([] if self._newest is None else self._newest.marks.so_far())
+
+    def _marks_of(self, number: int) -> list[Mark]:
+        """Return the marks of a group that others follow: the next one has them, if the same writer wrote it."""
+        following, shift_ns = self.groups[number + 1].group, self.groups[number].shift_ns
+        marks = following.marks
+        if not following.follows:
+            place = self._places[number]
+            if place not in self._ended:
+                ended = _Newest(self.groups[number])
+                ended.read(partial(place[0].chunks, place[1]))
+                self._ended[place] = ended.marks.so_far()
+            marks = self._ended[place]
+        return [mark.shifted(shift_ns) for mark in marks] if shift_ns else marks
 
     def refusal(self, lens: Lens) -> Unsupported:
         """Return why a lens has no readings."""
@@ -176,6 +213,12 @@ class Recording:
             raise self.refusal(lens)
         return first
 
+    def moments_before(self, lens: Lens, end_ns: int) -> Iterator[int]:
+        """Yield when a lens was read up to a moment, the last one first."""
+        last = bisect_right(self.groups, end_ns, key=lambda group: group.wall_ns)
+        for number in reversed(range(last)):
+            yield from (ns for ns in reversed(self.moments(number, lens.id)) if ns <= end_ns)
+
     def moments_between(self, lens: Lens, begin_ns: int, end_ns: int) -> Iterator[int]:
         """Yield when a lens was read, from one moment to another, both included."""
         first, last = (
@@ -192,6 +235,22 @@ class Recording:
             return []
         chunks = (chunk for chunk in self.chunks(number) if chunk.lens == lenses.index(lens))
         return [chunk.wall_ns for chunk in chunks if chunk.what is What.READING]
+
+
+def _in_order(groups: list[PlacedGroup], end_of: Callable[[int], int]) -> list[PlacedGroup]:
+    """Return the groups with times in their order: where the clock was set back, those before have the times of the
+    later clock. `end_of` returns when one of them ends.
+    """
+    shift_ns, ordered = 0, []
+    for number in range(len(groups) - 1, -1, -1):
+        placed = groups[number]
+        ordered.append(replace(placed, wall_ns=max(0, placed.wall_ns + shift_ns), shift_ns=shift_ns))
+        set_back_ns = placed.group.set_back_ns
+        if number and not set_back_ns and placed.wall_ns < groups[number - 1].wall_ns:
+            # Its writer did not know: it was started since.
+            set_back_ns = end_of(number - 1) - placed.wall_ns + round(placed.group.interval_s * 1e9)
+        shift_ns -= set_back_ns
+    return ordered[::-1]
 
 
 @contextmanager

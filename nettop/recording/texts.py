@@ -37,7 +37,7 @@ def _safe(value: Any) -> Any:
 
 def checked(kind: type[V], value: Any) -> V:
     """Return a value of this type; raise Damaged if it has another one."""
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise Damaged(f"{value!r:.40} is not of the type {kind.__name__}")
     return value
 

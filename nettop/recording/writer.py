@@ -76,11 +76,15 @@ class RecordingWriter:
         self._lenses: dict[str, _LensWriter] = {}
         self._whole_bytes = 0
         self._marks = Marks()
+        self._follows = False
+        self._last_ns: dict[str, int] = {}
+        """When each lens was last read."""
 
     def write(self, snapshot: Snapshot) -> None:
         """Write a snapshot. Raise what `append` raises, and TooLarge if it is too large for a recording."""
         with self._whole_chunks():
-            lens = self._lens(snapshot.lens, snapshot.wall_ns)
+            set_back_ns = max(0, self._last_ns.get(snapshot.lens, 0) - snapshot.wall_ns)
+            lens = self._lens(snapshot.lens, snapshot.wall_ns, set_back_ns)
             if self._redactor is not None:
                 snapshot = self._redactor.snapshot(snapshot)
             chunk = lens.snapshot(snapshot)
@@ -88,6 +92,7 @@ class RecordingWriter:
             if lens.readings == 1:
                 self._whole_bytes += chunk.file_bytes
         self._marks.add(snapshot)
+        self._last_ns[snapshot.lens] = snapshot.wall_ns
 
     def write_events(self, lens: str, batch: Rows, wall_ns: int) -> None:
         """Write rows of an append table that were taken at this time. Raise as `write` does."""
@@ -106,11 +111,12 @@ class RecordingWriter:
         self._sink = sink
         self._lenses = {}
 
-    def _lens(self, lens: str, wall_ns: int) -> _LensWriter:
-        """Return the writer of a lens; begin a new group if there is none, or if the group has become long."""
+    def _lens(self, lens: str, wall_ns: int, set_back_ns: int = 0) -> _LensWriter:
+        """Return the writer of a lens; begin a new group if there is none, if the group has become long, or if the
+        clock was set back since the lens was last read."""
         known = self._lenses.get(lens)
-        if known is None or known.readings >= READINGS_PER_GROUP or self._is_long:
-            self._begin_group(lens, wall_ns)
+        if known is None or known.readings >= READINGS_PER_GROUP or self._is_long or set_back_ns:
+            self._begin_group(lens, wall_ns, set_back_ns)
         return self._lenses[lens]
 
     @property
@@ -118,14 +124,22 @@ class RecordingWriter:
         changes = self._sink.group_bytes - self._whole_bytes
         return changes > max(BYTES_PER_GROUP, self._whole_bytes)
 
-    def _begin_group(self, lens: str, wall_ns: int) -> None:
+    def _begin_group(self, lens: str, wall_ns: int, set_back_ns: int) -> None:
         if lens not in self._origin.lenses:
             self._origin = replace(self._origin, lenses=(*self._origin.lenses, lens))
-        group = replace(self._origin, previous=self._sink.group_bytes, marks=self._marks.so_far())
+        group = replace(
+            self._origin,
+            previous=self._sink.group_bytes,
+            marks=self._marks.so_far(),
+            follows=self._follows,
+            set_back_ns=set_back_ns and set_back_ns + round(self._origin.interval_s * 1e9),
+        )
+        if set_back_ns:
+            self._last_ns.clear()
         if self._redactor is not None:
             group = self._redactor.group(group)
         self._sink.put(group.to_chunk(wall_ns))
-        self._marks = Marks()
+        self._marks, self._follows = Marks(), True
         self._lenses = {each: _LensWriter(number) for number, each in enumerate(self._origin.lenses)}
         self._whole_bytes = 0
 

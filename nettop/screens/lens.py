@@ -303,7 +303,7 @@ class LensScreen(QueryScreen, inherit_bindings=False):
 
     def action_step_forward(self, readings: int = 1) -> None:
         """Pause, and show the next or the last (−1) reading."""
-        if not self._player.step(self.lens.id, readings):
+        if not self._player.step(self.lens, readings):
             self.notify("this is the last reading" if readings > 0 else "this is the first reading")
         self._show_moment()
 

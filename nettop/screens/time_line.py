@@ -53,6 +53,8 @@ class TimeLine(Lines):
         after: Line = (Span(f" {time_text(recording.end_ns, with_day=False)} ", Role.DIM),)
         if recording.cut_short:
             after += (Span(f"cut short: {recording.cut_short} ", Role.BAD),)
+        if recording.damage:
+            after += (Span("damaged ", Role.BAD),)
         self._first, self._cells = width_of(before), width - width_of(before) - width_of(after)
         if self._cells < _LEAST_CELLS:
             return before[:2]

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.recording.reader import Readings, RecordedFile
+from nettop.recording.recording import Recording
 from nettop.recording.writer import RecordingWriter, Sink
 from nettop.snapshots import own_lenses
 from nettop.snapshots.own_cost import SELF
@@ -64,7 +65,7 @@ def test_in_order(name: str, seed: int) -> None:
             if reading.before is not None:
                 assert_same(reading.before, taken[number - 1].snapshot)
         assert len(file.groups) == READINGS // GROUP + 1
-        assert (file.damage, readings.unread) == ({}, set())
+        assert (file.damage, file.unread) == ({}, set())
 
 
 @pytest.mark.parametrize("name", LENSES)
@@ -151,19 +152,51 @@ def test_several_lenses() -> None:
 
 
 def test_a_clock_that_was_set_back() -> None:
-    """Readings stay in their order; those after the step count as of its time."""
-    taken = random_readings(BANDWIDTH, 2, 2 * GROUP)
-    earlier = [
-        Taken(replace(each.snapshot, wall_ns=each.snapshot.wall_ns - 3600 * SECOND_NS))
-        for each in taken[GROUP:]
+    """Every reading has a moment of its own, in their order; those before the step have the times of the later clock,
+    an interval before those after it."""
+    taken = random_readings(BANDWIDTH, 2, 3 * GROUP)
+    for step_s in (2, 3600):
+        for at in (GROUP, GROUP + 1):
+            assert_all_reached(taken[:at], set_back(taken[at:], step_s))
+
+
+def test_a_clock_that_was_set_back_between_two_recordings() -> None:
+    """A writer that was started since does not know the step."""
+    taken = random_readings(BANDWIDTH, 2, 3 * GROUP)
+    content = bytearray(recorded(taken[:GROUP]))
+    later = set_back(taken[GROUP:], 3600)
+    write(RecordingWriter(Sink(content.extend, len(content), 0), ORIGIN), later)
+    with opened(bytes(content)) as file:
+        assert [each.group.follows for each in file.groups] == [False, False, True]
+        assert_reached(Recording([file]), taken[:GROUP], later)
+    with opened(recorded(taken[:GROUP])) as first, opened(recorded(later)) as second:
+        assert_reached(Recording([second, first]), later, taken[:GROUP])
+
+
+def set_back(taken: list[Taken], step_s: int) -> list[Taken]:
+    """Return the readings as of a clock that was set back."""
+    return [
+        replace(each, snapshot=replace(each.snapshot, wall_ns=each.snapshot.wall_ns - step_s * SECOND_NS))
+        for each in taken
     ]
-    with opened(recorded([*taken[:GROUP], *earlier])) as file:
-        times = [place.wall_ns for place in file.groups]
-        assert times == sorted(times)
-        readings = Readings(file, BANDWIDTH)
-        reading = readings.at(times[-1])
-        assert reading is not None
-        assert_same(reading.now, earlier[-1].snapshot)
+
+
+def assert_all_reached(before: list[Taken], after: list[Taken]) -> None:
+    """Assert that a recording of these readings has them all."""
+    with opened(recorded([*before, *after])) as file:
+        assert_reached(Recording([file]), before, after)
+
+
+def assert_reached(recording: Recording, before: list[Taken], after: list[Taken]) -> None:
+    """Assert that all readings are reached in this order."""
+    moments = list(recording.moments_between(BANDWIDTH, recording.begin_ns, recording.end_ns))
+    assert moments == sorted(set(moments))
+    assert moments == list(reversed(list(recording.moments_before(BANDWIDTH, recording.end_ns))))
+    assert moments[len(before) :] == [each.snapshot.wall_ns for each in after]
+    assert moments[-1] == recording.end_ns
+    readings = Readings(recording, BANDWIDTH)
+    for (_, reading), each in zip(readings.each(moments), [*before, *after], strict=True):
+        assert_same(reading.now, each.snapshot)
 
 
 def test_a_failed_write_ends_the_group() -> None:

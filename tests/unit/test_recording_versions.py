@@ -115,7 +115,7 @@ def test_format_1() -> None:
         reading = readings.at(WALL_NS + 5 * SECOND_NS)
     assert file.groups[-1].group.lenses == ("connections", "weather")
     assert file.groups[-1].group.host == {"kernel": "6.1.0"}
-    assert readings.unread == {
+    assert file.unread == {
         "connections.dreams",
         "connections.sockets.mood",
         "connections.sockets.rtt_us",
@@ -153,4 +153,4 @@ def test_its_own_version_reads_all() -> None:
                         reading.now.tables["dreams"].array.tolist()
                         == snapshot.tables["dreams"].array.tolist()
                     )
-                assert readings.unread == set()
+                assert file.unread == set()

@@ -204,17 +204,77 @@ def test_a_jump(path: Path, second: int) -> None:
 def test_steps(path: Path) -> None:
     """Forward and back over all readings, across groups; the first and the last have no neighbour."""
     with played(path) as (player, _, session):
-        assert not player.step(LENS.id, -1)
+        assert not player.step(LENS, -1)
         for second in range(1, READINGS):
-            assert player.step(LENS.id, 1)
+            assert player.step(LENS, 1)
             assert second_of(shown(session).now) == second
-        assert not player.step(LENS.id, 1)
+        assert not player.step(LENS, 1)
         for second in reversed(range(READINGS - 1)):
-            assert player.step(LENS.id, -1)
+            assert player.step(LENS, -1)
             frame = shown(session)
             assert second_of(frame.now) == second
             assert second_of(frame.before) == (second - 1 if second else None)
         assert player.is_paused
+
+
+def damaged(path: Path, group: int, *, at: float = 0.5) -> Path:
+    """Change a byte of a group of a recording."""
+    content = bytearray(path.read_bytes())
+    with open_recording(path) as recording:
+        begin, end = (recording.groups[number].at for number in (group, group + 1))
+    content[begin + round(at * (end - begin))] ^= 0xFF
+    path.write_bytes(content)
+    return path
+
+
+def test_steps_over_damage(path: Path) -> None:
+    """Forward and back over groups of which nothing can be read."""
+    whole = [*range(8), *range(24, READINGS)]
+    for group in (2, 1):
+        damaged(path, group, at=0.01)
+    with played(path) as (player, _, session):
+        seen = [0.0]
+        while player.step(LENS, 1):
+            seen.append(second_of(shown(session).now) or 0)
+        assert seen == whole
+        while player.step(LENS, -1):
+            assert second_of(shown(session).now) == (seen := seen[:-1])[-1]
+        assert seen == [0]
+
+
+def test_steps_over_groups_without_the_lens(tmp_path: Path) -> None:
+    """Another lens went on while this one was not read."""
+    findings = Snapshot(FINDINGS_LENS.id, 0, 0, {})
+    taken = snapshots()
+    others = [at_second(findings, second) for second in range(8, 32)]
+    for group in (taken[:8], *(others[at : at + 8] for at in (0, 8, 16)), taken[32:]):
+        record(tmp_path / "r.nettop", group)
+    with played(tmp_path / "r.nettop") as (player, _, session):
+        for second in range(7):
+            assert player.step(LENS, 1)
+        assert player.step(LENS, 1)
+        assert second_of(shown(session).now) == 32
+        assert player.step(LENS, -1)
+        assert second_of(shown(session).now) == 7
+
+
+def test_what_is_damaged_is_not_shown_as_the_last_reading(path: Path) -> None:
+    """Between the last reading before damage and the next group there is none, and why."""
+    damaged(path, 1)
+    with played(path) as (player, _, session):
+        seen: dict[int, float | str | None] = {}
+        for second in range(8, 18):
+            player.jump(BEGIN_NS + second * SECOND_NS)
+            now = shown(session).now
+            seen[second] = second_of(now) if now.tables else now.gaps["recording"]
+    last = max(second for second in range(8, 16) if seen[second] == second)
+    assert list(seen.values()) == [
+        *range(8, last + 1),
+        *[last] * 2,
+        *["a checksum is wrong"] * (13 - last),
+        16,
+        17,
+    ]
 
 
 def test_events(path: Path) -> None:
