@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from nettop.errors import UsageError
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_DISTANCE = re.compile(r"([+-]?)\s*(\d+(?:\.\d+)?)\s*(s|m|h|d)[a-z]*\.?(\s+ago)?", re.IGNORECASE)
+_UNIT = r"s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?"
+_DISTANCE = re.compile(rf"([+-]?)\s*(\d+(?:\.\d+)?)\s*({_UNIT})\.?(\s+ago)?", re.IGNORECASE)
 _TIME = re.compile(r"(?:(\d{4}-\d\d-\d\d)[ T])?(\d{1,2}):(\d\d)(?::(\d\d(?:\.\d+)?))?Z?")
 EXAMPLES = "14:32, 14:32:05, '2026-11-28 14:32', -5m, +30s, '2 hours ago', begin or end"
 _NS = 1_000_000_000
@@ -37,7 +38,7 @@ def _moment(text: str, begin_ns: int, end_ns: int, here_ns: int, now_ns: int) ->
         return begin_ns if text == "begin" else end_ns
     if found := _DISTANCE.fullmatch(text):
         sign, amount, unit, ago = found.groups()
-        distance = round(float(amount) * _SECONDS[unit.lower()] * _NS)
+        distance = round(float(amount) * _SECONDS[unit[0].lower()] * _NS)
         if ago and not sign:
             return now_ns - distance
         if sign and not ago:
@@ -60,7 +61,7 @@ def _moment(text: str, begin_ns: int, end_ns: int, here_ns: int, now_ns: int) ->
 def parse_length(text: str) -> int:
     """Return a length of time in ns: 90, 60s, 15m, 2h. Raise UsageError if it is none, or 0."""
     found = _DISTANCE.fullmatch(text.strip() if not text.strip().isdecimal() else f"{text.strip()}s")
-    length = 0 if found is None or found[1] or found[4] else float(found[2]) * _SECONDS[found[3].lower()]
+    length = 0 if found is None or found[1] or found[4] else float(found[2]) * _SECONDS[found[3][0].lower()]
     if not length:
         raise UsageError(f"{text!r} is no length of time", "write it like 60s, 15m or 2h")
     return round(length * _NS)

@@ -11,7 +11,7 @@ from nettop.recording.numbers import Damaged
 from nettop.recording.reader import Reading, Readings
 from nettop.recording.recording import Recording
 from nettop.snapshots.schema import Lens
-from nettop.snapshots.snapshot import Frame, Rows, Snapshot
+from nettop.snapshots.snapshot import RECORDING, Frame, Rows, Snapshot
 from nettop.snapshots.source import SourceOptions
 
 
@@ -105,13 +105,21 @@ class Player:
         )
 
     def go_to_first(self, lens: Lens) -> None:
-        """Go on to the first reading of a lens if there is none up to this moment. Raise Unsupported without any."""
+        """Go on to the first reading of a lens if there is none up to this moment, to the next one if this moment is
+        damaged. Raise Unsupported without any, and Damaged without a next one."""
         recording = self.recording
         while recording.expects(lens) and recording.wait_for_more():
             recording.refresh()
         first = recording.first_moment(lens, recording.begin_ns)
         if first > self.wall_ns:
             self.jump(first)
+        readings = Readings(recording, lens)
+        readings.at(self.wall_ns)
+        if damage := readings.damage_before(self.wall_ns):
+            following = self._after(lens)
+            if following is None:
+                raise Damaged(damage)
+            self.jump(following)
 
     def _move(self, wall_ns: int) -> None:
         self._from_ns, self._since = wall_ns, self._clock()
@@ -159,7 +167,7 @@ class RecordedSource:
             damage = str(error)
         if reading is None or damage:
             self._shown = None
-            return Snapshot(self._lens.id, wall_ns, 0, {}, gaps={"recording": damage} if damage else {})
+            return Snapshot(self._lens.id, wall_ns, 0, {}, gaps={RECORDING: damage} if damage else {})
         if self._shown is None or reading.now is not self._shown.now:
             is_adjacent = self._shown is not None and reading.before is self._shown.now
             self._leap = not reading.is_next, None if is_adjacent else reading.before

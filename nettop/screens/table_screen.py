@@ -25,7 +25,7 @@ from nettop.settings import ViewSettings
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Kind, Lens, Table
-from nettop.snapshots.snapshot import Frame, Rows, Snapshot
+from nettop.snapshots.snapshot import RECORDING, Frame, Rows, Snapshot
 from nettop.widgets.bar import Bar, BarItem
 from nettop.widgets.cells import RowStyle, role_of
 from nettop.widgets.columns import declared
@@ -192,6 +192,8 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             self._show_notice(
                 Span(failure.what, Role.BAD), Span(failure.remedy), Span("Enter tries again", Role.DIM)
             )
+        elif frame is not None and not frame.now.tables and self.context.player is not None:
+            self._show_nothing(frame.now)
         elif frame is None or not self.has_table(frame):
             self._show_attaching()
         elif frame is not self._frame:
@@ -208,6 +210,16 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         seconds = int(self.context.clock() - self._attaching_since)
         text = f"{self.lens.title}: attaching …{f' {seconds} s' if seconds else ''}"
         self._show_notice(Span(text, Role.DIM))
+
+    def _show_nothing(self, now: Snapshot) -> None:
+        """Say why a recording has no reading at this moment."""
+        self._attaching_since = self._frame = self.view = self._headline_drawn = None
+        if (damage := now.gaps.get(RECORDING)) is None:
+            self._show_notice(Span(f"{self.lens.title}: not read before this moment", Role.DIM))
+        else:
+            self._show_notice(
+                Span(f"the recording is damaged here: {damage}", Role.BAD), Span(". goes over it")
+            )
 
     def has_table(self, frame: Frame) -> bool:
         """Return False while the source has not read the table: it reads some only once they are shown."""

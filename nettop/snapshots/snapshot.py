@@ -62,6 +62,9 @@ NAMESPACES_PARTLY_SEEN = "namespaces_partly_seen"
 NOT_COMPLETE_YET = np.iinfo(np.int64).max
 """`Snapshot.complete_since_ns` while hooks are still being attached."""
 
+RECORDING = "recording"
+"""The gap of a moment at which a recording is damaged."""
+
 TICKS = "ticks"
 """Name of sampling ticks: received ones in `counts`, missed ones in `lost`."""
 _MANY_MISSED = 0.1

@@ -55,9 +55,9 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return record(tmp_path / "r.nettop", snapshots(), events)
 
 
-def bundled(*words: str) -> dict[str, str]:
+def bundled(*words: str, code: ExitCode = ExitCode.DONE) -> dict[str, str]:
     """Make a bundle, and return its texts by name."""
-    assert run(["bundle", *words, "-o", "b.tar.gz"], no_probes) == ExitCode.DONE
+    assert run(["bundle", *words, "-o", "b.tar.gz"], no_probes) == code
     return members(Path("b.tar.gz").read_bytes())
 
 
@@ -202,7 +202,7 @@ def test_damage_is_said(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-    texts = bundled(str(path))
+    texts = bundled(str(path), code=ExitCode.SOURCE)
     assert 0 < len(replayed("b.tar.gz", capfd)) < READINGS
     assert "The recording is damaged, and this is not in the bundle:\nat byte" in texts["README.txt"]
 

@@ -20,8 +20,9 @@ from nettop.recording.moments import parse_moment, time_text
 from nettop.recording.player import Player, RecordedSource
 from nettop.recording.recording import open_recording
 from nettop.snapshots.connections import EVENTS, LENS
+from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
-from nettop.snapshots.snapshot import Frame, Snapshot
+from nettop.snapshots.snapshot import RECORDING, Frame, Snapshot
 from tests.unit.build import Row, make_frame, make_rows
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
 
@@ -107,6 +108,9 @@ def second_of(snapshot: Snapshot | None) -> float | None:
         ("-2h", 0),
         ("+1.5h", 3600),
         ("90 minutes ago", 1800),
+        ("1.5 hrs ago", 1800),
+        ("-5min", 1500),
+        ("-30 sec.", 1770),
     ],
 )
 def test_moments(text: str, second: float) -> None:
@@ -124,7 +128,20 @@ def test_a_time_of_day_is_the_last_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "noon", "25:00", "14:61", "5m", "13:00", "15:30", "2026-11-27 14:30", "3h ago"]
+    "text",
+    [
+        "",
+        "noon",
+        "25:00",
+        "14:61",
+        "5m",
+        "13:00",
+        "15:30",
+        "2026-11-27 14:30",
+        "3h ago",
+        "-500ms",
+        "2 months ago",
+    ],
 )
 def test_moments_that_are_none(text: str) -> None:
     """Unreadable ones, and those outside of the recording."""
@@ -238,7 +255,8 @@ def test_steps_over_damage(path: Path) -> None:
             seen.append(second_of(shown(session).now) or 0)
         assert seen == whole
         while player.step(LENS, -1):
-            assert second_of(shown(session).now) == (seen := seen[:-1])[-1]
+            seen.pop()
+            assert second_of(shown(session).now) == seen[-1]
         assert seen == [0]
 
 
@@ -250,9 +268,7 @@ def test_steps_over_groups_without_the_lens(tmp_path: Path) -> None:
     for group in (taken[:8], *(others[at : at + 8] for at in (0, 8, 16)), taken[32:]):
         record(tmp_path / "r.nettop", group)
     with played(tmp_path / "r.nettop") as (player, _, session):
-        for second in range(7):
-            assert player.step(LENS, 1)
-        assert player.step(LENS, 1)
+        assert all(player.step(LENS, 1) for _ in range(8))
         assert second_of(shown(session).now) == 32
         assert player.step(LENS, -1)
         assert second_of(shown(session).now) == 7
@@ -266,7 +282,7 @@ def test_what_is_damaged_is_not_shown_as_the_last_reading(path: Path) -> None:
         for second in range(8, 18):
             player.jump(BEGIN_NS + second * SECOND_NS)
             now = shown(session).now
-            seen[second] = second_of(now) if now.tables else now.gaps["recording"]
+            seen[second] = second_of(now) if now.tables else now.gaps[RECORDING]
     last = max(second for second in range(8, 16) if seen[second] == second)
     assert list(seen.values()) == [
         *range(8, last + 1),
@@ -275,6 +291,41 @@ def test_what_is_damaged_is_not_shown_as_the_last_reading(path: Path) -> None:
         16,
         17,
     ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "replay {} --table",
+        "replay {} --format jsonl",
+        "replay {} --once --at 14:00:14",
+        "check --from {}",
+        "diff {} 14:00:00 14:00:25 --span 15s",
+        "bundle {} -o b.tar.gz",
+    ],
+)
+def test_every_command_says_what_is_damaged(
+    tmp_path: Path, words: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it has shown what can be read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(writer, "READINGS_PER_GROUP", 8)
+    taken = snapshots()
+    record(Path("r.nettop"), [each for at in range(READINGS) for each in (taken[at], findings_at(at))])
+    damaged(Path("r.nettop"), 1)
+    assert run(words.format("r.nettop").split(), no_probes) == ExitCode.SOURCE
+    said = capfd.readouterr().err
+    assert "r.nettop is damaged at byte " in said
+    assert "Traceback" not in said
+
+
+def test_what_a_newer_version_wrote_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its lenses, tables and columns that are not shown."""
+    recording = Path(__file__).parent / "recordings" / "format-1.nettop"
+    assert run(["replay", str(recording), "--once"], no_probes) == ExitCode.DONE
+    assert "what this version does not know, and so does not show: connections.dreams, connections." in (
+        capfd.readouterr().err
+    )
 
 
 def test_events(path: Path) -> None:
@@ -375,3 +426,21 @@ def test_privileges_are_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert run(["replay", str(path), "--once"]) == ExitCode.DONE
     assert run(["check", "--from", str(path)]) == ExitCode.UNSUPPORTED
     assert len(given_up) == 2
+
+
+# --- marks --------------------------------------------------------------------------------------------------------
+
+
+def findings_at(second: float, *severities: int) -> Snapshot:
+    """Return findings of these severities."""
+    rows = make_rows([{"id": number, "severity": code} for number, code in enumerate(severities)], FINDINGS)
+    return at_second(Snapshot(FINDINGS_LENS.id, 0, 0, {FINDINGS.name: rows}), second)
+
+
+@pytest.mark.parametrize("in_one_file", [True, False])
+def test_marks_before_a_restart(tmp_path: Path, *, in_one_file: bool) -> None:
+    """What was wrong before a recorder was killed is marked though no later group of its own says so."""
+    for name, seconds in (("a", range(5)), ("a" if in_one_file else "b", range(10, 15))):
+        record(tmp_path / f"{name}.nettop", [findings_at(each, *[1] * (each % 10 == 3)) for each in seconds])
+    with open_recording(tmp_path) as recording:
+        assert [(mark.begin_ns - BEGIN_NS) / SECOND_NS for mark in recording.marks] == [3, 13]
