@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -21,8 +20,6 @@ from nettop.snapshots.hosts import HOSTS_LENS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.snapshot import Rows
 
-_BATCHES_MAX = 1024
-"""Batches of events kept for the source of their lens, which takes them with every reading."""
 _CHECK_S = 0.2
 """Seconds between two checks of whether a command has ended."""
 _RETRY_S = (1.0, 2.0, 5.0, 10.0)
@@ -56,8 +53,8 @@ class Link:
     """When the command was started."""
     read_at: float = 0.0
     newest: dict[str, Reading] = field(default_factory=dict)
-    events: dict[str, deque[Rows]] = field(default_factory=dict)
-    """What came with readings and nobody has taken yet, by lens."""
+    events: dict[str, list[Rows]] = field(default_factory=dict)
+    """What came with readings and was not taken yet, of the lenses whose events are taken."""
 
     def lose(self, cause: str, remedy: str, now: float) -> None:
         """Note why the host has no readings any more, and when to try again."""
@@ -84,8 +81,9 @@ class Hosts:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.names = tuple(dict.fromkeys(names))
+        self.interval_s = interval_s
+        self.clock = clock
         self._start = start
-        self._clock = clock
         self._late_after_s = max(LATE_AFTER_S, 3 * interval_s)
         self._lock = threading.Lock()
         self._links: dict[tuple[str, tuple[str, ...]], Link] = {}
@@ -102,8 +100,8 @@ class Hosts:
         self._changed.set()
         self._thread.join()
 
-    def use(self, lens: str) -> None:
-        """Have a lens recorded on every host."""
+    def use(self, lens: str, *, with_events: bool = False) -> None:
+        """Have a lens recorded on every host; `with_events` by the one that will take its events."""
         with self._lock:
             for host in self.names:
                 key = host, recorded_with(lens)
@@ -111,13 +109,18 @@ class Hosts:
                 if not link.users:
                     link.forget()
                 link.users += 1
+                if with_events:
+                    link.events[lens] = []
         self._changed.set()
 
-    def release(self, lens: str) -> None:
-        """End the recording of a lens that nobody uses any more."""
+    def release(self, lens: str, *, with_events: bool = False) -> None:
+        """End the recording of a lens that nobody uses any more, and the collection of its events."""
         with self._lock:
             for host in self.names:
-                self._links[host, recorded_with(lens)].users -= 1
+                link = self._links[host, recorded_with(lens)]
+                link.users -= 1
+                if with_events:
+                    link.events.pop(lens, None)
         self._changed.set()
 
     def newest(self, lens: str) -> dict[str, Reading]:
@@ -133,8 +136,8 @@ class Hosts:
         """Remove and return the events of each host that came with the readings so far."""
         taken = {}
         for link in self._links_of(lens):
-            taken[link.host] = list(link.events.get(lens, ()))
-            link.events.pop(lens, None)
+            if lens in link.events:
+                taken[link.host], link.events[lens] = link.events[lens], []
         return taken
 
     def lost(self, lens: str) -> dict[str, Link]:
@@ -156,14 +159,15 @@ class Hosts:
 
     def _read(self, link: Link, lens: str) -> Reading | None:
         """Return the newest reading of a lens there; None if there is none, or none that is recent."""
-        stream, now = link.stream, self._clock()
+        stream, now = link.stream, self.clock()
         if stream is None:
             return None
         try:
             reading = stream.newest(lens)
         except Damaged as error:
             with self._lock:
-                link.lose(f"what it sends is damaged: {error}", _SAME_VERSION, now)
+                if link.stream is stream:
+                    link.lose(f"what it sends is damaged: {error}", _SAME_VERSION, now)
             stream.end()
             return None
         with self._lock:  # the thread may notice at the same time that the command has ended
@@ -176,7 +180,8 @@ class Hosts:
         last = link.newest.get(lens)
         if reading is not None and (last is None or reading.now is not last.now):
             link.newest[lens], link.read_at = reading, now
-            link.events.setdefault(lens, deque(maxlen=_BATCHES_MAX)).extend(reading.events)
+            if lens in link.events:
+                link.events[lens] += reading.events
             link.lost_at, link.cause, link.tries = None, "", 0
             return reading
         if now - max(link.read_at, link.began_at) < (self._late_after_s if link.newest else _ATTACHING_S):
@@ -198,7 +203,7 @@ class Hosts:
             with self._lock:
                 links = list(self._links.values())
             for link in links:
-                self._maintain(link, self._clock())
+                self._maintain(link, self.clock())
             self._changed.wait(_CHECK_S)
         for stream in [link.stream for link in self._links.values() if link.stream is not None]:
             stream.end()

@@ -72,10 +72,16 @@ def merge_before(lens: Lens, hosts: Mapping[str, Pair], moment: Moment) -> Snaps
     before = {host: pair.before for host, pair in hosts.items() if pair.before is not None}
     if not before:
         return None
-    interval_ns = max(hosts[host].now.boot_ns - each.boot_ns for host, each in before.items())
-    then = Moment(*(getattr(moment, name) - interval_ns for name in ("wall_ns", "boot_ns", "taken_ns")))
+    then = earlier(moment, hosts)
     either = {host: Pair(pair.before or pair.now, None) for host, pair in hosts.items()}
     return _merged(lens, before, then, ended=_all_ended(lens, either, then.taken_ns))
+
+
+def earlier(moment: Moment, hosts: Mapping[str, Pair]) -> Moment:
+    """Return the moment that is earlier by the longest interval of a host; at least one has a reading before."""
+    pairs = ((pair.now, pair.before) for pair in hosts.values())
+    interval_ns = max(now.boot_ns - before.boot_ns for now, before in pairs if before is not None)
+    return Moment(*(getattr(moment, name) - interval_ns for name in ("wall_ns", "boot_ns", "taken_ns")))
 
 
 def of_host(table: Table, rows: Rows, host: str, missing: Collection[str] = ()) -> Rows:

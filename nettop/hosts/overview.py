@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from nettop.hosts.hosts import Hosts, Link
-from nettop.hosts.merging import Moment
+from nettop.hosts.merging import Moment, earlier
+from nettop.hosts.pairing import Pairing
 from nettop.query.findings import listed
 from nettop.recording.reader import Reading
 from nettop.snapshots.connections import LENS as CONNECTIONS
@@ -19,7 +20,7 @@ from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.hosts import HOSTS, HOSTS_LENS, LIVE, LOST
 from nettop.snapshots.hosts import STATES as HOST_STATES
 from nettop.snapshots.row_ids import row_id
-from nettop.snapshots.snapshot import Frame, Snapshot, rows_from
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot, rows_from
 from nettop.snapshots.source import SourceOptions
 
 _ESTABLISHED = next(number for number, name in STATES.items() if name == "ESTABLISHED")
@@ -27,11 +28,14 @@ _COUNTS = ("bytes_sent", "bytes_received", "connected", "accepted", "failed", "t
 
 
 class OverviewSource:
-    """The source of the lens of hosts, from the readings of connections and findings."""
+    """The source of the lens of hosts, from the readings of connections and findings; see
+    nettop.snapshots.source.ReplayingSource."""
 
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
         self._is_used = False
+        self._pairing = Pairing(hosts.interval_s, hosts.clock)
+        self._before: Snapshot | None = None
 
     def configure(self, options: SourceOptions) -> None:
         """Ignore the options."""
@@ -42,11 +46,31 @@ class OverviewSource:
         self._is_used = True
 
     def read(self, taken_ns: int) -> Snapshot:
-        """Return a row for each host."""
+        """Return a row for each host, with its newest findings. Its rates are those of its own interval."""
         readings, lost = self._hosts.newest(CONNECTIONS.id), self._hosts.lost(CONNECTIONS.id)
         findings = self._hosts.newest(FINDINGS.id)
         moment = Moment(time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), taken_ns)
-        return _snapshot(readings, findings, lost, moment)
+        self._pairing.renew(readings)
+        pairs = self._pairing.pairs
+        then = {host: pair.before for host, pair in pairs.items() if pair.before is not None}
+        self._before = _snapshot(then, {}, {}, earlier(moment, pairs)) if then else None
+        return _snapshot({host: pair.now for host, pair in pairs.items()}, findings, lost, moment)
+
+    def leap(self) -> tuple[bool, Snapshot | None]:
+        """Return that the last reading follows the one before, and what to compare it with."""
+        return False, self._before
+
+    def wakeups(self) -> tuple[int, ...]:
+        """Return no descriptors: there are no events."""
+        return ()
+
+    def is_filling(self) -> bool:
+        """Return False: nothing fills up."""
+        return False
+
+    def drain(self, taken_ns: int) -> tuple[Rows, ...]:  # noqa: ARG002 - there are none
+        """Return no events."""
+        return ()
 
     def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - everything is in the row
         """Return nothing."""
@@ -60,16 +84,19 @@ class OverviewSource:
 
 
 def _snapshot(
-    readings: Mapping[str, Reading], findings: Mapping[str, Reading], lost: Mapping[str, Link], moment: Moment
+    readings: Mapping[str, Snapshot],
+    findings: Mapping[str, Reading],
+    lost: Mapping[str, Link],
+    moment: Moment,
 ) -> Snapshot:
-    rows = [_live(host, reading.now, findings.get(host)) for host, reading in readings.items()]
+    rows = [_live(host, now, findings.get(host)) for host, now in readings.items()]
     rows += [_lost(host, link) for host, link in lost.items() if host not in readings]
     return Snapshot(
         lens=HOSTS_LENS.id,
         wall_ns=moment.wall_ns,
         boot_ns=moment.boot_ns,
         tables={HOSTS.name: rows_from(HOSTS, rows, moment.taken_ns)},
-        hosts={host: reading.now.boot_ns for host, reading in readings.items()},
+        hosts={host: now.boot_ns for host, now in readings.items()},
     )
 
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from nettop.hosts.hosts import Hosts, Link
-from nettop.hosts.merging import Moment, Pair, merge, merge_before, of_host, united, widened
+from nettop.hosts.merging import Moment, merge, merge_before, of_host, united, widened
+from nettop.hosts.pairing import Pairing
 from nettop.query.batches import concatenate_batches
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.hosts import HOST, LOST_HOST
@@ -25,7 +26,7 @@ LOST = "host lost"
 class HostsSource:
     """The source of a lens whose rows come from several hosts; see nettop.snapshots.source.ReplayingSource.
 
-    Each reading of a host is compared with that host's reading before, however long ago that was.
+    Each reading of a host is compared with the one of that host that was shown before, however long ago that was.
     """
 
     def __init__(self, hosts: Hosts, lens: Lens) -> None:
@@ -33,7 +34,7 @@ class HostsSource:
         self._lens = lens
         self._is_used = False
         self._shown: Snapshot | None = None
-        self._read: dict[str, Snapshot] = {}
+        self._pairing = Pairing(hosts.interval_s, hosts.clock)
         self._lost: dict[str, str] = {}
         self._before: Snapshot | None = None
         self._events: tuple[Rows, ...] = ()
@@ -43,7 +44,7 @@ class HostsSource:
 
     def start(self) -> None:
         """Have the lens recorded on every host; readings come later."""
-        self._hosts.use(self._lens.id)
+        self._hosts.use(self._lens.id, with_events=True)
         self._is_used = True
 
     def read(self, taken_ns: int) -> Snapshot:
@@ -55,26 +56,25 @@ class HostsSource:
         failure = self._hosts.failure(self._lens.id)
         if failure is not None and self._shown is None:
             raise failure
-        newest = {host: reading.now for host, reading in readings.items()}
         causes = {host: link.cause for host, link in lost.items()}
-        if self._shown is not None and newest == self._read and causes == self._lost and not causes:
+        is_new = self._pairing.renew(readings)
+        if self._shown is not None and not is_new and causes == self._lost:
             return self._shown
+        pairs = self._pairing.pairs
         moment = Moment(time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), taken_ns)
-        pairs = {host: Pair(reading.now, reading.before) for host, reading in readings.items()}
         merged = merge(self._lens, pairs, moment)
-        is_next = self._read == {host: pair.before for host, pair in pairs.items()}
-        self._before = None if is_next else merge_before(self._lens, pairs, moment)
-        self._events = self._batches(self._hosts.take_events(self._lens.id), newest)
-        self._read, self._lost = newest, causes
+        self._before = None if self._pairing.follows else merge_before(self._lens, pairs, moment)
+        self._events = self._batches(self._hosts.take_events(self._lens.id))
+        self._lost = causes
         self._shown = _with_lost(self._lens, merged, lost, moment)
         return self._shown
 
-    def _batches(self, events: Mapping[str, list[Rows]], read: Mapping[str, Snapshot]) -> tuple[Rows, ...]:
+    def _batches(self, events: Mapping[str, list[Rows]]) -> tuple[Rows, ...]:
         """Return the events of all hosts, a batch for each table."""
-        batches = []
+        pairs, batches = self._pairing.pairs, []
         for table in self._lens.tables:
             pieces = [
-                of_host(table, rows, host, read[host].missing if host in read else ())
+                of_host(table, rows, host, pairs[host].now.missing if host in pairs else ())
                 for host, batch in events.items()
                 for rows in batch
                 if rows.table.name == table.name
@@ -108,7 +108,7 @@ class HostsSource:
     def close(self) -> None:
         """Let the hosts end the recording."""
         if self._is_used:
-            self._hosts.release(self._lens.id)
+            self._hosts.release(self._lens.id, with_events=True)
             self._is_used = False
 
 

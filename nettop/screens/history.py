@@ -51,9 +51,11 @@ def _until_ns(intervals: Sequence[Interval[Any]]) -> int:
     return intervals[-1].end_ns if intervals else 0
 
 
-def _newest(*snapshots: Snapshot | None) -> Snapshot | None:
-    """Return the newest of the snapshots that there are."""
-    return max((each for each in snapshots if each is not None), key=attrgetter("boot_ns"), default=None)
+def _before(last: Snapshot | None, frame: Frame) -> Snapshot | None:
+    """Return what the newest snapshot of a frame follows: the last one that was seen, even if the frame is averaged. Of
+    several hosts only the frame knows, as each has its own interval."""
+    both = [each for each in (None if frame.now.hosts else last, frame.before) if each is not None]
+    return max(both, key=attrgetter("boot_ns"), default=None)
 
 
 def sparkline_of(intervals: Sequence[Fields], field: int, cells: int) -> tuple[str, float | None]:
@@ -77,7 +79,7 @@ class TotalsHistory:
 
     def add(self, shown: View) -> None:
         """Add the interval that ends with the newest snapshot of a view, which may be of any table."""
-        now, before = shown.frame.now, _newest(self._last, shown.frame.before)
+        now, before = shown.frame.now, _before(self._last, shown.frame)
         if not self.fields:
             return
         self._last = now
@@ -158,7 +160,7 @@ class HistogramHistory:
 
     def add(self, frame: Frame) -> None:
         """Add the interval that ends with the frame's newest snapshot, unless already added."""
-        before, self._last = _newest(self._last, frame.before), frame.now
+        before, self._last = _before(self._last, frame), frame.now
         until_ns = _until_ns(self._refreshes)
         if before is None or frame.now.boot_ns <= until_ns:
             return
@@ -170,8 +172,9 @@ class HistogramHistory:
     def _rates(self, frame: Frame) -> dict[int, Array]:
         view = View(frame, self._query)
         counts = view.histogram(self._name)
-        counted = np.flatnonzero(counts.any(axis=1))
-        rates = rebin(counts[counted], view.buckets(self._name), PARTS) / (view.elapsed_s or 1.0)
+        elapsed_s = np.broadcast_to(view.elapsed_by_row, view.size)
+        counted = np.flatnonzero(counts.any(axis=1) & ~np.isnan(elapsed_s))
+        rates = rebin(counts[counted], view.buckets(self._name), PARTS) / elapsed_s[counted, np.newaxis]
         keys = as_list(view.raw(view.table.key)[counted])
         return dict(zip(keys, rates.astype(np.float32), strict=True))
 

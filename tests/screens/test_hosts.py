@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -17,6 +18,7 @@ from nettop.snapshots.snapshot import Rows
 from tests.screens.driving import Running, press, shown, text_of
 from tests.screens.harness import Harness
 from tests.unit.build import make_frame
+from tests.unit.recordings import at_second
 
 
 class FakeHosts:
@@ -25,8 +27,9 @@ class FakeHosts:
     def __init__(self) -> None:
         self.lost_hosts: dict[str, Link] = {}
         self.second = 0
+        self.interval_s, self.clock = 1.0, time.monotonic
 
-    def use(self, lens: str) -> None:
+    def use(self, lens: str, *, with_events: bool = False) -> None:
         """Do nothing: the readings are made on demand."""
 
     release = use
@@ -45,7 +48,8 @@ class FakeHosts:
             for second in (self.second, self.second - 1)
         ]
         frame = make_frame(*rows)
-        return Reading(frame.now, frame.before, (), True)
+        assert frame.before is not None
+        return Reading(at_second(frame.now, self.second), at_second(frame.before, self.second - 1), (), True)
 
     def lost(self, lens: str) -> dict[str, Link]:
         """Return the lost hosts."""

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,13 @@ from nettop.commands.view import ViewOptions, recorded_arguments
 from nettop.errors import SourceFailed, UsageError
 from nettop.hosts.hosts import LATE_AFTER_S, Hosts, recorded_with
 from nettop.hosts.overview import OverviewSource
+from nettop.hosts.pairing import Pairing
 from nettop.hosts.source import HostsSource
 from nettop.hosts.stream import Stream, ssh_words, why_ended
 from nettop.query.query import screen_query
 from nettop.query.view import View
 from nettop.recording.chunks import Group
+from nettop.recording.reader import Reading
 from nettop.recording.writer import RecordingWriter, Sink
 from nettop.snapshots import several_hosts
 from nettop.snapshots.connections import LENS, SOCKETS
@@ -296,19 +299,92 @@ def test_only_the_end_of_what_it_said_is_read(remote: Made) -> None:
 
 
 def test_readings_of_several_hosts(remote: Made) -> None:
-    """Each host's newest reading, once it has one; the same snapshot until there is another."""
+    """Each host's newest reading, once it has one; the same snapshot until there is another. A host that takes longer
+    than the others is not waited for, and keeps its rate."""
     web, db = remote("web"), remote("db")
-    with shown(web=web, db=db) as (hosts, source, _):
+    with shown(web=web, db=db) as (hosts, source, clock):
         web.read(0, bytes_sent=1)
         read_until(source, {"web": 1})
         db.read(0, bytes_sent=5)
         first = read_until(source, {"web": 1, "db": 5})
         assert source.read(0) is first
         web.read(1, bytes_sent=2)
+        until(lambda: hosts.newest(LENS.id)["web"].now.tables["sockets"].array["bytes_sent"] == 2)
+        assert source.read(0) is first
+        clock.now += 1.8
         second = read_until(source, {"web": 2, "db": 5})
         assert second.hosts["web"] > first.hosts["web"]
         assert hosts.lost(LENS.id) == {}
     assert (web.starts, db.starts) == ([(LENS.id, FINDINGS_LENS.id)],) * 2
+
+
+@given(arrivals=st.lists(st.sampled_from(["web", "db", "both", "none"]), min_size=1, max_size=12))
+def test_what_was_counted_is_shown_once(arrivals: list[str]) -> None:
+    """However the readings of hosts come, each number of bytes is in one interval, unless a host falls behind."""
+    seconds = {"web": 0, "db": 0}
+    now_s = 0.0
+    pairing = Pairing(1.0, lambda: now_s)
+    counted = dict.fromkeys(seconds, 0)
+
+    def readings() -> dict[str, Reading]:
+        return {host: reading_at(second) for host, second in seconds.items()}
+
+    @cache
+    def reading_at(second: int) -> Reading:
+        return Reading(frame_at(second), frame_at(second - 1) if second else None, (), True)
+
+    @cache
+    def frame_at(second: int) -> Snapshot:
+        return at_second(make_frame([{"id": 1, "bytes_sent": 10 * second}]).now, second)
+
+    for came in [*arrivals, "both"]:
+        for host in seconds:
+            seconds[host] += came in (host, "both")
+        now_s += 0.1
+        if pairing.renew(readings()):
+            for host, pair in pairing.pairs.items():
+                before = 0 if pair.before is None else sent(pair.before)
+                counted[host] += sent(pair.now) - before
+    assert counted == {host: 10 * second for host, second in seconds.items()}
+
+
+def sent(snapshot: Snapshot) -> int:
+    """Return the bytes sent by the only connection."""
+    return int(snapshot.tables["sockets"].array["bytes_sent"][0])
+
+
+def test_the_line_of_a_host_keeps_its_rate(remote: Made) -> None:
+    """While the next reading is on its way, and from a host that reads less often."""
+    web, db = remote("web"), remote("db")
+    with shown(web=web, db=db) as (hosts, _, clock):
+        overview = OverviewSource(hosts)
+        overview.start()
+        for second in (0, 1):
+            for host in (web, db):
+                host.write(counted_at(second, 100 * second))
+            until(
+                lambda second=second: (
+                    [reading.now.boot_ns for reading in hosts.newest(LENS.id).values()]
+                    == [(second + 1) * 10**9] * 2
+                )
+            )
+            now = overview.read(0)
+        for wait_s in (0.5, 1.5):
+            web.write(counted_at(2 + wait_s, 400))
+            clock.now += wait_s
+            now = overview.read(0)
+        view = View(Frame(now, overview.leap()[1]), screen_query(HOSTS))
+        rates = dict(
+            zip(*(view.values(name, view.order) for name in ("host", "bytes_sent_per_s")), strict=True)
+        )
+        overview.close()
+    assert rates["db"] == 100
+    assert rates["web"] == pytest.approx(300 / 2.5)
+
+
+def counted_at(second: float, bytes_sent: int) -> Snapshot:
+    """Return a reading of connections with this total."""
+    return replace(at_second(make_frame([{"id": 1}]).now, second), counts={"bytes_sent": bytes_sent})
 
 
 def test_a_host_that_ends_is_named_and_comes_back(remote: Made) -> None:
