@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,8 +141,10 @@ _PREFIXES = {"process": "proc", "container": "ctr", "netns": "ns"}
 
 def _doctor(redactor: Redactor | None) -> str:
     """Return the report of this host. Doctor is another process, with the privileges that it needs."""
+    from nettop.doctor.bundle import names_here
     from nettop.output.status_line import StatusLine
 
+    before = names_here()  # of what ends meanwhile too
     StatusLine(sys.stderr).show("running nettop doctor --no-traffic …")
     words = [sys.executable, "-I", "-m", "nettop", "doctor", "--no-traffic"]
     try:
@@ -150,13 +152,14 @@ def _doctor(redactor: Redactor | None) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"nettop doctor failed: {type(error).__name__}\n"
     text = (done.stdout or done.stderr).decode(errors="replace")
-    return text if redactor is None else _redacted(redactor, text)
+    if redactor is None:
+        return text
+    return _redacted(redactor, text, {kind: names | before[kind] for kind, names in names_here().items()})
 
 
-def _redacted(redactor: Redactor, text: str) -> str:
+def _redacted(redactor: Redactor, text: str, names: Mapping[str, set[str]]) -> str:
     """Redact doctor's report as doctor does, but by the words of the recording."""
     from nettop.doctor.bundle import Redactor as DoctorRedactor
-    from nettop.doctor.bundle import names_here
     from nettop.recording.redaction.texts import interface
 
     def replaced(kind: str, word: str) -> str:
@@ -166,7 +169,7 @@ def _redacted(redactor: Redactor, text: str) -> str:
             return interface(redactor.texts, word)
         return redactor.texts.name(_PREFIXES.get(kind, kind), word)
 
-    return DoctorRedactor(names_here(), replaced).text(text)
+    return DoctorRedactor(names, replaced).text(text)
 
 
 SUBCOMMAND = Subcommand(help=BUNDLE_HELP, epilog=BUNDLE_EXAMPLES, options=BundleOptions, start=start_bundle)

@@ -37,7 +37,11 @@ _SYSLOG_READ_ALL, _SYSLOG_SIZE = 3, 10
 """Actions of syslog(2)."""
 _MAC, _IPV6, _IPV4 = map(re.compile, (MAC, IPV6, IPV4))
 _CONTAINER = re.compile(r"(?<![0-9A-Za-z])[0-9a-f]{64}(?![0-9A-Za-z])")
-_HOME = re.compile(r"(?<=/home/)[^/\s\"']+")
+_PATH = re.compile(
+    r"(?<![\w./-])/(?!(?:bin|boot|dev|etc|lib\w*|proc|run|sbin|sys|tmp|usr|var)(?:[/\s]|$))"
+    r"(?:home/(?P<user>[^/\s\"']+))?(?P<rest>[^\s\"'(),;:]*)"
+)
+"""A path outside of the directories that are the same on every host."""
 _KEPT_WORDS = frozenset({
     "root", "nobody", "lo", "nettop", "python", "python3", "bash", "sh", "init", "systemd", "docker", "podman",
     "containerd", "cri-o", "container", "kernel", "linux", "host", "localhost", "none", "all", "ok", "note", "bad",
@@ -119,7 +123,7 @@ class Redactor:
         text = _MAC.sub(lambda match: self._token("mac", match[0]), text)
         text = _IPV6.sub(self._address, text)
         text = _IPV4.sub(self._address, text)
-        text = _HOME.sub(lambda match: self._token("user", match[0]), text)
+        text = _PATH.sub(self._path, text)
         if self._names is not None:
             text = self._names.sub(
                 lambda match: self._token(self._kinds[match[0].casefold()], match[0]), text
@@ -149,6 +153,11 @@ class Redactor:
         if address.is_loopback or address.is_unspecified:
             return match[0]
         return self._token(f"ipv{address.version}", str(address)) + match[0][len(text) :]
+
+    def _path(self, match: re.Match[str]) -> str:
+        home = "" if match["user"] is None else f"home/{self._token('user', match['user'])}"
+        rest = match["rest"].strip("/")
+        return "/" + "/".join(filter(None, (home, rest and self._token("path", rest))))
 
     def _token(self, kind: str, word: str) -> str:
         if self._replace is not None:

@@ -225,15 +225,18 @@ def test_doctor_of_this_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "doctor.txt" not in bundled(str(path), "--no-doctor")
 
 
-def test_doctors_report_is_redacted_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctors_report_is_redacted_alike() -> None:
     """Its addresses and names are those of the redacted recording."""
     names = {"process": {"acme"}, "host": {"web-1"}, "interface": {"eth0", "acme0"}, "container": {"c1"}}
-    monkeypatch.setattr("nettop.doctor.bundle.names_here", lambda: names)
     redactor = Redactor(bytes(32))
-    text = command._redacted(redactor, "acme on web-1 at 203.0.113.7 by eth0, acme0; c1")
+    text = command._redacted(
+        redactor, "acme on web-1 at 203.0.113.7 by eth0, acme0; /srv/acme/nettop; c1", names
+    )
     rows = redactor.rows("connections", make_frame([{"id": 1, "process": "acme"}]).now.tables["sockets"])
     place = redactor.texts.place("203.0.113.7")
     assert text.startswith(f"{rows.texts['process'][0]} on {redactor.host('web-1')} at {place} by eth0, if-")
+    assert "/path-" in text
+    assert "/srv" not in text
     assert "c1" not in text.rpartition(" ")[2].partition("-")[0]
 
 

@@ -784,6 +784,21 @@ def test_no_hardware_address_is_left(mac: str) -> None:
     assert Redactor({}).text(f"link MAC={mac} up") == "link MAC=mac-1 up"
 
 
+def test_paths_of_this_host_alone_are_replaced() -> None:
+    """Where nettop and bcc were installed may name people and projects."""
+    redact = Redactor(_NAMES).text
+    assert redact("3.11.2 (/srv/acme/venv/bin/python)") == "3.11.2 (/path-1)"
+    assert redact("/home/bob/acme/x: /opt/acme, /root") == "/home/user-1/path-2: /path-3, /path-4"
+
+
+@pytest.mark.parametrize(
+    "kept", ["/usr/lib/python3/dist-packages/bcc", "tp_btf/tcp_probe", "/var/cache/nettop", "/ x"]
+)
+def test_paths_of_every_host_stay(kept: str) -> None:
+    """They say nothing about this one."""
+    assert Redactor({}).text(kept) == kept
+
+
 @pytest.mark.parametrize(
     "kept", ["6.18.44", "12:34:56", "bpf_prog::x", "0.26.0 (LLVM 14)", "[    0.1] a:b", "127.0.0.1", "::1"]
 )
