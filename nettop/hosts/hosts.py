@@ -165,13 +165,19 @@ class Hosts:
         try:
             reading = stream.newest(lens)
         except Damaged as error:
-            with self._lock:
-                if link.stream is stream:
-                    link.lose(f"what it sends is damaged: {error}", _SAME_VERSION, now)
-            stream.end()
+            self._end_damaged(link, stream, f"what it sends is damaged: {error}", now)
+            return None
+        if stream.is_too_long:
+            self._end_damaged(link, stream, "what it sends is no recording", now)
             return None
         with self._lock:  # the thread may notice at the same time that the command has ended
             return self._noted(link, stream, lens, reading, now) if link.stream is stream else None
+
+    def _end_damaged(self, link: Link, stream: Stream, cause: str, now: float) -> None:
+        with self._lock:
+            if link.stream is stream:
+                link.lose(cause, _SAME_VERSION, now)
+        stream.end()
 
     def _noted(
         self, link: Link, stream: Stream, lens: str, reading: Reading | None, now: float

@@ -21,6 +21,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _PUNCH_HOLE = 0x03
 """FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, in include/uapi/linux/falloc.h."""
 _KEPT_GROUPS = 2
+_PREFACE_MAX, _GROUP_MAX = 1 << 20, 1 << 29
+"""Bytes before the first group, as a login may print something, and of a group."""
 _ANY_TIME = (1 << 63) - 1
 _ENDING_S = 2.0
 _SSH_FAILED = 255
@@ -83,6 +85,12 @@ class Stream:
     def damage(self) -> str:
         """Why what was received so far is no recording; empty if it is one, or may become one."""
         return "" if self._file.groups else self._file.damage.get(0, "")
+
+    @property
+    def is_too_long(self) -> bool:
+        """True if so much came without a group that it is kept in vain."""
+        groups = self._file.groups
+        return self._file.size - groups[-1].at > _GROUP_MAX if groups else self._file.size > _PREFACE_MAX
 
     def newest(self, lens: str) -> Reading | None:
         """Return the newest reading of a lens; None if there is none. Raise Damaged."""

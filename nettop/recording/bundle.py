@@ -6,12 +6,10 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import shutil
 import tarfile
 import tempfile
 import zlib
 from collections.abc import Mapping
-from itertools import islice
 from typing import IO
 
 FOLDER = "nettop-bundle"
@@ -20,6 +18,7 @@ RECORDING = "recording.nettop"
 SUFFIX = ".tar.gz"
 _GZIP = b"\x1f\x8b"
 _MEMBERS_MAX = 8
+_PIECE = 1 << 20
 _RECORDING_MAX = 1 << 32
 """Maximum bytes of a recording that is taken out of a bundle."""
 
@@ -61,13 +60,28 @@ def _is_packed(descriptor: int) -> bool:
 
 
 def _copied(file: IO[bytes]) -> int | None:
-    with tarfile.open(fileobj=file, mode="r|gz") as archive:
-        for entry in islice(archive, _MEMBERS_MAX):
-            if entry.name == f"{FOLDER}/{RECORDING}" and entry.isreg() and entry.size <= _RECORDING_MAX:
-                content = archive.extractfile(entry)
-                assert content is not None
+    """Copy the recording. Read only what `write_bundle` writes: headers of other kinds say how long they are, and
+    tarfile would keep all of one in memory."""
+    with gzip.GzipFile(fileobj=file) as packed:
+        for _ in range(_MEMBERS_MAX):
+            header = packed.read(tarfile.BLOCKSIZE)
+            entry = tarfile.TarInfo.frombuf(header, tarfile.ENCODING, "surrogateescape")
+            if entry.type != tarfile.REGTYPE or not 0 <= entry.size <= _RECORDING_MAX:
+                return None
+            if entry.name == f"{FOLDER}/{RECORDING}":
                 with tempfile.TemporaryFile() as copy:
-                    shutil.copyfileobj(content, copy)
+                    _copy(packed, copy, entry.size)
                     copy.flush()
                     return os.dup(copy.fileno())
+            packed.seek(-entry.size % tarfile.BLOCKSIZE + entry.size, os.SEEK_CUR)
     return None
+
+
+def _copy(source: gzip.GzipFile, target: IO[bytes], size: int) -> None:
+    """Copy so many bytes; raise EOFError if there are less."""
+    while size:
+        piece = source.read(min(size, _PIECE))
+        if not piece:
+            raise EOFError
+        target.write(piece)
+        size -= len(piece)

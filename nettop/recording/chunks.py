@@ -104,7 +104,8 @@ def read_head(head: bytes) -> ChunkHead:
     if len(head) < HEAD_BYTES:
         raise Incomplete("a chunk ends early")
     marker, what, lens, payload_bytes, size, wall_ns, checksum = _HEAD.unpack(head[:HEAD_BYTES])
-    if marker != MARKER or what not in _WHATS or max(payload_bytes, size) > PAYLOAD_MAX:
+    most = GROUP_MAX if what == What.GROUP else PAYLOAD_MAX
+    if marker != MARKER or what not in _WHATS or max(payload_bytes, size) > most:
         raise Damaged("there is no chunk")
     return ChunkHead(What(what), lens, payload_bytes, size, wall_ns, checksum)
 

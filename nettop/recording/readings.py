@@ -23,6 +23,12 @@ _ROWS, _TOTAL, _LEFT, _BATCH = "rows", "total", "left", "batch"
 """Parts: a table's rows, the sum of the rows that left it, a new piece of these rows, rows of an append table."""
 _WHOLE = (_LEFT, _BATCH)
 """Parts whose rows are new each time."""
+_HEAD = frozenset(
+    ("wall_ns", "boot_ns", "counts", "lost", "hooks", "gaps", "ended", "complete_since_ns", "parts")
+)
+"""What precedes the rows of a reading."""
+_TEXTS_MAX = 1 << 20
+"""Maximum texts of a field."""
 
 
 class ReadingWriter:
@@ -150,8 +156,7 @@ class ReadingReader:
     def read(self, content: bytes) -> None:
         """Take the next snapshot; raise Damaged."""
         with _checked():
-            rest = Bytes(content)
-            self._head |= read_json(rest.take(rest.number()))
+            rest = self._begun(content)
             self._pieces = {
                 name: [self._pieces[name][place] for place in checked_list(int, kept)]
                 for name, (_, kept) in checked(dict, self._head["ended"]).items()
@@ -193,10 +198,16 @@ class ReadingReader:
     def read_events(self, content: bytes) -> Rows | None:
         """Return the next rows of an append table, None if this version has no such table; raise Damaged."""
         with _checked():
-            rest = Bytes(content)
-            self._head |= read_json(rest.take(rest.number()))
+            rest = self._begun(content)
             (described,) = self._head["parts"]
             return self._rows_of(self._read_part(rest, ROWS_MAX, described))
+
+    def _begun(self, content: bytes) -> Bytes:
+        """Take what precedes the rows; return the rest."""
+        rest = Bytes(content)
+        head = read_json(rest.take(rest.number()))
+        self._head |= {name: head[name] for name in _HEAD & head.keys()}
+        return rest
 
     def _read_part(self, content: Bytes, room: int, described: list[Any]) -> _Part:
         """Read the rows of a part of a snapshot, no more than `room` bytes."""
@@ -206,6 +217,8 @@ class ReadingReader:
         for field, (kept, following) in checked(dict, texts).items():
             place = what, table, field
             self._texts[place] = [*self._texts.get(place, [])[:kept], *checked_list(str, following)]
+            if len(self._texts[place]) > _TEXTS_MAX:
+                raise Damaged("it has too many texts")
         array = read_rows(content, self._rows[what, table], room)
         if what not in _WHOLE:
             self._rows[what, table] = array

@@ -6,19 +6,26 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-from nettop.recording.numbers import Damaged
+from nettop.recording.numbers import Damaged, TooLarge
 from nettop.snapshots.safe_text import safe_text
 
+JSON_MAX = 8 << 20
+"""Maximum bytes of the texts and names of a reading: as Python's objects, they may take twenty times as much."""
 V = TypeVar("V")
 
 
 def write_json(value: Any) -> bytes:
-    """Return a value as JSON."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    """Return a value as JSON; raise TooLarge if it is larger than a reader accepts."""
+    content = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    if len(content) > JSON_MAX:
+        raise TooLarge(f"{len(content):,} bytes of texts are too many for a recording")
+    return content
 
 
 def read_json(content: bytes | memoryview) -> dict[str, Any]:
     """Return a JSON object whose texts are safe to show; raise Damaged."""
+    if len(content) > JSON_MAX:
+        raise Damaged("its JSON is too large")
     try:
         return checked(dict, _safe(json.loads(bytes(content))))
     except (ValueError, RecursionError) as error:

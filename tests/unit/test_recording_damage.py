@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
+import tarfile
 import tracemalloc
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nettop.recording.bundle import recording_in
 from nettop.recording.chunks import (
     HEAD_BYTES,
     PAYLOAD_MAX,
@@ -28,10 +33,11 @@ from nettop.recording.chunks import (
     What,
     read_head,
 )
-from nettop.recording.numbers import Damaged, write_number
+from nettop.recording.numbers import Damaged, TooLarge, write_number
 from nettop.recording.reader import Readings, RecordedFile
 from nettop.recording.readings import ReadingReader, ReadingWriter
 from nettop.recording.tables import ROWS_MAX
+from nettop.recording.texts import JSON_MAX, write_json
 from nettop.recording.writer import RecordingWriter, Sink
 from nettop.snapshots import own_lenses
 from nettop.snapshots.own_cost import SELF
@@ -315,6 +321,69 @@ def test_content_that_expands() -> None:
         tracemalloc.stop()
     with pytest.raises(ValueError, match="too large for a recording"):
         Chunk(What.READING, 0, 1, huge, PAYLOAD_MAX + 1).to_bytes()
+
+
+def group_with(*readings: bytes) -> bytes:
+    """Return a group with readings of this content."""
+    compressor = Compressor()
+    chunks = [
+        Chunk(What.READING, 0, 2 + number, compressor.compress(content), len(content))
+        for number, content in enumerate(readings)
+    ]
+    return b"".join(chunk.to_bytes() for chunk in (replace(ORIGIN, lenses=(LENS.id,)).to_chunk(1), *chunks))
+
+
+def reading_with(head: bytes) -> bytes:
+    """Return a reading with this JSON."""
+    return write_number(len(head)) + head
+
+
+@pytest.mark.parametrize(
+    "readings",
+    [
+        [reading_with(b'{"parts":[' + b"[]," * 4_000_000 + b"0]}")],
+        [reading_with(b'{"counts":{' + b",".join(b'"%d":0' % n for n in range(500_000)) + b"}}")],
+        [reading_with(b'{"x%d":"' % n + b"x" * 6_000_000 + b'"}') for n in range(60)],
+    ],
+    ids=["lists", "names", "many"],
+)
+def test_texts_that_take_memory(readings: list[bytes]) -> None:
+    """A small file does not take much memory, however its texts are nested or kept."""
+    content = group_with(*readings)
+    assert len(content) < 2_000_000
+    tracemalloc.start()
+    try:
+        with opened(content) as file:
+            reader = Readings(file, LENS)
+            for number in range(len(readings)):
+                with suppress(Damaged):
+                    reader.at(2 + number)
+        assert tracemalloc.get_traced_memory()[1] < MEMORY_MAX
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_bundle_that_takes_memory() -> None:
+    """Headers of a tar archive that nettop does not write are not read, however long they claim to be."""
+    for kind in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.GNUTYPE_SPARSE):
+        entry = tarfile.TarInfo("nettop-bundle/recording.nettop")
+        entry.type, entry.size = kind, 1 << 31
+        packed = gzip.compress(entry.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 26))
+        tracemalloc.start()
+        try:
+            descriptor = os.memfd_create("bundle")
+            os.write(descriptor, packed)
+            assert recording_in(descriptor) is None
+            os.close(descriptor)
+            assert tracemalloc.get_traced_memory()[1] < MEMORY_MAX // 8
+        finally:
+            tracemalloc.stop()
+
+
+def test_too_many_texts() -> None:
+    """The writer refuses what a reader would refuse."""
+    with pytest.raises(TooLarge):
+        write_json({"gaps": {"x": "y" * JSON_MAX}})
 
 
 def test_a_damaged_reading_ends_its_group() -> None:
