@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The user's choices on the screens, kept in a TOML file."""
+"""The user's choices, kept in a TOML file."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -14,10 +15,14 @@ from typing import Any
 
 from nettop.errors import NettopError, UsageError, unknown_word
 from nettop.reading import read_file
-from nettop.snapshots import find_table, view_name
+from nettop.snapshots import all_views, find_table, view_name
 from nettop.snapshots.schema import Table
+from nettop.snapshots.thresholds import Threshold
 from nettop.writing import replace_file, why_not, writing
 
+SYSTEM_FILE = Path("/etc/nettop/config.toml")
+"""Choices for all users and services, where their own file has none."""
+_KEYS = ("theme", "unit", "columns", "findings")
 THEMES = ("dark", "light", "terminal")
 UNITS = ("bits", "bytes")
 _MAX_BYTES = 1 << 16
@@ -32,11 +37,22 @@ class Preferences:
     """The user's choices; None means no choice.
 
     `columns` are by table, with its name in --view. `theme` is one of THEMES; `unit`, for rates, is one of UNITS.
+    `findings` are thresholds by kind; their filters are not yet parsed.
     """
 
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     theme: str | None = None
     unit: str | None = None
+    findings: Mapping[str, Threshold] = field(default_factory=dict)
+
+    def over(self, below: Preferences) -> Preferences:
+        """Return these choices, and others where there is none."""
+        return Preferences(
+            {**below.columns, **self.columns},
+            self.theme or below.theme,
+            self.unit or below.unit,
+            {**below.findings, **self.findings},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +87,10 @@ def load_preferences(path: Path) -> LoadedPreferences:
         _word(document, key, words, problems) for key, words in (("theme", THEMES), ("unit", UNITS))
     )
     columns = _columns(document.get("columns", {}), problems)
-    problems += [
-        _in_words(unknown_word("key", key, ("theme", "unit", "columns")))
-        for key in document
-        if key not in ("theme", "unit", "columns")
-    ]
+    findings = _findings(document.get("findings", {}), problems)
+    problems += [_in_words(unknown_word("key", key, _KEYS)) for key in document if key not in _KEYS]
     return LoadedPreferences(
-        path, Preferences(columns, theme, unit), tuple(f"{path}: {problem}" for problem in problems)
+        path, Preferences(columns, theme, unit, findings), tuple(f"{path}: {problem}" for problem in problems)
     )
 
 
@@ -145,6 +158,42 @@ def _known_columns(view: str, table: Table, names: Any, problems: list[str]) -> 
         if name not in table.names
     ]
     return tuple(dict.fromkeys(name for name in names if name in table.names))
+
+
+def _findings(kinds: Any, problems: list[str]) -> dict[str, Threshold]:
+    if not isinstance(kinds, dict):
+        problems.append('findings is not a table; write [findings], and below it "KIND" = "FILTER"')
+        return {}
+    known = [rule.name for _, table in all_views() for rule in table.rules]
+    findings = {}
+    for kind, value in kinds.items():
+        if kind not in known:
+            problems.append(f"findings: {_in_words(unknown_word('kind', kind, known))}")
+        elif (threshold := _threshold(value)) is None:
+            problems.append(
+                f'findings: {kind} is {value!r:.60}; write "FILTER", false for never, or '
+                '{ filter = "FILTER", rows = 100, after = 10 }'
+            )
+        else:
+            findings[kind] = threshold
+    return findings
+
+
+def _threshold(value: Any) -> Threshold | None:
+    """Return the threshold that a value says; None if it says none."""
+    if isinstance(value, str):
+        return Threshold(filter=value)
+    if value is False:
+        return Threshold(never=True)
+    if not isinstance(value, dict) or not value or not value.keys() <= {"filter", "rows", "after"}:
+        return None
+    wanted, rows, after_s = (value.get(name) for name in ("filter", "rows", "after"))
+    is_valid = (
+        isinstance(wanted, str | None)
+        and (rows is None or (type(rows) is int and rows > 0))
+        and (after_s is None or (type(after_s) in (int, float) and 0 <= after_s < math.inf))
+    )
+    return Threshold(wanted, rows, after_s) if is_valid else None
 
 
 def _in_words(error: NettopError) -> str:

@@ -7,13 +7,14 @@ import os
 import pwd
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 from nettop.commands.invoker import User, caller, open_files_as
 from nettop.commands.options import Subcommand, option
-from nettop.errors import ExitCode, NettopError, UsageError
+from nettop.errors import ExitCode, FilterError, NettopError, UsageError
 from nettop.preferences import (
+    SYSTEM_FILE,
     UNITS,
     LoadedPreferences,
     load_preferences,
@@ -21,14 +22,16 @@ from nettop.preferences import (
     toml_line,
 )
 from nettop.process.importing import importing
-from nettop.snapshots import find_table, views
+from nettop.snapshots import all_views, find_table, views
 from nettop.snapshots.safe_text import safe_text
+from nettop.snapshots.schema import Rule
+from nettop.snapshots.thresholds import Threshold, use_thresholds
 from nettop.writing import write_output
 
 if TYPE_CHECKING:
     from nettop.snapshots.source import Source
 
-CONFIG_HELP = "Show the saved preferences of the screens: columns, theme and unit."
+CONFIG_HELP = "Show the preferences: columns, theme and unit of the screens, and what counts as a finding."
 
 CONFIG_EXAMPLES = """[bold]Examples[/bold]
 
@@ -37,7 +40,8 @@ nettop config --show  [dim]every setting in effect and its origin, file or defau
 nettop config --show | grep '# file'  [dim]only settings from the file[/dim]
 
 The file is $XDG_CONFIG_HOME/nettop/config.toml or ~/.config/nettop/config.toml; under sudo, that of the user who called
-it. The screens write it when you choose columns (C), a theme (T) or a unit (B). Command line options override it.
+it. What it does not say is taken from /etc/nettop/config.toml, which services read too. The screens write it when you
+choose columns (C), a theme (T) or a unit (B). Command line options override it.
 
 Exit codes: 0 done, 1 the file contains invalid settings, which were replaced by defaults, 2 usage error."""
 
@@ -52,17 +56,45 @@ class ConfigOptions:
 
 
 def load_own_preferences() -> LoadedPreferences:
-    """Load the preferences of the user who called nettop, opening the file as that user. Call it before threads start.
+    """Load the preferences of the user who called nettop, opening the file as that user, and of the system where it
+    says nothing; use their thresholds of findings. Call it before threads start.
 
     Return errors as problems, so that they never keep nettop from starting.
     """
+    below = _parsed(load_preferences(SYSTEM_FILE))
     try:
         user = caller()
         path = preferences_path(_home(user))
         with open_files_as(user):
-            return load_preferences(path)
+            own = _parsed(load_preferences(path))
     except NettopError as error:
-        return LoadedPreferences(problems=(f"cannot read the preferences: {error.what}; {error.remedy}",))
+        own = LoadedPreferences(problems=(f"cannot read the preferences: {error.what}; {error.remedy}",))
+    chosen = own.preferences.over(below.preferences)
+    use_thresholds(chosen.findings)
+    return LoadedPreferences(own.path, chosen, (*below.problems, *own.problems))
+
+
+def _parsed(loaded: LoadedPreferences) -> LoadedPreferences:
+    """Leave out the thresholds whose filters cannot be parsed, and say why."""
+    if not loaded.preferences.findings:
+        return loaded
+    from nettop.query.filter import parse_filter  # not needed by --help, nor without such choices
+
+    parsed, problems = dict(loaded.preferences.findings), list(loaded.problems)
+    tables = {rule.name: table for _, table in all_views() for rule in table.rules}
+    for kind, threshold in loaded.preferences.findings.items():
+        try:
+            parse_filter(tables[kind], threshold.filter or "")
+        except FilterError as error:
+            problems.append(f"{loaded.path}: findings: {kind}: {error.what}; {error.remedy}")
+            del parsed[kind]
+    return LoadedPreferences(loaded.path, replace(loaded.preferences, findings=parsed), tuple(problems))
+
+
+def report_preferences() -> None:
+    """Load them, and write what is wrong with them to standard error."""
+    for problem in load_own_preferences().problems if sys.stderr is not None else ():
+        sys.stderr.write(f"nettop: {safe_text(problem)}\n")
 
 
 def _home(user: User | None) -> str:
@@ -97,13 +129,25 @@ def start_config(options: ConfigOptions, _source_of: Callable[[str], Source] | N
     for view in views():
         names = chosen.columns.get(view)
         lines.append(_line(view, names or find_table(view)[1].screen, is_chosen=names is not None))
+    lines += ["", "[findings]"]
+    for rule in (rule for _, table in all_views() for rule in table.rules):
+        lines.append(_finding_line(rule, chosen.findings.get(rule.name)))
     write_output(sys.stdout, "".join(f"{safe_text(line)}\n" for line in lines))
     for problem in loaded.problems:
         sys.stderr.write(f"nettop: {safe_text(problem)}\n")
     return ExitCode.FAILURE if loaded.problems else ExitCode.DONE
 
 
-def _line(key: str, value: str | tuple[str, ...], *, is_chosen: bool) -> str:
+def _finding_line(rule: Rule, chosen: Threshold | None) -> str:
+    rows = rule.min_rows if rule.min_rows > 1 else None
+    threshold = chosen or Threshold(rule.filter, rows, rule.after_s or None)
+    parts = {"filter": threshold.filter, "rows": threshold.rows, "after": threshold.after_s}
+    given = {name: value for name, value in parts.items() if value is not None}
+    value = False if threshold.never else threshold.filter if given.keys() == {"filter"} else given
+    return _line(rule.name, value, is_chosen=chosen is not None)
+
+
+def _line(key: str, value: Any, *, is_chosen: bool) -> str:
     return f"{toml_line(key, value)}  # {'file' if is_chosen else 'default'}"
 
 

@@ -61,10 +61,13 @@ def open_session(
             yield session
         return
     with importing():
+        from nettop.commands.config import report_preferences
         from nettop.kernel.bpf.compiling import no_loading
         from nettop.kernel.host import privileges
         from nettop.kernel.host.facts import Host
 
+    if not on_screen:  # the screens have loaded them
+        report_preferences()
     host = Host()
     host.require_own_pids()
     privileges.use_permitted()

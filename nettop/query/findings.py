@@ -24,6 +24,7 @@ from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.schema import OWN_NAMESPACE, Kind, Lens, Rule, Severity, Table
 from nettop.snapshots.snapshot import Frame, Rows, rows_from
+from nettop.snapshots.thresholds import rules_of
 
 KEPT_S = 10.0
 """Seconds that a finding is kept after it was last seen, so that it does not blink."""
@@ -110,7 +111,7 @@ def parsed_rules(lens: Lens, table: Table) -> list[ParsedRule]:
     view = view_name(lens, table)
     return [
         ParsedRule(view, rule, parse_filter(table, rule.filter), parse_filter(table, rule.beside))
-        for rule in table.rules
+        for rule in rules_of(table)
     ]
 
 

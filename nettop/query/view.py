@@ -17,6 +17,7 @@ from nettop.snapshots.arrays import Array, Index, Mask
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Field, Kind
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
+from nettop.snapshots.thresholds import rules_of
 
 
 class View(Columns):
@@ -82,7 +83,9 @@ class View(Columns):
         """
         default = parse_filter(self.table, self.table.default_filter)
         wanted = self.query.filter.text
-        seeks_finding = any(wanted.endswith((rule.filter, f"({rule.filter})")) for rule in self.table.rules)
+        seeks_finding = any(
+            wanted.endswith((rule.filter, f"({rule.filter})")) for rule in rules_of(self.table)
+        )
         if self.query.all_rows or seeks_finding or self.missing.keys() & set(default.names):
             return np.ones(self.size, bool)
         passes = default.mask(self)

@@ -7,6 +7,7 @@ import os
 import pwd
 import tempfile
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,12 @@ from nettop.preferences import (
     remember,
     toml_text,
 )
+from nettop.query.findings import find, parsed_rules
+from nettop.snapshots.connections import LENS, SOCKETS
+from nettop.snapshots.drops import COUNTERS
+from nettop.snapshots.thresholds import rules_of
 from nettop.widgets.themes import PALETTES, THEME_PREFIX
+from tests.unit.build import make_frame
 
 
 @pytest.fixture
@@ -32,6 +38,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     for name in ("SUDO_UID", "SUDO_GID"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("nettop.commands.config.SYSTEM_FILE", tmp_path / "etc" / "config.toml")
+    monkeypatch.setattr("nettop.snapshots.thresholds._chosen", {})
     return tmp_path / "nettop" / "config.toml"
 
 
@@ -103,6 +111,22 @@ def test_a_symbolic_link_stays(file: Path, tmp_path: Path) -> None:
         ('[columns]\nconnections = ["pids"]', "unknown column 'pids'|did you mean pid"),
         ('[columns]\nconnections = "pid"', "the columns of connections are not a list|write connections = ["),
         ("[columns]\nconnections = []", "not a list of names|write connections = ["),
+        ("findings = 1", "findings is not a table|[findings]"),
+        ('[findings]\n"tiny send" = false', "unknown kind 'tiny send'|did you mean tiny sends"),
+        *(
+            (f'[findings]\n"tiny sends" = {value}', "tiny sends is|{ filter = ")
+            for value in (
+                "true",
+                "7",
+                "{}",
+                "{ row = 1 }",
+                "{ rows = 0 }",
+                "{ rows = true }",
+                "{ after = -1 }",
+                "{ after = nan }",
+                "{ filter = 1 }",
+            )
+        ),
     ],
 )
 def test_invalid_preferences_are_named(file: Path, text: str, expected: str) -> None:
@@ -203,6 +227,55 @@ def test_config_show_of_a_file_with_mistakes(file: Path, capfd: pytest.CaptureFi
     out, err = capfd.readouterr()
     assert 'unit = "bits"  # default' in out
     assert [line.split(": ")[2].split(" ")[0] for line in err.splitlines()] == ["theme", "unit"]
+
+
+OWN_THRESHOLDS = """[findings]
+CLOSE_WAIT = { rows = 3 }
+"tiny sends" = false
+retransmitting = "retransmit_ratio>=0.5%"
+"no listener" = "sped=1"
+"""
+
+
+def test_own_thresholds(file: Path, tmp_path: Path) -> None:
+    """The user's file comes before the system's; what is not named stays as declared, what cannot be parsed too."""
+    written(tmp_path / "etc" / "config.toml", 'findings = { CLOSE_WAIT = false, "small segments" = false }')
+    written(file, OWN_THRESHOLDS)
+    declared = {rule.name: rule for table in (SOCKETS, COUNTERS) for rule in table.rules}
+    (problem,) = load_own_preferences().problems
+    rules = {rule.name: rule for table in (SOCKETS, COUNTERS) for rule in rules_of(table)}
+    assert declared.keys() - rules.keys() == {"tiny sends", "small segments"}
+    assert rules["retransmitting"] == replace(declared["retransmitting"], filter="retransmit_ratio>=0.5%")
+    assert rules["CLOSE_WAIT"] == replace(declared["CLOSE_WAIT"], min_rows=3, min_growing_rows=None)
+    changed = {"retransmitting", "CLOSE_WAIT"}
+    assert all(rules[name] is declared[name] for name in rules.keys() - changed)
+    assert problem.startswith(f"{file}: findings: no listener: filter term ‘sped=1’: unknown field 'sped'; ")
+    written(file, "")
+    written(tmp_path / "etc" / "config.toml", "")
+    load_own_preferences()
+    assert rules_of(SOCKETS) is SOCKETS.rules
+
+
+def test_own_thresholds_find(file: Path) -> None:
+    """Three connections in CLOSE_WAIT are a finding for who says so, and its rows are those that matched."""
+    written(file, OWN_THRESHOLDS)
+    frame = make_frame([{"id": number, "state": "CLOSE_WAIT", "process": "api"} for number in range(3)])
+    assert list(find(SOCKETS, parsed_rules(LENS, SOCKETS), frame)) == []
+    load_own_preferences()
+    (finding,) = find(SOCKETS, parsed_rules(LENS, SOCKETS), frame)
+    assert finding.rule.name == "CLOSE_WAIT"
+
+
+def test_config_shows_thresholds(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Those declared, for every kind, and the user's; the file could have them all."""
+    written(file, OWN_THRESHOLDS.rpartition('"no listener')[0])
+    assert run(["config", "--show"]) == ExitCode.DONE
+    shown = capfd.readouterr().out
+    assert "CLOSE_WAIT = {rows = 3}  # file\n" in shown
+    assert '"tiny sends" = false  # file\n' in shown
+    assert '"accept queue full" = "state=LISTEN accept_queue_use>=80%"  # default\n' in shown
+    assert "DNS silent" in shown
+    assert load_preferences(written(file, shown)).problems == ()
 
 
 def test_config_alone(capfd: pytest.CaptureFixture[str]) -> None:
