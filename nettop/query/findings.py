@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
+from nettop.query.address import address_text, distinct_addresses
 from nettop.query.filter import Filter, combined, parse_filter, quote
 from nettop.query.other_end import other_end
 from nettop.query.query import screen_query
@@ -19,7 +21,7 @@ from nettop.query.values import values_of
 from nettop.query.view import View
 from nettop.snapshots import view_name
 from nettop.snapshots.arrays import Index, Mask, as_list, distinct_rows, positions
-from nettop.snapshots.connections import LISTEN, UNATTRIBUTED
+from nettop.snapshots.connections import FAILURES, LISTEN, SOCKETS, STATES, UNATTRIBUTED
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.schema import OWN_NAMESPACE, Kind, Lens, Rule, Severity, Table
@@ -35,8 +37,8 @@ _INTERVAL_TOLERANCE = 0.9
 """Two readings may be slightly closer than the interval."""
 PLACES_MAX = 64
 """Rows of a finding whose ports and processes are compared with those of others."""
-_PLACES = (("local_port", "remote_port", "port"), ("pid",), ("interface",), ("netns",))
-"""Columns of a place."""
+_ANY = frozenset(("0.0.0.0", "::"))  # noqa: S104 - what a listener says that has no address of its own
+_LOOPBACK = ("127.", "::1")
 OTHER_ENDS_MAX = 8
 """Connections whose other end is looked for."""
 GONE_AFTER_NS = 2_000_000_000
@@ -57,15 +59,26 @@ class Place:
 
     ports: frozenset[int] = frozenset()
     pids: frozenset[int] = frozenset()
-    interfaces: frozenset[str] = frozenset()
+    interfaces: frozenset[tuple[str, int | None]] = frozenset()
+    """Names, with the namespaces that they are in."""
     namespaces: frozenset[int] = frozenset()
+    protocols: frozenset[str] = frozenset()
+    local: frozenset[str] = frozenset()
+    remote: frozenset[str] = frozenset()
+    is_outbound: bool = False
+    is_inward: bool = False
+    """True for what only sees connections to this host: a listener, or a rule of the firewall for incoming packets."""
 
-    def may_explain(self, other: Place) -> bool:
+    def may_explain(self, other: Place, here: Callable[[], frozenset[str]]) -> bool:
         """Return whether both are about the same ports; without ports, the same process, interface or namespace.
 
         A listener has one port of its connections, which have two. What an interface loses is not explained by
-        something that merely is in its namespace.
+        something that merely is in its namespace. `here` returns the addresses of this host.
         """
+        if self.protocols and other.protocols and not self.protocols & other.protocols:
+            return False
+        if not self._may_meet(other, here):
+            return False
         pairs: list[tuple[frozenset[Any], frozenset[Any]]] = [
             (self.ports, other.ports),
             (self.pids, other.pids),
@@ -75,6 +88,21 @@ class Place:
             pairs.append((self.namespaces, other.namespaces))
         shared = (ours <= theirs or theirs <= ours for ours, theirs in pairs if ours and theirs)
         return next(shared, not other.interfaces)
+
+    def _may_meet(self, other: Place, here: Callable[[], frozenset[str]]) -> bool:
+        """Return whether both may be about the same connections, by their addresses, as far as they are known."""
+        if not other.remote:
+            return True
+        if self.remote:
+            return bool(self.remote & other.remote) or (
+                (not self.local or bool(self.local & other.remote))
+                and (not other.local or bool(self.remote & other.local))
+            )
+        if not (self.is_inward and other.is_outbound):
+            return True
+        if self.local - _ANY:
+            return bool(self.local & other.remote)
+        return any(address.startswith(_LOOPBACK) for address in other.remote) or bool(other.remote & here())
 
     def nearness(self, other: Place) -> tuple[bool, bool]:
         """Return whether both are about the same process, and the same namespace."""
@@ -201,8 +229,30 @@ def _finding(view: View, parsed: ParsedRule, identity: Mapping[str, Any], at: In
         _sentence(rule.advice, view, at),
         len(at),
         _common(view, "process", at) if "process" in table.by_name else None,
-        Place(*(_distinct(view, names, at[:PLACES_MAX]) for names in _PLACES)),
+        _place(view, at[:PLACES_MAX]),
         *_evidence(table, parsed, identity),
+    )
+
+
+def _place(view: View, at: Index) -> Place:
+    """Return what rows are about."""
+    known = view.table.by_name
+    namespaces = values_of(view, "netns", at) if "netns" in known else [None] * len(at)
+    interfaces = values_of(view, "interface", at) if "interface" in known else ()
+    protocols = _distinct(view, ("protocol",), at) or ({"tcp"} if view.table is FAILURES else frozenset())
+    return Place(
+        ports=_distinct(view, ("local_port", "remote_port", "port"), at),
+        pids=_distinct(view, ("pid",), at),
+        interfaces=frozenset(
+            each for each in zip(interfaces, namespaces, strict=False) if each[0] is not None
+        ),
+        namespaces=frozenset(number for number in namespaces if number is not None),
+        protocols=frozenset("tcp" if name == "mptcp" else str(name).lower() for name in protocols),
+        local=_distinct(view, ("local_address",), at),
+        remote=_distinct(view, ("remote_address",), at) - _ANY,
+        is_outbound=_distinct(view, ("direction",), at) == {"outbound"},
+        is_inward=_distinct(view, ("state",), at) == {STATES[LISTEN]}
+        or _distinct(view, ("hook",), at) == {"input"},
     )
 
 
@@ -348,6 +398,7 @@ class FindingTracker:
 
     def update(self, frames: Iterable[tuple[Lens, Frame]], taken_ns: int, wall_ns: int) -> Rows:
         """Evaluate the rules of all tables in these frames, and return the rows of the table `findings`."""
+        frames = list(frames)
         found = [finding for lens, frame in frames for finding in self._found(lens, frame)]
         for order, finding in enumerate(found):
             tracked = self._tracked.setdefault(finding.key, _Tracked(finding, taken_ns, taken_ns, order))
@@ -359,7 +410,7 @@ class FindingTracker:
             <= (KEPT_S if tracked.is_raised else tracked.finding.rule.pause_s) * 1e9
         }
         raised = [tracked for tracked in self._tracked.values() if tracked.is_raised]
-        _explain(raised)
+        _explain(raised, cache(partial(_addresses_here, frames)))
         raised = [each for each in raised if each.explains or not each.finding.rule.only_explains]
         raised.sort(key=lambda tracked: _rank(tracked, taken_ns))
         ranked = [_values(rank, each, taken_ns, wall_ns) for rank, each in enumerate(raised, 1)]
@@ -382,8 +433,17 @@ class FindingTracker:
         return self._rules[lens.id]
 
 
-def _explain(raised: Sequence[_Tracked]) -> None:
-    """Find the cause of each finding among the others."""
+def _addresses_here(frames: Iterable[tuple[Lens, Frame]]) -> frozenset[str]:
+    """Return the addresses that sockets of this host have, in any network namespace."""
+    tables = (frame.now.tables.get(SOCKETS.name) for _, frame in frames)
+    arrays = [
+        rows.array["local_address"] for rows in tables if rows is not None and rows.table.name == SOCKETS.name
+    ]
+    return frozenset(address_text(raw) for array in arrays for raw in distinct_addresses(array)[0])
+
+
+def _explain(raised: Sequence[_Tracked], here: Callable[[], frozenset[str]]) -> None:
+    """Find the cause of each finding among the others. `here` returns the addresses of this host."""
     by_kind = defaultdict(list)
     for tracked in raised:
         tracked.cause, tracked.explains = None, []
@@ -394,7 +454,8 @@ def _explain(raised: Sequence[_Tracked]) -> None:
             cause
             for kind in tracked.finding.rule.explained_by
             for cause in by_kind[kind]
-            if cause.finding.place.may_explain(place) and tracked.last_ns - cause.last_ns < GONE_AFTER_NS
+            if cause.finding.place.may_explain(place, here)
+            and tracked.last_ns - cause.last_ns < GONE_AFTER_NS
         ]
         tracked.cause = max(causes, key=lambda cause: cause.finding.place.nearness(place), default=None)
     for tracked in raised:

@@ -47,6 +47,7 @@ LISTENER = {
     "syn_queue": 0,
     "process": "payapi",
     "pid": 7,
+    "remote_address": "0.0.0.0",
 }
 BEFORE: Row = {
     "process": "reportd",
@@ -463,7 +464,7 @@ def test_a_cause_explains_what_follows_from_it() -> None:
     """A full listener explains the failing connects to its port, and these are no finding of their own; connects to
     another port are.
     """
-    full = LISTENER | {"accept_queue": 11, "local_port": 7003}
+    full = LISTENER | {"accept_queue": 11, "local_port": 7003, "local_address": "10.0.0.2"}
     failure = {"direction": "outbound", "reason": "timed out", "process": "web", "remote_address": "10.0.0.2",
                "failed": 9, "failures": 9}  # fmt: skip
     before = [failure | {"port": port, "failed": 5, "failures": 5, "id": port} for port in (7003, 7004)]
@@ -488,14 +489,88 @@ def test_a_cause_explains_what_follows_from_it() -> None:
 
 
 def test_what_an_interface_loses_is_not_explained_by_its_namespace() -> None:
-    """Neither failing connects elsewhere nor a process, but the same port or the same interface."""
+    """Neither failing connects elsewhere nor a process, but the same port or the same interface, not one that only has
+    the same name in another namespace."""
     failing = Place(ports=frozenset({9099}), namespaces=frozenset({1}))
-    lost = Place(interfaces=frozenset({"eth0"}), namespaces=frozenset({1}))
+    lost = Place(interfaces=frozenset({("eth0", 1)}), namespaces=frozenset({1}))
     counted = Place(namespaces=frozenset({1}))
-    assert not failing.may_explain(lost)
-    assert failing.may_explain(counted)
-    assert failing.may_explain(replace(lost, ports=frozenset({9099})))
-    assert Place(interfaces=frozenset({"eth0"})).may_explain(lost)
+    assert not failing.may_explain(lost, frozenset)
+    assert failing.may_explain(counted, frozenset)
+    assert failing.may_explain(replace(lost, ports=frozenset({9099})), frozenset)
+    assert Place(interfaces=frozenset({("eth0", 1)})).may_explain(lost, frozenset)
+    assert not Place(interfaces=frozenset({("eth0", 2)})).may_explain(lost, frozenset)
+
+
+FULL = {**LISTENER, "accept_queue": 11, "local_port": 443, "local_address": "0.0.0.0", "protocol": "tcp"}
+ACCEPTED = {**BEFORE, "id": 99, "local_address": "10.0.0.2", "local_port": 443, "state": "ESTABLISHED"}
+RULE = {"affects": "port", "action": "drop", "port": 443, "protocol": "tcp", "counted": "yes", "netns": 1,
+        "table": "filter", "chain": "input", "hook": "input"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("listener", "rule", "target", "is_explained"),
+    [
+        (FULL, None, "10.0.0.2", True),
+        (FULL, None, "127.0.0.1", True),
+        (FULL, None, "203.0.113.5", False),
+        (FULL | {"local_address": "10.0.0.3"}, None, "10.0.0.2", False),
+        (FULL | {"local_address": "10.0.0.3"}, None, "10.0.0.3", True),
+        (None, RULE, "10.0.0.2", True),
+        (None, RULE, "203.0.113.5", False),
+        (None, RULE | {"protocol": "udp"}, "10.0.0.2", False),
+        (None, RULE | {"hook": "output"}, "203.0.113.5", True),
+        (None, RULE | {"hook": None}, "203.0.113.5", True),
+        (None, RULE | {"port": 444}, "10.0.0.2", False),
+    ],
+)
+def test_only_what_connects_can_reach_explains_that_they_fail(
+    listener: Row | None, rule: Row | None, target: str, *, is_explained: bool
+) -> None:
+    """A listener or a rule of this host does not make a connect to the same port of another host fail."""
+    failure = {"direction": "outbound", "reason": "timed out", "process": "web", "port": 443, "netns": 1,
+               "remote_address": target, "failed": 2, "failures": 2}  # fmt: skip
+    failing = make_frame([failure | {"failed": 9, "failures": 9}], [failure], table=FAILURES)
+    sockets = make_frame([ACCEPTED, *([] if listener is None else [listener])], table=SOCKETS)
+    both = replace(failing, now=replace(failing.now, tables={**failing.now.tables, **sockets.now.tables}))
+    dropping = (
+        []
+        if rule is None
+        else [
+            (
+                FINDINGS_LENS,
+                make_frame([rule | {"packets": 9}], [rule | {"packets": 5}], table=FIREWALL, lens="findings"),
+            )
+        ]
+    )
+    readings = Readings()
+    readings.add((CONNECTIONS, both), *dropping)
+    rows = readings.add((CONNECTIONS, both), *dropping)
+    (failed,) = [row for row in rows if row["kind"] == "connects fail"]
+    assert (failed["cause"] is not None) == is_explained
+
+
+def test_clients_of_the_same_port_explain_only_connects_to_the_same_address() -> None:
+    """One host that does not answer is not why another one refuses."""
+    silent = {**BEFORE, "state": "SYN_SENT", "lost": 1, "remote_port": 443, "local_port": 50_000,
+              "remote_address": "203.0.113.9", "direction": "outbound"}  # fmt: skip
+    failure = {"direction": "outbound", "reason": "timed out", "process": "reportd", "port": 443, "netns": 1,
+               "failed": 2, "failures": 2}  # fmt: skip
+    targets = {1: "203.0.113.9", 2: "203.0.113.5"}
+    before = [failure | {"id": number, "remote_address": target} for number, target in targets.items()]
+    failing = make_frame([row | {"failed": 9, "failures": 9} for row in before], before, table=FAILURES)
+    sockets = make_frame([silent], [silent])
+    assert sockets.before is not None
+    assert failing.before is not None
+    both = Frame(
+        replace(failing.now, tables={**failing.now.tables, **sockets.now.tables}),
+        replace(failing.before, tables={**failing.before.tables, **sockets.before.tables}),
+    )
+    readings = Readings()
+    readings.add((CONNECTIONS, both))
+    rows = readings.add((CONNECTIONS, both))
+    (cause,) = [row["id"] for row in rows if row["kind"] == "connects unanswered"]
+    causes = {row["finding"].split(" ")[4]: row["cause"] for row in rows if row["kind"] == "connects fail"}
+    assert causes == {"203.0.113.9:443:": cause, "203.0.113.5:443:": None}
 
 
 def test_the_only_cpu_has_no_others(tmp_path: Path) -> None:

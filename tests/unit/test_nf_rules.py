@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import create_autospec
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from nettop.kernel.host.facts import Host
 from nettop.kernel.net import nf_rules
-from nettop.kernel.net.nf_rules import DropRule, DropRules, is_loaded, parse_reply, read_drop_rules
+from nettop.kernel.net.nf_rules import Chain, DropRule, DropRules, is_loaded, parse_reply, read_drop_rules
 from nettop.probes.findings.firewall import firewall_rows
 from nettop.selftest.rows import rows_of
 from nettop.snapshots.findings import FIREWALL
@@ -82,14 +83,16 @@ RULES = [
 
 def test_rules_that_drop_are_parsed() -> None:
     """Others are counted; a policy to drop is one, a counter must be behind the conditions."""
-    assert parse_reply(b"".join(MESSAGES)) == (RULES, len(MESSAGES), False)
-    assert parse_reply(DONE) == ([], 0, True)
+    hooks: dict[Chain, str] = {}
+    assert parse_reply(b"".join(MESSAGES), hooks) == (RULES, len(MESSAGES), False)
+    assert hooks == {("inet", "filter", "input"): "input", ("inet", "filter", "forward"): "forward"}
+    assert parse_reply(DONE, hooks) == ([], 0, True)
 
 
 def test_a_refusal_is_raised() -> None:
     """As without CAP_NET_ADMIN."""
     with pytest.raises(PermissionError):
-        parse_reply(struct.pack("=IHHIIi", 20, 2, 0, 1, 0, -errno.EPERM))
+        parse_reply(struct.pack("=IHHIIi", 20, 2, 0, 1, 0, -errno.EPERM), {})
 
 
 @given(st.integers(0, len(MESSAGES) - 1), st.data())
@@ -98,7 +101,7 @@ def test_damaged_messages_do_no_harm(number: int, data: st.DataObject) -> None:
     message = bytearray(MESSAGES[number])
     for _ in range(data.draw(st.integers(1, 4))):
         message[data.draw(st.integers(16, len(message) - 1))] = data.draw(st.integers(0, 255))
-    for rule in parse_reply(bytes(message))[0]:
+    for rule in parse_reply(bytes(message), {})[0]:
         assert (rule.table + rule.chain + (rule.comment or "")).isprintable()
 
 
@@ -113,7 +116,7 @@ def test_reading_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         for reply in (b"".join(MESSAGES[:1]), DONE, b"".join(MESSAGES[2:5])):
             far.send(reply)
         found = read_drop_rules(lambda channel, request: None)
-    assert found == DropRules(tuple(RULES[1:3]), is_whole=False)
+    assert found == DropRules(tuple(replace(rule, hook="input") for rule in RULES[1:3]), is_whole=False)
 
 
 @pytest.mark.parametrize(

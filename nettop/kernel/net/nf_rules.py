@@ -37,7 +37,8 @@ _KERNEL = (0, 0)
 _TIMEOUT_S = 5.0
 
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 3, 4, 7
-_CHAIN_TABLE, _CHAIN_NAME, _CHAIN_POLICY, _CHAIN_COUNTERS = 1, 3, 5, 8
+_CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_COUNTERS = 1, 3, 4, 5, 8
+_HOOK_NUMBER = 1
 _NAME, _DATA = 1, 2
 """NFTA_EXPR_…; NFTA_MATCH_NAME and NFTA_TARGET_NAME are 1 too."""
 _IMMEDIATE_DATA, _DATA_VALUE, _DATA_VERDICT, _VERDICT_CODE = 2, 1, 2, 1
@@ -59,6 +60,10 @@ _UNCONDITIONAL = frozenset({"counter", "log", "immediate", "reject", "target", "
 
 FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", 33: "dccp", 132: "sctp", 136: "udplite"}
+_HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
+_OTHER_HOOKS = {"netdev": ("ingress", "egress"), "arp": ("input", "output", "forward")}
+Chain = tuple[str, str, str]
+"""Family, table and name."""
 Ask = Callable[[socket.socket, bytes], None]
 """Function that sends a request on a socket."""
 
@@ -82,6 +87,13 @@ class DropRule:
     conditional: bool = False
     packets: int | None = None
     bytes: int | None = None
+    hook: str | None = None
+    """Where the kernel evaluates the chain; None if other chains jump to it."""
+
+    @property
+    def place(self) -> Chain:
+        """The chain that it is in."""
+        return self.family, self.table, self.chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +142,7 @@ def read_drop_rules(ask: Ask) -> DropRules:
     Raises OSError if the kernel does not answer.
     """
     found: list[DropRule] = []
+    hooks: dict[Chain, str] = {}
     is_whole = True
     for kind in (_GET_CHAIN, _GET_RULE):
         with socket.socket(
@@ -139,15 +152,16 @@ def read_drop_rules(ask: Ask) -> DropRules:
             ask(channel, netlink.request(kind, netlink.DUMP, _BODY.pack(socket.AF_UNSPEC, 0, 0)))
             left, ended = RULES_MAX, False
             while not ended and left > 0:
-                some, visited, ended = parse_reply(channel.recv(netlink.ANSWER_BYTES))
+                some, visited, ended = parse_reply(channel.recv(netlink.ANSWER_BYTES), hooks)
                 found += some
                 left -= visited
             is_whole = is_whole and ended
-    return DropRules(tuple(found), is_whole)
+    return DropRules(tuple(replace(rule, hook=hooks.get(rule.place)) for rule in found), is_whole)
 
 
-def parse_reply(reply: bytes) -> tuple[list[DropRule], int, bool]:
-    """Return the rules and policies in a reply that drop packets, how many it has, and whether it is the last one.
+def parse_reply(reply: bytes, hooks: dict[Chain, str]) -> tuple[list[DropRule], int, bool]:
+    """Return the rules and policies in a reply that drop packets, how many it has, and whether it is the last one; add
+    to `hooks` where its chains are evaluated.
 
     Raises OSError with the kernel's errno if the reply is an error.
     """
@@ -161,21 +175,24 @@ def parse_reply(reply: bytes) -> tuple[list[DropRule], int, bool]:
                 raise OSError(number, f"nf_tables: {os.strerror(number)}")
         elif kind in (_NEW_RULE, _NEW_CHAIN) and len(body) >= _BODY.size:
             visited += 1
-            rule = _parse_rule(body) if kind == _NEW_RULE else _parse_policy(body)
+            rule = _parse_rule(body) if kind == _NEW_RULE else _parse_chain(body, hooks)
             found += [] if rule is None else [rule]
     return found, visited, ended
 
 
-def _parse_policy(body: bytes) -> DropRule | None:
-    """Return the policy of a chain if that is to drop."""
+def _parse_chain(body: bytes, hooks: dict[Chain, str]) -> DropRule | None:
+    """Return the policy of a chain if that is to drop; note where it is evaluated."""
     parts = netlink.contents(body[_BODY.size :])
+    chain = FAMILIES.get(body[0], str(body[0])), _text(parts, _CHAIN_TABLE), _text(parts, _CHAIN_NAME)
+    number = _number(netlink.contents(parts.get(_CHAIN_HOOK, b"")), _HOOK_NUMBER)
+    names = _OTHER_HOOKS.get(chain[0], _HOOKS)
+    if number is not None and number < len(names):
+        hooks[chain] = names[number]
     if _CHAIN_POLICY not in parts or _number(parts, _CHAIN_POLICY) != 0:  # NF_DROP
         return None
     counters = netlink.contents(parts[_CHAIN_COUNTERS]) if _CHAIN_COUNTERS in parts else {}
     return DropRule(
-        FAMILIES.get(body[0], str(body[0])),
-        _text(parts, _CHAIN_TABLE),
-        _text(parts, _CHAIN_NAME),
+        *chain,
         packets=_number(counters, _COUNTER_PACKETS),
         bytes=_number(counters, _COUNTER_BYTES),
     )

@@ -49,6 +49,7 @@ def firewall_rows(by_namespace: Mapping[int, DropRules], sockets: Rows | None, t
             "table": rule.table,
             "chain": rule.chain,
             "handle": rule.handle,
+            "hook": rule.hook,
             "action": "reject" if rule.is_reject else "drop",
             "affects": _affects(rule),
             "protocol": rule.protocol,
