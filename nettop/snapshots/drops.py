@@ -289,8 +289,8 @@ PACKETS = Table(
               "device with index 12", "u4", width=10, importance=66),
         *_NAMESPACE,
         Field("port", Kind.LABEL, "PORT", "the local port of the packet's receiving socket, else of its sender; the "
-              "destination port of a received packet without a socket; unknown for ephemeral ports "
-              "(net.ipv4.ip_local_port_range)", "u4",
+              "destination port of a received packet without a socket; unknown for a client's: an ephemeral port "
+              "(net.ipv4.ip_local_port_range) whose peer has another port", "u4",
               width=5, importance=81),
         Field("process", Kind.TEXT, "PROCESS", "the process that owns the socket at that port", "u4",
               width=15, importance=82),

@@ -40,6 +40,8 @@ SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20
 VERSIONS = [("v4", "IPv4", "Udp"), ("v6", "IPv6", "Udp6")]
 SERVICE_PORT = 907
 """Below every range of ports that clients are given."""
+HIGH_PORT = 51_820
+"""A service's, in the range of ports that clients are given."""
 RECEIVING_SOCKETS = pytest.mark.since("6.11", "the kernel does not tell which socket was to receive a packet")
 REASONS_OF_DROPS = pytest.mark.since("5.17", "the kernel tells no reasons")
 IN_CORE = [VERSIONS[0], pytest.param(*VERSIONS[1], marks=[pytest.mark.core, REASONS_OF_DROPS])]
@@ -278,12 +280,14 @@ def test_full_receive_buffer(lab: Lab, drops: Drops, version: str, family: str, 
 def test_the_port_of_the_receiving_socket(
     lab: Lab, drops: Drops, version: str, family: str, prefix: str
 ) -> None:
-    """Drops of a full UDP socket have its port if it is a service's, and none if it is a client's."""
+    """Drops of a full UDP socket have its port if it is a service's, and none if it is a client's: a port of clients
+    that gets packets from a service. From a client's port, they are for a service at a high port."""
     _, far, sender, receiver = two_workers(lab)
     address = getattr(far, version)
-    for number, wanted in enumerate((SERVICE_PORT, 0), 1):
-        port = receiver.call(small_socket, address, wanted)
-        sender.call(send, (address, port), MANY)
+    ports = []
+    for number, (wanted, source) in enumerate(((SERVICE_PORT, 0), (0, SERVICE_PORT), (0, 0)), 1):
+        ports.append(receiver.call(small_socket, address, wanted))
+        sender.call(send, (address, ports[-1]), MANY, source)
         until(
             lambda number=number: len(packets_in(take(drops), far.namespace, "SOCKET_RCVBUFF")) == number,
             "some are dropped",
@@ -295,6 +299,7 @@ def test_the_port_of_the_receiving_socket(
     assert sorted((row["port"] or 0, row["protocol"], row["family"]) for row in rows) == [
         (0, "udp", family),
         (SERVICE_PORT, "udp", family),
+        (ports[2], "udp", family),
     ]
     assert sum(row["packets"] for row in rows) == expected
 
@@ -315,6 +320,19 @@ def test_closed_ports(lab: Lab, drops: Drops, version: str, family: str, prefix:
     ]
     assert [(row["port"], row["process"]) for row in rows] == [(9, None)] * 2
     assert counter(snapshot, far.namespace, f"{prefix}NoPorts") == SOME
+
+
+@pytest.mark.parametrize("version", ["v4", "v6"])
+def test_closed_ports_of_services_and_clients(lab: Lab, drops: Drops, version: str) -> None:
+    """A service may listen at a port that clients are given too (WireGuard, gRPC); what a service sends to such a port
+    is an answer that comes too late."""
+    _, far, sender, _ = two_workers(lab)
+    address = getattr(far, version)
+    sender.call(send, (address, HIGH_PORT), SOME)
+    sender.call(send, (address, HIGH_PORT + 1), FEW, SERVICE_PORT)
+    until(lambda: counted(drops, far.namespace, "NO_SOCKET") == SOME + FEW, "every packet is dropped")
+    rows = packets_in(take(drops), far.namespace, "NO_SOCKET")
+    assert {row["port"]: row["packets"] for row in rows} == {HIGH_PORT: SOME, None: FEW}
 
 
 @pytest.mark.parametrize("version", ["v4", "v6"])

@@ -27,8 +27,8 @@
 BPF_TABLE("percpu_hash", struct kind, struct count, counted, KINDS_MAX);
 // Drops of kinds that did not fit in the map.
 BPF_PERCPU_ARRAY(untracked, u64, 1);
-// Ports read from headers since the last reading, which clears them: a scan of all ports must not fill the
-// map.
+// Ports read from headers, and those of services that may be a client's, since the last reading, which clears
+// them: neither a scan of all ports nor many connections must fill the map.
 BPF_ARRAY(header_ports, struct header_ports, 1);
 
 // A packet's `dev` shares its memory with other members (a red-black node in TCP's queues, UDP's scratch
@@ -120,19 +120,25 @@ static __always_inline bool may_name(u16 port) {
   return true;
 }
 
-// Returns the destination port of a received packet without a socket; 0 for a client port, for a later
-// fragment, or after too many ports.
-static __always_inline u16 port_of_header(struct sk_buff *skb, struct ip_header *ip, u16 family) {
+// Reads the source and destination port of a received packet; zeros for a later fragment, and for what this
+// machine sends.
+static __always_inline void read_ports(u16 ports[2], struct sk_buff *skb, struct ip_header *ip, u16 family) {
   u32 length = family == ETH_P_IP ? (ip->bytes[0] & 0xf) * 4 : IPV6_HEADER;
-  u16 ports[2] = {ip->ports[0], ip->ports[1]};
   if (!skb->skb_iif ||
       (family == ETH_P_IP && (ip->bytes[IPV4_FRAGMENT] & IPV4_OFFSET_BITS || ip->bytes[IPV4_FRAGMENT + 1])))
-    return 0;
+    return;
+  u32 raw = (u32)ip->ports[1] << 16 | ip->ports[0];
   if (length != sizeof(ip->bytes) &&
-      bpf_probe_read_kernel(ports, sizeof(ports), (void *)(skb->head + skb->network_header + length)))
-    return 0;
-  u16 port = bpf_ntohs(ports[1]);
-  return is_client_port(port) || !may_name(port) ? 0 : port;
+      bpf_probe_read_kernel(&raw, sizeof(raw), (void *)(skb->head + skb->network_header + length)))
+    return;
+  ports[0] = bpf_ntohs((u16)raw);
+  ports[1] = bpf_ntohs(raw >> 16);
+}
+
+// Returns 0 if a port is a client's: each would be a kind of drop of its own. Services may have ports in that
+// range too (WireGuard, gRPC); what talks to them has a client port as well, and services of others do not.
+static __always_inline u16 service_port(u16 port, u16 other) {
+  return is_client_port(port) && !is_client_port(other) ? 0 : port;
 }
 
 // Returns whether the packet's route says that it is for this machine; false if this kernel does not show it.
@@ -150,9 +156,9 @@ static __always_inline bool is_for_us(struct sk_buff *skb, u16 family) {
   return type == RTN_LOCAL || flags & RTF_LOCAL;
 }
 
-// Returns 0 if the socket has no port, or a client port (each would be a kind of drop of its own), or if the
-// packet has left its namespace.
-static __always_inline u16 port_of_socket(struct sock *sk, u32 netns) {
+// Returns 0 if the socket has no port, or a client's, or if the packet has left its namespace. `source` is
+// that of a received packet: some sockets have no peer.
+static __always_inline u16 port_of_socket(struct sock *sk, u32 netns, u16 source) {
   if (!sk || !netns || namespace_of_socket(sk) != netns)
     return 0;
   u16 family = sk->skc_family;
@@ -163,14 +169,22 @@ static __always_inline u16 port_of_socket(struct sock *sk, u32 netns) {
   u8 state = sk->skc_state;
   if (state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV && sk->sk_type == SOCK_RAW)
     return 0;
-  u16 port = sk->skc_num;
-  return is_client_port(port) ? 0 : port;
+  u16 port = sk->skc_num, peer = bpf_ntohs(sk->skc_dport);
+  if (!is_client_port(port))
+    return port;
+  port = service_port(port, peer ? peer : source);
+  return port && may_name(port) ? port : 0;
 }
 
 static __always_inline void put_port(struct kind *kind, struct sk_buff *skb, struct ip_header *ip,
                                      struct sock *receiver) {
   struct sock *sk = receiver ? receiver : (struct sock *)skb->sk;
-  kind->port = sk ? port_of_socket(sk, kind->netns) : port_of_header(skb, ip, kind->family);
+  u16 ports[2] = {};
+  read_ports(ports, skb, ip, kind->family);
+  if (sk)
+    kind->port = port_of_socket(sk, kind->netns, ports[0]);
+  else if (service_port(ports[1], ports[0]) && may_name(ports[1]))
+    kind->port = ports[1];
   kind->has_owner = kind->port && (sk || is_for_us(skb, kind->family));
 }
 

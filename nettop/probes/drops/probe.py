@@ -104,7 +104,7 @@ _HEADER_PORTS = np.dtype([("seen", f"({(1 << 16) // 64},)u8"), ("count", "u8")])
 _STRUCTS = {"kind": KIND, "count": COUNT, "header_ports": _HEADER_PORTS}
 
 _SKB = ("dev", "sk", "len", "protocol", "head", "network_header", "skb_iif", "_skb_refdst")
-_SOCK_COMMON = ("skc_net", "skc_family", "skc_state", "skc_num")
+_SOCK_COMMON = ("skc_net", "skc_family", "skc_state", "skc_num", "skc_dport")
 _SLICES = (
     Slice("sk_buff", {name: name for name in _SKB}, {}),
     Slice("net_device", {"ifindex": "ifindex", "nd_net": "nd_net"}, {}),
