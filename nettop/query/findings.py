@@ -46,6 +46,8 @@ GONE_AFTER_NS = 2_000_000_000
 seen."""
 _OPTIONAL = re.compile(r"\[([^\]]*)\]")
 _VALUE = re.compile(r"\{(\w+)\}")
+_WAITING = frozenset({"receive_queue", "send_queue", "waiting"})
+"""Gauges that say how much waits: several rows have more. Of other gauges the largest one counts."""
 _TOTALLED = (Kind.COUNTER, Kind.SUM, Kind.RATIO, Kind.QUANTILE)
 
 
@@ -130,6 +132,8 @@ class Finding:
     rows: int
     process: str | None
     place: Place
+    lasted_ns: int
+    """For how long it has lasted before this reading, as far as its rows say."""
     view: str
     filter: str
 
@@ -164,7 +168,8 @@ def find(table: Table, rules: Sequence[ParsedRule], frame: Frame) -> Iterator[Fi
             continue
         if view.elapsed_s is not None and view.elapsed_s < parsed.rule.min_interval_s * _INTERVAL_TOLERANCE:
             continue
-        at = np.flatnonzero(parsed.rows.mask(view) & ~view.gone & ~view.rest)
+        counted = View(frame, replace(view.query, deltas=False)) if parsed.rule.totals else view
+        at = np.flatnonzero(parsed.rows.mask(counted) & ~view.gone & ~view.rest)
         if len(at):
             yield from _find_groups(view, parsed, at)
 
@@ -230,6 +235,7 @@ def _finding(view: View, parsed: ParsedRule, identity: Mapping[str, Any], at: In
         len(at),
         _common(view, "process", at) if "process" in table.by_name else None,
         _place(view, at[:PLACES_MAX]),
+        _lasted_ns(view, rule, at),
         *_evidence(table, parsed, identity),
     )
 
@@ -254,6 +260,14 @@ def _place(view: View, at: Index) -> Place:
         is_inward=_distinct(view, ("state",), at) == {STATES[LISTEN]}
         or _distinct(view, ("hook",), at) == {"input"},
     )
+
+
+def _lasted_ns(view: View, rule: Rule, at: Index) -> int:
+    """Return for how long the rows have matched already, as they say; 0 if they do not."""
+    if not rule.lasts or rule.lasts in view.missing:
+        return 0
+    longest = max((each for each in values_of(view, rule.lasts, at) if each is not None), default=0)
+    return round(longest / TIMES[view.table.by_name[rule.lasts].unit] * 1e9)
 
 
 def _evidence(table: Table, parsed: ParsedRule, identity: Mapping[str, Any]) -> tuple[str, str]:
@@ -316,8 +330,9 @@ def _value(view: View, name: str, at: Index) -> str | None:
             (total,) = values_of(view, name, at)
         return None if total is None else human(total, unit_in_sentence(unit_of(table, name)))
     if field.kind is Kind.GAUGE:
-        most = max((number for number in values_of(view, name, at) if number is not None), default=None)
-        return None if most is None else human(most, unit_of(table, name))
+        numbers = [number for number in values_of(view, name, at) if number is not None]
+        number = (sum if name in _WAITING else max)(numbers) if numbers else None
+        return None if number is None else human(number, unit_of(table, name))
     unsaid = (None, OWN_NAMESPACE) if name == "namespace" else (None,)
     distinct = [str(value) for value in dict.fromkeys(values_of(view, name, at)) if value not in unsaid]
     return (
@@ -374,6 +389,8 @@ class _Tracked:
     first_ns: int
     last_ns: int
     order: int
+    began_ns: int
+    """When it began, by its rows."""
     cause: _Tracked | None = None
     explains: list[_Tracked] = field(default_factory=list)
 
@@ -401,8 +418,11 @@ class FindingTracker:
         frames = list(frames)
         found = [finding for lens, frame in frames for finding in self._found(lens, frame)]
         for order, finding in enumerate(found):
-            tracked = self._tracked.setdefault(finding.key, _Tracked(finding, taken_ns, taken_ns, order))
+            tracked = self._tracked.setdefault(
+                finding.key, _Tracked(finding, taken_ns, taken_ns, order, taken_ns)
+            )
             tracked.finding, tracked.last_ns, tracked.order = finding, taken_ns, order
+            tracked.began_ns = min(tracked.began_ns, taken_ns - finding.lasted_ns)
         self._tracked = {
             key: tracked
             for key, tracked in self._tracked.items()
@@ -483,8 +503,8 @@ def _values(rank: int, tracked: _Tracked, taken_ns: int, wall_ns: int) -> dict[s
         "certainty": finding.rule.certainty.value,
         "kind": finding.rule.name,
         "finding": finding.sentence,
-        "since": wall_ns - (taken_ns - tracked.first_ns),
-        "lasted": tracked.last_ns - tracked.first_ns,
+        "since": wall_ns - (taken_ns - tracked.began_ns),
+        "lasted": tracked.last_ns - tracked.began_ns,
         "unseen": taken_ns - tracked.last_ns,
         "rows": finding.rows,
         "process": finding.process,

@@ -306,6 +306,7 @@ _SOCKET_RULES = (
         "see what {process} {pid} does instead: ps, its log, cat /proc/{pid}/stack",
         by=_OWNER,
         min_interval_s=1.0,
+        lasts="last_received_ms",
     ),
     # Full segments are lost again and again while shorter ones arrive: only size tells them apart.
     Rule(
@@ -365,7 +366,23 @@ _SOCKET_RULES = (
         "see what {listener} does instead: ps, its log",
         certainty=Certainty.LIKELY,
         by=("local_port", "netns"),
+        lasts="last_sent_ms",
         explained_by=("accept queue full",),
+    ),
+    # A resolver sends one or two queries on a socket, and closes it once they are answered.
+    Rule(
+        "DNS unanswered",
+        "protocol=udp remote_port=53 messages_received=0 "
+        "((messages_sent>0 messages_sent_per_s=0) or messages_sent>=3)",
+        "{process} waits for the DNS server {remote_address}: no answer yet on {rows} of its sockets",
+        "sockets with queries to a DNS server that nothing has answered for an interval: it is slow or silent",
+        "ask it: dig @{remote_address}; check /etc/resolv.conf, the path and the firewalls",
+        certainty=Certainty.LIKELY,
+        by=(*_OWNER, "remote_address"),
+        after_s=1.0,
+        totals=True,
+        explained_by=("DNS silent", "DNS slow"),
+        proof=("services", "protocol=udp port=53 side=used"),
     ),
     Rule(
         "few descriptors left",

@@ -166,14 +166,17 @@ class Certainty(Enum):
 class Rule:
     """A kind of finding: rows of a table that match `filter`, in the syntax of `--filter`.
 
-    - `says`: the sentence. `{column}` is the value of the rows: a text if they agree, the largest gauge, the sum of
-      rates; `{rows}` is their number. What is between square brackets is left out if one of its values is unknown.
+    - `says`: the sentence. `{column}` is the value of the rows: a text if they agree, the sum of rates and of what
+      waits, the largest of other gauges; `{rows}` is their number. What is between square brackets is left out if one
+      of its values is unknown.
     - `help`: what rows of this kind have in common, and what that means.
     - `advice`: what to try.
     - `by`: the columns that tell findings apart. The last ones are ignored if that makes too many findings.
     - `min_rows`: the least rows of a finding, or `min_growing_rows` while their number grows.
     - `min_interval_s`: shorter intervals are not evaluated.
     - `after_s`: seconds that the rows must have matched before this is a finding, with pauses of up to `pause_s`.
+    - `totals`: the filter compares counters since nettop began to count, instead of in the last interval.
+    - `lasts`: the gauge that says for how long a row has matched already, before nettop saw it.
     - `beside`: a filter; another row with the same values of `by`, or the same row, must match it.
     - `explained_by`: kinds that cause this one; if such a finding is about the same port, process or namespace, this
       one is part of it.
@@ -195,6 +198,8 @@ class Rule:
     min_interval_s: float = 0.0
     after_s: float = 0.0
     pause_s: float = 0.0
+    totals: bool = False
+    lasts: str = ""
     beside: str = ""
     explained_by: tuple[str, ...] = ()
     only_explains: bool = False

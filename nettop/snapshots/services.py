@@ -231,6 +231,7 @@ SERVICES = Table(
             "ask it: dig @{address}; check /etc/resolv.conf, the path and the firewalls",
             by=_DNS,
             after_s=1.0,
+            lasts="oldest",
         ),
         Rule(
             "DNS slow",
@@ -261,6 +262,7 @@ SERVICES = Table(
             "see what {process} does: its log, its CPU, and the services that it uses (SIDE used)",
             by=("netns", "port", "process"),
             after_s=1.0,
+            lasts="oldest",
             explained_by=_NOT_READING,
         ),
         Rule(
@@ -272,6 +274,7 @@ SERVICES = Table(
             "look at the server, and at the path to it (RTT and RETR of the connections)",
             by=("netns", "port", "process"),
             after_s=1.0,
+            lasts="oldest",
             explained_by=("stuck service", *_NOT_READING),
         ),
         Rule(

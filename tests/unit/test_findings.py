@@ -305,12 +305,36 @@ def test_a_flood_shows_its_senders() -> None:
     assert shown.values("remote_port", shown.order) == [5000, 5001, 5002]
 
 
+QUERY: Row = {**BEFORE, "protocol": "udp", "state": "ESTABLISHED", "remote_port": 53, "local_port": 50_000,
+              "messages_sent": 1, "messages_received": 0, "process": "workerd"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "is_found"),
+    [
+        (QUERY, QUERY, True),
+        (QUERY, QUERY | {"messages_sent": 0}, False),
+        (QUERY | {"messages_sent": 2}, QUERY, False),
+        (QUERY | {"messages_received": 1}, QUERY, False),
+        (QUERY | {"messages_sent": 0}, QUERY | {"messages_sent": 0}, False),
+        (QUERY | {"messages_sent": 3}, QUERY | {"messages_sent": 2}, True),
+        (QUERY | {"remote_port": 123}, QUERY, False),
+        (QUERY | {"messages_sent": None}, QUERY | {"messages_sent": None}, False),
+    ],
+)
+def test_queries_without_an_answer(now: Row, before: Row, *, is_found: bool) -> None:
+    """They were sent before the last reading, or are many: a lens that times them would show more."""
+    findings = [each for each in found([now], [before]) if each.rule.name == "DNS unanswered"]
+    assert [each.view for each in findings] == (["services"] if is_found else [])
+
+
 def test_values_that_differ_are_counted() -> None:
-    """A finding of several rows names one of their peers, the largest queue, and how many others there are."""
+    """A finding of several rows names one of their peers and how many others there are, all that waits, and the longest
+    time."""
     rows = [UNREAD | {"remote_port": 5000 + n, "receive_queue": 100_000 + n * 1000} for n in range(3)]
     (finding,) = found(rows, rows)
     assert finding.sentence.startswith(
-        "reportd 10.0.3.7:443 has not read 102 kB from 203.0.113.9:5000 and 2 more for"
+        "reportd 10.0.3.7:443 has not read 303 kB from 203.0.113.9:5000 and 2 more for 40.0 s"
     )
     assert finding.rows == 3
 
@@ -403,16 +427,17 @@ def listed(rows: Rows) -> list[Row]:
 
 
 def test_a_finding_is_raised_at_once_and_kept_for_a_while() -> None:
-    """It keeps its ID and its beginning; ten seconds after it was last seen, it is dropped."""
+    """It keeps its ID and its beginning, which its row may know better; ten seconds after it was last seen, it is
+    dropped."""
     readings = Readings()
     (first,) = readings.sockets([UNREAD])
-    assert (first["lasted"], first["unseen"], first["rank"]) == (0, 0, 1)
-    (second,) = readings.sockets([UNREAD | {"receive_queue": 200_000}])
-    assert (second["id"], second["since"], second["lasted"]) == (first["id"], first["since"], 10**9)
+    assert (first["lasted"], first["unseen"], first["rank"]) == (40 * 10**9, 0, 1)
+    (second,) = readings.sockets([UNREAD | {"receive_queue": 200_000, "last_received_ms": 1}])
+    assert (second["id"], second["since"], second["lasted"]) == (first["id"], first["since"], 41 * 10**9)
     assert "200 kB" in second["finding"]
     for second_gone in range(1, int(KEPT_S) + 1):
         (kept,) = readings.sockets([BEFORE])
-        assert (kept["lasted"], kept["unseen"]) == (10**9, second_gone * 10**9)
+        assert (kept["lasted"], kept["unseen"]) == (41 * 10**9, second_gone * 10**9)
     assert readings.sockets([BEFORE]) == []
 
 
@@ -422,7 +447,7 @@ def test_a_finding_that_comes_back_in_time_goes_on() -> None:
     (first,) = readings.sockets([UNREAD])
     readings.sockets([BEFORE])
     (back,) = readings.sockets([UNREAD])
-    assert (back["since"], back["lasted"], back["unseen"]) == (first["since"], 2 * 10**9, 0)
+    assert (back["since"], back["lasted"], back["unseen"]) == (first["since"], 42 * 10**9, 0)
 
 
 def test_some_findings_are_raised_only_after_a_while() -> None:
@@ -457,7 +482,7 @@ def test_a_frame_is_evaluated_once() -> None:
     frame = make_frame([UNREAD], [UNREAD])
     readings.add((CONNECTIONS, frame))
     ((row),) = readings.add((CONNECTIONS, frame))
-    assert (row["lasted"], row["unseen"]) == (10**9, 0)
+    assert (row["lasted"], row["unseen"]) == (41 * 10**9, 0)
 
 
 def test_a_cause_explains_what_follows_from_it() -> None:

@@ -46,6 +46,7 @@ _BY_PLACE: dict[str, Treatment] = {
     "findings.firewall.family": texts.kept,
     "findings.firewall.table": texts.nft,
     "findings.firewall.chain": texts.nft,
+    "findings.firewall.hook": texts.kept,
     "findings.firewall.protocol": texts.kept,
     "findings.firewall.comment": texts.nft,
     "findings.losses.lens": texts.kept,
