@@ -374,11 +374,11 @@ _SOCKET_RULES = (
         "DNS unanswered",
         "protocol=udp remote_port=53 messages_received=0 "
         "((messages_sent>0 messages_sent_per_s=0) or messages_sent>=3)",
-        "{process} waits for the DNS server {remote_address}: no answer yet on {rows} of its sockets",
+        "{process} waits for the DNS server {remote_address}: no answer yet to the queries of {rows} sockets",
         "sockets with queries to a DNS server that nothing has answered for an interval: it is slow or silent",
         "ask it: dig @{remote_address}; check /etc/resolv.conf, the path and the firewalls",
         certainty=Certainty.LIKELY,
-        by=(*_OWNER, "remote_address"),
+        by=("netns", "process", "remote_address"),
         after_s=1.0,
         totals=True,
         explained_by=("DNS silent", "DNS slow"),

@@ -77,7 +77,7 @@ _CONTAINER = Field("container", Kind.TEXT, "CONTAINER", "its container (runtime:
 _PROTOCOL = Field("protocol", Kind.ENUM, "PROTO", "its transport protocol", "u1", width=5, importance=62,
                   labels=PROTOCOLS)  # fmt: skip
 _ANSWERS = Field("answers", Kind.COUNTER, "ANSWERS", "answered requests; each step of a dialogue counts, such as "
-                 "100 Continue, a TLS handshake or HTTP/2 SETTINGS", "u8", "answers", 9, 96,
+                 "100 Continue, a TLS handshake or HTTP/2 SETTINGS", "u8", "answers", 9, 89,
                  rate_title="ANSWERS/s")  # fmt: skip
 _RESPONSE = Field("response", Kind.HISTOGRAM, "1 µs TO 1 min", "response times: from the first byte of a request to "
                   "the first byte of its answer, at this end", BUCKETS.dtype, "ns", 24, 79,

@@ -32,8 +32,8 @@ _RATE = 9
 """`1.93 Gb/s`, `99.9 Mb/s`"""
 
 _BAR, _BAR_MIN = 10, 8
-_BAR_IMPORTANCE = 80
-"""A bar repeats a number that is shown: what stands alone stays longer."""
+_BAR_IMPORTANCE = _REPEATED = 80
+"""A bar, and a total beside its rate, repeat a number that is shown: what stands alone stays longer."""
 
 _CLOCK, _CLOCK_MIN, _CLOCK_BRIEF = 15, 12, 8
 """`12:26:40.123456`, also wide enough for `11-18 12:26:40`; `12:26:40.123`; `12:26:40`"""
@@ -94,7 +94,7 @@ def plan(
     the watched field's rate, or of the table's `bar`; with `extra`, fill the remaining room with further fields of the
     table.
     """
-    columns = _with_needed(table, [_column(table, name) for name in names], needed)
+    columns = _with_needed(table, _without_repeated_totals([_column(table, name) for name in names]), needed)
     if bars and table.watched:
         bar = replace(_column(table, table.watched + RATE), title=BAR_TITLE, bar=True)
         columns.insert(_after(table, names, table.watched_parts), bar)
@@ -126,6 +126,17 @@ def as_rates(table: Table, name: str) -> str:
     """Return the name of the rate of a counter or a sum of counters; any other name unchanged."""
     field = table.by_name.get(name)
     return name + RATE if field is not None and field.has_rate else name
+
+
+def _without_repeated_totals(columns: list[Column]) -> list[Column]:
+    """Have a total that stands beside its rate leave before what is said only once."""
+    rates = {column.name.removesuffix(RATE) for column in columns if column.name.endswith(RATE)}
+    return [
+        replace(column, field=replace(column.field, importance=min(column.field.importance, _REPEATED)))
+        if column.name in rates
+        else column
+        for column in columns
+    ]
 
 
 def _with_needed(table: Table, columns: list[Column], needed: Sequence[str]) -> list[Column]:
