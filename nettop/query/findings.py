@@ -20,8 +20,8 @@ from nettop.query.units import RATIO, TIMES, UNKNOWN, human, unit_of
 from nettop.query.values import values_of
 from nettop.query.view import View
 from nettop.snapshots import view_name
-from nettop.snapshots.arrays import Index, Mask, as_list, distinct_rows, positions
-from nettop.snapshots.connections import FAILURES, LISTEN, SOCKETS, STATES, UNATTRIBUTED
+from nettop.snapshots.arrays import Array, Index, Mask, as_list, distinct_rows, positions
+from nettop.snapshots.connections import FAILURES, LISTEN, SOCKETS, STATES, SYN_RECV, UNATTRIBUTED
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.schema import OWN_NAMESPACE, Kind, Lens, Rule, Severity, Table
@@ -151,11 +151,16 @@ def threshold(rule: Rule) -> str:
     """Describe when rows that match a rule's filter become a finding."""
     parts = [f"from {rule.min_rows:,} rows on"] if rule.min_rows > 1 else []
     parts += [] if rule.min_growing_rows is None else [f"or {rule.min_growing_rows:,} and growing"]
+    parts += [f"from {_amount(*least)} together on" for least in rule.together]
     parts += [f"after {rule.after_s:g} s"] if rule.after_s else []
     parts += [f"if another row of the same {rule.by[0]} matches `{rule.beside}`"] if rule.beside else []
     parts += [f"if the interval is {rule.min_interval_s:g} s or more"] if rule.min_interval_s else []
     parts += ["if it explains another finding"] if rule.only_explains else []
     return ", ".join(parts) or "at once"
+
+
+def _amount(name: str, least: float) -> str:
+    return f"{name}={least:.0%}" if name.endswith("_ratio") else f"{name}={least:g}"
 
 
 def find(table: Table, rules: Sequence[ParsedRule], frame: Frame) -> Iterator[Finding]:
@@ -170,6 +175,8 @@ def find(table: Table, rules: Sequence[ParsedRule], frame: Frame) -> Iterator[Fi
             continue
         counted = View(frame, replace(view.query, deltas=False)) if parsed.rule.totals else view
         at = np.flatnonzero(parsed.rows.mask(counted) & ~view.gone & ~view.rest)
+        if parsed.rule.together and len(at):
+            at = at[_reach_together(view, parsed.rule, at)]
         if len(at):
             yield from _find_groups(view, parsed, at)
 
@@ -186,6 +193,25 @@ def _find_groups(view: View, parsed: ParsedRule, at: Index) -> Iterator[Finding]
             least = rule.min_growing_rows
         if len(group) >= least:
             yield _finding(view, parsed, dict(identity), group)
+
+
+def _reach_together(view: View, rule: Rule, at: Index) -> Mask:
+    """Return which rows are in a group whose totals reach what the rule asks for."""
+    firsts, places = distinct_rows([view.raw(name)[at] for name in rule.by if name not in view.missing])
+    reached = np.ones(len(firsts), bool)
+    for name, least in rule.together:
+        field = view.table.by_name.get(name)
+        names = (name,) if field is None or field.kind is not Kind.RATIO else field.parts
+        totals = [_totals_of(view, each, at, places, len(firsts)) for each in names]
+        reached &= totals[0] >= least * (totals[1] if len(totals) > 1 else 1)
+    return reached[places]
+
+
+def _totals_of(view: View, name: str, at: Index, places: Index, count: int) -> Array:
+    """Return the totals of a column by group; of a counter, in the interval."""
+    column = view.column(name)
+    amounts = np.where(column.known[at], column.numbers[at], 0).astype(float)
+    return np.bincount(places, amounts, count)
 
 
 def _groups(view: View, rule: Rule, at: Index) -> dict[Identity, Index]:
@@ -340,13 +366,24 @@ def _value(view: View, name: str, at: Index) -> str | None:
     )
 
 
+def _reader(view: View, at: Index) -> str | None:
+    """Return the process at the other end of these connections, if it is only one and has not read what came."""
+    ends = _other_ends(view, at)
+    name: str | None = _common(view, "process", ends) if (view.raw("receive_queue")[ends] > 0).all() else None
+    return name
+
+
 def _other_end(view: View, at: Index) -> str | None:
     """Return the process at the other end of these connections, if it is on this host and there is only one."""
+    name: str | None = _common(view, "process", _other_ends(view, at))
+    return name
+
+
+def _other_ends(view: View, at: Index) -> Index:
+    """Return the other ends of connections, as far as they are on this host."""
     sockets = view.now.array
     others = [other_end(sockets[place : place + 1], sockets)["id"] for place in as_list(at[:OTHER_ENDS_MAX])]
-    found = positions(np.concatenate(others), sockets["id"])
-    name: str | None = _common(view, "process", found)
-    return name
+    return positions(np.concatenate(others), sockets["id"])
 
 
 def _listener(view: View, at: Index) -> str | None:
@@ -362,7 +399,44 @@ def _time_wait(view: View, _: Index) -> str | None:
     return None if number is None else f"{number:,}"
 
 
-_FROM_ELSEWHERE = {"other_end": _other_end, "listener": _listener, "time_wait": _time_wait}
+def _senders(view: View, at: Index) -> str | None:
+    """Return how many addresses have half-open connections to this listener; None if only one has."""
+    is_half_open = _same(view, ("local_port", "netns"), at[0]) & (view.raw("state") == SYN_RECV)
+    firsts, _ = distinct_rows([view.raw("remote_address")[is_half_open]])
+    return f"{len(firsts):,}" if len(firsts) > 1 else None
+
+
+def _sender(view: View, at: Index) -> str | None:
+    """Return the process on this host whose UDP sockets are connected to this one; None unless there is just one."""
+    port, address, netns, protocol = (
+        view.raw(name)[at[0]] for name in ("local_port", "local_address", "netns", "protocol")
+    )
+    is_sender = (view.raw("remote_port") == port) & (view.raw("protocol") == protocol)
+    is_there = (view.raw("remote_address") == address).all(axis=1)
+    has_any = values_of(view, "local_address", at[:1])[0] in _ANY
+    is_sender &= view.raw("netns") == netns if has_any else is_there
+    name: str | None = _common(view, "process", np.flatnonzero(is_sender))
+    return name
+
+
+def _client(view: View, at: Index) -> str | None:
+    """Return the process on this host that uses this service, at the same address; None unless there is just one."""
+    is_used = view.raw("side") != view.raw("side")[at[0]]
+    is_used &= (view.raw("port") == view.raw("port")[at[0]]) & ~view.gone & ~view.rest
+    is_used &= (view.raw("address") == view.raw("address")[at[0]]).all(axis=1)
+    name: str | None = _common(view, "process", np.flatnonzero(is_used))
+    return name
+
+
+_FROM_ELSEWHERE = {
+    "other_end": _other_end,
+    "reader": _reader,
+    "listener": _listener,
+    "time_wait": _time_wait,
+    "senders": _senders,
+    "sender": _sender,
+    "client": _client,
+}
 """Values in sentences that are in no column of the rows."""
 
 

@@ -28,11 +28,11 @@ PROTOCOLS = {6: "tcp", 17: "udp", 255: "raw", 262: "mptcp"}
 FAMILIES = {2: "IPv4", 10: "IPv6"}
 """AF_INET and AF_INET6."""
 
-LISTEN = 10
+LISTEN, SYN_RECV = 10, 3
 STATES = {
     1: "ESTABLISHED",
     2: "SYN_SENT",
-    3: "SYN_RECV",
+    SYN_RECV: "SYN_RECV",
     4: "FIN_WAIT1",
     5: "FIN_WAIT2",
     6: "TIME_WAIT",
@@ -260,6 +260,8 @@ RETRANSMITS_WARN_ABOVE = 0.01
 _ACCEPT_QUEUE_FULL, _SYN_QUEUE_FULL = "accept_queue_use>=80%", "syn_queue_use>=80%"
 
 _OWNER = ("process", "pid", "netns")
+_LOSING = ("retransmitting", "losing segments", "losing segments to many")
+"""Kinds about connections of which others are acknowledged: what is not may be lost there too."""
 
 _SOCKET_RULES = (
     # A full queue drops connections; warning at 80 % leaves time to act.
@@ -275,7 +277,8 @@ _SOCKET_RULES = (
     Rule(
         "SYN queue full",
         f"state=LISTEN {_SYN_QUEUE_FULL}",
-        "{process} {local}: {syn_queue} half-open connections, of {backlog}; their SYN-ACKs are not answered",
+        "{process} {local}: {syn_queue} half-open connections, of {backlog}[, from {senders} addresses]; their "
+        "SYN-ACKs are not answered",
         "listeners whose SYN-ACKs are not answered, because of a flood or loss; when the queue is full, the kernel "
         "sends SYN cookies or drops SYNs",
         "net.ipv4.tcp_syncookies=1 keeps it reachable; block the senders, if REMOTE repeats and is not forged",
@@ -320,6 +323,7 @@ _SOCKET_RULES = (
         by=("remote_address", "netns"),
         after_s=2.0,
         beside="packets_received_per_s>0",
+        explained_by=_LOSING,
     ),
     # Data sent a moment ago is unacknowledged too, so only connections that were busy all the time count. The kernel
     # counts busy time in ticks, so some is missing. Below a second, one round trip may take the whole interval.
@@ -332,7 +336,7 @@ _SOCKET_RULES = (
         certainty=Certainty.LIKELY,
         by=(*_OWNER, "remote_address"),
         min_interval_s=1.0,
-        explained_by=("path MTU black hole",),
+        explained_by=("path MTU black hole", *_LOSING),
     ),
     # The first probe is unanswered for a round trip on a healthy connection too. While data waits, probes are about the
     # peer's window instead.
@@ -350,12 +354,12 @@ _SOCKET_RULES = (
     Rule(
         "send queue stuck",
         "send_queue>0 bytes_acked_per_s=0 busy_us_per_s>=90%",
-        "{process} cannot send to {remote}: {send_queue} wait[, because {other_end} does not read]",
+        "{process} cannot send to {remote}: {send_queue} wait[, because {reader} does not read]",
         "connections that always had data to send, none of which was acknowledged: the peer does not read, or is gone",
         "see what the peer does; its receive window shows whether it reads (PEER WND 0: it does not)",
         by=(*_OWNER, "remote_address"),
         min_interval_s=1.0,
-        explained_by=("data unread", "peer gone", "path MTU black hole"),
+        explained_by=("data unread", "peer gone", "path MTU black hole", *_LOSING),
     ),
     # Only a connection that was not accepted yet is open without a process.
     Rule(
@@ -407,7 +411,7 @@ _SOCKET_RULES = (
     Rule(
         "losing datagrams",
         "protocol=udp drops_per_s>0",
-        "{process} {local} loses {drops_per_s} datagrams/s: its receive buffer is full",
+        "{process} {local} loses {drops_per_s} datagrams/s: its receive buffer is full[; {sender} sends them]",
         "UDP sockets that drop datagrams: the program reads too slowly, or its receive buffer is too small "
         "(SO_RCVBUF, net.core.rmem_max)",
         "if it is only bursts, a larger buffer helps (SO_RCVBUF, net.core.rmem_max); else {process} is too slow",
@@ -416,7 +420,7 @@ _SOCKET_RULES = (
     # Without a minimum of segments, one of few would be a high percentage.
     Rule(
         "retransmitting",
-        "((retransmits_per_s>=10 retransmit_ratio>=2%) or "
+        "bytes_acked_per_s>0 ((retransmits_per_s>=10 retransmit_ratio>=2%) or "
         "(retransmits_per_s>=2 data_packets_sent_per_s>=10 retransmit_ratio>=5%)) not spurious_ratio>=50%",
         "{process} sends {retransmit_ratio} of its segments to {remote_address} again, {retransmits_per_s}/s",
         "connections that retransmit many segments: the path loses them, as the peer does not report that half of them "
@@ -425,7 +429,37 @@ _SOCKET_RULES = (
         Severity.WARNING,
         by=("netns", "process", "remote_address"),
         after_s=2.0,
-        explained_by=("path MTU black hole", "peer gone"),
+    ),
+    # Each of a hundred connections may send too few segments to be judged alone.
+    Rule(
+        "losing segments",
+        "data_packets_sent_per_s>0 bytes_acked_per_s>0 not spurious_ratio>=50%",
+        "{process} sends {retransmit_ratio} of its segments to {remote_address} again, {retransmits_per_s}/s on {rows} "
+        "connections",
+        "connections to one address that together retransmit many segments, though none of them sends many: the path "
+        "loses them",
+        "find the lossy link: errors and drops of the interfaces on the way (lens 3), a full queue, or a policer",
+        Severity.WARNING,
+        by=("netns", "process", "remote_address"),
+        min_rows=2,
+        together=(("data_packets_sent_per_s", 10), ("retransmits_per_s", 2), ("retransmit_ratio", 0.05)),
+        after_s=2.0,
+        explained_by=("retransmitting",),
+    ),
+    Rule(
+        "losing segments to many",
+        "data_packets_sent_per_s>0 bytes_acked_per_s>0 not spurious_ratio>=50%",
+        "{process} sends {retransmit_ratio} of its segments again, {retransmits_per_s}/s on {rows} connections to "
+        "{remote_address}",
+        "connections of a process that together retransmit many segments, to many addresses: what their paths have in "
+        "common loses them, such as the link of this host",
+        "find the lossy link: errors and drops of the interfaces on the way (lens 3), a full queue, or a policer",
+        Severity.WARNING,
+        by=("netns", "process"),
+        min_rows=2,
+        together=(("data_packets_sent_per_s", 10), ("retransmits_per_s", 2), ("retransmit_ratio", 0.05)),
+        after_s=2.0,
+        explained_by=("losing segments", "retransmitting"),
     ),
     # 536 is what a peer gets that announces none, or whose option was removed on the way (RFC 9293, 3.7.1).
     Rule(

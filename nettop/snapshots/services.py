@@ -280,7 +280,7 @@ SERVICES = Table(
         Rule(
             "slow service",
             "speed=slower side=served answers_per_s>0",
-            "{process} {service} answers in {recent_p99}, {usual_p99} before",
+            "{process} {service} answers in {recent_p99}, {usual_p99} before[; {client} waits for it]",
             "services of this host whose answers are slow again and again: the p99 of the last 10 seconds is more than "
             "three times the usual",
             "QUEUED and SERVICE tell whether requests wait for {process} or in it; see the services that it uses",

@@ -4,6 +4,7 @@
 A server finds its socket in the worker's memory under "listener", a UDP server under "server".
 """
 
+import contextlib
 import errno
 import os
 import resource
@@ -197,6 +198,14 @@ def send_messages(memory: Memory, target: Address, size: int, seconds: float, bu
         for _ in every(seconds):
             for _ in range(burst):
                 connection.sendall(b"n" * size)
+
+
+def send_on_many(memory: Memory, target: Address, connections: int, size: int, seconds: float) -> None:
+    """Send a message of this size at this pace on each of several connections."""
+    held = [socket.create_connection(target) for _ in range(connections)]
+    for number in every(seconds / connections):
+        with contextlib.suppress(BlockingIOError):
+            held[number % connections].send(b"n" * size, socket.MSG_DONTWAIT)
 
 
 def keep_idle_alive(memory: Memory, target: Address) -> None:

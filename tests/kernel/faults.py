@@ -450,6 +450,26 @@ def path_loss_slow(made: Made) -> What:
     )
 
 
+@fault("path-loss-many", "losing segments", "sensord", needs=["nft"])
+def path_loss_many(made: Made) -> What:
+    """Sixty connections with two segments per second each lose one in four."""
+    near, far = made.pair()
+    made.serve(far.namespace, "collectord", (far.v4, REPORT), programs.discard)
+    rules(
+        far.namespace,
+        "input",
+        f"tcp dport {REPORT} tcp flags & syn == 0 numgen random mod 4 < 1 counter drop",
+    )
+    made.start(near.namespace, "sensord", programs.send_on_many, (far.v4, REPORT), 60, 500, 0.5)
+    return (
+        f"sensord sends 2 messages/s on each of 60 connections to collectord at {far.v4}:7000, and loses 25 %",
+        lambda: (
+            nstat(near.namespace, "TcpRetransSegs") >= 20
+            and nstat(near.namespace, "TcpRetransSegs") / nstat(near.namespace, "TcpOutSegs") > 0.08
+        ),
+    )
+
+
 @fault("mtu-black-hole", "path MTU black hole", "uploader", needs=["nft"])
 def mtu_black_hole(made: Made) -> What:
     """A link takes smaller packets than both hosts expect, and the router's ICMP messages are dropped."""

@@ -288,6 +288,66 @@ def test_the_other_end_of_a_connection_is_named() -> None:
     assert both.advice == "see what reportd 25406 does instead: ps, its log, cat /proc/25406/stack"
 
 
+def test_a_flood_is_said_to_come_from_many() -> None:
+    """How many addresses have half-open connections to this port, if not just one."""
+    flooded = LISTENER | {"id": 1, "syn_queue": 8, "local_port": 443, "netns": 1}
+    half_open = [
+        {**BEFORE, "id": 10 + n, "state": "SYN_RECV", "local_port": 443, "process": None, "pid": None,
+         "remote_address": f"198.51.100.{n % 3}"}
+        for n in range(6)
+    ]  # fmt: skip
+    for rows, said in ((half_open, ", from 3 addresses; their"), (half_open[:1], "of 10; their")):
+        (finding,) = [each for each in found([flooded, *rows]) if each.rule.name == "SYN queue full"]
+        assert said in finding.sentence
+
+
+@pytest.mark.parametrize(
+    ("address", "target", "netns", "is_named"),
+    [
+        ("10.0.3.7", "10.0.3.7", 9, True),
+        ("10.0.3.7", "10.0.3.8", 1, False),
+        ("0.0.0.0", "127.0.0.1", 1, True),
+        ("0.0.0.0", "127.0.0.1", 2, False),
+    ],
+)
+def test_the_sender_of_datagrams_is_named(address: str, target: str, netns: int, *, is_named: bool) -> None:
+    """Its sockets are connected to the one that loses them; one without an address has those of its namespace."""
+    losing = DATAGRAMS | {"id": 1, "process": "statsd", "local_port": 8125, "local_address": address}
+    sending = {**BEFORE, "id": 2, "protocol": "udp", "process": "floodd", "remote_address": target,
+               "remote_port": 8125, "netns": netns}  # fmt: skip
+    (finding,) = found([losing, sending], [losing | {"drops": 3}, sending])
+    assert finding.sentence.endswith("; floodd sends them" if is_named else "its receive buffer is full")
+
+
+def test_who_waits_for_a_slow_service_is_named() -> None:
+    """The process that uses it at the same address, if it is on this host."""
+    slow = {"id": 1, "speed": "slower", "side": "served", "process": "webapp", "address": "10.0.0.1", "port": 7020,
+            "recent_p99": 1_500_000_000, "usual_p99": 800_000, "answers": 9}  # fmt: skip
+    client = {"id": 2, "side": "used", "process": "nginx", "address": "10.0.0.1", "port": 7020}
+    for other, said in ((client, "before; nginx waits for it"), (client | {"port": 7021}, "before")):
+        (finding,) = found([slow, other], [slow | {"answers": 8}, other], table=SERVICES)
+        assert finding.sentence.endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("remotes", "retransmits", "kind"),
+    [
+        (1, 1, "losing segments"),
+        (20, 1, "losing segments to many"),
+        (1, 0, None),
+    ],
+)
+def test_connections_that_lose_segments_together(remotes: int, retransmits: int, kind: str | None) -> None:
+    """Each sends too few to be judged alone: five segments a second, one of them again."""
+    before = [BEFORE | {"id": n, "remote_address": f"203.0.113.{n % remotes}"} for n in range(20)]
+    now = [row | {"data_packets_sent": 5, "retransmits": retransmits, "bytes_acked": 900} for row in before]
+    findings = found(now, before)
+    assert kinds(findings)[:1] == ([] if kind is None else [kind])
+    if kind is not None:
+        assert "sends 20.0% of its segments" in findings[0].sentence
+        assert findings[0].rows == 20
+
+
 def test_evidence_says_first_what_it_is_about() -> None:
     """The end of a long filter is cut on a small screen."""
     (finding,) = found([LISTENER | {"accept_queue": 8}])

@@ -20,7 +20,7 @@ from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.snapshot import Rows, rows_from
 
 _IN_SOCKSTAT = re.compile(r"^(\w+):|(\w+) (\d+)", re.MULTILINE)
-_FIRST, _LAST = 0, -1
+_FIRST, _PRESSURE, _LAST = 0, 1, -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,9 @@ _ALL = (
           "further ones are closed at once, so that late packets may hit new connections"),
     Limit("orphaned TCP sockets", "net/ipv4/tcp_max_orphans", "TCP orphan",
           "closed connections with unsent data are reset", of_machine=True),
-    Limit("TCP memory (pages)", "net/ipv4/tcp_mem", "TCP mem", "packets are dropped and windows shrink", at=_LAST,
-          of_machine=True),
+    Limit("TCP memory before pressure (pages)", "net/ipv4/tcp_mem", "TCP mem", "windows and buffers shrink",
+          at=_PRESSURE, of_machine=True),
+    Limit("TCP memory (pages)", "net/ipv4/tcp_mem", "TCP mem", "packets are dropped", at=_LAST, of_machine=True),
     Limit("UDP memory (pages)", "net/ipv4/udp_mem", "UDP mem", "datagrams are dropped", at=_LAST, of_machine=True),
     Limit("neighbours (ARP)", "net/ipv4/neigh/default/gc_thresh3", ("net/stat/arp_cache", _FIRST),
           "packets to further hosts are dropped", of_machine=True),

@@ -24,7 +24,7 @@ _OPTIONAL = re.compile(r"(\[[^\]]*\])")
 _VALUE = re.compile(r"(\{\w+\})")
 _MORE = re.compile(r"(.*?)( and [\d,]+ more)?", re.DOTALL)
 _NUMBER = rf"{UNKNOWN}|<?\d[\d.,]*(?:%|(?: ?[A-Za-zµ/]{{1,8}}))?(?: and [\d,]+ more)?"
-_PROCESSES = ("other_end", "listener")
+_PROCESSES = ("other_end", "listener", "reader", "sender", "client")
 """Values in sentences that are processes, but in no column of the rows."""
 
 Row = Mapping[str, Any]
