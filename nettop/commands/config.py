@@ -31,7 +31,7 @@ from nettop.writing import write_output
 if TYPE_CHECKING:
     from nettop.snapshots.source import Source
 
-CONFIG_HELP = "Show the preferences: columns, theme and unit of the screens, and what counts as a finding."
+CONFIG_HELP = "Show the preferences: columns, theme, unit, and what counts as a finding."
 
 CONFIG_EXAMPLES = """[bold]Examples[/bold]
 
