@@ -56,8 +56,9 @@ class Terminal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+            for kill in (os.killpg, os.kill):  # it may have no group of its own yet
+                with contextlib.suppress(ProcessLookupError):
+                    kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
         for descriptor in (self._master, self._slave):
             with contextlib.suppress(OSError):
@@ -74,7 +75,9 @@ class Terminal:
 
     def take_in(self, wait_s: float = 0) -> bool:
         """Read the pending output; return whether there was any."""
-        if not select.select([self._master], [], [], wait_s)[0]:
+        waiting = select.poll()  # select() takes no descriptor above 1,023
+        waiting.register(self._master, select.POLLIN)
+        if not waiting.poll(wait_s * 1000):
             return False
         output = os.read(self._master, 1 << 16)
         self.output += output
