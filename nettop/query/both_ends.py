@@ -60,9 +60,7 @@ def both_ends(connections: Frame | None, services: Frame | None, key: int) -> di
     far, far_turn = _far(sockets, turns, key)
     if far is None:
         return {}
-    # On one host, the source names the end with the same addresses.
-    is_named = not far.has_host and _by_address(_end(sockets, key)) is not None
-    facts = {} if is_named else {"Other end": _condition(far)}
+    facts = {"Other end": _condition(far)}
     if near_turn is None or far_turn is None:
         return facts | ({} if turns is not None else {"Requests": _NO_TIMES})
     if near_turn["side"] == far_turn["side"]:  # both connected, or which one did is not known

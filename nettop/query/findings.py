@@ -6,12 +6,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
+from nettop.errors import FilterError
 from nettop.query.address import address_text, distinct_addresses
 from nettop.query.filter import Filter, combined, parse_filter, quote
 from nettop.query.other_end import other_end
@@ -19,7 +21,7 @@ from nettop.query.query import screen_query
 from nettop.query.units import RATIO, TIMES, UNKNOWN, human, unit_of
 from nettop.query.values import values_of
 from nettop.query.view import View
-from nettop.snapshots import view_name
+from nettop.snapshots import find_table, view_name
 from nettop.snapshots.arrays import Array, Index, Mask, as_list, distinct_rows, positions
 from nettop.snapshots.connections import FAILURES, LISTEN, SOCKETS, STATES, SYN_RECV, UNATTRIBUTED
 from nettop.snapshots.findings import FINDINGS
@@ -598,6 +600,21 @@ def _only(numbers: frozenset[int]) -> int | None:
 
 def _explained(tracked: _Tracked) -> str:
     return "; ".join(dict.fromkeys(each.finding.sentence for each in tracked.explains))
+
+
+def causes_of(view: View, at: int, found: Frame | None) -> list[str]:
+    """Return what explains the row at `at` of a view: the sentences of the findings that it belongs to, or of their
+    causes."""
+    rows = [] if found is None else listed(found, explained=True)
+    sentences = {row["id"]: row["finding"] for row in rows}
+    causes = []
+    for row in rows:
+        if row["unseen"] or not row["filter"] or find_table(row["view"])[1].name != view.table.name:
+            continue
+        with suppress(FilterError):  # of a recording by another version
+            if parse_filter(view.table, row["filter"]).mask(view)[at]:
+                causes.append(sentences.get(row["cause"], row["finding"]))
+    return list(dict.fromkeys(causes))
 
 
 def listed(frame: Frame, *, explained: bool = False) -> list[dict[str, Any]]:

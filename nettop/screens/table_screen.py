@@ -14,6 +14,8 @@ from textual.containers import Container
 
 from nettop.engine.own_cost import VIEW
 from nettop.query.both_ends import OF_ENDS, both_ends
+from nettop.query.findings import causes_of
+from nettop.query.units import human
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.context import Frozen, ScreenContext, TableRef
@@ -25,7 +27,7 @@ from nettop.settings import ViewSettings
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Kind, Lens, Table
-from nettop.snapshots.snapshot import RECORDING, Frame, Rows, Snapshot
+from nettop.snapshots.snapshot import RECORDING, Frame, Rows, Snapshot, known
 from nettop.widgets.bar import Bar, BarItem
 from nettop.widgets.cells import RowStyle, role_of
 from nettop.widgets.columns import declared
@@ -351,14 +353,27 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             return None if source_key is None else self.context.session.describe(self.lens.id, source_key)
 
         explains, more = self.context.explains, self.more_details()
-        self.details.show_row(view, key, describe, explained=explains, more=more, first=self._both_ends(key))
+        self.details.show_row(
+            view, key, describe, explained=explains, more=more, first=self._first_facts(view, key)
+        )
 
-    def _both_ends(self, key: int) -> Mapping[str, str]:
-        """Return both ends of the selected connection, if the other one is known too."""
-        if (self.lens.id, self.table.name) not in OF_ENDS:
-            return {}
-        bus = self.context.session.bus
-        return both_ends(bus.frame(OF_ENDS[0][0]), bus.frame(OF_ENDS[1][0]), key)
+    def _first_facts(self, view: View, key: int) -> Mapping[str, str]:
+        """Return what matters most of the selected row: which finding is about it, its age, and the other end of a
+        connection."""
+        bus, facts = self.context.session.bus, dict[str, str]()
+        at = None if self.rows.at is None else int(self.rows.chosen[0])
+        if at is not None and (causes := causes_of(view, at, bus.frame(FINDINGS_LENS.id))):
+            facts["Finding"] = "; ".join(causes)
+        if at is not None and (opened := view.table.by_name.get("opened_at")) is not None:
+            opened_ns = view.raw(opened.name)[at]
+            facts |= (
+                {"Age": human((view.snapshot.wall_ns - int(opened_ns)) / 1e9, "s")}
+                if known(opened_ns)
+                else {}
+            )
+        if (self.lens.id, self.table.name) in OF_ENDS:
+            facts |= both_ends(bus.frame(OF_ENDS[0][0]), bus.frame(OF_ENDS[1][0]), key)
+        return facts
 
     def on_row_details_described(self) -> None:
         """Draw the details with the source's answer."""

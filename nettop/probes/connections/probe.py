@@ -47,8 +47,6 @@ from nettop.probes.connections.socket_rows import (
 from nettop.probes.connections.socket_table import OWNED_MECHANISM, UNATTRIBUTED_MECHANISM, WALKS, SocketTable
 from nettop.probes.connections.udp import UDP_FALLBACKS, UdpTotals
 from nettop.probes.probe import Probe, clocks
-from nettop.query.other_end import other_end
-from nettop.query.units import human
 from nettop.reading import has_data
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import (
@@ -65,7 +63,6 @@ from nettop.snapshots.connections import (
     WITHOUT_GROUP,
     WITHOUT_LISTING,
 )
-from nettop.snapshots.connections import UNATTRIBUTED as NO_OWNER
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.services import LENS as SERVICES
 from nettop.snapshots.snapshot import NOT_COMPLETE_YET, Ended, Frame, Rows, Snapshot, known, sum_of
@@ -344,8 +341,7 @@ class Connections(Probe):
             self._table.list_all(options.all_rows)
 
     def describe(self, key: int) -> dict[str, str]:
-        """Return the processes that hold the socket, as far as they are visible, its user's name, and the process at
-        the connection's other end if that is on this host."""
+        """Return the processes that hold the socket, as far as they are visible, and its user's name."""
         row = self._last[self._last["id"] == key]
         if not len(row):
             return {}
@@ -354,18 +350,7 @@ class Connections(Probe):
             owners = {"Held by": "a process that is not visible from here"}
         else:
             owners = self.table.processes.describe(descriptors)
-        return owners | {"User": user_name(int(row["uid"][0]))} | self._other_end(row)
-
-    def _other_end(self, row: Array) -> dict[str, str]:
-        """Return the process at the connection's other end, and what it has not read."""
-        other = other_end(row, self._last)
-        if len(other) != 1:
-            return {}
-        texts, (code,) = self.table.processes.texts()["process"], other["process"]
-        name = texts[code] if code < len(texts) else NO_OWNER
-        who = " ".join([name, *map(str, other["pid"][known(other["pid"])])])
-        unread = sum_of(other["receive_queue"])
-        return {"Other end": f"{who}, which has {human(unread, 'bytes')} unread" if unread else who}
+        return owners | {"User": user_name(int(row["uid"][0]))}
 
     def capabilities(self) -> frozenset[int]:
         """Return the capabilities that reading needs; see nettop.snapshots.source.PrivilegedSource."""
