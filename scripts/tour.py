@@ -18,7 +18,8 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,8 @@ sys.path.insert(0, str(ROOT))
 
 from nettop.engine.session import Session  # noqa: E402 - the checkout comes first
 from nettop.engine.source import probe_of  # noqa: E402
+from nettop.kernel.host.facts import Host  # noqa: E402
+from nettop.kernel.net.nf_rules import open_asker  # noqa: E402
 from nettop.screens.context import ScreenContext  # noqa: E402
 from nettop.screens.export import tidy_svg  # noqa: E402
 from nettop.screens.nettop_app import NettopApp  # noqa: E402
@@ -207,12 +210,20 @@ async def walk(
                 print(step.screenshot, flush=True)
 
 
+@contextmanager
+def watching() -> Iterator[Session]:
+    """Open a session like that of the screens, which asks for the rules of the firewall."""
+    host = Host()
+    with open_asker(host), Session(1.0, partial(probe_of, host=host)) as session:
+        yield session
+
+
 def draw_lagging_feed() -> None:
     """Stage and draw the incident of the slow consumer."""
     with (
         control_group("feeder.slice/feeder.service") as group,
         Lab() as lab,
-        Session(1.0, probe_of) as session,
+        watching() as session,
     ):
         near, far = lab.pair()
         far.namespace.sysctl("net.ipv4.tcp_rmem", f"4096 {WINDOW} {WINDOW}")
@@ -229,7 +240,7 @@ def draw_lagging_feed() -> None:
 
 def draw_held_service() -> None:
     """Stage and draw the incident of the server that occasionally computes for seconds."""
-    with Lab() as lab, Session(1.0, probe_of) as session:
+    with Lab() as lab, watching() as session:
         near, far = lab.pair()
         shop, orders = lab.worker(near.namespace, "shop"), lab.worker(far.namespace, "orders")
         orders.call(traffic.listen, "listener", far.v4, SERVICE_PORT)
@@ -243,7 +254,7 @@ def draw_fault(name: str) -> None:
     fault = next(each for each in FAULTS if each.name == name)
     if why := fault.lacks():
         raise SystemExit(f"{name}: {why}")
-    with made(fault) as scene, Session(1.0, probe_of) as session:
+    with made(fault) as scene, watching() as session:
         asyncio.run(walk(session, FROM_FAULTS[name], SIZE, scene.worsen))
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from nettop.recording.marks import FAILURES
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import Reading, Readings
 from nettop.recording.recording import Recording
@@ -92,7 +93,8 @@ class Player:
     def next_mark(self) -> int | None:
         """Return when the next finding was seen, None if there is none up to the end."""
         now_ns = self.wall_ns
-        return next((mark.begin_ns for mark in self.recording.marks if mark.begin_ns > now_ns), None)
+        marks = (mark for mark in self.recording.marks if mark.severity != FAILURES)
+        return next((mark.begin_ns for mark in marks if mark.begin_ns > now_ns), None)
 
     def next_match(self, lens: Lens, has_rows: Callable[[Frame], bool]) -> int | None:
         """Return when a lens was next read with rows that are wanted, None if there is none up to the end."""

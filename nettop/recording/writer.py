@@ -139,7 +139,7 @@ class RecordingWriter:
         if self._redactor is not None:
             group = self._redactor.group(group)
         self._sink.put(group.to_chunk(wall_ns))
-        self._marks, self._follows = Marks(), True
+        self._marks, self._follows = Marks(self._marks.failed), True
         self._lenses = {each: _LensWriter(number) for number, each in enumerate(self._origin.lenses)}
         self._whole_bytes = 0
 

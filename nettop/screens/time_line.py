@@ -9,6 +9,7 @@ from textual import events
 from textual.geometry import Size
 from textual.strip import Strip
 
+from nettop.recording.marks import FAILURES
 from nettop.recording.moments import time_text
 from nettop.widgets.lines import Lines
 from nettop.widgets.text import Line, Span, width_of
@@ -17,9 +18,9 @@ from nettop.widgets.themes import Background, Role
 if TYPE_CHECKING:
     from nettop.recording.player import Player
 
-_PAST, _TO_COME, _HERE, _MARK = "━", "─", "●", "▲"
-_ROLES = {1: Role.BAD, 2: Role.WARN}
-"""Roles of marks by the severity of the worst finding; hints have none."""
+_PAST, _TO_COME, _HERE = "━", "─", "●"
+_MARKS = {1: ("▲", Role.BAD), 2: ("▲", Role.WARN), FAILURES: ("x", Role.WARN)}
+"""Marks by the severity of the worst finding; hints have none."""
 _LEAST_CELLS = 10
 
 
@@ -63,15 +64,14 @@ class TimeLine(Lines):
     def _bar(self) -> Line:
         here = self._cell_of(self._player.wall_ns)
         worst: dict[int, int] = {}
-        for mark in self._player.recording.marks:
+        for mark in (mark for mark in self._player.recording.marks if mark.severity in _MARKS):
             for cell in range(self._cell_of(mark.begin_ns), self._cell_of(mark.end_ns) + 1):
                 worst[cell] = min(mark.severity, worst.get(cell, mark.severity))
         line = []
         for cell in range(self._cells):
-            role = _ROLES.get(worst.get(cell, 0))
-            plain = _PAST if cell < here else _TO_COME
-            text = _HERE if cell == here else plain if role is None else _MARK
-            line.append(Span(text, Role.KEY if cell == here else role or Role.DIM))
+            plain = (_PAST if cell < here else _TO_COME), Role.DIM
+            text, role = (_HERE, Role.KEY) if cell == here else _MARKS.get(worst.get(cell, 0), plain)
+            line.append(Span(text, role))
         return tuple(line)
 
     def _cell_of(self, wall_ns: int) -> int:

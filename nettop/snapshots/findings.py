@@ -73,6 +73,9 @@ FINDINGS = Table(
 )  # fmt: skip
 """Rows of `cause` are part of another finding, and not shown by default."""
 
+FAILED = "failed"
+"""The count of connections that have failed, as in the snapshots of connections."""
+
 LIMIT_WARN_FROM = 0.8
 """Share of a limit from which a finding warns: some time is left to act."""
 

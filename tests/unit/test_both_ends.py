@@ -65,8 +65,9 @@ FIRST = counted((100, 5_000), (100, 4_000, 1_000))
 def test_the_last_interval_is_divided() -> None:
     """The path is what the client waits longer; the pause is what is left of the interval."""
     now = counted((120, 5_000 + 20 * 30), (120, 4_000 + 20 * 20, 1_000 + 20 * 8))
-    for key in (CLIENT, SERVER):
+    for key, far in ((CLIENT, "payapi 22"), (SERVER, "orders 11")):
         assert both_ends(sockets(), turns(now, FIRST), key) == {
+            "Other end": far,
             "Request": "30.0 ms, the mean of 20 answers (the last interval)",
             "Path": "10.0 ms there and back",
             "Server": "20.0 ms in payapi 22: 8.0 ms until it reads, 12.0 ms until it answers",
@@ -105,6 +106,7 @@ def test_few_answers_are_counted_from_the_beginning() -> None:
     """With fewer than ten answers at one of the ends, both count since they are watched, and no pause is known."""
     now = counted((109, 5_450), (110, 4_400, 1_100))
     assert both_ends(sockets(), turns(now, FIRST), CLIENT) == {
+        "Other end": "payapi 22",
         "Request": "50.0 ms, the mean of 109 answers (all since they are watched)",
         "Path": "10.0 ms there and back",
         "Server": "40.0 ms in payapi 22: 10.0 ms until it reads, 30.0 ms until it answers",
@@ -145,7 +147,8 @@ def test_no_answers_yet() -> None:
     """Without an answer at both ends there are no times."""
     for now in (counted((0, 0), (0, 0, 0)), counted((0, 0), (1, 20, 0)), counted((1, 20), (0, 0, 0))):
         assert both_ends(sockets(), turns(now), SERVER) == {
-            "Requests": "none yet from orders 11 to payapi 22"
+            "Other end": "orders 11",
+            "Requests": "none yet from orders 11 to payapi 22",
         }
 
 
@@ -164,12 +167,13 @@ def test_who_waits_for_whom(was_read: str | None, end: str) -> None:
 
 def test_a_lens_that_is_not_attached() -> None:
     """The services lens is named if it has no rows at all, not if it does not know this connection."""
-    hint = {
-        "Requests": "unknown: the services lens (7) times them, while it is shown or was within the last minute"
+    far = {"Other end": "payapi 22"}
+    hint = far | {
+        "Requests": "unknown: the services lens (7) times them, while it is shown or was within the last minute",
     }
     assert both_ends(sockets(), None, CLIENT) == hint
-    assert both_ends(sockets(), turns(()), CLIENT) == {}
-    assert both_ends(sockets(), turns(TURNS[:1]), CLIENT) == {}
+    assert both_ends(sockets(), turns(()), CLIENT) == far
+    assert both_ends(sockets(), turns(TURNS[:1]), CLIENT) == far
     assert both_ends(None, None, CLIENT) == {}
     assert both_ends(None, turns(TURNS), CLIENT) == {}
     assert both_ends(sockets(), None, 77) == {}
@@ -179,7 +183,7 @@ def test_a_lens_that_is_not_attached() -> None:
 def test_two_clients(side: str) -> None:
     """Where both ends connected at once, none is the server."""
     now = tuple(row | {"side": side} for row in counted((120, 5_000), (120, 4_000, 0)))
-    assert both_ends(sockets(), turns(now), CLIENT) == {}
+    assert both_ends(sockets(), turns(now), CLIENT) == {"Other end": "payapi 22"}
 
 
 def test_a_process_that_is_not_known() -> None:

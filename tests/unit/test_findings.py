@@ -19,6 +19,7 @@ from nettop.query.findings import (
     Finding,
     FindingTracker,
     Place,
+    causes_of,
     find,
     parsed_rules,
     threshold,
@@ -833,3 +834,29 @@ def test_thresholds_in_words() -> None:
     assert threshold(Rule("x", "", "", "", "")) == "at once"
     assert threshold(Rule("x", "", "", "", "", only_explains=True)) == "if it explains another finding"
     assert Severity.PROBLEM is rule.severity
+
+
+def test_the_cause_of_a_row() -> None:
+    """The finding that a row belongs to, or what explains that finding; nothing for others, nor once it has gone."""
+    common = {"netns": 1, "state": "ESTABLISHED", "remote_address": "10.0.3.7"}
+    reader = UNREAD | common | {"id": 1, "pid": 1, "local_port": 7000, "remote_port": 5001}
+    writer = (
+        STUCK | common | {"id": 2, "process": "ordersvc", "pid": 2, "local_port": 5001, "remote_port": 7000}
+    )
+    other = {**BEFORE, "id": 3, "pid": 3}
+    rows = [reader, writer, other]
+    tracker = FindingTracker()
+    frame = make_frame(rows, [row | {"busy_us": 0} for row in rows])
+    view = View(frame, screen_query(SOCKETS))
+    keys = view.raw("id").tolist()
+    frames = make_frame([], lens="findings", table=FINDINGS)
+    for second, is_seen in ((1, True), (5, False)):
+        shown = [(CONNECTIONS, frame)] if is_seen else []
+        found_rows = tracker.update(shown, TAKEN_NS + second * 10**9, WALL_NS + second * 10**9)
+        found_frame = replace(frames, now=replace(frames.now, tables={FINDINGS.name: found_rows}))
+        causes = {key: causes_of(view, at, found_frame) for at, key in enumerate(keys)}
+        unread = (
+            [row["finding"] for row in listed(found_rows) if row["kind"] == "data unread"] if is_seen else []
+        )
+        assert causes == {1: unread, 2: unread, 3: []}
+    assert causes_of(view, 0, None) == []

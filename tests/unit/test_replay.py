@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from nettop.cli import run
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, UsageError
 from nettop.recording import writer
+from nettop.recording.marks import FAILURES
 from nettop.recording.moments import parse_moment, time_text
 from nettop.recording.player import Player, RecordedSource
 from nettop.recording.recording import open_recording
@@ -444,3 +447,22 @@ def test_marks_before_a_restart(tmp_path: Path, *, in_one_file: bool) -> None:
         record(tmp_path / f"{name}.nettop", [findings_at(each, *[1] * (each % 10 == 3)) for each in seconds])
     with open_recording(tmp_path) as recording:
         assert [(mark.begin_ns - BEGIN_NS) / SECOND_NS for mark in recording.marks] == [3, 13]
+
+
+def test_failing_connections_are_marked(tmp_path: Path) -> None:
+    """Where they fail without a finding, also at the beginning of a group; not before their number is known."""
+    numbers = [None, 5, 5, 7, 7, 8, 8, 8, 9, 9]
+    taken = [
+        findings_at(at, *[severity for place, severity in ((5, 1), (8, 3)) if place == at])
+        for at in range(len(numbers))
+    ]
+    with_failed = [
+        each if failed is None else replace(each, counts={"failed": failed})
+        for each, failed in zip(taken, numbers, strict=True)
+    ]
+    with patch.object(writer, "READINGS_PER_GROUP", 3):
+        record(tmp_path / "r.nettop", with_failed)
+    with open_recording(tmp_path / "r.nettop") as recording:
+        marks = [((mark.begin_ns - BEGIN_NS) / SECOND_NS, mark.severity) for mark in recording.marks]
+        assert marks == [(3, FAILURES), (5, 1), (8, FAILURES)]
+        assert Player(recording).next_mark() == BEGIN_NS + 5 * SECOND_NS

@@ -28,9 +28,10 @@ from nettop.query.findings import FindingTracker
 from nettop.snapshots import lenses
 from nettop.snapshots.bandwidth import INTERFACES
 from nettop.snapshots.bandwidth import LENS as BANDWIDTH
+from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.drops import COUNTERS
 from nettop.snapshots.drops import LENS as DROPS
-from nettop.snapshots.findings import CPUS, FINDINGS, FIREWALL, LENS, LIMITS, LOSSES
+from nettop.snapshots.findings import CPUS, FAILED, FINDINGS, FIREWALL, LENS, LIMITS, LOSSES
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 
@@ -104,11 +105,17 @@ class Findings(Probe):
             wall_ns,
             boot_ns,
             tables={FINDINGS.name: self.namespaces.with_names(rows), **self._eyes[LENS.id].now.tables},
-            counts=self.namespaces.counts(),
+            counts=self.namespaces.counts() | self._failed(),
             hooks=(self._firewall,),
             lost={"namespaces": self.namespaces.lost, "firewall": self._unread_firewalls},
             gaps=self.namespaces.gaps(),
         )
+
+    def _failed(self) -> dict[str, int]:
+        """Return how many connections have failed so far, for the marks of a recording."""
+        frame = self._frames.get(CONNECTIONS.id)
+        counts = {} if frame is None else frame.now.counts
+        return {name: counts[name] for name in (FAILED,) if name in counts}
 
     def _is_due(self) -> bool:
         """Return whether to read the counters now; with many namespaces, not each time."""
