@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure recordings: `sudo .venv/bin/python bench/recording.py [size seek peers] [--seconds 600] [--quick]`.
+"""Measure recordings: `sudo .venv/bin/python bench/recording.py [size seek peers] [--seconds 640] [--quick]`.
 
 `size`: bytes per connection and reading, of real traffic read once a second, and the time to write and to read a
 reading. Active connections exchange a few messages a second, of random sizes; idle ones nothing. An end is a row, as on
@@ -251,7 +251,7 @@ def main() -> int:
     options = arguments(
         __doc__,
         ("size", "seek", "peers"),
-        seconds=(256, "readings, one a second"),
+        seconds=(640, "readings, one a second"),
         megabytes=(1024, "size of the recording to jump in"),
         quick=QUICK,
     )

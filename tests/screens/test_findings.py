@@ -129,6 +129,19 @@ async def test_the_evidence_is_legible_on_a_small_screen() -> None:
         assert text_of(shown(run).rows)[1].split()[-1] == "100%"
 
 
+async def test_the_details_of_a_row_begin_with_its_finding() -> None:
+    """Whichever row is chosen; one that is in none begins with its age."""
+    async with on_host(ALL_BUT_LEAK) as run:
+        await press(run, "exclamation_mark", "exclamation_mark", "right")
+        first = text_of(shown(run).details)[0]
+        assert first.split()[0] == "FINDING"
+        assert first.split(maxsplit=1)[1].strip() in strip(run)[1]
+        await press(
+            run, "left", "exclamation_mark", "exclamation_mark", "slash", *"process=fine", "enter", "right"
+        )
+        assert "FINDING" not in "".join(text_of(shown(run).details))
+
+
 async def test_at_most_three_findings_are_shown() -> None:
     """The last line counts those below it, and names the key of the lens that lists them."""
     async with on_host(FOUR) as run:
