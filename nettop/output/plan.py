@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from nettop.query.query import Query, columns_from_settings, query_from_settings, text_query
 from nettop.settings import Format, Settings
 from nettop.snapshots import find_table
+from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.schema import RATE, Field, Kind, Lens, Table
 
 _WHOLE = frozenset(Kind) - {Kind.GROUP}
@@ -35,7 +36,8 @@ def make_plan(settings: Settings) -> Plan:
     )
     query = query_from_settings(text_query(table), settings.view)
     others = (query.sort.field, *query.filter.names)
-    two = query.deltas or table.append or any(is_rate(table, name) for name in (*columns, *others))
+    compares = query.deltas or table.append or table.name == FINDINGS.name
+    two = compares or any(is_rate(table, name) for name in (*columns, *others))
     named = (*(settings.view.columns or ()), *others)
     # Per-interval values include closed connections, so that they add up to everything counted.
     return Plan(lens, replace(query, closed=query.closed or two), columns, named, two)

@@ -28,6 +28,7 @@ from nettop.query.address import address_bytes
 from nettop.query.times import rfc3339
 from nettop.query.view import View
 from nettop.settings import Format, LineFormat, Settings, TextSettings
+from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.hosts import LOST_HOST
 from nettop.snapshots.schema import Kind
@@ -117,6 +118,9 @@ class _Printer:
     ) -> None:
         self.printed = 0
         self._replay = replay
+        # What a recording's first reading has found is as good as the rest.
+        is_found = replay is not None and plan.query.table.name == FINDINGS.name
+        self._needs_before = plan.needs_two_snapshots and not is_found
         self._host = host if replay is None else replay.host
         self._session = session
         self._consumer = consumer
@@ -149,7 +153,7 @@ class _Printer:
         if frame is None:
             return
         last, self._last = self._last, frame.now
-        if frame.now is last or (self._plan.needs_two_snapshots and frame.before is None):
+        if frame.now is last or (self._needs_before and frame.before is None):
             return
         with self._session.steps.time(self._plan.lens.id, PRINT):
             self._print(frame, last)

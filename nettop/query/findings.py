@@ -88,10 +88,11 @@ class Place:
             (self.pids, other.pids),
             (self.interfaces, other.interfaces),
         ]
-        if not other.interfaces:
+        is_of_interface = other.interfaces and not (other.ports or other.pids)
+        if not is_of_interface:
             pairs.append((self.namespaces, other.namespaces))
         shared = (ours <= theirs or theirs <= ours for ours, theirs in pairs if ours and theirs)
-        return next(shared, not other.interfaces)
+        return next(shared, not is_of_interface)
 
     def _may_meet(self, other: Place, here: Callable[[], frozenset[str]]) -> bool:
         """Return whether both may be about the same connections, by their addresses, as far as they are known."""

@@ -17,11 +17,13 @@ import pytest
 from nettop.cli import run
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, UsageError
+from nettop.output.plan import make_plan
 from nettop.recording import writer
 from nettop.recording.marks import FAILURES
 from nettop.recording.moments import parse_moment, time_text
 from nettop.recording.player import Player, RecordedSource
 from nettop.recording.recording import open_recording
+from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import EVENTS, LENS
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
@@ -386,6 +388,15 @@ def test_text_has_every_reading(path: Path, capfd: pytest.CaptureFixture[str]) -
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert [line["bytes_sent"] for line in lines] == [10 * n * n for n in range(10, READINGS)]
     assert [line["bytes_sent_per_s"] for line in lines] == [10 * (2 * n - 1) for n in range(10, READINGS)]
+
+
+def test_text_has_the_findings_of_every_reading(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Those of the first reading too; on a kernel, the first one has none, as most findings compare two."""
+    assert make_plan(Settings(view=ViewSettings(view="findings"))).needs_two_snapshots
+    record(tmp_path / "r.nettop", [findings_at(second, 1) for second in range(3)])
+    words = ["replay", str(tmp_path / "r.nettop"), "--view", "findings", "--format", "jsonl"]
+    assert run(words, no_probes) == ExitCode.DONE
+    assert len(capfd.readouterr().out.splitlines()) == 3
 
 
 def test_text_of_one_moment(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
