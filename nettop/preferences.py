@@ -59,12 +59,13 @@ class Preferences:
 class LoadedPreferences:
     """The content of a file, and its `problems`, each with the file, the place and the remedy.
 
-    Without a `path` nothing is saved.
+    Without a `path` nothing is saved. `is_read` is false if the file could not be read at all.
     """
 
     path: Path | None = None
     preferences: Preferences = field(default_factory=Preferences)
     problems: tuple[str, ...] = ()
+    is_read: bool = True
 
 
 def preferences_path(home: str) -> Path:
@@ -81,7 +82,8 @@ def load_preferences(path: Path) -> LoadedPreferences:
     try:
         document = _read(path)
     except NettopError as error:
-        return LoadedPreferences(path, problems=(f"{error.what}; {error.remedy}",))
+        is_read = not isinstance(error.__cause__, OSError)
+        return LoadedPreferences(path, problems=(f"{error.what}; {error.remedy}",), is_read=is_read)
     problems: list[str] = []
     theme, unit = (
         _word(document, key, words, problems) for key, words in (("theme", THEMES), ("unit", UNITS))

@@ -68,10 +68,11 @@ def load_own_preferences() -> LoadedPreferences:
         with open_files_as(user):
             own = _parsed(load_preferences(path))
     except NettopError as error:
-        own = LoadedPreferences(problems=(f"cannot read the preferences: {error.what}; {error.remedy}",))
+        problem = f"cannot read the preferences: {error.what}; {error.remedy}"
+        own = LoadedPreferences(problems=(problem,), is_read=False)
     chosen = own.preferences.over(below.preferences)
     use_thresholds(chosen.findings)
-    return LoadedPreferences(own.path, chosen, (*below.problems, *own.problems))
+    return replace(own, preferences=chosen, problems=(*below.problems, *own.problems))
 
 
 def _parsed(loaded: LoadedPreferences) -> LoadedPreferences:
@@ -88,12 +89,16 @@ def _parsed(loaded: LoadedPreferences) -> LoadedPreferences:
         except FilterError as error:
             problems.append(f"{loaded.path}: findings: {kind}: {error.what}; {error.remedy}")
             del parsed[kind]
-    return LoadedPreferences(loaded.path, replace(loaded.preferences, findings=parsed), tuple(problems))
+    return replace(
+        loaded, preferences=replace(loaded.preferences, findings=parsed), problems=tuple(problems)
+    )
 
 
 def report_preferences() -> None:
-    """Load them, and write what is wrong with them to standard error."""
-    for problem in load_own_preferences().problems if sys.stderr is not None else ():
+    """Load them, and write what is wrong in them to standard error. A file that may not be read has no choices: whoever
+    has none of their own, such as another user with root's $HOME, need not hear of it."""
+    loaded = load_own_preferences()
+    for problem in loaded.problems if loaded.is_read and sys.stderr is not None else ():
         sys.stderr.write(f"nettop: {safe_text(problem)}\n")
 
 
