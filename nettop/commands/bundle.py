@@ -144,7 +144,7 @@ def _doctor(redactor: Redactor | None) -> str:
     from nettop.doctor.bundle import names_here
     from nettop.output.status_line import StatusLine
 
-    before = names_here()  # of what ends meanwhile too
+    before = {} if redactor is None else names_here()  # of what ends meanwhile too
     StatusLine(sys.stderr).show("running nettop doctor --no-traffic …")
     words = [sys.executable, "-I", "-m", "nettop", "doctor", "--no-traffic"]
     try:

@@ -20,7 +20,7 @@ from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.hosts import HOSTS, HOSTS_LENS, LIVE, LOST
 from nettop.snapshots.hosts import STATES as HOST_STATES
 from nettop.snapshots.row_ids import row_id
-from nettop.snapshots.snapshot import Frame, Rows, Snapshot, rows_from
+from nettop.snapshots.snapshot import Frame, Snapshot, rows_from
 from nettop.snapshots.source import SourceOptions
 
 _ESTABLISHED = next(number for number, name in STATES.items() if name == "ESTABLISHED")
@@ -59,18 +59,6 @@ class OverviewSource:
     def leap(self) -> tuple[bool, Snapshot | None]:
         """Return that the last reading follows the one before, and what to compare it with."""
         return False, self._before
-
-    def wakeups(self) -> tuple[int, ...]:
-        """Return no descriptors: there are no events."""
-        return ()
-
-    def is_filling(self) -> bool:
-        """Return False: nothing fills up."""
-        return False
-
-    def drain(self, taken_ns: int) -> tuple[Rows, ...]:  # noqa: ARG002 - there are none
-        """Return no events."""
-        return ()
 
     def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - everything is in the row
         """Return nothing."""

@@ -121,6 +121,7 @@ class ParsedRule:
     view: str
     rule: Rule
     rows: Filter
+    totals: Filter
     beside: Filter
 
 
@@ -145,7 +146,9 @@ def parsed_rules(lens: Lens, table: Table) -> list[ParsedRule]:
     """Return a table's rules with their parsed filters, the worst first."""
     view = view_name(lens, table)
     return [
-        ParsedRule(view, rule, parse_filter(table, rule.filter), parse_filter(table, rule.beside))
+        ParsedRule(
+            view, rule, *(parse_filter(table, each) for each in (rule.filter, rule.totals, rule.beside))
+        )
         for rule in rules_of(table)
     ]
 
@@ -155,6 +158,7 @@ def threshold(rule: Rule) -> str:
     parts = [f"from {rule.min_rows:,} rows on"] if rule.min_rows > 1 else []
     parts += [] if rule.min_growing_rows is None else [f"or {rule.min_growing_rows:,} and growing"]
     parts += [f"from {_amount(*least)} together on" for least in rule.together]
+    parts += [f"if its totals match `{rule.totals}`"] if rule.totals else []
     parts += [f"after {rule.after_s:g} s"] if rule.after_s else []
     parts += [f"if another row of the same {rule.by[0]} matches `{rule.beside}`"] if rule.beside else []
     parts += [f"if the interval is {rule.min_interval_s:g} s or more"] if rule.min_interval_s else []
@@ -172,12 +176,13 @@ def find(table: Table, rules: Sequence[ParsedRule], frame: Frame) -> Iterator[Fi
         return
     view = View(frame, screen_query(table))
     for parsed in rules:
-        if {*parsed.rows.names, *parsed.beside.names} & view.missing.keys():
+        if {*parsed.rows.names, *parsed.totals.names, *parsed.beside.names} & view.missing.keys():
             continue
         if view.elapsed_s is not None and view.elapsed_s < parsed.rule.min_interval_s * _INTERVAL_TOLERANCE:
             continue
-        counted = View(frame, replace(view.query, deltas=False)) if parsed.rule.totals else view
-        at = np.flatnonzero(parsed.rows.mask(counted) & ~view.gone & ~view.rest)
+        at = np.flatnonzero(parsed.rows.mask(view) & ~view.gone & ~view.rest)
+        if not parsed.totals.is_empty and len(at):
+            at = at[parsed.totals.mask(View(frame, replace(view.query, deltas=False)))[at]]
         if parsed.rule.together and len(at):
             at = at[_reach_together(view, parsed.rule, at)]
         if len(at):

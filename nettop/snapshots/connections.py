@@ -262,6 +262,11 @@ _ACCEPT_QUEUE_FULL, _SYN_QUEUE_FULL = "accept_queue_use>=80%", "syn_queue_use>=8
 _OWNER = ("process", "pid", "netns")
 _LOSING = ("retransmitting", "losing segments", "losing segments to many")
 """Kinds about connections of which others are acknowledged: what is not may be lost there too."""
+_ACKNOWLEDGED = "data_packets_sent_per_s>0 bytes_acked_per_s>0 not spurious_ratio>=50%"
+_LOST_TOGETHER = (("data_packets_sent_per_s", 10), ("retransmits_per_s", 2), ("retransmit_ratio", 0.05))
+_FIND_THE_LINK = (
+    "find the lossy link: errors and drops of the interfaces on the way (lens 3), a full queue, or a policer"
+)
 
 _SOCKET_RULES = (
     # A full queue drops connections; warning at 80 % leaves time to act.
@@ -376,15 +381,14 @@ _SOCKET_RULES = (
     # A resolver sends one or two queries on a socket, and closes it once they are answered.
     Rule(
         "DNS unanswered",
-        "protocol=udp remote_port=53 messages_received=0 "
-        "((messages_sent>0 messages_sent_per_s=0) or messages_sent>=3)",
+        "protocol=udp remote_port=53",
         "{process} waits for the DNS server {remote_address}: no answer yet to the queries of {rows} sockets",
         "sockets with queries to a DNS server that nothing has answered for an interval: it is slow or silent",
         "ask it: dig @{remote_address}; check /etc/resolv.conf, the path and the firewalls",
         certainty=Certainty.LIKELY,
         by=("netns", "process", "remote_address"),
         after_s=1.0,
-        totals=True,
+        totals="messages_received=0 ((messages_sent>0 messages_sent_per_s=0) or messages_sent>=3)",
         explained_by=("DNS silent", "DNS slow"),
         proof=("services", "protocol=udp port=53 side=used"),
     ),
@@ -425,7 +429,7 @@ _SOCKET_RULES = (
         "{process} sends {retransmit_ratio} of its segments to {remote_address} again, {retransmits_per_s}/s",
         "connections that retransmit many segments: the path loses them, as the peer does not report that half of them "
         "or more had arrived (SPURIOUS)",
-        "find the lossy link: errors and drops of the interfaces on the way (lens 3), a full queue, or a policer",
+        _FIND_THE_LINK,
         Severity.WARNING,
         by=("netns", "process", "remote_address"),
         after_s=2.0,
@@ -433,31 +437,31 @@ _SOCKET_RULES = (
     # Each of a hundred connections may send too few segments to be judged alone.
     Rule(
         "losing segments",
-        "data_packets_sent_per_s>0 bytes_acked_per_s>0 not spurious_ratio>=50%",
+        _ACKNOWLEDGED,
         "{process} sends {retransmit_ratio} of its segments to {remote_address} again, {retransmits_per_s}/s on {rows} "
         "connections",
         "connections to one address that together retransmit many segments, though none of them sends many: the path "
         "loses them",
-        "find the lossy link: errors and drops of the interfaces on the way (lens 3), a full queue, or a policer",
+        _FIND_THE_LINK,
         Severity.WARNING,
         by=("netns", "process", "remote_address"),
         min_rows=2,
-        together=(("data_packets_sent_per_s", 10), ("retransmits_per_s", 2), ("retransmit_ratio", 0.05)),
+        together=_LOST_TOGETHER,
         after_s=2.0,
         explained_by=("retransmitting",),
     ),
     Rule(
         "losing segments to many",
-        "data_packets_sent_per_s>0 bytes_acked_per_s>0 not spurious_ratio>=50%",
+        _ACKNOWLEDGED,
         "{process} sends {retransmit_ratio} of its segments again, {retransmits_per_s}/s on {rows} connections to "
         "{remote_address}",
         "connections of a process that together retransmit many segments, to many addresses: what their paths have in "
         "common loses them, such as the link of this host",
-        "find the lossy link: errors and drops of the interfaces on the way (lens 3), a full queue, or a policer",
+        _FIND_THE_LINK,
         Severity.WARNING,
         by=("netns", "process"),
         min_rows=2,
-        together=(("data_packets_sent_per_s", 10), ("retransmits_per_s", 2), ("retransmit_ratio", 0.05)),
+        together=_LOST_TOGETHER,
         after_s=2.0,
         explained_by=("losing segments", "retransmitting"),
     ),

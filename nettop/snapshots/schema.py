@@ -176,7 +176,8 @@ class Rule:
     - `together`: rates and ratios, each with the least that rows with the same values of `by` must have together.
     - `min_interval_s`: shorter intervals are not evaluated.
     - `after_s`: seconds that the rows must have matched before this is a finding, with pauses of up to `pause_s`.
-    - `totals`: the filter compares counters since nettop began to count, instead of in the last interval.
+    - `totals`: a filter that the rows must match as well, by counters since nettop began to count, instead of in the
+      last interval.
     - `lasts`: the gauge that says for how long a row has matched already, before nettop saw it.
     - `beside`: a filter; another row with the same values of `by`, or the same row, must match it.
     - `explained_by`: kinds that cause this one; if such a finding is about the same port, process or namespace, this
@@ -200,7 +201,7 @@ class Rule:
     min_interval_s: float = 0.0
     after_s: float = 0.0
     pause_s: float = 0.0
-    totals: bool = False
+    totals: str = ""
     lasts: str = ""
     beside: str = ""
     explained_by: tuple[str, ...] = ()
