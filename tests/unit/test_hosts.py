@@ -362,15 +362,11 @@ def test_the_line_of_a_host_keeps_its_rate(remote: Made) -> None:
         for second in (0, 1):
             for host in (web, db):
                 host.write(counted_at(second, 100 * second))
-            until(
-                lambda second=second: (
-                    [reading.now.boot_ns for reading in hosts.newest(LENS.id).values()]
-                    == [(second + 1) * 10**9] * 2
-                )
-            )
+            until(lambda second=second: newest_s(hosts) == {"web": second, "db": second})
             now = overview.read(0)
         for wait_s in (0.5, 1.5):
             web.write(counted_at(2 + wait_s, 400))
+            until(lambda wait_s=wait_s: newest_s(hosts) == {"web": 2 + wait_s, "db": 1})
             clock.now += wait_s
             now = overview.read(0)
         view = View(Frame(now, overview.leap()[1]), screen_query(HOSTS))
@@ -380,6 +376,11 @@ def test_the_line_of_a_host_keeps_its_rate(remote: Made) -> None:
         overview.close()
     assert rates["db"] == 100
     assert rates["web"] == pytest.approx(300 / 2.5)
+
+
+def newest_s(hosts: Hosts) -> dict[str, float]:
+    """Return when each host's newest reading was taken, in seconds as `counted_at` takes them."""
+    return {host: reading.now.boot_ns / 10**9 - 1 for host, reading in hosts.newest(LENS.id).items()}
 
 
 def counted_at(second: float, bytes_sent: int) -> Snapshot:
