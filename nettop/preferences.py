@@ -15,7 +15,7 @@ from typing import Any
 
 from nettop.errors import NettopError, UsageError, unknown_word
 from nettop.reading import read_file
-from nettop.snapshots import all_views, find_table, view_name
+from nettop.snapshots import all_rules, find_table, view_name
 from nettop.snapshots.schema import Table
 from nettop.snapshots.thresholds import Threshold
 from nettop.writing import replace_file, why_not, writing
@@ -166,7 +166,7 @@ def _findings(kinds: Any, problems: list[str]) -> dict[str, Threshold]:
     if not isinstance(kinds, dict):
         problems.append('findings is not a table; write [findings], and below it "KIND" = "FILTER"')
         return {}
-    known = [rule.name for _, table in all_views() for rule in table.rules]
+    known = all_rules()
     findings = {}
     for kind, value in kinds.items():
         if kind not in known:

@@ -33,7 +33,7 @@ from nettop.commands.recordings import (
 from nettop.errors import ExitCode, NettopError
 from nettop.process.importing import importing
 from nettop.settings import DAY_S, STDOUT, CheckSettings, LineFormat
-from nettop.snapshots import all_views
+from nettop.snapshots import all_rules
 
 if TYPE_CHECKING:
     from nettop.snapshots.source import Source
@@ -54,7 +54,7 @@ nettop check --from incident.nettop  [dim]everything that was wrong in a recordi
 
 Exit code 1 if there are problems or warnings, 0 if there are none, or only hints; others as for nettop."""
 
-KINDS = tuple(rule.name for _, table in all_views() for rule in table.rules)
+KINDS = tuple(all_rules())
 
 
 # fmt: off

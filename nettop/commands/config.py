@@ -22,7 +22,7 @@ from nettop.preferences import (
     toml_line,
 )
 from nettop.process.importing import importing
-from nettop.snapshots import all_views, find_table, views
+from nettop.snapshots import all_rules, find_table, views
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Rule
 from nettop.snapshots.thresholds import Threshold, use_thresholds
@@ -82,10 +82,11 @@ def _parsed(loaded: LoadedPreferences) -> LoadedPreferences:
     from nettop.query.filter import parse_filter  # not needed by --help, nor without such choices
 
     parsed, problems = dict(loaded.preferences.findings), list(loaded.problems)
-    tables = {rule.name: table for _, table in all_views() for rule in table.rules}
+    rules = all_rules()
     for kind, threshold in loaded.preferences.findings.items():
+        _, table, _ = rules[kind]
         try:
-            parse_filter(tables[kind], threshold.filter or "")
+            parse_filter(table, threshold.filter or "")
         except FilterError as error:
             problems.append(f"{loaded.path}: findings: {kind}: {error.what}; {error.remedy}")
             del parsed[kind]
@@ -135,7 +136,7 @@ def start_config(options: ConfigOptions, _source_of: Callable[[str], Source] | N
         names = chosen.columns.get(view)
         lines.append(_line(view, names or find_table(view)[1].screen, is_chosen=names is not None))
     lines += ["", "[findings]"]
-    for rule in (rule for _, table in all_views() for rule in table.rules):
+    for _, _, rule in all_rules().values():
         lines.append(_finding_line(rule, chosen.findings.get(rule.name)))
     write_output(sys.stdout, "".join(f"{safe_text(line)}\n" for line in lines))
     for problem in loaded.problems:

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nettop.snapshots.findings import FAILED, FINDINGS
+from nettop.snapshots.findings import FAILED, FINDINGS, SEVERITY_CODES
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
+from nettop.snapshots.schema import Severity
 from nettop.snapshots.snapshot import Snapshot
 
 MARKS_MAX = 64
 """Marks of a group; beyond it, the last one lasts on, as the worse of those it stands for."""
 
 
-FAILURES = 4
+FAILURES = max(SEVERITY_CODES.values()) + 1
 """The severity of a time in which connections failed, but nothing was found except hints."""
-_HINT = 3
 
 
 class Mark(NamedTuple):
@@ -62,7 +62,7 @@ class Marks:
         has_failed = None not in (failed, self.failed) and failed != self.failed
         self.failed = failed
         worst = int(rows.array["severity"].min()) if rows is not None and len(rows) else None
-        return FAILURES if has_failed and worst in (None, _HINT) else worst
+        return FAILURES if has_failed and worst in (None, SEVERITY_CODES[Severity.HINT]) else worst
 
     def so_far(self) -> list[Mark]:
         """Return the marks."""

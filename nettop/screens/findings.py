@@ -9,12 +9,10 @@ from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index
-from nettop.snapshots.findings import FINDINGS, SEVERITIES
+from nettop.snapshots.findings import FINDINGS, SEVERITY_CODES
 from nettop.snapshots.schema import Severity
 from nettop.widgets.bar import BarItem
 from nettop.widgets.cells import WARNING, RowFlags, RowStyle, flags_of
-
-_NUMBERS = {Severity(label): number for number, label in SEVERITIES.items()}
 
 
 def row_flags(view: View, at: Index) -> list[RowFlags]:
@@ -24,8 +22,8 @@ def row_flags(view: View, at: Index) -> list[RowFlags]:
         view,
         at,
         idle=view.raw("unseen")[at] > 0,
-        quiet=severity == _NUMBERS[Severity.HINT],
-        failed=severity == _NUMBERS[Severity.PROBLEM],
+        quiet=severity == SEVERITY_CODES[Severity.HINT],
+        failed=severity == SEVERITY_CODES[Severity.PROBLEM],
     )
 
 
@@ -44,7 +42,7 @@ class FindingsScreen(LensScreen):
         severity = view.raw("severity")[headline.alive(view)]
         return [
             headline.count(f"{each.value}s", int(np.count_nonzero(severity == number)), 900 - number)
-            for each, number in _NUMBERS.items()
+            for each, number in SEVERITY_CODES.items()
         ]
 
 

@@ -11,6 +11,8 @@ from textual.strip import Strip
 
 from nettop.recording.marks import FAILURES
 from nettop.recording.moments import time_text
+from nettop.snapshots.findings import SEVERITY_CODES
+from nettop.snapshots.schema import Severity
 from nettop.widgets.lines import Lines
 from nettop.widgets.text import Line, Span, width_of
 from nettop.widgets.themes import Background, Role
@@ -19,7 +21,11 @@ if TYPE_CHECKING:
     from nettop.recording.player import Player
 
 _PAST, _TO_COME, _HERE = "━", "─", "●"
-_MARKS = {1: ("▲", Role.BAD), 2: ("▲", Role.WARN), FAILURES: ("x", Role.WARN)}
+_MARKS = {
+    SEVERITY_CODES[Severity.PROBLEM]: ("▲", Role.BAD),
+    SEVERITY_CODES[Severity.WARNING]: ("▲", Role.WARN),
+    FAILURES: ("x", Role.WARN),
+}
 """Marks by the severity of the worst finding; hints have none."""
 _LEAST_CELLS = 10
 

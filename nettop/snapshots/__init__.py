@@ -14,7 +14,7 @@ from nettop.errors import Unsupported, unknown_word
 from nettop.snapshots.hosts import HOSTS_LENS, with_host
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.plugins import Plugin, find_plugins, import_part
-from nettop.snapshots.schema import Lens, Table
+from nettop.snapshots.schema import Lens, Rule, Table
 
 _WITH_NUMPY = ("arrays", "left_rows", "row_ids", "snapshot")
 """Modules here that declare no lens and import numpy, which would slow down --help and completion."""
@@ -98,6 +98,11 @@ def find_table(view: str) -> tuple[Lens, Table]:
 def all_views() -> list[tuple[Lens, Table]]:
     """Return every table of every lens. nettop's own cost, which is not a lens, is excluded."""
     return [(lens, table) for lens in lenses() for table in lens.tables]
+
+
+def all_rules() -> dict[str, tuple[Lens, Table, Rule]]:
+    """Return the rule of every kind of finding, with its table."""
+    return {rule.name: (lens, table, rule) for lens, table in all_views() for rule in table.rules}
 
 
 def logged_views(views: Iterable[str]) -> list[tuple[Lens, Table]]:

@@ -21,7 +21,9 @@ from nettop.snapshots.schema import (
     Table,
 )
 
-SEVERITIES = {number: severity.value for number, severity in enumerate(Severity, 1)}
+SEVERITY_CODES = {severity: code for code, severity in enumerate(Severity, 1)}
+"""Codes of severities in rows, the worst first."""
+SEVERITIES = {code: severity.value for severity, code in SEVERITY_CODES.items()}
 CERTAINTIES = {number: certainty.value for number, certainty in enumerate(Certainty, 1)}
 
 FINDINGS = Table(

@@ -15,10 +15,10 @@ from nettop.query.units import UNKNOWN
 from nettop.recording.redaction import texts as treatments
 from nettop.recording.redaction.fields import treatment_of
 from nettop.recording.redaction.texts import Texts, Treatment
-from nettop.snapshots import all_views, find_table, views
+from nettop.snapshots import all_rules, find_table, views
 from nettop.snapshots.connections import UNATTRIBUTED
 from nettop.snapshots.findings import FINDINGS
-from nettop.snapshots.schema import Field, Kind, Lens, Rule, Table
+from nettop.snapshots.schema import Field, Kind, Lens, Table
 
 _OPTIONAL = re.compile(r"(\[[^\]]*\])")
 _VALUE = re.compile(r"(\{\w+\})")
@@ -64,10 +64,7 @@ def _explained(rows: Sequence[Row], sentences: Sequence[str | None], row: Row) -
 # --- sentences --------------------------------------------------------------------------------------------------
 
 
-@cache
-def _rules() -> Mapping[str, tuple[Lens, Table, Rule]]:
-    """Return the rules by name."""
-    return {rule.name: (lens, table, rule) for lens, table in all_views() for rule in table.rules}
+_rules = cache(all_rules)
 
 
 def _sentence(texts: Texts, row: Row, name: str) -> str | None:
