@@ -147,6 +147,8 @@ LIMITS = Table(
     ),
 )  # fmt: skip
 
+_INTERRUPTED = "[; {queue} (IRQ {irq}) interrupts it]"
+
 CPUS = Table(
     name="cpus",
     fields=(
@@ -159,9 +161,14 @@ CPUS = Table(
               "(net.core.netdev_budget)", "u8", "times", 9, 60, tone="warn"),
         Field("dropped", Kind.COUNTER, "DROPPED", "packets dropped because the CPU's backlog was full "
               "(net.core.netdev_max_backlog)", "u8", "packets", 9, 65, tone="warn"),
+        Field("irq", Kind.LABEL, "IRQ", "number of the interrupt that is most frequent on the CPU among those of "
+              "network devices (PCI); unknown while nothing is found on any CPU", "u4", width=5, importance=25),
+        Field("queue", Kind.TEXT, "QUEUE", "its name, by which the driver tells the queue", "u4", width=18,
+              importance=30),
     ),
-    screen=("cpu", "softirq_ns_per_s", "elsewhere_ns_per_s", "processed_per_s", "squeezed_per_s", "dropped_per_s"),
-    text=("cpu", "softirq_ns", "processed", "squeezed", "dropped"),
+    screen=("cpu", "softirq_ns_per_s", "elsewhere_ns_per_s", "processed_per_s", "squeezed_per_s", "dropped_per_s",
+            "irq", "queue"),
+    text=("cpu", "softirq_ns", "processed", "squeezed", "dropped", "irq", "queue"),
     sort="-softirq_ns_per_s",
     adds_up=False,
     metrics=(),
@@ -169,7 +176,7 @@ CPUS = Table(
         Rule(
             "backlog drops",
             "dropped_per_s>0",
-            "CPU {cpu} drops {dropped_per_s} received packets/s: its backlog is full",
+            "CPU {cpu} drops {dropped_per_s} received packets/s: its backlog is full" + _INTERRUPTED,
             "CPUs that receive more packets than they can process",
             "spread the packets over more CPUs (RSS: ethtool -X, RPS: rps_cpus); net.core.netdev_max_backlog only "
             "helps against bursts",
@@ -178,7 +185,7 @@ CPUS = Table(
         Rule(
             "one CPU saturated",
             "softirq_ns_per_s>=80% elsewhere_ns_per_s<40%",
-            "CPU {cpu} spends {softirq_ns_per_s} of its time in softirqs, the others {elsewhere_ns_per_s}",
+            "CPU {cpu} spends {softirq_ns_per_s} of its time in softirqs, the others {elsewhere_ns_per_s}" + _INTERRUPTED,
             "one CPU that handles most of the network's work, while others are idle",
             "spread the interface's queues over the CPUs (/proc/interrupts, irqbalance, ethtool -l), or its packets "
             "(RPS: rps_cpus)",
@@ -189,7 +196,7 @@ CPUS = Table(
         Rule(
             "squeezed",
             "squeezed_per_s>=100",
-            "CPU {cpu} leaves received packets waiting {squeezed_per_s} times/s",
+            "CPU {cpu} leaves received packets waiting {squeezed_per_s} times/s" + _INTERRUPTED,
             "CPUs whose softirq uses up its budget, so that packets wait for the next one",
             "spread the packets over more CPUs, or raise net.core.netdev_budget",
             Severity.WARNING,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from nettop.kernel.host.facts import Host
 from nettop.probes.findings.cpus import read_cpus
+from nettop.probes.findings.interrupts import Interrupts, Queue
 from nettop.query.filter import parse_filter
 from nettop.query.findings import (
     GROUPS_MAX,
@@ -36,7 +38,7 @@ from nettop.snapshots.findings import CPUS, FINDINGS, FIREWALL, LIMITS, LOSSES
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Lens, Rule, Severity, Table
 from nettop.snapshots.services import BUCKETS, SERVICES
-from nettop.snapshots.snapshot import Frame, Rows, unknown_value
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot, unknown_value
 from tests.unit.build import TAKEN_NS, WALL_NS, Row, example_rows, make_frame
 from tests.unit.test_histograms import counted
 
@@ -662,11 +664,63 @@ def test_clients_of_the_same_port_explain_only_connects_to_the_same_address() ->
 def test_the_only_cpu_has_no_others(tmp_path: Path) -> None:
     """The time of others is unknown, so that no rule compares with it."""
     (tmp_path / "stat").write_text("cpu  0 0 0 0 0 0 300 0\ncpu0 0 0 0 0 0 0 100 0\ncpu1 0 0 0 0 0 0 200 0\n")
-    two = read_cpus(tmp_path, 1).array
+    two = read_cpus(tmp_path, {}, 1).array
     assert two["elsewhere_ns"].tolist() == two["softirq_ns"].tolist()[::-1]
     (tmp_path / "stat").write_text("cpu  0 0 0 0 0 0 100 0\ncpu0 0 0 0 0 0 0 100 0\n")
-    one = read_cpus(tmp_path, 1).array["elsewhere_ns"]
+    one = read_cpus(tmp_path, {}, 1).array["elsewhere_ns"]
     assert one.tolist() == [unknown_value(one.dtype)]
+
+
+def interrupts(root: Path, by_irq: Mapping[str, tuple[int, int]]) -> None:
+    """Write how often each has interrupted CPU 0 and CPU 2, in the form of the kernel."""
+    lines = [
+        f"{irq.split()[0]:>4}: {a:>10} {b:>10}  PCI-MSIX {irq.split()[1]}" for irq, (a, b) in by_irq.items()
+    ]
+    (root / "proc/interrupts").write_text(
+        "\n".join(["      CPU0       CPU2", *lines, " NMI:   1   2   NMIs", ""])
+    )
+
+
+def test_the_queue_that_interrupts_a_cpu_most(tmp_path: Path) -> None:
+    """Since the last reading, not since boot; disks are no part of it, however busy."""
+    for number, (device_class, irqs) in enumerate({"0x020000": (45, 46), "0x010802": (47,)}.items()):
+        device = tmp_path / f"sys/bus/pci/devices/0000:00:0{number}.0"
+        (device / "msi_irqs").mkdir(parents=True)
+        (device / "class").write_text(f"{device_class}\n")
+        for irq in irqs:
+            (device / f"msi_irqs/{irq}").touch()
+    (tmp_path / "proc").mkdir()
+    by_root = Interrupts(Host(tmp_path))
+    assert by_root.busiest() == {}
+    before = {"45 eth0-rx-0": (10**9, 10**9), "46 eth0-rx-1": (0, 0), "47 nvme0q1": (0, 0)}
+    interrupts(tmp_path, before)
+    assert by_root.busiest() == {}
+    interrupts(
+        tmp_path, {"45 eth0-rx-0": (10**9, 10**9 + 1), "46 eth0-rx-1": (0, 900), "47 nvme0q1": (5000, 5000)}
+    )
+    queues = by_root.busiest()
+    assert queues == {2: Queue(46, "eth0-rx-1")}
+    by_root.forget()
+    assert by_root.busiest() == {}
+    (tmp_path / "proc/stat").write_text("cpu0 0 0 0 0 0 0 100 0\ncpu2 0 0 0 0 0 0 200 0\n")
+    frame = Frame(Snapshot("findings", 1, 1, {CPUS.name: read_cpus(tmp_path / "proc", queues, 1)}))
+    view = View(frame, screen_query(CPUS))
+    named = {name: view.values(name, view.order) for name in ("cpu", "irq", "queue")}
+    assert named == {"cpu": [0, 2], "irq": [None, 46], "queue": [None, "eth0-rx-1"]}
+
+
+def test_a_saturated_cpu_names_its_queue() -> None:
+    """With the number of the interrupt; without it, the rest of the sentence stays."""
+    second = {"cpu": 2, "elsewhere_ns": 10**8, "processed": 0, "squeezed": 0, "dropped": 0}
+    for queue, named in (({"queue": "eth0-rx-1", "irq": 46}, "; eth0-rx-1 (IRQ 46) interrupts it"), ({}, "")):
+        now, before = (
+            {**second, "softirq_ns": busy, "elsewhere_ns": busy // 10} for busy in (950_000_000, 0)
+        )
+        frame = make_frame([now | queue], [before], table=CPUS, lens="findings")
+        readings = Readings()
+        readings.add((FINDINGS_LENS, frame))
+        (row,) = readings.add((FINDINGS_LENS, frame))
+        assert row["finding"] == f"CPU 2 spends 95.0% of its time in softirqs, the others 9.50%{named}"
 
 
 def test_connects_without_a_local_port_explain_the_limit() -> None:

@@ -73,7 +73,7 @@ TREATMENTS = {
     "findings.findings.advice": "scrubbed", "findings.findings.explains": "scrubbed",
     "findings.findings.filter": "scrubbed", "findings.findings.finding": "scrubbed",
     "findings.findings.kind": "scrubbed", "findings.findings.view": "scrubbed",
-    "findings.firewall.chain": "nft",
+    "findings.cpus.queue": "interface", "findings.firewall.chain": "nft",
     "findings.firewall.hook": "kept", "findings.firewall.comment": "nft", "findings.firewall.family": "kept",
     "findings.firewall.protocol": "kept", "findings.firewall.table": "nft",
     "findings.limits.resource": "resource", "findings.limits.setting": "kept", "findings.limits.when_full": "kept",

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from nettop.kernel.host.proc_files import TICK_NS, read_text
 from nettop.kernel.net.net_counters import read_softnet
+from nettop.probes.findings.interrupts import Queue
 from nettop.snapshots.findings import CPUS
 from nettop.snapshots.snapshot import Rows, rows_from
 
@@ -17,8 +19,9 @@ _SOFTIRQ_AT = 6
 _SOFTNET = ("processed", "dropped", "squeezed")
 
 
-def read_cpus(proc: Path, taken_ns: int) -> Rows:
-    """Return a row for each online CPU. The only one has no others to compare with."""
+def read_cpus(proc: Path, queues: Mapping[int, Queue], taken_ns: int) -> Rows:
+    """Return a row for each online CPU, with the queue that interrupts it most, if known. The only one has no others to
+    compare with."""
     times = {int(cpu): int(rest.split()[_SOFTIRQ_AT]) * TICK_NS for cpu, rest in _OF_CPU.findall(_stat(proc))}
     softnet = read_softnet(proc)
     total, others = sum(times.values()), len(times) - 1
@@ -29,6 +32,7 @@ def read_cpus(proc: Path, taken_ns: int) -> Rows:
             "softirq_ns": softirq,
             "elsewhere_ns": (total - softirq) // others if others else None,
             **dict(zip(_SOFTNET, softnet.get(cpu, (0, 0, 0)), strict=True)),
+            **({"irq": queues[cpu].irq, "queue": queues[cpu].name} if cpu in queues else {}),
         }
         for cpu, softirq in times.items()
     ]

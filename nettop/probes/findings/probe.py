@@ -21,6 +21,7 @@ from nettop.probes.findings.cpus import read_cpus
 from nettop.probes.findings.firewall import FIREWALL_FALLBACKS, firewall_rows, read_firewall, require_asker
 from nettop.probes.findings.growth import Growth
 from nettop.probes.findings.interfaces import interface_rows
+from nettop.probes.findings.interrupts import Interrupts, Queue
 from nettop.probes.findings.limits import limit_rows, read_limits
 from nettop.probes.findings.losses import loss_rows
 from nettop.probes.probe import Probe, clocks, sockets_of
@@ -45,6 +46,7 @@ _BY_FIREWALL = frozenset(
     if {cause.name for cause in FIREWALL.rules} & set(rule.explained_by)
 )
 """Kinds that rules of the firewall explain."""
+_OF_CPUS = frozenset(rule.name for rule in CPUS.rules)
 _LEAST_NS = 500_000_000
 """Readings closer than this are not compared: Enter may be pressed right after a tick."""
 
@@ -76,6 +78,7 @@ class Findings(Probe):
         self._frames: Mapping[str, Frame] = {}
         self._eyes: dict[str, Frame] = {}
         self._growth = Growth()
+        self._interrupts = Interrupts(self._host)
         self._skipped = 0
         self._firewall: HookStatus | None = None
         self._unread_firewalls = 0
@@ -144,7 +147,7 @@ class Findings(Probe):
             BANDWIDTH.id: {INTERFACES.name: named(interface_rows(links, taken_ns, boot_ns))},
             LENS.id: {
                 LIMITS.name: named(limit_rows(limits, self._growth, taken_ns)),
-                CPUS.name: read_cpus(self._host.proc, taken_ns),
+                CPUS.name: read_cpus(self._host.proc, self._queues(), taken_ns),
                 LOSSES.name: loss_rows(self._frames, taken_ns),
             },
         }
@@ -152,6 +155,14 @@ class Findings(Probe):
             tables[LENS.id][FIREWALL.name] = named(firewall_rows(rules, sockets_of(self._frames), taken_ns))
         for lens, each in tables.items():
             self._eyes[lens] = _next_frame(self._eyes.get(lens), Snapshot(lens, wall_ns, boot_ns, each))
+
+    def _queues(self) -> Mapping[int, Queue]:
+        """Return which queue interrupts each CPU most, while a CPU has too much to do: with many CPUs and queues, the
+        kernel takes milliseconds to list them."""
+        if self._tracker.kinds & _OF_CPUS:
+            return self._interrupts.busiest()
+        self._interrupts.forget()
+        return {}
 
     def _reads_firewall(self) -> bool:
         """Return whether rules of the firewall are shown, or may explain a finding; there may be thousands."""

@@ -43,6 +43,7 @@ _BY_PLACE: dict[str, Treatment] = {
     "findings.limits.resource": texts.resource,
     "findings.limits.setting": texts.kept,
     "findings.limits.when_full": texts.kept,
+    "findings.cpus.queue": texts.interface,
     "findings.firewall.family": texts.kept,
     "findings.firewall.table": texts.nft,
     "findings.firewall.chain": texts.nft,
