@@ -185,7 +185,8 @@ CPUS = Table(
         Rule(
             "one CPU saturated",
             "softirq_ns_per_s>=80% elsewhere_ns_per_s<40%",
-            "CPU {cpu} spends {softirq_ns_per_s} of its time in softirqs, the others {elsewhere_ns_per_s}" + _INTERRUPTED,
+            "CPU {cpu} spends {softirq_ns_per_s} of its time in softirqs, the others {elsewhere_ns_per_s}"
+            + _INTERRUPTED,
             "one CPU that handles most of the network's work, while others are idle",
             "spread the interface's queues over the CPUs (/proc/interrupts, irqbalance, ethtool -l), or its packets "
             "(RPS: rps_cpus)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,7 @@ class Frame:
     batches: Mapping[str, tuple[Rows, ...]] = field(default_factory=dict)
 
 
+@cache
 def unknown_value(dtype: np.dtype[Any]) -> Any:
     """Return the value that means unknown in a column: the largest integer (all bits set), or NaN."""
     base = dtype.base
