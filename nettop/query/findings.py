@@ -24,6 +24,7 @@ from nettop.query.view import View
 from nettop.snapshots import find_table, view_name
 from nettop.snapshots.arrays import Array, Index, Mask, as_list, distinct_rows, positions
 from nettop.snapshots.connections import FAILURES, LISTEN, SOCKETS, STATES, SYN_RECV, UNATTRIBUTED
+from nettop.snapshots.drops import PACKETS
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.schema import OWN_NAMESPACE, Kind, Lens, Rule, Severity, Table
@@ -39,6 +40,8 @@ _INTERVAL_TOLERANCE = 0.9
 """Two readings may be slightly closer than the interval."""
 PLACES_MAX = 64
 """Rows of a finding whose ports and processes are compared with those of others."""
+_SHARES = frozenset(f"{unit}/s" for unit in TIMES)
+"""Units of rates of time: shares of a CPU, or of the time of a connection."""
 _ANY = frozenset(("0.0.0.0", "::"))  # noqa: S104 - what a listener says that has no address of its own
 _LOOPBACK = ("127.", "::1")
 OTHER_ENDS_MAX = 8
@@ -71,7 +74,8 @@ class Place:
     remote: frozenset[str] = frozenset()
     is_outbound: bool = False
     is_inward: bool = False
-    """True for what only sees connections to this host: a listener, or a rule of the firewall for incoming packets."""
+    """True for what only sees connections to this host: a listener, a service, packets received, or a rule of the
+    firewall for incoming packets."""
 
     def may_explain(self, other: Place, here: Callable[[], frozenset[str]]) -> bool:
         """Return whether both are about the same ports; without ports, the same process, interface or namespace.
@@ -96,14 +100,15 @@ class Place:
 
     def _may_meet(self, other: Place, here: Callable[[], frozenset[str]]) -> bool:
         """Return whether both may be about the same connections, by their addresses, as far as they are known."""
-        if not other.remote:
-            return True
-        if self.remote:
+        if self.remote and other.remote:
             return bool(self.remote & other.remote) or (
                 (not self.local or bool(self.local & other.remote))
                 and (not other.local or bool(self.remote & other.local))
             )
-        if not (self.is_inward and other.is_outbound):
+        if other.is_inward:
+            is_apart = self.namespaces and other.namespaces and not self.namespaces & other.namespaces
+            return not (self.is_outbound or (self.is_inward and is_apart))
+        if not (self.is_inward and other.is_outbound and other.remote):
             return True
         if self.local - _ANY:
             return bool(self.local & other.remote)
@@ -191,7 +196,7 @@ def find(table: Table, rules: Sequence[ParsedRule], frame: Frame) -> Iterator[Fi
 
 def _find_groups(view: View, parsed: ParsedRule, at: Index) -> Iterator[Finding]:
     rule = parsed.rule
-    before = _rows_before(view, parsed) if rule.min_growing_rows is not None else {}
+    before, stayed = _rows_before(view, parsed)
     beside = None if parsed.beside.is_empty else parsed.beside.mask(view) & ~view.gone
     for identity, group in _groups(view, rule, at).items():
         if beside is not None and not (beside & _same(view, rule.by, group[0])).any():
@@ -199,7 +204,7 @@ def _find_groups(view: View, parsed: ParsedRule, at: Index) -> Iterator[Finding]
         least = rule.min_rows
         if rule.min_growing_rows is not None and len(group) > before.get(identity, len(group)):
             least = rule.min_growing_rows
-        if len(group) >= least:
+        if np.count_nonzero(stayed[group]) >= least:
             yield _finding(view, parsed, dict(identity), group)
 
 
@@ -250,13 +255,18 @@ def _same(view: View, names: Sequence[str], place: int) -> Mask:
     return same
 
 
-def _rows_before(view: View, parsed: ParsedRule) -> dict[Identity, int]:
-    """Count the rows of each group in the previous snapshot."""
+def _rows_before(view: View, parsed: ParsedRule) -> tuple[dict[Identity, int], Mask]:
+    """Return the number of rows of each group in the previous snapshot, and which of the rows matched there too; no
+    numbers, and all rows, if the rule does not ask for it."""
+    if parsed.rule.min_growing_rows is None:
+        return {}, np.ones(view.size, bool)
     if view.frame.before is None:
-        return {}
+        return {}, np.zeros(view.size, bool)
     before = View(Frame(view.frame.before), view.query)
-    groups = _groups(before, parsed.rule, np.flatnonzero(parsed.rows.mask(before)))
-    return {identity: len(group) for identity, group in groups.items()}
+    matched = np.flatnonzero(parsed.rows.mask(before))
+    counts = {identity: len(group) for identity, group in _groups(before, parsed.rule, matched).items()}
+    key = view.table.key
+    return counts, np.isin(view.raw(key), before.raw(key)[matched])
 
 
 def _finding(view: View, parsed: ParsedRule, identity: Mapping[str, Any], at: Index) -> Finding:
@@ -280,6 +290,7 @@ def _place(view: View, at: Index) -> Place:
     namespaces = values_of(view, "netns", at) if "netns" in known else [None] * len(at)
     interfaces = values_of(view, "interface", at) if "interface" in known else ()
     protocols = _distinct(view, ("protocol",), at) or ({"tcp"} if view.table is FAILURES else frozenset())
+    is_used = _distinct(view, ("side",), at) == {"used"}
     return Place(
         ports=_distinct(view, ("local_port", "remote_port", "port"), at),
         pids=_distinct(view, ("pid",), at),
@@ -288,11 +299,24 @@ def _place(view: View, at: Index) -> Place:
         ),
         namespaces=frozenset(number for number in namespaces if number is not None),
         protocols=frozenset("tcp" if name == "mptcp" else str(name).lower() for name in protocols),
-        local=_distinct(view, ("local_address",), at),
-        remote=_distinct(view, ("remote_address",), at) - _ANY,
-        is_outbound=_distinct(view, ("direction",), at) == {"outbound"},
-        is_inward=_distinct(view, ("state",), at) == {STATES[LISTEN]}
-        or _distinct(view, ("hook",), at) == {"input"},
+        local=_distinct(view, ("local_address",) if is_used else ("local_address", "address"), at),
+        remote=_distinct(view, ("remote_address", "address") if is_used else ("remote_address",), at) - _ANY,
+        is_outbound=is_used or _distinct(view, ("direction",), at) == {"outbound"},
+        is_inward=_is_inward(view, at),
+    )
+
+
+def _is_inward(view: View, at: Index) -> bool:
+    """Return whether rows are only about what comes to this host. Dropped packets have the process that was to receive
+    them."""
+    return (view.table is PACKETS and None not in values_of(view, "process", at)) or any(
+        _distinct(view, (name,), at) == {value}
+        for name, value in (
+            ("state", STATES[LISTEN]),
+            ("direction", "inbound"),
+            ("side", "served"),
+            ("hook", "input"),
+        )
     )
 
 
@@ -308,8 +332,12 @@ def _evidence(table: Table, parsed: ParsedRule, identity: Mapping[str, Any]) -> 
     """Return the view that shows a finding, and the filter of its rows; as a small screen cuts the end, who and where
     come first."""
     shown, wanted = parsed.rule.proof
-    if shown not in ("", parsed.view):
-        return shown, wanted
+    if shown not in ("", parsed.view):  # rows of other tables
+        _, table = find_table(shown)
+        place = (
+            [equals("netns", identity["netns"])] if "netns" in identity.keys() & table.by_name.keys() else []
+        )
+        return shown, combined(table, [parse_filter(table, each) for each in (*place, wanted)]).text
     if shown:  # other rows, which may have no owner
         known, implied = parse_filter(table, wanted), {"process", "pid"}
     else:  # a PID says more than the process's name and its namespace
@@ -362,7 +390,10 @@ def _value(view: View, name: str, at: Index) -> str | None:
         total = view.total(name, at)
         if total is None and len(at) == 1:  # the interval was covered only in part, by some hook
             (total,) = values_of(view, name, at)
-        return None if total is None else human(total, unit_in_sentence(unit_of(table, name)))
+        unit = unit_of(table, name)
+        if total is not None and unit in _SHARES:  # of the time of each row
+            total /= len(at)
+        return None if total is None else human(total, unit_in_sentence(unit))
     if field.kind is Kind.GAUGE:
         numbers = [number for number in values_of(view, name, at) if number is not None]
         number = (sum if name in _WAITING else max)(numbers) if numbers else None
@@ -473,6 +504,8 @@ class _Tracked:
     order: int
     began_ns: int
     """When it began, by its rows."""
+    since_ns: int
+    """The same by the wall clock: the other one stops while the host is suspended."""
     cause: _Tracked | None = None
     explains: list[_Tracked] = field(default_factory=list)
 
@@ -501,10 +534,11 @@ class FindingTracker:
         found = [finding for lens, frame in frames for finding in self._found(lens, frame)]
         for order, finding in enumerate(found):
             tracked = self._tracked.setdefault(
-                finding.key, _Tracked(finding, taken_ns, taken_ns, order, taken_ns)
+                finding.key, _Tracked(finding, taken_ns, taken_ns, order, taken_ns, wall_ns)
             )
             tracked.finding, tracked.last_ns, tracked.order = finding, taken_ns, order
             tracked.began_ns = min(tracked.began_ns, taken_ns - finding.lasted_ns)
+            tracked.since_ns = min(tracked.since_ns, wall_ns - finding.lasted_ns)
         self._tracked = {
             key: tracked
             for key, tracked in self._tracked.items()
@@ -515,7 +549,7 @@ class FindingTracker:
         _explain(raised, cache(partial(_addresses_here, frames)))
         raised = [each for each in raised if each.explains or not each.finding.rule.only_explains]
         raised.sort(key=lambda tracked: _rank(tracked, taken_ns))
-        ranked = [_values(rank, each, taken_ns, wall_ns) for rank, each in enumerate(raised, 1)]
+        ranked = [_values(rank, each, taken_ns) for rank, each in enumerate(raised, 1)]
         return rows_from(FINDINGS, ranked, taken_ns)
 
     def _found(self, lens: Lens, frame: Frame) -> list[Finding]:
@@ -575,7 +609,7 @@ def _rank(tracked: _Tracked, taken_ns: int) -> tuple[bool, int, int, int]:
     return taken_ns - tracked.last_ns >= GONE_AFTER_NS, severity, tracked.order, tracked.first_ns
 
 
-def _values(rank: int, tracked: _Tracked, taken_ns: int, wall_ns: int) -> dict[str, Any]:
+def _values(rank: int, tracked: _Tracked, taken_ns: int) -> dict[str, Any]:
     """Return the values of a finding's row."""
     finding = tracked.finding
     return {
@@ -585,7 +619,7 @@ def _values(rank: int, tracked: _Tracked, taken_ns: int, wall_ns: int) -> dict[s
         "certainty": finding.rule.certainty.value,
         "kind": finding.rule.name,
         "finding": finding.sentence,
-        "since": wall_ns - (taken_ns - tracked.began_ns),
+        "since": tracked.since_ns,
         "lasted": tracked.last_ns - tracked.began_ns,
         "unseen": taken_ns - tracked.last_ns,
         "rows": finding.rows,

@@ -210,10 +210,22 @@ INTERFACES = Table(
     rules=(
         Rule(
             "interface errors",
-            "errors_per_s>0",
+            "kind=ether errors_per_s>0",
             "{interface}[ in {namespace}] has {errors_per_s} receive or send errors/s",
             "interfaces that receive or send damaged packets: cable, connector, transceiver or duplex",
             "ethtool -S {interface}; replace the cable or the transceiver; compare duplex and speed of both ends",
+            by=("interface", "netns"),
+        ),
+        Rule(
+            "virtual interface errors",
+            "kind!=ether kind!=bond kind!=team errors_per_s>=1",
+            "{interface}[ in {namespace}] has {errors_per_s} receive or send errors/s",
+            "tunnels and other virtual interfaces with packets that they cannot deliver: no peer for their address, no "
+            "route to the peer, or damage; announcements to multicast addresses, which most tunnels cannot send, look "
+            "the same",
+            "ip -s -s link show {interface}; see whether the peer of the tunnel answers",
+            Severity.HINT,
+            Certainty.POSSIBLE,
             by=("interface", "netns"),
         ),
         Rule(

@@ -260,6 +260,7 @@ RETRANSMITS_WARN_ABOVE = 0.01
 _ACCEPT_QUEUE_FULL, _SYN_QUEUE_FULL = "accept_queue_use>=80%", "syn_queue_use>=80%"
 
 _OWNER = ("process", "pid", "netns")
+_OPEN = "(state=ESTABLISHED or state=CLOSE_WAIT)"
 _LOSING = ("retransmitting", "losing segments", "losing segments to many")
 """Kinds about connections of which others are acknowledged: what is not may be lost there too."""
 _ACKNOWLEDGED = "data_packets_sent_per_s>0 bytes_acked_per_s>0 not spurious_ratio>=50%"
@@ -295,7 +296,7 @@ _SOCKET_RULES = (
     # server always has some. A hundred at once, or ten and a growing number, means that they are leaked.
     Rule(
         "CLOSE_WAIT",
-        "state=CLOSE_WAIT",
+        "state=CLOSE_WAIT send_queue=0",
         "{process} leaves {rows} connections open that their peers have closed",
         "connections that the peer has closed and the program has not: most likely it leaks them",
         "a bug in {process}: it does not call close() after reading the end; restarting it helps until the next time",
@@ -303,6 +304,8 @@ _SOCKET_RULES = (
         by=_OWNER,
         min_rows=100,
         min_growing_rows=10,
+        after_s=3.0,
+        pause_s=3.0,
     ),
     # A program that waits for data reads it within microseconds, and a busy one within an interval of a second.
     Rule(
@@ -334,13 +337,15 @@ _SOCKET_RULES = (
     # counts busy time in ticks, so some is missing. Below a second, one round trip may take the whole interval.
     Rule(
         "peer gone",
-        "send_queue>0 bytes_acked_per_s=0 busy_us_per_s>=90% peer_window>0 bytes_in_flight>0 last_received_ms>=2s",
-        "{process} gets no answer from {remote}, which was silent for {last_received_ms}; {send_queue} wait",
+        f"{_OPEN} send_queue>0 bytes_acked_per_s=0 busy_us_per_s>=90% peer_window>0 bytes_in_flight>0 "
+        "last_received_ms>=2s",
+        "{process} gets no answer from {remote}; {send_queue} wait",
         "connections whose data is not acknowledged at all: the peer or the path to it is gone",
         "check the peer and the path (ping, tracepath); net.ipv4.tcp_retries2 or TCP_USER_TIMEOUT end it sooner",
         certainty=Certainty.LIKELY,
         by=(*_OWNER, "remote_address"),
         min_interval_s=1.0,
+        after_s=1.0,
         explained_by=("path MTU black hole", *_LOSING),
     ),
     # The first probe is unanswered for a round trip on a healthy connection too. While data waits, probes are about the
@@ -358,7 +363,7 @@ _SOCKET_RULES = (
     ),
     Rule(
         "send queue stuck",
-        "send_queue>0 bytes_acked_per_s=0 busy_us_per_s>=90%",
+        f"{_OPEN} send_queue>0 bytes_acked_per_s=0 busy_us_per_s>=90%",
         "{process} cannot send to {remote}: {send_queue} wait[, because {reader} does not read]",
         "connections that always had data to send, none of which was acknowledged: the peer does not read, or is gone",
         "see what the peer does; its receive window shows whether it reads (PEER WND 0: it does not)",
@@ -366,15 +371,16 @@ _SOCKET_RULES = (
         min_interval_s=1.0,
         explained_by=("data unread", "peer gone", "path MTU black hole", *_LOSING),
     ),
-    # Only a connection that was not accepted yet is open without a process.
+    # Only a connection that was not accepted yet is open without a process; and the kernel's own, such as those of NFS.
     Rule(
         "never accepts",
-        "process=– pid=– (state=ESTABLISHED or state=CLOSE_WAIT) last_sent_ms>=10s bytes_sent_per_s=0",
+        f"process=– pid=– {_OPEN} last_sent_ms>=10s bytes_sent_per_s=0",
         "{listener} has not accepted connections to {local} for {last_sent_ms}: {rows} waiting",
         "connections that have waited for accept() for more than ten seconds, though the queue may not be full",
         "see what {listener} does instead: ps, its log",
         certainty=Certainty.LIKELY,
         by=("local_port", "netns"),
+        beside="state=LISTEN process!=–",
         lasts="last_sent_ms",
         explained_by=("accept queue full",),
     ),
@@ -392,9 +398,10 @@ _SOCKET_RULES = (
         explained_by=("DNS silent", "DNS slow"),
         proof=("services", "protocol=udp port=53 side=used"),
     ),
+    # A program that lowered its own limit, such as the child of sshd before a login, has descriptors above it.
     Rule(
         "few descriptors left",
-        "descriptor_use>=80%",
+        "descriptor_use>=80% descriptor_use<100%",
         "{process} has descriptor {descriptor} of {descriptors_max}: soon it can open no further files or sockets",
         "processes near their limit of open files (RLIMIT_NOFILE)",
         "it leaks them (ls -l /proc/{pid}/fd), or needs a higher limit: prlimit --pid {pid} --nofile, LimitNOFILE=",
@@ -410,7 +417,13 @@ _SOCKET_RULES = (
         "check the address and the path (ping, tracepath), and the firewalls on both ends",
         certainty=Certainty.LIKELY,
         by=(*_OWNER, "remote_address", "remote_port"),
-        explained_by=("accept queue full", "SYN queue full", "firewall drops", "firewall rule drops"),
+        explained_by=(
+            "accept queue full",
+            "SYN queue full",
+            "firewall drops",
+            "BPF drops",
+            "firewall rule drops",
+        ),
     ),
     Rule(
         "losing datagrams",
@@ -576,6 +589,8 @@ EVENTS = Table(
 )  # fmt: skip
 
 _NO_LOCAL_PORT, _OTHER_REASON = (f'reason{sign}"{_ERRORS[errno.EADDRNOTAVAIL]}"' for sign in ("=", "!="))
+_GIVEN_UP = 'reason="given up"'
+_WITHOUT_IPV6 = f'(reason="{_ERRORS[errno.ENETUNREACH]}" remote_address~":")'
 
 FAILURES = Table(
     name="failures",
@@ -623,7 +638,7 @@ FAILURES = Table(
         ),
         Rule(
             "connects fail",
-            f"direction=outbound {_OTHER_REASON} failed_per_s>0",
+            f"direction=outbound {_OTHER_REASON} failed_per_s>0 not {_GIVEN_UP} not {_WITHOUT_IPV6}",
             "{process} cannot connect to {remote_address}:{port}: {reason}, {failed_per_s}/s",
             "connections from here that never open; REASON says why",
             "refused: nobody listens there; timed out: nobody answers, or a firewall drops it; unreachable: see ip "
@@ -632,8 +647,37 @@ FAILURES = Table(
             after_s=1.0,
             pause_s=10.0,
             explained_by=(
-                "connects unanswered", "accept queue full", "SYN queue full", "firewall drops", "firewall rule drops",
+                "connects unanswered", "accept queue full", "SYN queue full", "firewall drops", "BPF drops",
+                "firewall rule drops",
             ),
+        ),
+        Rule(
+            "connects given up",
+            f"direction=outbound {_GIVEN_UP} failed_per_s>0",
+            "{process} gives up connects to {remote_address}:{port}, {failed_per_s}/s",
+            "connections from here that the program closes before they are open: it waits for a short time only; one "
+            "that tries several addresses at once, and keeps the first that answers, looks the same",
+            "see whether {process} reaches the service by another address; ping {remote_address}",
+            Severity.HINT,
+            Certainty.POSSIBLE,
+            by=("netns", "port", "process", "remote_address"),
+            after_s=1.0,
+            pause_s=10.0,
+            explained_by=("connects unanswered", "accept queue full", "SYN queue full", "firewall drops", "BPF drops",
+                          "firewall rule drops"),
+        ),
+        Rule(
+            "connects without IPv6",
+            f"direction=outbound {_WITHOUT_IPV6} failed_per_s>0",
+            "{process} cannot connect to {remote_address}:{port}: no route for IPv6, {failed_per_s}/s",
+            "connections from here to IPv6 addresses for which there is no route; a host with IPv4 only looks the "
+            "same, whose programs go on with the IPv4 address of a name",
+            "ip -6 route get {remote_address}",
+            Severity.HINT,
+            Certainty.POSSIBLE,
+            by=("netns", "port", "process", "remote_address"),
+            after_s=1.0,
+            pause_s=10.0,
         ),
         Rule(
             "connects here fail",
@@ -660,7 +704,7 @@ FAILURES = Table(
         Rule(
             "connections reset",
             'reason!="reset by us" reset_per_s>=5',
-            "{reset_per_s} connections/s of {process} with {remote_address}:{port} end early: {reason}",
+            "{reset_per_s} connections/s of {process} with {remote_address}, port {port}, end early: {reason}",
             "open connections that the peer resets, or that break",
             "see the log of the peer",
             Severity.WARNING,
@@ -720,7 +764,7 @@ GROUPS = Table(
     rules=(
         Rule(
             "short connections",
-            "opened_per_s>=500",
+            "opened_per_s>=500 closed_per_s>=500",
             "{group} opens and closes {opened_per_s} connections/s",
             "processes with very many connections, each for a moment",
             "reuse connections: keep-alive, a pool",

@@ -326,9 +326,19 @@ PACKETS = Table(
             ),
         ),
         Rule(
+            "BPF drops",
+            "(reason=XDP or reason=TC_INGRESS or reason=BPF_CGROUP_EGRESS) packets_per_s>0 process!=–",
+            "{packets_per_s} packets/s for {process} :{port} are dropped on this host by {meaning}",
+            "packets that a BPF program or a filter of an interface on this host drops, though a process listens at "
+            "their port",
+            "bpftool net list shows the programs; tc filter show dev INTERFACE ingress; see the policy of what loads "
+            "them",
+            Severity.WARNING,
+            by=("reason", "netns", "port", "process"),
+        ),
+        Rule(
             "firewall drops",
-            "(reason=NETFILTER_DROP or reason=XDP or reason=TC_INGRESS or reason=BPF_CGROUP_EGRESS) packets_per_s>0 "
-            "process!=–",
+            "reason=NETFILTER_DROP packets_per_s>0 process!=–",
             "{packets_per_s} packets/s for {process} :{port} are dropped on this host by {meaning}",
             "packets that a firewall on this host drops, though a process listens at their port",
             "nft list ruleset -a, iptables -nvL: look for the rule whose counter grows",
@@ -408,12 +418,26 @@ _COUNTER_RULES = (
     ),
     Rule(
         "no route",
-        "(name=IpOutNoRoutes or name=Ip6OutNoRoutes) packets_per_s>=2",
+        "name=IpOutNoRoutes packets_per_s>=2",
         "{packets_per_s} packets/s or connects have no route" + _IN_NAMESPACE,
         "packets and connects for which the routing table has no route",
         "ip route, ip route get ADDRESS; open the drops lens (5)",
         by=("netns",),
         explained_by=("connects fail",),
+        proof=("connections.failures", "direction=outbound"),
+    ),
+    # Resolvers look for a source address for each address of a name.
+    Rule(
+        "no IPv6 route",
+        "name=Ip6OutNoRoutes packets_per_s>=2",
+        "{packets_per_s} packets/s or connects have no route for IPv6" + _IN_NAMESPACE,
+        "packets and connects for which the routing table has no IPv6 route; on a host with IPv4 only, programs that "
+        "try both look the same",
+        "ip -6 route, ip -6 route get ADDRESS",
+        Severity.HINT,
+        Certainty.POSSIBLE,
+        by=("netns",),
+        explained_by=("connects fail", "connects without IPv6"),
         proof=("connections.failures", "direction=outbound"),
     ),
 )

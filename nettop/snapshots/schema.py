@@ -172,7 +172,8 @@ class Rule:
     - `help`: what rows of this kind have in common, and what that means.
     - `advice`: what to try.
     - `by`: the columns that tell findings apart. The last ones are ignored if that makes too many findings.
-    - `min_rows`: the least rows of a finding, or `min_growing_rows` while their number grows.
+    - `min_rows`: the least rows of a finding, or `min_growing_rows` while their number grows; then only rows count that
+      matched in the reading before too.
     - `together`: rates and ratios, each with the least that rows with the same values of `by` must have together.
     - `min_interval_s`: shorter intervals are not evaluated.
     - `after_s`: seconds that the rows must have matched before this is a finding, with pauses of up to `pause_s`.

@@ -116,6 +116,8 @@ def _mean(name: str, title: str, text: str, parts: tuple[str, str], *, importanc
     return Field(name, Kind.RATIO, title, text, unit=unit, width=9, importance=importance, parts=parts)
 
 
+_SERVICE_OF = ("netns", "port", "process")
+_STUCK = "speed=stuck answers_per_s=0 (usual_p99>=0 or recent_p99>=0)"
 _USED_DNS = f"protocol=udp port={DNS_PORT} side=used"
 _DNS = ("netns", "process", "address", "port")
 _SLOW_DNS = ("DNS silent", "DNS slow")
@@ -177,6 +179,8 @@ SERVICES = Table(
               "failed (SERVFAIL)", "u8", "answers", 8, 61, tone="warn", rate_title="SERVFAIL/s"),
         Field("missing_names", Kind.COUNTER, "NXDOMAIN", "DNS answers over UDP that say that the name does not "
               "exist (NXDOMAIN)", "u8", "answers", 8, 59, rate_title="NXDOMAIN/s"),
+        Field("failed_ratio", Kind.RATIO, "FAILED", "SERVFAIL ÷ answers", width=7, importance=16,
+              parts=("failed_answers", "answers"), tone="warn"),
         Field("closed", Kind.COUNTER, "CLOSED", "unanswered requests whose connection the service closed", "u8",
               "requests", 8, 64, tone="warn", rate_title="CLOSED/s"),
         Field("failed_connects", Kind.COUNTER, "CONN FAIL", "failed connects: refused, or never answered; an "
@@ -237,17 +241,22 @@ SERVICES = Table(
             "DNS slow",
             f"{_USED_DNS} p50>=500ms",
             "{process} waits {p50} for answers of the DNS server {service}",
-            "DNS servers that take half a second or more for most of their answers to a process of this host",
+            "DNS servers that take half a second or more for most of their answers to a process of this host, again "
+            "and again",
             "ask it: dig @{address}; its own servers may be slow, or a first server in /etc/resolv.conf is silent",
             by=_DNS,
+            after_s=1.0,
+            pause_s=10.0,
             explained_by=("DNS silent",),
         ),
+        # Some domains are always broken.
         Rule(
             "DNS failing",
-            f"{_USED_DNS} failed_answers_per_s>0",
-            "the DNS server {service} fails for {process}: {failed_answers_per_s} answers/s are SERVFAIL",
-            "DNS servers that say that they failed: their own servers do not answer, or DNSSEC does not verify the "
-            "name",
+            f"{_USED_DNS} failed_ratio>=10%",
+            "the DNS server {service} fails for {process}: {failed_ratio} of the answers are SERVFAIL, "
+            "{failed_answers_per_s}/s",
+            "DNS servers that say again and again that they failed, in a tenth of their answers or more: their own "
+            "servers do not answer, or DNSSEC does not verify the names",
             "dig @{address} NAME, and with +cd, which leaves out DNSSEC; see the log of the server",
             by=_DNS,
             after_s=1.0,
@@ -255,27 +264,58 @@ SERVICES = Table(
         ),
         Rule(
             "stuck service",
-            "speed=stuck side=served",
-            "{process} {service} has not answered a request for {oldest}; {waiting} waiting",
-            "services of this host with a request that has waited at least a second since its last data, and more "
-            "than ten times the usual p99",
+            f"side=served {_STUCK}",
+            "{process} {service} has not answered a request for {stalled}; {waiting} waiting",
+            "services of this host that used to answer, and have stopped: a request has waited at least a second since "
+            "its last data, and more than ten times the usual p99",
             "see what {process} does: its log, its CPU, and the services that it uses (SIDE used)",
-            by=("netns", "port", "process"),
+            by=_SERVICE_OF,
             after_s=1.0,
-            lasts="oldest",
+            lasts="stalled",
             explained_by=_NOT_READING,
         ),
         Rule(
             "waiting for a service",
-            "speed=stuck side=used",
-            "{process} has waited {oldest} for an answer of {service}; {waiting} waiting",
-            "services that a process of this host waits for: a request has waited at least a second since its last "
-            "data, and more than ten times the usual p99",
+            f"side=used {_STUCK}",
+            "{process} has waited {stalled} for an answer of {service}; {waiting} waiting",
+            "services that a process of this host waits for, though they used to answer: a request has waited at least "
+            "a second since its last data, and more than ten times the usual p99",
             "look at the server, and at the path to it (RTT and RETR of the connections)",
-            by=("netns", "port", "process"),
+            by=_SERVICE_OF,
             after_s=1.0,
-            lasts="oldest",
+            lasts="stalled",
             explained_by=("stuck service", *_NOT_READING),
+        ),
+        # Such are streams of logs too, and requests for news: BLPOP, long polling, watches.
+        Rule(
+            "unanswered requests",
+            "speed=stuck side=served",
+            "{process} {service} has not answered a request for {stalled}; {waiting} waiting",
+            "services of this host with a request that has waited far longer than usual, while others are answered, or "
+            "none has been since nettop began to watch; one that holds requests until there is news, or never answers "
+            "any, looks the same",
+            "see whether {process} answers such requests at all; its log, and the services that it uses (SIDE used)",
+            Severity.HINT,
+            Certainty.POSSIBLE,
+            by=_SERVICE_OF,
+            after_s=1.0,
+            lasts="stalled",
+            explained_by=("stuck service", *_NOT_READING),
+        ),
+        Rule(
+            "long waits",
+            "speed=stuck side=used",
+            "{process} has waited {stalled} for an answer of {service}; {waiting} waiting",
+            "services that have not answered a request of a process of this host for far longer than usual, while "
+            "others are answered, or none has been since nettop began to watch; one that holds requests until there is "
+            "news, or never answers any, looks the same",
+            "see whether the server answers such requests at all; look at the path to it (RTT and RETR)",
+            Severity.HINT,
+            Certainty.POSSIBLE,
+            by=_SERVICE_OF,
+            after_s=1.0,
+            lasts="stalled",
+            explained_by=("stuck service", "waiting for a service", "unanswered requests", *_NOT_READING),
         ),
         Rule(
             "slow service",
@@ -284,7 +324,7 @@ SERVICES = Table(
             "services of this host whose answers are slow again and again: the p99 of the last 10 seconds is more than "
             "three times the usual",
             "QUEUED and SERVICE tell whether requests wait for {process} or in it; see the services that it uses",
-            by=("netns", "port", "process"),
+            by=_SERVICE_OF,
             after_s=5.0,
             explained_by=("stuck service", *_SLOW_DNS),
         ),
@@ -298,7 +338,7 @@ SERVICES = Table(
             "QUEUED and SERVICE tell whether requests wait for {process} or in it; see the services that it uses",
             Severity.HINT,
             Certainty.POSSIBLE,
-            by=("netns", "port", "process"),
+            by=_SERVICE_OF,
             explained_by=("stuck service", *_SLOW_DNS),
         ),
         Rule(
@@ -308,7 +348,7 @@ SERVICES = Table(
             "services that a process of this host uses, whose answers are slow again and again: the p99 of the last "
             "10 seconds is more than three times the usual",
             "look at the server, and at the path to it (RTT and RETR of the connections)",
-            by=("netns", "port", "process"),
+            by=_SERVICE_OF,
             after_s=5.0,
             explained_by=("slow service", "stuck service", "waiting for a service", *_SLOW_DNS),
         ),

@@ -326,7 +326,7 @@ def never_accepts(made: Made) -> What:
     )
 
 
-@fault("listener-stopped", "stuck service", "payapi", PAY)
+@fault("listener-stopped", "never accepts", "payapi", PAY, takes_s=10)
 def listener_stopped(made: Made) -> What:
     """A stopped server leaves its clients waiting in a queue that has room."""
     home, at = made.namespace("home"), (LOOPBACK, PAY)

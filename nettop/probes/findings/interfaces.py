@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nettop.kernel.net.links import Link, Negotiated
-from nettop.probes.bandwidth.history import OWN_COUNTERS
+from nettop.probes.bandwidth.history import OWN_COUNTERS, OwnCounters
 from nettop.probes.bandwidth.interfaces import state_of
 from nettop.snapshots.bandwidth import COUNTERS_MODE, INTERFACES, VIRTUAL
 from nettop.snapshots.row_ids import row_id
@@ -17,21 +17,38 @@ Links = Mapping[int, tuple[Sequence[Link], Mapping[int, Negotiated]]]
 """The interfaces of each namespace, and what those with a known speed or duplex mode have negotiated, by index."""
 
 
-def interface_rows(by_namespace: Links, taken_ns: int, boot_ns: int) -> Rows:
-    """Return a row for each interface except loopback, without names of namespaces."""
-    found = [
-        (netns, link, negotiated.get(link.index, Negotiated()))
-        for netns, (links, negotiated) in by_namespace.items()
-        for link in links
-        if not link.is_loopback
-    ]
-    return rows_from(INTERFACES, [_values(*each, boot_ns) for each in found], taken_ns)
+class Interfaces:
+    """Remembers what each interface had counted when it was first seen, maybe in another namespace."""
+
+    def __init__(self) -> None:
+        self._own: dict[int, OwnCounters] = {}
+
+    def rows(self, by_namespace: Links, taken_ns: int, boot_ns: int) -> Rows:
+        """Return a row for each interface except loopback, without names of namespaces."""
+        found = [
+            (row_id(netns, link.index), netns, link, negotiated.get(link.index, Negotiated()))
+            for netns, (links, negotiated) in by_namespace.items()
+            for link in links
+            if not link.is_loopback
+        ]
+        self._own = {id_: self._counted(id_, link) for id_, _, link, _ in found}
+        values = [_values(*each, boot_ns) | _growth(self._own[each[0]]) for each in found]
+        return rows_from(INTERFACES, values, taken_ns)
+
+    def _counted(self, id_: int, link: Link) -> OwnCounters:
+        own = self._own.get(id_) or OwnCounters(link.statistics)
+        own.add(link.statistics)
+        return own
 
 
-def _values(netns: int, link: Link, negotiated: Negotiated, boot_ns: int) -> dict[str, Any]:
-    """Return the known values of a row."""
+def _growth(own: OwnCounters) -> dict[str, int]:
+    return {name: own.growth(parts) for name, parts in OWN_COUNTERS.items()}
+
+
+def _values(id_: int, netns: int, link: Link, negotiated: Negotiated, boot_ns: int) -> dict[str, Any]:
+    """Return what a row says besides the interface's counters."""
     return {
-        "id": row_id(netns, link.index),
+        "id": id_,
         "interface": link.name,
         "kind": link.kind or ("ether" if link.has_bus_device() else "?"),
         "netns": netns,
@@ -42,4 +59,4 @@ def _values(netns: int, link: Link, negotiated: Negotiated, boot_ns: int) -> dic
         "duplex": negotiated.duplex,
         "speed": negotiated.speed,
         "capacity": None if negotiated.speed is None else negotiated.speed * boot_ns // 1_000_000_000,
-    } | {name: sum(link.statistics.get(part, 0) for part in parts) for name, parts in OWN_COUNTERS.items()}
+    }

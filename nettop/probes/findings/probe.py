@@ -20,7 +20,7 @@ from nettop.probes.drops.counters import counter_rows, read_measures
 from nettop.probes.findings.cpus import read_cpus
 from nettop.probes.findings.firewall import FIREWALL_FALLBACKS, firewall_rows, read_firewall, require_asker
 from nettop.probes.findings.growth import Growth
-from nettop.probes.findings.interfaces import interface_rows
+from nettop.probes.findings.interfaces import Interfaces
 from nettop.probes.findings.interrupts import Interrupts, Queue
 from nettop.probes.findings.limits import limit_rows, read_limits
 from nettop.probes.findings.losses import loss_rows
@@ -48,7 +48,7 @@ _BY_FIREWALL = frozenset(
 """Kinds that rules of the firewall explain."""
 _OF_CPUS = frozenset(rule.name for rule in CPUS.rules)
 _LEAST_NS = 500_000_000
-"""Readings closer than this are not compared: Enter may be pressed right after a tick."""
+"""Counters are not read again sooner: in a shorter interval, one packet would be a high rate."""
 
 
 def make_probe(host: Host | None = None) -> Findings:
@@ -78,6 +78,7 @@ class Findings(Probe):
         self._frames: Mapping[str, Frame] = {}
         self._eyes: dict[str, Frame] = {}
         self._growth = Growth()
+        self._interfaces = Interfaces()
         self._interrupts = Interrupts(self._host)
         self._skipped = 0
         self._firewall: HookStatus | None = None
@@ -97,7 +98,7 @@ class Findings(Probe):
         wall_ns, boot_ns = clocks()
         if self._firewall is None:  # only now, for nettop has dropped its privileges
             self._firewall = self._attach_best(FIREWALL_FALLBACKS, lambda _: require_asker(self._host))
-        if self._is_due():
+        if self._is_due(boot_ns):
             self._read_eyes(taken_ns, wall_ns, boot_ns)
         # A lens that is attached knows more than the counters of the same table here.
         frames = self._eyes | {lens: frame for lens, frame in self._frames.items() if lens != LENS.id}
@@ -120,10 +121,13 @@ class Findings(Probe):
         counts = {} if frame is None else frame.now.counts
         return {name: counts[name] for name in (FAILED,) if name in counts}
 
-    def _is_due(self) -> bool:
+    def _is_due(self, boot_ns: int) -> bool:
         """Return whether to read the counters now; with many namespaces, not each time."""
         self._skipped += 1
-        if self._eyes and self._skipped * NAMESPACES_PER_READING < len(self.namespaces.threads):
+        if self._eyes and (
+            self._skipped * NAMESPACES_PER_READING < len(self.namespaces.threads)
+            or boot_ns - self._eyes[LENS.id].now.boot_ns < _LEAST_NS
+        ):
             return False
         self._skipped = 0
         return True
@@ -144,7 +148,7 @@ class Findings(Probe):
         named = self.namespaces.with_names
         tables: dict[str, dict[str, Rows]] = {
             DROPS.id: {COUNTERS.name: named(counters)},
-            BANDWIDTH.id: {INTERFACES.name: named(interface_rows(links, taken_ns, boot_ns))},
+            BANDWIDTH.id: {INTERFACES.name: named(self._interfaces.rows(links, taken_ns, boot_ns))},
             LENS.id: {
                 LIMITS.name: named(limit_rows(limits, self._growth, taken_ns)),
                 CPUS.name: read_cpus(self._host.proc, self._queues(), taken_ns),
@@ -154,7 +158,10 @@ class Findings(Probe):
         if reads_firewall:
             tables[LENS.id][FIREWALL.name] = named(firewall_rows(rules, sockets_of(self._frames), taken_ns))
         for lens, each in tables.items():
-            self._eyes[lens] = _next_frame(self._eyes.get(lens), Snapshot(lens, wall_ns, boot_ns, each))
+            last = self._eyes.get(lens)
+            self._eyes[lens] = Frame(
+                Snapshot(lens, wall_ns, boot_ns, each), None if last is None else last.now
+            )
 
     def _queues(self) -> Mapping[int, Queue]:
         """Return which queue interrupts each CPU most, while a CPU has too much to do: with many CPUs and queues, the
@@ -184,11 +191,3 @@ class Findings(Probe):
             read_limits(self._host.proc, is_own=is_own),
             DropRules() if ask is None else read_firewall(ask),
         )
-
-
-def _next_frame(last: Frame | None, now: Snapshot) -> Frame:
-    """Return the frame after `last`, whose snapshots are far enough apart."""
-    if last is None:
-        return Frame(now)
-    is_close = last.before is not None and now.boot_ns - last.now.boot_ns < _LEAST_NS
-    return Frame(now, last.before if is_close else last.now)

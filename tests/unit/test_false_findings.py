@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What looks like trouble, and is none, on hosts that work well; and causes that only look like one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from nettop.kernel.net.links import Link
+from nettop.probes.findings.interfaces import Interfaces
+from nettop.query.findings import find, parsed_rules
+from nettop.snapshots import find_table
+from nettop.snapshots.bandwidth import INTERFACES
+from nettop.snapshots.bandwidth import LENS as BANDWIDTH
+from nettop.snapshots.connections import FAILURES, GROUPS, SOCKETS
+from nettop.snapshots.connections import LENS as CONNECTIONS
+from nettop.snapshots.drops import COUNTERS, PACKETS
+from nettop.snapshots.drops import LENS as DROPS
+from nettop.snapshots.findings import CPUS, FIREWALL
+from nettop.snapshots.findings import LENS as FINDINGS_LENS
+from nettop.snapshots.schema import Lens, Severity, Table
+from nettop.snapshots.services import BUCKETS, SERVICES
+from nettop.snapshots.services import LENS as SERVICES_LENS
+from nettop.snapshots.snapshot import Frame, Snapshot
+from tests.unit.build import TAKEN_NS, WALL_NS, Row, make_frame
+from tests.unit.test_findings import BEFORE, GONE, LISTENER, NONE, WAITING, Readings, found, kinds
+from tests.unit.test_histograms import counted
+
+SECOND = 10**9
+LENS_OF: Mapping[str, Lens] = {
+    table.name: lens
+    for lens, table in ((CONNECTIONS, SOCKETS), (CONNECTIONS, FAILURES), (CONNECTIONS, GROUPS), (DROPS, COUNTERS),
+                        (DROPS, PACKETS), (BANDWIDTH, INTERFACES), (SERVICES_LENS, SERVICES), (FINDINGS_LENS, CPUS),
+                        (FINDINGS_LENS, FIREWALL))
+}  # fmt: skip
+
+
+def after(seconds: int, *changes: tuple[Table, list[Row], list[Row]]) -> list[Row]:
+    """Return the findings after so many seconds in which tables changed from the first rows to the second each time."""
+    readings, rows = Readings(), []
+    for _ in range(seconds):
+        frames: dict[str, tuple[Lens, Frame]] = {}
+        for table, before, now in changes:
+            lens = LENS_OF[table.name]
+            frame = make_frame(now, before, table=table, lens=lens.id)
+            frames[lens.id] = lens, merged(frames[lens.id][1], frame) if lens.id in frames else frame
+        rows = readings.add(*frames.values())
+    return rows
+
+
+def merged(first: Frame, second: Frame) -> Frame:
+    """Return one frame with the tables of both."""
+    assert first.before is not None
+    assert second.before is not None
+    return Frame(
+        replace(first.now, tables={**first.now.tables, **second.now.tables}),
+        replace(first.before, tables={**first.before.tables, **second.before.tables}),
+    )
+
+
+def severities(rows: list[Row]) -> dict[str, str]:
+    """Return the severity of each kind that nothing explains."""
+    return {row["kind"]: row["severity"] for row in rows if row["cause"] is None}
+
+
+# --- services -----------------------------------------------------------------------------------------------------
+
+SERVED: Row = {"id": 1, "side": "served", "process": "redis-server", "pid": 9, "netns": 1, "address": "0.0.0.0",
+               "port": 6379, "protocol": "tcp", "speed": "stuck", "oldest": 600 * SECOND, "stalled": 9 * SECOND,
+               "waiting": 1, "answers": 50, "response": NONE}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        # It answered until a moment ago, and no more.
+        ({"usual_p99": 800_000}, {"stuck service": "problem"}),
+        ({"recent_p99": 800_000}, {"stuck service": "problem"}),
+        # One client waits for news (BLPOP), others get their answers.
+        ({"usual_p99": 800_000, "answers": 60}, {"unanswered requests": "hint"}),
+        # A stream of logs, or a long poll: nothing was answered since nettop began to watch.
+        ({}, {"unanswered requests": "hint"}),
+        ({"side": "used", "usual_p99": 800_000}, {"waiting for a service": "problem"}),
+        ({"side": "used"}, {"long waits": "hint"}),
+    ],
+)
+def test_requests_that_wait(row: Row, expected: dict[str, str]) -> None:
+    """They are a problem where a service has stopped to answer; the sentence says since when no data has come."""
+    rows = after(3, (SERVICES, [SERVED], [SERVED | row]))
+    assert severities(rows) == expected
+    assert "9.00 s" in rows[0]["finding"]
+
+
+DNS: Row = {"id": 1, "side": "used", "process": "rspamd", "pid": 9, "netns": 1, "address": "10.0.0.53", "port": 53,
+            "protocol": "udp", "answers": 0, "failed_answers": 0, "response": NONE}  # fmt: skip
+
+
+@pytest.mark.parametrize(("failed", "kinds_found"), [(1, {}), (100, {"DNS failing": "problem"})])
+def test_some_domains_are_always_broken(failed: int, kinds_found: dict[str, str]) -> None:
+    """A tenth of the answers is not."""
+    rows = after(3, (SERVICES, [DNS], [DNS | {"answers": 1000, "failed_answers": failed}]))
+    assert severities(rows) == kinds_found
+
+
+def test_one_slow_name_is_no_slow_server() -> None:
+    """Another slow answer within ten seconds is."""
+    slow = make_frame([DNS | {"response": counted([600_000_000], BUCKETS), "answers": 1}], [DNS],
+                      table=SERVICES, lens="services")  # fmt: skip
+    calm = make_frame([DNS], [DNS], table=SERVICES, lens="services")
+    readings = Readings()
+    assert [readings.add((SERVICES_LENS, frame)) for frame in (slow, calm, calm)] == [[], [], []]
+    (row,) = readings.add((SERVICES_LENS, slow))
+    assert row["kind"] == "DNS slow"
+
+
+# --- connections --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        # A FIN to a client that is gone: the kernel sends it again for minutes, the program has closed it.
+        (GONE | {"state": "FIN_WAIT1", "process": None, "pid": None}, []),
+        # Kernel threads hold connections of NFS and the like.
+        (WAITING, []),
+        # The child of sshd before a login lowers its own limit.
+        ({**BEFORE, "descriptor": 4, "descriptors_max": 1}, []),
+        ({**BEFORE, "descriptor": 1023, "descriptors_max": 1024}, ["few descriptors left"]),
+    ],
+)
+def test_sockets_of_healthy_hosts(now: Row, expected: list[str]) -> None:
+    """They are none."""
+    assert kinds(found([now], [BEFORE])) == expected
+
+
+@pytest.mark.parametrize(
+    ("listener", "expected"),
+    [({"process": "batchd", "pid": 4}, ["never accepts"]), ({"process": None, "pid": None}, []), (None, [])],
+)
+def test_a_connection_without_a_process(listener: Row | None, expected: list[str]) -> None:
+    """It was not accepted if a process listens at its port; else the kernel itself uses it."""
+    others = [] if listener is None else [{**LISTENER, **listener, "id": 7, "local_port": 7200, "netns": 1}]
+    waiting = {**WAITING, "id": 8, "local_port": 7200, "netns": 1}
+    assert kinds(found([waiting, *others], [waiting, *others])) == expected
+
+
+FAILED: Row = {"direction": "outbound", "process": "curl", "port": 443, "netns": 1, "failed": 0, "failures": 0,
+               "remote_address": "2a00:1450:4001::200e"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"reason": "given up"}, {"connects given up": "hint"}),
+        ({"reason": "network unreachable"}, {"connects without IPv6": "hint"}),
+        ({"reason": "network unreachable", "remote_address": "198.51.100.9"}, {"connects fail": "problem"}),
+        ({"reason": "timed out"}, {"connects fail": "problem"}),
+    ],
+)
+def test_programs_that_try_several_addresses(row: Row, expected: dict[str, str]) -> None:
+    """What they give up, or cannot reach because the host has IPv4 only, is a hint."""
+    failed = FAILED | row
+    assert severities(after(3, (FAILURES, [failed], [failed | {"failed": 3, "failures": 3}]))) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("IpOutNoRoutes", {"no route": "problem"}), ("Ip6OutNoRoutes", {"no IPv6 route": "hint"})],
+)
+def test_no_route(name: str, expected: dict[str, str]) -> None:
+    """Without one for IPv6, many hosts work well."""
+    counter = {"name": name, "netns": 1, "packets": 5}
+    assert severities(after(1, (COUNTERS, [counter], [counter | {"packets": 8}]))) == expected
+
+
+def test_many_connections_that_open_and_stay() -> None:
+    """They are not short."""
+    group = {"group": "pushd", "pid": 4, "opened": 0, "closed": 0}
+    assert after(4, (GROUPS, [group], [group | {"opened": 600}])) == []
+    assert severities(after(4, (GROUPS, [group], [group | {"opened": 600, "closed": 600}]))) == {
+        "short connections": "hint"
+    }
+
+
+# --- interfaces and CPUs ------------------------------------------------------------------------------------------
+
+
+def test_a_tunnel_without_a_peer_for_an_address() -> None:
+    """Its errors are no damaged cable."""
+    tunnel = {"interface": "wg0", "kind": "wireguard", "netns": 1, "errors": 700}
+    rows = after(1, (INTERFACES, [tunnel], [tunnel | {"errors": 701}]))
+    assert severities(rows) == {"virtual interface errors": "hint"}
+    assert "cable" not in rows[0]["advice"]
+
+
+def test_what_an_interface_counted_before_it_came() -> None:
+    """It belongs to no interval: it moved to another namespace, or its namespace could not be read once."""
+    eth0 = Link(
+        2, "eth0", {"rx_errors": 1234, "rx_dropped": 50_000}, is_up=True, has_carrier=True, has_parent=True
+    )
+    damaged = replace(eth0, statistics={"rx_errors": 1236, "rx_dropped": 50_000})
+    interfaces, frame, sentences = Interfaces(), None, []
+    for second, links in enumerate(((), (eth0,), (eth0,), (damaged,))):
+        rows = interfaces.rows({1: (links, {})}, TAKEN_NS + second * SECOND, TAKEN_NS + second * SECOND)
+        snapshot = Snapshot("bandwidth", WALL_NS, TAKEN_NS + second * SECOND, {INTERFACES.name: rows})
+        frame = Frame(snapshot, None if frame is None else frame.now)
+        sentences += [each.sentence for each in find(INTERFACES, parsed_rules(BANDWIDTH, INTERFACES), frame)]
+    assert sentences == ["eth0 has 2 receive or send errors/s"]
+
+
+def test_shares_of_several_cpus_are_not_added_up() -> None:
+    """Twelve that are busy most of the time are not busy for ten times the time."""
+    cpus = [{"id": n, "cpu": n, "softirq_ns": 0, "elsewhere_ns": 0} for n in range(12)]
+    busy = [row | {"softirq_ns": 9 * SECOND // 10, "elsewhere_ns": SECOND // 10} for row in cpus]
+    (row,) = after(2, (CPUS, cpus, busy))
+    assert row["finding"] == "CPU 0 and 11 more spends 90.0% of its time in softirqs, the others 10.0%"
+
+
+# --- causes -------------------------------------------------------------------------------------------------------
+
+
+def cause_of(rows: list[Row], kind: str) -> str | None:
+    """Return the kind of the cause of the only finding of a kind."""
+    (row,) = (row for row in rows if row["kind"] == kind)
+    return next((each["kind"] for each in rows if each["id"] == row["cause"]), None)
+
+
+WEB: Row = SERVED | {"process": "webapp", "pid": 20, "port": 8080, "usual_p99": 800_000}
+
+
+@pytest.mark.parametrize(("netns", "cause"), [(22, None), (11, "stuck service")])
+def test_a_port_of_another_pod(netns: int, cause: str | None) -> None:
+    """All pods may listen on the same port."""
+    stuck = WEB | {"process": "payapi", "pid": 10, "netns": 11}
+    slow = WEB | {"id": 2, "netns": netns, "speed": "slower", "recent_p99": SECOND}
+    rows = after(6, (SERVICES, [stuck, slow], [stuck, slow | {"answers": 60}]))
+    assert cause_of(rows, "slow service") == cause
+
+
+@pytest.mark.parametrize(("netns", "cause"), [(22, None), (11, "accept queue full")])
+def test_a_full_listener_of_another_pod(netns: int, cause: str | None) -> None:
+    """It drops no connects to this one."""
+    full = LISTENER | {"accept_queue": 11, "local_port": 8080, "local_address": "0.0.0.0", "netns": 11}
+    failed = {"direction": "inbound", "reason": "timed out", "port": 8080, "netns": netns, "process": "webapp",
+              "remote_address": "10.1.2.3", "failed": 0, "failures": 0}  # fmt: skip
+    failing = failed | {"failed": 20, "failures": 20}
+    rows = after(1, (SOCKETS, [full], [full]), (FAILURES, [failed], [failing]))
+    assert cause_of(rows, "connects here fail") == cause
+
+
+@pytest.mark.parametrize(("address", "cause"), [("203.0.113.50", None), ("127.0.0.1", "stuck service")])
+def test_a_service_of_another_host(address: str, cause: str | None) -> None:
+    """One with the same port here is not what a process waits for."""
+    here = SERVED | {"port": 443, "usual_p99": 800_000}
+    used = here | {"id": 2, "side": "used", "process": "billing", "pid": 20, "address": address}
+    rows = after(3, (SERVICES, [here, used], [here, used]))
+    assert cause_of(rows, "waiting for a service") == cause
+
+
+def test_connects_to_the_same_port_elsewhere() -> None:
+    """They do not explain what a listener here loses."""
+    failed = FAILED | {"reason": "refused", "remote_address": "198.51.100.9"}
+    lost = {"id": 1, "reason": "TCP_OFO_QUEUE_PRUNE", "severity": "trouble", "meaning": "out of memory", "netns": 1,
+            "port": 443, "process": "nginx", "interface": "eth0", "protocol": "TCP", "packets": 0}  # fmt: skip
+    rows = after(
+        3,
+        (FAILURES, [failed], [failed | {"failed": 5, "failures": 5}]),
+        (PACKETS, [lost], [lost | {"packets": 900}]),
+    )
+    assert cause_of(rows, "losing packets") is None
+
+
+@pytest.mark.parametrize(("reason", "cause"), [("XDP", None), ("NETFILTER_DROP", "firewall may drop others")])
+def test_nftables_does_not_drop_what_a_program_drops(reason: str, cause: str | None) -> None:
+    """A policy that counts nothing may be the cause of drops by netfilter only."""
+    dropped = {"id": 1, "reason": reason, "meaning": "a program", "severity": "refused", "netns": 1, "port": 443,
+               "process": "nginx", "interface": "eth0", "protocol": "TCP", "packets": 0}  # fmt: skip
+    policy = {"id": 1, "affects": "all", "action": "drop", "counted": "no", "netns": 1, "table": "filter",
+              "chain": "input", "hook": "input", "comment": "policy", "family": "ip"}  # fmt: skip
+    rows = after(1, (PACKETS, [dropped], [dropped | {"packets": 40}]), (FIREWALL, [policy], [policy]))
+    assert cause_of(rows, "firewall drops" if cause else "BPF drops") == cause
+
+
+# --- over time ----------------------------------------------------------------------------------------------------
+
+
+def test_since_does_not_move_while_the_host_is_suspended() -> None:
+    """CLOCK_MONOTONIC stops, the wall clock does not."""
+    frame = make_frame([{**LISTENER, "accept_queue": 11}])
+    readings = Readings()
+    (first,) = readings.add((CONNECTIONS, frame))
+    rows = readings.tracker.update([(CONNECTIONS, frame)], TAKEN_NS + 2 * SECOND, WALL_NS + 8 * 3600 * SECOND)
+    assert rows.array["since"].tolist() == [WALL_NS + SECOND]
+    assert first["severity"] == Severity.PROBLEM.value
+
+
+def test_evidence_in_another_table_is_of_the_same_namespace() -> None:
+    """Its rows are those that the finding is about."""
+    overflow = {"name": "TcpExtListenOverflows", "netns": 4, "namespace": "web", "packets": 5}
+    (row,) = after(1, (COUNTERS, [overflow], [overflow | {"packets": 6}]))
+    assert (row["view"], row["filter"]) == ("connections", "netns=4 and state=LISTEN accept_queue>0")
+    assert find_table(row["view"])[1] is SOCKETS
