@@ -293,7 +293,7 @@ _SOCKET_RULES = (
         proof=("connections", "state=SYN_RECV"),
     ),
     # A connection closed by its peer first is in this state until the program closes it too, for milliseconds: a busy
-    # server always has some. A hundred at once, or ten and a growing number, means that they are leaked.
+    # server always has some. A hundred that stay, or twenty and a growing number, means that they are leaked.
     Rule(
         "CLOSE_WAIT",
         "state=CLOSE_WAIT send_queue=0",
@@ -303,9 +303,7 @@ _SOCKET_RULES = (
         certainty=Certainty.LIKELY,
         by=_OWNER,
         min_rows=100,
-        min_growing_rows=10,
-        after_s=3.0,
-        pause_s=3.0,
+        min_growing_rows=20,
     ),
     # A program that waits for data reads it within microseconds, and a busy one within an interval of a second.
     Rule(
@@ -590,7 +588,7 @@ EVENTS = Table(
 
 _NO_LOCAL_PORT, _OTHER_REASON = (f'reason{sign}"{_ERRORS[errno.EADDRNOTAVAIL]}"' for sign in ("=", "!="))
 _GIVEN_UP = 'reason="given up"'
-_WITHOUT_IPV6 = f'(reason="{_ERRORS[errno.ENETUNREACH]}" remote_address~":")'
+_WITHOUT_IPV6 = f'(reason="{_ERRORS[errno.ENETUNREACH]}" remote_address!=0.0.0.0/0)'
 
 FAILURES = Table(
     name="failures",

@@ -26,7 +26,7 @@ from tests.screens.test_screenshots import player
 from tests.unit.build import Row, make_frame
 
 RULES = {rule.name: rule for rule in SOCKETS.rules}
-LEAKING = {"state": "CLOSE_WAIT", "process": "leaker", "pid": 1}
+LEAKING = {"state": "CLOSE_WAIT", "process": "leaker", "pid": 1, "send_queue": 0}
 LISTENER = {
     "id": 20_001,
     "process": "payapi",
@@ -94,7 +94,7 @@ async def test_ten_thousand_sockets_in_close_wait_are_named_and_shown() -> None:
     """A sentence with a sign in the colour of problems; the key filters by them, then by nothing."""
     async with on_host(LEAK) as run:
         (line,) = strip(run)
-        assert line == "! ▲ leaker leaves 10,000 connections open that their peers have closed  for 1 s"
+        assert line == "! ▲ leaker leaves 10,000 connections open that their peers have closed  new"
         assert shown(run).findings.size.height == 1
         assert shown(run).findings._line(0, 160)[2].role is Role.BAD
         assert "fine" in processes(shown(run))
@@ -252,7 +252,7 @@ async def test_the_help_says_what_findings_are() -> None:
         assert isinstance(app.screen, HelpDialog)
         text = " ".join(app.screen.page.text.split())
         assert "CLOSE_WAIT connections that the peer has closed" in text
-        assert f"Shown from 100 rows on, or 10 and growing: {RULES['CLOSE_WAIT'].filter}" in text
+        assert f"Shown from 100 rows on, or 20 and growing: {RULES['CLOSE_WAIT'].filter}" in text
         assert all(rule.filter in text for rule in SOCKETS.rules)
 
 

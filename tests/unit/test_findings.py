@@ -416,11 +416,11 @@ def close_wait(number: int) -> list[Row]:
 @pytest.mark.parametrize(
     ("before", "now", "is_found"),
     [
-        (0, 9, False),
-        (9, 10, False),
-        (10, 11, True),
-        (10, 10, False),
-        (11, 10, False),
+        (0, 19, False),
+        (19, 20, False),
+        (20, 21, True),
+        (20, 20, False),
+        (21, 20, False),
         (99, 99, False),
         (100, 100, True),
         (130, 100, True),

@@ -259,7 +259,8 @@ def test_own_thresholds(file: Path, tmp_path: Path) -> None:
 def test_own_thresholds_find(file: Path) -> None:
     """Three connections in CLOSE_WAIT are a finding for who says so, and its rows are those that matched."""
     written(file, OWN_THRESHOLDS)
-    frame = make_frame([{"id": number, "state": "CLOSE_WAIT", "process": "api"} for number in range(3)])
+    closed = {"state": "CLOSE_WAIT", "process": "api", "send_queue": 0}
+    frame = make_frame([{**closed, "id": number} for number in range(3)])
     assert list(find(SOCKETS, parsed_rules(LENS, SOCKETS), frame)) == []
     load_own_preferences()
     (finding,) = find(SOCKETS, parsed_rules(LENS, SOCKETS), frame)

@@ -861,6 +861,7 @@ MEAN_COLUMNS = {
 def test_every_mean_has_the_unit_of_what_it_is_of() -> None:
     """A mean has the unit of its column; a ratio of equal units is a share."""
     means = {field.name: field for field in SERVICES.fields if field.kind is Kind.RATIO}
+    assert unit_of(SERVICES, means.pop("failed_ratio").name) == RATIO
     assert means.keys() == MEAN_COLUMNS.keys()
     for name, field in means.items():
         assert unit_of(SERVICES, name) == SERVICES.by_name[field.parts[0]].unit == MEAN_COLUMNS[name][0]
