@@ -29,6 +29,7 @@ from nettop.commands.recordings import (
     from_option,
     moment_of,
     opened_recording,
+    refuse_live_options,
 )
 from nettop.errors import ExitCode, NettopError
 from nettop.process.importing import importing
@@ -64,7 +65,7 @@ class CheckOptions:
 
     for_: Annotated[str, option("--for", metavar="SECONDS", help="Seconds to watch (3), or of the recording to look at "
                                    "(all of it)")] = ""
-    interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", help="Seconds between readings (1)")] = "1"
+    interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", help="Seconds between readings (1)")] = ""
     ignore: Annotated[list[str] | None, option("--ignore", metavar="KIND", autocompletion=completer(KINDS),
                                                help="Leave out findings of this kind; repeatable")] = None
     format: Annotated[str, option("--format", metavar="text|jsonl", autocompletion=completer(LineFormat),
@@ -78,9 +79,10 @@ class CheckOptions:
 
 def check_settings(options: CheckOptions) -> CheckSettings:
     """Convert the options to settings. Raise UsageError for invalid values."""
-    interval_s = parse_seconds("--interval", options.interval)
+    interval_s = parse_seconds("--interval", options.interval or "1")
+    least_s, for_ = max(interval_s, 3.0), options.for_ if options.recording is None else ""
     return CheckSettings(
-        duration_s=parse_seconds("--for", options.for_.removesuffix("s") or "3", interval_s, DAY_S),
+        duration_s=parse_seconds("--for", for_.removesuffix("s") or str(least_s), interval_s, DAY_S),
         interval_s=interval_s,
         format=LineFormat(checked_word("format", options.format, list(LineFormat))),
         ignored=frozenset(checked_word("kind of finding", kind, list(KINDS)) for kind in options.ignore or ()),
@@ -92,6 +94,9 @@ def start_check(options: CheckOptions, source_of: Callable[[str], Source] | None
     """Watch, and print what was found. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
     settings = check_settings(options)
     check_at(options.at, options.recording)
+    if options.recording is not None:
+        refuse_live_options({"--interval": options.interval, "--mechanism": options.mechanism,
+                             "--follow-namespaces": options.follow_namespaces})
     if sys.stdout is None:
         raise NettopError("standard output is closed", "redirect it to a file or a pipe")
     with importing():
@@ -116,13 +121,16 @@ def _check_recording(
 ) -> ExitCode:
     from nettop.output.check import report_found
     from nettop.recording.findings import findings_between
+    from nettop.recording.moments import parse_length, time_text
 
+    length_ns = parse_length(options.for_) if options.for_ else None
     with opened_recording(path, keeps_privileges=keeps_privileges) as recording:
         begin_ns = moment_of(recording, options.at)
-        end_ns = begin_ns + round(settings.duration_s * 1e9) if options.for_ else recording.end_ns
+        end_ns = min(recording.end_ns, begin_ns + (length_ns or recording.end_ns))
         found = findings_between(recording, begin_ns, end_ns)
         command = f"nettop replay {quote(str(path))}"
-        where = f"in {INPUT if str(path) == STDOUT else path}"
+        span = f" from {time_text(begin_ns)} to {time_text(end_ns)}" if options.at or length_ns else ""
+        where = f"in {INPUT if str(path) == STDOUT else path}{span}"
         return report_found(settings, found, where, sys.stdout, sys.stderr, command=command)
 
 

@@ -13,9 +13,9 @@ import typer
 
 from nettop.commands.options import Subcommand, checked_word, completer, option, parse_count
 from nettop.commands.recordings import moment_of, opened_recordings
-from nettop.errors import ExitCode, NettopError, UsageError
+from nettop.errors import ExitCode, NettopError, UsageError, unknown_word
 from nettop.process.importing import importing
-from nettop.settings import LineFormat
+from nettop.settings import STDOUT, LineFormat
 
 if TYPE_CHECKING:
     from nettop.recording.diff import Span
@@ -89,9 +89,11 @@ def start_diff(options: DiffOptions, source_of: Callable[[str], Source] | None) 
 
 def _sorted_words(words: list[str]) -> tuple[list[Path], list[str]]:
     """Return the recordings and the moments among the arguments. Raise UsageError."""
+    if unknown := next((word for word in words if word.startswith("--")), None):
+        raise unknown_word("option", unknown, ("--span", "--limit", "--format"))
     if not 2 <= len(words) <= 4:
         raise UsageError("two moments or two recordings are compared", _USAGE)
-    if len(words) == 2 and not Path(words[1]).exists():
+    if len(words) == 2 and words[1] != STDOUT and not Path(words[1]).exists():
         raise UsageError(f"there is no recording {words[1]}", f"to compare moments, give two: {_USAGE}")
     files = len(words) - 2 or 2
     return [Path(word) for word in words[:files]], words[files:]
@@ -115,4 +117,10 @@ def _check_apart(before: Span, now: Span) -> None:
         raise UsageError("the two spans overlap", f"{shorter}choose moments that are farther apart")
 
 
-SUBCOMMAND = Subcommand(help=DIFF_HELP, epilog=DIFF_EXAMPLES, options=DiffOptions, start=start_diff)
+SUBCOMMAND = Subcommand(
+    help=DIFF_HELP,
+    epilog=DIFF_EXAMPLES,
+    options=DiffOptions,
+    start=start_diff,
+    context_settings={"ignore_unknown_options": True},  # moments such as -5m
+)

@@ -31,7 +31,14 @@ from nettop.commands.privilege import (
     refuse_root_for_caller,
     why_still_root,
 )
-from nettop.commands.recordings import at_option, check_at, from_option, moment_of, opened_recording
+from nettop.commands.recordings import (
+    at_option,
+    check_at,
+    from_option,
+    moment_of,
+    opened_recording,
+    refuse_live_options,
+)
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.process.importing import importing
 from nettop.process.interrupts import requested_by_signals
@@ -147,6 +154,8 @@ def start_export(options: ExportOptions, source_of: Callable[[str], Source] | No
     """Sample, and write the samples. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
     settings = export_settings(options)
     check_at(options.at, options.recording)
+    if options.recording is not None:
+        refuse_live_options({"--mechanism": options.mechanism})
     if sys.stdout is None and settings.path == STDOUT:
         raise NettopError("standard output is closed", "name a FILE to write to")
     with importing():
@@ -176,16 +185,24 @@ def _export_recording(
 ) -> ExitCode:
     """Write what was counted from one moment of a recording to another. Raise Unsupported if it was not recorded."""
     from nettop.output.export import export_between
+    from nettop.recording.moments import time_text
     from nettop.recording.reader import Readings
 
     with opened_recording(path, keeps_privileges=keeps_privileges) as recording:
         lens, _ = find_table(settings.view)
         begin_ns = recording.first_moment(lens, moment_of(recording, at))
+        end_ns = begin_ns + round(settings.duration_s * 1e9)
+        if (restarted_ns := recording.restarted_between(begin_ns, end_ns)) is not None:
+            moment = time_text(restarted_ns)
+            raise UsageError(
+                f"nettop record was started anew at {moment}, and its counts with it",
+                f"export up to then by --duration, or from then on by --at '{moment}'",
+            )
         readings = Readings(recording, lens)
-        began, ended = (readings.at(begin_ns + passed) for passed in (0, round(settings.duration_s * 1e9)))
+        began, ended = (readings.at(moment_ns) for moment_ns in (begin_ns, end_ns))
         assert began is not None
         assert ended is not None
-        return export_between(settings, began.now, ended.now, sys.stdout, sys.stderr)
+        return export_between(settings, began.now, ended.now, recording.host, sys.stdout, sys.stderr)
 
 
 SUBCOMMAND = Subcommand(

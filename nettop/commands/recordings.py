@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,8 +44,8 @@ def at_option(panel: str | None = None, *, default: str = "the beginning") -> An
         "--at",
         metavar="TIME",
         panel=panel,
-        help="Begin at this moment of the recording, UTC: 14:32, '2026-11-28 14:32:05', '2 hours ago', or -5m for five "
-        f"minutes before its end ({default})",
+        help="Begin at this moment of the recording, UTC: 14:32, '2026-11-28 14:32:05', '2 hours ago', -5m for five "
+        f"minutes before its end, +30s for half a minute after its beginning ({default})",
     )
 
 
@@ -159,13 +159,21 @@ def moment_of(recording: Recording, text: str | None) -> int:
     begin, end = recording.begin_ns, recording.end_ns
     if text is None:
         return begin
-    return parse_moment(text, begin_ns=begin, end_ns=end, here_ns=end, now_ns=time.time_ns())
+    here_ns = begin if text.lstrip().startswith("+") else end
+    return parse_moment(text, begin_ns=begin, end_ns=end, here_ns=here_ns, now_ns=time.time_ns())
 
 
 def check_at(at: str | None, recording: Path | None) -> None:
     """Raise UsageError if --at is given without a recording."""
     if at is not None and recording is None:
         raise UsageError(f"--at {at} is a moment of a recording", "name the recording with --from")
+
+
+def refuse_live_options(given: Mapping[str, object]) -> None:
+    """Raise UsageError if an option that says how to read this host is given with a recording."""
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"{name} does not apply to a recording", "leave it out")
 
 
 def open_replay(player: Player) -> AbstractContextManager[Session]:

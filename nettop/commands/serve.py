@@ -223,6 +223,8 @@ def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None
 def _recorded_lenses(recording: Recording, named: str | None, chosen: tuple[str, ...]) -> tuple[str, ...]:
     """Return the chosen lenses that were recorded. Raise Unsupported if one that is named was not, or if none was."""
     wanted = split_names(named) or chosen
+    if SELF.id in wanted:
+        raise UsageError("self is not in recordings: it is what nettop costs here", "leave it out of --lenses")
     missing = [lens for lens in lenses() if lens.id in wanted and lens.id not in recording.lenses]
     if missing and (named is not None or len(missing) == len(wanted)):
         raise recording.refusal(missing[0])

@@ -7,6 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nettop.snapshots.histograms import histogram_text
+from nettop.snapshots.schema import Table
+
+
+def with_own_time(table: Table, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Add the rows' own time to the columns if the table has one: the snapshot's would be taken for it."""
+    return columns if "time" in columns or "time" not in table.by_name else ("time", *columns)
 
 
 def time_first(columns: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:

@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from typing import Any, TextIO
 
 from nettop.diagnostics import Diagnostics
@@ -15,6 +16,7 @@ from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
 from nettop.errors import ExitCode
 from nettop.query.findings import listed
+from nettop.recording.moments import exact_text
 from nettop.settings import CheckSettings, LineFormat
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import GROUPS
@@ -109,7 +111,7 @@ def _text(rows: Sequence[Mapping[str, Any]], command: str) -> str:
 
 def _paragraph(row: Mapping[str, Any], command: str) -> str:
     seconds = row["lasted"] / 1e9
-    moment = "" if command == "nettop" else f" --at {shlex.quote(row['seen'][:19])}"
+    moment = "" if command == "nettop" else f" --at '{_shown_at(row['seen'])}'"
     evidence = f"{command}{moment} --view {row['view']} --filter {shlex.quote(row['filter'])}"
     lines = [
         f"{row['severity']}: {row['finding']}",
@@ -119,6 +121,11 @@ def _paragraph(row: Mapping[str, Any], command: str) -> str:
         f"  see: {evidence}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _shown_at(seen: str) -> str:
+    """Return the moment at which a replay shows what was read at a time."""
+    return exact_text(round(datetime.fromisoformat(seen).timestamp() * 1e6) * 1000)
 
 
 def _jsonl(rows: Sequence[Mapping[str, Any]], _command: str) -> str:

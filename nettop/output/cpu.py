@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 
 from nettop.output.lens_output import LensOutput
@@ -43,14 +42,13 @@ class StackExporter:
         why = began.missing.get("stack")
         return [] if why is None else [f"functions have no names: {why}"]
 
-    def write(self, form: str, view: View, began: Snapshot) -> tuple[str, str]:
+    def write(self, form: str, view: View, began: Snapshot, host: str) -> tuple[str, str]:
         """Return the profile, and its samples and seconds as text."""
         rows = view.now
         shown = Rows(rows.table, take_rows(rows.array, view.order), rows.texts, rows.taken_ns)
         elapsed_ns = rows.taken_ns - began.tables[view.table.name].taken_ns
-        host = safe_text(os.uname().nodename)
         counts = tuple(stack_counts(shown))
-        profile = Profile(counts, host, began.wall_ns, elapsed_ns, began.counts["sampled_hz"])
+        profile = Profile(counts, safe_text(host), began.wall_ns, elapsed_ns, began.counts["sampled_hz"])
         idle = "" if counts else ": the network stack used hardly any CPU time, or the filter matched nothing"
         return FORMATTERS[form](profile), f"{profile.samples} samples in {elapsed_ns / 1e9:.1f} s{idle}"
 

@@ -10,9 +10,9 @@ from typing import Any, TextIO
 
 from nettop.diagnostics import Diagnostics
 from nettop.errors import ExitCode, Unsupported
-from nettop.query.times import SECOND_NS, rfc3339
+from nettop.query.times import rfc3339
 from nettop.recording.diff import Change, Difference
-from nettop.recording.moments import time_text
+from nettop.recording.moments import exact_text
 from nettop.settings import LineFormat
 from nettop.snapshots.schema import Certainty
 from nettop.writing import write_output
@@ -40,7 +40,7 @@ def report_changes(  # noqa: PLR0917 - a report, and where it goes
     for line in not_compared:
         report(f"not compared: {line}")
     if len(difference.changes) > limit:
-        report(f"{len(difference.changes) - limit:,} smaller changes are not listed (--limit)")
+        report(f"{len(difference.changes) - limit:,} more changes are not listed (--limit)")
     if not difference.changes:
         report("nothing changed by more than it always varies")
     is_certain = any(change.certainty is Certainty.CERTAIN for change in difference.changes)
@@ -53,9 +53,17 @@ def _text(change: Change, file: str) -> str:
 
 def _evidence(change: Change, file: str) -> Sequence[str]:
     """Return the command that shows a change's rows when it shows most."""
-    # Up to a whole second after the reading, so that it is the one that is shown.
-    at = time_text(-(-change.at_ns // SECOND_NS) * SECOND_NS)
-    return ("nettop", "replay", file, "--at", at, "--view", change.view, "--filter", change.filter)
+    return (
+        "nettop",
+        "replay",
+        file,
+        "--at",
+        exact_text(change.at_ns),
+        "--view",
+        change.view,
+        "--filter",
+        change.filter,
+    )
 
 
 def _jsonl(change: Change, file: str) -> str:

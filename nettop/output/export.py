@@ -58,23 +58,30 @@ def run_export(
         if sampled is None:
             Diagnostics(stderr)("interrupted before the first sample: nothing was written")
             return ExitCode.DONE
-        _write(settings, *sampled, write, stderr, is_early=requests.ending)
+        _write(settings, *sampled, os.uname().nodename, write, stderr, is_early=requests.ending)
     return ExitCode.DONE
 
 
-def export_between(
-    settings: ExportSettings, began: Snapshot, ended: Snapshot, stdout: TextIO | None, stderr: TextIO | None
-) -> ExitCode:
-    """Write the counts between two snapshots. Raise UsageError, and NettopError if the file cannot be written."""
-    with open_output(settings.path, stdout) as write:
-        _write(settings, began, ended, write, stderr)
-    return ExitCode.DONE
-
-
-def _write(
+def export_between(  # noqa: PLR0917 - an export, and where it goes
     settings: ExportSettings,
     began: Snapshot,
     ended: Snapshot,
+    host: str,
+    stdout: TextIO | None,
+    stderr: TextIO | None,
+) -> ExitCode:
+    """Write the counts between two snapshots of a host. Raise UsageError, and NettopError if the file cannot be
+    written."""
+    with open_output(settings.path, stdout) as write:
+        _write(settings, began, ended, host, write, stderr)
+    return ExitCode.DONE
+
+
+def _write(  # noqa: PLR0917 - an export, and where it goes
+    settings: ExportSettings,
+    began: Snapshot,
+    ended: Snapshot,
+    host: str,
     write: Callable[[str], None],
     stderr: TextIO | None,
     *,
@@ -85,7 +92,7 @@ def _write(
     counted = exporter.difference(ended.tables[table.name], began.tables[table.name])
     frame = Frame(replace(ended, tables={table.name: counted}))
     view = View(frame, replace(text_query(table), filter=_filter_of(settings, table)))
-    text, amount = exporter.write(settings.format, view, began)
+    text, amount = exporter.write(settings.format, view, began, host)
     for remark in view.filter_remarks:
         report(remark)
     write(text)

@@ -33,8 +33,8 @@ class Exporter(Protocol):
     def remarks(self, began: Snapshot) -> list[str]:
         """Return remarks for the user on data missing from the export."""
 
-    def write(self, form: str, view: View, began: Snapshot) -> tuple[str, str]:
-        """Return the export of the view's rows, and a readable summary of its size."""
+    def write(self, form: str, view: View, began: Snapshot, host: str) -> tuple[str, str]:
+        """Return the export of the view's rows, which were counted on `host`, and a readable summary of its size."""
 
 
 @dataclass(frozen=True, slots=True)

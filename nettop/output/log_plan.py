@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nettop.errors import UsageError
 from nettop.formats.jsonl import JsonLines
+from nettop.formats.rows import with_own_time
 from nettop.output.lens_output import lens_output
 from nettop.output.log_lines import TextLines
 from nettop.output.plan import whole_columns
@@ -72,9 +73,9 @@ def lines_of(
     """
     if form is LineFormat.TEXT:
         return TextLines(view.partition(".")[0], table, kind, columns)
-    if columns is not None and "time" in table.by_name:
-        columns = ("time", *columns)
-    return JsonLines(columns or whole_columns(table), {"type": kind, "lens": view}, why=why)
+    return JsonLines(
+        with_own_time(table, columns or whole_columns(table)), {"type": kind, "lens": view}, why=why
+    )
 
 
 def _logged_tables(settings: LogSettings) -> list[tuple[Lens, Table]]:

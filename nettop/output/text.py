@@ -16,6 +16,7 @@ from nettop.engine.resolver import Resolver
 from nettop.engine.session import Session
 from nettop.errors import ExitCode
 from nettop.formats.jsonl import JsonLines
+from nettop.formats.rows import with_own_time
 from nettop.formats.separated import Separated
 from nettop.output.banner import banner, change
 from nettop.output.lens_output import lens_output
@@ -242,10 +243,11 @@ def _unavailable_hooks(view: View) -> list[str]:
 
 
 def _formatter(plan: Plan, text: TextSettings, stdout: TextIO) -> Formatter:
+    columns = with_own_time(plan.query.table, plan.columns)
     if text.format is Format.CSV:
-        return Separated(plan.columns)
+        return Separated(columns)
     if text.format is Format.JSONL:
-        return JsonLines(plan.columns, why=text.why)
+        return JsonLines(columns, why=text.why)
     terminal = None
     if stdout.isatty():
         bold = "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb"

@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import IO
 
 FOLDER = "nettop-bundle"
@@ -18,7 +19,7 @@ RECORDING = "recording.nettop"
 SUFFIX = ".tar.gz"
 _GZIP = b"\x1f\x8b"
 _MEMBERS_MAX = 8
-_PIECE = 1 << 20
+_PIECE, _PAGE = 1 << 20, 1 << 12
 _RECORDING_MAX = 1 << 32
 """Maximum bytes of a recording that is taken out of a bundle."""
 
@@ -78,10 +79,10 @@ def _copied(file: IO[bytes]) -> int | None:
 
 
 def _copy(source: gzip.GzipFile, target: IO[bytes], size: int) -> None:
-    """Copy so many bytes; raise EOFError if there are less."""
-    while size:
-        piece = source.read(min(size, _PIECE))
-        if not piece:
-            raise EOFError
-        target.write(piece)
-        size -= len(piece)
+    """Copy so many bytes, or up to where the archive is damaged: a recording can be read without its end. What is there
+    instead shows that it has not merely not been written yet."""
+    with suppress(EOFError, zlib.error, gzip.BadGzipFile):
+        while size and (piece := source.read1(min(size, _PIECE))):
+            target.write(piece)
+            size -= len(piece)
+    target.write(bytes(min(size, _PAGE)))

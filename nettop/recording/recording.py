@@ -18,6 +18,7 @@ from nettop.recording.bundle import recording_in
 from nettop.recording.chunks import Chunk, Decompressor, What
 from nettop.recording.files import SUFFIX
 from nettop.recording.marks import Mark, Marks
+from nettop.recording.moments import time_text
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import PlacedGroup, RecordedFile
 from nettop.recording.readings import ReadingReader
@@ -101,6 +102,11 @@ class Recording:
         if last != places[-1:]:
             self._newest = _Newest(self.groups[-1])
 
+    def _raw_begin_of(self, number: int) -> int:
+        """Return when a group begins, by the clock as it was then."""
+        file, place = self._places[number]
+        return file.groups[place].wall_ns
+
     def _raw_end_of(self, number: int) -> int:
         """Return when a group ends, by the clock as it was then."""
         file, place = self._places[number]
@@ -168,7 +174,18 @@ class Recording:
     @property
     def host(self) -> str:
         """The name of the host."""
-        return safe_text(self.groups[-1].group.host.get("name", ""))
+        return self._host_of(-1)
+
+    def _host_of(self, number: int) -> str:
+        return safe_text(self.groups[number].group.host.get("name", ""))
+
+    def overlapping_hosts(self) -> set[str]:
+        """Return the names of two hosts that were recorded at the same time; none if a host only got another name."""
+        for number in range(1, len(self.groups)):
+            names = {self._host_of(number - 1), self._host_of(number)}
+            if len(names) > 1 and self._raw_end_of(number - 1) > self._raw_begin_of(number):
+                return names
+        return set()
 
     @property
     def begin_ns(self) -> int:
@@ -207,11 +224,30 @@ class Recording:
         return not is_read and lens.id in self.lenses and lens.id not in self.groups[-1].group.failures
 
     def first_moment(self, lens: Lens, from_ns: int) -> int:
-        """Return when a lens was first read from a moment on. Raise Unsupported if it was not."""
+        """Return when a lens was first read from a moment on. Raise UsageError if it was not, Unsupported if it never
+        was."""
         first = next(self.moments_between(lens, from_ns, self.end_ns), None)
-        if first is None:
+        if first is not None:
+            return first
+        last = next(self.moments_before(lens, self.end_ns), None)
+        if last is None:
             raise self.refusal(lens)
-        return first
+        raise UsageError(
+            f"{lens.title} was not read from {time_text(from_ns)} on",
+            f"choose a moment up to {time_text(last)}",
+        )
+
+    def restarted_between(self, begin_ns: int, end_ns: int) -> int | None:
+        """Return when its writer was first started anew between two moments, so that counts begin anew too; None if it
+        was not."""
+        return next(
+            (
+                placed.wall_ns
+                for placed in self.groups[1:]
+                if begin_ns < placed.wall_ns <= end_ns and not placed.group.follows
+            ),
+            None,
+        )
 
     def moments_before(self, lens: Lens, end_ns: int) -> Iterator[int]:
         """Yield when a lens was read up to a moment, the last one first."""
@@ -280,6 +316,9 @@ def open_stream(descriptor: int, name: str, report_waiting: Callable[[], None]) 
     with ExitStack() as opened:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             opened.callback(os.close, descriptor)
+            if (copied := _from_bundle(name, descriptor)) is not None:
+                opened.callback(os.close, copied)
+                descriptor = copied
             yield _checked(Recording([RecordedFile(descriptor)]), name)
             return
         spool = opened.enter_context(closing(Spool(descriptor, report_waiting)))
@@ -297,10 +336,15 @@ def _has_reading(file: RecordedFile) -> bool:
 
 
 def _checked(recording: Recording, name: str) -> Recording:
-    """Return a recording. Raise SourceFailed if it is none."""
+    """Return a recording. Raise SourceFailed if it is none, UsageError if it has several hosts at the same time."""
     if not recording.groups:
         why = "; ".join(recording.damage) or "it has no reading"
         raise SourceFailed(f"{name} is no recording: {why}", _REMEDY)
+    if hosts := recording.overlapping_hosts():
+        raise UsageError(
+            f"{name} has recordings of several hosts: {' and '.join(sorted(hosts))}",
+            "name a file, or a folder with those of one host",
+        )
     return recording
 
 
@@ -326,7 +370,7 @@ def _open(path: Path) -> int:
         raise _unreadable(path, error) from error
 
 
-def _from_bundle(path: Path, descriptor: int) -> int | None:
+def _from_bundle(path: Path | str, descriptor: int) -> int | None:
     """Return the descriptor of the recording in a bundle; None if this is none."""
     try:
         return recording_in(descriptor)

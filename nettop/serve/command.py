@@ -163,7 +163,7 @@ def _report_failures(served: Served, report: Callable[[str], None]) -> None:
     lens_failures = ((lens.id, _why_empty(served, lens)) for lens in served.lenses if lens is not SELF)
     failures = {name: failure for name, failure in lens_failures if failure is not None}
     misused = [failure for failure in failures.values() if isinstance(failure, UsageError)]
-    if misused or len(failures) == sum(lens is not SELF for lens in served.lenses):
+    if misused or (failures and len(failures) == sum(lens is not SELF for lens in served.lenses)):
         raise next(iter(misused or failures.values()))
     for name, failure in failures.items():
         report(f"{name} is not served: {failure.what}")

@@ -54,8 +54,15 @@ def example_steps(readings: int = READINGS, *, calm: bool = False) -> list[Snaps
 
 def _in_trouble(second: int) -> list[Row]:
     leaked = [
-        _OWN | {"id": 91_000 + n, "process": "ledgerd", "pid": 640, "state": "CLOSE_WAIT", "local_port": 8080,
-                "send_queue": 0}
+        _OWN
+        | {
+            "id": 91_000 + n,
+            "process": "ledgerd",
+            "pid": 640,
+            "state": "CLOSE_WAIT",
+            "local_port": 8080,
+            "send_queue": 0,
+        }
         for n in range(40 + 3 * second)
     ]
     sent = 6000 * second

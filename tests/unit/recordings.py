@@ -23,11 +23,14 @@ def at_second(snapshot: Snapshot, second: float) -> Snapshot:
     return replace(snapshot, wall_ns=BEGIN_NS + passed_ns, boot_ns=SECOND_NS + passed_ns, tables=tables)
 
 
-def record(path: Path, snapshots: Sequence[Snapshot], events: dict[int, Rows] | None = None) -> Path:
-    """Write a recording of these snapshots; `events` come before the snapshots at their places."""
+def record(
+    path: Path, snapshots: Sequence[Snapshot], events: dict[int, Rows] | None = None, host: str = "web-1"
+) -> Path:
+    """Write a recording of these snapshots, or go on with one as another run; `events` come before the snapshots at
+    their places."""
     with path.open("ab") as file:
         sink = Sink(file.write, path.stat().st_size)
-        writer = RecordingWriter(sink, Group(("connections",), 1.0, "0", {"name": "web-1"}))
+        writer = RecordingWriter(sink, Group((snapshots[0].lens,), 1.0, "0", {"name": host}))
         for at, snapshot in enumerate(snapshots):
             if events and at in events:
                 writer.write_events(snapshot.lens, events[at], snapshot.wall_ns)

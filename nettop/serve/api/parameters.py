@@ -96,7 +96,7 @@ def served_table(served: Served, view: str) -> tuple[Lens, Table]:
         raise Problem(404, error.what, error.remedy) from None
     if served.lens(lens.id) is None:
         what = f"the lens {lens.id} is not served"
-        raise Problem(404, what, "add it to --lenses")
+        raise Problem(404, what, "it is served if --lenses names it, and if a served recording has it")
     return lens, table
 
 

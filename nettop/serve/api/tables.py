@@ -21,6 +21,7 @@ from starlette.types import Send
 
 from nettop.errors import NettopError
 from nettop.formats.jsonl import document
+from nettop.formats.rows import with_own_time
 from nettop.formats.separated import Separated
 from nettop.query.batches import PIECE_ROWS
 from nettop.query.times import rfc3339
@@ -143,7 +144,7 @@ def table_pieces(
     view = View(frame, wanted.query)
     at = view.order[: wanted.limit]
     if wanted.format == "csv":
-        lines = Separated(wanted.columns)
+        lines = Separated(with_own_time(view.table, wanted.columns))
         yield lines.header.encode()
         for start in range(0, len(at), PIECE_ROWS):
             yield lines.lines(view, at[start : start + PIECE_ROWS]).encode("utf-8", "replace")

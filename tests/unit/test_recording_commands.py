@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that work on recordings: several hosts in a folder, restarts, moments, options that mean another thing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from nettop.errors import ExitCode
+from nettop.recording.moments import parse_length
+from nettop.snapshots.cpu import STACKS
+from nettop.snapshots.snapshot import Snapshot
+from tests.unit.build import make_frame
+from tests.unit.recordings import at_second, record
+from tests.unit.test_replay import no_probes, run
+
+DEMO = str(files("nettop") / "demo.nettop")
+SEEN_AT = "21:44:23"
+
+
+def readings(*seconds: int) -> list[Snapshot]:
+    """Return readings of a connection at these seconds."""
+    now = make_frame([{"id": 1, "process": "web", "bytes_sent": 5}]).now
+    return [at_second(now, second) for second in seconds]
+
+
+def said(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Run a command; return its exit code and what it printed."""
+    code = run(list(words), no_probes)
+    out, err = capfd.readouterr()
+    return code, out, err
+
+
+# --- folders ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("times", [[(0, 1, 2), (1, 2, 3)], [(0, 5), (1, 2), (3, 4)]])
+def test_hosts_recorded_at_the_same_time_are_not_one(
+    times: Sequence[Sequence[int]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Their rows would hide each other; the error names them."""
+    for number, seconds in enumerate(times):
+        record(tmp_path / f"{number}.nettop", readings(*seconds), host=("web-1", "db-1")[number % 2])
+    for words in (("replay", "--table"), ("check", "--from"), ("export", "cpu.stacks", "x.svg", "--from")):
+        code, out, err = said(capfd, *words, str(tmp_path))
+        assert (code, out) == (ExitCode.USAGE, "")
+        assert "has recordings of several hosts: db-1 and web-1\n  name a file" in err
+
+
+def test_a_host_with_a_new_name_is_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its recordings follow each other."""
+    for number, seconds in enumerate(((0, 1), (2, 3))):
+        record(tmp_path / f"{number}.nettop", readings(*seconds), host=("old", "new")[number])
+    code, out, _ = said(capfd, "replay", str(tmp_path), "--format", "jsonl")
+    assert code == ExitCode.DONE
+    assert len(out.splitlines()) == 4
+
+
+# --- export -------------------------------------------------------------------------------------------------------
+
+
+def stacks(second: int, samples: int) -> Snapshot:
+    """Return a reading of the CPU lens with one stack."""
+    row = {"id": 1, "entry": "RX softirq", "stack": "ip_rcv", "samples": samples, "time_ns": samples * 10**6}
+    snapshot = at_second(make_frame([row], lens="cpu", table=STACKS).now, second)
+    return Snapshot("cpu", snapshot.wall_ns, snapshot.boot_ns, snapshot.tables, counts={"sampled_hz": 997})
+
+
+def test_an_export_does_not_span_a_restart(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The counts of the second run are no continuation of the first."""
+    path = record(tmp_path / "a.nettop", [stacks(second, 10 * second) for second in range(5)])
+    record(path, [stacks(second, 10 * second - 90) for second in range(10, 15)])
+    words = ("export", "cpu.stacks", "-", "--from", str(path), "--format", "folded", "--duration")
+    code, out, err = said(capfd, *words, "12")
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert "nettop record was started anew at 2026-11-28 14:00:10" in err
+    for moment, seconds, samples in (("begin", "4", 40), ("2026-11-28 14:00:10", "3", 30)):
+        code, out, err = said(capfd, *words, seconds, "--at", moment)
+        assert (code, out) == (ExitCode.DONE, f"RX softirq;ip_rcv {samples}\n"), err
+
+
+def test_an_export_names_the_recorded_host(tmp_path: Path) -> None:
+    """Not the one where it is made."""
+    assert run(["export", "cpu.stacks", str(tmp_path / "a.svg"), "--from", DEMO], no_probes) == ExitCode.DONE
+    svg = (tmp_path / "a.svg").read_text()
+    assert "network stack on CPU · web1 · " in svg
+
+
+def test_after_the_last_reading_is_no_missing_lens(capfd: pytest.CaptureFixture[str]) -> None:
+    """The error says up to when there are some."""
+    words = ("export", "cpu.stacks", "-", "--format", "folded", "--from", DEMO, "--at", "end")
+    code, _, err = said(capfd, *words)
+    assert code == ExitCode.USAGE
+    assert (
+        "CPU cost was not read from 2026-11-28 21:45:38 on\n  choose a moment up to 2026-11-28 21:45:37"
+        in err
+    )
+
+
+# --- check and diff -----------------------------------------------------------------------------------------------
+
+
+def test_evidence_is_what_is_shown_then(capfd: pytest.CaptureFixture[str]) -> None:
+    """Each finding's command has rows, wherever in a second it was last seen."""
+    code, out, err = said(capfd, "check", "--from", DEMO)
+    assert (code, err) == (ExitCode.FAILURE, "")
+    commands = [line.removeprefix("  see: ") for line in out.splitlines() if line.startswith("  see: ")]
+    assert len(commands) >= 5
+    for command in commands:
+        code, rows, err = said(capfd, *shlex.split(command)[1:], "--once", "--format", "jsonl")
+        assert (code, bool(rows)) == (ExitCode.DONE, True), command
+
+
+def test_nothing_in_a_part_is_nothing_in_that_part(capfd: pytest.CaptureFixture[str]) -> None:
+    """The sentence says which one."""
+    code, out, err = said(capfd, "check", "--from", DEMO, "--for", "5")
+    assert (code, out) == (ExitCode.DONE, "")
+    assert f"nothing found in {DEMO} from 2026-11-28 21:44:17 to 2026-11-28 21:44:22\n" in err
+    assert said(capfd, "check", "--from", DEMO, "--for", "0.5")[0] == ExitCode.DONE
+    assert said(capfd, "check", "--from", DEMO, "--for", "2d")[0] == ExitCode.FAILURE
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check", "--interval", "10"),
+        ("check", "--mechanism", "sockets=sock_diag"),
+        ("check", "--follow-namespaces"),
+        ("export", "cpu.stacks", "x.svg", "--mechanism", "calls=tracepoints"),
+    ],
+)
+def test_options_for_this_host_do_not_apply(
+    words: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """They are refused, not ignored."""
+    code, out, err = said(capfd, *words, "--from", DEMO)
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert f"{next(word for word in words[1:] if word in err)} does not apply to a recording" in err
+
+
+@pytest.mark.parametrize("moments", [("-60s", "-20s"), ("+20s", "+60s")])
+def test_distances_are_moments(moments: tuple[str, str], capfd: pytest.CaptureFixture[str]) -> None:
+    """From the end, or from the beginning, like all moments."""
+    code, out, _ = said(capfd, "diff", "--span", "20s", DEMO, *moments)
+    assert code in (ExitCode.DONE, ExitCode.FAILURE)
+    assert "webapp" in out
+
+
+def test_an_option_that_diff_does_not_have(capfd: pytest.CaptureFixture[str]) -> None:
+    """It is no moment."""
+    code, _, err = said(capfd, "diff", "--spam", "20s", DEMO, "-60s", "-20s")
+    assert (code, err) == (ExitCode.USAGE, "nettop: unknown option '--spam'\n  did you mean --span?\n")
+
+
+def test_the_second_recording_may_be_standard_input(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the first one may."""
+    taken = os.dup(0)
+    try:
+        with open(DEMO, "rb") as demo:
+            os.dup2(demo.fileno(), 0)
+        with open(0, closefd=False) as standard_input:
+            monkeypatch.setattr(sys, "stdin", standard_input)
+            code, _, err = said(capfd, "diff", DEMO, "-", "begin", "end", "--span", "10s")
+        assert code in (ExitCode.DONE, ExitCode.FAILURE), err
+    finally:
+        os.dup2(taken, 0)
+        os.close(taken)
+
+
+# --- moments ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("at", "said_of_it"),
+    [
+        ("9999-12-31 23:59:59", "is after its end"),
+        ("21:44:75", "is no moment"),
+        ("23:00", "is not in it"),
+        ("-" + 400 * "9" + "m", "is too long"),
+    ],
+)
+def test_moments_that_are_none(at: str, said_of_it: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each is a usage error with its cause."""
+    code, _, err = said(capfd, "replay", DEMO, f"--at={at}", "--table")
+    assert code == ExitCode.USAGE
+    assert said_of_it in err
+
+
+def test_forward_is_from_the_beginning(capfd: pytest.CaptureFixture[str]) -> None:
+    """As there is nothing after the end."""
+    _, out, _ = said(capfd, "replay", DEMO, "--at", "+30s", "--once", "--format", "jsonl")
+    assert json.loads(out.splitlines()[0])["time"].startswith("2026-11-28T21:44:4")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0.5", 0.5), ("90", 90), ("1.5m", 90), ("2 hours", 7200)])
+def test_lengths(text: str, seconds: float) -> None:
+    """Seconds need no unit."""
+    assert parse_length(text) == seconds * 1e9
+
+
+# --- rows with their own time -------------------------------------------------------------------------------------
+
+
+def test_the_time_of_an_event_is_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever columns are chosen."""
+    words = ("replay", DEMO, "--view", "connections.events", "--once", "--limit", "1", "--format")
+    times = []
+    for columns in ((), ("--columns", "process,event_id,event")):
+        _, out, _ = said(capfd, *words, "csv", *columns)
+        times.append(next(csv.DictReader(io.StringIO(out)))["time"])
+        _, out, _ = said(capfd, *words, "jsonl", *columns)
+        times.append(json.loads(out)["time"])
+    assert len(set(times)) == 1
+
+
+# --- bundles ------------------------------------------------------------------------------------------------------
+
+
+def test_a_bundle_that_was_cut_off(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What can be read is shown, then said to be damaged, as of a recording."""
+    bundle = tmp_path / "a.tar.gz"
+    assert run(["bundle", DEMO, "-o", str(bundle)], no_probes) == ExitCode.DONE
+    capfd.readouterr()
+    bundle.write_bytes(bundle.read_bytes()[: bundle.stat().st_size // 2])
+    code, out, err = said(capfd, "replay", str(bundle), "--format", "jsonl")
+    assert code == ExitCode.SOURCE
+    assert len(out.splitlines()) > 100
+    assert f"{bundle} is damaged at byte " in err
