@@ -66,6 +66,7 @@ class Place:
 
     ports: frozenset[int] = frozenset()
     pids: frozenset[int] = frozenset()
+    processes: frozenset[str] = frozenset()
     interfaces: frozenset[tuple[str, int | None]] = frozenset()
     """Names, with the namespaces that they are in."""
     namespaces: frozenset[int] = frozenset()
@@ -105,9 +106,10 @@ class Place:
                 (not self.local or bool(self.local & other.remote))
                 and (not other.local or bool(self.remote & other.local))
             )
-        if other.is_inward:
-            is_apart = self.namespaces and other.namespaces and not self.namespaces & other.namespaces
-            return not (self.is_outbound or (self.is_inward and is_apart))
+        if other.is_inward and self.is_outbound:
+            return bool(self.processes & other.processes)
+        if other.is_inward and self.is_inward:
+            return not (self.namespaces and other.namespaces) or bool(self.namespaces & other.namespaces)
         if not (self.is_inward and other.is_outbound and other.remote):
             return True
         if self.local - _ANY:
@@ -294,6 +296,7 @@ def _place(view: View, at: Index) -> Place:
     return Place(
         ports=_distinct(view, ("local_port", "remote_port", "port"), at),
         pids=_distinct(view, ("pid",), at),
+        processes=_distinct(view, ("process",), at),
         interfaces=frozenset(
             each for each in zip(interfaces, namespaces, strict=False) if each[0] is not None
         ),

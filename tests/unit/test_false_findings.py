@@ -272,6 +272,17 @@ def test_connects_to_the_same_port_elsewhere() -> None:
     assert cause_of(rows, "losing packets") is None
 
 
+@pytest.mark.parametrize(("process", "cause"), [("mpv", "data unread"), ("nginx", None)])
+def test_packets_of_a_client_that_does_not_read(process: str, cause: str | None) -> None:
+    """Its own are dropped because of it; those of a server at the same port are not."""
+    unread = {**BEFORE, "process": "mpv", "direction": "outbound", "state": "ESTABLISHED", "receive_queue": 90_000,
+              "local_port": 40_000, "remote_port": 443, "remote_address": "198.51.100.9", "netns": 1}  # fmt: skip
+    lost = {"id": 1, "reason": "SOCKET_RCVBUFF", "severity": "trouble", "meaning": "full", "netns": 1, "packets": 0,
+            "port": 40_000 if process == "mpv" else 443, "process": process, "protocol": "TCP"}  # fmt: skip
+    rows = after(2, (SOCKETS, [unread], [unread]), (PACKETS, [lost], [lost | {"packets": 900}]))
+    assert cause_of(rows, "losing packets") == cause
+
+
 @pytest.mark.parametrize(("reason", "cause"), [("XDP", None), ("NETFILTER_DROP", "firewall may drop others")])
 def test_nftables_does_not_drop_what_a_program_drops(reason: str, cause: str | None) -> None:
     """A policy that counts nothing may be the cause of drops by netfilter only."""
