@@ -28,7 +28,7 @@ from nettop.snapshots.drops import PACKETS
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.schema import OWN_NAMESPACE, Kind, Lens, Rule, Severity, Table
-from nettop.snapshots.snapshot import Frame, Rows, rows_from
+from nettop.snapshots.snapshot import Frame, Rows, known, rows_from
 from nettop.snapshots.thresholds import rules_of
 
 KEPT_S = 10.0
@@ -164,6 +164,7 @@ def threshold(rule: Rule) -> str:
     """Describe when rows that match a rule's filter become a finding."""
     parts = [f"from {rule.min_rows:,} rows on"] if rule.min_rows > 1 else []
     parts += [] if rule.min_growing_rows is None else [f"or {rule.min_growing_rows:,} and growing"]
+    parts += [f"if {rule.held} has not become less"] if rule.held else []
     parts += [f"from {_amount(*least)} together on" for least in rule.together]
     parts += [f"if its totals match `{rule.totals}`"] if rule.totals else []
     parts += [f"after {rule.after_s:g} s"] if rule.after_s else []
@@ -190,6 +191,8 @@ def find(table: Table, rules: Sequence[ParsedRule], frame: Frame) -> Iterator[Fi
         at = np.flatnonzero(parsed.rows.mask(view) & ~view.gone & ~view.rest)
         if not parsed.totals.is_empty and len(at):
             at = at[parsed.totals.mask(View(frame, replace(view.query, deltas=False)))[at]]
+        if parsed.rule.held and len(at):
+            at = at[_is_held(view, parsed.rule.held, at)]
         if parsed.rule.together and len(at):
             at = at[_reach_together(view, parsed.rule, at)]
         if len(at):
@@ -208,6 +211,18 @@ def _find_groups(view: View, parsed: ParsedRule, at: Index) -> Iterator[Finding]
             least = rule.min_growing_rows
         if np.count_nonzero(stayed[group]) >= least:
             yield _finding(view, parsed, dict(identity), group)
+
+
+def _is_held(view: View, name: str, at: Index) -> Mask:
+    """Return which rows have not less of a gauge than in the previous snapshot, as far as it has them."""
+    held, key = np.ones(len(at), bool), view.table.key
+    tables = {} if view.frame.before is None else view.frame.before.tables
+    if view.table.name in tables:
+        earlier = tables[view.table.name].array
+        places = positions(view.raw(key)[at], earlier[key])
+        was = earlier[name][places[places >= 0]]
+        held[places >= 0] = ~known(was) | (view.raw(name)[at[places >= 0]] >= was)
+    return held
 
 
 def _reach_together(view: View, rule: Rule, at: Index) -> Mask:

@@ -305,7 +305,8 @@ _SOCKET_RULES = (
         min_rows=100,
         min_growing_rows=20,
     ),
-    # A program that waits for data reads it within microseconds, and a busy one within an interval of a second.
+    # A program that waits for data reads it within microseconds, and a busy one within an interval of a second. One
+    # that plays it takes some meanwhile.
     Rule(
         "data unread",
         "state=ESTABLISHED receive_queue>=4096 bytes_received_per_s=0",
@@ -314,6 +315,7 @@ _SOCKET_RULES = (
         "connections with data that the program does not read, so that no more arrives: it is stopped, stuck or busy",
         "see what {process} {pid} does instead: ps, its log, cat /proc/{pid}/stack",
         by=_OWNER,
+        held="receive_queue",
         min_interval_s=1.0,
         lasts="last_received_ms",
     ),

@@ -174,6 +174,7 @@ class Rule:
     - `by`: the columns that tell findings apart. The last ones are ignored if that makes too many findings.
     - `min_rows`: the least rows of a finding, or `min_growing_rows` while their number grows; then only rows count that
       matched in the reading before too.
+    - `held`: the gauge that must not have become less since the reading before.
     - `together`: rates and ratios, each with the least that rows with the same values of `by` must have together.
     - `min_interval_s`: shorter intervals are not evaluated.
     - `after_s`: seconds that the rows must have matched before this is a finding, with pauses of up to `pause_s`.
@@ -198,6 +199,7 @@ class Rule:
     by: tuple[str, ...] = ()
     min_rows: int = 1
     min_growing_rows: int | None = None
+    held: str = ""
     together: tuple[tuple[str, float], ...] = ()
     min_interval_s: float = 0.0
     after_s: float = 0.0

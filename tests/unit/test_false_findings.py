@@ -136,6 +136,15 @@ def test_sockets_of_healthy_hosts(now: Row, expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("queue", "expected"), [(5_900_000, []), (6_000_000, ["data unread"]), (6_100_000, ["data unread"])]
+)
+def test_a_player_reads_slowly(queue: int, expected: list[str]) -> None:
+    """More data cannot come until there is room, but it reads: less waits than before."""
+    full = {**BEFORE, "process": "mpv", "state": "ESTABLISHED", "receive_queue": 6_000_000}
+    assert kinds(found([full | {"receive_queue": queue}], [full])) == expected
+
+
+@pytest.mark.parametrize(
     ("listener", "expected"),
     [({"process": "batchd", "pid": 4}, ["never accepts"]), ({"process": None, "pid": None}, []), (None, [])],
 )
