@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test test-all lint test-pure test-unit test-screens test-thorough test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-hosts bench-latency bench-loading bench-overhead bench-recording bench-serve bench-services bench-start bench-totals bench-udp explore deb offline fresh-root lock clean
+.PHONY: help setup test test-all lint test-pure test-unit test-screens test-thorough test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-findings bench-flows bench-fuzz bench-hosts bench-latency bench-loading bench-overhead bench-recording bench-serve bench-services bench-start bench-totals bench-udp explore deb offline fresh-root lock clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -104,6 +104,9 @@ bench-captures: ## exports that were captured, in DIR: what is stored of them, b
 
 bench-exporters: ## real exporters, beside what nfdump has of them; root, softflowd, pmacct, nfdump, Open vSwitch
 	$(as_root) $(bin)/python -B bench/exporters.py
+
+bench-findings: ## what the findings cost beside the connections; root
+	$(as_root) $(bin)/python -B bench/findings.py
 
 bench-durability: ## flows where the collector is killed 50 times; root
 	$(as_root) $(bin)/python -B bench/durability.py

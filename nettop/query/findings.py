@@ -180,15 +180,16 @@ def _amount(name: str, least: float) -> str:
 
 def find(table: Table, rules: Sequence[ParsedRule], frame: Frame) -> Iterator[Finding]:
     """Yield the findings of a table in a frame, in the order of the rules."""
-    if frame.now.why_unavailable(table) is not None:
+    if frame.now.why_unavailable(table) is not None or not len(frame.now.tables[table.name]):
         return
     view = View(frame, screen_query(table))
+    listed = ~view.gone & ~view.rest
     for parsed in rules:
         if {*parsed.rows.names, *parsed.totals.names, *parsed.beside.names} & view.missing.keys():
             continue
         if view.elapsed_s is not None and view.elapsed_s < parsed.rule.min_interval_s * _INTERVAL_TOLERANCE:
             continue
-        at = np.flatnonzero(parsed.rows.mask(view) & ~view.gone & ~view.rest)
+        at = np.flatnonzero(parsed.rows.mask(view) & listed)
         if not parsed.totals.is_empty and len(at):
             at = at[parsed.totals.mask(View(frame, replace(view.query, deltas=False)))[at]]
         if parsed.rule.held and len(at):

@@ -212,6 +212,16 @@ class JoinedRows:
         return np.concatenate([listed, np.full(self.size - len(listed), -1)])
 
     @cached_property
+    def _was_there(self) -> Mask:
+        """The mask of the rows in the previous snapshot."""
+        return self.before_at >= 0
+
+    @cached_property
+    def _is_timed(self) -> Mask:
+        """The mask of the rows whose interval is known."""
+        return ~np.isnan(self.elapsed_by_row)
+
+    @cached_property
     def _left_at(self) -> Index:
         """Positions in the previous snapshot of rows that are no longer listed."""
         left = np.ones(0 if self.before is None else len(self.before), bool)
@@ -253,7 +263,7 @@ class JoinedRows:
     def difference(self, name: str) -> ColumnValues:
         """Return a counter's growth in the last interval, with that of the rest. A counter that went back has none."""
         added = self.growth(name)
-        if self.rest.any():
+        if self._left is not None and self.rest.any():
             rest = np.array([rows.unlisted_growth(name) for rows in self._of_rest], np.uint64)
             added.numbers[self.rest] = rest
             added.known[self.rest] = rest > 0
@@ -261,7 +271,7 @@ class JoinedRows:
 
     def growth(self, name: str) -> ColumnValues:
         """Return the growth in the last interval of each row's counter, or of its histogram's counts."""
-        now, was_there = self.raw(name), self.before_at >= 0
+        now, was_there = self.raw(name), self._was_there
         if self.before is None or self.elapsed_s is None:
             return ColumnValues(np.zeros_like(now), np.zeros(len(now), bool))
         then = np.zeros_like(now)
@@ -273,7 +283,7 @@ class JoinedRows:
         then[begins] = 0
         grew = now >= then if now.ndim == 1 else (now >= then).all(axis=1)
         valid = (was_there | begins) & present(field, now) & present(field, then) & grew
-        valid &= ~np.isnan(self.elapsed_by_row)
+        valid &= self._is_timed
         numbers = now - then
         numbers[~valid] = 0
         return ColumnValues(numbers, valid)

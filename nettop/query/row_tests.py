@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 import operator
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -119,17 +120,19 @@ def opposite(test: Test) -> Test:
 def all_of(*tests: Test) -> Test:
     """Match rows that pass every test. Put tests that may compute columns last."""
 
+    first, *others = tests
+
     def all_rows(columns: Columns) -> Mask:
-        passed = np.ones(columns.size, bool)
-        for test in tests:
+        passed = first(columns)
+        for test in others:
             if not passed.any():
                 break
-            passed &= test(columns)
+            passed = passed & test(columns)
         return passed
 
-    return tests[0] if len(tests) == 1 else all_rows
+    return all_rows if others else first
 
 
 def any_of(*tests: Test) -> Test:
     """Match rows that pass at least one of the tests."""
-    return lambda columns: np.logical_or.reduce([test(columns) for test in tests])
+    return lambda columns: reduce(operator.or_, (test(columns) for test in tests))
