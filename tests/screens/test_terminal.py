@@ -30,6 +30,13 @@ HOME = "\x1b[1;1H"
 ROOT = Path(__file__).parents[2]
 
 
+def is_readable(descriptor: int, wait_s: float) -> bool:
+    """Return whether there is something to read, or its end, within this time."""
+    waiting = select.poll()  # select() takes no descriptor above 1,023
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(1000 * wait_s))
+
+
 class Terminal:
     """A pseudo-terminal with the program in it."""
 
@@ -55,12 +62,12 @@ class Terminal:
         until = time.monotonic() + DEADLINE_S
         while text not in self.seen:
             assert time.monotonic() < until, f"{text!r} was never written"
-            if select.select([self.master], [], [], 0.1)[0]:
+            if is_readable(self.master, 0.1):
                 self.seen += os.read(self.master, 65536)
 
     def read(self, wait_s: float = 0) -> bool:
         """Read what it has written; False where that is nothing."""
-        if not select.select([self.master], [], [], wait_s)[0]:
+        if not is_readable(self.master, wait_s):
             return False
         self.seen += os.read(self.master, 65536)
         return True
@@ -109,11 +116,11 @@ class Terminal:
         while self.code is None:
             assert time.monotonic() < until, "the program goes on"
             with suppress(OSError, ValueError):
-                if self.master >= 0 and select.select([self.master], [], [], 0.05)[0]:
+                if self.master >= 0 and is_readable(self.master, 0.05):
                     self.seen += os.read(self.master, 65536)
             self._look_for_end()
         with suppress(OSError):  # at the end of what it wrote
-            while self.master >= 0 and select.select([self.master], [], [], 0)[0]:
+            while self.master >= 0 and is_readable(self.master, 0):
                 self.seen += os.read(self.master, 65536)
         return self.code
 
@@ -212,7 +219,7 @@ def test_suspend_and_return(terminal: Terminal) -> None:
     until = time.monotonic() + DEADLINE_S
     while not os.WIFSTOPPED(os.waitpid(terminal.pid, os.WNOHANG | os.WUNTRACED)[1]):
         assert time.monotonic() < until, "it was never stopped"
-        if select.select([terminal.master], [], [], 0.05)[0]:
+        if is_readable(terminal.master, 0.05):
             terminal.seen += os.read(terminal.master, 65536)
     terminal.wait_for(b"\x1b[?1049l")
     terminal.seen = b""
