@@ -102,12 +102,9 @@ FROM_FAULTS = {
     "slow-reader": first_screen("slow-reader", "ordersvc waits for it"),
     "accept-queue-full": first_screen("accept-queue-full", "9 of 8 connections wait"),
     "no-local-port": evidence("no-local-port", "no local port, 26/s", "1 of "),
-    "connect-unanswered": first_screen("connect-unanswered", "8 wait"),
+    "connect-silent": first_screen("connect-silent", "gets no answer to connects"),
     "udp-overflow": evidence("udp-overflow", "its receive buffer is full", "1 of "),
-    "firewall-drop": (
-        Step((), "fetcher gets no answer"),
-        Step(("5",), "by a rule of nftables", "tour-firewall-drop"),
-    ),
+    "firewall-drop": evidence("firewall-drop", "nftables drops", "no payments"),
     "slow-service": (
         Step(("7",), "last 30 s", findings=0),
         Step((), "answers in 1.5", "tour-slow-service", changes=True),

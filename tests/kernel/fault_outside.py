@@ -69,6 +69,11 @@ def open_tunnel(memory: Memory, device: str) -> None:
     fcntl.ioctl(memory["tunnel"], TUNSETIFF, struct.pack("16sH22x", device.encode(), IFF_TUN | IFF_NO_PI))
 
 
+def play_nobody(memory: Memory) -> None:
+    """Answer nothing."""
+    ignore(memory["tunnel"])
+
+
 def flood_syns(memory: Memory, target: Address, addresses: int, per_s: int) -> None:
     """Send SYNs from that many addresses of 198.18.0.0/24, each from another port, and ignore the answers."""
     threading.Thread(target=ignore, args=(memory["tunnel"],), daemon=True).start()

@@ -575,6 +575,19 @@ def connect_unanswered(made: Made) -> What:
     )
 
 
+@fault("connect-silent", "connects unanswered", "fetcher", CLOSED, needs=[TUN])
+def connect_silent(made: Made) -> What:
+    """A program connects to a host outside of this machine that does not answer."""
+    home, outsider = outside_network(made)
+    home.sysctl("net.ipv4.tcp_syn_retries", 1)
+    outsider.start(outside.play_nobody)
+    fetch(made, home, ("10.9.0.2", CLOSED), 0.25)
+    return (
+        "fetcher connects to 10.9.0.2:9099 outside of this machine, where nobody answers",
+        lambda: made.tally.count(ETIMEDOUT) >= 4 and nstat(home, "TcpExtTCPSynRetrans") >= 4,
+    )
+
+
 @fault("firewall-drop", "firewall rule drops", "payapi", CLOSED, needs=["nft"])
 def firewall_drop(made: Made) -> What:
     """A rule of the server's own firewall drops the SYNs of a program."""
