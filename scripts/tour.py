@@ -102,7 +102,7 @@ FROM_FAULTS = {
     "slow-reader": first_screen("slow-reader", "ordersvc waits for it"),
     "accept-queue-full": first_screen("accept-queue-full", "9 of 8 connections wait"),
     "no-local-port": evidence("no-local-port", "no local port, 26/s", "1 of "),
-    "connect-silent": first_screen("connect-silent", "gets no answer to connects"),
+    "connect-silent": first_screen("connect-silent", "9099: 8 waiting"),
     "udp-overflow": evidence("udp-overflow", "its receive buffer is full", "1 of "),
     "firewall-drop": evidence("firewall-drop", "nftables drops", "no payments"),
     "slow-service": (

@@ -56,6 +56,8 @@ nettop check --from incident.nettop  [dim]everything that was wrong in a recordi
 Exit code 1 if there are problems or warnings, 0 if there are none, or only hints; others as for nettop."""
 
 KINDS = tuple(all_rules())
+WATCHED_S = 3.0
+"""Seconds to watch, unless --for says otherwise; a longer interval is watched once."""
 
 
 # fmt: off
@@ -63,8 +65,8 @@ KINDS = tuple(all_rules())
 class CheckOptions:
     """Options as given, in the order of --help."""
 
-    for_: Annotated[str, option("--for", metavar="SECONDS", help="Seconds to watch (3), or of the recording to look at "
-                                   "(all of it)")] = ""
+    for_: Annotated[str, option("--for", metavar="SECONDS", help=f"Seconds to watch ({WATCHED_S:g}), or of the "
+                                "recording to look at (all of it)")] = ""
     interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", help="Seconds between readings (1)")] = ""
     ignore: Annotated[list[str] | None, option("--ignore", metavar="KIND", autocompletion=completer(KINDS),
                                                help="Leave out findings of this kind; repeatable")] = None
@@ -80,9 +82,9 @@ class CheckOptions:
 def check_settings(options: CheckOptions) -> CheckSettings:
     """Convert the options to settings. Raise UsageError for invalid values."""
     interval_s = parse_seconds("--interval", options.interval or "1")
-    least_s, for_ = max(interval_s, 3.0), options.for_ if options.recording is None else ""
+    for_ = options.for_.removesuffix("s") if options.recording is None else ""
     return CheckSettings(
-        duration_s=parse_seconds("--for", for_.removesuffix("s") or str(least_s), interval_s, DAY_S),
+        duration_s=parse_seconds("--for", for_ or str(max(interval_s, WATCHED_S)), interval_s, DAY_S),
         interval_s=interval_s,
         format=LineFormat(checked_word("format", options.format, list(LineFormat))),
         ignored=frozenset(checked_word("kind of finding", kind, list(KINDS)) for kind in options.ignore or ()),
@@ -126,7 +128,7 @@ def _check_recording(
     length_ns = parse_length(options.for_) if options.for_ else None
     with opened_recording(path, keeps_privileges=keeps_privileges) as recording:
         begin_ns = moment_of(recording, options.at)
-        end_ns = min(recording.end_ns, begin_ns + (length_ns or recording.end_ns))
+        end_ns = recording.end_ns if length_ns is None else min(begin_ns + length_ns, recording.end_ns)
         found = findings_between(recording, begin_ns, end_ns)
         command = f"nettop replay {quote(str(path))}"
         span = f" from {time_text(begin_ns)} to {time_text(end_ns)}" if options.at or length_ns else ""

@@ -53,17 +53,8 @@ def _text(change: Change, file: str) -> str:
 
 def _evidence(change: Change, file: str) -> Sequence[str]:
     """Return the command that shows a change's rows when it shows most."""
-    return (
-        "nettop",
-        "replay",
-        file,
-        "--at",
-        exact_text(change.at_ns),
-        "--view",
-        change.view,
-        "--filter",
-        change.filter,
-    )
+    at = exact_text(change.at_ns)
+    return ("nettop", "replay", file, "--at", at, "--view", change.view, "--filter", change.filter)
 
 
 def _jsonl(change: Change, file: str) -> str:
