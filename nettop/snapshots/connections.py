@@ -319,7 +319,8 @@ _SOCKET_RULES = (
         min_interval_s=1.0,
         lasts="last_received_ms",
     ),
-    # Full segments are lost again and again while shorter ones arrive: only size tells them apart.
+    # Full segments are lost again and again while shorter ones arrive: only size tells them apart. Plain loss, which
+    # explains it, is found sooner.
     Rule(
         "path MTU black hole",
         "state=ESTABLISHED lost>0 cwnd<=2 bytes_acked_per_s=0 send_queue>=1000",
@@ -329,7 +330,7 @@ _SOCKET_RULES = (
         "try a smaller size: ip route change … mtu 1300, or net.ipv4.tcp_mtu_probing=1; let ICMP pass the firewalls",
         certainty=Certainty.POSSIBLE,
         by=("remote_address", "netns"),
-        after_s=2.0,
+        after_s=4.0,
         beside="packets_received_per_s>0",
         explained_by=_LOSING,
     ),
@@ -445,7 +446,8 @@ _SOCKET_RULES = (
         _FIND_THE_LINK,
         Severity.WARNING,
         by=("netns", "process", "remote_address"),
-        after_s=2.0,
+        after_s=3.0,
+        pause_s=1.5,
     ),
     # Each of a hundred connections may send too few segments to be judged alone.
     Rule(
@@ -460,7 +462,8 @@ _SOCKET_RULES = (
         by=("netns", "process", "remote_address"),
         min_rows=2,
         together=_LOST_TOGETHER,
-        after_s=2.0,
+        after_s=3.0,
+        pause_s=1.5,
         explained_by=("retransmitting",),
     ),
     Rule(
@@ -475,7 +478,8 @@ _SOCKET_RULES = (
         by=("netns", "process"),
         min_rows=2,
         together=_LOST_TOGETHER,
-        after_s=2.0,
+        after_s=3.0,
+        pause_s=1.5,
         explained_by=("losing segments", "retransmitting"),
     ),
     # 536 is what a peer gets that announces none, or whose option was removed on the way (RFC 9293, 3.7.1).
