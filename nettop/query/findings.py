@@ -216,13 +216,10 @@ def _find_groups(view: View, parsed: ParsedRule, at: Index) -> Iterator[Finding]
 
 def _is_held(view: View, name: str, at: Index) -> Mask:
     """Return which rows have not less of a gauge than in the previous snapshot, as far as it has them."""
-    held, key = np.ones(len(at), bool), view.table.key
-    tables = {} if view.frame.before is None else view.frame.before.tables
-    if view.table.name in tables:
-        earlier = tables[view.table.name].array
-        places = positions(view.raw(key)[at], earlier[key])
-        was = earlier[name][places[places >= 0]]
-        held[places >= 0] = ~known(was) | (view.raw(name)[at[places >= 0]] >= was)
+    held, was_there = np.ones(len(at), bool), view.before_at[at] >= 0
+    if view.before is not None:
+        was = view.before.array[name][view.before_at[at[was_there]]]
+        held[was_there] = ~known(was) | (view.raw(name)[at[was_there]] >= was)
     return held
 
 

@@ -261,6 +261,8 @@ _ACCEPT_QUEUE_FULL, _SYN_QUEUE_FULL = "accept_queue_use>=80%", "syn_queue_use>=8
 
 _OWNER = ("process", "pid", "netns")
 _OPEN = "(state=ESTABLISHED or state=CLOSE_WAIT)"
+_DROPS_SYNS = ("accept queue full", "SYN queue full", "firewall drops", "BPF drops", "firewall rule drops")
+"""Kinds about a host that leave a connect to it unanswered."""
 _LOSING = ("retransmitting", "losing segments", "losing segments to many")
 """Kinds about connections of which others are acknowledged: what is not may be lost there too."""
 _ACKNOWLEDGED = "data_packets_sent_per_s>0 bytes_acked_per_s>0 not spurious_ratio>=50%"
@@ -418,13 +420,7 @@ _SOCKET_RULES = (
         "check the address and the path (ping, tracepath), and the firewalls on both ends",
         certainty=Certainty.LIKELY,
         by=(*_OWNER, "remote_address", "remote_port"),
-        explained_by=(
-            "accept queue full",
-            "SYN queue full",
-            "firewall drops",
-            "BPF drops",
-            "firewall rule drops",
-        ),
+        explained_by=_DROPS_SYNS,
     ),
     Rule(
         "losing datagrams",
@@ -592,6 +588,7 @@ EVENTS = Table(
     metrics=(),
 )  # fmt: skip
 
+_CONNECTS = ("netns", "port", "process", "remote_address")
 _NO_LOCAL_PORT, _OTHER_REASON = (f'reason{sign}"{_ERRORS[errno.EADDRNOTAVAIL]}"' for sign in ("=", "!="))
 _GIVEN_UP = 'reason="given up"'
 _WITHOUT_IPV6 = f'(reason="{_ERRORS[errno.ENETUNREACH]}" remote_address!=0.0.0.0/0)'
@@ -636,7 +633,7 @@ FAILURES = Table(
             "connects from here that fail because every local port already has a connection to that address and port, "
             "many of them in TIME_WAIT",
             "reuse connections (keep-alive, a pool); widen net.ipv4.ip_local_port_range",
-            by=("netns", "port", "process", "remote_address"),
+            by=_CONNECTS,
             after_s=1.0,
             pause_s=10.0,
         ),
@@ -650,10 +647,7 @@ FAILURES = Table(
             by=("reason", "netns", "port", "process", "remote_address"),
             after_s=1.0,
             pause_s=10.0,
-            explained_by=(
-                "connects unanswered", "accept queue full", "SYN queue full", "firewall drops", "BPF drops",
-                "firewall rule drops",
-            ),
+            explained_by=("connects unanswered", *_DROPS_SYNS),
         ),
         Rule(
             "connects given up",
@@ -664,11 +658,10 @@ FAILURES = Table(
             "see whether {process} reaches the service by another address; ping {remote_address}",
             Severity.HINT,
             Certainty.POSSIBLE,
-            by=("netns", "port", "process", "remote_address"),
+            by=_CONNECTS,
             after_s=1.0,
             pause_s=10.0,
-            explained_by=("connects unanswered", "accept queue full", "SYN queue full", "firewall drops", "BPF drops",
-                          "firewall rule drops"),
+            explained_by=("connects unanswered", *_DROPS_SYNS),
         ),
         Rule(
             "connects without IPv6",
@@ -679,7 +672,7 @@ FAILURES = Table(
             "ip -6 route get {remote_address}",
             Severity.HINT,
             Certainty.POSSIBLE,
-            by=("netns", "port", "process", "remote_address"),
+            by=_CONNECTS,
             after_s=1.0,
             pause_s=10.0,
         ),

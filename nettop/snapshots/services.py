@@ -118,6 +118,8 @@ def _mean(name: str, title: str, text: str, parts: tuple[str, str], *, importanc
 
 _SERVICE_OF = ("netns", "port", "process")
 _STUCK = "speed=stuck answers_per_s=0 (usual_p99>=0 or recent_p99>=0)"
+_NOT_ANSWERED = "{process} {service} has not answered a request for {stalled}; {waiting} waiting"
+_WAITS = "{process} has waited {stalled} for an answer of {service}; {waiting} waiting"
 _USED_DNS = f"protocol=udp port={DNS_PORT} side=used"
 _DNS = ("netns", "process", "address", "port")
 _SLOW_DNS = ("DNS silent", "DNS slow")
@@ -265,7 +267,7 @@ SERVICES = Table(
         Rule(
             "stuck service",
             f"side=served {_STUCK}",
-            "{process} {service} has not answered a request for {stalled}; {waiting} waiting",
+            _NOT_ANSWERED,
             "services of this host that used to answer, and have stopped: a request has waited at least a second since "
             "its last data, and more than ten times the usual p99",
             "see what {process} does: its log, its CPU, and the services that it uses (SIDE used)",
@@ -277,7 +279,7 @@ SERVICES = Table(
         Rule(
             "waiting for a service",
             f"side=used {_STUCK}",
-            "{process} has waited {stalled} for an answer of {service}; {waiting} waiting",
+            _WAITS,
             "services that a process of this host waits for, though they used to answer: a request has waited at least "
             "a second since its last data, and more than ten times the usual p99",
             "look at the server, and at the path to it (RTT and RETR of the connections)",
@@ -290,7 +292,7 @@ SERVICES = Table(
         Rule(
             "unanswered requests",
             "speed=stuck side=served",
-            "{process} {service} has not answered a request for {stalled}; {waiting} waiting",
+            _NOT_ANSWERED,
             "services of this host with a request that has waited far longer than usual, while others are answered, or "
             "none has been since nettop began to watch; one that holds requests until there is news, or never answers "
             "any, looks the same",
@@ -305,7 +307,7 @@ SERVICES = Table(
         Rule(
             "long waits",
             "speed=stuck side=used",
-            "{process} has waited {stalled} for an answer of {service}; {waiting} waiting",
+            _WAITS,
             "services that have not answered a request of a process of this host for far longer than usual, while "
             "others are answered, or none has been since nettop began to watch; one that holds requests until there is "
             "news, or never answers any, looks the same",
