@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -127,6 +127,27 @@ def _hook(status: HookStatus) -> list[Any]:
     return [status.hook, status.mechanism, refused, fields, status.remedy, int(status.code)]
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _refusing_impossible(read: Callable[P, R]) -> Callable[P, R]:
+    """Let a function raise Damaged for impossible content.
+
+    No context manager made of a generator: in Python 3.13, what it raises is part of a reference cycle, which keeps the
+    content in memory until the garbage collector runs.
+    """
+
+    @wraps(read)
+    def refusing(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return read(*args, **kwargs)
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise error if isinstance(error, Damaged) else Damaged(str(error)) from error
+
+    return refusing
+
+
 class _Part(NamedTuple):
     """Recorded rows of a part of a snapshot."""
 
@@ -153,54 +174,54 @@ class ReadingReader:
         self._conversions: dict[tuple[str, str], Conversion | None] = {}
         self.unread: set[str] = set()
 
+    @_refusing_impossible
     def read(self, content: bytes) -> None:
         """Take the next snapshot; raise Damaged."""
-        with _checked():
-            rest = self._begun(content)
-            self._pieces = {
-                name: [self._pieces[name][place] for place in checked_list(int, kept)]
-                for name, (_, kept) in checked(dict, self._head["ended"]).items()
-            }
-            kept_pieces = (rows for pieces in self._pieces.values() for rows in pieces if rows is not None)
-            room = ROWS_MAX - sum(rows.array.nbytes for rows in kept_pieces)
-            self._parts = []
-            for described in self._head["parts"]:
-                part = self._read_part(rest, room, described)
-                room -= part.array.nbytes
-                if part.what == _LEFT:
-                    self._pieces[part.table].append(self._rows_of(part))
-                else:
-                    self._parts.append(part)
+        rest = self._begun(content)
+        self._pieces = {
+            name: [self._pieces[name][place] for place in checked_list(int, kept)]
+            for name, (_, kept) in checked(dict, self._head["ended"]).items()
+        }
+        kept_pieces = (rows for pieces in self._pieces.values() for rows in pieces if rows is not None)
+        room = ROWS_MAX - sum(rows.array.nbytes for rows in kept_pieces)
+        self._parts = []
+        for described in self._head["parts"]:
+            part = self._read_part(rest, room, described)
+            room -= part.array.nbytes
+            if part.what == _LEFT:
+                self._pieces[part.table].append(self._rows_of(part))
+            else:
+                self._parts.append(part)
 
+    @_refusing_impossible
     def snapshot(self) -> Snapshot:
         """Return the snapshot that was read last; raise Damaged."""
-        with _checked():
-            head = self._head
-            rows = {(part.what, part.table): self._rows_of(part) for part in self._parts}
-            known = {place: each for place, each in rows.items() if each is not None}
-            return Snapshot(
-                lens=self._lens.id,
-                wall_ns=checked(int, head["wall_ns"]),
-                boot_ns=checked(int, head["boot_ns"]),
-                tables={name: each for (part, name), each in known.items() if part == _ROWS},
-                counts=checked_dict(int, head["counts"]),
-                lost=checked_dict(int, head["lost"]),
-                hooks=tuple(map(_status, head["hooks"])),
-                gaps=checked_dict(str, head["gaps"]),
-                ended={
-                    name: Ended(self._listed(name), known[_TOTAL, name], checked(int, count))
-                    for name, (count, _) in head["ended"].items()
-                    if (_TOTAL, name) in known
-                },
-                complete_since_ns=checked(int, head["complete_since_ns"]),
-            )
+        head = self._head
+        rows = {(part.what, part.table): self._rows_of(part) for part in self._parts}
+        known = {place: each for place, each in rows.items() if each is not None}
+        return Snapshot(
+            lens=self._lens.id,
+            wall_ns=checked(int, head["wall_ns"]),
+            boot_ns=checked(int, head["boot_ns"]),
+            tables={name: each for (part, name), each in known.items() if part == _ROWS},
+            counts=checked_dict(int, head["counts"]),
+            lost=checked_dict(int, head["lost"]),
+            hooks=tuple(map(_status, head["hooks"])),
+            gaps=checked_dict(str, head["gaps"]),
+            ended={
+                name: Ended(self._listed(name), known[_TOTAL, name], checked(int, count))
+                for name, (count, _) in head["ended"].items()
+                if (_TOTAL, name) in known
+            },
+            complete_since_ns=checked(int, head["complete_since_ns"]),
+        )
 
+    @_refusing_impossible
     def read_events(self, content: bytes) -> Rows | None:
         """Return the next rows of an append table, None if this version has no such table; raise Damaged."""
-        with _checked():
-            rest = self._begun(content)
-            (described,) = self._head["parts"]
-            return self._rows_of(self._read_part(rest, ROWS_MAX, described))
+        rest = self._begun(content)
+        (described,) = self._head["parts"]
+        return self._rows_of(self._read_part(rest, ROWS_MAX, described))
 
     def _begun(self, content: bytes) -> Bytes:
         """Take what precedes the rows; return the rest."""
@@ -258,15 +279,6 @@ def _check_texts(rows: Rows) -> None:
         codes = rows.array[field]
         if (codes[known(codes)] >= len(values)).any():
             raise Damaged("a text is missing")
-
-
-@contextmanager
-def _checked() -> Iterator[None]:
-    """Turn what impossible content causes into Damaged."""
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise error if isinstance(error, Damaged) else Damaged(str(error)) from error
 
 
 def _status(status: list[Any]) -> HookStatus:

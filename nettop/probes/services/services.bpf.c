@@ -94,6 +94,7 @@ BPF_F_TABLE("array", u32, struct client_set, clients, CLIENT_SETS, 1024 /* BPF_F
 struct progress {
   u64 transmitted_at;
   u32 written, transmitted, acked, received, read;
+  u32 noted;       // the turn's `received_seq`, read before the others
   u32 received_at; // when data last arrived, in ticks
   u32 rtt_us;
   u32 busy; // ticks with data to send
@@ -225,9 +226,11 @@ static __always_inline u64 first_left_at(struct turn *turn, struct progress *tcp
 // Returns whether data written since the open request arrived answers it. Data written before any of the
 // request was read answers another one: requests and answers overlap.
 static __always_inline bool has_answer(struct turn *turn, struct progress *tcp) {
+  u32 request_seq = turn->request_seq; // first: the next request, arriving on another CPU, sets it last
+  IN_ORDER();
   if (tcp->written == turn->sent_seq)
     return false;
-  if (is_after(tcp->read, turn->request_seq))
+  if (is_after(tcp->read, request_seq))
     return true;
   if (!turn->is_rest)
     overlap(turn);
@@ -290,6 +293,7 @@ static __always_inline void on_request_data(struct turn *turn, struct progress *
   if (is_crossing && (turn->answers >= HANDSHAKES || !turn->has_asked))
     overlap(turn);
   turn->written_seq = turn->sent_seq = tcp->written;
+  IN_ORDER();
   turn->request_seq = before;
   turn->busy_before = tcp->busy;
   turn->read_at = turn->is_rest = turn->is_inferred = 0;
@@ -327,6 +331,7 @@ static __always_inline void on_answer_data(struct turn *turn, struct progress *t
   turn->request_seq = before;
   turn->sent_seq = answered;
   turn->busy_before = tcp->busy;
+  IN_ORDER();
   turn->open_since = is_partial ? turn->asked_at : 0;
   count_answer(turn, open_since, 0, now, bytes, is_push);
 }
@@ -364,10 +369,12 @@ static __always_inline void client_called(struct turn *turn, struct progress *tc
       overlap(turn);
   } else {
     resume_alternating(turn, now);
-    if (is_after(turn->received_seq, tcp->read))
+    if (is_after(tcp->noted, tcp->read))
       overlap(turn);
     if (!turn->open_since)
-      turn->open_since = first_left_at(turn, tcp, turn->answered_at);
+      __sync_lock_test_and_set(&turn->open_since, first_left_at(turn, tcp, turn->answered_at));
+    if (tcp->written == turn->sent_seq) // the answer arrived meanwhile, on another CPU
+      turn->open_since = 0;
   }
   turn->asked_at = now;
 }
@@ -419,6 +426,8 @@ static __always_inline void called(struct turn *turn, struct progress *tcp) {
 static __always_inline void read_progress(struct progress *tcp, struct tcp_sock *tp, struct turn *turn) {
   u64 flags = 0;
   u32 busy[3] = {}, began = 0;
+  tcp->noted = turn ? turn->received_seq : 0;
+  IN_ORDER();
   COPY(tcp->transmitted_at, tp->tcp_wstamp_ns);
   COPY(tcp->written, tp->write_seq);
   COPY(tcp->transmitted, tp->snd_nxt);

@@ -14,6 +14,9 @@
 // size has an unknown result; the second one restores the value, so they must not share a register (&).
 #define FORGET(number, unknown) asm volatile("%0 ^= %1\n%0 ^= %1" : "+&r"(number) : "r"(unknown))
 
+// Keeps the compiler from moving loads and stores across: another CPU runs the same program.
+#define IN_ORDER() asm volatile("" ::: "memory")
+
 // bpf_probe_read_kernel under a name that bcc does not know: it may replace that one by bpf_probe_read, which
 // only programs for tracing have.
 static long (*const read_kernel)(void *copy, u32 size, const void *from) = (void *)113;
