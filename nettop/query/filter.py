@@ -25,6 +25,7 @@ from nettop.query.row_tests import (
     any_of,
     in_network,
     known_test,
+    label_test,
     number_test,
     opposite,
     shown_contains,
@@ -425,9 +426,9 @@ def _time(field: Field, op: str, value: str) -> Test:
 
 
 def _text(field: Field, op: str, value: str) -> Test:
-    if field.kind is Kind.ENUM and op in _EQUAL:
-        value = _enum_label(field, value)
-    return text_test(field.name, text_matches(op, value))
+    if field.kind is not Kind.ENUM:
+        return text_test(field.name, text_matches(op, value))
+    return label_test(field, text_matches(op, _enum_label(field, value) if op in _EQUAL else value))
 
 
 def _address(field: Field, op: str, value: str) -> Test:

@@ -17,7 +17,7 @@ from nettop.errors import FilterError
 from nettop.query.address import address_text, distinct_addresses
 from nettop.query.filter import Filter, combined, parse_filter, quote
 from nettop.query.other_end import other_end
-from nettop.query.query import screen_query
+from nettop.query.query import Query, screen_query
 from nettop.query.units import RATIO, TIMES, UNKNOWN, human, unit_of
 from nettop.query.values import values_of
 from nettop.query.view import View
@@ -130,6 +130,16 @@ class ParsedRule:
     rows: Filter
     totals: Filter
     beside: Filter
+    names: frozenset[str]
+    """The columns that its filters need."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRules:
+    """The rules of a table, the worst first, and the query of its rows in the newest snapshot."""
+
+    query: Query
+    rules: tuple[ParsedRule, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,15 +159,15 @@ class Finding:
     filter: str
 
 
-def parsed_rules(lens: Lens, table: Table) -> list[ParsedRule]:
-    """Return a table's rules with their parsed filters, the worst first."""
+def parsed_rules(lens: Lens, table: Table) -> ParsedRules:
+    """Return a table's rules with their parsed filters."""
     view = view_name(lens, table)
-    return [
-        ParsedRule(
-            view, rule, *(parse_filter(table, each) for each in (rule.filter, rule.totals, rule.beside))
-        )
-        for rule in rules_of(table)
-    ]
+    rules = []
+    for rule in rules_of(table):
+        rows, totals, beside = (parse_filter(table, each) for each in (rule.filter, rule.totals, rule.beside))
+        names = frozenset((*rows.names, *totals.names, *beside.names))
+        rules.append(ParsedRule(view, rule, rows, totals, beside, names))
+    return ParsedRules(replace(screen_query(table), closed=False, gone=False), tuple(rules))
 
 
 def threshold(rule: Rule) -> str:
@@ -178,18 +188,18 @@ def _amount(name: str, least: float) -> str:
     return f"{name}={least:.0%}" if name.endswith("_ratio") else f"{name}={least:g}"
 
 
-def find(table: Table, rules: Sequence[ParsedRule], frame: Frame) -> Iterator[Finding]:
+def find(rules: ParsedRules, frame: Frame) -> Iterator[Finding]:
     """Yield the findings of a table in a frame, in the order of the rules."""
+    table = rules.query.table
     if frame.now.why_unavailable(table) is not None or not len(frame.now.tables[table.name]):
         return
-    view = View(frame, screen_query(table))
-    listed = ~view.gone & ~view.rest
-    for parsed in rules:
-        if {*parsed.rows.names, *parsed.totals.names, *parsed.beside.names} & view.missing.keys():
+    view = View(frame, rules.query)
+    for parsed in rules.rules:
+        if not parsed.names.isdisjoint(view.missing):
             continue
         if view.elapsed_s is not None and view.elapsed_s < parsed.rule.min_interval_s * _INTERVAL_TOLERANCE:
             continue
-        at = np.flatnonzero(parsed.rows.mask(view) & listed)
+        at = np.flatnonzero(parsed.rows.mask(view))
         if not parsed.totals.is_empty and len(at):
             at = at[parsed.totals.mask(View(frame, replace(view.query, deltas=False)))[at]]
         if parsed.rule.held and len(at):
@@ -203,7 +213,7 @@ def find(table: Table, rules: Sequence[ParsedRule], frame: Frame) -> Iterator[Fi
 def _find_groups(view: View, parsed: ParsedRule, at: Index) -> Iterator[Finding]:
     rule = parsed.rule
     before, stayed = _rows_before(view, parsed)
-    beside = None if parsed.beside.is_empty else parsed.beside.mask(view) & ~view.gone
+    beside = None if parsed.beside.is_empty else parsed.beside.mask(view)
     for identity, group in _groups(view, rule, at).items():
         if beside is not None and not (beside & _same(view, rule.by, group[0])).any():
             continue
@@ -477,7 +487,7 @@ def _sender(view: View, at: Index) -> str | None:
 def _client(view: View, at: Index) -> str | None:
     """Return the process on this host that uses this service, at the same address; None unless there is just one."""
     is_used = view.raw("side") != view.raw("side")[at[0]]
-    is_used &= (view.raw("port") == view.raw("port")[at[0]]) & ~view.gone & ~view.rest
+    is_used &= view.raw("port") == view.raw("port")[at[0]]
     is_used &= (view.raw("address") == view.raw("address")[at[0]]).all(axis=1)
     name: str | None = _common(view, "process", np.flatnonzero(is_used))
     return name
@@ -536,7 +546,7 @@ class FindingTracker:
 
     def __init__(self) -> None:
         self._frames: dict[str, tuple[Frame, list[Finding]]] = {}
-        self._rules: dict[str, list[tuple[Table, list[ParsedRule]]]] = {}
+        self._rules: dict[str, list[ParsedRules]] = {}
         self._tracked: dict[int, _Tracked] = {}
 
     @property
@@ -572,16 +582,14 @@ class FindingTracker:
         """Return the findings in a frame; each frame is evaluated once."""
         last = self._frames.get(lens.id)
         if last is None or last[0] is not frame:
-            present = (each for each in self._rules_of(lens) if each[0].name in frame.now.tables)
-            found = [finding for table, rules in present for finding in find(table, rules, frame)]
+            present = (each for each in self._rules_of(lens) if each.query.table.name in frame.now.tables)
+            found = [finding for rules in present for finding in find(rules, frame)]
             last = self._frames[lens.id] = frame, found
         return last[1]
 
-    def _rules_of(self, lens: Lens) -> list[tuple[Table, list[ParsedRule]]]:
+    def _rules_of(self, lens: Lens) -> list[ParsedRules]:
         if lens.id not in self._rules:
-            self._rules[lens.id] = [
-                (table, parsed_rules(lens, table)) for table in lens.tables if table.rules
-            ]
+            self._rules[lens.id] = [parsed_rules(lens, table) for table in lens.tables if table.rules]
         return self._rules[lens.id]
 
 

@@ -279,11 +279,11 @@ class JoinedRows:
         previous, field = self.frame.before, self.table.by_name[name]
         # A row that is new, or had no value yet, was at 0 before if the column was being counted.
         is_counted = previous is not None and name not in previous.missing
-        begins = self._begins_at_zero & ~(was_there & present(field, then)) & is_counted
+        was_known = was_there & present(field, then)
+        begins = self._begins_at_zero & ~was_known & is_counted
         then[begins] = 0
         grew = now >= then if now.ndim == 1 else (now >= then).all(axis=1)
-        valid = (was_there | begins) & present(field, now) & present(field, then) & grew
-        valid &= self._is_timed
+        valid = (was_known | begins) & present(field, now) & grew & self._is_timed
         numbers = now - then
         numbers[~valid] = 0
         return ColumnValues(numbers, valid)

@@ -15,6 +15,7 @@ from nettop.query.address import address_halves
 from nettop.query.columns import Columns
 from nettop.query.values import values_of
 from nettop.snapshots.arrays import Mask
+from nettop.snapshots.schema import Field
 
 Test = Callable[[Columns], Mask]
 """Function that returns the mask of matching rows, including gone ones."""
@@ -63,6 +64,19 @@ def text_test(name: str, matches: TextMatcher) -> Test:
         passes = np.zeros(len(texts) + 1, bool)
         passes[:-1] = [matches(text) for text in texts]
         passed: Mask = passes[places]
+        return passed
+
+    return test
+
+
+def label_test(field: Field, matches: TextMatcher) -> Test:
+    """Match a column of labels. Rows without a value, or with a number that has no label, never match."""
+    passing = [code for code, label in field.labels.items() if matches(label)]
+
+    def test(columns: Columns) -> Mask:
+        passed = np.zeros(columns.size, bool)
+        for code in passing if field.name not in columns.missing else ():
+            passed |= columns.raw(field.name) == code
         return passed
 
     return test

@@ -20,6 +20,9 @@ V = TypeVar("V", bound=int | float | str)
 class Kind(Enum):
     """The kind of a field, from which every frontend derives its behaviour."""
 
+    __hash__ = object.__hash__
+    """That of Enum is slow Python code, and columns look up their kind all the time."""
+
     KEY = "key"
     """The row's id: a number below 2⁵³ (see row_ids), which JSON readers preserve exactly."""
     LABEL = "label"

@@ -222,17 +222,22 @@ def rows_from(table: Table, found: Collection[Mapping[str, Any]], taken_ns: int)
     Texts and labels are given as text. Fields that are None or left out are unknown. For few rows: it takes some
     microseconds for each.
     """
-    array = np.zeros(len(found), table.dtype)
     texts = {field.name: TextTable() for field in table.stored if field.kind is Kind.TEXT}
-    labels = {field.name: {text: code for code, text in field.labels.items()} for field in table.stored}
-    for row, values in zip(array, found, strict=True):
-        for name in table.dtype.names or ():
-            value = values.get(name)
-            if value is None:
-                row[name] = unknown_value(table.dtype[name])
-            elif isinstance(value, str):
-                row[name] = texts[name].code(value) if name in texts else labels[name][value]
-            else:
-                row[name] = value
+    labels = {
+        field.name: {text: code for code, text in field.labels.items()}
+        for field in table.stored
+        if field.labels
+    }
+    unknown = {name: unknown_value(table.dtype[name]) for name in table.dtype.names or ()}
+
+    def stored(name: str, value: Any) -> Any:
+        if value is None:
+            return unknown[name]
+        if isinstance(value, str):
+            return texts[name].code(value) if name in texts else labels[name][value]
+        return value
+
+    rows = [tuple(stored(name, values.get(name)) for name in unknown) for values in found]
+    array = np.array(rows, table.dtype)
     by_key = array[np.argsort(array[table.key], kind="stable")]
     return Rows(table, by_key, {name: codes.values for name, codes in texts.items()}, taken_ns)

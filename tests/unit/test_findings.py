@@ -90,7 +90,7 @@ def found(
 ) -> list[Finding]:
     """Return the findings of one reading."""
     frame = make_frame(now, before, elapsed_s, table=table)
-    return list(find(table, parsed_rules(CONNECTIONS, table), frame))
+    return list(find(parsed_rules(CONNECTIONS, table), frame))
 
 
 def kinds(findings: Iterable[Finding]) -> list[str]:
@@ -359,7 +359,7 @@ def test_a_flood_shows_its_senders() -> None:
     half_open = [{"state": "SYN_RECV", "netns": 1, "remote_port": 5000 + n} for n in range(3)]
     elsewhere = {"state": "SYN_RECV", "netns": 1, "local_port": 8443}
     frame = make_frame([LISTENER | {"syn_queue": 8, "netns": 1}, *half_open, elsewhere])
-    (finding,) = find(SOCKETS, parsed_rules(CONNECTIONS, SOCKETS), frame)
+    (finding,) = find(parsed_rules(CONNECTIONS, SOCKETS), frame)
     assert finding.filter == "local_port=443 and netns=1 and state=SYN_RECV"
     shown = View(frame, replace(screen_query(SOCKETS), filter=parse_filter(SOCKETS, finding.filter)))
     assert shown.values("remote_port", shown.order) == [5000, 5001, 5002]
@@ -809,12 +809,13 @@ UNCONNECTED = {"id": 1, "protocol": "udp", "state": "UNCONN", "process": "statsd
 def test_the_filter_of_a_finding_shows_its_rows(now: list[Row], before: list[Row]) -> None:
     """Without --all, as many rows as the finding counts, whatever the table shows by default."""
     frame, query = make_frame(now, before), screen_query(SOCKETS)
-    rules = [
+    declared = parsed_rules(CONNECTIONS, SOCKETS)
+    rules = tuple(
         replace(each, rule=replace(each.rule, min_rows=1))
-        for each in parsed_rules(CONNECTIONS, SOCKETS)
+        for each in declared.rules
         if not each.rule.proof[0]  # these show other rows
-    ]
-    for finding in find(SOCKETS, rules, frame):
+    )
+    for finding in find(replace(declared, rules=rules), frame):
         shown = View(frame, replace(query, filter=parse_filter(SOCKETS, finding.filter)))
         at = shown.order
         assert finding.rows == (~shown.gone[at] & ~shown.rest[at]).sum()

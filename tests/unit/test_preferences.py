@@ -261,9 +261,9 @@ def test_own_thresholds_find(file: Path) -> None:
     written(file, OWN_THRESHOLDS)
     closed = {"state": "CLOSE_WAIT", "process": "api", "send_queue": 0}
     frame = make_frame([{**closed, "id": number} for number in range(3)])
-    assert list(find(SOCKETS, parsed_rules(LENS, SOCKETS), frame)) == []
+    assert list(find(parsed_rules(LENS, SOCKETS), frame)) == []
     load_own_preferences()
-    (finding,) = find(SOCKETS, parsed_rules(LENS, SOCKETS), frame)
+    (finding,) = find(parsed_rules(LENS, SOCKETS), frame)
     assert finding.rule.name == "CLOSE_WAIT"
 
 

@@ -104,7 +104,8 @@ def read_required(path: str, root: Path = Path("/"), size: int = -1) -> str:
 def read_text(path: Path) -> str:
     """Return the text of a file; empty if it cannot be read."""
     try:
-        return path.read_text(errors="replace")
+        with path.open("rb", buffering=0) as file:
+            return file.read().decode(errors="replace")
     except OSError:
         return ""
 

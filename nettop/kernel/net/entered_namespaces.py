@@ -324,7 +324,7 @@ class Namespaces:
 
     def _is_process(self, path: Path) -> bool:
         """Return whether a path enters a namespace through a process rather than a bind mount."""
-        return self._proc in path.parents
+        return str(path).startswith(f"{self._proc}/")
 
     def _start_time(self, path: Path) -> int | None:
         """Return the start time of the path's process in ticks since boot; None once it has exited."""

@@ -7,14 +7,13 @@ missing altogether, and new kernels add counters.
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from nettop.kernel.host.proc_files import read_text
 
 _OWN = "thread-self/net"
-_IN_LINES = re.compile(r"^(\w+)\s+(-?\d+)$", re.MULTILINE | re.ASCII)
 _CPU_AT = 12
 """Index of the CPU column."""
 
@@ -28,7 +27,7 @@ def read_counters(proc: Path = Path("/proc")) -> dict[str, int]:
     counters = _in_pairs_of_lines(read_text(folder / "netstat")) | _in_pairs_of_lines(
         read_text(folder / "snmp")
     )
-    return counters | {name: int(value) for name, value in _IN_LINES.findall(read_text(folder / "snmp6"))}
+    return counters | _in_lines(read_text(folder / "snmp6"))
 
 
 def read_softnet(proc: Path = Path("/proc")) -> dict[int, tuple[int, int, int]]:
@@ -51,14 +50,28 @@ def read_backlog_drops(proc: Path = Path("/proc")) -> dict[int, int]:
     return {cpu: dropped for cpu, (_, dropped, _) in read_softnet(proc).items()}
 
 
+def _in_lines(text: str) -> dict[str, int]:
+    """Parse lines such as `Udp6InDatagrams 5`; nothing if one is different."""
+    words = text.split()
+    with suppress(ValueError):
+        return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+    return {}
+
+
 def _in_pairs_of_lines(text: str) -> dict[str, int]:
     """Parse pairs of lines: `Udp: InDatagrams NoPorts` above `Udp: 5 7`; skip pairs that do not match."""
     counters: dict[str, int] = {}
     lines = text.splitlines()
     for heading, line in zip(lines[::2], lines[1::2], strict=False):
-        group, *names = heading.split() or [""]
+        group, names = _names_in(heading)
         if line.startswith(group):
             with suppress(ValueError):
-                values = map(int, line.split()[1:])
-                counters |= {group.rstrip(":") + name: n for name, n in zip(names, values, strict=True)}
+                counters |= dict(zip(names, map(int, line.split()[1:]), strict=True))
     return counters
+
+
+@lru_cache
+def _names_in(heading: str) -> tuple[str, list[str]]:
+    """Return the group of a heading, and the names of its counters; they stay the same while the kernel runs."""
+    group, *names = heading.split() or [""]
+    return group, [group.rstrip(":") + name for name in names]
