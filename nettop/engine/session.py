@@ -35,6 +35,7 @@ from nettop.snapshots.source import (
     JoiningSource,
     PrivilegedSource,
     ReplayingSource,
+    SkippingSource,
     Source,
     SourceOptions,
 )
@@ -447,6 +448,8 @@ class Session:
         if isinstance(attached.source, JoiningSource):
             frames = {other: self.bus.frame(other) for other in self._attached}
             attached.source.join({other: frame for other, frame in frames.items() if frame is not None})
+        if isinstance(attached.source, SkippingSource):
+            attached.source.skip(self._cost.late)
         with self._cost.steps.time(lens, READ):
             snapshot = self._try(lens, lambda: attached.source.read(time.monotonic_ns()))
         if snapshot is None:

@@ -299,6 +299,9 @@ FIREWALL = Table(
 )  # fmt: skip
 """The rules of a healthy host drop packets all the time: they only explain findings about ports that are in use."""
 
+LATE = "readings skipped"
+"""What is missing if nettop is too slow for its interval."""
+
 LOSSES = Table(
     name="losses",
     fields=(
@@ -327,6 +330,17 @@ LOSSES = Table(
             Severity.HINT,
             by=("lens", "what"),
             after_s=2.0,
+        ),
+        Rule(
+            "nettop is late",
+            f'what="{LATE}" lost_per_s>0',
+            "nettop skips {lost_per_s} readings/s: one takes longer than the interval",
+            "nettop itself is too slow for its interval: nothing is left out of totals, but short peaks are averaged, "
+            "and findings come later",
+            "a longer --interval, fewer lenses, or more CPU time for nettop; nettop --view self shows what takes so "
+            "long",
+            Severity.HINT,
+            after_s=3.0,
         ),
     ),
 )  # fmt: skip

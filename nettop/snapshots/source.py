@@ -116,6 +116,15 @@ class JoiningSource(Source, Protocol):
 
 
 @runtime_checkable
+class SkippingSource(Source, Protocol):
+    """A source that says when nettop itself is too slow."""
+
+    def skip(self, readings: int) -> None:
+        """Receive how many readings were skipped since the start because the one before took too long; called before
+        each reading."""
+
+
+@runtime_checkable
 class ReplayingSource(Source, Protocol):
     """A source of what was recorded, which may go to any moment. It returns a snapshot again until there is another."""
 

@@ -199,6 +199,32 @@ def test_slow_attaching_does_not_shorten_the_first_interval() -> None:
     assert engine.late == 0
 
 
+class Told(Source):
+    """A source that notes how many readings were skipped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.skipped: list[int] = []
+
+    def skip(self, readings: int) -> None:
+        """Note the number."""
+        self.skipped.append(readings)
+
+
+def test_a_source_is_told_of_skipped_readings() -> None:
+    """Before each reading, with those skipped since the start."""
+    source = Told()
+    with Session(60.0, lambda lens: source) as session:
+        session.enable("connections")
+        assert source.read_once.wait(DEADLINE_S)
+        session.sample_now().result(DEADLINE_S)
+        session._cost.late = 7
+        session.sample_now().result(DEADLINE_S)
+    assert set(source.skipped[:-1]) == {0}
+    assert source.skipped[-1] == 7
+    assert len(source.skipped) == source.calls.count("read")
+
+
 class SlowToStart(Source):
     """A source that starts only when allowed."""
 

@@ -34,7 +34,7 @@ from nettop.snapshots.connections import FAILURES, SOCKETS
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.drops import COUNTERS, PACKETS
 from nettop.snapshots.drops import LENS as DROPS
-from nettop.snapshots.findings import CPUS, FINDINGS, FIREWALL, LIMITS, LOSSES
+from nettop.snapshots.findings import CPUS, FINDINGS, FIREWALL, LATE, LIMITS, LOSSES
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Lens, Rule, Severity, Table
 from nettop.snapshots.services import BUCKETS, SERVICES
@@ -232,6 +232,9 @@ def test_a_row_may_match_a_special_rule_and_a_general_one(now: Row, expected: li
         (LOSSES, {"lost": 5}, {"lens": "Services", "what": "udp requests", "lost": 125, "meaning": "too many are open"},
          "nettop loses 120/s in Services: too many are open"),
         (LOSSES, {"lost": 5}, {"lens": "Services", "what": "udp requests", "lost": 14, "meaning": "x"}, None),
+        (LOSSES, {"lost": 5}, {"lens": "all", "what": LATE, "lost": 7, "meaning": "x"},
+         "nettop skips 2 readings/s: one takes longer than the interval"),
+        (LOSSES, {"lost": 5}, {"lens": "all", "what": LATE, "lost": 5, "meaning": "x"}, None),
         (LIMITS, {}, {"resource": "local ports to 10.91.0.2:7005", "used": 188, "limit": 200, "when_full": "x"},
          "local ports to 10.91.0.2:7005: 188 of 200 in use; once full, x"),
         (CPUS, {"dropped": 0}, {"cpu": 3, "dropped": 5}, "CPU 3 drops 5 received packets/s: its backlog is full"),

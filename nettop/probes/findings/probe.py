@@ -80,7 +80,7 @@ class Findings(Probe):
         self._growth = Growth()
         self._interfaces = Interfaces()
         self._interrupts = Interrupts(self._host)
-        self._skipped = 0
+        self._late = self._skipped = 0
         self._firewall: HookStatus | None = None
         self._unread_firewalls = 0
 
@@ -92,6 +92,10 @@ class Findings(Probe):
     def join(self, frames: Mapping[str, Frame]) -> None:
         """See nettop.snapshots.source.JoiningSource."""
         self._frames = frames
+
+    def skip(self, readings: int) -> None:
+        """See nettop.snapshots.source.SkippingSource."""
+        self._late = readings
 
     def read(self, taken_ns: int) -> Snapshot:
         """Return the findings in the newest frames of the attached lenses, and in its own counters."""
@@ -152,7 +156,7 @@ class Findings(Probe):
             LENS.id: {
                 LIMITS.name: named(limit_rows(limits, self._growth, taken_ns)),
                 CPUS.name: read_cpus(self._host.proc, self._queues(), taken_ns),
-                LOSSES.name: loss_rows(self._frames, taken_ns),
+                LOSSES.name: loss_rows(self._frames, self._late, taken_ns),
             },
         }
         if reads_firewall:
