@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure recordings: `sudo .venv/bin/python bench/recording.py [size seek peers] [--seconds 640] [--quick]`.
+"""Measure recordings: `sudo .venv/bin/python bench/recording.py [cost size seek peers] [--seconds 640] [--quick]`.
 
 `size`: bytes per connection and reading, of real traffic read once a second, and the time to write and to read a
 reading. Active connections exchange a few messages a second, of random sizes; idle ones nothing. An end is a row, as on
 a host that has only one of them. The cost of a kind is that of a recording of its rows alone, less that of one without
 rows; it includes the beginnings of groups if `--seconds` is a multiple of 128. `seek`: the time to open a recording and
 to jump to random moments, after it was dropped from the page cache. It is the first group of the other part, repeated.
-`peers`: what atop takes, if it is installed.
+`peers`: what atop takes, if it is installed. `cost`: the CPU time that a recording of all lenses takes beside reading
+them: to find what is wrong, and to write.
 """
 
 import contextlib
@@ -32,11 +33,17 @@ from programs import run
 from sockets import NAME, connections, own_namespace
 
 from nettop import __version__
+from nettop.commands.record import RecordOptions, record_settings
+from nettop.engine.own_cost import READ, WRITE
+from nettop.engine.session import Session
+from nettop.output.record import run_record
 from nettop.probes.connections.probe import Connections
+from nettop.process.interrupts import Requests
 from nettop.recording.chunks import HEAD_BYTES, Chunk, Group, What, group_of, read_head
 from nettop.recording.reader import Readings, RecordedFile
 from nettop.recording.writer import READINGS_PER_GROUP, RecordingWriter, Sink
 from nettop.snapshots.connections import LENS, SOCKETS
+from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.snapshot import Snapshot
 from tests.kernel.lab import settle_child
 
@@ -235,6 +242,23 @@ def seek(taken: Sequence[Snapshot], megabytes: int, jumps: int) -> Report:
 # --- peers ------------------------------------------------------------------------------------------------------------
 
 
+def cost(seconds: int) -> Report:
+    """Record all lenses beside the same traffic, and measure what that takes beside reading them."""
+    with tempfile.TemporaryDirectory() as folder, connections(IDLE, waiting=0), talking(ACTIVE):
+        settings = record_settings(RecordOptions(os.path.join(folder, "recorded"), for_=f"{seconds}s"))
+        with Session(settings.interval_s, together=settings.lenses) as session:
+            run_record(settings, session, Requests(), None, None)
+            steps = session.steps.all()
+    find_ns = steps[FINDINGS.id, READ].time_ns
+    write_ns = sum(step.time_ns for (_, name), step in steps.items() if name == WRITE)
+    shares = [spent_ns / seconds / 1e7 for spent_ns in (find_ns, write_ns, find_ns + write_ns)]
+    return f"recording all lenses, {seconds} s", [
+        Figure("share of one CPU that finds what is wrong", shares[0], "%"),
+        Figure("share of one CPU that writes", shares[1], "%"),
+        Figure("share of one CPU beside reading", shares[2], "%", 1),
+    ]
+
+
 def peers(seconds: int) -> Iterator[Report]:
     """Measure what atop records in the same time, if it is installed: it has processes, not connections."""
     if shutil.which("atop") is None:
@@ -247,10 +271,10 @@ def peers(seconds: int) -> Iterator[Report]:
 
 
 def main() -> int:
-    """Run both parts, or the named one."""
+    """Run all parts, or the named ones."""
     options = arguments(
         __doc__,
-        ("size", "seek", "peers"),
+        ("cost", "size", "seek", "peers"),
         seconds=(640, "readings, one a second"),
         megabytes=(1024, "size of the recording to jump in"),
         quick=QUICK,
@@ -261,7 +285,9 @@ def main() -> int:
 
 def reports(options: Options) -> Iterator[Report]:
     """Measure the chosen parts."""
-    taken = take(20 if options.quick else options.seconds)
+    if "cost" in options.parts:
+        yield cost(10 if options.quick else min(options.seconds, 60))
+    taken = take(20 if options.quick else options.seconds) if {"size", "seek"} & {*options.parts} else []
     if "size" in options.parts:
         yield size(taken)
     if "seek" in options.parts:

@@ -84,7 +84,9 @@ def read_column(content: Bytes, before: Array) -> Array:
 
 def write_places(places: Index) -> bytes:
     """Return ascending places, preceded by their number."""
-    return write_number(len(places)) + _planes(np.diff(places, prepend=0).astype(_PLACE))
+    steps = places.astype(_PLACE)
+    steps[1:] -= steps[:-1].copy()
+    return write_number(len(places)) + _planes(steps)
 
 
 def read_places(content: Bytes, among: int) -> Index:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -42,14 +43,14 @@ def write_rows(now: Array, before: Array, names: Sequence[str], key: str) -> byt
         places = positions(now[key], before[key])
         if (np.diff(places[places >= 0]) <= 0).any():  # rows of one key, or in another order
             places[:] = -1
-        is_kept, kept = places >= 0, places[places >= 0]
-        left, came = np.delete(np.arange(len(before)), kept), np.flatnonzero(~is_kept)
+        left, came = np.delete(np.arange(len(before)), places[places >= 0]), np.flatnonzero(places < 0)
         parts += [write_places(left), write_places(came)]
-        base = np.zeros_like(now)
-        base[is_kept] = before[kept]
+        base = replace_rows(before, left, came)
     changes: dict[int, Array] = {}
     for number in _changed_columns(now, base, tuple(names)):
         change = (_numbers(now[names[number]]) - _numbers(base[names[number]])).ravel()
+        if not change.any():
+            continue
         like = _like(change, changes) if len(before) else _NONE
         parts += [bytes([number, like]), write_column(change, _expected(change, like, changes))]
         changes[number] = change
@@ -57,27 +58,27 @@ def write_rows(now: Array, before: Array, names: Sequence[str], key: str) -> byt
 
 
 def _changed_columns(now: Array, base: Array, names: tuple[str, ...]) -> list[int]:
-    """Return the numbers of the columns whose bits differ. Most do not, so all are compared at once."""
-    if not len(now):
-        return []
-    differ = (_bytes_of(now) != _bytes_of(base)).any(axis=0)
-    return sorted(set(_columns_of_bytes(now.dtype, names)[differ].tolist()) - {_NO_COLUMN})
+    """Return the numbers of the columns that may differ, because a word differs that has a part of them. Most do not,
+    so all are compared at once."""
+    differ = (_words_of(now) != _words_of(base)).any(axis=0)
+    return sorted(set(_columns_of_words(now.dtype, names)[differ].ravel().tolist()) - {_NO_COLUMN})
 
 
-def _bytes_of(rows: Array) -> Array:
-    """View rows as bytes, shape (n, size of a row)."""
-    return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
+def _words_of(rows: Array) -> Array:
+    """View rows as numbers as wide as fit, shape (n, words of a row)."""
+    width = math.gcd(rows.dtype.itemsize, 8)
+    return np.ascontiguousarray(rows).view(f"u{width}").reshape(len(rows), rows.dtype.itemsize // width)
 
 
 @lru_cache(256)
-def _columns_of_bytes(dtype: np.dtype[Any], names: tuple[str, ...]) -> Array:
-    """Return the number of the column to which each byte of a row belongs."""
+def _columns_of_words(dtype: np.dtype[Any], names: tuple[str, ...]) -> Array:
+    """Return the numbers of the columns to which the bytes of each word belong, shape (words, bytes of a word)."""
     fields: Any = dtype.fields
     columns = np.full(dtype.itemsize, _NO_COLUMN)
     for number, name in enumerate(names):
         column, offset = fields[name][:2]
         columns[offset : offset + column.itemsize] = number
-    return columns
+    return columns.reshape(-1, math.gcd(dtype.itemsize, 8))
 
 
 def _like(change: Array, changes: Mapping[int, Array]) -> int:
@@ -122,4 +123,4 @@ def read_rows(content: Bytes, before: Array, room: int = ROWS_MAX) -> Array:
 def _numbers(column: Array) -> Array:
     """Copy a column to unsigned integers, shape (n, …)."""
     native = column.astype(column.dtype.newbyteorder("="))
-    return native.view(native.dtype.str.replace("f", "u").replace("i", "u"))
+    return native.view(f"u{native.itemsize}")
