@@ -455,7 +455,7 @@ def test_the_filter_of_a_finding_selects_its_host(host: str) -> None:
     filter of a rule, which shows rows that are not listed by default."""
     with several_hosts():
         for lens in LENSES.values():
-            for parsed in chain.from_iterable(parsed_rules(lens, table) for table in lens.tables):
+            for parsed in chain.from_iterable(parsed_rules(lens, table).rules for table in lens.tables):
                 _, table = find_table(parsed.view)
                 alone = parsed.rule.filter
                 terms = f"({alone})" if " or " in alone else alone
