@@ -43,7 +43,7 @@ CHECK_HELP = "Say what is wrong, who and since when, how sure that is, and what 
 
 CHECK_EXAMPLES = """[bold]Examples[/bold]
 
-nettop check  [dim]watch for three seconds[/dim]
+nettop check  [dim]watch for seven seconds[/dim]
 
 nettop check --for 30s || mail -s 'network' ops < /dev/null  [dim]in cron[/dim]
 
@@ -56,8 +56,9 @@ nettop check --from incident.nettop  [dim]everything that was wrong in a recordi
 Exit code 1 if there are problems or warnings, 0 if there are none, or only hints; others as for nettop."""
 
 KINDS = tuple(all_rules())
-WATCHED_S = 3.0
-"""Seconds to watch, unless --for says otherwise; a longer interval is watched once."""
+WATCHED_S = 2 + max(rule.after_s for _, _, rule in all_rules().values())
+"""Seconds to watch, unless --for says otherwise: a rate needs two readings, and then rules wait. A longer interval is
+watched once."""
 
 
 # fmt: off

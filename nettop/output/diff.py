@@ -14,6 +14,7 @@ from nettop.query.times import rfc3339
 from nettop.recording.diff import Change, Difference
 from nettop.recording.moments import exact_text
 from nettop.settings import LineFormat
+from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import Certainty
 from nettop.writing import write_output
 
@@ -52,9 +53,10 @@ def _text(change: Change, file: str) -> str:
 
 
 def _evidence(change: Change, file: str) -> Sequence[str]:
-    """Return the command that shows a change's rows when it shows most."""
+    """Return the command that shows a change's rows when it shows most, also findings that another one explains."""
+    more = ("--all",) if change.view == FINDINGS.id else ()
     at = exact_text(change.at_ns)
-    return ("nettop", "replay", file, "--at", at, "--view", change.view, "--filter", change.filter)
+    return ("nettop", "replay", file, "--at", at, "--view", change.view, "--filter", change.filter, *more)
 
 
 def _jsonl(change: Change, file: str) -> str:

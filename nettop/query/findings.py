@@ -434,8 +434,20 @@ def _value(view: View, name: str, at: Index) -> str | None:
 def _reader(view: View, at: Index) -> str | None:
     """Return the process at the other end of these connections, if it is only one and has not read what came."""
     ends = _other_ends(view, at)
-    name: str | None = _common(view, "process", ends) if (view.raw("receive_queue")[ends] > 0).all() else None
-    return name
+    has_unread = view.raw("receive_queue")[ends] > 0
+    name: str | None = _common(view, "process", ends[has_unread & ~_reads(view, ends)])
+    return name if has_unread.all() else None
+
+
+def _reads(view: View, at: Index) -> Mask:
+    """Return which of these connections were read from: more has come in the interval than waits now in addition."""
+    arrived, was_there = view.column("bytes_received"), view.before_at[at] >= 0
+    if view.before is None:
+        return np.zeros(len(at), bool)
+    was = view.before.array["receive_queue"][view.before_at[at]].astype(np.int64)
+    waits_more = view.raw("receive_queue")[at].astype(np.int64) - was
+    reads: Mask = was_there & arrived.known[at] & (arrived.numbers[at].astype(np.int64) > waits_more)
+    return reads
 
 
 def _other_end(view: View, at: Index) -> str | None:

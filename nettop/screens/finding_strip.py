@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from textual.geometry import Size
 from textual.strip import Strip
 
+from nettop.errors import NettopError
 from nettop.query.findings import GONE_AFTER_NS, listed
 from nettop.query.times import SECOND_NS
 from nettop.screens.actions import BY_ID, key_name
@@ -66,15 +67,20 @@ class FindingStrip(Lines):
         super().__init__(id=id)
         self._frame: Frame | None = None
         self._findings: list[ShownFinding] = []
+        self._failure = ""
 
-    def show(self, frame: Frame | None) -> None:
-        """Show the findings of a reading."""
-        if frame is self._frame:
+    def show(self, frame: Frame | None, failure: NettopError | None = None) -> None:
+        """Show the findings of a reading, or why there are none: the last ones would look as if they lasted."""
+        if failure is not None:
+            frame = None
+        cause = "" if failure is None else failure.what
+        if (frame, cause) == (self._frame, self._failure):
             return
-        self._frame, before = frame, self._findings
+        before = self._findings, self._failure
+        self._frame, self._failure = frame, cause
         self._findings = shown_findings(frame)
-        if self._findings != before:
-            self.styles.height = min(len(self._findings), LINES_MAX)
+        if (self._findings, cause) != before:
+            self.styles.height = len(self._shown)
             self.redraw()
 
     @property
@@ -84,7 +90,7 @@ class FindingStrip(Lines):
 
     @property
     def _shown(self) -> range:
-        return range(min(len(self._findings), LINES_MAX))
+        return range(1 if self._failure else min(len(self._findings), LINES_MAX))
 
     def strips(self, size: Size) -> list[Strip]:
         """Return the lines."""
@@ -93,6 +99,9 @@ class FindingStrip(Lines):
 
     def _line(self, number: int, width: int) -> Line:
         """Return `! ▲ sentence  for 40 s`; the last line counts the findings below it."""
+        if self._failure:
+            text = elide_end(f"{WARNING} nobody looks for problems: {self._failure}", max(width - 2, 0))
+            return (Span("   "), Span(text, Role.BAD))
         finding = self._findings[number]
         key = key_name(BY_ID["next_finding"].keys[0]) if number == 0 else " "
         word = "" if finding.severity is Severity.PROBLEM else f"{finding.severity.value}: "

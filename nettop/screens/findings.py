@@ -9,10 +9,16 @@ from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index
+from nettop.snapshots.drops import LENS as DROPS
 from nettop.snapshots.findings import FINDINGS, SEVERITY_CODES
 from nettop.snapshots.schema import Severity
-from nettop.widgets.bar import BarItem
+from nettop.snapshots.services import LENS as SERVICES
+from nettop.widgets.bar import BarItem, item
 from nettop.widgets.cells import WARNING, RowFlags, RowStyle, flags_of
+from nettop.widgets.themes import Role
+
+_WITH_HOOKS = (DROPS.id, SERVICES.id)
+"""Lenses with rules whose hooks are attached only while they are open."""
 
 
 def row_flags(view: View, at: Index) -> list[RowFlags]:
@@ -43,7 +49,19 @@ class FindingsScreen(LensScreen):
         return [
             headline.count(f"{each.value}s", int(np.count_nonzero(severity == number)), 900 - number)
             for each, number in SEVERITY_CODES.items()
+        ] + self._unwatched()
+
+    def _unwatched(self) -> list[BarItem]:
+        """Name the lenses that are judged only while they are open, because they need hooks, and are not."""
+        context = self.context
+        if context.player is not None:
+            return []
+        closed = [
+            item(f"{lens.title} ", (lens.digit, Role.KEY), importance=800, action=f"app.lens({lens.digit})")
+            for lens in context.lenses
+            if lens.id in _WITH_HOOKS and context.session.bus.frame(lens.id) is None
         ]
+        return [item("watched only while open:", importance=800), *closed] if closed else []
 
 
 SCREENS = {FINDINGS.name: FindingsScreen}

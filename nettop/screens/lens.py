@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import BindingType
 from textual.message import Message
@@ -27,7 +27,7 @@ from nettop.screens.query_screen import QueryScreen
 from nettop.settings import MIN_INTERVAL_S, ViewSettings
 from nettop.snapshots import lens_part
 from nettop.snapshots.arrays import Index
-from nettop.snapshots.schema import Field, Kind, Table
+from nettop.snapshots.schema import Field, Kind, Option, Table
 from nettop.snapshots.snapshot import Frame
 from nettop.snapshots.source import SourceOptions
 from nettop.widgets.bar import BarItem
@@ -96,7 +96,7 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         tables = len(self.lens.tables) > 1
         fields = (*self.table.fields, *self.totals_history.fields)
         has_addresses = any(field.kind is Kind.ADDRESS for field in self.table.fields)
-        options = {f"option_{o.name}" for o in self.lens.options if o.concerns(self.table) or o.opens}
+        options = {f"option_{o.name}" for o in self.lens.options if self._is_offered(o)}
         return {
             **dict.fromkeys(("lens", "next_lens", "previous_lens"), lambda: several),
             "next_finding": lambda: self.context.has_findings,
@@ -356,6 +356,12 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         self.draw_lines()
 
     # --- refresh, units, options --------------------------------------------------------------------------
+
+    def _is_offered(self, option: Option[Any]) -> bool:
+        """Return whether a key changes this option. Nothing changes how a recording was made."""
+        if option.opens not in ("", self.table.name):
+            return True
+        return self.context.player is None and (option.concerns(self.table) or bool(option.opens))
 
     async def action_next_option_value(self, name: str) -> None:
         """Set an option of the lens to its next value, or show the table it applies to."""

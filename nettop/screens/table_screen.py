@@ -320,7 +320,8 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             ending = headline.status_items(snapshot, self.context.session.late)
             self.headline_bar.show([*self.headline(self.view), *ending])
         if self.frozen is None and self.table.name != FINDINGS.name:
-            self.findings.show(self.context.session.bus.frame(FINDINGS_LENS.id))
+            bus = self.context.session.bus
+            self.findings.show(bus.frame(FINDINGS_LENS.id), bus.failure(FINDINGS_LENS.id))
         items = self.third_items(width)
         room = width - sum(part.width for part in items)
         self.third_line.show(items, headline.history(self.totals_history, room))

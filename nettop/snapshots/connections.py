@@ -370,6 +370,7 @@ _SOCKET_RULES = (
         "{process} cannot send to {remote}: {send_queue} wait[, because {reader} does not read]",
         "connections that always had data to send, none of which was acknowledged: the peer does not read, or is gone",
         "see what the peer does; its receive window shows whether it reads (PEER WND 0: it does not)",
+        certainty=Certainty.LIKELY,
         by=(*_OWNER, "remote_address"),
         min_interval_s=1.0,
         explained_by=("data unread", "peer gone", "path MTU black hole", *_LOSING),
@@ -639,7 +640,9 @@ FAILURES = Table(
         ),
         Rule(
             "connects fail",
-            f"direction=outbound {_OTHER_REASON} failed_per_s>0 not {_GIVEN_UP} not {_WITHOUT_IPV6}",
+            # nettop itself looks whether its collector runs.
+            f"direction=outbound {_OTHER_REASON} failed_per_s>0 not {_GIVEN_UP} not {_WITHOUT_IPV6} "
+            "not process=nettop",
             "{process} cannot connect to {remote_address}:{port}: {reason}, {failed_per_s}/s",
             "connections from here that never open; REASON says why",
             "refused: nobody listens there; timed out: nobody answers, or a firewall drops it; unreachable: see ip "

@@ -156,7 +156,7 @@ def grown_rows(now: Rows, before: Rows) -> Rows:
     return replace(now, array=array)
 
 
-class _Reading(NamedTuple):
+class StackReading(NamedTuple):
     """The rows of `stacks`, and for how long their source had been sampling."""
 
     rows: Rows
@@ -171,18 +171,18 @@ class StackHistory:
     """
 
     def __init__(self) -> None:
-        self._before: _Reading | None = None
-        self._now: _Reading | None = None
-        self._minute: list[_Reading] = []
+        self._before: StackReading | None = None
+        self._now: StackReading | None = None
+        self._minute: list[StackReading] = []
 
-    def add(self, rows: Rows, watched_ns: int) -> None:
-        """Add the newest snapshot, whose source has sampled for `watched_ns` since its start. Adding a snapshot twice
-        is a no-op."""
-        if self._now is not None and rows.taken_ns == self._now.rows.taken_ns:
+    def add(self, now: StackReading, before: StackReading | None = None) -> None:
+        """Add the newest snapshot. Adding a snapshot twice is a no-op. The history restarts with `before`, the snapshot
+        before it if there is one."""
+        if self._now is not None and now.rows.taken_ns == self._now.rows.taken_ns:
             return
-        now = _Reading(rows, watched_ns)
         if self._now is None or not _continues(now, self._now):
-            self._now, self._minute = None, []
+            self._now = before if before is not None and _continues(now, before) else None
+            self._minute = [] if self._now is None else [self._now]
         self._before, self._now = self._now, now
         if not self._minute or _between_ns(self._minute[-1], now) >= MARK_NS:
             self._minute.append(now)
@@ -206,11 +206,11 @@ class StackHistory:
         since = self._since(window)
         return self._now.watched_ns - since.watched_ns if self._now and since else None
 
-    def _since(self, window: Window) -> _Reading | None:
+    def _since(self, window: Window) -> StackReading | None:
         if window is Window.INTERVAL or self._now is None:
             return self._before
         if window is Window.START:
-            return _Reading(replace(self._now.rows, array=self._now.rows.array[:0]), 0)
+            return StackReading(replace(self._now.rows, array=self._now.rows.array[:0]), 0)
         return self._minute[0] if self._minute[0] is not self._now else None
 
 
@@ -256,11 +256,11 @@ def _frames(stack: str) -> tuple[str, ...]:
     return tuple(map(sys.intern, stack.split(";"))) if stack else ()
 
 
-def _between_ns(before: _Reading, now: _Reading) -> int:
+def _between_ns(before: StackReading, now: StackReading) -> int:
     return now.rows.taken_ns - before.rows.taken_ns
 
 
-def _continues(now: _Reading, before: _Reading) -> bool:
+def _continues(now: StackReading, before: StackReading) -> bool:
     """Return whether both snapshots count from the same start: no count fell, and not all stacks are gone."""
     at = positions(now.rows.array["id"], before.rows.array["id"])
     both = at >= 0

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from textual.widgets import Input
 
+from nettop.errors import SourceFailed
 from nettop.screens.dialogs import HelpDialog
 from nettop.screens.filter_box import FilterBox
 from nettop.screens.lens import LensScreen
@@ -18,8 +19,9 @@ from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.drops import LENS as DROPS
 from nettop.snapshots.findings import LENS as FINDINGS
+from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.themes import Role
-from tests.screens.driving import Running, press, running, shown, text_of
+from tests.screens.driving import Running, press, running, shown, text_of, tick
 from tests.screens.example_findings import example_steps
 from tests.screens.harness import Step, harness_of, steps_of
 from tests.screens.test_screenshots import player
@@ -119,6 +121,33 @@ async def test_the_key_goes_from_finding_to_finding() -> None:
         await press(run, "exclamation_mark")
         assert filter_text(run) == ""
         assert processes(shown(run)) == {"stuck", "proxyd", "fine"} | {"payapi"}
+
+
+async def test_findings_that_cannot_be_read_are_not_shown_as_they_were() -> None:
+    """The cause stands in their place, in every lens, until nettop finds them again: it tries."""
+    async with on_host(LEAK) as run:
+        lines, (pilot, screen, harness) = strip(run), run
+        harness.session._detach(FINDINGS.id)
+        harness.session.bus.fail(FINDINGS.id, SourceFailed("too many open files"))
+        await tick(run)
+        assert strip(run) == ["▲ nobody looks for problems: too many open files"]
+        assert screen.findings.size.height == 1
+        assert isinstance(pilot.app, NettopApp)
+        pilot.app.retry_findings()
+        await tick(run)
+        await tick(run)
+        assert [line.split("  ")[0] for line in strip(run)] == [line.split("  ")[0] for line in lines]
+
+
+async def test_lenses_that_are_judged_only_while_open_are_named() -> None:
+    """Without their hooks, nothing is known of them: not that all is well."""
+    async with on_host(CALM) as run:
+        await press(run, "0")
+        assert "watched only while open:   Drops 5" in shown(run).headline_bar.text
+        await press(run, "5")
+        run[2].session.bus.publish(Snapshot(DROPS.id, 0, 0, {}))
+        await press(run, "0")
+        assert "watched" not in shown(run).headline_bar.text
 
 
 async def test_the_evidence_is_legible_on_a_small_screen() -> None:

@@ -15,7 +15,7 @@ from nettop.recording.player import Player, RecordedSource
 from nettop.recording.recording import Recording, open_recording
 from nettop.screens.filter_box import FilterBox
 from nettop.screens.nettop_app import NettopApp
-from nettop.snapshots.connections import LENS
+from nettop.snapshots.connections import GROUPS, LENS
 from nettop.snapshots.snapshot import Snapshot
 from tests.screens.driving import Running, press, running, shown, text_of
 from tests.screens.harness import Harness, steps_of
@@ -158,6 +158,11 @@ async def test_keys_of_the_kernel_are_gone(path: Path) -> None:
         assert "pause" in shown(run).footer.text
         await keys(run, "plus")
         assert run[2].session.interval_s == 1.0
+        await keys(run, "g")
+        assert shown(run).table.name == GROUPS.name
+        before = dict(shown(run).context.options)
+        await keys(run, "g")
+        assert shown(run).context.options == before
         assert isinstance(run[0].app, NettopApp)
     async with running(steps_of(make_frame([], []))) as live:
         assert shown(live).time_line is None

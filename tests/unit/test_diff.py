@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +267,22 @@ def test_text(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         assert program == "nettop"
         assert run([*words, "--once", "--format", "jsonl"], no_probes) == ExitCode.DONE
         assert capfd.readouterr().out.count("\n") == 1
+
+
+def test_the_findings_that_changed_are_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    """Also those that others explain, which the screen leaves out."""
+    run(
+        ["diff", str(files("nettop") / "demo.nettop"), "begin", "end", "--span", "35s", "--limit", "99"],
+        no_probes,
+    )
+    commands = [
+        line.removeprefix("  see: ") for line in capfd.readouterr().out.splitlines() if "see: " in line
+    ]
+    found = [command for command in commands if "--view findings" in command]
+    assert found
+    for command in found:
+        assert run([*shlex.split(command)[1:], "--once", "--format", "jsonl"], no_probes) == ExitCode.DONE
+        assert capfd.readouterr().out, command
 
 
 def test_jsonl(path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -166,6 +166,9 @@ FAILED: Row = {"direction": "outbound", "process": "curl", "port": 443, "netns":
         ({"reason": "network unreachable"}, {"connects without IPv6": "hint"}),
         ({"reason": "network unreachable", "remote_address": "198.51.100.9"}, {"connects fail": "problem"}),
         ({"reason": "timed out"}, {"connects fail": "problem"}),
+        # It looks whether its collector runs.
+        ({"reason": "refused", "process": "nettop", "remote_address": "127.0.0.1"}, {}),
+        ({"reason": "refused", "process": None}, {"connects fail": "problem"}),
     ],
 )
 def test_programs_that_try_several_addresses(row: Row, expected: dict[str, str]) -> None:

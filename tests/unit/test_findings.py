@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -289,6 +290,31 @@ def test_the_other_end_of_a_connection_is_named() -> None:
     (both,) = found([reader, writer], [reader, writer])
     assert both.sentence == f"{alone.sentence}; ordersvc waits for it"
     assert both.advice == "see what reportd 25406 does instead: ps, its log, cat /proc/25406/stack"
+
+
+@pytest.mark.parametrize(
+    ("was", "arrived", "because"),
+    [
+        (129_000, 0, ", because reportd does not read"),
+        (129_000, 4_000, ""),
+        (127_000, 2_000, ", because reportd does not read"),
+        (127_000, 2_001, ""),
+        (130_000, 0, ""),
+    ],
+)
+def test_a_slow_reader_reads(was: int, arrived: int, because: str) -> None:
+    """It does not read if all that came waits too; otherwise its connection is stuck all the same."""
+    ends = {"state": "ESTABLISHED", "local_address": "10.0.3.7", "remote_address": "10.0.3.7", "netns": 1}
+    reader = BEFORE | ends | {"id": 1, "local_port": 7000, "remote_port": 5001}
+    writer = (
+        STUCK | ends | {"id": 2, "process": "ordersvc", "pid": 8, "local_port": 5001, "remote_port": 7000}
+    )
+    findings = found(
+        [reader | {"receive_queue": 129_000, "bytes_received": 300 + arrived}, writer],
+        [reader | {"receive_queue": was, "bytes_received": 300}, writer | {"busy_us": 0}],
+    )
+    (stuck,) = [each.sentence for each in findings if each.rule.name == "send queue stuck"]
+    assert re.fullmatch(r"ordersvc cannot send to 10\.0\.3\.7:7000: [\d.]+ kB wait" + because, stuck)
 
 
 def test_a_flood_is_said_to_come_from_many() -> None:

@@ -18,6 +18,7 @@ from nettop.stacks.counts import (
     FlameSort,
     StackCount,
     StackHistory,
+    StackReading,
     Window,
     category_totals,
     flame_tree,
@@ -189,7 +190,7 @@ def add(
 ) -> None:
     """Add a snapshot `taken_s` after the first; `watched_s` is how long the source had sampled by then."""
     watched_s = taken_s if watched_s is None else watched_s
-    history.add(stack_rows(rows, taken_s, texts), round(watched_s * SECOND_NS))
+    history.add(StackReading(stack_rows(rows, taken_s, texts), round(watched_s * SECOND_NS)))
 
 
 def test_windows() -> None:
@@ -211,6 +212,19 @@ def test_first_snapshots() -> None:
     add(history, [stack_row(TCP, 5)], 0)
     assert [samples_in(history, window) for window in Window] == [0, 0, 5]
     assert [history.span_ns(window) for window in Window] == [None, None, 0]
+
+
+def test_a_history_begins_with_the_snapshot_before() -> None:
+    """A paused recording shows one reading, whose interval is known; not with one of another start of the source."""
+    before, other, now = (
+        StackReading(stack_rows([stack_row(TCP, count)], taken_s), taken_s * SECOND_NS)
+        for taken_s, count in ((40, 10), (41, 90), (42, 15))
+    )
+    for earlier, expected in ((before, 5), (other, 0), (None, 0)):
+        history = StackHistory()
+        history.add(now, earlier)
+        assert samples_in(history, Window.INTERVAL) == samples_in(history, Window.MINUTE) == expected
+        assert history.span_ns(Window.MINUTE) == (2 * SECOND_NS if expected else None)
 
 
 def test_the_same_snapshot_again() -> None:

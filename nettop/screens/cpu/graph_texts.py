@@ -10,12 +10,13 @@ from nettop.screens.cpu.flame_graph import FlameGraph, Path, matcher, node_at, s
 from nettop.screens.cpu.lines import categories_not_available, crumbs, frame_items, hottest_items, rows_of
 from nettop.screens.cpu.tables import cpu_count_text, samples
 from nettop.snapshots.cpu import CATEGORIES, STACKS
-from nettop.snapshots.snapshot import Frame
+from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.stacks.counts import (
     FlameNode,
     FlameSort,
     StackCount,
     StackHistory,
+    StackReading,
     Window,
     category_totals,
     flame_tree,
@@ -46,9 +47,9 @@ class CountedStacks:
 
     def add(self, frame: Frame) -> None:
         """Add a reading."""
-        stacks = frame.now.tables.get(STACKS.name)
-        if stacks is not None:
-            self._history.add(stacks, frame.now.counts.get("watched_ns", 0))
+        now, before = (_reading_in(snapshot) for snapshot in (frame.now, frame.before))
+        if now is not None:
+            self._history.add(now, before)
 
     def freeze(self, frame: Frame | None) -> None:
         """Count only the samples up to a frozen frame, in every window; None: count all of them again."""
@@ -83,6 +84,13 @@ class CountedStacks:
     def below(self, path: Path) -> list[StackCount]:
         """Return the counted stacks that pass through a frame."""
         return [count for count in self.counts if not path or path_of(count)[: len(path)] == path]
+
+
+def _reading_in(snapshot: Snapshot | None) -> StackReading | None:
+    rows = None if snapshot is None else snapshot.tables.get(STACKS.name)
+    return (
+        None if snapshot is None or rows is None else StackReading(rows, snapshot.counts.get("watched_ns", 0))
+    )
 
 
 def is_filtered(view: View) -> bool:
