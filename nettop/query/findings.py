@@ -70,6 +70,7 @@ class Place:
     interfaces: frozenset[tuple[str, int | None]] = frozenset()
     """Names, with the namespaces that they are in."""
     namespaces: frozenset[int] = frozenset()
+    cpus: frozenset[int] = frozenset()
     protocols: frozenset[str] = frozenset()
     local: frozenset[str] = frozenset()
     remote: frozenset[str] = frozenset()
@@ -82,7 +83,8 @@ class Place:
         """Return whether both are about the same ports; without ports, the same process, interface or namespace.
 
         A listener has one port of its connections, which have two. What an interface loses is not explained by
-        something that merely is in its namespace. `here` returns the addresses of this host.
+        something that merely is in its namespace, but by a CPU, which works for all. `here` returns the addresses of
+        this host.
         """
         if self.protocols and other.protocols and not self.protocols & other.protocols:
             return False
@@ -92,12 +94,13 @@ class Place:
             (self.ports, other.ports),
             (self.pids, other.pids),
             (self.interfaces, other.interfaces),
+            (self.cpus, other.cpus),
         ]
         is_of_interface = other.interfaces and not (other.ports or other.pids)
         if not is_of_interface:
             pairs.append((self.namespaces, other.namespaces))
         shared = (ours <= theirs or theirs <= ours for ours, theirs in pairs if ours and theirs)
-        return next(shared, not is_of_interface)
+        return next(shared, not is_of_interface or bool(self.cpus))
 
     def _may_meet(self, other: Place, here: Callable[[], frozenset[str]]) -> bool:
         """Return whether both may be about the same connections, by their addresses, as far as they are known."""
@@ -324,6 +327,7 @@ def _place(view: View, at: Index) -> Place:
             each for each in zip(interfaces, namespaces, strict=False) if each[0] is not None
         ),
         namespaces=frozenset(number for number in namespaces if number is not None),
+        cpus=_distinct(view, ("cpu",), at),
         protocols=frozenset("tcp" if name == "mptcp" else str(name).lower() for name in protocols),
         local=_distinct(view, ("local_address",) if is_used else ("local_address", "address"), at),
         remote=_distinct(view, ("remote_address", "address") if is_used else ("remote_address",), at) - _ANY,

@@ -266,6 +266,9 @@ OF_CPUS = {"softnet_dropped": "receive backlog full"}
 
 # --- tables ---------------------------------------------------------------------------------------------------
 
+_DROPPED = (
+    "{packets_per_s} packets/s are dropped[ on {interface}][ in {place}][ for {process} :{port}]: {meaning}"
+)
 _NAMESPACE = (NETNS, replace(NAMESPACE, importance=45))
 
 PACKETS = Table(
@@ -315,8 +318,8 @@ PACKETS = Table(
         # A few a second are announcements of IPv6 on links that are not connected.
         Rule(
             "losing packets",
-            "severity=trouble packets_per_s>=5",
-            "{packets_per_s} packets/s are dropped[ on {interface}][ in {place}][ for {process} :{port}]: {meaning}",
+            "severity=trouble reason!=CPU_BACKLOG packets_per_s>=5",
+            _DROPPED,
             "packets dropped because a resource ran out or data was damaged; MEANING says which, and what would help",
             "see MEANING, and which interface and process they were for",
             by=("reason", "netns", "interface", "port", "process"),
@@ -324,6 +327,15 @@ PACKETS = Table(
                 "losing datagrams", "accept queue full", "SYN queue full", "data unread", "interface down",
                 "connects unanswered", "connects fail",
             ),
+        ),
+        Rule(
+            "backlog full",
+            "reason=CPU_BACKLOG packets_per_s>=5",
+            _DROPPED,
+            "packets of an interface that are dropped because the CPU that received them could not process them",
+            "the view findings.cpus shows which CPU it is, and which queue interrupts it",
+            by=("reason", "netns", "interface"),
+            explained_by=("backlog drops",),
         ),
         Rule(
             "BPF drops",

@@ -2,6 +2,7 @@
 """The kernel's own numbers on a namespace, as ss, nstat, tc and iproute2 print them, to prove that a fault is there."""
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -11,6 +12,10 @@ from pathlib import Path
 
 from .fault_programs import pause
 from .lab import Namespace
+
+STAT = Path("/proc/stat")
+DROPPED, SQUEEZED = 1, 2
+"""Columns of softnet_stat."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,22 @@ def queue_drops(namespace: Namespace, device: str) -> int:
         check=True,
     )
     return sum(int(each["drops"]) for each in json.loads(shown.stdout))
+
+
+def backlog(column: int) -> int:
+    """Return the sum over all CPUs of a column of softnet_stat."""
+    lines = Path("/proc/net/softnet_stat").read_text().splitlines()
+    return sum(int(line.split()[column], 16) for line in lines)
+
+
+def softirq_share(cpu: int) -> float:
+    """Return the share of the next second that a CPU spends in softirqs."""
+
+    def ticks() -> int:
+        of_cpu = STAT.read_text().partition(f"cpu{cpu} ")[2]
+        return int(of_cpu.split()[6])
+
+    return per_second(ticks, 1) / os.sysconf("SC_CLK_TCK")
 
 
 def rule_counter(namespace: Namespace) -> int:

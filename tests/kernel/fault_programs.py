@@ -34,7 +34,7 @@ RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SYN_SENT, CLOSED = 2, 7
 AT_ONCE = 5000
 """Datagrams that a reader in Python can follow in a tenth of a second."""
-SO_MAX_PACING_RATE = 47
+SO_MAX_PACING_RATE, UDP_SEGMENT = 47, 103
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,11 @@ def hold_files(memory: Memory, target: Address, connections: int, files: int) ->
     forever()
 
 
+def open_many(memory: Memory, files: int) -> None:
+    """Open that many files."""
+    memory["held"] = [os.open("/dev/null", os.O_RDONLY) for _ in range(files)]
+
+
 # --- clients --------------------------------------------------------------------------------------------------
 
 
@@ -319,10 +324,21 @@ def crawl(memory: Memory, port: int, hosts: int, per_s: int) -> None:
 def keep_in_time_wait(memory: Memory, target: Address, sockets: int) -> None:
     """Open and close connections whenever fewer sockets than that are in TIME_WAIT, or on their way there."""
     for _ in every(0.05):
-        words = Path("/proc/self/net/sockstat").read_text().split("TCP: ")[1].split()
-        ports = sum(int(words[words.index(name) + 1]) for name in ("inuse", "tw"))
-        for _ in range(sockets - ports):
+        for _ in range(sockets - tcp_sockets("inuse") - tcp_sockets("tw")):
             socket.create_connection(target).close()
+
+
+def keep_orphans(memory: Memory, target: Address, sockets: int) -> None:
+    """Open and close connections whenever fewer sockets than that are orphaned."""
+    for _ in every(0.2):  # the kernel counts them every 100 ms
+        for _ in range(sockets - tcp_sockets("orphan")):
+            socket.create_connection(target).close()
+
+
+def tcp_sockets(name: str) -> int:
+    """Return the number of TCP sockets that sockstat has under this name."""
+    words = Path("/proc/self/net/sockstat").read_text().split("TCP: ")[1].split()
+    return int(words[words.index(name) + 1])
 
 
 def leak(memory: Memory, target: Address, at_once: int, seconds: float) -> None:
@@ -380,6 +396,29 @@ def send_datagrams(memory: Memory, target: Address, size: int, per_s: int) -> No
         for _ in every(0.01):
             for _ in range(per_s // 100):
                 try_to_send(sender, b"n" * size, target)
+
+
+def use_cpu(memory: Memory, cpu: int) -> None:
+    """Run on this CPU only."""
+    os.sched_setaffinity(0, {cpu})
+
+
+def send_without_end(memory: Memory, target: Address, cpu: int) -> None:
+    """Send datagrams that may pass many routers as fast as one CPU can, before other processes."""
+    os.sched_setaffinity(0, {cpu})
+    os.nice(-20)
+    with socket.socket(type=socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
+        while True:
+            try_to_send(sender, b"n", target)
+
+
+def send_bursts(memory: Memory, target: Address, segments: int, seconds: float) -> None:
+    """Send that many datagrams at once at this pace: the kernel splits what is sent."""
+    with socket.socket(type=socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 100)
+        for _ in every(seconds):
+            sender.sendto(b"n" * 100 * segments, target)
 
 
 def try_to_send(sender: socket.socket, data: bytes, target: Address) -> None:

@@ -12,9 +12,9 @@ Ctrl-C or on SIGTERM. The third runs a load without a fault. In a test:
         scene.worsen()
         until(lambda: fault.proof(scene), str(scene))
 
-Left out, because the kernel has only one such limit for all namespaces: a full neighbour table
-(net.ipv4.neigh.default.gc_thresh3) and TCP memory (net.ipv4.tcp_mem). The limit of conntrack is global too, but each
-namespace's entries count against it separately.
+Left out, because the kernel has only one such limit for all namespaces: TCP memory (net.ipv4.tcp_mem). The limit of
+conntrack is global too, but each namespace's entries count against it separately. Some faults of the machine change a
+setting of all namespaces, and set it back at their end.
 """
 
 import argparse
@@ -36,6 +36,9 @@ from . import fault_outside as outside
 from . import fault_programs as programs
 from .fault_loads import LOADS, Load
 from .fault_oracles import (
+    DROPPED,
+    SQUEEZED,
+    backlog,
     established,
     grows,
     in_state,
@@ -46,6 +49,7 @@ from .fault_oracles import (
     per_second,
     queue_drops,
     rule_counter,
+    softirq_share,
     ss,
     transmit_drops,
 )
@@ -65,6 +69,9 @@ PAY, REPORT, WEB, SHOP, CLOSED, CACHE, STATS = 8443, 7000, 8080, 8081, 9099, 637
 SERVFAIL = 2
 TUN = "/dev/net/tun"
 CONNTRACK_MAX = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+NEIGHBOURS_MAX = Path("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
+FILES = Path("/proc/sys/fs/file-nr")
+LAST_CPU = max(os.sched_getaffinity(0))
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HEALTHY_S = 5
 """Seconds until `worsen` if a fault is made by hand."""
@@ -745,6 +752,108 @@ def conntrack_full(made: Made) -> What:
     return (
         f"scanner has filled {entries} entries of conntrack, 95 % of the limit",
         lambda: int(home.run("sysctl", "-n", "net.netfilter.nf_conntrack_count")) >= entries - 100,
+    )
+
+
+# --- the machine ----------------------------------------------------------------------------------------------
+
+
+@fault("backlog-drops", "backlog drops", "received packets/s")
+def backlog_drops(made: Made) -> What:
+    """Datagrams arrive in bursts that are larger than the backlog of a CPU may be."""
+    near, far = made.pair()
+    made.lab.machine_sysctl("net.core.netdev_max_backlog", 16)
+    made.serve_udp(far.namespace, "statsd", (far.v4, STATS)).start(programs.read_slowly, 0.0)
+    made.start(near.namespace, "floodd", programs.send_bursts, (far.v4, STATS), 60, 0.05)
+    return (
+        f"floodd sends 20 bursts/s of 60 datagrams to statsd at {far.v4}:8125, and a backlog takes 16",
+        lambda: per_second(lambda: backlog(DROPPED)) > 200,
+    )
+
+
+@fault("squeezed", "squeezed", f"CPU {LAST_CPU} leaves received packets waiting")
+def squeezed(made: Made) -> What:
+    """The softirq may process just one packet before it has to stop."""
+    home, at = made.namespace("home"), (LOOPBACK, STATS)
+    made.lab.machine_sysctl("net.core.netdev_budget", 1)
+    made.serve_udp(home, "statsd", at).start(programs.read_slowly, 0.0)
+    sender = made.process(home, "metricsd")
+    sender.call(programs.use_cpu, LAST_CPU)
+    sender.start(programs.send_datagrams, at, 100, 2000)
+    return (
+        "metricsd sends 2000 datagrams/s to statsd at 127.0.0.1:8125, and net.core.netdev_budget is 1",
+        lambda: per_second(lambda: backlog(SQUEEZED)) > 500,
+    )
+
+
+@fault("routing-loop", "one CPU saturated", f"CPU {LAST_CPU}", needs=["/sys/devices/system/cpu/cpu1"])
+def routing_loop(made: Made) -> What:
+    """Two routers send each other the packets for a network, all on one CPU."""
+    near, router, far = made.routed_pair()
+    far.sysctl("net.ipv4.ip_forward", 1)
+    router.ip("route", "add", "203.0.113.0/24", "via", "10.76.2.1")
+    made.start(near, "floodd", programs.send_without_end, (NOWHERE, STATS), LAST_CPU)
+    return (
+        "floodd sends datagrams to 203.0.113.9, which two routers forward to each other until they expire",
+        lambda: softirq_share(LAST_CPU) > 0.85,
+    )
+
+
+@fault("orphans", "near a limit", "orphaned TCP sockets", needs=[TUN])
+def orphans(made: Made) -> What:
+    """A host disappears before a program closes its connections, so that the kernel goes on to close them alone."""
+    home, outsider = outside_network(made)
+    made.lab.machine_sysctl("net.ipv4.tcp_max_orphans", 2000)
+    outsider.start(outside.play_host, outside.OutsideHost(room=60_000, lives_for=0))
+    home.sysctl("net.ipv4.tcp_orphan_retries", 4)  # they are gone after 6 seconds
+    made.start(home, "ordersvc", programs.keep_orphans, ("10.9.0.2", REPORT), 1800)
+    return (
+        "ordersvc closes connections to 10.9.0.2:7000, which answers no more: 1800 are orphaned of at most 2000",
+        lambda: in_state(home, "fin-wait-1") > 1600 and programs.tcp_sockets("orphan") > 1700,
+    )
+
+
+def neighbours() -> int:
+    """Return the number of IPv4 neighbours of all namespaces."""
+    return int(Path("/proc/net/stat/arp_cache").read_text().splitlines()[1].split()[0], 16)
+
+
+@fault("neighbours-full", "near a limit", "neighbours")
+def neighbours_full(made: Made) -> What:
+    """The kernel knows almost as many neighbours as it may."""
+    near, _ = made.pair()
+    entries = int(NEIGHBOURS_MAX.read_text()) * 95 // 100
+    near.namespace.sysctl(f"net.ipv4.neigh.{near.device}.gc_stale_time", 3600)
+    near.namespace.ip_batch(
+        *(
+            f"neigh add 10.77.{number >> 8}.{number & 255} lladdr 02:00:00:00:00:09 dev {near.device} nud stale"
+            for number in range(entries - neighbours())
+        )
+    )
+    return (
+        f"the neighbour table has {entries} entries, 95 % of the limit",
+        lambda: neighbours() >= entries - 10,
+    )
+
+
+def files_in_use() -> int:
+    """Return the number of open files of all processes."""
+    return int(FILES.read_text().split()[0])
+
+
+@fault("machine-files", "near a limit", "open files")
+def machine_files(made: Made) -> What:
+    """All processes together have almost as many files open as they may."""
+    home = made.namespace("home")
+    for number in range(3):
+        hoarder = made.process(home, f"hoard{number}")
+        hoarder.call(programs.limit_files, 16_000)
+        hoarder.call(programs.open_many, 12_000)
+    most = files_in_use() * 10 // 9
+    made.lab.machine_sysctl("fs.file-max", most)
+    return (
+        f"three processes have 12,000 open files each, and fs.file-max is {most}, of which 90 % are in use",
+        lambda: most * 85 <= files_in_use() * 100 < most * 95,
     )
 
 

@@ -286,6 +286,14 @@ class Lab:
             end.ip("route", "add", "default", "via", f"10.76.{number}.2")
         return near, router, far
 
+    def machine_sysctl(self, key: str, value: object) -> None:
+        """Set a value of /proc/sys for the whole machine, until the lab ends or its process is killed."""
+        path = Path("/proc/sys", *key.split("."))
+        restore = ["sh", "-c", 'cat; echo "$0" > "$1"', path.read_text().strip(), str(path)]
+        guard = subprocess.Popen(restore, stdin=subprocess.PIPE, start_new_session=True)
+        self._exit.callback(guard.communicate)  # closes its input, and waits for it
+        path.write_text(f"{value}\n")
+
     def worker(self, namespace: Namespace | None = None, name: str = "labworker") -> "Worker":
         """Return a new process in that namespace, idle until `start` or `call`."""
         worker = Worker(namespace.name if namespace else None, name)

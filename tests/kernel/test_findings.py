@@ -29,7 +29,7 @@ from nettop.snapshots.snapshot import Frame, known
 
 from . import fault_programs as programs
 from .fault_loads import LOADS
-from .faults import FAULTS, Fault, Made, made
+from .faults import FAULTS, NEIGHBOURS_MAX, Fault, Made, made
 from .lab import Lab, Namespace, until
 
 pytestmark = pytest.mark.kernel
@@ -162,6 +162,24 @@ def test_what_nettop_loses_is_a_finding(lab: Lab, watch: Watch) -> None:
     assert re.match(r"nettop loses [\d.]+( k)?/s in Services: UDP requests not timed", row["finding"])
     assert row["severity"] == Severity.HINT.value
     assert watch.lost_requests() > 0
+
+
+def test_permanent_neighbours_are_not_limited(lab: Lab, watch: Watch) -> None:
+    """More of them than gc_thresh3 are no finding: the kernel counts them, but has room for others."""
+    near, _ = lab.pair()
+    near.namespace.ip_batch(
+        *(
+            f"neigh add 10.77.{number >> 8}.{number & 255} lladdr {near.mac} dev {near.device} nud permanent"
+            for number in range(int(NEIGHBOURS_MAX.read_text()))
+        )
+    )
+    until(lambda: watch.has_entered([near.namespace]), "the namespace is entered")
+
+    def is_said() -> bool:
+        return any("neighbours" in row["finding"] and not row["unseen"] for row in watch.next_reading())
+
+    until(lambda: not is_said(), "those of removed namespaces are gone")
+    assert not any(is_said() for _ in range(WITHIN + 1))
 
 
 @pytest.mark.parametrize("name", LOADS)

@@ -284,6 +284,45 @@ def test_connects_to_the_same_port_elsewhere() -> None:
     assert cause_of(rows, "losing packets") is None
 
 
+@pytest.mark.parametrize(
+    ("reason", "kind", "cause"),
+    [("CPU_BACKLOG", "backlog full", "backlog drops"), ("FULL_RING", "losing packets", None)],
+)
+def test_packets_that_a_cpu_drops(reason: str, kind: str, cause: str | None) -> None:
+    """They are part of the finding about the CPU, and so are the drops of their interface; other packets are not."""
+    busy = {"cpu": 1, "softirq_ns": 0, "elsewhere_ns": 0, "processed": 0, "squeezed": 0, "dropped": 0}
+    lost = {"id": 1, "reason": reason, "severity": "trouble", "meaning": "full", "netns": 1, "interface": "eth0",
+            "packets": 0}  # fmt: skip
+    counts = {"id": 1, "interface": "eth0", "netns": 1, "drops_received": 0}
+    rows = after(
+        1,
+        (CPUS, [busy], [busy | {"dropped": 900}]),
+        (PACKETS, [lost], [lost | {"packets": 900}]),
+        (INTERFACES, [counts], [counts | {"drops_received": 900}]),
+    )
+    assert cause_of(rows, kind) == cause
+    assert cause_of(rows, "interface drops") == (cause or kind)
+
+
+@pytest.mark.parametrize(("cpu", "cause"), [(1, "backlog drops"), (0, None)])
+def test_what_another_cpu_drops_is_no_cause(cpu: int, cause: str | None) -> None:
+    """It does not explain that packets wait for this one."""
+    before = [
+        {
+            "id": each,
+            "cpu": each,
+            "softirq_ns": 0,
+            "elsewhere_ns": 0,
+            "processed": 0,
+            "squeezed": 0,
+            "dropped": 0,
+        }
+        for each in range(2)
+    ]
+    now = [each | {"squeezed": 900 * (each["cpu"] == cpu), "dropped": 900 * each["cpu"]} for each in before]
+    assert cause_of(after(3, (CPUS, before, now)), "squeezed") == cause
+
+
 @pytest.mark.parametrize(("process", "cause"), [("mpv", "data unread"), ("nginx", None)])
 def test_packets_of_a_client_that_does_not_read(process: str, cause: str | None) -> None:
     """Its own are dropped because of it; those of a server at the same port are not."""

@@ -620,6 +620,14 @@ def test_what_an_interface_loses_is_not_explained_by_its_namespace() -> None:
     assert not Place(interfaces=frozenset({("eth0", 2)})).may_explain(lost, frozenset)
 
 
+def test_a_cpu_explains_what_interfaces_lose() -> None:
+    """It works for all of them; what another CPU does is not explained by it."""
+    busy = Place(cpus=frozenset({1}))
+    assert busy.may_explain(Place(interfaces=frozenset({("eth0", 1)}), namespaces=frozenset({1})), frozenset)
+    assert busy.may_explain(busy, frozenset)
+    assert not busy.may_explain(Place(cpus=frozenset({0})), frozenset)
+
+
 FULL = {**LISTENER, "accept_queue": 11, "local_port": 443, "local_address": "0.0.0.0", "protocol": "tcp"}
 ACCEPTED = {**BEFORE, "id": 99, "local_address": "10.0.0.2", "local_port": 443, "state": "ESTABLISHED"}
 RULE = {"affects": "port", "action": "drop", "port": 443, "protocol": "tcp", "counted": "yes", "netns": 1,

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nettop.errors import NettopError
 from nettop.kernel.host.proc_files import read_text
 from nettop.kernel.net.client_ports import most_used, read_client_ports
+from nettop.kernel.net.neighbours import count_unlimited
 from nettop.probes.findings.growth import Growth, Use
 from nettop.query.address import endpoint_text
-from nettop.snapshots.findings import LIMITS, LOCAL_PORTS_TO
+from nettop.snapshots.findings import FILLING_FROM, LIMITS, LOCAL_PORTS_TO
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.snapshot import Rows, rows_from
 
@@ -56,11 +58,14 @@ _ALL = (
           "packets to further hosts are dropped", of_machine=True),
     Limit("neighbours (IPv6)", "net/ipv6/neigh/default/gc_thresh3", ("net/stat/ndisc_cache", _FIRST),
           "packets to further hosts are dropped", of_machine=True),
-    Limit("open files", "fs/file-max", ("sys/fs/file-nr", _FIRST), "no process can open files or sockets",
+    Limit("open files", "fs/file-max", ("sys/fs/file-nr", _FIRST), "only root can open files or sockets",
           of_machine=True),
 )  # fmt: skip
 """Per-CPU statistics have the current number of entries in their first column, in hex (neigh_stat_seq_show)."""
 _LIMITS = {limit.resource: limit for limit in _ALL}
+
+_NEIGHBOURS = {"neighbours (ARP)": socket.AF_INET, "neighbours (IPv6)": socket.AF_INET6}
+"""Limits of which some entries are exempt, and the address family."""
 
 _PORTS = Limit(LOCAL_PORTS_TO, "net/ipv4/ip_local_port_range", "", "further connects to it fail")
 
@@ -77,6 +82,26 @@ def read_limits(proc: Path, *, is_own: bool) -> dict[str, tuple[int, int]]:
         if used is not None and most:
             amounts[limit.resource] = used, most
     return amounts | _port_use(proc, sockstat)
+
+
+def less_unlimited(
+    amounts: Mapping[str, tuple[int, int]], sum_in_each: Callable[[Callable[[], int]], int]
+) -> dict[str, tuple[int, int]]:
+    """Return the amounts without neighbours that are not limited, in all namespaces; they are only counted if the use
+    would matter, because counting takes time."""
+    less = {}
+    for resource, family in _NEIGHBOURS.items():
+        used, most = amounts.get(resource, (0, 0))
+        if used >= most * FILLING_FROM > 0:
+            less[resource] = max(0, used - sum_in_each(partial(_unlimited, family))), most
+    return {**amounts, **less}
+
+
+def _unlimited(family: int) -> int:
+    try:
+        return count_unlimited(family)
+    except OSError:
+        return 0
 
 
 def _port_use(proc: Path, sockstat: Mapping[str, int]) -> dict[str, tuple[int, int]]:

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Neighbours that the kernel does not limit, parsed from rtnetlink messages, and the use without them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+
+import pytest
+
+from nettop.kernel.net.neighbours import parse_unlimited
+from nettop.probes.findings import limits
+from tests.unit.test_links import message
+
+DONE, ERROR, NEWNEIGH = 3, 2, 28
+STALE, PERMANENT, NOARP = 0x04, 0x80, 0x40
+LEARNED = 0x10
+ARP, IPV6 = "neighbours (ARP)", "neighbours (IPv6)"
+
+
+def neighbour(state: int, flags: int = 0) -> bytes:
+    """Return a message about a neighbour."""
+    return message(NEWNEIGH, struct.pack("=B3xiHBB", socket.AF_INET, 2, state, flags, 1))
+
+
+def test_permanent_and_learned_neighbours_are_not_limited() -> None:
+    """Others are; a message of another type and a truncated one are skipped."""
+    some = neighbour(PERMANENT) + neighbour(STALE) + neighbour(STALE, LEARNED) + neighbour(NOARP)
+    assert parse_unlimited(some + message(16, bytes(16)) + neighbour(PERMANENT)[:-4]) == (2, False)
+    assert parse_unlimited(neighbour(PERMANENT) + message(DONE, bytes(4))) == (1, True)
+
+
+def test_refusal_raises_with_its_reason() -> None:
+    """The error has the kernel's errno."""
+    with pytest.raises(OSError, match=os.strerror(errno.EPERM)):
+        parse_unlimited(message(ERROR, struct.pack("=i", -errno.EPERM)))
+
+
+def test_use_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are counted in all namespaces, from half of the limit on, by family; never below zero."""
+    monkeypatch.setattr(limits, "count_unlimited", {socket.AF_INET: 300, socket.AF_INET6: 900}.__getitem__)
+
+    def sum_in_each(count: Callable[[], int]) -> int:
+        return 2 * count()
+
+    amounts = {ARP: (1500, 1024), IPV6: (1500, 1024), "open files": (9, 10)}
+    less = {ARP: (900, 1024), IPV6: (0, 1024), "open files": (9, 10)}
+    assert limits.less_unlimited(amounts, sum_in_each) == less
+    for unchanged in ({ARP: (511, 1024)}, {"open files": (9, 10)}, {}):
+        assert limits.less_unlimited(unchanged, sum_in_each) == unchanged
+
+
+def test_what_cannot_be_counted_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A namespace that does not answer has no exempt neighbours."""
+
+    def fail(family: int) -> int:
+        raise TimeoutError(family)
+
+    monkeypatch.setattr(limits, "count_unlimited", fail)
+    assert limits.less_unlimited({ARP: (900, 1024)}, lambda count: count()) == {ARP: (900, 1024)}
