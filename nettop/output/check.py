@@ -15,6 +15,7 @@ from nettop.diagnostics import Diagnostics
 from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
 from nettop.errors import ExitCode
+from nettop.output.status_line import StatusLine
 from nettop.query.findings import listed
 from nettop.recording.moments import exact_text
 from nettop.settings import CheckSettings, LineFormat
@@ -49,7 +50,7 @@ def run_check(settings: CheckSettings, session: Session, stdout: TextIO, stderr:
     """
     report = Diagnostics(stderr)
     with watching(session, settings.mechanisms) as consumer:
-        found = _watch(settings, consumer)
+        found = _watch(settings, consumer, stderr)
         for lens in _LENSES:
             failure = session.bus.failure(lens.id)
             if failure is not None:
@@ -88,21 +89,25 @@ def watching(session: Session, mechanisms: Mapping[str, str]) -> Iterator[Consum
         yield leases.enter_context(Consumer(session, FINDINGS_LENS.id, (FINDINGS,), options))
 
 
-def _watch(settings: CheckSettings, consumer: Consumer) -> dict[int, dict[str, Any]]:
+def _watch(settings: CheckSettings, consumer: Consumer, stderr: TextIO | None) -> dict[int, dict[str, Any]]:
     """Return every finding seen, by ID, as it was when it was last seen."""
-    frame = consumer.first_frame()
+    status, frame = StatusLine(stderr), consumer.first_frame()
     found: dict[int, dict[str, Any]] = {}
     end = time.monotonic() + settings.duration_s
-    while True:
-        if consumer.failure is not None:
-            raise consumer.failure
-        if consumer.frame is not None and (consumer.frame is not frame or not found):
-            frame = consumer.frame
-            found |= {row["id"]: row for row in listed(frame, explained=True)}
-        left = end - time.monotonic()
-        if left <= 0:
-            return found
-        consumer.wait(timeout_s=left)
+    try:
+        while True:
+            if consumer.failure is not None:
+                raise consumer.failure
+            if consumer.frame is not None and (consumer.frame is not frame or not found):
+                frame = consumer.frame
+                found |= {row["id"]: row for row in listed(frame, explained=True)}
+            left = end - time.monotonic()
+            if left <= 0:
+                return found
+            status.show(f"watching for {left:.0f} s more  (Ctrl-C ends)")
+            consumer.wait(timeout_s=min(left, 1.0))
+    finally:
+        status.show("")
 
 
 def _text(rows: Sequence[Mapping[str, Any]], command: str) -> str:

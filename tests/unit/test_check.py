@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -94,3 +97,18 @@ def test_a_lens_that_cannot_be_watched_is_named(capsys: pytest.CaptureFixture[st
 def test_wrong_times(words: tuple[str, ...]) -> None:
     """A time must be a number, and at least an interval."""
     assert run(("check", *words), sources([])) == ExitCode.USAGE
+
+
+def test_a_terminal_sees_how_long_it_takes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a line of its own on standard error, which is gone at the end."""
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        assert run(QUICK, sources(bad_day())) == ExitCode.FAILURE
+    shown = os.read(ours, 4096).decode()
+    os.close(ours)
+    assert re.search(r"watching for \d s more  \(Ctrl-C ends\)", shown)
+    assert shown.endswith("\x1b[K")
+    assert capsys.readouterr().out.startswith("problem: ")
