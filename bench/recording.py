@@ -239,7 +239,7 @@ def seek(taken: Sequence[Snapshot], megabytes: int, jumps: int) -> Report:
     ]
 
 
-# --- peers ------------------------------------------------------------------------------------------------------------
+# --- cost -------------------------------------------------------------------------------------------------------------
 
 
 def cost(seconds: int) -> Report:
@@ -257,6 +257,9 @@ def cost(seconds: int) -> Report:
         Figure("share of one CPU that writes", shares[1], "%"),
         Figure("share of one CPU beside reading", shares[2], "%", 1),
     ]
+
+
+# --- peers ------------------------------------------------------------------------------------------------------------
 
 
 def peers(seconds: int) -> Iterator[Report]:

@@ -41,9 +41,14 @@ if TYPE_CHECKING:
 
 CHECK_HELP = "Say what is wrong, who and since when, how sure that is, and what to try."
 
-CHECK_EXAMPLES = """[bold]Examples[/bold]
+KINDS = tuple(all_rules())
+WATCHED_S = 2 + max(rule.after_s for _, _, rule in all_rules().values())
+"""Seconds to watch, unless --for says otherwise: a rate needs two readings, and then rules wait. A longer interval is
+watched once."""
 
-nettop check  [dim]watch for seven seconds[/dim]
+CHECK_EXAMPLES = f"""[bold]Examples[/bold]
+
+nettop check  [dim]watch for {WATCHED_S:g} seconds[/dim]
 
 nettop check --for 30s || mail -s 'network' ops < /dev/null  [dim]in cron[/dim]
 
@@ -54,11 +59,6 @@ nettop check --ignore 'connects fail' --ignore retransmitting
 nettop check --from incident.nettop  [dim]everything that was wrong in a recording[/dim]
 
 Exit code 1 if there are problems or warnings, 0 if there are none, or only hints; others as for nettop."""
-
-KINDS = tuple(all_rules())
-WATCHED_S = 2 + max(rule.after_s for _, _, rule in all_rules().values())
-"""Seconds to watch, unless --for says otherwise: a rate needs two readings, and then rules wait. A longer interval is
-watched once."""
 
 
 # fmt: off

@@ -449,7 +449,7 @@ class Session:
             frames = {other: self.bus.frame(other) for other in self._attached}
             attached.source.join({other: frame for other, frame in frames.items() if frame is not None})
         if isinstance(attached.source, SkippingSource):
-            attached.source.skip(self._cost.late)
+            attached.source.note_skipped(self._cost.late)
         with self._cost.steps.time(lens, READ):
             snapshot = self._try(lens, lambda: attached.source.read(time.monotonic_ns()))
         if snapshot is None:

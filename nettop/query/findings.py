@@ -445,12 +445,12 @@ def _reader(view: View, at: Index) -> str | None:
 
 def _reads(view: View, at: Index) -> Mask:
     """Return which of these connections were read from: more has come in the interval than waits now in addition."""
-    arrived, was_there = view.column("bytes_received"), view.before_at[at] >= 0
-    if view.before is None:
-        return np.zeros(len(at), bool)
-    was = view.before.array["receive_queue"][view.before_at[at]].astype(np.int64)
-    waits_more = view.raw("receive_queue")[at].astype(np.int64) - was
-    reads: Mask = was_there & arrived.known[at] & (arrived.numbers[at].astype(np.int64) > waits_more)
+    reads, was_there = np.zeros(len(at), bool), view.before_at[at] >= 0
+    if view.before is not None:
+        arrived, there = view.column("bytes_received"), at[was_there]
+        was = view.before.array["receive_queue"][view.before_at[there]].astype(np.int64)
+        waits_more = view.raw("receive_queue")[there].astype(np.int64) - was
+        reads[was_there] = arrived.known[there] & (arrived.numbers[there].astype(np.int64) > waits_more)
     return reads
 
 

@@ -66,8 +66,12 @@ def _changed_columns(now: Array, base: Array, names: tuple[str, ...]) -> list[in
 
 def _words_of(rows: Array) -> Array:
     """View rows as numbers as wide as fit, shape (n, words of a row)."""
-    width = math.gcd(rows.dtype.itemsize, 8)
+    width = _word_bytes(rows.dtype)
     return np.ascontiguousarray(rows).view(f"u{width}").reshape(len(rows), rows.dtype.itemsize // width)
+
+
+def _word_bytes(dtype: np.dtype[Any]) -> int:
+    return math.gcd(dtype.itemsize, 8)
 
 
 @lru_cache(256)
@@ -78,7 +82,7 @@ def _columns_of_words(dtype: np.dtype[Any], names: tuple[str, ...]) -> Array:
     for number, name in enumerate(names):
         column, offset = fields[name][:2]
         columns[offset : offset + column.itemsize] = number
-    return columns.reshape(-1, math.gcd(dtype.itemsize, 8))
+    return columns.reshape(-1, _word_bytes(dtype))
 
 
 def _like(change: Array, changes: Mapping[int, Array]) -> int:

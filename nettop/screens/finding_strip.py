@@ -100,8 +100,8 @@ class FindingStrip(Lines):
     def _line(self, number: int, width: int) -> Line:
         """Return `! ▲ sentence  for 40 s`; the last line counts the findings below it."""
         if self._failure:
-            text = elide_end(f"{WARNING} nobody looks for problems: {self._failure}", max(width - 2, 0))
-            return (Span("   "), Span(text, Role.BAD))
+            text = f"   {WARNING} nobody looks for problems: {self._failure}"
+            return (Span(elide_end(text, max(width - 1, 0)), Role.BAD),)
         finding = self._findings[number]
         key = key_name(BY_ID["next_finding"].keys[0]) if number == 0 else " "
         word = "" if finding.severity is Severity.PROBLEM else f"{finding.severity.value}: "

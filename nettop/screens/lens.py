@@ -359,9 +359,8 @@ class LensScreen(QueryScreen, inherit_bindings=False):
 
     def _is_offered(self, option: Option[Any]) -> bool:
         """Return whether a key changes this option. Nothing changes how a recording was made."""
-        if option.opens not in ("", self.table.name):
-            return True
-        return self.context.player is None and (option.concerns(self.table) or bool(option.opens))
+        opens_another = option.opens not in ("", self.table.name)
+        return opens_another or (self.context.player is None and option.concerns(self.table))
 
     async def action_next_option_value(self, name: str) -> None:
         """Set an option of the lens to its next value, or show the table it applies to."""

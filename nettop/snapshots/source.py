@@ -119,7 +119,7 @@ class JoiningSource(Source, Protocol):
 class SkippingSource(Source, Protocol):
     """A source that says when nettop itself is too slow."""
 
-    def skip(self, readings: int) -> None:
+    def note_skipped(self, readings: int) -> None:
         """Receive how many readings were skipped since the start because the one before took too long; called before
         each reading."""
 

@@ -132,6 +132,10 @@ async def test_findings_that_cannot_be_read_are_not_shown_as_they_were() -> None
         await tick(run)
         assert strip(run) == ["▲ nobody looks for problems: too many open files"]
         assert screen.findings.size.height == 1
+        harness.session.bus.fail(FINDINGS.id, SourceFailed("too many open files " * 20))
+        await tick(run)
+        assert strip(run)[0].endswith("…")
+        assert len(screen.findings.text) == 159
         assert isinstance(pilot.app, NettopApp)
         pilot.app.retry_findings()
         await tick(run)

@@ -206,7 +206,7 @@ class Told(Source):
         super().__init__()
         self.skipped: list[int] = []
 
-    def skip(self, readings: int) -> None:
+    def note_skipped(self, readings: int) -> None:
         """Note the number."""
         self.skipped.append(readings)
 

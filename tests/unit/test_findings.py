@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from nettop.query.findings import (
     Finding,
     FindingTracker,
     Place,
+    _reads,
     causes_of,
     find,
     parsed_rules,
@@ -314,6 +316,13 @@ def test_a_slow_reader_reads(was: int, arrived: int, because: str) -> None:
     )
     (stuck,) = [each.sentence for each in findings if each.rule.name == "send queue stuck"]
     assert stuck == f"ordersvc cannot send to 10.0.3.7:7000: 1 B wait{because}"
+
+
+def test_a_reader_that_has_just_come() -> None:
+    """Nothing is known of what it has read before, also if there were no sockets at all."""
+    for before in ([], [BEFORE | {"id": 9}]):
+        view = View(make_frame([BEFORE | {"id": 1, "receive_queue": 9}], before), screen_query(SOCKETS))
+        assert _reads(view, np.array([0])).tolist() == [False]
 
 
 def test_a_flood_is_said_to_come_from_many() -> None:

@@ -7,7 +7,6 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable
 
 import pytest
 
@@ -43,14 +42,14 @@ def test_use_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are counted in all namespaces, from half of the limit on, by family; never below zero."""
     monkeypatch.setattr(limits, "count_unlimited", {socket.AF_INET: 300, socket.AF_INET6: 900}.__getitem__)
 
-    def sum_in_each(count: Callable[[], int]) -> int:
-        return 2 * count()
+    def in_two_namespaces(family: int) -> int:
+        return 2 * limits.unlimited_here(family)
 
     amounts = {ARP: (1500, 1024), IPV6: (1500, 1024), "open files": (9, 10)}
     less = {ARP: (900, 1024), IPV6: (0, 1024), "open files": (9, 10)}
-    assert limits.less_unlimited(amounts, sum_in_each) == less
+    assert limits.less_unlimited(amounts, in_two_namespaces) == less
     for unchanged in ({ARP: (511, 1024)}, {"open files": (9, 10)}, {}):
-        assert limits.less_unlimited(unchanged, sum_in_each) == unchanged
+        assert limits.less_unlimited(unchanged, in_two_namespaces) == unchanged
 
 
 def test_what_cannot_be_counted_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,4 +59,4 @@ def test_what_cannot_be_counted_is_limited(monkeypatch: pytest.MonkeyPatch) -> N
         raise TimeoutError(family)
 
     monkeypatch.setattr(limits, "count_unlimited", fail)
-    assert limits.less_unlimited({ARP: (900, 1024)}, lambda count: count()) == {ARP: (900, 1024)}
+    assert limits.less_unlimited({ARP: (900, 1024)}, limits.unlimited_here) == {ARP: (900, 1024)}

@@ -7,7 +7,6 @@ import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,8 @@ class Limit:
     at: int = _FIRST
     of_machine: bool = False
     levels_off_s: float = 70.0
+    neighbours: int | None = None
+    """Address family of neighbours, of which some are not limited."""
 
 
 _ALL = (
@@ -55,17 +56,14 @@ _ALL = (
     Limit("TCP memory (pages)", "net/ipv4/tcp_mem", "TCP mem", "packets are dropped", at=_LAST, of_machine=True),
     Limit("UDP memory (pages)", "net/ipv4/udp_mem", "UDP mem", "datagrams are dropped", at=_LAST, of_machine=True),
     Limit("neighbours (ARP)", "net/ipv4/neigh/default/gc_thresh3", ("net/stat/arp_cache", _FIRST),
-          "packets to further hosts are dropped", of_machine=True),
+          "packets to further hosts are dropped", of_machine=True, neighbours=socket.AF_INET),
     Limit("neighbours (IPv6)", "net/ipv6/neigh/default/gc_thresh3", ("net/stat/ndisc_cache", _FIRST),
-          "packets to further hosts are dropped", of_machine=True),
+          "packets to further hosts are dropped", of_machine=True, neighbours=socket.AF_INET6),
     Limit("open files", "fs/file-max", ("sys/fs/file-nr", _FIRST), "only root can open files or sockets",
           of_machine=True),
 )  # fmt: skip
 """Per-CPU statistics have the current number of entries in their first column, in hex (neigh_stat_seq_show)."""
 _LIMITS = {limit.resource: limit for limit in _ALL}
-
-_NEIGHBOURS = {"neighbours (ARP)": socket.AF_INET, "neighbours (IPv6)": socket.AF_INET6}
-"""Limits of which some entries are exempt, and the address family."""
 
 _PORTS = Limit(LOCAL_PORTS_TO, "net/ipv4/ip_local_port_range", "", "further connects to it fail")
 
@@ -85,19 +83,20 @@ def read_limits(proc: Path, *, is_own: bool) -> dict[str, tuple[int, int]]:
 
 
 def less_unlimited(
-    amounts: Mapping[str, tuple[int, int]], sum_in_each: Callable[[Callable[[], int]], int]
+    amounts: Mapping[str, tuple[int, int]], unlimited: Callable[[int], int]
 ) -> dict[str, tuple[int, int]]:
-    """Return the amounts without neighbours that are not limited, in all namespaces; they are only counted if the use
-    would matter, because counting takes time."""
+    """Return the amounts without neighbours that are not limited. `unlimited` counts those of an address family in all
+    namespaces; only if the use would matter, because counting takes time."""
     less = {}
-    for resource, family in _NEIGHBOURS.items():
-        used, most = amounts.get(resource, (0, 0))
-        if used >= most * FILLING_FROM > 0:
-            less[resource] = max(0, used - sum_in_each(partial(_unlimited, family))), most
+    for resource, (used, most) in amounts.items():
+        limit = _LIMITS.get(resource, _PORTS)
+        if limit.neighbours is not None and used >= most * FILLING_FROM:
+            less[resource] = max(0, used - unlimited(limit.neighbours)), most
     return {**amounts, **less}
 
 
-def _unlimited(family: int) -> int:
+def unlimited_here(family: int) -> int:
+    """Return the neighbours of the calling thread's namespace that are not limited; 0 if the kernel does not say."""
     try:
         return count_unlimited(family)
     except OSError:

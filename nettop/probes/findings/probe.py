@@ -7,7 +7,7 @@ It has no programs. What a closed lens would show by its hooks is suspected from
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,7 +22,7 @@ from nettop.probes.findings.firewall import FIREWALL_FALLBACKS, firewall_rows, r
 from nettop.probes.findings.growth import Growth
 from nettop.probes.findings.interfaces import Interfaces
 from nettop.probes.findings.interrupts import Interrupts, Queue
-from nettop.probes.findings.limits import less_unlimited, limit_rows, read_limits
+from nettop.probes.findings.limits import less_unlimited, limit_rows, read_limits, unlimited_here
 from nettop.probes.findings.losses import loss_rows
 from nettop.probes.probe import Probe, clocks, sockets_of
 from nettop.query.findings import FindingTracker
@@ -93,7 +93,7 @@ class Findings(Probe):
         """See nettop.snapshots.source.JoiningSource."""
         self._frames = frames
 
-    def skip(self, readings: int) -> None:
+    def note_skipped(self, readings: int) -> None:
         """See nettop.snapshots.source.SkippingSource."""
         self._late = readings
 
@@ -145,9 +145,7 @@ class Findings(Probe):
         names = {
             (netns, link.index): link.name for netns, eyes in by_namespace.items() for link in eyes.links
         }
-        limits = {
-            netns: less_unlimited(eyes.limits, self._sum_in_each) for netns, eyes in by_namespace.items()
-        }
+        limits = {netns: less_unlimited(eyes.limits, self._unlimited) for netns, eyes in by_namespace.items()}
         rules = {netns: eyes.firewall for netns, eyes in by_namespace.items()}
         self._unread_firewalls = sum(not each.is_whole for each in rules.values())
         counters = counter_rows(read_measures(read, self._host.proc), names, taken_ns)
@@ -169,8 +167,8 @@ class Findings(Probe):
                 Snapshot(lens, wall_ns, boot_ns, each), None if last is None else last.now
             )
 
-    def _sum_in_each(self, count: Callable[[], int]) -> int:
-        return sum(self.namespaces.run_in_each(count).values())
+    def _unlimited(self, family: int) -> int:
+        return sum(self.namespaces.run_in_each(partial(unlimited_here, family)).values())
 
     def _queues(self) -> Mapping[int, Queue]:
         """Return which queue interrupts each CPU most, while a CPU has too much to do: with many CPUs and queues, the

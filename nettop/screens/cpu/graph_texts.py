@@ -87,10 +87,9 @@ class CountedStacks:
 
 
 def _reading_in(snapshot: Snapshot | None) -> StackReading | None:
-    rows = None if snapshot is None else snapshot.tables.get(STACKS.name)
-    return (
-        None if snapshot is None or rows is None else StackReading(rows, snapshot.counts.get("watched_ns", 0))
-    )
+    if snapshot is None or STACKS.name not in snapshot.tables:
+        return None
+    return StackReading(snapshot.tables[STACKS.name], snapshot.counts.get("watched_ns", 0))
 
 
 def is_filtered(view: View) -> bool:

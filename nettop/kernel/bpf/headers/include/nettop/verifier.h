@@ -5,17 +5,17 @@
 
 #include <linux/types.h>
 
+// Keeps the compiler from moving loads and stores across: another CPU runs the same program.
+#define IN_ORDER() asm volatile("" ::: "memory")
+
 // Separates stages of a program, which pass values on in a map: what is stored there is unknown to the
 // verifier. If values stayed in registers or on the stack, it would follow the next stage for each
 // combination of values.
-#define END_STAGE() asm volatile("" ::: "memory")
+#define END_STAGE() IN_ORDER()
 
 // Makes the verifier forget what it knows about a number. To it, an XOR with an unknown number of the same
 // size has an unknown result; the second one restores the value, so they must not share a register (&).
 #define FORGET(number, unknown) asm volatile("%0 ^= %1\n%0 ^= %1" : "+&r"(number) : "r"(unknown))
-
-// Keeps the compiler from moving loads and stores across: another CPU runs the same program.
-#define IN_ORDER() asm volatile("" ::: "memory")
 
 // bpf_probe_read_kernel under a name that bcc does not know: it may replace that one by bpf_probe_read, which
 // only programs for tracing have.
