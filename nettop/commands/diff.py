@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,12 +13,14 @@ import typer
 
 from nettop.commands.options import Subcommand, checked_word, completer, option, parse_count
 from nettop.commands.recordings import moment_of, opened_recordings
+from nettop.commands.replay import play
+from nettop.commands.show import ShowOptions
 from nettop.errors import ExitCode, NettopError, UsageError, unknown_word
 from nettop.process.importing import importing
 from nettop.settings import STDOUT, LineFormat
 
 if TYPE_CHECKING:
-    from nettop.recording.diff import Span
+    from nettop.recording.diff import Change, Span
     from nettop.recording.recording import Recording
     from nettop.snapshots.source import Source
 
@@ -33,6 +35,8 @@ nettop diff incident.nettop begin '10 minutes ago' --span 5m
 nettop diff monday.nettop tuesday.nettop 09:00 09:00 --span 1h
 
 nettop diff before.nettop after.nettop  [dim]all of both[/dim]
+
+nettop diff incident.nettop 14:02 14:12 --open 2  [dim]the second change, on the screen[/dim]
 
 nettop diff incident.nettop 14:02 14:12 --format jsonl | jq -r .sentence
 
@@ -58,14 +62,17 @@ class DiffOptions:
     limit: Annotated[str, option("--limit", metavar="N", help="Print at most so many changes (20)")] = "20"
     format: Annotated[str, option("--format", metavar="text|jsonl", autocompletion=completer(LineFormat),
                                   help="Output format (text)")] = "text"
+    open: Annotated[str | None, option("--open", metavar="N", help="Show the rows of the Nth change instead, paused "
+                                       "when they show it most")] = None
     # fmt: on
 
 
 def start_diff(options: DiffOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
-    """Print what changed. Raise UsageError, SourceFailed if a recording cannot be read, and BrokenPipeError if the
-    reader has closed the pipe."""
+    """Print what changed, or show one of the changes. Raise UsageError, SourceFailed if a recording cannot be read, and
+    BrokenPipeError if the reader has closed the pipe."""
     form = LineFormat(checked_word("format", options.format, list(LineFormat)))
     limit = parse_count("--limit", options.limit)
+    number = None if options.open is None else parse_count("--open", options.open)
     paths, moments = _sorted_words(options.words)
     if sys.stdout is None:
         raise NettopError("standard output is closed", "redirect it to a file or a pipe")
@@ -84,13 +91,24 @@ def start_diff(options: DiffOptions, source_of: Callable[[str], Source] | None) 
         if paths[0].resolve() == paths[-1].resolve():
             _check_apart(before, now)
         found = differences(before, now)
+        if number is not None:
+            return _show(found.changes, number, first, last)
         return report_changes(found, form, limit, (str(paths[0]), str(paths[-1])), sys.stdout, sys.stderr)
+
+
+def _show(changes: Sequence[Change], number: int, before: Recording, now: Recording) -> ExitCode:
+    """Show the rows of a change on the screens."""
+    if number > len(changes):
+        raise UsageError(f"--open {number}: there are {len(changes)} changes", "leave it out to see them")
+    change = changes[number - 1]
+    shown = ShowOptions(view=change.view, filter=[change.filter], all=change.needs_all_rows)
+    return play(before if change.is_gone else now, shown, change.at_ns, paused=True)
 
 
 def _sorted_words(words: list[str]) -> tuple[list[Path], list[str]]:
     """Return the recordings and the moments among the arguments. Raise UsageError."""
     if unknown := next((word for word in words if word.startswith("--")), None):
-        raise unknown_word("option", unknown, ("--span", "--limit", "--format"))
+        raise unknown_word("option", unknown, ("--span", "--limit", "--format", "--open"))
     if not 2 <= len(words) <= 4:
         raise UsageError("two moments or two recordings are compared", _USAGE)
     if len(words) == 2 and words[1] != STDOUT and not Path(words[1]).exists():

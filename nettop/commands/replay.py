@@ -73,7 +73,7 @@ def start_replay(options: ReplayOptions, source_of: Callable[[str], Source] | No
     keeps_privileges, whole = source_of is not None, options.at is not None
     with opened_recording(options.recording, keeps_privileges=keeps_privileges, whole=whole) as recording:
         at_ns = moment_of(recording, options.at)
-        return _show(recording, options, at_ns, speed=speed, paused=options.paused)
+        return play(recording, options, at_ns, speed=speed, paused=options.paused)
 
 
 def show_demo(options: ShowOptions, *, keeps_privileges: bool) -> ExitCode:
@@ -81,10 +81,10 @@ def show_demo(options: ShowOptions, *, keeps_privileges: bool) -> ExitCode:
     shown_settings(options)
     packed = as_file(files("nettop") / "demo.nettop")
     with packed as path, opened_recording(path, keeps_privileges=keeps_privileges) as recording:
-        return _show(recording, options, recording.begin_ns, repeats=True)
+        return play(recording, options, recording.begin_ns, repeats=True)
 
 
-def _show(
+def play(
     recording: Recording,
     options: ShowOptions,
     at_ns: int,
@@ -93,6 +93,7 @@ def _show(
     paused: bool = False,
     repeats: bool = False,
 ) -> ExitCode:
+    """Show a recording from a moment on. Raise UsageError if what to show is invalid."""
     with importing():
         from nettop.recording.player import Player
 

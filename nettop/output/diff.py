@@ -14,7 +14,6 @@ from nettop.query.times import rfc3339
 from nettop.recording.diff import Change, Difference
 from nettop.recording.moments import exact_text
 from nettop.settings import LineFormat
-from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import Certainty
 from nettop.writing import write_output
 
@@ -35,8 +34,8 @@ def report_changes(  # noqa: PLR0917 - a report, and where it goes
     if not difference.compared:
         raise Unsupported("nothing can be compared: " + "; ".join(not_compared), "choose other moments")
     report = Diagnostics(stderr)
-    shown = difference.changes[:limit]
-    lines = [_FORMATS[form](change, files[0 if change.is_gone else 1]) for change in shown]
+    shown = enumerate(difference.changes[:limit], 1)
+    lines = [_FORMATS[form](number, change, files[0 if change.is_gone else 1]) for number, change in shown]
     write_output(stdout, "".join(lines), "utf-8")
     for line in not_compared:
         report(f"not compared: {line}")
@@ -48,19 +47,21 @@ def report_changes(  # noqa: PLR0917 - a report, and where it goes
     return ExitCode.FAILURE if is_certain else ExitCode.DONE
 
 
-def _text(change: Change, file: str) -> str:
-    return f"{change.certainty.value}: {change.sentence}\n  see: {shlex.join(_evidence(change, file))}\n"
+def _text(number: int, change: Change, file: str) -> str:
+    said = f"{number}. {change.certainty.value}: {change.sentence}\n"
+    return f"{said}   see: {shlex.join(_evidence(change, file))}\n"
 
 
 def _evidence(change: Change, file: str) -> Sequence[str]:
-    """Return the command that shows a change's rows when it shows most, also findings that another one explains."""
-    more = ("--all",) if change.view == FINDINGS.id else ()
+    """Return the command that shows a change's rows when it shows most."""
+    more = ("--all",) if change.needs_all_rows else ()
     at = exact_text(change.at_ns)
     return ("nettop", "replay", file, "--at", at, "--view", change.view, "--filter", change.filter, *more)
 
 
-def _jsonl(change: Change, file: str) -> str:
+def _jsonl(number: int, change: Change, file: str) -> str:
     row: dict[str, Any] = {
+        "rank": number,
         "certainty": change.certainty.value,
         "topic": change.measure.topic,
         "sentence": change.sentence,

@@ -25,6 +25,7 @@ from nettop.recording.reader import Readings
 from nettop.recording.recording import Recording
 from nettop.snapshots import find_table, lenses
 from nettop.snapshots.arrays import Array, distinct_rows
+from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import RATE, Certainty, Kind, Lens
 from nettop.snapshots.snapshot import Frame, Snapshot
 
@@ -86,6 +87,11 @@ class Change:
     def is_worse(self) -> bool:
         """True if the number is one that should be small, and has grown."""
         return self.measure.is_bad and not self.is_gone
+
+    @property
+    def needs_all_rows(self) -> bool:
+        """True if its rows may be hidden unless all are shown: findings that another one explains."""
+        return self.view == FINDINGS.id
 
 
 @dataclass(frozen=True, slots=True)

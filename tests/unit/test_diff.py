@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from nettop.errors import ExitCode, UsageError
 from nettop.query.filter import parse_filter
 from nettop.recording.compared import MEASURES, PRESENCE, ROWS
 from nettop.recording.diff import PARTS, Change, Span, _certainty, differences
-from nettop.recording.moments import parse_length
+from nettop.recording.moments import exact_text, parse_length
+from nettop.recording.player import Player
 from nettop.recording.recording import open_recording
+from nettop.settings import Settings
 from nettop.snapshots import find_table
 from nettop.snapshots.schema import Certainty
 from nettop.snapshots.services import BUCKETS, SERVICES
@@ -260,10 +263,10 @@ def test_text(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["diff", str(path), "14:00", "14:15", "--span", "15m"], no_probes) == ExitCode.FAILURE
     out, err = capfd.readouterr()
     lines = out.splitlines()
-    assert lines[0].startswith("certain: ")
+    assert lines[0].startswith("1. certain: ")
     assert "not compared: Bandwidth: not recorded" in err
     for line in lines[1:7:2]:
-        program, *words = shlex.split(line.removeprefix("  see: "))
+        program, *words = shlex.split(line.removeprefix("   see: "))
         assert program == "nettop"
         assert run([*words, "--once", "--format", "jsonl"], no_probes) == ExitCode.DONE
         assert capfd.readouterr().out.count("\n") == 1
@@ -276,13 +279,38 @@ def test_the_findings_that_changed_are_shown(capfd: pytest.CaptureFixture[str]) 
         no_probes,
     )
     commands = [
-        line.removeprefix("  see: ") for line in capfd.readouterr().out.splitlines() if "see: " in line
+        line.removeprefix("   see: ") for line in capfd.readouterr().out.splitlines() if "see: " in line
     ]
     found = [command for command in commands if "--view findings" in command]
     assert found
     for command in found:
         assert run([*shlex.split(command)[1:], "--once", "--format", "jsonl"], no_probes) == ExitCode.DONE
         assert capfd.readouterr().out, command
+
+
+def test_a_change_is_opened(
+    path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The screens show what its command says, paused; a number without a change is refused."""
+    shown: list[tuple[str, ...]] = []
+
+    def show_screens(settings: Settings, session: Any, refused: str, player: Player) -> ExitCode:
+        assert player.is_paused
+        shown.append((exact_text(player.wall_ns), settings.view.view, *settings.view.filters))
+        return ExitCode.DONE
+
+    monkeypatch.setattr("nettop.commands.replay.show_screens", show_screens)
+    words = ["diff", str(path), "14:00", "14:15", "--span", "15m"]
+    run(words, no_probes)
+    lines = capfd.readouterr().out.splitlines()[1:7:2]
+    assert len(lines) == 3
+    for number, line in enumerate(lines, 1):
+        assert run([*words, "--open", str(number)], no_probes) == ExitCode.DONE
+        options = shlex.split(line)[4:]
+        assert options[::2] == ["--at", "--view", "--filter"]
+        assert shown.pop() == tuple(options[1::2])
+    assert run([*words, "--open", "99"], no_probes) == ExitCode.USAGE
+    assert "--open 99: there are " in capfd.readouterr().err
 
 
 def test_jsonl(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
