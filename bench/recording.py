@@ -242,9 +242,9 @@ def seek(taken: Sequence[Snapshot], megabytes: int, jumps: int) -> Report:
 # --- cost -------------------------------------------------------------------------------------------------------------
 
 
-def cost(seconds: int) -> Report:
-    """Record all lenses beside the same traffic, and measure what that takes beside reading them."""
-    with tempfile.TemporaryDirectory() as folder, connections(IDLE, waiting=0), talking(ACTIVE):
+def cost(seconds: int, idle: int, active: int) -> Report:
+    """Record all lenses beside traffic, and measure what that takes beside reading them."""
+    with tempfile.TemporaryDirectory() as folder, connections(idle, waiting=0), talking(active):
         settings = record_settings(RecordOptions(os.path.join(folder, "recorded"), for_=f"{seconds}s"))
         with Session(settings.interval_s, together=settings.lenses) as session:
             run_record(settings, session, Requests(), None, None)
@@ -252,7 +252,7 @@ def cost(seconds: int) -> Report:
     find_ns = steps[FINDINGS.id, READ].time_ns
     write_ns = sum(step.time_ns for (_, name), step in steps.items() if name == WRITE)
     shares = [spent_ns / seconds / 1e7 for spent_ns in (find_ns, write_ns, find_ns + write_ns)]
-    return f"recording all lenses, {seconds} s", [
+    return f"recording all lenses, {idle:,} idle and {active} active connections, {seconds} s", [
         Figure("share of one CPU that finds what is wrong", shares[0], "%"),
         Figure("share of one CPU that writes", shares[1], "%"),
         Figure("share of one CPU beside reading", shares[2], "%", 1),
@@ -289,7 +289,8 @@ def main() -> int:
 def reports(options: Options) -> Iterator[Report]:
     """Measure the chosen parts."""
     if "cost" in options.parts:
-        yield cost(10 if options.quick else min(options.seconds, 60))
+        for idle, active in ((80, 20), (IDLE, ACTIVE)):
+            yield cost(10 if options.quick else min(options.seconds, 60), idle, active)
     taken = take(20 if options.quick else options.seconds) if {"size", "seek"} & {*options.parts} else []
     if "size" in options.parts:
         yield size(taken)

@@ -40,9 +40,9 @@ def _labels(labels: Mapping[int, str]) -> dict[str, str]:
     return {str(code): label for code, label in labels.items()}
 
 
-def names_of(declared: Declared) -> list[str]:
+def names_of(declared: Declared) -> tuple[str, ...]:
     """Return the names of declared columns."""
-    return [name for name, *_ in declared]
+    return tuple(name for name, *_ in declared)
 
 
 def dtype_of(declared: Declared) -> np.dtype[np.void]:

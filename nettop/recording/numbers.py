@@ -15,6 +15,8 @@ from nettop.snapshots.arrays import Array, Index
 
 _SPARSE = 8
 """With fewer than one changed row in so many, the places of those rows are written too."""
+_FEW = 64
+"""Columns of at most so many rows are written as they are: what could be left out saves fewer bytes than time."""
 _PLACE = np.dtype("<u4")
 
 
@@ -49,28 +51,30 @@ def write_number(number: int) -> bytes:
     return number.to_bytes(4, "little")
 
 
-def write_column(now: Array, before: Array) -> bytes:
-    """Return the change from `before` to `now`: unsigned integers of one dtype, shape (n,).
+def write_column(changes: Array) -> bytes:
+    """Return how a column changed: unsigned integers, shape (n,), which overflow.
 
     Where most rows grow by the same amount, as ages do, only the difference from that amount is written.
     """
-    changes = now - before
-    changed = np.flatnonzero(changes)
-    common = np.zeros((), changes.dtype)
+    if len(changes) <= _FEW:
+        return bytes(changes.itemsize + 1) + _planes(_folded(changes))
+    (changed,) = changes.nonzero()
+    common = 0
     if 2 * len(changed) > len(changes) > 1:
         middle = len(changes) // 2
-        common = np.partition(changes, middle)[middle]
-        changes = changes - common
-        changed = np.flatnonzero(changes)
+        amount = np.partition(changes, middle)[middle]
+        common = int(amount)
+        changes = changes - amount
+        (changed,) = changes.nonzero()
     is_sparse = len(changed) * _SPARSE < len(changes)
-    head = common.astype(_little(common.dtype)).tobytes() + bytes([is_sparse])
+    head = common.to_bytes(changes.itemsize, "little") + bytes([is_sparse])
     if is_sparse:
         return head + write_places(changed) + _planes(_folded(changes[changed]))
     return head + _planes(_folded(changes))
 
 
 def read_column(content: Bytes, before: Array) -> Array:
-    """Return the column that `write_column` has written, given what came before."""
+    """Return the sum of a column and the changes that `write_column` has written."""
     dtype = before.dtype
     common = np.frombuffer(content.take(dtype.itemsize), _little(dtype))[0]
     now: Array = before + common
@@ -84,9 +88,14 @@ def read_column(content: Bytes, before: Array) -> Array:
 
 def write_places(places: Index) -> bytes:
     """Return ascending places, preceded by their number."""
+    if not len(places):
+        return _NO_PLACES
     steps = places.astype(_PLACE)
     steps[1:] -= steps[:-1].copy()
     return write_number(len(places)) + _planes(steps)
+
+
+_NO_PLACES = write_number(0) + bytes([0])
 
 
 def read_places(content: Bytes, among: int) -> Index:
@@ -103,10 +112,9 @@ def read_places(content: Bytes, among: int) -> Index:
 
 def _folded(changes: Array) -> Array:
     """Fold negative differences between the positive ones: 0, −1, 1, −2 are 0, 1, 2, 3."""
-    one = changes.dtype.type(1)
-    sign = changes >> changes.dtype.type(changes.dtype.itemsize * 8 - 1)
-    folded: Array = (changes << one) ^ -sign
-    return folded
+    signed = changes.view(f"i{changes.itemsize}")
+    folded: Array = (signed + signed) ^ (signed >> changes.itemsize * 8 - 1)
+    return folded.view(changes.dtype)
 
 
 def _unfolded(folded: Array) -> Array:
@@ -117,9 +125,9 @@ def _unfolded(folded: Array) -> Array:
 
 def _planes(numbers: Array) -> bytes:
     """Return the planes of bytes of unsigned integers, the low ones first, preceded by their number."""
-    most = int(numbers.max()) if len(numbers) else 0
-    size = (most.bit_length() + 7) // 8
-    planes = numbers.astype(_little(numbers.dtype)).view(np.uint8).reshape(len(numbers), numbers.itemsize)
+    size = (int(numbers.max(initial=0)).bit_length() + 7) // 8
+    little = numbers.astype(_little(numbers.dtype), copy=False)
+    planes = little.view(np.uint8).reshape(len(numbers), numbers.itemsize)
     return bytes([size]) + planes[:, :size].T.tobytes()
 
 

@@ -38,6 +38,7 @@ class ReadingWriter:
         self._head: dict[str, Any] = {}
         self._rows: dict[tuple[str, str], Array] = {}
         self._declared: dict[tuple[str, str], Declared] = {}
+        self._names: dict[tuple[str, str], tuple[str, ...]] = {}
         self._texts: dict[tuple[str, str, str], list[str]] = {}
         self._pieces: dict[str, tuple[Rows, ...]] = {}
 
@@ -84,6 +85,7 @@ class ReadingWriter:
             if declared != self._declared.get(place):
                 before, new_columns = array[:0], declared
                 self._declared[place] = declared
+                self._names[place] = names_of(declared)
         assert before is not None
         self._rows[place] = array[:0].copy() if part in _WHOLE else array
         description = [
@@ -94,7 +96,7 @@ class ReadingWriter:
             self._new_texts(part, rows),
             new_columns,
         ]
-        return description, write_rows(array, before, names_of(self._declared[place]), table.key)
+        return description, write_rows(array, before, self._names[place], table.key)
 
     def _kept(self, name: str, ended: Ended) -> list[int]:
         """Return which earlier pieces of rows that left a table are still listed, by their place."""

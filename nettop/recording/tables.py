@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,15 +23,13 @@ from nettop.snapshots.arrays import Array, positions, replace_rows
 
 ROWS_MAX = 1 << 27
 """Maximum bytes of all rows of a reading, in memory: some 400,000 connections."""
-_NO_COLUMN = -1
-"""The number of padding, and of columns that are not written."""
 _SAME_ROWS = 2 * write_places(np.zeros(0, np.int64))
 """No row left, and none came."""
 _NONE = 0xFF
 """Instead of a column's number: ends the list of changed columns, or says that a change is like no other."""
 
 
-def write_rows(now: Array, before: Array, names: Sequence[str], key: str) -> bytes:
+def write_rows(now: Array, before: Array, names: tuple[str, ...], key: str) -> bytes:
     """Return the change of these columns from `before` to `now`, structured arrays of one dtype, sorted by `key`.
 
     Rows are compared with those of the same key; new rows, with 0.
@@ -43,16 +41,18 @@ def write_rows(now: Array, before: Array, names: Sequence[str], key: str) -> byt
         places = positions(now[key], before[key])
         if (np.diff(places[places >= 0]) <= 0).any():  # rows of one key, or in another order
             places[:] = -1
-        left, came = np.delete(np.arange(len(before)), places[places >= 0]), np.flatnonzero(places < 0)
+        left, came = np.delete(np.arange(len(before)), places[places >= 0]), (places < 0).nonzero()[0]
         parts += [write_places(left), write_places(came)]
         base = replace_rows(before, left, came)
-    changes: dict[int, Array] = {}
-    for number in _changed_columns(now, base, tuple(names)):
-        change = (_numbers(now[names[number]]) - _numbers(base[names[number]])).ravel()
-        if not change.any():
+    changes: dict[int, _Change] = {}
+    for number in _changed_columns(now, base, names):
+        numbers = (_numbers(now[names[number]]) - _numbers(base[names[number]])).ravel()
+        change = _Change(numbers, np.count_nonzero(numbers))
+        if not change.rows:
             continue
         like = _like(change, changes) if len(before) else _NONE
-        parts += [bytes([number, like]), write_column(change, _expected(change, like, changes))]
+        unlike = numbers if like == _NONE else numbers - changes[like].numbers
+        parts += [bytes([number, like]), write_column(unlike)]
         changes[number] = change
     return b"".join([*parts, bytes([_NONE])])
 
@@ -61,7 +61,8 @@ def _changed_columns(now: Array, base: Array, names: tuple[str, ...]) -> list[in
     """Return the numbers of the columns that may differ, because a word differs that has a part of them. Most do not,
     so all are compared at once."""
     differ = (_words_of(now) != _words_of(base)).any(axis=0)
-    return sorted(set(_columns_of_words(now.dtype, names)[differ].ravel().tolist()) - {_NO_COLUMN})
+    columns = _columns_of_words(now.dtype, names)
+    return sorted({number for word in differ.nonzero()[0].tolist() for number in columns[word]})
 
 
 def _words_of(rows: Array) -> Array:
@@ -75,30 +76,38 @@ def _word_bytes(dtype: np.dtype[Any]) -> int:
 
 
 @lru_cache(256)
-def _columns_of_words(dtype: np.dtype[Any], names: tuple[str, ...]) -> Array:
-    """Return the numbers of the columns to which the bytes of each word belong, shape (words, bytes of a word)."""
+def _columns_of_words(dtype: np.dtype[Any], names: tuple[str, ...]) -> list[list[int]]:
+    """Return the numbers of the columns that each word has a part of."""
     fields: Any = dtype.fields
-    columns = np.full(dtype.itemsize, _NO_COLUMN)
+    width = _word_bytes(dtype)
+    columns: list[list[int]] = [[] for _ in range(dtype.itemsize // width)]
     for number, name in enumerate(names):
         column, offset = fields[name][:2]
-        columns[offset : offset + column.itemsize] = number
-    return columns.reshape(-1, _word_bytes(dtype))
+        for word in range(offset // width, -(-(offset + column.itemsize) // width)):
+            columns[word].append(number)
+    return columns
 
 
-def _like(change: Array, changes: Mapping[int, Array]) -> int:
+class _Change(NamedTuple):
+    """How a column changed, and in how many rows."""
+
+    numbers: Array
+    rows: int
+
+
+def _like(change: _Change, changes: Mapping[int, _Change]) -> int:
     """Return the number of the column whose change differs from this one in the fewest rows, as bytes sent and bytes
     acknowledged do; _NONE if there is no change in more rows."""
-    like, fewest = _NONE, np.count_nonzero(change)
+    like, fewest, numbers = _NONE, change.rows, change.numbers
     for number, other in changes.items():
-        if (other.dtype, other.shape) == (change.dtype, change.shape):
-            differing = np.count_nonzero(change != other)
+        # Where only one of them changed, they differ, so most columns need not be compared.
+        if abs(other.rows - change.rows) >= fewest:
+            continue
+        if (other.numbers.dtype, other.numbers.shape) == (numbers.dtype, numbers.shape):
+            differing = np.count_nonzero(numbers != other.numbers)
             if differing < fewest:
                 like, fewest = number, differing
     return like
-
-
-def _expected(column: Array, like: int, changes: Mapping[int, Array]) -> Array:
-    return np.zeros(len(column), column.dtype) if like == _NONE else changes[like]
 
 
 def read_rows(content: Bytes, before: Array, room: int = ROWS_MAX) -> Array:
@@ -117,14 +126,14 @@ def read_rows(content: Bytes, before: Array, room: int = ROWS_MAX) -> Array:
             raise Damaged("there is no such column")
         column, like = now[names[number]], content.take(1)[0]
         numbers = _numbers(column)
-        change = read_column(content, _expected(numbers.ravel(), like, changes))
-        changes[number] = change
-        numbers += change.reshape(numbers.shape)
+        same = np.zeros(numbers.size, numbers.dtype) if like == _NONE else changes[like]
+        changes[number] = read_column(content, same)
+        numbers = numbers + changes[number].reshape(numbers.shape)
         column[:] = numbers.view(column.dtype.newbyteorder("="))
     return now
 
 
 def _numbers(column: Array) -> Array:
-    """Copy a column to unsigned integers, shape (n, …)."""
-    native = column.astype(column.dtype.newbyteorder("="))
+    """View a column as unsigned integers, shape (n, …); it is copied if its bytes are in the other order."""
+    native = column if column.dtype.isnative else column.astype(column.dtype.newbyteorder("="))
     return native.view(f"u{native.itemsize}")
