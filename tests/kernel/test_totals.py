@@ -159,7 +159,7 @@ def errands(lab: Lab, kind: str, times: int = 40) -> Work:
     ups, downs = sizes[::2], sizes[1::2]
     servers = server.call(serve_by_workers, ["listener"])
     each = dict(enumerate(map(Errand, [call] * len(endings), ups, downs, endings)))
-    orders = {client: (traffic.run_errands, each), server: (traffic.served, len(endings))}
+    orders = {client: (traffic.run_errands, each), server: (traffic.reports, len(endings))}
     moved = sum(ups), sum(downs)
     owners = {client.pid: near.namespace, **dict.fromkeys(servers, far.namespace)}
     return Work(orders, {near.namespace: moved, far.namespace: moved[::-1]}, owners)

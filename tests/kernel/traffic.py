@@ -388,12 +388,18 @@ def serve_and_report(accepted: socket.socket, ports: tuple[int, int], report: in
 
 def served(memory: Memory, count: int) -> dict[tuple[int, int], int]:
     """Map (listener's port, peer's port) to the process that served the connection, once there are `count`."""
-    actual = {}
+    actual = {(port, peer): pid for port, peer, pid in reports(memory, count)}
+    assert len(actual) == count
+    return actual
+
+
+def reports(memory: Memory, count: int) -> list[tuple[int, ...]]:
+    """Return the reports of `serve_and_report`, once there are `count`: listener's port, peer's port, PID. The kernel
+    may give a connection the port of an earlier one."""
+    actual = []
     for _ in range(count):
         ready([memory["reports"]])
-        port, peer, pid = _REPORT.unpack(os.read(memory["reports"], _REPORT.size))
-        actual[port, peer] = pid
-    assert len(actual) == count
+        actual.append(_REPORT.unpack(os.read(memory["reports"], _REPORT.size)))
     return actual
 
 
