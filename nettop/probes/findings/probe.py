@@ -7,7 +7,7 @@ It has no programs. What a closed lens would show by its hooks is suspected from
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -139,7 +139,9 @@ class Findings(Probe):
     def _read_eyes(self, taken_ns: int, wall_ns: int, boot_ns: int) -> None:
         reads_firewall = self._reads_firewall()
         ask = self._host.kept.ask_firewall if reads_firewall and is_loaded(self._host) else None
-        by_namespace = self.namespaces.run_in_each(partial(self._read_namespace, self.namespaces.own, ask))
+        unread = {DROPS.id, BANDWIDTH.id} - self._frames.keys()
+        read_each = partial(self._read_namespace, self.namespaces.own, ask, unread)
+        by_namespace = self.namespaces.run_in_each(read_each)
         read = ((netns, eyes.counters, eyes.links) for netns, eyes in by_namespace.items())
         links = {netns: (eyes.links, eyes.negotiated) for netns, eyes in by_namespace.items()}
         names = {
@@ -148,11 +150,8 @@ class Findings(Probe):
         limits = {netns: less_unlimited(eyes.limits, self._unlimited) for netns, eyes in by_namespace.items()}
         rules = {netns: eyes.firewall for netns, eyes in by_namespace.items()}
         self._unread_firewalls = sum(not each.is_whole for each in rules.values())
-        counters = counter_rows(read_measures(read, self._host.proc), names, taken_ns)
         named = self.namespaces.with_names
         tables: dict[str, dict[str, Rows]] = {
-            DROPS.id: {COUNTERS.name: named(counters)},
-            BANDWIDTH.id: {INTERFACES.name: named(self._interfaces.rows(links, taken_ns, boot_ns))},
             LENS.id: {
                 LIMITS.name: named(limit_rows(limits, self._growth, taken_ns)),
                 CPUS.name: read_cpus(self._host.proc, self._queues(), taken_ns),
@@ -161,11 +160,17 @@ class Findings(Probe):
         }
         if reads_firewall:
             tables[LENS.id][FIREWALL.name] = named(firewall_rows(rules, sockets_of(self._frames), taken_ns))
-        for lens, each in tables.items():
-            last = self._eyes.get(lens)
-            self._eyes[lens] = Frame(
-                Snapshot(lens, wall_ns, boot_ns, each), None if last is None else last.now
-            )
+        if DROPS.id in unread:
+            counters = counter_rows(read_measures(read, self._host.proc), names, taken_ns)
+            tables[DROPS.id] = {COUNTERS.name: named(counters)}
+        if BANDWIDTH.id in unread:
+            interfaces = self._interfaces.rows(links, taken_ns, boot_ns)
+            tables[BANDWIDTH.id] = {INTERFACES.name: named(interfaces)}
+        last = self._eyes
+        self._eyes = {
+            lens: Frame(Snapshot(lens, wall_ns, boot_ns, each), last[lens].now if lens in last else None)
+            for lens, each in tables.items()
+        }
 
     def _unlimited(self, family: int) -> int:
         return sum(self.namespaces.run_in_each(partial(unlimited_here, family)).values())
@@ -184,15 +189,15 @@ class Findings(Probe):
             return False
         return FIREWALL.name in self._options.tables or bool(self._tracker.kinds & _BY_FIREWALL)
 
-    def _read_namespace(self, own: int, ask: Ask | None) -> _NamespaceEyes:
-        """Read the calling thread's namespace."""
+    def _read_namespace(self, own: int, ask: Ask | None, unread: Collection[str]) -> _NamespaceEyes:
+        """Read the calling thread's namespace: what these lenses do not read."""
         is_own = os.stat("/proc/thread-self/ns/net").st_ino == own
         try:
-            links = tuple(read_links())
+            links = tuple(read_links() if unread else ())
         except OSError:
             links = ()
         return _NamespaceEyes(
-            read_counters(self._host.proc),
+            read_counters(self._host.proc) if DROPS.id in unread else {},
             links,
             {link.index: link.negotiated() for link in links if link.has_bus_device()} if is_own else {},
             read_limits(self._host.proc, is_own=is_own),
