@@ -148,6 +148,7 @@ class PaletteDialog(Dialog, inherit_bindings=False):
     keys: ClassVar[Mapping[str, str]] = {}
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+p", "leave", show=False),
+        Binding("enter", "run", show=False, priority=True),
         Binding("up", "move(-1)", show=False, priority=True),
         Binding("down", "move(1)", show=False, priority=True),
         Binding("pageup", "move(-10)", show=False, priority=True),
@@ -176,7 +177,7 @@ class PaletteDialog(Dialog, inherit_bindings=False):
         self._at = 0
         self.draw()
 
-    def on_input_submitted(self) -> None:
+    def action_run(self) -> None:
         """Close, returning the selected action."""
         self.dismiss(self._matches[self._at][2] if self._matches else None)
 

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from typing import ClassVar
 
 from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.message import Message
 from textual.widgets import Input
 
 from nettop.errors import FilterError, UsageError
@@ -26,25 +24,25 @@ _TEXT_AT = 2
 class FilterBox(Vertical):
     """An input line, and below it the effect of its text.
 
-    `check` returns the effect in words, and raises UsageError for an invalid text.
+    `check` returns the effect in words, and raises UsageError for an invalid text. `leave` closes the box: with a valid
+    text after Enter, with None after Esc.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "leave", show=False)]
-
-    @dataclass
-    class Applied(Message):
-        """The request to apply a valid text, after Enter."""
-
-        text: str
-
-    class Left(Message):
-        """The request to close the box, after Esc, without changing the filter."""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "apply", "apply", show=False, priority=True),
+        Binding("escape", "leave", "leave", show=False),
+    ]
 
     def __init__(
-        self, check: Callable[[str], str], text: str = "", example: str | None = None, prompt: str = "/"
+        self,
+        check: Callable[[str], str],
+        leave: Callable[[str | None], Awaitable[None]],
+        text: str = "",
+        example: str | None = None,
+        prompt: str = "/",
     ) -> None:
         super().__init__(id="filter-box")
-        self._check = check
+        self._check, self._leave = check, leave
         self.input = Input(text, placeholder=example or _EXAMPLE, compact=True, select_on_focus=False)
         self._prompt = Bar(Background.PANEL, id="filter-prompt")
         self._prompt.show([item((prompt, Role.KEY))])
@@ -75,15 +73,14 @@ class FilterBox(Vertical):
         event.stop()
         self.check(event.value)
 
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Apply a valid text; keep the box open otherwise. More may have been typed since Enter."""
-        event.stop()
-        if self.check(event.value):
-            self.post_message(self.Applied(event.value))
+    async def action_apply(self) -> None:
+        """Apply a valid text; keep the box open otherwise."""
+        if self.check(self.input.value):
+            await self._leave(self.input.value)
 
-    def action_leave(self) -> None:
+    async def action_leave(self) -> None:
         """Close without changing the filter."""
-        self.post_message(self.Left())
+        await self._leave(None)
 
     @property
     def effect(self) -> str:

@@ -28,6 +28,7 @@ from nettop.screens.textual_internals import (
     screens_in_mode,
     set_filters,
     start_in_mode,
+    type_into,
     use_256_colours,
 )
 from nettop.settings import ViewSettings
@@ -157,16 +158,18 @@ class NettopApp(EndingApp, inherit_bindings=False):
     # --- keys -----------------------------------------------------------------------------------------------
 
     async def on_event(self, event: events.Event) -> None:
-        """Finish a key's action before reading the next key, unless it is text: that key may belong to a box it opens.
+        """Finish a key's action before reading the next key, which may belong to a box that it opens or closes.
 
         After a signal, drop pending input: handling it could take longer than an exit may.
         """
         if self._is_ending and isinstance(event, events.InputEvent):
             return
-        if isinstance(event, events.Key) and not event.is_forwarded and not isinstance(self.focused, Input):
-            await run_key(self, latin_key(event.key))
-        else:
+        if not isinstance(event, events.Key | events.Paste) or event.is_forwarded:
             await super().on_event(event)
+        elif isinstance(self.focused, Input) and (isinstance(event, events.Paste) or event.is_printable):
+            await type_into(self.focused, event)
+        elif isinstance(event, events.Key):
+            await run_key(self, event.key if isinstance(self.focused, Input) else latin_key(event.key))
 
     def action_refresh_now(self) -> None:
         """Read now, and write the whole screen again; the focused widget gets the key too."""

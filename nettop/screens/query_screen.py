@@ -137,7 +137,7 @@ class QueryScreen(TableScreen, inherit_bindings=False):
         if not self.query(FilterBox):
             self.add_class("-typing")
             self._apply = apply or self.apply_text
-            box = FilterBox(check, text, example, prompt)
+            box = FilterBox(check, self._leave_box, text, example, prompt)
             await self.mount(box, before=self.footer)
             self.set_focus(box.input)
             self.draw_lines()
@@ -152,24 +152,19 @@ class QueryScreen(TableScreen, inherit_bindings=False):
         rows = f"{rows} rows" if text.strip() else f"all {rows.partition(' of ')[2]} rows"
         return "; ".join([rows, *view.filter_remarks])
 
-    async def on_filter_box_applied(self, message: object) -> None:
-        """Close the box, and apply its text."""
-        await self._close_box()
-        self._apply(str(getattr(message, "text", "")))
+    async def _leave_box(self, text: str | None) -> None:
+        """Close the box, and apply its text unless that is None."""
+        self.remove_class("-typing")
+        await self.query("#filter-box").remove()
+        self.query_one(self.AUTO_FOCUS).focus()
+        if text is None:
+            self.draw_lines()
+        else:
+            self._apply(text)
 
     def apply_text(self, text: str) -> None:
         """Apply the text of the box."""
         self.set_filter(text)
-
-    async def on_filter_box_left(self) -> None:
-        """Close the box."""
-        await self._close_box()
-        self.draw_lines()
-
-    async def _close_box(self) -> None:
-        self.remove_class("-typing")
-        await self.query("#filter-box").remove()
-        self.query_one(self.AUTO_FOCUS).focus()
 
     # --- the lens's other tables --------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@
 - `Screen._compositor_refresh`: the only place to measure drawing.
 - `Screen._screen_resized`: a busy screen would resize itself forever if the terminal is resized twice.
 - `App._screen_stacks`, `_current_mode`: an app with modes starts in Textual's default mode, which has no table.
-- `App._check_bindings`: a key passed from widget to widget would run after the keys that follow it.
+- `App._check_bindings`, `Input._dispatch_message`: a key passed from widget to widget would run after the keys that
+  follow it.
 - `Console._color_system`: Rich recognizes few of the terminals with 256 colours.
 - `App._filters`: Textual chooses the colour filter before nettop's themes exist.
 """
@@ -29,6 +30,7 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.messages import CloseMessages, ExitApp
 from textual.screen import Screen, ScreenResultType
+from textual.widgets import Input
 
 from nettop.engine.own_cost import DRAW
 from nettop.screens.changed_cells import ChangedCells, TerminalCells
@@ -99,6 +101,11 @@ async def run_key(app: App[None], key: str) -> None:
     """Run a key's action on the visible screen, bindings that work everywhere first, and wait until it is done."""
     if not await app._check_bindings(key, priority=True):
         await app._check_bindings(key)
+
+
+async def type_into(box: Input, event: events.Key | events.Paste) -> None:
+    """Take typed or pasted text at once, as `run_key` runs the keys around it."""
+    await box._dispatch_message(event)
 
 
 def use_256_colours(app: App[None]) -> None:
