@@ -167,18 +167,26 @@ class PaletteDialog(Dialog, inherit_bindings=False):
         yield self.input
         yield self.page
 
-    def on_input_changed(self, event: Input.Changed) -> None:
-        """Show the entries that contain every word, those with all of them in the label first."""
-        words = event.value.casefold().split()
+    def on_input_changed(self) -> None:
+        """Show the entries that match."""
+        self._match()
+        self.draw()
+
+    def _match(self) -> None:
+        """Find the entries that contain every word, those with all of them in the label first, as whole words before
+        parts of words; select the first unless they are the same as before."""
+        words = self.input.value.casefold().split()
         texts = [(entry, entry[0].casefold(), entry[1].casefold()) for entry in self._entries]
+        whole = [entry for entry, label, _ in texts if set(words) <= set(label.split())]
         in_label = [entry for entry, label, _ in texts if all(word in label for word in words)]
         anywhere = [entry for entry, *parts in texts if all(word in " ".join(parts) for word in words)]
-        self._matches = list(dict.fromkeys(in_label + anywhere))
-        self._at = 0
-        self.draw()
+        matches = list(dict.fromkeys(whole + in_label + anywhere))
+        if matches != self._matches:
+            self._matches, self._at = matches, 0
 
     def action_run(self) -> None:
         """Close, returning the selected action."""
+        self._match()  # what was typed just before Enter may not have been shown yet
         self.dismiss(self._matches[self._at][2] if self._matches else None)
 
     def action_move(self, step: int) -> None:

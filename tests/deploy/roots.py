@@ -38,7 +38,8 @@ class Root:
 
     def __init__(self, suite: str) -> None:
         script = CHECKOUT / "scripts/fresh-root.sh"
-        options = ("--suite", suite, "--worktree", "--run", "echo ready $$; exec cat >/dev/null")
+        # Without exec: while it replaces the shell, the environment reads as empty.
+        options = ("--suite", suite, "--worktree", "--run", "echo ready $$; read -r _ || true")
         self._holder = subprocess.Popen(
             [script, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
