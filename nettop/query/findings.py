@@ -49,6 +49,9 @@ OTHER_ENDS_MAX = 8
 GONE_AFTER_NS = 2_000_000_000
 """A finding that has not been seen for so long has gone: it ranks after the others, and explains none of those still
 seen."""
+BEGAN_TOGETHER_NS = 2_000_000_000
+"""What a process waits for may be noticed so much later than that others wait for it: a request arrives before the one
+that it causes is sent, and each is noticed at a reading."""
 _OPTIONAL = re.compile(r"\[([^\]]*)\]")
 _VALUE = re.compile(r"\{(\w+)\}")
 _WAITING = frozenset({"receive_queue", "send_queue", "waiting"})
@@ -635,12 +638,35 @@ def _explain(raised: Sequence[_Tracked], here: Callable[[], frozenset[str]]) -> 
         ]
         tracked.cause = max(causes, key=lambda cause: cause.finding.place.nearness(place), default=None)
     for tracked in raised:
-        cause = tracked.cause
-        while cause is not None and cause.cause is not None:
-            cause = cause.cause
-        if cause is not None:
-            tracked.cause = cause
-            cause.explains.append(tracked)
+        if tracked.cause is None:
+            tracked.cause = _cause_in_process(tracked, by_kind)
+    for tracked in raised:
+        if tracked.cause is not None:
+            tracked.cause = _first_cause(tracked.cause)
+            tracked.cause.explains.append(tracked)
+
+
+def _cause_in_process(tracked: _Tracked, by_kind: Mapping[str, Sequence[_Tracked]]) -> _Tracked | None:
+    """Return what the process of a finding waits for itself, unless that waits for this process in turn."""
+    return next(
+        (
+            cause
+            for kind in tracked.finding.rule.explained_in_process
+            for cause in by_kind.get(kind, ())
+            if cause.finding.place.pids & tracked.finding.place.pids
+            and cause.began_ns - tracked.began_ns <= BEGAN_TOGETHER_NS
+            and tracked.last_ns - cause.last_ns < GONE_AFTER_NS
+            and _first_cause(cause) is not tracked
+        ),
+        None,
+    )
+
+
+def _first_cause(tracked: _Tracked) -> _Tracked:
+    """Return the finding at the beginning of the chain of causes; there is no circle."""
+    while tracked.cause is not None:
+        tracked = tracked.cause
+    return tracked
 
 
 def _rank(tracked: _Tracked, taken_ns: int) -> tuple[bool, int, int, int]:

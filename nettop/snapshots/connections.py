@@ -295,10 +295,11 @@ _SOCKET_RULES = (
         proof=("connections", "state=SYN_RECV"),
     ),
     # A connection closed by its peer first is in this state until the program closes it too, for milliseconds: a busy
-    # server always has some. A hundred that stay, or twenty and a growing number, means that they are leaked.
+    # server always has some. A hundred that stay, or twenty and a growing number, means that they are leaked. Those
+    # that were not accepted yet have no process, which could not close them.
     Rule(
         "CLOSE_WAIT",
-        "state=CLOSE_WAIT send_queue=0",
+        "state=CLOSE_WAIT send_queue=0 not (process=– pid=–)",
         "{process} leaves {rows} connections open that their peers have closed",
         "connections that the peer has closed and the program has not: most likely it leaks them",
         "a bug in {process}: it does not call close() after reading the end; restarting it helps until the next time",
@@ -392,7 +393,7 @@ _SOCKET_RULES = (
     Rule(
         "DNS unanswered",
         "protocol=udp remote_port=53",
-        "{process} waits for the DNS server {remote_address}: no answer yet to the queries of {rows} sockets",
+        "{process} waits for the DNS server {remote_address}: no answer yet, {rows} waiting",
         "sockets with queries to a DNS server that nothing has answered for an interval: it is slow or silent",
         "ask it: dig @{remote_address}; check /etc/resolv.conf, the path and the firewalls",
         certainty=Certainty.LIKELY,

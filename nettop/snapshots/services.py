@@ -275,6 +275,7 @@ SERVICES = Table(
             after_s=1.0,
             lasts="stalled",
             explained_by=_NOT_READING,
+            explained_in_process=("waiting for a service", "connects unanswered", "DNS silent"),
         ),
         Rule(
             "waiting for a service",
@@ -329,6 +330,7 @@ SERVICES = Table(
             by=_SERVICE_OF,
             after_s=5.0,
             explained_by=("stuck service", *_SLOW_DNS),
+            explained_in_process=("waiting for a service", "slow answers", *_SLOW_DNS),
         ),
         # It cannot be compared with its own past yet. Ten answers at least are as slow, so a single report is none.
         Rule(

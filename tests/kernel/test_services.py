@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +231,27 @@ def test_a_request_without_an_answer(
     for watched in watches:
         for side in (SERVED, USED):
             assert watched.service(host.namespace, host.port, side)["unanswered_ns"] >= 3 * oldest
+
+
+def test_a_client_that_has_left_waits_no_longer(watches: list[Watched], host: Host) -> None:
+    """TCP still has to send what it wrote before it closed; the server has not answered it."""
+    with opened(host.client, host.server, host.port, "127.0.0.1") as names:
+        host.exchange(names, 1)
+        host.client.call(fill, names)
+        for watched in watches:
+            watched.until(host.namespace, host.port, USED, waiting=1)
+        host.client.call(close_each, names)
+        for watched in watches:
+            watched.until(host.namespace, host.port, USED, waiting=0)
+            watched.until(host.namespace, host.port, SERVED, waiting=1)
+
+
+def fill(memory: Memory, names: list[int]) -> None:
+    """Send on each connection until both buffers are full."""
+    for name in names:
+        memory[name].settimeout(0.1)
+        with suppress(TimeoutError):
+            memory[name].sendall(bytes(64 << 20))
 
 
 def test_goodbyes_are_no_requests(watches: list[Watched], host: Host) -> None:

@@ -319,7 +319,7 @@ async def test_keys_after_the_palette_are_no_text() -> None:
     """Enter runs what matches the text, whole words first, however fast it was typed."""
     async with running(busy_host()) as run:
         await type_at_once(run, "ctrl+p", *"sort by pid", "enter", "slash", *"nginx", "enter")
-        assert run[1].state.query.sort_by == (("pid", False),)
+        assert run[1].state.query.sort.field == "pid"
         assert run[1].state.query.filter.text == "nginx"
 
 

@@ -364,3 +364,64 @@ def test_evidence_in_another_table_is_of_the_same_namespace() -> None:
     (row,) = after(1, (COUNTERS, [overflow], [overflow | {"packets": 6}]))
     assert (row["view"], row["filter"]) == ("connections", "netns=4 and state=LISTEN accept_queue>0")
     assert find_table(row["view"])[1] is SOCKETS
+
+
+@pytest.mark.parametrize(("process", "pid", "expected"), [("ledgerd", 7, ["CLOSE_WAIT"]), (None, None, [])])
+def test_only_a_process_leaves_connections_open(
+    process: str | None, pid: int | None, expected: list[str]
+) -> None:
+    """Clients that give up before they are accepted leave connections without a process, which nobody can close."""
+    left: Row = {**BEFORE, "state": "CLOSE_WAIT", "process": process, "pid": pid, "last_sent_ms": 0}
+    rows = [left | {"id": number, "local_port": 7000} for number in range(120)]
+    assert kinds(found(rows, rows)) == expected
+
+
+def served(port: int, process: str, **values: object) -> Row:
+    """Return a service that used to answer, and has stopped."""
+    pid = sum(process.encode())
+    return {
+        **SERVED,
+        "id": port,
+        "port": port,
+        "process": process,
+        "pid": pid,
+        "usual_p99": 800_000,
+        **values,
+    }
+
+
+def used(port: int, process: str, **values: object) -> Row:
+    """Return the same service as a process that uses it sees it."""
+    return served(port, process, id=port + 1000, side="used", address="127.0.0.1", **values)
+
+
+SLOWER: Row = {"speed": "slower", "recent_p99": 320_000_000, "usual_p99": 8_000_000, "waiting": 0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "answers"), [("stuck service", {}, 50), ("slow service", SLOWER, 60)]
+)
+def test_the_last_service_of_a_chain_is_the_cause(kind: str, values: Row, answers: int) -> None:
+    """A proxy that waits for its backend is part of it; a service that waits for nobody is not."""
+    before = [served(8000, "frontd", **values), used(8000, "browser", **values), used(8001, "frontd", **values),
+              served(8001, "backd", **values), served(8002, "otherd", **values)]  # fmt: skip
+    rows = after(8, (SERVICES, before, [row | {"answers": answers} for row in before]))
+    alone = [row["process"] for row in rows if row["cause"] is None]
+    assert alone == ["backd", "otherd"]
+    assert all(
+        "frontd" in row["explains"] for row in rows if (row["kind"], row["process"]) == (kind, "backd")
+    )
+
+
+def test_services_that_wait_for_each_other() -> None:
+    """One of them is shown, not none."""
+    services = [served(8000, "a"), used(8001, "a"), served(8001, "b"), used(8000, "b")]
+    rows = after(3, (SERVICES, services, services))
+    assert len([row for row in rows if row["cause"] is None and row["kind"] == "stuck service"]) == 1
+
+
+def test_a_wait_that_began_later_is_no_cause() -> None:
+    """The service had stopped to answer before."""
+    services = [served(8000, "frontd"), used(8001, "frontd", stalled=2 * SECOND)]
+    rows = after(3, (SERVICES, services, services))
+    assert {row["kind"] for row in rows if row["cause"] is None} == {"stuck service", "waiting for a service"}

@@ -875,7 +875,7 @@ def test_each_rule_is_sound(lens: Lens, table: Table, rule: Rule) -> None:
     parse_filter(table, rule.filter)
     assert set(rule.by) <= {field.name for field in table.stored}
     others = {other.name for _, _, other in ALL_RULES}
-    assert set(rule.explained_by) <= others - {rule.name}
+    assert {*rule.explained_by, *rule.explained_in_process} <= others - {rule.name}
     view, wanted = rule.proof
     if view:
         parse_filter(find_table(view)[1], wanted)

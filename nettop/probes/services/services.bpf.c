@@ -26,6 +26,7 @@
 #define TCP_LAST_ACK 9
 #define TCP_LISTEN 10
 #define SEND_SHUTDOWN 2
+#define SHUTDOWN_MASK 3
 #define SOCK_DONE (1ull << 1) /* enum sock_flags: a FIN was received */
 #define GOODBYE_NS 10000000   /* data followed by the end of the stream within this time is no request */
 #define PAUSE_NS 60000000     /* a delayed ACK holds back the second part of a request for 40 ms */
@@ -987,7 +988,9 @@ static __always_inline int write_row(struct bpf_iter_meta *meta, struct sock *sk
   read_progress(&tcp, tp, turn);
   struct connection row;
   __builtin_memset(&row, 0, sizeof(row));
-  u64 open_since = open_request(turn, &tcp);
+  // A client that has closed its end waits no longer, though TCP may still send what it wrote.
+  bool has_left = turn->side == SIDE_USED && sk_shutdown_of(sk) == SHUTDOWN_MASK;
+  u64 open_since = has_left ? 0 : open_request(turn, &tcp);
   if (open_since && open_since != turn->goodbye_at)
     row.open_since = open_since;
   // Data below SO_RCVLOWAT is not signalled.
