@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from nettop.errors import Unsupported
+from nettop.errors import Unsupported, UsageError
 from nettop.query.findings import KEPT_S, listed
 from nettop.query.times import rfc3339
+from nettop.recording.moments import time_text
 from nettop.recording.reader import Readings
 from nettop.recording.recording import Recording
 from nettop.snapshots.findings import LENS as FINDINGS
@@ -18,10 +19,17 @@ def findings_between(recording: Recording, begin_ns: int, end_ns: int) -> list[d
     """Return every finding seen between two moments, in the order of their times, as it was when it was last seen: at
     `seen`. One that comes back after it had gone is another.
 
-    Raise Unsupported if findings were not recorded.
+    Raise Unsupported if findings were not recorded, and UsageError if nobody looked for them between these moments:
+    that none were found would be no news.
     """
     if FINDINGS.id not in recording.lenses:
         raise Unsupported("the recording has no findings", "record them: nettop record always does")
+    first_ns = recording.first_moment(FINDINGS, begin_ns)
+    if first_ns > end_ns:
+        raise UsageError(
+            f"nobody looked for findings from {time_text(begin_ns)} to {time_text(end_ns)} UTC",
+            f"the next reading is at {time_text(first_ns)}",
+        )
     readings = Readings(recording, FINDINGS)
     found: list[dict[str, Any]] = []
     last: dict[int, tuple[int, int]] = {}

@@ -12,7 +12,7 @@ from nettop.recording.numbers import Damaged
 from nettop.recording.reader import Reading, Readings
 from nettop.recording.recording import Recording
 from nettop.snapshots.schema import Lens
-from nettop.snapshots.snapshot import RECORDING, Frame, Rows, Snapshot
+from nettop.snapshots.snapshot import RECORDER, RECORDING, Frame, Rows, Snapshot
 from nettop.snapshots.source import SourceOptions
 
 
@@ -108,7 +108,8 @@ class Player:
 
     def go_to_first(self, lens: Lens) -> None:
         """Go on to the first reading of a lens if there is none up to this moment, to the next one if this moment is
-        damaged. Raise Unsupported without any, and Damaged without a next one."""
+        damaged, or the lens was not recorded then. Raise Unsupported without any, and Damaged or UsageError without a
+        next one."""
         recording = self.recording
         while recording.expects(lens) and recording.wait_for_more():
             recording.refresh()
@@ -122,6 +123,8 @@ class Player:
             if following is None:
                 raise Damaged(damage)
             self.jump(following)
+        elif readings.pause_before(self.wall_ns):
+            self.jump(recording.first_moment(lens, self.wall_ns))
 
     def _move(self, wall_ns: int) -> None:
         self._from_ns, self._since = wall_ns, self._clock()
@@ -158,18 +161,20 @@ class RecordedSource:
             raise recording.refusal(self._lens)
 
     def read(self, taken_ns: int) -> Snapshot:  # noqa: ARG002 - the recording has its own clock
-        """Return the reading at the moment that is shown; an empty one without any so far, and where the recording is
-        damaged, as it says then."""
+        """Return the reading at the moment that is shown; an empty one without any so far, where the recording is
+        damaged, and where the lens was not recorded, as it says then."""
         self._player.recording.refresh()
-        wall_ns, reading = self._player.wall_ns, None
+        wall_ns, reading, pause = self._player.wall_ns, None, ""
         try:
             reading = self._readings.at(wall_ns)
             damage = self._readings.damage_before(wall_ns)
+            pause = self._readings.pause_before(wall_ns)
         except Damaged as error:
             damage = str(error)
-        if reading is None or damage:
+        if reading is None or damage or pause:
             self._shown = None
-            return Snapshot(self._lens.id, wall_ns, 0, {}, gaps={RECORDING: damage} if damage else {})
+            gaps = {RECORDING: damage} if damage else {RECORDER: pause} if pause else {}
+            return Snapshot(self._lens.id, wall_ns, 0, {}, gaps=gaps)
         if self._shown is None or reading.now is not self._shown.now:
             is_adjacent = self._shown is not None and reading.before is self._shown.now
             self._leap = not reading.is_next, None if is_adjacent else reading.before

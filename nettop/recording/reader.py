@@ -23,6 +23,7 @@ from nettop.recording.chunks import (
     group_of,
     read_head,
 )
+from nettop.recording.moments import time_text
 from nettop.recording.numbers import Damaged
 from nettop.recording.readings import ReadingReader
 from nettop.snapshots.schema import Lens
@@ -32,7 +33,8 @@ _GROUP_MARKER = MARKER + bytes([What.GROUP])
 _BLOCK = 1 << 20
 """Bytes that are searched at once."""
 _GAP_INTERVALS = 2
-"""So many intervals after the last reading before damage, that one is no longer what happens."""
+"""So many intervals after the last reading before damage, or before the end of a recorder, that one is no longer what
+happens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,8 @@ class Readings:
         self._lens = lens
         self._now: Snapshot | None = None
         self._before: Snapshot | None = None
+        self._now_group, self._now_ns = -1, 0
+        """Where the last reading is, and when it was taken, by the clock of the line of time."""
         self._events: list[Rows] = []
         self._begin(-1)
 
@@ -228,10 +232,27 @@ class Readings:
         is damaged there."""
         if self._group < 0:
             return ""
-        since_ns = _GAP_INTERVALS * round(self._file.groups[self._group].group.interval_s * 1e9)
-        if wall_ns - self._reached_ns <= since_ns:
+        if wall_ns - self._reached_ns <= self._gap_ns:
             return ""
         return self._broken or self._file.damage_at(self._group, self._read)
+
+    def pause_before(self, wall_ns: int) -> str:
+        """Return since when the lens was not recorded if the last reading up to this moment, to which `at` has read, is
+        some intervals old, and its writer has ended; empty if not. A writer that goes on may be late."""
+        group, groups = self._group, self._file.groups
+        if self._now is None or wall_ns - self._now_ns <= self._gap_ns:
+            return ""
+        if any(not placed.group.follows for placed in groups[self._now_group + 1 : group + 1]):
+            return f"from {time_text(self._now_ns)} UTC on"
+        if group + 1 == len(groups) or groups[group + 1].group.follows:
+            return ""
+        if wall_ns - self._reached_ns <= self._gap_ns or next(self._file.chunks(group, self._read), None):
+            return ""
+        return f"from {time_text(self._reached_ns)} to {time_text(groups[group + 1].wall_ns)} UTC"
+
+    @property
+    def _gap_ns(self) -> int:
+        return _GAP_INTERVALS * round(self._file.groups[self._group].group.interval_s * 1e9)
 
     def each(self, moments: Iterable[int]) -> Iterator[tuple[int, Reading]]:
         """Yield the readings at these moments, without those that are damaged."""
@@ -282,6 +303,7 @@ class Readings:
                     self._reader.read(content)
                     if left <= 2:
                         self._before, self._now = self._now, self._reader.snapshot()
+                        self._now_group, self._now_ns = self._group, chunk.wall_ns
                     left -= 1
                 elif (events := self._reader.read_events(content)) is not None:
                     self._events.append(events)

@@ -215,7 +215,7 @@ class Recording:
         """Return why a lens has no readings."""
         unknown = [f"{lens.title}: not in this recording", ""]
         cause, remedy = self.groups[-1].group.failures.get(lens.id, unknown)
-        recorded = ", ".join(each.id for each in lenses() if each.id in self.lenses)
+        recorded = ", ".join(each.id for each in lenses() if each.id in self.lenses - {lens.id})
         return Unsupported(cause, remedy or f"it has {recorded}")
 
     def expects(self, lens: Lens) -> bool:

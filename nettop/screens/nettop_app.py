@@ -116,6 +116,7 @@ class NettopApp(EndingApp, inherit_bindings=False):
             self.notify(problem, title="nettop config", severity="warning", timeout=_PROBLEM_S, markup=False)
         if self._is_ending:
             self.call_later(self.exit)
+        self._queue_published()  # the lens was attached before this: a paused recording has been read for good
 
     def on_unmount(self) -> None:
         """Unsubscribe and detach."""

@@ -27,7 +27,7 @@ from nettop.settings import ViewSettings
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Kind, Lens, Table
-from nettop.snapshots.snapshot import RECORDING, Frame, Rows, Snapshot, known
+from nettop.snapshots.snapshot import RECORDER, RECORDING, Frame, Rows, Snapshot, known
 from nettop.widgets.bar import Bar, BarItem
 from nettop.widgets.cells import RowStyle, role_of
 from nettop.widgets.columns import declared
@@ -216,12 +216,14 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
     def _show_nothing(self, now: Snapshot) -> None:
         """Say why a recording has no reading at this moment."""
         self._attaching_since = self._frame = self.view = self._headline_drawn = None
-        if (damage := now.gaps.get(RECORDING)) is None:
-            self._show_notice(Span(f"{self.lens.title}: not read before this moment", Role.DIM))
-        else:
+        if damage := now.gaps.get(RECORDING):
             self._show_notice(
                 Span(f"the recording is damaged here: {damage}", Role.BAD), Span(". goes over it")
             )
+        elif pause := now.gaps.get(RECORDER):
+            self._show_notice(Span(f"{self.lens.title}: not recorded {pause}"), Span(". goes over it"))
+        else:
+            self._show_notice(Span(f"{self.lens.title}: not read before this moment", Role.DIM))
 
     def has_table(self, frame: Frame) -> bool:
         """Return False while the source has not read the table: it reads some only once they are shown."""

@@ -65,6 +65,8 @@ NOT_COMPLETE_YET = np.iinfo(np.int64).max
 
 RECORDING = "recording"
 """The gap of a moment at which a recording is damaged."""
+RECORDER = "recorder"
+"""The gap of a moment at which a lens was not recorded, after a recorder that did."""
 
 TICKS = "ticks"
 """Name of sampling ticks: received ones in `counts`, missed ones in `lost`."""

@@ -16,10 +16,12 @@ from nettop.recording.recording import Recording, open_recording
 from nettop.screens.filter_box import FilterBox
 from nettop.screens.nettop_app import NettopApp
 from nettop.snapshots.connections import GROUPS, LENS
+from nettop.snapshots.findings import FINDINGS
+from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.snapshot import Snapshot
 from tests.screens.driving import Running, press, running, shown, text_of
 from tests.screens.harness import Harness, steps_of
-from tests.unit.build import example_rows, later, make_frame
+from tests.unit.build import Row, example_rows, later, make_frame
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
 from tests.unit.test_replay import Clock
 
@@ -136,6 +138,30 @@ async def test_steps_jumps_and_searches(path: Path) -> None:
         await run[0].pause()
         assert time_line(run).startswith(" ‖ ×1  2026-11-28 14:00:20 UTC")
         assert "newcomer" in "\n".join(text_of(shown(run).rows))
+
+
+async def test_what_was_wrong_when_it_begins_paused(tmp_path: Path) -> None:
+    """A recording that begins paused names the findings of its moment, although its lens was read before the app ran,
+    and is never read anew."""
+    finding: Row = {"finding": "nobody answers", "severity": "problem", "lasted": 0, "unseen": 0}
+    connections, findings = (
+        make_frame(example_rows(12, 7)),
+        make_frame([finding], table=FINDINGS, lens="findings"),
+    )
+    snapshots = [at_second(frame.now, 0) for frame in (connections, findings)]
+    with open_recording(record(tmp_path / "r.nettop", snapshots)) as recording:
+        player = Player(recording)
+        player.is_paused = True
+        lens_of = {lens.id: lens for lens in (LENS, FINDINGS_LENS)}
+        harness = Harness(lambda lens: RecordedSource(player, lens_of[lens]))
+        app = harness.app(player=player, lens_set=(LENS, FINDINGS_LENS))
+        harness.session.enable(LENS.id)
+        harness.tick()
+        async with app.run_test(size=(120, 30)) as pilot:
+            for _ in range(2):
+                harness.tick()
+                await pilot.pause()
+            assert "nobody answers" in app.lens_screen.findings.text
 
 
 async def test_marks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

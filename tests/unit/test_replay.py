@@ -27,7 +27,7 @@ from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import EVENTS, LENS
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
-from nettop.snapshots.snapshot import RECORDING, Frame, Snapshot
+from nettop.snapshots.snapshot import RECORDER, RECORDING, Frame, Snapshot
 from tests.unit.build import Row, make_frame, make_rows
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
 
@@ -296,6 +296,37 @@ def test_what_is_damaged_is_not_shown_as_the_last_reading(path: Path) -> None:
         16,
         17,
     ]
+
+
+def test_where_nobody_recorded_nothing_is_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The last reading of a recorder is not what happens until the next one starts, nor after that if the next one does
+    not record its lens. Nobody says that nothing is wrong then, and text begins with the next reading."""
+    path, connections = tmp_path / "r.nettop", make_frame([{"id": 1}]).now
+    record(path, [findings_at(second) for second in range(5)])
+    record(path, [at_second(connections, 65), *(findings_at(second) for second in range(70, 75))])
+    record(path, [at_second(connections, second) for second in range(80, 90)])
+    between, then, at_last = (
+        f"from 2026-11-28 {text}"
+        for text in ("14:00:04 to 2026-11-28 14:01:05 UTC", "14:00:04 UTC on", "14:01:14 UTC on")
+    )
+    with open_recording(path) as recording:
+        source = RecordedSource(player := Player(recording), FINDINGS_LENS)
+        player.is_paused = True
+        seen = {}
+        for second in (4, 6, 7, 64, 66, 70, 76, 81, 89):
+            player.jump(BEGIN_NS + second * SECOND_NS)
+            now = source.read(0)
+            seen[second] = second_of(now) if now.tables else now.gaps[RECORDER]
+    assert list(seen.values()) == [4, 4, between, between, then, 70, 74, at_last, at_last]
+    at = ["--at", "14:00:30"]
+    assert run(["check", "--from", str(path), *at, "--for", "20"], no_probes) == ExitCode.USAGE
+    assert "nobody looked for findings from 2026-11-28 14:00:30" in capfd.readouterr().err
+    assert run(["check", "--from", str(path), *at, "--for", "60"], no_probes) == ExitCode.DONE
+    words = ["replay", str(path), "--view", "connections", "--format", "jsonl", "-d", "--once", "--all"]
+    assert run([*words, *at], no_probes) == ExitCode.DONE
+    assert json.loads(capfd.readouterr().out)["time"].startswith("2026-11-28T14:01:05")
+    words = ["replay", str(path), "--view", "findings", "--table", "--once", "--at", "14:01:25"]
+    assert run(words, no_probes) == ExitCode.USAGE
 
 
 @pytest.mark.parametrize(
