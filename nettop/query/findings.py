@@ -83,9 +83,10 @@ class Place:
     firewall for incoming packets."""
 
     def may_explain(self, other: Place, here: Callable[[], frozenset[str]]) -> bool:
-        """Return whether both are about the same ports; without ports, the same process, interface or namespace.
+        """Return whether both share a port; without ports, a process, interface or namespace.
 
-        A listener has one port of its connections, which have two. What an interface loses is not explained by
+        A listener has one port of its connections, which have two; connections to a service have one in common, though
+        each reading has others of them that are acknowledged. What an interface loses is not explained by
         something that merely is in its namespace, but by a CPU, which works for all. `here` returns the addresses of
         this host.
         """
@@ -102,7 +103,7 @@ class Place:
         is_of_interface = other.interfaces and not (other.ports or other.pids)
         if not is_of_interface:
             pairs.append((self.namespaces, other.namespaces))
-        shared = (ours <= theirs or theirs <= ours for ours, theirs in pairs if ours and theirs)
+        shared = (not ours.isdisjoint(theirs) for ours, theirs in pairs if ours and theirs)
         return next(shared, not is_of_interface or bool(self.cpus))
 
     def _may_meet(self, other: Place, here: Callable[[], frozenset[str]]) -> bool:

@@ -376,6 +376,18 @@ def test_only_a_process_leaves_connections_open(
     assert kinds(found(rows, rows)) == expected
 
 
+def test_a_connection_that_loses_more_than_the_others() -> None:
+    """On a lossy path, some are not acknowledged for seconds, each time others: the loss is the cause."""
+    before = [BEFORE | {"id": n, "local_port": 40_000 + n, "remote_port": 7000, "remote_address": "10.0.0.2",
+                        "state": "ESTABLISHED", "last_received_ms": 3000, "peer_window": 9, "bytes_in_flight": 500}
+              for n in range(21)]  # fmt: skip
+    now = [row | {"data_packets_sent": 5, "retransmits": 1, "bytes_acked": 900} for row in before[:20]]
+    stuck = before[20] | {"send_queue": 2000, "busy_us": 1_000_000, "retransmits": 1}
+    rows = after(5, (SOCKETS, before, [*now, stuck]))
+    assert {"peer gone", "losing segments"} <= {row["kind"] for row in rows}
+    assert [row["kind"] for row in rows if row["cause"] is None] == ["losing segments"]
+
+
 def served(port: int, process: str, **values: object) -> Row:
     """Return a service that used to answer, and has stopped."""
     pid = sum(process.encode())
