@@ -89,13 +89,10 @@ def read_column(content: Bytes, before: Array) -> Array:
 def write_places(places: Index) -> bytes:
     """Return ascending places, preceded by their number."""
     if not len(places):
-        return _NO_PLACES
+        return write_number(0) + bytes(1)
     steps = places.astype(_PLACE)
     steps[1:] -= steps[:-1].copy()
     return write_number(len(places)) + _planes(steps)
-
-
-_NO_PLACES = write_number(0) + bytes([0])
 
 
 def read_places(content: Bytes, among: int) -> Index:

@@ -142,35 +142,40 @@ class Findings(Probe):
         unread = {DROPS.id, BANDWIDTH.id} - self._frames.keys()
         read_each = partial(self._read_namespace, self.namespaces.own, ask, unread)
         by_namespace = self.namespaces.run_in_each(read_each)
-        read = ((netns, eyes.counters, eyes.links) for netns, eyes in by_namespace.items())
-        links = {netns: (eyes.links, eyes.negotiated) for netns, eyes in by_namespace.items()}
-        names = {
-            (netns, link.index): link.name for netns, eyes in by_namespace.items() for link in eyes.links
-        }
         limits = {netns: less_unlimited(eyes.limits, self._unlimited) for netns, eyes in by_namespace.items()}
         rules = {netns: eyes.firewall for netns, eyes in by_namespace.items()}
         self._unread_firewalls = sum(not each.is_whole for each in rules.values())
         named = self.namespaces.with_names
-        tables: dict[str, dict[str, Rows]] = {
-            LENS.id: {
-                LIMITS.name: named(limit_rows(limits, self._growth, taken_ns)),
-                CPUS.name: read_cpus(self._host.proc, self._queues(), taken_ns),
-                LOSSES.name: loss_rows(self._frames, self._late, taken_ns),
-            },
+        own = {
+            LIMITS.name: named(limit_rows(limits, self._growth, taken_ns)),
+            CPUS.name: read_cpus(self._host.proc, self._queues(), taken_ns),
+            LOSSES.name: loss_rows(self._frames, self._late, taken_ns),
         }
         if reads_firewall:
-            tables[LENS.id][FIREWALL.name] = named(firewall_rows(rules, sockets_of(self._frames), taken_ns))
-        if DROPS.id in unread:
-            counters = counter_rows(read_measures(read, self._host.proc), names, taken_ns)
-            tables[DROPS.id] = {COUNTERS.name: named(counters)}
-        if BANDWIDTH.id in unread:
-            interfaces = self._interfaces.rows(links, taken_ns, boot_ns)
-            tables[BANDWIDTH.id] = {INTERFACES.name: named(interfaces)}
+            own[FIREWALL.name] = named(firewall_rows(rules, sockets_of(self._frames), taken_ns))
+        tables = {LENS.id: own, **self._tables_of(unread, by_namespace, taken_ns, boot_ns)}
         last = self._eyes
         self._eyes = {
             lens: Frame(Snapshot(lens, wall_ns, boot_ns, each), last[lens].now if lens in last else None)
             for lens, each in tables.items()
         }
+
+    def _tables_of(
+        self, unread: Collection[str], by_namespace: Mapping[int, _NamespaceEyes], taken_ns: int, boot_ns: int
+    ) -> dict[str, dict[str, Rows]]:
+        """Return the counters and the interfaces of the lenses that are not attached."""
+        named, tables = self.namespaces.with_names, dict[str, dict[str, Rows]]()
+        if DROPS.id in unread:
+            read = ((netns, eyes.counters, eyes.links) for netns, eyes in by_namespace.items())
+            names = {
+                (netns, link.index): link.name for netns, eyes in by_namespace.items() for link in eyes.links
+            }
+            counters = counter_rows(read_measures(read, self._host.proc), names, taken_ns)
+            tables[DROPS.id] = {COUNTERS.name: named(counters)}
+        if BANDWIDTH.id in unread:
+            links = {netns: (eyes.links, eyes.negotiated) for netns, eyes in by_namespace.items()}
+            tables[BANDWIDTH.id] = {INTERFACES.name: named(self._interfaces.rows(links, taken_ns, boot_ns))}
+        return tables
 
     def _unlimited(self, family: int) -> int:
         return sum(self.namespaces.run_in_each(partial(unlimited_here, family)).values())
