@@ -123,8 +123,9 @@ class JoinedRows:
     @cached_by_name
     def raw(self, name: str) -> Array:
         """Return a stored column as in the snapshot, one value per row, contiguous for fast access."""
-        columns = [part[name] for part in self._parts]
-        return np.concatenate(columns, dtype=columns[0].dtype)
+        newest, *others = self._parts
+        column = self.now.column(name)
+        return column if not others else np.concatenate([column, *(part[name] for part in others)], dtype=column.dtype)
 
     @cached_property
     def size(self) -> int:
@@ -202,8 +203,8 @@ class JoinedRows:
     def _listed_before_at(self) -> Index:
         """Positions, in the previous snapshot, of the newest snapshot's rows and of ended rows; −1 if absent."""
         key = self.table.key
-        keys = np.concatenate([self.now.array[key], self._ended_rows[key]])
-        return np.full(len(keys), -1) if self.before is None else positions(keys, self.before.array[key])
+        keys = np.concatenate([self.now.column(key), self._ended_rows[key]])
+        return np.full(len(keys), -1) if self.before is None else positions(keys, self.before.column(key))
 
     @cached_property
     def before_at(self) -> Index:
@@ -274,8 +275,8 @@ class JoinedRows:
         now, was_there = self.raw(name), self._was_there
         if self.before is None or self.elapsed_s is None:
             return ColumnValues(np.zeros_like(now), np.zeros(len(now), bool))
-        then = np.zeros_like(now)
-        then[was_there] = self.before.array[name][self.before_at[was_there]]
+        then = self.before.column(name)[self.before_at] if len(self.before) else np.zeros_like(now)
+        then[~was_there] = 0
         previous, field = self.frame.before, self.table.by_name[name]
         # A row that is new, or had no value yet, was at 0 before if the column was being counted.
         is_counted = previous is not None and name not in previous.missing

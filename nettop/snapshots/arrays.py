@@ -20,6 +20,8 @@ def positions(keys: Array, among: Array) -> Index:
     """Return the position of each key in the sorted `among`, or −1. Shape of `keys`."""
     if not len(among):
         return np.full(len(keys), -1, np.intp)
+    if np.array_equal(keys, among):
+        return np.arange(len(keys))
     among = np.ascontiguousarray(among)
     at = np.minimum(np.searchsorted(among, keys), len(among) - 1)
     return np.where(among[at] == keys, at, -1)

@@ -271,6 +271,10 @@ _FIND_THE_LINK = (
     "find the lossy link: errors and drops of the interfaces on the way (lens 3), a full queue, or a policer"
 )
 
+_RAISE_FILES = (
+    "it leaks them (ls -l /proc/{pid}/fd), or needs a higher limit: prlimit --pid {pid} --nofile, LimitNOFILE="
+)
+
 _SOCKET_RULES = (
     # A full queue drops connections; warning at 80 % leaves time to act.
     Rule(
@@ -281,6 +285,7 @@ _SOCKET_RULES = (
         "see what {process} {pid} does instead (top -H, its log); a longer queue (listen(), net.core.somaxconn) only "
         "helps if it keeps up on average",
         by=(*_OWNER, "local_port"),
+        explained_in_process=("no descriptors left",),
     ),
     Rule(
         "SYN queue full",
@@ -388,6 +393,7 @@ _SOCKET_RULES = (
         beside="state=LISTEN process!=–",
         lasts="last_sent_ms",
         explained_by=("accept queue full",),
+        explained_in_process=("no descriptors left",),
     ),
     # A resolver sends one or two queries on a socket, and closes it once they are answered.
     Rule(
@@ -409,9 +415,20 @@ _SOCKET_RULES = (
         "descriptor_use>=80% descriptor_use<100%",
         "{process} has descriptor {descriptor} of {descriptors_max}: soon it can open no further files or sockets",
         "processes near their limit of open files (RLIMIT_NOFILE)",
-        "it leaks them (ls -l /proc/{pid}/fd), or needs a higher limit: prlimit --pid {pid} --nofile, LimitNOFILE=",
+        _RAISE_FILES,
         Severity.WARNING,
         by=_OWNER,
+        explained_by=("no descriptors left",),
+    ),
+    # accept() takes a descriptor before it takes a connection, so these wait while there is none.
+    Rule(
+        "no descriptors left",
+        "descriptor_use>=99.5% descriptor_use<100%",
+        "{process} accepts nothing: it has descriptor {descriptor} of {descriptors_max}, and can open no more",
+        "processes that accept no connections because they have reached their limit of open files (RLIMIT_NOFILE)",
+        _RAISE_FILES,
+        by=_OWNER,
+        only_explains=True,
     ),
     # A SYN is sent again after a second.
     Rule(

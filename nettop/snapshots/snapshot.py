@@ -30,9 +30,19 @@ class Rows:
     texts: Mapping[str, Sequence[str]]
     taken_ns: int
     variant: str = ""
+    _columns: dict[str, Array] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.array)
+
+    def column(self, name: str) -> Array:
+        """Return a stored column, contiguous for fast access and read-only. It is copied once, for everyone who views
+        these rows, now or as those before."""
+        if name not in self._columns:
+            copied = self.array[name].copy()
+            copied.setflags(write=False)
+            self._columns[name] = copied
+        return self._columns[name]
 
 
 LISTED_READINGS = 2

@@ -93,6 +93,16 @@ def hold(memory: Memory) -> None:
         held.append(memory["listener"].accept()[0])
 
 
+def hold_until_full(memory: Memory, files: int) -> None:
+    """Accept connections until that many descriptors are open, which is the limit, and keep them."""
+    limit_files(memory, files)
+    held = []
+    with contextlib.suppress(OSError):
+        while True:
+            held.append(memory["listener"].accept()[0])
+    forever()
+
+
 def chunks(memory: Memory) -> Iterator[tuple[socket.socket, bytes]]:
     """Accept connections, read from all of them, and yield what arrives; close a connection after its peer did."""
     listener: socket.socket = memory["listener"]

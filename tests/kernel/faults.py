@@ -368,6 +368,18 @@ def open_files_near_limit(made: Made) -> What:
     )
 
 
+@fault("files-exhausted", "no descriptors left", "proxyd")
+def files_exhausted(made: Made) -> What:
+    """A server has reached its limit of open files, and clients wait in its queue."""
+    home, at = made.namespace("home"), (LOOPBACK, 7310)
+    proxy = made.serve(home, "proxyd", at, programs.hold_until_full, 256, backlog=16)
+    made.start(home, "checkout", programs.leak, at, 300, 0.2)
+    return (
+        "proxyd at 127.0.0.1:7310 holds all of its 256 descriptors, so that checkout waits in its queue",
+        lambda: open_files(proxy.pid)[0] == 256 and listener(home, 7310).receive_queue > 16,
+    )
+
+
 # --- the path -------------------------------------------------------------------------------------------------
 
 
