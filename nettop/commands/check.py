@@ -31,6 +31,7 @@ from nettop.commands.recordings import (
     opened_recording,
     refuse_live_options,
 )
+from nettop.diagnostics import Diagnostics
 from nettop.errors import ExitCode, NettopError
 from nettop.process.importing import importing
 from nettop.settings import DAY_S, STDOUT, CheckSettings, LineFormat
@@ -123,7 +124,7 @@ def _check_recording(
     options: CheckOptions, settings: CheckSettings, path: Path, *, keeps_privileges: bool
 ) -> ExitCode:
     from nettop.output.check import report_found
-    from nettop.recording.findings import findings_between
+    from nettop.recording.findings import findings_between, unwatched
     from nettop.recording.moments import parse_length, time_text
 
     length_ns = parse_length(options.for_) if options.for_ else None
@@ -131,6 +132,8 @@ def _check_recording(
         begin_ns = moment_of(recording, options.at)
         end_ns = recording.end_ns if length_ns is None else min(begin_ns + length_ns, recording.end_ns)
         found = findings_between(recording, begin_ns, end_ns)
+        for unwatched_span in unwatched(recording, begin_ns, end_ns):
+            Diagnostics(sys.stderr)(f"nobody looked for findings {unwatched_span}")
         command = f"nettop replay {quote(str(path))}"
         span = f" from {time_text(begin_ns)} to {time_text(end_ns)}" if options.at or length_ns else ""
         where = f"in {INPUT if str(path) == STDOUT else path}{span}"

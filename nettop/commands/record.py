@@ -188,6 +188,7 @@ def start_record(options: RecordOptions, source_of: Callable[[str], Source] | No
                 follow_namespaces=options.follow_namespaces,
                 program_statistics=settings.max_overhead is not None,
                 max_overhead=settings.max_overhead,
+                ask_firewall=True,
                 together=settings.lenses,
             )
         )

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from nettop.errors import Unsupported, UsageError
 from nettop.query.findings import KEPT_S, listed
 from nettop.query.times import rfc3339
 from nettop.recording.moments import time_text
-from nettop.recording.reader import Readings
+from nettop.recording.reader import GAP_INTERVALS, Readings
 from nettop.recording.recording import Recording
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.snapshot import Frame
@@ -47,3 +48,16 @@ def findings_between(recording: Recording, begin_ns: int, end_ns: int) -> list[d
                 found.append(row)
             last[row["id"]] = at, moment
     return found
+
+
+def unwatched(recording: Recording, begin_ns: int, end_ns: int) -> list[str]:
+    """Return the spans between two moments in which nobody looked for findings, as text. In a shorter span than
+    findings are kept, none would be missed."""
+    interval_s = max(placed.group.interval_s for placed in recording.groups)
+    longest_ns = max(KEPT_S, GAP_INTERVALS * interval_s) * 1e9
+    moments = [begin_ns, *recording.moments_between(FINDINGS, begin_ns, end_ns), end_ns]
+    return [
+        f"from {time_text(last)} to {time_text(next_)} UTC"
+        for last, next_ in pairwise(moments)
+        if next_ - last > longest_ns
+    ]

@@ -32,7 +32,7 @@ from nettop.snapshots.snapshot import Rows, Snapshot
 _GROUP_MARKER = MARKER + bytes([What.GROUP])
 _BLOCK = 1 << 20
 """Bytes that are searched at once."""
-_GAP_INTERVALS = 2
+GAP_INTERVALS = 2
 """So many intervals after the last reading before damage, or before the end of a recorder, that one is no longer what
 happens."""
 
@@ -252,7 +252,7 @@ class Readings:
 
     @property
     def _gap_ns(self) -> int:
-        return _GAP_INTERVALS * round(self._file.groups[self._group].group.interval_s * 1e9)
+        return GAP_INTERVALS * round(self._file.groups[self._group].group.interval_s * 1e9)
 
     def each(self, moments: Iterable[int]) -> Iterator[tuple[int, Reading]]:
         """Yield the readings at these moments, without those that are damaged."""

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -162,6 +163,20 @@ def test_the_screens_name_the_rule(lab: Lab) -> None:
         terminal.shows(b"for payapi :7008 in table filter, chain input (no pay)")
         terminal.type(b"q")
         assert terminal.wait() == 0
+
+
+def test_a_recording_names_the_rule(lab: Lab, tmp_path: Path) -> None:
+    """Later, nobody can ask for the rules."""
+    namespace = with_rules(lab, RULES)
+    lab.worker(namespace, "payapi").start(connect_again_and_again, PORT, 60)
+
+    def recorded() -> str:
+        path = tmp_path / f"{time.monotonic_ns()}.nettop"
+        nettop("record", str(path), "--for", "5", "--follow-namespaces")
+        return nettop("check", "--from", str(path)).stdout
+
+    sentence = "for payapi :7008 in table filter, chain input (no pay)"
+    until(lambda: sentence in recorded(), "the rule is named", 60)
 
 
 def test_a_healthy_host_has_no_finding(lab: Lab) -> None:
