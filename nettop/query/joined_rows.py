@@ -123,9 +123,10 @@ class JoinedRows:
     @cached_by_name
     def raw(self, name: str) -> Array:
         """Return a stored column as in the snapshot, one value per row, contiguous for fast access."""
-        newest, *others = self._parts
-        column = self.now.column(name)
-        return column if not others else np.concatenate([column, *(part[name] for part in others)], dtype=column.dtype)
+        column, others = self.now.column(name), self._parts[1:]
+        if not others:
+            return column
+        return np.concatenate([column, *(part[name] for part in others)], dtype=column.dtype)
 
     @cached_property
     def size(self) -> int:

@@ -5,13 +5,14 @@ import contextlib
 import json
 import os
 import random
+import re
 import select
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ import pytest
 from . import traffic
 from .command import NETTOP, Row, Running, living
 from .lab import Lab, Namespace, process_state, until
+from .slow_path import ADDRESSES, SlowPath, answer_late, ask_again, finish
+from .terminal import Terminal
+from .test_both_ends import MS, TUN, connect, durations
 
 pytestmark = pytest.mark.kernel
 
@@ -108,14 +112,17 @@ def keygen(path: Path) -> None:
 
 
 class Fleet:
-    """Three hosts, and the namespace and environment of the one who looks at them."""
+    """Hosts by name, and the namespace and environment of the one who looks at them."""
 
-    def __init__(self, lab: Lab, folder: Path) -> None:
+    def __init__(self, lab: Lab, folder: Path, namespaces: Mapping[str, Namespace]) -> None:
         self.client = lab.namespace()
         self.folder = folder
         keygen(folder / "user-key")
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # without it sshd does not start
-        self.hosts = {name: self._host(lab.namespace(), name, number) for number, name in enumerate(NAMES, 1)}
+        self.hosts = {
+            name: self._host(namespace, name, number)
+            for number, (name, namespace) in enumerate(namespaces.items(), 1)
+        }
         self.environment = self._with_config()
 
     def _host(self, namespace: Namespace, name: str, number: int) -> SshHost:
@@ -138,10 +145,21 @@ class Fleet:
 
     def shown(self, *options: str, hosts: tuple[str, ...] = NAMES, command: str = NETTOP) -> Running:
         """Return nettop that shows these hosts as text."""
-        named = [word for name in hosts for word in ("--host", name)]
-        around = ("ip", "netns", "exec", self.client.name)
-        words = ("--table", "--format", "jsonl", "--host-command", command, *options)
-        return Running(*named, *words, around=around, env=self.environment)
+        words = ("--table", "--format", "jsonl", *self._named(hosts, command), *options)
+        return Running(*words, around=self._around, env=self.environment)
+
+    def on_screen(self, *options: str) -> Terminal:
+        """Return the screens of all hosts."""
+        path = f"PATH={self.environment['PATH']}"
+        return Terminal(*self._named(self.hosts, NETTOP), *options, around=(*self._around, "env", path))
+
+    @property
+    def _around(self) -> tuple[str, ...]:
+        return ("ip", "netns", "exec", self.client.name)
+
+    @staticmethod
+    def _named(hosts: Iterable[str], command: str) -> list[str]:
+        return [*(word for name in hosts for word in ("--host", name)), "--host-command", command]
 
     def processes(self) -> list[int]:
         """Return what an ssh session has left on any host."""
@@ -151,9 +169,16 @@ class Fleet:
 @pytest.fixture
 def fleet(lab: Lab, tmp_path: Path) -> Iterator[Fleet]:
     """Yield three hosts with an sshd each."""
+    with running_fleet(lab, tmp_path, {name: lab.namespace() for name in NAMES}) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def running_fleet(lab: Lab, folder: Path, namespaces: Mapping[str, Namespace]) -> Iterator[Fleet]:
+    """Yield these namespaces as hosts with an sshd each."""
     if SSHD is None or shutil.which("ssh") is None:
         pytest.skip("sshd is not installed (scripts/install-deps.sh --kernels)")
-    made = Fleet(lab, tmp_path)
+    made = Fleet(lab, folder, namespaces)
     try:
         yield made
     finally:
@@ -204,6 +229,41 @@ def test_three_hosts(lab: Lab, fleet: Fleet) -> None:
     assert not [
         words for _, _, words in living() if str(fleet.folder).encode() in words and b"ssh\0" in words
     ]
+
+
+@pytest.mark.skipif(not os.path.exists(TUN), reason=f"needs {TUN}")
+def test_both_ends_of_a_connection(lab: Lab, tmp_path: Path) -> None:
+    """The details of a connection have the times of client, path and server, as read through ssh: those of the last
+    interval, near what the programs measured all the time (test_both_ends.py compares them exactly)."""
+    path = SlowPath(lab, 0.005)
+    client, server = lab.worker(path.near, "askd"), lab.worker(path.far, "answerd")
+    port = connect(client, server, ADDRESSES[4][1])
+    server.call(answer_late, 0, 0.008, 0.016)
+    client.call(ask_again, 0, 0.024)
+    with (
+        running_fleet(lab, tmp_path, {"web": path.near, "db": path.far}) as fleet,
+        fleet.on_screen("--filter", f"host=web namespace=own remote_port={port}") as terminal,
+    ):
+        terminal.shows(b"askd")
+        terminal.type(b"7", b"answerd")
+        terminal.type(b"1", b"askd")
+        terminal.type(b"\x1b[C", b"asks again")
+        facts = dict(re.findall(r"^\W*(REQUEST|PATH|SERVER|CLIENT) +(.+)$", terminal.screen(), re.MULTILINE))
+        terminal.type(b"q")
+        assert terminal.wait() == 0
+    assert re.search("in answerd [0-9]+ on (web|db):", facts["SERVER"]), (
+        facts
+    )  # on one machine, each sees both ends
+    taken = client.call(finish) | server.call(finish) | path.forwarder.call(finish)
+    shown = {name: durations(text) for name, text in facts.items()}
+    expected = {
+        "REQUEST": [taken["response"]],
+        "PATH": [taken["there"] + taken["back"]],
+        "SERVER": [taken["queue"] + taken["service"], taken["queue"], taken["service"]],
+        "CLIENT": [taken["client"]],
+    }
+    for name, times in expected.items():
+        assert shown[name] == pytest.approx(times, rel=0.1, abs=2 * MS), (shown, expected)
 
 
 def send_all(memory: traffic.Memory, count: int) -> None:

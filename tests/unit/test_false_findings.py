@@ -127,7 +127,10 @@ def test_one_slow_name_is_no_slow_server() -> None:
         (WAITING, []),
         # The child of sshd before a login lowers its own limit.
         ({**BEFORE, "descriptor": 4, "descriptors_max": 1}, []),
-        ({**BEFORE, "descriptor": 1023, "descriptors_max": 1024}, ["few descriptors left", "no descriptors left"]),
+        (
+            {**BEFORE, "descriptor": 1023, "descriptors_max": 1024},
+            ["few descriptors left", "no descriptors left"],
+        ),
     ],
 )
 def test_sockets_of_healthy_hosts(now: Row, expected: list[str]) -> None:
