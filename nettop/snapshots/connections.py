@@ -271,7 +271,9 @@ _FIND_THE_LINK = (
     "find the lossy link: errors and drops of the interfaces on the way (lens 3), a full queue, or a policer"
 )
 
-_RAISE_FILES = "it leaks them (ls -l /proc/{pid}/fd), or needs more: prlimit --pid {pid} --nofile=N, LimitNOFILE=N"
+_RAISE_FILES = (
+    "it leaks them (ls -l /proc/{pid}/fd), or needs more: prlimit --pid {pid} --nofile=N, LimitNOFILE=N"
+)
 
 _SOCKET_RULES = (
     # A full queue drops connections; warning at 80 % leaves time to act.
