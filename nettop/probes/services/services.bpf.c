@@ -252,16 +252,19 @@ static __always_inline void answer(struct turn *turn, struct progress *tcp, u64 
   FORGET(is_partial, unknown);
   FORGET(answered, unknown);
   FORGET(still_open, unknown);
-  if (__sync_val_compare_and_swap(&turn->open_since, open_since, still_open) != open_since)
+  if (__sync_val_compare_and_swap(&turn->open_since, open_since, 0) != open_since)
     return;
   count_answer(turn, open_since, read_at, began_at, bytes, is_push);
   if (!is_partial)
     return;
   count_whole_answer(turn, tcp->written - turn->sent_seq);
   turn->is_rest = 1;
-  turn->request_seq = answered;
-  turn->sent_seq = tcp->written;
   turn->read_at = 0;
+  turn->sent_seq = tcp->written;
+  IN_ORDER();
+  turn->request_seq = answered;
+  // Opened last: data that arrives meanwhile, on another CPU, would find this answer again. It opens itself.
+  __sync_val_compare_and_swap(&turn->open_since, 0, still_open);
 }
 
 // --- turns -------------------------------------------------------------------------------------------------
