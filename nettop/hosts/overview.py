@@ -17,7 +17,7 @@ from nettop.recording.reader import Reading
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.connections import SOCKETS, STATES
 from nettop.snapshots.findings import LENS as FINDINGS
-from nettop.snapshots.hosts import HOSTS, HOSTS_LENS, LIVE, LOST
+from nettop.snapshots.hosts import HOSTS, HOSTS_LENS, LIVE, LOST, LOST_HOST
 from nettop.snapshots.hosts import STATES as HOST_STATES
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.snapshot import Frame, Snapshot, rows_from
@@ -77,13 +77,15 @@ def _snapshot(
     lost: Mapping[str, Link],
     moment: Moment,
 ) -> Snapshot:
+    without = {host: link for host, link in lost.items() if host not in readings}
     rows = [_live(host, now, findings.get(host)) for host, now in readings.items()]
-    rows += [_lost(host, link) for host, link in lost.items() if host not in readings]
+    rows += [_lost(host, link) for host, link in without.items()]
     return Snapshot(
         lens=HOSTS_LENS.id,
         wall_ns=moment.wall_ns,
         boot_ns=moment.boot_ns,
         tables={HOSTS.name: rows_from(HOSTS, rows, moment.taken_ns)},
+        gaps={host: f"{LOST_HOST}{link.cause}" for host, link in without.items()},
         hosts={host: now.boot_ns for host, now in readings.items()},
     )
 

@@ -37,7 +37,7 @@ from nettop.snapshots import several_hosts
 from nettop.snapshots.connections import LENS, SOCKETS
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
-from nettop.snapshots.hosts import HOST, HOSTS, with_host
+from nettop.snapshots.hosts import HOST, HOSTS, LOST_HOST, with_host
 from nettop.snapshots.snapshot import Frame, Snapshot
 from tests.unit.build import make_frame
 from tests.unit.logging_run import until
@@ -551,6 +551,7 @@ def test_a_line_for_each_host(remote: Made) -> None:
         db.end()
         until(lambda: hosts.lost(LENS.id) and "web" in hosts.newest(LENS.id))
         lost, live = overview(overviews)
+        assert overviews.read(0).gaps == {"db": f"{LOST_HOST}no db"}  # standard error names it
         assert lost == {**dict.fromkeys(lost), "host": "db", "state": "lost", "findings": 1, "worst": "no db"}
         assert live == {
             "host": "web",
