@@ -6,11 +6,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
+from nettop.query.query import screen_query
+from nettop.query.view import View
 from nettop.recording.marks import FAILURES
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import Reading, Readings
 from nettop.recording.recording import Recording
+from nettop.snapshots.arrays import as_list
+from nettop.snapshots.findings import FINDINGS as FINDINGS_TABLE
+from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import RECORDER, RECORDING, Frame, Rows, Snapshot
 from nettop.snapshots.source import SourceOptions
@@ -90,11 +96,28 @@ class Player:
             self.jump(moment)
         return moment is not None
 
-    def next_mark(self) -> int | None:
-        """Return when the next finding was seen, None if there is none up to the end."""
+    def next_finding(self) -> int | None:
+        """Return when the next finding was first seen, None if there is none up to the end. Others may last already."""
         now_ns = self.wall_ns
-        marks = (mark for mark in self.recording.marks if mark.severity != FAILURES)
-        return next((mark.begin_ns for mark in marks if mark.begin_ns > now_ns), None)
+        for mark in self.recording.marks:
+            if mark.severity == FAILURES or mark.end_ns <= now_ns:
+                continue
+            moment = mark.begin_ns if mark.begin_ns > now_ns else self._next_new(now_ns, mark.end_ns)
+            if moment is not None:
+                return moment
+        return None
+
+    def _next_new(self, begin_ns: int, end_ns: int) -> int | None:
+        """Return when a finding began after one moment and up to another, None if none did."""
+        recording, found = self.recording, set[int]()
+        readings = Readings(recording, FINDINGS)
+        with suppress(Damaged):
+            found = _found_in(readings.at(begin_ns))
+        for moment, reading in readings.each(recording.moments_between(FINDINGS, begin_ns + 1, end_ns)):
+            before, found = found, _found_in(reading)
+            if not found <= before:
+                return moment
+        return None
 
     def next_match(self, lens: Lens, has_rows: Callable[[Frame], bool]) -> int | None:
         """Return when a lens was next read with rows that are wanted, None if there is none up to the end."""
@@ -138,6 +161,14 @@ class Player:
         moments = self.recording.moments_before(lens, self.wall_ns)
         next(moments, None)
         return next(moments, None)
+
+
+def _found_in(reading: Reading | None) -> set[int]:
+    """Return the ids of the findings in a reading, without those that others explain."""
+    if reading is None or FINDINGS_TABLE.name not in reading.now.tables:
+        return set()
+    view = View(Frame(reading.now), screen_query(FINDINGS_TABLE))
+    return set(as_list(view.raw("id")[view.order]))
 
 
 class RecordedSource:

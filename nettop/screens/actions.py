@@ -119,7 +119,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("play_slower", ("left_square_bracket",), "play slower", "Play slower, down to ×0.1", RECORDING, footer=58,
            method="play_faster", argument="-1"),
     Action("next_match", ("M",), "next match", "Go to the next moment with a row that passes the filter; without one, "
-           "with a finding", RECORDING, footer=57),
+           "to the next finding", RECORDING, footer=57),
     *(Action(id_, keys, label, help_, "Move", palette=False, method="move", argument=repr(id_))
       for id_, keys, label, help_ in (
           ("move_up", ("up", "k"), "up", "Select the row above"),

@@ -321,23 +321,21 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         self._show_moment()
 
     def action_next_match(self) -> None:
-        """Go to the next moment with a row that passes the filter; without a filter, with a finding."""
-        wanted = self.state.query.filter
-        if wanted.is_empty:
-            self._found(self._player.next_mark())
-            return
-        self.notify(f"searching for {wanted.text}", markup=False)
+        """Go to the next moment with a row that passes the filter; without a filter, at which a finding begins."""
         player, query = self._player, self.state.query
+        if not query.filter.is_empty:
+            self.notify(f"searching for {query.filter.text}", markup=False)
 
         def has_rows(frame: Frame) -> bool:
             view = View(frame, query)
             return bool((view.scope[view.order] & ~view.gone[view.order]).any())
 
-        self.run_worker(
-            lambda: self.app.call_from_thread(self._found, player.next_match(self.lens, has_rows)),
-            thread=True,
-            exclusive=True,
-        )
+        def search() -> None:
+            is_any = query.filter.is_empty
+            found = player.next_finding() if is_any else player.next_match(self.lens, has_rows)
+            self.app.call_from_thread(self._found, found)
+
+        self.run_worker(search, thread=True, exclusive=True)
 
     def _found(self, wall_ns: int | None) -> None:
         if wall_ns is None:

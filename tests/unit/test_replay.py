@@ -511,4 +511,23 @@ def test_failing_connections_are_marked(tmp_path: Path) -> None:
     with open_recording(tmp_path / "r.nettop") as recording:
         marks = [((mark.begin_ns - BEGIN_NS) / SECOND_NS, mark.severity) for mark in recording.marks]
         assert marks == [(3, FAILURES), (5, 1), (8, FAILURES)]
-        assert Player(recording).next_mark() == BEGIN_NS + 5 * SECOND_NS
+        assert Player(recording).next_finding() == BEGIN_NS + 5 * SECOND_NS
+
+
+def test_the_next_finding_may_begin_while_others_last(tmp_path: Path) -> None:
+    """Findings of one severity that follow without a pause are one mark, yet each is gone to; one that others explain,
+    and one that merely ends, are not."""
+    ids = [(), (1,), (1,), (1, 2), (2,), (2, 3), (), (2,), (2,)]
+    taken = []
+    for at, found in enumerate(ids):
+        rows = [{"id": id_, "severity": 1, "cause": 2 if id_ == 3 else None} for id_ in found]
+        tables = {FINDINGS.name: make_rows(rows, FINDINGS)}
+        taken.append(at_second(Snapshot(FINDINGS_LENS.id, 0, 0, tables), at))
+    record(tmp_path / "r.nettop", taken)
+    with open_recording(tmp_path / "r.nettop") as recording:
+        player = Player(recording, Clock())
+        went = []
+        while (moment := player.next_finding()) is not None:
+            player.jump(moment)
+            went.append((moment - BEGIN_NS) / SECOND_NS)
+    assert went == [1, 3, 7]
