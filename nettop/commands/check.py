@@ -99,8 +99,7 @@ def start_check(options: CheckOptions, source_of: Callable[[str], Source] | None
     settings = check_settings(options)
     check_at(options.at, options.recording)
     if options.recording is not None:
-        refuse_live_options({"--interval": options.interval, "--mechanism": options.mechanism,
-                             "--follow-namespaces": options.follow_namespaces})
+        refuse_live_options(options)
     if sys.stdout is None:
         raise NettopError("standard output is closed", "redirect it to a file or a pipe")
     with importing():

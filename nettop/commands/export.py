@@ -155,7 +155,7 @@ def start_export(options: ExportOptions, source_of: Callable[[str], Source] | No
     settings = export_settings(options)
     check_at(options.at, options.recording)
     if options.recording is not None:
-        refuse_live_options({"--mechanism": options.mechanism})
+        refuse_live_options(options)
     if sys.stdout is None and settings.path == STDOUT:
         raise NettopError("standard output is closed", "name a FILE to write to")
     with importing():

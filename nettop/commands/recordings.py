@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 INPUT = "standard input"
 """The name of a recording `-`."""
 _TERMINAL = "/dev/tty"
+_LIVE = ("interval", "max_overhead", "mechanism", "follow_namespaces")
+"""Options of several commands that say how to read this host."""
 SERVICE_FOLDER = Path("/var/lib/nettop/recordings")
 """Where nettop-record.service keeps its recordings."""
 
@@ -169,11 +172,14 @@ def check_at(at: str | None, recording: Path | None) -> None:
         raise UsageError(f"--at {at} is a moment of a recording", "name the recording with --from")
 
 
-def refuse_live_options(given: Mapping[str, object]) -> None:
-    """Raise UsageError if an option that says how to read this host is given with a recording."""
-    for name, value in given.items():
-        if value:
-            raise UsageError(f"{name} does not apply to a recording", "leave it out")
+def refuse_live_options(options: Any) -> None:
+    """Raise UsageError if an option that says how to read this host is given with a recording: one of a command, or of
+    a lens."""
+    flags = {name: f"--{name.replace('_', '-')}" for name in _LIVE}
+    flags |= {declared.name: declared.flag for lens in lenses() for declared in lens.options}
+    for field in fields(options):
+        if field.name in flags and getattr(options, field.name) not in (field.default, None, [], ()):
+            raise UsageError(f"{flags[field.name]} does not apply to a recording", "leave it out")
 
 
 def open_replay(player: Player) -> AbstractContextManager[Session]:

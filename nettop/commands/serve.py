@@ -38,6 +38,7 @@ from nettop.commands.recordings import (
     moment_of,
     open_replay,
     opened_recording,
+    refuse_live_options,
 )
 from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
@@ -178,6 +179,8 @@ def _top(words: Iterable[str]) -> dict[str, int]:
 def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
     """Serve until requested to end. Raise NettopError if the server cannot start."""
     settings = serve_settings(options)  # report a wrong name before the heavy imports
+    if options.recording is not None:
+        refuse_live_options(options)
     require_packages("serve", _PACKAGES, "install nettop[serve], or run scripts/install-deps.sh")
     with importing():
         from nettop.serve.command import open_server

@@ -26,6 +26,7 @@ from nettop.commands.options import (
     with_lens_options,
 )
 from nettop.commands.privilege import open_session, why_still_root
+from nettop.commands.recordings import refuse_live_options
 from nettop.commands.replay import show_demo
 from nettop.commands.show import SHOW, ShowOptions, show_screens, show_text, shown_settings
 from nettop.errors import ExitCode, UsageError
@@ -142,9 +143,10 @@ def start_view(options: ViewOptions, source_of: Callable[[str], Source] | None) 
                 is_text=options.is_text,
                 keeps_privileges=source_of is not None,
             )
-    settings = view_settings(options)
     if options.demo:
+        refuse_live_options(options)
         return show_demo(options, keeps_privileges=source_of is not None)
+    settings = view_settings(options)
     if source_of is None:
         _check_process(options.pid)
     lens, table = find_table(settings.view.view)  # report a wrong name before the heavy imports

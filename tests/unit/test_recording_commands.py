@@ -136,6 +136,11 @@ def test_nothing_in_a_part_is_nothing_in_that_part(capfd: pytest.CaptureFixture[
         ("check", "--mechanism", "sockets=sock_diag"),
         ("check", "--follow-namespaces"),
         ("export", "cpu.stacks", "x.svg", "--mechanism", "calls=tracepoints"),
+        ("export", "cpu.stacks", "x.svg", "--frequency", "99"),
+        ("serve", "--interval", "5"),
+        ("serve", "--max-overhead", "2%"),
+        ("serve", "--udp", "off"),
+        ("serve", "--service", "web=80"),
     ],
 )
 def test_options_for_this_host_do_not_apply(
@@ -145,6 +150,19 @@ def test_options_for_this_host_do_not_apply(
     code, out, err = said(capfd, *words, "--from", DEMO)
     assert (code, out) == (ExitCode.USAGE, "")
     assert f"{next(word for word in words[1:] if word in err)} does not apply to a recording" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--interval", "5"), ("--follow-namespaces",), ("--group", "remote"), ("--interface", "eth0")],
+)
+def test_options_for_this_host_do_not_apply_to_the_demo(
+    words: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is a recording too."""
+    code, out, err = said(capfd, "--demo", "--once", *words)
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert f"{words[0]} does not apply to a recording\n  leave it out" in err
 
 
 @pytest.mark.parametrize("moments", [("-60s", "-20s"), ("+20s", "+60s")])
