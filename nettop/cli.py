@@ -140,11 +140,13 @@ class _Group(typer.core.TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the subcommand and its arguments. Raise UsageError for options before it."""
-        resolved = super().resolve_command(ctx, args)
+        resolved: Any = super().resolve_command(ctx, args)
+        known = {name for param in resolved[1].params for name in param.opts}
         for name, field in ViewOptions.__dataclass_fields__.items():
             if ctx.params.get(name) not in (field.default, None, [], ()):
                 given = "--" + name.replace("_", "-")
-                raise UsageError(f"{given} before {args[0]} has no effect on it", f"write it after {args[0]}")
+                remedy = f"write it after {args[0]}" if given in known else "leave it out"
+                raise UsageError(f"{given} before {args[0]} has no effect on it", remedy)
         return resolved
 
 
