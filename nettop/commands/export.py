@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -109,7 +110,7 @@ class ExportOptions:
 
 def export_settings(options: ExportOptions) -> ExportSettings:
     """Convert the options to settings. Raise UsageError for invalid values."""
-    lens, table = _exported(options.view)
+    lens, table = _exported(options.view, options.recording)
     duration_s = parse_seconds("--duration", options.duration, most=DAY_S)
     return ExportSettings(
         view=f"{lens.id}.{table.name}",
@@ -122,15 +123,16 @@ def export_settings(options: ExportOptions) -> ExportSettings:
     )
 
 
-def _exported(view: str) -> tuple[Lens, Table]:
+def _exported(view: str, recording: Path | None) -> tuple[Lens, Table]:
     """Return the named table, or the lens's first table that can be exported. Raise UsageError if it cannot be."""
     lens, table = find_table(view)
     named = (table,) if "." in view else lens.tables
     exported = next((candidate for candidate in named if candidate.exports), None)
     if exported is None:
+        writes = "nettop" if recording is None else f"nettop replay {quote(str(recording))}"
         raise UsageError(
             f"{view} cannot be exported",
-            f"export {', '.join(_VIEWS)}, or write any table with nettop --view {view} --format csv",
+            f"export {', '.join(_VIEWS)}, or write any table with {writes} --view {view} --format csv",
         )
     return lens, exported
 

@@ -87,6 +87,11 @@ def test_a_lens_alone() -> None:
     [
         ({"view": "cpu.cpus"}, "cpu.cpus cannot be exported", "export cpu.stacks"),
         ({"view": "connections"}, "connections cannot be exported", "--view connections --format csv"),
+        (
+            {"view": "drops", "recording": Path("a b.nettop")},
+            "drops cannot be exported",
+            "nettop replay 'a b.nettop' --view drops --format csv",
+        ),
         ({"view": "cpu.stakcs"}, "unknown view 'cpu.stakcs'", "did you mean cpu.stacks"),
         (
             {"file": "out.png"},
