@@ -14,7 +14,7 @@ import typer
 from nettop.commands.options import Subcommand, checked_word, completer, option, parse_count
 from nettop.commands.recordings import moment_of, opened_recordings
 from nettop.commands.replay import play
-from nettop.commands.show import ShowOptions
+from nettop.commands.show import ShowOptions, require_terminal
 from nettop.errors import ExitCode, NettopError, UsageError, unknown_word
 from nettop.process.importing import importing
 from nettop.settings import STDOUT, LineFormat
@@ -46,6 +46,7 @@ are compared with each other.
 
 Exit code 1 if something is certain to have changed, 0 if nothing is; others as for nettop replay."""
 
+_SPAN = "60s"
 _USAGE = "nettop diff FILE TIME TIME, or FILE FILE [TIME TIME]"
 
 
@@ -58,7 +59,7 @@ class DiffOptions:
                                                help="One recording and two moments of it; or two recordings, and "
                                                "a moment of each (all of both)")]
     span: Annotated[str, option("--span", metavar="TIME", help="How long to look from each moment on: 90, 60s, 15m, 2h "
-                                "(60s)")] = "60s"
+                                "(60s)")] = ""
     limit: Annotated[str, option("--limit", metavar="N", help="Print at most so many changes (20)")] = "20"
     format: Annotated[str, option("--format", metavar="text|jsonl", autocompletion=completer(LineFormat),
                                   help="Output format (text)")] = "text"
@@ -74,6 +75,8 @@ def start_diff(options: DiffOptions, source_of: Callable[[str], Source] | None) 
     limit = parse_count("--limit", options.limit)
     number = None if options.open is None else parse_count("--open", options.open)
     paths, moments = _sorted_words(options.words)
+    if options.span and not moments:
+        raise UsageError(f"--span {options.span} begins at moments, and none is given", _USAGE)
     if sys.stdout is None:
         raise NettopError("standard output is closed", "redirect it to a file or a pipe")
     with importing():
@@ -81,7 +84,7 @@ def start_diff(options: DiffOptions, source_of: Callable[[str], Source] | None) 
         from nettop.recording.diff import differences
         from nettop.recording.moments import parse_length
 
-    length_ns = parse_length(options.span)
+    length_ns = parse_length(options.span or _SPAN)
     with opened_recordings(paths, keeps_privileges=source_of is not None) as recordings:
         first, last = recordings[0], recordings[-1]
         before, now = (
@@ -100,6 +103,7 @@ def _show(changes: Sequence[Change], number: int, before: Recording, now: Record
     """Show the rows of a change on the screens."""
     if number > len(changes):
         raise UsageError(f"--open {number}: there are {len(changes)} changes", "leave it out to see them")
+    require_terminal("leave out --open")
     change = changes[number - 1]
     shown = ShowOptions(view=change.view, filter=[change.filter], all=change.needs_all_rows)
     return play(before if change.is_gone else now, shown, change.at_ns, paused=True)

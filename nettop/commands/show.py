@@ -167,10 +167,7 @@ def show_screens(
     # Report wrong names before the screens take over the terminal.
     query_from_settings(screen_query(table), settings.view)
     columns_from_settings(table, settings.view)
-    if not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
-        raise UsageError("standard input or output is not a terminal", "use nettop --table")
-    if os.environ.get("TERM") == "dumb":
-        raise UsageError("the terminal cannot show the screens (TERM=dumb)", "use nettop --table")
+    require_terminal("add --table")
     with importing():
         from nettop.commands.config import load_own_preferences
         from nettop.screens.app import run_app
@@ -178,6 +175,14 @@ def show_screens(
     loaded = load_own_preferences()  # while there is only one thread
     with opened as session:
         return run_app(settings, session, loaded, writing_refused, player, host=host)
+
+
+def require_terminal(remedy: str) -> None:
+    """Raise UsageError unless the terminal can show the screens."""
+    if not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
+        raise UsageError("standard input or output is not a terminal", remedy)
+    if os.environ.get("TERM") == "dumb":
+        raise UsageError("the terminal cannot show the screens (TERM=dumb)", remedy)
 
 
 def _is_terminal(stream: Any) -> bool:

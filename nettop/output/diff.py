@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from nettop.diagnostics import Diagnostics
 from nettop.errors import ExitCode, Unsupported
 from nettop.query.times import rfc3339
-from nettop.recording.diff import Change, Difference
+from nettop.recording.diff import TOO_FEW, Change, Difference
 from nettop.recording.moments import exact_text
 from nettop.settings import LineFormat
 from nettop.snapshots.schema import Certainty
@@ -32,7 +32,7 @@ def report_changes(  # noqa: PLR0917 - a report, and where it goes
     """
     not_compared = [f"{title}: {why}" for title, why in difference.not_compared.items()]
     if not difference.compared:
-        raise Unsupported("nothing can be compared: " + "; ".join(not_compared), "choose other moments")
+        raise Unsupported("nothing can be compared: " + "; ".join(not_compared), _compare_more(difference))
     report = Diagnostics(stderr)
     shown = enumerate(difference.changes[:limit], 1)
     lines = [_FORMATS[form](number, change, files[0 if change.is_gone else 1]) for number, change in shown]
@@ -45,6 +45,12 @@ def report_changes(  # noqa: PLR0917 - a report, and where it goes
         report("nothing changed by more than it always varies")
     is_certain = any(change.certainty is Certainty.CERTAIN for change in difference.changes)
     return ExitCode.FAILURE if is_certain else ExitCode.DONE
+
+
+def _compare_more(difference: Difference) -> str:
+    """Return what to do if no lens could be compared."""
+    are_few = TOO_FEW in difference.not_compared.values()
+    return "compare longer spans (--span)" if are_few else "compare recordings that have the same lenses"
 
 
 def _text(number: int, change: Change, file: str) -> str:

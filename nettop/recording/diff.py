@@ -31,6 +31,8 @@ from nettop.snapshots.snapshot import Frame, Snapshot
 
 PARTS = 8
 """Parts of a span. Two spans of lognormal noise differ in all parts, by as much as the parts do, once in a million."""
+TOO_FEW = "too few readings"
+"""Why a lens is not compared."""
 _PARTS_FOR_CERTAINTY = 5
 _PARTS_MIN = 2
 _COUNTS_MIN = 3
@@ -131,7 +133,7 @@ def _why_not(lens: Lens, *spans: Span) -> str:
     if any(lens.id not in span.recording.lenses for span in spans):
         return "not recorded"
     if any(sum(1 for _ in span.moments(lens)) < _PARTS_MIN + 1 for span in spans):
-        return "too few readings"
+        return TOO_FEW
     return ""
 
 

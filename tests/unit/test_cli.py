@@ -272,7 +272,7 @@ def test_a_dumb_terminal_has_no_screens(
         (["run", "--", ""], "no command to run|nettop run -- curl"),
         (["run", "--format", "csv", "--", "true"], "unknown format 'csv'|choose from"),
         (["run", "--lve", "--", "true"], "unknown option '--lve'|did you mean --live"),
-        ([], "standard input or output is not a terminal|--table"),
+        ([], "standard input or output is not a terminal|add --table"),
     ],
 )
 def test_wrong_words(words: Sequence[str], expected: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,7 @@ from tests.unit.build import Row, make_frame
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
 from tests.unit.test_replay import no_probes
 
+DEMO = str(files("nettop") / "demo.nettop")
 STEP_S = 5
 QUARTER_S = 900
 BURST_SHARE = 0.03
@@ -275,7 +276,7 @@ def test_text(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 def test_the_findings_that_changed_are_shown(capfd: pytest.CaptureFixture[str]) -> None:
     """Also those that others explain, which the screen leaves out."""
     run(
-        ["diff", str(files("nettop") / "demo.nettop"), "begin", "end", "--span", "35s", "--limit", "99"],
+        ["diff", DEMO, "begin", "end", "--span", "35s", "--limit", "99"],
         no_probes,
     )
     commands = [
@@ -300,6 +301,8 @@ def test_a_change_is_opened(
         return ExitCode.DONE
 
     monkeypatch.setattr("nettop.commands.replay.show_screens", show_screens)
+    monkeypatch.setattr("nettop.commands.show._is_terminal", lambda _: True)
+    monkeypatch.setenv("TERM", "xterm")
     words = ["diff", str(path), "14:00", "14:15", "--span", "15m"]
     run(words, no_probes)
     lines = capfd.readouterr().out.splitlines()[1:7:2]
@@ -350,6 +353,9 @@ def test_two_recordings(path: Path, tmp_path: Path, capfd: pytest.CaptureFixture
         (["14:02", "14:02:30"], ExitCode.USAGE, "the two spans overlap"),
         (["14:02", "14:10", "--span", "0"], ExitCode.USAGE, "'0' is no length of time"),
         (["14:02", "14:10", "--span", "5s"], ExitCode.UNSUPPORTED, "nothing can be compared: "),
+        (["14:02", "14:10", "--span", "5s"], ExitCode.UNSUPPORTED, "  compare longer spans (--span)"),
+        (["--span", "5m", DEMO], ExitCode.USAGE, "--span 5m begins at moments, and none is given"),
+        (["14:00", "14:15", "--span", "15m", "--open", "1"], ExitCode.USAGE, "terminal\n  leave out --open"),
         (["14:02", "14:10", "--limit", "0"], ExitCode.USAGE, "--limit"),
     ],
 )
