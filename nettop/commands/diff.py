@@ -46,6 +46,7 @@ are compared with each other.
 
 Exit code 1 if something is certain to have changed, 0 if nothing is; others as for nettop replay."""
 
+_OPTIONS = ("--span", "--limit", "--format", "--open")
 _SPAN = "60s"
 _USAGE = "nettop diff FILE TIME TIME, or FILE FILE [TIME TIME]"
 
@@ -112,7 +113,9 @@ def _show(changes: Sequence[Change], number: int, before: Recording, now: Record
 def _sorted_words(words: list[str]) -> tuple[list[Path], list[str]]:
     """Return the recordings and the moments among the arguments. Raise UsageError."""
     if unknown := next((word for word in words if word.startswith("--")), None):
-        raise unknown_word("option", unknown, ("--span", "--limit", "--format", "--open"))
+        if unknown.partition("=")[0] in _OPTIONS:
+            raise UsageError(f"{unknown} comes after --, as if it were a moment", "write it before --")
+        raise unknown_word("option", unknown, _OPTIONS)
     if not 2 <= len(words) <= 4:
         raise UsageError("two moments or two recordings are compared", _USAGE)
     if len(words) == 2 and words[1] != STDOUT and not Path(words[1]).exists():

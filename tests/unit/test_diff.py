@@ -357,6 +357,11 @@ def test_two_recordings(path: Path, tmp_path: Path, capfd: pytest.CaptureFixture
         (["--span", "5m", DEMO], ExitCode.USAGE, "--span 5m begins at moments, and none is given"),
         (["14:00", "14:15", "--span", "15m", "--open", "1"], ExitCode.USAGE, "terminal\n  leave out --open"),
         (["14:02", "14:10", "--limit", "0"], ExitCode.USAGE, "--limit"),
+        (
+            ["--", "-60s", "-9s", "--span", "9s"],
+            ExitCode.USAGE,
+            "as if it were a moment\n  write it before --",
+        ),
     ],
 )
 def test_what_cannot_be_compared(
