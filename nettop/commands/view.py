@@ -33,6 +33,8 @@ from nettop.errors import ExitCode, UsageError
 from nettop.settings import Settings
 from nettop.snapshots import all_views, find_table, lenses_of_one_host, several_hosts
 from nettop.snapshots.findings import FIREWALL
+from nettop.snapshots.flows import LENS as FLOWS
+from nettop.snapshots.hosts import HOSTS_LENS
 from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
@@ -112,6 +114,11 @@ def _check_hosts(options: ViewOptions) -> None:
         raise UsageError("--demo is a recording, --host shows other hosts", "use only one of them")
     if options.host_command and not options.host:
         raise UsageError("--host-command is for --host", "name a host with --host")
+    lens = options.view.partition(".")[0]
+    if options.host and lens == FLOWS.id:
+        raise UsageError(f"--view {options.view} shows what a collector received, of no host", "leave out --host")
+    if lens == HOSTS_LENS.id and not options.host:
+        raise UsageError(f"--view {options.view} shows other hosts", "name them with --host")
 
 
 def recorded_arguments(options: ViewOptions, recorded: Sequence[str]) -> list[str]:

@@ -602,6 +602,19 @@ def test_options_that_have_no_effect(words: list[str], capsys: pytest.CaptureFix
     assert words[-2 if "--demo" not in words else -1] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--host", "web1", "--view", "flows.ledger"], "of no host\n  leave out --host"),
+        (["--view", "hosts"], "--view hosts shows other hosts\n  name them with --host"),
+    ],
+)
+def test_views_of_other_hosts(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A view that exists is not unknown; the error says what it needs."""
+    assert cli.run([*words, "--once"]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_what_one_command_records() -> None:
     """Connections and findings together, also for the lens of the hosts and beside nettop's own cost."""
     basic = (LENS.id, FINDINGS_LENS.id)
