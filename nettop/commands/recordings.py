@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 INPUT = "standard input"
 """The name of a recording `-`."""
 _TERMINAL = "/dev/tty"
-_LIVE = ("interval", "max_overhead", "mechanism", "follow_namespaces")
-"""Options of several commands that say how to read this host."""
+_LIVE = ("interval", "max_overhead", "mechanism", "follow_namespaces", "top")
+"""Options of several commands that say how to read this host, or are for its metrics."""
 SERVICE_FOLDER = Path("/var/lib/nettop/recordings")
 """Where nettop-record.service keeps its recordings."""
 

@@ -140,6 +140,7 @@ def test_nothing_in_a_part_is_nothing_in_that_part(capfd: pytest.CaptureFixture[
         ("serve", "--interval", "5"),
         ("serve", "--max-overhead", "2%"),
         ("serve", "--udp", "off"),
+        ("serve", "--top", "process=5"),
         ("serve", "--service", "web=80"),
     ],
 )
