@@ -144,7 +144,7 @@ def _say_what_is_unread(name: str, recording: Recording) -> None:
     if damage := recording.damage:
         more = f", and in {len(damage) - 1} other places" if len(damage) > 1 else ""
         raise SourceFailed(
-            f"{name} is damaged {damage[0]}{more}; the readings there are missing above",
+            f"{Path(name, recording.damaged_file)} is damaged {damage[0]}{more}; the readings there are missing above",
             "copy it again from where it was recorded",
         )
 

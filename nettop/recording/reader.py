@@ -55,11 +55,12 @@ class RecordedFile:
 
     `damage` says what cannot be read, and where: of the beginning of the file once it is opened, of a group once its
     chunks are read. An unfinished last chunk is none: it is being written, or its writer was killed. `unread` names the
-    tables and columns found so far that this version does not know.
+    tables and columns found so far that this version does not know. `name` is that of a file among several.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, name: str = "") -> None:
         self._descriptor = descriptor
+        self.name = name
         self._searched = 0
         self.groups: list[PlacedGroup] = []
         self.damage: dict[int, str] = {}

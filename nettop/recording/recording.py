@@ -167,6 +167,11 @@ class Recording:
         return [f"at byte {at:,}: {what}" for file in self._files for at, what in sorted(file.damage.items())]
 
     @property
+    def damaged_file(self) -> str:
+        """The name of the first file in a folder that has damage; empty if it is no folder."""
+        return next((file.name for file in self._files if file.damage), "")
+
+    @property
     def lenses(self) -> frozenset[str]:
         """The ids of the lenses that have readings."""
         return frozenset(lens for group in self.groups for lens in group.group.lenses)
@@ -303,7 +308,7 @@ def open_recording(path: Path) -> Iterator[Recording]:
             if (copied := _from_bundle(each, descriptor)) is not None:
                 opened.callback(os.close, copied)
                 descriptor = copied
-            files.append(RecordedFile(descriptor))
+            files.append(RecordedFile(descriptor, "" if each == path else each.name))
         yield _checked(Recording(files), str(path))
 
 

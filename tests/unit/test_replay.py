@@ -359,6 +359,18 @@ def test_every_command_says_what_is_damaged(
     assert "Traceback" not in said
 
 
+def test_a_damaged_file_of_a_folder_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service keeps a week of them, and only one is to be copied again."""
+    monkeypatch.chdir(tmp_path)
+    Path("kept").mkdir()
+    record(Path("kept/a.nettop"), snapshots())
+    Path("kept/b.nettop").write_bytes(b"no recording " * 50)
+    assert run(["replay", "kept", "--once"], no_probes) == ExitCode.SOURCE
+    assert "nettop: kept/b.nettop is damaged at byte 0: " in capfd.readouterr().err
+
+
 def test_what_a_newer_version_wrote_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Its lenses, tables and columns that are not shown."""
     recording = Path(__file__).parent / "recordings" / "format-1.nettop"
