@@ -18,6 +18,8 @@ RECORDING = "recording.nettop"
 """The name of the recording in a bundle."""
 SUFFIX = ".tar.gz"
 _GZIP = b"\x1f\x8b"
+_UNPACKERS = {_GZIP: "zcat", b"\x28\xb5\x2f\xfd": "zstdcat", b"\xfd7zXZ": "xzcat", b"BZh": "bzcat"}
+"""Commands that unpack files which begin like this."""
 _MEMBERS_MAX = 8
 _PIECE, _PAGE = 1 << 20, 1 << 12
 _RECORDING_MAX = 1 << 32
@@ -53,11 +55,21 @@ def recording_in(descriptor: int) -> int | None:
             return None
 
 
+def unpacker(descriptor: int) -> str:
+    """Return the command that unpacks a compressed file; empty if this is none."""
+    begins = _begins(descriptor)
+    return next((command for magic, command in _UNPACKERS.items() if begins.startswith(magic)), "")
+
+
 def _is_packed(descriptor: int) -> bool:
+    return _begins(descriptor).startswith(_GZIP)
+
+
+def _begins(descriptor: int) -> bytes:
     try:
-        return os.pread(descriptor, len(_GZIP), 0) == _GZIP
+        return os.pread(descriptor, max(map(len, _UNPACKERS)), 0)
     except OSError:  # a pipe, or a directory
-        return False
+        return b""
 
 
 def _copied(file: IO[bytes]) -> int | None:

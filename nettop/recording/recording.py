@@ -12,9 +12,10 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported, UsageError
-from nettop.recording.bundle import recording_in
+from nettop.recording.bundle import recording_in, unpacker
 from nettop.recording.chunks import Chunk, Decompressor, What
 from nettop.recording.files import SUFFIX
 from nettop.recording.marks import Mark, Marks
@@ -309,7 +310,13 @@ def open_recording(path: Path) -> Iterator[Recording]:
                 opened.callback(os.close, copied)
                 descriptor = copied
             files.append(RecordedFile(descriptor, "" if each == path else each.name))
-        yield _checked(Recording(files), str(path))
+        recording = Recording(files)
+        if len(files) == 1 and (unpacks := unpacker(descriptor)):
+            raise SourceFailed(
+                f"{path} is no recording, nor a bundle, but compressed",
+                f"if a recording is in it: {unpacks} {quote(str(path))} | nettop replay -",
+            )
+        yield _checked(recording, str(path))
 
 
 @contextmanager

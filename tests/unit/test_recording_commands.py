@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import lzma
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -241,6 +243,22 @@ def test_the_time_of_an_event_is_its_own(capfd: pytest.CaptureFixture[str]) -> N
         _, out, _ = said(capfd, *words, "jsonl", *columns)
         times.append(json.loads(out)["time"])
     assert len(set(times)) == 1
+
+
+# --- compressed ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("compress", "command"), [(gzip.compress, "zcat"), (lzma.compress, "xzcat")])
+def test_a_compressed_recording(
+    compress: Callable[[bytes], bytes], command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The error says how to read it."""
+    packed = tmp_path / "a recording"
+    packed.write_bytes(compress(Path(DEMO).read_bytes()))
+    code, out, err = said(capfd, "replay", str(packed), "--once")
+    assert (code, out) == (ExitCode.SOURCE, "")
+    assert f"{packed} is no recording, nor a bundle, but compressed" in err
+    assert f"{command} '{packed}' | nettop replay -" in err
 
 
 # --- bundles ------------------------------------------------------------------------------------------------------
