@@ -335,7 +335,7 @@ def _place(view: View, at: Index) -> Place:
         protocols=frozenset("tcp" if name == "mptcp" else str(name).lower() for name in protocols),
         local=_distinct(view, ("local_address",) if is_used else ("local_address", "address"), at),
         remote=_distinct(view, ("remote_address", "address") if is_used else ("remote_address",), at) - _ANY,
-        is_outbound=is_used or _distinct(view, ("direction",), at) == {"outbound"},
+        is_outbound=is_used or _directions(view, at) == {"outbound"},
         is_inward=_is_inward(view, at),
     )
 
@@ -343,15 +343,19 @@ def _place(view: View, at: Index) -> Place:
 def _is_inward(view: View, at: Index) -> bool:
     """Return whether rows are only about what comes to this host. Dropped packets have the process that was to receive
     them."""
-    return (view.table is PACKETS and None not in values_of(view, "process", at)) or any(
-        _distinct(view, (name,), at) == {value}
-        for name, value in (
-            ("state", STATES[LISTEN]),
-            ("direction", "inbound"),
-            ("side", "served"),
-            ("hook", "input"),
+    return (
+        (view.table is PACKETS and None not in values_of(view, "process", at))
+        or _directions(view, at) == {"inbound"}
+        or any(
+            _distinct(view, (name,), at) == {value}
+            for name, value in (("state", STATES[LISTEN]), ("side", "served"), ("hook", "input"))
         )
     )
+
+
+def _directions(view: View, at: Index) -> frozenset[str]:
+    """Return who opened these connections, seen or inferred: what was open when nettop began is inferred."""
+    return frozenset(each.removesuffix("?") for each in _distinct(view, ("direction",), at))
 
 
 def _lasted_ns(view: View, rule: Rule, at: Index) -> int:

@@ -348,6 +348,20 @@ def test_nftables_does_not_drop_what_a_program_drops(reason: str, cause: str | N
     assert cause_of(rows, "firewall drops" if cause else "BPF drops") == cause
 
 
+RULE: Row = {"id": 1, "affects": "port", "action": "drop", "counted": "yes", "netns": 1, "table": "filter",
+             "chain": "input", "hook": "input", "family": "ip", "protocol": "tcp", "port": 443,
+             "packets": 0}  # fmt: skip
+
+
+@pytest.mark.parametrize("direction", ["outbound", "outbound?"])
+def test_a_firewall_drops_packets_of_others(direction: str) -> None:
+    """What it drops of those that scan this host says nothing of connects to the same port elsewhere, also of those
+    that are older than nettop."""
+    connecting = {**BEFORE, "state": "SYN_SENT", "lost": 1, "direction": direction, "remote_port": 443}
+    rows = after(2, (SOCKETS, [connecting], [connecting]), (FIREWALL, [RULE], [RULE | {"packets": 30}]))
+    assert cause_of(rows, "connects unanswered") is None
+
+
 # --- over time ----------------------------------------------------------------------------------------------------
 
 
