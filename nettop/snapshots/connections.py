@@ -327,8 +327,8 @@ _SOCKET_RULES = (
         min_interval_s=1.0,
         lasts="last_received_ms",
     ),
-    # Full segments are lost again and again while shorter ones arrive: only size tells them apart. Plain loss, which
-    # explains it, is found sooner.
+    # Full segments are lost again and again while shorter ones arrive: only size tells them apart. A connection whose
+    # full segments are acknowledged is no proof of that. Plain loss, which explains it, is found sooner.
     Rule(
         "path MTU black hole",
         "state=ESTABLISHED lost>0 cwnd<=2 bytes_acked_per_s=0 send_queue>=1000",
@@ -339,7 +339,7 @@ _SOCKET_RULES = (
         certainty=Certainty.POSSIBLE,
         by=("remote_address", "netns"),
         after_s=4.0,
-        beside="packets_received_per_s>0",
+        beside="packets_received_per_s>0 not (bytes_acked_per_s>0 send_size>=1000)",
         explained_by=_LOSING,
     ),
     # Data sent a moment ago is unacknowledged too, so only connections that were busy all the time count. The kernel

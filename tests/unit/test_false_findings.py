@@ -362,6 +362,16 @@ def test_a_firewall_drops_packets_of_others(direction: str) -> None:
     assert cause_of(rows, "connects unanswered") is None
 
 
+def test_a_peer_that_receives_full_segments_of_another_connection() -> None:
+    """The path does not lose them because of their size."""
+    hangs: Row = {**BEFORE, "id": 1, "state": "ESTABLISHED", "lost": 1, "cwnd": 1, "send_queue": 9_000,
+                  "bytes_in_flight": 1_448, "peer_window": 60_000}  # fmt: skip
+    works = {**BEFORE, "id": 2, "state": "ESTABLISHED", "local_port": 50_001}
+    moved = {"bytes_acked": 9_000_500, "bytes_sent": 9_000_100, "data_packets_sent": 6_300}
+    rows = after(6, (SOCKETS, [hangs, works], [hangs | {"busy_us": 1_000_000}, works | moved | {"packets_received": 9}]))
+    assert [row["kind"] for row in rows if row["cause"] is None] == ["peer gone"]
+
+
 # --- over time ----------------------------------------------------------------------------------------------------
 
 
