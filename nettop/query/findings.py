@@ -652,19 +652,28 @@ def _explain(raised: Sequence[_Tracked], here: Callable[[], frozenset[str]]) -> 
 
 
 def _cause_in_process(tracked: _Tracked, by_kind: Mapping[str, Sequence[_Tracked]]) -> _Tracked | None:
-    """Return what the process of a finding waits for itself, unless that waits for this process in turn."""
+    """Return what the process of a finding waits for itself, which is none of its clients, unless that waits for this
+    process in turn."""
     return next(
         (
             cause
             for kind in tracked.finding.rule.explained_in_process
             for cause in by_kind.get(kind, ())
             if cause.finding.place.pids & tracked.finding.place.pids
-            and cause.began_ns - tracked.began_ns <= BEGAN_TOGETHER_NS
+            and (cause.finding.place.is_outbound or cause.finding.rule.only_explains)
+            and _began_no_later(cause, tracked)
             and tracked.last_ns - cause.last_ns < GONE_AFTER_NS
             and _first_cause(cause) is not tracked
         ),
         None,
     )
+
+
+def _began_no_later(cause: _Tracked, tracked: _Tracked) -> bool:
+    """Return whether a cause is as old as what it causes; where its rows do not say, as both were first seen."""
+    if cause.finding.rule.lasts:
+        return cause.began_ns - tracked.began_ns <= BEGAN_TOGETHER_NS
+    return cause.first_ns - tracked.first_ns <= BEGAN_TOGETHER_NS
 
 
 def _first_cause(tracked: _Tracked) -> _Tracked:

@@ -263,6 +263,10 @@ _OWNER = ("process", "pid", "netns")
 _OPEN = "(state=ESTABLISHED or state=CLOSE_WAIT)"
 _DROPS_SYNS = ("accept queue full", "SYN queue full", "firewall drops", "BPF drops", "firewall rule drops")
 """Kinds about a host that leave a connect to it unanswered."""
+_WAITS_FOR = (
+    "send queue stuck", "peer gone", "path MTU black hole", "connects unanswered", "waiting for a service",
+)  # fmt: skip
+"""Kinds about connections that a process opens, for which it neglects the others."""
 _LOSING = ("retransmitting", "losing segments", "losing segments to many")
 """Kinds about connections of which others are acknowledged: what is not may be lost there too."""
 _ACKNOWLEDGED = "data_packets_sent_per_s>0 bytes_acked_per_s>0 not spurious_ratio>=50%"
@@ -326,6 +330,7 @@ _SOCKET_RULES = (
         held="receive_queue",
         min_interval_s=1.0,
         lasts="last_received_ms",
+        explained_in_process=_WAITS_FOR,
     ),
     # Full segments are lost again and again while shorter ones arrive: only size tells them apart. A connection whose
     # full segments are acknowledged is no proof of that. Plain loss, which explains it, is found sooner.

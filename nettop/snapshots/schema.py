@@ -187,8 +187,8 @@ class Rule:
     - `beside`: a filter; another row with the same values of `by`, or the same row, must match it.
     - `explained_by`: kinds that cause this one; if such a finding is about the same port, process or namespace, this
       one is part of it.
-    - `explained_in_process`: kinds that cause this one if they are about the same process, at whatever port, and have
-      begun no later: what it waits for itself.
+    - `explained_in_process`: kinds that cause this one if they are about the same process, at whatever port it connects
+      to, and have begun no later: what it waits for itself.
     - `only_explains`: it is no finding by itself, only the cause of others.
     - `proof`: the view that shows more, and its filter, if it is not that of the rows; opening it may attach hooks. In
       the same table, other rows: those with the same values of `by` but for their owner.

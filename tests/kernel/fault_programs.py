@@ -206,6 +206,13 @@ def fill(memory: Memory, target: Address) -> None:
             connection.sendall(CHUNK)
 
 
+def relay(memory: Memory, target: Address) -> None:
+    """Send on what arrives, and read nothing while that is not possible."""
+    with socket.create_connection(target) as onward:
+        for _, data in chunks(memory):
+            onward.sendall(data)
+
+
 def send_messages(memory: Memory, target: Address, size: int, seconds: float, burst: int = 1) -> None:
     """Send `burst` messages of this size at this pace, each as an own segment."""
     with socket.create_connection(target) as connection:

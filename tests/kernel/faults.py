@@ -237,6 +237,25 @@ def slow_reader_elsewhere(made: Made) -> What:
     )
 
 
+@fault("slow-reader-behind", "data unread", "reportd", REPORT)
+def slow_reader_behind(made: Made) -> What:
+    """A program behind a relay does not read, so that the relay reads nothing of its client either."""
+    home, at, relay_at = made.namespace("home"), (LOOPBACK, REPORT), (LOOPBACK, SHOP)
+    made.serve(home, "reportd", at, programs.hold)
+    made.serve(home, "a-relay", relay_at, programs.relay, at)
+    made.start(home, "ordersvc", programs.fill, relay_at)
+    return (
+        "reportd does not read what a-relay sends on to 127.0.0.1:7000 for ordersvc",
+        lambda: all(
+            any(line.receive_queue > 50_000 for line in established(home, f"sport = {port}"))
+            and any(
+                line.send_queue > 50_000 and line.is_probing for line in established(home, f"dport = {port}")
+            )
+            for port in (REPORT, SHOP)
+        ),
+    )
+
+
 def outside_network(made: Made) -> tuple[Namespace, Worker]:
     """Return a namespace with a tun device for 10.9.0.0/24, and the process behind it, which plays the outside."""
     home = made.namespace("home")

@@ -25,7 +25,7 @@ from nettop.snapshots.services import BUCKETS, SERVICES
 from nettop.snapshots.services import LENS as SERVICES_LENS
 from nettop.snapshots.snapshot import Frame, Snapshot
 from tests.unit.build import TAKEN_NS, WALL_NS, Row, make_frame
-from tests.unit.test_findings import BEFORE, GONE, LISTENER, NONE, WAITING, Readings, found, kinds
+from tests.unit.test_findings import BEFORE, GONE, LISTENER, NONE, UNREAD, WAITING, Readings, found, kinds
 from tests.unit.test_histograms import counted
 
 SECOND = 10**9
@@ -367,9 +367,34 @@ def test_a_peer_that_receives_full_segments_of_another_connection() -> None:
     hangs: Row = {**BEFORE, "id": 1, "state": "ESTABLISHED", "lost": 1, "cwnd": 1, "send_queue": 9_000,
                   "bytes_in_flight": 1_448, "peer_window": 60_000}  # fmt: skip
     works = {**BEFORE, "id": 2, "state": "ESTABLISHED", "local_port": 50_001}
-    moved = {"bytes_acked": 9_000_500, "bytes_sent": 9_000_100, "data_packets_sent": 6_300}
-    rows = after(6, (SOCKETS, [hangs, works], [hangs | {"busy_us": 1_000_000}, works | moved | {"packets_received": 9}]))
+    worked = works | {"bytes_acked": 9_500, "bytes_sent": 9_100, "data_packets_sent": 7, "packets_received": 9}
+    rows = after(6, (SOCKETS, [hangs, works], [hangs | {"busy_us": 1_000_000}, worked]))
     assert [row["kind"] for row in rows if row["cause"] is None] == ["peer gone"]
+
+
+@pytest.mark.parametrize(
+    ("onward", "kind"),
+    [
+        ({}, "send queue stuck"),
+        ({"peer_window": 9, "bytes_in_flight": 1}, "peer gone"),
+        # It does not wait for one of its clients.
+        ({"direction": "inbound", "local_port": 443, "remote_port": 52_114}, None),
+        # That began long after.
+        ({"late": True}, None),
+    ],
+)
+def test_a_relay_that_cannot_send_on(onward: Row, kind: str | None) -> None:
+    """It reads nothing meanwhile, as nettop sees when it begins, too: where that went is the cause."""
+    is_late = onward.get("late", False)
+    reads_not = UNREAD | {"id": 1, "direction": "inbound"}
+    sends: Row = {**BEFORE, "id": 2, "state": "ESTABLISHED", "direction": "outbound?", "local_port": 50_000,
+                  "remote_address": "203.0.113.7", "remote_port": 7000, "send_queue": 2, **onward}  # fmt: skip
+    stuck = sends | {"busy_us": 1_000_000}
+    readings = Readings()
+    for second in range(8):
+        now = sends if is_late and second < 4 else stuck
+        rows = readings.sockets([reads_not, now], [reads_not, sends])
+    assert cause_of(rows, "data unread") == kind
 
 
 # --- over time ----------------------------------------------------------------------------------------------------
