@@ -560,6 +560,18 @@ class _Tracked:
     explains: list[_Tracked] = field(default_factory=list)
 
     @property
+    def seen_ns(self) -> int:
+        """When it was last seen, or what it explains (CLOCK_MONOTONIC)."""
+        return max((self.last_ns, *(each.last_ns for each in self.explains)))
+
+    @property
+    def severity(self) -> Severity:
+        """Its own, or that of the worst finding that it explains and stands for, if it is none by itself."""
+        stands_for = self.explains if self.finding.rule.only_explains else []
+        severities = {each.finding.rule.severity for each in (self, *stands_for)}
+        return next(severity for severity in Severity if severity in severities)
+
+    @property
     def is_raised(self) -> bool:
         """True once its rows have matched for as long as the rule asks."""
         return self.last_ns - self.first_ns >= self.finding.rule.after_s * 1e9 * _INTERVAL_TOLERANCE
@@ -638,8 +650,7 @@ def _explain(raised: Sequence[_Tracked], here: Callable[[], frozenset[str]]) -> 
             cause
             for kind in tracked.finding.rule.explained_by
             for cause in by_kind[kind]
-            if cause.finding.place.may_explain(place, here)
-            and tracked.last_ns - cause.last_ns < GONE_AFTER_NS
+            if cause.finding.place.may_explain(place, here) and _still_explains(cause, tracked)
         ]
         tracked.cause = max(causes, key=lambda cause: cause.finding.place.nearness(place), default=None)
     for tracked in raised:
@@ -662,11 +673,16 @@ def _cause_in_process(tracked: _Tracked, by_kind: Mapping[str, Sequence[_Tracked
             if cause.finding.place.pids & tracked.finding.place.pids
             and (cause.finding.place.is_outbound or cause.finding.rule.only_explains)
             and _began_no_later(cause, tracked)
-            and tracked.last_ns - cause.last_ns < GONE_AFTER_NS
+            and _still_explains(cause, tracked)
             and _first_cause(cause) is not tracked
         ),
         None,
     )
+
+
+def _still_explains(cause: _Tracked, tracked: _Tracked) -> bool:
+    """Return whether a cause was seen when what it causes was, or makes a pause, as between two retransmissions."""
+    return tracked.last_ns - cause.last_ns < max(GONE_AFTER_NS, cause.finding.rule.pause_s * 1e9)
 
 
 def _began_no_later(cause: _Tracked, tracked: _Tracked) -> bool:
@@ -685,8 +701,8 @@ def _first_cause(tracked: _Tracked) -> _Tracked:
 
 def _rank(tracked: _Tracked, taken_ns: int) -> tuple[bool, int, int, int]:
     """Order those still seen before those that have gone; then by severity, and in the order of lenses and rules."""
-    severity = list(Severity).index(tracked.finding.rule.severity)
-    return taken_ns - tracked.last_ns >= GONE_AFTER_NS, severity, tracked.order, tracked.first_ns
+    severity = list(Severity).index(tracked.severity)
+    return taken_ns - tracked.seen_ns >= GONE_AFTER_NS, severity, tracked.order, tracked.first_ns
 
 
 def _values(rank: int, tracked: _Tracked, taken_ns: int) -> dict[str, Any]:
@@ -695,13 +711,13 @@ def _values(rank: int, tracked: _Tracked, taken_ns: int) -> dict[str, Any]:
     return {
         "id": finding.key,
         "rank": rank,
-        "severity": finding.rule.severity.value,
+        "severity": tracked.severity.value,
         "certainty": finding.rule.certainty.value,
         "kind": finding.rule.name,
         "finding": finding.sentence,
         "since": tracked.since_ns,
-        "lasted": tracked.last_ns - tracked.began_ns,
-        "unseen": taken_ns - tracked.last_ns,
+        "lasted": tracked.seen_ns - tracked.began_ns,
+        "unseen": taken_ns - tracked.seen_ns,
         "rows": finding.rows,
         "process": finding.process,
         "pid": _only(finding.place.pids),

@@ -261,7 +261,9 @@ _ACCEPT_QUEUE_FULL, _SYN_QUEUE_FULL = "accept_queue_use>=80%", "syn_queue_use>=8
 
 _OWNER = ("process", "pid", "netns")
 _OPEN = "(state=ESTABLISHED or state=CLOSE_WAIT)"
-_DROPS_SYNS = ("accept queue full", "SYN queue full", "firewall drops", "BPF drops", "firewall rule drops")
+_DROPS = ("firewall drops", "BPF drops", "firewall rule drops")
+"""Kinds about a host that leave what is sent to it unanswered, also on open connections."""
+_DROPS_SYNS = ("accept queue full", "SYN queue full", *_DROPS)
 """Kinds about a host that leave a connect to it unanswered."""
 _WAITS_FOR = (
     "send queue stuck", "peer gone", "path MTU black hole", "connects unanswered", "waiting for a service",
@@ -345,7 +347,7 @@ _SOCKET_RULES = (
         by=("remote_address", "netns"),
         after_s=4.0,
         beside="packets_received_per_s>0 not (bytes_acked_per_s>0 send_size>=1000)",
-        explained_by=_LOSING,
+        explained_by=(*_DROPS, *_LOSING),
     ),
     # Data sent a moment ago is unacknowledged too, so only connections that were busy all the time count. The kernel
     # counts busy time in ticks, so some is missing. Below a second, one round trip may take the whole interval.
@@ -360,7 +362,7 @@ _SOCKET_RULES = (
         by=(*_OWNER, "remote_address"),
         min_interval_s=1.0,
         after_s=1.0,
-        explained_by=("path MTU black hole", *_LOSING),
+        explained_by=(*_DROPS, "path MTU black hole", *_LOSING),
     ),
     # The first probe is unanswered for a round trip on a healthy connection too. While data waits, probes are about the
     # peer's window instead.
@@ -384,7 +386,7 @@ _SOCKET_RULES = (
         certainty=Certainty.LIKELY,
         by=(*_OWNER, "remote_address"),
         min_interval_s=1.0,
-        explained_by=("data unread", "peer gone", "path MTU black hole", *_LOSING),
+        explained_by=("data unread", *_DROPS, "peer gone", "path MTU black hole", *_LOSING),
     ),
     # Only a connection that was not accepted yet is open without a process; and the kernel's own, such as those of NFS.
     Rule(

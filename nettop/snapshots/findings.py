@@ -210,6 +210,9 @@ CPUS = Table(
 
 _WHERE = "in table {table}, chain {chain}[ ({comment})][ of namespace {namespace}]"
 
+_BETWEEN_RETRANSMISSIONS_S = 10.0
+"""Nothing else may arrive of a connection whose packets are dropped, and they are sent again ever more rarely."""
+
 FIREWALL = Table(
     name="firewall",
     fields=(
@@ -259,7 +262,9 @@ FIREWALL = Table(
             "nft -a list chain {family} {table} {chain}: change or delete the rule, or accept the packets before it",
             Severity.WARNING,
             by=("netns", "action", "port", "table", "chain"),
+            pause_s=_BETWEEN_RETRANSMISSIONS_S,
             only_explains=True,
+            proof=("findings.firewall", "packets>0"),
         ),
         Rule(
             "firewall drops others",
@@ -270,7 +275,9 @@ FIREWALL = Table(
             Severity.WARNING,
             Certainty.LIKELY,
             by=("netns", "action"),
+            pause_s=_BETWEEN_RETRANSMISSIONS_S,
             only_explains=True,
+            proof=("findings.firewall", "packets>0"),
         ),
         Rule(
             "firewall rule may drop",

@@ -180,7 +180,8 @@ class Rule:
     - `held`: the gauge that must not have become less since the reading before.
     - `together`: rates and ratios, each with the least that rows with the same values of `by` must have together.
     - `min_interval_s`: shorter intervals are not evaluated.
-    - `after_s`: seconds that the rows must have matched before this is a finding, with pauses of up to `pause_s`.
+    - `after_s`: seconds that the rows must have matched before this is a finding, with pauses of up to `pause_s`, in
+      which it explains others too.
     - `totals`: a filter that the rows must match as well, by counters since nettop began to count, instead of in the
       last interval.
     - `lasts`: the gauge that says for how long a row has matched already, before nettop saw it.
@@ -189,7 +190,7 @@ class Rule:
       one is part of it.
     - `explained_in_process`: kinds that cause this one if they are about the same process, at whatever port it connects
       to, and have begun no later: what it waits for itself.
-    - `only_explains`: it is no finding by itself, only the cause of others.
+    - `only_explains`: it is no finding by itself, only the cause of others, and as severe as they are.
     - `proof`: the view that shows more, and its filter, if it is not that of the rows; opening it may attach hooks. In
       the same table, other rows: those with the same values of `by` but for their owner.
     """

@@ -640,6 +640,25 @@ def firewall_drop(made: Made) -> What:
     )
 
 
+@fault("firewall-drops-open", "firewall rule drops", "reportd", REPORT, needs=["nft"], takes_s=4)
+def firewall_drops_open(made: Made) -> What:
+    """A new rule of the server's own firewall drops the packets of an open connection, beside one that goes on."""
+    near, far = made.pair()
+    made.serve(far.namespace, "reportd", (far.v4, REPORT), programs.discard)
+    made.serve(far.namespace, "shopd", (far.v4, SHOP), programs.discard)
+    made.start(near.namespace, "ordersvc", programs.fill, (far.v4, REPORT))
+    made.start(near.namespace, "shopper", programs.send_messages, (far.v4, SHOP), 100, 0.1)
+    until(lambda: len(established(near.namespace, "dport > 0")) == len((REPORT, SHOP)), "both are connected")
+    rules(far.namespace, "input", f"tcp dport {REPORT} counter drop")
+    return (
+        f"ordersvc sends to reportd at {far.v4}:7000, whose host drops the packets from now on",
+        lambda: (
+            rule_counter(far.namespace) >= 4
+            and any(line.send_queue > 50_000 for line in established(near.namespace, f"dport = {REPORT}"))
+        ),
+    )
+
+
 @fault("firewall-reject", "firewall rule drops", "payapi", CLOSED, needs=["nft"])
 def firewall_reject(made: Made) -> What:
     """A rule of the server's own firewall rejects connections with a reset."""

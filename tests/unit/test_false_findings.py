@@ -10,7 +10,7 @@ import pytest
 
 from nettop.kernel.net.links import Link
 from nettop.probes.findings.interfaces import Interfaces
-from nettop.query.findings import find, parsed_rules
+from nettop.query.findings import KEPT_S, find, parsed_rules
 from nettop.snapshots import find_table
 from nettop.snapshots.bandwidth import INTERFACES
 from nettop.snapshots.bandwidth import LENS as BANDWIDTH
@@ -367,9 +367,31 @@ def test_a_peer_that_receives_full_segments_of_another_connection() -> None:
     hangs: Row = {**BEFORE, "id": 1, "state": "ESTABLISHED", "lost": 1, "cwnd": 1, "send_queue": 9_000,
                   "bytes_in_flight": 1_448, "peer_window": 60_000}  # fmt: skip
     works = {**BEFORE, "id": 2, "state": "ESTABLISHED", "local_port": 50_001}
-    worked = works | {"bytes_acked": 9_500, "bytes_sent": 9_100, "data_packets_sent": 7, "packets_received": 9}
+    worked = works | {"bytes_acked": 9_500, "bytes_sent": 9_100, "data_packets_sent": 7}
+    worked |= {"packets_received": 9}
     rows = after(6, (SOCKETS, [hangs, works], [hangs | {"busy_us": 1_000_000}, worked]))
     assert [row["kind"] for row in rows if row["cause"] is None] == ["peer gone"]
+
+
+@pytest.mark.parametrize("pause", [0, 8, 12])
+def test_a_firewall_drops_packets_of_an_open_connection(pause: int) -> None:
+    """They are sent again ever more rarely, and the rule, which stands for the others, counts no more than that. It is as
+    severe as what it causes."""
+    hangs: Row = {**BEFORE, "id": 1, "state": "ESTABLISHED", "lost": 1, "cwnd": 1, "send_queue": 9_000, "netns": 9,
+                  "remote_port": 443, "bytes_in_flight": 1_448, "peer_window": 60_000}  # fmt: skip
+    works = {**BEFORE, "id": 2, "state": "ESTABLISHED", "netns": 9, "packets_received": 0}
+    stuck = (
+        CONNECTIONS,
+        make_frame([hangs | {"busy_us": 1_000_000}, works | {"packets_received": 9}], [hangs, works]),
+    )
+    readings = Readings()
+    for second in range(8 + pause):
+        rule = make_frame([RULE | {"packets": int(second < 8)}], [RULE], table=FIREWALL, lens="findings")
+        rows = readings.add(stuck, (FINDINGS_LENS, rule))
+    expected = "firewall rule drops" if pause < KEPT_S else "path MTU black hole"
+    (first,) = (row for row in rows if row["cause"] is None)
+    assert (first["kind"], first["severity"], first["unseen"]) == (expected, "problem", 0)
+    assert "packets_per_s>0" not in first["filter"]  # it would show nothing in the pause
 
 
 @pytest.mark.parametrize(
