@@ -24,7 +24,7 @@ from nettop.query.view import View
 from nettop.snapshots import find_table, view_name
 from nettop.snapshots.arrays import Array, Index, Mask, as_list, distinct_rows, positions
 from nettop.snapshots.connections import FAILURES, LISTEN, SOCKETS, STATES, SYN_RECV, UNATTRIBUTED
-from nettop.snapshots.drops import PACKETS
+from nettop.snapshots.drops import COUNTERS, PACKETS
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.schema import OWN_NAMESPACE, Kind, Lens, Rule, Severity, Table
@@ -321,7 +321,6 @@ def _place(view: View, at: Index) -> Place:
     known = view.table.by_name
     namespaces = values_of(view, "netns", at) if "netns" in known else [None] * len(at)
     interfaces = values_of(view, "interface", at) if "interface" in known else ()
-    protocols = _distinct(view, ("protocol",), at) or ({"tcp"} if view.table is FAILURES else frozenset())
     is_used = _distinct(view, ("side",), at) == {"used"}
     return Place(
         ports=_distinct(view, ("local_port", "remote_port", "port"), at),
@@ -332,12 +331,22 @@ def _place(view: View, at: Index) -> Place:
         ),
         namespaces=frozenset(number for number in namespaces if number is not None),
         cpus=_distinct(view, ("cpu",), at),
-        protocols=frozenset("tcp" if name == "mptcp" else str(name).lower() for name in protocols),
+        protocols=_protocols(view, at),
         local=_distinct(view, ("local_address",) if is_used else ("local_address", "address"), at),
         remote=_distinct(view, ("remote_address", "address") if is_used else ("remote_address",), at) - _ANY,
         is_outbound=is_used or _directions(view, at) == {"outbound"},
         is_inward=_is_inward(view, at),
     )
+
+
+def _protocols(view: View, at: Index) -> frozenset[str]:
+    """Return the transport protocols of rows, as far as they are known. Counters of a protocol have its name."""
+    if view.table is FAILURES:
+        return frozenset(("tcp",))
+    names = [str(name).lower() for name in _distinct(view, ("protocol",), at)]
+    if view.table is COUNTERS:
+        names = [name[:3].lower() for name in _distinct(view, ("name",), at) if name.startswith(("Tcp", "Udp"))]
+    return frozenset("tcp" if name == "mptcp" else name for name in names)
 
 
 def _is_inward(view: View, at: Index) -> bool:

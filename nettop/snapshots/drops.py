@@ -391,7 +391,7 @@ _COUNTER_RULES = (
         "connections that a listener's full accept queue drops",
         "show all listeners (--all, filter state=LISTEN), sorted by ACCEPTQ",
         by=("netns",),
-        explained_by=("accept queue full",),
+        explained_by=("accept queue full", "losing packets"),
         proof=("connections", "state=LISTEN accept_queue>0"),
     ),
     Rule(
@@ -404,7 +404,7 @@ _COUNTER_RULES = (
         "find the senders among the SYN_RECV connections",
         certainty=Certainty.LIKELY,
         by=("netns",),
-        explained_by=("SYN queue full", "accept queue full"),
+        explained_by=("SYN queue full", "accept queue full", "losing packets"),
         proof=("connections", "state=SYN_RECV"),
     ),
     Rule(
@@ -414,7 +414,7 @@ _COUNTER_RULES = (
         "datagrams that did not fit into a socket's receive buffer",
         "open the drops lens (5), which names the socket",
         by=("netns",),
-        explained_by=("losing datagrams",),
+        explained_by=("losing datagrams", "losing packets"),
         proof=("drops", "reason=SOCKET_RCVBUFF"),
     ),
     Rule(

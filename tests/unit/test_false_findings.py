@@ -373,6 +373,26 @@ def test_a_peer_that_receives_full_segments_of_another_connection() -> None:
     assert [row["kind"] for row in rows if row["cause"] is None] == ["peer gone"]
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "cause"),
+    [
+        ("UdpRcvbufErrors", "datagrams dropped", "losing packets"),
+        ("TcpExtListenOverflows", "connections dropped", None),
+    ],
+)
+def test_a_counter_of_packets_that_the_drops_show(name: str, kind: str, cause: str | None) -> None:
+    """It is no finding of its own, unless it counts those of another protocol."""
+    lost = {"id": 1, "reason": "SOCKET_RCVBUFF", "severity": "trouble", "meaning": "full", "netns": 1, "packets": 0,
+            "port": 8125, "process": "statsd", "protocol": "udp"}  # fmt: skip
+    counter = {"id": 1, "name": name, "netns": 1, "packets": 5}
+    rows = after(
+        1,
+        (PACKETS, [lost], [lost | {"packets": 900}]),
+        (COUNTERS, [counter], [counter | {"packets": 905}]),
+    )
+    assert cause_of(rows, kind) == cause
+
+
 @pytest.mark.parametrize("pause", [0, 8, 12])
 def test_a_firewall_drops_packets_of_an_open_connection(pause: int) -> None:
     """They are sent again ever more rarely, and the rule, which stands for the others, counts no more than that. It is as
