@@ -345,7 +345,8 @@ def _protocols(view: View, at: Index) -> frozenset[str]:
         return frozenset(("tcp",))
     names = [str(name).lower() for name in _distinct(view, ("protocol",), at)]
     if view.table is COUNTERS:
-        names = [name[:3].lower() for name in _distinct(view, ("name",), at) if name.startswith(("Tcp", "Udp"))]
+        counters = _distinct(view, ("name",), at)
+        names = [name[:3].lower() for name in counters if name.startswith(("Tcp", "Udp"))]
     return frozenset("tcp" if name == "mptcp" else name for name in names)
 
 
@@ -744,7 +745,9 @@ def _only(numbers: frozenset[int]) -> int | None:
 
 
 def _explained(tracked: _Tracked) -> str:
-    return "; ".join(dict.fromkeys(each.finding.sentence for each in tracked.explains))
+    """Return the sentences of what a finding explains; some rows match two rules, one of them a hint."""
+    sentences = dict.fromkeys(each.finding.sentence for each in tracked.explains)
+    return "; ".join(each for each in sentences if each != tracked.finding.sentence)
 
 
 def causes_of(view: View, at: int, found: Frame | None) -> list[str]:

@@ -91,6 +91,7 @@ def test_requests_that_wait(row: Row, expected: dict[str, str]) -> None:
     rows = after(3, (SERVICES, [SERVED], [SERVED | row]))
     assert severities(rows) == expected
     assert "9.00 s" in rows[0]["finding"]
+    assert rows[0]["explains"] is None  # not the same again, as a hint
 
 
 DNS: Row = {"id": 1, "side": "used", "process": "rspamd", "pid": 9, "netns": 1, "address": "10.0.0.53", "port": 53,
