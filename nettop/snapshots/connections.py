@@ -293,6 +293,7 @@ _SOCKET_RULES = (
         by=(*_OWNER, "local_port"),
         explained_in_process=("no descriptors left",),
     ),
+    # A connection is half open for a round trip, and a short queue is full of one of them: in a flood, all the time.
     Rule(
         "SYN queue full",
         f"state=LISTEN {_SYN_QUEUE_FULL}",
@@ -303,6 +304,7 @@ _SOCKET_RULES = (
         "net.ipv4.tcp_syncookies=1 keeps it reachable; block the senders, if REMOTE repeats and is not forged",
         certainty=Certainty.LIKELY,
         by=(*_OWNER, "local_port"),
+        after_s=1.0,
         proof=("connections", "state=SYN_RECV"),
     ),
     # A connection closed by its peer first is in this state until the program closes it too, for milliseconds: a busy

@@ -159,6 +159,14 @@ def test_a_connection_without_a_process(listener: Row | None, expected: list[str
     assert kinds(found([waiting, *others], [waiting, *others])) == expected
 
 
+def test_a_connection_that_is_half_open_for_a_round_trip() -> None:
+    """It fills the queue of a listener with a backlog of 1, but its SYN-ACK is answered."""
+    listens = LISTENER | {"backlog": 1}
+    readings = Readings()
+    assert [readings.sockets([listens | {"syn_queue": n}]) for n in (0, 1, 0, 1, 0)] == [[]] * 5
+    assert [len(readings.sockets([listens | {"syn_queue": 1}])) for _ in range(2)] == [0, 1]
+
+
 FAILED: Row = {"direction": "outbound", "process": "curl", "port": 443, "netns": 1, "failed": 0, "failures": 0,
                "remote_address": "2a00:1450:4001::200e"}  # fmt: skip
 
