@@ -472,6 +472,11 @@ def _reads(view: View, at: Index) -> Mask:
     return reads
 
 
+def _unread(view: View, at: Index) -> str | None:
+    """Return how much waits in the receive buffers of these sockets; None if they are empty."""
+    return _value(view, "receive_queue", at) if view.raw("receive_queue")[at].any() else None
+
+
 def _other_end(view: View, at: Index) -> str | None:
     """Return the process at the other end of these connections, if it is on this host and there is only one."""
     name: str | None = _common(view, "process", _other_ends(view, at))
@@ -530,6 +535,7 @@ def _client(view: View, at: Index) -> str | None:
 _FROM_ELSEWHERE = {
     "other_end": _other_end,
     "reader": _reader,
+    "unread": _unread,
     "listener": _listener,
     "time_wait": _time_wait,
     "senders": _senders,

@@ -453,10 +453,13 @@ _SOCKET_RULES = (
     Rule(
         "losing datagrams",
         "protocol=udp drops_per_s>0",
-        "{process} {local} loses {drops_per_s} datagrams/s: its receive buffer is full[; {sender} sends them]",
+        "{process} {local} loses {drops_per_s} datagrams/s[: its receive buffer is full, with {unread}]"
+        "[; {sender} sends them]",
         "UDP sockets that drop datagrams: the program reads too slowly, or its receive buffer is too small "
-        "(SO_RCVBUF, net.core.rmem_max)",
-        "if it is only bursts, a larger buffer helps (SO_RCVBUF, net.core.rmem_max); else {process} is too slow",
+        "(SO_RCVBUF, net.core.rmem_max); with an empty buffer, also a filter (IPAddressDeny= of systemd, eBPF), or "
+        "wrong checksums",
+        "if it is only bursts, a larger buffer helps (SO_RCVBUF, net.core.rmem_max); else {process} is too slow; lens "
+        "5 says whether a filter or a checksum is the reason",
         by=(*_OWNER, "local_port"),
     ),
     # Without a minimum of segments, one of few would be a high percentage.

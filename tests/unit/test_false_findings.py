@@ -159,6 +159,15 @@ def test_a_connection_without_a_process(listener: Row | None, expected: list[str
     assert kinds(found([waiting, *others], [waiting, *others])) == expected
 
 
+@pytest.mark.parametrize("queue", [0, None])
+def test_datagrams_that_a_filter_drops(queue: int | None) -> None:
+    """No buffer is full; what a filter of the socket drops, such as that of IPAddressDeny=, or a wrong checksum, counts
+    as its drops too."""
+    denied = {**BEFORE, "protocol": "udp", "process": "statsd", "local_port": 8125, "receive_queue": queue}
+    (finding,) = found([denied | {"drops": 23}], [denied])
+    assert finding.sentence == "statsd 10.0.3.7:8125 loses 20 datagrams/s"
+
+
 def test_a_connection_that_is_half_open_for_a_round_trip() -> None:
     """It fills the queue of a listener with a backlog of 1, but its SYN-ACK is answered."""
     listens = LISTENER | {"backlog": 1}
@@ -404,8 +413,8 @@ def test_a_counter_of_packets_that_the_drops_show(name: str, kind: str, cause: s
 
 @pytest.mark.parametrize("pause", [0, 8, 12])
 def test_a_firewall_drops_packets_of_an_open_connection(pause: int) -> None:
-    """They are sent again ever more rarely, and the rule, which stands for the others, counts no more than that. It is as
-    severe as what it causes."""
+    """They are sent again ever more rarely, and the rule, which stands for the others, counts no more than that. It is
+    as severe as what it causes."""
     hangs: Row = {**BEFORE, "id": 1, "state": "ESTABLISHED", "lost": 1, "cwnd": 1, "send_queue": 9_000, "netns": 9,
                   "remote_port": 443, "bytes_in_flight": 1_448, "peer_window": 60_000}  # fmt: skip
     works = {**BEFORE, "id": 2, "state": "ESTABLISHED", "netns": 9, "packets_received": 0}
