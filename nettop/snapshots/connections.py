@@ -268,7 +268,7 @@ _DROPS_SYNS = ("accept queue full", "SYN queue full", *_DROPS)
 _WAITS_FOR = (
     "send queue stuck", "peer gone", "path MTU black hole", "connects unanswered", "waiting for a service",
 )  # fmt: skip
-"""Kinds about connections that a process opens, for which it neglects the others."""
+"""Kinds about connections that a process opens, for which it neglects its clients."""
 _LOSING = ("retransmitting", "losing segments", "losing segments to many")
 """Kinds about connections of which others are acknowledged: what is not may be lost there too."""
 _ACKNOWLEDGED = "data_packets_sent_per_s>0 bytes_acked_per_s>0 not spurious_ratio>=50%"
@@ -291,7 +291,7 @@ _SOCKET_RULES = (
         "see what {process} {pid} does instead (top -H, its log); a longer queue (listen(), net.core.somaxconn) only "
         "helps if it keeps up on average",
         by=(*_OWNER, "local_port"),
-        explained_in_process=("no descriptors left",),
+        explained_in_process=("no descriptors left", *_WAITS_FOR),
     ),
     # A connection is half open for a round trip, and a short queue is full of one of them: in a flood, all the time.
     Rule(
@@ -402,7 +402,7 @@ _SOCKET_RULES = (
         beside="state=LISTEN process!=–",
         lasts="last_sent_ms",
         explained_by=("accept queue full",),
-        explained_in_process=("no descriptors left",),
+        explained_in_process=("no descriptors left", *_WAITS_FOR),
     ),
     # A resolver sends one or two queries on a socket, and closes it once they are answered.
     Rule(

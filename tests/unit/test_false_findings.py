@@ -537,6 +537,17 @@ def test_the_last_service_of_a_chain_is_the_cause(kind: str, values: Row, answer
     )
 
 
+def test_a_service_that_accepts_nothing_while_it_waits() -> None:
+    """What it waits for is the cause."""
+    pid = served(8000, "frontd")["pid"]
+    full = LISTENER | {"process": "frontd", "pid": pid, "accept_queue": 11, "local_port": 8000, "netns": 1}
+    services = [served(8000, "frontd"), used(8001, "frontd"), served(8001, "backd")]
+    rows = after(3, (SOCKETS, [full], [full]), (SERVICES, services, services))
+    assert [(row["kind"], row["process"]) for row in rows if row["cause"] is None] == [
+        ("stuck service", "backd")
+    ]
+
+
 def test_services_that_wait_for_each_other() -> None:
     """One of them is shown, not none."""
     services = [served(8000, "a"), used(8001, "a"), served(8001, "b"), used(8000, "b")]
