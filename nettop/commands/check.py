@@ -132,7 +132,7 @@ def _check_recording(
         end_ns = recording.end_ns if length_ns is None else min(begin_ns + length_ns, recording.end_ns)
         found = findings_between(recording, begin_ns, end_ns)
         for unwatched_span in unwatched(recording, begin_ns, end_ns):
-            Diagnostics(sys.stderr)(f"nobody looked for findings {unwatched_span}")
+            Diagnostics(sys.stderr)(f"there are no readings of findings {unwatched_span}")
         command = f"nettop replay {quote(str(path))}"
         span = f" from {time_text(begin_ns)} to {time_text(end_ns)}" if options.at or length_ns else ""
         where = f"in {INPUT if str(path) == STDOUT else path}{span}"

@@ -30,7 +30,7 @@ from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Lens
 from nettop.writing import why_not
 
-_REMEDY = "make one with nettop record"
+_REMEDY = "name a recording; nettop record FILE makes one"
 
 
 class _Newest:

@@ -323,8 +323,8 @@ def test_where_nobody_recorded_nothing_is_shown(tmp_path: Path, capfd: pytest.Ca
     assert "nobody looked for findings from 2026-11-28 14:00:30" in capfd.readouterr().err
     assert run(["check", "--from", str(path), *at, "--for", "60"], no_probes) == ExitCode.DONE
     assert capfd.readouterr().err.splitlines()[:-1] == [
-        "nettop: nobody looked for findings from 2026-11-28 14:00:30 to 2026-11-28 14:01:10 UTC",
-        "nettop: nobody looked for findings from 2026-11-28 14:01:14 to 2026-11-28 14:01:29 UTC",
+        "nettop: there are no readings of findings from 2026-11-28 14:00:30 to 2026-11-28 14:01:10 UTC",
+        "nettop: there are no readings of findings from 2026-11-28 14:01:14 to 2026-11-28 14:01:29 UTC",
     ]
     words = ["replay", str(path), "--view", "connections", "--format", "jsonl", "-d", "--once", "--all"]
     assert run([*words, *at], no_probes) == ExitCode.DONE
