@@ -160,6 +160,9 @@ class Finding:
     rows: int
     process: str | None
     place: Place
+    table: str
+    keys: Array
+    """Of some of its rows."""
     lasted_ns: int
     """For how long it has lasted before this reading, as far as its rows say."""
     view: str
@@ -311,6 +314,8 @@ def _finding(view: View, parsed: ParsedRule, identity: Mapping[str, Any], at: In
         len(at),
         _common(view, "process", at) if "process" in table.by_name else None,
         _place(view, at[:PLACES_MAX]),
+        table.name,
+        view.raw(table.key)[at[:PLACES_MAX]],
         _lasted_ns(view, rule, at),
         *_evidence(table, parsed, identity),
     )
@@ -572,6 +577,8 @@ class _Tracked:
     """When it began, by its rows."""
     since_ns: int
     """The same by the wall clock: the other one stops while the host is suspended."""
+    has_rows: bool = True
+    """False once all its rows have gone, and not only match no more."""
     cause: _Tracked | None = None
     explains: list[_Tracked] = field(default_factory=list)
 
@@ -624,6 +631,8 @@ class FindingTracker:
             <= (KEPT_S if tracked.is_raised else tracked.finding.rule.pause_s) * 1e9
         }
         raised = [tracked for tracked in self._tracked.values() if tracked.is_raised]
+        for tracked in raised:
+            tracked.has_rows = tracked.last_ns == taken_ns or _has_rows(tracked.finding, frames)
         _explain(raised, cache(partial(_addresses_here, frames)))
         raised = [each for each in raised if each.explains or not each.finding.rule.only_explains]
         raised.sort(key=lambda tracked: _rank(tracked, taken_ns))
@@ -643,6 +652,15 @@ class FindingTracker:
         if lens.id not in self._rules:
             self._rules[lens.id] = [parsed_rules(lens, table) for table in lens.tables if table.rules]
         return self._rules[lens.id]
+
+
+def _has_rows(finding: Finding, frames: Iterable[tuple[Lens, Frame]]) -> bool:
+    """Return whether any row of a finding is still there, matching or not. Another namespace may get the number of one
+    that has gone."""
+    tables = (frame.now.tables.get(finding.table) for _, frame in frames)
+    return any(
+        rows is not None and bool(np.isin(finding.keys, rows.column(rows.table.key)).any()) for rows in tables
+    )
 
 
 def _addresses_here(frames: Iterable[tuple[Lens, Frame]]) -> frozenset[str]:
@@ -698,7 +716,8 @@ def _cause_in_process(tracked: _Tracked, by_kind: Mapping[str, Sequence[_Tracked
 
 def _still_explains(cause: _Tracked, tracked: _Tracked) -> bool:
     """Return whether a cause was seen when what it causes was, or makes a pause, as between two retransmissions."""
-    return tracked.last_ns - cause.last_ns < max(GONE_AFTER_NS, cause.finding.rule.pause_s * 1e9)
+    pause_ns = cause.finding.rule.pause_s * 1e9 if cause.has_rows else 0
+    return tracked.last_ns - cause.last_ns < max(GONE_AFTER_NS, pause_ns)
 
 
 def _began_no_later(cause: _Tracked, tracked: _Tracked) -> bool:
