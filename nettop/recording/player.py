@@ -8,14 +8,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from nettop.query.query import screen_query
-from nettop.query.view import View
+from nettop.query.findings import listed
 from nettop.recording.marks import FAILURES
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import Reading, Readings
 from nettop.recording.recording import Recording
-from nettop.snapshots.arrays import as_list
-from nettop.snapshots.findings import FINDINGS as FINDINGS_TABLE
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import RECORDER, RECORDING, Frame, Rows, Snapshot
@@ -165,10 +162,7 @@ class Player:
 
 def _found_in(reading: Reading | None) -> set[int]:
     """Return the ids of the findings in a reading, without those that others explain."""
-    if reading is None or FINDINGS_TABLE.name not in reading.now.tables:
-        return set()
-    view = View(Frame(reading.now), screen_query(FINDINGS_TABLE))
-    return set(as_list(view.raw("id")[view.order]))
+    return set() if reading is None else {row["id"] for row in listed(Frame(reading.now))}
 
 
 class RecordedSource:
