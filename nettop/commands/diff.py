@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,13 +15,13 @@ import typer
 from nettop.commands.options import Subcommand, checked_word, completer, option, parse_count
 from nettop.commands.recordings import moment_of, opened_recordings
 from nettop.commands.replay import play
-from nettop.commands.show import ShowOptions, require_terminal
+from nettop.commands.show import ShowOptions, can_show_screens, require_terminal
 from nettop.errors import ExitCode, NettopError, UsageError, unknown_word
 from nettop.process.importing import importing
 from nettop.settings import STDOUT, LineFormat
 
 if TYPE_CHECKING:
-    from nettop.recording.diff import Change, Span
+    from nettop.recording.diff import Change, Difference, Span
     from nettop.recording.recording import Recording
     from nettop.snapshots.source import Source
 
@@ -28,7 +29,7 @@ DIFF_HELP = "Say what changed between two moments of a recording, or between two
 
 DIFF_EXAMPLES = """[bold]Examples[/bold]
 
-nettop diff incident.nettop 14:02 14:12  [dim]the minutes from 14:02 and from 14:12 on[/dim]
+nettop diff incident.nettop 14:02 14:12  [dim]the minutes from 14:02 and from 14:12 on; → shows the rows[/dim]
 
 nettop diff incident.nettop begin '10 minutes ago' --span 5m
 
@@ -62,17 +63,18 @@ class DiffOptions:
     span: Annotated[str, option("--span", metavar="TIME", help="How long to look from each moment on: 90, 60s, 15m, 2h "
                                 "(60s)")] = ""
     limit: Annotated[str, option("--limit", metavar="N", help="Print at most so many changes (20)")] = "20"
-    format: Annotated[str, option("--format", metavar="text|jsonl", autocompletion=completer(LineFormat),
-                                  help="Output format (text)")] = "text"
-    open: Annotated[str | None, option("--open", metavar="N", help="Show the rows of the Nth change instead, paused "
-                                       "when they show it most")] = None
+    format: Annotated[str | None, option("--format", metavar="text|jsonl", autocompletion=completer(LineFormat),
+                                         help="Print the changes (text, unless the output is a terminal: a list there)"
+                                         )] = None
+    open: Annotated[str | None, option("--open", metavar="N", help="Show the rows of the Nth change, paused when they "
+                                       "show it most")] = None
     # fmt: on
 
 
 def start_diff(options: DiffOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
-    """Print what changed, or show one of the changes. Raise UsageError, SourceFailed if a recording cannot be read, and
-    BrokenPipeError if the reader has closed the pipe."""
-    form = LineFormat(checked_word("format", options.format, list(LineFormat)))
+    """List or print what changed, or show one of the changes. Raise UsageError, SourceFailed if a recording cannot be
+    read, and BrokenPipeError if the reader has closed the pipe."""
+    form = LineFormat(checked_word("format", options.format or LineFormat.TEXT, list(LineFormat)))
     limit = parse_count("--limit", options.limit)
     number = None if options.open is None else parse_count("--open", options.open)
     paths, moments = _sorted_words(options.words)
@@ -96,18 +98,46 @@ def start_diff(options: DiffOptions, source_of: Callable[[str], Source] | None) 
             _check_apart(before, now)
         found = differences(before, now)
         if number is not None:
-            return _show(found.changes, number, first, last)
+            return _open(found.changes, number, first, last)
+        if found.changes and options.format is None and can_show_screens():
+            return _browse(found, limit, first, last)
         return report_changes(found, form, limit, (str(paths[0]), str(paths[-1])), sys.stdout, sys.stderr)
 
 
-def _show(changes: Sequence[Change], number: int, before: Recording, now: Recording) -> ExitCode:
-    """Show the rows of a change on the screens."""
+def _open(changes: Sequence[Change], number: int, before: Recording, now: Recording) -> ExitCode:
+    """Show the rows of a change, by its number."""
     if number > len(changes):
         raise UsageError(f"--open {number}: there are {len(changes)} changes", "leave it out to see them")
     require_terminal("leave out --open")
-    change = changes[number - 1]
+    return _show(changes[number - 1], before, now)
+
+
+def _browse(found: Difference, limit: int, before: Recording, now: Recording) -> ExitCode:
+    """List the changes, and show the rows of those that the user opens, until the user or a signal ends the list."""
+    with importing():
+        from nettop.commands.config import load_own_preferences
+        from nettop.screens.changes import ChangesApp
+        from nettop.widgets.themes import first_theme
+
+    theme = first_theme(remembered=load_own_preferences().preferences.theme)
+    ended = Event()
+    selected = 0
+    while not ended.is_set():
+        app = ChangesApp(found.changes[:limit], found.notes(limit), theme, selected)
+        app.run_until_ended()
+        if app.chosen is None:
+            break
+        selected = app.chosen
+        _show(found.changes[selected], before, now, on_signal=ended.set)
+    return ExitCode.FAILURE if found.is_certain else ExitCode.DONE
+
+
+def _show(
+    change: Change, before: Recording, now: Recording, *, on_signal: Callable[[], None] = lambda: None
+) -> ExitCode:
+    """Show the rows of a change on the screens."""
     shown = ShowOptions(view=change.view, filter=[change.filter], all=change.needs_all_rows)
-    return play(before if change.is_gone else now, shown, change.at_ns, paused=True)
+    return play(before if change.is_gone else now, shown, change.at_ns, paused=True, on_signal=on_signal)
 
 
 def _sorted_words(words: list[str]) -> tuple[list[Path], list[str]]:

@@ -69,6 +69,9 @@ class ReplayOptions(ShowOptions):
 def start_replay(options: ReplayOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
     """Show a recording. Raise UsageError, and SourceFailed if it cannot be read."""
     speed = _speed(options.speed)
+    if options.is_text and (options.paused or speed != 1):
+        given = "--paused" if options.paused else "--speed"
+        raise UsageError(f"{given} applies to the screens", "leave it out: text has every reading")
     shown_settings(options)  # report a wrong word before the recording is opened
     keeps_privileges, whole = source_of is not None, options.at is not None
     with opened_recording(options.recording, keeps_privileges=keeps_privileges, whole=whole) as recording:
@@ -92,8 +95,10 @@ def play(
     speed: float = 1.0,
     paused: bool = False,
     repeats: bool = False,
+    on_signal: Callable[[], None] = lambda: None,
 ) -> ExitCode:
-    """Show a recording from a moment on. Raise UsageError if what to show is invalid."""
+    """Show a recording from a moment on; call `on_signal` if a signal ended that. Raise UsageError if what to show is
+    invalid."""
     with importing():
         from nettop.recording.player import Player
 
@@ -108,7 +113,7 @@ def play(
         lens, _ = find_table(view.view)
         player.go_to_first(lens)
         return show_text(settings, session, partial(_replay, player, lens))
-    return show_screens(settings, session, "", player)
+    return show_screens(settings, session, "", player, on_signal=on_signal)
 
 
 def _replay(player: Player, lens: Lens, session: Session) -> Replay:

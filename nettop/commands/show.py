@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from nettop.commands.options import (
     checked_why,
@@ -156,8 +156,9 @@ def show_screens(
     player: Player | None = None,
     *,
     host: str = "",
+    on_signal: Callable[[], None] = lambda: None,
 ) -> ExitCode:
-    """Run the screens, of a replay with its `player`, or of another `host`.
+    """Run the screens, of a replay with its `player`, or of another `host`; call `on_signal` if a signal ended them.
 
     `writing_refused` says why they may not write files; empty if they may.
     """
@@ -174,16 +175,21 @@ def show_screens(
 
     loaded = load_own_preferences()  # while there is only one thread
     with opened as session:
-        return run_app(settings, session, loaded, writing_refused, player, host=host)
+        return run_app(settings, session, loaded, writing_refused, player, host=host, on_signal=on_signal)
 
 
 def require_terminal(remedy: str) -> None:
     """Raise UsageError unless the terminal can show the screens."""
-    if not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
+    if not _is_on_terminal():
         raise UsageError("standard input or output is not a terminal", remedy)
-    if os.environ.get("TERM") == "dumb":
+    if not can_show_screens():
         raise UsageError("the terminal cannot show the screens (TERM=dumb)", remedy)
 
 
-def _is_terminal(stream: Any) -> bool:
-    return stream is not None and stream.isatty()
+def can_show_screens() -> bool:
+    """Return whether standard input and output are a terminal that can show the screens."""
+    return _is_on_terminal() and os.environ.get("TERM") != "dumb"
+
+
+def _is_on_terminal() -> bool:
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))

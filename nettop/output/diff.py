@@ -14,7 +14,6 @@ from nettop.query.times import rfc3339
 from nettop.recording.diff import TOO_FEW, Change, Difference
 from nettop.recording.moments import exact_text
 from nettop.settings import LineFormat
-from nettop.snapshots.schema import Certainty
 from nettop.writing import write_output
 
 
@@ -30,21 +29,16 @@ def report_changes(  # noqa: PLR0917 - a report, and where it goes
 
     Raise Unsupported if no lens could be compared, BrokenPipeError if the reader of `stdout` is gone.
     """
-    not_compared = [f"{title}: {why}" for title, why in difference.not_compared.items()]
     if not difference.compared:
-        raise Unsupported("nothing can be compared: " + "; ".join(not_compared), _compare_more(difference))
+        whys = "; ".join(f"{title}: {why}" for title, why in difference.not_compared.items())
+        raise Unsupported(f"nothing can be compared: {whys}", _compare_more(difference))
     report = Diagnostics(stderr)
     shown = enumerate(difference.changes[:limit], 1)
     lines = [_FORMATS[form](number, change, files[0 if change.is_gone else 1]) for number, change in shown]
     write_output(stdout, "".join(lines), "utf-8")
-    for line in not_compared:
-        report(f"not compared: {line}")
-    if len(difference.changes) > limit:
-        report(f"{len(difference.changes) - limit:,} more changes are not listed (--limit)")
-    if not difference.changes:
-        report("nothing changed by more than it always varies")
-    is_certain = any(change.certainty is Certainty.CERTAIN for change in difference.changes)
-    return ExitCode.FAILURE if is_certain else ExitCode.DONE
+    for note in difference.notes(limit):
+        report(note)
+    return ExitCode.FAILURE if difference.is_certain else ExitCode.DONE
 
 
 def _compare_more(difference: Difference) -> str:

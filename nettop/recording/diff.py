@@ -105,6 +105,20 @@ class Difference:
     compared: list[str]
     not_compared: dict[str, str]
 
+    @property
+    def is_certain(self) -> bool:
+        """True if something is certain to have changed."""
+        return any(change.certainty is Certainty.CERTAIN for change in self.changes)
+
+    def notes(self, limit: int) -> list[str]:
+        """Return what the first `limit` changes leave out."""
+        notes = [f"not compared: {title}: {why}" for title, why in self.not_compared.items()]
+        if len(self.changes) > limit:
+            notes.append(f"{len(self.changes) - limit:,} more changes are not listed (--limit)")
+        if not self.changes:
+            notes.append("nothing changed by more than it always varies")
+        return notes
+
 
 def differences(before: Span, now: Span) -> Difference:
     """Compare two spans by every number that both have."""

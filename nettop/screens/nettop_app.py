@@ -7,39 +7,26 @@ from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
 
-from textual import events
 from textual.actions import SkipAction
 from textual.binding import BindingType
 from textual.message import Message
-from textual.theme import BUILTIN_THEMES, Theme
-from textual.widgets import Input
 
 from nettop.engine.session import Lease
 from nettop.errors import NettopError, PermissionMissing, Unsupported, UsageError
-from nettop.process.interrupts import handle_signals
 from nettop.screens.actions import BY_ID, bindings
 from nettop.screens.context import ScreenContext, TableRef
 from nettop.screens.finding_strip import ShownFinding, shown_findings
 from nettop.screens.lens import LensScreen, make_screen
-from nettop.screens.terminal import TerminalDriver, latin_key
-from nettop.screens.textual_internals import (
-    EndingApp,
-    run_key,
-    screens_in_mode,
-    set_filters,
-    start_in_mode,
-    type_into,
-    use_256_colours,
-)
+from nettop.screens.terminal_app import TerminalApp
+from nettop.screens.textual_internals import screens_in_mode, start_in_mode
 from nettop.settings import ViewSettings
 from nettop.snapshots import find_table
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.source import SourceOptions
-from nettop.widgets.glyphs import needed_signs
 from nettop.widgets.lines import Lines
-from nettop.widgets.themes import PALETTES, THEME_PREFIX, Palette, first_theme
+from nettop.widgets.themes import PALETTES, THEME_PREFIX, first_theme
 
 RETRY_S = 10.0
 """Seconds until nettop looks for findings again after that has failed."""
@@ -52,21 +39,18 @@ class Published(Message, bubble=False):
     """A new frame or failure on the bus. At most one such message is queued."""
 
 
-class NettopApp(EndingApp, inherit_bindings=False):
+class NettopApp(TerminalApp, inherit_bindings=False):
     """nettop in a terminal.
 
     If the first lens cannot attach (missing permission, unsupported lens or mechanism), the app exits and `fatal_error`
     says why.
     """
 
-    TITLE = "nettop"
-    CSS_PATH = "nettop.tcss"
     BINDINGS: ClassVar[list[BindingType]] = bindings(everywhere=True)
-    ENABLE_COMMAND_PALETTE = False
     NOTIFICATION_TIMEOUT = 5
 
     def __init__(self, context: ScreenContext, theme: str | None = None) -> None:
-        super().__init__(driver_class=TerminalDriver)
+        super().__init__(theme or first_theme(remembered=context.loaded.preferences.theme))
         self.context = context
         view = context.settings.view.view
         main = next((lens for lens in context.lenses if lens.id == view), None)
@@ -82,40 +66,17 @@ class NettopApp(EndingApp, inherit_bindings=False):
         self._findings_lease: Lease | None = None
         self._is_queued = False
         self._has_shown = False
-        self._is_ending = False
         self.fatal_error: NettopError | None = None
         self._unsubscribe: Callable[[], None] | None = None
-        for palette in PALETTES.values():
-            self.register_theme(_theme(palette))
-        self.theme = theme or first_theme(remembered=context.loaded.preferences.theme)
-        use_256_colours(self)
-        set_filters(self, signs=needed_signs())
-
-    def run_until_ended(self) -> None:
-        """Run until the user or a signal ends the app."""
-        with handle_signals(self._end):
-            self.run()
-
-    def _end(self) -> None:
-        """Exit now, or as soon as the app runs. Called by signal handlers: the app may be blocked on the terminal."""
-        self._is_ending = True
-        if isinstance(self._driver, TerminalDriver):
-            self._driver.drop_output()
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self.call_later, self.exit)
 
     # --- frames ---------------------------------------------------------------------------------------------
 
     def on_mount(self) -> None:
-        """Subscribe to the bus, attach the lens, and exit if a signal has arrived already."""
+        """Subscribe to the bus, and attach the lens."""
         self._unsubscribe = self.context.session.bus.subscribe(self._queue_published)
         self._attach_shown()
-        # After a suspend, the terminal shows the shell's lines.
-        self.app_resume_signal.subscribe(self, lambda _: self.screen.refresh(layout=True))
         for problem in self.context.loaded.problems:
             self.notify(problem, title="nettop config", severity="warning", timeout=_PROBLEM_S, markup=False)
-        if self._is_ending:
-            self.call_later(self.exit)
         self._queue_published()  # the lens was attached before this: a paused recording has been read for good
 
     def on_unmount(self) -> None:
@@ -157,20 +118,6 @@ class NettopApp(EndingApp, inherit_bindings=False):
         return [screen for screen in screens_in_mode(self, ref.view_name) if isinstance(screen, LensScreen)]
 
     # --- keys -----------------------------------------------------------------------------------------------
-
-    async def on_event(self, event: events.Event) -> None:
-        """Finish a key's action before reading the next key, which may belong to a box that it opens or closes.
-
-        After a signal, drop pending input: handling it could take longer than an exit may.
-        """
-        if self._is_ending and isinstance(event, events.InputEvent):
-            return
-        if not isinstance(event, events.Key | events.Paste) or event.is_forwarded:
-            await super().on_event(event)
-        elif isinstance(self.focused, Input) and (isinstance(event, events.Paste) or event.is_printable):
-            await type_into(self.focused, event)
-        elif isinstance(event, events.Key):
-            await run_key(self, event.key if isinstance(self.focused, Input) else latin_key(event.key))
 
     def action_refresh_now(self) -> None:
         """Read now, and write the whole screen again; the focused widget gets the key too."""
@@ -389,25 +336,3 @@ class NettopApp(EndingApp, inherit_bindings=False):
     async def on_lines_pressed(self, message: Lines.Pressed) -> None:
         """Run the action of a clicked span."""
         await self.run_action(message.action, self.lens_screen)
-
-    async def action_interrupt(self) -> None:
-        """Quit from anywhere."""
-        self.exit()
-
-
-def _theme(palette: Palette) -> Theme:
-    # Textual's style sheet needs variables that only its own ANSI themes define.
-    variables = BUILTIN_THEMES["ansi-dark"].variables if palette.ansi else {}
-    return Theme(
-        name=palette.name,
-        dark=palette.dark,
-        ansi=palette.ansi,
-        primary=palette["received"],
-        warning=palette["warn"],
-        error=palette["bad"],
-        foreground=palette["text"],
-        background=palette["screen"],
-        surface=palette["screen"],
-        panel=palette["panel"],
-        variables=variables | {"panel": palette["panel"]},
-    )

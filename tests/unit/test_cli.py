@@ -189,7 +189,7 @@ def test_a_dumb_terminal_has_no_screens(
 ) -> None:
     """On a dumb terminal, which cannot move its cursor, nettop refuses screens and suggests plain output."""
     monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.setattr("nettop.commands.show._is_terminal", lambda _: True)
+    monkeypatch.setattr("nettop.commands.show._is_on_terminal", lambda: True)
     assert run([], source) == ExitCode.USAGE
     assert "TERM=dumb" in (error := capfd.readouterr().err)
     assert "--table" in error

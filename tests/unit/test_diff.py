@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -27,6 +29,7 @@ from nettop.snapshots import find_table
 from nettop.snapshots.schema import Certainty
 from nettop.snapshots.services import BUCKETS, SERVICES
 from nettop.snapshots.snapshot import Snapshot
+from tests.kernel.terminal import Terminal
 from tests.unit.build import Row, make_frame
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
 from tests.unit.test_replay import no_probes
@@ -295,16 +298,16 @@ def test_a_change_is_opened(
     """The screens show what its command says, paused; a number without a change is refused."""
     shown: list[tuple[str, ...]] = []
 
-    def show_screens(settings: Settings, session: Any, refused: str, player: Player) -> ExitCode:
+    def show_screens(settings: Settings, session: Any, refused: str, player: Player, **_: Any) -> ExitCode:
         assert player.is_paused
         shown.append((exact_text(player.wall_ns), settings.view.view, *settings.view.filters))
         return ExitCode.DONE
 
     monkeypatch.setattr("nettop.commands.replay.show_screens", show_screens)
-    monkeypatch.setattr("nettop.commands.show._is_terminal", lambda _: True)
+    monkeypatch.setattr("nettop.commands.show._is_on_terminal", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     words = ["diff", str(path), "14:00", "14:15", "--span", "15m"]
-    run(words, no_probes)
+    run([*words, "--format", "text"], no_probes)
     lines = capfd.readouterr().out.splitlines()[1:7:2]
     assert len(lines) == 3
     for number, line in enumerate(lines, 1):
@@ -314,6 +317,32 @@ def test_a_change_is_opened(
         assert shown.pop() == tuple(options[1::2])
     assert run([*words, "--open", "99"], no_probes) == ExitCode.USAGE
     assert "--open 99: there are " in capfd.readouterr().err
+
+
+def test_the_list_on_a_terminal(path: Path) -> None:
+    """→ shows the rows of the selected change, `q` the list again, where it was."""
+    with Terminal("diff", str(path), "14:00", "14:15", "--span", "15m") as terminal:
+        terminal.shows("▸ 1 certain: ".encode())
+        terminal.shows(b"not compared: Bandwidth: not recorded")
+        terminal.type(b"\x1b[B", "▸ 2 certain: ".encode())
+        terminal.type(b"\x1b[C", "‖ ×1".encode())
+        assert "1 of " in terminal.screen()
+        terminal.type(b"q", "▸ 2 certain: ".encode())
+        terminal.type(b"q")
+        assert terminal.wait() == ExitCode.FAILURE
+
+
+@pytest.mark.parametrize("keys", [b"", b"\x1b[C"], ids=["list", "rows"])
+def test_a_signal_ends_the_list(path: Path, keys: bytes) -> None:
+    """Also one that comes while the rows of a change are shown."""
+    with Terminal("diff", str(path), "14:00", "14:15", "--span", "15m") as terminal:
+        before = terminal.settings()
+        terminal.shows(b"select")
+        if keys:
+            terminal.type(keys, "‖ ×1".encode())
+        os.kill(terminal.pid, signal.SIGTERM)
+        assert terminal.wait() == ExitCode.FAILURE
+        assert terminal.settings() == before
 
 
 def test_jsonl(path: Path, capfd: pytest.CaptureFixture[str]) -> None:

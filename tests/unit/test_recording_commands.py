@@ -168,6 +168,14 @@ def test_options_for_this_host_do_not_apply_to_the_demo(
     assert f"{words[0]} does not apply to a recording\n  leave it out" in err
 
 
+@pytest.mark.parametrize("words", [("--speed", "10"), ("--paused",)])
+def test_text_is_not_played(words: tuple[str, ...], capfd: pytest.CaptureFixture[str]) -> None:
+    """It has every reading as fast as it can be printed: a speed is refused, not ignored."""
+    code, out, err = said(capfd, "replay", DEMO, "--once", *words)
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert f"{words[0]} applies to the screens\n  leave it out" in err
+
+
 @pytest.mark.parametrize("moments", [("-60s", "-20s"), ("+20s", "+60s")])
 def test_distances_are_moments(moments: tuple[str, str], capfd: pytest.CaptureFixture[str]) -> None:
     """From the end, or from the beginning, like all moments."""
