@@ -14,9 +14,13 @@ from nettop.recording.numbers import Damaged
 from nettop.recording.reader import Reading, Readings
 from nettop.recording.recording import Recording
 from nettop.snapshots.findings import LENS as FINDINGS
-from nettop.snapshots.schema import Lens
+from nettop.snapshots.findings import SEVERITY_CODES
+from nettop.snapshots.schema import Lens, Severity
 from nettop.snapshots.snapshot import RECORDER, RECORDING, Frame, Rows, Snapshot
 from nettop.snapshots.source import SourceOptions
+
+_NO_FINDINGS = (FAILURES, SEVERITY_CODES[Severity.HINT])
+"""Severities of times that `next_finding` goes over."""
 
 
 class Player:
@@ -94,12 +98,13 @@ class Player:
         return moment is not None
 
     def next_finding(self) -> int | None:
-        """Return when the next finding was first seen, None if there is none up to the end. Others may last already."""
+        """Return when the next finding was first seen, None if there is none up to the end. Others may last already;
+        hints are none."""
         now_ns = self.wall_ns
         for mark in self.recording.marks:
-            if mark.severity == FAILURES or mark.end_ns <= now_ns:
+            if mark.severity in _NO_FINDINGS or mark.end_ns <= now_ns:
                 continue
-            moment = mark.begin_ns if mark.begin_ns > now_ns else self._next_new(now_ns, mark.end_ns)
+            moment = self._next_new(max(now_ns, mark.begin_ns - 1), mark.end_ns)
             if moment is not None:
                 return moment
         return None
@@ -109,7 +114,8 @@ class Player:
         recording, found = self.recording, set[int]()
         readings = Readings(recording, FINDINGS)
         with suppress(Damaged):
-            found = _found_in(readings.at(begin_ns))
+            reading = readings.at(begin_ns)
+            found = set() if readings.pause_before(begin_ns) else _found_in(reading)
         for moment, reading in readings.each(recording.moments_between(FINDINGS, begin_ns + 1, end_ns)):
             before, found = found, _found_in(reading)
             if not found <= before:
@@ -161,8 +167,9 @@ class Player:
 
 
 def _found_in(reading: Reading | None) -> set[int]:
-    """Return the ids of the findings in a reading, without those that others explain."""
-    return set() if reading is None else {row["id"] for row in listed(Frame(reading.now))}
+    """Return the ids of the findings in a reading, without hints and those that others explain."""
+    rows = [] if reading is None else listed(Frame(reading.now))
+    return {row["id"] for row in rows if row["severity"] != Severity.HINT.value}
 
 
 class RecordedSource:

@@ -25,8 +25,9 @@ from nettop.recording.player import Player, RecordedSource
 from nettop.recording.recording import open_recording
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import EVENTS, LENS
-from nettop.snapshots.findings import FINDINGS
+from nettop.snapshots.findings import FINDINGS, SEVERITY_CODES
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
+from nettop.snapshots.schema import Severity
 from nettop.snapshots.snapshot import RECORDER, RECORDING, Frame, Snapshot
 from tests.unit.build import Row, make_frame, make_rows
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
@@ -527,12 +528,20 @@ def test_failing_connections_are_marked(tmp_path: Path) -> None:
 
 
 def test_the_next_finding_may_begin_while_others_last(tmp_path: Path) -> None:
-    """Findings of one severity that follow without a pause are one mark, yet each is gone to; one that others explain,
-    and one that merely ends, are not."""
-    ids = [(), (1,), (1,), (1, 2), (2,), (2, 3), (), (2,), (2,)]
+    """Findings that follow without a pause are one mark, yet each is gone to. One that others explain is not, nor one
+    that merely ends, though what is left is less severe; nor a hint, which has no mark on the line of time."""
+    ids = [(), (1,), (1,), (1, 2), (2,), (2, 3), (), (2,), (2, 4), (4,), (5,), (), (5,)]
+    severities = {4: SEVERITY_CODES[Severity.PROBLEM], 5: SEVERITY_CODES[Severity.HINT]}
     taken = []
     for at, found in enumerate(ids):
-        rows = [{"id": id_, "severity": 1, "cause": 2 if id_ == 3 else None} for id_ in found]
+        rows = [
+            {
+                "id": id_,
+                "severity": severities.get(id_, SEVERITY_CODES[Severity.WARNING]),
+                "cause": 2 if id_ == 3 else None,
+            }
+            for id_ in found
+        ]
         tables = {FINDINGS.name: make_rows(rows, FINDINGS)}
         taken.append(at_second(Snapshot(FINDINGS_LENS.id, 0, 0, tables), at))
     record(tmp_path / "r.nettop", taken)
@@ -542,4 +551,13 @@ def test_the_next_finding_may_begin_while_others_last(tmp_path: Path) -> None:
         while (moment := player.next_finding()) is not None:
             player.jump(moment)
             went.append((moment - BEGIN_NS) / SECOND_NS)
-    assert went == [1, 3, 7]
+    assert went == [1, 3, 7, 8]
+
+
+def test_a_finding_of_another_recorder_is_new(tmp_path: Path) -> None:
+    """Nobody looked for it between them."""
+    for name, seconds in (("a", range(3)), ("b", range(60, 63))):
+        record(tmp_path / f"{name}.nettop", [findings_at(each, 1) for each in seconds])
+    with open_recording(tmp_path) as recording:
+        player = Player(recording, Clock())
+        assert player.next_finding() == BEGIN_NS + 60 * SECOND_NS
