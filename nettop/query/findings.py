@@ -165,6 +165,8 @@ class Finding:
     """Of some of its rows."""
     lasted_ns: int
     """For how long it has lasted before this reading, as far as its rows say."""
+    silent_ns: int
+    """For how long its rows have sent nothing, also not again; 0 if they do not say."""
     view: str
     filter: str
 
@@ -317,6 +319,7 @@ def _finding(view: View, parsed: ParsedRule, identity: Mapping[str, Any], at: In
         table.name,
         view.raw(table.key)[at[:PLACES_MAX]],
         _lasted_ns(view, rule, at),
+        _silent_ns(view, at[:PLACES_MAX]),
         *_evidence(table, parsed, identity),
     )
 
@@ -379,6 +382,16 @@ def _lasted_ns(view: View, rule: Rule, at: Index) -> int:
         return 0
     longest = max((each for each in values_of(view, rule.lasts, at) if each is not None), default=0)
     return round(longest / TIMES[view.table.by_name[rule.lasts].unit] * 1e9)
+
+
+def _silent_ns(view: View, at: Index) -> int:
+    """Return how long ago any of these rows sent data, new or again (tcpi_last_data_sent)."""
+    silent = (
+        [each for each in values_of(view, "last_sent_ms", at) if each is not None]
+        if view.table is SOCKETS
+        else []
+    )
+    return min(silent, default=0) * 1_000_000
 
 
 def _evidence(table: Table, parsed: ParsedRule, identity: Mapping[str, Any]) -> tuple[str, str]:
@@ -627,7 +640,7 @@ class FindingTracker:
         self._tracked = {
             key: tracked
             for key, tracked in self._tracked.items()
-            if taken_ns - tracked.last_ns
+            if taken_ns - tracked.seen_ns
             <= (KEPT_S if tracked.is_raised else tracked.finding.rule.pause_s) * 1e9
         }
         raised = [tracked for tracked in self._tracked.values() if tracked.is_raised]
@@ -715,9 +728,15 @@ def _cause_in_process(tracked: _Tracked, by_kind: Mapping[str, Sequence[_Tracked
 
 
 def _still_explains(cause: _Tracked, tracked: _Tracked) -> bool:
-    """Return whether a cause was seen when what it causes was, or makes a pause, as between two retransmissions."""
-    pause_ns = cause.finding.rule.pause_s * 1e9 if cause.has_rows else 0
-    return tracked.last_ns - cause.last_ns < max(GONE_AFTER_NS, pause_ns)
+    """Return whether a cause was seen when what it causes was, or makes a pause, as between two retransmissions.
+
+    The kernel does not count when a SYN was sent, but never waits longer to send it again than it has waited so far.
+    """
+    rule, pause_ns = cause.finding.rule, GONE_AFTER_NS
+    if cause.has_rows:
+        silent_ns = min(tracked.finding.silent_ns, tracked.last_ns - tracked.began_ns)
+        pause_ns = max(round(rule.pause_s * 1e9), pause_ns + silent_ns * rule.until_sent)
+    return tracked.last_ns - cause.last_ns < pause_ns
 
 
 def _began_no_later(cause: _Tracked, tracked: _Tracked) -> bool:

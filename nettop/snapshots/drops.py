@@ -347,6 +347,7 @@ PACKETS = Table(
             "them",
             Severity.WARNING,
             by=("reason", "netns", "port", "process"),
+            until_sent=True,
         ),
         Rule(
             "firewall drops",
@@ -356,6 +357,7 @@ PACKETS = Table(
             "nft list ruleset -a, iptables -nvL: look for the rule whose counter grows",
             Severity.WARNING,
             by=("reason", "netns", "port", "process"),
+            until_sent=True,
             explained_by=(
                 "firewall rule drops", "firewall drops others", "firewall rule may drop", "firewall may drop others",
             ),

@@ -211,7 +211,7 @@ CPUS = Table(
 _WHERE = "in table {table}, chain {chain}[ ({comment})][ of namespace {namespace}]"
 
 _BETWEEN_RETRANSMISSIONS_S = 10.0
-"""Nothing else may arrive of a connection whose packets are dropped, and they are sent again ever more rarely."""
+"""Nothing else may arrive of what does not say when it last sent something, such as connects that failed."""
 
 FIREWALL = Table(
     name="firewall",
@@ -263,6 +263,7 @@ FIREWALL = Table(
             Severity.WARNING,
             by=("netns", "action", "port", "table", "chain"),
             pause_s=_BETWEEN_RETRANSMISSIONS_S,
+            until_sent=True,
             only_explains=True,
             proof=("findings.firewall", "packets>0"),
         ),
@@ -276,6 +277,7 @@ FIREWALL = Table(
             Certainty.LIKELY,
             by=("netns", "action"),
             pause_s=_BETWEEN_RETRANSMISSIONS_S,
+            until_sent=True,
             only_explains=True,
             proof=("findings.firewall", "packets>0"),
         ),

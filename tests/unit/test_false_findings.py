@@ -435,6 +435,29 @@ def test_a_firewall_drops_packets_of_an_open_connection(pause: int, is_deleted: 
     assert "packets_per_s>0" not in first["filter"]  # it would show nothing in the pause
 
 
+def test_a_firewall_drops_packets_that_are_sent_again_ever_more_rarely() -> None:
+    """Its rule explains the connection in between, however long that takes; not any more once the connection has sent
+    something that the rule has not counted."""
+    was = {**BEFORE, "id": 1, "state": "ESTABLISHED", "lost": 1, "cwnd": 1, "send_queue": 9_000, "netns": 9,
+           "remote_port": 443, "bytes_in_flight": 1_448, "peer_window": 60_000, "last_received_ms": 0}  # fmt: skip
+    dropped = {1, 2, 4, 7, 14, 27, 53}
+    readings, sent, found = Readings(), 0, {}
+    for second in range(1, 120):
+        sent = second if second in dropped or second == 104 else sent
+        now = was | {
+            "busy_us": 1_000_000,
+            "last_received_ms": second * 1000,
+            "last_sent_ms": (second - sent) * 1000,
+        }
+        rule = make_frame(
+            [RULE | {"packets": int(second in dropped)}], [RULE], table=FIREWALL, lens="findings"
+        )
+        rows = readings.add((CONNECTIONS, make_frame([now], [was])), (FINDINGS_LENS, rule))
+        found[second] = {row["kind"] for row in rows if row["cause"] is None}
+    assert [found[second] for second in range(4, 104)] == [{"firewall rule drops"}] * 100
+    assert found[119] == {"peer gone"}
+
+
 @pytest.mark.parametrize(
     ("onward", "kind"),
     [
