@@ -207,3 +207,14 @@ def bindings(*, everywhere: bool) -> list[BindingType]:
         Binding(",".join(a.keys + a.other_keys), call(a), a.label, show=False, priority=a.everywhere)
         for a in actions
     ]
+
+
+MOVES: list[BindingType] = [
+    Binding("up,k", "move(-1)", show=False),
+    Binding("down,j", "move(1)", show=False),
+    Binding("pageup", "move(-10)", show=False),
+    Binding("pagedown", "move(10)", show=False),
+    Binding("home", "move(-10000)", show=False),
+    Binding("end", "move(10000)", show=False),
+]
+"""The keys that scroll texts and select in lists, by the action `move`."""

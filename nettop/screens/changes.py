@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
+from nettop.screens.actions import MOVES
 from nettop.screens.terminal_app import TerminalApp
 from nettop.snapshots.schema import Certainty
 from nettop.widgets.bar import Bar, item
@@ -28,12 +29,7 @@ class ChangesApp(TerminalApp, inherit_bindings=False):
     """The changes, one of which is selected. After the app has ended, `chosen` is the one to open; None to quit."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", show=False),
-        Binding("down,j", "move(1)", show=False),
-        Binding("pageup", "move(-10)", show=False),
-        Binding("pagedown,space", "move(10)", show=False),
-        Binding("home", "move(-10000)", show=False),
-        Binding("end", "move(10000)", show=False),
+        *MOVES,
         Binding("right,enter", "choose", show=False),
         Binding("q,escape", "interrupt", show=False),
         Binding("ctrl+c", "interrupt", show=False, priority=True),

@@ -15,7 +15,7 @@ from textual.widgets import Input
 from nettop.query.findings import threshold
 from nettop.query.units import example_amounts, unit_of
 from nettop.screens import headline
-from nettop.screens.actions import ACTIONS, BY_ID, call, key_name
+from nettop.screens.actions import ACTIONS, BY_ID, MOVES, call, key_name
 from nettop.screens.context import TableRef
 from nettop.screens.export import FORMATS
 from nettop.screens.lens import LensScreen, screen_class
@@ -72,15 +72,6 @@ SIGNS = (
 PaletteEntry = tuple[str, str, str]
 """A label, the effect, and the action in Textual's notation."""
 
-_MOVES: list[BindingType] = [
-    Binding("up,k", "move(-1)", show=False),
-    Binding("down,j", "move(1)", show=False),
-    Binding("pageup", "move(-10)", show=False),
-    Binding("pagedown", "move(10)", show=False),
-    Binding("home", "move(-10000)", show=False),
-    Binding("end", "move(10000)", show=False),
-]
-
 
 class Dialog(MeasuredScreen[str | None], ModalScreen[str | None], inherit_bindings=False):
     """A dialog over a lens's screen, which keeps refreshing. `keys` are those in its footer, with their effects."""
@@ -124,7 +115,7 @@ class HelpDialog(Dialog, inherit_bindings=False):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,question_mark,q,left", "leave", show=False),
         Binding("space", "move(10)", show=False),
-        *_MOVES,
+        *MOVES,
     ]
     keys: ClassVar[Mapping[str, str]] = {"Esc": "close", "↑ ↓": "scroll"}
 
@@ -211,7 +202,7 @@ class ColumnsDialog(Dialog, inherit_bindings=False):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,C,q,left", "leave", show=False),
-        *_MOVES,
+        *MOVES,
         Binding("space", "toggle_column", show=False),
         Binding("less_than_sign,shift+up", "place(-1)", show=False),
         Binding("greater_than_sign,shift+down", "place(1)", show=False),
