@@ -32,7 +32,7 @@ from nettop.commands.show import SHOW, ShowOptions, show_screens, show_text, sho
 from nettop.errors import ExitCode, UsageError
 from nettop.settings import Settings
 from nettop.snapshots import all_views, find_table, lenses_of_one_host, several_hosts
-from nettop.snapshots.findings import FIREWALL
+from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.flows import LENS as FLOWS
 from nettop.snapshots.hosts import HOSTS_LENS
 from nettop.snapshots.own_cost import SELF
@@ -156,7 +156,7 @@ def start_view(options: ViewOptions, source_of: Callable[[str], Source] | None) 
     settings = view_settings(options)
     if source_of is None:
         _check_process(options.pid)
-    lens, table = find_table(settings.view.view)  # report a wrong name before the heavy imports
+    lens, _ = find_table(settings.view.view)  # report a wrong name before the heavy imports
     user = invoking_user() if source_of is None else None
     session = open_session(
         settings.interval_s,
@@ -165,7 +165,7 @@ def start_view(options: ViewOptions, source_of: Callable[[str], Source] | None) 
         on_screen=not options.is_text,
         follow_namespaces=options.follow_namespaces,
         program_statistics=lens.id == SELF.id or settings.max_overhead is not None,
-        ask_firewall=not options.is_text or table is FIREWALL,
+        ask_firewall=not options.is_text or lens is FINDINGS,
         max_overhead=settings.max_overhead,
         together=(lens.id,) if options.is_text else (),
     )

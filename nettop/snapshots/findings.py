@@ -354,8 +354,8 @@ LOSSES = Table(
     ),
 )  # fmt: skip
 
-HOOK_FIREWALL = Hook("firewall", "the nftables rules that drop or reject packets, for the screens, check and the view "
-                     "findings.firewall")  # fmt: skip
+HOOK_FIREWALL = Hook("firewall", "the nftables rules that drop or reject packets, for the screens, check, record and "
+                     "the views of findings")  # fmt: skip
 
 LENS = Lens(
     id="findings",

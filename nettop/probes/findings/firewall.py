@@ -21,7 +21,7 @@ FIREWALL_FALLBACKS = Fallbacks(HOOK_FIREWALL, (Mechanism("nf_tables"),))
 _POLICY = "policy"
 _PORT = np.dtype([("netns", "u4"), ("port", "u4"), ("protocol", "u1"), ("has_owner", "u1")])
 _PROTOCOLS = {name: number for number, name in PROTOCOLS.items()}
-_NOT_KEPT = "only the screens, check, record and the view findings.firewall keep CAP_NET_ADMIN"
+_NOT_KEPT = "only the screens, check, record and the views of findings keep CAP_NET_ADMIN"
 
 
 def require_asker(host: Host) -> None:
