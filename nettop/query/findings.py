@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nettop.errors import FilterError
-from nettop.query.address import address_text, distinct_addresses
+from nettop.query.address import address_bytes, address_text
 from nettop.query.filter import Filter, combined, parse_filter, quote
 from nettop.query.other_end import other_end
 from nettop.query.query import Query, screen_query
@@ -59,6 +59,8 @@ _WAITING = frozenset({"receive_queue", "send_queue", "waiting"})
 _TOTALLED = (Kind.COUNTER, Kind.SUM, Kind.RATIO, Kind.QUANTILE)
 
 
+Addresses = Mapping[str, frozenset[int]]
+"""Addresses of this host, with the network namespaces that have them."""
 Identity = tuple[tuple[str, Any], ...]
 """The columns by which findings of a rule are told apart, with their values."""
 
@@ -82,7 +84,7 @@ class Place:
     """True for what only sees connections to this host: a listener, a service, packets received, or a rule of the
     firewall for incoming packets."""
 
-    def may_explain(self, other: Place, here: Callable[[], frozenset[str]]) -> bool:
+    def may_explain(self, other: Place, here: Callable[[], Addresses]) -> bool:
         """Return whether both share a port; without ports, a process, interface or namespace.
 
         A listener has one port of its connections, which have two; connections to a service have one in common, though
@@ -106,7 +108,7 @@ class Place:
         shared = (not ours.isdisjoint(theirs) for ours, theirs in pairs if ours and theirs)
         return next(shared, not is_of_interface or bool(self.cpus))
 
-    def _may_meet(self, other: Place, here: Callable[[], frozenset[str]]) -> bool:
+    def _may_meet(self, other: Place, here: Callable[[], Addresses]) -> bool:
         """Return whether both may be about the same connections, by their addresses, as far as they are known."""
         if self.remote and other.remote:
             return bool(self.remote & other.remote) or (
@@ -119,9 +121,15 @@ class Place:
             return not (self.namespaces and other.namespaces) or bool(self.namespaces & other.namespaces)
         if not (self.is_inward and other.is_outbound and other.remote):
             return True
-        if self.local - _ANY:
-            return bool(self.local & other.remote)
-        return any(address.startswith(_LOOPBACK) for address in other.remote) or bool(other.remote & here())
+        remote = other.remote & self.local if self.local - _ANY else other.remote
+        return any(self._has_address(address, other, here) for address in remote)
+
+    def _has_address(self, address: str, other: Place, here: Callable[[], Addresses]) -> bool:
+        """Return whether what `other` sends to an address may arrive here: namespaces have their own loopback."""
+        having = other.namespaces if address.startswith(_LOOPBACK) else here().get(address)
+        if having is None:
+            return address in self.local
+        return not (having and self.namespaces) or bool(having & self.namespaces)
 
     def nearness(self, other: Place) -> tuple[bool, bool]:
         """Return whether both are about the same process, and the same namespace."""
@@ -676,16 +684,22 @@ def _has_rows(finding: Finding, frames: Iterable[tuple[Lens, Frame]]) -> bool:
     )
 
 
-def _addresses_here(frames: Iterable[tuple[Lens, Frame]]) -> frozenset[str]:
-    """Return the addresses that sockets of this host have, in any network namespace."""
+def _addresses_here(frames: Iterable[tuple[Lens, Frame]]) -> Addresses:
+    """Return the addresses that sockets of this host have; of those in unknown namespaces, without these."""
+    having: dict[str, set[int]] = defaultdict(set)
     tables = (frame.now.tables.get(SOCKETS.name) for _, frame in frames)
-    arrays = [
-        rows.array["local_address"] for rows in tables if rows is not None and rows.table.name == SOCKETS.name
-    ]
-    return frozenset(address_text(raw) for array in arrays for raw in distinct_addresses(array)[0])
+    for rows in (each for each in tables if each is not None and len(each)):
+        local, netns = rows.array["local_address"], rows.array["netns"]
+        firsts, _ = distinct_rows([local, netns])
+        numbers = netns[firsts]
+        for raw, number, is_known in zip(
+            address_bytes(local[firsts]), as_list(numbers), known(numbers), strict=True
+        ):
+            having[address_text(raw)].update([number] * bool(is_known))
+    return {address: frozenset(namespaces) for address, namespaces in having.items()}
 
 
-def _explain(raised: Sequence[_Tracked], here: Callable[[], frozenset[str]]) -> None:
+def _explain(raised: Sequence[_Tracked], here: Callable[[], Addresses]) -> None:
     """Find the cause of each finding among the others. `here` returns the addresses of this host."""
     by_kind = defaultdict(list)
     for tracked in raised:

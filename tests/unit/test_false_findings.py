@@ -435,6 +435,25 @@ def test_a_firewall_drops_packets_of_an_open_connection(pause: int, is_deleted: 
     assert "packets_per_s>0" not in first["filter"]  # it would show nothing in the pause
 
 
+@pytest.mark.parametrize(("netns", "kind"), [(9, "firewall rule drops"), (8, "peer gone")])
+@pytest.mark.parametrize("address", ["10.0.0.9", "127.0.0.1"])
+def test_a_firewall_of_another_namespace(address: str, netns: int, kind: str) -> None:
+    """Its rule for the same port drops nothing of a connection to an address that is in another one."""
+    hangs: Row = {**BEFORE, "id": 1, "state": "ESTABLISHED", "send_queue": 9_000, "bytes_in_flight": 1_448,
+                  "netns": 7, "peer_window": 60_000, "last_received_ms": 9_000, "direction": "outbound",
+                  "remote_address": address, "remote_port": 443, "busy_us": 0}  # fmt: skip
+    there = {**BEFORE, "id": 2, "state": "LISTEN", "netns": 9, "local_port": 22, "local_address": address}
+    if address == "127.0.0.1":
+        hangs["netns"] = 9  # each namespace has its own
+    rule = RULE | {"netns": netns}
+    rows = after(
+        4,
+        (SOCKETS, [hangs, there], [hangs | {"busy_us": 1_000_000}, there]),
+        (FIREWALL, [rule], [rule | {"packets": 3}]),
+    )
+    assert [row["kind"] for row in rows if row["cause"] is None] == [kind]
+
+
 def test_a_firewall_drops_packets_that_are_sent_again_ever_more_rarely() -> None:
     """Its rule explains the connection in between, however long that takes; not any more once the connection has sent
     something that the rule has not counted."""

@@ -622,19 +622,19 @@ def test_what_an_interface_loses_is_not_explained_by_its_namespace() -> None:
     failing = Place(ports=frozenset({9099}), namespaces=frozenset({1}))
     lost = Place(interfaces=frozenset({("eth0", 1)}), namespaces=frozenset({1}))
     counted = Place(namespaces=frozenset({1}))
-    assert not failing.may_explain(lost, frozenset)
-    assert failing.may_explain(counted, frozenset)
-    assert failing.may_explain(replace(lost, ports=frozenset({9099})), frozenset)
-    assert Place(interfaces=frozenset({("eth0", 1)})).may_explain(lost, frozenset)
-    assert not Place(interfaces=frozenset({("eth0", 2)})).may_explain(lost, frozenset)
+    assert not failing.may_explain(lost, dict)
+    assert failing.may_explain(counted, dict)
+    assert failing.may_explain(replace(lost, ports=frozenset({9099})), dict)
+    assert Place(interfaces=frozenset({("eth0", 1)})).may_explain(lost, dict)
+    assert not Place(interfaces=frozenset({("eth0", 2)})).may_explain(lost, dict)
 
 
 def test_a_cpu_explains_what_interfaces_lose() -> None:
     """It works for all of them; what another CPU does is not explained by it."""
     busy = Place(cpus=frozenset({1}))
-    assert busy.may_explain(Place(interfaces=frozenset({("eth0", 1)}), namespaces=frozenset({1})), frozenset)
-    assert busy.may_explain(busy, frozenset)
-    assert not busy.may_explain(Place(cpus=frozenset({0})), frozenset)
+    assert busy.may_explain(Place(interfaces=frozenset({("eth0", 1)}), namespaces=frozenset({1})), dict)
+    assert busy.may_explain(busy, dict)
+    assert not busy.may_explain(Place(cpus=frozenset({0})), dict)
 
 
 FULL = {**LISTENER, "accept_queue": 11, "local_port": 443, "local_address": "0.0.0.0", "protocol": "tcp"}
