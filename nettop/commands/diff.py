@@ -90,12 +90,15 @@ def start_diff(options: DiffOptions, source_of: Callable[[str], Source] | None) 
     length_ns = parse_length(options.span or _SPAN)
     with opened_recordings(paths, keeps_privileges=source_of is not None) as recordings:
         first, last = recordings[0], recordings[-1]
-        before, now = (
-            _span(recording, moment, length_ns)
-            for recording, moment in zip((first, last), moments or (None, None), strict=True)
-        )
+        moments_ns = [
+            moment_of(recording, moment) for recording, moment in zip((first, last), moments, strict=False)
+        ]
         if paths[0].resolve() == paths[-1].resolve():
-            _check_apart(before, now)
+            _check_apart(first, moments_ns, length_ns)
+        before, now = (
+            _span(recording, moment_ns, length_ns)
+            for recording, moment_ns in zip((first, last), moments_ns or (None, None), strict=True)
+        )
         found = differences(before, now)
         if number is not None:
             return _open(found.changes, number, first, last)
@@ -154,21 +157,25 @@ def _sorted_words(words: list[str]) -> tuple[list[Path], list[str]]:
     return [Path(word) for word in words[:files]], words[files:]
 
 
-def _span(recording: Recording, moment: str | None, length_ns: int) -> Span:
+def _span(recording: Recording, moment_ns: int | None, length_ns: int) -> Span:
     from nettop.recording.diff import Span
 
     begin_ns, end_ns = recording.begin_ns, recording.end_ns
-    if moment is None:
+    if moment_ns is None:
         return Span(recording, begin_ns, end_ns)
-    at_ns = max(begin_ns, min(moment_of(recording, moment), end_ns - length_ns))
+    at_ns = max(begin_ns, min(moment_ns, end_ns - length_ns))
     return Span(recording, at_ns, min(at_ns + length_ns, end_ns))
 
 
-def _check_apart(before: Span, now: Span) -> None:
-    """Raise UsageError if two spans of a recording overlap."""
-    if before.begin_ns < now.end_ns and now.begin_ns < before.end_ns:
-        apart_s = abs(now.begin_ns - before.begin_ns) / 1e9
-        shorter = f"use --span {apart_s:.0f}s, or " if apart_s >= 1 else ""
+def _check_apart(recording: Recording, moments_ns: Sequence[int], length_ns: int) -> None:
+    """Raise UsageError if the spans at two moments of a recording overlap: the later one may be the last of it."""
+    if not moments_ns:
+        raise UsageError("a recording is compared with itself", f"give two moments of it: {_USAGE}")
+    earlier_ns, later_ns = sorted(moments_ns)
+    longest_ns = min(later_ns - earlier_ns, (recording.end_ns - earlier_ns) // 2)
+    if length_ns > longest_ns:
+        longest_s = longest_ns // 1_000_000_000
+        shorter = f"use --span {longest_s}s, or " if longest_s else ""
         raise UsageError("the two spans overlap", f"{shorter}choose moments that are farther apart")
 
 

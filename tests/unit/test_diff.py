@@ -379,7 +379,10 @@ def test_two_recordings(path: Path, tmp_path: Path, capfd: pytest.CaptureFixture
         (["14:02"], ExitCode.USAGE, "there is no recording 14:02"),
         (["13:00", "14:10"], ExitCode.USAGE, "'13:00' is before its beginning"),
         (["14:02", "2026-11-28 15:10"], ExitCode.USAGE, "15:10' is after its end"),
-        (["14:02", "14:02:30"], ExitCode.USAGE, "the two spans overlap"),
+        (["14:02", "14:02:30"], ExitCode.USAGE, "the two spans overlap\n  use --span 30s, or choose moments"),
+        (["-20s", "-8.5s"], ExitCode.USAGE, "the two spans overlap\n  use --span 10s, or choose moments"),
+        (["begin", "end", "--span", "2h"], ExitCode.USAGE, "the two spans overlap\n  use --span 900s, or"),
+        (["end", "end"], ExitCode.USAGE, "the two spans overlap\n  choose moments that are farther apart"),
         (["14:02", "14:10", "--span", "0"], ExitCode.USAGE, "'0' is no length of time"),
         (["14:02", "14:10", "--span", "5s"], ExitCode.UNSUPPORTED, "nothing can be compared: "),
         (["14:02", "14:10", "--span", "5s"], ExitCode.UNSUPPORTED, "  compare longer spans (--span)"),
@@ -400,6 +403,12 @@ def test_what_cannot_be_compared(
     arguments = words if words == ["begin"] else [str(path), *words]
     assert run(["diff", *arguments], no_probes) == code
     assert said in capfd.readouterr().err
+
+
+def test_a_recording_is_not_compared_with_itself(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """All of it with all of it: moments are missing."""
+    assert run(["diff", str(path), str(path)], no_probes) == ExitCode.USAGE
+    assert "compared with itself\n  give two moments of it: nettop diff FILE" in capfd.readouterr().err
 
 
 def test_lengths() -> None:
