@@ -21,12 +21,12 @@ class Page(Scrollable, can_focus=True):
     lines: tuple[Line, ...] = ()
     chosen: int | None = None
 
-    def show(self, lines: Sequence[Line], chosen: int | None = None) -> None:
-        """Replace the lines; scroll only as far as needed to show `chosen`."""
+    def show(self, lines: Sequence[Line], chosen: int | None = None, follows: int = 0) -> None:
+        """Replace the lines; scroll only as far as needed to show `chosen` and, if they fit, so many that follow it."""
         self.lines = tuple(lines)
         self.chosen = chosen
         if chosen is not None:
-            self.top = min(max(self.top, chosen - self.size.height + 1), chosen)
+            self.top = min(max(self.top, chosen + follows - self.size.height + 1), chosen)
         self.scroll_by(0)
 
     @property

@@ -332,6 +332,20 @@ def test_the_list_on_a_terminal(path: Path) -> None:
         assert terminal.wait() == ExitCode.FAILURE
 
 
+def test_the_list_in_a_small_terminal(path: Path) -> None:
+    """The last change is selected with the notes that follow it; once the terminal is wider, lines are longer."""
+    sentence = compared(path)[0].sentence.encode()
+    with Terminal("diff", str(path), "14:00", "14:15", "--span", "15m", columns=36, lines=8) as terminal:
+        terminal.shows("▸ 1 certain: ".encode())
+        assert not terminal.has_shown(sentence)
+        assert not terminal.has_shown(b"Bandwidth: not")
+        terminal.type(b"\x1b[F", b"Bandwidth: not")
+        terminal.resize(120, 40)
+        terminal.shows(sentence)
+        terminal.type(b"q")
+        assert terminal.wait() == ExitCode.FAILURE
+
+
 @pytest.mark.parametrize("keys", [b"", b"\x1b[C"], ids=["list", "rows"])
 def test_a_signal_ends_the_list(path: Path, keys: bytes) -> None:
     """Also one that comes while the rows of a change are shown."""
