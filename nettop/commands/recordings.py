@@ -183,11 +183,11 @@ def refuse_live_options(options: Any) -> None:
 
 
 def open_replay(player: Player) -> AbstractContextManager[Session]:
-    """Open a session that reads what a player shows, also what comes through a pipe from now on."""
+    """Open a session that reads what a player shows, as often as that changes at its speed, also what comes through a
+    pipe from now on."""
     with importing():
         from nettop.recording.player import RecordedSource
 
     player.recording.follow()  # privileges are given up by now: another thread would keep them
     by_id = {lens.id: lens for lens in lenses()}
-    interval_s = player.recording.groups[0].group.interval_s
-    return open_session(interval_s, lambda lens: RecordedSource(player, by_id[lens]))
+    return open_session(player.interval_s, lambda lens: RecordedSource(player, by_id[lens]))

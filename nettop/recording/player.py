@@ -13,6 +13,7 @@ from nettop.recording.marks import FAILURES
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import Reading, Readings
 from nettop.recording.recording import Recording
+from nettop.settings import MIN_INTERVAL_S
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.findings import SEVERITY_CODES
 from nettop.snapshots.schema import Lens, Severity
@@ -67,6 +68,11 @@ class Player:
         with self._lock:
             self._move(self._now())
             self._speed = speed
+
+    @property
+    def interval_s(self) -> float:
+        """How often there is another reading at this speed."""
+        return max(MIN_INTERVAL_S, self.recording.groups[0].group.interval_s / max(1.0, self._speed))
 
     @property
     def is_paused(self) -> bool:

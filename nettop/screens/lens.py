@@ -24,7 +24,7 @@ from nettop.screens import headline
 from nettop.screens.actions import ACTIONS, BY_ID, GRAPH, OPTIONS, RECORDING, Action, bindings
 from nettop.screens.context import ScreenContext, TableRef
 from nettop.screens.query_screen import QueryScreen
-from nettop.settings import MIN_INTERVAL_S, ViewSettings
+from nettop.settings import ViewSettings
 from nettop.snapshots import lens_part
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.schema import Field, Kind, Option, Table
@@ -315,9 +315,7 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         ]
         if others:
             player.speed = min(others) if step > 0 else max(others)
-        self.context.session.set_interval(
-            max(MIN_INTERVAL_S, self.context.interval_s / max(1.0, player.speed))
-        )
+        self.context.session.set_interval(player.interval_s)
         self._show_moment()
 
     def action_next_match(self) -> None:

@@ -14,11 +14,13 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nettop.errors import ExitCode
 from nettop.recording.moments import parse_length
+from nettop.recording.player import Player
 from nettop.snapshots.cpu import STACKS
 from nettop.snapshots.snapshot import Snapshot
 from tests.unit.build import make_frame
@@ -174,6 +176,22 @@ def test_text_is_not_played(words: tuple[str, ...], capfd: pytest.CaptureFixture
     code, out, err = said(capfd, "replay", DEMO, "--once", *words)
     assert (code, out) == (ExitCode.USAGE, "")
     assert f"{words[0]} applies to the screens\n  leave it out" in err
+
+
+@pytest.mark.parametrize(("speed", "interval_s"), [("0.5", 1.0), ("4", 0.25), ("100", 0.1)])
+def test_a_speed_from_the_beginning(speed: str, interval_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shows as many readings as one that is chosen by a key."""
+    shown: list[float] = []
+
+    def show_screens(_settings: Any, opened: Any, _refused: str, player: Player, **_: Any) -> ExitCode:
+        with opened as session:
+            shown.append(session.interval_s)
+        assert player.speed == float(speed)
+        return ExitCode.DONE
+
+    monkeypatch.setattr("nettop.commands.replay.show_screens", show_screens)
+    assert run(["replay", DEMO, "--speed", speed], no_probes) == ExitCode.DONE
+    assert shown == [interval_s]
 
 
 @pytest.mark.parametrize("moments", [("-60s", "-20s"), ("+20s", "+60s")])
