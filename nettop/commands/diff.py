@@ -77,6 +77,10 @@ def start_diff(options: DiffOptions, source_of: Callable[[str], Source] | None) 
     form = LineFormat(checked_word("format", options.format or LineFormat.TEXT, list(LineFormat)))
     limit = parse_count("--limit", options.limit)
     number = None if options.open is None else parse_count("--open", options.open)
+    if number is not None and options.format is not None:
+        raise UsageError(
+            f"--format {form} is for text, --open {number} for the screens", "leave one of them out"
+        )
     paths, moments = _sorted_words(options.words)
     if options.span and not moments:
         raise UsageError(f"--span {options.span} begins at moments, and none is given", _USAGE)
@@ -128,7 +132,7 @@ def _browse(found: Difference, limit: int, before: Recording, now: Recording) ->
     while not ended.is_set():
         app = ChangesApp(found.changes[:limit], found.notes(limit), theme, selected)
         app.run_until_ended()
-        if app.chosen is None:
+        if app.chosen is None or app.ended_by_signal:
             break
         selected = app.chosen
         _show(found.changes[selected], before, now, on_signal=ended.set)
@@ -154,6 +158,8 @@ def _sorted_words(words: list[str]) -> tuple[list[Path], list[str]]:
     if len(words) == 2 and words[1] != STDOUT and not Path(words[1]).exists():
         raise UsageError(f"there is no recording {words[1]}", f"to compare moments, give two: {_USAGE}")
     files = len(words) - 2 or 2
+    if words[:2] == [STDOUT, STDOUT]:
+        raise UsageError("standard input has only one recording", "name the other one, or two moments of this one")
     return [Path(word) for word in words[:files]], words[files:]
 
 

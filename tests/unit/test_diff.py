@@ -24,6 +24,7 @@ from nettop.recording.diff import PARTS, Change, Span, _certainty, differences
 from nettop.recording.moments import exact_text, parse_length
 from nettop.recording.player import Player
 from nettop.recording.recording import open_recording
+from nettop.screens.changes import ChangesApp
 from nettop.settings import Settings
 from nettop.snapshots import find_table
 from nettop.snapshots.schema import Certainty
@@ -359,6 +360,18 @@ def test_a_signal_ends_the_list(path: Path, keys: bytes) -> None:
         assert terminal.settings() == before
 
 
+def test_a_signal_after_a_change_was_chosen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends nettop: the rows are not opened."""
+
+    def choose_and_end(app: ChangesApp) -> None:
+        app.chosen, app.ended_by_signal = 0, True
+
+    monkeypatch.setattr(ChangesApp, "run_until_ended", choose_and_end)
+    monkeypatch.setattr("nettop.commands.diff.can_show_screens", lambda: True)
+    monkeypatch.delattr("nettop.commands.diff.play")
+    assert run(["diff", str(path), "14:00", "14:15", "--span", "15m"], no_probes) == ExitCode.FAILURE
+
+
 def test_jsonl(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Each change is an object with both numbers in base units."""
     assert run(["diff", str(path), "14:02", "14:20", "--format", "jsonl"], no_probes) == ExitCode.FAILURE
@@ -402,6 +415,11 @@ def test_two_recordings(path: Path, tmp_path: Path, capfd: pytest.CaptureFixture
         (["14:02", "14:10", "--span", "5s"], ExitCode.UNSUPPORTED, "  compare longer spans (--span)"),
         (["--span", "5m", DEMO], ExitCode.USAGE, "--span 5m begins at moments, and none is given"),
         (["14:00", "14:15", "--span", "15m", "--open", "1"], ExitCode.USAGE, "terminal\n  leave out --open"),
+        (
+            ["--open", "1", "--format", "jsonl", DEMO],
+            ExitCode.USAGE,
+            "--format jsonl is for text, --open 1 for",
+        ),
         (["14:02", "14:10", "--limit", "0"], ExitCode.USAGE, "--limit"),
         (
             ["--", "-60s", "-9s", "--span", "9s"],
@@ -420,7 +438,9 @@ def test_what_cannot_be_compared(
 
 
 def test_a_recording_is_not_compared_with_itself(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """All of it with all of it: moments are missing."""
+    """All of it with all of it: moments are missing. There is only one standard input."""
+    assert run(["diff", "-", "-"], no_probes) == ExitCode.USAGE
+    assert "standard input has only one recording\n  name the other one" in capfd.readouterr().err
     assert run(["diff", str(path), str(path)], no_probes) == ExitCode.USAGE
     assert "compared with itself\n  give two moments of it: nettop diff FILE" in capfd.readouterr().err
 
