@@ -46,9 +46,10 @@ def recording_in(descriptor: int) -> int | None:
 
     Raise OSError if it cannot be copied.
     """
-    if not _is_packed(descriptor):
+    if not is_packed(descriptor):
         return None
     with os.fdopen(os.dup(descriptor), "rb") as file:
+        file.seek(0)  # a copy of a pipe was just written
         try:
             return _copied(file)
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile):
@@ -61,7 +62,8 @@ def unpacker(descriptor: int) -> str:
     return next((command for magic, command in _UNPACKERS.items() if begins.startswith(magic)), "")
 
 
-def _is_packed(descriptor: int) -> bool:
+def is_packed(descriptor: int) -> bool:
+    """Return whether a file may be a bundle."""
     return _begins(descriptor).startswith(_GZIP)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from shlex import quote
 
 from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported, UsageError
-from nettop.recording.bundle import recording_in, unpacker
+from nettop.recording.bundle import is_packed, recording_in, unpacker
 from nettop.recording.chunks import Chunk, Decompressor, What
 from nettop.recording.files import SUFFIX
 from nettop.recording.marks import Mark, Marks
@@ -310,35 +310,56 @@ def open_recording(path: Path) -> Iterator[Recording]:
                 opened.callback(os.close, copied)
                 descriptor = copied
             files.append(RecordedFile(descriptor, "" if each == path else each.name))
-        recording = Recording(files)
-        if len(files) == 1 and (unpacks := unpacker(descriptor)):
-            raise SourceFailed(
-                f"{path} is no recording, nor a bundle, but compressed",
-                f"if a recording is in it: {unpacks} {quote(str(path))} | nettop replay -",
-            )
-        yield _checked(recording, str(path))
+        if len(files) == 1:
+            _refuse_compressed(descriptor, str(path), lambda command: f"{command} {quote(str(path))}")
+        yield _checked(Recording(files), str(path))
 
 
 @contextmanager
 def open_stream(descriptor: int, name: str, report_waiting: Callable[[], None]) -> Iterator[Recording]:
-    """Open the recording in a pipe or a file, once it has a reading; close it at the end.
+    """Open the recording in a pipe or a file, once it has a reading, or that in a bundle; close it at the end.
 
     `report_waiting` is called if that takes long. Raise SourceFailed if it is none.
     """
     with ExitStack() as opened:
+        spool = None
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             opened.callback(os.close, descriptor)
-            if (copied := _from_bundle(name, descriptor)) is not None:
-                opened.callback(os.close, copied)
-                descriptor = copied
-            yield _checked(Recording([RecordedFile(descriptor)]), name)
+        else:
+            spool = opened.enter_context(closing(Spool(descriptor, report_waiting)))
+            descriptor = spool.fileno()
+            _copy_first_reading(spool)
+        if (copied := _from_bundle(name, descriptor)) is not None:
+            opened.callback(os.close, copied)
+            yield _checked(Recording([RecordedFile(copied)]), name)
             return
-        spool = opened.enter_context(closing(Spool(descriptor, report_waiting)))
-        file = RecordedFile(spool.fileno())
-        while not (file.groups and _has_reading(file)) and not (file.damage or spool.is_over):
-            spool.copy()
-            file.refresh()
-        yield _checked(Recording([file], spool), name)
+        _refuse_compressed(descriptor, name, lambda command: f"… | {command}")
+        yield _checked(Recording([RecordedFile(descriptor)], spool), name)
+
+
+def _copy_first_reading(spool: Spool) -> None:
+    """Copy what comes through a pipe up to the first reading, or all of a bundle. Raise SourceFailed if that is too
+    large."""
+    file = RecordedFile(spool.fileno())
+    while not (file.groups and _has_reading(file)) and not (file.damage or spool.is_over):
+        spool.copy()
+        file.refresh()
+    if is_packed(spool.fileno()):
+        spool.copy_all()
+        if spool.cut_short:
+            raise SourceFailed(
+                f"a bundle from a pipe was cut short: {spool.cut_short}",
+                "set TMPDIR to a folder with more room, or name the bundle",
+            )
+
+
+def _refuse_compressed(descriptor: int, name: str, unpacked: Callable[[str], str]) -> None:
+    """Raise SourceFailed if a file is compressed, and no bundle. `unpacked` returns how to unpack it by a command."""
+    if command := unpacker(descriptor):
+        raise SourceFailed(
+            f"{name} is no recording, nor a bundle, but compressed",
+            f"if a recording is in it: {unpacked(command)} | nettop replay -",
+        )
 
 
 def _has_reading(file: RecordedFile) -> bool:

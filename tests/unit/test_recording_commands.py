@@ -279,7 +279,7 @@ def test_a_compressed_recording(
     compress: Callable[[bytes], bytes], command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The error says how to read it."""
-    packed = tmp_path / "a recording"
+    packed = tmp_path / "a {1} recording"
     packed.write_bytes(compress(Path(DEMO).read_bytes()))
     code, out, err = said(capfd, "replay", str(packed), "--once")
     assert (code, out) == (ExitCode.SOURCE, "")

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +20,7 @@ import pytest
 
 from nettop.errors import ExitCode, SourceFailed
 from nettop.recording import spool
+from nettop.recording.bundle import RECORDING, write_bundle
 from nettop.recording.chunks import Group
 from nettop.recording.recording import Recording, open_stream
 from nettop.recording.writer import RecordingWriter, Sink
@@ -94,6 +98,46 @@ def test_a_file_in_place_of_a_pipe(tmp_path: Path) -> None:
         assert recording.is_over
         assert not recording.wait_for_more()
         assert moments(recording) == list(range(READINGS))
+
+
+def test_a_bundle(tmp_path: Path) -> None:
+    """The recording in it is unpacked once all of it has come."""
+    with open(tmp_path / "bundle", "w+b") as file:
+        write_bundle(file, {"README.txt": "about it", RECORDING: BytesIO(WHOLE)}, BEGIN_NS)
+        file.seek(0)
+        reader, writer = os.pipe()
+        with open(writer, "wb") as pipe:
+            pipe.write(file.read())
+    with open_stream(reader, "the pipe", list) as recording:
+        assert not recording.wait_for_more()
+        assert moments(recording) == list(range(READINGS))
+
+
+def test_a_bundle_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its recording is not taken for one that ends there."""
+    monkeypatch.setattr(spool, "SPOOL_MAX", 100)
+    monkeypatch.setattr(spool, "_PIECE", 90)
+    reader, writer = os.pipe()
+    with open(writer, "wb") as pipe:
+        pipe.write(gzip.compress(os.urandom(1000)))
+    with pytest.raises(SourceFailed, match="cut short: it has more"), open_stream(reader, "the pipe", list):
+        pass
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+@pytest.mark.parametrize(("compress", "command"), [(gzip.compress, "zcat"), (lzma.compress, "xzcat")])
+def test_a_compressed_one(
+    compress: Callable[[bytes], bytes], command: str, tmp_path: Path, *, is_file: bool
+) -> None:
+    """The error says that it is, and how to read it."""
+    reader, writer = os.pipe()
+    with open(tmp_path / "packed" if is_file else writer, "wb") as file:
+        file.write(compress(WHOLE))
+    if is_file:
+        reader = os.open(tmp_path / "packed", os.O_RDONLY)
+    with pytest.raises(SourceFailed, match="but compressed") as refused, open_stream(reader, "it", list):
+        pass
+    assert refused.value.remedy.endswith(f" … | {command} | nettop replay -")
 
 
 def test_one_that_becomes_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
