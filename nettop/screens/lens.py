@@ -153,7 +153,7 @@ class LensScreen(QueryScreen, inherit_bindings=False):
     def _freeze_label(self, label: str) -> str:
         player = self.context.player
         if player is not None:
-            return "play" if player.is_paused else "pause"
+            return "play" if player.is_paused or player.is_at_end else "pause"
         return "resume" if self.frozen is not None else label
 
     def help_of(self, action: Action) -> str:

@@ -13,6 +13,7 @@ from textual.widgets import Input
 from nettop.recording.marks import Mark
 from nettop.recording.player import Player, RecordedSource
 from nettop.recording.recording import Recording, open_recording
+from nettop.screens.actions import BY_ID
 from nettop.screens.filter_box import FilterBox
 from nettop.screens.nettop_app import NettopApp
 from nettop.snapshots.connections import GROUPS, LENS
@@ -112,6 +113,7 @@ async def test_play_pause_and_speed(path: Path) -> None:
         clock.now += 60
         await keys(run, "enter")
         assert time_line(run).startswith(" ■ ×2  2026-11-28 14:00:29 UTC")
+        assert shown(run).label_of(BY_ID["freeze"]) == "play"
         await keys(run, "space")
         assert time_line(run).startswith(" ▶ ×2  2026-11-28 14:00:00 UTC")
 
