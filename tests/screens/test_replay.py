@@ -170,10 +170,14 @@ async def test_marks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Findings are marked where they were; a click goes there, and so does the key."""
     marks = [Mark(BEGIN_NS + 10 * SECOND_NS, BEGIN_NS + 12 * SECOND_NS, 1)]
     monkeypatch.setattr(Recording, "marks", property(lambda _: marks))
+    monkeypatch.setattr(Player, "next_finding", lambda _: marks[0].begin_ns)  # there are none in its readings
     async with replayed(path) as (run, player, _):
         bar = time_line(run)
         assert bar.count("▲") == 6
-        await keys(run, "M")
+        await press(run, "M")
+        await run[0].app.workers.wait_for_complete()
+        run[2].tick()
+        await run[0].pause()
         assert time_line(run).startswith(" ‖ ×1  2026-11-28 14:00:10 UTC")
         await run[0].click("#time-line", offset=(bar.index("▲") - 1, 0))
         await keys(run, "full_stop")
