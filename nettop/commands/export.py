@@ -204,7 +204,20 @@ def _export_recording(
         began, ended = (readings.at(moment_ns) for moment_ns in (begin_ns, end_ns))
         assert began is not None
         assert ended is not None
-        return export_between(settings, began.now, ended.now, recording.host, sys.stdout, sys.stderr)
+        if ended.now.wall_ns == began.now.wall_ns:
+            raise UsageError(
+                f"{lens.title} was read only once from {time_text(begin_ns)} to {time_text(end_ns)}",
+                "choose a longer --duration, or an earlier --at: what is counted is between two readings",
+            )
+        return export_between(
+            settings,
+            began.now,
+            ended.now,
+            recording.host,
+            sys.stdout,
+            sys.stderr,
+            is_early=end_ns > recording.end_ns,
+        )
 
 
 SUBCOMMAND = Subcommand(

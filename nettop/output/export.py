@@ -69,11 +69,13 @@ def export_between(  # noqa: PLR0917 - an export, and where it goes
     host: str,
     stdout: TextIO | None,
     stderr: TextIO | None,
+    *,
+    is_early: bool,
 ) -> ExitCode:
-    """Write the counts between two snapshots of a host. Raise UsageError, and NettopError if the file cannot be
-    written."""
+    """Write the counts between two snapshots of a host, the last of which `is_early`. Raise UsageError, and NettopError
+    if the file cannot be written."""
     with open_output(settings.path, stdout) as write:
-        _write(settings, began, ended, host, write, stderr)
+        _write(settings, began, ended, host, write, stderr, is_early=is_early)
     return ExitCode.DONE
 
 

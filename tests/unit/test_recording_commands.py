@@ -110,6 +110,24 @@ def test_after_the_last_reading_is_no_missing_lens(capfd: pytest.CaptureFixture[
     )
 
 
+def test_an_export_of_one_reading(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nothing is counted between one reading and itself; that is not what the filter or the host did."""
+    path = record(tmp_path / "a.nettop", [stacks(second, 10 * second) for second in range(5)])
+    words = ("export", "cpu.stacks", "-", "--from", str(path), "--format", "folded", "--duration")
+    for more in (("0.5",), ("10", "--at", "end")):
+        code, out, err = said(capfd, *words, *more)
+        assert (code, out) == (ExitCode.USAGE, "")
+        assert "CPU cost was read only once from 2026-11-28 14:00:0" in err
+
+
+def test_an_export_up_to_the_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What is missing of the time that was asked for is no time without samples."""
+    path = record(tmp_path / "a.nettop", [stacks(second, 10 * second) for second in range(5)])
+    words = ("export", "cpu.stacks", "-", "--from", str(path), "--format", "folded", "--duration")
+    assert said(capfd, *words, "4")[2] == "nettop: 40 samples in 4.0 s\n"
+    assert said(capfd, *words, "9")[2] == "nettop: 40 samples in 4.0 s, ended early (9 s were requested)\n"
+
+
 # --- check and diff -----------------------------------------------------------------------------------------------
 
 
