@@ -93,7 +93,7 @@ def _rate(packets: View, which: Mask) -> str:
 
 def top_reason(frame: Frame) -> str | None:
     """Return the most frequent reason of non-ordinary drops in the last interval, or None if there were none."""
-    if frame.before is None:
+    if frame.before is None or PACKETS.name not in frame.before.tables:  # other hosts had no reading before
         return None
     added = by_reason(frame.now) - by_reason(frame.before)
     return added.most_common(1)[0][0] if added else None

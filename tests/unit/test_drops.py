@@ -496,6 +496,8 @@ def test_the_top_reason_is_that_of_the_last_interval() -> None:
     assert top_reason(frame_of(now, before)) == "XDP"
     assert top_reason(frame_of(now, now)) is None
     assert top_reason(frame_of(now)) is None
+    no_reading = Snapshot("drops", 0, 0, {})
+    assert top_reason(Frame(frame_of(now).now, no_reading)) is None
 
 
 def test_without_reasons_places_stand_in() -> None:
