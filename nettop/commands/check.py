@@ -103,7 +103,8 @@ def start_check(options: CheckOptions, source_of: Callable[[str], Source] | None
     if sys.stdout is None:
         raise NettopError("standard output is closed", "redirect it to a file or a pipe")
     with importing():
-        from nettop.output.check import WATCHED, run_check
+        from nettop.output.check import run_check
+        from nettop.output.watching import WATCHED
 
     if options.recording is not None:
         return _check_recording(options, settings, options.recording, keeps_privileges=source_of is not None)

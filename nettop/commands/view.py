@@ -30,6 +30,7 @@ from nettop.commands.recordings import refuse_live_options
 from nettop.commands.replay import show_demo
 from nettop.commands.show import SHOW, ShowOptions, show_screens, show_text, shown_settings
 from nettop.errors import ExitCode, UsageError
+from nettop.process.importing import importing
 from nettop.settings import Settings
 from nettop.snapshots import all_views, find_table, lenses_of_one_host, several_hosts
 from nettop.snapshots.findings import LENS as FINDINGS
@@ -38,6 +39,7 @@ from nettop.snapshots.hosts import HOSTS_LENS
 from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
+    from nettop.snapshots.schema import Lens, Table
     from nettop.snapshots.source import Source
 
 
@@ -156,7 +158,7 @@ def start_view(options: ViewOptions, source_of: Callable[[str], Source] | None) 
     settings = view_settings(options)
     if source_of is None:
         _check_process(options.pid)
-    lens, _ = find_table(settings.view.view)  # report a wrong name before the heavy imports
+    lens, table = find_table(settings.view.view)  # report a wrong name before the heavy imports
     user = invoking_user() if source_of is None else None
     session = open_session(
         settings.interval_s,
@@ -167,8 +169,17 @@ def start_view(options: ViewOptions, source_of: Callable[[str], Source] | None) 
         program_statistics=lens.id == SELF.id or settings.max_overhead is not None,
         ask_firewall=not options.is_text or lens is FINDINGS,
         max_overhead=settings.max_overhead,
-        together=(lens.id,) if options.is_text else (),
+        together=_attached_first(lens, table) if options.is_text else (),
     )
     if options.is_text:
         return show_text(settings, session)
     return show_screens(settings, session, why_still_root(user) or "")
+
+
+def _attached_first(lens: Lens, table: Table) -> tuple[str, ...]:
+    """Return the lenses that text of a table reads, all of which are attached before the first reading."""
+    if table is not FINDINGS.main:
+        return (lens.id,)
+    with importing():
+        from nettop.output.watching import WATCHED
+    return WATCHED

@@ -6,8 +6,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TextIO
 
@@ -16,29 +15,14 @@ from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
 from nettop.errors import ExitCode
 from nettop.output.status_line import StatusLine
+from nettop.output.watching import not_watched, watched
 from nettop.query.findings import listed
 from nettop.recording.moments import exact_text
 from nettop.settings import CheckSettings, LineFormat
-from nettop.snapshots import lenses
-from nettop.snapshots.connections import GROUPS
-from nettop.snapshots.connections import LENS as CONNECTIONS
-from nettop.snapshots.findings import FINDINGS, FIREWALL
-from nettop.snapshots.findings import LENS as FINDINGS_LENS
+from nettop.snapshots.findings import FINDINGS, LENS
 from nettop.snapshots.schema import Severity
 from nettop.snapshots.source import SourceOptions
 from nettop.writing import write_output
-
-_ALWAYS_READ = ("bandwidth",)
-"""Lenses whose rules need no hook, so that the findings lens reads what they compare."""
-
-_LENSES = tuple(
-    lens for lens in lenses() if any(table.rules for table in lens.tables) and lens.id not in _ALWAYS_READ
-)
-WATCHED = tuple(lens.id for lens in _LENSES)
-"""The lenses that a check attaches."""
-
-_TABLES = {CONNECTIONS.id: GROUPS.name, FINDINGS_LENS.id: FIREWALL.name}
-"""Tables that are read only on demand."""
 
 _SEVERITIES = [severity.value for severity in Severity]
 
@@ -48,13 +32,10 @@ def run_check(settings: CheckSettings, session: Session, stdout: TextIO, stderr:
 
     Raise BrokenPipeError if the reader of `stdout` is gone, and the error of the findings lens.
     """
-    report = Diagnostics(stderr)
-    with watching(session, settings.mechanisms) as consumer:
+    options = SourceOptions(mechanisms=settings.mechanisms, whole=True)
+    with watched(session, options), Consumer(session, LENS.id, (FINDINGS,), options) as consumer:
         found = _watch(settings, consumer, stderr)
-        for lens in _LENSES:
-            failure = session.bus.failure(lens.id)
-            if failure is not None:
-                report(f"not watched: {lens.title}: {failure.what}")
+        Diagnostics(stderr).report_new(not_watched(session))
     by_rank = sorted(found.values(), key=lambda row: (row["rank"], row["since"]))
     return report_found(settings, by_rank, f"in {settings.duration_s:g} s", stdout, stderr)
 
@@ -76,17 +57,6 @@ def report_found(
         Diagnostics(stderr)(f"nothing found {where}")
     is_wrong = any(row["severity"] != Severity.HINT.value for row in chosen)
     return ExitCode.FAILURE if is_wrong else ExitCode.DONE
-
-
-@contextmanager
-def watching(session: Session, mechanisms: Mapping[str, str]) -> Iterator[Consumer]:
-    """Attach every lens that has rules, and yield the consumer of the findings."""
-    with ExitStack() as leases:
-        options = SourceOptions(mechanisms=mechanisms, whole=True)
-        for lens in WATCHED:
-            tables = frozenset({_TABLES[lens]} if lens in _TABLES else ())
-            leases.callback(session.enable(lens, options | SourceOptions(tables)).release)
-        yield leases.enter_context(Consumer(session, FINDINGS_LENS.id, (FINDINGS,), options))
 
 
 def _watch(settings: CheckSettings, consumer: Consumer, stderr: TextIO | None) -> dict[int, dict[str, Any]]:

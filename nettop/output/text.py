@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple, TextIO
 
@@ -25,6 +26,7 @@ from nettop.output.losses import CAUSES, NOT_LISTED, QUEUE_FULL, Losses, Lost
 from nettop.output.plan import Plan, field_of, make_plan
 from nettop.output.standard_streams import StandardStreams
 from nettop.output.table import AlignedTable, Terminal
+from nettop.output.watching import not_watched, watched
 from nettop.query.address import address_bytes
 from nettop.query.times import rfc3339
 from nettop.query.view import View
@@ -74,7 +76,11 @@ def run_text(
         values=settings.options,
     )
     streams = StandardStreams(stdin, stdout)
-    with Consumer(session, plan.lens.id, (plan.query.table,), options, columns=plan.named) as consumer:
+    finds_all = plan.query.table.name == FINDINGS.name and replay is None
+    with (
+        watched(session, SourceOptions(mechanisms=settings.mechanisms)) if finds_all else nullcontext(),
+        Consumer(session, plan.lens.id, (plan.query.table,), options, columns=plan.named) as consumer,
+    ):
         host = host or os.uname().nodename
         printer = _Printer(
             settings, plan, session, consumer, stdout=stdout, stderr=stderr, replay=replay, host=host
@@ -220,6 +226,8 @@ class _Printer:
     def _report_view(self, view: View) -> None:
         """Report once, in every format, why rows or owners are missing."""
         remarks = view.filter_remarks
+        if view.table.name == FINDINGS.name and self._replay is None:
+            remarks = [*remarks, *not_watched(self._session)]
         why = view.snapshot.why_unavailable(view.table)
         if why is not None:
             remarks = [*remarks, f"{self._plan.lens.id}.{view.table.name} is no longer available: {why}"]

@@ -17,15 +17,17 @@ from nettop.engine.session import Session
 from nettop.engine.source import probe_of
 from nettop.kernel.host.facts import Host
 from nettop.kernel.net.nf_rules import open_asker
-from nettop.output.check import watching
+from nettop.output.watching import watched
 from nettop.probes.findings import growth, limits
 from nettop.probes.services.udp_programs import REQUESTS_MAX
 from nettop.query.findings import listed
 from nettop.snapshots import lenses
-from nettop.snapshots.findings import LIMITS, LOSSES
+from nettop.snapshots.findings import FINDINGS, LIMITS, LOSSES
+from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Severity
 from nettop.snapshots.services import SERVICES, UNTIMED
 from nettop.snapshots.snapshot import Frame, known
+from nettop.snapshots.source import SourceOptions
 
 from . import fault_programs as programs
 from .fault_loads import LOADS
@@ -103,7 +105,8 @@ def watch() -> Iterator[Watch]:
         pytest.MonkeyPatch.context() as patched,
         open_asker(host),
         Session(INTERVAL_S, partial(probe_of, host=host)) as session,
-        watching(session, {}) as consumer,
+        watched(session, SourceOptions(whole=True)),
+        Consumer(session, FINDINGS_LENS.id, (FINDINGS,), SourceOptions(whole=True)) as consumer,
     ):
         patched.setattr(growth, "STEP_S", growth.STEP_S / 7)
         patched.setattr(limits, "_PORTS", replace(limits._PORTS, levels_off_s=limits._PORTS.levels_off_s / 7))
