@@ -94,7 +94,7 @@ class Place:
         """
         if self.protocols and other.protocols and not self.protocols & other.protocols:
             return False
-        if not self._may_meet(other, here):
+        if self._is_walled_off(other) or not self._may_meet(other, here):
             return False
         pairs: list[tuple[frozenset[Any], frozenset[Any]]] = [
             (self.ports, other.ports),
@@ -108,28 +108,48 @@ class Place:
         shared = (not ours.isdisjoint(theirs) for ours, theirs in pairs if ours and theirs)
         return next(shared, not is_of_interface or bool(self.cpus))
 
+    def _is_walled_off(self, other: Place) -> bool:
+        """Return whether both are in different namespaces, and one is about connections that never leave theirs."""
+        return not self._is_in(other.namespaces) and (self._is_on_loopback() or other._is_on_loopback())
+
+    def _is_on_loopback(self) -> bool:
+        """Return whether all its addresses, as far as they are known, are of the loopback interface."""
+        addresses = (self.local - _ANY) | self.remote
+        return bool(addresses) and all(address.startswith(_LOOPBACK) for address in addresses)
+
     def _may_meet(self, other: Place, here: Callable[[], Addresses]) -> bool:
         """Return whether both may be about the same connections, by their addresses, as far as they are known."""
+        if self.remote & other.remote:
+            return True
         if self.remote and other.remote:
-            return bool(self.remote & other.remote) or (
-                (not self.local or bool(self.local & other.remote))
-                and (not other.local or bool(self.remote & other.local))
-            )
+            if self.local or other.local:
+                return (not self.local or bool(self.local & other.remote)) and (
+                    not other.local or bool(self.remote & other.local)
+                )
+            if self.is_outbound and (other.is_outbound or other.is_inward):
+                return other.is_inward and other._receives(self, self.remote, here)
         if other.is_inward and self.is_outbound:
             return bool(self.processes & other.processes)
         if other.is_inward and self.is_inward:
-            return not (self.namespaces and other.namespaces) or bool(self.namespaces & other.namespaces)
+            return self._is_in(other.namespaces)
         if not (self.is_inward and other.is_outbound and other.remote):
             return True
-        remote = other.remote & self.local if self.local - _ANY else other.remote
-        return any(self._has_address(address, other, here) for address in remote)
+        addresses = other.remote & self.local if self.local - _ANY else other.remote
+        return self._receives(other, addresses, here)
 
-    def _has_address(self, address: str, other: Place, here: Callable[[], Addresses]) -> bool:
-        """Return whether what `other` sends to an address may arrive here: namespaces have their own loopback."""
-        having = other.namespaces if address.startswith(_LOOPBACK) else here().get(address)
-        if having is None:
-            return address in self.local
-        return not (having and self.namespaces) or bool(having & self.namespaces)
+    def _receives(self, other: Place, addresses: frozenset[str], here: Callable[[], Addresses]) -> bool:
+        """Return whether what `other` sends to one of these addresses may arrive here: namespaces have their own
+        loopback."""
+        return any(
+            self._is_in(other.namespaces)
+            if address.startswith(_LOOPBACK)
+            else address in self.local or (address in here() and self._is_in(here()[address]))
+            for address in addresses
+        )
+
+    def _is_in(self, namespaces: frozenset[int]) -> bool:
+        """Return whether it may be in one of these namespaces: they, or its own, may be unknown."""
+        return not (namespaces and self.namespaces) or bool(namespaces & self.namespaces)
 
     def nearness(self, other: Place) -> tuple[bool, bool]:
         """Return whether both are about the same process, and the same namespace."""

@@ -292,6 +292,63 @@ def test_a_service_of_another_host(address: str, cause: str | None) -> None:
     assert cause_of(rows, "waiting for a service") == cause
 
 
+@pytest.mark.parametrize(
+    ("address", "cause"), [("203.0.113.50", None), ("198.51.100.9", "waiting for a service")]
+)
+@pytest.mark.parametrize("kind", ["long waits", "slow answers"])
+def test_two_services_of_other_hosts(address: str, cause: str | None, kind: str) -> None:
+    """One that does not answer is not why another one is slow, though both have the same port."""
+    silent = SERVED | {"side": "used", "process": "billing", "pid": 20, "port": 443, "usual_p99": 800_000,
+                       "address": "198.51.100.9"}  # fmt: skip
+    other = silent | {"id": 2, "process": "mailer", "pid": 30, "address": address}
+    other |= {"long waits": {"usual_p99": None}, "slow answers": {"speed": "slower", "recent_p99": SECOND}}[
+        kind
+    ]
+    rows = after(
+        6, (SERVICES, [silent, other], [silent, other | {"answers": 60 if kind == "slow answers" else 50}])
+    )
+    (cause_id,) = {row["cause"] for row in rows if (row["kind"], row["process"]) == (kind, "mailer")}
+    assert next((row["kind"] for row in rows if row["id"] == cause_id), None) == cause
+
+
+@pytest.mark.parametrize(
+    ("direction", "target", "peer", "cause"),
+    [
+        # Of clients here to the server here, and to one elsewhere.
+        ("outbound", "10.0.3.7", "10.1.2.3", "resets connections"),
+        ("outbound", "198.51.100.9", "10.1.2.3", None),
+        # The server here is reset by a client here, or one elsewhere.
+        ("inbound", "10.0.3.7", "10.0.3.7", "resets connections"),
+        ("inbound", "198.51.100.9", "10.1.2.3", None),
+    ],
+)
+def test_who_resets_connections(direction: str, target: str, peer: str, cause: str | None) -> None:
+    """A process that does so only explains that those with itself end."""
+    resets = {"id": 1, "direction": "inbound", "reason": "reset by us", "process": "nginx", "port": 443, "netns": 1,
+              "remote_address": "10.1.2.3", "reset": 0, "failures": 0}  # fmt: skip
+    broken = resets | {"id": 2, "direction": "outbound", "reason": "reset by peer", "process": "curl",
+                       "remote_address": target}  # fmt: skip
+    if direction == "inbound":
+        resets |= {"direction": "outbound", "process": "curl", "remote_address": target}
+        broken |= {"direction": "inbound", "process": "nginx", "remote_address": peer}
+    before = [resets, broken]
+    now = [row | {"reset": 9, "failures": 9} for row in before]
+    here = LISTENER | {"local_address": "10.0.3.7", "local_port": 443, "netns": 1}
+    rows = after(3, (SOCKETS, [here], [here]), (FAILURES, before, now))
+    assert cause_of(rows, "connections reset") == cause
+
+
+@pytest.mark.parametrize(("netns", "cause"), [(22, None), (11, "data unread")])
+def test_the_loopback_interface_of_another_pod(netns: int, cause: str | None) -> None:
+    """All pods have one, and may use the same port of it."""
+    loopback = {"state": "ESTABLISHED", "local_address": "127.0.0.1", "remote_address": "127.0.0.1"}
+    unread = UNREAD | loopback | {"id": 1, "netns": 11, "local_port": 7000, "remote_port": 50_000}
+    sends = BEFORE | loopback | {"id": 2, "netns": netns, "process": "ordersvc", "pid": 20, "send_queue": 9_000,
+                                 "local_port": 50_001, "remote_port": 7000}  # fmt: skip
+    rows = after(2, (SOCKETS, [unread, sends], [unread, sends | {"busy_us": 1_000_000}]))
+    assert cause_of(rows, "send queue stuck") == cause
+
+
 def test_connects_to_the_same_port_elsewhere() -> None:
     """They do not explain what a listener here loses."""
     failed = FAILED | {"reason": "refused", "remote_address": "198.51.100.9"}
