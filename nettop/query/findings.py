@@ -360,7 +360,7 @@ def _place(view: View, at: Index) -> Place:
     is_used = _distinct(view, ("side",), at) == {"used"}
     return Place(
         ports=_distinct(view, ("local_port", "remote_port", "port"), at),
-        pids=_distinct(view, ("pid",), at),
+        pids=_pids(view, at),
         processes=_distinct(view, ("process",), at),
         interfaces=frozenset(
             each for each in zip(interfaces, namespaces, strict=False) if each[0] is not None
@@ -373,6 +373,12 @@ def _place(view: View, at: Index) -> Place:
         is_outbound=is_used or _directions(view, at) == {"outbound"},
         is_inward=_is_inward(view, at),
     )
+
+
+def _pids(view: View, at: Index) -> frozenset[int]:
+    """Return the processes of rows. Connections that no process has accepted yet are those of their listener."""
+    pids = _distinct(view, ("pid",), at)
+    return _distinct(view, ("pid",), _listeners(view, at)) if not pids and view.table is SOCKETS else pids
 
 
 def _protocols(view: View, at: Index) -> frozenset[str]:
@@ -538,9 +544,14 @@ def _other_ends(view: View, at: Index) -> Index:
 
 def _listener(view: View, at: Index) -> str | None:
     """Return the process that listens on the port of these connections."""
-    is_listener = _same(view, ("local_port", "netns"), at[0]) & (view.raw("state") == LISTEN)
-    name: str | None = _common(view, "process", np.flatnonzero(is_listener))
+    name: str | None = _common(view, "process", _listeners(view, at))
     return name
+
+
+def _listeners(view: View, at: Index) -> Index:
+    """Return the listeners on the port of these connections."""
+    is_listener = _same(view, ("local_port", "netns"), at[0]) & (view.raw("state") == LISTEN)
+    return np.flatnonzero(is_listener)
 
 
 def _time_wait(view: View, _: Index) -> str | None:

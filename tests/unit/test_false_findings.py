@@ -650,6 +650,16 @@ def test_a_service_that_accepts_nothing_while_it_waits() -> None:
     ]
 
 
+@pytest.mark.parametrize(("pid", "cause"), [(9, "no descriptors left"), (8, None)])
+def test_a_process_without_descriptors_does_not_accept(pid: int, cause: str | None) -> None:
+    """That is why connections wait in its queue, though that has room; those of another process do not."""
+    listens = {**LISTENER, "id": 7, "process": "proxyd", "pid": 9, "local_port": 7200, "netns": 1}
+    full = {**BEFORE, "id": 6, "pid": pid, "process": "proxyd", "state": "ESTABLISHED", "local_port": 7300,
+            "descriptor": 1023, "descriptors_max": 1024}  # fmt: skip
+    sockets = [{**WAITING, "id": 8, "local_port": 7200, "netns": 1}, listens, full]
+    assert cause_of(after(1, (SOCKETS, sockets, sockets)), "never accepts") == cause
+
+
 def test_services_that_wait_for_each_other() -> None:
     """One of them is shown, not none."""
     services = [served(8000, "a"), used(8001, "a"), served(8001, "b"), used(8000, "b")]
