@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from errno import ENETUNREACH
 from functools import cache, partial
 from typing import Any
 
@@ -23,8 +24,17 @@ from nettop.query.values import values_of
 from nettop.query.view import View
 from nettop.snapshots import find_table, view_name
 from nettop.snapshots.arrays import Array, Index, Mask, as_list, distinct_rows, positions
-from nettop.snapshots.connections import FAILURES, LISTEN, SOCKETS, STATES, SYN_RECV, UNATTRIBUTED
-from nettop.snapshots.drops import COUNTERS, PACKETS
+from nettop.snapshots.connections import (
+    FAILURES,
+    LISTEN,
+    REASONS,
+    RESET_BY_US,
+    SOCKETS,
+    STATES,
+    SYN_RECV,
+    UNATTRIBUTED,
+)
+from nettop.snapshots.drops import COUNTERS, NO_ROUTE, PACKETS
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.schema import OWN_NAMESPACE, Kind, Lens, Rule, Severity, Table
@@ -77,6 +87,8 @@ class Place:
     namespaces: frozenset[int] = frozenset()
     cpus: frozenset[int] = frozenset()
     protocols: frozenset[str] = frozenset()
+    errors: frozenset[str] = frozenset()
+    """Why connects fail, or would where a counter grows."""
     local: frozenset[str] = frozenset()
     remote: frozenset[str] = frozenset()
     is_outbound: bool = False
@@ -85,15 +97,17 @@ class Place:
     firewall for incoming packets."""
 
     def may_explain(self, other: Place, here: Callable[[], Addresses]) -> bool:
-        """Return whether both share a port; without ports, a process, interface or namespace.
+        """Return whether both share a port; without ports, a process, interface or namespace. None of what they know of
+        the protocol, the error and the addresses may be different.
 
         A listener has one port of its connections, which have two; connections to a service have one in common, though
         each reading has others of them that are acknowledged. What an interface loses is not explained by
         something that merely is in its namespace, but by a CPU, which works for all. `here` returns the addresses of
         this host.
         """
-        if self.protocols and other.protocols and not self.protocols & other.protocols:
-            return False
+        for ours, theirs in ((self.protocols, other.protocols), (self.errors, other.errors)):
+            if ours and theirs and ours.isdisjoint(theirs):
+                return False
         if self._is_walled_off(other) or not self._may_meet(other, here):
             return False
         pairs: list[tuple[frozenset[Any], frozenset[Any]]] = [
@@ -368,6 +382,7 @@ def _place(view: View, at: Index) -> Place:
         namespaces=frozenset(number for number in namespaces if number is not None),
         cpus=_distinct(view, ("cpu",), at),
         protocols=_protocols(view, at),
+        errors=_errors(view, at),
         local=_distinct(view, ("local_address",) if is_used else ("local_address", "address"), at),
         remote=_distinct(view, ("remote_address", "address") if is_used else ("remote_address",), at) - _ANY,
         is_outbound=is_used or _directions(view, at) == {"outbound"},
@@ -390,6 +405,14 @@ def _protocols(view: View, at: Index) -> frozenset[str]:
         counters = _distinct(view, ("name",), at)
         names = [name[:3].lower() for name in counters if name.startswith(("Tcp", "Udp"))]
     return frozenset("tcp" if name == "mptcp" else name for name in names)
+
+
+def _errors(view: View, at: Index) -> frozenset[str]:
+    """Return with what the connects of rows fail. A reset by this end is none."""
+    if view.table is FAILURES:
+        return _distinct(view, ("reason",), at) - {REASONS[RESET_BY_US]}
+    is_no_route = view.table is COUNTERS and _distinct(view, ("name",), at) <= NO_ROUTE
+    return frozenset((REASONS[ENETUNREACH],)) if is_no_route else frozenset()
 
 
 def _is_inward(view: View, at: Index) -> bool:

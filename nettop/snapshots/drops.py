@@ -378,6 +378,9 @@ PACKETS = Table(
     ),
 )  # fmt: skip
 
+NO_ROUTE = frozenset(("IpOutNoRoutes", "Ip6OutNoRoutes"))
+"""Counters of what is not sent for lack of a route."""
+
 _RECEIVE_ERRORS = "name=UdpRcvbufErrors or name=Udp6RcvbufErrors"
 _OVERFLOWS = "name=TcpExtListenOverflows"
 _FULL_SYNS = "name=TcpExtTCPReqQFullDrop or name=TcpExtTCPReqQFullDoCookies"

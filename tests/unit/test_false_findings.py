@@ -208,6 +208,19 @@ def test_no_route(name: str, expected: dict[str, str]) -> None:
     assert severities(after(1, (COUNTERS, [counter], [counter | {"packets": 8}]))) == expected
 
 
+@pytest.mark.parametrize(("reason", "cause"), [("refused", None), ("network unreachable", "connects fail")])
+def test_connects_that_fail_beside_packets_without_a_route(reason: str, cause: str | None) -> None:
+    """They are the same only if there is no route for them."""
+    failed = FAILED | {"reason": reason, "remote_address": "198.51.100.9"}
+    counter = {"name": "IpOutNoRoutes", "netns": 1, "packets": 5}
+    rows = after(
+        3,
+        (FAILURES, [failed], [failed | {"failed": 9, "failures": 9}]),
+        (COUNTERS, [counter], [counter | {"packets": 15}]),
+    )
+    assert cause_of(rows, "no route") == cause
+
+
 def test_many_connections_that_open_and_stay() -> None:
     """They are not short."""
     group = {"group": "pushd", "pid": 4, "opened": 0, "closed": 0}
