@@ -82,6 +82,8 @@ class Place:
     ports: frozenset[int] = frozenset()
     pids: frozenset[int] = frozenset()
     processes: frozenset[str] = frozenset()
+    programs: frozenset[tuple[Any, ...]] = frozenset()
+    """Names, control groups and namespaces of processes: those that the workers of one server have in common."""
     interfaces: frozenset[tuple[str, int | None]] = frozenset()
     """Names, with the namespaces that they are in."""
     namespaces: frozenset[int] = frozenset()
@@ -164,6 +166,10 @@ class Place:
     def _is_in(self, namespaces: frozenset[int]) -> bool:
         """Return whether it may be in one of these namespaces: they, or its own, may be unknown."""
         return not (namespaces and self.namespaces) or bool(namespaces & self.namespaces)
+
+    def is_same_program(self, other: Place) -> bool:
+        """Return whether both are about one process, or workers of one server: a service names just one of them."""
+        return not (self.pids.isdisjoint(other.pids) and self.programs.isdisjoint(other.programs))
 
     def nearness(self, other: Place) -> tuple[bool, bool]:
         """Return whether both are about the same process, and the same namespace."""
@@ -372,10 +378,12 @@ def _place(view: View, at: Index) -> Place:
     namespaces = values_of(view, "netns", at) if "netns" in known else [None] * len(at)
     interfaces = values_of(view, "interface", at) if "interface" in known else ()
     is_used = _distinct(view, ("side",), at) == {"used"}
+    owned = _owned(view, at)
     return Place(
         ports=_distinct(view, ("local_port", "remote_port", "port"), at),
-        pids=_pids(view, at),
+        pids=_distinct(view, ("pid",), owned),
         processes=_distinct(view, ("process",), at),
+        programs=_programs(view, owned),
         interfaces=frozenset(
             each for each in zip(interfaces, namespaces, strict=False) if each[0] is not None
         ),
@@ -390,10 +398,20 @@ def _place(view: View, at: Index) -> Place:
     )
 
 
-def _pids(view: View, at: Index) -> frozenset[int]:
-    """Return the processes of rows. Connections that no process has accepted yet are those of their listener."""
-    pids = _distinct(view, ("pid",), at)
-    return _distinct(view, ("pid",), _listeners(view, at)) if not pids and view.table is SOCKETS else pids
+def _owned(view: View, at: Index) -> Index:
+    """Return the rows that have the processes of these. Connections that no process has accepted yet are those of their
+    listener."""
+    is_unowned = view.table is SOCKETS and not _distinct(view, ("pid",), at)
+    return _listeners(view, at)[:PLACES_MAX] if is_unowned else at
+
+
+def _programs(view: View, at: Index) -> frozenset[tuple[Any, ...]]:
+    """Return the programs of rows, as far as they are known."""
+    names = ("process", "cgroup", "netns")
+    if not view.table.by_name.keys() >= set(names):
+        return frozenset()
+    values = zip(*(values_of(view, name, at) for name in names), strict=True)
+    return frozenset(each for each in values if None not in each)
 
 
 def _protocols(view: View, at: Index) -> frozenset[str]:
@@ -778,14 +796,14 @@ def _explain(raised: Sequence[_Tracked], here: Callable[[], Addresses]) -> None:
 
 
 def _cause_in_process(tracked: _Tracked, by_kind: Mapping[str, Sequence[_Tracked]]) -> _Tracked | None:
-    """Return what the process of a finding waits for itself, which is none of its clients, unless that waits for this
-    process in turn."""
+    """Return what the process of a finding, or another worker of its server, waits for itself, which is none of its
+    clients, unless that waits for this process in turn."""
     return next(
         (
             cause
             for kind in tracked.finding.rule.explained_in_process
             for cause in by_kind.get(kind, ())
-            if cause.finding.place.pids & tracked.finding.place.pids
+            if cause.finding.place.is_same_program(tracked.finding.place)
             and (cause.finding.place.is_outbound or cause.finding.rule.only_explains)
             and _began_no_later(cause, tracked)
             and _still_explains(cause, tracked)

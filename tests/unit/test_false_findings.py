@@ -673,6 +673,16 @@ def test_a_process_without_descriptors_does_not_accept(pid: int, cause: str | No
     assert cause_of(after(1, (SOCKETS, sockets, sockets)), "never accepts") == cause
 
 
+@pytest.mark.parametrize(("cgroup", "alone"), [("/web", {"backd"}), ("/other", {"frontd", "backd"})])
+def test_the_workers_of_a_server(cgroup: str, alone: set[str]) -> None:
+    """One of them does not answer because it waits for a service; the one that is named may be another. Another server
+    of the same name is another matter."""
+    services = [served(8000, "frontd", cgroup="/web"), used(8001, "frontd", cgroup=cgroup) | {"pid": 77},
+                served(8001, "backd", cgroup="/db")]  # fmt: skip
+    rows = after(3, (SERVICES, services, services))
+    assert {row["process"] for row in rows if row["cause"] is None} == alone
+
+
 def test_services_that_wait_for_each_other() -> None:
     """One of them is shown, not none."""
     services = [served(8000, "a"), used(8001, "a"), served(8001, "b"), used(8000, "b")]
