@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nettop.errors import FilterError
-from nettop.query.address import address_bytes, address_text
+from nettop.query.address import address_bytes, address_text, endpoint_text
 from nettop.query.filter import Filter, combined, parse_filter, quote
 from nettop.query.other_end import other_end
 from nettop.query.query import Query, screen_query
@@ -540,10 +540,22 @@ def _value(view: View, name: str, at: Index) -> str | None:
         number = (sum if name in _WAITING else max)(numbers) if numbers else None
         return None if number is None else human(number, unit_of(table, name))
     unsaid = (None, OWN_NAMESPACE) if name == "namespace" else (None,)
-    distinct = [str(value) for value in dict.fromkeys(values_of(view, name, at)) if value not in unsaid]
+    return _first_of(str(value) for value in values_of(view, name, at) if value not in unsaid)
+
+
+def _first_of(texts: Iterable[str]) -> str | None:
+    """Return the first text, and how many others there are; None without any."""
+    distinct = list(dict.fromkeys(texts))
     return (
         f"{distinct[0]} and {len(distinct) - 1:,} more" if len(distinct) > 1 else next(iter(distinct), None)
     )
+
+
+def _target(view: View, at: Index) -> str | None:
+    """Return to which addresses and ports connections failed."""
+    addresses, ports = (values_of(view, name, at) for name in ("remote_address", "port"))
+    pairs = zip(addresses, ports, strict=True)
+    return _first_of(endpoint_text(address, port) for address, port in pairs if address is not None)
 
 
 def _reader(view: View, at: Index) -> str | None:
@@ -633,6 +645,7 @@ def _client(view: View, at: Index) -> str | None:
 _FROM_ELSEWHERE = {
     "other_end": _other_end,
     "reader": _reader,
+    "target": _target,
     "unread": _unread,
     "listener": _listener,
     "time_wait": _time_wait,

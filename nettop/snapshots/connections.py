@@ -659,7 +659,7 @@ FAILURES = Table(
         Rule(
             "no local port",
             f"direction=outbound {_NO_LOCAL_PORT} failed_per_s>0",
-            "{process} cannot connect to {remote_address}:{port}: no local port, {failed_per_s}/s"
+            "{process} cannot connect to {target}: no local port, {failed_per_s}/s"
             "[; this host has {time_wait} in TIME_WAIT]",
             "connects from here that fail because every local port already has a connection to that address and port, "
             "many of them in TIME_WAIT",
@@ -673,7 +673,7 @@ FAILURES = Table(
             # nettop itself looks whether its collector runs.
             f"direction=outbound {_OTHER_REASON} failed_per_s>0 not {_GIVEN_UP} not {_WITHOUT_IPV6} "
             "not process=nettop",
-            "{process} cannot connect to {remote_address}:{port}: {reason}, {failed_per_s}/s",
+            "{process} cannot connect to {target}: {reason}, {failed_per_s}/s",
             "connections from here that never open; REASON says why",
             "refused: nobody listens there; timed out: nobody answers, or a firewall drops it; unreachable: see ip "
             "route get",
@@ -685,7 +685,7 @@ FAILURES = Table(
         Rule(
             "connects given up",
             f"direction=outbound {_GIVEN_UP} failed_per_s>0",
-            "{process} gives up connects to {remote_address}:{port}, {failed_per_s}/s",
+            "{process} gives up connects to {target}, {failed_per_s}/s",
             "connections from here that the program closes before they are open: it waits for a short time only; one "
             "that tries several addresses at once, and keeps the first that answers, looks the same",
             "see whether {process} reaches the service by another address; ping {remote_address}",
@@ -699,7 +699,7 @@ FAILURES = Table(
         Rule(
             "connects without IPv6",
             f"direction=outbound {_WITHOUT_IPV6} failed_per_s>0",
-            "{process} cannot connect to {remote_address}:{port}: no route for IPv6, {failed_per_s}/s",
+            "{process} cannot connect to {target}: no route for IPv6, {failed_per_s}/s",
             "connections from here to IPv6 addresses for which there is no route; a host with IPv4 only looks the "
             "same, whose programs go on with the IPv4 address of a name",
             "ip -6 route get {remote_address}",

@@ -325,6 +325,18 @@ def test_a_reader_that_has_just_come() -> None:
         assert _reads(view, np.array([0])).tolist() == [False]
 
 
+@pytest.mark.parametrize(
+    ("addresses", "target"),
+    [(("fd78::2",), "[fd78::2]:443"), ([f"198.51.100.{n}" for n in range(9)], "198.51.100.0:443 and 8 more")],
+)
+def test_where_connects_fail(addresses: Iterable[str], target: str) -> None:
+    """The port is told from an IPv6 address, and from the number of others."""
+    failed = [{"direction": "outbound", "reason": "refused", "process": "fetcher", "remote_address": address,
+               "port": 443, "failed": 3, "failures": 3, "id": n} for n, address in enumerate(addresses)]  # fmt: skip
+    (finding,) = found(failed, [row | {"failed": 2, "failures": 2} for row in failed], table=FAILURES)
+    assert finding.sentence == f"fetcher cannot connect to {target}: refused, {len(failed)}/s"
+
+
 def test_a_flood_is_said_to_come_from_many() -> None:
     """How many addresses have half-open connections to this port, if not just one."""
     flooded = LISTENER | {"id": 1, "syn_queue": 8, "local_port": 443, "netns": 1}
