@@ -91,6 +91,8 @@ class Place:
     protocols: frozenset[str] = frozenset()
     errors: frozenset[str] = frozenset()
     """Why connects fail, or would where a counter grows."""
+    hooks: frozenset[str] = frozenset()
+    """Where rules of the firewall are evaluated."""
     local: frozenset[str] = frozenset()
     remote: frozenset[str] = frozenset()
     is_outbound: bool = False
@@ -110,7 +112,7 @@ class Place:
         for ours, theirs in ((self.protocols, other.protocols), (self.errors, other.errors)):
             if ours and theirs and ours.isdisjoint(theirs):
                 return False
-        if self._is_walled_off(other) or not self._may_meet(other, here):
+        if self._is_walled_off(other) or self._never_sees(other) or not self._may_meet(other, here):
             return False
         pairs: list[tuple[frozenset[Any], frozenset[Any]]] = [
             (self.ports, other.ports),
@@ -127,6 +129,14 @@ class Place:
     def _is_walled_off(self, other: Place) -> bool:
         """Return whether both are in different namespaces, and one is about connections that never leave theirs."""
         return not self._is_in(other.namespaces) and (self._is_on_loopback() or other._is_on_loopback())
+
+    def _never_sees(self, other: Place) -> bool:
+        """Return whether these rules of the firewall never see packets of the other's connections: what a namespace
+        forwards is not its own, and what it sends is of no other."""
+        if not (self.namespaces and other.namespaces and other.remote):
+            return False
+        is_own = not self.namespaces.isdisjoint(other.namespaces)
+        return self.hooks == {"forward" if is_own else "output"}
 
     def _is_on_loopback(self) -> bool:
         """Return whether all its addresses, as far as they are known, are of the loopback interface."""
@@ -391,6 +401,7 @@ def _place(view: View, at: Index) -> Place:
         cpus=_distinct(view, ("cpu",), at),
         protocols=_protocols(view, at),
         errors=_errors(view, at),
+        hooks=_distinct(view, ("hook",), at),
         local=_distinct(view, ("local_address",) if is_used else ("local_address", "address"), at),
         remote=_distinct(view, ("remote_address", "address") if is_used else ("remote_address",), at) - _ANY,
         is_outbound=is_used or _directions(view, at) == {"outbound"},
