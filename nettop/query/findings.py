@@ -32,6 +32,7 @@ from nettop.snapshots.connections import (
     SOCKETS,
     STATES,
     SYN_RECV,
+    SYN_SENT,
     UNATTRIBUTED,
 )
 from nettop.snapshots.drops import COUNTERS, NO_ROUTE, PACKETS
@@ -52,6 +53,7 @@ PLACES_MAX = 64
 """Rows of a finding whose ports and processes are compared with those of others."""
 _SHARES = frozenset(f"{unit}/s" for unit in TIMES)
 """Units of rates of time: shares of a CPU, or of the time of a connection."""
+_ANY_TIME_MS = 1 << 40
 _ANY = frozenset(("0.0.0.0", "::"))  # noqa: S104 - what a listener says that has no address of its own
 _LOOPBACK = ("127.", "::1")
 OTHER_ENDS_MAX = 8
@@ -471,13 +473,14 @@ def _lasted_ns(view: View, rule: Rule, at: Index) -> int:
 
 
 def _silent_ns(view: View, at: Index) -> int:
-    """Return how long ago any of these rows sent data, new or again (tcpi_last_data_sent)."""
-    silent = (
-        [each for each in values_of(view, "last_sent_ms", at) if each is not None]
-        if view.table is SOCKETS
-        else []
-    )
-    return min(silent, default=0) * 1_000_000
+    """Return how long ago any of these rows that waits for an answer sent data, new or again (tcpi_last_data_sent). A
+    SYN, of which that is unknown, may have been sent at any time."""
+    if view.table is not SOCKETS:
+        return 0
+    is_syn = view.raw("state")[at] == SYN_SENT
+    waits = at[is_syn | (view.raw("send_queue")[at] > 0)]
+    silent_ms = (each for each in values_of(view, "last_sent_ms", waits) if each is not None)
+    return min(silent_ms, default=_ANY_TIME_MS if is_syn.all() else 0) * 1_000_000
 
 
 def _evidence(table: Table, parsed: ParsedRule, identity: Mapping[str, Any]) -> tuple[str, str]:

@@ -28,7 +28,7 @@ PROTOCOLS = {6: "tcp", 17: "udp", 255: "raw", 262: "mptcp"}
 FAMILIES = {2: "IPv4", 10: "IPv6"}
 """AF_INET and AF_INET6."""
 
-LISTEN, SYN_RECV = 10, 3
+LISTEN, SYN_RECV, SYN_SENT = 10, 3, 2
 STATES = {
     1: "ESTABLISHED",
     2: "SYN_SENT",
@@ -292,6 +292,7 @@ _SOCKET_RULES = (
         "helps if it keeps up on average",
         by=(*_OWNER, "local_port"),
         explained_in_process=("no descriptors left", *_WAITS_FOR),
+        until_sent=True,
     ),
     # A connection is half open for a round trip, and a short queue is full of one of them: in a flood, all the time.
     Rule(
@@ -305,6 +306,7 @@ _SOCKET_RULES = (
         certainty=Certainty.LIKELY,
         by=(*_OWNER, "local_port"),
         after_s=1.0,
+        until_sent=True,
         proof=("connections", "state=SYN_RECV"),
     ),
     # A connection closed by its peer first is in this state until the program closes it too, for milliseconds: a busy

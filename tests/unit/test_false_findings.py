@@ -547,6 +547,26 @@ def test_a_firewall_drops_packets_that_are_sent_again_ever_more_rarely() -> None
     assert found[119] == {"peer gone"}
 
 
+CALLER: Row = {**BEFORE, "id": 8, "state": "SYN_SENT", "netns": 1, "remote_port": 443, "remote_address": "10.0.3.7",
+               "local_port": 50_000, "lost": 1, "direction": "outbound"}  # fmt: skip
+UNACCEPTED: Row = {**WAITING, "id": 8, "netns": 1, "local_port": 443, "local_address": "10.0.3.7"}
+
+
+@pytest.mark.parametrize(
+    ("waits", "kind", "explained_s"),
+    [(CALLER, "connects unanswered", 20), (UNACCEPTED, "never accepts", 11)],
+)
+def test_a_listener_accepts_again(waits: Row, kind: str, explained_s: int) -> None:
+    """Its clients, whose SYNs it dropped, send them again only after a while, and have no trouble of their own. What it
+    still does not accept has."""
+    full = LISTENER | {"id": 7, "local_port": 443, "local_address": "10.0.3.7", "netns": 1}
+    readings, causes = Readings(), []
+    for second in range(20):
+        rows = readings.sockets([full | {"accept_queue": 11 if second < 10 else 1}, waits], [full, waits])
+        causes.append(cause_of(rows, kind))
+    assert causes == ["accept queue full"] * explained_s + [None] * (20 - explained_s)
+
+
 @pytest.mark.parametrize(
     ("onward", "kind"),
     [
