@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from errno import ENETUNREACH
 from functools import cache, partial
+from socket import IPPROTO_UDP
 from typing import Any
 
 import numpy as np
@@ -474,13 +475,13 @@ def _lasted_ns(view: View, rule: Rule, at: Index) -> int:
 
 def _silent_ns(view: View, at: Index) -> int:
     """Return how long ago any of these rows that waits for an answer sent data, new or again (tcpi_last_data_sent). A
-    SYN, of which that is unknown, may have been sent at any time."""
+    SYN or a datagram, of which that is unknown, may have been sent at any time."""
     if view.table is not SOCKETS:
         return 0
-    is_syn = view.raw("state")[at] == SYN_SENT
-    waits = at[is_syn | (view.raw("send_queue")[at] > 0)]
+    is_untimed = (view.raw("state")[at] == SYN_SENT) | (view.raw("protocol")[at] == IPPROTO_UDP)
+    waits = at[is_untimed | (view.raw("send_queue")[at] > 0)]
     silent_ms = (each for each in values_of(view, "last_sent_ms", waits) if each is not None)
-    return min(silent_ms, default=_ANY_TIME_MS if is_syn.all() else 0) * 1_000_000
+    return min(silent_ms, default=_ANY_TIME_MS if is_untimed.all() else 0) * 1_000_000
 
 
 def _evidence(table: Table, parsed: ParsedRule, identity: Mapping[str, Any]) -> tuple[str, str]:

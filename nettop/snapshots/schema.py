@@ -190,8 +190,8 @@ class Rule:
       one is part of it.
     - `explained_in_process`: kinds that cause this one if they are about the same process, at whatever port it connects
       to, and have begun no later: what it waits for itself.
-    - `until_sent`: it drops packets, which are sent again ever more rarely, so it also explains what has sent nothing
-      since it was last seen.
+    - `until_sent`: it drops packets, which are sent again ever more rarely, or leaves them unanswered, so it also
+      explains what has sent nothing since it was last seen.
     - `only_explains`: it is no finding by itself, only the cause of others, and as severe as they are.
     - `proof`: the view that shows more, and its filter, if it is not that of the rows; opening it may attach hooks. In
       the same table, other rows: those with the same values of `by` but for their owner.

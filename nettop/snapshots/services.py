@@ -238,6 +238,7 @@ SERVICES = Table(
             by=_DNS,
             after_s=1.0,
             lasts="oldest",
+            until_sent=True,
         ),
         Rule(
             "DNS slow",

@@ -567,6 +567,23 @@ def test_a_listener_accepts_again(waits: Row, kind: str, explained_s: int) -> No
     assert causes == ["accept queue full"] * explained_s + [None] * (20 - explained_s)
 
 
+def test_a_dns_server_answers_again() -> None:
+    """The queries that it did not answer still wait, for as long as the program waits for them."""
+    silent = DNS | {"waiting": 2, "oldest": 2 * SECOND}
+    query: Row = {"id": 9, "protocol": "udp", "remote_port": 53, "remote_address": "10.0.0.53", "process": "rspamd",
+                  "pid": 9, "netns": 1, "local_port": 50_000, "local_address": "10.0.3.7", "messages_sent": 1,
+                  "messages_received": 0}  # fmt: skip
+    readings, causes = Readings(), []
+    for second in range(16):
+        now = silent if second < 10 else DNS | {"answers": 9}
+        waits = make_frame([query], [query])
+        rows = readings.add(
+            (SERVICES_LENS, make_frame([now], [DNS], table=SERVICES, lens="services")), (CONNECTIONS, waits)
+        )
+        causes += [cause_of(rows, "DNS unanswered")] if second else []
+    assert causes == ["DNS silent"] * 15
+
+
 @pytest.mark.parametrize(
     ("onward", "kind"),
     [
