@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from nettop.query.findings import listed
 from nettop.recording.marks import FAILURES
+from nettop.recording.moments import time_text
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import Reading, Readings
 from nettop.recording.recording import Recording
@@ -155,7 +156,7 @@ class Player:
             if following is None:
                 raise Damaged(damage)
             self.jump(following)
-        elif readings.pause_before(self.wall_ns):
+        elif _pause_before(recording, lens, readings, self.wall_ns):
             self.jump(recording.first_moment(lens, self.wall_ns))
 
     def _move(self, wall_ns: int) -> None:
@@ -166,10 +167,32 @@ class Player:
         return next(self.recording.moments_between(lens, self.wall_ns + 1, self.recording.end_ns), None)
 
     def _before(self, lens: Lens) -> int | None:
-        """Return when a lens was read before the reading that is shown; None if it was not."""
-        moments = self.recording.moments_before(lens, self.wall_ns)
-        next(moments, None)
-        return next(moments, None)
+        """Return when a lens was read before the reading that is shown, or before now if none is; None if it was
+        not."""
+        now_ns = self.wall_ns
+        moments = self.recording.moments_before(lens, now_ns)
+        last = next(moments, None)
+        return next(moments, None) if last == now_ns or self._shows_reading(lens, now_ns) else last
+
+    def _shows_reading(self, lens: Lens, wall_ns: int) -> bool:
+        """Return whether there is a reading to show: not where nobody recorded, or where the recording is damaged."""
+        readings = Readings(self.recording, lens)
+        with suppress(Damaged):
+            readings.at(wall_ns)
+            pause = _pause_before(self.recording, lens, readings, wall_ns)
+            return not (pause or readings.damage_before(wall_ns))
+        return False
+
+
+def _pause_before(recording: Recording, lens: Lens, readings: Readings, wall_ns: int) -> str:
+    """Return since when a lens was not recorded before a moment, to which `readings` have read; empty if it was.
+
+    They go back by one group, where the lens may have been left out already.
+    """
+    if readings.has_reading:
+        return readings.pause_before(wall_ns)
+    last_ns = next(recording.moments_before(lens, wall_ns), None)
+    return "" if last_ns is None else f"from {time_text(last_ns)} UTC on"
 
 
 def _found_in(reading: Reading | None) -> set[int]:
@@ -206,7 +229,7 @@ class RecordedSource:
         try:
             reading = self._readings.at(wall_ns)
             damage = self._readings.damage_before(wall_ns)
-            pause = self._readings.pause_before(wall_ns)
+            pause = _pause_before(self._player.recording, self._lens, self._readings, wall_ns)
         except Damaged as error:
             damage = str(error)
         if reading is None or damage or pause:

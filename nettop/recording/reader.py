@@ -228,6 +228,11 @@ class Readings:
         events, self._events = tuple(self._events), []
         return Reading(self._now, self._before, events, is_next)
 
+    @property
+    def has_reading(self) -> bool:
+        """True if the last `at` found one."""
+        return self._now is not None
+
     def damage_before(self, wall_ns: int) -> str:
         """Return why nothing was read for some intervals before this moment, to which `at` has read; empty if nothing
         is damaged there."""

@@ -20,11 +20,14 @@ import pytest
 
 from nettop.errors import ExitCode
 from nettop.recording.moments import parse_length
-from nettop.recording.player import Player
+from nettop.recording.player import Player, RecordedSource
+from nettop.recording.recording import open_recording
+from nettop.snapshots.connections import LENS as CONNECTIONS
+from nettop.snapshots.cpu import LENS as CPU
 from nettop.snapshots.cpu import STACKS
-from nettop.snapshots.snapshot import Snapshot
+from nettop.snapshots.snapshot import RECORDER, Snapshot
 from tests.unit.build import make_frame
-from tests.unit.recordings import at_second, record
+from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
 from tests.unit.test_replay import no_probes, run
 
 DEMO = str(files("nettop") / "demo.nettop")
@@ -126,6 +129,54 @@ def test_an_export_up_to_the_end(tmp_path: Path, capfd: pytest.CaptureFixture[st
     words = ("export", "cpu.stacks", "-", "--from", str(path), "--format", "folded", "--duration")
     assert said(capfd, *words, "4")[2] == "nettop: 40 samples in 4.0 s\n"
     assert said(capfd, *words, "9")[2] == "nettop: 40 samples in 4.0 s, ended early (9 s were requested)\n"
+
+
+# --- times in which nobody recorded -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_pauses(tmp_path: Path) -> Path:
+    """Return a recording made by three runs, of which only the first one has the CPU lens."""
+    path = record(
+        tmp_path / "a.nettop", [*readings(0, 1, 2), *(stacks(second, second) for second in range(3))]
+    )
+    for seconds in ((10, 11, 12), (20, 21, 22)):
+        record(path, readings(*seconds))
+    return path
+
+
+def test_a_lens_that_was_left_out_long_before(with_pauses: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It says since when, however many runs there were since; it was not missing from the beginning."""
+    with open_recording(with_pauses) as recording:
+        player = Player(recording)
+        for second, gaps in (
+            (2, {}),
+            (10, {RECORDER: "from 2026-11-28 14:00:02 UTC on"}),
+            (22, {RECORDER: "from 2026-11-28 14:00:02 UTC on"}),
+        ):
+            player.jump(BEGIN_NS + second * SECOND_NS)
+            assert RecordedSource(player, CPU).read(0).gaps == gaps
+    code, out, err = said(
+        capfd, "replay", str(with_pauses), "--view", "cpu.stacks", "--at", "end", "--once", "-d"
+    )
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert (
+        "CPU cost was not read from 2026-11-28 14:00:22 on\n  choose a moment up to 2026-11-28 14:00:02"
+        in err
+    )
+
+
+def test_a_step_back_from_where_nobody_recorded(with_pauses: Path) -> None:
+    """It shows the last reading before, as nothing is shown there."""
+    with open_recording(with_pauses) as recording:
+        player = Player(recording)
+        player.jump(BEGIN_NS + 17 * SECOND_NS)
+        for second in (12, 11):
+            assert player.step(CONNECTIONS, -1)
+            assert player.wall_ns == BEGIN_NS + second * SECOND_NS
+        player.jump(BEGIN_NS + 22 * SECOND_NS)
+        assert player.step(CPU, -1)
+        assert player.wall_ns == BEGIN_NS + 2 * SECOND_NS
 
 
 # --- check and diff -----------------------------------------------------------------------------------------------
