@@ -126,10 +126,10 @@ def _browse(found: Difference, limit: int, before: Recording, now: Recording) ->
         from nettop.screens.changes import ChangesApp
         from nettop.widgets.themes import first_theme
 
-    theme = first_theme(remembered=load_own_preferences().preferences.theme)
     ended = Event()
     selected = 0
     while not ended.is_set():
+        theme = first_theme(remembered=load_own_preferences().preferences.theme)  # the rows may have changed it
         app = ChangesApp(found.changes[:limit], found.notes(limit), theme, selected)
         app.run_until_ended()
         if app.chosen is None or app.ended_by_signal:

@@ -18,6 +18,7 @@ import pytest
 
 from nettop.cli import run
 from nettop.errors import ExitCode, UsageError
+from nettop.preferences import LoadedPreferences, Preferences
 from nettop.query.filter import parse_filter
 from nettop.recording.compared import MEASURES, PRESENCE, ROWS
 from nettop.recording.diff import PARTS, Change, Span, _certainty, differences
@@ -370,6 +371,27 @@ def test_a_signal_after_a_change_was_chosen(path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("nettop.commands.diff.can_show_screens", lambda: True)
     monkeypatch.delattr("nettop.commands.diff.play")
     assert run(["diff", str(path), "14:00", "14:15", "--span", "15m"], no_probes) == ExitCode.FAILURE
+
+
+def test_the_list_has_the_theme_chosen_in_the_rows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is remembered for the next start."""
+    themes, shown = iter(("dark", "light")), list[str]()
+
+    def remembered() -> LoadedPreferences:
+        return LoadedPreferences(preferences=Preferences(theme=next(themes)))
+
+    def choose_once(app: ChangesApp) -> None:
+        app.chosen = None if shown else 0
+        shown.append(app.theme)
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(ChangesApp, "run_until_ended", choose_once)
+    monkeypatch.setattr("nettop.commands.config.load_own_preferences", remembered)
+    monkeypatch.setattr("nettop.commands.diff.can_show_screens", lambda: True)
+    monkeypatch.setattr("nettop.commands.diff.play", lambda *_, **__: ExitCode.DONE)
+    assert run(["diff", str(path), "14:00", "14:15", "--span", "15m"], no_probes) == ExitCode.FAILURE
+    assert shown == ["nettop-dark", "nettop-light"]
 
 
 def test_jsonl(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
