@@ -61,7 +61,7 @@ _DOCTOR_S = 120.0
 class BundleOptions:
     """Options as given, in the order of --help."""
 
-    recording: Annotated[Path, typer.Argument(metavar="[FILE|DIR]", show_default=False,
+    recording: Annotated[Path, typer.Argument(metavar="[FILE|DIR]", show_default=False, readable=False,
                                               help="Recording, or folder of recordings (those of "
                                               "nettop-record.service)")] = SERVICE_FOLDER
     output: Annotated[str, option("--output", "-o", metavar="FILE",

@@ -52,8 +52,9 @@ class Subcommand:
 
 
 def option(*names: str, panel: str | None = None, **kwargs: Any) -> Any:
-    """Declare an option. Its help text states the default."""
-    return typer.Option(*names, rich_help_panel=panel, show_default=False, **kwargs)
+    """Declare an option. Its help text states the default. Files are checked when they are opened, maybe as another
+    user."""
+    return typer.Option(*names, rich_help_panel=panel, show_default=False, readable=False, **kwargs)
 
 
 def require_packages(command: str, names: Iterable[str], remedy: str) -> None:

@@ -56,7 +56,7 @@ _PLAY = "What to play"
 class ReplayOptions(ShowOptions):
     """Options as given, in the order of --help."""
 
-    recording: Annotated[Path, typer.Argument(metavar="[FILE|DIR|-]", show_default=False,
+    recording: Annotated[Path, typer.Argument(metavar="[FILE|DIR|-]", show_default=False, readable=False,
                                               help="Recording, folder of recordings, or - for standard input (those "
                                               "of nettop-record.service)")] = SERVICE_FOLDER
     at: Annotated[str | None, at_option(_PLAY)] = None

@@ -356,6 +356,21 @@ def test_a_compressed_recording(
     assert f"{command} '{packed}' | nettop replay -" in err
 
 
+# --- permissions --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words", [("replay", "--once"), ("check", "--for", "1", "--from"), ("bundle", "-o", "-")]
+)
+def test_only_opening_a_recording_tells_whether_it_can_be_read(
+    words: Sequence[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """That is done as the user who called sudo; the error then says what to do."""
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    code, _, err = said(capfd, *words, DEMO)
+    assert code == ExitCode.DONE, err
+
+
 # --- bundles ------------------------------------------------------------------------------------------------------
 
 
