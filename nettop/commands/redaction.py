@@ -41,7 +41,9 @@ def _read(path: Path) -> bytes:
         return read_file(path, _MOST_BYTES)
     except OSError as error:
         kind: type[NettopError] = PermissionMissing if isinstance(error, PermissionError) else UsageError
-        raise kind(f"the key file {path} cannot be read: {error.strerror}", _remedy(path)) from error
+        is_missing = isinstance(error, FileNotFoundError)  # else a new key might replace one that is in use
+        remedy = _remedy(path) if is_missing else "name a file with a key that you may read"
+        raise kind(f"the key file {path} cannot be read: {error.strerror}", remedy) from error
 
 
 def _remedy(path: Path) -> str:

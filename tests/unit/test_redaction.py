@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from nettop.cli import run
 from nettop.commands.record import RecordOptions, record_settings
 from nettop.commands.redaction import redaction_key
-from nettop.errors import NettopError, UsageError
+from nettop.errors import NettopError, PermissionMissing, UsageError
 from nettop.query.address import MAPPED, address_text
 from nettop.query.filter import parse_filter, replace_values
 from nettop.query.findings import filled
@@ -607,6 +608,21 @@ def test_a_key_that_cannot_be_used(content: bytes | None, said: str, tmp_path: P
         (tmp_path / "key").write_bytes(content)
     with pytest.raises(UsageError, match=said):
         record_settings(RecordOptions("x", redact_key=tmp_path / "key"))
+
+
+def test_a_key_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy does not replace it: it may be in use."""
+    (tmp_path / "key").write_bytes(KEY)
+
+    def refuse(*_: object) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("nettop.commands.redaction.read_file", refuse)
+    for path, error in ((tmp_path / "key", PermissionMissing), (tmp_path, UsageError)):
+        with pytest.raises(error) as refused:
+            redaction_key(path, redacts=True)
+        assert refused.value.remedy == "name a file with a key that you may read"
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("where", ["", "hours/"])
