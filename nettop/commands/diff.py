@@ -132,19 +132,19 @@ def _browse(found: Difference, limit: int, before: Recording, now: Recording) ->
         theme = first_theme(remembered=load_own_preferences().preferences.theme)  # the rows may have changed it
         app = ChangesApp(found.changes[:limit], found.notes(limit), theme, selected)
         app.run_until_ended()
-        if app.chosen is None or app.ended_by_signal:
+        if app.chosen is None or app.was_interrupted:
             break
         selected = app.chosen
-        _show(found.changes[selected], before, now, on_signal=ended.set)
+        _show(found.changes[selected], before, now, on_interrupt=ended.set)
     return ExitCode.FAILURE if found.is_certain else ExitCode.DONE
 
 
 def _show(
-    change: Change, before: Recording, now: Recording, *, on_signal: Callable[[], None] = lambda: None
+    change: Change, before: Recording, now: Recording, *, on_interrupt: Callable[[], None] = lambda: None
 ) -> ExitCode:
     """Show the rows of a change on the screens."""
     shown = ShowOptions(view=change.view, filter=[change.filter], all=change.needs_all_rows)
-    return play(before if change.is_gone else now, shown, change.at_ns, paused=True, on_signal=on_signal)
+    return play(before if change.is_gone else now, shown, change.at_ns, paused=True, on_interrupt=on_interrupt)
 
 
 def _sorted_words(words: list[str]) -> tuple[list[Path], list[str]]:

@@ -95,10 +95,10 @@ def play(
     speed: float = 1.0,
     paused: bool = False,
     repeats: bool = False,
-    on_signal: Callable[[], None] = lambda: None,
+    on_interrupt: Callable[[], None] = lambda: None,
 ) -> ExitCode:
-    """Show a recording from a moment on; call `on_signal` if a signal ended that. Raise UsageError if what to show is
-    invalid."""
+    """Show a recording from a moment on; call `on_interrupt` after Ctrl-C or a signal. Raise UsageError if what to show
+    is invalid."""
     with importing():
         from nettop.recording.player import Player
 
@@ -113,7 +113,7 @@ def play(
         lens, _ = find_table(view.view)
         player.go_to_first(lens)
         return show_text(settings, session, partial(_replay, player, lens))
-    return show_screens(settings, session, "", player, on_signal=on_signal)
+    return show_screens(settings, session, "", player, on_interrupt=on_interrupt)
 
 
 def _replay(player: Player, lens: Lens, session: Session) -> Replay:

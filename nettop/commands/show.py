@@ -156,9 +156,10 @@ def show_screens(
     player: Player | None = None,
     *,
     host: str = "",
-    on_signal: Callable[[], None] = lambda: None,
+    on_interrupt: Callable[[], None] = lambda: None,
 ) -> ExitCode:
-    """Run the screens, of a replay with its `player`, or of another `host`; call `on_signal` if a signal ended them.
+    """Run the screens, of a replay with its `player`, or of another `host`; after Ctrl-C or a signal call
+    `on_interrupt`.
 
     `writing_refused` says why they may not write files; empty if they may.
     """
@@ -175,7 +176,7 @@ def show_screens(
 
     loaded = load_own_preferences()  # while there is only one thread
     with opened as session:
-        return run_app(settings, session, loaded, writing_refused, player, host=host, on_signal=on_signal)
+        return run_app(settings, session, loaded, writing_refused, player, host=host, on_interrupt=on_interrupt)
 
 
 def require_terminal(remedy: str) -> None:

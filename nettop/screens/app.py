@@ -30,9 +30,10 @@ def run_app(
     player: Player | None = None,
     *,
     host: str = "",
-    on_signal: Callable[[], None] = lambda: None,
+    on_interrupt: Callable[[], None] = lambda: None,
 ) -> ExitCode:
-    """Show the session in the terminal until the user, a signal or an error ends it; call `on_signal` after a signal.
+    """Show the session in the terminal until the user, a signal or an error ends it; after Ctrl-C or a signal call
+    `on_interrupt`.
 
     `loaded` holds the user's saved preferences; `writing_refused` says why no files are written, if so; `player` plays
     a recording; `host` is what the first line names if the rows are from elsewhere. The caller enters and exits
@@ -59,8 +60,8 @@ def run_app(
     gc.set_threshold(_GC_THRESHOLD)
     app.run_until_ended()
     lease.release()
-    if app.ended_by_signal:
-        on_signal()
+    if app.was_interrupted:
+        on_interrupt()
     if app.fatal_error is not None:
         raise app.fatal_error
     return ExitCode.DONE if app.return_code == 0 else ExitCode.FAILURE

@@ -15,7 +15,7 @@ from nettop.widgets.themes import PALETTES, Palette
 
 
 class TerminalApp(EndingApp, inherit_bindings=False):
-    """An app in one of nettop's themes. A signal ends it, and sets `ended_by_signal`."""
+    """An app in one of nettop's themes. Ctrl-C or a signal ends it, and sets `was_interrupted`."""
 
     TITLE = "nettop"
     CSS_PATH = "nettop.tcss"
@@ -23,7 +23,7 @@ class TerminalApp(EndingApp, inherit_bindings=False):
 
     def __init__(self, theme: str) -> None:
         super().__init__(driver_class=TerminalDriver)
-        self.ended_by_signal = False
+        self.was_interrupted = False
         for palette in PALETTES.values():
             self.register_theme(_theme(palette))
         self.theme = theme
@@ -37,7 +37,7 @@ class TerminalApp(EndingApp, inherit_bindings=False):
 
     def _end(self) -> None:
         """Exit now, or as soon as the app runs. Called by signal handlers: the app may be blocked on the terminal."""
-        self.ended_by_signal = True
+        self.was_interrupted = True
         if isinstance(self._driver, TerminalDriver):
             self._driver.drop_output()
         if self._loop is not None and not self._loop.is_closed():
@@ -45,7 +45,7 @@ class TerminalApp(EndingApp, inherit_bindings=False):
 
     def on_mount(self) -> None:
         """Exit if a signal has arrived already."""
-        if self.ended_by_signal:
+        if self.was_interrupted:
             self.call_later(self.exit)
         # After a suspend, the terminal shows the shell's lines.
         self.app_resume_signal.subscribe(self, lambda _: self.screen.refresh(layout=True))
@@ -55,7 +55,7 @@ class TerminalApp(EndingApp, inherit_bindings=False):
 
         After a signal, drop pending input: handling it could take longer than an exit may.
         """
-        if self.ended_by_signal and isinstance(event, events.InputEvent):
+        if self.was_interrupted and isinstance(event, events.InputEvent):
             return
         if not isinstance(event, events.Key | events.Paste) or event.is_forwarded:
             await super().on_event(event)
@@ -66,6 +66,7 @@ class TerminalApp(EndingApp, inherit_bindings=False):
 
     async def action_interrupt(self) -> None:
         """Quit from anywhere."""
+        self.was_interrupted = True
         self.exit()
 
 

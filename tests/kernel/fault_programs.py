@@ -73,7 +73,7 @@ def forever() -> NoReturn:
         signal.pause()
 
 
-def end_on_signal(memory: Memory) -> None:
+def end_on_interrupt(memory: Memory) -> None:
     """End on SIGTERM, whatever the parent does on it."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -165,7 +165,7 @@ def answer_each(memory: Memory) -> None:
                 received(connection)
 
 
-def worsen_on_signal(memory: Memory) -> None:
+def worsen_on_interrupt(memory: Memory) -> None:
     """Have SIGUSR1 set memory["worse"]."""
     signal.signal(signal.SIGUSR1, lambda *_: memory.update(worse=True))
 

@@ -110,7 +110,7 @@ class Made:
     def process(self, namespace: Namespace, name: str) -> Worker:
         """Return a new process with this name."""
         self.processes[name] = self.lab.worker(namespace, name)
-        self.processes[name].call(programs.end_on_signal)
+        self.processes[name].call(programs.end_on_interrupt)
         return self.processes[name]
 
     def start(self, namespace: Namespace, name: str, program: Program, *arguments: object) -> Worker:
@@ -987,7 +987,7 @@ def serving(made: Made, badly_s: float | None) -> Namespace:
     home, at = made.namespace("home"), (LOOPBACK, WEB)
     worker = made.process(home, "webapp")
     worker.call(listen, "listener", *at)
-    worker.call(programs.worsen_on_signal)
+    worker.call(programs.worsen_on_interrupt)
     worker.start(programs.serve_pages, 0.0008, badly_s)
     made.worsens = "webapp"
     made.start(home, "frontend", programs.ask_all, at, 40, 20)

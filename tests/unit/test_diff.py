@@ -348,15 +348,19 @@ def test_the_list_in_a_small_terminal(path: Path) -> None:
         assert terminal.wait() == ExitCode.FAILURE
 
 
+@pytest.mark.parametrize("end", [signal.SIGTERM, None], ids=["signal", "ctrl-c"])
 @pytest.mark.parametrize("keys", [b"", b"\x1b[C"], ids=["list", "rows"])
-def test_a_signal_ends_the_list(path: Path, keys: bytes) -> None:
+def test_an_interrupt_ends_the_list(path: Path, keys: bytes, end: int | None) -> None:
     """Also one that comes while the rows of a change are shown."""
     with Terminal("diff", str(path), "14:00", "14:15", "--span", "15m") as terminal:
         before = terminal.settings()
         terminal.shows(b"select")
         if keys:
             terminal.type(keys, "‖ ×1".encode())
-        os.kill(terminal.pid, signal.SIGTERM)
+        if end is None:
+            terminal.type(b"\x03")
+        else:
+            os.kill(terminal.pid, end)
         assert terminal.wait() == ExitCode.FAILURE
         assert terminal.settings() == before
 
@@ -365,7 +369,7 @@ def test_a_signal_after_a_change_was_chosen(path: Path, monkeypatch: pytest.Monk
     """It ends nettop: the rows are not opened."""
 
     def choose_and_end(app: ChangesApp) -> None:
-        app.chosen, app.ended_by_signal = 0, True
+        app.chosen, app.was_interrupted = 0, True
 
     monkeypatch.setattr(ChangesApp, "run_until_ended", choose_and_end)
     monkeypatch.setattr("nettop.commands.diff.can_show_screens", lambda: True)
