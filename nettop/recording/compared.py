@@ -42,8 +42,8 @@ class Measure:
 
 _SERVICE = ("process", "port")
 _DROP = ("reason", "process", "port")
-_TALKS = "[{process} ]talks to {remote_address}:{remote_port}: {now}, {before} before"
-_TALKED = "[{process} ]no longer talks to {remote_address}:{remote_port}: {now}, {before} before"
+_TALKS = "[{process} ]talks to {target}: {now}, {before} before"
+_TALKED = "[{process} ]no longer talks to {target}: {now}, {before} before"
 _CALLED = "[{process}] :{local_port} has a new client {remote_address}: {now}, {before} before"
 _LEFT = "[{process}] :{local_port} has lost its client {remote_address}: {now}, {before} before"
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from nettop.query.address import endpoint_text
 from nettop.query.filter import combined, parse_filter
 from nettop.query.findings import equals, filled, unit_in_sentence
 from nettop.query.query import screen_query
@@ -337,15 +338,20 @@ def _template(before: Measured, now: Measured, key: Key) -> str:
     return (began and measure.began) or (ended and measure.ended) or measure.says
 
 
+def _texts(measure: Measure, key: Key) -> dict[str, str | None]:
+    """Return the values of a key as text, and of an address and its port as `target`."""
+    values = dict(zip(measure.by, key, strict=True))
+    texts = {name: None if value is None else str(value) for name, value in values.items()}
+    address = values.get("remote_address")
+    return texts | {"target": None if address is None else endpoint_text(address, values.get("remote_port"))}
+
+
 def _change(before: Measured, now: Measured, key: Key, certainty: Certainty, says: str) -> Change:
     measure, unit = now.measure, now.unit
     was, is_now = before.whole(key), now.whole(key)
     is_gone = (is_now or 0.0) < (was or 0.0)
     shown = before if is_gone else now
     parts = np.nan_to_num(shown.in_parts(key), nan=-1.0)
-    values = {
-        name: None if value is None else str(value) for name, value in zip(measure.by, key, strict=True)
-    }
     numbers = {
         "now": human(is_now, unit_in_sentence(unit)),
         "before": human(was, unit_in_sentence(unit)),
@@ -356,7 +362,7 @@ def _change(before: Measured, now: Measured, key: Key, certainty: Certainty, say
         certainty,
         measure,
         key,
-        filled(says, values | numbers),
+        filled(says, _texts(measure, key) | numbers),
         was,
         is_now,
         unit,

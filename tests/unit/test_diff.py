@@ -21,7 +21,7 @@ from nettop.errors import ExitCode, UsageError
 from nettop.preferences import LoadedPreferences, Preferences
 from nettop.query.filter import parse_filter
 from nettop.recording.compared import MEASURES, PRESENCE, ROWS
-from nettop.recording.diff import PARTS, Change, Span, _certainty, differences
+from nettop.recording.diff import PARTS, Change, Span, _certainty, _texts, differences
 from nettop.recording.moments import exact_text, parse_length
 from nettop.recording.player import Player
 from nettop.recording.recording import open_recording
@@ -242,6 +242,15 @@ def test_what_is_not_compared(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("address", "target"), [("10.0.5.3", "10.0.5.3:443"), ("fd78::2", "[fd78::2]:443"), (None, None)]
+)
+def test_where_a_peer_is(address: str | None, target: str | None) -> None:
+    """The port is told from an IPv6 address."""
+    (measure,) = [each for each in MEASURES if "remote_port" in each.by and each.comes_and_goes]
+    assert _texts(measure, ("backupd", address, 443))["target"] == target
+
+
 def test_every_measure_is_declared_of_a_table() -> None:
     """Its columns exist, its filter can be parsed, and its sentences have only its own values."""
     for measure in MEASURES:
@@ -249,7 +258,7 @@ def test_every_measure_is_declared_of_a_table() -> None:
         assert {*measure.by, measure.column} - {ROWS, PRESENCE} <= table.by_name.keys()
         assert parse_filter(table, measure.filter) is not None
         for sentence in filter(None, (measure.says, measure.began, measure.ended)):
-            values = dict.fromkeys((*measure.by, "now", "before"), "")
+            values = dict.fromkeys((*measure.by, "now", "before", "target"), "")
             plain = sentence.replace("[", "").replace("]", "")
             assert "{now}" in plain
             assert plain.format(**values)
