@@ -49,6 +49,8 @@ SLOWER_FROM, SLOWER_LEAST_S, SLOWER_FOR_S = 3.0, 0.01, 3.0
 """A service is slower if its p99 is more than this many times the usual and at least this long: a busy CPU alone delays
 by milliseconds. That lasts for SLOWER_FOR_S after a reading whose answers were so slow, as those of a single moment
 remain in the p99 of the last RECENT_S seconds."""
+SPELL_S = 3600.0
+"""Seconds for which what was usual before a service became slower or stuck stays so: then the new times are usual."""
 STUCK_FROM, STUCK_FROM_RECENT, STUCK_LEAST_S = 10.0, 2.0, 1.0
 """A request is stuck if it has waited this many times the usual p99, and at least this long, since its last data: a
 stream in one direction is no request that waits. Where answers still arrive, a service is slow, not stuck, until one
@@ -162,8 +164,8 @@ SERVICES = Table(
         Field("recent_p99", Kind.GAUGE, "P99 10 s",
               "99 % of the response times of the last 10 seconds are at most this",
               "u8", "ns", 9, 68),
-        Field("usual_p99", Kind.GAUGE, "P99 5 min", "median of that p99 over the five minutes before", "u8",
-              "ns", 9, 67),
+        Field("usual_p99", Kind.GAUGE, "P99 5 min", "median of that p99 over the five minutes before, or "
+              "before it became slower or stuck, within the last hour", "u8", "ns", 9, 67),
         Field("speed", Kind.ENUM, "SPEED", "slower: the p99 of the last 10 seconds is more than three times the usual "
               f"and 10 ms or more, and so was that of a reading in the last {SLOWER_FOR_S:g}; stuck: a request has "
               "waited more than ten times the usual, more than twice the recent p99, and at least a second since its "

@@ -55,6 +55,7 @@ from nettop.snapshots.services import (
     SIDES,
     SLOWER_FROM,
     SPEEDS,
+    SPELL_S,
     STUCK_FROM,
     TCP,
     UDP,
@@ -629,15 +630,30 @@ class Readings:
 
 
 def test_the_last_seconds_and_the_minutes_before() -> None:
-    """A slow minute is slower until its end; values of most of the last five minutes are usual."""
+    """Slow minutes are slower until their end, but for an hour at most; values of most of the last five minutes are
+    usual otherwise."""
     readings = Readings()
     fast, slow = standing_for(10 * MS), standing_for(40 * MS)
     slowly = {WEB: [40 * MS] * 50}
     assert readings.repeat(100, {WEB: STEADY})[WEB] == {"recent": fast, "usual": fast, "speed": "as usual"}
     assert readings.repeat(60, slowly)[WEB] == {"recent": slow, "usual": fast, "speed": "slower"}
-    assert readings.repeat(100, slowly)[WEB] == {"recent": slow, "usual": slow, "speed": "as usual"}
+    assert readings.repeat(round(SPELL_S) - 60, slowly)[WEB] == {
+        "recent": slow,
+        "usual": fast,
+        "speed": "slower",
+    }
+    assert readings.repeat(200, slowly)[WEB] == {"recent": slow, "usual": slow, "speed": "as usual"}
     assert readings.repeat(140, {WEB: STEADY})[WEB] == {"recent": fast, "usual": slow, "speed": "as usual"}
     assert readings.repeat(60, {WEB: STEADY})[WEB]["usual"] == fast
+
+
+def test_a_service_stays_stuck() -> None:
+    """However long nothing is answered: what was usual is not forgotten meanwhile."""
+    readings = Readings()
+    readings.repeat(60, {WEB: STEADY})
+    for age in range(1, 900):
+        said = readings.read({WEB: []}, stalled=age * SECOND)[WEB]
+    assert (said["usual"], said["speed"]) == (standing_for(10 * MS), "stuck")
 
 
 def test_a_slow_moment_is_soon_over() -> None:

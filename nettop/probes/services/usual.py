@@ -18,6 +18,7 @@ from nettop.snapshots.services import (
     SLOWER_FOR_S,
     SLOWER_FROM,
     SLOWER_LEAST_S,
+    SPELL_S,
     STUCK,
     STUCK_FROM,
     STUCK_FROM_RECENT,
@@ -55,17 +56,19 @@ class UsualTimes:
         self._histograms: deque[_Kept] = deque()
         """Cumulative histograms."""
         self._recent: deque[_Kept] = deque()
-        """The p99 in the seconds before a reading: ns, NaN if unknown."""
+        """The p99 in the seconds before a reading, or the usual one in a spell: ns, NaN if unknown."""
         self._last: _Kept | None = None
         """The histograms of the previous reading."""
         self._slow: _Kept | None = None
         """When a reading last had slow answers: ns, CLOCK_MONOTONIC; 0 if never."""
+        self._spells: _Kept | None = None
+        """Since when a service has been slower or stuck: ns, CLOCK_MONOTONIC; 0 if it is not."""
 
     def set_columns(self, rows: Array, taken_ns: int) -> None:
         """Set the columns recent_p99, usual_p99 and speed of rows, which are sorted by ID.
 
         The usual p99 is the median of earlier recent ones: a p99 over the whole time would follow a slow spell as soon
-        as one answer in a hundred belongs to it.
+        as one answer in a hundred belongs to it. In a spell it stays what it was, or the spell would end by itself.
         """
         recent, usual = self._recent_p99(rows, taken_ns), self._usual_p99(rows, taken_ns)
         for name, p99 in (("recent_p99", recent), ("usual_p99", usual)):
@@ -73,12 +76,13 @@ class UsualTimes:
             rows[name][is_known] = p99[is_known].round()
         is_slower = _exceeds(recent, usual) & self._was_slow(rows, usual, taken_ns)
         rows["speed"] = _speeds(is_slower, recent, usual, rows["stalled"])
+        is_spell = self._is_spell(rows, taken_ns)
         ids = rows["id"].copy()
         self._last = _Kept(taken_ns, ids, rows["response"].copy())
         if self._histograms and taken_ns - self._histograms[-1].taken_ns < KEPT_EVERY_S * 1e9:
             return
         self._histograms.append(self._last)
-        self._recent.append(_Kept(taken_ns, ids, recent))
+        self._recent.append(_Kept(taken_ns, ids, np.where(is_spell, usual, recent)))
         while len(self._histograms) > 1 and taken_ns - self._histograms[1].taken_ns >= RECENT_S * 1e9:
             self._histograms.popleft()
         while taken_ns - self._recent[0].taken_ns > USUAL_S * 1e9:
@@ -95,6 +99,15 @@ class UsualTimes:
         slow_at[_exceeds(_p99_since(rows, self._last, 1), usual)] = taken_ns
         self._slow = _Kept(taken_ns, rows["id"].copy(), slow_at)
         return slow_at > taken_ns - SLOWER_FOR_S * 1e9
+
+    def _is_spell(self, rows: Array, taken_ns: int) -> Mask:
+        """Return which services are slower or stuck, and have been for less than SPELL_S."""
+        began_at = np.zeros(len(rows), np.int64) if self._spells is None else self._spells.of(rows["id"], 0)
+        began_at[began_at == 0] = taken_ns
+        began_at[rows["speed"] == NORMAL] = 0
+        self._spells = _Kept(taken_ns, rows["id"].copy(), began_at)
+        is_spell: Mask = (began_at > 0) & (taken_ns - began_at < SPELL_S * 1e9)
+        return is_spell
 
     def _usual_p99(self, rows: Array, taken_ns: int) -> Array:
         """Return the median of the recent p99s measured before the last RECENT_S seconds."""
