@@ -248,7 +248,7 @@ INTERFACES = Table(
             "a longer ring (ethtool -G {interface}) or queue (tc -s qdisc show dev {interface}); lens 5 says why",
             Severity.WARNING,
             by=("interface", "netns"),
-            explained_by=("losing packets", "backlog full"),
+            explained_by=("losing packets", "qdisc full", "backlog full"),
         ),
         Rule(
             "interface near its speed",

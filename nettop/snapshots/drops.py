@@ -271,6 +271,8 @@ _DROPPED = (
 )
 _NAMESPACE = (NETNS, replace(NAMESPACE, importance=45))
 
+_FULL_QDISC = "(reason=QDISC_DROP or reason=QDISC_OVERLIMIT)"
+
 PACKETS = Table(
     name="packets",
     fields=(
@@ -318,7 +320,7 @@ PACKETS = Table(
         # A few a second are announcements of IPv6 on links that are not connected.
         Rule(
             "losing packets",
-            "severity=trouble reason!=CPU_BACKLOG packets_per_s>=5",
+            f"severity=trouble reason!=CPU_BACKLOG reason!=QDISC_CONGESTED not {_FULL_QDISC} packets_per_s>=5",
             _DROPPED,
             "packets dropped because a resource ran out or data was damaged; MEANING says which, and what would help",
             "see MEANING, and which interface and process they were for",
@@ -327,6 +329,19 @@ PACKETS = Table(
                 "losing datagrams", "accept queue full", "SYN queue full", "data unread", "interface down",
                 "connects unanswered", "connects fail",
             ),
+        ),
+        # TCP fills every queue until it drops, first of all at its start; CoDel, PIE and RED drop to keep queues short.
+        Rule(
+            "qdisc full",
+            f"{_FULL_QDISC} packets_per_s>=5",
+            "more is sent on {interface}[ in {namespace}] than its qdisc lets pass: it drops {packets_per_s} packets/s",
+            "packets dropped all the time because the queue in front of an interface is full: more is sent than the "
+            "link, or the limit on it, lets pass; TCP slows down, datagrams are lost",
+            "tc -s qdisc show dev {interface}; the view bandwidth.flows shows who sends; a longer queue adds delay",
+            Severity.WARNING,
+            by=("netns", "interface"),
+            after_s=3.0,
+            explained_by=("interface down",),
         ),
         Rule(
             "backlog full",

@@ -546,7 +546,7 @@ def interface_drops(made: Made) -> What:
     )
 
 
-@fault("queue-drops", "losing packets")
+@fault("queue-drops", "qdisc full", "veth1")
 def queue_drops_packets(made: Made) -> What:
     """A short queue in front of a slow device drops packets."""
     near, far = made.pair()

@@ -462,6 +462,29 @@ def test_a_peer_that_receives_full_segments_of_another_connection() -> None:
 
 
 @pytest.mark.parametrize(
+    ("reason", "seconds", "kinds"),
+    [
+        ("QDISC_OVERLIMIT", 1, []),
+        ("QDISC_OVERLIMIT", 5, ["qdisc full"]),
+        ("QDISC_CONGESTED", 5, []),
+        ("FULL_RING", 1, ["losing packets"]),
+    ],
+)
+def test_a_queue_drops_to_slow_tcp_down(reason: str, seconds: int, kinds: list[str]) -> None:
+    """For a moment that is how TCP finds its rate, and it is all that CoDel does."""
+    dropped = {
+        "id": 1,
+        "reason": reason,
+        "severity": "trouble",
+        "interface": "eth0",
+        "netns": 1,
+        "packets": 0,
+    }
+    rows = after(seconds, (PACKETS, [dropped], [dropped | {"packets": 90}]))
+    assert [row["kind"] for row in rows] == kinds
+
+
+@pytest.mark.parametrize(
     ("name", "kind", "cause"),
     [
         ("UdpRcvbufErrors", "datagrams dropped", "losing packets"),
