@@ -656,6 +656,17 @@ def test_a_service_stays_stuck() -> None:
     assert (said["usual"], said["speed"]) == (standing_for(10 * MS), "stuck")
 
 
+def test_a_long_poll_keeps_no_usual_time_from_being_known() -> None:
+    """A request that waits for news makes no spell while others are answered: their times become usual."""
+    readings = Readings()
+    for age in range(1, 60):
+        said = readings.read({WEB: STEADY}, stalled=age * SECOND)[WEB]
+    assert said["usual"] == standing_for(10 * MS)
+    for age in range(60, 400):
+        said = readings.read({WEB: [20 * MS] * 50}, stalled=age * SECOND)[WEB]
+    assert said["usual"] == standing_for(20 * MS)
+
+
 def test_a_slow_moment_is_soon_over() -> None:
     """The answers of a moment remain in the last ten seconds, but make a service slower for three only."""
     readings = Readings()

@@ -62,7 +62,7 @@ class UsualTimes:
         self._slow: _Kept | None = None
         """When a reading last had slow answers: ns, CLOCK_MONOTONIC; 0 if never."""
         self._spells: _Kept | None = None
-        """Since when a service has been slower or stuck: ns, CLOCK_MONOTONIC; 0 if it is not."""
+        """Since when a service has been slower, or answers nothing: ns, CLOCK_MONOTONIC; 0 if it does not."""
 
     def set_columns(self, rows: Array, taken_ns: int) -> None:
         """Set the columns recent_p99, usual_p99 and speed of rows, which are sorted by ID.
@@ -76,7 +76,9 @@ class UsualTimes:
             rows[name][is_known] = p99[is_known].round()
         is_slower = _exceeds(recent, usual) & self._was_slow(rows, usual, taken_ns)
         rows["speed"] = _speeds(is_slower, recent, usual, rows["stalled"])
-        is_spell = self._is_spell(rows, taken_ns)
+        # Of a service that answers others as usual, a request that waits is a long poll.
+        is_silent = (rows["speed"] == STUCK) & np.isnan(recent)
+        is_spell = self._is_spell(rows["id"], is_slower | is_silent, taken_ns)
         ids = rows["id"].copy()
         self._last = _Kept(taken_ns, ids, rows["response"].copy())
         if self._histograms and taken_ns - self._histograms[-1].taken_ns < KEPT_EVERY_S * 1e9:
@@ -100,12 +102,12 @@ class UsualTimes:
         self._slow = _Kept(taken_ns, rows["id"].copy(), slow_at)
         return slow_at > taken_ns - SLOWER_FOR_S * 1e9
 
-    def _is_spell(self, rows: Array, taken_ns: int) -> Mask:
-        """Return which services are slower or stuck, and have been for less than SPELL_S."""
-        began_at = np.zeros(len(rows), np.int64) if self._spells is None else self._spells.of(rows["id"], 0)
+    def _is_spell(self, ids: Array, is_bad: Mask, taken_ns: int) -> Mask:
+        """Return which services are slower or answer nothing, and have been so for less than SPELL_S."""
+        began_at = np.zeros(len(ids), np.int64) if self._spells is None else self._spells.of(ids, 0)
         began_at[began_at == 0] = taken_ns
-        began_at[rows["speed"] == NORMAL] = 0
-        self._spells = _Kept(taken_ns, rows["id"].copy(), began_at)
+        began_at[~is_bad] = 0
+        self._spells = _Kept(taken_ns, ids.copy(), began_at)
         is_spell: Mask = (began_at > 0) & (taken_ns - began_at < SPELL_S * 1e9)
         return is_spell
 
