@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from nettop.engine.session import Session
-from nettop.snapshots import lenses
+from nettop.snapshots import lenses, view_name
 from nettop.snapshots.connections import GROUPS
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.findings import FIREWALL
 from nettop.snapshots.findings import LENS as FINDINGS
+from nettop.snapshots.schema import Lens
 from nettop.snapshots.source import SourceOptions
 
 _ALWAYS_READ = ("bandwidth",)
@@ -36,6 +37,17 @@ def watched(session: Session, options: SourceOptions) -> Iterator[None]:
 
 
 def not_watched(session: Session) -> list[str]:
-    """Return the lenses that failed, and why."""
-    failures = ((lens, session.bus.failure(lens.id)) for lens in _LENSES)
-    return [f"not watched: {lens.title}: {failure.what}" for lens, failure in failures if failure is not None]
+    """Return the lenses that failed, and the tables with rules that lack their hooks, and why."""
+    return [f"not watched: {what}: {why}" for lens in _LENSES for what, why in _failures(session, lens)]
+
+
+def _failures(session: Session, lens: Lens) -> Iterator[tuple[str, str]]:
+    """Yield what of a lens cannot be read, and why."""
+    failure, frame = session.bus.failure(lens.id), session.bus.frame(lens.id)
+    if failure is not None:
+        yield lens.title, failure.what
+    elif frame is not None:
+        for table in (each for each in lens.tables if each.rules):
+            why = frame.now.why_unavailable(table)
+            if why is not None:
+                yield view_name(lens, table), why

@@ -13,6 +13,7 @@ import pytest
 
 from nettop.cli import run
 from nettop.errors import ExitCode, NettopError, Unsupported
+from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import Snapshot
 from tests.screens.example_findings import example_steps
 from tests.screens.harness import Rules, Script, Step
@@ -20,16 +21,15 @@ from tests.screens.harness import Rules, Script, Step
 QUICK = ("check", "--for", "0.2", "-t", "0.1")
 
 
-def sources(connections: list[Step], **others: NettopError) -> Callable[[str], Script]:
-    """Return sources by lens: these readings, and lenses without rows, or that fail."""
+def sources(connections: list[Step], **others: NettopError | Snapshot) -> Callable[[str], Script]:
+    """Return sources by lens: these readings, and lenses without rows, with others, or that fail."""
 
     def source_of(lens: str) -> Script:
         if lens == "connections":
             return Script(connections)
         if lens == "findings":
             return Rules()
-        failure = others.get(lens)
-        return Script([failure if failure is not None else Snapshot(lens, 0, 0, {})])
+        return Script([others.get(lens, Snapshot(lens, 0, 0, {}))])
 
     return source_of
 
@@ -91,6 +91,14 @@ def test_a_lens_that_cannot_be_watched_is_named(capsys: pytest.CaptureFixture[st
     out, err = capsys.readouterr()
     assert "payapi" in out
     assert err == "nettop: not watched: Drops: no such tracepoint\n"
+
+
+def test_a_table_that_lacks_its_hooks_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its lens works without them, as one does that an ordinary user reads, but finds nothing."""
+    refused = HookStatus("calls", None, (("fentry", "loading BPF programs needs CAP_BPF"),))
+    services = Snapshot("services", 0, 0, {}, hooks=(refused,))
+    assert run(QUICK, sources(list(example_steps(3, calm=True)), services=services)) == ExitCode.DONE
+    assert "nettop: not watched: services: loading BPF programs needs CAP_BPF\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [("--for", "0"), ("--for", "x"), ("--for", "1", "-t", "2")])
