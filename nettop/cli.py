@@ -181,6 +181,10 @@ _STARTS: dict[type, _Start] = {ViewOptions: start_view}
 
 # --- the program ----------------------------------------------------------------------------------------------
 
+_ANSWERING = (["check"], ["compile"], ["doctor"], ["run"])
+"""Commands of which exit code 0, if they are interrupted, would claim that nothing is wrong, that all is compiled, that
+every check passed, or that the command ran."""
+
 
 def main() -> int:
     """Run nettop with the process's arguments and return the exit status."""
@@ -188,8 +192,7 @@ def main() -> int:
         with exit_on_signals():
             return run(sys.argv[1:])
     except KeyboardInterrupt as ended:
-        # Exit code 0 would claim that every check passed, that all is compiled, or that the command ran.
-        return exit_code_of(ended) if sys.argv[1:2] in (["doctor"], ["compile"], ["run"]) else ExitCode.DONE
+        return exit_code_of(ended) if sys.argv[1:2] in _ANSWERING else ExitCode.DONE
     finally:
         leave_output()
         gc.freeze()  # the interpreter's last collections would take 50 ms

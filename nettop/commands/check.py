@@ -59,7 +59,8 @@ nettop check --ignore 'connects fail' --ignore retransmitting
 
 nettop check --from incident.nettop  [dim]everything that was wrong in a recording[/dim]
 
-Exit code 1 if there are problems or warnings, 0 if there are none, or only hints; others as for nettop."""
+Exit code 1 if there are problems or warnings, 0 if there are none, or only hints, 128 + N if interrupted by signal N;
+others as for nettop."""
 
 
 # fmt: off

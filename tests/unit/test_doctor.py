@@ -888,12 +888,16 @@ def test_a_bundle_that_cannot_be_written() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize(("words", "is_doctor"), [(["doctor", "--no-traffic"], True), (["--table"], False)])
-def test_interrupted(words: list[str], is_doctor: bool, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interrupted doctor's exit code differs from success, and cleanup is complete."""
+@pytest.mark.parametrize(
+    ("words", "is_answering"), [(["doctor", "--no-traffic"], True), (["check"], True), (["--table"], False)]
+)
+def test_interrupted(
+    words: list[str], is_answering: bool, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exit code of an interrupted doctor, or check, differs from success, and cleanup is complete."""
     monkeypatch.setattr("sys.argv", ["nettop", *words])
     monkeypatch.setattr(cli, "run", lambda _: signal.raise_signal(number))
-    assert cli.main() == (128 + number if is_doctor else ExitCode.DONE)
+    assert cli.main() == (128 + number if is_answering else ExitCode.DONE)
 
 
 def test_a_bundle_that_is_not_finished_is_taken_away(tmp_path: Path) -> None:
