@@ -37,7 +37,9 @@ def run_check(settings: CheckSettings, session: Session, stdout: TextIO, stderr:
         found = _watch(settings, consumer, stderr)
         Diagnostics(stderr).report_new(not_watched(session))
     by_rank = sorted(found.values(), key=lambda row: (row["rank"], row["since"]))
-    return report_found(settings, by_rank, f"in {settings.duration_s:g} s", stdout, stderr)
+    # cron mails every word, and asks for a mail only when something is wrong.
+    where = f"in {settings.duration_s:g} s" if stderr is not None and stderr.isatty() else ""
+    return report_found(settings, by_rank, where, stdout, stderr)
 
 
 def report_found(
@@ -49,11 +51,14 @@ def report_found(
     *,
     command: str = "nettop",
 ) -> ExitCode:
-    """Print findings, the worst first, and return 1 if there are problems or warnings. `command` shows their rows."""
+    """Print findings, the worst first, and return 1 if there are problems or warnings. `command` shows their rows.
+
+    Without any, say `where` nothing was found, unless that is empty.
+    """
     chosen = [row for row in found if row["cause"] is None and row["kind"] not in settings.ignored]
     chosen.sort(key=lambda row: _SEVERITIES.index(row["severity"]))
     write_output(stdout, _FORMATS[settings.format](chosen, command), "utf-8")
-    if not chosen:
+    if where and not chosen:
         Diagnostics(stderr)(f"nothing found {where}")
     is_wrong = any(row["severity"] != Severity.HINT.value for row in chosen)
     return ExitCode.FAILURE if is_wrong else ExitCode.DONE

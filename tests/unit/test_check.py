@@ -7,7 +7,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -32,6 +33,22 @@ def sources(connections: list[Step], **others: NettopError | Snapshot) -> Callab
         return Script([others.get(lens, Snapshot(lens, 0, 0, {}))])
 
     return source_of
+
+
+@contextmanager
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Make standard error a terminal; what it showed is in the list afterwards."""
+    ours, theirs = os.openpty()
+    shown: list[str] = []
+    with open(theirs, "w") as stderr, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr)
+        yield shown
+    text = b""
+    with suppress(OSError):  # its end
+        while piece := os.read(ours, 4096):
+            text += piece
+    shown.append(text.decode())
+    os.close(ours)
 
 
 def bad_day() -> list[Step]:
@@ -59,9 +76,16 @@ def test_problems_are_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_nothing_wrong_is_a_success(capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is printed but a remark on standard error."""
+    """Nothing is printed, of which cron would send a mail."""
     assert run(QUICK, sources(list(example_steps(3, calm=True)))) == ExitCode.DONE
-    assert capsys.readouterr() == ("", "nettop: nothing found in 0.2 s\n")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_person_is_told_that_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard error is a terminal then."""
+    with terminal(monkeypatch) as shown:
+        assert run(QUICK, sources(list(example_steps(3, calm=True)))) == ExitCode.DONE
+    assert shown[0].endswith("nettop: nothing found in 0.2 s\r\n")
 
 
 def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,12 +135,9 @@ def test_a_terminal_sees_how_long_it_takes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a line of its own on standard error, which is gone at the end."""
-    ours, theirs = os.openpty()
-    with open(theirs, "w") as terminal, monkeypatch.context() as patch:
-        patch.setattr(sys, "stderr", terminal)
+    with terminal(monkeypatch) as shown:
         assert run(QUICK, sources(bad_day())) == ExitCode.FAILURE
-    shown = os.read(ours, 4096).decode()
-    os.close(ours)
-    assert re.search(r"watching for \d s more  \(Ctrl-C ends\)", shown)
-    assert shown.endswith("\x1b[K")
+    (text,) = shown
+    assert re.search(r"watching for \d s more  \(Ctrl-C ends\)", text)
+    assert text.endswith("\x1b[K")
     assert capsys.readouterr().out.startswith("problem: ")
