@@ -20,6 +20,8 @@ from nettop.snapshots.hosts import HOSTS_LENS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.snapshot import Rows
 
+BASIC = (CONNECTIONS.id, FINDINGS.id)
+"""What the screens of several hosts always use."""
 _CHECK_S = 0.2
 """Seconds between two checks of whether a command has ended."""
 _RETRY_S = (1.0, 2.0, 5.0, 10.0)
@@ -71,7 +73,10 @@ class Link:
 
 
 class Hosts:
-    """The hosts, used as a context manager. Its thread starts the commands, and notices when they end."""
+    """The hosts, used as a context manager. Its thread starts the commands, and notices when they end.
+
+    `together` are lenses that one command records: findings are about what is recorded beside them.
+    """
 
     def __init__(
         self,
@@ -79,11 +84,13 @@ class Hosts:
         start: Start,
         interval_s: float,
         clock: Callable[[], float] = time.monotonic,
+        together: tuple[str, ...] = BASIC,
     ) -> None:
         self.names = tuple(dict.fromkeys(names))
         self.interval_s = interval_s
         self.clock = clock
         self._start = start
+        self._together = together
         self._late_after_s = max(LATE_AFTER_S, 3 * interval_s)
         self._lock = threading.Lock()
         self._links: dict[tuple[str, tuple[str, ...]], Link] = {}
@@ -100,11 +107,19 @@ class Hosts:
         self._changed.set()
         self._thread.join()
 
+    def recorded_with(self, lens: str) -> tuple[str, ...]:
+        """Return the lenses that one command records.
+
+        Those of the findings are also recorded for the lens of the hosts, and beside nettop's own cost, which is this
+        nettop's.
+        """
+        return self._together if lens in (*self._together, HOSTS_LENS.id, SELF.id) else (lens,)
+
     def use(self, lens: str, *, with_events: bool = False) -> None:
         """Have a lens recorded on every host; `with_events` by the one that will take its events."""
         with self._lock:
             for host in self.names:
-                key = host, recorded_with(lens)
+                key = host, self.recorded_with(lens)
                 link = self._links.setdefault(key, Link(*key))
                 if not link.users:
                     link.forget()
@@ -117,7 +132,7 @@ class Hosts:
         """End the recording of a lens that nobody uses any more, and the collection of its events."""
         with self._lock:
             for host in self.names:
-                link = self._links[host, recorded_with(lens)]
+                link = self._links[host, self.recorded_with(lens)]
                 link.users -= 1
                 if with_events:
                     link.events.pop(lens, None)
@@ -154,7 +169,7 @@ class Hosts:
 
     def _links_of(self, lens: str) -> list[Link]:
         with self._lock:
-            links = (self._links.get((host, recorded_with(lens))) for host in self.names)
+            links = (self._links.get((host, self.recorded_with(lens))) for host in self.names)
             return [link for link in links if link is not None and link.users]
 
     def _read(self, link: Link, lens: str) -> Reading | None:
@@ -236,12 +251,3 @@ class Hosts:
         except OSError as error:
             with self._lock:
                 link.lose(f"ssh cannot be started: {error.strerror}", "install an ssh client", now)
-
-
-def recorded_with(lens: str) -> tuple[str, ...]:
-    """Return the lenses that one command records: findings are about connections, and come with them.
-
-    That is also what is recorded for the lens of the hosts, and beside nettop's own cost, which is this nettop's.
-    """
-    basic = (CONNECTIONS.id, FINDINGS.id)
-    return basic if lens in (*basic, HOSTS_LENS.id, SELF.id) else (lens,)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from nettop import cli
 from nettop.commands.hosts import checked_hosts
 from nettop.commands.view import ViewOptions, recorded_arguments
 from nettop.errors import SourceFailed, UsageError
-from nettop.hosts.hosts import LATE_AFTER_S, Hosts, recorded_with
+from nettop.hosts.hosts import LATE_AFTER_S, Hosts
 from nettop.hosts.overview import OverviewSource
 from nettop.hosts.pairing import Pairing
 from nettop.hosts.source import HostsSource
@@ -618,8 +619,29 @@ def test_views_of_other_hosts(words: list[str], said: str, capsys: pytest.Captur
 def test_what_one_command_records() -> None:
     """Connections and findings together, also for the lens of the hosts and beside nettop's own cost."""
     basic = (LENS.id, FINDINGS_LENS.id)
-    assert [recorded_with(lens) for lens in (*basic, "hosts", "self")] == [basic] * 4
-    assert recorded_with("cpu") == ("cpu",)
+    hosts = Hosts(["web"], lambda host, lenses: [], 1.0)
+    assert [hosts.recorded_with(lens) for lens in (*basic, "hosts", "self")] == [basic] * 4
+    assert hosts.recorded_with("cpu") == ("cpu",)
+
+
+@pytest.mark.parametrize(
+    ("view", "recorded"),
+    [
+        ("findings", "connections,drops,services,findings"),
+        ("findings.limits", "connections,findings"),
+        ("drops", "drops"),
+    ],
+)
+def test_text_of_findings_watches_all_lenses_together(
+    view: str, recorded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One command records all lenses that have rules, as its findings are about what it records itself."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/words\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert cli.run(["--host", "web1", "--view", view, "--once"]) == SourceFailed("").exit_code
+    assert set(re.findall("--lenses ([a-z,]+)", (tmp_path / "words").read_text())) == {recorded}
 
 
 def test_hosts_are_named_once() -> None:
