@@ -466,6 +466,9 @@ def test_a_peer_that_receives_full_segments_of_another_connection() -> None:
     [
         ("QDISC_OVERLIMIT", 1, []),
         ("QDISC_OVERLIMIT", 5, ["qdisc full"]),
+        ("FQ_FLOW_LIMIT", 1, []),
+        ("FQ_FLOW_LIMIT", 5, ["qdisc full"]),
+        ("CAKE_FLOOD", 5, ["qdisc full"]),
         ("QDISC_CONGESTED", 5, []),
         ("FULL_RING", 1, ["losing packets"]),
     ],
