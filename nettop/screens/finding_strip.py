@@ -58,6 +58,20 @@ def shown_findings(frame: Frame | None) -> list[ShownFinding]:
     ]
 
 
+def place_after(frame: Frame | None, view: str, filter_text: str) -> int:
+    """Return the place, among the findings shown, after the one whose rows these are; 0 without.
+
+    What a lens sees that was opened for them may explain it by now: that counts as the same one.
+    """
+    rows = listed(frame, explained=True) if frame else []
+    of_rows = (
+        row["cause"] or row["id"] for row in rows if (row["view"], row["filter"]) == (view, filter_text)
+    )
+    first = next(of_rows, None)
+    ids = [finding.id for finding in shown_findings(frame)]
+    return ids.index(first) + 1 if first in ids else 0
+
+
 class FindingStrip(Lines):
     """The worst findings, a line each; a click opens the rows that show one. It takes no line if there is none."""
 

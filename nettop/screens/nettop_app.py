@@ -15,7 +15,7 @@ from nettop.engine.session import Lease
 from nettop.errors import NettopError, PermissionMissing, Unsupported, UsageError
 from nettop.screens.actions import BY_ID, bindings
 from nettop.screens.context import ScreenContext, TableRef
-from nettop.screens.finding_strip import ShownFinding, shown_findings
+from nettop.screens.finding_strip import ShownFinding, place_after, shown_findings
 from nettop.screens.lens import LensScreen, make_screen
 from nettop.screens.terminal_app import TerminalApp
 from nettop.screens.textual_internals import screens_in_mode, start_in_mode
@@ -197,9 +197,8 @@ class NettopApp(TerminalApp, inherit_bindings=False):
         if screen.table.name == FINDINGS.main.name and screen.rows.key is not None:
             await self.action_finding(screen.rows.key)
             return
-        opened = [(finding.view, finding.filter) for finding in findings]
-        now = screen.view_name, screen.state.query.filter.text
-        start = opened.index(now) + 1 if now in opened else 0
+        frame = self.context.session.bus.frame(FINDINGS.id)
+        start = place_after(frame, screen.view_name, screen.state.query.filter.text)
         following = next((finding for finding in findings[start:] if not finding.is_gone), None)
         if following is not None:
             await self.action_finding(following.id)

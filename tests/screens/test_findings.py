@@ -12,6 +12,7 @@ from textual.widgets import Input
 from nettop.errors import SourceFailed
 from nettop.screens.dialogs import HelpDialog
 from nettop.screens.filter_box import FilterBox
+from nettop.screens.finding_strip import place_after
 from nettop.screens.lens import LensScreen
 from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
@@ -121,6 +122,20 @@ async def test_the_key_goes_from_finding_to_finding() -> None:
         await press(run, "exclamation_mark")
         assert filter_text(run) == ""
         assert processes(shown(run)) == {"stuck", "proxyd", "fine"} | {"payapi"}
+
+
+def test_a_finding_that_another_one_explains_by_now_is_not_gone_back_from() -> None:
+    """A lens that was opened for it may see why: the key goes on after that one."""
+    rows = [
+        {"id": 1, "rank": 1, "view": "connections", "filter": "pid=1", "cause": None},
+        {"id": 2, "rank": 2, "view": "drops", "filter": "port=8125", "cause": None},
+        {"id": 3, "rank": 3, "view": "drops", "filter": "reason=NO_SOCKET", "cause": 2},
+        {"id": 4, "rank": 4, "view": "findings.limits", "filter": "use>=80%", "cause": None},
+    ]
+    frame = make_frame([row | {"severity": 1} for row in rows], table=FINDINGS.main, lens=FINDINGS.id)
+    shown_rows = [(str(row["view"]), str(row["filter"])) for row in rows]
+    assert [place_after(frame, *each) for each in shown_rows] == [1, 2, 2, 3]
+    assert place_after(frame, "drops", "") == place_after(None, "drops", "") == 0
 
 
 async def test_findings_that_cannot_be_read_are_not_shown_as_they_were() -> None:
