@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,15 +17,16 @@ from nettop.query.units import human, unit_of
 from nettop.query.view import View
 from nettop.screens.bandwidth import FlowsScreen, InterfacesScreen, SplitScreen
 from nettop.screens.connections.sockets import ConnectionsScreen
-from nettop.screens.connections.tables import GroupsScreen
+from nettop.screens.connections.tables import FailuresScreen, GroupsScreen
 from nettop.screens.drops import DropsScreen
-from nettop.screens.headline import format_rate
+from nettop.screens.headline import alive, format_rate
 from nettop.screens.lens import LensScreen
 from nettop.screens.services import ClientsScreen, ServicesScreen
 from nettop.snapshots import bandwidth, connections, drops, services
 from nettop.snapshots.bandwidth import EVICTED, INTERFACES
 from nettop.snapshots.schema import Table
-from tests.unit.build import Row
+from nettop.snapshots.snapshot import Ended, Frame, Snapshot
+from tests.unit.build import TAKEN_NS, WALL_NS, Row, make_rows
 from tests.unit.random_frames import random_frame
 
 _SECOND_NS = 1_000_000_000
@@ -128,6 +130,17 @@ def test_headline_of_services(
         number = sum(known) if known else None if len(alive) else 0
         per_second = "/s" if name.endswith("_per_s") else ""
         assert f"{label} {format_rate(number)}{per_second}" in text_of(screen, view)
+
+
+def test_failures_have_as_many_groups_as_rows() -> None:
+    """The rest, which sums up groups that are not listed, is no group."""
+    table = connections.FAILURES
+    counts: Row = {"failed": 2, "reset": 0, "failures": 2}
+    rows, rest = (make_rows([counts | {"id": id_, "reason": "refused"}], table) for id_ in (1, 0))
+    now = Snapshot("connections", WALL_NS, TAKEN_NS, {table.name: rows}, ended={table.name: Ended((), rest)})
+    view = View(Frame(now, now), replace(screen_query(table), deltas=False))
+    assert len(alive(view)) == 1
+    assert "groups 1 " in text_of(FailuresScreen, view)
 
 
 @given(seed=seeds)

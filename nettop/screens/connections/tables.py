@@ -152,7 +152,7 @@ class FailuresScreen(LensScreen):
         if view.snapshot.why_unavailable(EVENTS) is not None:
             return [headline.not_available("failures")]
         at = np.arange(view.size)
-        groups = headline.count("groups", view.size, 500)
+        groups = headline.count("groups", len(view.now), 500)
         if "failures" in view.missing:
             return [headline.not_available("failures"), groups]
         rate = churn({"failures": view.total("failures_per_s", at)})
