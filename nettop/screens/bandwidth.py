@@ -35,7 +35,7 @@ from nettop.snapshots.schema import OWN_NAMESPACE, RATE, Table
 from nettop.snapshots.snapshot import Frame, sum_of
 from nettop.widgets.bar import ALWAYS_SHOWN, BarItem, item
 from nettop.widgets.blocks import Curve, bar_parts, graph_lines
-from nettop.widgets.cells import RowStyle
+from nettop.widgets.cells import Apart, RowStyle
 from nettop.widgets.lines import Drawing
 from nettop.widgets.text import Line, Span, fit
 from nettop.widgets.themes import Role
@@ -115,7 +115,10 @@ class InterfacesScreen(SelectedRowScreen):
     """Every interface; below the table the selected or first one as a graph, with its protocols and services."""
 
     about = "traffic of each interface; the selected one as a graph, by protocol and by service"
-    row_style = RowStyle(warn_above={"use_received": NEAR_SPEED, "use_sent": NEAR_SPEED})
+    row_style = RowStyle(
+        warn_above={"use_received": NEAR_SPEED, "use_sent": NEAR_SPEED},
+        apart=Apart("namespace", ("interface",)),
+    )
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

@@ -10,11 +10,11 @@ from nettop.screens import headline
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.drops import LENS as DROPS
-from nettop.snapshots.findings import FINDINGS, SEVERITY_CODES
+from nettop.snapshots.findings import FINDINGS, FIREWALL, LIMITS, SEVERITY_CODES
 from nettop.snapshots.schema import Severity
 from nettop.snapshots.services import LENS as SERVICES
 from nettop.widgets.bar import BarItem, item
-from nettop.widgets.cells import WARNING, RowFlags, RowStyle, flags_of
+from nettop.widgets.cells import WARNING, Apart, RowFlags, RowStyle, flags_of
 from nettop.widgets.themes import Role
 
 _WITH_HOOKS = (DROPS.id, SERVICES.id)
@@ -64,4 +64,16 @@ class FindingsScreen(LensScreen):
         return [item("watched only while open:", importance=800), *closed] if closed else []
 
 
-SCREENS = {FINDINGS.name: FindingsScreen}
+class LimitsScreen(LensScreen):
+    """The limits of the host, and of each network namespace."""
+
+    row_style = RowStyle(apart=Apart("namespace", ("resource",)))
+
+
+class FirewallScreen(LensScreen):
+    """The rules that drop or reject packets, in each network namespace."""
+
+    row_style = RowStyle(apart=Apart("namespace", ("action", "table", "chain", "port")))
+
+
+SCREENS = {FINDINGS.name: FindingsScreen, LIMITS.name: LimitsScreen, FIREWALL.name: FirewallScreen}

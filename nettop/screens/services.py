@@ -29,7 +29,7 @@ from nettop.snapshots.services import (
 )
 from nettop.snapshots.snapshot import Frame
 from nettop.widgets.bar import BarItem, item
-from nettop.widgets.cells import WARNING, RowFlags, RowStyle, flags_of, is_zero
+from nettop.widgets.cells import WARNING, Apart, RowFlags, RowStyle, flags_of, is_zero
 from nettop.widgets.themes import Role
 
 _NOT_READ = next(number for number, name in NO_YES.items() if name == "no")
@@ -85,6 +85,7 @@ class ServicesScreen(TimesScreen, HistogramScreen):
         failing={"p99": f"{WARNING} ", "oldest": f"{WARNING} "},
         stale=frozenset({"p50", "p90", "p99", "max"}),
         flags=row_flags,
+        apart=Apart("namespace", ("process", "service", "side")),
     )
     histogram = "response"
     empty_text = "no answers"
@@ -128,6 +129,7 @@ class ClientsScreen(TimesScreen):
     """A row for each service and client."""
 
     about = "clients by response time, slowest first; → opens a client's waiting requests"
+    row_style = RowStyle(apart=Apart("namespace", ("process", "port", "client")))
     member_table = WAITING
 
     def headline(self, view: View) -> list[BarItem]:

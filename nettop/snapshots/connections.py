@@ -638,7 +638,7 @@ FAILURES = Table(
               "u4", width=6, importance=90),
         Field("direction", Kind.ENUM, "DIRECTION", "who opened it", "u1", width=9, importance=30,
               labels=DIRECTIONS),
-        Field("process", Kind.TEXT, "PROCESS", "name of the owning process", "u4", width=16, importance=80),
+        Field("process", Kind.TEXT, "PROCESS", "name of the owning process", "u4", width=16, importance=84),
         NETNS,
         NAMESPACE,
         Field("failed", Kind.COUNTER, "FAILED", "connections that never opened, since nettop started", "u8",

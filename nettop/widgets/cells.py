@@ -89,8 +89,8 @@ class Apart(NamedTuple):
         """Return whether any of the rows at `at` differ in nothing else."""
         if self.column in view.missing:
             return False
-        alike = list(zip(*(as_list(view.raw(name)[at]) for name in self.same), strict=True))
-        return len(set(alike)) < len(set(zip(alike, as_list(view.raw(self.column)[at]), strict=True)))
+        alike = list(zip(*(view.values(name, at) for name in self.same), strict=True))
+        return len(set(alike)) < len(set(zip(alike, view.values(self.column, at), strict=True)))
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from nettop.query.query import screen_query
+from nettop.query.view import View
+from nettop.screens.context import TableRef
+from nettop.screens.lens import screen_class
+from nettop.snapshots import bandwidth, connections, findings, services
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.drops import PACKETS
-from nettop.snapshots.schema import Table
+from nettop.snapshots.schema import Lens, Table
 from nettop.snapshots.services import SERVICES
+from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.columns import GAP, MARGINS, Column, as_rates, as_totals, plan
+from tests.unit.build import TAKEN_NS, WALL_NS, Row, make_rows
 
 SHOWN = {
     40: "PROCESS REMOTE SENT/s",
@@ -119,3 +127,31 @@ def test_a_local_endpoint_is_whole_where_the_remote_has_room_to_spare() -> None:
     widths = {column.name: column.width for column in columns_at(100)}
     assert widths["local"] >= len("127.0.0.1:53738")
     assert widths["remote"] == len("255.255.255.255:65535")
+
+
+@pytest.mark.parametrize(
+    ("lens", "table"),
+    [
+        (connections.LENS, SOCKETS),
+        (connections.LENS, connections.FAILURES),
+        (bandwidth.LENS, bandwidth.INTERFACES),
+        (services.LENS, SERVICES),
+        (services.LENS, services.CLIENTS),
+        (findings.LENS, findings.LIMITS),
+        (findings.LENS, findings.FIREWALL),
+    ],
+    ids=lambda part: part.name if isinstance(part, Table) else part.id,
+)
+def test_two_rows_with_one_name_have_their_namespace(lens: Lens, table: Table) -> None:
+    """Only where two rows look the same: the column takes the room of others."""
+    places: list[Row] = [
+        {"id": n, "netns": n, "namespace": name} for n, name in enumerate(("blue", "green"), 1)
+    ]
+    rows = make_rows(places, table)
+    view = View(Frame(Snapshot(lens.id, WALL_NS, TAKEN_NS, {table.name: rows}), None), screen_query(table))
+    apart = screen_class(TableRef(lens, table)).row_style.apart
+    assert apart is not None
+    assert apart.is_needed(view, np.arange(2))
+    assert not apart.is_needed(view, np.arange(1))
+    columns = plan(table, table.screen, 120, needed=(apart.column,))
+    assert "namespace" in {column.name for column in columns}

@@ -35,7 +35,7 @@ from nettop.snapshots.connections import (
 from nettop.snapshots.schema import RATE
 from nettop.snapshots.snapshot import known
 from nettop.widgets.bar import BarItem, item
-from nettop.widgets.cells import WARNING, RowFlags, RowStyle, flags_of
+from nettop.widgets.cells import WARNING, Apart, RowFlags, RowStyle, flags_of
 from nettop.widgets.columns import as_rates
 from nettop.widgets.text import Span
 from nettop.widgets.themes import Role
@@ -142,6 +142,7 @@ class FailuresScreen(LensScreen):
     row_style = RowStyle(
         absent={"process": UNATTRIBUTED},
         warn_above={"failed": 0},
+        apart=Apart("namespace", ("reason", "remote_address", "port", "process")),
         empty="no failures since nettop started",
         lacking="failures of connections are not available",
     )
