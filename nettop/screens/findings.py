@@ -15,6 +15,7 @@ from nettop.snapshots.schema import Severity
 from nettop.snapshots.services import LENS as SERVICES
 from nettop.widgets.bar import BarItem, item
 from nettop.widgets.cells import WARNING, Apart, RowFlags, RowStyle, flags_of
+from nettop.widgets.text import Span
 from nettop.widgets.themes import Role
 
 _WITH_HOOKS = (DROPS.id, SERVICES.id)
@@ -57,11 +58,12 @@ class FindingsScreen(LensScreen):
         if context.player is not None:
             return []
         closed = [
-            item(f"{lens.title} ", (lens.digit, Role.KEY), importance=800, action=f"app.lens({lens.digit})")
+            item(f" {lens.title} ", (lens.digit, Role.KEY), action=f"app.lens({lens.digit})").spans
             for lens in context.lenses
             if lens.id in _WITH_HOOKS and context.session.bus.frame(lens.id) is None
         ]
-        return [item("watched only while open:", importance=800), *closed] if closed else []
+        # One item: the label says nothing without the names, and some names alone are not all of them.
+        return [BarItem(sum(closed, (Span("not watched:"),)), importance=800)] if closed else []
 
 
 class LimitsScreen(LensScreen):

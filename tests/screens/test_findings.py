@@ -162,11 +162,20 @@ async def test_lenses_that_are_judged_only_while_open_are_named() -> None:
     """Without their hooks, nothing is known of them: not that all is well."""
     async with on_host(CALM) as run:
         await press(run, "0")
-        assert "watched only while open:   Drops 5" in shown(run).headline_bar.text
+        assert "not watched: Drops 5   0 missed" in shown(run).headline_bar.text
         await press(run, "5")
         run[2].session.bus.publish(Snapshot(DROPS.id, 0, 0, {}))
         await press(run, "0")
         assert "watched" not in shown(run).headline_bar.text
+
+
+@pytest.mark.parametrize(("width", "named"), [(80, True), (70, True), (65, False)])
+async def test_unwatched_lenses_are_named_or_not_spoken_of(width: int, named: bool) -> None:
+    """Where there is no room for their names, their label does not stand there alone."""
+    async with on_host(CALM, (width, 24)) as run:
+        await press(run, "0")
+        text = shown(run).headline_bar.text
+        assert ("watched" in text, "Drops" in text) == (named, named)
 
 
 async def test_the_evidence_is_legible_on_a_small_screen() -> None:
