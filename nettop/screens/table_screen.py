@@ -15,7 +15,7 @@ from textual.containers import Container
 from nettop.engine.own_cost import VIEW
 from nettop.query.both_ends import OF_ENDS, both_ends
 from nettop.query.findings import causes_of
-from nettop.query.units import human
+from nettop.query.units import human, unit_of
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.context import Frozen, ScreenContext, TableRef
@@ -124,8 +124,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         for n, name in enumerate(self.state.declared_names):
             field = declared(self.table, name)
             if field.kind is Kind.COUNTER:
-                title = field.title if name == field.name else field.rate_title or field.title
-                label = Span(f"{title.lower()} ", role_of(field))
+                label = Span(f"{_label(self.table, name)} ", role_of(field))
                 items.append(headline.sum_of(view, name, label, at, 800 - n))
         return items
 
@@ -395,3 +394,10 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         else:
             self.show_newest()
         self.call_after_refresh(self.draw_body)
+
+
+def _label(table: Table, name: str) -> str:
+    """Return the title of a counter or its rate in a headline: with `/s` unless the amount after it says so."""
+    field, title = declared(table, name), table.title_of(name)
+    says_so = not human(0.0, unit_of(table, name)).isdigit()
+    return (field.rate_title or field.title if name != field.name and says_so else title).lower()

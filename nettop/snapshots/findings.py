@@ -242,7 +242,7 @@ FIREWALL = Table(
         Field("counted", Kind.ENUM, "COUNTED", "whether it has a counter behind its conditions, which shows that it "
               "matches", "u1", width=7, importance=45, labels={1: "no", 2: "yes"}),
         Field("packets", Kind.COUNTER, "PACKETS", "packets that it dropped or rejected; unknown without a counter",
-              "u8", "packets", 9, 92),
+              "u8", "packets", 9, 92, rate_title="PKTS/s"),
         Field("bytes", Kind.COUNTER, "BYTES", "bytes of these packets", "u8", "bytes", 9, 30),
     ),
     screen=("action", "table", "chain", "affects", "protocol", "port", "process", "packets_per_s", "packets",

@@ -306,7 +306,7 @@ class LiveTable(Scrollable, can_focus=True):
                 role = Role.TOTAL_SENT if column.field.tone == Role.SENT.value else Role.KEY
                 mark = DOWN if view.query.sort.descending else UP
             action = f"sort_by({column.sort!r})" if column.field.is_sortable else ""
-            spans.append(Span(_title(column, mark), role, action=action))
+            spans.append(Span(title_of(column, mark), role, action=action))
         return self.strip(self.clickable(spans), self.size.width, Background.PANEL)
 
     def _sorting(self, table: Table, name: str) -> Sequence[str]:
@@ -338,7 +338,7 @@ class LiveTable(Scrollable, can_focus=True):
         self.redraw()
 
 
-def _title(column: Column, mark: str) -> str:
+def title_of(column: Column, mark: str) -> str:
     """Return a header with its gap; where room is short, the sort mark replaces `/s` or the end of the title."""
     text = column.title
     if mark and len(text) >= column.width:

@@ -10,13 +10,14 @@ from nettop.query.query import screen_query
 from nettop.query.view import View
 from nettop.screens.context import TableRef
 from nettop.screens.lens import screen_class
-from nettop.snapshots import bandwidth, connections, findings, services
+from nettop.snapshots import bandwidth, connections, findings, lenses, services
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.drops import PACKETS
 from nettop.snapshots.schema import Lens, Table
 from nettop.snapshots.services import SERVICES
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.columns import GAP, MARGINS, Column, as_rates, as_totals, plan
+from nettop.widgets.table import DOWN, title_of
 from tests.unit.build import TAKEN_NS, WALL_NS, Row, make_rows
 
 SHOWN = {
@@ -155,3 +156,16 @@ def test_two_rows_with_one_name_have_their_namespace(lens: Lens, table: Table) -
     assert not apart.is_needed(view, np.arange(1))
     columns = plan(table, table.screen, 120, needed=(apart.column,))
     assert "namespace" in {column.name for column in columns}
+
+
+@pytest.mark.parametrize("table", [table for lens in lenses() for table in lens.tables], ids=lambda t: t.name)
+def test_no_two_columns_have_one_title(table: Table) -> None:
+    """Also where the sort mark takes the place of `/s`: a rate may stand beside its total."""
+    for width in range(60, 200, 10):
+        columns = plan(table, table.screen, width)
+        for sorted_by in columns:
+            titles = [
+                title_of(column, DOWN if column is sorted_by else "") for column in columns if column.title
+            ]
+            words = [title.replace(DOWN, "").strip() for title in titles]
+            assert len(words) == len(set(words)), words

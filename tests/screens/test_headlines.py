@@ -22,7 +22,7 @@ from nettop.screens.drops import DropsScreen
 from nettop.screens.headline import alive, format_rate
 from nettop.screens.lens import LensScreen
 from nettop.screens.services import ClientsScreen, ServicesScreen
-from nettop.snapshots import bandwidth, connections, drops, services
+from nettop.snapshots import bandwidth, connections, drops, findings, services
 from nettop.snapshots.bandwidth import EVICTED, INTERFACES
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Ended, Frame, Snapshot
@@ -55,7 +55,8 @@ def text_of(screen: type[LensScreen], view: View) -> str:
     stub = SimpleNamespace(
         size=SimpleNamespace(width=500),
         closed=None,
-        state=SimpleNamespace(totals=False),
+        table=view.table,
+        state=SimpleNamespace(totals=False, declared_names=view.table.screen),
     )
     items = screen.headline(cast("Any", stub), view)
     return " ".join("".join(span.text for span in item.spans) for item in items)
@@ -161,3 +162,19 @@ def test_drops(seed: int) -> None:
         )
         if number is not None:
             assert f"{label} {human(number, 'packets/s')}" in text
+
+
+@pytest.mark.parametrize(
+    ("table", "rates"),
+    [(findings.LOSSES, "lost/s 0 lost 3"), (findings.CPUS, "packets 0 p/s squeezed/s 0 dropped 0 p/s")],
+)
+def test_a_rate_does_not_look_like_its_total(table: Table, rates: str) -> None:
+    """Counts have no unit: the title says what is a rate."""
+    counts: Row = {"id": 1, "lost": 3, "processed": 3, "squeezed": 3, "dropped": 3, "softirq_ns": 0}
+    row: Row = {name: value for name, value in counts.items() if name in table.by_name}
+    before, now = (
+        Snapshot("findings", at, at, {table.name: make_rows([row], table, at)})
+        for at in (TAKEN_NS, TAKEN_NS + _SECOND_NS)
+    )
+    query = replace(screen_query(table), deltas=False)
+    assert rates in text_of(LensScreen, View(Frame(now, before), query))

@@ -77,7 +77,7 @@ def test_sample_lens_is_a_tab(tmp_path: Path) -> None:
     first, headline, header, *rows = done.stdout.splitlines()
     assert "1 Connections" in first
     assert "9 Sample" in first
-    assert headline.split() == ["rows", "2", "sips", "21", "0", "missed"]
+    assert headline.split() == ["rows", "2", "sips/s", "21", "0", "missed"]
     assert header.split() == ["WHAT", "SIPS/s", "▾", "ID"]
     assert [row.split()[0] for row in rows[:2]] == ["coffee", "tea"]
     assert rows[2].split()[:3] == ["─", "total", "2"]
