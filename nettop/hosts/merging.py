@@ -14,7 +14,7 @@ import numpy as np
 
 from nettop.query.batches import concatenate_batches
 from nettop.query.filter import quote
-from nettop.query.findings import GONE_AFTER_NS
+from nettop.query.finding_tracker import GONE_AFTER_NS
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.hooks import HookStatus

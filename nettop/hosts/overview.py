@@ -12,7 +12,7 @@ import numpy as np
 from nettop.hosts.hosts import Hosts, Link
 from nettop.hosts.merging import Moment, earlier
 from nettop.hosts.pairing import Pairing
-from nettop.query.findings import listed
+from nettop.query.found import listed
 from nettop.recording.reader import Reading
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.connections import SOCKETS, STATES

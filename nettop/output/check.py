@@ -16,7 +16,7 @@ from nettop.engine.session import Session
 from nettop.errors import ExitCode
 from nettop.output.status_line import StatusLine
 from nettop.output.watching import not_watched, watched
-from nettop.query.findings import listed
+from nettop.query.found import listed
 from nettop.recording.moments import exact_text
 from nettop.settings import CheckSettings, LineFormat
 from nettop.snapshots.findings import FINDINGS, LENS

@@ -17,8 +17,9 @@ import numpy as np
 
 from nettop.query.address import endpoint_text
 from nettop.query.filter import combined, parse_filter
-from nettop.query.findings import equals, filled, unit_in_sentence
+from nettop.query.findings import equals
 from nettop.query.query import screen_query
+from nettop.query.sentences import filled, unit_in_sentence
 from nettop.query.units import RATIO, human, unit_of
 from nettop.query.view import View
 from nettop.recording.compared import MEASURES, PRESENCE, ROWS, Measure

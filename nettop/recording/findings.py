@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 from nettop.errors import Unsupported, UsageError
-from nettop.query.findings import KEPT_S, listed
+from nettop.query.finding_tracker import KEPT_S
+from nettop.query.found import listed
 from nettop.query.times import rfc3339
 from nettop.recording.moments import time_text
 from nettop.recording.reader import GAP_INTERVALS, Readings

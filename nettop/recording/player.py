@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from nettop.query.findings import listed
+from nettop.query.found import listed
 from nettop.recording.marks import FAILURES
 from nettop.recording.moments import time_text
 from nettop.recording.numbers import Damaged

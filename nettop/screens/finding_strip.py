@@ -9,7 +9,8 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from nettop.errors import NettopError
-from nettop.query.findings import GONE_AFTER_NS, listed
+from nettop.query.finding_tracker import GONE_AFTER_NS
+from nettop.query.found import listed
 from nettop.query.times import SECOND_NS
 from nettop.screens.actions import BY_ID, key_name
 from nettop.snapshots.findings import LENS as FINDINGS_LENS

@@ -14,7 +14,7 @@ from textual.containers import Container
 
 from nettop.engine.own_cost import VIEW
 from nettop.query.both_ends import OF_ENDS, both_ends
-from nettop.query.findings import causes_of
+from nettop.query.found import causes_of
 from nettop.query.units import human, unit_of
 from nettop.query.view import View
 from nettop.screens import headline

@@ -20,7 +20,7 @@ from nettop.kernel.net.nf_rules import open_asker
 from nettop.output.watching import watched
 from nettop.probes.findings import growth, limits
 from nettop.probes.services.udp_programs import REQUESTS_MAX
-from nettop.query.findings import listed
+from nettop.query.found import listed
 from nettop.snapshots import lenses
 from nettop.snapshots.findings import FINDINGS, LIMITS, LOSSES
 from nettop.snapshots.findings import LENS as FINDINGS_LENS

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-from nettop.query.findings import FindingTracker
+from nettop.query.finding_tracker import FindingTracker
 from nettop.snapshots.connections import FAILURES, SOCKETS
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.findings import CPUS, FINDINGS, FIREWALL, LIMITS, LOSSES

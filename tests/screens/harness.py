@@ -9,7 +9,7 @@ from typing import Any
 
 from nettop.engine.session import Session
 from nettop.errors import NettopError, SourceFailed
-from nettop.query.findings import FindingTracker
+from nettop.query.finding_tracker import FindingTracker
 from nettop.screens.context import ScreenContext
 from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings

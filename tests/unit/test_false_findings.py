@@ -10,7 +10,8 @@ import pytest
 
 from nettop.kernel.net.links import Link
 from nettop.probes.findings.interfaces import Interfaces
-from nettop.query.findings import KEPT_S, find, parsed_rules
+from nettop.query.finding_tracker import KEPT_S
+from nettop.query.findings import find, parsed_rules
 from nettop.snapshots import find_table
 from nettop.snapshots.bandwidth import INTERFACES
 from nettop.snapshots.bandwidth import LENS as BANDWIDTH

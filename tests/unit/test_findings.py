@@ -16,19 +16,12 @@ from nettop.kernel.host.facts import Host
 from nettop.probes.findings.cpus import read_cpus
 from nettop.probes.findings.interrupts import Interrupts, Queue
 from nettop.query.filter import parse_filter
-from nettop.query.findings import (
-    GROUPS_MAX,
-    KEPT_S,
-    Finding,
-    FindingTracker,
-    Place,
-    _reads,
-    causes_of,
-    find,
-    parsed_rules,
-    threshold,
-)
+from nettop.query.finding_tracker import KEPT_S, FindingTracker
+from nettop.query.findings import GROUPS_MAX, Finding, find, parsed_rules, threshold
+from nettop.query.found import causes_of
+from nettop.query.place import Place
 from nettop.query.query import screen_query
+from nettop.query.sentences import _reads
 from nettop.query.view import View
 from nettop.snapshots import find_table, lenses
 from nettop.snapshots.bandwidth import INTERFACES

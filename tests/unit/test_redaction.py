@@ -24,8 +24,8 @@ from nettop.commands.redaction import redaction_key
 from nettop.errors import NettopError, PermissionMissing, UsageError
 from nettop.query.address import MAPPED, address_text
 from nettop.query.filter import parse_filter, replace_values
-from nettop.query.findings import filled
 from nettop.query.query import screen_query
+from nettop.query.sentences import filled
 from nettop.query.view import View
 from nettop.recording.chunks import Decompressor, Group
 from nettop.recording.files import OneFile

@@ -25,7 +25,7 @@ from nettop.probes.findings.interrupts import Interrupts, Queue
 from nettop.probes.findings.limits import less_unlimited, limit_rows, read_limits, unlimited_here
 from nettop.probes.findings.losses import loss_rows
 from nettop.probes.probe import Probe, clocks, sockets_of
-from nettop.query.findings import FindingTracker
+from nettop.query.finding_tracker import FindingTracker
 from nettop.snapshots import lenses
 from nettop.snapshots.bandwidth import INTERFACES
 from nettop.snapshots.bandwidth import LENS as BANDWIDTH
