@@ -232,7 +232,7 @@ _FIELDS = (
           parts=("descriptor", "descriptors_max")),
     Field("send_size", Kind.RATIO, "SEND SIZE", "mean payload of the data segments sent", unit="bytes", width=9,
           importance=9, formula="bytes_sent ÷ data_packets_sent", parts=("bytes_sent", "data_packets_sent")),
-    Field("accept_queue_use", Kind.RATIO, "ACCEPTQ %", "fill level of a listener's accept queue", width=9,
+    Field("accept_queue_use", Kind.RATIO, "ACCQ %", "fill level of a listener's accept queue", width=7,
           importance=9, formula="accept_queue ÷ backlog", parts=("accept_queue", "backlog")),
     Field("syn_queue_use", Kind.RATIO, "SYNQ %", "fill level of a listener's queue of half-open connections", width=7,
           importance=9, formula="syn_queue ÷ backlog", parts=("syn_queue", "backlog")),

@@ -281,7 +281,8 @@ def _size(column: Column) -> _Size:
         minimum = 21 if field.importance >= _DROPPED_LAST else 14
         return _Size(6, 6, 6, 6) if column.brief else _Size(minimum, 21, width, _LONGEST_ENDPOINT)
     if _is_share(column) and column.brief:
-        return _Size(5, 5, 5, 5)
+        width = max(5, len(column.title))
+        return _Size(width, width, width, width)
     if _is_elastic(column):
         minimum = _SENTENCE_MIN if width >= _SENTENCE else min(width, _NAME_MIN)
         return _Size(minimum, max(minimum, min(width, 18)), width, max(width, 40))

@@ -169,3 +169,13 @@ def test_no_two_columns_have_one_title(table: Table) -> None:
             ]
             words = [title.replace(DOWN, "").strip() for title in titles]
             assert len(words) == len(set(words)), words
+
+
+@pytest.mark.parametrize("width", range(60, 130))
+def test_what_a_finding_compares_keeps_its_title(width: int) -> None:
+    """The number of a full queue is not legible without its name; its short form only lacks decimals."""
+    needed = ("pid", "local_port", "state", "accept_queue_use")
+    columns = plan(SOCKETS, SOCKETS.screen, width, needed=needed)
+    shown = [column for column in columns if column.name == "accept_queue_use"]
+    assert [column.title for column in shown] == ["ACCQ %"] or width < 78
+    assert all(column.width >= len(column.title) for column in shown)

@@ -432,7 +432,7 @@ async def test_details_tell_each_fact_once() -> None:
             title: len(re.findall(rf"(?:^|  ){re.escape(title)}  ", text, re.MULTILINE)) for title in titles
         }
         assert set(counts.values()) == {0, 1}
-        assert [title for title in ("MSGS OUT", "ACCEPTQ %", "OPENED") if counts[title]] == []
+        assert [title for title in ("MSGS OUT", "ACCQ %", "OPENED") if counts[title]] == []
         assert "–" not in text
 
 
