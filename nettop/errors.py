@@ -175,7 +175,8 @@ def numpy_error() -> Unsupported | None:
 def unknown_word(kind: str, word: str, known: Iterable[str], others: Iterable[str] = ()) -> UsageError:
     """Return the error for a `word` that is not `known`, with the nearest words, including the `others`."""
     known = sorted(known)
-    folded = {name.casefold(): name for name in (*others, *known)}
-    near = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded, 3, 0.55)]
+    # The dashes of options are alike in all of them, and would make short ones look near.
+    folded = {name.casefold().lstrip("-"): name for name in (*others, *known)}
+    near = [folded[name] for name in difflib.get_close_matches(word.casefold().lstrip("-"), folded, 3, 0.55)]
     remedy = f"did you mean {' or '.join(near)}?" if near else f"choose from: {', '.join(known)}"
     return UsageError(f"unknown {kind} {word!r}", remedy)

@@ -49,6 +49,12 @@ def test_an_unknown_word_suggests_the_nearest(word: str) -> None:
     assert error.remedy.startswith("did you mean pid")
 
 
+def test_options_are_not_alike_for_their_dashes() -> None:
+    """Two dashes in both are no likeness, however short the words are."""
+    error = unknown_word("option", "--vieww", ["--view", "--times", "--service", "-t"])
+    assert error.remedy == "did you mean --view?"
+
+
 def test_a_word_like_no_other_gets_the_whole_list() -> None:
     """If no known word is similar, the error lists all in order."""
     assert unknown_word("field", "zzz", ["state", "pid"]).remedy == "choose from: pid, state"
