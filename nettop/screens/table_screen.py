@@ -398,6 +398,5 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
 
 def _label(table: Table, name: str) -> str:
     """Return the title of a counter or its rate in a headline: with `/s` unless the amount after it says so."""
-    field, title = declared(table, name), table.title_of(name)
-    says_so = not human(0.0, unit_of(table, name)).isdigit()
-    return (field.rate_title or field.title if name != field.name and says_so else title).lower()
+    title, says_so = table.title_of(name).lower(), not human(0.0, unit_of(table, name)).isdigit()
+    return title.removesuffix("/s") if says_so else title

@@ -166,11 +166,23 @@ def test_drops(seed: int) -> None:
 
 @pytest.mark.parametrize(
     ("table", "rates"),
-    [(findings.LOSSES, "lost/s 0 lost 3"), (findings.CPUS, "packets 0 p/s squeezed/s 0 dropped 0 p/s")],
+    [
+        (findings.LOSSES, "lost/s 0 lost 3"),
+        (findings.CPUS, "packets 0 p/s squeezed/s 0 dropped 0 p/s"),
+        (findings.FIREWALL, "pkts 0 p/s packets 3"),
+    ],
 )
 def test_a_rate_does_not_look_like_its_total(table: Table, rates: str) -> None:
     """Counts have no unit: the title says what is a rate."""
-    counts: Row = {"id": 1, "lost": 3, "processed": 3, "squeezed": 3, "dropped": 3, "softirq_ns": 0}
+    counts: Row = {
+        "id": 1,
+        "lost": 3,
+        "packets": 3,
+        "processed": 3,
+        "squeezed": 3,
+        "dropped": 3,
+        "softirq_ns": 0,
+    }
     row: Row = {name: value for name, value in counts.items() if name in table.by_name}
     before, now = (
         Snapshot("findings", at, at, {table.name: make_rows([row], table, at)})
