@@ -278,7 +278,7 @@ _FIND_THE_LINK = (
 )
 
 _RAISE_FILES = (
-    "it leaks them (ls -l /proc/{pid}/fd), or needs more: prlimit --pid {pid} --nofile=N, LimitNOFILE=N"
+    "it leaks them[ (ls -l /proc/{pid}/fd)], or needs more: [prlimit --pid {pid} --nofile=N, ]LimitNOFILE=N"
 )
 
 _SOCKET_RULES = (
@@ -288,8 +288,8 @@ _SOCKET_RULES = (
         f"state=LISTEN {_ACCEPT_QUEUE_FULL}",
         "{process} {local} does not accept: {accept_queue} of {backlog} connections wait",
         "listeners that accept too slowly: when the queue is full, the kernel drops handshakes",
-        "see what {process} {pid} does instead (top -H, its log); a longer queue (listen(), net.core.somaxconn) only "
-        "helps if it keeps up on average",
+        "see what {process}[ {pid}] does instead (top -H, its log); a longer queue (listen(), net.core.somaxconn) "
+        "only helps if it keeps up on average",
         by=(*_OWNER, "local_port"),
         explained_in_process=("no descriptors left", *_WAITS_FOR),
         until_sent=True,
@@ -331,7 +331,7 @@ _SOCKET_RULES = (
         "{process} {local} has not read {receive_queue} from {remote} for {last_received_ms}"
         "[; {other_end} waits for it]",
         "connections with data that the program does not read, so that no more arrives: it is stopped, stuck or busy",
-        "see what {process} {pid} does instead: ps, its log, cat /proc/{pid}/stack",
+        "see what {process}[ {pid}] does instead: ps, its log[, cat /proc/{pid}/stack]",
         by=_OWNER,
         held="receive_queue",
         min_interval_s=1.0,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,10 @@ from nettop.query.findings import GROUPS_MAX, Finding, find, parsed_rules, thres
 from nettop.query.found import causes_of
 from nettop.query.place import Place
 from nettop.query.query import screen_query
-from nettop.query.sentences import _reads
+from nettop.query.sentences import _reads, filled
+from nettop.query.units import UNKNOWN
 from nettop.query.view import View
-from nettop.snapshots import find_table, lenses
+from nettop.snapshots import all_rules, find_table, lenses
 from nettop.snapshots.bandwidth import INTERFACES
 from nettop.snapshots.connections import FAILURES, SOCKETS
 from nettop.snapshots.connections import LENS as CONNECTIONS
@@ -971,3 +973,10 @@ def test_the_cause_of_a_row() -> None:
         )
         assert causes == {1: unread, 2: unread, 3: []}
     assert causes_of(view, 0, None) == []
+
+
+def test_no_advice_names_an_unknown_process_id() -> None:
+    """In a container, the processes outside of it have none."""
+    for _, _, rule in all_rules().values():
+        values = {name: None if name == "pid" else name for name in re.findall(r"{(\w+)}", rule.advice)}
+        assert UNKNOWN not in filled(rule.advice, values)
