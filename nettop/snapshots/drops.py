@@ -271,11 +271,6 @@ _DROPPED = (
 )
 _NAMESPACE = (NETNS, replace(NAMESPACE, importance=45))
 
-_FULL_QDISC = " or ".join(
-    f"reason={reason}"
-    for reason in ("QDISC_DROP", "QDISC_OVERLIMIT", "FQ_FLOW_LIMIT", "FQ_BAND_LIMIT", "CAKE_FLOOD")
-)
-
 PACKETS = Table(
     name="packets",
     fields=(
@@ -323,7 +318,7 @@ PACKETS = Table(
         # A few a second are announcements of IPv6 on links that are not connected.
         Rule(
             "losing packets",
-            f"severity=trouble reason!=CPU_BACKLOG reason!=QDISC_CONGESTED not ({_FULL_QDISC}) packets_per_s>=5",
+            "severity=trouble reason!=CPU_BACKLOG reason!~QDISC_ reason!~FQ_ reason!=CAKE_FLOOD packets_per_s>=5",
             _DROPPED,
             "packets dropped because a resource ran out or data was damaged; MEANING says which, and what would help",
             "see MEANING, and which interface and process they were for",
@@ -336,7 +331,7 @@ PACKETS = Table(
         # TCP fills every queue until it drops, first of all at its start; CoDel, PIE and RED drop to keep queues short.
         Rule(
             "qdisc full",
-            f"({_FULL_QDISC}) packets_per_s>=5",
+            "(reason=QDISC_DROP or reason=QDISC_OVERLIMIT or reason~FQ_ or reason=CAKE_FLOOD) packets_per_s>=5",
             "more is sent on {interface}[ in {namespace}] than its qdisc lets pass: it drops {packets_per_s} packets/s",
             "packets dropped all the time because the queue in front of an interface is full: more is sent than the "
             "link, or the limit on it, lets pass; TCP slows down, datagrams are lost",
