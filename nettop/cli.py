@@ -181,9 +181,9 @@ _STARTS: dict[type, _Start] = {ViewOptions: start_view}
 
 # --- the program ----------------------------------------------------------------------------------------------
 
-_ANSWERING = (["check"], ["compile"], ["doctor"], ["run"])
-"""Commands of which exit code 0, if they are interrupted, would claim that nothing is wrong, that all is compiled, that
-every check passed, or that the command ran."""
+_ANSWERING = (["check"], ["compile"], ["diff"], ["doctor"], ["run"])
+"""Commands of which exit code 0, if they are interrupted, would claim that nothing is wrong or has changed, that all is
+compiled, that every check passed, or that the command ran."""
 
 
 def main() -> int:

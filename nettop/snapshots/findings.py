@@ -26,6 +26,8 @@ SEVERITY_CODES = {severity: code for code, severity in enumerate(Severity, 1)}
 SEVERITIES = {code: severity.value for severity, code in SEVERITY_CODES.items()}
 CERTAINTIES = {number: certainty.value for number, certainty in enumerate(Certainty, 1)}
 
+_NOT_EXPLAINED = "cause=–"
+
 FINDINGS = Table(
     name="findings",
     fields=(
@@ -61,7 +63,7 @@ FINDINGS = Table(
     text=("rank", "severity", "certainty", "kind", "process", "pid", "namespace", "since", "lasted", "rows", "view",
           "finding"),
     sort="rank",
-    default_filter="cause=–",
+    default_filter=_NOT_EXPLAINED,
     adds_up=False,
     uses=(CONNECTIONS.id, f"{CONNECTIONS.id}.{FAILURES.name}"),
     details=(
@@ -71,7 +73,8 @@ FINDINGS = Table(
         ("evidence", ("view", "filter", "rows")),
         ("by number", ("id", "rank", "cause", "netns")),
     ),
-    metrics=(Metrics(("kind", "severity", "process", "namespace"), rows="finding", prefix="finding"),),
+    metrics=(Metrics(("kind", "severity", "process", "namespace"), rows="finding", prefix="finding",
+                     filter=_NOT_EXPLAINED),),
 )  # fmt: skip
 """Rows of `cause` are part of another finding, and not shown by default."""
 

@@ -132,13 +132,14 @@ class Metrics:
     if the prefix is the same word. Metric
     names begin with `prefix`, by default the view's. If the set has a name (`top`), only the `limit` series with the
     largest first value are listed (--top NAME=N), and one series sums up the rest. Other sets have such a series too,
-    for those beyond `limit`.
+    for those beyond `limit`. Only rows that match `filter` count.
     """
 
     labels: tuple[str, ...]
     values: tuple[str | Spread, ...] = ()
     rows: str = ""
     prefix: str = ""
+    filter: str = ""
     top: str = ""
     limit: int = 1000
 

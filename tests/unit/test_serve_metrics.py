@@ -42,6 +42,7 @@ from nettop.serve.served import Served
 from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots import lenses
 from nettop.snapshots.bandwidth import INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE
+from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.latency import BUCKETS
@@ -287,6 +288,18 @@ def test_the_filter() -> None:
     adding = Adding(lens_of(TOP), 1, "user!=eve")
     adding.add([job(1, "ann", 10), job(2, "bob", 5), job(3, "eve", 100)])
     assert values(adding.totals[0]) == {"ann": 10, "bob": 5, OTHERS: 0}
+
+
+def test_a_finding_that_another_explains_is_no_series() -> None:
+    """One incident is one alert."""
+    adding = Adding(FINDINGS, 10)
+    (totals,) = [each for each in adding.totals if each.declared.table is FINDINGS.main]
+    cause = {"id": 1, "kind": "data unread", "severity": "problem", "process": "reportd"}
+    adding.totals = [totals]
+    adding.add(
+        [cause, {"id": 2, "kind": "send queue stuck", "severity": "problem", "process": "web", "cause": 1}]
+    )
+    assert [key[0] for key, _ in totals.series()] == ["data unread"]
 
 
 def test_gauges_are_of_the_last_reading() -> None:
