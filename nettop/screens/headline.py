@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 
 from nettop.query.units import RATIO, UNKNOWN, human, plural, unit_of
@@ -63,13 +63,15 @@ def first_line(
     if limit is not None and str(limit):  # --max-overhead stretched it
         interval = item((f"{WARNING} ⟳ {interval_text(limit.interval_s)}", Role.WARN), importance=40)
     pace = [interval, *_average(context, frame)]
-    tabs = _tabs(context, shown, named=True)
-    if width < NARROW or not fits([*tabs, *frozen], pace, width, gap=0):
-        tabs = _tabs(context, shown, named=False)
     share = UNKNOWN if cost is None else human(cost, RATIO)
     uncounted = context.session.is_local and not context.session.counts_programs
     rest = "+hooks" if uncounted else "CPU"
     own_cost = [item((f"  cost {share} {rest}", Role.DIM), importance=30)]
+    tabs = _tabs(context, shown, named=context.lenses)
+    if width < NARROW or not fits([*tabs, *frozen], pace, width, gap=0):
+        tabs = _tabs(context, shown, named=(shown,))
+        if not fits([program, host, *tabs, *frozen], [*pace, *own_cost], width, gap=0):
+            tabs = _tabs(context, shown, named=())
     return [program, host, *tabs, *frozen], [*pace, *own_cost]
 
 
@@ -83,11 +85,11 @@ def _average(context: ScreenContext, frame: Frame | None) -> list[BarItem]:
     return [item((f"  avg {so_far}{context.average_s:g} s", Role.TEXT), importance=45)]
 
 
-def _tabs(context: ScreenContext, shown: Lens, *, named: bool) -> list[BarItem]:
+def _tabs(context: ScreenContext, shown: Lens, *, named: Collection[Lens]) -> list[BarItem]:
     """Return the lenses, by digit and name or by digit alone; the current one is marked and never dropped."""
     tabs = []
     for lens in context.lenses:
-        name = f" {lens.digit} {lens.title} " if named else f" {lens.digit} "
+        name = f" {lens.digit} {lens.title} " if lens in named else f" {lens.digit} "
         role, importance = (Role.DIM if context.works(lens) else Role.FAINT), 500
         if lens.id == shown.id:
             role, importance = Role.TAB, ALWAYS_SHOWN

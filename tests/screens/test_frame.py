@@ -28,7 +28,7 @@ from nettop.snapshots import lenses
 from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.bar import BarItem
 from nettop.widgets.lines import Lines
-from nettop.widgets.table import _title as table_title
+from nettop.widgets.table import title_of as table_title
 from nettop.widgets.text import Line
 from nettop.widgets.themes import Role
 from tests.options import source_options
@@ -58,7 +58,6 @@ async def test_headline_sheds_its_right_parts_first() -> None:
         assert "conns" in text
         assert "37 missed" in text
         assert "retrans" not in text
-        assert "1 Connections" not in run[1].first_line.text
 
 
 @pytest.mark.parametrize("width", [40, 50, 60, 70, 80])
@@ -92,6 +91,15 @@ async def test_the_programs_name_goes_first_then_names_shrink(width: int, line: 
     """Every lens keeps its tab, in full as long as there is room."""
     async with running(busy_host(), (width, 20), lens_set=LENSES) as run:
         assert run[1].first_line.text.rstrip() == line
+
+
+@pytest.mark.parametrize("width", [80, 100])
+async def test_the_current_lens_keeps_its_name(width: int) -> None:
+    """Where there is no room for the names of all."""
+    async with running(busy_host(), (width, 20), lens_set=lenses()) as run:
+        text = run[1].first_line.text
+        assert "1 Connections  2  3  4  5  6  7  0 " in text
+        assert "cost" in text
 
 
 async def test_the_cost_has_room_beside_all_lenses() -> None:
@@ -407,7 +415,7 @@ async def test_tab_passes_over_a_lens_that_cannot_work() -> None:
     async with running(busy_host(), lens_set=(lenses()[0], *others)) as run:
         run[2].session.bus.fail("other2", Unsupported("this kernel has no such hook"))
         await tick(run)
-        tabs = headline._tabs(run[1].context, run[1].lens, named=True)
+        tabs = headline._tabs(run[1].context, run[1].lens, named=run[1].context.lenses)
         assert [tab.spans[0].role for tab in tabs] == [Role.TAB, Role.FAINT, Role.DIM]
         seen = []
         for key in ("tab", "tab", "shift+tab", "2", "tab"):
