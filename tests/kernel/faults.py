@@ -247,7 +247,8 @@ def slow_reader_behind(made: Made) -> What:
     return (
         "reportd does not read what a-relay sends on to 127.0.0.1:7000 for ordersvc",
         lambda: all(
-            any(line.receive_queue > 50_000 for line in established(home, f"sport = {port}"))
+            # The relay has read a part of what fits.
+            any(line.receive_queue > 10_000 for line in established(home, f"sport = {port}"))
             and any(
                 line.send_queue > 50_000 and line.is_probing for line in established(home, f"dport = {port}")
             )
