@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from nettop.snapshots.arrays import Array, Index, as_list
+from nettop.snapshots.arrays import Array, Index
 
 _SPARSE = 8
 """With fewer than one changed row in so many, the places of those rows are written too."""
+_FEW = 64
+"""Columns of at most so many rows are written as they are: what could be left out saves fewer bytes than time."""
 _PLACE = np.dtype("<u4")
 
 
@@ -54,6 +56,8 @@ def write_column(changes: Array) -> bytes:
 
     Where most rows grow by the same amount, as ages do, only the difference from that amount is written.
     """
+    if len(changes) <= _FEW:
+        return bytes(changes.itemsize + 1) + _planes(_folded(changes))
     (changed,) = changes.nonzero()
     common = 0
     if 2 * len(changed) > len(changes) > 1:
@@ -67,18 +71,6 @@ def write_column(changes: Array) -> bytes:
     if is_sparse:
         return head + write_places(changed) + _planes(_folded(changes[changed]))
     return head + _planes(_folded(changes))
-
-
-def write_columns(changes: Array) -> list[bytes]:
-    """Return how each column changed as `read_column` reads it, without leaving anything out; shape (n, columns)."""
-    count, columns = changes.shape
-    folded = _folded(np.ascontiguousarray(changes)).astype(_little(changes.dtype), copy=False)
-    planes = folded.view(np.uint8).reshape(count, columns, changes.itemsize).transpose(1, 2, 0)
-    sizes = map(_bytes_of, as_list(folded.max(axis=0, initial=0)))
-    plain = bytes(changes.itemsize + 1)
-    return [
-        plain + bytes([size]) + column[:size].tobytes() for size, column in zip(sizes, planes, strict=True)
-    ]
 
 
 def read_column(content: Bytes, before: Array) -> Array:
@@ -130,14 +122,10 @@ def _unfolded(folded: Array) -> Array:
 
 def _planes(numbers: Array) -> bytes:
     """Return the planes of bytes of unsigned integers, the low ones first, preceded by their number."""
-    size = _bytes_of(int(numbers.max(initial=0)))
+    size = (int(numbers.max(initial=0)).bit_length() + 7) // 8
     little = numbers.astype(_little(numbers.dtype), copy=False)
     planes = little.view(np.uint8).reshape(len(numbers), numbers.itemsize)
     return bytes([size]) + planes[:, :size].T.tobytes()
-
-
-def _bytes_of(number: int) -> int:
-    return (number.bit_length() + 7) // 8
 
 
 def _read_planes(content: Bytes, count: int, dtype: np.dtype[Any]) -> Array:

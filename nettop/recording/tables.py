@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -16,16 +16,13 @@ from nettop.recording.numbers import (
     read_column,
     read_places,
     write_column,
-    write_columns,
     write_number,
     write_places,
 )
-from nettop.snapshots.arrays import Array, Index, as_list, positions, replace_rows
+from nettop.snapshots.arrays import Array, positions, replace_rows
 
 ROWS_MAX = 1 << 27
 """Maximum bytes of all rows of a reading, in memory: some 400,000 connections."""
-FEW = 128
-"""Tables of at most so many rows are written in a third less time, as 3 % more bytes."""
 _SAME_ROWS = 2 * write_places(np.zeros(0, np.int64))
 """No row left, and none came."""
 _NONE = 0xFF
@@ -47,82 +44,34 @@ def write_rows(now: Array, before: Array, names: tuple[str, ...], key: str) -> b
         left, came = np.delete(np.arange(len(before)), places[places >= 0]), (places < 0).nonzero()[0]
         parts += [write_places(left), write_places(came)]
         base = replace_rows(before, left, came)
-    columns = (
-        _few_rows(now, base, names)
-        if len(now) <= FEW
-        else _many_rows(now, base, names, with_like=len(before) > 0)
-    )
-    return b"".join([*parts, *columns, bytes([_NONE])])
-
-
-def _few_rows(now: Array, base: Array, names: tuple[str, ...]) -> Iterator[bytes]:
-    """Yield the columns that differ, all of one width computed at once: each by itself would take more time than what
-    they have in common is worth."""
-    alike, others = _columns_by_width(now.dtype, names)
-    for width, numbers, words in alike:
-        changes = _words_of(now, width)[:, words] - _words_of(base, width)[:, words]
-        changed = changes.any(axis=0).nonzero()[0]
-        for at, column in zip(as_list(changed), write_columns(changes[:, changed]), strict=True):
-            yield bytes([numbers[at], _NONE]) + column
-    for number in others:
-        change = (_numbers(now[names[number]]) - _numbers(base[names[number]])).ravel()
-        if change.any():
-            yield bytes([number, _NONE]) + write_column(change)
-
-
-@lru_cache(256)
-def _columns_by_width(
-    dtype: np.dtype[Any], names: tuple[str, ...]
-) -> tuple[list[tuple[int, list[int], Index]], list[int]]:
-    """Return the numbers of columns by their width, with their places among the words of that width, and of those that
-    are no such words."""
-    fields: Any = dtype.fields
-    alike: dict[int, list[tuple[int, int]]] = {}
-    others = []
-    for number, name in enumerate(names):
-        column, offset = fields[name][:2]
-        width = column.itemsize
-        if column.isnative and not column.shape and not (offset % width or dtype.itemsize % width):
-            alike.setdefault(width, []).append((number, offset // width))
-        else:
-            others.append(number)
-    return [
-        (width, [number for number, _ in columns], np.array([word for _, word in columns]))
-        for width, columns in alike.items()
-    ], others
-
-
-def _many_rows(now: Array, base: Array, names: tuple[str, ...], *, with_like: bool) -> Iterator[bytes]:
-    """Yield the columns that differ, each as the difference from the one that changed most like it."""
     changes: dict[int, _Change] = {}
     for number in _changed_columns(now, base, names):
         numbers = (_numbers(now[names[number]]) - _numbers(base[names[number]])).ravel()
         change = _Change(numbers, np.count_nonzero(numbers))
         if not change.rows:
             continue
-        like = _like(change, changes) if with_like else _NONE
-        yield bytes([number, like]) + write_column(
-            numbers if like == _NONE else numbers - changes[like].numbers
-        )
+        like = _like(change, changes) if len(before) else _NONE
+        unlike = numbers if like == _NONE else numbers - changes[like].numbers
+        parts += [bytes([number, like]), write_column(unlike)]
         changes[number] = change
+    return b"".join([*parts, bytes([_NONE])])
 
 
 def _changed_columns(now: Array, base: Array, names: tuple[str, ...]) -> list[int]:
     """Return the numbers of the columns that may differ, because a word differs that has a part of them. Most do not,
     so all are compared at once."""
-    width = _word_bytes(now.dtype)
-    differ = (_words_of(now, width) != _words_of(base, width)).any(axis=0)
+    differ = (_words_of(now) != _words_of(base)).any(axis=0)
     columns = _columns_of_words(now.dtype, names)
     return sorted({number for word in differ.nonzero()[0].tolist() for number in columns[word]})
 
 
-def _words_of(rows: Array, width: int) -> Array:
-    """View rows as numbers of so many bytes, shape (n, words of a row)."""
+def _words_of(rows: Array) -> Array:
+    """View rows as numbers as wide as fit, shape (n, words of a row)."""
+    width = _word_bytes(rows.dtype)
     return np.ascontiguousarray(rows).view(f"u{width}").reshape(len(rows), rows.dtype.itemsize // width)
 
 
 def _word_bytes(dtype: np.dtype[Any]) -> int:
-    """Return the width of the widest words that divide a row."""
     return math.gcd(dtype.itemsize, 8)
 
 
