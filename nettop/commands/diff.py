@@ -62,10 +62,9 @@ class DiffOptions:
                                                "a moment of each (all of both)")]
     span: Annotated[str, option("--span", metavar="TIME", help="How long to look from each moment on: 90, 60s, 15m, 2h "
                                 "(60s)")] = ""
-    limit: Annotated[str, option("--limit", metavar="N", help="Print at most so many changes (20)")] = "20"
+    limit: Annotated[str, option("--limit", metavar="N", help="Show at most so many changes (20)")] = "20"
     format: Annotated[str | None, option("--format", metavar="text|jsonl", autocompletion=completer(LineFormat),
-                                         help="Print the changes (text, unless the output is a terminal: a list there)"
-                                         )] = None
+                                         help="Print the changes (text; on a terminal, show a list)")] = None
     open: Annotated[str | None, option("--open", metavar="N", help="Show the rows of the Nth change, paused when they "
                                        "show it most")] = None
     # fmt: on
@@ -120,7 +119,7 @@ def _open(changes: Sequence[Change], number: int, before: Recording, now: Record
 
 
 def _browse(found: Difference, limit: int, before: Recording, now: Recording) -> ExitCode:
-    """List the changes, and show the rows of those that the user opens, until the user or a signal ends the list."""
+    """List the changes, and show the rows of those that the user opens, until the user or a signal ends this."""
     with importing():
         from nettop.commands.config import load_own_preferences
         from nettop.screens.changes import ChangesApp
@@ -129,7 +128,7 @@ def _browse(found: Difference, limit: int, before: Recording, now: Recording) ->
     ended = Event()
     selected = 0
     while not ended.is_set():
-        theme = first_theme(remembered=load_own_preferences().preferences.theme)  # the rows may have changed it
+        theme = first_theme(remembered=load_own_preferences().preferences.theme)  # the user may have changed it
         app = ChangesApp(found.changes[:limit], found.notes(limit), theme, selected)
         app.run_until_ended()
         if app.chosen is None or app.was_interrupted:

@@ -31,6 +31,7 @@ GROUPS_MAX = 8
 INTERVAL_TOLERANCE = 0.9
 """Two readings may be slightly closer than the interval."""
 _ANY_TIME_MS = 1 << 40
+"""Longer than anything lasts."""
 Identity = tuple[tuple[str, Any], ...]
 """The columns by which findings of a rule are told apart, with their values."""
 

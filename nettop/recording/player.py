@@ -105,8 +105,8 @@ class Player:
         return moment is not None
 
     def next_finding(self) -> int | None:
-        """Return when the next finding was first seen, None if there is none up to the end. Others may last already;
-        hints are none."""
+        """Return when the next finding was first seen, None if there is none up to the end. Others may last already.
+        Hints do not count."""
         now_ns = self.wall_ns
         for mark in self.recording.marks:
             if mark.severity in _NO_FINDINGS or mark.end_ns <= now_ns:

@@ -31,7 +31,7 @@ FAMILIES = {2: "IPv4", 10: "IPv6"}
 LISTEN, SYN_RECV, SYN_SENT = 10, 3, 2
 STATES = {
     1: "ESTABLISHED",
-    2: "SYN_SENT",
+    SYN_SENT: "SYN_SENT",
     SYN_RECV: "SYN_RECV",
     4: "FIN_WAIT1",
     5: "FIN_WAIT2",

@@ -50,7 +50,7 @@ SLOWER_FROM, SLOWER_LEAST_S, SLOWER_FOR_S = 3.0, 0.01, 3.0
 by milliseconds. That lasts for SLOWER_FOR_S after a reading whose answers were so slow, as those of a single moment
 remain in the p99 of the last RECENT_S seconds."""
 SPELL_S = 3600.0
-"""Seconds for which what was usual before a service became slower or stuck stays so: then the new times are usual."""
+"""Seconds for which a service that has become slower, or silent, is compared with its times before that."""
 STUCK_FROM, STUCK_FROM_RECENT, STUCK_LEAST_S = 10.0, 2.0, 1.0
 """A request is stuck if it has waited this many times the usual p99, and at least this long, since its last data: a
 stream in one direction is no request that waits. Where answers still arrive, a service is slow, not stuck, until one

@@ -62,7 +62,7 @@ class UsualTimes:
         self._slow: _Kept | None = None
         """When a reading last had slow answers: ns, CLOCK_MONOTONIC; 0 if never."""
         self._spells: _Kept | None = None
-        """Since when a service has been slower, or answers nothing: ns, CLOCK_MONOTONIC; 0 if it does not."""
+        """Since when a service has been slower, or has answered nothing: ns, CLOCK_MONOTONIC; 0 otherwise."""
 
     def set_columns(self, rows: Array, taken_ns: int) -> None:
         """Set the columns recent_p99, usual_p99 and speed of rows, which are sorted by ID.

@@ -184,7 +184,7 @@ def _main_reasons(view: View, at: Index) -> list[BarItem]:
         return []
     failures = Counter[str]()
     for reason, count in zip(view.values("reason", at), view.values("failures", at), strict=True):
-        failures[reason or "unknown"] += count or 0  # the rest has no growth while it does not grow
+        failures[reason or "unknown"] += count or 0  # of the unlisted rest: None until it grows
     most = (+failures).most_common(_REASONS_SHOWN)
     return [headline.count(reason, count, 400 - n) for n, (reason, count) in enumerate(most)]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from nettop.query.filter import Filter, parse_filter
 from nettop.query.units import TIMES
 from nettop.snapshots import view_name
 from nettop.snapshots.histograms import Buckets
@@ -63,6 +64,8 @@ class SeriesSet:
     families: tuple[Family, ...]
     rows: Family | None
     """Gauge of the number of rows, if declared."""
+    filter: Filter
+    """Selects the rows that count."""
 
     @property
     def all_families(self) -> tuple[Family, ...]:
@@ -117,7 +120,7 @@ def _series_set(lens: Lens, table: Table, metrics: Metrics) -> SeriesSet:
     if metrics.rows:
         name = f"{NAMESPACE}_{prefix}" if prefix == metrics.rows else f"{NAMESPACE}_{prefix}_{metrics.rows}"
         rows = Family(name, f"current {metrics.rows}", Kind.GAUGE, (("", ROWS),))
-    return SeriesSet(lens, table, metrics, tuple(families), rows)
+    return SeriesSet(lens, table, metrics, tuple(families), rows, parse_filter(table, metrics.filter))
 
 
 def _family(prefix: str, columns: list[tuple[str, Field]]) -> Family:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from nettop.query.batches import empty_rows
-from nettop.query.filter import parse_filter
 from nettop.query.query import text_query
 from nettop.query.units import TIMES
 from nettop.query.view import View
@@ -107,8 +106,8 @@ def group_increments(declared: SeriesSet, counted: CountedView) -> GroupIncremen
     for name in names:
         numbers, present = counted.column(name)
         matters |= present & (_row_sums(numbers) > 0)
-    if declared.metrics.filter:
-        matters &= parse_filter(view.table, declared.metrics.filter).mask(view)
+    if not declared.filter.is_empty:
+        matters &= declared.filter.mask(view)
     at = np.flatnonzero(counted.passes & matters)
     keys, which = _keys(declared, view, at)
     sums, known = {}, {}
