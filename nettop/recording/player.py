@@ -10,7 +10,6 @@ from contextlib import suppress
 
 from nettop.query.found import listed
 from nettop.recording.marks import FAILURES
-from nettop.recording.moments import time_text
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import Reading, Readings
 from nettop.recording.recording import Recording
@@ -156,7 +155,7 @@ class Player:
             if following is None:
                 raise Damaged(damage)
             self.jump(following)
-        elif _pause_before(recording, lens, readings, self.wall_ns):
+        elif readings.pause_before(self.wall_ns):
             self.jump(recording.first_moment(lens, self.wall_ns))
 
     def _move(self, wall_ns: int) -> None:
@@ -179,20 +178,8 @@ class Player:
         readings = Readings(self.recording, lens)
         with suppress(Damaged):
             readings.at(wall_ns)
-            pause = _pause_before(self.recording, lens, readings, wall_ns)
-            return not (pause or readings.damage_before(wall_ns))
+            return not (readings.pause_before(wall_ns) or readings.damage_before(wall_ns))
         return False
-
-
-def _pause_before(recording: Recording, lens: Lens, readings: Readings, wall_ns: int) -> str:
-    """Return since when a lens was not recorded before a moment, to which `readings` have read; empty if it was.
-
-    They go back by one group, where the lens may have been left out already.
-    """
-    if readings.has_reading:
-        return readings.pause_before(wall_ns)
-    last_ns = next(recording.moments_before(lens, wall_ns), None)
-    return "" if last_ns is None else f"from {time_text(last_ns)} UTC on"
 
 
 def _found_in(reading: Reading | None) -> set[int]:
@@ -229,7 +216,7 @@ class RecordedSource:
         try:
             reading = self._readings.at(wall_ns)
             damage = self._readings.damage_before(wall_ns)
-            pause = _pause_before(self._player.recording, self._lens, self._readings, wall_ns)
+            pause = self._readings.pause_before(wall_ns)
         except Damaged as error:
             damage = str(error)
         if reading is None or damage or pause:

@@ -199,6 +199,22 @@ class Groups(Protocol):
         """Yield the chunks of a group but its first; those that begin `after` so many bytes."""
 
 
+def moments_before(file: Groups, lens: Lens, end_ns: int) -> Iterator[int]:
+    """Yield when a lens was read up to a moment, the last one first."""
+    last = bisect_right(file.groups, end_ns, key=lambda group: group.wall_ns)
+    for number in reversed(range(last)):
+        yield from (ns for ns in reversed(moments_in(file, number, lens.id)) if ns <= end_ns)
+
+
+def moments_in(file: Groups, number: int, lens: str) -> list[int]:
+    """Return when a lens was read in a group."""
+    lenses = file.groups[number].group.lenses
+    if lens not in lenses:
+        return []
+    chunks = (chunk for chunk in file.chunks(number) if chunk.lens == lenses.index(lens))
+    return [chunk.wall_ns for chunk in chunks if chunk.what is What.READING]
+
+
 class Readings:
     """The readings of a lens in a recording, from any moment on, also while it grows."""
 
@@ -228,11 +244,6 @@ class Readings:
         events, self._events = tuple(self._events), []
         return Reading(self._now, self._before, events, is_next)
 
-    @property
-    def has_reading(self) -> bool:
-        """True if the last `at` found one."""
-        return self._now is not None
-
     def damage_before(self, wall_ns: int) -> str:
         """Return why nothing was read for some intervals before this moment, to which `at` has read; empty if nothing
         is damaged there."""
@@ -244,9 +255,15 @@ class Readings:
 
     def pause_before(self, wall_ns: int) -> str:
         """Return since when the lens was not recorded if the last reading up to this moment, to which `at` has read, is
-        some intervals old, and its writer has ended; empty if not. A writer that goes on may be late."""
+        some intervals old, and its writer has ended; empty if not. A writer that goes on may be late.
+
+        `at` goes back by one group only, where the lens may have been left out already.
+        """
         group, groups = self._group, self._file.groups
-        if self._now is None or wall_ns - self._now_ns <= self._gap_ns:
+        if self._now is None:
+            last_ns = next(moments_before(self._file, self._lens, wall_ns), None)
+            return "" if last_ns is None else f"from {time_text(last_ns)} UTC on"
+        if wall_ns - self._now_ns <= self._gap_ns:
             return ""
         if any(not placed.group.follows for placed in groups[self._now_group + 1 : group + 1]):
             return f"from {time_text(self._now_ns)} UTC on"

@@ -21,7 +21,7 @@ from nettop.recording.files import SUFFIX
 from nettop.recording.marks import Mark, Marks
 from nettop.recording.moments import time_text
 from nettop.recording.numbers import Damaged
-from nettop.recording.reader import PlacedGroup, RecordedFile
+from nettop.recording.reader import PlacedGroup, RecordedFile, moments_before, moments_in
 from nettop.recording.readings import ReadingReader
 from nettop.recording.spool import Spool
 from nettop.snapshots import lenses
@@ -257,9 +257,7 @@ class Recording:
 
     def moments_before(self, lens: Lens, end_ns: int) -> Iterator[int]:
         """Yield when a lens was read up to a moment, the last one first."""
-        last = bisect_right(self.groups, end_ns, key=lambda group: group.wall_ns)
-        for number in reversed(range(last)):
-            yield from (ns for ns in reversed(self.moments(number, lens.id)) if ns <= end_ns)
+        return moments_before(self, lens, end_ns)
 
     def moments_between(self, lens: Lens, begin_ns: int, end_ns: int) -> Iterator[int]:
         """Yield when a lens was read, from one moment to another, both included."""
@@ -272,11 +270,7 @@ class Recording:
 
     def moments(self, number: int, lens: str) -> list[int]:
         """Return when a lens was read in a group."""
-        lenses = self.groups[number].group.lenses
-        if lens not in lenses:
-            return []
-        chunks = (chunk for chunk in self.chunks(number) if chunk.lens == lenses.index(lens))
-        return [chunk.wall_ns for chunk in chunks if chunk.what is What.READING]
+        return moments_in(self, number, lens)
 
 
 def _in_order(groups: list[PlacedGroup], end_of: Callable[[int], int]) -> list[PlacedGroup]:
