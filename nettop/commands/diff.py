@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -93,16 +93,8 @@ def start_diff(options: DiffOptions, source_of: Callable[[str], Source] | None) 
     length_ns = parse_length(options.span or _SPAN)
     with opened_recordings(paths, keeps_privileges=source_of is not None) as recordings:
         first, last = recordings[0], recordings[-1]
-        moments_ns = [
-            moment_of(recording, moment) for recording, moment in zip((first, last), moments, strict=False)
-        ]
-        if paths[0].resolve() == paths[-1].resolve():
-            _check_apart(first, moments_ns, length_ns)
-        before, now = (
-            _span(recording, moment_ns, length_ns)
-            for recording, moment_ns in zip((first, last), moments_ns or (None, None), strict=True)
-        )
-        found = differences(before, now)
+        is_same = paths[0].resolve() == paths[-1].resolve()
+        found = differences(*_spans(first, last, moments, length_ns, is_same=is_same))
         if number is not None:
             return _open(found.changes, number, first, last)
         if found.changes and options.format is None and can_show_screens():
@@ -160,6 +152,17 @@ def _sorted_words(words: list[str]) -> tuple[list[Path], list[str]]:
     if words[:2] == [STDOUT, STDOUT]:
         raise UsageError("standard input has only one recording", "name the other one, or two moments of this one")
     return [Path(word) for word in words[:files]], words[files:]
+
+
+def _spans(
+    first: Recording, last: Recording, moments: Sequence[str], length_ns: int, *, is_same: bool
+) -> Iterator[Span]:
+    """Return what to compare: from two moments on, or all of two recordings. Raise UsageError."""
+    moments_ns = [moment_of(*each) for each in zip((first, last), moments, strict=False)]
+    if is_same:
+        _check_apart(first, moments_ns, length_ns)
+    pairs = zip((first, last), moments_ns or (None, None), strict=True)
+    return (_span(recording, moment_ns, length_ns) for recording, moment_ns in pairs)
 
 
 def _span(recording: Recording, moment_ns: int | None, length_ns: int) -> Span:

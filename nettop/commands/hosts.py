@@ -19,7 +19,6 @@ from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.settings import Settings
 from nettop.snapshots import find_table, lenses
-from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.hosts import HOSTS_LENS
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def show_hosts(
     with importing():
         from nettop.hosts.hosts import BASIC, Hosts
         from nettop.hosts.stream import ssh_words
-        from nettop.output.watching import WATCHED
+        from nettop.output.watching import WATCHED, watches_all
 
     names = checked_hosts(hosts)
     if os.geteuid() == 0 and invoking_user() is not None and not keeps_privileges:
@@ -79,7 +78,7 @@ def show_hosts(
     with ExitStack() as ends:
         shown = names[0] if len(names) == 1 else f"{len(names)} hosts"
         lens, table = find_table(settings.view.view)
-        together = WATCHED if is_text and table.name == FINDINGS.name else BASIC
+        together = WATCHED if is_text and watches_all(table) else BASIC
         connected = ends.enter_context(Hosts(names, start, settings.interval_s, together=together))
         ends.enter_context(_first_readings(connected, connected.recorded_with(lens.id)[0]))
         session = open_session(

@@ -178,8 +178,6 @@ def start_view(options: ViewOptions, source_of: Callable[[str], Source] | None) 
 
 def _attached_first(lens: Lens, table: Table) -> tuple[str, ...]:
     """Return the lenses that text of a table reads, all of which are attached before the first reading."""
-    if table is not FINDINGS.main:
-        return (lens.id,)
     with importing():
-        from nettop.output.watching import WATCHED
-    return WATCHED
+        from nettop.output.watching import WATCHED, watches_all
+    return WATCHED if watches_all(table) else (lens.id,)

@@ -26,12 +26,11 @@ from nettop.output.losses import CAUSES, NOT_LISTED, QUEUE_FULL, Losses, Lost
 from nettop.output.plan import Plan, field_of, make_plan
 from nettop.output.standard_streams import StandardStreams
 from nettop.output.table import AlignedTable, Terminal
-from nettop.output.watching import not_watched, watched
+from nettop.output.watching import not_watched, watched, watches_all
 from nettop.query.address import address_bytes
 from nettop.query.times import rfc3339
 from nettop.query.view import View
 from nettop.settings import Format, LineFormat, Settings, TextSettings
-from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.hosts import LOST_HOST
 from nettop.snapshots.schema import Kind
@@ -76,9 +75,9 @@ def run_text(
         values=settings.options,
     )
     streams = StandardStreams(stdin, stdout)
-    finds_all = plan.query.table.name == FINDINGS.name and replay is None
+    watches = replay is None and watches_all(plan.query.table)
     with (
-        watched(session, SourceOptions(mechanisms=settings.mechanisms)) if finds_all else nullcontext(),
+        watched(session, SourceOptions(mechanisms=settings.mechanisms)) if watches else nullcontext(),
         Consumer(session, plan.lens.id, (plan.query.table,), options, columns=plan.named) as consumer,
     ):
         host = host or os.uname().nodename
@@ -126,7 +125,7 @@ class _Printer:
         self.printed = 0
         self._replay = replay
         # What a recording's first reading has found is as good as the rest.
-        is_found = replay is not None and plan.query.table.name == FINDINGS.name
+        is_found = replay is not None and watches_all(plan.query.table)
         self._needs_before = plan.needs_two_snapshots and not is_found
         self._host = host if replay is None else replay.host
         self._session = session
@@ -226,7 +225,7 @@ class _Printer:
     def _report_view(self, view: View) -> None:
         """Report once, in every format, why rows or owners are missing."""
         remarks = view.filter_remarks
-        if view.table.name == FINDINGS.name and self._replay is None:
+        if self._replay is None and watches_all(view.table):
             remarks = [*remarks, *not_watched(self._session)]
         why = view.snapshot.why_unavailable(view.table)
         if why is not None:

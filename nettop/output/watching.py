@@ -10,9 +10,9 @@ from nettop.engine.session import Session
 from nettop.snapshots import lenses, view_name
 from nettop.snapshots.connections import GROUPS
 from nettop.snapshots.connections import LENS as CONNECTIONS
-from nettop.snapshots.findings import FIREWALL
-from nettop.snapshots.findings import LENS as FINDINGS
-from nettop.snapshots.schema import Lens
+from nettop.snapshots.findings import FINDINGS, FIREWALL
+from nettop.snapshots.findings import LENS as FINDINGS_LENS
+from nettop.snapshots.schema import Lens, Table
 from nettop.snapshots.source import SourceOptions
 
 _ALWAYS_READ = ("bandwidth",)
@@ -22,8 +22,13 @@ _LENSES = tuple(
 )
 WATCHED = tuple(lens.id for lens in _LENSES)
 """The lenses that are attached to find everything."""
-_TABLES = {CONNECTIONS.id: GROUPS.name, FINDINGS.id: FIREWALL.name}
+_TABLES = {CONNECTIONS.id: GROUPS.name, FINDINGS_LENS.id: FIREWALL.name}
 """Tables that are read only on demand."""
+
+
+def watches_all(table: Table) -> bool:
+    """Return whether text of a table watches every lens that has rules: text of the findings does."""
+    return table.name == FINDINGS.name
 
 
 @contextmanager
