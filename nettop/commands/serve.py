@@ -192,8 +192,9 @@ def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None
     if any((unix, settings.token_file, settings.cert, settings.key)):
         refuse_root_for_caller()
     if unix is not None:
-        # As for log files: nettop becomes the owner of the directory, who can remove the Unix socket at the end.
-        user = file_owner(Path(unix).parent)
+        # As for log files: nettop becomes the owner of the directory, who can remove the Unix socket at the end. In a
+        # directory of root's it stays there, and the next start replaces it.
+        user = file_owner(Path(unix).parent) or user
     with ExitStack() as ends:
         player = None
         if options.recording is not None:
