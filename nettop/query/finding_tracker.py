@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from nettop.query.place import Addresses, addresses_here
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.schema import Lens, Severity
 from nettop.snapshots.snapshot import Frame, Rows, rows_from
+
+T = TypeVar("T")
 
 KEPT_S = 10.0
 """Seconds that a finding is kept after it was last seen, so that it does not blink."""
@@ -216,6 +218,8 @@ def _values(rank: int, tracked: _Tracked, taken_ns: int) -> dict[str, Any]:
         "process": finding.process,
         "pid": _only(finding.place.pids),
         "netns": _only(finding.place.namespaces),
+        "peer": _only(finding.place.remote),
+        "port": finding.port,
         "view": finding.view,
         "filter": finding.filter,
         "advice": finding.advice,
@@ -224,8 +228,8 @@ def _values(rank: int, tracked: _Tracked, taken_ns: int) -> dict[str, Any]:
     }
 
 
-def _only(numbers: frozenset[int]) -> int | None:
-    return next(iter(numbers)) if len(numbers) == 1 else None
+def _only(values: frozenset[T]) -> T | None:
+    return next(iter(values)) if len(values) == 1 else None
 
 
 def _explained(tracked: _Tracked) -> str:

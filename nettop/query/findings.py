@@ -67,6 +67,8 @@ class Finding:
     advice: str
     rows: int
     process: str | None
+    port: int | None
+    """The port that tells it from others of its rule."""
     place: Place
     table: str
     keys: Array
@@ -213,6 +215,7 @@ def _finding(view: View, parsed: ParsedRule, identity: Mapping[str, Any], at: In
         sentence(rule.advice, view, at),
         len(at),
         common_value(view, "process", at) if "process" in table.by_name else None,
+        identity.get("port", identity.get("local_port", identity.get("remote_port"))),
         place_of(view, at[:PLACES_MAX]),
         table.name,
         view.raw(table.key)[at[:PLACES_MAX]],

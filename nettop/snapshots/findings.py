@@ -52,6 +52,9 @@ FINDINGS = Table(
         Field("pid", Kind.LABEL, "PID", "its thread group", "u4", width=7, importance=20),
         NETNS,
         NAMESPACE,
+        Field("peer", Kind.TEXT, "PEER", "the remote address that it is about, if there is only one", "u4", width=16,
+              importance=28),
+        Field("port", Kind.LABEL, "PORT", "the port of the service that it is about", "u2", width=6, importance=29),
         Field("view", Kind.TEXT, "VIEW", "the lens or table whose rows show it", "u4", width=18, importance=25),
         Field("filter", Kind.TEXT, "FILTER", "the filter that selects these rows", "u4", width=30, importance=10),
         Field("advice", Kind.TEXT, "WHAT TO TRY", "what to look at or change", "u4", width=40, importance=45),
@@ -69,11 +72,11 @@ FINDINGS = Table(
     details=(
         ("what", ("finding", "advice", "explains", "severity", "certainty", "kind")),
         ("when", ("since", "lasted", "unseen")),
-        ("who", ("process", "pid", "namespace")),
+        ("who", ("process", "pid", "namespace", "peer", "port")),
         ("evidence", ("view", "filter", "rows")),
         ("by number", ("id", "rank", "cause", "netns")),
     ),
-    metrics=(Metrics(("kind", "severity", "process", "namespace"), rows="finding", prefix="finding",
+    metrics=(Metrics(("kind", "severity", "process", "namespace", "peer", "port"), rows="finding", prefix="finding",
                      filter=_NOT_EXPLAINED),),
 )  # fmt: skip
 """Rows of `cause` are part of another finding, and not shown by default."""

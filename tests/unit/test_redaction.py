@@ -73,6 +73,7 @@ TREATMENTS = {
     "drops.packets.reason": "kept",
     "findings.findings.advice": "scrubbed", "findings.findings.explains": "scrubbed",
     "findings.findings.filter": "scrubbed", "findings.findings.finding": "scrubbed",
+    "findings.findings.peer": "scrubbed",
     "findings.findings.kind": "scrubbed", "findings.findings.view": "scrubbed",
     "findings.cpus.queue": "interface", "findings.firewall.chain": "nft",
     "findings.firewall.hook": "kept", "findings.firewall.comment": "nft", "findings.firewall.family": "kept",

@@ -35,6 +35,7 @@ _BY_PLACE: dict[str, Treatment] = {
     "flows.ledger.of": texts.kept,
     "flows.ledger.term": texts.kept,
     "findings.findings.kind": texts.scrubbed,
+    "findings.findings.peer": texts.scrubbed,
     "findings.findings.finding": texts.scrubbed,
     "findings.findings.view": texts.scrubbed,
     "findings.findings.filter": texts.scrubbed,

@@ -27,6 +27,8 @@ _NUMBER = rf"{UNKNOWN}|<?\d[\d.,]*(?:%|(?: ?[A-Za-zµ/]{{1,8}}))?(?: and [\d,]+ 
 _PROCESSES = ("other_end", "listener", "reader", "sender", "client")
 """Values in sentences that are processes, but in no column of the rows."""
 
+_SHORT = frozenset(("process", "namespace", "kind", "view", "peer"))
+"""Texts that are no sentences; an older recording lacks some."""
 Row = Mapping[str, Any]
 """A finding's row: its texts, and the numbers by which it is known."""
 
@@ -36,7 +38,7 @@ def redacted(texts: Texts, rows: Sequence[Row]) -> list[dict[str, Any]]:
     sentences = [_sentence(texts, row, "finding") for row in rows]
     return [
         dict(row)
-        | {name: _short(texts, name, row[name]) for name in ("process", "namespace", "kind", "view")}
+        | {name: _short(texts, name, row[name]) for name in _SHORT & row.keys()}
         | {
             "finding": sentence,
             "advice": _sentence(texts, row, "advice"),
