@@ -221,6 +221,7 @@ def label_values() -> list[tuple[str, str, set[str]]]:
     counters = {*drops.OF_NAMESPACES, *drops.OF_DEVICES, *drops.OF_CPUS}
     return [
         ("nettop_connections_failures", "reason", enum(connections.FAILURES, "reason")),
+        ("nettop_connections_by_", "port", unnamed),
         ("nettop_connections_", "protocol", set(connections.PROTOCOLS.values())),
         ("nettop_drops_packets", "reason", {*drops.REASONS, *unnamed}),
         ("nettop_drops_packets", "severity", {*enum(drops.PACKETS, "severity"), *unnamed}),
