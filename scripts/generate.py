@@ -154,19 +154,19 @@ is `sent` or `received`.
   connection, process or interface remain after it is gone, and no counter ever falls. Counters grow at each read
   (`--interval`), not at each scrape.
 - **All sets are bounded.** `--top process=50` lists at least the 50 processes with the highest counts in the last 15
-  minutes, by the set's first metric, plus the 25 newest, and at most 100; `--top process=0` lists none. Sets without a
-  name list 1,000 series, current rows first. `other` has everything else. A series is evicted when a larger or newer
-  one needs its place; in sets that count current objects (sockets, interfaces), also 15 minutes after its last row is
-  gone. It is then missing from at least one scrape. Its total moves to `evicted`, so the sum over all series is always
-  complete. Exclude `evicted` from rates:
+  minutes, by the set's first metric, and at most half as many more; `--top process=0` lists none. Sets without a name
+  list 1,000 series, current rows first. `other` has everything else, so short-lived processes make no series of their
+  own. A series is evicted when a larger one needs its place; in sets that count current objects (sockets, interfaces),
+  also 15 minutes after its last row is gone. It is then missing from at least one scrape. Its total moves to
+  `evicted`, so the sum over all series is always complete. Exclude `evicted` from rates:
   `rate(nettop_connections_by_process_bytes_total{process!="evicted"}[1m])`.
 - **Rates start at a series' second scrape**: Prometheus does not count a series' first value as an increase. If two
   servers scrape, one may see an evicted series return at 0, which `rate` handles.
 - **Labels** have the same values as everywhere in nettop: in the tables, in REST and in CSV. `namespace` is the name
   of a network namespace; `nettop_namespace_info` has its inode number, `netns`.
-- **Histograms** have 19 of the fine histogram's edges, each about three times the previous one. The sum is computed
-  from the midpoints of the fine buckets, within 3.2 % (pairs: 12.5 %). While a histogram is empty, it has only the
-  bucket `+Inf`.
+- **Histograms** have 19 of the fine histogram's edges, each about three times the previous one; those of services the
+  12 from 0.1 ms to 10 s, and `queued` and `service` only their sum and count. The sum is computed from the midpoints of
+  the fine buckets, within 3.2 % (pairs: 12.5 %). While a histogram is empty, it has only the bucket `+Inf`.
 - Metrics that this kernel or host cannot provide have no series; `nettop_hook_info` names the mechanism in use, or
   `n/a`. A label without a value is `(none)`.
 - `nettop_connections_sockets` excludes sockets in TIME_WAIT, which are only counted: `nettop_connections_time_wait`.
@@ -229,7 +229,8 @@ def metrics_page() -> str:
 
 
 def _metric(declared: SeriesSet, family: Family) -> str:
-    name = family.sample_name + ("_bucket" if family.kind is Kind.HISTOGRAM else "")
+    histogram = "_bucket" if family.has_quantiles else "_sum"
+    name = family.sample_name + (histogram if family.kind is Kind.HISTOGRAM else "")
     labels = ", ".join(f"`{label}`" for label in (*declared.metrics.labels, *filter(None, [family.label])))
     metrics = declared.metrics
     bound = f"`{metrics.top}`, {metrics.limit}" if metrics.top else ""

@@ -169,13 +169,17 @@ def _of_histogram(
     buckets = _rate(f"{family.name}_bucket", matchers)
     count, total = (_sum(_rate(f"{family.name}_{part}", matchers), by) for part in ("count", "sum"))
     buckets_by = _sum(buckets, ("le", *kept))
-    quantiles = [
+    quantiles: list[tuple[str, str]] = [
         (f"histogram_quantile({share}, {buckets_by})", f"p{100 * share:g} {_legend(kept)}".strip())
         for share in ((0.5, 0.99) if is_top else (0.5, 0.9, 0.99))
     ]
     legend = _legend(by)
     parts = (
-        (_SHAPES[1], quantiles, unit, "quantiles", {"is_logarithmic": True}),
+        *(
+            [(_SHAPES[1], quantiles, unit, "quantiles", {"is_logarithmic": True})]
+            if family.has_quantiles
+            else []
+        ),
         (": count", [(count, legend)], "cps", "measurements per second", {"is_stacked": is_top}),
         (": mean", [(f"{total} / ({count} > 0)", legend)], unit, "mean", {"is_logarithmic": True}),
     )

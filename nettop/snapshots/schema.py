@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -132,7 +133,8 @@ class Metrics:
     if the prefix is the same word. Metric
     names begin with `prefix`, by default the view's. If the set has a name (`top`), only the `limit` series with the
     largest first value are listed (--top NAME=N), and one series sums up the rest. Other sets have such a series too,
-    for those beyond `limit`. Only rows that match `filter` count.
+    for those beyond `limit`. Only rows that match `filter` count. `edges` is the range of a histogram's bucket edges
+    that are listed, in the field's unit.
     """
 
     labels: tuple[str, ...]
@@ -142,6 +144,11 @@ class Metrics:
     filter: str = ""
     top: str = ""
     limit: int = 1000
+    edges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+ALL_EDGES, SUM_ONLY = (0.0, math.inf), (math.inf, math.inf)
+"""Ranges of bucket edges: the default, and that of a histogram which is listed by its sum and count alone."""
 
 
 class Severity(Enum):

@@ -11,6 +11,7 @@ from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import (
     NAMESPACE,
     NETNS,
+    SUM_ONLY,
     Certainty,
     Field,
     Hook,
@@ -361,11 +362,12 @@ SERVICES = Table(
         ),
     ),
     metrics=(
-        Metrics(("process", "container", "namespace", "side", "protocol", "service"),
+        Metrics(("process", "container", "side", "protocol", "service"),
                 ("response", "queued", "service_time", "waiting", "oldest", "unanswered", "request_bytes",
                  "answer_bytes", "connections", "overlaps", "pushes", "closed", "failed_connects",
                  "failed_answers", "missing_names"),
-                prefix="services", top="service", limit=50),
+                prefix="services", top="service", limit=20,
+                edges={"response": (100_000, 10_000_000_000), "queued": SUM_ONLY, "service_time": SUM_ONLY}),
     ),
 )  # fmt: skip
 

@@ -57,8 +57,9 @@ def metrics() -> dict[str, set[str]]:
         for declared in series_sets(lens):
             for family in declared.all_families:
                 labels = {*declared.metrics.labels, *filter(None, [family.label])}
-                if family.buckets:
+                if family.has_quantiles:
                     known[f"{family.name}_bucket"] = labels | {"le"}
+                if family.buckets:
                     known[f"{family.name}_sum"] = known[f"{family.name}_count"] = labels
                 else:
                     known[family.sample_name] = labels

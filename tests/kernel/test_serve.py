@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,17 @@ def metrics_since(serving: Serving, began_s: float) -> dict[Sample, float] | Non
     return metrics if read_s > began_s else None
 
 
+def test_serve_of_root_becomes_a_service_user(tmp_path: Path) -> None:
+    """Started by root, serve becomes another user, also with a token and a Unix socket that are root's."""
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef0123")
+    token.chmod(0o600)
+    with Serving(tmp_path, "--lenses", "connections", "--token-file", str(token), env=None) as serving:
+        serving.begin()
+        assert all(user[0] != 0 for user in users(serving.pid))
+        assert serving.get("/metrics")[0] == HTTPStatus.UNAUTHORIZED
+
+
 def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
     """A device's bytes and packets are its own; a process's are those it sent; every top set has the whole sum."""
     near, far = lab.pair()
@@ -147,7 +159,7 @@ def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
         assert {name: moved[1][name] - moved[0][name] for name in MOVED} == {
             name: device_after[name] - device_before[name] for name in MOVED
         }
-        for name in ("bytes", "packets", "retransmits"):
+        for name in ("bytes", "data_packets", "retransmits"):
             in_all = of(after, f"nettop_connections_{name}_total")
             for top in ("process", "remote", "network", "port"):
                 assert of(after, f"nettop_connections_by_{top}_{name}_total") == in_all

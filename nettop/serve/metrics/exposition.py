@@ -186,6 +186,7 @@ def _add_histogram(metric: Metric, family: Family, labels: dict[str, str], value
     below = list(accumulate(counts))
     buckets = list(zip(family.edges, below, strict=True))
     for edge, count in buckets if below[-1] else buckets[-1:]:
-        metric.add_sample(f"{family.name}_bucket", labels | {"le": edge}, count)
+        if edge:
+            metric.add_sample(f"{family.name}_bucket", labels | {"le": edge}, count)
     metric.add_sample(f"{family.name}_count", labels, below[-1])
     metric.add_sample(f"{family.name}_sum", labels, together / family.divisor)

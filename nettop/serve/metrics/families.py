@@ -11,7 +11,7 @@ from nettop.query.filter import Filter, parse_filter
 from nettop.query.units import TIMES
 from nettop.snapshots import view_name
 from nettop.snapshots.histograms import Buckets
-from nettop.snapshots.schema import Field, Kind, Lens, Metrics, Spread, Table
+from nettop.snapshots.schema import ALL_EDGES, Field, Kind, Lens, Metrics, Spread, Table
 
 NAMESPACE = "nettop"
 EDGES_MAX = 19
@@ -40,13 +40,21 @@ class Family:
     label: str = ""
     divisor: float = 1.0
     buckets: Buckets | None = None
+    edges_within: tuple[float, float] = ALL_EDGES
+    """Range of the edges that are listed, in the column's unit."""
 
     @cached_property
     def edges(self) -> tuple[str, ...]:
-        """Edges of a histogram as values of `le`; the last is +Inf."""
+        """Edges of a histogram as values of `le`, empty if not listed; the last is +Inf."""
         assert self.buckets is not None, f"{self.name} is not a histogram"
-        edges = (repr(self.buckets.edges[at] / self.divisor) for at in chosen_edges(self.buckets))
-        return (*edges, "+Inf")
+        least, most = self.edges_within
+        edges = (self.buckets.edges[at] for at in chosen_edges(self.buckets))
+        return (*(repr(edge / self.divisor) if least <= edge <= most else "" for edge in edges), "+Inf")
+
+    @property
+    def has_quantiles(self) -> bool:
+        """Whether it is a histogram that lists buckets besides +Inf."""
+        return self.buckets is not None and any(self.edges[:-1])
 
     @property
     def sample_name(self) -> str:
@@ -115,7 +123,9 @@ def _series_set(lens: Lens, table: Table, metrics: Metrics) -> SeriesSet:
         else:
             field = table.by_name[value]
             grouped.setdefault(_name(prefix, field), []).append((value, field))
-    families += [_family(prefix, columns) for columns in grouped.values()]
+    families += [
+        _family(prefix, columns, metrics.edges.get(columns[0][0], ALL_EDGES)) for columns in grouped.values()
+    ]
     rows = None
     if metrics.rows:
         name = f"{NAMESPACE}_{prefix}" if prefix == metrics.rows else f"{NAMESPACE}_{prefix}_{metrics.rows}"
@@ -123,7 +133,9 @@ def _series_set(lens: Lens, table: Table, metrics: Metrics) -> SeriesSet:
     return SeriesSet(lens, table, metrics, tuple(families), rows, parse_filter(table, metrics.filter))
 
 
-def _family(prefix: str, columns: list[tuple[str, Field]]) -> Family:
+def _family(
+    prefix: str, columns: list[tuple[str, Field]], edges_within: tuple[float, float] = ALL_EDGES
+) -> Family:
     """Return the metric of one column, or of one column per direction."""
     first = columns[0][1]
     directions = [_direction(field) for _, field in columns]
@@ -140,6 +152,7 @@ def _family(prefix: str, columns: list[tuple[str, Field]]) -> Family:
         DIRECTION if any(directions) else "",
         TIMES.get(first.unit, 1.0),
         first.buckets,
+        edges_within,
     )
 
 

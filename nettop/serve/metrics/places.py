@@ -2,8 +2,8 @@
 """Select the groups that get their own series: those with the largest counts in the last 15 minutes.
 
 Every group with counts is a candidate, so a steady trickle eventually overtakes an old burst. A set may have spare
-places: a group that drops out of the largest keeps its place until another needs it, so series seldom come and go. Half
-of the spare places rotate among newcomers, so that the newest group has a series however small its counts.
+places: a group that drops out of the largest keeps its place until another needs it, so series seldom come and go.
+Small newcomers do not displace it: short-lived processes would make hundreds of thousands of series a day.
 """
 
 from __future__ import annotations
@@ -66,16 +66,15 @@ class Places:
     def update(
         self, keys: Sequence[Key], counted: Array, is_present: Mask, now_s: float
     ) -> tuple[Index, list[int]]:
-        """Add the counts of groups (n,), newest last; give places to the largest and the rest to the newest.
+        """Add the counts of groups (n,), newest last; give places to the largest.
 
         `now_s` is by a monotonic clock. Return the place of each group (n,), -1 for none, and the places whose former
         group was evicted.
         """
         left = self._slide(now_s)
-        new = [key for key in keys if key not in self._rows]
         self._count(keys, counted, is_present)
         ranked = [self._keys[row] for row in as_list(self._ranked())]
-        left += self._admit(ranked, now_s) + self._admit_newest(new, ranked, now_s)
+        left += self._admit(ranked, now_s)
         self._forget_smallest()
         return np.array([self._places.get(key, -1) for key in keys], np.intp), left
 
@@ -145,29 +144,17 @@ class Places:
                 room -= stays
         return left
 
-    def _admit_newest(self, new: list[Key], ranked: list[Key], now_s: float) -> list[int]:
-        """Give the newest groups the places of the smallest groups outside the largest. Return these places."""
-        newest = new[max(0, len(new) - (self.size - self._wanted)) :]
-        without = [key for key in newest if key not in self._places]
-        others = [
-            key for key in reversed(ranked[self._wanted :]) if key in self._places and key not in newest
-        ]
-        smallest = sorted(others, key=lambda key: not self._may_leave(key, now_s))
-        left = [self._leave(key) for key in smallest[: max(0, len(without) - len(self._free))]]
-        for key in without[: len(self._free)]:
-            self._give(key, now_s)
-        return left
-
     def _give(self, key: Key, unseen_until: float) -> None:
         """Give a group a free place."""
         self._places[key] = self._free.pop()
         self._unseen_until[key] = unseen_until
 
     def _ranked(self) -> Index:
-        """Return the rows of candidates, largest first; among equals, those with a place first."""
+        """Return the rows of candidates, largest first; among equals, those with a place first, then the newest, which
+        stay in the window longest."""
         has_place = np.array([key in self._places for key in self._keys], bool)
         is_present = self._is_present & self._prefers_present
-        order = np.lexsort((~has_place, -self._in_window, ~is_present))
+        order = np.lexsort((-np.arange(len(has_place)), ~has_place, -self._in_window, ~is_present))
         ranked: Index = order[(has_place | is_present | (self._in_window > 0))[order]]
         return ranked
 

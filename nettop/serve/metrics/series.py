@@ -188,8 +188,7 @@ class SeriesTotals:
         self._shared: dict[Key, int] = {(OTHERS,) * count: _OTHERS, (EVICTED,) * count: _REPLACED}
         self._places = Places(
             most,
-            # Half for former members of the largest, half for newcomers: at least one each.
-            spare=most + most % 2 if self._is_top else 0,
+            spare=max(2, most // 2) if self._is_top else 0,
             prefers_present=not self._is_top,
             drops_gone=not counts_only(declared),
         )
