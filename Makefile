@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test test-all lint test-pure test-unit test-screens test-thorough test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-findings bench-flows bench-fuzz bench-hosts bench-latency bench-loading bench-overhead bench-recording bench-serve bench-services bench-start bench-totals bench-udp explore deb offline fresh-root lock clean
+.PHONY: help setup test test-all lint test-pure test-unit test-screens test-thorough test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-findings bench-flows bench-fuzz bench-hosts bench-latency bench-loading bench-overhead bench-recording bench-serve bench-services bench-soak bench-start bench-totals bench-udp explore deb offline fresh-root lock clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -139,6 +139,9 @@ bench-serve: ## the speed and memory of nettop serve, beside node_exporter and s
 bench-services: ## what the services lens costs redis-benchmark and nginx; root, redis, nginx, wrk
 	$(as_root) $(bin)/python -B bench/services.py
 	$(as_root) $(bin)/python -B bench/udp_requests.py
+
+bench-soak: ## an hour of every frontend beside names that come and go by the thousand; root, prometheus
+	$(as_root) $(bin)/python -B bench/soak.py
 
 bench-start: ## how fast nettop starts; root
 	$(as_root) $(bin)/python -B bench/start.py
