@@ -32,6 +32,7 @@ FAMILIES = {0: "IPv4", 1: "IPv6"}
 
 BUCKETS = Buckets(first_bit=6, last_bit=34, divided_by_bits=4)
 """64 ns to 17 s, within 3.2 %."""
+_EDGES = {"latency": (1_000, 1_000_000_000)}
 PAIR_BUCKETS = Buckets(first_bit=6, last_bit=34, divided_by_bits=2)
 """Coarser buckets for pairs, as there are many: within 12.5 %."""
 
@@ -136,6 +137,7 @@ PROTOCOL_TABLE = Table(
             ("stage", "protocol", "family"),
             ("latency", "seen", "matched", "dropped", "unmatched", "waiting"),
             prefix="latency",
+            edges=_EDGES,
         ),
     ),
 )
@@ -164,7 +166,7 @@ PAIR_TABLE = Table(
     begins_at_zero=True,
     metrics=(
         Metrics(("stage", "source", "destination", "protocol"), ("latency",), prefix="latency_by_pair", top="pair",
-                limit=10),
+                limit=10, edges=_EDGES),
     ),
 )  # fmt: skip
 BUCKET_TABLE = Table(

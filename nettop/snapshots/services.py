@@ -366,7 +366,7 @@ SERVICES = Table(
                 ("response", "queued", "service_time", "waiting", "oldest", "unanswered", "request_bytes",
                  "answer_bytes", "connections", "overlaps", "pushes", "closed", "failed_connects",
                  "failed_answers", "missing_names"),
-                prefix="services", top="service", limit=20,
+                prefix="services", top="service", limit=10,
                 edges={"response": (100_000, 10_000_000_000), "queued": SUM_ONLY, "service_time": SUM_ONLY}),
     ),
 )  # fmt: skip
