@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -205,6 +207,18 @@ def test_texts_of_namespaces_that_are_gone_are_dropped(named: Namespaces) -> Non
     for number in range(3000):
         view_of(named, NAMED_TABLES[0], [number])
     assert len(named._texts.values) < 1100
+
+
+def test_a_scan_while_a_device_is_named() -> None:
+    """The guard's scan forgets the names of devices; the name that is being looked up is used all the same."""
+
+    def submit(_: object, index: int) -> SimpleNamespace:
+        namespaces._devices = {}
+        return SimpleNamespace(result=lambda: f"eth{index}")
+
+    namespaces = Namespaces()
+    namespaces.threads[WEB] = cast("Any", SimpleNamespace(submit=submit))
+    assert [namespaces._device(WEB, index) for index in (3, 4, 3)] == ["eth3", "eth4", "eth3"]
 
 
 def test_namespaces_that_appear_later_are_no_loss() -> None:

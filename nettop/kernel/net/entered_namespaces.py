@@ -86,10 +86,10 @@ class Namespaces:
 
     def name(self, inode: int) -> str:
         """Return a namespace's name; without one, its process or why that is unknown. Safe to display."""
-        if inode in self._names:
-            return self._names[inode]
-        if inode in self._paths:
-            return f"of process {self._paths[inode][0].parts[-3]}"
+        if name := self._names.get(inode):  # the guard replaces names and paths at any time
+            return name
+        if paths := self._paths.get(inode):
+            return f"of process {paths[0].parts[-3]}"
         return "hidden" if inode in self.threads or inode in self.refused else "gone"
 
     def with_names(self, rows: Rows) -> Rows:
@@ -113,13 +113,14 @@ class Namespaces:
 
     def _device(self, inode: int, index: int) -> str:
         """Look up a device's name inside its namespace; return its index if that fails."""
-        if (inode, index) not in self._devices:
+        known_devices = self._devices  # the guard may replace it
+        if (inode, index) not in known_devices:
             name = ""
             with self.lock, suppress(OSError):
                 if thread := self.threads.get(inode):
                     name = safe_text(thread.submit(socket.if_indextoname, index).result())
-            self._devices[inode, index] = name or str(index)
-        return self._devices[inode, index]
+            known_devices[inode, index] = name or str(index)
+        return known_devices[inode, index]
 
     def _codes(self, inodes: Array) -> Array:
         """Map namespace inode numbers to the codes of their names."""
@@ -257,15 +258,15 @@ class Namespaces:
         """Find the namespaces in use and leave the others."""
         now = self._scanned_at = time.monotonic()
         self._devices = {}  # they may have been renamed
-        self._paths = find_namespaces(self._proc)
+        paths = find_namespaces(self._proc)
         for inode, members in self._members.items():
             running = (
                 path for path, started in members.items() if started and self._start_time(path) == started
             )
-            if inode not in self._paths and (path := next(running, None)):
-                self._paths[inode] = [path]
-        others = ((inode, paths) for inode, paths in self._paths.items() if inode != self.own)
-        named = ((inode, self._find_name(paths)) for inode, paths in others)
+            if inode not in paths and (path := next(running, None)):
+                paths[inode] = [path]
+        named = ((inode, self._find_name(each)) for inode, each in paths.items() if inode != self.own)
+        self._paths = paths
         self._names = {self.own: OWN_NAMESPACE} | {inode: name for inode, name in named if name}
         self._seen = {inode: at for inode, at in self._seen.items() if now - at <= _SEEN_FOR_S}
         for inode in self.threads.keys() - self._paths.keys() - self._hidden():
