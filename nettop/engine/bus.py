@@ -10,10 +10,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 
 from nettop.errors import NettopError
-from nettop.snapshots.arrays import concatenate_rows
+from nettop.query.batches import concatenate_batches
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 
 Wake = Callable[[], None]
@@ -183,7 +182,5 @@ def _trim(batches: tuple[Rows, ...]) -> tuple[Rows, ...]:
         rows += len(batch)
         kept.append(batch)
     if len(kept) > 1 and len(kept[0]) + len(kept[1]) <= _PIECE_ROWS:
-        new, last = kept[:2]
-        if all(last.texts[name] is texts for name, texts in new.texts.items()):  # same codes
-            kept[:2] = [replace(new, array=concatenate_rows(last.array, new.array))]
+        kept[:2] = [concatenate_batches(kept[0].table, kept[1::-1])]
     return tuple(reversed(kept))

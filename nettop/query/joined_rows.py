@@ -84,8 +84,7 @@ class JoinedRows:
             earlier if earlier is not None and earlier.array.dtype == self.now.array.dtype else None
         )
         self._left = frame.now.ended.get(table.name) if closed else None
-        ended = () if self._left is None else self._left.rows
-        for left in filter(None, (self._earlier, self.before if gone else None, *ended)):
+        for left in filter(None, (self._earlier, self.before if gone else None, *self._ended)):
             self.now = _with_texts_of(self.now, left)
         self._shows_gone = gone
 

@@ -39,7 +39,7 @@ class ReadingWriter:
         self._rows: dict[tuple[str, str], Array] = {}
         self._declared: dict[tuple[str, str], Declared] = {}
         self._names: dict[tuple[str, str], tuple[str, ...]] = {}
-        self._texts: dict[tuple[str, str, str], list[str]] = {}
+        self._texts: dict[tuple[str, str, str], tuple[str, ...]] = {}
         self._pieces: dict[str, tuple[Rows, ...]] = {}
 
     def write(self, snapshot: Snapshot) -> bytes:
@@ -114,12 +114,12 @@ class ReadingWriter:
     def _new_texts(self, part: str, rows: Rows) -> dict[str, list[Any]]:
         """Return the texts that a reader does not know, by field: how many it keeps, and those that follow."""
         changed = {}
-        for field, values in rows.texts.items():
-            place = part, rows.table.name, field
-            known = self._texts.get(place, [])
+        for field, texts in rows.texts.items():
+            place, values = (part, rows.table.name, field), tuple(texts)
+            known = self._texts.get(place, ())
             kept = len(known) if known == values[: len(known)] else 0
             if not kept == len(known) == len(values):
-                self._texts[place] = list(values)
+                self._texts[place] = values
                 changed[field] = [kept, list(values[kept:])]
         return changed
 

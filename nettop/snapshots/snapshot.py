@@ -212,20 +212,43 @@ def sum_of(column: Array) -> int:
     return int(column[known(column)].sum(dtype=np.uint64))
 
 
+_SPARE_TEXTS = 1024
+"""Unused texts that a table may have before it is replaced, which has recordings write all texts again."""
+
+
 class TextTable:
-    """Distinct texts and their codes. Append-only, so snapshots share `values` without copying it."""
+    """Distinct texts and their codes.
+
+    A table only grows, so that a code keeps its text; `frozen` returns the texts of the rows coded so far as a value of
+    its own, in which later texts never show.
+    """
 
     def __init__(self) -> None:
-        self.values: list[str] = []
         self._codes: dict[str, int] = {}
+        self._frozen: tuple[str, ...] = ()
 
     def code(self, text: str) -> int:
         """Return the code of `text`, assigning one to a new text."""
-        code = self._codes.get(text)
-        if code is None:
-            code = self._codes[text] = len(self.values)
-            self.values.append(text)
-        return code
+        return self._codes.setdefault(text, len(self._codes))
+
+    def frozen(self) -> tuple[str, ...]:
+        """Return the texts by code; the same tuple as the last time if there is no new text."""
+        if len(self._frozen) < len(self._codes):
+            self._frozen = tuple(self._codes)
+        return self._frozen
+
+    def adopted(self, codes: Array, texts: Sequence[str]) -> Array:
+        """Return the codes in this table of what `codes` mean in `texts`: for rows that outlive their reading."""
+        if self.frozen()[: len(texts)] == tuple(texts):
+            return codes
+        distinct, places = np.unique(codes, return_inverse=True)
+        mapped = [self.code(texts[code]) if code < len(texts) else code for code in distinct.tolist()]
+        adopted: Array = np.array(mapped, codes.dtype)[places]
+        return adopted
+
+    def renewed(self, used: int) -> TextTable:
+        """Return this table, or a new one if it has far more texts than are `used`. Call it between readings."""
+        return self if len(self._codes) <= 2 * used + _SPARE_TEXTS else TextTable()
 
 
 def rows_from(table: Table, found: Collection[Mapping[str, Any]], taken_ns: int) -> Rows:
@@ -252,4 +275,4 @@ def rows_from(table: Table, found: Collection[Mapping[str, Any]], taken_ns: int)
     rows = [tuple(stored(name, values.get(name)) for name in unknown) for values in found]
     array = np.array(rows, table.dtype)
     by_key = array[np.argsort(array[table.key], kind="stable")]
-    return Rows(table, by_key, {name: codes.values for name, codes in texts.items()}, taken_ns)
+    return Rows(table, by_key, {name: codes.frozen() for name, codes in texts.items()}, taken_ns)

@@ -100,10 +100,10 @@ class Reader:
         """Return the rows in these namespaces by id, with None for unknown."""
         if isinstance(self.table, SocketTable):
             self.table._last_walks = {}  # or rows of an earlier walk would be used again
-        self.before, self.counts, _ = self.table.read(self.before)
+        self.before, names, self.counts, _ = self.table.read(self.before)
         assert np.all(self.before["id"][1:] > self.before["id"][:-1])
         rows = self.before[np.isin(self.before["netns"], [namespace.inode for namespace in namespaces])]
-        texts = self.table.processes.texts()
+        texts = names.texts()
         columns = {name: values(rows, name) for name in COMPARED}
         for name in TEXTS:
             columns[name] = [None if code is None else texts[name][code] for code in columns[name]]

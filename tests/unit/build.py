@@ -87,7 +87,7 @@ def make_rows(
         if column:
             array[field.name] = column
     array = array[np.argsort(array[table.key], kind="stable")]
-    return Rows(table, array, {name: codes.values for name, codes in texts.items()}, taken_ns)
+    return Rows(table, array, {name: codes.frozen() for name, codes in texts.items()}, taken_ns)
 
 
 def make_view(frame: Frame, filter_text: str = "", sort: str = "", **query_kwargs: Any) -> View:

@@ -309,7 +309,7 @@ def owner_of(*sockets: Row) -> tuple[str | None, int | None]:
 def named(owner: Any, texts: TextTable) -> tuple[str | None, int | None]:
     """Return an owner's name and PID."""
     unknown = np.iinfo(np.uint32).max
-    name = None if owner["process"] == unknown else texts.values[owner["process"]]
+    name = None if owner["process"] == unknown else texts.frozen()[owner["process"]]
     return name, None if owner["pid"] == unknown else int(owner["pid"])
 
 

@@ -107,12 +107,12 @@ class Source:
         for at, connection in enumerate(listed):
             fill(table[at : at + 1], connection)
             connection.shown = connection.sent
-        processes = Processes(Host())
-        rows = self.ended.follow(table)
+        names = Processes(Host()).begin()
+        rows = self.ended.follow(table, names)
         mark_begun(rows)
         namespaces = Namespaces()
-        left = self.ended.read(rows[:0], {}, processes, namespaces, taken)
-        sockets = Rows(SOCKETS, rows, processes.texts(), taken)
+        left = self.ended.read(rows[:0], {}, names, namespaces, taken)
+        sockets = Rows(SOCKETS, rows, names.texts(), taken)
         tables = {SOCKETS.name: namespaces.with_names(sockets)}
         self.snapshots.append(Snapshot("connections", taken, taken, tables, ended={SOCKETS.name: left}))
         return self.snapshots[-1]

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nettop.kernel.net.entered_namespaces import Namespaces
 from nettop.probes.connections import failures
 from nettop.probes.connections.event_records import CLOSE, EVENT, FAIL
 from nettop.probes.connections.failures import Failures
@@ -21,6 +22,7 @@ from nettop.snapshots.snapshot import unknown_value
 
 INBOUND, OUTBOUND, UNKNOWN = 1, 2, 0xFF
 TAKEN_NS = 7
+NAMESPACES = Namespaces()
 
 
 class Event(NamedTuple):
@@ -76,7 +78,7 @@ def array_of(events: Sequence[Event]) -> Array:
 
 def shown(counted: Failures) -> dict[tuple[Any, ...], tuple[int, int, int]]:
     """Return the count, first and last time of each group."""
-    rows = counted.rows(TAKEN_NS)
+    rows = counted.rows(NAMESPACES, TAKEN_NS)
     assert (rows.table, rows.taken_ns) == (FAILURES, TAKEN_NS)
     array, names = rows.array, rows.texts["process"]
     assert array.dtype == FAILURES.dtype
@@ -108,7 +110,7 @@ def test_failures_are_counted_by_group(batches: list[list[Event]]) -> None:
     for batch in batches:
         counted.add(array_of(batch))
     assert shown(counted) == model([event for batch in batches for event in batch])
-    assert counted.ended(TAKEN_NS).total.array["failures"].tolist() == [0]
+    assert counted.ended(NAMESPACES, TAKEN_NS).total.array["failures"].tolist() == [0]
 
 
 @given(BATCHES, st.integers(1, 5))
@@ -119,11 +121,11 @@ def test_every_failure_is_in_a_group_or_has_left_with_it(batches: list[list[Even
         counted, left = Failures(), 0
         for batch in batches:
             counted.add(array_of(batch))
-            left += len(counted.ended(TAKEN_NS).rows[-1])
+            left += len(counted.ended(NAMESPACES, TAKEN_NS).rows[-1])
     added = [event for batch in batches for event in batch]
     cells = shown(counted)
     assert len(cells) <= groups_max
-    ended = counted.ended(TAKEN_NS)
+    ended = counted.ended(NAMESPACES, TAKEN_NS)
     assert sum(count for count, _, _ in cells.values()) + int(ended.total.array["failures"][0]) == len(added)
     assert len(cells) + left >= len(model(added))
 
@@ -144,7 +146,7 @@ def test_rows_that_were_handed_out_do_not_change(batches: list[list[Event]]) -> 
     counted = Failures()
     kept = []
     for batch in batches:
-        rows = counted.rows(TAKEN_NS)
+        rows = counted.rows(NAMESPACES, TAKEN_NS)
         kept.append((rows.array, rows.array.copy()))
         counted.add(array_of(batch))
     for handed_out, then in kept:
@@ -163,7 +165,7 @@ def test_a_reset_is_no_failed_connect() -> None:
     counted = Failures()
     counted.add(array_of([Event(event=FAIL), *[Event(event=CLOSE)] * 3]))
     counted.add(array_of([Event(event=CLOSE)]))
-    (row,) = counted.rows(TAKEN_NS).array
+    (row,) = counted.rows(NAMESPACES, TAKEN_NS).array
     assert (row["failed"], row["reset"], row["failures"]) == (1, 4, 5)
 
 
@@ -178,7 +180,7 @@ def test_names_are_made_safe() -> None:
     """Control characters in a process's name become visible marks."""
     counted = Failures()
     counted.add(array_of([Event(comm=b"\x1b[31mred\n")]))
-    assert list(counted.rows(TAKEN_NS).texts["process"]) == ["␛[31mred␊"]
+    assert list(counted.rows(NAMESPACES, TAKEN_NS).texts["process"]) == ["␛[31mred␊"]
 
 
 def test_nothing_to_count() -> None:

@@ -25,6 +25,7 @@ from nettop.snapshots.connections import EVENTS, FAILURES
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import NOT_COMPLETE_YET, Frame, Rows, Snapshot
 from nettop.snapshots.source import EventSource, SourceOptions
+from tests.unit.build import make_rows
 
 LENS = "connections"
 DEADLINE_S = 60
@@ -125,7 +126,7 @@ def test_a_feed_hears_of_its_own_table_alone() -> None:
     """A feed does not get rows of other lenses or tables, nor wake for them."""
     bus, woken = Bus(), []
     feed = bus.feed(LENS, "events", lambda: woken.append("events"))
-    other = Rows(FAILURES, np.zeros(1, FAILURES.dtype), {}, 0)
+    other = make_rows([{}], FAILURES)
     bus.append("other", (batch(1, 3),))
     bus.append(LENS, (other,))
     assert (feed.take(), woken) == ([], [])

@@ -206,7 +206,7 @@ def test_texts_of_namespaces_that_are_gone_are_dropped(named: Namespaces) -> Non
     """Their number stays bounded, however many namespaces come and go."""
     for number in range(3000):
         view_of(named, NAMED_TABLES[0], [number])
-    assert len(named._texts.values) < 1100
+    assert len(named._texts.frozen()) < 1100
 
 
 def test_a_scan_while_a_device_is_named() -> None:

@@ -36,8 +36,10 @@ def host(root: Path) -> Host:
 
 
 def groups(processes: Processes, named: Array) -> list[str | None]:
-    """Return the control group of each row."""
-    texts = processes.texts()["cgroup"]
+    """Name the rows of a reading; return the control group of each."""
+    names = processes.begin()
+    names.name(named)
+    texts = names.texts()["cgroup"]
     return [texts[code] if code < len(texts) else None for code in named["cgroup"].tolist()]
 
 
@@ -45,9 +47,7 @@ def test_a_vanished_process_does_not_affect_others(tmp_path: Path) -> None:
     """A process that exited while it was read is counted once; others of its control group keep theirs."""
     processes = Processes(host(tmp_path))
     for _ in range(2):
-        named = rows()
-        processes.name(named)
-        assert groups(processes, named) == [None, "/system.slice/web.service", "/system.slice/web.service"]
+        assert groups(processes, rows()) == [None, "/system.slice/web.service", "/system.slice/web.service"]
         assert processes.vanished == 1
 
 
@@ -61,7 +61,6 @@ def test_a_vanished_process_whose_control_group_is_still_there(tmp_path: Path) -
     group.mkdir(parents=True)
     named = rows()[:1]
     named["cgroup_id"] = group.stat().st_ino & 0xFFFFFFFF
-    processes.name(named)
     assert (groups(processes, named), processes.vanished) == (["/brief.service"], 0)
 
 
@@ -76,7 +75,7 @@ def test_control_groups_are_not_listed_again_at_once(tmp_path: Path, monkeypatch
     for css_set in range(3):
         named = rows()[:1]
         named["css_set"] = css_set
-        processes.name(named)
+        groups(processes, named)
         counts.append(len(listed))
     assert (counts, processes.vanished) == ([1, 1, 2], 3)
 
@@ -90,6 +89,5 @@ def test_a_process_whose_css_set_is_unknown(tmp_path: Path) -> None:
         other.write_text(f"0::{group}\n")
         named = rows()
         named["css_set"] = np.iinfo(np.uint64).max
-        processes.name(named)
         assert groups(processes, named) == [group, "/system.slice/web.service", "/system.slice/web.service"]
     assert (processes.vanished, processes.groups()) == (0, {})

@@ -144,17 +144,17 @@ def processes(tmp_path: Path) -> Processes:
 
 def services_of(here: Counts, processes: Processes) -> Rows:
     """Return the rows of services at the first reading."""
-    return service_rows(here, processes, UsualTimes(), Withheld())[0]
+    return service_rows(here, processes.begin(), UsualTimes(), Withheld())[0]
 
 
 def connections_of(here: Counts, processes: Processes) -> Rows:
     """Return the rows of connections."""
-    return connection_rows(here, services_of(here, processes), processes)[0]
+    return connection_rows(here, services_of(here, processes), processes.begin())[0]
 
 
 def waiting_of(here: Counts, processes: Processes) -> Rows:
     """Return the rows of requests without an answer."""
-    return connection_rows(here, services_of(here, processes), processes)[1]
+    return connection_rows(here, services_of(here, processes), processes.begin())[1]
 
 
 def texts_of(rows: Rows, name: str) -> list[str | None]:
@@ -413,7 +413,7 @@ def test_withheld_values_stay_withheld(processes: Processes) -> None:
     def reading(timed: int, overlaps: int) -> Rows:
         response = {"response": histogram(*[MS] * timed), "response_ns": timed * MS}
         here = counted(response | {"overlaps": overlaps})
-        return service_rows(here, processes, UsualTimes(), withheld)[0]
+        return service_rows(here, processes.begin(), UsualTimes(), withheld)[0]
 
     assert values_of(reading(10, 0), "timed") == [10]
     assert values_of(reading(10, 10), "timed") == [None]

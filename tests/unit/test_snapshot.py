@@ -25,8 +25,8 @@ def test_a_text_keeps_its_code(texts: list[str]) -> None:
     """Codes count from zero in order of first sight, and a text never gets a second one."""
     table = TextTable()
     codes = [table.code(text) for text in texts]
-    assert [table.values[code] for code in codes] == texts
-    assert table.values == list(dict.fromkeys(texts))
+    assert [table.frozen()[code] for code in codes] == texts
+    assert table.frozen() == tuple(dict.fromkeys(texts))
     assert [table.code(text) for text in texts] == codes
 
 

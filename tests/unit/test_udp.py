@@ -23,7 +23,7 @@ from nettop.snapshots import find_table
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import COUNT_UDP
 from nettop.snapshots.hooks import HookStatus
-from nettop.snapshots.snapshot import known
+from nettop.snapshots.snapshot import Rows, known
 
 SOCKETS, BYTES = 5, 101
 Reading = list[tuple[bool, int]]
@@ -95,6 +95,12 @@ def totals_of(monkeypatch: pytest.MonkeyPatch, kernel: KernelMaps) -> UdpTotals:
     return UdpTotals(cast("Any", program), loader=cast("Any", None), chosen={}, check=None)
 
 
+def read(totals: UdpTotals, rows: Array, before: Array, processes: Processes) -> tuple[Array, Array]:
+    """Return the rows of a reading, and of sockets that are gone; `before` are those of the last reading."""
+    names = processes.begin()
+    return totals.read(rows, Rows(find_table("connections"), before, names.texts(), 0), names)
+
+
 @pytest.mark.parametrize("takes", [True, False], ids=["taken in one step", "read, then deleted"])
 @given(readings=READINGS)
 def test_no_message_is_missing_or_counted_twice(takes: bool, readings: list[Reading]) -> None:
@@ -110,7 +116,7 @@ def test_no_message_is_missing_or_counted_twice(takes: bool, readings: list[Read
                     kernel.send(number, messages)
                     sent += messages
             table = [number for number, (is_listed, _) in enumerate(reading) if is_listed]
-            before, gone = totals.read(rows_of(table), before, processes)
+            before, gone = read(totals, rows_of(table), before, processes)
             ended += int(gone["messages_sent"].sum())
             moving = {number for number, (_, messages) in enumerate(reading) if messages}
             assert before["id"].tolist() == sorted(moving | set(table))
@@ -128,10 +134,10 @@ def test_sockets_without_room(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = KernelMaps(room=1)
     totals, processes = totals_of(monkeypatch, kernel), Processes(Host())
     kernel.send(1, 3)
-    first, _ = totals.read(rows_of([1, 2]), rows_of([]), processes)
+    first, _ = read(totals, rows_of([1, 2]), rows_of([]), processes)
     assert (first["messages_sent"].tolist(), totals.status().lost) == ([3, 0], {"udp messages": 0})
     kernel.send(2, 5)
-    second, _ = totals.read(rows_of([1, 2]), first, processes)
+    second, _ = read(totals, rows_of([1, 2]), first, processes)
     assert known(second["messages_sent"]).tolist() == [True, False]
     assert second["messages_sent"][0] == 3
     assert (totals.status().lost, totals.status().counts["udp_messages_sent"]) == ({"udp messages": 5}, 8)
@@ -141,7 +147,7 @@ def test_rows_of_tcp_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only UDP rows get counters."""
     rows = rows_of([1, 2])
     rows["protocol"][0] = TCP
-    counted, _ = totals_of(monkeypatch, KernelMaps()).read(rows, rows_of([]), Processes(Host()))
+    counted, _ = read(totals_of(monkeypatch, KernelMaps()), rows, rows_of([]), Processes(Host()))
     assert [known(counted[name]).tolist() for name in COUNTED] == [[False, True]] * 4
 
 
@@ -157,7 +163,7 @@ def test_traffic_without_a_call_is_unknown(monkeypatch: pytest.MonkeyPatch) -> N
     rows["held_by"][2] = HELD_BY_KERNEL
     rows["held_by"][[3, 5]] = 255
     rows["start_time"][3] = 7
-    counted, _ = totals.read(rows, rows_of([]), processes)
+    counted, _ = read(totals, rows, rows_of([]), processes)
     assert known(counted["messages_sent"]).tolist() == [True, False, False, True, False, False]
     assert known(counted["bytes_received"]).tolist() == [True, False, False, True, False, False]
 
@@ -169,8 +175,8 @@ def test_a_closed_socket_has_a_last_row(monkeypatch: pytest.MonkeyPatch) -> None
     kernel.send(1, 3)
     table = rows_of([1])
     table["pid"] = 17
-    before, _ = totals.read(table, rows_of([]), processes)
-    rows, gone = totals.read(rows_of([]), before, processes)
+    before, _ = read(totals, table, rows_of([]), processes)
+    rows, gone = read(totals, rows_of([]), before, processes)
     assert (len(rows), gone["pid"].tolist(), gone["messages_sent"].tolist()) == (0, [17], [3])
 
 
@@ -179,10 +185,10 @@ def test_bytes_moved_before_counting(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = KernelMaps()
     totals, processes = totals_of(monkeypatch, kernel), Processes(Host())
     kernel.send(3, 1)
-    first, _ = totals.read(rows_of([1, 2]), rows_of([]), processes)
+    first, _ = read(totals, rows_of([1, 2]), rows_of([]), processes)
     assert dict(zip(first["id"].tolist(), first["began"].tolist(), strict=True)) == {1: 0, 2: 0, 3: 0}
     kernel.send(4, 1)
-    second, gone = totals.read(rows_of([2]), first, processes)
+    second, gone = read(totals, rows_of([2]), first, processes)
     assert dict(zip(second["id"].tolist(), second["began"].tolist(), strict=True)) == {2: 0, 4: 1}
     assert dict(zip(gone["id"].tolist(), gone["began"].tolist(), strict=True)) == {3: 0}
 
@@ -200,6 +206,6 @@ def test_without_a_mechanism(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without counting, counters are unknown, not 0."""
     totals = totals_of(monkeypatch, KernelMaps())
     monkeypatch.setattr(totals.hooks, "works", False)
-    rows, gone = totals.read(rows_of([1]), rows_of([]), Processes(Host()))
+    rows, gone = read(totals, rows_of([1]), rows_of([]), Processes(Host()))
     assert not any(known(rows[name]).any() for name in COUNTED)
     assert (len(gone), totals.status().counts, totals.status().lost) == (0, {}, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pwd
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from nettop.snapshots.safe_text import safe_bytes, safe_text
 from nettop.snapshots.snapshot import TextTable, known
 
 _FIELDS = ("process", "cgroup", "container")
-_SPARE_TEXTS = 1024
 _UNKNOWN = np.iinfo(np.uint32).max
 
 _PAUSE_PER_LISTING = 100
@@ -26,28 +25,29 @@ Identity = tuple[int, int, int]
 """A process and its place: PID, start time, address of its css_set (which changes when the process moves)."""
 
 
-class Processes:
-    """Text columns of processes, cached for the processes of the last rows.
+class ProcessNames:
+    """The names of the processes in one reading, or one batch of events.
 
-    `vanished` counts processes that were gone before their control group could be read.
+    Its tables are not replaced while it is in use, so `texts` has whatever it coded. Rows of another reading have other
+    codes: `adopt` them.
     """
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._tables = {name: TextTable() for name in _FIELDS}
-        self._groups: dict[Identity, str | None] = {}
-        self._by_id = _GroupsById(host)
-        self.vanished = 0
+    def __init__(self, processes: Processes, tables: Mapping[str, TextTable] | None = None) -> None:
+        self.processes = processes
+        self._tables = tables or {name: TextTable() for name in _FIELDS}
 
     def texts(self) -> dict[str, Sequence[str]]:
-        """Return the texts of the codes, by column."""
-        return {name: table.values for name, table in self._tables.items()}
+        """Return the texts of the rows coded so far, by column."""
+        return {name: table.frozen() for name, table in self._tables.items()}
 
-    def groups(self) -> dict[int, str]:
-        """Return the control groups of the last rows' processes, by the address of their css_set."""
-        groups = {css_set: group for (_, _, css_set), group in self._groups.items() if group is not None}
-        groups.pop(_NO_CSS_SET, None)
-        return groups
+    def code(self, process: str) -> int:
+        """Return the code of a process name, which must be safe to display."""
+        return self._tables["process"].code(process)
+
+    def adopt(self, rows: Array, texts: Mapping[str, Sequence[str]]) -> None:
+        """Translate the codes of rows copied from an earlier reading, whose texts were these."""
+        for name, table in self._tables.items():
+            rows[name] = table.adopted(rows[name], texts.get(name, ()))
 
     def name(self, rows: Array, groups: dict[int, str] | None = None, *, keep_earlier: bool = False) -> None:
         """Set the columns process, cgroup and container of rows that are grouped by process.
@@ -57,35 +57,26 @@ class Processes:
         known; new ones are added to it. With `keep_earlier`, keep the processes of earlier rows too, and do not count
         processes of these rows as vanished, as they may have exited.
         """
-        for column, table in self._tables.items():
-            # Most texts may belong to processes that are gone.
-            if len(table.values) > 2 * len(self._groups) + _SPARE_TEXTS:
-                self._tables[column] = TextTable()
         is_next = [rows[name][1:] != rows[name][:-1] for name in ("pid", "start_time")]
         starts = np.flatnonzero(np.append([True], is_next[0] | is_next[1]))[: len(rows)]
         codes = np.full((len(_FIELDS), len(starts)), _UNKNOWN, np.uint32)
-        named: dict[Identity, str | None] = {}
-        by_css_set = {} if groups is None else groups
-        vanished = self.vanished
         heads = rows[starts]
-        identities = zip(
-            heads["pid"].tolist(), heads["start_time"].tolist(), heads["css_set"].tolist(), strict=True
+        columns = (heads[name].tolist() for name in ("pid", "start_time", "css_set"))
+        identities = list(zip(*columns, strict=True))
+        by_css_set = {} if groups is None else groups
+        found = self.processes.find_groups(
+            zip(identities, heads["cgroup_id"].tolist(), strict=True), by_css_set, keep_earlier=keep_earlier
         )
-        comms, ids = heads["comm"].tolist(), heads["cgroup_id"].tolist()
-        for at, (identity, comm, group_id) in enumerate(zip(identities, comms, ids, strict=True)):
-            if identity[1] == _NO_START_TIME:
+        for at, (identity, comm) in enumerate(zip(identities, heads["comm"].tolist(), strict=True)):
+            if identity not in found:
                 continue
-            group = named[identity] = self._group(identity, group_id, by_css_set)
-            name = safe_bytes(comm)
+            name, group = safe_bytes(comm), found[identity]
             codes[0, at] = self.code(outside_name(name) if identity[0] == _UNKNOWN else name)
             if group is not None:
                 codes[1, at] = self._tables["cgroup"].code(group)
                 container = container_of(group)
                 if container is not None:
                     codes[2, at] = self._tables["container"].code(container)
-        self._groups = self._groups | named if keep_earlier else named
-        if keep_earlier:
-            self.vanished = vanished
         lengths = np.diff(starts, append=len(rows))
         for field, of_run in zip(_FIELDS, codes, strict=True):
             rows[field] = np.repeat(of_run, lengths)
@@ -101,9 +92,48 @@ class Processes:
         for name in _FIELDS:
             rows[name][owned] = heads[name][places]
 
-    def code(self, process: str) -> int:
-        """Return the code of a process name, which must be safe to display."""
-        return self._tables["process"].code(process)
+
+class Processes:
+    """Processes of the last rows and their control groups, which are looked up once.
+
+    `vanished` counts processes that were gone before their control group could be read.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._tables = {name: TextTable() for name in _FIELDS}
+        self._groups: dict[Identity, str | None] = {}
+        self._by_id = _GroupsById(host)
+        self.vanished = 0
+
+    def begin(self) -> ProcessNames:
+        """Begin a reading: return the names of its rows, without most texts of processes that are gone."""
+        self._tables = {name: table.renewed(len(self._groups)) for name, table in self._tables.items()}
+        return ProcessNames(self, self._tables)
+
+    def groups(self) -> dict[int, str]:
+        """Return the control groups of the last rows' processes, by the address of their css_set."""
+        groups = {css_set: group for (_, _, css_set), group in self._groups.items() if group is not None}
+        groups.pop(_NO_CSS_SET, None)
+        return groups
+
+    def find_groups(
+        self, processes: Iterable[tuple[Identity, int]], by_css_set: dict[int, str], *, keep_earlier: bool
+    ) -> dict[Identity, str | None]:
+        """Return the control group of each process, given the lower half of its group's id; see ProcessNames.name.
+
+        Rows without a process have no start time, and are left out.
+        """
+        vanished = self.vanished
+        found = {
+            identity: self._group(identity, group_id, by_css_set)
+            for identity, group_id in processes
+            if identity[1] != _NO_START_TIME
+        }
+        self._groups = self._groups | found if keep_earlier else found
+        if keep_earlier:
+            self.vanished = vanished
+        return found
 
     def describe(self, owners: list[tuple[int, int]]) -> dict[str, str]:
         """Return details of the processes (PID, descriptor) that own a socket."""

@@ -47,7 +47,6 @@ _NAMED_BY_IP = (Path("/run/netns"), Path("/var/run/netns"))
 """Directories in which `ip netns` names namespaces."""
 _UNKNOWN = np.iinfo(np.uint32).max
 _RESERVED_THREADS = 12
-_SPARE_TEXTS = 1024
 _DROPPED = "it appeared after nettop dropped privileges"
 
 
@@ -94,22 +93,20 @@ class Namespaces:
 
     def with_names(self, rows: Rows) -> Rows:
         """Return the rows with `namespace`, and `device` if they have it, set to names, or to numbers if unnamed."""
-        if len(self._texts.values) > 2 * len(self._paths) + _SPARE_TEXTS:
-            self._texts = TextTable()  # most belong to namespaces that are gone
+        self._texts = self._texts.renewed(len(self._paths))
         rows.array["namespace"] = self._codes(np.ascontiguousarray(rows.array["netns"]))
-        texts = {**rows.texts, "namespace": self._texts.values}
+        texts = {**rows.texts, "namespace": self._texts.frozen()}
         if DEVICE_INDEX in (rows.array.dtype.names or ()):
             texts["device"] = self._name_devices(rows.array)
         return replace(rows, texts=texts)
 
     def _name_devices(self, array: Array) -> Sequence[str]:
         """Set the names of the devices that sockets are bound to; return the texts for their codes."""
-        if len(self._device_texts.values) > _SPARE_TEXTS:
-            self._device_texts = TextTable()
+        self._device_texts = self._device_texts.renewed(len(self._devices))
         at = np.flatnonzero(known(array[DEVICE_INDEX]))
         pairs = zip(array["netns"][at].tolist(), array[DEVICE_INDEX][at].tolist(), strict=True)
         array["device"][at] = [self._device_texts.code(self._device(*pair)) for pair in pairs]
-        return self._device_texts.values
+        return self._device_texts.frozen()
 
     def _device(self, inode: int, index: int) -> str:
         """Look up a device's name inside its namespace; return its index if that fails."""

@@ -95,12 +95,6 @@ def no_owners(count: int) -> Array:
     return owners
 
 
-def recode_processes(codes: Array, rows: Rows, texts: TextTable) -> Array:
-    """Convert process codes from the texts of `rows` to codes into `texts`."""
-    names = rows.texts["process"]
-    return coded(codes, texts, lambda code: names[code] if code < len(names) else None)
-
-
 def merge_owners(now: Array, before: Array, texts: TextTable) -> Array:
     """Combine the current and the previous owners of flows; two different processes become `several`.
 
@@ -154,7 +148,7 @@ def find_owners(flows: Array, protocols: Array, sockets: Rows, own: int, texts: 
         owners["pid"][new] = np.where(same_pid, rows["pid"][among[at]], _UNKNOWN)
         owners["is_far"][new] = ~is_own[among[at]]
         several[new] = ~same_name
-    owners["process"] = recode_processes(owners["process"], sockets, texts)
+    owners["process"] = texts.adopted(owners["process"], sockets.texts["process"])
     owners["process"][several] = texts.code(SEVERAL)
     return owners
 

@@ -40,7 +40,6 @@ from nettop.probes.bandwidth.flows import (
     no_owners,
     protocol_name,
     read_flows,
-    recode_processes,
 )
 from nettop.probes.bandwidth.history import (
     OWN_COUNTERS,
@@ -124,7 +123,6 @@ _FALLBACKS = (
 )
 _SUMS_OF_PORTS = ("bond", "team")
 """Kinds of interfaces whose counters are the sums of their ports' counters."""
-_SPARE_TEXTS = 1024
 _UNKNOWN, _NO_PORT = np.iinfo(np.uint32).max, np.iinfo(np.uint16).max
 
 
@@ -369,8 +367,7 @@ class Bandwidth(Probe):
         for interface in present:
             if self._counted is not None and interface.counted is not None:
                 interface.counts = self._counted.read(interface.counted)
-        if len(self._texts.values) > 4 * len(present) + _SPARE_TEXTS:
-            self._texts = TextTable()  # most texts belong to removed interfaces
+        self._texts = self._texts.renewed(2 * len(present))  # an interface has two
         self._texts.code(REMOVED)
         self._has_devices = any(map(self._is_device, present))
         tables, left = self._tables(present, taken_ns), self._tables(removed, taken_ns)
@@ -429,7 +426,7 @@ class Bandwidth(Probe):
                 interface.rates.add(ByteTotals(taken_ns, *map(int, moved)))
             else:
                 interface.rates = RateHistory()
-        texts = dict.fromkeys(("interface", "kind"), self._texts.values)
+        texts = dict.fromkeys(("interface", "kind"), self._texts.frozen())
         return Rows(INTERFACES, take_rows(rows, np.argsort(rows["id"])), texts, taken_ns)
 
     def _classify(self, interface: _Interface) -> None:
@@ -524,7 +521,7 @@ class Bandwidth(Probe):
         return Rows(
             table,
             take_rows(rows, np.argsort(rows["id"])),
-            {"interface": self._texts.values, **texts},
+            {"interface": self._texts.frozen(), **texts},
             taken_ns,
         )
 
@@ -560,7 +557,7 @@ class Bandwidth(Probe):
         for name in TRAFFIC_COLUMNS:
             total[name] = evicted[name]
         self._flow_counts = {"flows": len(flows), "flows_evicted": int(evicted["flows"])}
-        values = {name: text.values for name, text in texts.items()}
+        values = {name: text.frozen() for name, text in texts.items()}
         self._last_flows = Rows(FLOWS, rows, values, taken_ns)
         return self._last_flows, Ended((), Rows(FLOWS, total, values, taken_ns))
 
@@ -577,7 +574,7 @@ class Bandwidth(Probe):
         last = self._last_flows
         if last is not None:
             before = self._last_owners.copy()
-            before["process"] = recode_processes(before["process"], last, texts)
+            before["process"] = texts.adopted(before["process"], last.texts["process"])
             at = positions(rows["id"], last.array["id"])
             owners[at >= 0] = merge_owners(owners[at >= 0], before[at[at >= 0]], texts)
         rows["process"], rows["pid"] = owners["process"], owners["pid"]

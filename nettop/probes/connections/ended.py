@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nettop.kernel.host.processes import Processes
+from nettop.kernel.host.processes import ProcessNames
 from nettop.kernel.net.entered_namespaces import Namespaces
 from nettop.probes.connections.event_records import EVENT, FAIL
 from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UNCONNECTED_STATES, exclude_ids, merge
@@ -36,7 +36,7 @@ class EndedSockets:
     def __init__(self) -> None:
         self.events: Array = _NO_EVENTS
         self._new: list[Array] = []
-        self._open: Array = _NO_ROWS
+        self._open = Rows(SOCKETS, _NO_ROWS, {}, 0)
         self._still_open: Array | None = None
         self._dead: Array = np.zeros(0, np.uint64)
         self._of_events, self._of_others, self._missing, self._lost = (
@@ -69,7 +69,7 @@ class EndedSockets:
         """
         self._still_open = still_open
 
-    def follow(self, rows: Array) -> Array:
+    def follow(self, rows: Array, names: ProcessNames) -> Array:
         """Return the rows of the table and the orphans, sorted by id.
 
         Connections that ended after an older walk read them are removed. The counters of a socket that a process still
@@ -77,7 +77,8 @@ class EndedSockets:
         """
         events = concatenate_rows(_NO_EVENTS, *self._new)
         self.events, self._new = take_rows(events, np.argsort(events["id"], kind="stable")), []
-        orphans = exclude_ids(self._open, rows["id"])
+        orphans = exclude_ids(self._open.array, rows["id"])
+        names.adopt(orphans, self._open.texts)
         orphans["state"] = unknown_value(orphans["state"].dtype)
         rows = merge(rows, orphans)
         dead = np.union1d(self.events["id"], self._dead)
@@ -87,7 +88,7 @@ class EndedSockets:
         closed = (rows["protocol"] == TCP) & (rows["state"] == STATE["CLOSE"])
         for name in COUNTERS:
             rows[name][closed] = unknown_value(rows[name].dtype)
-        self._open = take_rows(rows, _is_open(rows))
+        self._open = Rows(SOCKETS, take_rows(rows, _is_open(rows)), names.texts(), 0)
         return rows
 
     def _unreported(self, rows: Array) -> Array:
@@ -108,7 +109,7 @@ class EndedSockets:
         self,
         others: Array,
         untracked: Mapping[str, int],
-        processes: Processes,
+        names: ProcessNames,
         namespaces: Namespaces,
         taken_ns: int,
     ) -> Ended:
@@ -120,18 +121,19 @@ class EndedSockets:
         self.not_listed += max(0, len(self.events) - LISTED_MAX)
         rows = merge(_rows_of(self.events[-LISTED_MAX:]), others)
         rows["state"] = STATE["CLOSE"]
-        processes.name_any(rows, processes.groups(), keep_earlier=True)
-        listed = namespaces.with_names(Rows(SOCKETS, rows, processes.texts(), taken_ns))
-        self._listed = _recent((*self._listed, listed), taken_ns)
+        names.name_any(rows, names.processes.groups(), keep_earlier=True)
         self._count += len(self.events) + len(others)
         total = np.full(ROW.itemsize, 0xFF, np.uint8).view(ROW)
         total["id"] = 0
-        total["process"] = processes.code(NOT_LISTED)
+        total["process"] = names.code(NOT_LISTED)
         for name in COUNTERS:
             total[name] = (
                 self._of_events[name] + self._of_others[name] + self._lost[name] + untracked.get(name, 0)
             )
-        sum_of_all = namespaces.with_names(Rows(SOCKETS, total, processes.texts(), taken_ns))
+        listed, sum_of_all = (
+            namespaces.with_names(Rows(SOCKETS, each, names.texts(), taken_ns)) for each in (rows, total)
+        )
+        self._listed = _recent((*self._listed, listed), taken_ns)
         return Ended(self._listed, sum_of_all, self._count)
 
 

@@ -18,7 +18,7 @@ from nettop.kernel.bpf.mechanisms import ChosenMechanisms, Mechanism
 from nettop.kernel.bpf.program import Loader, Program
 from nettop.kernel.bpf.ring import Ring
 from nettop.kernel.host.facts import Host
-from nettop.kernel.host.processes import Processes
+from nettop.kernel.host.processes import Processes, ProcessNames
 from nettop.kernel.net.hook_check import HookCheck
 from nettop.probes.connections.ended import EndedSockets
 from nettop.probes.connections.event_records import (
@@ -282,13 +282,14 @@ class ConnectionEvents:
         if not len(ready):
             return None
         events = take_rows(ready, np.argsort(ready["time"], kind="stable"))
-        self._processes.name_any(events, self._groups)
+        names = ProcessNames(self._processes)
+        names.name_any(events, self._groups)
         events["reason"][events["event"] < CLOSE] = unknown_value(events["reason"].dtype)
         events["event_id"] = np.arange(self._next_id, self._next_id + len(events), dtype=np.uint64)
         # These events were read before the loss was known: the gap follows them.
         self._next_id += len(events) + self._gap
         self._gap = 0
-        return Rows(EVENTS, events, self._processes.texts(), taken_ns)
+        return Rows(EVENTS, events, names.texts(), taken_ns)
 
 
 def _skipped(program: Program) -> int:

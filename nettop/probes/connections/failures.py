@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nettop.kernel.net.entered_namespaces import Namespaces
 from nettop.probes.connections.event_records import FAIL
 from nettop.probes.connections.socket_rows import has_process
 from nettop.snapshots.arrays import Array, Index, concatenate_rows, take_rows
@@ -83,18 +84,21 @@ class Failures:
         self._left = concatenate_rows(self._left, take_rows(self._rows, ~stays))
         self._rows = take_rows(self._rows, stays)
         self._keys = self._keys[stays]
+        texts, self._texts = self._texts.frozen(), TextTable()  # many were of evicted groups
+        for rows in (self._rows, self._left):
+            rows["process"] = self._texts.adopted(rows["process"], texts)
 
-    def rows(self, taken_ns: int) -> Rows:
+    def rows(self, namespaces: Namespaces, taken_ns: int) -> Rows:
         """Return the groups as rows of the table."""
-        return self._as_rows(self._rows.copy(), taken_ns)
+        return self._as_rows(self._rows.copy(), namespaces, taken_ns)
 
-    def ended(self, taken_ns: int) -> Ended:
+    def ended(self, namespaces: Namespaces, taken_ns: int) -> Ended:
         """Return the groups evicted since the last call, and the sum of all that were ever evicted."""
         left, self._left = self._left, self._left[:0]
-        return self._ended.add(self._as_rows(left, taken_ns))
+        return self._ended.add(self._as_rows(left, namespaces, taken_ns))
 
-    def _as_rows(self, rows: Array, taken_ns: int) -> Rows:
-        return Rows(FAILURES, rows, {"process": self._texts.values}, taken_ns)
+    def _as_rows(self, rows: Array, namespaces: Namespaces, taken_ns: int) -> Rows:
+        return namespaces.with_names(Rows(FAILURES, rows, {"process": self._texts.frozen()}, taken_ns))
 
     def _new_rows(self, groups: Array) -> Array:
         rows = np.zeros(len(groups), FAILURES.dtype)

@@ -86,9 +86,8 @@ class SocketGroups:
         self._add(view, places, events)
         self._before = snapshot
         self._keep(self._seen_ns > view.now.taken_ns - FORGET_AFTER_NS)
-        group_texts = [*self._texts["group"], ENDED_GROUPS]
-        self._ended["group"] = len(group_texts) - 1
-        texts = self._texts | {"group": group_texts}
+        texts = {name: (*each, ENDED_GROUPS) for name, each in self._texts.items()}
+        self._ended["group"] = len(texts["group"]) - 1
         rows, ended = (
             Rows(GROUPS, array.copy(), texts, view.now.taken_ns, self.by)
             for array in (self._rows, self._ended)

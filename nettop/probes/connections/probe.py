@@ -105,8 +105,7 @@ class Connections(Probe):
         self._udp: UdpTotals | None = None
         self._no_udp: tuple[HookStatus, ...] = ()
         self._services: Snapshot | None = None
-        self._last: Array = np.zeros(0, ROW)
-        self._last_ns = 0
+        self._last = Rows(SOCKETS, np.zeros(0, ROW), {}, 0)
         self._whole_since_ns = 0
 
     @property
@@ -255,33 +254,33 @@ class Connections(Probe):
         table, events = self.table, self._events
         read_at = events.begin_reading() if events else 0
         users = events.users.read() if events else NO_USERS
-        rows, counts, taken_ns = table.read(self._last, users)
+        rows, names, counts, taken_ns = table.read(self._last.array, users)
         if events:
             events.users.watch(table.held_by_several, rows)
         udp_ended = rows[:0]
         if self._udp:
-            rows, udp_ended = self._udp.read(rows, self._last, table.processes)
+            rows, udp_ended = self._udp.read(rows, self._last, names)
         infer_directions(rows)
         name_congestion_control(rows)
-        find_limits(rows, self._last, (taken_ns - self._last_ns) / 1e3)
+        find_limits(rows, self._last.array, (taken_ns - self._last.taken_ns) / 1e3)
         set_answers(rows, self._services)
-        self._last, self._last_ns = rows, taken_ns
+        self._last = Rows(SOCKETS, rows, names.texts(), taken_ns)
         if events:
             events.add_reading(rows, read_at, table.processes.groups())
         status = events.status() if events else EventsStatus({}, {}, self._no_events)
         if events and events.works:
             events.collect()  # connections that ended while the table was read
-            rows = self._ended.follow(rows)
+            rows = self._ended.follow(rows, names)
         untracked = self._udp.untracked if self._udp else {}
-        ended = self._ended.read(udp_ended, untracked, table.processes, table.namespaces, taken_ns)
+        ended = self._ended.read(udp_ended, untracked, names, table.namespaces, taken_ns)
         mark_begun(rows)
         if table.lists_unattributed:
             counts["unattributed"] = int(np.count_nonzero(~known(rows["pid"]) & ~known(rows["process"])))
-        sockets = Rows(SOCKETS, rows, table.processes.texts(), taken_ns)
+        sockets = Rows(SOCKETS, rows, names.texts(), taken_ns)
         tables, left = {SOCKETS.name: table.namespaces.with_names(sockets)}, {SOCKETS.name: ended}
         if FAILURES.name in self._options.tables and events:
-            tables[FAILURES.name] = table.namespaces.with_names(events.failures.rows(taken_ns))
-            left[FAILURES.name] = events.failures.ended(taken_ns)
+            tables[FAILURES.name] = events.failures.rows(table.namespaces, taken_ns)
+            left[FAILURES.name] = events.failures.ended(table.namespaces, taken_ns)
         lost = {
             "namespaces": table.lost_namespaces,
             "processes": table.processes.vanished,
@@ -342,7 +341,7 @@ class Connections(Probe):
 
     def describe(self, key: int) -> dict[str, str]:
         """Return the processes that hold the socket, as far as they are visible, and its user's name."""
-        row = self._last[self._last["id"] == key]
+        row = self._last.array[self._last.array["id"] == key]
         if not len(row):
             return {}
         descriptors = descriptors_of(row, self.table.held_by_several)

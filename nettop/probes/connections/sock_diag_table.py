@@ -19,7 +19,7 @@ import numpy as np
 from nettop.errors import Unsupported
 from nettop.kernel.host import privileges
 from nettop.kernel.host.facts import Host, Sockstat
-from nettop.kernel.host.processes import outside_name
+from nettop.kernel.host.processes import ProcessNames, outside_name
 from nettop.kernel.net import sock_diag
 from nettop.kernel.net.entered_namespaces import DEVICE_INDEX, Namespaces
 from nettop.kernel.net.socket_owners import SocketOwners, find_owners
@@ -163,7 +163,9 @@ class DiagTable(Table):
             "inconsistent_dumps": self._inconsistent,
             "processes_hidden": owners.hidden,
         }
-        return Reading(self._with_owners(listed, owners, before, users), counts, taken_ns)
+        names = self.processes.begin()
+        rows = self._with_owners(names, listed, owners, before, users)
+        return Reading(rows, names, counts, taken_ns)
 
     def _start_dumps(self, dumps: dict[int, Future[_Listed]]) -> None:
         """Start to list the sockets of every namespace that is not among the `dumps`."""
@@ -204,7 +206,9 @@ class DiagTable(Table):
             | (OUTSIDE if self._has_outside else {})
         )
 
-    def _with_owners(self, listed: list[_Listed], owners: SocketOwners, before: Array, users: Array) -> Array:
+    def _with_owners(
+        self, names: ProcessNames, listed: list[_Listed], owners: SocketOwners, before: Array, users: Array
+    ) -> Array:
         """Return the rows of all namespaces, sorted by id, each socket once and with its owner process."""
         rows = concatenate_rows(_NO_ROWS, *(namespace.rows for namespace in listed))
         inodes = np.concatenate([_NO_INODES, *(namespace.inodes for namespace in listed)])
@@ -213,13 +217,15 @@ class DiagTable(Table):
         rows, inodes = take_rows(rows, first), inodes[first]
         _keep_acknowledged(rows, before)
         held = _rows_of_descriptors(rows, inodes, owners)
-        self.processes.name(held)
+        names.name(held)
         chosen, shared = choose_owners(held, before, users)
         self.held_by_several = take_rows(held, shared)
         owned = take_rows(held, chosen)
-        return merge(owned, self._ownerless(rows, inodes, owned, owners))
+        return merge(owned, self._ownerless(names, rows, inodes, owned, owners))
 
-    def _ownerless(self, rows: Array, inodes: Array, owned: Array, owners: SocketOwners) -> Array:
+    def _ownerless(
+        self, names: ProcessNames, rows: Array, inodes: Array, owned: Array, owners: SocketOwners
+    ) -> Array:
         """Return the rows that are not among the `owned`.
 
         A socket with an inode is held by a hidden process or one outside the PID namespace, or was closed while
@@ -234,7 +240,7 @@ class DiagTable(Table):
         may_miss_some = self._has_outside or hides_some
         hidden = held & (lasting | others | self._has_outside) & may_miss_some
         self._ownerless_ids = np.ascontiguousarray(ownerless["id"][held])
-        ownerless["process"][hidden] = self.processes.code(HIDDEN_OWNER if hides_some else outside_name())
+        ownerless["process"][hidden] = names.code(HIDDEN_OWNER if hides_some else outside_name())
         return ownerless if self.lists_unattributed else ownerless[hidden]
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nettop.kernel.host.facts import Host
-from nettop.kernel.host.processes import Processes
+from nettop.kernel.host.processes import Processes, ProcessNames
 from nettop.kernel.net.entered_namespaces import DEVICE_INDEX, Namespaces
 from nettop.snapshots.arrays import Array, Index, Mask, as_list, growth, insert_rows, positions, take_rows
 from nettop.snapshots.connections import (
@@ -99,10 +99,11 @@ class SocketCounts(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """All current sockets, sorted by id; counts of sockets that are not listed; and the time of the counters
-    (CLOCK_MONOTONIC)."""
+    """All current sockets, sorted by id, and the names of their processes; counts of sockets that are not listed; and
+    the time of the counters (CLOCK_MONOTONIC)."""
 
     rows: Array
+    names: ProcessNames
     counts: dict[str, int]
     taken_ns: int
 

@@ -17,7 +17,7 @@ from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf.iterator import Iterator, RowBuffer
 from nettop.kernel.bpf.program import Program
 from nettop.kernel.host.facts import Host
-from nettop.kernel.host.processes import outside_name
+from nettop.kernel.host.processes import ProcessNames, outside_name
 from nettop.kernel.net.entered_namespaces import shared_namespaces
 from nettop.probes.connections.socket_rows import (
     HELD_BY_KERNEL,
@@ -114,13 +114,14 @@ class SocketTable(Table):
         Namespaces whose hash tables were walked at that refresh are walked again while this thread walks the
         descriptors.
         """
+        names = self.processes.begin()
         if not self.lists_unattributed:
-            owned, taken_ns = self.read_owned(before, users)
-            return Reading(owned, {}, taken_ns)
+            owned, taken_ns = self.read_owned(names, before, users)
+            return Reading(owned, names, {}, taken_ns)
         with self.namespaces.lock:
             walks = self._begin_walks()
             try:
-                owned, taken_ns = self.read_owned(before, users)
+                owned, taken_ns = self.read_owned(names, before, users)
             finally:
                 wait(walks.values())  # a walk may still read what would be closed
             walked = {inode: walk.result() for inode, walk in walks.items()}
@@ -130,16 +131,14 @@ class SocketTable(Table):
         if len(time_wait):
             owned = exclude_ids(owned, np.sort(time_wait))
         copy_owners(unattributed, owned, positions(unattributed["holder"], owned["id"]))
-        self.processes.name(
-            unattributed, keep_earlier=True
-        )  # subflows, and orphans whose closing process is known
-        unattributed["process"][unattributed["held_by"] == HELD_BY_KERNEL] = self.processes.code(KERNEL_OWNER)
+        names.name(unattributed, keep_earlier=True)  # subflows, and orphans whose closing process is known
+        unattributed["process"][unattributed["held_by"] == HELD_BY_KERNEL] = names.code(KERNEL_OWNER)
         if self._has_outside:
             held = (unattributed["held_by"] == HELD_BY_PROCESS) & ~has_process(unattributed)
-            unattributed["process"][held] = self.processes.code(outside_name())
-        return Reading(merge(owned, unattributed), counts, taken_ns)
+            unattributed["process"][held] = names.code(outside_name())
+        return Reading(merge(owned, unattributed), names, counts, taken_ns)
 
-    def read_owned(self, before: Array, users: Array = NO_USERS) -> tuple[Array, int]:
+    def read_owned(self, names: ProcessNames, before: Array, users: Array) -> tuple[Array, int]:
         """Return a copy of the sockets that processes hold, sorted by id, each once and with its owner process.
 
         Also return the midpoint of the read, on the monotonic clock.
@@ -147,7 +146,7 @@ class SocketTable(Table):
         begun_ns = time.monotonic_ns()
         rows = self._iterators[OWNED].read(self._owned_buffer)
         taken_ns = (begun_ns + time.monotonic_ns()) // 2
-        self.processes.name(rows)
+        names.name(rows)
         owners, shared = choose_owners(rows, before, users)
         self.held_by_several = take_rows(rows, shared)
         return take_rows(rows, owners), taken_ns

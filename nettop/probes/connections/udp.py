@@ -8,7 +8,7 @@ import numpy as np
 from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.mechanisms import ChosenMechanisms, Fallbacks, Mechanism
 from nettop.kernel.bpf.program import Loader, Program
-from nettop.kernel.host.processes import Processes
+from nettop.kernel.host.processes import ProcessNames
 from nettop.kernel.net.hook_check import HookCheck
 from nettop.probes.connections.events import EventsStatus
 from nettop.probes.connections.hooks import Hooks
@@ -27,7 +27,7 @@ from nettop.probes.probe import skipped_runs
 from nettop.snapshots.arrays import Array, positions, take_rows
 from nettop.snapshots.connections import FOLLOWED_UDP, HOOK_UDP
 from nettop.snapshots.schema import BEGAN
-from nettop.snapshots.snapshot import unknown_value
+from nettop.snapshots.snapshot import Rows, unknown_value
 
 COUNTED = ("bytes_sent", "bytes_received", "messages_sent", "messages_received")
 UDP_TOTALS = np.dtype([(name, "u8") for name in COUNTED])
@@ -91,7 +91,7 @@ class UdpTotals:
             }
         return EventsStatus(counts, {"udp messages": self._lost}, self.hooks.statuses, self.hooks.gaps)
 
-    def read(self, rows: Array, before: Array, processes: Processes) -> tuple[Array, Array]:
+    def read(self, rows: Array, before: Rows, names: ProcessNames) -> tuple[Array, Array]:
         """Fill the counters of the table's `rows`, sorted by id.
 
         Return these rows plus those of sockets outside the table with new traffic, and the rows of sockets that are
@@ -103,24 +103,24 @@ class UdpTotals:
         ids, entries = maps.read_all(self._program.maps["udp_sockets"], _COOKIE, ROW)
         entries = take_rows(entries, np.argsort(ids))
         self._add_up(entries)
-        self._give_owners(rows, entries, processes)
+        self._give_owners(rows, entries, names)
         _put_counted(rows, entries, may_miss_some=self._lost > 0)
         outside = exclude_ids(entries, rows["id"])
-        idle = is_same(outside, before, COUNTED)
+        idle = is_same(outside, before.array, COUNTED)
         moving = take_rows(outside, ~idle)
-        processes.name_any(moving, processes.groups(), keep_earlier=True)
-        rows, gone = merge(rows, moving), self._remove(take_rows(outside, idle), before)
+        names.name_any(moving, names.processes.groups(), keep_earlier=True)
+        rows, gone = merge(rows, moving), self._remove(take_rows(outside, idle), before, names)
         self._mark_new(rows, gone)
         return rows, gone
 
-    def _give_owners(self, rows: Array, entries: Array, processes: Processes) -> None:
+    def _give_owners(self, rows: Array, entries: Array, names: ProcessNames) -> None:
         """Give a socket without a file descriptor, such as one of io_uring, to the process that used it first."""
         at = positions(rows["id"], entries["id"])
         at[has_process(rows) | (rows["held_by"] == HELD_BY_KERNEL)] = -1
         here = np.flatnonzero(at >= 0)
         used = take_rows(rows, here)
         copy_owners(used, entries, at[here])
-        processes.name_any(used, processes.groups(), keep_earlier=True)
+        names.name_any(used, names.processes.groups(), keep_earlier=True)
         rows[here] = used
 
     def _mark_new(self, rows: Array, gone: Array) -> None:
@@ -146,14 +146,15 @@ class UdpTotals:
         total = maps.sum_per_cpu(self._program.maps[name], 0, UDP_TOTALS)
         return {each: int(total[each]) for each in COUNTED}
 
-    def _remove(self, gone: Array, before: Array) -> Array:
+    def _remove(self, gone: Array, before: Rows, names: ProcessNames) -> Array:
         """Delete the entries of these sockets, and return their last rows."""
         table = self._program.maps["udp_sockets"]
         final, exists = maps.read_each(table, gone["id"], ROW, delete=True)
         if not exists.all():  # before Linux 5.14
             maps.delete_all(table, gone["id"])
             final = gone
-        last = take_rows(before, positions(gone["id"], before["id"]))
+        last = take_rows(before.array, positions(gone["id"], before.array["id"]))
+        names.adopt(last, before.texts)
         for name in COUNTED:
             last[name] = final[name]
         self._ended = {name: ended + int(last[name].sum()) for name, ended in self._ended.items()}

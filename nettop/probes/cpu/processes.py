@@ -87,10 +87,8 @@ class ProcessTimes:
 
     def begin(self) -> None:
         """Begin a reading: drop processes that had exited by the last one, and those beyond PROCESSES_MAX."""
-        if len(self._names.values) > 4 * PROCESSES_MAX:
-            names, self._names = self._names, TextTable()  # keep only names in use
-            codes = as_list(self._processes["name"])
-            self._processes["name"] = [self._names.code(names.values[code]) for code in codes]
+        texts, self._names = self._names.frozen(), self._names.renewed(len(self._processes))
+        self._processes["name"] = self._names.adopted(self._processes["name"], texts)
         kept = ~self._has_ended
         excess = int(np.count_nonzero(kept)) - PROCESSES_MAX
         if excess > 0:
@@ -146,7 +144,7 @@ class ProcessTimes:
         idle = np.flatnonzero(~self._processes["is_active"] & (pids != _OUTSIDE))
         self._has_ended[idle] = [not _exists(pid) for pid in as_list(pids[idle])]
         array = concatenate_rows(self._no_process_row(), self._table_rows(self._processes))
-        return Rows(PROCESSES, array, {"process": self._names.values}, taken_ns)
+        return Rows(PROCESSES, array, {"process": self._names.frozen()}, taken_ns)
 
     def exited(self) -> Array:
         """Return the PIDs of processes that have exited: these rows are their last ones."""
@@ -156,7 +154,7 @@ class ProcessTimes:
     def ended(self, taken_ns: int) -> Ended:
         """Return the rows that left the table with this reading, and the sum of all that ever left."""
         rows = self._table_rows(self._left)
-        return self._ended.add(Rows(PROCESSES, rows, {"process": self._names.values}, taken_ns))
+        return self._ended.add(Rows(PROCESSES, rows, {"process": self._names.frozen()}, taken_ns))
 
     def _table_rows(self, processes: Array) -> Array:
         pids = processes["identity"] & _PID_MASK
@@ -165,7 +163,7 @@ class ProcessTimes:
         array["id"], array["pid"], array["process"] = processes["id"], pids, processes["name"]
         array["pid"][is_outside] = unknown_value(array.dtype["pid"])
         array["process"][is_outside] = [
-            self._names.code(outside_name(self._names.values[code]))
+            self._names.code(outside_name(self._names.frozen()[code]))
             for code in as_list(array["process"][is_outside])
         ]
         array["network_ns"] = processes["ns"].sum(axis=1)

@@ -278,7 +278,7 @@ class StackRows:
 
     def stacks(self, taken_ns: int) -> Rows:
         """Return the table of stacks."""
-        texts = {"stack": self._texts.values, "process": self._processes.values}
+        texts = {"stack": self._texts.frozen(), "process": self._processes.frozen()}
         return Rows(STACKS, self._rows[: len(self)].copy(), texts, taken_ns)
 
     def categories(self, not_available: Mapping[int, str], taken_ns: int) -> Rows:
@@ -308,4 +308,4 @@ class StackRows:
             missing[name] = unknown_value(table.dtype[name])
         missing["id"] = missing["category"] = list(not_available)
         missing["note"] = [texts.code(why) for why in not_available.values()]
-        return Rows(CATEGORY_SHARES, table, {"note": texts.values}, taken_ns)
+        return Rows(CATEGORY_SHARES, table, {"note": texts.frozen()}, taken_ns)

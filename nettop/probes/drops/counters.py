@@ -74,7 +74,7 @@ def encode_texts(values: Array, text_of: Callable[[int], str | None]) -> tuple[A
     table = TextTable()
     texts = map(text_of, distinct.tolist())
     codes = np.array([UNKNOWN if text is None else table.code(text) for text in texts], "u4")
-    return codes[groups], table.values
+    return codes[groups], table.frozen()
 
 
 def _included_in(measures: Array, ids: Array) -> Array:

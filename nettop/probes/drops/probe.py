@@ -432,7 +432,7 @@ class Drops(Probe):
         ids = row_ids(key_hashes(keys, KIND))
         self._ids_of_kinds = ids[groups]
         rows = np.zeros(len(keys), PACKETS.dtype)
-        texts: dict[str, Sequence[str]] = {"place": self._places.values}
+        texts: dict[str, Sequence[str]] = {"place": self._places.frozen()}
         rows["id"], rows["place"] = ids, keys["location"]
         rows["netns"] = _unknown_if_zero(keys["netns"])
         rows["reason"], texts["reason"] = encode_texts(keys["reason"], self._reason)

@@ -125,7 +125,7 @@ class CollectorState(Probe):
         rows["id"] = np.arange(len(terms))
         if terms:
             rows["of"], rows["term"], rows["items"] = np.array(terms, np.uint64).T
-        return Rows(LEDGER, rows, dict.fromkeys(("of", "term"), self._texts.values), taken_ns)
+        return Rows(LEDGER, rows, dict.fromkeys(("of", "term"), self._texts.frozen()), taken_ns)
 
 
 def _exporter_rows(document: dict[str, Any] | None) -> Array:

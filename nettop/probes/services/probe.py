@@ -178,15 +178,16 @@ class Services(Probe):
         if self._program is not None:
             counted, whole = self._read_counts(), np.frombuffer(self._whole, TOTALS)[0].copy()
             self.namespaces.follow(frozenset())
+            names = self._processes.begin()
             rows, left = (
                 self.namespaces.with_names(each)
-                for each in service_rows(counted, self._processes, self._usual, self._withheld)
+                for each in service_rows(counted, names, self._usual, self._withheld)
             )
             tables[SERVICES.name] = services = rows
             ended[SERVICES.name] = self._ended.add(left)
             if CLIENTS.name in self._options.tables:
                 tables[CLIENTS.name] = client_rows(counted, services)
-            for each in connection_rows(counted, services, self._processes):
+            for each in connection_rows(counted, services, names):
                 tables[each.table.name] = self.namespaces.with_names(each)
             counts = {
                 CLIENTS_EVICTED: int(whole["evicted"]),

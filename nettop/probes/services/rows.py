@@ -9,7 +9,7 @@ import numpy as np
 
 from nettop.kernel.bpf import process_columns
 from nettop.kernel.bpf.set_table import mix
-from nettop.kernel.host.processes import Processes
+from nettop.kernel.host.processes import ProcessNames
 from nettop.probes.services.programs import FIRST_SLOT, HISTOGRAMS, SUMS
 from nettop.probes.services.usual import UsualTimes
 from nettop.snapshots.arrays import Array, Mask, as_list, concatenate_rows, positions, take_rows
@@ -98,7 +98,7 @@ class Withheld:
 
 
 def service_rows(
-    counted: Counts, processes: Processes, usual: UsualTimes, withheld: Withheld
+    counted: Counts, names: ProcessNames, usual: UsualTimes, withheld: Withheld
 ) -> tuple[Rows, Rows]:
     """Return a row for each service with a connection or a request, sorted by number, and the rows of those that left.
 
@@ -131,9 +131,9 @@ def service_rows(
     no_owner = rows["start_time"] == 0
     for name in _OWNER:
         rows[name][no_owner] = _unknown_of(rows.dtype[name])
-    processes.name_any(rows, keep_earlier=True)
+    names.name_any(rows, keep_earlier=True)
     is_others = rows["id"] < FIRST_SLOT
-    rows["process"][is_others] = processes.code(OTHERS)
+    rows["process"][is_others] = names.code(OTHERS)
     for name in ("protocol", "port", "netns"):
         rows[name][is_others] = unknown_value(rows.dtype[name])
     rows["side"][is_others] = rows["id"][is_others]
@@ -141,7 +141,7 @@ def service_rows(
     withheld.set_columns(rows)
     withheld.forget(counted.left)
     has_left = np.isin(rows["id"], counted.left)
-    texts = processes.texts()
+    texts = names.texts()
     now, left = (take_rows(rows, np.flatnonzero(has_left == is_left)) for is_left in (False, True))
     return Rows(SERVICES, now, texts, counted.taken_ns), Rows(SERVICES, left, texts, counted.taken_ns)
 
@@ -201,18 +201,18 @@ def client_rows(counted: Counts, services: Rows) -> Rows:
     return Rows(CLIENTS, rows, services.texts, counted.taken_ns)
 
 
-def connection_rows(counted: Counts, services: Rows, processes: Processes) -> tuple[Rows, Rows]:
+def connection_rows(counted: Counts, services: Rows, names: ProcessNames) -> tuple[Rows, Rows]:
     """Return a row for each watched connection, sorted by cookie, and one for each request that waits, on a connection
     or over UDP."""
     connections = _connections(counted, services)
     rows = concatenate_rows(connections, _requests(counted))
-    processes.name_any(rows, keep_earlier=True)
+    names.name_any(rows, keep_earlier=True)
     # The process of a connection that is not yet accepted is the one that serves.
     at = positions(rows["service"], services.array["id"])
     borrowed = ~known(rows["start_time"]) & (at >= 0) & (rows["side"] == SERVED)
     for name in ("process", "pid", "cgroup", "container"):
         rows[name][borrowed] = services.array[name][at[borrowed]]
-    texts = processes.texts()
+    texts = names.texts()
     waiting = _waiting(rows)
     connections = take_rows(rows, np.arange(len(connections)))
     return (

@@ -150,4 +150,4 @@ def _encoded(array: Array, field: Field, rows: Sequence[Mapping[str, Any]]) -> l
     table, unknown = TextTable(), unknown_value(array.dtype[field.name])
     texts_of_rows = [row[field.name] for row in rows]
     array[field.name] = [unknown if text is None else table.code(text) for text in texts_of_rows]
-    return table.values
+    return list(table.frozen())
