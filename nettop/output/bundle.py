@@ -130,7 +130,8 @@ def _about(settings: BundleSettings, recording: Recording, cutter: Cutter, *, ha
             "Addresses, names and texts are replaced, always by the same ones. Numbers and times are not.",
         ]
     if damage := _damage(recording, cutter):
-        lines += ["", "The recording is damaged, and this is not in the bundle:", *damage]
+        redacted = damage if redactor is None else map(redactor.texts.scrubbed, damage)
+        lines += ["", "The recording is damaged, and this is not in the bundle:", *redacted]
     return "\n".join([*lines, ""])
 
 

@@ -7,13 +7,16 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from nettop.errors import FilterError
+from nettop.errors import NettopError
 from nettop.query.filter import parse_filter
 from nettop.query.query import screen_query
 from nettop.query.view import View
 from nettop.snapshots import find_table
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.snapshot import Frame
+
+_NEEDED = ("severity", "finding", "since", "lasted", "unseen", "view", "filter")
+"""Fields that every finding has, unless something else wrote the recording."""
 
 
 def causes_of(view: View, at: int, found: Frame | None) -> list[str]:
@@ -23,19 +26,22 @@ def causes_of(view: View, at: int, found: Frame | None) -> list[str]:
     sentences = {row["id"]: row["finding"] for row in rows}
     causes = []
     for row in rows:
-        if row["unseen"] or not row["filter"] or find_table(row["view"])[1].name != view.table.name:
+        if row["unseen"] or not row["filter"]:
             continue
-        with suppress(FilterError):  # of a recording by another version
-            if parse_filter(view.table, row["filter"]).mask(view)[at]:
+        with suppress(NettopError):  # of a recording by another version
+            is_same = find_table(row["view"])[1].name == view.table.name
+            if is_same and parse_filter(view.table, row["filter"]).mask(view)[at]:
                 causes.append(sentences.get(row["cause"], row["finding"]))
     return list(dict.fromkeys(causes))
 
 
 def listed(frame: Frame, *, explained: bool = False) -> list[dict[str, Any]]:
-    """Return the findings of a reading by rank, with all fields; `explained` adds those that others explain."""
+    """Return the findings of a reading by rank, with all fields; `explained` adds those that others explain. Rows that
+    are no whole findings are left out."""
     if FINDINGS.name not in frame.now.tables:
         return []
     view = View(Frame(frame.now), replace(screen_query(FINDINGS), all_rows=explained))
     names = [column.name for column in FINDINGS.fields]
     columns = (view.values(name, view.order) for name in names)
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    rows = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+    return [row for row in rows if None not in map(row.get, _NEEDED)]

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
+import pkgutil
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,14 +20,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nettop import probes
 from nettop.cli import run
 from nettop.commands.record import RecordOptions, record_settings
 from nettop.commands.redaction import redaction_key
 from nettop.errors import NettopError, PermissionMissing, UsageError
+from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism
+from nettop.probes.findings import limits
 from nettop.query.address import MAPPED, address_text
 from nettop.query.filter import parse_filter, replace_values
 from nettop.query.query import screen_query
-from nettop.query.sentences import filled
+from nettop.query.sentences import _FROM_ELSEWHERE, filled, unit_in_sentence
+from nettop.query.units import human, unit_of
 from nettop.query.view import View
 from nettop.recording.chunks import Decompressor, Group
 from nettop.recording.files import OneFile
@@ -36,11 +42,12 @@ from nettop.recording.redaction.pseudonyms import KEY_BYTES, Pseudonyms
 from nettop.recording.redaction.redactor import Redactor
 from nettop.recording.redaction.texts import Texts
 from nettop.recording.writer import RecordingWriter, Sink
-from nettop.snapshots import all_views, lenses, own_lenses, view_name
+from nettop.snapshots import all_views, bandwidth, drops, lenses, own_lenses, view_name
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.ip_protocols import IP_PROTOCOLS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Field, Kind, Lens, Rule, Table
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot, rows_from
@@ -64,24 +71,26 @@ PRIVATE = ["10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "19
 TREATMENTS = {
     "cgroup": "cgroup", "container": "container", "device": "interface", "interface": "interface",
     "namespace": "namespace", "process": "process",
-    "bandwidth.flows.protocol": "kept", "bandwidth.flows.tcp_flags": "kept", "bandwidth.interfaces.kind": "kept",
+    "bandwidth.flows.protocol": "declared", "bandwidth.flows.tcp_flags": "tcp_flags",
+    "bandwidth.interfaces.kind": "declared",
     "bandwidth.services.service": "service",
     "connections.groups.group": "group",
     "cpu.categories.note": "scrubbed", "cpu.stacks.stack": "symbols",
-    "drops.counters.counter": "kept", "drops.counters.name": "kept", "drops.packets.family": "kept",
-    "drops.packets.meaning": "kept", "drops.packets.place": "symbols", "drops.packets.protocol": "kept",
-    "drops.packets.reason": "kept",
+    "drops.counters.counter": "declared", "drops.counters.name": "declared", "drops.packets.family": "declared",
+    "drops.packets.meaning": "declared", "drops.packets.place": "symbols", "drops.packets.protocol": "declared",
+    "drops.packets.reason": "reason",
     "findings.findings.advice": "scrubbed", "findings.findings.explains": "scrubbed",
     "findings.findings.filter": "scrubbed", "findings.findings.finding": "scrubbed",
     "findings.findings.peer": "scrubbed",
     "findings.findings.kind": "scrubbed", "findings.findings.view": "scrubbed",
     "findings.cpus.queue": "interface", "findings.firewall.chain": "nft",
-    "findings.firewall.hook": "kept", "findings.firewall.comment": "nft", "findings.firewall.family": "kept",
-    "findings.firewall.protocol": "kept", "findings.firewall.table": "nft",
-    "findings.limits.resource": "resource", "findings.limits.setting": "kept", "findings.limits.when_full": "kept",
-    "findings.losses.lens": "kept", "findings.losses.meaning": "kept", "findings.losses.what": "kept",
-    "flows.ledger.of": "kept", "flows.ledger.term": "kept",
-    "self.costs.lens": "kept", "self.costs.name": "scrubbed", "self.costs.note": "scrubbed",
+    "findings.firewall.hook": "nft", "findings.firewall.comment": "nft", "findings.firewall.family": "nft",
+    "findings.firewall.protocol": "declared", "findings.firewall.table": "nft",
+    "findings.limits.resource": "resource", "findings.limits.setting": "declared",
+    "findings.limits.when_full": "declared",
+    "findings.losses.lens": "declared", "findings.losses.meaning": "declared", "findings.losses.what": "declared",
+    "flows.ledger.of": "declared", "flows.ledger.term": "declared",
+    "self.costs.lens": "declared", "self.costs.name": "scrubbed", "self.costs.note": "scrubbed",
 }  # fmt: skip
 """What is done with every text of every table. A new one needs a decision: until then it is replaced."""
 
@@ -287,6 +296,42 @@ def test_paths_and_interfaces() -> None:
     assert texts.symbols(known, "a;bpf_prog_0123456789abcdef_acme;b") == "a;bpf_prog_0123456789abcdef;b"
 
 
+def mechanisms() -> list[Mechanism]:
+    """Return every mechanism that a probe declares."""
+    declared = [
+        value
+        for module in pkgutil.walk_packages(probes.__path__, f"{probes.__name__}.")
+        for value in vars(importlib.import_module(module.name)).values()
+    ]
+    for value in declared:
+        declared += value.values() if isinstance(value, dict) else value if type(value) is tuple else ()
+    fallbacks = [each for value in declared if isinstance(value, Fallbacks) for each in value.mechanisms]
+    assert len(fallbacks) > 30
+    return fallbacks
+
+
+def test_words_of_the_kernel_and_of_nettop_stay() -> None:
+    """What a probe declares, or the kernel has names for, is what a reader of a redacted recording needs."""
+    known = Texts(pseudonyms)
+    kept = {
+        texts.declared: [
+            *(text for limit in (*limits._ALL, limits._PORTS)
+              for text in (limit.setting.replace("/", "."), limit.when_full)),
+            *IP_PROTOCOLS.values(), *drops.ETHERTYPES.values(), *bandwidth.ETHERTYPES.values(), "0x88cc", "99",
+            *(reason.meaning for reason in drops.REASONS.values()), *drops.OF_NAMESPACES, *drops.OF_DEVICES.values(),
+            "veth", "ether", "wireguard", "x86_64", "dropped by spool", "the one before took too long",
+        ],
+        texts.reason: [*drops.REASONS, "OPENVSWITCH 3", "17", "subsystem 5 3", "NEW_IN_LINUX_9"],
+        texts.resource: [limit.resource for limit in limits._ALL],
+        texts.scrubbed: [mechanism.name for mechanism in mechanisms()],
+        texts.symbols: ["nf_hook_slow [nf_tables]", "tcp_v4_rcv;ip_rcv.isra.0;0xffffffff81", "[unknown]"],
+        texts.tcp_flags: ["FSRPAUEC", ""],
+        texts.version: ["6.1.0-13-amd64", "0.2.0+gabc.dirty"],
+    }  # fmt: skip
+    for treatment, values in kept.items():
+        assert [treatment(known, value) for value in values] == values
+
+
 # --- sentences ----------------------------------------------------------------------------------------------------
 
 _NAMES = {"process": f"{SECRET}: a b", "comment": f"not {SECRET}", "resource": "TCP memory (pages)"}
@@ -294,32 +339,43 @@ RULES = [(lens, table, rule) for lens, table in all_views() for rule in table.ru
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
-def example(lens: Lens, table: Table, name: str) -> str:
+def example(lens: Lens, table: Table, name: str, number: float) -> str:
     """Return a value for a sentence: a secret wherever one could be."""
     field = table.by_name.get(name)
-    if name in ("other_end", "listener"):
+    if name in ("other_end", "listener", "reader", "sender", "client"):
         return f"{SECRET} 2"
+    if name == "target" or (field is not None and field.kind is Kind.ENDPOINT):
+        return "203.0.113.7:443"
+    if name in ("rows", "time_wait", "senders", "unread"):
+        return "1,234"
     if field is None or field.kind in (Kind.GAUGE, Kind.COUNTER, Kind.SUM, Kind.RATIO, Kind.QUANTILE):
-        return "1.5 MB"
+        return human(number, unit_in_sentence(unit_of(table, name)))
     if field.kind is Kind.ENUM:
         return next(iter(field.labels.values()))
     if field.kind is Kind.ADDRESS:
         return "203.0.113.7"
-    if field.kind is Kind.ENDPOINT:
-        return "203.0.113.7:443"
     if field.kind is Kind.TEXT:
-        kept = treatment_of(lens.id, table.name, field) in (texts.kept, texts.symbols)
+        treatment = treatment_of(lens.id, table.name, field)
+        kept = treatment in (texts.declared, texts.symbols, texts.reason)
         return "NO_SOCKET" if kept else _NAMES.get(name, f"{SECRET}-{name}")
     return "7"
 
 
+def test_every_value_from_elsewhere_is_declared() -> None:
+    """A value that is in no column is a process, an endpoint or a number, as sentences are parsed."""
+    numbers = {"unread", "time_wait", "senders"}
+    assert {*findings._PROCESSES, *findings._ENDPOINTS, *numbers} == _FROM_ELSEWHERE.keys()
+
+
 @pytest.mark.parametrize(("lens", "table", "rule"), RULES, ids=[rule.name for _, _, rule in RULES])
-@pytest.mark.parametrize("has_process", [True, False])
-def test_sentences_are_made_again(lens: Lens, table: Table, rule: Rule, *, has_process: bool) -> None:
+@pytest.mark.parametrize(("has_process", "number"), [(True, 0.23), (False, 38_200_000.0)])
+def test_sentences_are_made_again(
+    lens: Lens, table: Table, rule: Rule, number: float, *, has_process: bool
+) -> None:
     """A sentence has the replacements of its values in their place, and nothing else is changed."""
     known, original, replaced = Texts(pseudonyms), {}, {}
     for name in _PLACEHOLDER.findall(rule.says + rule.advice):
-        value = original[name] = example(lens, table, name)
+        value = original[name] = example(lens, table, name, number)
         treatment = findings._treatment_in(lens, table, name)
         replaced[name] = value if treatment is None else treatment(known, value)
     row = {
@@ -406,13 +462,10 @@ def with_secrets(lens: Lens, rows: Rows) -> Rows:
 
 
 def secret(lens: Lens, table: Table, field: Field, at: int) -> str:
-    """Return a text with a secret for a field, an ordinary one if the field has words of nettop or the kernel."""
-    treatment = treatment_of(lens.id, table.name, field)
-    if treatment in (texts.kept, texts.symbols):
-        return f"kept_{at}"
-    if treatment is texts.resource:
+    """Return a text with a secret for a field."""
+    if treatment_of(lens.id, table.name, field) is texts.resource:
         return "local ports to 203.7.113.77:443"
-    forms = (f"{SECRET}{at}", f"{SECRET} of 203.7.113.77 and 2a01:234:56:78:9a:bc:de:f0")
+    forms = (f"{SECRET}-{at}", f"{SECRET} of 203.7.113.77 and 2a01:234:56:78:9a:bc:de:f0")
     return forms[at % len(forms)]
 
 

@@ -26,6 +26,8 @@ _MORE = re.compile(r"(.*?)( and [\d,]+ more)?", re.DOTALL)
 _NUMBER = rf"{UNKNOWN}|<?\d[\d.,]*(?:%|(?: ?[A-Za-zµ/]{{1,8}}))?(?: and [\d,]+ more)?"
 _PROCESSES = ("other_end", "listener", "reader", "sender", "client")
 """Values in sentences that are processes, but in no column of the rows."""
+_ENDPOINTS = ("target",)
+"""Those that are endpoints."""
 
 _SHORT = frozenset(("process", "namespace", "kind", "view", "peer"))
 """Texts that are no sentences; an older recording lacks some."""
@@ -114,7 +116,7 @@ def _pattern_of(table: Table, name: str, process: str | None) -> str:
     field = table.by_name.get(name)
     if name == "process" and process is not None:
         return re.escape(process)
-    if field is not None and field.kind in (Kind.ADDRESS, Kind.ENDPOINT):
+    if name in _ENDPOINTS or (field is not None and field.kind in (Kind.ADDRESS, Kind.ENDPOINT)):
         return r"\S+?(?: and [\d,]+ more)?"
     if name in _PROCESSES or (field is not None and _has_text(field)):
         return ".+?"
@@ -146,6 +148,8 @@ def _treatment_in(lens: Lens, table: Table, name: str) -> Treatment | None:
     field = table.by_name.get(name)
     if name in _PROCESSES:
         return treatments.process
+    if name in _ENDPOINTS:
+        return treatments.endpoint
     if field is None or not _has_text(field):
         return None
     if field.kind is Kind.TEXT:

@@ -14,7 +14,7 @@ from nettop.recording.chunks import Group
 from nettop.recording.redaction import findings, texts
 from nettop.recording.redaction.fields import is_replaced_id, treatment_of
 from nettop.recording.redaction.pseudonyms import Pseudonyms
-from nettop.recording.redaction.texts import Texts
+from nettop.recording.redaction.texts import Texts, Treatment
 from nettop.snapshots.arrays import Array, as_list, take_rows
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
@@ -24,8 +24,14 @@ from nettop.snapshots.snapshot import Ended, Rows, Snapshot, TextTable, known, u
 
 _ID_BITS = {4: 31, 8: 53}
 """Bits of a replaced id, by the bytes of its column."""
-_KEPT_FACTS = frozenset({"kernel", "machine", "cpus"})
-"""Facts about the host that many hosts share."""
+_TEXTS_KEPT = 1024
+"""A field's texts that are kept although most of them are no row's any more."""
+_SHARED_FACTS: dict[str, Treatment] = {
+    "kernel": texts.version,
+    "machine": texts.declared,
+    "cpus": texts.declared,
+}
+"""Facts that many hosts share."""
 
 
 class Redactor:
@@ -36,13 +42,17 @@ class Redactor:
         self.texts = Texts(self._pseudonyms)
         self._pieces: dict[tuple[str, str], list[tuple[Rows, Rows]]] = {}
         """The listed pieces of rows that left a table, and each redacted: a writer tells them by their identity."""
+        self._tables: dict[tuple[str, str, str], TextTable] = {}
+        """The texts of each field, which keep their codes from reading to reading."""
 
     def group(self, group: Group) -> Group:
         """Return the beginning of a group in place of another."""
+        scrubbed = self.texts.scrubbed
         return replace(
             group,
-            host={name: self._fact(name, value) for name, value in group.host.items()},
-            failures={lens: list(map(self.texts.scrubbed, why)) for lens, why in group.failures.items()},
+            nettop=texts.version(self.texts, group.nettop),
+            host={scrubbed(name): self._fact(name, value) for name, value in group.host.items()},
+            failures={scrubbed(lens): list(map(scrubbed, why)) for lens, why in group.failures.items()},
         )
 
     def host(self, name: str) -> str:
@@ -54,7 +64,7 @@ class Redactor:
         lens, scrubbed = snapshot.lens, self.texts.scrubbed
         return replace(
             snapshot,
-            tables={name: self.rows(lens, rows) for name, rows in snapshot.tables.items()},
+            tables={name: self.rows(lens, rows, self._tables) for name, rows in snapshot.tables.items()},
             ended={name: self._ended(lens, name, ended) for name, ended in snapshot.ended.items()},
             counts={scrubbed(name): count for name, count in snapshot.counts.items()},
             lost={scrubbed(name): count for name, count in snapshot.lost.items()},
@@ -62,8 +72,11 @@ class Redactor:
             hooks=tuple(map(self._hook, snapshot.hooks)),
         )
 
-    def rows(self, lens: str, rows: Rows) -> Rows:
-        """Return the rows of a table in place of others, sorted by their new keys."""
+    def rows(
+        self, lens: str, rows: Rows, tables: dict[tuple[str, str, str], TextTable] | None = None
+    ) -> Rows:
+        """Return the rows of a table in place of others, sorted by their new keys. `tables` has the texts of the
+        readings before."""
         table, array = rows.table, rows.array.copy()
         for field in table.stored:
             if field.kind is Kind.ADDRESS:
@@ -74,7 +87,9 @@ class Redactor:
         if lens == FINDINGS_LENS.id and table.name == FINDINGS.name:
             redacted = self._findings(redacted)
         else:
-            redacted = replace(redacted, texts=self._texts(lens, rows))
+            redacted = replace(
+                redacted, texts=self._texts(lens, rows, array, {} if tables is None else tables)
+            )
         order = np.argsort(redacted.array[table.key], kind="stable")
         return replace(redacted, array=take_rows(redacted.array, order))
 
@@ -90,11 +105,18 @@ class Redactor:
         return replace(ended, rows=tuple(other for _, other in pieces), total=self.rows(lens, ended.total))
 
     def _hook(self, status: HookStatus) -> HookStatus:
-        refused = tuple((name, self.texts.scrubbed(why)) for name, why in status.refused)
-        return replace(status, refused=refused, remedy=self.texts.scrubbed(status.remedy))
+        scrubbed = self.texts.scrubbed
+        return HookStatus(
+            scrubbed(status.hook),
+            status.mechanism and scrubbed(status.mechanism),
+            tuple((scrubbed(name), scrubbed(why)) for name, why in status.refused),
+            tuple(map(scrubbed, status.fields)),
+            scrubbed(status.remedy),
+            status.code,
+        )
 
     def _fact(self, name: str, value: str) -> str:
-        return value if name in _KEPT_FACTS else self.host(value)
+        return _SHARED_FACTS.get(name, texts.host)(self.texts, value)
 
     # --- columns ------------------------------------------------------------------------------------------------
 
@@ -116,14 +138,26 @@ class Redactor:
         ids: Array = np.array(replaced, column.dtype)[places.ravel()]
         return ids
 
-    def _texts(self, lens: str, rows: Rows) -> dict[str, list[str]]:
-        """Return the texts of a table's fields in place of others. A source may have more columns, and more texts."""
-        return {
-            field.name: [treatment(self.texts, text) for text in rows.texts[field.name]]
-            for field in rows.table.stored
-            if field.kind is Kind.TEXT and field.name in rows.texts
-            for treatment in (treatment_of(lens, rows.table.name, field),)
-        }
+    def _texts(
+        self, lens: str, rows: Rows, array: Array, tables: dict[tuple[str, str, str], TextTable]
+    ) -> dict[str, list[str]]:
+        """Put the codes of other texts into `array`, and return these texts. Only texts of rows are replaced and kept:
+        a source may have more, also those of other fields."""
+        replaced = {}
+        for field in rows.table.stored:
+            if field.kind is not Kind.TEXT or field.name not in rows.texts:
+                continue
+            codes, place = rows.array[field.name], (lens, rows.table.name, field.name)
+            is_known = known(codes)
+            distinct, places = np.unique(codes[is_known], return_inverse=True)
+            treatment, values = treatment_of(*place[:2], field), rows.texts[field.name]
+            others = [treatment(self.texts, values[code]) for code in as_list(distinct)]
+            table = tables.get(place)
+            if table is None or len(table.values) > max(_TEXTS_KEPT, 2 * len(others)):
+                table = tables[place] = TextTable()
+            array[field.name][is_known] = np.array(list(map(table.code, others)), codes.dtype)[places]
+            replaced[field.name] = table.values
+        return replaced
 
     def _findings(self, rows: Rows) -> Rows:
         """Return findings with other texts, and only those texts."""

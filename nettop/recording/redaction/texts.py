@@ -13,12 +13,14 @@ import re
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from ipaddress import ip_address, ip_network
+from itertools import chain
 
 from nettop.query.address import MAPPED, address_text
 from nettop.query.address_patterns import IPV4, IPV6, MAC
 from nettop.recording.redaction.pseudonyms import Pseudonyms
-from nettop.snapshots import bandwidth, connections, cpu, left_rows, lenses, services
-from nettop.snapshots.findings import LOCAL_PORTS_TO
+from nettop.snapshots import bandwidth, connections, cpu, drops, left_rows, lenses, services
+from nettop.snapshots.findings import LATE, LOCAL_PORTS_TO
+from nettop.snapshots.ip_protocols import IP_PROTOCOLS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import OWN_NAMESPACE, Lens, Table
 from nettop.snapshots.snapshot import NAMESPACES_PARTLY_SEEN, PARTLY_SEEN
@@ -41,9 +43,16 @@ _SLICES = frozenset(
 _NFT_WORDS = frozenset({
     "filter", "nat", "mangle", "raw", "security", "policy", "input", "output", "forward", "prerouting", "postrouting",
     "ingress", "egress", "INPUT", "OUTPUT", "FORWARD", "PREROUTING", "POSTROUTING",
+    "ip", "ip6", "inet", "arp", "bridge", "netdev",
 })  # fmt: skip
 _BPF_PROGRAM = re.compile(r"(bpf_prog_[0-9a-f]{16})_\w+")
 """A program in kernel stacks, with the name that its author gave it."""
+_SYMBOL = re.compile(r"[A-Za-z_][\w.]*(?:\+0x[0-9a-f]+)?(?: \[\w+\])?|0x[0-9a-f]+|\[\w+\]", re.ASCII)
+_INTERFACE_KINDS = """
+    amt bareudp batadv bond bridge can dsa dummy erspan ether geneve gre gretap gtp hsr ifb ip6erspan ip6gre ip6gretap
+    ip6tnl ipip ipoib ipvlan ipvtap loopback macsec macvlan macvtap netdevsim netkit nlmon ovpn rmnet sit team tun vcan
+    veth vlan vrf vti vti6 vxcan vxlan wireguard wwan xfrm
+"""
 _PORT = re.compile(r"\*?:?\d+(?:/(?:tcp|udp|mptcp))?")
 _ENDPOINT = re.compile(
     r"(?P<open>\[?)(?P<host>[0-9A-Fa-f:.]+)(?:%(?P<inner>[^\]%:]+))?\]?(?:%(?P<zone>[^:\]]+))?(?P<port>:(?:\d+|\*))"
@@ -52,34 +61,38 @@ _ENDPOINT = re.compile(
 _NAMES_MAX = 1 << 16
 _SEPARATORS = r"\s\"'`()\[\]{}<>,;:=|"
 _WORD = rf"[^{_SEPARATORS}]+"
-_NUMBER = re.compile(r"[+-]?\d[\d,]{0,14}(?:\.[\d,]{1,9}){0,2}(?:%|[A-Za-z]{0,2})")
-"""A number or a version: an IPv4 address has one more dot, also behind the minus sign of a range."""
+_NUMBER = re.compile(r"[+-]?\d[\d,]{0,14}(?:\.[\d,]{1,9}){0,2}(?:%|[A-Za-z]{0,2}(?:/s)?)|0x[0-9a-f]{4}")
+"""A number, a rate, a version or an ethertype: an IPv4 address has one more dot, also behind the minus sign of a
+range."""
 _PIECE = re.compile(r"[^\W_]+")
 _CAPABILITY = re.compile(r"CAP_[A-Z_]+")
 _ON_EVERY_HOST = frozenset({"nettop", "sudo", "root", "kernel"})
 """Names that say nothing about a host, and are in many remedies."""
 _MORE_WORDS = """
-    a aarch64 able above access add allowed already an and another any as at attach attached available bcc be
-    because been before boot bpf btf bug built busy but by can cannot capabilities capability cgroup cgroups changed
-    checked chosen code compile compiled compiler confidentiality container containers context could cpu cpus create
-    debian debugfs declares denied denies describe descriptor descriptors did different disabled distribution dmesg
-    do doctor does done effective enabled enter entered error exist exists exit expected failed failure fentry fexit
-    file files firewall for forwarded found from full function functions had has have help hidden hook hooked hooks
-    host hz if image import imported in install installed integrity interface interfaces interrupted into invalid
-    ipv4 ipv6 is it iter its kernel kprobe kprobes kretprobe kubernetes lacks lens lenses libbpf limit linux listen
-    listing load loaded lockdown locked logs loopback lost lower lsm matches may mechanism member memlock missing
-    modified module modules more mount mounted must namespace namespaces need needs neither netlink nettop network
-    new newer no none nor not number numpy of off old on one only open opened operation option options or other
-    others out outside overflows owners pages parse perf perf_event perf_event_open permission permitted pip policy
-    privileges probe probes proc process processes program programs python raise reached read reading readings
-    reason refused refuses regular reported required requires restart root rootless rtnetlink run running sampled
-    sandbox seccomp security see seen set setting share show since so sock_diag socket sockets softirq_exit some
-    source spans started starts status stopped storage struct subset such sudo supported symbol sys sysctl sysfs
-    system tcp_diag tcp_info than that the their them then there these they this those time timed to too tp_btf
-    trace tracefs tracepoint tracepoints true truncated try type types udp_diag ulimit unable unconfined unexpected
-    uninstall unit unknown unlimited unprivileged unrecorded unresolved unshare unsupported until upgrade use used
-    user users verifier verifies version wait walked was were what when where which while who why will window with
-    without written wrong x86_64 yet you
+    a aarch64 able above access add adjust allowed already an and another any armv7l arrived as at attach attached
+    available bcc be because been before boot bpf btf buffers bug built busy but by can cannot capabilities capability
+    cgroup cgroups changed checked chosen code compile compiled compiler confidentiality consume container containers
+    context copy could cpu cpus create csk debian debugfs declares decoded def default denied denies describe
+    descriptor descriptors did different disabled distribution dmesg do doctor does done dropped effective enabled
+    enter entered entries error exist exists exit expected failed failure fentry fexit file files filtered firewall for
+    forgotten forwarded found from full function functions gc had has have held help hidden hit hook hooked hooks host
+    hosts hz i686 if image import imported in inet install installed integrity interface interfaces interrupted into
+    invalid iovec ipv4 ipv6 is it iter its kallsyms kernel kfree kprobe kprobes kretprobe kubernetes lacks length lens
+    lenses libbpf limit linux listen listing load loaded lockdown locked logs loopback lost lower lsm malformed matches
+    may mechanism mem member memlock missing modified module modules more mount mounted must namespace namespaces need
+    needs neigh neighbours neither netlink nettop network new newer nf no none nor not number numpy of off old on one
+    only open opened operation option options or orphans other others out outside overflows owners pages parse pending
+    perf perf_event perf_event_open permission permitted pip policy post ppc64le pressure privileges probe probes proc
+    process processes program programs python queued raise reached read readable reading readings ready reason received
+    refused refuses regular release released reported required requires restart riscv64 root rootless rtnetlink run
+    running s390x sampled sandbox seccomp security see seen sendmsg set sets setting share show shrink since sk so
+    sock_diag socket sockets softirq_exit some source spans spool started starts status stopped storage stored struct
+    subset such sudo supported symbol sys sysctl sysfs system tcp_diag tcp_info template than that the their them then
+    there these they this those thresh3 through time timed to too took tp_btf trace tracefs tracepoint tracepoints true
+    truncated try tw type types udp_diag udpv6 ulimit unable unconfined unexpected uninstall unit unknown unlimited
+    unprivileged unrecorded unresolved unsent unshare unsupported until upgrade use used user users v4 v6 verifier
+    verifies version wait waiting walked was were what when where which while who why will window windows with without
+    written wrong x86_64 xmit yet you
 """
 """Words of errors."""
 
@@ -196,7 +209,19 @@ def _own_words() -> frozenset[str]:
 def _own_texts() -> frozenset[str]:
     """Return what nettop declares, and what the C library says about errors."""
     texts = (text for lens in (*lenses(), SELF) for text in _texts_of(lens))
-    return frozenset({PARTLY_SEEN, NAMESPACES_PARTLY_SEEN, *texts, *map(os.strerror, errno.errorcode)})
+    return frozenset({PARTLY_SEEN, NAMESPACES_PARTLY_SEEN, LATE, *texts, *map(os.strerror, errno.errorcode)})
+
+
+@cache
+def _kernel_texts() -> frozenset[str]:
+    """Return names and descriptions of the kernel's own. Their words are too many to be kept in free text."""
+    numbered = (IP_PROTOCOLS, drops.ETHERTYPES, bandwidth.ETHERTYPES)
+    counters = (drops.OF_NAMESPACES, drops.OF_DEVICES, drops.OF_CPUS)
+    return frozenset({
+        "x86_64", *_INTERFACE_KINDS.split(), *(name for names in numbered for name in names.values()),
+        *(text for names in counters for text in chain(names, names.values())),
+        *drops.REASONS, *(reason.meaning for reason in drops.REASONS.values()),
+    })  # fmt: skip
 
 
 def _texts_of(lens: Lens) -> Iterator[str]:
@@ -218,9 +243,21 @@ def _texts_of_table(table: Table) -> Iterator[str]:
 # --- treatments -------------------------------------------------------------------------------------------------
 
 
-def kept(_: Texts, text: str) -> str:
-    """Return the text: it is a word of the kernel or of nettop."""
-    return text
+def declared(texts: Texts, text: str) -> str:
+    """Return a text that the kernel or nettop declares, or that is made of their words; scrub any other."""
+    is_own = text in _kernel_texts() or all(map(_is_own, text.split()))
+    return text if is_own else texts.scrubbed(text)
+
+
+def _shaped(shape: str, texts: Texts, text: str) -> str:
+    return text if re.fullmatch(shape, text) else declared(texts, text)
+
+
+reason: Treatment = partial(_shaped, r"(?:[A-Z0-9_]+|subsystem \d+)(?: \d+)?")
+"""Returns a reason for a drop, a constant of the kernel; scrubs any other text."""
+tcp_flags: Treatment = partial(_shaped, "[FSRPAUEC]*")
+version: Treatment = partial(_shaped, r"\d+(?:\.\d+)+[\w.+~-]*")
+"""Returns the version of a kernel or of nettop, with what its builder added; scrubs any other text."""
 
 
 def scrubbed(texts: Texts, text: str) -> str:
@@ -269,7 +306,7 @@ def endpoint(texts: Texts, text: str) -> str:
 def resource(texts: Texts, text: str) -> str:
     """Return a limited resource, with another destination if it has one."""
     if not text.startswith(LOCAL_PORTS_TO):
-        return text
+        return declared(texts, text)
     destination = text.removeprefix(LOCAL_PORTS_TO)
     return LOCAL_PORTS_TO + (destination and endpoint(texts, destination))
 
@@ -279,6 +316,9 @@ def nft(texts: Texts, text: str) -> str:
     return text if text in _NFT_WORDS else texts.name("nft", text)
 
 
-def symbols(_: Texts, text: str) -> str:
-    """Return functions of the kernel, without the names of BPF programs."""
-    return _BPF_PROGRAM.sub(r"\1", text)
+def symbols(texts: Texts, text: str) -> str:
+    """Return functions of the kernel and their modules, without the names of BPF programs; scrub what is neither."""
+    return ";".join(
+        _BPF_PROGRAM.sub(r"\1", part) if _SYMBOL.fullmatch(part) else texts.scrubbed(part)
+        for part in text.split(";")
+    )
