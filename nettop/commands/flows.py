@@ -25,6 +25,7 @@ from nettop.commands.options import (
     split_names,
 )
 from nettop.commands.privilege import give_up_privileges
+from nettop.diagnostics import Diagnostics
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.process.importing import importing
 from nettop.settings import DEFAULT_QUERY_LISTEN, Format, collector_urls, default_flows_dir
@@ -90,7 +91,7 @@ def start_flows(options: FlowsOptions, _source_of: Callable[[str], Source] | Non
     with importing():
         from nettop.flows.reader import open_reader
         from nettop.flows.top import ORDERS, TopQuery, checked_keys, read_top
-        from nettop.output.flow_queries import write_answer, write_top
+        from nettop.output.flow_queries import remarks, write_answer, write_top
 
     query = TopQuery(
         checked_keys(split_names(options.top) or ()), since_s, checked_word("order", options.by, list(ORDERS)), limit
@@ -106,7 +107,10 @@ def start_flows(options: FlowsOptions, _source_of: Callable[[str], Source] | Non
         if sql is not None:
             write_answer(sys.stdout, reader, sql, form)
         else:
-            write_top(sys.stdout, read_top(reader, query), query, form)
+            top = read_top(reader, query)
+            write_top(sys.stdout, top, query, form)
+            for remark in remarks(top, query):
+                Diagnostics(sys.stderr)(remark)
     return ExitCode.DONE
 
 

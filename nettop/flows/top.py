@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from nettop.errors import unknown_word
+from nettop.errors import UsageError, unknown_word
 from nettop.flows.columns import ADDED_COLUMNS, ADDRESS, COLUMNS
 from nettop.flows.reader import Reader
 from nettop.flows.store.schema import SERVICE_PORT_OF_FLOW, TABLES, as_names_query, flow_sums
@@ -35,6 +36,10 @@ _ROW_STARTS = {
 """A rollup row starts with its minute, five minutes or hour; the one that contains the start time counts as a whole."""
 _RAW_S = 3600
 """Seconds up to which single flows are read instead of talkers_1m, which names only the largest."""
+_FLOWS_MAX = 50_000_000
+"""Flows up to which they are read even beyond _RAW_S: on two cores, about as many as a query may read in its time."""
+_SETTLED_S = 600
+"""Seconds after which a flow is in all tables, unless it waited in the spool."""
 REST = "::"
 """Address in talkers_1m for all addresses that it does not name."""
 
@@ -48,6 +53,11 @@ class TopQuery:
     order: str = "bytes"
     limit: int = 10
 
+    @property
+    def measure(self) -> str:
+        """The sum by which rows are ranked."""
+        return self.order if self.order == "flows" else f"estimated_{self.order}"
+
 
 @dataclass(frozen=True, slots=True)
 class Top:
@@ -55,7 +65,8 @@ class Top:
 
     Bytes and packets are as reported; estimates multiply them by the sampling rate, if known. `seconds` is the period
     covered, which starts no earlier than the first flow stored. `as_names` are the known names of AS numbers in the
-    rows, unsanitized.
+    rows, unsanitized. `unnamed` is the sum, in the query's order, of what the table does not attribute to a host or
+    pair: no row, and no host that is not among the rows, lacks more than that.
     """
 
     table: str
@@ -63,6 +74,7 @@ class Top:
     totals: dict[str, int]
     seconds: float
     as_names: Mapping[int, str]
+    unnamed: int = 0
 
 
 def checked_keys(names: Sequence[str]) -> tuple[str, ...]:
@@ -83,25 +95,54 @@ def table_for(query: TopQuery) -> str:
 
 
 def read_top(reader: Reader, query: TopQuery) -> Top:
-    """Return the result of a query. Raise what the reader raises."""
+    """Return the result of a query. Raise what the reader raises.
+
+    Only single flows rank hosts and pairs exactly, so use talkers_1m only if it has more, or if they are too many.
+    """
     table = table_for(query)
+    if table == "talkers_1m" and _has_all_flows(reader, query.since_s):
+        with suppress(UsageError):  # they exceed a limit of queries
+            return _read(reader, query, "flows_raw", table)
+    return _read(reader, query, table, table)
+
+
+def _has_all_flows(reader: Reader, since_s: int) -> bool:
+    """Return whether flows_raw has every flow that talkers_1m counts, and few enough to read them."""
+    begin, end = (f"toStartOfMinute(now() - {age_s})" for age_s in (since_s, _SETTLED_S))
+    counts = f"sum(flows) AS counted, sumIf(flows, time < {end}) AS settled"
+    source = "FROM talkers_1m"
+    (talkers,) = _rows(reader, f"SELECT {counts} {source} WHERE time >= {begin}")
+    if talkers["counted"] > _FLOWS_MAX:
+        return False
+    source = f"FROM flows_raw WHERE received >= {begin} AND received < {end}"
+    (raw,) = _rows(reader, f"SELECT count() AS flows {source}")
+    return bool(raw["flows"] >= talkers["settled"])
+
+
+def _read(reader: Reader, query: TopQuery, table: str, covering: str) -> Top:
+    """Read from a table; the `covering` one shows how far back it reaches."""
     sums = _FLOW_SUMS if table == "flows_raw" else _ROLLUP_SUMS
     begin = _ROW_STARTS.get(table, "{}").format(f"(now() - {query.since_s})")
     totals = ", ".join(f"{expression} AS sum_{name}" for name, expression in sums.items())
     keys = ", ".join(f"{key_expression(key, table)} AS key_{key}" for key in query.keys)
-    order = query.order if query.order == "flows" else f"estimated_{query.order}"
-    groups = ", ".join(f"key_{key}" for key in query.keys)
+    # Grouping by numbers takes half the time of grouping by their text.
+    groups = ", ".join(key if key in TABLES[table].types else f"key_{key}" for key in query.keys)
     source = f"FROM {table} WHERE {TABLES[table].time} >= {begin}"
-    largest = f"GROUP BY {groups} ORDER BY sum_{order} DESC, {groups} LIMIT {query.limit}"
-    answer = _rows(reader, f"SELECT {keys}, {totals} {source} {largest}")
+    is_unnamed = "false"
+    if table == "talkers_1m":
+        is_unnamed = " OR ".join(f"{key} = toIPv6('{REST}')" for key in query.keys if key != "exporter")
+    largest = f"GROUP BY {groups} ORDER BY sum_{query.measure} DESC, {groups} LIMIT {query.limit}"
+    answer = _rows(reader, f"SELECT {keys}, {totals} {source} AND NOT ({is_unnamed}) {largest}")
     rows = [{name.partition("_")[2]: value for name, value in row.items()} for row in answer]
-    (all_flows,) = _rows(reader, f"SELECT {totals} {source}")
+    unnamed = f"sumIf({query.measure}, {is_unnamed})" if table == "talkers_1m" else "0"
+    (all_flows,) = _rows(reader, f"SELECT {totals}, {unnamed} AS unnamed {source}")
     return Top(
         table,
         rows,
         {name: int(all_flows[f"sum_{name}"]) for name in SUMS},
-        _seconds(reader, table, begin),
+        _seconds(reader, covering, begin),
         _as_names(reader, {row[key] for key in AS_KEYS if key in query.keys for row in rows}),
+        int(all_flows["unnamed"]),
     )
 
 

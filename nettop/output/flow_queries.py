@@ -7,6 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -16,7 +17,7 @@ from rich.text import Text
 from nettop.flows.columns import PROTOCOL_NAMES
 from nettop.flows.reader import Reader
 from nettop.flows.store.queries import split_format
-from nettop.flows.top import AS_KEYS, REST, SUMS, Top, TopQuery
+from nettop.flows.top import AS_KEYS, SUMS, Top, TopQuery
 from nettop.query.units import RATIO, UNKNOWN, human
 from nettop.settings import Format
 from nettop.snapshots.flows import PROTOCOLS
@@ -34,6 +35,8 @@ _NAME = "_name"
 """Suffix of the column with an AS's name, after the column with its number."""
 _UNLIMITED = 1 << 12
 """Line width in cells when not writing to a terminal."""
+_COVERED_MIN = 0.99
+"""Covered part of the period asked for, below which a remark says what is missing."""
 
 
 def write_answer(stdout: TextIO, reader: Reader, sql: str, form: Format) -> None:
@@ -66,6 +69,20 @@ def write_top(stdout: TextIO, top: Top, query: TopQuery, form: Format) -> None:
         )
         text = "".join(f"{line}\n" for line in lines)
     write_output(stdout, _safe_lines(text) if stdout.isatty() else text.encode())
+
+
+def remarks(top: Top, query: TopQuery) -> Iterator[str]:
+    """Yield what the result lacks: hosts and pairs that are not stored individually, and time before the first row."""
+    if top.unnamed:
+        unit = "" if query.order == "flows" else query.order
+        amount, share = human(top.unnamed, unit), human(top.unnamed / top.totals[query.measure], RATIO)
+        yield (
+            "hosts and pairs that are small within their minute are not stored individually: each, shown or not, may "
+            f"have up to {amount} ({share}){' flows' if not unit else ''} more"
+        )
+    if top.seconds < query.since_s * _COVERED_MIN:
+        shown, asked = (timedelta(seconds=round(seconds)) for seconds in (top.seconds, query.since_s))
+        yield f"there are only rows of the last {shown}, not of {asked}; --retention of nettop collect keeps more"
 
 
 def _safe_lines(text: str) -> str:
@@ -119,15 +136,12 @@ def _table(stdout: TextIO, top: Top, query: TopQuery) -> str:
 def _cell(key: str, value: Any) -> Text:
     if key in _NAMES_OF_NUMBERS:
         return Text(_NAMES_OF_NUMBERS[key].get(value, str(value)))
-    if key in ("src", "dst") and value == REST:
-        return Text("(smaller)")
-    return Text(safe_text(str(value)) if value not in (None, "") else UNKNOWN)
+    return Text(safe_text(str(value)) if value not in (None, "", "::") else UNKNOWN)
 
 
 def _amounts(sums: Mapping[str, Any], top: Top, query: TopQuery) -> Iterator[str]:
-    order = query.order if query.order == "flows" else f"estimated_{query.order}"
     yield human(sums["estimated_bytes"], "bytes")
     yield human(sums["estimated_bytes"] / top.seconds, "bytes/s")
     yield human(sums["estimated_packets"], "packets")
     yield human(sums["flows"], "")
-    yield human(sums[order] / top.totals[order] if top.totals[order] else None, RATIO)
+    yield human(sums[query.measure] / top.totals[query.measure] if top.totals[query.measure] else None, RATIO)

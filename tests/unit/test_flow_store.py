@@ -34,7 +34,7 @@ from nettop.flows.store import embedded
 from nettop.flows.store.embedded import EmbeddedStore
 from nettop.flows.store.native import Values, native_block
 from nettop.flows.store.queries import QUERY_MAX, QueryLimits
-from nettop.flows.store.schema import SERVICE_PORTS, TABLES, TALKERS_MAX, retention_of
+from nettop.flows.store.schema import HOST_SHARE_MIN, SERVICE_PORTS, TABLES, TALKERS_MAX, retention_of
 from nettop.flows.store.server import ServerStore
 from tests.collecting import until
 
@@ -206,23 +206,38 @@ def test_unknown_times_are_null(store: EmbeddedStore) -> None:
     ]
 
 
-def test_talkers_beyond_the_largest_are_counted_together(store: EmbeddedStore) -> None:
-    flows = random_flows(1, 2500)
-    flows["received"] = np.full(2500, MIDNIGHT_MS)
-    flows["sampling_rate"] = np.ones(2500, "u4")
-    sources = np.zeros((2500, 16), np.uint8)
-    sources[:, 14:] = (np.arange(2500) // 2 + 1).astype(">u2").view("u1").reshape(-1, 2)
-    flows["src"] = sources.view(ADDRESS).ravel()
+def test_talkers_beyond_the_largest_are_counted_under_the_larger_host(store: EmbeddedStore) -> None:
+    """A host is named if its shares of bytes, packets and flows together reach the minimum."""
+    flows = random_flows(1, 6000)
+    flows["received"] = np.full(6000, MIDNIGHT_MS)
+    flows["sampling_rate"] = np.ones(6000, "u4")
+    hosts = np.zeros((6000, 16), np.uint8)
+    hosts[:, 14:] = (np.arange(6000) // 2 + 1).astype(">u2").view("u1").reshape(-1, 2)
+    flows["src"] = hosts.view(ADDRESS).ravel()
+    flows["dst"][::2] = hosts[::-2].copy().view(ADDRESS).ravel()
     store.insert({"flows_raw": flow_block(flows)}, "t")
-    rows = rows_of(flows)
     keys = ("exporter", "src", "dst")
-    pairs = summed(rows, keys, 60)
-    assert len(pairs) > TALKERS_MAX
-    largest = sorted(pairs, key=lambda pair: pairs[pair][SUMS.index("estimated_bytes")])[-TALKERS_MAX:]
+    pairs = summed(rows_of(flows), keys, 60)
+    measures = [SUMS.index(name) for name in ("estimated_bytes", "estimated_packets", "flows")]
+    totals = np.sum(list(pairs.values()), axis=0)
+    share_of: dict[tuple[int, str], float] = {}
+    for pair, sums in pairs.items():
+        for place in (2, 3):
+            share = sum(sums[at] / totals[at] for at in measures)
+            share_of[place, pair[place]] = share_of.get((place, pair[place]), 0) + share
+    largest = set(sorted(pairs, key=lambda pair: pairs[pair][measures[0]])[-TALKERS_MAX:])
     expected: dict[tuple[Any, ...], list[int]] = {}
     for pair, sums in pairs.items():
-        key = pair if pair in largest else (*pair[:2], "0" * 32, "0" * 32)
+        time_and_exporter, (source, destination) = pair[:2], pair[2:]
+        shares = share_of[2, source], share_of[3, destination]
+        if pair not in largest:
+            is_named = max(shares) >= HOST_SHARE_MIN
+            source = source if is_named and shares[0] >= shares[1] else "0" * 32
+            destination = destination if is_named and shares[0] < shares[1] else "0" * 32
+        key = (*time_and_exporter, source, destination)
         expected[key] = [a + b for a, b in zip(sums, expected.get(key, [0] * len(SUMS)), strict=True)]
+    kinds = {(int(source, 16) > 0, int(destination, 16) > 0) for *_, source, destination in expected}
+    assert len(kinds) == 4
     assert stored_sums(store, "talkers_1m", keys) == expected
 
 

@@ -23,6 +23,10 @@ _DAYS_MAX = 50 * 365
 """Maximum retention: expiry is a DateTime, which overflows in 2106."""
 TALKERS_MAX = 1000
 """Address pairs that `talkers_1m` keeps individually, per minute of an inserted block."""
+HOST_SHARE_MIN = 0.001
+"""Minimum sum of a host's shares of the bytes, packets and flows in that minute, from which `talkers_1m` names it even
+if its pairs are smaller. At most 3,000 sources and as many destinations can have it.
+"""
 REMEMBERED_TOKENS_MAX = 1000
 """Number of recent blocks whose tokens a non-replicated table remembers."""
 _REPLICATED_WINDOW = (
@@ -164,6 +168,13 @@ def _rollup(name: str, days: int, source: str, time: str, partition: str = _DAY)
     )
 
 
+def _named(host: str, is_larger: str) -> str:
+    """Return the expression for a host in talkers_1m. A pair that is not kept is counted under the larger of its hosts,
+    if that is large enough, so that hosts with many small pairs are still there.
+    """
+    return f"if(f.is_kept OR ({is_larger} AND f.{host}_share >= {HOST_SHARE_MIN}), f.{host}, toIPv6('::'))"
+
+
 _PAIRS = _select(
     "{source}",
     {
@@ -174,15 +185,26 @@ _PAIRS = _select(
     },
     _FLOW_SUMS,
 )
+_MEASURES = ("estimated_bytes", "estimated_packets", "flows")
+_SHARE = " + ".join(f"{name} / greatest(sum({name}) OVER minute, 1)" for name in _MEASURES)
 _RANK = "row_number() OVER (PARTITION BY time ORDER BY estimated_bytes DESC)"
-_RANKED = " ".join(("(SELECT *,", _RANK, "<=", str(TALKERS_MAX), "AS is_kept FROM (", _PAIRS, "))"))
+_RANKED = " ".join(
+    (
+        *("SELECT *,", _RANK, "<=", str(TALKERS_MAX), "AS is_kept,", _SHARE, "AS share"),
+        *("FROM (", _PAIRS, ") WINDOW minute AS (PARTITION BY time)"),
+    )
+)
+_SHARES = ", ".join(
+    f"sum(share) OVER (PARTITION BY time, {host}) AS {host}_share" for host in ("source", "destination")
+)
+_FROM_RANKED = f"FROM ({_RANKED})"
 _TALKERS = _select(
-    _RANKED,
+    f"(SELECT *, {_SHARES} {_FROM_RANKED})",
     {
         "time": "f.time",
         "exporter": "f.exporter",
-        "src": "if(f.is_kept, f.source, toIPv6('::'))",
-        "dst": "if(f.is_kept, f.destination, toIPv6('::'))",
+        "src": _named("source", "f.source_share >= f.destination_share"),
+        "dst": _named("destination", "f.source_share < f.destination_share"),
     },
     _SUMS_OF_SUMS,
 )
